@@ -1,0 +1,33 @@
+"""How gunicorn runs the service. Found beside wsgi.py without being named; the address comes from PORT."""
+
+import os
+import sys
+
+from proxy.profiles import MAX_WAITING
+from proxy.settings import Settings, SettingsError
+
+# One process: cache, quota and single-flight are its own, and two of them would spend the quota twice.
+workers = 1
+# A caller that waits for Amplitude holds a thread, so cached answers get some of their own beside those.
+# Threads start when they are needed.
+worker_class = "gthread"
+threads = MAX_WAITING + 32
+worker_connections = 4000
+backlog = 2048
+# Longer than the 90 s for which Heroku's router keeps an idle connection: who closes first must not be we.
+keepalive = 100
+graceful_timeout = 25
+control_socket_disable = True
+# The application logs each request itself: gunicorn's line would hold the query string, and with it user ids.
+accesslog = None
+
+
+def on_starting(server):
+    """Stop before anything binds when a setting is wrong: one line a fault, no traceback."""
+    try:
+        Settings.from_env(os.environ)
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    if os.environ.get("WEB_CONCURRENCY", "1") != "1":
+        server.log.info("WEB_CONCURRENCY is ignored: one worker process keeps the quota exact")

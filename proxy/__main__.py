@@ -1,0 +1,14 @@
+"""`python -m proxy COMMAND`."""
+
+import sys
+
+try:
+    from proxy.cli import main
+except ModuleNotFoundError as missing:
+    if missing.name is None or missing.name.startswith("proxy"):
+        raise
+    sys.exit(
+        f"{missing.name} is not installed: run `{sys.executable} -m pip install -r requirements.txt`, see README.md"
+    )
+
+main(prog_name="python -m proxy")

@@ -1,0 +1,246 @@
+"""The only room that talks to Amplitude: one call in; a record out, or the contract's word for what went wrong.
+
+Facts: amplitude.com/docs/apis/analytics/user-profile.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+from requests.auth import AuthBase, HTTPBasicAuth
+
+from proxy import __version__
+from proxy.errors import (
+    NoAnswer,
+    QuotaExhausted,
+    UpstreamInvalid,
+    UpstreamRejected,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
+from proxy.parts import Identity, Kept, Part, Record, pack
+from proxy.plan import Call, tell_apart
+from proxy.transport import WholeAnswerAdapter
+
+MAX_BYTES = 2 * 1024 * 1024
+STAND_BACK_SECONDS = 60.0
+_MAX_STAND_BACK_SECONDS = 3600.0
+_UNKNOWN = re.compile(r"[\s\"]*user id and device id not seen before", re.IGNORECASE)
+_OVER_LIMIT = re.compile(r"[\s\"]*number of requests per minute exceeds", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What a call brought: a record, and the parts of it that Amplitude answered in an undocumented shape."""
+
+    record: Record
+    faults: Mapping[Part, NoAnswer]
+
+
+class ApiKeyAuth(AuthBase):
+    """`Authorization: Api-Key <secret key>`. An object, because a plain header loses against a .netrc entry."""
+
+    def __init__(self, secret_key: str) -> None:
+        self._secret_key = secret_key
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Api-Key {self._secret_key}"
+        return request
+
+
+class Amplitude:
+    """A client of `GET /v1/userprofile`. Safe for threads; connections are pooled and opened on first use."""
+
+    def __init__(
+        self,
+        base_url: str,
+        secret_key: str,
+        api_key: str | None = None,
+        *,
+        timeout: float,
+        connections: int = 10,
+        now: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._url = f"{base_url}/v1/userprofile"
+        self._timeout = timeout
+        self._now = now
+        self._monotonic = monotonic
+        self._session = requests.Session()
+        self._session.auth = HTTPBasicAuth(api_key, secret_key) if api_key is not None else ApiKeyAuth(secret_key)
+        self._session.headers["User-Agent"] = f"connected-content-proxy/{__version__}"
+        self._session.headers["Accept"] = "application/json"
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        # An operator's proxy and certificates count, but are looked up once: requests would do it at each call.
+        if not _is_local(base_url):
+            found = self._session.merge_environment_settings(self._url, {}, None, None, None)
+            self._session.proxies = found["proxies"]
+            self._session.verify = found["verify"]
+        self._session.trust_env = False
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, WholeAnswerAdapter(connections=connections))
+
+    def fetch(self, identity: Identity, call: Call) -> Fetched:
+        """Return what Amplitude says of `identity`. Raises NoAnswer, and nothing else of its own or of HTTP.
+
+        Ends within the timeout, connecting included; only a name look-up is bounded by the system's resolver.
+        Never retried: each try spends quota and, for a recommendation, logs an exposure.
+        """
+        deadline = self._monotonic() + self._timeout
+        try:
+            with self._session.get(
+                self._url,
+                params=call.parameters(identity),
+                stream=True,
+                allow_redirects=False,
+                timeout=urllib3.Timeout(total=self._timeout),
+            ) as response:
+                body = self._body(response, deadline)
+                return self._understood(call, response.status_code, response.headers, body)
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            raise translated(error) from None
+
+    def _body(self, response: requests.Response, deadline: float) -> bytes | None:
+        """Return the decoded body; None when it is too large to be one."""
+        chunks = []
+        size = 0
+        while chunk := response.raw.read1(65536, decode_content=True):
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > MAX_BYTES:
+                return None
+            if self._monotonic() > deadline:
+                raise UpstreamTimeout("the body was not complete in time")
+        return b"".join(chunks)
+
+    def _understood(self, call: Call, status: int, headers: Mapping[str, str], body: bytes | None) -> Fetched:
+        now = self._now()
+        document = _document(body)
+        complaint = _complaint(document, body)
+        if _UNKNOWN.match(complaint):
+            return Fetched(Record(unknown_at=now), {})
+        if status == 429 or _OVER_LIMIT.match(complaint):
+            raise QuotaExhausted("Amplitude says 429", retry_after=_retry_after(headers.get("Retry-After"), now))
+        if status in (401, 403):
+            raise UpstreamRejected(f"Amplitude says {status}")
+        if status >= 500:
+            raise UpstreamUnavailable(f"Amplitude says {status}")
+        if status != 200:
+            raise UpstreamInvalid(f"Amplitude says {status}")
+        user_data = document.get("userData") if isinstance(document, dict) else None
+        if not isinstance(user_data, dict):
+            raise UpstreamInvalid("larger than 2 MiB" if body is None else "not the documented shape")
+        values, faulty = tell_apart(call, user_data)
+        record = Record(
+            {part: Kept(pack(value), now) for part, value in values.items()},
+            None,
+            _id(user_data.get("user_id")),
+            _id(user_data.get("device_id")),
+        )
+        return Fetched(record, {part: UpstreamInvalid(f"{part.section} of another type") for part in faulty})
+
+
+def translated(error: Exception) -> NoAnswer:
+    """Return the contract's fault for one of requests or urllib3. Its text never holds the URL, which has ids."""
+    name = type(error).__name__
+    if isinstance(error, requests.ConnectTimeout | requests.exceptions.SSLError):
+        return UpstreamUnavailable(name)
+    if isinstance(error, requests.Timeout | urllib3.exceptions.ReadTimeoutError):
+        return UpstreamTimeout(name)
+    if isinstance(error, requests.exceptions.ContentDecodingError | urllib3.exceptions.DecodeError):
+        return UpstreamInvalid(name)
+    return UpstreamUnavailable(name)
+
+
+def from_json(body: bytes) -> Any:
+    """Return the document in `body`. ValueError when it is not JSON, or nests too deeply to be passed on.
+
+    Python would read `NaN`, and turn 1e999 into an infinity that it writes as `Infinity`, which no JSON
+    parser at the other end takes: the first is refused, the second kept as it was written.
+    """
+
+    def refuse(_: str) -> None:
+        raise ValueError("NaN and Infinity are not JSON")
+
+    def finite(text: str) -> float | str:
+        return number if abs(number := float(text)) != float("inf") else text
+
+    def whole(text: str) -> int | str:
+        return int(text) if len(text) <= _MAX_DIGITS else text
+
+    try:
+        document = json.loads(body.decode("utf-8"), parse_constant=refuse, parse_float=finite, parse_int=whole)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if _deeper_than(document, _MAX_DEPTH):
+        raise ValueError("nested too deeply")
+    return document
+
+
+_MAX_DIGITS = 4_000  # Python refuses to read, and to write, integers of more than 4,300
+_MAX_DEPTH = 100  # far from Python's recursion limit, whatever the stack of the thread that writes it
+
+
+def _deeper_than(document: Any, limit: int) -> bool:
+    level = [document]
+    for _ in range(limit):
+        level = [
+            below
+            for value in level
+            if isinstance(value, dict | list)
+            for below in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _document(body: bytes | None) -> Any:
+    try:
+        return from_json(body) if body is not None else None
+    except ValueError:
+        return None
+
+
+def _complaint(document: Any, body: bytes | None) -> str:
+    """Return the error text of an answer, which Amplitude sends as {"error": …} or as plain text."""
+    if isinstance(document, dict):
+        error = document.get("error")
+        return error if isinstance(error, str) and document.get("userData") is None else ""
+    return (body or b"")[:200].decode("utf-8", "replace")
+
+
+def _id(value: Any) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value if isinstance(value, str) and value else None
+
+
+def _retry_after(value: str | None, now: float) -> float:
+    """Return the seconds of a Retry-After header, a number or a date (RFC 9110, 10.2.3)."""
+    seconds = STAND_BACK_SECONDS
+    text = (value or "").strip()
+    if text.isascii() and text.isdigit():
+        seconds = float(text)
+    elif text:
+        try:
+            moment: datetime = parsedate_to_datetime(text)
+            seconds = moment.timestamp() - now
+        except (TypeError, ValueError, OverflowError):
+            pass
+    return min(max(seconds, 1.0), _MAX_STAND_BACK_SECONDS)
+
+
+def _is_local(url: str) -> bool:
+    return urlsplit(url).scheme == "http"

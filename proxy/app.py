@@ -1,0 +1,101 @@
+"""The composition root: builds the services from settings, then the Flask application."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+from flask import Flask
+
+from proxy.amplitude import Amplitude, Fetched
+from proxy.flights import Flights
+from proxy.keys import KeyRing
+from proxy.parts import Identity, Lifetimes
+from proxy.plan import Call
+from proxy.profiles import Profiles
+from proxy.quota import WINDOW_SECONDS, Quota
+from proxy.settings import Settings
+from proxy.store import Store
+from proxy.telemetry import configure_logging
+from proxy.web import context, hooks, ops, v1
+
+MAX_BODY_BYTES = 16 * 1024
+_MARGIN_SECONDS = 0.05
+"""What is left of the deadline to write the answer."""
+_MAX_FLIGHT_THREADS = 256
+
+
+def create_app(
+    settings: Settings | None = None,
+    *,
+    fetch: Callable[[Identity, Call], Fetched] | None = None,
+    now: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Flask:
+    """Return the application. Starts no thread and opens no connection; both come with the first call.
+
+    Without `settings` they are read from the environment; raises SettingsError when that has faults.
+    `fetch`, `now` and `monotonic` are for tests.
+    """
+    settings = settings or Settings.from_env(os.environ)
+    configure_logging(settings.log_level)
+    app = Flask("proxy", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    # Braze follows no redirect, so there must never be one: neither for a trailing slash nor for a double one.
+    app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False
+    context.install(app, _services(settings, fetch, now, monotonic))
+    hooks.install(app)
+    app.register_blueprint(v1.blueprint)
+    app.register_blueprint(ops.blueprint)
+    return app
+
+
+def _services(
+    settings: Settings,
+    fetch: Callable[[Identity, Call], Fetched] | None,
+    now: Callable[[], float],
+    monotonic: Callable[[], float],
+) -> context.Services:
+    threads = _flight_threads(settings)
+    if fetch is None:
+        fetch = Amplitude(
+            settings.amplitude_base_url,
+            settings.amplitude_secret_key,
+            settings.amplitude_api_key,
+            timeout=settings.amplitude_timeout_seconds,
+            connections=threads,
+            now=now,
+            monotonic=monotonic,
+        ).fetch
+    lifetimes = Lifetimes(fresh=settings.cache_fresh_seconds, negative=settings.cache_negative_seconds)
+    store = Store(max_bytes=int(settings.cache_max_mb * 1024 * 1024), lifetimes=lifetimes, now=now)
+    quota = Quota(settings.amplitude_requests_per_minute, monotonic=monotonic)
+    flights = Flights(
+        fetch,
+        store,
+        quota,
+        lifetimes,
+        along=settings.fetch_along,
+        threads=threads,
+        call_timeout=settings.amplitude_timeout_seconds,
+        now=now,
+        monotonic=monotonic,
+    )
+    return context.Services(
+        profiles=Profiles(store, flights, lifetimes, now=now, monotonic=monotonic),
+        flights=flights,
+        quota=quota,
+        store=store,
+        keyring=KeyRing(settings.proxy_api_keys),
+        wait_seconds=max(0.0, settings.response_deadline_seconds - _MARGIN_SECONDS),
+        monotonic=monotonic,
+    )
+
+
+def _flight_threads(settings: Settings) -> int:
+    """Return how many calls can be booked or on the way at once: a burst, and what the pace adds meanwhile."""
+    per_second = settings.amplitude_requests_per_minute / WINDOW_SECONDS
+    longest = settings.response_deadline_seconds + settings.amplitude_timeout_seconds
+    return min(_MAX_FLIGHT_THREADS, settings.amplitude_requests_per_minute // 10 + int(per_second * longest) + 8)

@@ -1,0 +1,83 @@
+"""Two ways not to succeed.
+
+Refused                 status   the caller's mistake; problem+json
+├─ BadRequest           400
+└─ Unauthorized         401
+NoAnswer                error word in the body; the caller did nothing wrong
+├─ UpstreamTimeout      upstream_timeout         ├─ UpstreamRejected   upstream_rejected
+├─ UpstreamUnavailable  upstream_unavailable     ├─ UpstreamInvalid    upstream_invalid
+└─ QuotaExhausted       quota_exhausted
+
+A `NoAnswer` has no HTTP status on purpose: it becomes a 200 with `ok: false`, or a 500 for
+`on_error=retry`. No room can then answer 429, 502, 503 or 504 by accident, which Braze would count
+towards halting every call to the host.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+BLANK_ID = "blank_id"
+"""The error word for an anonymous user: nobody's mistake, and no call was tried."""
+
+
+class Refused(Exception):
+    """The caller's mistake. `detail` names the fault and the mend, and never repeats an id or a secret."""
+
+    status: ClassVar[int]
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class BadRequest(Refused):
+    """The request itself is wrong; sending it again unchanged cannot help."""
+
+    status = 400
+
+
+class Unauthorized(Refused):
+    """No credentials, or wrong ones."""
+
+    status = 401
+
+
+class NoAnswer(Exception):
+    """Amplitude's answer is not there. `retry_after`: seconds until another try may help, where known."""
+
+    word: ClassVar[str]
+
+    def __init__(self, reason: str = "", *, retry_after: float | None = None) -> None:
+        super().__init__(reason or self.word)
+        self.retry_after = retry_after
+
+
+class UpstreamTimeout(NoAnswer):
+    """The call was sent and no complete answer came in time; the outcome is unknown."""
+
+    word = "upstream_timeout"
+
+
+class UpstreamUnavailable(NoAnswer):
+    """No connection, a reset, or a 5xx: another try later may succeed."""
+
+    word = "upstream_unavailable"
+
+
+class UpstreamRejected(NoAnswer):
+    """401 or 403: the operator's credentials are wrong, and no retry helps before they are mended."""
+
+    word = "upstream_rejected"
+
+
+class UpstreamInvalid(NoAnswer):
+    """An answer that is not the documented shape."""
+
+    word = "upstream_invalid"
+
+
+class QuotaExhausted(NoAnswer):
+    """The call could not be sent in time within our quota, or Amplitude said 429."""
+
+    word = "quota_exhausted"

@@ -1,0 +1,51 @@
+"""Liquid-safe names: what a template can write after a dot. Pure.
+
+`{{ p.gp:email }}`, `{{ p.my prop }}` and `{{ p.plan.type }}` are silently empty in Liquid.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_SAFE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
+_OTHERS = re.compile(r"[^A-Za-z0-9_-]+")
+USER_PROPERTY = "gp:"
+"""Amplitude's prefix for a user property; callers may leave it out."""
+
+
+def safe_names(exact: Iterable[str], missing: Iterable[str] = ()) -> dict[str, str]:
+    """Map exact names to Liquid-safe ones, no two alike.
+
+    A name that is safe once its `gp:` is dropped keeps it against one that had to be rewritten; among equals
+    the first in order wins, and each later one gets the first free of `_2`, `_3`, and so on. The names in
+    `missing` are settled after all of `exact`.
+    """
+    settled: dict[str, str] = {}
+    taken: dict[str, int] = {}  # a name, and the first number that may be free behind it
+    for group in (list(exact), list(missing)):
+        wishes = {name: name.removeprefix(USER_PROPERTY) for name in group if name not in settled}
+        for name, wish in wishes.items():
+            if _SAFE.match(wish) and wish not in taken:
+                settled[name] = wish
+                taken[wish] = 2
+        for name, wish in wishes.items():
+            if name not in settled:
+                settled[name] = _first_free(wish if _SAFE.match(wish) else _rewritten(wish), taken)
+    return settled
+
+
+def _rewritten(name: str) -> str:
+    name = _OTHERS.sub("_", name).strip("_-")
+    if not name:
+        return "_"
+    return f"_{name}" if name[0].isdigit() else name
+
+
+def _first_free(name: str, taken: dict[str, int]) -> str:
+    free = name
+    while free in taken:
+        free = f"{name}_{taken[name]}"
+        taken[name] += 1
+    taken[free] = 2
+    return free

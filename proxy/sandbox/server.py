@@ -1,0 +1,382 @@
+"""The emulated User Profile API over HTTP: its answers, its 401 and 429, faults on request, and a count of calls.
+
+Written from amplitude.com/docs/apis/analytics/user-profile. Where the pages differ or say nothing,
+`Documented` has a switch.
+
+Beside `/v1/userprofile` it has `GET /sandbox/report`, `POST /sandbox/fault?kind=…` and `DELETE /sandbox/fault`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import struct
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Literal, get_args
+from urllib.parse import parse_qsl, urlsplit
+
+from proxy.sandbox.population import COMPUTATIONS, Person, find
+
+FaultKind = Literal[
+    "slow", "hang", "drip-headers", "drip-body", "reset", "status", "quota", "broken-json", "wrong-shape",
+    "wrong-types", "oversize", "redirect", "not-utf-8", "bad-header",
+]  # fmt: skip
+WINDOW_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Documented:
+    """How the sandbox reads the documentation where it is silent or differs from page to page."""
+
+    unknown_status: int = 400
+    """The status of "User id and device id not seen before"."""
+    unasked: Literal["null", "missing"] = "null"
+    dormant: Literal["null", "missing", "empty"] = "null"
+    credentials: Literal["both", "api-key", "basic"] = "both"
+    several_comp_ids: Literal["all", "first"] = "all"
+    comp_id_with_get_computations: Literal["one", "all"] = "one"
+    prop_type: Literal["as-asked", "score"] = "as-asked"
+    retry_after: int | None = None
+    """Seconds in the 429's Retry-After header; None sends none."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong with the next `times` calls (0: until cleared), or with those of one `user_id`."""
+
+    kind: FaultKind
+    seconds: float = 1.4
+    """How late `slow` answers, or how long `hang` and the drips last."""
+    status: int = 500
+    times: int = 0
+    user_id: str | None = None
+
+
+class Sandbox:
+    """Runs the emulated Amplitude on a thread of its own; a context manager. Everything it counts is readable."""
+
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        host: str = "127.0.0.1",
+        secret_key: str = "sandbox-secret-key",  # noqa: S107  # opens nothing but this sandbox
+        api_key: str = "sandbox-api-key",
+        per_minute: int = 600,
+        latency: float = 0.0,
+        documented: Documented | None = None,
+    ) -> None:
+        self.documented = documented or Documented()
+        self.latency = latency
+        self.per_minute = per_minute
+        self.secret_key = secret_key
+        self.api_key = api_key
+        self.closing = threading.Event()
+        self._lock = threading.Lock()
+        self._fault: Fault | None = None
+        self._faulty_calls = 0
+        self._accepted: deque[float] = deque()
+        self.reset()
+        self._server = _Server((host, port), self)
+        self.url = f"http://{host}:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+
+    def __enter__(self) -> Sandbox:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closing.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def reset(self) -> None:
+        """Forget what was counted, the quota spent included."""
+        with self._lock:
+            self.calls: list[tuple[float, dict[str, str]]] = []  # when (monotonic seconds), and the query
+            self.exposures: list[tuple[str, str]] = []  # user or device, and rec_id
+            self.statuses: Counter[int] = Counter()
+            self._accepted.clear()
+            self._worst_minute = 0
+
+    def report(self) -> dict[str, Any]:
+        """Return the counts: calls, statuses, exposures, calls within the last and the worst 60 seconds."""
+        with self._lock:
+            horizon = time.monotonic() - WINDOW_SECONDS
+            return {
+                "calls": len(self.calls),
+                "statuses": {str(status): count for status, count in sorted(self.statuses.items())},
+                "exposures": len(self.exposures),
+                "last_minute": sum(1 for moment, _ in self.calls if moment > horizon),
+                "worst_minute": self._worst_minute,
+                "per_minute": self.per_minute,
+                "fault": asdict(self._fault) if self._fault else None,
+            }
+
+    def break_with(self, fault: Fault | None) -> None:
+        """Set the fault of the calls to come; None ends it."""
+        with self._lock:
+            self._fault = fault
+            self._faulty_calls = 0
+
+    # What a handler asks, one call each.
+
+    def admit(self, query: dict[str, str]) -> tuple[bool, Fault | None]:
+        """Count a call. Return whether it is within the quota, and the fault to show."""
+        with self._lock:
+            now = time.monotonic()
+            self.calls.append((now, query))
+            while self._accepted and self._accepted[0] <= now - WINDOW_SECONDS:
+                self._accepted.popleft()
+            within = len(self._accepted) < self.per_minute
+            if within:
+                self._accepted.append(now)
+                self._worst_minute = max(self._worst_minute, len(self._accepted))
+            fault = self._fault
+            if fault and fault.user_id not in (None, query.get("user_id")):
+                fault = None
+            if fault and fault.times:
+                self._faulty_calls += 1
+                if self._faulty_calls >= fault.times:
+                    self._fault = None
+            return within, fault
+
+    def expose(self, person: Person, rec_ids: list[str]) -> None:
+        """Log an exposure event for each recommendation asked, as Amplitude does."""
+        with self._lock:
+            self.exposures += [(person.user_id or person.device_id or "", rec_id) for rec_id in rec_ids]
+
+    def answered(self, status: int) -> None:
+        """Count an answer."""
+        with self._lock:
+            self.statuses[status] += 1
+
+
+def user_data(person: Person, query: Mapping[str, str], documented: Documented) -> dict[str, Any]:
+    """Return the `userData` object that answers `query`."""
+    asked = {name for name in query if name.startswith("get_") and query[name] == "true"}
+    data: dict[str, Any] = {"user_id": person.user_id, "device_id": person.device_id}
+    parts: dict[str, Any] = {"recommendations": None, "amp_props": None, "cohort_ids": None}
+    if "get_recs" in asked or "rec_id" in query:
+        parts["recommendations"] = _recommendations(person, _listed(query, "rec_id"), documented)
+    if "get_cohort_ids" in asked:
+        parts["cohort_ids"] = list(person.cohort_ids)
+    if "get_amp_props" in asked:
+        parts["amp_props"] = dict(person.properties)
+    if "get_computations" in asked or "comp_id" in query:
+        parts["amp_props"] = (parts["amp_props"] or {}) | _computations(person, query, asked, documented)
+    if "get_propensity" in asked:
+        data |= _propensities(person, query, documented)
+    if documented.unasked == "missing" or (documented.dormant == "missing" and person.recommendations is None):
+        keep_null = set() if documented.unasked == "missing" else {"amp_props", "cohort_ids"}
+        parts = {name: value for name, value in parts.items() if value is not None or name in keep_null}
+    return {**parts, **data}
+
+
+def _listed(query: Mapping[str, str], name: str) -> list[str]:
+    return [one for one in query.get(name, "").split(",") if one]
+
+
+def _recommendations(person: Person, rec_ids: list[str], documented: Documented) -> Any:
+    if person.recommendations is None:
+        return [] if documented.dormant == "empty" else None
+    return [person.recommendations[rec_id] for rec_id in rec_ids if rec_id in person.recommendations]
+
+
+def _computations(person: Person, query: Mapping[str, str], asked: set[str], documented: Documented) -> dict[str, str]:
+    comp_ids = _listed(query, "comp_id")
+    if documented.several_comp_ids == "first":
+        comp_ids = comp_ids[:1]
+    every = not comp_ids or ("get_computations" in asked and documented.comp_id_with_get_computations == "all")
+    names = set(COMPUTATIONS.values()) if every else {COMPUTATIONS.get(comp_id) for comp_id in comp_ids}
+    return {name: value for name, value in person.computations.items() if name in names}
+
+
+def _propensities(person: Person, query: Mapping[str, str], documented: Documented) -> dict[str, Any]:
+    kind = query.get("propensity_type", "score")
+    found = [
+        {
+            "prop": person.propensities[prediction][1 if kind == "pct" else 0],
+            "pred_id": prediction,
+            "prop_type": kind if documented.prop_type == "as-asked" else "score",
+        }
+        for prediction in _listed(query, "prediction_id")
+        if prediction in person.propensities
+    ]
+    return {"propensity": found[0]["prop"] if found else None, "propensities": found}
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 1024
+
+    def __init__(self, address: tuple[str, int], sandbox: Sandbox) -> None:
+        super().__init__(address, _Handler)
+        self.sandbox = sandbox
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: clients that go away while a fault is shown to them are the purpose of this server."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+    # Unbuffered writes and Nagle's algorithm together cost 40 ms an answer.
+    wbufsize = 65536
+    disable_nagle_algorithm = True
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Print nothing: `report` counts."""
+
+    def do_GET(self) -> None:
+        path = urlsplit(self.path).path
+        if path == "/v1/userprofile":
+            self._userprofile(self._query())
+        elif path == "/sandbox/report":
+            self._send(200, self.server.sandbox.report(), counted=False)
+        else:
+            self._send(404, "", counted=False)
+
+    def do_POST(self) -> None:
+        if urlsplit(self.path).path != "/sandbox/fault":
+            return self._send(404, "", counted=False)
+        try:
+            fault = _fault(self._query())
+        except ValueError as error:
+            return self._send(400, {"error": str(error)}, counted=False)
+        self.server.sandbox.break_with(fault)
+        return self._send(200, {"fault": asdict(fault)}, counted=False)
+
+    def do_DELETE(self) -> None:
+        if urlsplit(self.path).path != "/sandbox/fault":
+            return self._send(404, "", counted=False)
+        self.server.sandbox.break_with(None)
+        return self._send(200, {"fault": None}, counted=False)
+
+    def _query(self) -> dict[str, str]:
+        return dict(parse_qsl(urlsplit(self.path).query, keep_blank_values=True))
+
+    def _userprofile(self, query: dict[str, str]) -> None:
+        sandbox = self.server.sandbox
+        within, fault = sandbox.admit(query)
+        if sandbox.latency:
+            sandbox.closing.wait(sandbox.latency)
+        if refusal := self._unauthorized():
+            return self._send(401, refusal)
+        if not within or (fault and fault.kind == "quota"):
+            return self._send(
+                429,
+                {"error": f"Number of requests per minute exceeds system limit of {sandbox.per_minute}"},
+                {} if sandbox.documented.retry_after is None else {"Retry-After": str(sandbox.documented.retry_after)},
+            )
+        if not query.get("user_id") and not query.get("device_id"):
+            return self._send(400, {"error": "Missing user_id or device_id"})
+        person = find(query.get("user_id"), query.get("device_id"))
+        if fault and fault.kind not in ("slow", "drip-headers", "drip-body", "bad-header"):
+            return self._fail(fault)
+        if fault and fault.kind == "slow":
+            sandbox.closing.wait(fault.seconds)
+        if person is None:
+            return self._send(sandbox.documented.unknown_status, {"error": "User id and device id not seen before"})
+        sandbox.expose(person, _listed(query, "rec_id"))
+        answer = {"userData": user_data(person, query, sandbox.documented)}
+        if fault and fault.kind in ("drip-headers", "drip-body"):
+            return self._drip(fault, json.dumps(answer).encode())
+        extra = {"X Odd": "a header name with a space"} if fault and fault.kind == "bad-header" else {}
+        return self._send(200, answer, extra)
+
+    def _unauthorized(self) -> str | None:
+        """Return the text of the 401, or None for a caller with the right key."""
+        sandbox = self.server.sandbox
+        given = self.headers.get("Authorization", "")
+        if not given:
+            return "Missing Api-Key in Authorization header"
+        basic = base64.b64encode(f"{sandbox.api_key}:{sandbox.secret_key}".encode()).decode()
+        right = {"api-key": f"Api-Key {sandbox.secret_key}", "basic": f"Basic {basic}"}
+        wanted = sandbox.documented.credentials
+        accepted = right.values() if wanted == "both" else [right[wanted]]
+        return None if given in accepted else "Invalid Api-Key"
+
+    def _fail(self, fault: Fault) -> None:
+        match fault.kind:
+            case "hang":
+                self.server.sandbox.closing.wait(fault.seconds)
+                self.close_connection = True
+            case "reset":
+                # Closing with a linger of zero sends RST instead of FIN.
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.shutdown(socket.SHUT_RD)
+                self.close_connection = True
+            case "status":
+                self._send(fault.status, {"error": "Internal Server Error"} if fault.status >= 500 else "")
+            case "broken-json":
+                self._send(200, '{"userData": {"user_id": ')
+            case "wrong-shape":
+                self._send(200, [{"userData": None}])
+            case "wrong-types":
+                self._send(200, {"userData": {"amp_props": [1], "cohort_ids": "c1", "recommendations": {"items": 3}}})
+            case "oversize":
+                self._send(200, {"userData": {"amp_props": {"gp:blob": "x" * (3 * 1024 * 1024)}}})
+            case "redirect":
+                self._send(301, "", {"Location": self.server.sandbox.url + "/elsewhere"})
+            case _:
+                self._send_bytes(200, b'{"userData": {"amp_props": {"gp:name": "\xff\xfe"}}}')
+
+    def _drip(self, fault: Fault, body: bytes) -> None:
+        """Send one byte at a time, so that no single read ever waits long."""
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        if fault.kind == "drip-body":
+            self.wfile.write(head)
+            self.wfile.flush()
+            head = b""
+        text = head + body
+        pause = fault.seconds / len(text)
+        for number in range(len(text)):
+            if self.server.sandbox.closing.wait(pause):
+                return
+            self.wfile.write(text[number : number + 1])
+            self.wfile.flush()
+        self.server.sandbox.answered(200)
+
+    def _send(self, status: int, body: Any, headers: Mapping[str, str] | None = None, *, counted: bool = True) -> None:
+        text = body if isinstance(body, str) else json.dumps(body)
+        kind = "text/plain" if isinstance(body, str) and not body.startswith("{") else "application/json"
+        self._send_bytes(status, text.encode(), {"Content-Type": kind, **(headers or {})}, counted=counted)
+
+    def _send_bytes(
+        self, status: int, body: bytes, headers: Mapping[str, str] | None = None, *, counted: bool = True
+    ) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+        if counted:
+            self.server.sandbox.answered(status)
+
+
+def _fault(query: Mapping[str, str]) -> Fault:
+    kind = query.get("kind", "")
+    if kind not in get_args(FaultKind):
+        raise ValueError(f"kind must be one of {', '.join(get_args(FaultKind))}")
+    unknown = query.keys() - {one.name for one in fields(Fault)}
+    if unknown:
+        raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
+    fault = Fault(kind)  # type: ignore[arg-type]  # checked just above
+    try:
+        return replace(
+            fault,
+            seconds=float(query.get("seconds", fault.seconds)),
+            status=int(query.get("status", fault.status)),
+            times=int(query.get("times", fault.times)),
+            user_id=query.get("user_id"),
+        )
+    except ValueError:
+        raise ValueError("seconds, status and times are numbers") from None

@@ -1,0 +1,185 @@
+"""The environment, read once: every fault is found and reported together, and no secret is shown."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
+from urllib.parse import urlsplit
+
+from proxy.keys import BadEntry, Key
+from proxy.keys import parse as parse_keys
+from proxy.parts import COHORTS, PROPERTIES, Part
+
+
+class SettingsError(Exception):
+    """One or more settings are wrong. `faults`: one line each, with variable, fault and example; no secret."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+class _Fault(ValueError):
+    pass
+
+
+def _text(value: str) -> str:
+    if not value.isprintable() or not value.isascii() or " " in value:
+        raise _Fault("holds a space or another character that no key has: was it pasted whole?")
+    return value
+
+
+def _base_url(value: str) -> str:
+    url = urlsplit(value)
+    try:
+        url.port  # noqa: B018  # reading it is what checks it
+    except ValueError:
+        raise _Fault("has a port that is no port") from None
+    if url.scheme not in ("https", "http") or not url.hostname:
+        raise _Fault("is not an https URL")
+    if url.query or url.fragment or url.username or url.password:
+        raise _Fault("may have a host and a path only: credentials go into AMPLITUDE_SECRET_KEY")
+    if url.scheme == "http" and not is_loopback(url.hostname):
+        raise _Fault("must be https: the secret travels in it (http is for a loopback address only)")
+    return value.rstrip("/")
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether `host` names this machine, so that what is sent there crosses no network."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _number(low: float, high: float) -> Callable[[str], float]:
+    def read(value: str) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            raise _Fault("is not a number") from None
+        if not low <= number <= high:
+            raise _Fault(f"must be from {low:g} to {high:g}")
+        return number
+
+    return read
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def read(value: str) -> int:
+        if not (value.isascii() and value.isdigit()):
+            raise _Fault("is not a whole number")
+        if not low <= int(value[:12]) <= high:
+            raise _Fault(f"must be from {low} to {high}")
+        return int(value)
+
+    return read
+
+
+_RIDERS = {"properties": PROPERTIES, "cohorts": COHORTS}
+
+
+def _along(value: str) -> tuple[Part, ...]:
+    words = [word.strip() for word in value.split(",") if word.strip()]
+    if not set(words) <= _RIDERS.keys():
+        raise _Fault("may name properties and cohorts only (a recommendation logs an exposure), or be empty")
+    return tuple(part for word, part in _RIDERS.items() if word in words)
+
+
+def _keys(value: str) -> tuple[Key, ...]:
+    try:
+        keys = parse_keys(value)
+    except BadEntry as fault:
+        raise _Fault(str(fault)) from None
+    if not keys:
+        raise _Fault("holds no entry")
+    return keys
+
+
+def _level(value: str) -> str:
+    if value.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise _Fault("is not DEBUG, INFO, WARNING or ERROR")
+    return value.upper()
+
+
+def _setting(
+    read: Callable[[str], Any], help: str, example: str, *, default: Any = MISSING, secret: bool = False
+) -> Any:
+    return field(default=default, repr=not secret, metadata={"read": read, "help": help, "example": example})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """One attribute a variable, of the same name in lower case. Durations are in seconds."""
+
+    amplitude_secret_key: str = _setting(
+        _text, "the project's secret key", "0123456789abcdef0123456789abcdef", secret=True
+    )
+    amplitude_api_key: str | None = _setting(
+        _text,
+        "when set, Basic `api_key:secret_key` is sent instead of `Api-Key <secret>`",
+        "fedcba9876543210fedcba9876543210",
+        default=None,
+        secret=True,
+    )
+    amplitude_base_url: str = _setting(
+        _base_url,
+        "where Amplitude's User Profile API is; `http:` only for loopback",
+        "https://profile-api.amplitude.com",
+        default="https://profile-api.amplitude.com",
+    )
+    amplitude_requests_per_minute: int = _setting(
+        _whole(1, 1_000_000), "the part of the organisation's quota that this service may use", "600", default=600
+    )
+    amplitude_timeout_seconds: float = _setting(
+        _number(0.1, 60), "a call to Amplitude is abandoned after this", "5", default=5.0
+    )
+    fetch_along: tuple[Part, ...] = _setting(
+        _along,
+        "what rides along, free of quota, on calls that go out anyway; empty for data minimisation",
+        "properties,cohorts",
+        default=(PROPERTIES, COHORTS),
+    )
+    proxy_api_keys: tuple[Key, ...] = _setting(
+        _keys,
+        "`name:secret` of each caller, comma separated; `new-key` makes one",
+        "braze:sha256$<64 hexadecimal digits>",
+        secret=True,
+    )
+    response_deadline_seconds: float = _setting(
+        _number(0.1, 30), "every data answer leaves within this; Braze gives up at 2", "1.5", default=1.5
+    )
+    cache_fresh_seconds: float = _setting(
+        _number(0, 31_536_000), "for how long an answer is served as fresh", "900", default=900.0
+    )
+    cache_negative_seconds: float = _setting(
+        _number(0, 31_536_000), "for how long an unknown user stays unknown", "60", default=60.0
+    )
+    cache_max_mb: float = _setting(_number(1, 1_048_576), "memory of the in-process cache, in MiB", "64", default=64.0)
+    log_level: str = _setting(_level, "DEBUG, INFO, WARNING or ERROR", "INFO", default="INFO")
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Settings:
+        """Read every variable of `env` that this table names. Raises SettingsError with all faults at once.
+
+        A variable that is set but blank counts as absent, as hosting dashboards leave them; only
+        FETCH_ALONG may be blank on purpose.
+        """
+        values: dict[str, Any] = {}
+        faults = []
+        for one in fields(cls):
+            variable = one.name.upper()
+            text = env.get(variable)
+            if text is None or (not text.strip() and variable != "FETCH_ALONG"):
+                if one.default is MISSING:
+                    faults.append(f"{variable} is missing: set it, e.g. {variable}={one.metadata['example']}")
+                continue
+            try:
+                values[one.name] = one.metadata["read"](text.strip())
+            except _Fault as fault:
+                faults.append(f"{variable} {fault}, e.g. {variable}={one.metadata['example']}")
+        if faults:
+            raise SettingsError(faults)
+        return cls(**values)

@@ -1,0 +1,122 @@
+"""Ask + Record -> the contract's flat JSON. Pure, and total: whatever Amplitude said, every key is there.
+
+Values are read defensively here and kept as Amplitude sent them, so that a change of shape needs no new call.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from proxy.names import USER_PROPERTY, safe_names
+from proxy.parts import COHORTS, PROPERTIES, Part, Record, recommendation
+from proxy.query import Ask
+
+
+def shape(ask: Ask, record: Record, *, error: str | None = None, stale: bool = False) -> dict[str, Any]:
+    """Return the body for `ask` from what `record` holds; parts that it does not hold get their empty value.
+
+    `error`: the word for the first missing part, None when every part is there.
+    """
+    there = [part for part in ask.parts if record.has(part)]
+    body: dict[str, Any] = {
+        "ok": error is None,
+        "found": bool(record.parts),
+        "error": error,
+        "stale": stale,
+        "as_of": int(min(record.said_at(part) for part in there)) if there else None,
+        "user_id": record.user_id if record.user_id is not None else ask.identity.user_id,
+        "device_id": record.device_id if record.device_id is not None else ask.identity.device_id,
+    }
+    for section in ask.sections:
+        match section:
+            case "recommendations":
+                body |= _recommendations(ask, record)
+            case "properties":
+                body |= _properties(ask.keys, _object(_value(record, PROPERTIES)))
+            case "cohorts":
+                body |= _cohorts(ask.cohort_ids, _texts(_value(record, COHORTS)))
+    return body
+
+
+def _value(record: Record, part: Part) -> Any:
+    kept = record.parts.get(part)
+    return json.loads(kept.value) if kept else None
+
+
+def _recommendations(ask: Ask, record: Record) -> dict[str, Any]:
+    entries = [_entry(rec_id, _object(_value(record, recommendation(rec_id, ask.rec_type)))) for rec_id in ask.rec_ids]
+    first = {key: value for key, value in entries[0].items() if key != "child_rec_id"}
+    return {
+        **first,
+        "recommendations": entries,
+        "recommendations_by_id": {entry["rec_id"]: entry for entry in entries},
+    }
+
+
+def _entry(rec_id: str, said: dict[str, Any]) -> dict[str, Any]:
+    items = _texts(said.get("items"))
+    # For the control group Amplitude sends random items: shown, they would spoil its measurement.
+    is_control = said.get("is_control") in (True, "true")
+    shown = [] if is_control else items
+    return {
+        "items": shown,
+        "personalized": bool(shown),
+        "is_control": is_control,
+        "control_items": items if is_control else [],
+        "rec_id": rec_id,
+        "child_rec_id": text(said.get("child_rec_id")),
+        "source": text(said.get("recommendation_source")),
+        "last_updated": _whole(said.get("last_updated")),
+    }
+
+
+def _properties(keys: tuple[str, ...], said: dict[str, Any]) -> dict[str, Any]:
+    if not keys:
+        names = safe_names(said)
+        return {"properties": {names[name]: value for name, value in said.items()}, "properties_by_name": said}
+    # A property is called the same with `keys` as without, so names are settled among all of them.
+    found = {key: key if key in said else USER_PROPERTY + key for key in keys}
+    found = {key: exact for key, exact in found.items() if exact in said}
+    names = safe_names(said, missing=[key for key in keys if key not in found])
+    return {
+        "properties": {names[found.get(key, key)]: said.get(found.get(key, key)) for key in keys},
+        "properties_by_name": {key: said.get(found.get(key, key)) for key in keys},
+    }
+
+
+def _cohorts(asked: tuple[str, ...], said: list[str]) -> dict[str, Any]:
+    users = set(said)
+    listed = [cohort for cohort in asked if cohort in users] if asked else list(dict.fromkeys(said))
+    return {
+        "cohort_ids": listed,
+        "member": {cohort: cohort in users for cohort in asked or listed},
+        "is_member": bool(asked) and users.issuperset(asked),
+    }
+
+
+def text(value: Any) -> str | None:
+    """Return a JSON string as it is and a number as written; None for anything else, booleans too."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return json.dumps(value)
+    return None
+
+
+def _texts(value: Any) -> list[str]:
+    entries: Iterable[Any] = value if isinstance(value, list) else ()
+    return [entry for entry in map(text, entries) if entry is not None]
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _whole(value: Any) -> int | None:
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 15:
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -1,0 +1,40 @@
+"""What a view may reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flask import Flask, current_app
+
+from proxy.flights import Flights
+from proxy.keys import KeyRing
+from proxy.profiles import Profiles
+from proxy.quota import Quota
+from proxy.store import Store
+
+_KEY = "connected-content-proxy"
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The rooms below, built once. `wait_seconds`: how long a data view may wait for what is missing."""
+
+    profiles: Profiles
+    flights: Flights
+    quota: Quota
+    store: Store
+    keyring: KeyRing
+    wait_seconds: float
+    monotonic: Callable[[], float]
+
+
+def install(app: Flask, services: Services) -> None:
+    """Give `app` its services."""
+    app.extensions[_KEY] = services
+
+
+def services() -> Services:
+    """Return the services of the application that serves this request."""
+    found: Services = current_app.extensions[_KEY]
+    return found

@@ -1,0 +1,104 @@
+"""Around every request: its id, its log line, and errors as problem+json."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import secrets
+
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException, InternalServerError
+
+from proxy.errors import Refused
+from proxy.telemetry import request_id
+from proxy.web.context import services
+
+_log = logging.getLogger(__name__)
+_SANE_ID = re.compile(r"[A-Za-z0-9._~+/=-]{1,200}\Z")
+REALM = 'Basic realm="connected-content-proxy", charset="UTF-8"'
+
+
+def install(app: Flask) -> None:
+    """Register the hooks and error handlers."""
+    app.before_request(_begin)
+    app.after_request(_end)
+    app.register_error_handler(Refused, _refused)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _unexpected)
+
+
+def problem(status: int, title: str, detail: str, **more: object) -> Response:
+    """Return an RFC 9457 answer. `detail` names the fault and the mend, never an id or a secret."""
+    body = {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}
+    response = Response(json.dumps(body) + "\n", status, content_type="application/problem+json")
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _begin() -> None:
+    g.started = services().monotonic()
+    sent = request.headers.get("X-Request-ID", "")
+    g.request_id = sent if _SANE_ID.match(sent) else secrets.token_hex(16)
+    request_id.set(g.request_id)
+
+
+def _end(response: Response) -> Response:
+    response.headers["X-Request-ID"] = g.request_id
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    # A refused caller is logged by the minute, with a count: a line each would let anybody fill the log.
+    if response.status_code != 401:
+        level = logging.INFO if "caller" in g else logging.DEBUG
+        if _log.isEnabledFor(level):
+            _log.log(level, "request", extra=_line(response))
+    return response
+
+
+def _line(response: Response) -> dict[str, object]:
+    line: dict[str, object] = {
+        "method": request.method if request.method in _METHODS else "other",
+        "route": request.url_rule.rule if request.url_rule else None,
+        "status": response.status_code,
+        "ms": round((services().monotonic() - g.started) * 1000, 1),
+        "caller": g.get("caller"),
+    }
+    if "Cache-Status" in response.headers:
+        line["cache"] = response.headers["Cache-Status"].partition("; ")[2]
+    if "X-Amplitude-Calls" in response.headers:
+        line["calls"] = int(response.headers["X-Amplitude-Calls"])
+    if "error" in g:
+        line["error"] = g.error
+    return line
+
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_TITLES = {400: "Bad Request", 401: "Unauthorized"}
+
+
+def _refused(refused: Refused) -> Response:
+    response = problem(refused.status, _TITLES[refused.status], refused.detail)
+    if refused.status == 401:
+        response.headers["WWW-Authenticate"] = REALM
+    return response
+
+
+def _http_error(error: HTTPException) -> Response:
+    status = error.code or 500
+    response = problem(status, error.name, _DETAILS.get(status, error.name))
+    for name, value in error.get_headers():
+        if name.lower() not in ("content-type", "content-length"):
+            response.headers[name] = value
+    return response
+
+
+_DETAILS = {
+    404: "there is nothing here; the data routes are under /v1/",
+    405: "this route does not take that method; Allow names those it takes",
+    413: "the body is too large: 16 KiB at most",
+    415: "the body is of another type: send application/x-www-form-urlencoded or application/json",
+}
+
+
+def _unexpected(error: Exception) -> Response:
+    _log.error("unexpected error", exc_info=error)
+    return problem(500, InternalServerError().name, f"internal error; the log has it under request id {g.request_id}")
