@@ -104,7 +104,7 @@ class Amplitude:
                 params=call.parameters(identity),
                 stream=True,
                 allow_redirects=False,
-                timeout=urllib3.Timeout(total=self._timeout),
+                timeout=urllib3.Timeout(total=self._timeout),  # type: ignore[arg-type]  # requests passes it on
             ) as response:
                 body = self._body(response, deadline)
                 return self._understood(call, response.status_code, response.headers, body)

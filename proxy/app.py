@@ -20,7 +20,6 @@ from proxy.store import Store
 from proxy.telemetry import configure_logging
 from proxy.web import context, hooks, ops, v1
 
-MAX_BODY_BYTES = 16 * 1024
 _MARGIN_SECONDS = 0.05
 """What is left of the deadline to write the answer."""
 _MAX_FLIGHT_THREADS = 256
@@ -41,7 +40,8 @@ def create_app(
     settings = settings or Settings.from_env(os.environ)
     configure_logging(settings.log_level)
     app = Flask("proxy", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    # One more than is allowed: a body without a length is cut here in silence, and must be seen to be too large.
+    app.config["MAX_CONTENT_LENGTH"] = v1.MAX_BODY_BYTES + 1
     # Braze follows no redirect, so there must never be one: neither for a trailing slash nor for a double one.
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False

@@ -96,7 +96,7 @@ def sandbox(
         click.echo(f"  AMPLITUDE_BASE_URL={emulated.url} AMPLITUDE_SECRET_KEY={secret_key}")
         _describe_sandbox(emulated.url)
         click.echo("Ctrl-C stops it.")
-        _until_stopped()
+        _told_to_stop().wait()
 
 
 @main.command()
@@ -104,9 +104,7 @@ def sandbox(
 def demo(port: int) -> None:
     """Run the real service in front of an emulated Amplitude, and print what to paste. Nothing to configure."""
     secret = secrets.token_urlsafe(24)
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop = _told_to_stop()
     with Sandbox(port=_free_port(port + 1), secret_key=secrets.token_hex(16), latency=0.15) as emulated:
         here = f"127.0.0.1:{_free_port(port)}"
         service = subprocess.Popen(  # noqa: S603  # our own interpreter, our own arguments
@@ -198,8 +196,9 @@ def _describe_sandbox(emulated: str) -> None:
     click.echo(f"  curl -s -X DELETE {emulated}/sandbox/fault")
 
 
-def _until_stopped() -> None:
+def _told_to_stop() -> threading.Event:
+    """Return an event that is set by Ctrl-C, a polite kill, or the terminal's end."""
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
-    stop.wait()
+    return stop

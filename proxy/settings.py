@@ -32,11 +32,11 @@ def _text(value: str) -> str:
 
 
 def _base_url(value: str) -> str:
-    url = urlsplit(value)
     try:
-        url.port  # noqa: B018  # reading it is what checks it
+        url = urlsplit(value)
+        _ = url.port
     except ValueError:
-        raise _Fault("has a port that is no port") from None
+        raise _Fault("is not a URL: its host or port is malformed") from None
     if url.scheme not in ("https", "http") or not url.hostname:
         raise _Fault("is not an https URL")
     if url.query or url.fragment or url.username or url.password:
@@ -71,7 +71,7 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
     def read(value: str) -> int:
         if not (value.isascii() and value.isdigit()):
             raise _Fault("is not a whole number")
-        if not low <= int(value[:12]) <= high:
+        if len(value) > 12 or not low <= int(value) <= high:
             raise _Fault(f"must be from {low} to {high}")
         return int(value)
 

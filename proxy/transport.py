@@ -36,7 +36,7 @@ class _UntilDeadline(io.RawIOBase):
             if left <= 0:
                 raise TimeoutError("the answer was not complete in time")
             self._sock.settimeout(left)
-        return self._raw.readinto(buffer)  # type: ignore[no-any-return,attr-defined]
+        return self._raw.readinto(buffer)
 
     def close(self) -> None:
         self._raw.close()
@@ -73,7 +73,7 @@ class WholeAnswerAdapter(HTTPAdapter):
         super().__init__(pool_connections=1, pool_maxsize=connections, max_retries=0)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)  # type: ignore[no-untyped-call]
+        super().init_poolmanager(*args, **kwargs)
         _bound(self.poolmanager)
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> PoolManager:

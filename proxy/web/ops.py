@@ -19,7 +19,7 @@ _WORDS = {
     UpstreamRejected.word: "rejected",
     UpstreamTimeout.word: "failing",
     UpstreamUnavailable.word: "failing",
-    UpstreamInvalid.word: "failing",
+    UpstreamInvalid.word: "invalid",
 }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from flask import Blueprint, Response, g, request
-from werkzeug.exceptions import UnsupportedMediaType
+from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from proxy.errors import BLANK_ID, UpstreamInvalid
 from proxy.parts import EMPTY, SECTIONS, Section
@@ -20,6 +20,7 @@ from proxy.web.auth import require_caller
 from proxy.web.context import services
 from proxy.web.hooks import problem
 
+MAX_BODY_BYTES = 16 * 1024
 MAX_ANSWER_BYTES = 1_000_000
 """Braze's limit for a Connected Content answer."""
 
@@ -56,7 +57,9 @@ def _given() -> Iterator[tuple[str, Any]]:
     yield from request.args.items(multi=True)
     if request.method != "POST":
         return
-    body = request.get_data(parse_form_data=False)
+    body = request.get_data()
+    if len(body) > MAX_BODY_BYTES:
+        raise RequestEntityTooLarge
     if not body:
         return
     match request.mimetype:

@@ -1,0 +1,61 @@
+"""Doubles that tests pass in by argument: a clock that is moved, and an Amplitude that answers on command."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from proxy.amplitude import Fetched
+from proxy.errors import NoAnswer
+from proxy.parts import Identity, Kept, Record, pack
+from proxy.plan import Call, tell_apart
+
+
+class FakeClock:
+    """Seconds that pass only when told to. `sleep` returns once enough of them have passed."""
+
+    def __init__(self, start: float = 1_000_000.0) -> None:
+        self._now = start
+        self._moved = threading.Condition()
+
+    def __call__(self) -> float:
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        with self._moved:
+            self._now += seconds
+            self._moved.notify_all()
+
+    def sleep(self, seconds: float) -> None:
+        with self._moved:
+            until = self._now + seconds
+            assert self._moved.wait_for(lambda: self._now >= until, timeout=10), "nobody advanced the clock"
+
+
+class FakeSource:
+    """Stands where Amplitude's client does. Records calls; answers `user_data`, or raises `fault`, once `open`."""
+
+    def __init__(self, clock: FakeClock, user_data: dict[str, Any] | None = None) -> None:
+        self.clock = clock
+        self.user_data: dict[str, Any] | None = {"user_id": "u"} if user_data is None else user_data
+        self.fault: NoAnswer | Exception | None = None
+        self.calls: list[tuple[Identity, Call]] = []
+        self.open = threading.Event()
+        self.open.set()
+        self.reached = threading.Semaphore(0)
+
+    def fetch(self, identity: Identity, call: Call) -> Fetched:
+        self.calls.append((identity, call))
+        self.reached.release()
+        assert self.open.wait(10), "the test never let the call end"
+        if self.fault is not None:
+            raise self.fault
+        if self.user_data is None:
+            return Fetched(Record(unknown_at=self.clock()), {})
+        values, _ = tell_apart(call, self.user_data)
+        parts = {part: Kept(pack(value), self.clock()) for part, value in values.items()}
+        return Fetched(Record(parts, None, self.user_data.get("user_id"), None), {})
+
+    def wait_for_call(self) -> None:
+        """Return when a call has reached us that was not yet waited for."""
+        assert self.reached.acquire(timeout=10), "no call came"

@@ -1,0 +1,242 @@
+"""The client against the sandbox, over loopback."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+import urllib3
+from requests.auth import AuthBase
+
+from proxy.amplitude import Amplitude, ApiKeyAuth, Fetched, from_json, translated
+from proxy.errors import (
+    NoAnswer,
+    QuotaExhausted,
+    UpstreamInvalid,
+    UpstreamRejected,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
+from proxy.parts import COHORTS, PROPERTIES, Identity, Part, recommendation
+from proxy.plan import plan
+from proxy.sandbox.server import Documented, Fault, FaultKind, Sandbox
+from proxy.telemetry import configure_logging
+from tests.conftest import free_port
+
+HOMEPAGE = recommendation("homepage")
+
+
+def amplitude(sandbox: Sandbox, *, timeout: float = 5.0, api_key: str | None = None, secret: str = "") -> Amplitude:
+    return Amplitude(sandbox.url, secret or sandbox.secret_key, api_key, timeout=timeout)
+
+
+def fetch(sandbox: Sandbox, *parts: Part, user: str = "ava", **options: Any) -> Fetched:
+    return amplitude(sandbox, **options).fetch(Identity(user, None), plan(parts)[0])
+
+
+def said(fetched: Fetched, part: Part) -> Any:
+    return json.loads(fetched.record.parts[part].value)
+
+
+def test_one_call_brings_several_parts_and_logs_only_the_exposure_asked(sandbox: Sandbox) -> None:
+    before = time.time()
+    fetched = fetch(sandbox, HOMEPAGE, PROPERTIES, COHORTS)
+    assert said(fetched, HOMEPAGE)["items"] == ["trail-shoe", "rain-shell", "head-torch"]
+    assert said(fetched, PROPERTIES)["gp:first_name"] == "Ava"
+    assert said(fetched, COHORTS) == ["vip", "c31"]
+    assert (fetched.record.user_id, fetched.record.device_id) == ("ava", "device-ava")
+    assert before <= fetched.record.said_at(COHORTS) <= time.time()
+    assert not fetched.faults
+    assert sandbox.exposures == [("ava", "homepage")]
+    assert sandbox.report()["calls"] == 1
+
+
+def test_awkward_ids_arrive_as_they_are(sandbox: Sandbox) -> None:
+    assert said(fetch(sandbox, PROPERTIES, user="dário & söhne"), PROPERTIES)["gp:日本"] == "Japan"
+    assert sandbox.calls[0][1]["user_id"] == "dário & söhne"
+
+
+def test_a_device_alone_is_a_user_too(sandbox: Sandbox) -> None:
+    fetched = amplitude(sandbox).fetch(Identity(None, "device-only"), plan([COHORTS])[0])
+    assert said(fetched, COHORTS) == ["app-users"]
+    assert (fetched.record.user_id, fetched.record.device_id) == (None, "device-only")
+
+
+@pytest.mark.parametrize("status", [200, 400, 404, 500])
+def test_unknown_is_recognised_whatever_the_status(sandbox: Sandbox, status: int) -> None:
+    sandbox.documented = Documented(unknown_status=status)
+    assert fetch(sandbox, COHORTS, user="nobody").record.unknown_at == pytest.approx(time.time(), abs=5)
+
+
+@pytest.mark.parametrize("unasked", ["null", "missing"])
+@pytest.mark.parametrize("dormant", ["null", "missing", "empty"])
+def test_a_dormant_user_has_no_recommendations_however_that_is_said(
+    sandbox: Sandbox, dormant: Any, unasked: Any
+) -> None:
+    sandbox.documented = Documented(dormant=dormant, unasked=unasked)
+    fetched = fetch(sandbox, HOMEPAGE, PROPERTIES, user="cleo")
+    assert said(fetched, HOMEPAGE) is None
+    assert said(fetched, PROPERTIES) == {"gp:first_name": "Cleo"}
+    assert not fetched.faults
+
+
+def test_both_ways_to_authenticate(sandbox: Sandbox) -> None:
+    sandbox.documented = Documented(credentials="api-key")
+    assert fetch(sandbox, COHORTS).record.parts
+    sandbox.documented = Documented(credentials="basic")
+    assert fetch(sandbox, COHORTS, api_key=sandbox.api_key).record.parts
+    with pytest.raises(UpstreamRejected):
+        fetch(sandbox, COHORTS)
+
+
+def test_a_wrong_secret_is_rejected(sandbox: Sandbox) -> None:
+    with pytest.raises(UpstreamRejected):
+        fetch(sandbox, COHORTS, secret="another")
+
+
+@pytest.mark.parametrize(("retry_after", "seconds"), [(None, 60), (7, 7), (0, 1), (999_999, 3600)])
+def test_a_429_says_for_how_long_to_stand_back(sandbox: Sandbox, retry_after: int | None, seconds: int) -> None:
+    sandbox.documented = Documented(retry_after=retry_after)
+    sandbox.per_minute = 1
+    fetch(sandbox, COHORTS)
+    with pytest.raises(QuotaExhausted) as refused:
+        fetch(sandbox, COHORTS)
+    assert refused.value.retry_after == seconds
+
+
+FAULTS: list[tuple[FaultKind, type[NoAnswer]]] = [
+    ("hang", UpstreamTimeout),
+    ("drip-headers", UpstreamTimeout),
+    ("drip-body", UpstreamTimeout),
+    ("slow", UpstreamTimeout),
+    ("reset", UpstreamUnavailable),
+    ("status", UpstreamUnavailable),
+    ("quota", QuotaExhausted),
+    ("broken-json", UpstreamInvalid),
+    ("wrong-shape", UpstreamInvalid),
+    ("oversize", UpstreamInvalid),
+    ("redirect", UpstreamInvalid),
+    ("not-utf-8", UpstreamInvalid),
+]
+
+
+@pytest.mark.parametrize(("kind", "fault"), FAULTS, ids=[kind for kind, _ in FAULTS])
+def test_every_fault_has_its_word_within_the_whole_calls_time(
+    sandbox: Sandbox, kind: FaultKind, fault: type[NoAnswer]
+) -> None:
+    sandbox.break_with(Fault(kind, seconds=20))
+    started = time.monotonic()
+    with pytest.raises(fault):
+        fetch(sandbox, COHORTS, timeout=0.4)
+    assert time.monotonic() - started < 0.9
+    sandbox.break_with(None)
+    assert fetch(sandbox, COHORTS).record.parts, "and the next call is none the worse"
+
+
+@pytest.mark.parametrize(
+    ("status", "fault"), [(403, UpstreamRejected), (404, UpstreamInvalid), (503, UpstreamUnavailable)]
+)
+def test_other_statuses(sandbox: Sandbox, status: int, fault: type[NoAnswer]) -> None:
+    sandbox.break_with(Fault("status", status=status))
+    with pytest.raises(fault):
+        fetch(sandbox, COHORTS)
+
+
+def test_no_redirect_is_followed(sandbox: Sandbox) -> None:
+    sandbox.break_with(Fault("redirect"))
+    with pytest.raises(UpstreamInvalid):
+        fetch(sandbox, COHORTS)
+    assert sandbox.statuses == {301: 1}
+
+
+def test_wrong_types_are_a_fault_of_their_part_alone(sandbox: Sandbox) -> None:
+    sandbox.break_with(Fault("wrong-types"))
+    fetched = fetch(sandbox, HOMEPAGE, PROPERTIES, COHORTS)
+    assert fetched.faults.keys() == {HOMEPAGE, PROPERTIES, COHORTS}
+    assert not fetched.record.parts
+
+
+def test_nobody_listening_is_unavailable() -> None:
+    nobody = Amplitude(f"http://127.0.0.1:{free_port()}", "secret", timeout=1)
+    with pytest.raises(UpstreamUnavailable):
+        nobody.fetch(Identity("u", None), plan([COHORTS])[0])
+
+
+def test_connections_are_kept_and_used_again(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    connect = urllib3.connection.HTTPConnection.connect
+
+    def counted(connection: urllib3.connection.HTTPConnection) -> None:
+        opened.append(connection)
+        connect(connection)
+
+    monkeypatch.setattr(urllib3.connection.HTTPConnection, "connect", counted)
+    client = amplitude(sandbox)
+    for _ in range(5):
+        client.fetch(Identity("ava", None), plan([COHORTS])[0])
+    assert len(opened) == 1
+
+
+def test_a_netrc_entry_and_a_proxy_variable_do_not_reach_loopback_calls(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login wrong password wrong\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    assert fetch(sandbox, COHORTS).record.parts
+
+
+def subclasses(kind: type[BaseException]) -> Iterator[type[BaseException]]:
+    for one in kind.__subclasses__():
+        yield one
+        yield from subclasses(one)
+
+
+@pytest.mark.parametrize("kind", sorted({requests.RequestException, *subclasses(requests.RequestException)}, key=str))
+def test_every_exception_of_requests_has_a_word(kind: type[requests.RequestException]) -> None:
+    assert isinstance(translated(kind.__new__(kind)), NoAnswer)
+
+
+def test_times_out_means_sent_and_no_connection_means_unavailable() -> None:
+    assert isinstance(translated(requests.ReadTimeout()), UpstreamTimeout)
+    assert isinstance(translated(requests.ConnectTimeout()), UpstreamUnavailable)
+
+
+def test_no_text_of_a_fault_holds_an_id(sandbox: Sandbox) -> None:
+    sandbox.break_with(Fault("reset"))
+    with pytest.raises(NoAnswer) as fault:
+        fetch(sandbox, COHORTS, user="somebody@example.com")
+    assert "somebody" not in repr(fault.value)
+    assert fault.value.__cause__ is None
+
+
+def test_the_http_library_logs_nothing_even_of_odd_headers(sandbox: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
+    configure_logging("DEBUG")
+    sandbox.break_with(Fault("bad-header"))
+    with caplog.at_level(logging.DEBUG):
+        fetch(sandbox, COHORTS, user="ava")
+    assert "ava" not in caplog.text
+    assert "Api-Key" not in caplog.text
+
+
+def test_the_secret_is_in_no_repr() -> None:
+    auth: AuthBase = ApiKeyAuth("the-secret")
+    assert "the-secret" not in repr(auth)
+    assert "the-secret" not in repr(vars(Amplitude("http://127.0.0.1", "the-secret", timeout=1)))
+
+
+@pytest.mark.parametrize("body", [b"NaN", b'{"a": Infinity}', b"\xff", b"", b"[" * 101 + b"]" * 101, b"[" * 200_000])
+def test_what_is_not_json_or_cannot_be_passed_on_is_refused(body: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        from_json(body)
+
+
+def test_numbers_that_python_cannot_write_back_are_kept_as_text() -> None:
+    assert from_json(b"[1e999, -1e999, 1.5, 12]") == ["1e999", "-1e999", 1.5, 12]
+    assert from_json(b"9" * 5000) == "9" * 5000

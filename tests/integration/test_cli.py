@@ -1,0 +1,152 @@
+"""The command line, run as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from proxy import __version__
+from proxy.keys import KeyRing, parse
+from tests.conftest import ROOT, free_port
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "proxy", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+@contextmanager
+def running(*arguments: str, until: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Start a command and yield it with what it printed up to the line that has `until`."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "proxy", *arguments],
+        cwd=ROOT,
+        env=os.environ | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout
+    printed = ""
+    try:
+        for line in process.stdout:
+            printed += line
+            if until in line:
+                break
+        yield process, printed
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate(timeout=20)
+
+
+def gone(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=2).close()
+    except OSError as error:
+        return "refused" in str(error)
+    return False
+
+
+def test_version() -> None:
+    assert run("--version").stdout.strip().endswith(__version__)
+
+
+def test_new_key_prints_a_secret_and_an_entry_that_accepts_it() -> None:
+    printed = run("new-key", "braze").stdout
+    secret = re.search(r"^secret\s+(\S+)$", printed, re.MULTILINE)
+    assert secret
+    entry = printed.strip().splitlines()[-1]
+    assert KeyRing(parse(entry)).check(secret[1], "braze") == "braze"
+    assert secret[1] not in entry
+
+
+def test_new_key_refuses_a_name_that_no_entry_can_have() -> None:
+    refused = run("new-key", "a b")
+    assert refused.returncode == 2
+    assert "letters, digits" in refused.stderr
+
+
+def test_a_command_that_does_not_exist_says_which_do() -> None:
+    assert run("dmeo").returncode == 2
+    assert "demo" in run("--help").stdout
+
+
+def test_demo_prints_curl_lines_that_work_and_ends_with_ctrl_c() -> None:
+    port = free_port()
+    # Whatever the user's shell has set, the demo needs none of it and heeds none of it.
+    noise = {"AMPLITUDE_REQUESTS_PER_MINUTE": "nonsense", "WEB_CONCURRENCY": "5", "GUNICORN_CMD_ARGS": "--bad"}
+    with running("demo", "--port", str(port), until="Ctrl-C", **noise) as (process, printed):
+        lines = [line.strip() for line in printed.splitlines() if line.strip().startswith("curl")]
+        asked = [line for line in lines if "/v1/" in line]
+        assert [line.split("/v1/")[1].split("?")[0] for line in asked] == [
+            "recommendations",
+            "properties",
+            "cohorts",
+            "profile",
+        ]
+        for line in asked:
+            body = json.loads(subprocess.run(shlex.split(line), capture_output=True, check=True).stdout)
+            assert (body["ok"], body["found"], body["user_id"]) == (True, True, "ava")
+        for line in lines:
+            if "/v1/" not in line:
+                json.loads(subprocess.run(shlex.split(line), capture_output=True, check=True).stdout)
+        tags = [line.strip() for line in printed.splitlines() if "{% connected_content" in line]
+        assert len(tags) == 4
+        addresses = set(re.findall(r"http://127\.0\.0\.1:\d+", printed))
+        assert len(addresses) == 2
+        process.send_signal(signal.SIGINT)
+        assert process.wait(15) == 0
+        assert all(gone(address) for address in addresses)
+    assert process.returncode == 0
+
+
+def test_demo_takes_the_next_port_when_its_own_is_taken() -> None:
+    port = free_port()
+    with (
+        running("demo", "--port", str(port), until="Ctrl-C") as (_, first),
+        running("demo", "--port", str(port), until="Ctrl-C") as (second, printed),
+    ):
+        assert f"http://127.0.0.1:{port} " in first
+        assert f"http://127.0.0.1:{port} " not in printed
+        second.send_signal(signal.SIGTERM)
+        assert second.wait(15) == 0
+
+
+def test_sandbox_runs_alone_breaks_and_mends_over_http() -> None:
+    port = free_port()
+    with running("sandbox", "--port", str(port), "--unknown-status", "404", until="Ctrl-C") as (process, printed):
+        base = f"http://127.0.0.1:{port}"
+        assert f"AMPLITUDE_BASE_URL={base} AMPLITUDE_SECRET_KEY=sandbox-secret-key" in printed
+
+        def call(method: str, path: str) -> dict[str, object]:
+            request = urllib.request.Request(base + path, method=method)
+            request.add_header("Authorization", "Api-Key sandbox-secret-key")
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                return json.load(answer)  # type: ignore[no-any-return]
+
+        assert call("GET", "/v1/userprofile?user_id=ava&get_cohort_ids=true")["userData"]
+        assert call("POST", "/sandbox/fault?kind=broken-json&times=1")["fault"]
+        assert call("DELETE", "/sandbox/fault") == {"fault": None}
+        assert call("GET", "/sandbox/report")["calls"] == 1
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+
+
+def test_sandbox_says_what_to_do_when_its_port_is_taken() -> None:
+    port = free_port()
+    with running("sandbox", "--port", str(port), until="Ctrl-C"):
+        refused = run("sandbox", "--port", str(port))
+    assert refused.returncode == 1
+    assert "--port" in refused.stderr
+    assert "Traceback" not in refused.stderr

@@ -1,0 +1,161 @@
+"""The real service under its shipped configuration, over real HTTP, judged by the sandbox's own count."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+
+from proxy.sandbox.server import Fault, FaultKind, Sandbox
+from tests.conftest import SECRET, Service
+
+_numbers = itertools.count(1_000)
+
+
+@pytest.fixture
+def user() -> str:
+    """Return a known user that no other test asked for."""
+    from proxy.sandbox.population import find
+
+    while True:
+        person = find(f"user-{next(_numbers)}", None)
+        if person and person.user_id and person.recommendations:
+            return person.user_id
+
+
+def at_once(service: Service, paths: list[str]) -> list[requests.Response]:
+    """Ask for all of `paths` at the same instant."""
+    start = threading.Barrier(len(paths))
+
+    def ask(path: str) -> requests.Response:
+        start.wait()
+        return service.get(path)
+
+    with ThreadPoolExecutor(len(paths)) as pool:
+        return list(pool.map(ask, paths))
+
+
+def test_a_hundred_identical_requests_at_once_cost_one_call(service: Service, user: str) -> None:
+    answers = at_once(service, [f"/v1/recommendations?user_id={user}&rec_id=homepage"] * 100)
+    assert {answer.status_code for answer in answers} == {200}
+    assert all(answer.json()["ok"] for answer in answers)
+    assert len({answer.content for answer in answers}) == 1
+    report = service.sandbox.report()
+    assert (report["calls"], report["exposures"]) == (1, 1)
+    outcomes = [answer.headers["Cache-Status"].partition("; ")[2] for answer in answers]
+    assert outcomes.count("fwd=miss; stored") == 1
+
+
+def test_recommendations_then_properties_then_cohorts_cost_one_call(service: Service, user: str) -> None:
+    for path in ("recommendations?rec_id=homepage&", "properties?", "cohorts?"):
+        assert service.get(f"/v1/{path}user_id={user}").json()["ok"]
+    assert service.sandbox.report()["calls"] == 1
+
+
+def test_properties_then_recommendations_cost_two(service: Service, user: str) -> None:
+    for path in ("properties?", "recommendations?rec_id=homepage&"):
+        assert service.get(f"/v1/{path}user_id={user}").json()["ok"]
+    assert service.sandbox.report()["calls"] == 2
+
+
+def test_a_profile_costs_one_and_then_each_route_none(service: Service, user: str) -> None:
+    include = "include=recommendations,properties,cohorts&rec_id=homepage"
+    assert service.get(f"/v1/profile?user_id={user}&{include}").headers["X-Amplitude-Calls"] == "1"
+    for path in ("recommendations?rec_id=homepage&", "properties?", "cohorts?"):
+        assert service.get(f"/v1/{path}user_id={user}").headers["X-Amplitude-Calls"] == "0"
+    assert service.sandbox.report()["calls"] == 1
+
+
+def test_recommendations_and_properties_at_the_same_instant_cost_at_most_two(service: Service, user: str) -> None:
+    at_once(service, [f"/v1/recommendations?user_id={user}&rec_id=homepage", f"/v1/properties?user_id={user}"])
+    assert service.sandbox.report()["calls"] <= 2
+
+
+def test_no_recommendation_is_fetched_that_nobody_asked_for(service: Service, user: str) -> None:
+    service.get(f"/v1/profile?user_id={user}&include=properties,cohorts&rec_id=homepage")
+    service.get(f"/v1/recommendations?user_id={user}&rec_id=homepage,also-bought")
+    assert sorted(service.sandbox.exposures) == [(user, "also-bought"), (user, "homepage")]
+
+
+@pytest.mark.parametrize("kind", ["hang", "drip-headers", "drip-body", "slow"])
+def test_no_answer_is_later_than_the_deadline_and_what_comes_later_is_kept(
+    service: Service, user: str, kind: FaultKind
+) -> None:
+    service.sandbox.break_with(Fault(kind, seconds=2.2, user_id=user))
+    paths = [f"/v1/cohorts?user_id={user}"] * 30
+    started = time.monotonic()
+    answers = at_once(service, paths)
+    assert time.monotonic() - started < 1.75  # thirty threads of ours and theirs on two busy cores
+    assert {answer.json()["error"] for answer in answers} == {"upstream_timeout"}
+    assert service.sandbox.report()["calls"] == 1
+    if kind == "hang":
+        return
+    for _ in range(100):
+        if (answer := service.get(paths[0])).json()["ok"]:
+            break
+        time.sleep(0.1)
+    assert answer.json()["ok"]
+    assert service.sandbox.report()["calls"] == 1
+
+
+def test_an_answer_slower_than_the_deadline_is_a_hit_for_the_next(service: Service, user: str) -> None:
+    service.sandbox.break_with(Fault("slow", seconds=1.4, user_id=user))
+    assert service.get(f"/v1/cohorts?user_id={user}").elapsed.total_seconds() < 1.6
+    time.sleep(0.3)
+    hit = service.get(f"/v1/cohorts?user_id={user}")
+    assert hit.json()["ok"]
+    assert "hit" in hit.headers["Cache-Status"]
+    assert service.sandbox.report()["calls"] == 1
+
+
+def test_a_fault_ends_when_the_fault_ends(service: Service, user: str) -> None:
+    service.sandbox.break_with(Fault("status", status=503, user_id=user))
+    assert service.get(f"/v1/cohorts?user_id={user}").json()["error"] == "upstream_unavailable"
+    service.sandbox.break_with(None)
+    assert service.get(f"/v1/cohorts?user_id={user}").json()["ok"]
+
+
+def test_more_users_than_the_quota_are_told_at_once_and_amplitude_never_refuses(
+    start_service: Callable[..., Service],
+) -> None:
+    with Sandbox(per_minute=60) as sandbox:
+        service = start_service(sandbox, AMPLITUDE_REQUESTS_PER_MINUTE="60")
+        started = time.monotonic()
+        answers = at_once(service, [f"/v1/cohorts?user_id=user-{number}" for number in range(1, 101)])
+        assert time.monotonic() - started < 1.7
+        words = [answer.json()["error"] for answer in answers]
+        assert words.count(None) >= 6
+        assert set(words) == {None, "quota_exhausted"}
+        assert sandbox.statuses[429] == 0
+        assert sandbox.report()["calls"] == words.count(None)
+
+
+def test_a_chunked_body_over_the_limit_is_a_413(service: Service) -> None:
+    chunks = (b"x" * 1000 for _ in range(40))
+    headers = {"X-API-Key": SECRET, "Content-Type": "application/json"}
+    answer = requests.post(f"{service.url}/v1/cohorts?user_id=u", data=chunks, headers=headers, timeout=5)
+    assert answer.status_code == 413
+
+
+def test_the_log_has_a_json_line_a_request_and_no_id_or_secret(service: Service) -> None:
+    service.sandbox.break_with(Fault("bad-header"))
+    hidden = "hidden-user@example.com"
+    auth = ("braze", SECRET)
+    requests.get(f"{service.url}/v1/cohorts", params={"user_id": hidden}, auth=auth, timeout=5)
+    requests.get(f"{service.url}/v1/cohorts", params={"user_id": "ava"}, auth=("braze", "wrong-secret"), timeout=5)
+    requests.get(f"{service.url}/nowhere/{hidden}", timeout=5)
+    requests.post(f"{service.url}/v1/cohorts", json={"user_id": hidden * 99}, auth=auth, timeout=5)
+    text = service.log.read_text()
+    for secret in (hidden, "hidden-user", SECRET, "wrong-secret", service.sandbox.secret_key):
+        assert secret not in text
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    requested = [line for line in lines if line["event"] == "request" and line["route"] == "/v1/cohorts"]
+    assert requested
+    assert {"method", "route", "status", "ms", "caller", "cache", "calls", "request_id", "time"} <= requested[-2].keys()
+    assert {line["caller"] for line in requested} == {"braze"}

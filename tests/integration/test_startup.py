@@ -1,0 +1,48 @@
+"""How a wrong setting stops the start: a line a fault, no traceback, no secret, no worker respawned."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT, free_port
+
+BAD = {
+    "AMPLITUDE_BASE_URL": "http://profile-api.amplitude.com",
+    "PROXY_API_KEYS": "braze:short-secret",
+    "CACHE_FRESH_SECONDS": "soon",
+}
+
+
+def start(command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME")} | variables
+    return subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    "command", [["-m", "gunicorn", "wsgi:app", "--bind", f"127.0.0.1:{free_port()}"], ["-c", "import wsgi"]]
+)
+def test_every_fault_is_a_line_and_the_start_ends(command: list[str]) -> None:
+    ended = start(command, **BAD)
+    assert ended.returncode not in (0, None)
+    faults = [line for line in ended.stderr.splitlines() if ", e.g. " in line]
+    assert [line.split()[0] for line in faults] == [
+        "AMPLITUDE_SECRET_KEY",
+        "AMPLITUDE_BASE_URL",
+        "PROXY_API_KEYS",
+        "CACHE_FRESH_SECONDS",
+    ]
+    assert "Traceback" not in ended.stderr
+    assert "short-secret" not in ended.stderr
+
+
+def test_a_worker_that_finds_the_fault_itself_is_not_respawned() -> None:
+    ended = start(["-m", "gunicorn", "wsgi:app", "-c", os.devnull, "--bind", f"127.0.0.1:{free_port()}"], **BAD)
+    assert ended.returncode == 4
+    assert ended.stderr.count("AMPLITUDE_SECRET_KEY is missing") == 1
+    assert "Traceback" not in ended.stderr

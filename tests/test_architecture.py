@@ -1,0 +1,22 @@
+"""The import contracts of pyproject.toml, and what no contract can say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_import_contracts_are_kept() -> None:
+    lint = Path(sys.executable).parent / "lint-imports"
+    ended = subprocess.run([lint, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout
+
+
+def test_a_pure_room_can_be_imported_without_flask_or_requests() -> None:
+    rooms = "names, parts, plan, query, shaping, keys, settings, errors, quota"
+    code = f"import sys; from proxy import {rooms}; print(sorted({{'flask', 'requests', 'redis'}} & set(sys.modules)))"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "[]"

@@ -1,0 +1,267 @@
+"""Profiles, flights, quota and store together, with a clock that is moved and an Amplitude that answers on command."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from proxy.errors import QuotaExhausted, UpstreamInvalid, UpstreamUnavailable
+from proxy.flights import Flights
+from proxy.parts import COHORTS, PROPERTIES, Identity, Lifetimes, Part, Record, recommendation
+from proxy.profiles import Answer, Profiles
+from proxy.quota import Quota
+from proxy.store import Store
+from tests.fakes import FakeClock, FakeSource
+
+USER = Identity("u", None)
+LIFETIMES = Lifetimes(fresh=900, negative=60)
+
+
+class World:
+    """The rooms below the web, wired as in production but for clock and source."""
+
+    def __init__(
+        self, clock: FakeClock, *, per_minute: int = 600, along: tuple[Part, ...] = (), max_waiting: int = 50
+    ) -> None:
+        self.clock = clock
+        self.source = FakeSource(clock)
+        self.quota = Quota(per_minute, monotonic=clock)
+        self.store = Store(max_bytes=1_000_000, lifetimes=LIFETIMES, now=clock)
+        self.flights = Flights(
+            self.source.fetch,
+            self.store,
+            self.quota,
+            LIFETIMES,
+            along=along,
+            threads=20,
+            call_timeout=5,
+            now=clock,
+            monotonic=clock,
+            sleep=clock.sleep,
+        )
+        self.profiles = Profiles(
+            self.store, self.flights, LIFETIMES, max_waiting=max_waiting, now=clock, monotonic=clock
+        )
+        self.callers = ThreadPoolExecutor(50)
+
+    def get(self, *parts: Part, identity: Identity = USER, patience: float = 1.5, retry: bool = False) -> Answer:
+        return self.profiles.get(identity, parts, until=self.clock() + patience, wanted_later=retry)
+
+    def ask(self, *parts: Part, identity: Identity = USER, patience: float = 1.5) -> Future[Answer]:
+        return self.callers.submit(self.get, *parts, identity=identity, patience=patience)
+
+    def wait_until_waiting(self, part: Part, identity: Identity = USER) -> None:
+        """Return when somebody waits for `part`."""
+        for _ in range(10_000):
+            if part in self.flights._under_way.get(identity, {}):
+                return
+            threading.Event().wait(0.001)
+        raise AssertionError("nobody came to wait")
+
+
+@pytest.fixture
+def world(clock: FakeClock) -> Iterator[World]:
+    world = World(clock)
+    yield world
+    world.source.open.set()
+
+
+def test_a_miss_is_fetched_and_the_next_is_a_hit(world: World) -> None:
+    first = world.get(COHORTS)
+    assert (first.forwarded, first.opened, first.calls, first.error) == ("miss", True, 1, None)
+    second = world.get(COHORTS)
+    assert (second.forwarded, second.calls) == (None, 0)
+    assert len(world.source.calls) == 1
+
+
+def test_a_hundred_at_once_share_one_call(world: World) -> None:
+    world.source.open.clear()
+    start = threading.Barrier(50)
+
+    def caller() -> Answer:
+        start.wait()
+        return world.get(COHORTS)
+
+    answers = [world.callers.submit(caller) for _ in range(50)]
+    world.source.wait_for_call()
+    world.source.open.set()
+    assert all(answer.result(10).error is None for answer in answers)
+    assert len(world.source.calls) == 1
+
+
+def test_failure_is_shared_as_success_is(world: World) -> None:
+    world.source.open.clear()
+    world.source.fault = UpstreamUnavailable()
+    answers = [world.ask(COHORTS) for _ in range(10)]
+    world.source.wait_for_call()
+    world.source.open.set()
+    words = {answer.result(10).error.word for answer in answers}  # type: ignore[union-attr]
+    assert words == {"upstream_unavailable"}
+    assert len(world.source.calls) <= 2, "a caller that came after the failure may try again, the others may not"
+
+
+def test_a_queued_flight_is_widened_so_two_questions_cost_one_call(clock: FakeClock) -> None:
+    world = World(clock, per_minute=100)
+    while world.quota.book(clock()):  # the burst is spent: whoever comes now is queued
+        pass
+    answers = [world.ask(COHORTS), world.ask(PROPERTIES), world.ask(recommendation("a"))]
+    for part in (COHORTS, PROPERTIES, recommendation("a")):
+        world.wait_until_waiting(part)
+    assert not world.source.calls
+    clock.advance(0.7)
+    assert [answer.result(10).calls for answer in answers] == [1, 1, 1]
+    ((_, call),) = world.source.calls
+    assert call.parts == {COHORTS, PROPERTIES, recommendation("a")}
+
+
+def test_what_is_asked_while_a_call_is_on_its_way_joins_or_goes_with_another(world: World) -> None:
+    world.source.open.clear()
+    first = world.ask(COHORTS)
+    world.source.wait_for_call()
+    joined, other = world.ask(COHORTS), world.ask(COHORTS, PROPERTIES)
+    world.source.wait_for_call()
+    world.source.open.set()
+    assert [answer.result(10).calls for answer in (first, joined, other)] == [1, 1, 2]
+    assert [call.parts for _, call in world.source.calls] == [{COHORTS}, {PROPERTIES}]
+    assert not joined.result().opened
+
+
+def test_what_rides_along_can_be_joined_and_is_kept(clock: FakeClock) -> None:
+    world = World(clock, along=(PROPERTIES, COHORTS))
+    world.source.open.clear()
+    first = world.ask(recommendation("a"))
+    world.source.wait_for_call()
+    joined = world.ask(COHORTS)
+    world.source.open.set()
+    assert first.result(10).calls == joined.result(10).calls == 1
+    assert world.get(PROPERTIES).forwarded is None
+    assert len(world.source.calls) == 1
+
+
+def test_recommendations_of_two_types_are_two_calls_each_with_its_place_in_the_quota(world: World) -> None:
+    answer = world.get(recommendation("a", "model"), recommendation("a", "random"))
+    assert (answer.error, answer.calls) == (None, 2)
+    assert len(world.source.calls) == 2
+
+
+def test_nobody_waits_for_what_cannot_come_in_time(clock: FakeClock) -> None:
+    world = World(clock, per_minute=1)
+    assert world.get(COHORTS).error is None
+    refused = world.get(COHORTS, identity=Identity("other", None))
+    assert isinstance(refused.error, QuotaExhausted)
+    assert refused.error.retry_after == 60
+    assert refused.calls == 0
+    assert len(world.source.calls) == 1
+
+
+def test_the_parts_that_are_there_are_answered_when_the_others_cannot_be(clock: FakeClock) -> None:
+    world = World(clock, per_minute=1)
+    world.get(COHORTS)
+    partial = world.get(PROPERTIES, COHORTS)
+    assert isinstance(partial.error, QuotaExhausted)
+    assert partial.forwarded == "partial"
+    assert partial.record.parts.keys() == {COHORTS}
+
+
+def test_a_late_answer_is_kept_and_its_caller_told_that_it_is_awaited(world: World) -> None:
+    world.source.open.clear()
+    assert world.get(COHORTS, patience=0.05).error.word == "upstream_timeout"  # type: ignore[union-attr]
+    landing = world.flights._under_way[USER][COHORTS].landed
+    world.source.open.set()
+    landing.result(10)
+    assert world.get(COHORTS).forwarded is None
+
+
+def test_unknown_is_unknown_for_every_section_and_only_briefly(world: World) -> None:
+    world.source.user_data = None
+    world.get(COHORTS)
+    found = world.get(PROPERTIES, recommendation("a"))
+    assert (found.forwarded, found.record.unknown_at) == (None, world.clock())
+    world.clock.advance(61)
+    world.source.user_data = {"cohort_ids": ["c"]}
+    assert world.get(COHORTS).record.unknown_at is None
+    assert len(world.source.calls) == 2
+
+
+def test_after_429_nobody_is_sent_until_the_stand_back_is_over(world: World) -> None:
+    world.source.fault = QuotaExhausted(retry_after=60)
+    assert world.get(COHORTS).error.word == "quota_exhausted"  # type: ignore[union-attr]
+    world.source.fault = None
+    refused = world.get(COHORTS)
+    assert (refused.error.word, refused.calls) == ("quota_exhausted", 0)  # type: ignore[union-attr]
+    world.clock.advance(61)
+    assert world.get(COHORTS).error is None
+
+
+def test_a_queued_flight_is_not_sent_into_a_stand_back(clock: FakeClock) -> None:
+    world = World(clock, per_minute=100)
+    while world.quota.book(clock()):
+        pass
+    answer = world.ask(COHORTS)
+    world.wait_until_waiting(COHORTS)
+    world.quota.stand_back(60)
+    clock.advance(0.7)
+    assert answer.result(10).error.word == "quota_exhausted"  # type: ignore[union-attr]
+    assert not world.source.calls
+
+
+@pytest.mark.parametrize(("retry", "calls"), [(False, 0), (True, 1)])
+def test_a_recommendation_whose_message_has_gone_is_fetched_only_for_who_comes_back(
+    clock: FakeClock, retry: bool, calls: int
+) -> None:
+    world = World(clock, per_minute=100)
+    while world.quota.book(clock()):
+        pass
+    ticket = world.flights.join(USER, [recommendation("a"), COHORTS], until=clock() + 1.2, wanted_later=retry)
+    clock.advance(5)  # the thread that flies was kept from running for longer than the caller stayed
+    ticket.wait(10)
+    assert isinstance(ticket.outcome(COHORTS), Record)
+    asked = [part for _, call in world.source.calls for part in call.parts if part == recommendation("a")]
+    assert len(asked) == calls
+
+
+def test_a_flight_that_finds_its_parts_already_there_sends_nothing_and_gives_its_place_back(clock: FakeClock) -> None:
+    world = World(clock, per_minute=100)
+    while world.quota.book(clock()):
+        pass
+    answer = world.ask(COHORTS)
+    world.wait_until_waiting(COHORTS)
+    world.store.merge(USER, world.source.fetch(USER, _call(COHORTS)).record)
+    world.source.calls.clear()
+    clock.advance(0.7)
+    assert answer.result(10).error is None
+    assert not world.source.calls
+
+
+def test_a_fault_of_ours_leaves_nobody_waiting_and_spends_no_more_than_the_call(world: World) -> None:
+    world.source.fault = ValueError("a bug")
+    assert isinstance(world.get(COHORTS).error, UpstreamInvalid)
+    world.source.fault = None
+    assert world.get(COHORTS).error is None
+    assert not world.flights._under_way
+    assert not world.flights._queued
+
+
+def test_when_every_place_to_wait_is_taken_the_next_caller_leaves_at_once(clock: FakeClock) -> None:
+    world = World(clock, max_waiting=1)
+    world.source.open.clear()
+    waiting = world.ask(COHORTS)
+    world.source.wait_for_call()
+    assert world.get(COHORTS).error.word == "quota_exhausted"  # type: ignore[union-attr]
+    world.source.open.set()
+    assert waiting.result(10).error is None
+
+
+def test_no_thread_runs_before_the_first_call(clock: FakeClock) -> None:
+    before = threading.active_count()
+    World(clock)
+    assert threading.active_count() == before
+
+
+def _call(*parts: Part):  # type: ignore[no-untyped-def]
+    from proxy.plan import plan
+
+    return plan(parts)[0]

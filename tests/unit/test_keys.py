@@ -1,0 +1,77 @@
+"""Caller keys."""
+
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.keys import BadEntry, KeyRing, entry, generate, parse
+
+PLAIN = "0123456789abcdef"
+
+
+def ring(entries: str) -> KeyRing:
+    return KeyRing(parse(entries))
+
+
+def test_a_plain_and_a_hashed_secret_both_open_and_name_the_caller() -> None:
+    keys = ring(f"braze:{PLAIN}, ops:sha256${hashlib.sha256(b'another-secret-x').hexdigest().upper()} ,")
+    assert keys.check(PLAIN) == "braze"
+    assert keys.check("another-secret-x") == "ops"
+    assert keys.check("something-else") is None
+
+
+def test_the_name_must_fit_where_one_is_presented() -> None:
+    keys = ring(f"braze:{PLAIN}")
+    assert keys.check(PLAIN, "braze") == "braze"
+    assert keys.check(PLAIN, "other") is None
+    assert keys.check(PLAIN, "") is None
+
+
+def test_the_same_name_twice_is_a_rotation() -> None:
+    keys = ring(f"braze:{PLAIN},braze:another-secret-x")
+    assert keys.check(PLAIN, "braze") == keys.check("another-secret-x", "braze") == "braze"
+
+
+def test_the_hash_itself_is_no_secret() -> None:
+    (key,) = parse(f"braze:{PLAIN}")
+    assert KeyRing((key,)).check(f"sha256${key.digest.hex()}") is None
+
+
+@pytest.mark.parametrize(
+    "secret", ["0123456789abcde", "0123456789 abcdef", "0123456789abcdeé", "abc=0123456789abcdef", "sha256$abc", ""]
+)
+def test_a_bad_secret_is_refused_and_not_shown(secret: str) -> None:
+    with pytest.raises(BadEntry) as refused:
+        parse(f"ok:{PLAIN},braze:{secret}")
+    assert "entry 2" in str(refused.value)
+    assert not secret or secret not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["no-colon-in-this-entry", "a name:0123456789abcdef", ":0123456789abcdef"])
+def test_a_bad_name_is_refused(text: str) -> None:
+    with pytest.raises(BadEntry, match="entry 1"):
+        parse(text)
+
+
+def test_padding_is_allowed_at_the_end() -> None:
+    assert ring(f"braze:{PLAIN}==").check(f"{PLAIN}==") == "braze"
+
+
+def test_a_generated_secret_opens_by_its_entry_which_does_not_reveal_it() -> None:
+    secret = generate()
+    line = entry("braze", secret)
+    assert secret not in line
+    assert ring(line).check(secret, "braze") == "braze"
+    assert generate() != secret
+
+
+def test_no_digest_is_in_a_repr() -> None:
+    (key,) = parse(f"braze:{PLAIN}")
+    assert repr(key) == "Key('braze')"
+
+
+@given(st.text(), st.text() | st.none())
+def test_whatever_is_presented_is_answered_not_raised(secret: str, name: str | None) -> None:
+    assert ring(f"braze:{PLAIN}").check(secret, name) is None or secret == PLAIN

@@ -1,0 +1,72 @@
+"""Liquid-safe names."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.names import safe_names
+
+
+@pytest.mark.parametrize(
+    ("exact", "safe"),
+    [
+        ("plan", "plan"),
+        ("gp:plan", "plan"),
+        ("gp:gp:plan", "gp_plan"),
+        ("loyalty-points", "loyalty-points"),
+        ("_hidden", "_hidden"),
+        ("my prop", "my_prop"),
+        ("plan.type", "plan_type"),
+        ("[Amplitude] City", "Amplitude_City"),
+        ("a  --  b", "a_--_b"),
+        ("-lead", "lead"),
+        ("trail é", "trail"),
+        ("1st", "_1st"),
+        ("日本", "_"),
+        ("", "_"),
+        ("gp:", "_"),
+        ("new\nline", "new_line"),
+        ("plan\n", "plan"),
+    ],
+)
+def test_a_name_is_kept_or_rewritten(exact: str, safe: str) -> None:
+    assert safe_names([exact]) == {exact: safe}
+
+
+def test_a_name_that_was_safe_keeps_it_against_an_earlier_one_that_was_not() -> None:
+    assert safe_names(["my prop", "my_prop"]) == {"my prop": "my_prop_2", "my_prop": "my_prop"}
+
+
+def test_among_equals_the_first_keeps_the_name_and_later_ones_get_the_first_free_number() -> None:
+    assert safe_names(["a b", "a.b", "a_b_2", "a:b"]) == {
+        "a b": "a_b",
+        "a.b": "a_b_3",
+        "a_b_2": "a_b_2",
+        "a:b": "a_b_4",
+    }
+
+
+def test_with_and_without_prefix_are_both_safe_so_the_first_wins() -> None:
+    assert safe_names(["gp:plan", "plan"]) == {"gp:plan": "plan", "plan": "plan_2"}
+    assert safe_names(["plan", "gp:plan"]) == {"plan": "plan", "gp:plan": "plan_2"}
+
+
+def test_missing_names_come_after_all_others() -> None:
+    assert safe_names(["a b"], missing=["a_b"]) == {"a b": "a_b", "a_b": "a_b_2"}
+
+
+@given(st.lists(st.text(max_size=6), unique=True), st.lists(st.text(max_size=6), unique=True))
+def test_names_are_unique_safe_and_complete_whatever_they_were(exact: list[str], missing: list[str]) -> None:
+    names = safe_names(exact, missing)
+    assert set(names) == {*exact, *missing}
+    assert len(set(names.values())) == len(names)
+    assert all(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", name) for name in names.values())
+
+
+@given(st.lists(st.text(alphabet="ab _.", max_size=4), unique=True), st.data())
+def test_an_existing_name_does_not_depend_on_what_is_missing(exact: list[str], data: st.DataObject) -> None:
+    missing = data.draw(st.lists(st.text(alphabet="ab _.", max_size=4), unique=True))
+    with_missing = safe_names(exact, missing)
+    assert {name: with_missing[name] for name in exact} == safe_names(exact)

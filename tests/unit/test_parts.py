@@ -1,0 +1,67 @@
+"""Records, lifetimes and merging."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.parts import COHORTS, EMPTY, PROPERTIES, Kept, Lifetimes, Record, freshness, merge, pack, recommendation
+
+LIFETIMES = Lifetimes(fresh=900, negative=60)
+
+
+def record(at: float, *parts: object) -> Record:
+    return Record({part: Kept(b"1", at) for part in parts})  # type: ignore[misc]
+
+
+def test_a_part_is_fresh_until_its_lifetime_ends() -> None:
+    kept = record(100, COHORTS)
+    assert LIFETIMES.usable(kept, [COHORTS, PROPERTIES], 999.9) == [COHORTS]
+    assert LIFETIMES.usable(kept, [COHORTS], 1000) == []
+
+
+def test_unknown_answers_every_part_but_only_briefly() -> None:
+    unknown = Record(unknown_at=100)
+    assert LIFETIMES.usable(unknown, [COHORTS, recommendation("a")], 159) == [COHORTS, recommendation("a")]
+    assert LIFETIMES.pruned(unknown, 160) == EMPTY
+
+
+def test_pruning_drops_what_may_not_be_served() -> None:
+    both = merge(record(100, COHORTS), record(500, PROPERTIES))
+    assert LIFETIMES.pruned(both, 1200).parts.keys() == {PROPERTIES}
+    assert LIFETIMES.pruned(both, 600) is both
+
+
+def test_unknown_and_known_replace_each_other_by_time() -> None:
+    known, unknown = record(100, COHORTS), Record(unknown_at=200)
+    assert merge(known, unknown) is merge(unknown, known) is unknown
+    later = record(300, COHORTS)
+    assert merge(unknown, later) is merge(later, unknown) is later
+
+
+def test_freshness_is_the_oldest_age_and_the_least_time_left() -> None:
+    both = merge(record(100, COHORTS), record(500, PROPERTIES))
+    found = freshness(both, [COHORTS, PROPERTIES, recommendation("a")], LIFETIMES, 600)
+    assert found is not None
+    assert (found.age, found.left) == (500, 400)
+    assert freshness(both, [recommendation("a")], LIFETIMES, 600) is None
+
+
+def test_lone_surrogates_do_not_stop_packing() -> None:
+    assert pack({"a": "\ud800"}) == b'{"a":"?"}'
+
+
+parts = st.sampled_from([PROPERTIES, COHORTS, recommendation("a"), recommendation("a", "model")])
+records = st.one_of(
+    st.builds(Record, st.dictionaries(parts, st.builds(Kept, st.sampled_from([b"1", b"2"]), st.integers(0, 9)))),
+    st.builds(lambda at: Record(unknown_at=at), st.integers(0, 9)),
+)
+
+
+@given(records, records)
+def test_merging_again_changes_nothing_and_no_later_word_is_lost(old: Record, new: Record) -> None:
+    merged = merge(old, new)
+    assert merge(merged, new) == merged
+    if merged.unknown_at is None:
+        for part in (*old.parts, *new.parts):
+            if old.unknown_at is None and new.unknown_at is None:
+                times = [r.parts[part].at for r in (old, new) if part in r.parts]
+                assert merged.parts[part].at == max(times)

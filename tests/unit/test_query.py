@@ -1,0 +1,143 @@
+"""Parameters -> Ask."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.errors import BadRequest
+from proxy.parts import COHORTS, PROPERTIES, Identity, Section, recommendation
+from proxy.query import Ask, from_json, parse
+
+
+def ask(section: Section | None, **given: Any) -> Ask:
+    return parse(section, given.items())
+
+
+def test_the_parts_of_a_profile_come_in_the_order_in_which_errors_are_named() -> None:
+    asked = ask(None, user_id="u", include="cohorts,recommendations,properties", rec_id="b,a", rec_type="model")
+    assert asked.parts == [recommendation("b", "model"), recommendation("a", "model"), PROPERTIES, COHORTS]
+
+
+def test_a_section_that_is_not_included_is_not_asked_even_when_its_ids_are_given() -> None:
+    assert ask(None, user_id="u", include="cohorts", rec_id="a").parts == [COHORTS]
+
+
+def test_values_are_trimmed_and_blank_ids_dropped() -> None:
+    assert ask("cohorts", user_id=" \n u\t", device_id="  ").identity == Identity("u", None)
+
+
+def test_lists_are_trimmed_in_order_without_blanks_and_repeats() -> None:
+    assert ask("recommendations", user_id="u", rec_id=" b ,,a,b,\n").rec_ids == ("b", "a")
+
+
+@pytest.mark.parametrize("given", [{"user_id": ""}, {"device_id": " "}, {"user_id": "\n", "device_id": ""}])
+def test_a_blank_id_is_anonymous_and_no_mistake(given: dict[str, str]) -> None:
+    assert ask("cohorts", **given).anonymous
+
+
+def test_an_unknown_parameter_is_ignored_even_twice_and_malformed() -> None:
+    given = [("user_id", "u"), ("cb", "1"), ("cb", "\x00"), ("rec_id", "x" * 999), ("rec_id", "y")]
+    assert parse("cohorts", given) == Ask(Identity("u", None), ("cohorts",))
+
+
+@pytest.mark.parametrize("blank", ["", " "])
+def test_a_blank_optional_parameter_counts_as_absent(blank: str) -> None:
+    asked = ask("recommendations", user_id="u", rec_id="a", rec_type=blank, on_error=blank)
+    assert (asked.rec_type, asked.on_error) == (None, "default")
+
+
+@pytest.mark.parametrize(
+    ("section", "given", "named"),
+    [
+        ("cohorts", {}, "user_id"),
+        ("recommendations", {"user_id": "u"}, "rec_id"),
+        ("recommendations", {"user_id": "u", "rec_id": " , "}, "rec_id"),
+        (None, {"user_id": "u"}, "include"),
+        (None, {"user_id": "u", "include": "cohorts,nonsense"}, "include"),
+        (None, {"user_id": "u", "include": "recommendations"}, "rec_id"),
+        ("cohorts", {"user_id": "u", "on_error": "explode"}, "on_error"),
+        ("cohorts", {"user_id": "u", "on_error": "Retry"}, "on_error"),
+        ("cohorts", {"user_id": "u" * 513}, "user_id"),
+        ("cohorts", {"device_id": "a\x00b"}, "device_id"),
+        ("cohorts", {"device_id": "a\x85b"}, "device_id"),
+        ("cohorts", {"device_id": "a\ud800b"}, "device_id"),
+        ("cohorts", {"user_id": "u", "cohort_id": "a," + "b" * 513}, "cohort_id"),
+        ("cohorts", {"user_id": "u", "cohort_id": ",".join(map(str, range(21)))}, "cohort_id"),
+        ("recommendations", {"user_id": "u", "rec_id": ["a,b"]}, "rec_id"),
+        ("properties", {"user_id": "u", "keys": [["a"]]}, "keys"),
+        ("properties", {"user_id": "u", "keys": {"a": 1}}, "keys"),
+        ("properties", {"user_id": True}, "user_id"),
+        ("properties", {"user_id": None}, "user_id"),
+        ("properties", {"user_id": ["u"]}, "user_id"),
+    ],
+)
+def test_a_mistake_is_refused_by_the_name_of_its_parameter(
+    section: Section | None, given: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(BadRequest, match=named):
+        ask(section, **given)
+
+
+def test_exactly_512_characters_and_20_entries_are_taken() -> None:
+    asked = ask("cohorts", user_id=" " + "é" * 512, cohort_id=",".join(map(str, range(20))) + ",0,,1")
+    assert len(asked.cohort_ids) == 20
+
+
+def test_a_known_parameter_given_twice_is_refused_even_when_equal() -> None:
+    with pytest.raises(BadRequest, match="more than once"):
+        parse("cohorts", [("user_id", "u"), ("user_id", "u")])
+
+
+def test_json_numbers_keep_their_text_and_arrays_their_commas() -> None:
+    body = b'{"user_id": 00012e3, "keys": ["a,b", 1.50]}'.replace(b"00012e3", b"12345678901234567890.0")
+    asked = parse("properties", from_json(body))
+    assert asked.identity.user_id == "12345678901234567890.0"
+    assert asked.keys == ("a,b", "1.50")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"not json",
+        b"[]",
+        b'"text"',
+        b"null",
+        b'{"user_id": "a", "user_id": "a"}',
+        b'{"x": {"y": 1, "y": 2}}',
+        b'{"user_id": NaN}',
+        b'{"user_id": "\xff"}',
+        b"[" * 16000,
+    ],
+)
+def test_a_body_that_is_not_one_plain_json_object_is_refused(body: bytes) -> None:
+    with pytest.raises(BadRequest):
+        from_json(body)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+names = st.sampled_from(["user_id", "device_id", "rec_id", "rec_type", "keys", "cohort_id", "include", "on_error"])
+sections = st.sampled_from(["recommendations", "properties", "cohorts", None])
+
+
+@given(sections, st.dictionaries(names | st.text(max_size=5), json_values))
+def test_any_json_object_is_understood_or_refused_and_a_refusal_repeats_no_value(
+    section: Section | None, document: dict[str, Any]
+) -> None:
+    try:
+        asked = parse(section, from_json(json.dumps(document).encode()))
+    except BadRequest as refused:
+        said = refused.detail
+    else:
+        for text in (*asked.rec_ids, *asked.keys, *asked.cohort_ids, *filter(None, asked.identity)):
+            assert text == text.strip()
+            assert 0 < len(text) <= 512
+        return
+    assert not any(isinstance(value, str) and len(value) > 20 and value in said for value in document.values())

@@ -1,0 +1,165 @@
+"""Ask + Record -> JSON: by cases in files, and for any JSON at all by property."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.parts import Kept, Part, Record, Section, pack
+from proxy.plan import plan, tell_apart
+from proxy.query import Ask, parse
+from proxy.shaping import shape
+
+CASES = sorted((Path(__file__).parent.parent / "cases").glob("*.json"))
+AT = 1_795_000_000.9
+
+
+def record_of(ask: Ask, user_data: dict[str, Any] | None) -> Record:
+    """Keep `user_data` as the service would, every call of the plan answered with it; None when none came."""
+    parts: dict[Part, Kept] = {}
+    if user_data is None:
+        return Record()
+    for call in plan(ask.parts):
+        values, _ = tell_apart(call, user_data)
+        parts |= {part: Kept(pack(value), AT) for part, value in values.items()}
+    return Record(parts, None, user_data.get("user_id"), user_data.get("device_id"))
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_case(path: Path) -> None:
+    case = json.loads(path.read_text(encoding="utf-8"))
+    ask = parse(case["route"] if case["route"] != "profile" else None, case["ask"].items())
+    body = shape(ask, record_of(ask, case["userData"]), error=case.get("error"))
+    assert body == case["body"]
+    assert case.keys() <= {"route", "ask", "userData", "error", "body"}, "a key that no test reads"
+
+
+def test_there_are_cases() -> None:
+    assert len(CASES) >= 8
+
+
+RECOMMENDATION = {
+    "items": [str],
+    "personalized": bool,
+    "is_control": bool,
+    "control_items": [str],
+    "rec_id": str,
+    "source": (str, None),
+    "last_updated": (int, None),
+}
+ENTRY = RECOMMENDATION | {"child_rec_id": (str, None)}
+ENVELOPE = {
+    "ok": bool,
+    "found": bool,
+    "error": (str, None),
+    "stale": bool,
+    "as_of": (int, None),
+    "user_id": (str, None),
+    "device_id": (str, None),
+}
+SECTION: dict[Section, dict[str, Any]] = {
+    "recommendations": RECOMMENDATION | {"recommendations": [ENTRY], "recommendations_by_id": {str: ENTRY}},
+    "properties": {"properties": dict, "properties_by_name": dict},
+    "cohorts": {"cohort_ids": [str], "member": {str: bool}, "is_member": bool},
+}
+
+
+def conforms(value: Any, wanted: Any) -> bool:
+    """Say whether `value` is of the type the contract gives."""
+    match wanted:
+        case tuple():
+            return value is None or conforms(value, wanted[0])
+        case list():
+            return isinstance(value, list) and all(conforms(one, wanted[0]) for one in value)
+        case dict() if str in wanted:
+            return isinstance(value, dict) and all(conforms(one, wanted[str]) for one in value.values())
+        case dict():
+            return (
+                isinstance(value, dict)
+                and value.keys() == wanted.keys()
+                and all(conforms(value[key], kind) for key, kind in wanted.items())
+            )
+    if wanted is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, wanted)
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=12,
+)
+entries = st.fixed_dictionaries(
+    {},
+    optional={
+        "rec_id": st.sampled_from(["a", "b", 7, None]),
+        "child_rec_id": anything,
+        "items": anything | st.lists(st.text(max_size=3)),
+        "is_control": anything,
+        "recommendation_source": anything,
+        "last_updated": anything,
+    },
+)
+user_datas = st.fixed_dictionaries(
+    {},
+    optional={
+        "recommendations": anything | st.lists(entries | anything, max_size=3),
+        "amp_props": anything | st.dictionaries(st.text(max_size=5), anything),
+        "cohort_ids": anything | st.lists(anything, max_size=4),
+        "user_id": st.text() | st.none(),
+        "device_id": st.text() | st.none(),
+    },
+)
+asks = st.sampled_from(
+    [
+        {"user_id": "u", "include": "recommendations,properties,cohorts", "rec_id": "a,b"},
+        {"user_id": "u", "include": "recommendations", "rec_id": "7"},
+        {"user_id": "u", "include": "properties", "keys": "plan,gp:plan,my prop"},
+        {"device_id": "d", "include": "cohorts", "cohort_id": "a,b"},
+        {"user_id": "", "include": "recommendations,properties,cohorts", "rec_id": "a"},
+    ]
+)
+
+
+@given(asks, user_datas, st.sampled_from([None, "upstream_timeout"]))
+def test_any_json_at_all_gives_every_key_with_its_type(
+    given_ask: dict[str, str], user_data: dict[str, Any], error: str | None
+) -> None:
+    ask = parse(None, given_ask.items())
+    wanted = dict(ENVELOPE)
+    for section in ask.sections:
+        wanted |= SECTION[section]
+    for record in (record_of(ask, user_data), Record(unknown_at=AT), Record()):
+        body = shape(ask, record, error=error)
+        assert conforms(body, wanted)
+        json.dumps(body, allow_nan=False)
+
+
+@given(asks, user_datas)
+def test_items_are_never_shown_to_the_control_group(given_ask: dict[str, str], user_data: dict[str, Any]) -> None:
+    ask = parse(None, given_ask.items())
+    for entry in shape(ask, record_of(ask, user_data)).get("recommendations", []):
+        assert entry["personalized"] == bool(entry["items"])
+        assert not (entry["is_control"] and entry["items"])
+
+
+@given(
+    st.dictionaries(st.text(max_size=6), st.integers()),
+    st.lists(st.text(max_size=6, min_size=1), min_size=1, max_size=4),
+)
+def test_a_property_is_called_the_same_with_and_without_keys(said: dict[str, int], keys: list[str]) -> None:
+    every = shape(parse("properties", {"user_id": "u"}.items()), record_of_properties(said))
+    ask = Ask(parse("properties", {"user_id": "u"}.items()).identity, ("properties",), keys=tuple(dict.fromkeys(keys)))
+    some = shape(ask, record_of_properties(said))
+    present = {key for key in ask.keys if key in said or f"gp:{key}" in said}
+    assert set(some["properties_by_name"]) == set(ask.keys)
+    for name, value in some["properties"].items():
+        assert value is None or every["properties"][name] == value
+    assert sum(value is not None for value in some["properties_by_name"].values()) == len(present)
+
+
+def record_of_properties(said: dict[str, int]) -> Record:
+    return record_of(parse("properties", {"user_id": "u"}.items()), {"amp_props": said})

@@ -1,0 +1,78 @@
+"""Who may call."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from flask.testing import FlaskClient
+
+from proxy.app import create_app
+from proxy.settings import Settings
+from tests.fakes import FakeSource
+
+OLD, NEW, OTHER = "the-old-secret-16", "the-new-secret-16==", "somebody-else/s+x"
+PATH = "/v1/cohorts?user_id=u"
+
+
+@pytest.fixture
+def client(source: FakeSource) -> FlaskClient:
+    keys = f"braze:{OLD},braze:{NEW},ops:{OTHER}"
+    settings = Settings.from_env({"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": keys})
+    return create_app(settings, fetch=source.fetch).test_client()
+
+
+def basic(name: str, secret: str) -> str:
+    return "Basic " + base64.b64encode(f"{name}:{secret}".encode()).decode()
+
+
+@pytest.mark.parametrize("secret", [OLD, NEW, OTHER])
+def test_all_four_schemes_open(client: FlaskClient, secret: str) -> None:
+    name = "ops" if secret == OTHER else "braze"
+    for headers in (
+        {"Authorization": basic(name, secret)},
+        {"Authorization": f"Bearer {secret}"},
+        {"Authorization": f"Api-Key {secret}"},
+        {"X-API-Key": secret},
+        {"Authorization": f"bearer {secret}"},
+        {"Authorization": basic(name, secret).replace("Basic", "BASIC")},
+    ):
+        assert client.get(PATH, headers=headers).status_code == 200, headers
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"X-API-Key": ""},
+        {"X-API-Key": "wrong-wrong-wrong"},
+        {"Authorization": basic("ops", OLD)},
+        {"Authorization": basic("", OLD)},
+        {"Authorization": basic("nobody", OLD)},
+        {"Authorization": "Basic !!!"},
+        {"Authorization": "Basic"},
+        {"Authorization": "Bearer"},
+        {"Authorization": f"Digest {OLD}"},
+        {"Authorization": OLD},
+        {"Authorization": 'Bearer realm="x"'},
+        {"Authorization": "Bearer caf\u00e9-caf\u00e9-caf\u00e9-x"},
+        {"Authorization": "Bearer wrong", "X-API-Key": OLD},
+    ],
+)
+def test_anything_else_is_a_401_however_often(client: FlaskClient, source: FakeSource, headers: dict[str, str]) -> None:
+    for _ in range(3):
+        answer = client.get(PATH, headers=headers)
+        assert answer.status_code == 401
+        assert answer.content_type == "application/problem+json"
+        assert answer.headers["WWW-Authenticate"].startswith('Basic realm="')
+    assert not source.calls
+
+
+def test_authorization_wins_over_x_api_key(client: FlaskClient) -> None:
+    assert client.get(PATH, headers={"Authorization": f"Bearer {OLD}", "X-API-Key": "wrong"}).status_code == 200
+
+
+def test_every_data_route_is_guarded_and_the_probes_are_not(client: FlaskClient) -> None:
+    for rule in client.application.url_map.iter_rules():
+        expected = 401 if rule.rule.startswith("/v1/") else 200
+        assert client.get(rule.rule).status_code == expected, rule.rule

@@ -1,0 +1,65 @@
+"""/healthz and /readyz."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from flask.testing import FlaskClient
+
+from proxy.errors import QuotaExhausted, UpstreamInvalid, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
+from tests.fakes import FakeClock, FakeSource
+
+
+def fetch(client: FlaskClient, caller: dict[str, str], user: str = "u") -> None:
+    client.get(f"/v1/cohorts?user_id={user}", headers=caller)
+
+
+def readyz(client: FlaskClient) -> tuple[int, dict[str, str]]:
+    answer = client.get("/readyz")
+    return answer.status_code, json.loads(answer.data)
+
+
+def test_healthz_says_ok(client: FlaskClient) -> None:
+    answer = client.get("/healthz")
+    assert (answer.status_code, answer.json) == (200, {"status": "ok"})
+
+
+def test_readyz_spends_no_call_and_knows_nothing_before_the_first(client: FlaskClient, source: FakeSource) -> None:
+    assert readyz(client) == (200, {"status": "ok", "upstream": "unknown", "quota": "ok"})
+    assert not source.calls
+
+
+@pytest.mark.parametrize(
+    ("fault", "upstream"),
+    [(UpstreamRejected(), "rejected"), (UpstreamUnavailable(), "failing"), (UpstreamTimeout(), "failing")],
+)
+def test_an_outage_takes_us_out_of_rotation_only_while_nothing_can_be_answered(
+    client: FlaskClient, caller: dict[str, str], source: FakeSource, fault: Exception, upstream: str, clock: FakeClock
+) -> None:
+    source.fault = fault
+    fetch(client, caller)
+    assert readyz(client) == (503, {"status": "unavailable", "upstream": upstream, "quota": "ok"})
+
+    source.fault = None
+    fetch(client, caller)
+    assert readyz(client)[1]["status"] == "ok"
+    source.fault = fault
+    fetch(client, caller, "another")
+    assert readyz(client) == (200, {"status": "degraded", "upstream": upstream, "quota": "ok"})
+    clock.advance(61)
+    assert readyz(client)[1]["upstream"] == "unknown", "without calls nobody can tell for ever"
+
+
+def test_an_invalid_answer_is_no_reason_to_leave_the_rotation(
+    client: FlaskClient, caller: dict[str, str], source: FakeSource
+) -> None:
+    source.fault = UpstreamInvalid()
+    fetch(client, caller)
+    assert readyz(client) == (200, {"status": "degraded", "upstream": "invalid", "quota": "ok"})
+
+
+def test_a_spent_quota_is_degraded(client: FlaskClient, caller: dict[str, str], source: FakeSource) -> None:
+    source.fault = QuotaExhausted(retry_after=60)
+    fetch(client, caller)
+    assert readyz(client) == (200, {"status": "degraded", "upstream": "ok", "quota": "spent"})
