@@ -1,0 +1,114 @@
+"""Realistic Braze messages, rendered by real Liquid engines from the service's real answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from proxy.sandbox.server import Fault, Sandbox
+from tests import liquid
+from tests.conftest import Service
+
+
+@pytest.fixture(params=["python-liquid", "ruby-liquid"])
+def engine(request: pytest.FixtureRequest) -> liquid.Engine:
+    if request.param == "python-liquid":
+        return liquid.python
+    if liquid.ruby_is_missing():
+        pytest.skip("Ruby's Liquid is not installed: apt-get install ruby ruby-liquid")
+    return liquid.ruby
+
+
+@pytest.fixture(scope="module")
+def failing_service(start_service: Callable[..., Service]) -> Iterator[Service]:
+    with Sandbox() as sandbox:
+        sandbox.break_with(Fault("status", status=500))
+        yield start_service(sandbox)
+
+
+def tag(route: str, query: str, variable: str) -> str:
+    url = f"https://host/v1/{route}?user_id={{{{${{user_id}} | url_param_escape}}}}{query}"
+    return f"{{% connected_content {url} :basic_auth us :save {variable} %}}"
+
+
+SHELF = tag("recommendations", "&rec_id=homepage", "recs") + (
+    "{% if recs.personalized %}For you: {{ recs.items | join: ', ' }}{% else %}Our bestsellers{% endif %}"
+)
+SHELF_BY_LOOP = tag("recommendations", "&rec_id=homepage,also-bought", "recs") + (
+    "{% for item in recs.recommendations_by_id['also-bought'].items %}<li>{{ item }}</li>{% else %}nothing{% endfor %}"
+)
+GREETING = tag("properties", "", "p") + (
+    "Hi {{ p.properties.first_name | default: 'there' }}!"
+    "{% if p.properties.loyalty_points > 100 %} You have {{ p.properties.loyalty_points }} points.{% endif %}"
+)
+GREETING_BY_KEYS = tag("properties", "&keys=first_name,loyalty_points", "p") + (
+    "{{ p.properties.first_name | default: 'there' }}/{{ p.properties_by_name['loyalty_points'] | default: 0 }}"
+)
+BRANCH = tag("cohorts", "&cohort_id=vip", "c") + "{% if c.is_member %}VIP{% else %}everybody{% endif %}"
+BRANCH_BY_NAME = tag("cohorts", "", "c") + (
+    "{% if c.member.c31 %}31{% endif %}{% if c.cohort_ids contains 'c3' %}3{% endif %}."
+)
+WHOLE = tag("profile", "&include=recommendations,properties,cohorts&rec_id=homepage", "me") + (
+    "{{ me.properties.first_name | default: 'you' }}|{{ me.items.first | default: 'none' }}|{{ me.member.vip }}"
+    "|{{ me.is_control }}|{{ me.found }}"
+)
+AWKWARD = tag("properties", "", "p") + (
+    "{% assign city = '[Amplitude] City' %}{{ p.properties_by_name[city] }}/{{ p.properties.Amplitude_City }}"
+    "/{{ p.properties.plan-type }}/{{ p.properties.plan_type }}/{{ p.properties._1st_order }}/{{ p.properties.emoji }}"
+    "/{{ p.properties.liquid }}/{{ p.properties_by_name['gp:日本'] }}"
+)
+
+MESSAGES = [
+    (SHELF, "ava", "For you: trail-shoe, rain-shell, head-torch"),
+    (SHELF, "ben", "Our bestsellers"),
+    (SHELF, "cleo", "Our bestsellers"),
+    (SHELF, "nobody knows me", "Our bestsellers"),
+    (SHELF, "", "Our bestsellers"),
+    (SHELF, "dário & söhne", "For you: item, with comma, ítem/ünïcode"),
+    (SHELF_BY_LOOP, "ava", "<li>merino-sock</li><li>soft-flask</li>"),
+    (SHELF_BY_LOOP, "ben", "nothing"),
+    (GREETING, "ava", "Hi Ava! You have 420 points."),
+    (GREETING, "ben", "Hi Ben!"),
+    (GREETING, "", "Hi there!"),
+    (GREETING_BY_KEYS, "ava", "Ava/420"),
+    (GREETING_BY_KEYS, "cleo", "Cleo/0"),
+    (GREETING_BY_KEYS, "nobody knows me", "there/0"),
+    (BRANCH, "ava", "VIP"),
+    (BRANCH, "ben", "everybody"),
+    (BRANCH, "", "everybody"),
+    (BRANCH_BY_NAME, "ava", "31."),
+    (BRANCH_BY_NAME, "dário & söhne", "313."),
+    (WHOLE, "ava", "Ava|trail-shoe|true|false|true"),
+    (WHOLE, "ben", "Ben|none||true|true"),
+    (WHOLE, "nobody knows me", "you|none||false|false"),
+    (
+        AWKWARD,
+        "dário & söhne",
+        "São Paulo/São Paulo/silver/gold/2024-02-11/🎽/{{ 'not' | append: ' rendered' }}/Japan",
+    ),
+]
+
+
+@pytest.mark.parametrize(("message", "user", "sent"), MESSAGES)
+def test_a_message_renders_as_its_author_meant(
+    service: Service, engine: liquid.Engine, message: str, user: str, sent: str
+) -> None:
+    def get(path: str) -> dict[str, Any]:
+        answer = service.get(path)
+        assert answer.status_code == 200
+        body: dict[str, Any] = answer.json()
+        return body
+
+    assert liquid.render(message, user, get, engine) == sent
+
+
+@pytest.mark.parametrize(
+    ("message", "sent"),
+    [(SHELF, "Our bestsellers"), (GREETING, "Hi there!"), (BRANCH, "everybody"), (BRANCH_BY_NAME, ".")],
+)
+def test_a_message_still_renders_when_amplitude_fails(
+    failing_service: Service, engine: liquid.Engine, message: str, sent: str
+) -> None:
+    assert liquid.render(message, "ava", lambda path: failing_service.get(path).json(), engine) == sent

@@ -1,0 +1,100 @@
+"""The README, tried: what it shows is what happens."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import MISSING, fields
+from typing import Any
+
+import pytest
+
+from proxy.errors import BLANK_ID, NoAnswer
+from proxy.parts import SECTIONS
+from proxy.settings import Settings
+from tests import liquid
+from tests.conftest import ROOT, Service
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(
+    r"^### (.+?)\n.*?^```liquid\n(.+?)^```\n\n^```json\n(.+?)^```\n\n^```text\n(.+?)^```", README, re.M | re.S
+)
+ROUTES = {tag for _, message, _, _ in EXAMPLES for tag in re.findall(r"/v1/(\w+)", message)}
+
+
+def rows(first_header: str) -> dict[str, list[str]]:
+    """Return the table whose first column has this header: first cell, without backticks, to the other cells."""
+    table = re.search(rf"^\| {re.escape(first_header)} \|.*?\n\|[ \-|]+\n((?:\|.*\n)+)", README, re.M)
+    assert table, first_header
+    cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table[1].splitlines()]
+    return {row[0].strip("`"): row[1:] for row in cells}
+
+
+def test_every_data_route_has_an_example() -> None:
+    assert {*SECTIONS, "profile"} == ROUTES
+
+
+@pytest.mark.parametrize(
+    ("message", "shown", "sent"), [example[1:] for example in EXAMPLES], ids=[e[0] for e in EXAMPLES]
+)
+@pytest.mark.parametrize("engine", [liquid.python, liquid.ruby], ids=["python-liquid", "ruby-liquid"])
+def test_an_example_answers_and_renders_as_shown(
+    service: Service, engine: liquid.Engine, message: str, shown: str, sent: str
+) -> None:
+    if engine is liquid.ruby and liquid.ruby_is_missing():
+        pytest.skip("Ruby's Liquid is not installed: apt-get install ruby ruby-liquid")
+    answers = []
+
+    def get(path: str) -> dict[str, Any]:
+        answers.append(service.get(path).json())
+        return answers[-1]  # type: ignore[no-any-return]
+
+    assert liquid.render(message, "ava", get, engine) == sent.strip()
+    expected = json.loads(shown)
+    assert answers == [expected | {"as_of": answers[0]["as_of"]}]
+
+
+@pytest.mark.parametrize(("user", "sent"), [("ava", "For you: trail-shoe, rain-shell, head-torch")] + [
+    (user, "Our bestsellers") for user in ("ben", "nobody", "")
+])  # fmt: skip
+def test_the_message_at_the_top_is_sent_as_promised(service: Service, user: str, sent: str) -> None:
+    message = README.split("```\n")[1]
+    assert liquid.render(message, user, lambda path: service.get(path).json(), liquid.python) == sent
+
+
+def test_the_settings_table_is_the_settings() -> None:
+    table = rows("variable")
+    assert table.pop("PORT")
+    for one in fields(Settings):
+        default, meaning = table.pop(one.name.upper())
+        assert meaning == one.metadata["help"]
+        if one.default is MISSING:
+            assert default == "required"
+        elif one.default is None:
+            assert default == "none"
+        else:
+            shown = default.strip("`")
+            assert one.metadata["read"](shown) == one.default
+    assert not table, "a variable that does not exist"
+
+
+def test_every_error_word_is_explained_and_no_other() -> None:
+    assert set(rows("`error`")) == {BLANK_ID, *(kind.word for kind in NoAnswer.__subclasses__())}
+
+
+def test_every_key_of_the_envelope_is_explained() -> None:
+    keys = {key.strip("` ") for names in rows("key") for key in names.split(",")}
+    envelope = list(json.loads(EXAMPLES[0][2]))
+    assert keys == set(envelope[: envelope.index("items")])
+
+
+def test_ci_runs_the_very_test_command_of_the_readme() -> None:
+    commands = [line for line in README.splitlines() if line.endswith("-m pytest")]
+    assert len(commands) == 1
+    assert commands[0] in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_the_commands_are_the_ones_the_program_has() -> None:
+    from proxy.cli import main
+
+    assert set(re.findall(r"-m proxy ([a-z][a-z-]+)", README)) == set(main.commands)
