@@ -1,4 +1,4 @@
-"""How gunicorn runs the service. Found beside wsgi.py without being named; the address comes from PORT."""
+"""How gunicorn runs the service. Found beside wsgi.py without being named."""
 
 import os
 import sys
@@ -6,6 +6,16 @@ import sys
 from proxy.profiles import MAX_WAITING
 from proxy.settings import Settings, SettingsError
 
+try:
+    settings = Settings.from_env(os.environ)
+except SettingsError as error:
+    # Before anything binds, and before a worker could be started again and again.
+    print(error, file=sys.stderr)
+    sys.exit(1)
+
+# A platform that sets PORT reaches us from outside; somebody who tries us out at home does not.
+everywhere = "0.0.0.0"  # noqa: S104
+bind = f"{everywhere if 'PORT' in os.environ else '127.0.0.1'}:{settings.port}"
 # One process: cache, quota and single-flight are its own, and two of them would spend the quota twice.
 workers = 1
 # A caller that waits for Amplitude holds a thread, so cached answers get some of their own beside those.
@@ -23,11 +33,6 @@ accesslog = None
 
 
 def on_starting(server):
-    """Stop before anything binds when a setting is wrong: one line a fault, no traceback."""
-    try:
-        Settings.from_env(os.environ)
-    except SettingsError as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
+    """Say what differs from what was asked for."""
     if os.environ.get("WEB_CONCURRENCY", "1") != "1":
         server.log.info("WEB_CONCURRENCY is ignored: one worker process keeps the quota exact")

@@ -129,7 +129,7 @@ class Amplitude:
         document = _document(body)
         complaint = _complaint(document, body)
         if _UNKNOWN.match(complaint):
-            return Fetched(Record(unknown_at=now), {})
+            return Fetched(Record(unknown_at=now, unknown_status=status), {})
         if status == 429 or _OVER_LIMIT.match(complaint):
             raise QuotaExhausted("Amplitude says 429", retry_after=_retry_after(headers.get("Retry-After"), now))
         if status in (401, 403):

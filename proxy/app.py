@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from flask import Flask
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from proxy.amplitude import Amplitude, Fetched
 from proxy.flights import Flights
@@ -17,7 +18,7 @@ from proxy.profiles import Profiles
 from proxy.quota import WINDOW_SECONDS, Quota
 from proxy.settings import Settings
 from proxy.store import Store
-from proxy.telemetry import configure_logging
+from proxy.telemetry import OncePerMinute, configure_logging
 from proxy.web import context, hooks, ops, v1
 
 _MARGIN_SECONDS = 0.05
@@ -45,11 +46,24 @@ def create_app(
     # Braze follows no redirect, so there must never be one: neither for a trailing slash nor for a double one.
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
+    if settings.trusted_proxy_hops:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=settings.trusted_proxy_hops, x_proto=0, x_host=0)  # type: ignore[method-assign]
     context.install(app, _services(settings, fetch, now, monotonic))
     hooks.install(app)
     app.register_blueprint(v1.blueprint)
     app.register_blueprint(ops.blueprint)
     return app
+
+
+def amplitude(settings: Settings) -> Amplitude:
+    """Return the client of Amplitude that the settings describe."""
+    return Amplitude(
+        settings.amplitude_base_url,
+        settings.amplitude_secret_key,
+        settings.amplitude_api_key,
+        timeout=settings.amplitude_timeout_seconds,
+        connections=_flight_threads(settings),
+    )
 
 
 def _services(
@@ -58,18 +72,13 @@ def _services(
     now: Callable[[], float],
     monotonic: Callable[[], float],
 ) -> context.Services:
-    threads = _flight_threads(settings)
-    if fetch is None:
-        fetch = Amplitude(
-            settings.amplitude_base_url,
-            settings.amplitude_secret_key,
-            settings.amplitude_api_key,
-            timeout=settings.amplitude_timeout_seconds,
-            connections=threads,
-            now=now,
-            monotonic=monotonic,
-        ).fetch
-    lifetimes = Lifetimes(fresh=settings.cache_fresh_seconds, negative=settings.cache_negative_seconds)
+    fetch = fetch or amplitude(settings).fetch
+    lifetimes = Lifetimes(
+        fresh=settings.cache_fresh_seconds,
+        negative=settings.cache_negative_seconds,
+        stale_while_revalidate=settings.cache_stale_while_revalidate_seconds,
+        stale_if_error=settings.cache_stale_if_error_seconds,
+    )
     store = Store(max_bytes=int(settings.cache_max_mb * 1024 * 1024), lifetimes=lifetimes, now=now)
     quota = Quota(settings.amplitude_requests_per_minute, monotonic=monotonic)
     flights = Flights(
@@ -78,7 +87,7 @@ def _services(
         quota,
         lifetimes,
         along=settings.fetch_along,
-        threads=threads,
+        threads=_flight_threads(settings),
         call_timeout=settings.amplitude_timeout_seconds,
         now=now,
         monotonic=monotonic,
@@ -89,6 +98,8 @@ def _services(
         quota=quota,
         store=store,
         keyring=KeyRing(settings.proxy_api_keys),
+        networks=settings.allowed_networks,
+        refusals=OncePerMinute(monotonic),
         wait_seconds=max(0.0, settings.response_deadline_seconds - _MARGIN_SECONDS),
         monotonic=monotonic,
     )

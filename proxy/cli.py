@@ -15,14 +15,18 @@ import urllib.request
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
+from urllib.parse import quote
 
 import click
 
 from proxy import __version__
+from proxy.app import amplitude
+from proxy.check import findings
 from proxy.keys import BadEntry, entry, generate
 from proxy.sandbox.population import named
-from proxy.sandbox.server import Documented, Sandbox
-from proxy.settings import Settings
+from proxy.sandbox.server import Documented, FaultKind, Sandbox
+from proxy.settings import Settings, SettingsError
+from proxy.telemetry import silence_http_library
 
 _ROOT = Path(__file__).parent.parent
 _DEMO_CALLER = "demo"
@@ -30,7 +34,7 @@ _TRIES = (
     ("recommendations", "user_id=ava&rec_id=homepage", "recs"),
     ("properties", "user_id=ava", "props"),
     ("cohorts", "user_id=ava&cohort_id=vip", "cohorts"),
-    ("profile", "user_id=ava&include=recommendations,properties,cohorts&rec_id=homepage", "profile"),
+    ("profile", "user_id=ava&include=recommendations,properties,cohorts&rec_id=homepage&cohort_id=vip", "profile"),
 )
 
 
@@ -51,7 +55,28 @@ def new_key(name: str) -> None:
         raise click.BadParameter("use 1 to 64 letters, digits, '.', '_', '@' or '-'", param_hint="NAME") from None
     click.echo(f"name    {name}")
     click.echo(f"secret  {secret}")
-    click.echo(f"PROXY_API_KEYS entry (add it after a comma; an older one of the same name keeps working):\n{line}")
+    click.echo("Give both to the caller, and the service the entry. An older one of the same name, kept beside it")
+    click.echo("after a comma, still works. In a shell it needs single quotes, or the $ is lost:")
+    click.echo(f"export PROXY_API_KEYS='{line}'")
+
+
+@main.command()
+def check() -> None:
+    """Say point by point what is right or wrong with the settings and with Amplitude. Makes one call."""
+    try:
+        settings = Settings.from_env(os.environ)
+    except SettingsError as error:
+        for fault in error.faults:
+            click.echo(f"wrong  {fault}")
+        sys.exit(1)
+    click.echo("ok     settings: each is well formed")
+    silence_http_library()
+    right = True
+    for finding in findings(settings, amplitude(settings).fetch):
+        mark = {True: "ok", False: "wrong", None: "?"}[finding.right]
+        click.echo(f"{mark:7}{finding.point}: {finding.text}")
+        right = right and finding.right is True
+    sys.exit(0 if right else 1)
 
 
 def _switches(command: Any) -> Any:
@@ -92,8 +117,8 @@ def sandbox(
             f"cannot listen on port {port} ({error.strerror}): choose another with --port"
         ) from None
     with emulated:
-        click.echo(f"Amplitude (emulated) at {emulated.url}; start the service with")
-        click.echo(f"  AMPLITUDE_BASE_URL={emulated.url} AMPLITUDE_SECRET_KEY={secret_key}")
+        click.echo(f"Amplitude (emulated) is at {emulated.url}. The service in front of it, with PROXY_API_KEYS set:")
+        click.echo(f"  AMPLITUDE_BASE_URL={emulated.url} AMPLITUDE_SECRET_KEY={secret_key} gunicorn wsgi:app")
         _describe_sandbox(emulated.url)
         click.echo("Ctrl-C stops it.")
         _told_to_stop().wait()
@@ -186,14 +211,15 @@ def _describe_demo(service: str, emulated: str, secret: str) -> None:
 def _describe_sandbox(emulated: str) -> None:
     click.secho("Who lives there:", bold=True)
     for person in named():
-        click.echo(
-            f"  {f'user_id={person.user_id}' if person.user_id else f'device_id={person.device_id}':24}{person.about}"
-        )
-    click.echo(f"  {'user_id=user-1 …':24}a crowd without end; any other id is unknown")
-    click.secho("What it was asked, how to break it, and how to mend it:", bold=True)
+        name, value = ("user_id", person.user_id) if person.user_id else ("device_id", person.device_id)
+        click.echo(f"  {name + '=' + quote(value or ''):40}{person.about}")
+    click.echo(f"  {'user_id=user-1 ...':40}a crowd without end; any other id is unknown")
+    click.secho("What it was asked; how to break it for users not asked about yet; how to mend it:", bold=True)
     click.echo(f"  curl -s {emulated}/sandbox/report")
-    click.echo(f"  curl -s -X POST '{emulated}/sandbox/fault?kind=hang&seconds=3'")
+    click.echo(f"  curl -s -X POST '{emulated}/sandbox/fault?kind=slow&seconds=2'")
     click.echo(f"  curl -s -X DELETE {emulated}/sandbox/fault")
+    click.echo(f"  kinds: {', '.join(get_args(FaultKind))}")
+    click.echo("  (after quota, a 429, the service stands back for a minute)")
 
 
 def _told_to_stop() -> threading.Event:

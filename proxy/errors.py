@@ -2,7 +2,8 @@
 
 Refused                 status   the caller's mistake; problem+json
 ├─ BadRequest           400
-└─ Unauthorized         401
+├─ Unauthorized         401
+└─ Forbidden            403
 NoAnswer                error word in the body; the caller did nothing wrong
 ├─ UpstreamTimeout      upstream_timeout         ├─ UpstreamRejected   upstream_rejected
 ├─ UpstreamUnavailable  upstream_unavailable     ├─ UpstreamInvalid    upstream_invalid
@@ -41,6 +42,12 @@ class Unauthorized(Refused):
     """No credentials, or wrong ones."""
 
     status = 401
+
+
+class Forbidden(Refused):
+    """An address that may not call."""
+
+    status = 403
 
 
 class NoAnswer(Exception):

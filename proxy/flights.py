@@ -36,7 +36,9 @@ class Awaited:
     until: float
     """When the last caller that waits leaves (monotonic seconds)."""
     wanted_later: bool
-    """Whether somebody comes back for it (`on_error=retry`)."""
+    """Whether somebody comes back for it (`on_error=retry`, or a copy was served that is to be refreshed)."""
+    since: float
+    """What was said before (Unix seconds) is too old for a caller that waits."""
     landed: Future[Record] = field(default_factory=Future)
     call: int | None = None
     """The number of the call that carries it, once sent."""
@@ -122,11 +124,20 @@ class Flights:
         self._faults = OncePerMinute(monotonic)
         self.last_call: LastCall | None = None
 
-    def join(self, identity: Identity, parts: Iterable[Part], *, until: float, wanted_later: bool) -> Ticket:
+    def join(
+        self,
+        identity: Identity,
+        parts: Iterable[Part],
+        *,
+        until: float,
+        wanted_later: bool,
+        since: float = float("-inf"),
+    ) -> Ticket:
         """Return a ticket for `parts`: those on their way are joined, the others queued for a call in time.
 
         `until`: when the caller leaves (monotonic seconds). When no call can be sent in time, the parts that
-        would need one fail at once with QuotaExhausted.
+        would need one fail at once with QuotaExhausted. `since`: a copy that another call brought meanwhile
+        will do if it is no older than that (Unix seconds).
         """
         with self._lock:
             under_way = self._under_way.get(identity, {})
@@ -136,12 +147,17 @@ class Flights:
                 if one := under_way.get(part):
                     one.until = max(one.until, until)
                     one.wanted_later |= wanted_later
+                    one.since = max(one.since, since)
                 else:
-                    one = fresh[part] = Awaited(part, until, wanted_later)
+                    one = fresh[part] = Awaited(part, until, wanted_later, since)
                 tickets[part] = one
             if fresh and self._queue(identity, fresh):
                 self._under_way.setdefault(identity, {}).update(fresh)
         return Ticket(tickets, opened=bool(fresh))
+
+    def refresh(self, identity: Identity, parts: Iterable[Part]) -> None:
+        """Fetch `parts` again if a call can go this moment. Nobody waits for it, and nobody who waits waits longer."""
+        self.join(identity, parts, until=self._monotonic(), wanted_later=True, since=self._now())
 
     def _queue(self, identity: Identity, awaited: dict[Part, Awaited]) -> bool:
         """Widen the queued flight, or book one; else fail `awaited`. Called under the lock."""
@@ -182,7 +198,8 @@ class Flights:
 
     def _board(self, identity: Identity, flight: _Flight) -> _Sent | None:
         """Close the flight to newcomers and decide what is sent; what needs no call, or another, is seen to."""
-        record = self._lifetimes.pruned(self._store.read(identity), self._now())
+        record = self._store.read(identity)
+        now = self._now()
         outcomes: dict[Part, Record | NoAnswer] = {}
         sent = None
         with self._lock:
@@ -191,7 +208,7 @@ class Flights:
             for part, one in wanted.items():
                 # Its message has gone: a call now would log an exposure for nothing.
                 gone = part.section == "recommendations" and one.until < self._monotonic() and not one.wanted_later
-                if record.has(part):
+                if self._lifetimes.left(record, part, now) > 0 and record.said_at(part) >= one.since:
                     outcomes[part] = record
                 elif gone or self._quota.closed:
                     outcomes[part] = QuotaExhausted(retry_after=self._quota.wait())
@@ -209,7 +226,7 @@ class Flights:
         under_way = self._under_way.setdefault(identity, {})
         for part in call.parts:
             # What rides along may be on its way in an earlier call already; those who wait for that one stay there.
-            one = under_way.setdefault(part, Awaited(part, self._monotonic(), wanted_later=False))
+            one = under_way.setdefault(part, Awaited(part, self._monotonic(), wanted_later=False, since=float("-inf")))
             if part in wanted or one.call is None:
                 one.call = number
         return _Sent(number, call)

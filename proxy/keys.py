@@ -50,6 +50,8 @@ def _key(number: int, entry: str) -> Key:
         return Key(name, bytes.fromhex(hashed[1]))
     if secret.startswith("sha256$"):
         raise BadEntry(f"entry {number} ({name}) needs 64 hexadecimal digits after sha256$")
+    if re.match(r"sha256[0-9a-f]*\Z", secret):
+        raise BadEntry(f"entry {number} ({name}) lost the $ after sha256 to a shell: put it in single quotes there")
     if not _PLAIN.match(secret):
         raise BadEntry(
             f"entry {number} ({name}) needs a secret of 16 or more of A-Z a-z 0-9 . _ ~ + / - (then = where padded)"

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
-Section = Literal["recommendations", "properties", "cohorts"]
+Section = Literal["recommendations", "properties", "cohorts", "computations", "propensities"]
 SECTIONS: tuple[Section, ...] = get_args(Section)
 
 
@@ -22,7 +22,7 @@ class Identity(NamedTuple):
 
 
 class Part(NamedTuple):
-    """The smallest thing that is fetched and kept by itself; `id` and `type` belong to recommendations."""
+    """The smallest thing that is fetched and kept by itself. What `id` and `type` mean depends on the section."""
 
     section: Section
     id: str = ""
@@ -36,6 +36,19 @@ COHORTS = Part("cohorts")
 def recommendation(rec_id: str, rec_type: str | None = None) -> Part:
     """Return the part of one `rec_id`; an absent `rec_type` is a type of its own (it obeys the experiment)."""
     return Part("recommendations", rec_id, rec_type)
+
+
+def computations(comp_ids: Iterable[str] = ()) -> Part:
+    """Return the part of exactly this set of ids, in whatever order; of all computations without any.
+
+    A `comp_id` is not the name under which its value comes back, so one set never answers another.
+    """
+    return Part("computations", ",".join(sorted(comp_ids)))
+
+
+def prediction(prediction_id: str, propensity_type: str = "score") -> Part:
+    """Return the part of one prediction, as a score or as a percentile (`pct`)."""
+    return Part("propensities", prediction_id, propensity_type)
 
 
 class Kept(NamedTuple):
@@ -53,6 +66,8 @@ class Record:
     unknown_at: float | None = None
     user_id: str | None = None
     device_id: str | None = None
+    unknown_status: int = 400
+    """The HTTP status with which Amplitude said "unknown", which it does not document."""
 
     def has(self, part: Part) -> bool:
         """Say whether this answers `part`, be it only by "unknown"."""
@@ -61,6 +76,11 @@ class Record:
     def said_at(self, part: Part) -> float:
         """Return when Amplitude said so (Unix seconds). KeyError where `has` is false."""
         return self.unknown_at if self.unknown_at is not None else self.parts[part].at
+
+    def only(self, parts: Iterable[Part]) -> Record:
+        """Return the record with no other parts than these."""
+        kept = {part: self.parts[part] for part in parts if part in self.parts}
+        return Record(kept, self.unknown_at, self.user_id, self.device_id, self.unknown_status)
 
 
 EMPTY = Record()
@@ -91,10 +111,17 @@ def _last_said(record: Record) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
-    """For how many seconds a part, and the word that a user is unknown, may be served. Applied on reading."""
+    """For how many seconds what was kept may be served, and how (RFC 5861). Applied on reading.
+
+    A part is fresh for `fresh`; for `stale_while_revalidate` after that it is served at once and refreshed
+    behind; for `stale_if_error` after it went stale it is a spare, to stand in when Amplitude cannot answer.
+    That a user is unknown is served for `negative`, and never stale.
+    """
 
     fresh: float
     negative: float
+    stale_while_revalidate: float = 0.0
+    stale_if_error: float = 0.0
 
     def left(self, record: Record, part: Part, now: float) -> float:
         """Return the seconds for which `part` stays fresh, negative or zero when it is not."""
@@ -103,23 +130,18 @@ class Lifetimes:
         kept = record.parts.get(part)
         return kept.at + self.fresh - now if kept else float("-inf")
 
-    def usable(self, record: Record, parts: Iterable[Part], now: float) -> list[Part]:
-        """Return those of `parts` that the record answers freshly."""
-        return [part for part in parts if self.left(record, part, now) > 0]
-
     def pruned(self, record: Record, now: float) -> Record:
-        """Return the record without what may not be served any more."""
+        """Return the record without what may not be served any more, not even as a spare."""
         if record.unknown_at is not None:
             return record if self.left(record, PROPERTIES, now) > 0 else EMPTY
-        live = self.usable(record, record.parts, now)
-        if len(live) == len(record.parts):
-            return record
-        return Record({part: record.parts[part] for part in live}, None, record.user_id, record.device_id)
+        end = -max(self.stale_while_revalidate, self.stale_if_error)
+        live = [part for part in record.parts if self.left(record, part, now) > end]
+        return record if len(live) == len(record.parts) else record.only(live)
 
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """How old an answer is and for how long it stays fresh, in seconds."""
+    """How old an answer is and for how long it stays fresh, in seconds; `left` is not positive for a stale one."""
 
     age: float
     left: float

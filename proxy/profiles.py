@@ -17,21 +17,30 @@ MAX_WAITING = 128
 """Callers that may wait for calls at once. Each holds a thread, and cached answers need some too."""
 
 
+Forwarded = Literal["miss", "partial", "stale", "request"]
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What can be said now.
 
-    `record` holds those of the asked parts that are there; `error` is why the first other one is not.
-    `forwarded`: None when everything was fresh in the cache, "miss" when nothing was, "partial" else.
+    `record` holds those of the asked parts that are there; `error` is why the first other one is not, and
+    `fault` why an old copy stands in. `forwarded` is why a call was wanted: None when the cache sufficed.
     `opened`: something was fetched for this caller first; `calls`: how many were sent or joined.
     """
 
     record: Record
-    error: NoAnswer | None
-    forwarded: Literal["miss", "partial"] | None
-    opened: bool
-    calls: int
-    freshness: Freshness | None
+    error: NoAnswer | None = None
+    fault: NoAnswer | None = None
+    forwarded: Forwarded | None = None
+    opened: bool = False
+    calls: int = 0
+    freshness: Freshness | None = None
+
+    @property
+    def stale(self) -> bool:
+        """Say whether some part is older than its freshness lifetime."""
+        return self.freshness is not None and self.freshness.left < 0
 
 
 class Profiles:
@@ -54,55 +63,85 @@ class Profiles:
         self._now = now
         self._monotonic = monotonic
 
-    def get(self, identity: Identity, parts: Sequence[Part], *, until: float, wanted_later: bool = False) -> Answer:
+    def get(
+        self,
+        identity: Identity,
+        parts: Sequence[Part],
+        *,
+        until: float,
+        wanted_later: bool = False,
+        max_age: float | None = None,
+    ) -> Answer:
         """Return what is known of `parts` at `until` (monotonic seconds), earlier where nothing is gained by waiting.
 
-        `wanted_later`: the caller comes back for what is missing (`on_error=retry`).
+        `wanted_later`: the caller comes back for what is missing (`on_error=retry`). `max_age`: the caller
+        wants nothing older, in seconds, if Amplitude can answer.
         """
-        record = self._lifetimes.pruned(self._store.read(identity), self._now())
-        missing = [part for part in parts if not record.has(part)]
-        if not missing:
-            return self._answer(parts, record, None, forwarded=None)
-        outcomes: dict[Part, Record | NoAnswer] = dict.fromkeys(missing, QuotaExhausted())
-        ticket = Ticket({}, opened=False)
-        if self._places.acquire(blocking=False):
-            try:
-                ticket = self._flights.join(identity, missing, until=until, wanted_later=wanted_later)
-                ticket.wait(until - self._monotonic())
-            finally:
-                self._places.release()
-            outcomes = {part: ticket.outcome(part) for part in missing}
-        some_fresh = len(missing) < len(parts)
-        for outcome in outcomes.values():
+        now = self._now()
+        record = self._lifetimes.pruned(self._store.read(identity), now)
+        since = float("-inf") if max_age is None else now - max_age
+        served, spent, behind = self._sorted(record, parts, since, now)
+        if behind:
+            self._flights.refresh(identity, behind)
+        if not spent:
+            return Answer(record, freshness=freshness(record, parts, self._lifetimes, now))
+
+        ticket, outcomes = self._fetched(identity, spent, until, wanted_later, since)
+        answer = record.only(served)
+        error = fault = None
+        for part, outcome in outcomes.items():
             if isinstance(outcome, Record):
-                record = merge(record, outcome)
-        error = next((outcomes[part] for part in missing if not record.has(part)), None)
-        return self._answer(
-            parts,
-            record,
-            error if isinstance(error, NoAnswer) else None,
-            forwarded="partial" if some_fresh else "miss",
-            ticket=ticket,
-        )
-
-    def _answer(
-        self,
-        parts: Sequence[Part],
-        record: Record,
-        error: NoAnswer | None,
-        *,
-        forwarded: Literal["miss", "partial"] | None,
-        ticket: Ticket | None = None,
-    ) -> Answer:
+                answer = merge(answer, outcome.only([part]))
+            elif record.has(part):
+                answer = merge(answer, record.only([part]))
+                fault = fault or outcome
+            else:
+                error = error or outcome
         return Answer(
-            record,
-            error,
-            forwarded,
-            opened=ticket.opened if ticket else False,
-            calls=ticket.calls if ticket else 0,
-            freshness=freshness(record, parts, self._lifetimes, self._now()),
+            answer,
+            error if any(not answer.has(part) for part in parts) else None,
+            fault,
+            self._reason(record, served, spent, now),
+            opened=ticket.opened,
+            calls=ticket.calls,
+            freshness=freshness(answer, parts, self._lifetimes, self._now()),
         )
 
+    def _sorted(
+        self, record: Record, parts: Sequence[Part], since: float, now: float
+    ) -> tuple[list[Part], list[Part], list[Part]]:
+        """Return the parts served from what is kept, those a call is wanted for, and the served ones to refresh."""
+        served, spent, behind = [], [], []
+        for part in parts:
+            left = self._lifetimes.left(record, part, now)
+            if left <= -self._lifetimes.stale_while_revalidate or record.said_at(part) < since:
+                spent.append(part)
+                continue
+            served.append(part)
+            if left <= 0:
+                behind.append(part)
+        return served, spent, behind
 
-NOTHING = Answer(EMPTY, None, None, opened=False, calls=0, freshness=None)
+    def _fetched(
+        self, identity: Identity, parts: list[Part], until: float, wanted_later: bool, since: float
+    ) -> tuple[Ticket, dict[Part, Record | NoAnswer]]:
+        if not self._places.acquire(blocking=False):
+            return Ticket({}, opened=False), dict.fromkeys(parts, QuotaExhausted())
+        try:
+            ticket = self._flights.join(identity, parts, until=until, wanted_later=wanted_later, since=since)
+            ticket.wait(until - self._monotonic())
+        finally:
+            self._places.release()
+        return ticket, {part: ticket.outcome(part) for part in parts}
+
+    def _reason(self, record: Record, served: list[Part], spent: list[Part], now: float) -> Forwarded:
+        if any(not record.has(part) for part in spent):
+            return "partial" if served else "miss"
+        swr = self._lifetimes.stale_while_revalidate
+        if any(self._lifetimes.left(record, part, now) <= -swr for part in spent):
+            return "stale"
+        return "request"
+
+
+NOTHING = Answer(EMPTY)
 """What is said of nobody: a blank id."""

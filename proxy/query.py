@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from proxy.errors import BadRequest
-from proxy.parts import COHORTS, PROPERTIES, SECTIONS, Identity, Part, Section, recommendation
+from proxy.parts import (
+    COHORTS,
+    PROPERTIES,
+    SECTIONS,
+    Identity,
+    Part,
+    Section,
+    computations,
+    prediction,
+    recommendation,
+)
 
 MAX_LENGTH = 512
 MAX_ENTRIES = 20
 OnError = Literal["default", "retry"]
+PropensityType = Literal["score", "pct"]
+BOOLEANS = ("true", "false")
 _UNSPEAKABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -35,6 +47,9 @@ REC_ID = Parameter("rec_id", "the recommendations to show", many=True)
 REC_TYPE = Parameter("rec_type", "`model`, `random`, or any word Amplitude comes to know; absent obeys the experiment")
 KEYS = Parameter("keys", "only the properties of these exact names", many=True, holds_comma=True)
 COHORT_ID = Parameter("cohort_id", "speak only of these cohorts", many=True, holds_comma=True)
+COMP_ID = Parameter("comp_id", "only these computations; without it, all of the user's", many=True)
+PREDICTION_ID = Parameter("prediction_id", "the predictions whose propensities to answer", many=True)
+PROPENSITY_TYPE = Parameter("propensity_type", "a score from 0 to 1, or a percentile", words=get_args(PropensityType))
 INCLUDE = Parameter("include", "the sections to answer", many=True, words=SECTIONS)
 
 COMMON = (USER_ID, DEVICE_ID, ON_ERROR)
@@ -42,6 +57,8 @@ OF_SECTION: Mapping[Section, tuple[Parameter, ...]] = {
     "recommendations": (REC_ID, REC_TYPE),
     "properties": (KEYS,),
     "cohorts": (COHORT_ID,),
+    "computations": (COMP_ID,),
+    "propensities": (PREDICTION_ID, PROPENSITY_TYPE),
 }
 
 
@@ -55,6 +72,9 @@ class Ask:
     rec_type: str | None = None
     keys: tuple[str, ...] = ()
     cohort_ids: tuple[str, ...] = ()
+    comp_ids: tuple[str, ...] = ()
+    prediction_ids: tuple[str, ...] = ()
+    propensity_type: PropensityType = "score"
     on_error: OnError = "default"
 
     @property
@@ -67,10 +87,17 @@ class Ask:
         """Return the parts asked, in the order in which a missing one is named as the error."""
         parts: list[Part] = []
         for section in self.sections:
-            if section == "recommendations":
-                parts += [recommendation(rec_id, self.rec_type) for rec_id in self.rec_ids]
-            else:
-                parts.append(PROPERTIES if section == "properties" else COHORTS)
+            match section:
+                case "recommendations":
+                    parts += [recommendation(rec_id, self.rec_type) for rec_id in self.rec_ids]
+                case "properties":
+                    parts.append(PROPERTIES)
+                case "cohorts":
+                    parts.append(COHORTS)
+                case "computations":
+                    parts.append(computations(self.comp_ids))
+                case "propensities":
+                    parts += [prediction(one, self.propensity_type) for one in self.prediction_ids]
         return parts
 
 
@@ -87,46 +114,119 @@ def parse(section: Section | None, given: Iterable[tuple[str, Any]]) -> Ask:
     `given`: names and values as sent, repeats included; text from a URL or form, or what `from_json` returned.
     Raises BadRequest, whose text names the parameter and the mend and repeats no value.
     """
-    known = {parameter.name: parameter for parameter in parameters_of(section)}
-    sent: dict[str, Any] = {}
-    for name, value in given:
-        if name in known:
-            if name in sent:
-                raise BadRequest(f"{name} is given more than once: send it once, in the URL or in the body")
-            sent[name] = value
-
-    def one(parameter: Parameter) -> str | None:
-        return _one(parameter, sent[parameter.name]) if parameter.name in sent else None
-
-    def many(parameter: Parameter) -> tuple[str, ...]:
-        return _many(parameter, sent[parameter.name]) if parameter.name in sent else ()
-
-    if USER_ID.name not in sent and DEVICE_ID.name not in sent:
-        raise BadRequest("no user: send user_id or device_id, e.g. user_id={{${user_id} | url_param_escape}}")
-    identity = Identity(one(USER_ID), one(DEVICE_ID))
-    on_error: OnError = "retry" if one(ON_ERROR) == "retry" else "default"
-
+    sent = _Sent(parameters_of(section), given)
+    identity = sent.identity()
+    on_error: OnError = "retry" if sent.one(ON_ERROR) == "retry" else "default"
     if section is not None:
         sections: tuple[Section, ...] = (section,)
     else:
-        included = many(INCLUDE)
+        included = sent.many(INCLUDE)
         if not included:
             raise BadRequest(f"include is missing: name one or more of {', '.join(SECTIONS)}")
-        sections = tuple(known_section for known_section in SECTIONS if known_section in included)
+        sections = tuple(known for known in SECTIONS if known in included)
+    sent.forget_all_but({*COMMON, *(parameter for name in sections for parameter in OF_SECTION[name])})
 
-    asked = {parameter.name for name in sections for parameter in OF_SECTION[name]}
-    rec_ids = many(REC_ID) if REC_ID.name in asked else ()
-    if "recommendations" in sections and not rec_ids:
-        raise BadRequest("rec_id is missing: name one or more recommendations, e.g. rec_id=abc123")
-    return Ask(
+    ask = Ask(
         identity,
         sections,
-        rec_ids=rec_ids,
-        rec_type=one(REC_TYPE) if REC_TYPE.name in asked else None,
-        keys=many(KEYS) if KEYS.name in asked else (),
-        cohort_ids=many(COHORT_ID) if COHORT_ID.name in asked else (),
+        rec_ids=sent.many(REC_ID),
+        rec_type=sent.one(REC_TYPE),
+        keys=sent.many(KEYS),
+        cohort_ids=sent.many(COHORT_ID),
+        comp_ids=sent.many(COMP_ID),
+        prediction_ids=sent.many(PREDICTION_ID),
+        propensity_type="pct" if sent.one(PROPENSITY_TYPE) == "pct" else "score",
         on_error=on_error,
     )
+    if "recommendations" in sections and not ask.rec_ids:
+        raise BadRequest("rec_id is missing: name one or more recommendations, e.g. rec_id=abc123")
+    if "propensities" in sections and not ask.prediction_ids:
+        raise BadRequest("prediction_id is missing: name one or more predictions, e.g. prediction_id=abc123")
+    return ask
+
+
+GET_RECS = Parameter("get_recs", "answer recommendations; `rec_id` alone implies it", words=BOOLEANS)
+GET_AMP_PROPS = Parameter("get_amp_props", "answer user properties", words=BOOLEANS)
+GET_COHORT_IDS = Parameter("get_cohort_ids", "answer the user's cohorts", words=BOOLEANS)
+GET_COMPUTATIONS = Parameter("get_computations", "answer all computations, or those in `comp_id`", words=BOOLEANS)
+GET_PROPENSITY = Parameter("get_propensity", "answer the propensities in `prediction_id`", words=BOOLEANS)
+DROP_IN = (
+    USER_ID,
+    DEVICE_ID,
+    GET_RECS,
+    REC_ID,
+    REC_TYPE,
+    GET_AMP_PROPS,
+    GET_COHORT_IDS,
+    GET_COMPUTATIONS,
+    COMP_ID,
+    GET_PROPENSITY,
+    PREDICTION_ID,
+    PROPENSITY_TYPE,
+)
+
+
+def parse_drop_in(given: Iterable[tuple[str, Any]]) -> Ask:
+    """Return what is asked in Amplitude's own parameters. Raises BadRequest as `parse` does."""
+    sent = _Sent(DROP_IN, given)
+    identity = sent.identity()
+    rec_ids, comp_ids, prediction_ids = sent.many(REC_ID), sent.many(COMP_ID), sent.many(PREDICTION_ID)
+    recommended = sent.flag(GET_RECS, default=bool(rec_ids))
+    if recommended and not rec_ids:
+        raise BadRequest("get_recs needs rec_id: name one or more recommendations, e.g. rec_id=abc123")
+    if sent.flag(GET_PROPENSITY) and not prediction_ids:
+        raise BadRequest("get_propensity needs prediction_id: name one or more, e.g. prediction_id=abc123")
+    asked: dict[Section, bool] = {
+        "recommendations": recommended,
+        "properties": sent.flag(GET_AMP_PROPS),
+        "cohorts": sent.flag(GET_COHORT_IDS),
+        "computations": sent.flag(GET_COMPUTATIONS, default=bool(comp_ids)),
+        "propensities": sent.flag(GET_PROPENSITY),
+    }
+    return Ask(
+        identity,
+        tuple(section for section in SECTIONS if asked[section]),
+        rec_ids=rec_ids,
+        rec_type=sent.one(REC_TYPE),
+        comp_ids=comp_ids,
+        prediction_ids=prediction_ids,
+        propensity_type="pct" if sent.one(PROPENSITY_TYPE) == "pct" else "score",
+    )
+
+
+class _Sent:
+    """The known parameters of one request, each given once."""
+
+    def __init__(self, known: Iterable[Parameter], given: Iterable[tuple[str, Any]]) -> None:
+        names = {parameter.name for parameter in known}
+        self._values: dict[str, Any] = {}
+        for name, value in given:
+            if name in names:
+                if name in self._values:
+                    raise BadRequest(f"{name} is given more than once: send it once, in the URL or in the body")
+                self._values[name] = value
+
+    def forget_all_but(self, parameters: Collection[Parameter]) -> None:
+        names = {parameter.name for parameter in parameters}
+        self._values = {name: value for name, value in self._values.items() if name in names}
+
+    def identity(self) -> Identity:
+        if USER_ID.name not in self._values and DEVICE_ID.name not in self._values:
+            raise BadRequest("no user: send user_id or device_id, e.g. user_id={{${user_id} | url_param_escape}}")
+        return Identity(self.one(USER_ID), self.one(DEVICE_ID))
+
+    def one(self, parameter: Parameter) -> str | None:
+        return _one(parameter, self._values[parameter.name]) if parameter.name in self._values else None
+
+    def many(self, parameter: Parameter) -> tuple[str, ...]:
+        return _many(parameter, self._values[parameter.name]) if parameter.name in self._values else ()
+
+    def flag(self, parameter: Parameter, *, default: bool = False) -> bool:
+        value = self._values.get(parameter.name)
+        if isinstance(value, bool):
+            return value
+        word = self.one(parameter)
+        return default if word is None else word == "true"
 
 
 class _Number(str):

@@ -12,6 +12,8 @@ from proxy.keys import BadEntry, Key
 from proxy.keys import parse as parse_keys
 from proxy.parts import COHORTS, PROPERTIES, Part
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
 
 class SettingsError(Exception):
     """One or more settings are wrong. `faults`: one line each, with variable, fault and example; no secret."""
@@ -61,7 +63,7 @@ def _number(low: float, high: float) -> Callable[[str], float]:
         except ValueError:
             raise _Fault("is not a number") from None
         if not low <= number <= high:
-            raise _Fault(f"must be from {low:g} to {high:g}")
+            raise _Fault(f"must be from {low:.10g} to {high:.10g}")
         return number
 
     return read
@@ -78,6 +80,7 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
     return read
 
 
+_YEAR = 31_536_000
 _RIDERS = {"properties": PROPERTIES, "cohorts": COHORTS}
 
 
@@ -86,6 +89,17 @@ def _along(value: str) -> tuple[Part, ...]:
     if not set(words) <= _RIDERS.keys():
         raise _Fault("may name properties and cohorts only (a recommendation logs an exposure), or be empty")
     return tuple(part for word, part in _RIDERS.items() if word in words)
+
+
+def _networks(value: str) -> tuple[Network, ...]:
+    try:
+        # 52.58.142.7/24 is what a form may show for 52.58.142.0/24, and means nothing else.
+        networks = [ipaddress.ip_network(one.strip(), strict=False) for one in value.split(",") if one.strip()]
+    except ValueError:
+        raise _Fault("has an entry that is not an address or a network in CIDR notation") from None
+    if not networks:
+        raise _Fault("holds no network")
+    return tuple(networks)
 
 
 def _keys(value: str) -> tuple[Key, ...]:
@@ -152,13 +166,38 @@ class Settings:
         _number(0.1, 30), "every data answer leaves within this; Braze gives up at 2", "1.5", default=1.5
     )
     cache_fresh_seconds: float = _setting(
-        _number(0, 31_536_000), "for how long an answer is served as fresh", "900", default=900.0
+        _number(1, _YEAR), "for how long an answer is served as fresh", "900", default=900.0
+    )
+    cache_stale_while_revalidate_seconds: float = _setting(
+        _number(0, _YEAR),
+        "after that, for so long: answer at once from the cache, refresh behind it",
+        "900",
+        default=900.0,
+    )
+    cache_stale_if_error_seconds: float = _setting(
+        _number(0, _YEAR),
+        "for so long after it went stale a copy may stand in when Amplitude cannot answer",
+        "86400",
+        default=86_400.0,
     )
     cache_negative_seconds: float = _setting(
-        _number(0, 31_536_000), "for how long an unknown user stays unknown", "60", default=60.0
+        _number(1, _YEAR), "for how long an unknown user stays unknown", "60", default=60.0
     )
     cache_max_mb: float = _setting(_number(1, 1_048_576), "memory of the in-process cache, in MiB", "64", default=64.0)
+    allowed_networks: tuple[Network, ...] = _setting(
+        _networks, "comma separated CIDRs that may call the data routes", "52.58.142.0/24,2001:db8::/32", default=()
+    )
+    trusted_proxy_hops: int = _setting(
+        _whole(0, 10), "how many proxies in front set `X-Forwarded-For` (Heroku: 1)", "1", default=0
+    )
     log_level: str = _setting(_level, "DEBUG, INFO, WARNING or ERROR", "INFO", default="INFO")
+
+    port: int = _setting(
+        _whole(1, 65535),
+        "the port to listen on; when it is set, on every address, else on 127.0.0.1",
+        "8000",
+        default=8000,
+    )
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Settings:

@@ -6,11 +6,12 @@ Values are read defensively here and kept as Amplitude sent them, so that a chan
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from proxy.names import USER_PROPERTY, safe_names
-from proxy.parts import COHORTS, PROPERTIES, Part, Record, recommendation
+from proxy.parts import COHORTS, PROPERTIES, Part, Record, computations, prediction, recommendation
 from proxy.query import Ask
 
 
@@ -37,7 +38,39 @@ def shape(ask: Ask, record: Record, *, error: str | None = None, stale: bool = F
                 body |= _properties(ask.keys, _object(_value(record, PROPERTIES)))
             case "cohorts":
                 body |= _cohorts(ask.cohort_ids, _texts(_value(record, COHORTS)))
+            case "computations":
+                body |= _computations(_object(_value(record, computations(ask.comp_ids))))
+            case "propensities":
+                body |= _propensities(ask, record)
     return body
+
+
+def drop_in(ask: Ask, record: Record) -> dict[str, Any]:
+    """Return `{"userData": …}` as Amplitude would, with its own values; parts not asked for are null."""
+    data: dict[str, Any] = dict.fromkeys(("recommendations", "user_id", "device_id", "amp_props", "cohort_ids"))
+    data["user_id"] = record.user_id if record.user_id is not None else ask.identity.user_id
+    data["device_id"] = record.device_id if record.device_id is not None else ask.identity.device_id
+    for section in ask.sections:
+        match section:
+            case "recommendations":
+                entries = [_value(record, part) for part in ask.parts if part.section == section]
+                data["recommendations"] = [entry for entry in entries if entry is not None] or None
+            case "properties":
+                data["amp_props"] = _object(_value(record, PROPERTIES))
+            case "cohorts":
+                data["cohort_ids"] = _value(record, COHORTS)
+            case "computations":
+                computed = _object(_value(record, computations(ask.comp_ids)))
+                data["amp_props"] = (data["amp_props"] or {}) | computed
+            case "propensities":
+                found = {one: _value(record, prediction(one, ask.propensity_type)) for one in ask.prediction_ids}
+                data["propensity"] = found[ask.prediction_ids[0]]
+                data["propensities"] = [
+                    {"prop": value, "pred_id": one, "prop_type": ask.propensity_type}
+                    for one, value in found.items()
+                    if value is not None
+                ]
+    return {"userData": data}
 
 
 def _value(record: Record, part: Part) -> Any:
@@ -94,6 +127,47 @@ def _cohorts(asked: tuple[str, ...], said: list[str]) -> dict[str, Any]:
         "member": {cohort: cohort in users for cohort in asked or listed},
         "is_member": bool(asked) and users.issuperset(asked),
     }
+
+
+def _computations(said: dict[str, Any]) -> dict[str, Any]:
+    values = {name: number(value) for name, value in said.items()}
+    names = safe_names(values)
+    return {
+        "computations": {names[name]: value for name, value in values.items()},
+        "computations_by_name": values,
+    }
+
+
+def _propensities(ask: Ask, record: Record) -> dict[str, Any]:
+    entries = []
+    for one in ask.prediction_ids:
+        value = number(_value(record, prediction(one, ask.propensity_type)))
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        # Amplitude's own label of the type is not reliable: it is called what was asked.
+        entries.append({"prediction_id": one, "value": value if is_number else None, "type": ask.propensity_type})
+    return {
+        "propensity": entries[0]["value"],
+        "propensities": entries,
+        "propensities_by_id": {entry["prediction_id"]: entry for entry in entries},
+    }
+
+
+_DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?\Z")
+_MAX_DIGITS = 15  # what a double holds exactly, so that no digit is made up or lost
+
+
+def number(value: Any) -> Any:
+    """Return a canonical decimal as a number, so that Liquid can compare it; anything else as it is.
+
+    Amplitude sends computed values as text. "3" becomes 3 and "1.10" 1.1; "02134", "+1", "-0", "1e5" and
+    what has more than 15 digits, or what Python would write with an exponent, stay text.
+    """
+    if not isinstance(value, str) or not _DECIMAL.match(value) or sum(map(str.isdigit, value)) > _MAX_DIGITS:
+        return value
+    found = float(value) if "." in value else int(value)
+    if "e" in repr(found) or (found == 0 and value.startswith("-")):
+        return value
+    return found
 
 
 def text(value: Any) -> str | None:

@@ -39,12 +39,8 @@ class _WithRequestId(logging.Filter):
 
 
 def configure_logging(level: str) -> None:
-    """Send the package's log lines to standard error as JSON, and silence the HTTP library's own.
-
-    urllib3 prints URLs, and with them user ids: at DEBUG each request, at WARNING those with odd headers.
-    """
-    for name in ("urllib3", "requests"):
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    """Send the package's log lines to standard error as JSON, and silence the HTTP library's own."""
+    silence_http_library()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(SafeFormatter())
     handler.addFilter(_WithRequestId())
@@ -52,6 +48,12 @@ def configure_logging(level: str) -> None:
     logger.handlers[:] = [handler]
     logger.propagate = False
     logger.setLevel(level)
+
+
+def silence_http_library() -> None:
+    """Keep urllib3 from printing URLs, and with them user ids: at DEBUG all, at WARNING those with odd headers."""
+    for name in ("urllib3", "requests"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 class OncePerMinute:

@@ -31,7 +31,7 @@ def rows(first_header: str) -> dict[str, list[str]]:
 
 
 def test_every_data_route_has_an_example() -> None:
-    assert {*SECTIONS, "profile"} == ROUTES
+    assert {*SECTIONS, "profile", "userprofile"} == ROUTES
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,9 @@ def test_an_example_answers_and_renders_as_shown(
 
     assert liquid.render(message, "ava", get, engine) == sent.strip()
     expected = json.loads(shown)
-    assert answers == [expected | {"as_of": answers[0]["as_of"]}]
+    if "as_of" in expected:
+        expected["as_of"] = answers[0]["as_of"]
+    assert answers == [expected]
 
 
 @pytest.mark.parametrize(("user", "sent"), [("ava", "For you: trail-shoe, rain-shell, head-torch")] + [
@@ -64,13 +66,12 @@ def test_the_message_at_the_top_is_sent_as_promised(service: Service, user: str,
 
 def test_the_settings_table_is_the_settings() -> None:
     table = rows("variable")
-    assert table.pop("PORT")
     for one in fields(Settings):
         default, meaning = table.pop(one.name.upper())
         assert meaning == one.metadata["help"]
         if one.default is MISSING:
             assert default == "required"
-        elif one.default is None:
+        elif one.default in (None, ()):
             assert default == "none"
         else:
             shown = default.strip("`")

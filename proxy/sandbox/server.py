@@ -164,7 +164,7 @@ def user_data(person: Person, query: Mapping[str, str], documented: Documented) 
     data: dict[str, Any] = {"user_id": person.user_id, "device_id": person.device_id}
     parts: dict[str, Any] = {"recommendations": None, "amp_props": None, "cohort_ids": None}
     if "get_recs" in asked or "rec_id" in query:
-        parts["recommendations"] = _recommendations(person, _listed(query, "rec_id"), documented)
+        parts["recommendations"] = _recommendations(person, query, documented)
     if "get_cohort_ids" in asked:
         parts["cohort_ids"] = list(person.cohort_ids)
     if "get_amp_props" in asked:
@@ -183,10 +183,13 @@ def _listed(query: Mapping[str, str], name: str) -> list[str]:
     return [one for one in query.get(name, "").split(",") if one]
 
 
-def _recommendations(person: Person, rec_ids: list[str], documented: Documented) -> Any:
+def _recommendations(person: Person, query: Mapping[str, str], documented: Documented) -> Any:
     if person.recommendations is None:
         return [] if documented.dormant == "empty" else None
-    return [person.recommendations[rec_id] for rec_id in rec_ids if rec_id in person.recommendations]
+    found = [person.recommendations[one] for one in _listed(query, "rec_id") if one in person.recommendations]
+    if rec_type := query.get("rec_type"):  # asked for by name, it is outside the experiment
+        return [{**one, "is_control": False, "recommendation_source": rec_type} for one in found]
+    return found
 
 
 def _computations(person: Person, query: Mapping[str, str], asked: set[str], documented: Documented) -> dict[str, str]:

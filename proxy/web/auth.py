@@ -1,17 +1,30 @@
-"""Who calls. Basic, Bearer, Api-Key and X-API-Key; `Authorization` wins."""
+"""Who calls, and from where. Basic, Bearer, Api-Key and X-API-Key; `Authorization` wins."""
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 
 from flask import g, request
 
-from proxy.errors import Unauthorized
-from proxy.telemetry import OncePerMinute
+from proxy.errors import Forbidden, Unauthorized
 from proxy.web.context import services
 
 _log = logging.getLogger(__name__)
-_refusals = OncePerMinute()
+
+
+def require_network() -> None:
+    """Raise Forbidden when networks are set and the caller's address is in none. For `before_request`.
+
+    The address is the peer's, or what TRUSTED_PROXY_HOPS proxies in front say; what a caller itself puts into
+    X-Forwarded-For is never looked at.
+    """
+    networks = services().networks
+    if networks:
+        address = _address(request.remote_addr or "")
+        if address is None or not any(address in network for network in networks):
+            _note("address")
+            raise Forbidden("this address may not call: it is outside ALLOWED_NETWORKS")
 
 
 def require_caller() -> None:
@@ -19,12 +32,30 @@ def require_caller() -> None:
     name, secret = _presented()
     caller = services().keyring.check(secret, name) if secret else None
     if caller is None:
-        if times := _refusals.note(request.remote_addr or "?"):
-            _log.warning("callers refused", extra={"address": request.remote_addr, "times": times})
+        _note("credentials")
         raise Unauthorized(
             "no valid credentials: send Basic (name and secret), Authorization: Bearer or Api-Key, or X-API-Key"
         )
     g.caller = caller
+
+
+def _note(why: str) -> None:
+    # By the minute and with a count: with a line each, anybody could fill the log.
+    if times := services().refusals.note(f"{why} {request.remote_addr}"):
+        _log.warning("callers refused", extra={"address": request.remote_addr, "why": why, "times": times})
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the address in `text`, which some proxies send with a port; an IPv4 one in IPv6 clothes as IPv4."""
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _presented() -> tuple[str | None, str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-from werkzeug.datastructures import Headers
+from flask import Request
+from werkzeug.datastructures import Headers, RequestCacheControl
+from werkzeug.http import parse_cache_control_header
 
 from proxy.profiles import Answer
 
@@ -27,8 +29,23 @@ def outcome(answer: Answer, *, ttl: int) -> str:
     """Return the parameters of Cache-Status: where the answer came from, or why it did not."""
     if answer.forwarded is None:
         return f"hit; ttl={ttl}"
-    if answer.error is None:
-        how = "stored" if answer.forwarded == "partial" or answer.opened else "collapsed"
-        return f"fwd={answer.forwarded}; {how}"
-    some = "partial" if answer.freshness else "miss"
-    return f"fwd={some}; detail={answer.error.word}"
+    if answer.error is not None:
+        return f"fwd={'partial' if answer.freshness else 'miss'}; detail={answer.error.word}"
+    if answer.fault is not None:
+        return f"fwd=stale; detail={answer.fault.word}"
+    return f"fwd={answer.forwarded}; {'collapsed' if answer.forwarded == 'miss' and not answer.opened else 'stored'}"
+
+
+def wanted_age(request: Request) -> float | None:
+    """Return the greatest age in seconds that the caller takes (no-cache is 0), None when it does not say."""
+    header = request.headers.get("Cache-Control")
+    if header is None:
+        return None
+    # Directives are case-insensitive (RFC 9111, 5.2), which the parser does not know.
+    asked = parse_cache_control_header(header.lower(), cls=RequestCacheControl)
+    if asked.no_cache:
+        return 0.0
+    return float(min(asked.max_age, _FOR_EVER)) if asked.max_age is not None and asked.max_age >= 0 else None
+
+
+_FOR_EVER = 10**9

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 
 from flask import Flask, current_app
 
@@ -12,6 +13,7 @@ from proxy.keys import KeyRing
 from proxy.profiles import Profiles
 from proxy.quota import Quota
 from proxy.store import Store
+from proxy.telemetry import OncePerMinute
 
 _KEY = "connected-content-proxy"
 
@@ -25,6 +27,8 @@ class Services:
     quota: Quota
     store: Store
     keyring: KeyRing
+    networks: tuple[IPv4Network | IPv6Network, ...]
+    refusals: OncePerMinute
     wait_seconds: float
     monotonic: Callable[[], float]
 

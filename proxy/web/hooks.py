@@ -45,9 +45,9 @@ def _begin() -> None:
 
 def _end(response: Response) -> Response:
     response.headers["X-Request-ID"] = g.request_id
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    # A refused caller is logged by the minute, with a count: a line each would let anybody fill the log.
-    if response.status_code != 401:
+    for name, value in _SECURITY:
+        response.headers[name] = value
+    if response.status_code not in (401, 403):  # those are logged by the minute, with a count
         level = logging.INFO if "caller" in g else logging.DEBUG
         if _log.isEnabledFor(level):
             _log.log(level, "request", extra=_line(response))
@@ -71,8 +71,13 @@ def _line(response: Response) -> dict[str, object]:
     return line
 
 
+_SECURITY = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("Referrer-Policy", "no-referrer"),
+)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_TITLES = {400: "Bad Request", 401: "Unauthorized"}
+_TITLES = {400: "Bad Request", 401: "Unauthorized", 403: "Forbidden"}
 
 
 def _refused(refused: Refused) -> Response:

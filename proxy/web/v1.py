@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -10,13 +10,13 @@ from typing import Any
 from flask import Blueprint, Response, g, request
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
-from proxy.errors import BLANK_ID, UpstreamInvalid
-from proxy.parts import EMPTY, SECTIONS, Section
+from proxy.errors import BLANK_ID, NoAnswer, UpstreamInvalid
+from proxy.parts import COHORTS, EMPTY, SECTIONS, Part, Section, pack
 from proxy.profiles import NOTHING, Answer
-from proxy.query import Ask, from_json, parse
-from proxy.shaping import shape
+from proxy.query import Ask, from_json, parse, parse_drop_in
+from proxy.shaping import drop_in, shape
 from proxy.web import caching
-from proxy.web.auth import require_caller
+from proxy.web.auth import require_caller, require_network
 from proxy.web.context import services
 from proxy.web.hooks import problem
 
@@ -24,22 +24,55 @@ MAX_BODY_BYTES = 16 * 1024
 MAX_ANSWER_BYTES = 1_000_000
 """Braze's limit for a Connected Content answer."""
 
+NOT_SEEN_BEFORE = "User id and device id not seen before"
+"""Amplitude's words for an unknown user, which the drop-in repeats."""
+
 blueprint = Blueprint("v1", __name__, url_prefix="/v1")
+blueprint.before_request(require_network)
 blueprint.before_request(require_caller)
 
 
 def answer(section: Section | None) -> Response:
     """Answer what one route was asked; `section` is None for the profile."""
     ask = parse(section, _given())
-    if ask.anonymous:
-        return _respond(ask, NOTHING, BLANK_ID)
-    found = services().profiles.get(
-        ask.identity,
-        ask.parts,
-        until=g.started + services().wait_seconds,
-        wanted_later=ask.on_error == "retry",
-    )
-    return _respond(ask, found, found.error.word if found.error else None)
+    found = _found(ask, ask.parts)
+    error = BLANK_ID if ask.anonymous else found.error.word if found.error else None
+    body = pack(shape(ask, found.record, error=error, stale=found.stale)) + b"\n"
+    if len(body) >= MAX_ANSWER_BYTES:
+        error = UpstreamInvalid.word
+        found = _too_large(found)
+        body = pack(shape(ask, EMPTY, error=error)) + b"\n"
+    if found.error is not None and ask.on_error == "retry":
+        return _described(_try_again(found.error), found)
+    response = _described(Response(body, content_type="application/json"), found)
+    if error == BLANK_ID:
+        g.error = error
+        response.headers["Cache-Control"] = "no-store"
+        del response.headers["Cache-Status"]
+    return _tagged(response)
+
+
+def userprofile() -> Response:
+    """Answer as Amplitude's own endpoint does, errors too, from the same cache and within the same quota."""
+    ask = parse_drop_in(_given())
+    # Whether a user is known is an answer too, and the cohorts are the least to ask for it.
+    found = _found(ask, ask.parts or [COHORTS])
+    if ask.anonymous or found.record.unknown_at is not None:
+        status = found.record.unknown_status
+        # Never one that Braze counts towards halting every call to this host.
+        usual = 200 <= status < 500 and status not in (401, 403, 408, 429)
+        response = _json({"error": NOT_SEEN_BEFORE}, status if usual else 400)
+        if ask.anonymous:
+            response.headers["Cache-Control"] = "no-store"
+            response.headers["X-Amplitude-Calls"] = "0"
+            return response
+        return _described(response, found)
+    response = _json(drop_in(ask, found.record), 200)
+    if len(response.data) >= MAX_ANSWER_BYTES:
+        found = _too_large(found)
+    if found.error is not None:
+        return _described(_json({"error": found.error.word}, 500), found)
+    return _tagged(_described(response, found))
 
 
 for _section in (*SECTIONS, None):
@@ -51,6 +84,23 @@ for _section in (*SECTIONS, None):
         defaults={"section": _section},
         provide_automatic_options=False,
     )
+blueprint.add_url_rule("/userprofile", view_func=userprofile, methods=["GET", "POST"], provide_automatic_options=False)
+
+
+def _found(ask: Ask, parts: list[Part]) -> Answer:
+    if ask.anonymous:
+        return NOTHING
+    return services().profiles.get(
+        ask.identity,
+        parts,
+        until=g.started + services().wait_seconds,
+        wanted_later=ask.on_error == "retry",
+        max_age=caching.wanted_age(request),
+    )
+
+
+def _too_large(found: Answer) -> Answer:
+    return Answer(EMPTY, UpstreamInvalid(), forwarded="miss", opened=found.opened, calls=found.calls)
 
 
 def _given() -> Iterator[tuple[str, Any]]:
@@ -71,32 +121,28 @@ def _given() -> Iterator[tuple[str, Any]]:
             raise UnsupportedMediaType
 
 
-def _respond(ask: Ask, found: Answer, error: str | None) -> Response:
-    body = _encoded(shape(ask, found.record, error=error))
-    if len(body) >= MAX_ANSWER_BYTES:
-        error = UpstreamInvalid.word
-        found = Answer(EMPTY, UpstreamInvalid(), "miss", found.opened, found.calls, None)
-        body = _encoded(shape(ask, EMPTY, error=error))
-    if error is not None:
-        g.error = error
-    if error is not None and error != BLANK_ID and ask.on_error == "retry":
-        response = _try_again(found, error)
-    else:
-        response = Response(body, content_type="application/json")
+def _described(response: Response, found: Answer) -> Response:
+    if found.error is not None:
+        g.error = found.error.word
     caching.describe(response.headers, found)
-    if error is not None:
-        response.headers["Cache-Control"] = "no-store"
-    if error == BLANK_ID:
-        del response.headers["Cache-Status"]
     return response
 
 
-def _try_again(found: Answer, error: str) -> Response:
+def _tagged(response: Response) -> Response:
+    response.set_etag(hashlib.sha256(response.data).hexdigest()[:32])
+    response.make_conditional(request)
+    return response
+
+
+def _json(body: dict[str, Any], status: int) -> Response:
+    return Response(pack(body) + b"\n", status, content_type="application/json")
+
+
+def _try_again(error: NoAnswer) -> Response:
     # 500 and not 502, 503, 504 or 429: those count towards Braze's unhealthy-host detection, which would
     # halt every call to this host. Braze's :retry acts on it.
-    response = problem(500, "No answer yet", _WHY[error], ok=False, error=error)
-    seconds = found.error.retry_after if found.error else None
-    response.headers["Retry-After"] = str(max(1, math.ceil(seconds or 1)))
+    response = problem(500, "No answer yet", _WHY[error.word], ok=False, error=error.word)
+    response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after or 1)))
     return response
 
 
@@ -107,7 +153,3 @@ _WHY = {
     "upstream_rejected": "Amplitude rejects this service's credentials; its operator must mend AMPLITUDE_SECRET_KEY",
     "upstream_invalid": "Amplitude's answer is not what it documents; try again",
 }
-
-
-def _encoded(body: dict[str, Any]) -> bytes:
-    return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8", "replace")

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 from proxy import __version__
 from proxy.keys import KeyRing, parse
+from proxy.sandbox.server import Fault, Sandbox
 from tests.conftest import ROOT, free_port
 
 
@@ -66,7 +67,11 @@ def test_new_key_prints_a_secret_and_an_entry_that_accepts_it() -> None:
     printed = run("new-key", "braze").stdout
     secret = re.search(r"^secret\s+(\S+)$", printed, re.MULTILINE)
     assert secret
-    entry = printed.strip().splitlines()[-1]
+    line = printed.strip().splitlines()[-1]
+    # As a shell would read it: unquoted, the $ and what follows it would be lost.
+    entry = subprocess.run(
+        ["sh", "-c", f'{line}; printf %s "$PROXY_API_KEYS"'], capture_output=True, text=True, check=True
+    ).stdout
     assert KeyRing(parse(entry)).check(secret[1], "braze") == "braze"
     assert secret[1] not in entry
 
@@ -80,6 +85,48 @@ def test_new_key_refuses_a_name_that_no_entry_can_have() -> None:
 def test_a_command_that_does_not_exist_says_which_do() -> None:
     assert run("dmeo").returncode == 2
     assert "demo" in run("--help").stdout
+
+
+def checked(sandbox: Sandbox, **variables: str) -> tuple[int, list[str]]:
+    """Run `check` in front of `sandbox`; return its exit code and the mark of each point."""
+    env = {
+        "AMPLITUDE_BASE_URL": sandbox.url,
+        "AMPLITUDE_SECRET_KEY": sandbox.secret_key,
+        "PROXY_API_KEYS": "braze:0123456789abcdef",
+    }
+    ended = subprocess.run(
+        [sys.executable, "-m", "proxy", "check"],
+        cwd=ROOT,
+        env=os.environ | env | variables,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert "Traceback" not in ended.stderr
+    assert sandbox.secret_key not in ended.stdout
+    return ended.returncode, [" ".join(line.split(":")[0].split()) for line in ended.stdout.splitlines()]
+
+
+def test_check_says_point_by_point_what_is_right_and_spends_one_call(sandbox: Sandbox) -> None:
+    code, points = checked(sandbox)
+    assert code == 0
+    assert points == ["ok settings", "ok callers", "ok networks", "ok reachable", "ok credentials", "ok quota"]
+    assert sandbox.report()["calls"] == 1
+    assert not sandbox.exposures
+
+
+def test_check_says_what_is_wrong(sandbox: Sandbox) -> None:
+    assert checked(sandbox, AMPLITUDE_SECRET_KEY="another")[1][3:] == ["ok reachable", "wrong credentials", "? quota"]
+    code, points = checked(sandbox, AMPLITUDE_BASE_URL=f"http://127.0.0.1:{free_port()}")
+    assert (code, points[3:]) == (1, ["wrong reachable", "? credentials", "? quota"])
+    sandbox.break_with(Fault("quota"))
+    assert checked(sandbox)[1][3:] == ["ok reachable", "? credentials", "wrong quota"]
+    sandbox.break_with(Fault("redirect"))
+    assert checked(sandbox)[1][3] == "wrong reachable"
+    code, points = checked(sandbox, PROXY_API_KEYS="", CACHE_MAX_MB="x")
+    assert code == 1
+    assert [point.split()[:2] for point in points] == [["wrong", "PROXY_API_KEYS"], ["wrong", "CACHE_MAX_MB"]]
 
 
 def test_demo_prints_curl_lines_that_work_and_ends_with_ctrl_c() -> None:

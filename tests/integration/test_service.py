@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
-from proxy.sandbox.server import Fault, FaultKind, Sandbox
+from proxy.sandbox.server import Documented, Fault, FaultKind, Sandbox
 from tests.conftest import SECRET, Service
 
 _numbers = itertools.count(1_000)
@@ -114,11 +114,75 @@ def test_an_answer_slower_than_the_deadline_is_a_hit_for_the_next(service: Servi
     assert service.sandbox.report()["calls"] == 1
 
 
-def test_a_fault_ends_when_the_fault_ends(service: Service, user: str) -> None:
-    service.sandbox.break_with(Fault("status", status=503, user_id=user))
-    assert service.get(f"/v1/cohorts?user_id={user}").json()["error"] == "upstream_unavailable"
+WORDS: list[tuple[FaultKind, str]] = [
+    ("hang", "upstream_timeout"),
+    ("reset", "upstream_unavailable"),
+    ("status", "upstream_unavailable"),
+    ("broken-json", "upstream_invalid"),
+    ("wrong-shape", "upstream_invalid"),
+    ("wrong-types", "upstream_invalid"),
+    ("oversize", "upstream_invalid"),
+    ("redirect", "upstream_invalid"),
+    ("not-utf-8", "upstream_invalid"),
+]
+
+
+@pytest.mark.parametrize(("kind", "word"), WORDS, ids=[kind for kind, _ in WORDS])
+def test_every_fault_has_its_word_both_ways_and_ends_when_it_ends(
+    service: Service, user: str, kind: FaultKind, word: str
+) -> None:
+    service.sandbox.break_with(Fault(kind, seconds=3.2))
+    path = f"/v1/cohorts?user_id={user}"
+    plain, retried = at_once(service, [path, f"{path}&on_error=retry"])
+    assert (plain.status_code, plain.json()["ok"], plain.json()["error"]) == (200, False, word)
+    assert (retried.status_code, retried.json()["ok"], retried.json()["error"]) == (500, False, word)
+    assert int(retried.headers["Retry-After"]) >= 1
+    drop_in = service.get(f"/v1/userprofile?user_id={user}&get_cohort_ids=true")
+    assert (drop_in.status_code, drop_in.json()) == (500, {"error": word})
     service.sandbox.break_with(None)
-    assert service.get(f"/v1/cohorts?user_id={user}").json()["ok"]
+    deadline = time.monotonic() + 10
+    while not service.get(path).json()["ok"]:
+        assert time.monotonic() < deadline, "whole again within 10 seconds"
+
+
+def test_a_429_is_over_soon_after_its_retry_after(start_service: Callable[..., Service]) -> None:
+    with Sandbox(documented=Documented(retry_after=2)) as sandbox:
+        service = start_service(sandbox)
+        sandbox.break_with(Fault("quota", times=1))
+        assert service.get("/v1/cohorts?user_id=ava").json()["error"] == "quota_exhausted"
+        began = time.monotonic()
+        refused = service.get("/v1/cohorts?user_id=ava&on_error=retry")
+        assert refused.headers["X-Amplitude-Calls"] == "0"
+        assert refused.headers["Retry-After"] == "2"
+        while not service.get("/v1/cohorts?user_id=ava").json()["ok"]:
+            assert time.monotonic() < began + 2 + 5
+            time.sleep(0.1)
+        assert time.monotonic() >= began + 1.5
+        assert sandbox.report()["calls"] == 2
+
+
+def test_wrong_credentials_are_rejected_by_word(start_service: Callable[..., Service]) -> None:
+    with Sandbox() as sandbox:
+        service = start_service(sandbox, AMPLITUDE_SECRET_KEY="another")
+        assert service.get("/v1/cohorts?user_id=ava").json()["error"] == "upstream_rejected"
+        ready = requests.get(f"{service.url}/readyz", timeout=5)
+        assert (ready.status_code, ready.json()["upstream"]) == (503, "rejected")
+        sandbox.secret_key = "another"
+        assert service.get("/v1/cohorts?user_id=ava").json()["ok"]
+
+
+def test_computations_and_properties_are_told_apart(service: Service) -> None:
+    body = service.get(
+        "/v1/profile?user_id=ava&include=properties,computations,propensities&prediction_id=pred-buy"
+    ).json()
+    assert body["computations"] == {"orders": 12, "lifetime_spend": 1849.5, "zip": "02134"}
+    assert body["properties"]["first_name"] == "Ava"
+    assert body["propensity"] == 0.83
+    assert service.get("/v1/computations?user_id=ava&comp_id=comp-orders").json()["computations"] == {"orders": 12}
+    assert (
+        service.get("/v1/propensities?user_id=ava&prediction_id=pred-buy&propensity_type=pct").json()["propensity"]
+        == 97
+    )
 
 
 def test_more_users_than_the_quota_are_told_at_once_and_amplitude_never_refuses(

@@ -10,14 +10,14 @@ import pytest
 
 from proxy.errors import QuotaExhausted, UpstreamInvalid, UpstreamUnavailable
 from proxy.flights import Flights
-from proxy.parts import COHORTS, PROPERTIES, Identity, Lifetimes, Part, Record, recommendation
+from proxy.parts import COHORTS, PROPERTIES, Identity, Lifetimes, Part, Record, computations, recommendation
 from proxy.profiles import Answer, Profiles
 from proxy.quota import Quota
 from proxy.store import Store
 from tests.fakes import FakeClock, FakeSource
 
 USER = Identity("u", None)
-LIFETIMES = Lifetimes(fresh=900, negative=60)
+LIFETIMES = Lifetimes(fresh=900, negative=60, stale_while_revalidate=100, stale_if_error=5000)
 
 
 class World:
@@ -253,6 +253,98 @@ def test_when_every_place_to_wait_is_taken_the_next_caller_leaves_at_once(clock:
     assert world.get(COHORTS).error.word == "quota_exhausted"  # type: ignore[union-attr]
     world.source.open.set()
     assert waiting.result(10).error is None
+
+
+def test_a_stale_copy_is_served_at_once_and_refreshed_behind_by_one_call(world: World) -> None:
+    world.get(COHORTS, recommendation("a"))
+    world.source.wait_for_call()
+    world.clock.advance(950)
+    world.source.open.clear()
+    stale = [world.get(COHORTS, recommendation("a")) for _ in range(3)]
+    assert [(answer.forwarded, answer.calls, answer.stale) for answer in stale] == [(None, 0, True)] * 3
+    world.source.wait_for_call()
+    landing = world.flights._under_way[USER][COHORTS].landed
+    world.source.open.set()
+    landing.result(10)
+    assert not world.get(COHORTS).stale
+    assert len(world.source.calls) == 2
+    assert world.source.calls[1][1].parts == {COHORTS, recommendation("a")}, "only what was just asked for"
+
+
+def test_a_refresh_takes_no_moment_that_somebody_waits_for(clock: FakeClock) -> None:
+    world = World(clock, per_minute=100)
+    world.get(COHORTS)
+    clock.advance(950)
+    while world.quota.book(clock()):
+        pass
+    assert world.get(COHORTS).stale
+    assert not world.flights._queued
+
+
+def test_a_spare_stands_in_only_when_amplitude_cannot_answer(world: World) -> None:
+    world.get(COHORTS)
+    world.clock.advance(1100)
+    world.source.fault = UpstreamUnavailable()
+    spare = world.get(COHORTS)
+    assert (spare.error, spare.forwarded, spare.stale, spare.calls) == (None, "stale", True, 1)
+    assert spare.fault is not None
+    assert spare.fault.word == "upstream_unavailable"
+    world.source.fault = None
+    fetched = world.get(COHORTS)
+    assert (fetched.error, fetched.fault, fetched.forwarded, fetched.stale) == (None, None, "stale", False)
+
+
+def test_a_spare_is_served_at_once_while_the_quota_is_spent(clock: FakeClock) -> None:
+    world = World(clock, per_minute=1)
+    world.get(COHORTS)
+    clock.advance(1100)
+    world.get(COHORTS, identity=Identity("other", None))
+    spare = world.get(COHORTS)
+    assert (spare.error, spare.calls, spare.stale) == (None, 0, True)
+    assert spare.fault is not None
+    assert spare.fault.word == "quota_exhausted"
+
+
+def test_a_copy_too_old_to_stand_in_is_gone(world: World) -> None:
+    world.get(COHORTS)
+    world.clock.advance(900 + 5000)
+    world.source.fault = UpstreamUnavailable()
+    assert world.get(COHORTS).error is not None
+
+
+def test_a_caller_may_want_nothing_older(world: World) -> None:
+    world.get(COHORTS)
+    world.clock.advance(50)
+    assert world.profiles.get(USER, [COHORTS], until=world.clock() + 1, max_age=50).forwarded is None
+    fetched = world.profiles.get(USER, [COHORTS], until=world.clock() + 1, max_age=49)
+    assert (fetched.forwarded, fetched.calls) == ("request", 1)
+    world.clock.advance(1)
+    world.source.fault = UpstreamUnavailable()
+    older = world.profiles.get(USER, [COHORTS], until=world.clock() + 1, max_age=0)
+    assert (older.error, older.stale, older.calls) == (None, False, 1)
+    assert older.fault is not None
+
+
+def test_who_wants_nothing_old_joins_a_call_in_flight(world: World) -> None:
+    world.get(COHORTS)
+    world.source.wait_for_call()
+    world.clock.advance(950)
+    world.source.open.clear()
+    world.get(COHORTS)
+    world.source.wait_for_call()
+    answer = world.callers.submit(world.profiles.get, USER, [COHORTS], until=world.clock() + 1.5, max_age=0)
+    world.source.open.set()
+    assert answer.result(10).calls == 1
+    assert len(world.source.calls) == 2
+
+
+def test_properties_and_computations_are_two_calls_whose_answers_are_told_apart(clock: FakeClock) -> None:
+    world = World(clock, along=(PROPERTIES, COHORTS))
+    world.source.user_data = {"amp_props": {"x": "1"}, "cohort_ids": []}
+    assert world.get(PROPERTIES, computations(["a"])).calls == 2
+    assert world.get(COHORTS).forwarded is None
+    assert world.get(computations(["a", "b"])).calls == 1
+    assert world.get(computations()).calls == 1
 
 
 def test_no_thread_runs_before_the_first_call(clock: FakeClock) -> None:

@@ -55,6 +55,12 @@ def test_a_bad_name_is_refused(text: str) -> None:
         parse(text)
 
 
+@pytest.mark.parametrize("rest", ["", "4f5b3e5", "0" * 63])
+def test_a_hash_whose_dollar_a_shell_ate_is_not_taken_for_a_secret(rest: str) -> None:
+    with pytest.raises(BadEntry, match="single quotes"):
+        parse(f"braze:sha256{rest}")
+
+
 def test_padding_is_allowed_at_the_end() -> None:
     assert ring(f"braze:{PLAIN}==").check(f"{PLAIN}==") == "braze"
 

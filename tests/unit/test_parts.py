@@ -3,31 +3,52 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.parts import COHORTS, EMPTY, PROPERTIES, Kept, Lifetimes, Record, freshness, merge, pack, recommendation
+from proxy.parts import (
+    COHORTS,
+    EMPTY,
+    PROPERTIES,
+    Kept,
+    Lifetimes,
+    Part,
+    Record,
+    computations,
+    freshness,
+    merge,
+    pack,
+    recommendation,
+)
 
-LIFETIMES = Lifetimes(fresh=900, negative=60)
+LIFETIMES = Lifetimes(fresh=900, negative=60, stale_while_revalidate=100, stale_if_error=5000)
 
 
-def record(at: float, *parts: object) -> Record:
-    return Record({part: Kept(b"1", at) for part in parts})  # type: ignore[misc]
+def record(at: float, *parts: Part) -> Record:
+    return Record({part: Kept(b"1", at) for part in parts})
 
 
 def test_a_part_is_fresh_until_its_lifetime_ends() -> None:
     kept = record(100, COHORTS)
-    assert LIFETIMES.usable(kept, [COHORTS, PROPERTIES], 999.9) == [COHORTS]
-    assert LIFETIMES.usable(kept, [COHORTS], 1000) == []
+    assert LIFETIMES.left(kept, COHORTS, 999.5) == 0.5
+    assert LIFETIMES.left(kept, COHORTS, 1100) == -100
+    assert LIFETIMES.left(kept, PROPERTIES, 100) == float("-inf")
 
 
-def test_unknown_answers_every_part_but_only_briefly() -> None:
+def test_unknown_answers_every_part_but_only_briefly_and_never_stale() -> None:
     unknown = Record(unknown_at=100)
-    assert LIFETIMES.usable(unknown, [COHORTS, recommendation("a")], 159) == [COHORTS, recommendation("a")]
+    assert LIFETIMES.left(unknown, recommendation("a"), 159) == 1
+    assert LIFETIMES.pruned(unknown, 159) is unknown
     assert LIFETIMES.pruned(unknown, 160) == EMPTY
 
 
-def test_pruning_drops_what_may_not_be_served() -> None:
+def test_a_spare_is_kept_for_as_long_as_it_may_stand_in() -> None:
     both = merge(record(100, COHORTS), record(500, PROPERTIES))
-    assert LIFETIMES.pruned(both, 1200).parts.keys() == {PROPERTIES}
-    assert LIFETIMES.pruned(both, 600) is both
+    assert LIFETIMES.pruned(both, 5999) is both
+    assert LIFETIMES.pruned(both, 6000).parts.keys() == {PROPERTIES}
+    assert LIFETIMES.pruned(both, 6400).parts.keys() == set()
+
+
+def test_one_set_of_computations_is_one_part_in_whatever_order_and_no_other() -> None:
+    assert computations(["b", "a"]) == computations(("a", "b"))
+    assert len({computations(), computations(["a"]), computations(["a", "b"])}) == 3
 
 
 def test_unknown_and_known_replace_each_other_by_time() -> None:

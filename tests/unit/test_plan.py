@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.parts import COHORTS, PROPERTIES, Identity, Part, recommendation
+from proxy.parts import COHORTS, PROPERTIES, SECTIONS, Identity, Part, computations, prediction, recommendation
 from proxy.plan import Call, plan, tell_apart
 
 ALONG = (PROPERTIES, COHORTS)
@@ -42,21 +42,67 @@ def test_nothing_but_what_was_asked_is_in_a_call_when_nothing_rides_along() -> N
     assert call.parameters(Identity(None, "d")) == {"device_id": "d", "get_cohort_ids": "true"}
 
 
-parts = st.sampled_from([PROPERTIES, COHORTS]) | st.builds(
-    recommendation, st.sampled_from("abc"), st.sampled_from([None, "model", "random"])
+def test_properties_and_computations_are_never_in_one_call() -> None:
+    first, second = plan([PROPERTIES, COHORTS, computations(["b", "a"])], ALONG)
+    assert first.parts == {PROPERTIES, COHORTS}
+    assert second.parameters(Identity("u", None)) == {"user_id": "u", "comp_id": "a,b"}
+
+
+def test_properties_do_not_ride_where_computations_sit() -> None:
+    (call,) = plan([computations(), recommendation("a")], ALONG)
+    assert call.parts == {computations(), recommendation("a"), COHORTS}
+    assert call.parameters(Identity("u", None))["get_computations"] == "true"
+
+
+def test_two_sets_of_computations_are_two_calls() -> None:
+    calls = plan([computations(["a"]), computations(["a", "b"])])
+    assert [call.parameters(Identity("u", None))["comp_id"] for call in calls] == ["a", "a,b"]
+
+
+def test_scores_and_percentiles_are_two_calls_each_beside_whatever_else_there_is() -> None:
+    wanted = [prediction("p"), prediction("q"), prediction("p", "pct"), recommendation("a", "model"), COHORTS]
+    first, second = plan(wanted)
+    assert first.parameters(Identity("u", None)) == {
+        "user_id": "u",
+        "get_recs": "true",
+        "rec_id": "a",
+        "rec_type": "model",
+        "get_cohort_ids": "true",
+        "get_propensity": "true",
+        "prediction_id": "p,q",
+        "propensity_type": "score",
+    }
+    assert second.parameters(Identity("u", None))["propensity_type"] == "pct"
+
+
+parts = st.one_of(
+    st.sampled_from([PROPERTIES, COHORTS]),
+    st.builds(recommendation, st.sampled_from("abc"), st.sampled_from([None, "model", "random"])),
+    st.builds(computations, st.sets(st.sampled_from("xyz"))),
+    st.builds(prediction, st.sampled_from("pq"), st.sampled_from(["score", "pct"])),
 )
 
 
 @given(st.lists(parts, unique=True), st.sampled_from([(), ALONG, (COHORTS,)]))
-def test_every_part_is_brought_exactly_once_and_no_recommendation_unasked(
+def test_every_part_is_brought_exactly_once_and_nothing_unasked_but_what_rides(
     wanted: list[Part], along: tuple[Part, ...]
 ) -> None:
     calls = plan(wanted, along)
     brought = [part for call in calls for part in call.parts]
     assert len(brought) == len(set(brought))
     assert set(wanted) <= set(brought) <= {*wanted, *along}
-    types = {part.type for part in wanted if part.section == "recommendations"}
-    assert len(calls) == max(len(types), bool(wanted))
+    for call in calls:
+        assert sum(part == PROPERTIES or part.section == "computations" for part in call.parts) <= 1
+        for section in ("recommendations", "propensities"):
+            assert len({part.type for part in call.parts if part.section == section}) <= 1
+
+
+@given(st.lists(parts, unique=True))
+def test_no_plan_has_more_calls_than_the_conflicts_demand(wanted: list[Part]) -> None:
+    types = {section: {part.type for part in wanted if part.section == section} for section in SECTIONS}
+    one_field = sum(part == PROPERTIES or part.section == "computations" for part in wanted)
+    demanded = [len(types["recommendations"]), len(types["propensities"]), one_field, bool(wanted)]
+    assert len(plan(wanted)) == max(demanded)
 
 
 BOTH = Call(frozenset({recommendation("a"), recommendation("b"), *ALONG}), ("a", "b"))
@@ -93,3 +139,18 @@ def test_each_part_is_either_answered_or_faulty(data: dict[str, Any]) -> None:
     values, faulty = tell_apart(BOTH, data)
     assert values.keys() | faulty == BOTH.parts
     assert not values.keys() & faulty
+
+
+def test_propensities_are_found_by_id_and_a_single_one_also_by_its_own_field() -> None:
+    (call,) = plan([prediction("p", "pct"), prediction("q", "pct")])
+    said = {"propensity": 1, "propensities": [{"pred_id": "q", "prop": 97, "prop_type": "score"}]}
+    assert tell_apart(call, said)[0] == {prediction("p", "pct"): None, prediction("q", "pct"): 97}
+    (single,) = plan([prediction("p")])
+    assert tell_apart(single, {"propensity": 0.5})[0] == {prediction("p"): 0.5}
+    assert tell_apart(single, {})[0] == {prediction("p"): None}
+    assert tell_apart(single, {"propensities": "x"})[1] == {prediction("p")}
+
+
+def test_amp_props_are_computations_when_those_were_asked() -> None:
+    (call,) = plan([computations(["a"])])
+    assert tell_apart(call, {"amp_props": {"orders": "3"}}) == ({computations(["a"]): {"orders": "3"}}, set())

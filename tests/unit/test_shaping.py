@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from proxy.parts import Kept, Part, Record, Section, pack
 from proxy.plan import plan, tell_apart
 from proxy.query import Ask, parse
-from proxy.shaping import shape
+from proxy.shaping import number, shape
 
 CASES = sorted((Path(__file__).parent.parent / "cases").glob("*.json"))
 AT = 1_795_000_000.9
@@ -51,6 +51,7 @@ RECOMMENDATION = {
     "last_updated": (int, None),
 }
 ENTRY = RECOMMENDATION | {"child_rec_id": (str, None)}
+PROPENSITY = {"prediction_id": str, "value": (float, None), "type": str}
 ENVELOPE = {
     "ok": bool,
     "found": bool,
@@ -63,6 +64,12 @@ ENVELOPE = {
 SECTION: dict[Section, dict[str, Any]] = {
     "recommendations": RECOMMENDATION | {"recommendations": [ENTRY], "recommendations_by_id": {str: ENTRY}},
     "properties": {"properties": dict, "properties_by_name": dict},
+    "computations": {"computations": dict, "computations_by_name": dict},
+    "propensities": {
+        "propensity": (float, None),
+        "propensities": [PROPENSITY],
+        "propensities_by_id": {str: PROPENSITY},
+    },
     "cohorts": {"cohort_ids": [str], "member": {str: bool}, "is_member": bool},
 }
 
@@ -82,8 +89,8 @@ def conforms(value: Any, wanted: Any) -> bool:
                 and value.keys() == wanted.keys()
                 and all(conforms(value[key], kind) for key, kind in wanted.items())
             )
-    if wanted is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+    if wanted in (int, float):
+        return isinstance(value, int | wanted) and not isinstance(value, bool)
     return isinstance(value, wanted)
 
 
@@ -109,6 +116,8 @@ user_datas = st.fixed_dictionaries(
         "recommendations": anything | st.lists(entries | anything, max_size=3),
         "amp_props": anything | st.dictionaries(st.text(max_size=5), anything),
         "cohort_ids": anything | st.lists(anything, max_size=4),
+        "propensity": anything,
+        "propensities": anything | st.lists(st.fixed_dictionaries({"pred_id": st.just("p"), "prop": anything})),
         "user_id": st.text() | st.none(),
         "device_id": st.text() | st.none(),
     },
@@ -119,6 +128,7 @@ asks = st.sampled_from(
         {"user_id": "u", "include": "recommendations", "rec_id": "7"},
         {"user_id": "u", "include": "properties", "keys": "plan,gp:plan,my prop"},
         {"device_id": "d", "include": "cohorts", "cohort_id": "a,b"},
+        {"user_id": "u", "include": "computations,propensities", "prediction_id": "p,q", "comp_id": "a"},
         {"user_id": "", "include": "recommendations,properties,cohorts", "rec_id": "a"},
     ]
 )
@@ -159,6 +169,41 @@ def test_a_property_is_called_the_same_with_and_without_keys(said: dict[str, int
     for name, value in some["properties"].items():
         assert value is None or every["properties"][name] == value
     assert sum(value is not None for value in some["properties_by_name"].values()) == len(present)
+
+
+@pytest.mark.parametrize(
+    ("said", "is_number"),
+    [
+        ("3", 3),
+        ("0", 0),
+        ("-7", -7),
+        ("5000000.0", 5000000.0),
+        ("1.10", 1.1),
+        ("0.0001", 0.0001),
+        ("-0.5", -0.5),
+        ("123456789012345", 123456789012345),
+        ("12345678901234.5", 12345678901234.5),
+    ],
+)
+def test_a_canonical_decimal_becomes_a_number(said: str, is_number: float) -> None:
+    found = number(said)
+    assert found == is_number
+    assert type(found) is type(is_number)
+
+
+NOT_CANONICAL = "02134,+1,-0,-0.0,1e5,0.00001,NaN,, 1,1\n,1.,.5,1_000,٣,true,1234567890123456,1234567890.123456"
+
+
+@pytest.mark.parametrize("said", NOT_CANONICAL.split(","))
+def test_anything_else_stays_text(said: str) -> None:
+    assert number(said) == said
+    assert isinstance(number(said), str)
+
+
+@given(st.one_of(st.floats(allow_nan=False, allow_infinity=False), st.integers()).map(str))
+def test_no_digit_is_made_up_or_lost(said: str) -> None:
+    found = number(said)
+    assert found == said or float(said) == found
 
 
 def record_of_properties(said: dict[str, int]) -> Record:

@@ -232,6 +232,93 @@ def test_a_mistake_is_problem_json_without_a_call(
     assert not source.calls
 
 
+def test_an_etag_is_strong_and_saves_the_body_on_get_and_head(
+    client: FlaskClient, caller: dict[str, str], clock: FakeClock
+) -> None:
+    path = "/v1/cohorts?user_id=ava"
+    first = client.get(path, headers=caller)
+    etag = first.headers["ETag"]
+    assert etag.startswith('"')
+    clock.advance(10)
+    for method in ("GET", "HEAD"):
+        for sent in (etag, f'"other", {etag}', "*", f"W/{etag}"):
+            same = client.open(path, method=method, headers=caller | {"If-None-Match": sent})
+            assert (same.status_code, same.data) == (304, b"")
+            assert same.headers["ETag"] == etag
+            assert same.headers["Age"] == "10"
+            assert same.headers["Cache-Control"] == "private, max-age=900"
+            assert "hit" in same.headers["Cache-Status"]
+    assert client.get(path, headers=caller | {"If-None-Match": '"other"'}).status_code == 200
+    assert client.post(path, headers=caller | {"If-None-Match": etag}).status_code == 200
+    assert client.get(path + "&cohort_id=vip", headers=caller | {"If-None-Match": etag}).status_code == 200
+
+
+def test_the_body_of_one_copy_stays_the_same_bytes_while_stale_keeps_its_value(get: Any, clock: FakeClock) -> None:
+    bodies = [get("/v1/cohorts?user_id=ava").data]
+    for _ in range(3):
+        clock.advance(250)
+        bodies.append(get("/v1/cohorts?user_id=ava").data)
+    assert len(set(bodies)) == 1
+
+
+def test_a_stale_copy_is_served_at_once_with_what_it_is(get: Any, source: FakeSource, clock: FakeClock) -> None:
+    get("/v1/cohorts?user_id=ava")
+    clock.advance(940)
+    source.open.clear()
+    stale = get("/v1/cohorts?user_id=ava")
+    source.open.set()
+    assert stale.json["stale"] is True
+    assert stale.json["ok"] is True
+    assert stale.headers["Cache-Status"] == "connected-content-proxy; hit; ttl=-40"
+    assert stale.headers["Age"] == "940"
+    assert stale.headers["Cache-Control"] == "private, max-age=900"
+    assert stale.headers["X-Amplitude-Calls"] == "0"
+
+
+def test_a_copy_too_old_to_serve_is_fetched_or_stands_in(get: Any, source: FakeSource, clock: FakeClock) -> None:
+    get("/v1/cohorts?user_id=ava")
+    clock.advance(5000)
+    source.fault = UpstreamUnavailable()
+    for path in ("/v1/cohorts?user_id=ava", "/v1/cohorts?user_id=ava&on_error=retry"):
+        spare = get(path)
+        assert (spare.status_code, spare.json["ok"], spare.json["stale"]) == (200, True, True)
+        assert spare.headers["Cache-Status"] == "connected-content-proxy; fwd=stale; detail=upstream_unavailable"
+        assert spare.headers["X-Amplitude-Calls"] == "1"
+    source.fault = None
+    assert get("/v1/cohorts?user_id=ava").headers["Cache-Status"] == "connected-content-proxy; fwd=stale; stored"
+
+
+@pytest.mark.parametrize(
+    ("directive", "status"),
+    [
+        ("no-cache", "fwd=request; stored"),
+        ("NO-CACHE", "fwd=request; stored"),
+        ("max-age=99", "fwd=request; stored"),
+        ("max-age=0", "fwd=request; stored"),
+        ("max-age=100", "hit; ttl=800"),
+        ("max-age=" + "9" * 400, "hit; ttl=800"),
+        ("max-age=soon", "hit; ttl=800"),
+        ("no-store, only-if-cached, min-fresh=9999", "hit; ttl=800"),
+    ],
+)
+def test_the_caller_may_want_nothing_older(
+    client: FlaskClient, caller: dict[str, str], clock: FakeClock, directive: str, status: str
+) -> None:
+    client.get("/v1/cohorts?user_id=ava", headers=caller)
+    clock.advance(100)
+    answer = client.get("/v1/cohorts?user_id=ava", headers=caller | {"Cache-Control": directive})
+    assert answer.headers["Cache-Status"] == f"connected-content-proxy; {status}"
+
+
+def test_every_answer_has_the_security_headers(client: FlaskClient, caller: dict[str, str]) -> None:
+    for path in ("/v1/cohorts?user_id=ava", "/v1/cohorts", "/healthz", "/nowhere"):
+        for headers in (caller, {}):
+            answer = client.get(path, headers=headers)
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+            assert answer.headers["Content-Security-Policy"] == "default-src 'none'; frame-ancestors 'none'"
+            assert answer.headers["Referrer-Policy"] == "no-referrer"
+
+
 def test_a_body_is_ignored_on_get_and_an_empty_post_needs_no_type(get: Any, post: Any) -> None:
     assert get("/v1/cohorts?user_id=ava", data=b"{", content_type="text/plain").status_code == 200
     assert post("/v1/cohorts?user_id=ava").status_code == 200

@@ -1,0 +1,67 @@
+"""What is right or wrong with the settings and with Amplitude, found out by one call that logs no exposure."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from proxy.amplitude import Fetched
+from proxy.errors import NoAnswer, QuotaExhausted, UpstreamInvalid, UpstreamRejected
+from proxy.parts import COHORTS, Identity
+from proxy.plan import Call, plan
+from proxy.settings import Settings
+
+_NOBODY = Identity("connected-content-proxy-check", None)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One point: `right` is None where another fault kept it from being found out."""
+
+    point: str
+    right: bool | None
+    text: str
+
+
+def findings(settings: Settings, fetch: Callable[[Identity, Call], Fetched]) -> Iterator[Finding]:
+    """Yield a finding per point, each as soon as it is known; `fetch` is called once."""
+    keys = Counter(key.name for key in settings.proxy_api_keys)
+    named = ", ".join(f"{name} ({count} keys)" if count > 1 else name for name, count in keys.items())
+    yield Finding("callers", True, f"{named} may call")
+    networks = len(settings.allowed_networks)
+    yield Finding("networks", True, f"{networks} may call" if networks else "all may call, ALLOWED_NETWORKS is empty")
+
+    started = time.monotonic()
+    fault: NoAnswer | None = None
+    try:
+        fetch(_NOBODY, plan([COHORTS])[0])
+    except NoAnswer as raised:
+        fault = raised
+    took = f"{time.monotonic() - started:.2f} s"
+    where = settings.amplitude_base_url
+    unknown = "not known before Amplitude answers"
+
+    if isinstance(fault, UpstreamInvalid):
+        yield Finding("reachable", False, f"{where} answers, but not as Amplitude does ({fault}): is the URL right?")
+    elif fault is None or isinstance(fault, UpstreamRejected | QuotaExhausted):
+        yield Finding("reachable", True, f"{where} answers in {took}")
+    else:
+        yield Finding("reachable", False, f"{where} gives no answer ({fault}, {took}): look at URL, network and proxy")
+
+    if fault is None:
+        yield Finding("credentials", True, "Amplitude accepts them")
+    elif isinstance(fault, UpstreamRejected):
+        sent = "AMPLITUDE_API_KEY and AMPLITUDE_SECRET_KEY" if settings.amplitude_api_key else "AMPLITUDE_SECRET_KEY"
+        yield Finding("credentials", False, f"{fault}: copy {sent} again from the settings of the project")
+    else:
+        yield Finding("credentials", None, unknown)
+
+    per_minute = settings.amplitude_requests_per_minute
+    if fault is None:
+        yield Finding("quota", True, f"some is left; this service may use {per_minute} calls a minute")
+    elif isinstance(fault, QuotaExhausted):
+        yield Finding("quota", False, f"{fault}, so others spend it too: lower AMPLITUDE_REQUESTS_PER_MINUTE")
+    else:
+        yield Finding("quota", None, unknown)

@@ -1,0 +1,133 @@
+"""The drop-in for Amplitude's own endpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from proxy.amplitude import Fetched
+from proxy.errors import UpstreamTimeout
+from proxy.parts import Record
+from tests.fakes import FakeClock, FakeSource
+
+ENTRY = {"rec_id": "a", "child_rec_id": "a", "items": ["1"], "is_control": True, "recommendation_source": "random"}
+AVA = {
+    "user_id": "ava",
+    "device_id": None,
+    "amp_props": {"gp:plan": "gold"},
+    "cohort_ids": ["vip"],
+    "recommendations": [ENTRY],
+    "propensity": 0.8,
+    "propensities": [{"prop": 0.8, "pred_id": "p", "prop_type": "score"}],
+}
+NULL = dict.fromkeys(("recommendations", "amp_props", "cohort_ids"))
+
+
+@pytest.fixture(autouse=True)
+def _ava(source: FakeSource) -> None:
+    source.user_data = AVA
+
+
+@pytest.fixture
+def get(client: FlaskClient, caller: dict[str, str]) -> Any:
+    return lambda query, **options: client.get(f"/v1/userprofile?{query}", headers=caller, **options)
+
+
+def data(**parts: Any) -> dict[str, Any]:
+    return {"userData": NULL | {"user_id": "ava", "device_id": None} | parts}
+
+
+@pytest.mark.parametrize(
+    ("query", "parts"),
+    [
+        ("get_recs=true&rec_id=a", {"recommendations": [ENTRY]}),
+        ("rec_id=a,b", {"recommendations": [ENTRY]}),
+        ("rec_id=b", {}),
+        ("get_recs=false&rec_id=a", {}),
+        ("get_amp_props=true", {"amp_props": {"gp:plan": "gold"}}),
+        ("get_cohort_ids=true&get_amp_props=false", {"cohort_ids": ["vip"]}),
+        ("comp_id=c", {"amp_props": {"gp:plan": "gold"}}),
+        ("get_computations=true", {"amp_props": {"gp:plan": "gold"}}),
+        (
+            "get_propensity=true&prediction_id=p,q",
+            {"propensity": 0.8, "propensities": [{"prop": 0.8, "pred_id": "p", "prop_type": "score"}]},
+        ),
+        ("", {}),
+    ],
+)
+def test_it_answers_what_amplitude_would_with_its_own_values(get: Any, query: str, parts: dict[str, Any]) -> None:
+    answer = get(f"user_id=ava&{query}")
+    assert answer.status_code == 200
+    assert answer.content_type == "application/json"
+    assert answer.json == data(**parts)
+
+
+def test_it_lives_from_the_same_cache(
+    client: FlaskClient, caller: dict[str, str], source: FakeSource, get: Any
+) -> None:
+    client.get("/v1/recommendations?user_id=ava&rec_id=a", headers=caller)
+    answer = get("user_id=ava&rec_id=a&get_amp_props=true&get_cohort_ids=true")
+    assert answer.headers["X-Amplitude-Calls"] == "0"
+    assert "hit" in answer.headers["Cache-Status"]
+    assert answer.headers["ETag"]
+    assert len(source.calls) == 1
+
+
+def test_properties_and_computations_are_merged_as_amplitude_merges_them(get: Any, source: FakeSource) -> None:
+    get("user_id=ava&get_amp_props=true")
+    source.user_data = AVA | {"amp_props": {"orders": "3"}}
+    answer = get("user_id=ava&get_amp_props=true&comp_id=c")
+    assert answer.json == data(amp_props={"gp:plan": "gold", "orders": "3"})
+
+
+def test_json_bodies_may_hold_booleans(client: FlaskClient, caller: dict[str, str]) -> None:
+    body = {"user_id": "ava", "get_cohort_ids": True, "get_amp_props": False}
+    answer = client.post("/v1/userprofile", json=body, headers=caller)
+    assert answer.json == data(cohort_ids=["vip"])
+
+
+@pytest.mark.parametrize(("seen", "status"), [(400, 400), (200, 200), (404, 404), (500, 400), (429, 400), (401, 400)])
+def test_unknown_is_amplitudes_error_with_the_status_it_was_seen_to_use(
+    client: FlaskClient, caller: dict[str, str], source: FakeSource, clock: FakeClock, seen: int, status: int
+) -> None:
+    unknown = Fetched(Record(unknown_at=clock(), unknown_status=seen), {})
+    client.application.extensions["connected-content-proxy"].flights._fetch = lambda *_: unknown
+    for _ in range(2):
+        answer = client.get("/v1/userprofile?user_id=who&get_amp_props=true", headers=caller)
+        assert answer.status_code == status
+        assert answer.json == {"error": "User id and device id not seen before"}
+    assert answer.headers["Cache-Status"].startswith("connected-content-proxy; hit")
+
+
+def test_blank_is_unknown_without_a_call(get: Any, source: FakeSource) -> None:
+    answer = get("user_id=&get_amp_props=true")
+    assert (answer.status_code, answer.json) == (400, {"error": "User id and device id not seen before"})
+    assert "Cache-Status" not in answer.headers
+    assert not source.calls
+
+
+def test_no_answer_is_a_500_whatever_on_error_says(get: Any, source: FakeSource) -> None:
+    source.fault = UpstreamTimeout()
+    for query in ("", "&on_error=default", "&on_error=nonsense"):
+        answer = get(f"user_id=ava&get_amp_props=true{query}")
+        assert (answer.status_code, answer.json) == (500, {"error": "upstream_timeout"})
+        assert answer.headers["Cache-Control"] == "no-store"
+
+
+def test_an_old_copy_stands_in(get: Any, source: FakeSource, clock: FakeClock) -> None:
+    get("user_id=ava&get_cohort_ids=true")
+    clock.advance(5000)
+    source.fault = UpstreamTimeout()
+    answer = get("user_id=ava&get_cohort_ids=true")
+    assert answer.json == data(cohort_ids=["vip"])
+    assert "fwd=stale" in answer.headers["Cache-Status"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["", "get_amp_props=true", "user_id=a&get_recs=true", "user_id=a&get_propensity=true", "user_id=a&get_recs=maybe"],
+)
+def test_a_mistake_is_refused(get: Any, query: str) -> None:
+    assert get(query).status_code == 400
