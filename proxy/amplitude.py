@@ -5,7 +5,6 @@ Facts: amplitude.com/docs/apis/analytics/user-profile.
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -20,7 +19,7 @@ import requests
 import urllib3
 from requests.auth import AuthBase, HTTPBasicAuth
 
-from proxy import __version__
+from proxy import __version__, strictjson
 from proxy.errors import (
     NoAnswer,
     QuotaExhausted,
@@ -29,7 +28,7 @@ from proxy.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from proxy.parts import Identity, Kept, Part, Record, pack
+from proxy.parts import Identity, Kept, Part, Record
 from proxy.plan import Call, tell_apart
 from proxy.transport import WholeAnswerAdapter
 
@@ -46,6 +45,12 @@ class Fetched:
 
     record: Record
     faults: Mapping[Part, NoAnswer]
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """Return no target. Even where it does not follow a redirect, requests reads its body whole, uncapped."""
+        return None
 
 
 class ApiKeyAuth(AuthBase):
@@ -77,7 +82,7 @@ class Amplitude:
         self._timeout = timeout
         self._now = now
         self._monotonic = monotonic
-        self._session = requests.Session()
+        self._session = _Session()
         self._session.auth = HTTPBasicAuth(api_key, secret_key) if api_key is not None else ApiKeyAuth(secret_key)
         self._session.headers["User-Agent"] = f"connected-content-proxy/{__version__}"
         self._session.headers["Accept"] = "application/json"
@@ -94,7 +99,8 @@ class Amplitude:
     def fetch(self, identity: Identity, call: Call) -> Fetched:
         """Return what Amplitude says of `identity`. Raises NoAnswer, and nothing else of its own or of HTTP.
 
-        Ends within the timeout, connecting included; only a name look-up is bounded by the system's resolver.
+        Ends within the timeout, connecting included; only a name look-up is bounded by the system's resolver, and
+        the greeting of an HTTP proxy on the way may take as long again.
         Never retried: each try spends quota and, for a recommendation, logs an exposure.
         """
         deadline = self._monotonic() + self._timeout
@@ -108,7 +114,7 @@ class Amplitude:
             ) as response:
                 body = self._body(response, deadline)
                 return self._understood(call, response.status_code, response.headers, body)
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise translated(error) from None
 
     def _body(self, response: requests.Response, deadline: float) -> bytes | None:
@@ -143,7 +149,7 @@ class Amplitude:
             raise UpstreamInvalid("larger than 2 MiB" if body is None else "not the documented shape")
         values, faulty = tell_apart(call, user_data)
         record = Record(
-            {part: Kept(pack(value), now) for part, value in values.items()},
+            {part: Kept(strictjson.write(value), now) for part, value in values.items()},
             None,
             _id(user_data.get("user_id")),
             _id(user_data.get("device_id")),
@@ -163,52 +169,9 @@ def translated(error: Exception) -> NoAnswer:
     return UpstreamUnavailable(name)
 
 
-def from_json(body: bytes) -> Any:
-    """Return the document in `body`. ValueError when it is not JSON, or nests too deeply to be passed on.
-
-    Python would read `NaN`, and turn 1e999 into an infinity that it writes as `Infinity`, which no JSON
-    parser at the other end takes: the first is refused, the second kept as it was written.
-    """
-
-    def refuse(_: str) -> None:
-        raise ValueError("NaN and Infinity are not JSON")
-
-    def finite(text: str) -> float | str:
-        return number if abs(number := float(text)) != float("inf") else text
-
-    def whole(text: str) -> int | str:
-        return int(text) if len(text) <= _MAX_DIGITS else text
-
-    try:
-        document = json.loads(body.decode("utf-8"), parse_constant=refuse, parse_float=finite, parse_int=whole)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    if _deeper_than(document, _MAX_DEPTH):
-        raise ValueError("nested too deeply")
-    return document
-
-
-_MAX_DIGITS = 4_000  # Python refuses to read, and to write, integers of more than 4,300
-_MAX_DEPTH = 100  # far from Python's recursion limit, whatever the stack of the thread that writes it
-
-
-def _deeper_than(document: Any, limit: int) -> bool:
-    level = [document]
-    for _ in range(limit):
-        level = [
-            below
-            for value in level
-            if isinstance(value, dict | list)
-            for below in (value.values() if isinstance(value, dict) else value)
-        ]
-        if not level:
-            return False
-    return True
-
-
 def _document(body: bytes | None) -> Any:
     try:
-        return from_json(body) if body is not None else None
+        return strictjson.read(body) if body is not None else None
     except ValueError:
         return None
 

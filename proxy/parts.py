@@ -5,10 +5,9 @@ Pure. A request asks for parts, a call brings several, a record keeps each by it
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 Section = Literal["recommendations", "properties", "cohorts", "computations", "propensities"]
 SECTIONS: tuple[Section, ...] = get_args(Section)
@@ -84,11 +83,6 @@ class Record:
 
 
 EMPTY = Record()
-
-
-def pack(value: Any) -> bytes:
-    """Return `value` as compact JSON in UTF-8. A lone surrogate, which UTF-8 cannot hold, becomes "?"."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 def merge(old: Record, new: Record) -> Record:

@@ -16,6 +16,7 @@ from typing import Any
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
 
 class _UntilDeadline(io.RawIOBase):
@@ -50,11 +51,41 @@ class _BoundedResponse(HTTPResponse):
         self.fp = io.BufferedReader(_UntilDeadline(sock))
 
 
-class _Connection(HTTPConnection):
+class _InTime(HTTPConnection):
+    """Tries a host's addresses against one deadline, where urllib3 would give each of them the whole timeout."""
+
+    def _new_conn(self) -> socket.socket:
+        if not isinstance(self.timeout, int | float):
+            return super()._new_conn()
+        name, whole = self._dns_host, self.timeout
+        deadline = time.monotonic() + whole
+        try:
+            found = socket.getaddrinfo(name, self.port, type=socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, self, error) from error
+        addresses = list(dict.fromkeys(str(one[4][0]) for one in found))
+        try:
+            while True:
+                # A silent address must leave time for those after it.
+                self._dns_host = addresses.pop(0)
+                self.timeout = max((deadline - time.monotonic()) / (len(addresses) + 1), 0.001)
+                try:
+                    sock = super()._new_conn()
+                except (ConnectTimeoutError, NewConnectionError):
+                    if not addresses:
+                        raise
+                else:
+                    sock.settimeout(max(deadline - time.monotonic(), 0.001))
+                    return sock
+        finally:
+            self._dns_host, self.timeout = name, whole
+
+
+class _Connection(_InTime):
     response_class = _BoundedResponse
 
 
-class _SecureConnection(HTTPSConnection):
+class _SecureConnection(_InTime, HTTPSConnection):
     response_class = _BoundedResponse
 
 

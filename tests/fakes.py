@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from proxy import strictjson
 from proxy.amplitude import Fetched
 from proxy.errors import NoAnswer
-from proxy.parts import Identity, Kept, Record, pack
+from proxy.parts import Identity, Kept, Record
 from proxy.plan import Call, tell_apart
 
 
@@ -53,7 +54,7 @@ class FakeSource:
         if self.user_data is None:
             return Fetched(Record(unknown_at=self.clock()), {})
         values, _ = tell_apart(call, self.user_data)
-        parts = {part: Kept(pack(value), self.clock()) for part, value in values.items()}
+        parts = {part: Kept(strictjson.write(value), self.clock()) for part, value in values.items()}
         return Fetched(Record(parts, None, self.user_data.get("user_id"), None), {})
 
     def wait_for_call(self) -> None:

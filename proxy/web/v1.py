@@ -6,12 +6,14 @@ import hashlib
 import math
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import parse_qsl
 
 from flask import Blueprint, Response, g, request
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
-from proxy.errors import BLANK_ID, NoAnswer, UpstreamInvalid
-from proxy.parts import COHORTS, EMPTY, SECTIONS, Part, Section, pack
+from proxy import strictjson
+from proxy.errors import BLANK_ID, BadRequest, NoAnswer, UpstreamInvalid
+from proxy.parts import COHORTS, EMPTY, SECTIONS, Part, Section
 from proxy.profiles import NOTHING, Answer
 from proxy.query import Ask, from_json, parse, parse_drop_in
 from proxy.shaping import drop_in, shape
@@ -37,11 +39,11 @@ def answer(section: Section | None) -> Response:
     ask = parse(section, _given())
     found = _found(ask, ask.parts)
     error = BLANK_ID if ask.anonymous else found.error.word if found.error else None
-    body = pack(shape(ask, found.record, error=error, stale=found.stale)) + b"\n"
+    body = strictjson.write(shape(ask, found.record, error=error, stale=found.stale)) + b"\n"
     if len(body) >= MAX_ANSWER_BYTES:
         error = UpstreamInvalid.word
         found = _too_large(found)
-        body = pack(shape(ask, EMPTY, error=error)) + b"\n"
+        body = strictjson.write(shape(ask, EMPTY, error=error)) + b"\n"
     if found.error is not None and ask.on_error == "retry":
         return _described(_try_again(found.error), found)
     response = _described(Response(body, content_type="application/json"), found)
@@ -104,7 +106,7 @@ def _too_large(found: Answer) -> Answer:
 
 
 def _given() -> Iterator[tuple[str, Any]]:
-    yield from request.args.items(multi=True)
+    yield from _pairs(request.query_string, "the URL")
     if request.method != "POST":
         return
     body = request.get_data()
@@ -114,11 +116,18 @@ def _given() -> Iterator[tuple[str, Any]]:
         return
     match request.mimetype:
         case "application/x-www-form-urlencoded":
-            yield from request.form.items(multi=True)
+            yield from _pairs(body, "the body")
         case "application/json":
             yield from from_json(body)
         case _:
             raise UnsupportedMediaType
+
+
+def _pairs(encoded: bytes, where: str) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(encoded.decode("utf-8"), keep_blank_values=True, errors="strict")
+    except UnicodeDecodeError:
+        raise BadRequest(f"{where} is not UTF-8 once its percent-encoding is undone: encode it again") from None
 
 
 def _described(response: Response, found: Answer) -> Response:
@@ -135,7 +144,7 @@ def _tagged(response: Response) -> Response:
 
 
 def _json(body: dict[str, Any], status: int) -> Response:
-    return Response(pack(body) + b"\n", status, content_type="application/json")
+    return Response(strictjson.write(body) + b"\n", status, content_type="application/json")
 
 
 def _try_again(error: NoAnswer) -> Response:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
+import ssl
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import requests
+import trustme
 import urllib3
 from requests.auth import AuthBase
 
-from proxy.amplitude import Amplitude, ApiKeyAuth, Fetched, from_json, translated
+from proxy.amplitude import Amplitude, ApiKeyAuth, Fetched, translated
 from proxy.errors import (
     NoAnswer,
     QuotaExhausted,
@@ -24,7 +27,9 @@ from proxy.errors import (
 )
 from proxy.parts import COHORTS, PROPERTIES, Identity, Part, recommendation
 from proxy.plan import plan
-from proxy.sandbox.server import Documented, Fault, FaultKind, Sandbox
+from proxy.sandbox.answers import Documented
+from proxy.sandbox.faults import Fault, FaultKind
+from proxy.sandbox.server import Sandbox
 from proxy.telemetry import configure_logging
 from tests.conftest import free_port
 
@@ -154,6 +159,79 @@ def test_no_redirect_is_followed(sandbox: Sandbox) -> None:
     assert sandbox.statuses == {301: 1}
 
 
+@pytest.mark.parametrize("target", ["http://[::1", "/\u00ff", "/elsewhere"])
+def test_a_redirect_is_not_even_looked_at(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    monkeypatch.setattr(sandbox, "url", target if target != "/elsewhere" else sandbox.url + target)
+    client = Amplitude(f"http://127.0.0.1:{sandbox.port}", sandbox.secret_key, timeout=1)
+    sandbox.break_with(Fault("redirect"))
+    with pytest.raises(UpstreamInvalid):
+        client.fetch(Identity("ava", None), plan([COHORTS])[0])
+
+
+def test_silent_addresses_share_one_deadline_and_leave_time_for_the_last(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    knocked = []
+    connect = socket.socket.connect
+
+    def look_up(host: str, *_: Any, **__: Any) -> list[Any]:
+        hosts = [f"127.0.0.{number}" for number in (1, 2, 3)] if host == "localhost" else [host]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, sandbox.port)) for one in hosts]
+
+    def reach(sock: socket.socket, address: Any) -> None:
+        knocked.append((address[0], sock.gettimeout()))
+        if address[0] != "127.0.0.3":
+            raise TimeoutError
+        connect(sock, ("127.0.0.1", sandbox.port))
+
+    client = Amplitude(f"http://localhost:{sandbox.port}", sandbox.secret_key, timeout=0.9)
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(socket.socket, "connect", reach)
+    assert client.fetch(Identity("ava", None), plan([COHORTS])[0]).record.parts
+    assert [host for host, _ in knocked] == ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
+    assert knocked[0][1] == pytest.approx(0.3, abs=0.05)
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def secure_sandbox(authority: trustme.CA) -> Iterator[Sandbox]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with Sandbox(tls=context) as running:
+        yield running
+
+
+def test_over_tls_a_certificate_of_the_operators_own_authority_is_accepted(
+    secure_sandbox: Sandbox, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with authority.cert_pem.tempfile() as bundle:
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
+        assert said(fetch(secure_sandbox, COHORTS), COHORTS) == ["vip", "c31"]
+
+
+def test_over_tls_a_certificate_that_nobody_vouches_for_is_unavailable(secure_sandbox: Sandbox) -> None:
+    with pytest.raises(UpstreamUnavailable):
+        fetch(secure_sandbox, COHORTS)
+    assert not secure_sandbox.calls, "and the secret was not sent"
+
+
+@pytest.mark.parametrize("kind", ["hang", "drip-headers", "drip-body"])
+def test_over_tls_the_whole_call_ends_in_time_too(
+    secure_sandbox: Sandbox, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch, kind: FaultKind
+) -> None:
+    secure_sandbox.break_with(Fault(kind, seconds=20))
+    started = time.monotonic()
+    with authority.cert_pem.tempfile() as bundle:
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
+        with pytest.raises(UpstreamTimeout):
+            fetch(secure_sandbox, COHORTS, timeout=0.5)
+    assert time.monotonic() - started < 1.0
+
+
 def test_wrong_types_are_a_fault_of_their_part_alone(sandbox: Sandbox) -> None:
     sandbox.break_with(Fault("wrong-types"))
     fetched = fetch(sandbox, HOMEPAGE, PROPERTIES, COHORTS)
@@ -229,14 +307,3 @@ def test_the_secret_is_in_no_repr() -> None:
     auth: AuthBase = ApiKeyAuth("the-secret")
     assert "the-secret" not in repr(auth)
     assert "the-secret" not in repr(vars(Amplitude("http://127.0.0.1", "the-secret", timeout=1)))
-
-
-@pytest.mark.parametrize("body", [b"NaN", b'{"a": Infinity}', b"\xff", b"", b"[" * 101 + b"]" * 101, b"[" * 200_000])
-def test_what_is_not_json_or_cannot_be_passed_on_is_refused(body: bytes) -> None:
-    with pytest.raises(ValueError, match=r"."):
-        from_json(body)
-
-
-def test_numbers_that_python_cannot_write_back_are_kept_as_text() -> None:
-    assert from_json(b"[1e999, -1e999, 1.5, 12]") == ["1e999", "-1e999", 1.5, 12]
-    assert from_json(b"9" * 5000) == "9" * 5000

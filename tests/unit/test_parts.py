@@ -14,7 +14,6 @@ from proxy.parts import (
     computations,
     freshness,
     merge,
-    pack,
     recommendation,
 )
 
@@ -64,10 +63,6 @@ def test_freshness_is_the_oldest_age_and_the_least_time_left() -> None:
     assert found is not None
     assert (found.age, found.left) == (500, 400)
     assert freshness(both, [recommendation("a")], LIFETIMES, 600) is None
-
-
-def test_lone_surrogates_do_not_stop_packing() -> None:
-    assert pack({"a": "\ud800"}) == b'{"a":"?"}'
 
 
 parts = st.sampled_from([PROPERTIES, COHORTS, recommendation("a"), recommendation("a", "model")])

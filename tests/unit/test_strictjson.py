@@ -1,0 +1,37 @@
+"""JSON read strictly and written for any parser."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy import strictjson
+
+
+@pytest.mark.parametrize("body", [b"NaN", b'{"a": Infinity}', b"\xff", b"", b"[" * 101 + b"]" * 101, b"[" * 200_000])
+def test_what_is_not_json_or_cannot_be_passed_on_is_refused(body: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        strictjson.read(body)
+
+
+def test_numbers_that_python_cannot_write_back_are_kept_as_text() -> None:
+    assert strictjson.read(b"[1e999, -1e999, 1.5, 12]") == ["1e999", "-1e999", 1.5, 12]
+    assert strictjson.read(b"9" * 5000) == "9" * 5000
+
+
+def test_lone_surrogates_do_not_stop_the_writing() -> None:
+    assert strictjson.write({"a": "\ud800"}) == b'{"a":"?"}'
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+        max_leaves=20,
+    )
+)
+def test_what_is_read_can_be_written_and_is_the_same_again(value: Any) -> None:
+    found = strictjson.read(json.dumps(value).encode())
+    assert strictjson.read(strictjson.write(found)) == found
