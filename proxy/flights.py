@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 
 from proxy.amplitude import Fetched
-from proxy.errors import NoAnswer, QuotaExhausted, UpstreamInvalid, UpstreamTimeout
+from proxy.errors import NoAnswer, QuotaExhausted, UpstreamInvalid, UpstreamRejected, UpstreamTimeout
 from proxy.parts import Identity, Lifetimes, Part, Record
 from proxy.plan import Call, plan
 from proxy.quota import Booking, Quota
@@ -25,6 +25,7 @@ from proxy.telemetry import OncePerMinute
 
 _log = logging.getLogger(__name__)
 
+_MAY_ARRIVE_SECONDS = 1.0  # for a call that was given up: it may be in some buffer on the way
 _FIRST_GUESS_SECONDS = 0.5  # of a typical call, until calls were measured
 
 
@@ -101,7 +102,6 @@ class Flights:
         *,
         along: tuple[Part, ...],
         threads: int,
-        call_timeout: float,
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -111,7 +111,6 @@ class Flights:
         self._quota = quota
         self._lifetimes = lifetimes
         self._along = along
-        self._call_timeout = call_timeout
         self._now = now
         self._monotonic = monotonic
         self._sleep = sleep
@@ -166,7 +165,7 @@ class Flights:
             return True
         # What can go now goes now, however slow calls are at present: what comes too late is still kept.
         leave_by = max(one.until for one in awaited.values()) - self._typical
-        booking = self._quota.book(latest=max(self._monotonic(), leave_by))
+        booking = self._quota.book(latest=leave_by)
         if booking is None:
             for one in awaited.values():
                 one.landed.set_exception(QuotaExhausted(retry_after=self._quota.wait()))
@@ -212,12 +211,13 @@ class Flights:
                     outcomes[part] = record
                 elif gone or self._quota.closed:
                     outcomes[part] = QuotaExhausted(retry_after=self._quota.wait())
-            calls = plan([part for part in wanted if part not in outcomes], self._along)
+            riders = [part for part in self._along if part not in outcomes]
+            calls = plan([part for part in wanted if part not in outcomes], riders)
             if calls:
                 sent = self._mark_sent(identity, calls[0], wanted)
             later = {part: wanted[part] for call in calls[1:] for part in call.parts}
             if later and not self._queue(identity, later):
-                self._forget(identity, later, call=None)
+                self._forget(identity, dict.fromkeys(later, QuotaExhausted()), call=None)
         self._settle(identity, outcomes, call=None)
         return sent
 
@@ -239,19 +239,21 @@ class Flights:
         except NoAnswer as fault:
             outcome = fault
         finally:
-            given_up = not isinstance(outcome, Fetched)
-            self._quota.ended(booking, may_arrive_for=self._call_timeout if given_up else 0.0)
+            given_up = isinstance(outcome, UpstreamTimeout)
+            self._quota.ended(booking, may_arrive_for=_MAY_ARRIVE_SECONDS if given_up else 0.0)
         ended = self._monotonic()
-        if isinstance(outcome, Fetched | UpstreamTimeout):
+        if isinstance(outcome, Fetched):
+            # Failures tell nothing of how long an answer takes, and after an outage callers may hope again at once.
             self._typical += 0.2 * (ended - started - self._typical)
         self.last_call = LastCall(outcome.word if isinstance(outcome, NoAnswer) else None, ended)
         if isinstance(outcome, NoAnswer):
             if isinstance(outcome, QuotaExhausted):
                 self._quota.stand_back(outcome.retry_after or 0.0)
             if times := self._faults.note(outcome.word):
-                _log.warning(
-                    "no answer from Amplitude", extra={"error": outcome.word, "why": str(outcome), "times": times}
-                )
+                # Wrong credentials end by no retry: somebody must mend them.
+                level = logging.ERROR if isinstance(outcome, UpstreamRejected) else logging.WARNING
+                told = {"error": outcome.word, "why": str(outcome), "times": times}
+                _log.log(level, "no answer from Amplitude", extra=told)
         return outcome
 
     def _land(self, identity: Identity, sent: _Sent, outcome: Fetched | NoAnswer) -> None:
@@ -265,7 +267,7 @@ class Flights:
         self._settle(identity, outcomes, call=sent.number)
 
     def _settle(self, identity: Identity, outcomes: Mapping[Part, Record | NoAnswer], *, call: int | None) -> None:
-        """Tell those who wait for what `call` carried (None: for what was not sent)."""
+        """Tell those who wait: of a failure, those for what `call` carried (None: for what was not sent)."""
         with self._lock:
             settled = self._forget(identity, outcomes, call=call)
         for one in settled:
@@ -275,9 +277,16 @@ class Flights:
             else:
                 one.landed.set_result(outcome)
 
-    def _forget(self, identity: Identity, parts: Iterable[Part], *, call: int | None) -> list[Awaited]:
+    def _forget(
+        self, identity: Identity, outcomes: Mapping[Part, Record | NoAnswer], *, call: int | None
+    ) -> list[Awaited]:
         under_way = self._under_way.get(identity, {})
-        forgotten = [under_way.pop(part) for part in parts if part in under_way and under_way[part].call == call]
+        # A part that came is there for all, whichever call they wait for; one that failed may still come by another.
+        forgotten = [
+            under_way.pop(part)
+            for part, outcome in outcomes.items()
+            if part in under_way and (isinstance(outcome, Record) or under_way[part].call == call)
+        ]
         if not under_way:
             self._under_way.pop(identity, None)
         return forgotten

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from threading import BoundedSemaphore
 from typing import Literal
 
-from proxy.errors import NoAnswer, QuotaExhausted
+from proxy.errors import NoAnswer, UpstreamInvalid
 from proxy.flights import Flights, Ticket
 from proxy.parts import EMPTY, Freshness, Identity, Lifetimes, Part, Record, freshness, merge
 from proxy.store import Store
 
-MAX_WAITING = 128
+MAX_WAITING = 192
 """Callers that may wait for calls at once. Each holds a thread, and cached answers need some too."""
 
 
@@ -97,9 +97,14 @@ class Profiles:
                 fault = fault or outcome
             else:
                 error = error or outcome
+        if any(not answer.has(part) for part in parts):
+            # Without a fault: two calls at once differed on whether the user is known, and the later word won.
+            error = error or UpstreamInvalid("answers that contradict each other")
+        else:
+            error = None
         return Answer(
             answer,
-            error if any(not answer.has(part) for part in parts) else None,
+            error,
             fault,
             self._reason(record, served, spent, now),
             opened=ticket.opened,
@@ -125,13 +130,15 @@ class Profiles:
     def _fetched(
         self, identity: Identity, parts: list[Part], until: float, wanted_later: bool, since: float
     ) -> tuple[Ticket, dict[Part, Record | NoAnswer]]:
-        if not self._places.acquire(blocking=False):
-            return Ticket({}, opened=False), dict.fromkeys(parts, QuotaExhausted())
+        may_wait = self._places.acquire(blocking=False)
         try:
-            ticket = self._flights.join(identity, parts, until=until, wanted_later=wanted_later, since=since)
-            ticket.wait(until - self._monotonic())
+            # Who cannot wait still asks: what comes later is kept for the next try.
+            leaves = until if may_wait else self._monotonic()
+            ticket = self._flights.join(identity, parts, until=leaves, wanted_later=wanted_later, since=since)
+            ticket.wait(leaves - self._monotonic())
         finally:
-            self._places.release()
+            if may_wait:
+                self._places.release()
         return ticket, {part: ticket.outcome(part) for part in parts}
 
     def _reason(self, record: Record, served: list[Part], spent: list[Part], now: float) -> Forwarded:

@@ -44,18 +44,23 @@ class Quota:
         # An even call may go beside the burst, so the burst is one less than the tenth.
         self._burst = max(per_minute // 10 - 1, 0)
         self._bursts: deque[float] = deque()
-        self._interval = WINDOW_SECONDS / (per_minute - self._burst)
+        self.interval = WINDOW_SECONDS / (per_minute - self._burst)
+        """Seconds between two even calls."""
         self._next_even = float("-inf")
 
     def book(self, latest: float) -> Booking | None:
-        """Return a place at the first free moment, or None when that is after `latest` (monotonic seconds)."""
+        """Return a place at the first free moment, or None when that is after `latest` (monotonic seconds).
+
+        This very moment is never too late: a `latest` that has passed asks for a place now.
+        """
         with self._lock:
-            booking = self._first(self._monotonic())
-            if booking is None or booking.at > latest:
+            now = self._monotonic()
+            booking = self._first(now)
+            if booking is None or booking.at > max(latest, now):
                 return None
             self._open.add(booking)
             if booking.even:
-                self._next_even = booking.at + self._interval
+                self._next_even = booking.at + self.interval
             else:
                 self._bursts.append(booking.at)
             return booking
@@ -66,7 +71,7 @@ class Quota:
             self._open.discard(booking)
             if not booking.even:
                 self._bursts.remove(booking.at)
-            elif self._next_even == booking.at + self._interval:
+            elif self._next_even == booking.at + self.interval:
                 self._next_even = booking.at
 
     def ended(self, booking: Booking, *, may_arrive_for: float = 0.0) -> None:

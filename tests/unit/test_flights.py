@@ -8,9 +8,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from proxy.errors import QuotaExhausted, UpstreamInvalid, UpstreamUnavailable
+from proxy.amplitude import Fetched
+from proxy.errors import QuotaExhausted, UpstreamInvalid, UpstreamTimeout, UpstreamUnavailable
 from proxy.flights import Flights
-from proxy.parts import COHORTS, PROPERTIES, Identity, Lifetimes, Part, Record, computations, recommendation
+from proxy.parts import COHORTS, PROPERTIES, Identity, Kept, Lifetimes, Part, Record, computations, recommendation
+from proxy.plan import Call, plan
 from proxy.profiles import Answer, Profiles
 from proxy.quota import Quota
 from proxy.store import Store
@@ -37,7 +39,6 @@ class World:
             LIFETIMES,
             along=along,
             threads=20,
-            call_timeout=5,
             now=clock,
             monotonic=clock,
             sleep=clock.sleep,
@@ -245,14 +246,80 @@ def test_a_fault_of_ours_leaves_nobody_waiting_and_spends_no_more_than_the_call(
     assert not world.flights._queued
 
 
-def test_when_every_place_to_wait_is_taken_the_next_caller_leaves_at_once(clock: FakeClock) -> None:
+def test_when_every_place_to_wait_is_taken_the_next_caller_leaves_at_once_and_its_call_is_kept(
+    clock: FakeClock,
+) -> None:
     world = World(clock, max_waiting=1)
     world.source.open.clear()
     waiting = world.ask(COHORTS)
     world.source.wait_for_call()
-    assert world.get(COHORTS).error.word == "quota_exhausted"  # type: ignore[union-attr]
+    assert world.get(COHORTS).error.word == "upstream_timeout"  # type: ignore[union-attr]
+    other = Identity("other", None)
+    assert world.get(COHORTS, identity=other).error is not None
+    world.source.wait_for_call()
+    landing = world.flights._under_way[other][COHORTS].landed
     world.source.open.set()
     assert waiting.result(10).error is None
+    landing.result(10)
+    assert world.get(COHORTS, identity=other).forwarded is None
+
+
+def test_a_user_who_becomes_known_meanwhile_is_never_answered_with_a_hole(world: World) -> None:
+    first, second = threading.Event(), threading.Event()
+
+    def fetch(_: Identity, call: Call) -> Fetched:
+        if call.parts == {COHORTS}:
+            assert first.wait(10)
+            return Fetched(Record(unknown_at=world.clock()), {})
+        assert second.wait(10)
+        world.clock.advance(1)
+        return Fetched(Record({PROPERTIES: Kept(b"{}", world.clock())}), {})
+
+    world.flights._fetch = fetch
+    world.ask(COHORTS)
+    world.wait_until_waiting(COHORTS)
+    both = world.ask(COHORTS, PROPERTIES, patience=10)
+    world.wait_until_waiting(PROPERTIES)
+    first.set()
+    while COHORTS in world.flights._under_way.get(USER, {}):
+        threading.Event().wait(0.001)
+    second.set()
+    answer = both.result(10)
+    assert not answer.record.has(COHORTS)
+    assert isinstance(answer.error, UpstreamInvalid)
+
+
+def test_a_part_that_came_by_another_call_is_there_for_who_waits_for_the_first(clock: FakeClock) -> None:
+    world = World(clock, along=(COHORTS,))
+    hanging, answered = threading.Event(), world.source.fetch
+
+    def fetch(identity: Identity, call: Call) -> Fetched:
+        if call.parts == {COHORTS}:
+            assert hanging.wait(10)
+            raise UpstreamUnavailable
+        return answered(identity, call)
+
+    world.flights._fetch = fetch
+    waiting = world.ask(COHORTS, patience=10)
+    world.wait_until_waiting(COHORTS)
+    while world.flights._queued:
+        threading.Event().wait(0.001)
+    assert world.get(PROPERTIES).error is None
+    assert waiting.result(10).error is None
+    hanging.set()
+
+
+@pytest.mark.parametrize("seconds", [3, 30])
+def test_after_slow_calls_the_next_may_still_go(world: World, seconds: int) -> None:
+    def slow(identity: Identity, call: Call) -> Fetched:
+        world.clock.advance(seconds)
+        raise UpstreamTimeout
+
+    answered, world.flights._fetch = world.flights._fetch, slow
+    for number in range(10):
+        world.get(COHORTS, identity=Identity(str(number), None))
+    world.flights._fetch = answered
+    assert world.get(COHORTS).error is None
 
 
 def test_a_stale_copy_is_served_at_once_and_refreshed_behind_by_one_call(world: World) -> None:
@@ -353,7 +420,5 @@ def test_no_thread_runs_before_the_first_call(clock: FakeClock) -> None:
     assert threading.active_count() == before
 
 
-def _call(*parts: Part):  # type: ignore[no-untyped-def]
-    from proxy.plan import plan
-
+def _call(*parts: Part) -> Call:
     return plan(parts)[0]

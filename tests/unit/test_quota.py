@@ -1,5 +1,6 @@
 """The quota of one process."""
 
+import itertools
 from itertools import pairwise
 
 import pytest
@@ -26,6 +27,16 @@ def test_who_cannot_be_helped_in_time_is_told_at_once_and_spends_nothing(clock: 
     assert quota.book(clock() + 5.9) is None
     assert quota.wait() == pytest.approx(6.0)
     assert quota.book(clock() + 6.1) is not None
+
+
+def test_now_is_never_too_late_though_the_clock_moves_on_while_we_ask() -> None:
+    ticks = itertools.count(1000)
+    quota = Quota(600, monotonic=lambda: float(next(ticks)))
+    for _ in range(30):
+        booking = quota.book(float(next(ticks)))
+        assert booking is not None
+        quota.ended(booking)
+    assert quota.book(0.0) is not None
 
 
 def test_a_cancelled_place_is_free_again(clock: FakeClock) -> None:
