@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
@@ -41,7 +42,9 @@ def _base_url(value: str) -> str:
         raise _Fault("is not a URL: its host or port is malformed") from None
     if url.scheme not in ("https", "http") or not url.hostname:
         raise _Fault("is not an https URL")
-    if url.query or url.fragment or url.username or url.password:
+    if not re.fullmatch(r"[A-Za-z0-9._:\[\]-]+", url.netloc.rpartition("@")[2]):
+        raise _Fault("has a host that is no host name")
+    if "?" in value or "#" in value or "@" in url.netloc:
         raise _Fault("may have a host and a path only: credentials go into AMPLITUDE_SECRET_KEY")
     if url.scheme == "http" and not is_loopback(url.hostname):
         raise _Fault("must be https: the secret travels in it (http is for a loopback address only)")

@@ -9,10 +9,14 @@ import traceback
 from collections.abc import Callable
 from contextvars import ContextVar
 from threading import Lock
+from types import TracebackType
 
 from pythonjsonlogger.json import JsonFormatter
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+
+ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 
 class SafeFormatter(JsonFormatter):
@@ -25,10 +29,10 @@ class SafeFormatter(JsonFormatter):
             timestamp="time",
         )
 
-    def formatException(self, ei: object) -> str:
-        kind, _, trace = ei if isinstance(ei, tuple) else (None, None, None)
+    def formatException(self, ei: ExceptionInfo) -> str:
+        kind, _, trace = ei
         places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(trace)]
-        return " < ".join([getattr(kind, "__name__", "?"), *reversed(places)])
+        return " < ".join([kind.__name__ if kind else "?", *reversed(places)])
 
 
 class _WithRequestId(logging.Filter):
