@@ -1,8 +1,5 @@
 """The emulated User Profile API over HTTP: its answers, its 401 and 429, faults on request, and a count of calls.
 
-Written from amplitude.com/docs/apis/analytics/user-profile. Where the pages differ or say nothing,
-`Documented` has a switch.
-
 Beside `/v1/userprofile` it has `GET /sandbox/report`, `POST /sandbox/fault?kind=…` and `DELETE /sandbox/fault`.
 """
 
@@ -11,51 +8,22 @@ from __future__ import annotations
 import base64
 import json
 import socket
+import ssl
 import struct
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Literal, get_args
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from proxy.sandbox.population import COMPUTATIONS, Person, find
+from proxy.sandbox.answers import Documented, listed, user_data
+from proxy.sandbox.faults import Fault, fault_from
+from proxy.sandbox.population import Person, find
 
-FaultKind = Literal[
-    "slow", "hang", "drip-headers", "drip-body", "reset", "status", "quota", "broken-json", "wrong-shape",
-    "wrong-types", "oversize", "redirect", "not-utf-8", "bad-header",
-]  # fmt: skip
 WINDOW_SECONDS = 60.0
-
-
-@dataclass(frozen=True)
-class Documented:
-    """How the sandbox reads the documentation where it is silent or differs from page to page."""
-
-    unknown_status: int = 400
-    """The status of "User id and device id not seen before"."""
-    unasked: Literal["null", "missing"] = "null"
-    dormant: Literal["null", "missing", "empty"] = "null"
-    credentials: Literal["both", "api-key", "basic"] = "both"
-    several_comp_ids: Literal["all", "first"] = "all"
-    comp_id_with_get_computations: Literal["one", "all"] = "one"
-    prop_type: Literal["as-asked", "score"] = "as-asked"
-    retry_after: int | None = None
-    """Seconds in the 429's Retry-After header; None sends none."""
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What goes wrong with the next `times` calls (0: until cleared), or with those of one `user_id`."""
-
-    kind: FaultKind
-    seconds: float = 1.4
-    """How late `slow` answers, or how long `hang` and the drips last."""
-    status: int = 500
-    times: int = 0
-    user_id: str | None = None
 
 
 class Sandbox:
@@ -71,6 +39,7 @@ class Sandbox:
         per_minute: int = 600,
         latency: float = 0.0,
         documented: Documented | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.documented = documented or Documented()
         self.latency = latency
@@ -81,10 +50,14 @@ class Sandbox:
         self._lock = threading.Lock()
         self._fault: Fault | None = None
         self._faulty_calls = 0
-        self._accepted: deque[float] = deque()
+        self._accepted: deque[float] = deque()  # within the quota, in the last minute
+        self._arrived: deque[float] = deque()  # all of them, refused ones too
         self.reset()
         self._server = _Server((host, port), self)
-        self.url = f"http://{host}:{self._server.server_address[1]}"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
+        self.port = int(self._server.server_address[1])
+        self.url = f"{'http' if tls is None else 'https'}://{host}:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     def __enter__(self) -> Sandbox:
@@ -103,6 +76,7 @@ class Sandbox:
             self.exposures: list[tuple[str, str]] = []  # user or device, and rec_id
             self.statuses: Counter[int] = Counter()
             self._accepted.clear()
+            self._arrived.clear()
             self._worst_minute = 0
 
     def report(self) -> dict[str, Any]:
@@ -132,12 +106,15 @@ class Sandbox:
         with self._lock:
             now = time.monotonic()
             self.calls.append((now, query))
+            self._arrived.append(now)
+            while self._arrived[0] <= now - WINDOW_SECONDS:
+                self._arrived.popleft()
+            self._worst_minute = max(self._worst_minute, len(self._arrived))
             while self._accepted and self._accepted[0] <= now - WINDOW_SECONDS:
                 self._accepted.popleft()
             within = len(self._accepted) < self.per_minute
             if within:
                 self._accepted.append(now)
-                self._worst_minute = max(self._worst_minute, len(self._accepted))
             fault = self._fault
             if fault and fault.user_id not in (None, query.get("user_id")):
                 fault = None
@@ -156,63 +133,6 @@ class Sandbox:
         """Count an answer."""
         with self._lock:
             self.statuses[status] += 1
-
-
-def user_data(person: Person, query: Mapping[str, str], documented: Documented) -> dict[str, Any]:
-    """Return the `userData` object that answers `query`."""
-    asked = {name for name in query if name.startswith("get_") and query[name] == "true"}
-    data: dict[str, Any] = {"user_id": person.user_id, "device_id": person.device_id}
-    parts: dict[str, Any] = {"recommendations": None, "amp_props": None, "cohort_ids": None}
-    if "get_recs" in asked or "rec_id" in query:
-        parts["recommendations"] = _recommendations(person, query, documented)
-    if "get_cohort_ids" in asked:
-        parts["cohort_ids"] = list(person.cohort_ids)
-    if "get_amp_props" in asked:
-        parts["amp_props"] = dict(person.properties)
-    if "get_computations" in asked or "comp_id" in query:
-        parts["amp_props"] = (parts["amp_props"] or {}) | _computations(person, query, asked, documented)
-    if "get_propensity" in asked:
-        data |= _propensities(person, query, documented)
-    if documented.unasked == "missing" or (documented.dormant == "missing" and person.recommendations is None):
-        keep_null = set() if documented.unasked == "missing" else {"amp_props", "cohort_ids"}
-        parts = {name: value for name, value in parts.items() if value is not None or name in keep_null}
-    return {**parts, **data}
-
-
-def _listed(query: Mapping[str, str], name: str) -> list[str]:
-    return [one for one in query.get(name, "").split(",") if one]
-
-
-def _recommendations(person: Person, query: Mapping[str, str], documented: Documented) -> Any:
-    if person.recommendations is None:
-        return [] if documented.dormant == "empty" else None
-    found = [person.recommendations[one] for one in _listed(query, "rec_id") if one in person.recommendations]
-    if rec_type := query.get("rec_type"):  # asked for by name, it is outside the experiment
-        return [{**one, "is_control": False, "recommendation_source": rec_type} for one in found]
-    return found
-
-
-def _computations(person: Person, query: Mapping[str, str], asked: set[str], documented: Documented) -> dict[str, str]:
-    comp_ids = _listed(query, "comp_id")
-    if documented.several_comp_ids == "first":
-        comp_ids = comp_ids[:1]
-    every = not comp_ids or ("get_computations" in asked and documented.comp_id_with_get_computations == "all")
-    names = set(COMPUTATIONS.values()) if every else {COMPUTATIONS.get(comp_id) for comp_id in comp_ids}
-    return {name: value for name, value in person.computations.items() if name in names}
-
-
-def _propensities(person: Person, query: Mapping[str, str], documented: Documented) -> dict[str, Any]:
-    kind = query.get("propensity_type", "score")
-    found = [
-        {
-            "prop": person.propensities[prediction][1 if kind == "pct" else 0],
-            "pred_id": prediction,
-            "prop_type": kind if documented.prop_type == "as-asked" else "score",
-        }
-        for prediction in _listed(query, "prediction_id")
-        if prediction in person.propensities
-    ]
-    return {"propensity": found[0]["prop"] if found else None, "propensities": found}
 
 
 class _Server(ThreadingHTTPServer):
@@ -250,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
         if urlsplit(self.path).path != "/sandbox/fault":
             return self._send(404, "", counted=False)
         try:
-            fault = _fault(self._query())
+            fault = fault_from(self._query())
         except ValueError as error:
             return self._send(400, {"error": str(error)}, counted=False)
         self.server.sandbox.break_with(fault)
@@ -287,7 +207,7 @@ class _Handler(BaseHTTPRequestHandler):
             sandbox.closing.wait(fault.seconds)
         if person is None:
             return self._send(sandbox.documented.unknown_status, {"error": "User id and device id not seen before"})
-        sandbox.expose(person, _listed(query, "rec_id"))
+        sandbox.expose(person, listed(query, "rec_id"))
         answer = {"userData": user_data(person, query, sandbox.documented)}
         if fault and fault.kind in ("drip-headers", "drip-body"):
             return self._drip(fault, json.dumps(answer).encode())
@@ -363,23 +283,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
         if counted:
             self.server.sandbox.answered(status)
-
-
-def _fault(query: Mapping[str, str]) -> Fault:
-    kind = query.get("kind", "")
-    if kind not in get_args(FaultKind):
-        raise ValueError(f"kind must be one of {', '.join(get_args(FaultKind))}")
-    unknown = query.keys() - {one.name for one in fields(Fault)}
-    if unknown:
-        raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
-    fault = Fault(kind)  # type: ignore[arg-type]  # checked just above
-    try:
-        return replace(
-            fault,
-            seconds=float(query.get("seconds", fault.seconds)),
-            status=int(query.get("status", fault.status)),
-            times=int(query.get("times", fault.times)),
-            user_id=query.get("user_id"),
-        )
-    except ValueError:
-        raise ValueError("seconds, status and times are numbers") from None
