@@ -23,18 +23,24 @@ from proxy import __version__
 from proxy.app import amplitude
 from proxy.check import findings
 from proxy.keys import BadEntry, entry, generate
+from proxy.sandbox.answers import Documented
+from proxy.sandbox.faults import FaultKind
 from proxy.sandbox.population import named
-from proxy.sandbox.server import Documented, FaultKind, Sandbox
+from proxy.sandbox.server import Sandbox
 from proxy.settings import Settings, SettingsError
 from proxy.telemetry import silence_http_library
 
 _ROOT = Path(__file__).parent.parent
+_PORT = click.IntRange(1, 65535)
 _DEMO_CALLER = "demo"
 _TRIES = (
     ("recommendations", "user_id=ava&rec_id=homepage", "recs"),
     ("properties", "user_id=ava", "props"),
     ("cohorts", "user_id=ava&cohort_id=vip", "cohorts"),
+    ("computations", "user_id=ava", "computed"),
+    ("propensities", "user_id=ava&prediction_id=pred-buy", "likely"),
     ("profile", "user_id=ava&include=recommendations,properties,cohorts&rec_id=homepage&cohort_id=vip", "profile"),
+    ("userprofile", "user_id=ava&get_recs=true&rec_id=homepage&get_cohort_ids=true", "amplitude"),
 )
 
 
@@ -93,11 +99,13 @@ def _switches(command: Any) -> Any:
 
 
 @main.command()
-@click.option("--port", default=8001, show_default=True)
+@click.option("--port", type=_PORT, default=8001, show_default=True)
 @click.option("--secret-key", default="sandbox-secret-key", show_default=True)
 @click.option("--api-key", default="sandbox-api-key", show_default=True)
-@click.option("--requests-per-minute", default=600, show_default=True)
-@click.option("--latency", default=0.15, show_default=True, help="Seconds before each answer.")
+@click.option("--requests-per-minute", type=click.IntRange(1), default=600, show_default=True)
+@click.option(
+    "--latency", type=click.FloatRange(0, 60), default=0.15, show_default=True, help="Seconds before each answer."
+)
 @_switches
 def sandbox(
     port: int, secret_key: str, api_key: str, requests_per_minute: int, latency: float, **switches: Any
@@ -125,7 +133,9 @@ def sandbox(
 
 
 @main.command()
-@click.option("--port", default=8000, show_default=True, help="Where the service listens; the next free one if taken.")
+@click.option(
+    "--port", type=_PORT, default=8000, show_default=True, help="Where the service listens; the next free one if taken."
+)
 def demo(port: int) -> None:
     """Run the real service in front of an emulated Amplitude, and print what to paste. Nothing to configure."""
     secret = secrets.token_urlsafe(24)
