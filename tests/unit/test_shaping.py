@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.parts import Kept, Part, Record, Section, pack
+from proxy import strictjson
+from proxy.parts import Kept, Part, Record
 from proxy.plan import plan, tell_apart
 from proxy.query import Ask, parse
 from proxy.shaping import number, shape
+from tests.shapes import ENVELOPE, SECTION, conforms
 
 CASES = sorted((Path(__file__).parent.parent / "cases").glob("*.json"))
 AT = 1_795_000_000.9
@@ -24,7 +26,7 @@ def record_of(ask: Ask, user_data: dict[str, Any] | None) -> Record:
         return Record()
     for call in plan(ask.parts):
         values, _ = tell_apart(call, user_data)
-        parts |= {part: Kept(pack(value), AT) for part, value in values.items()}
+        parts |= {part: Kept(strictjson.write(value), AT) for part, value in values.items()}
     return Record(parts, None, user_data.get("user_id"), user_data.get("device_id"))
 
 
@@ -39,59 +41,6 @@ def test_case(path: Path) -> None:
 
 def test_there_are_cases() -> None:
     assert len(CASES) >= 8
-
-
-RECOMMENDATION = {
-    "items": [str],
-    "personalized": bool,
-    "is_control": bool,
-    "control_items": [str],
-    "rec_id": str,
-    "source": (str, None),
-    "last_updated": (int, None),
-}
-ENTRY = RECOMMENDATION | {"child_rec_id": (str, None)}
-PROPENSITY = {"prediction_id": str, "value": (float, None), "type": str}
-ENVELOPE = {
-    "ok": bool,
-    "found": bool,
-    "error": (str, None),
-    "stale": bool,
-    "as_of": (int, None),
-    "user_id": (str, None),
-    "device_id": (str, None),
-}
-SECTION: dict[Section, dict[str, Any]] = {
-    "recommendations": RECOMMENDATION | {"recommendations": [ENTRY], "recommendations_by_id": {str: ENTRY}},
-    "properties": {"properties": dict, "properties_by_name": dict},
-    "computations": {"computations": dict, "computations_by_name": dict},
-    "propensities": {
-        "propensity": (float, None),
-        "propensities": [PROPENSITY],
-        "propensities_by_id": {str: PROPENSITY},
-    },
-    "cohorts": {"cohort_ids": [str], "member": {str: bool}, "is_member": bool},
-}
-
-
-def conforms(value: Any, wanted: Any) -> bool:
-    """Say whether `value` is of the type the contract gives."""
-    match wanted:
-        case tuple():
-            return value is None or conforms(value, wanted[0])
-        case list():
-            return isinstance(value, list) and all(conforms(one, wanted[0]) for one in value)
-        case dict() if str in wanted:
-            return isinstance(value, dict) and all(conforms(one, wanted[str]) for one in value.values())
-        case dict():
-            return (
-                isinstance(value, dict)
-                and value.keys() == wanted.keys()
-                and all(conforms(value[key], kind) for key, kind in wanted.items())
-            )
-    if wanted in (int, float):
-        return isinstance(value, int | wanted) and not isinstance(value, bool)
-    return isinstance(value, wanted)
 
 
 anything = st.recursive(

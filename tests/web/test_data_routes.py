@@ -199,6 +199,8 @@ def test_an_answer_too_large_for_braze_is_no_answer(get: Any, source: FakeSource
         ("GET", "/v1/profile?user_id=ava&include=nonsense", {}, 400),
         ("GET", "/v1/cohorts?user_id=a&user_id=a", {}, 400),
         ("GET", "/v1/cohorts?user_id=a%00b", {}, 400),
+        ("GET", "/v1/cohorts?user_id=%FF", {}, 400),
+        ("POST", "/v1/cohorts", {"data": b"user_id=%ff", "content_type": "application/x-www-form-urlencoded"}, 400),
         ("POST", "/v1/cohorts?user_id=a", {"data": {"user_id": "a"}}, 400),
         ("POST", "/v1/cohorts", {"data": b"{", "content_type": "application/json"}, 400),
         ("POST", "/v1/cohorts?user_id=a", {"data": b"x" * 17_000, "content_type": "application/json"}, 413),

@@ -7,7 +7,10 @@ import json
 import pytest
 from flask.testing import FlaskClient
 
+from proxy.app import create_app
 from proxy.errors import QuotaExhausted, UpstreamInvalid, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
+from proxy.settings import Settings
+from tests.conftest import KEYS
 from tests.fakes import FakeClock, FakeSource
 
 
@@ -57,6 +60,13 @@ def test_an_invalid_answer_is_no_reason_to_leave_the_rotation(
     source.fault = UpstreamInvalid()
     fetch(client, caller)
     assert readyz(client) == (200, {"status": "degraded", "upstream": "invalid", "quota": "ok"})
+
+
+def test_a_small_quota_at_its_pace_is_not_spent(source: FakeSource, caller: dict[str, str], clock: FakeClock) -> None:
+    env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "AMPLITUDE_REQUESTS_PER_MINUTE": "10"}
+    app = create_app(Settings.from_env(env), fetch=source.fetch, now=clock, monotonic=clock)
+    fetch(app.test_client(), caller)
+    assert readyz(app.test_client())[1]["quota"] == "ok"
 
 
 def test_a_spent_quota_is_degraded(client: FlaskClient, caller: dict[str, str], source: FakeSource) -> None:

@@ -1,0 +1,200 @@
+"""Throws random requests at the real service: any bytes in ids, names, headers and bodies.
+
+    .venv/bin/python -m tests.bench.random_requests [--requests 10000] [--seed 1]
+
+Counts statuses, and fails on a 5xx other than the promised 500 and on a data answer that misses a key or has it
+with another type. Amplitude is the sandbox, which fails in a new way every few hundred requests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from typing import Any, get_args
+from urllib.parse import quote, urlencode
+
+from proxy.parts import SECTIONS, Section
+from proxy.sandbox.faults import Fault, FaultKind
+from proxy.sandbox.server import Sandbox
+from tests.conftest import KEYS, ROOT, SECRET, free_port
+from tests.shapes import ENVELOPE, SECTION, conforms
+
+ROUTES = [*SECTIONS, "profile", "userprofile"]
+NAMES = (
+    "user_id device_id rec_id rec_type keys cohort_id comp_id prediction_id propensity_type include on_error get_recs"
+)
+HEADERS = "Cache-Control If-None-Match X-Request-ID X-Forwarded-For Accept Content-Type Authorization Cookie Range"
+
+
+class Dice(random.Random):
+    """Draws requests, most of them nearly right."""
+
+    def junk(self, most: int = 40) -> bytes:
+        return self.randbytes(self.randrange(most))
+
+    def word(self) -> bytes:
+        known = ["ava", "ben", "user-7", "homepage", "vip", "pred-buy", "score", "model", "retry", "true", "no-cache"]
+        known += [*SECTIONS, "", " ", "a,b", "é", "😀", "x" * 600, "\ud800".encode("utf-8", "surrogatepass").hex()]
+        return self.choice(known).encode() if self.random() < 0.85 else self.junk()
+
+    def parameters(self) -> list[tuple[str | bytes, bytes]]:
+        sent: list[tuple[str | bytes, bytes]] = [
+            ("user_id", self.choice([b"ava", b"ben", b"cleo", b"user-7", b"who", b""]))
+        ]
+        sent += [("rec_id", b"homepage,also-bought"), ("prediction_id", b"pred-buy")]
+        sent.append(("include", ",".join(self.sample(SECTIONS, self.randrange(1, 6))).encode()))
+        for _ in range(self.choice([0, 0, 1, 1, 2, 4])):
+            sent.append((self.choice(NAMES.split()), self.word()))
+        if self.random() < 0.2:
+            sent.append((self.junk(8), self.junk()))
+        if self.random() < 0.9:
+            sent = list({name: (name, value) for name, value in sent}.values())
+        return self.sample(sent, len(sent) - (self.random() < 0.2))
+
+    def json(self, depth: int = 0) -> Any:
+        kind = self.randrange(8 if depth < 3 else 5)
+        if kind > 5:
+            return {self.junk(6).decode("latin-1"): self.json(depth + 1) for _ in range(self.randrange(3))}
+        some = [None, self.random() < 0.5, self.randrange(10**9), self.word().decode("latin-1"), self.random() * 1e300]
+        return [self.json(depth + 1) for _ in range(self.randrange(3))] if kind == 5 else some[kind]
+
+    def request(self) -> tuple[str, bytes]:
+        """Return the route and the bytes of a request."""
+        route = self.choice(ROUTES)
+        method = self.choice(["GET"] * 8 + ["POST"] * 8 + ["HEAD", "PUT", "OPTIONS"])
+        headers = [(b"Host", b"x"), (b"X-API-Key", SECRET.encode())]
+        body = b""
+        target = f"/v1/{route}".encode()
+        sent = self.parameters()
+        if method == "POST" and self.random() < 0.5:
+            kind = self.choice(["application/x-www-form-urlencoded", "application/json"] * 5 + ["text/plain", ""])
+            headers.append((b"Content-Type", kind.encode()))
+            document = {str(name): value.decode("latin-1") for name, value in sent} | (
+                {} if self.random() < 0.7 else {"keys": self.json()}
+            )
+            body = urlencode(sent).encode() if "form" in kind else json.dumps(document).encode()
+            if self.random() < 0.2:
+                body = self.junk(200)
+            if self.random() < 0.02:
+                body *= 300
+        else:
+            target += b"?" + urlencode(sent).encode()
+        if self.random() < 0.05:
+            target = b"/" + quote(self.junk()).encode()
+        if self.random() < 0.3:
+            junk = self.junk().translate(None, b"\r\n\0")
+            headers.append(
+                (self.choice(HEADERS.split()).encode(), junk if self.random() < 0.5 else self.word()[:200].strip())
+            )
+        lines = [f"{method} ".encode() + target + b" HTTP/1.1"]
+        lines += [name + b": " + value for name, value in headers if b"\n" not in value]
+        lines += [b"Content-Length: " + str(len(body)).encode(), b"Connection: close"]
+        return route, b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def exchange(port: int, request: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Send raw bytes; return status, headers and body."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(request)
+        answer = b""
+        while chunk := connection.recv(65536):
+            answer += chunk
+    head, _, body = answer.partition(b"\r\n\r\n")
+    lines = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
+    return int(lines[0].split()[1]), headers, body
+
+
+def fault_in(route: str, request: bytes, status: int, headers: dict[str, str], body: bytes) -> str | None:
+    """Return what is wrong with an answer, or None."""
+    if request.startswith(b"HEAD") or status == 304:
+        return None
+    kind = headers.get("content-type", "")
+    if status >= 500:
+        document = json.loads(body)
+        if status != 500 or "error" not in document:
+            return f"a {status} that was not promised: {body[:200]!r}"
+    elif status == 200 and route in (*SECTIONS, "profile"):
+        document = json.loads(body)
+        sections: list[Section] = [section for section in SECTIONS if next(iter(SECTION[section])) in document]
+        wanted = dict(ENVELOPE)
+        for section in sections:
+            wanted |= SECTION[section]
+        if not conforms(document, wanted) or (route != "profile" and sections != [route]) or not sections:
+            return f"a key is missing or of another type: {body[:300]!r}"
+    elif status >= 400 and route != "userprofile" and kind == "application/problem+json":
+        document = json.loads(body)
+        if not {"type", "title", "status", "detail"} <= document.keys():
+            return f"a problem without its keys: {body[:200]!r}"
+    return None
+
+
+def main() -> int:
+    """Run, and return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    dice = Dice(options.seed)
+    port = free_port()
+    kinds = [kind for kind in get_args(FaultKind) if kind not in ("hang", "slow", "drip-body", "drip-headers", "quota")]
+    with Sandbox(per_minute=1_000_000) as sandbox:
+        settings = {
+            "AMPLITUDE_BASE_URL": sandbox.url,
+            "AMPLITUDE_SECRET_KEY": sandbox.secret_key,
+            "AMPLITUDE_REQUESTS_PER_MINUTE": "1000000",
+            "PROXY_API_KEYS": KEYS,
+            "CACHE_FRESH_SECONDS": "1",
+            "CACHE_STALE_WHILE_REVALIDATE_SECONDS": "1",
+            "LOG_LEVEL": "ERROR",
+        }
+        command = [
+            sys.executable,
+            "-m",
+            "gunicorn",
+            "wsgi:app",
+            "--bind",
+            f"127.0.0.1:{port}",
+            "--log-level",
+            "warning",
+        ]
+        service = subprocess.Popen(command, cwd=ROOT, env=os.environ | settings)
+        try:
+            for _ in range(100):
+                try:
+                    socket.create_connection(("127.0.0.1", port), 1).close()
+                    break
+                except OSError:
+                    time.sleep(0.1)
+            return _throw(dice, options.requests, port, sandbox, kinds)
+        finally:
+            service.terminate()
+            service.wait()
+
+
+def _throw(dice: Dice, count: int, port: int, sandbox: Sandbox, kinds: list[Any]) -> int:
+    statuses: Counter[int] = Counter()
+    faults = []
+    for number in range(1, count + 1):
+        if number % 300 == 0:
+            sandbox.break_with(Fault(dice.choice(kinds)) if dice.random() < 0.5 else None)
+        route, request = dice.request()
+        status, headers, body = exchange(port, request)
+        statuses[status] += 1
+        if wrong := fault_in(route, request, status, headers, body):
+            faults.append(f"{wrong}\n  asked by {request[:400]!r}")
+        if number % 1000 == 0 or number == count:
+            print(f"{number} requests, {len(faults)} faults, statuses {dict(sorted(statuses.items()))}", flush=True)
+    print("\n".join(faults[:10]))
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

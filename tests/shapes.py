@@ -1,0 +1,59 @@
+"""The keys and types that the contract gives to every answer, written down once more and apart from the code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from proxy.parts import Section
+
+RECOMMENDATION = {
+    "items": [str],
+    "personalized": bool,
+    "is_control": bool,
+    "control_items": [str],
+    "rec_id": str,
+    "source": (str, None),
+    "last_updated": (int, None),
+}
+ENTRY = RECOMMENDATION | {"child_rec_id": (str, None)}
+PROPENSITY = {"prediction_id": str, "value": (float, None), "type": str}
+ENVELOPE = {
+    "ok": bool,
+    "found": bool,
+    "error": (str, None),
+    "stale": bool,
+    "as_of": (int, None),
+    "user_id": (str, None),
+    "device_id": (str, None),
+}
+SECTION: dict[Section, dict[str, Any]] = {
+    "recommendations": RECOMMENDATION | {"recommendations": [ENTRY], "recommendations_by_id": {str: ENTRY}},
+    "properties": {"properties": dict, "properties_by_name": dict},
+    "computations": {"computations": dict, "computations_by_name": dict},
+    "propensities": {
+        "propensity": (float, None),
+        "propensities": [PROPENSITY],
+        "propensities_by_id": {str: PROPENSITY},
+    },
+    "cohorts": {"cohort_ids": [str], "member": {str: bool}, "is_member": bool},
+}
+
+
+def conforms(value: Any, wanted: Any) -> bool:
+    """Say whether `value` is of the type the contract gives."""
+    match wanted:
+        case tuple():
+            return value is None or conforms(value, wanted[0])
+        case list():
+            return isinstance(value, list) and all(conforms(one, wanted[0]) for one in value)
+        case dict() if str in wanted:
+            return isinstance(value, dict) and all(conforms(one, wanted[str]) for one in value.values())
+        case dict():
+            return (
+                isinstance(value, dict)
+                and value.keys() == wanted.keys()
+                and all(conforms(value[key], kind) for key, kind in wanted.items())
+            )
+    if wanted in (int, float):
+        return isinstance(value, int | wanted) and not isinstance(value, bool)
+    return isinstance(value, wanted)
