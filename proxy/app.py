@@ -21,8 +21,8 @@ from proxy.store import Store
 from proxy.telemetry import OncePerMinute, configure_logging
 from proxy.web import context, hooks, ops, v1
 
-_MARGIN_SECONDS = 0.05
-"""What is left of the deadline to write the answer."""
+_MARGIN_SECONDS = 0.12
+"""What is left of the deadline to write the answer, and to find a thread for the request before that."""
 _MAX_FLIGHT_THREADS = 256
 
 
@@ -88,7 +88,6 @@ def _services(
         lifetimes,
         along=settings.fetch_along,
         threads=_flight_threads(settings),
-        call_timeout=settings.amplitude_timeout_seconds,
         now=now,
         monotonic=monotonic,
     )

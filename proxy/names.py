@@ -17,18 +17,20 @@ USER_PROPERTY = "gp:"
 def safe_names(exact: Iterable[str], missing: Iterable[str] = ()) -> dict[str, str]:
     """Map exact names to Liquid-safe ones, no two alike.
 
-    A name that is safe once its `gp:` is dropped keeps it against one that had to be rewritten; among equals
-    the first in order wins, and each later one gets the first free of `_2`, `_3`, and so on. The names in
-    `missing` are settled after all of `exact`.
+    The less was changed of a name, the better its claim: one that was safe keeps it, then one that is safe once
+    its `gp:` is dropped, then one that had to be rewritten. Among equals the first in order wins; each of the
+    others gets, in order, the first free of `_2`, `_3`, and so on. The names in `missing` are settled after all
+    of `exact`.
     """
     settled: dict[str, str] = {}
     taken: dict[str, int] = {}  # a name, and the first number that may be free behind it
     for group in (list(exact), list(missing)):
         wishes = {name: name.removeprefix(USER_PROPERTY) for name in group if name not in settled}
-        for name, wish in wishes.items():
-            if _SAFE.match(wish) and wish not in taken:
-                settled[name] = wish
-                taken[wish] = 2
+        for untouched in (True, False):
+            for name, wish in wishes.items():
+                if (wish == name) is untouched and _SAFE.match(wish) and wish not in taken:
+                    settled[name] = wish
+                    taken[wish] = 2
         for name, wish in wishes.items():
             if name not in settled:
                 settled[name] = _first_free(wish if _SAFE.match(wish) else _rewritten(wish), taken)

@@ -37,7 +37,7 @@ def readyz() -> tuple[Response, int]:
     recent = last is not None and here.monotonic() - last.at < _JUDGED_FOR_SECONDS
     upstream = _WORDS[last.error] if last is not None and recent else "unknown"
     wait = here.quota.wait()
-    quota = "ok" if wait is not None and wait < 1 else "spent"
+    quota = "ok" if wait is not None and wait <= max(1.0, here.quota.interval) else "spent"
     useless = upstream in ("rejected", "failing") and here.store.empty
     status = "unavailable" if useless else "degraded" if upstream not in ("ok", "unknown") or quota != "ok" else "ok"
     return jsonify(status=status, upstream=upstream, quota=quota), 503 if useless else 200

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from proxy.sandbox.server import Fault, Sandbox
+from proxy.sandbox.faults import Fault
+from proxy.sandbox.server import Sandbox
 from tests import liquid
 from tests.conftest import Service
 

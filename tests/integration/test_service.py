@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -12,7 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
-from proxy.sandbox.server import Documented, Fault, FaultKind, Sandbox
+from proxy.sandbox.answers import Documented
+from proxy.sandbox.faults import Fault, FaultKind
+from proxy.sandbox.server import Sandbox
 from tests.conftest import SECRET, Service
 
 _numbers = itertools.count(1_000)
@@ -171,7 +174,7 @@ def test_wrong_credentials_are_rejected_by_word(start_service: Callable[..., Ser
         assert service.get("/v1/cohorts?user_id=ava").json()["ok"]
 
 
-def test_computations_and_properties_are_told_apart(service: Service) -> None:
+def test_properties_and_computations_are_told_apart_over_http(service: Service) -> None:
     body = service.get(
         "/v1/profile?user_id=ava&include=properties,computations,propensities&prediction_id=pred-buy"
     ).json()
@@ -215,9 +218,26 @@ def test_the_log_has_a_json_line_a_request_and_no_id_or_secret(service: Service)
     requests.get(f"{service.url}/v1/cohorts", params={"user_id": "ava"}, auth=("braze", "wrong-secret"), timeout=5)
     requests.get(f"{service.url}/nowhere/{hidden}", timeout=5)
     requests.post(f"{service.url}/v1/cohorts", json={"user_id": hidden * 99}, auth=auth, timeout=5)
+    for broken in (
+        f"GET /v1/cohorts?user_id={hidden}\r\n\r\n",
+        f"GET /v1/cohorts?user_id={hidden} HTTP/7.3\r\n\r\n",
+        f"GET /v1/cohorts HTTP/1.1\r\nHost: x\r\nExpect: {hidden}\r\n\r\n",
+        f"GET /v1/cohorts HTTP/1.1\r\nHost: x\r\n{hidden} : {SECRET}\r\n\r\n",
+        f"GET /v1/cohorts HTTP/1.1\r\nHost: x\r\nX-API-Key: {SECRET}\0\r\n\r\n",
+        f"GET /v1/cohorts?user_id={hidden * 900} HTTP/1.1\r\nHost: x\r\n\r\n",
+        f"{hidden} / HTTP/1.1\r\nHost: x\r\n\r\n",
+    ):
+        with socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2])), timeout=5) as connection:
+            connection.sendall(broken.encode())
+            head, _, body = connection.recv(65536).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 4")
+            assert b"application/problem+json" in head
+            assert json.loads(body)["status"] == int(head.split()[1])
+            assert b"hidden" not in body
     text = service.log.read_text()
     for secret in (hidden, "hidden-user", SECRET, "wrong-secret", service.sandbox.secret_key):
         assert secret not in text
+    assert "requests that are no HTTP" in text
     lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
     requested = [line for line in lines if line["event"] == "request" and line["route"] == "/v1/cohorts"]
     assert requested

@@ -48,8 +48,9 @@ def test_among_equals_the_first_keeps_the_name_and_later_ones_get_the_first_free
     }
 
 
-def test_with_and_without_prefix_are_both_safe_so_the_first_wins() -> None:
-    assert safe_names(["gp:plan", "plan"]) == {"gp:plan": "plan", "plan": "plan_2"}
+def test_a_name_that_needed_no_change_goes_before_one_that_lost_its_prefix() -> None:
+    assert safe_names(["gp:plan", "plan"]) == {"gp:plan": "plan_2", "plan": "plan"}
+    assert safe_names(["gp:my plan", "gp:my_plan"]) == {"gp:my plan": "my_plan_2", "gp:my_plan": "my_plan"}
     assert safe_names(["plan", "gp:plan"]) == {"plan": "plan", "gp:plan": "plan_2"}
 
 
