@@ -51,7 +51,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         body = json.dumps({"type": "about:blank", "title": title, "status": status, "detail": detail}) + "\n"
         head = (
             f"HTTP/1.1 {status} {title}\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
-            f"Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nContent-Length: {len(body)}\r\n\r\n"
+            "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n"
+            "Content-Security-Policy: default-src 'none'; frame-ancestors 'none'\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
         )
         with contextlib.suppress(OSError):  # it has gone, and whom else to tell
             client.sendall((head + body).encode())

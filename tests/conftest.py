@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -128,7 +129,14 @@ def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
 @pytest.fixture(scope="session")
 def shared_service(start_service: Callable[..., Service]) -> Iterator[Service]:
     with Sandbox(latency=0.05) as sandbox:
-        yield start_service(sandbox)
+        service = start_service(sandbox)
+        yield service
+        # Everything that was asked of it, at DEBUG and with every fault: nothing of it may be in the log.
+        log = service.log.read_text()
+        assert '"event": "request"' in log
+        people = r"user-\d+|user_id|rec_id=|device-ava|d%C3%A1rio|dário|hidden-user|nobody knows me"
+        found = re.findall(rf"{people}|{SECRET}|{sandbox.secret_key}|{sandbox.api_key}", log)
+        assert not found, f"ids or secrets in the log: {set(found)}"
 
 
 @pytest.fixture

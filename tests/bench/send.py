@@ -1,6 +1,6 @@
 """A Braze send, simulated against the real service under its shipped configuration.
 
-    .venv/bin/python -m tests.bench.send [--recipients 1500] [--seconds 60] [--per-minute 600]
+    .venv/bin/python -m tests.bench.send [--recipients 1000] [--seconds 40] [--per-minute 600]
 
 Amplitude is the sandbox, with quota and latency. Recipients ask as Braze does: three tags a message one after the
 other, rendered for HTML, plain text and AMP (of the repeats Braze itself serves most from its own cache); an answer
@@ -277,11 +277,11 @@ def row(
 def main() -> None:
     """Run the policies one after the other and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipients", type=int, default=1500)
-    parser.add_argument("--seconds", type=float, default=60, help="in which all messages are begun")
+    parser.add_argument("--recipients", type=int, default=1000)
+    parser.add_argument("--seconds", type=float, default=40, help="in which all messages are begun")
     parser.add_argument("--per-minute", type=int, default=600, help="Amplitude's quota")
     parser.add_argument("--latency", type=float, default=0.3, help="Amplitude's, in seconds")
-    parser.add_argument("--backoff", type=float, default=8, help="seconds until the first retry, then doubled")
+    parser.add_argument("--backoff", type=float, default=4, help="seconds until the first retry, then doubled")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--policy", choices=["service", "straight", "cache by URL"], action="append")
     options = parser.parse_args()

@@ -232,6 +232,7 @@ def test_the_log_has_a_json_line_a_request_and_no_id_or_secret(service: Service)
             head, _, body = connection.recv(65536).partition(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 4")
             assert b"application/problem+json" in head
+            assert b"Content-Security-Policy: default-src 'none'" in head
             assert json.loads(body)["status"] == int(head.split()[1])
             assert b"hidden" not in body
     text = service.log.read_text()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import logging
 
 import pytest
 from flask.testing import FlaskClient
 
 from proxy.app import create_app
 from proxy.settings import Settings
-from tests.fakes import FakeSource
+from tests.fakes import FakeClock, FakeSource
 
 OLD, NEW, OTHER = "the-old-secret-16", "the-new-secret-16==", "somebody-else/s+x"
 PATH = "/v1/cohorts?user_id=u"
@@ -66,6 +67,27 @@ def test_anything_else_is_a_401_however_often(client: FlaskClient, source: FakeS
         assert answer.content_type == "application/problem+json"
         assert answer.headers["WWW-Authenticate"].startswith('Basic realm="')
     assert not source.calls
+
+
+def test_refusals_are_told_once_a_minute_per_address_with_a_count_and_have_no_line_of_their_own(
+    settings: Settings, source: FakeSource, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = create_app(settings, fetch=source.fetch, now=clock, monotonic=clock).test_client()
+    logging.getLogger("proxy").addHandler(caplog.handler)
+
+    def refused(address: str, times: int) -> None:
+        for _ in range(times):
+            wrong = {"X-API-Key": "wrong-secret-of-somebody"}
+            assert client.get(PATH, headers=wrong, environ_base={"REMOTE_ADDR": address}).status_code == 401
+
+    refused("192.0.2.1", 5)
+    refused("192.0.2.2", 1)
+    clock.advance(61)
+    refused("192.0.2.1", 2)
+    told = [(record.address, record.times) for record in caplog.records if record.msg == "callers refused"]  # type: ignore[attr-defined]
+    assert told == [("192.0.2.1", 1), ("192.0.2.2", 1), ("192.0.2.1", 5)]
+    assert len(caplog.records) == len(told)
+    assert "wrong-secret" not in caplog.text
 
 
 def test_authorization_wins_over_x_api_key(client: FlaskClient) -> None:
