@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 
 from flask import Flask
-from werkzeug.middleware.proxy_fix import ProxyFix
 
 from proxy.amplitude import Amplitude, Fetched
 from proxy.flights import Flights
@@ -46,8 +45,6 @@ def create_app(
     # Braze follows no redirect, so there must never be one: neither for a trailing slash nor for a double one.
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
-    if settings.trusted_proxy_hops:
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=settings.trusted_proxy_hops, x_proto=0, x_host=0)  # type: ignore[method-assign]
     context.install(app, _services(settings, fetch, now, monotonic))
     hooks.install(app)
     app.register_blueprint(v1.blueprint)
@@ -98,6 +95,7 @@ def _services(
         store=store,
         keyring=KeyRing(settings.proxy_api_keys),
         networks=settings.allowed_networks,
+        trusted_proxy_hops=settings.trusted_proxy_hops,
         refusals=OncePerMinute(monotonic),
         wait_seconds=max(0.0, settings.response_deadline_seconds - _MARGIN_SECONDS),
         monotonic=monotonic,

@@ -150,29 +150,38 @@ class Flights:
                 else:
                     one = fresh[part] = Awaited(part, until, wanted_later, since)
                 tickets[part] = one
-            if fresh and self._queue(identity, fresh):
-                self._under_way.setdefault(identity, {}).update(fresh)
+            if fresh and (queued := self._queue(identity, fresh)):
+                self._under_way.setdefault(identity, {}).update(queued)
         return Ticket(tickets, opened=bool(fresh))
 
     def refresh(self, identity: Identity, parts: Iterable[Part]) -> None:
         """Fetch `parts` again if a call can go this moment. Nobody waits for it, and nobody who waits waits longer."""
-        self.join(identity, parts, until=self._monotonic(), wanted_later=True, since=self._now())
+        self.join(identity, parts, until=self._monotonic(), wanted_later=True)
 
-    def _queue(self, identity: Identity, awaited: dict[Part, Awaited]) -> bool:
-        """Widen the queued flight, or book one; else fail `awaited`. Called under the lock."""
+    def _queue(self, identity: Identity, awaited: dict[Part, Awaited]) -> dict[Part, Awaited]:
+        """Widen the queued flight, or book one. Return what is queued; the rest has failed. Called under the lock."""
         if flight := self._queued.get(identity):
-            flight.awaited.update(awaited)
-            return True
+            accepted = {part: one for part, one in awaited.items() if not self._too_late(one, flight.booking)}
+            for part in awaited.keys() - accepted.keys():
+                awaited[part].landed.set_exception(QuotaExhausted(retry_after=self._quota.wait()))
+            flight.awaited.update(accepted)
+            return accepted
         # What can go now goes now, however slow calls are at present: what comes too late is still kept.
         leave_by = max(one.until for one in awaited.values()) - self._typical
         booking = self._quota.book(latest=leave_by)
         if booking is None:
             for one in awaited.values():
                 one.landed.set_exception(QuotaExhausted(retry_after=self._quota.wait()))
-            return False
+            return {}
         flight = self._queued[identity] = _Flight(booking, dict(awaited))
         self._pool.submit(self._fly, identity, flight)
-        return True
+        return awaited
+
+    def _too_late(self, one: Awaited, booking: Booking) -> bool:
+        """Say whether a recommendation would come when its message has gone: an exposure for nothing."""
+        waits = booking.at > self._monotonic()
+        wanted = one.part.section != "recommendations" or one.wanted_later
+        return waits and not wanted and one.until - self._typical < booking.at
 
     def _fly(self, identity: Identity, flight: _Flight) -> None:
         sent: _Sent | None = None
@@ -216,8 +225,9 @@ class Flights:
             if calls:
                 sent = self._mark_sent(identity, calls[0], wanted)
             later = {part: wanted[part] for call in calls[1:] for part in call.parts}
-            if later and not self._queue(identity, later):
-                self._forget(identity, dict.fromkeys(later, QuotaExhausted()), call=None)
+            if later:
+                refused = later.keys() - self._queue(identity, later).keys()
+                self._forget(identity, dict.fromkeys(refused, QuotaExhausted()), call=None)
         self._settle(identity, outcomes, call=None)
         return sent
 

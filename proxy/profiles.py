@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from threading import BoundedSemaphore
 from typing import Literal
 
-from proxy.errors import NoAnswer, UpstreamInvalid
+from proxy.errors import NoAnswer, QuotaExhausted, UpstreamInvalid
 from proxy.flights import Flights, Ticket
 from proxy.parts import EMPTY, Freshness, Identity, Lifetimes, Part, Record, freshness, merge
 from proxy.store import Store
@@ -106,7 +106,7 @@ class Profiles:
             answer,
             error,
             fault,
-            self._reason(record, served, spent, now),
+            self._reason(record, parts, spent, now) if ticket.calls or error or fault else None,
             opened=ticket.opened,
             calls=ticket.calls,
             freshness=freshness(answer, parts, self._lifetimes, self._now()),
@@ -139,11 +139,18 @@ class Profiles:
         finally:
             if may_wait:
                 self._places.release()
-        return ticket, {part: ticket.outcome(part) for part in parts}
+        outcomes = {part: ticket.outcome(part) for part in parts}
+        if any(isinstance(outcome, QuotaExhausted) for outcome in outcomes.values()):
+            # A call of somebody else's may have landed between our look and our asking.
+            record, now = self._store.read(identity), self._now()
+            for part in parts:
+                if self._lifetimes.left(record, part, now) > 0 and record.said_at(part) >= since:
+                    outcomes[part] = record
+        return ticket, outcomes
 
-    def _reason(self, record: Record, served: list[Part], spent: list[Part], now: float) -> Forwarded:
+    def _reason(self, record: Record, parts: Sequence[Part], spent: list[Part], now: float) -> Forwarded:
         if any(not record.has(part) for part in spent):
-            return "partial" if served else "miss"
+            return "partial" if any(record.has(part) for part in parts) else "miss"
         swr = self._lifetimes.stale_while_revalidate
         if any(self._lifetimes.left(record, part, now) <= -swr for part in spent):
             return "stale"

@@ -19,7 +19,7 @@ from gunicorn.http.errors import (
 )
 from gunicorn.workers.gthread import ThreadWorker
 
-from proxy.telemetry import OncePerMinute
+from proxy.telemetry import OncePerMinute, request_id
 
 _log = logging.getLogger(__name__)
 _unreadable = OncePerMinute()
@@ -39,6 +39,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
         """Answer and log a request that could not be read, or failed outside the application."""
+        request_id.set(None)  # the one that this thread served before is not the one that failed
         status, title, detail = next((found for kind, *found in _STATUSES if isinstance(exc, kind)), _INTERNAL)
         if status == 500:
             places = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(exc.__traceback__)]

@@ -12,6 +12,8 @@ from proxy.web.context import services
 
 _log = logging.getLogger(__name__)
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
 
 def require_network() -> None:
     """Raise Forbidden when networks are set and the caller's address is in none. For `before_request`.
@@ -21,7 +23,7 @@ def require_network() -> None:
     """
     networks = services().networks
     if networks:
-        address = _address(request.remote_addr or "")
+        address = _caller_address()
         if address is None or not any(address in network for network in networks):
             _note("address")
             raise Forbidden("this address may not call: it is outside ALLOWED_NETWORKS")
@@ -41,11 +43,21 @@ def require_caller() -> None:
 
 def _note(why: str) -> None:
     # By the minute and with a count: with a line each, anybody could fill the log.
-    if times := services().refusals.note(f"{why} {request.remote_addr}"):
-        _log.warning("callers refused", extra={"address": request.remote_addr, "why": why, "times": times})
+    address = str(_caller_address() or "unreadable")
+    if times := services().refusals.note(f"{why} {address}"):
+        _log.warning("callers refused", extra={"address": address, "why": why, "times": times})
 
 
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _caller_address() -> Address | None:
+    """Return the address before the trusted proxies; None when fewer than those have written theirs down."""
+    hops = services().trusted_proxy_hops
+    if not hops:
+        return _address(request.remote_addr or "")
+    entries = ",".join(request.headers.getlist("X-Forwarded-For")).split(",")
+    return _address(entries[-hops].strip()) if len(entries) >= hops else None
+
+
+def _address(text: str) -> Address | None:
     """Return the address in `text`, which some proxies send with a port; an IPv4 one in IPv6 clothes as IPv4."""
     if text.startswith("["):
         text = text[1:].partition("]")[0]

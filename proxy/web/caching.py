@@ -21,7 +21,7 @@ def describe(headers: Headers, answer: Answer) -> None:
     if answer.freshness:
         headers["Age"] = str(age)
     headers["Cache-Control"] = f"private, max-age={max(lifetime, 0)}" if answer.error is None else "no-store"
-    if status := outcome(answer, ttl=lifetime - age):
+    if status := outcome(answer, ttl=min(lifetime - age, -1) if answer.stale else lifetime - age):
         headers["Cache-Status"] = f"{_CACHE}; {status}"
 
 

@@ -28,6 +28,7 @@ class Services:
     store: Store
     keyring: KeyRing
     networks: tuple[IPv4Network | IPv6Network, ...]
+    trusted_proxy_hops: int
     refusals: OncePerMinute
     wait_seconds: float
     monotonic: Callable[[], float]

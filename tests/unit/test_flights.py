@@ -338,6 +338,47 @@ def test_a_stale_copy_is_served_at_once_and_refreshed_behind_by_one_call(world: 
     assert world.source.calls[1][1].parts == {COHORTS, recommendation("a")}, "only what was just asked for"
 
 
+def test_a_copy_that_was_refreshed_meanwhile_is_not_refreshed_again(world: World) -> None:
+    world.get(recommendation("a"))
+    world.source.wait_for_call()
+    world.clock.advance(950)
+    world.get(recommendation("a"))
+    world.source.wait_for_call()
+    while world.flights._under_way:
+        threading.Event().wait(0.001)
+    world.flights.refresh(USER, [recommendation("a")])  # by who read the copy before it was refreshed
+    while world.flights._queued or world.flights._under_way:
+        threading.Event().wait(0.001)
+    assert len(world.source.calls) == 2
+
+
+def test_a_recommendation_does_not_board_a_flight_that_leaves_too_late_for_it(clock: FakeClock) -> None:
+    world = World(clock, per_minute=100)
+    while world.quota.book(clock()):
+        pass
+    waiting = world.ask(COHORTS, patience=3)
+    world.wait_until_waiting(COHORTS)
+    late = world.get(recommendation("a"), patience=0.6)
+    assert isinstance(late.error, QuotaExhausted)
+    assert world.get(PROPERTIES, patience=0).error is not None, "but properties do, for the next who asks"
+    clock.advance(0.7)
+    assert waiting.result(10).error is None
+    ((_, call),) = world.source.calls
+    assert call.parts == {COHORTS, PROPERTIES}
+
+
+def test_what_landed_while_we_turned_from_store_to_flights_is_a_hit(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(clock, per_minute=1)
+    world.get(COHORTS)
+    read = world.store.read
+    looks = iter([Record()])
+    monkeypatch.setattr(world.store, "read", lambda identity: next(looks, None) or read(identity))
+    answer = world.get(COHORTS)
+    assert (answer.error, answer.calls, answer.forwarded) == (None, 0, None)
+
+
 def test_a_refresh_takes_no_moment_that_somebody_waits_for(clock: FakeClock) -> None:
     world = World(clock, per_minute=100)
     world.get(COHORTS)
