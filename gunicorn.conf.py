@@ -39,3 +39,5 @@ def on_starting(server):
     """Say what differs from what was asked for."""
     if os.environ.get("WEB_CONCURRENCY", "1") != "1":
         server.log.info("WEB_CONCURRENCY is ignored: one worker process keeps the quota exact")
+    if os.environ.get("REDIS_URL"):
+        server.log.warning("REDIS_URL is not used yet: cache and quota are this process's own")

@@ -131,12 +131,13 @@ class Flights:
         until: float,
         wanted_later: bool,
         since: float = float("-inf"),
+        burst: bool = True,
     ) -> Ticket:
         """Return a ticket for `parts`: those on their way are joined, the others queued for a call in time.
 
         `until`: when the caller leaves (monotonic seconds). When no call can be sent in time, the parts that
         would need one fail at once with QuotaExhausted. `since`: a copy that another call brought meanwhile
-        will do if it is no older than that (Unix seconds).
+        will do if it is no older than that (Unix seconds). `burst`: see `Quota.book`.
         """
         with self._lock:
             under_way = self._under_way.get(identity, {})
@@ -150,15 +151,15 @@ class Flights:
                 else:
                     one = fresh[part] = Awaited(part, until, wanted_later, since)
                 tickets[part] = one
-            if fresh and (queued := self._queue(identity, fresh)):
+            if fresh and (queued := self._queue(identity, fresh, burst=burst)):
                 self._under_way.setdefault(identity, {}).update(queued)
         return Ticket(tickets, opened=bool(fresh))
 
     def refresh(self, identity: Identity, parts: Iterable[Part]) -> None:
         """Fetch `parts` again if a call can go this moment. Nobody waits for it, and nobody who waits waits longer."""
-        self.join(identity, parts, until=self._monotonic(), wanted_later=True)
+        self.join(identity, parts, until=self._monotonic(), wanted_later=True, burst=False)
 
-    def _queue(self, identity: Identity, awaited: dict[Part, Awaited]) -> dict[Part, Awaited]:
+    def _queue(self, identity: Identity, awaited: dict[Part, Awaited], *, burst: bool = True) -> dict[Part, Awaited]:
         """Widen the queued flight, or book one. Return what is queued; the rest has failed. Called under the lock."""
         if flight := self._queued.get(identity):
             accepted = {part: one for part, one in awaited.items() if not self._too_late(one, flight.booking)}
@@ -168,13 +169,18 @@ class Flights:
             return accepted
         # What can go now goes now, however slow calls are at present: what comes too late is still kept.
         leave_by = max(one.until for one in awaited.values()) - self._typical
-        booking = self._quota.book(latest=leave_by)
+        booking = self._quota.book(latest=leave_by, burst=burst)
         if booking is None:
             for one in awaited.values():
                 one.landed.set_exception(QuotaExhausted(retry_after=self._quota.wait()))
             return {}
         flight = self._queued[identity] = _Flight(booking, dict(awaited))
-        self._pool.submit(self._fly, identity, flight)
+        try:
+            self._pool.submit(self._fly, identity, flight)
+        except RuntimeError:  # no thread can be had; who comes next must not board a flight that never leaves
+            del self._queued[identity]
+            self._quota.cancel(booking)
+            raise
         return awaited
 
     def _too_late(self, one: Awaited, booking: Booking) -> bool:
@@ -206,12 +212,12 @@ class Flights:
 
     def _board(self, identity: Identity, flight: _Flight) -> _Sent | None:
         """Close the flight to newcomers and decide what is sent; what needs no call, or another, is seen to."""
-        record = self._store.read(identity)
-        now = self._now()
         outcomes: dict[Part, Record | NoAnswer] = {}
         sent = None
         with self._lock:
             del self._queued[identity]
+            # Under the lock, or a call might land between the look and the decision; the store does no I/O.
+            record, now = self._store.read(identity), self._now()
             wanted = flight.awaited
             for part, one in wanted.items():
                 # Its message has gone: a call now would log an exposure for nothing.

@@ -93,8 +93,13 @@ def merge(old: Record, new: Record) -> Record:
     for part, kept in new.parts.items():
         if part not in parts or kept.at >= parts[part].at:
             parts[part] = kept
-    later = new if _last_said(new) >= _last_said(old) else old
-    return Record(parts, None, later.user_id, later.device_id)
+    later, earlier = (new, old) if _last_said(new) >= _last_said(old) else (old, new)
+    return Record(
+        parts,
+        None,
+        later.user_id if later.user_id is not None else earlier.user_id,
+        later.device_id if later.device_id is not None else earlier.device_id,
+    )
 
 
 def _last_said(record: Record) -> float:

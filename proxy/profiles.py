@@ -81,12 +81,12 @@ class Profiles:
         record = self._lifetimes.pruned(self._store.read(identity), now)
         since = float("-inf") if max_age is None else now - max_age
         served, spent, behind = self._sorted(record, parts, since, now)
-        if behind:
-            self._flights.refresh(identity, behind)
         if not spent:
+            if behind:
+                self._flights.refresh(identity, behind)
             return Answer(record, freshness=freshness(record, parts, self._lifetimes, now))
 
-        ticket, outcomes = self._fetched(identity, spent, until, wanted_later, since)
+        ticket, outcomes = self._fetched(identity, spent, behind, until, wanted_later, since)
         answer = record.only(served)
         error = fault = None
         for part, outcome in outcomes.items():
@@ -128,13 +128,21 @@ class Profiles:
         return served, spent, behind
 
     def _fetched(
-        self, identity: Identity, parts: list[Part], until: float, wanted_later: bool, since: float
+        self,
+        identity: Identity,
+        parts: list[Part],
+        behind: list[Part],
+        until: float,
+        wanted_later: bool,
+        since: float,
     ) -> tuple[Ticket, dict[Part, Record | NoAnswer]]:
         may_wait = self._places.acquire(blocking=False)
         try:
             # Who cannot wait still asks: what comes later is kept for the next try.
             leaves = until if may_wait else self._monotonic()
             ticket = self._flights.join(identity, parts, until=leaves, wanted_later=wanted_later, since=since)
+            if behind:  # after those who wait, and with luck in their flight
+                self._flights.refresh(identity, behind)
             ticket.wait(leaves - self._monotonic())
         finally:
             if may_wait:

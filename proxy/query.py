@@ -225,6 +225,8 @@ class _Sent:
         value = self._values.get(parameter.name)
         if isinstance(value, bool):
             return value
+        if isinstance(value, str):
+            self._values[parameter.name] = value.lower()
         word = self.one(parameter)
         return default if word is None else word == "true"
 

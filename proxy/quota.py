@@ -48,15 +48,16 @@ class Quota:
         """Seconds between two even calls."""
         self._next_even = float("-inf")
 
-    def book(self, latest: float) -> Booking | None:
+    def book(self, latest: float, *, burst: bool = True) -> Booking | None:
         """Return a place at the first free moment, or None when that is after `latest` (monotonic seconds).
 
-        This very moment is never too late: a `latest` that has passed asks for a place now.
+        This very moment is never too late: a `latest` that has passed asks for a place now. Without `burst`
+        the place is an even one: what can wait leaves the burst to those who cannot.
         """
         with self._lock:
             now = self._monotonic()
             booking = self._first(now)
-            if booking is None or booking.at > max(latest, now):
+            if booking is None or booking.at > max(latest, now) or not (burst or booking.even):
                 return None
             self._open.add(booking)
             if booking.even:

@@ -22,7 +22,7 @@ def size_of(identity: Identity, record: Record) -> int:
     for part, kept in record.parts.items():
         size += sys.getsizeof(kept) + sys.getsizeof(kept.value) + sys.getsizeof(kept.at)
         if part.id:
-            size += sys.getsizeof(part) + sys.getsizeof(part.id)
+            size += sys.getsizeof(part) + sys.getsizeof(part.id) + (sys.getsizeof(part.type) if part.type else 0)
     return size
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from flask import Blueprint, Response, g, request
-from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
 
 from proxy import strictjson
 from proxy.errors import BLANK_ID, BadRequest, NoAnswer, UpstreamInvalid
@@ -61,8 +61,8 @@ def userprofile() -> Response:
     found = _found(ask, ask.parts or [COHORTS])
     if ask.anonymous or found.record.unknown_at is not None:
         status = found.record.unknown_status
-        # Never one that Braze counts towards halting every call to this host.
-        usual = 200 <= status < 500 and status not in (401, 403, 408, 429)
+        # Never a redirect, nor one that Braze counts towards halting every call to this host.
+        usual = status == 200 or (400 <= status < 500 and status not in (401, 403, 408, 429))
         response = _json({"error": NOT_SEEN_BEFORE}, status if usual else 400)
         if ask.anonymous:
             response.headers["Cache-Control"] = "no-store"
@@ -109,7 +109,12 @@ def _given() -> Iterator[tuple[str, Any]]:
     yield from _pairs(request.query_string, "the URL")
     if request.method != "POST":
         return
-    body = request.get_data()
+    try:
+        body = request.get_data()
+    except HTTPException:
+        raise
+    except Exception:  # noqa: BLE001  # each server has its own for a broken transfer coding
+        raise BadRequest("the body could not be read: is its transfer coding broken?") from None
     if len(body) > MAX_BODY_BYTES:
         raise RequestEntityTooLarge
     if not body:
@@ -138,8 +143,12 @@ def _described(response: Response, found: Answer) -> Response:
 
 
 def _tagged(response: Response) -> Response:
-    response.set_etag(hashlib.sha256(response.data).hexdigest()[:32])
-    response.make_conditional(request)
+    etag = hashlib.sha256(response.data).hexdigest()[:32]
+    response.set_etag(etag)
+    known = "If-None-Match" in request.headers and request.if_none_match.contains_weak(etag)
+    if known and request.method in ("GET", "HEAD") and "no-store" not in response.headers["Cache-Control"]:
+        response.status_code = 304
+        response.set_data(b"")
     return response
 
 

@@ -210,6 +210,13 @@ def test_a_chunked_body_over_the_limit_is_a_413(service: Service) -> None:
     assert answer.status_code == 413
 
 
+def test_a_broken_chunk_is_a_400(service: Service) -> None:
+    head = f"POST /v1/cohorts HTTP/1.1\r\nHost: x\r\nX-API-Key: {SECRET}\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2])), timeout=5) as connection:
+        connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n5\r\nuser_\r\nzz\r\n".encode())
+        assert connection.recv(65536).startswith(b"HTTP/1.1 400")
+
+
 def test_the_log_has_a_json_line_a_request_and_no_id_or_secret(service: Service) -> None:
     service.sandbox.break_with(Fault("bad-header"))
     hidden = "hidden-user@example.com"

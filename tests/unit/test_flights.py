@@ -224,6 +224,30 @@ def test_a_recommendation_whose_message_has_gone_is_fetched_only_for_who_comes_b
     assert len(asked) == calls
 
 
+def test_who_joins_and_comes_back_keeps_a_recommendation_whose_first_asker_has_gone(clock: FakeClock) -> None:
+    world = World(clock, per_minute=100)
+    while world.quota.book(clock()):
+        pass
+    part = recommendation("a")
+    first = world.flights.join(USER, [part], until=clock() + 1.2, wanted_later=False)
+    world.flights.join(USER, [part], until=clock() + 1.2, wanted_later=True)
+    clock.advance(5)
+    first.wait(10)
+    assert isinstance(first.outcome(part), Record)
+
+
+def test_who_joins_and_stays_longer_keeps_a_recommendation(clock: FakeClock) -> None:
+    world = World(clock, per_minute=100)
+    while world.quota.book(clock()):
+        pass
+    part = recommendation("a")
+    first = world.flights.join(USER, [part], until=clock() + 1.2, wanted_later=False)
+    world.flights.join(USER, [part], until=clock() + 9, wanted_later=False)
+    clock.advance(5)
+    first.wait(10)
+    assert isinstance(first.outcome(part), Record)
+
+
 def test_a_flight_that_finds_its_parts_already_there_sends_nothing_and_gives_its_place_back(clock: FakeClock) -> None:
     world = World(clock, per_minute=100)
     while world.quota.book(clock()):
@@ -383,10 +407,11 @@ def test_a_refresh_takes_no_moment_that_somebody_waits_for(clock: FakeClock) -> 
     world = World(clock, per_minute=100)
     world.get(COHORTS)
     clock.advance(950)
-    while world.quota.book(clock()):
+    while world.quota.book(clock(), burst=False):
         pass
     assert world.get(COHORTS).stale
     assert not world.flights._queued
+    assert world.quota.book(clock()) is not None, "the burst is left to those who wait"
 
 
 def test_a_spare_stands_in_only_when_amplitude_cannot_answer(world: World) -> None:

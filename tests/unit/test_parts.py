@@ -57,6 +57,12 @@ def test_unknown_and_known_replace_each_other_by_time() -> None:
     assert merge(unknown, later) is merge(later, unknown) is later
 
 
+def test_ids_as_amplitude_returned_them_outlive_an_answer_without_them() -> None:
+    named = Record({COHORTS: Kept(b"1", 1)}, None, "ava", "device-ava")
+    merged = merge(named, Record({PROPERTIES: Kept(b"1", 2)}, None, None, "device-2"))
+    assert (merged.user_id, merged.device_id) == ("ava", "device-2")
+
+
 def test_freshness_is_the_oldest_age_and_the_least_time_left() -> None:
     both = merge(record(100, COHORTS), record(500, PROPERTIES))
     found = freshness(both, [COHORTS, PROPERTIES, recommendation("a")], LIFETIMES, 600)

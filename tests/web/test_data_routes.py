@@ -252,6 +252,8 @@ def test_an_etag_is_strong_and_saves_the_body_on_get_and_head(
             assert "hit" in same.headers["Cache-Status"]
     assert client.get(path, headers=caller | {"If-None-Match": '"other"'}).status_code == 200
     assert client.post(path, headers=caller | {"If-None-Match": etag}).status_code == 200
+    assert client.get(path, headers=caller | {"If-Match": '"other"'}).status_code == 200
+    assert client.get("/v1/cohorts?user_id=", headers=caller | {"If-None-Match": "*"}).status_code == 200
     assert client.get(path + "&cohort_id=vip", headers=caller | {"If-None-Match": etag}).status_code == 200
 
 

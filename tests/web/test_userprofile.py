@@ -46,7 +46,7 @@ def data(**parts: Any) -> dict[str, Any]:
         ("rec_id=a,b", {"recommendations": [ENTRY]}),
         ("rec_id=b", {}),
         ("get_recs=false&rec_id=a", {}),
-        ("get_amp_props=true", {"amp_props": {"gp:plan": "gold"}}),
+        ("get_amp_props=True", {"amp_props": {"gp:plan": "gold"}}),
         ("get_cohort_ids=true&get_amp_props=false", {"cohort_ids": ["vip"]}),
         ("comp_id=c", {"amp_props": {"gp:plan": "gold"}}),
         ("get_computations=true", {"amp_props": {"gp:plan": "gold"}}),
@@ -88,7 +88,9 @@ def test_json_bodies_may_hold_booleans(client: FlaskClient, caller: dict[str, st
     assert answer.json == data(cohort_ids=["vip"])
 
 
-@pytest.mark.parametrize(("seen", "status"), [(400, 400), (200, 200), (404, 404), (500, 400), (429, 400), (401, 400)])
+@pytest.mark.parametrize(
+    ("seen", "status"), [(400, 400), (200, 200), (404, 404), (302, 400), (500, 400), (429, 400), (401, 400)]
+)
 def test_unknown_is_amplitudes_error_with_the_status_it_was_seen_to_use(
     client: FlaskClient, caller: dict[str, str], source: FakeSource, clock: FakeClock, seen: int, status: int
 ) -> None:
