@@ -76,12 +76,10 @@ class Amplitude:
         timeout: float,
         connections: int = 10,
         now: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._url = f"{base_url}/v1/userprofile"
         self._timeout = timeout
         self._now = now
-        self._monotonic = monotonic
         self._session = _Session()
         self._session.auth = HTTPBasicAuth(api_key, secret_key) if api_key is not None else ApiKeyAuth(secret_key)
         self._session.headers["User-Agent"] = f"connected-content-proxy/{__version__}"
@@ -103,7 +101,6 @@ class Amplitude:
         the greeting of an HTTP proxy on the way may take as long again.
         Never retried: each try spends quota and, for a recommendation, logs an exposure.
         """
-        deadline = self._monotonic() + self._timeout
         try:
             with self._session.get(
                 self._url,
@@ -112,23 +109,9 @@ class Amplitude:
                 allow_redirects=False,
                 timeout=urllib3.Timeout(total=self._timeout),  # type: ignore[arg-type]  # requests passes it on
             ) as response:
-                body = self._body(response, deadline)
-                return self._understood(call, response.status_code, response.headers, body)
+                return self._understood(call, response.status_code, response.headers, _body(response))
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise translated(error) from None
-
-    def _body(self, response: requests.Response, deadline: float) -> bytes | None:
-        """Return the decoded body; None when it is too large to be one."""
-        chunks = []
-        size = 0
-        while chunk := response.raw.read1(65536, decode_content=True):
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > MAX_BYTES:
-                return None
-            if self._monotonic() > deadline:
-                raise UpstreamTimeout("the body was not complete in time")
-        return b"".join(chunks)
 
     def _understood(self, call: Call, status: int, headers: Mapping[str, str], body: bytes | None) -> Fetched:
         now = self._now()
@@ -155,6 +138,18 @@ class Amplitude:
             _id(user_data.get("device_id")),
         )
         return Fetched(record, {part: UpstreamInvalid(f"{part.section} of another type") for part in faulty})
+
+
+def _body(response: requests.Response) -> bytes | None:
+    """Return the decoded body; None when it is too large to be one. The transport bounds the time of all reads."""
+    chunks = []
+    size = 0
+    while chunk := response.raw.read1(65536, decode_content=True):
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > MAX_BYTES:
+            return None
+    return b"".join(chunks)
 
 
 def translated(error: Exception) -> NoAnswer:

@@ -222,7 +222,7 @@ class Flights:
             for part, one in wanted.items():
                 # Its message has gone: a call now would log an exposure for nothing.
                 gone = part.section == "recommendations" and one.until < self._monotonic() and not one.wanted_later
-                if self._lifetimes.left(record, part, now) > 0 and record.said_at(part) >= one.since:
+                if self._lifetimes.answers(record, part, now, one.since):
                     outcomes[part] = record
                 elif gone or self._quota.closed:
                     outcomes[part] = QuotaExhausted(retry_after=self._quota.wait())

@@ -129,6 +129,10 @@ class Lifetimes:
         kept = record.parts.get(part)
         return kept.at + self.fresh - now if kept else float("-inf")
 
+    def answers(self, record: Record, part: Part, now: float, since: float) -> bool:
+        """Say whether the record has `part` freshly, and said no earlier than `since` (Unix seconds)."""
+        return self.left(record, part, now) > 0 and record.said_at(part) >= since
+
     def pruned(self, record: Record, now: float) -> Record:
         """Return the record without what may not be served any more, not even as a spare."""
         if record.unknown_at is not None:

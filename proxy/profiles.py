@@ -152,7 +152,7 @@ class Profiles:
             # A call of somebody else's may have landed between our look and our asking.
             record, now = self._store.read(identity), self._now()
             for part in parts:
-                if self._lifetimes.left(record, part, now) > 0 and record.said_at(part) >= since:
+                if self._lifetimes.answers(record, part, now, since):
                     outcomes[part] = record
         return ticket, outcomes
 

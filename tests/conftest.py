@@ -21,6 +21,7 @@ from flask.testing import FlaskClient
 from proxy.app import create_app
 from proxy.sandbox.server import Sandbox
 from proxy.settings import Settings
+from tests import liquid
 from tests.fakes import FakeClock, FakeSource
 
 ROOT = Path(__file__).parent.parent
@@ -145,6 +146,15 @@ def service(shared_service: Service) -> Service:
     shared_service.sandbox.break_with(None)
     shared_service.sandbox.reset()
     return shared_service
+
+
+@pytest.fixture(params=["python-liquid", "ruby-liquid"])
+def engine(request: pytest.FixtureRequest) -> liquid.Engine:
+    if request.param == "python-liquid":
+        return liquid.python
+    if liquid.ruby_is_missing():
+        pytest.skip("Ruby's Liquid is not installed: apt-get install ruby ruby-liquid")
+    return liquid.ruby
 
 
 def free_port() -> int:

@@ -37,12 +37,9 @@ def test_every_data_route_has_an_example() -> None:
 @pytest.mark.parametrize(
     ("message", "shown", "sent"), [example[1:] for example in EXAMPLES], ids=[e[0] for e in EXAMPLES]
 )
-@pytest.mark.parametrize("engine", [liquid.python, liquid.ruby], ids=["python-liquid", "ruby-liquid"])
 def test_an_example_answers_and_renders_as_shown(
     service: Service, engine: liquid.Engine, message: str, shown: str, sent: str
 ) -> None:
-    if engine is liquid.ruby and liquid.ruby_is_missing():
-        pytest.skip("Ruby's Liquid is not installed: apt-get install ruby ruby-liquid")
     answers = []
 
     def get(path: str) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def _begin() -> None:
 
 def _end(response: Response) -> Response:
     response.headers["X-Request-ID"] = g.request_id
-    for name, value in _SECURITY:
+    for name, value in SECURITY:
         response.headers[name] = value
     if response.status_code not in (401, 403):  # those are logged by the minute, with a count
         level = logging.INFO if "caller" in g else logging.DEBUG
@@ -71,7 +71,7 @@ def _line(response: Response) -> dict[str, object]:
     return line
 
 
-_SECURITY = (
+SECURITY = (
     ("X-Content-Type-Options", "nosniff"),
     ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
     ("Referrer-Policy", "no-referrer"),

@@ -13,15 +13,6 @@ from tests import liquid
 from tests.conftest import Service
 
 
-@pytest.fixture(params=["python-liquid", "ruby-liquid"])
-def engine(request: pytest.FixtureRequest) -> liquid.Engine:
-    if request.param == "python-liquid":
-        return liquid.python
-    if liquid.ruby_is_missing():
-        pytest.skip("Ruby's Liquid is not installed: apt-get install ruby ruby-liquid")
-    return liquid.ruby
-
-
 @pytest.fixture(scope="module")
 def failing_service(start_service: Callable[..., Service]) -> Iterator[Service]:
     with Sandbox() as sandbox:

@@ -54,6 +54,11 @@ class World:
     def ask(self, *parts: Part, identity: Identity = USER, patience: float = 1.5) -> Future[Answer]:
         return self.callers.submit(self.get, *parts, identity=identity, patience=patience)
 
+    def spend_the_burst(self) -> None:
+        """Book all that can go at once: whoever comes now is queued."""
+        while self.quota.book(self.clock()):
+            pass
+
     def wait_until_waiting(self, part: Part, identity: Identity = USER) -> None:
         """Return when somebody waits for `part`."""
         for _ in range(10_000):
@@ -106,8 +111,7 @@ def test_failure_is_shared_as_success_is(world: World) -> None:
 
 def test_a_queued_flight_is_widened_so_two_questions_cost_one_call(clock: FakeClock) -> None:
     world = World(clock, per_minute=100)
-    while world.quota.book(clock()):  # the burst is spent: whoever comes now is queued
-        pass
+    world.spend_the_burst()
     answers = [world.ask(COHORTS), world.ask(PROPERTIES), world.ask(recommendation("a"))]
     for part in (COHORTS, PROPERTIES, recommendation("a")):
         world.wait_until_waiting(part)
@@ -199,8 +203,7 @@ def test_after_429_nobody_is_sent_until_the_stand_back_is_over(world: World) -> 
 
 def test_a_queued_flight_is_not_sent_into_a_stand_back(clock: FakeClock) -> None:
     world = World(clock, per_minute=100)
-    while world.quota.book(clock()):
-        pass
+    world.spend_the_burst()
     answer = world.ask(COHORTS)
     world.wait_until_waiting(COHORTS)
     world.quota.stand_back(60)
@@ -214,8 +217,7 @@ def test_a_recommendation_whose_message_has_gone_is_fetched_only_for_who_comes_b
     clock: FakeClock, retry: bool, calls: int
 ) -> None:
     world = World(clock, per_minute=100)
-    while world.quota.book(clock()):
-        pass
+    world.spend_the_burst()
     ticket = world.flights.join(USER, [recommendation("a"), COHORTS], until=clock() + 1.2, wanted_later=retry)
     clock.advance(5)  # the thread that flies was kept from running for longer than the caller stayed
     ticket.wait(10)
@@ -224,25 +226,15 @@ def test_a_recommendation_whose_message_has_gone_is_fetched_only_for_who_comes_b
     assert len(asked) == calls
 
 
-def test_who_joins_and_comes_back_keeps_a_recommendation_whose_first_asker_has_gone(clock: FakeClock) -> None:
+@pytest.mark.parametrize(("stays", "comes_back"), [(1.2, True), (9, False)])
+def test_who_joins_and_comes_back_or_stays_longer_keeps_a_recommendation_whose_first_asker_has_gone(
+    clock: FakeClock, stays: float, comes_back: bool
+) -> None:
     world = World(clock, per_minute=100)
-    while world.quota.book(clock()):
-        pass
+    world.spend_the_burst()
     part = recommendation("a")
     first = world.flights.join(USER, [part], until=clock() + 1.2, wanted_later=False)
-    world.flights.join(USER, [part], until=clock() + 1.2, wanted_later=True)
-    clock.advance(5)
-    first.wait(10)
-    assert isinstance(first.outcome(part), Record)
-
-
-def test_who_joins_and_stays_longer_keeps_a_recommendation(clock: FakeClock) -> None:
-    world = World(clock, per_minute=100)
-    while world.quota.book(clock()):
-        pass
-    part = recommendation("a")
-    first = world.flights.join(USER, [part], until=clock() + 1.2, wanted_later=False)
-    world.flights.join(USER, [part], until=clock() + 9, wanted_later=False)
+    world.flights.join(USER, [part], until=clock() + stays, wanted_later=comes_back)
     clock.advance(5)
     first.wait(10)
     assert isinstance(first.outcome(part), Record)
@@ -250,8 +242,7 @@ def test_who_joins_and_stays_longer_keeps_a_recommendation(clock: FakeClock) -> 
 
 def test_a_flight_that_finds_its_parts_already_there_sends_nothing_and_gives_its_place_back(clock: FakeClock) -> None:
     world = World(clock, per_minute=100)
-    while world.quota.book(clock()):
-        pass
+    world.spend_the_burst()
     answer = world.ask(COHORTS)
     world.wait_until_waiting(COHORTS)
     world.store.merge(USER, world.source.fetch(USER, _call(COHORTS)).record)
@@ -378,8 +369,7 @@ def test_a_copy_that_was_refreshed_meanwhile_is_not_refreshed_again(world: World
 
 def test_a_recommendation_does_not_board_a_flight_that_leaves_too_late_for_it(clock: FakeClock) -> None:
     world = World(clock, per_minute=100)
-    while world.quota.book(clock()):
-        pass
+    world.spend_the_burst()
     waiting = world.ask(COHORTS, patience=3)
     world.wait_until_waiting(COHORTS)
     late = world.get(recommendation("a"), patience=0.6)
