@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -9,12 +10,16 @@ from collections.abc import Callable
 from flask import Flask
 
 from proxy.amplitude import Amplitude, Fetched
+from proxy.backlog import Backlog
 from proxy.flights import Flights
 from proxy.keys import KeyRing
+from proxy.ledger import WINDOW_SECONDS
+from proxy.outage import Outage
 from proxy.parts import Identity, Lifetimes
 from proxy.plan import Call
 from proxy.profiles import Profiles
-from proxy.quota import WINDOW_SECONDS, Quota
+from proxy.quota import Quota
+from proxy.sender import MAY_ARRIVE_SECONDS, Sender
 from proxy.settings import Settings
 from proxy.store import Store
 from proxy.telemetry import OncePerMinute, configure_logging
@@ -76,12 +81,37 @@ def _services(
         stale_while_revalidate=settings.cache_stale_while_revalidate_seconds,
         stale_if_error=settings.cache_stale_if_error_seconds,
     )
-    store = Store(max_bytes=int(settings.cache_max_mb * 1024 * 1024), lifetimes=lifetimes, now=now)
-    quota = Quota(settings.amplitude_requests_per_minute, monotonic=monotonic)
+    # From the booked moment: a thread that was kept from running, a call that takes its whole time, and its arrival.
+    longest = 2 + settings.amplitude_timeout_seconds + MAY_ARRIVE_SECONDS
+    records = shared_quota = server = None
+    if settings.redis_url is not None:
+        # Only then: the library takes longer to load than all the rest together.
+        from proxy.shared.quota import SharedQuota
+        from proxy.shared.records import SharedRecords
+        from proxy.shared.server import Server
+
+        server = Server(settings.redis_url, verify=settings.redis_tls_verify, monotonic=monotonic)
+        prefix = _prefix(settings)
+        records = SharedRecords(server, prefix, lifetimes, longest=longest)
+        shared_quota = SharedQuota(server, prefix)
+    quota = Quota(
+        settings.amplitude_requests_per_minute,
+        monotonic=monotonic,
+        shared=shared_quota,
+        longest=longest,
+        processes=settings.web_concurrency,
+    )
+    if server is not None:
+        server.enroll_by(quota.enroll)
+    store = Store(max_bytes=int(settings.cache_max_mb * 1024 * 1024), lifetimes=lifetimes, now=now, shared=records)
+    outage = Outage(monotonic)
+    sender = Sender(fetch, quota, outage, monotonic=monotonic)
     flights = Flights(
-        fetch,
+        sender,
         store,
         quota,
+        outage,
+        Backlog(max_users=settings.backlog_max_users, max_age=settings.backlog_max_age_seconds, monotonic=monotonic),
         lifetimes,
         along=settings.fetch_along,
         threads=_flight_threads(settings),
@@ -91,8 +121,10 @@ def _services(
     return context.Services(
         profiles=Profiles(store, flights, lifetimes, now=now, monotonic=monotonic),
         flights=flights,
+        sender=sender,
         quota=quota,
         store=store,
+        redis=server,
         keyring=KeyRing(settings.proxy_api_keys),
         networks=settings.allowed_networks,
         trusted_proxy_hops=settings.trusted_proxy_hops,
@@ -100,6 +132,12 @@ def _services(
         wait_seconds=max(0.0, settings.response_deadline_seconds - _MARGIN_SECONDS),
         monotonic=monotonic,
     )
+
+
+def _prefix(settings: Settings) -> bytes:
+    """Return what all keys begin with: two projects of Amplitude may share a Redis, but never a user or a quota."""
+    project = (settings.amplitude_base_url, settings.amplitude_api_key, settings.amplitude_secret_key)
+    return b"ccp1:" + hashlib.sha256(repr(project).encode()).hexdigest()[:12].encode() + b":"
 
 
 def _flight_threads(settings: Settings) -> int:

@@ -1,103 +1,62 @@
-"""What is queued, sent and awaited for each user: one call where many ask, and those told whose parts have come.
+"""When a call is sent for whom: one call where many ask, at a booked moment, planned when it is about to be sent.
 
-A flight is queued at a booked moment. Until then whoever asks for more about the same user widens it; what it
-carries is planned when it is sent. A part that is on its way is never asked again: later callers wait for it
-too, and share its failure as they share its success. Callers never call Amplitude themselves.
+A flight is queued at a booked moment. Until then whoever asks for more about the same user widens it. A part that
+is on its way is never asked again, by no process that shares a Redis. Callers never call Amplitude themselves. What
+no call can be sent for in time goes into the backlog, which takes the moments that nobody booked.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
-from threading import Lock
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Thread
 
 from proxy.amplitude import Fetched
-from proxy.errors import NoAnswer, QuotaExhausted, UpstreamInvalid, UpstreamRejected, UpstreamTimeout
-from proxy.parts import Identity, Lifetimes, Part, Record
+from proxy.backlog import Backlog
+from proxy.errors import NoAnswer, QuotaExhausted, UpstreamInvalid, UpstreamTimeout
+from proxy.ledger import Booking
+from proxy.outage import Outage
+from proxy.parts import EMPTY, Identity, Lifetimes, Part, Record
 from proxy.plan import Call, plan
-from proxy.quota import Booking, Quota
+from proxy.quota import Quota
+from proxy.sender import Sender
 from proxy.store import Store
 from proxy.telemetry import OncePerMinute
+from proxy.tickets import NEVER, Awaited, Ticket, UnderWay
 
 _log = logging.getLogger(__name__)
 
-_MAY_ARRIVE_SECONDS = 1.0  # for a call that was given up: it may be in some buffer on the way
-_FIRST_GUESS_SECONDS = 0.5  # of a typical call, until calls were measured
-
-
-@dataclass(slots=True, eq=False)
-class Awaited:
-    """One part on its way, shared by all who wait for it."""
-
-    part: Part
-    until: float
-    """When the last caller that waits leaves (monotonic seconds)."""
-    wanted_later: bool
-    """Whether somebody comes back for it (`on_error=retry`, or a copy was served that is to be refreshed)."""
-    since: float
-    """What was said before (Unix seconds) is too old for a caller that waits."""
-    landed: Future[Record] = field(default_factory=Future)
-    call: int | None = None
-    """The number of the call that carries it, once sent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """What a caller waits for. `opened`: some of it is fetched for this caller first, nobody had asked before."""
-
-    awaited: Mapping[Part, Awaited]
-    opened: bool
-
-    def wait(self, seconds: float) -> None:
-        """Return when everything has landed or failed, at the latest after `seconds`."""
-        wait([one.landed for one in self.awaited.values()], timeout=max(0.0, seconds))
-
-    def outcome(self, part: Part) -> Record | NoAnswer:
-        """Return what became of `part` so far: the record that has it, or why it is not there."""
-        one = self.awaited[part]
-        if not one.landed.done():
-            return UpstreamTimeout() if one.call is not None else QuotaExhausted()
-        fault = one.landed.exception()
-        return fault if isinstance(fault, NoAnswer) else one.landed.result()
-
-    @property
-    def calls(self) -> int:
-        """Return how many calls were sent for this ticket, or joined by it."""
-        return len({one.call for one in self.awaited.values() if one.call is not None})
+_FOLLOW_SECONDS = 0.05  # between looks at what another process fetches
+_LONGEST_NAP_SECONDS = 1.0  # of who empties the backlog: a stand-back may end early, a place be given back
 
 
 @dataclass(slots=True, eq=False)
 class _Flight:
-    booking: Booking
     awaited: dict[Part, Awaited]
+    booking: Booking | None = None
+    """None while it is being booked."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
     number: int
     call: Call
-
-
-@dataclass(frozen=True, slots=True)
-class LastCall:
-    """How the last call ended: None when well, else the error word; and when (monotonic seconds)."""
-
-    error: str | None
-    at: float
+    probe: bool
 
 
 class Flights:
-    """Sends calls at booked moments from its own threads, which start with the first call."""
+    """Sends calls from its own threads, which start with the first."""
 
     def __init__(
         self,
-        fetch: Callable[[Identity, Call], Fetched],
+        sender: Sender,
         store: Store,
         quota: Quota,
+        outage: Outage,
+        backlog: Backlog,
         lifetimes: Lifetimes,
         *,
         along: tuple[Part, ...],
@@ -106,22 +65,25 @@ class Flights:
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._fetch = fetch
+        self._sender = sender
         self._store = store
         self._quota = quota
+        self._outage = outage
+        self._backlog = backlog
         self._lifetimes = lifetimes
         self._along = along
         self._now = now
         self._monotonic = monotonic
         self._sleep = sleep
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="flight")
-        self._lock = Lock()
+        self._under_way = UnderWay()
+        self._lock = self._under_way.lock
         self._queued: dict[Identity, _Flight] = {}
-        self._under_way: dict[Identity, dict[Part, Awaited]] = {}
-        self._numbers = itertools.count(1)
-        self._typical = _FIRST_GUESS_SECONDS
-        self._faults = OncePerMinute(monotonic)
-        self.last_call: LastCall | None = None
+        self._flying = 0
+        self._emptying = False
+        self._draining = False
+        self._told = OncePerMinute(monotonic)
+        self._dropped_told = 0
 
     def join(
         self,
@@ -130,179 +92,296 @@ class Flights:
         *,
         until: float,
         wanted_later: bool,
-        since: float = float("-inf"),
-        burst: bool = True,
+        since: float = NEVER,
+        spare: Collection[Part] = (),
     ) -> Ticket:
         """Return a ticket for `parts`: those on their way are joined, the others queued for a call in time.
 
         `until`: when the caller leaves (monotonic seconds). When no call can be sent in time, the parts that
-        would need one fail at once with QuotaExhausted. `since`: a copy that another call brought meanwhile
-        will do if it is no older than that (Unix seconds). `burst`: see `Quota.book`.
+        would need one fail at once and wait in the backlog. `since`: a copy that another call brought meanwhile
+        will do if it is no older than that (Unix seconds). `spare`: those of `parts` of which the caller has a copy.
+        For them alone only a place is taken that is free this moment, of half the burst, or none where nobody waits:
+        users of whom there is nothing come first.
         """
         with self._lock:
-            under_way = self._under_way.get(identity, {})
-            tickets = {}
-            fresh = {}
-            for part in parts:
-                if one := under_way.get(part):
-                    one.until = max(one.until, until)
-                    one.wanted_later |= wanted_later
-                    one.since = max(one.since, since)
-                else:
-                    one = fresh[part] = Awaited(part, until, wanted_later, since)
-                tickets[part] = one
-            if fresh and (queued := self._queue(identity, fresh, burst=burst)):
-                self._under_way.setdefault(identity, {}).update(queued)
-        return Ticket(tickets, opened=bool(fresh))
+            wanted = [Awaited(part, until, wanted_later, since, part in spare) for part in parts]
+            awaited, new = self._under_way.join(identity, wanted)
+            flight = self._widened(identity, new)
+            left_behind = self._left_behind(self._queued.get(identity))
+        if flight:
+            self._book(identity, flight)
+        if left_behind:
+            self._refuse(identity, left_behind, QuotaExhausted(retry_after=self._quota.wait()))
+        return Ticket(awaited, frozenset(new))
 
-    def refresh(self, identity: Identity, parts: Iterable[Part]) -> None:
-        """Fetch `parts` again if a call can go this moment. Nobody waits for it, and nobody who waits waits longer."""
-        self.join(identity, parts, until=self._monotonic(), wanted_later=True, burst=False)
+    def refresh(self, identity: Identity, parts: Collection[Part]) -> None:
+        """Fetch `parts`, of which copies are served, again at a moment nobody booked. Nobody waits for it."""
+        self.join(identity, parts, until=self._monotonic(), wanted_later=True, spare=parts)
 
-    def _queue(self, identity: Identity, awaited: dict[Part, Awaited], *, burst: bool = True) -> dict[Part, Awaited]:
-        """Widen the queued flight, or book one. Return what is queued; the rest has failed. Called under the lock."""
+    def drain(self, seconds: float) -> None:
+        """Return when what callers wait for has landed, at the latest after `seconds`. The backlog stays unsent."""
+        with self._lock:
+            self._draining = True
+            self._lock.wait_for(lambda: not self._flying and not self._queued, timeout=seconds)
+
+    # What is queued.
+
+    def _widened(self, identity: Identity, awaited: dict[Part, Awaited]) -> _Flight | None:
+        """Put `awaited` into the queued flight, or return a new one that is to be booked. Called under the lock."""
+        if not awaited:
+            return None
         if flight := self._queued.get(identity):
-            accepted = {part: one for part, one in awaited.items() if not self._too_late(one, flight.booking)}
-            for part in awaited.keys() - accepted.keys():
-                awaited[part].landed.set_exception(QuotaExhausted(retry_after=self._quota.wait()))
-            flight.awaited.update(accepted)
-            return accepted
-        # What can go now goes now, however slow calls are at present: what comes too late is still kept.
-        leave_by = max(one.until for one in awaited.values()) - self._typical
-        booking = self._quota.book(latest=leave_by, burst=burst)
+            flight.awaited.update(awaited)
+            return None
+        flight = self._queued[identity] = _Flight(dict(awaited))
+        return flight
+
+    def _book(self, identity: Identity, flight: _Flight) -> None:
+        """Find a moment for `flight`; without one, those who wait are told and it waits in the backlog."""
+        booking = None
+        fault = self._outage.lasting()
+        if fault is None:
+            now = self._monotonic()
+            spare = all(one.spare for one in flight.awaited.values())
+            leaves = max(one.until for one in flight.awaited.values())
+            # What can go now goes now, however slow calls are at present: what comes too late is still kept.
+            latest = now if spare else leaves - self._sender.typical
+            booking = self._quota.book(latest, burst=1.0 if not spare else 0.5 if leaves > now else 0.0)
+            fault = None if booking else QuotaExhausted(retry_after=self._quota.wait())
         if booking is None:
-            for one in awaited.values():
-                one.landed.set_exception(QuotaExhausted(retry_after=self._quota.wait()))
-            return {}
-        flight = self._queued[identity] = _Flight(booking, dict(awaited))
+            self._leave_queue(identity, flight)
+            self._refuse(identity, list(flight.awaited.values()), fault or QuotaExhausted())
+            return
+        with self._lock:
+            flight.booking = booking
+            left_behind = self._left_behind(flight)
+        if left_behind:
+            self._refuse(identity, left_behind, QuotaExhausted(retry_after=self._quota.wait()))
+        self._take_off(identity, flight, booking)
+
+    def _left_behind(self, flight: _Flight | None) -> list[Awaited]:
+        """Take those recommendations off that would come when their message has gone. Called under the lock."""
+        if flight is None or flight.booking is None or flight.booking.at <= self._monotonic():
+            return []
+        leaves = flight.booking.at + self._sender.typical
+        late = [one for one in flight.awaited.values() if one.exposes and not one.wanted_later and one.until < leaves]
+        for one in late:
+            del flight.awaited[one.part]
+        return late
+
+    def _take_off(self, identity: Identity, flight: _Flight, booking: Booking) -> None:
+        with self._lock:
+            self._flying += 1
         try:
-            self._pool.submit(self._fly, identity, flight)
-        except RuntimeError:  # no thread can be had; who comes next must not board a flight that never leaves
-            del self._queued[identity]
+            self._pool.submit(self._fly, identity, flight, booking)
+        except RuntimeError:  # no thread can be had, or the process ends; nobody may board what never leaves
+            self._leave_queue(identity, flight)
             self._quota.cancel(booking)
-            raise
-        return awaited
+            self._landed()
+            self._refuse(identity, list(flight.awaited.values()), QuotaExhausted())
 
-    def _too_late(self, one: Awaited, booking: Booking) -> bool:
-        """Say whether a recommendation would come when its message has gone: an exposure for nothing."""
-        waits = booking.at > self._monotonic()
-        wanted = one.part.section != "recommendations" or one.wanted_later
-        return waits and not wanted and one.until - self._typical < booking.at
+    def _leave_queue(self, identity: Identity, flight: _Flight) -> None:
+        """Let nobody board any more. Who wants the same parts still waits for them."""
+        with self._lock:
+            if self._queued.get(identity) is flight:
+                del self._queued[identity]
+                self._lock.notify_all()
 
-    def _fly(self, identity: Identity, flight: _Flight) -> None:
+    def _landed(self) -> None:
+        with self._lock:
+            self._flying -= 1
+            self._lock.notify_all()
+
+    # What could not be sent.
+
+    def _refuse(
+        self, identity: Identity, awaited: Collection[Awaited], fault: NoAnswer, *, call: int | None = None
+    ) -> None:
+        """Tell those who wait, and put what is still wanted into the backlog."""
+        missing = [one.part for one in awaited if not one.spare and (one.wanted_later or not one.exposes)]
+        self._backlog.add(identity, missing)
+        self._backlog.add(identity, [one.part for one in awaited if one.spare and one.asked], refresh=True)
+        self._under_way.settle(identity, {one.part: fault for one in awaited}, call=call)
+        if (dropped := self._backlog.dropped - self._dropped_told) and self._told.note("backlog"):
+            _log.warning("the backlog dropped users", extra={"times": dropped, "in_all": self._backlog.dropped})
+            self._dropped_told += dropped
+        with self._lock:
+            if self._emptying or self._draining or not len(self._backlog):
+                return
+            self._emptying = True
+        # Not of the pool, whose threads are waited for at the end of the process: the backlog may last for minutes.
+        try:
+            Thread(target=self._empty_backlog, name="backlog", daemon=True).start()
+        except RuntimeError:  # none can be had just now; the next who is refused tries again
+            self._emptying = False
+
+    def _empty_backlog(self) -> None:
+        """Give the moments that nobody booked to the backlog until it is empty."""
+        while True:
+            with self._lock:
+                if self._draining or not len(self._backlog):
+                    self._emptying = False
+                    return
+            try:
+                nap = self._serve_backlog()
+            except Exception:  # noqa: BLE001  # the backlog outlives a fault of ours
+                _log.exception("the backlog could not be served")
+                nap = _LONGEST_NAP_SECONDS
+            if nap > 0:
+                self._sleep(min(nap, _LONGEST_NAP_SECONDS))
+
+    def _serve_backlog(self) -> float:
+        """Send one call for who waits there, if one may go. Return the seconds until the next may."""
+        if (pause := self._outage.wait()) > 0:
+            return pause
+        booking = self._quota.book(self._monotonic(), burst=0.0)
+        if booking is None:
+            return max(self._quota.wait() or 0.0, 0.01)
+        identity, parts = self._backlog.pop() or (None, [])
+        flight = None
+        if identity is not None:
+            with self._lock:
+                _, new = self._under_way.join(
+                    identity, [Awaited(part, wanted_later=True, spare=False) for part in parts]
+                )
+                flight = self._widened(identity, new)
+                if flight:
+                    flight.booking = booking
+            if flight:
+                self._take_off(identity, flight, booking)
+        if flight is None:
+            self._quota.cancel(booking)
+        return 0.0
+
+    # What is sent.
+
+    def _fly(self, identity: Identity, flight: _Flight, booking: Booking) -> None:
         sent: _Sent | None = None
         try:
-            if (delay := flight.booking.at - self._monotonic()) > 0:
+            if (delay := booking.at - self._monotonic()) > 0:
                 self._sleep(delay)
-            sent = self._board(identity, flight)
+            self._leave_queue(identity, flight)
+            sent = self._board(identity, flight.awaited)
             if sent is None:
-                self._quota.cancel(flight.booking)
+                self._quota.cancel(booking)
             else:
-                self._land(identity, sent, self._send(identity, sent.call, flight.booking))
+                self._land(identity, sent, self._sender.send(identity, sent.call, booking, probe=sent.probe))
         except Exception:  # noqa: BLE001  # whatever it was, those who wait must hear of it
             _log.exception("a flight failed on our side")
-            self._quota.ended(flight.booking)
-            with self._lock:
-                if self._queued.get(identity) is flight:
-                    del self._queued[identity]
             fault = UpstreamInvalid("a fault of ours")
-            self._settle(identity, dict.fromkeys(flight.awaited, fault), call=None)
+            self._quota.ended(booking)
+            self._leave_queue(identity, flight)
+            self._under_way.settle(identity, dict.fromkeys(flight.awaited, fault), call=None)
             if sent is not None:
-                self._land(identity, sent, fault)
+                self._outage.ended(fault, probe=sent.probe)
+                self._under_way.settle(identity, dict.fromkeys(sent.call.parts, fault), call=sent.number)
+        finally:
+            self._landed()
 
-    def _board(self, identity: Identity, flight: _Flight) -> _Sent | None:
-        """Close the flight to newcomers and decide what is sent; what needs no call, or another, is seen to."""
-        outcomes: dict[Part, Record | NoAnswer] = {}
-        sent = None
+    def _board(self, identity: Identity, wanted: Mapping[Part, Awaited]) -> _Sent | None:
+        """Decide what is sent; what needs no call, or another, is seen to."""
+        record, now = self._store.read(identity), self._now()
+        riders = [part for part in self._along if not self._lifetimes.answers(record, part, now, NEVER)]
+        boarding = self._store.board(identity, {*wanted, *riders})
+        outcomes: dict[Part, Record | NoAnswer] = dict(boarding.faults)
+        fault: NoAnswer = QuotaExhausted(retry_after=self._quota.wait())
+        going, elsewhere = [], []
         with self._lock:
-            del self._queued[identity]
-            # Under the lock, or a call might land between the look and the decision; the store does no I/O.
+            # Under the lock, or a call might land between the look and the decision; reading does no I/O.
             record, now = self._store.read(identity), self._now()
-            wanted = flight.awaited
             for part, one in wanted.items():
-                # Its message has gone: a call now would log an exposure for nothing.
-                gone = part.section == "recommendations" and one.until < self._monotonic() and not one.wanted_later
                 if self._lifetimes.answers(record, part, now, one.since):
                     outcomes[part] = record
-                elif gone or self._quota.closed:
-                    outcomes[part] = QuotaExhausted(retry_after=self._quota.wait())
-            riders = [part for part in self._along if part not in outcomes]
-            calls = plan([part for part in wanted if part not in outcomes], riders)
+                elif part in outcomes:
+                    continue
+                elif part not in boarding.granted:
+                    elsewhere.append(one)
+                elif self._too_late(one):
+                    outcomes[part] = fault
+                else:
+                    going.append(part)
+            refused: list[Part] = []
+            probe = False
+            if going and self._quota.closed:
+                going, refused = [], going
+            elif going:
+                try:
+                    probe = self._outage.begin()
+                except NoAnswer as lasting:
+                    going, refused, fault = [], going, lasting
+            calls = plan(going, [part for part in riders if part in boarding.granted and part not in outcomes])
+            sent = None
             if calls:
-                sent = self._mark_sent(identity, calls[0], wanted)
+                sent = _Sent(self._under_way.sent(identity, calls[0].parts, wanted), calls[0], probe)
             later = {part: wanted[part] for call in calls[1:] for part in call.parts}
-            if later:
-                refused = later.keys() - self._queue(identity, later).keys()
-                self._forget(identity, dict.fromkeys(refused, QuotaExhausted()), call=None)
-        self._settle(identity, outcomes, call=None)
+            flight = self._widened(identity, later)
+            number = self._under_way.sent_elsewhere(elsewhere)
+        self._under_way.settle(identity, outcomes, call=None)
+        if refused:
+            self._refuse(identity, [wanted[part] for part in refused], fault)
+        if flight:
+            self._book(identity, flight)
+        if elsewhere:
+            self._pool.submit(self._follow, identity, elsewhere, number)
+        if unsent := boarding.granted - later.keys() - (sent.call.parts if sent else frozenset()):
+            self._store.land(identity, EMPTY, unsent)
         return sent
 
-    def _mark_sent(self, identity: Identity, call: Call, wanted: Mapping[Part, Awaited]) -> _Sent:
-        number = next(self._numbers)
-        under_way = self._under_way.setdefault(identity, {})
-        for part in call.parts:
-            # What rides along may be on its way in an earlier call already; those who wait for that one stay there.
-            one = under_way.setdefault(part, Awaited(part, self._monotonic(), wanted_later=False, since=float("-inf")))
-            if part in wanted or one.call is None:
-                one.call = number
-        return _Sent(number, call)
-
-    def _send(self, identity: Identity, call: Call, booking: Booking) -> Fetched | NoAnswer:
-        started = self._monotonic()
-        outcome: Fetched | NoAnswer | None = None
-        try:
-            outcome = self._fetch(identity, call)
-        except NoAnswer as fault:
-            outcome = fault
-        finally:
-            given_up = isinstance(outcome, UpstreamTimeout)
-            self._quota.ended(booking, may_arrive_for=_MAY_ARRIVE_SECONDS if given_up else 0.0)
-        ended = self._monotonic()
-        if isinstance(outcome, Fetched):
-            # Failures tell nothing of how long an answer takes, and after an outage callers may hope again at once.
-            self._typical += 0.2 * (ended - started - self._typical)
-        self.last_call = LastCall(outcome.word if isinstance(outcome, NoAnswer) else None, ended)
-        if isinstance(outcome, NoAnswer):
-            if isinstance(outcome, QuotaExhausted):
-                self._quota.stand_back(outcome.retry_after or 0.0)
-            if times := self._faults.note(outcome.word):
-                # Wrong credentials end by no retry: somebody must mend them.
-                level = logging.ERROR if isinstance(outcome, UpstreamRejected) else logging.WARNING
-                told = {"error": outcome.word, "why": str(outcome), "times": times}
-                _log.log(level, "no answer from Amplitude", extra=told)
-        return outcome
+    def _too_late(self, one: Awaited) -> bool:
+        """Say whether a recommendation's message has gone: a call now would log an exposure for nothing."""
+        return one.exposes and not one.wanted_later and one.until < self._monotonic()
 
     def _land(self, identity: Identity, sent: _Sent, outcome: Fetched | NoAnswer) -> None:
-        outcomes: dict[Part, Record | NoAnswer]
-        if isinstance(outcome, NoAnswer):
-            outcomes = dict.fromkeys(sent.call.parts, outcome)
-        else:
+        parts = sent.call.parts
+        if isinstance(outcome, Fetched):
             # Kept before it is forgotten here: whoever comes in between finds one or the other.
-            self._store.merge(identity, outcome.record)
-            outcomes = {part: outcome.faults.get(part, outcome.record) for part in sent.call.parts}
-        self._settle(identity, outcomes, call=sent.number)
+            self._store.land(identity, outcome.record, parts)
+            said = {part: outcome.faults.get(part, outcome.record) for part in parts}
+            self._under_way.settle(identity, said, call=sent.number)
+            return
+        self._store.land(identity, EMPTY, parts, outcome.word)
+        if isinstance(outcome, QuotaExhausted):
+            with self._lock:
+                carried = self._under_way.carried_by(identity, sent.number)
+            # What only rode along is not worth a call.
+            self._refuse(identity, [one for one in carried if one.asked], outcome, call=sent.number)
+        self._under_way.settle(identity, dict.fromkeys(parts, outcome), call=sent.number)
 
-    def _settle(self, identity: Identity, outcomes: Mapping[Part, Record | NoAnswer], *, call: int | None) -> None:
-        """Tell those who wait: of a failure, those for what `call` carried (None: for what was not sent)."""
+    # What another process sends.
+
+    def _follow(self, identity: Identity, awaited: list[Awaited], number: int) -> None:
+        """Wait for what another process fetches, for as long as somebody waits; fetch it here if that one gives up."""
+        try:
+            while awaited:
+                left = max(one.until for one in awaited) - self._monotonic()
+                if left <= 0:
+                    late = dict.fromkeys((one.part for one in awaited), UpstreamTimeout())
+                    self._under_way.settle(identity, late, call=number)
+                    return
+                self._sleep(min(left, _FOLLOW_SECONDS))
+                awaited = self._looked_after(identity, awaited, number)
+        except Exception:  # noqa: BLE001  # as above
+            _log.exception("a call of another process could not be followed")
+            fault = UpstreamInvalid("a fault of ours")
+            self._under_way.settle(identity, dict.fromkeys((one.part for one in awaited), fault), call=number)
+
+    def _looked_after(self, identity: Identity, awaited: list[Awaited], number: int) -> list[Awaited]:
+        """Settle what has come or failed, and take over what nobody fetches any more. Return what is left."""
+        boarding = self._store.board(identity, [one.part for one in awaited])
+        record, now = self._store.read(identity), self._now()
+        outcomes: dict[Part, Record | NoAnswer] = dict(boarding.faults)
+        for one in awaited:
+            if self._lifetimes.answers(record, one.part, now, one.since):
+                outcomes[one.part] = record
+        self._under_way.settle(identity, outcomes, call=number)
+        left = [one for one in awaited if one.part not in outcomes]
+        ours = {one.part: one for one in left if one.part in boarding.granted}
+        if unwanted := boarding.granted - ours.keys():
+            self._store.land(identity, EMPTY, unwanted)
         with self._lock:
-            settled = self._forget(identity, outcomes, call=call)
-        for one in settled:
-            outcome = outcomes[one.part]
-            if isinstance(outcome, NoAnswer):
-                one.landed.set_exception(outcome)
-            else:
-                one.landed.set_result(outcome)
-
-    def _forget(
-        self, identity: Identity, outcomes: Mapping[Part, Record | NoAnswer], *, call: int | None
-    ) -> list[Awaited]:
-        under_way = self._under_way.get(identity, {})
-        # A part that came is there for all, whichever call they wait for; one that failed may still come by another.
-        forgotten = [
-            under_way.pop(part)
-            for part, outcome in outcomes.items()
-            if part in under_way and (isinstance(outcome, Record) or under_way[part].call == call)
-        ]
-        if not under_way:
-            self._under_way.pop(identity, None)
-        return forgotten
+            for one in ours.values():
+                one.call, one.elsewhere = None, False
+            flight = self._widened(identity, ours)
+        if flight:
+            self._book(identity, flight)
+        return [one for one in left if one.part not in ours]

@@ -9,9 +9,10 @@ from threading import BoundedSemaphore
 from typing import Literal
 
 from proxy.errors import NoAnswer, QuotaExhausted, UpstreamInvalid
-from proxy.flights import Flights, Ticket
+from proxy.flights import Flights
 from proxy.parts import EMPTY, Freshness, Identity, Lifetimes, Part, Record, freshness, merge
 from proxy.store import Store
+from proxy.tickets import Ticket
 
 MAX_WAITING = 192
 """Callers that may wait for calls at once. Each holds a thread, and cached answers need some too."""
@@ -78,15 +79,20 @@ class Profiles:
         wants nothing older, in seconds, if Amplitude can answer.
         """
         now = self._now()
-        record = self._lifetimes.pruned(self._store.read(identity), now)
         since = float("-inf") if max_age is None else now - max_age
+        record = self._lifetimes.pruned(self._store.read(identity), now)
         served, spent, behind = self._sorted(record, parts, since, now)
+        if spent or behind:  # another process may have it
+            record = self._lifetimes.pruned(self._store.look(identity), now)
+            served, spent, behind = self._sorted(record, parts, since, now)
         if not spent:
             if behind:
                 self._flights.refresh(identity, behind)
             return Answer(record, freshness=freshness(record, parts, self._lifetimes, now))
 
-        ticket, outcomes = self._fetched(identity, spent, behind, until, wanted_later, since)
+        # Who asks for nothing old has reasons; any other copy stands in rather than keep a user waiting who has none.
+        spare = [part for part in spent if record.has(part)] if max_age is None else []
+        ticket, outcomes = self._fetched(identity, spent, spare, behind, until, wanted_later, since)
         answer = record.only(served)
         error = fault = None
         for part, outcome in outcomes.items():
@@ -131,6 +137,7 @@ class Profiles:
         self,
         identity: Identity,
         parts: list[Part],
+        spare: list[Part],
         behind: list[Part],
         until: float,
         wanted_later: bool,
@@ -140,7 +147,9 @@ class Profiles:
         try:
             # Who cannot wait still asks: what comes later is kept for the next try.
             leaves = until if may_wait else self._monotonic()
-            ticket = self._flights.join(identity, parts, until=leaves, wanted_later=wanted_later, since=since)
+            ticket = self._flights.join(
+                identity, parts, until=leaves, wanted_later=wanted_later, since=since, spare=spare
+            )
             if behind:  # after those who wait, and with luck in their flight
                 self._flights.refresh(identity, behind)
             ticket.wait(leaves - self._monotonic())

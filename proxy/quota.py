@@ -1,79 +1,84 @@
-"""Books a moment for a call, or says that none comes in time. What this process sends, exactly.
+"""Books a moment for a call, or says that none comes in time: for this process, or for all that share a Redis.
 
-Amplitude counts a call when it arrives there, which we cannot see: some time between our sending it and
-hearing of it. So a call holds its place in the quota from the booking until a minute after its end; then
-no 60 seconds, wherever they begin, can hold more arrivals than the quota, however long calls were on the way.
-
-The pace: up to a tenth of the quota may go at once, whenever it was not spent in the last minute; all other
-calls go evenly. A send is thus served a little at a time throughout, and never starves for the rest of a minute.
+While Redis is gone nobody can see what the others send. So nothing is sent for one window, as long as what was sent
+before may still be counted; then each process keeps to its share, the quota divided by the last known number of
+processes. What it sent meanwhile it writes back when Redis returns.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
-from collections import deque
+import contextlib
 from collections.abc import Callable
 from threading import Lock
+from typing import TYPE_CHECKING
 
-WINDOW_SECONDS = 60.0
+from proxy.ledger import WINDOW_SECONDS, Booking, Ledger, Pace
+from proxy.shared import Gone
 
+if TYPE_CHECKING:
+    from proxy.shared.quota import SharedQuota
 
-class Booking:
-    """One call's place: `at` is the moment (monotonic seconds) when it may be sent, not before."""
-
-    __slots__ = ("at", "even")
-
-    def __init__(self, at: float, *, even: bool) -> None:
-        self.at = at
-        self.even = even
+_NEVER = float("-inf")
+_REFUSED_SECONDS = 0.1
+"""For so long the first free moment last heard of is believed in: a storm of misses asks no more often."""
 
 
 class Quota:
     """`per_minute` calls in any 60 seconds. Safe for threads.
 
-    Every booking must be given back: `cancel` when no call was sent, `ended` when one was.
+    Every booking must be given back: `cancel` when no call was sent, `ended` when one was. `longest`: seconds from
+    the booked moment until a call can no longer reach Amplitude. `processes`: how many there are at least.
     """
 
-    def __init__(self, per_minute: int, *, monotonic: Callable[[], float]) -> None:
-        self._per_minute = per_minute
+    def __init__(
+        self,
+        per_minute: int,
+        *,
+        monotonic: Callable[[], float],
+        shared: SharedQuota | None = None,
+        longest: float = 0.0,
+        processes: int = 1,
+    ) -> None:
+        self._pace = Pace.of(per_minute)
         self._monotonic = monotonic
+        self._shared = shared
+        self._longest = longest
+        self._processes = processes
         self._lock = Lock()
-        self._open: set[Booking] = set()  # booked or on the way
-        self._releases: list[float] = []  # sorted: when the ended calls leave the window
-        self._closed_until = float("-inf")
-        # An even call may go beside the burst, so the burst is one less than the tenth.
-        self._burst = max(per_minute // 10 - 1, 0)
-        self._bursts: deque[float] = deque()
-        self.interval = WINDOW_SECONDS / (per_minute - self._burst)
-        """Seconds between two even calls."""
-        self._next_even = float("-inf")
+        self._ledger = Ledger()  # of this process alone
+        self._closed_until = _NEVER
+        self._free_at = _NEVER  # the first free moment last heard of from the others, and when
+        self._heard_at = _NEVER
+        self._sent_alone = False
 
-    def book(self, latest: float, *, burst: bool = True) -> Booking | None:
+    @property
+    def interval(self) -> float:
+        """Return the seconds between two even calls."""
+        return self._pace.interval
+
+    def book(self, latest: float, *, burst: float = 1.0) -> Booking | None:
         """Return a place at the first free moment, or None when that is after `latest` (monotonic seconds).
 
-        This very moment is never too late: a `latest` that has passed asks for a place now. Without `burst`
-        the place is an even one: what can wait leaves the burst to those who cannot.
+        This very moment is never too late: a `latest` that has passed asks for a place now. `burst`: the share
+        of the burst that may be used up; what can wait leaves it to those who cannot.
         """
-        with self._lock:
-            now = self._monotonic()
-            booking = self._first(now)
-            if booking is None or booking.at > max(latest, now) or not (burst or booking.even):
-                return None
-            self._open.add(booking)
-            if booking.even:
-                self._next_even = booking.at + self.interval
-            else:
-                self._bursts.append(booking.at)
-            return booking
+        if self._shared is None:
+            with self._lock:
+                return self._book_here(latest, self._pace, burst=burst)
+        try:
+            return self._book_with_others(self._shared, latest, burst=burst)
+        except Gone:
+            return self._book_alone(self._shared, latest, burst=burst)
 
     def cancel(self, booking: Booking) -> None:
         """Give back a place that no call was sent for."""
         with self._lock:
-            self._open.discard(booking)
-            if not booking.even:
-                self._bursts.remove(booking.at)
-            elif self._next_even == booking.at + self.interval:
-                self._next_even = booking.at
+            self._ledger.cancel(booking, self._pace)
+            self._free_at = _NEVER
+        if self._shared is not None:
+            # If Redis is gone it is free again by itself, when a call could no longer be on its way.
+            with contextlib.suppress(Gone):
+                self._shared.cancel(booking.id, booking.at - self._monotonic(), self._pace, even=booking.even)
 
     def ended(self, booking: Booking, *, may_arrive_for: float = 0.0) -> None:
         """Tell that the call has ended, well or not: Amplitude counts the failed ones too.
@@ -81,15 +86,16 @@ class Quota:
         `may_arrive_for`: seconds for which a call that was given up may still reach Amplitude.
         """
         with self._lock:
-            if booking not in self._open:
-                return
-            self._open.remove(booking)
-            insort(self._releases, self._monotonic() + may_arrive_for + WINDOW_SECONDS)
+            first_told = self._ledger.ended(booking, self._monotonic() + may_arrive_for + WINDOW_SECONDS)
+        if first_told and self._shared is not None:
+            self._tell(self._shared, booking.id, free_in=may_arrive_for + WINDOW_SECONDS)
 
     def stand_back(self, seconds: float) -> None:
-        """Send nothing for so long: Amplitude said 429, so others spend the organisation's quota too."""
+        """Send nothing for so long, nor may the others: Amplitude said 429, so somebody else spends the quota too."""
         with self._lock:
             self._closed_until = max(self._closed_until, self._monotonic() + seconds)
+        if self._shared is not None:
+            self._tell(self._shared, "", stand_back=seconds)
 
     @property
     def closed(self) -> bool:
@@ -100,22 +106,78 @@ class Quota:
         """Return the seconds until the first free moment; None when that depends on calls still on the way."""
         with self._lock:
             now = self._monotonic()
-            booking = self._first(now)
+            if self._shared is not None:
+                return max(0.0, self._closed_until - now, self._free_at - now)
+            booking = self._first(now, self._pace)
             return None if booking is None else max(0.0, booking.at - now)
 
-    def _first(self, now: float) -> Booking | None:
-        del self._releases[: bisect_right(self._releases, now)]
-        earliest = max(now, self._closed_until)
-        # At a moment m, the open calls and those released after m hold places. How many too many are there?
-        excess = len(self._open) + len(self._releases) + 1 - self._per_minute
-        if excess > len(self._releases):
+    def enroll(self) -> None:
+        """Be counted among the processes, and write back what they cannot know of. Raises Gone."""
+        assert self._shared is not None, "alone there is nobody to enroll with"  # noqa: S101
+        with self._lock:
+            now = self._monotonic()
+            self._ledger.forget(now)
+            held = [(id, at - now) for id, at in self._ledger.held(self._longest)]
+            back, alone = max(0.0, self._closed_until - now), self._sent_alone
+        processes, closed_for = self._shared.enroll(held, stand_back=back, sent_alone=alone)
+        with self._lock:
+            self._closed_until = max(self._closed_until, self._monotonic() + closed_for)
+            self._processes = max(processes, 1)
+            self._sent_alone = self._sent_alone and not alone
+
+    def _book_here(self, latest: float, pace: Pace, *, burst: float, not_before: float = _NEVER) -> Booking | None:
+        now = self._monotonic()
+        booking = self._first(max(now, not_before), pace, burst)
+        if booking is None or booking.at > max(latest, now):
             return None
-        if excess > 0:
-            earliest = max(earliest, self._releases[excess - 1])
-        if self._next_even <= earliest:
-            return Booking(earliest, even=True)
-        while self._bursts and self._bursts[0] <= earliest - WINDOW_SECONDS:
-            self._bursts.popleft()
-        if len(self._bursts) < self._burst:
-            return Booking(earliest, even=False)
-        return Booking(self._next_even, even=True)
+        if self._shared is not None:
+            booking.id = self._shared.new_id()
+        self._ledger.take(booking, pace)
+        return booking
+
+    def _book_with_others(self, shared: SharedQuota, latest: float, *, burst: float) -> Booking | None:
+        now = self._monotonic()
+        if now < self._heard_at + _REFUSED_SECONDS and self._free_at > max(latest, now):
+            return None
+        found = shared.book(latest - now, self._pace, self._longest, burst=burst)
+        if found is None:  # they do not know us: a new book, or we were away
+            self.enroll()
+            found = shared.book(latest - now, self._pace, self._longest, burst=burst)
+        if found is None:
+            return None
+        # After the answer, which is later than the moment that it counts from: never too early.
+        with self._lock:
+            now = self._heard_at = self._monotonic()
+            self._free_at = now + found.wait
+            self._closed_until = max(self._closed_until, now + found.closed_for)
+            if found.id is None:
+                return None
+            booking = Booking(now + found.wait, even=found.even, id=found.id)
+            self._ledger.take(booking, self._pace)
+            return booking
+
+    def _book_alone(self, shared: SharedQuota, latest: float, *, burst: float) -> Booking | None:
+        gone_since = shared.gone_since
+        if gone_since is None:  # back already: the next who asks will be told
+            return None
+        share = Pace.of(self._pace.per_minute // self._processes)
+        with self._lock:
+            opens = gone_since + self._longest + WINDOW_SECONDS
+            booking = self._book_here(latest, share, burst=burst, not_before=opens)
+            self._sent_alone = self._sent_alone or booking is not None
+            if booking is None:
+                first = self._first(max(self._monotonic(), opens), share)
+                self._free_at = first.at if first else self._monotonic() + share.interval
+            return booking
+
+    def _first(self, earliest: float, pace: Pace, burst: float = 1.0) -> Booking | None:
+        self._ledger.forget(self._monotonic())
+        return self._ledger.first(max(earliest, self._closed_until), pace, burst)
+
+    def _tell(self, shared: SharedQuota, id: str, *, free_in: float = 0.0, stand_back: float = 0.0) -> None:
+        try:
+            closed_for = shared.ended(id, free_in, stand_back)
+        except Gone:
+            return  # the ledger here has it, and it is written back
+        with self._lock:
+            self._closed_until = max(self._closed_until, self._monotonic() + closed_for)

@@ -115,6 +115,25 @@ def _keys(value: str) -> tuple[Key, ...]:
     return keys
 
 
+def _redis_url(value: str) -> str:
+    try:
+        url = urlsplit(value)
+        _ = url.port
+    except ValueError:
+        raise _Fault("is not a URL: its host or port is malformed") from None
+    if url.scheme not in ("redis", "rediss") or not url.hostname:
+        raise _Fault("is not a redis: or rediss: URL with a host")
+    if url.query or url.fragment or not re.fullmatch(r"/?[0-9]*", url.path):
+        raise _Fault("may end in a database number only")
+    return value
+
+
+def _truth(value: str) -> bool:
+    if value.lower() not in ("true", "false"):
+        raise _Fault("is not true or false")
+    return value.lower() == "true"
+
+
 def _level(value: str) -> str:
     if value.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise _Fault("is not DEBUG, INFO, WARNING or ERROR")
@@ -187,6 +206,22 @@ class Settings:
         _number(1, _YEAR), "for how long an unknown user stays unknown", "60", default=60.0
     )
     cache_max_mb: float = _setting(_number(1, 1_048_576), "memory of the in-process cache, in MiB", "64", default=64.0)
+    backlog_max_users: int = _setting(
+        _whole(0, 10_000_000), "users who may wait for a call that nobody waits for any more", "10000", default=10_000
+    )
+    backlog_max_age_seconds: float = _setting(
+        _number(1, _YEAR), "for how long after the last ask such a user waits", "900", default=900.0
+    )
+    redis_url: str | None = _setting(
+        _redis_url,
+        "cache, quota and single-flight shared by processes and machines; without it one worker process runs",
+        "rediss://:password@host:6380/0",
+        default=None,
+        secret=True,
+    )
+    redis_tls_verify: bool = _setting(
+        _truth, "`false` where the provider signs its own certificates (Heroku Key-Value Store)", "false", default=True
+    )
     allowed_networks: tuple[Network, ...] = _setting(
         _networks, "comma separated CIDRs that may call the data routes", "52.58.142.0/24,2001:db8::/32", default=()
     )
@@ -201,6 +236,7 @@ class Settings:
         "8000",
         default=8000,
     )
+    web_concurrency: int = _setting(_whole(1, 256), "worker processes, where there is a `REDIS_URL`", "2", default=1)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Settings:

@@ -1,14 +1,25 @@
-"""Records in memory, bounded by the bytes they take."""
+"""Records: in memory, bounded by the bytes they take, and behind that in Redis, where there is one.
+
+Redis is asked for what the memory does not hold fresh, and told what was fetched. While it is gone the memory goes on.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from threading import Lock
+from typing import TYPE_CHECKING
 
 from cachetools import LRUCache
 
-from proxy.parts import EMPTY, Identity, Lifetimes, Record, merge
+from proxy.errors import NoAnswer
+from proxy.parts import EMPTY, Identity, Lifetimes, Part, Record, merge
+from proxy.shared import Gone
+
+if TYPE_CHECKING:
+    from proxy.shared.records import SharedRecords
 
 _LINKS = 360
 """Bytes that the cache's own three tables and the record's shell take per entry; a test holds it to the truth."""
@@ -26,33 +37,86 @@ def size_of(identity: Identity, record: Record) -> int:
     return size
 
 
-class Store:
-    """Least recently used records leave first. Safe for threads; no I/O, so its lock is held briefly."""
+@dataclass(frozen=True, slots=True)
+class Boarding:
+    """The parts that this process is to fetch, and why those failed that another has just tried to."""
 
-    def __init__(self, *, max_bytes: int, lifetimes: Lifetimes, now: Callable[[], float]) -> None:
+    granted: frozenset[Part]
+    faults: Mapping[Part, NoAnswer] = field(default_factory=dict)
+
+
+class Store:
+    """Least recently used records leave the memory first. Safe for threads.
+
+    `look`, `board` and `land` may be a round trip to Redis; `read` and `merge` do no I/O.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_bytes: int,
+        lifetimes: Lifetimes,
+        now: Callable[[], float],
+        shared: SharedRecords | None = None,
+    ) -> None:
         self._cache: LRUCache[Identity, _Entry] = LRUCache(max_bytes, getsizeof=lambda entry: entry.size)
         self._lifetimes = lifetimes
         self._now = now
+        self._shared = shared
         self._lock = Lock()
 
     def read(self, identity: Identity) -> Record:
-        """Return what is kept about `identity`, fresh or not; an empty record when there is nothing."""
+        """Return what is kept here about `identity`, fresh or not; an empty record when there is nothing."""
         with self._lock:
             entry = self._cache.get(identity)
         return entry.record if entry else EMPTY
 
-    def merge(self, identity: Identity, news: Record) -> None:
-        """Add `news` to what is kept, the later word winning, and drop what may not be served any more.
+    def look(self, identity: Identity) -> Record:
+        """Return what is kept here or by the other processes; what they had is here from now on."""
+        if self._shared is None:
+            return self.read(identity)
+        try:
+            return self.merge(identity, self._shared.read(identity))
+        except Gone:
+            return self.read(identity)
+
+    def board(self, identity: Identity, parts: Collection[Part]) -> Boarding:
+        """Look, and say which of `parts` this process is to fetch, because no other does. `land` ends that."""
+        if self._shared is not None:
+            try:
+                found = self._shared.board(identity, parts)
+            except Gone:
+                pass
+            else:
+                self.merge(identity, found.record)
+                return Boarding(found.granted, found.faults)
+        return Boarding(frozenset(parts))
+
+    def land(self, identity: Identity, news: Record, parts: Collection[Part], word: str = "") -> None:
+        """Keep what was fetched of `parts`, here and for the others; `word`: why nothing was."""
+        record = self.merge(identity, news)
+        if self._shared is not None:
+            # Ids that Amplitude returned once outlive an answer without them.
+            told = replace(news, user_id=record.user_id, device_id=record.device_id) if news is not EMPTY else news
+            with contextlib.suppress(Gone):
+                self._shared.land(identity, told, parts, self._now(), word)
+
+    def merge(self, identity: Identity, news: Record) -> Record:
+        """Add `news` to what is kept here, the later word winning, drop what may not be served any more; return it.
 
         A record larger than the whole cache is not kept: the caller that waits for it is answered all the same.
         """
         with self._lock:
             entry = self._cache.get(identity)
-            record = self._lifetimes.pruned(merge(entry.record if entry else EMPTY, news), self._now())
+            old = entry.record if entry else EMPTY
+            if news is EMPTY:
+                return old
+            record = self._lifetimes.pruned(merge(old, news), self._now())
             try:
                 self._cache[identity] = _Entry(record, size_of(identity, record))
             except ValueError:
                 self._cache.pop(identity, None)
+            return record
 
     @property
     def empty(self) -> bool:

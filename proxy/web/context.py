@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
+from typing import TYPE_CHECKING
 
 from flask import Flask, current_app
 
@@ -12,8 +13,12 @@ from proxy.flights import Flights
 from proxy.keys import KeyRing
 from proxy.profiles import Profiles
 from proxy.quota import Quota
+from proxy.sender import Sender
 from proxy.store import Store
 from proxy.telemetry import OncePerMinute
+
+if TYPE_CHECKING:
+    from proxy.shared.server import Server
 
 _KEY = "connected-content-proxy"
 
@@ -24,8 +29,10 @@ class Services:
 
     profiles: Profiles
     flights: Flights
+    sender: Sender
     quota: Quota
     store: Store
+    redis: Server | None
     keyring: KeyRing
     networks: tuple[IPv4Network | IPv6Network, ...]
     trusted_proxy_hops: int

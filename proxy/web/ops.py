@@ -33,7 +33,7 @@ def healthz() -> Response:
 def readyz() -> tuple[Response, int]:
     """Say how upstream and quota are, judged by the last real call; 503 only when nothing could be answered."""
     here = services()
-    last = here.flights.last_call
+    last = here.sender.last_call
     recent = last is not None and here.monotonic() - last.at < _JUDGED_FOR_SECONDS
     upstream = _WORDS[last.error] if last is not None and recent else "unknown"
     wait = here.quota.wait()

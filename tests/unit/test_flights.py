@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
 from proxy.amplitude import Fetched
-from proxy.errors import QuotaExhausted, UpstreamInvalid, UpstreamTimeout, UpstreamUnavailable
+from proxy.backlog import Backlog
+from proxy.errors import QuotaExhausted, UpstreamInvalid, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
 from proxy.flights import Flights
+from proxy.outage import Outage
 from proxy.parts import COHORTS, PROPERTIES, Identity, Kept, Lifetimes, Part, Record, computations, recommendation
 from proxy.plan import Call, plan
 from proxy.profiles import Answer, Profiles
 from proxy.quota import Quota
+from proxy.sender import Sender
 from proxy.store import Store
 from tests.fakes import FakeClock, FakeSource
 
@@ -32,10 +35,15 @@ class World:
         self.source = FakeSource(clock)
         self.quota = Quota(per_minute, monotonic=clock)
         self.store = Store(max_bytes=1_000_000, lifetimes=LIFETIMES, now=clock)
+        self.outage = Outage(clock)
+        self.backlog = Backlog(max_users=100, max_age=600, monotonic=clock)
+        self.sender = Sender(self.source.fetch, self.quota, self.outage, monotonic=clock)
         self.flights = Flights(
-            self.source.fetch,
+            self.sender,
             self.store,
             self.quota,
+            self.outage,
+            self.backlog,
             LIFETIMES,
             along=along,
             threads=20,
@@ -61,11 +69,19 @@ class World:
 
     def wait_until_waiting(self, part: Part, identity: Identity = USER) -> None:
         """Return when somebody waits for `part`."""
+        self.wait_until(lambda: part in self.flights._under_way.of(identity))
+
+    def wait_until_sent(self, part: Part, identity: Identity = USER) -> None:
+        """Return when a call that brings `part` is on its way."""
+        self.wait_until(lambda: (one := self.flights._under_way.of(identity).get(part)) and one.call is not None)
+
+    def wait_until(self, holds: Callable[[], object]) -> None:
+        """Return when what other threads do has made it so."""
         for _ in range(10_000):
-            if part in self.flights._under_way.get(identity, {}):
+            if holds():
                 return
             threading.Event().wait(0.001)
-        raise AssertionError("nobody came to wait")
+        raise AssertionError("it never came to be")
 
 
 @pytest.fixture
@@ -174,7 +190,7 @@ def test_the_parts_that_are_there_are_answered_when_the_others_cannot_be(clock: 
 def test_a_late_answer_is_kept_and_its_caller_told_that_it_is_awaited(world: World) -> None:
     world.source.open.clear()
     assert world.get(COHORTS, patience=0.05).error.word == "upstream_timeout"  # type: ignore[union-attr]
-    landing = world.flights._under_way[USER][COHORTS].landed
+    landing = world.flights._under_way.of(USER)[COHORTS].landed
     world.source.open.set()
     landing.result(10)
     assert world.get(COHORTS).forwarded is None
@@ -257,7 +273,7 @@ def test_a_fault_of_ours_leaves_nobody_waiting_and_spends_no_more_than_the_call(
     assert isinstance(world.get(COHORTS).error, UpstreamInvalid)
     world.source.fault = None
     assert world.get(COHORTS).error is None
-    assert not world.flights._under_way
+    assert not world.flights._under_way.of(USER)
     assert not world.flights._queued
 
 
@@ -272,7 +288,7 @@ def test_when_every_place_to_wait_is_taken_the_next_caller_leaves_at_once_and_it
     other = Identity("other", None)
     assert world.get(COHORTS, identity=other).error is not None
     world.source.wait_for_call()
-    landing = world.flights._under_way[other][COHORTS].landed
+    landing = world.flights._under_way.of(other)[COHORTS].landed
     world.source.open.set()
     assert waiting.result(10).error is None
     landing.result(10)
@@ -290,13 +306,13 @@ def test_a_user_who_becomes_known_meanwhile_is_never_answered_with_a_hole(world:
         world.clock.advance(1)
         return Fetched(Record({PROPERTIES: Kept(b"{}", world.clock())}), {})
 
-    world.flights._fetch = fetch
+    world.sender.fetch = fetch
     world.ask(COHORTS)
-    world.wait_until_waiting(COHORTS)
+    world.wait_until_sent(COHORTS)
     both = world.ask(COHORTS, PROPERTIES, patience=10)
-    world.wait_until_waiting(PROPERTIES)
+    world.wait_until_sent(PROPERTIES)
     first.set()
-    while COHORTS in world.flights._under_way.get(USER, {}):
+    while COHORTS in world.flights._under_way.of(USER):
         threading.Event().wait(0.001)
     second.set()
     answer = both.result(10)
@@ -314,7 +330,7 @@ def test_a_part_that_came_by_another_call_is_there_for_who_waits_for_the_first(c
             raise UpstreamUnavailable
         return answered(identity, call)
 
-    world.flights._fetch = fetch
+    world.sender.fetch = fetch
     waiting = world.ask(COHORTS, patience=10)
     world.wait_until_waiting(COHORTS)
     while world.flights._queued:
@@ -330,10 +346,11 @@ def test_after_slow_calls_the_next_may_still_go(world: World, seconds: int) -> N
         world.clock.advance(seconds)
         raise UpstreamTimeout
 
-    answered, world.flights._fetch = world.flights._fetch, slow
+    answered, world.sender.fetch = world.sender.fetch, slow
     for number in range(10):
         world.get(COHORTS, identity=Identity(str(number), None))
-    world.flights._fetch = answered
+    world.sender.fetch = answered
+    world.clock.advance(1)  # until the outage ends
     assert world.get(COHORTS).error is None
 
 
@@ -345,7 +362,7 @@ def test_a_stale_copy_is_served_at_once_and_refreshed_behind_by_one_call(world: 
     stale = [world.get(COHORTS, recommendation("a")) for _ in range(3)]
     assert [(answer.forwarded, answer.calls, answer.stale) for answer in stale] == [(None, 0, True)] * 3
     world.source.wait_for_call()
-    landing = world.flights._under_way[USER][COHORTS].landed
+    landing = world.flights._under_way.of(USER)[COHORTS].landed
     world.source.open.set()
     landing.result(10)
     assert not world.get(COHORTS).stale
@@ -359,10 +376,10 @@ def test_a_copy_that_was_refreshed_meanwhile_is_not_refreshed_again(world: World
     world.clock.advance(950)
     world.get(recommendation("a"))
     world.source.wait_for_call()
-    while world.flights._under_way:
+    while world.flights._under_way.of(USER):
         threading.Event().wait(0.001)
     world.flights.refresh(USER, [recommendation("a")])  # by who read the copy before it was refreshed
-    while world.flights._queued or world.flights._under_way:
+    while world.flights._queued or world.flights._under_way.of(USER):
         threading.Event().wait(0.001)
     assert len(world.source.calls) == 2
 
@@ -397,7 +414,7 @@ def test_a_refresh_takes_no_moment_that_somebody_waits_for(clock: FakeClock) -> 
     world = World(clock, per_minute=100)
     world.get(COHORTS)
     clock.advance(950)
-    while world.quota.book(clock(), burst=False):
+    while world.quota.book(clock(), burst=0.0):
         pass
     assert world.get(COHORTS).stale
     assert not world.flights._queued
@@ -478,3 +495,121 @@ def test_no_thread_runs_before_the_first_call(clock: FakeClock) -> None:
 
 def _call(*parts: Part) -> Call:
     return plan(parts)[0]
+
+
+def sent(world: World) -> list[tuple[str | None, frozenset[Part]]]:
+    return [(identity.user_id, call.parts) for identity, call in world.source.calls]
+
+
+def test_who_was_sent_away_is_fetched_at_moments_nobody_booked_the_newest_ask_first(clock: FakeClock) -> None:
+    world = World(clock, per_minute=10)
+    world.spend_the_burst()
+    for name in ("a", "b", "c", "a"):
+        assert isinstance(world.get(COHORTS, identity=Identity(name, None)).error, QuotaExhausted)
+    assert not world.source.calls
+    for name in ("a", "c", "b"):
+        clock.advance(6)
+        world.source.wait_for_call()
+        world.wait_until(lambda: not world.flights._flying)
+        assert world.get(COHORTS, identity=Identity(name, None)).forwarded is None
+    assert [name for name, _ in sent(world)] == ["a", "c", "b"], "each once"
+
+
+def test_the_backlog_never_takes_a_moment_that_somebody_waits_for(clock: FakeClock) -> None:
+    world = World(clock, per_minute=100)
+    world.spend_the_burst()
+    for number in range(3):
+        world.get(COHORTS, identity=Identity(f"late{number}", None), patience=0)
+    live = []
+    for number in range(4):
+        identity = Identity(f"live{number}", None)
+        live.append(world.ask(COHORTS, identity=identity, patience=9))
+        world.wait_until(lambda: world.flights._queued.get(identity) and world.flights._queued[identity].booking)  # noqa: B023
+    for answer in live:
+        clock.advance(0.66)
+        world.source.wait_for_call()
+        assert answer.result(10).error is None
+    assert [name for name, _ in sent(world)] == ["live0", "live1", "live2", "live3"]
+
+
+@pytest.mark.parametrize(("retry", "parts"), [(False, {COHORTS}), (True, {COHORTS, recommendation("a")})])
+def test_a_recommendation_waits_on_only_for_who_comes_back(clock: FakeClock, retry: bool, parts: set[Part]) -> None:
+    world = World(clock, per_minute=10)
+    world.spend_the_burst()
+    world.get(COHORTS, recommendation("a"), retry=retry)
+    clock.advance(6)
+    world.source.wait_for_call()
+    assert sent(world) == [("u", frozenset(parts))]
+
+
+def test_users_of_whom_there_is_nothing_are_fetched_before_copies_are_refreshed(clock: FakeClock) -> None:
+    world = World(clock, per_minute=10)
+    old = Identity("old", None)
+    world.get(COHORTS, identity=old)
+    world.source.wait_for_call()
+    clock.advance(1100)  # too old to be served but as a spare
+    world.spend_the_burst()
+    world.get(COHORTS)
+    spare = world.get(COHORTS, identity=old)
+    assert (spare.error, spare.stale, spare.calls) == (None, True, 0)
+    for _ in range(2):
+        clock.advance(6)
+        world.source.wait_for_call()
+    assert [name for name, _ in sent(world)] == ["old", "u", "old"]
+
+
+def test_a_call_that_met_a_429_is_made_again_after_the_stand_back(world: World) -> None:
+    world.source.fault = QuotaExhausted(retry_after=60)
+    world.get(COHORTS)
+    world.source.wait_for_call()
+    world.source.fault = None
+    world.clock.advance(59)
+    assert len(world.source.calls) == 1
+    world.clock.advance(1.1)
+    world.source.wait_for_call()
+    world.wait_until(lambda: not world.flights._flying)
+    assert world.get(COHORTS).forwarded is None
+
+
+def test_in_an_outage_callers_are_told_at_once_and_one_probe_at_a_time_is_sent(world: World) -> None:
+    world.source.fault = UpstreamUnavailable()
+    for number in range(20):
+        answer = world.get(COHORTS, identity=Identity(f"u{number}", None))
+        assert answer.error is not None
+        assert answer.error.word == "upstream_unavailable"
+    assert len(world.source.calls) == 5
+    for calls in (6, 7, 8):
+        world.clock.advance(4)
+        world.wait_until(lambda: len(world.source.calls) == calls and not world.flights._flying)  # noqa: B023
+    world.source.fault = None
+    world.clock.advance(4)
+    world.wait_until(lambda: world.outage.lasting() is None)
+    assert world.get(COHORTS, identity=Identity("new", None)).error is None
+
+
+def test_wrong_credentials_are_tried_by_a_probe_and_told_once_a_minute(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.source.fault = UpstreamRejected()
+    for _ in range(30):
+        assert world.get(COHORTS).error.word == "upstream_rejected"  # type: ignore[union-attr]
+        world.clock.advance(0.9)
+    assert len(world.source.calls) < 15
+    assert len([line for line in caplog.records if line.levelname == "ERROR"]) == 1
+
+
+def test_draining_waits_for_what_callers_wait_for_and_leaves_the_backlog(clock: FakeClock) -> None:
+    world = World(clock, per_minute=10)
+    world.source.open.clear()
+    waiting = world.ask(COHORTS)
+    world.source.wait_for_call()
+    world.spend_the_burst()
+    world.get(COHORTS, identity=Identity("late", None))
+    world.flights.drain(0)
+    assert not waiting.done()
+    drained = world.callers.submit(world.flights.drain, 10)
+    world.source.open.set()
+    drained.result(10)
+    assert world.store.read(USER).has(COHORTS)
+    clock.advance(60)
+    assert len(world.source.calls) == 1

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.quota import Booking, Quota
+from proxy.ledger import Booking
+from proxy.quota import Quota
 from tests.fakes import FakeClock
 
 FOREVER = float("inf")

@@ -45,6 +45,7 @@ def test_an_outage_takes_us_out_of_rotation_only_while_nothing_can_be_answered(
     assert readyz(client) == (503, {"status": "unavailable", "upstream": upstream, "quota": "ok"})
 
     source.fault = None
+    clock.advance(1)
     fetch(client, caller)
     assert readyz(client)[1]["status"] == "ok"
     source.fault = fault

@@ -1,0 +1,109 @@
+"""The places in the quota that calls of one process hold, and the first free one. Pure.
+
+Amplitude counts a call when it arrives there, which we cannot see: some time between our sending it and
+hearing of it. So a call holds its place in the quota from the booking until a minute after its end; then
+no 60 seconds, wherever they begin, can hold more arrivals than the quota, however long calls were on the way.
+
+The pace: up to a tenth of the quota may go at once, whenever it was not spent in the last minute; all other
+calls go evenly. A send is thus served a little at a time throughout, and never starves for the rest of a minute.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from dataclasses import dataclass
+
+WINDOW_SECONDS = 60.0
+
+
+class Booking:
+    """One call's place: `at` is the moment (monotonic seconds) when it may be sent, not before."""
+
+    __slots__ = ("at", "even", "id")
+
+    def __init__(self, at: float, *, even: bool, id: str = "") -> None:
+        self.at = at
+        self.even = even
+        self.id = id
+        """By which other processes know it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How `per_minute` calls are spread: `burst` may go at once, the others at `interval` (seconds)."""
+
+    per_minute: int
+    burst: int
+    interval: float
+
+    @classmethod
+    def of(cls, per_minute: int) -> Pace:
+        """Return the pace of a quota; 0 is none at all."""
+        # An even call may go beside the burst, so the burst is one less than the tenth.
+        burst = max(per_minute // 10 - 1, 0)
+        return cls(per_minute, burst, WINDOW_SECONDS / max(per_minute - burst, 1))
+
+
+class Ledger:
+    """Moments are monotonic seconds. Not safe for threads: `Quota` is."""
+
+    def __init__(self) -> None:
+        self._open: set[Booking] = set()  # booked or on the way
+        self._ended: list[tuple[float, str]] = []  # sorted: when the place is free again, and the booking's id
+        self._bursts: list[float] = []  # sorted
+        self._next_even = float("-inf")
+
+    def first(self, earliest: float, pace: Pace, burst: float = 1.0) -> Booking | None:
+        """Return the first place from `earliest` on, not taken yet; None when that depends on calls on the way.
+
+        `burst`: the share of the burst that may be used up.
+        """
+        # At a moment m, the open calls and those free after m hold places. How many too many are there?
+        excess = len(self._open) + len(self._ended) + 1 - pace.per_minute
+        if excess > len(self._ended):
+            return None
+        if excess > 0:
+            earliest = max(earliest, self._ended[excess - 1][0])
+        if self._next_even <= earliest:
+            return Booking(earliest, even=True)
+        del self._bursts[: bisect_right(self._bursts, earliest - WINDOW_SECONDS)]
+        if len(self._bursts) < int(pace.burst * burst):
+            return Booking(earliest, even=False)
+        return Booking(self._next_even, even=True)
+
+    def take(self, booking: Booking, pace: Pace) -> None:
+        """Let `booking` hold its place until it is cancelled, or a minute after it ended."""
+        self._open.add(booking)
+        if booking.even:
+            self._next_even = max(self._next_even, booking.at + pace.interval)
+        else:
+            insort(self._bursts, booking.at)
+
+    def cancel(self, booking: Booking, pace: Pace) -> None:
+        """Give back a place that no call was sent for."""
+        if booking not in self._open:
+            return
+        self._open.remove(booking)
+        if not booking.even:
+            self._bursts.remove(booking.at)
+        elif self._next_even == booking.at + pace.interval:
+            self._next_even = booking.at
+
+    def ended(self, booking: Booking, free_at: float) -> bool:
+        """Let `booking` hold its place until `free_at`. Return False when that was told before."""
+        if booking not in self._open:
+            return False
+        self._open.remove(booking)
+        insort(self._ended, (free_at, booking.id))
+        return True
+
+    def forget(self, now: float) -> None:
+        """Forget the places that are free by now."""
+        del self._ended[: bisect_right(self._ended, (now, "\uffff"))]
+
+    def held(self, longest: float) -> list[tuple[str, float]]:
+        """Return each booking's id and when its place is free at the latest, if a call takes `longest` at most."""
+        return [
+            *((one.id, one.at + longest + WINDOW_SECONDS) for one in self._open),
+            *((id, at) for at, id in self._ended),
+        ]

@@ -1,0 +1,80 @@
+"""Sends one call, and tells quota, outage and log how it ended."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from proxy.amplitude import Fetched
+from proxy.errors import NoAnswer, QuotaExhausted, UpstreamRejected, UpstreamTimeout
+from proxy.ledger import Booking
+from proxy.outage import Outage
+from proxy.parts import Identity
+from proxy.plan import Call
+from proxy.quota import Quota
+from proxy.telemetry import OncePerMinute
+
+_log = logging.getLogger(__name__)
+
+MAY_ARRIVE_SECONDS = 1.0
+"""For so long a call that was given up may still reach Amplitude: it may be in some buffer on the way."""
+_FIRST_GUESS_SECONDS = 0.5  # of a typical call, until calls were measured
+
+
+@dataclass(frozen=True, slots=True)
+class LastCall:
+    """How the last call ended: None when well, else the error word; and when (monotonic seconds)."""
+
+    error: str | None
+    at: float
+
+
+class Sender:
+    """`typical`: seconds that a call takes, of late. Safe for threads."""
+
+    def __init__(
+        self,
+        fetch: Callable[[Identity, Call], Fetched],
+        quota: Quota,
+        outage: Outage,
+        *,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self.fetch = fetch
+        self._quota = quota
+        self._outage = outage
+        self._monotonic = monotonic
+        self._told = OncePerMinute(monotonic)
+        self.typical = _FIRST_GUESS_SECONDS
+        self.last_call: LastCall | None = None
+
+    def send(self, identity: Identity, call: Call, booking: Booking, *, probe: bool) -> Fetched | NoAnswer:
+        """Return what `call` brought, or why nothing. `probe`: what `Outage.begin` said of it."""
+        started = self._monotonic()
+        outcome: Fetched | NoAnswer | None = None
+        try:
+            outcome = self.fetch(identity, call)
+        except NoAnswer as raised:
+            outcome = raised
+        finally:
+            given_up = isinstance(outcome, UpstreamTimeout)
+            self._quota.ended(booking, may_arrive_for=MAY_ARRIVE_SECONDS if given_up else 0.0)
+        ended = self._monotonic()
+        if isinstance(outcome, NoAnswer):
+            self._failed(outcome)
+        else:
+            # Failures tell nothing of how long an answer takes, and after an outage callers may hope again at once.
+            self.typical += 0.2 * (ended - started - self.typical)
+        fault = outcome if isinstance(outcome, NoAnswer) else None
+        self._outage.ended(fault, probe=probe)
+        self.last_call = LastCall(fault.word if fault else None, ended)
+        return outcome
+
+    def _failed(self, fault: NoAnswer) -> None:
+        if isinstance(fault, QuotaExhausted):
+            self._quota.stand_back(fault.retry_after or 0.0)
+        if times := self._told.note(fault.word):
+            # Wrong credentials end by no retry: somebody must mend them.
+            level = logging.ERROR if isinstance(fault, UpstreamRejected) else logging.WARNING
+            _log.log(level, "no answer from Amplitude", extra={"error": fault.word, "why": str(fault), "times": times})

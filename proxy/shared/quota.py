@@ -1,0 +1,96 @@
+"""The quota of all who share a Redis: its clock, its book of places, in a script each. Moments are seconds from now."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from proxy.ledger import WINDOW_SECONDS, Pace
+from proxy.shared.server import Server
+
+_COUNTED_SECONDS = 15.0
+"""For so long a process that is heard of no more counts as one."""
+_SETTLE_SECONDS = 1.0
+"""In which all who may have sent something unseen write it back: each tries Redis several times a second."""
+_IDLE_MILLISECONDS = 2 * 3600 * 1000
+"""Longer than any stand-back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The first free moment, in `wait` seconds. `id`: of the place when it is booked, else None."""
+
+    id: str | None
+    wait: float
+    even: bool
+    closed_for: float
+    """Seconds for which all stand back."""
+
+
+class SharedQuota:
+    """Each method is one round trip and raises Gone."""
+
+    def __init__(self, server: Server, prefix: bytes) -> None:
+        self._server = server
+        self._places, self._bursts, self._pace, self._processes = (
+            prefix + name for name in (b"quota:places", b"quota:bursts", b"quota:pace", b"quota:processes")
+        )
+        self._book = server.script("book")
+        self._unbook = server.script("unbook")
+        self._ended = server.script("ended")
+        self._enroll = server.script("enroll")
+        self._epoch = b""
+        self._numbers = itertools.count(1)
+
+    @property
+    def gone_since(self) -> float | None:
+        """Return when Redis was found gone (monotonic seconds), None while it is there."""
+        return self._server.gone_since
+
+    def new_id(self) -> str:
+        """Return an id for a booking, unlike any of another process."""
+        return f"{self._server.id}:{next(self._numbers)}"
+
+    def book(self, latest: float, pace: Pace, longest: float, *, burst: float) -> Found | None:
+        """Book the first free place if it is no later than `latest`. None when this process must enroll first."""
+        id = self.new_id()
+        held = longest + WINDOW_SECONDS
+        booked, *rest = self._book(
+            [self._places, self._bursts, self._pace],
+            [
+                id,
+                pace.per_minute,
+                int(pace.burst * burst),
+                pace.interval,
+                latest,
+                held,
+                self._epoch,
+                _IDLE_MILLISECONDS,
+            ],
+        )
+        if booked == -1:
+            return None
+        wait, even, closed_for = rest
+        return Found(id if booked else None, float(wait), bool(even), float(closed_for))
+
+    def cancel(self, id: str, at: float, pace: Pace, *, even: bool) -> None:
+        """Give back the place that was booked for the moment `at`."""
+        self._unbook([self._places, self._bursts, self._pace], [id, int(even), pace.interval, at])
+
+    def ended(self, id: str, free_in: float, stand_back: float) -> float:
+        """Tell when the place is free, and for how long all are to stand back. Return for how long they do."""
+        return float(self._ended([self._places, self._pace], [id, free_in, stand_back, _IDLE_MILLISECONDS]))
+
+    def enroll(self, held: Sequence[tuple[str, float]], *, stand_back: float, sent_alone: bool) -> tuple[int, float]:
+        """Be counted for a while. Return how many processes are, and for how many seconds all stand back.
+
+        `held`: places that a new Redis cannot know of.
+        """
+        keys = [self._places, self._bursts, self._pace, self._processes]
+        who = [self._server.id, _COUNTED_SECONDS, _SETTLE_SECONDS, int(sent_alone), _IDLE_MILLISECONDS, stand_back]
+        processes, epoch, closed_for = self._enroll(keys, who)
+        if epoch != self._epoch or sent_alone:
+            self._enroll(keys, [*who, *itertools.chain.from_iterable(held)])
+            self._epoch = epoch
+        return int(processes), float(closed_for)

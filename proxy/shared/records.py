@@ -1,0 +1,129 @@
+"""Users' records in Redis: a hash a user, a field a part, one round trip whatever is asked; and who fetches which part.
+
+Keys are digests, so that no id stands in a slow log. They begin with a version: a change of this form finds nothing
+of the old one, which expires by itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from proxy.errors import NoAnswer
+from proxy.parts import EMPTY, Identity, Kept, Lifetimes, Part, Record, Section
+from proxy.shared.server import Server
+
+_CODES: dict[Section, str] = {
+    "recommendations": "r",
+    "properties": "p",
+    "cohorts": "c",
+    "computations": "n",
+    "propensities": "s",
+}
+_SECTIONS = {code: section for section, code in _CODES.items()}
+_META = b"m"
+_UNKNOWN = b"?"
+_MOMENT = struct.Struct(">d")
+_COMPRESSED = b"x"  # how zlib begins, and no JSON does
+_WORTH_COMPRESSING = 256
+_FAULT_SECONDS = 1.0
+"""For so long others hear of a call that failed, instead of trying the same again."""
+_FAULTS = {kind.word: kind for kind in NoAnswer.__subclasses__()}
+
+
+@dataclass(frozen=True, slots=True)
+class Boarding:
+    """What is there, the parts that this process is to fetch, and why those failed that another just tried to."""
+
+    record: Record
+    granted: frozenset[Part]
+    faults: Mapping[Part, NoAnswer]
+
+
+class SharedRecords:
+    """Each method is one round trip and raises Gone. `longest`: seconds for which a call can take."""
+
+    def __init__(self, server: Server, prefix: bytes, lifetimes: Lifetimes, *, longest: float) -> None:
+        self._server = server
+        self._prefix = prefix
+        self._lifetimes = lifetimes
+        self._lease = int(longest * 1000)
+        self._board = server.script("board")
+        self._land = server.script("land")
+
+    def read(self, identity: Identity) -> Record:
+        """Return what is kept about `identity`."""
+        return _record(self._server.hash(self._keys(identity)[0]))
+
+    def board(self, identity: Identity, parts: Collection[Part]) -> Boarding:
+        """Return what is kept, and take the lease of those of `parts` that nobody fetches."""
+        asked = list(parts)
+        found, outcomes = self._board(self._keys(identity), [self._server.id, self._lease, *map(_field, asked)])
+        record = _record(dict(zip(found[::2], found[1::2], strict=True)))
+        granted = frozenset(part for part, outcome in zip(asked, outcomes, strict=True) if outcome == 1)
+        words = {part: word.decode() for part, word in zip(asked, outcomes, strict=True) if isinstance(word, bytes)}
+        return Boarding(record, granted, {part: _FAULTS[word]() for part, word in words.items() if word in _FAULTS})
+
+    def land(self, identity: Identity, record: Record, leased: Collection[Part], now: float, word: str = "") -> None:
+        """Merge `record` into what is kept and give the leases of `leased` back; `word`: why there is no record."""
+        fields = _fields(record)
+        unknown = record.unknown_at is not None
+        use = self._lifetimes.negative if unknown else self._lifetimes.whole
+        horizon = now - self._lifetimes.whole
+        head = [self._server.id, int(use * 1000), horizon, int(unknown), len(fields)]
+        pairs = [one for pair in fields for one in pair]
+        tail = [len(leased), *map(_field, leased), word, int(_FAULT_SECONDS * 1000)]
+        self._land(self._keys(identity), [*head, *pairs, *tail])
+
+    def _keys(self, identity: Identity) -> Sequence[bytes]:
+        text = json.dumps(identity, ensure_ascii=False, separators=(",", ":"))
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest().encode()
+        return self._prefix + b"user:" + digest, self._prefix + b"lease:" + digest
+
+
+def _field(part: Part) -> bytes:
+    return f"{_CODES[part.section]}{part.type or ''}\0{part.id}".encode()
+
+
+def _part(field: bytes) -> Part:
+    kind, _, id = field.decode().partition("\0")
+    return Part(_SECTIONS[kind[0]], id, kind[1:] or None)
+
+
+def _fields(record: Record) -> list[tuple[bytes, bytes]]:
+    """Return the hash fields of `record`, the one about the record itself first; none of an empty one."""
+    moments = [record.unknown_at] if record.unknown_at is not None else [kept.at for kept in record.parts.values()]
+    if not moments:
+        return []
+    ids = json.dumps([record.user_id, record.device_id, record.unknown_status], separators=(",", ":")).encode()
+    meta = _MOMENT.pack(max(moments)) + (_UNKNOWN if record.unknown_at is not None else b"") + ids
+    return [
+        (_META, meta),
+        *((_field(part), _MOMENT.pack(kept.at) + _packed(kept.value)) for part, kept in record.parts.items()),
+    ]
+
+
+def _packed(value: bytes) -> bytes:
+    return zlib.compress(value, 1) if len(value) >= _WORTH_COMPRESSING else value
+
+
+def _record(fields: dict[bytes, bytes]) -> Record:
+    meta = fields.pop(_META, None)
+    if meta is None:
+        return EMPTY
+    unknown = meta[8:9] == _UNKNOWN
+    user_id, device_id, unknown_status = json.loads(meta[9:] if unknown else meta[8:])
+    parts = {}
+    for field, value in fields.items():
+        packed = value[8:]
+        parts[_part(field)] = Kept(zlib.decompress(packed) if packed[:1] == _COMPRESSED else packed, _at(value))
+    return Record(parts, _at(meta) if unknown else None, user_id, device_id, unknown_status)
+
+
+def _at(value: bytes) -> float:
+    return cast(float, _MOMENT.unpack_from(value)[0])

@@ -1,0 +1,116 @@
+"""One Redis: its connections, and whether it is there. The only room that knows the library.
+
+Slow, restarting, full, read-only or gone is all the same: nobody asks it any more, and a thread of its own tries it
+several times a second until it is whole again. That is decided here, and said in one line each way.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import ssl
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from proxy.shared import Gone
+
+_log = logging.getLogger(__name__)
+
+_TIMEOUT_SECONDS = 0.2
+_ENROLL_SECONDS = 0.4  # well within the time that SharedQuota leaves all to write back what a new Redis cannot know
+_CONNECTIONS = 64
+
+
+class Server:
+    """Commands and scripts, each one round trip. Safe for threads; opens nothing before the first of them."""
+
+    def __init__(self, url: str, *, verify: bool = True, monotonic: Callable[[], float] = time.monotonic) -> None:
+        options: dict[str, Any] = {}
+        if url.startswith("rediss:"):
+            options = {"ssl_cert_reqs": ssl.CERT_REQUIRED if verify else ssl.CERT_NONE, "ssl_check_hostname": verify}
+        pool: redis.BlockingConnectionPool = redis.BlockingConnectionPool.from_url(
+            url,
+            max_connections=_CONNECTIONS,
+            timeout=_TIMEOUT_SECONDS,  # for a free connection
+            socket_timeout=_TIMEOUT_SECONDS,
+            socket_connect_timeout=_TIMEOUT_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+            **options,
+        )
+        self._client = redis.Redis(connection_pool=pool)
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._enroll: Callable[[], None] | None = None
+        self._thread: threading.Thread | None = None
+        self._stopped = threading.Event()
+        self.id = secrets.token_hex(8)
+        """Who this process is to the others."""
+        self.gone_since: float | None = None
+        """When it was found gone (monotonic seconds); None while it is there."""
+
+    def enroll_by(self, enroll: Callable[[], None]) -> None:
+        """Set what is done every few seconds to be counted among the processes, and after an absence."""
+        self._enroll = enroll
+
+    def start(self) -> None:
+        """Begin to be there for the others. Not before a fork: it starts a thread. Called again, it does nothing."""
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._keep_enrolled, name="redis", daemon=True)
+                self._thread.start()
+
+    def stop(self) -> None:
+        """Be no longer there for the others, who count us for a while yet. What is asked still is."""
+        self._stopped.set()
+
+    def hash(self, key: bytes) -> dict[bytes, bytes]:
+        """Return all fields of a hash. Raises Gone."""
+        return self._asked(lambda: self._client.hgetall(key))  # type: ignore[no-any-return]
+
+    def script(self, name: str) -> Callable[[Sequence[bytes], Sequence[Any]], Any]:
+        """Return a function of keys and arguments that runs the script of this name. It raises Gone."""
+        loaded = self._client.register_script((Path(__file__).parent / f"{name}.lua").read_bytes())
+        return lambda keys, arguments: self._asked(lambda: loaded(keys, arguments))
+
+    def _asked(self, ask: Callable[[], Any], *, even_if_gone: bool = False) -> Any:
+        if self._thread is None:
+            self.start()
+        if self.gone_since is not None and not self._trying():
+            raise Gone
+        try:
+            return ask()
+        except redis.RedisError as error:
+            self._lost(type(error).__name__)
+            raise Gone from None
+
+    def _trying(self) -> bool:
+        return threading.current_thread() is self._thread
+
+    def _lost(self, why: str) -> None:
+        with self._lock:
+            if self.gone_since is not None:
+                return
+            self.gone_since = self._monotonic()
+        _log.warning("Redis is gone: each process goes on with what it has", extra={"why": why})
+
+    def _keep_enrolled(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                if self._enroll is not None:
+                    self._enroll()
+            except Gone:
+                pass
+            except Exception:  # noqa: BLE001  # without this thread Redis would be gone for ever
+                _log.exception("Redis could not be tried")
+            else:
+                if self.gone_since is not None:
+                    self.gone_since = None
+                    _log.warning("Redis is back")
+            self._stopped.wait(_ENROLL_SECONDS)

@@ -1,0 +1,415 @@
+"""Several processes before one Redis: quota, records, leases. A process here is a set of services of its own."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import redis
+import trustme
+
+from proxy.backlog import Backlog
+from proxy.errors import UpstreamUnavailable
+from proxy.flights import Flights
+from proxy.ledger import Booking
+from proxy.outage import Outage
+from proxy.parts import (
+    COHORTS,
+    EMPTY,
+    PROPERTIES,
+    Identity,
+    Kept,
+    Lifetimes,
+    Part,
+    Record,
+    computations,
+    merge,
+    prediction,
+    recommendation,
+)
+from proxy.profiles import Answer, Profiles
+from proxy.quota import Quota
+from proxy.sender import Sender
+from proxy.shared import Gone
+from proxy.shared.quota import SharedQuota
+from proxy.shared.records import SharedRecords
+from proxy.shared.server import Server
+from proxy.store import Store
+from tests.fakes import FakeClock, FakeSource
+from tests.redis_server import RedisServer, program
+
+USER = Identity("u", None)
+LIFETIMES = Lifetimes(fresh=900, negative=60, stale_while_revalidate=100, stale_if_error=5000)
+LONGEST = 8.0
+
+
+@pytest.fixture(params=["valkey", "redis"])
+def running(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    binary = program() if request.param == "valkey" else shutil.which("redis-server")
+    if binary is None:
+        pytest.skip("Redis itself is not installed: apt-get install redis-server")
+    with RedisServer(binary=binary) as server:
+        yield server
+
+
+@pytest.fixture
+def valkey() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+class Process:
+    """The rooms below the web, as one worker process has them."""
+
+    started: ClassVar[list[Server]] = []
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        per_minute: int = 600,
+        now: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.server = Server(url, monotonic=monotonic)
+        self.started.append(self.server)
+        self.records = SharedRecords(self.server, b"test:", LIFETIMES, longest=LONGEST)
+        self.shared = SharedQuota(self.server, b"test:")
+        self.quota = Quota(per_minute, monotonic=monotonic, shared=self.shared, longest=LONGEST)
+        self.server.enroll_by(self.quota.enroll)
+        self.store = Store(max_bytes=1_000_000, lifetimes=LIFETIMES, now=now, shared=self.records)
+        self.source = FakeSource(FakeClock(time.time()))
+        outage = Outage(monotonic)
+        self.sender = Sender(self.source.fetch, self.quota, outage, monotonic=monotonic)
+        backlog = Backlog(max_users=100, max_age=600, monotonic=monotonic)
+        self.flights = Flights(
+            self.sender, self.store, self.quota, outage, backlog, LIFETIMES, along=(), threads=20, now=now
+        )
+        self.profiles = Profiles(self.store, self.flights, LIFETIMES, now=now, monotonic=monotonic)
+
+    def get(self, *parts: Part, patience: float = 1.4) -> Answer:
+        return self.profiles.get(USER, parts, until=time.monotonic() + patience)
+
+
+@pytest.fixture(autouse=True)
+def stopped() -> Iterator[None]:
+    """Let no process of one test try its Redis during another."""
+    yield
+    while Process.started:
+        Process.started.pop().stop()
+
+
+def settled(*processes: Process) -> None:
+    """Return when all are enrolled and the new book is open."""
+    for process in processes:
+        process.server.start()
+    wait_until(lambda: all(process.shared._epoch for process in processes))
+    wait_until(lambda: all(process.quota._processes == len(processes) for process in processes))
+    wait_until(lambda: not any(process.quota.closed for process in processes))
+
+
+def wait_until(holds: Callable[[], object], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it never came to be"
+        threading.Event().wait(0.005)
+
+
+def booked(quota: Quota, latest: float = 0.0) -> list[Booking]:
+    """Book as long as there is a place."""
+    found = []
+    while booking := quota.book(latest):
+        found.append(booking)
+    return found
+
+
+def test_the_burst_and_the_pace_are_shared(running: RedisServer) -> None:
+    one, other = Process(running.url), Process(running.url)
+    settled(one, other)
+    began = time.monotonic()
+    pools = ThreadPoolExecutor(8)
+    halves = list(pools.map(lambda number: booked((one, other)[number % 2].quota, began + 1.5), range(8)))
+    moments = sorted(booking.at for half in halves for booking in half)
+    assert sum(at <= began + 0.1 for at in moments) in (60, 61)
+    steps = [later - earlier for earlier, later in pairwise([at for at in moments if at > began + 0.15])]
+    assert all(0.05 < step < 0.17 for step in steps), "one after the other at 9 a second, whoever books"
+
+
+def test_no_minute_holds_more_than_the_quota_whoever_books(running: RedisServer) -> None:
+    processes = [Process(running.url, per_minute=20) for _ in range(4)]
+    settled(*processes)
+    places = []
+    for _ in range(10):
+        for process in processes:
+            places += booked(process.quota, time.monotonic() + 59.9)
+    assert 19 <= len(places) <= 20
+    assert not booked(processes[0].quota, time.monotonic() + 60), "nor while the first of them may be on its way"
+    for place in places[:5]:
+        processes[0].quota.ended(place)
+    following: list[Booking] = []
+
+    def another() -> bool:
+        following[:] = booked(processes[1].quota, time.monotonic() + 64)
+        return bool(following)
+
+    wait_until(another)
+    assert following[0].at >= time.monotonic() + 59
+
+
+def test_a_cancelled_place_is_free_for_the_others(running: RedisServer) -> None:
+    one, other = Process(running.url, per_minute=10), Process(running.url, per_minute=10)
+    settled(one, other)
+    place = one.quota.book(0)
+    assert place is not None
+    assert other.quota.book(0) is None
+    one.quota.cancel(place)
+    wait_until(lambda: other.quota.book(0))
+
+
+def test_a_429_makes_everybody_stand_back(running: RedisServer) -> None:
+    one, other = Process(running.url), Process(running.url)
+    settled(one, other)
+    one.quota.stand_back(30)
+    assert other.quota.book(time.monotonic() + 29) is None
+    assert other.quota.closed
+    assert other.quota.wait() == pytest.approx(30, abs=1)
+
+
+def test_while_redis_is_gone_nothing_is_sent_for_a_window_and_then_each_process_s_share(
+    valkey: RedisServer, clock: FakeClock
+) -> None:
+    processes = [Process(valkey.url, per_minute=90, monotonic=clock) for _ in range(3)]
+    for process in processes:
+        process.server.start()
+    wait_until(lambda: all(process.quota._processes == 3 for process in processes))
+    valkey.stop()
+    for process in processes:
+        assert process.quota.book(clock()) is None
+    clock.advance(60 + LONGEST - 0.1)
+    assert not any(booked(process.quota) for process in processes)
+    clock.advance(0.1)
+    sent = 0
+    for _ in range(100):
+        for process in processes:
+            for booking in booked(process.quota):
+                process.quota.ended(booking)
+                sent += 1
+        clock.advance(0.599)
+    assert 75 < sent <= 90, "in a minute the three together send what one may"
+
+
+def test_what_was_sent_is_written_back_into_a_redis_that_returns_empty(valkey: RedisServer) -> None:
+    one, other = Process(valkey.url, per_minute=10), Process(valkey.url, per_minute=10)
+    settled(one, other)
+    places = [*booked(one.quota, time.monotonic() + 59), *booked(other.quota, time.monotonic() + 59)]
+    assert len(places) == 10
+    valkey.stop()
+    wait_until(lambda: one.server.gone_since and other.server.gone_since)
+    valkey.start()
+    wait_until(lambda: one.server.gone_since is None and other.server.gone_since is None)
+    settled(one, other)
+    assert one.quota.book(time.monotonic() + 50) is None
+    assert other.quota.book(time.monotonic() + 50) is None
+
+
+def test_going_and_coming_back_is_one_line_each(valkey: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    process = Process(valkey.url)
+    settled(process)
+    with caplog.at_level(logging.INFO, "proxy"):
+        valkey.stop()
+        wait_until(lambda: process.server.gone_since)
+        for _ in range(20):
+            process.store.look(USER)
+            process.quota.book(0)
+        valkey.start()
+        wait_until(lambda: process.server.gone_since is None)
+    assert [line.getMessage() for line in caplog.records] == [
+        "Redis is gone: each process goes on with what it has",
+        "Redis is back",
+    ]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("CONFIG", "SET", "maxmemory", "1"),
+        ("REPLICAOF", "127.0.0.1", "1"),
+        ("CLIENT", "PAUSE", "3000", "ALL"),
+    ],
+    ids=["full", "read-only", "slow"],
+)
+def test_a_redis_that_cannot_be_used_is_as_good_as_gone_and_used_again_afterwards(
+    valkey: RedisServer, command: tuple[str, ...]
+) -> None:
+    process = Process(valkey.url)
+    settled(process)
+    process.get(COHORTS)
+    with redis.Redis.from_url(valkey.url) as operator:
+        operator.execute_command(*command)
+        wait_until(lambda: process.server.gone_since)
+        assert process.get(COHORTS).forwarded is None, "what the process has is still served"
+        if command[0] == "CONFIG":
+            operator.execute_command("CONFIG", "SET", "maxmemory", "0")
+        if command[0] == "REPLICAOF":
+            operator.execute_command("REPLICAOF", "NO", "ONE")
+    wait_until(lambda: process.server.gone_since is None)
+
+
+def test_any_record_comes_back_as_it_was(running: RedisServer) -> None:
+    process = Process(running.url)
+    now = time.time()
+    parts = {
+        PROPERTIES: Kept(b'{"a":"' + b"x" * 3000 + b'"}', now),
+        COHORTS: Kept(b"[]", now + 0.25),
+        recommendation("r", "model"): Kept(b"null", now),
+        recommendation("r"): Kept(b"{}", now),
+        computations(["b", "a"]): Kept(b'{"x":"1"}', now),
+        computations(): Kept(b"{}", now),
+        prediction("p", "pct"): Kept(b"3", now),
+    }
+    record = Record(parts, None, "Jürgen", "d")
+    process.records.land(USER, record, [], now)
+    assert process.records.read(USER) == record
+    assert process.records.read(Identity("u", "d")) == EMPTY
+    unknown = Record(unknown_at=now + 1, unknown_status=404)
+    process.records.land(USER, unknown, [], now)
+    assert process.records.read(USER) == unknown
+
+
+def test_merging_in_redis_is_merging_here(running: RedisServer) -> None:
+    process = Process(running.url)
+    now = time.time()
+
+    def kept(*said: tuple[Part, float]) -> Record:
+        return Record({part: Kept(str(at).encode(), now + at) for part, at in said}, None, "u")
+
+    words = [
+        kept((COHORTS, 0)),
+        kept((COHORTS, 2), (PROPERTIES, 2)),
+        kept((COHORTS, 1)),
+        Record(unknown_at=now + 1.5),
+        Record(unknown_at=now + 3),
+        kept((PROPERTIES, 2.5)),
+        kept((PROPERTIES, 4)),
+    ]
+    here = EMPTY
+    for word in words:
+        here = merge(here, word)
+        process.records.land(USER, word, [], now)
+        there = process.records.read(USER)
+        assert (there.parts, there.unknown_at) == (here.parts, here.unknown_at)
+
+
+def test_every_key_expires_and_what_may_not_be_served_any_more_does_not_pile_up(running: RedisServer) -> None:
+    process = Process(running.url)
+    settled(process)
+    process.get(COHORTS)
+    now = time.time()
+    old = Record({PROPERTIES: Kept(b"1", now - 10_000)})
+    process.records.land(USER, old, [], now)
+    process.records.land(USER, Record({COHORTS: Kept(b"[]", now + 1)}), [], now)
+    assert process.records.read(USER).parts.keys() == {COHORTS}
+    with redis.Redis.from_url(running.url) as client:
+        ages = {key: client.pttl(key) for key in client.scan_iter()}
+    assert len(ages) >= 4
+    assert all(age > 0 for age in ages.values()), ages
+    assert not any(key.rpartition(b":")[2] == b"u" for key in ages), "keys hold no ids"
+
+
+def test_one_user_asked_of_two_processes_at_once_costs_one_call(running: RedisServer) -> None:
+    one, other = Process(running.url), Process(running.url)
+    settled(one, other)
+    one.source.open.clear()
+    with ThreadPoolExecutor(2) as callers:
+        first = callers.submit(one.get, COHORTS)
+        one.source.wait_for_call()
+        second = callers.submit(other.get, COHORTS)
+        wait_until(lambda: (found := other.flights._under_way.of(USER).get(COHORTS)) and found.elsewhere)
+        one.source.open.set()
+        assert first.result(10).error is None
+        answer = second.result(10)
+    assert (answer.error, answer.calls, answer.opened) == (None, 1, False)
+    assert answer.record.has(COHORTS)
+    assert not other.source.calls
+
+
+def test_a_failure_is_shared_with_the_other_process_too(running: RedisServer) -> None:
+    one, other = Process(running.url), Process(running.url)
+    settled(one, other)
+    one.source.open.clear()
+    one.source.fault = UpstreamUnavailable()
+    with ThreadPoolExecutor(2) as callers:
+        first = callers.submit(one.get, COHORTS)
+        one.source.wait_for_call()
+        second = callers.submit(other.get, COHORTS)
+        wait_until(lambda: (found := other.flights._under_way.of(USER).get(COHORTS)) and found.elsewhere)
+        one.source.open.set()
+        words = [answer.result(10).error.word for answer in (first, second)]  # type: ignore[union-attr]
+    assert words == ["upstream_unavailable"] * 2
+    assert not other.source.calls
+
+
+def test_the_call_of_a_process_that_died_is_taken_over(valkey: RedisServer) -> None:
+    dead, other = Process(valkey.url), Process(valkey.url)
+    settled(dead, other)
+    dead.records._lease = 300  # milliseconds
+    assert dead.store.board(USER, [COHORTS]).granted == {COHORTS}
+    answer = other.get(COHORTS)
+    assert (answer.error, len(other.source.calls)) == (None, 1)
+
+
+def test_what_one_process_fetched_is_a_hit_in_the_other_by_one_round_trip_and_then_by_none(
+    running: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = Process(running.url), Process(running.url)
+    settled(one, other)
+    one.get(COHORTS, PROPERTIES, recommendation("a"))
+    trips = []
+    asked = other.server._asked
+
+    def counted(ask: Callable[[], Any]) -> Any:
+        if not other.server._trying():
+            trips.append(ask)
+        return asked(ask)
+
+    monkeypatch.setattr(other.server, "_asked", counted)
+    first = other.get(COHORTS, PROPERTIES, recommendation("a"))
+    assert (first.forwarded, first.calls, len(trips)) == (None, 0, 1)
+    assert other.get(COHORTS, PROPERTIES, recommendation("a")).forwarded is None
+    assert len(trips) == 1
+    assert not other.source.calls
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_rediss_is_verified_or_not(tmp_path: Path, verify: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    binary = shutil.which("redis-server")
+    if binary is None:
+        pytest.skip("a Redis with TLS is not installed: apt-get install redis-server")
+    plain = RedisServer(binary=binary)
+    files = {"cert-file": "cert.pem", "key-file": "key.pem", "ca-cert-file": "ca.pem"}
+    tls = {f"tls-{name}": f"{tmp_path / file}" for name, file in files.items()}
+    with RedisServer({"tls-port": f"{plain.port}", "tls-auth-clients": "no", **tls}, binary=binary):
+        url = f"rediss://127.0.0.1:{plain.port}/0"
+        server = Server(url, verify=verify)
+        ready = not verify
+        server.enroll_by(lambda: None)
+        if ready:
+            assert server.hash(b"nothing") == {}
+        else:
+            with pytest.raises(Gone):
+                server.hash(b"nothing")
+            monkeypatch.setenv("SSL_CERT_FILE", f"{tmp_path / 'ca.pem'}")
+            assert Server(url, verify=True).hash(b"nothing") == {}

@@ -1,0 +1,80 @@
+"""Who waits for a moment that nobody booked."""
+
+from __future__ import annotations
+
+from proxy.backlog import Backlog
+from proxy.parts import COHORTS, PROPERTIES, Identity, Part, recommendation
+from tests.fakes import FakeClock
+
+REC = recommendation("a")
+
+
+def user(number: int) -> Identity:
+    return Identity(f"u{number}", None)
+
+
+def backlog(clock: FakeClock, max_users: int = 100) -> Backlog:
+    return Backlog(max_users=max_users, max_age=600, monotonic=clock)
+
+
+def popped(waiting: Backlog) -> list[tuple[str | None, set[Part]]]:
+    found = []
+    while one := waiting.pop():
+        found.append((one[0].user_id, set(one[1])))
+    return found
+
+
+def test_users_of_whom_something_is_missing_come_first_then_refreshes_each_newest_first(clock: FakeClock) -> None:
+    waiting = backlog(clock)
+    waiting.add(user(1), [COHORTS])
+    waiting.add(user(2), [COHORTS], refresh=True)
+    waiting.add(user(3), [COHORTS])
+    waiting.add(user(4), [COHORTS], refresh=True)
+    waiting.add(user(1), [COHORTS])
+    assert [name for name, _ in popped(waiting)] == ["u1", "u3", "u4", "u2"]
+
+
+def test_a_user_waits_once_with_all_that_is_wanted(clock: FakeClock) -> None:
+    waiting = backlog(clock)
+    waiting.add(user(1), [COHORTS])
+    waiting.add(user(1), [PROPERTIES], refresh=True)
+    waiting.add(user(1), [COHORTS, REC])
+    assert popped(waiting) == [("u1", {COHORTS, PROPERTIES, REC})]
+    assert waiting.pop() is None
+
+
+def test_the_oldest_refresh_leaves_a_full_backlog_and_then_the_oldest_miss(clock: FakeClock) -> None:
+    waiting = backlog(clock, max_users=2)
+    waiting.add(user(1), [COHORTS])
+    waiting.add(user(2), [COHORTS], refresh=True)
+    waiting.add(user(3), [COHORTS])
+    waiting.add(user(4), [COHORTS])
+    assert [name for name, _ in popped(waiting)] == ["u4", "u3"]
+    assert waiting.dropped == 2
+
+
+def test_who_was_not_asked_for_again_in_time_leaves(clock: FakeClock) -> None:
+    waiting = backlog(clock)
+    waiting.add(user(1), [COHORTS])
+    waiting.add(user(2), [COHORTS])
+    clock.advance(400)
+    waiting.add(user(1), [PROPERTIES])
+    clock.advance(300)
+    assert popped(waiting) == [("u1", {COHORTS, PROPERTIES})]
+    assert waiting.dropped == 1
+
+
+def test_a_recommendation_is_refreshed_only_just_after_it_was_asked_for(clock: FakeClock) -> None:
+    waiting = backlog(clock)
+    waiting.add(user(1), [REC, COHORTS], refresh=True)
+    waiting.add(user(2), [REC], refresh=True)
+    clock.advance(6)
+    waiting.add(user(3), [REC], refresh=True)
+    assert popped(waiting) == [("u3", {REC}), ("u1", {COHORTS})]
+
+
+def test_nothing_waits_where_no_room_is_given(clock: FakeClock) -> None:
+    waiting = backlog(clock, max_users=0)
+    waiting.add(user(1), [COHORTS])
+    assert waiting.pop() is None
+    assert not len(waiting)
