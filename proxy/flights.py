@@ -159,6 +159,14 @@ class Flights:
         """Fetch `parts` again if a call can go this moment. Nobody waits for it, and nobody who waits waits longer."""
         self.join(identity, parts, until=self._monotonic(), wanted_later=True, burst=False)
 
+    def drain(self, seconds: float) -> None:
+        """Return when every call that was sent has landed and is kept, at the latest after `seconds`."""
+        with self._lock:
+            sent = [
+                one.landed for parts in self._under_way.values() for one in parts.values() if one.call is not None
+            ]
+        wait(sent, timeout=max(0.0, seconds))
+
     def _queue(self, identity: Identity, awaited: dict[Part, Awaited], *, burst: bool = True) -> dict[Part, Awaited]:
         """Widen the queued flight, or book one. Return what is queued; the rest has failed. Called under the lock."""
         if flight := self._queued.get(identity):
