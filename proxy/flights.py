@@ -162,9 +162,7 @@ class Flights:
     def drain(self, seconds: float) -> None:
         """Return when every call that was sent has landed and is kept, at the latest after `seconds`."""
         with self._lock:
-            sent = [
-                one.landed for parts in self._under_way.values() for one in parts.values() if one.call is not None
-            ]
+            sent = [one.landed for parts in self._under_way.values() for one in parts.values() if one.call is not None]
         wait(sent, timeout=max(0.0, seconds))
 
     def _queue(self, identity: Identity, awaited: dict[Part, Awaited], *, burst: bool = True) -> dict[Part, Awaited]:

@@ -82,6 +82,8 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
 class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     """Many connections on one thread: one that is idle or half sent costs a few kilobytes and no time."""
 
+    alive: bool
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._connections: set[Connection] = set()
