@@ -8,11 +8,12 @@ ones that block the whole process.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import time
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 import gevent.event
@@ -21,6 +22,9 @@ import gevent.server
 import gevent.socket
 from gunicorn import util
 from gunicorn.workers.ggevent import GeventWorker
+
+if TYPE_CHECKING:
+    from proxy.web.context import Services
 
 REQUEST_SECONDS = 10.0
 """From the first byte of a request to its last, and for a client to take the answer. Braze gives up after 2."""
@@ -52,6 +56,10 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
             self.settimeout(max(left, 0.001))
             data: bytes = super().recv(*args)
         except TimeoutError:
+            data = b""
+        except OSError as error:
+            if error.errno != errno.EBADF:  # gevent's word for our own shutdown
+                raise
             data = b""
         finally:
             self.reading = False
@@ -123,12 +131,22 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     def init_signals(self) -> None:
         """Make a signal wake the main loop."""
         self._stopping = gevent.event.Event()
+        self._services: Services | None = None
         super().init_signals()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """Begin to stop."""
+        """Begin to stop: from here on every answer says so."""
         super().handle_exit(sig, frame)
+        if self._services:
+            self._services.draining.set()
         self._stopping.set()
+
+    def load_wsgi(self) -> None:
+        """Load the application, and with it what is told of the stop."""
+        super().load_wsgi()
+        from proxy.web.context import installed
+
+        self._services = installed(self.wsgi)
 
     def run(self) -> None:
         """Serve until told to stop; then finish what was begun, within the graceful timeout."""
@@ -151,12 +169,10 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         self.tmp.notify()
 
     def _stop(self, servers: list[Any], places: Any) -> None:
-        from proxy.web.context import installed
-
         # The master kills what is left after the whole of it.
         until = time.monotonic() + self.cfg.graceful_timeout - 1.0
-        here = installed(self.wsgi)
-        here.draining.set()
+        assert self._services  # noqa: S101  # nothing runs before it is loaded
+        self._services.draining.set()  # also when no signal came, but the master has gone
         for server in servers:
             server.close()
         self._idle_seconds = LINGER_SECONDS
@@ -166,7 +182,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         while len(places) and (left := until - time.monotonic()) > 0:
             self.notify()
             places.join(min(1.0, left))
-        here.flights.drain(until - time.monotonic())
+        self._services.flights.drain(until - time.monotonic())
 
 
 def _cut_off(connections: list[Connection]) -> None:

@@ -44,4 +44,5 @@ def refusal(error: BaseException, address: Any) -> bytes:
     response = problem(status, title, detail)
     headers = [("Connection", "close"), *response.headers, *SECURITY]
     head = f"HTTP/1.1 {status} {title}\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers) + "\r\n"
-    return head.encode() + response.data
+    answer: bytes = response.data
+    return head.encode() + answer
