@@ -43,6 +43,11 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
         self._gone = False
         self.settimeout(REQUEST_SECONDS)
 
+    @property
+    def idle(self) -> bool:
+        """Say whether the client owes us nothing: no byte of a request has come since the last answer."""
+        return self.reading and self._complete_by is None
+
     def answered(self) -> None:
         """Begin to wait for the next request."""
         self._complete_by = None
@@ -94,7 +99,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._connections: set[Connection] = set()
+        self._connections: dict[Connection, None] = {}  # the longest unused first
         self._idle_seconds = float(self.cfg.keepalive)
 
     def timeout_ctx(self) -> contextlib.AbstractContextManager[None]:
@@ -104,16 +109,20 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve one connection until it ends."""
         connection = Connection(client, self._idle_seconds)
-        self._connections.add(connection)
+        self._connections[connection] = None
+        if len(self._connections) >= self.worker_connections:
+            self._make_room()
         try:
             super(GeventWorker, self).handle(listener, connection, addr)  # GeventWorker's takes the time limits off
         finally:
-            self._connections.discard(connection)
+            self._connections.pop(connection, None)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Connection, addr: Any) -> None:
         """Serve one request, then let the others have their turn."""
         super().handle_request(listener_name, req, sock, addr)
         sock.answered()
+        if sock in self._connections:
+            self._connections[sock] = self._connections.pop(sock)
         # A client that is quick enough has sent its next request by now, and would be served again before any other
         # one was looked at. With 64 busy connections p99 was 1.3 s without this line and is 21 ms with it.
         gevent.sleep(0)
@@ -183,6 +192,13 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             self.notify()
             places.join(min(1.0, left))
         self._services.flights.drain(until - time.monotonic())
+
+    def _make_room(self) -> None:
+        """Close the connection that has been idle for longest: nobody else could come until it ends by itself."""
+        longest = next((connection for connection in self._connections if connection.idle), None)
+        if longest is not None:
+            del self._connections[longest]
+            _cut_off([longest])
 
 
 def _cut_off(connections: list[Connection]) -> None:

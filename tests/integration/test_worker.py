@@ -147,6 +147,23 @@ def test_who_does_not_take_the_answer_is_let_go(monkeypatch: pytest.MonkeyPatch)
     there.close()
 
 
+def test_idle_connections_make_room_for_new_ones(start_service: Start, sandbox: Sandbox) -> None:
+    service = start_service(sandbox, options=("--worker-connections", "10"))
+    with contextlib.ExitStack() as opened:
+        kept = [
+            opened.enter_context(contextlib.closing(HTTPConnection(*service.address, timeout=10))) for _ in range(30)
+        ]
+        for connection in kept:
+            connection.request("GET", "/healthz")
+            answer = connection.getresponse()
+            assert (answer.status, answer.getheader("Connection")) == (200, "keep-alive")
+            answer.read()
+        # The longest unused has gone, the one used last has not.
+        assert kept[0].sock.recv(1) == b""
+        kept[-1].request("GET", "/healthz")
+        assert kept[-1].getresponse().status == 200
+
+
 def test_a_refusal_arrives_though_more_was_sent_than_read(service: Service) -> None:
     with socket.create_connection(service.address, timeout=5) as connection:
         connection.sendall(b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n" + b"y" * 200_000)
