@@ -478,3 +478,33 @@ def test_no_thread_runs_before_the_first_call(clock: FakeClock) -> None:
 
 def _call(*parts: Part) -> Call:
     return plan(parts)[0]
+
+
+def test_draining_returns_when_what_was_sent_has_landed_and_is_kept(world: World) -> None:
+    world.source.open.clear()
+    asked = world.ask(COHORTS)
+    world.source.wait_for_call()
+    drained = world.callers.submit(world.flights.drain, 10)
+    with pytest.raises(TimeoutError):
+        drained.result(0.05)
+    world.source.open.set()
+    drained.result(10)
+    assert world.store.read(USER).has(COHORTS)
+    assert asked.result(10).error is None
+
+
+def test_draining_ends_with_its_time_and_does_not_wait_for_what_is_only_booked(world: World) -> None:
+    world.source.open.clear()
+    world.ask(COHORTS)
+    world.source.wait_for_call()
+    world.flights.drain(0.01)
+    assert not world.store.read(USER).has(COHORTS)
+    world.source.open.set()
+    world.flights.drain(10)
+
+    world.spend_the_burst()
+    waiting = world.ask(COHORTS, identity=Identity("another", None))
+    world.wait_until_waiting(COHORTS, Identity("another", None))
+    world.flights.drain(10)
+    assert not waiting.done()
+    world.clock.advance(2)
