@@ -102,6 +102,12 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         self._connections: dict[Connection, None] = {}  # the longest unused first
         self._idle_seconds = float(self.cfg.keepalive)
 
+    @classmethod
+    def check_config(cls, cfg: Any, log: Any) -> None:
+        """Refuse what this worker would leave undone in silence."""
+        if cfg.is_ssl:
+            raise RuntimeError("--certfile and --keyfile are not supported: let a proxy in front end TLS")
+
     def timeout_ctx(self) -> contextlib.AbstractContextManager[None]:
         """Bound nothing: the connection does, and knows what it waits for."""
         return contextlib.nullcontext()

@@ -248,20 +248,30 @@ def test_with_redis_as_many_run_as_were_asked_for(start_service: Start, sandbox:
     assert "WEB_CONCURRENCY" not in service.log.read_text()
 
 
-def test_no_worker_or_too_many_stop_the_start() -> None:
-    for count in ("0", "1000"):
-        ended = subprocess.run(
-            [sys.executable, "-m", "gunicorn", "wsgi:app", "--bind", f"127.0.0.1:{free_port()}"],
-            cwd=ROOT,
-            env={"PATH": os.environ["PATH"], "AMPLITUDE_SECRET_KEY": "x", "PROXY_API_KEYS": KEYS}
-            | {"REDIS_URL": "redis://127.0.0.1:1", "WEB_CONCURRENCY": count},
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-        assert ended.returncode == 1
-        assert ended.stderr.strip() == "WEB_CONCURRENCY must be from 1 to 64, e.g. WEB_CONCURRENCY=2"
+def refused(*options: str, **variables: str) -> str:
+    """Return what a start says that is refused."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "gunicorn", "wsgi:app", "--bind", f"127.0.0.1:{free_port()}", *options],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "AMPLITUDE_SECRET_KEY": "x", "PROXY_API_KEYS": KEYS} | variables,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    return ended.stderr
+
+
+@pytest.mark.parametrize("count", ["0", "1000"])
+def test_no_worker_or_too_many_stop_the_start(count: str) -> None:
+    said = refused(REDIS_URL="redis://127.0.0.1:1", WEB_CONCURRENCY=count)
+    assert said.strip() == "WEB_CONCURRENCY must be from 1 to 64, e.g. WEB_CONCURRENCY=2"
+
+
+def test_a_certificate_is_refused_and_not_left_unused() -> None:
+    assert "let a proxy in front end TLS" in refused("--certfile", "wsgi.py", "--keyfile", "wsgi.py")
 
 
 def limited(limits: str) -> tuple[str, ...]:
