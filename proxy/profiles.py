@@ -14,8 +14,8 @@ from proxy.parts import EMPTY, Freshness, Identity, Lifetimes, Part, Record, fre
 from proxy.store import Store
 
 MAX_WAITING = 1000
-"""Callers that may wait for calls at once. Each costs 23 KB, and 1,000 can be told within the deadline that nothing came:
-when all give up at the same moment the last has its answer after 1.46 s; of 2,000 after 1.7 s."""
+"""Callers that may wait for calls at once. Each costs 23 KB, and so many can be told in time that nothing came: when
+all give up at the same moment the last of 1,000 has its answer after 1.46 s, the last of 2,000 after 1.7 s."""
 
 
 Forwarded = Literal["miss", "partial", "stale", "request"]
