@@ -53,25 +53,29 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
         self._complete_by = None
 
     def recv(self, *args: Any) -> bytes:
-        """Return what came; nothing when the client has gone, or has been silent or slow for too long."""
+        """Return what came; nothing when the client has gone, or was silent for too long, between two requests.
+
+        In the midst of a request either is a ConnectionResetError, so that half a body is not taken for a whole one.
+        """
         left = self.idle_seconds if self._complete_by is None else self._complete_by - time.monotonic()
-        self._gone = True
         self.reading = True
+        data = b""
         try:
             self.settimeout(max(left, 0.001))
-            data: bytes = super().recv(*args)
+            data = super().recv(*args)
         except TimeoutError:
-            data = b""
+            pass
         except OSError as error:
             if error.errno != errno.EBADF:  # gevent's word for our own shutdown
                 raise
-            data = b""
         finally:
             self.reading = False
+            self._gone = not data
             self.settimeout(REQUEST_SECONDS)
         if self._complete_by is None:
             self._complete_by = time.monotonic() + REQUEST_SECONDS
-        self._gone = not data
+        elif not data:
+            raise _reset()
         return data
 
     def sendall(self, *args: Any) -> None:
@@ -80,7 +84,7 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
             super().sendall(*args)
         except TimeoutError:
             self._gone = True
-            raise ConnectionResetError from None
+            raise _reset() from None
 
     def close(self) -> None:
         """Close, and not before the client has what we sent: with bytes unread a close would cut it off."""
@@ -90,6 +94,10 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
             self._gone = True
             self._complete_by = time.monotonic() + LINGER_SECONDS
             util.close_graceful(self, timeout=LINGER_SECONDS)
+
+
+def _reset() -> ConnectionResetError:
+    return ConnectionResetError(errno.ECONNRESET, "the client was too slow, or has gone")
 
 
 class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types

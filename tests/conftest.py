@@ -123,7 +123,7 @@ def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
         deadline = time.monotonic() + 20
         while True:
             try:
-                requests.get(f"{service.url}/healthz", timeout=1)
+                requests.get(f"{service.url}/healthz", timeout=20)
                 return service
             except requests.ConnectionError:
                 assert process.poll() is None, log.read_text()
