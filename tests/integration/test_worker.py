@@ -95,7 +95,7 @@ def test_hundreds_of_half_sent_requests_keep_nobody_from_an_answer(service: Serv
 
 
 def test_connections_that_are_ready_take_turns(start_service: Start) -> None:
-    with Watched(latency=0.4) as sandbox:
+    with Watched(latency=1.0) as sandbox:
         service = start_service(sandbox)
         with contextlib.ExitStack() as opened:
             # Both wait for the same call; behind it each has sent all that it will ever ask.
