@@ -1,9 +1,10 @@
 """How gunicorn runs the service. Found beside wsgi.py without being named."""
 
 import os
+import resource
 import sys
 
-from proxy.profiles import MAX_WAITING
+# The master imports this, and gevent's patches come in the worker: nothing that takes a lock may be imported here.
 from proxy.settings import Settings, SettingsError
 
 try:
@@ -13,18 +14,18 @@ except SettingsError as error:
     print(error, file=sys.stderr)
     sys.exit(1)
 
+shared = settings.redis_url is not None
+
 # A platform that sets PORT reaches us from outside; somebody who tries us out at home does not.
 everywhere = "0.0.0.0"  # noqa: S104
 bind = f"{everywhere if os.environ.get('PORT', '').strip() else '127.0.0.1'}:{settings.port}"
-# One process: cache, quota and single-flight are its own, and two of them would spend the quota twice.
-workers = 1
-# A caller that waits for Amplitude holds a thread, so cached answers get some of their own beside those: 16 serve as
-# many as more would. They start when needed. At 600 busy connections 512 threads let p99 rise from 0.5 to 0.9 s, while
-# 48 and 160 made no difference at 256; so no more than it takes for a burst of a few hundred askers to wait together.
+# Without Redis cache, quota and single-flight are a process's own: two of them would spend the quota twice.
+workers = settings.web_concurrency if shared else 1
 worker_class = "proxy.worker.Worker"
-threads = MAX_WAITING + 16
+# A worker's places: 2,000 connections kept alive, 1,000 that dawdle, and those that come and go.
 worker_connections = 4000
-backlog = 2048
+# A send begins with all of Braze's connections at once. The system caps it (net.core.somaxconn, mostly 4096).
+backlog = 4096
 # Longer than the 90 s for which Heroku's router keeps an idle connection: who closes first must not be we.
 keepalive = 100
 graceful_timeout = 25
@@ -34,10 +35,24 @@ limit_request_line = 8190
 # The application logs each request itself: gunicorn's line would hold the query string, and with it user ids.
 accesslog = None
 
+# Beside its clients a worker opens connections to Amplitude, 256 at most, and a few files.
+_OTHER_FILES = 400
+
 
 def on_starting(server):
-    """Say what differs from what was asked for."""
-    if os.environ.get("WEB_CONCURRENCY", "1") != "1":
-        server.log.info("WEB_CONCURRENCY is ignored: one worker process keeps the quota exact")
-    if os.environ.get("REDIS_URL"):
-        server.log.warning("REDIS_URL is not used yet: cache and quota are this process's own")
+    """Make room for the connections, and say what differs from what was asked for."""
+    if not shared and settings.web_concurrency > 1:
+        server.log.info("WEB_CONCURRENCY is ignored without REDIS_URL: one worker process keeps the quota exact")
+    wanted = server.cfg.worker_connections + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        places = max(allowed - _OTHER_FILES, allowed // 2)
+        server.cfg.set("worker_connections", places)
+        server.log.warning(
+            "a process may open %d files: a worker takes %d connections, not %d; allow %d (ulimit -Hn, LimitNOFILE=)",
+            allowed, places, wanted - _OTHER_FILES, wanted,
+        )  # fmt: skip

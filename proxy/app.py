@@ -26,7 +26,7 @@ from proxy.telemetry import OncePerMinute, configure_logging
 from proxy.web import context, hooks, ops, v1
 
 _MARGIN_SECONDS = 0.12
-"""What is left of the deadline to write the answer, and to find a thread for the request before that."""
+"""What is left of the deadline to write the answer, and for the request to have its turn before that."""
 _MAX_FLIGHT_THREADS = 256
 
 

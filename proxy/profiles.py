@@ -14,8 +14,9 @@ from proxy.parts import EMPTY, Freshness, Identity, Lifetimes, Part, Record, fre
 from proxy.store import Store
 from proxy.tickets import Ticket
 
-MAX_WAITING = 192
-"""Callers that may wait for calls at once. Each holds a thread, and cached answers need some too."""
+MAX_WAITING = 1000
+"""Callers that may wait for calls at once. Each costs 23 KB, and so many can be told in time that nothing came: when
+all give up at the same moment the last of 1,000 has its answer after 1.46 s, the last of 2,000 after 1.7 s."""
 
 
 Forwarded = Literal["miss", "partial", "stale", "request"]

@@ -79,6 +79,11 @@ class Service:
     url: str
     sandbox: Sandbox
     log: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return "127.0.0.1", int(self.url.rpartition(":")[2])
 
     def get(self, path: str, **options: Any) -> requests.Response:
         return requests.get(f"{self.url}{path}", headers={"X-API-Key": SECRET}, timeout=10, **options)
@@ -86,16 +91,21 @@ class Service:
 
 @pytest.fixture(scope="session")
 def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Service]]:
-    """Return a function that starts a service in front of a sandbox, with settings by name."""
+    """Return a function that starts a service in front of a sandbox, with settings by name.
+
+    `before` is a command that runs the one given to it, `options` are gunicorn's own.
+    """
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(sandbox: Sandbox, **variables: str) -> Service:
+    def start(
+        sandbox: Sandbox, *, before: tuple[str, ...] = (), options: tuple[str, ...] = (), **variables: str
+    ) -> Service:
         port = free_port()
         log = tmp_path_factory.mktemp("service") / "log"
         rest = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "gunicorn", "wsgi:app", "--bind", f"127.0.0.1:{port}"],
+                [*before, sys.executable, "-m", "gunicorn", "wsgi:app", "--bind", f"127.0.0.1:{port}", *options],
                 cwd=ROOT,
                 env=rest
                 | {
@@ -109,11 +119,11 @@ def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
                 stderr=subprocess.STDOUT,
             )
         started.append(process)
-        service = Service(f"http://127.0.0.1:{port}", sandbox, log)
+        service = Service(f"http://127.0.0.1:{port}", sandbox, log, process)
         deadline = time.monotonic() + 20
         while True:
             try:
-                requests.get(f"{service.url}/healthz", timeout=1)
+                requests.get(f"{service.url}/healthz", timeout=20)
                 return service
             except requests.ConnectionError:
                 assert process.poll() is None, log.read_text()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
+from threading import Event
 from typing import TYPE_CHECKING
 
 from flask import Flask, current_app
@@ -25,7 +26,10 @@ _KEY = "connected-content-proxy"
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The rooms below, built once. `wait_seconds`: how long a data view may wait for what is missing."""
+    """The rooms below, built once. `wait_seconds`: how long a data view may wait for what is missing.
+
+    `draining` is set by the server when it stops: what comes on open connections is still answered.
+    """
 
     profiles: Profiles
     flights: Flights
@@ -39,6 +43,7 @@ class Services:
     refusals: OncePerMinute
     wait_seconds: float
     monotonic: Callable[[], float]
+    draining: Event = field(default_factory=Event)
 
 
 def install(app: Flask, services: Services) -> None:
@@ -46,7 +51,12 @@ def install(app: Flask, services: Services) -> None:
     app.extensions[_KEY] = services
 
 
+def installed(app: Flask) -> Services:
+    """Return the services of `app`."""
+    found: Services = app.extensions[_KEY]
+    return found
+
+
 def services() -> Services:
     """Return the services of the application that serves this request."""
-    found: Services = current_app.extensions[_KEY]
-    return found
+    return installed(current_app)

@@ -31,7 +31,10 @@ def healthz() -> Response:
 
 @blueprint.get("/readyz", provide_automatic_options=False)
 def readyz() -> tuple[Response, int]:
-    """Say how upstream and quota are, judged by the last real call; 503 only when nothing could be answered."""
+    """Say how upstream and quota are, judged by the last real call.
+
+    503 only while the process stops, or when nothing could be answered.
+    """
     here = services()
     last = here.sender.last_call
     recent = last is not None and here.monotonic() - last.at < _JUDGED_FOR_SECONDS
@@ -40,4 +43,7 @@ def readyz() -> tuple[Response, int]:
     quota = "ok" if wait is not None and wait <= max(1.0, here.quota.interval) else "spent"
     useless = upstream in ("rejected", "failing") and here.store.empty
     status = "unavailable" if useless else "degraded" if upstream not in ("ok", "unknown") or quota != "ok" else "ok"
-    return jsonify(status=status, upstream=upstream, quota=quota), 503 if useless else 200
+    draining = here.draining.is_set()
+    if draining:
+        status = "draining"
+    return jsonify(status=status, upstream=upstream, quota=quota), 503 if useless or draining else 200

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 
 from proxy.app import create_app
 from proxy.errors import QuotaExhausted, UpstreamInvalid, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
 from proxy.settings import Settings
+from proxy.web.context import installed
 from tests.conftest import KEYS
 from tests.fakes import FakeClock, FakeSource
 
@@ -53,6 +55,16 @@ def test_an_outage_takes_us_out_of_rotation_only_while_nothing_can_be_answered(
     assert readyz(client) == (200, {"status": "degraded", "upstream": upstream, "quota": "ok"})
     clock.advance(61)
     assert readyz(client)[1]["upstream"] == "unknown", "without calls nobody can tell for ever"
+
+
+def test_while_draining_readyz_takes_us_out_of_rotation_and_everything_else_is_answered(
+    app: Flask, client: FlaskClient, caller: dict[str, str]
+) -> None:
+    fetch(client, caller)
+    installed(app).draining.set()
+    assert readyz(client) == (503, {"status": "draining", "upstream": "ok", "quota": "ok"})
+    assert client.get("/healthz").status_code == 200
+    assert json.loads(client.get("/v1/cohorts?user_id=another", headers=caller).data)["ok"]
 
 
 def test_an_invalid_answer_is_no_reason_to_leave_the_rotation(

@@ -1,0 +1,48 @@
+"""What is no HTTP, or failed outside the application, answered in the contract's way: it quotes nothing."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from gunicorn.http.errors import (
+    ExpectationFailed,
+    InvalidResponseHeader,
+    InvalidResponseHeaderName,
+    LimitRequestHeaders,
+    LimitRequestLine,
+    ParseException,
+)
+
+from proxy.telemetry import OncePerMinute, request_id
+from proxy.web.hooks import SECURITY, problem
+
+_log = logging.getLogger(__name__)
+_unreadable = OncePerMinute()
+_INTERNAL = (500, "Internal Server Error", "internal error")
+_STATUSES: tuple[tuple[type[Exception], tuple[int, str, str]], ...] = (
+    (InvalidResponseHeader, _INTERNAL),
+    (InvalidResponseHeaderName, _INTERNAL),
+    (LimitRequestLine, (414, "URI Too Long", "the URL is too long: send the parameters in the body of a POST")),
+    (LimitRequestHeaders, (431, "Request Header Fields Too Large", "the headers are too large")),
+    (ExpectationFailed, (417, "Expectation Failed", "send no Expect header other than 100-continue")),
+    (ParseException, (400, "Bad Request", "this is not HTTP as it should be: is the URL percent-encoded?")),
+)
+
+
+def refusal(error: BaseException, address: Any) -> bytes:
+    """Log what became of a request from `address`, and return the answer to it, head and body."""
+    request_id.set(None)  # the one that this connection brought before is not the one that failed
+    status, title, detail = next((found for kind, found in _STATUSES if isinstance(error, kind)), _INTERNAL)
+    if status == 500:
+        _log.error("a request failed", exc_info=error)
+    else:
+        host = address[0] if isinstance(address, tuple) else None
+        if times := _unreadable.note(f"{host}"):
+            told = {"kind": type(error).__name__, "address": host, "status": status, "times": times}
+            _log.warning("requests that are no HTTP", extra=told)
+    response = problem(status, title, detail)
+    headers = [("Connection", "close"), *response.headers, *SECURITY]
+    head = f"HTTP/1.1 {status} {title}\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers) + "\r\n"
+    answer: bytes = response.data
+    return head.encode() + answer
