@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import NamedTuple
@@ -32,12 +33,14 @@ class Answer(NamedTuple):
 
 
 class Connections:
-    """Keep-alive connections to one port of this machine, as many as are needed at once."""
+    """Keep-alive connections to one port of this machine, used in turn: `least`, and as many as are needed at once."""
 
-    def __init__(self, port: int, *headers: str) -> None:
+    def __init__(self, port: int, *headers: str, least: int = 0) -> None:
         self._port = port
         self._headers = "".join(f"{header}\r\n" for header in headers)
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._least = least
+        self._open = 0
+        self._idle: deque[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = deque()
 
     async def get(self, path: str, *headers: str) -> Answer:
         """Return the answer to a GET. OSError or EOFError without one; a cancelled wait closes the connection."""
@@ -49,27 +52,32 @@ class Connections:
             answer = Answer(int(head[9:12]), head, b"")
             answer = answer._replace(body=await reader.readexactly(int(answer.header("content-length") or 0)))
         except BaseException:
-            writer.close()
+            self._drop(writer)
             raise
         if answer.header("connection") == "close":
-            writer.close()
+            self._drop(writer)
         else:
             self._idle.append((reader, writer))
         return answer
 
     async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        while self._idle:
-            reader, writer = self._idle.pop()
-            if not reader.at_eof():
+        while self._idle and self._open >= self._least:
+            reader, writer = self._idle.popleft()
+            if not reader.at_eof() and reader.exception() is None:
                 return reader, writer
-            writer.close()  # the other side has closed it meanwhile
-        return await asyncio.open_connection("127.0.0.1", self._port)
+            self._drop(writer)  # the other side has closed it meanwhile
+        opened = await asyncio.open_connection("127.0.0.1", self._port)
+        self._open += 1
+        return opened
+
+    def _drop(self, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        self._open -= 1
 
     def close(self) -> None:
         """Close what is idle."""
-        for _, writer in self._idle:
-            writer.close()
-        self._idle.clear()
+        while self._idle:
+            self._drop(self._idle.pop()[1])
 
 
 class Observer:

@@ -138,7 +138,7 @@ def column(result: Result, recipients: int) -> dict[str, str]:
     tally, seen, times = result.tally, result.seen, result.tally.times
     exposed = Counter(seen.exposures)
     in_vain = len({user for user, _ in exposed} & set(tally.lost))
-    statuses = ", ".join(f"{count:,} × {status}" for status, count in sorted(tally.statuses.items()))
+    statuses = ", ".join(f"{status}: {count:,}" for status, count in sorted(tally.statuses.items()))
     return {
         "personalised messages": _share(len(tally.first) + len(tally.retried), recipients),
         "… by the first try": _share(len(tally.first), recipients),
