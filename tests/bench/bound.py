@@ -35,6 +35,7 @@ def of_any_policy(chances: Sequence[Chance], per_minute: int) -> int:
     if not chances:
         return 0
     lasts = max(chance.last for chance in chances) - min(chance.first for chance in chances)
+    lasts += 1e-6  # against rounding
     return min(len(chances), per_minute * (int(lasts // WINDOW_SECONDS) + 1))
 
 
