@@ -43,7 +43,7 @@ REDIS_GONE_SECONDS = 70.0  # a minute without calls, and then some with a share 
 WATCHED_SECONDS = 15.0
 WHOLE_WITHIN_SECONDS = 10.0
 WHOLE_AFTER_STAND_BACK_SECONDS = 5.0
-RETRY_AFTER = 10  # what the emulated Amplitude says with its 429
+RETRY_AFTER = 12  # with the emulated Amplitude's 429; the last stand-back thus outlasts the fault
 CROSSING_SECONDS = 0.05  # a request sent so shortly before its connection is closed may cross that on the way
 
 Kind = Literal["cached", "renewed", "missed", "retried"]
@@ -159,6 +159,8 @@ class Course:
     began: float = 0.0
     ended: float = 0.0
     whole_from: float = 0.0
+    calls: int = 0
+    """Calls to Amplitude while the fault lasted."""
     observer: Observer = field(default_factory=Observer)
     broken: list[str] = field(default_factory=list)
 
@@ -286,6 +288,7 @@ def _always(
     excused: Callable[[Asked], bool] = lambda one: False,
 ) -> None:
     """Hold the run to what is promised whatever breaks. Who is `excused` need not have been answered."""
+    course.calls = sum(course.began <= moment < course.ended for moment, _ in seen.calls)
     before = [one for one in course.asked if one.began < course.began - PATIENCE]
     course.promise(all(one.whole for one in before), "answers were whole before the fault (else this tells nothing)")
     unanswered = [one for one in course.asked if isinstance(one.status, str) and not excused(one)]
@@ -334,6 +337,7 @@ def row(course: Course) -> list[str]:
         _counted(one.status for one in course.during("retried") if isinstance(one.status, int)),
         _counted(one.status for one in course.asked if isinstance(one.status, str)),
         f"{sum(one.ok for one in missed)} of {len(missed)}",
+        f"{course.calls}",
         _counted(one.word for one in course.during("missed", "renewed", "retried") if one.word),
         milliseconds(max((one.took for one in answers), default=0.0)),
         f"{course.whole_again:.1f} s",
@@ -343,7 +347,7 @@ def row(course: Course) -> list[str]:
 
 HEAD = [
     "fault", "statuses, `default`", "statuses, `retry`", "unanswered", "answered though not in the cache",
-    "error words", "slowest", "whole again after", "generator late at p99",
+    "calls while it lasted", "error words", "slowest", "whole again after", "generator late at p99",
 ]  # fmt: skip
 
 
