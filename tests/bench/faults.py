@@ -36,7 +36,7 @@ from tests.conftest import SECRET
 from tests.redis_server import RedisServer
 
 PER_MINUTE = 600
-CONNECTIONS = 40
+CONNECTIONS = 41  # a prime: whoever asks in turn comes upon each of them, and with them upon each worker
 BEFORE_SECONDS = 5.0
 FAULT_SECONDS = 30.0
 REDIS_GONE_SECONDS = 70.0  # a minute without calls, and then some with a share of the quota
@@ -90,7 +90,8 @@ class Load:
         self.asked: list[Asked] = []
 
     async def __aenter__(self) -> Load:
-        await asyncio.gather(*(self.ask("cached", user, "properties") for user in CACHED + RENEWED))
+        for _ in range(CONNECTIONS):  # so that each worker holds a copy of its own
+            await asyncio.gather(*(self.ask("cached", user, "properties") for user in CACHED + RENEWED))
         asks: dict[Kind, Callable[[int], Awaitable[object]]] = {
             "cached": lambda number: self.ask("cached", CACHED[number % len(CACHED)], "properties"),
             "renewed": lambda number: self.ask("renewed", RENEWED[number % len(RENEWED)], "properties"),

@@ -66,9 +66,12 @@ class Connections:
             if not reader.at_eof() and reader.exception() is None:
                 return reader, writer
             self._drop(writer)  # the other side has closed it meanwhile
-        opened = await asyncio.open_connection("127.0.0.1", self._port)
         self._open += 1
-        return opened
+        try:
+            return await asyncio.open_connection("127.0.0.1", self._port)
+        except BaseException:
+            self._open -= 1
+            raise
 
     def _drop(self, writer: asyncio.StreamWriter) -> None:
         writer.close()
