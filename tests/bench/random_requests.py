@@ -10,20 +10,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import socket
-import subprocess
 import sys
-import time
 from collections import Counter
 from typing import Any, get_args
 from urllib.parse import quote, urlencode
 
 from proxy.parts import SECTIONS, Section
 from proxy.sandbox.faults import Fault, FaultKind
-from proxy.sandbox.server import Sandbox
-from tests.conftest import KEYS, ROOT, SECRET, free_port
+from tests.bench.processes import SandboxProcess, Service
+from tests.conftest import SECRET
 from tests.shapes import ENVELOPE, SECTION, conforms
 
 ROUTES = [*SECTIONS, "profile", "userprofile"]
@@ -143,43 +140,17 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     dice = Dice(options.seed)
-    port = free_port()
     kinds = [kind for kind in get_args(FaultKind) if kind not in ("hang", "slow", "drip-body", "drip-headers", "quota")]
-    with Sandbox(per_minute=1_000_000) as sandbox:
-        settings = {
-            "AMPLITUDE_BASE_URL": sandbox.url,
-            "AMPLITUDE_SECRET_KEY": sandbox.secret_key,
-            "AMPLITUDE_REQUESTS_PER_MINUTE": "1000000",
-            "PROXY_API_KEYS": KEYS,
-            "CACHE_FRESH_SECONDS": "1",
-            "CACHE_STALE_WHILE_REVALIDATE_SECONDS": "1",
-            "LOG_LEVEL": "ERROR",
-        }
-        command = [
-            sys.executable,
-            "-m",
-            "gunicorn",
-            "wsgi:app",
-            "--bind",
-            f"127.0.0.1:{port}",
-            "--log-level",
-            "warning",
-        ]
-        service = subprocess.Popen(command, cwd=ROOT, env=os.environ | settings)
-        try:
-            for _ in range(100):
-                try:
-                    socket.create_connection(("127.0.0.1", port), 1).close()
-                    break
-                except OSError:
-                    time.sleep(0.1)
-            return _throw(dice, options.requests, port, sandbox, kinds)
-        finally:
-            service.terminate()
-            service.wait()
+    settings = {
+        "AMPLITUDE_REQUESTS_PER_MINUTE": "1000000",
+        "CACHE_FRESH_SECONDS": "1",
+        "CACHE_STALE_WHILE_REVALIDATE_SECONDS": "1",
+    }
+    with SandboxProcess(per_minute=1_000_000) as sandbox, Service(sandbox, **settings) as service:
+        return _throw(dice, options.requests, service.port, sandbox, kinds)
 
 
-def _throw(dice: Dice, count: int, port: int, sandbox: Sandbox, kinds: list[Any]) -> int:
+def _throw(dice: Dice, count: int, port: int, sandbox: SandboxProcess, kinds: list[Any]) -> int:
     statuses: Counter[int] = Counter()
     faults = []
     for number in range(1, count + 1):

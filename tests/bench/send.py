@@ -1,15 +1,15 @@
-"""A Braze send, simulated against the real service under its shipped configuration.
+"""A Braze send, simulated against the real service under its shipped configuration; beside it the same without it.
 
-    .venv/bin/python -m tests.bench.send [--recipients 1000] [--seconds 40] [--per-minute 600]
+    .venv/bin/python -m tests.bench.send
 
-Amplitude is the sandbox, with quota and latency. Recipients ask as Braze does: three tags a message one after the
-other, rendered for HTML, plain text and AMP (of the repeats Braze itself serves most from its own cache); an answer
-after 2 s or with another status than 200 fails the try; a failed message goes to the back of the queue and is tried
-again with exponential backoff, five times in all. Beside the service the same load goes straight to the sandbox, and
-to the sandbox through a plain cache by URL.
+Amplitude is the sandbox, with quota and latency. Recipients ask as Braze does (`braze.py`). The same load goes
+straight to the sandbox, to it through a plain cache by URL, to the service with one worker, and to the service with
+two workers and Redis, each to a sandbox of its own. A message counts as personalised when each of its calls was
+answered in time, be it by "unknown". Prints a Markdown table for the README, then each promise, kept
+or broken; how far personalised messages stay below what the quota allows is judged by `bound.py`. The send lasts a
+little less than two minutes, first try to last, for a reason that is given there.
 
-The load comes from one asyncio process with connections of its own, the service and the sandbox are processes of
-theirs; the share of time in which the generator's own loop was late is printed, and says whether to trust the rest.
+Exit code 1: a promise was broken. 2: the machine was too busy to tell, so that the figures are of the generator.
 """
 
 from __future__ import annotations
@@ -17,282 +17,240 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import random
-import subprocess
 import sys
-import time
-import urllib.request
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 
-from tests.conftest import KEYS, ROOT, SECRET, free_port
+from tests.bench.bound import Chance, at_an_even_pace, of_any_policy
+from tests.bench.braze import Ask, Recipient, Sender, Tally, recipients
+from tests.bench.load import PATIENCE, Connections, Observer, milliseconds, percentile, table
+from tests.bench.processes import SandboxProcess, Seen, Service
+from tests.conftest import SECRET
+from tests.redis_server import RedisServer
 
-PATIENCE = 2.0  # seconds until Braze gives a call up
-TRIES = 5
-REPEATS_FROM_BRAZES_CACHE = 0.8  # not guaranteed, says its documentation
-COUNTED_AGAINST_A_HOST = {408, 429, 502, 503, 504, 529}
-TAGS = ("recommendations", "properties", "cohorts")
+POINTS_BELOW_THE_BOUND = 2.0
+REC_ID = "homepage"
 STRAIGHT = {
-    "recommendations": "get_recs=true&rec_id=homepage",
+    "recommendations": f"get_recs=true&rec_id={REC_ID}",
     "properties": "get_amp_props=true",
     "cohorts": "get_cohort_ids=true",
 }
-
-Ask = Callable[[str, str], Awaitable[int]]
-
-
-@dataclass
-class Tally:
-    """What a policy achieved."""
-
-    first: int = 0
-    retried: int = 0
-    lost: int = 0
-    asked: set[str] = field(default_factory=set)  # users for whom a template asked for recommendations
-    times: list[float] = field(default_factory=list)
-    statuses: Counter[str] = field(default_factory=Counter)
-    failures: deque[float] = field(default_factory=deque)  # of the kind that Braze counts against a host
-    unhealthy: int = 0
-    late: list[float] = field(default_factory=list)
+SERVICE = {"one worker": 1, "two workers and Redis": 2}
+POLICIES = ("straight", "cache by URL", *SERVICE)
 
 
-class Connections:
-    """Keep-alive connections to one host; each carries one request at a time."""
+@dataclass(frozen=True)
+class Result:
+    """What one policy came to."""
 
-    def __init__(self, port: int, header: str) -> None:
-        self._port = port
-        self._header = header
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-
-    async def get(self, path: str) -> int:
-        """Return the status of a GET, the body read and dropped."""
-        reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self._port)
-        try:
-            writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n{self._header}\r\n\r\n".encode())
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-            await reader.readexactly(length)
-        except BaseException:
-            writer.close()
-            raise
-        self._idle.append((reader, writer))
-        return int(head[9:12])
-
-    def close(self) -> None:
-        """Close what is idle."""
-        for _, writer in self._idle:
-            writer.close()
+    policy: str
+    tally: Tally
+    seen: Seen
+    halts: int
+    workers: int
+    memory: int
+    """The most bytes that the service's processes held at once; 0 without a service."""
+    observer: Observer
+    bound: int
 
 
-async def message(user: str, ask: Ask, tally: Tally, dice: random.Random, backoff: float) -> None:
-    """Send one message: render it, and again after a failure, until it went out or was given up."""
-    for attempt in range(TRIES):
-        if await rendered(user, ask, tally, dice):
-            if attempt == 0:
-                tally.first += 1
-            else:
-                tally.retried += 1
-            return
-        if attempt + 1 < TRIES:
-            await asyncio.sleep(backoff * 2**attempt * dice.uniform(0.8, 1.2))
-    tally.lost += 1
-
-
-async def rendered(user: str, ask: Ask, tally: Tally, dice: random.Random) -> bool:
-    """Render the three parts of a message; say whether every call was answered in time."""
-    for part in range(3):
-        for tag in TAGS:
-            if part and dice.random() < REPEATS_FROM_BRAZES_CACHE:
-                continue
-            if tag == "recommendations":
-                tally.asked.add(user)
-            started = time.monotonic()
-            try:
-                async with asyncio.timeout(PATIENCE):
-                    status = await ask(user, tag)
-            except (TimeoutError, OSError, EOFError) as error:
-                status = 0
-                tally.statuses[type(error).__name__] += 1
-            else:
-                tally.statuses[str(status)] += 1
-            tally.times.append(time.monotonic() - started)
-            if status in COUNTED_AGAINST_A_HOST:
-                count_against(tally)
-            if status != 200:
-                return False
-    return True
-
-
-def count_against(tally: Tally) -> None:
-    """Count a failure of the kind that halts a host: over 3,000, and over 90 % of calls, in a minute."""
-    now = time.monotonic()
-    tally.failures.append(now)
-    while tally.failures[0] < now - 60:
-        tally.failures.popleft()
-    if len(tally.failures) > 3000 and len(tally.failures) > 0.9 * len(tally.times):
-        tally.unhealthy += 1
-        tally.failures.clear()
-
-
-async def send(ask: Ask, options: argparse.Namespace) -> Tally:
-    """Send to all recipients at an even rate and return the tally once the last message is out or lost."""
-    tally = Tally()
-    dice = random.Random(options.seed)  # noqa: S311  # chance, not secrets
-    began = time.monotonic()
-    messages = []
-    for number in range(options.recipients):
-        due = began + options.seconds * number / options.recipients
-        if (wait := due - time.monotonic()) > 0:
-            await asyncio.sleep(wait)
-        tally.late.append(time.monotonic() - due)
-        user = f"user-{number + 1}"
-        messages.append(asyncio.create_task(message(user, ask, tally, dice, options.backoff)))
-        if number % max(1, options.recipients // 10) == 0:
-            print(f"  {number} of {options.recipients} messages begun", file=sys.stderr, flush=True)
-    for done in asyncio.as_completed(messages):
-        await done
-    return tally
-
-
-def by_service(port: int) -> tuple[Ask, Connections]:
-    """Return how to ask the service, as a template with `:retry` does."""
-    connections = Connections(port, f"X-API-Key: {SECRET}")
+def by_service(connections: Connections) -> Ask:
+    """Return how a template with `:retry` asks the service."""
 
     async def ask(user: str, tag: str) -> int:
-        rest = "&rec_id=homepage" if tag == "recommendations" else ""
-        return await connections.get(f"/v1/{tag}?user_id={user}{rest}&on_error=retry")
+        rest = f"&rec_id={REC_ID}" if tag == "recommendations" else ""
+        answer = await connections.get(f"/v1/{tag}?user_id={user}{rest}&on_error=retry")
+        if answer.status == 200 and json.loads(answer.body)["ok"] is not True:
+            raise AssertionError("a 200 without an answer, though on_error=retry")
+        return answer.status
 
-    return ask, connections
+    return ask
 
 
-def straight(port: int, *, cached: bool) -> tuple[Ask, Connections]:
-    """Return how to ask the sandbox itself, through a plain cache by URL or without one."""
-    connections = Connections(port, "Authorization: Api-Key sandbox-secret-key")
-    seen: set[tuple[str, str]] = set()
+def straight(connections: Connections, *, cached: bool) -> Ask:
+    """Return how a template asks Amplitude itself, through a plain cache by URL or without one."""
+    kept: set[tuple[str, str]] = set()
 
     async def ask(user: str, tag: str) -> int:
-        if cached and (user, tag) in seen:
+        if cached and (user, tag) in kept:
             return 200
-        status = await connections.get(f"/v1/userprofile?user_id={user}&{STRAIGHT[tag]}")
-        status = 200 if status == 400 else status  # "not seen before" is an answer
+        answer = await connections.get(f"/v1/userprofile?user_id={user}&{STRAIGHT[tag]}")
+        status = 200 if answer.status == 400 else answer.status  # "not seen before" is an answer
         if status == 200:
-            seen.add((user, tag))
+            kept.add((user, tag))
         return status
 
-    return ask, connections
+    return ask
 
 
-def report_of(port: int) -> dict[str, Any]:
-    """Return what the sandbox counted."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/sandbox/report", timeout=5) as answer:
-        found: dict[str, Any] = json.load(answer)
-    return found
-
-
-def wait_for(port: int) -> None:
-    """Return when somebody listens."""
-    for _ in range(100):
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=1).close()
-        except urllib.request.HTTPError:
-            return
-        except OSError:
-            time.sleep(0.1)
+def run(policy: str, options: argparse.Namespace) -> Result:
+    """Run one policy and return what it came to."""
+    to = recipients(options.recipients, options.seconds, options.backoff, options.seed)
+    with ExitStack() as running:
+        sandbox = running.enter_context(SandboxProcess(per_minute=options.per_minute, latency=options.latency))
+        service = None
+        if policy in SERVICE:
+            settings = {"AMPLITUDE_REQUESTS_PER_MINUTE": str(options.per_minute)}
+            if SERVICE[policy] > 1:
+                redis = running.enter_context(RedisServer())
+                settings |= {"REDIS_URL": redis.url, "WEB_CONCURRENCY": str(SERVICE[policy])}
+            service = running.enter_context(Service(sandbox, **settings))
+            connections = Connections(service.port, f"X-API-Key: {SECRET}")
+            sender = Sender(by_service(connections))
         else:
-            return
-    sys.exit(f"nothing listens on {port}")
+            connections = Connections(sandbox.port, f"Authorization: Api-Key {sandbox.secret_key}")
+            sender = Sender(straight(connections, cached=policy == "cache by URL"))
+        workers = len(service.workers()) if service else 0
+        observer, memory = asyncio.run(_sent(sender, to, options.seconds, connections, service))
+        chances = [Chance(one.at, one.last_try + PATIENCE - options.latency) for one in to]
+        bound = of_any_policy(chances, options.per_minute)
+        return Result(policy, sender.tally, sandbox.seen(), sender.health.halts, workers, memory, observer, bound)
 
 
-def run(policy: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Run one policy against a sandbox of its own and return its row."""
-    sandbox_port, port = free_port(), free_port()
-    latency = ["--latency", str(options.latency), "--requests-per-minute", str(options.per_minute)]
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "proxy", "sandbox", "--port", str(sandbox_port), *latency],
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-        )
-    ]
-    wait_for(sandbox_port)
-    try:
-        if policy == "service":
-            settings = {
-                "AMPLITUDE_BASE_URL": f"http://127.0.0.1:{sandbox_port}",
-                "AMPLITUDE_SECRET_KEY": "sandbox-secret-key",
-                "AMPLITUDE_REQUESTS_PER_MINUTE": str(options.per_minute),
-                "PROXY_API_KEYS": KEYS,
-                "LOG_LEVEL": "ERROR",
-            }
-            command = [sys.executable, "-m", "gunicorn", "wsgi:app", "--bind", f"127.0.0.1:{port}"]
-            started.append(subprocess.Popen([*command, "--log-level", "error"], cwd=ROOT, env=os.environ | settings))
-            wait_for(port)
-            ask, connections = by_service(port)
-        else:
-            ask, connections = straight(sandbox_port, cached=policy == "cache by URL")
-        began = time.monotonic()
-        tally = asyncio.run(_closing(send(ask, options), connections))
-        return row(policy, tally, report_of(sandbox_port), time.monotonic() - began, options)
-    finally:
-        for process in reversed(started):
-            process.terminate()
-            process.wait()
+async def _sent(
+    sender: Sender, to: list[Recipient], seconds: float, connections: Connections, service: Service | None
+) -> tuple[Observer, int]:
+    memory = 0
+
+    async def watch() -> None:
+        nonlocal memory
+        while service is not None:
+            memory = max(memory, await asyncio.to_thread(service.resident_bytes))
+            await asyncio.sleep(1)
+
+    watching = asyncio.create_task(watch())
+    async with Observer() as observer:
+        await sender.send(to, seconds, _progress(len(to)))
+    watching.cancel()
+    connections.close()
+    return observer, memory
 
 
-async def _closing(sending: Awaitable[Tally], connections: Connections) -> Tally:
-    try:
-        return await sending
-    finally:
-        connections.close()
+def _progress(count: int) -> Callable[[int], None]:
+    def tell(number: int) -> None:
+        if number % max(1, count // 5) == 0:
+            print(f"  {number} of {count} messages begun", file=sys.stderr, flush=True)
+
+    return tell
 
 
-def row(
-    policy: str, tally: Tally, counted: dict[str, Any], lasted: float, options: argparse.Namespace
-) -> dict[str, Any]:
-    """Return a policy's figures."""
-    times = sorted(tally.times)
-    known = min(options.recipients, options.per_minute * lasted / 60 + options.per_minute / 10)
+def column(result: Result, recipients: int) -> dict[str, str]:
+    """Return a policy's figures by their names."""
+    tally, seen, times = result.tally, result.seen, result.tally.times
+    exposed = Counter(seen.exposures)
+    in_vain = len({user for user, _ in exposed} & set(tally.lost))
+    statuses = ", ".join(f"{status}: {count:,}" for status, count in sorted(tally.statuses.items()))
     return {
-        "policy": policy,
-        "first try": f"{tally.first / options.recipients:.1%}",
-        "by retry": f"{tally.retried / options.recipients:.1%}",
-        "lost": f"{tally.lost / options.recipients:.1%}",
-        "bound": f"{known / options.recipients:.0%}",
-        "calls": counted["calls"],
-        "worst min": counted["worst_minute"],
-        "429s": counted["statuses"].get("429", 0),
-        "exposures": f"{counted['exposures']}/{len(tally.asked)}",
-        "p50 ms": f"{1000 * times[len(times) // 2]:.0f}",
-        "p99 ms": f"{1000 * times[int(len(times) * 0.99)]:.0f}",
-        "max ms": f"{1000 * times[-1]:.0f}",
-        "over 2 s": sum(one > PATIENCE for one in times),
-        "unhealthy": tally.unhealthy,
-        "generator late p99 ms": f"{1000 * sorted(tally.late)[int(len(tally.late) * 0.99)]:.0f}",
+        "personalised messages": _share(len(tally.first) + len(tally.retried), recipients),
+        "… by the first try": _share(len(tally.first), recipients),
+        "… by a retry": _share(len(tally.retried), recipients),
+        "lost": _share(len(tally.lost), recipients),
+        "calls to Amplitude": f"{len(seen.calls):,}",
+        "… in the worst 60 s": f"{seen.worst_minute:,}",
+        "… refused with 429": f"{seen.statuses.get(429, 0):,}",
+        "exposures logged, of user and recommendation asked for": f"{seen_of(seen, tally)} of {len(tally.asked):,}",
+        "… more than once": f"{sum(exposed.values()) - len(exposed):,}",
+        "… for a message that was lost": f"{in_vain:,}",
+        "answers by status": statuses,
+        "answer time p50": milliseconds(percentile(times, 0.5)),
+        "… p99": milliseconds(percentile(times, 0.99)),
+        "… max": milliseconds(max(times)),
+        "… over 2 s": f"{over_patience(tally):,}",
+        "unhealthy-host events": f"{result.halts:,}",
+        "memory of the service at most": f"{result.memory / 2**20:.0f} MiB" if result.memory else "",
+        "generator late at p99": milliseconds(result.observer.lag)
+        + (" (**too busy to tell**)" if result.observer.too_busy else ""),
+        "processors idle / stolen": f"{result.observer.idle:.0%} / {result.observer.stolen:.0%}",
     }
 
 
-def main() -> None:
-    """Run the policies one after the other and print a table."""
+def seen_of(seen: Seen, tally: Tally) -> str:
+    """Return how many pairs were exposed, and those that nobody asked for."""
+    pairs = set(seen.exposures)
+    unasked = unasked_exposures(seen, tally)
+    return f"{len(pairs):,}" + (f" ({unasked:,} never asked for)" if unasked else "")
+
+
+def unasked_exposures(seen: Seen, tally: Tally) -> int:
+    """Return how many exposures were logged that no template asked for."""
+    return sum(user not in tally.asked or rec_id != REC_ID for user, rec_id in seen.exposures)
+
+
+def over_patience(tally: Tally) -> int:
+    """Return how many answers came too late for Braze, or not at all in its time."""
+    return sum(seconds > PATIENCE for seconds in tally.times)
+
+
+def broken(result: Result, options: argparse.Namespace) -> dict[str, bool]:
+    """Return the service's promises, and whether each was broken."""
+    tally, seen = result.tally, result.seen
+    below = 100 * (result.bound - len(tally.first) - len(tally.retried)) / options.recipients
+    failures = {status for status in tally.statuses if status not in ("200", "500")}
+    wanted = SERVICE[result.policy]
+    return {
+        f"it runs with {wanted} worker{'s' * (wanted > 1)}": result.workers != wanted,
+        "no 429": seen.statuses.get(429, 0) > 0,
+        f"at most {options.per_minute} calls in any 60 s": seen.worst_minute > options.per_minute,
+        "no answer over 2 s": over_patience(tally) > 0,
+        f"nothing but 200 and 500{f' ({sorted(failures)})' if failures else ''}": bool(failures),
+        "no exposure that nobody asked for": unasked_exposures(seen, tally) > 0,
+        "no exposure twice": len(seen.exposures) > len(set(seen.exposures)),
+        "the host is never unhealthy": result.halts > 0,
+        f"personalised within {POINTS_BELOW_THE_BOUND:g} points of the bound ({below:.1f} below)": below
+        > POINTS_BELOW_THE_BOUND,
+    }
+
+
+def _share(count: int, whole: int) -> str:
+    return f"{100 * count / whole:.1f} % ({count:,})"
+
+
+def main() -> int:
+    """Run the policies one after the other, print a table and the promises, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipients", type=int, default=1000)
-    parser.add_argument("--seconds", type=float, default=40, help="in which all messages are begun")
+    parser.add_argument("--recipients", type=int, default=4000)
+    parser.add_argument("--seconds", type=float, default=60, help="in which all messages are begun")
     parser.add_argument("--per-minute", type=int, default=600, help="Amplitude's quota")
     parser.add_argument("--latency", type=float, default=0.3, help="Amplitude's, in seconds")
-    parser.add_argument("--backoff", type=float, default=4, help="seconds until the first retry, then doubled")
+    parser.add_argument("--backoff", type=float, default=1.6, help="seconds until the first retry, then doubled")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--policy", choices=["service", "straight", "cache by URL"], action="append")
+    parser.add_argument("--policy", choices=POLICIES, action="append", help="only this one; may be repeated")
     options = parser.parse_args()
-    rows = []
-    for policy in options.policy or ["straight", "cache by URL", "service"]:
+    results = []
+    for policy in options.policy or POLICIES:
         print(f"{policy}:", file=sys.stderr, flush=True)
-        rows.append(run(policy, options))
-    print(" | ".join(rows[0]))
-    for one in rows:
-        print(" | ".join(str(value) for value in one.values()))
+        results.append(run(policy, options))
+    _print(results, options)
+    service = [result for result in results if result.policy in SERVICE]
+    if any(result.observer.too_busy for result in service):
+        print("\nThe machine was too busy to tell: the generator's own loop was late.")
+        return 2
+    return 1 if any(any(broken(result, options).values()) for result in service) else 0
+
+
+def _print(results: list[Result], options: argparse.Namespace) -> None:
+    to = recipients(options.recipients, options.seconds, options.backoff, options.seed)
+    chances = [Chance(one.at, one.last_try + PATIENCE - options.latency) for one in to]
+    paced = at_an_even_pace(chances, options.per_minute, options.latency)
+    lasts = max(one.last for one in chances)
+    print(
+        f"{options.recipients:,} recipients, one message each, begun within {options.seconds:g} s; the last try that "
+        f"can help comes after {lasts:.0f} s. Amplitude allows {options.per_minute:,} calls a minute and takes "
+        f"{options.latency:g} s for each. No policy at all could personalise more than "
+        f"{_share(of_any_policy(chances, options.per_minute), options.recipients)}; one that paces its calls evenly, "
+        f"and knows every try to come, {_share(paced, options.recipients)}.\n"
+    )
+    columns = [column(result, options.recipients) for result in results]
+    rows = [[name, *(one[name] for one in columns)] for name in columns[0]]
+    print(table(["", *(result.policy for result in results)], rows))
+    for result in results:
+        if result.policy in SERVICE:
+            print(f"\nPromises, {result.policy}:")
+            for promise, is_broken in broken(result, options).items():
+                print(f"- {'BROKEN' if is_broken else 'kept'}: {promise}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
