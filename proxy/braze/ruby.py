@@ -1,0 +1,82 @@
+"""What Ruby's Liquid, the engine that Braze builds on, prints where python-liquid prints something else."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TextIO
+
+from liquid import RenderContext
+from liquid.builtin.output import Output, OutputNode
+from liquid.builtin.tags.echo_tag import EchoNode, EchoTag
+from liquid.exceptions import LiquidError
+
+_TYPES = {"str": "String", "int": "Integer", "float": "Float", "list": "Array", "dict": "Hash", "bool": "true"}
+
+
+def says(error: LiquidError) -> str:
+    """Return an error as it shows in a message."""
+    text = str(error.message)
+    if types := re.search(r"between '(\w+)' and '(\w+)'", text):
+        right, left = (_TYPES.get(one, one) for one in types.groups())
+        return f"comparison of {left} with {right} failed"
+    return "divided by 0" if "divide by 0" in text else text
+
+
+def prints(value: object) -> str:
+    """Return a value as it shows in a message."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return str(value).lower()
+        case float():
+            return _float(value)
+        case list() | tuple():
+            return "".join(prints(one) for one in value)
+        case dict():
+            return _inspect(value)
+        case range():
+            return f"{value.start}..{value.stop - 1}"
+    return str(value)
+
+
+def _float(value: float) -> str:
+    text = repr(value)
+    mantissa, e, exponent = text.partition("e")
+    return text if not e else f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent}"
+
+
+def _inspect(value: object) -> str:
+    match value:
+        case None:
+            return "nil"
+        case str():
+            return json.dumps(value, ensure_ascii=False)
+        case dict():
+            return "{" + ", ".join(f"{_inspect(key)}=>{_inspect(one)}" for key, one in value.items()) + "}"
+        case list():
+            return "[" + ", ".join(_inspect(one) for one in value) + "]"
+    return prints(value)
+
+
+class _OutputNode(OutputNode):
+    def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
+        return buffer.write(prints(self.expression.evaluate(context)))
+
+
+class _EchoNode(EchoNode):
+    def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
+        return buffer.write(prints(self.expression.evaluate(context)))
+
+
+class RubyOutput(Output):
+    """`{{ … }}`."""
+
+    node_class = _OutputNode
+
+
+class RubyEcho(EchoTag):
+    """`{% echo … %}`."""
+
+    node_class = _EchoNode
