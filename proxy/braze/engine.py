@@ -15,7 +15,7 @@ from proxy.braze.exchange import Ask, Finding, Rendering, User
 from proxy.braze.limits import Limits
 from proxy.braze.lint import findings
 from proxy.braze.run import Aborted, Run
-from proxy.braze.source import Unreadable, rewritten
+from proxy.braze.source import Unreadable, require_closed, rewritten
 
 LIMITS = Limits()
 
@@ -28,6 +28,7 @@ def render(
     try:
         if len(source) > limits.source:
             raise Unreadable(1, f"it is longer than {limits.source:,} characters, the most that is previewed")
+        require_closed(source)
         run.found.extend(findings(source))
         message = _rendered(source, run)
     except Unreadable as unreadable:

@@ -12,16 +12,20 @@ _CONDITIONS = frozenset({"if", "elsif", "unless"})
 _QUOTED = re.compile(r"""(["'])(.*?)\1""", re.DOTALL)
 _ORDER = re.compile(r"""(["'])[^"']*\1\s*[<>]=?|[<>]=?\s*(["'])[^"']*\2""")
 _NUMBER_AS_TEXT = re.compile(
-    r"""[\w.\]-]*(?:\.computations[.\[]|\.propensity\b)[^\s=!]*\s*(?:==|!=)\s*["']-?(?:0|[1-9]\d*)(?:\.\d+)?["']"""
+    r"""(?:\.computations[.\[]|\.propensity\b)[^\s=!]{0,200}\s*(?:==|!=)\s*["']-?(?:0|[1-9]\d*)(?:\.\d+)?["']"""
 )
-_RANGE = re.compile(r"\(\s*[\w.-]+?\s*\.\.\s*[\w.-]+?\s*\)")
+_RANGE = re.compile(r"\(\s*[\w.-]{1,100}?\s*\.\.\s*[\w.-]{1,100}?\s*\)")
 
-_COLON = re.compile(r"[\w\])-]\.([\w-]+:\w[\w-]*)")
-_BLANK = re.compile(r"(?<![\w.])[A-Za-z_][\w-]*(?:\.[\w-]+)*\.([\w-]+[ \t]+(?!(?:and|or|contains)\b)[A-Za-z_]\w*)")
-_DIGIT = re.compile(r"[A-Za-z_\])][\w-]*\.(\d[\w-]*[A-Za-z_][\w-]*)")
-_FOREIGN = re.compile(r"[\w\])]\.([\w-]*[^\x00-\x7f][^\s|}=<>!,:]*)")
-_BRACKET = re.compile(r"[\w\])]\.(\[[^\]]*\][^|}=<>!,\"']*)")
-_BRACKETED = re.compile(r"""\[\s*(["'])([^"']*[\[\]][^"']*)\1\s*\]""")
+# A name after a dot. Each is looked for from every letter on, so its length has a bound.
+_COLON = re.compile(r"[\w\])-]\.([\w-]{1,100}:\w[\w-]{0,100})")
+_BLANK = re.compile(
+    r"(?<![\w.-])[A-Za-z_][\w-]{0,100}(?:\.[\w-]{1,100}){0,20}?"
+    r"\.([\w-]{1,100}[ \t]+(?!(?:and|or|contains)\b)[A-Za-z_]\w{0,100})"
+)
+_DIGIT = re.compile(r"[A-Za-z_\])][\w-]{0,100}\.(\d[\w-]{0,100}[A-Za-z_][\w-]{0,100})")
+_FOREIGN = re.compile(r"[\w\])]\.([\w-]{0,100}[^\x00-\x7f][^\s|}=<>!,:]{0,100})")
+_BRACKET = re.compile(r"[\w\])]\.(\[[^\]]{0,100}\][^|}=<>!,\"']{0,100})")
+_BRACKETED = re.compile(r"""\[\s*(["'])([^"']{0,100}[\[\]][^"']{0,100})\1\s*\]""")
 
 
 def condition_findings(markup: Markup) -> Iterator[Finding]:

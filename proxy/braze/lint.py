@@ -108,11 +108,10 @@ def _half_retry(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
 
 
 def _unknown_options(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
-    for word in written.unknown:
+    if written.unknown:
+        words = " ".join(written.unknown)[:80]
         known = ", ".join(f":{name}" for name in sorted(tag.FLAGS | tag.VALUED))
-        yield Finding(
-            markup.line, "unknown-option", f"{word[:80]} is no option of the tag, and is ignored", f"they are {known}"
-        )
+        yield Finding(markup.line, "unknown-option", f"{words} is no option of the tag", f"the options are {known}")
     if written.method not in ("GET", "POST"):
         yield Finding(markup.line, "unknown-option", "Braze knows no such method", "write :method post, or leave it")
 

@@ -10,6 +10,7 @@ from typing import Literal
 ATTRIBUTES = "__braze__"
 """The variable that holds what `${…}` names without anything in front."""
 
+_BLOCKS = frozenset({"if", "unless", "case", "for", "tablerow", "capture", "ifchanged"})
 _VERBATIM = ("raw", "comment", "doc")
 _TAG = re.compile(r"\{%-?\s*(#|\w*)(.*?)-?%\}\Z", re.DOTALL)
 _ATTRIBUTE = re.compile(r"(?:([A-Za-z_]\w*)\.)?\$\{([^{}\n]*)\}")
@@ -64,6 +65,18 @@ def markups(source: str) -> Iterator[Markup]:
             yield Markup("verbatim", source[start:at], name, "", start, line)
         else:
             yield Markup("tag", text, name, rest, start, line)
+
+
+def require_closed(source: str) -> None:
+    """Raise Unreadable when a block is opened and never closed."""
+    open_blocks: list[Markup] = []
+    for markup in markups(source):
+        if markup.name in _BLOCKS:
+            open_blocks.append(markup)
+        elif open_blocks and markup.name == f"end{open_blocks[-1].name}":
+            open_blocks.pop()
+    if open_blocks:
+        raise Unreadable(open_blocks[-1].line, f"{{% {open_blocks[-1].name} %}} is never closed")
 
 
 def rewritten(source: str) -> str:
