@@ -18,7 +18,7 @@ from proxy.quota import WINDOW_SECONDS, Quota
 from proxy.settings import Settings
 from proxy.store import Store
 from proxy.telemetry import OncePerMinute, configure_logging
-from proxy.web import context, docs, hooks, ops, pages, v1
+from proxy.web import context, docs, hooks, ops, pages, playground, v1
 
 _MARGIN_SECONDS = 0.12
 """What is left of the deadline to write the answer, and to find a thread for the request before that."""
@@ -51,6 +51,7 @@ def create_app(
     app.register_blueprint(ops.blueprint)
     app.register_blueprint(pages.blueprint)
     app.register_blueprint(docs.blueprint)
+    app.register_blueprint(playground.blueprint)
     return app
 
 

@@ -23,6 +23,7 @@ from proxy import __version__
 from proxy.app import amplitude
 from proxy.check import findings
 from proxy.keys import BadEntry, entry, generate
+from proxy.preview import preview
 from proxy.sandbox.answers import Documented
 from proxy.sandbox.faults import FaultKind
 from proxy.sandbox.population import named
@@ -48,6 +49,9 @@ _TRIES = (
 @click.version_option(__version__, prog_name="connected-content-proxy")
 def main() -> None:
     """What Amplitude knows of a user, as cached JSON for Braze Connected Content."""
+
+
+main.add_command(preview)
 
 
 @main.command("new-key")

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from io import StringIO
 from typing import Any, TextIO
+from urllib.parse import quote
 
 from liquid import BoundTemplate, Environment, RenderContext, Token
 from liquid.ast import Node
@@ -22,8 +23,8 @@ from proxy.braze.run import Aborted, Run, line_of
 Parse = Callable[[str, int], BoundTemplate]
 """Parses the Liquid inside a tag, which begins at a line of the message."""
 
-_PASSED_ON = frozenset({"cache-control", "x-request-id"})
-"""Headers of a tag that reach the service; who asks is settled elsewhere."""
+_PASSED_ON = frozenset({"cache-control"})
+"""Headers of a tag that reach the service; who asks, and under which id, is settled elsewhere."""
 
 
 class _AbortNode(Node):
@@ -87,6 +88,8 @@ class _ConnectedContentNode(Node):
     def _request(self, name: str, url: str, body: str, context: RenderContext) -> Request:
         written = self.written
         query = url.partition("?")[2].partition("#")[0]
+        # As it goes over the wire, whatever the template has put into it.
+        query = quote(query, safe="%/:?[]@!$&'()*+,;=", errors="replace")
         target = f"/v1/{name}" + (f"?{query}" if query else "")
         headers = _headers(self._liquid(written.options.get("headers", ""), context))
         if written.method != "POST":

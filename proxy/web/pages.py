@@ -49,7 +49,7 @@ def revalidated(response: Response) -> Response:
     """Let `response` be kept, but asked for again each time: 304 when it is still the same."""
     response.headers["Cache-Control"] = "no-cache"
     response.add_etag()
-    return response.make_conditional(request.environ)
+    return _conditional(response)
 
 
 def asset(name: str) -> str:
@@ -67,7 +67,13 @@ def static(name: str) -> Response:
         f"public, max-age={_A_YEAR}, immutable" if named else f"public, max-age={_AN_HOUR}"
     )
     response.set_etag(tag)
-    return response.make_conditional(request.environ)
+    return _conditional(response)
+
+
+def _conditional(response: Response) -> Response:
+    response.make_conditional(request.environ)
+    del response.headers["Date"]  # the server has its own
+    return response
 
 
 @cache
