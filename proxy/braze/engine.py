@@ -14,6 +14,7 @@ from proxy.braze.dialect import context_of, template_of
 from proxy.braze.exchange import Ask, Finding, Rendering, User
 from proxy.braze.limits import Limits
 from proxy.braze.lint import findings
+from proxy.braze.ruby import sound
 from proxy.braze.run import Aborted, Run
 from proxy.braze.source import Unreadable, require_closed, rewritten
 
@@ -25,6 +26,7 @@ def render(
 ) -> Rendering:
     """Return what Braze would send of `source` to `user`, and what breaks in it. `ask` answers each tag."""
     run = Run(user, ask, limits, monotonic)
+    source = sound(source)
     try:
         if len(source) > limits.source:
             raise Unreadable(1, f"it is longer than {limits.source:,} characters, the most that is previewed")

@@ -23,7 +23,10 @@ def report(rendering: Rendering) -> dict[str, Any]:
 
 def lines(rendering: Rendering) -> Iterator[str]:
     """Yield what is to be said of a rendering beside its message."""
+    told = {exchange.line for exchange in rendering.exchanges if exchange.logs_exposure}
     for finding in rendering.findings:
+        if finding.rule == "exposure" and finding.line in told:
+            continue  # what the tag has done is said below
         yield f"line {finding.line}: {finding.fault}"
         yield f"    mend: {finding.mend}"
     for one in map(_tag, rendering.exchanges):
@@ -32,9 +35,9 @@ def lines(rendering: Rendering) -> Iterator[str]:
         if one["status"] is None:
             yield "    not called"
             continue
-        told = [str(one["status"]), one["cache_status"] or "", f"age {one['age']} s" if one["age"] is not None else ""]
-        told += [f"{one['calls']} call{'s' * (one['calls'] != 1)} to Amplitude", f"{one['ms']} ms"]
-        yield "    " + ", ".join(filter(None, told))
+        facts = [str(one["status"]), one["cache_status"] or "", f"age {one['age']} s" if one["age"] is not None else ""]
+        facts += [f"{one['calls']} call{'s' * (one['calls'] != 1)} to Amplitude", f"{one['ms']} ms"]
+        yield "    " + ", ".join(filter(None, facts))
         if one["exposure"]:
             yield f"    {one['exposure']}"
         yield "    " + json.dumps(one["json"], ensure_ascii=False)

@@ -28,6 +28,8 @@ def prints(value: object) -> str:
     match value:
         case None:
             return ""
+        case str():
+            return sound(value)
         case bool():
             return str(value).lower()
         case float():
@@ -39,6 +41,11 @@ def prints(value: object) -> str:
         case range():
             return f"{value.start}..{value.stop - 1}"
     return str(value)
+
+
+def sound(text: str) -> str:
+    """Return text that UTF-8 can hold: JSON can say half of a character."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _float(value: float) -> str:

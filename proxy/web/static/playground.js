@@ -63,7 +63,7 @@ function plural(count, one) {
 
 function call(tag) {
   const card = element("article", "call");
-  const title = element("h3", "", element("code", "", `${tag.method} ${tag.called ?? "nothing"}`));
+  const title = element("h3", "", element("code", "", `${tag.method} ${tag.called ?? ""}`));
   if (tag.saved_as) title.append(" → ", element("code", "", tag.saved_as));
   title.append(lineButton(tag.line));
   card.append(title, element("p", "url", tag.url));
@@ -78,7 +78,9 @@ function call(tag) {
   if (tag.age !== null) facts.append(element("span", "badge", `age ${tag.age} s`));
   facts.append(element("span", "badge", `${tag.ms} ms`));
   card.append(facts);
-  if (tag.exposure) card.append(element("p", "notice warn exposure", `Exposure: ${tag.exposure}.`));
+  if (tag.exposure) {
+    card.append(element("p", tag.calls ? "notice warn exposure" : "notice exposure", `Exposure: ${tag.exposure}.`));
+  }
   const body = typeof tag.json === "string" ? tag.json : JSON.stringify(tag.json, null, 2);
   const shown = element("pre", "wrap", body);
   shown.tabIndex = 0;
@@ -97,7 +99,9 @@ function show(rendering) {
   byId("reason").hidden = !rendering.reason;
   byId("message").textContent = rendering.message;
   byId("message").hidden = rendering.outcome !== "sent" && !rendering.message;
-  showFindings(rendering.findings);
+  // What a tag has done is said beside it.
+  const told = new Set(rendering.tags.filter((tag) => tag.exposure).map((tag) => tag.line));
+  showFindings(rendering.findings.filter((one) => one.rule !== "exposure" || !told.has(one.line)));
   byId("tags").replaceChildren(...rendering.tags.map(call));
 }
 
@@ -110,7 +114,8 @@ async function render() {
   result.setAttribute("aria-busy", "true");
   byId("outcome").textContent = "rendering …";
   try {
-    const answer = await fetch("/playground/render", {
+    // Whole, for a page opened as https://name:secret@host has those in front of every path that is relative.
+    const answer = await fetch(`${location.origin}/playground/render`, {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({
@@ -126,7 +131,10 @@ async function render() {
   } catch {
     if (turn === latest) failed("the service cannot be reached: is it running, and are you connected?");
   } finally {
-    if (turn === latest) result.setAttribute("aria-busy", "false");
+    if (turn === latest) {
+      result.setAttribute("aria-busy", "false");
+      if (result.getBoundingClientRect().top > innerHeight / 2) result.scrollIntoView();
+    }
   }
 }
 
@@ -142,17 +150,16 @@ form.addEventListener("keydown", (event) => {
   }
 });
 
-byId("snippet").addEventListener("change", (event) => {
-  if (!event.target.value) return;
+// By a button and not on change: who goes through the list by keyboard would lose the message at each step.
+byId("load").addEventListener("click", () => {
+  const text = byId(byId("snippet").value).textContent;
   editor.focus();
   editor.select();
   // So that undo brings back what was there; where a browser no longer can, the text is simply replaced.
-  const text = byId(event.target.value).textContent;
   if (!document.execCommand("insertText", false, text)) editor.value = text;
   editor.setSelectionRange(0, 0);
   editor.scrollTop = 0;
   warnOfExposure();
-  event.target.focus();
 });
 
 byId("copy").addEventListener("click", async () => {
