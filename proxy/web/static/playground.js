@@ -74,7 +74,7 @@ function call(tag) {
   const facts = element("p", "row");
   facts.append(element("span", tag.status === 200 ? "badge good" : "badge bad", `status ${tag.status}`));
   facts.append(element("span", tag.calls ? "badge warn" : "badge good", `${plural(tag.calls, "call")} to Amplitude`));
-  if (tag.cache_status) facts.append(element("span", "badge", tag.cache_status));
+  if (tag.cache_status) facts.append(element("span", "badge", `cache ${tag.cache_status}`));
   if (tag.age !== null) facts.append(element("span", "badge", `age ${tag.age} s`));
   facts.append(element("span", "badge", `${tag.ms} ms`));
   card.append(facts);
