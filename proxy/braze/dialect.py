@@ -18,6 +18,8 @@ from proxy.braze.source import ATTRIBUTES
 
 _FATAL = re.compile(r"unexpected tag|expected tag|missing tag|unknown block|unexpected end|unexpected liquid")
 """What Ruby's Liquid refuses a whole template for."""
+_SLIPS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError)
+"""What python-liquid lets through when a filter is given odd values, where Ruby's Liquid says "internal"."""
 
 
 def template_of(source: str, run: Run, *, line: int = 1) -> BoundTemplate:
@@ -125,13 +127,21 @@ class _Guarded(Node):
         except ResourceLimitError as limit:
             limit.token = limit.token or self.token
             raise
+        except LiquidTypeError as error:
+            return self._show(
+                buffer,
+                ruby.says(error),
+                "compare like with like; text becomes a number with {% assign n = … | plus: 0 %}",
+            )
         except LiquidError as error:
-            text = f"Liquid error: {ruby.says(error)}"
-            mend = "guard it with an if, or mend the values it is given"
-            if isinstance(error, LiquidTypeError):
-                mend = "compare like with like; text becomes a number with {% assign n = … | plus: 0 %}"
-            self.run.found.append(Finding(self.line, "liquid-error", f"it puts “{text}” into the message", mend))
-            return buffer.write(text)
+            return self._show(buffer, ruby.says(error), "guard it with an if, or mend the values it is given")
+        except _SLIPS:
+            return self._show(buffer, "internal", "a filter is given what it is not made for: look at its arguments")
+
+    def _show(self, buffer: TextIO, error: str, mend: str) -> int:
+        text = f"Liquid error: {error}"
+        self.run.found.append(Finding(self.line, "liquid-error", f"it puts “{text}” into the message", mend))
+        return buffer.write(text)
 
 
 def _blocks(nodes: Iterable[Node]) -> Iterator[BlockNode]:

@@ -256,3 +256,33 @@ def test_a_rendering_ends_when_its_time_is_spent() -> None:
     assert rendering.outcome == "refused"
     assert "longer than 1 s" in rendering.reason
     assert len(rendering.exchanges) < 3
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ -1.5 | times: true }}",
+        "{{ 'x' | base64_url_safe_decode }}",
+        "{{ c.list | compact: 'x' }}",
+        "{% tablerow i in c.list cols: c.nothing %}{% endtablerow %}",
+        "{% for i in c.list limit: -1 %}{% endfor %}",
+        "{% if c contains c %}{% endif %}",
+        "{{ ',' | sum }}",
+        "{{ 1.5 | floor | date: c }}",
+    ],
+)
+def test_odd_values_for_a_filter_never_end_in_an_exception(source: str) -> None:
+    rendering = rendered(TAG + source + "after", Service({"list": [1, "a", {"b": 1}]}))
+    assert rendering.outcome == "sent"
+    assert rendering.message.endswith("after")
+
+
+def test_a_fault_of_whom_is_asked_is_no_error_of_the_template() -> None:
+    class Gone(Exception):
+        pass
+
+    def gone(request: Request) -> Answer:
+        raise Gone
+
+    with pytest.raises(Gone):
+        render("{% if true %}" + TAG + "{% endif %}", USER, gone)
