@@ -49,7 +49,8 @@ def revalidated(response: Response) -> Response:
     """Let `response` be kept, but asked for again each time: 304 when it is still the same."""
     response.headers["Cache-Control"] = "no-cache"
     response.add_etag()
-    return response.make_conditional(request.environ)
+    response.make_conditional(request.environ)
+    return response
 
 
 def asset(name: str) -> str:
@@ -67,7 +68,8 @@ def static(name: str) -> Response:
         f"public, max-age={_A_YEAR}, immutable" if named else f"public, max-age={_AN_HOUR}"
     )
     response.set_etag(tag)
-    return response.make_conditional(request.environ)
+    response.make_conditional(request.environ)
+    return response
 
 
 @cache
