@@ -91,7 +91,6 @@ _RESPONSES: Mapping[str, Schema] = {
         "No answer yet",
         "the call to Amplitude could not be sent in time within the quota; try again",
         "Retry-After",
-        "Cache-Control",
         "Cache-Status",
         "X-Amplitude-Calls",
         schema="TryAgain",
@@ -186,9 +185,18 @@ def _drop_in() -> Schema:
         "Userprofile",
         (DROP_IN, (), examples.DROP_IN_QUESTION),
         {
-            "200": answer("As Amplitude answers.", {"application/json": {**found, "examples": known}}, DATA_HEADERS),
-            "400": answer("An unknown or blank user, as Amplitude says it; or a mistake.", {**refused, **mistaken}),
-            "4XX": answer("An unknown user, with the status that Amplitude was seen to use.", refused),
+            "200": answer(
+                "As Amplitude answers.",
+                {"application/json": {**found, "examples": known}},
+                DATA_HEADERS,
+                perhaps=["ETag"],
+            ),
+            "400": answer(
+                "An unknown or blank user, as Amplitude says it; or a mistake.",
+                {**refused, **mistaken},
+                perhaps=DATA_HEADERS,
+            ),
+            "4XX": answer("An unknown user, with the status that Amplitude was seen to use.", refused, DATA_HEADERS),
             "500": answer(
                 "No answer, as Amplitude is when it is unavailable.",
                 as_json("NoAnswer", {"missing": {"value": {"error": "quota_exhausted"}}}),
@@ -244,12 +252,15 @@ def _file() -> Schema:
 
 
 def _kept(kind: str, description: str, content: Mapping[str, Schema] | None = None) -> Schema:
-    """Return the answers of what may be kept and asked for again."""
+    """Return the answers of what may be kept, and asked for again."""
     shown = content or {kind: {"schema": {"type": "object" if kind == "application/json" else "string"}}}
-    return {
+    responses = {
         "200": answer(description, shown, ["ETag"]),
         "304": answer("Still what `If-None-Match` names.", headers=["ETag"]),
     }
+    for response in responses.values():
+        response["headers"]["Cache-Control"] = {"required": True, "schema": {"type": "string"}}
+    return responses
 
 
 def _head(get: Schema) -> Schema:

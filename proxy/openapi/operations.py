@@ -9,15 +9,13 @@ from proxy.openapi.examples import sent
 from proxy.openapi.schemas import MISSING_WORDS, Schema, ref
 from proxy.query import BOOLEANS, MAX_ENTRIES, MAX_LENGTH, Parameter
 
-SECURITY: list[dict[str, list[str]]] = [{"basic": []}, {"bearer": []}, {"apiKey": []}, {"xApiKey": []}]
-
 SECURITY_SCHEMES: Mapping[str, Schema] = {
-    "basic": {
-        "type": "http",
-        "scheme": "basic",
-        "description": "Name and secret of a key; what Braze's `:basic_auth` sends.",
+    "xApiKey": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-API-Key",
+        "description": "`X-API-Key: <secret>`; looked at when there is no `Authorization`.",
     },
-    "bearer": {"type": "http", "scheme": "bearer", "description": "`Authorization: Bearer <secret>`."},
     "apiKey": {
         "type": "apiKey",
         "in": "header",
@@ -25,13 +23,15 @@ SECURITY_SCHEMES: Mapping[str, Schema] = {
         "description": "`Authorization: Api-Key <secret>`, as a template written for Amplitude sends it. "
         "The value is `Api-Key`, a space and the secret.",
     },
-    "xApiKey": {
-        "type": "apiKey",
-        "in": "header",
-        "name": "X-API-Key",
-        "description": "`X-API-Key: <secret>`; looked at when there is no `Authorization`.",
+    "bearer": {"type": "http", "scheme": "bearer", "description": "`Authorization: Bearer <secret>`."},
+    # Last, for there Swagger UI puts the cursor.
+    "basic": {
+        "type": "http",
+        "scheme": "basic",
+        "description": "Name and secret of a key; what Braze's `:basic_auth` sends.",
     },
 }
+SECURITY: list[dict[str, list[str]]] = [{name: []} for name in SECURITY_SCHEMES]
 
 _CACHE = "connected-content-proxy"
 _NO_CONTROL = r"^\s*[^\x00-\x1f\x7f-\x9f]*\s*$"
@@ -156,11 +156,17 @@ def body(known: Iterable[Parameter], required: Iterable[Parameter], question: Ma
     }
 
 
-def answer(description: str, content: Mapping[str, Schema] | None = None, headers: Iterable[str] = ()) -> Schema:
-    """Return a response; every one has a request id beside its `headers`."""
+def answer(
+    description: str,
+    content: Mapping[str, Schema] | None = None,
+    headers: Iterable[str] = (),
+    perhaps: Iterable[str] = (),
+) -> Schema:
+    """Return a response. Every one has a request id beside its `headers`; those in `perhaps` may be missing."""
+    optional = {name: {key: value for key, value in HEADERS[name].items() if key != "required"} for name in perhaps}
     return {
         "description": description,
-        "headers": {name: ref(name, "headers") for name in ("X-Request-ID", *headers)},
+        "headers": {name: ref(name, "headers") for name in ("X-Request-ID", *headers)} | optional,
         **({"content": dict(content)} if content else {}),
     }
 
@@ -173,7 +179,9 @@ def as_json(schema: str, examples: Mapping[str, Any] | None = None, **more: Any)
 def problem(status: int, title: str, detail: str, *headers: str, schema: str = "Problem", **more: Any) -> Schema:
     """Return a response in RFC 9457's form, with what it says for example."""
     example = {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}
-    return answer(title, {"application/problem+json": {"schema": ref(schema), "example": example}}, headers)
+    return answer(
+        title, {"application/problem+json": {"schema": ref(schema), "example": example}}, ["Cache-Control", *headers]
+    )
 
 
 def _told(parameter: Parameter) -> str:

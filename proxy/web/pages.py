@@ -49,8 +49,7 @@ def revalidated(response: Response) -> Response:
     """Let `response` be kept, but asked for again each time: 304 when it is still the same."""
     response.headers["Cache-Control"] = "no-cache"
     response.add_etag()
-    response.make_conditional(request.environ)
-    return response
+    return _conditional(response)
 
 
 def asset(name: str) -> str:
@@ -68,7 +67,12 @@ def static(name: str) -> Response:
         f"public, max-age={_A_YEAR}, immutable" if named else f"public, max-age={_AN_HOUR}"
     )
     response.set_etag(tag)
+    return _conditional(response)
+
+
+def _conditional(response: Response) -> Response:
     response.make_conditional(request.environ)
+    del response.headers["Date"]  # the server has its own
     return response
 
 
