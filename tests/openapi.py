@@ -45,10 +45,11 @@ def differences(document: Document, response: dict[str, Any], answer: TestRespon
     content = response.get("content")
     if not content:
         return found + (["a body where none is promised"] if answer.data else [])
-    if answer.mimetype not in content:
-        return [*found, f"{answer.mimetype} is not promised"]
-    body = json.loads(answer.data) if answer.mimetype.endswith("json") else answer.text
-    return found + _faults(document, content[answer.mimetype]["schema"], body)
+    kind = answer.mimetype or "nothing"
+    if kind not in content:
+        return [*found, f"{kind} is not promised"]
+    body = json.loads(answer.data) if kind.endswith("json") else answer.text
+    return found + _faults(document, content[kind]["schema"], body)
 
 
 def _resolved(document: Document, value: dict[str, Any]) -> dict[str, Any]:

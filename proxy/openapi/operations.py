@@ -203,16 +203,17 @@ def _in_url(parameter: Parameter, required: bool) -> Schema:
 def _in_json(parameter: Parameter, required: bool) -> Schema:
     if parameter.words == BOOLEANS:
         return {"anyOf": [{"type": "boolean"}, _text(parameter)]}
-    if parameter.words and not parameter.many:
-        return _text(parameter)
     if not parameter.many:
-        return {"anyOf": [_text(parameter), {"type": "number"}]}
-    words: Schema = {"enum": list(parameter.words)}
-    entry = _entry(_NO_CONTROL if parameter.holds_comma else _NO_CONTROL_OR_COMMA, required)
-    one = words if parameter.words else {"anyOf": [entry, {"type": "number"}]}
+        return _text(parameter) if parameter.words else {"anyOf": [_text(parameter), {"type": "number"}]}
+    if parameter.words:
+        one: Schema = {"enum": list(parameter.words)}
+        alone = [one]
+    else:
+        pattern = _NO_CONTROL if parameter.holds_comma else _NO_CONTROL_OR_COMMA
+        one = {"anyOf": [_entry(pattern, required), {"type": "number"}]}
+        alone = [_listed(required), {"type": "number"}]
     some = {"type": "array", "items": one, "maxItems": MAX_ENTRIES, **({"minItems": 1} if required else {})}
-    listed: Schema = {"type": "string", "description": "Comma separated."}
-    return {"anyOf": [some, words if parameter.words else listed, *([] if parameter.words else [{"type": "number"}])]}
+    return {"anyOf": [some, *alone]}
 
 
 def _text(parameter: Parameter) -> Schema:
@@ -228,4 +229,14 @@ def _entry(pattern: str, required: bool) -> Schema:
         "type": "string",
         "maxLength": MAX_LENGTH,
         "pattern": pattern.replace(r"^\s*", r"^\s*[^\s,\x00-\x1f\x7f-\x9f]", 1) if required else pattern,
+    }
+
+
+def _listed(required: bool) -> Schema:
+    entry = rf"[^\x00-\x1f\x7f-\x9f,]{{0,{MAX_LENGTH}}}"
+    return {
+        "type": "string",
+        "description": "Comma separated.",
+        "pattern": rf"^\s*{entry}(,{entry}){{0,{MAX_ENTRIES - 1}}}\s*$",
+        **({"allOf": [{"pattern": r"[^\s,]"}]} if required else {}),
     }

@@ -50,7 +50,7 @@ ENVELOPE: Mapping[str, Schema] = {
     "ok": _of("boolean", "Every part that was asked is answered, fresh or stale."),
     "found": _of("boolean", "Amplitude knows this user."),
     "error": {
-        "description": "Null when `ok`; else why the first missing part is missing. The others are filled all the same.",
+        "description": "Null when `ok`; else why the first missing part is missing. Others are filled all the same.",
         "enum": [None, BLANK_ID, *MISSING_WORDS],
     },
     "stale": _of("boolean", "Some part is older than its freshness lifetime."),

@@ -226,9 +226,9 @@ def test_the_examples_of_the_faults_are_what_the_service_says(client: FlaskClien
 
 def test_what_is_promised_closed_admits_no_other_key(client: FlaskClient) -> None:
     """Show that the checks above can fail: the same answer with a key more, and with one less."""
-    schema = DOCUMENT["components"]["schemas"]["CohortsAnswer"]
-    response = {"content": {"application/json": {"schema": schema}}}
+    response = {"content": {"application/json": {"schema": DOCUMENT["components"]["schemas"]["CohortsAnswer"]}}}
     answer = ask(client, "/v1/cohorts")
-    for body in ({**answer.json, "more": 1}, {k: v for k, v in answer.json.items() if k != "member"}):  # type: ignore[dict-item]
+    whole = json.loads(answer.data)
+    for body in (whole | {"more": 1}, {key: whole[key] for key in whole.keys() - {"member"}}):
         answer.set_data(json.dumps(body))
         assert [fault for fault in differences(DOCUMENT, response, answer) if "header" not in fault]
