@@ -34,8 +34,10 @@ SECURITY_SCHEMES: Mapping[str, Schema] = {
 SECURITY: list[dict[str, list[str]]] = [{name: []} for name in SECURITY_SCHEMES]
 
 _CACHE = "connected-content-proxy"
-_NO_CONTROL = r"^\s*[^\x00-\x1f\x7f-\x9f]*\s*$"
-_NO_CONTROL_OR_COMMA = r"^\s*[^\x00-\x1f\x7f-\x9f,]*\s*$"
+# Inside a value, for at its ends white space is trimmed. As what must not match: Swagger UI would make up values from
+# a pattern that must, and fill its forms with them.
+_CONTROL = r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]|\S\s*[\t-\r\x1c-\x1f\x85]\s*\S"
+_CONTROL_OR_COMMA = f"{_CONTROL}|,"
 
 HEADERS: Mapping[str, Schema] = {
     "X-Request-ID": {
@@ -138,7 +140,10 @@ def body(known: Iterable[Parameter], required: Iterable[Parameter], question: Ma
         "required": [parameter.name for parameter in required],
         "anyOf": [{"required": ["user_id"]}, {"required": ["device_id"]}],
     }
-    form = {parameter.name: _described(_in_url(parameter, parameter in required), parameter) for parameter in known}
+    form = {
+        parameter.name: _described(_in_url(parameter, parameter in required), parameter) | _shown(parameter, question)
+        for parameter in known
+    }
     document = {
         parameter.name: _described(_in_json(parameter, parameter in required), parameter) for parameter in known
     }
@@ -146,12 +151,12 @@ def body(known: Iterable[Parameter], required: Iterable[Parameter], question: Ma
         "description": "A parameter may be in the URL or in the body, not in both. 16 KiB at most.",
         "required": True,
         "content": {
+            "application/json": {"schema": {**rules, "properties": document}, "example": dict(question)},
             "application/x-www-form-urlencoded": {
                 "schema": {**rules, "properties": form},
                 "encoding": {one.name: {"style": "form", "explode": False} for one in known if one.many},
                 "example": sent(question),
             },
-            "application/json": {"schema": {**rules, "properties": document}, "example": dict(question)},
         },
     }
 
@@ -193,10 +198,17 @@ def _described(schema: Schema, parameter: Parameter) -> Schema:
     return {"description": _told(parameter), **schema}
 
 
+def _shown(parameter: Parameter, question: Mapping[str, Any]) -> Schema:
+    """Return what a form shows in a field: the question's value, else nothing rather than a made-up one."""
+    if parameter.name in question:
+        return {"examples": [question[parameter.name]]}
+    return {} if parameter.words else {"examples": [[] if parameter.many else ""]}
+
+
 def _in_url(parameter: Parameter, required: bool) -> Schema:
     if not parameter.many:
         return _text(parameter)
-    entry: Schema = {"enum": list(parameter.words)} if parameter.words else _entry(_NO_CONTROL_OR_COMMA, required)
+    entry = _words(parameter) if parameter.words else _entry(_CONTROL_OR_COMMA, required)
     return {"type": "array", "items": entry, "maxItems": MAX_ENTRIES, **({"minItems": 1} if required else {})}
 
 
@@ -206,30 +218,31 @@ def _in_json(parameter: Parameter, required: bool) -> Schema:
     if not parameter.many:
         return _text(parameter) if parameter.words else {"anyOf": [_text(parameter), {"type": "number"}]}
     if parameter.words:
-        one: Schema = {"enum": list(parameter.words)}
+        one = _words(parameter)
         alone = [one]
     else:
-        pattern = _NO_CONTROL if parameter.holds_comma else _NO_CONTROL_OR_COMMA
-        one = {"anyOf": [_entry(pattern, required), {"type": "number"}]}
+        unspeakable = _CONTROL if parameter.holds_comma else _CONTROL_OR_COMMA
+        one = {"anyOf": [_entry(unspeakable, required), {"type": "number"}]}
         alone = [_listed(required), {"type": "number"}]
     some = {"type": "array", "items": one, "maxItems": MAX_ENTRIES, **({"minItems": 1} if required else {})}
     return {"anyOf": [some, *alone]}
 
 
+def _words(parameter: Parameter) -> Schema:
+    return {"type": "string", "enum": list(parameter.words)}
+
+
 def _text(parameter: Parameter) -> Schema:
     if not parameter.words:
-        return {"type": "string", "maxLength": MAX_LENGTH, "pattern": _NO_CONTROL}
+        return {"type": "string", "maxLength": MAX_LENGTH, "not": {"pattern": _CONTROL}}
     default = {} if parameter.words == BOOLEANS else {"default": parameter.words[0]}
-    return {"type": "string", "enum": list(parameter.words), **default}
+    return {**_words(parameter), **default}
 
 
-def _entry(pattern: str, required: bool) -> Schema:
+def _entry(unspeakable: str, required: bool) -> Schema:
     # An entry of white space is dropped, so where one is required it must have something else in it.
-    return {
-        "type": "string",
-        "maxLength": MAX_LENGTH,
-        "pattern": pattern.replace(r"^\s*", r"^\s*[^\s,\x00-\x1f\x7f-\x9f]", 1) if required else pattern,
-    }
+    something = {"pattern": r"\S"} if required else {}
+    return {"type": "string", "maxLength": MAX_LENGTH, "not": {"pattern": unspeakable}, **something}
 
 
 def _listed(required: bool) -> Schema:
