@@ -7,18 +7,8 @@ from typing import Any
 
 from proxy import __version__
 from proxy.openapi import examples
-from proxy.openapi.operations import (
-    DATA_HEADERS,
-    HEADERS,
-    REQUEST_HEADERS,
-    SECURITY,
-    SECURITY_SCHEMES,
-    answer,
-    as_json,
-    body,
-    problem,
-    query_parameters,
-)
+from proxy.openapi.answers import DATA_HEADERS, HEADERS, SHARED, answer, as_json, headers_only
+from proxy.openapi.parameters import REQUEST_HEADERS, SECURITY, SECURITY_SCHEMES, body, query_parameters
 from proxy.openapi.schemas import Schema, answer_name, components, ref
 from proxy.parts import SECTIONS, Section
 from proxy.query import DROP_IN, INCLUDE, PREDICTION_ID, REC_ID, Parameter, parameters_of
@@ -38,7 +28,7 @@ def document() -> Schema:
         "paths": _paths(),
         "components": {
             "schemas": components(),
-            "responses": _RESPONSES,
+            "responses": SHARED,
             "headers": HEADERS,
             "parameters": REQUEST_HEADERS,
             "securitySchemes": SECURITY_SCHEMES,
@@ -63,40 +53,6 @@ _TAGS = {
     "Drop-in": "Amplitude's own endpoint, from the same cache and within the same quota.",
     "Operation": "For platforms and monitors. These cost no call.",
     "Pages": "For people.",
-}
-
-_RESPONSES: Mapping[str, Schema] = {
-    "BadRequest": problem(
-        400, "Bad Request", "rec_id is missing: name one or more recommendations, e.g. rec_id=abc123"
-    ),
-    "Unauthorized": problem(
-        401,
-        "Unauthorized",
-        "no valid credentials: send Basic (name and secret), Authorization: Bearer or Api-Key, or X-API-Key",
-        "WWW-Authenticate",
-    ),
-    "Forbidden": problem(403, "Forbidden", "this address may not call: it is outside ALLOWED_NETWORKS"),
-    "NotFound": problem(404, "Not Found", "there is nothing here; the data routes are under /v1/"),
-    "MethodNotAllowed": problem(
-        405, "Method Not Allowed", "this route does not take that method; Allow names those it takes", "Allow"
-    ),
-    "ContentTooLarge": problem(413, "Request Entity Too Large", "the body is too large: 16 KiB at most"),
-    "UnsupportedMediaType": problem(
-        415,
-        "Unsupported Media Type",
-        "the body is of another type: send application/x-www-form-urlencoded or application/json",
-    ),
-    "TryAgain": problem(
-        500,
-        "No answer yet",
-        "the call to Amplitude could not be sent in time within the quota; try again",
-        "Retry-After",
-        "Cache-Status",
-        "X-Amplitude-Calls",
-        schema="TryAgain",
-        ok=False,
-        error="quota_exhausted",
-    ),
 }
 
 _SUMMARIES: Mapping[Section | None, str] = {
@@ -147,7 +103,7 @@ def _get(name: str, tag: str, summary: str, responses: Schema, description: str 
     told = {"description": description} if description else {}
     operation = {"operationId": f"get{name}", "tags": [tag], "summary": summary, **told, "security": [], **more}
     operation["responses"] = responses
-    return {"get": operation, "head": _head(operation)}
+    return {"get": operation, "head": headers_only(operation)}
 
 
 def _data(section: Section | None) -> Schema:
@@ -239,13 +195,19 @@ def _asked(
         "requestBody": body(*asking),
         "responses": _sorted({**guarded, **of_body}),
     }
-    return {"get": get, "post": post, "head": _head(get)}
+    return {"get": get, "post": post, "head": headers_only(get)}
 
 
 def _file() -> Schema:
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}, "example": "site.css"}
     some = {kind: {"schema": {"type": "string"}} for kind in ("text/css", "text/javascript", "image/svg+xml")}
-    responses = {**_kept("", "The file.", some), "404": ref("NotFound", "responses")}
+    kept = _kept("", "The file.", some)
+    for response in kept.values():
+        response["headers"] |= {
+            "Vary": {"required": True, "schema": {"type": "string", "const": "Accept-Encoding"}},
+            "Content-Encoding": {"schema": {"type": "string", "const": "gzip"}},
+        }
+    responses = {**kept, "404": ref("NotFound", "responses")}
     return _get(
         "File", "Pages", "A file that a page loads", responses, parameters=[name, ref("IfNoneMatch", "parameters")]
     )
@@ -261,23 +223,6 @@ def _kept(kind: str, description: str, content: Mapping[str, Schema] | None = No
     for response in responses.values():
         response["headers"]["Cache-Control"] = {"required": True, "schema": {"type": "string"}}
     return responses
-
-
-def _head(get: Schema) -> Schema:
-    """Return the HEAD of a GET: the same without bodies."""
-    whole = {
-        status: _RESPONSES[response["$ref"].rpartition("/")[2]] if "$ref" in response else response
-        for status, response in get["responses"].items()
-    }
-    return {
-        **get,
-        "operationId": f"head{get['operationId'].removeprefix('get')}",
-        "summary": f"{get['summary']} (headers only)",
-        "responses": {
-            status: {name: value for name, value in response.items() if name != "content"}
-            for status, response in whole.items()
-        },
-    }
 
 
 def _sorted(responses: Mapping[str, Schema]) -> Schema:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from collections.abc import Callable
@@ -148,6 +149,12 @@ def test_every_answer_that_is_promised_is_given_as_promised(
 ) -> None:
     answer = SCENARIOS[status](client, path, method)
     check(path, method, answer, 404 if status == "4XX" else int(status))
+
+
+def test_a_compressed_file_is_as_promised(client: FlaskClient) -> None:
+    answer = client.get("/static/site.css", headers={"Accept-Encoding": "gzip"})
+    answer.set_data(gzip.decompress(answer.data))
+    check("/static/{name}", "GET", answer, 200)
 
 
 @pytest.mark.parametrize("path", DATA)

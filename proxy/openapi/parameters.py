@@ -1,4 +1,4 @@
-"""The parts of an operation: parameters and bodies from the table in `query`, headers, answers. Pure."""
+"""What an operation takes: parameters and bodies from the table in `query`, request headers, credentials. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from proxy.openapi.examples import sent
-from proxy.openapi.schemas import MISSING_WORDS, Schema, ref
+from proxy.openapi.schemas import Schema
 from proxy.query import BOOLEANS, MAX_ENTRIES, MAX_LENGTH, Parameter
 
 SECURITY_SCHEMES: Mapping[str, Schema] = {
@@ -33,63 +33,10 @@ SECURITY_SCHEMES: Mapping[str, Schema] = {
 }
 SECURITY: list[dict[str, list[str]]] = [{name: []} for name in SECURITY_SCHEMES]
 
-_CACHE = "connected-content-proxy"
 # Inside a value, for at its ends white space is trimmed. As what must not match: Swagger UI would make up values from
 # a pattern that must, and fill its forms with them.
 _CONTROL = r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]|\S\s*[\t-\r\x1c-\x1f\x85]\s*\S"
 _CONTROL_OR_COMMA = f"{_CONTROL}|,"
-
-HEADERS: Mapping[str, Schema] = {
-    "X-Request-ID": {
-        "description": "The caller's when it sent a sane one, else a new one; the log has it too.",
-        "required": True,
-        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._~+/=-]{1,200}$"},
-    },
-    "Age": {
-        "description": "Seconds since Amplitude said so (the oldest part's).",
-        "schema": {"type": "integer", "minimum": 0},
-    },
-    "Cache-Control": {
-        "description": "For how long it is fresh, counted from `Age` 0; `no-store` when `ok` is false.",
-        "required": True,
-        "schema": {"type": "string", "pattern": "^(private, max-age=[0-9]+|no-store)$"},
-    },
-    "Cache-Status": {
-        "description": "Where the answer came from (RFC 9211); `detail` is an error word. None for a blank id.",
-        "schema": {
-            "type": "string",
-            "pattern": rf"^{_CACHE}; (hit; ttl=-?[0-9]+"
-            rf"|fwd=(miss|partial|request|stale); (stored|collapsed|detail=({'|'.join(MISSING_WORDS)})))$",
-        },
-        "example": f"{_CACHE}; hit; ttl=231",
-    },
-    "X-Amplitude-Calls": {
-        "description": "How many calls to Amplitude this answer sent or joined; 0 for a hit.",
-        "required": True,
-        "schema": {"type": "integer", "minimum": 0},
-    },
-    "ETag": {
-        "description": "Of these very bytes; for `If-None-Match`.",
-        "required": True,
-        "schema": {"type": "string", "pattern": '^"[0-9a-f]+"$'},
-    },
-    "Retry-After": {
-        "description": "Seconds until another try may help.",
-        "required": True,
-        "schema": {"type": "integer", "minimum": 1},
-    },
-    "WWW-Authenticate": {
-        "description": "The scheme that every HTTP client knows.",
-        "required": True,
-        "schema": {"type": "string", "pattern": '^Basic realm="'},
-    },
-    "Allow": {
-        "description": "The methods that the route takes.",
-        "required": True,
-        "schema": {"type": "string", "pattern": "^[A-Z]+(, [A-Z]+)*$"},
-    },
-}
-DATA_HEADERS = ("Age", "Cache-Control", "Cache-Status", "X-Amplitude-Calls")
 
 REQUEST_HEADERS: Mapping[str, Schema] = {
     "RequestCacheControl": {
@@ -159,34 +106,6 @@ def body(known: Iterable[Parameter], required: Iterable[Parameter], question: Ma
             },
         },
     }
-
-
-def answer(
-    description: str,
-    content: Mapping[str, Schema] | None = None,
-    headers: Iterable[str] = (),
-    perhaps: Iterable[str] = (),
-) -> Schema:
-    """Return a response. Every one has a request id beside its `headers`; those in `perhaps` may be missing."""
-    optional = {name: {key: value for key, value in HEADERS[name].items() if key != "required"} for name in perhaps}
-    return {
-        "description": description,
-        "headers": {name: ref(name, "headers") for name in ("X-Request-ID", *headers)} | optional,
-        **({"content": dict(content)} if content else {}),
-    }
-
-
-def as_json(schema: str, examples: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Schema]:
-    """Return the content of a JSON answer of the component `schema`."""
-    return {"application/json": {"schema": ref(schema), **({"examples": examples} if examples else {}), **more}}
-
-
-def problem(status: int, title: str, detail: str, *headers: str, schema: str = "Problem", **more: Any) -> Schema:
-    """Return a response in RFC 9457's form, with what it says for example."""
-    example = {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}
-    return answer(
-        title, {"application/problem+json": {"schema": ref(schema), "example": example}}, ["Cache-Control", *headers]
-    )
 
 
 def _told(parameter: Parameter) -> str:
