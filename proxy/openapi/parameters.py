@@ -121,6 +121,8 @@ def _shown(parameter: Parameter, question: Mapping[str, Any]) -> Schema:
     """Return what a form shows in a field: the question's value, else nothing rather than a made-up one."""
     if parameter.name in question:
         return {"examples": [question[parameter.name]]}
+    if parameter.words == BOOLEANS:
+        return {"examples": ["false"]}
     return {} if parameter.words else {"examples": [[] if parameter.many else ""]}
 
 

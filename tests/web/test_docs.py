@@ -108,6 +108,44 @@ def test_a_host_made_up_by_the_caller_does_not_become_markup(client: FlaskClient
     assert "<script>" not in page.text
 
 
+TEXT_ON = {
+    "ground": ("ink", "ink-soft", "accent", "accent-strong"),
+    "surface": ("ink", "ink-soft", "accent", "accent-strong"),
+    "sunken": ("ink", "ink-soft", "code-string", "code-tag"),
+    "accent-ground": ("ink", "accent-strong"),
+    "accent": ("on-accent",),
+    "accent-strong": ("on-accent",),
+    **{f"{word}-ground": ("ink", word) for word in ("good", "warn", "bad")},
+}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_colour_can_be_read_on_its_grounds(scheme: str) -> None:
+    css = (ROOT / "proxy" / "web" / "static" / "site.css").read_text()
+    blocks = re.findall(r":root \{(.*?)\n *\}", css, re.S)
+    assert len(blocks) == 2
+    light, dark = (dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", block)) for block in blocks)
+    assert light.keys() == dark.keys(), "a colour without its other half"
+    colours = light if scheme == "light" else dark
+    for ground, texts in TEXT_ON.items():
+        for text in texts:
+            assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
+    for ground in ("ground", "surface"):
+        assert contrast(colours["control-line"], colours[ground]) >= 3, "the edge of a field (WCAG 2.2, 1.4.11)"
+
+
+def contrast(one: str, other: str) -> float:
+    """Return WCAG's contrast ratio of two colours."""
+
+    def luminance(colour: str) -> float:
+        parts = (int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
+        red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    darker, lighter = sorted((luminance(one), luminance(other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
 def test_pages_need_no_credentials_and_are_the_same_with_a_trailing_slash(client: FlaskClient) -> None:
     assert client.get("/docs/").text == client.get("/docs").text
 
