@@ -207,7 +207,9 @@ def _answers(url: str, service: subprocess.Popen[bytes], stop: threading.Event) 
 def _describe_demo(service: str, emulated: str, secret: str) -> None:
     click.secho(f"The service is at {service} (name {_DEMO_CALLER}, secret {secret}),", bold=True)
     click.echo(f"in front of an emulated Amplitude at {emulated}.")
-    click.echo(f"Write a message in the browser, with that name and secret: {service}/playground\n")
+    click.echo("In a browser, with that name and secret:")
+    click.echo(f"  {service}/playground  to write a message and see what Braze would send")
+    click.echo(f"  {service}/docs        to try every route\n")
     click.secho("Paste one of these into another terminal:", bold=True)
     for route, query, _ in _TRIES:
         click.echo(f"  curl -s -u {_DEMO_CALLER}:{secret} '{service}/v1/{route}?{query}'")
