@@ -35,8 +35,8 @@ def aborts_against_retry(pieces: Iterable[Markup]) -> Iterator[Finding]:
         match markup.name:
             case "connected_content":
                 written = tag.parse(markup.rest)
-                asks = written.url + " " + written.options.get("body", "")
-                if written.retries or re.search(r"\bon_error=retry\b", asks):
+                asked = tag.parameters(written.url, written.options.get("body", ""))
+                if written.retries or asked.get("on_error") == "retry":
                     retried[written.options.get("save") or tag.UNSAVED] = markup.line
             case "if" | "unless" | "case":
                 open_blocks.append(_Block(markup.name, [markup.rest]))

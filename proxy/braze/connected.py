@@ -74,8 +74,9 @@ class _ConnectedContentNode(Node):
         run.budget.check()
         value = _value(answer)
         saved_as = written.options.get("save") or (None if isinstance(value, str) else tag.UNSAVED)
-        form = body if written.method == "POST" and written.content_type == tag.FORM else ""
-        exposure = tag.logs_exposure(name, tag.parameters(url, form))
+        exposure = tag.logs_exposure(name, tag.parameters(url, body if written.method == "POST" else ""))
+        if name is None:
+            run.found.append(tag.elsewhere(self.line))
         called = f"/v1/{name}" if name else None
         run.exchanges.append(Exchange(self.line, url, written.method, called, saved_as, answer, value, exposure))
         if answer is not None and answer.status >= 500 and written.retries:

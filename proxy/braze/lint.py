@@ -67,15 +67,19 @@ def _insecure(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
 
 
 def _elsewhere(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
-    path = re.sub(r"\{\{.*?\}\}+", "x", written.url.partition("?")[0])
-    if not written.url:
-        yield Finding(markup.line, "elsewhere", "the tag has no URL", "write it first, before any option")
-    elif tag.route(path) is None:
+    url = re.sub(r"\{\{.*?\}\}+", "{}", written.url.partition("?")[0], flags=re.DOTALL)
+    # What a path is that is rendered shows only then.
+    if tag.route(url) is None and "{}" not in re.sub(r"\A\w*:?//[^/]*", "", url):
+        yield tag.elsewhere(markup.line)
+
+
+def _without_credentials(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
+    if not written.options.keys() & {"basic_auth", "auth_credentials", "headers"}:
         yield Finding(
             markup.line,
-            "elsewhere",
-            "this is no data route of this service, so the preview calls nothing and saves nothing",
-            f"the routes are /v1/ and one of {', '.join(sorted(tag.ROUTES))}",
+            "without-credentials",
+            "Braze calls this without credentials and gets a 401; only the preview calls it with yours",
+            "add :basic_auth and the name under which Braze stores the key",
         )
 
 
@@ -90,7 +94,7 @@ def _cached_post(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
 
 
 def _half_retry(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
-    on_error = re.search(r"\bon_error=retry\b", written.url + " " + written.options.get("body", ""))
+    on_error = tag.parameters(written.url, written.options.get("body", "")).get("on_error") == "retry"
     if written.retries and not on_error:
         yield Finding(
             markup.line,
@@ -147,6 +151,7 @@ _TAG_RULES: tuple[Callable[[Markup, tag.Tag], Iterator[Finding]], ...] = (
     _unsaved,
     _insecure,
     _elsewhere,
+    _without_credentials,
     _cached_post,
     _half_retry,
     _unknown_options,

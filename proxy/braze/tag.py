@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit
 
+from proxy.braze.exchange import Finding
 from proxy.parts import SECTIONS
 
 FLAGS = frozenset({"retry", "no_cache"})
@@ -76,9 +78,9 @@ def route(url: str) -> str | None:
 
 
 def parameters(url: str, body: str = "") -> dict[str, str]:
-    """Return what a URL and a form ask for."""
+    """Return what a URL and a body, a form or a JSON object, ask for."""
     query = url.partition("?")[2].partition("#")[0]
-    return dict(parse_qsl(query, keep_blank_values=True) + parse_qsl(body.strip(), keep_blank_values=True))
+    return dict(parse_qsl(query, keep_blank_values=True)) | _of_body(body.strip())
 
 
 def logs_exposure(name: str | None, asked: Mapping[str, str]) -> bool:
@@ -91,6 +93,26 @@ def logs_exposure(name: str | None, asked: Mapping[str, str]) -> bool:
         case "userprofile":
             return "rec_id" in asked or asked.get("get_recs", "").lower() == "true"
     return False
+
+
+def elsewhere(line: int) -> Finding:
+    """Return what is to be said of a tag whose URL is none of this service's data routes."""
+    return Finding(
+        line,
+        "elsewhere",
+        "this is no data route of this service, so the preview calls nothing and saves nothing",
+        f"the routes are /v1/ and one of {', '.join(sorted(ROUTES))}",
+    )
+
+
+def _of_body(body: str) -> dict[str, str]:
+    if not body.startswith("{") or body.startswith("{{"):
+        return dict(parse_qsl(body, keep_blank_values=True))
+    try:
+        given = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return {name: ",".join(map(str, value)) if isinstance(value, list) else str(value) for name, value in given.items()}
 
 
 def _words(text: str) -> Iterator[str]:

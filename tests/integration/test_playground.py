@@ -9,7 +9,10 @@ import pytest
 from tests.browser import Browser, Scheme
 from tests.conftest import SECRET, Service
 
-BROKEN = "{% connected_content http://h/v1/properties?user_id={{${user_id}}} :save p %}\nHi {{ p.gp:first_name }}"
+BROKEN = (
+    "{% connected_content http://h/v1/properties?user_id={{${user_id}}} :basic_auth us :save p %}\n"
+    "Hi {{ p.gp:first_name }}"
+)
 
 
 def open_playground(browser: Browser, service: Service) -> None:

@@ -49,7 +49,13 @@ CASES = {
             tag("https://h/ :save c"),
             tag(":save c"),
         ],
-        [tag("https://h/v1/cohorts/ :save c"), tag("https://{{ host }}/v1/userprofile?user_id={{ x }} :save c")],
+        [tag("https://h/v1/cohorts/ :save c"), tag("https://{{ host }}/v1/userprofile?user_id={{ x }} :save c"),
+         tag("https://h/v1/{{ route }}?user_id=1 :save c"), tag("{{ url }} :save c")],
+    ),
+    "without-credentials": (
+        [tag(f"{RECS} :save r"), tag(f"{RECS} :no_cache :save r")],
+        [tag(f"{RECS} :basic_auth us :save r"), tag(f"{RECS} :auth_credentials us :save r"),
+         tag(f'{RECS} :headers {{"X-API-Key": "{{{{ key }}}}"}} :save r')],
     ),
     "cached-post": (
         [tag("https://h/v1/cohorts :method post :body user_id=1 :cache_max_age 900 :save c")],
@@ -59,7 +65,8 @@ CASES = {
     "half-retry": (
         [tag(f"{RECS} :retry :save r"), tag(f"{RECS}&on_error=retry :save r")],
         [tag(f"{RECS}&on_error=retry :retry :save r"), tag(f"{RECS}&on_error=default :save r"),
-         tag("https://h/v1/cohorts :method post :body user_id=1&on_error=retry :retry :save c")],
+         tag("https://h/v1/cohorts :method post :body user_id=1&on_error=retry :retry :save c"),
+         tag('https://h/v1/cohorts :content_type a/json :body {"on_error": "retry"} :method post :retry :save c')],
     ),
     "unknown-option": (
         [tag(f"{RECS} :saved recs"), tag(f"{RECS} :method put :save r"), tag(f"{RECS} & more :save r")],
@@ -68,7 +75,8 @@ CASES = {
     "exposure": (
         [tag(f"{RECS} :save r"), tag("https://h/v1/profile?include=cohorts,%20recommendations&rec_id=a :save p"),
          tag("https://h/v1/userprofile?user_id=1&rec_id=a :save u"),
-         tag("https://h/v1/profile :method post :body include=recommendations&rec_id=a :save p")],
+         tag("https://h/v1/profile :method post :body include=recommendations&rec_id=a :save p"),
+         tag('https://h/v1/profile :method post :body {"include": ["cohorts", "recommendations"]} :save p')],
         [tag("https://h/v1/profile?include=cohorts&rec_id=a :save p"),
          tag("https://h/v1/userprofile?user_id=1&get_cohort_ids=true :save u"),
          tag("https://h/v1/properties?keys=rec_id :save p")],
@@ -130,7 +138,7 @@ def test_what_is_right_is_not_found_fault_with(rule: str, template: str) -> None
 
 
 def test_every_rule_of_the_lint_has_its_cases() -> None:
-    rooms = ("lint", "expressions", "branches")
+    rooms = ("lint", "expressions", "branches", "tag")
     texts = "".join((ROOT / "proxy" / "braze" / f"{room}.py").read_text(encoding="utf-8") for room in rooms)
     rules = set(re.findall(r'line,\s+"([a-z-]+)"', texts))
     assert rules == set(CASES)
@@ -144,7 +152,9 @@ def test_what_is_in_comments_and_raw_blocks_is_no_fault() -> None:
 
 def test_lines_are_those_of_the_template() -> None:
     template = (
-        "a\n{% comment %}\n\n{% endcomment %}\n{{ p.gp:x }}\n" + tag("http://h/v1/cohorts\n:save c") + "\n{{ p.gp:y }}"
+        "a\n{% comment %}\n\n{% endcomment %}\n{{ p.gp:x }}\n"
+        + tag("http://h/v1/cohorts\n:basic_auth us :save c")
+        + "\n{{ p.gp:y }}"
     )
     assert sorted((one.line, one.rule) for one in lint.findings(template)) == [
         (5, "unsafe-name"), (6, "insecure"), (8, "unsafe-name"),

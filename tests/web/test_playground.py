@@ -17,7 +17,7 @@ from tests.fakes import FakeClock, FakeSource
 
 RECS = (
     "{% connected_content https://h/v1/recommendations?user_id={{${user_id} | url_param_escape}}&rec_id=home "
-    ":save recs %}{{ recs.items | join: ', ' }}"
+    ":basic_auth us :save recs %}{{ recs.items | join: ', ' }}"
 )
 
 

@@ -38,6 +38,7 @@ function goToLine(line) {
 function lineButton(line) {
   const button = element("button", "line", `line ${line}`);
   button.type = "button";
+  button.setAttribute("aria-label", `line ${line}: show it in the message`);
   button.addEventListener("click", () => goToLine(line));
   return button;
 }
