@@ -9,8 +9,10 @@ from typing import TextIO, cast
 from liquid import BoundTemplate, Environment, Mode, RenderContext, Token
 from liquid.ast import BlockNode, Node
 from liquid.exceptions import LiquidError, LiquidTypeError, ResourceLimitError
+from liquid.undefined import is_undefined
 
 from proxy.braze import filters, ruby
+from proxy.braze.compare import compare_as_ruby
 from proxy.braze.connected import AbortTag, ConnectedContentTag
 from proxy.braze.exchange import Finding
 from proxy.braze.run import Run, line_of
@@ -22,11 +24,22 @@ _SLIPS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError)
 """What python-liquid lets through when a filter is given odd values, where Ruby's Liquid says "internal"."""
 
 
+_FILTERS: tuple[Callable[..., object], ...] = (
+    filters.url_param_escape,
+    filters.url_escape,
+    filters.json_escape,
+    filters.property_accessor,
+    filters.truncatewords,
+)
+
+
 def template_of(source: str, run: Run, *, line: int = 1) -> BoundTemplate:
     """Parse plain Liquid that begins at `line` of the message."""
     template = _Environment(run, line).from_string(source)
+    for node in _walk(template.nodes):
+        compare_as_ruby(node.expressions())
     # All of them before the first is wrapped, which hides what is in it.
-    for block in list(_blocks(template.nodes)):
+    for block in [node for node in _walk(template.nodes) if isinstance(node, BlockNode)]:
         block.nodes = [_Guarded(node, run, line) for node in block.nodes]
     template.nodes = [_Guarded(node, run, line) for node in template.nodes]
     return template
@@ -62,7 +75,7 @@ class _Environment(Environment):
         self.tags[ConnectedContentTag.name] = ConnectedContentTag(
             self, run, line, lambda text, at: template_of(text, run, line=at)
         )
-        for one in (filters.url_param_escape, filters.url_escape, filters.json_escape, filters.property_accessor):
+        for one in _FILTERS:
             self.add_filter(one.__name__, one)
 
     def error(self, exc: type[LiquidError] | LiquidError, msg: str | None = None, token: Token | None = None) -> None:
@@ -100,6 +113,9 @@ class _Context(RenderContext):
 
         def within_limits(value: object, *arguments: object, **named: object) -> object:
             run.budget.before_filter(value, (*arguments, *named.values()))
+            if name in filters.OF_TEXT:
+                value = _text(value)
+                arguments = tuple(_text(one) if isinstance(one, bool) else one for one in arguments)
             made = function(value, *arguments, **named)
             run.budget.after_filter(made)
             return made
@@ -144,9 +160,13 @@ class _Guarded(Node):
         return buffer.write(text)
 
 
-def _blocks(nodes: Iterable[Node]) -> Iterator[BlockNode]:
+def _text(value: object) -> object:
+    # What is not there stays so: the filter knows what that is.
+    return value if value is None or is_undefined(value) else ruby.text(value)
+
+
+def _walk(nodes: Iterable[Node]) -> Iterator[Node]:
     for node in nodes:
-        if isinstance(node, BlockNode):
-            yield node
+        yield node
         # No built-in node looks at the context; what would, includes other templates, of which there are none.
-        yield from _blocks(node.children(cast(RenderContext, None), include_partials=False))
+        yield from _walk(node.children(cast(RenderContext, None), include_partials=False))

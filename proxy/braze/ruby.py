@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import TextIO
 
 from liquid import RenderContext
@@ -11,16 +10,23 @@ from liquid.builtin.output import Output, OutputNode
 from liquid.builtin.tags.echo_tag import EchoNode, EchoTag
 from liquid.exceptions import LiquidError
 
-_TYPES = {"str": "String", "int": "Integer", "float": "Float", "list": "Array", "dict": "Hash", "bool": "true"}
+_TYPES: dict[type, str] = {str: "String", int: "Integer", float: "Float"}
 
 
 def says(error: LiquidError) -> str:
     """Return an error as it shows in a message."""
     text = str(error.message)
-    if types := re.search(r"between '(\w+)' and '(\w+)'", text):
-        right, left = (_TYPES.get(one, one) for one in types.groups())
-        return f"comparison of {left} with {right} failed"
     return "divided by 0" if "divide by 0" in text else text
+
+
+def type_name(value: object) -> str:
+    """Return what Ruby calls the type of a value."""
+    return _TYPES.get(type(value), type(value).__name__)
+
+
+def text(value: object) -> str:
+    """Return a value as a filter for texts takes it: a list, unlike in a message, with its brackets."""
+    return _inspect(value) if isinstance(value, list | tuple) else prints(value)
 
 
 def prints(value: object) -> str:
@@ -62,7 +68,7 @@ def _inspect(value: object) -> str:
             return json.dumps(value, ensure_ascii=False)
         case dict():
             return "{" + ", ".join(f"{_inspect(key)}=>{_inspect(one)}" for key, one in value.items()) + "}"
-        case list():
+        case list() | tuple():
             return "[" + ", ".join(_inspect(one) for one in value) + "]"
     return prints(value)
 

@@ -14,6 +14,12 @@ _BLOCKS = frozenset({"if", "unless", "case", "for", "tablerow", "capture", "ifch
 _VERBATIM = ("raw", "comment", "doc")
 _TAG = re.compile(r"\{%-?\s*(#|\w*)(.*?)-?%\}\Z", re.DOTALL)
 _ATTRIBUTE = re.compile(r"(?:([A-Za-z_]\w*)\.)?\$\{([^{}\n]*)\}")
+_WORD_OF_LIQUID = re.compile(
+    r"""("[^"]*"|'[^']*')|(?<=[\w\]])\.(for|in|with|as|by|limit|offset|reversed|continue|cols|and|or|not|contains|if|else"""
+    r"""|nil|null|true|false|empty|blank|required)(?![\w-])"""
+)
+"""A name after a dot that python-liquid takes for a word of its own, and Ruby's Liquid for a name."""
+_OUTPUT = re.compile(r"\{\{.*?\}\}", re.DOTALL)
 _LONG_BLANK = re.compile(r"\s{200}")
 
 
@@ -90,7 +96,11 @@ def rewritten(source: str) -> str:
         elif markup.kind == "verbatim" or markup.name == "abort_message":
             pieces.append(markup.text)
         else:
-            pieces.append(_ATTRIBUTE.sub(_as_liquid, markup.text))
+            text = _ATTRIBUTE.sub(_as_liquid, markup.text)
+            if markup.name == "connected_content":  # a host may end in .in
+                pieces.append(_OUTPUT.sub(lambda found: _WORD_OF_LIQUID.sub(_as_name, found[0]), text))
+            else:
+                pieces.append(_WORD_OF_LIQUID.sub(_as_name, text))
     pieces.append(source[at:])
     return "".join(pieces)
 
@@ -121,6 +131,10 @@ def _end_of_output(source: str, start: int) -> int:
 def _as_liquid(found: re.Match[str]) -> str:
     name = found[2].strip().replace('"', "")
     return f'{found[1] or ATTRIBUTES}["{name}"]'
+
+
+def _as_name(found: re.Match[str]) -> str:
+    return found[1] or f'["{found[2]}"]'
 
 
 def _emptied(comment: str) -> str:
