@@ -108,7 +108,8 @@ def test_a_message_still_renders_when_amplitude_fails(
 
 ODD = {
     "text": "3", "number": 3, "half": 1.5, "big": 1e20, "yes": True, "no": False, "nothing": None,
-    "list": ["b", "a", None, True], "none": [], "map": {"a b": [1, None], "c": "d"}, "limit": 7, "in": "x", "words": "one two",
+    "list": ["b", "a", None, True], "none": [], "map": {"a b": [1, None], "c": "d"}, "limit": 7, "in": "x",
+    "words": "one two",
 }  # fmt: skip
 
 
@@ -132,7 +133,7 @@ ODD = {
         ("{{ o.limit }}{% if o.limit == 7 %}y{% endif %}{{ o.in | append: 'z' }}{{ 'a.in' }}", "7yxza.in"),
         ("{{ o.number | divided_by: 0 }} {{ o.half | round }}", "Liquid error: divided by 0 2"),
         ("{% for i in o.list limit: 2 %}{{ forloop.index }}{{ i }}{% endfor %}", "1b2a"),
-        ("{% for i in o.nothing %}x{% else %}e{% endfor %}{{ o.nothing | default: 'd' }}{{ o.no | default: 'd' }}", "edd"),
+        ("{% for i in o.nothing %}x{% else %}e{% endfor %}{{ o.no | default: 'd' }}", "ed"),
         ("{% case o.text %}{% when 3 %}n{% when '3' %}t{% endcase %}", "t"),
         ("a{%- if o.yes -%} b {%- endif -%} c{% if o.yes %}\n {% endif %}d", "abcd"),
     ],
