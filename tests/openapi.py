@@ -39,7 +39,7 @@ def differences(document: Document, response: dict[str, Any], answer: TestRespon
         if name in answer.headers:
             text = answer.headers[name]
             value = int(text) if header["schema"]["type"] == "integer" and text.isdigit() else text
-            found += [f"header {name}: {fault}" for fault in _faults(document, header["schema"], value)]
+            found += [f"header {name}: {fault}" for fault in faults(document, header["schema"], value)]
         elif header.get("required"):
             found.append(f"header {name} is missing")
     content = response.get("content")
@@ -49,7 +49,7 @@ def differences(document: Document, response: dict[str, Any], answer: TestRespon
     if kind not in content:
         return [*found, f"{kind} is not promised"]
     body = json.loads(answer.data) if kind.endswith("json") else answer.text
-    return found + _faults(document, content[kind]["schema"], body)
+    return found + faults(document, content[kind]["schema"], body)
 
 
 def _resolved(document: Document, value: dict[str, Any]) -> dict[str, Any]:
@@ -61,7 +61,8 @@ def _resolved(document: Document, value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-def _faults(document: Document, schema: dict[str, Any], value: Any) -> list[str]:
+def faults(document: Document, schema: dict[str, Any], value: Any) -> list[str]:
+    """Return where `value` breaks the schema."""
     # References are to the document's components, so these go along.
     validator = Draft202012Validator({**schema, "components": document["components"]})
     return [f"{error.json_path} {error.message}" for error in validator.iter_errors(value)]

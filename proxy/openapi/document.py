@@ -79,15 +79,24 @@ def _paths() -> dict[str, Schema]:
         **{f"/v1/{section or 'profile'}": _data(section) for section in (*SECTIONS, None)},
         "/v1/userprofile": _drop_in(),
         "/healthz": _get(
-            "Healthz", "Operation", "Whether the process serves", {"200": answer("It does.", as_json("Health"))}
+            "Healthz",
+            "Operation",
+            "Whether the process serves",
+            {"200": answer("It does.", as_json("Health", example={"status": "ok"}))},
         ),
         "/readyz": _get(
             "Readyz",
             "Operation",
             "Whether it can answer",
             {
-                "200": answer("It can, if perhaps only from what it has kept.", as_json("Readiness")),
-                "503": answer("Nothing could be answered.", as_json("Unready")),
+                "200": answer(
+                    "It can, if perhaps only from what it has kept.",
+                    as_json("Readiness", example={"status": "degraded", "upstream": "failing", "quota": "ok"}),
+                ),
+                "503": answer(
+                    "Nothing could be answered.",
+                    as_json("Unready", example={"status": "unavailable", "upstream": "rejected", "quota": "ok"}),
+                ),
             },
             "Judged by the last call to Amplitude, if that ended in the last minute.",
         ),
@@ -140,7 +149,7 @@ def _data(section: Section | None) -> Schema:
 def _drop_in() -> Schema:
     unknown = {"user": {"summary": "An unknown or blank user", "value": examples.NOT_SEEN_BEFORE}}
     refused = as_json("NotSeenBefore", unknown)
-    mistaken: Schema = {"application/problem+json": {"schema": ref("Problem")}}
+    mistaken = SHARED["BadRequest"]["content"]
     found = {"schema": {"anyOf": [ref("UserProfile"), ref("NotSeenBefore")]}}
     known = {"ava": {"summary": "A known user", "value": examples.drop_in_answer()}}
     return _asked(

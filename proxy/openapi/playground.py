@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from proxy.openapi import examples
 from proxy.openapi.answers import answer, as_json
 from proxy.openapi.parameters import SECURITY
 from proxy.openapi.schemas import Schema, closed, ref
@@ -63,10 +64,32 @@ SCHEMAS: dict[str, Schema] = {
     ),
 }
 
-EXAMPLE = {
-    "template": "{% connected_content https://your-host/v1/properties?user_id={{${user_id} | url_param_escape}} "
-    ":basic_auth us :save p %}Hi {{ p.properties.first_name | default: 'there' }}!",
+EXAMPLE: dict[str, str] = {
+    "template": "{% connected_content https://your-host/v1/properties?user_id={{${user_id} | url_param_escape}}"
+    "&keys=first_name,loyalty_points :basic_auth us :save p %}Hi {{ p.properties.first_name | default: 'there' }}!",
     "user_id": "ava",
+}
+RENDERED: dict[str, Any] = {
+    "outcome": "sent",
+    "message": "Hi Ava!",
+    "reason": "",
+    "tags": [
+        {
+            "line": 1,
+            "method": "GET",
+            "url": "https://your-host/v1/properties?user_id=ava&keys=first_name,loyalty_points",
+            "called": "/v1/properties",
+            "saved_as": "p",
+            "status": 200,
+            "json": examples.answers("properties")["ava"]["value"],
+            "cache_status": "hit; ttl=231",
+            "age": 669,
+            "calls": 0,
+            "ms": 2,
+            "exposure": None,
+        }
+    ],
+    "findings": [],
 }
 
 
@@ -84,7 +107,9 @@ def rendering() -> Schema:
             "content": {"application/json": {"schema": ref("Message"), "example": EXAMPLE}},
         },
         "responses": {
-            "200": answer("What would happen, a refusal included.", as_json("Rendering"), ["Cache-Control"]),
+            "200": answer(
+                "What would happen, a refusal included.", as_json("Rendering", example=RENDERED), ["Cache-Control"]
+            ),
             "400": ref("BadRequest", "responses"),
             "401": ref("Unauthorized", "responses"),
             "403": ref("Forbidden", "responses"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -23,7 +23,7 @@ from proxy.parts import Record
 from proxy.settings import Settings
 from tests.conftest import KEYS, SECRET
 from tests.fakes import FakeClock, FakeSource, PopulatedSource
-from tests.openapi import differences, faults_in, operations
+from tests.openapi import differences, faults, faults_in, operations
 
 DOCUMENT = document()
 OPERATIONS = [(path, method) for path, method, _ in operations(DOCUMENT)]
@@ -66,6 +66,30 @@ def check(path: str, method: str, answer: TestResponse, status: int | None = Non
 def test_the_document_is_valid_openapi() -> None:
     assert list(OpenAPIV31SpecValidator(DOCUMENT).iter_errors()) == []
     assert DOCUMENT["openapi"].startswith("3.1.")
+
+
+def test_every_example_is_valid_by_the_schema_it_stands_beside() -> None:
+    def shown(value: Any) -> Iterator[tuple[dict[str, Any], Any]]:
+        if isinstance(value, dict):
+            if isinstance(value.get("schema"), dict):
+                named = value.get("examples", {})
+                examples = [one["value"] for one in named.values()] + [value[key] for key in value if key == "example"]
+                yield from ((value["schema"], example) for example in examples)
+            value = list(value.values())
+        if isinstance(value, list):
+            for below in value:
+                yield from shown(below)
+
+    found = [(schema, example) for schema, example in shown(DOCUMENT) if not is_form(schema)]
+    assert len(found) > 60
+    for schema, example in found:
+        assert list(faults(DOCUMENT, schema, example)) == []
+
+
+def is_form(schema: dict[str, Any]) -> bool:
+    """Say whether this is a form's, whose example is text as sent; each of its fields has one of its own."""
+    fields = schema.get("properties", {})
+    return any(field.get("examples") for field in fields.values() if isinstance(field, dict))
 
 
 def test_the_document_served_is_the_one_that_is_true(client: FlaskClient) -> None:

@@ -11,6 +11,7 @@ from flask.testing import FlaskClient
 
 from proxy.app import create_app
 from proxy.errors import UpstreamUnavailable
+from proxy.openapi.playground import EXAMPLE, RENDERED
 from proxy.settings import Settings
 from tests.conftest import KEYS
 from tests.fakes import FakeClock, FakeSource
@@ -240,3 +241,10 @@ def test_a_few_render_at_once_and_the_next_is_told_at_once(
     assert refused["outcome"] == "refused"
     assert "try again" in refused["reason"]
     assert render(client, caller)["outcome"] == "sent"
+
+
+def test_the_example_of_the_document_is_rendered_as_it_shows(client: FlaskClient, caller: dict[str, str]) -> None:
+    answer = client.post("/playground/render", json=EXAMPLE, headers=caller)
+    shown = {**RENDERED["tags"][0], "cache_status": None, "age": None, "calls": 1, "ms": 0, "json": None}
+    got = json.loads(answer.data)["tags"][0]
+    assert {**got, "cache_status": None, "age": None, "ms": 0, "json": None} == shown
