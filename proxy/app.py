@@ -23,7 +23,7 @@ from proxy.sender import MAY_ARRIVE_SECONDS, Sender
 from proxy.settings import Settings
 from proxy.store import Store
 from proxy.telemetry import OncePerMinute, configure_logging
-from proxy.web import context, hooks, ops, v1
+from proxy.web import context, docs, hooks, ops, pages, playground, v1
 
 _MARGIN_SECONDS = 0.12
 """What is left of the deadline to write the answer, and for the request to have its turn before that."""
@@ -44,7 +44,7 @@ def create_app(
     """
     settings = settings or Settings.from_env(os.environ)
     configure_logging(settings.log_level)
-    app = Flask("proxy", static_folder=None)
+    app = Flask("proxy", static_folder=None, template_folder="web/templates")
     # One more than is allowed: a body without a length is cut here in silence, and must be seen to be too large.
     app.config["MAX_CONTENT_LENGTH"] = v1.MAX_BODY_BYTES + 1
     # Braze follows no redirect, so there must never be one: neither for a trailing slash nor for a double one.
@@ -54,6 +54,9 @@ def create_app(
     hooks.install(app)
     app.register_blueprint(v1.blueprint)
     app.register_blueprint(ops.blueprint)
+    app.register_blueprint(pages.blueprint)
+    app.register_blueprint(docs.blueprint)
+    app.register_blueprint(playground.blueprint)
     return app
 
 

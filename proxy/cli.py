@@ -23,6 +23,7 @@ from proxy import __version__
 from proxy.app import amplitude
 from proxy.check import findings
 from proxy.keys import BadEntry, entry, generate
+from proxy.preview import preview
 from proxy.sandbox.answers import Documented
 from proxy.sandbox.faults import FaultKind
 from proxy.sandbox.population import named
@@ -48,6 +49,9 @@ _TRIES = (
 @click.version_option(__version__, prog_name="connected-content-proxy")
 def main() -> None:
     """What Amplitude knows of a user, as cached JSON for Braze Connected Content."""
+
+
+main.add_command(preview)
 
 
 @main.command("new-key")
@@ -202,7 +206,10 @@ def _answers(url: str, service: subprocess.Popen[bytes], stop: threading.Event) 
 
 def _describe_demo(service: str, emulated: str, secret: str) -> None:
     click.secho(f"The service is at {service} (name {_DEMO_CALLER}, secret {secret}),", bold=True)
-    click.echo(f"in front of an emulated Amplitude at {emulated}.\n")
+    click.echo(f"in front of an emulated Amplitude at {emulated}.")
+    click.echo("In a browser, with that name and secret:")
+    click.echo(f"  {service}/playground  to write a message and see what Braze would send")
+    click.echo(f"  {service}/docs        to try every route\n")
     click.secho("Paste one of these into another terminal:", bold=True)
     for route, query, _ in _TRIES:
         click.echo(f"  curl -s -u {_DEMO_CALLER}:{secret} '{service}/v1/{route}?{query}'")

@@ -21,7 +21,9 @@ from flask.testing import FlaskClient
 from proxy.app import create_app
 from proxy.sandbox.server import Sandbox
 from proxy.settings import Settings
+from tests import browser as browsers
 from tests import liquid
+from tests.browser import Browser
 from tests.fakes import FakeClock, FakeSource
 
 ROOT = Path(__file__).parent.parent
@@ -165,6 +167,21 @@ def engine(request: pytest.FixtureRequest) -> liquid.Engine:
     if liquid.ruby_is_missing():
         pytest.skip("Ruby's Liquid is not installed: apt-get install ruby ruby-liquid")
     return liquid.ruby
+
+
+@pytest.fixture(scope="session")
+def shared_browser() -> Iterator[Browser]:
+    if absent := browsers.missing():
+        pytest.skip(absent)
+    with browsers.running() as running:
+        yield running
+
+
+@pytest.fixture
+def browser(shared_browser: Browser) -> Browser:
+    """Return a window of desktop size in light colours."""
+    shared_browser.dress()
+    return shared_browser
 
 
 def free_port() -> int:

@@ -10,6 +10,8 @@ from proxy.amplitude import Fetched
 from proxy.errors import NoAnswer
 from proxy.parts import Identity, Kept, Record
 from proxy.plan import Call, tell_apart
+from proxy.sandbox.answers import Documented, user_data
+from proxy.sandbox.population import find
 
 
 class FakeClock:
@@ -51,12 +53,25 @@ class FakeSource:
         assert self.open.wait(10), "the test never let the call end"
         if self.fault is not None:
             raise self.fault
-        if self.user_data is None:
+        said = self.says(identity, call)
+        if said is None:
             return Fetched(Record(unknown_at=self.clock()), {})
-        values, _ = tell_apart(call, self.user_data)
+        values, _ = tell_apart(call, said)
         parts = {part: Kept(strictjson.write(value), self.clock()) for part, value in values.items()}
-        return Fetched(Record(parts, None, self.user_data.get("user_id"), None), {})
+        return Fetched(Record(parts, None, said.get("user_id"), said.get("device_id")), {})
+
+    def says(self, identity: Identity, call: Call) -> dict[str, Any] | None:
+        """Return the `userData` of a call, None for a user not seen before."""
+        return self.user_data
 
     def wait_for_call(self) -> None:
         """Return when a call has reached us that was not yet waited for."""
         assert self.reached.acquire(timeout=10), "no call came"
+
+
+class PopulatedSource(FakeSource):
+    """Knows the people of the sandbox."""
+
+    def says(self, identity: Identity, call: Call) -> dict[str, Any] | None:
+        person = find(*identity)
+        return user_data(person, call.parameters(identity), Documented()) if person else None

@@ -1,37 +1,66 @@
-"""Renders Braze messages: each Connected Content tag asks the service over HTTP, a real Liquid engine does the rest."""
+"""Renders Braze messages from real answers: with python-liquid as the playground does, and with Ruby's Liquid."""
 
 from __future__ import annotations
 
 import functools
 import json
-import re
 import shutil
 import subprocess
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote
 
-import liquid
+from proxy.braze.engine import render as preview
+from proxy.braze.exchange import Answer, Ask, Rendering, Request, User
 
-_TAG = re.compile(r"{% connected_content (?P<url>\S+(?: \| url_param_escape}}\S*)?) (?P<options>:.*?)%}", re.DOTALL)
-_USER_ID = re.compile(r"{{\$\{user_id\} \| url_param_escape}}")
 _RUBY = """
-require "json"; require "liquid"
+require "erb"; require "json"; require "liquid"
 given = JSON.parse(STDIN.read)
-print Liquid::Template.parse(given["template"]).render(given["variables"])
+ANSWERS = given["answers"]
+module BrazeFilters
+  def url_param_escape(text) = ERB::Util.url_encode(text.to_s)
+end
+class ConnectedContent < Liquid::Tag
+  def initialize(name, markup, tokens)
+    super
+    @url, @body = [markup[/\\A\\s*((?:\\{\\{.*?\\}\\}|\\S)+)/, 1], markup[/:body ((?:\\{\\{.*?\\}\\}|\\S)+)/, 1]]
+    @variable = markup[/:save (\\w+)/, 1]
+  end
+  def render(context)
+    asked = [@url, @body].compact.map { |text| Liquid::Template.parse(text).render(context) }
+    asked[0] = asked[0].sub(%r{\\Ahttps?://[^/]+}, "")
+    context.scopes.last[@variable] = ANSWERS.fetch(asked.join(" "))
+    ""
+  end
+end
+class AbortMessage < Liquid::Tag
+  def render(_) = throw(:aborted, "aborted: " + @markup[/'(.*)'/, 1])
+end
+Liquid::Template.register_filter(BrazeFilters)
+Liquid::Template.register_tag("connected_content", ConnectedContent)
+Liquid::Template.register_tag("abort_message", AbortMessage)
+plain = given["message"].gsub("${user_id}", "id_of_the_user")
+print catch(:aborted) { Liquid::Template.parse(plain).render({ "id_of_the_user" => given["user_id"] }) }
 """
 
-Engine = Callable[[str, dict[str, Any]], str]
+Engine = Callable[[str, str, Ask], str]
 
 
-def python(template: str, variables: dict[str, Any]) -> str:
-    """Render with python-liquid."""
-    return liquid.Environment().from_string(template).render(**variables)
+def python(message: str, user_id: str, ask: Ask) -> str:
+    """Return what the playground says Braze would send."""
+    return _text(preview(message, User(user_id), ask))
 
 
-def ruby(template: str, variables: dict[str, Any]) -> str:
-    """Render with Ruby's Liquid, the engine that Braze builds on."""
-    given = json.dumps({"template": template, "variables": variables})
+def ruby(message: str, user_id: str, ask: Ask) -> str:
+    """Return what Ruby's Liquid, the engine that Braze builds on, makes of the same answers, by tags of its own."""
+    answers: dict[str, Any] = {}
+
+    def recorded(request: Request) -> Answer:
+        answer = ask(request)
+        answers[f"{request.target} {request.body}".strip()] = json.loads(answer.body) if answer.status == 200 else None
+        return answer
+
+    preview(message, User(user_id), recorded)
+    given = json.dumps({"message": message, "user_id": user_id, "answers": answers})
     return subprocess.run(
         ["ruby", "-Eutf-8", "-e", _RUBY],
         input=given,
@@ -52,20 +81,18 @@ def ruby_is_missing() -> bool:
     )
 
 
-def asked(message: str, user_id: str) -> list[tuple[str, str]]:
-    """Return path and variable of each Connected Content tag in `message`, for a user."""
-    found = []
-    for tag in _TAG.finditer(message):
-        url = _USER_ID.sub(quote(user_id, safe=""), tag["url"])
-        assert "{{" not in url, "the id must be escaped with url_param_escape"
-        saved = re.search(r":save (\w+)", tag["options"])
-        assert saved, "a tag without :save prints JSON into the message"
-        found.append((re.sub(r"^https://[^/]+", "", url), saved[1]))
-    return found
-
-
 def render(message: str, user_id: str, get: Callable[[str], dict[str, Any]], engine: Engine) -> str:
-    """Return what Braze would send: `get` answers each tag's path, and `engine` renders the rest."""
-    variables = {variable: get(path) for path, variable in asked(message, user_id)}
-    assert variables, "no tag was understood"
-    return engine(_TAG.sub("", message), variables).strip()
+    """Return what Braze would send, without blanks around it: `get` answers each tag's path."""
+    asked = []
+
+    def ask(request: Request) -> Answer:
+        asked.append(request.target)
+        return Answer(200, {}, json.dumps(get(request.target)), 0.0)
+
+    sent = engine(message, user_id, ask).strip()
+    assert asked, "no tag was understood"
+    return sent
+
+
+def _text(rendering: Rendering) -> str:
+    return f"aborted: {rendering.reason}" if rendering.outcome == "aborted" else rendering.message

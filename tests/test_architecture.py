@@ -17,6 +17,19 @@ def test_the_import_contracts_are_kept() -> None:
 
 def test_a_pure_room_can_be_imported_without_flask_or_requests() -> None:
     rooms = "strictjson, names, parts, plan, query, shaping, keys, settings, errors, quota"
-    code = f"import sys; from proxy import {rooms}; print(sorted({{'flask', 'requests', 'redis'}} & set(sys.modules)))"
+    found = "sorted({'flask', 'requests', 'redis'} & set(sys.modules))"
+    code = f"import sys, proxy.openapi.document; from proxy import {rooms}; print({found})"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "[]"
+
+
+def test_a_message_is_rendered_without_flask_or_requests_and_liquid_is_loaded_only_then() -> None:
+    code = (
+        "import sys; import proxy.braze.engine; print(sorted({'flask', 'requests', 'liquid'} & set(sys.modules)))",
+        "import sys; import proxy.cli, proxy.app; print(sorted({'liquid', 'flask'} & set(sys.modules)))",
+    )
+    loaded = [
+        subprocess.run([sys.executable, "-c", one], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        for one in code
+    ]
+    assert loaded == ["['liquid']", "['flask']"]

@@ -46,7 +46,7 @@ def _begin() -> None:
 def _end(response: Response) -> Response:
     response.headers["X-Request-ID"] = g.request_id
     for name, value in SECURITY:
-        response.headers[name] = value
+        response.headers.setdefault(name, value)  # a page brings a policy of its own
     if response.status_code not in (401, 403):  # those are logged by the minute, with a count
         level = logging.INFO if "caller" in g else logging.DEBUG
         if _log.isEnabledFor(level):

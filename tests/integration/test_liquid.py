@@ -104,3 +104,39 @@ def test_a_message_still_renders_when_amplitude_fails(
     failing_service: Service, engine: liquid.Engine, message: str, sent: str
 ) -> None:
     assert liquid.render(message, "ava", lambda path: failing_service.get(path).json(), engine) == sent
+
+
+ODD = {
+    "text": "3", "number": 3, "half": 1.5, "big": 1e20, "yes": True, "no": False, "nothing": None,
+    "list": ["b", "a", None, True], "none": [], "map": {"a b": [1, None], "c": "d"}, "limit": 7, "in": "x",
+    "words": "one two",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("message", "sent"),
+    [
+        ("{% if o.text > 2 %}y{% endif %}.", "Liquid error: comparison of String with 2 failed."),
+        ("{% if o.number >= '2' %}y{% endif %}.", "Liquid error: comparison of Integer with String failed."),
+        ("{% unless o.half <= 'x' %}y{% endunless %}.", "Liquid error: comparison of Float with String failed."),
+        ("{% if o.text < 1.5 %}y{% endif %}", "Liquid error: comparison of String with 1.5 failed"),
+        ("{% if o.yes > 2 %}y{% else %}n{% endif %}{% if o.list > 2 %}y{% else %}n{% endif %}", "nn"),
+        ("{% if o.nothing > 2 %}y{% else %}n{% endif %}{% if o.gone.gone < 2 %}y{% else %}n{% endif %}", "nn"),
+        ("{% if o.number > 2.5 and o.half >= 1.5 %}y{% endif %}{% if 'b' > 'a' %}y{% endif %}", "yy"),
+        ("{% if o.number contains 3 %}y{% else %}n{% endif %}{% if o.list contains 'a' %}y{% endif %}", "ny"),
+        ("{% if o.list contains 1 %}y{% else %}n{% endif %}{% if o.text contains 3 %}y{% endif %}", "ny"),
+        ("{% if o.map contains 'c' %}y{% endif %}{% if o.text == 3 %}y{% else %}n{% endif %}", "yn"),
+        ("{% if o.none == empty %}e{% endif %}{% if o.none %}t{% endif %}", "et"),
+        ("{{ o.yes }}{{ o.nothing }}{{ o.half }} {{ o.big }} {{ o.list }} {{ o.map.c }}", "true1.5 1.0e+20 batrue d"),
+        ("{{ o.map['a b'] | append: '!' }} {{ o.yes | append: o.no }}", "[1, nil]! truefalse"),
+        ("{{ o.words | truncatewords: 2 }}/{{ o.words | truncatewords: 1 }}", "one two/one..."),
+        ("{{ o.limit }}{% if o.limit == 7 %}y{% endif %}{{ o.in | append: 'z' }}{{ 'a.in' }}", "7yxza.in"),
+        ("{{ o.number | divided_by: 0 }} {{ o.half | round }}", "Liquid error: divided by 0 2"),
+        ("{% for i in o.list limit: 2 %}{{ forloop.index }}{{ i }}{% endfor %}", "1b2a"),
+        ("{% for i in o.nothing %}x{% else %}e{% endfor %}{{ o.no | default: 'd' }}", "ed"),
+        ("{% case o.text %}{% when 3 %}n{% when '3' %}t{% endcase %}", "t"),
+        ("a{%- if o.yes -%} b {%- endif -%} c{% if o.yes %}\n {% endif %}d", "abcd"),
+    ],
+)  # fmt: skip
+def test_values_compare_and_print_as_in_ruby(engine: liquid.Engine, message: str, sent: str) -> None:
+    assert liquid.render(tag("cohorts", "", "o") + message, "ava", lambda path: ODD, engine) == sent

@@ -1,0 +1,1 @@
+"""Braze's Liquid: its dialect, its Connected Content tag, and what breaks in it. Pure: no Flask, no requests."""

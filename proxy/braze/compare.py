@@ -1,0 +1,102 @@
+"""Compares as Ruby's Liquid does: numbers with numbers, text with text, an error for one with the other."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from liquid import RenderContext
+from liquid.builtin.expressions.logical import (
+    ContainsExpression,
+    GeExpression,
+    GtExpression,
+    LeExpression,
+    LtExpression,
+)
+from liquid.exceptions import LiquidTypeError
+from liquid.expression import Expression
+
+from proxy.braze import ruby
+
+_SIGNS: dict[type[Expression], Callable[[Any, Any], bool]] = {
+    LtExpression: operator.lt,
+    LeExpression: operator.le,
+    GtExpression: operator.gt,
+    GeExpression: operator.ge,
+}
+_PARTS = ("expression", "left", "right")
+
+
+def compare_as_ruby(expressions: Iterable[Expression]) -> None:
+    """Put Ruby's comparisons in the place of python-liquid's, in and below each of `expressions`."""
+    for expression in expressions:
+        for part in _PARTS:
+            inner = getattr(expression, part, None)
+            if isinstance(inner, Expression):
+                compare_as_ruby([inner])
+                setattr(expression, part, _replaced(inner))
+
+
+def _replaced(expression: Expression) -> Expression:
+    if isinstance(expression, ContainsExpression):
+        return _Contains(expression)
+    sign = _SIGNS.get(type(expression))
+    return _Order(expression, sign) if sign else expression
+
+
+class _Order(Expression):
+    __slots__ = ("left", "right", "sign")
+
+    def __init__(self, written: Any, sign: Callable[[Any, Any], bool]) -> None:
+        super().__init__(written.token)
+        self.left: Expression = written.left
+        self.right: Expression = written.right
+        self.sign = sign
+
+    def evaluate(self, context: RenderContext) -> bool:
+        left, right = (_value(side.evaluate(context)) for side in (self.left, self.right))
+        kinds = _kind(left), _kind(right)
+        if None in kinds:
+            return False
+        if kinds[0] is not kinds[1]:
+            shown = ruby.prints(right) if kinds[1] is float else "String"
+            raise LiquidTypeError(f"comparison of {ruby.type_name(left)} with {shown} failed", token=self.token)
+        return self.sign(left, right)
+
+    def children(self) -> list[Expression]:
+        return [self.left, self.right]
+
+
+class _Contains(Expression):
+    __slots__ = ("left", "right")
+
+    def __init__(self, written: ContainsExpression) -> None:
+        super().__init__(written.token)
+        self.left = written.left
+        self.right = written.right
+
+    def evaluate(self, context: RenderContext) -> bool:
+        left, right = (_value(side.evaluate(context)) for side in (self.left, self.right))
+        if right is None or right is False:
+            return False
+        if isinstance(left, str):
+            return ruby.text(right) in left
+        if not isinstance(left, list | tuple | dict | range):
+            return False
+        # One by one and not by hash: what is asked for may be a list; and to Python, true is 1.
+        return any(one == right and isinstance(one, bool) is isinstance(right, bool) for one in left)
+
+    def children(self) -> list[Expression]:
+        return [self.left, self.right]
+
+
+def _value(value: Any) -> Any:
+    return value.__liquid__() if hasattr(value, "__liquid__") else value
+
+
+def _kind(value: object) -> type | None:
+    """Return str for text and float for any number: what has an order. A boolean has none."""
+    if isinstance(value, str):
+        return str
+    return float if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -1,0 +1,150 @@
+"""Braze's two tags: connected_content asks the service, abort_message ends the message."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from io import StringIO
+from typing import Any, TextIO
+from urllib.parse import quote
+
+from liquid import BoundTemplate, Environment, RenderContext, Token
+from liquid.ast import Node
+from liquid.exceptions import ResourceLimitError
+from liquid.stream import TokenStream
+from liquid.tag import Tag as LiquidTag
+from liquid.token import TOKEN_EXPRESSION, TOKEN_TAG
+
+from proxy.braze import tag
+from proxy.braze.exchange import Answer, Exchange, Request
+from proxy.braze.run import Aborted, Run, line_of
+
+Parse = Callable[[str, int], BoundTemplate]
+"""Parses the Liquid inside a tag, which begins at a line of the message."""
+
+_PASSED_ON = frozenset({"cache-control"})
+"""Headers of a tag that reach the service; who asks, and under which id, is settled elsewhere."""
+
+
+class _AbortNode(Node):
+    __slots__ = ("reason",)
+
+    def __init__(self, token: Token, reason: str) -> None:
+        super().__init__(token)
+        self.reason = reason
+        self.blank = False
+
+    def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
+        raise Aborted(self.reason)
+
+
+class AbortTag(LiquidTag):
+    """`{% abort_message('reason') %}`."""
+
+    name = "abort_message"
+    block = False
+
+    def parse(self, stream: TokenStream) -> Node:
+        """Return the node of a tag."""
+        token = stream.eat(TOKEN_TAG)
+        reason = _text(stream).strip().removeprefix("(").removesuffix(")").strip()
+        return _AbortNode(token, reason.strip("\"'") or "no reason given")
+
+
+class _ConnectedContentNode(Node):
+    __slots__ = ("line", "parse", "run", "written")
+
+    def __init__(self, token: Token, written: tag.Tag, run: Run, line: int, parse: Parse) -> None:
+        super().__init__(token)
+        self.written = written
+        self.run = run
+        self.line = line
+        self.parse = parse
+        self.blank = False
+
+    def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
+        run, written = self.run, self.written
+        if len(run.exchanges) >= run.limits.tags:
+            raise ResourceLimitError(f"more than {run.limits.tags} Connected Content calls", token=self.token)
+        url = self._liquid(written.url, context).strip()
+        body = self._liquid(written.options.get("body", ""), context)
+        name = tag.route(url)
+        answer = run.ask(self._request(name, url, body, context)) if name else None
+        run.budget.check()
+        value = _value(answer)
+        saved_as = written.options.get("save") or (None if isinstance(value, str) else tag.UNSAVED)
+        exposure = tag.logs_exposure(name, tag.parameters(url, body if written.method == "POST" else ""))
+        if name is None:
+            run.found.append(tag.elsewhere(self.line))
+        called = f"/v1/{name}" if name else None
+        run.exchanges.append(Exchange(self.line, url, written.method, called, saved_as, answer, value, exposure))
+        if answer is not None and answer.status >= 500 and written.retries:
+            run.retried = f"the call in line {self.line} failed with {answer.status}, and has :retry"
+        if saved_as is None:
+            return buffer.write(value)
+        context.assign(saved_as, value)
+        return 0
+
+    def _request(self, name: str, url: str, body: str, context: RenderContext) -> Request:
+        written = self.written
+        query = url.partition("?")[2].partition("#")[0]
+        # As it goes over the wire, whatever the template has put into it.
+        query = quote(query, safe="%/:?[]@!$&'()*+,;=", errors="replace")
+        target = f"/v1/{name}" + (f"?{query}" if query else "")
+        headers = _headers(self._liquid(written.options.get("headers", ""), context))
+        if written.method != "POST":
+            return Request("GET", target, headers)
+        return Request("POST", target, headers, body, written.content_type)
+
+    def _liquid(self, text: str, context: RenderContext) -> str:
+        if "{{" not in text and "{%" not in text:
+            return text
+        rendered = StringIO()
+        for node in self.parse(text, self.line).nodes:
+            node.render(context, rendered)
+        return rendered.getvalue()
+
+
+class ConnectedContentTag(LiquidTag):
+    """`{% connected_content URL :option value … %}`."""
+
+    name = "connected_content"
+    block = False
+
+    def __init__(self, env: Environment, run: Run, first_line: int, parse: Parse) -> None:
+        super().__init__(env)
+        self._run = run
+        self._first_line = first_line
+        self._parse = parse
+
+    def parse(self, stream: TokenStream) -> Node:
+        """Return the node of a tag."""
+        token = stream.eat(TOKEN_TAG)
+        line = line_of(token, self._first_line)
+        return _ConnectedContentNode(token, tag.parse(_text(stream)), self._run, line, self._parse)
+
+
+def _text(stream: TokenStream) -> str:
+    return stream.current.value if stream.current.kind == TOKEN_EXPRESSION else ""
+
+
+def _value(answer: Answer | None) -> Any:
+    """Return what the template sees of an answer: nothing of one that is no 2xx."""
+    if answer is None or not 200 <= answer.status < 300:
+        return None
+    try:
+        value = json.loads(answer.body)
+    except ValueError:
+        return answer.body
+    return value | {"__http_status_code__": answer.status} if isinstance(value, dict) else value
+
+
+def _headers(text: str) -> dict[str, str]:
+    try:
+        given = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    pairs = given.items() if isinstance(given, dict) else ()
+    clean = {str(name): re.sub(r"[^\x20-\x7e]", "", str(value)) for name, value in pairs}
+    return {name: value for name, value in clean.items() if name.lower() in _PASSED_ON}

@@ -1,0 +1,172 @@
+"""Braze's dialect for python-liquid: its tags and filters, and errors that show where Ruby's Liquid shows them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import TextIO, cast
+
+from liquid import BoundTemplate, Environment, Mode, RenderContext, Token
+from liquid.ast import BlockNode, Node
+from liquid.exceptions import LiquidError, LiquidTypeError, ResourceLimitError
+from liquid.undefined import is_undefined
+
+from proxy.braze import filters, ruby
+from proxy.braze.compare import compare_as_ruby
+from proxy.braze.connected import AbortTag, ConnectedContentTag
+from proxy.braze.exchange import Finding
+from proxy.braze.run import Run, line_of
+from proxy.braze.source import ATTRIBUTES
+
+_FATAL = re.compile(r"unexpected tag|expected tag|missing tag|unknown block|unexpected end|unexpected liquid")
+"""What Ruby's Liquid refuses a whole template for."""
+_SLIPS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError)
+"""What python-liquid lets through when a filter is given odd values, where Ruby's Liquid says "internal"."""
+
+
+_FILTERS: tuple[Callable[..., object], ...] = (
+    filters.url_param_escape,
+    filters.url_escape,
+    filters.json_escape,
+    filters.property_accessor,
+    filters.truncatewords,
+)
+
+
+def template_of(source: str, run: Run, *, line: int = 1) -> BoundTemplate:
+    """Parse plain Liquid that begins at `line` of the message."""
+    template = _Environment(run, line).from_string(source)
+    for node in _walk(template.nodes):
+        compare_as_ruby(node.expressions())
+    # All of them before the first is wrapped, which hides what is in it.
+    for block in [node for node in _walk(template.nodes) if isinstance(node, BlockNode)]:
+        block.nodes = [_Guarded(node, run, line) for node in block.nodes]
+    template.nodes = [_Guarded(node, run, line) for node in template.nodes]
+    return template
+
+
+def context_of(template: BoundTemplate, run: Run) -> RenderContext:
+    """Return a context in which the user's attributes are known."""
+    device = {"id": run.user.device_id or None}
+    known = {
+        ATTRIBUTES: {"user_id": run.user.user_id or None},
+        "most_recently_used_device": device,
+        "targeted_device": device,
+    }
+    return _Context(template, globals=known)
+
+
+class _Environment(Environment):
+    """Lax as Ruby's Liquid is, but for what it refuses too; says what could not be read."""
+
+    def __init__(self, run: Run, line: int) -> None:
+        super().__init__(tolerance=Mode.LAX, strict_filters=False)
+        self.run = run
+        self.line = line
+        limits = run.limits
+        vars(self).update(
+            loop_iteration_limit=limits.iterations,
+            output_stream_limit=limits.output,
+            local_namespace_limit=limits.variables,
+        )
+        self.add_tag(ruby.RubyOutput)
+        self.add_tag(ruby.RubyEcho)
+        self.add_tag(AbortTag)
+        self.tags[ConnectedContentTag.name] = ConnectedContentTag(
+            self, run, line, lambda text, at: template_of(text, run, line=at)
+        )
+        for one in _FILTERS:
+            self.add_filter(one.__name__, one)
+
+    def error(self, exc: type[LiquidError] | LiquidError, msg: str | None = None, token: Token | None = None) -> None:
+        """Raise what Ruby's Liquid raises too; note the rest, of which it makes the best it can."""
+        error = exc if isinstance(exc, LiquidError) else exc(msg, token=token)
+        error.token = error.token or token
+        text = str(error.message)
+        if isinstance(error, ResourceLimitError) or _FATAL.match(text):
+            raise error
+        self.run.found.append(
+            Finding(
+                line_of(error.token, self.line),
+                "syntax",
+                f"this is not plain Liquid ({text}); the preview leaves it out",
+                "write it in plain Liquid: what Braze makes of it is not certain",
+            )
+        )
+
+
+class _Context(RenderContext):
+    """Looks at what goes into a filter and what comes out."""
+
+    def filter(self, name: str, token: Token | None) -> Callable[..., object]:
+        run = cast(_Environment, self.env).run
+        if name not in self.env.filters:
+            run.found.append(
+                Finding(
+                    run.line,
+                    "unknown-filter",
+                    f"the filter {name} is not known here, so it changes nothing",
+                    "look at its spelling; if it is one of Braze's own, test it in Braze",
+                )
+            )
+        function = super().filter(name, token)
+
+        def within_limits(value: object, *arguments: object, **named: object) -> object:
+            run.budget.before_filter(value, (*arguments, *named.values()))
+            if name in filters.OF_TEXT:
+                value = _text(value)
+                arguments = tuple(_text(one) if isinstance(one, bool) else one for one in arguments)
+            made = function(value, *arguments, **named)
+            run.budget.after_filter(made)
+            return made
+
+        return within_limits
+
+
+class _Guarded(Node):
+    """Renders a node in time; an error in it shows in the message, and what follows is rendered."""
+
+    __slots__ = ("line", "node", "run")
+
+    def __init__(self, node: Node, run: Run, first_line: int) -> None:
+        super().__init__(node.token)
+        self.node = node
+        self.run = run
+        self.blank = node.blank
+        self.line = line_of(node.token, first_line)
+
+    def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
+        self.run.budget.check()
+        self.run.line = self.line
+        try:
+            return self.node.render(context, buffer)
+        except ResourceLimitError as limit:
+            limit.token = limit.token or self.token
+            raise
+        except LiquidTypeError as error:
+            return self._show(
+                buffer,
+                ruby.says(error),
+                "compare like with like; text becomes a number with {% assign n = … | plus: 0 %}",
+            )
+        except LiquidError as error:
+            return self._show(buffer, ruby.says(error), "guard it with an if, or mend the values it is given")
+        except _SLIPS:
+            return self._show(buffer, "internal", "a filter is given what it is not made for: look at its arguments")
+
+    def _show(self, buffer: TextIO, error: str, mend: str) -> int:
+        text = f"Liquid error: {error}"
+        self.run.found.append(Finding(self.line, "liquid-error", f"it puts “{text}” into the message", mend))
+        return buffer.write(text)
+
+
+def _text(value: object) -> object:
+    # What is not there stays so: the filter knows what that is.
+    return value if value is None or is_undefined(value) else ruby.text(value)
+
+
+def _walk(nodes: Iterable[Node]) -> Iterator[Node]:
+    for node in nodes:
+        yield node
+        # No built-in node looks at the context; what would, includes other templates, of which there are none.
+        yield from _walk(node.children(cast(RenderContext, None), include_partials=False))

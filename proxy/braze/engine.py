@@ -1,0 +1,75 @@
+"""Renders a Braze message with python-liquid, asking the service for each Connected Content tag."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+from liquid.exceptions import LiquidError, LiquidInterrupt, StopRender
+from liquid.output import LimitedStringIO
+
+from proxy.braze.dialect import context_of, template_of
+from proxy.braze.exchange import Ask, Finding, Rendering, User
+from proxy.braze.limits import Limits
+from proxy.braze.lint import findings
+from proxy.braze.ruby import sound
+from proxy.braze.run import Aborted, Run
+from proxy.braze.source import Unreadable, require_closed, rewritten
+
+LIMITS = Limits()
+
+
+def render(
+    source: str, user: User, ask: Ask, *, limits: Limits = LIMITS, monotonic: Callable[[], float] = time.monotonic
+) -> Rendering:
+    """Return what Braze would send of `source` to `user`, and what breaks in it. `ask` answers each tag."""
+    run = Run(user, ask, limits, monotonic)
+    source = sound(source)
+    try:
+        if len(source) > limits.source:
+            raise Unreadable(1, f"it is longer than {limits.source:,} characters, the most that is previewed")
+        require_closed(source)
+        run.found.extend(findings(source))
+        message = _rendered(source, run)
+    except Unreadable as unreadable:
+        where = f"line {unreadable.line}: {unreadable.fault}"
+        found = Finding(unreadable.line, "unreadable", unreadable.fault, "mend it: Braze refuses the whole message")
+        return _done(run, "refused", reason=where, more=[found])
+    except Aborted as aborted:
+        return _done(run, "aborted", reason=aborted.reason)
+    except RecursionError:
+        return _done(run, "refused", reason="an expression is nested too deeply to be previewed")
+    except LiquidError as error:
+        return _done(run, "refused", reason=_reason(error))
+    if run.retried is not None:
+        return _done(run, "retried", message=message, reason=run.retried)
+    return _done(run, "sent", message=message)
+
+
+def _rendered(source: str, run: Run) -> str:
+    template = template_of(rewritten(source), run)
+    context = context_of(template, run)
+    buffer = LimitedStringIO(run.limits.output)
+    try:
+        for node in template.nodes:
+            node.render(context, buffer)
+    except (LiquidInterrupt, StopRender):
+        pass  # a break outside of any loop ends the message there
+    return buffer.getvalue()
+
+
+def _done(
+    run: Run, outcome: Any, *, message: str = "", reason: str = "", more: list[Finding] | None = None
+) -> Rendering:
+    found = sorted(dict.fromkeys([*run.found, *(more or [])]), key=lambda one: one.line)
+    return Rendering(outcome, message, reason, tuple(run.exchanges), tuple(found))
+
+
+def _reason(error: LiquidError) -> str:
+    token = error.token
+    where = ""
+    if token is not None and token.start_index >= 0:
+        where = f"line {token.source.count(chr(10), 0, token.start_index) + 1}: "
+    return where + re.sub(r"\s+", " ", str(error.message or "Liquid cannot read it"))

@@ -1,0 +1,159 @@
+"""What breaks in Braze, read off a template without rendering it: each fault with its line and its mend. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from proxy.braze import tag
+from proxy.braze.branches import aborts_against_retry
+from proxy.braze.exchange import Finding
+from proxy.braze.expressions import condition_findings, name_findings
+from proxy.braze.source import Markup, attributes, markups
+
+_ESCAPED = re.compile(r"\|\s*(?:url_param_escape|url_encode)\b")
+_OUTPUT = re.compile(r"\{\{(.*?)\}\}(?!\})", re.DOTALL)
+_KNOWN = frozenset({("", "user_id"), ("most_recently_used_device", "id"), ("targeted_device", "id")})
+
+
+def findings(source: str) -> Iterator[Finding]:
+    """Yield what is wrong with `source`, and what is good to know of it. Raises Unreadable."""
+    pieces = [markup for markup in markups(source) if markup.kind != "verbatim"]
+    for markup in pieces:
+        if markup.name == "connected_content":
+            written = tag.parse(markup.rest)
+            for rule in _TAG_RULES:
+                yield from rule(markup, written)
+        elif markup.name != "abort_message":
+            yield from condition_findings(markup)
+            yield from name_findings(markup)
+        yield from _unknown_attributes(markup)
+    yield from aborts_against_retry(pieces)
+
+
+def _unescaped(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
+    query = written.url.partition("?")[2]
+    form = written.options.get("body", "") if written.content_type == tag.FORM else ""
+    for text in (query, form):
+        for output in _OUTPUT.finditer(text):
+            if not _ESCAPED.search(output[1]):
+                shown = output[1].strip()
+                yield Finding(
+                    markup.line,
+                    "unescaped",
+                    f"{{{{{shown}}}}} goes into the call as it is: with a + or & in it, it is another value",
+                    f"write {{{{{shown} | url_param_escape}}}}",
+                )
+
+
+def _unsaved(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
+    if not written.options.get("save"):
+        yield Finding(
+            markup.line,
+            "unsaved",
+            "without :save the answer goes into the variable connected, or is printed when it is not JSON",
+            "add :save and a name, and ask that name for what you need",
+        )
+
+
+def _insecure(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
+    if written.url.lower().startswith("http://"):
+        yield Finding(
+            markup.line,
+            "insecure",
+            "http:// sends the id and the credentials readable for everybody on the way",
+            "write https://",
+        )
+
+
+def _elsewhere(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
+    url = re.sub(r"\{\{.*?\}\}+", "{}", written.url.partition("?")[0], flags=re.DOTALL)
+    # What a path is that is rendered shows only then.
+    if tag.route(url) is None and "{}" not in re.sub(r"\A\w*:?//[^/]*", "", url):
+        yield tag.elsewhere(markup.line)
+
+
+def _without_credentials(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
+    if not written.options.keys() & {"basic_auth", "auth_credentials", "headers"}:
+        yield Finding(
+            markup.line,
+            "without-credentials",
+            "Braze calls this without credentials and gets a 401; only the preview calls it with yours",
+            "add :basic_auth and the name under which Braze stores the key",
+        )
+
+
+def _cached_post(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
+    if written.method == "POST" and "cache_max_age" in written.options:
+        yield Finding(
+            markup.line,
+            "cached-post",
+            "Braze caches by URL alone: a POST with :cache_max_age shows one user's content to another",
+            "remove :cache_max_age, or ask with GET",
+        )
+
+
+def _half_retry(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
+    on_error = tag.parameters(written.url, written.options.get("body", "")).get("on_error") == "retry"
+    if written.retries and not on_error:
+        yield Finding(
+            markup.line,
+            "half-retry",
+            ":retry acts on a failed call, but without on_error=retry a missing user is a 200, which is sent",
+            "add on_error=retry to the parameters, or remove :retry",
+        )
+    if on_error and not written.retries:
+        yield Finding(
+            markup.line,
+            "half-retry",
+            "on_error=retry makes a missing user a failed call, but without :retry Braze sends without an answer",
+            "add :retry to the tag, or remove on_error=retry",
+        )
+
+
+def _unknown_options(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
+    if written.unknown:
+        words = " ".join(written.unknown)[:80]
+        known = ", ".join(f":{name}" for name in sorted(tag.FLAGS | tag.VALUED))
+        yield Finding(markup.line, "unknown-option", f"{words} is no option of the tag", f"the options are {known}")
+    if written.method not in ("GET", "POST"):
+        yield Finding(markup.line, "unknown-option", "Braze knows no such method", "write :method post, or leave it")
+
+
+def _exposure(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
+    path = written.url.partition("?")[0]
+    asked = tag.parameters(written.url, written.options.get("body", ""))
+    if tag.logs_exposure(tag.route(path), asked):
+        yield Finding(
+            markup.line,
+            "exposure",
+            "each recommendation that is fetched logs an exposure in Amplitude for this user, from here too",
+            "ask only for what the message shows, and preview with a user of your own",
+            level="note",
+        )
+
+
+def _unknown_attributes(markup: Markup) -> Iterator[Finding]:
+    for prefix, name in attributes(markup.text):
+        if (prefix, name) not in _KNOWN:
+            shown = f"{prefix}." * bool(prefix) + f"${{{name}}}"
+            yield Finding(
+                markup.line,
+                "unknown-attribute",
+                f"only Braze knows {shown}: here it is empty",
+                "look at this part of the message in Braze",
+                level="note",
+            )
+
+
+_TAG_RULES: tuple[Callable[[Markup, tag.Tag], Iterator[Finding]], ...] = (
+    _unescaped,
+    _unsaved,
+    _insecure,
+    _elsewhere,
+    _without_credentials,
+    _cached_post,
+    _half_retry,
+    _unknown_options,
+    _exposure,
+)

@@ -1,0 +1,39 @@
+"""One rendering while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from liquid import Token
+
+from proxy.braze.exchange import Ask, Exchange, Finding, User
+from proxy.braze.limits import Budget, Limits
+
+
+class Aborted(Exception):
+    """An abort_message tag was reached."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Run:
+    """One rendering: for whom, by whom asked, within what, and what came of it so far."""
+
+    def __init__(self, user: User, ask: Ask, limits: Limits, monotonic: Callable[[], float]) -> None:
+        self.user = user
+        self.ask = ask
+        self.limits = limits
+        self.budget = Budget(limits, monotonic)
+        self.exchanges: list[Exchange] = []
+        self.found: list[Finding] = []
+        self.retried: str | None = None
+        self.line = 1
+
+
+def line_of(token: Token | None, first: int) -> int:
+    """Return the line of the message in which `token` is, when what holds it begins in line `first`."""
+    if token is None or token.start_index < 0:
+        return first
+    return first + token.source.count("\n", 0, token.start_index)

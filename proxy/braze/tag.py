@@ -1,0 +1,138 @@
+"""The Connected Content tag: its text -> URL and options. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlsplit
+
+from proxy.braze.exchange import Finding
+from proxy.parts import SECTIONS
+
+FLAGS = frozenset({"retry", "no_cache"})
+VALUED = frozenset(
+    {"save", "basic_auth", "auth_credentials", "headers", "method", "body", "content_type", "cache_max_age"}
+)
+ROUTES = frozenset({*SECTIONS, "profile", "userprofile"})
+UNSAVED = "connected"
+"""Where Braze puts a JSON answer that no `:save` names."""
+FORM = "application/x-www-form-urlencoded"
+
+_OPTION = re.compile(r":([a-z_]+)\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """A tag as written. `options`: name to value as text, "" for a flag; `unknown`: words that are no option."""
+
+    url: str
+    options: Mapping[str, str]
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def method(self) -> str:
+        """Return the HTTP method, in capitals."""
+        return self.options.get("method", "get").upper()
+
+    @property
+    def retries(self) -> bool:
+        """Say whether Braze tries this tag again, as far as the tag goes."""
+        return "retry" in self.options
+
+    @property
+    def content_type(self) -> str:
+        """Return the type of its body."""
+        return self.options.get("content_type", FORM)
+
+
+def parse(text: str) -> Tag:
+    """Return the tag whose text after its name is `text`."""
+    words = list(_words(text))
+    url = words[0] if words and not words[0].startswith(":") else ""
+    options: dict[str, str] = {}
+    unknown: list[str] = []
+    current: str | None = None
+    for word in words[1:] if url else words:
+        option = _OPTION.match(word)
+        if option and option[1] in FLAGS | VALUED:
+            options[option[1]] = ""
+            current = option[1] if option[1] in VALUED else None
+        elif option or current is None:
+            unknown.append(word)
+            current = None
+        else:
+            options[current] = f"{options[current]} {word}".strip()
+    return Tag(url, options, tuple(unknown))
+
+
+def route(url: str) -> str | None:
+    """Return which of this service's data routes a URL means, whatever its host; None for any other."""
+    try:
+        path = urlsplit(url.strip()).path
+    except ValueError:
+        return None
+    name = path.removeprefix("/v1/").removesuffix("/")
+    return name if path.startswith("/v1/") and name in ROUTES else None
+
+
+def parameters(url: str, body: str = "") -> dict[str, str]:
+    """Return what a URL and a body, a form or a JSON object, ask for."""
+    query = url.partition("?")[2].partition("#")[0]
+    return dict(parse_qsl(query, keep_blank_values=True)) | _of_body(body.strip())
+
+
+def logs_exposure(name: str | None, asked: Mapping[str, str]) -> bool:
+    """Say whether Amplitude logs an exposure when it is called for this route with these parameters."""
+    match name:
+        case "recommendations":
+            return True
+        case "profile":
+            return "recommendations" in (one.strip() for one in asked.get("include", "").split(","))
+        case "userprofile":
+            return "rec_id" in asked or asked.get("get_recs", "").lower() == "true"
+    return False
+
+
+def elsewhere(line: int) -> Finding:
+    """Return what is to be said of a tag whose URL is none of this service's data routes."""
+    return Finding(
+        line,
+        "elsewhere",
+        "this is no data route of this service, so the preview calls nothing and saves nothing",
+        f"the routes are /v1/ and one of {', '.join(sorted(ROUTES))}",
+    )
+
+
+def _of_body(body: str) -> dict[str, str]:
+    if not body.startswith("{") or body.startswith("{{"):
+        return dict(parse_qsl(body, keep_blank_values=True))
+    try:
+        given = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return {name: ",".join(map(str, value)) if isinstance(value, list) else str(value) for name, value in given.items()}
+
+
+def _words(text: str) -> Iterator[str]:
+    """Yield what blanks part, where they are neither in Liquid nor inside braces or their quotes."""
+    word, depth, quoted, at = "", 0, False, 0
+    while at < len(text):
+        if text.startswith("{{", at) and (end := text.find("}}", at)) > 0:
+            word, at = word + text[at : end + 2], end + 2
+            continue
+        letter = text[at]
+        at += 1
+        if letter.isspace() and not depth:
+            if word:
+                yield word
+            word = ""
+            continue
+        if depth and letter == '"' and not word.endswith("\\"):
+            quoted = not quoted
+        elif not quoted:
+            depth = max(0, depth + {"{": 1, "}": -1}.get(letter, 0))
+        word += letter
+    if word:
+        yield word

@@ -1,0 +1,141 @@
+"""What an operation answers: response headers, problems, and the answers that routes share. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from proxy.openapi.schemas import MISSING_WORDS, Schema, ref
+
+_CACHE = "connected-content-proxy"
+HEADERS: Mapping[str, Schema] = {
+    "X-Request-ID": {
+        "description": "The caller's when it sent a sane one, else a new one; the log has it too.",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._~+/=-]{1,200}$"},
+    },
+    "Age": {
+        "description": "Seconds since Amplitude said so (the oldest part's).",
+        "schema": {"type": "integer", "minimum": 0},
+    },
+    "Cache-Control": {
+        "description": "For how long it is fresh, counted from `Age` 0; `no-store` when `ok` is false.",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^(private, max-age=[0-9]+|no-store)$"},
+    },
+    "Cache-Status": {
+        "description": "Where the answer came from (RFC 9211); `detail` is an error word. None for a blank id.",
+        "schema": {
+            "type": "string",
+            "pattern": rf"^{_CACHE}; (hit; ttl=-?[0-9]+"
+            rf"|fwd=(miss|partial|request|stale); (stored|collapsed|detail=({'|'.join(MISSING_WORDS)})))$",
+        },
+        "example": f"{_CACHE}; hit; ttl=231",
+    },
+    "X-Amplitude-Calls": {
+        "description": "How many calls to Amplitude this answer sent or joined; 0 for a hit.",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 0},
+    },
+    "ETag": {
+        "description": "Of these very bytes; for `If-None-Match`.",
+        "required": True,
+        "schema": {"type": "string", "pattern": '^"[0-9a-f]+(-gzip)?"$'},
+    },
+    "Retry-After": {
+        "description": "Seconds until another try may help.",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 1},
+    },
+    "WWW-Authenticate": {
+        "description": "The scheme that every HTTP client knows.",
+        "required": True,
+        "schema": {"type": "string", "pattern": '^Basic realm="'},
+    },
+    "Allow": {
+        "description": "The methods that the route takes.",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^[A-Z]+(, [A-Z]+)*$"},
+    },
+}
+DATA_HEADERS = ("Age", "Cache-Control", "Cache-Status", "X-Amplitude-Calls")
+
+
+def answer(
+    description: str,
+    content: Mapping[str, Schema] | None = None,
+    headers: Iterable[str] = (),
+    perhaps: Iterable[str] = (),
+) -> Schema:
+    """Return a response. Every one has a request id beside its `headers`; those in `perhaps` may be missing."""
+    optional = {name: {key: value for key, value in HEADERS[name].items() if key != "required"} for name in perhaps}
+    return {
+        "description": description,
+        "headers": {name: ref(name, "headers") for name in ("X-Request-ID", *headers)} | optional,
+        **({"content": dict(content)} if content else {}),
+    }
+
+
+def as_json(schema: str, examples: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Schema]:
+    """Return the content of a JSON answer of the component `schema`."""
+    return {"application/json": {"schema": ref(schema), **({"examples": examples} if examples else {}), **more}}
+
+
+def problem(status: int, title: str, detail: str, *headers: str, schema: str = "Problem", **more: Any) -> Schema:
+    """Return a response in RFC 9457's form, with what it says for example."""
+    example = {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}
+    return answer(
+        title, {"application/problem+json": {"schema": ref(schema), "example": example}}, ["Cache-Control", *headers]
+    )
+
+
+def headers_only(get: Schema) -> Schema:
+    """Return the HEAD of a GET: the same without bodies."""
+    whole = {
+        status: SHARED[response["$ref"].rpartition("/")[2]] if "$ref" in response else response
+        for status, response in get["responses"].items()
+    }
+    return {
+        **get,
+        "operationId": f"head{get['operationId'].removeprefix('get')}",
+        "summary": f"{get['summary']} (headers only)",
+        "responses": {
+            status: {name: value for name, value in response.items() if name != "content"}
+            for status, response in whole.items()
+        },
+    }
+
+
+SHARED: Mapping[str, Schema] = {
+    "BadRequest": problem(
+        400, "Bad Request", "rec_id is missing: name one or more recommendations, e.g. rec_id=abc123"
+    ),
+    "Unauthorized": problem(
+        401,
+        "Unauthorized",
+        "no valid credentials: send Basic (name and secret), Authorization: Bearer or Api-Key, or X-API-Key",
+        "WWW-Authenticate",
+    ),
+    "Forbidden": problem(403, "Forbidden", "this address may not call: it is outside ALLOWED_NETWORKS"),
+    "NotFound": problem(404, "Not Found", "there is nothing here; the data routes are under /v1/"),
+    "MethodNotAllowed": problem(
+        405, "Method Not Allowed", "this route does not take that method; Allow names those it takes", "Allow"
+    ),
+    "ContentTooLarge": problem(413, "Request Entity Too Large", "the body is too large: 16 KiB at most"),
+    "UnsupportedMediaType": problem(
+        415,
+        "Unsupported Media Type",
+        "the body is of another type: send application/x-www-form-urlencoded or application/json",
+    ),
+    "TryAgain": problem(
+        500,
+        "No answer yet",
+        "the call to Amplitude could not be sent in time within the quota; try again",
+        "Retry-After",
+        "Cache-Status",
+        "X-Amplitude-Calls",
+        schema="TryAgain",
+        ok=False,
+        error="quota_exhausted",
+    ),
+}

@@ -1,0 +1,176 @@
+"""What an operation takes: parameters and bodies from the table in `query`, request headers, credentials. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from proxy.openapi.examples import sent
+from proxy.openapi.schemas import Schema
+from proxy.query import BOOLEANS, MAX_ENTRIES, MAX_LENGTH, Parameter
+
+SECURITY_SCHEMES: Mapping[str, Schema] = {
+    "xApiKey": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-API-Key",
+        "description": "`X-API-Key: <secret>`; looked at when there is no `Authorization`.",
+    },
+    "apiKey": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "Authorization",
+        "description": "`Authorization: Api-Key <secret>`, as a template written for Amplitude sends it. "
+        "The value is `Api-Key`, a space and the secret.",
+    },
+    "bearer": {"type": "http", "scheme": "bearer", "description": "`Authorization: Bearer <secret>`."},
+    # Last, for there Swagger UI puts the cursor.
+    "basic": {
+        "type": "http",
+        "scheme": "basic",
+        "description": "Name and secret of a key; what Braze's `:basic_auth` sends.",
+    },
+}
+SECURITY: list[dict[str, list[str]]] = [{name: []} for name in SECURITY_SCHEMES]
+
+# Inside a value, for at its ends white space is trimmed. As what must not match: Swagger UI would make up values from
+# a pattern that must, and fill its forms with them.
+_CONTROL = r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]|\S\s*[\t-\r\x1c-\x1f\x85]\s*\S"
+_CONTROL_OR_COMMA = f"{_CONTROL}|,"
+
+REQUEST_HEADERS: Mapping[str, Schema] = {
+    "RequestCacheControl": {
+        "name": "Cache-Control",
+        "in": "header",
+        "description": "`no-cache` or `max-age=N`: nothing older than that, if Amplitude can answer. "
+        "Other directives are ignored.",
+        "schema": {"type": "string"},
+    },
+    "IfNoneMatch": {
+        "name": "If-None-Match",
+        "in": "header",
+        "description": "The `ETag` of an answer that you have: a 304 without a body while it is still the same.",
+        "schema": {"type": "string"},
+    },
+    "RequestId": {
+        "name": "X-Request-ID",
+        "in": "header",
+        "description": "1 to 200 of `A-Z a-z 0-9 . _ ~ + / = -`; anything else is replaced.",
+        "schema": {"type": "string"},
+    },
+}
+
+
+def query_parameters(
+    known: Iterable[Parameter], required: Iterable[Parameter], question: Mapping[str, Any]
+) -> list[Schema]:
+    """Return the parameters of a URL, those of the `question` with its values as examples."""
+    return [
+        {
+            "name": parameter.name,
+            "in": "query",
+            "description": _told(parameter),
+            **({"required": True} if parameter in required else {}),
+            **({"style": "form", "explode": False} if parameter.many else {}),
+            "schema": _in_url(parameter, parameter in required),
+            **({"example": question[parameter.name]} if parameter.name in question else {}),
+        }
+        for parameter in known
+    ]
+
+
+def body(known: Iterable[Parameter], required: Iterable[Parameter], question: Mapping[str, Any]) -> Schema:
+    """Return the body of a POST: the same parameters as a form or as a JSON object."""
+    known, required = list(known), list(required)
+    rules = {
+        "type": "object",
+        "required": [parameter.name for parameter in required],
+        "anyOf": [{"required": ["user_id"]}, {"required": ["device_id"]}],
+    }
+    form = {
+        parameter.name: _described(_in_url(parameter, parameter in required), parameter) | _shown(parameter, question)
+        for parameter in known
+    }
+    document = {
+        parameter.name: _described(_in_json(parameter, parameter in required), parameter) for parameter in known
+    }
+    return {
+        "description": "A parameter may be in the URL or in the body, not in both. 16 KiB at most.",
+        "required": True,
+        "content": {
+            "application/json": {"schema": {**rules, "properties": document}, "example": dict(question)},
+            "application/x-www-form-urlencoded": {
+                "schema": {**rules, "properties": form},
+                "encoding": {one.name: {"style": "form", "explode": False} for one in known if one.many},
+                "example": sent(question),
+            },
+        },
+    }
+
+
+def _told(parameter: Parameter) -> str:
+    about = parameter.help[0].upper() + parameter.help[1:] + "."
+    return f"{about} Comma separated, {MAX_ENTRIES} at most." if parameter.many else about
+
+
+def _described(schema: Schema, parameter: Parameter) -> Schema:
+    return {"description": _told(parameter), **schema}
+
+
+def _shown(parameter: Parameter, question: Mapping[str, Any]) -> Schema:
+    """Return what a form shows in a field: the question's value, else nothing rather than a made-up one."""
+    if parameter.name in question:
+        return {"examples": [question[parameter.name]]}
+    if parameter.words == BOOLEANS:
+        return {"examples": ["false"]}
+    return {} if parameter.words else {"examples": [[] if parameter.many else ""]}
+
+
+def _in_url(parameter: Parameter, required: bool) -> Schema:
+    if not parameter.many:
+        return _text(parameter)
+    entry = _words(parameter) if parameter.words else _entry(_CONTROL_OR_COMMA, required)
+    return {"type": "array", "items": entry, "maxItems": MAX_ENTRIES, **({"minItems": 1} if required else {})}
+
+
+def _in_json(parameter: Parameter, required: bool) -> Schema:
+    if parameter.words == BOOLEANS:
+        return {"anyOf": [{"type": "boolean"}, _text(parameter)]}
+    if not parameter.many:
+        return _text(parameter) if parameter.words else {"anyOf": [_text(parameter), {"type": "number"}]}
+    if parameter.words:
+        one = _words(parameter)
+        alone = [one]
+    else:
+        unspeakable = _CONTROL if parameter.holds_comma else _CONTROL_OR_COMMA
+        one = {"anyOf": [_entry(unspeakable, required), {"type": "number"}]}
+        alone = [_listed(required), {"type": "number"}]
+    some = {"type": "array", "items": one, "maxItems": MAX_ENTRIES, **({"minItems": 1} if required else {})}
+    return {"anyOf": [some, *alone]}
+
+
+def _words(parameter: Parameter) -> Schema:
+    return {"type": "string", "enum": list(parameter.words)}
+
+
+def _text(parameter: Parameter) -> Schema:
+    if not parameter.words:
+        return {"type": "string", "maxLength": MAX_LENGTH, "not": {"pattern": _CONTROL}}
+    default = {} if parameter.words == BOOLEANS else {"default": parameter.words[0]}
+    return {**_words(parameter), **default}
+
+
+def _entry(unspeakable: str, required: bool) -> Schema:
+    # An entry of white space is dropped, so where one is required it must have something else in it.
+    something = {"pattern": r"\S"} if required else {}
+    return {"type": "string", "maxLength": MAX_LENGTH, "not": {"pattern": unspeakable}, **something}
+
+
+def _listed(required: bool) -> Schema:
+    entry = rf"[^\x00-\x1f\x7f-\x9f,]{{0,{MAX_LENGTH}}}"
+    return {
+        "type": "string",
+        "description": "Comma separated.",
+        "pattern": rf"^\s*{entry}(,{entry}){{0,{MAX_ENTRIES - 1}}}\s*$",
+        **({"allOf": [{"pattern": r"[^\s,]"}]} if required else {}),
+    }

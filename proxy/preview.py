@@ -1,0 +1,144 @@
+"""Renders a template as the playground does: by a service that runs somewhere, or by one made for the moment."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TextIO
+from urllib.parse import urlsplit
+
+import click
+import requests
+
+from proxy.app import create_app
+from proxy.braze.exchange import Answer, Ask, Request, User
+from proxy.braze.report import lines
+from proxy.keys import entry, generate
+from proxy.sandbox.server import Sandbox
+from proxy.settings import Settings, SettingsError, is_loopback
+from proxy.telemetry import silence_http_library
+from proxy.web.inside import asker
+
+_CALLER = "preview"
+_SECONDS = 10.0
+"""Longer than any data answer may take; a service elsewhere may have to start first."""
+
+
+class NoService(Exception):
+    """The service to be asked is not there, or its address is none. Says what to mend."""
+
+
+def own_service(environ: Mapping[str, str]) -> Ask:
+    """Return what asks a service in this process, with the settings of `environ` and a key of its own.
+
+    Raises SettingsError. Nothing listens, so no network is asked about, and PROXY_API_KEYS need not be set.
+    """
+    secret = generate()
+    ours = {"PROXY_API_KEYS": entry(_CALLER, secret), "ALLOWED_NETWORKS": "", "LOG_LEVEL": "ERROR"}
+    app = create_app(Settings.from_env({**environ, **ours}))
+    return asker(app, {"X-API-Key": secret}, "127.0.0.1")
+
+
+def running_service(url: str, name: str, secret: str, *, monotonic: Callable[[], float] = time.monotonic) -> Ask:
+    """Return what asks the service at `url`, and no other address. Raises NoService."""
+    base = _base(url)
+    session = requests.Session()
+    session.auth = (name, secret)
+
+    def ask(request: Request) -> Answer:
+        started = monotonic()
+        headers = dict(request.headers)
+        if request.content_type:
+            headers["Content-Type"] = request.content_type
+        try:
+            answer = session.request(
+                request.method,
+                base + request.target,
+                headers=headers,
+                data=request.body.encode(errors="replace"),
+                timeout=_SECONDS,
+                allow_redirects=False,
+            )
+        except requests.RequestException as error:
+            raise NoService(f"{base} gives no answer ({type(error).__name__}): does it run there?") from None
+        milliseconds = (monotonic() - started) * 1000
+        lower = {key.lower(): value for key, value in answer.headers.items()}
+        return Answer(answer.status_code, lower, answer.content.decode(errors="replace"), milliseconds)
+
+    return ask
+
+
+def _base(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:
+        host = None
+    if not host or parts.scheme not in ("http", "https") or parts.query or "@" in parts.netloc:
+        raise NoService("the URL is that of a service: https://your-host")
+    if parts.scheme == "http" and not is_loopback(host):
+        raise NoService("the URL must be https: the secret travels in it (http is for a loopback address only)")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+@click.command()
+@click.argument("template", type=click.File("r", encoding="utf-8"))
+@click.option("--user", "user_id", default="", help="The user id to render for; without it, an anonymous user.")
+@click.option("--device", "device_id", default="", help="The id of the user's device.")
+@click.option("--demo", is_flag=True, help="Ask the emulated Amplitude, in which ava, ben and cleo live.")
+@click.option("--url", metavar="URL", help="Ask the service that runs there.")
+@click.option(
+    "--credentials",
+    envvar="PREVIEW_CREDENTIALS",
+    show_envvar=True,
+    metavar="NAME:SECRET",
+    help="The key for --url; asked for when missing.",
+)
+def preview(
+    template: TextIO, user_id: str, device_id: str, demo: bool, url: str | None, credentials: str | None
+) -> None:
+    """Print what Braze would send of the message in the file TEMPLATE (- is standard input).
+
+    What each tag asked and got, and what breaks in Braze, follows on standard error. Exits with 1 when
+    nothing would be sent now.
+
+    Without --url or --demo a service is made for the moment, with the settings of the environment, of which
+    only AMPLITUDE_SECRET_KEY is needed. A recommendation that is fetched logs an exposure in Amplitude for
+    the user, as a sent message does.
+    """
+    if demo and url:
+        raise click.UsageError("--demo and --url exclude each other: both say who is asked")
+    if url and not credentials:
+        credentials = click.prompt("name:secret", hide_input=True, err=True)
+    # Not at the start: no other command needs Liquid.
+    from proxy.braze.engine import render
+
+    silence_http_library()
+    try:
+        with _service(demo, url, credentials or "") as ask:
+            rendering = render(template.read(), User(user_id.strip(), device_id.strip()), ask)
+    except (SettingsError, NoService) as error:
+        raise click.ClickException(str(error)) from None
+    except UnicodeDecodeError:
+        raise click.ClickException(f"{template.name} is not UTF-8: save it as that") from None
+    click.echo(rendering.message, nl=not rendering.message.endswith("\n"))
+    for line in lines(rendering):
+        click.echo(line, err=True)
+    if rendering.outcome != "sent":
+        click.secho(f"{rendering.outcome}: {rendering.reason}", bold=True, err=True)
+        sys.exit(1)
+
+
+@contextmanager
+def _service(demo: bool, url: str | None, credentials: str) -> Iterator[Ask]:
+    if url:
+        name, _, secret = credentials.partition(":")
+        yield running_service(url, name, secret)
+    elif demo:
+        with Sandbox() as emulated:
+            yield own_service({"AMPLITUDE_BASE_URL": emulated.url, "AMPLITUDE_SECRET_KEY": emulated.secret_key})
+    else:
+        yield own_service(os.environ)

@@ -1,0 +1,113 @@
+"""The playground: a Braze message on the left, what Braze would send of it on the right."""
+
+from __future__ import annotations
+
+import threading
+from functools import cache
+from importlib.resources import files
+from typing import Any
+from urllib.parse import urlsplit
+
+from flask import Blueprint, Response, current_app, g, request
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
+
+from proxy import strictjson
+from proxy.braze.exchange import Rendering, User
+from proxy.braze.report import report
+from proxy.errors import BadRequest, Forbidden
+from proxy.web.auth import require_caller, require_network
+from proxy.web.hooks import problem
+from proxy.web.inside import asker
+from proxy.web.pages import page
+
+MAX_BODY_BYTES = 128 * 1024
+_PLACES = threading.BoundedSemaphore(4)
+"""How many previews may be rendered at once in a process; each holds a thread that a message could need."""
+_WHO = ("Authorization", "X-API-Key", "X-Forwarded-For")
+
+blueprint = Blueprint("playground", __name__, url_prefix="/playground")
+blueprint.before_request(require_network)
+blueprint.before_request(require_caller)
+
+
+@blueprint.get("", provide_automatic_options=False)
+def show() -> Response:
+    """Show the page."""
+    return page("playground.html", snippets=snippets(), host=request.host or "your-host")
+
+
+@blueprint.post("/render", provide_automatic_options=False)
+def render() -> Response:
+    """Answer what Braze would send of a message, what each of its tags asked and got, and what breaks in it."""
+    _require_our_page()
+    given = _given()
+    if not _PLACES.acquire(blocking=False):
+        return _answer(Rendering("refused", reason="others are rendering just now: try again in a moment"))
+    try:
+        # Not before somebody renders: a process that only answers Braze never loads Liquid.
+        from proxy.braze.engine import render as rendered
+
+        user = User(given.get("user_id", "").strip(), given.get("device_id", "").strip())
+        return _answer(rendered(given["template"], user, _asker()))
+    finally:
+        _PLACES.release()
+
+
+@cache
+def snippets() -> dict[str, str]:
+    """Return the messages to start from: title to Liquid, in the order of their file names."""
+    folder = files("proxy.web") / "snippets"
+    found = sorted((file for file in folder.iterdir() if file.name.endswith(".liquid")), key=lambda file: file.name)
+    return {_title(file.name): file.read_text(encoding="utf-8") for file in found}
+
+
+def _title(name: str) -> str:
+    words = name.removesuffix(".liquid").partition("-")[2].replace("-", " ")
+    return words[:1].upper() + words[1:]
+
+
+def _asker() -> Any:
+    who = {name: ",".join(request.headers.getlist(name)) for name in _WHO if name in request.headers}
+    application = current_app._get_current_object()  # type: ignore[attr-defined]
+    return asker(application, {**who, "X-Request-ID": g.request_id}, request.remote_addr or "")
+
+
+def _require_our_page() -> None:
+    # A browser sends Basic credentials along from whatever page asks it to.
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    ours = site == "same-origin" if site is not None else origin is None or urlsplit(origin).netloc == request.host
+    if not ours:
+        raise Forbidden("this was sent by a page of another site: open /playground itself")
+    if request.mimetype != "application/json":
+        raise UnsupportedMediaType
+
+
+def _given() -> dict[str, str]:
+    request.max_content_length = MAX_BODY_BYTES
+    try:
+        given = strictjson.read(request.get_data())
+    except HTTPException:
+        raise
+    except ValueError:
+        raise BadRequest("the body is not JSON") from None
+    if not isinstance(given, dict) or not isinstance(given.get("template"), str):
+        raise BadRequest("the body needs a template, a text; user_id and device_id are texts too")
+    if not all(isinstance(given.get(name, ""), str) for name in ("user_id", "device_id")):
+        raise BadRequest("user_id and device_id are texts")
+    return given
+
+
+def _answer(rendering: Rendering) -> Response:
+    response = Response(strictjson.write(report(rendering)) + b"\n", content_type="application/json")
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+@blueprint.errorhandler(RequestEntityTooLarge)
+def _too_large(_: RequestEntityTooLarge) -> Response:
+    return problem(413, "Content Too Large", f"the body is too large: {MAX_BODY_BYTES // 1024} KiB at most")
+
+
+@blueprint.errorhandler(UnsupportedMediaType)
+def _other_type(_: UnsupportedMediaType) -> Response:
+    return problem(415, "Unsupported Media Type", "the body is of another type: send application/json")

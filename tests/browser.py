@@ -1,0 +1,108 @@
+"""A real Chromium that reports what it did not like: console errors and violations of a page's policy."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, TypeVar
+
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+
+Scheme = Literal["light", "dark"]
+Found = TypeVar("Found")
+
+_ARGUMENTS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--force-color-profile=srgb",
+)
+# Before anything of the page runs, so that nothing is missed.
+_WATCH = """
+window.violations = [];
+document.addEventListener("securitypolicyviolation", (event) => {
+  window.violations.push(`${event.effectiveDirective} ${event.blockedURI} ${event.sourceFile}:${event.lineNumber}`);
+});
+"""
+
+
+def missing() -> str | None:
+    """Return why there is no browser here, None when there is one."""
+    absent = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
+    return f"{' and '.join(absent)} not installed: apt-get install chromium chromium-driver" if absent else None
+
+
+class Browser:
+    """One window. `driver` is selenium's own for whatever else a test needs."""
+
+    def __init__(self, driver: webdriver.Chrome) -> None:
+        self.driver = driver
+
+    def open(self, url: str) -> None:
+        """Go to a page and wait until it is loaded."""
+        self.driver.get(url)
+
+    def dress(self, *, width: int = 1200, height: int = 900, scheme: Scheme = "light") -> None:
+        """Set the size of the window and the colours that the user prefers."""
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        preferred = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", preferred)
+
+    def find(self, selector: str) -> WebElement:
+        """Return the first element of a CSS selector once it is there and can be seen."""
+        return self.until(lambda: next((one for one in self.all(selector) if one.is_displayed()), None), selector)
+
+    def all(self, selector: str) -> list[WebElement]:
+        """Return what is there now of a CSS selector."""
+        return self.driver.find_elements(By.CSS_SELECTOR, selector)
+
+    def press(self, selector: str) -> None:
+        """Scroll to an element and click on it."""
+        element = self.find(selector)
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+        element.click()
+
+    def until(self, look: Callable[[], Found | None], what: str = "") -> Found:
+        """Return what `look` finds, as soon as it finds something."""
+        wait = WebDriverWait(self.driver, 10, poll_frequency=0.05)
+        return wait.until(lambda _: look() or False, f"waited in vain for {what}")
+
+    def complaints(self) -> list[str]:
+        """Return what was blocked and what the console was told since the page was opened, warnings left out."""
+        violations: list[str] = self.driver.execute_script("return window.violations")
+        log: list[dict[str, Any]] = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
+        return violations + [entry["message"] for entry in log if entry["level"] == "SEVERE"]
+
+    def requested(self) -> list[str]:
+        """Return the URLs that the page has loaded, itself left out."""
+        names = "return performance.getEntriesByType('resource').map((entry) => entry.name)"
+        found: list[str] = self.driver.execute_script(names)
+        return found
+
+
+@contextmanager
+def running() -> Iterator[Browser]:
+    """Start a browser with a profile of its own, and end it."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        for argument in (*_ARGUMENTS, f"--user-data-dir={profile}"):
+            options.add_argument(argument)
+        driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+        try:
+            driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": _WATCH})
+            yield Browser(driver)
+        finally:
+            driver.quit()

@@ -1,0 +1,72 @@
+"""The examples and credentials of the OpenAPI document, tried on the real service before the sandbox."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+import requests
+
+from proxy.openapi.document import document
+from tests.conftest import SECRET, Service
+from tests.openapi import operations
+
+DOCUMENT = document()
+DATA = sorted({path for path in DOCUMENT["paths"] if path.startswith("/v1/")})
+USERS = {"ava": "ava", "ben": "ben", "unknown": "nobody", "blank": ""}
+
+
+def question(path: str) -> dict[str, str]:
+    """Return the examples of the parameters of a URL, as a client that reads the document would send them."""
+    given = {}
+    for parameter in DOCUMENT["paths"][path]["get"]["parameters"]:
+        if "example" in parameter:
+            value = parameter["example"]
+            assert isinstance(value, list) is (parameter["schema"]["type"] == "array")
+            given[parameter["name"]] = ",".join(value) if isinstance(value, list) else value
+    return given
+
+
+@pytest.mark.parametrize("path", DATA)
+def test_every_example_is_what_the_service_answers(service: Service, path: str) -> None:
+    responses = DOCUMENT["paths"][path]["get"]["responses"]
+    examples: dict[str, Any] = responses["200"]["content"]["application/json"]["examples"]
+    assert "ava" in examples
+    for name, example in examples.items():
+        if name == "missing":
+            continue
+        answer = requests.get(
+            service.url + path, question(path) | {"user_id": USERS[name]}, auth=("braze", SECRET), timeout=10
+        )
+        assert answer.status_code == 200
+        body = answer.json()
+        if example["value"].get("as_of") is not None:
+            assert body.pop("as_of") > example["value"]["as_of"]
+            body["as_of"] = example["value"]["as_of"]
+        assert body == example["value"]
+
+
+def test_the_example_of_a_missing_answer_is_what_the_service_says_without_quota(service: Service) -> None:
+    for path in DATA:
+        examples = DOCUMENT["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["examples"]
+        if path == "/v1/userprofile":
+            continue
+        missing, blank = examples["missing"]["value"], examples["blank"]["value"]
+        assert missing == blank | {"error": "quota_exhausted", "user_id": "ava"}
+
+
+def test_every_kind_of_credentials_that_the_document_names_opens_the_routes_that_take_it(service: Service) -> None:
+    basic = base64.b64encode(f"braze:{SECRET}".encode()).decode()
+    sent = {
+        "basic": {"Authorization": f"Basic {basic}"},
+        "bearer": {"Authorization": f"Bearer {SECRET}"},
+        "apiKey": {"Authorization": f"Api-Key {SECRET}"},
+        "xApiKey": {"X-API-Key": SECRET},
+    }
+    assert sent.keys() == DOCUMENT["components"]["securitySchemes"].keys()
+    for path, method, operation in operations(DOCUMENT):
+        for scheme in (name for way in operation["security"] for name in way):
+            answer = requests.request(method, service.url + path, headers=sent[scheme], timeout=10)
+            asked_for_nobody = 400 if path.startswith("/v1/") else 415 if method == "POST" else 200
+            assert answer.status_code == asked_for_nobody, "let in"

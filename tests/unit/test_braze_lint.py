@@ -1,0 +1,168 @@
+"""Each finding of the lint by cases: what it fires on, and what comes close and is right."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from proxy.braze import lint, source
+from proxy.braze.exchange import Finding
+from tests.conftest import ROOT
+
+ID = "{{${user_id} | url_param_escape}}"
+RECS = f"https://h/v1/recommendations?user_id={ID}&rec_id=a"
+ABORT = "{% abort_message('x') %}"
+
+
+def tag(text: str) -> str:
+    return f"{{% connected_content {text} %}}"
+
+
+def found(template: str, rule: str) -> list[Finding]:
+    return [one for one in lint.findings(template) if one.rule == rule]
+
+
+CASES = {
+    "unescaped": (
+        [
+            tag("https://h/v1/cohorts?user_id={{${user_id}}} :save c"),
+            tag("https://h/v1/cohorts?user_id={{${user_id} | downcase}} :save c"),
+            tag("https://h/v1/cohorts?user_id={{${user_id} | url_escape}} :save c"),
+            tag(f"https://h/v1/cohorts?user_id={ID}&x={{{{ y }}}} :save c"),
+            tag("https://h/v1/cohorts :method post :body user_id={{${user_id}}} :save c"),
+        ],
+        [
+            tag(f"https://h/v1/cohorts?user_id={ID} :save c"),
+            tag("https://h/v1/cohorts?user_id={{ ${user_id} | downcase | url_param_escape }} :save c"),
+            tag("https://{{ host }}/v1/cohorts?user_id=a :save c"),
+            tag('https://h/v1/cohorts :method post :content_type application/json :body {"user_id": "{{${user_id}}}"}'),
+            "{{${user_id}}}",
+        ],
+    ),
+    "unsaved": ([tag(RECS), tag(f"{RECS} :basic_auth us")], [tag(f"{RECS} :save recs")]),
+    "insecure": ([tag("http://h/v1/cohorts :save c")], [tag("https://h/v1/cohorts?from=http://x :save c")]),
+    "elsewhere": (
+        [
+            tag("https://h/v2/cohorts :save c"),
+            tag("https://h/v1/cohort?user_id=1 :save c"),
+            tag("https://h/ :save c"),
+            tag(":save c"),
+        ],
+        [tag("https://h/v1/cohorts/ :save c"), tag("https://{{ host }}/v1/userprofile?user_id={{ x }} :save c"),
+         tag("https://h/v1/{{ route }}?user_id=1 :save c"), tag("{{ url }} :save c")],
+    ),
+    "without-credentials": (
+        [tag(f"{RECS} :save r"), tag(f"{RECS} :no_cache :save r")],
+        [tag(f"{RECS} :basic_auth us :save r"), tag(f"{RECS} :auth_credentials us :save r"),
+         tag(f'{RECS} :headers {{"X-API-Key": "{{{{ key }}}}"}} :save r')],
+    ),
+    "cached-post": (
+        [tag("https://h/v1/cohorts :method post :body user_id=1 :cache_max_age 900 :save c")],
+        [tag("https://h/v1/cohorts :method post :body user_id=1 :save c"),
+         tag("https://h/v1/cohorts?user_id=1 :cache_max_age 900 :save c")],
+    ),
+    "half-retry": (
+        [tag(f"{RECS} :retry :save r"), tag(f"{RECS}&on_error=retry :save r")],
+        [tag(f"{RECS}&on_error=retry :retry :save r"), tag(f"{RECS}&on_error=default :save r"),
+         tag("https://h/v1/cohorts :method post :body user_id=1&on_error=retry :retry :save c"),
+         tag('https://h/v1/cohorts :content_type a/json :body {"on_error": "retry"} :method post :retry :save c')],
+    ),
+    "unknown-option": (
+        [tag(f"{RECS} :saved recs"), tag(f"{RECS} :method put :save r"), tag(f"{RECS} & more :save r")],
+        [tag(f'{RECS} :headers {{"X-A": "b :c", "d": "e"}} :method GET :content_type a/b :no_cache :save r')],
+    ),
+    "exposure": (
+        [tag(f"{RECS} :save r"), tag("https://h/v1/profile?include=cohorts,%20recommendations&rec_id=a :save p"),
+         tag("https://h/v1/userprofile?user_id=1&rec_id=a :save u"),
+         tag("https://h/v1/profile :method post :body include=recommendations&rec_id=a :save p"),
+         tag('https://h/v1/profile :method post :body {"include": ["cohorts", "recommendations"]} :save p')],
+        [tag("https://h/v1/profile?include=cohorts&rec_id=a :save p"),
+         tag("https://h/v1/userprofile?user_id=1&get_cohort_ids=true :save u"),
+         tag("https://h/v1/properties?keys=rec_id :save p")],
+    ),
+    "unknown-attribute": (
+        ["{{${first_name}}}", "{% if custom_attribute.${team} == 'a' %}{% endif %}"],
+        ["{{${user_id}}} {{most_recently_used_device.${id}}}", "${first_name} in text",
+         "{% raw %}{{${x}}}{% endraw %}"],
+    ),
+    "text-against-number": (
+        ["{% if p.properties.points > '100' %}{% endif %}", '{% unless "3" <= x %}{% endunless %}',
+         "{% if c.computations.orders == '3' %}{% endif %}", "{% if l.propensity == \"90\" %}{% endif %}"],
+        ["{% if p.properties.points > 100 %}{% endif %}", "{% if p.properties.zip == '02134' %}{% endif %}",
+         "{% if c.computations.zip == '02134' %}{% endif %}", "{% if x == 'a > b' %}{% endif %}", "{{ '1' }} > '2'"],
+    ),
+    "parentheses": (
+        ["{% if (a or b) and c %}{% endif %}", "{% unless a and (b or c) %}{% endunless %}",
+         "{% if a %}{% elsif (b) %}{% endif %}"],
+        ["{% if a == '(b)' %}{% endif %}", "{% for i in (1..3) %}{% endfor %}", "{% if (1..3) contains x %}{% endif %}",
+         "(text) {{ a }}", ABORT],
+    ),
+    "unsafe-name": (
+        ["{{ p.properties_by_name.gp:email }}", "{{ p.gp:email | upcase }}", "{% if p.gp:plan == 'a' %}{% endif %}",
+         "{{ p.my prop }}", "{{ p.properties.first name | default: 'you' }}", "{% if p.my prop == 1 %}{% endif %}",
+         "{% assign x = p.my prop | upcase %}", "{{ p.properties.1st }}", "{{ p.größe }}", "{{ p.[Amplitude] City }}",
+         "{{ p.properties_by_name['[Amplitude] City'] }}"],
+        ["{{ p['gp:email'] }}", "{{ p.email | default: 'a.b:c' | append:p.x }}", "{{ p.plan-type }}",
+         "{% if p.a and p.b or p.c contains 'x' %}{% endif %}", "{% for i in p.items limit:2 offset: 1 %}{% endfor %}",
+         "{{ p['my prop'] }}", "{{ p.items[0] }}", "{{ p.a == 1.5 }}", "{{ p[key].name }}", "{{ x | plus: 1.5 }}",
+         "{% assign key = '[Amplitude] City' %}{{ p.properties_by_name[key] }}", "{{ p._1st_order }}"],
+    ),
+    "abort-against-retry": (
+        [tag(f"{RECS}&on_error=retry :retry :save r") + f"{{% unless r.ok %}}{ABORT}{{% endunless %}}",
+         tag(f"{RECS} :retry :save r") + f"{{% if r.ok %}}x{{% else %}}{ABORT}{{% endif %}}",
+         tag(f"{RECS}&on_error=retry :save r") + f"{{% if r.personalized == false %}}{ABORT}{{% endif %}}",
+         tag(f"{RECS} :retry :save r") + f"{{% if r == nil or r.ok %}}{ABORT}{{% endif %}}"],
+        [tag(f"{RECS} :save r") + f"{{% unless r.ok %}}{ABORT}{{% endunless %}}",
+         tag(f"{RECS}&on_error=retry :retry :save r") + "{% unless r.ok %}nothing{% endunless %}",
+         tag(f"{RECS} :retry :save r") + f"{{% if other.ok %}}{ABORT}{{% endif %}}",
+         tag(f"{RECS} :retry :save r")
+         + f"{{% if r.ok %}}{{% unless r.personalized %}}{ABORT}{{% endunless %}}{{% endif %}}",
+         tag(f"{RECS} :retry :save r") + f"{{% if r.ok %}}x{{% endif %}}{{% if z %}}{ABORT}{{% endif %}}"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "template"), [(rule, one) for rule, (wrong, _) in CASES.items() for one in wrong])
+def test_a_fault_is_found_in_its_line_with_a_mend(rule: str, template: str) -> None:
+    findings = found("first line\n" + template, rule)
+    assert len(findings) == 1, findings
+    assert findings[0].line == 2
+    assert findings[0].fault
+    assert findings[0].mend
+
+
+@pytest.mark.parametrize(("rule", "template"), [(rule, one) for rule, (_, right) in CASES.items() for one in right])
+def test_what_is_right_is_not_found_fault_with(rule: str, template: str) -> None:
+    assert not found(template, rule)
+
+
+def test_every_rule_of_the_lint_has_its_cases() -> None:
+    rooms = ("lint", "expressions", "branches", "tag")
+    texts = "".join((ROOT / "proxy" / "braze" / f"{room}.py").read_text(encoding="utf-8") for room in rooms)
+    rules = set(re.findall(r'line,\s+"([a-z-]+)"', texts))
+    assert rules == set(CASES)
+
+
+def test_what_is_in_comments_and_raw_blocks_is_no_fault() -> None:
+    for name in ("comment", "raw"):
+        template = f"{{% {name} %}}{tag('http://x')}{{{{ p.gp:email }}}}{{% end{name} %}}"
+        assert not list(lint.findings(template))
+
+
+def test_lines_are_those_of_the_template() -> None:
+    template = (
+        "a\n{% comment %}\n\n{% endcomment %}\n{{ p.gp:x }}\n"
+        + tag("http://h/v1/cohorts\n:basic_auth us :save c")
+        + "\n{{ p.gp:y }}"
+    )
+    assert sorted((one.line, one.rule) for one in lint.findings(template)) == [
+        (5, "unsafe-name"), (6, "insecure"), (8, "unsafe-name"),
+    ]  # fmt: skip
+    assert [markup.line for markup in source.markups(template)] == [2, 5, 6, 8]
+
+
+def test_a_template_that_cannot_be_read_says_where() -> None:
+    with pytest.raises(source.Unreadable) as unreadable:
+        list(lint.findings("a\n{% if x"))
+    assert unreadable.value.line == 2
