@@ -123,6 +123,8 @@ def started(
         port = free_port()
         targets[NGINX] = processes.start(references.nginx(folder, port, service.url, AUTHORIZATION), port)
         warm(port, paths)
+        if next(ask(port, paths[-1:])).headers["X-Cache"] != "HIT":
+            raise RuntimeError("nginx does not answer from its cache")
     else:
         say("no row for nginx: apt-get install nginx")
     for name in (FLASK, RAW):

@@ -65,7 +65,7 @@ class Processes:
         return self.start([*command, "--requests-per-minute", str(ENOUGH)], port)
 
     def gunicorn(self, app: str, sandbox: Running, **more: str) -> Running:
-        """Start `app` as the service is started, its access log off: the lines it writes for itself at INFO."""
+        """Start `app` as the service is started; with no access log, which for the service is its lines at INFO."""
         port = free_port()
         command = [sys.executable, "-m", "gunicorn", app, "--bind", f"127.0.0.1:{port}", "--log-level", "error"]
         return self.start(command, port, environment(sandbox.url) | more)
