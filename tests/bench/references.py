@@ -1,0 +1,84 @@
+"""What the service is compared with: the same bytes and headers from a Flask view, a bare WSGI function and nginx.
+
+The two applications read what to answer from the file that REFERENCE_ANSWER names, so that gunicorn can start them as
+it starts the service. nginx keeps the service's own answers, one a user, and lets the right credentials in only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from wsgiref.types import StartResponse
+
+from flask import Flask, Response
+
+ANSWER = "REFERENCE_ANSWER"
+OF_THE_SERVER = {"date", "server", "connection", "content-length", "transfer-encoding"}
+
+
+def keep(path: Path, headers: Mapping[str, str], body: bytes) -> None:
+    """Write down an answer of the service for the applications below."""
+    ours = [(name, value) for name, value in headers.items() if name.lower() not in OF_THE_SERVER]
+    path.write_text(json.dumps({"headers": ours, "body": body.decode()}))
+
+
+def _kept() -> tuple[list[tuple[str, str]], bytes]:
+    answer = json.loads(Path(os.environ[ANSWER]).read_text())
+    return [(name, value) for name, value in answer["headers"]], answer["body"].encode()
+
+
+def flask_app() -> Flask:
+    """Return an application with one view, which has nothing to find out."""
+    headers, body = _kept()
+    app = Flask("reference", static_folder=None)
+
+    @app.get("/v1/profile")
+    def profile() -> Response:
+        return Response(body, headers=headers)
+
+    return app
+
+
+def raw_app() -> Callable[[Mapping[str, Any], StartResponse], Iterable[bytes]]:
+    """Return the least that a WSGI server can call."""
+    headers, body = _kept()
+    whole = [*headers, ("Content-Length", str(len(body)))]
+
+    def app(_: Mapping[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", whole)
+        return [body]
+
+    return app
+
+
+NGINX = """
+{user} worker_processes 1; daemon off; pid {folder}/pid; error_log {folder}/error.log warn;
+events {{ worker_connections 4000; }}
+http {{
+  access_log off; keepalive_timeout 100; keepalive_requests 100000000; map_hash_bucket_size 512;
+  client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
+  uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+  proxy_cache_path {folder}/cache keys_zone=answers:16m;
+  map $http_authorization $known {{ default 0; "{authorization}" 1; }}
+  server {{
+    listen 127.0.0.1:{port} backlog=2048;
+    location / {{
+      if ($known = 0) {{ return 401; }}
+      proxy_pass {url}; proxy_cache answers; proxy_cache_key $arg_user_id; proxy_cache_valid 200 1h;
+      proxy_ignore_headers Cache-Control Expires Set-Cookie Vary;
+      add_header X-Cache $upstream_cache_status;
+    }}
+  }}
+}}
+"""
+
+
+def nginx(folder: Path, port: int, url: str, authorization: str) -> list[str]:
+    """Write a configuration into `folder` and return the command that runs it: a cache in front of `url`."""
+    user = "user root;" if os.geteuid() == 0 else ""
+    configuration = folder / "nginx.conf"
+    configuration.write_text(NGINX.format(user=user, folder=folder, port=port, url=url, authorization=authorization))
+    return ["nginx", "-p", str(folder), "-c", str(configuration)]
