@@ -236,7 +236,7 @@ class Settings:
         "8000",
         default=8000,
     )
-    web_concurrency: int = _setting(_whole(1, 256), "worker processes, where there is a `REDIS_URL`", "2", default=1)
+    web_concurrency: int = _setting(_whole(1, 64), "worker processes, where there is a `REDIS_URL`", "2", default=1)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Settings:

@@ -143,14 +143,14 @@ def never_answered(client: FlaskClient, path: str, method: str) -> TestResponse:
 def seen_as(status: int) -> Callable[[FlaskClient, str, str], TestResponse]:
     def scenario(client: FlaskClient, path: str, method: str) -> TestResponse:
         unknown = Fetched(Record(unknown_at=the_source(client).clock(), unknown_status=status), {})
-        client.application.extensions["connected-content-proxy"].flights._fetch = lambda *_: unknown
+        client.application.extensions["connected-content-proxy"].sender.fetch = lambda *_: unknown
         return ask(client, path, method, user_id="nobody")
 
     return scenario
 
 
 def the_source(client: FlaskClient) -> FakeSource:
-    found: FakeSource = client.application.extensions["connected-content-proxy"].flights._fetch.__self__
+    found: FakeSource = client.application.extensions["connected-content-proxy"].sender.fetch.__self__
     return found
 
 
