@@ -283,7 +283,9 @@ class Flights:
         record, now = self._store.read(identity), self._now()
         riders = [part for part in self._along if not self._lifetimes.answers(record, part, now, NEVER)]
         boarding = self._store.board(identity, {*wanted, *riders})
-        outcomes: dict[Part, Record | NoAnswer] = dict(boarding.faults)
+        outcomes: dict[Part, Record | NoAnswer] = {
+            part: failed for part, failed in boarding.faults.items() if part in wanted
+        }
         fault: NoAnswer = QuotaExhausted(retry_after=self._quota.wait())
         going, elsewhere = [], []
         with self._lock:

@@ -23,7 +23,9 @@ from proxy.shared import Gone
 
 _log = logging.getLogger(__name__)
 
-_TIMEOUT_SECONDS = 0.2
+_TIMEOUT_SECONDS = 0.4
+"""For an answer. A caller has three times that; in a burst an answer may lie there for a while before its turn comes."""
+_CONNECTION_SECONDS = 1.0  # for a connection that is free: all may be in use, which is no fault of Redis
 _ENROLL_SECONDS = 0.4  # well within the time that SharedQuota leaves all to write back what a new Redis cannot know
 _CONNECTIONS = 64
 
@@ -38,7 +40,7 @@ class Server:
         pool: redis.BlockingConnectionPool = redis.BlockingConnectionPool.from_url(
             url,
             max_connections=_CONNECTIONS,
-            timeout=_TIMEOUT_SECONDS,  # for a free connection
+            timeout=_CONNECTION_SECONDS,
             socket_timeout=_TIMEOUT_SECONDS,
             socket_connect_timeout=_TIMEOUT_SECONDS,
             retry=Retry(NoBackoff(), 0),
