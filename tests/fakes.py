@@ -32,7 +32,9 @@ class FakeClock:
     def sleep(self, seconds: float) -> None:
         with self._moved:
             until = self._now + seconds
-            assert self._moved.wait_for(lambda: self._now >= until, timeout=10), "nobody advanced the clock"
+            while not self._moved.wait_for(lambda: self._now >= until, timeout=10):
+                # What only serves the backlog may sleep until the end, as it does where nobody asks any more.
+                assert threading.current_thread().daemon, "nobody advanced the clock"
 
 
 class FakeSource:
