@@ -128,7 +128,7 @@ def _services(
         quota=quota,
         store=store,
         redis=server,
-        keyring=KeyRing(settings.proxy_api_keys),
+        keyring=KeyRing(settings.proxy_api_keys + settings.braze_secret),
         networks=settings.allowed_networks,
         trusted_proxy_hops=settings.trusted_proxy_hops,
         refusals=OncePerMinute(monotonic),

@@ -115,6 +115,12 @@ def _keys(value: str) -> tuple[Key, ...]:
     return keys
 
 
+def _brazes_key(value: str) -> tuple[Key, ...]:
+    if ":" in value or "," in value:
+        raise _Fault("is a secret alone: what has names goes into PROXY_API_KEYS")
+    return _keys(f"braze:{value}")
+
+
 def _redis_url(value: str) -> str:
     try:
         url = urlsplit(value)
@@ -184,6 +190,13 @@ class Settings:
         "braze:sha256$<64 hexadecimal digits>",
         secret=True,
     )
+    braze_secret: tuple[Key, ...] = _setting(
+        _brazes_key,
+        "the secret of a caller named `braze`, as hosting platforms generate one; beside `PROXY_API_KEYS` or instead",
+        "<16 or more letters and digits>",
+        default=(),
+        secret=True,
+    )
     response_deadline_seconds: float = _setting(
         _number(0.1, 30), "every data answer leaves within this; Braze gives up at 2", "1.5", default=1.5
     )
@@ -251,7 +264,9 @@ class Settings:
             variable = one.name.upper()
             text = env.get(variable)
             if text is None or (not text.strip() and variable != "FETCH_ALONG"):
-                if one.default is MISSING:
+                if variable == "PROXY_API_KEYS" and env.get("BRAZE_SECRET", "").strip():
+                    values[one.name] = ()
+                elif one.default is MISSING:
                     faults.append(f"{variable} is missing: set it, e.g. {variable}={one.metadata['example']}")
                 continue
             try:
