@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from proxy.shared.quota import SharedQuota
 
 _NEVER = float("-inf")
+_JITTER_SECONDS = 0.05
+"""By so much the same moment may seem later from one message of Redis to the next: each took its time to come."""
 _REFUSED_SECONDS = 0.1
 """For so long the first free moment last heard of is believed in: a storm of misses asks no more often."""
 
@@ -100,7 +102,7 @@ class Quota:
     @property
     def closed(self) -> bool:
         """Say whether we stand back just now; a place booked before must then not be used."""
-        return self._monotonic() < self._closed_until
+        return self._monotonic() < self._closed_until - _JITTER_SECONDS
 
     def wait(self) -> float | None:
         """Return the seconds until the first free moment; None when that depends on calls still on the way."""
@@ -121,7 +123,7 @@ class Quota:
             back, alone = max(0.0, self._closed_until - now), self._sent_alone
         processes, closed_for = self._shared.enroll(held, stand_back=back, sent_alone=alone)
         with self._lock:
-            self._closed_until = max(self._closed_until, self._monotonic() + closed_for)
+            self._stand_back_for(closed_for)
             self._processes = max(processes, 1)
             self._sent_alone = self._sent_alone and not alone
 
@@ -149,7 +151,7 @@ class Quota:
         with self._lock:
             now = self._heard_at = self._monotonic()
             self._free_at = now + found.wait
-            self._closed_until = max(self._closed_until, now + found.closed_for)
+            self._stand_back_for(found.closed_for)
             if found.id is None:
                 return None
             booking = Booking(now + found.wait, even=found.even, id=found.id)
@@ -180,4 +182,9 @@ class Quota:
         except Gone:
             return  # the ledger here has it, and it is written back
         with self._lock:
-            self._closed_until = max(self._closed_until, self._monotonic() + closed_for)
+            self._stand_back_for(closed_for)
+
+    def _stand_back_for(self, seconds: float) -> None:
+        until = self._monotonic() + seconds
+        if until > self._closed_until + _JITTER_SECONDS:
+            self._closed_until = until

@@ -11,8 +11,9 @@ from proxy.shared.server import Server
 
 _COUNTED_SECONDS = 15.0
 """For so long a process that is heard of no more counts as one."""
-_SETTLE_SECONDS = 1.0
-"""In which all who may have sent something unseen write it back: each tries Redis several times a second."""
+_SETTLE_SECONDS = 0.8
+"""In which all who may have sent something unseen write it back: each tries Redis several times a second. Short enough
+for a caller of the first moment to wait for it."""
 _IDLE_MILLISECONDS = 2 * 3600 * 1000
 """Longer than any stand-back."""
 

@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 _TIMEOUT_SECONDS = 0.4
 """For an answer. A caller has three times that; in a burst an answer may lie there until its turn comes."""
 _CONNECTION_SECONDS = 1.0  # for a connection that is free: all may be in use, which is no fault of Redis
-_ENROLL_SECONDS = 0.4  # well within the time that SharedQuota leaves all to write back what a new Redis cannot know
+_ENROLL_SECONDS = 0.3  # well within the time that SharedQuota leaves all to write back what a new Redis cannot know
 _CONNECTIONS = 64
 
 
