@@ -113,7 +113,7 @@ def settled(*processes: Process) -> None:
         process.server.start()
     wait_until(lambda: all(process.shared._epoch for process in processes))
     wait_until(lambda: all(process.quota._processes == len(processes) for process in processes))
-    wait_until(lambda: not any(process.quota.wait() for process in processes))
+    wait_until(lambda: all(process.quota._closed_until <= process.quota._monotonic() for process in processes))
 
 
 def wait_until(holds: Callable[[], object], seconds: float = 10) -> None:
