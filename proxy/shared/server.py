@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 
 _TIMEOUT_SECONDS = 0.4
 """For an answer. A caller has three times that; in a burst an answer may lie there until its turn comes."""
+_LATE_ANSWERS = 3  # in a row. One alone may be this process's own fault, kept from its turn by others on the machine
 _CONNECTION_SECONDS = 1.0  # for a connection that is free: all may be in use, which is no fault of Redis
 _ENROLL_SECONDS = 0.3  # well within the time that SharedQuota leaves all to write back what a new Redis cannot know
 _CONNECTIONS = 64
@@ -52,6 +53,7 @@ class Server:
         self._enroll: Callable[[], None] | None = None
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
+        self._late = 0
         self.id = secrets.token_hex(8)
         """Who this process is to the others."""
         self.gone_since: float | None = None
@@ -87,10 +89,14 @@ class Server:
         if self.gone_since is not None and not self._trying():
             raise Gone
         try:
-            return ask()
+            answer = ask()
         except redis.RedisError as error:
-            self._lost(type(error).__name__)
+            self._late += isinstance(error, redis.TimeoutError)
+            if self._late >= _LATE_ANSWERS or not isinstance(error, redis.TimeoutError):
+                self._lost(type(error).__name__)
             raise Gone from None
+        self._late = 0
+        return answer
 
     def _trying(self) -> bool:
         return threading.current_thread() is self._thread

@@ -242,7 +242,7 @@ def test_going_and_coming_back_is_one_line_each(valkey: RedisServer, caplog: pyt
     [
         ("CONFIG", "SET", "maxmemory", "1"),
         ("REPLICAOF", "127.0.0.1", "1"),
-        ("CLIENT", "PAUSE", "3000", "ALL"),
+        ("CLIENT", "PAUSE", "5000", "ALL"),
     ],
     ids=["full", "read-only", "slow"],
 )
@@ -261,6 +261,18 @@ def test_a_redis_that_cannot_be_used_is_as_good_as_gone_and_used_again_afterward
         if command[0] == "REPLICAOF":
             operator.execute_command("REPLICAOF", "NO", "ONE")
     wait_until(lambda: process.server.gone_since is None)
+
+
+def test_one_late_answer_is_no_reason_to_do_without_redis(valkey: RedisServer) -> None:
+    process = Process(valkey.url)
+    settled(process)
+    process.server.stop()
+    with redis.Redis.from_url(valkey.url) as operator:
+        operator.execute_command("CLIENT", "PAUSE", "500", "ALL")
+    with pytest.raises(Gone):
+        process.server.hash(b"nothing")
+    assert process.server.gone_since is None
+    wait_until(lambda: process.quota.book(0))
 
 
 def test_any_record_comes_back_as_it_was(running: RedisServer) -> None:
