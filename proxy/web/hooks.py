@@ -44,9 +44,9 @@ def _begin() -> None:
 
 
 def _end(response: Response) -> Response:
-    response.headers["X-Request-ID"] = g.request_id
-    for name, value in SECURITY:
-        response.headers.setdefault(name, value)  # a page brings a policy of its own
+    there = {name for name, _ in response.headers}
+    # A page brings a policy of its own.
+    response.headers.extend([("X-Request-ID", g.request_id), *(pair for pair in SECURITY if pair[0] not in there)])
     if response.status_code not in (401, 403):  # those are logged by the minute, with a count
         level = logging.INFO if "caller" in g else logging.DEBUG
         if _log.isEnabledFor(level):
