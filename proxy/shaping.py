@@ -20,7 +20,7 @@ def shape(ask: Ask, record: Record, *, error: str | None = None, stale: bool = F
 
     `error`: the word for the first missing part, None when every part is there.
     """
-    there = [part for part in ask.parts if record.has(part)]
+    there = [part for part in ask.wish.parts if record.has(part)]
     body: dict[str, Any] = {
         "ok": error is None,
         "found": bool(record.parts),
@@ -30,16 +30,16 @@ def shape(ask: Ask, record: Record, *, error: str | None = None, stale: bool = F
         "user_id": record.user_id if record.user_id is not None else ask.identity.user_id,
         "device_id": record.device_id if record.device_id is not None else ask.identity.device_id,
     }
-    for section in ask.sections:
+    for section in ask.wish.sections:
         match section:
             case "recommendations":
                 body |= _recommendations(ask, record)
             case "properties":
-                body |= _properties(ask.keys, _object(_value(record, PROPERTIES)))
+                body |= _properties(ask.wish.keys, _object(_value(record, PROPERTIES)))
             case "cohorts":
-                body |= _cohorts(ask.cohort_ids, _texts(_value(record, COHORTS)))
+                body |= _cohorts(ask.wish.cohort_ids, _texts(_value(record, COHORTS)))
             case "computations":
-                body |= _computations(_object(_value(record, computations(ask.comp_ids))))
+                body |= _computations(_object(_value(record, computations(ask.wish.comp_ids))))
             case "propensities":
                 body |= _propensities(ask, record)
     return body
@@ -50,23 +50,25 @@ def drop_in(ask: Ask, record: Record) -> dict[str, Any]:
     data: dict[str, Any] = dict.fromkeys(("recommendations", "user_id", "device_id", "amp_props", "cohort_ids"))
     data["user_id"] = record.user_id if record.user_id is not None else ask.identity.user_id
     data["device_id"] = record.device_id if record.device_id is not None else ask.identity.device_id
-    for section in ask.sections:
+    for section in ask.wish.sections:
         match section:
             case "recommendations":
-                entries = [_value(record, part) for part in ask.parts if part.section == section]
+                entries = [_value(record, part) for part in ask.wish.parts if part.section == section]
                 data["recommendations"] = [entry for entry in entries if entry is not None] or None
             case "properties":
                 data["amp_props"] = _object(_value(record, PROPERTIES))
             case "cohorts":
                 data["cohort_ids"] = _value(record, COHORTS)
             case "computations":
-                computed = _object(_value(record, computations(ask.comp_ids)))
+                computed = _object(_value(record, computations(ask.wish.comp_ids)))
                 data["amp_props"] = (data["amp_props"] or {}) | computed
             case "propensities":
-                found = {one: _value(record, prediction(one, ask.propensity_type)) for one in ask.prediction_ids}
-                data["propensity"] = found[ask.prediction_ids[0]]
+                found = {
+                    one: _value(record, prediction(one, ask.wish.propensity_type)) for one in ask.wish.prediction_ids
+                }
+                data["propensity"] = found[ask.wish.prediction_ids[0]]
                 data["propensities"] = [
-                    {"prop": value, "pred_id": one, "prop_type": ask.propensity_type}
+                    {"prop": value, "pred_id": one, "prop_type": ask.wish.propensity_type}
                     for one, value in found.items()
                     if value is not None
                 ]
@@ -79,7 +81,10 @@ def _value(record: Record, part: Part) -> Any:
 
 
 def _recommendations(ask: Ask, record: Record) -> dict[str, Any]:
-    entries = [_entry(rec_id, _object(_value(record, recommendation(rec_id, ask.rec_type)))) for rec_id in ask.rec_ids]
+    entries = [
+        _entry(rec_id, _object(_value(record, recommendation(rec_id, ask.wish.rec_type))))
+        for rec_id in ask.wish.rec_ids
+    ]
     first = {key: value for key, value in entries[0].items() if key != "child_rec_id"}
     return {
         **first,
@@ -140,11 +145,11 @@ def _computations(said: dict[str, Any]) -> dict[str, Any]:
 
 def _propensities(ask: Ask, record: Record) -> dict[str, Any]:
     entries = []
-    for one in ask.prediction_ids:
-        value = number(_value(record, prediction(one, ask.propensity_type)))
+    for one in ask.wish.prediction_ids:
+        value = number(_value(record, prediction(one, ask.wish.propensity_type)))
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         # Amplitude's own label of the type is not reliable: it is called what was asked.
-        entries.append({"prediction_id": one, "value": value if is_number else None, "type": ask.propensity_type})
+        entries.append({"prediction_id": one, "value": value if is_number else None, "type": ask.wish.propensity_type})
     return {
         "propensity": entries[0]["value"],
         "propensities": entries,
