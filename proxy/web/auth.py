@@ -31,13 +31,19 @@ def require_network() -> None:
 
 def require_caller() -> None:
     """Note the caller's name in `g.caller`, or raise Unauthorized. For `before_request` of a blueprint."""
-    name, secret = _presented()
-    caller = services().keyring.check(secret, name) if secret else None
+    environ = request.environ
+    sent = environ.get("HTTP_AUTHORIZATION"), environ.get("HTTP_X_API_KEY")
+    accepted = services().accepted
+    caller = accepted.caller(sent)
     if caller is None:
-        _note("credentials")
-        raise Unauthorized(
-            "no valid credentials: send Basic (name and secret), Authorization: Bearer or Api-Key, or X-API-Key"
-        )
+        name, secret = _presented()
+        caller = services().keyring.check(secret, name) if secret else None
+        if caller is None:
+            _note("credentials")
+            raise Unauthorized(
+                "no valid credentials: send Basic (name and secret), Authorization: Bearer or Api-Key, or X-API-Key"
+            )
+        accepted.remember(sent, caller)
     g.caller = caller
 
 

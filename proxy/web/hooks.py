@@ -38,9 +38,9 @@ def problem(status: int, title: str, detail: str, **more: object) -> Response:
 
 def _begin() -> None:
     g.started = services().monotonic()
-    sent = request.headers.get("X-Request-ID", "")
-    g.request_id = sent if _SANE_ID.match(sent) else secrets.token_hex(16)
-    request_id.set(g.request_id)
+    sent = request.environ.get("HTTP_X_REQUEST_ID", "")
+    g.request_id = id = sent if _SANE_ID.match(sent) else secrets.token_hex(16)
+    request_id.set(id)
 
 
 def _end(response: Response) -> Response:
