@@ -51,7 +51,7 @@ def prediction(prediction_id: str, propensity_type: str = "score") -> Part:
 
 
 class Kept(NamedTuple):
-    """What Amplitude said of one part, as compact JSON, and when (Unix seconds)."""
+    """What Amplitude said of one part, as `columns` writes it, and when (Unix seconds)."""
 
     value: bytes
     at: float

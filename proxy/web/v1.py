@@ -43,11 +43,11 @@ def answer(section: Section | None) -> Response:
     ask = parse(section, _given())
     found = _found(ask, ask.wish.parts)
     error = BLANK_ID if ask.anonymous else found.error.word if found.error else None
-    body = strictjson.write(shape(ask, found.record, error=error, stale=found.stale)) + b"\n"
+    body = shape(ask, found.record, error=error, stale=found.stale) + b"\n"
     if len(body) >= MAX_ANSWER_BYTES:
         error = UpstreamInvalid.word
         found = _too_large(found)
-        body = strictjson.write(shape(ask, EMPTY, error=error)) + b"\n"
+        body = shape(ask, EMPTY, error=error) + b"\n"
     if found.error is not None and ask.wish.on_error == "retry":
         return _described(_try_again(found.error), found)
     response = _described(_Whole(body, content_type="application/json"), found)
