@@ -19,7 +19,7 @@ from proxy.profiles import NOTHING, Answer
 from proxy.query import Ask, from_json, parse, parse_drop_in
 from proxy.shaping import drop_in, shape
 from proxy.web import caching
-from proxy.web.auth import require_caller, require_network
+from proxy.web.auth import admit
 from proxy.web.context import services
 from proxy.web.hooks import problem
 
@@ -34,8 +34,7 @@ NOT_SEEN_BEFORE = "User id and device id not seen before"
 """Amplitude's words for an unknown user, which the drop-in repeats."""
 
 blueprint = Blueprint("v1", __name__, url_prefix="/v1")
-blueprint.before_request(require_network)
-blueprint.before_request(require_caller)
+blueprint.before_request(admit)
 
 
 def answer(section: Section | None) -> Response:
@@ -96,10 +95,11 @@ blueprint.add_url_rule("/userprofile", view_func=userprofile, methods=["GET", "P
 def _found(ask: Ask, parts: Sequence[Part]) -> Answer:
     if ask.anonymous:
         return NOTHING
-    return services().profiles.get(
+    here = services()
+    return here.profiles.get(
         ask.identity,
         parts,
-        until=g.started + services().wait_seconds,
+        until=g.started + here.wait_seconds,
         wanted_later=ask.wish.on_error == "retry",
         max_age=caching.wanted_age(request),
     )

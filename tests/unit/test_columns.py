@@ -35,3 +35,9 @@ def test_anything_but_an_object_has_no_names() -> None:
     values: list[Any] = [{}, [], ["a", "b\nc"], "a\nb", None, 3]
     for value in values:
         assert columns.split(columns.write(value)) == (b"[]", [])
+
+
+def test_what_is_long_is_deflated_and_read_all_the_same() -> None:
+    value = {f"attribute {number}": f"value {number}" for number in range(100)}
+    assert len(columns.write(value)) < len(json.dumps(value)) / 2
+    assert columns.read(columns.write(value)) == value
