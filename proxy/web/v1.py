@@ -40,7 +40,12 @@ blueprint.before_request(admit)
 def answer(section: Section | None) -> Response:
     """Answer what one route was asked; `section` is None for the profile."""
     ask = parse(section, _given())
-    found = _found(ask, ask.wish.parts)
+    max_age = caching.wanted_age(request)
+    store = services().store
+    if max_age is None and (again := store.ready(ask.identity, ask.wish)):
+        ready, freshness = again
+        return _tagged(_written(ready.body, Answer(EMPTY, freshness=freshness)), ready.etag)
+    found = _found(ask, ask.wish.parts, max_age)
     error = BLANK_ID if ask.anonymous else found.error.word if found.error else None
     body = shape(ask, found.record, error=error, stale=found.stale) + b"\n"
     if len(body) >= MAX_ANSWER_BYTES:
@@ -49,19 +54,22 @@ def answer(section: Section | None) -> Response:
         body = shape(ask, EMPTY, error=error) + b"\n"
     if found.error is not None and ask.wish.on_error == "retry":
         return _described(_try_again(found.error), found)
-    response = _described(_Whole(body, content_type="application/json"), found)
+    response = _written(body, found)
     if error == BLANK_ID:
         g.error = error
         response.headers["Cache-Control"] = "no-store"
         del response.headers["Cache-Status"]
-    return _tagged(response)
+    etag = _etag(body)
+    if found.forwarded is None and found.freshness and found.freshness.left > 0:
+        store.keep_ready(ask.identity, ask.wish, found.record, body, etag)
+    return _tagged(response, etag)
 
 
 def userprofile() -> Response:
     """Answer as Amplitude's own endpoint does, errors too, from the same cache and within the same quota."""
     ask = parse_drop_in(_given())
     # Whether a user is known is an answer too, and the cohorts are the least to ask for it.
-    found = _found(ask, ask.wish.parts or (COHORTS,))
+    found = _found(ask, ask.wish.parts or (COHORTS,), caching.wanted_age(request))
     if ask.anonymous or found.record.unknown_at is not None:
         status = found.record.unknown_status
         # Never a redirect, nor one that Braze counts towards halting every call to this host.
@@ -77,7 +85,7 @@ def userprofile() -> Response:
         found = _too_large(found)
     if found.error is not None:
         return _described(_json({"error": found.error.word}, 500), found)
-    return _tagged(_described(response, found))
+    return _tagged(_described(response, found), _etag(response.data))
 
 
 for _section in (*SECTIONS, None):
@@ -92,7 +100,7 @@ for _section in (*SECTIONS, None):
 blueprint.add_url_rule("/userprofile", view_func=userprofile, methods=["GET", "POST"], provide_automatic_options=False)
 
 
-def _found(ask: Ask, parts: Sequence[Part]) -> Answer:
+def _found(ask: Ask, parts: Sequence[Part], max_age: float | None) -> Answer:
     if ask.anonymous:
         return NOTHING
     here = services()
@@ -101,7 +109,7 @@ def _found(ask: Ask, parts: Sequence[Part]) -> Answer:
         parts,
         until=g.started + here.wait_seconds,
         wanted_later=ask.wish.on_error == "retry",
-        max_age=caching.wanted_age(request),
+        max_age=max_age,
     )
 
 
@@ -146,8 +154,15 @@ def _described(response: Response, found: Answer) -> Response:
     return response
 
 
-def _tagged(response: Response) -> Response:
-    etag = hashlib.sha256(response.data).hexdigest()[:32]
+def _written(body: bytes, found: Answer) -> Response:
+    return _described(_Whole(body, content_type="application/json"), found)
+
+
+def _etag(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()[:32]
+
+
+def _tagged(response: Response, etag: str) -> Response:
     response.headers.add("ETag", f'"{etag}"')
     known = "HTTP_IF_NONE_MATCH" in request.environ and request.if_none_match.contains_weak(etag)
     if known and request.method in ("GET", "HEAD") and "no-store" not in response.headers["Cache-Control"]:
