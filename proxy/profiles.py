@@ -81,7 +81,12 @@ class Profiles:
         """
         now = self._now()
         since = float("-inf") if max_age is None else now - max_age
-        record = self._lifetimes.pruned(self._store.read(identity), now)
+        record = self._store.read(identity)
+        if all(map(record.has, parts)):
+            held = freshness(record, parts, self._lifetimes, now)
+            if held and held.left > 0 and (max_age is None or held.age <= max_age):
+                return Answer(record, freshness=held)
+        record = self._lifetimes.pruned(record, now)
         served, spent, behind = self._sorted(record, parts, since, now)
         if spent or behind:  # another process may have it
             record = self._lifetimes.pruned(self._store.look(identity), now)

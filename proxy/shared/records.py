@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import cast
 
 from proxy.errors import NoAnswer
@@ -29,8 +29,6 @@ _SECTIONS = {code: section for section, code in _CODES.items()}
 _META = b"m"
 _UNKNOWN = b"?"
 _MOMENT = struct.Struct(">d")
-_COMPRESSED = b"x"  # how zlib begins, and no JSON does
-_WORTH_COMPRESSING = 256
 _FAULT_SECONDS = 1.0
 """For so long others hear of a call that failed, instead of trying the same again."""
 _FAULTS = {kind.word: kind for kind in NoAnswer.__subclasses__()}
@@ -90,6 +88,7 @@ def _field(part: Part) -> bytes:
     return f"{_CODES[part.section]}{part.type or ''}\0{part.id}".encode()
 
 
+@lru_cache(1024)
 def _part(field: bytes) -> Part:
     kind, _, id = field.decode().partition("\0")
     return Part(_SECTIONS[kind[0]], id, kind[1:] or None)
@@ -104,12 +103,8 @@ def _fields(record: Record) -> list[tuple[bytes, bytes]]:
     meta = _MOMENT.pack(max(moments)) + (_UNKNOWN if record.unknown_at is not None else b"") + ids
     return [
         (_META, meta),
-        *((_field(part), _MOMENT.pack(kept.at) + _packed(kept.value)) for part, kept in record.parts.items()),
+        *((_field(part), _MOMENT.pack(kept.at) + kept.value) for part, kept in record.parts.items()),
     ]
-
-
-def _packed(value: bytes) -> bytes:
-    return zlib.compress(value, 1) if len(value) >= _WORTH_COMPRESSING else value
 
 
 def _record(fields: dict[bytes, bytes]) -> Record:
@@ -118,10 +113,7 @@ def _record(fields: dict[bytes, bytes]) -> Record:
         return EMPTY
     unknown = meta[8:9] == _UNKNOWN
     user_id, device_id, unknown_status = json.loads(meta[9:] if unknown else meta[8:])
-    parts = {}
-    for field, value in fields.items():
-        packed = value[8:]
-        parts[_part(field)] = Kept(zlib.decompress(packed) if packed[:1] == _COMPRESSED else packed, _at(value))
+    parts = {_part(field): Kept(value[8:], _at(value)) for field, value in fields.items()}
     return Record(parts, _at(meta) if unknown else None, user_id, device_id, unknown_status)
 
 

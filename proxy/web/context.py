@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from flask import Flask, current_app
 
 from proxy.flights import Flights
-from proxy.keys import KeyRing
+from proxy.keys import Accepted, KeyRing
 from proxy.profiles import Profiles
 from proxy.quota import Quota
 from proxy.sender import Sender
@@ -43,6 +43,7 @@ class Services:
     refusals: OncePerMinute
     wait_seconds: float
     monotonic: Callable[[], float]
+    accepted: Accepted = field(default_factory=Accepted)
     draining: Event = field(default_factory=Event)
 
 
