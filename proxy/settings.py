@@ -34,6 +34,9 @@ def _text(value: str) -> str:
     return value
 
 
+_HOST = re.compile(r"[A-Za-z0-9._:\[\]-]+")
+
+
 def _base_url(value: str) -> str:
     try:
         url = urlsplit(value)
@@ -42,7 +45,7 @@ def _base_url(value: str) -> str:
         raise _Fault("is not a URL: its host or port is malformed") from None
     if url.scheme not in ("https", "http") or not url.hostname:
         raise _Fault("is not an https URL")
-    if not re.fullmatch(r"[A-Za-z0-9._:\[\]-]+", url.netloc.rpartition("@")[2]):
+    if not _HOST.fullmatch(url.netloc.rpartition("@")[2]):
         raise _Fault("has a host that is no host name")
     if "?" in value or "#" in value or "@" in url.netloc:
         raise _Fault("may have a host and a path only: credentials go into AMPLITUDE_SECRET_KEY")
@@ -129,6 +132,8 @@ def _redis_url(value: str) -> str:
         raise _Fault("is not a URL: its host or port is malformed") from None
     if url.scheme not in ("redis", "rediss") or not url.hostname:
         raise _Fault("is not a redis: or rediss: URL with a host")
+    if not _HOST.fullmatch(url.netloc.rpartition("@")[2]) or ".." in url.netloc.rpartition("@")[2]:
+        raise _Fault("has a host that is no host name")
     if url.query or url.fragment or not re.fullmatch(r"/?[0-9]*", url.path):
         raise _Fault("may end in a database number only")
     return value

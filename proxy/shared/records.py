@@ -6,6 +6,7 @@ of the old one, which expires by itself.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import struct
@@ -31,6 +32,7 @@ _UNKNOWN = b"?"
 _MOMENT = struct.Struct(">d")
 _FAULT_SECONDS = 1.0
 """For so long others hear of a call that failed, instead of trying the same again."""
+_UNREADABLE = (ValueError, TypeError, LookupError, struct.error)
 _FAULTS = {kind.word: kind for kind in NoAnswer.__subclasses__()}
 
 
@@ -64,7 +66,11 @@ class SharedRecords:
         found, outcomes = self._board(self._keys(identity), [self._server.id, self._lease, *map(_field, asked)])
         record = _record(dict(zip(found[::2], found[1::2], strict=True)))
         granted = frozenset(part for part, outcome in zip(asked, outcomes, strict=True) if outcome == 1)
-        words = {part: word.decode() for part, word in zip(asked, outcomes, strict=True) if isinstance(word, bytes)}
+        words = {
+            part: word.decode(errors="replace")
+            for part, word in zip(asked, outcomes, strict=True)
+            if isinstance(word, bytes)
+        }
         return Boarding(record, granted, {part: _FAULTS[word]() for part, word in words.items() if word in _FAULTS})
 
     def land(self, identity: Identity, record: Record, leased: Collection[Part], now: float, word: str = "") -> None:
@@ -112,9 +118,17 @@ def _record(fields: dict[bytes, bytes]) -> Record:
     if meta is None:
         return EMPTY
     unknown = meta[8:9] == _UNKNOWN
-    user_id, device_id, unknown_status = json.loads(meta[9:] if unknown else meta[8:])
-    parts = {_part(field): Kept(value[8:], _at(value)) for field, value in fields.items()}
-    return Record(parts, _at(meta) if unknown else None, user_id, device_id, unknown_status)
+    try:
+        user_id, device_id, unknown_status = json.loads(meta[9:] if unknown else meta[8:])
+        unknown_at = _at(meta) if unknown else None
+    except _UNREADABLE:
+        return EMPTY
+    parts = {}
+    for field, value in fields.items():
+        # A field of another version, or of whoever else writes here, is as good as not there.
+        with contextlib.suppress(*_UNREADABLE):
+            parts[_part(field)] = Kept(value[8:], _at(value))
+    return Record(parts, unknown_at, user_id, device_id, unknown_status)
 
 
 def _at(value: bytes) -> float:

@@ -12,11 +12,13 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from proxy.shared import Gone
@@ -45,6 +47,9 @@ class Server:
             socket_timeout=_TIMEOUT_SECONDS,
             socket_connect_timeout=_TIMEOUT_SECONDS,
             retry=Retry(NoBackoff(), 0),
+            # They would stretch the time-out to ten seconds while a managed Redis moves house.
+            maint_notifications_config=MaintNotificationsConfig(enabled=False),
+            driver_info=None,  # two round trips less for each connection
             **options,
         )
         self._client = redis.Redis(connection_pool=pool)
@@ -52,7 +57,9 @@ class Server:
         self._lock = threading.Lock()
         self._enroll: Callable[[], None] | None = None
         self._thread: threading.Thread | None = None
-        self._stopped = threading.Event()
+        self._stopped = False
+        self._wake = threading.Event()
+        self._scripts: list[bytes] = []
         self._late = 0
         self.id = secrets.token_hex(8)
         """Who this process is to the others."""
@@ -72,7 +79,12 @@ class Server:
 
     def stop(self) -> None:
         """Be no longer there for the others, who count us for a while yet. What is asked still is."""
-        self._stopped.set()
+        self._stopped = True
+        self._wake.set()
+
+    def enroll_soon(self) -> None:
+        """Do what is done every few hundred milliseconds now: the others do not know us any more."""
+        self._wake.set()
 
     def hash(self, key: bytes) -> dict[bytes, bytes]:
         """Return all fields of a hash. Raises Gone."""
@@ -80,19 +92,25 @@ class Server:
 
     def script(self, name: str) -> Callable[[Sequence[bytes], Sequence[Any]], Any]:
         """Return a function of keys and arguments that runs the script of this name. It raises Gone."""
-        loaded = self._client.register_script((Path(__file__).parent / f"{name}.lua").read_bytes())
+        text = (Path(__file__).parent / f"{name}.lua").read_bytes()
+        self._scripts.append(text)
+        loaded = self._client.register_script(text)
         return lambda keys, arguments: self._asked(lambda: loaded(keys, arguments))
 
-    def _asked(self, ask: Callable[[], Any], *, even_if_gone: bool = False) -> Any:
+    def _asked(self, ask: Callable[[], Any]) -> Any:
         if self._thread is None:
             self.start()
         if self.gone_since is not None and not self._trying():
             raise Gone
         try:
             answer = ask()
-        except redis.RedisError as error:
-            self._late += isinstance(error, redis.TimeoutError)
-            if self._late >= _LATE_ANSWERS or not isinstance(error, redis.TimeoutError):
+        except redis.TimeoutError:
+            self._late += 1
+            if self._late >= _LATE_ANSWERS:
+                self._lost("late answers")
+            raise Gone from None
+        except Exception as error:  # noqa: BLE001  # of the library, of a name look-up: nobody's answer depends on it
+            if "WRONGTYPE" not in str(error):  # one key that is no record says nothing of the others
                 self._lost(type(error).__name__)
             raise Gone from None
         self._late = 0
@@ -109,8 +127,14 @@ class Server:
         _log.warning("Redis is gone: each process goes on with what it has", extra={"why": why})
 
     def _keep_enrolled(self) -> None:
-        while not self._stopped.is_set():
+        loaded = False
+        while not self._stopped:
             try:
+                if not loaded or self.gone_since is not None:
+                    # So that no caller has to, which takes three round trips.
+                    for text in self._scripts:
+                        self._asked(partial(self._client.script_load, text))
+                    loaded = True
                 if self._enroll is not None:
                     self._enroll()
             except Gone:
@@ -121,4 +145,5 @@ class Server:
                 if self.gone_since is not None:
                     self.gone_since = None
                     _log.warning("Redis is back")
-            self._stopped.wait(_ENROLL_SECONDS)
+            self._wake.wait(_ENROLL_SECONDS)
+            self._wake.clear()

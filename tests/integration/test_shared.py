@@ -112,7 +112,7 @@ def settled(*processes: Process) -> None:
     for process in processes:
         process.server.start()
     wait_until(lambda: all(process.shared._epoch for process in processes))
-    wait_until(lambda: all(process.quota._processes == len(processes) for process in processes))
+    wait_until(lambda: all(process.quota.processes == len(processes) for process in processes))
     wait_until(lambda: all(process.quota._closed_until <= process.quota._monotonic() for process in processes))
 
 
@@ -189,7 +189,7 @@ def test_while_redis_is_gone_nothing_is_sent_for_a_window_and_then_each_process_
     processes = [Process(valkey.url, per_minute=90, monotonic=clock) for _ in range(3)]
     for process in processes:
         process.server.start()
-    wait_until(lambda: all(process.quota._processes == 3 for process in processes))
+    wait_until(lambda: all(process.quota.processes == 3 for process in processes))
     valkey.stop()
     for process in processes:
         assert process.quota.book(clock()) is None
@@ -218,6 +218,53 @@ def test_what_was_sent_is_written_back_into_a_redis_that_returns_empty(valkey: R
     settled(one, other)
     assert one.quota.book(time.monotonic() + 50) is None
     assert other.quota.book(time.monotonic() + 50) is None
+
+
+@pytest.mark.parametrize("lost", [b"quota:places", b"quota:bursts", b"quota:pace"])
+def test_a_part_of_the_book_that_redis_lost_is_written_back_before_anything_is_booked(
+    valkey: RedisServer, lost: bytes
+) -> None:
+    one, other = Process(valkey.url, per_minute=10), Process(valkey.url, per_minute=10)
+    settled(one, other)
+    assert len([*booked(one.quota, time.monotonic() + 59), *booked(other.quota, time.monotonic() + 59)]) == 10
+    with redis.Redis.from_url(valkey.url) as operator:
+        operator.delete(b"test:" + lost)
+    threading.Event().wait(1.5)
+    assert not booked(one.quota, time.monotonic() + 50)
+    assert not booked(other.quota, time.monotonic() + 50)
+
+
+def test_the_number_of_processes_is_not_forgotten_with_an_empty_redis(valkey: RedisServer) -> None:
+    one, other = Process(valkey.url), Process(valkey.url)
+    settled(one, other)
+    other.server.stop()
+    wait_until(lambda: not other.server._thread or not other.server._thread.is_alive())
+    with redis.Redis.from_url(valkey.url) as operator:
+        operator.flushall()
+    one.quota.enroll()
+    assert one.quota.processes == 2
+
+
+def test_what_is_no_record_of_ours_is_as_good_as_not_there_and_spoils_it_for_nobody_else(running: RedisServer) -> None:
+    process = Process(running.url)
+    settled(process)
+    process.get(COHORTS)
+    key = process.records._keys(USER)[0]
+    fresh = Process(running.url)
+    settled(process, fresh)
+    with redis.Redis.from_url(running.url) as operator:
+        operator.hset(key, mapping={b"w\0new": b"12345678[]", b"p\0": b"short"})
+        assert fresh.get(COHORTS).forwarded is None
+        operator.hset(key, b"m", b"garbage, and more of it")
+        third = Process(running.url)
+        settled(process, fresh, third)
+        assert third.store.look(USER) == EMPTY
+        operator.delete(key)
+        operator.set(key, "no hash")
+    other = Process(running.url)
+    settled(process, fresh, third, other)
+    assert other.get(COHORTS).error is None
+    assert other.server.gone_since is None
 
 
 def test_going_and_coming_back_is_one_line_each(valkey: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
