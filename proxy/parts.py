@@ -87,6 +87,8 @@ EMPTY = Record()
 
 def merge(old: Record, new: Record) -> Record:
     """Return both in one, the later word winning: part by part, and "unknown" against all parts."""
+    if old is EMPTY:
+        return new
     if old.unknown_at is not None or new.unknown_at is not None:
         return new if _last_said(new) >= _last_said(old) else old
     parts = dict(old.parts)

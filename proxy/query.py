@@ -30,6 +30,7 @@ BOOLEANS = ("true", "false")
 _WISHES = 256
 """How many wishes are remembered: in a send the users differ, and what is wanted of them does not."""
 _SHORT = 1000
+"""Characters of a wish that is remembered."""
 _UNSPEAKABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 

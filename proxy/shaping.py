@@ -131,7 +131,8 @@ def _all_properties(kept: Kept | None) -> bytes:
     return b"".join(filled)
 
 
-_MAX_NAMES = 16_384
+_MAX_NAMES = 4_096
+"""Bytes of names that are remembered: what many users have in common, and all of them together no burden."""
 
 
 @lru_cache(256)

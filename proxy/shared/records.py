@@ -29,6 +29,7 @@ _CODES: dict[Section, str] = {
 _SECTIONS = {code: section for section, code in _CODES.items()}
 _META = b"m"
 _UNKNOWN = b"?"
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _MOMENT = struct.Struct(">d")
 _FAULT_SECONDS = 1.0
 """For so long others hear of a call that failed, instead of trying the same again."""
@@ -85,7 +86,7 @@ class SharedRecords:
         self._land(self._keys(identity), [*head, *pairs, *tail])
 
     def _keys(self, identity: Identity) -> Sequence[bytes]:
-        text = json.dumps(identity, ensure_ascii=False, separators=(",", ":"))
+        text = _ENCODER.encode(identity)
         digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest().encode()
         return self._prefix + b"user:" + digest, self._prefix + b"lease:" + digest
 

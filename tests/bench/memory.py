@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 
 import psutil
 
-from proxy import columns
+from proxy import columns, strictjson
 from proxy.app import create_app
 from proxy.parts import COHORTS, PROPERTIES, Identity, Kept, Record, recommendation
 from proxy.plan import plan, tell_apart
@@ -68,7 +68,7 @@ def fill(pipe: Connection, users: int, cache_max_mb: int) -> None:
     for number in range(1, users + 1):
         identity = Identity(f"user-{number}", None)
         one = record(f"user-{number}", time.time())
-        profile_bytes += sum(len(part.value) for part in one.parts.values())
+        profile_bytes += sum(len(strictjson.write(columns.read(part.value))) for part in one.parts.values())
         filled.merge(identity, one)
         if number % max(1, users // 20) == 0:
             held = process.memory_info().rss
