@@ -59,7 +59,7 @@ class Store:
         now: Callable[[], float],
         shared: SharedRecords | None = None,
     ) -> None:
-        self._cache: LRUCache[Identity, _Entry] = LRUCache(max_bytes, getsizeof=lambda entry: entry.size)
+        self._cache: _Counting = _Counting(max_bytes, getsizeof=lambda entry: entry.size)
         self._lifetimes = lifetimes
         self._now = now
         self._shared = shared
@@ -128,6 +128,21 @@ class Store:
         """Return the bytes kept."""
         return int(self._cache.currsize)
 
+    @property
+    def records(self) -> int:
+        """Return how many users something is kept of."""
+        return len(self._cache)
+
+    @property
+    def max_size(self) -> int:
+        """Return the bytes that may be kept."""
+        return int(self._cache.maxsize)
+
+    @property
+    def evicted(self) -> int:
+        """Return how many records have left the memory for others."""
+        return self._cache.evicted
+
 
 class _Entry:
     __slots__ = ("record", "size")
@@ -135,3 +150,11 @@ class _Entry:
     def __init__(self, record: Record, size: int) -> None:
         self.record = record
         self.size = size
+
+
+class _Counting(LRUCache[Identity, _Entry]):
+    evicted = 0
+
+    def popitem(self) -> tuple[Identity, _Entry]:
+        self.evicted += 1
+        return super().popitem()

@@ -100,6 +100,14 @@ def _paths() -> dict[str, Schema]:
             },
             "Judged by the last call to Amplitude, if that ended in the last minute.",
         ),
+        "/metrics": _get(
+            "Metrics",
+            "Operation",
+            "What is counted, as Prometheus reads it",
+            _guarded("text/plain", {"type": "string"}),
+            "All worker processes together, by route rule: no id, no path, no secret.",
+            security=SECURITY,
+        ),
         "/": _get("Home", "Pages", "What this is and where to go", _kept("text/html", "The page.")),
         "/docs": _get("Docs", "Pages", "This document, to be tried", _kept("text/html", "The page.")),
         "/playground": _get(
@@ -117,6 +125,12 @@ def _paths() -> dict[str, Schema]:
         "/openapi.json": _get("Openapi", "Pages", "This document", _kept("application/json", "The document.")),
         "/static/{name}": _file(),
     }
+
+
+def _guarded(kind: str, schema: Schema) -> Schema:
+    """Return the answers of what only callers see, and nobody keeps."""
+    told = answer("As it is now.", {kind: {"schema": schema}}, ["Cache-Control"])
+    return {"200": told, "401": ref("Unauthorized", "responses"), "403": ref("Forbidden", "responses")}
 
 
 def _get(name: str, tag: str, summary: str, responses: Schema, description: str = "", **more: Any) -> Schema:

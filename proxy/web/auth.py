@@ -43,6 +43,7 @@ def require_caller() -> None:
 
 def _note(why: str) -> None:
     # By the minute and with a count: with a line each, anybody could fill the log.
+    services().metrics.refused(why)
     address = str(_caller_address() or "unreadable")
     if times := services().refusals.note(f"{why} {address}"):
         _log.warning("callers refused", extra={"address": address, "why": why, "times": times})

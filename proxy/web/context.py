@@ -12,6 +12,7 @@ from flask import Flask, current_app
 
 from proxy.flights import Flights
 from proxy.keys import KeyRing
+from proxy.metrics import Metrics
 from proxy.profiles import Profiles
 from proxy.quota import Quota
 from proxy.sender import Sender
@@ -41,6 +42,7 @@ class Services:
     networks: tuple[IPv4Network | IPv6Network, ...]
     trusted_proxy_hops: int
     refusals: OncePerMinute
+    metrics: Metrics
     wait_seconds: float
     monotonic: Callable[[], float]
     draining: Event = field(default_factory=Event)

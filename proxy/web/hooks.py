@@ -47,11 +47,21 @@ def _end(response: Response) -> Response:
     response.headers["X-Request-ID"] = g.request_id
     for name, value in SECURITY:
         response.headers.setdefault(name, value)  # a page brings a policy of its own
+    _count(response)
     if response.status_code not in (401, 403):  # those are logged by the minute, with a count
         level = logging.INFO if "caller" in g else logging.DEBUG
         if _log.isEnabledFor(level):
             _log.log(level, "request", extra=_line(response))
     return response
+
+
+def _count(response: Response) -> None:
+    here, ours = services(), g._get_current_object()  # type: ignore[attr-defined]  # each look at `g` is a search
+    rule = request.url_rule
+    seconds = here.monotonic() - ours.started
+    here.metrics.answered(rule.rule if rule else "none", response.status_code, ours.get("cache", "none"), seconds)
+    if error := ours.get("error"):
+        here.metrics.missing(error)
 
 
 def _line(response: Response) -> dict[str, object]:

@@ -138,6 +138,7 @@ def _pairs(encoded: bytes, where: str) -> list[tuple[str, str]]:
 def _described(response: Response, found: Answer) -> Response:
     if found.error is not None:
         g.error = found.error.word
+    g.cache = caching.word(found)
     caching.describe(response.headers, found)
     return response
 
