@@ -12,6 +12,7 @@ from flask import Flask
 from proxy.amplitude import Amplitude, Fetched
 from proxy.backlog import Backlog
 from proxy.flights import Flights
+from proxy.history import History
 from proxy.keys import KeyRing
 from proxy.ledger import WINDOW_SECONDS
 from proxy.metrics import Metrics, Reading
@@ -154,6 +155,8 @@ def _services(
         trusted_proxy_hops=settings.trusted_proxy_hops,
         refusals=OncePerMinute(monotonic),
         metrics=metrics,
+        history=History(metrics, now=now, monotonic=monotonic),
+        backlog_max_users=settings.backlog_max_users,
         wait_seconds=max(0.0, settings.response_deadline_seconds - _MARGIN_SECONDS),
         monotonic=monotonic,
     )

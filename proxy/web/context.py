@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from flask import Flask, current_app
 
 from proxy.flights import Flights
+from proxy.history import History
 from proxy.keys import KeyRing
 from proxy.metrics import Metrics
 from proxy.profiles import Profiles
@@ -43,6 +44,8 @@ class Services:
     trusted_proxy_hops: int
     refusals: OncePerMinute
     metrics: Metrics
+    history: History
+    backlog_max_users: int
     wait_seconds: float
     monotonic: Callable[[], float]
     draining: Event = field(default_factory=Event)

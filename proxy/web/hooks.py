@@ -56,7 +56,7 @@ def _end(response: Response) -> Response:
 
 
 def _count(response: Response) -> None:
-    here, ours = services(), g._get_current_object()  # type: ignore[attr-defined]  # each look at `g` is a search
+    here, ours = services(), g._get_current_object()  # each look at `g` is a search
     rule = request.url_rule
     seconds = here.monotonic() - ours.started
     here.metrics.answered(rule.rule if rule else "none", response.status_code, ours.get("cache", "none"), seconds)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
@@ -148,3 +151,24 @@ def test_no_id_and_no_secret_is_in_a_metric(app: Flask, client: FlaskClient, pat
     assert "ccproxy_requests_total{" in text
     assert "somebody-42" not in text.lower()
     assert SECRET not in text
+
+
+def test_every_metric_that_the_dashboard_draws_is_one_that_is_answered(
+    client: FlaskClient, source: FakeSource, caller: dict[str, str]
+) -> None:
+    answer = client.get("/static/grafana.json")
+    assert (answer.status_code, answer.content_type) == (200, "application/json")
+    dashboard = json.loads(answer.data)
+    ask(client, "recommendations?user_id=u&rec_id=a")
+    source.fault = UpstreamUnavailable()
+    ask(client, "cohorts?user_id=another")
+    client.get("/v1/cohorts")
+    answered = {re.sub(r"\{.*", "", name) for name in read(client)}
+    drawn = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    named = {name for expression in drawn for name in re.findall(r"ccproxy_(\w+)", expression)}
+    assert all("ccproxy_" in expression for expression in drawn)
+    assert named <= answered, named - answered
+    kinds = {re.sub(r"_(bucket|count|sum)$", "", name) for name in answered}
+    assert kinds == {re.sub(r"_(bucket|count|sum)$", "", name) for name in named}, "something is not drawn"
+    labels = set(re.findall(r"by \(([\w, ]+)\)", " ".join(drawn)))
+    assert labels == {"cache", "error", "le", "outcome", "why", "route, status"}
