@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from flask import Flask
 
+from proxy.aliases import Aliases
 from proxy.amplitude import Amplitude, Fetched
 from proxy.backlog import Backlog
 from proxy.flights import Flights
@@ -158,6 +159,7 @@ def _services(
         history=History(metrics, now=now, monotonic=monotonic),
         backlog_max_users=settings.backlog_max_users,
         wait_seconds=max(0.0, settings.response_deadline_seconds - _MARGIN_SECONDS),
+        aliases=Aliases(settings.names),
         monotonic=monotonic,
     )
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from proxy.aliases import NO_ALIASES, Aliases
 from proxy.errors import BadRequest
 from proxy.parts import (
     COHORTS,
@@ -64,7 +65,7 @@ OF_SECTION: Mapping[Section, tuple[Parameter, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What one request wants: which sections of which user, narrowed how."""
+    """What one request wants: which sections of which user, narrowed how. Ids are as asked, or names in `aliases`."""
 
     identity: Identity
     sections: tuple[Section, ...]
@@ -76,6 +77,7 @@ class Ask:
     prediction_ids: tuple[str, ...] = ()
     propensity_type: PropensityType = "score"
     on_error: OnError = "default"
+    aliases: Aliases = field(default=NO_ALIASES, compare=False, repr=False)
 
     @property
     def anonymous(self) -> bool:
@@ -89,16 +91,29 @@ class Ask:
         for section in self.sections:
             match section:
                 case "recommendations":
-                    parts += [recommendation(rec_id, self.rec_type) for rec_id in self.rec_ids]
+                    parts += [self.recommendation(rec_id) for rec_id in self.rec_ids]
                 case "properties":
                     parts.append(PROPERTIES)
                 case "cohorts":
                     parts.append(COHORTS)
                 case "computations":
-                    parts.append(computations(self.comp_ids))
+                    parts.append(self.computations)
                 case "propensities":
-                    parts += [prediction(one, self.propensity_type) for one in self.prediction_ids]
-        return parts
+                    parts += [self.prediction(one) for one in self.prediction_ids]
+        return list(dict.fromkeys(parts))
+
+    def recommendation(self, rec_id: str) -> Part:
+        """Return the part that answers one of `rec_ids`."""
+        return recommendation(self.aliases.id_of("recommendations", rec_id), self.rec_type)
+
+    @property
+    def computations(self) -> Part:
+        """Return the part that answers `comp_ids`."""
+        return computations({self.aliases.id_of("computations", one) for one in self.comp_ids})
+
+    def prediction(self, prediction_id: str) -> Part:
+        """Return the part that answers one of `prediction_ids`."""
+        return prediction(self.aliases.id_of("predictions", prediction_id), self.propensity_type)
 
 
 def parameters_of(section: Section | None) -> tuple[Parameter, ...]:
@@ -108,7 +123,7 @@ def parameters_of(section: Section | None) -> tuple[Parameter, ...]:
     return (*COMMON, INCLUDE, *(parameter for some in OF_SECTION.values() for parameter in some))
 
 
-def parse(section: Section | None, given: Iterable[tuple[str, Any]]) -> Ask:
+def parse(section: Section | None, given: Iterable[tuple[str, Any]], aliases: Aliases = NO_ALIASES) -> Ask:
     """Return what is asked of the route of `section` (None: the profile).
 
     `given`: names and values as sent, repeats included; text from a URL or form, or what `from_json` returned.
@@ -137,6 +152,7 @@ def parse(section: Section | None, given: Iterable[tuple[str, Any]]) -> Ask:
         prediction_ids=sent.many(PREDICTION_ID),
         propensity_type="pct" if sent.one(PROPENSITY_TYPE) == "pct" else "score",
         on_error=on_error,
+        aliases=aliases,
     )
     if "recommendations" in sections and not ask.rec_ids:
         raise BadRequest("rec_id is missing: name one or more recommendations, e.g. rec_id=abc123")
@@ -166,7 +182,7 @@ DROP_IN = (
 )
 
 
-def parse_drop_in(given: Iterable[tuple[str, Any]]) -> Ask:
+def parse_drop_in(given: Iterable[tuple[str, Any]], aliases: Aliases = NO_ALIASES) -> Ask:
     """Return what is asked in Amplitude's own parameters. Raises BadRequest as `parse` does."""
     sent = _Sent(DROP_IN, given)
     identity = sent.identity()
@@ -191,6 +207,7 @@ def parse_drop_in(given: Iterable[tuple[str, Any]]) -> Ask:
         comp_ids=comp_ids,
         prediction_ids=prediction_ids,
         propensity_type="pct" if sent.one(PROPENSITY_TYPE) == "pct" else "score",
+        aliases=aliases,
     )
 
 

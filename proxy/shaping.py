@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from proxy.names import USER_PROPERTY, safe_names
-from proxy.parts import COHORTS, PROPERTIES, Part, Record, computations, prediction, recommendation
+from proxy.parts import COHORTS, PROPERTIES, Part, Record
 from proxy.query import Ask
 
 
@@ -37,9 +37,9 @@ def shape(ask: Ask, record: Record, *, error: str | None = None, stale: bool = F
             case "properties":
                 body |= _properties(ask.keys, _object(_value(record, PROPERTIES)))
             case "cohorts":
-                body |= _cohorts(ask.cohort_ids, _texts(_value(record, COHORTS)))
+                body |= _cohorts(ask, _texts(_value(record, COHORTS)))
             case "computations":
-                body |= _computations(_object(_value(record, computations(ask.comp_ids))))
+                body |= _computations(ask, _object(_value(record, ask.computations)))
             case "propensities":
                 body |= _propensities(ask, record)
     return body
@@ -60,10 +60,10 @@ def drop_in(ask: Ask, record: Record) -> dict[str, Any]:
             case "cohorts":
                 data["cohort_ids"] = _value(record, COHORTS)
             case "computations":
-                computed = _object(_value(record, computations(ask.comp_ids)))
+                computed = _object(_value(record, ask.computations))
                 data["amp_props"] = (data["amp_props"] or {}) | computed
             case "propensities":
-                found = {one: _value(record, prediction(one, ask.propensity_type)) for one in ask.prediction_ids}
+                found = {one: _value(record, ask.prediction(one)) for one in ask.prediction_ids}
                 data["propensity"] = found[ask.prediction_ids[0]]
                 data["propensities"] = [
                     {"prop": value, "pred_id": one, "prop_type": ask.propensity_type}
@@ -79,7 +79,7 @@ def _value(record: Record, part: Part) -> Any:
 
 
 def _recommendations(ask: Ask, record: Record) -> dict[str, Any]:
-    entries = [_entry(rec_id, _object(_value(record, recommendation(rec_id, ask.rec_type)))) for rec_id in ask.rec_ids]
+    entries = [_entry(rec_id, _object(_value(record, ask.recommendation(rec_id)))) for rec_id in ask.rec_ids]
     first = {key: value for key, value in entries[0].items() if key != "child_rec_id"}
     return {
         **first,
@@ -119,19 +119,26 @@ def _properties(keys: tuple[str, ...], said: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _cohorts(asked: tuple[str, ...], said: list[str]) -> dict[str, Any]:
+def _cohorts(ask: Ask, said: list[str]) -> dict[str, Any]:
     users = set(said)
-    listed = [cohort for cohort in asked if cohort in users] if asked else list(dict.fromkeys(said))
+    asked = {cohort: ask.aliases.id_of("cohorts", cohort) in users for cohort in ask.cohort_ids}
+    member = asked or dict.fromkeys(said, True)
     return {
-        "cohort_ids": listed,
-        "member": {cohort: cohort in users for cohort in asked or listed},
-        "is_member": bool(asked) and users.issuperset(asked),
+        "cohort_ids": [cohort for cohort, is_in in member.items() if is_in],
+        "member": member,
+        "is_member": bool(asked) and all(asked.values()),
     }
 
 
-def _computations(said: dict[str, Any]) -> dict[str, Any]:
+def _computations(ask: Ask, said: dict[str, Any]) -> dict[str, Any]:
     values = {name: number(value) for name, value in said.items()}
-    names = safe_names(values)
+    known = [name for name in ask.aliases.known("computations") if not ask.comp_ids or name in ask.comp_ids]
+    if known and len(ask.comp_ids) == len(values) == 1:
+        # Amplitude says it under a name of its own, but which one was asked is beyond doubt.
+        values = dict(zip(known, values.values(), strict=True))
+    missing = [name for name in known if name not in values and USER_PROPERTY + name not in values]
+    names = safe_names(values, missing)
+    values |= dict.fromkeys(missing)
     return {
         "computations": {names[name]: value for name, value in values.items()},
         "computations_by_name": values,
@@ -141,7 +148,7 @@ def _computations(said: dict[str, Any]) -> dict[str, Any]:
 def _propensities(ask: Ask, record: Record) -> dict[str, Any]:
     entries = []
     for one in ask.prediction_ids:
-        value = number(_value(record, prediction(one, ask.propensity_type)))
+        value = number(_value(record, ask.prediction(one)))
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         # Amplitude's own label of the type is not reliable: it is called what was asked.
         entries.append({"prediction_id": one, "value": value if is_number else None, "type": ask.propensity_type})

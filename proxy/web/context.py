@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from flask import Flask, current_app
 
+from proxy.aliases import Aliases
 from proxy.flights import Flights
 from proxy.history import History
 from proxy.keys import KeyRing
@@ -47,6 +48,7 @@ class Services:
     history: History
     backlog_max_users: int
     wait_seconds: float
+    aliases: Aliases
     monotonic: Callable[[], float]
     draining: Event = field(default_factory=Event)
 

@@ -36,7 +36,7 @@ blueprint.before_request(require_caller)
 
 def answer(section: Section | None) -> Response:
     """Answer what one route was asked; `section` is None for the profile."""
-    ask = parse(section, _given())
+    ask = parse(section, _given(), services().aliases)
     found = _found(ask, ask.parts)
     error = BLANK_ID if ask.anonymous else found.error.word if found.error else None
     body = strictjson.write(shape(ask, found.record, error=error, stale=found.stale)) + b"\n"
@@ -56,7 +56,7 @@ def answer(section: Section | None) -> Response:
 
 def userprofile() -> Response:
     """Answer as Amplitude's own endpoint does, errors too, from the same cache and within the same quota."""
-    ask = parse_drop_in(_given())
+    ask = parse_drop_in(_given(), services().aliases)
     # Whether a user is known is an answer too, and the cohorts are the least to ask for it.
     found = _found(ask, ask.parts or [COHORTS])
     if ask.anonymous or found.record.unknown_at is not None:

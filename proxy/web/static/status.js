@@ -9,7 +9,8 @@ const HEIGHT = 130;
 const LEFT = 34;
 const TOP = 8;
 const BOTTOM = 18;
-const SERIES = ["a", "b", "c", "d", "e"];
+const SERIES = ["a", "b", "c", "d"];
+const FAULTS = ["d", "b", "c", "e", "a"];
 const WORDS = {
   quota_exhausted: "quota spent",
   upstream_timeout: "too late",
@@ -39,9 +40,9 @@ const count = (number) => number.toLocaleString("en");
 const milliseconds = (number) => (number < 10 ? `${number.toFixed(1)} ms` : `${count(Math.round(number))} ms`);
 
 function roundUp(number) {
-  if (number <= 1) return 1;
+  if (number <= 2) return 2;
   const unit = 10 ** Math.floor(Math.log10(number));
-  return [1, 2, 4, 5, 8, 10].map((step) => step * unit).find((step) => step >= number);
+  return [1, 2, 4, 6, 8, 10].map((step) => step * unit).find((step) => step >= number);
 }
 
 // The frame of a chart: what it shows in words, two lines of a grid, the hour beneath. Returns where things go.
@@ -85,7 +86,7 @@ function lines(id, words, data, series, { limit, top } = {}) {
   });
 }
 
-function bars(id, words, data, series) {
+function bars(id, words, data, series, colours = SERIES) {
   const number = data.kept_seconds / BAR_SECONDS;
   const bins = series.map(() => new Array(number).fill(0));
   data.hour.at.forEach((at, index) => {
@@ -100,7 +101,7 @@ function bars(id, words, data, series) {
       if (!values[bin]) return;
       const [from, to] = [y(below), y(below + values[bin])];
       const place = { x: LEFT + bin * wide + 0.5, y: to, width: wide - 1, height: from - to };
-      svg.append(drawn("rect", { class: `bar ${SERIES[which]}`, ...place }));
+      svg.append(drawn("rect", { class: `bar ${colours[which]}`, ...place }));
       below += values[bin];
     });
   }
@@ -156,8 +157,8 @@ function showErrors(data) {
   const words = Object.keys(errors);
   byId("errors-now").textContent = count(sum(Object.values(errors).flat()));
   const told = words.map((word) => `${WORDS[word] ?? word} ${sum(errors[word])}`).join(", ");
-  bars("errors", `Missing: ${told || "nothing"}`, data, Object.values(errors));
-  const legend = words.map((word, which) => element("li", SERIES[which], WORDS[word] ?? word));
+  bars("errors", `Missing: ${told || "nothing"}`, data, Object.values(errors), FAULTS);
+  const legend = words.map((word, which) => element("li", FAULTS[which], WORDS[word] ?? word));
   byId("errors-legend").replaceChildren(...legend);
 }
 
