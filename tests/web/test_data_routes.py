@@ -11,6 +11,7 @@ from flask.testing import FlaskClient
 from proxy.app import create_app
 from proxy.errors import QuotaExhausted, UpstreamInvalid, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
 from proxy.settings import Settings
+from proxy.telemetry import request_id
 from tests.conftest import KEYS
 from tests.fakes import FakeClock, FakeSource
 
@@ -366,3 +367,19 @@ def test_names_work_over_http_and_ids_as_before(source: FakeSource, clock: FakeC
         answer = json.loads(client.get(f"/v1/recommendations?user_id=u&rec_id={rec_id}", headers=caller).data)
         assert (answer["rec_id"], answer["items"]) == (rec_id, ["shoe"])
     assert len(source.calls) == 2, "a name and its id are kept once"
+
+
+def test_a_call_is_made_under_the_id_of_the_request_that_opened_it(
+    client: FlaskClient, source: FakeSource, caller: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = []
+    says = source.says
+
+    def noted(*asked: Any) -> Any:
+        ids.append(request_id.get())
+        return says(*asked)
+
+    monkeypatch.setattr(source, "says", noted)
+    for number in range(3):
+        client.get(f"/v1/cohorts?user_id=u{number}", headers={**caller, "X-Request-ID": f"request-{number}"})
+    assert ids == ["request-0", "request-1", "request-2"]
