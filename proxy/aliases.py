@@ -46,7 +46,7 @@ def parse(entries: str) -> tuple[Alias, ...]:
 
 
 class Aliases:
-    """Which id a name stands for. A name that is not known is an id."""
+    """Which id a name stands for; a name that is not known is an id. Equal to itself alone: made once, at the start."""
 
     def __init__(self, entries: Iterable[Alias] = ()) -> None:
         self._ids: dict[tuple[Kind, str], str] = {(one.kind, one.name): one.id for one in entries}

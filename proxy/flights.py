@@ -110,7 +110,8 @@ class Flights:
         users of whom there is nothing come first.
         """
         with self._lock:
-            wanted = [Awaited(part, until, wanted_later, since, part in spare) for part in parts]
+            now = self._monotonic()
+            wanted = [Awaited(part, until, wanted_later, since, part in spare, now) for part in parts]
             awaited, new = self._under_way.join(identity, wanted)
             flight = self._widened(identity, new)
             left_behind = self._left_behind(self._queued.get(identity))
@@ -142,28 +143,50 @@ class Flights:
         flight = self._queued[identity] = _Flight(dict(awaited))
         return flight
 
-    def _book(self, identity: Identity, flight: _Flight) -> None:
-        """Find a moment for `flight`; without one, those who wait are told and it waits in the backlog."""
-        booking = None
-        fault = self._outage.lasting()
-        if fault is None:
+    def _book(self, identity: Identity, flight: _Flight, leased: Collection[Part] = ()) -> None:
+        """Find a moment for `flight`; without one, those who wait are told and it waits in the backlog.
+
+        `leased`: parts that this process is to fetch, for the others; without a moment they are given back.
+        """
+        try:
+            booking, fault = self._moment_for(flight)
+        except Exception:  # noqa: BLE001  # or whoever comes next would board what never leaves
+            _log.exception("a call could not be booked")
+            booking, fault = None, UpstreamInvalid("a fault of ours")
+        with self._lock:
+            if booking is None:
+                del self._queued[identity]
+                self._lock.notify_all()
+                left_behind = list(flight.awaited.values())
+            else:
+                flight.booking = booking
+                left_behind = self._left_behind(flight)
+        if left_behind:
+            self._refuse(identity, left_behind, fault or QuotaExhausted(retry_after=self._quota.wait()))
+        if booking is not None:
+            self._take_off(identity, flight, booking)
+        elif leased:
+            self._store.land(identity, EMPTY, leased)
+
+    def _moment_for(self, flight: _Flight) -> tuple[Booking | None, NoAnswer | None]:
+        """Return a booking, or why there is none."""
+        asked = None
+        while True:
+            if fault := self._outage.lasting():
+                return None, fault
+            with self._lock:
+                spare = all(one.spare for one in flight.awaited.values())
+                leaves = max(one.until for one in flight.awaited.values())
+            if (spare, leaves) == asked:
+                return None, QuotaExhausted(retry_after=self._quota.wait())
+            asked = spare, leaves
             now = self._monotonic()
-            spare = all(one.spare for one in flight.awaited.values())
-            leaves = max(one.until for one in flight.awaited.values())
             # What can go now goes now, however slow calls are at present: what comes too late is still kept.
             latest = now if spare else leaves - self._sender.typical
             booking = self._quota.book(latest, burst=1.0 if not spare else 0.5 if leaves > now else 0.0)
-            fault = None if booking else QuotaExhausted(retry_after=self._quota.wait())
-        if booking is None:
-            self._leave_queue(identity, flight)
-            self._refuse(identity, list(flight.awaited.values()), fault or QuotaExhausted())
-            return
-        with self._lock:
-            flight.booking = booking
-            left_behind = self._left_behind(flight)
-        if left_behind:
-            self._refuse(identity, left_behind, QuotaExhausted(retry_after=self._quota.wait()))
-        self._take_off(identity, flight, booking)
+            if booking is not None:
+                return booking, None
+            # Who widened the flight meanwhile may wait for longer, or have no copy: then it is worth another look.
 
     def _left_behind(self, flight: _Flight | None) -> list[Awaited]:
         """Take those recommendations off that would come when their message has gone. Called under the lock."""
@@ -204,9 +227,9 @@ class Flights:
         self, identity: Identity, awaited: Collection[Awaited], fault: NoAnswer, *, call: int | None = None
     ) -> None:
         """Tell those who wait, and put what is still wanted into the backlog."""
-        missing = [one.part for one in awaited if not one.spare and (one.wanted_later or not one.exposes)]
-        self._backlog.add(identity, missing)
-        self._backlog.add(identity, [one.part for one in awaited if one.spare and one.asked], refresh=True)
+        wanted = [one for one in awaited if one.asked and (one.wanted_later or not one.exposes)]
+        self._backlog.add(identity, {one.part: one.asked_at for one in wanted if not one.spare})
+        self._backlog.add(identity, {one.part: one.asked_at for one in wanted if one.spare}, refresh=True)
         self._under_way.settle(identity, {one.part: fault for one in awaited}, call=call)
         if (dropped := self._backlog.dropped - self._dropped_told) and self._told.note("backlog"):
             _log.warning("the backlog dropped users", extra={"times": dropped, "in_all": self._backlog.dropped})
@@ -240,22 +263,31 @@ class Flights:
         """Send one call for who waits there, if one may go. Return the seconds until the next may."""
         if (pause := self._outage.wait()) > 0:
             return pause
+        popped = self._backlog.pop()
+        if popped is None:
+            return 0.0
+        identity, wanted = popped
+        record, now = self._store.read(identity), self._now()
+        wanted = {part: one for part, one in wanted.items() if not self._lifetimes.answers(record, part, now, NEVER)}
+        if not wanted:
+            return 0.0
         booking = self._quota.book(self._monotonic(), burst=0.0)
         if booking is None:
+            for refresh in (False, True):
+                again = {part: one.at for part, one in wanted.items() if one.refresh is refresh}
+                self._backlog.add(identity, again, refresh=refresh)
             return max(self._quota.wait() or 0.0, 0.01)
-        identity, parts = self._backlog.pop() or (None, [])
-        flight = None
-        if identity is not None:
-            with self._lock:
-                _, new = self._under_way.join(
-                    identity, [Awaited(part, wanted_later=True, spare=False) for part in parts]
-                )
-                flight = self._widened(identity, new)
-                if flight:
-                    flight.booking = booking
+        with self._lock:
+            awaited = [
+                Awaited(part, wanted_later=True, spare=one.refresh, asked_at=one.at) for part, one in wanted.items()
+            ]
+            _, new = self._under_way.join(identity, awaited)
+            flight = self._widened(identity, new)
             if flight:
-                self._take_off(identity, flight, booking)
-        if flight is None:
+                flight.booking = booking
+        if flight:
+            self._take_off(identity, flight, booking)
+        else:
             self._quota.cancel(booking)
         return 0.0
 
@@ -289,7 +321,9 @@ class Flights:
         record, now = self._store.read(identity), self._now()
         riders = [part for part in self._along if not self._lifetimes.answers(record, part, now, NEVER)]
         boarding = self._store.board(identity, {*wanted, *riders})
-        outcomes: dict[Part, Record | NoAnswer] = dict(boarding.faults)
+        outcomes: dict[Part, Record | NoAnswer] = {
+            part: failed for part, failed in boarding.faults.items() if part in wanted
+        }
         fault: NoAnswer = QuotaExhausted(retry_after=self._quota.wait())
         going, elsewhere = [], []
         with self._lock:
@@ -322,15 +356,18 @@ class Flights:
             later = {part: wanted[part] for call in calls[1:] for part in call.parts}
             flight = self._widened(identity, later)
             number = self._under_way.sent_elsewhere(elsewhere)
-        self._under_way.settle(identity, outcomes, call=None)
-        if refused:
-            self._refuse(identity, [wanted[part] for part in refused], fault)
-        if flight:
-            self._book(identity, flight)
-        if elsewhere:
-            self._pool.submit(_as, request_id.get(), self._follow, identity, elsewhere, number)
-        if unsent := boarding.granted - later.keys() - (sent.call.parts if sent else frozenset()):
-            self._store.land(identity, EMPTY, unsent)
+        try:
+            self._under_way.settle(identity, outcomes, call=None)
+            if refused:
+                self._refuse(identity, [wanted[part] for part in refused], fault)
+            if flight:
+                self._book(identity, flight, leased=later.keys())
+            if elsewhere:
+                self._pool.submit(_as, request_id.get(), self._follow, identity, elsewhere, number)
+            if unsent := boarding.granted - later.keys() - (sent.call.parts if sent else frozenset()):
+                self._store.land(identity, EMPTY, unsent)
+        except Exception:  # noqa: BLE001  # what is marked as sent must be sent
+            _log.exception("what goes by another call could not be seen to")
         return sent
 
     def _too_late(self, one: Awaited) -> bool:
@@ -361,8 +398,7 @@ class Flights:
             while awaited:
                 left = max(one.until for one in awaited) - self._monotonic()
                 if left <= 0:
-                    late = dict.fromkeys((one.part for one in awaited), UpstreamTimeout())
-                    self._under_way.settle(identity, late, call=number)
+                    self._refuse(identity, awaited, UpstreamTimeout(), call=number)
                     return
                 self._sleep(min(left, _FOLLOW_SECONDS))
                 awaited = self._looked_after(identity, awaited, number)
@@ -389,5 +425,5 @@ class Flights:
                 one.call, one.elsewhere = None, False
             flight = self._widened(identity, ours)
         if flight:
-            self._book(identity, flight)
+            self._book(identity, flight, leased=ours.keys())
         return [one for one in left if one.part not in ours]

@@ -10,18 +10,23 @@ import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cachetools import LRUCache
 
 from proxy.errors import NoAnswer
-from proxy.parts import EMPTY, Identity, Lifetimes, Part, Record, merge
+from proxy.parts import EMPTY, Freshness, Identity, Lifetimes, Part, Record, merge
+from proxy.query import Wish
 from proxy.shared import Gone
 
 if TYPE_CHECKING:
     from proxy.shared.records import SharedRecords
 
-_LINKS = 360
+_READY_SHARE = 16
+"""What part of the memory is for answers that are ready: those asked again within moments, not those of a campaign."""
+_READY_LINKS = 600
+"""Bytes that an answer that is ready takes beside its body."""
+_LINKS = 368
 """Bytes that the cache's own three tables and the record's shell take per entry; a test holds it to the truth."""
 
 
@@ -35,6 +40,15 @@ def size_of(identity: Identity, record: Record) -> int:
         if part.id:
             size += sys.getsizeof(part) + sys.getsizeof(part.id) + (sys.getsizeof(part.type) if part.type else 0)
     return size
+
+
+class Ready(NamedTuple):
+    """An answer as it was written: its body, the body's ETag, when the oldest part was said, until when it is fresh."""
+
+    body: bytes
+    etag: str
+    said_at: float
+    fresh_until: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +73,11 @@ class Store:
         now: Callable[[], float],
         shared: SharedRecords | None = None,
     ) -> None:
-        self._cache: _Counting = _Counting(max_bytes, getsizeof=lambda entry: entry.size)
+        for_ready = max_bytes // _READY_SHARE
+        self._cache = _Counting(max_bytes - for_ready, getsizeof=lambda entry: entry.size)
+        self._ready: LRUCache[Identity, tuple[Wish, Ready]] = LRUCache(
+            for_ready, getsizeof=lambda kept: len(kept[1].body) + _READY_LINKS
+        )
         self._lifetimes = lifetimes
         self._now = now
         self._shared = shared
@@ -70,6 +88,32 @@ class Store:
         with self._lock:
             entry = self._cache.get(identity)
         return entry.record if entry else EMPTY
+
+    def ready(self, identity: Identity, wish: Wish) -> tuple[Ready, Freshness] | None:
+        """Return the answer that was written for this wish, if it says what is kept and is fresh."""
+        with self._lock:
+            kept = self._ready.get(identity)
+            # What it was written from is asked for too, so that it is not the first to leave.
+            if kept is None or kept[0] != wish or self._cache.get(identity) is None:
+                return None
+        ready, now = kept[1], self._now()
+        if ready.fresh_until <= now:
+            return None
+        return ready, Freshness(max(0.0, now - ready.said_at), ready.fresh_until - now)
+
+    def keep_ready(self, identity: Identity, wish: Wish, record: Record, body: bytes, etag: str) -> None:
+        """Keep what was written from `record`, if it was asked before and nothing newer has come meanwhile."""
+        with self._lock:
+            entry = self._cache.get(identity)
+            if entry is None or entry.record is not record:
+                return
+            if entry.asked != wish:  # in a send most are asked once
+                entry.asked = wish
+                return
+            said_at = min(map(record.said_at, wish.parts))
+            fresh_until = min(self._lifetimes.left(record, part, 0.0) for part in wish.parts)
+            with contextlib.suppress(ValueError):  # too large
+                self._ready[identity] = wish, Ready(body, etag, said_at, fresh_until)
 
     def look(self, identity: Identity) -> Record:
         """Return what is kept here or by the other processes; what they had is here from now on."""
@@ -112,6 +156,7 @@ class Store:
             if news is EMPTY:
                 return old
             record = self._lifetimes.pruned(merge(old, news), self._now())
+            self._ready.pop(identity, None)
             try:
                 self._cache[identity] = _Entry(record, size_of(identity, record))
             except ValueError:
@@ -126,7 +171,7 @@ class Store:
     @property
     def size(self) -> int:
         """Return the bytes kept."""
-        return int(self._cache.currsize)
+        return int(self._cache.currsize + self._ready.currsize)
 
     @property
     def records(self) -> int:
@@ -136,7 +181,7 @@ class Store:
     @property
     def max_size(self) -> int:
         """Return the bytes that may be kept."""
-        return int(self._cache.maxsize)
+        return int(self._cache.maxsize + self._ready.maxsize)
 
     @property
     def evicted(self) -> int:
@@ -145,11 +190,12 @@ class Store:
 
 
 class _Entry:
-    __slots__ = ("record", "size")
+    __slots__ = ("asked", "record", "size")
 
     def __init__(self, record: Record, size: int) -> None:
         self.record = record
         self.size = size
+        self.asked: Wish | None = None
 
 
 class _Counting(LRUCache[Identity, _Entry]):

@@ -27,6 +27,8 @@ class Awaited:
     """What was said before (Unix seconds) is too old for a caller that waits."""
     spare: bool = True
     """Whether all who asked have a copy that may stand in."""
+    asked_at: float = NEVER
+    """When it was last asked for (monotonic seconds)."""
     landed: Future[Record] = field(default_factory=Future)
     call: int | None = None
     """The number of the call that carries it, once sent."""
@@ -96,6 +98,7 @@ class UnderWay:
                 there.wanted_later |= one.wanted_later
                 there.since = max(there.since, one.since)
                 there.spare &= one.spare
+                there.asked_at = max(there.asked_at, one.asked_at)
                 awaited[one.part] = there
             else:
                 awaited[one.part] = new[one.part] = one

@@ -173,18 +173,18 @@ def components() -> dict[str, Schema]:
             description="RFC 9457, with the error word that a 200 would have had.",
         ),
         "Health": closed({"status": {"const": "ok"}}),
-        "Readiness": closed(
-            {
-                "status": {"enum": ["ok", "degraded"]},
-                "upstream": {"enum": ["ok", "unknown", "rejected", "failing", "invalid"]},
-                "quota": {"enum": ["ok", "spent"]},
-            }
-        ),
-        "Unready": closed(
-            {
-                "status": {"const": "unavailable"},
-                "upstream": {"enum": ["rejected", "failing"]},
-                "quota": {"enum": ["ok", "spent"]},
-            }
-        ),
+        "Readiness": _readiness("ok", "degraded"),
+        "Unready": _readiness("unavailable", "draining"),
     }
+
+
+def _readiness(*statuses: str) -> Schema:
+    return closed(
+        {
+            "status": {"enum": list(statuses)},
+            "upstream": {"enum": ["ok", "unknown", "rejected", "failing", "invalid"]},
+            "quota": {"enum": ["ok", "spent"]},
+            "redis": {"enum": ["ok", "gone"]},
+        },
+        optional=("redis",),
+    )

@@ -6,12 +6,13 @@ of the old one, which expires by itself.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import struct
-import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import cast
 
 from proxy.errors import NoAnswer
@@ -28,11 +29,11 @@ _CODES: dict[Section, str] = {
 _SECTIONS = {code: section for section, code in _CODES.items()}
 _META = b"m"
 _UNKNOWN = b"?"
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _MOMENT = struct.Struct(">d")
-_COMPRESSED = b"x"  # how zlib begins, and no JSON does
-_WORTH_COMPRESSING = 256
 _FAULT_SECONDS = 1.0
 """For so long others hear of a call that failed, instead of trying the same again."""
+_UNREADABLE = (ValueError, TypeError, LookupError, struct.error)
 _FAULTS = {kind.word: kind for kind in NoAnswer.__subclasses__()}
 
 
@@ -66,7 +67,11 @@ class SharedRecords:
         found, outcomes = self._board(self._keys(identity), [self._server.id, self._lease, *map(_field, asked)])
         record = _record(dict(zip(found[::2], found[1::2], strict=True)))
         granted = frozenset(part for part, outcome in zip(asked, outcomes, strict=True) if outcome == 1)
-        words = {part: word.decode() for part, word in zip(asked, outcomes, strict=True) if isinstance(word, bytes)}
+        words = {
+            part: word.decode(errors="replace")
+            for part, word in zip(asked, outcomes, strict=True)
+            if isinstance(word, bytes)
+        }
         return Boarding(record, granted, {part: _FAULTS[word]() for part, word in words.items() if word in _FAULTS})
 
     def land(self, identity: Identity, record: Record, leased: Collection[Part], now: float, word: str = "") -> None:
@@ -81,7 +86,7 @@ class SharedRecords:
         self._land(self._keys(identity), [*head, *pairs, *tail])
 
     def _keys(self, identity: Identity) -> Sequence[bytes]:
-        text = json.dumps(identity, ensure_ascii=False, separators=(",", ":"))
+        text = _ENCODER.encode(identity)
         digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest().encode()
         return self._prefix + b"user:" + digest, self._prefix + b"lease:" + digest
 
@@ -90,6 +95,7 @@ def _field(part: Part) -> bytes:
     return f"{_CODES[part.section]}{part.type or ''}\0{part.id}".encode()
 
 
+@lru_cache(1024)
 def _part(field: bytes) -> Part:
     kind, _, id = field.decode().partition("\0")
     return Part(_SECTIONS[kind[0]], id, kind[1:] or None)
@@ -104,12 +110,8 @@ def _fields(record: Record) -> list[tuple[bytes, bytes]]:
     meta = _MOMENT.pack(max(moments)) + (_UNKNOWN if record.unknown_at is not None else b"") + ids
     return [
         (_META, meta),
-        *((_field(part), _MOMENT.pack(kept.at) + _packed(kept.value)) for part, kept in record.parts.items()),
+        *((_field(part), _MOMENT.pack(kept.at) + kept.value) for part, kept in record.parts.items()),
     ]
-
-
-def _packed(value: bytes) -> bytes:
-    return zlib.compress(value, 1) if len(value) >= _WORTH_COMPRESSING else value
 
 
 def _record(fields: dict[bytes, bytes]) -> Record:
@@ -117,12 +119,17 @@ def _record(fields: dict[bytes, bytes]) -> Record:
     if meta is None:
         return EMPTY
     unknown = meta[8:9] == _UNKNOWN
-    user_id, device_id, unknown_status = json.loads(meta[9:] if unknown else meta[8:])
+    try:
+        user_id, device_id, unknown_status = json.loads(meta[9:] if unknown else meta[8:])
+        unknown_at = _at(meta) if unknown else None
+    except _UNREADABLE:
+        return EMPTY
     parts = {}
     for field, value in fields.items():
-        packed = value[8:]
-        parts[_part(field)] = Kept(zlib.decompress(packed) if packed[:1] == _COMPRESSED else packed, _at(value))
-    return Record(parts, _at(meta) if unknown else None, user_id, device_id, unknown_status)
+        # A field of another version, or of whoever else writes here, is as good as not there.
+        with contextlib.suppress(*_UNREADABLE):
+            parts[_part(field)] = Kept(value[8:], _at(value))
+    return Record(parts, unknown_at, user_id, device_id, unknown_status)
 
 
 def _at(value: bytes) -> float:

@@ -13,7 +13,7 @@ from flask import Flask, current_app
 from proxy.aliases import Aliases
 from proxy.flights import Flights
 from proxy.history import History
-from proxy.keys import KeyRing
+from proxy.keys import Accepted, KeyRing
 from proxy.metrics import Metrics
 from proxy.profiles import Profiles
 from proxy.quota import Quota
@@ -50,6 +50,7 @@ class Services:
     wait_seconds: float
     aliases: Aliases
     monotonic: Callable[[], float]
+    accepted: Accepted = field(default_factory=Accepted)
     draining: Event = field(default_factory=Event)
 
 

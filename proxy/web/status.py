@@ -12,7 +12,7 @@ from proxy import strictjson
 from proxy.diagnosis import State, findings
 from proxy.errors import QuotaExhausted
 from proxy.history import KEPT_SECONDS, STEP_SECONDS, as_columns
-from proxy.web.auth import require_caller, require_network
+from proxy.web.auth import admit
 from proxy.web.context import services
 from proxy.web.pages import page
 
@@ -20,8 +20,7 @@ _LATE_SECONDS = 60.0
 _REFUSED_SECONDS = 600.0
 
 blueprint = Blueprint("status", __name__)
-blueprint.before_request(require_network)
-blueprint.before_request(require_caller)
+blueprint.before_request(admit)
 
 
 @blueprint.get("/metrics", provide_automatic_options=False)

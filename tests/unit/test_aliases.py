@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -23,7 +24,8 @@ NAMES = Aliases(
 
 def body(section: Any, user_data: dict[str, Any] | None, **given: str) -> dict[str, Any]:
     ask = parse_ask(section, {"user_id": "u", **given}.items(), NAMES)
-    return shape(ask, record_of(ask, user_data))
+    found: dict[str, Any] = json.loads(shape(ask, record_of(ask, user_data)))
+    return found
 
 
 def test_entries_are_kinds_names_and_ids() -> None:
@@ -60,13 +62,13 @@ def test_a_name_asks_for_its_id_and_the_answer_is_keyed_by_what_was_asked() -> N
     }
     given = {"rec_id": "home,other", "cohort_id": "vip,c7,c31,gone", "prediction_id": "buy"}
     ask = parse_ask(None, {"user_id": "u", "include": "recommendations,cohorts,propensities", **given}.items(), NAMES)
-    assert ask.parts == [
+    assert ask.wish.parts == (
         recommendation("abc123", None),
         recommendation("other", None),
         COHORTS,
         prediction("pred-1", "score"),
-    ]
-    found = shape(ask, record_of(ask, said))
+    )
+    found = json.loads(shape(ask, record_of(ask, said)))
     assert (found["rec_id"], found["items"]) == ("home", ["shoe"])
     assert found["recommendations_by_id"]["other"]["items"] == ["hat"]
     assert found["member"] == {"vip": True, "c7": True, "c31": True, "gone": False}
@@ -76,13 +78,13 @@ def test_a_name_asks_for_its_id_and_the_answer_is_keyed_by_what_was_asked() -> N
 
 def test_a_name_and_its_id_are_one_part() -> None:
     ask = parse_ask("recommendations", {"user_id": "u", "rec_id": "home,abc123"}.items(), NAMES)
-    assert ask.parts == [recommendation("abc123", None)]
+    assert ask.wish.parts == (recommendation("abc123", None),)
 
 
 def test_a_name_of_one_kind_is_an_id_of_every_other() -> None:
-    assert parse_ask("propensities", {"user_id": "u", "prediction_id": "vip"}.items(), NAMES).parts == [
-        prediction("vip", "score")
-    ]
+    assert parse_ask("propensities", {"user_id": "u", "prediction_id": "vip"}.items(), NAMES).wish.parts == (
+        prediction("vip", "score"),
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,10 +108,22 @@ def test_a_computation_with_a_name_has_its_key_for_a_user_without_it(
 
 def test_a_set_of_names_is_the_set_of_their_ids() -> None:
     ask = parse_ask("computations", {"user_id": "u", "comp_id": "spend,orders"}.items(), NAMES)
-    assert ask.parts == [computations(("comp-1", "a=b"))]
+    assert ask.wish.parts == (computations(("comp-1", "a=b")),)
 
 
 def test_the_drop_in_takes_names_and_answers_amplitude_s_own() -> None:
     ask = parse_drop_in({"user_id": "u", "rec_id": "home"}.items(), NAMES)
     said = {"user_id": "u", "recommendations": [{"rec_id": "abc123", "items": ["shoe"]}]}
     assert drop_in(ask, record_of(ask, said))["userData"]["recommendations"] == said["recommendations"]
+
+
+def test_a_wish_is_remembered_with_the_names_it_was_made_of() -> None:
+    given = {"user_id": "u", "rec_id": "home"}
+    other = Aliases(parse("recommendations.home=xyz"))
+    wishes = [parse_ask("recommendations", given.items(), names).wish for names in (NAMES, other, NAMES)]
+    assert wishes[0] is wishes[2]
+    assert wishes[0] != wishes[1]
+    assert [wish.parts[0].id for wish in wishes] == ["abc123", "xyz", "abc123"]
+    drop_ins = [parse_drop_in(given.items(), names).wish for names in (NAMES, other, NAMES)]
+    assert drop_ins[0] is drop_ins[2]
+    assert [wish.parts[0].id for wish in drop_ins] == ["abc123", "xyz", "abc123"]

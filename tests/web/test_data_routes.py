@@ -383,3 +383,28 @@ def test_a_call_is_made_under_the_id_of_the_request_that_opened_it(
     for number in range(3):
         client.get(f"/v1/cohorts?user_id=u{number}", headers={**caller, "X-Request-ID": f"request-{number}"})
     assert ids == ["request-0", "request-1", "request-2"]
+
+
+def test_an_answer_asked_again_and_again_is_the_same_bytes_and_as_old_as_it_is(
+    client: FlaskClient, get: Any, caller: dict[str, str], clock: FakeClock, source: FakeSource
+) -> None:
+    path = "/v1/profile?user_id=ava&include=properties,cohorts"
+    first = get(path)
+    for asked in range(1, 6):
+        clock.advance(10)
+        again = get(path)
+        assert again.data == first.data
+        assert again.headers["ETag"] == first.headers["ETag"]
+        assert again.headers["Age"] == str(10 * asked)
+        assert again.headers["Cache-Status"] == f"connected-content-proxy; hit; ttl={900 - 10 * asked}"
+        assert client.get(path, headers=caller | {"If-None-Match": first.headers["ETag"]}).status_code == 304
+    assert len(source.calls) == 1
+
+    source.user_data = AVA | {"cohort_ids": ["new"]}
+    forced = client.get(path, headers=caller | {"Cache-Control": "max-age=20"})
+    assert json.loads(forced.data)["cohort_ids"] == ["new"]
+    assert get(path).json["cohort_ids"] == ["new"]
+    for _ in range(3):
+        get(path)
+    clock.advance(901)
+    assert get(path).json["stale"] is True
