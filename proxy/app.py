@@ -12,6 +12,7 @@ from flask import Flask
 from proxy.amplitude import Amplitude, Fetched
 from proxy.backlog import Backlog
 from proxy.flights import Flights
+from proxy.forgetting import Forgetting
 from proxy.keys import KeyRing
 from proxy.ledger import WINDOW_SECONDS
 from proxy.outage import Outage
@@ -23,7 +24,7 @@ from proxy.sender import MAY_ARRIVE_SECONDS, Sender
 from proxy.settings import Settings
 from proxy.store import Store
 from proxy.telemetry import OncePerMinute, configure_logging
-from proxy.web import context, docs, hooks, ops, pages, playground, v1
+from proxy.web import context, docs, forget, hooks, ops, pages, playground, v1
 
 _MARGIN_SECONDS = 0.12
 """What is left of the deadline to write the answer, and for the request to have its turn before that."""
@@ -53,6 +54,7 @@ def create_app(
     context.install(app, _services(settings, fetch, now, monotonic))
     hooks.install(app)
     app.register_blueprint(v1.blueprint)
+    app.register_blueprint(forget.blueprint)
     app.register_blueprint(ops.blueprint)
     app.register_blueprint(pages.blueprint)
     app.register_blueprint(docs.blueprint)
@@ -104,17 +106,26 @@ def _services(
         longest=longest,
         processes=settings.web_concurrency,
     )
-    if server is not None:
-        server.enroll_by(quota.enroll)
     store = Store(max_bytes=int(settings.cache_max_mb * 1024 * 1024), lifetimes=lifetimes, now=now, shared=records)
     outage = Outage(monotonic)
     sender = Sender(fetch, quota, outage, monotonic=monotonic)
+    backlog = Backlog(
+        max_users=settings.backlog_max_users, max_age=settings.backlog_max_age_seconds, monotonic=monotonic
+    )
+    forgetting = Forgetting(store, backlog, records)
+    if server is not None:
+
+        def enroll() -> None:
+            quota.enroll()
+            forgetting.catch_up()
+
+        server.enroll_by(enroll)
     flights = Flights(
         sender,
         store,
         quota,
         outage,
-        Backlog(max_users=settings.backlog_max_users, max_age=settings.backlog_max_age_seconds, monotonic=monotonic),
+        backlog,
         lifetimes,
         along=settings.fetch_along,
         threads=_flight_threads(settings),
@@ -127,6 +138,7 @@ def _services(
         sender=sender,
         quota=quota,
         store=store,
+        forgetting=forgetting,
         redis=server,
         keyring=KeyRing(settings.proxy_api_keys),
         networks=settings.allowed_networks,

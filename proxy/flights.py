@@ -45,6 +45,7 @@ class _Sent:
     number: int
     call: Call
     probe: bool
+    mark: int
 
 
 class Flights:
@@ -103,8 +104,9 @@ class Flights:
         For them alone only a place is taken that is free this moment, of half the burst, or none where nobody waits:
         users of whom there is nothing come first.
         """
+        mark = self._store.mark
         with self._lock:
-            wanted = [Awaited(part, until, wanted_later, since, part in spare) for part in parts]
+            wanted = [Awaited(part, until, wanted_later, since, part in spare, mark) for part in parts]
             awaited, new = self._under_way.join(identity, wanted)
             flight = self._widened(identity, new)
             left_behind = self._left_behind(self._queued.get(identity))
@@ -198,9 +200,10 @@ class Flights:
         self, identity: Identity, awaited: Collection[Awaited], fault: NoAnswer, *, call: int | None = None
     ) -> None:
         """Tell those who wait, and put what is still wanted into the backlog."""
-        missing = [one.part for one in awaited if not one.spare and (one.wanted_later or not one.exposes)]
+        wanted = [one for one in awaited if not self._store.forgotten(identity, one.mark)]
+        missing = [one.part for one in wanted if not one.spare and (one.wanted_later or not one.exposes)]
         self._backlog.add(identity, missing)
-        self._backlog.add(identity, [one.part for one in awaited if one.spare and one.asked], refresh=True)
+        self._backlog.add(identity, [one.part for one in wanted if one.spare and one.asked], refresh=True)
         self._under_way.settle(identity, {one.part: fault for one in awaited}, call=call)
         if (dropped := self._backlog.dropped - self._dropped_told) and self._told.note("backlog"):
             _log.warning("the backlog dropped users", extra={"times": dropped, "in_all": self._backlog.dropped})
@@ -237,13 +240,13 @@ class Flights:
         booking = self._quota.book(self._monotonic(), burst=0.0)
         if booking is None:
             return max(self._quota.wait() or 0.0, 0.01)
+        mark = self._store.mark
         identity, parts = self._backlog.pop() or (None, [])
         flight = None
         if identity is not None:
             with self._lock:
-                _, new = self._under_way.join(
-                    identity, [Awaited(part, wanted_later=True, spare=False) for part in parts]
-                )
+                wanted = [Awaited(part, wanted_later=True, spare=False, mark=mark) for part in parts]
+                _, new = self._under_way.join(identity, wanted)
                 flight = self._widened(identity, new)
                 if flight:
                     flight.booking = booking
@@ -312,7 +315,8 @@ class Flights:
             calls = plan(going, [part for part in riders if part in boarding.granted and part not in outcomes])
             sent = None
             if calls:
-                sent = _Sent(self._under_way.sent(identity, calls[0].parts, wanted), calls[0], probe)
+                mark = min(wanted[part].mark for part in going)
+                sent = _Sent(self._under_way.sent(identity, calls[0].parts, wanted), calls[0], probe, mark)
             later = {part: wanted[part] for call in calls[1:] for part in call.parts}
             flight = self._widened(identity, later)
             number = self._under_way.sent_elsewhere(elsewhere)
@@ -335,7 +339,7 @@ class Flights:
         parts = sent.call.parts
         if isinstance(outcome, Fetched):
             # Kept before it is forgotten here: whoever comes in between finds one or the other.
-            self._store.land(identity, outcome.record, parts)
+            self._store.land(identity, outcome.record, parts, mark=sent.mark)
             said = {part: outcome.faults.get(part, outcome.record) for part in parts}
             self._under_way.settle(identity, said, call=sent.number)
             return

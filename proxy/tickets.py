@@ -27,6 +27,8 @@ class Awaited:
     """What was said before (Unix seconds) is too old for a caller that waits."""
     spare: bool = True
     """Whether all who asked have a copy that may stand in."""
+    mark: int = 0
+    """Nothing is kept of a user who was forgotten after this (`Store.mark`) when it lands."""
     landed: Future[Record] = field(default_factory=Future)
     call: int | None = None
     """The number of the call that carries it, once sent."""

@@ -6,7 +6,6 @@ of the old one, which expires by itself.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import struct
 import zlib
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from proxy.errors import NoAnswer
+from proxy.forgotten import names, pair_digest
 from proxy.parts import EMPTY, Identity, Kept, Lifetimes, Part, Record, Section
 from proxy.shared.server import Server
 
@@ -33,6 +33,8 @@ _COMPRESSED = b"x"  # how zlib begins, and no JSON does
 _WORTH_COMPRESSING = 256
 _FAULT_SECONDS = 1.0
 """For so long others hear of a call that failed, instead of trying the same again."""
+_QUEUED_SECONDS = 10
+"""Longer than a caller waits for a call to be sent."""
 _FAULTS = {kind.word: kind for kind in NoAnswer.__subclasses__()}
 
 
@@ -55,6 +57,7 @@ class SharedRecords:
         self._lease = int(longest * 1000)
         self._board = server.script("board")
         self._land = server.script("land")
+        self._forget = server.script("forget")
 
     def read(self, identity: Identity) -> Record:
         """Return what is kept about `identity`."""
@@ -77,12 +80,35 @@ class SharedRecords:
         horizon = now - self._lifetimes.whole
         head = [self._server.id, int(use * 1000), horizon, int(unknown), len(fields)]
         pairs = [one for pair in fields for one in pair]
-        tail = [len(leased), *map(_field, leased), word, int(_FAULT_SECONDS * 1000)]
-        self._land(self._keys(identity), [*head, *pairs, *tail])
+        asked, returned = names(identity), names(Identity(record.user_id, record.device_id))
+        # Of an id that was asked alone the record is found without being listed.
+        listed = asked | returned if len(asked) > 1 else returned - asked
+        tail = [len(leased), *map(_field, leased), word, int(_FAULT_SECONDS * 1000), len(listed)]
+        listings = [self._prefix + b"pairs:" + name for name in (*listed, *(asked - listed))]
+        self._land([*self._keys(identity), *listings], [*head, *pairs, *tail])
+
+    def forget(self, ids: Identity) -> set[bytes]:
+        """Forget every pair with one of `ids`, and tell all processes. Return the digests of those there were."""
+        alone = [one for one in (Identity(ids.user_id, None), Identity(None, ids.device_id)) if any(one)]
+        keys, told = [self._told], []
+        for one in alone:
+            (name,) = names(one)
+            keys += [self._prefix + b"pairs:" + name, self._keys(one)[0]]
+            told.append(name)
+        landing = self._lease + _QUEUED_SECONDS * 1000
+        found = self._forget(keys, [self._prefix + b"user:", landing, int(self._lifetimes.whole * 1000), *told])
+        return set(found)
+
+    def forgotten(self, since: float) -> list[tuple[bytes, float]]:
+        """Return the names of the ids that were forgotten after the moment `since`, each with its moment."""
+        return self._server.above(self._told, since)
+
+    @property
+    def _told(self) -> bytes:
+        return self._prefix + b"forgotten"
 
     def _keys(self, identity: Identity) -> Sequence[bytes]:
-        text = json.dumps(identity, ensure_ascii=False, separators=(",", ":"))
-        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest().encode()
+        digest = pair_digest(identity)
         return self._prefix + b"user:" + digest, self._prefix + b"lease:" + digest
 
 

@@ -56,7 +56,7 @@ class Server:
         """When it was found gone (monotonic seconds); None while it is there."""
 
     def enroll_by(self, enroll: Callable[[], None]) -> None:
-        """Set what is done every few seconds to be counted among the processes, and after an absence."""
+        """Set what is done several times a second, to be counted among the processes, and after an absence."""
         self._enroll = enroll
 
     def start(self) -> None:
@@ -73,6 +73,12 @@ class Server:
     def hash(self, key: bytes) -> dict[bytes, bytes]:
         """Return all fields of a hash. Raises Gone."""
         return self._asked(lambda: self._client.hgetall(key))  # type: ignore[no-any-return]
+
+    def above(self, key: bytes, score: float) -> list[tuple[bytes, float]]:
+        """Return the members of a sorted set with a score above this one, and those scores. Raises Gone."""
+        return self._asked(  # type: ignore[no-any-return]
+            lambda: self._client.zrangebyscore(key, f"({score:.0f}", "+inf", withscores=True)
+        )
 
     def script(self, name: str) -> Callable[[Sequence[bytes], Sequence[Any]], Any]:
         """Return a function of keys and arguments that runs the script of this name. It raises Gone."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from flask import Flask, current_app
 
 from proxy.flights import Flights
+from proxy.forgetting import Forgetting
 from proxy.keys import KeyRing
 from proxy.profiles import Profiles
 from proxy.quota import Quota
@@ -36,6 +37,7 @@ class Services:
     sender: Sender
     quota: Quota
     store: Store
+    forgetting: Forgetting
     redis: Server | None
     keyring: KeyRing
     networks: tuple[IPv4Network | IPv6Network, ...]

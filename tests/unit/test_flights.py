@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import ClassVar
 
 import pytest
 
@@ -27,6 +28,8 @@ LIFETIMES = Lifetimes(fresh=900, negative=60, stale_while_revalidate=100, stale_
 
 class World:
     """The rooms below the web, wired as in production but for clock and source."""
+
+    made: ClassVar[list[World]] = []
 
     def __init__(
         self, clock: FakeClock, *, per_minute: int = 600, along: tuple[Part, ...] = (), max_waiting: int = 50
@@ -55,6 +58,13 @@ class World:
             self.store, self.flights, LIFETIMES, max_waiting=max_waiting, now=clock, monotonic=clock
         )
         self.callers = ThreadPoolExecutor(50)
+        self.made.append(self)
+
+    def end(self) -> None:
+        """Let no thread of this test be heard of during another."""
+        self.source.open.set()
+        self.flights.drain(0)
+        self.clock.advance(10)
 
     def get(self, *parts: Part, identity: Identity = USER, patience: float = 1.5, retry: bool = False) -> Answer:
         return self.profiles.get(identity, parts, until=self.clock() + patience, wanted_later=retry)
@@ -82,6 +92,13 @@ class World:
                 return
             threading.Event().wait(0.001)
         raise AssertionError("it never came to be")
+
+
+@pytest.fixture(autouse=True)
+def ended() -> Iterator[None]:
+    yield
+    while World.made:
+        World.made.pop().end()
 
 
 @pytest.fixture
