@@ -22,6 +22,7 @@ import click
 from proxy import __version__
 from proxy.app import amplitude
 from proxy.check import findings
+from proxy.forget import forget
 from proxy.keys import BadEntry, entry, generate
 from proxy.planning import Plan, spoken
 from proxy.preview import preview
@@ -53,6 +54,7 @@ def main() -> None:
 
 
 main.add_command(preview)
+main.add_command(forget)
 
 
 @main.command("new-key")
