@@ -85,6 +85,7 @@ def _services(
         negative=settings.cache_negative_seconds,
         stale_while_revalidate=settings.cache_stale_while_revalidate_seconds,
         stale_if_error=settings.cache_stale_if_error_seconds,
+        warm=settings.cache_warm_seconds,
     )
     # From the booked moment: a thread that was kept from running, a call that takes its whole time, and its arrival.
     longest = 2 + settings.amplitude_timeout_seconds + MAY_ARRIVE_SECONDS

@@ -32,6 +32,7 @@ from proxy.sandbox.population import named
 from proxy.sandbox.server import Sandbox
 from proxy.settings import Settings, SettingsError
 from proxy.telemetry import silence_http_library
+from proxy.warm import warm
 
 _ROOT = Path(__file__).parent.parent
 _PORT = click.IntRange(1, 65535)
@@ -55,6 +56,7 @@ def main() -> None:
 
 main.add_command(preview)
 main.add_command(forget)
+main.add_command(warm)
 
 
 @main.command("new-key")

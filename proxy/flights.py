@@ -30,6 +30,7 @@ from proxy.tickets import NEVER, Awaited, Ticket, UnderWay
 _log = logging.getLogger(__name__)
 
 _FOLLOW_SECONDS = 0.05  # between looks at what another process fetches
+_SHORTEST_NAP_SECONDS = 0.02  # of who waits for a place ahead of a send
 _LONGEST_NAP_SECONDS = 1.0  # of who empties the backlog: a stand-back may end early, a place be given back
 
 
@@ -95,6 +96,7 @@ class Flights:
         wanted_later: bool,
         since: float = NEVER,
         spare: Collection[Part] = (),
+        background: bool = False,
     ) -> Ticket:
         """Return a ticket for `parts`: those on their way are joined, the others queued for a call in time.
 
@@ -102,11 +104,15 @@ class Flights:
         would need one fail at once and wait in the backlog. `since`: a copy that another call brought meanwhile
         will do if it is no older than that (Unix seconds). `spare`: those of `parts` of which the caller has a copy.
         For them alone only a place is taken that is free this moment, of half the burst, or none where nobody waits:
-        users of whom there is nothing come first.
+        users of whom there is nothing come first. `background`: ahead of a send, for which a place is taken only
+        when it is free this moment and nobody else waits for it; what finds none is not sent later, for the caller
+        comes again.
         """
         mark = self._store.mark
         with self._lock:
-            wanted = [Awaited(part, until, wanted_later, since, part in spare, mark) for part in parts]
+            wanted = [
+                Awaited(part, until, wanted_later, since, part in spare, mark, background, background) for part in parts
+            ]
             awaited, new = self._under_way.join(identity, wanted)
             flight = self._widened(identity, new)
             left_behind = self._left_behind(self._queued.get(identity))
@@ -143,12 +149,7 @@ class Flights:
         booking = None
         fault = self._outage.lasting()
         if fault is None:
-            now = self._monotonic()
-            spare = all(one.spare for one in flight.awaited.values())
-            leaves = max(one.until for one in flight.awaited.values())
-            # What can go now goes now, however slow calls are at present: what comes too late is still kept.
-            latest = now if spare else leaves - self._sender.typical
-            booking = self._quota.book(latest, burst=1.0 if not spare else 0.5 if leaves > now else 0.0)
+            booking = self._booked(flight)
             fault = None if booking else QuotaExhausted(retry_after=self._quota.wait())
         if booking is None:
             self._leave_queue(identity, flight)
@@ -160,6 +161,23 @@ class Flights:
         if left_behind:
             self._refuse(identity, left_behind, QuotaExhausted(retry_after=self._quota.wait()))
         self._take_off(identity, flight, booking)
+
+    def _booked(self, flight: _Flight) -> Booking | None:
+        """Return a place for `flight`, None where none is free in time."""
+        while True:
+            with self._lock:
+                awaited = list(flight.awaited.values())
+            now = self._monotonic()
+            spare, background = all(one.spare for one in awaited), all(one.background for one in awaited)
+            leaves = max(one.until for one in awaited)
+            # What can go now goes now, however slow calls are at present: what comes too late is still kept.
+            latest = now if spare or background else leaves - self._sender.typical
+            burst = 1.0 if not spare else 0.5 if leaves > now else 0.0
+            booking = self._quota.book(latest, burst=0.0 if background else burst)
+            if booking or not background or now >= leaves:
+                return booking
+            # A place that was booked ahead would stand before who comes meanwhile; so it is waited for without one.
+            self._sleep(min(max(self._quota.wait() or 0.0, _SHORTEST_NAP_SECONDS), leaves - now))
 
     def _left_behind(self, flight: _Flight | None) -> list[Awaited]:
         """Take those recommendations off that would come when their message has gone. Called under the lock."""
@@ -200,7 +218,7 @@ class Flights:
         self, identity: Identity, awaited: Collection[Awaited], fault: NoAnswer, *, call: int | None = None
     ) -> None:
         """Tell those who wait, and put what is still wanted into the backlog."""
-        wanted = [one for one in awaited if not self._store.forgotten(identity, one.mark)]
+        wanted = [one for one in awaited if not one.background and not self._store.forgotten(identity, one.mark)]
         missing = [one.part for one in wanted if not one.spare and (one.wanted_later or not one.exposes)]
         self._backlog.add(identity, missing)
         self._backlog.add(identity, [one.part for one in wanted if one.spare and one.asked], refresh=True)
@@ -339,8 +357,11 @@ class Flights:
         parts = sent.call.parts
         if isinstance(outcome, Fetched):
             # Kept before it is forgotten here: whoever comes in between finds one or the other.
-            self._store.land(identity, outcome.record, parts, mark=sent.mark)
-            said = {part: outcome.faults.get(part, outcome.record) for part in parts}
+            with self._lock:
+                ahead = any(one.ahead for one in self._under_way.carried_by(identity, sent.number))
+            record = outcome.record.warm() if ahead else outcome.record
+            self._store.land(identity, record, parts, mark=sent.mark)
+            said = {part: outcome.faults.get(part, record) for part in parts}
             self._under_way.settle(identity, said, call=sent.number)
             return
         self._store.land(identity, EMPTY, parts, outcome.word)

@@ -29,6 +29,10 @@ class Awaited:
     """Whether all who asked have a copy that may stand in."""
     mark: int = 0
     """Nothing is kept of a user who was forgotten after this (`Store.mark`) when it lands."""
+    background: bool = False
+    """Whether all who asked do so ahead of a send, and let everybody else go first."""
+    ahead: bool = False
+    """Whether somebody did."""
     landed: Future[Record] = field(default_factory=Future)
     call: int | None = None
     """The number of the call that carries it, once sent."""
@@ -98,6 +102,8 @@ class UnderWay:
                 there.wanted_later |= one.wanted_later
                 there.since = max(there.since, one.since)
                 there.spare &= one.spare
+                there.background &= one.background
+                there.ahead |= one.ahead
                 awaited[one.part] = there
             else:
                 awaited[one.part] = new[one.part] = one

@@ -225,14 +225,14 @@ def _asked(
     }
     of_body = {"413": ref("ContentTooLarge", "responses"), "415": ref("UnsupportedMediaType", "responses")}
     unchanged = {"304": answer("Still what `If-None-Match` names.", headers=(*DATA_HEADERS, "ETag"))}
-    fresh, conditional, traced = (
-        ref(each, "parameters") for each in ("RequestCacheControl", "IfNoneMatch", "RequestId")
+    fresh, later, conditional, traced = (
+        ref(each, "parameters") for each in ("RequestCacheControl", "RequestPriority", "IfNoneMatch", "RequestId")
     )
     get = {
         **about,
         "operationId": f"get{name}",
         "security": SECURITY,
-        "parameters": [*query_parameters(*asking), fresh, conditional, traced],
+        "parameters": [*query_parameters(*asking), fresh, later, conditional, traced],
         "responses": _sorted({**guarded, **unchanged}),
     }
     post = {
@@ -240,7 +240,7 @@ def _asked(
         "operationId": f"post{name}",
         "summary": f"{about['summary']} (ids kept out of URLs)",
         "security": SECURITY,
-        "parameters": [fresh, traced],
+        "parameters": [fresh, later, traced],
         "requestBody": body(*asking),
         "responses": _sorted({**guarded, **of_body}),
     }

@@ -40,7 +40,8 @@ if fields > 0 then
         end
     end
     if fields > 0 then
-        redis.call('PEXPIRE', KEYS[1], ARGV[2])
+        -- What was fetched ahead of a send may be of use for longer than what is fetched now.
+        if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
         for index = 3, 2 + ARGV[#ARGV] do
             redis.call('SADD', KEYS[index], string.sub(KEYS[1], -32))
             if redis.call('PTTL', KEYS[index]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[index], ARGV[2]) end

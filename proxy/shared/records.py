@@ -29,6 +29,7 @@ _SECTIONS = {code: section for section, code in _CODES.items()}
 _META = b"m"
 _UNKNOWN = b"?"
 _MOMENT = struct.Struct(">d")
+_WARM = b"w"  # nor with this
 _COMPRESSED = b"x"  # how zlib begins, and no JSON does
 _WORTH_COMPRESSING = 256
 _FAULT_SECONDS = 1.0
@@ -76,7 +77,7 @@ class SharedRecords:
         """Merge `record` into what is kept and give the leases of `leased` back; `word`: why there is no record."""
         fields = _fields(record)
         unknown = record.unknown_at is not None
-        use = self._lifetimes.negative if unknown else self._lifetimes.whole
+        use = self._lifetimes.negative if unknown else self._lifetimes.use(record)
         horizon = now - self._lifetimes.whole
         head = [self._server.id, int(use * 1000), horizon, int(unknown), len(fields)]
         pairs = [one for pair in fields for one in pair]
@@ -130,7 +131,10 @@ def _fields(record: Record) -> list[tuple[bytes, bytes]]:
     meta = _MOMENT.pack(max(moments)) + (_UNKNOWN if record.unknown_at is not None else b"") + ids
     return [
         (_META, meta),
-        *((_field(part), _MOMENT.pack(kept.at) + _packed(kept.value)) for part, kept in record.parts.items()),
+        *(
+            (_field(part), _MOMENT.pack(kept.at) + (_WARM if kept.warm else b"") + _packed(kept.value))
+            for part, kept in record.parts.items()
+        ),
     ]
 
 
@@ -146,8 +150,10 @@ def _record(fields: dict[bytes, bytes]) -> Record:
     user_id, device_id, unknown_status = json.loads(meta[9:] if unknown else meta[8:])
     parts = {}
     for field, value in fields.items():
-        packed = value[8:]
-        parts[_part(field)] = Kept(zlib.decompress(packed) if packed[:1] == _COMPRESSED else packed, _at(value))
+        warm = value[8:9] == _WARM
+        packed = value[9:] if warm else value[8:]
+        plain = zlib.decompress(packed) if packed[:1] == _COMPRESSED else packed
+        parts[_part(field)] = Kept(plain, _at(value), warm)
     return Record(parts, _at(meta) if unknown else None, user_id, device_id, unknown_status)
 
 

@@ -98,6 +98,7 @@ def _found(ask: Ask, parts: list[Part]) -> Answer:
         until=g.started + services().wait_seconds,
         wanted_later=ask.on_error == "retry",
         max_age=caching.wanted_age(request),
+        background=caching.in_background(request),
     )
 
 

@@ -280,6 +280,8 @@ def test_any_record_comes_back_as_it_was(running: RedisServer) -> None:
         computations(["b", "a"]): Kept(b'{"x":"1"}', now),
         computations(): Kept(b"{}", now),
         prediction("p", "pct"): Kept(b"3", now),
+        prediction("p"): Kept(b"3", now, True),
+        recommendation("long"): Kept(b'"' + b"x" * 3000 + b'"', now, True),
     }
     record = Record(parts, None, "Jürgen", "d")
     process.records.land(USER, record, [], now)
@@ -328,6 +330,22 @@ def test_every_key_expires_and_what_may_not_be_served_any_more_does_not_pile_up(
     assert len(ages) >= 4
     assert all(age > 0 for age in ages.values()), ages
     assert not any(key.rpartition(b":")[2] == b"u" for key in ages), "keys hold no ids"
+
+
+def test_what_was_warmed_is_kept_in_redis_for_as_long_as_it_is_of_use(running: RedisServer) -> None:
+    process = Process(running.url)
+    settled(process)
+    process.records._lifetimes = Lifetimes(fresh=900, negative=60, warm=86_400)
+    now = time.time()
+    key = process.records._keys(USER)[0]
+    with redis.Redis.from_url(running.url) as client:
+        process.records.land(USER, Record({COHORTS: Kept(b"[]", now)}), [], now)
+        assert 890_000 < client.pttl(key) <= 900_000
+        process.records.land(USER, Record({COHORTS: Kept(b"[]", now)}).warm(), [], now)
+        process.records.land(USER, Record({PROPERTIES: Kept(b"{}", now)}), [], now)
+        assert 86_300_000 < client.pttl(key) <= 86_400_000
+        process.records.land(USER, Record(unknown_at=now + 1), [], now)
+        assert client.pttl(key) <= 60_000
 
 
 def test_one_user_asked_of_two_processes_at_once_costs_one_call(running: RedisServer) -> None:

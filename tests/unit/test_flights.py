@@ -32,12 +32,18 @@ class World:
     made: ClassVar[list[World]] = []
 
     def __init__(
-        self, clock: FakeClock, *, per_minute: int = 600, along: tuple[Part, ...] = (), max_waiting: int = 50
+        self,
+        clock: FakeClock,
+        *,
+        per_minute: int = 600,
+        along: tuple[Part, ...] = (),
+        max_waiting: int = 50,
+        lifetimes: Lifetimes = LIFETIMES,
     ) -> None:
         self.clock = clock
         self.source = FakeSource(clock)
         self.quota = Quota(per_minute, monotonic=clock)
-        self.store = Store(max_bytes=1_000_000, lifetimes=LIFETIMES, now=clock)
+        self.store = Store(max_bytes=1_000_000, lifetimes=lifetimes, now=clock)
         self.outage = Outage(clock)
         self.backlog = Backlog(max_users=100, max_age=600, monotonic=clock)
         self.sender = Sender(self.source.fetch, self.quota, self.outage, monotonic=clock)
@@ -47,7 +53,7 @@ class World:
             self.quota,
             self.outage,
             self.backlog,
-            LIFETIMES,
+            lifetimes,
             along=along,
             threads=20,
             now=clock,
@@ -55,7 +61,7 @@ class World:
             sleep=clock.sleep,
         )
         self.profiles = Profiles(
-            self.store, self.flights, LIFETIMES, max_waiting=max_waiting, now=clock, monotonic=clock
+            self.store, self.flights, lifetimes, max_waiting=max_waiting, now=clock, monotonic=clock
         )
         self.callers = ThreadPoolExecutor(50)
         self.made.append(self)
