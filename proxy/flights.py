@@ -29,7 +29,7 @@ from proxy.tickets import NEVER, Awaited, Ticket, UnderWay
 
 _log = logging.getLogger(__name__)
 
-_FOLLOW_SECONDS = 0.05  # between looks at what another process fetches
+_FOLLOW_SECONDS = 0.05  # between looks at what another process fetches, and at who joined a flight without a place
 _SHORTEST_NAP_SECONDS = 0.02  # of who waits for a place ahead of a send
 _LONGEST_NAP_SECONDS = 1.0  # of who empties the backlog: a stand-back may end early, a place be given back
 
@@ -177,7 +177,8 @@ class Flights:
             if booking or not background or now >= leaves:
                 return booking
             # A place that was booked ahead would stand before who comes meanwhile; so it is waited for without one.
-            self._sleep(min(max(self._quota.wait() or 0.0, _SHORTEST_NAP_SECONDS), leaves - now))
+            nap = min(max(self._quota.wait() or 0.0, _SHORTEST_NAP_SECONDS), _FOLLOW_SECONDS)
+            self._sleep(min(nap, leaves - now))
 
     def _left_behind(self, flight: _Flight | None) -> list[Awaited]:
         """Take those recommendations off that would come when their message has gone. Called under the lock."""
