@@ -1,8 +1,9 @@
-"""Warms the cache of a running service ahead of a send."""
+"""Warms the cache of a running service ahead of a send, or the Redis of several."""
 
 from __future__ import annotations
 
 import json
+import os
 import queue
 import signal
 import sys
@@ -17,7 +18,8 @@ import click
 from proxy.braze.exchange import Answer, Ask, Request
 from proxy.parts import SECTIONS
 from proxy.planning import Plan, spoken
-from proxy.preview import NoService, running_service
+from proxy.preview import NoService, own_service, running_service
+from proxy.settings import SettingsError
 from proxy.telemetry import silence_http_library
 from proxy.warming import Count, NoColumn, Pacer, Row, read
 
@@ -45,7 +47,7 @@ class Refused(Exception):
 @click.option("--prediction-id", default="", help="The predictions, comma separated.")
 @click.option("--propensity-type", default="", help="`score` or `pct`.")
 @click.option("--log-exposures", is_flag=True, help="Fetch recommendations, although each logs an exposure.")
-@click.option("--url", required=True, metavar="URL", help="The service whose cache is to be warm.")
+@click.option("--url", metavar="URL", help="The service whose cache is to be warm; without it, Redis at REDIS_URL.")
 @click.option(
     "--credentials",
     envvar="WARM_CREDENTIALS",
@@ -70,7 +72,7 @@ def warm(
     column: str | None,
     include: str,
     log_exposures: bool,
-    url: str,
+    url: str | None,
     credentials: str | None,
     quota: int,
     share: int,
@@ -78,8 +80,11 @@ def warm(
 ) -> None:
     """Fetch what a message will ask about USERS (a file, - is standard input), so that the send finds it.
 
-    One user id a line, or a CSV table with --column. What is fetched is fresh for the service's CACHE_WARM_SECONDS.
-    Live questions go first. Stopped at any moment, it may be run again with the same file: who is warm is passed over.
+    One user id a line, or a CSV table with --column. Without --url it fetches by itself, into Redis and within the
+    quota that is shared there, with the settings of the environment, with which the services run. What is fetched is
+    fresh for CACHE_WARM_SECONDS. Live questions go first. Stopped at any moment, it may be run again with the same
+    file: who is warm is passed over.
+
     Exits with 1 when users are missing.
     """
     sections = [word.strip() for word in include.split(",") if word.strip()]
@@ -93,10 +98,9 @@ def warm(
     rows = _rows(users, column)
     if not rows:
         raise click.ClickException("nobody is named there")
-    if not credentials:
+    if url and not credentials:
         credentials = click.prompt("name:secret", hide_input=True, err=True)
     silence_http_library()
-    name, _, secret = credentials.partition(":")
     question = {"include": ",".join(sections), "on_error": "retry"} | {k: v for k, v in narrowed.items() if v}
     # Properties and computations come in one field of Amplitude's answer, so never in one call.
     plan = Plan(len(rows), 2 if {"properties", "computations"} <= set(sections) else 1, quota, share / 100)
@@ -106,9 +110,9 @@ def warm(
         err=True,
     )
     try:
-        asks = [running_service(url, name, secret) for _ in range(_CONNECTIONS)]
+        asks = _asks(url, credentials or "")
         count = _Warming(asks, question, plan).run([row.user_id for row in rows])
-    except (NoService, Refused) as error:
+    except (NoService, Refused, SettingsError) as error:
         raise click.ClickException(str(error)) from None
     click.echo(
         f"{count.done:,} done, {count.fresh:,} fresh already, {count.unknown:,} unknown to Amplitude, "
@@ -119,6 +123,16 @@ def warm(
     if count.failed or count.left:
         click.echo("run it again with the same file: who is warm is passed over")
         sys.exit(1)
+
+
+def _asks(url: str | None, credentials: str) -> list[Ask]:
+    """Return what asks the service at `url`, or one made for the moment that shares its Redis, for each thread."""
+    if url:
+        name, _, secret = credentials.partition(":")
+        return [running_service(url, name, secret) for _ in range(_CONNECTIONS)]
+    if not os.environ.get("REDIS_URL", "").strip():
+        raise NoService("no REDIS_URL: a service without Redis keeps what it knows to itself; give its --url")
+    return [own_service(os.environ)] * _CONNECTIONS
 
 
 def _rows(users: TextIO, column: str | None) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from proxy.sandbox.faults import Fault
 from proxy.sandbox.server import Sandbox
 from tests.conftest import ROOT, SECRET, Service
+from tests.redis_server import RedisServer
 
 CREDENTIALS = f"braze:{SECRET}"
 
@@ -133,6 +135,42 @@ def test_who_is_missing_at_the_end_is_counted_by_reason_and_the_exit_says_so(
     assert ended.returncode == 1
     assert "2 failed" in ended.stdout
     assert "failed: upstream_unavailable, 2 times" in ended.stdout
+
+
+def test_without_a_url_redis_is_warmed_within_the_shared_quota(
+    start_service: Callable[..., Service], tmp_path: Path
+) -> None:
+    users = crowd(tmp_path, 1, 20)
+    with RedisServer() as redis, Sandbox(latency=0.02) as sandbox:
+        settings = {
+            "AMPLITUDE_BASE_URL": sandbox.url,
+            "AMPLITUDE_SECRET_KEY": sandbox.secret_key,
+            "AMPLITUDE_REQUESTS_PER_MINUTE": "1200",
+        }
+        rest = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
+        plain = [sys.executable, "-m", "proxy", "warm", str(users)]
+        ended = subprocess.run(
+            plain,
+            cwd=ROOT,
+            env=rest | settings | {"REDIS_URL": redis.url},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert "0 failed, 0 not asked; 20 calls" in ended.stdout
+        assert sandbox.report()["calls"] == 20
+        service = start_service(sandbox, REDIS_URL=redis.url, AMPLITUDE_REQUESTS_PER_MINUTE="1200")
+        answers = [service.get(f"/v1/cohorts?user_id=user-{number}") for number in range(1, 21)]
+        known = [answer.headers for answer in answers if answer.json()["found"]]
+        assert len(known) > 15
+        assert {headers["X-Amplitude-Calls"] for headers in known} == {"0"}
+        alone = subprocess.run(
+            plain, cwd=ROOT, env=rest | settings, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert alone.returncode == 1
+        assert "no REDIS_URL" in alone.stderr
 
 
 def test_a_mistake_ends_it_at_once_and_says_what_to_mend(target: Service, tmp_path: Path) -> None:
