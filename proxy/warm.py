@@ -197,6 +197,9 @@ class _Warming:
             except Refused as error:
                 self._refused = error
                 self._stop.set()
+            except BaseException:
+                self._stop.set()  # or the others would wait for this user for ever
+                raise
 
     def _asked(self, ask: Ask, user: str) -> Answer | None:
         request = Request(
