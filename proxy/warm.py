@@ -155,7 +155,7 @@ class _Warming:
         self._asks = asks
         self._question = question
         self._pacer = Pacer(plan.calls_a_minute, monotonic=time.monotonic)
-        self._line: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
+        self._line: queue.Queue[tuple[str, int]] = queue.Queue()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._refused: Refused | NoService | None = None
