@@ -19,7 +19,7 @@ import requests
 import urllib3
 from requests.auth import AuthBase, HTTPBasicAuth
 
-from proxy import __version__, strictjson
+from proxy import __version__, columns, strictjson
 from proxy.errors import (
     NoAnswer,
     QuotaExhausted,
@@ -132,7 +132,7 @@ class Amplitude:
             raise UpstreamInvalid("larger than 2 MiB" if body is None else "not the documented shape")
         values, faulty = tell_apart(call, user_data)
         record = Record(
-            {part: Kept(strictjson.write(value), now) for part, value in values.items()},
+            {part: Kept(columns.write(value), now) for part, value in values.items()},
             None,
             _id(user_data.get("user_id")),
             _id(user_data.get("device_id")),

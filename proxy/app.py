@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 from flask import Flask
 
@@ -45,7 +46,7 @@ def create_app(
     """
     settings = settings or Settings.from_env(os.environ)
     configure_logging(settings.log_level)
-    app = Flask("proxy", static_folder=None, template_folder="web/templates")
+    app = _App("proxy", static_folder=None, template_folder="web/templates")
     # One more than is allowed: a body without a length is cut here in silence, and must be seen to be too large.
     app.config["MAX_CONTENT_LENGTH"] = v1.MAX_BODY_BYTES + 1
     # Braze follows no redirect, so there must never be one: neither for a trailing slash nor for a double one.
@@ -60,6 +61,14 @@ def create_app(
     app.register_blueprint(docs.blueprint)
     app.register_blueprint(playground.blueprint)
     return app
+
+
+class _App(Flask):
+    """Flask, told that no function of ours is a coroutine."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `func`. To look at each again, at every request, costs as much as a hook does."""
+        return func
 
 
 def amplitude(settings: Settings) -> Amplitude:
@@ -141,7 +150,7 @@ def _services(
         store=store,
         forgetting=forgetting,
         redis=server,
-        keyring=KeyRing(settings.proxy_api_keys),
+        keyring=KeyRing(settings.proxy_api_keys + settings.braze_secret),
         networks=settings.allowed_networks,
         trusted_proxy_hops=settings.trusted_proxy_hops,
         refusals=OncePerMinute(monotonic),

@@ -7,8 +7,9 @@ an older one has been tried again, or given up, already. A user waits once, with
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from threading import Lock
+from typing import NamedTuple
 
 from proxy.parts import Identity, Part
 
@@ -16,6 +17,13 @@ _JUST_ASKED_SECONDS = 5.0
 """A recommendation's copy is refreshed only because somebody just asked for it: a refresh logs an exposure."""
 
 _Waiting = OrderedDict[Identity, dict[Part, float]]
+
+
+class Wanted(NamedTuple):
+    """When a part was last asked for (monotonic seconds), and whether there is a copy of it to be refreshed."""
+
+    at: float
+    refresh: bool
 
 
 class Backlog:
@@ -34,36 +42,39 @@ class Backlog:
     def __len__(self) -> int:
         return len(self._missing) + len(self._refreshes)
 
-    def add(self, identity: Identity, parts: Iterable[Part], *, refresh: bool = False) -> None:
-        """Put `parts` last asked now. `refresh`: copies of them are there, and nobody misses anything."""
-        asked = dict.fromkeys(parts, self._monotonic())
+    def add(self, identity: Identity, asked: Mapping[Part, float], *, refresh: bool = False) -> None:
+        """Put parts, each with the moment when it was last asked for. `refresh`: copies of them are there."""
         if not asked:
             return
         with self._lock:
             waiting = self._refreshes if refresh else self._missing
-            waiting[identity] = waiting.pop(identity, {}) | asked
+            newest = max(next(reversed(waiting.values())).values()) if waiting else float("-inf")
+            known = waiting.pop(identity, {})
+            waiting[identity] = known | {part: max(at, known.get(part, at)) for part, at in asked.items()}
+            if max(asked.values()) < newest:
+                # It was here before, and failed: newer ones come first, and its age is what it was.
+                waiting.move_to_end(identity, last=False)
             self._drop_old()
             while len(self) > self._max_users:
                 (self._refreshes or self._missing).popitem(last=False)
                 self.dropped += 1
 
-    def pop(self) -> tuple[Identity, list[Part]] | None:
+    def pop(self) -> tuple[Identity, dict[Part, Wanted]] | None:
         """Return the next user and all that is wanted of them; None when nobody waits."""
         with self._lock:
             self._drop_old()
+            just = self._monotonic() - _JUST_ASKED_SECONDS
             while self:
-                identity, missing = self._missing.popitem() if self._missing else (None, {})
-                if identity is None:
-                    identity, refreshes = self._refreshes.popitem()
-                else:
-                    refreshes = self._refreshes.pop(identity, {})
-                just = self._monotonic() - _JUST_ASKED_SECONDS
-                parts = [
-                    *missing,
-                    *(one for one, at in refreshes.items() if one.section != "recommendations" or at > just),
-                ]
-                if parts:
-                    return identity, list(dict.fromkeys(parts))
+                identity = next(reversed(self._missing or self._refreshes))
+                missing, refreshes = self._missing.pop(identity, {}), self._refreshes.pop(identity, {})
+                wanted = {
+                    part: Wanted(at, True)
+                    for part, at in refreshes.items()
+                    if part.section != "recommendations" or at > just
+                }
+                wanted |= {part: Wanted(at, False) for part, at in missing.items()}
+                if wanted:
+                    return identity, wanted
             return None
 
     def forget(self, meant: Callable[[Identity], bool]) -> int:

@@ -27,7 +27,7 @@ class Finding:
 
 def findings(settings: Settings, fetch: Callable[[Identity, Call], Fetched]) -> Iterator[Finding]:
     """Yield a finding per point, each as soon as it is known; `fetch` is called once."""
-    keys = Counter(key.name for key in settings.proxy_api_keys)
+    keys = Counter(key.name for key in settings.proxy_api_keys + settings.braze_secret)
     named = ", ".join(f"{name} ({count} keys)" if count > 1 else name for name, count in keys.items())
     yield Finding("callers", True, f"{named} may call")
     networks = len(settings.allowed_networks)

@@ -110,8 +110,20 @@ class Flights:
         """
         mark = self._store.mark
         with self._lock:
+            now = self._monotonic()
             wanted = [
-                Awaited(part, until, wanted_later, since, part in spare, mark, background, background) for part in parts
+                Awaited(
+                    part,
+                    until,
+                    wanted_later,
+                    since,
+                    part in spare,
+                    asked_at=now,
+                    mark=mark,
+                    background=background,
+                    ahead=background,
+                )
+                for part in parts
             ]
             awaited, new = self._under_way.join(identity, wanted)
             flight = self._widened(identity, new)
@@ -144,41 +156,57 @@ class Flights:
         flight = self._queued[identity] = _Flight(dict(awaited))
         return flight
 
-    def _book(self, identity: Identity, flight: _Flight) -> None:
-        """Find a moment for `flight`; without one, those who wait are told and it waits in the backlog."""
-        booking = None
-        fault = self._outage.lasting()
-        if fault is None:
-            booking = self._booked(flight)
-            fault = None if booking else QuotaExhausted(retry_after=self._quota.wait())
-        if booking is None:
-            self._leave_queue(identity, flight)
-            self._refuse(identity, list(flight.awaited.values()), fault or QuotaExhausted())
-            return
-        with self._lock:
-            flight.booking = booking
-            left_behind = self._left_behind(flight)
-        if left_behind:
-            self._refuse(identity, left_behind, QuotaExhausted(retry_after=self._quota.wait()))
-        self._take_off(identity, flight, booking)
+    def _book(self, identity: Identity, flight: _Flight, leased: Collection[Part] = ()) -> None:
+        """Find a moment for `flight`; without one, those who wait are told and it waits in the backlog.
 
-    def _booked(self, flight: _Flight) -> Booking | None:
-        """Return a place for `flight`, None where none is free in time."""
+        `leased`: parts that this process is to fetch, for the others; without a moment they are given back.
+        """
+        try:
+            booking, fault = self._moment_for(flight)
+        except Exception:  # noqa: BLE001  # or whoever comes next would board what never leaves
+            _log.exception("a call could not be booked")
+            booking, fault = None, UpstreamInvalid("a fault of ours")
+        with self._lock:
+            if booking is None:
+                del self._queued[identity]
+                self._lock.notify_all()
+                left_behind = list(flight.awaited.values())
+            else:
+                flight.booking = booking
+                left_behind = self._left_behind(flight)
+        if left_behind:
+            self._refuse(identity, left_behind, fault or QuotaExhausted(retry_after=self._quota.wait()))
+        if booking is not None:
+            self._take_off(identity, flight, booking)
+        elif leased:
+            self._store.land(identity, EMPTY, leased)
+
+    def _moment_for(self, flight: _Flight) -> tuple[Booking | None, NoAnswer | None]:
+        """Return a booking, or why there is none."""
+        asked = None
         while True:
+            if fault := self._outage.lasting():
+                return None, fault
             with self._lock:
                 awaited = list(flight.awaited.values())
-            now = self._monotonic()
             spare, background = all(one.spare for one in awaited), all(one.background for one in awaited)
             leaves = max(one.until for one in awaited)
+            if (spare, background, leaves) == asked:
+                return None, QuotaExhausted(retry_after=self._quota.wait())
+            now = self._monotonic()
             # What can go now goes now, however slow calls are at present: what comes too late is still kept.
             latest = now if spare or background else leaves - self._sender.typical
             burst = 1.0 if not spare else 0.5 if leaves > now else 0.0
             booking = self._quota.book(latest, burst=0.0 if background else burst)
-            if booking or not background or now >= leaves:
-                return booking
-            # A place that was booked ahead would stand before who comes meanwhile; so it is waited for without one.
-            nap = min(max(self._quota.wait() or 0.0, _SHORTEST_NAP_SECONDS), _FOLLOW_SECONDS)
-            self._sleep(min(nap, leaves - now))
+            if booking is not None:
+                return booking, None
+            if background and now < leaves:
+                # A place that was booked ahead would stand before who comes meanwhile; so it is waited for without one.
+                nap = min(max(self._quota.wait() or 0.0, _SHORTEST_NAP_SECONDS), _FOLLOW_SECONDS)
+                self._sleep(min(nap, leaves - now))
+            else:
+                # Who widened the flight meanwhile may wait for longer, or have no copy: then it is worth another look.
+                asked = spare, background, leaves
 
     def _left_behind(self, flight: _Flight | None) -> list[Awaited]:
         """Take those recommendations off that would come when their message has gone. Called under the lock."""
@@ -219,10 +247,16 @@ class Flights:
         self, identity: Identity, awaited: Collection[Awaited], fault: NoAnswer, *, call: int | None = None
     ) -> None:
         """Tell those who wait, and put what is still wanted into the backlog."""
-        wanted = [one for one in awaited if not one.background and not self._store.forgotten(identity, one.mark)]
-        missing = [one.part for one in wanted if not one.spare and (one.wanted_later or not one.exposes)]
-        self._backlog.add(identity, missing)
-        self._backlog.add(identity, [one.part for one in wanted if one.spare and one.asked], refresh=True)
+        wanted = [
+            one
+            for one in awaited
+            if one.asked
+            and not one.background
+            and (one.wanted_later or not one.exposes)
+            and not self._store.forgotten(identity, one.mark)
+        ]
+        self._backlog.add(identity, {one.part: one.asked_at for one in wanted if not one.spare})
+        self._backlog.add(identity, {one.part: one.asked_at for one in wanted if one.spare}, refresh=True)
         self._under_way.settle(identity, {one.part: fault for one in awaited}, call=call)
         if (dropped := self._backlog.dropped - self._dropped_told) and self._told.note("backlog"):
             _log.warning("the backlog dropped users", extra={"times": dropped, "in_all": self._backlog.dropped})
@@ -256,22 +290,35 @@ class Flights:
         """Send one call for who waits there, if one may go. Return the seconds until the next may."""
         if (pause := self._outage.wait()) > 0:
             return pause
+        mark = self._store.mark
+        popped = self._backlog.pop()
+        if popped is None:
+            return 0.0
+        identity, wanted = popped
+        record, now = self._store.read(identity), self._now()
+        wanted = {part: one for part, one in wanted.items() if not self._lifetimes.answers(record, part, now, NEVER)}
+        if not wanted:
+            return 0.0
         booking = self._quota.book(self._monotonic(), burst=0.0)
         if booking is None:
+            if self._store.forgotten(identity, mark):
+                return 0.0
+            for refresh in (False, True):
+                again = {part: one.at for part, one in wanted.items() if one.refresh is refresh}
+                self._backlog.add(identity, again, refresh=refresh)
             return max(self._quota.wait() or 0.0, 0.01)
-        mark = self._store.mark
-        identity, parts = self._backlog.pop() or (None, [])
-        flight = None
-        if identity is not None:
-            with self._lock:
-                wanted = [Awaited(part, wanted_later=True, spare=False, mark=mark) for part in parts]
-                _, new = self._under_way.join(identity, wanted)
-                flight = self._widened(identity, new)
-                if flight:
-                    flight.booking = booking
+        with self._lock:
+            awaited = [
+                Awaited(part, wanted_later=True, spare=one.refresh, asked_at=one.at, mark=mark)
+                for part, one in wanted.items()
+            ]
+            _, new = self._under_way.join(identity, awaited)
+            flight = self._widened(identity, new)
             if flight:
-                self._take_off(identity, flight, booking)
-        if flight is None:
+                flight.booking = booking
+        if flight:
+            self._take_off(identity, flight, booking)
+        else:
             self._quota.cancel(booking)
         return 0.0
 
@@ -305,7 +352,9 @@ class Flights:
         record, now = self._store.read(identity), self._now()
         riders = [part for part in self._along if not self._lifetimes.answers(record, part, now, NEVER)]
         boarding = self._store.board(identity, {*wanted, *riders})
-        outcomes: dict[Part, Record | NoAnswer] = dict(boarding.faults)
+        outcomes: dict[Part, Record | NoAnswer] = {
+            part: failed for part, failed in boarding.faults.items() if part in wanted
+        }
         fault: NoAnswer = QuotaExhausted(retry_after=self._quota.wait())
         going, elsewhere = [], []
         with self._lock:
@@ -339,15 +388,18 @@ class Flights:
             later = {part: wanted[part] for call in calls[1:] for part in call.parts}
             flight = self._widened(identity, later)
             number = self._under_way.sent_elsewhere(elsewhere)
-        self._under_way.settle(identity, outcomes, call=None)
-        if refused:
-            self._refuse(identity, [wanted[part] for part in refused], fault)
-        if flight:
-            self._book(identity, flight)
-        if elsewhere:
-            self._pool.submit(self._follow, identity, elsewhere, number)
-        if unsent := boarding.granted - later.keys() - (sent.call.parts if sent else frozenset()):
-            self._store.land(identity, EMPTY, unsent)
+        try:
+            self._under_way.settle(identity, outcomes, call=None)
+            if refused:
+                self._refuse(identity, [wanted[part] for part in refused], fault)
+            if flight:
+                self._book(identity, flight, leased=later.keys())
+            if elsewhere:
+                self._pool.submit(self._follow, identity, elsewhere, number)
+            if unsent := boarding.granted - later.keys() - (sent.call.parts if sent else frozenset()):
+                self._store.land(identity, EMPTY, unsent)
+        except Exception:  # noqa: BLE001  # what is marked as sent must be sent
+            _log.exception("what goes by another call could not be seen to")
         return sent
 
     def _too_late(self, one: Awaited) -> bool:
@@ -381,8 +433,7 @@ class Flights:
             while awaited:
                 left = max(one.until for one in awaited) - self._monotonic()
                 if left <= 0:
-                    late = dict.fromkeys((one.part for one in awaited), UpstreamTimeout())
-                    self._under_way.settle(identity, late, call=number)
+                    self._refuse(identity, awaited, UpstreamTimeout(), call=number)
                     return
                 self._sleep(min(left, _FOLLOW_SECONDS))
                 awaited = self._looked_after(identity, awaited, number)
@@ -409,5 +460,5 @@ class Flights:
                 one.call, one.elsewhere = None, False
             flight = self._widened(identity, ours)
         if flight:
-            self._book(identity, flight)
+            self._book(identity, flight, leased=ours.keys())
         return [one for one in left if one.part not in ours]

@@ -8,6 +8,7 @@ from hashlib import blake2b
 
 from proxy.parts import Identity
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _REMEMBERED_SECONDS = 60.0
 """Longer than anything that was asked can be on its way."""
 
@@ -26,7 +27,7 @@ def names(*pairs: Identity) -> Names:
 
 def pair_digest(identity: Identity) -> bytes:
     """Return what stands for the pair where no id may stand."""
-    text = json.dumps(identity, ensure_ascii=False, separators=(",", ":"))
+    text = _ENCODER.encode(identity)
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest().encode()
 
 

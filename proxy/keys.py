@@ -87,5 +87,32 @@ class KeyRing:
         return caller
 
 
+_REMEMBERED = 64
+
+
+class Accepted:
+    """Remembers what good credentials look like as they are sent, to know them again without reading them.
+
+    Of each a digest is kept, under a key that nobody else has: what leaks of it, by timing or else, opens nothing.
+    """
+
+    def __init__(self) -> None:
+        self._key = secrets.token_bytes(32)
+        self._callers: dict[bytes, str] = {}
+
+    def caller(self, sent: tuple[str | None, str | None]) -> str | None:
+        """Return who sent just this before and was let in; None when nobody did, which says nothing yet."""
+        return self._callers.get(self._digest(sent))
+
+    def remember(self, sent: tuple[str | None, str | None], caller: str) -> None:
+        """Keep that `sent` is how `caller` asks."""
+        while len(self._callers) >= _REMEMBERED:
+            self._callers.pop(next(iter(self._callers)), None)
+        self._callers[self._digest(sent)] = caller
+
+    def _digest(self, sent: tuple[str | None, str | None]) -> bytes:
+        return hashlib.blake2b(repr(sent).encode(), key=self._key, digest_size=32).digest()
+
+
 def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()

@@ -98,7 +98,8 @@ class Ledger:
         return True
 
     def forget(self, now: float) -> None:
-        """Forget the places that are free by now."""
+        """Forget the places that are free by now, and the bursts that count no more."""
+        del self._bursts[: bisect_right(self._bursts, now - WINDOW_SECONDS)]
         del self._ended[: bisect_right(self._ended, (now, "\uffff"))]
 
     def held(self, longest: float) -> list[tuple[str, float]]:

@@ -51,7 +51,7 @@ def prediction(prediction_id: str, propensity_type: str = "score") -> Part:
 
 
 class Kept(NamedTuple):
-    """What Amplitude said of one part, as compact JSON, and when (Unix seconds)."""
+    """What Amplitude said of one part, as `columns` writes it, and when (Unix seconds)."""
 
     value: bytes
     at: float
@@ -94,6 +94,8 @@ EMPTY = Record()
 
 def merge(old: Record, new: Record) -> Record:
     """Return both in one, the later word winning: part by part, and "unknown" against all parts."""
+    if old is EMPTY:
+        return new
     if old.unknown_at is not None or new.unknown_at is not None:
         return new if _last_said(new) >= _last_said(old) else old
     parts = dict(old.parts)
@@ -188,10 +190,9 @@ class Freshness:
 
 def freshness(record: Record, parts: Collection[Part], lifetimes: Lifetimes, now: float) -> Freshness | None:
     """Return the age of the oldest and the least time left of any of `parts` that are there; None without one."""
-    there = [part for part in parts if record.has(part)]
-    if not there:
-        return None
-    return Freshness(
-        age=max(0.0, now - min(record.said_at(part) for part in there)),
-        left=min(lifetimes.left(record, part, now) for part in there),
-    )
+    oldest = left = float("inf")
+    for part in parts:
+        if record.has(part):
+            oldest = min(oldest, record.said_at(part))
+            left = min(left, lifetimes.left(record, part, now))
+    return Freshness(max(0.0, now - oldest), left) if oldest < float("inf") else None

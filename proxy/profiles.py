@@ -83,11 +83,13 @@ class Profiles:
         """
         now = self._now()
         since = float("-inf") if max_age is None else now - max_age
-        record = self._lifetimes.pruned(self._store.read(identity), now)
+        for find in (self._store.read, self._store.look):  # another process may have what this one lacks
+            record = find(identity)
+            held = self._held(record, parts, max_age, now)
+            if held and (not background or all(self._lifetimes.warmed(record, part, now) for part in parts)):
+                return held
+        record = self._lifetimes.pruned(record, now)
         served, spent, behind = self._sorted(record, parts, since, now)
-        if spent or behind:  # another process may have it
-            record = self._lifetimes.pruned(self._store.look(identity), now)
-            served, spent, behind = self._sorted(record, parts, since, now)
         if background:
             spent = [part for part in parts if not self._lifetimes.warmed(record, part, now)]
             served, behind = [part for part in parts if part not in spent], []
@@ -124,6 +126,15 @@ class Profiles:
             calls=ticket.calls,
             freshness=freshness(answer, parts, self._lifetimes, self._now()),
         )
+
+    def _held(self, record: Record, parts: Sequence[Part], max_age: float | None, now: float) -> Answer | None:
+        """Return the answer when `record` has all of `parts` freshly, which is what most requests find."""
+        if not all(map(record.has, parts)):
+            return None
+        held = freshness(record, parts, self._lifetimes, now)
+        if held is None or held.left <= 0 or (max_age is not None and held.age > max_age):
+            return None
+        return Answer(record, freshness=held)
 
     def _sorted(
         self, record: Record, parts: Sequence[Part], since: float, now: float

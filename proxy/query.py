@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, Literal, get_args
 
 from proxy.errors import BadRequest
@@ -26,6 +27,10 @@ MAX_ENTRIES = 20
 OnError = Literal["default", "retry"]
 PropensityType = Literal["score", "pct"]
 BOOLEANS = ("true", "false")
+_WISHES = 256
+"""How many wishes are remembered: in a send the users differ, and what is wanted of them does not."""
+_SHORT = 1000
+"""Characters of a wish that is remembered."""
 _UNSPEAKABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -62,11 +67,10 @@ OF_SECTION: Mapping[Section, tuple[Parameter, ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What one request wants: which sections of which user, narrowed how."""
+@dataclass(frozen=True)
+class Wish:
+    """What one request wants of whatever user: which sections, narrowed how."""
 
-    identity: Identity
     sections: tuple[Section, ...]
     rec_ids: tuple[str, ...] = ()
     rec_type: str | None = None
@@ -77,13 +81,8 @@ class Ask:
     propensity_type: PropensityType = "score"
     on_error: OnError = "default"
 
-    @property
-    def anonymous(self) -> bool:
-        """Say whether every id given was blank: a template rendered for an anonymous user."""
-        return self.identity == (None, None)
-
-    @property
-    def parts(self) -> list[Part]:
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
         """Return the parts asked, in the order in which a missing one is named as the error."""
         parts: list[Part] = []
         for section in self.sections:
@@ -98,7 +97,20 @@ class Ask:
                     parts.append(computations(self.comp_ids))
                 case "propensities":
                     parts += [prediction(one, self.propensity_type) for one in self.prediction_ids]
-        return parts
+        return tuple(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What one request wants, and of which user."""
+
+    identity: Identity
+    wish: Wish
+
+    @property
+    def anonymous(self) -> bool:
+        """Say whether every id given was blank: a template rendered for an anonymous user."""
+        return self.identity == (None, None)
 
 
 def parameters_of(section: Section | None) -> tuple[Parameter, ...]:
@@ -114,8 +126,15 @@ def parse(section: Section | None, given: Iterable[tuple[str, Any]]) -> Ask:
     `given`: names and values as sent, repeats included; text from a URL or form, or what `from_json` returned.
     Raises BadRequest, whose text names the parameter and the mend and repeats no value.
     """
-    sent = _Sent(parameters_of(section), given)
-    identity = sent.identity()
+    sent = _once(_KNOWN[section], given)
+    identity = _identity(sent)
+    rest = tuple(sent.items())
+    return Ask(identity, _wish(section, rest) if _short(rest) else _wish.__wrapped__(section, rest))
+
+
+@lru_cache(_WISHES)
+def _wish(section: Section | None, given: tuple[tuple[str, Any], ...]) -> Wish:
+    sent = _Sent(given)
     on_error: OnError = "retry" if sent.one(ON_ERROR) == "retry" else "default"
     if section is not None:
         sections: tuple[Section, ...] = (section,)
@@ -124,10 +143,9 @@ def parse(section: Section | None, given: Iterable[tuple[str, Any]]) -> Ask:
         if not included:
             raise BadRequest(f"include is missing: name one or more of {', '.join(SECTIONS)}")
         sections = tuple(known for known in SECTIONS if known in included)
-    sent.forget_all_but({*COMMON, *(parameter for name in sections for parameter in OF_SECTION[name])})
+    sent.forget_all_but({ON_ERROR, *(parameter for name in sections for parameter in OF_SECTION[name])})
 
-    ask = Ask(
-        identity,
+    wish = Wish(
         sections,
         rec_ids=sent.many(REC_ID),
         rec_type=sent.one(REC_TYPE),
@@ -138,11 +156,11 @@ def parse(section: Section | None, given: Iterable[tuple[str, Any]]) -> Ask:
         propensity_type="pct" if sent.one(PROPENSITY_TYPE) == "pct" else "score",
         on_error=on_error,
     )
-    if "recommendations" in sections and not ask.rec_ids:
+    if "recommendations" in sections and not wish.rec_ids:
         raise BadRequest("rec_id is missing: name one or more recommendations, e.g. rec_id=abc123")
-    if "propensities" in sections and not ask.prediction_ids:
+    if "propensities" in sections and not wish.prediction_ids:
         raise BadRequest("prediction_id is missing: name one or more predictions, e.g. prediction_id=abc123")
-    return ask
+    return wish
 
 
 FORGETTING = (USER_ID, DEVICE_ID)
@@ -150,7 +168,7 @@ FORGETTING = (USER_ID, DEVICE_ID)
 
 def parse_forgetting(given: Iterable[tuple[str, Any]]) -> Identity:
     """Return the ids to forget, one at least. Raises BadRequest as `parse` does."""
-    ids = _Sent(FORGETTING, given).identity()
+    ids = _identity(_once({parameter.name for parameter in FORGETTING}, given))
     if not any(ids):
         raise BadRequest("no user: every id is blank, and nothing is kept about an anonymous user")
     return ids
@@ -179,8 +197,15 @@ DROP_IN = (
 
 def parse_drop_in(given: Iterable[tuple[str, Any]]) -> Ask:
     """Return what is asked in Amplitude's own parameters. Raises BadRequest as `parse` does."""
-    sent = _Sent(DROP_IN, given)
-    identity = sent.identity()
+    sent = _once(_DROP_IN_NAMES, given)
+    identity = _identity(sent)
+    rest = tuple(sent.items())
+    return Ask(identity, _drop_in_wish(rest) if _short(rest) else _drop_in_wish.__wrapped__(rest))
+
+
+@lru_cache(_WISHES)
+def _drop_in_wish(given: tuple[tuple[str, Any], ...]) -> Wish:
+    sent = _Sent(given)
     rec_ids, comp_ids, prediction_ids = sent.many(REC_ID), sent.many(COMP_ID), sent.many(PREDICTION_ID)
     recommended = sent.flag(GET_RECS, default=bool(rec_ids))
     if recommended and not rec_ids:
@@ -194,8 +219,7 @@ def parse_drop_in(given: Iterable[tuple[str, Any]]) -> Ask:
         "computations": sent.flag(GET_COMPUTATIONS, default=bool(comp_ids)),
         "propensities": sent.flag(GET_PROPENSITY),
     }
-    return Ask(
-        identity,
+    return Wish(
         tuple(section for section in SECTIONS if asked[section]),
         rec_ids=rec_ids,
         rec_type=sent.one(REC_TYPE),
@@ -205,26 +229,42 @@ def parse_drop_in(given: Iterable[tuple[str, Any]]) -> Ask:
     )
 
 
-class _Sent:
-    """The known parameters of one request, each given once."""
+_KNOWN = {one: frozenset(parameter.name for parameter in parameters_of(one)) for one in (*SECTIONS, None)}
+_DROP_IN_NAMES = frozenset(parameter.name for parameter in DROP_IN)
 
-    def __init__(self, known: Iterable[Parameter], given: Iterable[tuple[str, Any]]) -> None:
-        names = {parameter.name for parameter in known}
-        self._values: dict[str, Any] = {}
-        for name, value in given:
-            if name in names:
-                if name in self._values:
-                    raise BadRequest(f"{name} is given more than once: send it once, in the URL or in the body")
-                self._values[name] = value
+
+def _once(known: Collection[str], given: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the known parameters of one request, each given once."""
+    values: dict[str, Any] = {}
+    for name, value in given:
+        if name in known:
+            if name in values:
+                raise BadRequest(f"{name} is given more than once: send it once, in the URL or in the body")
+            values[name] = value
+    return values
+
+
+def _identity(values: dict[str, Any]) -> Identity:
+    """Take the ids out of `values`: what is left is the wish."""
+    if USER_ID.name not in values and DEVICE_ID.name not in values:
+        raise BadRequest("no user: send user_id or device_id, e.g. user_id={{${user_id} | url_param_escape}}")
+    return Identity(_one(USER_ID, values.pop(USER_ID.name, "")), _one(DEVICE_ID, values.pop(DEVICE_ID.name, "")))
+
+
+def _short(given: Iterable[tuple[str, Any]]) -> bool:
+    """Say whether the wish may be remembered: one of text only, and of so much that all of them are no burden."""
+    return sum(len(value) if isinstance(value, str) else _SHORT + 1 for _, value in given) <= _SHORT
+
+
+class _Sent:
+    """What one request gave beside the ids."""
+
+    def __init__(self, given: Iterable[tuple[str, Any]]) -> None:
+        self._values = dict(given)
 
     def forget_all_but(self, parameters: Collection[Parameter]) -> None:
         names = {parameter.name for parameter in parameters}
         self._values = {name: value for name, value in self._values.items() if name in names}
-
-    def identity(self) -> Identity:
-        if USER_ID.name not in self._values and DEVICE_ID.name not in self._values:
-            raise BadRequest("no user: send user_id or device_id, e.g. user_id={{${user_id} | url_param_escape}}")
-        return Identity(self.one(USER_ID), self.one(DEVICE_ID))
 
     def one(self, parameter: Parameter) -> str | None:
         return _one(parameter, self._values[parameter.name]) if parameter.name in self._values else None

@@ -8,6 +8,7 @@ processes. What it sent meanwhile it writes back when Redis returns.
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -18,7 +19,11 @@ from proxy.shared import Gone
 if TYPE_CHECKING:
     from proxy.shared.quota import SharedQuota
 
+_REMEMBERED_SECONDS = 20.0
+"""For so long the number of processes stays what it was at most."""
 _NEVER = float("-inf")
+_JITTER_SECONDS = 0.05
+"""By so much the same moment may seem later from one message of Redis to the next: each took its time to come."""
 _REFUSED_SECONDS = 0.1
 """For so long the first free moment last heard of is believed in: a storm of misses asks no more often."""
 
@@ -43,13 +48,15 @@ class Quota:
         self._monotonic = monotonic
         self._shared = shared
         self._longest = longest
-        self._processes = processes
+        self._at_least = processes
+        self._counts: deque[tuple[float, int]] = deque()  # when, and how many processes there were
         self._lock = Lock()
         self._ledger = Ledger()  # of this process alone
         self._closed_until = _NEVER
         self._free_at = _NEVER  # the first free moment last heard of from the others, and when
         self._heard_at = _NEVER
-        self._sent_alone = False
+        self._unseen = 0
+        """What the others cannot know yet: calls sent while Redis was gone, or news of which it did not hear."""
 
     @property
     def interval(self) -> float:
@@ -100,7 +107,7 @@ class Quota:
     @property
     def closed(self) -> bool:
         """Say whether we stand back just now; a place booked before must then not be used."""
-        return self._monotonic() < self._closed_until
+        return self._monotonic() < self._closed_until - _JITTER_SECONDS
 
     def wait(self) -> float | None:
         """Return the seconds until the first free moment; None when that depends on calls still on the way."""
@@ -111,6 +118,11 @@ class Quota:
             booking = self._first(now, self._pace)
             return None if booking is None else max(0.0, booking.at - now)
 
+    @property
+    def processes(self) -> int:
+        """Return how many processes share the quota, as far as is known."""
+        return max([self._at_least, *(count for _, count in self._counts)])
+
     def enroll(self) -> None:
         """Be counted among the processes, and write back what they cannot know of. Raises Gone."""
         assert self._shared is not None, "alone there is nobody to enroll with"  # noqa: S101
@@ -118,12 +130,17 @@ class Quota:
             now = self._monotonic()
             self._ledger.forget(now)
             held = [(id, at - now) for id, at in self._ledger.held(self._longest)]
-            back, alone = max(0.0, self._closed_until - now), self._sent_alone
-        processes, closed_for = self._shared.enroll(held, stand_back=back, sent_alone=alone)
+            back, unseen = max(0.0, self._closed_until - now), self._unseen
+        processes, closed_for = self._shared.enroll(held, stand_back=back, unseen=unseen > 0)
         with self._lock:
-            self._closed_until = max(self._closed_until, self._monotonic() + closed_for)
-            self._processes = max(processes, 1)
-            self._sent_alone = self._sent_alone and not alone
+            if self._shared.gone_since is not None:
+                self._free_at = _NEVER  # what was heard of it while it was gone
+            self._stand_back_for(closed_for)
+            self._unseen -= unseen
+            # The most of late: who finds an empty Redis first is alone in it for a moment.
+            self._counts.append((self._monotonic(), processes))
+            while self._counts[0][0] < self._monotonic() - _REMEMBERED_SECONDS:
+                self._counts.popleft()
 
     def _book_here(self, latest: float, pace: Pace, *, burst: float, not_before: float = _NEVER) -> Booking | None:
         now = self._monotonic()
@@ -140,16 +157,17 @@ class Quota:
         if now < self._heard_at + _REFUSED_SECONDS and self._free_at > max(latest, now):
             return None
         found = shared.book(latest - now, self._pace, self._longest, burst=burst)
-        if found is None:  # they do not know us: a new book, or we were away
+        if found is None and not shared.enrolled:
             self.enroll()
             found = shared.book(latest - now, self._pace, self._longest, burst=burst)
-        if found is None:
+        if found is None:  # a new book, of which we have to hear first
+            shared.enroll_soon()
             return None
         # After the answer, which is later than the moment that it counts from: never too early.
         with self._lock:
             now = self._heard_at = self._monotonic()
             self._free_at = now + found.wait
-            self._closed_until = max(self._closed_until, now + found.closed_for)
+            self._stand_back_for(found.closed_for)
             if found.id is None:
                 return None
             booking = Booking(now + found.wait, even=found.even, id=found.id)
@@ -160,11 +178,11 @@ class Quota:
         gone_since = shared.gone_since
         if gone_since is None:  # back already: the next who asks will be told
             return None
-        share = Pace.of(self._pace.per_minute // self._processes)
+        share = Pace.of(self._pace.per_minute // self.processes)
         with self._lock:
             opens = gone_since + self._longest + WINDOW_SECONDS
             booking = self._book_here(latest, share, burst=burst, not_before=opens)
-            self._sent_alone = self._sent_alone or booking is not None
+            self._unseen += booking is not None
             if booking is None:
                 first = self._first(max(self._monotonic(), opens), share)
                 self._free_at = first.at if first else self._monotonic() + share.interval
@@ -178,6 +196,13 @@ class Quota:
         try:
             closed_for = shared.ended(id, free_in, stand_back)
         except Gone:
+            with self._lock:
+                self._unseen += 1
             return  # the ledger here has it, and it is written back
         with self._lock:
-            self._closed_until = max(self._closed_until, self._monotonic() + closed_for)
+            self._stand_back_for(closed_for)
+
+    def _stand_back_for(self, seconds: float) -> None:
+        until = self._monotonic() + seconds
+        if until > self._closed_until + _JITTER_SECONDS:
+            self._closed_until = until

@@ -34,6 +34,9 @@ def _text(value: str) -> str:
     return value
 
 
+_HOST = re.compile(r"[A-Za-z0-9._:\[\]-]+")
+
+
 def _base_url(value: str) -> str:
     try:
         url = urlsplit(value)
@@ -42,7 +45,7 @@ def _base_url(value: str) -> str:
         raise _Fault("is not a URL: its host or port is malformed") from None
     if url.scheme not in ("https", "http") or not url.hostname:
         raise _Fault("is not an https URL")
-    if not re.fullmatch(r"[A-Za-z0-9._:\[\]-]+", url.netloc.rpartition("@")[2]):
+    if not _HOST.fullmatch(url.netloc.rpartition("@")[2]):
         raise _Fault("has a host that is no host name")
     if "?" in value or "#" in value or "@" in url.netloc:
         raise _Fault("may have a host and a path only: credentials go into AMPLITUDE_SECRET_KEY")
@@ -115,6 +118,12 @@ def _keys(value: str) -> tuple[Key, ...]:
     return keys
 
 
+def _brazes_key(value: str) -> tuple[Key, ...]:
+    if ":" in value or "," in value:
+        raise _Fault("is a secret alone: what has names goes into PROXY_API_KEYS")
+    return _keys(f"braze:{value}")
+
+
 def _redis_url(value: str) -> str:
     try:
         url = urlsplit(value)
@@ -123,6 +132,8 @@ def _redis_url(value: str) -> str:
         raise _Fault("is not a URL: its host or port is malformed") from None
     if url.scheme not in ("redis", "rediss") or not url.hostname:
         raise _Fault("is not a redis: or rediss: URL with a host")
+    if not _HOST.fullmatch(url.netloc.rpartition("@")[2]) or ".." in url.netloc.rpartition("@")[2]:
+        raise _Fault("has a host that is no host name")
     if url.query or url.fragment or not re.fullmatch(r"/?[0-9]*", url.path):
         raise _Fault("may end in a database number only")
     return value
@@ -182,6 +193,13 @@ class Settings:
         _keys,
         "`name:secret` of each caller, comma separated; `new-key` makes one",
         "braze:sha256$<64 hexadecimal digits>",
+        secret=True,
+    )
+    braze_secret: tuple[Key, ...] = _setting(
+        _brazes_key,
+        "the secret of a caller named `braze`, as hosting platforms generate one; beside `PROXY_API_KEYS` or instead",
+        "<16 or more letters and digits>",
+        default=(),
         secret=True,
     )
     response_deadline_seconds: float = _setting(
@@ -254,7 +272,9 @@ class Settings:
             variable = one.name.upper()
             text = env.get(variable)
             if text is None or (not text.strip() and variable != "FETCH_ALONG"):
-                if one.default is MISSING:
+                if variable == "PROXY_API_KEYS" and env.get("BRAZE_SECRET", "").strip():
+                    values[one.name] = ()
+                elif one.default is MISSING:
                     faults.append(f"{variable} is missing: set it, e.g. {variable}={one.metadata['example']}")
                 continue
             try:

@@ -8,41 +8,50 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
+from proxy import columns, strictjson
 from proxy.names import USER_PROPERTY, safe_names
-from proxy.parts import COHORTS, PROPERTIES, Part, Record, computations, prediction, recommendation
-from proxy.query import Ask
+from proxy.parts import COHORTS, PROPERTIES, Kept, Part, Record, computations, prediction, recommendation
+from proxy.query import Ask, Wish
 
 
-def shape(ask: Ask, record: Record, *, error: str | None = None, stale: bool = False) -> dict[str, Any]:
+def shape(ask: Ask, record: Record, *, error: str | None = None, stale: bool = False) -> bytes:
     """Return the body for `ask` from what `record` holds; parts that it does not hold get their empty value.
 
     `error`: the word for the first missing part, None when every part is there.
     """
-    there = [part for part in ask.parts if record.has(part)]
-    body: dict[str, Any] = {
-        "ok": error is None,
-        "found": bool(record.parts),
-        "error": error,
-        "stale": stale,
-        "as_of": int(min(record.said_at(part) for part in there)) if there else None,
-        "user_id": record.user_id if record.user_id is not None else ask.identity.user_id,
-        "device_id": record.device_id if record.device_id is not None else ask.identity.device_id,
-    }
-    for section in ask.sections:
+    wish = ask.wish
+    there = [part for part in wish.parts if record.has(part)]
+    members = [
+        _members(
+            {
+                "ok": error is None,
+                "found": bool(record.parts),
+                "error": error,
+                "stale": stale,
+                "as_of": int(min(record.said_at(part) for part in there)) if there else None,
+                "user_id": record.user_id if record.user_id is not None else ask.identity.user_id,
+                "device_id": record.device_id if record.device_id is not None else ask.identity.device_id,
+            }
+        )
+    ]
+    for section in wish.sections:
         match section:
             case "recommendations":
-                body |= _recommendations(ask, record)
+                members.append(_members(_recommendations(wish, record)))
+            case "properties" if wish.keys:
+                members.append(_members(_some_properties(wish.keys, _object(_value(record, PROPERTIES)))))
             case "properties":
-                body |= _properties(ask.keys, _object(_value(record, PROPERTIES)))
+                members.append(_all_properties(record.parts.get(PROPERTIES)))
             case "cohorts":
-                body |= _cohorts(ask.cohort_ids, _texts(_value(record, COHORTS)))
+                members.append(_members(_cohorts(wish.cohort_ids, _texts(_value(record, COHORTS)))))
             case "computations":
-                body |= _computations(_object(_value(record, computations(ask.comp_ids))))
+                members.append(_members(_computations(_object(_value(record, computations(wish.comp_ids))))))
             case "propensities":
-                body |= _propensities(ask, record)
-    return body
+                members.append(_members(_propensities(wish, record)))
+    return b"{%b}" % b",".join(members)
 
 
 def drop_in(ask: Ask, record: Record) -> dict[str, Any]:
@@ -50,23 +59,25 @@ def drop_in(ask: Ask, record: Record) -> dict[str, Any]:
     data: dict[str, Any] = dict.fromkeys(("recommendations", "user_id", "device_id", "amp_props", "cohort_ids"))
     data["user_id"] = record.user_id if record.user_id is not None else ask.identity.user_id
     data["device_id"] = record.device_id if record.device_id is not None else ask.identity.device_id
-    for section in ask.sections:
+    for section in ask.wish.sections:
         match section:
             case "recommendations":
-                entries = [_value(record, part) for part in ask.parts if part.section == section]
+                entries = [_value(record, part) for part in ask.wish.parts if part.section == section]
                 data["recommendations"] = [entry for entry in entries if entry is not None] or None
             case "properties":
                 data["amp_props"] = _object(_value(record, PROPERTIES))
             case "cohorts":
                 data["cohort_ids"] = _value(record, COHORTS)
             case "computations":
-                computed = _object(_value(record, computations(ask.comp_ids)))
+                computed = _object(_value(record, computations(ask.wish.comp_ids)))
                 data["amp_props"] = (data["amp_props"] or {}) | computed
             case "propensities":
-                found = {one: _value(record, prediction(one, ask.propensity_type)) for one in ask.prediction_ids}
-                data["propensity"] = found[ask.prediction_ids[0]]
+                found = {
+                    one: _value(record, prediction(one, ask.wish.propensity_type)) for one in ask.wish.prediction_ids
+                }
+                data["propensity"] = found[ask.wish.prediction_ids[0]]
                 data["propensities"] = [
-                    {"prop": value, "pred_id": one, "prop_type": ask.propensity_type}
+                    {"prop": value, "pred_id": one, "prop_type": ask.wish.propensity_type}
                     for one, value in found.items()
                     if value is not None
                 ]
@@ -75,11 +86,17 @@ def drop_in(ask: Ask, record: Record) -> dict[str, Any]:
 
 def _value(record: Record, part: Part) -> Any:
     kept = record.parts.get(part)
-    return json.loads(kept.value) if kept else None
+    return columns.read(kept.value) if kept else None
 
 
-def _recommendations(ask: Ask, record: Record) -> dict[str, Any]:
-    entries = [_entry(rec_id, _object(_value(record, recommendation(rec_id, ask.rec_type)))) for rec_id in ask.rec_ids]
+def _members(object: dict[str, Any]) -> bytes:
+    return strictjson.write(object)[1:-1]
+
+
+def _recommendations(wish: Wish, record: Record) -> dict[str, Any]:
+    entries = [
+        _entry(rec_id, _object(_value(record, recommendation(rec_id, wish.rec_type)))) for rec_id in wish.rec_ids
+    ]
     first = {key: value for key, value in entries[0].items() if key != "child_rec_id"}
     return {
         **first,
@@ -105,10 +122,40 @@ def _entry(rec_id: str, said: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _properties(keys: tuple[str, ...], said: dict[str, Any]) -> dict[str, Any]:
-    if not keys:
-        names = safe_names(said)
-        return {"properties": {names[name]: value for name, value in said.items()}, "properties_by_name": said}
+def _all_properties(kept: Kept | None) -> bytes:
+    names, values = columns.split(kept.value if kept else b"")
+    frame = (_frame if len(names) <= _MAX_NAMES else _frame.__wrapped__)(names)
+    filled = [b""] * (2 * len(frame) - 1)
+    filled[::2] = frame
+    filled[1::2] = values + values
+    return b"".join(filled)
+
+
+_MAX_NAMES = 4_096
+"""Bytes of names that are remembered: what many users have in common, and all of them together no burden."""
+
+
+@lru_cache(256)
+def _frame(names: bytes) -> tuple[bytes, ...]:
+    """Return what stands before, between and after the values of the properties of these names, all of them twice.
+
+    Cached, because thousands of users have the same ones, and to settle the safe names costs as much as the rest of
+    an answer.
+    """
+    exact = json.loads(names)
+    safe = safe_names(exact)
+    slot = "\n"  # which no JSON holds
+    shown = ",".join(f"{_quoted(safe[name])}:{slot}" for name in exact)
+    by_name = ",".join(f"{_quoted(name)}:{slot}" for name in exact)
+    whole = f'"properties":{{{shown}}},"properties_by_name":{{{by_name}}}'
+    return tuple(whole.encode().split(slot.encode()))
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _some_properties(keys: tuple[str, ...], said: dict[str, Any]) -> dict[str, Any]:
     # A property is called the same with `keys` as without, so names are settled among all of them.
     found = {key: key if key in said else USER_PROPERTY + key for key in keys}
     found = {key: exact for key, exact in found.items() if exact in said}
@@ -138,13 +185,13 @@ def _computations(said: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _propensities(ask: Ask, record: Record) -> dict[str, Any]:
+def _propensities(wish: Wish, record: Record) -> dict[str, Any]:
     entries = []
-    for one in ask.prediction_ids:
-        value = number(_value(record, prediction(one, ask.propensity_type)))
+    for one in wish.prediction_ids:
+        value = number(_value(record, prediction(one, wish.propensity_type)))
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         # Amplitude's own label of the type is not reliable: it is called what was asked.
-        entries.append({"prediction_id": one, "value": value if is_number else None, "type": ask.propensity_type})
+        entries.append({"prediction_id": one, "value": value if is_number else None, "type": wish.propensity_type})
     return {
         "propensity": entries[0]["value"],
         "propensities": entries,

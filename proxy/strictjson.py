@@ -8,7 +8,10 @@ from typing import Any
 
 def write(value: Any) -> bytes:
     """Return `value` as compact JSON in UTF-8. A lone surrogate, which UTF-8 cannot hold, becomes "?"."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8", "replace")
+    return _ENCODER.encode(value).encode("utf-8", "replace")
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def read(body: bytes) -> Any:

@@ -27,6 +27,8 @@ class Awaited:
     """What was said before (Unix seconds) is too old for a caller that waits."""
     spare: bool = True
     """Whether all who asked have a copy that may stand in."""
+    asked_at: float = NEVER
+    """When it was last asked for (monotonic seconds)."""
     mark: int = 0
     """Nothing is kept of a user who was forgotten after this (`Store.mark`) when it lands."""
     background: bool = False
@@ -102,6 +104,7 @@ class UnderWay:
                 there.wanted_later |= one.wanted_later
                 there.since = max(there.since, one.since)
                 there.spare &= one.spare
+                there.asked_at = max(there.asked_at, one.asked_at)
                 there.background &= one.background
                 there.ahead |= one.ahead
                 awaited[one.part] = there

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from proxy import strictjson
+from proxy import columns
 from proxy.amplitude import Fetched
 from proxy.errors import NoAnswer
 from proxy.parts import Identity, Kept, Record
@@ -32,7 +32,9 @@ class FakeClock:
     def sleep(self, seconds: float) -> None:
         with self._moved:
             until = self._now + seconds
-            assert self._moved.wait_for(lambda: self._now >= until, timeout=10), "nobody advanced the clock"
+            while not self._moved.wait_for(lambda: self._now >= until, timeout=10):
+                # What only serves the backlog may sleep until the end, as it does where nobody asks any more.
+                assert threading.current_thread().daemon, "nobody advanced the clock"
 
 
 class FakeSource:
@@ -57,7 +59,7 @@ class FakeSource:
         if said is None:
             return Fetched(Record(unknown_at=self.clock()), {})
         values, _ = tell_apart(call, said)
-        parts = {part: Kept(strictjson.write(value), self.clock()) for part, value in values.items()}
+        parts = {part: Kept(columns.write(value), self.clock()) for part, value in values.items()}
         return Fetched(Record(parts, None, said.get("user_id"), said.get("device_id")), {})
 
     def says(self, identity: Identity, call: Call) -> dict[str, Any] | None:

@@ -95,7 +95,7 @@ def _paths() -> dict[str, Schema]:
                     as_json("Readiness", example={"status": "degraded", "upstream": "failing", "quota": "ok"}),
                 ),
                 "503": answer(
-                    "Nothing could be answered.",
+                    "Nothing could be answered, or the process is stopping.",
                     as_json("Unready", example={"status": "unavailable", "upstream": "rejected", "quota": "ok"}),
                 ),
             },

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
-from proxy import strictjson
+from proxy import columns
 from proxy.errors import BLANK_ID, QuotaExhausted
 from proxy.parts import (
     COHORTS,
@@ -98,9 +99,10 @@ def sent(question: Mapping[str, Any]) -> dict[str, str]:
 
 def _answer(section: Section | None, user_id: str, record: Record, error: str | None = None) -> dict[str, Any]:
     question = {**QUESTIONS[section], "user_id": user_id}
-    return shape(parse(section, sent(question).items()), record, error=error)
+    body: dict[str, Any] = json.loads(shape(parse(section, sent(question).items()), record, error=error))
+    return body
 
 
 def _kept(user_id: str, said: Mapping[Part, Any]) -> Record:
-    parts = {part: Kept(strictjson.write(value), AS_OF) for part, value in said.items()}
+    parts = {part: Kept(columns.write(value), AS_OF) for part, value in said.items()}
     return Record(parts, None, user_id, f"device-{user_id}")

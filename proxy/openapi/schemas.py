@@ -187,18 +187,18 @@ def components() -> dict[str, Schema]:
             }
         ),
         "Health": closed({"status": {"const": "ok"}}),
-        "Readiness": closed(
-            {
-                "status": {"enum": ["ok", "degraded"]},
-                "upstream": {"enum": ["ok", "unknown", "rejected", "failing", "invalid"]},
-                "quota": {"enum": ["ok", "spent"]},
-            }
-        ),
-        "Unready": closed(
-            {
-                "status": {"const": "unavailable"},
-                "upstream": {"enum": ["rejected", "failing"]},
-                "quota": {"enum": ["ok", "spent"]},
-            }
-        ),
+        "Readiness": _readiness("ok", "degraded"),
+        "Unready": _readiness("unavailable", "draining"),
     }
+
+
+def _readiness(*statuses: str) -> Schema:
+    return closed(
+        {
+            "status": {"enum": list(statuses)},
+            "upstream": {"enum": ["ok", "unknown", "rejected", "failing", "invalid"]},
+            "quota": {"enum": ["ok", "spent"]},
+            "redis": {"enum": ["ok", "gone"]},
+        },
+        optional=("redis",),
+    )

@@ -7,18 +7,20 @@
 local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1000000
 local pace = redis.call('HMGET', KEYS[3], 'epoch', 'closed_until', 'next_even')
-if not pace[1] or pace[1] ~= ARGV[7] then return {-1} end
+-- Each of the keys has a mark, since Redis may lose any of them, to eviction or to an older state of its own.
+local whole = redis.call('ZSCORE', KEYS[1], 'mark') and redis.call('ZSCORE', KEYS[2], 'mark')
+if not whole or not pace[1] or pace[1] ~= ARGV[7] then return {-1} end
 
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - 60)
 local closed_until, next_even = tonumber(pace[2] or 0), tonumber(pace[3] or 0)
 local at, even = math.max(now, closed_until), 1
-local excess = redis.call('ZCARD', KEYS[1]) + 1 - ARGV[2]
+local excess = redis.call('ZCARD', KEYS[1]) - ARGV[2]  -- this call more, the mark less
 if excess > 0 then
     at = math.max(at, tonumber(redis.call('ZRANGE', KEYS[1], excess - 1, excess - 1, 'WITHSCORES')[2] or 'inf'))
 end
 if next_even > at then
-    if redis.call('ZCOUNT', KEYS[2], '(' .. string.format('%.6f', at - 60), '+inf') < tonumber(ARGV[3]) then
+    if redis.call('ZCOUNT', KEYS[2], '(' .. string.format('%.6f', at - 60), '(+inf') < tonumber(ARGV[3]) then
         even = 0
     else
         at = next_even

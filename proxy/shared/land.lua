@@ -7,7 +7,7 @@
 -- Nothing is kept of an id that was forgotten ("!") while this was on its way.
 -- A value begins with the moment at which it was said, as eight bytes. The field "m" is of the record itself: it says
 -- when, whether the user is unknown, and the ids.
-local function said(value) return value and struct.unpack('>d', value) or -1 end
+local function said(value) return value and #value >= 8 and struct.unpack('>d', value) or -1 end
 
 local fields = tonumber(ARGV[5])
 local leases = 6 + 2 * fields

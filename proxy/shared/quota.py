@@ -11,8 +11,9 @@ from proxy.shared.server import Server
 
 _COUNTED_SECONDS = 15.0
 """For so long a process that is heard of no more counts as one."""
-_SETTLE_SECONDS = 1.0
-"""In which all who may have sent something unseen write it back: each tries Redis several times a second."""
+_SETTLE_SECONDS = 0.8
+"""In which all who may have sent something unseen write it back: each tries Redis several times a second. Short enough
+for a caller of the first moment to wait for it."""
 _IDLE_MILLISECONDS = 2 * 3600 * 1000
 """Longer than any stand-back."""
 
@@ -82,15 +83,26 @@ class SharedQuota:
         """Tell when the place is free, and for how long all are to stand back. Return for how long they do."""
         return float(self._ended([self._places, self._pace], [id, free_in, stand_back, _IDLE_MILLISECONDS]))
 
-    def enroll(self, held: Sequence[tuple[str, float]], *, stand_back: float, sent_alone: bool) -> tuple[int, float]:
+    @property
+    def enrolled(self) -> bool:
+        """Say whether this process was ever enrolled."""
+        return self._epoch != b""
+
+    def enroll_soon(self) -> None:
+        """Have this process enrolled, but by another thread: no caller has time for it."""
+        self._server.enroll_soon()
+
+    def enroll(self, held: Sequence[tuple[str, float]], *, stand_back: float, unseen: bool) -> tuple[int, float]:
         """Be counted for a while. Return how many processes are, and for how many seconds all stand back.
 
-        `held`: places that a new Redis cannot know of.
+        `held` and `stand_back` are what a new Redis, or an old state of one, cannot know of; `unseen`: nor this one.
         """
         keys = [self._places, self._bursts, self._pace, self._processes]
-        who = [self._server.id, _COUNTED_SECONDS, _SETTLE_SECONDS, int(sent_alone), _IDLE_MILLISECONDS, stand_back]
-        processes, epoch, closed_for = self._enroll(keys, who)
-        if epoch != self._epoch or sent_alone:
-            self._enroll(keys, [*who, *itertools.chain.from_iterable(held)])
+        unseen = unseen or self._server.gone_since is not None
+        who = [self._server.id, _COUNTED_SECONDS, _SETTLE_SECONDS, int(unseen), _IDLE_MILLISECONDS]
+        processes, epoch, closed_for = self._enroll(keys, [*who, 0])
+        if epoch != self._epoch or unseen:
+            places = itertools.chain.from_iterable(held)
+            processes, epoch, closed_for = self._enroll(keys, [*who, stand_back, *places])
             self._epoch = epoch
         return int(processes), float(closed_for)

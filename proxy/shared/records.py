@@ -6,11 +6,12 @@ of the old one, which expires by itself.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
-import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import cast
 
 from proxy.errors import NoAnswer
@@ -29,13 +30,12 @@ _SECTIONS = {code: section for section, code in _CODES.items()}
 _META = b"m"
 _UNKNOWN = b"?"
 _MOMENT = struct.Struct(">d")
-_WARM = b"w"  # nor with this
-_COMPRESSED = b"x"  # how zlib begins, and no JSON does
-_WORTH_COMPRESSING = 256
+_WARM = b"w"  # as nothing begins that is kept: neither JSON nor what is deflated
 _FAULT_SECONDS = 1.0
 """For so long others hear of a call that failed, instead of trying the same again."""
 _QUEUED_SECONDS = 10
 """Longer than a caller waits for a call to be sent."""
+_UNREADABLE = (ValueError, TypeError, LookupError, struct.error)
 _FAULTS = {kind.word: kind for kind in NoAnswer.__subclasses__()}
 
 
@@ -70,7 +70,11 @@ class SharedRecords:
         found, outcomes = self._board(self._keys(identity), [self._server.id, self._lease, *map(_field, asked)])
         record = _record(dict(zip(found[::2], found[1::2], strict=True)))
         granted = frozenset(part for part, outcome in zip(asked, outcomes, strict=True) if outcome == 1)
-        words = {part: word.decode() for part, word in zip(asked, outcomes, strict=True) if isinstance(word, bytes)}
+        words = {
+            part: word.decode(errors="replace")
+            for part, word in zip(asked, outcomes, strict=True)
+            if isinstance(word, bytes)
+        }
         return Boarding(record, granted, {part: _FAULTS[word]() for part, word in words.items() if word in _FAULTS})
 
     def land(self, identity: Identity, record: Record, leased: Collection[Part], now: float, word: str = "") -> None:
@@ -117,6 +121,7 @@ def _field(part: Part) -> bytes:
     return f"{_CODES[part.section]}{part.type or ''}\0{part.id}".encode()
 
 
+@lru_cache(1024)
 def _part(field: bytes) -> Part:
     kind, _, id = field.decode().partition("\0")
     return Part(_SECTIONS[kind[0]], id, kind[1:] or None)
@@ -132,14 +137,10 @@ def _fields(record: Record) -> list[tuple[bytes, bytes]]:
     return [
         (_META, meta),
         *(
-            (_field(part), _MOMENT.pack(kept.at) + (_WARM if kept.warm else b"") + _packed(kept.value))
+            (_field(part), _MOMENT.pack(kept.at) + (_WARM if kept.warm else b"") + kept.value)
             for part, kept in record.parts.items()
         ),
     ]
-
-
-def _packed(value: bytes) -> bytes:
-    return zlib.compress(value, 1) if len(value) >= _WORTH_COMPRESSING else value
 
 
 def _record(fields: dict[bytes, bytes]) -> Record:
@@ -147,14 +148,18 @@ def _record(fields: dict[bytes, bytes]) -> Record:
     if meta is None:
         return EMPTY
     unknown = meta[8:9] == _UNKNOWN
-    user_id, device_id, unknown_status = json.loads(meta[9:] if unknown else meta[8:])
+    try:
+        user_id, device_id, unknown_status = json.loads(meta[9:] if unknown else meta[8:])
+        unknown_at = _at(meta) if unknown else None
+    except _UNREADABLE:
+        return EMPTY
     parts = {}
     for field, value in fields.items():
-        warm = value[8:9] == _WARM
-        packed = value[9:] if warm else value[8:]
-        plain = zlib.decompress(packed) if packed[:1] == _COMPRESSED else packed
-        parts[_part(field)] = Kept(plain, _at(value), warm)
-    return Record(parts, _at(meta) if unknown else None, user_id, device_id, unknown_status)
+        # A field of another version, or of whoever else writes here, is as good as not there.
+        with contextlib.suppress(*_UNREADABLE):
+            warm = value[8:9] == _WARM
+            parts[_part(field)] = Kept(value[9:] if warm else value[8:], _at(value), warm)
+    return Record(parts, unknown_at, user_id, device_id, unknown_status)
 
 
 def _at(value: bytes) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network
 
 from flask import g, request
 
@@ -15,30 +17,35 @@ _log = logging.getLogger(__name__)
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-def require_network() -> None:
-    """Raise Forbidden when networks are set and the caller's address is in none. For `before_request`.
+def admit() -> None:
+    """Note the caller's name in `g.caller`, or raise Forbidden or Unauthorized. For `before_request` of a blueprint."""
+    here = services()
+    if here.networks:
+        _require_network(here.networks)
+    sent = request.environ.get("HTTP_AUTHORIZATION"), request.environ.get("HTTP_X_API_KEY")
+    caller = here.accepted.caller(sent)
+    if caller is None:
+        name, secret = _presented()
+        caller = here.keyring.check(secret, name) if secret else None
+        if caller is None:
+            _note("credentials")
+            raise Unauthorized(
+                "no valid credentials: send Basic (name and secret), Authorization: Bearer or Api-Key, or X-API-Key"
+            )
+        here.accepted.remember(sent, caller)
+    g.caller = caller
+
+
+def _require_network(networks: Iterable[IPv4Network | IPv6Network]) -> None:
+    """Raise Forbidden when the caller's address is in none of `networks`.
 
     The address is the peer's, or what TRUSTED_PROXY_HOPS proxies in front say; what a caller itself puts into
     X-Forwarded-For is never looked at.
     """
-    networks = services().networks
-    if networks:
-        address = _caller_address()
-        if address is None or not any(address in network for network in networks):
-            _note("address")
-            raise Forbidden("this address may not call: it is outside ALLOWED_NETWORKS")
-
-
-def require_caller() -> None:
-    """Note the caller's name in `g.caller`, or raise Unauthorized. For `before_request` of a blueprint."""
-    name, secret = _presented()
-    caller = services().keyring.check(secret, name) if secret else None
-    if caller is None:
-        _note("credentials")
-        raise Unauthorized(
-            "no valid credentials: send Basic (name and secret), Authorization: Bearer or Api-Key, or X-API-Key"
-        )
-    g.caller = caller
+    address = _caller_address()
+    if address is None or not any(address in network for network in networks):
+        _note("address")
+        raise Forbidden("this address may not call: it is outside ALLOWED_NETWORKS")
 
 
 def _note(why: str) -> None:

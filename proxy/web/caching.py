@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from flask import Request
-from werkzeug.datastructures import Headers, RequestCacheControl
+from werkzeug.datastructures import RequestCacheControl
 from werkzeug.http import parse_cache_control_header
 
 from proxy.profiles import Answer
@@ -13,16 +13,18 @@ from proxy.profiles import Answer
 _CACHE = "connected-content-proxy"
 
 
-def describe(headers: Headers, answer: Answer) -> None:
-    """Add Age, Cache-Control, Cache-Status and X-Amplitude-Calls to the headers of `answer`."""
+def described(answer: Answer) -> list[tuple[str, str]]:
+    """Return the headers of `answer` that tell it: Age, Cache-Control, Cache-Status and X-Amplitude-Calls."""
     age = math.floor(answer.freshness.age) if answer.freshness else 0
     lifetime = round(answer.freshness.age + answer.freshness.left) if answer.freshness else 0
-    headers["X-Amplitude-Calls"] = str(answer.calls)
+    headers = [("X-Amplitude-Calls", str(answer.calls))]
     if answer.freshness:
-        headers["Age"] = str(age)
-    headers["Cache-Control"] = f"private, max-age={max(lifetime, 0)}" if answer.error is None else "no-store"
+        headers.append(("Age", str(age)))
+    keep = f"private, max-age={max(lifetime, 0)}" if answer.error is None else "no-store"
+    headers.append(("Cache-Control", keep))
     if status := outcome(answer, ttl=min(lifetime - age, -1) if answer.stale else lifetime - age):
-        headers["Cache-Status"] = f"{_CACHE}; {status}"
+        headers.append(("Cache-Status", f"{_CACHE}; {status}"))
+    return headers
 
 
 def outcome(answer: Answer, *, ttl: int) -> str:
@@ -38,7 +40,7 @@ def outcome(answer: Answer, *, ttl: int) -> str:
 
 def wanted_age(request: Request) -> float | None:
     """Return the greatest age in seconds that the caller takes (no-cache is 0), None when it does not say."""
-    header = request.headers.get("Cache-Control")
+    header = request.environ.get("HTTP_CACHE_CONTROL")
     if header is None:
         return None
     # Directives are case-insensitive (RFC 9111, 5.2), which the parser does not know.

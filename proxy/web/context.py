@@ -12,7 +12,7 @@ from flask import Flask, current_app
 
 from proxy.flights import Flights
 from proxy.forgetting import Forgetting
-from proxy.keys import KeyRing
+from proxy.keys import Accepted, KeyRing
 from proxy.profiles import Profiles
 from proxy.quota import Quota
 from proxy.sender import Sender
@@ -45,6 +45,7 @@ class Services:
     refusals: OncePerMinute
     wait_seconds: float
     monotonic: Callable[[], float]
+    accepted: Accepted = field(default_factory=Accepted)
     draining: Event = field(default_factory=Event)
 
 

@@ -9,13 +9,12 @@ from flask import Blueprint, Response, jsonify, request
 from proxy.errors import BadRequest
 from proxy.query import parse_forgetting
 from proxy.shared import Gone
-from proxy.web.auth import require_caller, require_network
+from proxy.web.auth import admit
 from proxy.web.context import services
 from proxy.web.hooks import problem
 
 blueprint = Blueprint("forget", __name__, url_prefix="/v1")
-blueprint.before_request(require_network)
-blueprint.before_request(require_caller)
+blueprint.before_request(admit)
 
 
 @blueprint.delete("/profile", provide_automatic_options=False)

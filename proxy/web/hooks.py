@@ -38,15 +38,15 @@ def problem(status: int, title: str, detail: str, **more: object) -> Response:
 
 def _begin() -> None:
     g.started = services().monotonic()
-    sent = request.headers.get("X-Request-ID", "")
-    g.request_id = sent if _SANE_ID.match(sent) else secrets.token_hex(16)
-    request_id.set(g.request_id)
+    sent = request.environ.get("HTTP_X_REQUEST_ID", "")
+    g.request_id = id = sent if _SANE_ID.match(sent) else secrets.token_hex(16)
+    request_id.set(id)
 
 
 def _end(response: Response) -> Response:
-    response.headers["X-Request-ID"] = g.request_id
-    for name, value in SECURITY:
-        response.headers.setdefault(name, value)  # a page brings a policy of its own
+    there = {name for name, _ in response.headers}
+    # A page brings a policy of its own.
+    response.headers.extend([("X-Request-ID", g.request_id), *(pair for pair in SECURITY if pair[0] not in there)])
     if response.status_code not in (401, 403):  # those are logged by the minute, with a count
         level = logging.INFO if "caller" in g else logging.DEBUG
         if _log.isEnabledFor(level):

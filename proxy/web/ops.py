@@ -31,7 +31,7 @@ def healthz() -> Response:
 
 @blueprint.get("/readyz", provide_automatic_options=False)
 def readyz() -> tuple[Response, int]:
-    """Say how upstream and quota are, judged by the last real call.
+    """Say how upstream, quota and Redis, where it is used, are. Upstream is judged by the last real call.
 
     503 only while the process stops, or when nothing could be answered.
     """
@@ -40,10 +40,13 @@ def readyz() -> tuple[Response, int]:
     recent = last is not None and here.monotonic() - last.at < _JUDGED_FOR_SECONDS
     upstream = _WORDS[last.error] if last is not None and recent else "unknown"
     wait = here.quota.wait()
-    quota = "ok" if wait is not None and wait <= max(1.0, here.quota.interval) else "spent"
+    words = {
+        "upstream": upstream,
+        "quota": "ok" if wait is not None and wait <= max(1.0, here.quota.interval) else "spent",
+    }
+    if here.redis is not None:
+        words["redis"] = "ok" if here.redis.gone_since is None else "gone"
     useless = upstream in ("rejected", "failing") and here.store.empty
-    status = "unavailable" if useless else "degraded" if upstream not in ("ok", "unknown") or quota != "ok" else "ok"
-    draining = here.draining.is_set()
-    if draining:
-        status = "draining"
-    return jsonify(status=status, upstream=upstream, quota=quota), 503 if useless or draining else 200
+    well = all(word in ("ok", "unknown") for word in words.values())
+    status = "draining" if here.draining.is_set() else "unavailable" if useless else "ok" if well else "degraded"
+    return jsonify(status=status, **words), 503 if status in ("draining", "unavailable") else 200

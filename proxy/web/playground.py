@@ -15,7 +15,7 @@ from proxy import strictjson
 from proxy.braze.exchange import Rendering, User
 from proxy.braze.report import report
 from proxy.errors import BadRequest, Forbidden
-from proxy.web.auth import require_caller, require_network
+from proxy.web.auth import admit
 from proxy.web.hooks import problem
 from proxy.web.inside import asker
 from proxy.web.pages import page
@@ -26,8 +26,7 @@ _PLACES = threading.BoundedSemaphore(4)
 _WHO = ("Authorization", "X-API-Key", "X-Forwarded-For")
 
 blueprint = Blueprint("playground", __name__, url_prefix="/playground")
-blueprint.before_request(require_network)
-blueprint.before_request(require_caller)
+blueprint.before_request(admit)
 
 
 @blueprint.get("", provide_automatic_options=False)

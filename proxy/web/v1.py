@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from flask import Blueprint, Response, g, request
+from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
 
 from proxy import strictjson
@@ -18,9 +19,12 @@ from proxy.profiles import NOTHING, Answer
 from proxy.query import Ask, from_json, parse, parse_drop_in
 from proxy.shaping import drop_in, shape
 from proxy.web import caching
-from proxy.web.auth import require_caller, require_network
+from proxy.web.auth import admit
 from proxy.web.context import services
 from proxy.web.hooks import problem
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 MAX_BODY_BYTES = 16 * 1024
 MAX_ANSWER_BYTES = 1_000_000
@@ -30,35 +34,43 @@ NOT_SEEN_BEFORE = "User id and device id not seen before"
 """Amplitude's words for an unknown user, which the drop-in repeats."""
 
 blueprint = Blueprint("v1", __name__, url_prefix="/v1")
-blueprint.before_request(require_network)
-blueprint.before_request(require_caller)
+blueprint.before_request(admit)
 
 
 def answer(section: Section | None) -> Response:
     """Answer what one route was asked; `section` is None for the profile."""
     ask = parse(section, _given())
-    found = _found(ask, ask.parts)
+    max_age = caching.wanted_age(request)
+    store = services().store
+    usual = max_age is None and not caching.in_background(request)
+    if usual and (again := store.ready(ask.identity, ask.wish)):
+        ready, freshness = again
+        return _tagged(_written(ready.body, Answer(EMPTY, freshness=freshness)), ready.etag)
+    found = _found(ask, ask.wish.parts, max_age)
     error = BLANK_ID if ask.anonymous else found.error.word if found.error else None
-    body = strictjson.write(shape(ask, found.record, error=error, stale=found.stale)) + b"\n"
+    body = shape(ask, found.record, error=error, stale=found.stale) + b"\n"
     if len(body) >= MAX_ANSWER_BYTES:
         error = UpstreamInvalid.word
         found = _too_large(found)
-        body = strictjson.write(shape(ask, EMPTY, error=error)) + b"\n"
-    if found.error is not None and ask.on_error == "retry":
+        body = shape(ask, EMPTY, error=error) + b"\n"
+    if found.error is not None and ask.wish.on_error == "retry":
         return _described(_try_again(found.error), found)
-    response = _described(Response(body, content_type="application/json"), found)
+    response = _written(body, found)
     if error == BLANK_ID:
         g.error = error
         response.headers["Cache-Control"] = "no-store"
         del response.headers["Cache-Status"]
-    return _tagged(response)
+    etag = _etag(body)
+    if found.forwarded is None and found.freshness and found.freshness.left > 0:
+        store.keep_ready(ask.identity, ask.wish, found.record, body, etag)
+    return _tagged(response, etag)
 
 
 def userprofile() -> Response:
     """Answer as Amplitude's own endpoint does, errors too, from the same cache and within the same quota."""
     ask = parse_drop_in(_given())
     # Whether a user is known is an answer too, and the cohorts are the least to ask for it.
-    found = _found(ask, ask.parts or [COHORTS])
+    found = _found(ask, ask.wish.parts or (COHORTS,), caching.wanted_age(request))
     if ask.anonymous or found.record.unknown_at is not None:
         status = found.record.unknown_status
         # Never a redirect, nor one that Braze counts towards halting every call to this host.
@@ -74,7 +86,7 @@ def userprofile() -> Response:
         found = _too_large(found)
     if found.error is not None:
         return _described(_json({"error": found.error.word}, 500), found)
-    return _tagged(_described(response, found))
+    return _tagged(_described(response, found), _etag(response.data))
 
 
 for _section in (*SECTIONS, None):
@@ -89,15 +101,16 @@ for _section in (*SECTIONS, None):
 blueprint.add_url_rule("/userprofile", view_func=userprofile, methods=["GET", "POST"], provide_automatic_options=False)
 
 
-def _found(ask: Ask, parts: list[Part]) -> Answer:
+def _found(ask: Ask, parts: Sequence[Part], max_age: float | None) -> Answer:
     if ask.anonymous:
         return NOTHING
-    return services().profiles.get(
+    here = services()
+    return here.profiles.get(
         ask.identity,
         parts,
-        until=g.started + services().wait_seconds,
-        wanted_later=ask.on_error == "retry",
-        max_age=caching.wanted_age(request),
+        until=g.started + here.wait_seconds,
+        wanted_later=ask.wish.on_error == "retry",
+        max_age=max_age,
         background=caching.in_background(request),
     )
 
@@ -139,28 +152,44 @@ def _pairs(encoded: bytes, where: str) -> list[tuple[str, str]]:
 def _described(response: Response, found: Answer) -> Response:
     if found.error is not None:
         g.error = found.error.word
-    caching.describe(response.headers, found)
+    response.headers.extend(caching.described(found))
     return response
 
 
-def _tagged(response: Response) -> Response:
-    etag = hashlib.sha256(response.data).hexdigest()[:32]
-    response.set_etag(etag)
-    known = "If-None-Match" in request.headers and request.if_none_match.contains_weak(etag)
+def _written(body: bytes, found: Answer) -> Response:
+    return _described(_Whole(body, content_type="application/json"), found)
+
+
+def _etag(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()[:32]
+
+
+def _tagged(response: Response, etag: str) -> Response:
+    response.headers.add("ETag", f'"{etag}"')
+    known = "HTTP_IF_NONE_MATCH" in request.environ and request.if_none_match.contains_weak(etag)
     if known and request.method in ("GET", "HEAD") and "no-store" not in response.headers["Cache-Control"]:
         response.status_code = 304
         response.set_data(b"")
     return response
 
 
+class _Whole(Response):
+    """An answer whose headers are complete: werkzeug would copy and search them once more."""
+
+    def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
+        """Return the headers, without those of a body where there is none."""
+        return self.headers if self.status_code == 200 else super().get_wsgi_headers(environ)
+
+
 def _json(body: dict[str, Any], status: int) -> Response:
-    return Response(strictjson.write(body) + b"\n", status, content_type="application/json")
+    return _Whole(strictjson.write(body) + b"\n", status, content_type="application/json")
 
 
 def _try_again(error: NoAnswer) -> Response:
     # 500 and not 502, 503, 504 or 429: those count towards Braze's unhealthy-host detection, which would
     # halt every call to this host. Braze's :retry acts on it.
     response = problem(500, "No answer yet", _WHY[error.word], ok=False, error=error.word)
+    del response.headers["Cache-Control"]  # what describes the answer says it
     response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after or 1)))
     return response
 

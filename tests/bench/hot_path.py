@@ -17,12 +17,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
+import json
 import os
 import resource
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from statistics import median
@@ -103,7 +105,7 @@ def started(
     hit = next(ask(service.port, paths[:1]))
     answer = folder / "answer.json"
     references.keep(answer, hit.headers, hit.body)
-    prepared = {references.ANSWER: str(answer)}
+    prepared = {references.ANSWER: str(answer), "GUNICORN_CMD_ARGS": "--worker-class tests.bench.bare.Worker"}
     targets = {
         SERVICE: service,
         LOGGING: logging,
@@ -115,6 +117,7 @@ def started(
     if "redis_url" in {one.name for one in fields(Settings)}:
         redis = processes.redis()
         few = processes.gunicorn("wsgi:app", sandbox, REDIS_URL=redis, CACHE_MAX_MB="1")
+        settle(few, paths[:1])
         warm(few.port, paths)
         targets[REDIS] = few
     else:
@@ -132,6 +135,15 @@ def started(
         if got.body != hit.body or {*got.headers} != {*hit.headers}:
             raise RuntimeError(f"{name} answers otherwise than the service: {got.headers}")
     return targets
+
+
+def settle(service: Running, path: Sequence[str]) -> None:
+    """Return when a new Redis lets calls go: first all who share it may say what they have sent."""
+    until = time.monotonic() + 10
+    while not json.loads(next(ask(service.port, path)).body)["ok"]:
+        if time.monotonic() > until:
+            raise RuntimeError("no call may go since Redis is there")
+        time.sleep(0.2)
 
 
 def in_turn(

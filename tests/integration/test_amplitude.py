@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import socket
 import ssl
@@ -16,6 +15,7 @@ import trustme
 import urllib3
 from requests.auth import AuthBase
 
+from proxy import columns
 from proxy.amplitude import Amplitude, ApiKeyAuth, Fetched, translated
 from proxy.errors import (
     NoAnswer,
@@ -45,7 +45,7 @@ def fetch(sandbox: Sandbox, *parts: Part, user: str = "ava", **options: Any) -> 
 
 
 def said(fetched: Fetched, part: Part) -> Any:
-    return json.loads(fetched.record.parts[part].value)
+    return columns.read(fetched.record.parts[part].value)
 
 
 def test_one_call_brings_several_parts_and_logs_only_the_exposure_asked(sandbox: Sandbox) -> None:

@@ -118,8 +118,8 @@ def settled(*processes: Process) -> None:
     for process in processes:
         process.server.start()
     wait_until(lambda: all(process.shared._epoch for process in processes))
-    wait_until(lambda: all(process.quota._processes == len(processes) for process in processes))
-    wait_until(lambda: not any(process.quota.closed for process in processes))
+    wait_until(lambda: all(process.quota.processes == len(processes) for process in processes))
+    wait_until(lambda: all(process.quota._closed_until <= process.quota._monotonic() for process in processes))
 
 
 def wait_until(holds: Callable[[], object], seconds: float = 10) -> None:
@@ -195,7 +195,7 @@ def test_while_redis_is_gone_nothing_is_sent_for_a_window_and_then_each_process_
     processes = [Process(valkey.url, per_minute=90, monotonic=clock) for _ in range(3)]
     for process in processes:
         process.server.start()
-    wait_until(lambda: all(process.quota._processes == 3 for process in processes))
+    wait_until(lambda: all(process.quota.processes == 3 for process in processes))
     valkey.stop()
     for process in processes:
         assert process.quota.book(clock()) is None
@@ -226,6 +226,53 @@ def test_what_was_sent_is_written_back_into_a_redis_that_returns_empty(valkey: R
     assert other.quota.book(time.monotonic() + 50) is None
 
 
+@pytest.mark.parametrize("lost", [b"quota:places", b"quota:bursts", b"quota:pace"])
+def test_a_part_of_the_book_that_redis_lost_is_written_back_before_anything_is_booked(
+    valkey: RedisServer, lost: bytes
+) -> None:
+    one, other = Process(valkey.url, per_minute=10), Process(valkey.url, per_minute=10)
+    settled(one, other)
+    assert len([*booked(one.quota, time.monotonic() + 59), *booked(other.quota, time.monotonic() + 59)]) == 10
+    with redis.Redis.from_url(valkey.url) as operator:
+        operator.delete(b"test:" + lost)
+    threading.Event().wait(1.5)
+    assert not booked(one.quota, time.monotonic() + 50)
+    assert not booked(other.quota, time.monotonic() + 50)
+
+
+def test_the_number_of_processes_is_not_forgotten_with_an_empty_redis(valkey: RedisServer) -> None:
+    one, other = Process(valkey.url), Process(valkey.url)
+    settled(one, other)
+    other.server.stop()
+    wait_until(lambda: not other.server._thread or not other.server._thread.is_alive())
+    with redis.Redis.from_url(valkey.url) as operator:
+        operator.flushall()
+    one.quota.enroll()
+    assert one.quota.processes == 2
+
+
+def test_what_is_no_record_of_ours_is_as_good_as_not_there_and_spoils_it_for_nobody_else(running: RedisServer) -> None:
+    process = Process(running.url)
+    settled(process)
+    process.get(COHORTS)
+    key = process.records._keys(USER)[0]
+    fresh = Process(running.url)
+    settled(process, fresh)
+    with redis.Redis.from_url(running.url) as operator:
+        operator.hset(key, mapping={b"w\0new": b"12345678[]", b"p\0": b"short"})
+        assert fresh.get(COHORTS).forwarded is None
+        operator.hset(key, b"m", b"garbage, and more of it")
+        third = Process(running.url)
+        settled(process, fresh, third)
+        assert third.store.look(USER) == EMPTY
+        operator.delete(key)
+        operator.set(key, "no hash")
+    other = Process(running.url)
+    settled(process, fresh, third, other)
+    assert other.get(COHORTS).error is None
+    assert other.server.gone_since is None
+
+
 def test_going_and_coming_back_is_one_line_each(valkey: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     process = Process(valkey.url)
     settled(process)
@@ -248,7 +295,7 @@ def test_going_and_coming_back_is_one_line_each(valkey: RedisServer, caplog: pyt
     [
         ("CONFIG", "SET", "maxmemory", "1"),
         ("REPLICAOF", "127.0.0.1", "1"),
-        ("CLIENT", "PAUSE", "3000", "ALL"),
+        ("CLIENT", "PAUSE", "5000", "ALL"),
     ],
     ids=["full", "read-only", "slow"],
 )
@@ -267,6 +314,18 @@ def test_a_redis_that_cannot_be_used_is_as_good_as_gone_and_used_again_afterward
         if command[0] == "REPLICAOF":
             operator.execute_command("REPLICAOF", "NO", "ONE")
     wait_until(lambda: process.server.gone_since is None)
+
+
+def test_one_late_answer_is_no_reason_to_do_without_redis(valkey: RedisServer) -> None:
+    process = Process(valkey.url)
+    settled(process)
+    process.server.stop()
+    with redis.Redis.from_url(valkey.url) as operator:
+        operator.execute_command("CLIENT", "PAUSE", "500", "ALL")
+    with pytest.raises(Gone):
+        process.server.hash(b"nothing")
+    assert process.server.gone_since is None
+    wait_until(lambda: process.quota.book(0))
 
 
 def test_any_record_comes_back_as_it_was(running: RedisServer) -> None:
@@ -436,7 +495,7 @@ def test_who_is_forgotten_is_gone_from_every_process_and_from_redis_within_a_sec
         process.source.user_data = {"user_id": "forget-me", "device_id": "laptop", "cohort_ids": ["c"]}
         for pair in pairs:
             process.get(COHORTS, identity=pair)
-        other.backlog.add(pairs[1], [PROPERTIES])
+        other.backlog.add(pairs[1], {PROPERTIES: time.monotonic()})
     one.source.user_data = {"user_id": "somebody-else", "device_id": "x"}
     bystander = Identity("somebody-else", None)
     one.get(COHORTS, identity=bystander)

@@ -13,6 +13,7 @@ from proxy.amplitude import Fetched
 from proxy.backlog import Backlog
 from proxy.errors import QuotaExhausted, UpstreamInvalid, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
 from proxy.flights import Flights
+from proxy.ledger import Booking
 from proxy.outage import Outage
 from proxy.parts import COHORTS, PROPERTIES, Identity, Kept, Lifetimes, Part, Record, computations, recommendation
 from proxy.plan import Call, plan
@@ -636,3 +637,66 @@ def test_draining_waits_for_what_callers_wait_for_and_leaves_the_backlog(clock: 
     assert world.store.read(USER).has(COHORTS)
     clock.advance(60)
     assert len(world.source.calls) == 1
+
+
+def test_a_refresh_that_met_a_429_stays_a_refresh_and_a_recommendation_of_it_is_asked_no_more(world: World) -> None:
+    world.get(recommendation("a"))
+    world.source.wait_for_call()
+    world.clock.advance(950)
+    world.source.fault = QuotaExhausted(retry_after=60)
+    assert world.get(recommendation("a")).stale
+    world.source.wait_for_call()
+    world.wait_until(lambda: not world.flights._flying)
+    world.source.fault = None
+    world.clock.advance(61)
+    world.wait_until(lambda: not len(world.backlog))
+    assert len(world.source.calls) == 2
+
+
+def test_what_fails_again_and_again_waits_no_longer_than_it_may(clock: FakeClock) -> None:
+    world = World(clock)
+    world.source.fault = QuotaExhausted(retry_after=60)
+    world.get(recommendation("a"), retry=True)
+    for _ in range(20):
+        clock.advance(61)
+        world.wait_until(lambda: not world.flights._flying)
+    assert len(world.source.calls) <= 11
+    world.wait_until(lambda: not len(world.backlog))
+
+
+def test_who_is_answered_already_costs_the_backlog_no_moment(clock: FakeClock) -> None:
+    world = World(clock, per_minute=10)
+    world.spend_the_burst()
+    for number in range(5):
+        identity = Identity(f"u{number}", None)
+        world.get(COHORTS, identity=identity)
+        if number:
+            world.store.merge(identity, Record({COHORTS: Kept(b"[]", clock())}))
+    clock.advance(6)
+    world.source.wait_for_call()
+    assert [name for name, _ in sent(world)] == ["u0"]
+
+
+def test_a_fault_of_ours_while_booking_leaves_nobody_waiting(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(world.quota, "book", lambda *_, **__: 1 / 0)
+        assert isinstance(world.get(COHORTS).error, UpstreamInvalid)
+    assert world.get(COHORTS).error is None
+
+
+def test_who_has_no_copy_is_not_refused_with_a_refresh_that_was_being_booked(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = world.quota.book
+    widened: list[Future[Answer]] = []
+
+    def slow(latest: float, *, burst: float = 1.0) -> Booking | None:
+        if not widened:
+            widened.append(world.ask(PROPERTIES))
+            world.wait_until_waiting(PROPERTIES)
+            return None
+        return book(latest, burst=burst)
+
+    monkeypatch.setattr(world.quota, "book", slow)
+    world.flights.refresh(USER, [COHORTS])
+    assert widened[0].result(10).error is None

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.backlog import Wanted
 from proxy.errors import QuotaExhausted
 from proxy.forgetting import Forgetting, Forgot
 from proxy.forgotten import names
@@ -69,9 +70,10 @@ def test_what_was_queued_before_is_not_kept_either(world: World) -> None:
 
 
 def test_nobody_who_was_forgotten_waits_in_the_backlog_or_comes_back_into_it(world: World) -> None:
-    world.backlog.add(USER, [PROPERTIES])
-    world.backlog.add(USER, [COHORTS], refresh=True)
-    world.backlog.add(Identity("v", None), [COHORTS])
+    asked_at = world.clock()
+    world.backlog.add(USER, {PROPERTIES: asked_at})
+    world.backlog.add(USER, {COHORTS: asked_at}, refresh=True)
+    world.backlog.add(Identity("v", None), {COHORTS: asked_at})
     assert forget(world) == Forgot(records=0, waiting=1)
     assert len(world.backlog) == 1
     world.source.open.clear()
@@ -82,7 +84,7 @@ def test_nobody_who_was_forgotten_waits_in_the_backlog_or_comes_back_into_it(wor
     world.source.open.set()
     assert sent.result(10).error
     world.wait_until(lambda: not world.flights._flying)
-    assert world.backlog.pop() == (Identity("v", None), [COHORTS])
+    assert world.backlog.pop() == (Identity("v", None), {COHORTS: Wanted(asked_at, refresh=False)})
     assert world.backlog.pop() is None
 
 

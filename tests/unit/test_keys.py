@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.keys import BadEntry, KeyRing, entry, generate, parse
+from proxy.keys import Accepted, BadEntry, KeyRing, entry, generate, parse
 
 PLAIN = "0123456789abcdef"
 
@@ -81,3 +81,16 @@ def test_no_digest_is_in_a_repr() -> None:
 @given(st.text(), st.text() | st.none())
 def test_whatever_is_presented_is_answered_not_raised(secret: str, name: str | None) -> None:
     assert ring(f"braze:{PLAIN}").check(secret, name) is None or secret == PLAIN
+
+
+def test_accepted_credentials_are_known_again_by_a_digest_and_only_so_many() -> None:
+    accepted = Accepted()
+    sent = [(f"Bearer a-secret-of-somebody-{number}", None) for number in range(100)]
+    for one in sent:
+        assert accepted.caller(one) is None
+        accepted.remember(one, "braze")
+    known = [one for one in sent if accepted.caller(one) == "braze"]
+    assert known == sent[-64:]
+    assert accepted.caller((None, sent[-1][0])) is None
+    assert Accepted().caller(sent[-1]) is None
+    assert "a-secret" not in repr(vars(accepted))

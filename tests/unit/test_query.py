@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from proxy.errors import BadRequest
 from proxy.parts import COHORTS, PROPERTIES, Identity, Section, recommendation
-from proxy.query import Ask, from_json, parse
+from proxy.query import Ask, Wish, from_json, parse
 
 
 def ask(section: Section | None, **given: Any) -> Ask:
@@ -18,11 +18,11 @@ def ask(section: Section | None, **given: Any) -> Ask:
 
 def test_the_parts_of_a_profile_come_in_the_order_in_which_errors_are_named() -> None:
     asked = ask(None, user_id="u", include="cohorts,recommendations,properties", rec_id="b,a", rec_type="model")
-    assert asked.parts == [recommendation("b", "model"), recommendation("a", "model"), PROPERTIES, COHORTS]
+    assert asked.wish.parts == (recommendation("b", "model"), recommendation("a", "model"), PROPERTIES, COHORTS)
 
 
 def test_a_section_that_is_not_included_is_not_asked_even_when_its_ids_are_given() -> None:
-    assert ask(None, user_id="u", include="cohorts", rec_id="a").parts == [COHORTS]
+    assert ask(None, user_id="u", include="cohorts", rec_id="a").wish.parts == (COHORTS,)
 
 
 def test_values_are_trimmed_and_blank_ids_dropped() -> None:
@@ -30,7 +30,7 @@ def test_values_are_trimmed_and_blank_ids_dropped() -> None:
 
 
 def test_lists_are_trimmed_in_order_without_blanks_and_repeats() -> None:
-    assert ask("recommendations", user_id="u", rec_id=" b ,,a,b,\n").rec_ids == ("b", "a")
+    assert ask("recommendations", user_id="u", rec_id=" b ,,a,b,\n").wish.rec_ids == ("b", "a")
 
 
 @pytest.mark.parametrize("given", [{"user_id": ""}, {"device_id": " "}, {"user_id": "\n", "device_id": ""}])
@@ -40,13 +40,27 @@ def test_a_blank_id_is_anonymous_and_no_mistake(given: dict[str, str]) -> None:
 
 def test_an_unknown_parameter_is_ignored_even_twice_and_malformed() -> None:
     given = [("user_id", "u"), ("cb", "1"), ("cb", "\x00"), ("rec_id", "x" * 999), ("rec_id", "y")]
-    assert parse("cohorts", given) == Ask(Identity("u", None), ("cohorts",))
+    assert parse("cohorts", given) == Ask(Identity("u", None), Wish(("cohorts",)))
+
+
+def test_the_same_wish_of_another_user_is_not_read_again() -> None:
+    first = ask(None, user_id="u", include="cohorts,properties", cohort_id="a, b")
+    again = ask(None, user_id="v", include="cohorts,properties", cohort_id="a, b")
+    assert again.wish is first.wish
+    assert again.identity != first.identity
+    assert ask(None, user_id="u", include="cohorts,properties", cohort_id="a").wish != first.wish
+
+
+def test_a_wish_too_long_to_be_remembered_is_read_all_the_same() -> None:
+    keys = ",".join(f"{number:0512}" for number in range(3))
+    assert ask("properties", user_id="u", keys=keys).wish is not ask("properties", user_id="u", keys=keys).wish
+    assert ask("properties", user_id="u", keys=keys).wish.keys == tuple(keys.split(","))
 
 
 @pytest.mark.parametrize("blank", ["", " "])
 def test_a_blank_optional_parameter_counts_as_absent(blank: str) -> None:
     asked = ask("recommendations", user_id="u", rec_id="a", rec_type=blank, on_error=blank)
-    assert (asked.rec_type, asked.on_error) == (None, "default")
+    assert (asked.wish.rec_type, asked.wish.on_error) == (None, "default")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +97,7 @@ def test_a_mistake_is_refused_by_the_name_of_its_parameter(
 
 def test_exactly_512_characters_and_20_entries_are_taken() -> None:
     asked = ask("cohorts", user_id=" " + "é" * 512, cohort_id=",".join(map(str, range(20))) + ",0,,1")
-    assert len(asked.cohort_ids) == 20
+    assert len(asked.wish.cohort_ids) == 20
 
 
 def test_a_known_parameter_given_twice_is_refused_even_when_equal() -> None:
@@ -95,7 +109,7 @@ def test_json_numbers_keep_their_text_and_arrays_their_commas() -> None:
     body = b'{"user_id": 00012e3, "keys": ["a,b", 1.50]}'.replace(b"00012e3", b"12345678901234567890.0")
     asked = parse("properties", from_json(body))
     assert asked.identity.user_id == "12345678901234567890.0"
-    assert asked.keys == ("a,b", "1.50")
+    assert asked.wish.keys == ("a,b", "1.50")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +150,7 @@ def test_any_json_object_is_understood_or_refused_and_a_refusal_repeats_no_value
     except BadRequest as refused:
         said = refused.detail
     else:
-        for text in (*asked.rec_ids, *asked.keys, *asked.cohort_ids, *filter(None, asked.identity)):
+        for text in (*asked.wish.rec_ids, *asked.wish.keys, *asked.wish.cohort_ids, *filter(None, asked.identity)):
             assert text == text.strip()
             assert 0 < len(text) <= 512
         return

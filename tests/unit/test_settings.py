@@ -1,9 +1,14 @@
 """The environment, read once."""
 
+import json
+from dataclasses import fields
+
 import pytest
 
+from proxy.keys import KeyRing
 from proxy.parts import COHORTS, PROPERTIES
 from proxy.settings import Settings, SettingsError
+from tests.conftest import ROOT
 
 GOOD = {"AMPLITUDE_SECRET_KEY": "amplitude-secret", "PROXY_API_KEYS": "braze:0123456789abcdef"}
 
@@ -88,3 +93,21 @@ def test_no_secret_is_in_a_repr() -> None:
     assert "amplitude-secret" not in shown
     assert "amplitude-api-key" not in shown
     assert "braze" not in shown
+
+
+def test_a_generated_secret_alone_makes_a_caller_named_braze() -> None:
+    settings = Settings.from_env({"AMPLITUDE_SECRET_KEY": "k", "BRAZE_SECRET": "0123456789abcdef" * 4})
+    ring = KeyRing(settings.proxy_api_keys + settings.braze_secret)
+    assert ring.check("0123456789abcdef" * 4, "braze") == "braze"
+    with pytest.raises(SettingsError, match="BRAZE_SECRET is a secret alone"):
+        Settings.from_env({"AMPLITUDE_SECRET_KEY": "k", "BRAZE_SECRET": "braze:0123456789abcdef"})
+    with pytest.raises(SettingsError, match="PROXY_API_KEYS is missing"):
+        Settings.from_env({"AMPLITUDE_SECRET_KEY": "k", "BRAZE_SECRET": " "})
+
+
+def test_the_button_asks_for_settings_that_exist_and_for_all_that_are_required() -> None:
+    asked = json.loads((ROOT / "app.json").read_text(encoding="utf-8"))["env"]
+    known = {one.name.upper() for one in fields(Settings)}
+    assert asked.keys() <= known
+    given = {name: one.get("value", "0123456789abcdef") for name, one in asked.items()}
+    assert Settings.from_env(given).trusted_proxy_hops == 1

@@ -3,6 +3,7 @@
 import tracemalloc
 
 from proxy.parts import COHORTS, EMPTY, PROPERTIES, Identity, Kept, Lifetimes, Record, recommendation
+from proxy.query import Wish
 from proxy.store import Store
 from tests.fakes import FakeClock
 
@@ -68,6 +69,79 @@ def test_the_bytes_counted_are_the_bytes_taken(clock: FakeClock) -> None:
                 recommendation(f"rec-{number}"): Kept(bytes(700), at),
             }
             kept.merge(identity, Record(parts, None, str(number), f"returned-{number}"))
+
+    fill("warm", 2000)
+    tracemalloc.start()
+    before = kept.size
+    fill("user", 4000)
+    taken = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert 0.9 < (kept.size - before) / taken < 1.15
+
+
+WISH = Wish(("cohorts",))
+USER = Identity("u", None)
+
+
+def asked(kept: Store, body: bytes = b"{}", times: int = 2) -> None:
+    for _ in range(times):
+        kept.keep_ready(USER, WISH, kept.read(USER), body, "etag")
+
+
+def test_an_answer_asked_twice_is_ready_until_it_goes_stale(clock: FakeClock) -> None:
+    kept = store(clock)
+    kept.merge(USER, some(clock))
+    asked(kept, times=1)
+    assert kept.ready(USER, WISH) is None
+    asked(kept, times=1)
+    clock.advance(100)
+    found = kept.ready(USER, WISH)
+    assert found is not None
+    ready, freshness = found
+    assert (ready.body, ready.etag, freshness.age) == (b"{}", "etag", 100)
+    assert kept.ready(USER, Wish(("cohorts",), cohort_ids=("a",))) is None
+    assert kept.ready(Identity("v", None), WISH) is None
+    clock.advance(freshness.left)
+    assert kept.ready(USER, WISH) is None
+
+
+def test_a_ready_answer_is_dropped_when_something_newer_lands(clock: FakeClock) -> None:
+    kept = store(clock)
+    kept.merge(USER, some(clock))
+    asked(kept)
+    old = kept.read(USER)
+    clock.advance(1)
+    kept.merge(USER, some(clock))
+    assert kept.ready(USER, WISH) is None
+    for _ in range(2):  # who was slow to write it down
+        kept.keep_ready(USER, WISH, old, b"{}", "etag")
+    assert kept.ready(USER, WISH) is None
+
+
+def test_ready_answers_are_counted_within_the_bound(clock: FakeClock) -> None:
+    kept = store(clock, max_bytes=160_000)
+    before = kept.size
+    for number in range(100):
+        identity = Identity(str(number), None)
+        kept.merge(identity, some(clock))
+        for _ in range(2):
+            kept.keep_ready(identity, WISH, kept.read(identity), bytes(1000), "etag")
+        assert kept.size <= 160_000
+    ready = [number for number in range(100) if kept.ready(Identity(str(number), None), WISH)]
+    assert ready[-1] == 99
+    assert 1000 * len(ready) <= 10_000
+    assert kept.size > before + 1000 * len(ready)
+
+
+def test_the_bytes_counted_for_ready_answers_are_the_bytes_taken(clock: FakeClock) -> None:
+    kept = store(clock, max_bytes=1 << 30)
+
+    def fill(prefix: str, count: int) -> None:
+        for number in range(count):
+            identity = Identity(f"{prefix}-{number:06}", None)
+            kept.merge(identity, Record({COHORTS: Kept(b"[]", clock() + number / 7)}))
+            for _ in range(2):
+                kept.keep_ready(identity, WISH, kept.read(identity), bytes(2000 + number % 50), f"{number:032}")
 
     fill("warm", 2000)
     tracemalloc.start()

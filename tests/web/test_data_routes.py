@@ -346,3 +346,28 @@ def test_an_unexpected_fault_is_a_500_that_says_nothing(client: FlaskClient, cal
     assert answer.status_code == 500
     assert answer.content_type == "application/problem+json"
     assert "secret-user" not in answer.text
+
+
+def test_an_answer_asked_again_and_again_is_the_same_bytes_and_as_old_as_it_is(
+    client: FlaskClient, get: Any, caller: dict[str, str], clock: FakeClock, source: FakeSource
+) -> None:
+    path = "/v1/profile?user_id=ava&include=properties,cohorts"
+    first = get(path)
+    for asked in range(1, 6):
+        clock.advance(10)
+        again = get(path)
+        assert again.data == first.data
+        assert again.headers["ETag"] == first.headers["ETag"]
+        assert again.headers["Age"] == str(10 * asked)
+        assert again.headers["Cache-Status"] == f"connected-content-proxy; hit; ttl={900 - 10 * asked}"
+        assert client.get(path, headers=caller | {"If-None-Match": first.headers["ETag"]}).status_code == 304
+    assert len(source.calls) == 1
+
+    source.user_data = AVA | {"cohort_ids": ["new"]}
+    forced = client.get(path, headers=caller | {"Cache-Control": "max-age=20"})
+    assert json.loads(forced.data)["cohort_ids"] == ["new"]
+    assert get(path).json["cohort_ids"] == ["new"]
+    for _ in range(3):
+        get(path)
+    clock.advance(901)
+    assert get(path).json["stale"] is True

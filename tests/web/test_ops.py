@@ -86,3 +86,12 @@ def test_a_spent_quota_is_degraded(client: FlaskClient, caller: dict[str, str], 
     source.fault = QuotaExhausted(retry_after=60)
     fetch(client, caller)
     assert readyz(client) == (200, {"status": "degraded", "upstream": "ok", "quota": "spent"})
+
+
+def test_a_redis_that_is_gone_is_degraded_and_callers_are_answered_all_the_same(caller: dict[str, str]) -> None:
+    env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "REDIS_URL": "redis://127.0.0.1:1"}
+    client = create_app(Settings.from_env(env)).test_client()
+    answer = client.get("/v1/cohorts?user_id=u", headers=caller)
+    assert (answer.status_code, json.loads(answer.data)["error"]) == (200, "quota_exhausted")
+    assert readyz(client) == (200, {"status": "degraded", "upstream": "unknown", "quota": "spent", "redis": "gone"})
+    client.application.extensions["connected-content-proxy"].redis.stop()

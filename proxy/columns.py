@@ -1,0 +1,52 @@
+"""What Amplitude said, in the form in which it is kept: an object's names and values apart. Pure.
+
+Users of one campaign differ in the values and hardly in the names: what follows from the names is found out once, and
+the values go into an answer without being read. The first line is the names, as a JSON array; each further one is a
+value. Anything but an object with something in it is a single line of JSON. What is long is deflated: to undo that
+takes 3 us, and twice as many users find room.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from typing import Any
+
+from proxy import strictjson
+
+
+def write(value: Any) -> bytes:
+    """Return `value` as it is kept."""
+    if not value or not isinstance(value, dict):
+        return _packed(strictjson.write(value))
+    # Two names may be alike once each is in UTF-8; the later one wins, as in any JSON.
+    lines = {strictjson.write(name): strictjson.write(one) for name, one in value.items()}
+    return _packed(b"\n".join([b"[" + b",".join(lines) + b"]", *lines.values()]))
+
+
+def read(kept: bytes) -> Any:
+    """Return the value that was written."""
+    text = _unpacked(kept).decode()
+    if "\n" not in text:
+        return _decode(text)
+    names, *values = _decode(f"[{text.replace(chr(10), ',')}]")
+    return dict(zip(names, values, strict=True))
+
+
+def split(kept: bytes) -> tuple[bytes, list[bytes]]:
+    """Return the names of an object, as a JSON array, and its values, each as JSON; of anything else no names."""
+    names, *values = _unpacked(kept).split(b"\n")
+    return (names, values) if values else (b"[]", [])
+
+
+_decode = json.JSONDecoder().decode
+_DEFLATED = b"x"  # how zlib begins, and no JSON does
+_LONG = 512
+
+
+def _packed(lines: bytes) -> bytes:
+    return zlib.compress(lines, 1) if len(lines) >= _LONG else lines
+
+
+def _unpacked(kept: bytes) -> bytes:
+    return zlib.decompress(kept) if kept[:1] == _DEFLATED else kept

@@ -1,0 +1,17 @@
+"""The service's own worker for the applications that it is compared with, which have no services to drain."""
+
+from __future__ import annotations
+
+from proxy import worker
+
+
+class Worker(worker.Worker):
+    """Loads any application, and stops as if it were the service that has nothing to do."""
+
+    def load_wsgi(self) -> None:
+        """Load the application. The services beside it are never asked."""
+        from proxy.app import create_app
+        from proxy.web.context import installed
+
+        super(worker.Worker, self).load_wsgi()
+        self._services = installed(create_app())
