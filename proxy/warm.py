@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import signal
 import sys
 import threading
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TextIO
 from urllib.parse import urlencode
@@ -28,6 +28,8 @@ _TELL_SECONDS = 5.0
 _TRIES = 5
 """Of a user whom Amplitude gives no answer about, or the service. Who found no place in the quota is tried on."""
 _PAUSE_SECONDS = 1.0
+_LOOK_SECONDS = 0.2
+"""Between looks at whether another thread has put a user back."""
 _LISTED = 20
 
 
@@ -155,7 +157,8 @@ class _Warming:
         self._asks = asks
         self._question = question
         self._pacer = Pacer(plan.calls_a_minute, monotonic=time.monotonic)
-        self._line: queue.Queue[tuple[str, int]] = queue.Queue()
+        # None that is waited in: a `SimpleQueue` of Python 3.11 may wait for ever once its time is over.
+        self._line: deque[tuple[str, int]] = deque()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._refused: Refused | NoService | None = None
@@ -164,8 +167,7 @@ class _Warming:
     def run(self, users: list[str]) -> Count:
         """Ask about all users and return how that ended. Ctrl-C ends it after what is on its way."""
         self._count = Count(len(users))
-        for user in users:
-            self._line.put((user, 1))
+        self._line.extend((user, 1) for user in users)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: self._stop.set())
         began = time.monotonic()
@@ -186,8 +188,9 @@ class _Warming:
                 if not self._count.left:
                     return
             try:
-                user, tries = self._line.get(timeout=0.2)  # another may put one back
-            except queue.Empty:
+                user, tries = self._line.popleft()
+            except IndexError:
+                self._stop.wait(_LOOK_SECONDS)
                 continue
             self._pacer.wait()
             if self._stop.is_set():
@@ -239,10 +242,10 @@ class _Warming:
             word = body["error"]
         if word == "quota_exhausted":
             # Somebody else went first. Nobody is given up for that.
-            self._line.put((user, max(tries, 2)))
+            self._line.append((user, max(tries, 2)))
         elif tries < _TRIES:
             self._stop.wait(_PAUSE_SECONDS)
-            self._line.put((user, tries + 1))
+            self._line.append((user, tries + 1))
         else:
             with self._lock:
                 self._count.failed += 1

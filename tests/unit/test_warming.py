@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
+from proxy import warm as command
+from proxy.braze.exchange import Answer, Request
 from proxy.parts import COHORTS, EMPTY, PROPERTIES, Identity, Kept, Lifetimes, Record
+from proxy.planning import Plan
 from proxy.warming import Count, NoColumn, Pacer, Row, read
 from tests.fakes import FakeClock
 from tests.unit.test_flights import LIFETIMES, USER, World
@@ -125,3 +131,25 @@ def test_who_joins_a_warming_call_goes_as_fast_as_alone(world: World) -> None:
     slow.result(10)
     assert len(world.source.calls) == 2
     assert world.store.read(USER).parts[COHORTS].warm
+
+
+def test_every_thread_comes_to_its_end_however_often_users_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "_LOOK_SECONDS", 0.0005)
+    asked = itertools.count(1)
+
+    def ask(_: Request) -> Answer:
+        if next(asked) % 10:
+            return Answer(500, {}, '{"error": "quota_exhausted"}', 0.0)
+        return Answer(200, {"x-amplitude-calls": "1"}, '{"found": true}', 0.0)
+
+    warming = command._Warming([ask] * 16, {}, Plan(400, 1, 10**9, 1.0))
+    warming._count = Count(400)
+    warming._line.extend((str(number), 1) for number in range(400))
+    threads = [threading.Thread(target=warming._work, args=[ask], daemon=True) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 20
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    assert not any(thread.is_alive() for thread in threads)
+    assert (warming._count.done, warming._count.left) == (400, 0)
