@@ -14,6 +14,7 @@ from proxy.aliases import Aliases
 from proxy.amplitude import Amplitude, Fetched
 from proxy.backlog import Backlog
 from proxy.flights import Flights
+from proxy.forgetting import Forgetting
 from proxy.history import History
 from proxy.keys import KeyRing
 from proxy.ledger import WINDOW_SECONDS
@@ -27,7 +28,7 @@ from proxy.sender import MAY_ARRIVE_SECONDS, Sender
 from proxy.settings import Settings
 from proxy.store import Store
 from proxy.telemetry import OncePerMinute, configure_logging
-from proxy.web import context, docs, hooks, ops, pages, playground, status, v1
+from proxy.web import context, docs, forget, hooks, ops, pages, playground, status, v1
 
 _MARGIN_SECONDS = 0.12
 """What is left of the deadline to write the answer, and for the request to have its turn before that."""
@@ -57,6 +58,7 @@ def create_app(
     context.install(app, _services(settings, fetch, now, monotonic))
     hooks.install(app)
     app.register_blueprint(v1.blueprint)
+    app.register_blueprint(forget.blueprint)
     app.register_blueprint(ops.blueprint)
     app.register_blueprint(pages.blueprint)
     app.register_blueprint(docs.blueprint)
@@ -96,6 +98,7 @@ def _services(
         negative=settings.cache_negative_seconds,
         stale_while_revalidate=settings.cache_stale_while_revalidate_seconds,
         stale_if_error=settings.cache_stale_if_error_seconds,
+        warm=settings.cache_warm_seconds,
     )
     # From the booked moment: a thread that was kept from running, a call that takes its whole time, and its arrival.
     longest = 2 + settings.amplitude_timeout_seconds + MAY_ARRIVE_SECONDS
@@ -117,8 +120,6 @@ def _services(
         longest=longest,
         processes=settings.web_concurrency,
     )
-    if server is not None:
-        server.enroll_by(quota.enroll)
     store = Store(max_bytes=int(settings.cache_max_mb * 1024 * 1024), lifetimes=lifetimes, now=now, shared=records)
     outage = Outage(monotonic)
     metrics = Metrics()
@@ -141,6 +142,14 @@ def _services(
             redis_gone=server is not None and server.gone_since is not None,
         )
     )
+    forgetting = Forgetting(store, backlog, records)
+    if server is not None:
+
+        def enroll() -> None:
+            quota.enroll()
+            forgetting.catch_up()
+
+        server.enroll_by(enroll)
     flights = Flights(
         sender,
         store,
@@ -159,6 +168,7 @@ def _services(
         sender=sender,
         quota=quota,
         store=store,
+        forgetting=forgetting,
         redis=server,
         keyring=KeyRing(settings.proxy_api_keys + settings.braze_secret),
         networks=settings.allowed_networks,

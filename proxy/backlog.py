@@ -77,6 +77,15 @@ class Backlog:
                     return identity, wanted
             return None
 
+    def forget(self, meant: Callable[[Identity], bool]) -> int:
+        """Let nobody wait of whom `meant` says so. Return how many did."""
+        with self._lock:
+            leaving = {identity for identity in (*self._missing, *self._refreshes) if meant(identity)}
+            for identity in leaving:
+                self._missing.pop(identity, None)
+                self._refreshes.pop(identity, None)
+            return len(leaving)
+
     def _drop_old(self) -> None:
         horizon = self._monotonic() - self._max_age
         for waiting in (self._missing, self._refreshes):

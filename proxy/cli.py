@@ -22,7 +22,9 @@ import click
 from proxy import __version__
 from proxy.app import amplitude
 from proxy.check import findings
+from proxy.forget import forget
 from proxy.keys import BadEntry, entry, generate
+from proxy.planning import Plan, spoken
 from proxy.preview import preview
 from proxy.sandbox.answers import Documented
 from proxy.sandbox.faults import FaultKind
@@ -30,6 +32,7 @@ from proxy.sandbox.population import named
 from proxy.sandbox.server import Sandbox
 from proxy.settings import Settings, SettingsError
 from proxy.telemetry import silence_http_library
+from proxy.warm import warm
 
 _ROOT = Path(__file__).parent.parent
 _PORT = click.IntRange(1, 65535)
@@ -52,6 +55,8 @@ def main() -> None:
 
 
 main.add_command(preview)
+main.add_command(forget)
+main.add_command(warm)
 
 
 @main.command("new-key")
@@ -87,6 +92,34 @@ def check() -> None:
         click.echo(f"{mark:7}{finding.point}: {finding.text}")
         right = right and finding.right is True
     sys.exit(0 if right else 1)
+
+
+@main.command("plan")
+@click.option("--recipients", type=click.IntRange(1), required=True, help="How many users the message goes to.")
+@click.option(
+    "--calls", type=click.IntRange(1, 40), default=1, show_default=True, help="Calls a user: /v1/profile says how many."
+)
+@click.option(
+    "--quota",
+    type=click.IntRange(1),
+    default=600,
+    envvar="AMPLITUDE_REQUESTS_PER_MINUTE",
+    show_default=True,
+    show_envvar=True,
+    help="Calls a minute that the service may make.",
+)
+@click.option(
+    "--share", type=click.IntRange(1, 100), default=80, show_default=True, help="Percent of it to spend on this send."
+)
+def plan_send(recipients: int, calls: int, quota: int, share: int) -> None:
+    """Say how long warming the cache for a send takes, or how fast the send may go without."""
+    plan = Plan(recipients, calls, quota, share / 100)
+    click.echo(f"calls              {plan.calls:,} ({calls} a user), at {plan.calls_a_minute:,} a minute")
+    click.echo(f"to warm the cache  {spoken(plan.minutes)}, before the send, which then may be as fast as Braze can")
+    if plan.messages_a_minute:
+        click.echo(f"or, without that   send {plan.messages_a_minute:,} messages a minute at most: set that in Braze")
+    else:
+        click.echo("or, without that   not even one message a minute: the quota is too small for a send that is cold")
 
 
 def _switches(command: Any) -> Any:

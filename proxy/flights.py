@@ -29,7 +29,8 @@ from proxy.tickets import NEVER, Awaited, Ticket, UnderWay
 
 _log = logging.getLogger(__name__)
 
-_FOLLOW_SECONDS = 0.05  # between looks at what another process fetches
+_FOLLOW_SECONDS = 0.05  # between looks at what another process fetches, and at who joined a flight without a place
+_SHORTEST_NAP_SECONDS = 0.02  # of who waits for a place ahead of a send
 _LONGEST_NAP_SECONDS = 1.0  # of who empties the backlog: a stand-back may end early, a place be given back
 
 
@@ -45,6 +46,7 @@ class _Sent:
     number: int
     call: Call
     probe: bool
+    mark: int
 
 
 def _as(id: str | None, work: Callable[..., None], *args: object) -> None:
@@ -100,6 +102,7 @@ class Flights:
         wanted_later: bool,
         since: float = NEVER,
         spare: Collection[Part] = (),
+        background: bool = False,
     ) -> Ticket:
         """Return a ticket for `parts`: those on their way are joined, the others queued for a call in time.
 
@@ -107,11 +110,27 @@ class Flights:
         would need one fail at once and wait in the backlog. `since`: a copy that another call brought meanwhile
         will do if it is no older than that (Unix seconds). `spare`: those of `parts` of which the caller has a copy.
         For them alone only a place is taken that is free this moment, of half the burst, or none where nobody waits:
-        users of whom there is nothing come first.
+        users of whom there is nothing come first. `background`: ahead of a send, for which a place is taken only
+        when it is free this moment and nobody else waits for it; what finds none is not sent later, for the caller
+        comes again.
         """
+        mark = self._store.mark
         with self._lock:
             now = self._monotonic()
-            wanted = [Awaited(part, until, wanted_later, since, part in spare, now) for part in parts]
+            wanted = [
+                Awaited(
+                    part,
+                    until,
+                    wanted_later,
+                    since,
+                    part in spare,
+                    asked_at=now,
+                    mark=mark,
+                    background=background,
+                    ahead=background,
+                )
+                for part in parts
+            ]
             awaited, new = self._under_way.join(identity, wanted)
             flight = self._widened(identity, new)
             left_behind = self._left_behind(self._queued.get(identity))
@@ -175,18 +194,25 @@ class Flights:
             if fault := self._outage.lasting():
                 return None, fault
             with self._lock:
-                spare = all(one.spare for one in flight.awaited.values())
-                leaves = max(one.until for one in flight.awaited.values())
-            if (spare, leaves) == asked:
+                awaited = list(flight.awaited.values())
+            spare, background = all(one.spare for one in awaited), all(one.background for one in awaited)
+            leaves = max(one.until for one in awaited)
+            if (spare, background, leaves) == asked:
                 return None, QuotaExhausted(retry_after=self._quota.wait())
-            asked = spare, leaves
             now = self._monotonic()
             # What can go now goes now, however slow calls are at present: what comes too late is still kept.
-            latest = now if spare else leaves - self._sender.typical
-            booking = self._quota.book(latest, burst=1.0 if not spare else 0.5 if leaves > now else 0.0)
+            latest = now if spare or background else leaves - self._sender.typical
+            burst = 1.0 if not spare else 0.5 if leaves > now else 0.0
+            booking = self._quota.book(latest, burst=0.0 if background else burst)
             if booking is not None:
                 return booking, None
-            # Who widened the flight meanwhile may wait for longer, or have no copy: then it is worth another look.
+            if background and now < leaves:
+                # A place that was booked ahead would stand before who comes meanwhile; so it is waited for without one.
+                nap = min(max(self._quota.wait() or 0.0, _SHORTEST_NAP_SECONDS), _FOLLOW_SECONDS)
+                self._sleep(min(nap, leaves - now))
+            else:
+                # Who widened the flight meanwhile may wait for longer, or have no copy: then it is worth another look.
+                asked = spare, background, leaves
 
     def _left_behind(self, flight: _Flight | None) -> list[Awaited]:
         """Take those recommendations off that would come when their message has gone. Called under the lock."""
@@ -227,7 +253,14 @@ class Flights:
         self, identity: Identity, awaited: Collection[Awaited], fault: NoAnswer, *, call: int | None = None
     ) -> None:
         """Tell those who wait, and put what is still wanted into the backlog."""
-        wanted = [one for one in awaited if one.asked and (one.wanted_later or not one.exposes)]
+        wanted = [
+            one
+            for one in awaited
+            if one.asked
+            and not one.background
+            and (one.wanted_later or not one.exposes)
+            and not self._store.forgotten(identity, one.mark)
+        ]
         self._backlog.add(identity, {one.part: one.asked_at for one in wanted if not one.spare})
         self._backlog.add(identity, {one.part: one.asked_at for one in wanted if one.spare}, refresh=True)
         self._under_way.settle(identity, {one.part: fault for one in awaited}, call=call)
@@ -263,6 +296,7 @@ class Flights:
         """Send one call for who waits there, if one may go. Return the seconds until the next may."""
         if (pause := self._outage.wait()) > 0:
             return pause
+        mark = self._store.mark
         popped = self._backlog.pop()
         if popped is None:
             return 0.0
@@ -273,13 +307,16 @@ class Flights:
             return 0.0
         booking = self._quota.book(self._monotonic(), burst=0.0)
         if booking is None:
+            if self._store.forgotten(identity, mark):
+                return 0.0
             for refresh in (False, True):
                 again = {part: one.at for part, one in wanted.items() if one.refresh is refresh}
                 self._backlog.add(identity, again, refresh=refresh)
             return max(self._quota.wait() or 0.0, 0.01)
         with self._lock:
             awaited = [
-                Awaited(part, wanted_later=True, spare=one.refresh, asked_at=one.at) for part, one in wanted.items()
+                Awaited(part, wanted_later=True, spare=one.refresh, asked_at=one.at, mark=mark)
+                for part, one in wanted.items()
             ]
             _, new = self._under_way.join(identity, awaited)
             flight = self._widened(identity, new)
@@ -352,7 +389,8 @@ class Flights:
             calls = plan(going, [part for part in riders if part in boarding.granted and part not in outcomes])
             sent = None
             if calls:
-                sent = _Sent(self._under_way.sent(identity, calls[0].parts, wanted), calls[0], probe)
+                mark = min(wanted[part].mark for part in going)
+                sent = _Sent(self._under_way.sent(identity, calls[0].parts, wanted), calls[0], probe, mark)
             later = {part: wanted[part] for call in calls[1:] for part in call.parts}
             flight = self._widened(identity, later)
             number = self._under_way.sent_elsewhere(elsewhere)
@@ -378,8 +416,11 @@ class Flights:
         parts = sent.call.parts
         if isinstance(outcome, Fetched):
             # Kept before it is forgotten here: whoever comes in between finds one or the other.
-            self._store.land(identity, outcome.record, parts)
-            said = {part: outcome.faults.get(part, outcome.record) for part in parts}
+            with self._lock:
+                ahead = any(one.ahead for one in self._under_way.carried_by(identity, sent.number))
+            record = outcome.record.warm() if ahead else outcome.record
+            self._store.land(identity, record, parts, mark=sent.mark)
+            said = {part: outcome.faults.get(part, record) for part in parts}
             self._under_way.settle(identity, said, call=sent.number)
             return
         self._store.land(identity, EMPTY, parts, outcome.word)

@@ -55,6 +55,8 @@ class Kept(NamedTuple):
 
     value: bytes
     at: float
+    warm: bool = False
+    """Whether it was fetched ahead of a send, and is to be fresh until then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,11 @@ class Record:
         """Return the record with no other parts than these."""
         kept = {part: self.parts[part] for part in parts if part in self.parts}
         return Record(kept, self.unknown_at, self.user_id, self.device_id, self.unknown_status)
+
+    def warm(self) -> Record:
+        """Return the record as fetched ahead of a send."""
+        parts = {part: kept._replace(warm=True) for part, kept in self.parts.items()}
+        return Record(parts, self.unknown_at, self.user_id, self.device_id, self.unknown_status)
 
 
 EMPTY = Record()
@@ -123,29 +130,46 @@ class Lifetimes:
 
     Each copy is fresh for up to a tenth less than `fresh`, or what a campaign fetched together would go stale
     together. How much less lies in the moment at which it was said, below the millisecond: as good as dice, and
-    the same in every process.
+    the same in every process. What was fetched ahead of a send is fresh for the whole of `warm`.
     """
 
     fresh: float
     negative: float
     stale_while_revalidate: float = 0.0
     stale_if_error: float = 0.0
+    warm: float = 0.0
 
     def left(self, record: Record, part: Part, now: float) -> float:
         """Return the seconds for which `part` stays fresh, negative or zero when it is not."""
         if record.unknown_at is not None:
             return record.unknown_at + self.negative - now
         kept = record.parts.get(part)
-        return kept.at + self.fresh * (1 - _JITTER * (kept.at * 1000 % 1)) - now if kept else float("-inf")
+        if kept is None:
+            return float("-inf")
+        usual = self.fresh * (1 - _JITTER * (kept.at * 1000 % 1))
+        return kept.at + (max(usual, self.warm) if kept.warm else usual) - now
 
     @property
     def whole(self) -> float:
         """Return the seconds for which a part may be of any use at all."""
-        return self.fresh + max(self.stale_while_revalidate, self.stale_if_error)
+        return self._use(warm=True)
+
+    def use(self, record: Record) -> float:
+        """Return the seconds for which the parts of `record` may be of any use from when they were said."""
+        return self._use(warm=any(kept.warm for kept in record.parts.values()))
+
+    def _use(self, *, warm: bool) -> float:
+        fresh = max(self.fresh, self.warm) if warm else self.fresh
+        return fresh + max(self.stale_while_revalidate, self.stale_if_error)
 
     def answers(self, record: Record, part: Part, now: float, since: float) -> bool:
         """Say whether the record has `part` freshly, and said no earlier than `since` (Unix seconds)."""
         return self.left(record, part, now) > 0 and record.said_at(part) >= since
+
+    def warmed(self, record: Record, part: Part, now: float) -> bool:
+        """Say whether `part` was fetched ahead of a send and is still fresh by that."""
+        kept = record.parts.get(part)
+        return kept is not None and kept.warm and self.left(record, part, now) > 0
 
     def pruned(self, record: Record, now: float) -> Record:
         """Return the record without what may not be served any more, not even as a spare."""

@@ -73,28 +73,35 @@ class Profiles:
         until: float,
         wanted_later: bool = False,
         max_age: float | None = None,
+        background: bool = False,
     ) -> Answer:
         """Return what is known of `parts` at `until` (monotonic seconds), earlier where nothing is gained by waiting.
 
         `wanted_later`: the caller comes back for what is missing (`on_error=retry`). `max_age`: the caller
-        wants nothing older, in seconds, if Amplitude can answer.
+        wants nothing older, in seconds, if Amplitude can answer. `background`: the caller prepares a send; it lets
+        everybody else go first, and what it fetches is fresh for longer.
         """
         now = self._now()
         since = float("-inf") if max_age is None else now - max_age
         for find in (self._store.read, self._store.look):  # another process may have what this one lacks
             record = find(identity)
-            if held := self._held(record, parts, max_age, now):
+            held = self._held(record, parts, max_age, now)
+            if held and (not background or all(self._lifetimes.warmed(record, part, now) for part in parts)):
                 return held
         record = self._lifetimes.pruned(record, now)
         served, spent, behind = self._sorted(record, parts, since, now)
+        if background:
+            spent = [part for part in parts if not self._lifetimes.warmed(record, part, now)]
+            served, behind = [part for part in parts if part not in spent], []
+            since = max(since, now)  # a copy that is fresh only as usual will not do
         if not spent:
             if behind:
                 self._flights.refresh(identity, behind)
             return Answer(record, freshness=freshness(record, parts, self._lifetimes, now))
 
         # Who asks for nothing old has reasons; any other copy stands in rather than keep a user waiting who has none.
-        spare = [part for part in spent if record.has(part)] if max_age is None else []
-        ticket, outcomes = self._fetched(identity, spent, spare, behind, until, wanted_later, since)
+        spare = [part for part in spent if record.has(part)] if max_age is None and not background else []
+        ticket, outcomes = self._fetched(identity, spent, spare, behind, until, wanted_later, since, background)
         answer = record.only(served)
         error = fault = None
         for part, outcome in outcomes.items():
@@ -153,13 +160,20 @@ class Profiles:
         until: float,
         wanted_later: bool,
         since: float,
+        background: bool,
     ) -> tuple[Ticket, dict[Part, Record | NoAnswer]]:
         may_wait = self._places.acquire(blocking=False)
         try:
             # Who cannot wait still asks: what comes later is kept for the next try.
             leaves = until if may_wait else self._monotonic()
             ticket = self._flights.join(
-                identity, parts, until=leaves, wanted_later=wanted_later, since=since, spare=spare
+                identity,
+                parts,
+                until=leaves,
+                wanted_later=wanted_later,
+                since=since,
+                spare=spare,
+                background=background,
             )
             if behind:  # after those who wait, and with luck in their flight
                 self._flights.refresh(identity, behind)

@@ -180,6 +180,17 @@ def _wish(section: Section | None, given: tuple[tuple[str, Any], ...], aliases: 
     return wish
 
 
+FORGETTING = (USER_ID, DEVICE_ID)
+
+
+def parse_forgetting(given: Iterable[tuple[str, Any]]) -> Identity:
+    """Return the ids to forget, one at least. Raises BadRequest as `parse` does."""
+    ids = _identity(_once({parameter.name for parameter in FORGETTING}, given))
+    if not any(ids):
+        raise BadRequest("no user: every id is blank, and nothing is kept about an anonymous user")
+    return ids
+
+
 GET_RECS = Parameter("get_recs", "answer recommendations; `rec_id` alone implies it", words=BOOLEANS)
 GET_AMP_PROPS = Parameter("get_amp_props", "answer user properties", words=BOOLEANS)
 GET_COHORT_IDS = Parameter("get_cohort_ids", "answer the user's cohorts", words=BOOLEANS)

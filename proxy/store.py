@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from threading import Lock
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from cachetools import LRUCache
 
 from proxy.errors import NoAnswer
+from proxy.forgotten import Forgotten, names, pair_digest
 from proxy.parts import EMPTY, Freshness, Identity, Lifetimes, Part, Record, merge
 from proxy.query import Wish
 from proxy.shared import Gone
@@ -22,6 +24,8 @@ from proxy.shared import Gone
 if TYPE_CHECKING:
     from proxy.shared.records import SharedRecords
 
+_AT_ONCE = 500
+"""Records that are looked at, in half a millisecond, before others have their turn."""
 _READY_SHARE = 16
 """What part of the memory is for answers that are ready: those asked again within moments, not those of a campaign."""
 _READY_LINKS = 600
@@ -62,7 +66,7 @@ class Boarding:
 class Store:
     """Least recently used records leave the memory first. Safe for threads.
 
-    `look`, `board` and `land` may be a round trip to Redis; `read` and `merge` do no I/O.
+    `look`, `board` and `land` may be a round trip to Redis; `read`, `merge` and `forget` do no I/O.
     """
 
     def __init__(
@@ -81,7 +85,40 @@ class Store:
         self._lifetimes = lifetimes
         self._now = now
         self._shared = shared
+        self._forgotten = Forgotten(now)
         self._lock = Lock()
+
+    @property
+    def mark(self) -> int:
+        """Return what to hand to `land` and `merge` with what is asked from now on: before a later forgetting."""
+        return self._forgotten.mark
+
+    def forgotten(self, identity: Identity, mark: int) -> bool:
+        """Say whether `identity` was forgotten after `mark`."""
+        with self._lock:
+            return self._forgotten.since(mark, identity)
+
+    def forget(self, meant: Collection[bytes]) -> set[bytes]:
+        """Drop, here, every record with an id of these names, and what lands of them with an older mark.
+
+        Return the digests of the pairs there were.
+        """
+        with self._lock:
+            self._forgotten.add(meant)
+            kept = list(self._cache.items())
+            # Of an answer whose record had to leave nobody knows any more whose ids it has.
+            for identity in [one for one in self._ready if one not in self._cache]:
+                del self._ready[identity]
+        dropped = set()
+        for number, (identity, entry) in enumerate(kept):
+            if number % _AT_ONCE == _AT_ONCE - 1:
+                time.sleep(0)  # all records are looked at, and those who are answered from them do not wait
+            if not names(identity, Identity(entry.record.user_id, entry.record.device_id)).isdisjoint(meant):
+                dropped.add(pair_digest(identity))
+                with self._lock:
+                    self._cache.pop(identity, None)
+                    self._ready.pop(identity, None)
+        return dropped
 
     def read(self, identity: Identity) -> Record:
         """Return what is kept here about `identity`, fresh or not; an empty record when there is nothing."""
@@ -119,33 +156,42 @@ class Store:
         """Return what is kept here or by the other processes; what they had is here from now on."""
         if self._shared is None:
             return self.read(identity)
+        mark = self.mark
         try:
-            return self.merge(identity, self._shared.read(identity))
+            return self.merge(identity, self._shared.read(identity), mark)
         except Gone:
             return self.read(identity)
 
     def board(self, identity: Identity, parts: Collection[Part]) -> Boarding:
         """Look, and say which of `parts` this process is to fetch, because no other does. `land` ends that."""
         if self._shared is not None:
+            mark = self.mark
             try:
                 found = self._shared.board(identity, parts)
             except Gone:
                 pass
             else:
-                self.merge(identity, found.record)
+                self.merge(identity, found.record, mark)
                 return Boarding(found.granted, found.faults)
         return Boarding(frozenset(parts))
 
-    def land(self, identity: Identity, news: Record, parts: Collection[Part], word: str = "") -> None:
-        """Keep what was fetched of `parts`, here and for the others; `word`: why nothing was."""
-        record = self.merge(identity, news)
+    def land(
+        self, identity: Identity, news: Record, parts: Collection[Part], word: str = "", mark: int | None = None
+    ) -> None:
+        """Keep what was fetched of `parts`, here and for the others; `word`: why nothing was.
+
+        Nothing is kept of who was forgotten after `mark`.
+        """
+        if mark is not None and self.forgotten(identity, mark):
+            news = EMPTY
+        record = self.merge(identity, news, mark)
         if self._shared is not None:
             # Ids that Amplitude returned once outlive an answer without them.
             told = replace(news, user_id=record.user_id, device_id=record.device_id) if news is not EMPTY else news
             with contextlib.suppress(Gone):
                 self._shared.land(identity, told, parts, self._now(), word)
 
-    def merge(self, identity: Identity, news: Record) -> Record:
+    def merge(self, identity: Identity, news: Record, mark: int | None = None) -> Record:
         """Add `news` to what is kept here, the later word winning, drop what may not be served any more; return it.
 
         A record larger than the whole cache is not kept: the caller that waits for it is answered all the same.
@@ -153,7 +199,8 @@ class Store:
         with self._lock:
             entry = self._cache.get(identity)
             old = entry.record if entry else EMPTY
-            if news is EMPTY:
+            returned = Identity(news.user_id, news.device_id)
+            if news is EMPTY or (mark is not None and self._forgotten.since(mark, identity, returned)):
                 return old
             record = self._lifetimes.pruned(merge(old, news), self._now())
             self._ready.pop(identity, None)

@@ -29,6 +29,12 @@ class Awaited:
     """Whether all who asked have a copy that may stand in."""
     asked_at: float = NEVER
     """When it was last asked for (monotonic seconds)."""
+    mark: int = 0
+    """Nothing is kept of a user who was forgotten after this (`Store.mark`) when it lands."""
+    background: bool = False
+    """Whether all who asked do so ahead of a send, and let everybody else go first."""
+    ahead: bool = False
+    """Whether somebody did."""
     landed: Future[Record] = field(default_factory=Future)
     call: int | None = None
     """The number of the call that carries it, once sent."""
@@ -99,6 +105,8 @@ class UnderWay:
                 there.since = max(there.since, one.since)
                 there.spare &= one.spare
                 there.asked_at = max(there.asked_at, one.asked_at)
+                there.background &= one.background
+                there.ahead |= one.ahead
                 awaited[one.part] = there
             else:
                 awaited[one.part] = new[one.part] = one

@@ -11,6 +11,7 @@ import pytest
 
 from proxy.errors import BLANK_ID, NoAnswer
 from proxy.parts import SECTIONS
+from proxy.planning import Plan, spoken
 from proxy.settings import Settings
 from tests import liquid
 from tests.conftest import ROOT, Service
@@ -74,6 +75,16 @@ def test_the_settings_table_is_the_settings() -> None:
             shown = default.strip("`")
             assert one.metadata["read"](shown) == one.default
     assert not table, "a variable that does not exist"
+
+
+def test_the_planning_table_is_what_the_plan_says() -> None:
+    table = rows("recipients")
+    speed = table.pop("a cold send, messages a minute")
+    for recipients, cells in table.items():
+        for calls, (said, slow) in enumerate(zip(cells, speed, strict=True), start=1):
+            plan = Plan(int(recipients.replace(",", "")), calls, 600, 0.8)
+            assert (said, slow) == (spoken(plan.minutes), str(plan.messages_a_minute))
+    assert len(table) == 5
 
 
 def test_every_error_word_is_explained_and_no_other() -> None:

@@ -7,11 +7,11 @@ from typing import Any
 
 from proxy import __version__
 from proxy.openapi import examples, playground, seeing
-from proxy.openapi.answers import DATA_HEADERS, HEADERS, SHARED, answer, as_json, headers_only
+from proxy.openapi.answers import DATA_HEADERS, HEADERS, SHARED, answer, as_json, headers_only, problem
 from proxy.openapi.parameters import REQUEST_HEADERS, SECURITY, SECURITY_SCHEMES, body, query_parameters
 from proxy.openapi.schemas import Schema, answer_name, components, ref
 from proxy.parts import SECTIONS, Section
-from proxy.query import DROP_IN, INCLUDE, PREDICTION_ID, REC_ID, Parameter, parameters_of
+from proxy.query import DROP_IN, FORGETTING, INCLUDE, PREDICTION_ID, REC_ID, Parameter, parameters_of
 
 
 def document() -> Schema:
@@ -76,7 +76,8 @@ _ABOUT_PROFILE = (
 
 def _paths() -> dict[str, Schema]:
     return {
-        **{f"/v1/{section or 'profile'}": _data(section) for section in (*SECTIONS, None)},
+        **{f"/v1/{section}": _data(section) for section in SECTIONS},
+        "/v1/profile": _data(None) | {"delete": _forgetting()},
         "/v1/userprofile": _drop_in(),
         "/healthz": _get(
             "Healthz",
@@ -179,6 +180,33 @@ def _data(section: Section | None) -> Schema:
     )
 
 
+def _forgetting() -> Schema:
+    return {
+        "operationId": "deleteProfile",
+        "tags": ["Data"],
+        "summary": "Forget a user",
+        "description": "Forgets every pair of ids that has this `user_id`, or this `device_id`, be it as asked or as "
+        "Amplitude returned it: in every process within a second, in Redis, and in what waits for a call. What is on "
+        "its way is not kept when it comes. Amplitude is told nothing, and who asks again fetches again.",
+        "security": SECURITY,
+        "parameters": [*query_parameters(FORGETTING, (), {"user_id": "user-17"}), ref("RequestId", "parameters")],
+        "responses": {
+            "200": answer(
+                "Forgotten.", as_json("Forgotten", example={"records": 1, "waiting": 0}), headers=["Cache-Control"]
+            ),
+            "400": ref("BadRequest", "responses"),
+            "401": ref("Unauthorized", "responses"),
+            "403": ref("Forbidden", "responses"),
+            "500": problem(
+                500,
+                "Not forgotten everywhere",
+                "Redis does not answer: forgotten here alone; try again",
+                "Retry-After",
+            ),
+        },
+    }
+
+
 def _drop_in() -> Schema:
     unknown = {"user": {"summary": "An unknown or blank user", "value": examples.NOT_SEEN_BEFORE}}
     refused = as_json("NotSeenBefore", unknown)
@@ -230,14 +258,14 @@ def _asked(
     }
     of_body = {"413": ref("ContentTooLarge", "responses"), "415": ref("UnsupportedMediaType", "responses")}
     unchanged = {"304": answer("Still what `If-None-Match` names.", headers=(*DATA_HEADERS, "ETag"))}
-    fresh, conditional, traced = (
-        ref(each, "parameters") for each in ("RequestCacheControl", "IfNoneMatch", "RequestId")
+    fresh, later, conditional, traced = (
+        ref(each, "parameters") for each in ("RequestCacheControl", "RequestPriority", "IfNoneMatch", "RequestId")
     )
     get = {
         **about,
         "operationId": f"get{name}",
         "security": SECURITY,
-        "parameters": [*query_parameters(*asking), fresh, conditional, traced],
+        "parameters": [*query_parameters(*asking), fresh, later, conditional, traced],
         "responses": _sorted({**guarded, **unchanged}),
     }
     post = {
@@ -245,7 +273,7 @@ def _asked(
         "operationId": f"post{name}",
         "summary": f"{about['summary']} (ids kept out of URLs)",
         "security": SECURITY,
-        "parameters": [fresh, traced],
+        "parameters": [fresh, later, traced],
         "requestBody": body(*asking),
         "responses": _sorted({**guarded, **of_body}),
     }

@@ -46,6 +46,13 @@ REQUEST_HEADERS: Mapping[str, Schema] = {
         "Other directives are ignored.",
         "schema": {"type": "string"},
     },
+    "RequestPriority": {
+        "name": "Priority",
+        "in": "header",
+        "description": "`u=7` (RFC 9218) lets everybody else go first, and what is fetched is fresh for longer: for "
+        "warming the cache ahead of a send. Any other priority is ignored.",
+        "schema": {"type": "string"},
+    },
     "IfNoneMatch": {
         "name": "If-None-Match",
         "in": "header",

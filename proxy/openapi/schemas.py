@@ -172,6 +172,20 @@ def components() -> dict[str, Schema]:
             {**_PROBLEM, "ok": {"const": False}, "error": {"enum": MISSING_WORDS}},
             description="RFC 9457, with the error word that a 200 would have had.",
         ),
+        "Forgotten": closed(
+            {
+                "records": {
+                    "type": "integer",
+                    "minimum": 0,
+                    "description": "How many pairs something was kept about, in the process asked or in Redis.",
+                },
+                "waiting": {
+                    "type": "integer",
+                    "minimum": 0,
+                    "description": "How many of them waited for a call in the process asked.",
+                },
+            }
+        ),
         "Health": closed({"status": {"const": "ok"}}),
         "Readiness": _readiness("ok", "degraded"),
         "Unready": _readiness("unavailable", "draining"),

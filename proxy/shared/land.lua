@@ -1,14 +1,19 @@
 -- Merge what was fetched into a user's record, the later word winning, and give the leases back.
--- KEYS  record, lease
+-- KEYS  record, lease, then the pairs of each of the ids
 -- ARGV  who fetched, milliseconds for which the record is of use, moment before which a part is of none,
 --       1 if the user is unknown, number of fields fetched, those fields and values in pairs, number of leases,
---       fields of those leases, word of their failure ('' for none), milliseconds for which others hear of it
+--       fields of those leases, word of their failure ('' for none), milliseconds for which others hear of it, number
+--       of ids among whose pairs this one is to be found (the first of KEYS)
+-- Nothing is kept of an id that was forgotten ("!") while this was on its way.
 -- A value begins with the moment at which it was said, as eight bytes. The field "m" is of the record itself: it says
 -- when, whether the user is unknown, and the ids.
 local function said(value) return value and #value >= 8 and struct.unpack('>d', value) or -1 end
 
 local fields = tonumber(ARGV[5])
 local leases = 6 + 2 * fields
+for index = 3, #KEYS do
+    if redis.call('SISMEMBER', KEYS[index], '!') == 1 then fields = 0 end
+end
 if fields > 0 then
     local kept = redis.call('HGETALL', KEYS[1])
     local latest, unknown, old = -1, false, {}
@@ -34,7 +39,14 @@ if fields > 0 then
             redis.call('HSET', KEYS[1], ARGV[index], ARGV[index + 1])
         end
     end
-    if fields > 0 then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+    if fields > 0 then
+        -- What was fetched ahead of a send may be of use for longer than what is fetched now.
+        if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+        for index = 3, 2 + ARGV[#ARGV] do
+            redis.call('SADD', KEYS[index], string.sub(KEYS[1], -32))
+            if redis.call('PTTL', KEYS[index]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[index], ARGV[2]) end
+        end
+    end
 end
 
 local count = tonumber(ARGV[leases])

@@ -7,7 +7,6 @@ of the old one, which expires by itself.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import struct
 from collections.abc import Collection, Mapping, Sequence
@@ -16,6 +15,7 @@ from functools import lru_cache
 from typing import cast
 
 from proxy.errors import NoAnswer
+from proxy.forgotten import names, pair_digest
 from proxy.parts import EMPTY, Identity, Kept, Lifetimes, Part, Record, Section
 from proxy.shared.server import Server
 
@@ -29,10 +29,12 @@ _CODES: dict[Section, str] = {
 _SECTIONS = {code: section for section, code in _CODES.items()}
 _META = b"m"
 _UNKNOWN = b"?"
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _MOMENT = struct.Struct(">d")
+_WARM = b"w"  # as nothing begins that is kept: neither JSON nor what is deflated
 _FAULT_SECONDS = 1.0
 """For so long others hear of a call that failed, instead of trying the same again."""
+_QUEUED_SECONDS = 10
+"""Longer than a caller waits for a call to be sent."""
 _UNREADABLE = (ValueError, TypeError, LookupError, struct.error)
 _FAULTS = {kind.word: kind for kind in NoAnswer.__subclasses__()}
 
@@ -56,6 +58,7 @@ class SharedRecords:
         self._lease = int(longest * 1000)
         self._board = server.script("board")
         self._land = server.script("land")
+        self._forget = server.script("forget")
 
     def read(self, identity: Identity) -> Record:
         """Return what is kept about `identity`."""
@@ -78,16 +81,39 @@ class SharedRecords:
         """Merge `record` into what is kept and give the leases of `leased` back; `word`: why there is no record."""
         fields = _fields(record)
         unknown = record.unknown_at is not None
-        use = self._lifetimes.negative if unknown else self._lifetimes.whole
+        use = self._lifetimes.negative if unknown else self._lifetimes.use(record)
         horizon = now - self._lifetimes.whole
         head = [self._server.id, int(use * 1000), horizon, int(unknown), len(fields)]
         pairs = [one for pair in fields for one in pair]
-        tail = [len(leased), *map(_field, leased), word, int(_FAULT_SECONDS * 1000)]
-        self._land(self._keys(identity), [*head, *pairs, *tail])
+        asked, returned = names(identity), names(Identity(record.user_id, record.device_id))
+        # Of an id that was asked alone the record is found without being listed.
+        listed = asked | returned if len(asked) > 1 else returned - asked
+        tail = [len(leased), *map(_field, leased), word, int(_FAULT_SECONDS * 1000), len(listed)]
+        listings = [self._prefix + b"pairs:" + name for name in (*listed, *(asked - listed))]
+        self._land([*self._keys(identity), *listings], [*head, *pairs, *tail])
+
+    def forget(self, ids: Identity) -> set[bytes]:
+        """Forget every pair with one of `ids`, and tell all processes. Return the digests of those there were."""
+        alone = [one for one in (Identity(ids.user_id, None), Identity(None, ids.device_id)) if any(one)]
+        keys, told = [self._told], []
+        for one in alone:
+            (name,) = names(one)
+            keys += [self._prefix + b"pairs:" + name, self._keys(one)[0]]
+            told.append(name)
+        landing = self._lease + _QUEUED_SECONDS * 1000
+        found = self._forget(keys, [self._prefix + b"user:", landing, int(self._lifetimes.whole * 1000), *told])
+        return set(found)
+
+    def forgotten(self, since: float) -> list[tuple[bytes, float]]:
+        """Return the names of the ids that were forgotten after the moment `since`, each with its moment."""
+        return self._server.above(self._told, since)
+
+    @property
+    def _told(self) -> bytes:
+        return self._prefix + b"forgotten"
 
     def _keys(self, identity: Identity) -> Sequence[bytes]:
-        text = _ENCODER.encode(identity)
-        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest().encode()
+        digest = pair_digest(identity)
         return self._prefix + b"user:" + digest, self._prefix + b"lease:" + digest
 
 
@@ -110,7 +136,10 @@ def _fields(record: Record) -> list[tuple[bytes, bytes]]:
     meta = _MOMENT.pack(max(moments)) + (_UNKNOWN if record.unknown_at is not None else b"") + ids
     return [
         (_META, meta),
-        *((_field(part), _MOMENT.pack(kept.at) + kept.value) for part, kept in record.parts.items()),
+        *(
+            (_field(part), _MOMENT.pack(kept.at) + (_WARM if kept.warm else b"") + kept.value)
+            for part, kept in record.parts.items()
+        ),
     ]
 
 
@@ -128,7 +157,8 @@ def _record(fields: dict[bytes, bytes]) -> Record:
     for field, value in fields.items():
         # A field of another version, or of whoever else writes here, is as good as not there.
         with contextlib.suppress(*_UNREADABLE):
-            parts[_part(field)] = Kept(value[8:], _at(value))
+            warm = value[8:9] == _WARM
+            parts[_part(field)] = Kept(value[9:] if warm else value[8:], _at(value), warm)
     return Record(parts, unknown_at, user_id, device_id, unknown_status)
 
 

@@ -67,7 +67,7 @@ class Server:
         """When it was found gone (monotonic seconds); None while it is there."""
 
     def enroll_by(self, enroll: Callable[[], None]) -> None:
-        """Set what is done every few seconds to be counted among the processes, and after an absence."""
+        """Set what is done several times a second, to be counted among the processes, and after an absence."""
         self._enroll = enroll
 
     def start(self) -> None:
@@ -103,6 +103,12 @@ class Server:
             raise
         finally:
             self._pool.release(connection)  # type: ignore[no-untyped-call]
+
+    def above(self, key: bytes, score: float) -> list[tuple[bytes, float]]:
+        """Return the members of a sorted set with a score above this one, and those scores. Raises Gone."""
+        return self._asked(  # type: ignore[no-any-return]
+            lambda: self._client.zrangebyscore(key, f"({score:.0f}", "+inf", withscores=True)
+        )
 
     def script(self, name: str) -> Callable[[Sequence[bytes], Sequence[Any]], Any]:
         """Return a function of keys and arguments that runs the script of this name. It raises Gone."""

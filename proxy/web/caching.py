@@ -61,4 +61,9 @@ def wanted_age(request: Request) -> float | None:
     return float(min(asked.max_age, _FOR_EVER)) if asked.max_age is not None and asked.max_age >= 0 else None
 
 
+def in_background(request: Request) -> bool:
+    """Say whether the caller lets everybody else go first (RFC 9218: urgency 7), as one does ahead of a send."""
+    return "u=7" in map(str.strip, request.headers.get("Priority", "").split(","))
+
+
 _FOR_EVER = 10**9

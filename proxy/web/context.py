@@ -12,6 +12,7 @@ from flask import Flask, current_app
 
 from proxy.aliases import Aliases
 from proxy.flights import Flights
+from proxy.forgetting import Forgetting
 from proxy.history import History
 from proxy.keys import Accepted, KeyRing
 from proxy.metrics import Metrics
@@ -39,6 +40,7 @@ class Services:
     sender: Sender
     quota: Quota
     store: Store
+    forgetting: Forgetting
     redis: Server | None
     keyring: KeyRing
     networks: tuple[IPv4Network | IPv6Network, ...]

@@ -43,7 +43,8 @@ def answer(section: Section | None) -> Response:
     ask = parse(section, _given(), here.aliases)
     max_age = caching.wanted_age(request)
     store = here.store
-    if max_age is None and (again := store.ready(ask.identity, ask.wish)):
+    usual = max_age is None and not caching.in_background(request)
+    if usual and (again := store.ready(ask.identity, ask.wish)):
         ready, freshness = again
         return _tagged(_written(ready.body, Answer(EMPTY, freshness=freshness)), ready.etag)
     found = _found(ask, ask.wish.parts, max_age)
@@ -111,6 +112,7 @@ def _found(ask: Ask, parts: Sequence[Part], max_age: float | None) -> Answer:
         until=g.started + here.wait_seconds,
         wanted_later=ask.wish.on_error == "retry",
         max_age=max_age,
+        background=caching.in_background(request),
     )
 
 

@@ -202,3 +202,13 @@ def test_sandbox_says_what_to_do_when_its_port_is_taken() -> None:
     assert refused.returncode == 1
     assert "--port" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_plan_says_minutes_to_warm_and_the_speed_of_a_cold_send() -> None:
+    printed = run("plan", "--recipients", "100000", "--calls", "2", "--quota", "600", "--share", "80").stdout
+    assert "200,000 (2 a user), at 480 a minute" in printed
+    assert "6 h 57 min" in printed
+    assert "send 240 messages a minute at most" in printed
+    too_slow = run("plan", "--recipients", "10", "--calls", "3", "--quota", "2", "--share", "100").stdout
+    assert "not even one message a minute" in too_slow
+    assert run("plan", "--recipients", "0").returncode == 2

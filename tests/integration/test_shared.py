@@ -19,6 +19,7 @@ import trustme
 from proxy.backlog import Backlog
 from proxy.errors import UpstreamUnavailable
 from proxy.flights import Flights
+from proxy.forgetting import Forgetting, Forgot
 from proxy.ledger import Booking
 from proxy.outage import Outage
 from proxy.parts import (
@@ -84,19 +85,24 @@ class Process:
         self.records = SharedRecords(self.server, b"test:", LIFETIMES, longest=LONGEST)
         self.shared = SharedQuota(self.server, b"test:")
         self.quota = Quota(per_minute, monotonic=monotonic, shared=self.shared, longest=LONGEST)
-        self.server.enroll_by(self.quota.enroll)
         self.store = Store(max_bytes=1_000_000, lifetimes=LIFETIMES, now=now, shared=self.records)
         self.source = FakeSource(FakeClock(time.time()))
         outage = Outage(monotonic)
         self.sender = Sender(self.source.fetch, self.quota, outage, monotonic=monotonic)
-        backlog = Backlog(max_users=100, max_age=600, monotonic=monotonic)
+        self.backlog = backlog = Backlog(max_users=100, max_age=600, monotonic=monotonic)
+        self.forgetting = Forgetting(self.store, backlog, self.records)
+        self.server.enroll_by(self.enroll)
         self.flights = Flights(
             self.sender, self.store, self.quota, outage, backlog, LIFETIMES, along=(), threads=20, now=now
         )
         self.profiles = Profiles(self.store, self.flights, LIFETIMES, now=now, monotonic=monotonic)
 
-    def get(self, *parts: Part, patience: float = 1.4) -> Answer:
-        return self.profiles.get(USER, parts, until=time.monotonic() + patience)
+    def enroll(self) -> None:
+        self.quota.enroll()
+        self.forgetting.catch_up()
+
+    def get(self, *parts: Part, patience: float = 1.4, identity: Identity = USER) -> Answer:
+        return self.profiles.get(identity, parts, until=time.monotonic() + patience)
 
 
 @pytest.fixture(autouse=True)
@@ -333,6 +339,8 @@ def test_any_record_comes_back_as_it_was(running: RedisServer) -> None:
         computations(["b", "a"]): Kept(b'{"x":"1"}', now),
         computations(): Kept(b"{}", now),
         prediction("p", "pct"): Kept(b"3", now),
+        prediction("p"): Kept(b"3", now, True),
+        recommendation("long"): Kept(b'"' + b"x" * 3000 + b'"', now, True),
     }
     record = Record(parts, None, "Jürgen", "d")
     process.records.land(USER, record, [], now)
@@ -381,6 +389,22 @@ def test_every_key_expires_and_what_may_not_be_served_any_more_does_not_pile_up(
     assert len(ages) >= 4
     assert all(age > 0 for age in ages.values()), ages
     assert not any(key.rpartition(b":")[2] == b"u" for key in ages), "keys hold no ids"
+
+
+def test_what_was_warmed_is_kept_in_redis_for_as_long_as_it_is_of_use(running: RedisServer) -> None:
+    process = Process(running.url)
+    settled(process)
+    process.records._lifetimes = Lifetimes(fresh=900, negative=60, warm=86_400)
+    now = time.time()
+    key = process.records._keys(USER)[0]
+    with redis.Redis.from_url(running.url) as client:
+        process.records.land(USER, Record({COHORTS: Kept(b"[]", now)}), [], now)
+        assert 890_000 < client.pttl(key) <= 900_000
+        process.records.land(USER, Record({COHORTS: Kept(b"[]", now)}).warm(), [], now)
+        process.records.land(USER, Record({PROPERTIES: Kept(b"{}", now)}), [], now)
+        assert 86_300_000 < client.pttl(key) <= 86_400_000
+        process.records.land(USER, Record(unknown_at=now + 1), [], now)
+        assert client.pttl(key) <= 60_000
 
 
 def test_one_user_asked_of_two_processes_at_once_costs_one_call(running: RedisServer) -> None:
@@ -445,6 +469,111 @@ def test_what_one_process_fetched_is_a_hit_in_the_other_by_one_round_trip_and_th
     assert other.get(COHORTS, PROPERTIES, recommendation("a")).forwarded is None
     assert len(trips) == 1
     assert not other.source.calls
+
+
+def left_of(url: str, *ids: str) -> list[bytes]:
+    """Return the keys of records, and whatever else in this Redis says one of the ids."""
+    with redis.Redis.from_url(url) as client:
+        left = []
+        for key in client.scan_iter():
+            kept = client.dump(key)
+            if b":user:" in key or any(id.encode() in kept or id.encode() in key for id in ids):
+                left.append(key)
+        return left
+
+
+def test_who_is_forgotten_is_gone_from_every_process_and_from_redis_within_a_second(running: RedisServer) -> None:
+    one, other = Process(running.url), Process(running.url)
+    settled(one, other)
+    pairs = [
+        Identity("forget-me", None),
+        Identity("forget-me", "phone"),
+        Identity("forget-me", "tablet"),
+        Identity(None, "laptop"),
+    ]
+    for process in (one, other):
+        process.source.user_data = {"user_id": "forget-me", "device_id": "laptop", "cohort_ids": ["c"]}
+        for pair in pairs:
+            process.get(COHORTS, identity=pair)
+        other.backlog.add(pairs[1], {PROPERTIES: time.monotonic()})
+    one.source.user_data = {"user_id": "somebody-else", "device_id": "x"}
+    bystander = Identity("somebody-else", None)
+    one.get(COHORTS, identity=bystander)
+    began = time.monotonic()
+    assert one.forgetting.forget(Identity("forget-me", None)) == Forgot(records=4, waiting=0)
+    assert not any(one.store.read(pair).parts for pair in pairs)
+    wait_until(lambda: not any(other.store.read(pair).parts for pair in pairs), seconds=1)
+    wait_until(lambda: not len(other.backlog), seconds=1)
+    assert time.monotonic() - began < 1
+    assert [key for key in left_of(running.url, "forget-me") if one.records._keys(bystander)[0] != key] == []
+    assert one.store.look(bystander).parts.keys() == {COHORTS}
+    assert one.forgetting.forget(Identity("forget-me", None)).records == 0
+
+
+def test_a_device_is_forgotten_with_all_who_were_seen_on_it(running: RedisServer) -> None:
+    one = Process(running.url)
+    settled(one)
+    one.source.user_data = {"user_id": "u", "device_id": "phone"}
+    one.get(COHORTS)
+    one.source.user_data = {"user_id": "v", "device_id": "v-s"}
+    one.get(COHORTS, identity=Identity("v", "phone"))
+    one.get(COHORTS, identity=Identity("v", None))
+    assert one.forgetting.forget(Identity(None, "phone")).records == 2
+    assert len(left_of(running.url)) == 1
+
+
+def test_what_is_on_its_way_anywhere_when_a_user_is_forgotten_is_not_kept(running: RedisServer) -> None:
+    one, other = Process(running.url), Process(running.url)
+    settled(one, other)
+    other.source.user_data = {"user_id": "u", "cohort_ids": ["c"]}
+    other.source.open.clear()
+    with ThreadPoolExecutor(1) as callers:
+        asked = callers.submit(other.get, COHORTS, patience=5)
+        other.source.wait_for_call()
+        one.forgetting.forget(USER)
+        other.source.open.set()
+        assert asked.result(10).record.has(COHORTS), "who waits for it is answered"
+    assert left_of(running.url) == []
+    assert one.store.look(USER) == EMPTY
+    wait_until(lambda: other.store.mark > 0, seconds=1)
+    assert other.store.read(USER) == EMPTY
+    # And when the process has heard of it before the answer lands.
+    other.source.open.clear()
+    with ThreadPoolExecutor(1) as callers:
+        asked = callers.submit(other.get, PROPERTIES, patience=5)
+        other.source.wait_for_call()
+        heard = other.store.mark
+        one.forgetting.forget(USER)
+        wait_until(lambda: other.store.mark > heard, seconds=1)
+        other.source.open.set()
+        asked.result(10)
+    assert other.store.read(USER) == EMPTY
+    assert left_of(running.url) == []
+
+
+def test_who_is_asked_anew_after_being_forgotten_is_kept_again(running: RedisServer) -> None:
+    one = Process(running.url)
+    settled(one)
+    one.get(COHORTS)
+    one.forgetting.forget(USER)
+    assert one.get(COHORTS).forwarded == "miss"
+    assert one.get(COHORTS).forwarded is None
+    with redis.Redis.from_url(running.url) as client:
+        marks = list(client.scan_iter(b"*:pairs:*"))
+        assert all(0 < client.pttl(mark) <= 20_000 for mark in marks), "it is barred in Redis only for a moment"
+        client.delete(*marks)
+    assert one.get(PROPERTIES).forwarded == "miss"
+    assert one.records.read(USER).parts.keys() == {PROPERTIES}
+
+
+def test_forgetting_while_redis_is_gone_is_done_here_and_said_to_be_incomplete(valkey: RedisServer) -> None:
+    one = Process(valkey.url)
+    settled(one)
+    one.get(COHORTS)
+    valkey.stop()
+    with pytest.raises(Gone):
+        one.forgetting.forget(USER)
+    assert one.store.read(USER) == EMPTY
 
 
 @pytest.mark.parametrize("verify", [True, False])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import ClassVar
 
 import pytest
 
@@ -26,19 +27,24 @@ USER = Identity("u", None)
 LIFETIMES = Lifetimes(fresh=900, negative=60, stale_while_revalidate=100, stale_if_error=5000)
 
 
-WORLDS: list[World] = []
-
-
 class World:
     """The rooms below the web, wired as in production but for clock and source."""
 
+    made: ClassVar[list[World]] = []
+
     def __init__(
-        self, clock: FakeClock, *, per_minute: int = 600, along: tuple[Part, ...] = (), max_waiting: int = 50
+        self,
+        clock: FakeClock,
+        *,
+        per_minute: int = 600,
+        along: tuple[Part, ...] = (),
+        max_waiting: int = 50,
+        lifetimes: Lifetimes = LIFETIMES,
     ) -> None:
         self.clock = clock
         self.source = FakeSource(clock)
         self.quota = Quota(per_minute, monotonic=clock)
-        self.store = Store(max_bytes=1_000_000, lifetimes=LIFETIMES, now=clock)
+        self.store = Store(max_bytes=1_000_000, lifetimes=lifetimes, now=clock)
         self.outage = Outage(clock)
         self.backlog = Backlog(max_users=100, max_age=600, monotonic=clock)
         self.sender = Sender(self.source.fetch, self.quota, self.outage, monotonic=clock)
@@ -48,7 +54,7 @@ class World:
             self.quota,
             self.outage,
             self.backlog,
-            LIFETIMES,
+            lifetimes,
             along=along,
             threads=20,
             now=clock,
@@ -56,10 +62,16 @@ class World:
             sleep=clock.sleep,
         )
         self.profiles = Profiles(
-            self.store, self.flights, LIFETIMES, max_waiting=max_waiting, now=clock, monotonic=clock
+            self.store, self.flights, lifetimes, max_waiting=max_waiting, now=clock, monotonic=clock
         )
         self.callers = ThreadPoolExecutor(50)
-        WORLDS.append(self)
+        self.made.append(self)
+
+    def end(self) -> None:
+        """Let no thread of this test be heard of during another."""
+        self.source.open.set()
+        self.flights.drain(0)
+        self.clock.advance(100)
 
     def get(self, *parts: Part, identity: Identity = USER, patience: float = 1.5, retry: bool = False) -> Answer:
         return self.profiles.get(identity, parts, until=self.clock() + patience, wanted_later=retry)
@@ -90,14 +102,10 @@ class World:
 
 
 @pytest.fixture(autouse=True)
-def _end_of_the_world() -> Iterator[None]:
-    """Let every thread go: one that still slept by a clock nobody moves would fail in the midst of a later test."""
+def ended() -> Iterator[None]:
     yield
-    while WORLDS:
-        world = WORLDS.pop()
-        world.source.open.set()
-        world.flights.drain(0)
-        world.clock.advance(100)
+    while World.made:
+        World.made.pop().end()
 
 
 @pytest.fixture

@@ -1,0 +1,87 @@
+"""Forgets users from the command line: through a service that runs somewhere, or in the Redis of all processes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from urllib.parse import urlencode
+
+import click
+
+from proxy.app import create_app
+from proxy.braze.exchange import Request
+from proxy.keys import entry, generate
+from proxy.parts import Identity
+from proxy.preview import NoService, running_service
+from proxy.settings import Settings, SettingsError
+from proxy.shared import Gone
+from proxy.telemetry import silence_http_library
+from proxy.web.context import installed
+
+
+class NotForgotten(Exception):
+    """Says what to mend."""
+
+
+@click.command()
+@click.option("--user", "users", multiple=True, metavar="ID", help="A user id; may be given several times.")
+@click.option("--device", "devices", multiple=True, metavar="ID", help="A device id; may be given several times.")
+@click.option("--url", metavar="URL", help="Tell the service that runs there; without it, Redis at REDIS_URL is told.")
+@click.option(
+    "--credentials",
+    envvar="FORGET_CREDENTIALS",
+    show_envvar=True,
+    metavar="NAME:SECRET",
+    help="The key for --url; asked for when missing.",
+)
+def forget(users: tuple[str, ...], devices: tuple[str, ...], url: str | None, credentials: str | None) -> None:
+    """Forget everything kept about users, in every process and in Redis.
+
+    Every pair of ids that has the user id or the device id, as asked or as Amplitude returned it. Amplitude is told
+    nothing. Without --url the settings of the environment are needed, with which the service runs.
+    """
+    ids = [Identity(user.strip() or None, None) for user in users]
+    ids += [Identity(None, device.strip() or None) for device in devices]
+    if not ids or not all(any(one) for one in ids):
+        raise click.UsageError("whom? Give --user or --device, and no blank one")
+    if url and not credentials:
+        credentials = click.prompt("name:secret", hide_input=True, err=True)
+    silence_http_library()
+    try:
+        records = sum(map(_through(url, credentials or "") if url else _in_redis(), ids))
+    except (NotForgotten, NoService, SettingsError) as error:
+        raise click.ClickException(str(error)) from None
+    except Gone:
+        raise click.ClickException("Redis does not answer: not all are forgotten; try again") from None
+    click.echo(f"forgotten: {records} {'record' if records == 1 else 'records'}")
+
+
+def _through(url: str, credentials: str) -> Callable[[Identity], int]:
+    name, _, secret = credentials.partition(":")
+    ask = running_service(url, name, secret)
+
+    def forget_one(ids: Identity) -> int:
+        query = urlencode({key: value for key, value in ids._asdict().items() if value is not None})
+        answer = ask(Request("DELETE", f"/v1/profile?{query}"))
+        if answer.status != 200:
+            raise NotForgotten(f"the service answered {answer.status}: {_detail(answer.body)}")
+        return int(json.loads(answer.body)["records"])
+
+    return forget_one
+
+
+def _detail(body: str) -> str:
+    try:
+        return str(json.loads(body)["detail"])
+    except (ValueError, KeyError, TypeError):
+        return "it is another service, or something in front of it"
+
+
+def _in_redis() -> Callable[[Identity], int]:
+    ours = {"PROXY_API_KEYS": entry("forget", generate()), "LOG_LEVEL": "ERROR"}
+    settings = Settings.from_env({**os.environ, **ours})
+    if settings.redis_url is None:
+        raise NotForgotten("no REDIS_URL: a service without Redis keeps what it knows to itself; give its --url")
+    forgetting = installed(create_app(settings)).forgetting
+    return lambda ids: forgetting.forget(ids).records

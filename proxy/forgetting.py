@@ -1,0 +1,68 @@
+"""Forgets a user: in Redis first, whence every other process hears of it, then here, and in who waits for a call."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from proxy.backlog import Backlog
+from proxy.forgotten import names
+from proxy.parts import Identity
+from proxy.shared import Gone
+from proxy.store import Store
+
+if TYPE_CHECKING:
+    from proxy.shared.records import SharedRecords
+
+
+@dataclass(frozen=True, slots=True)
+class Forgot:
+    """What there was: records here or in Redis, and users who waited here for a call."""
+
+    records: int
+    waiting: int
+
+
+class Forgetting:
+    """Safe for threads. `catch_up` is for the thread that keeps the connection to Redis."""
+
+    def __init__(self, store: Store, backlog: Backlog, shared: SharedRecords | None = None) -> None:
+        self._store = store
+        self._backlog = backlog
+        self._shared = shared
+        self._heard = 0.0
+
+    def forget(self, ids: Identity) -> Forgot:
+        """Forget all pairs that have the user id or the device id of `ids`, as asked or as Amplitude returned it.
+
+        What is on its way about them is not kept when it lands. Raises Gone when it is forgotten here, but Redis
+        does not answer: the others cannot be told.
+        """
+        meant = names(ids)
+        gone: Gone | None = None
+        there: set[bytes] = set()
+        if self._shared is not None:
+            # First: a copy there would come back here.
+            try:
+                there = self._shared.forget(ids)
+            except Gone as error:
+                gone = error
+        here, waiting = self._forget_here(meant)
+        if gone is not None:
+            raise gone
+        return Forgot(len(there | here), waiting)
+
+    def catch_up(self) -> None:
+        """Forget whom other processes were told to forget since the last time. Raises Gone."""
+        if self._shared is None:
+            return
+        told = self._shared.forgotten(self._heard)
+        if told:
+            self._forget_here({name for name, _ in told})
+            self._heard = max(moment for _, moment in told)
+
+    def _forget_here(self, meant: Collection[bytes]) -> tuple[set[bytes], int]:
+        here = self._store.forget(meant)
+        waiting = self._backlog.forget(lambda identity: not names(identity).isdisjoint(meant))
+        return here, waiting

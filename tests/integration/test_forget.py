@@ -1,0 +1,79 @@
+"""`python -m proxy forget`, run as an operator runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from proxy.sandbox.server import Sandbox
+from tests.conftest import KEYS, ROOT, SECRET, Service, free_port
+from tests.redis_server import RedisServer
+
+
+def forget(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    rest = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
+    ended = subprocess.run(
+        [sys.executable, "-m", "proxy", "forget", *arguments],
+        cwd=ROOT,
+        env=rest | variables,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert "Traceback" not in ended.stderr
+    return ended
+
+
+def calls(service: Service, query: str) -> int:
+    return int(service.get(f"/v1/cohorts?{query}").headers["X-Amplitude-Calls"])
+
+
+def test_a_running_service_forgets_whom_the_command_names(service: Service) -> None:
+    for user in ("user-7001", "user-7002", "user-7003"):
+        calls(service, f"user_id={user}")
+    ended = forget(
+        "--user", "user-7001", "--user", "user-7002", "--url", service.url, "--credentials", f"braze:{SECRET}"
+    )
+    assert (ended.returncode, ended.stdout) == (0, "forgotten: 2 records\n")
+    assert [calls(service, f"user_id=user-700{number}") for number in (1, 2, 3)] == [1, 1, 0]
+
+
+def test_in_redis_the_command_reaches_a_service_within_a_second(start_service: Callable[..., Service]) -> None:
+    with RedisServer() as redis, Sandbox() as sandbox:
+        service = start_service(sandbox, REDIS_URL=redis.url)
+        deadline = time.monotonic() + 20
+        while calls(service, "user_id=ava") or not sandbox.report()["calls"]:
+            assert time.monotonic() < deadline, "it was never kept"
+        settings = {
+            "AMPLITUDE_BASE_URL": sandbox.url,
+            "AMPLITUDE_SECRET_KEY": sandbox.secret_key,
+            "PROXY_API_KEYS": KEYS,
+        }
+        ended = forget("--user", "ava", **settings, REDIS_URL=redis.url)
+        assert (ended.returncode, ended.stdout) == (0, "forgotten: 1 record\n"), ended.stderr
+        told = time.monotonic()
+        while not calls(service, "user_id=ava"):
+            assert time.monotonic() < told + 1, "the service still answers from what it kept"
+
+
+def test_the_command_says_why_nobody_was_forgotten(service: Service) -> None:
+    to_the_service = ("--url", service.url, "--credentials")
+    alone = {"AMPLITUDE_SECRET_KEY": "k"}
+    for arguments, variables, told in (
+        ((), {}, "whom?"),
+        (("--user", " "), {}, "whom?"),
+        (("--user", "u", *to_the_service, "braze:wrong-secret-of-a-test"), {}, "answered 401: no valid credentials"),
+        (("--user", "u" * 600, *to_the_service, f"braze:{SECRET}"), {}, "answered 400: user_id is too long"),
+        (("--user", "u", "--url", f"http://127.0.0.1:{free_port()}", "--credentials", "a:b"), {}, "does it run there?"),
+        (("--user", "u"), {}, "AMPLITUDE_SECRET_KEY is missing"),
+        (("--user", "u"), alone, "no REDIS_URL"),
+        (("--user", "u"), alone | {"REDIS_URL": f"redis://127.0.0.1:{free_port()}"}, "Redis does not answer"),
+    ):
+        ended = forget(*arguments, **variables)
+        assert ended.returncode != 0
+        assert told in ended.stderr
+        assert ended.stdout == ""

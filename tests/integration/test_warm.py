@@ -1,0 +1,186 @@
+"""`python -m proxy warm`, run as a marketer runs it: before a service before the sandbox."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from proxy.sandbox.faults import Fault
+from proxy.sandbox.server import Sandbox
+from tests.conftest import ROOT, SECRET, Service
+from tests.redis_server import RedisServer
+
+CREDENTIALS = f"braze:{SECRET}"
+
+
+@pytest.fixture(scope="module")
+def target(start_service: Callable[..., Service]) -> Iterator[Service]:
+    with Sandbox(per_minute=100_000, latency=0.02) as sandbox:
+        yield start_service(sandbox, AMPLITUDE_REQUESTS_PER_MINUTE="12000", LOG_LEVEL="WARNING")
+
+
+def command(service: Service, users: Path | str, *arguments: str) -> list[str]:
+    asked = ["--url", service.url, "--credentials", CREDENTIALS, "--quota", "12000", *arguments]
+    return [sys.executable, "-m", "proxy", "warm", str(users), *asked]
+
+
+def warm(
+    service: Service, users: Path | str, *arguments: str, given: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    ended = subprocess.run(
+        command(service, users, *arguments),
+        cwd=ROOT,
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in ended.stderr, ended.stderr
+    return ended
+
+
+def crowd(tmp_path: Path, first: int, count: int) -> Path:
+    users = tmp_path / "users.txt"
+    users.write_text("".join(f"user-{number}\n" for number in range(first, first + count)))
+    return users
+
+
+def calls(service: Service, query: str) -> int:
+    return int(service.get(f"/v1/profile?include=properties,cohorts&{query}").headers["X-Amplitude-Calls"])
+
+
+def test_everybody_is_warm_after_it_and_passed_over_the_second_time(target: Service, tmp_path: Path) -> None:
+    target.sandbox.reset()
+    users = crowd(tmp_path, 1000, 60)
+    with users.open("a") as more:
+        more.write("nobody-here\n\nbad\x01id\nuser-1000\n")
+    ended = warm(target, users)
+    assert ended.returncode == 0
+    assert "61 users, 61 calls at 9,600 a minute: 1 min" in ended.stderr
+    assert "line 63: user_id holds a control character" in ended.stderr
+    assert "0 fresh already" in ended.stdout
+    assert "0 failed, 0 not asked; 61 calls" in ended.stdout
+    assert target.sandbox.report()["calls"] == 61
+    assert [calls(target, f"user_id=user-{number}") for number in range(1000, 1060)] == [0] * 60
+    answer = target.get("/v1/cohorts?user_id=user-1001")
+    assert answer.headers["Cache-Control"] == "private, max-age=86400"
+    again = warm(target, users)
+    assert "0 done" in again.stdout
+    assert target.sandbox.report()["calls"] - 61 < 10, "only who is unknown is asked about again"
+
+
+def test_a_column_of_a_table_on_standard_input_is_read(target: Service) -> None:
+    target.sandbox.reset()
+    ended = warm(target, "-", "--column", "id", given="\ufeffid,name\nava,A\nben,B\n")
+    assert (ended.returncode, ended.stdout.partition(",")[0]) == (0, "2 done")
+    ended = warm(target, "-", "--column", "user", given="id\nava\n")
+    assert ended.returncode == 1
+    assert "no column 'user'" in ended.stderr
+
+
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
+def test_stopped_half_way_and_run_again_it_loses_nobody(target: Service, tmp_path: Path, blow: signal.Signals) -> None:
+    target.sandbox.reset()
+    first = 20_000 if blow == signal.SIGINT else 30_000
+    users = crowd(tmp_path, first, 400)
+    process = subprocess.Popen(
+        command(target, users), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 20
+    while target.sandbox.report()["calls"] < 100:
+        assert time.monotonic() < deadline, "it never got half-way"
+    process.send_signal(blow)
+    printed, _ = process.communicate(timeout=20)
+    before = target.sandbox.report()["calls"]
+    assert before < 400, "it was done before it was stopped"
+    if blow == signal.SIGINT:
+        assert process.returncode == 1
+        assert "run it again" in printed
+    ended = warm(target, users)
+    assert ended.returncode == 0, ended.stderr
+    unknown = target.sandbox.report()["statuses"].get("400", 0)
+    assert target.sandbox.report()["calls"] <= 400 + 16 + unknown, "repeated is only what was on its way"
+    found = [target.get(f"/v1/cohorts?user_id=user-{number}") for number in range(first, first + 400)]
+    lost = [one for one in found if one.json()["found"] and one.headers["Cache-Control"] != "private, max-age=86400"]
+    assert lost == []
+
+
+def test_recommendations_are_fetched_only_by_who_takes_the_exposures_on(target: Service, tmp_path: Path) -> None:
+    target.sandbox.reset()
+    users = crowd(tmp_path, 40_000, 3)
+    asked = ("--include", "recommendations", "--rec-id", "homepage")
+    refused = warm(target, users, *asked)
+    assert refused.returncode == 2
+    assert "logs an exposure" in " ".join(refused.stderr.split())
+    assert target.sandbox.report()["calls"] == 0
+    assert warm(target, users, *asked, "--log-exposures").returncode == 0
+    assert target.sandbox.report()["exposures"] > 0
+
+
+def test_who_is_missing_at_the_end_is_counted_by_reason_and_the_exit_says_so(
+    start_service: Callable[..., Service], tmp_path: Path
+) -> None:
+    with Sandbox(per_minute=100_000) as sandbox:
+        service = start_service(sandbox)
+        sandbox.break_with(Fault("status", status=500))
+        ended = warm(service, crowd(tmp_path, 1, 2))
+    assert ended.returncode == 1
+    assert "2 failed" in ended.stdout
+    assert "failed: upstream_unavailable, 2 times" in ended.stdout
+
+
+def test_without_a_url_redis_is_warmed_within_the_shared_quota(
+    start_service: Callable[..., Service], tmp_path: Path
+) -> None:
+    users = crowd(tmp_path, 1, 20)
+    with RedisServer() as redis, Sandbox(latency=0.02) as sandbox:
+        settings = {
+            "AMPLITUDE_BASE_URL": sandbox.url,
+            "AMPLITUDE_SECRET_KEY": sandbox.secret_key,
+            "AMPLITUDE_REQUESTS_PER_MINUTE": "1200",
+        }
+        rest = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
+        plain = [sys.executable, "-m", "proxy", "warm", str(users)]
+        ended = subprocess.run(
+            plain,
+            cwd=ROOT,
+            env=rest | settings | {"REDIS_URL": redis.url},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert "0 failed, 0 not asked; 20 calls" in ended.stdout
+        assert sandbox.report()["calls"] == 20
+        service = start_service(sandbox, REDIS_URL=redis.url, AMPLITUDE_REQUESTS_PER_MINUTE="1200")
+        answers = [service.get(f"/v1/cohorts?user_id=user-{number}") for number in range(1, 21)]
+        known = [answer.headers for answer in answers if answer.json()["found"]]
+        assert len(known) > 15
+        assert {headers["X-Amplitude-Calls"] for headers in known} == {"0"}
+        alone = subprocess.run(
+            plain, cwd=ROOT, env=rest | settings, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert alone.returncode == 1
+        assert "no REDIS_URL" in alone.stderr
+
+
+def test_a_mistake_ends_it_at_once_and_says_what_to_mend(target: Service, tmp_path: Path) -> None:
+    users = crowd(tmp_path, 50_000, 3)
+    for arguments, told in (
+        (("--include", "wishes"), "--include takes"),
+        (("--include", "propensities"), "answered 400: prediction_id is missing"),
+        (("--credentials", "braze:wrong-secret-of-a-test"), "answered 401"),
+    ):
+        ended = warm(target, users, *arguments)
+        assert ended.returncode != 0
+        assert told in ended.stderr
+    assert "nobody is named" in warm(target, "-", given="\n").stderr

@@ -1,0 +1,25 @@
+"""How long a send takes to prepare."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.planning import Plan, spoken
+
+
+@given(st.integers(1, 10**7), st.integers(1, 40), st.integers(1, 10**6), st.integers(1, 100))
+def test_a_plan_never_promises_more_than_the_quota_brings(
+    recipients: int, calls: int, per_minute: int, percent: int
+) -> None:
+    plan = Plan(recipients, calls, per_minute, percent / 100)
+    assert plan.minutes * plan.calls_a_minute >= plan.calls > (plan.minutes - 1) * plan.calls_a_minute
+    assert plan.messages_a_minute * calls <= plan.calls_a_minute < (plan.messages_a_minute + 1) * calls
+    # In whole numbers: 29 % of 100 is 29, whatever 0.29 * 100 is.
+    assert plan.calls_a_minute == max(1, per_minute * percent // 100)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "said"), [(0, "0 min"), (1, "1 min"), (60, "1 h"), (209, "3 h 29 min"), (3000, "50 h")]
+)
+def test_a_time_is_said_in_hours_and_minutes(minutes: int, said: str) -> None:
+    assert spoken(minutes) == said

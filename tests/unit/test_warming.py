@@ -1,0 +1,155 @@
+"""Who is warmed, how fast, and how far it has come; and what was warmed is fresh for longer."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from proxy import warm as command
+from proxy.braze.exchange import Answer, Request
+from proxy.parts import COHORTS, EMPTY, PROPERTIES, Identity, Kept, Lifetimes, Record
+from proxy.planning import Plan
+from proxy.warming import Count, NoColumn, Pacer, Row, read
+from tests.fakes import FakeClock
+from tests.unit.test_flights import LIFETIMES, USER, World
+
+DAY = 86_400.0
+
+
+@pytest.fixture
+def world(clock: FakeClock) -> Iterator[World]:
+    world = World(clock, lifetimes=dataclasses.replace(LIFETIMES, warm=DAY))
+    yield world
+    world.end()
+
+
+def warm(world: World, *parts: object) -> object:
+    return world.profiles.get(USER, parts, until=world.clock() + 1.5, wanted_later=True, background=True)  # type: ignore[arg-type]
+
+
+def test_one_id_a_line_is_read_and_what_cannot_be_is_told_with_its_line() -> None:
+    lines = ["ava\n", "\n", "  ben \r\n", "c\x01\n", "x" * 513 + "\n", "\udcff\n", "dário & söhne"]
+    rows = list(read(lines))
+    assert [(row.line, row.user_id) for row in rows if not row.fault] == [(1, "ava"), (3, "ben"), (7, "dário & söhne")]
+    assert [row.line for row in rows if row.fault] == [4, 5, 6]
+    assert all("user_id" in row.fault for row in rows if row.fault)
+
+
+def test_a_column_of_a_table_is_read_over_quotes_and_lines_within_them() -> None:
+    lines = ["name, id \n", '"A,\n', 'va",ava\n', "short\n", ",\n", '"q""",b"en\n']
+    rows = list(read(lines, "id"))
+    assert rows[0] == Row(3, "ava")
+    assert [(row.line, bool(row.fault)) for row in rows[1:]] == [(4, True), (5, True), (6, False)]
+    with pytest.raises(NoColumn, match="'name', 'id'"):
+        list(read(lines, "user"))
+    with pytest.raises(NoColumn):
+        list(read([], "id"))
+
+
+def test_the_pace_is_even_but_for_a_few_and_a_pause_ends_in_no_storm(clock: FakeClock) -> None:
+    pacer = Pacer(60, monotonic=clock)
+    clock.advance(1000)
+    taken = 0
+    for _ in range(100):
+        while not pacer.take():
+            taken += 1
+        clock.advance(pacer.take())
+    assert taken == 8 + 99
+
+
+def test_what_cost_nothing_takes_no_time_and_what_cost_two_takes_twice(clock: FakeClock) -> None:
+    pacer = Pacer(60, monotonic=clock)
+    for _ in range(1000):
+        assert pacer.take() == 0
+        pacer.cost(0)
+    while not pacer.take():
+        pacer.cost(1)
+    wait = pacer.take()
+    pacer.cost(2)
+    assert pacer.take() == pytest.approx(wait + 1)
+
+
+def test_progress_says_rate_and_time_left() -> None:
+    count = Count(1000, done=80, fresh=10, unknown=7, failed=3)
+    assert count.left == 900
+    line = count.line(60)
+    assert "100 of 1,000: 80 done, 10 fresh already, 7 unknown, 3 failed" in line
+    assert "100 users a minute, 9 min left" in line
+    assert "no estimate yet" in Count(10).line(0)
+
+
+def test_what_was_warmed_is_fresh_for_its_own_time_and_the_later_word_still_wins() -> None:
+    lifetimes = Lifetimes(fresh=900, negative=60, stale_if_error=100, warm=DAY)
+    record = Record({COHORTS: Kept(b"[]", 0.0), PROPERTIES: Kept(b"{}", 0.0)}).only([COHORTS]).warm()
+    assert lifetimes.left(record, COHORTS, 1000) == DAY - 1000
+    assert lifetimes.warmed(record, COHORTS, 1000)
+    assert not lifetimes.warmed(record, COHORTS, DAY)
+    assert lifetimes.pruned(record, DAY + 99) is record
+    assert not lifetimes.pruned(record, DAY + 100).parts
+    short = dataclasses.replace(lifetimes, warm=1.0)
+    assert short.left(record, COHORTS, 10) == 890, "never for less than what is fetched as usual"
+
+
+def test_a_send_the_next_day_finds_what_was_warmed_and_a_usual_copy_is_fetched_again(world: World) -> None:
+    world.get(COHORTS)
+    world.clock.advance(1)
+    warm(world, COHORTS)
+    assert len(world.source.calls) == 2, "what goes stale in minutes is not warm"
+    warm(world, COHORTS)
+    assert len(world.source.calls) == 2, "and what is warm is passed over"
+    world.clock.advance(DAY - 10)
+    assert world.get(COHORTS).forwarded is None
+    assert len(world.source.calls) == 2
+
+
+def test_warming_takes_no_place_that_somebody_else_could_use(world: World) -> None:
+    world.get(COHORTS, identity=Identity("first", None))  # the even place of this moment
+    asked = world.callers.submit(warm, world, COHORTS)
+    world.wait_until_waiting(COHORTS)
+    for number in range(30):
+        assert world.get(COHORTS, identity=Identity(f"live-{number}", None)).error is None
+    assert world.store.read(USER) == EMPTY
+    for _ in range(40):
+        world.clock.advance(0.05)
+    asked.result(10)
+    assert not len(world.backlog), "who prepares a send comes again"
+
+
+def test_who_joins_a_warming_call_goes_as_fast_as_alone(world: World) -> None:
+    world.get(COHORTS, identity=Identity("first", None))
+    slow = world.callers.submit(warm, world, COHORTS)
+    world.wait_until_waiting(COHORTS)
+    live = world.ask(COHORTS)
+    world.wait_until(lambda: not world.flights._under_way.of(USER)[COHORTS].background)
+    world.clock.advance(0.03)  # less than the next even place needs
+    assert live.result(10).record.has(COHORTS)
+    slow.result(10)
+    assert len(world.source.calls) == 2
+    assert world.store.read(USER).parts[COHORTS].warm
+
+
+def test_every_thread_comes_to_its_end_however_often_users_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "_LOOK_SECONDS", 0.0005)
+    asked = itertools.count(1)
+
+    def ask(_: Request) -> Answer:
+        if next(asked) % 10:
+            return Answer(500, {}, '{"error": "quota_exhausted"}', 0.0)
+        return Answer(200, {"x-amplitude-calls": "1"}, '{"found": true}', 0.0)
+
+    warming = command._Warming([ask] * 16, {}, Plan(400, 1, 10**9, 1.0))
+    warming._count = Count(400)
+    warming._line.extend((str(number), 1) for number in range(400))
+    threads = [threading.Thread(target=warming._work, args=[ask], daemon=True) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 20
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    assert not any(thread.is_alive() for thread in threads)
+    assert (warming._count.done, warming._count.left) == (400, 0)

@@ -1,0 +1,39 @@
+"""`DELETE /v1/profile`."""
+
+from __future__ import annotations
+
+import pytest
+from flask.testing import FlaskClient
+
+from tests.fakes import FakeSource
+
+
+def test_a_user_is_forgotten_and_how_much_that_was_is_said(
+    client: FlaskClient, caller: dict[str, str], source: FakeSource
+) -> None:
+    for query in ("user_id=u", "user_id=u&device_id=d", "user_id=v"):
+        source.user_data = {"cohort_ids": []}
+        client.get(f"/v1/cohorts?{query}", headers=caller)
+    answer = client.delete("/v1/profile?user_id=u", headers=caller)
+    assert (answer.status_code, answer.json) == (200, {"records": 2, "waiting": 0})
+    assert answer.headers["Cache-Control"] == "no-store"
+    calls = len(source.calls)
+    assert client.get("/v1/cohorts?user_id=u", headers=caller).headers["X-Amplitude-Calls"] == "1"
+    assert client.get("/v1/cohorts?user_id=v", headers=caller).headers["X-Amplitude-Calls"] == "0"
+    assert len(source.calls) == calls + 1
+
+
+@pytest.mark.parametrize("query", ["", "user_id=", "user_id=%20&device_id=", "user_id=a&user_id=a", "user_id=%FF"])
+def test_nobody_in_particular_is_a_mistake_and_nothing_is_forgotten(
+    client: FlaskClient, caller: dict[str, str], query: str
+) -> None:
+    client.get("/v1/cohorts?user_id=a", headers=caller)
+    answer = client.delete(f"/v1/profile?{query}", headers=caller)
+    assert answer.status_code == 400
+    assert client.get("/v1/cohorts?user_id=a", headers=caller).headers["X-Amplitude-Calls"] == "0"
+
+
+def test_forgetting_needs_credentials(client: FlaskClient, caller: dict[str, str]) -> None:
+    client.get("/v1/cohorts?user_id=a", headers=caller)
+    assert client.delete("/v1/profile?user_id=a").status_code == 401
+    assert client.get("/v1/cohorts?user_id=a", headers=caller).headers["X-Amplitude-Calls"] == "0"
