@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Thread
 
-from proxy.amplitude import Fetched
 from proxy.backlog import Backlog
-from proxy.errors import NoAnswer, QuotaExhausted, UpstreamInvalid, UpstreamTimeout
+from proxy.departures import Departures, Sent
+from proxy.errors import NoAnswer, QuotaExhausted, UpstreamInvalid
 from proxy.ledger import Booking
 from proxy.outage import Outage
-from proxy.parts import EMPTY, Identity, Lifetimes, Part, Record
-from proxy.plan import Call, plan
+from proxy.parts import EMPTY, Identity, Lifetimes, Part
 from proxy.quota import Quota
 from proxy.sender import Sender
 from proxy.store import Store
@@ -29,7 +28,7 @@ from proxy.tickets import NEVER, Awaited, Ticket, UnderWay
 
 _log = logging.getLogger(__name__)
 
-_FOLLOW_SECONDS = 0.05  # between looks at what another process fetches, and at who joined a flight without a place
+_LOOK_SECONDS = 0.05  # between looks at who joined a flight that has no place yet
 _SHORTEST_NAP_SECONDS = 0.02  # of who waits for a place ahead of a send
 _LONGEST_NAP_SECONDS = 1.0  # of who empties the backlog: a stand-back may end early, a place be given back
 
@@ -39,14 +38,6 @@ class _Flight:
     awaited: dict[Part, Awaited]
     booking: Booking | None = None
     """None while it is being booked."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Sent:
-    number: int
-    call: Call
-    probe: bool
-    mark: int
 
 
 def _as(id: str | None, work: Callable[..., None], *args: object) -> None:
@@ -79,13 +70,24 @@ class Flights:
         self._outage = outage
         self._backlog = backlog
         self._lifetimes = lifetimes
-        self._along = along
         self._now = now
         self._monotonic = monotonic
         self._sleep = sleep
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="flight")
         self._under_way = UnderWay()
         self._lock = self._under_way.lock
+        self._departures = Departures(
+            self,
+            self._under_way,
+            store,
+            quota,
+            outage,
+            lifetimes,
+            along=along,
+            now=now,
+            monotonic=monotonic,
+            sleep=sleep,
+        )
         self._queued: dict[Identity, _Flight] = {}
         self._flying = 0
         self._emptying = False
@@ -137,7 +139,7 @@ class Flights:
         if flight:
             self._book(identity, flight)
         if left_behind:
-            self._refuse(identity, left_behind, QuotaExhausted(retry_after=self._quota.wait()))
+            self.refuse(identity, left_behind, QuotaExhausted(retry_after=self._quota.wait()))
         return Ticket(awaited, frozenset(new))
 
     def refresh(self, identity: Identity, parts: Collection[Part]) -> None:
@@ -181,7 +183,7 @@ class Flights:
                 flight.booking = booking
                 left_behind = self._left_behind(flight)
         if left_behind:
-            self._refuse(identity, left_behind, fault or QuotaExhausted(retry_after=self._quota.wait()))
+            self.refuse(identity, left_behind, fault or QuotaExhausted(retry_after=self._quota.wait()))
         if booking is not None:
             self._take_off(identity, flight, booking)
         elif leased:
@@ -208,7 +210,7 @@ class Flights:
                 return booking, None
             if background and now < leaves:
                 # A place that was booked ahead would stand before who comes meanwhile; so it is waited for without one.
-                nap = min(max(self._quota.wait() or 0.0, _SHORTEST_NAP_SECONDS), _FOLLOW_SECONDS)
+                nap = min(max(self._quota.wait() or 0.0, _SHORTEST_NAP_SECONDS), _LOOK_SECONDS)
                 self._sleep(min(nap, leaves - now))
             else:
                 # Who widened the flight meanwhile may wait for longer, or have no copy: then it is worth another look.
@@ -233,7 +235,7 @@ class Flights:
             self._leave_queue(identity, flight)
             self._quota.cancel(booking)
             self._landed()
-            self._refuse(identity, list(flight.awaited.values()), QuotaExhausted())
+            self.refuse(identity, list(flight.awaited.values()), QuotaExhausted())
 
     def _leave_queue(self, identity: Identity, flight: _Flight) -> None:
         """Let nobody board any more. Who wants the same parts still waits for them."""
@@ -249,7 +251,7 @@ class Flights:
 
     # What could not be sent.
 
-    def _refuse(
+    def refuse(
         self, identity: Identity, awaited: Collection[Awaited], fault: NoAnswer, *, call: int | None = None
     ) -> None:
         """Tell those who wait, and put what is still wanted into the backlog."""
@@ -328,19 +330,30 @@ class Flights:
             self._quota.cancel(booking)
         return 0.0
 
+    def again(self, identity: Identity, awaited: dict[Part, Awaited]) -> None:
+        """Queue `awaited`, which this process is to fetch, for a call of its own; else give the leases back."""
+        with self._lock:
+            flight = self._widened(identity, awaited)
+        if flight:
+            self._book(identity, flight, leased=awaited.keys())
+
+    def start(self, work: Callable[..., None], *args: object) -> None:
+        """Do `work` on a thread of the pool. Raises RuntimeError when there is none."""
+        self._pool.submit(_as, request_id.get(), work, *args)
+
     # What is sent.
 
     def _fly(self, identity: Identity, flight: _Flight, booking: Booking) -> None:
-        sent: _Sent | None = None
+        sent: Sent | None = None
         try:
             if (delay := booking.at - self._monotonic()) > 0:
                 self._sleep(delay)
             self._leave_queue(identity, flight)
-            sent = self._board(identity, flight.awaited)
+            sent = self._departures.board(identity, flight.awaited)
             if sent is None:
                 self._quota.cancel(booking)
             else:
-                self._land(identity, sent, self._sender.send(identity, sent.call, booking, probe=sent.probe))
+                self._departures.land(identity, sent, self._sender.send(identity, sent.call, booking, probe=sent.probe))
         except Exception:  # noqa: BLE001  # whatever it was, those who wait must hear of it
             _log.exception("a flight failed on our side")
             fault = UpstreamInvalid("a fault of ours")
@@ -352,119 +365,3 @@ class Flights:
                 self._under_way.settle(identity, dict.fromkeys(sent.call.parts, fault), call=sent.number)
         finally:
             self._landed()
-
-    def _board(self, identity: Identity, wanted: Mapping[Part, Awaited]) -> _Sent | None:
-        """Decide what is sent; what needs no call, or another, is seen to."""
-        record, now = self._store.read(identity), self._now()
-        riders = [part for part in self._along if not self._lifetimes.answers(record, part, now, NEVER)]
-        boarding = self._store.board(identity, {*wanted, *riders})
-        outcomes: dict[Part, Record | NoAnswer] = {
-            part: failed for part, failed in boarding.faults.items() if part in wanted
-        }
-        fault: NoAnswer = QuotaExhausted(retry_after=self._quota.wait())
-        going, elsewhere = [], []
-        with self._lock:
-            # Under the lock, or a call might land between the look and the decision; reading does no I/O.
-            record, now = self._store.read(identity), self._now()
-            for part, one in wanted.items():
-                if self._lifetimes.answers(record, part, now, one.since):
-                    outcomes[part] = record
-                elif part in outcomes:
-                    continue
-                elif part not in boarding.granted:
-                    elsewhere.append(one)
-                elif self._too_late(one):
-                    outcomes[part] = fault
-                else:
-                    going.append(part)
-            refused: list[Part] = []
-            probe = False
-            if going and self._quota.closed:
-                going, refused = [], going
-            elif going:
-                try:
-                    probe = self._outage.begin()
-                except NoAnswer as lasting:
-                    going, refused, fault = [], going, lasting
-            calls = plan(going, [part for part in riders if part in boarding.granted and part not in outcomes])
-            sent = None
-            if calls:
-                mark = min(wanted[part].mark for part in going)
-                sent = _Sent(self._under_way.sent(identity, calls[0].parts, wanted), calls[0], probe, mark)
-            later = {part: wanted[part] for call in calls[1:] for part in call.parts}
-            flight = self._widened(identity, later)
-            number = self._under_way.sent_elsewhere(elsewhere)
-        try:
-            self._under_way.settle(identity, outcomes, call=None)
-            if refused:
-                self._refuse(identity, [wanted[part] for part in refused], fault)
-            if flight:
-                self._book(identity, flight, leased=later.keys())
-            if elsewhere:
-                self._pool.submit(_as, request_id.get(), self._follow, identity, elsewhere, number)
-            if unsent := boarding.granted - later.keys() - (sent.call.parts if sent else frozenset()):
-                self._store.land(identity, EMPTY, unsent)
-        except Exception:  # noqa: BLE001  # what is marked as sent must be sent
-            _log.exception("what goes by another call could not be seen to")
-        return sent
-
-    def _too_late(self, one: Awaited) -> bool:
-        """Say whether a recommendation's message has gone: a call now would log an exposure for nothing."""
-        return one.exposes and not one.wanted_later and one.until < self._monotonic()
-
-    def _land(self, identity: Identity, sent: _Sent, outcome: Fetched | NoAnswer) -> None:
-        parts = sent.call.parts
-        if isinstance(outcome, Fetched):
-            # Kept before it is forgotten here: whoever comes in between finds one or the other.
-            with self._lock:
-                ahead = any(one.ahead for one in self._under_way.carried_by(identity, sent.number))
-            record = outcome.record.warm() if ahead else outcome.record
-            self._store.land(identity, record, parts, mark=sent.mark)
-            said = {part: outcome.faults.get(part, record) for part in parts}
-            self._under_way.settle(identity, said, call=sent.number)
-            return
-        self._store.land(identity, EMPTY, parts, outcome.word)
-        if isinstance(outcome, QuotaExhausted):
-            with self._lock:
-                carried = self._under_way.carried_by(identity, sent.number)
-            # What only rode along is not worth a call.
-            self._refuse(identity, [one for one in carried if one.asked], outcome, call=sent.number)
-        self._under_way.settle(identity, dict.fromkeys(parts, outcome), call=sent.number)
-
-    # What another process sends.
-
-    def _follow(self, identity: Identity, awaited: list[Awaited], number: int) -> None:
-        """Wait for what another process fetches, for as long as somebody waits; fetch it here if that one gives up."""
-        try:
-            while awaited:
-                left = max(one.until for one in awaited) - self._monotonic()
-                if left <= 0:
-                    self._refuse(identity, awaited, UpstreamTimeout(), call=number)
-                    return
-                self._sleep(min(left, _FOLLOW_SECONDS))
-                awaited = self._looked_after(identity, awaited, number)
-        except Exception:  # noqa: BLE001  # as above
-            _log.exception("a call of another process could not be followed")
-            fault = UpstreamInvalid("a fault of ours")
-            self._under_way.settle(identity, dict.fromkeys((one.part for one in awaited), fault), call=number)
-
-    def _looked_after(self, identity: Identity, awaited: list[Awaited], number: int) -> list[Awaited]:
-        """Settle what has come or failed, and take over what nobody fetches any more. Return what is left."""
-        boarding = self._store.board(identity, [one.part for one in awaited])
-        record, now = self._store.read(identity), self._now()
-        outcomes: dict[Part, Record | NoAnswer] = dict(boarding.faults)
-        for one in awaited:
-            if self._lifetimes.answers(record, one.part, now, one.since):
-                outcomes[one.part] = record
-        self._under_way.settle(identity, outcomes, call=number)
-        left = [one for one in awaited if one.part not in outcomes]
-        ours = {one.part: one for one in left if one.part in boarding.granted}
-        if unwanted := boarding.granted - ours.keys():
-            self._store.land(identity, EMPTY, unwanted)
-        with self._lock:
-            for one in ours.values():
-                one.call, one.elsewhere = None, False
-            flight = self._widened(identity, ours)
-        if flight:
-            self._book(identity, flight, leased=ours.keys())
-        return [one for one in left if one.part not in ours]

@@ -1,0 +1,193 @@
+"""What goes by a call when it is about to be sent, what it brought, and what another process brings instead.
+
+Planning happens here and not when somebody asks, so that all that was asked meanwhile goes by one call. A part is
+leased before it is fetched: what another process has under way is waited for, and taken over should that one give up.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from proxy.amplitude import Fetched
+from proxy.errors import NoAnswer, QuotaExhausted, UpstreamInvalid, UpstreamTimeout
+from proxy.outage import Outage
+from proxy.parts import EMPTY, Identity, Lifetimes, Part, Record
+from proxy.plan import Call, plan
+from proxy.quota import Quota
+from proxy.store import Store
+from proxy.tickets import NEVER, Awaited, UnderWay
+
+_log = logging.getLogger(__name__)
+
+_FOLLOW_SECONDS = 0.05  # between looks at what another process fetches
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A call on its way: its number among those here, and whether it is the probe of an outage."""
+
+    number: int
+    call: Call
+    probe: bool
+    mark: int
+
+
+class Queue(Protocol):
+    """Where what cannot go now waits for another moment."""
+
+    def refuse(
+        self, identity: Identity, awaited: Collection[Awaited], fault: NoAnswer, *, call: int | None = None
+    ) -> None:
+        """Tell those who wait, and put what is still wanted into the backlog."""
+
+    def again(self, identity: Identity, awaited: dict[Part, Awaited]) -> None:
+        """Queue `awaited`, which this process is to fetch, for a call of its own."""
+
+    def start(self, work: Callable[..., None], *args: object) -> None:
+        """Do `work` on a thread of its own."""
+
+
+class Departures:
+    """Safe for threads."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        under_way: UnderWay,
+        store: Store,
+        quota: Quota,
+        outage: Outage,
+        lifetimes: Lifetimes,
+        *,
+        along: tuple[Part, ...],
+        now: Callable[[], float],
+        monotonic: Callable[[], float],
+        sleep: Callable[[float], None],
+    ) -> None:
+        self._queue = queue
+        self._under_way = under_way
+        self._lock = under_way.lock
+        self._store = store
+        self._quota = quota
+        self._outage = outage
+        self._lifetimes = lifetimes
+        self._along = along
+        self._now = now
+        self._monotonic = monotonic
+        self._sleep = sleep
+
+    def board(self, identity: Identity, wanted: Mapping[Part, Awaited]) -> Sent | None:
+        """Decide what is sent; what needs no call, or another, is seen to."""
+        record, now = self._store.read(identity), self._now()
+        riders = [part for part in self._along if not self._lifetimes.answers(record, part, now, NEVER)]
+        boarding = self._store.board(identity, {*wanted, *riders})
+        outcomes: dict[Part, Record | NoAnswer] = {
+            part: failed for part, failed in boarding.faults.items() if part in wanted
+        }
+        fault: NoAnswer = QuotaExhausted(retry_after=self._quota.wait())
+        going, elsewhere = [], []
+        with self._lock:
+            # Under the lock, or a call might land between the look and the decision; reading does no I/O.
+            record, now = self._store.read(identity), self._now()
+            for part, one in wanted.items():
+                if self._lifetimes.answers(record, part, now, one.since):
+                    outcomes[part] = record
+                elif part in outcomes:
+                    continue
+                elif part not in boarding.granted:
+                    elsewhere.append(one)
+                elif self._too_late(one):
+                    outcomes[part] = fault
+                else:
+                    going.append(part)
+            refused: list[Part] = []
+            probe = False
+            if going and self._quota.closed:
+                going, refused = [], going
+            elif going:
+                try:
+                    probe = self._outage.begin()
+                except NoAnswer as lasting:
+                    going, refused, fault = [], going, lasting
+            calls = plan(going, [part for part in riders if part in boarding.granted and part not in outcomes])
+            sent = None
+            if calls:
+                mark = min(wanted[part].mark for part in going)
+                sent = Sent(self._under_way.sent(identity, calls[0].parts, wanted), calls[0], probe, mark)
+            later = {part: wanted[part] for call in calls[1:] for part in call.parts}
+            number = self._under_way.sent_elsewhere(elsewhere)
+        try:
+            self._under_way.settle(identity, outcomes, call=None)
+            if refused:
+                self._queue.refuse(identity, [wanted[part] for part in refused], fault)
+            if later:
+                self._queue.again(identity, later)
+            if elsewhere:
+                self._queue.start(self._follow, identity, elsewhere, number)
+            if unsent := boarding.granted - later.keys() - (sent.call.parts if sent else frozenset()):
+                self._store.land(identity, EMPTY, unsent)
+        except Exception:  # noqa: BLE001  # what is marked as sent must be sent
+            _log.exception("what goes by another call could not be seen to")
+        return sent
+
+    def _too_late(self, one: Awaited) -> bool:
+        """Say whether a recommendation's message has gone: a call now would log an exposure for nothing."""
+        return one.exposes and not one.wanted_later and one.until < self._monotonic()
+
+    def land(self, identity: Identity, sent: Sent, outcome: Fetched | NoAnswer) -> None:
+        """Keep what a call brought, and tell those who wait for it."""
+        parts = sent.call.parts
+        if isinstance(outcome, Fetched):
+            # Kept before it is forgotten here: whoever comes in between finds one or the other.
+            with self._lock:
+                ahead = any(one.ahead for one in self._under_way.carried_by(identity, sent.number))
+            record = outcome.record.warm() if ahead else outcome.record
+            self._store.land(identity, record, parts, mark=sent.mark)
+            said = {part: outcome.faults.get(part, record) for part in parts}
+            self._under_way.settle(identity, said, call=sent.number)
+            return
+        self._store.land(identity, EMPTY, parts, outcome.word)
+        if isinstance(outcome, QuotaExhausted):
+            with self._lock:
+                carried = self._under_way.carried_by(identity, sent.number)
+            # What only rode along is not worth a call.
+            self._queue.refuse(identity, [one for one in carried if one.asked], outcome, call=sent.number)
+        self._under_way.settle(identity, dict.fromkeys(parts, outcome), call=sent.number)
+
+    def _follow(self, identity: Identity, awaited: list[Awaited], number: int) -> None:
+        """Wait for what another process fetches, for as long as somebody waits; fetch it here if that one gives up."""
+        try:
+            while awaited:
+                left = max(one.until for one in awaited) - self._monotonic()
+                if left <= 0:
+                    self._queue.refuse(identity, awaited, UpstreamTimeout(), call=number)
+                    return
+                self._sleep(min(left, _FOLLOW_SECONDS))
+                awaited = self._looked_after(identity, awaited, number)
+        except Exception:  # noqa: BLE001  # those who wait must hear of it
+            _log.exception("a call of another process could not be followed")
+            fault = UpstreamInvalid("a fault of ours")
+            self._under_way.settle(identity, dict.fromkeys((one.part for one in awaited), fault), call=number)
+
+    def _looked_after(self, identity: Identity, awaited: list[Awaited], number: int) -> list[Awaited]:
+        """Settle what has come or failed, and take over what nobody fetches any more. Return what is left."""
+        boarding = self._store.board(identity, [one.part for one in awaited])
+        record, now = self._store.read(identity), self._now()
+        outcomes: dict[Part, Record | NoAnswer] = dict(boarding.faults)
+        for one in awaited:
+            if self._lifetimes.answers(record, one.part, now, one.since):
+                outcomes[one.part] = record
+        self._under_way.settle(identity, outcomes, call=number)
+        left = [one for one in awaited if one.part not in outcomes]
+        ours = {one.part: one for one in left if one.part in boarding.granted}
+        if unwanted := boarding.granted - ours.keys():
+            self._store.land(identity, EMPTY, unwanted)
+        with self._lock:
+            for one in ours.values():
+                one.call, one.elsewhere = None, False
+        if ours:
+            self._queue.again(identity, ours)
+        return [one for one in left if one.part not in ours]
