@@ -2,7 +2,10 @@
 
 import os
 import resource
+import shutil
 import sys
+import tempfile
+from pathlib import Path
 
 # The master imports this, and gevent's patches come in the worker: nothing that takes a lock may be imported here.
 from proxy.settings import Settings, SettingsError
@@ -48,6 +51,10 @@ def on_starting(server):
     """Make room for the connections, and say what differs from what was asked for."""
     if not shared and settings.web_concurrency > 1:
         server.log.info("WEB_CONCURRENCY is ignored without REDIS_URL: one worker process keeps the quota exact")
+    # The metrics of several workers are added up from files, a new folder of them at each start. One needs none.
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+    if server.cfg.workers > 1:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="connected-content-proxy-metrics-")
     wanted = server.cfg.worker_connections + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
@@ -61,3 +68,17 @@ def on_starting(server):
             "a process may open %d files: a worker takes %d connections, not %d; allow %d (ulimit -Hn, LimitNOFILE=)",
             allowed, places, wanted - _OTHER_FILES, wanted,
         )  # fmt: skip
+
+
+def child_exit(server, worker):
+    """Let the gauges of a worker that has gone count no more; what it counted still does."""
+    # As prometheus_client.mark_process_dead, which takes locks when imported.
+    if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        for file in Path(folder).glob(f"gauge_live*_{worker.pid}.db"):
+            file.unlink(missing_ok=True)
+
+
+def on_exit(server):
+    """Leave no files behind."""
+    if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        shutil.rmtree(folder, ignore_errors=True)

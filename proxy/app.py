@@ -10,12 +10,15 @@ from typing import Any
 
 from flask import Flask
 
+from proxy.aliases import Aliases
 from proxy.amplitude import Amplitude, Fetched
 from proxy.backlog import Backlog
 from proxy.flights import Flights
 from proxy.forgetting import Forgetting
+from proxy.history import History
 from proxy.keys import KeyRing
 from proxy.ledger import WINDOW_SECONDS
+from proxy.metrics import Metrics, Reading
 from proxy.outage import Outage
 from proxy.parts import Identity, Lifetimes
 from proxy.plan import Call
@@ -25,7 +28,7 @@ from proxy.sender import MAY_ARRIVE_SECONDS, Sender
 from proxy.settings import Settings
 from proxy.store import Store
 from proxy.telemetry import OncePerMinute, configure_logging
-from proxy.web import context, docs, forget, hooks, ops, pages, playground, v1
+from proxy.web import context, docs, forget, hooks, ops, pages, playground, status, v1
 
 _MARGIN_SECONDS = 0.12
 """What is left of the deadline to write the answer, and for the request to have its turn before that."""
@@ -60,6 +63,7 @@ def create_app(
     app.register_blueprint(pages.blueprint)
     app.register_blueprint(docs.blueprint)
     app.register_blueprint(playground.blueprint)
+    app.register_blueprint(status.blueprint)
     return app
 
 
@@ -118,9 +122,25 @@ def _services(
     )
     store = Store(max_bytes=int(settings.cache_max_mb * 1024 * 1024), lifetimes=lifetimes, now=now, shared=records)
     outage = Outage(monotonic)
-    sender = Sender(fetch, quota, outage, monotonic=monotonic)
+    metrics = Metrics()
+    sender = Sender(fetch, quota, outage, monotonic=monotonic, on_ended=metrics.called)
     backlog = Backlog(
         max_users=settings.backlog_max_users, max_age=settings.backlog_max_age_seconds, monotonic=monotonic
+    )
+    metrics.read_by(
+        lambda: Reading(
+            quota_used=quota.used,
+            quota_limit=quota.per_minute,
+            quota_closed=quota.closed,
+            backlog_users=len(backlog),
+            backlog_dropped=backlog.dropped,
+            cache_bytes=store.size,
+            cache_max_bytes=store.max_size,
+            cache_records=store.records,
+            cache_evictions=store.evicted,
+            outage=outage.wait() > 0,
+            redis_gone=server is not None and server.gone_since is not None,
+        )
     )
     forgetting = Forgetting(store, backlog, records)
     if server is not None:
@@ -154,7 +174,11 @@ def _services(
         networks=settings.allowed_networks,
         trusted_proxy_hops=settings.trusted_proxy_hops,
         refusals=OncePerMinute(monotonic),
+        metrics=metrics,
+        history=History(metrics, now=now, monotonic=monotonic),
+        backlog_max_users=settings.backlog_max_users,
         wait_seconds=max(0.0, settings.response_deadline_seconds - _MARGIN_SECONDS),
+        aliases=Aliases(settings.names),
         monotonic=monotonic,
     )
 

@@ -24,7 +24,7 @@ from proxy.plan import Call, plan
 from proxy.quota import Quota
 from proxy.sender import Sender
 from proxy.store import Store
-from proxy.telemetry import OncePerMinute
+from proxy.telemetry import OncePerMinute, request_id
 from proxy.tickets import NEVER, Awaited, Ticket, UnderWay
 
 _log = logging.getLogger(__name__)
@@ -47,6 +47,12 @@ class _Sent:
     call: Call
     probe: bool
     mark: int
+
+
+def _as(id: str | None, work: Callable[..., None], *args: object) -> None:
+    """Do `work`; its log lines name the request that it is for, and not the one that happened to start the thread."""
+    request_id.set(id)
+    work(*args)
 
 
 class Flights:
@@ -222,7 +228,7 @@ class Flights:
         with self._lock:
             self._flying += 1
         try:
-            self._pool.submit(self._fly, identity, flight, booking)
+            self._pool.submit(_as, request_id.get(), self._fly, identity, flight, booking)
         except RuntimeError:  # no thread can be had, or the process ends; nobody may board what never leaves
             self._leave_queue(identity, flight)
             self._quota.cancel(booking)
@@ -267,7 +273,7 @@ class Flights:
             self._emptying = True
         # Not of the pool, whose threads are waited for at the end of the process: the backlog may last for minutes.
         try:
-            Thread(target=self._empty_backlog, name="backlog", daemon=True).start()
+            Thread(target=_as, args=(None, self._empty_backlog), name="backlog", daemon=True).start()
         except RuntimeError:  # none can be had just now; the next who is refused tries again
             self._emptying = False
 
@@ -395,7 +401,7 @@ class Flights:
             if flight:
                 self._book(identity, flight, leased=later.keys())
             if elsewhere:
-                self._pool.submit(self._follow, identity, elsewhere, number)
+                self._pool.submit(_as, request_id.get(), self._follow, identity, elsewhere, number)
             if unsent := boarding.granted - later.keys() - (sent.call.parts if sent else frozenset()):
                 self._store.land(identity, EMPTY, unsent)
         except Exception:  # noqa: BLE001  # what is marked as sent must be sent

@@ -53,13 +53,16 @@ class Ledger:
         self._bursts: list[float] = []  # sorted
         self._next_even = float("-inf")
 
+    def __len__(self) -> int:
+        return len(self._open) + len(self._ended)
+
     def first(self, earliest: float, pace: Pace, burst: float = 1.0) -> Booking | None:
         """Return the first place from `earliest` on, not taken yet; None when that depends on calls on the way.
 
         `burst`: the share of the burst that may be used up.
         """
         # At a moment m, the open calls and those free after m hold places. How many too many are there?
-        excess = len(self._open) + len(self._ended) + 1 - pace.per_minute
+        excess = len(self) + 1 - pace.per_minute
         if excess > len(self._ended):
             return None
         if excess > 0:

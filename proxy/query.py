@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal, get_args
 
+from proxy.aliases import NO_ALIASES, Aliases
 from proxy.errors import BadRequest
 from proxy.parts import (
     COHORTS,
@@ -69,7 +70,7 @@ OF_SECTION: Mapping[Section, tuple[Parameter, ...]] = {
 
 @dataclass(frozen=True)
 class Wish:
-    """What one request wants of whatever user: which sections, narrowed how."""
+    """What one request wants of whatever user: which sections, narrowed how. Ids are as asked, or `aliases` of them."""
 
     sections: tuple[Section, ...]
     rec_ids: tuple[str, ...] = ()
@@ -80,6 +81,7 @@ class Wish:
     prediction_ids: tuple[str, ...] = ()
     propensity_type: PropensityType = "score"
     on_error: OnError = "default"
+    aliases: Aliases = NO_ALIASES
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
@@ -88,16 +90,29 @@ class Wish:
         for section in self.sections:
             match section:
                 case "recommendations":
-                    parts += [recommendation(rec_id, self.rec_type) for rec_id in self.rec_ids]
+                    parts += [self.recommendation(rec_id) for rec_id in self.rec_ids]
                 case "properties":
                     parts.append(PROPERTIES)
                 case "cohorts":
                     parts.append(COHORTS)
                 case "computations":
-                    parts.append(computations(self.comp_ids))
+                    parts.append(self.computations)
                 case "propensities":
-                    parts += [prediction(one, self.propensity_type) for one in self.prediction_ids]
-        return tuple(parts)
+                    parts += [self.prediction(one) for one in self.prediction_ids]
+        return tuple(dict.fromkeys(parts))
+
+    def recommendation(self, rec_id: str) -> Part:
+        """Return the part that answers one of `rec_ids`."""
+        return recommendation(self.aliases.id_of("recommendations", rec_id), self.rec_type)
+
+    @cached_property
+    def computations(self) -> Part:
+        """Return the part that answers `comp_ids`."""
+        return computations({self.aliases.id_of("computations", one) for one in self.comp_ids})
+
+    def prediction(self, prediction_id: str) -> Part:
+        """Return the part that answers one of `prediction_ids`."""
+        return prediction(self.aliases.id_of("predictions", prediction_id), self.propensity_type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +135,7 @@ def parameters_of(section: Section | None) -> tuple[Parameter, ...]:
     return (*COMMON, INCLUDE, *(parameter for some in OF_SECTION.values() for parameter in some))
 
 
-def parse(section: Section | None, given: Iterable[tuple[str, Any]]) -> Ask:
+def parse(section: Section | None, given: Iterable[tuple[str, Any]], aliases: Aliases = NO_ALIASES) -> Ask:
     """Return what is asked of the route of `section` (None: the profile).
 
     `given`: names and values as sent, repeats included; text from a URL or form, or what `from_json` returned.
@@ -129,11 +144,12 @@ def parse(section: Section | None, given: Iterable[tuple[str, Any]]) -> Ask:
     sent = _once(_KNOWN[section], given)
     identity = _identity(sent)
     rest = tuple(sent.items())
-    return Ask(identity, _wish(section, rest) if _short(rest) else _wish.__wrapped__(section, rest))
+    wish = _wish if _short(rest) else _wish.__wrapped__
+    return Ask(identity, wish(section, rest, aliases))
 
 
 @lru_cache(_WISHES)
-def _wish(section: Section | None, given: tuple[tuple[str, Any], ...]) -> Wish:
+def _wish(section: Section | None, given: tuple[tuple[str, Any], ...], aliases: Aliases) -> Wish:
     sent = _Sent(given)
     on_error: OnError = "retry" if sent.one(ON_ERROR) == "retry" else "default"
     if section is not None:
@@ -155,6 +171,7 @@ def _wish(section: Section | None, given: tuple[tuple[str, Any], ...]) -> Wish:
         prediction_ids=sent.many(PREDICTION_ID),
         propensity_type="pct" if sent.one(PROPENSITY_TYPE) == "pct" else "score",
         on_error=on_error,
+        aliases=aliases,
     )
     if "recommendations" in sections and not wish.rec_ids:
         raise BadRequest("rec_id is missing: name one or more recommendations, e.g. rec_id=abc123")
@@ -195,16 +212,17 @@ DROP_IN = (
 )
 
 
-def parse_drop_in(given: Iterable[tuple[str, Any]]) -> Ask:
+def parse_drop_in(given: Iterable[tuple[str, Any]], aliases: Aliases = NO_ALIASES) -> Ask:
     """Return what is asked in Amplitude's own parameters. Raises BadRequest as `parse` does."""
     sent = _once(_DROP_IN_NAMES, given)
     identity = _identity(sent)
     rest = tuple(sent.items())
-    return Ask(identity, _drop_in_wish(rest) if _short(rest) else _drop_in_wish.__wrapped__(rest))
+    wish = _drop_in_wish if _short(rest) else _drop_in_wish.__wrapped__
+    return Ask(identity, wish(rest, aliases))
 
 
 @lru_cache(_WISHES)
-def _drop_in_wish(given: tuple[tuple[str, Any], ...]) -> Wish:
+def _drop_in_wish(given: tuple[tuple[str, Any], ...], aliases: Aliases) -> Wish:
     sent = _Sent(given)
     rec_ids, comp_ids, prediction_ids = sent.many(REC_ID), sent.many(COMP_ID), sent.many(PREDICTION_ID)
     recommended = sent.flag(GET_RECS, default=bool(rec_ids))
@@ -226,6 +244,7 @@ def _drop_in_wish(given: tuple[tuple[str, Any], ...]) -> Wish:
         comp_ids=comp_ids,
         prediction_ids=prediction_ids,
         propensity_type="pct" if sent.one(PROPENSITY_TYPE) == "pct" else "score",
+        aliases=aliases,
     )
 
 

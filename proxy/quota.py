@@ -63,6 +63,18 @@ class Quota:
         """Return the seconds between two even calls."""
         return self._pace.interval
 
+    @property
+    def per_minute(self) -> int:
+        """Return the calls that may be sent in any minute."""
+        return self._pace.per_minute
+
+    @property
+    def used(self) -> int:
+        """Return how many places the calls of this process hold just now."""
+        with self._lock:
+            self._ledger.forget(self._monotonic())
+            return len(self._ledger)
+
     def book(self, latest: float, *, burst: float = 1.0) -> Booking | None:
         """Return a place at the first free moment, or None when that is after `latest` (monotonic seconds).
 

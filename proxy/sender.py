@@ -31,7 +31,10 @@ class LastCall:
 
 
 class Sender:
-    """`typical`: seconds that a call takes, of late. Safe for threads."""
+    """`typical`: seconds that a call takes, of late. Safe for threads.
+
+    `on_ended` is told of each call: `ok` or the error word, the seconds it took, the recommendations it asked for.
+    """
 
     def __init__(
         self,
@@ -40,11 +43,13 @@ class Sender:
         outage: Outage,
         *,
         monotonic: Callable[[], float],
+        on_ended: Callable[[str, float, int], None] = lambda *_: None,
     ) -> None:
         self.fetch = fetch
         self._quota = quota
         self._outage = outage
         self._monotonic = monotonic
+        self._on_ended = on_ended
         self._told = OncePerMinute(monotonic)
         self.typical = _FIRST_GUESS_SECONDS
         self.last_call: LastCall | None = None
@@ -68,6 +73,8 @@ class Sender:
             self.typical += 0.2 * (ended - started - self.typical)
         fault = outcome if isinstance(outcome, NoAnswer) else None
         self._outage.ended(fault, probe=probe)
+        exposures = sum(part.section == "recommendations" for part in call.parts)
+        self._on_ended(fault.word if fault else "ok", ended - started, exposures)
         self.last_call = LastCall(fault.word if fault else None, ended)
         return outcome
 

@@ -9,6 +9,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
 
+from proxy.aliases import Alias, BadAlias
+from proxy.aliases import parse as parse_aliases
 from proxy.keys import BadEntry, Key
 from proxy.keys import parse as parse_keys
 from proxy.parts import COHORTS, PROPERTIES, Part
@@ -124,6 +126,13 @@ def _brazes_key(value: str) -> tuple[Key, ...]:
     return _keys(f"braze:{value}")
 
 
+def _names(value: str) -> tuple[Alias, ...]:
+    try:
+        return parse_aliases(value)
+    except BadAlias as fault:
+        raise _Fault(str(fault)) from None
+
+
 def _redis_url(value: str) -> str:
     try:
         url = urlsplit(value)
@@ -201,6 +210,13 @@ class Settings:
         "<16 or more letters and digits>",
         default=(),
         secret=True,
+    )
+    names: tuple[Alias, ...] = _setting(
+        _names,
+        "short names for Amplitude's ids, `kind.name=id`, comma separated; kinds are `recommendations`, `cohorts`, "
+        "`computations` and `predictions`",
+        "recommendations.homepage=abc123,cohorts.vip=c31",
+        default=(),
     )
     response_deadline_seconds: float = _setting(
         _number(0.1, 30), "every data answer leaves within this; Braze gives up at 2", "1.5", default=1.5

@@ -13,7 +13,7 @@ from typing import Any
 
 from proxy import columns, strictjson
 from proxy.names import USER_PROPERTY, safe_names
-from proxy.parts import COHORTS, PROPERTIES, Kept, Part, Record, computations, prediction, recommendation
+from proxy.parts import COHORTS, PROPERTIES, Kept, Part, Record
 from proxy.query import Ask, Wish
 
 
@@ -46,9 +46,9 @@ def shape(ask: Ask, record: Record, *, error: str | None = None, stale: bool = F
             case "properties":
                 members.append(_all_properties(record.parts.get(PROPERTIES)))
             case "cohorts":
-                members.append(_members(_cohorts(wish.cohort_ids, _texts(_value(record, COHORTS)))))
+                members.append(_members(_cohorts(wish, _texts(_value(record, COHORTS)))))
             case "computations":
-                members.append(_members(_computations(_object(_value(record, computations(wish.comp_ids))))))
+                members.append(_members(_computations(wish, _object(_value(record, wish.computations)))))
             case "propensities":
                 members.append(_members(_propensities(wish, record)))
     return b"{%b}" % b",".join(members)
@@ -69,12 +69,10 @@ def drop_in(ask: Ask, record: Record) -> dict[str, Any]:
             case "cohorts":
                 data["cohort_ids"] = _value(record, COHORTS)
             case "computations":
-                computed = _object(_value(record, computations(ask.wish.comp_ids)))
+                computed = _object(_value(record, ask.wish.computations))
                 data["amp_props"] = (data["amp_props"] or {}) | computed
             case "propensities":
-                found = {
-                    one: _value(record, prediction(one, ask.wish.propensity_type)) for one in ask.wish.prediction_ids
-                }
+                found = {one: _value(record, ask.wish.prediction(one)) for one in ask.wish.prediction_ids}
                 data["propensity"] = found[ask.wish.prediction_ids[0]]
                 data["propensities"] = [
                     {"prop": value, "pred_id": one, "prop_type": ask.wish.propensity_type}
@@ -94,9 +92,7 @@ def _members(object: dict[str, Any]) -> bytes:
 
 
 def _recommendations(wish: Wish, record: Record) -> dict[str, Any]:
-    entries = [
-        _entry(rec_id, _object(_value(record, recommendation(rec_id, wish.rec_type)))) for rec_id in wish.rec_ids
-    ]
+    entries = [_entry(rec_id, _object(_value(record, wish.recommendation(rec_id)))) for rec_id in wish.rec_ids]
     first = {key: value for key, value in entries[0].items() if key != "child_rec_id"}
     return {
         **first,
@@ -166,19 +162,26 @@ def _some_properties(keys: tuple[str, ...], said: dict[str, Any]) -> dict[str, A
     }
 
 
-def _cohorts(asked: tuple[str, ...], said: list[str]) -> dict[str, Any]:
+def _cohorts(wish: Wish, said: list[str]) -> dict[str, Any]:
     users = set(said)
-    listed = [cohort for cohort in asked if cohort in users] if asked else list(dict.fromkeys(said))
+    asked = {cohort: wish.aliases.id_of("cohorts", cohort) in users for cohort in wish.cohort_ids}
+    member = asked or dict.fromkeys(said, True)
     return {
-        "cohort_ids": listed,
-        "member": {cohort: cohort in users for cohort in asked or listed},
-        "is_member": bool(asked) and users.issuperset(asked),
+        "cohort_ids": [cohort for cohort, is_in in member.items() if is_in],
+        "member": member,
+        "is_member": bool(asked) and all(asked.values()),
     }
 
 
-def _computations(said: dict[str, Any]) -> dict[str, Any]:
+def _computations(wish: Wish, said: dict[str, Any]) -> dict[str, Any]:
     values = {name: number(value) for name, value in said.items()}
-    names = safe_names(values)
+    known = [name for name in wish.aliases.known("computations") if not wish.comp_ids or name in wish.comp_ids]
+    if known and len(wish.comp_ids) == len(values) == 1:
+        # Amplitude says it under a name of its own, but which one was asked is beyond doubt.
+        values = dict(zip(known, values.values(), strict=True))
+    missing = [name for name in known if name not in values and USER_PROPERTY + name not in values]
+    names = safe_names(values, missing)
+    values |= dict.fromkeys(missing)
     return {
         "computations": {names[name]: value for name, value in values.items()},
         "computations_by_name": values,
@@ -188,7 +191,7 @@ def _computations(said: dict[str, Any]) -> dict[str, Any]:
 def _propensities(wish: Wish, record: Record) -> dict[str, Any]:
     entries = []
     for one in wish.prediction_ids:
-        value = number(_value(record, prediction(one, wish.propensity_type)))
+        value = number(_value(record, wish.prediction(one)))
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         # Amplitude's own label of the type is not reliable: it is called what was asked.
         entries.append({"prediction_id": one, "value": value if is_number else None, "type": wish.propensity_type})

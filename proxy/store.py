@@ -78,7 +78,7 @@ class Store:
         shared: SharedRecords | None = None,
     ) -> None:
         for_ready = max_bytes // _READY_SHARE
-        self._cache: LRUCache[Identity, _Entry] = LRUCache(max_bytes - for_ready, getsizeof=lambda entry: entry.size)
+        self._cache = _Counting(max_bytes - for_ready, getsizeof=lambda entry: entry.size)
         self._ready: LRUCache[Identity, tuple[Wish, Ready]] = LRUCache(
             for_ready, getsizeof=lambda kept: len(kept[1].body) + _READY_LINKS
         )
@@ -220,6 +220,21 @@ class Store:
         """Return the bytes kept."""
         return int(self._cache.currsize + self._ready.currsize)
 
+    @property
+    def records(self) -> int:
+        """Return how many users something is kept of."""
+        return len(self._cache)
+
+    @property
+    def max_size(self) -> int:
+        """Return the bytes that may be kept."""
+        return int(self._cache.maxsize + self._ready.maxsize)
+
+    @property
+    def evicted(self) -> int:
+        """Return how many records have left the memory for others."""
+        return self._cache.evicted
+
 
 class _Entry:
     __slots__ = ("asked", "record", "size")
@@ -228,3 +243,11 @@ class _Entry:
         self.record = record
         self.size = size
         self.asked: Wish | None = None
+
+
+class _Counting(LRUCache[Identity, _Entry]):
+    evicted = 0
+
+    def popitem(self) -> tuple[Identity, _Entry]:
+        self.evicted += 1
+        return super().popitem()

@@ -188,10 +188,19 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         while self.alive:
             self.notify()
             self._stopping.wait(1.0)
+            self._look()
             if os.getppid() != self.ppid:
                 self.log.info("the master has gone")
                 self.alive = False
         self._stop(servers, places)
+
+    def _look(self) -> None:
+        """Note how things stand, for the status page and for the workers that are asked about all."""
+        assert self._services  # noqa: S101  # nothing runs before it is loaded
+        try:
+            self._services.history.tick()
+        except Exception:  # messages are worth more than their count
+            self.log.exception("how things stand could not be noted")
 
     def notify(self) -> None:
         """Tell the master that this worker lives. GeventWorker's ends the process when the master has gone."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from proxy import __version__
-from proxy.openapi import examples, playground
+from proxy.openapi import examples, playground, seeing
 from proxy.openapi.answers import DATA_HEADERS, HEADERS, SHARED, answer, as_json, headers_only, problem
 from proxy.openapi.parameters import REQUEST_HEADERS, SECURITY, SECURITY_SCHEMES, body, query_parameters
 from proxy.openapi.schemas import Schema, answer_name, components, ref
@@ -27,7 +27,7 @@ def document() -> Schema:
         "tags": [{"name": name, "description": about} for name, about in _TAGS.items()],
         "paths": _paths(),
         "components": {
-            "schemas": components() | playground.SCHEMAS,
+            "schemas": components() | playground.SCHEMAS | seeing.SCHEMAS,
             "responses": SHARED,
             "headers": HEADERS,
             "parameters": REQUEST_HEADERS,
@@ -101,6 +101,33 @@ def _paths() -> dict[str, Schema]:
             },
             "Judged by the last call to Amplitude, if that ended in the last minute.",
         ),
+        "/metrics": _get(
+            "Metrics",
+            "Operation",
+            "What is counted, as Prometheus reads it",
+            _guarded("text/plain", {"type": "string"}),
+            "All worker processes together, by route rule: no id, no path, no secret.",
+            security=SECURITY,
+        ),
+        "/status": _get(
+            "Status",
+            "Pages",
+            "How things go: what is wrong now, and the last hour",
+            {
+                **_kept("text/html", "The page."),
+                "401": ref("Unauthorized", "responses"),
+                "403": ref("Forbidden", "responses"),
+            },
+            security=SECURITY,
+        ),
+        "/status.json": _get(
+            "StatusData",
+            "Operation",
+            "What the status page shows",
+            _guarded("application/json", ref("Status")),
+            "Of all worker processes of this machine, as far back as the one that answers has run.",
+            security=SECURITY,
+        ),
         "/": _get("Home", "Pages", "What this is and where to go", _kept("text/html", "The page.")),
         "/docs": _get("Docs", "Pages", "This document, to be tried", _kept("text/html", "The page.")),
         "/playground": _get(
@@ -118,6 +145,12 @@ def _paths() -> dict[str, Schema]:
         "/openapi.json": _get("Openapi", "Pages", "This document", _kept("application/json", "The document.")),
         "/static/{name}": _file(),
     }
+
+
+def _guarded(kind: str, schema: Schema) -> Schema:
+    """Return the answers of what only callers see, and nobody keeps."""
+    told = answer("As it is now.", {kind: {"schema": schema}}, ["Cache-Control"])
+    return {"200": told, "401": ref("Unauthorized", "responses"), "403": ref("Forbidden", "responses")}
 
 
 def _get(name: str, tag: str, summary: str, responses: Schema, description: str = "", **more: Any) -> Schema:
@@ -249,7 +282,10 @@ def _asked(
 
 def _file() -> Schema:
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}, "example": "site.css"}
-    some = {kind: {"schema": {"type": "string"}} for kind in ("text/css", "text/javascript", "image/svg+xml")}
+    some = {
+        kind: {"schema": {"type": "string"}}
+        for kind in ("text/css", "text/javascript", "image/svg+xml", "application/json")
+    }
     kept = _kept("", "The file.", some)
     for response in kept.values():
         response["headers"] |= {

@@ -50,6 +50,7 @@ def _require_network(networks: Iterable[IPv4Network | IPv6Network]) -> None:
 
 def _note(why: str) -> None:
     # By the minute and with a count: with a line each, anybody could fill the log.
+    services().metrics.refused(why)
     address = str(_caller_address() or "unreadable")
     if times := services().refusals.note(f"{why} {address}"):
         _log.warning("callers refused", extra={"address": address, "why": why, "times": times})

@@ -38,6 +38,17 @@ def outcome(answer: Answer, *, ttl: int) -> str:
     return f"fwd={answer.forwarded}; {'collapsed' if answer.forwarded == 'miss' and not answer.opened else 'stored'}"
 
 
+def word(answer: Answer) -> str:
+    """Return where the answer came from in one word: `stale` for an old copy, `expired` when that was fetched anew."""
+    if answer.freshness is None and answer.forwarded is None:
+        return "none"
+    if answer.forwarded is None or answer.fault is not None:
+        return "stale" if answer.stale else "hit"
+    if answer.forwarded == "miss" and answer.error is None and not answer.opened:
+        return "collapsed"
+    return "expired" if answer.forwarded == "stale" else answer.forwarded
+
+
 def wanted_age(request: Request) -> float | None:
     """Return the greatest age in seconds that the caller takes (no-cache is 0), None when it does not say."""
     header = request.environ.get("HTTP_CACHE_CONTROL")

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 
 from flask import Flask, current_app
 
+from proxy.aliases import Aliases
 from proxy.flights import Flights
 from proxy.forgetting import Forgetting
+from proxy.history import History
 from proxy.keys import Accepted, KeyRing
+from proxy.metrics import Metrics
 from proxy.profiles import Profiles
 from proxy.quota import Quota
 from proxy.sender import Sender
@@ -43,7 +46,11 @@ class Services:
     networks: tuple[IPv4Network | IPv6Network, ...]
     trusted_proxy_hops: int
     refusals: OncePerMinute
+    metrics: Metrics
+    history: History
+    backlog_max_users: int
     wait_seconds: float
+    aliases: Aliases
     monotonic: Callable[[], float]
     accepted: Accepted = field(default_factory=Accepted)
     draining: Event = field(default_factory=Event)

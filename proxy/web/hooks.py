@@ -8,6 +8,7 @@ import re
 import secrets
 
 from flask import Flask, Response, g, request
+from flask.ctx import _AppCtxGlobals
 from werkzeug.exceptions import HTTPException, InternalServerError
 
 from proxy.errors import Refused
@@ -44,30 +45,35 @@ def _begin() -> None:
 
 
 def _end(response: Response) -> Response:
+    here, ours, rule = services(), g._get_current_object(), request.url_rule  # each look at one of them is a search
+    route, seconds = rule.rule if rule else None, here.monotonic() - ours.started
     there = {name for name, _ in response.headers}
     # A page brings a policy of its own.
-    response.headers.extend([("X-Request-ID", g.request_id), *(pair for pair in SECURITY if pair[0] not in there)])
+    response.headers.extend([("X-Request-ID", ours.request_id), *(pair for pair in SECURITY if pair[0] not in there)])
+    here.metrics.answered(route or "none", response.status_code, ours.get("cache", "none"), seconds)
+    if error := ours.get("error"):
+        here.metrics.missing(error)
     if response.status_code not in (401, 403):  # those are logged by the minute, with a count
-        level = logging.INFO if "caller" in g else logging.DEBUG
+        level = logging.INFO if "caller" in ours else logging.DEBUG
         if _log.isEnabledFor(level):
-            _log.log(level, "request", extra=_line(response))
+            _log.log(level, "request", extra=_line(response, route, seconds, ours))
     return response
 
 
-def _line(response: Response) -> dict[str, object]:
+def _line(response: Response, route: str | None, seconds: float, ours: _AppCtxGlobals) -> dict[str, object]:
     line: dict[str, object] = {
         "method": request.method if request.method in _METHODS else "other",
-        "route": request.url_rule.rule if request.url_rule else None,
+        "route": route,
         "status": response.status_code,
-        "ms": round((services().monotonic() - g.started) * 1000, 1),
-        "caller": g.get("caller"),
+        "ms": round(seconds * 1000, 1),
+        "caller": ours.get("caller"),
     }
     if "Cache-Status" in response.headers:
         line["cache"] = response.headers["Cache-Status"].partition("; ")[2]
     if "X-Amplitude-Calls" in response.headers:
         line["calls"] = int(response.headers["X-Amplitude-Calls"])
-    if "error" in g:
-        line["error"] = g.error
+    if "error" in ours:
+        line["error"] = ours.error
     return line
 
 

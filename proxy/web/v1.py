@@ -39,9 +39,10 @@ blueprint.before_request(admit)
 
 def answer(section: Section | None) -> Response:
     """Answer what one route was asked; `section` is None for the profile."""
-    ask = parse(section, _given())
+    here = services()
+    ask = parse(section, _given(), here.aliases)
     max_age = caching.wanted_age(request)
-    store = services().store
+    store = here.store
     usual = max_age is None and not caching.in_background(request)
     if usual and (again := store.ready(ask.identity, ask.wish)):
         ready, freshness = again
@@ -68,7 +69,7 @@ def answer(section: Section | None) -> Response:
 
 def userprofile() -> Response:
     """Answer as Amplitude's own endpoint does, errors too, from the same cache and within the same quota."""
-    ask = parse_drop_in(_given())
+    ask = parse_drop_in(_given(), services().aliases)
     # Whether a user is known is an answer too, and the cohorts are the least to ask for it.
     found = _found(ask, ask.wish.parts or (COHORTS,), caching.wanted_age(request))
     if ask.anonymous or found.record.unknown_at is not None:
@@ -152,6 +153,7 @@ def _pairs(encoded: bytes, where: str) -> list[tuple[str, str]]:
 def _described(response: Response, found: Answer) -> Response:
     if found.error is not None:
         g.error = found.error.word
+    g.cache = caching.word(found)
     response.headers.extend(caching.described(found))
     return response
 

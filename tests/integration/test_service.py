@@ -253,3 +253,21 @@ def test_the_log_has_a_json_line_a_request_and_no_id_or_secret(service: Service)
     assert requested
     assert {"method", "route", "status", "ms", "caller", "cache", "calls", "request_id", "time"} <= requested[-2].keys()
     assert {line["caller"] for line in requested} == {"braze"}
+
+
+def test_a_fault_in_the_background_names_the_request_that_opened_the_call(
+    start_service: Callable[..., Service], sandbox: Sandbox
+) -> None:
+    service = start_service(sandbox)
+
+    def ask(user: str, id: str) -> None:
+        headers = {"X-API-Key": SECRET, "X-Request-ID": id}
+        requests.get(f"{service.url}/v1/cohorts?user_id={user}", headers=headers, timeout=5)
+
+    for number in range(3):
+        ask(f"user-{number}", f"before-{number}")
+    sandbox.break_with(Fault("reset"))
+    ask("user-4", "the-one")
+    lines = [json.loads(line) for line in service.log.read_text().splitlines() if line.startswith("{")]
+    told = [line for line in lines if line["event"] == "no answer from Amplitude"]
+    assert [line["request_id"] for line in told] == ["the-one"]

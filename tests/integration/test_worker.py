@@ -316,6 +316,7 @@ def test_nothing_that_takes_a_lock_is_imported_before_the_fork() -> None:
         [sys.executable, "-c", program], cwd=ROOT, env=env, capture_output=True, text=True, check=True
     ).stdout.split()
     assert {name for name in loaded if name.startswith("proxy.")} == {
+        "proxy.aliases",
         "proxy.keys",
         "proxy.parts",
         "proxy.settings",

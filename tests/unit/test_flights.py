@@ -71,7 +71,7 @@ class World:
         """Let no thread of this test be heard of during another."""
         self.source.open.set()
         self.flights.drain(0)
-        self.clock.advance(10)
+        self.clock.advance(100)
 
     def get(self, *parts: Part, identity: Identity = USER, patience: float = 1.5, retry: bool = False) -> Answer:
         return self.profiles.get(identity, parts, until=self.clock() + patience, wanted_later=retry)
@@ -109,10 +109,8 @@ def ended() -> Iterator[None]:
 
 
 @pytest.fixture
-def world(clock: FakeClock) -> Iterator[World]:
-    world = World(clock)
-    yield world
-    world.source.open.set()
+def world(clock: FakeClock) -> World:
+    return World(clock)
 
 
 def test_a_miss_is_fetched_and_the_next_is_a_hit(world: World) -> None:

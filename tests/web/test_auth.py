@@ -96,7 +96,7 @@ def test_authorization_wins_over_x_api_key(client: FlaskClient) -> None:
 
 def test_every_data_route_is_guarded_and_the_probes_are_not(client: FlaskClient) -> None:
     for rule in client.application.url_map.iter_rules():
-        expected = 401 if rule.rule.startswith(("/v1/", "/playground")) else 200
+        expected = 401 if rule.rule.startswith(("/v1/", "/playground", "/metrics", "/status")) else 200
         method = "GET" if "GET" in (rule.methods or ()) else "POST"
         path = rule.rule.replace("<name>", "site.css")
         assert client.open(path, method=method).status_code == expected, rule.rule

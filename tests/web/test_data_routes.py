@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from proxy.app import create_app
 from proxy.errors import QuotaExhausted, UpstreamInvalid, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
+from proxy.settings import Settings
+from proxy.telemetry import request_id
+from tests.conftest import KEYS
 from tests.fakes import FakeClock, FakeSource
 
 AVA = {
@@ -346,6 +350,39 @@ def test_an_unexpected_fault_is_a_500_that_says_nothing(client: FlaskClient, cal
     assert answer.status_code == 500
     assert answer.content_type == "application/problem+json"
     assert "secret-user" not in answer.text
+
+
+def test_names_work_over_http_and_ids_as_before(source: FakeSource, clock: FakeClock, caller: dict[str, str]) -> None:
+    env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "NAMES": "cohorts.vip=c31,recommendations.home=abc123"}
+    client = create_app(Settings.from_env(env), fetch=source.fetch, now=clock, monotonic=clock).test_client()
+    source.user_data = {
+        "user_id": "u",
+        "cohort_ids": ["c31"],
+        "recommendations": [{"rec_id": "abc123", "items": ["shoe"]}],
+    }
+    for cohort_id in ("vip", "c31"):
+        answer = json.loads(client.get(f"/v1/cohorts?user_id=u&cohort_id={cohort_id}", headers=caller).data)
+        assert answer["member"] == {cohort_id: True}
+    for rec_id in ("home", "abc123"):
+        answer = json.loads(client.get(f"/v1/recommendations?user_id=u&rec_id={rec_id}", headers=caller).data)
+        assert (answer["rec_id"], answer["items"]) == (rec_id, ["shoe"])
+    assert len(source.calls) == 2, "a name and its id are kept once"
+
+
+def test_a_call_is_made_under_the_id_of_the_request_that_opened_it(
+    client: FlaskClient, source: FakeSource, caller: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = []
+    says = source.says
+
+    def noted(*asked: Any) -> Any:
+        ids.append(request_id.get())
+        return says(*asked)
+
+    monkeypatch.setattr(source, "says", noted)
+    for number in range(3):
+        client.get(f"/v1/cohorts?user_id=u{number}", headers={**caller, "X-Request-ID": f"request-{number}"})
+    assert ids == ["request-0", "request-1", "request-2"]
 
 
 def test_an_answer_asked_again_and_again_is_the_same_bytes_and_as_old_as_it_is(

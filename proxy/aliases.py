@@ -1,0 +1,63 @@
+"""Short names for Amplitude's ids, so that a template reads `rec_id=homepage` and `member.vip`. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Kind = Literal["recommendations", "cohorts", "computations", "predictions"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+_MAX_LENGTH = 512
+_ENTRY = re.compile(r"([a-z]+)\.([A-Za-z_][A-Za-z0-9_-]*)=(.+)\Z")  # a name is what Liquid can write after a dot
+
+
+class BadAlias(ValueError):
+    """An entry that cannot be used; the text names the fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """One short name, and the id of that kind that it stands for."""
+
+    kind: Kind
+    name: str
+    id: str
+
+
+def parse(entries: str) -> tuple[Alias, ...]:
+    """Return the aliases in `kind.name=id,kind.name=id,...`. Raises BadAlias."""
+    found: dict[tuple[Kind, str], Alias] = {}
+    for number, entry in enumerate((one.strip() for one in entries.split(",") if one.strip()), start=1):
+        match = _ENTRY.match(entry)
+        kind = next((kind for kind in KINDS if match and match[1] == kind), None)
+        if match is None or kind is None:
+            raise BadAlias(
+                f"has an entry ({number}) that is not kind.name=id, with a kind of {', '.join(KINDS)} "
+                "and a name of letters, digits, _ and - that begins with a letter or _"
+            )
+        alias = Alias(kind, match[2], match[3].strip())
+        if not alias.id or len(alias.id) > _MAX_LENGTH or not alias.id.isprintable():
+            raise BadAlias(f"has an entry ({number}) whose id is blank, too long, or holds a control character")
+        if found.setdefault((kind, alias.name), alias) is not alias:
+            raise BadAlias(f"has {kind}.{alias.name} twice")
+    return tuple(found.values())
+
+
+class Aliases:
+    """Which id a name stands for; a name that is not known is an id. Equal to itself alone: made once, at the start."""
+
+    def __init__(self, entries: Iterable[Alias] = ()) -> None:
+        self._ids: dict[tuple[Kind, str], str] = {(one.kind, one.name): one.id for one in entries}
+
+    def id_of(self, kind: Kind, name: str) -> str:
+        """Return Amplitude's id for `name`."""
+        return self._ids.get((kind, name), name)
+
+    def known(self, kind: Kind) -> list[str]:
+        """Return the names of a kind."""
+        return [name for of, name in self._ids if of == kind]
+
+
+NO_ALIASES = Aliases()

@@ -1,0 +1,193 @@
+// Asks this service every ten seconds how things go and draws the last hour. Words go into the page as text only.
+
+const byId = (id) => document.getElementById(id);
+const EVERY_MS = 10_000;
+const BAR_SECONDS = 60;
+const SVG = "http://www.w3.org/2000/svg";
+const WIDTH = 320;
+const HEIGHT = 130;
+const LEFT = 34;
+const TOP = 8;
+const BOTTOM = 18;
+const SERIES = ["a", "b", "c", "d"];
+const FAULTS = ["d", "b", "c", "e", "a"];
+const WORDS = {
+  quota_exhausted: "quota spent",
+  upstream_timeout: "too late",
+  upstream_unavailable: "Amplitude fails",
+  upstream_rejected: "credentials rejected",
+  upstream_invalid: "odd answer",
+};
+
+function element(name, className, ...children) {
+  const made = document.createElement(name);
+  if (className) made.className = className;
+  made.append(...children);
+  return made;
+}
+
+function drawn(name, attributes, text) {
+  const made = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+const sum = (numbers) => numbers.reduce((all, one) => all + one, 0);
+const most = (numbers) => Math.max(0, ...numbers.filter((one) => one !== null));
+const latest = (numbers) => numbers.findLast((one) => one !== null);
+const count = (number) => number.toLocaleString("en");
+const milliseconds = (number) => (number < 10 ? `${number.toFixed(1)} ms` : `${count(Math.round(number))} ms`);
+
+function roundUp(number) {
+  if (number <= 2) return 2;
+  const unit = 10 ** Math.floor(Math.log10(number));
+  return [1, 2, 4, 6, 8, 10].map((step) => step * unit).find((step) => step >= number);
+}
+
+// The frame of a chart: what it shows in words, two lines of a grid, the hour beneath. Returns where things go.
+function chart(id, words, top) {
+  const svg = drawn("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": words });
+  const high = HEIGHT - BOTTOM - TOP;
+  const y = (value) => TOP + high - (value / top) * high;
+  for (const value of [0, top / 2, top]) {
+    svg.append(drawn("line", { class: "grid", x1: LEFT, x2: WIDTH, y1: y(value), y2: y(value) }));
+    if (value || top) svg.append(drawn("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, short(value)));
+  }
+  svg.append(
+    drawn("text", { x: LEFT, y: HEIGHT - 3 }, "1 h ago"),
+    drawn("text", { x: WIDTH, y: HEIGHT - 3, "text-anchor": "end" }, "now"),
+  );
+  byId(id).replaceChildren(svg);
+  return { svg, y };
+}
+
+const short = (value) => (value >= 1000 ? `${value / 1000}k` : String(value));
+const across = (data, at) => LEFT + (1 - (data.until - at) / data.kept_seconds) * (WIDTH - LEFT);
+
+function lines(id, words, data, series, { limit, top } = {}) {
+  const { svg, y } = chart(id, words, roundUp(top ?? most(series.flat())));
+  if (limit) svg.append(drawn("line", { class: "limit", x1: LEFT, x2: WIDTH, y1: y(limit), y2: y(limit) }));
+  series.forEach((values, number) => {
+    // A gap in what is known is a gap in the line; a lone point is a dot, by the round end of its line.
+    let path = "";
+    let pen = false;
+    values.forEach((value, index) => {
+      if (value === null) {
+        pen = false;
+        return;
+      }
+      const at = `${across(data, data.hour.at[index]).toFixed(1)} ${y(value).toFixed(1)}`;
+      path += pen ? `L${at}` : `M${at}h0.01`;
+      pen = true;
+    });
+    const colour = series.length > 1 && number ? "c" : "a";
+    svg.append(drawn("path", { class: `line ${colour}`, d: path }));
+  });
+}
+
+function bars(id, words, data, series, colours = SERIES) {
+  const number = data.kept_seconds / BAR_SECONDS;
+  const bins = series.map(() => new Array(number).fill(0));
+  data.hour.at.forEach((at, index) => {
+    const bin = number - 1 - Math.floor((data.until - at) / BAR_SECONDS);
+    if (bin >= 0 && bin < number) series.forEach((values, which) => (bins[which][bin] += values[index]));
+  });
+  const { svg, y } = chart(id, words, roundUp(most(bins[0]?.map((_, bin) => sum(bins.map((one) => one[bin]))) ?? [])));
+  const wide = (WIDTH - LEFT) / number;
+  for (let bin = 0; bin < number; bin += 1) {
+    let below = 0;
+    bins.forEach((values, which) => {
+      if (!values[bin]) return;
+      const [from, to] = [y(below), y(below + values[bin])];
+      const place = { x: LEFT + bin * wide + 0.5, y: to, width: wide - 1, height: from - to };
+      svg.append(drawn("rect", { class: `bar ${colours[which]}`, ...place }));
+      below += values[bin];
+    });
+  }
+}
+
+function showFindings(findings) {
+  const made = findings.map((finding) => {
+    const notice = element("section", `notice ${finding.level}`, element("h2", "", finding.what));
+    notice.dataset.level = finding.level;
+    notice.append(element("p", "", finding.meaning));
+    if (finding.mend) notice.append(element("p", "mend", `→ ${finding.mend}`));
+    return notice;
+  });
+  // Only when it differs: a reader would be told the same every ten seconds.
+  const box = byId("findings");
+  const holder = element("div", "", ...made);
+  if (holder.textContent !== box.textContent) box.replaceChildren(...made);
+}
+
+function showQuota(data) {
+  const { quota_calls_used: used, quota_calls_limit: limit, quota_calls_left: left } = data.now;
+  byId("quota-now").textContent = count(used);
+  byId("quota-of").textContent = `of ${count(limit)} calls used, ${count(left)} left this minute`;
+  const part = Math.min(1, limit ? used / limit : 0);
+  byId("quota-meter").setAttribute("aria-label", `${Math.round(part * 100)} of 100 of the quota used`);
+  byId("quota-meter").replaceChildren(
+    drawn("rect", { class: "all", width: 300, height: 10 }),
+    drawn("rect", { class: part > 0.9 ? "part bad" : "part", width: 300 * part, height: 10 }),
+  );
+  const all = data.hour.quota_used;
+  lines("quota", `Calls in the minute: at most ${most(all)} of ${limit}`, data, [all], { limit, top: limit });
+}
+
+function showAnswers(data) {
+  const { hit, stale, fetched, missing } = data.hour.answers;
+  const [kept, all] = [sum(hit) + sum(stale), sum(hit) + sum(stale) + sum(fetched) + sum(missing)];
+  const share = all ? `${Math.round((100 * kept) / all)} %` : "–";
+  byId("answers-now").textContent = share;
+  byId("answers-of").textContent = all ? `of ${count(all)} in the last hour` : "nobody asked in the last hour";
+  bars("answers", `From the cache: ${share} of ${all} answers`, data, [hit, stale, fetched, missing]);
+}
+
+function showTimes(id, what, data, times) {
+  const now = latest(times.median);
+  byId(`${id}-now`).textContent = now === undefined ? "–" : milliseconds(now);
+  byId(`${id}-of`).textContent =
+    now === undefined ? "nothing in the last hour" : `median of late, 95 of 100 within ${milliseconds(latest(times.p95))}`;
+  lines(id, `${what}: at most ${milliseconds(most(times.p95))} for 95 of 100`, data, [times.median, times.p95]);
+}
+
+function showErrors(data) {
+  const { errors } = data.hour;
+  const words = Object.keys(errors);
+  byId("errors-now").textContent = count(sum(Object.values(errors).flat()));
+  const told = words.map((word) => `${WORDS[word] ?? word} ${sum(errors[word])}`).join(", ");
+  bars("errors", `Missing: ${told || "nothing"}`, data, Object.values(errors), FAULTS);
+  const legend = words.map((word, which) => element("li", FAULTS[which], WORDS[word] ?? word));
+  byId("errors-legend").replaceChildren(...legend);
+}
+
+function show(data) {
+  data.until = Math.max(Date.now() / 1000, ...data.hour.at.slice(-1));
+  showFindings(data.findings);
+  showQuota(data);
+  showAnswers(data);
+  showTimes("answer", "Time to answer", data, data.hour.answer_ms);
+  showTimes("call", "Amplitude's time", data, data.hour.call_ms);
+  byId("backlog-now").textContent = count(data.now.backlog_users);
+  lines("backlog", `Users waiting: at most ${most(data.hour.backlog)}`, data, [data.hour.backlog]);
+  showErrors(data);
+}
+
+async function look() {
+  const badge = byId("looked");
+  try {
+    // With the whole address the browser would refuse one that has the credentials in it.
+    const answer = await fetch(new URL("/status.json", location.origin), { cache: "no-store" });
+    if (!answer.ok) throw new Error(`status ${answer.status}`);
+    show(await answer.json());
+    badge.textContent = `as of ${new Date().toLocaleTimeString()}`;
+    badge.className = "badge good";
+  } catch (error) {
+    badge.textContent = `not reached: ${error.message}`;
+    badge.className = "badge bad";
+  }
+}
+
+look();
+setInterval(look, EVERY_MS);

@@ -1,0 +1,176 @@
+"""/metrics: what happened is counted, under names that stay, and without anybody's id."""
+
+from __future__ import annotations
+
+import json
+import re
+from random import Random
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from prometheus_client.parser import text_string_to_metric_families
+
+from proxy.app import create_app
+from proxy.errors import QuotaExhausted, UpstreamRejected, UpstreamUnavailable
+from proxy.parts import Identity
+from proxy.settings import Settings
+from proxy.web.context import installed
+from tests.conftest import KEYS, SECRET
+from tests.fakes import FakeClock, FakeSource
+
+REDIS_NOWHERE = "redis://127.0.0.1:1"
+
+
+def read(client: FlaskClient) -> dict[str, float]:
+    """Return every sample: its name with its labels as written, without the prefix."""
+    text = client.get("/metrics", headers={"X-API-Key": SECRET}).text
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
+            found[sample.name.removeprefix("ccproxy_") + (f"{{{labels}}}" if labels else "")] = sample.value
+    return found
+
+
+def ask(client: FlaskClient, question: str, **headers: str) -> None:
+    client.get(f"/v1/{question}", headers={"X-API-Key": SECRET, **headers})
+
+
+def test_metrics_are_for_callers_and_are_prometheus_text(client: FlaskClient) -> None:
+    assert client.get("/metrics").status_code == 401
+    answer = client.get("/metrics", headers={"X-API-Key": SECRET})
+    assert answer.status_code == 200
+    assert answer.content_type.startswith("text/plain; version=")
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+def test_requests_are_counted_by_rule_status_and_where_the_answer_came_from(
+    client: FlaskClient, source: FakeSource, clock: FakeClock
+) -> None:
+    ask(client, "cohorts?user_id=u")
+    ask(client, "cohorts?user_id=u")
+    ask(client, "cohorts/?user_id=u")
+    clock.advance(1000)
+    ask(client, "cohorts?user_id=u")
+    source.fault = UpstreamUnavailable()
+    clock.advance(2000)
+    ask(client, "cohorts?user_id=u")
+    ask(client, "cohorts?user_id=another")
+    ask(client, "cohorts?user_id=another&on_error=retry")
+    ask(client, "cohorts?user_id=")
+    ask(client, "nothing-like-it/u")
+    found = read(client)
+    of_route = "route=/v1/cohorts,status="
+    assert found[f"requests_total{{cache=hit,{of_route}200}}"] == 2
+    assert found[f"requests_total{{cache=stale,{of_route}200}}"] == 2, "refreshed behind, and standing in"
+    assert found[f"requests_total{{cache=miss,{of_route}200}}"] == 2
+    assert found[f"requests_total{{cache=miss,{of_route}500}}"] == 1
+    assert found[f"requests_total{{cache=none,{of_route}200}}"] == 1
+    assert found["requests_total{cache=none,route=none,status=404}"] == 1
+    assert found["answers_missing_total{error=upstream_unavailable}"] == 2
+    assert found["answers_missing_total{error=blank_id}"] == 1
+    assert found["request_duration_seconds_count{route=/v1/cohorts}"] == 8
+
+
+def test_calls_are_counted_with_how_they_ended_how_long_they_took_and_the_exposures_they_log(
+    client: FlaskClient, source: FakeSource
+) -> None:
+    ask(client, "recommendations?user_id=u&rec_id=a,b")
+    ask(client, "recommendations?user_id=u&rec_id=a,b")
+    source.fault = UpstreamUnavailable()
+    ask(client, "cohorts?user_id=another")
+    found = read(client)
+    assert found["upstream_call_duration_seconds_count{outcome=ok}"] == 1
+    assert found["upstream_call_duration_seconds_count{outcome=upstream_unavailable}"] == 1
+    assert found["exposures_total"] == 2
+
+
+def test_the_quota_is_told_used_and_left_and_given_back_by_the_minute(
+    client: FlaskClient, source: FakeSource, clock: FakeClock
+) -> None:
+    for number in range(3):
+        ask(client, f"cohorts?user_id=u{number}")
+    found = read(client)
+    assert [found[f"quota_calls_{word}"] for word in ("used", "left", "limit")] == [3, 597, 600]
+    clock.advance(61)
+    assert read(client)["quota_calls_used"] == 0
+    source.fault = QuotaExhausted(retry_after=60)
+    ask(client, "cohorts?user_id=u9")
+    found = read(client)
+    assert (found["quota_closed"], found["quota_calls_left"]) == (1, 0)
+
+
+def test_what_is_kept_what_waits_and_what_left_is_told(source: FakeSource, clock: FakeClock) -> None:
+    env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "CACHE_MAX_MB": "1"}
+    biography = Random(1).randbytes(200_000).hex()  # noqa: S311  # deflates to half, no further
+    source.user_data = {"user_id": "u", "amp_props": {"biography": biography}}
+    app = create_app(
+        Settings.from_env(env | {"BACKLOG_MAX_USERS": "0"}), fetch=source.fetch, now=clock, monotonic=clock
+    )
+    client = app.test_client()
+    for number in range(10):
+        ask(client, f"cohorts?user_id=u{number}")
+    found = read(client)
+    store = installed(app).store
+    assert (found["cache_bytes"], found["cache_records"]) == (store.size, store.records)
+    assert found["cache_max_bytes"] == 1024 * 1024
+    assert found["cache_evictions_total"] == 10 - store.records > 0
+    assert read(client)["cache_evictions_total"] == 10 - store.records, "counted once"
+    installed(app).quota.stand_back(1000)
+    ask(client, "cohorts?user_id=late")
+    found = read(client)
+    assert (found["backlog_users"], found["backlog_dropped_total"]) == (0, 1)
+
+
+def test_an_outage_and_an_absent_redis_are_ones(client: FlaskClient, source: FakeSource, clock: FakeClock) -> None:
+    found = read(client)
+    assert (found["upstream_outage"], found["redis_gone"]) == (0, 0)
+    source.fault = UpstreamRejected()
+    ask(client, "cohorts?user_id=u")
+    assert read(client)["upstream_outage"] == 1
+
+    env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "REDIS_URL": REDIS_NOWHERE}
+    app = create_app(Settings.from_env(env), fetch=source.fetch, now=clock, monotonic=clock)
+    installed(app).store.look(Identity("u", None))
+    assert read(app.test_client())["redis_gone"] == 1
+    redis = installed(app).redis
+    assert redis
+    redis.stop()
+
+
+def test_callers_refused_are_counted_by_why(client: FlaskClient, source: FakeSource) -> None:
+    client.get("/v1/cohorts?user_id=u", headers={"X-API-Key": "wrong"})
+    client.get("/v1/cohorts?user_id=u")
+    assert read(client)["callers_refused_total{why=credentials}"] == 2
+
+
+@pytest.mark.parametrize("path", ["/v1/cohorts?user_id=somebody-42", "/v1/somebody-42", "/static/somebody-42"])
+def test_no_id_and_no_secret_is_in_a_metric(app: Flask, client: FlaskClient, path: str) -> None:
+    client.get(path, headers={"X-API-Key": SECRET, "X-Request-ID": "somebody-42"})
+    client.open(path, method="SOMEBODY-42", headers={"X-API-Key": "somebody-42"})
+    text = client.get("/metrics", headers={"X-API-Key": SECRET}).text
+    assert "ccproxy_requests_total{" in text
+    assert "somebody-42" not in text.lower()
+    assert SECRET not in text
+
+
+def test_every_metric_that_the_dashboard_draws_is_one_that_is_answered(
+    client: FlaskClient, source: FakeSource, caller: dict[str, str]
+) -> None:
+    answer = client.get("/static/grafana.json")
+    assert (answer.status_code, answer.content_type) == (200, "application/json")
+    dashboard = json.loads(answer.data)
+    ask(client, "recommendations?user_id=u&rec_id=a")
+    source.fault = UpstreamUnavailable()
+    ask(client, "cohorts?user_id=another")
+    client.get("/v1/cohorts")
+    answered = {re.sub(r"\{.*", "", name) for name in read(client)}
+    drawn = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    named = {name for expression in drawn for name in re.findall(r"ccproxy_(\w+)", expression)}
+    assert all("ccproxy_" in expression for expression in drawn)
+    assert named <= answered, named - answered
+    kinds = {re.sub(r"_(bucket|count|sum)$", "", name) for name in answered}
+    assert kinds == {re.sub(r"_(bucket|count|sum)$", "", name) for name in named}, "something is not drawn"
+    labels = set(re.findall(r"by \(([\w, ]+)\)", " ".join(drawn)))
+    assert labels == {"cache", "error", "le", "outcome", "why", "route, status"}
