@@ -63,7 +63,8 @@ def wanted_age(request: Request) -> float | None:
 
 def in_background(request: Request) -> bool:
     """Say whether the caller lets everybody else go first (RFC 9218: urgency 7), as one does ahead of a send."""
-    return "u=7" in map(str.strip, request.headers.get("Priority", "").split(","))
+    header = request.environ.get("HTTP_PRIORITY")
+    return header is not None and "u=7" in map(str.strip, header.split(","))
 
 
 _FOR_EVER = 10**9

@@ -88,6 +88,20 @@ def test_nobody_who_was_forgotten_waits_in_the_backlog_or_comes_back_into_it(wor
     assert world.backlog.pop() is None
 
 
+def test_who_is_forgotten_while_the_backlog_seeks_a_place_does_not_return_to_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.backlog.add(USER, {COHORTS: world.clock()})
+
+    def book(latest: float, *, burst: float = 1.0) -> None:
+        assert not len(world.backlog)
+        forget(world)
+
+    monkeypatch.setattr(world.quota, "book", book)
+    world.flights._serve_backlog()
+    assert not len(world.backlog)
+
+
 @given(st.lists(st.sampled_from(["ask", "land", "forget", "forget another"]), max_size=30))
 def test_any_order_of_landing_and_forgetting_keeps_nothing_that_was_asked_before(steps: list[str]) -> None:
     clock = FakeClock()

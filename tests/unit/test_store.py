@@ -2,6 +2,7 @@
 
 import tracemalloc
 
+from proxy.forgotten import names
 from proxy.parts import COHORTS, EMPTY, PROPERTIES, Identity, Kept, Lifetimes, Record, recommendation
 from proxy.query import Wish
 from proxy.store import Store
@@ -116,6 +117,28 @@ def test_a_ready_answer_is_dropped_when_something_newer_lands(clock: FakeClock) 
     for _ in range(2):  # who was slow to write it down
         kept.keep_ready(USER, WISH, old, b"{}", "etag")
     assert kept.ready(USER, WISH) is None
+
+
+def test_no_byte_of_a_ready_answer_outlives_that_its_user_is_forgotten(clock: FakeClock) -> None:
+    kept = store(clock)
+    kept.merge(USER, some(clock))
+    asked(kept)
+    assert kept.ready(USER, WISH)
+    kept.forget(names(USER))
+    assert kept.ready(USER, WISH) is None
+    assert kept.size == 0
+
+
+def test_a_ready_answer_whose_record_had_to_leave_goes_with_whoever_is_forgotten(clock: FakeClock) -> None:
+    kept = store(clock, max_bytes=64_000)
+    kept.merge(USER, some(clock))
+    asked(kept, bytes(2000))
+    for number in range(20):
+        kept.merge(Identity(str(number), None), some(clock, 5000))
+    assert kept.read(USER) == EMPTY
+    before = kept.size
+    kept.forget(names(Identity("returned-u", None)))
+    assert kept.size < before - 2000
 
 
 def test_ready_answers_are_counted_within_the_bound(clock: FakeClock) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from flask.testing import FlaskClient
 
-from tests.fakes import FakeSource
+from tests.fakes import FakeClock, FakeSource
 
 
 def test_a_user_is_forgotten_and_how_much_that_was_is_said(
@@ -21,6 +21,27 @@ def test_a_user_is_forgotten_and_how_much_that_was_is_said(
     assert client.get("/v1/cohorts?user_id=u", headers=caller).headers["X-Amplitude-Calls"] == "1"
     assert client.get("/v1/cohorts?user_id=v", headers=caller).headers["X-Amplitude-Calls"] == "0"
     assert len(source.calls) == calls + 1
+
+
+def test_an_answer_that_was_kept_ready_is_forgotten_too(client: FlaskClient, caller: dict[str, str]) -> None:
+    for _ in range(4):
+        client.get("/v1/cohorts?user_id=u", headers=caller)
+    client.delete("/v1/profile?user_id=u", headers=caller)
+    assert client.get("/v1/cohorts?user_id=u", headers=caller).headers["X-Amplitude-Calls"] == "1"
+
+
+def test_an_answer_that_was_kept_ready_does_for_nobody_who_prepares_a_send(
+    client: FlaskClient, caller: dict[str, str], clock: FakeClock
+) -> None:
+    for _ in range(4):
+        usual = client.get("/v1/cohorts?user_id=u", headers=caller)
+    assert usual.headers["X-Amplitude-Calls"] == "0"
+    clock.advance(1)  # the place of this moment was taken
+    background = caller | {"Priority": "u=7"}
+    warmed = [client.get("/v1/cohorts?user_id=u", headers=background).headers for _ in range(4)]
+    assert [headers["X-Amplitude-Calls"] for headers in warmed] == ["1", "0", "0", "0"]
+    after = client.get("/v1/cohorts?user_id=u", headers=caller).headers
+    assert after["Cache-Control"] == warmed[-1]["Cache-Control"] != usual.headers["Cache-Control"]
 
 
 @pytest.mark.parametrize("query", ["", "user_id=", "user_id=%20&device_id=", "user_id=a&user_id=a", "user_id=%FF"])
