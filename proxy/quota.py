@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _REMEMBERED_SECONDS = 20.0
 """For so long the number of processes stays what it was at most."""
+_OF_LATE_SECONDS = 5.0
 _NEVER = float("-inf")
 _JITTER_SECONDS = 0.05
 """By so much the same moment may seem later from one message of Redis to the next: each took its time to come."""
@@ -53,6 +54,7 @@ class Quota:
         self._lock = Lock()
         self._ledger = Ledger()  # of this process alone
         self._closed_until = _NEVER
+        self._refused_at = _NEVER
         self._free_at = _NEVER  # the first free moment last heard of from the others, and when
         self._heard_at = _NEVER
         self._unseen = 0
@@ -83,11 +85,15 @@ class Quota:
         """
         if self._shared is None:
             with self._lock:
-                return self._book_here(latest, self._pace, burst=burst)
-        try:
-            return self._book_with_others(self._shared, latest, burst=burst)
-        except Gone:
-            return self._book_alone(self._shared, latest, burst=burst)
+                booking = self._book_here(latest, self._pace, burst=burst)
+        else:
+            try:
+                booking = self._book_with_others(self._shared, latest, burst=burst)
+            except Gone:
+                booking = self._book_alone(self._shared, latest, burst=burst)
+        if booking is None and burst >= 1:
+            self._refused_at = self._monotonic()
+        return booking
 
     def cancel(self, booking: Booking) -> None:
         """Give back a place that no call was sent for."""
@@ -120,6 +126,11 @@ class Quota:
     def closed(self) -> bool:
         """Say whether we stand back just now; a place booked before must then not be used."""
         return self._monotonic() < self._closed_until - _JITTER_SECONDS
+
+    @property
+    def spent(self) -> bool:
+        """Say whether callers of whom there is nothing were sent away of late, or all are just now."""
+        return self.closed or self._monotonic() - self._refused_at < max(_OF_LATE_SECONDS, self.interval)
 
     def wait(self) -> float | None:
         """Return the seconds until the first free moment; None when that depends on calls still on the way."""

@@ -134,6 +134,9 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def handle_request(self, listener_name: Any, req: Any, sock: Connection, addr: Any) -> None:
         """Serve one request, then let the others have their turn."""
+        asked_to_close = req.should_close
+        # gunicorn looks only before the application runs; who waits for a call while we begin to stop must hear of it.
+        req.should_close = lambda: not self.alive or asked_to_close()
         super().handle_request(listener_name, req, sock, addr)
         sock.answered()
         if sock in self._connections:

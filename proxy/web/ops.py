@@ -39,10 +39,9 @@ def readyz() -> tuple[Response, int]:
     last = here.sender.last_call
     recent = last is not None and here.monotonic() - last.at < _JUDGED_FOR_SECONDS
     upstream = _WORDS[last.error] if last is not None and recent else "unknown"
-    wait = here.quota.wait()
     words = {
         "upstream": upstream,
-        "quota": "ok" if wait is not None and wait <= max(1.0, here.quota.interval) else "spent",
+        "quota": "spent" if here.quota.spent else "ok",
     }
     if here.redis is not None:
         words["redis"] = "ok" if here.redis.gone_since is None else "gone"

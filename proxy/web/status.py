@@ -58,14 +58,13 @@ def _state(standing: Mapping[str, float]) -> State:
     last = here.sender.last_call
     if last is not None and last.error and here.monotonic() - last.at < _LATE_SECONDS:
         errors.add(last.error)
-    wait = here.quota.wait()
     some = here.history.points(_REFUSED_SECONDS)
     return State(
         upstream_errors=frozenset(errors - {"ok", QuotaExhausted.word}),
         outage=bool(standing["upstream_outage"]),
         kept=not here.store.empty,
         quota_closed=bool(standing["quota_closed"]),
-        quota_spent=wait is None or wait > max(1.0, here.quota.interval),
+        quota_spent=here.quota.spent,
         redis_gone=bool(standing["redis_gone"]),
         backlog_users=round(standing["backlog_users"]),
         backlog_max=here.backlog_max_users,

@@ -224,6 +224,20 @@ def test_a_call_that_was_sent_is_awaited_before_the_end_also_when_its_caller_has
         assert time.monotonic() - sandbox.answered_at < 5, "and not much later"
 
 
+def test_who_waits_for_a_call_while_we_begin_to_stop_is_told_to_connect_anew(start_service: Start) -> None:
+    with Sandbox(latency=1.0) as sandbox, ThreadPoolExecutor(1) as pool:
+        service = start_service(sandbox)
+        waiting = pool.submit(service.get, "/v1/cohorts?user_id=ava")
+        deadline = time.monotonic() + 10
+        while not sandbox.calls:
+            assert time.monotonic() < deadline, "no call came"
+            threading.Event().wait(0.01)
+        service.process.send_signal(signal.SIGTERM)
+        answer = waiting.result(10)
+    assert answer.json()["ok"]
+    assert answer.headers["Connection"] == "close"
+
+
 def test_an_idle_service_stops_soon_though_connections_are_open(start_service: Start, sandbox: Sandbox) -> None:
     service = start_service(sandbox)
     with half_sent(service, 20), requests.Session() as session:

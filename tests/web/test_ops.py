@@ -95,3 +95,15 @@ def test_a_redis_that_is_gone_is_degraded_and_callers_are_answered_all_the_same(
     assert (answer.status_code, json.loads(answer.data)["error"]) == (200, "quota_exhausted")
     assert readyz(client) == (200, {"status": "degraded", "upstream": "unknown", "quota": "spent", "redis": "gone"})
     client.application.extensions["connected-content-proxy"].redis.stop()
+
+
+def test_a_quota_that_sends_callers_away_is_spent_until_it_no_longer_does(
+    source: FakeSource, caller: dict[str, str], clock: FakeClock
+) -> None:
+    env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "AMPLITUDE_REQUESTS_PER_MINUTE": "10"}
+    client = create_app(Settings.from_env(env), fetch=source.fetch, now=clock, monotonic=clock).test_client()
+    for number in range(2):
+        client.get(f"/v1/cohorts?user_id=u{number}&on_error=retry", headers=caller)
+    assert readyz(client)[1]["quota"] == "spent"
+    clock.advance(7)
+    assert readyz(client)[1]["quota"] == "ok"
