@@ -76,7 +76,7 @@ async def _upstream(name: str, course: Course, running: ExitStack) -> None:
 
 async def _redis(course: Course, running: ExitStack) -> None:
     sandbox, redis, service = _shared(course, running)
-    async with course.observer, Load(service.port) as load:
+    async with course.observer, Load(service.port, service.workers()) as load:
         course.asked = load.asked
         await asyncio.sleep(BEFORE_SECONDS)
         course.began = time.monotonic()
@@ -91,7 +91,7 @@ async def _redis(course: Course, running: ExitStack) -> None:
 
 async def _sigterm(course: Course, running: ExitStack) -> None:
     sandbox, _, service = _shared(course, running)
-    async with course.observer, Load(service.port) as load:
+    async with course.observer, Load(service.port, service.workers()) as load:
         course.asked = load.asked
         await asyncio.sleep(BEFORE_SECONDS)
         course.began = time.monotonic()
@@ -120,7 +120,7 @@ async def _sigterm(course: Course, running: ExitStack) -> None:
 
 async def _kill(course: Course, running: ExitStack) -> None:
     sandbox, _, service = _shared(course, running)
-    async with course.observer, Load(service.port) as load:
+    async with course.observer, Load(service.port, service.workers()) as load:
         course.asked = load.asked
         await asyncio.sleep(BEFORE_SECONDS)
         course.began = course.ended = time.monotonic()

@@ -42,6 +42,12 @@ class Connections:
         self._open = 0
         self._idle: deque[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = deque()
 
+    async def open(self, count: int) -> None:
+        """Open so many, for later."""
+        for _ in range(count):
+            self._idle.append(await asyncio.open_connection("127.0.0.1", self._port))
+            self._open += 1
+
     async def get(self, path: str, *headers: str) -> Answer:
         """Return the answer to a GET. OSError or EOFError without one; a cancelled wait closes the connection."""
         reader, writer = await self._connection()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import Literal
@@ -17,6 +19,7 @@ from tests.conftest import SECRET
 CONNECTIONS = 41  # a prime: whoever asks in turn comes upon each of them, and with them upon each worker
 
 WHOLE_SECONDS = 30.0
+ACCEPTED_SECONDS = 0.2
 
 Kind = Literal["cached", "renewed", "missed", "retried"]
 RATES: dict[Kind, float] = {"cached": 100, "renewed": 1, "missed": 2, "retried": 0.5}
@@ -47,12 +50,22 @@ class Asked:
 class Load:
     """A steady load of all kinds for the time of an `async with`."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, workers: Sequence[int] = ()) -> None:
+        self._workers = workers
         self._connections = Connections(port, f"X-API-Key: {SECRET}", least=CONNECTIONS)
         self._tasks: set[asyncio.Future[object]] = set()
         self.asked: list[Asked] = []
 
     async def __aenter__(self) -> Load:
+        for worker in self._workers:
+            # Whoever accepts first takes nearly all; each gets its share while the others are held.
+            others = [other for other in self._workers if other != worker]
+            for other in others:
+                os.kill(other, signal.SIGSTOP)
+            await self._connections.open(CONNECTIONS // len(self._workers))
+            await asyncio.sleep(ACCEPTED_SECONDS)
+            for other in others:
+                os.kill(other, signal.SIGCONT)
         # A service before an empty Redis is whole after a moment; what is asked until then tells nothing.
         async with asyncio.timeout(WHOLE_SECONDS):
             while not all(asked.whole for asked in await self._ask_all()):
