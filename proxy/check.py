@@ -12,6 +12,7 @@ from proxy.errors import NoAnswer, QuotaExhausted, UpstreamInvalid, UpstreamReje
 from proxy.parts import COHORTS, Identity
 from proxy.plan import Call, plan
 from proxy.settings import Settings
+from proxy.shared import Gone
 
 _NOBODY = Identity("connected-content-proxy-check", None)
 
@@ -32,6 +33,11 @@ def findings(settings: Settings, fetch: Callable[[Identity, Call], Fetched]) -> 
     yield Finding("callers", True, f"{named} may call")
     networks = len(settings.allowed_networks)
     yield Finding("networks", True, f"{networks} may call" if networks else "all may call, ALLOWED_NETWORKS is empty")
+
+    if settings.redis_url is not None:
+        yield _redis(settings.redis_url, verify=settings.redis_tls_verify)
+    elif settings.web_concurrency > 1:
+        yield Finding("workers", True, "one runs: WEB_CONCURRENCY counts only where there is a REDIS_URL")
 
     started = time.monotonic()
     fault: NoAnswer | None = None
@@ -65,3 +71,16 @@ def findings(settings: Settings, fetch: Callable[[Identity, Call], Fetched]) -> 
         yield Finding("quota", False, f"{fault}, so others spend it too: lower AMPLITUDE_REQUESTS_PER_MINUTE")
     else:
         yield Finding("quota", None, unknown)
+
+
+def _redis(url: str, *, verify: bool) -> Finding:
+    from proxy.shared.server import Server
+
+    server = Server(url, verify=verify)
+    try:
+        server.hash(b"connected-content-proxy-check")
+    except Gone:
+        return Finding("redis", False, "REDIS_URL does not answer: look at host, port, password, and REDIS_TLS_VERIFY")
+    finally:
+        server.stop()
+    return Finding("redis", True, "REDIS_URL answers")

@@ -18,6 +18,7 @@ from proxy.keys import KeyRing, parse
 from proxy.sandbox.faults import Fault
 from proxy.sandbox.server import Sandbox
 from tests.conftest import ROOT, free_port
+from tests.redis_server import RedisServer
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -212,3 +213,11 @@ def test_plan_says_minutes_to_warm_and_the_speed_of_a_cold_send() -> None:
     too_slow = run("plan", "--recipients", "10", "--calls", "3", "--quota", "2", "--share", "100").stdout
     assert "not even one message a minute" in too_slow
     assert run("plan", "--recipients", "0").returncode == 2
+
+
+def test_check_says_whether_redis_answers(sandbox: Sandbox) -> None:
+    with RedisServer() as running:
+        code, points = checked(sandbox, REDIS_URL=running.url)
+        assert (code, "ok redis" in points) == (0, True)
+    code, points = checked(sandbox, REDIS_URL=running.url)
+    assert (code, "wrong redis" in points) == (1, True)
