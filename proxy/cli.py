@@ -32,7 +32,7 @@ from proxy.sandbox.population import named
 from proxy.sandbox.server import Sandbox
 from proxy.settings import Settings, SettingsError
 from proxy.telemetry import silence_http_library
-from proxy.warm import warm
+from proxy.warm import quota_option, warm
 
 _ROOT = Path(__file__).parent.parent
 _PORT = click.IntRange(1, 65535)
@@ -99,15 +99,7 @@ def check() -> None:
 @click.option(
     "--calls", type=click.IntRange(1, 40), default=1, show_default=True, help="Calls a user: /v1/profile says how many."
 )
-@click.option(
-    "--quota",
-    type=click.IntRange(1),
-    default=600,
-    envvar="AMPLITUDE_REQUESTS_PER_MINUTE",
-    show_default=True,
-    show_envvar=True,
-    help="Calls a minute that the service may make.",
-)
+@quota_option
 @click.option(
     "--share", type=click.IntRange(1, 100), default=80, show_default=True, help="Percent of it to spend on this send."
 )

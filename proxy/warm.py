@@ -37,6 +37,17 @@ class Refused(Exception):
     """The service takes no such question; asking it again would not help."""
 
 
+quota_option = click.option(
+    "--quota",
+    type=click.IntRange(1),
+    default=600,
+    envvar="AMPLITUDE_REQUESTS_PER_MINUTE",
+    show_default=True,
+    show_envvar=True,
+    help="Calls a minute that the service may make.",
+)
+
+
 @click.command()
 @click.argument("users", type=click.File("r", encoding="utf-8-sig", errors="surrogateescape"))
 @click.option("--column", help="USERS is a CSV table, and this the column of the user ids.")
@@ -57,15 +68,7 @@ class Refused(Exception):
     metavar="NAME:SECRET",
     help="The key for --url; asked for when missing.",
 )
-@click.option(
-    "--quota",
-    type=click.IntRange(1),
-    default=600,
-    envvar="AMPLITUDE_REQUESTS_PER_MINUTE",
-    show_default=True,
-    show_envvar=True,
-    help="Calls a minute that the service may make.",
-)
+@quota_option
 @click.option(
     "--share", type=click.IntRange(1, 100), default=80, show_default=True, help="Percent of it to spend on warming."
 )
