@@ -131,7 +131,7 @@ class Store:
         with self._lock:
             kept = self._ready.get(identity)
             # What it was written from is asked for too, so that it is not the first to leave.
-            if kept is None or kept[0] != wish or self._cache.get(identity) is None:
+            if kept is None or (kept[0] is not wish and kept[0] != wish) or self._cache.get(identity) is None:
                 return None
         ready, now = kept[1], self._now()
         if ready.fresh_until <= now:

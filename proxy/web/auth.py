@@ -22,7 +22,8 @@ def admit() -> None:
     here = services()
     if here.networks:
         _require_network(here.networks)
-    sent = request.environ.get("HTTP_AUTHORIZATION"), request.environ.get("HTTP_X_API_KEY")
+    headers = request.environ
+    sent = headers.get("HTTP_AUTHORIZATION"), headers.get("HTTP_X_API_KEY")
     caller = here.accepted.caller(sent)
     if caller is None:
         name, secret = _presented()

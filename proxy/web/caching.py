@@ -8,23 +8,31 @@ from flask import Request
 from werkzeug.datastructures import RequestCacheControl
 from werkzeug.http import parse_cache_control_header
 
-from proxy.profiles import Answer
+from proxy.profiles import NOTHING, Answer
 
 _CACHE = "connected-content-proxy"
 
 
 def described(answer: Answer) -> list[tuple[str, str]]:
     """Return the headers of `answer` that tell it: Age, Cache-Control, Cache-Status and X-Amplitude-Calls."""
-    age = math.floor(answer.freshness.age) if answer.freshness else 0
-    lifetime = round(answer.freshness.age + answer.freshness.left) if answer.freshness else 0
     headers = [("X-Amplitude-Calls", str(answer.calls))]
-    if answer.freshness:
+    age = lifetime = 0
+    if fresh := answer.freshness:
+        age, lifetime = math.floor(fresh.age), round(fresh.age + fresh.left)
         headers.append(("Age", str(age)))
-    keep = f"private, max-age={max(lifetime, 0)}" if answer.error is None else "no-store"
-    headers.append(("Cache-Control", keep))
-    if status := outcome(answer, ttl=min(lifetime - age, -1) if answer.stale else lifetime - age):
-        headers.append(("Cache-Status", f"{_CACHE}; {status}"))
+    if not may_be_kept(answer):
+        headers.append(("Cache-Control", "no-store"))
+    else:
+        headers.append(("Cache-Control", f"private, max-age={max(lifetime, 0)}"))
+    if answer is not NOTHING:
+        ttl = min(lifetime - age, -1) if answer.stale else lifetime - age
+        headers.append(("Cache-Status", f"{_CACHE}; {outcome(answer, ttl=ttl)}"))
     return headers
+
+
+def may_be_kept(answer: Answer) -> bool:
+    """Say whether a client may keep `answer`: one that is whole, of a user who has an id."""
+    return answer.error is None and answer is not NOTHING
 
 
 def outcome(answer: Answer, *, ttl: int) -> str:

@@ -8,7 +8,7 @@ from ipaddress import IPv4Network, IPv6Network
 from threading import Event
 from typing import TYPE_CHECKING
 
-from flask import Flask, current_app
+from flask import Flask, Request, current_app, request
 
 from proxy.aliases import Aliases
 from proxy.flights import Flights
@@ -70,3 +70,9 @@ def installed(app: Flask) -> Services:
 def services() -> Services:
     """Return the services of the application that serves this request."""
     return installed(current_app)
+
+
+def asked() -> Request:
+    """Return the request itself: each look through `request` is a search of its own."""
+    itself: Request = request._get_current_object()  # type: ignore[attr-defined]  # Flask tells mypy that it is none
+    return itself

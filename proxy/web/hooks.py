@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import re
-import secrets
 
 from flask import Flask, Response, g, request
 from flask.ctx import _AppCtxGlobals
@@ -14,8 +14,10 @@ from werkzeug.exceptions import HTTPException, InternalServerError
 from proxy.errors import Refused
 from proxy.telemetry import request_id
 from proxy.web.context import services
+from proxy.web.written import Written
 
 _log = logging.getLogger(__name__)
+_new_ids = random.Random()  # noqa: S311  # a request's id is no secret
 _SANE_ID = re.compile(r"[A-Za-z0-9._~+/=-]{1,200}\Z")
 REALM = 'Basic realm="connected-content-proxy", charset="UTF-8"'
 
@@ -38,18 +40,22 @@ def problem(status: int, title: str, detail: str, **more: object) -> Response:
 
 
 def _begin() -> None:
-    g.started = services().monotonic()
-    sent = request.environ.get("HTTP_X_REQUEST_ID", "")
-    g.request_id = id = sent if _SANE_ID.match(sent) else secrets.token_hex(16)
+    ours = g._get_current_object()
+    ours.started = services().monotonic()
+    sent = request.environ.get("HTTP_X_REQUEST_ID")
+    ours.request_id = id = sent if sent and _SANE_ID.match(sent) else f"{_new_ids.getrandbits(128):032x}"
     request_id.set(id)
 
 
 def _end(response: Response) -> Response:
     here, ours, rule = services(), g._get_current_object(), request.url_rule  # each look at one of them is a search
     route, seconds = rule.rule if rule else None, here.monotonic() - ours.started
-    there = {name for name, _ in response.headers}
-    # A page brings a policy of its own.
-    response.headers.extend([("X-Request-ID", ours.request_id), *(pair for pair in SECURITY if pair[0] not in there)])
+    if isinstance(response, Written):
+        response.add([("X-Request-ID", ours.request_id), *SECURITY])
+    else:
+        response.headers["X-Request-ID"] = ours.request_id
+        for name, value in SECURITY:
+            response.headers.setdefault(name, value)  # a page brings a policy of its own
     here.metrics.answered(route or "none", response.status_code, ours.get("cache", "none"), seconds)
     if error := ours.get("error"):
         here.metrics.missing(error)

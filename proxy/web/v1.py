@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 from urllib.parse import parse_qsl
 
-from flask import Blueprint, Response, g, request
-from werkzeug.datastructures import Headers
+from flask import Blueprint, Request, Response, g
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
 
 from proxy import strictjson
@@ -18,13 +17,11 @@ from proxy.parts import COHORTS, EMPTY, SECTIONS, Part, Section
 from proxy.profiles import NOTHING, Answer
 from proxy.query import Ask, from_json, parse, parse_drop_in
 from proxy.shaping import drop_in, shape
-from proxy.web import caching
+from proxy.web import caching, context
 from proxy.web.auth import admit
 from proxy.web.context import services
 from proxy.web.hooks import problem
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
+from proxy.web.written import Written
 
 MAX_BODY_BYTES = 16 * 1024
 MAX_ANSWER_BYTES = 1_000_000
@@ -39,15 +36,13 @@ blueprint.before_request(admit)
 
 def answer(section: Section | None) -> Response:
     """Answer what one route was asked; `section` is None for the profile."""
-    here = services()
-    ask = parse(section, _given(), here.aliases)
-    max_age = caching.wanted_age(request)
-    store = here.store
-    usual = max_age is None and not caching.in_background(request)
-    if usual and (again := store.ready(ask.identity, ask.wish)):
+    here, asked = services(), context.asked()
+    ask = parse(section, _given(asked), here.aliases)
+    max_age, background = caching.wanted_age(asked), caching.in_background(asked)
+    if max_age is None and not background and (again := here.store.ready(ask.identity, ask.wish)):
         ready, freshness = again
-        return _tagged(_written(ready.body, Answer(EMPTY, freshness=freshness)), ready.etag)
-    found = _found(ask, ask.wish.parts, max_age)
+        return _written(ready.body, Answer(EMPTY, freshness=freshness), asked, etag=ready.etag)
+    found = _found(ask, ask.wish.parts, max_age, background)
     error = BLANK_ID if ask.anonymous else found.error.word if found.error else None
     body = shape(ask, found.record, error=error, stale=found.stale) + b"\n"
     if len(body) >= MAX_ANSWER_BYTES:
@@ -55,39 +50,31 @@ def answer(section: Section | None) -> Response:
         found = _too_large(found)
         body = shape(ask, EMPTY, error=error) + b"\n"
     if found.error is not None and ask.wish.on_error == "retry":
-        return _described(_try_again(found.error), found)
-    response = _written(body, found)
-    if error == BLANK_ID:
-        g.error = error
-        response.headers["Cache-Control"] = "no-store"
-        del response.headers["Cache-Status"]
+        return _try_again(found, found.error)
     etag = _etag(body)
     if found.forwarded is None and found.freshness and found.freshness.left > 0:
-        store.keep_ready(ask.identity, ask.wish, found.record, body, etag)
-    return _tagged(response, etag)
+        here.store.keep_ready(ask.identity, ask.wish, found.record, body, etag)
+    return _written(body, found, asked, etag=etag)
 
 
 def userprofile() -> Response:
     """Answer as Amplitude's own endpoint does, errors too, from the same cache and within the same quota."""
-    ask = parse_drop_in(_given(), services().aliases)
+    asked = context.asked()
+    ask = parse_drop_in(_given(asked), services().aliases)
     # Whether a user is known is an answer too, and the cohorts are the least to ask for it.
-    found = _found(ask, ask.wish.parts or (COHORTS,), caching.wanted_age(request))
+    parts = ask.wish.parts or (COHORTS,)
+    found = _found(ask, parts, caching.wanted_age(asked), caching.in_background(asked))
     if ask.anonymous or found.record.unknown_at is not None:
         status = found.record.unknown_status
         # Never a redirect, nor one that Braze counts towards halting every call to this host.
         usual = status == 200 or (400 <= status < 500 and status not in (401, 403, 408, 429))
-        response = _json({"error": NOT_SEEN_BEFORE}, status if usual else 400)
-        if ask.anonymous:
-            response.headers["Cache-Control"] = "no-store"
-            response.headers["X-Amplitude-Calls"] = "0"
-            return response
-        return _described(response, found)
-    response = _json(drop_in(ask, found.record), 200)
-    if len(response.data) >= MAX_ANSWER_BYTES:
+        return _written(_json({"error": NOT_SEEN_BEFORE}), found, asked, status if usual else 400)
+    body = _json(drop_in(ask, found.record))
+    if len(body) >= MAX_ANSWER_BYTES:
         found = _too_large(found)
     if found.error is not None:
-        return _described(_json({"error": found.error.word}, 500), found)
-    return _tagged(_described(response, found), _etag(response.data))
+        return _written(_json({"error": found.error.word}), found, asked, 500)
+    return _written(body, found, asked, etag=_etag(body))
 
 
 for _section in (*SECTIONS, None):
@@ -102,7 +89,7 @@ for _section in (*SECTIONS, None):
 blueprint.add_url_rule("/userprofile", view_func=userprofile, methods=["GET", "POST"], provide_automatic_options=False)
 
 
-def _found(ask: Ask, parts: Sequence[Part], max_age: float | None) -> Answer:
+def _found(ask: Ask, parts: Sequence[Part], max_age: float | None, background: bool) -> Answer:
     if ask.anonymous:
         return NOTHING
     here = services()
@@ -112,7 +99,7 @@ def _found(ask: Ask, parts: Sequence[Part], max_age: float | None) -> Answer:
         until=g.started + here.wait_seconds,
         wanted_later=ask.wish.on_error == "retry",
         max_age=max_age,
-        background=caching.in_background(request),
+        background=background,
     )
 
 
@@ -120,12 +107,14 @@ def _too_large(found: Answer) -> Answer:
     return Answer(EMPTY, UpstreamInvalid(), forwarded="miss", opened=found.opened, calls=found.calls)
 
 
-def _given() -> Iterator[tuple[str, Any]]:
-    yield from _pairs(request.query_string, "the URL")
-    if request.method != "POST":
-        return
+def _given(asked: Request) -> list[tuple[str, Any]]:
+    given: list[tuple[str, Any]] = _pairs(asked.query_string, "the URL")
+    return given if asked.method != "POST" else [*given, *_sent_in_body(asked)]
+
+
+def _sent_in_body(asked: Request) -> Sequence[tuple[str, Any]]:
     try:
-        body = request.get_data()
+        body = asked.get_data()
     except HTTPException:
         raise
     except Exception:  # noqa: BLE001  # each server has its own for a broken transfer coding
@@ -133,12 +122,12 @@ def _given() -> Iterator[tuple[str, Any]]:
     if len(body) > MAX_BODY_BYTES:
         raise RequestEntityTooLarge
     if not body:
-        return
-    match request.mimetype:
+        return []
+    match asked.mimetype:
         case "application/x-www-form-urlencoded":
-            yield from _pairs(body, "the body")
+            return _pairs(body, "the body")
         case "application/json":
-            yield from from_json(body)
+            return from_json(body)
         case _:
             raise UnsupportedMediaType
 
@@ -150,49 +139,43 @@ def _pairs(encoded: bytes, where: str) -> list[tuple[str, str]]:
         raise BadRequest(f"{where} is not UTF-8 once its percent-encoding is undone: encode it again") from None
 
 
-def _described(response: Response, found: Answer) -> Response:
-    if found.error is not None:
-        g.error = found.error.word
-    g.cache = caching.word(found)
-    response.headers.extend(caching.described(found))
-    return response
+def _written(body: bytes, found: Answer, asked: Request, status: int = 200, etag: str | None = None) -> Response:
+    _note(found)
+    headers = [("Content-Type", "application/json"), *caching.described(found)]
+    if etag is None:
+        return Written(body, headers, status)
+    headers.append(("ETag", f'"{etag}"'))
+    known = "HTTP_IF_NONE_MATCH" in asked.environ and asked.if_none_match.contains_weak(etag)
+    if known and asked.method in ("GET", "HEAD") and caching.may_be_kept(found):
+        return Written(b"", headers, 304)
+    return Written(body, headers, status)
 
 
-def _written(body: bytes, found: Answer) -> Response:
-    return _described(_Whole(body, content_type="application/json"), found)
+def _note(found: Answer) -> None:
+    ours = g._get_current_object()
+    ours.cache = caching.word(found)
+    if found is NOTHING:
+        ours.error = BLANK_ID
+    elif found.error is not None:
+        ours.error = found.error.word
 
 
 def _etag(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()[:32]
 
 
-def _tagged(response: Response, etag: str) -> Response:
-    response.headers.add("ETag", f'"{etag}"')
-    known = "HTTP_IF_NONE_MATCH" in request.environ and request.if_none_match.contains_weak(etag)
-    if known and request.method in ("GET", "HEAD") and "no-store" not in response.headers["Cache-Control"]:
-        response.status_code = 304
-        response.set_data(b"")
-    return response
+def _json(body: dict[str, Any]) -> bytes:
+    return strictjson.write(body) + b"\n"
 
 
-class _Whole(Response):
-    """An answer whose headers are complete: werkzeug would copy and search them once more."""
-
-    def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
-        """Return the headers, without those of a body where there is none."""
-        return self.headers if self.status_code == 200 else super().get_wsgi_headers(environ)
-
-
-def _json(body: dict[str, Any], status: int) -> Response:
-    return _Whole(strictjson.write(body) + b"\n", status, content_type="application/json")
-
-
-def _try_again(error: NoAnswer) -> Response:
+def _try_again(found: Answer, error: NoAnswer) -> Response:
     # 500 and not 502, 503, 504 or 429: those count towards Braze's unhealthy-host detection, which would
     # halt every call to this host. Braze's :retry acts on it.
+    _note(found)
     response = problem(500, "No answer yet", _WHY[error.word], ok=False, error=error.word)
     del response.headers["Cache-Control"]  # what describes the answer says it
     response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after or 1)))
+    response.headers.extend(caching.described(found))
     return response
 
 
