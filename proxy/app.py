@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from flask import Flask
+from flask import Flask, Request
+from werkzeug.routing import MapAdapter
 
 from proxy.aliases import Aliases
 from proxy.amplitude import Amplitude, Fetched
@@ -68,11 +69,24 @@ def create_app(
 
 
 class _App(Flask):
-    """Flask, told that no function of ours is a coroutine."""
+    """Flask, told what it would find out anew at every request."""
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `func`. To look at each again, at every request, costs as much as a hook does."""
+        """Return `func`: no function of ours is a coroutine."""
         return func
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """Return what finds the route. Which host was asked for decides nothing here, and to read it costs as much."""
+        if request is None:
+            return super().create_url_adapter(None)
+        return self.url_map.bind(
+            "host",
+            request.root_path,
+            url_scheme=request.scheme,
+            default_method=request.method,
+            path_info=request.path,
+            query_args=request.environ["QUERY_STRING"],
+        )
 
 
 def amplitude(settings: Settings) -> Amplitude:
