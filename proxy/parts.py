@@ -74,6 +74,10 @@ class Record:
         """Say whether this answers `part`, be it only by "unknown"."""
         return self.unknown_at is not None or part in self.parts
 
+    def has_all(self, parts: Iterable[Part]) -> bool:
+        """Say whether this answers each of `parts`."""
+        return self.unknown_at is not None or all(map(self.parts.__contains__, parts))
+
     def said_at(self, part: Part) -> float:
         """Return when Amplitude said so (Unix seconds). KeyError where `has` is false."""
         return self.unknown_at if self.unknown_at is not None else self.parts[part].at
@@ -144,8 +148,10 @@ class Lifetimes:
         if record.unknown_at is not None:
             return record.unknown_at + self.negative - now
         kept = record.parts.get(part)
-        if kept is None:
-            return float("-inf")
+        return self.left_of(kept, now) if kept is not None else float("-inf")
+
+    def left_of(self, kept: Kept, now: float) -> float:
+        """Return the seconds for which `kept` stays fresh, negative or zero when it is not."""
         usual = self.fresh * (1 - _JITTER * (kept.at * 1000 % 1))
         return kept.at + (max(usual, self.warm) if kept.warm else usual) - now
 
@@ -180,8 +186,7 @@ class Lifetimes:
         return record if len(live) == len(record.parts) else record.only(live)
 
 
-@dataclass(frozen=True, slots=True)
-class Freshness:
+class Freshness(NamedTuple):
     """How old an answer is and for how long it stays fresh, in seconds; `left` is not positive for a stale one."""
 
     age: float
@@ -190,9 +195,12 @@ class Freshness:
 
 def freshness(record: Record, parts: Collection[Part], lifetimes: Lifetimes, now: float) -> Freshness | None:
     """Return the age of the oldest and the least time left of any of `parts` that are there; None without one."""
+    if record.unknown_at is not None:
+        return Freshness(max(0.0, now - record.unknown_at), lifetimes.left(record, PROPERTIES, now)) if parts else None
     oldest = left = float("inf")
     for part in parts:
-        if record.has(part):
-            oldest = min(oldest, record.said_at(part))
-            left = min(left, lifetimes.left(record, part, now))
+        kept = record.parts.get(part)
+        if kept is not None:
+            oldest = min(oldest, kept.at)
+            left = min(left, lifetimes.left_of(kept, now))
     return Freshness(max(0.0, now - oldest), left) if oldest < float("inf") else None

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from threading import BoundedSemaphore
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from proxy.errors import NoAnswer, QuotaExhausted, UpstreamInvalid
 from proxy.flights import Flights
@@ -22,8 +21,7 @@ all give up at the same moment the last of 1,000 has its answer after 1.46 s, th
 Forwarded = Literal["miss", "partial", "stale", "request"]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What can be said now.
 
     `record` holds those of the asked parts that are there; `error` is why the first other one is not, and
@@ -129,7 +127,7 @@ class Profiles:
 
     def _held(self, record: Record, parts: Sequence[Part], max_age: float | None, now: float) -> Answer | None:
         """Return the answer when `record` has all of `parts` freshly, which is what most requests find."""
-        if not all(map(record.has, parts)):
+        if not record.has_all(parts):
             return None
         held = freshness(record, parts, self._lifetimes, now)
         if held is None or held.left <= 0 or (max_age is not None and held.age > max_age):

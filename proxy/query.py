@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from proxy.aliases import NO_ALIASES, Aliases
 from proxy.errors import BadRequest
@@ -90,7 +90,7 @@ class Wish:
         for section in self.sections:
             match section:
                 case "recommendations":
-                    parts += [self.recommendation(rec_id) for rec_id in self.rec_ids]
+                    parts += [part for _, part in self.recommendations]
                 case "properties":
                     parts.append(PROPERTIES)
                 case "cohorts":
@@ -101,9 +101,16 @@ class Wish:
                     parts += [self.prediction(one) for one in self.prediction_ids]
         return tuple(dict.fromkeys(parts))
 
-    def recommendation(self, rec_id: str) -> Part:
-        """Return the part that answers one of `rec_ids`."""
-        return recommendation(self.aliases.id_of("recommendations", rec_id), self.rec_type)
+    @cached_property
+    def recommendations(self) -> tuple[tuple[str, Part], ...]:
+        """Return each of `rec_ids` and the part that answers it."""
+        ids = ((rec_id, self.aliases.id_of("recommendations", rec_id)) for rec_id in self.rec_ids)
+        return tuple((rec_id, recommendation(id, self.rec_type)) for rec_id, id in ids)
+
+    @cached_property
+    def cohorts(self) -> tuple[tuple[str, str], ...]:
+        """Return each of `cohort_ids` and its id in Amplitude."""
+        return tuple((cohort, self.aliases.id_of("cohorts", cohort)) for cohort in self.cohort_ids)
 
     @cached_property
     def computations(self) -> Part:
@@ -115,8 +122,7 @@ class Wish:
         return prediction(self.aliases.id_of("predictions", prediction_id), self.propensity_type)
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """What one request wants, and of which user."""
 
     identity: Identity

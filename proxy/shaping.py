@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +14,7 @@ from proxy import columns, strictjson
 from proxy.names import USER_PROPERTY, safe_names
 from proxy.parts import COHORTS, PROPERTIES, Kept, Part, Record
 from proxy.query import Ask, Wish
+from proxy.strictjson import write_text
 
 
 def shape(ask: Ask, record: Record, *, error: str | None = None, stale: bool = False) -> bytes:
@@ -23,35 +23,39 @@ def shape(ask: Ask, record: Record, *, error: str | None = None, stale: bool = F
     `error`: the word for the first missing part, None when every part is there.
     """
     wish = ask.wish
-    there = [part for part in wish.parts if record.has(part)]
-    members = [
-        _members(
-            {
-                "ok": error is None,
-                "found": bool(record.parts),
-                "error": error,
-                "stale": stale,
-                "as_of": int(min(record.said_at(part) for part in there)) if there else None,
-                "user_id": record.user_id if record.user_id is not None else ask.identity.user_id,
-                "device_id": record.device_id if record.device_id is not None else ask.identity.device_id,
-            }
-        )
-    ]
+    members = [_envelope(ask, record, error, stale)]
     for section in wish.sections:
         match section:
             case "recommendations":
-                members.append(_members(_recommendations(wish, record)))
+                members.append(_recommendations(wish, record))
             case "properties" if wish.keys:
                 members.append(_members(_some_properties(wish.keys, _object(_value(record, PROPERTIES)))))
             case "properties":
                 members.append(_all_properties(record.parts.get(PROPERTIES)))
             case "cohorts":
-                members.append(_members(_cohorts(wish, _texts(_value(record, COHORTS)))))
+                members.append(_cohorts(wish, _texts(_value(record, COHORTS))))
             case "computations":
                 members.append(_members(_computations(wish, _object(_value(record, wish.computations)))))
             case "propensities":
                 members.append(_members(_propensities(wish, record)))
     return b"{%b}" % b",".join(members)
+
+
+def _envelope(ask: Ask, record: Record, error: str | None, stale: bool) -> bytes:
+    if record.unknown_at is not None:
+        as_of: float | None = record.unknown_at
+    else:
+        there = [kept.at for kept in map(record.parts.get, ask.wish.parts) if kept is not None]
+        as_of = min(there) if there else None
+    return b'"ok":%b,"found":%b,"error":%b,"stale":%b,"as_of":%b,"user_id":%b,"device_id":%b' % (
+        _yes(error is None),
+        _yes(bool(record.parts)),
+        write_text(error),
+        _yes(stale),
+        b"%d" % as_of if as_of is not None else b"null",
+        write_text(record.user_id if record.user_id is not None else ask.identity.user_id),
+        write_text(record.device_id if record.device_id is not None else ask.identity.device_id),
+    )
 
 
 def drop_in(ask: Ask, record: Record) -> dict[str, Any]:
@@ -91,31 +95,54 @@ def _members(object: dict[str, Any]) -> bytes:
     return strictjson.write(object)[1:-1]
 
 
-def _recommendations(wish: Wish, record: Record) -> dict[str, Any]:
-    entries = [_entry(rec_id, _object(_value(record, wish.recommendation(rec_id)))) for rec_id in wish.rec_ids]
-    first = {key: value for key, value in entries[0].items() if key != "child_rec_id"}
-    return {
-        **first,
-        "recommendations": entries,
-        "recommendations_by_id": {entry["rec_id"]: entry for entry in entries},
-    }
+def _recommendations(wish: Wish, record: Record) -> bytes:
+    entries = [(write_text(rec_id), *_entry(record.parts.get(part))) for rec_id, part in wish.recommendations]
+    whole = [b'{%b,"rec_id":%b,"child_rec_id":%b,%b}' % (items, id, child, more) for id, items, child, more in entries]
+    id, items, _, more = entries[0]
+    return b'%b,"rec_id":%b,%b,"recommendations":[%b],"recommendations_by_id":{%b}' % (
+        items,
+        id,
+        more,
+        b",".join(whole),
+        b",".join(b"%b:%b" % (entry[0], one) for entry, one in zip(entries, whole, strict=True)),
+    )
 
 
-def _entry(rec_id: str, said: dict[str, Any]) -> dict[str, Any]:
-    items = _texts(said.get("items"))
+def _entry(kept: Kept | None) -> tuple[bytes, bytes, bytes]:
+    """Return an entry's members about its items, its child's id, and the members that say where it is from."""
+    names, values = columns.split(kept.value if kept else b"")
+    values.append(b"null")
+    place = (_places if len(names) <= _MAX_NAMES else _places.__wrapped__)(names)
+    items, control, child, source, updated = [values[at] for at in place]
     # For the control group Amplitude sends random items: shown, they would spoil its measurement.
-    is_control = said.get("is_control") in (True, "true")
-    shown = [] if is_control else items
-    return {
-        "items": shown,
-        "personalized": bool(shown),
-        "is_control": is_control,
-        "control_items": items if is_control else [],
-        "rec_id": rec_id,
-        "child_rec_id": text(said.get("child_rec_id")),
-        "source": text(said.get("recommendation_source")),
-        "last_updated": _whole(said.get("last_updated")),
-    }
+    is_control = control in (b"true", b'"true"')
+    items = items if _PLAIN_TEXTS.fullmatch(items) else strictjson.write(_texts(json.loads(items)))
+    shown, held_back = (b"[]", items) if is_control else (items, b"[]")
+    return (
+        b'"items":%b,"personalized":%b,"is_control":%b,"control_items":%b'
+        % (shown, _yes(shown != b"[]"), _yes(is_control), held_back),
+        _as_text(child),
+        b'"source":%b,"last_updated":%b' % (_as_text(source), _as_whole(updated)),
+    )
+
+
+_FIELDS = ("items", "is_control", "child_rec_id", "recommendation_source", "last_updated")
+_PLAIN_TEXTS = re.compile(rb'\[(?:"[^"\\]*"(?:,"[^"\\]*")*)?\]')
+
+
+@lru_cache(256)
+def _places(names: bytes) -> tuple[int, ...]:
+    """Return where the values of `_FIELDS` stand in an entry of these names; -1 for what is not there."""
+    there = json.loads(names)
+    return tuple(there.index(field) if field in there else -1 for field in _FIELDS)
+
+
+def _as_text(value: bytes) -> bytes:
+    return value if value.startswith((b'"', b"null")) else write_text(text(json.loads(value)))
+
+
+def _as_whole(value: bytes) -> bytes:
+    return value if value.isdigit() else strictjson.write(_whole(json.loads(value)))
 
 
 def _all_properties(kept: Kept | None) -> bytes:
@@ -140,15 +167,14 @@ def _frame(names: bytes) -> tuple[bytes, ...]:
     """
     exact = json.loads(names)
     safe = safe_names(exact)
-    slot = "\n"  # which no JSON holds
-    shown = ",".join(f"{_quoted(safe[name])}:{slot}" for name in exact)
-    by_name = ",".join(f"{_quoted(name)}:{slot}" for name in exact)
-    whole = f'"properties":{{{shown}}},"properties_by_name":{{{by_name}}}'
-    return tuple(whole.encode().split(slot.encode()))
+    slot = b"\n"  # which no JSON holds
+    shown = b",".join(b"%b:%b" % (write_text(safe[name]), slot) for name in exact)
+    by_name = b",".join(b"%b:%b" % (write_text(name), slot) for name in exact)
+    return tuple((b'"properties":{%b},"properties_by_name":{%b}' % (shown, by_name)).split(slot))
 
 
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+def _yes(it_is: bool) -> bytes:
+    return b"true" if it_is else b"false"
 
 
 def _some_properties(keys: tuple[str, ...], said: dict[str, Any]) -> dict[str, Any]:
@@ -162,15 +188,16 @@ def _some_properties(keys: tuple[str, ...], said: dict[str, Any]) -> dict[str, A
     }
 
 
-def _cohorts(wish: Wish, said: list[str]) -> dict[str, Any]:
+def _cohorts(wish: Wish, said: list[str]) -> bytes:
     users = set(said)
-    asked = {cohort: wish.aliases.id_of("cohorts", cohort) in users for cohort in wish.cohort_ids}
+    asked = {cohort: id in users for cohort, id in wish.cohorts}
     member = asked or dict.fromkeys(said, True)
-    return {
-        "cohort_ids": [cohort for cohort, is_in in member.items() if is_in],
-        "member": member,
-        "is_member": bool(asked) and all(asked.values()),
-    }
+    named = [(write_text(cohort), is_in) for cohort, is_in in member.items()]
+    return b'"cohort_ids":[%b],"member":{%b},"is_member":%b' % (
+        b",".join(name for name, is_in in named if is_in),
+        b",".join(b"%b:%b" % (name, _yes(is_in)) for name, is_in in named),
+        _yes(bool(asked) and all(asked.values())),
+    )
 
 
 def _computations(wish: Wish, said: dict[str, Any]) -> dict[str, Any]:
@@ -230,7 +257,9 @@ def text(value: Any) -> str | None:
 
 
 def _texts(value: Any) -> list[str]:
-    entries: Iterable[Any] = value if isinstance(value, list) else ()
+    entries: list[Any] = value if isinstance(value, list) else []
+    if set(map(type, entries)) <= {str}:  # as Amplitude documents it
+        return entries
     return [entry for entry in map(text, entries) if entry is not None]
 
 

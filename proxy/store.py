@@ -144,7 +144,7 @@ class Store:
             entry = self._cache.get(identity)
             if entry is None or entry.record is not record:
                 return
-            if entry.asked != wish:  # in a send most are asked once
+            if entry.asked is not wish and entry.asked != wish:  # in a send most are asked once
                 entry.asked = wish
                 return
             said_at = min(map(record.said_at, wish.parts))
