@@ -30,7 +30,7 @@ _SECTIONS = {code: section for section, code in _CODES.items()}
 _META = b"m"
 _UNKNOWN = b"?"
 _MOMENT = struct.Struct(">d")
-_WARM = b"w"  # as nothing begins that is kept: neither JSON nor what is deflated
+_WARM = b"w"  # as nothing begins that is kept: neither JSON nor what is compressed
 _FAULT_SECONDS = 1.0
 """For so long others hear of a call that failed, instead of trying the same again."""
 _QUEUED_SECONDS = 10

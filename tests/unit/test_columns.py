@@ -37,7 +37,7 @@ def test_anything_but_an_object_has_no_names() -> None:
         assert columns.split(columns.write(value)) == (b"[]", [])
 
 
-def test_what_is_long_is_deflated_and_read_all_the_same() -> None:
+def test_what_is_long_is_compressed_and_read_all_the_same() -> None:
     value = {f"attribute {number}": f"value {number}" for number in range(100)}
     assert len(columns.write(value)) < len(json.dumps(value)) / 2
     assert columns.read(columns.write(value)) == value

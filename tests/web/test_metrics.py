@@ -103,7 +103,7 @@ def test_the_quota_is_told_used_and_left_and_given_back_by_the_minute(
 
 def test_what_is_kept_what_waits_and_what_left_is_told(source: FakeSource, clock: FakeClock) -> None:
     env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "CACHE_MAX_MB": "1"}
-    biography = Random(1).randbytes(200_000).hex()  # noqa: S311  # deflates to half, no further
+    biography = Random(1).randbytes(200_000).hex()  # noqa: S311  # does not compress
     source.user_data = {"user_id": "u", "amp_props": {"biography": biography}}
     app = create_app(
         Settings.from_env(env | {"BACKLOG_MAX_USERS": "0"}), fetch=source.fetch, now=clock, monotonic=clock
