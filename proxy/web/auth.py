@@ -22,6 +22,12 @@ def admit() -> None:
     here = services()
     if here.networks:
         _require_network(here.networks)
+    admit_from_anywhere()
+
+
+def admit_from_anywhere() -> None:
+    """Do the same for a blueprint whose callers have no addresses of their own; raises Unauthorized."""
+    here = services()
     sent = request.environ.get("HTTP_AUTHORIZATION"), request.environ.get("HTTP_X_API_KEY")
     caller = here.accepted.caller(sent)
     if caller is None:

@@ -113,6 +113,7 @@ def _found(ask: Ask, parts: Sequence[Part], max_age: float | None) -> Answer:
         wanted_later=ask.wish.on_error == "retry",
         max_age=max_age,
         background=caching.in_background(request),
+        wish=ask.wish,
     )
 
 
