@@ -32,8 +32,6 @@ _READY_SHARE = 16
 """What part of the memory is for answers that are ready: those asked again within moments, not those of a campaign."""
 _READY_LINKS = 600
 """Bytes that an answer that is ready takes beside its body."""
-_SHELL = 96
-"""Bytes of those that the record's shell takes."""
 _LINKS = 368
 """Bytes that the cache's own three tables and the record's shell take per entry; a test holds it to the truth."""
 
@@ -41,7 +39,7 @@ _LINKS = 368
 def size_of(identity: Identity, record: Record, pushed: bytes | None = None) -> int:
     """Return the bytes that keeping `record` takes, everything that is not shared between records counted."""
     size = _LINKS + sys.getsizeof(identity) + (sys.getsizeof(pushed) if pushed else 0)
-    size += sys.getsizeof(record.parts) if record is not EMPTY else -_SHELL
+    size += sys.getsizeof(record.parts) if record is not EMPTY else 0
     for text in (*identity, record.user_id, record.device_id):
         size += sys.getsizeof(text) if text is not None else 0
     for part, kept in record.parts.items():
