@@ -52,7 +52,6 @@ def _taken(hook: str, read: Callable[[bytes, float, Callable[[], object]], Batch
     except BadRequest:
         here.metrics.pushed(hook, "refused")
         raise
-    skipped = batch.skipped.total()
     try:
         duplicate = not here.pushing.push(batch, mark)
     except Gone:
@@ -60,7 +59,9 @@ def _taken(hook: str, read: Callable[[bytes, float, Callable[[], object]], Batch
         response = problem(500, "Not kept everywhere", "Redis does not answer: kept here alone; send it again")
         response.headers["Retry-After"] = "1"
         return response
-    applied = 0 if duplicate else len(batch.news)
+    if duplicate:
+        batch = Batch()
+    applied, skipped = len(batch.news), batch.skipped.total()
     here.metrics.pushed(hook, "duplicate" if duplicate else "applied", applied=applied, skipped=skipped)
     if skipped or batch.unapplied:
         told = {"hook": hook, "applied": applied, "skipped": dict(batch.skipped), "unapplied": batch.unapplied}

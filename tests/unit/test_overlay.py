@@ -68,7 +68,7 @@ def test_a_list_that_was_fetched_gets_what_was_pushed_later_and_stays_as_old_as_
         membership("a", False, 11),
         membership("new", True, 12),
         membership("b", False, 9),
-        membership("7", 0, 11),
+        membership("7", False, 11),
     ]
     found = laid(kept, COHORTS_ALL, *pushes)
     assert value(found, COHORTS) == ["b", "new"]

@@ -136,8 +136,8 @@ def agrees(found: Known, statements: list[Statement], user: str) -> bool:
     return ({c: is_in for c, (_, is_in) in found.cohorts.items()}, there, found.whole_at) == (cohorts, values, whole_at)
 
 
-def a_store(now: Callable[[], float] = FakeClock(START), max_bytes: int = 1_000_000) -> Store:
-    return Store(max_bytes=max_bytes, lifetimes=LIFETIMES, now=now)
+def a_store(max_bytes: int = 1_000_000) -> Store:
+    return Store(max_bytes=max_bytes, lifetimes=LIFETIMES, now=FakeClock(START))
 
 
 def known_in(store: Store, user: str) -> Known:
