@@ -24,12 +24,13 @@ from proxy.outage import Outage
 from proxy.parts import Identity, Lifetimes
 from proxy.plan import Call
 from proxy.profiles import Profiles
+from proxy.pushing import Pushing
 from proxy.quota import Quota
 from proxy.sender import MAY_ARRIVE_SECONDS, Sender
 from proxy.settings import Settings
 from proxy.store import Store
 from proxy.telemetry import OncePerMinute, configure_logging
-from proxy.web import context, docs, forget, hooks, ops, pages, playground, status, v1
+from proxy.web import context, docs, forget, hooks, ops, pages, playground, status, v1, webhooks
 
 _MARGIN_SECONDS = 0.12
 """What is left of the deadline to write the answer, and for the request to have its turn before that."""
@@ -60,6 +61,7 @@ def create_app(
     hooks.install(app)
     app.register_blueprint(v1.blueprint)
     app.register_blueprint(forget.blueprint)
+    app.register_blueprint(webhooks.blueprint)
     app.register_blueprint(ops.blueprint)
     app.register_blueprint(pages.blueprint)
     app.register_blueprint(docs.blueprint)
@@ -113,12 +115,14 @@ def _services(
         stale_while_revalidate=settings.cache_stale_while_revalidate_seconds,
         stale_if_error=settings.cache_stale_if_error_seconds,
         warm=settings.cache_warm_seconds,
+        pushed=settings.cache_pushed_seconds,
     )
     # From the booked moment: a thread that was kept from running, a call that takes its whole time, and its arrival.
     longest = 2 + settings.amplitude_timeout_seconds + MAY_ARRIVE_SECONDS
-    records = shared_quota = server = None
+    records = shared_quota = server = pushes = None
     if settings.redis_url is not None:
         # Only then: the library takes longer to load than all the rest together.
+        from proxy.shared.pushes import SharedPushes
         from proxy.shared.quota import SharedQuota
         from proxy.shared.records import SharedRecords
         from proxy.shared.server import Server
@@ -127,6 +131,7 @@ def _services(
         prefix = _prefix(settings)
         records = SharedRecords(server, prefix, lifetimes, longest=longest)
         shared_quota = SharedQuota(server, prefix)
+        pushes = SharedPushes(server, prefix, use=lifetimes.pushed_use)
     quota = Quota(
         settings.amplitude_requests_per_minute,
         monotonic=monotonic,
@@ -157,11 +162,13 @@ def _services(
         )
     )
     forgetting = Forgetting(store, backlog, records)
+    pushing = Pushing(store, pushes, now=now, monotonic=monotonic)
     if server is not None:
 
         def enroll() -> None:
             quota.enroll()
             forgetting.catch_up()
+            pushing.catch_up()
 
         server.enroll_by(enroll)
     flights = Flights(
@@ -183,6 +190,7 @@ def _services(
         quota=quota,
         store=store,
         forgetting=forgetting,
+        pushing=pushing,
         redis=server,
         keyring=KeyRing(settings.proxy_api_keys + settings.braze_secret),
         networks=settings.allowed_networks,
@@ -193,6 +201,7 @@ def _services(
         backlog_max_users=settings.backlog_max_users,
         wait_seconds=max(0.0, settings.response_deadline_seconds - _MARGIN_SECONDS),
         aliases=Aliases(settings.names),
+        now=now,
         monotonic=monotonic,
     )
 

@@ -70,6 +70,8 @@ class Metrics(Collector):
         self._missing = self._counter("answers_missing", "Data answers with something missing", ("error",))
         self._calls = self._histogram("upstream_call_duration_seconds", "Calls to Amplitude", "outcome", CALL_BUCKETS)
         self._exposures = self._counter("exposures", "Recommendations asked of Amplitude, each of which it logs")
+        self._messages = self._counter("webhook_messages", "Messages of Amplitude's webhooks", ("hook", "outcome"))
+        self._users = self._counter("webhook_users", "Users in messages of Amplitude's webhooks", ("hook", "outcome"))
         self._refused = self._counter("callers_refused", "Callers refused", ("why",))
         self._gauges = {
             field: Gauge(f"{PREFIX}_{name}", told, registry=self._registry, multiprocess_mode=mode)  # type: ignore[arg-type]
@@ -104,6 +106,14 @@ class Metrics(Collector):
         self._calls.labels(outcome).observe(seconds)
         if exposures:
             self._exposures.inc(exposures)
+
+    def pushed(self, hook: str, outcome: str, *, applied: int = 0, skipped: int = 0) -> None:
+        """Count one message of a webhook: `outcome` is `applied`, `duplicate`, `refused` or `failed`."""
+        self._messages.labels(hook, outcome).inc()
+        if applied:
+            self._users.labels(hook, "applied").inc(applied)
+        if skipped:
+            self._users.labels(hook, "skipped").inc(skipped)
 
     def refused(self, why: str) -> None:
         """Count one caller refused."""

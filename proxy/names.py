@@ -14,6 +14,11 @@ USER_PROPERTY = "gp:"
 """Amplitude's prefix for a user property; callers may leave it out."""
 
 
+def is_safe(name: str) -> bool:
+    """Say whether a property of this name is called so in Liquid too, its `gp:` aside, whatever others there are."""
+    return bool(_SAFE.match(name.removeprefix(USER_PROPERTY)))
+
+
 def safe_names(exact: Iterable[str], missing: Iterable[str] = ()) -> dict[str, str]:
     """Map exact names to Liquid-safe ones, no two alike.
 

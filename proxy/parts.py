@@ -57,6 +57,8 @@ class Kept(NamedTuple):
     at: float
     warm: bool = False
     """Whether it was fetched ahead of a send, and is to be fresh until then."""
+    pushed: bool = False
+    """Whether Amplitude pushed it unasked. Never of what is kept: only of what is made of it for one answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,8 @@ class Lifetimes:
 
     Each copy is fresh for up to a tenth less than `fresh`, or what a campaign fetched together would go stale
     together. How much less lies in the moment at which it was said, below the millisecond: as good as dice, and
-    the same in every process. What was fetched ahead of a send is fresh for the whole of `warm`.
+    the same in every process. What was fetched ahead of a send is fresh for the whole of `warm`, and what was pushed
+    for the whole of `pushed`.
     """
 
     fresh: float
@@ -142,6 +145,7 @@ class Lifetimes:
     stale_while_revalidate: float = 0.0
     stale_if_error: float = 0.0
     warm: float = 0.0
+    pushed: float = 0.0
 
     def left(self, record: Record, part: Part, now: float) -> float:
         """Return the seconds for which `part` stays fresh, negative or zero when it is not."""
@@ -153,6 +157,8 @@ class Lifetimes:
     def left_of(self, kept: Kept, now: float) -> float:
         """Return the seconds for which `kept` stays fresh, negative or zero when it is not."""
         usual = self.fresh * (1 - _JITTER * (kept.at * 1000 % 1))
+        if kept.pushed:
+            usual = max(usual, self.pushed)
         return kept.at + (max(usual, self.warm) if kept.warm else usual) - now
 
     @property
@@ -164,6 +170,12 @@ class Lifetimes:
         """Return the seconds for which the parts of `record` may be of any use from when they were said."""
         return self._use(warm=any(kept.warm for kept in record.parts.values()))
 
+    @property
+    def pushed_use(self) -> float:
+        """Return the seconds for which what was pushed may be of any use: to answer, or to change what is kept."""
+        longest = max(self.fresh, self.warm, self.pushed)
+        return longest + max(self.stale_while_revalidate, self.stale_if_error)
+
     def _use(self, *, warm: bool) -> float:
         fresh = max(self.fresh, self.warm) if warm else self.fresh
         return fresh + max(self.stale_while_revalidate, self.stale_if_error)
@@ -173,9 +185,9 @@ class Lifetimes:
         return self.left(record, part, now) > 0 and record.said_at(part) >= since
 
     def warmed(self, record: Record, part: Part, now: float) -> bool:
-        """Say whether `part` was fetched ahead of a send and is still fresh by that."""
+        """Say whether `part` was fetched ahead of a send, or pushed, and is still fresh by that."""
         kept = record.parts.get(part)
-        return kept is not None and kept.warm and self.left(record, part, now) > 0
+        return kept is not None and (kept.warm or kept.pushed) and self.left(record, part, now) > 0
 
     def pruned(self, record: Record, now: float) -> Record:
         """Return the record without what may not be served any more, not even as a spare."""

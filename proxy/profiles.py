@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from threading import BoundedSemaphore
@@ -10,6 +11,7 @@ from typing import Literal, NamedTuple
 from proxy.errors import NoAnswer, QuotaExhausted, UpstreamInvalid
 from proxy.flights import Flights
 from proxy.parts import EMPTY, Freshness, Identity, Lifetimes, Part, Record, freshness, merge
+from proxy.query import ANYTHING, Wish
 from proxy.store import Store
 from proxy.tickets import Ticket
 
@@ -72,20 +74,25 @@ class Profiles:
         wanted_later: bool = False,
         max_age: float | None = None,
         background: bool = False,
+        wish: Wish = ANYTHING,
     ) -> Answer:
         """Return what is known of `parts` at `until` (monotonic seconds), earlier where nothing is gained by waiting.
 
         `wanted_later`: the caller comes back for what is missing (`on_error=retry`). `max_age`: the caller
         wants nothing older, in seconds, if Amplitude can answer. `background`: the caller prepares a send; it lets
-        everybody else go first, and what it fetches is fresh for longer.
+        everybody else go first, and what it fetches is fresh for longer. `wish`: which cohorts and keys are of
+        interest, for what was pushed about just those needs no call.
         """
         now = self._now()
         since = float("-inf") if max_age is None else now - max_age
         for find in (self._store.read, self._store.look):  # another process may have what this one lacks
-            record = find(identity)
+            kept = find(identity)
+            record = self._store.shown(identity, kept, wish)
             held = self._held(record, parts, max_age, now)
             if held and (not background or all(self._lifetimes.warmed(record, part, now) for part in parts)):
                 return held
+        if kept.unknown_at is not None and record.unknown_at is None:
+            since = max(since, math.nextafter(kept.unknown_at, math.inf))  # a later push says otherwise
         record = self._lifetimes.pruned(record, now)
         served, spent, behind = self._sorted(record, parts, since, now)
         if background:
@@ -104,7 +111,8 @@ class Profiles:
         error = fault = None
         for part, outcome in outcomes.items():
             if isinstance(outcome, Record):
-                answer = merge(answer, outcome.only([part]))
+                shown = self._store.shown(identity, outcome, wish)
+                answer = merge(answer, (shown if shown.has(part) else outcome).only([part]))
             elif record.has(part):
                 answer = merge(answer, record.only([part]))
                 fault = fault or outcome

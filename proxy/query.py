@@ -122,6 +122,10 @@ class Wish:
         return prediction(self.aliases.id_of("predictions", prediction_id), self.propensity_type)
 
 
+ANYTHING = Wish(())
+"""What who has no particular wish asks."""
+
+
 class Ask(NamedTuple):
     """What one request wants, and of which user."""
 
@@ -195,6 +199,16 @@ def parse_forgetting(given: Iterable[tuple[str, Any]]) -> Identity:
     if not any(ids):
         raise BadRequest("no user: every id is blank, and nothing is kept about an anonymous user")
     return ids
+
+
+def readable_id(value: Any) -> str | None:
+    """Return an id that comes from elsewhere as it is when a caller asks for it; None where no caller could."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    try:
+        return _clean(USER_ID, str(value)) or None
+    except BadRequest:
+        return None
 
 
 GET_RECS = Parameter("get_recs", "answer recommendations; `rec_id` alone implies it", words=BOOLEANS)

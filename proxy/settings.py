@@ -239,6 +239,9 @@ class Settings:
     cache_warm_seconds: float = _setting(
         _number(1, _YEAR), "for how long what `warm` fetched is served as fresh", "86400", default=86_400.0
     )
+    cache_pushed_seconds: float = _setting(
+        _number(1, _YEAR), "for how long what Amplitude pushed is served as fresh", "86400", default=86_400.0
+    )
     cache_negative_seconds: float = _setting(
         _number(1, _YEAR), "for how long an unknown user stays unknown", "60", default=60.0
     )

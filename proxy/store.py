@@ -17,12 +17,14 @@ from cachetools import LRUCache
 
 from proxy.errors import NoAnswer
 from proxy.forgotten import Forgotten, names, pair_digest
+from proxy.overlay import overlaid
 from proxy.parts import EMPTY, Freshness, Identity, Lifetimes, Part, Record, merge
+from proxy.pushed import Pushed, known, merged, pack, shrink, unpack
 from proxy.query import Wish
 from proxy.shared import Gone
 
 if TYPE_CHECKING:
-    from proxy.shared.records import SharedRecords
+    from proxy.shared.records import Found, SharedRecords
 
 _AT_ONCE = 500
 """Records that are looked at, in half a millisecond, before others have their turn."""
@@ -34,9 +36,10 @@ _LINKS = 368
 """Bytes that the cache's own three tables and the record's shell take per entry; a test holds it to the truth."""
 
 
-def size_of(identity: Identity, record: Record) -> int:
+def size_of(identity: Identity, record: Record, pushed: bytes | None = None) -> int:
     """Return the bytes that keeping `record` takes, everything that is not shared between records counted."""
-    size = _LINKS + sys.getsizeof(identity) + sys.getsizeof(record.parts)
+    size = _LINKS + sys.getsizeof(identity) + (sys.getsizeof(pushed) if pushed else 0)
+    size += sys.getsizeof(record.parts) if record is not EMPTY else 0
     for text in (*identity, record.user_id, record.device_id):
         size += sys.getsizeof(text) if text is not None else 0
     for part, kept in record.parts.items():
@@ -79,13 +82,15 @@ class Store:
     ) -> None:
         for_ready = max_bytes // _READY_SHARE
         self._cache = _Counting(max_bytes - for_ready, getsizeof=lambda entry: entry.size)
-        self._ready: LRUCache[Identity, tuple[Wish, Ready]] = LRUCache(
+        self._ready: LRUCache[Identity, tuple[Wish, Ready, bytes | None]] = LRUCache(
             for_ready, getsizeof=lambda kept: len(kept[1].body) + _READY_LINKS
         )
         self._lifetimes = lifetimes
         self._now = now
         self._shared = shared
         self._forgotten = Forgotten(now)
+        self._any_pushed = False
+        self._told = 0
         self._lock = Lock()
 
     @property
@@ -116,8 +121,11 @@ class Store:
             if not names(identity, Identity(entry.record.user_id, entry.record.device_id)).isdisjoint(meant):
                 dropped.add(pair_digest(identity))
                 with self._lock:
-                    self._cache.pop(identity, None)
+                    gone = self._cache.pop(identity, None)
                     self._ready.pop(identity, None)
+                    # What was pushed is of the user alone, whatever device the record was seen on.
+                    if gone and gone.pushed and names(identity).isdisjoint(meant):
+                        self._keep(identity, EMPTY, gone.pushed)
         return dropped
 
     def read(self, identity: Identity) -> Record:
@@ -133,6 +141,8 @@ class Store:
             # What it was written from is asked for too, so that it is not the first to leave.
             if kept is None or (kept[0] is not wish and kept[0] != wish) or self._cache.get(identity) is None:
                 return None
+            if self._any_pushed and self._pushed(identity) is not kept[2]:
+                return None
         ready, now = kept[1], self._now()
         if ready.fresh_until <= now:
             return None
@@ -142,25 +152,82 @@ class Store:
         """Keep what was written from `record`, if it was asked before and nothing newer has come meanwhile."""
         with self._lock:
             entry = self._cache.get(identity)
-            if entry is None or entry.record is not record:
+            pushed = self._pushed(identity)
+            if entry is None or (entry.record is not record and pushed is None):
                 return
             if entry.asked is not wish and entry.asked != wish:  # in a send most are asked once
                 entry.asked = wish
                 return
+            if pushed is not None and overlaid(entry.record, known(unpack(pushed)), wish) != record:
+                return
             said_at = min(map(record.said_at, wish.parts))
             fresh_until = min(self._lifetimes.left(record, part, 0.0) for part in wish.parts)
             with contextlib.suppress(ValueError):  # too large
-                self._ready[identity] = wish, Ready(body, etag, said_at, fresh_until)
+                self._ready[identity] = wish, Ready(body, etag, said_at, fresh_until), pushed
+
+    def shown(self, identity: Identity, record: Record, wish: Wish) -> Record:
+        """Return `record`, of this identity, as what was pushed about its user has changed it."""
+        if not self._any_pushed:
+            return record
+        with self._lock:
+            pushed = self._pushed(identity)
+        return record if pushed is None else overlaid(record, known(unpack(pushed)), wish)
+
+    def push(self, news: Collection[tuple[str, Pushed]], mark: int, *, all_of_them: bool = True) -> None:
+        """Merge into what was pushed about these users before: of all, or of those of whom something is kept here.
+
+        Nothing is kept about who was forgotten after `mark`.
+        """
+        last: tuple[Pushed, bytes] | None = None
+        for number, (user_id, pushed) in enumerate(news):
+            if number % _AT_ONCE == _AT_ONCE - 1:
+                time.sleep(0)
+            identity = Identity(user_id, None)
+            if not all_of_them and identity not in self._cache:
+                continue
+            with self._lock:
+                if self._forgotten.since(mark, identity):
+                    continue
+                entry = self._cache.get(identity)
+                old = entry.pushed if entry else None
+                if old is not None:
+                    packed = shrink(pack(merged(unpack(old), pushed)))
+                    if packed == old:
+                        continue
+                else:
+                    # Of a cohort's batch all are the same, and share what is kept.
+                    if last is None or last[0] is not pushed:
+                        last = pushed, shrink(pack(pushed))
+                    packed = last[1]
+                self._any_pushed = True
+                self._keep(identity, entry.record if entry else EMPTY, packed)
+
+    def held(self, told: Callable[[str], bool]) -> list[str]:
+        """Return those users of whom something is kept here whom others were told of."""
+        with self._lock:
+            self._told += 1
+            kept = list(self._cache)
+        found = set()
+        for number, identity in enumerate(kept):
+            if number % _AT_ONCE == _AT_ONCE - 1:
+                time.sleep(0)
+            if identity.user_id is not None and told(identity.user_id):
+                found.add(identity.user_id)
+        return list(found)
 
     def look(self, identity: Identity) -> Record:
         """Return what is kept here or by the other processes; what they had is here from now on."""
         if self._shared is None:
             return self.read(identity)
-        mark = self.mark
+        mark, told = self.mark, -1
         try:
-            return self.merge(identity, self._shared.read(identity), mark)
+            # Whom others tell of a push to while we look, of that user we may have been told before there was one here.
+            while told != self._told:
+                told = self._told
+                record = self._found(identity, self._shared.read(identity), mark)
         except Gone:
             return self.read(identity)
+        return record
 
     def board(self, identity: Identity, parts: Collection[Part]) -> Boarding:
         """Look, and say which of `parts` this process is to fetch, because no other does. `land` ends that."""
@@ -171,9 +238,14 @@ class Store:
             except Gone:
                 pass
             else:
-                self.merge(identity, found.record, mark)
+                self._found(identity, found.found, mark)
                 return Boarding(found.granted, found.faults)
         return Boarding(frozenset(parts))
+
+    def _found(self, identity: Identity, found: Found, mark: int) -> Record:
+        if found.pushed and identity.user_id is not None:
+            self.push([(identity.user_id, found.pushed)], mark)
+        return self.merge(identity, found.record, mark)
 
     def land(
         self, identity: Identity, news: Record, parts: Collection[Part], word: str = "", mark: int | None = None
@@ -203,12 +275,23 @@ class Store:
             if news is EMPTY or (mark is not None and self._forgotten.since(mark, identity, returned)):
                 return old
             record = self._lifetimes.pruned(merge(old, news), self._now())
-            self._ready.pop(identity, None)
-            try:
-                self._cache[identity] = _Entry(record, size_of(identity, record))
-            except ValueError:
-                self._cache.pop(identity, None)
+            self._keep(identity, record, entry.pushed if entry else None)
             return record
+
+    def _keep(self, identity: Identity, record: Record, pushed: bytes | None) -> None:
+        """Called under the lock."""
+        self._ready.pop(identity, None)
+        try:
+            self._cache[identity] = _Entry(record, size_of(identity, record, pushed), pushed)
+        except ValueError:
+            self._cache.pop(identity, None)
+
+    def _pushed(self, identity: Identity) -> bytes | None:
+        """Return what was pushed about the user, and keep it from leaving before the pair. Called under the lock."""
+        if identity.user_id is None or not self._any_pushed:
+            return None
+        entry = self._cache.get(identity if identity.device_id is None else Identity(identity.user_id, None))
+        return entry.pushed if entry else None
 
     @property
     def empty(self) -> bool:
@@ -237,11 +320,13 @@ class Store:
 
 
 class _Entry:
-    __slots__ = ("asked", "record", "size")
+    __slots__ = ("asked", "pushed", "record", "size")
 
-    def __init__(self, record: Record, size: int) -> None:
+    def __init__(self, record: Record, size: int, pushed: bytes | None) -> None:
         self.record = record
         self.size = size
+        self.pushed = pushed
+        """What was pushed about the user: in the entry of the `user_id` alone."""
         self.asked: Wish | None = None
 
 

@@ -26,27 +26,42 @@ def read(body: bytes) -> Any:
     Python would read `NaN`, and turn 1e999 into an infinity that it writes as `Infinity`, which no JSON
     parser at the other end takes: the first is refused, the second kept as it was written.
     """
-
-    def refuse(_: str) -> None:
-        raise ValueError("NaN and Infinity are not JSON")
-
-    def finite(text: str) -> float | str:
-        return number if abs(number := float(text)) != float("inf") else text
-
-    def whole(text: str) -> int | str:
-        return int(text) if len(text) <= _MAX_DIGITS else text
-
     try:
-        document = json.loads(body.decode("utf-8"), parse_constant=refuse, parse_float=finite, parse_int=whole)
+        return _shallow(_DECODER.decode(body.decode("utf-8")))
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def read_at(text: str, at: int) -> tuple[Any, int]:
+    """Return the value that begins at `at`, read in the same way, and where it ends."""
+    try:
+        value, end = _DECODER.raw_decode(text, at)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return _shallow(value), end
+
+
+def _refuse(_: str) -> None:
+    raise ValueError("NaN and Infinity are not JSON")
+
+
+def _finite(text: str) -> float | str:
+    return number if abs(number := float(text)) != float("inf") else text
+
+
+def _whole(text: str) -> int | str:
+    return int(text) if len(text) <= _MAX_DIGITS else text
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
+_MAX_DIGITS = 4_000  # Python refuses to read, and to write, integers of more than 4,300
+_MAX_DEPTH = 100  # far from Python's recursion limit, whatever the stack of the thread that writes it
+
+
+def _shallow(document: Any) -> Any:
     if _deeper_than(document, _MAX_DEPTH):
         raise ValueError("nested too deeply")
     return document
-
-
-_MAX_DIGITS = 4_000  # Python refuses to read, and to write, integers of more than 4,300
-_MAX_DEPTH = 100  # far from Python's recursion limit, whatever the stack of the thread that writes it
 
 
 def _deeper_than(document: Any, limit: int) -> bool:

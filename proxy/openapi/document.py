@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from proxy import __version__
-from proxy.openapi import examples, playground, seeing
+from proxy.openapi import examples, playground, seeing, webhooks
 from proxy.openapi.answers import DATA_HEADERS, HEADERS, SHARED, answer, as_json, headers_only, problem
 from proxy.openapi.parameters import REQUEST_HEADERS, SECURITY, SECURITY_SCHEMES, body, query_parameters
 from proxy.openapi.schemas import Schema, answer_name, components, ref
@@ -27,7 +27,7 @@ def document() -> Schema:
         "tags": [{"name": name, "description": about} for name, about in _TAGS.items()],
         "paths": _paths(),
         "components": {
-            "schemas": components() | playground.SCHEMAS | seeing.SCHEMAS,
+            "schemas": components() | playground.SCHEMAS | seeing.SCHEMAS | webhooks.SCHEMAS,
             "responses": SHARED,
             "headers": HEADERS,
             "parameters": REQUEST_HEADERS,
@@ -51,6 +51,7 @@ Asking for a `rec_id` that is not in the cache logs an exposure in Amplitude, he
 _TAGS = {
     "Data": "What Amplitude knows of a user, for templates.",
     "Drop-in": "Amplitude's own endpoint, from the same cache and within the same quota.",
+    "Webhooks": "What Amplitude pushes, so that it need not be asked for.",
     "Operation": "For platforms and monitors. These cost no call.",
     "Pages": "For people.",
 }
@@ -79,6 +80,8 @@ def _paths() -> dict[str, Schema]:
         **{f"/v1/{section}": _data(section) for section in SECTIONS},
         "/v1/profile": _data(None) | {"delete": _forgetting()},
         "/v1/userprofile": _drop_in(),
+        "/v1/webhooks/amplitude/cohorts": webhooks.cohorts(),
+        "/v1/webhooks/amplitude/users": webhooks.users(),
         "/healthz": _get(
             "Healthz",
             "Operation",

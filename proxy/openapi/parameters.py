@@ -173,6 +173,10 @@ def _entry(unspeakable: str, required: bool) -> Schema:
     return {"type": "string", "maxLength": MAX_LENGTH, "not": {"pattern": unspeakable}, **something}
 
 
+ID = _entry(_CONTROL, required=True)
+"""An id that must be there."""
+
+
 def _listed(required: bool) -> Schema:
     entry = rf"[^\x00-\x1f\x7f-\x9f,]{{0,{MAX_LENGTH}}}"
     return {

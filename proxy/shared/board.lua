@@ -1,6 +1,8 @@
--- Read a user's record, and take the lease of those parts that nobody else fetches just now.
--- KEYS  record, lease     ARGV  who asks, milliseconds for which a lease lasts, then the parts' fields
--- Returns {record as HGETALL gives it, for each part: 1 granted, 0 leased to another, or the word of its failure}
+-- Read a user's record and what was pushed, and take the lease of those parts that nobody else fetches just now.
+-- KEYS  record, lease, what was pushed about the user (where the pair has one)
+-- ARGV  who asks, milliseconds for which a lease lasts, then the parts' fields
+-- Returns {record as HGETALL gives it, for each part: 1 granted, 0 leased to another, or the word of its failure, what was
+-- pushed or false}
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local outcomes = {}
@@ -19,4 +21,4 @@ for index = 3, #ARGV do
     end
 end
 if took then redis.call('PEXPIRE', KEYS[2], ARGV[2]) end
-return {redis.call('HGETALL', KEYS[1]), outcomes}
+return {redis.call('HGETALL', KEYS[1]), outcomes, KEYS[3] and redis.call('GET', KEYS[3]) or false}

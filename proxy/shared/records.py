@@ -12,11 +12,13 @@ import struct
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import cast
+from typing import NamedTuple, cast
 
 from proxy.errors import NoAnswer
 from proxy.forgotten import names, pair_digest
 from proxy.parts import EMPTY, Identity, Kept, Lifetimes, Part, Record, Section
+from proxy.pushed import Pushed
+from proxy.shared.pushes import key_of, unpacked
 from proxy.shared.server import Server
 
 _CODES: dict[Section, str] = {
@@ -39,11 +41,18 @@ _UNREADABLE = (ValueError, TypeError, LookupError, struct.error)
 _FAULTS = {kind.word: kind for kind in NoAnswer.__subclasses__()}
 
 
+class Found(NamedTuple):
+    """What is kept about a pair, and what was pushed about its user."""
+
+    record: Record
+    pushed: Pushed
+
+
 @dataclass(frozen=True, slots=True)
 class Boarding:
     """What is there, the parts that this process is to fetch, and why those failed that another just tried to."""
 
-    record: Record
+    found: Found
     granted: frozenset[Part]
     faults: Mapping[Part, NoAnswer]
 
@@ -60,22 +69,25 @@ class SharedRecords:
         self._land = server.script("land")
         self._forget = server.script("forget")
 
-    def read(self, identity: Identity) -> Record:
-        """Return what is kept about `identity`."""
-        return _record(self._server.hash(self._keys(identity)[0]))
+    def read(self, identity: Identity) -> Found:
+        """Return what is kept about `identity`, and what was pushed about its user."""
+        fields, pushed = self._server.hash_and_value(self._keys(identity)[0], key_of(self._prefix, identity))
+        return Found(_record(fields), unpacked(pushed))
 
     def board(self, identity: Identity, parts: Collection[Part]) -> Boarding:
         """Return what is kept, and take the lease of those of `parts` that nobody fetches."""
         asked = list(parts)
-        found, outcomes = self._board(self._keys(identity), [self._server.id, self._lease, *map(_field, asked)])
-        record = _record(dict(zip(found[::2], found[1::2], strict=True)))
+        pushed_key = key_of(self._prefix, identity)
+        keys = [*self._keys(identity), *([pushed_key] if pushed_key else [])]
+        kept, outcomes, pushed = self._board(keys, [self._server.id, self._lease, *map(_field, asked)])
+        found = Found(_record(dict(zip(kept[::2], kept[1::2], strict=True))), unpacked(pushed))
         granted = frozenset(part for part, outcome in zip(asked, outcomes, strict=True) if outcome == 1)
         words = {
             part: word.decode(errors="replace")
             for part, word in zip(asked, outcomes, strict=True)
             if isinstance(word, bytes)
         }
-        return Boarding(record, granted, {part: _FAULTS[word]() for part, word in words.items() if word in _FAULTS})
+        return Boarding(found, granted, {part: _FAULTS[word]() for part, word in words.items() if word in _FAULTS})
 
     def land(self, identity: Identity, record: Record, leased: Collection[Part], now: float, word: str = "") -> None:
         """Merge `record` into what is kept and give the leases of `leased` back; `word`: why there is no record."""
@@ -98,7 +110,7 @@ class SharedRecords:
         keys, told = [self._told], []
         for one in alone:
             (name,) = names(one)
-            keys += [self._prefix + b"pairs:" + name, self._keys(one)[0]]
+            keys += [self._prefix + b"pairs:" + name, self._keys(one)[0], self._prefix + b"pushed:" + name]
             told.append(name)
         landing = self._lease + _QUEUED_SECONDS * 1000
         found = self._forget(keys, [self._prefix + b"user:", landing, int(self._lifetimes.whole * 1000), *told])

@@ -10,7 +10,7 @@ from ipaddress import IPv4Network, IPv6Network
 from flask import g, request
 
 from proxy.errors import Forbidden, Unauthorized
-from proxy.web.context import services
+from proxy.web.context import Services, services
 
 _log = logging.getLogger(__name__)
 
@@ -22,6 +22,15 @@ def admit() -> None:
     here = services()
     if here.networks:
         _require_network(here.networks)
+    _admit(here)
+
+
+def admit_from_anywhere() -> None:
+    """Do the same for a blueprint whose callers have no addresses of their own; raises Unauthorized."""
+    _admit(services())
+
+
+def _admit(here: Services) -> None:
     headers = request.environ
     sent = headers.get("HTTP_AUTHORIZATION"), headers.get("HTTP_X_API_KEY")
     caller = here.accepted.caller(sent)

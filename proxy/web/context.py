@@ -17,6 +17,7 @@ from proxy.history import History
 from proxy.keys import Accepted, KeyRing
 from proxy.metrics import Metrics
 from proxy.profiles import Profiles
+from proxy.pushing import Pushing
 from proxy.quota import Quota
 from proxy.sender import Sender
 from proxy.store import Store
@@ -41,6 +42,7 @@ class Services:
     quota: Quota
     store: Store
     forgetting: Forgetting
+    pushing: Pushing
     redis: Server | None
     keyring: KeyRing
     networks: tuple[IPv4Network | IPv6Network, ...]
@@ -51,6 +53,7 @@ class Services:
     backlog_max_users: int
     wait_seconds: float
     aliases: Aliases
+    now: Callable[[], float]
     monotonic: Callable[[], float]
     accepted: Accepted = field(default_factory=Accepted)
     draining: Event = field(default_factory=Event)

@@ -100,6 +100,7 @@ def _found(ask: Ask, parts: Sequence[Part], max_age: float | None, background: b
         wanted_later=ask.wish.on_error == "retry",
         max_age=max_age,
         background=background,
+        wish=ask.wish,
     )
 
 

@@ -344,11 +344,11 @@ def test_any_record_comes_back_as_it_was(running: RedisServer) -> None:
     }
     record = Record(parts, None, "Jürgen", "d")
     process.records.land(USER, record, [], now)
-    assert process.records.read(USER) == record
-    assert process.records.read(Identity("u", "d")) == EMPTY
+    assert process.records.read(USER).record == record
+    assert process.records.read(Identity("u", "d")).record == EMPTY
     unknown = Record(unknown_at=now + 1, unknown_status=404)
     process.records.land(USER, unknown, [], now)
-    assert process.records.read(USER) == unknown
+    assert process.records.read(USER).record == unknown
 
 
 def test_merging_in_redis_is_merging_here(running: RedisServer) -> None:
@@ -371,7 +371,7 @@ def test_merging_in_redis_is_merging_here(running: RedisServer) -> None:
     for word in words:
         here = merge(here, word)
         process.records.land(USER, word, [], now)
-        there = process.records.read(USER)
+        there = process.records.read(USER).record
         assert (there.parts, there.unknown_at) == (here.parts, here.unknown_at)
 
 
@@ -383,7 +383,7 @@ def test_every_key_expires_and_what_may_not_be_served_any_more_does_not_pile_up(
     old = Record({PROPERTIES: Kept(b"1", now - 10_000)})
     process.records.land(USER, old, [], now)
     process.records.land(USER, Record({COHORTS: Kept(b"[]", now + 1)}), [], now)
-    assert process.records.read(USER).parts.keys() == {COHORTS}
+    assert process.records.read(USER).record.parts.keys() == {COHORTS}
     with redis.Redis.from_url(running.url) as client:
         ages = {key: client.pttl(key) for key in client.scan_iter()}
     assert len(ages) >= 4
@@ -563,7 +563,7 @@ def test_who_is_asked_anew_after_being_forgotten_is_kept_again(running: RedisSer
         assert all(0 < client.pttl(mark) <= 20_000 for mark in marks), "it is barred in Redis only for a moment"
         client.delete(*marks)
     assert one.get(PROPERTIES).forwarded == "miss"
-    assert one.records.read(USER).parts.keys() == {PROPERTIES}
+    assert one.records.read(USER).record.parts.keys() == {PROPERTIES}
 
 
 def test_forgetting_while_redis_is_gone_is_done_here_and_said_to_be_incomplete(valkey: RedisServer) -> None:

@@ -1,0 +1,132 @@
+"""What Amplitude pushed about one user: cohorts they entered or left, and properties, each with its moment. Pure.
+
+A value begins with the moment at which it was said, in eight bytes that sort
+as moments do, so that the later word is the greater value, and to merge is to take the greater: whatever the order, and
+however often. A set of properties that was pushed whole ends all that was said of any property before.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+Pushed = Mapping[bytes, bytes]
+"""By field: a cohort, a property, or the floor, the moment before which no property has a say."""
+
+GONE = b""
+"""What is said of a property that was taken away."""
+UNSURE = b"?"
+"""What is said of a property that was changed to a value that only Amplitude knows."""
+
+_FLOOR = b"f"
+_COHORT = b"c"
+_PROPERTY = b"p"
+_WHOLE = b"w"
+_IN, _OUT = b"1", b"0"
+_MOMENT = struct.Struct(">d")
+_SIZES = struct.Struct(">II")
+_DEFLATED = b"x"  # how zlib begins, and nothing packed, which begins with four bytes of a size
+_LONG = 512
+
+
+def membership(cohort_id: str, is_in: bool, at: float) -> dict[bytes, bytes]:
+    """Return that the user was in the cohort at the moment `at` (Unix seconds), or was not."""
+    return {_COHORT + _bytes(cohort_id): _MOMENT.pack(at) + (_IN if is_in else _OUT)}
+
+
+def properties(values: Mapping[str, bytes], at: float, *, whole: bool = False) -> dict[bytes, bytes]:
+    """Return what was said of properties: JSON, GONE or UNSURE by name; `whole`: there are no others."""
+    moment = _MOMENT.pack(at)
+    said = {_PROPERTY + _bytes(name): moment + value for name, value in values.items()}
+    return {_FLOOR: moment + _WHOLE} | said if whole else said
+
+
+def cleared(at: float) -> dict[bytes, bytes]:
+    """Return that nothing that was said of any property before `at` holds any more; what does, only Amplitude knows."""
+    return {_FLOOR: _MOMENT.pack(at) + UNSURE}
+
+
+def merged(old: Pushed, news: Pushed) -> Pushed:
+    """Return both in one, the later word winning; of two of one moment the greater, whichever came first."""
+    both = dict(old)
+    for field, value in news.items():
+        if value > both.get(field, b""):
+            both[field] = value
+    if floor := both.get(_FLOOR):
+        moment = floor[:8]
+        both = {field: value for field, value in both.items() if field[:1] != _PROPERTY or value[:8] >= moment}
+    return both
+
+
+def moment_of(value: bytes) -> float:
+    """Return when a field's value was said."""
+    at: float = _MOMENT.unpack_from(value)[0]
+    return at
+
+
+def pack(pushed: Pushed) -> bytes:
+    """Return it as it is sent and kept: the same for the same, whatever came first."""
+    return b"".join([_SIZES.pack(len(field), len(value)) + field + value for field, value in sorted(pushed.items())])
+
+
+def shrink(packed: bytes) -> bytes:
+    """Return what was packed in fewer bytes, where that is worth the while."""
+    return zlib.compress(packed, 1) if len(packed) >= _LONG else packed
+
+
+def unpack(packed: bytes) -> Pushed:
+    """Return what was packed, shrunk or not. ValueError where that was something else."""
+    try:
+        if packed[:1] == _DEFLATED:
+            packed = zlib.decompress(packed)
+        pushed, at = {}, 0
+        while at < len(packed):
+            field, value = _SIZES.unpack_from(packed, at)
+            start = at + _SIZES.size
+            at = start + field + value
+            pushed[packed[start : start + field]] = packed[start + field : at]
+    except (struct.error, zlib.error):
+        raise ValueError("not what was packed") from None
+    return pushed
+
+
+class Known(NamedTuple):
+    """The same, to be read: moments and what was said, by cohort and by property; when the whole set was pushed."""
+
+    cohorts: Mapping[str, tuple[float, bool]]
+    properties: Mapping[str, tuple[float, bytes]]
+    whole_at: float | None
+    latest: float
+
+
+def known(pushed: Pushed) -> Known:
+    """Return what is known by `pushed`. A field that is none of ours is as good as not there."""
+    cohorts: dict[str, tuple[float, bool]] = {}
+    said: dict[str, tuple[float, bytes]] = {}
+    whole_at = None
+    latest = float("-inf")
+    for field, value in sorted(pushed.items()):
+        if len(value) < 8:
+            continue
+        at, word = moment_of(value), value[8:]
+        name = field[1:].decode(errors="replace")
+        match field[:1]:
+            case b"c":
+                cohorts[name] = at, word == _IN
+            case b"p":
+                said[name] = at, word
+            case b"f" if word == _WHOLE:
+                whole_at = at
+        latest = max(latest, at)
+    return Known(cohorts, said, whole_at, latest)
+
+
+def checksum(user_id: str) -> int:
+    """Return what stands for a user where processes tell each other of a push, the same in all of them."""
+    return zlib.crc32(user_id.encode("utf-8", "surrogatepass"))
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "replace")

@@ -1,0 +1,148 @@
+"""Takes what Amplitude pushes: into Redis first, whence every other process hears of it, then here.
+
+A message counts as taken only when all of it was, so that a try that failed half-way is made good by the next one; to
+apply a part of it twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from cachetools import TTLCache
+
+from proxy.pushed import Pushed, checksum
+from proxy.shared import Gone
+from proxy.store import Store
+
+if TYPE_CHECKING:
+    from proxy.shared.pushes import SharedPushes
+    from proxy.webhooks import Batch
+
+_log = logging.getLogger(__name__)
+
+_REMEMBERED_SECONDS = 86_400.0
+"""For so long a message is known here to be a repeated one. Amplitude's last try comes after four hours."""
+_REMEMBERED = 10_000
+_USERS_AT_ONCE = 500
+_BYTES_AT_ONCE = 256 * 1024
+"""What Redis takes at once, in a few milliseconds in which it does nothing else."""
+_LOOKED_UP = 5_000
+"""Users who are looked up at a time when others were pushed; the rest waits for the next time."""
+
+
+def breathe() -> None:
+    """Let others have their turn."""
+    time.sleep(0)
+
+
+class Pushing:
+    """Safe for threads. `catch_up` is for the thread that keeps the connection to Redis."""
+
+    def __init__(
+        self,
+        store: Store,
+        shared: SharedPushes | None = None,
+        *,
+        now: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._shared = shared
+        self._now = now
+        self._monotonic = monotonic
+        self._messages: TTLCache[str, bool] = TTLCache(_REMEMBERED, _REMEMBERED_SECONDS, timer=now)
+        self._lock = Lock()
+        self._alone_told = False
+        self._heard = 0.0
+        self._heard_at: float | None = None
+        self._waiting: list[str] = []
+
+    @property
+    def mark(self) -> int:
+        """Return what to hand to `push` with what has come by now: nobody who is forgotten later is kept by it."""
+        return self._store.mark
+
+    def push(self, batch: Batch, mark: int) -> bool:
+        """Take `batch`; False when it is a repeated message. Raises Gone when only this process has it."""
+        if batch.message is not None and self._remembers(batch.message):
+            return False
+        gone: Gone | None = None
+        for some in _portions(batch.news):
+            barred: frozenset[int] = frozenset()
+            if self._shared is not None and gone is None:
+                try:
+                    barred = self._shared.push(some, self._now())
+                except Gone as error:
+                    gone = error
+            kept = [one for place, one in enumerate(some) if place not in barred]
+            # What Redis has is found there by who needs it, and is no reason for others to leave the memory.
+            self._store.push(kept, mark, all_of_them=self._shared is None or gone is not None)
+            breathe()
+        if gone is not None:
+            raise gone
+        if batch.message is not None:
+            self._remember(batch.message)
+        if self._shared is None and not self._alone_told:
+            self._alone_told = True
+            _log.warning("what is pushed is kept in the memory of this one process: there is no REDIS_URL")
+        return True
+
+    def catch_up(self) -> None:
+        """Look up those users of whom something is kept here who were pushed to other processes. Raises Gone."""
+        if self._shared is None:
+            return
+        began = self._monotonic()
+        told, last = self._shared.told(self._heard)
+        if self._heard_at is not None and not self._shared.heard_all(began - self._heard_at):
+            self._waiting = self._store.held(lambda _: True)
+        elif told:
+            self._waiting = list({*self._waiting, *self._store.held(lambda user_id: checksum(user_id) in told)})
+        self._heard, self._heard_at = last, began
+        for _ in range(_LOOKED_UP // _USERS_AT_ONCE):
+            some, self._waiting = self._waiting[:_USERS_AT_ONCE], self._waiting[_USERS_AT_ONCE:]
+            if not some:
+                return
+            mark = self._store.mark
+            try:
+                found = self._shared.read(some)
+            except Gone:
+                self._waiting += some
+                raise
+            self._store.push([(user, pushed) for user, pushed in zip(some, found, strict=True) if pushed], mark)
+
+    def _remembers(self, message: str) -> bool:
+        with self._lock:
+            if message in self._messages:
+                return True
+        if self._shared is None:
+            return False
+        try:
+            return self._shared.remembers(message)
+        except Gone:
+            return False
+
+    def _remember(self, message: str) -> None:
+        with self._lock:
+            self._messages[message] = True
+        if self._shared is not None:
+            with contextlib.suppress(Gone):  # a repeated one is applied again, and changes nothing
+                self._shared.remember(message)
+
+
+def _portions(news: list[tuple[str, Pushed]]) -> Iterator[list[tuple[str, Pushed]]]:
+    """Return the news in as many parts as Redis, and who waits here, must be spared to take at once."""
+    some: list[tuple[str, Pushed]] = []
+    size = 0
+    for user_id, pushed in news:
+        some.append((user_id, pushed))
+        size += sum(len(field) + len(value) for field, value in pushed.items())
+        if len(some) >= _USERS_AT_ONCE or size >= _BYTES_AT_ONCE:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some

@@ -1,0 +1,94 @@
+"""What was pushed about users, in Redis: a value a user, merged there, and of which users the others must hear.
+
+Keys are digests, as those of records. Whom the others are told of is a checksum of the id, by which a process finds
+those users that it holds: to look up one too many costs a look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from struct import Struct
+
+from proxy.forgotten import names
+from proxy.parts import Identity
+from proxy.pushed import Pushed, checksum, pack, unpack
+from proxy.shared.server import Server
+
+_HEARD_SECONDS = 120.0
+"""For so long a process may be away and still hears of all that was pushed."""
+_MARGIN_SECONDS = 20.0
+_REMEMBERED_SECONDS = 86_400.0
+"""For so long a message is known to be a repeated one. Amplitude's last try comes after four hours."""
+_CHECKSUM = Struct(">I")
+
+
+def key_of(prefix: bytes, identity: Identity) -> bytes | None:
+    """Return the key of what was pushed about the user of a pair; None where the pair names no user."""
+    if identity.user_id is None:
+        return None
+    (name,) = names(Identity(identity.user_id, None))
+    return prefix + b"pushed:" + name
+
+
+def unpacked(value: bytes | None) -> Pushed:
+    """Return what such a key holds. What is none of ours is as good as not there."""
+    try:
+        return unpack(value or b"")
+    except ValueError:
+        return {}
+
+
+class SharedPushes:
+    """Each method is one round trip and raises Gone. `use`: seconds for which a push is of use."""
+
+    def __init__(self, server: Server, prefix: bytes, *, use: float) -> None:
+        self._server = server
+        self._prefix = prefix
+        self._use = use
+        self._push = server.script("push")
+
+    def push(self, news: Sequence[tuple[str, Pushed]], now: float) -> frozenset[int]:
+        """Merge `news` into what was pushed before. Return the places of users who were forgotten just now."""
+        keys, told = [self._told], []
+        for user_id, _ in news:
+            (name,) = names(Identity(user_id, None))
+            keys += [self._prefix + b"pushed:" + name, self._prefix + b"pairs:" + name]
+            told.append(_CHECKSUM.pack(checksum(user_id)))
+        packed: list[bytes] = []
+        for place, (_, pushed) in enumerate(news):
+            # Of a cohort's batch all are the same.
+            packed.append(packed[-1] if place and pushed is news[place - 1][1] else pack(pushed))
+        head = [int(self._use * 1000), now - self._use, b"".join(told), int(_HEARD_SECONDS * 1000)]
+        return frozenset(place - 1 for place in self._push(keys, [*head, *packed]))
+
+    def read(self, user_ids: Sequence[str]) -> list[Pushed]:
+        """Return what was pushed about each of these users."""
+        keys = [key for user_id in user_ids if (key := key_of(self._prefix, Identity(user_id, None)))]
+        return [unpacked(value) for value in self._server.values(keys)]
+
+    def told(self, since: float) -> tuple[frozenset[int], float]:
+        """Return the checksums of those pushed after the moment `since`, and the last moment there is."""
+        found = self._server.above(self._told, since)
+        sums = {sum for member, _ in found for (sum,) in _CHECKSUM.iter_unpack(member.partition(b" ")[2])}
+        return frozenset(sums), max((moment for _, moment in found), default=since)
+
+    def remembers(self, message: str) -> bool:
+        """Say whether this message was applied already."""
+        return self._server.values([self._message(message)]) != [None]
+
+    def remember(self, message: str) -> None:
+        """Note that this message was applied."""
+        self._server.put(self._message(message), _REMEMBERED_SECONDS)
+
+    def heard_all(self, seconds: float) -> bool:
+        """Say whether who asked that long ago has heard of all."""
+        return seconds < _HEARD_SECONDS - _MARGIN_SECONDS
+
+    @property
+    def _told(self) -> bytes:
+        return self._prefix + b"news"
+
+    def _message(self, message: str) -> bytes:
+        digest = blake2b(message.encode("utf-8", "replace"), digest_size=16).hexdigest()
+        return self._prefix + b"message:" + digest.encode()

@@ -1,0 +1,99 @@
+"""Amplitude's webhooks: what it pushes is taken, and said how much of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from flask import Blueprint, Response, jsonify, request
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
+
+from proxy.errors import BadRequest
+from proxy.pushing import breathe
+from proxy.shared import Gone
+from proxy.web.auth import admit_from_anywhere
+from proxy.web.context import services
+from proxy.web.hooks import problem
+from proxy.webhooks import Batch, read_cohorts, read_users
+
+_log = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 8 * 1024 * 1024
+"""Ten thousand users with twenty properties each."""
+
+blueprint = Blueprint("webhooks", __name__, url_prefix="/v1/webhooks/amplitude")
+# Amplitude sends from any of its hosts, so ALLOWED_NETWORKS, which holds Braze's, says nothing of them.
+blueprint.before_request(admit_from_anywhere)
+
+
+@blueprint.post("/cohorts", provide_automatic_options=False)
+def cohorts() -> Response:
+    """Take who entered a cohort, or left it."""
+    return _taken("cohorts", read_cohorts)
+
+
+@blueprint.post("/users", provide_automatic_options=False)
+def users() -> Response:
+    """Take the properties of users, alone or with their events."""
+    return _taken("users", read_users)
+
+
+def _taken(hook: str, read: Callable[[bytes, float, Callable[[], object]], Batch]) -> Response:
+    here = services()
+    mark = here.pushing.mark
+    try:
+        batch = read(_body(), here.now(), breathe)
+    except RequestEntityTooLarge:
+        here.metrics.pushed(hook, "refused")
+        return problem(413, RequestEntityTooLarge().name, _TOO_LARGE)
+    except UnsupportedMediaType:
+        here.metrics.pushed(hook, "refused")
+        return problem(415, UnsupportedMediaType().name, "the body is of another type: send application/json")
+    except BadRequest:
+        here.metrics.pushed(hook, "refused")
+        raise
+    try:
+        duplicate = not here.pushing.push(batch, mark)
+    except Gone:
+        here.metrics.pushed(hook, "failed")
+        response = problem(500, "Not kept everywhere", "Redis does not answer: kept here alone; send it again")
+        response.headers["Retry-After"] = "1"
+        return response
+    if duplicate:
+        batch = Batch()
+    applied, skipped = len(batch.news), batch.skipped.total()
+    here.metrics.pushed(hook, "duplicate" if duplicate else "applied", applied=applied, skipped=skipped)
+    if skipped or batch.unapplied:
+        told = {"hook": hook, "applied": applied, "skipped": dict(batch.skipped), "unapplied": batch.unapplied}
+        _log.warning("not all that was pushed could be taken", extra=told)
+    response = jsonify(
+        applied=applied,
+        skipped=skipped,
+        skipped_by_reason=dict(batch.skipped),
+        unapplied_properties=batch.unapplied,
+        duplicate=duplicate,
+    )
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _body() -> bytes:
+    # One more than is allowed: a body without a length is cut here in silence, and must be seen to be too large.
+    request.max_content_length = MAX_BODY_BYTES + 1
+    if request.mimetype != "application/json":
+        raise UnsupportedMediaType
+    try:
+        body = request.get_data(cache=False)
+    except HTTPException:
+        raise
+    except Exception:  # noqa: BLE001  # each server has its own for a broken transfer coding
+        raise BadRequest("the body could not be read: is its transfer coding broken?") from None
+    if len(body) > MAX_BODY_BYTES:
+        raise RequestEntityTooLarge
+    return body
+
+
+_TOO_LARGE = (
+    "the body is too large: 8 MiB at most; select fewer user properties for this sync in Amplitude, or send fewer "
+    "of them by the template"
+)

@@ -1,0 +1,222 @@
+"""Amplitude's webhooks, read: the body of a call -> what was said of whom, and what of it could not be taken. Pure.
+
+One user that cannot be read is counted and passed over: to refuse the batch would bring it back, ten times. Only what
+is wrong with all of it is refused, in words that name the mend.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from proxy import longjson, strictjson
+from proxy.errors import BadRequest
+from proxy.names import USER_PROPERTY
+from proxy.pushed import GONE, UNSURE, Pushed, cleared, membership, merged, properties
+from proxy.query import readable_id
+
+_AT_ONCE = 200
+"""Users who are looked at, in a millisecond or two, before others have their turn."""
+_AHEAD_SECONDS = 600.0
+"""For so much a clock of Amplitude's may be ahead of ours. What is later still would win against every later word."""
+_MILLISECONDS, _MICROSECONDS = 1e11, 1e14  # a number of seconds stays below the first until the year 5138
+_TIMES = ("event_time", "time", "client_event_time", "server_upload_time")
+_MESSAGE_IDS = ("message_id", "uuid", "$insert_id", "insert_id")
+_UNKNOWABLE = ("$add", "$append", "$prepend", "$preInsert", "$postInsert", "$remove")
+"""What changes a value to one that depends on what it was: only Amplitude knows it."""
+_OPERATORS = frozenset({*_UNKNOWABLE, "$set", "$setOnce", "$unset", "$clearAll"})
+
+
+@dataclass(slots=True)
+class Batch:
+    """What a body says: news by user, and what was passed over, counted by reason."""
+
+    message: str | None = None
+    """Amplitude's id of the message, where it has one: the same again is the same message."""
+    news: list[tuple[str, Pushed]] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+    """Users of whom nothing could be taken."""
+    unapplied: int = 0
+    """Properties of users otherwise taken that could not be: malformed, or changed in a way only Amplitude can know."""
+
+
+class _Skipped(Exception):
+    """Of one user nothing can be taken."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+def read_cohorts(body: bytes, now: float, breathe: Callable[[], object]) -> Batch:
+    """Return what the body of a cohort webhook says: Amplitude's default payload. Raises BadRequest."""
+    said = _document(body, breathe)
+    if not isinstance(said, dict):
+        raise BadRequest(f"the body is not a JSON object: send Amplitude's default payload, e.g. {_DEFAULT}")
+    cohort_id = readable_id(said.get("cohort_id"))
+    if cohort_id is None:
+        raise BadRequest('cohort_id is missing or no text: the template needs "cohort_id": "${input.cohort_id}"')
+    is_in = {"true": True, "false": False}.get(str(said.get("in_cohort")).lower())
+    if is_in is None:
+        raise BadRequest('in_cohort is not true or false: the template needs "in_cohort": ${input.in_cohort?c}')
+    at = _moment(said.get("computed_time"))
+    if at is None:
+        raise BadRequest(
+            'computed_time is missing or no time: the template needs "computed_time": "${input.computed_time}"'
+        )
+    users = said.get("users")
+    if not isinstance(users, list):
+        raise BadRequest('users is not an array: the template needs "users": [...], as Amplitude\'s default payload')
+    batch = Batch()
+    if (message := _message(said, ("message_id",))) is not None:
+        # Should a template of somebody's own repeat an id, what differs still counts.
+        batch.message = f"cohorts {message} {cohort_id} {is_in} {at}"
+    member = membership(cohort_id, is_in, at)
+
+    def news_of(user: dict[str, Any]) -> Pushed:
+        if at > now + _AHEAD_SECONDS:
+            raise _Skipped("time_ahead")
+        given = user.get("user_properties")
+        return member if given is None else merged(member, _properties(given, at, batch))
+
+    _each(users, batch, news_of, breathe)
+    return batch
+
+
+def read_users(body: bytes, now: float, breathe: Callable[[], object]) -> Batch:
+    """Return what the body of a streaming webhook says: one event or user, or an array of them. Raises BadRequest.
+
+    Events are as Amplitude exports them, users as they are identified. `whole`: there are no other properties.
+    """
+    said = _document(body, breathe)
+    batch = Batch()
+    if isinstance(said, dict):
+        several = next((said[name] for name in ("users", "events", "identification") if name in said), None)
+        message = _message(said, _MESSAGE_IDS if several is None else ("message_id",))
+        batch.message = f"users {message}" if message is not None else None
+        said = [said] if several is None else [several] if isinstance(several, dict) else several
+    if not isinstance(said, list):
+        raise BadRequest("the body is not a JSON object or an array of them: send Amplitude's default payload")
+
+    def news_of(user: dict[str, Any]) -> Pushed:
+        given = user.get("user_properties")
+        if given is None:
+            raise _Skipped("no_properties")
+        news = _properties(given, _time(user, now), batch, whole=user.get("whole") in (True, "true"))
+        if not news:
+            raise _Skipped("nothing_to_apply")
+        return news
+
+    _each(said, batch, news_of, breathe)
+    return batch
+
+
+_DEFAULT = '{"cohort_id": "c31", "in_cohort": true, "computed_time": "1692206763", "users": [{"user_id": "u"}]}'
+
+
+def _document(body: bytes, breathe: Callable[[], object]) -> Any:
+    try:
+        return longjson.read(body, breathe)
+    except ValueError:
+        raise BadRequest(
+            "the body is not JSON: does the template put text in quotes, and escape it with ?json_string?"
+        ) from None
+
+
+def _each(
+    users: list[Any], batch: Batch, news_of: Callable[[dict[str, Any]], Pushed], breathe: Callable[[], object]
+) -> None:
+    for number, user in enumerate(users):
+        if number % _AT_ONCE == _AT_ONCE - 1:
+            breathe()
+        try:
+            if not isinstance(user, dict):
+                raise _Skipped("not_an_object")
+            user_id = readable_id(user.get("user_id"))
+            if user_id is None:
+                # An event of somebody who is not logged in has none, and that is nobody's mistake.
+                raise _Skipped("no_user_id" if user.get("user_id") in (None, "") else "unreadable_user_id")
+            batch.news.append((user_id, news_of(user)))
+        except _Skipped as skipped:
+            batch.skipped[skipped.why] += 1
+
+
+def _message(said: Mapping[str, Any], names: Iterable[str]) -> str | None:
+    found = (said.get(name) for name in names)
+    return next((one for one in found if isinstance(one, str) and one.strip()), None)
+
+
+def _properties(given: Any, at: float, batch: Batch, *, whole: bool = False) -> Pushed:
+    """Return what is said of properties: names and values, or Amplitude's operators on them."""
+    if not isinstance(given, dict):
+        batch.unapplied += 1
+        return {}
+    if _OPERATORS.isdisjoint(given):
+        return properties({_plain(name): _json(value) for name, value in given.items()}, at, whole=whole)
+    news: Pushed = {}
+    values: dict[str, bytes] = {}
+    for name, value in given.items():
+        if name not in _OPERATORS:
+            values[_plain(name)] = _json(value)
+        elif name == "$clearAll":
+            news = cleared(at)
+            batch.unapplied += 1
+        elif name == "$unset" and isinstance(value, list):
+            values |= {_plain(one): GONE for one in value if isinstance(one, str)}
+        elif not isinstance(value, dict):
+            batch.unapplied += 1
+        elif name == "$set":
+            values |= {_plain(one): _json(new) for one, new in value.items()}
+        elif name == "$unset":
+            values |= dict.fromkeys(map(_plain, value), GONE)
+        else:
+            batch.unapplied += len(value)
+            if name in _UNKNOWABLE:
+                values |= dict.fromkeys(map(_plain, value), UNSURE)
+    return merged(news, properties(values, at))
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix(USER_PROPERTY)
+
+
+def _json(value: Any) -> bytes:
+    # A batch holds hundreds of thousands, and the writer needs seven times as long for a number as it need be.
+    if type(value) is int or type(value) is float:
+        return repr(value).encode()
+    return strictjson.write(value)
+
+
+def _time(user: Mapping[str, Any], now: float) -> float:
+    """Return when that was said of the user, which is now where it does not say."""
+    given = next((user[name] for name in _TIMES if user.get(name) not in (None, "")), None)
+    at = now if given is None else _moment(given)
+    if at is None:
+        raise _Skipped("unreadable_time")
+    if at > now + _AHEAD_SECONDS:
+        raise _Skipped("time_ahead")
+    return at
+
+
+_NUMBER = re.compile(r"[0-9]{1,18}(\.[0-9]{1,9})?\Z")
+
+
+def _moment(value: Any) -> float | None:
+    """Return Unix seconds: of a number of seconds, milli- or microseconds, of its text, or of an ISO 8601 time."""
+    if isinstance(value, str):
+        value = value.strip()
+        if not _NUMBER.match(value):
+            try:
+                moment = datetime.fromisoformat(value)
+                at = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+            except (ValueError, OverflowError):
+                return None
+            return at if at > 0 else None
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e18:
+        return None
+    return value / (1e6 if value >= _MICROSECONDS else 1e3 if value >= _MILLISECONDS else 1.0)

@@ -1,0 +1,76 @@
+"""What was pushed, merged."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.pushed import GONE, UNSURE, Pushed, cleared, known, membership, merged, pack, properties, shrink, unpack
+
+MOMENTS = st.sampled_from([1.5, 2.0, 3.25, 1_700_000_000.001, 1_700_000_000.002])
+NAMES = st.sampled_from(["a", "b", "f", "naïve", ""])
+PUSHES = st.one_of(
+    st.builds(membership, NAMES, st.booleans(), MOMENTS),
+    st.builds(
+        properties,
+        st.dictionaries(NAMES, st.sampled_from([b"1", b"2", b'"x"', GONE, UNSURE]), max_size=3),
+        MOMENTS,
+        whole=st.booleans(),
+    ),
+    st.builds(cleared, MOMENTS),
+)
+
+
+@given(PUSHES, PUSHES, PUSHES)
+def test_merging_is_the_same_in_any_order_in_any_portions_and_however_often(
+    one: Pushed, two: Pushed, three: Pushed
+) -> None:
+    assert merged(one, two) == merged(two, one)
+    assert merged(merged(one, two), three) == merged(one, merged(two, three))
+    assert merged(merged(one, two), two) == merged(one, two)
+    assert merged({}, one) == merged(one, one) == merged(one, {})
+
+
+@given(st.lists(PUSHES, max_size=6))
+def test_packing_loses_nothing_and_is_the_same_for_the_same(pushes: list[Pushed]) -> None:
+    forwards: Pushed = {}
+    backwards: Pushed = {}
+    for one, other in zip(pushes, reversed(pushes), strict=True):
+        forwards, backwards = merged(forwards, one), merged(backwards, other)
+    assert pack(forwards) == pack(backwards)
+    assert unpack(pack(forwards)) == forwards == unpack(shrink(pack(forwards)))
+
+
+def test_what_is_long_is_shrunk_and_comes_back() -> None:
+    pushed = properties({f"name {number}": b'"the same value"' for number in range(100)}, 5.0)
+    assert len(shrink(pack(pushed))) < len(pack(pushed)) / 4
+    assert unpack(shrink(pack(pushed))) == pushed
+
+
+@pytest.mark.parametrize("garbage", [b"x", b"xyz", b"\0\0\0\1", b"1"])
+def test_what_was_never_packed_is_told(garbage: bytes) -> None:
+    with pytest.raises(ValueError, match="packed"):
+        unpack(garbage)
+
+
+def test_fields_of_somebody_else_are_as_good_as_not_there() -> None:
+    found = known({b"c1": b"short", b"z": b"12345678", b"": b"12345678"} | membership("c", True, 7.0))
+    assert found.cohorts == {"c": (7.0, True)}
+    assert not found.properties
+
+
+def test_a_set_pushed_whole_ends_what_was_said_before_and_not_what_is_said_after() -> None:
+    early, late = properties({"a": b"1", "b": b"1"}, 1.0), properties({"c": b"3"}, 3.0)
+    whole = properties({"a": b"2"}, 2.0, whole=True)
+    for order in ([early, late, whole], [whole, late, early], [late, whole, early]):
+        found: Pushed = {}
+        for one in order:
+            found = merged(found, one)
+        assert known(found).properties == {"a": (2.0, b"2"), "c": (3.0, b"3")}
+        assert known(found).whole_at == 2.0
+
+
+def test_cohorts_do_not_end_with_a_whole_set_of_properties() -> None:
+    found = merged(membership("c", True, 1.0), properties({}, 2.0, whole=True))
+    assert known(found).cohorts == {"c": (1.0, True)}

@@ -1,0 +1,353 @@
+"""`POST /v1/webhooks/amplitude/…`: what Amplitude pushes, and what is answered from it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from proxy.app import create_app
+from proxy.openapi.webhooks import COHORT_EXAMPLE
+from proxy.settings import Settings
+from proxy.shared import Gone
+from proxy.web.context import installed
+from tests.conftest import KEYS, SECRET
+from tests.fakes import FakeClock, FakeSource
+
+START = 1_700_000_000.0
+COHORTS, USERS = "/v1/webhooks/amplitude/cohorts", "/v1/webhooks/amplitude/users"
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock(START)
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings.from_env(
+        {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "CACHE_PUSHED_SECONDS": "3600", "FETCH_ALONG": ""}
+    )
+
+
+class Hooks:
+    """Amplitude, as it calls the webhooks; and Braze, as it asks afterwards."""
+
+    def __init__(self, client: FlaskClient, clock: FakeClock) -> None:
+        self.client = client
+        self.clock = clock
+
+    def post(self, path: str, body: Any, **headers: str) -> TestResponse:
+        sent = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.client.post(
+            path, data=sent, content_type="application/json", headers={"X-API-Key": SECRET} | headers
+        )
+
+    def cohort(
+        self, *users: Any, cohort_id: str = "vip", in_cohort: bool = True, ago: float = 0, message_id: str | None = None
+    ) -> TestResponse:
+        body = {
+            "cohort_id": cohort_id,
+            "in_cohort": in_cohort,
+            "computed_time": str(int(self.clock() - ago)),
+            "message_id": message_id,
+            "users": [{"user_id": one} if isinstance(one, str) else one for one in users],
+        }
+        answer = self.post(COHORTS, body)
+        assert answer.status_code == 200, answer.text
+        return answer
+
+    def user(self, user_id: str, ago: float = 0, *, whole: bool = False, **properties: Any) -> TestResponse:
+        time = {"event_time": self.clock() - ago, "whole": whole}
+        answer = self.post(USERS, {"user_id": user_id, "user_properties": properties, **time})
+        assert answer.status_code == 200, answer.text
+        return answer
+
+    def ask(self, path: str, **headers: str) -> TestResponse:
+        return self.client.get(f"/v1/{path}", headers={"X-API-Key": SECRET} | headers)
+
+
+@pytest.fixture
+def hooks(client: FlaskClient, clock: FakeClock) -> Hooks:
+    return Hooks(client, clock)
+
+
+def test_a_cohort_that_was_pushed_is_answered_without_a_call_and_its_age_is_the_push_s(
+    hooks: Hooks, source: FakeSource, clock: FakeClock
+) -> None:
+    hooks.cohort("ava", ago=100)
+    for query in ("user_id=ava", "user_id=ava&device_id=phone"):
+        for _ in range(3):  # laid over, written down, ready
+            answer = hooks.ask(f"cohorts?{query}&cohort_id=vip")
+            assert answer.json is not None
+            assert (answer.json["is_member"], answer.json["cohort_ids"], answer.json["found"]) == (True, ["vip"], True)
+            assert answer.json["as_of"] == int(START) - 100
+            assert answer.headers["Age"] == "100"
+            assert answer.headers["Cache-Status"] == "connected-content-proxy; hit; ttl=3500"
+            assert answer.headers["Cache-Control"] == "private, max-age=3600"
+            assert answer.headers["X-Amplitude-Calls"] == "0"
+    assert not source.calls
+    clock.advance(3501)
+    assert "ttl=-" in hooks.ask("cohorts?user_id=ava&cohort_id=vip").headers["Cache-Status"], (
+        "served and refreshed behind"
+    )
+    source.wait_for_call()
+
+
+def test_leaving_a_cohort_is_answered_at_once_and_an_older_word_changes_nothing(hooks: Hooks) -> None:
+    hooks.cohort("ava", ago=100)
+    for _ in range(3):
+        assert hooks.ask("cohorts?user_id=ava&cohort_id=vip").json["is_member"]  # type: ignore[index]
+    hooks.cohort("ava", ago=50, in_cohort=False)
+    hooks.cohort("ava", ago=70)
+    answer = hooks.ask("cohorts?user_id=ava&cohort_id=vip").json
+    assert answer is not None
+    assert (answer["is_member"], answer["member"]) == (False, {"vip": False})
+
+
+def test_the_list_of_all_cohorts_has_what_was_pushed_after_it_was_fetched(
+    hooks: Hooks, source: FakeSource, clock: FakeClock
+) -> None:
+    source.user_data = {"user_id": "ava", "cohort_ids": ["far", "vip"]}
+    hooks.cohort("ava", cohort_id="before", ago=10)
+    assert hooks.ask("cohorts?user_id=ava").json["cohort_ids"] == ["far", "vip"]  # type: ignore[index]
+    clock.advance(60)
+    hooks.cohort("ava", in_cohort=False)
+    hooks.cohort("ava", cohort_id="new")
+    answer = hooks.ask("cohorts?user_id=ava")
+    assert answer.json is not None
+    assert answer.json["cohort_ids"] == ["far", "new"]
+    assert (answer.headers["Age"], answer.json["as_of"]) == ("60", int(START)), "as old as the list"
+    assert len(source.calls) == 1
+    assert hooks.ask("userprofile?user_id=ava&get_cohort_ids=true").json == {
+        "userData": {
+            "recommendations": None,
+            "user_id": "ava",
+            "device_id": None,
+            "amp_props": None,
+            "cohort_ids": ["far", "new"],
+        }
+    }
+    clock.advance(1)
+    hooks.ask("cohorts?user_id=ava", **{"Cache-Control": "no-cache"})
+    assert hooks.ask("cohorts?user_id=ava").json["cohort_ids"] == ["far", "vip"], "a later fetch wins"  # type: ignore[index]
+
+
+def test_a_question_about_a_cohort_that_was_not_pushed_costs_a_call(hooks: Hooks, source: FakeSource) -> None:
+    source.user_data = {"user_id": "ava", "cohort_ids": ["far"]}
+    hooks.cohort("ava", ago=5)
+    answer = hooks.ask("cohorts?user_id=ava&cohort_id=vip,far")
+    assert (answer.json["member"], answer.headers["X-Amplitude-Calls"]) == ({"vip": False, "far": True}, "1")  # type: ignore[index]
+
+
+def test_who_was_unknown_is_known_by_a_later_push(hooks: Hooks, source: FakeSource, clock: FakeClock) -> None:
+    source.user_data = None
+    for _ in range(3):
+        assert hooks.ask("cohorts?user_id=new&cohort_id=vip").json["found"] is False  # type: ignore[index]
+    clock.advance(2)
+    hooks.cohort("new", ago=1)
+    answer = hooks.ask("cohorts?user_id=new&cohort_id=vip")
+    assert (answer.json["found"], answer.json["is_member"]) == (True, True)  # type: ignore[index]
+    assert len(source.calls) == 1
+    source.user_data = {"user_id": "new", "cohort_ids": ["far", "vip"]}
+    assert hooks.ask("cohorts?user_id=new").json["cohort_ids"] == ["far", "vip"], "and is asked about anew"  # type: ignore[index]
+    assert len(source.calls) == 2
+
+
+def test_a_whole_set_of_properties_is_fresh_and_a_part_of_one_never_pretends_to_be(
+    hooks: Hooks, source: FakeSource, clock: FakeClock
+) -> None:
+    hooks.user("ava", ago=100, whole=True, first_name="Ava", points=420)
+    answer = hooks.ask("properties?user_id=ava")
+    assert answer.json is not None
+    assert answer.json["properties"] == {"first_name": "Ava", "points": 420}
+    assert (answer.headers["Age"], answer.headers["Cache-Control"]) == ("100", "private, max-age=3600")
+    assert not source.calls
+    hooks.user("ben", ago=100, first_name="Ben")
+    source.user_data = {"user_id": "ben", "amp_props": {"gp:first_name": "Benjamin", "gp:points": 1}}
+    answer = hooks.ask("properties?user_id=ben")
+    assert (answer.json["properties"], answer.headers["X-Amplitude-Calls"]) == (  # type: ignore[index]
+        {"first_name": "Benjamin", "points": 1},
+        "1",
+    )
+    clock.advance(5)
+    hooks.user("ben", first_name="Benny", city="Oslo")
+    answer = hooks.ask("properties?user_id=ben")
+    assert answer.json is not None
+    assert answer.json["properties"] == {"first_name": "Benny", "points": 1, "city": "Oslo"}
+    assert answer.json["properties_by_name"] == {"gp:first_name": "Benny", "gp:points": 1, "gp:city": "Oslo"}
+    assert answer.headers["Age"] == "5"
+
+
+def test_keys_that_were_all_pushed_are_answered_without_a_call(hooks: Hooks, source: FakeSource) -> None:
+    hooks.cohort({"user_id": "ava", "user_properties": {"first_name": "Ava", "city": "Oslo"}}, ago=30)
+    for keys, by_name in (("first_name", {"first_name": "Ava"}), ("gp:city", {"gp:city": "Oslo"})):
+        answer = hooks.ask(f"properties?user_id=ava&keys={keys}")
+        assert (answer.json["properties_by_name"], answer.headers["Age"]) == (by_name, "30")  # type: ignore[index]
+        assert list(answer.json["properties"]) == [keys.removeprefix("gp:")]  # type: ignore[index]
+    assert not source.calls
+    source.user_data = {"user_id": "ava", "amp_props": {}}
+    assert hooks.ask("properties?user_id=ava&keys=first_name,age").headers["X-Amplitude-Calls"] == "1"
+
+
+def test_what_was_pushed_stands_in_when_amplitude_cannot_answer(
+    hooks: Hooks, source: FakeSource, clock: FakeClock
+) -> None:
+    from proxy.errors import UpstreamUnavailable
+
+    hooks.cohort("ava")
+    clock.advance(3600 + 901)
+    source.fault = UpstreamUnavailable()
+    answer = hooks.ask("cohorts?user_id=ava&cohort_id=vip")
+    assert (answer.json["is_member"], answer.json["stale"]) == (True, True)  # type: ignore[index]
+    assert "fwd=stale; detail=upstream_unavailable" in answer.headers["Cache-Status"]
+
+
+def test_who_prepares_a_send_finds_what_was_pushed_warm(hooks: Hooks, source: FakeSource) -> None:
+    hooks.user("ava", whole=True, first_name="Ava")
+    answer = hooks.ask("properties?user_id=ava", Priority="u=7")
+    assert answer.headers["X-Amplitude-Calls"] == "0"
+    assert not source.calls
+
+
+def test_a_repeated_message_is_a_duplicate(hooks: Hooks) -> None:
+    first, again = (hooks.cohort("ava", message_id="m").json for _ in range(2))
+    assert first == {
+        "applied": 1,
+        "skipped": 0,
+        "skipped_by_reason": {},
+        "unapplied_properties": 0,
+        "duplicate": False,
+    }
+    assert again is not None
+    assert (again["applied"], again["duplicate"]) == (0, True)
+    assert hooks.cohort("ava", message_id="m", in_cohort=False).json["duplicate"] is False  # type: ignore[index]
+
+
+def test_malformed_users_are_counted_and_skipped_and_the_log_has_their_number_and_nobody_s_id(
+    hooks: Hooks, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "proxy.web.webhooks"):
+        answer = hooks.cohort("secret-ava", {"user_id": ["secret-ben"]}, {}, {"user_id": "ok", "user_properties": 3})
+    assert answer.json == {
+        "applied": 2,
+        "skipped": 2,
+        "skipped_by_reason": {"unreadable_user_id": 1, "no_user_id": 1},
+        "unapplied_properties": 1,
+        "duplicate": False,
+    }
+    (line,) = (line for line in caplog.records if line.name == "proxy.web.webhooks")
+    assert line.__dict__["applied"] == 2
+    assert line.__dict__["skipped"] == {"unreadable_user_id": 1, "no_user_id": 1}
+    assert "secret" not in repr(line.__dict__)
+    assert hooks.ask("cohorts?user_id=secret-ava&cohort_id=vip").json["is_member"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("path", [COHORTS, USERS])
+@pytest.mark.parametrize("body", [b"", b"{", b"3", b'"secret-ava"', b"\xff", b"[" * 100_000])
+def test_a_wholly_malformed_body_is_a_400_that_names_the_mend(hooks: Hooks, path: str, body: bytes) -> None:
+    answer = hooks.post(path, body)
+    assert (answer.status_code, answer.mimetype) == (400, "application/problem+json")
+    assert "secret" not in answer.text
+    assert answer.json is not None
+    assert "template" in answer.json["detail"] or "payload" in answer.json["detail"]
+
+
+def test_a_body_of_8_mib_is_taken_and_a_larger_one_is_told_what_to_do(hooks: Hooks) -> None:
+    def body(size: int) -> bytes:
+        whole = {**COHORT_EXAMPLE, "message_id": None, "filler": ""}
+        return json.dumps(whole | {"filler": "x" * (size - len(json.dumps(whole)))}).encode()
+
+    limit = 8 * 1024 * 1024
+    assert len(body(limit)) == limit
+    assert hooks.post(COHORTS, body(limit)).status_code == 200
+    answer = hooks.post(COHORTS, body(limit + 1))
+    assert (answer.status_code, answer.mimetype) == (413, "application/problem+json")
+    assert "select fewer user properties" in answer.json["detail"]  # type: ignore[index]
+    chunked = hooks.client.post(
+        COHORTS,
+        data=body(limit + 1),
+        content_type="application/json",
+        headers={"X-API-Key": SECRET},
+        environ_overrides={"CONTENT_LENGTH": "", "wsgi.input_terminated": True},
+    )
+    assert chunked.status_code == 413
+    assert hooks.client.post("/v1/cohorts", data=b"x" * 17_000, headers={"X-API-Key": SECRET}).status_code == 413
+
+
+def test_another_type_is_a_415_and_no_credentials_a_401_before_anything_is_read(hooks: Hooks) -> None:
+    for path in (COHORTS, USERS):
+        answer = hooks.client.post(path, data="user_id=u", headers={"X-API-Key": SECRET})
+        assert answer.status_code == 415
+        assert answer.json["detail"].endswith("send application/json")  # type: ignore[index]
+        assert hooks.client.post(path, data=b"{", content_type="application/json").status_code == 401
+        assert hooks.client.get(path, headers={"X-API-Key": SECRET}).status_code == 405
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": f"Bearer {SECRET}"},
+        {"Authorization": f"Api-Key {SECRET}"},
+        {"X-API-Key": SECRET},
+        {"Authorization": "Basic YnJhemU6YS1zZWNyZXQtb2YtYS10ZXN0"},
+    ],
+)
+def test_every_scheme_of_the_data_routes_opens(hooks: Hooks, headers: dict[str, str]) -> None:
+    answer = hooks.client.post(COHORTS, json=COHORT_EXAMPLE, headers=headers | {"User-Agent": "Amplitude/Webhook/1.0"})
+    assert answer.status_code == 200
+
+
+def test_amplitude_may_call_from_anywhere_and_by_that_nobody_may_ask(clock: FakeClock) -> None:
+    env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "ALLOWED_NETWORKS": "192.0.2.0/24"}
+    client = create_app(Settings.from_env(env), now=clock, monotonic=clock).test_client()
+    headers = {"X-API-Key": SECRET}
+    assert client.post(COHORTS, json=COHORT_EXAMPLE, headers=headers).status_code == 200
+    assert client.post(COHORTS, json=COHORT_EXAMPLE).status_code == 401
+    assert client.get("/v1/cohorts?user_id=u", headers=headers).status_code == 403
+
+
+def test_when_redis_could_not_be_told_amplitude_is_to_send_it_again(
+    hooks: Hooks, app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object) -> None:
+        raise Gone
+
+    monkeypatch.setattr(installed(app).pushing, "push", unreachable)
+    answer = hooks.post(COHORTS, COHORT_EXAMPLE)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (500, "1")
+
+
+def test_who_is_forgotten_loses_what_was_pushed(hooks: Hooks, source: FakeSource) -> None:
+    hooks.cohort("ava", "ben")
+    for user in ("ava", "ben"):
+        for _ in range(3):
+            assert hooks.ask(f"cohorts?user_id={user}&cohort_id=vip").json["is_member"]  # type: ignore[index]
+    forgotten = hooks.client.delete("/v1/profile?user_id=ava", headers={"X-API-Key": SECRET})
+    assert forgotten.json == {"records": 1, "waiting": 0}
+    source.user_data = {"user_id": "ava", "cohort_ids": []}
+    answer = hooks.ask("cohorts?user_id=ava&cohort_id=vip")
+    assert (answer.json["is_member"], answer.headers["X-Amplitude-Calls"]) == (False, "1")  # type: ignore[index]
+    assert hooks.ask("cohorts?user_id=ben&cohort_id=vip").headers["X-Amplitude-Calls"] == "0"
+
+
+def test_messages_and_users_are_counted(hooks: Hooks) -> None:
+    hooks.cohort("ava", {}, message_id="m")
+    hooks.cohort("ava", {}, message_id="m")
+    hooks.user("ava", city="Oslo")
+    hooks.post(USERS, b"{")
+    text = hooks.client.get("/metrics", headers={"X-API-Key": SECRET}).text
+    for line in (
+        'ccproxy_webhook_messages_total{hook="cohorts",outcome="applied"} 1.0',
+        'ccproxy_webhook_messages_total{hook="cohorts",outcome="duplicate"} 1.0',
+        'ccproxy_webhook_messages_total{hook="users",outcome="applied"} 1.0',
+        'ccproxy_webhook_messages_total{hook="users",outcome="refused"} 1.0',
+        'ccproxy_webhook_users_total{hook="cohorts",outcome="applied"} 1.0',
+        'ccproxy_webhook_users_total{hook="users",outcome="applied"} 1.0',
+    ):
+        assert line in text
