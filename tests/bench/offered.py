@@ -81,6 +81,8 @@ async def offer(
     for number in range(int(rate * seconds)):
         due = began + number / rate
         await asyncio.sleep(max(0.0, due - time.perf_counter()))  # be it zero, so that answers are read
+        while len(free) < 2:  # everyone is waited for: what is sent later counts as late
+            await asyncio.sleep(0.001)
         told.late.append(max(0.0, time.perf_counter() - due) * 1000)
         free.popleft().send(next(hits), told.hits)
         if misses_a_second and number % (rate // misses_a_second) == 0:
