@@ -6,10 +6,8 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
-from typing import Any
 
-from flask import Flask, Request
-from werkzeug.routing import MapAdapter
+from flask import Flask
 
 from proxy.aliases import Aliases
 from proxy.amplitude import Amplitude, Fetched
@@ -31,6 +29,7 @@ from proxy.settings import Settings
 from proxy.store import Store
 from proxy.telemetry import OncePerMinute, configure_logging
 from proxy.web import context, docs, forget, hooks, ops, pages, playground, status, v1, webhooks
+from proxy.web.routes import Application
 
 _MARGIN_SECONDS = 0.12
 """What is left of the deadline to write the answer, and for the request to have its turn before that."""
@@ -51,7 +50,7 @@ def create_app(
     """
     settings = settings or Settings.from_env(os.environ)
     configure_logging(settings.log_level)
-    app = _App("proxy", static_folder=None, template_folder="web/templates")
+    app = Application("proxy", static_folder=None, template_folder="web/templates")
     # One more than is allowed: a body without a length is cut here in silence, and must be seen to be too large.
     app.config["MAX_CONTENT_LENGTH"] = v1.MAX_BODY_BYTES + 1
     # Braze follows no redirect, so there must never be one: neither for a trailing slash nor for a double one.
@@ -68,27 +67,6 @@ def create_app(
     app.register_blueprint(playground.blueprint)
     app.register_blueprint(status.blueprint)
     return app
-
-
-class _App(Flask):
-    """Flask, told what it would find out anew at every request."""
-
-    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `func`: no function of ours is a coroutine."""
-        return func
-
-    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        """Return what finds the route. Which host was asked for decides nothing here, and to read it costs as much."""
-        if request is None:
-            return super().create_url_adapter(None)
-        return self.url_map.bind(
-            "host",
-            request.root_path,
-            url_scheme=request.scheme,
-            default_method=request.method,
-            path_info=request.path,
-            query_args=request.environ["QUERY_STRING"],
-        )
 
 
 def amplitude(settings: Settings) -> Amplitude:

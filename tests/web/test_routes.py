@@ -1,0 +1,53 @@
+"""Where paths lead, asked once and again, and what a request leaves behind."""
+
+import gc
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import EnvironBuilder
+
+ASK = "/v1/cohorts?user_id=ava"
+
+
+@pytest.mark.parametrize("path", ["/v1/cohorts", "/v1/cohorts/", "//v1/cohorts", "/v1//cohorts", "/v1/<section>"])
+def test_a_path_leads_to_the_same_however_often_it_is_asked(
+    client: FlaskClient, caller: dict[str, str], path: str
+) -> None:
+    def asked() -> list[int]:
+        return [
+            client.open(path, method=method, query_string="user_id=ava", headers=caller).status_code
+            for method in ("GET", "HEAD", "POST", "PUT", "OPTIONS")
+        ]
+
+    first = asked()
+    assert asked() == first == asked()
+
+
+@pytest.mark.parametrize("host", ["", "a..b", "x" * 300, "[::1", "proxy.example:8000"])
+def test_no_route_depends_on_the_host(client: FlaskClient, caller: dict[str, str], host: str) -> None:
+    assert client.get(ASK, headers=caller | {"Host": host}).status_code == 200
+
+
+def test_a_service_below_a_path_of_its_own_has_the_same_routes(client: FlaskClient, caller: dict[str, str]) -> None:
+    answer = client.get(ASK, headers=caller, environ_overrides={"SCRIPT_NAME": "/proxy"})
+    assert answer.status_code == 200
+
+
+def test_a_cached_answer_leaves_nothing_to_the_garbage_collector(app: Flask, caller: dict[str, str]) -> None:
+    environ = EnvironBuilder(ASK, headers=caller).get_environ()
+
+    def ask() -> None:
+        body = app.wsgi_app(dict(environ), lambda *_: lambda _: None)
+        assert b'"ok":true' in b"".join(body)
+
+    for _ in range(5):
+        ask()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(50):
+            ask()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
