@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gc
 import os
 import socket
 import time
@@ -23,6 +22,8 @@ import gevent.server
 import gevent.socket
 from gunicorn import util
 from gunicorn.workers.ggevent import GeventWorker
+
+from proxy.garbage import Looks
 
 if TYPE_CHECKING:
     from proxy.web.context import Services
@@ -110,6 +111,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         super().__init__(*args, **kwargs)
         self._connections: dict[Connection, None] = {}  # the longest unused first
         self._idle_seconds = float(self.cfg.keepalive)
+        self._unanswered: set[Any] = set()
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
@@ -134,10 +136,11 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def handle_request(self, listener_name: Any, req: Any, sock: Connection, addr: Any) -> None:
         """Serve one request, then let the others have their turn."""
-        asked_to_close = req.should_close
-        # gunicorn looks only before the application runs; who waits for a call while we begin to stop must hear of it.
-        req.should_close = lambda: not self.alive or asked_to_close()
-        super().handle_request(listener_name, req, sock, addr)
+        self._unanswered.add(req)
+        try:
+            super().handle_request(listener_name, req, sock, addr)
+        finally:
+            self._unanswered.discard(req)
         sock.answered()
         if sock in self._connections:
             self._connections[sock] = self._connections.pop(sock)
@@ -166,7 +169,13 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         super().handle_exit(sig, frame)
         if self._services:
             self._services.draining.set()
+        self._close_once_answered()
         self._stopping.set()
+
+    def _close_once_answered(self) -> None:
+        # gunicorn looks only before the application runs; who waits for a call while we begin to stop must hear of it.
+        for request in self._unanswered:
+            request.must_close = True
 
     def load_wsgi(self) -> None:
         """Load the application, and with it what is told of the stop."""
@@ -174,9 +183,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         from proxy.web.context import installed
 
         self._services = installed(self.wsgi)
-        # What is loaded stays: each look through it for garbage took up to 60 ms in which nobody was answered.
-        gc.collect()
-        gc.freeze()
+        Looks().begin()
         if self._services.redis:
             self._services.redis.start()
 
@@ -214,6 +221,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         until = time.monotonic() + self.cfg.graceful_timeout - 1.0
         assert self._services  # noqa: S101  # nothing runs before it is loaded
         self._services.draining.set()  # also when no signal came, but the master has gone
+        self._close_once_answered()
         for server in servers:
             server.close()
         self._idle_seconds = LINGER_SECONDS

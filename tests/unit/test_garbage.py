@@ -1,0 +1,73 @@
+"""What the garbage collector looks at, in a process of its own: the collector is one for all of it."""
+
+import subprocess
+import sys
+import textwrap
+
+from tests.conftest import ROOT
+
+
+def run(program: str) -> str:
+    """Run a program beside the looks and return what it printed."""
+    head = """
+    import gc, weakref
+    from proxy.garbage import MIDDLE, OLD, YOUNG, Looks
+
+    class Node:
+        pass
+
+    def cycle():
+        one = Node()
+        one.itself = one
+        return one
+
+    def full_looks(number):
+        global passed
+        passed = [[] for _ in range(number * YOUNG * (MIDDLE + 1) * (OLD + 1))]
+
+    """
+    whole = textwrap.dedent(head) + textwrap.dedent(program)
+    return subprocess.run([sys.executable, "-c", whole], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_what_a_full_look_left_alive_is_not_looked_at_again() -> None:
+    seen = run("""
+    kept = [cycle() for _ in range(100_000)]
+    Looks().begin()
+    print(gc.get_freeze_count() > 100_000, len(gc.get_objects()) < 1_000)
+    """)
+    assert seen == "True True\n"
+
+
+def test_garbage_that_was_set_aside_is_found_once_as_much_has_come_since() -> None:
+    seen = run("""
+    gone = cycle()
+    gone_too = weakref.ref(gone)
+    Looks().begin()
+    del gone
+    full_looks(1)
+    print(gone_too() is None)
+    full_looks(gc.get_freeze_count() // (YOUNG * MIDDLE * OLD) + 3)
+    print(gone_too() is None)
+    """)
+    assert seen == "False\nTrue\n"
+
+
+def test_what_is_young_is_looked_at_as_ever() -> None:
+    seen = run("""
+    Looks().begin()
+    young = weakref.ref(cycle())
+    full_looks(1)
+    print(young() is None)
+    """)
+    assert seen == "True\n"
+
+
+def test_who_ends_it_leaves_nothing_set_aside() -> None:
+    seen = run("""
+    looks = Looks()
+    looks.begin()
+    looks.end()
+    print(gc.get_freeze_count(), gc.callbacks)
+    """)
+    assert seen == "0 []\n"
