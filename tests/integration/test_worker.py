@@ -331,6 +331,7 @@ def test_nothing_that_takes_a_lock_is_imported_before_the_fork() -> None:
     ).stdout.split()
     assert {name for name in loaded if name.startswith("proxy.")} == {
         "proxy.aliases",
+        "proxy.garbage",
         "proxy.keys",
         "proxy.parts",
         "proxy.settings",

@@ -35,7 +35,7 @@ def test_a_service_below_a_path_of_its_own_has_the_same_routes(client: FlaskClie
 
 
 def test_a_cached_answer_leaves_nothing_to_the_garbage_collector(app: Flask, caller: dict[str, str]) -> None:
-    environ = EnvironBuilder(ASK, headers=caller).get_environ()
+    environ = EnvironBuilder(ASK, headers=caller.items()).get_environ()
 
     def ask() -> None:
         body = app.wsgi_app(dict(environ), lambda *_: lambda _: None)
