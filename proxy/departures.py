@@ -11,14 +11,12 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from proxy.airfield import Airfield
 from proxy.amplitude import Fetched
 from proxy.errors import NoAnswer, QuotaExhausted, UpstreamInvalid, UpstreamTimeout
-from proxy.outage import Outage
-from proxy.parts import EMPTY, Identity, Lifetimes, Part, Record
+from proxy.parts import EMPTY, Identity, Part, Record
 from proxy.plan import Call, plan
-from proxy.quota import Quota
-from proxy.store import Store
-from proxy.tickets import NEVER, Awaited, UnderWay
+from proxy.tickets import NEVER, Awaited
 
 _log = logging.getLogger(__name__)
 
@@ -53,31 +51,18 @@ class Queue(Protocol):
 class Departures:
     """Safe for threads."""
 
-    def __init__(
-        self,
-        queue: Queue,
-        under_way: UnderWay,
-        store: Store,
-        quota: Quota,
-        outage: Outage,
-        lifetimes: Lifetimes,
-        *,
-        along: tuple[Part, ...],
-        now: Callable[[], float],
-        monotonic: Callable[[], float],
-        sleep: Callable[[float], None],
-    ) -> None:
+    def __init__(self, queue: Queue, airfield: Airfield, *, along: tuple[Part, ...]) -> None:
         self._queue = queue
-        self._under_way = under_way
-        self._lock = under_way.lock
-        self._store = store
-        self._quota = quota
-        self._outage = outage
-        self._lifetimes = lifetimes
+        self._under_way = airfield.under_way
+        self._lock = airfield.under_way.lock
+        self._store = airfield.store
+        self._quota = airfield.quota
+        self._outage = airfield.outage
+        self._lifetimes = airfield.lifetimes
         self._along = along
-        self._now = now
-        self._monotonic = monotonic
-        self._sleep = sleep
+        self._now = airfield.now
+        self._monotonic = airfield.monotonic
+        self._sleep = airfield.sleep
 
     def board(self, identity: Identity, wanted: Mapping[Part, Awaited]) -> Sent | None:
         """Decide what is sent; what needs no call, or another, is seen to."""

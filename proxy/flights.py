@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from threading import Thread
 
+from proxy.airfield import Airfield
 from proxy.backlog import Backlog
 from proxy.departures import Departures, Sent
 from proxy.errors import NoAnswer, QuotaExhausted, UpstreamInvalid
@@ -22,15 +22,15 @@ from proxy.outage import Outage
 from proxy.parts import EMPTY, Identity, Lifetimes, Part
 from proxy.quota import Quota
 from proxy.sender import Sender
+from proxy.standby import Standby
 from proxy.store import Store
-from proxy.telemetry import OncePerMinute, request_id
+from proxy.telemetry import request_id
 from proxy.tickets import NEVER, Awaited, Ticket, UnderWay
 
 _log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.05  # between looks at who joined a flight that has no place yet
 _SHORTEST_NAP_SECONDS = 0.02  # of who waits for a place ahead of a send
-_LONGEST_NAP_SECONDS = 1.0  # of who empties the backlog: a stand-back may end early, a place be given back
 
 
 @dataclass(slots=True, eq=False)
@@ -68,32 +68,16 @@ class Flights:
         self._store = store
         self._quota = quota
         self._outage = outage
-        self._backlog = backlog
-        self._lifetimes = lifetimes
-        self._now = now
         self._monotonic = monotonic
         self._sleep = sleep
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="flight")
         self._under_way = UnderWay()
         self._lock = self._under_way.lock
-        self._departures = Departures(
-            self,
-            self._under_way,
-            store,
-            quota,
-            outage,
-            lifetimes,
-            along=along,
-            now=now,
-            monotonic=monotonic,
-            sleep=sleep,
-        )
+        airfield = Airfield(self._under_way, store, quota, outage, lifetimes, now, monotonic, sleep)
+        self._departures = Departures(self, airfield, along=along)
+        self._standby = Standby(self, airfield, backlog)
         self._queued: dict[Identity, _Flight] = {}
         self._flying = 0
-        self._emptying = False
-        self._draining = False
-        self._told = OncePerMinute(monotonic)
-        self._dropped_told = 0
 
     def join(
         self,
@@ -148,8 +132,8 @@ class Flights:
 
     def drain(self, seconds: float) -> None:
         """Return when what callers wait for has landed, at the latest after `seconds`. The backlog stays unsent."""
+        self._standby.close()
         with self._lock:
-            self._draining = True
             self._lock.wait_for(lambda: not self._flying and not self._queued, timeout=seconds)
 
     # What is queued.
@@ -249,77 +233,17 @@ class Flights:
             self._flying -= 1
             self._lock.notify_all()
 
-    # What could not be sent.
+    # What could not be sent, or not by this call.
 
     def refuse(
         self, identity: Identity, awaited: Collection[Awaited], fault: NoAnswer, *, call: int | None = None
     ) -> None:
         """Tell those who wait, and put what is still wanted into the backlog."""
-        wanted = [
-            one
-            for one in awaited
-            if one.asked
-            and not one.background
-            and (one.wanted_later or not one.exposes)
-            and not self._store.forgotten(identity, one.mark)
-        ]
-        self._backlog.add(identity, {one.part: one.asked_at for one in wanted if not one.spare})
-        self._backlog.add(identity, {one.part: one.asked_at for one in wanted if one.spare}, refresh=True)
-        self._under_way.settle(identity, {one.part: fault for one in awaited}, call=call)
-        if (dropped := self._backlog.dropped - self._dropped_told) and self._told.note("backlog"):
-            _log.warning("the backlog dropped users", extra={"times": dropped, "in_all": self._backlog.dropped})
-            self._dropped_told += dropped
-        with self._lock:
-            if self._emptying or self._draining or not len(self._backlog):
-                return
-            self._emptying = True
-        # Not of the pool, whose threads are waited for at the end of the process: the backlog may last for minutes.
-        try:
-            Thread(target=_as, args=(None, self._empty_backlog), name="backlog", daemon=True).start()
-        except RuntimeError:  # none can be had just now; the next who is refused tries again
-            self._emptying = False
+        self._standby.refuse(identity, awaited, fault, call=call)
 
-    def _empty_backlog(self) -> None:
-        """Give the moments that nobody booked to the backlog until it is empty."""
-        while True:
-            with self._lock:
-                if self._draining or not len(self._backlog):
-                    self._emptying = False
-                    return
-            try:
-                nap = self._serve_backlog()
-            except Exception:  # noqa: BLE001  # the backlog outlives a fault of ours
-                _log.exception("the backlog could not be served")
-                nap = _LONGEST_NAP_SECONDS
-            if nap > 0:
-                self._sleep(min(nap, _LONGEST_NAP_SECONDS))
-
-    def _serve_backlog(self) -> float:
-        """Send one call for who waits there, if one may go. Return the seconds until the next may."""
-        if (pause := self._outage.wait()) > 0:
-            return pause
-        mark = self._store.mark
-        popped = self._backlog.pop()
-        if popped is None:
-            return 0.0
-        identity, wanted = popped
-        record, now = self._store.read(identity), self._now()
-        wanted = {part: one for part, one in wanted.items() if not self._lifetimes.answers(record, part, now, NEVER)}
-        if not wanted:
-            return 0.0
-        booking = self._quota.book(self._monotonic(), burst=0.0)
-        if booking is None:
-            if self._store.forgotten(identity, mark):
-                return 0.0
-            for refresh in (False, True):
-                again = {part: one.at for part, one in wanted.items() if one.refresh is refresh}
-                self._backlog.add(identity, again, refresh=refresh)
-            return max(self._quota.wait() or 0.0, 0.01)
+    def leave(self, identity: Identity, awaited: Collection[Awaited], booking: Booking) -> None:
+        """Send a call for `awaited` in a place that is booked; give it back when nothing is left to send."""
         with self._lock:
-            awaited = [
-                Awaited(part, wanted_later=True, spare=one.refresh, asked_at=one.at, mark=mark)
-                for part, one in wanted.items()
-            ]
             _, new = self._under_way.join(identity, awaited)
             flight = self._widened(identity, new)
             if flight:
@@ -328,7 +252,6 @@ class Flights:
             self._take_off(identity, flight, booking)
         else:
             self._quota.cancel(booking)
-        return 0.0
 
     def again(self, identity: Identity, awaited: dict[Part, Awaited]) -> None:
         """Queue `awaited`, which this process is to fetch, for a call of its own; else give the leases back."""

@@ -160,13 +160,20 @@ def service(shared_service: Service) -> Service:
     return shared_service
 
 
+@pytest.fixture(scope="session")
+def ruby() -> Iterator[liquid.Engine]:
+    if liquid.ruby_is_missing():
+        pytest.skip("Ruby's Liquid is not installed: apt-get install ruby ruby-liquid")
+    with liquid.ruby() as running:
+        yield running
+
+
 @pytest.fixture(params=["python-liquid", "ruby-liquid"])
 def engine(request: pytest.FixtureRequest) -> liquid.Engine:
     if request.param == "python-liquid":
         return liquid.python
-    if liquid.ruby_is_missing():
-        pytest.skip("Ruby's Liquid is not installed: apt-get install ruby ruby-liquid")
-    return liquid.ruby
+    found: liquid.Engine = request.getfixturevalue("ruby")
+    return found
 
 
 @pytest.fixture(scope="session")

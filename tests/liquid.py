@@ -6,7 +6,8 @@ import functools
 import json
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from proxy.braze.engine import render as preview
@@ -14,8 +15,6 @@ from proxy.braze.exchange import Answer, Ask, Rendering, Request, User
 
 _RUBY = """
 require "erb"; require "json"; require "liquid"
-given = JSON.parse(STDIN.read)
-ANSWERS = given["answers"]
 module BrazeFilters
   def url_param_escape(text) = ERB::Util.url_encode(text.to_s)
 end
@@ -28,7 +27,7 @@ class ConnectedContent < Liquid::Tag
   def render(context)
     asked = [@url, @body].compact.map { |text| Liquid::Template.parse(text).render(context) }
     asked[0] = asked[0].sub(%r{\\Ahttps?://[^/]+}, "")
-    context.scopes.last[@variable] = ANSWERS.fetch(asked.join(" "))
+    context.scopes.last[@variable] = context.registers[:answers].fetch(asked.join(" "))
     ""
   end
 end
@@ -38,8 +37,15 @@ end
 Liquid::Template.register_filter(BrazeFilters)
 Liquid::Template.register_tag("connected_content", ConnectedContent)
 Liquid::Template.register_tag("abort_message", AbortMessage)
-plain = given["message"].gsub("${user_id}", "id_of_the_user")
-print catch(:aborted) { Liquid::Template.parse(plain).render({ "id_of_the_user" => given["user_id"] }) }
+STDIN.each_line do |line|
+  given = JSON.parse(line)
+  plain = given["message"].gsub("${user_id}", "id_of_the_user")
+  known = { "id_of_the_user" => given["user_id"] }
+  registers = { answers: given["answers"] }
+  sent = catch(:aborted) { Liquid::Template.parse(plain).render(known, registers: registers) }
+  puts JSON.generate(sent)
+  STDOUT.flush
+end
 """
 
 Engine = Callable[[str, str, Ask], str]
@@ -50,26 +56,32 @@ def python(message: str, user_id: str, ask: Ask) -> str:
     return _text(preview(message, User(user_id), ask))
 
 
-def ruby(message: str, user_id: str, ask: Ask) -> str:
-    """Return what Ruby's Liquid, the engine that Braze builds on, makes of the same answers, by tags of its own."""
-    answers: dict[str, Any] = {}
+@contextmanager
+def ruby() -> Iterator[Engine]:
+    """Start Ruby's Liquid, the engine that Braze builds on; yield what renders the same answers by tags of its own."""
+    with subprocess.Popen(
+        ["ruby", "-Eutf-8", "-e", _RUBY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        given, said = process.stdin, process.stdout
 
-    def recorded(request: Request) -> Answer:
-        answer = ask(request)
-        answers[f"{request.target} {request.body}".strip()] = json.loads(answer.body) if answer.status == 200 else None
-        return answer
+        def render(message: str, user_id: str, ask: Ask) -> str:
+            answers: dict[str, Any] = {}
 
-    preview(message, User(user_id), recorded)
-    given = json.dumps({"message": message, "user_id": user_id, "answers": answers})
-    return subprocess.run(
-        ["ruby", "-Eutf-8", "-e", _RUBY],
-        input=given,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=30,
-        encoding="utf-8",
-    ).stdout
+            def recorded(request: Request) -> Answer:
+                answer = ask(request)
+                known = json.loads(answer.body) if answer.status == 200 else None
+                answers[f"{request.target} {request.body}".strip()] = known
+                return answer
+
+            preview(message, User(user_id), recorded)
+            print(json.dumps({"message": message, "user_id": user_id, "answers": answers}), file=given, flush=True)
+            line = said.readline()
+            assert line, "Ruby has ended: its words are on standard error"
+            return str(json.loads(line))
+
+        yield render
 
 
 @functools.cache

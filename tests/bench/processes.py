@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,9 +22,8 @@ import psutil
 
 from proxy.sandbox.faults import Fault
 from proxy.sandbox.server import Sandbox
-from tests.conftest import KEYS, ROOT, free_port
-
-_START_SECONDS = 30.0
+from tests.bench.running import running
+from tests.conftest import KEYS, free_port
 
 
 @dataclass(frozen=True)
@@ -101,8 +97,7 @@ class Service:
             "PROXY_API_KEYS": KEYS,
         }
         self._environment = rest | given | variables
-        self._log = tempfile.NamedTemporaryFile()  # noqa: SIM115  # closed on exit; a process writes to it meanwhile
-        self.process: subprocess.Popen[bytes] | None = None
+        self._stack = ExitStack()
 
     def __enter__(self) -> Service:
         self.start()
@@ -110,63 +105,26 @@ class Service:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        self._log.close()
 
     def start(self) -> None:
         """Start it, and return once it answers."""
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "wsgi:app", "--bind", f"127.0.0.1:{self.port}"],
-            cwd=ROOT,
-            env=self._environment,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        deadline = time.monotonic() + _START_SECONDS
-        while not self._answers():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                sys.exit(f"the service did not start:\n{self.log()}")
-            time.sleep(0.05)
+        command = [sys.executable, "-m", "gunicorn", "wsgi:app", "--bind", f"127.0.0.1:{self.port}"]
+        log = Path(self._stack.enter_context(tempfile.TemporaryDirectory())) / "log"
+        started = self._stack.enter_context(running(command, self.port, log, self._environment))
+        self._master = psutil.Process(started.process)
 
     def stop(self) -> None:
         """Stop it in order (SIGTERM) and wait for its end. Does nothing while it is stopped."""
-        if self.process is not None:
-            self.process.terminate()
-            self.process.wait(40)
-            self.process = None
-
-    def log(self) -> str:
-        """Return what it has logged."""
-        return Path(self._log.name).read_text(errors="replace")
+        self._stack.close()
 
     def workers(self) -> list[int]:
         """Return the process ids of its workers."""
-        return [child.pid for child in self._children()]
+        return [child.pid for child in self._master.children()]
 
     def resident_bytes(self) -> int:
         """Return what its processes hold in memory, all together; pages that they share are counted in each."""
         total = 0
-        for process in self._children(and_itself=True):
-            try:
+        for process in [self._master, *self._master.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
                 total += process.memory_info().rss
-            except psutil.NoSuchProcess:
-                continue
         return total
-
-    def _children(self, *, and_itself: bool = False) -> list[psutil.Process]:
-        if self.process is None:
-            return []
-        try:
-            master = psutil.Process(self.process.pid)
-            return [master, *master.children(recursive=True)] if and_itself else master.children()
-        except psutil.NoSuchProcess:
-            return []
-
-    def _answers(self) -> bool:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{self.port}/healthz", timeout=1).close()
-        except urllib.error.HTTPError:
-            return True
-        except OSError:
-            return False
-        return True

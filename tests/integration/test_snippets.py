@@ -74,11 +74,9 @@ def test_a_snippet_sends_what_its_author_means(ask: Ask, engine: liquid.Engine, 
 
 
 @pytest.mark.parametrize("title", SNIPPETS)
-def test_both_engines_agree_to_the_letter_for_every_user(ask: Ask, title: str) -> None:
-    if liquid.ruby_is_missing():
-        pytest.skip("Ruby's Liquid is not installed: apt-get install ruby ruby-liquid")
+def test_both_engines_agree_to_the_letter_for_every_user(ask: Ask, ruby: liquid.Engine, title: str) -> None:
     for user in USERS:
-        assert liquid.python(SNIPPETS[title], user, ask) == liquid.ruby(SNIPPETS[title], user, ask), user
+        assert liquid.python(SNIPPETS[title], user, ask) == ruby(SNIPPETS[title], user, ask), user
 
 
 @pytest.mark.parametrize("title", SNIPPETS)

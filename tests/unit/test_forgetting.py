@@ -98,7 +98,7 @@ def test_who_is_forgotten_while_the_backlog_seeks_a_place_does_not_return_to_it(
         forget(world)
 
     monkeypatch.setattr(world.quota, "book", book)
-    world.flights._serve_backlog()
+    world.flights._standby._serve()
     assert not len(world.backlog)
 
 

@@ -1,0 +1,26 @@
+"""What all share that have to do with a call: the book of places, what is on its way, what is kept, and the clocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from proxy.outage import Outage
+from proxy.parts import Lifetimes
+from proxy.quota import Quota
+from proxy.store import Store
+from proxy.tickets import UnderWay
+
+
+@dataclass(frozen=True, slots=True)
+class Airfield:
+    """One for a process. `now`: Unix seconds, for ages; `monotonic` and `sleep`: for waiting."""
+
+    under_way: UnderWay
+    store: Store
+    quota: Quota
+    outage: Outage
+    lifetimes: Lifetimes
+    now: Callable[[], float]
+    monotonic: Callable[[], float]
+    sleep: Callable[[float], None]
