@@ -103,6 +103,19 @@ def test_the_message_on_the_first_page_is_the_one_of_the_readme_for_this_host(cl
     assert message == readme.strip().replace("your-host", "cc.example")
 
 
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:8000", "localhost", "10.0.0.7", "[::1]", "cc.example.com:8443", "a_b.example"]
+)
+@pytest.mark.parametrize("path", ["/", "/playground"])
+def test_a_host_that_braze_cannot_call_is_not_put_into_a_message(
+    client: FlaskClient, caller: dict[str, str], host: str, path: str
+) -> None:
+    page = client.get(path, base_url=f"http://{host}", headers=caller)
+    assert page.status_code == 200
+    assert "https://your-host/v1/recommendations" in page.text
+    assert f"https://{host}" not in page.text
+
+
 def test_a_host_made_up_by_the_caller_does_not_become_markup(client: FlaskClient) -> None:
     page = client.get("/", headers={"Host": '"><script>alert(1)</script>'})
     assert "<script>" not in page.text
