@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import get_args
 from urllib.parse import urlsplit
 
 import pytest
 
+from tests import picture
 from tests.browser import Browser, Scheme
 from tests.conftest import SECRET, Service
 
@@ -100,3 +102,12 @@ def test_what_a_user_is_called_cannot_become_part_of_the_page(service: Service, 
     assert rendered(browser) == "<img src=x onerror='window.broken = 1'><script>window.broken = 1</script>"
     assert browser.driver.execute_script("return window.broken") is None
     assert browser.complaints() == []
+
+
+@pytest.mark.parametrize("scheme", get_args(Scheme))
+def test_the_readme_s_picture_is_taken_as_it_is_kept(service: Service, browser: Browser, scheme: Scheme) -> None:
+    taken = picture.take(browser, service.url.replace("://", f"://braze:{SECRET}@"), scheme)
+    kept = (picture.FOLDER / picture.name(scheme)).read_bytes()
+    assert taken[:4] == kept[:4] == b"RIFF"
+    assert taken[8:12] == kept[8:12] == b"WEBP"
+    assert max(len(taken), len(kept)) < 200_000
