@@ -165,10 +165,12 @@ def _some_properties(keys: tuple[str, ...], said: dict[str, Any]) -> dict[str, A
 def _cohorts(wish: Wish, said: list[str]) -> dict[str, Any]:
     users = set(said)
     asked = {cohort: wish.aliases.id_of("cohorts", cohort) in users for cohort in wish.cohort_ids}
-    member = asked or dict.fromkeys(said, True)
+    all_of_the_users = dict.fromkeys(said, True)
+    # Every name is a key, so that a template which asks for `member.vip` need not name it in the call as well.
+    named = {name: wish.aliases.id_of("cohorts", name) in users for name in wish.aliases.known("cohorts")}
     return {
-        "cohort_ids": [cohort for cohort, is_in in member.items() if is_in],
-        "member": member,
+        "cohort_ids": [cohort for cohort, is_in in (asked or all_of_the_users).items() if is_in],
+        "member": asked or all_of_the_users | named,
         "is_member": bool(asked) and all(asked.values()),
     }
 
