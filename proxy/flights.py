@@ -92,7 +92,7 @@ class Flights:
         self._flying = 0
         self._emptying = False
         self._draining = False
-        self._told = OncePerMinute(monotonic)
+        self._told = OncePerMinute(_log, "the backlog dropped users", monotonic)
         self._dropped_told = 0
 
     def join(
@@ -266,9 +266,9 @@ class Flights:
         self._backlog.add(identity, {one.part: one.asked_at for one in wanted if not one.spare})
         self._backlog.add(identity, {one.part: one.asked_at for one in wanted if one.spare}, refresh=True)
         self._under_way.settle(identity, {one.part: fault for one in awaited}, call=call)
-        if (dropped := self._backlog.dropped - self._dropped_told) and self._told.note("backlog"):
-            _log.warning("the backlog dropped users", extra={"times": dropped, "in_all": self._backlog.dropped})
+        if dropped := self._backlog.dropped - self._dropped_told:
             self._dropped_told += dropped
+            self._told.note("backlog", times=dropped, in_all=self._backlog.dropped)
         with self._lock:
             if self._emptying or self._draining or not len(self._backlog):
                 return
