@@ -163,16 +163,18 @@ def _some_properties(keys: tuple[str, ...], said: dict[str, Any]) -> dict[str, A
 
 
 def _cohorts(wish: Wish, said: list[str]) -> dict[str, Any]:
-    users = set(said)
-    asked = {cohort: wish.aliases.id_of("cohorts", cohort) in users for cohort in wish.cohort_ids}
+    users, aliases = set(said), wish.aliases
+    if wish.cohort_ids:
+        member = {cohort: aliases.id_of("cohorts", cohort) in users for cohort in wish.cohort_ids}
+        return {
+            "cohort_ids": [cohort for cohort, is_in in member.items() if is_in],
+            "member": member,
+            "is_member": all(member.values()),
+        }
     all_of_the_users = dict.fromkeys(said, True)
     # Every name is a key, so that a template which asks for `member.vip` need not name it in the call as well.
-    named = {name: wish.aliases.id_of("cohorts", name) in users for name in wish.aliases.known("cohorts")}
-    return {
-        "cohort_ids": [cohort for cohort, is_in in (asked or all_of_the_users).items() if is_in],
-        "member": asked or all_of_the_users | named,
-        "is_member": bool(asked) and all(asked.values()),
-    }
+    named = {name: aliases.id_of("cohorts", name) in users for name in aliases.known("cohorts")}
+    return {"cohort_ids": list(all_of_the_users), "member": all_of_the_users | named, "is_member": False}
 
 
 def _computations(wish: Wish, said: dict[str, Any]) -> dict[str, Any]:
