@@ -27,10 +27,10 @@ SNIPPET = "Whole profile in one tag"
 WIDTH, HEIGHT = 1080, 1500
 _MARGIN = 16
 _FRAME = """
-const box = document.querySelector(".bench").getBoundingClientRect();
-const form = document.getElementById("form").getBoundingClientRect();
-return [box.top, form.height];
+const top = document.querySelector(".bench").getBoundingClientRect().top;
+return [top, document.getElementById("template-hint").getBoundingClientRect().bottom - top];
 """
+"""From the top of both cards to the end of the message: a whole page would push what README says out of sight."""
 
 
 def name(scheme: Scheme) -> str:
