@@ -27,8 +27,8 @@ from proxy.quota import Quota
 from proxy.sender import MAY_ARRIVE_SECONDS, Sender
 from proxy.settings import Settings
 from proxy.store import Store
-from proxy.telemetry import OncePerMinute, configure_logging
-from proxy.web import context, docs, forget, hooks, ops, pages, playground, status, v1, webhooks
+from proxy.telemetry import configure_logging
+from proxy.web import auth, context, docs, forget, hooks, ops, pages, playground, status, v1, webhooks
 from proxy.web.routes import Application
 
 _MARGIN_SECONDS = 0.12
@@ -173,7 +173,7 @@ def _services(
         keyring=KeyRing(settings.proxy_api_keys + settings.braze_secret),
         networks=settings.allowed_networks,
         trusted_proxy_hops=settings.trusted_proxy_hops,
-        refusals=OncePerMinute(monotonic),
+        refusals=auth.refusals(monotonic),
         metrics=metrics,
         history=History(metrics, now=now, monotonic=monotonic),
         backlog_max_users=settings.backlog_max_users,

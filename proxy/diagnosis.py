@@ -105,7 +105,7 @@ def _faults(state: State) -> Iterator[Finding]:
     if state.refused:
         yield Finding(
             "warn",
-            f"{state.refused} requests were refused in the last ten minutes",
+            f"{state.refused} request{'s were' if state.refused != 1 else ' was'} refused in the last ten minutes",
             "Wrong credentials, or an address outside ALLOWED_NETWORKS: these messages got no content.",
             "The log has a line a minute for each address. Compare what is stored in Braze with PROXY_API_KEYS.",
         )

@@ -50,7 +50,7 @@ class Sender:
         self._outage = outage
         self._monotonic = monotonic
         self._on_ended = on_ended
-        self._told = OncePerMinute(monotonic)
+        self._told = OncePerMinute(_log, "no answer from Amplitude", monotonic)
         self.typical = _FIRST_GUESS_SECONDS
         self.last_call: LastCall | None = None
 
@@ -81,7 +81,6 @@ class Sender:
     def _failed(self, fault: NoAnswer) -> None:
         if isinstance(fault, QuotaExhausted):
             self._quota.stand_back(fault.retry_after or 0.0)
-        if times := self._told.note(fault.word):
-            # Wrong credentials end by no retry: somebody must mend them.
-            level = logging.ERROR if isinstance(fault, UpstreamRejected) else logging.WARNING
-            _log.log(level, "no answer from Amplitude", extra={"error": fault.word, "why": str(fault), "times": times})
+        # Wrong credentials end by no retry: somebody must mend them.
+        level = logging.ERROR if isinstance(fault, UpstreamRejected) else logging.WARNING
+        self._told.note(fault.word, level=level, error=fault.word, why=str(fault))

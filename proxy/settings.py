@@ -263,7 +263,10 @@ class Settings:
         _truth, "`false` where the provider signs its own certificates (Heroku Key-Value Store)", "false", default=True
     )
     allowed_networks: tuple[Network, ...] = _setting(
-        _networks, "comma separated CIDRs that may call the data routes", "52.58.142.0/24,2001:db8::/32", default=()
+        _networks,
+        "comma separated CIDRs that may call the data routes and open `/playground`, `/status` and `/metrics`",
+        "52.58.142.0/24,2001:db8::/32",
+        default=(),
     )
     trusted_proxy_hops: int = _setting(
         _whole(0, 10), "how many proxies in front set `X-Forwarded-For` (Heroku: 1)", "1", default=0

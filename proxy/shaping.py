@@ -190,13 +190,18 @@ def _some_properties(keys: tuple[str, ...], said: dict[str, Any]) -> dict[str, A
 
 def _cohorts(wish: Wish, said: list[str]) -> bytes:
     users = set(said)
-    asked = {cohort: id in users for cohort, id in wish.cohorts}
-    member = asked or dict.fromkeys(said, True)
-    named = [(write_text(cohort), is_in) for cohort, is_in in member.items()]
+    if wish.cohort_ids:
+        member = {cohort: id in users for cohort, id in wish.cohorts}
+        there = [cohort for cohort, is_in in member.items() if is_in]
+    else:
+        member = dict.fromkeys(said, True)
+        there = list(member)
+        # Every name is a key, so that a template which asks for `member.vip` need not name it in the call as well.
+        member |= {name: wish.aliases.id_of("cohorts", name) in users for name in wish.aliases.known("cohorts")}
     return b'"cohort_ids":[%b],"member":{%b},"is_member":%b' % (
-        b",".join(name for name, is_in in named if is_in),
-        b",".join(b"%b:%b" % (name, _yes(is_in)) for name, is_in in named),
-        _yes(bool(asked) and all(asked.values())),
+        b",".join(map(write_text, there)),
+        b",".join(b"%b:%b" % (write_text(cohort), _yes(is_in)) for cohort, is_in in member.items()),
+        _yes(bool(wish.cohort_ids) and len(there) == len(member)),
     )
 
 

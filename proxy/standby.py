@@ -44,7 +44,7 @@ class Standby:
         self._sleep = airfield.sleep
         self._emptying = False
         self._closed = False
-        self._told = OncePerMinute(airfield.monotonic)
+        self._told = OncePerMinute(_log, "the backlog dropped users", airfield.monotonic)
         self._dropped_told = 0
 
     def refuse(
@@ -62,9 +62,9 @@ class Standby:
         self._backlog.add(identity, {one.part: one.asked_at for one in wanted if not one.spare})
         self._backlog.add(identity, {one.part: one.asked_at for one in wanted if one.spare}, refresh=True)
         self._under_way.settle(identity, {one.part: fault for one in awaited}, call=call)
-        if (dropped := self._backlog.dropped - self._dropped_told) and self._told.note("backlog"):
-            _log.warning("the backlog dropped users", extra={"times": dropped, "in_all": self._backlog.dropped})
+        if dropped := self._backlog.dropped - self._dropped_told:
             self._dropped_told += dropped
+            self._told.note("backlog", times=dropped, in_all=self._backlog.dropped)
         with self._lock:
             if self._emptying or self._closed or not len(self._backlog):
                 return

@@ -8,8 +8,10 @@ import time
 import traceback
 from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from threading import Lock
 from types import TracebackType
+from weakref import WeakSet
 
 from pythonjsonlogger.json import JsonFormatter
 
@@ -61,23 +63,78 @@ def silence_http_library() -> None:
 
 
 class OncePerMinute:
-    """Counts events by key and says once a minute how many there were, so that no fault floods the log."""
+    """Logs what happens again and again: at once, then once a minute with how often, so that no fault floods the log.
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic, *, max_keys: int = 1000) -> None:
+    `event` is the line, `log` whose it is. Safe for threads.
+    """
+
+    def __init__(
+        self,
+        log: logging.Logger,
+        event: str,
+        monotonic: Callable[[], float] = time.monotonic,
+        *,
+        max_keys: int = 1000,
+    ) -> None:
+        self._log = log
+        self._event = event
         self._monotonic = monotonic
         self._max_keys = max_keys
         self._lock = Lock()
-        self._seen: dict[str, tuple[float, int]] = {}
+        self._seen: dict[str, _Repeated] = {}
+        _all_of_them.add(self)
 
-    def note(self, key: str) -> int | None:
-        """Count one event. Return how many came since the last report when a report is due, else None."""
+    def note(self, key: str, *, times: int = 1, level: int = logging.WARNING, **more: object) -> None:
+        """Count what happened, apart for each `key`, and log it when it is the first, or a minute has passed."""
+        dropped = None
         with self._lock:
             now = self._monotonic()
-            since, count = self._seen.get(key, (float("-inf"), 0))
-            if now - since < 60:
-                self._seen[key] = (since, count + 1)
-                return None
-            if key not in self._seen and len(self._seen) >= self._max_keys:
-                self._seen.pop(next(iter(self._seen)))
-            self._seen[key] = (now, 0)
-            return count + 1
+            seen = self._seen.get(key)
+            if seen is None:
+                if len(self._seen) >= self._max_keys:
+                    dropped = self._seen.pop(next(iter(self._seen)))
+                seen = self._seen[key] = _Repeated(float("-inf"))
+            if (current := request_id.get()) is not None:
+                more["request_id"] = current
+            seen.times, seen.level, seen.more = seen.times + times, level, more
+            told = self._due(seen, now)
+        if dropped and dropped.times:
+            self._tell(dropped, dropped.times)
+        self._tell(seen, told)
+
+    def tick(self) -> None:
+        """Log what was counted after its line and has waited a minute: nothing may follow that would bring it along."""
+        with self._lock:
+            now = self._monotonic()
+            told = [(seen, self._due(seen, now)) for seen in self._seen.values() if seen.times]
+        for one in told:
+            self._tell(*one)
+
+    def _due(self, seen: _Repeated, now: float) -> int:
+        if now - seen.since < 60:
+            return 0
+        times, seen.times, seen.since = seen.times, 0, now
+        return times
+
+    def _tell(self, seen: _Repeated, times: int) -> None:
+        if times:
+            self._log.log(seen.level, self._event, extra={**seen.more, "times": times})
+
+
+@dataclass(slots=True)
+class _Repeated:
+    """When it was told last, how often it happened since, and what the latest was like."""
+
+    since: float
+    times: int = 0
+    level: int = logging.WARNING
+    more: dict[str, object] = field(default_factory=dict)
+
+
+_all_of_them: WeakSet[OncePerMinute] = WeakSet()
+
+
+def tell_overdue() -> None:
+    """Log every count that has waited a minute. To be called often."""
+    for one in tuple(_all_of_them):
+        one.tick()

@@ -205,10 +205,13 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         self._stop(servers, places)
 
     def _look(self) -> None:
-        """Note how things stand, for the status page and for the workers that are asked about all."""
+        """Note how things stand, for the status page and for the workers that are asked about all; tell counts."""
+        from proxy.telemetry import tell_overdue
+
         assert self._services  # noqa: S101  # nothing runs before it is loaded
         try:
             self._services.history.tick()
+            tell_overdue()
         except Exception:  # messages are worth more than their count
             self.log.exception("how things stand could not be noted")
 

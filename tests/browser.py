@@ -52,9 +52,9 @@ class Browser:
         """Go to a page and wait until it is loaded."""
         self.driver.get(url)
 
-    def dress(self, *, width: int = 1200, height: int = 900, scheme: Scheme = "light") -> None:
-        """Set the size of the window and the colours that the user prefers."""
-        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    def dress(self, *, width: int = 1200, height: int = 900, scheme: Scheme = "light", scale: int = 1) -> None:
+        """Set the size of the window, the colours that the user prefers, and the screen's dots a pixel."""
+        metrics = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": width < 600}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         preferred = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", preferred)

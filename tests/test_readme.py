@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import subprocess
+import sys
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -20,6 +23,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(
     r"^### (.+?)\n.*?^```liquid\n(.+?)^```\n\n^```json\n(.+?)^```\n\n^```text\n(.+?)^```", README, re.M | re.S
 )
+MESSAGE = re.findall(r"^\n```\n(\{% connected_content.+?)^```$", README, re.M | re.S)[0]
 ROUTES = {tag for _, message, _, _ in EXAMPLES for tag in re.findall(r"/v1/(\w+)", message)}
 
 
@@ -58,8 +62,7 @@ def test_an_example_answers_and_renders_as_shown(
     (user, "Our bestsellers") for user in ("ben", "nobody", "")
 ])  # fmt: skip
 def test_the_message_at_the_top_is_sent_as_promised(service: Service, user: str, sent: str) -> None:
-    message = README.split("```\n")[1]
-    assert liquid.render(message, user, lambda path: service.get(path).json(), liquid.python) == sent
+    assert liquid.render(MESSAGE, user, lambda path: service.get(path).json(), liquid.python) == sent
 
 
 def test_the_settings_table_is_the_settings() -> None:
@@ -107,3 +110,23 @@ def test_the_commands_are_the_ones_the_program_has() -> None:
     from proxy.cli import main
 
     assert set(re.findall(r"-m proxy ([a-z][a-z-]+)", README)) == set(main.commands)
+
+
+def test_every_link_within_leads_to_a_heading_and_every_file_is_there() -> None:
+    titles = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", README, flags=re.M | re.S), re.M)
+    anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+    assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= anchors
+    files = re.findall(r'(?:src|srcset)="([^"]+)"|\]\((?!#|https:)([^)]+)\)|(proxy/\S+\.liquid)', README)
+    assert len(files) >= 3
+    for name in ("".join(one) for one in files):
+        assert (ROOT / name).is_file(), name
+
+
+def test_the_preview_prints_what_is_said_of_it() -> None:
+    found = re.search(r"^\.venv/bin/python (-m proxy preview .+)$\n```\n\nprints `(.+?)` and `(.+?)`", README, re.M)
+    assert found
+    command, *said = found.groups()
+    ended = subprocess.run(
+        [sys.executable, *shlex.split(command)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.strip().splitlines() == said

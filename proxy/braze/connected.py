@@ -47,8 +47,8 @@ class AbortTag(LiquidTag):
 
     def parse(self, stream: TokenStream) -> Node:
         """Return the node of a tag."""
-        token = stream.eat(TOKEN_TAG)
-        reason = _text(stream).strip().removeprefix("(").removesuffix(")").strip()
+        token, text = _read(stream)
+        reason = text.strip().removeprefix("(").removesuffix(")").strip()
         return _AbortNode(token, reason.strip("\"'") or "no reason given")
 
 
@@ -120,13 +120,17 @@ class ConnectedContentTag(LiquidTag):
 
     def parse(self, stream: TokenStream) -> Node:
         """Return the node of a tag."""
-        token = stream.eat(TOKEN_TAG)
-        line = line_of(token, self._first_line)
-        return _ConnectedContentNode(token, tag.parse(_text(stream)), self._run, line, self._parse)
+        token, text = _read(stream)
+        return _ConnectedContentNode(token, tag.parse(text), self._run, line_of(token, self._first_line), self._parse)
 
 
-def _text(stream: TokenStream) -> str:
-    return stream.current.value if stream.current.kind == TOKEN_EXPRESSION else ""
+def _read(stream: TokenStream) -> tuple[Token, str]:
+    """Return a tag's token and what is written after its name, and leave the stream at the last token of the tag."""
+    token = stream.expect(TOKEN_TAG)
+    if stream.peek.kind != TOKEN_EXPRESSION:
+        return token, ""
+    stream.next()
+    return token, stream.current.value
 
 
 def _value(answer: Answer | None) -> Any:

@@ -37,6 +37,8 @@ SECURITY: list[dict[str, list[str]]] = [{name: []} for name in SECURITY_SCHEMES]
 # a pattern that must, and fill its forms with them.
 _CONTROL = r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]|\S\s*[\t-\r\x1c-\x1f\x85]\s*\S"
 _CONTROL_OR_COMMA = f"{_CONTROL}|,"
+# What a regular expression of JSON Schema takes for white space is less than what is trimmed.
+_NOT_BLANK = r"[^\s\x1c-\x1f\x85]"
 
 REQUEST_HEADERS: Mapping[str, Schema] = {
     "RequestCacheControl": {
@@ -169,7 +171,7 @@ def _text(parameter: Parameter) -> Schema:
 
 def _entry(unspeakable: str, required: bool) -> Schema:
     # An entry of white space is dropped, so where one is required it must have something else in it.
-    something = {"pattern": r"\S"} if required else {}
+    something = {"pattern": _NOT_BLANK} if required else {}
     return {"type": "string", "maxLength": MAX_LENGTH, "not": {"pattern": unspeakable}, **something}
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Network, IPv6Network
 
 from flask import g, request
 
 from proxy.errors import Forbidden, Unauthorized
+from proxy.telemetry import OncePerMinute
 from proxy.web.context import Services, services
 
-_log = logging.getLogger(__name__)
+
+def refusals(monotonic: Callable[[], float]) -> OncePerMinute:
+    """Return what logs the callers that were refused."""
+    return OncePerMinute(logging.getLogger(__name__), "callers refused", monotonic)
+
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -62,8 +67,7 @@ def _note(why: str) -> None:
     # By the minute and with a count: with a line each, anybody could fill the log.
     services().metrics.refused(why)
     address = str(_caller_address() or "unreadable")
-    if times := services().refusals.note(f"{why} {address}"):
-        _log.warning("callers refused", extra={"address": address, "why": why, "times": times})
+    services().refusals.note(f"{why} {address}", address=address, why=why)
 
 
 def _caller_address() -> Address | None:

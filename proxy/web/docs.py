@@ -8,7 +8,7 @@ from functools import cache
 from flask import Blueprint, Response
 
 from proxy.openapi.document import document
-from proxy.web.pages import page, revalidated
+from proxy.web.pages import host_in_braze, page, revalidated
 
 blueprint = Blueprint("docs", __name__)
 
@@ -16,7 +16,7 @@ blueprint = Blueprint("docs", __name__)
 @blueprint.get("/", provide_automatic_options=False)
 def home() -> Response:
     """Say what this is and where to go."""
-    return page("home.html")
+    return page("home.html", host=host_in_braze())
 
 
 @blueprint.get("/docs", provide_automatic_options=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import re
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -34,6 +35,7 @@ _TYPES = {
     "png": "image/png",
     "svg": "image/svg+xml",
 }
+_NAME = re.compile(r"(?:[a-z0-9-]+\.)+[a-z][a-z0-9-]*", re.IGNORECASE | re.ASCII)
 _SWAGGER_UI = ("swagger-ui-bundle.js", "swagger-ui.css")
 _A_YEAR = 31_536_000
 _AN_HOUR = 3600
@@ -44,6 +46,15 @@ def page(template: str, **values: Any) -> Response:
     response = Response(render_template(template, asset=asset, **values), content_type="text/html; charset=utf-8")
     response.headers["Content-Security-Policy"] = "; ".join(f"{name} {value}" for name, value in POLICY.items())
     return revalidated(response)
+
+
+def host_in_braze() -> str:
+    """Return the host that a tag names to have this service asked: `your-host` where it was opened at none for Braze.
+
+    Braze calls names over TLS at its own port, so neither an address nor a host with a port is one.
+    """
+    host = request.host
+    return host if _NAME.fullmatch(host) else "your-host"
 
 
 def revalidated(response: Response) -> Response:

@@ -18,7 +18,7 @@ from proxy.errors import BadRequest, Forbidden
 from proxy.web.auth import admit
 from proxy.web.hooks import problem
 from proxy.web.inside import asker
-from proxy.web.pages import page
+from proxy.web.pages import host_in_braze, page
 
 MAX_BODY_BYTES = 128 * 1024
 _PLACES = threading.BoundedSemaphore(4)
@@ -32,7 +32,7 @@ blueprint.before_request(admit)
 @blueprint.get("", provide_automatic_options=False)
 def show() -> Response:
     """Show the page."""
-    return page("playground.html", snippets=snippets(), host=request.host or "your-host")
+    return page("playground.html", snippets=snippets(), host=host_in_braze())
 
 
 @blueprint.post("/render", provide_automatic_options=False)

@@ -18,7 +18,7 @@ from proxy.telemetry import OncePerMinute, request_id
 from proxy.web.hooks import SECURITY, problem
 
 _log = logging.getLogger(__name__)
-_unreadable = OncePerMinute()
+_unreadable = OncePerMinute(_log, "requests that are no HTTP")
 _INTERNAL = (500, "Internal Server Error", "internal error")
 _STATUSES: tuple[tuple[type[Exception], tuple[int, str, str]], ...] = (
     (InvalidResponseHeader, _INTERNAL),
@@ -38,9 +38,7 @@ def refusal(error: BaseException, address: Any) -> bytes:
         _log.error("a request failed", exc_info=error)
     else:
         host = address[0] if isinstance(address, tuple) else None
-        if times := _unreadable.note(f"{host}"):
-            told = {"kind": type(error).__name__, "address": host, "status": status, "times": times}
-            _log.warning("requests that are no HTTP", extra=told)
+        _unreadable.note(f"{host}", kind=type(error).__name__, address=host, status=status)
     response = problem(status, title, detail)
     headers = [("Connection", "close"), *response.headers, *SECURITY]
     head = f"HTTP/1.1 {status} {title}\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers) + "\r\n"

@@ -115,10 +115,10 @@ def fault_in(route: str, request: bytes, status: int, headers: dict[str, str], b
         return None
     kind = headers.get("content-type", "")
     if status >= 500:
-        document = json.loads(body)
-        if status != 500 or "error" not in document:
+        promised = status == 500 and kind in ("application/problem+json", "application/json")
+        if not promised or "error" not in json.loads(body):
             return f"a {status} that was not promised: {body[:200]!r}"
-    elif status == 200 and route in (*SECTIONS, "profile"):
+    elif status == 200 and request.split(b" ")[1].startswith(b"/v1/") and route in (*SECTIONS, "profile"):
         document = json.loads(body)
         sections: list[Section] = [section for section in SECTIONS if next(iter(SECTION[section])) in document]
         wanted = dict(ENVELOPE)

@@ -158,6 +158,8 @@ def test_demo_prints_curl_lines_that_work_and_ends_with_ctrl_c() -> None:
         assert len(tags) == len(asked)
         addresses = set(re.findall(r"http://127\.0\.0\.1:\d+", printed))
         assert len(addresses) == 2
+        for page in ("/playground", "/docs", "/status"):
+            assert f"http://127.0.0.1:{port}{page} " in printed
         process.send_signal(signal.SIGINT)
         assert process.wait(15) == 0
         assert all(gone(address) for address in addresses)
@@ -194,6 +196,36 @@ def test_sandbox_runs_alone_breaks_and_mends_over_http() -> None:
         assert call("GET", "/sandbox/report")["calls"] == 1
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0
+
+
+def test_sandbox_finds_a_port_beside_another_and_its_line_starts_the_service_in_front_of_it() -> None:
+    with running("sandbox", until="Ctrl-C") as (_, first), running("sandbox", until="Ctrl-C") as (_, printed):
+        (line,) = re.findall(r"^  (AMPLITUDE_BASE_URL=.*gunicorn.*)$", printed, re.M)
+        assert re.findall(r"BASE_URL=\S+", line) != re.findall(r"BASE_URL=\S+", first)
+        found = re.search(r"name (\S+) with the secret (\S+):", printed)
+        bound = re.search(r"--bind (\S+)", line)
+        assert found
+        assert bound
+        service = subprocess.Popen(["sh", "-c", f"exec env {line}"], cwd=ROOT, stderr=subprocess.DEVNULL)
+        try:
+            curl = [
+                "curl",
+                "-s",
+                "--retry",
+                "40",
+                "--retry-delay",
+                "1",
+                "--retry-connrefused",
+                "-u",
+                ":".join(found.groups()),
+            ]
+            asked = subprocess.run(
+                [*curl, f"http://{bound[1]}/v1/cohorts?user_id=ava"], capture_output=True, check=True
+            )
+        finally:
+            service.terminate()
+            service.wait(20)
+        assert json.loads(asked.stdout)["cohort_ids"] == ["vip", "c31"]
 
 
 def test_sandbox_says_what_to_do_when_its_port_is_taken() -> None:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
 from tests.browser import Browser, Scheme
@@ -52,7 +53,8 @@ def answered(browser: Browser, operation: str) -> tuple[str, dict[str, Any]]:
 
 
 def test_a_route_is_tried_on_the_page_with_basic_credentials(service: Service, browser: Browser) -> None:
-    browser.open(f"{service.url}/docs")
+    # As who comes from the playground may have it: with credentials in its own address.
+    browser.open(f"{service.url.replace('://', f'://braze:{SECRET}@')}/docs")
     authorize(browser)
     browser.press(f"{OPERATION} .opblock-summary-control")
     status, shown = answered(browser, OPERATION)
@@ -106,6 +108,21 @@ def test_the_first_page_leads_to_the_docs_by_keyboard(service: Service, browser:
     browser.find(OPERATION)
     assert browser.driver.current_url == f"{service.url}/docs"
     assert browser.complaints() == []
+
+
+def test_who_goes_through_the_docs_by_keyboard_sees_where(service: Service, browser: Browser) -> None:
+    browser.dress(scheme="dark")  # there Swagger UI takes most outlines away
+    browser.open(f"{service.url}/docs")
+    browser.driver.execute_script("arguments[0].focus()", browser.find(f"{OPERATION} .opblock-summary-control"))
+    styles, classes = set(), set()
+    for _ in range(12):
+        browser.driver.switch_to.active_element.send_keys(Keys.TAB)
+        script = "const e = document.activeElement; return [getComputedStyle(e).outlineStyle, e.className]"
+        style, name = browser.driver.execute_script(script)
+        styles.add(style)
+        classes.add(name)
+    assert "opblock-summary-control" in classes
+    assert styles == {"solid"}
 
 
 def test_what_a_policy_blocks_is_a_complaint(service: Service, browser: Browser) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import get_args
 from urllib.parse import urlsplit
 
 import pytest
+from selenium.webdriver.common.keys import Keys
 
+from tests import picture
 from tests.browser import Browser, Scheme
 from tests.conftest import SECRET, Service
 
@@ -13,6 +16,13 @@ BROKEN = (
     "{% connected_content http://h/v1/properties?user_id={{${user_id}}} :basic_auth us :save p %}\n"
     "Hi {{ p.gp:first_name }}"
 )
+
+STOP = """
+const here = document.activeElement;
+const style = getComputedStyle(here);
+const name = here.labels?.[0]?.textContent || here.getAttribute("aria-label") || here.textContent;
+return {id: here.id, name: name.trim(), outline: style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2};
+"""
 
 
 def open_playground(browser: Browser, service: Service) -> None:
@@ -76,6 +86,35 @@ def test_a_snippet_is_chosen_and_rendered_by_keyboard_alone(service: Service, br
     assert browser.complaints() == []
 
 
+def test_a_message_is_copied_as_it_stands_for_a_host_that_braze_can_call(service: Service, browser: Browser) -> None:
+    open_playground(browser, service)
+    message = str(browser.find("#template").get_property("value"))
+    assert "https://your-host/v1/recommendations?" in message
+    browser.press("#copy")
+    browser.until(lambda: browser.find("#copied").text == "copied", "copied")
+    write(browser, "")
+    browser.find("#template").send_keys(Keys.CONTROL, "v")
+    browser.until(lambda: browser.find("#template").get_property("value") == message, "what was copied")
+    assert browser.complaints() == []
+
+
+def test_by_keyboard_everything_is_reached_in_order_named_and_seen(service: Service, browser: Browser) -> None:
+    open_playground(browser, service)
+    browser.find("#user").send_keys("ava")
+    browser.press("#render")
+    rendered(browser)
+    browser.driver.execute_script("document.getElementById('user').focus()")
+    stops = []
+    for _ in range(9):
+        stops.append(browser.driver.execute_script(STOP))
+        browser.driver.switch_to.active_element.send_keys(Keys.TAB)
+    assert [stop["id"] for stop in stops] == [
+        *("user", "device", "snippet", "load", "template", "render", "copy", "message"),
+        "",  # the line of the first tag
+    ]
+    assert all(stop["name"] and stop["outline"] for stop in stops), stops
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1200])
 def test_the_playground_fits_its_window(service: Service, browser: Browser, width: int, scheme: Scheme) -> None:
@@ -100,3 +139,12 @@ def test_what_a_user_is_called_cannot_become_part_of_the_page(service: Service, 
     assert rendered(browser) == "<img src=x onerror='window.broken = 1'><script>window.broken = 1</script>"
     assert browser.driver.execute_script("return window.broken") is None
     assert browser.complaints() == []
+
+
+@pytest.mark.parametrize("scheme", get_args(Scheme))
+def test_the_readme_s_picture_is_taken_as_it_is_kept(service: Service, browser: Browser, scheme: Scheme) -> None:
+    taken = picture.take(browser, service.url.replace("://", f"://braze:{SECRET}@"), scheme)
+    kept = (picture.FOLDER / picture.name(scheme)).read_bytes()
+    assert taken[:4] == kept[:4] == b"RIFF"
+    assert taken[8:12] == kept[8:12] == b"WEBP"
+    assert max(len(taken), len(kept)) < 200_000

@@ -76,6 +76,14 @@ def test_a_name_asks_for_its_id_and_the_answer_is_keyed_by_what_was_asked() -> N
     assert found["propensities_by_id"]["buy"]["value"] == 0.5
 
 
+@pytest.mark.parametrize(("cohort_ids", "vip"), [(["c31", "c7"], True), (["c7"], False), ([], False)])
+def test_the_name_of_a_cohort_is_a_key_without_being_asked(cohort_ids: list[str], vip: bool) -> None:
+    ask = parse_ask("cohorts", {"user_id": "u"}.items(), NAMES)
+    found = json.loads(shape(ask, record_of(ask, {"cohort_ids": cohort_ids})))
+    assert found["member"] == dict.fromkeys(cohort_ids, True) | {"vip": vip}
+    assert (found["cohort_ids"], found["is_member"]) == (cohort_ids, False)
+
+
 def test_a_name_and_its_id_are_one_part() -> None:
     ask = parse_ask("recommendations", {"user_id": "u", "rec_id": "home,abc123"}.items(), NAMES)
     assert ask.wish.parts == (recommendation("abc123", None),)

@@ -140,6 +140,9 @@ def test_abort_message_ends_the_message_with_its_reason() -> None:
     assert (rendering.outcome, rendering.reason, rendering.message) == ("aborted", "no (such) user", "")
     assert len(rendering.exchanges) == 1
     assert rendered("{% abort_message %}").reason == "no reason given"
+    assert rendered("{% if true %}{% abort_message %}{% endif %}text").reason == "no reason given"
+    assert rendered("{% if false %}{% abort_message %}{% endif %}text").message == "text"
+    assert rendered("{% if false %}{% connected_content %}{% endif %}text").message == "text"
 
 
 def test_a_failed_call_with_retry_is_tried_again_unless_the_message_aborts() -> None:

@@ -17,6 +17,7 @@ FAULTS = {
     "The backlog is full": State(backlog_users=90, backlog_max=100),
     "leave the backlog unserved": State(dropped=1, backlog_max=100),
     "7 requests were refused": State(refused=7),
+    "1 request was refused": State(refused=1),
 }
 
 

@@ -12,6 +12,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from tests.conftest import KEYS, ROOT
+from tests.test_readme import MESSAGE
 
 PAGES = ["/", "/docs"]
 
@@ -99,8 +100,20 @@ def test_the_message_on_the_first_page_is_the_one_of_the_readme_for_this_host(cl
     shown = re.search(r"<pre[^>]*><code>(.*?)</code></pre>", client.get("/", base_url="https://cc.example").text, re.S)
     assert shown
     message = html.unescape(re.sub(r"</?span[^>]*>", "", shown[1]))
-    readme = (ROOT / "README.md").read_text(encoding="utf-8").split("```\n")[1]
-    assert message == readme.strip().replace("your-host", "cc.example")
+    assert message == MESSAGE.strip().replace("your-host", "cc.example")
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:8000", "localhost", "10.0.0.7", "[::1]", "cc.example.com:8443", "a_b.example"]
+)
+@pytest.mark.parametrize("path", ["/", "/playground"])
+def test_a_host_that_braze_cannot_call_is_not_put_into_a_message(
+    client: FlaskClient, caller: dict[str, str], host: str, path: str
+) -> None:
+    page = client.get(path, base_url=f"http://{host}", headers=caller)
+    assert page.status_code == 200
+    assert "https://your-host/v1/recommendations" in page.text
+    assert f"https://{host}" not in page.text
 
 
 def test_a_host_made_up_by_the_caller_does_not_become_markup(client: FlaskClient) -> None:

@@ -1,7 +1,13 @@
-"""Requests made up from the OpenAPI document, right and wrong ones: no unpromised 5xx, no answer but as promised."""
+"""Requests made up from the OpenAPI document, right and wrong ones: no unpromised 5xx, no answer but as promised.
+
+FUZZ_EXAMPLES says how many of each kind for each operation; `-s` shows how many requests that were.
+"""
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,10 +24,18 @@ from tests.conftest import KEYS, SECRET
 from tests.fakes import FakeClock, PopulatedSource
 from tests.openapi import operations
 
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "8"))
 OPERATIONS = [(path, method) for path, method, _ in operations(document())]
 DATA = [(path, method) for path, method in OPERATIONS if path.startswith("/v1/")]
 # Here one parameter needs another, and the drop-in answers an unknown user with a 400.
 CONDITIONAL = ("/v1/profile", "/v1/userprofile")
+
+
+@pytest.fixture(scope="module")
+def statuses() -> Iterator[Counter[int]]:
+    found: Counter[int] = Counter()
+    yield found
+    print(f"\n{found.total()} requests, by status: {dict(sorted(found.items()))}")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +49,9 @@ def schema() -> schemathesis.BaseSchema:
     return found
 
 
-def fuzz(operation: schemathesis.APIOperation[Any, Any, Any, Any], mode: GenerationMode) -> None:
+def fuzz(
+    operation: schemathesis.APIOperation[Any, Any, Any, Any], mode: GenerationMode, statuses: Counter[int]
+) -> None:
     # Values are trimmed and what is unknown is ignored, so a request that breaks the rules may still be answered.
     excluded: list[CheckFunction] = [negative_data_rejection]
     if operation.path in CONDITIONAL:
@@ -43,12 +59,13 @@ def fuzz(operation: schemathesis.APIOperation[Any, Any, Any, Any], mode: Generat
     by_url = operation.path.startswith("/v1/") and operation.method != "post"
 
     @given(case=operation.as_strategy(generation_mode=mode))
-    @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
     def every(case: schemathesis.Case[Any]) -> None:
         if by_url and mode.is_positive and "device_id" not in case.query:
             # One of the two ids must be there: a schema of a body says so, the parameters of a URL cannot.
             case.query.setdefault("user_id", "ava")
         answer = case.call_and_validate(headers={"X-API-Key": SECRET}, excluded_checks=excluded)
+        statuses[answer.status_code] += 1
         assert answer.status_code != 401
 
     every()
@@ -56,13 +73,13 @@ def fuzz(operation: schemathesis.APIOperation[Any, Any, Any, Any], mode: Generat
 
 @pytest.mark.parametrize(("path", "method"), OPERATIONS)
 def test_what_the_document_allows_is_accepted_and_answered_as_promised(
-    schema: schemathesis.BaseSchema, path: str, method: str
+    schema: schemathesis.BaseSchema, statuses: Counter[int], path: str, method: str
 ) -> None:
-    fuzz(schema[path][method], GenerationMode.POSITIVE)
+    fuzz(schema[path][method], GenerationMode.POSITIVE, statuses)
 
 
 @pytest.mark.parametrize(("path", "method"), DATA)
 def test_what_the_document_does_not_allow_is_answered_as_promised(
-    schema: schemathesis.BaseSchema, path: str, method: str
+    schema: schemathesis.BaseSchema, statuses: Counter[int], path: str, method: str
 ) -> None:
-    fuzz(schema[path][method], GenerationMode.NEGATIVE)
+    fuzz(schema[path][method], GenerationMode.NEGATIVE, statuses)

@@ -6,7 +6,8 @@ dark.addEventListener("change", dress);
 dress();
 
 SwaggerUIBundle({
-  url: "/openapi.json",
+  // Whole, for a page opened as https://name:secret@host has those in front of every path that is relative.
+  url: `${location.origin}/openapi.json`,
   dom_id: "#swagger-ui",
   validatorUrl: null,
   persistAuthorization: false,

@@ -37,6 +37,7 @@ const sum = (numbers) => numbers.reduce((all, one) => all + one, 0);
 const most = (numbers) => Math.max(0, ...numbers.filter((one) => one !== null));
 const latest = (numbers) => numbers.findLast((one) => one !== null);
 const count = (number) => number.toLocaleString("en");
+const plural = (number, one) => `${count(number)} ${one}${number === 1 ? "" : "s"}`;
 const milliseconds = (number) => (number < 10 ? `${number.toFixed(1)} ms` : `${count(Math.round(number))} ms`);
 
 function roundUp(number) {
@@ -72,17 +73,20 @@ function lines(id, words, data, series, { limit, top } = {}) {
     // A gap in what is known is a gap in the line; a lone point is a dot, by the round end of its line.
     let path = "";
     let pen = false;
+    let last = null;
     values.forEach((value, index) => {
       if (value === null) {
         pen = false;
         return;
       }
-      const at = `${across(data, data.hour.at[index]).toFixed(1)} ${y(value).toFixed(1)}`;
-      path += pen ? `L${at}` : `M${at}h0.01`;
+      last = { cx: across(data, data.hour.at[index]).toFixed(1), cy: y(value).toFixed(1) };
+      path += pen ? `L${last.cx} ${last.cy}` : `M${last.cx} ${last.cy}h0.01`;
       pen = true;
     });
     const colour = series.length > 1 && number ? "c" : "a";
     svg.append(drawn("path", { class: `line ${colour}`, d: path }));
+    // Or the first minutes, and a figure that has just moved, could not be seen.
+    if (last) svg.append(drawn("circle", { class: `last ${colour}`, ...last, r: 3.5 }));
   });
 }
 
@@ -124,7 +128,7 @@ function showFindings(findings) {
 function showQuota(data) {
   const { quota_calls_used: used, quota_calls_limit: limit, quota_calls_left: left } = data.now;
   byId("quota-now").textContent = count(used);
-  byId("quota-of").textContent = `of ${count(limit)} calls used, ${count(left)} left this minute`;
+  byId("quota-of").textContent = `of ${plural(limit, "call")} used, ${count(left)} left this minute`;
   const part = Math.min(1, limit ? used / limit : 0);
   byId("quota-meter").setAttribute("aria-label", `${Math.round(part * 100)} of 100 of the quota used`);
   byId("quota-meter").replaceChildren(
@@ -169,7 +173,9 @@ function show(data) {
   showAnswers(data);
   showTimes("answer", "Time to answer", data, data.hour.answer_ms);
   showTimes("call", "Amplitude's time", data, data.hour.call_ms);
-  byId("backlog-now").textContent = count(data.now.backlog_users);
+  const waiting = data.now.backlog_users;
+  byId("backlog-now").textContent = count(waiting);
+  byId("backlog-of").textContent = waiting === 1 ? "user waits to be fetched" : "users wait to be fetched";
   lines("backlog", `Users waiting: at most ${most(data.hour.backlog)}`, data, [data.hour.backlog]);
   showErrors(data);
 }

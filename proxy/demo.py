@@ -1,0 +1,217 @@
+"""The emulated Amplitude as commands: alone, and with the real service in front of it. Nothing to configure."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+from urllib.parse import quote
+
+import click
+
+from proxy.keys import entry
+from proxy.sandbox.answers import Documented
+from proxy.sandbox.faults import FaultKind
+from proxy.sandbox.population import named
+from proxy.sandbox.server import Sandbox
+from proxy.settings import Settings
+
+_ROOT = Path(__file__).parent.parent
+_PORT = click.IntRange(1, 65535)
+_DEMO_CALLER = "demo"
+_TRIES = (
+    ("recommendations", "user_id=ava&rec_id=homepage", "recs"),
+    ("properties", "user_id=ava", "props"),
+    ("cohorts", "user_id=ava&cohort_id=vip", "cohorts"),
+    ("computations", "user_id=ava", "computed"),
+    ("propensities", "user_id=ava&prediction_id=pred-buy", "likely"),
+    ("profile", "user_id=ava&include=recommendations,properties,cohorts&rec_id=homepage&cohort_id=vip", "profile"),
+    ("userprofile", "user_id=ava&get_recs=true&rec_id=homepage&get_cohort_ids=true", "amplitude"),
+)
+
+
+def _switches(command: Any) -> Any:
+    """Add an option for each point on which Amplitude's pages differ."""
+    hints = get_type_hints(Documented)
+    for switch in reversed(fields(Documented)):
+        words = get_args(hints[switch.name])
+        kind: Any = click.Choice(words) if words and isinstance(words[0], str) else int
+        option = click.option(
+            f"--{switch.name.replace('_', '-')}", type=kind, default=switch.default, show_default=True
+        )
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.option("--port", type=_PORT, help="Where it listens.  [default: 8001, or the next free one]")
+@click.option("--secret-key", default="sandbox-secret-key", show_default=True)
+@click.option("--api-key", default="sandbox-api-key", show_default=True)
+@click.option("--requests-per-minute", type=click.IntRange(1), default=600, show_default=True)
+@click.option(
+    "--latency", type=click.FloatRange(0, 60), default=0.15, show_default=True, help="Seconds before each answer."
+)
+@_switches
+def sandbox(
+    port: int | None, secret_key: str, api_key: str, requests_per_minute: int, latency: float, **switches: Any
+) -> None:
+    """Run the emulated Amplitude alone. Faults: POST /sandbox/fault?kind=…; counts: GET /sandbox/report."""
+    try:
+        emulated = Sandbox(
+            port=port or _free_port(8001),
+            secret_key=secret_key,
+            api_key=api_key,
+            per_minute=requests_per_minute,
+            latency=latency,
+            documented=replace(Documented(), **switches),
+        )
+    except OSError as error:
+        raise click.ClickException(
+            f"cannot listen on port {port} ({error.strerror}): choose another with --port"
+        ) from None
+    with emulated:
+        secret = secrets.token_urlsafe(24)
+        click.secho(f"Amplitude (emulated) is at {emulated.url}.", bold=True)
+        click.echo(f"The service in front of it, for callers of the name {_DEMO_CALLER} with the secret {secret}:")
+        click.echo(f"  {_in_front(emulated, secret)}")
+        _describe_sandbox(emulated.url)
+        click.echo("Ctrl-C stops it.")
+        _told_to_stop().wait()
+
+
+@click.command()
+@click.option(
+    "--port", type=_PORT, default=8000, show_default=True, help="Where the service listens; the next free one if taken."
+)
+def demo(port: int) -> None:
+    """Run the real service in front of an emulated Amplitude, and print what to paste. Nothing to configure."""
+    secret = secrets.token_urlsafe(24)
+    stop = _told_to_stop()
+    with Sandbox(port=_free_port(port + 1), secret_key=secrets.token_hex(16), latency=0.15) as emulated:
+        here = f"127.0.0.1:{_free_port(port)}"
+        service = subprocess.Popen(  # noqa: S603  # our own interpreter, our own arguments
+            [sys.executable, "-m", "gunicorn", "wsgi:app", "--bind", here, "--log-level", "warning"],
+            cwd=_ROOT,
+            env=_demo_environment(emulated, secret),
+            # Ctrl-C reaches us alone, so that the service is stopped in order and nothing is stopped twice.
+            start_new_session=True,
+        )
+        try:
+            if not _answers(f"http://{here}/healthz", service, stop):
+                if stop.is_set():
+                    return
+                raise click.ClickException("the service did not start; its own lines above say why")
+            _describe_demo(f"http://{here}", emulated.url, secret)
+            while not stop.wait(0.2):
+                if service.poll() is not None:
+                    raise click.ClickException(f"the service ended by itself with code {service.returncode}")
+            click.echo("\nstopping")
+        finally:
+            service.terminate()
+            service.wait()
+
+
+def _in_front(emulated: Sandbox, secret: str) -> str:
+    """Return the line that starts the service before `emulated`, from a shell in this folder, whatever else runs."""
+    python, here = Path(sys.executable), Path.cwd()
+    settings = {
+        "AMPLITUDE_BASE_URL": emulated.url,
+        "AMPLITUDE_SECRET_KEY": emulated.secret_key,
+        "PROXY_API_KEYS": f"{_DEMO_CALLER}:{secret}",
+    }
+    program = [str(python.relative_to(here) if python.is_relative_to(here) else python), "-m", "gunicorn", "wsgi:app"]
+    bound = ["--bind", f"127.0.0.1:{_free_port(8000)}"]
+    return " ".join(
+        [*(f"{name}={shlex.quote(value)}" for name, value in settings.items()), shlex.join(program + bound)]
+    )
+
+
+def _demo_environment(emulated: Sandbox, secret: str) -> dict[str, str]:
+    ours = {one.name.upper() for one in fields(Settings)} | {"PORT", "WEB_CONCURRENCY", "GUNICORN_CMD_ARGS"}
+    rest = {name: value for name, value in os.environ.items() if name not in ours}
+    return rest | {
+        "AMPLITUDE_BASE_URL": emulated.url,
+        "AMPLITUDE_SECRET_KEY": emulated.secret_key,
+        "PROXY_API_KEYS": entry(_DEMO_CALLER, secret),
+    }
+
+
+def _free_port(wished: int) -> int:
+    for port in (*range(wished, min(wished + 20, 65536)), 0):
+        with socket.socket() as probe:
+            # As gunicorn will: a port in TIME_WAIT from the last demo is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise click.ClickException("no port is free on 127.0.0.1")
+
+
+def _answers(url: str, service: subprocess.Popen[bytes], stop: threading.Event) -> bool:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and service.poll() is None and not stop.is_set():
+        try:
+            opener.open(url, timeout=1).close()
+        except OSError:
+            stop.wait(0.1)
+        else:
+            return True
+    return False
+
+
+def _describe_demo(service: str, emulated: str, secret: str) -> None:
+    click.secho(f"The service is at {service} (name {_DEMO_CALLER}, secret {secret}),", bold=True)
+    click.echo(f"in front of an emulated Amplitude at {emulated}.")
+    click.echo("In a browser, with that name and secret:")
+    click.echo(f"  {service}/playground  to write a message and see what Braze would send")
+    click.echo(f"  {service}/docs        to try every route")
+    click.echo(f"  {service}/status      to see how it does, and what is wrong when something is\n")
+    click.secho("Paste one of these into another terminal:", bold=True)
+    for route, query, _ in _TRIES:
+        click.echo(f"  curl -s -u {_DEMO_CALLER}:{secret} '{service}/v1/{route}?{query}'")
+    click.echo()
+    click.secho("The same in a Braze message (credentials stored in Braze under the name us):", bold=True)
+    for route, query, variable in _TRIES:
+        url = (
+            f"https://your-host/v1/{route}?{query.replace('user_id=ava', 'user_id={{${user_id} | url_param_escape}}')}"
+        )
+        click.echo(f"  {{% connected_content {url} :basic_auth us :save {variable} %}}")
+    click.echo()
+    _describe_sandbox(emulated)
+    click.echo("Below is the service's log, a line a request. Ctrl-C stops all of it.\n")
+
+
+def _describe_sandbox(emulated: str) -> None:
+    click.secho("Who lives there:", bold=True)
+    for person in named():
+        name, value = ("user_id", person.user_id) if person.user_id else ("device_id", person.device_id)
+        click.echo(f"  {name + '=' + quote(value or ''):40}{person.about}")
+    click.echo(f"  {'user_id=user-1 ...':40}a crowd without end, some unknown as every other id is")
+    click.secho("What it was asked; how to break it for users not asked about yet; how to mend it:", bold=True)
+    click.echo(f"  curl -s {emulated}/sandbox/report")
+    click.echo(f"  curl -s -X POST '{emulated}/sandbox/fault?kind=slow&seconds=2'")
+    click.echo(f"  curl -s -X DELETE {emulated}/sandbox/fault")
+    click.echo(f"  kinds: {', '.join(get_args(FaultKind))}")
+    click.echo("  (after quota, a 429, the service stands back for a minute)")
+
+
+def _told_to_stop() -> threading.Event:
+    """Return an event that is set by Ctrl-C, a polite kill, or the terminal's end."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: stop.set())
+    return stop

@@ -1,0 +1,125 @@
+"""The README's troubleshooting, walked: each symptom is brought about, and its command finds the cause."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from proxy.sandbox.faults import Fault
+from proxy.sandbox.server import Sandbox
+from tests.conftest import ROOT, SECRET, Service
+from tests.test_readme import rows
+
+SYMPTOMS = rows("symptom")
+CONTENT = "the message went out without content"
+EVERYBODY = "everybody gets the fallback"
+QUOTA = "the quota is always empty"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., str]:
+    """Return a function that runs a symptom's command, as written, against a service; it returns what is printed."""
+
+    def run(service: Service, symptom: str, *, user: str = "12345", secret: str = SECRET, message: str = "") -> str:
+        (tmp_path / "message.liquid").write_text(message)
+        line = (
+            SYMPTOMS[symptom][0]
+            .strip("`")
+            .replace("https://your-host", service.url)
+            .replace("name:secret", f"braze:{secret}")
+        )
+        words = shlex.split(line.replace("12345", user).replace(".venv/bin/python", shlex.quote(sys.executable)))
+        env = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        ended = subprocess.run(
+            words,
+            cwd=tmp_path,
+            env=env | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        return ended.stdout + ended.stderr
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def rejected(start_service: Callable[..., Service]) -> Iterator[Service]:
+    with Sandbox() as sandbox:
+        yield start_service(sandbox, AMPLITUDE_SECRET_KEY="another", PROXY_API_KEYS=f"braze:{SECRET}")
+
+
+@pytest.fixture(scope="module")
+def poor(start_service: Callable[..., Service]) -> Iterator[Service]:
+    with Sandbox() as sandbox:
+        yield start_service(sandbox, AMPLITUDE_REQUESTS_PER_MINUTE="1")
+
+
+def test_every_symptom_has_a_command_and_every_command_is_walked_here() -> None:
+    assert len(SYMPTOMS) == 7
+    assert all(re.fullmatch(r"`(curl|\.venv/bin/python -m proxy) [^`]+`", cells[0]) for cells in SYMPTOMS.values())
+
+
+def test_a_message_without_content_is_told_by_error_and_cache_status(service: Service, run: Callable[..., str]) -> None:
+    service.sandbox.break_with(Fault("status", status=500))
+    told = run(service, CONTENT, user="user-31401")
+    assert "Cache-Status: connected-content-proxy; fwd=miss; detail=upstream_unavailable" in told
+    assert '"error":"upstream_unavailable"' in told.replace('": "', '":"')
+    assert '"is_control":true' in run(service, CONTENT, user="ben").replace(" ", "")
+
+
+def test_a_401_is_told_apart_from_a_tag_without_credentials(service: Service, run: Callable[..., str]) -> None:
+    before = service.sandbox.report()["calls"]
+    assert run(service, "401 in Braze's log").startswith("HTTP/1.1 200")
+    assert run(service, "401 in Braze's log", secret="not-the-secret-that-is-kept").startswith("HTTP/1.1 401")
+    assert service.sandbox.report()["calls"] == before
+
+
+def test_a_fallback_for_everybody_is_told_by_a_word(
+    service: Service, rejected: Service, poor: Service, run: Callable[..., str]
+) -> None:
+    for _ in range(2):
+        rejected.get("/v1/cohorts?user_id=ava")
+    assert '"upstream":"rejected"' in run(rejected, EVERYBODY).replace(" ", "")
+    for user in ("ava", "ben", "cleo"):
+        poor.get(f"/v1/cohorts?user_id={user}")
+    assert '"quota":"spent"' in run(poor, EVERYBODY).replace(" ", "")
+    assert "The quota is spent just now" in run(poor, QUOTA)
+    assert '"found":false' in run(service, CONTENT, user="nobody").replace(" ", "")
+
+
+def test_old_prices_are_asked_anew(service: Service, run: Callable[..., str]) -> None:
+    service.get("/v1/recommendations?user_id=user-31411&rec_id=homepage")
+    told = run(service, "last week's prices", user="user-31411")
+    assert "fwd=request; stored" in told
+    assert "last_updated" in told
+
+
+BREAKS = {
+    "Liquid error": (
+        "{% if p.properties.first_name > 3 %}x{% endif %}\n{{ p.gp:first_name }}",
+        ("line 2: it puts “Liquid error: comparison", "line 3: Liquid cannot read .gp:first_name"),
+    ),
+    "works in curl": (
+        "",
+        ("line 1: http:// sends", "| url_param_escape", "line 1: Braze calls this without credentials"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("symptom", "message", "said"), [(key, *value) for key, value in BREAKS.items()], ids=BREAKS)
+def test_what_breaks_in_braze_alone_is_told_with_its_line(
+    service: Service, run: Callable[..., str], symptom: str, message: str, said: tuple[str, ...]
+) -> None:
+    (row,) = (one for one in SYMPTOMS if symptom in one)
+    tag = "{% connected_content http://h/v1/properties?user_id={{${user_id}}} :save p %}\n"
+    told = run(service, row, user="ava", message=tag + message)
+    assert all(one in told for one in said), told
