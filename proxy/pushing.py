@@ -28,16 +28,25 @@ _log = logging.getLogger(__name__)
 _REMEMBERED_SECONDS = 86_400.0
 """For so long a message is known here to be a repeated one. Amplitude's last try comes after four hours."""
 _REMEMBERED = 10_000
-_USERS_AT_ONCE = 500
-_BYTES_AT_ONCE = 256 * 1024
+_USERS_AT_ONCE = 250
+_BYTES_AT_ONCE = 128 * 1024
 """What Redis takes at once, in a few milliseconds in which it does nothing else."""
+_TURN_SECONDS = 0.001
 _LOOKED_UP = 5_000
 """Users who are looked up at a time when others were pushed; the rest waits for the next time."""
 
 
-def breathe() -> None:
-    """Let others have their turn."""
-    time.sleep(0)
+class Breather:
+    """Lets others have their turn when called, if a millisecond has passed since they had it."""
+
+    def __init__(self) -> None:
+        self._due = 0.0
+
+    def __call__(self) -> None:
+        """Let others have their turn, should it be theirs."""
+        if time.perf_counter() >= self._due:
+            time.sleep(0)
+            self._due = time.perf_counter() + _TURN_SECONDS
 
 
 class Pushing:
@@ -72,6 +81,7 @@ class Pushing:
         if batch.message is not None and self._remembers(batch.message):
             return False
         gone: Gone | None = None
+        breathe = Breather()
         for some in _portions(batch.news):
             barred: frozenset[int] = frozenset()
             if self._shared is not None and gone is None:
@@ -81,8 +91,8 @@ class Pushing:
                     gone = error
             kept = [one for place, one in enumerate(some) if place not in barred]
             # What Redis has is found there by who needs it, and is no reason for others to leave the memory.
-            self._store.push(kept, mark, all_of_them=self._shared is None or gone is not None)
-            breathe()
+            everybody = self._shared is None or gone is not None
+            self._store.push(kept, mark, all_of_them=everybody, breathe=breathe)
         if gone is not None:
             raise gone
         if batch.message is not None:
@@ -103,6 +113,7 @@ class Pushing:
         elif told:
             self._waiting = list({*self._waiting, *self._store.held(lambda user_id: checksum(user_id) in told)})
         self._heard, self._heard_at = last, began
+        breathe = Breather()
         for _ in range(_LOOKED_UP // _USERS_AT_ONCE):
             some, self._waiting = self._waiting[:_USERS_AT_ONCE], self._waiting[_USERS_AT_ONCE:]
             if not some:
@@ -113,7 +124,8 @@ class Pushing:
             except Gone:
                 self._waiting += some
                 raise
-            self._store.push([(user, pushed) for user, pushed in zip(some, found, strict=True) if pushed], mark)
+            there = [(user, pushed) for user, pushed in zip(some, found, strict=True) if pushed]
+            self._store.push(there, mark, breathe=breathe)
 
     def _remembers(self, message: str) -> bool:
         with self._lock:

@@ -173,15 +173,21 @@ class Store:
             pushed = self._pushed(identity)
         return record if pushed is None else overlaid(record, known(unpack(pushed)), wish)
 
-    def push(self, news: Collection[tuple[str, Pushed]], mark: int, *, all_of_them: bool = True) -> None:
+    def push(
+        self,
+        news: Collection[tuple[str, Pushed]],
+        mark: int,
+        *,
+        all_of_them: bool = True,
+        breathe: Callable[[], object] = lambda: None,
+    ) -> None:
         """Merge into what was pushed about these users before: of all, or of those of whom something is kept here.
 
-        Nothing is kept about who was forgotten after `mark`.
+        Nothing is kept about who was forgotten after `mark`. `breathe` is called often, to let others have their turn.
         """
         last: tuple[Pushed, bytes] | None = None
-        for number, (user_id, pushed) in enumerate(news):
-            if number % _AT_ONCE == _AT_ONCE - 1:
-                time.sleep(0)
+        for user_id, pushed in news:
+            breathe()
             identity = Identity(user_id, None)
             if not all_of_them and identity not in self._cache:
                 continue

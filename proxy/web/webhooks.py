@@ -9,7 +9,7 @@ from flask import Blueprint, Response, jsonify, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
 
 from proxy.errors import BadRequest
-from proxy.pushing import breathe
+from proxy.pushing import Breather
 from proxy.shared import Gone
 from proxy.web.auth import admit_from_anywhere
 from proxy.web.context import services
@@ -42,7 +42,7 @@ def _taken(hook: str, read: Callable[[bytes, float, Callable[[], object]], Batch
     here = services()
     mark = here.pushing.mark
     try:
-        batch = read(_body(), here.now(), breathe)
+        batch = read(_body(), here.now(), Breather())
     except RequestEntityTooLarge:
         here.metrics.pushed(hook, "refused")
         return problem(413, RequestEntityTooLarge().name, _TOO_LARGE)
