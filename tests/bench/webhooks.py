@@ -129,9 +129,8 @@ def main() -> None:
                     ("cohort, 20 properties", "cohorts", [cohort(9 + n, properties=20) for n in range(_BATCHES)]),
                     ("whole sets of 20", "users", [events(30 + number, properties=20) for number in range(_BATCHES)]),
                 ):
-                    print(
-                        f"{name}; {kind}; {measure(service.url, service.port, f'/v1/webhooks/amplitude/{path}', bodies)}"
-                    )
+                    told = measure(service.url, service.port, f"/v1/webhooks/amplitude/{path}", bodies)
+                    print(f"{name}; {kind}; {told}")
 
 
 if __name__ == "__main__":
