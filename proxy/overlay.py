@@ -93,7 +93,7 @@ def _changed(
     fetched: Collection[str],
     keys: Collection[str],
 ) -> dict[str, bytes]:
-    """Return `values` as changed by what was pushed, which is called as in what was fetched, or else as it is asked for.
+    """Return `values` as changed by what was pushed, called as in what was fetched, or else as it is asked for.
 
     Amplitude pushes without the prefix with which it answers.
     """
