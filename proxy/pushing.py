@@ -32,6 +32,8 @@ _USERS_AT_ONCE = 250
 _BYTES_AT_ONCE = 128 * 1024
 """What Redis takes at once, in a few milliseconds in which it does nothing else."""
 _TURN_SECONDS = 0.001
+_SHORTEST_SLEEP = 1e-6
+"""After a sleep of nothing gevent looks only each fiftieth time at who has sent something: that took them 100 ms."""
 _LOOKED_UP = 5_000
 """Users who are looked up at a time when others were pushed; the rest waits for the next time."""
 
@@ -45,7 +47,7 @@ class Breather:
     def __call__(self) -> None:
         """Let others have their turn, should it be theirs."""
         if time.perf_counter() >= self._due:
-            time.sleep(0)
+            time.sleep(_SHORTEST_SLEEP)
             self._due = time.perf_counter() + _TURN_SECONDS
 
 
@@ -106,14 +108,14 @@ class Pushing:
         """Look up those users of whom something is kept here who were pushed to other processes. Raises Gone."""
         if self._shared is None:
             return
-        began = self._monotonic()
+        breathe, began = Breather(), self._monotonic()
         told, last = self._shared.told(self._heard)
         if self._heard_at is not None and not self._shared.heard_all(began - self._heard_at):
-            self._waiting = self._store.held(lambda _: True)
+            self._waiting = self._store.held(lambda _: True, breathe)
         elif told:
-            self._waiting = list({*self._waiting, *self._store.held(lambda user_id: checksum(user_id) in told)})
+            held = self._store.held(lambda user_id: checksum(user_id) in told, breathe)
+            self._waiting = list({*self._waiting, *held})
         self._heard, self._heard_at = last, began
-        breathe = Breather()
         for _ in range(_LOOKED_UP // _USERS_AT_ONCE):
             some, self._waiting = self._waiting[:_USERS_AT_ONCE], self._waiting[_USERS_AT_ONCE:]
             if not some:

@@ -208,15 +208,15 @@ class Store:
                 self._any_pushed = True
                 self._keep(identity, entry.record if entry else EMPTY, packed)
 
-    def held(self, told: Callable[[str], bool]) -> list[str]:
-        """Return those users of whom something is kept here whom others were told of."""
+    def held(self, told: Callable[[str], bool], breathe: Callable[[], object] = lambda: None) -> list[str]:
+        """Return those users of whom something is kept here whom others were told of; `breathe` as for `push`."""
         with self._lock:
             self._told += 1
             kept = list(self._cache)
         found = set()
         for number, identity in enumerate(kept):
-            if number % _AT_ONCE == _AT_ONCE - 1:
-                time.sleep(0)
+            if number % _AT_ONCE == 0:
+                breathe()
             if identity.user_id is not None and told(identity.user_id):
                 found.add(identity.user_id)
         return list(found)
