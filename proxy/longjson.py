@@ -8,7 +8,7 @@ from typing import Any
 from proxy import strictjson
 
 _AT_ONCE = 32 * 1024
-"""Characters that are read, in half a millisecond, before others have their turn."""
+"""Characters that are read, in half a millisecond, before others may have their turn."""
 _SPACE = " \t\n\r"
 
 

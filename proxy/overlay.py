@@ -59,6 +59,10 @@ def _cohorts(kept: Kept | None, known: Known, wish: Wish) -> Kept | None:
 
 def _properties(kept: Kept | None, known: Known, keys: tuple[str, ...]) -> Kept | None:
     since, warm, pushed = _SAID_NEVER, kept is not None and kept.warm, False
+    fetched: dict[str, bytes] = {}
+    if kept is not None:
+        names, said = columns.split(kept.value)
+        fetched = dict(zip(json.loads(names), said, strict=True))
     values: dict[str, bytes] | None = None
     if known.whole_at is not None and (kept is None or known.whole_at > kept.at):
         values, pushed = {}, not any(value == UNSURE for _, value in known.properties.values())
@@ -66,8 +70,7 @@ def _properties(kept: Kept | None, known: Known, keys: tuple[str, ...]) -> Kept 
         since = known.whole_at
     else:
         if kept is not None:
-            names, said = columns.split(kept.value)
-            values, since = dict(zip(json.loads(names), said, strict=True)), kept.at
+            values, since = fetched, kept.at
         later = {name: one for name, one in known.properties.items() if one[0] > since}
     if not later and known.whole_at != since:
         return kept
@@ -78,21 +81,27 @@ def _properties(kept: Kept | None, known: Known, keys: tuple[str, ...]) -> Kept 
         if not narrow or not all(is_safe(key) for key in keys):
             return None
         values = {}
-    value = columns.assemble(_changed(values, later, keys))
+    value = columns.assemble(_changed(values, later, fetched, keys))
     if narrow:
         return Kept(value, min(at for at, _ in asked), warm, pushed=True)
     return Kept(value, since, warm, pushed)
 
 
 def _changed(
-    values: dict[str, bytes], later: Mapping[str, tuple[float, bytes]], keys: Collection[str]
+    values: Mapping[str, bytes],
+    later: Mapping[str, tuple[float, bytes]],
+    fetched: Collection[str],
+    keys: Collection[str],
 ) -> dict[str, bytes]:
-    """Return `values` as changed by what was pushed, which Amplitude names without its prefix."""
+    """Return `values` as changed by what was pushed, called as in what was fetched, or else as it is asked for.
+
+    Amplitude pushes without the prefix with which it answers.
+    """
     changed = dict(values)
-    prefixed = any(name.startswith(USER_PROPERTY) for name in values)
+    prefixed = any(name.startswith(USER_PROPERTY) for name in fetched)
     for name, (_, value) in later.items():
         full = USER_PROPERTY + name
-        called = full if full in values or (name not in values and (prefixed or full in keys)) else name
+        called = full if full in fetched or (name not in fetched and (prefixed or full in keys)) else name
         if value == GONE:
             changed.pop(called, None)
         elif value != UNSURE:

@@ -173,15 +173,21 @@ class Store:
             pushed = self._pushed(identity)
         return record if pushed is None else overlaid(record, known(unpack(pushed)), wish)
 
-    def push(self, news: Collection[tuple[str, Pushed]], mark: int, *, all_of_them: bool = True) -> None:
+    def push(
+        self,
+        news: Collection[tuple[str, Pushed]],
+        mark: int,
+        *,
+        all_of_them: bool = True,
+        breathe: Callable[[], object] = lambda: None,
+    ) -> None:
         """Merge into what was pushed about these users before: of all, or of those of whom something is kept here.
 
-        Nothing is kept about who was forgotten after `mark`.
+        Nothing is kept about who was forgotten after `mark`. `breathe` is called often, to let others have their turn.
         """
         last: tuple[Pushed, bytes] | None = None
-        for number, (user_id, pushed) in enumerate(news):
-            if number % _AT_ONCE == _AT_ONCE - 1:
-                time.sleep(0)
+        for user_id, pushed in news:
+            breathe()
             identity = Identity(user_id, None)
             if not all_of_them and identity not in self._cache:
                 continue
@@ -202,15 +208,15 @@ class Store:
                 self._any_pushed = True
                 self._keep(identity, entry.record if entry else EMPTY, packed)
 
-    def held(self, told: Callable[[str], bool]) -> list[str]:
-        """Return those users of whom something is kept here whom others were told of."""
+    def held(self, told: Callable[[str], bool], breathe: Callable[[], object] = lambda: None) -> list[str]:
+        """Return those users of whom something is kept here whom others were told of; `breathe` as for `push`."""
         with self._lock:
             self._told += 1
             kept = list(self._cache)
         found = set()
         for number, identity in enumerate(kept):
-            if number % _AT_ONCE == _AT_ONCE - 1:
-                time.sleep(0)
+            if number % _AT_ONCE == 0:
+                breathe()
             if identity.user_id is not None and told(identity.user_id):
                 found.add(identity.user_id)
         return list(found)

@@ -19,8 +19,6 @@ from proxy.names import USER_PROPERTY
 from proxy.pushed import GONE, UNSURE, Pushed, cleared, membership, merged, properties
 from proxy.query import readable_id
 
-_AT_ONCE = 200
-"""Users who are looked at, in a millisecond or two, before others have their turn."""
 _AHEAD_SECONDS = 600.0
 """For so much a clock of Amplitude's may be ahead of ours. What is later still would win against every later word."""
 _MILLISECONDS, _MICROSECONDS = 1e11, 1e14  # a number of seconds stays below the first until the year 5138
@@ -130,9 +128,8 @@ def _document(body: bytes, breathe: Callable[[], object]) -> Any:
 def _each(
     users: list[Any], batch: Batch, news_of: Callable[[dict[str, Any]], Pushed], breathe: Callable[[], object]
 ) -> None:
-    for number, user in enumerate(users):
-        if number % _AT_ONCE == _AT_ONCE - 1:
-            breathe()
+    for user in users:
+        breathe()
         try:
             if not isinstance(user, dict):
                 raise _Skipped("not_an_object")

@@ -19,14 +19,18 @@ local function later(one, other)
     return #one > #other
 end
 
-local function unpack_into(fields, packed)
-    local at = 1
-    while at + 7 <= #packed do
+local function unpack_into(values, pieces, packed)
+    local at, last = 1, #packed
+    while at + 7 <= last do
         local size, length = struct.unpack('>I4I4', packed, at)
+        local stop = at + 7 + size + length
         local field = string.sub(packed, at + 8, at + 7 + size)
-        local value = string.sub(packed, at + 8 + size, at + 7 + size + length)
-        if not fields[field] or (fields[field] ~= value and later(value, fields[field])) then fields[field] = value end
-        at = at + 8 + size + length
+        local value = string.sub(packed, at + 8 + size, stop)
+        local old = values[field]
+        if not old or (old ~= value and later(value, old)) then
+            values[field], pieces[field] = value, string.sub(packed, at, stop)
+        end
+        at = stop + 1
     end
 end
 
@@ -39,17 +43,18 @@ for user = 1, #ARGV - 4 do
         local merged = ARGV[4 + user]
         local kept = redis.call('GET', key)
         if kept then
-            local fields, parts = {}, {}
-            unpack_into(fields, kept)
-            unpack_into(fields, merged)
-            local floor = fields['f'] and moment(fields['f']) or -1
-            for field, value in pairs(fields) do
+            local values, pieces, left, count = {}, {}, {}, 0
+            unpack_into(values, pieces, kept)
+            unpack_into(values, pieces, merged)
+            local floor = values['f'] and moment(values['f']) or -1
+            for field, value in pairs(values) do
                 local at = moment(value)
-                if at >= horizon and (at >= floor or string.sub(field, 1, 1) ~= 'p') then
-                    parts[#parts + 1] = struct.pack('>I4I4', #field, #value) .. field .. value
+                if at >= horizon and (at >= floor or string.byte(field) ~= 112) then
+                    count = count + 1
+                    left[count] = pieces[field]
                 end
             end
-            merged = table.concat(parts)
+            merged = table.concat(left)
         end
         redis.call('SET', key, merged, 'PX', ARGV[1])
     end

@@ -9,7 +9,7 @@ from flask import Blueprint, Response, jsonify, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
 
 from proxy.errors import BadRequest
-from proxy.pushing import breathe
+from proxy.pushing import Breather
 from proxy.shared import Gone
 from proxy.web.auth import admit_from_anywhere
 from proxy.web.context import services
@@ -20,6 +20,8 @@ _log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 """Ten thousand users with twenty properties each."""
+
+_PIECE_BYTES = 64 * 1024
 
 blueprint = Blueprint("webhooks", __name__, url_prefix="/v1/webhooks/amplitude")
 # Amplitude sends from any of its hosts, so ALLOWED_NETWORKS, which holds Braze's, says nothing of them.
@@ -42,7 +44,8 @@ def _taken(hook: str, read: Callable[[bytes, float, Callable[[], object]], Batch
     here = services()
     mark = here.pushing.mark
     try:
-        batch = read(_body(), here.now(), breathe)
+        breathe = Breather()
+        batch = read(_body(breathe), here.now(), breathe)
     except RequestEntityTooLarge:
         here.metrics.pushed(hook, "refused")
         return problem(413, RequestEntityTooLarge().name, _TOO_LARGE)
@@ -77,17 +80,21 @@ def _taken(hook: str, read: Callable[[bytes, float, Callable[[], object]], Batch
     return response
 
 
-def _body() -> bytes:
+def _body(breathe: Callable[[], object]) -> bytes:
     # One more than is allowed: a body without a length is cut here in silence, and must be seen to be too large.
     request.max_content_length = MAX_BODY_BYTES + 1
     if request.mimetype != "application/json":
         raise UnsupportedMediaType
     try:
-        body = request.get_data(cache=False)
+        pieces = []
+        while piece := request.stream.read(_PIECE_BYTES):
+            pieces.append(piece)
+            breathe()
     except HTTPException:
         raise
     except Exception:  # noqa: BLE001  # each server has its own for a broken transfer coding
         raise BadRequest("the body could not be read: is its transfer coding broken?") from None
+    body = b"".join(pieces)
     if len(body) > MAX_BODY_BYTES:
         raise RequestEntityTooLarge
     return body

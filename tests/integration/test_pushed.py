@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import redis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from proxy.parts import COHORTS, EMPTY, PROPERTIES, Identity, Kept, Record
-from proxy.pushed import Pushed, known, membership, merged, properties
+from proxy.pushed import GONE, Pushed, known, membership, merged, properties
 from proxy.pushing import Pushing
 from proxy.query import Wish
 from proxy.shared import Gone
@@ -188,6 +188,8 @@ def test_what_is_fetched_while_something_is_pushed_comes_with_it(pair: tuple[Pro
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(PUSHES, min_size=1, max_size=6))
+@example([properties({"a": GONE}, 2.0), properties({"a": b"12"}, 2.0), properties({"a": b"1"}, 2.0)])
+@example([properties({"a": b"2"}, 2.0), properties({"a": b"\xc3"}, 2.0), properties({"a": b"12"}, 2.0)])
 def test_merging_pushes_in_redis_is_merging_here(running: RedisServer, pushes: list[Pushed]) -> None:
     process = Process(running.url)
     process.server.start()
@@ -261,7 +263,10 @@ def test_who_is_forgotten_loses_what_was_pushed_everywhere_within_a_second(pair:
 
 def test_what_is_pushed_while_a_user_is_forgotten_is_kept_nowhere(pair: tuple[Process, Process]) -> None:
     one, other = pair
+    before = other.store.mark
     one.forgetting.forget(USER)
+    wait_until(lambda: other.store.mark > before)
+    other.store.merge(USER, Record({PROPERTIES: Kept(b"{}", time.time())}))
     other.push(("u", membership("c1", True, time.time())), ("v", membership("c1", True, time.time())))
     assert one.pushes.read(["u"]) == [{}]
     for process in pair:

@@ -90,8 +90,10 @@ def test_a_whole_set_that_was_pushed_is_the_user_s_properties() -> None:
     found = laid(EMPTY, PROPERTIES_ALL, props(10, whole=True, a=1, b=2), props(12, b=3))
     assert value(found, PROPERTIES) == {"a": 1, "b": 3}
     assert (found.parts[PROPERTIES].at, found.parts[PROPERTIES].pushed) == (10, True)
-    older = laid(record(5, props={"gp:a": 0, "gp:old": 0}), PROPERTIES_ALL, props(10, whole=True, a=1))
-    assert value(older, PROPERTIES) == {"a": 1}
+    older = laid(
+        record(5, props={"gp:a": 0, "gp:old": 0, "b": 0}), PROPERTIES_ALL, props(10, whole=True, a=1, b=2, c=3)
+    )
+    assert value(older, PROPERTIES) == {"gp:a": 1, "b": 2, "gp:c": 3}, "called as it was when it was fetched"
 
 
 def test_some_properties_never_pretend_to_be_all() -> None:

@@ -1,0 +1,49 @@
+"""What Apache FreeMarker, by which Amplitude's webhooks write their payloads, makes of a template."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+_JAR = Path("/usr/share/java/freemarker.jar")
+_RENDER = """
+import freemarker.template.*;
+import java.io.*;
+import java.nio.file.*;
+import java.util.*;
+
+class Render {
+    public static void main(String[] given) throws Exception {
+        Configuration configuration = new Configuration(Configuration.VERSION_2_3_31);
+        configuration.setLocale(Locale.US);
+        String text = "<#assign input = sent_?eval_json>" + Files.readString(Path.of(given[0]));
+        Writer out = new OutputStreamWriter(System.out, "UTF-8");
+        new Template("it", text, configuration).process(Map.of("sent_", Files.readString(Path.of(given[1]))), out);
+    }
+}
+"""
+
+
+@functools.cache
+def missing() -> str:
+    """Return why FreeMarker cannot be run here; nothing where it can."""
+    found = shutil.which("javac") and _JAR.exists()
+    return "" if found else "FreeMarker is not installed: apt-get install default-jdk-headless libfreemarker-java"
+
+
+def render(template: str, given: Any) -> str:
+    """Return what `template` makes of `given`, which it knows as `input`."""
+    with TemporaryDirectory() as folder:
+        program, text, sent = (Path(folder) / name for name in ("Render.java", "template.ftl", "input.json"))
+        program.write_text(_RENDER, encoding="utf-8")
+        text.write_text(template, encoding="utf-8")
+        sent.write_text(json.dumps(given), encoding="utf-8")
+        command = ["java", "-Dfile.encoding=UTF-8", "-cp", f"{_JAR}", f"{program}", f"{text}", f"{sent}"]
+        ended = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    assert ended.returncode == 0, ended.stderr.decode()
+    return ended.stdout.decode()
