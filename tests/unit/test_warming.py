@@ -10,10 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from proxy import warm as command
+from proxy import warmer
 from proxy.braze.exchange import Answer, Request
 from proxy.parts import COHORTS, EMPTY, PROPERTIES, Identity, Kept, Lifetimes, Record
-from proxy.planning import Plan
 from proxy.warming import Count, NoColumn, Pacer, Row, read
 from tests.fakes import FakeClock
 from tests.unit.test_flights import LIFETIMES, USER, World
@@ -134,7 +133,7 @@ def test_who_joins_a_warming_call_goes_as_fast_as_alone(world: World) -> None:
 
 
 def test_every_thread_comes_to_its_end_however_often_users_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "_LOOK_SECONDS", 0.0005)
+    monkeypatch.setattr(warmer, "_LOOK_SECONDS", 0.0005)
     asked = itertools.count(1)
 
     def ask(_: Request) -> Answer:
@@ -142,9 +141,8 @@ def test_every_thread_comes_to_its_end_however_often_users_are_put_back(monkeypa
             return Answer(500, {}, '{"error": "quota_exhausted"}', 0.0)
         return Answer(200, {"x-amplitude-calls": "1"}, '{"found": true}', 0.0)
 
-    warming = command._Warming([ask] * 16, {}, Plan(400, 1, 10**9, 1.0))
-    warming._count = Count(400)
-    warming._line.extend((str(number), 1) for number in range(400))
+    warming = warmer.Warmer([ask] * 16, {}, 10**9, tell=print)
+    warming._begin(map(str, range(400)), 400)
     threads = [threading.Thread(target=warming._work, args=[ask], daemon=True) for _ in range(16)]
     for thread in threads:
         thread.start()
