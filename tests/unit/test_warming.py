@@ -12,7 +12,7 @@ import pytest
 
 from proxy import warmer
 from proxy.braze.exchange import Answer, Request
-from proxy.parts import COHORTS, EMPTY, PROPERTIES, Identity, Kept, Lifetimes, Record
+from proxy.parts import COHORTS, EMPTY, PROPERTIES, Identity, Kept, Lifetimes, Record, computations
 from proxy.warming import Count, NoColumn, Pacer, Row, read
 from tests.fakes import FakeClock
 from tests.unit.test_flights import LIFETIMES, USER, World
@@ -117,6 +117,29 @@ def test_warming_takes_no_place_that_somebody_else_could_use(world: World) -> No
         world.clock.advance(0.05)
     asked.result(10)
     assert not len(world.backlog), "who prepares a send comes again"
+
+
+def test_the_first_of_two_calls_of_a_user_does_not_wait_for_the_place_of_the_second(world: World) -> None:
+    warmed = world.callers.submit(warm, world, PROPERTIES, computations())
+    world.source.wait_for_call()
+    assert [call.parts for _, call in world.source.calls] == [{PROPERTIES}], "without the clock having moved"
+    for _ in range(40):
+        world.clock.advance(0.05)
+    warmed.result(10)
+    assert len(world.source.calls) == 2
+    assert world.store.read(USER).parts.keys() == {PROPERTIES, computations()}
+
+
+def test_who_waits_for_a_place_is_let_go_when_it_is_stopped() -> None:
+    pacer = Pacer(1, monotonic=time.monotonic)
+    stop = threading.Event()
+    while not pacer.take():
+        pass
+    waiting = threading.Thread(target=pacer.wait, args=[stop.is_set], daemon=True)
+    waiting.start()
+    stop.set()
+    waiting.join(10)
+    assert not waiting.is_alive()
 
 
 def test_who_joins_a_warming_call_goes_as_fast_as_alone(world: World) -> None:
