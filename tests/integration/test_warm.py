@@ -150,8 +150,8 @@ def test_with_a_tiny_quota_ctrl_c_is_heard_at_once(target: Service, tmp_path: Pa
     assert process.stderr
     assert "30 users, 30 calls at 1 a minute: 30 min" in process.stderr.readline()
     deadline = time.monotonic() + 20
-    while target.sandbox.report()["calls"] < 8:
-        assert time.monotonic() < deadline, "those that may go at once never went"
+    while not target.sandbox.report()["calls"]:
+        assert time.monotonic() < deadline, "nobody was asked about"
     told = time.monotonic()
     process.send_signal(signal.SIGINT)
     printed, _ = process.communicate(timeout=20)
