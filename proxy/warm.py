@@ -24,7 +24,7 @@ from proxy.warmer import Refused, Warmer
 from proxy.warming import Count, NoColumn, Row, read
 from proxy.web.context import installed
 
-_CONNECTIONS = 16
+CONNECTIONS = 16
 _LISTED = 20
 _LOST = "Redis does not answer: what is fetched now would be lost"
 
@@ -159,7 +159,7 @@ def _service(url: str | None, credentials: str) -> tuple[list[Ask], Callable[[],
     """
     if url:
         name, _, secret = credentials.partition(":")
-        asks = [running_service(url, name, secret) for _ in range(_CONNECTIONS)]
+        asks = [running_service(url, name, secret) for _ in range(CONNECTIONS)]
         beside = running_service(url, name, secret)
         return asks, lambda: _redis_of(beside)
     if not os.environ.get("REDIS_URL", "").strip():
@@ -172,7 +172,7 @@ def _service(url: str | None, credentials: str) -> tuple[list[Ask], Callable[[],
         redis.hash(b"connected-content-proxy-warm")
     except Gone:
         raise NoService(f"{_LOST}. Look at REDIS_URL, and REDIS_TLS_VERIFY") from None
-    return [ask] * _CONNECTIONS, lambda: None if redis.gone_since is None else _LOST
+    return [ask] * CONNECTIONS, lambda: None if redis.gone_since is None else _LOST
 
 
 def _redis_of(ask: Ask) -> str | None:
