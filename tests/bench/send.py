@@ -7,7 +7,8 @@ straight to the sandbox, to it through a plain cache by URL, to the service with
 workers and Redis, and to the same after `warm` had so many minutes (`ahead.py`), each to a sandbox of its own. A
 message counts as personalised when each of its calls was answered in time, be it by "unknown". Prints a Markdown table
 for the README, then each promise, kept or broken; how far personalised messages stay below what the quota allows is
-judged by `bound.py`. The send lasts a little less than two minutes, first try to last, for a reason that is given there.
+judged by `bound.py`. The send lasts a little less than two minutes, first try to last, for a reason that is given
+there.
 
 Exit code 1: a promise was broken. 2: the machine was too busy to tell, so that the figures are of the generator.
 """

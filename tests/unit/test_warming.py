@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -174,3 +175,48 @@ def test_every_thread_comes_to_its_end_however_often_users_are_put_back(monkeypa
         thread.join(max(0.0, deadline - time.monotonic()))
     assert not any(thread.is_alive() for thread in threads)
     assert (warming._count.done, warming._count.left) == (400, 0)
+
+
+def test_what_holds_everybody_up_is_said_and_what_would_be_lost_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warmer, "_TELL_SECONDS", 0.01)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    looks = itertools.count()
+    told: list[str] = []
+    warming = warmer.Warmer(
+        [lambda _: Answer(500, {}, '{"error": "quota_exhausted"}', 0.0)] * 4,
+        {},
+        10**9,
+        tell=told.append,
+        lost=lambda: "the cellar is flooded" if next(looks) > 20 else None,
+    )
+    count = warming.run(["a", "b"], 2)
+    assert (count.left, warming.stopped_by) == (2, "the cellar is flooded")
+    assert "nobody came through meanwhile: others spend the quota, or Amplitude has said 429" in told
+
+
+def test_who_was_put_back_waits_until_others_were_asked_but_not_in_endless_numbers() -> None:
+    warming = warmer.Warmer([], {}, 1, tell=print)
+    warming._begin(map(str, range(5000)), 5000)
+    assert warming._next() == ("0", 1)
+    warming._put_back("0", 2, "upstream_timeout")
+    assert warming._next() == ("1", 1)
+    for _ in range(999):
+        warming._put_back("x", 2, "upstream_timeout")
+    assert warming._next() == ("0", 2)
+    assert warming._next() == ("2", 1)
+
+
+@pytest.mark.parametrize("first", ["user_id", '"User ID"', "ids", "a,b", "a;b", "a\tb"])
+def test_a_list_that_begins_as_a_table_does_is_no_list(first: str) -> None:
+    with pytest.raises(NoColumn, match="first line"):
+        list(read(["\n", f"{first}\n", "ava\n"]))
+
+
+@pytest.mark.parametrize("first", ["user-1", "42", "id-7", "ava@example.com", "dário & söhne"])
+def test_an_id_at_the_top_is_an_id(first: str) -> None:
+    assert [row.user_id for row in read([f"{first}\n", "a,b\n"])] == [first, "a,b"]
+
+
+def test_a_table_that_ends_within_quotes_is_torn_and_a_blank_cell_is_nobody() -> None:
+    rows = list(read(['"n","id"\n', '"1",""\n', '"2"\n', '"3","us'], "id"))
+    assert [(row.torn, row.blank) for row in rows] == [(False, True), (True, False), (True, False)]
