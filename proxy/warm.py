@@ -226,4 +226,4 @@ def _download(cohort: str, api_key: str | None, audience: Audience) -> None:
 
     Cohorts(settings.amplitude_cohorts_url, api_key, settings.amplitude_secret_key, tell=_tell).download(cohort, take)
     if blank:
-        _tell(f"{counted(blank, 'member')} without a user id passed over: nobody can be sent to by an anonymous id")
+        _tell(f"{counted(blank, 'member')} without a user id passed over")
