@@ -93,7 +93,7 @@ class Cohorts:
 
     def _requested(self, cohort_id: str) -> str:
         status, said = self._asked(f"/api/5/cohorts/request/{quote(cohort_id, safe='')}")
-        if status in (400, 404) or said.get("cohort_id", cohort_id) != cohort_id:
+        if status in (400, 404) or str(said.get("cohort_id", cohort_id)) != cohort_id:
             raise NotDownloaded(
                 f"Amplitude has no cohort {cohort_id!r}: its id is the last part of its address in Amplitude"
             )
@@ -149,8 +149,7 @@ class Cohorts:
                     if session is self._session:
                         self._refuse_credentials(answer.status_code)
                     raise _BrokenOff(f"{_host(url)} says {answer.status_code}")
-                url = urljoin(url, answer.headers["Location"])
-            _require_safe(url)
+                url = _led(url, answer.headers["Location"])
             session = Session(url)  # without credentials: the link has its own
         raise NotDownloaded(f"the link to the cohort's file leads from one address to the next, {_HOPS} times")
 
@@ -203,11 +202,16 @@ def _json(answer: requests.Response) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _require_safe(url: str) -> None:
-    """Refuse an address at which others could read along who is in the cohort."""
-    parts = urlsplit(url)
+def _led(url: str, location: str) -> str:
+    """Return where a redirect leads, unless others could read along there who is in the cohort."""
+    try:
+        url = urljoin(url, location)
+        parts = urlsplit(url)
+    except ValueError:
+        raise NotDownloaded("the link to the cohort's file leads to what is no address") from None
     if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
         raise NotDownloaded(f"the link to the cohort's file leads to {parts.scheme}://, which is not https")
+    return url
 
 
 def _host(url: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import requests
 
-from proxy.cohorts import Cohorts, NotDownloaded
+from proxy.cohorts import Cohorts, NotDownloaded, _led
 from proxy.sandbox import exports
 from proxy.sandbox.answers import Documented
 from proxy.sandbox.faults import Fault, FaultKind
@@ -182,3 +182,11 @@ def test_an_amplitude_that_is_not_there_is_said_so(sandbox: Sandbox) -> None:
     with pytest.raises(NotDownloaded, match=r"127\.0\.0\.1 gives no answer \(ConnectionError\)"):
         download("vip")
     assert len(download.slept) == 4
+
+
+@pytest.mark.parametrize("location", ["http://storage.example.com/f", "file:///etc/passwd", "http://[", "ftp://h/f"])
+def test_a_link_is_followed_only_to_where_nobody_reads_along(location: str) -> None:
+    assert _led("https://amplitude.com/a/b", "/c?d=e") == "https://amplitude.com/c?d=e"
+    assert _led("https://amplitude.com/a", "https://storage.example.com/f?s=1") == "https://storage.example.com/f?s=1"
+    with pytest.raises(NotDownloaded, match="the link to the cohort's file leads to"):
+        _led("https://amplitude.com/a", location)
