@@ -11,15 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from http.cookiejar import DefaultCookiePolicy
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
 import urllib3
 from requests.auth import AuthBase, HTTPBasicAuth
 
-from proxy import __version__, columns, strictjson
+from proxy import columns, strictjson
 from proxy.errors import (
     NoAnswer,
     QuotaExhausted,
@@ -30,7 +28,7 @@ from proxy.errors import (
 )
 from proxy.parts import Identity, Kept, Part, Record
 from proxy.plan import Call, tell_apart
-from proxy.transport import WholeAnswerAdapter
+from proxy.transport import Session
 
 MAX_BYTES = 2 * 1024 * 1024
 STAND_BACK_SECONDS = 60.0
@@ -45,12 +43,6 @@ class Fetched:
 
     record: Record
     faults: Mapping[Part, NoAnswer]
-
-
-class _Session(requests.Session):
-    def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """Return no target. Even where it does not follow a redirect, requests reads its body whole, uncapped."""
-        return None
 
 
 class ApiKeyAuth(AuthBase):
@@ -80,19 +72,9 @@ class Amplitude:
         self._url = f"{base_url}/v1/userprofile"
         self._timeout = timeout
         self._now = now
-        self._session = _Session()
-        self._session.auth = HTTPBasicAuth(api_key, secret_key) if api_key is not None else ApiKeyAuth(secret_key)
-        self._session.headers["User-Agent"] = f"connected-content-proxy/{__version__}"
+        auth = HTTPBasicAuth(api_key, secret_key) if api_key is not None else ApiKeyAuth(secret_key)
+        self._session = Session(self._url, auth, connections=connections)
         self._session.headers["Accept"] = "application/json"
-        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        # An operator's proxy and certificates count, but are looked up once: requests would do it at each call.
-        if not _is_local(base_url):
-            found = self._session.merge_environment_settings(self._url, {}, None, None, None)
-            self._session.proxies = found["proxies"]
-            self._session.verify = found["verify"]
-        self._session.trust_env = False
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, WholeAnswerAdapter(connections=connections))
 
     def fetch(self, identity: Identity, call: Call) -> Fetched:
         """Return what Amplitude says of `identity`. Raises NoAnswer, and nothing else of its own or of HTTP.
@@ -120,7 +102,7 @@ class Amplitude:
         if _UNKNOWN.match(complaint):
             return Fetched(Record(unknown_at=now, unknown_status=status), {})
         if status == 429 or _OVER_LIMIT.match(complaint):
-            raise QuotaExhausted("Amplitude says 429", retry_after=_retry_after(headers.get("Retry-After"), now))
+            raise QuotaExhausted("Amplitude says 429", retry_after=retry_after(headers.get("Retry-After"), now))
         if status in (401, 403):
             raise UpstreamRejected(f"Amplitude says {status}")
         if status >= 500:
@@ -185,7 +167,7 @@ def _id(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _retry_after(value: str | None, now: float) -> float:
+def retry_after(value: str | None, now: float) -> float:
     """Return the seconds of a Retry-After header, a number or a date (RFC 9110, 10.2.3)."""
     seconds = STAND_BACK_SECONDS
     text = (value or "").strip()
@@ -198,7 +180,3 @@ def _retry_after(value: str | None, now: float) -> float:
         except (TypeError, ValueError, OverflowError):
             pass
     return min(max(seconds, 1.0), _MAX_STAND_BACK_SECONDS)
-
-
-def _is_local(url: str) -> bool:
-    return urlsplit(url).scheme == "http"

@@ -13,7 +13,7 @@ from proxy.check import findings
 from proxy.demo import demo, sandbox
 from proxy.forget import forget
 from proxy.keys import BadEntry, entry, generate
-from proxy.planning import Plan, spoken
+from proxy.planning import Plan, counted, spoken
 from proxy.preview import preview
 from proxy.settings import Settings, SettingsError
 from proxy.telemetry import silence_http_library
@@ -83,6 +83,8 @@ def plan_send(recipients: int, calls: int, quota: int, share: int) -> None:
     click.echo(f"calls              {plan.calls:,} ({calls} a user), at {plan.calls_a_minute:,} a minute")
     click.echo(f"to warm the cache  {spoken(plan.minutes)}, before the send, which then may be as fast as Braze can")
     if plan.messages_a_minute:
-        click.echo(f"or, without that   send {plan.messages_a_minute:,} messages a minute at most: set that in Braze")
+        click.echo(
+            f"or, without that   send {counted(plan.messages_a_minute, 'message')} a minute at most: set that in Braze"
+        )
     else:
         click.echo("or, without that   not even one message a minute: the quota is too small for a send that is cold")

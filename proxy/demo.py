@@ -201,6 +201,7 @@ def _describe_sandbox(emulated: str) -> None:
         name, value = ("user_id", person.user_id) if person.user_id else ("device_id", person.device_id)
         click.echo(f"  {name + '=' + quote(value or ''):40}{person.about}")
     click.echo(f"  {'user_id=user-1 ...':40}a crowd without end, some unknown as every other id is")
+    click.echo(f"  {'cohorts vip, c31, crowd-1000 ...':40}for warm --cohort, with AMPLITUDE_COHORTS_URL={emulated}")
     click.secho("What it was asked; how to break it for users not asked about yet; how to mend it:", bold=True)
     click.echo(f"  curl -s {emulated}/sandbox/report")
     click.echo(f"  curl -s -X POST '{emulated}/sandbox/fault?kind=slow&seconds=2'")

@@ -108,7 +108,9 @@ class Departures:
             self._under_way.settle(identity, outcomes, call=None)
             if refused:
                 self._queue.refuse(identity, [wanted[part] for part in refused], fault)
-            if later:
+            if any(one.background for one in later.values()):  # it waits for its place, and the first call need not
+                self._queue.start(self._queue.again, identity, later)
+            elif later:
                 self._queue.again(identity, later)
             if elsewhere:
                 self._queue.start(self._follow, identity, elsewhere, number)

@@ -13,7 +13,8 @@ from proxy.app import create_app
 from proxy.braze.exchange import Request
 from proxy.keys import entry, generate
 from proxy.parts import Identity
-from proxy.preview import NoService, running_service
+from proxy.planning import counted
+from proxy.preview import NoService, asked_for, running_service
 from proxy.settings import Settings, SettingsError
 from proxy.shared import Gone
 from proxy.telemetry import silence_http_library
@@ -45,16 +46,15 @@ def forget(users: tuple[str, ...], devices: tuple[str, ...], url: str | None, cr
     ids += [Identity(None, device.strip() or None) for device in devices]
     if not ids or not all(any(one) for one in ids):
         raise click.UsageError("whom? Give --user or --device, and no blank one")
-    if url and not credentials:
-        credentials = click.prompt("name:secret", hide_input=True, err=True)
+    credentials = asked_for(url, credentials, "FORGET_CREDENTIALS")
     silence_http_library()
     try:
-        records = sum(map(_through(url, credentials or "") if url else _in_redis(), ids))
+        records = sum(map(_through(url, credentials) if url else _in_redis(), ids))
     except (NotForgotten, NoService, SettingsError) as error:
         raise click.ClickException(str(error)) from None
     except Gone:
         raise click.ClickException("Redis does not answer: not all are forgotten; try again") from None
-    click.echo(f"forgotten: {records} {'record' if records == 1 else 'records'}")
+    click.echo(f"forgotten: {counted(records, 'record')}")
 
 
 def _through(url: str, credentials: str) -> Callable[[Identity], int]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from getpass import GetPassWarning
 from typing import TextIO
 from urllib.parse import urlsplit
 
 import click
 import requests
+from flask import Flask
 
 from proxy.app import create_app
 from proxy.braze.exchange import Answer, Ask, Request, User
@@ -36,10 +39,30 @@ def own_service(environ: Mapping[str, str]) -> Ask:
 
     Raises SettingsError. Nothing listens, so no network is asked about, and PROXY_API_KEYS need not be set.
     """
+    return own_application(environ)[1]
+
+
+def own_application(environ: Mapping[str, str]) -> tuple[Flask, Ask]:
+    """Return such a service, and what asks it. Raises SettingsError."""
     secret = generate()
     ours = {"PROXY_API_KEYS": entry(_CALLER, secret), "ALLOWED_NETWORKS": "", "LOG_LEVEL": "ERROR"}
     app = create_app(Settings.from_env({**environ, **ours}))
-    return asker(app, {"X-API-Key": secret}, "127.0.0.1")
+    return app, asker(app, {"X-API-Key": secret}, "127.0.0.1")
+
+
+def asked_for(url: str | None, credentials: str | None, variable: str) -> str:
+    """Return the credentials for `url`, asked for on the terminal when they were not given. "" without a URL."""
+    if credentials or not url:
+        return credentials or ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", GetPassWarning)  # it would show them
+        try:
+            given: str = click.prompt("name:secret", hide_input=True, err=True)
+        except GetPassWarning:
+            raise click.UsageError(
+                f"--url needs --credentials, or {variable}, where there is no terminal to ask for them"
+            ) from None
+    return given
 
 
 def running_service(url: str, name: str, secret: str, *, monotonic: Callable[[], float] = time.monotonic) -> Ask:
@@ -111,14 +134,13 @@ def preview(
     """
     if demo and url:
         raise click.UsageError("--demo and --url exclude each other: both say who is asked")
-    if url and not credentials:
-        credentials = click.prompt("name:secret", hide_input=True, err=True)
+    credentials = asked_for(url, credentials, "PREVIEW_CREDENTIALS")
     # Not at the start: no other command needs Liquid.
     from proxy.braze.engine import render
 
     silence_http_library()
     try:
-        with _service(demo, url, credentials or "") as ask:
+        with _service(demo, url, credentials) as ask:
             rendering = render(template.read(), User(user_id.strip(), device_id.strip()), ask)
     except (SettingsError, NoService) as error:
         raise click.ClickException(str(error)) from None
@@ -132,11 +154,25 @@ def preview(
         sys.exit(1)
 
 
+def _let_in(ask: Ask) -> Ask:
+    """Return `ask`, which raises NoService when we may not ask: no message is to be judged by that."""
+
+    def asked(request: Request) -> Answer:
+        answer = ask(request)
+        if answer.status == 401:
+            raise NoService("the service refuses these credentials (401): name and secret of an entry of its keys")
+        if answer.status == 403:
+            raise NoService("the service does not let this address ask (403): it is outside ALLOWED_NETWORKS")
+        return answer
+
+    return asked
+
+
 @contextmanager
 def _service(demo: bool, url: str | None, credentials: str) -> Iterator[Ask]:
     if url:
         name, _, secret = credentials.partition(":")
-        yield running_service(url, name, secret)
+        yield _let_in(running_service(url, name, secret))
     elif demo:
         with Sandbox() as emulated:
             yield own_service({"AMPLITUDE_BASE_URL": emulated.url, "AMPLITUDE_SECRET_KEY": emulated.secret_key})

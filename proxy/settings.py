@@ -186,6 +186,12 @@ class Settings:
         "https://profile-api.amplitude.com",
         default="https://profile-api.amplitude.com",
     )
+    amplitude_cohorts_url: str = _setting(
+        _base_url,
+        "where `warm --cohort` downloads cohorts; `https://analytics.eu.amplitude.com` for a project in the EU",
+        "https://amplitude.com",
+        default="https://amplitude.com",
+    )
     amplitude_requests_per_minute: int = _setting(
         _whole(1, 1_000_000), "the part of the organisation's quota that this service may use", "600", default=600
     )

@@ -1,4 +1,4 @@
-"""A transport for requests whose timeout bounds the whole answer.
+"""A transport for requests whose timeout bounds the whole answer, and a session on it that does nothing unasked.
 
 The `timeout` of requests bounds each read from the socket: an answer that drips a byte a second, in its
 headers or its body, holds a thread for as long as it likes. Here the time that urllib3 gives the answer is
@@ -11,12 +11,18 @@ import io
 import socket
 import time
 from http.client import HTTPResponse
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any
+from urllib.parse import urlsplit
 
+import requests
 from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+
+from proxy import __version__
 
 
 class _UntilDeadline(io.RawIOBase):
@@ -115,3 +121,28 @@ class WholeAnswerAdapter(HTTPAdapter):
 
 def _bound(manager: PoolManager) -> None:
     manager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
+
+
+class Session(requests.Session):
+    """Follows no redirect, keeps no cookie, and sends no credentials but `auth`, whatever a .netrc says.
+
+    An operator's proxy and certificates count, as they are for `url`, but are looked up once: requests would do it
+    at each call.
+    """
+
+    def __init__(self, url: str, auth: AuthBase | None = None, *, connections: int = 1) -> None:
+        super().__init__()
+        self.auth = auth
+        self.headers["User-Agent"] = f"connected-content-proxy/{__version__}"
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        if urlsplit(url).scheme != "http":  # that is a loopback address
+            found = self.merge_environment_settings(url, {}, None, None, None)
+            self.proxies = found["proxies"]
+            self.verify = found["verify"]
+        self.trust_env = False
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, WholeAnswerAdapter(connections=connections))
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """Return no target. Even where it does not follow a redirect, requests reads its body whole, uncapped."""
+        return None

@@ -4,38 +4,29 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
-import threading
-import time
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO
-from urllib.parse import urlencode
 
 import click
 
-from proxy.braze.exchange import Answer, Ask, Request
+from proxy.audience import Audience, NoRoom
+from proxy.braze.exchange import Ask, Request
+from proxy.cohorts import Cohorts, NotDownloaded
+from proxy.keys import entry, generate
 from proxy.parts import SECTIONS
-from proxy.planning import Plan, spoken
-from proxy.preview import NoService, own_service, running_service
-from proxy.settings import SettingsError
+from proxy.planning import Plan, counted, spoken
+from proxy.preview import NoService, asked_for, own_application, running_service
+from proxy.settings import Settings, SettingsError
+from proxy.shared import Gone
 from proxy.telemetry import silence_http_library
-from proxy.warming import Count, NoColumn, Pacer, Row, read
+from proxy.warmer import Refused, Warmer
+from proxy.warming import Count, NoColumn, Row, read
+from proxy.web.context import installed
 
-_CONNECTIONS = 16
-_TELL_SECONDS = 5.0
-_TRIES = 5
-"""Of a user whom Amplitude gives no answer about, or the service. Who found no place in the quota is tried on."""
-_PAUSE_SECONDS = 1.0
-_LOOK_SECONDS = 0.2
-"""Between looks at whether another thread has put a user back."""
+CONNECTIONS = 16
 _LISTED = 20
-
-
-class Refused(Exception):
-    """The service takes no such question; asking it again would not help."""
-
+_LOST = "Redis does not answer: what is fetched now would be lost"
 
 quota_option = click.option(
     "--quota",
@@ -49,8 +40,16 @@ quota_option = click.option(
 
 
 @click.command()
-@click.argument("users", type=click.File("r", encoding="utf-8-sig", errors="surrogateescape"))
+@click.argument("users", required=False, type=click.File("r", encoding="utf-8-sig", errors="surrogateescape"))
 @click.option("--column", help="USERS is a CSV table, and this the column of the user ids.")
+@click.option("--cohort", metavar="ID", help="Instead of USERS: the members of this cohort, downloaded from Amplitude.")
+@click.option(
+    "--api-key",
+    envvar="AMPLITUDE_API_KEY",
+    show_envvar=True,
+    metavar="KEY",
+    help="The project's API key, for --cohort, which needs AMPLITUDE_SECRET_KEY too.",
+)
 @click.option(
     "--include", default="properties,cohorts", show_default=True, help="The sections, as /v1/profile names them."
 )
@@ -73,8 +72,10 @@ quota_option = click.option(
     "--share", type=click.IntRange(1, 100), default=80, show_default=True, help="Percent of it to spend on warming."
 )
 def warm(
-    users: TextIO,
+    users: TextIO | None,
     column: str | None,
+    cohort: str | None,
+    api_key: str | None,
     include: str,
     log_exposures: bool,
     url: str | None,
@@ -85,10 +86,10 @@ def warm(
 ) -> None:
     """Fetch what a message will ask about USERS (a file, - is standard input), so that the send finds it.
 
-    One user id a line, or a CSV table with --column. Without --url it fetches by itself, into Redis and within the
-    quota that is shared there, with the settings of the environment, with which the services run. What is fetched is
-    fresh for CACHE_WARM_SECONDS. Live questions go first. Stopped at any moment, it may be run again with the same
-    file: who is warm is passed over.
+    One user id a line, or a CSV table with --column, or --cohort. Without --url it fetches by itself, into Redis and
+    within the quota that is shared there, with the settings of the environment, with which the services run. What is
+    fetched is fresh for CACHE_WARM_SECONDS. Live questions go first. Stopped at any moment, it may be run again with
+    the same users: who is warm is passed over.
 
     Exits with 1 when users are missing.
     """
@@ -100,164 +101,129 @@ def warm(
             "each recommendation that is fetched logs an exposure in Amplitude for that user, whether or not the "
             "message is ever sent, and spoils what it measures; with --log-exposures they are fetched all the same"
         )
-    rows = _rows(users, column)
-    if not rows:
-        raise click.ClickException("nobody is named there")
-    if url and not credentials:
-        credentials = click.prompt("name:secret", hide_input=True, err=True)
+    cohort = (cohort or "").strip()
+    if (users is None) is not bool(cohort) or (column and cohort):
+        raise click.UsageError("who? Give USERS, a file or - for standard input, or --cohort, and not both")
     silence_http_library()
+    credentials = asked_for(url, credentials, "WARM_CREDENTIALS")
     question = {"include": ",".join(sections), "on_error": "retry"} | {k: v for k, v in narrowed.items() if v}
     # Properties and computations come in one field of Amplitude's answer, so never in one call.
-    plan = Plan(len(rows), 2 if {"properties", "computations"} <= set(sections) else 1, quota, share / 100)
-    click.echo(
-        f"{len(rows):,} users, {plan.calls:,} calls at {plan.calls_a_minute:,} a minute: "
-        f"{spoken(plan.minutes)}, less for those that are warm already",
-        err=True,
-    )
+    calls_a_user = 2 if {"properties", "computations"} <= set(sections) else 1
+    audience = Audience()
+    click.get_current_context().call_on_close(audience.close)
     try:
-        asks = _asks(url, credentials or "")
-        count = _Warming(asks, question, plan).run([row.user_id for row in rows])
-    except (NoService, Refused, SettingsError) as error:
+        # Before a download, of which Amplitude allows only so many.
+        asks, lost = _service(url, credentials)
+        if users is not None:
+            audience.add(_listed(read(users, column)))
+        else:
+            _download(cohort, api_key, audience)
+        if not len(audience):
+            raise click.ClickException("nobody is named there")
+        plan = Plan(len(audience), calls_a_user, quota, share / 100)
+        _tell(
+            f"{counted(len(audience), 'user')}, {counted(plan.calls, 'call')} at {plan.calls_a_minute:,} a minute: "
+            f"{spoken(plan.minutes)}, less for those that are warm already"
+        )
+        warmer = Warmer(asks, question, plan.calls_a_minute, tell=_tell, lost=lost)
+        count = warmer.run(audience, len(audience))
+    except (NoService, NoColumn, NoRoom, NotDownloaded, Refused, SettingsError) as error:
         raise click.ClickException(str(error)) from None
-    click.echo(
-        f"{count.done:,} done, {count.fresh:,} fresh already, {count.unknown:,} unknown to Amplitude, "
-        f"{count.failed:,} failed, {count.left:,} not asked; {count.calls:,} calls"
-    )
-    for word, times in sorted(count.why.items()):
-        click.echo(f"failed: {word}, {times:,} times")
-    if count.failed or count.left:
-        click.echo("run it again with the same file: who is warm is passed over")
+    _summarise(count)
+    if warmer.stopped_by is not None:
+        click.echo(f"{warmer.stopped_by}; what was fetched in the last seconds may be lost too")
+    if count.failed or count.left or warmer.stopped_by is not None:
+        click.echo(f"run it again with the same {'cohort' if cohort else 'file'}: who is warm is passed over")
         sys.exit(1)
 
 
-def _asks(url: str | None, credentials: str) -> list[Ask]:
-    """Return what asks the service at `url`, or one made for the moment that shares its Redis, for each thread."""
+def _summarise(count: Count) -> None:
+    click.echo(
+        f"{count.done:,} done, {count.fresh:,} fresh already, {count.unknown:,} unknown to Amplitude, "
+        f"{count.failed:,} failed, {count.left:,} not asked; {counted(count.calls, 'call')}"
+    )
+    if count.unknown:
+        click.echo("who is unknown is believed to be so for CACHE_NEGATIVE_SECONDS only, and then asked about again")
+    for word, times in sorted(count.why.items()):
+        click.echo(f"failed: {word}, {counted(times, 'time')}")
+
+
+def _tell(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _service(url: str | None, credentials: str) -> tuple[list[Ask], Callable[[], str | None]]:
+    """Return what asks, for each thread, and what says why what it is told is lost.
+
+    That is the service at `url`, or one made for the moment that shares the Redis of the services.
+    """
     if url:
         name, _, secret = credentials.partition(":")
-        return [running_service(url, name, secret) for _ in range(_CONNECTIONS)]
+        asks = [running_service(url, name, secret) for _ in range(CONNECTIONS)]
+        beside = running_service(url, name, secret)
+        return asks, lambda: _redis_of(beside)
     if not os.environ.get("REDIS_URL", "").strip():
         raise NoService("no REDIS_URL: a service without Redis keeps what it knows to itself; give its --url")
-    return [own_service(os.environ)] * _CONNECTIONS
-
-
-def _rows(users: TextIO, column: str | None) -> list[Row]:
-    """Return the readable rows, each user once, and tell of the others."""
+    app, ask = own_application(os.environ)
+    redis = installed(app).redis
+    if redis is None:
+        raise NoService("REDIS_URL names no Redis")
     try:
-        rows = list(read(users, column))
-    except NoColumn as error:
-        raise click.ClickException(str(error)) from None
-    unreadable = [row for row in rows if row.fault]
-    for row in unreadable[:_LISTED]:
-        click.echo(f"line {row.line}: {row.fault}", err=True)
-    if len(unreadable) > _LISTED:
-        lines = ", ".join(str(row.line) for row in unreadable[_LISTED:])
-        click.echo(f"and so are lines {lines}", err=True)
-    return list({row.user_id: row for row in rows if not row.fault}.values())
+        redis.hash(b"connected-content-proxy-warm")
+    except Gone:
+        raise NoService(f"{_LOST}. Look at REDIS_URL, and REDIS_TLS_VERIFY") from None
+    return [ask] * CONNECTIONS, lambda: None if redis.gone_since is None else _LOST
 
 
-class _Warming:
-    def __init__(self, asks: list[Ask], question: dict[str, str], plan: Plan) -> None:
-        self._asks = asks
-        self._question = question
-        self._pacer = Pacer(plan.calls_a_minute, monotonic=time.monotonic)
-        # None that is waited in: a `SimpleQueue` of Python 3.11 may wait for ever once its time is over.
-        self._line: deque[tuple[str, int]] = deque()
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._refused: Refused | NoService | None = None
-        self._count = Count(0)
+def _redis_of(ask: Ask) -> str | None:
+    try:
+        words = json.loads(ask(Request("GET", "/readyz")).body)
+    except (NoService, ValueError):
+        return None  # of a service that is gone others hear enough
+    gone = isinstance(words, dict) and words.get("redis") == "gone"
+    return f"the service has lost its Redis, says its /readyz. {_LOST}" if gone else None
 
-    def run(self, users: list[str]) -> Count:
-        """Ask about all users and return how that ended. Ctrl-C ends it after what is on its way."""
-        self._count = Count(len(users))
-        self._line.extend((user, 1) for user in users)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: self._stop.set())
-        began = time.monotonic()
-        with ThreadPoolExecutor(len(self._asks)) as pool:
-            working = [pool.submit(self._work, ask) for ask in self._asks]
-            while wait(working, timeout=_TELL_SECONDS).not_done:
-                with self._lock:
-                    click.echo(self._count.line(time.monotonic() - began), err=True)
-        for each in working:
-            each.result()
-        if self._refused is not None:
-            raise self._refused
-        return self._count
 
-    def _work(self, ask: Ask) -> None:
-        while not self._stop.is_set():
-            with self._lock:
-                if not self._count.left:
-                    return
-            try:
-                user, tries = self._line.popleft()
-            except IndexError:
-                self._stop.wait(_LOOK_SECONDS)
-                continue
-            self._pacer.wait()
-            if self._stop.is_set():
-                return
-            try:
-                self._judge(user, tries, self._asked(ask, user))
-            except Refused as error:
-                self._refused = error
-                self._stop.set()
-            except BaseException:
-                self._stop.set()  # or the others would wait for this user for ever
-                raise
-
-    def _asked(self, ask: Ask, user: str) -> Answer | None:
-        request = Request(
-            "POST",
-            "/v1/profile",
-            {"Priority": "u=7"},
-            urlencode({"user_id": user} | self._question),
-            "application/x-www-form-urlencoded",
-        )
-        try:
-            answer = ask(request)
-        except NoService:
-            self._pacer.cost(0)
-            return None
-        calls = int(answer.headers.get("x-amplitude-calls", "0"))
-        # Who was refused tries again no faster than if that had been a call.
-        self._pacer.cost(calls if answer.status == 200 else max(calls, 1))
-        with self._lock:
-            self._count.calls += calls
-        return answer
-
-    def _judge(self, user: str, tries: int, answer: Answer | None) -> None:
-        word = "no answer from the service"
-        if answer is not None:
-            body = _parsed(answer)
-            if answer.status == 200 and "found" in body:
-                with self._lock:
-                    if not body["found"]:
-                        self._count.unknown += 1
-                    elif answer.headers.get("x-amplitude-calls") == "0" and tries == 1:
-                        self._count.fresh += 1
-                    else:
-                        self._count.done += 1
-                return
-            if answer.status != 500 or "error" not in body:
-                raise Refused(f"the service answered {answer.status}: {body.get('detail', 'it is another service')}")
-            word = body["error"]
-        if word == "quota_exhausted":
-            # Somebody else went first. Nobody is given up for that.
-            self._line.append((user, max(tries, 2)))
-        elif tries < _TRIES:
-            self._stop.wait(_PAUSE_SECONDS)
-            self._line.append((user, tries + 1))
+def _listed(rows: Iterable[Row]) -> Iterator[str]:
+    """Yield the readable rows' ids, and tell of the other rows."""
+    more = []
+    unreadable = 0
+    for row in rows:
+        if not row.fault:
+            yield row.user_id
+            continue
+        unreadable += 1
+        if unreadable <= _LISTED:
+            _tell(f"line {row.line}: {row.fault}")
         else:
-            with self._lock:
-                self._count.failed += 1
-                self._count.why[word] = self._count.why.get(word, 0) + 1
+            more.append(str(row.line))
+    if more:
+        _tell(f"and so {'is line' if len(more) == 1 else 'are lines'} {', '.join(more)}")
 
 
-def _parsed(answer: Answer) -> dict[str, str]:
-    try:
-        body = json.loads(answer.body)
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
+def _download(cohort: str, api_key: str | None, audience: Audience) -> None:
+    """Put the members of a cohort into `audience`."""
+    # Of the settings it is only about Amplitude's, whatever else is set or missing.
+    settings = Settings.from_env({**os.environ, "PROXY_API_KEYS": entry("warm", generate())})
+    if not api_key:
+        raise NotDownloaded(
+            "cohorts are downloaded with the project's API key too: give it by --api-key, or set AMPLITUDE_API_KEY"
+        )
+    blank = 0
+
+    def take(rows: Iterator[Row]) -> None:
+        nonlocal blank
+        blank = 0
+        audience.clear()
+        audience.add(_listed(named(rows)))
+
+    def named(rows: Iterator[Row]) -> Iterator[Row]:
+        nonlocal blank
+        for row in rows:
+            blank += row.blank
+            if not row.blank:
+                yield row
+
+    Cohorts(settings.amplitude_cohorts_url, api_key, settings.amplitude_secret_key, tell=_tell).download(cohort, take)
+    if blank:
+        _tell(f"{counted(blank, 'member')} without a user id passed over")

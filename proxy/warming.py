@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from threading import Condition
 
 from proxy.errors import BadRequest
+from proxy.planning import counted
 from proxy.query import parse_forgetting
 
 _AT_ONCE = 8
+_LOOK_SECONDS = 0.25
+"""Between looks of who waits for a place at whether it is to stop."""
+_SEPARATORS = re.compile(r"[,;\t]")
+_HEADERS = {"id", "ids", "userid", "userids", "externalid", "externaluserid", "amplitudeid"}
+_SHOWN = 60
+"""Characters of a first line that are repeated."""
 
 
 class NoColumn(Exception):
-    """The column to be read is not in the table."""
+    """The column to be read is not in the table, or was not named. Says what to mend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +32,27 @@ class Row:
     line: int
     user_id: str = ""
     fault: str = ""
+    torn: bool = False
+    """Whether it is no whole row of the table."""
+    blank: bool = False
+    """Whether it is a whole row that names nobody."""
 
 
 def read(lines: Iterable[str], column: str | None = None) -> Iterator[Row]:
     """Return the rows of a list with one id a line, or of a CSV table with its ids in `column`.
 
-    Blank lines are nobody. Raises NoColumn.
+    Blank lines are nobody. Raises NoColumn, also for a list whose first line is that of a table.
     """
     if column is None:
+        first = True
         for number, text in enumerate(lines, start=1):
             if text.strip():
+                if first:
+                    _require_list(text.strip())
+                first = False
                 yield _row(number, text)
         return
-    table = csv.reader(lines)
+    table = csv.reader(lines, strict=True)
     header = [name.strip() for name in next(table, [])]
     if column not in header:
         raise NoColumn(f"no column {column!r}: the first line names {', '.join(map(repr, header)) or 'none'}")
@@ -47,19 +63,32 @@ def read(lines: Iterable[str], column: str | None = None) -> Iterator[Row]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield Row(table.line_num, fault=f"is not CSV ({error})")
+            yield Row(table.line_num, fault=f"is not CSV ({error})", torn=True)
             continue
         if len(cells) > place:
             yield _row(table.line_num, cells[place])
         elif any(cells):
-            yield Row(table.line_num, fault=f"has no {column}")
+            yield Row(table.line_num, fault=f"has no {column}", torn=True)
+
+
+def _require_list(first: str) -> None:
+    names = [name.strip(" \"'") for name in _SEPARATORS.split(first)]
+    if len(names) == 1 and re.sub(r"[\s_\"'-]", "", first.lower()) not in _HEADERS:
+        return
+    shown = first if len(first) <= _SHOWN else f"{first[:_SHOWN]}…"
+    if ";" in first or "\t" in first:
+        raise NoColumn(f"the first line, {shown!r}, is no user id: save the table as CSV, with commas")
+    raise NoColumn(
+        f"the first line, {shown!r}, is that of a table and no user id: name the column of the user ids, "
+        f"--column {next((name for name in names if 'id' in name.lower()), names[0])}"
+    )
 
 
 def _row(line: int, text: str) -> Row:
     try:
         return Row(line, parse_forgetting([("user_id", text)]).user_id or "")
     except BadRequest as error:
-        return Row(line, fault=error.detail)
+        return Row(line, fault=error.detail, blank=not text.strip())
 
 
 class Pacer:
@@ -75,11 +104,11 @@ class Pacer:
         self._changed = Condition()
         self._next = monotonic()
 
-    def wait(self) -> None:
-        """Return when the next call may go."""
+    def wait(self, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Return when the next call may go, or, without its place, soon after it was `stopped`."""
         with self._changed:
-            while (seconds := self.take()) > 0:
-                self._changed.wait(seconds)
+            while not stopped() and (seconds := self.take()) > 0:
+                self._changed.wait(min(seconds, _LOOK_SECONDS))
 
     def take(self) -> float:
         """Take the next call's place and return 0, or return the seconds until there may be one."""
@@ -112,16 +141,20 @@ class Count:
     """The error words of those that failed, and how often."""
 
     @property
+    def through(self) -> int:
+        """Return of how many the end is known."""
+        return self.done + self.fresh + self.unknown + self.failed
+
+    @property
     def left(self) -> int:
         """Return how many are still to come."""
-        return self.users - self.done - self.fresh - self.unknown - self.failed
+        return self.users - self.through
 
     def line(self, seconds: float) -> str:
         """Return the progress after so many seconds, as one line."""
-        through = self.users - self.left
-        rate = through / seconds if seconds > 0 else 0.0
+        rate = self.through / seconds if seconds > 0 else 0.0
         left = f"{self.left / rate / 60:.0f} min left" if rate > 0 else "no estimate yet"
         return (
-            f"{through:,} of {self.users:,}: {self.done:,} done, {self.fresh:,} fresh already, "
-            f"{self.unknown:,} unknown, {self.failed:,} failed; {rate * 60:,.0f} users a minute, {left}"
+            f"{self.through:,} of {self.users:,}: {self.done:,} done, {self.fresh:,} fresh already, "
+            f"{self.unknown:,} unknown, {self.failed:,} failed; {counted(round(rate * 60), 'user')} a minute, {left}"
         )

@@ -27,6 +27,10 @@ class Documented:
     prop_type: Literal["as-asked", "score"] = "as-asked"
     retry_after: int | None = None
     """Seconds in the 429's Retry-After header; None sends none."""
+    cohort_file: Literal["redirect", "inline"] = "redirect"
+    """Whether a cohort is small enough for its file to come at once."""
+    cohort_polls: int = 1
+    """How often its job is found to be in progress."""
 
 
 def user_data(person: Person, query: Mapping[str, str], documented: Documented) -> dict[str, Any]:

@@ -9,19 +9,28 @@ from typing import Literal, get_args
 FaultKind = Literal[
     "slow", "hang", "drip-headers", "drip-body", "reset", "status", "quota", "broken-json", "wrong-shape",
     "wrong-types", "oversize", "redirect", "not-utf-8", "bad-header",
+    "cohort-429", "cohort-500", "cohort-stuck", "cohort-cut-off", "cohort-expired", "cohort-loop", "cohort-elsewhere",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong with the next `times` calls (0: until cleared), or with those of one `user_id`."""
+    """What goes wrong with the next `times` calls (0: until cleared), or with those of one `user_id`.
+
+    Kinds that begin with `cohort-` befall the download of cohorts, all others the questions about users.
+    """
 
     kind: FaultKind
     seconds: float = 1.4
-    """How late `slow` answers, or how long `hang` and the drips last."""
+    """How late `slow` answers, how long `hang` and the drips last, or what `cohort-429` has in its Retry-After."""
     status: int = 500
     times: int = 0
     user_id: str | None = None
+
+    @property
+    def of_a_cohort(self) -> bool:
+        """Say whether this befalls the download of a cohort."""
+        return self.kind.startswith("cohort-")
 
 
 def fault_from(query: Mapping[str, str]) -> Fault:

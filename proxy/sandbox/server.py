@@ -1,6 +1,7 @@
 """The emulated User Profile API over HTTP: its answers, its 401 and 429, faults on request, and a count of calls.
 
-Beside `/v1/userprofile` it has `GET /sandbox/report`, `POST /sandbox/fault?kind=…` and `DELETE /sandbox/fault`.
+Beside `/v1/userprofile` it has the download of cohorts below `/api/5/cohorts/`, `GET /sandbox/report`,
+`POST /sandbox/fault?kind=…` and `DELETE /sandbox/fault`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from proxy.sandbox.answers import Documented, listed, user_data
+from proxy.sandbox.exports import Exports
 from proxy.sandbox.faults import Fault, fault_from
 from proxy.sandbox.population import Person, find
 
@@ -47,6 +49,7 @@ class Sandbox:
         self.secret_key = secret_key
         self.api_key = api_key
         self.closing = threading.Event()
+        self.exports = Exports(polls=self.documented.cohort_polls, inline=self.documented.cohort_file == "inline")
         self._lock = threading.Lock()
         self._fault: Fault | None = None
         self._faulty_calls = 0
@@ -68,6 +71,7 @@ class Sandbox:
         self.closing.set()
         self._server.shutdown()
         self._server.server_close()
+        self.exports.close()
 
     def reset(self) -> None:
         """Forget what was counted, the quota spent included."""
@@ -78,6 +82,7 @@ class Sandbox:
             self._accepted.clear()
             self._arrived.clear()
             self._worst_minute = 0
+            self.exports.counts.clear()
 
     def report(self) -> dict[str, Any]:
         """Return the counts: calls, statuses, exposures, calls within the last and the worst 60 seconds."""
@@ -90,6 +95,7 @@ class Sandbox:
                 "last_minute": sum(1 for moment, _ in self.calls if moment > horizon),
                 "worst_minute": self._worst_minute,
                 "per_minute": self.per_minute,
+                "cohorts": dict(self.exports.counts),
                 "fault": asdict(self._fault) if self._fault else None,
             }
 
@@ -115,14 +121,23 @@ class Sandbox:
             within = len(self._accepted) < self.per_minute
             if within:
                 self._accepted.append(now)
-            fault = self._fault
-            if fault and fault.user_id not in (None, query.get("user_id")):
-                fault = None
-            if fault and fault.times:
-                self._faulty_calls += 1
-                if self._faulty_calls >= fault.times:
-                    self._fault = None
-            return within, fault
+            return within, self._due(query.get("user_id"), of_a_cohort=False)
+
+    def fault_of_a_cohort(self) -> Fault | None:
+        """Return the fault to show to who downloads a cohort."""
+        with self._lock:
+            return self._due(None, of_a_cohort=True)
+
+    def _due(self, user_id: str | None, *, of_a_cohort: bool) -> Fault | None:
+        """Return the fault of one call, and count that it is shown. Called under the lock."""
+        fault = self._fault
+        if fault is None or fault.of_a_cohort is not of_a_cohort or fault.user_id not in (None, user_id):
+            return None
+        if fault.times:
+            self._faulty_calls += 1
+            if self._faulty_calls >= fault.times:
+                self._fault = None
+        return fault
 
     def expose(self, person: Person, rec_ids: list[str]) -> None:
         """Log an exposure event for each recommendation asked, as Amplitude does."""
@@ -161,6 +176,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         if path == "/v1/userprofile":
             self._userprofile(self._query())
+        elif path.startswith("/api/"):
+            self._cohorts(path)
         elif path == "/sandbox/report":
             self._send(200, self.server.sandbox.report(), counted=False)
         else:
@@ -214,15 +231,25 @@ class _Handler(BaseHTTPRequestHandler):
         extra = {"X Odd": "a header name with a space"} if fault and fault.kind == "bad-header" else {}
         return self._send(200, answer, extra)
 
-    def _unauthorized(self) -> str | None:
-        """Return the text of the 401, or None for a caller with the right key."""
+    def _cohorts(self, path: str) -> None:
+        sandbox = self.server.sandbox
+        if refusal := self._unauthorized("basic"):
+            return self._send(401, refusal, counted=False)
+        reply = sandbox.exports.answer(path, sandbox.fault_of_a_cohort())
+        if not isinstance(reply.body, bytes):
+            return self._send(reply.status, reply.body, reply.headers, counted=False)
+        self.close_connection = self.close_connection or reply.cut > 0
+        return self._send_bytes(reply.status, reply.body, reply.headers, counted=False, cut=reply.cut)
+
+    def _unauthorized(self, wanted: str | None = None) -> str | None:
+        """Return the text of the 401, or None for a caller with the right key. `wanted`: the scheme, where one is."""
         sandbox = self.server.sandbox
         given = self.headers.get("Authorization", "")
         if not given:
             return "Missing Api-Key in Authorization header"
         basic = base64.b64encode(f"{sandbox.api_key}:{sandbox.secret_key}".encode()).decode()
         right = {"api-key": f"Api-Key {sandbox.secret_key}", "basic": f"Basic {basic}"}
-        wanted = sandbox.documented.credentials
+        wanted = wanted or sandbox.documented.credentials
         accepted = right.values() if wanted == "both" else [right[wanted]]
         return None if given in accepted else "Invalid Api-Key"
 
@@ -273,13 +300,13 @@ class _Handler(BaseHTTPRequestHandler):
         self._send_bytes(status, text.encode(), {"Content-Type": kind, **(headers or {})}, counted=counted)
 
     def _send_bytes(
-        self, status: int, body: bytes, headers: Mapping[str, str] | None = None, *, counted: bool = True
+        self, status: int, body: bytes, headers: Mapping[str, str] | None = None, *, counted: bool = True, cut: int = 0
     ) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(body[: len(body) - cut])
         if counted:
             self.server.sandbox.answered(status)

@@ -61,6 +61,11 @@ class SandboxProcess:
         self._pipe.send(fault)
         self._pipe.recv()
 
+    def begin_anew(self, per_minute: int) -> None:
+        """Forget what was seen, and allow so many calls a minute from now on."""
+        self._pipe.send(per_minute)
+        self._pipe.recv()
+
     def seen(self) -> Seen:
         """Return what it has seen so far."""
         self._pipe.send("seen")
@@ -80,6 +85,10 @@ def _serve(pipe: Connection, arguments: dict[str, Any]) -> None:
                 worst = sandbox.report()["worst_minute"]
                 calls = [(moment, query.get("user_id", "")) for moment, query in sandbox.calls]
                 pipe.send(Seen(calls, list(sandbox.exposures), Counter(sandbox.statuses), worst))
+            elif isinstance(asked, int):
+                sandbox.reset()
+                sandbox.per_minute = asked
+                pipe.send(None)
             else:
                 sandbox.break_with(asked)
                 pipe.send(None)

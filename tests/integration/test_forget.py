@@ -77,3 +77,21 @@ def test_the_command_says_why_nobody_was_forgotten(service: Service) -> None:
         assert ended.returncode != 0
         assert told in ended.stderr
         assert ended.stdout == ""
+
+
+def test_without_a_terminal_missing_credentials_are_one_line(service: Service) -> None:
+    for command in (["forget", "--user", "u"], ["warm", "-"], ["preview", "-"]):
+        ended = subprocess.run(
+            [sys.executable, "-m", "proxy", *command, "--url", service.url],
+            cwd=ROOT,
+            env={name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")},
+            input="",
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+            start_new_session=True,  # else the terminal of who runs the tests would be asked
+        )
+        assert ended.returncode == 2
+        assert "--url needs --credentials" in ended.stderr
+        assert "Warning" not in ended.stderr

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.sandbox.answers import Documented
 from proxy.sandbox.faults import Fault
 from proxy.sandbox.server import Sandbox
 from tests.conftest import ROOT, SECRET, Service
@@ -22,13 +23,23 @@ CREDENTIALS = f"braze:{SECRET}"
 
 @pytest.fixture(scope="module")
 def target(start_service: Callable[..., Service]) -> Iterator[Service]:
-    with Sandbox(per_minute=100_000, latency=0.02) as sandbox:
+    with Sandbox(per_minute=100_000, latency=0.02, documented=Documented(cohort_polls=0)) as sandbox:
         yield start_service(sandbox, AMPLITUDE_REQUESTS_PER_MINUTE="12000", LOG_LEVEL="WARNING")
 
 
 def command(service: Service, users: Path | str, *arguments: str) -> list[str]:
     asked = ["--url", service.url, "--credentials", CREDENTIALS, "--quota", "12000", *arguments]
-    return [sys.executable, "-m", "proxy", "warm", str(users), *asked]
+    return [sys.executable, "-m", "proxy", "warm", *([str(users)] if users else []), *asked]
+
+
+def of_amplitude(sandbox: Sandbox) -> dict[str, str]:
+    """Return the environment in which a cohort is downloaded from `sandbox`."""
+    rest = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
+    return rest | {
+        "AMPLITUDE_COHORTS_URL": sandbox.url,
+        "AMPLITUDE_API_KEY": sandbox.api_key,
+        "AMPLITUDE_SECRET_KEY": sandbox.secret_key,
+    }
 
 
 def warm(
@@ -37,6 +48,7 @@ def warm(
     ended = subprocess.run(
         command(service, users, *arguments),
         cwd=ROOT,
+        env=of_amplitude(service.sandbox),
         input=given,
         capture_output=True,
         text=True,
@@ -86,13 +98,90 @@ def test_a_column_of_a_table_on_standard_input_is_read(target: Service) -> None:
     assert "no column 'user'" in ended.stderr
 
 
-@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
-def test_stopped_half_way_and_run_again_it_loses_nobody(target: Service, tmp_path: Path, blow: signal.Signals) -> None:
+def test_a_cohort_is_downloaded_and_everybody_in_it_is_warm(target: Service) -> None:
     target.sandbox.reset()
-    first = 20_000 if blow == signal.SIGINT else 30_000
-    users = crowd(tmp_path, first, 400)
+    ended = warm(target, "", "--cohort", "crowd-40")
+    assert ended.returncode == 0, ended.stderr
+    assert "40 users, 40 calls at 9,600 a minute" in ended.stderr
+    assert "1 member without a user id passed over" in ended.stderr
+    assert target.sandbox.report()["calls"] == 40
+    assert target.sandbox.report()["cohorts"] == {"requests": 1, "polls": 1, "files": 1, "stored": 1}
+    assert sum(calls(target, f"user_id=user-{number}") for number in range(1, 41)) < 5, "of whom it knows nobody"
+    for secret in (target.sandbox.secret_key, target.sandbox.api_key, SECRET):
+        assert secret not in ended.stderr + ended.stdout
+
+
+def test_a_cohort_that_cannot_be_had_ends_it_with_what_to_mend(target: Service, tmp_path: Path) -> None:
+    target.sandbox.reset()
+    for arguments, told in (
+        (("--cohort", "nowhere"), "Amplitude has no cohort 'nowhere'"),
+        (("--cohort", "vip", "--api-key", "wrong"), "Amplitude says 401"),
+        (("--cohort", "vip", "--api-key", ""), "give it by --api-key"),
+        (("--cohort", "vip", "--column", "user_id"), "not both"),
+        (("--cohort", " "), "who?"),
+        ((), "who?"),
+    ):
+        ended = warm(target, "", *arguments)
+        assert ended.returncode != 0
+        assert told in " ".join(ended.stderr.split())
+    assert "not both" in " ".join(warm(target, crowd(tmp_path, 1, 1), "--cohort", "vip").stderr.split())
+    assert target.sandbox.report()["calls"] == 0
+
+
+def test_a_table_without_a_column_is_refused_and_the_option_named(target: Service) -> None:
+    target.sandbox.reset()
+    for table, told in (
+        ("name,user_id\nAva,ava\n", "--column user_id"),
+        ("\nuser_id\nava\n", "--column user_id"),
+        ("ava,Ava,Portugal\n", "is that of a table"),
+        ("id;name\n1;A\n", "save the table as CSV"),
+    ):
+        ended = warm(target, "-", given=table)
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert told in ended.stderr
+    assert target.sandbox.report()["calls"] == 0
+
+
+def test_with_a_tiny_quota_ctrl_c_is_heard_at_once(target: Service, tmp_path: Path) -> None:
+    target.sandbox.reset()
+    asked = command(target, crowd(tmp_path, 60_000, 30))
+    asked[asked.index("--quota") + 1] = "1"
+    process = subprocess.Popen(asked, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    assert "30 users, 30 calls at 1 a minute: 30 min" in process.stderr.readline()
+    deadline = time.monotonic() + 20
+    while not target.sandbox.report()["calls"]:
+        assert time.monotonic() < deadline, "nobody was asked about"
+    told = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=20)
+    assert time.monotonic() - told < 5
+    assert process.returncode == 1
+    assert "not asked" in printed
+
+
+@pytest.mark.parametrize(
+    ("blow", "of_a_cohort"), [(signal.SIGINT, False), (signal.SIGKILL, False), (signal.SIGKILL, True)]
+)
+def test_stopped_half_way_and_run_again_it_loses_nobody(
+    start_service: Callable[..., Service], tmp_path: Path, blow: signal.Signals, of_a_cohort: bool
+) -> None:
+    with Sandbox(per_minute=100_000, latency=0.02, documented=Documented(cohort_polls=0)) as sandbox:
+        service = start_service(sandbox, AMPLITUDE_REQUESTS_PER_MINUTE="12000", LOG_LEVEL="WARNING")
+        if of_a_cohort:
+            _stop_and_resume(service, blow, "", "--cohort", "crowd-400")
+        else:
+            _stop_and_resume(service, blow, crowd(tmp_path, 1, 400))
+
+
+def _stop_and_resume(target: Service, blow: signal.Signals, users: Path | str, *arguments: str) -> None:
     process = subprocess.Popen(
-        command(target, users), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(target, users, *arguments),
+        cwd=ROOT,
+        env=of_amplitude(target.sandbox),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 20
     while target.sandbox.report()["calls"] < 100:
@@ -104,11 +193,11 @@ def test_stopped_half_way_and_run_again_it_loses_nobody(target: Service, tmp_pat
     if blow == signal.SIGINT:
         assert process.returncode == 1
         assert "run it again" in printed
-    ended = warm(target, users)
+    ended = warm(target, users, *arguments)
     assert ended.returncode == 0, ended.stderr
     unknown = target.sandbox.report()["statuses"].get("400", 0)
     assert target.sandbox.report()["calls"] <= 400 + 16 + unknown, "repeated is only what was on its way"
-    found = [target.get(f"/v1/cohorts?user_id=user-{number}") for number in range(first, first + 400)]
+    found = [target.get(f"/v1/cohorts?user_id=user-{number}") for number in range(1, 401)]
     lost = [one for one in found if one.json()["found"] and one.headers["Cache-Control"] != "private, max-age=86400"]
     assert lost == []
 
@@ -171,6 +260,52 @@ def test_without_a_url_redis_is_warmed_within_the_shared_quota(
         )
         assert alone.returncode == 1
         assert "no REDIS_URL" in alone.stderr
+
+
+def test_a_redis_that_is_gone_ends_it_before_anything_is_lost(
+    start_service: Callable[..., Service], tmp_path: Path
+) -> None:
+    users = crowd(tmp_path, 1, 3000)
+    with Sandbox(per_minute=100_000, latency=0.02) as sandbox:
+        settings = of_amplitude(sandbox) | {
+            "AMPLITUDE_BASE_URL": sandbox.url,
+            "AMPLITUDE_REQUESTS_PER_MINUTE": "1200",
+        }
+        with RedisServer() as redis:
+            service = start_service(sandbox, REDIS_URL=redis.url, AMPLITUDE_REQUESTS_PER_MINUTE="1200")
+            by_itself = [sys.executable, "-m", "proxy", "warm", str(users)]
+            running = [
+                subprocess.Popen(
+                    asked,
+                    cwd=ROOT,
+                    env=settings | {"REDIS_URL": redis.url},
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+                for asked in (by_itself, command(service, users))
+            ]
+            deadline = time.monotonic() + 20
+            while sandbox.report()["calls"] < 20:
+                assert time.monotonic() < deadline, "they never began"
+        for process in running:
+            printed, told = process.communicate(timeout=30)
+            assert process.returncode == 1, told
+            assert "Redis does not answer: what is fetched now would be lost" in printed
+            assert "run it again with the same file" in printed
+            assert "Traceback" not in told
+        for asked in (by_itself, command(service, users)):
+            ended = subprocess.run(
+                asked,
+                cwd=ROOT,
+                env=settings | {"REDIS_URL": redis.url},
+                capture_output=True,
+                text=True,
+                timeout=30,
+                check=False,
+            )
+            assert ended.returncode == 1
+            assert "Redis does not answer" in ended.stderr + ended.stdout
 
 
 def test_a_mistake_ends_it_at_once_and_says_what_to_mend(target: Service, tmp_path: Path) -> None:

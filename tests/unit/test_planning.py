@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.planning import Plan, spoken
+from proxy.planning import Plan, counted, spoken
 
 
 @given(st.integers(1, 10**7), st.integers(1, 40), st.integers(1, 10**6), st.integers(1, 100))
@@ -23,3 +23,8 @@ def test_a_plan_never_promises_more_than_the_quota_brings(
 )
 def test_a_time_is_said_in_hours_and_minutes(minutes: int, said: str) -> None:
     assert spoken(minutes) == said
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, "0 calls"), (1, "1 call"), (2000, "2,000 calls")])
+def test_one_thing_is_no_plural(number: int, said: str) -> None:
+    assert counted(number, "call") == said

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import signal
 import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from proxy import warm as command
+from proxy import warmer
 from proxy.braze.exchange import Answer, Request
-from proxy.parts import COHORTS, EMPTY, PROPERTIES, Identity, Kept, Lifetimes, Record
-from proxy.planning import Plan
+from proxy.parts import COHORTS, EMPTY, PROPERTIES, Identity, Kept, Lifetimes, Record, computations
 from proxy.warming import Count, NoColumn, Pacer, Row, read
 from tests.fakes import FakeClock
 from tests.unit.test_flights import LIFETIMES, USER, World
@@ -120,6 +120,29 @@ def test_warming_takes_no_place_that_somebody_else_could_use(world: World) -> No
     assert not len(world.backlog), "who prepares a send comes again"
 
 
+def test_the_first_of_two_calls_of_a_user_does_not_wait_for_the_place_of_the_second(world: World) -> None:
+    warmed = world.callers.submit(warm, world, PROPERTIES, computations())
+    world.source.wait_for_call()
+    assert [call.parts for _, call in world.source.calls] == [{PROPERTIES}], "without the clock having moved"
+    for _ in range(40):
+        world.clock.advance(0.05)
+    warmed.result(10)
+    assert len(world.source.calls) == 2
+    assert world.store.read(USER).parts.keys() == {PROPERTIES, computations()}
+
+
+def test_who_waits_for_a_place_is_let_go_when_it_is_stopped() -> None:
+    pacer = Pacer(1, monotonic=time.monotonic)
+    stop = threading.Event()
+    while not pacer.take():
+        pass
+    waiting = threading.Thread(target=pacer.wait, args=[stop.is_set], daemon=True)
+    waiting.start()
+    stop.set()
+    waiting.join(10)
+    assert not waiting.is_alive()
+
+
 def test_who_joins_a_warming_call_goes_as_fast_as_alone(world: World) -> None:
     world.get(COHORTS, identity=Identity("first", None))
     slow = world.callers.submit(warm, world, COHORTS)
@@ -134,7 +157,7 @@ def test_who_joins_a_warming_call_goes_as_fast_as_alone(world: World) -> None:
 
 
 def test_every_thread_comes_to_its_end_however_often_users_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "_LOOK_SECONDS", 0.0005)
+    monkeypatch.setattr(warmer, "_LOOK_SECONDS", 0.0005)
     asked = itertools.count(1)
 
     def ask(_: Request) -> Answer:
@@ -142,9 +165,8 @@ def test_every_thread_comes_to_its_end_however_often_users_are_put_back(monkeypa
             return Answer(500, {}, '{"error": "quota_exhausted"}', 0.0)
         return Answer(200, {"x-amplitude-calls": "1"}, '{"found": true}', 0.0)
 
-    warming = command._Warming([ask] * 16, {}, Plan(400, 1, 10**9, 1.0))
-    warming._count = Count(400)
-    warming._line.extend((str(number), 1) for number in range(400))
+    warming = warmer.Warmer([ask] * 16, {}, 10**9, tell=print)
+    warming._begin(map(str, range(400)), 400)
     threads = [threading.Thread(target=warming._work, args=[ask], daemon=True) for _ in range(16)]
     for thread in threads:
         thread.start()
@@ -153,3 +175,48 @@ def test_every_thread_comes_to_its_end_however_often_users_are_put_back(monkeypa
         thread.join(max(0.0, deadline - time.monotonic()))
     assert not any(thread.is_alive() for thread in threads)
     assert (warming._count.done, warming._count.left) == (400, 0)
+
+
+def test_what_holds_everybody_up_is_said_and_what_would_be_lost_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warmer, "_TELL_SECONDS", 0.01)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    looks = itertools.count()
+    told: list[str] = []
+    warming = warmer.Warmer(
+        [lambda _: Answer(500, {}, '{"error": "quota_exhausted"}', 0.0)] * 4,
+        {},
+        10**9,
+        tell=told.append,
+        lost=lambda: "the cellar is flooded" if next(looks) > 20 else None,
+    )
+    count = warming.run(["a", "b"], 2)
+    assert (count.left, warming.stopped_by) == (2, "the cellar is flooded")
+    assert "nobody came through meanwhile: others spend the quota, or Amplitude has said 429" in told
+
+
+def test_who_was_put_back_waits_until_others_were_asked_but_not_in_endless_numbers() -> None:
+    warming = warmer.Warmer([], {}, 1, tell=print)
+    warming._begin(map(str, range(5000)), 5000)
+    assert warming._next() == ("0", 1)
+    warming._put_back("0", 2, "upstream_timeout")
+    assert warming._next() == ("1", 1)
+    for _ in range(999):
+        warming._put_back("x", 2, "upstream_timeout")
+    assert warming._next() == ("0", 2)
+    assert warming._next() == ("2", 1)
+
+
+@pytest.mark.parametrize("first", ["user_id", '"User ID"', "ids", "a,b", "a;b", "a\tb"])
+def test_a_list_that_begins_as_a_table_does_is_no_list(first: str) -> None:
+    with pytest.raises(NoColumn, match="first line"):
+        list(read(["\n", f"{first}\n", "ava\n"]))
+
+
+@pytest.mark.parametrize("first", ["user-1", "42", "id-7", "ava@example.com", "dário & söhne"])
+def test_an_id_at_the_top_is_an_id(first: str) -> None:
+    assert [row.user_id for row in read([f"{first}\n", "a,b\n"])] == [first, "a,b"]
+
+
+def test_a_table_that_ends_within_quotes_is_torn_and_a_blank_cell_is_nobody() -> None:
+    rows = list(read(['"n","id"\n', '"1",""\n', '"2"\n', '"3","us'], "id"))
+    assert [(row.torn, row.blank) for row in rows] == [(False, True), (True, False), (True, False)]

@@ -1,0 +1,167 @@
+"""The emulated Behavioral Cohorts API: a job that is requested, asked about, and its file, here or in a storage.
+
+The storage listens on a port of its own, as Amplitude's is another host. It counts who sends it credentials, and
+refuses them, as a storage does whose links are signed.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote
+
+from proxy.sandbox.cohorts import table
+from proxy.sandbox.faults import Fault
+
+_REQUESTS = 60
+_WINDOW_SECONDS = 600.0
+_LINK_SECONDS = 60.0
+_CUT_OFF = len('"356000000001",""\n')
+"""Bytes that `cohort-cut-off` keeps back: the last row of `crowd-N`, so that what comes looks whole."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer. `cut`: bytes at its end that are promised and never sent."""
+
+    status: int
+    body: Any = ""
+    headers: Mapping[str, str] | None = None
+    cut: int = 0
+
+
+@dataclass(frozen=True)
+class _Job:
+    cohort_id: str
+    file: bytes
+    polls: int
+
+
+class Exports:
+    """Jobs and their files. `polls`: how often a job is still in progress. Safe for threads."""
+
+    def __init__(self, *, polls: int, inline: bool) -> None:
+        self._polls = polls
+        self._inline = inline
+        self._lock = threading.Lock()
+        self._jobs: dict[str, _Job] = {}
+        self._asked: Counter[str] = Counter()
+        self._requests: deque[float] = deque()
+        self._storage: _Storage | None = None
+        self.links: dict[str, tuple[float, bytes, int]] = {}
+        self.counts: Counter[str] = Counter()
+        """Of `requests`, `polls`, `files`, and in the storage `stored` and `credentials`."""
+
+    def close(self) -> None:
+        """End the storage."""
+        if self._storage is not None:
+            self._storage.shutdown()
+            self._storage.server_close()
+
+    def answer(self, path: str, fault: Fault | None) -> Reply:
+        """Answer a GET of this path, below `/api/`, by who is allowed to."""
+        kind = fault.kind if fault else ""
+        if kind == "cohort-429":
+            return Reply(429, {"error": {"http_code": 429}}, {"Retry-After": f"{fault.seconds:.0f}"} if fault else None)
+        if kind == "cohort-500":
+            return Reply(500, "Internal Server Error")
+        match path.removeprefix("/api/5/cohorts/").split("/"):
+            case ["request", cohort_id]:
+                return self._requested(unquote(cohort_id))
+            case ["request-status", request_id] if request_id in self._jobs:
+                return self._status(request_id, stuck=kind == "cohort-stuck")
+            case ["request", request_id, "file"] if request_id in self._jobs:
+                return self._file(self._jobs[request_id].file, kind)
+            case _:
+                return Reply(404)
+
+    def _requested(self, cohort_id: str) -> Reply:
+        with self._lock:
+            self.counts["requests"] += 1
+            now = time.monotonic()
+            while self._requests and self._requests[0] <= now - _WINDOW_SECONDS:
+                self._requests.popleft()
+            if len(self._requests) >= _REQUESTS:
+                return Reply(429, {"error": {"http_code": 429}})
+            self._requests.append(now)
+        file = table(cohort_id)
+        if file is None:
+            return Reply(404, {"error": {"http_code": 404, "message": "cohort not found"}})
+        request_id = secrets.token_hex(4)
+        self._jobs[request_id] = _Job(cohort_id, file, self._polls)
+        return Reply(202, {"request_id": request_id, "cohort_id": cohort_id})
+
+    def _status(self, request_id: str, *, stuck: bool) -> Reply:
+        job = self._jobs[request_id]
+        with self._lock:
+            self.counts["polls"] += 1
+            self._asked[request_id] += 1
+            done = self._asked[request_id] > job.polls and not stuck
+        said = {"request_id": request_id, "cohort_id": job.cohort_id}
+        return Reply(200 if done else 202, said | {"async_status": "JOB COMPLETED" if done else "JOB INPROGRESS"})
+
+    def _file(self, file: bytes, kind: str) -> Reply:
+        self.counts["files"] += 1
+        cut = _CUT_OFF if kind == "cohort-cut-off" else 0
+        if self._inline:
+            return Reply(200, file, {"Content-Type": "text/csv"}, cut)
+        if kind == "cohort-elsewhere":
+            return Reply(302, "", {"Location": "ftp://127.0.0.1/members.csv"})
+        link = secrets.token_urlsafe(12)
+        with self._lock:
+            if self._storage is None:
+                self._storage = _Storage(self)
+                threading.Thread(target=self._storage.serve_forever, args=(0.05,), daemon=True).start()
+        expires = 0.0 if kind == "cohort-expired" else _LINK_SECONDS
+        self.links[link] = time.monotonic() + expires, b"" if kind == "cohort-loop" else file, cut
+        return Reply(302, "", {"Location": f"http://127.0.0.1:{self._storage.port}/{link}"})
+
+
+class _Storage(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, exports: Exports) -> None:
+        super().__init__(("127.0.0.1", 0), _StorageHandler)
+        self.exports = exports
+        self.port = int(self.server_address[1])
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: a client that goes away half-way is none of our business."""
+
+
+class _StorageHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Storage
+    wbufsize = 65536
+    disable_nagle_algorithm = True
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Print nothing: the exports count."""
+
+    def do_GET(self) -> None:
+        counts = self.server.exports.counts
+        counts["stored"] += 1
+        if any(name in self.headers for name in ("Authorization", "Cookie", "X-Amp-Authorization")):
+            counts["credentials"] += 1
+            return self._send(400, b"Only one auth mechanism allowed", {})
+        expires, file, cut = self.server.exports.links.get(self.path[1:], (0.0, b"", 0))
+        if expires <= time.monotonic():
+            return self._send(403, b"Request has expired", {})
+        if not file:
+            return self._send(302, b"", {"Location": self.path})
+        return self._send(200, file, {"Content-Type": "text/csv"}, cut)
+
+    def _send(self, status: int, body: bytes, headers: Mapping[str, str], cut: int = 0) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body[: len(body) - cut])
+        self.close_connection = self.close_connection or cut > 0
