@@ -55,10 +55,17 @@ class Process(Alone):
         return kept and kept.value
 
 
+def started(*processes: Process) -> None:
+    """Return when all have found Redis, and need not yet be allowed a call to Amplitude."""
+    for process in processes:
+        process.server.start()
+    wait_until(lambda: all(process.shared._epoch for process in processes))
+
+
 @pytest.fixture
 def pair(valkey: RedisServer) -> tuple[Process, Process]:
     one, other = Process(valkey.url), Process(valkey.url)
-    settled(one, other)
+    started(one, other)
     return one, other
 
 
@@ -223,7 +230,7 @@ def test_whichever_process_they_reach_they_end_in_the_truth(
 
 def test_every_key_of_a_push_expires_and_none_says_who(running: RedisServer) -> None:
     process = Process(running.url)
-    settled(process)
+    started(process)
     process.push(("a-user-id", membership("c1", True, time.time())), message="a-message-id")
     with redis.Redis.from_url(running.url) as client:
         ages = {key: client.pttl(key) for key in client.scan_iter()}
@@ -236,7 +243,7 @@ def test_every_key_of_a_push_expires_and_none_says_who(running: RedisServer) -> 
 
 def test_what_is_of_no_use_any_more_does_not_pile_up(valkey: RedisServer) -> None:
     process = Process(valkey.url)
-    settled(process)
+    started(process)
     now = time.time()
     process.push(("u", membership("old", True, now - LIFETIMES.pushed_use - 1)), ("u", membership("new", True, now)))
     assert known(process.pushes.read(["u"])[0]).cohorts.keys() == {"new"}
@@ -295,7 +302,7 @@ def test_a_repeated_message_is_known_to_every_process_once_it_was_applied(
 
 def test_while_redis_is_gone_a_push_is_kept_here_and_said_to_be_incomplete(valkey: RedisServer) -> None:
     process = Process(valkey.url)
-    settled(process)
+    started(process)
     valkey.stop()
     with pytest.raises(Gone):
         process.push(("u", membership("c1", True, time.time())), message="m")
@@ -308,7 +315,7 @@ def test_while_redis_is_gone_a_push_is_kept_here_and_said_to_be_incomplete(valke
 
 def test_what_is_none_of_ours_in_redis_is_as_good_as_nothing(valkey: RedisServer) -> None:
     process = Process(valkey.url)
-    settled(process)
+    started(process)
     process.push(("u", membership("c1", True, time.time())))
     with redis.Redis.from_url(valkey.url) as client:
         (key,) = client.scan_iter(b"*:pushed:*")
@@ -323,6 +330,7 @@ def test_a_whole_set_that_was_pushed_answers_in_the_other_process_and_a_part_of_
     pair: tuple[Process, Process],
 ) -> None:
     one, other = pair
+    settled(one, other)
     now = time.time()
     one.push(("u", properties({"a": b"1"}, now, whole=True)), ("v", properties({"a": b"1"}, now)))
     assert other.get(PROPERTIES).forwarded is None
