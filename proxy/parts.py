@@ -213,6 +213,7 @@ def freshness(record: Record, parts: Collection[Part], lifetimes: Lifetimes, now
     for part in parts:
         kept = record.parts.get(part)
         if kept is not None:
-            oldest = min(oldest, kept.at)
-            left = min(left, lifetimes.left_of(kept, now))
+            its_left = lifetimes.left_of(kept, now)
+            oldest = kept.at if kept.at < oldest else oldest
+            left = its_left if its_left < left else left
     return Freshness(max(0.0, now - oldest), left) if oldest < float("inf") else None

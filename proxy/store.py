@@ -135,11 +135,11 @@ class Store:
         return entry.record if entry else EMPTY
 
     def ready(self, identity: Identity, wish: Wish) -> tuple[Ready, Freshness] | None:
-        """Return the answer that was written for this wish, if it says what is kept and is fresh."""
+        """Return the answer that was written for this very wish, if it says what is kept and is fresh."""
         with self._lock:
             kept = self._ready.get(identity)
             # What it was written from is asked for too, so that it is not the first to leave.
-            if kept is None or (kept[0] is not wish and kept[0] != wish) or self._cache.get(identity) is None:
+            if kept is None or kept[0] is not wish or self._cache.get(identity) is None:
                 return None
             if self._any_pushed and self._pushed(identity) is not kept[2]:
                 return None
@@ -155,7 +155,7 @@ class Store:
             pushed = self._pushed(identity)
             if entry is None or (entry.record is not record and pushed is None):
                 return
-            if entry.asked is not wish and entry.asked != wish:  # in a send most are asked once
+            if entry.asked is not wish:  # in a send most are asked once
                 entry.asked = wish
                 return
             if pushed is not None and overlaid(entry.record, known(unpack(pushed)), wish) != record:

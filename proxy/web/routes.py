@@ -6,11 +6,24 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from flask import Flask, Request
+from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import Map, MapAdapter, Rule
 
 
+class _NoSessions(SessionInterface):
+    """Flask would make one for each request, only to find that it must not be used."""
+
+    _none = NullSession()
+
+    def open_session(self, app: Flask, request: Request) -> NullSession:
+        """Return what refuses to be changed."""
+        return self._none
+
+
 class Application(Flask):
-    """A Flask application whose functions are plain ones, and whose routes depend on nothing but path and method."""
+    """A Flask application of plain functions, without sessions, whose routes depend on nothing but path and method."""
+
+    session_interface = _NoSessions()
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
