@@ -13,12 +13,15 @@ from threading import Lock
 from types import TracebackType
 from weakref import WeakSet
 
-from pythonjsonlogger.json import JsonFormatter
+from pythonjsonlogger.json import JsonEncoder, JsonFormatter
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
 ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+
+
+_ENCODER = JsonEncoder()  # the library would make one for each line
 
 
 class SafeFormatter(JsonFormatter):
@@ -29,6 +32,7 @@ class SafeFormatter(JsonFormatter):
             "%(levelname)s %(name)s %(message)s",
             rename_fields={"levelname": "level", "name": "logger", "message": "event"},
             timestamp="time",
+            json_serializer=lambda line, **_: _ENCODER.encode(line),
         )
 
     def formatException(self, ei: ExceptionInfo) -> str:
@@ -47,6 +51,9 @@ class _WithRequestId(logging.Filter):
 def configure_logging(level: str) -> None:
     """Send the package's log lines to standard error as JSON, and silence the HTTP library's own."""
     silence_http_library()
+    # No line says where in the code it comes from, nor of which thread: to find that out costs as much as a hook does.
+    logging._srcfile = None  # as Python's manual of logging says, under Optimization
+    logging.logThreads = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(SafeFormatter())
     handler.addFilter(_WithRequestId())
