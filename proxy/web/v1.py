@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import parse_qsl
 
 from flask import Blueprint, Request, Response, g
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
@@ -16,10 +15,11 @@ from proxy.errors import BLANK_ID, BadRequest, NoAnswer, UpstreamInvalid
 from proxy.parts import COHORTS, EMPTY, SECTIONS, Part, Section
 from proxy.profiles import NOTHING, Answer
 from proxy.query import Ask, from_json, parse, parse_drop_in
+from proxy.querystring import pairs
 from proxy.shaping import drop_in, shape
 from proxy.web import caching, context
 from proxy.web.auth import admit
-from proxy.web.context import services
+from proxy.web.context import Services, services
 from proxy.web.hooks import problem
 from proxy.web.written import Written
 
@@ -42,7 +42,7 @@ def answer(section: Section | None) -> Response:
     if max_age is None and not background and (again := here.store.ready(ask.identity, ask.wish)):
         ready, freshness = again
         return _written(ready.body, Answer(EMPTY, freshness=freshness), asked, etag=ready.etag)
-    found = _found(ask, ask.wish.parts, max_age, background)
+    found = _found(here, ask, ask.wish.parts, max_age, background)
     error = BLANK_ID if ask.anonymous else found.error.word if found.error else None
     body = shape(ask, found.record, error=error, stale=found.stale) + b"\n"
     if len(body) >= MAX_ANSWER_BYTES:
@@ -59,11 +59,11 @@ def answer(section: Section | None) -> Response:
 
 def userprofile() -> Response:
     """Answer as Amplitude's own endpoint does, errors too, from the same cache and within the same quota."""
-    asked = context.asked()
-    ask = parse_drop_in(_given(asked), services().aliases)
+    here, asked = services(), context.asked()
+    ask = parse_drop_in(_given(asked), here.aliases)
     # Whether a user is known is an answer too, and the cohorts are the least to ask for it.
     parts = ask.wish.parts or (COHORTS,)
-    found = _found(ask, parts, caching.wanted_age(asked), caching.in_background(asked))
+    found = _found(here, ask, parts, caching.wanted_age(asked), caching.in_background(asked))
     if ask.anonymous or found.record.unknown_at is not None:
         status = found.record.unknown_status
         # Never a redirect, nor one that Braze counts towards halting every call to this host.
@@ -89,10 +89,9 @@ for _section in (*SECTIONS, None):
 blueprint.add_url_rule("/userprofile", view_func=userprofile, methods=["GET", "POST"], provide_automatic_options=False)
 
 
-def _found(ask: Ask, parts: Sequence[Part], max_age: float | None, background: bool) -> Answer:
+def _found(here: Services, ask: Ask, parts: Sequence[Part], max_age: float | None, background: bool) -> Answer:
     if ask.anonymous:
         return NOTHING
-    here = services()
     return here.profiles.get(
         ask.identity,
         parts,
@@ -135,7 +134,7 @@ def _sent_in_body(asked: Request) -> Sequence[tuple[str, Any]]:
 
 def _pairs(encoded: bytes, where: str) -> list[tuple[str, str]]:
     try:
-        return parse_qsl(encoded.decode("utf-8"), keep_blank_values=True, errors="strict")
+        return pairs(encoded.decode("utf-8"))
     except UnicodeDecodeError:
         raise BadRequest(f"{where} is not UTF-8 once its percent-encoding is undone: encode it again") from None
 

@@ -1,0 +1,45 @@
+"""A URL's query, as the standard library reads it."""
+
+from urllib.parse import parse_qsl
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from proxy.querystring import pairs
+
+pieces = st.sampled_from(
+    [
+        "user_id",
+        "=",
+        "&",
+        "user_id=",
+        "&user_id=",
+        "a",
+        "%",
+        "%2",
+        "%26",
+        "%3D",
+        "+",
+        "é",
+        ";",
+        "device_id=d",
+        "xuser_id=1",
+    ]
+)
+
+
+@given(st.lists(pieces, max_size=12).map("".join))
+@example("user_id=a&user_id=b")
+@example("a=user_id=b&user_id=%C3%A9+%2B")
+@example("&&user_id=&a=1&")
+@example("a=1&user_id=" + "x" * 2000)
+def test_names_and_values_are_those_of_the_standard_library(text: str) -> None:
+    assert sorted(pairs(text)) == sorted(parse_qsl(text, keep_blank_values=True))
+
+
+def test_what_one_caller_does_with_its_pairs_no_other_sees() -> None:
+    first = pairs("a=1&user_id=b")
+    first.clear()
+    assert pairs("a=1&user_id=b") == [("a", "1"), ("user_id", "b")]
+    pairs("a=1").clear()
+    assert pairs("a=1") == [("a", "1")]
