@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from threading import Lock
@@ -103,10 +102,10 @@ class Store:
         with self._lock:
             return self._forgotten.since(mark, identity)
 
-    def forget(self, meant: Collection[bytes]) -> set[bytes]:
+    def forget(self, meant: Collection[bytes], breathe: Callable[[], object] = lambda: None) -> set[bytes]:
         """Drop, here, every record with an id of these names, and what lands of them with an older mark.
 
-        Return the digests of the pairs there were.
+        Return the digests of the pairs there were. `breathe` is called often, to let others have their turn.
         """
         with self._lock:
             self._forgotten.add(meant)
@@ -116,8 +115,8 @@ class Store:
                 del self._ready[identity]
         dropped = set()
         for number, (identity, entry) in enumerate(kept):
-            if number % _AT_ONCE == _AT_ONCE - 1:
-                time.sleep(0)  # all records are looked at, and those who are answered from them do not wait
+            if number % _AT_ONCE == 0:
+                breathe()
             if not names(identity, Identity(entry.record.user_id, entry.record.device_id)).isdisjoint(meant):
                 dropped.add(pair_digest(identity))
                 with self._lock:
@@ -183,7 +182,7 @@ class Store:
     ) -> None:
         """Merge into what was pushed about these users before: of all, or of those of whom something is kept here.
 
-        Nothing is kept about who was forgotten after `mark`. `breathe` is called often, to let others have their turn.
+        Nothing is kept about who was forgotten after `mark`. `breathe` as for `forget`.
         """
         last: tuple[Pushed, bytes] | None = None
         for user_id, pushed in news:
@@ -209,7 +208,7 @@ class Store:
                 self._keep(identity, entry.record if entry else EMPTY, packed)
 
     def held(self, told: Callable[[str], bool], breathe: Callable[[], object] = lambda: None) -> list[str]:
-        """Return those users of whom something is kept here whom others were told of; `breathe` as for `push`."""
+        """Return those users of whom something is kept here whom others were told of; `breathe` as for `forget`."""
         with self._lock:
             self._told += 1
             kept = list(self._cache)
