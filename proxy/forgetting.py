@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from proxy.backlog import Backlog
+from proxy.breather import Breather
 from proxy.forgotten import names
 from proxy.parts import Identity
 from proxy.shared import Gone
@@ -63,6 +64,6 @@ class Forgetting:
             self._heard = max(moment for _, moment in told)
 
     def _forget_here(self, meant: Collection[bytes]) -> tuple[set[bytes], int]:
-        here = self._store.forget(meant)
+        here = self._store.forget(meant, Breather())
         waiting = self._backlog.forget(lambda identity: not names(identity).isdisjoint(meant))
         return here, waiting

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from cachetools import TTLCache
 
+from proxy.breather import Breather
 from proxy.pushed import Pushed, checksum
 from proxy.shared import Gone
 from proxy.store import Store
@@ -31,24 +32,8 @@ _REMEMBERED = 10_000
 _USERS_AT_ONCE = 250
 _BYTES_AT_ONCE = 128 * 1024
 """What Redis takes at once, in a few milliseconds in which it does nothing else."""
-_TURN_SECONDS = 0.001
-_SHORTEST_SLEEP = 1e-6
-"""After a sleep of nothing gevent looks only each fiftieth time at who has sent something: that took them 100 ms."""
 _LOOKED_UP = 5_000
 """Users who are looked up at a time when others were pushed; the rest waits for the next time."""
-
-
-class Breather:
-    """Lets others have their turn when called, if a millisecond has passed since they had it."""
-
-    def __init__(self) -> None:
-        self._due = 0.0
-
-    def __call__(self) -> None:
-        """Let others have their turn, should it be theirs."""
-        if time.perf_counter() >= self._due:
-            time.sleep(_SHORTEST_SLEEP)
-            self._due = time.perf_counter() + _TURN_SECONDS
 
 
 class Pushing:

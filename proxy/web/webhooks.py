@@ -8,8 +8,8 @@ from collections.abc import Callable
 from flask import Blueprint, Response, jsonify, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
 
+from proxy.breather import Breather
 from proxy.errors import BadRequest
-from proxy.pushing import Breather
 from proxy.shared import Gone
 from proxy.web.auth import admit_from_anywhere
 from proxy.web.context import services

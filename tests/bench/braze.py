@@ -10,14 +10,13 @@ import asyncio
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from tests.bench.load import PATIENCE, evenly
 
 TRIES = 6
 """The first, and `:retry` up to five times."""
-TAGS = ("recommendations", "properties", "cohorts")
 PARTS = 3
 """HTML, plain text and AMP are rendered each by itself."""
 _FROM_ITS_CACHE = 0.8
@@ -104,10 +103,11 @@ class Tally:
 
 
 class Sender:
-    """Sends one message to each of many recipients."""
+    """Sends one message, with these tags in each of its parts, to each of many recipients."""
 
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: Ask, tags: Sequence[str]) -> None:
         self._ask = ask
+        self._tags = tags
         self._kept: set[tuple[str, str]] = set()
         self.health = Health()
         self.tally = Tally()
@@ -134,7 +134,7 @@ class Sender:
     async def _rendered(self, user: str, dice: random.Random) -> bool:
         """Render the parts of a message one call after the other; say whether each was answered in time."""
         for _ in range(PARTS):
-            for tag in TAGS:
+            for tag in self._tags:
                 # Not guaranteed, says Braze: some repeats reach the host all the same.
                 if (user, tag) in self._kept and dice.random() < _FROM_ITS_CACHE:
                     continue

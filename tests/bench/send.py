@@ -4,8 +4,9 @@
 
 Amplitude is the sandbox, with quota and latency. Recipients ask as Braze does (`braze.py`). The same load goes
 straight to the sandbox, to it through a plain cache by URL, to the service with one worker, to the service with two
-workers and Redis, and to the same after `warm` had so many minutes (`ahead.py`), each to a sandbox of its own. A
-message counts as personalised when each of its calls was answered in time, be it by "unknown". Prints a Markdown table
+workers and Redis, and to the same after `warm` had so many minutes (`ahead.py`), each to a sandbox of its own. Since
+recommendations cannot be pushed, a message without them is sent cold, and after Amplitude's webhooks pushed. A message
+counts as personalised when each of its calls was answered in time, be it by "unknown". Prints a Markdown table
 for the README, then each promise, kept or broken; how far personalised messages stay below what the quota allows is
 judged by `bound.py`. The send lasts a little less than two minutes, first try to last, for a reason that is given
 there.
@@ -17,28 +18,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from tests.bench.ahead import Ahead, Stage, warmed
+from tests.bench.ahead import Ahead, Stage, pushed, warmed
 from tests.bench.bound import Chance, at_an_even_pace, of_any_policy
-from tests.bench.braze import Ask, Recipient, Sender, Tally, recipients
+from tests.bench.braze import Recipient, Sender, Tally, recipients
 from tests.bench.load import PATIENCE, Connections, Observer, milliseconds, percentile, table
 from tests.bench.processes import SandboxProcess, Seen, Service
+from tests.bench.tags import ALL, PUSHABLE, REC_ID, by_service, straight
 from tests.conftest import SECRET
 from tests.redis_server import RedisServer
 
 POINTS_BELOW_THE_BOUND = 2.0
-REC_ID = "homepage"
-STRAIGHT = {
-    "recommendations": f"get_recs=true&rec_id={REC_ID}",
-    "properties": "get_amp_props=true",
-    "cohorts": "get_cohort_ids=true",
-}
 
 
 @dataclass(frozen=True)
@@ -48,6 +43,7 @@ class Policy:
     workers: int = 0
     ahead: Ahead | None = None
     """What is done before the send. Needs Redis, where it is kept."""
+    tags: tuple[str, ...] = ALL
 
 
 POLICIES = {
@@ -56,6 +52,8 @@ POLICIES = {
     "one worker": Policy(1),
     "two workers and Redis": Policy(2),
     **{f"warmed {minutes} min": Policy(2, warmed(minutes)) for minutes in (3, 6, 9)},
+    "no recommendations": Policy(2, None, PUSHABLE),
+    "no recommendations, pushed": Policy(2, pushed, PUSHABLE),
 }
 
 
@@ -83,35 +81,6 @@ class Result:
         return self.before.exposures + self.seen.exposures
 
 
-def by_service(connections: Connections) -> Ask:
-    """Return how a template with `:retry` asks the service."""
-
-    async def ask(user: str, tag: str) -> int:
-        rest = f"&rec_id={REC_ID}" if tag == "recommendations" else ""
-        answer = await connections.get(f"/v1/{tag}?user_id={user}{rest}&on_error=retry")
-        if answer.status == 200 and json.loads(answer.body)["ok"] is not True:
-            raise AssertionError("a 200 without an answer, though on_error=retry")
-        return answer.status
-
-    return ask
-
-
-def straight(connections: Connections, *, cached: bool) -> Ask:
-    """Return how a template asks Amplitude itself, through a plain cache by URL or without one."""
-    kept: set[tuple[str, str]] = set()
-
-    async def ask(user: str, tag: str) -> int:
-        if cached and (user, tag) in kept:
-            return 200
-        answer = await connections.get(f"/v1/userprofile?user_id={user}&{STRAIGHT[tag]}")
-        status = 200 if answer.status == 400 else answer.status  # "not seen before" is an answer
-        if status == 200:
-            kept.add((user, tag))
-        return status
-
-    return ask
-
-
 def run(policy: str, options: argparse.Namespace) -> Result:
     """Run one policy and return what it came to."""
     to = recipients(options.recipients, options.seconds, options.backoff, options.seed)
@@ -125,15 +94,15 @@ def run(policy: str, options: argparse.Namespace) -> Result:
                 redis = running.enter_context(RedisServer())
                 settings |= {"REDIS_URL": redis.url, "WEB_CONCURRENCY": str(workers)}
             if ahead is not None:
-                stage = Stage(sandbox, settings, [one.user for one in to], REC_ID, options.per_minute, options.seed)
+                stage = Stage(sandbox, settings, [one.user for one in to], options.per_minute, options.seed)
                 known, before = ahead(stage), sandbox.seen()
                 sandbox.begin_anew(options.per_minute)
             service = running.enter_context(Service(sandbox, **settings))
             connections = Connections(service.port, f"X-API-Key: {SECRET}")
-            sender = Sender(by_service(connections))
+            sender = Sender(by_service(connections), POLICIES[policy].tags)
         else:
             connections = Connections(sandbox.port, f"Authorization: Api-Key {sandbox.secret_key}")
-            sender = Sender(straight(connections, cached=policy == "cache by URL"))
+            sender = Sender(straight(connections, cached=policy == "cache by URL"), POLICIES[policy].tags)
         run_with = len(service.workers()) if service else 0
         observer, memory = asyncio.run(_sent(sender, to, options.seconds, connections, service))
         chances = [Chance(one.at, one.last_try + PATIENCE - options.latency) for one in to]

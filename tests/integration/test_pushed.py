@@ -175,8 +175,8 @@ def test_a_push_that_comes_while_a_process_looks_is_not_missed(
         found = read(identity)
         if not looked:
             one.push(("u", membership("c1", True, time.time())))
-            heard = other.store._told
-            wait_until(lambda: other.store._told > heard)
+            heard = other.store.told
+            wait_until(lambda: other.store.told > heard)
         looked.append(found)
         return found
 

@@ -6,8 +6,10 @@ import asyncio
 
 import pytest
 
-from tests.bench.braze import PARTS, TAGS, TRIES, Health, Sender, recipients
+from tests.bench.braze import PARTS, TRIES, Health, Sender, recipients
 from tests.fakes import FakeClock
+
+TAGS = ("recommendations", "properties", "cohorts")
 
 
 def quiet(number: int) -> None:
@@ -69,7 +71,7 @@ def test_a_message_is_tried_once_and_five_times_more(fails: int) -> None:
         asked.append(tag)
         return 500 if len(asked) <= fails else 200
 
-    sender = Sender(ask)
+    sender = Sender(ask, TAGS)
     asyncio.run(sender.send(recipients(1, 0.0, 0.0001, 1), 0.0, quiet))
 
     assert len(sender.tally.first) == (fails == 0)

@@ -318,7 +318,7 @@ def test_others_have_their_turn_every_millisecond_while_ten_thousand_are_taken(
     looks = itertools.count()
     # Each user takes a tenth of a millisecond, as it were.
     watch = SimpleNamespace(perf_counter=lambda: next(looks) / 10_000, sleep=turns.append)
-    monkeypatch.setattr("proxy.pushing.time", watch)
+    monkeypatch.setattr("proxy.breather.time", watch)
     store = a_store(max_bytes=100_000_000)
     pushing = Pushing(store, now=FakeClock(START), monotonic=FakeClock())
     assert pushing.push(a_batch(*[f"user-{number}" for number in range(10_000)]), 0)

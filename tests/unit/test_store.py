@@ -4,6 +4,7 @@ import tracemalloc
 
 from proxy.forgotten import names
 from proxy.parts import COHORTS, EMPTY, PROPERTIES, Identity, Kept, Lifetimes, Record, recommendation
+from proxy.pushed import membership
 from proxy.query import Wish
 from proxy.store import Store
 from tests.fakes import FakeClock
@@ -139,6 +140,16 @@ def test_a_ready_answer_whose_record_had_to_leave_goes_with_whoever_is_forgotten
     before = kept.size
     kept.forget(names(Identity("returned-u", None)))
     assert kept.size < before - 2000
+
+
+def test_others_have_their_turn_while_a_user_is_sought_among_many(clock: FakeClock) -> None:
+    kept = store(clock)
+    for number in range(1500):
+        kept.push([(str(number), membership("vip", True, clock()))], kept.mark)
+    left_at_each_turn: list[int] = []
+    kept.forget(names(Identity("1499", None)), lambda: left_at_each_turn.append(kept.records))
+    assert left_at_each_turn == [1500] * 3
+    assert kept.records == 1499
 
 
 def test_ready_answers_are_counted_within_the_bound(clock: FakeClock) -> None:

@@ -1,0 +1,237 @@
+"""Records in memory, bounded by the bytes they take: what was fetched, what was pushed, answers as they were written.
+
+Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection
+from threading import Lock
+from typing import NamedTuple
+
+from cachetools import LRUCache
+
+from proxy.entries import Entries, Entry, size_of
+from proxy.forgotten import Forgotten, names, pair_digest
+from proxy.overlay import overlaid
+from proxy.parts import EMPTY, Freshness, Identity, Lifetimes, Record, merge
+from proxy.pushed import Pushed, known, merged, pack, shrink, unpack
+from proxy.query import Wish
+
+_AT_ONCE = 500
+"""Records that are looked at, in half a millisecond, before others have their turn."""
+_READY_SHARE = 16
+"""What part of the memory is for answers that are ready: those asked again within moments, not those of a campaign."""
+_READY_LINKS = 600
+"""Bytes that an answer that is ready takes beside its body."""
+
+
+class Ready(NamedTuple):
+    """An answer as it was written: its body, the body's ETag, when the oldest part was said, until when it is fresh."""
+
+    body: bytes
+    etag: str
+    said_at: float
+    fresh_until: float
+
+
+class Memory:
+    """Least recently used records leave it first. Safe for threads."""
+
+    def __init__(self, *, max_bytes: int, lifetimes: Lifetimes, now: Callable[[], float]) -> None:
+        for_ready = max_bytes // _READY_SHARE
+        self._cache = Entries(max_bytes - for_ready)
+        self._ready: LRUCache[Identity, tuple[Wish, Ready, bytes | None]] = LRUCache(
+            for_ready, getsizeof=lambda kept: len(kept[1].body) + _READY_LINKS
+        )
+        self._lifetimes = lifetimes
+        self._now = now
+        self._forgotten = Forgotten(now)
+        self._any_pushed = False
+        self.told = 0
+        """How often others told of what was pushed so far."""
+        self._lock = Lock()
+
+    @property
+    def mark(self) -> int:
+        """Return what to hand to `merge` and `push` with what is asked from now on: before a later forgetting."""
+        return self._forgotten.mark
+
+    def forgotten(self, identity: Identity, mark: int) -> bool:
+        """Say whether `identity` was forgotten after `mark`."""
+        with self._lock:
+            return self._forgotten.since(mark, identity)
+
+    def forget(self, meant: Collection[bytes], breathe: Callable[[], object] = lambda: None) -> set[bytes]:
+        """Drop, here, every record with an id of these names, and what lands of them with an older mark.
+
+        Return the digests of the pairs there were. `breathe` is called often, to let others have their turn.
+        """
+        with self._lock:
+            self._forgotten.add(meant)
+            kept = list(self._cache.items())
+            # Of an answer whose record had to leave nobody knows any more whose ids it has.
+            for identity in [one for one in self._ready if one not in self._cache]:
+                del self._ready[identity]
+        dropped = set()
+        for number, (identity, entry) in enumerate(kept):
+            if number % _AT_ONCE == 0:
+                breathe()
+            if not names(identity, Identity(entry.record.user_id, entry.record.device_id)).isdisjoint(meant):
+                dropped.add(pair_digest(identity))
+                with self._lock:
+                    gone = self._cache.pop(identity, None)
+                    self._ready.pop(identity, None)
+                    # What was pushed is of the user alone, whatever device the record was seen on.
+                    if gone and gone.pushed and names(identity).isdisjoint(meant):
+                        self._keep(identity, EMPTY, gone.pushed)
+        return dropped
+
+    def read(self, identity: Identity) -> Record:
+        """Return what is kept here about `identity`, fresh or not; an empty record when there is nothing."""
+        with self._lock:
+            entry = self._cache.get(identity)
+        return entry.record if entry else EMPTY
+
+    def ready(self, identity: Identity, wish: Wish) -> tuple[Ready, Freshness] | None:
+        """Return the answer that was written for this very wish, if it says what is kept and is fresh."""
+        with self._lock:
+            kept = self._ready.get(identity)
+            # What it was written from is asked for too, so that it is not the first to leave.
+            if kept is None or kept[0] is not wish or self._cache.get(identity) is None:
+                return None
+            if self._any_pushed and self._pushed(identity) is not kept[2]:
+                return None
+        ready, now = kept[1], self._now()
+        if ready.fresh_until <= now:
+            return None
+        return ready, Freshness(max(0.0, now - ready.said_at), ready.fresh_until - now)
+
+    def keep_ready(self, identity: Identity, wish: Wish, record: Record, body: bytes, etag: str) -> None:
+        """Keep what was written from `record`, if it was asked before and nothing newer has come meanwhile."""
+        with self._lock:
+            entry = self._cache.get(identity)
+            pushed = self._pushed(identity)
+            if entry is None or (entry.record is not record and pushed is None):
+                return
+            if entry.asked is not wish:  # in a send most are asked once
+                entry.asked = wish
+                return
+            if pushed is not None and overlaid(entry.record, known(unpack(pushed)), wish) != record:
+                return
+            said_at = min(map(record.said_at, wish.parts))
+            fresh_until = min(self._lifetimes.left(record, part, 0.0) for part in wish.parts)
+            with contextlib.suppress(ValueError):  # too large
+                self._ready[identity] = wish, Ready(body, etag, said_at, fresh_until), pushed
+
+    def shown(self, identity: Identity, record: Record, wish: Wish) -> Record:
+        """Return `record`, of this identity, as what was pushed about its user has changed it."""
+        if not self._any_pushed:
+            return record
+        with self._lock:
+            pushed = self._pushed(identity)
+        return record if pushed is None else overlaid(record, known(unpack(pushed)), wish)
+
+    def push(
+        self,
+        news: Collection[tuple[str, Pushed]],
+        mark: int,
+        *,
+        all_of_them: bool = True,
+        breathe: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Merge into what was pushed about these users before: of all, or of those of whom something is kept here.
+
+        Nothing is kept about who was forgotten after `mark`. `breathe` as for `forget`.
+        """
+        last: tuple[Pushed, bytes] | None = None
+        for user_id, pushed in news:
+            breathe()
+            identity = Identity(user_id, None)
+            if not all_of_them and identity not in self._cache:
+                continue
+            with self._lock:
+                if self._forgotten.since(mark, identity):
+                    continue
+                entry = self._cache.get(identity)
+                old = entry.pushed if entry else None
+                if old is not None:
+                    packed = shrink(pack(merged(unpack(old), pushed)))
+                    if packed == old:
+                        continue
+                else:
+                    # Of a cohort's batch all are the same, and share what is kept.
+                    if last is None or last[0] is not pushed:
+                        last = pushed, shrink(pack(pushed))
+                    packed = last[1]
+                self._any_pushed = True
+                self._keep(identity, entry.record if entry else EMPTY, packed)
+
+    def held(self, told: Callable[[str], bool], breathe: Callable[[], object] = lambda: None) -> list[str]:
+        """Return those users of whom something is kept here whom others were told of; `breathe` as for `forget`."""
+        with self._lock:
+            self.told += 1
+            kept = list(self._cache)
+        found = set()
+        for number, identity in enumerate(kept):
+            if number % _AT_ONCE == 0:
+                breathe()
+            if identity.user_id is not None and told(identity.user_id):
+                found.add(identity.user_id)
+        return list(found)
+
+    def merge(self, identity: Identity, news: Record, mark: int | None = None) -> Record:
+        """Add `news` to what is kept here, the later word winning, drop what may not be served any more; return it.
+
+        A record larger than the whole cache is not kept: the caller that waits for it is answered all the same.
+        """
+        with self._lock:
+            entry = self._cache.get(identity)
+            old = entry.record if entry else EMPTY
+            returned = Identity(news.user_id, news.device_id)
+            if news is EMPTY or (mark is not None and self._forgotten.since(mark, identity, returned)):
+                return old
+            record = self._lifetimes.pruned(merge(old, news), self._now())
+            self._keep(identity, record, entry.pushed if entry else None)
+            return record
+
+    def _keep(self, identity: Identity, record: Record, pushed: bytes | None) -> None:
+        """Called under the lock."""
+        self._ready.pop(identity, None)
+        try:
+            self._cache[identity] = Entry(record, size_of(identity, record, pushed), pushed)
+        except ValueError:
+            self._cache.pop(identity, None)
+
+    def _pushed(self, identity: Identity) -> bytes | None:
+        """Return what was pushed about the user, and keep it from leaving before the pair. Called under the lock."""
+        if identity.user_id is None or not self._any_pushed:
+            return None
+        entry = self._cache.get(identity if identity.device_id is None else Identity(identity.user_id, None))
+        return entry.pushed if entry else None
+
+    @property
+    def empty(self) -> bool:
+        """Say whether nothing at all is kept."""
+        return not self._cache
+
+    @property
+    def size(self) -> int:
+        """Return the bytes kept."""
+        return int(self._cache.currsize + self._ready.currsize)
+
+    @property
+    def records(self) -> int:
+        """Return how many users something is kept of."""
+        return len(self._cache)
+
+    @property
+    def max_size(self) -> int:
+        """Return the bytes that may be kept."""
+        return int(self._cache.maxsize + self._ready.maxsize)
+
+    @property
+    def evicted(self) -> int:
+        """Return how many records have left the memory for others."""
+        return self._cache.evicted
