@@ -1,4 +1,4 @@
-"""Asks that meet go together: whoever comes while one trip is on its way waits for the next, and goes with it."""
+"""Asks that meet go together: who comes while all trips are under way waits for the next, and goes with it."""
 
 from __future__ import annotations
 
@@ -12,48 +12,73 @@ from proxy.shared import Gone
 Asked = TypeVar("Asked")
 Told = TypeVar("Told")
 
+TRIPS = 4
+"""At once. Who finds one free goes alone and at once; with a Redis that is far away a single one would be too few."""
 MOST = 64
 """Asks that go in one trip: so many answers are read in half a millisecond."""
 
 
 class Gathered(Generic[Asked, Told]):
-    """One trip at a time, for all who ask. Safe for threads. `trip`: asks -> what is told each, in their order."""
+    """Safe for threads. `trip`: asks -> what is told each, in their order. `patience`: seconds, for all of an ask."""
 
-    def __init__(self, trip: Callable[[Sequence[Asked]], Sequence[Told]]) -> None:
+    def __init__(self, trip: Callable[[Sequence[Asked]], Sequence[Told]], *, patience: float) -> None:
         self._trip = trip
+        self._patience = patience
         self._waiting: deque[_Ask[Asked, Told]] = deque()
-        self._turn = Lock()
+        self._free = TRIPS
+        self._lock = Lock()
 
     def ask(self, asked: Asked) -> Told:
-        """Return what is told. What a trip raises, all raise who were on it or waited: they have waited as long."""
+        """Return what is told. Raises Gone when the trip failed, or could not be made in time."""
         mine: _Ask[Asked, Told] = _Ask(asked)
-        self._waiting.append(mine)
-        while not mine.told and mine.fault is None:
-            with self._turn:
-                if not mine.told and mine.fault is None:
-                    self._go()
-        if mine.fault is not None:
-            raise mine.fault
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                mine.leads = [mine]
+            else:
+                self._waiting.append(mine)
+        if not mine.leads:
+            mine.woken.acquire(timeout=self._patience)
+            with self._lock:
+                if not mine.leads and mine in self._waiting:
+                    self._waiting.remove(mine)
+        if mine.leads:
+            self._go(mine.leads)
+        if not mine.told:
+            raise Gone
         return mine.told[0]
 
-    def _go(self) -> None:
-        together = [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST))]
+    def _go(self, together: Sequence[_Ask[Asked, Told]]) -> None:
         try:
             for one, told in zip(together, self._trip([one.asked for one in together]), strict=True):
                 one.told.append(told)
-        except BaseException as fault:
-            while self._waiting:
-                together.append(self._waiting.popleft())
+        except Gone:
+            pass
+        finally:
             for one in together:
-                one.fault = fault if isinstance(fault, Exception) else Gone()
-            if not isinstance(fault, Exception):
-                raise
+                one.leads = []
+                if one is not together[0]:
+                    one.woken.release()
+            self._next()
+
+    def _next(self) -> None:
+        """Let the first who waits go, and others with it."""
+        with self._lock:
+            if not self._waiting:
+                self._free += 1
+                return
+            together = [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST))]
+            together[0].leads = together
+        together[0].woken.release()
 
 
 class _Ask(Generic[Asked, Told]):
-    __slots__ = ("asked", "fault", "told")
+    __slots__ = ("asked", "leads", "told", "woken")
 
     def __init__(self, asked: Asked) -> None:
         self.asked = asked
         self.told: list[Told] = []
-        self.fault: Exception | None = None
+        self.leads: Sequence[_Ask[Asked, Told]] = []
+        """Whom this one goes for, itself first; nobody while another goes for it."""
+        self.woken = Lock()
+        self.woken.acquire()

@@ -1,13 +1,13 @@
 """Asks that meet go together."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Event
+from threading import Event, Semaphore
 
 import pytest
 
 from proxy.shared import Gone
-from proxy.shared.gathered import MOST, Gathered
+from proxy.shared.gathered import MOST, TRIPS, Gathered
 
 
 class Trips:
@@ -15,13 +15,13 @@ class Trips:
 
     def __init__(self) -> None:
         self.asked: list[list[int]] = []
-        self.on_its_way = Event()
+        self.begun = Semaphore(0)
         self.go_on = Event()
         self.fault: BaseException | None = None
 
     def __call__(self, asks: Sequence[int]) -> list[int]:
         self.asked.append(list(asks))
-        self.on_its_way.set()
+        self.begun.release()
         assert self.go_on.wait(10)
         if self.fault:
             raise self.fault
@@ -33,49 +33,70 @@ def trips() -> Trips:
     return Trips()
 
 
-def held(trips: Trips, gathered: Gathered[int, int], ask: Callable[[int], int], more: int) -> list[Future[int]]:
-    """Ask for 0, and for `more` others while that is on its way; let them all go on."""
-    with ThreadPoolExecutor(more + 1) as threads:
-        asked = [threads.submit(ask, 0)]
-        assert trips.on_its_way.wait(10)
-        asked += [threads.submit(ask, number) for number in range(1, more + 1)]
+@pytest.fixture
+def gathered(trips: Trips) -> Gathered[int, int]:
+    return Gathered(trips, patience=10)
+
+
+def held(trips: Trips, gathered: Gathered[int, int], more: int) -> list[Future[int]]:
+    """Ask as often as trips may be under way at once, and by `more` others meanwhile; let them all go on."""
+    with ThreadPoolExecutor(TRIPS + more) as threads:
+        asked = [threads.submit(gathered.ask, number) for number in range(TRIPS)]
+        for _ in range(TRIPS):
+            assert trips.begun.acquire(timeout=10)
+        asked += [threads.submit(gathered.ask, number) for number in range(TRIPS, TRIPS + more)]
         while len(gathered._waiting) < more:
             pass
         trips.go_on.set()
     return asked
 
 
-def test_who_asks_alone_goes_at_once(trips: Trips) -> None:
-    trips.go_on.set()
-    assert Gathered(trips).ask(7) == -7
-    assert trips.asked == [[7]]
+def test_who_finds_a_trip_free_goes_alone_and_at_once(trips: Trips, gathered: Gathered[int, int]) -> None:
+    asked = held(trips, gathered, 0)
+    assert [one.result() for one in asked] == [-number for number in range(TRIPS)]
+    assert sorted(trips.asked) == [[number] for number in range(TRIPS)]
 
 
-def test_all_who_come_during_a_trip_go_on_the_next_and_each_is_told_its_own(trips: Trips) -> None:
-    gathered = Gathered(trips)
-    asked = held(trips, gathered, gathered.ask, 20)
-    assert [one.result() for one in asked] == [-number for number in range(21)]
-    assert [len(together) for together in trips.asked] == [1, 20]
+def test_all_who_come_meanwhile_go_on_the_next_and_each_is_told_its_own(
+    trips: Trips, gathered: Gathered[int, int]
+) -> None:
+    asked = held(trips, gathered, 20)
+    assert [one.result() for one in asked] == [-number for number in range(TRIPS + 20)]
+    assert sorted(map(len, trips.asked)) == [1] * TRIPS + [20]
 
 
-def test_a_trip_takes_no_more_than_can_be_read_at_once(trips: Trips) -> None:
-    gathered = Gathered(trips)
-    asked = held(trips, gathered, gathered.ask, MOST + 1)
-    assert [one.result() for one in asked] == [-number for number in range(MOST + 2)]
-    assert [len(together) for together in trips.asked] == [1, MOST, 1]
+def test_a_trip_takes_no_more_than_can_be_read_at_once(trips: Trips, gathered: Gathered[int, int]) -> None:
+    asked = held(trips, gathered, MOST + 1)
+    assert [one.result() for one in asked] == [-number for number in range(TRIPS + MOST + 1)]
+    assert sorted(map(len, trips.asked)) == [1] * (TRIPS + 1) + [MOST]
 
 
-def test_who_waited_for_a_trip_that_failed_is_not_kept_for_another(trips: Trips) -> None:
-    gathered, trips.fault = Gathered(trips), Gone()
-    asked = held(trips, gathered, gathered.ask, 3)
+def test_a_trip_that_fails_is_over_and_the_next_is_made(trips: Trips, gathered: Gathered[int, int]) -> None:
+    trips.fault = Gone()
+    asked = held(trips, gathered, 3)
     assert all(isinstance(one.exception(), Gone) for one in asked)
-    assert trips.asked == [[0]]
     trips.fault = None
-    assert gathered.ask(5) == -5
+    assert held(trips, gathered, 0)[0].result() == 0
+    assert gathered._free == TRIPS
 
 
-def test_who_is_stopped_on_a_trip_takes_nobody_along(trips: Trips) -> None:
-    gathered, trips.fault = Gathered(trips), SystemExit()
-    first, second = held(trips, gathered, gathered.ask, 1)
-    assert isinstance(first.exception(), SystemExit)
-    assert isinstance(second.exception(), Gone)
+def test_who_is_stopped_on_a_trip_lets_the_others_go(trips: Trips, gathered: Gathered[int, int]) -> None:
+    trips.fault = SystemExit()
+    asked = held(trips, gathered, 2)
+    assert [type(one.exception()) for one in asked[: TRIPS + 1]] == [SystemExit] * (TRIPS + 1)
+    assert isinstance(asked[-1].exception(), Gone)  # whose answer the last leader would have brought
+    assert gathered._free == TRIPS
+
+
+def test_who_cannot_go_in_time_is_told_so_and_keeps_nobody(trips: Trips) -> None:
+    gathered = Gathered(trips, patience=0.01)
+    with ThreadPoolExecutor(TRIPS) as threads:
+        asked = [threads.submit(gathered.ask, number) for number in range(TRIPS)]
+        for _ in range(TRIPS):
+            assert trips.begun.acquire(timeout=10)
+        with pytest.raises(Gone):
+            gathered.ask(9)
+        trips.go_on.set()
+    assert [one.result() for one in asked] == [-number for number in range(TRIPS)]
+    assert [9] not in trips.asked
+    assert gathered.ask(10) == -10
