@@ -187,7 +187,7 @@ def _services(
 def _prefix(settings: Settings) -> bytes:
     """Return what all keys begin with: two projects of Amplitude may share a Redis, but never a user or a quota."""
     project = (settings.amplitude_base_url, settings.amplitude_api_key, settings.amplitude_secret_key)
-    return b"ccp3:" + hashlib.sha256(repr(project).encode()).hexdigest()[:12].encode() + b":"
+    return b"ccp2:" + hashlib.sha256(repr(project).encode()).hexdigest()[:12].encode() + b":"
 
 
 def _flight_threads(settings: Settings) -> int:

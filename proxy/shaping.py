@@ -115,7 +115,7 @@ def _entry(kept: Kept | None) -> tuple[bytes, bytes, bytes]:
     place = (_places if len(names) <= _MAX_NAMES else _places.__wrapped__)(names)
     items, control, child, source, updated = [values[at] for at in place]
     # For the control group Amplitude sends random items: shown, they would spoil its measurement.
-    is_control = control in (b"true", b'"true"')
+    is_control = control in _TRUE
     items = items if _PLAIN_TEXTS.fullmatch(items) else strictjson.write(_texts(json.loads(items)))
     shown, held_back = (b"[]", items) if is_control else (items, b"[]")
     return (
@@ -127,6 +127,7 @@ def _entry(kept: Kept | None) -> tuple[bytes, bytes, bytes]:
 
 
 _FIELDS = ("items", "is_control", "child_rec_id", "recommendation_source", "last_updated")
+_TRUE = (b"true", b'"true"', b"1", b"1.0")
 _PLAIN_TEXTS = re.compile(rb'\[(?:"[^"\\]*"(?:,"[^"\\]*")*)?\]')
 
 

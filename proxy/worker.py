@@ -112,6 +112,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         self._connections: dict[Connection, None] = {}  # the longest unused first
         self._idle_seconds = float(self.cfg.keepalive)
         self._unanswered: set[Any] = set()
+        self._looks = Looks()
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
@@ -183,7 +184,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         from proxy.web.context import installed
 
         self._services = installed(self.wsgi)
-        Looks().begin()
+        self._looks.begin()
         if self._services.redis:
             self._services.redis.start()
 
@@ -210,6 +211,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
         assert self._services  # noqa: S101  # nothing runs before it is loaded
         try:
+            self._looks.tick()
             self._services.history.tick()
             tell_overdue()
         except Exception:  # messages are worth more than their count

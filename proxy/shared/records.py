@@ -1,7 +1,7 @@
 """Users' records in Redis: a hash a user, a field a part, one round trip whatever is asked; and who fetches which part.
 
-Keys are digests, so that no id stands in a slow log. They begin with a version: a change of this form finds nothing
-of the old one, which expires by itself.
+Keys are digests, so that no id stands in a slow log. A record's key has a version: a change of its form finds nothing
+of the old one, which expires by itself, while leases and quota are one with those of a process of the version before.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import struct
+import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,9 +30,11 @@ _CODES: dict[Section, str] = {
     "propensities": "s",
 }
 _SECTIONS = {code: section for section, code in _CODES.items()}
+_RECORD = b"user3:"
 _META = b"m"
 _UNKNOWN = b"?"
 _MOMENT = struct.Struct(">d")
+_SEAL = struct.Struct(">I")
 _WARM = b"w"  # as nothing begins that is kept: neither JSON nor what is compressed
 _FAULT_SECONDS = 1.0
 """For so long others hear of a call that failed, instead of trying the same again."""
@@ -113,7 +116,7 @@ class SharedRecords:
             keys += [self._prefix + b"pairs:" + name, self._keys(one)[0], self._prefix + b"pushed:" + name]
             told.append(name)
         landing = self._lease + _QUEUED_SECONDS * 1000
-        found = self._forget(keys, [self._prefix + b"user:", landing, int(self._lifetimes.whole * 1000), *told])
+        found = self._forget(keys, [self._prefix + _RECORD, landing, int(self._lifetimes.whole * 1000), *told])
         return set(found)
 
     def forgotten(self, since: float) -> list[tuple[bytes, float]]:
@@ -126,7 +129,7 @@ class SharedRecords:
 
     def _keys(self, identity: Identity) -> Sequence[bytes]:
         digest = pair_digest(identity)
-        return self._prefix + b"user:" + digest, self._prefix + b"lease:" + digest
+        return self._prefix + _RECORD + digest, self._prefix + b"lease:" + digest
 
 
 def _field(part: Part) -> bytes:
@@ -149,7 +152,7 @@ def _fields(record: Record) -> list[tuple[bytes, bytes]]:
     return [
         (_META, meta),
         *(
-            (_field(part), _MOMENT.pack(kept.at) + (_WARM if kept.warm else b"") + kept.value)
+            (_field(part), _sealed(_MOMENT.pack(kept.at) + (_WARM if kept.warm else b"") + kept.value))
             for part, kept in record.parts.items()
         ),
     ]
@@ -169,9 +172,22 @@ def _record(fields: dict[bytes, bytes]) -> Record:
     for field, value in fields.items():
         # A field of another version, or of whoever else writes here, is as good as not there.
         with contextlib.suppress(*_UNREADABLE):
-            warm = value[8:9] == _WARM
-            parts[_part(field)] = Kept(value[9:] if warm else value[8:], _at(value), warm)
+            said = _unsealed(value)
+            warm = said[8:9] == _WARM
+            parts[_part(field)] = Kept(said[9:] if warm else said[8:], _at(said), warm)
     return Record(parts, unknown_at, user_id, device_id, unknown_status)
+
+
+def _sealed(value: bytes) -> bytes:
+    return value + _SEAL.pack(zlib.crc32(value))
+
+
+def _unsealed(value: bytes) -> bytes:
+    """Return what was sealed. ValueError when it is not whole: what is kept goes into answers without being read."""
+    said, seal = value[: -_SEAL.size], value[-_SEAL.size :]
+    if seal != _SEAL.pack(zlib.crc32(said)):
+        raise ValueError
+    return said
 
 
 def _at(value: bytes) -> float:

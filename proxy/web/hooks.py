@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
 import re
 
@@ -18,6 +19,7 @@ from proxy.web.written import Written
 
 _log = logging.getLogger(__name__)
 _new_ids = random.Random()  # noqa: S311  # a request's id is no secret
+os.register_at_fork(after_in_child=_new_ids.seed)
 _SANE_ID = re.compile(r"[A-Za-z0-9._~+/=-]{1,200}\Z")
 REALM = 'Basic realm="connected-content-proxy", charset="UTF-8"'
 

@@ -30,6 +30,7 @@ from tests.unit.test_pushing import GARBAGE, STATEMENTS, USERS, agrees, bodies, 
 __all__ = ["running", "stopped", "valkey"]  # fixtures
 
 _EXAMPLES = itertools.count()
+ALL_COHORTS = Wish(("cohorts",))
 C1 = Wish(("cohorts",), cohort_ids=("c1",))
 
 
@@ -106,13 +107,13 @@ def test_a_user_that_a_process_holds_is_heard_of_within_a_second(pair: tuple[Pro
     for identity in pairs:
         other.store.merge(identity, Record({COHORTS: Kept(b'["far"]', now - 60)}))
         for _ in range(2):
-            other.store.keep_ready(identity, Wish(("cohorts",)), other.store.read(identity), b"old", "etag")
-        assert other.store.ready(identity, Wish(("cohorts",)))
+            other.store.keep_ready(identity, ALL_COHORTS, other.store.read(identity), b"old", "etag")
+        assert other.store.ready(identity, ALL_COHORTS)
     began = time.monotonic()
     one.push(("u", membership("c1", True, now)), ("v", membership("c1", True, now)), ("w", membership("c1", True, now)))
     for identity in pairs:
         wait_until(partial(forgotten_as_ready, other, identity), seconds=1)
-        shown = other.store.shown(identity, other.store.read(identity), Wish(("cohorts",)))
+        shown = other.store.shown(identity, other.store.read(identity), ALL_COHORTS)
         assert shown.parts[COHORTS].value == b'["far","c1"]'
     assert time.monotonic() - began < 1
     assert other.store.read(Identity("w", None)) is EMPTY
@@ -121,7 +122,7 @@ def test_a_user_that_a_process_holds_is_heard_of_within_a_second(pair: tuple[Pro
 
 def forgotten_as_ready(process: Process, identity: Identity) -> bool:
     """Say whether no answer about all cohorts is ready any more."""
-    return process.store.ready(identity, Wish(("cohorts",))) is None
+    return process.store.ready(identity, ALL_COHORTS) is None
 
 
 def test_ten_thousand_are_one_word_to_the_others_and_only_those_they_hold_are_looked_up(

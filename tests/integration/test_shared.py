@@ -280,14 +280,20 @@ def test_what_is_no_record_of_ours_is_as_good_as_not_there_and_spoils_it_for_nob
     with redis.Redis.from_url(running.url) as operator:
         operator.hset(key, mapping={b"w\0new": b"12345678[]", b"p\0": b"short"})
         assert fresh.get(COHORTS).forwarded is None
+        whole = operator.hget(key, b"c\0")
+        operator.hset(key, b"c\0", whole[:10] + b"?" + whole[11:])
+        damaged = Process(running.url)
+        settled(process, fresh, damaged)
+        assert not damaged.store.look(USER).has(COHORTS)
+        operator.hset(key, b"c\0", whole)
         operator.hset(key, b"m", b"garbage, and more of it")
         third = Process(running.url)
-        settled(process, fresh, third)
+        settled(process, fresh, damaged, third)
         assert third.store.look(USER) == EMPTY
         operator.delete(key)
         operator.set(key, "no hash")
     other = Process(running.url)
-    settled(process, fresh, third, other)
+    settled(process, fresh, damaged, third, other)
     assert other.get(COHORTS).error is None
     assert other.server.gone_since is None
 
@@ -496,7 +502,7 @@ def left_of(url: str, *ids: str) -> list[bytes]:
         left = []
         for key in client.scan_iter():
             kept = client.dump(key)
-            if b":user:" in key or any(id.encode() in kept or id.encode() in key for id in ids):
+            if b":user3:" in key or any(id.encode() in kept or id.encode() in key for id in ids):
                 left.append(key)
         return left
 

@@ -21,9 +21,11 @@ def run(program: str) -> str:
         one.itself = one
         return one
 
-    def full_looks(number):
-        global passed
-        passed = [[] for _ in range(number * YOUNG * (MIDDLE + 1) * (OLD + 1))]
+    def stay(number):
+        passed.append([[] for _ in range(number)])
+
+    passed = []
+    enough = 4 * YOUNG * (MIDDLE + 1) * (OLD + 1)  # for a full look
 
     """
     whole = textwrap.dedent(head) + textwrap.dedent(program)
@@ -39,15 +41,28 @@ def test_what_a_full_look_left_alive_is_not_looked_at_again() -> None:
     assert seen == "True True\n"
 
 
+def test_what_stays_is_set_aside_as_it_comes() -> None:
+    seen = run("""
+    Looks().begin()
+    for _ in range(5):
+        stay(enough)
+    print(len(gc.get_objects()) < enough)
+    """)
+    assert seen == "True\n"
+
+
 def test_garbage_that_was_set_aside_is_found_once_as_much_has_come_since() -> None:
     seen = run("""
     gone = cycle()
     gone_too = weakref.ref(gone)
-    Looks().begin()
+    looks = Looks()
+    looks.begin()
     del gone
-    full_looks(1)
+    looks.tick()
     print(gone_too() is None)
-    full_looks(gc.get_freeze_count() // (YOUNG * MIDDLE * OLD) + 3)
+    while gc.get_freeze_count() < 3 * looks._aside:
+        stay(enough)
+    looks.tick()
     print(gone_too() is None)
     """)
     assert seen == "False\nTrue\n"
@@ -57,7 +72,7 @@ def test_what_is_young_is_looked_at_as_ever() -> None:
     seen = run("""
     Looks().begin()
     young = weakref.ref(cycle())
-    full_looks(1)
+    stay(enough)
     print(young() is None)
     """)
     assert seen == "True\n"

@@ -96,6 +96,14 @@ def test_any_json_at_all_gives_every_key_with_its_type(
         assert conforms(body, wanted)
 
 
+@pytest.mark.parametrize("control", [True, "true", 1, 1.0])
+def test_whoever_is_in_the_control_group_in_whatever_words_is_shown_nothing(control: object) -> None:
+    ask = parse("recommendations", {"user_id": "u", "rec_id": "a"}.items())
+    entry = {"rec_id": "a", "items": ["x"], "is_control": control}
+    body = json.loads(shape(ask, record_of(ask, {"recommendations": [entry]})))
+    assert (body["items"], body["is_control"], body["control_items"]) == ([], True, ["x"])
+
+
 @given(asks, user_datas)
 def test_items_are_never_shown_to_the_control_group(given_ask: dict[str, str], user_data: dict[str, Any]) -> None:
     ask = parse(None, given_ask.items())
