@@ -19,11 +19,16 @@ MOST = 64
 
 
 class Gathered(Generic[Asked, Told]):
-    """Safe for threads. `trip`: asks -> what is told each, in their order. `patience`: seconds, for all of an ask."""
+    """Safe for threads. `trip`: asks -> what is told each, in their order. `patience`: seconds, for all of an ask;
+    `on_late` is called when it is out.
+    """
 
-    def __init__(self, trip: Callable[[Sequence[Asked]], Sequence[Told]], *, patience: float) -> None:
+    def __init__(
+        self, trip: Callable[[Sequence[Asked]], Sequence[Told]], *, patience: float, on_late: Callable[[], None]
+    ) -> None:
         self._trip = trip
         self._patience = patience
+        self._on_late = on_late
         self._waiting: deque[_Ask[Asked, Told]] = deque()
         self._free = TRIPS
         self._lock = Lock()
@@ -38,7 +43,8 @@ class Gathered(Generic[Asked, Told]):
             else:
                 self._waiting.append(mine)
         if not mine.leads:
-            mine.woken.acquire(timeout=self._patience)
+            if not mine.woken.acquire(timeout=self._patience):
+                self._on_late()
             with self._lock:
                 if not mine.leads and mine in self._waiting:
                     self._waiting.remove(mine)

@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 _TIMEOUT_SECONDS = 0.4
 """For an answer. A caller has three times that; in a burst an answer may lie there until its turn comes."""
 _READ_SECONDS = 0.8
-"""For a read, the wait for its turn included: after it a caller still has time for a call to be booked."""
+"""For a read, the wait for its turn included. To who waited in vain, Redis cannot keep up with what is asked."""
 _LATE_ANSWERS = 3  # in a row. One alone may be this process's own fault, kept from its turn by others on the machine
 _CONNECTION_SECONDS = 1.0  # for a connection that is free: all may be in use, which is no fault of Redis
 _ENROLL_SECONDS = 0.3  # well within the time that SharedQuota leaves all to write back what a new Redis cannot know
@@ -67,7 +67,9 @@ class Server:
         self._wake = threading.Event()
         self._scripts: list[bytes] = []
         self._reads = Gathered[list[bytes], list[Any] | None](
-            lambda asks: self._asked(lambda: self._read(asks)), patience=_READ_SECONDS
+            lambda asks: self._asked(lambda: self._read(asks)),
+            patience=_READ_SECONDS,
+            on_late=lambda: self._lost("reads that wait"),
         )
         self._late = 0
         self.id = secrets.token_hex(8)

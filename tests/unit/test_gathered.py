@@ -35,7 +35,7 @@ def trips() -> Trips:
 
 @pytest.fixture
 def gathered(trips: Trips) -> Gathered[int, int]:
-    return Gathered(trips, patience=10)
+    return Gathered(trips, patience=10, on_late=pytest.fail)
 
 
 def held(trips: Trips, gathered: Gathered[int, int], more: int) -> list[Future[int]]:
@@ -89,13 +89,15 @@ def test_who_is_stopped_on_a_trip_lets_the_others_go(trips: Trips, gathered: Gat
 
 
 def test_who_cannot_go_in_time_is_told_so_and_keeps_nobody(trips: Trips) -> None:
-    gathered = Gathered(trips, patience=0.01)
+    late: list[None] = []
+    gathered = Gathered(trips, patience=0.01, on_late=lambda: late.append(None))
     with ThreadPoolExecutor(TRIPS) as threads:
         asked = [threads.submit(gathered.ask, number) for number in range(TRIPS)]
         for _ in range(TRIPS):
             assert trips.begun.acquire(timeout=10)
         with pytest.raises(Gone):
             gathered.ask(9)
+        assert len(late) == 1
         trips.go_on.set()
     assert [one.result() for one in asked] == [-number for number in range(TRIPS)]
     assert [9] not in trips.asked
