@@ -2,7 +2,7 @@
 
 A full look takes up to 0.6 us an object, and cached users and open connections are a million of them. Hardly anything
 of that ever is garbage that only a look can find. So what a full look has left alive is set aside, and looked through
-again when as much has been set aside since.
+again, in a quiet moment, when as much has been set aside since.
 """
 
 from __future__ import annotations
@@ -12,6 +12,10 @@ import gc
 YOUNG, MIDDLE, OLD = 700, 5, 5
 """How many new objects, then how many looks at the younger ones, make the next look due: a full one comes after 20,000
 to 30,000 that stay, and takes 10 to 20 ms."""
+
+
+_OVERDUE = 8
+"""So many times as much may be set aside in a time that is never quiet."""
 
 
 class Looks:
@@ -33,9 +37,9 @@ class Looks:
         gc.callbacks.remove(self._looked)
         gc.unfreeze()
 
-    def tick(self) -> None:
-        """Look through everything if that is due. To be called now and then."""
-        if self._since > self._aside:
+    def tick(self, *, quiet: bool) -> None:
+        """Look through everything if that is due. To be called now and then; `quiet`: few would wait meanwhile."""
+        if self._since > self._aside * (1 if quiet else _OVERDUE):
             self._look_through_all()
 
     def _look_through_all(self) -> None:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 REQUEST_SECONDS = 10.0
 """From the first byte of a request to its last, and for a client to take the answer. Braze gives up after 2."""
+_QUIET = 20
+"""Fewer requests than that in a second, and a look for garbage that takes a part of one keeps few waiting."""
 LINGER_SECONDS = 2.0
 """How long a connection is kept for a request that may be on its way already, when we are about to close it."""
 
@@ -113,6 +115,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         self._idle_seconds = float(self.cfg.keepalive)
         self._unanswered: set[Any] = set()
         self._looks = Looks()
+        self._answered = 0
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
@@ -211,7 +214,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
         assert self._services  # noqa: S101  # nothing runs before it is loaded
         try:
-            self._looks.tick()
+            answered, self._answered = self.nr - self._answered, self.nr
+            self._looks.tick(quiet=answered < _QUIET)
             self._services.history.tick()
             tell_overdue()
         except Exception:  # messages are worth more than their count

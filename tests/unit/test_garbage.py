@@ -53,19 +53,37 @@ def test_what_stays_is_set_aside_as_it_comes() -> None:
 
 def test_garbage_that_was_set_aside_is_found_once_as_much_has_come_since() -> None:
     seen = run("""
+    kept = [[] for _ in range(2 * enough)]
     gone = cycle()
     gone_too = weakref.ref(gone)
     looks = Looks()
     looks.begin()
     del gone
-    looks.tick()
+    looks.tick(quiet=True)
     print(gone_too() is None)
     while gc.get_freeze_count() < 3 * looks._aside:
         stay(enough)
-    looks.tick()
+    looks.tick(quiet=False)
+    print(gone_too() is None)
+    looks.tick(quiet=True)
     print(gone_too() is None)
     """)
-    assert seen == "False\nTrue\n"
+    assert seen == "False\nFalse\nTrue\n"
+
+
+def test_in_a_time_that_is_never_quiet_everything_is_looked_through_all_the_same() -> None:
+    seen = run("""
+    gone = cycle()
+    gone_too = weakref.ref(gone)
+    looks = Looks()
+    looks.begin()
+    del gone
+    while gc.get_freeze_count() < 10 * looks._aside:
+        stay(enough)
+    looks.tick(quiet=False)
+    print(gone_too() is None)
+    """)
+    assert seen == "True\n"
 
 
 def test_what_is_young_is_looked_at_as_ever() -> None:
