@@ -6,9 +6,11 @@ for again; where it leads, to a storage, holds for a minute, and is told no cred
 
 from __future__ import annotations
 
+import gzip
 import io
 import time
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
@@ -36,7 +38,7 @@ _LONGEST_PAUSE_SECONDS = 30.0
 _GROWTH = 1.5
 _JOB_SECONDS = 3600.0
 _TELL_SECONDS = 5.0
-_BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+_BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, EOFError, zlib.error)
 
 
 class NotDownloaded(Exception):
@@ -137,13 +139,9 @@ class Cohorts:
         """Open the file, in the storage where Amplitude keeps it there, and yield its lines."""
         session, url = self._session, f"{self._base}/api/5/cohorts/request/{quote(request_id, safe='')}/file"
         for _ in range(_HOPS + 1):
-            with _get(session, url, _FILE_SECONDS) as answer:
+            with _get(session, url, _FILE_SECONDS, {"Accept-Encoding": "identity"}) as answer:
                 if answer.status_code == 200:
-                    answer.raw.decode_content = True
-                    answer.raw.auto_close = False  # or it would be closed while lines of it are still to be read
-                    yield io.TextIOWrapper(
-                        io.BufferedReader(answer.raw, 65536), "utf-8-sig", "surrogateescape", newline=""
-                    )
+                    yield _lines(answer)
                     return
                 if not answer.is_redirect:
                     if session is self._session:
@@ -187,8 +185,39 @@ class Cohorts:
             )
 
 
-def _get(session: Session, url: str, seconds: float) -> requests.Response:
-    return session.get(url, stream=True, allow_redirects=False, timeout=urllib3.Timeout(total=seconds))  # type: ignore[arg-type]  # requests passes it on
+def _get(session: Session, url: str, seconds: float, headers: Mapping[str, str] | None = None) -> requests.Response:
+    timeout: Any = urllib3.Timeout(total=seconds)  # requests passes it on
+    return session.get(url, headers=headers, stream=True, allow_redirects=False, timeout=timeout)
+
+
+def _lines(answer: requests.Response) -> Iterator[str]:
+    """Return the lines of a body, as far as they come. What ends before its end raises, at the end of what came."""
+    raw = answer.raw
+    raw.auto_close = False  # or it would be closed while lines of it are still to be read
+    raw.decode_content = False
+    bounded = raw.chunked or raw.length_remaining is not None
+    source: Any = raw
+    match answer.headers.get("Content-Encoding", "identity").strip().lower():
+        case "identity":
+            pass
+        case "gzip" | "x-gzip":
+            # Some storages send what they keep, whatever was asked for. urllib3 would take half a stream for the whole.
+            source, bounded = gzip.GzipFile(fileobj=raw), True
+        case coding:
+            raise NotDownloaded(f"the file of the cohort comes in a coding that nobody asked for, {coding[:40]!r}")
+    lines = io.TextIOWrapper(io.BufferedReader(source, 65536), "utf-8-sig", "surrogateescape", newline="")
+    return lines if bounded else _terminated(lines)
+
+
+def _terminated(lines: Iterator[str]) -> Iterator[str]:
+    """Yield lines whose number nothing tells but the end of the connection: it may have come within one."""
+    line = ""
+    for line in lines:
+        if not line.endswith(("\r", "\n")):
+            break
+        yield line
+    if not line.endswith(("\r", "\n")):
+        raise _BrokenOff("it ends within a line")
 
 
 def _json(answer: requests.Response) -> dict[str, Any]:

@@ -6,6 +6,7 @@ refuses them, as a storage does whose links are signed.
 
 from __future__ import annotations
 
+import gzip
 import secrets
 import threading
 import time
@@ -37,6 +38,17 @@ class Reply:
 
 
 @dataclass(frozen=True)
+class _Stored:
+    """A file in the storage. `unbounded`: its end is that of the connection, and nothing else says how long it is."""
+
+    expires: float
+    body: bytes
+    headers: Mapping[str, str]
+    cut: int = 0
+    unbounded: bool = False
+
+
+@dataclass(frozen=True)
 class _Job:
     cohort_id: str
     file: bytes
@@ -54,7 +66,7 @@ class Exports:
         self._asked: Counter[str] = Counter()
         self._requests: deque[float] = deque()
         self._storage: _Storage | None = None
-        self.links: dict[str, tuple[float, bytes, int]] = {}
+        self.links: dict[str, _Stored] = {}
         self.counts: Counter[str] = Counter()
         """Of `requests`, `polls`, `files`, and in the storage `stored` and `credentials`."""
 
@@ -119,7 +131,19 @@ class Exports:
                 self._storage = _Storage(self)
                 threading.Thread(target=self._storage.serve_forever, args=(0.05,), daemon=True).start()
         expires = 0.0 if kind == "cohort-expired" else _LINK_SECONDS
-        self.links[link] = time.monotonic() + expires, b"" if kind == "cohort-loop" else file, cut
+        headers = {"Content-Type": "text/csv"}
+        if kind.startswith("cohort-gzip"):
+            # As of a file that was stored so: it is sent so, whatever is asked for.
+            headers["Content-Encoding"] = "gzip"
+            file = gzip.compress(file)
+            file = file[: len(file) // 2] if kind == "cohort-gzip-cut" else file
+        self.links[link] = _Stored(
+            time.monotonic() + expires,
+            b"" if kind == "cohort-loop" else file,
+            headers,
+            _CUT_OFF + len("\n") if kind == "cohort-unbounded-cut" else cut,
+            kind.startswith("cohort-unbounded"),
+        )
         return Reply(302, "", {"Location": f"http://127.0.0.1:{self._storage.port}/{link}"})
 
 
@@ -150,16 +174,21 @@ class _StorageHandler(BaseHTTPRequestHandler):
         if any(name in self.headers for name in ("Authorization", "Cookie", "X-Amp-Authorization")):
             counts["credentials"] += 1
             return self._send(400, b"Only one auth mechanism allowed", {})
-        expires, file, cut = self.server.exports.links.get(self.path[1:], (0.0, b"", 0))
-        if expires <= time.monotonic():
+        stored = self.server.exports.links.get(self.path[1:])
+        if stored is None or stored.expires <= time.monotonic():
             return self._send(403, b"Request has expired", {})
-        if not file:
+        if not stored.body:
             return self._send(302, b"", {"Location": self.path})
-        return self._send(200, file, {"Content-Type": "text/csv"}, cut)
+        return self._send(200, stored.body, stored.headers, stored.cut, unbounded=stored.unbounded)
 
-    def _send(self, status: int, body: bytes, headers: Mapping[str, str], cut: int = 0) -> None:
+    def _send(
+        self, status: int, body: bytes, headers: Mapping[str, str], cut: int = 0, *, unbounded: bool = False
+    ) -> None:
         self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
+        if unbounded:
+            self.close_connection = True
+        else:
+            self.send_header("Content-Length", str(len(body)))
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()

@@ -10,6 +10,7 @@ FaultKind = Literal[
     "slow", "hang", "drip-headers", "drip-body", "reset", "status", "quota", "broken-json", "wrong-shape",
     "wrong-types", "oversize", "redirect", "not-utf-8", "bad-header",
     "cohort-429", "cohort-500", "cohort-stuck", "cohort-cut-off", "cohort-expired", "cohort-loop", "cohort-elsewhere",
+    "cohort-gzip", "cohort-gzip-cut", "cohort-unbounded", "cohort-unbounded-cut",
 ]  # fmt: skip
 
 

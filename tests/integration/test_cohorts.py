@@ -126,6 +126,8 @@ def test_what_passes_is_waited_for(sandbox: Sandbox, download: Download, kind: F
         ("cohort-500", "it says 500"),
         ("cohort-stuck", "has not prepared the cohort in 6"),
         ("cohort-cut-off", "did not come whole (ProtocolError)"),
+        ("cohort-gzip-cut", "did not come whole (EOFError)"),
+        ("cohort-unbounded-cut", "did not come whole (it ends within a line)"),
         ("cohort-expired", "did not come whole (127.0.0.1 says 403)"),
         ("cohort-loop", "from one address to the next, 3 times"),
         ("cohort-elsewhere", "ftp://, which is not https"),
@@ -152,6 +154,25 @@ def test_a_file_that_broke_off_is_fetched_again_by_a_new_link_and_none_of_it_is_
     assert download("crowd-500") == [f"user-{number}" for number in range(1, 501)]
     assert sandbox.report()["cohorts"]["files"] == 3
     assert any("once more" in line for line in download.told)
+
+
+@pytest.mark.parametrize("kind", ["cohort-gzip", "cohort-unbounded"])
+def test_a_whole_file_is_taken_however_the_storage_sends_it(
+    sandbox: Sandbox, download: Download, kind: FaultKind
+) -> None:
+    sandbox.break_with(Fault(kind))
+    assert download("crowd-500") == [f"user-{number}" for number in range(1, 501)]
+    assert sandbox.report()["cohorts"]["stored"] == 1
+
+
+def test_an_id_that_was_cut_off_is_never_taken_for_one(
+    sandbox: Sandbox, download: Download, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, "table", lambda _: b"user_id\nava\nbartholomew-montgomery-the-third\n")
+    sandbox.break_with(Fault("cohort-unbounded-cut"))
+    download.mend_after = 2
+    assert download("any") == ["ava", "bartholomew-montgomery-the-third"]
+    assert any("it ends within a line" in line for line in download.told)
 
 
 def test_a_file_that_was_cut_off_without_a_word_is_seen_by_its_last_row(
