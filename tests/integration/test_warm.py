@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from proxy import warmer
+from proxy.preview import running_service
 from proxy.sandbox.answers import Documented
 from proxy.sandbox.faults import Fault
 from proxy.sandbox.server import Sandbox
+from tests.balancer import balancer
 from tests.conftest import ROOT, SECRET, Service
 from tests.redis_server import RedisServer
 
@@ -306,6 +309,56 @@ def test_a_redis_that_is_gone_ends_it_before_anything_is_lost(
             )
             assert ended.returncode == 1
             assert "Redis does not answer" in ended.stderr + ended.stdout
+
+
+def test_what_a_load_balancer_says_meanwhile_ends_nothing(target: Service, tmp_path: Path) -> None:
+    target.sandbox.reset()
+    passing = dict(enumerate([502, 503, 504, 500, 408, 429], start=12))
+    with balancer(target.url, passing.get) as url:
+        ended = warm(target, crowd(tmp_path, 70_000, 24), "--url", url)
+    assert ended.returncode == 0, ended.stderr
+    assert "0 failed, 0 not asked; 24 calls" in ended.stdout
+    assert target.sandbox.report()["calls"] == 24
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [(302, "answered 302"), (404, "answered 404"), (502, "answered 502 all along")],
+)
+def test_what_would_be_answered_again_ends_it_and_the_summary_is_printed(
+    target: Service, tmp_path: Path, status: int, told: str
+) -> None:
+    target.sandbox.reset()
+    with balancer(target.url, lambda _: status) as url:
+        ended = warm(target, crowd(tmp_path, 75_000, 40), "--url", url)
+    assert ended.returncode == 1
+    assert told in ended.stderr
+    assert "0 done, 0 fresh already, 0 unknown to Amplitude" in ended.stdout
+    assert target.sandbox.report()["calls"] == 0
+
+
+def test_refused_half_way_it_says_how_far_it_came(target: Service, tmp_path: Path) -> None:
+    target.sandbox.reset()
+    with balancer(target.url, lambda number: 403 if number > 20 else None) as url:
+        ended = warm(target, crowd(tmp_path, 76_000, 60), "--url", url)
+    assert ended.returncode == 1
+    assert "answered 403" in ended.stderr
+    assert f"; {target.sandbox.report()['calls']} calls" in ended.stdout
+    assert "0 failed, 40 not asked" in ended.stdout
+
+
+def test_whom_a_load_balancer_answers_about_to_the_last_try_is_counted(
+    target: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target.sandbox.reset()
+    monkeypatch.setattr(warmer, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(warmer, "_TELL_SECONDS", 0.02)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with balancer(target.url, lambda number: 502 if number > 4 else None) as url:
+        asks = [running_service(url, "braze", SECRET)] * 2
+        count = warmer.Warmer(asks, {"include": "cohorts"}, 10**6, tell=print).run(map("user-77{}".format, range(6)), 6)
+    assert (count.done + count.unknown, count.failed, count.left) == (4, 2, 0)
+    assert count.why == {"no answer from the service (502)": 2}
 
 
 def test_a_mistake_ends_it_at_once_and_says_what_to_mend(target: Service, tmp_path: Path) -> None:
