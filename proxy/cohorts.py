@@ -125,13 +125,18 @@ class Cohorts:
 
     def _rows(self, lines: Iterator[str]) -> Iterator[Row]:
         told, number = self._monotonic(), 0
+        torn: Row | None = None
         for number, row in enumerate(read(lines, COLUMN), start=1):
-            if row.torn:
-                raise _BrokenOff(f"line {row.line} {row.fault}")
-            yield row
+            if torn is not None:
+                yield torn  # with others after it: one bad row, and no end
+            torn = row if row.torn else None
+            if torn is None:
+                yield row
             if (now := self._monotonic()) - told >= _TELL_SECONDS:
                 told = now
                 self._tell(f"{number:,} members so far")
+        if torn is not None:
+            raise _BrokenOff(f"line {torn.line} {torn.fault}")
         self._tell(f"{number:,} members in the cohort")
 
     @contextmanager

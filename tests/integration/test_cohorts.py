@@ -27,6 +27,7 @@ class Download:
         self.told: list[str] = []
         self.users: list[str] = []
         self.blank = 0
+        self.unreadable: list[int] = []
         self.mend_after: int | None = None
         self.client = Cohorts(
             url or sandbox.url,
@@ -48,12 +49,13 @@ class Download:
         return self.users
 
     def _take(self, rows: Iterator[Row]) -> None:
-        self.users, self.blank = [], 0
+        self.users, self.blank, self.unreadable = [], 0, []
         for row in rows:
             if row.blank:
                 self.blank += 1
+            elif row.fault:
+                self.unreadable.append(row.line)
             else:
-                assert not row.fault
                 self.users.append(row.user_id)
 
 
@@ -163,6 +165,27 @@ def test_a_whole_file_is_taken_however_the_storage_sends_it(
     sandbox.break_with(Fault(kind))
     assert download("crowd-500") == [f"user-{number}" for number in range(1, 501)]
     assert sandbox.report()["cohorts"]["stored"] == 1
+
+
+def test_a_row_that_cannot_be_read_costs_nobody_else_their_place(
+    download: Download, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = b'amplitude_id,user_id\n1,ava\n2,"be"n"\n3\n"4"5,x\n6,c\x01\n7,dora\n'
+    monkeypatch.setattr(exports, "table", lambda _: table)
+    assert download("any") == ["ava", "dora"]
+    assert download.unreadable == [3, 4, 5, 6]
+    monkeypatch.setattr(exports, "table", lambda _: table + b'8,"ev"e"\n')
+    with pytest.raises(NotDownloaded, match="line 8 is not CSV"):
+        download("any")
+
+
+@pytest.mark.parametrize("head", [b'"amplitude_id","us', b'"amplitude"_id","user_id"\n"1","ava"\n'])
+def test_a_head_that_cannot_be_read_is_said_so(
+    download: Download, monkeypatch: pytest.MonkeyPatch, head: bytes
+) -> None:
+    monkeypatch.setattr(exports, "table", lambda _: head)
+    with pytest.raises(NotDownloaded, match="the first line is not CSV"):
+        download("any")
 
 
 def test_an_id_that_was_cut_off_is_never_taken_for_one(
