@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 import requests
 import urllib3
@@ -49,6 +49,14 @@ class _BrokenOff(Exception):
     """The file did not come whole. It may the next time."""
 
 
+class _Busy(Exception):
+    """The file is to be asked for again after so many seconds."""
+
+    def __init__(self, host: str, seconds: float) -> None:
+        super().__init__(f"{host} allows no more such requests for now (429)")
+        self.seconds = seconds
+
+
 class Cohorts:
     """A client of the Behavioral Cohorts API. `tell` hears how far it is."""
 
@@ -75,9 +83,13 @@ class Cohorts:
 
         Raises NotDownloaded.
         """
+        try:
+            _address(self._base)
+        except ValueError:
+            raise NotDownloaded(f"AMPLITUDE_COHORTS_URL, {self._base}, is no address") from None
         request_id = self._requested(cohort_id)
         self._await(request_id)
-        failures = 0
+        failures = busy = 0
         while True:
             try:
                 with self._file(request_id) as lines:
@@ -85,6 +97,11 @@ class Cohorts:
                     return
             except NoColumn as error:
                 raise NotDownloaded(f"the file of the cohort is none of Amplitude's: {error}") from None
+            except _Busy as error:
+                busy += 1
+                if busy > _BUSY_TRIES:
+                    raise NotDownloaded(f"{error}: try again later") from None
+                self._stand_back(error)
             except (_BrokenOff, *_BROKEN) as error:
                 failures += 1
                 why = str(error) if isinstance(error, _BrokenOff) else type(error).__name__
@@ -148,6 +165,8 @@ class Cohorts:
                 if answer.status_code == 200:
                     yield _lines(answer)
                     return
+                if answer.status_code == 429:
+                    raise _Busy(_host(url), retry_after(answer.headers.get("Retry-After"), self._now()))
                 if not answer.is_redirect:
                     if session is self._session:
                         self._refuse_credentials(answer.status_code)
@@ -170,8 +189,7 @@ class Cohorts:
                 self._refuse_credentials(status)
                 if status == 429 and busy < _BUSY_TRIES:
                     busy += 1
-                    self._tell(f"Amplitude allows no more such requests for now (429): again in {wait:.0f} s")
-                    self._sleep(wait)
+                    self._stand_back(_Busy("Amplitude", wait))
                     continue
                 if status < 500 and status != 429:
                     return status, said
@@ -181,6 +199,10 @@ class Cohorts:
                 raise NotDownloaded(f"{_host(self._base)} gives no answer ({why}): try again later")
             self._tell(f"{_host(self._base)} gives no answer ({why}); once more")
             self._sleep(_paused(failures))
+
+    def _stand_back(self, busy: _Busy) -> None:
+        self._tell(f"{busy}: again in {busy.seconds:.0f} s")
+        self._sleep(busy.seconds)
 
     def _refuse_credentials(self, status: int) -> None:
         if status in (401, 403):
@@ -240,12 +262,22 @@ def _led(url: str, location: str) -> str:
     """Return where a redirect leads, unless others could read along there who is in the cohort."""
     try:
         url = urljoin(url, location)
-        parts = urlsplit(url)
+        parts = _address(url)
     except ValueError:
         raise NotDownloaded("the link to the cohort's file leads to what is no address") from None
     if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
         raise NotDownloaded(f"the link to the cohort's file leads to {parts.scheme}://, which is not https")
     return url
+
+
+def _address(url: str) -> SplitResult:
+    """Return the parts of a URL. ValueError when it is none that can be asked at all."""
+    prepared = urlsplit(requests.Request("GET", url).prepare().url or "")
+    if prepared.port == 0:
+        raise ValueError("no port")
+    # As the system's resolver does, which raises for a label that is too long.
+    (prepared.hostname or "").encode("idna")
+    return urlsplit(url)
 
 
 def _host(url: str) -> str:

@@ -46,6 +46,7 @@ class _Stored:
     headers: Mapping[str, str]
     cut: int = 0
     unbounded: bool = False
+    status: int = 200
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,9 @@ class Exports:
     def answer(self, path: str, fault: Fault | None) -> Reply:
         """Answer a GET of this path, below `/api/`, by who is allowed to."""
         kind = fault.kind if fault else ""
-        if kind == "cohort-429":
-            return Reply(429, {"error": {"http_code": 429}}, {"Retry-After": f"{fault.seconds:.0f}"} if fault else None)
+        later = {"Retry-After": f"{fault.seconds:.0f}"} if fault else {}
+        if kind == "cohort-429" or (kind == "cohort-file-429" and path.endswith("/file")):
+            return Reply(429, {"error": {"http_code": 429}}, later)
         if kind == "cohort-500":
             return Reply(500, "Internal Server Error")
         match path.removeprefix("/api/5/cohorts/").split("/"):
@@ -89,7 +91,7 @@ class Exports:
             case ["request-status", request_id] if request_id in self._jobs:
                 return self._status(request_id, stuck=kind == "cohort-stuck")
             case ["request", request_id, "file"] if request_id in self._jobs:
-                return self._file(self._jobs[request_id].file, kind)
+                return self._file(self._jobs[request_id].file, kind, later)
             case _:
                 return Reply(404)
 
@@ -118,20 +120,22 @@ class Exports:
         said = {"request_id": request_id, "cohort_id": job.cohort_id}
         return Reply(200 if done else 202, said | {"async_status": "JOB COMPLETED" if done else "JOB INPROGRESS"})
 
-    def _file(self, file: bytes, kind: str) -> Reply:
+    def _file(self, file: bytes, kind: str, later: Mapping[str, str]) -> Reply:
         self.counts["files"] += 1
         cut = _CUT_OFF if kind == "cohort-cut-off" else 0
         if self._inline:
             return Reply(200, file, {"Content-Type": "text/csv"}, cut)
         if kind == "cohort-elsewhere":
             return Reply(302, "", {"Location": "ftp://127.0.0.1/members.csv"})
+        if kind == "cohort-nowhere":
+            return Reply(302, "", {"Location": f"https://{'storage' * 10}.example.com/members.csv"})
         link = secrets.token_urlsafe(12)
         with self._lock:
             if self._storage is None:
                 self._storage = _Storage(self)
                 threading.Thread(target=self._storage.serve_forever, args=(0.05,), daemon=True).start()
         expires = 0.0 if kind == "cohort-expired" else _LINK_SECONDS
-        headers = {"Content-Type": "text/csv"}
+        headers = {"Content-Type": "text/csv", **(later if kind == "cohort-storage-429" else {})}
         if kind.startswith("cohort-gzip"):
             # As of a file that was stored so: it is sent so, whatever is asked for.
             headers["Content-Encoding"] = "gzip"
@@ -143,6 +147,7 @@ class Exports:
             headers,
             _CUT_OFF + len("\n") if kind == "cohort-unbounded-cut" else cut,
             kind.startswith("cohort-unbounded"),
+            429 if kind == "cohort-storage-429" else 200,
         )
         return Reply(302, "", {"Location": f"http://127.0.0.1:{self._storage.port}/{link}"})
 
@@ -179,7 +184,7 @@ class _StorageHandler(BaseHTTPRequestHandler):
             return self._send(403, b"Request has expired", {})
         if not stored.body:
             return self._send(302, b"", {"Location": self.path})
-        return self._send(200, stored.body, stored.headers, stored.cut, unbounded=stored.unbounded)
+        return self._send(stored.status, stored.body, stored.headers, stored.cut, unbounded=stored.unbounded)
 
     def _send(
         self, status: int, body: bytes, headers: Mapping[str, str], cut: int = 0, *, unbounded: bool = False

@@ -132,6 +132,7 @@ def test_what_passes_is_waited_for(sandbox: Sandbox, download: Download, kind: F
         ("cohort-unbounded-cut", "did not come whole (it ends within a line)"),
         ("cohort-expired", "did not come whole (127.0.0.1 says 403)"),
         ("cohort-loop", "from one address to the next, 3 times"),
+        ("cohort-nowhere", "leads to what is no address"),
         ("cohort-elsewhere", "ftp://, which is not https"),
     ],
 )
@@ -145,6 +146,19 @@ def test_what_does_not_pass_is_given_up_with_the_reason(
     assert sandbox.secret_key not in str(said.value)
     assert sandbox.report()["cohorts"].get("credentials", 0) == 0
     assert sandbox.report()["cohorts"].get("stored", 0) <= 5
+
+
+@pytest.mark.parametrize("kind", ["cohort-file-429", "cohort-storage-429"])
+def test_who_is_asked_to_come_later_for_the_file_does(sandbox: Sandbox, download: Download, kind: FaultKind) -> None:
+    sandbox.break_with(Fault(kind, seconds=50))
+    download.mend_after = 8
+    assert download("crowd-2") == ["user-1", "user-2"]
+    assert download.slept[1:] == [50.0] * 7
+    assert any("429" in line for line in download.told)
+    sandbox.break_with(Fault(kind, seconds=50))
+    with pytest.raises(NotDownloaded, match="429"):
+        download("crowd-2")
+    assert download.slept[8:] == [2.0, *[50.0] * 12], "the ten minutes in which Amplitude allows so many requests"
 
 
 def test_a_file_that_broke_off_is_fetched_again_by_a_new_link_and_none_of_it_is_lost(
@@ -234,3 +248,24 @@ def test_a_link_is_followed_only_to_where_nobody_reads_along(location: str) -> N
     assert _led("https://amplitude.com/a", "https://storage.example.com/f?s=1") == "https://storage.example.com/f?s=1"
     with pytest.raises(NotDownloaded, match="the link to the cohort's file leads to"):
         _led("https://amplitude.com/a", location)
+
+
+@pytest.mark.parametrize(
+    "location",
+    [f"https://{'a' * 64}.x/", "https://a..b/", "https://a:99999/", "https://a b/", "https:///f", "https://[::1"],
+)
+def test_a_link_that_no_client_can_follow_is_one_fault_and_not_tried_again(
+    sandbox: Sandbox, download: Download, monkeypatch: pytest.MonkeyPatch, location: str
+) -> None:
+    reply = exports.Reply(302, "", {"Location": location})
+    monkeypatch.setattr(exports.Exports, "_file", lambda *_: reply)
+    with pytest.raises(NotDownloaded, match="leads to what is no address"):
+        download("vip")
+    assert download.slept == [2.0], "between two looks at the job"
+
+
+def test_an_amplitude_that_is_no_address_is_said_so(sandbox: Sandbox) -> None:
+    download = Download(sandbox, url=f"https://{'a' * 64}.example.com")
+    with pytest.raises(NotDownloaded, match="is no address"):
+        download("vip")
+    assert download.slept == []
