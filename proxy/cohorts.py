@@ -6,10 +6,7 @@ for again; where it leads, to a storage, holds for a minute, and is told no cred
 
 from __future__ import annotations
 
-import gzip
-import io
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +18,7 @@ from requests.auth import HTTPBasicAuth
 
 from proxy import strictjson
 from proxy.amplitude import retry_after
+from proxy.body import TORN, BrokenOff, lines_of
 from proxy.settings import is_loopback
 from proxy.transport import Session
 from proxy.warming import NoColumn, Row, read
@@ -38,15 +36,11 @@ _LONGEST_PAUSE_SECONDS = 30.0
 _GROWTH = 1.5
 _JOB_SECONDS = 3600.0
 _TELL_SECONDS = 5.0
-_BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, EOFError, zlib.error)
+_BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, *TORN)
 
 
 class NotDownloaded(Exception):
     """Says why, and what to mend."""
-
-
-class _BrokenOff(Exception):
-    """The file did not come whole. It may the next time."""
 
 
 class _Busy(Exception):
@@ -102,9 +96,9 @@ class Cohorts:
                 if busy > _BUSY_TRIES:
                     raise NotDownloaded(f"{error}: try again later") from None
                 self._stand_back(error)
-            except (_BrokenOff, *_BROKEN) as error:
+            except (BrokenOff, *_BROKEN) as error:
                 failures += 1
-                why = str(error) if isinstance(error, _BrokenOff) else type(error).__name__
+                why = str(error) if isinstance(error, BrokenOff) else type(error).__name__
                 if failures >= _TRIES:
                     raise NotDownloaded(f"the file of the cohort did not come whole ({why}): run it again") from None
                 self._tell(f"the file did not come whole ({why}); once more")
@@ -153,7 +147,7 @@ class Cohorts:
                 told = now
                 self._tell(f"{number:,} members so far")
         if torn is not None:
-            raise _BrokenOff(f"line {torn.line} {torn.fault}")
+            raise BrokenOff(f"line {torn.line} {torn.fault}")
         self._tell(f"{number:,} members in the cohort")
 
     @contextmanager
@@ -163,14 +157,14 @@ class Cohorts:
         for _ in range(_HOPS + 1):
             with _get(session, url, _FILE_SECONDS, {"Accept-Encoding": "identity"}) as answer:
                 if answer.status_code == 200:
-                    yield _lines(answer)
+                    yield lines_of(answer)
                     return
                 if answer.status_code == 429:
                     raise _Busy(_host(url), retry_after(answer.headers.get("Retry-After"), self._now()))
                 if not answer.is_redirect:
                     if session is self._session:
                         self._refuse_credentials(answer.status_code)
-                    raise _BrokenOff(f"{_host(url)} says {answer.status_code}")
+                    raise BrokenOff(f"{_host(url)} says {answer.status_code}")
                 url = _led(url, answer.headers["Location"])
             session = Session(url)  # without credentials: the link has its own
         raise NotDownloaded(f"the link to the cohort's file leads from one address to the next, {_HOPS} times")
@@ -215,36 +209,6 @@ class Cohorts:
 def _get(session: Session, url: str, seconds: float, headers: Mapping[str, str] | None = None) -> requests.Response:
     timeout: Any = urllib3.Timeout(total=seconds)  # requests passes it on
     return session.get(url, headers=headers, stream=True, allow_redirects=False, timeout=timeout)
-
-
-def _lines(answer: requests.Response) -> Iterator[str]:
-    """Return the lines of a body, as far as they come. What ends before its end raises, at the end of what came."""
-    raw = answer.raw
-    raw.auto_close = False  # or it would be closed while lines of it are still to be read
-    raw.decode_content = False
-    bounded = raw.chunked or raw.length_remaining is not None
-    source: Any = raw
-    match answer.headers.get("Content-Encoding", "identity").strip().lower():
-        case "identity":
-            pass
-        case "gzip" | "x-gzip":
-            # Some storages send what they keep, whatever was asked for. urllib3 would take half a stream for the whole.
-            source, bounded = gzip.GzipFile(fileobj=raw), True
-        case coding:
-            raise NotDownloaded(f"the file of the cohort comes in a coding that nobody asked for, {coding[:40]!r}")
-    lines = io.TextIOWrapper(io.BufferedReader(source, 65536), "utf-8-sig", "surrogateescape", newline="")
-    return lines if bounded else _terminated(lines)
-
-
-def _terminated(lines: Iterator[str]) -> Iterator[str]:
-    """Yield lines whose number nothing tells but the end of the connection: it may have come within one."""
-    line = ""
-    for line in lines:
-        if not line.endswith(("\r", "\n")):
-            break
-        yield line
-    if not line.endswith(("\r", "\n")):
-        raise _BrokenOff("it ends within a line")
 
 
 def _json(answer: requests.Response) -> dict[str, Any]:

@@ -181,6 +181,13 @@ def test_a_whole_file_is_taken_however_the_storage_sends_it(
     assert sandbox.report()["cohorts"]["stored"] == 1
 
 
+def test_a_coding_that_nobody_asked_for_is_said_so(download: Download, monkeypatch: pytest.MonkeyPatch) -> None:
+    reply = exports.Reply(200, b"\x0b\x02\x80", {"Content-Encoding": "br"})
+    monkeypatch.setattr(exports.Exports, "_file", lambda *_: reply)
+    with pytest.raises(NotDownloaded, match="a coding that nobody asked for, 'br'"):
+        download("vip")
+
+
 def test_a_row_that_cannot_be_read_costs_nobody_else_their_place(
     download: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
