@@ -6,12 +6,11 @@ for again; where it leads, to a storage, holds for a minute, and is told no cred
 
 from __future__ import annotations
 
-import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 import requests
 import urllib3
@@ -19,6 +18,7 @@ from requests.auth import HTTPBasicAuth
 
 from proxy import strictjson
 from proxy.amplitude import retry_after
+from proxy.body import TORN, BrokenOff, lines_of
 from proxy.settings import is_loopback
 from proxy.transport import Session
 from proxy.warming import NoColumn, Row, read
@@ -36,15 +36,19 @@ _LONGEST_PAUSE_SECONDS = 30.0
 _GROWTH = 1.5
 _JOB_SECONDS = 3600.0
 _TELL_SECONDS = 5.0
-_BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+_BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, *TORN)
 
 
 class NotDownloaded(Exception):
     """Says why, and what to mend."""
 
 
-class _BrokenOff(Exception):
-    """The file did not come whole. It may the next time."""
+class _Busy(Exception):
+    """The file is to be asked for again after so many seconds."""
+
+    def __init__(self, host: str, seconds: float) -> None:
+        super().__init__(f"{host} allows no more such requests for now (429)")
+        self.seconds = seconds
 
 
 class Cohorts:
@@ -73,9 +77,13 @@ class Cohorts:
 
         Raises NotDownloaded.
         """
+        try:
+            _address(self._base)
+        except ValueError:
+            raise NotDownloaded(f"AMPLITUDE_COHORTS_URL, {self._base}, is no address") from None
         request_id = self._requested(cohort_id)
         self._await(request_id)
-        failures = 0
+        failures = busy = 0
         while True:
             try:
                 with self._file(request_id) as lines:
@@ -83,9 +91,14 @@ class Cohorts:
                     return
             except NoColumn as error:
                 raise NotDownloaded(f"the file of the cohort is none of Amplitude's: {error}") from None
-            except (_BrokenOff, *_BROKEN) as error:
+            except _Busy as error:
+                busy += 1
+                if busy > _BUSY_TRIES:
+                    raise NotDownloaded(f"{error}: try again later") from None
+                self._stand_back(error)
+            except (BrokenOff, *_BROKEN) as error:
                 failures += 1
-                why = str(error) if isinstance(error, _BrokenOff) else type(error).__name__
+                why = str(error) if isinstance(error, BrokenOff) else type(error).__name__
                 if failures >= _TRIES:
                     raise NotDownloaded(f"the file of the cohort did not come whole ({why}): run it again") from None
                 self._tell(f"the file did not come whole ({why}); once more")
@@ -123,13 +136,18 @@ class Cohorts:
 
     def _rows(self, lines: Iterator[str]) -> Iterator[Row]:
         told, number = self._monotonic(), 0
+        torn: Row | None = None
         for number, row in enumerate(read(lines, COLUMN), start=1):
-            if row.torn:
-                raise _BrokenOff(f"line {row.line} {row.fault}")
-            yield row
+            if torn is not None:
+                yield torn  # with others after it: one bad row, and no end
+            torn = row if row.torn else None
+            if torn is None:
+                yield row
             if (now := self._monotonic()) - told >= _TELL_SECONDS:
                 told = now
                 self._tell(f"{number:,} members so far")
+        if torn is not None:
+            raise BrokenOff(f"line {torn.line} {torn.fault}")
         self._tell(f"{number:,} members in the cohort")
 
     @contextmanager
@@ -137,18 +155,16 @@ class Cohorts:
         """Open the file, in the storage where Amplitude keeps it there, and yield its lines."""
         session, url = self._session, f"{self._base}/api/5/cohorts/request/{quote(request_id, safe='')}/file"
         for _ in range(_HOPS + 1):
-            with _get(session, url, _FILE_SECONDS) as answer:
+            with _get(session, url, _FILE_SECONDS, {"Accept-Encoding": "identity"}) as answer:
                 if answer.status_code == 200:
-                    answer.raw.decode_content = True
-                    answer.raw.auto_close = False  # or it would be closed while lines of it are still to be read
-                    yield io.TextIOWrapper(
-                        io.BufferedReader(answer.raw, 65536), "utf-8-sig", "surrogateescape", newline=""
-                    )
+                    yield lines_of(answer)
                     return
+                if answer.status_code == 429:
+                    raise _Busy(_host(url), retry_after(answer.headers.get("Retry-After"), self._now()))
                 if not answer.is_redirect:
                     if session is self._session:
                         self._refuse_credentials(answer.status_code)
-                    raise _BrokenOff(f"{_host(url)} says {answer.status_code}")
+                    raise BrokenOff(f"{_host(url)} says {answer.status_code}")
                 url = _led(url, answer.headers["Location"])
             session = Session(url)  # without credentials: the link has its own
         raise NotDownloaded(f"the link to the cohort's file leads from one address to the next, {_HOPS} times")
@@ -167,8 +183,7 @@ class Cohorts:
                 self._refuse_credentials(status)
                 if status == 429 and busy < _BUSY_TRIES:
                     busy += 1
-                    self._tell(f"Amplitude allows no more such requests for now (429): again in {wait:.0f} s")
-                    self._sleep(wait)
+                    self._stand_back(_Busy("Amplitude", wait))
                     continue
                 if status < 500 and status != 429:
                     return status, said
@@ -179,6 +194,10 @@ class Cohorts:
             self._tell(f"{_host(self._base)} gives no answer ({why}); once more")
             self._sleep(_paused(failures))
 
+    def _stand_back(self, busy: _Busy) -> None:
+        self._tell(f"{busy}: again in {busy.seconds:.0f} s")
+        self._sleep(busy.seconds)
+
     def _refuse_credentials(self, status: int) -> None:
         if status in (401, 403):
             raise NotDownloaded(
@@ -187,8 +206,9 @@ class Cohorts:
             )
 
 
-def _get(session: Session, url: str, seconds: float) -> requests.Response:
-    return session.get(url, stream=True, allow_redirects=False, timeout=urllib3.Timeout(total=seconds))  # type: ignore[arg-type]  # requests passes it on
+def _get(session: Session, url: str, seconds: float, headers: Mapping[str, str] | None = None) -> requests.Response:
+    timeout: Any = urllib3.Timeout(total=seconds)  # requests passes it on
+    return session.get(url, headers=headers, stream=True, allow_redirects=False, timeout=timeout)
 
 
 def _json(answer: requests.Response) -> dict[str, Any]:
@@ -206,12 +226,22 @@ def _led(url: str, location: str) -> str:
     """Return where a redirect leads, unless others could read along there who is in the cohort."""
     try:
         url = urljoin(url, location)
-        parts = urlsplit(url)
+        parts = _address(url)
     except ValueError:
         raise NotDownloaded("the link to the cohort's file leads to what is no address") from None
     if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
         raise NotDownloaded(f"the link to the cohort's file leads to {parts.scheme}://, which is not https")
     return url
+
+
+def _address(url: str) -> SplitResult:
+    """Return the parts of a URL. ValueError when it is none that can be asked at all."""
+    prepared = urlsplit(requests.Request("GET", url).prepare().url or "")
+    if prepared.port == 0:
+        raise ValueError("no port")
+    # As the system's resolver does, which raises for a label that is too long.
+    (prepared.hostname or "").encode("idna")
+    return urlsplit(url)
 
 
 def _host(url: str) -> str:

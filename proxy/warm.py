@@ -20,7 +20,7 @@ from proxy.preview import NoService, asked_for, own_application, running_service
 from proxy.settings import Settings, SettingsError
 from proxy.shared import Gone
 from proxy.telemetry import silence_http_library
-from proxy.warmer import Refused, Warmer
+from proxy.warmer import Warmer
 from proxy.warming import Count, NoColumn, Row, read
 from proxy.web.context import installed
 
@@ -127,9 +127,11 @@ def warm(
         )
         warmer = Warmer(asks, question, plan.calls_a_minute, tell=_tell, lost=lost)
         count = warmer.run(audience, len(audience))
-    except (NoService, NoColumn, NoRoom, NotDownloaded, Refused, SettingsError) as error:
+    except (NoService, NoColumn, NoRoom, NotDownloaded, SettingsError) as error:
         raise click.ClickException(str(error)) from None
     _summarise(count)
+    if warmer.refused is not None:
+        raise click.ClickException(str(warmer.refused))
     if warmer.stopped_by is not None:
         click.echo(f"{warmer.stopped_by}; what was fetched in the last seconds may be lost too")
     if count.failed or count.left or warmer.stopped_by is not None:

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any
 from urllib.parse import urlencode
 
 from proxy.braze.exchange import Answer, Ask, Request
@@ -23,6 +24,12 @@ _LOOK_SECONDS = 0.2
 """Between looks at whether another thread has put a user back."""
 _PUT_BACK = 1000
 """So many wait until everybody else was asked; the fault may have passed by then."""
+_PASSING = (408, 429)
+"""Of the statuses below 500 those that asking again may help with."""
+_STRANGE_AT_FIRST = 20
+"""Answers that a load balancer may give, before the first of the service: more than are on their way at once."""
+_STRANGE = 1000
+"""Such answers in a row later on, a minute of them: a restart of the service passes sooner."""
 _MEANING = {"quota_exhausted": "others spend the quota, or Amplitude has said 429"}
 
 
@@ -52,14 +59,16 @@ class Warmer:
         self._back: deque[tuple[str, int]] = deque()
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._refused: Refused | None = None
+        self._strange = 0
+        self._strange_at_most = _STRANGE_AT_FIRST
         self._word = ""
         self._count = Count(0)
         self.stopped_by: str | None = None
-        """Why it ended before its time, but for Ctrl-C."""
+        """Why it ended before its time, but for Ctrl-C and a refusal."""
+        self.refused: Refused | None = None
 
     def run(self, users: Iterable[str], number: int) -> Count:
-        """Ask about all of `users`, so many, and return how that ended. Raises Refused.
+        """Ask about all of `users`, so many, and return how that ended, be it by a refusal.
 
         Ctrl-C ends it after what is on its way, a second one at once.
         """
@@ -79,8 +88,6 @@ class Warmer:
                 self._look()
         for each in working:
             each.result()
-        if self._refused is not None:
-            raise self._refused
         self._look()
         return self._count
 
@@ -113,7 +120,7 @@ class Warmer:
             try:
                 self._judge(user, tries, self._asked(ask, user))
             except Refused as error:
-                self._refused = error
+                self.refused = error
                 self._stop.set()
             except BaseException:
                 self._stop.set()  # or the others would wait for this user for ever
@@ -151,6 +158,7 @@ class Warmer:
             body = _parsed(answer)
             if answer.status == 200 and "found" in body:
                 with self._lock:
+                    self._strange, self._strange_at_most = 0, _STRANGE
                     if not body["found"]:
                         self._count.unknown += 1
                     elif answer.headers.get("x-amplitude-calls") == "0" and tries == 1:
@@ -158,9 +166,7 @@ class Warmer:
                     else:
                         self._count.done += 1
                 return
-            if answer.status != 500 or "error" not in body:
-                raise Refused(f"the service answered {answer.status}: {body.get('detail', 'it is another service')}")
-            word = body["error"]
+            word = self._word_of(answer, body)
         if word == "quota_exhausted":
             # Somebody else went first. Nobody is given up for that.
             self._put_back(user, max(tries, 2), word)
@@ -172,13 +178,29 @@ class Warmer:
                 self._count.failed += 1
                 self._count.why[word] = self._count.why.get(word, 0) + 1
 
+    def _word_of(self, answer: Answer, body: Mapping[str, object]) -> str:
+        """Return why nobody was found, this time. Raises Refused."""
+        status, error = answer.status, body.get("error")
+        if status == 500 and isinstance(error, str):
+            with self._lock:
+                self._strange, self._strange_at_most = 0, _STRANGE
+            return error
+        if status not in _PASSING and 300 <= status < 500:
+            raise Refused(f"the service answered {status}: {body.get('detail', 'it is another service')}")
+        with self._lock:
+            self._strange += 1
+            times, most = self._strange, self._strange_at_most
+        if times >= most:
+            raise Refused(f"the service answered {status} all along, {times:,} times: it is another service, or gone")
+        return f"no answer from the service ({status})"
+
     def _put_back(self, user: str, tries: int, word: str) -> None:
         with self._lock:
             self._back.append((user, tries))
             self._word = word
 
 
-def _parsed(answer: Answer) -> dict[str, str]:
+def _parsed(answer: Answer) -> dict[str, Any]:
     try:
         body = json.loads(answer.body)
     except ValueError:

@@ -53,7 +53,10 @@ def read(lines: Iterable[str], column: str | None = None) -> Iterator[Row]:
                 yield _row(number, text)
         return
     table = csv.reader(lines, strict=True)
-    header = [name.strip() for name in next(table, [])]
+    try:
+        header = [name.strip() for name in next(table, [])]
+    except csv.Error as error:
+        raise NoColumn(f"no column {column!r}: the first line is not CSV ({error})") from None
     if column not in header:
         raise NoColumn(f"no column {column!r}: the first line names {', '.join(map(repr, header)) or 'none'}")
     place = header.index(column)

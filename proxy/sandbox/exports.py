@@ -6,6 +6,7 @@ refuses them, as a storage does whose links are signed.
 
 from __future__ import annotations
 
+import gzip
 import secrets
 import threading
 import time
@@ -37,6 +38,18 @@ class Reply:
 
 
 @dataclass(frozen=True)
+class _Stored:
+    """A file in the storage. `unbounded`: its end is that of the connection, and nothing else says how long it is."""
+
+    expires: float
+    body: bytes
+    headers: Mapping[str, str]
+    cut: int = 0
+    unbounded: bool = False
+    status: int = 200
+
+
+@dataclass(frozen=True)
 class _Job:
     cohort_id: str
     file: bytes
@@ -54,7 +67,7 @@ class Exports:
         self._asked: Counter[str] = Counter()
         self._requests: deque[float] = deque()
         self._storage: _Storage | None = None
-        self.links: dict[str, tuple[float, bytes, int]] = {}
+        self.links: dict[str, _Stored] = {}
         self.counts: Counter[str] = Counter()
         """Of `requests`, `polls`, `files`, and in the storage `stored` and `credentials`."""
 
@@ -67,8 +80,9 @@ class Exports:
     def answer(self, path: str, fault: Fault | None) -> Reply:
         """Answer a GET of this path, below `/api/`, by who is allowed to."""
         kind = fault.kind if fault else ""
-        if kind == "cohort-429":
-            return Reply(429, {"error": {"http_code": 429}}, {"Retry-After": f"{fault.seconds:.0f}"} if fault else None)
+        later = {"Retry-After": f"{fault.seconds:.0f}"} if fault else {}
+        if kind == "cohort-429" or (kind == "cohort-file-429" and path.endswith("/file")):
+            return Reply(429, {"error": {"http_code": 429}}, later)
         if kind == "cohort-500":
             return Reply(500, "Internal Server Error")
         match path.removeprefix("/api/5/cohorts/").split("/"):
@@ -77,7 +91,7 @@ class Exports:
             case ["request-status", request_id] if request_id in self._jobs:
                 return self._status(request_id, stuck=kind == "cohort-stuck")
             case ["request", request_id, "file"] if request_id in self._jobs:
-                return self._file(self._jobs[request_id].file, kind)
+                return self._file(self._jobs[request_id].file, kind, later)
             case _:
                 return Reply(404)
 
@@ -106,20 +120,35 @@ class Exports:
         said = {"request_id": request_id, "cohort_id": job.cohort_id}
         return Reply(200 if done else 202, said | {"async_status": "JOB COMPLETED" if done else "JOB INPROGRESS"})
 
-    def _file(self, file: bytes, kind: str) -> Reply:
+    def _file(self, file: bytes, kind: str, later: Mapping[str, str]) -> Reply:
         self.counts["files"] += 1
         cut = _CUT_OFF if kind == "cohort-cut-off" else 0
         if self._inline:
             return Reply(200, file, {"Content-Type": "text/csv"}, cut)
         if kind == "cohort-elsewhere":
             return Reply(302, "", {"Location": "ftp://127.0.0.1/members.csv"})
+        if kind == "cohort-nowhere":
+            return Reply(302, "", {"Location": f"https://{'storage' * 10}.example.com/members.csv"})
         link = secrets.token_urlsafe(12)
         with self._lock:
             if self._storage is None:
                 self._storage = _Storage(self)
                 threading.Thread(target=self._storage.serve_forever, args=(0.05,), daemon=True).start()
         expires = 0.0 if kind == "cohort-expired" else _LINK_SECONDS
-        self.links[link] = time.monotonic() + expires, b"" if kind == "cohort-loop" else file, cut
+        headers = {"Content-Type": "text/csv", **(later if kind == "cohort-storage-429" else {})}
+        if kind.startswith("cohort-gzip"):
+            # As of a file that was stored so: it is sent so, whatever is asked for.
+            headers["Content-Encoding"] = "gzip"
+            file = gzip.compress(file)
+            file = file[: len(file) // 2] if kind == "cohort-gzip-cut" else file
+        self.links[link] = _Stored(
+            time.monotonic() + expires,
+            b"" if kind == "cohort-loop" else file,
+            headers,
+            _CUT_OFF + len("\n") if kind == "cohort-unbounded-cut" else cut,
+            kind.startswith("cohort-unbounded"),
+            429 if kind == "cohort-storage-429" else 200,
+        )
         return Reply(302, "", {"Location": f"http://127.0.0.1:{self._storage.port}/{link}"})
 
 
@@ -150,16 +179,21 @@ class _StorageHandler(BaseHTTPRequestHandler):
         if any(name in self.headers for name in ("Authorization", "Cookie", "X-Amp-Authorization")):
             counts["credentials"] += 1
             return self._send(400, b"Only one auth mechanism allowed", {})
-        expires, file, cut = self.server.exports.links.get(self.path[1:], (0.0, b"", 0))
-        if expires <= time.monotonic():
+        stored = self.server.exports.links.get(self.path[1:])
+        if stored is None or stored.expires <= time.monotonic():
             return self._send(403, b"Request has expired", {})
-        if not file:
+        if not stored.body:
             return self._send(302, b"", {"Location": self.path})
-        return self._send(200, file, {"Content-Type": "text/csv"}, cut)
+        return self._send(stored.status, stored.body, stored.headers, stored.cut, unbounded=stored.unbounded)
 
-    def _send(self, status: int, body: bytes, headers: Mapping[str, str], cut: int = 0) -> None:
+    def _send(
+        self, status: int, body: bytes, headers: Mapping[str, str], cut: int = 0, *, unbounded: bool = False
+    ) -> None:
         self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
+        if unbounded:
+            self.close_connection = True
+        else:
+            self.send_header("Content-Length", str(len(body)))
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()

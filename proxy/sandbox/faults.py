@@ -10,6 +10,8 @@ FaultKind = Literal[
     "slow", "hang", "drip-headers", "drip-body", "reset", "status", "quota", "broken-json", "wrong-shape",
     "wrong-types", "oversize", "redirect", "not-utf-8", "bad-header",
     "cohort-429", "cohort-500", "cohort-stuck", "cohort-cut-off", "cohort-expired", "cohort-loop", "cohort-elsewhere",
+    "cohort-gzip", "cohort-gzip-cut", "cohort-unbounded", "cohort-unbounded-cut", "cohort-file-429",
+    "cohort-storage-429", "cohort-nowhere",
 ]  # fmt: skip
 
 
@@ -22,7 +24,7 @@ class Fault:
 
     kind: FaultKind
     seconds: float = 1.4
-    """How late `slow` answers, how long `hang` and the drips last, or what `cohort-429` has in its Retry-After."""
+    """How late `slow` answers, how long `hang` and the drips last, or the Retry-After of a cohort's 429."""
     status: int = 500
     times: int = 0
     user_id: str | None = None

@@ -27,6 +27,7 @@ class Download:
         self.told: list[str] = []
         self.users: list[str] = []
         self.blank = 0
+        self.unreadable: list[int] = []
         self.mend_after: int | None = None
         self.client = Cohorts(
             url or sandbox.url,
@@ -48,12 +49,13 @@ class Download:
         return self.users
 
     def _take(self, rows: Iterator[Row]) -> None:
-        self.users, self.blank = [], 0
+        self.users, self.blank, self.unreadable = [], 0, []
         for row in rows:
             if row.blank:
                 self.blank += 1
+            elif row.fault:
+                self.unreadable.append(row.line)
             else:
-                assert not row.fault
                 self.users.append(row.user_id)
 
 
@@ -126,8 +128,11 @@ def test_what_passes_is_waited_for(sandbox: Sandbox, download: Download, kind: F
         ("cohort-500", "it says 500"),
         ("cohort-stuck", "has not prepared the cohort in 6"),
         ("cohort-cut-off", "did not come whole (ProtocolError)"),
+        ("cohort-gzip-cut", "did not come whole (EOFError)"),
+        ("cohort-unbounded-cut", "did not come whole (it ends within a line)"),
         ("cohort-expired", "did not come whole (127.0.0.1 says 403)"),
         ("cohort-loop", "from one address to the next, 3 times"),
+        ("cohort-nowhere", "leads to what is no address"),
         ("cohort-elsewhere", "ftp://, which is not https"),
     ],
 )
@@ -143,6 +148,19 @@ def test_what_does_not_pass_is_given_up_with_the_reason(
     assert sandbox.report()["cohorts"].get("stored", 0) <= 5
 
 
+@pytest.mark.parametrize("kind", ["cohort-file-429", "cohort-storage-429"])
+def test_who_is_asked_to_come_later_for_the_file_does(sandbox: Sandbox, download: Download, kind: FaultKind) -> None:
+    sandbox.break_with(Fault(kind, seconds=50))
+    download.mend_after = 8
+    assert download("crowd-2") == ["user-1", "user-2"]
+    assert download.slept[1:] == [50.0] * 7
+    assert any("429" in line for line in download.told)
+    sandbox.break_with(Fault(kind, seconds=50))
+    with pytest.raises(NotDownloaded, match="429"):
+        download("crowd-2")
+    assert download.slept[8:] == [2.0, *[50.0] * 12], "the ten minutes in which Amplitude allows so many requests"
+
+
 def test_a_file_that_broke_off_is_fetched_again_by_a_new_link_and_none_of_it_is_lost(
     sandbox: Sandbox, download: Download
 ) -> None:
@@ -152,6 +170,53 @@ def test_a_file_that_broke_off_is_fetched_again_by_a_new_link_and_none_of_it_is_
     assert download("crowd-500") == [f"user-{number}" for number in range(1, 501)]
     assert sandbox.report()["cohorts"]["files"] == 3
     assert any("once more" in line for line in download.told)
+
+
+@pytest.mark.parametrize("kind", ["cohort-gzip", "cohort-unbounded"])
+def test_a_whole_file_is_taken_however_the_storage_sends_it(
+    sandbox: Sandbox, download: Download, kind: FaultKind
+) -> None:
+    sandbox.break_with(Fault(kind))
+    assert download("crowd-500") == [f"user-{number}" for number in range(1, 501)]
+    assert sandbox.report()["cohorts"]["stored"] == 1
+
+
+def test_a_coding_that_nobody_asked_for_is_said_so(download: Download, monkeypatch: pytest.MonkeyPatch) -> None:
+    reply = exports.Reply(200, b"\x0b\x02\x80", {"Content-Encoding": "br"})
+    monkeypatch.setattr(exports.Exports, "_file", lambda *_: reply)
+    with pytest.raises(NotDownloaded, match="a coding that nobody asked for, 'br'"):
+        download("vip")
+
+
+def test_a_row_that_cannot_be_read_costs_nobody_else_their_place(
+    download: Download, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = b'amplitude_id,user_id\n1,ava\n2,"be"n"\n3\n"4"5,x\n6,c\x01\n7,dora\n'
+    monkeypatch.setattr(exports, "table", lambda _: table)
+    assert download("any") == ["ava", "dora"]
+    assert download.unreadable == [3, 4, 5, 6]
+    monkeypatch.setattr(exports, "table", lambda _: table + b'8,"ev"e"\n')
+    with pytest.raises(NotDownloaded, match="line 8 is not CSV"):
+        download("any")
+
+
+@pytest.mark.parametrize("head", [b'"amplitude_id","us', b'"amplitude"_id","user_id"\n"1","ava"\n'])
+def test_a_head_that_cannot_be_read_is_said_so(
+    download: Download, monkeypatch: pytest.MonkeyPatch, head: bytes
+) -> None:
+    monkeypatch.setattr(exports, "table", lambda _: head)
+    with pytest.raises(NotDownloaded, match="the first line is not CSV"):
+        download("any")
+
+
+def test_an_id_that_was_cut_off_is_never_taken_for_one(
+    sandbox: Sandbox, download: Download, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, "table", lambda _: b"user_id\nava\nbartholomew-montgomery-the-third\n")
+    sandbox.break_with(Fault("cohort-unbounded-cut"))
+    download.mend_after = 2
+    assert download("any") == ["ava", "bartholomew-montgomery-the-third"]
+    assert any("it ends within a line" in line for line in download.told)
 
 
 def test_a_file_that_was_cut_off_without_a_word_is_seen_by_its_last_row(
@@ -190,3 +255,24 @@ def test_a_link_is_followed_only_to_where_nobody_reads_along(location: str) -> N
     assert _led("https://amplitude.com/a", "https://storage.example.com/f?s=1") == "https://storage.example.com/f?s=1"
     with pytest.raises(NotDownloaded, match="the link to the cohort's file leads to"):
         _led("https://amplitude.com/a", location)
+
+
+@pytest.mark.parametrize(
+    "location",
+    [f"https://{'a' * 64}.x/", "https://a..b/", "https://a:99999/", "https://a b/", "https:///f", "https://[::1"],
+)
+def test_a_link_that_no_client_can_follow_is_one_fault_and_not_tried_again(
+    sandbox: Sandbox, download: Download, monkeypatch: pytest.MonkeyPatch, location: str
+) -> None:
+    reply = exports.Reply(302, "", {"Location": location})
+    monkeypatch.setattr(exports.Exports, "_file", lambda *_: reply)
+    with pytest.raises(NotDownloaded, match="leads to what is no address"):
+        download("vip")
+    assert download.slept == [2.0], "between two looks at the job"
+
+
+def test_an_amplitude_that_is_no_address_is_said_so(sandbox: Sandbox) -> None:
+    download = Download(sandbox, url=f"https://{'a' * 64}.example.com")
+    with pytest.raises(NotDownloaded, match="is no address"):
+        download("vip")
+    assert download.slept == []

@@ -12,13 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from proxy import warmer
+from proxy.preview import running_service
 from proxy.sandbox.answers import Documented
 from proxy.sandbox.faults import Fault
 from proxy.sandbox.server import Sandbox
+from tests.balancer import balancer
 from tests.conftest import ROOT, SECRET, Service
 from tests.redis_server import RedisServer
 
 CREDENTIALS = f"braze:{SECRET}"
+MANY = 200
+"""Users, enough to be stopped half-way through them: about 1.5 s of warming."""
 
 
 @pytest.fixture(scope="module")
@@ -169,9 +174,9 @@ def test_stopped_half_way_and_run_again_it_loses_nobody(
     with Sandbox(per_minute=100_000, latency=0.02, documented=Documented(cohort_polls=0)) as sandbox:
         service = start_service(sandbox, AMPLITUDE_REQUESTS_PER_MINUTE="12000", LOG_LEVEL="WARNING")
         if of_a_cohort:
-            _stop_and_resume(service, blow, "", "--cohort", "crowd-400")
+            _stop_and_resume(service, blow, "", "--cohort", f"crowd-{MANY}")
         else:
-            _stop_and_resume(service, blow, crowd(tmp_path, 1, 400))
+            _stop_and_resume(service, blow, crowd(tmp_path, 1, MANY))
 
 
 def _stop_and_resume(target: Service, blow: signal.Signals, users: Path | str, *arguments: str) -> None:
@@ -184,20 +189,20 @@ def _stop_and_resume(target: Service, blow: signal.Signals, users: Path | str, *
         text=True,
     )
     deadline = time.monotonic() + 20
-    while target.sandbox.report()["calls"] < 100:
+    while target.sandbox.report()["calls"] < MANY // 4:
         assert time.monotonic() < deadline, "it never got half-way"
     process.send_signal(blow)
     printed, _ = process.communicate(timeout=20)
     before = target.sandbox.report()["calls"]
-    assert before < 400, "it was done before it was stopped"
+    assert before < MANY, "it was done before it was stopped"
     if blow == signal.SIGINT:
         assert process.returncode == 1
         assert "run it again" in printed
     ended = warm(target, users, *arguments)
     assert ended.returncode == 0, ended.stderr
     unknown = target.sandbox.report()["statuses"].get("400", 0)
-    assert target.sandbox.report()["calls"] <= 400 + 16 + unknown, "repeated is only what was on its way"
-    found = [target.get(f"/v1/cohorts?user_id=user-{number}") for number in range(1, 401)]
+    assert target.sandbox.report()["calls"] <= MANY + 16 + unknown, "repeated is only what was on its way"
+    found = [target.get(f"/v1/cohorts?user_id=user-{number}") for number in range(1, MANY + 1)]
     lost = [one for one in found if one.json()["found"] and one.headers["Cache-Control"] != "private, max-age=86400"]
     assert lost == []
 
@@ -306,6 +311,56 @@ def test_a_redis_that_is_gone_ends_it_before_anything_is_lost(
             )
             assert ended.returncode == 1
             assert "Redis does not answer" in ended.stderr + ended.stdout
+
+
+def test_what_a_load_balancer_says_meanwhile_ends_nothing(target: Service, tmp_path: Path) -> None:
+    target.sandbox.reset()
+    passing = dict(enumerate([502, 503, 504, 500, 408, 429], start=12))
+    with balancer(target.url, passing.get) as url:
+        ended = warm(target, crowd(tmp_path, 70_000, 24), "--url", url)
+    assert ended.returncode == 0, ended.stderr
+    assert "0 failed, 0 not asked; 24 calls" in ended.stdout
+    assert target.sandbox.report()["calls"] == 24
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [(302, "answered 302"), (404, "answered 404"), (502, "answered 502 all along")],
+)
+def test_what_would_be_answered_again_ends_it_and_the_summary_is_printed(
+    target: Service, tmp_path: Path, status: int, told: str
+) -> None:
+    target.sandbox.reset()
+    with balancer(target.url, lambda _: status) as url:
+        ended = warm(target, crowd(tmp_path, 75_000, 40), "--url", url)
+    assert ended.returncode == 1
+    assert told in ended.stderr
+    assert "0 done, 0 fresh already, 0 unknown to Amplitude" in ended.stdout
+    assert target.sandbox.report()["calls"] == 0
+
+
+def test_refused_half_way_it_says_how_far_it_came(target: Service, tmp_path: Path) -> None:
+    target.sandbox.reset()
+    with balancer(target.url, lambda number: 403 if number > 20 else None) as url:
+        ended = warm(target, crowd(tmp_path, 76_000, 60), "--url", url)
+    assert ended.returncode == 1
+    assert "answered 403" in ended.stderr
+    assert f"; {target.sandbox.report()['calls']} calls" in ended.stdout
+    assert "0 failed, 40 not asked" in ended.stdout
+
+
+def test_whom_a_load_balancer_answers_about_to_the_last_try_is_counted(
+    target: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target.sandbox.reset()
+    monkeypatch.setattr(warmer, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(warmer, "_TELL_SECONDS", 0.02)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with balancer(target.url, lambda number: 502 if number > 4 else None) as url:
+        asks = [running_service(url, "braze", SECRET)] * 2
+        count = warmer.Warmer(asks, {"include": "cohorts"}, 10**6, tell=print).run(map("user-77{}".format, range(6)), 6)
+    assert (count.done + count.unknown, count.failed, count.left) == (4, 2, 0)
+    assert count.why == {"no answer from the service (502)": 2}
 
 
 def test_a_mistake_ends_it_at_once_and_says_what_to_mend(target: Service, tmp_path: Path) -> None:

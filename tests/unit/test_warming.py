@@ -49,6 +49,8 @@ def test_a_column_of_a_table_is_read_over_quotes_and_lines_within_them() -> None
         list(read(lines, "user"))
     with pytest.raises(NoColumn):
         list(read([], "id"))
+    with pytest.raises(NoColumn, match="the first line is not CSV"):
+        list(read(['"n","i\n', "1,ava\n"], "id"))
 
 
 def test_the_pace_is_even_but_for_a_few_and_a_pause_ends_in_no_storm(clock: FakeClock) -> None:
