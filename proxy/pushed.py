@@ -93,19 +93,21 @@ def unpack(packed: bytes) -> Pushed:
 
 
 class Known(NamedTuple):
-    """The same, to be read: moments and what was said, by cohort and by property; when the whole set was pushed."""
+    """The same, to be read: moments and what was said, by cohort and by property; when a whole set was pushed, or none
+    was left."""
 
     cohorts: Mapping[str, tuple[float, bool]]
     properties: Mapping[str, tuple[float, bytes]]
     whole_at: float | None
     latest: float
+    cleared_at: float | None = None
 
 
 def known(pushed: Pushed) -> Known:
     """Return what is known by `pushed`. A field that is none of ours is as good as not there."""
     cohorts: dict[str, tuple[float, bool]] = {}
     said: dict[str, tuple[float, bytes]] = {}
-    whole_at = None
+    whole_at = cleared_at = None
     latest = float("-inf")
     for field, value in sorted(pushed.items()):
         if len(value) < 8:
@@ -119,8 +121,10 @@ def known(pushed: Pushed) -> Known:
                 said[name] = at, word
             case b"f" if word == _WHOLE:
                 whole_at = at
+            case b"f":
+                cleared_at = at
         latest = max(latest, at)
-    return Known(cohorts, said, whole_at, latest)
+    return Known(cohorts, said, whole_at, latest, cleared_at)
 
 
 def checksum(user_id: str) -> int:

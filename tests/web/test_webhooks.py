@@ -184,6 +184,27 @@ def test_a_whole_set_of_properties_is_fresh_and_a_part_of_one_never_pretends_to_
     assert answer.headers["Age"] == "5"
 
 
+def test_what_was_added_to_in_a_whole_set_is_asked_of_amplitude_and_never_missing(
+    hooks: Hooks, source: FakeSource, clock: FakeClock
+) -> None:
+    hooks.user("ava", ago=20, whole=True, points=5, name="A")
+    hooks.post(USERS, {"user_id": "ava", "event_time": clock() - 10, "user_properties": {"$add": {"points": 3}}})
+    assert hooks.ask("properties?user_id=ava&keys=name").headers["X-Amplitude-Calls"] == "0"
+    source.user_data = {"user_id": "ava", "amp_props": {"gp:points": 8, "gp:name": "A"}}
+    answer = hooks.ask("properties?user_id=ava")
+    assert (answer.json["properties"], answer.headers["X-Amplitude-Calls"]) == ({"points": 8, "name": "A"}, "1")  # type: ignore[index]
+
+
+def test_a_copy_that_was_cleared_since_is_fetched_anew(hooks: Hooks, source: FakeSource, clock: FakeClock) -> None:
+    source.user_data = {"user_id": "ava", "amp_props": {"gp:city": "Oslo"}}
+    assert hooks.ask("properties?user_id=ava").json["properties"] == {"city": "Oslo"}  # type: ignore[index]
+    clock.advance(2)
+    hooks.post(USERS, {"user_id": "ava", "event_time": clock() - 1, "user_properties": {"$clearAll": "-"}})
+    source.user_data = {"user_id": "ava", "amp_props": {}}
+    answer = hooks.ask("properties?user_id=ava")
+    assert (answer.json["properties"], answer.headers["X-Amplitude-Calls"]) == ({}, "1")  # type: ignore[index]
+
+
 def test_keys_that_were_all_pushed_are_answered_without_a_call(hooks: Hooks, source: FakeSource) -> None:
     hooks.cohort({"user_id": "ava", "user_properties": {"first_name": "Ava", "city": "Oslo"}}, ago=30)
     for keys, by_name in (("first_name", {"first_name": "Ava"}), ("gp:city", {"gp:city": "Oslo"})):
