@@ -32,7 +32,7 @@ SCHEMAS: dict[str, Schema] = {
             "cohort_id": ID,
             "in_cohort": {"description": "Whether the users entered or left.", "enum": [True, False, "true", "false"]},
             "computed_time": _MOMENT,
-            "message_id": {"type": "string", "description": "The same again is passed over."},
+            "message_id": {"type": "string", "description": "The same message again is passed over."},
             "users": {
                 "type": "array",
                 "items": {
@@ -51,10 +51,10 @@ SCHEMAS: dict[str, Schema] = {
             "user_properties": _PROPERTIES,
             "event_time": {
                 "description": "When that was so: an ISO 8601 time, in UTC where it names no zone, or Unix seconds or "
-                "milliseconds. Absent: now."
+                "milliseconds. Absent: four hours ago, for so long Amplitude tries again."
             },
             "whole": {"description": "`true`: the user has no other properties than these."},
-            "message_id": {"type": "string", "description": "Or `uuid`. The same again is passed over."},
+            "message_id": {"type": "string", "description": "Or `uuid`. The same message again is passed over."},
             "users": _SEVERAL,
             "events": _SEVERAL,
             "identification": _SEVERAL,

@@ -201,7 +201,8 @@ def test_whatever_is_kept_can_be_laid_over_and_grows_no_older_by_it(
 ) -> None:
     kept = record(at, cohorts=cohorts, props=some)
     found = laid(kept, wish, *pushes)
-    cleared_at = known(dict(functools.reduce(merged, pushes, {}))).cleared_at
+    nothing: Pushed = {}
+    cleared_at = known(functools.reduce(merged, pushes, nothing)).cleared_at
     assert found.parts.keys() | ({PROPERTIES} if cleared_at is not None else set()) >= kept.parts.keys()
     for part, one in found.parts.items():
         assert one.at >= at or part not in kept.parts

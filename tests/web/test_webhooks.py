@@ -250,6 +250,25 @@ def test_a_repeated_message_is_a_duplicate(hooks: Hooks) -> None:
     assert hooks.cohort("ava", message_id="m", in_cohort=False).json["duplicate"] is False  # type: ignore[index]
 
 
+def test_a_push_of_a_clock_that_is_ahead_does_not_win_over_a_later_fetch(
+    hooks: Hooks, source: FakeSource, clock: FakeClock
+) -> None:
+    hooks.user("ava", ago=-500, tier="pushed")
+    answer = hooks.ask("properties?user_id=ava&keys=tier")
+    assert (answer.headers["Age"], answer.json["as_of"]) == ("0", int(START))  # type: ignore[index]
+    assert "ttl=3600" in answer.headers["Cache-Status"]
+    clock.advance(2)
+    source.user_data = {"user_id": "ava", "amp_props": {"gp:tier": "fetched"}}
+    hooks.ask("properties?user_id=ava")
+    assert hooks.ask("properties?user_id=ava&keys=tier").json["properties"] == {"tier": "fetched"}  # type: ignore[index]
+
+
+def test_without_a_time_a_retry_does_not_win_over_what_was_said_since(hooks: Hooks) -> None:
+    hooks.user("ava", ago=1, tier="new")
+    assert hooks.post(USERS, {"user_id": "ava", "user_properties": {"tier": "old"}}).json["applied"] == 1  # type: ignore[index]
+    assert hooks.ask("properties?user_id=ava&keys=tier").json["properties"] == {"tier": "new"}  # type: ignore[index]
+
+
 def test_malformed_users_are_counted_and_skipped_and_the_log_has_their_number_and_nobody_s_id(
     hooks: Hooks, caplog: pytest.LogCaptureFixture
 ) -> None:
