@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
-from threading import Lock
+from threading import BoundedSemaphore, Lock
 from typing import TYPE_CHECKING
 
 from cachetools import TTLCache
@@ -31,6 +31,9 @@ _REMEMBERED = 10_000
 _USERS_AT_ONCE = 250
 _BYTES_AT_ONCE = 128 * 1024
 """What Redis takes at once, in a few milliseconds in which it does nothing else."""
+_AT_ONCE = 2
+"""Batches that are read and taken at a time: of 8 MiB one takes a hundred."""
+_PATIENCE_SECONDS = 5.0
 _TURN_SECONDS = 0.001
 _SHORTEST_SLEEP = 1e-6
 """After a sleep of nothing gevent looks only each fiftieth time at who has sent something: that took them 100 ms."""
@@ -51,6 +54,10 @@ class Breather:
             self._due = time.perf_counter() + _TURN_SECONDS
 
 
+class Busy(Exception):
+    """As many batches are being taken as there is room for."""
+
+
 class Pushing:
     """Safe for threads. `catch_up` is for the thread that keeps the connection to Redis."""
 
@@ -68,10 +75,21 @@ class Pushing:
         self._monotonic = monotonic
         self._messages: TTLCache[str, bool] = TTLCache(_REMEMBERED, _REMEMBERED_SECONDS, timer=now)
         self._lock = Lock()
+        self._places = BoundedSemaphore(_AT_ONCE)
         self._alone_told = False
         self._heard = 0.0
         self._heard_at: float | None = None
         self._waiting: list[str] = []
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold one of the few places for a batch that is read and taken, once one is free. Raises Busy."""
+        if not self._places.acquire(timeout=_PATIENCE_SECONDS):
+            raise Busy
+        try:
+            yield
+        finally:
+            self._places.release()
 
     @property
     def mark(self) -> int:
@@ -114,7 +132,7 @@ class Pushing:
             self._waiting = self._store.held(lambda _: True, breathe)
         elif told:
             held = self._store.held(lambda user_id: checksum(user_id) in told, breathe)
-            self._waiting = list({*self._waiting, *held})
+            self._waiting = list(dict.fromkeys([*self._waiting, *held]))  # in their order, or some might wait for ever
         self._heard, self._heard_at = last, began
         for _ in range(_LOOKED_UP // _USERS_AT_ONCE):
             some, self._waiting = self._waiting[:_USERS_AT_ONCE], self._waiting[_USERS_AT_ONCE:]

@@ -16,6 +16,7 @@ from typing import Any
 
 from proxy import longjson, strictjson
 from proxy.errors import BadRequest
+from proxy.longjson import TooMany, Unread
 from proxy.names import USER_PROPERTY
 from proxy.pushed import GONE, UNSURE, Pushed, cleared, membership, merged, properties
 from proxy.query import readable_id
@@ -48,6 +49,10 @@ class Batch:
     """Users of whom nothing could be taken."""
     unapplied: int = 0
     """Properties of users otherwise taken that could not be: malformed, or changed in a way only Amplitude can know."""
+
+
+class TooLarge(Exception):
+    """A body of more users, or properties, than are read at once."""
 
 
 class _Skipped(Exception):
@@ -125,6 +130,8 @@ _DEFAULT = '{"cohort_id": "c31", "in_cohort": true, "computed_time": "1692206763
 def _document(body: bytes, breathe: Callable[[], object]) -> Any:
     try:
         return longjson.read(body, breathe)
+    except TooMany:
+        raise TooLarge from None
     except ValueError:
         raise BadRequest(
             "the body is not JSON: does the template put text in quotes, and escape it with ?json_string?"
@@ -137,6 +144,8 @@ def _each(
     for user in users:
         breathe()
         try:
+            if isinstance(user, Unread):
+                raise _Skipped(user.why)
             if not isinstance(user, dict):
                 raise _Skipped("not_an_object")
             user_id = readable_id(user.get("user_id"))
@@ -164,6 +173,8 @@ def _message(said: Mapping[str, Any], names: Iterable[str], body: bytes, breathe
 
 def _properties(given: Any, at: float, now: float, batch: Batch, *, whole: bool = False) -> Pushed:
     """Return what is said of properties: names and values, or Amplitude's operators on them."""
+    if isinstance(given, Unread):
+        raise _Skipped(given.why)
     if not isinstance(given, dict):
         batch.unapplied += 1
         return {}

@@ -320,6 +320,18 @@ def test_a_body_of_8_mib_is_taken_and_a_larger_one_is_told_what_to_do(hooks: Hoo
     assert hooks.client.post("/v1/cohorts", data=b"x" * 17_000, headers={"X-API-Key": SECRET}).status_code == 413
 
 
+def test_more_than_can_be_read_at_once_is_a_413_and_one_user_of_it_is_skipped(hooks: Hooks) -> None:
+    assert hooks.post(USERS, b"[" + b"{}," * 60_000 + b"{}]").status_code == 413
+    large = {"user_id": "big", "user_properties": {f"key {number}": number for number in range(100_000)}}
+    rest = b'{"user_id": "ok", "user_properties": {"a": 1}}, {"user_id": "odd", "user_properties": {"a": NaN}}'
+    deep = b'{"user_id": "deep", "user_properties": {"a": ' + b"[" * 101 + b"]" * 101 + b"}}"
+    answer = hooks.post(USERS, b"[" + b",".join([json.dumps(large).encode(), rest, deep]) + b"]")
+    assert answer.json is not None
+    assert answer.json["skipped_by_reason"] == {"too_large": 1, "not_json": 1, "nested_too_deeply": 1}
+    assert answer.json["applied"] == 1
+    assert hooks.post(USERS, large).json["skipped_by_reason"] == {"too_large": 1}  # type: ignore[index]
+
+
 def test_another_type_is_a_415_and_no_credentials_a_401_before_anything_is_read(hooks: Hooks) -> None:
     for path in (COHORTS, USERS):
         answer = hooks.client.post(path, data="user_id=u", headers={"X-API-Key": SECRET})
@@ -361,6 +373,17 @@ def test_when_redis_could_not_be_told_amplitude_is_to_send_it_again(
     monkeypatch.setattr(installed(app).pushing, "push", unreachable)
     answer = hooks.post(COHORTS, COHORT_EXAMPLE)
     assert (answer.status_code, answer.headers["Retry-After"]) == (500, "1")
+
+
+def test_while_others_are_being_taken_amplitude_is_to_send_it_again(
+    hooks: Hooks, app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.pushing._PATIENCE_SECONDS", 0.01)
+    pushing = installed(app).pushing
+    with pushing.place(), pushing.place():
+        answer = hooks.post(COHORTS, COHORT_EXAMPLE)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (500, "1")
+    assert hooks.post(COHORTS, COHORT_EXAMPLE).status_code == 200
 
 
 def test_who_is_forgotten_loses_what_was_pushed(hooks: Hooks, source: FakeSource) -> None:
