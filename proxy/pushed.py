@@ -35,6 +35,11 @@ _NEVER = float("inf")
 _AHEAD = b"\xff"  # as nothing begins that is said, which is UTF-8
 
 
+MAX_BYTES = 64 * 1024
+MAX_FIELDS = 1_000
+"""What is kept about one user at most, packed."""
+
+
 def _moment(at: float, now: float) -> bytes:
     # The lead and not the moment it came: of a repeated one the first counts, which had the greater.
     return _MOMENT.pack(at) + (_AHEAD + _MOMENT.pack(at - now) if at > now else b"")
@@ -84,16 +89,38 @@ def pack(pushed: Pushed) -> bytes:
     return b"".join([_SIZES.pack(len(field), len(value)) + field + value for field, value in sorted(pushed.items())])
 
 
+def too_large(pushed: Pushed) -> bool:
+    """Say whether that is more than is kept about one user."""
+    if len(pushed) > MAX_FIELDS:
+        return True
+    return sum(map(len, pushed)) + sum(map(len, pushed.values())) + _SIZES.size * len(pushed) > MAX_BYTES
+
+
+def since(pushed: Pushed, moment: float, *, forgotten: float | None = None) -> Pushed:
+    """Return what was said at `moment` or later, and later than the user was `forgotten`: the same if that is all."""
+    left = {
+        field: value
+        for field, value in pushed.items()
+        if len(value) >= 8 and said(value)[0] >= moment and (forgotten is None or said(value)[0] > forgotten)
+    }
+    return pushed if len(left) == len(pushed) else left
+
+
 def shrink(packed: bytes) -> bytes:
     """Return what was packed in fewer bytes, where that is worth the while."""
     return zlib.compress(packed, 1) if len(packed) >= _LONG else packed
 
 
 def unpack(packed: bytes) -> Pushed:
-    """Return what was packed, shrunk or not. ValueError where that was something else."""
+    """Return what was packed, shrunk or not. ValueError where that was something else, or too large."""
     try:
         if packed[:1] == _DEFLATED:
-            packed = zlib.decompress(packed)
+            reader = zlib.decompressobj()
+            packed = reader.decompress(packed, MAX_BYTES + 1)
+            if not reader.eof:
+                raise ValueError("cut off, or more than is ever packed")
+        if len(packed) > MAX_BYTES:
+            raise ValueError("more than is ever packed")
         pushed, at = {}, 0
         while at < len(packed):
             field, value = _SIZES.unpack_from(packed, at)

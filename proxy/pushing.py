@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from cachetools import TTLCache
 
-from proxy.pushed import Pushed, checksum
+from proxy.pushed import Pushed, checksum, since
 from proxy.shared import Gone
 from proxy.store import Store
 
@@ -102,25 +102,48 @@ class Pushing:
             return False
         gone: Gone | None = None
         breathe = Breather()
-        for some in _portions(batch.news):
-            barred: frozenset[int] = frozenset()
+        forgotten = 0
+        for some in _portions(self._useful(batch, breathe)):
+            kept = some
             if self._shared is not None and gone is None:
                 try:
-                    barred = self._shared.push(some, self._now())
+                    refused = self._shared.push(some, self._now())
                 except Gone as error:
                     gone = error
-            kept = [one for place, one in enumerate(some) if place not in barred]
+                else:
+                    kept = [one for place, one in enumerate(some) if place not in refused]
+                    for why in refused.values():
+                        batch.refuse(why)
+                        forgotten += why == "forgotten"
             # What Redis has is found there by who needs it, and is no reason for others to leave the memory.
             everybody = self._shared is None or gone is not None
-            self._store.push(kept, mark, all_of_them=everybody, breathe=breathe)
+            for why, users in self._store.push(kept, mark, all_of_them=everybody, breathe=breathe).items():
+                if everybody:
+                    batch.refuse(why, users)
+                    forgotten += users if why == "forgotten" else 0
         if gone is not None:
             raise gone
-        if batch.message is not None:
+        if batch.message is not None and not forgotten:
             self._remember(batch.message)
         if self._shared is None and not self._alone_told:
             self._alone_told = True
             _log.warning("what is pushed is kept in the memory of this one process: there is no REDIS_URL")
         return True
+
+    def _useful(self, batch: Batch, breathe: Breather) -> list[tuple[str, Pushed]]:
+        """Return the news without what is too old to be of any use."""
+        horizon = self._now() - self._store.pushed_use
+        found = []
+        last: tuple[Pushed, Pushed] | None = None
+        for user_id, pushed in batch.news:
+            breathe()
+            if last is None or last[0] is not pushed:  # of a cohort's batch all are the same
+                last = pushed, since(pushed, horizon)
+            if last[1]:
+                found.append((user_id, last[1]))
+            else:
+                batch.refuse("too_old")
+        return found
 
     def catch_up(self) -> None:
         """Look up those users of whom something is kept here who were pushed to other processes. Raises Gone."""

@@ -18,7 +18,7 @@ from proxy import longjson, strictjson
 from proxy.errors import BadRequest
 from proxy.longjson import TooMany, Unread
 from proxy.names import USER_PROPERTY
-from proxy.pushed import GONE, UNSURE, Pushed, cleared, membership, merged, properties
+from proxy.pushed import GONE, UNSURE, Pushed, cleared, membership, merged, properties, too_large
 from proxy.query import readable_id
 
 _AHEAD_SECONDS = 600.0
@@ -49,6 +49,19 @@ class Batch:
     """Users of whom nothing could be taken."""
     unapplied: int = 0
     """Properties of users otherwise taken that could not be: malformed, or changed in a way only Amplitude can know."""
+    refused: int = 0
+    """Users of `news` of whom nothing could be kept; they are among those skipped too."""
+
+    def refuse(self, why: str, users: int = 1) -> None:
+        """Note that nothing could be kept of so many users of the news."""
+        if users:
+            self.skipped[why] += users
+            self.refused += users
+
+    @property
+    def applied(self) -> int:
+        """Return of how many users something was taken."""
+        return len(self.news) - self.refused
 
 
 class TooLarge(Exception):
@@ -152,7 +165,10 @@ def _each(
             if user_id is None:
                 # An event of somebody who is not logged in has none, and that is nobody's mistake.
                 raise _Skipped("no_user_id" if user.get("user_id") in (None, "") else "unreadable_user_id")
-            batch.news.append((user_id, news_of(user)))
+            news = news_of(user)
+            if too_large(news):
+                raise _Skipped("too_large")
+            batch.news.append((user_id, news))
         except _Skipped as skipped:
             batch.skipped[skipped.why] += 1
 

@@ -12,7 +12,7 @@ from struct import Struct
 
 from proxy.forgotten import names
 from proxy.parts import Identity
-from proxy.pushed import Pushed, checksum, pack, unpack
+from proxy.pushed import MAX_BYTES, MAX_FIELDS, Pushed, checksum, pack, unpack
 from proxy.shared.server import Server
 
 _HEARD_SECONDS = 120.0
@@ -48,19 +48,23 @@ class SharedPushes:
         self._use = use
         self._push = server.script("push")
 
-    def push(self, news: Sequence[tuple[str, Pushed]], now: float) -> frozenset[int]:
-        """Merge `news` into what was pushed before. Return the places of users who were forgotten just now."""
+    def push(self, news: Sequence[tuple[str, Pushed]], now: float) -> dict[int, str]:
+        """Merge `news` into what was pushed before. Return why nothing was kept of some, by their places.
+
+        `forgotten`: all was said before the user was forgotten; `too_large`: it would be too much of one user.
+        """
         keys, told = [self._told], []
         for user_id, _ in news:
             (name,) = names(Identity(user_id, None))
-            keys += [self._prefix + b"pushed:" + name, self._prefix + b"pairs:" + name]
+            keys += [self._prefix + b"pushed:" + name, self._prefix + b"forgot:" + name]
             told.append(_CHECKSUM.pack(checksum(user_id)))
         packed: list[bytes] = []
         for place, (_, pushed) in enumerate(news):
             # Of a cohort's batch all are the same.
             packed.append(packed[-1] if place and pushed is news[place - 1][1] else pack(pushed))
         head = [int(self._use * 1000), now - self._use, b"".join(told), int(_HEARD_SECONDS * 1000)]
-        return frozenset(place - 1 for place in self._push(keys, [*head, *packed]))
+        forgotten, large = self._push(keys, [*head, MAX_BYTES, MAX_FIELDS, *packed])
+        return {place - 1: "forgotten" for place in forgotten} | {place - 1: "too_large" for place in large}
 
     def read(self, user_ids: Sequence[str]) -> list[Pushed]:
         """Return what was pushed about each of these users."""

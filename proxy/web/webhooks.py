@@ -66,7 +66,7 @@ def _taken(hook: str, read: Callable[[bytes, float, Callable[[], object]], Batch
         return response
     if duplicate:
         batch = Batch()
-    applied, skipped = len(batch.news), batch.skipped.total()
+    applied, skipped = batch.applied, batch.skipped.total()
     here.metrics.pushed(hook, "duplicate" if duplicate else "applied", applied=applied, skipped=skipped)
     if skipped or batch.unapplied:
         told = {"hook": hook, "applied": applied, "skipped": dict(batch.skipped), "unapplied": batch.unapplied}

@@ -6,7 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.pushed import GONE, UNSURE, Pushed, cleared, known, membership, merged, pack, properties, shrink, unpack
+from proxy.pushed import (
+    GONE,
+    UNSURE,
+    Pushed,
+    cleared,
+    known,
+    membership,
+    merged,
+    pack,
+    properties,
+    shrink,
+    too_large,
+    unpack,
+)
 
 NOWS = st.sampled_from([float("inf"), 1.0, 1.5, 1_700_000_000.0])
 MOMENTS = st.sampled_from([1.5, 2.0, 3.25, 1_700_000_000.001, 1_700_000_000.002])
@@ -54,6 +67,16 @@ def test_what_is_long_is_shrunk_and_comes_back() -> None:
 def test_what_was_never_packed_is_told(garbage: bytes) -> None:
     with pytest.raises(ValueError, match="packed"):
         unpack(garbage)
+
+
+def test_more_than_is_kept_of_one_user_is_told_before_it_is_unpacked() -> None:
+    for large in ({"a": b"1" * 70_000}, {f"name {number}": b"1" for number in range(1001)}):
+        assert too_large(properties(large, 5.0))
+    assert not too_large(properties({f"name {number}": b"1" for number in range(1000)}, 5.0))
+    packed = pack(properties({"a": b"1" * 70_000}, 5.0))
+    for one in (packed, shrink(packed)):
+        with pytest.raises(ValueError, match="packed"):
+            unpack(one)
 
 
 def test_fields_of_somebody_else_are_as_good_as_not_there() -> None:
