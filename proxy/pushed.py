@@ -98,11 +98,12 @@ def too_large(pushed: Pushed) -> bool:
 
 def since(pushed: Pushed, moment: float, *, forgotten: float | None = None) -> Pushed:
     """Return what was said at `moment` or later, and later than the user was `forgotten`: the same if that is all."""
-    left = {
-        field: value
-        for field, value in pushed.items()
-        if len(value) >= 8 and said(value)[0] >= moment and (forgotten is None or said(value)[0] > forgotten)
-    }
+    least = _MOMENT.pack(max(moment, 0.0))
+    if forgotten is None and min(pushed.values(), default=least) >= least:
+        return pushed
+    left = {field: value for field, value in pushed.items() if value >= least and len(value) >= _MOMENT.size}
+    if forgotten is not None:
+        left = {field: value for field, value in left.items() if said(value)[0] > forgotten}
     return pushed if len(left) == len(pushed) else left
 
 

@@ -18,7 +18,7 @@ from proxy import longjson, strictjson
 from proxy.errors import BadRequest
 from proxy.longjson import TooMany, Unread
 from proxy.names import USER_PROPERTY
-from proxy.pushed import GONE, UNSURE, Pushed, cleared, membership, merged, properties, too_large
+from proxy.pushed import GONE, MAX_FIELDS, UNSURE, Pushed, cleared, membership, merged, properties, too_large
 from proxy.query import readable_id
 
 _AHEAD_SECONDS = 600.0
@@ -194,7 +194,10 @@ def _properties(given: Any, at: float, now: float, batch: Batch, *, whole: bool 
     if not isinstance(given, dict):
         batch.unapplied += 1
         return {}
-    if _OPERATORS.isdisjoint(given):
+    changes = [given[name] for name in _OPERATORS & given.keys()]
+    if len(given) + sum(len(some) for some in changes if isinstance(some, dict | list)) > MAX_FIELDS:
+        raise _Skipped("too_large")  # before others have to wait until it is written
+    if not changes:
         return properties({_plain(name): _json(value) for name, value in given.items()}, at, now, whole=whole)
     news: Pushed = {}
     values: dict[str, bytes] = {}

@@ -290,6 +290,23 @@ def test_what_is_pushed_while_a_user_is_forgotten_is_kept_nowhere(pair: tuple[Pr
     assert one.push(("u", membership("c1", True, time.time() + 1)))
     for process in pair:
         wait_until(partial(process.cohorts_are, b'["c1"]'), seconds=1)
+    batch = Batch("m", [("u", membership("c2", True, forgotten))])
+    assert other.pushing.push(batch, other.pushing.mark)
+    assert (batch.applied, batch.skipped) == (0, {"forgotten": 1}), "also when there is something new of the user"
+    assert known(one.pushes.read(["u"])[0]).cohorts.keys() == {"c1"}
+
+
+def test_who_hears_late_of_a_forgetting_loses_nothing_that_was_said_after_it(
+    pair: tuple[Process, Process], valkey: RedisServer
+) -> None:
+    one, _ = pair
+    one.forgetting.forget(USER)
+    one.push(("u", membership("c1", True, time.time())))
+    late = Process(valkey.url)
+    started(late)
+    wait_until(lambda: late.store.mark > 0)
+    assert late.cohorts() == b'["c1"]'
+    late.server.stop()
 
 
 def test_what_would_be_too_much_of_one_user_is_refused_in_redis_and_what_is_there_already_ends(
@@ -308,6 +325,29 @@ def test_what_would_be_too_much_of_one_user_is_refused_in_redis_and_what_is_ther
     assert one.pushes.read(["u"]) == [{}]
     one.push(("u", membership("c1", True, now)))
     assert known(one.pushes.read(["u"])[0]).cohorts
+
+
+def test_redis_takes_apart_no_more_at_once_than_others_can_wait_for_and_takes_all_in_the_end(
+    pair: tuple[Process, Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = pair
+    now = time.time()
+    trips: list[int] = []
+    script = one.pushes._push
+
+    def counted(keys: Any, given: Any) -> Any:
+        found = script(keys, given)
+        trips.append(found[0])
+        return found
+
+    monkeypatch.setattr(one.pushes, "_push", counted)
+    for number in range(3):
+        values = properties({f"name {number} {at}": b"1" * 20 for at in range(300)}, now)
+        assert one.pushes.push([(f"u{user}", values) for user in range(40)], now) == {}
+    assert trips[0] == 40
+    assert sum(trips) == 120
+    assert len(trips) > 6
+    assert [len(known(one.pushes.read([f"u{user}"])[0]).properties) for user in range(40)] == [900] * 40
 
 
 def test_a_repeated_message_is_known_to_every_process_once_it_was_applied(
