@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,10 +60,12 @@ class Forgetting:
             return
         told = self._shared.forgotten(self._heard)
         if told:
-            self._forget_here({name for name, _ in told})
+            self._forget_here({name for name, _ in told}, {name: moment / 1e6 for name, moment in told})
             self._heard = max(moment for _, moment in told)
 
-    def _forget_here(self, meant: Collection[bytes]) -> tuple[set[bytes], int]:
-        here = self._store.forget(meant, Breather())
+    def _forget_here(
+        self, meant: Collection[bytes], moments: Mapping[bytes, float] | None = None
+    ) -> tuple[set[bytes], int]:
+        here = self._store.forget(meant, moments, Breather())
         waiting = self._backlog.forget(lambda identity: not names(identity).isdisjoint(meant))
         return here, waiting

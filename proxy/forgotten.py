@@ -1,16 +1,17 @@
-"""Whom one has been told to forget, so that what was asked before that is not kept when it lands. Pure."""
+"""Whom one has been told to forget, so that what was asked or said before that is not kept when it lands. Pure."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from hashlib import blake2b
 
 from proxy.parts import Identity
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
-_REMEMBERED_SECONDS = 60.0
-"""Longer than anything that was asked can be on its way."""
+REMEMBERED_SECONDS = 4 * 3600 + 600.0
+"""Longer than anything that was asked can be on its way, or Amplitude tries to send again what it said."""
+_MOST = 100_000
 
 Names = frozenset[bytes]
 
@@ -36,22 +37,33 @@ class Forgotten:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._last: dict[bytes, tuple[int, float]] = {}  # the oldest first
+        self._last: dict[bytes, tuple[int, float, float]] = {}  # the oldest first
         self.mark = 0
         """How often anybody was forgotten so far: later than this is later than now."""
 
-    def add(self, names: Collection[bytes]) -> None:
-        """Note that `names` are forgotten now."""
+    def add(self, names: Collection[bytes], moments: Mapping[bytes, float] | None = None) -> None:
+        """Note that `names` are forgotten now, or were at these moments."""
         self.mark += 1
         now = self._now()
         for name in names:
-            self._last.pop(name, None)
-            self._last[name] = self.mark, now
-        while self._last and next(iter(self._last.values()))[1] < now - _REMEMBERED_SECONDS:
+            at = (moments or {}).get(name, now)
+            _, _, before = self._last.pop(name, (0, 0.0, at))
+            self._last[name] = self.mark, now, max(at, before)
+        while self._last and (len(self._last) > _MOST or self._oldest < now - REMEMBERED_SECONDS):
             del self._last[next(iter(self._last))]
+
+    @property
+    def _oldest(self) -> float:
+        return next(iter(self._last.values()))[1]
+
+    def at(self, identity: Identity) -> float | None:
+        """Return when one of the ids was forgotten last; None where that was not, or is of no use any more."""
+        if not self._last:
+            return None
+        return max((self._last[name][2] for name in names(identity) if name in self._last), default=None)
 
     def since(self, mark: int, *pairs: Identity) -> bool:
         """Say whether one of the ids in `pairs` was forgotten after `mark`."""
         if mark == self.mark:
             return False
-        return any(self._last.get(name, (0, 0.0))[0] > mark for name in names(*pairs))
+        return any(self._last.get(name, (0,))[0] > mark for name in names(*pairs))

@@ -6,7 +6,8 @@ Nothing here does I/O.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from threading import Lock
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from proxy.entries import Entries, Entry, size_of
 from proxy.forgotten import Forgotten, names, pair_digest
 from proxy.overlay import overlaid
 from proxy.parts import EMPTY, Freshness, Identity, Lifetimes, Record, merge
-from proxy.pushed import Pushed, known, merged, pack, shrink, unpack
+from proxy.pushed import Pushed, known, merged, pack, shrink, since, too_large, unpack
 from proxy.query import Wish
 
 _AT_ONCE = 500
@@ -49,6 +50,8 @@ class Memory:
         self._now = now
         self._forgotten = Forgotten(now)
         self._any_pushed = False
+        self.pushed_use = lifetimes.pushed_use
+        """Seconds for which what was pushed is of use."""
         self.told = 0
         """How often others told of what was pushed so far."""
         self._lock = Lock()
@@ -63,13 +66,19 @@ class Memory:
         with self._lock:
             return self._forgotten.since(mark, identity)
 
-    def forget(self, meant: Collection[bytes], breathe: Callable[[], object] = lambda: None) -> set[bytes]:
+    def forget(
+        self,
+        meant: Collection[bytes],
+        moments: Mapping[bytes, float] | None = None,
+        breathe: Callable[[], object] = lambda: None,
+    ) -> set[bytes]:
         """Drop, here, every record with an id of these names, and what lands of them with an older mark.
 
-        Return the digests of the pairs there were. `breathe` is called often, to let others have their turn.
+        `moments`: when they were forgotten, if that was not now. Return the digests of the pairs there were. `breathe`
+        is called often, to let others have their turn.
         """
         with self._lock:
-            self._forgotten.add(meant)
+            self._forgotten.add(meant, moments)
             kept = list(self._cache.items())
             # Of an answer whose record had to leave nobody knows any more whose ids it has.
             for identity in [one for one in self._ready if one not in self._cache]:
@@ -140,12 +149,16 @@ class Memory:
         *,
         all_of_them: bool = True,
         breathe: Callable[[], object] = lambda: None,
-    ) -> None:
+    ) -> Counter[str]:
         """Merge into what was pushed about these users before: of all, or of those of whom something is kept here.
 
-        Nothing is kept about who was forgotten after `mark`. `breathe` as for `forget`.
+        Nothing is kept of what was said before its user was forgotten, or came before that, by `mark`; nothing new of
+        one of whom it would be too much. Return of how many nothing was kept, by reason. `breathe` is called often, to
+        let others have their turn.
         """
         last: tuple[Pushed, bytes] | None = None
+        refused: Counter[str] = Counter()
+        horizon = self._now() - self.pushed_use
         for user_id, pushed in news:
             breathe()
             identity = Identity(user_id, None)
@@ -153,20 +166,31 @@ class Memory:
                 continue
             with self._lock:
                 if self._forgotten.since(mark, identity):
+                    refused["forgotten"] += 1
+                    continue
+                forgotten = self._forgotten.at(identity)
+                new = pushed if forgotten is None else since(pushed, horizon, forgotten=forgotten)
+                if not new:
+                    refused["forgotten"] += 1
                     continue
                 entry = self._cache.get(identity)
                 old = entry.pushed if entry else None
                 if old is not None:
-                    packed = shrink(pack(merged(unpack(old), pushed)))
+                    both = merged(since(unpack(old), horizon), new)
+                    if too_large(both):
+                        refused["too_large"] += 1
+                        continue
+                    packed = shrink(pack(both))
                     if packed == old:
                         continue
                 else:
                     # Of a cohort's batch all are the same, and share what is kept.
-                    if last is None or last[0] is not pushed:
-                        last = pushed, shrink(pack(pushed))
+                    if last is None or last[0] is not new:
+                        last = new, shrink(pack(new))
                     packed = last[1]
                 self._any_pushed = True
                 self._keep(identity, entry.record if entry else EMPTY, packed)
+        return refused
 
     def held(self, told: Callable[[str], bool], breathe: Callable[[], object] = lambda: None) -> list[str]:
         """Return those users of whom something is kept here whom others were told of; `breathe` as for `forget`."""

@@ -23,7 +23,8 @@ def overlaid(record: Record, known: Known, wish: Wish) -> Record:
 
     A list of cohorts, or a set of properties, that was changed is as old as it was: never newer than its oldest
     entry. Only where each cohort, or each key, that `wish` asks for was pushed, it is as old as the oldest of those.
-    That a user is unknown does not hold against a later push.
+    A whole set of which a property was changed since to what only Amplitude knows is no set. A set that was cleared
+    since is not there. That a user is unknown does not hold against a later push.
     """
     if record.unknown_at is not None:
         if known.latest <= record.unknown_at:
@@ -33,7 +34,8 @@ def overlaid(record: Record, known: Known, wish: Wish) -> Record:
         COHORTS: _cohorts(record.parts.get(COHORTS), known, wish),
         PROPERTIES: _properties(record.parts.get(PROPERTIES), known, wish.keys),
     }
-    parts = dict(record.parts) | {part: kept for part, kept in changed.items() if kept is not None}
+    others = {part: kept for part, kept in record.parts.items() if part not in changed}
+    parts = others | {part: kept for part, kept in changed.items() if kept is not None}
     return Record(parts, None, record.user_id, record.device_id, record.unknown_status)
 
 
@@ -58,33 +60,34 @@ def _cohorts(kept: Kept | None, known: Known, wish: Wish) -> Kept | None:
 
 
 def _properties(kept: Kept | None, known: Known, keys: tuple[str, ...]) -> Kept | None:
-    since, warm, pushed = _SAID_NEVER, kept is not None and kept.warm, False
+    if kept is not None and known.cleared_at is not None and known.cleared_at > kept.at:
+        kept = None  # what was cleared must not be served, and what was not only Amplitude knows
+    warm, since = kept is not None and kept.warm, kept.at if kept else _SAID_NEVER
     fetched: dict[str, bytes] = {}
     if kept is not None:
         names, said = columns.split(kept.value)
         fetched = dict(zip(json.loads(names), said, strict=True))
-    values: dict[str, bytes] | None = None
-    if known.whole_at is not None and (kept is None or known.whole_at > kept.at):
-        values, pushed = {}, not any(value == UNSURE for _, value in known.properties.values())
-        later: Mapping[str, tuple[float, bytes]] = known.properties
-        since = known.whole_at
-    else:
-        if kept is not None:
-            values, since = fetched, kept.at
-        later = {name: one for name, one in known.properties.items() if one[0] > since}
-    if not later and known.whole_at != since:
+    whole = known.whole_at is not None and known.whole_at > since
+    later = {name: one for name, one in known.properties.items() if whole or one[0] > since}
+    if not later and not whole:
         return kept
-    asked = [later.get(key.removeprefix(USER_PROPERTY), (since, UNSURE)) for key in keys]
+    unsure = {name for name, (_, value) in later.items() if value == UNSURE}
+    # Of what the whole set does not have it is known that the user does not have it.
+    unsaid = (known.whole_at, GONE) if whole and known.whole_at is not None else (since, UNSURE)
+    asked = [later.get(key.removeprefix(USER_PROPERTY), unsaid) for key in keys]
     narrow = bool(keys) and all(value != UNSURE for _, value in asked)
-    if values is None:
+    if kept is None and (not whole or unsure) and not (narrow and all(is_safe(key) for key in keys)):
         # What a property is called is settled among all of them, unless its name is one that nothing can take from it.
-        if not narrow or not all(is_safe(key) for key in keys):
-            return None
-        values = {}
+        return None
+    values: Mapping[str, bytes] = fetched
+    if whole:  # of all that was fetched it leaves only what was changed since to what only Amplitude knows
+        values = {name: value for name, value in fetched.items() if name.removeprefix(USER_PROPERTY) in unsure}
     value = columns.assemble(_changed(values, later, fetched, keys))
     if narrow:
         return Kept(value, min(at for at, _ in asked), warm, pushed=True)
-    return Kept(value, since, warm, pushed)
+    if whole and known.whole_at is not None and not unsure:
+        return Kept(value, known.whole_at, warm, pushed=True)
+    return Kept(value, since, warm)
 
 
 def _changed(

@@ -93,6 +93,9 @@ class Profiles:
                 return held
         if kept.unknown_at is not None and record.unknown_at is None:
             since = max(since, math.nextafter(kept.unknown_at, math.inf))  # a later push says otherwise
+        for part in parts:
+            if part in kept.parts and not record.has(part):  # as does one that cleared it
+                since = max(since, math.nextafter(kept.parts[part].at, math.inf))
         record = self._lifetimes.pruned(record, now)
         served, spent, behind = self._sorted(record, parts, since, now)
         if background:

@@ -10,13 +10,13 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
-from threading import Lock
+from threading import BoundedSemaphore, Lock
 from typing import TYPE_CHECKING
 
 from cachetools import TTLCache
 
 from proxy.breather import Breather
-from proxy.pushed import Pushed, checksum
+from proxy.pushed import Pushed, checksum, since
 from proxy.shared import Gone
 from proxy.store import Store
 
@@ -32,8 +32,15 @@ _REMEMBERED = 10_000
 _USERS_AT_ONCE = 250
 _BYTES_AT_ONCE = 128 * 1024
 """What Redis takes at once, in a few milliseconds in which it does nothing else."""
+_AT_ONCE = 2
+"""Batches that are read and taken at a time: of 8 MiB one takes a hundred."""
+_PATIENCE_SECONDS = 5.0
 _LOOKED_UP = 5_000
 """Users who are looked up at a time when others were pushed; the rest waits for the next time."""
+
+
+class Busy(Exception):
+    """As many batches are being taken as there is room for."""
 
 
 class Pushing:
@@ -53,10 +60,21 @@ class Pushing:
         self._monotonic = monotonic
         self._messages: TTLCache[str, bool] = TTLCache(_REMEMBERED, _REMEMBERED_SECONDS, timer=now)
         self._lock = Lock()
+        self._places = BoundedSemaphore(_AT_ONCE)
         self._alone_told = False
         self._heard = 0.0
         self._heard_at: float | None = None
         self._waiting: list[str] = []
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold one of the few places for a batch that is read and taken, once one is free. Raises Busy."""
+        if not self._places.acquire(timeout=_PATIENCE_SECONDS):
+            raise Busy
+        try:
+            yield
+        finally:
+            self._places.release()
 
     @property
     def mark(self) -> int:
@@ -69,25 +87,48 @@ class Pushing:
             return False
         gone: Gone | None = None
         breathe = Breather()
-        for some in _portions(batch.news):
-            barred: frozenset[int] = frozenset()
+        forgotten = 0
+        for some in _portions(self._useful(batch, breathe)):
+            kept = some
             if self._shared is not None and gone is None:
                 try:
-                    barred = self._shared.push(some, self._now())
+                    refused = self._shared.push(some, self._now())
                 except Gone as error:
                     gone = error
-            kept = [one for place, one in enumerate(some) if place not in barred]
+                else:
+                    kept = [one for place, one in enumerate(some) if place not in refused]
+                    for why in refused.values():
+                        batch.refuse(why)
+                        forgotten += why == "forgotten"
             # What Redis has is found there by who needs it, and is no reason for others to leave the memory.
             everybody = self._shared is None or gone is not None
-            self._store.push(kept, mark, all_of_them=everybody, breathe=breathe)
+            for why, users in self._store.push(kept, mark, all_of_them=everybody, breathe=breathe).items():
+                if everybody:
+                    batch.refuse(why, users)
+                    forgotten += users if why == "forgotten" else 0
         if gone is not None:
             raise gone
-        if batch.message is not None:
+        if batch.message is not None and not forgotten:
             self._remember(batch.message)
         if self._shared is None and not self._alone_told:
             self._alone_told = True
             _log.warning("what is pushed is kept in the memory of this one process: there is no REDIS_URL")
         return True
+
+    def _useful(self, batch: Batch, breathe: Breather) -> list[tuple[str, Pushed]]:
+        """Return the news without what is too old to be of any use."""
+        horizon = self._now() - self._store.pushed_use
+        found = []
+        last: tuple[Pushed, Pushed] | None = None
+        for user_id, pushed in batch.news:
+            breathe()
+            if last is None or last[0] is not pushed:  # of a cohort's batch all are the same
+                last = pushed, since(pushed, horizon)
+            if last[1]:
+                found.append((user_id, last[1]))
+            else:
+                batch.refuse("too_old")
+        return found
 
     def catch_up(self) -> None:
         """Look up those users of whom something is kept here who were pushed to other processes. Raises Gone."""
@@ -99,7 +140,7 @@ class Pushing:
             self._waiting = self._store.held(lambda _: True, breathe)
         elif told:
             held = self._store.held(lambda user_id: checksum(user_id) in told, breathe)
-            self._waiting = list({*self._waiting, *held})
+            self._waiting = list(dict.fromkeys([*self._waiting, *held]))  # in their order, or some might wait for ever
         self._heard, self._heard_at = last, began
         for _ in range(_LOOKED_UP // _USERS_AT_ONCE):
             some, self._waiting = self._waiting[:_USERS_AT_ONCE], self._waiting[_USERS_AT_ONCE:]

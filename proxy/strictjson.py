@@ -7,6 +7,10 @@ from json.encoder import encode_basestring
 from typing import Any
 
 
+class TooDeep(ValueError):
+    """Nested too deeply to be passed on."""
+
+
 def write(value: Any) -> bytes:
     """Return `value` as compact JSON in UTF-8. A lone surrogate, which UTF-8 cannot hold, becomes "?"."""
     return _ENCODER.encode(value).encode("utf-8", "replace")
@@ -29,16 +33,16 @@ def read(body: bytes) -> Any:
     try:
         return _shallow(_DECODER.decode(body.decode("utf-8")))
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise TooDeep("nested too deeply") from None
 
 
-def read_at(text: str, at: int) -> tuple[Any, int]:
-    """Return the value that begins at `at`, read in the same way, and where it ends."""
+def read_at(text: str, at: int) -> tuple[Any, int, int]:
+    """Return the value that begins at `at`, read in the same way, where it ends, and how many values that are."""
     try:
         value, end = _DECODER.raw_decode(text, at)
     except RecursionError:
-        raise ValueError("nested too deeply") from None
-    return _shallow(value), end
+        raise TooDeep("nested too deeply") from None
+    return value, end, _values(value)
 
 
 def _refuse(_: str) -> None:
@@ -59,14 +63,14 @@ _MAX_DEPTH = 100  # far from Python's recursion limit, whatever the stack of the
 
 
 def _shallow(document: Any) -> Any:
-    if _deeper_than(document, _MAX_DEPTH):
-        raise ValueError("nested too deeply")
+    _values(document)
     return document
 
 
-def _deeper_than(document: Any, limit: int) -> bool:
-    level = [document]
-    for _ in range(limit):
+def _values(document: Any) -> int:
+    """Return how many values there are within each other. Raises TooDeep."""
+    level, count = [document], 1
+    for _ in range(_MAX_DEPTH):
         level = [
             below
             for value in level
@@ -74,5 +78,6 @@ def _deeper_than(document: Any, limit: int) -> bool:
             for below in (value.values() if isinstance(value, dict) else value)
         ]
         if not level:
-            return False
-    return True
+            return count
+        count += len(level)
+    raise TooDeep("nested too deeply")

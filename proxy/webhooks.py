@@ -11,21 +11,30 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from hashlib import blake2b
 from typing import Any
 
 from proxy import longjson, strictjson
 from proxy.errors import BadRequest
+from proxy.longjson import TooMany, Unread
 from proxy.names import USER_PROPERTY
-from proxy.pushed import GONE, UNSURE, Pushed, cleared, membership, merged, properties
+from proxy.pushed import GONE, MAX_FIELDS, UNSURE, Pushed, cleared, membership, merged, properties, too_large
 from proxy.query import readable_id
 
 _AHEAD_SECONDS = 600.0
 """For so much a clock of Amplitude's may be ahead of ours. What is later still would win against every later word."""
+RETRIED_SECONDS = 4 * 3600.0
+"""For so long Amplitude tries again. What names no time may be so old, and is never to win over what was said since."""
 _MILLISECONDS, _MICROSECONDS = 1e11, 1e14  # a number of seconds stays below the first until the year 5138
-_TIMES = ("event_time", "time", "client_event_time", "server_upload_time")
+_TIMES = ("event_time", "server_received_time", "server_upload_time", "time", "client_event_time")
+"""Amplitude's own first: `time` and what follows is what the clock of somebody's phone says."""
+_HEARD = ("server_received_time", "server_upload_time")
+"""When Amplitude had it: nothing was so later than that, whatever the phone's clock says."""
 _MESSAGE_IDS = ("message_id", "uuid", "$insert_id", "insert_id")
 _UNKNOWABLE = ("$add", "$append", "$prepend", "$preInsert", "$postInsert", "$remove")
 """What changes a value to one that depends on what it was: only Amplitude knows it."""
+_AT_ONCE = 256 * 1024
+"""Bytes whose digest is made, in a quarter of a millisecond, before others may have their turn."""
 _OPERATORS = frozenset({*_UNKNOWABLE, "$set", "$setOnce", "$unset", "$clearAll"})
 
 
@@ -40,6 +49,23 @@ class Batch:
     """Users of whom nothing could be taken."""
     unapplied: int = 0
     """Properties of users otherwise taken that could not be: malformed, or changed in a way only Amplitude can know."""
+    refused: int = 0
+    """Users of `news` of whom nothing could be kept; they are among those skipped too."""
+
+    def refuse(self, why: str, users: int = 1) -> None:
+        """Note that nothing could be kept of so many users of the news."""
+        if users:
+            self.skipped[why] += users
+            self.refused += users
+
+    @property
+    def applied(self) -> int:
+        """Return of how many users something was taken."""
+        return len(self.news) - self.refused
+
+
+class TooLarge(Exception):
+    """A body of more users, or properties, than are read at once."""
 
 
 class _Skipped(Exception):
@@ -70,16 +96,14 @@ def read_cohorts(body: bytes, now: float, breathe: Callable[[], object]) -> Batc
     if not isinstance(users, list):
         raise BadRequest('users is not an array: the template needs "users": [...], as Amplitude\'s default payload')
     batch = Batch()
-    if (message := _message(said, ("message_id",))) is not None:
-        # Should a template of somebody's own repeat an id, what differs still counts.
-        batch.message = f"cohorts {message} {cohort_id} {is_in} {at}"
-    member = membership(cohort_id, is_in, at)
+    batch.message = _message(said, ("message_id",), body, breathe)
+    member = membership(cohort_id, is_in, at, now)
 
     def news_of(user: dict[str, Any]) -> Pushed:
         if at > now + _AHEAD_SECONDS:
             raise _Skipped("time_ahead")
         given = user.get("user_properties")
-        return member if given is None else merged(member, _properties(given, at, batch))
+        return member if given is None else merged(member, _properties(given, at, now, batch))
 
     _each(users, batch, news_of, breathe)
     return batch
@@ -93,10 +117,10 @@ def read_users(body: bytes, now: float, breathe: Callable[[], object]) -> Batch:
     said = _document(body, breathe)
     batch = Batch()
     if isinstance(said, dict):
-        several = next((said[name] for name in ("users", "events", "identification") if name in said), None)
-        message = _message(said, _MESSAGE_IDS if several is None else ("message_id",))
-        batch.message = f"users {message}" if message is not None else None
-        said = [said] if several is None else [several] if isinstance(several, dict) else several
+        name = next((name for name in ("users", "events", "identification") if name in said), None)
+        batch.message = _message(said, _MESSAGE_IDS if name is None else ("message_id",), body, breathe)
+        several = said if name is None else said[name]
+        said = [several] if isinstance(several, dict) else several
     if not isinstance(said, list):
         raise BadRequest("the body is not a JSON object or an array of them: send Amplitude's default payload")
 
@@ -104,7 +128,7 @@ def read_users(body: bytes, now: float, breathe: Callable[[], object]) -> Batch:
         given = user.get("user_properties")
         if given is None:
             raise _Skipped("no_properties")
-        news = _properties(given, _time(user, now), batch, whole=user.get("whole") in (True, "true"))
+        news = _properties(given, _time(user, now), now, batch, whole=user.get("whole") in (True, "true"))
         if not news:
             raise _Skipped("nothing_to_apply")
         return news
@@ -119,6 +143,8 @@ _DEFAULT = '{"cohort_id": "c31", "in_cohort": true, "computed_time": "1692206763
 def _document(body: bytes, breathe: Callable[[], object]) -> Any:
     try:
         return longjson.read(body, breathe)
+    except TooMany:
+        raise TooLarge from None
     except ValueError:
         raise BadRequest(
             "the body is not JSON: does the template put text in quotes, and escape it with ?json_string?"
@@ -131,36 +157,55 @@ def _each(
     for user in users:
         breathe()
         try:
+            if isinstance(user, Unread):
+                raise _Skipped(user.why)
             if not isinstance(user, dict):
                 raise _Skipped("not_an_object")
             user_id = readable_id(user.get("user_id"))
             if user_id is None:
                 # An event of somebody who is not logged in has none, and that is nobody's mistake.
                 raise _Skipped("no_user_id" if user.get("user_id") in (None, "") else "unreadable_user_id")
-            batch.news.append((user_id, news_of(user)))
+            news = news_of(user)
+            if too_large(news):
+                raise _Skipped("too_large")
+            batch.news.append((user_id, news))
         except _Skipped as skipped:
             batch.skipped[skipped.why] += 1
 
 
-def _message(said: Mapping[str, Any], names: Iterable[str]) -> str | None:
-    found = (said.get(name) for name in names)
-    return next((one for one in found if isinstance(one, str) and one.strip()), None)
+def _message(said: Mapping[str, Any], names: Iterable[str], body: bytes, breathe: Callable[[], object]) -> str | None:
+    """Return what the message is known by again: Amplitude's id, if it has one, and all that it says.
+
+    An `insert_id` is one user's alone, and the template of somebody's own may repeat any.
+    """
+    if not any(isinstance(one, str) and one.strip() for one in map(said.get, names)):
+        return None
+    digest = blake2b(digest_size=16)
+    for at in range(0, len(body), _AT_ONCE):
+        digest.update(body[at : at + _AT_ONCE])
+        breathe()
+    return digest.hexdigest()
 
 
-def _properties(given: Any, at: float, batch: Batch, *, whole: bool = False) -> Pushed:
+def _properties(given: Any, at: float, now: float, batch: Batch, *, whole: bool = False) -> Pushed:
     """Return what is said of properties: names and values, or Amplitude's operators on them."""
+    if isinstance(given, Unread):
+        raise _Skipped(given.why)
     if not isinstance(given, dict):
         batch.unapplied += 1
         return {}
-    if _OPERATORS.isdisjoint(given):
-        return properties({_plain(name): _json(value) for name, value in given.items()}, at, whole=whole)
+    changes = [given[name] for name in _OPERATORS & given.keys()]
+    if len(given) + sum(len(some) for some in changes if isinstance(some, dict | list)) > MAX_FIELDS:
+        raise _Skipped("too_large")  # before others have to wait until it is written
+    if not changes:
+        return properties({_plain(name): _json(value) for name, value in given.items()}, at, now, whole=whole)
     news: Pushed = {}
     values: dict[str, bytes] = {}
     for name, value in given.items():
         if name not in _OPERATORS:
             values[_plain(name)] = _json(value)
         elif name == "$clearAll":
-            news = cleared(at)
+            news = cleared(at, now)
             batch.unapplied += 1
         elif name == "$unset" and isinstance(value, list):
             values |= {_plain(one): GONE for one in value if isinstance(one, str)}
@@ -174,7 +219,7 @@ def _properties(given: Any, at: float, batch: Batch, *, whole: bool = False) -> 
             batch.unapplied += len(value)
             if name in _UNKNOWABLE:
                 values |= dict.fromkeys(map(_plain, value), UNSURE)
-    return merged(news, properties(values, at))
+    return merged(news, properties(values, at, now))
 
 
 def _plain(name: str) -> str:
@@ -189,11 +234,14 @@ def _json(value: Any) -> bytes:
 
 
 def _time(user: Mapping[str, Any], now: float) -> float:
-    """Return when that was said of the user, which is now where it does not say."""
+    """Return when that was said of the user; where it does not say, the first moment at which it may have been."""
     given = next((user[name] for name in _TIMES if user.get(name) not in (None, "")), None)
-    at = now if given is None else _moment(given)
+    if given is None:
+        return now - RETRIED_SECONDS
+    at = _moment(given)
     if at is None:
         raise _Skipped("unreadable_time")
+    at = min([at, *(heard for name in _HEARD if (heard := _moment(user.get(name))) is not None)])
     if at > now + _AHEAD_SECONDS:
         raise _Skipped("time_ahead")
     return at

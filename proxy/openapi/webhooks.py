@@ -10,7 +10,7 @@ from proxy.openapi.schemas import Schema, closed, ref
 
 _COUNT: Schema = {"type": "integer", "minimum": 0}
 _MOMENT: Schema = {
-    "description": "Unix seconds, as text or as a number.",
+    "description": "Unix seconds, as text or as a number. What is older than it could be served is passed over.",
     "anyOf": [
         {"type": "string", "pattern": r"^[1-9][0-9]{0,17}$"},
         {"type": "number", "exclusiveMinimum": 0, "maximum": 1e17},
@@ -32,7 +32,7 @@ SCHEMAS: dict[str, Schema] = {
             "cohort_id": ID,
             "in_cohort": {"description": "Whether the users entered or left.", "enum": [True, False, "true", "false"]},
             "computed_time": _MOMENT,
-            "message_id": {"type": "string", "description": "The same again is passed over."},
+            "message_id": {"type": "string", "description": "The same message again is passed over."},
             "users": {
                 "type": "array",
                 "items": {
@@ -51,10 +51,10 @@ SCHEMAS: dict[str, Schema] = {
             "user_properties": _PROPERTIES,
             "event_time": {
                 "description": "When that was so: an ISO 8601 time, in UTC where it names no zone, or Unix seconds or "
-                "milliseconds. Absent: now."
+                "milliseconds. Absent: four hours ago, for so long Amplitude tries again."
             },
             "whole": {"description": "`true`: the user has no other properties than these."},
-            "message_id": {"type": "string", "description": "Or `uuid`. The same again is passed over."},
+            "message_id": {"type": "string", "description": "Or `uuid`. The same message again is passed over."},
             "users": _SEVERAL,
             "events": _SEVERAL,
             "identification": _SEVERAL,
@@ -114,7 +114,8 @@ def _hook(name: str, summary: str, schema: Schema, example: Any, taken: Any) -> 
         "tags": ["Webhooks"],
         "summary": summary,
         "description": "For Amplitude to call, from whatever address: `ALLOWED_NETWORKS` is not asked. What was said "
-        "later wins, by its own time, in whatever order it comes and however often. 8 MiB at most.",
+        "later wins, by its own time, in whatever order it comes and however often. 8 MiB, 50,000 "
+        "users and 500,000 values at most, of one user 64 KiB.",
         "security": SECURITY,
         "parameters": [ref("RequestId", "parameters")],
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}},

@@ -12,7 +12,7 @@ from struct import Struct
 
 from proxy.forgotten import names
 from proxy.parts import Identity
-from proxy.pushed import Pushed, checksum, pack, unpack
+from proxy.pushed import MAX_BYTES, MAX_FIELDS, Pushed, checksum, pack, unpack
 from proxy.shared.server import Server
 
 _HEARD_SECONDS = 120.0
@@ -20,6 +20,8 @@ _HEARD_SECONDS = 120.0
 _MARGIN_SECONDS = 20.0
 _REMEMBERED_SECONDS = 86_400.0
 """For so long a message is known to be a repeated one. Amplitude's last try comes after four hours."""
+_UNPACKED_AT_ONCE = 512 * 1024
+"""Bytes that Redis takes apart and merges, in some ten milliseconds in which it does nothing else."""
 _CHECKSUM = Struct(">I")
 
 
@@ -40,7 +42,10 @@ def unpacked(value: bytes | None) -> Pushed:
 
 
 class SharedPushes:
-    """Each method is one round trip and raises Gone. `use`: seconds for which a push is of use."""
+    """Each method is one round trip, `push` perhaps several, and raises Gone.
+
+    `use`: seconds for which a push is of use.
+    """
 
     def __init__(self, server: Server, prefix: bytes, *, use: float) -> None:
         self._server = server
@@ -48,19 +53,35 @@ class SharedPushes:
         self._use = use
         self._push = server.script("push")
 
-    def push(self, news: Sequence[tuple[str, Pushed]], now: float) -> frozenset[int]:
-        """Merge `news` into what was pushed before. Return the places of users who were forgotten just now."""
+    def push(self, news: Sequence[tuple[str, Pushed]], now: float) -> dict[int, str]:
+        """Merge `news` into what was pushed before. Return why nothing was kept of some, by their places.
+
+        `forgotten`: all was said before the user was forgotten; `too_large`: it would be too much of one user. Where
+        much is kept already it takes several round trips, between which Redis sees to others.
+        """
+        refused: dict[int, str] = {}
+        start = 0
+        while start < len(news):
+            done, forgotten, large = self._pushed(news[start:], now)
+            refused |= {start + place - 1: "forgotten" for place in forgotten}
+            refused |= {start + place - 1: "too_large" for place in large}
+            start += done
+        return refused
+
+    def _pushed(self, news: Sequence[tuple[str, Pushed]], now: float) -> tuple[int, list[int], list[int]]:
+        """Merge the first of `news`. Return how many, and the places, from 1, of the forgotten and the too large."""
         keys, told = [self._told], []
         for user_id, _ in news:
             (name,) = names(Identity(user_id, None))
-            keys += [self._prefix + b"pushed:" + name, self._prefix + b"pairs:" + name]
+            keys += [self._prefix + b"pushed:" + name, self._prefix + b"forgot:" + name]
             told.append(_CHECKSUM.pack(checksum(user_id)))
         packed: list[bytes] = []
         for place, (_, pushed) in enumerate(news):
             # Of a cohort's batch all are the same.
             packed.append(packed[-1] if place and pushed is news[place - 1][1] else pack(pushed))
         head = [int(self._use * 1000), now - self._use, b"".join(told), int(_HEARD_SECONDS * 1000)]
-        return frozenset(place - 1 for place in self._push(keys, [*head, *packed]))
+        done, forgotten, large = self._push(keys, [*head, MAX_BYTES, MAX_FIELDS, _UNPACKED_AT_ONCE, *packed])
+        return done, forgotten, large
 
     def read(self, user_ids: Sequence[str]) -> list[Pushed]:
         """Return what was pushed about each of these users."""

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import NamedTuple, cast
 
 from proxy.errors import NoAnswer
-from proxy.forgotten import names, pair_digest
+from proxy.forgotten import REMEMBERED_SECONDS, names, pair_digest
 from proxy.parts import EMPTY, Identity, Kept, Lifetimes, Part, Record, Section
 from proxy.pushed import Pushed
 from proxy.shared.pushes import key_of, unpacked
@@ -113,10 +113,12 @@ class SharedRecords:
         keys, told = [self._told], []
         for one in alone:
             (name,) = names(one)
-            keys += [self._prefix + b"pairs:" + name, self._keys(one)[0], self._prefix + b"pushed:" + name]
+            keys += [self._prefix + b"pairs:" + name, self._keys(one)[0]]
+            keys += [self._prefix + b"pushed:" + name, self._prefix + b"forgot:" + name]
             told.append(name)
         landing = self._lease + _QUEUED_SECONDS * 1000
-        found = self._forget(keys, [self._prefix + _RECORD, landing, int(self._lifetimes.whole * 1000), *told])
+        heard, pushed = int(self._lifetimes.whole * 1000), int(REMEMBERED_SECONDS * 1000)
+        found = self._forget(keys, [self._prefix + _RECORD, landing, heard, pushed, *told])
         return set(found)
 
     def forgotten(self, since: float) -> list[tuple[bytes, float]]:

@@ -10,11 +10,12 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, Unsupporte
 
 from proxy.breather import Breather
 from proxy.errors import BadRequest
+from proxy.pushing import Busy
 from proxy.shared import Gone
 from proxy.web.auth import admit_from_anywhere
 from proxy.web.context import services
 from proxy.web.hooks import problem
-from proxy.webhooks import Batch, read_cohorts, read_users
+from proxy.webhooks import Batch, TooLarge, read_cohorts, read_users
 
 _log = logging.getLogger(__name__)
 
@@ -43,10 +44,13 @@ def users() -> Response:
 def _taken(hook: str, read: Callable[[bytes, float, Callable[[], object]], Batch]) -> Response:
     here = services()
     mark = here.pushing.mark
+    breathe = Breather()
     try:
-        breathe = Breather()
-        batch = read(_body(breathe), here.now(), breathe)
-    except RequestEntityTooLarge:
+        body = _body(breathe)
+        with here.pushing.place():
+            batch = read(body, here.now(), breathe)
+            duplicate = not here.pushing.push(batch, mark)
+    except (RequestEntityTooLarge, TooLarge):
         here.metrics.pushed(hook, "refused")
         return problem(413, RequestEntityTooLarge().name, _TOO_LARGE)
     except UnsupportedMediaType:
@@ -55,16 +59,15 @@ def _taken(hook: str, read: Callable[[bytes, float, Callable[[], object]], Batch
     except BadRequest:
         here.metrics.pushed(hook, "refused")
         raise
-    try:
-        duplicate = not here.pushing.push(batch, mark)
-    except Gone:
+    except (Gone, Busy) as error:
         here.metrics.pushed(hook, "failed")
-        response = problem(500, "Not kept everywhere", "Redis does not answer: kept here alone; send it again")
+        gone = isinstance(error, Gone)
+        response = problem(500, "Not kept everywhere", _GONE) if gone else problem(500, "Too many at once", _BUSY)
         response.headers["Retry-After"] = "1"
         return response
     if duplicate:
         batch = Batch()
-    applied, skipped = len(batch.news), batch.skipped.total()
+    applied, skipped = batch.applied, batch.skipped.total()
     here.metrics.pushed(hook, "duplicate" if duplicate else "applied", applied=applied, skipped=skipped)
     if skipped or batch.unapplied:
         told = {"hook": hook, "applied": applied, "skipped": dict(batch.skipped), "unapplied": batch.unapplied}
@@ -100,7 +103,9 @@ def _body(breathe: Callable[[], object]) -> bytes:
     return body
 
 
+_GONE = "Redis does not answer: kept here alone; send it again"
+_BUSY = "other batches are being taken: send it again"
 _TOO_LARGE = (
-    "the body is too large: 8 MiB at most; select fewer user properties for this sync in Amplitude, or send fewer "
-    "of them by the template"
+    "the body is too large: 8 MiB and 50,000 users at most; select fewer user properties for this sync in Amplitude, "
+    "or send fewer of them by the template"
 )

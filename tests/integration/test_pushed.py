@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from proxy.parts import COHORTS, EMPTY, PROPERTIES, Identity, Kept, Record
-from proxy.pushed import GONE, Pushed, known, membership, merged, properties
+from proxy.pushed import GONE, Pushed, known, membership, merged, pack, properties
 from proxy.pushing import Pushing
 from proxy.query import Wish
 from proxy.shared import Gone
@@ -54,6 +54,10 @@ class Process(Alone):
         record = self.store.shown(identity, self.store.look(identity), C1)
         kept = record.parts.get(COHORTS)
         return kept and kept.value
+
+    def cohorts_are(self, value: bytes) -> bool:
+        """Say whether that is what it would say."""
+        return bool(self.cohorts() == value)
 
 
 def started(*processes: Process) -> None:
@@ -217,7 +221,7 @@ def test_whichever_process_they_reach_they_end_in_the_truth(
     pair: tuple[Process, Process], statements: list[Any], garbage: list[bytes], dice: random.Random
 ) -> None:
     for process in pair:
-        process.pushes._use = 1e10
+        process.pushes._use = process.store.pushed_use = 1e10
     # Users of its own for each example, and some of them known in one process before.
     example = f"{next(_EXAMPLES)}-"
     named = [one._replace(user=example + one.user) for one in statements]
@@ -271,15 +275,79 @@ def test_who_is_forgotten_loses_what_was_pushed_everywhere_within_a_second(pair:
 
 def test_what_is_pushed_while_a_user_is_forgotten_is_kept_nowhere(pair: tuple[Process, Process]) -> None:
     one, other = pair
-    before = other.store.mark
+    before, forgotten = other.store.mark, time.time()
     one.forgetting.forget(USER)
     wait_until(lambda: other.store.mark > before)
     other.store.merge(USER, Record({PROPERTIES: Kept(b"{}", time.time())}))
-    other.push(("u", membership("c1", True, time.time())), ("v", membership("c1", True, time.time())))
+    batch = Batch("m", [(user, membership("c1", True, forgotten)) for user in ("u", "v")])
+    assert other.pushing.push(batch, other.pushing.mark)
+    assert (batch.applied, batch.skipped) == (1, {"forgotten": 1})
     assert one.pushes.read(["u"]) == [{}]
     for process in pair:
         assert process.cohorts() is None
         assert process.cohorts(Identity("v", None)) == b'["c1"]'
+    assert not other.pushes.remembers("m"), "it may bring something new when it comes again"
+    assert one.push(("u", membership("c1", True, time.time() + 1)))
+    for process in pair:
+        wait_until(partial(process.cohorts_are, b'["c1"]'), seconds=1)
+    batch = Batch("m", [("u", membership("c2", True, forgotten))])
+    assert other.pushing.push(batch, other.pushing.mark)
+    assert (batch.applied, batch.skipped) == (0, {"forgotten": 1}), "also when there is something new of the user"
+    assert known(one.pushes.read(["u"])[0]).cohorts.keys() == {"c1"}
+
+
+def test_who_hears_late_of_a_forgetting_loses_nothing_that_was_said_after_it(
+    pair: tuple[Process, Process], valkey: RedisServer
+) -> None:
+    one, _ = pair
+    one.forgetting.forget(USER)
+    one.push(("u", membership("c1", True, time.time())))
+    late = Process(valkey.url)
+    started(late)
+    wait_until(lambda: late.store.mark > 0)
+    assert late.cohorts() == b'["c1"]'
+    late.server.stop()
+
+
+def test_what_would_be_too_much_of_one_user_is_refused_in_redis_and_what_is_there_already_ends(
+    pair: tuple[Process, Process],
+) -> None:
+    one, _ = pair
+    now = time.time()
+    for number in range(11):
+        values = {f"name {number} {at}": b"1" for at in range(100)}
+        batch = Batch(None, [("u", properties(values, now + number / 1000)), ("v", membership("c1", True, now))])
+        one.pushing.push(batch, one.pushing.mark)
+        assert batch.skipped == ({"too_large": 1} if number == 10 else {})
+    with redis.Redis.from_url(running_url(one)) as operator:
+        (key,) = (key for key in operator.scan_iter(b"*:pushed:*") if operator.strlen(key) > 1000)
+        operator.set(key, pack(properties({"a": b"1" * 70_000}, now)))
+    assert one.pushes.read(["u"]) == [{}]
+    one.push(("u", membership("c1", True, now)))
+    assert known(one.pushes.read(["u"])[0]).cohorts
+
+
+def test_redis_takes_apart_no_more_at_once_than_others_can_wait_for_and_takes_all_in_the_end(
+    pair: tuple[Process, Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = pair
+    now = time.time()
+    trips: list[int] = []
+    script = one.pushes._push
+
+    def counted(keys: Any, given: Any) -> Any:
+        found = script(keys, given)
+        trips.append(found[0])
+        return found
+
+    monkeypatch.setattr(one.pushes, "_push", counted)
+    for number in range(3):
+        values = properties({f"name {number} {at}": b"1" * 20 for at in range(300)}, now)
+        assert one.pushes.push([(f"u{user}", values) for user in range(40)], now) == {}
+    assert trips[0] == 40
+    assert sum(trips) == 120
+    assert len(trips) > 6
+    assert [len(known(one.pushes.read([f"u{user}"])[0]).properties) for user in range(40)] == [900] * 40
 
 
 def test_a_repeated_message_is_known_to_every_process_once_it_was_applied(

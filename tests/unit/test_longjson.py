@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -40,11 +41,62 @@ def test_what_is_no_json_is_refused_as_it_is_in_one_go(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"\xff", b"[1e999]x", b'{"a": NaN}', b"[" * 200_000, b'{"a": ' + b"[" * 102 + b"]" * 102]
+    "body", [b"\xff", b"[1e999]x", b'{"a": NaN}', b"[" * 200_000, b'{"a": {"b": ' + b"[" * 102 + b"]" * 102]
 )
 def test_what_cannot_be_read_is_a_value_error(body: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         longjson.read(body, nothing)
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 5, 8])
+@given(st.lists(JSON, max_size=5))
+def test_where_a_piece_ends_changes_nothing_but_what_is_too_large(window: int, entries: list[Any]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(longjson, "_LONGEST", window)
+        found = longjson.read(json.dumps(entries).encode(), nothing)
+    assert len(found) == len(entries)
+    for one, entry in zip(found, entries, strict=True):
+        assert one in (entry, longjson.TOO_LARGE)
+        if len(json.dumps(entry)) > window:
+            assert one == longjson.TOO_LARGE
+
+
+def test_an_entry_that_cannot_be_passed_on_is_passed_over_and_the_others_read() -> None:
+    deep = b"[" * 101 + b"]" * 101
+    body = b'[1, {"a": [NaN, "]\\"}"]}, {"a": ' + deep + b"}, Infinity, " + b"[" * 9_000 + b"]" * 9_000 + b", 2]"
+    words = ["not_json", "nested_too_deeply", "not_json", "nested_too_deeply"]
+    assert longjson.read(body, nothing) == [1, *map(longjson.Unread, words), 2]
+
+
+def test_an_entry_that_is_no_json_is_refused_however_much_follows() -> None:
+    for wrong in (b'{"a": b}', b'"a', b"1.e", b"tru", b"[1,]"):
+        with pytest.raises(ValueError, match=r"."):
+            longjson.read(b"[1, " + wrong + b", " + b"1234567," * 100_000 + b"1]", nothing)
+
+
+def test_one_entry_that_is_too_large_is_passed_over_with_pauses() -> None:
+    large = {"user_id": "big", "properties": {f"key {number}": number for number in range(100_000)}}
+    turns: list[None] = []
+    body = json.dumps([large, 1]).encode()
+    assert longjson.read(body, lambda: turns.append(None)) == [longjson.TOO_LARGE, 1]
+    assert len(turns) > len(body) / 40_000
+
+
+def test_eight_mib_of_white_space_are_a_moment_with_pauses() -> None:
+    turns: list[None] = []
+    began = time.perf_counter()
+    body = b"[" + b" " * (8 * 2**20) + b"]" + b"\n" * 1000
+    assert longjson.read(body, lambda: turns.append(None)) == []
+    assert len(turns) >= 32
+    assert time.perf_counter() - began < 0.5, "sign by sign it took seconds"
+
+
+def test_more_entries_than_can_be_held_are_refused() -> None:
+    assert len(longjson.read(b"[" + b"0," * 49_999 + b"0]", nothing)) == 50_000
+    fifty = b",".join([b"[" + b"[]," * 10_000 + b"0]"] * 50)
+    for body in (b"[" + b"{}," * 50_000 + b"0]", b'{"a": [' + b"0," * 50_000 + b"0]}", b"[" + fifty + b"]"):
+        with pytest.raises(longjson.TooMany):
+            longjson.read(body, nothing)
 
 
 def test_others_have_their_turn_every_few_entries() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -123,9 +124,30 @@ def test_what_was_changed_to_what_only_amplitude_knows_leaves_the_copy_and_no_se
     kept = record(5, props={"gp:n": 1})
     assert value(laid(kept, PROPERTIES_ALL, properties({"n": UNSURE}, 10)), PROPERTIES) == {"gp:n": 1}
     assert value(laid(kept, PROPERTIES_ALL, props(6, n=2), properties({"n": UNSURE}, 10)), PROPERTIES) == {"gp:n": 1}
-    found = laid(EMPTY, PROPERTIES_ALL, props(6, whole=True, n=2, m=3), properties({"n": UNSURE}, 10))
-    assert (value(found, PROPERTIES), found.parts[PROPERTIES].pushed) == ({"m": 3}, False)
-    assert value(laid(kept, PROPERTIES_ALL, props(6, n=2), cleared(7)), PROPERTIES) == {"gp:n": 1}
+
+
+def test_a_whole_set_of_which_one_was_changed_to_what_only_amplitude_knows_is_none() -> None:
+    pushes = [props(6, whole=True, n=2, m=3), properties({"n": UNSURE}, 10)]
+    for wish in (PROPERTIES_ALL, of_keys("n"), of_keys("n", "m"), of_keys("my prop")):
+        assert not laid(EMPTY, wish, *pushes).parts
+    for wish, expected in ((of_keys("m"), 3), (of_keys("m", "none"), 3)):
+        found = laid(EMPTY, wish, *pushes)
+        assert (value(found, PROPERTIES)["m"], found.parts[PROPERTIES].at) == (expected, 6)
+        assert "n" not in value(found, PROPERTIES)
+    kept = record(5, props={"gp:n": 1, "gp:old": 1})
+    for wish in (PROPERTIES_ALL, of_keys("n")):
+        found = laid(kept, wish, *pushes)
+        assert value(found, PROPERTIES) == {"gp:n": 1, "gp:m": 3}, "the copy has the last that is known of it"
+        assert (found.parts[PROPERTIES].at, found.parts[PROPERTIES].pushed) == (5, False)
+
+
+def test_a_set_that_was_cleared_since_is_not_there_and_one_fetched_after_that_is() -> None:
+    assert not laid(record(5, props={"gp:n": 1}), PROPERTIES_ALL, props(6, n=2), cleared(7)).parts
+    assert not laid(record(5, props={"gp:n": 1}), of_keys("n"), cleared(7)).parts
+    found = laid(record(5, props={"gp:n": 1}), of_keys("n"), cleared(7), props(8, n=3))
+    assert (value(found, PROPERTIES), found.parts[PROPERTIES].at) == ({"n": 3}, 8)
+    after = record(8, props={"gp:n": 1})
+    assert laid(after, PROPERTIES_ALL, cleared(7)) == after
 
 
 def test_a_user_property_is_the_one_with_the_prefix_where_amplitude_has_both() -> None:
@@ -179,7 +201,9 @@ def test_whatever_is_kept_can_be_laid_over_and_grows_no_older_by_it(
 ) -> None:
     kept = record(at, cohorts=cohorts, props=some)
     found = laid(kept, wish, *pushes)
-    assert found.parts.keys() >= kept.parts.keys()
+    nothing: Pushed = {}
+    cleared_at = known(functools.reduce(merged, pushes, nothing)).cleared_at
+    assert found.parts.keys() | ({PROPERTIES} if cleared_at is not None else set()) >= kept.parts.keys()
     for part, one in found.parts.items():
         assert one.at >= at or part not in kept.parts
         columns.read(one.value)

@@ -6,19 +6,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.pushed import GONE, UNSURE, Pushed, cleared, known, membership, merged, pack, properties, shrink, unpack
+from proxy.pushed import (
+    GONE,
+    UNSURE,
+    Pushed,
+    cleared,
+    known,
+    membership,
+    merged,
+    pack,
+    properties,
+    shrink,
+    too_large,
+    unpack,
+)
 
+NOWS = st.sampled_from([float("inf"), 1.0, 1.5, 1_700_000_000.0])
 MOMENTS = st.sampled_from([1.5, 2.0, 3.25, 1_700_000_000.001, 1_700_000_000.002])
 NAMES = st.sampled_from(["a", "b", "f", "naïve", ""])
 PUSHES = st.one_of(
-    st.builds(membership, NAMES, st.booleans(), MOMENTS),
+    st.builds(membership, NAMES, st.booleans(), MOMENTS, NOWS),
     st.builds(
         properties,
         st.dictionaries(NAMES, st.sampled_from([b"1", b"2", b'"x"', GONE, UNSURE]), max_size=3),
         MOMENTS,
+        NOWS,
         whole=st.booleans(),
     ),
-    st.builds(cleared, MOMENTS),
+    st.builds(cleared, MOMENTS, NOWS),
 )
 
 
@@ -54,6 +69,16 @@ def test_what_was_never_packed_is_told(garbage: bytes) -> None:
         unpack(garbage)
 
 
+def test_more_than_is_kept_of_one_user_is_told_before_it_is_unpacked() -> None:
+    for large in ({"a": b"1" * 70_000}, {f"name {number}": b"1" for number in range(1001)}):
+        assert too_large(properties(large, 5.0))
+    assert not too_large(properties({f"name {number}": b"1" for number in range(1000)}, 5.0))
+    packed = pack(properties({"a": b"1" * 70_000}, 5.0))
+    for one in (packed, shrink(packed)):
+        with pytest.raises(ValueError, match="packed"):
+            unpack(one)
+
+
 def test_fields_of_somebody_else_are_as_good_as_not_there() -> None:
     found = known({b"c1": b"short", b"z": b"12345678", b"": b"12345678"} | membership("c", True, 7.0))
     assert found.cohorts == {"c": (7.0, True)}
@@ -74,3 +99,14 @@ def test_a_set_pushed_whole_ends_what_was_said_before_and_not_what_is_said_after
 def test_cohorts_do_not_end_with_a_whole_set_of_properties() -> None:
     found = merged(membership("c", True, 1.0), properties({}, 2.0, whole=True))
     assert known(found).cohorts == {"c": (1.0, True)}
+
+
+def test_what_a_clock_ahead_said_is_ordered_by_its_moment_and_no_younger_than_it_came() -> None:
+    first, second = properties({"a": b"1"}, 110.0, 100.0), properties({"a": b"2"}, 120.0, 101.0)
+    again = properties({"a": b"1"}, 110.0, 105.0)
+    for order in ([first, second, again], [again, first, second]):
+        found: Pushed = {}
+        for one in order:
+            found = merged(found, one)
+        assert known(found).properties == {"a": (101.0, b"2")}
+    assert known(merged(again, first)).latest == known(merged(first, again)).latest == 100.0

@@ -18,7 +18,7 @@ from proxy import columns
 from proxy.errors import BadRequest
 from proxy.forgotten import names
 from proxy.parts import COHORTS, EMPTY, PROPERTIES, Identity, Kept, Lifetimes, Record
-from proxy.pushed import Known, known, unpack
+from proxy.pushed import Known, checksum, known, unpack
 from proxy.pushing import Pushing
 from proxy.query import Wish
 from proxy.store import Store
@@ -186,9 +186,11 @@ def test_an_answer_over_a_copy_that_was_fetched_says_what_was_pushed_later(
             assert found == {"plan": 5} | values
 
 
-def a_batch(*users: str, message: str | None = None, at: float = START - 10, is_in: bool = True) -> Batch:
+def a_batch(
+    *users: str, message: str | None = None, at: float = START - 10, is_in: bool = True, now: float = START
+) -> Batch:
     body: dict[str, Any] = {"cohort_id": "c1", "in_cohort": is_in, "computed_time": at, "message_id": message}
-    return read_cohorts(json.dumps(body | {"users": [{"user_id": one} for one in users]}).encode(), START, nothing)
+    return read_cohorts(json.dumps(body | {"users": [{"user_id": one} for one in users]}).encode(), now, nothing)
 
 
 def test_a_repeated_message_is_known_for_a_day() -> None:
@@ -242,8 +244,49 @@ def test_who_is_forgotten_loses_what_was_pushed_and_what_is_being_pushed() -> No
     pushing.push(a_batch("u"), before)
     assert not known_in(store, "u").cohorts
     assert known_in(store, "v").cohorts
-    pushing.push(a_batch("u"), pushing.mark)
-    assert known_in(store, "u").cohorts, "what is pushed anew is kept"
+    new = a_batch("u", at=START + 1, now=START + 2)
+    for _ in range(2):
+        again = a_batch("u", message="old")
+        assert pushing.push(again, pushing.mark), "of whom nothing was kept, that message is not known"
+    assert (again.applied, again.skipped) == (0, {"forgotten": 1})
+    assert not known_in(store, "u").cohorts, "Amplitude tries for four hours"
+    pushing.push(new, pushing.mark)
+    assert known_in(store, "u").cohorts == {"c1": (START + 1, True)}, "what is said after that is kept"
+    assert new.applied == 1
+
+
+def test_what_is_too_old_or_would_be_too_much_of_one_user_is_counted_and_not_kept() -> None:
+    store = a_store()
+    pushing = Pushing(store, now=FakeClock(START))
+    old = a_batch("u", "v", at=START - 90_000)
+    pushing.push(old, 0)
+    assert (old.applied, old.skipped, store.records) == (0, {"too_old": 2}, 0)
+    for number in range(40):
+        values = {f"name {number} {one}": one for one in range(100)}
+        body = {"user_id": "u", "event_time": START - 40 + number, "user_properties": values}
+        batch = read_users(json.dumps(body).encode(), START, nothing)
+        pushing.push(batch, 0)
+        assert batch.skipped == ({"too_large": 1} if number >= 10 else {})
+    assert len(known_in(store, "u").properties) == 1000
+
+
+def test_of_those_who_wait_to_be_looked_up_none_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = a_store()
+    for number in range(1000):
+        store.merge(Identity(f"user-{number}", None), Record({COHORTS: Kept(b"[]", START)}))
+    told = frozenset(checksum(f"user-{number}") for number in range(1000))
+    looked: list[str] = []
+
+    def read(users: list[str]) -> list[Any]:
+        looked.extend(users)
+        return [{} for _ in users]
+
+    shared: Any = SimpleNamespace(told=lambda _: (told, 1.0), heard_all=lambda _: True, read=read)
+    monkeypatch.setattr("proxy.pushing._LOOKED_UP", 250)
+    pushing = Pushing(store, shared, now=FakeClock(START), monotonic=FakeClock())
+    for _ in range(4):
+        pushing.catch_up()
+    assert len(set(looked)) == 1000
 
 
 def test_a_device_that_is_forgotten_takes_nothing_with_it_that_was_pushed_about_its_user() -> None:

@@ -147,7 +147,7 @@ def test_others_have_their_turn_while_a_user_is_sought_among_many(clock: FakeClo
     for number in range(1500):
         kept.push([(str(number), membership("vip", True, clock()))], kept.mark)
     left_at_each_turn: list[int] = []
-    kept.forget(names(Identity("1499", None)), lambda: left_at_each_turn.append(kept.records))
+    kept.forget(names(Identity("1499", None)), breathe=lambda: left_at_each_turn.append(kept.records))
     assert left_at_each_turn == [1500] * 3
     assert kept.records == 1499
 

@@ -86,13 +86,24 @@ def test_a_time_is_read_in_every_form_that_amplitude_has(time: Any, at: float) -
     assert found.latest == pytest.approx(at, abs=1e-6)
 
 
-def test_an_event_without_a_time_is_of_now_and_else_of_the_first_it_has() -> None:
+def test_an_event_without_a_time_is_as_old_as_a_retry_may_be_and_else_of_the_first_it_has() -> None:
     (found,) = of(users({"user_id": "u", "user_properties": {"a": 1}})).values()
-    assert found.latest == NOW
+    assert found.latest == NOW - 4 * 3600
     (found,) = of(
         users({"user_id": "u", "event_time": "", "time": 1692206763000, "user_properties": {"a": 1}})
     ).values()
     assert found.latest == AT
+
+
+def test_nothing_was_so_later_than_amplitude_heard_of_it_or_than_it_came() -> None:
+    event = {"user_id": "u", "client_event_time": NOW + 300, "user_properties": {"a": 1}}
+    (found,) = of(users(event | {"server_received_time": NOW - 5})).values()
+    assert found.latest == NOW - 5
+    (found,) = of(users(event | {"event_time": NOW + 300, "server_upload_time": NOW - 5})).values()
+    assert found.latest == NOW - 5
+    (found,) = of(users(event)).values()
+    assert found.latest == NOW
+    assert of(cohorts(computed_time=NOW + 300))["user_one@example.com"].cohorts == {"7khm89cz": (NOW, True)}
 
 
 @pytest.mark.parametrize(
@@ -126,7 +137,7 @@ def test_a_cohort_that_is_no_object_is_refused(body: bytes) -> None:
         read_cohorts(body, NOW, nothing)
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"3", b'"u"', b"null", b'{"users": 3}'])
+@pytest.mark.parametrize("body", [b"", b"{", b"3", b'"u"', b"null", b'{"users": 3}', b'{"users": null}'])
 def test_users_that_are_none_are_refused(body: bytes) -> None:
     with pytest.raises(BadRequest):
         read_users(body, NOW, nothing)
@@ -233,6 +244,12 @@ def test_a_message_is_known_by_what_amplitude_calls_it() -> None:
     assert cohorts().message == cohorts().message is not None
     assert cohorts().message != cohorts(in_cohort=False).message, "should a template of one's own repeat an id"
     assert cohorts(message_id="").message is None
+
+
+def test_the_same_id_of_another_user_or_of_other_users_is_another_message() -> None:
+    event = {"insert_id": "signup", "user_properties": {"a": 1}}
+    assert users(event | {"user_id": "u"}).message != users(event | {"user_id": "v"}).message
+    assert cohorts().message != cohorts(users=[{"user_id": "other"}]).message
 
 
 @given(JSON | st.fixed_dictionaries(dict.fromkeys(COHORT, JSON)))

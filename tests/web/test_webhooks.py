@@ -184,6 +184,27 @@ def test_a_whole_set_of_properties_is_fresh_and_a_part_of_one_never_pretends_to_
     assert answer.headers["Age"] == "5"
 
 
+def test_what_was_added_to_in_a_whole_set_is_asked_of_amplitude_and_never_missing(
+    hooks: Hooks, source: FakeSource, clock: FakeClock
+) -> None:
+    hooks.user("ava", ago=20, whole=True, points=5, name="A")
+    hooks.post(USERS, {"user_id": "ava", "event_time": clock() - 10, "user_properties": {"$add": {"points": 3}}})
+    assert hooks.ask("properties?user_id=ava&keys=name").headers["X-Amplitude-Calls"] == "0"
+    source.user_data = {"user_id": "ava", "amp_props": {"gp:points": 8, "gp:name": "A"}}
+    answer = hooks.ask("properties?user_id=ava")
+    assert (answer.json["properties"], answer.headers["X-Amplitude-Calls"]) == ({"points": 8, "name": "A"}, "1")  # type: ignore[index]
+
+
+def test_a_copy_that_was_cleared_since_is_fetched_anew(hooks: Hooks, source: FakeSource, clock: FakeClock) -> None:
+    source.user_data = {"user_id": "ava", "amp_props": {"gp:city": "Oslo"}}
+    assert hooks.ask("properties?user_id=ava").json["properties"] == {"city": "Oslo"}  # type: ignore[index]
+    clock.advance(2)
+    hooks.post(USERS, {"user_id": "ava", "event_time": clock() - 1, "user_properties": {"$clearAll": "-"}})
+    source.user_data = {"user_id": "ava", "amp_props": {}}
+    answer = hooks.ask("properties?user_id=ava")
+    assert (answer.json["properties"], answer.headers["X-Amplitude-Calls"]) == ({}, "1")  # type: ignore[index]
+
+
 def test_keys_that_were_all_pushed_are_answered_without_a_call(hooks: Hooks, source: FakeSource) -> None:
     hooks.cohort({"user_id": "ava", "user_properties": {"first_name": "Ava", "city": "Oslo"}}, ago=30)
     for keys, by_name in (("first_name", {"first_name": "Ava"}), ("gp:city", {"gp:city": "Oslo"})):
@@ -227,6 +248,25 @@ def test_a_repeated_message_is_a_duplicate(hooks: Hooks) -> None:
     assert again is not None
     assert (again["applied"], again["duplicate"]) == (0, True)
     assert hooks.cohort("ava", message_id="m", in_cohort=False).json["duplicate"] is False  # type: ignore[index]
+
+
+def test_a_push_of_a_clock_that_is_ahead_does_not_win_over_a_later_fetch(
+    hooks: Hooks, source: FakeSource, clock: FakeClock
+) -> None:
+    hooks.user("ava", ago=-500, tier="pushed")
+    answer = hooks.ask("properties?user_id=ava&keys=tier")
+    assert (answer.headers["Age"], answer.json["as_of"]) == ("0", int(START))  # type: ignore[index]
+    assert "ttl=3600" in answer.headers["Cache-Status"]
+    clock.advance(2)
+    source.user_data = {"user_id": "ava", "amp_props": {"gp:tier": "fetched"}}
+    hooks.ask("properties?user_id=ava")
+    assert hooks.ask("properties?user_id=ava&keys=tier").json["properties"] == {"tier": "fetched"}  # type: ignore[index]
+
+
+def test_without_a_time_a_retry_does_not_win_over_what_was_said_since(hooks: Hooks) -> None:
+    hooks.user("ava", ago=1, tier="new")
+    assert hooks.post(USERS, {"user_id": "ava", "user_properties": {"tier": "old"}}).json["applied"] == 1  # type: ignore[index]
+    assert hooks.ask("properties?user_id=ava&keys=tier").json["properties"] == {"tier": "new"}  # type: ignore[index]
 
 
 def test_malformed_users_are_counted_and_skipped_and_the_log_has_their_number_and_nobody_s_id(
@@ -280,6 +320,18 @@ def test_a_body_of_8_mib_is_taken_and_a_larger_one_is_told_what_to_do(hooks: Hoo
     assert hooks.client.post("/v1/cohorts", data=b"x" * 17_000, headers={"X-API-Key": SECRET}).status_code == 413
 
 
+def test_more_than_can_be_read_at_once_is_a_413_and_one_user_of_it_is_skipped(hooks: Hooks) -> None:
+    assert hooks.post(USERS, b"[" + b"{}," * 60_000 + b"{}]").status_code == 413
+    large = {"user_id": "big", "user_properties": {f"key {number}": number for number in range(100_000)}}
+    rest = b'{"user_id": "ok", "user_properties": {"a": 1}}, {"user_id": "odd", "user_properties": {"a": NaN}}'
+    deep = b'{"user_id": "deep", "user_properties": {"a": ' + b"[" * 101 + b"]" * 101 + b"}}"
+    answer = hooks.post(USERS, b"[" + b",".join([json.dumps(large).encode(), rest, deep]) + b"]")
+    assert answer.json is not None
+    assert answer.json["skipped_by_reason"] == {"too_large": 1, "not_json": 1, "nested_too_deeply": 1}
+    assert answer.json["applied"] == 1
+    assert hooks.post(USERS, large).json["skipped_by_reason"] == {"too_large": 1}  # type: ignore[index]
+
+
 def test_another_type_is_a_415_and_no_credentials_a_401_before_anything_is_read(hooks: Hooks) -> None:
     for path in (COHORTS, USERS):
         answer = hooks.client.post(path, data="user_id=u", headers={"X-API-Key": SECRET})
@@ -321,6 +373,17 @@ def test_when_redis_could_not_be_told_amplitude_is_to_send_it_again(
     monkeypatch.setattr(installed(app).pushing, "push", unreachable)
     answer = hooks.post(COHORTS, COHORT_EXAMPLE)
     assert (answer.status_code, answer.headers["Retry-After"]) == (500, "1")
+
+
+def test_while_others_are_being_taken_amplitude_is_to_send_it_again(
+    hooks: Hooks, app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.pushing._PATIENCE_SECONDS", 0.01)
+    pushing = installed(app).pushing
+    with pushing.place(), pushing.place():
+        answer = hooks.post(COHORTS, COHORT_EXAMPLE)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (500, "1")
+    assert hooks.post(COHORTS, COHORT_EXAMPLE).status_code == 200
 
 
 def test_who_is_forgotten_loses_what_was_pushed(hooks: Hooks, source: FakeSource) -> None:
