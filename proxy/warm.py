@@ -130,12 +130,12 @@ def warm(
     except (NoService, NoColumn, NoRoom, NotDownloaded, SettingsError) as error:
         raise click.ClickException(str(error)) from None
     _summarise(count)
-    if warmer.refused is not None:
-        raise click.ClickException(str(warmer.refused))
     if warmer.stopped_by is not None:
         click.echo(f"{warmer.stopped_by}; what was fetched in the last seconds may be lost too")
     if count.failed or count.left or warmer.stopped_by is not None:
         click.echo(f"run it again with the same {'cohort' if cohort else 'file'}: who is warm is passed over")
+        if warmer.refused is not None:
+            raise click.ClickException(str(warmer.refused))
         sys.exit(1)
 
 

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 
 from proxy.sandbox.server import Sandbox
+from tests.command import environment, run
 from tests.conftest import KEYS, ROOT, SECRET, Service, free_port
 from tests.redis_server import RedisServer
 
 
 def forget(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    rest = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
-    ended = subprocess.run(
-        [sys.executable, "-m", "proxy", "forget", *arguments],
-        cwd=ROOT,
-        env=rest | variables,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert "Traceback" not in ended.stderr
-    return ended
+    return run("forget", *arguments, **variables)
 
 
 def calls(service: Service, query: str) -> int:
@@ -84,7 +73,7 @@ def test_without_a_terminal_missing_credentials_are_one_line(service: Service) -
         ended = subprocess.run(
             [sys.executable, "-m", "proxy", *command, "--url", service.url],
             cwd=ROOT,
-            env={name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")},
+            env=environment(),
             input="",
             capture_output=True,
             text=True,

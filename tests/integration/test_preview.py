@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from proxy.sandbox.faults import Fault
 from proxy.sandbox.server import Sandbox
+from tests.command import run
 from tests.conftest import ROOT, SECRET, Service, free_port
 
 SNIPPETS = ROOT / "proxy" / "web" / "snippets"
@@ -19,19 +18,7 @@ CHOSEN = "Chosen for you:\n- trail-shoe\n- rain-shell\n- head-torch"
 
 
 def preview(*arguments: str | Path, given: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-    rest = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
-    ended = subprocess.run(
-        [sys.executable, "-m", "proxy", "preview", *map(str, arguments)],
-        cwd=ROOT,
-        env=rest | variables,
-        input=given,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert "Traceback" not in ended.stderr
-    return ended
+    return run("preview", *map(str, arguments), given=given, **variables)
 
 
 def test_in_the_demo_a_message_is_rendered_with_nothing_set() -> None:

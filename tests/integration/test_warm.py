@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from proxy.sandbox.answers import Documented
 from proxy.sandbox.faults import Fault
 from proxy.sandbox.server import Sandbox
 from tests.balancer import balancer
+from tests.command import environment, run
 from tests.conftest import ROOT, SECRET, Service
 from tests.redis_server import RedisServer
 
@@ -32,15 +32,25 @@ def target(start_service: Callable[..., Service]) -> Iterator[Service]:
         yield start_service(sandbox, AMPLITUDE_REQUESTS_PER_MINUTE="12000", LOG_LEVEL="WARNING")
 
 
-def command(service: Service, users: Path | str, *arguments: str) -> list[str]:
+def words(service: Service, users: Path | str, *arguments: str) -> list[str]:
     asked = ["--url", service.url, "--credentials", CREDENTIALS, "--quota", "12000", *arguments]
-    return [sys.executable, "-m", "proxy", "warm", *([str(users)] if users else []), *asked]
+    return ["warm", *([str(users)] if users else []), *asked]
+
+
+def start(asked: list[str], **variables: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "proxy", *asked],
+        cwd=ROOT,
+        env=environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def of_amplitude(sandbox: Sandbox) -> dict[str, str]:
-    """Return the environment in which a cohort is downloaded from `sandbox`."""
-    rest = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
-    return rest | {
+    """Return the settings with which a cohort is downloaded from `sandbox`."""
+    return {
         "AMPLITUDE_COHORTS_URL": sandbox.url,
         "AMPLITUDE_API_KEY": sandbox.api_key,
         "AMPLITUDE_SECRET_KEY": sandbox.secret_key,
@@ -50,18 +60,7 @@ def of_amplitude(sandbox: Sandbox) -> dict[str, str]:
 def warm(
     service: Service, users: Path | str, *arguments: str, given: str | None = None
 ) -> subprocess.CompletedProcess[str]:
-    ended = subprocess.run(
-        command(service, users, *arguments),
-        cwd=ROOT,
-        env=of_amplitude(service.sandbox),
-        input=given,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert "Traceback" not in ended.stderr, ended.stderr
-    return ended
+    return run(*words(service, users, *arguments), given=given, **of_amplitude(service.sandbox))
 
 
 def crowd(tmp_path: Path, first: int, count: int) -> Path:
@@ -149,9 +148,7 @@ def test_a_table_without_a_column_is_refused_and_the_option_named(target: Servic
 
 def test_with_a_tiny_quota_ctrl_c_is_heard_at_once(target: Service, tmp_path: Path) -> None:
     target.sandbox.reset()
-    asked = command(target, crowd(tmp_path, 60_000, 30))
-    asked[asked.index("--quota") + 1] = "1"
-    process = subprocess.Popen(asked, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start(words(target, crowd(tmp_path, 60_000, 30), "--quota", "1"))
     assert process.stderr
     assert "30 users, 30 calls at 1 a minute: 30 min" in process.stderr.readline()
     deadline = time.monotonic() + 20
@@ -180,14 +177,7 @@ def test_stopped_half_way_and_run_again_it_loses_nobody(
 
 
 def _stop_and_resume(target: Service, blow: signal.Signals, users: Path | str, *arguments: str) -> None:
-    process = subprocess.Popen(
-        command(target, users, *arguments),
-        cwd=ROOT,
-        env=of_amplitude(target.sandbox),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start(words(target, users, *arguments), **of_amplitude(target.sandbox))
     deadline = time.monotonic() + 20
     while target.sandbox.report()["calls"] < MANY // 4:
         assert time.monotonic() < deadline, "it never got half-way"
@@ -241,17 +231,7 @@ def test_without_a_url_redis_is_warmed_within_the_shared_quota(
             "AMPLITUDE_SECRET_KEY": sandbox.secret_key,
             "AMPLITUDE_REQUESTS_PER_MINUTE": "1200",
         }
-        rest = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
-        plain = [sys.executable, "-m", "proxy", "warm", str(users)]
-        ended = subprocess.run(
-            plain,
-            cwd=ROOT,
-            env=rest | settings | {"REDIS_URL": redis.url},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        ended = run("warm", str(users), **settings, REDIS_URL=redis.url)
         assert ended.returncode == 0, ended.stderr
         assert "0 failed, 0 not asked; 20 calls" in ended.stdout
         assert sandbox.report()["calls"] == 20
@@ -260,9 +240,7 @@ def test_without_a_url_redis_is_warmed_within_the_shared_quota(
         known = [answer.headers for answer in answers if answer.json()["found"]]
         assert len(known) > 15
         assert {headers["X-Amplitude-Calls"] for headers in known} == {"0"}
-        alone = subprocess.run(
-            plain, cwd=ROOT, env=rest | settings, capture_output=True, text=True, timeout=60, check=False
-        )
+        alone = run("warm", str(users), **settings)
         assert alone.returncode == 1
         assert "no REDIS_URL" in alone.stderr
 
@@ -278,18 +256,8 @@ def test_a_redis_that_is_gone_ends_it_before_anything_is_lost(
         }
         with RedisServer() as redis:
             service = start_service(sandbox, REDIS_URL=redis.url, AMPLITUDE_REQUESTS_PER_MINUTE="1200")
-            by_itself = [sys.executable, "-m", "proxy", "warm", str(users)]
-            running = [
-                subprocess.Popen(
-                    asked,
-                    cwd=ROOT,
-                    env=settings | {"REDIS_URL": redis.url},
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-                for asked in (by_itself, command(service, users))
-            ]
+            settings["REDIS_URL"] = redis.url
+            running = [start(asked, **settings) for asked in (["warm", str(users)], words(service, users))]
             deadline = time.monotonic() + 20
             while sandbox.report()["calls"] < 20:
                 assert time.monotonic() < deadline, "they never began"
@@ -299,16 +267,8 @@ def test_a_redis_that_is_gone_ends_it_before_anything_is_lost(
             assert "Redis does not answer: what is fetched now would be lost" in printed
             assert "run it again with the same file" in printed
             assert "Traceback" not in told
-        for asked in (by_itself, command(service, users)):
-            ended = subprocess.run(
-                asked,
-                cwd=ROOT,
-                env=settings | {"REDIS_URL": redis.url},
-                capture_output=True,
-                text=True,
-                timeout=30,
-                check=False,
-            )
+        for asked in (["warm", str(users)], words(service, users)):
+            ended = run(*asked, **settings)
             assert ended.returncode == 1
             assert "Redis does not answer" in ended.stderr + ended.stdout
 
@@ -347,6 +307,7 @@ def test_refused_half_way_it_says_how_far_it_came(target: Service, tmp_path: Pat
     assert "answered 403" in ended.stderr
     assert f"; {target.sandbox.report()['calls']} calls" in ended.stdout
     assert "0 failed, 40 not asked" in ended.stdout
+    assert "run it again with the same file: who is warm is passed over" in ended.stdout
 
 
 def test_whom_a_load_balancer_answers_about_to_the_last_try_is_counted(
