@@ -12,6 +12,7 @@ from flask import Flask
 from proxy.aliases import Aliases
 from proxy.amplitude import Amplitude, Fetched
 from proxy.backlog import Backlog
+from proxy.errors import UpstreamRejected
 from proxy.flights import Flights
 from proxy.forgetting import Forgetting
 from proxy.history import History
@@ -135,7 +136,8 @@ def _services(
             cache_max_bytes=store.max_size,
             cache_records=store.records,
             cache_evictions=store.evicted,
-            outage=outage.wait() > 0,
+            outage=outage.fault is not None,
+            rejected=isinstance(outage.fault, UpstreamRejected),
             redis_gone=server is not None and server.gone_since is not None,
         )
     )

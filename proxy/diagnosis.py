@@ -63,8 +63,8 @@ def _faults(state: State) -> Iterator[Finding]:
             "bad" if state.outage else "warn",
             "Amplitude is failing" if state.outage else "Some calls to Amplitude fail",
             defaults,
-            "Nothing need be done here: a probe is sent every few seconds, and all resumes by itself. If it lasts, "
-            "look at status.amplitude.com, and whether this host reaches AMPLITUDE_BASE_URL.",
+            "Nothing need be done here: while users are asked for, a probe is sent every few seconds, and all resumes "
+            "by itself. If it lasts, look at status.amplitude.com, and whether this host reaches AMPLITUDE_BASE_URL.",
         )
     if UpstreamInvalid.word in state.upstream_errors:
         yield Finding(

@@ -36,6 +36,7 @@ class Reading:
     cache_records: int
     cache_evictions: int
     outage: bool
+    rejected: bool
     redis_gone: bool
 
 
@@ -49,6 +50,7 @@ _GAUGES = {
     "cache_max_bytes": ("cache_max_bytes", "Memory that kept records may take", _SUM),
     "cache_records": ("cache_records", "Users of whom something is kept in memory", _SUM),
     "outage": ("upstream_outage", "1 while Amplitude fails and nothing but probes is sent", _MAX),
+    "rejected": ("upstream_rejected", "1 while that is because it rejects the credentials", _MAX),
     "redis_gone": ("redis_gone", "1 while there is a REDIS_URL and each process goes on alone", _MAX),
 }
 _COUNTERS = {

@@ -29,6 +29,11 @@ class Outage:
         self._probe_at = 0.0
         self._probing = False
 
+    @property
+    def fault(self) -> NoAnswer | None:
+        """Return what was wrong when Amplitude was last asked, until it answers again, be it that nobody asks."""
+        return self._fault
+
     def lasting(self) -> NoAnswer | None:
         """Return the fault because of which no call may go just now, None when one may."""
         with self._lock:

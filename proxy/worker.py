@@ -217,6 +217,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             answered, self._answered = self.nr - self._answered, self.nr
             self._looks.tick(quiet=answered < _QUIET)
             self._services.history.tick()
+            self._services.metrics.sample()  # other workers are asked about this one, too
             tell_overdue()
         except Exception:  # messages are worth more than their count
             self.log.exception("how things stand could not be noted")

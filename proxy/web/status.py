@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from proxy import strictjson
 from proxy.diagnosis import State, findings
-from proxy.errors import QuotaExhausted
+from proxy.errors import QuotaExhausted, UpstreamRejected
 from proxy.history import KEPT_SECONDS, STEP_SECONDS, as_columns
 from proxy.web.auth import admit
 from proxy.web.context import services
@@ -58,6 +58,8 @@ def _state(standing: Mapping[str, float]) -> State:
     last = here.sender.last_call
     if last is not None and last.error and here.monotonic() - last.at < _LATE_SECONDS:
         errors.add(last.error)
+    if standing["upstream_rejected"]:
+        errors.add(UpstreamRejected.word)
     some = here.history.points(_REFUSED_SECONDS)
     return State(
         upstream_errors=frozenset(errors - {"ok", QuotaExhausted.word}),

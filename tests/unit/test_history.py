@@ -21,6 +21,7 @@ def reading(used: int = 0, dropped: int = 0) -> Reading:
         cache_records=0,
         cache_evictions=0,
         outage=False,
+        rejected=False,
         redis_gone=False,
     )
 
