@@ -85,7 +85,7 @@ def sandbox(
         click.secho(f"Amplitude (emulated) is at {emulated.url}.", bold=True)
         click.echo(f"The service in front of it, for callers of the name {_DEMO_CALLER} with the secret {secret}:")
         click.echo(f"  {_in_front(emulated, secret)}")
-        _describe_sandbox(emulated.url)
+        _describe_sandbox(emulated)
         click.echo("Ctrl-C stops it.")
         _told_to_stop().wait()
 
@@ -112,7 +112,7 @@ def demo(port: int) -> None:
                 if stop.is_set():
                     return
                 raise click.ClickException("the service did not start; its own lines above say why")
-            _describe_demo(f"http://{here}", emulated.url, secret)
+            _describe_demo(f"http://{here}", emulated, secret)
             while not stop.wait(0.2):
                 if service.poll() is not None:
                     raise click.ClickException(f"the service ended by itself with code {service.returncode}")
@@ -124,17 +124,21 @@ def demo(port: int) -> None:
 
 def _in_front(emulated: Sandbox, secret: str) -> str:
     """Return the line that starts the service before `emulated`, from a shell in this folder, whatever else runs."""
-    python, here = Path(sys.executable), Path.cwd()
     settings = {
         "AMPLITUDE_BASE_URL": emulated.url,
         "AMPLITUDE_SECRET_KEY": emulated.secret_key,
         "PROXY_API_KEYS": f"{_DEMO_CALLER}:{secret}",
     }
-    program = [str(python.relative_to(here) if python.is_relative_to(here) else python), "-m", "gunicorn", "wsgi:app"]
+    program = [_python(), "-m", "gunicorn", "wsgi:app"]
     bound = ["--bind", f"127.0.0.1:{_free_port(8000)}"]
     return " ".join(
         [*(f"{name}={shlex.quote(value)}" for name, value in settings.items()), shlex.join(program + bound)]
     )
+
+
+def _python() -> str:
+    python, here = Path(sys.executable), Path.cwd()
+    return str(python.relative_to(here) if python.is_relative_to(here) else python)
 
 
 def _demo_environment(emulated: Sandbox, secret: str) -> dict[str, str]:
@@ -173,9 +177,9 @@ def _answers(url: str, service: subprocess.Popen[bytes], stop: threading.Event) 
     return False
 
 
-def _describe_demo(service: str, emulated: str, secret: str) -> None:
+def _describe_demo(service: str, emulated: Sandbox, secret: str) -> None:
     click.secho(f"The service is at {service} (name {_DEMO_CALLER}, secret {secret}),", bold=True)
-    click.echo(f"in front of an emulated Amplitude at {emulated}.")
+    click.echo(f"in front of an emulated Amplitude at {emulated.url}.")
     click.echo("In a browser, with that name and secret:")
     click.echo(f"  {service}/playground  to write a message and see what Braze would send")
     click.echo(f"  {service}/docs        to try every route")
@@ -192,20 +196,35 @@ def _describe_demo(service: str, emulated: str, secret: str) -> None:
         click.echo(f"  {{% connected_content {url} :basic_auth us :save {variable} %}}")
     click.echo()
     _describe_sandbox(emulated)
+    click.secho("To warm a cohort of it before a send, and to push one to the service:", bold=True)
+    click.echo(f"  {_cohort_settings(emulated)} {_python()} -m proxy warm --cohort vip \\")
+    click.echo(f"    --url {service} --credentials {_DEMO_CALLER}:{secret}")
+    pushed = '{"cohort_id":"c31","in_cohort":true,"computed_time":"\'$(date +%s)\'","users":[{"user_id":"ava"}]}'
+    click.echo(f"  curl -s -u {_DEMO_CALLER}:{secret} -H 'Content-Type: application/json' \\")
+    click.echo(f"    -d '{pushed}' {service}/v1/webhooks/amplitude/cohorts\n")
     click.echo("Below is the service's log, a line a request. Ctrl-C stops all of it.\n")
 
 
-def _describe_sandbox(emulated: str) -> None:
+def _cohort_settings(emulated: Sandbox) -> str:
+    settings = {
+        "AMPLITUDE_COHORTS_URL": emulated.url,
+        "AMPLITUDE_API_KEY": emulated.api_key,
+        "AMPLITUDE_SECRET_KEY": emulated.secret_key,
+    }
+    return " ".join(f"{name}={shlex.quote(value)}" for name, value in settings.items())
+
+
+def _describe_sandbox(emulated: Sandbox) -> None:
     click.secho("Who lives there:", bold=True)
     for person in named():
         name, value = ("user_id", person.user_id) if person.user_id else ("device_id", person.device_id)
         click.echo(f"  {name + '=' + quote(value or ''):40}{person.about}")
     click.echo(f"  {'user_id=user-1 ...':40}a crowd without end, some unknown as every other id is")
-    click.echo(f"  {'cohorts vip, c31, crowd-1000 ...':40}for warm --cohort, with AMPLITUDE_COHORTS_URL={emulated}")
+    click.echo(f"  {'cohorts vip, c31, crowd-1000 ...':40}for warm --cohort, with {_cohort_settings(emulated)}")
     click.secho("What it was asked; how to break it for users not asked about yet; how to mend it:", bold=True)
-    click.echo(f"  curl -s {emulated}/sandbox/report")
-    click.echo(f"  curl -s -X POST '{emulated}/sandbox/fault?kind=slow&seconds=2'")
-    click.echo(f"  curl -s -X DELETE {emulated}/sandbox/fault")
+    click.echo(f"  curl -s {emulated.url}/sandbox/report")
+    click.echo(f"  curl -s -X POST '{emulated.url}/sandbox/fault?kind=slow&seconds=2'")
+    click.echo(f"  curl -s -X DELETE {emulated.url}/sandbox/fault")
     click.echo(f"  kinds: {', '.join(get_args(FaultKind))}")
     click.echo("  (after quota, a 429, the service stands back for a minute)")
 
