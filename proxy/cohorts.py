@@ -19,6 +19,7 @@ from requests.auth import HTTPBasicAuth
 from proxy import strictjson
 from proxy.amplitude import retry_after
 from proxy.body import TORN, BrokenOff, lines_of
+from proxy.planning import counted
 from proxy.settings import is_loopback
 from proxy.transport import Session
 from proxy.warming import NoColumn, Row, read
@@ -148,7 +149,7 @@ class Cohorts:
                 self._tell(f"{number:,} members so far")
         if torn is not None:
             raise BrokenOff(f"line {torn.line} {torn.fault}")
-        self._tell(f"{number:,} members in the cohort")
+        self._tell(f"{counted(number, 'member')} in the cohort")
 
     @contextmanager
     def _file(self, request_id: str) -> Iterator[Iterator[str]]:
