@@ -136,7 +136,10 @@ def test_demo_prints_curl_lines_that_work_and_ends_with_ctrl_c() -> None:
     # Whatever the user's shell has set, the demo needs none of it and heeds none of it.
     noise = {"AMPLITUDE_REQUESTS_PER_MINUTE": "nonsense", "WEB_CONCURRENCY": "5", "GUNICORN_CMD_ARGS": "--bad"}
     with running("demo", "--port", str(port), until="Ctrl-C", **noise) as (process, printed):
-        lines = [line.strip() for line in printed.splitlines() if line.strip().startswith("curl")]
+        whole = [line.strip() for line in printed.replace("\\\n", " ").splitlines()]
+        lines = [line for line in whole if line.startswith("curl")]
+        (pushed,) = [lines.pop(number) for number, line in enumerate(lines) if "/v1/webhooks/" in line]
+        (warmed,) = [line for line in whole if " warm --cohort " in line and " -m proxy " in line]
         asked = [line for line in lines if "/v1/" in line]
         assert [line.split("/v1/")[1].split("?")[0] for line in asked] == [
             "recommendations",
@@ -154,6 +157,8 @@ def test_demo_prints_curl_lines_that_work_and_ends_with_ctrl_c() -> None:
         for line in lines:
             if "/v1/" not in line:
                 json.loads(subprocess.run(shlex.split(line), capture_output=True, check=True).stdout)
+        assert json.loads(in_a_shell(pushed))["applied"] == 1
+        assert "1 done" in in_a_shell(warmed)
         tags = [line.strip() for line in printed.splitlines() if "{% connected_content" in line]
         assert len(tags) == len(asked)
         addresses = set(re.findall(r"http://127\.0\.0\.1:\d+", printed))
@@ -164,6 +169,12 @@ def test_demo_prints_curl_lines_that_work_and_ends_with_ctrl_c() -> None:
         assert process.wait(15) == 0
         assert all(gone(address) for address in addresses)
     assert process.returncode == 0
+
+
+def in_a_shell(line: str) -> str:
+    """Paste a line into a shell in the project's folder, and return what it said."""
+    done = subprocess.run(["sh", "-c", line], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr
 
 
 def test_demo_takes_the_next_port_when_its_own_is_taken() -> None:
