@@ -107,7 +107,8 @@ def _faults(state: State) -> Iterator[Finding]:
             "warn",
             f"{state.refused} request{'s were' if state.refused != 1 else ' was'} refused in the last ten minutes",
             "Wrong credentials, or an address outside ALLOWED_NETWORKS: these messages got no content.",
-            "The log has a line a minute for each address. Compare what is stored in Braze with PROXY_API_KEYS.",
+            "The log has a line a minute for each address and why. credentials: compare what is stored in Braze with "
+            "PROXY_API_KEYS. address: if it may call, add it to ALLOWED_NETWORKS.",
         )
     if state.draining:
         yield Finding("warn", "This process is stopping", "What was begun is still answered.", "")
