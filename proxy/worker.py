@@ -43,8 +43,6 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
         super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
         self.idle_seconds = idle_seconds
         self.reading = False
-        self.begun = False
-        """Whether some of the answer has been sent."""
         self._complete_by: float | None = None  # None: no byte of the next request has come
         self._gone = False
         self.settimeout(REQUEST_SECONDS)
@@ -57,7 +55,6 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
     def answered(self) -> None:
         """Begin to wait for the next request."""
         self._complete_by = None
-        self.begun = False
 
     def recv(self, *args: Any) -> bytes:
         """Return what came; nothing when the client has gone, or was silent for too long, between two requests.
@@ -87,7 +84,6 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
 
     def sendall(self, *args: Any) -> None:
         """Send; a client that does not take it counts as one that reset the connection, which is no news."""
-        self.begun = True
         try:
             super().sendall(*args)
         except TimeoutError:
@@ -117,7 +113,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         super().__init__(*args, **kwargs)
         self._connections: dict[Connection, None] = {}  # the longest unused first
         self._idle_seconds = float(self.cfg.keepalive)
-        self._unanswered: dict[Any, Connection] = {}
+        self._unanswered: set[Any] = set()
         self._looks = Looks()
         self._answered = 0
 
@@ -144,11 +140,11 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def handle_request(self, listener_name: Any, req: Any, sock: Connection, addr: Any) -> None:
         """Serve one request, then let the others have their turn."""
-        self._unanswered[req] = sock
+        self._unanswered.add(req)
         try:
             super().handle_request(listener_name, req, sock, addr)
         finally:
-            del self._unanswered[req]
+            self._unanswered.discard(req)
         sock.answered()
         if sock in self._connections:
             self._connections[sock] = self._connections.pop(sock)
@@ -182,9 +178,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def _close_once_answered(self) -> None:
         # gunicorn looks only before the application runs; who waits for a call while we begin to stop must hear of it.
-        # Whose answer has begun was told that the connection stays, and hears it with the next one.
-        for request, connection in self._unanswered.items():
-            request.must_close = request.must_close or not connection.begun
+        for request in self._unanswered:
+            request.must_close = True
 
     def load_wsgi(self) -> None:
         """Load the application, and with it what is told of the stop."""
