@@ -113,7 +113,6 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         super().__init__(*args, **kwargs)
         self._connections: dict[Connection, None] = {}  # the longest unused first
         self._idle_seconds = float(self.cfg.keepalive)
-        self._unanswered: set[Any] = set()
         self._looks = Looks()
         self._answered = 0
 
@@ -140,11 +139,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def handle_request(self, listener_name: Any, req: Any, sock: Connection, addr: Any) -> None:
         """Serve one request, then let the others have their turn."""
-        self._unanswered.add(req)
-        try:
-            super().handle_request(listener_name, req, sock, addr)
-        finally:
-            self._unanswered.discard(req)
+        req.should_close = _Closing(self, asked=req.should_close())
+        super().handle_request(listener_name, req, sock, addr)
         sock.answered()
         if sock in self._connections:
             self._connections[sock] = self._connections.pop(sock)
@@ -173,13 +169,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         super().handle_exit(sig, frame)
         if self._services:
             self._services.draining.set()
-        self._close_once_answered()
         self._stopping.set()
-
-    def _close_once_answered(self) -> None:
-        # gunicorn looks only before the application runs; who waits for a call while we begin to stop must hear of it.
-        for request in self._unanswered:
-            request.must_close = True
 
     def load_wsgi(self) -> None:
         """Load the application, and with it what is told of the stop."""
@@ -231,7 +221,6 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         until = time.monotonic() + self.cfg.graceful_timeout - 1.0
         assert self._services  # noqa: S101  # nothing runs before it is loaded
         self._services.draining.set()  # also when no signal came, but the master has gone
-        self._close_once_answered()
         for server in servers:
             server.close()
         self._idle_seconds = LINGER_SECONDS
@@ -251,6 +240,25 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         if longest is not None:
             del self._connections[longest]
             _cut_off([longest])
+
+
+class _Closing:
+    """Whether a connection ends with an answer: as its headers said, whatever begins between them and its end.
+
+    gunicorn looks only before the application runs; who waits for a call while we begin to stop must hear of it.
+    """
+
+    __slots__ = ("_asked", "_said", "_worker")
+
+    def __init__(self, worker: Worker, *, asked: bool) -> None:
+        self._worker = worker
+        self._asked = asked
+        self._said: bool | None = None
+
+    def __call__(self) -> bool:
+        if self._said is None:
+            self._said = self._asked or not self._worker.alive
+        return self._said
 
 
 def _cut_off(connections: list[Connection]) -> None:

@@ -281,7 +281,7 @@ def test_what_is_no_record_of_ours_is_as_good_as_not_there_and_spoils_it_for_nob
         operator.hset(key, mapping={b"w\0new": b"12345678[]", b"p\0": b"short"})
         assert fresh.get(COHORTS).forwarded is None
         whole = operator.hget(key, b"c\0")
-        operator.hset(key, b"c\0", whole[:10] + b"?" + whole[11:])
+        operator.hset(key, b"c\0", whole[:10] + bytes([whole[10] ^ 1]) + whole[11:])
         damaged = Process(running.url)
         settled(process, fresh, damaged)
         assert not damaged.store.look(USER).has(COHORTS)
