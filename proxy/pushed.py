@@ -35,6 +35,8 @@ _NEVER = float("inf")
 _AHEAD = b"\xff"  # as nothing begins that is said, which is UTF-8
 
 
+MESSAGE_SECONDS = 86_400.0
+"""For so long a message is known to be a repeated one. Amplitude's last try comes after four hours."""
 MAX_BYTES = 64 * 1024
 MAX_FIELDS = 1_000
 """What is kept about one user at most, packed."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from cachetools import TTLCache
 
 from proxy.breather import Breather
-from proxy.pushed import Pushed, checksum, since
+from proxy.pushed import MESSAGE_SECONDS, Pushed, checksum, since
 from proxy.shared import Gone
 from proxy.store import Store
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_REMEMBERED_SECONDS = 86_400.0
-"""For so long a message is known here to be a repeated one. Amplitude's last try comes after four hours."""
 _REMEMBERED = 10_000
 _USERS_AT_ONCE = 250
 _BYTES_AT_ONCE = 128 * 1024
@@ -58,7 +56,7 @@ class Pushing:
         self._shared = shared
         self._now = now
         self._monotonic = monotonic
-        self._messages: TTLCache[str, bool] = TTLCache(_REMEMBERED, _REMEMBERED_SECONDS, timer=now)
+        self._messages: TTLCache[str, bool] = TTLCache(_REMEMBERED, MESSAGE_SECONDS, timer=now)
         self._lock = Lock()
         self._places = BoundedSemaphore(_AT_ONCE)
         self._alone_told = False

@@ -12,14 +12,12 @@ from struct import Struct
 
 from proxy.forgotten import names
 from proxy.parts import Identity
-from proxy.pushed import MAX_BYTES, MAX_FIELDS, Pushed, checksum, pack, unpack
+from proxy.pushed import MAX_BYTES, MAX_FIELDS, MESSAGE_SECONDS, Pushed, checksum, pack, unpack
 from proxy.shared.server import Server
 
 _HEARD_SECONDS = 120.0
 """For so long a process may be away and still hears of all that was pushed."""
 _MARGIN_SECONDS = 20.0
-_REMEMBERED_SECONDS = 86_400.0
-"""For so long a message is known to be a repeated one. Amplitude's last try comes after four hours."""
 _UNPACKED_AT_ONCE = 512 * 1024
 """Bytes that Redis takes apart and merges, in some ten milliseconds in which it does nothing else."""
 _CHECKSUM = Struct(">I")
@@ -100,7 +98,7 @@ class SharedPushes:
 
     def remember(self, message: str) -> None:
         """Note that this message was applied."""
-        self._server.put(self._message(message), _REMEMBERED_SECONDS)
+        self._server.put(self._message(message), MESSAGE_SECONDS)
 
     def heard_all(self, seconds: float) -> bool:
         """Say whether who asked that long ago has heard of all."""

@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from flask import Blueprint, Request, Response, g
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
+from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from proxy import strictjson
-from proxy.errors import BLANK_ID, BadRequest, NoAnswer, UpstreamInvalid
+from proxy.errors import BLANK_ID, NoAnswer, UpstreamInvalid
 from proxy.parts import COHORTS, EMPTY, SECTIONS, Part, Section
 from proxy.profiles import NOTHING, Answer
 from proxy.query import Ask, from_json, parse, parse_drop_in
-from proxy.querystring import pairs
 from proxy.shaping import drop_in, shape
 from proxy.web import caching, context
 from proxy.web.auth import admit
 from proxy.web.context import Services, services
+from proxy.web.given import pairs_of, reading_the_body
 from proxy.web.hooks import problem
 from proxy.web.written import Written
 
@@ -108,35 +108,24 @@ def _too_large(found: Answer) -> Answer:
 
 
 def _given(asked: Request) -> list[tuple[str, Any]]:
-    given: list[tuple[str, Any]] = _pairs(asked.query_string, "the URL")
+    given: list[tuple[str, Any]] = pairs_of(asked.query_string, "the URL")
     return given if asked.method != "POST" else [*given, *_sent_in_body(asked)]
 
 
 def _sent_in_body(asked: Request) -> Sequence[tuple[str, Any]]:
-    try:
+    with reading_the_body():
         body = asked.get_data()
-    except HTTPException:
-        raise
-    except Exception:  # noqa: BLE001  # each server has its own for a broken transfer coding
-        raise BadRequest("the body could not be read: is its transfer coding broken?") from None
     if len(body) > MAX_BODY_BYTES:
         raise RequestEntityTooLarge
     if not body:
         return []
     match asked.mimetype:
         case "application/x-www-form-urlencoded":
-            return _pairs(body, "the body")
+            return pairs_of(body, "the body")
         case "application/json":
             return from_json(body)
         case _:
             raise UnsupportedMediaType
-
-
-def _pairs(encoded: bytes, where: str) -> list[tuple[str, str]]:
-    try:
-        return pairs(encoded.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise BadRequest(f"{where} is not UTF-8 once its percent-encoding is undone: encode it again") from None
 
 
 def _written(body: bytes, found: Answer, asked: Request, status: int = 200, etag: str | None = None) -> Response:

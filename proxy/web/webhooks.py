@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from flask import Blueprint, Response, jsonify, request
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
+from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from proxy.breather import Breather
 from proxy.errors import BadRequest
@@ -14,6 +14,7 @@ from proxy.pushing import Busy
 from proxy.shared import Gone
 from proxy.web.auth import admit_from_anywhere
 from proxy.web.context import services
+from proxy.web.given import reading_the_body
 from proxy.web.hooks import problem
 from proxy.webhooks import Batch, TooLarge, read_cohorts, read_users
 
@@ -88,15 +89,11 @@ def _body(breathe: Callable[[], object]) -> bytes:
     request.max_content_length = MAX_BODY_BYTES + 1
     if request.mimetype != "application/json":
         raise UnsupportedMediaType
-    try:
-        pieces = []
+    pieces = []
+    with reading_the_body():
         while piece := request.stream.read(_PIECE_BYTES):
             pieces.append(piece)
             breathe()
-    except HTTPException:
-        raise
-    except Exception:  # noqa: BLE001  # each server has its own for a broken transfer coding
-        raise BadRequest("the body could not be read: is its transfer coding broken?") from None
     body = b"".join(pieces)
     if len(body) > MAX_BODY_BYTES:
         raise RequestEntityTooLarge
