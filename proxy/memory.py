@@ -16,7 +16,7 @@ from cachetools import LRUCache
 from proxy.entries import Entries, Entry, size_of
 from proxy.forgotten import Forgotten, names, pair_digest
 from proxy.overlay import overlaid
-from proxy.parts import EMPTY, Freshness, Identity, Lifetimes, Record, merge
+from proxy.parts import EMPTY, Freshness, Identity, Lifetimes, Record, freshness, merge
 from proxy.pushed import Pushed, known, merged, pack, shrink, since, too_large, unpack
 from proxy.query import Wish
 
@@ -35,6 +35,19 @@ class Ready(NamedTuple):
     etag: str
     said_at: float
     fresh_until: float
+
+
+class Held(NamedTuple):
+    """What is kept of a user that answers a wish, and for how long it is fresh.
+
+    `ready`: the answer as it was written from it; `record` is empty then. `again`: the same was the last that was asked
+    of this user, which is seldom so in a send: the answer is worth keeping.
+    """
+
+    record: Record
+    freshness: Freshness
+    ready: Ready | None
+    again: bool
 
 
 class Memory:
@@ -103,29 +116,30 @@ class Memory:
             entry = self._cache.get(identity)
         return entry.record if entry else EMPTY
 
-    def ready(self, identity: Identity, wish: Wish) -> tuple[Ready, Freshness] | None:
-        """Return the answer that was written for this very wish, if it says what is kept and is fresh."""
+    def fresh(self, identity: Identity, wish: Wish) -> Held | None:
+        """Return what is kept here if it answers `wish`, all of it freshly; note that this was asked."""
         with self._lock:
-            kept = self._ready.get(identity)
-            # What it was written from is asked for too, so that it is not the first to leave.
-            if kept is None or kept[0] is not wish or self._cache.get(identity) is None:
+            try:
+                entry = self._cache[identity]
+            except KeyError:
                 return None
-            if self._any_pushed and self._pushed(identity) is not kept[2]:
-                return None
-        ready, now = kept[1], self._now()
-        if ready.fresh_until <= now:
-            return None
-        return ready, Freshness(max(0.0, now - ready.said_at), ready.fresh_until - now)
+            again, entry.asked = entry.asked is wish, wish
+            written = self._ready.get(identity) if again else None
+            pushed = self._pushed(identity) if self._any_pushed else None
+        now = self._now()
+        if written is not None and written[0] is wish and written[2] is pushed and written[1].fresh_until > now:
+            ready = written[1]
+            return Held(EMPTY, Freshness(max(0.0, now - ready.said_at), ready.fresh_until - now), ready, again)
+        record = entry.record if pushed is None else overlaid(entry.record, known(unpack(pushed)), wish)
+        found = freshness(record, wish.parts, self._lifetimes, now) if record.has_all(wish.parts) else None
+        return Held(record, found, None, again) if found and found.left > 0 else None
 
     def keep_ready(self, identity: Identity, wish: Wish, record: Record, body: bytes, etag: str) -> None:
-        """Keep what was written from `record`, if it was asked before and nothing newer has come meanwhile."""
+        """Keep what was written from `record`, unless something newer has come meanwhile."""
         with self._lock:
             entry = self._cache.get(identity)
             pushed = self._pushed(identity)
             if entry is None or (entry.record is not record and pushed is None):
-                return
-            if entry.asked is not wish:  # in a send most are asked once
-                entry.asked = wish
                 return
             if pushed is not None and overlaid(entry.record, known(unpack(pushed)), wish) != record:
                 return

@@ -194,7 +194,7 @@ class Lifetimes:
         if record.unknown_at is not None:
             return record if self.left(record, PROPERTIES, now) > 0 else EMPTY
         end = -max(self.stale_while_revalidate, self.stale_if_error)
-        live = [part for part in record.parts if self.left(record, part, now) > end]
+        live = [part for part, kept in record.parts.items() if self.left_of(kept, now) > end]
         return record if len(live) == len(record.parts) else record.only(live)
 
 
@@ -210,10 +210,11 @@ def freshness(record: Record, parts: Collection[Part], lifetimes: Lifetimes, now
     if record.unknown_at is not None:
         return Freshness(max(0.0, now - record.unknown_at), lifetimes.left(record, PROPERTIES, now)) if parts else None
     oldest = left = float("inf")
+    last: object = None
     for part in parts:
         kept = record.parts.get(part)
-        if kept is not None:
-            its_left = lifetimes.left_of(kept, now)
+        if kept is not None and (said := kept[1:]) != last:  # what one call brought is fresh for the same time
+            last, its_left = said, lifetimes.left_of(kept, now)
             oldest = kept.at if kept.at < oldest else oldest
             left = its_left if its_left < left else left
     return Freshness(max(0.0, now - oldest), left) if oldest < float("inf") else None

@@ -39,10 +39,13 @@ def answer(section: Section | None) -> Response:
     here, asked = services(), context.asked()
     ask = parse(section, _given(asked), here.aliases)
     max_age, background = caching.wanted_age(asked), caching.in_background(asked)
-    if max_age is None and not background and (again := here.store.ready(ask.identity, ask.wish)):
-        ready, freshness = again
-        return _written(ready.body, Answer(EMPTY, freshness=freshness), asked, etag=ready.etag)
-    found = _found(here, ask, ask.wish.parts, max_age, background)
+    held = here.store.fresh(ask.identity, ask.wish) if max_age is None and not background else None
+    if held is None:
+        found = _found(here, ask, ask.wish.parts, max_age, background)
+    else:
+        found = Answer(held.record, freshness=held.freshness)
+        if held.ready:
+            return _written(held.ready.body, found, asked, etag=held.ready.etag)
     error = BLANK_ID if ask.anonymous else found.error.word if found.error else None
     body = shape(ask, found.record, error=error, stale=found.stale) + b"\n"
     if len(body) >= MAX_ANSWER_BYTES:
@@ -52,7 +55,7 @@ def answer(section: Section | None) -> Response:
     if found.error is not None and ask.wish.on_error == "retry":
         return _try_again(found, found.error)
     etag = _etag(body)
-    if found.forwarded is None and found.freshness and found.freshness.left > 0:
+    if held and held.again and found.error is None:
         here.store.keep_ready(ask.identity, ask.wish, found.record, body, etag)
     return _written(body, found, asked, etag=etag)
 

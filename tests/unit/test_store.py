@@ -3,6 +3,7 @@
 import tracemalloc
 
 from proxy.forgotten import names
+from proxy.memory import Ready
 from proxy.parts import COHORTS, EMPTY, PROPERTIES, Identity, Kept, Lifetimes, Record, recommendation
 from proxy.pushed import membership
 from proxy.query import Wish
@@ -85,26 +86,44 @@ WISH = Wish(("cohorts",))
 USER = Identity("u", None)
 
 
-def asked(kept: Store, body: bytes = b"{}", times: int = 2) -> None:
+def asked(kept: Store, body: bytes = b"{}", times: int = 2, identity: Identity = USER) -> None:
     for _ in range(times):
-        kept.keep_ready(USER, WISH, kept.read(USER), body, "etag")
+        found = kept.fresh(identity, WISH)
+        if found and found.again:
+            kept.keep_ready(identity, WISH, found.record, body, "etag")
+
+
+def ready(kept: Store, identity: Identity = USER, wish: Wish = WISH) -> Ready | None:
+    found = kept.fresh(identity, wish)
+    return found.ready if found else None
 
 
 def test_an_answer_asked_twice_is_ready_until_it_goes_stale(clock: FakeClock) -> None:
     kept = store(clock)
     kept.merge(USER, some(clock))
     asked(kept, times=1)
-    assert kept.ready(USER, WISH) is None
     asked(kept, times=1)
     clock.advance(100)
-    found = kept.ready(USER, WISH)
+    found = kept.fresh(USER, WISH)
     assert found is not None
-    ready, freshness = found
-    assert (ready.body, ready.etag, freshness.age) == (b"{}", "etag", 100)
-    assert kept.ready(USER, Wish(("cohorts",), cohort_ids=("a",))) is None
-    assert kept.ready(Identity("v", None), WISH) is None
-    clock.advance(freshness.left)
-    assert kept.ready(USER, WISH) is None
+    assert found.ready is not None
+    assert (found.ready.body, found.ready.etag, found.freshness.age) == (b"{}", "etag", 100)
+    assert ready(kept, Identity("v", None)) is None
+    clock.advance(found.freshness.left)
+    assert kept.fresh(USER, WISH) is None
+
+
+def test_an_answer_asked_once_or_otherwise_before_is_not_kept_ready(clock: FakeClock) -> None:
+    kept = store(clock)
+    kept.merge(USER, some(clock))
+    other = Wish(("cohorts",), cohort_ids=("a",))
+    for wish in (WISH, other, WISH, other):
+        found = kept.fresh(USER, wish)
+        assert found is not None
+        assert (found.record, found.ready, found.again) == (kept.read(USER), None, False)
+    asked(kept)
+    assert ready(kept)
+    assert ready(kept, wish=other) is None
 
 
 def test_a_ready_answer_is_dropped_when_something_newer_lands(clock: FakeClock) -> None:
@@ -114,19 +133,18 @@ def test_a_ready_answer_is_dropped_when_something_newer_lands(clock: FakeClock) 
     old = kept.read(USER)
     clock.advance(1)
     kept.merge(USER, some(clock))
-    assert kept.ready(USER, WISH) is None
-    for _ in range(2):  # who was slow to write it down
-        kept.keep_ready(USER, WISH, old, b"{}", "etag")
-    assert kept.ready(USER, WISH) is None
+    assert ready(kept) is None
+    kept.keep_ready(USER, WISH, old, b"{}", "etag")  # who was slow to write it down
+    assert ready(kept) is None
 
 
 def test_no_byte_of_a_ready_answer_outlives_that_its_user_is_forgotten(clock: FakeClock) -> None:
     kept = store(clock)
     kept.merge(USER, some(clock))
     asked(kept)
-    assert kept.ready(USER, WISH)
+    assert ready(kept)
     kept.forget(names(USER))
-    assert kept.ready(USER, WISH) is None
+    assert kept.fresh(USER, WISH) is None
     assert kept.size == 0
 
 
@@ -158,13 +176,12 @@ def test_ready_answers_are_counted_within_the_bound(clock: FakeClock) -> None:
     for number in range(100):
         identity = Identity(str(number), None)
         kept.merge(identity, some(clock))
-        for _ in range(2):
-            kept.keep_ready(identity, WISH, kept.read(identity), bytes(1000), "etag")
+        asked(kept, bytes(1000), identity=identity)
         assert kept.size <= 160_000
-    ready = [number for number in range(100) if kept.ready(Identity(str(number), None), WISH)]
-    assert ready[-1] == 99
-    assert 1000 * len(ready) <= 10_000
-    assert kept.size > before + 1000 * len(ready)
+    there = [number for number in range(100) if ready(kept, Identity(str(number), None))]
+    assert there[-1] == 99
+    assert 1000 * len(there) <= 10_000
+    assert kept.size > before + 1000 * len(there)
 
 
 def test_the_bytes_counted_for_ready_answers_are_the_bytes_taken(clock: FakeClock) -> None:
@@ -174,8 +191,7 @@ def test_the_bytes_counted_for_ready_answers_are_the_bytes_taken(clock: FakeCloc
         for number in range(count):
             identity = Identity(f"{prefix}-{number:06}", None)
             kept.merge(identity, Record({COHORTS: Kept(b"[]", clock() + number / 7)}))
-            for _ in range(2):
-                kept.keep_ready(identity, WISH, kept.read(identity), bytes(2000 + number % 50), f"{number:032}")
+            kept.keep_ready(identity, WISH, kept.read(identity), bytes(2000 + number % 50), f"{number:032}")
 
     fill("warm", 2000)
     tracemalloc.start()
