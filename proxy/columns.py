@@ -35,17 +35,25 @@ def assemble(values: Mapping[str, bytes]) -> bytes:
 
 def read(kept: bytes) -> Any:
     """Return the value that was written."""
-    text = _unpacked(kept).decode()
-    if "\n" not in text:
-        return _decode(text)
-    names, *values = _decode(f"[{text.replace(chr(10), ',')}]")
+    lines = text(kept).decode()
+    if "\n" not in lines:
+        return _decode(lines)
+    names, *values = _decode(f"[{lines.replace(chr(10), ',')}]")
     return dict(zip(names, values, strict=True))
 
 
 def split(kept: bytes) -> tuple[bytes, list[bytes]]:
     """Return the names of an object, as a JSON array, and its values, each as JSON; of anything else no names."""
-    names, *values = _unpacked(kept).split(b"\n")
-    return (names, values) if values else (b"[]", [])
+    names, line, values = text(kept).partition(b"\n")
+    return (names, values.split(b"\n")) if line else (b"[]", [])
+
+
+def text(kept: bytes) -> bytes:
+    """Return what is kept as it was before it was compressed: of anything but an object with something in it, JSON."""
+    if kept[:1] != _COMPRESSED:
+        return kept
+    lines: bytes = lz4.block.decompress(memoryview(kept)[1:])
+    return lines
 
 
 _decode = json.JSONDecoder().decode
@@ -55,10 +63,3 @@ _LONG = 512
 
 def _packed(lines: bytes) -> bytes:
     return _COMPRESSED + lz4.block.compress(lines) if len(lines) >= _LONG else lines
-
-
-def _unpacked(kept: bytes) -> bytes:
-    if kept[:1] != _COMPRESSED:
-        return kept
-    lines: bytes = lz4.block.decompress(memoryview(kept)[1:])
-    return lines

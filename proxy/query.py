@@ -22,6 +22,7 @@ from proxy.parts import (
     prediction,
     recommendation,
 )
+from proxy.strictjson import write_text
 
 MAX_LENGTH = 512
 MAX_ENTRIES = 20
@@ -111,6 +112,16 @@ class Wish:
     def cohorts(self) -> tuple[tuple[str, str], ...]:
         """Return each of `cohort_ids` and its id in Amplitude."""
         return tuple((cohort, self.aliases.id_of("cohorts", cohort)) for cohort in self.cohort_ids)
+
+    @cached_property
+    def cohort_texts(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Return the same as JSON."""
+        return tuple((write_text(cohort), write_text(id)) for cohort, id in self.cohorts)
+
+    @cached_property
+    def cohort_ids_are_plain(self) -> bool:
+        """Say whether no id in Amplitude of `cohort_ids` holds a comma."""
+        return not any("," in id for _, id in self.cohorts)
 
     @cached_property
     def computations(self) -> Part:
@@ -287,12 +298,19 @@ def _identity(values: dict[str, Any]) -> Identity:
     """Take the ids out of `values`: what is left is the wish."""
     if USER_ID.name not in values and DEVICE_ID.name not in values:
         raise BadRequest("no user: send user_id or device_id, e.g. user_id={{${user_id} | url_param_escape}}")
-    return Identity(_one(USER_ID, values.pop(USER_ID.name, "")), _one(DEVICE_ID, values.pop(DEVICE_ID.name, "")))
+    return Identity(_taken(USER_ID, values), _taken(DEVICE_ID, values))
+
+
+def _taken(parameter: Parameter, values: dict[str, Any]) -> str | None:
+    return _one(parameter, values.pop(parameter.name)) if parameter.name in values else None
 
 
 def _short(given: Iterable[tuple[str, Any]]) -> bool:
     """Say whether the wish may be remembered: one of text only, and of so much that all of them are no burden."""
-    return sum(len(value) if isinstance(value, str) else _SHORT + 1 for _, value in given) <= _SHORT
+    length = 0
+    for _, value in given:
+        length += len(value) if isinstance(value, str) else _SHORT + 1
+    return length <= _SHORT
 
 
 class _Sent:
@@ -387,6 +405,6 @@ def _clean(parameter: Parameter, text: str) -> str:
     text = str(text).strip()
     if len(text) > MAX_LENGTH:
         raise BadRequest(f"{parameter.name} is too long: {MAX_LENGTH} characters at most")
-    if _UNSPEAKABLE.search(text):
+    if not text.isprintable() and _UNSPEAKABLE.search(text):
         raise BadRequest(f"{parameter.name} holds a control character or is not valid Unicode: escape or remove it")
     return text

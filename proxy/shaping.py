@@ -33,7 +33,7 @@ def shape(ask: Ask, record: Record, *, error: str | None = None, stale: bool = F
             case "properties":
                 members.append(_all_properties(record.parts.get(PROPERTIES)))
             case "cohorts":
-                members.append(_cohorts(wish, _texts(_value(record, COHORTS))))
+                members.append(_cohorts(wish, record.parts.get(COHORTS)))
             case "computations":
                 members.append(_members(_computations(wish, _object(_value(record, wish.computations)))))
             case "propensities":
@@ -96,20 +96,18 @@ def _members(object: dict[str, Any]) -> bytes:
 
 
 def _recommendations(wish: Wish, record: Record) -> bytes:
-    entries = [(write_text(rec_id), *_entry(record.parts.get(part))) for rec_id, part in wish.recommendations]
-    whole = [b'{%b,"rec_id":%b,"child_rec_id":%b,%b}' % (items, id, child, more) for id, items, child, more in entries]
-    id, items, _, more = entries[0]
-    return b'%b,"rec_id":%b,%b,"recommendations":[%b],"recommendations_by_id":{%b}' % (
-        items,
-        id,
-        more,
-        b",".join(whole),
-        b",".join(b"%b:%b" % (entry[0], one) for entry, one in zip(entries, whole, strict=True)),
-    )
+    flat, whole, by_id = b"", [], []
+    for rec_id, part in wish.recommendations:
+        id = write_text(rec_id)
+        items, child, more = _entry(id, record.parts.get(part))
+        flat = flat or b"%b,%b" % (items, more)
+        whole.append(one := b'{%b,"child_rec_id":%b,%b}' % (items, child, more))
+        by_id.append(b"%b:%b" % (id, one))
+    return b'%b,"recommendations":[%b],"recommendations_by_id":{%b}' % (flat, b",".join(whole), b",".join(by_id))
 
 
-def _entry(kept: Kept | None) -> tuple[bytes, bytes, bytes]:
-    """Return an entry's members about its items, its child's id, and the members that say where it is from."""
+def _entry(id: bytes, kept: Kept | None) -> tuple[bytes, bytes, bytes]:
+    """Return an entry's members about its items, up to `id`; its child's id; its members that say where it is from."""
     names, values = columns.split(kept.value if kept else b"")
     values.append(b"null")
     place = (_places if len(names) <= _MAX_NAMES else _places.__wrapped__)(names)
@@ -119,16 +117,21 @@ def _entry(kept: Kept | None) -> tuple[bytes, bytes, bytes]:
     items = items if _PLAIN_TEXTS.fullmatch(items) else strictjson.write(_texts(json.loads(items)))
     shown, held_back = (b"[]", items) if is_control else (items, b"[]")
     return (
-        b'"items":%b,"personalized":%b,"is_control":%b,"control_items":%b'
-        % (shown, _yes(shown != b"[]"), _yes(is_control), held_back),
-        _as_text(child),
-        b'"source":%b,"last_updated":%b' % (_as_text(source), _as_whole(updated)),
+        b'"items":%b,"personalized":%b,"is_control":%b,"control_items":%b,"rec_id":%b'
+        % (shown, _yes(shown != b"[]"), _yes(is_control), held_back, id),
+        child if child.startswith(_TEXT_OR_NULL) else write_text(text(json.loads(child))),
+        b'"source":%b,"last_updated":%b'
+        % (
+            source if source.startswith(_TEXT_OR_NULL) else write_text(text(json.loads(source))),
+            updated if updated.isdigit() else strictjson.write(_whole(json.loads(updated))),
+        ),
     )
 
 
 _FIELDS = ("items", "is_control", "child_rec_id", "recommendation_source", "last_updated")
-_TRUE = (b"true", b'"true"', b"1", b"1.0")
-_PLAIN_TEXTS = re.compile(rb'\[(?:"[^"\\]*"(?:,"[^"\\]*")*)?\]')
+_TRUE = frozenset((b"true", b'"true"', b"1", b"1.0"))
+_TEXT_OR_NULL = (b'"', b"null")
+_PLAIN_TEXTS = re.compile(rb'\[(?:"[^"\\]*+"(?:,"[^"\\]*+")*+)?+\]')
 
 
 @lru_cache(256)
@@ -138,19 +141,9 @@ def _places(names: bytes) -> tuple[int, ...]:
     return tuple(there.index(field) if field in there else -1 for field in _FIELDS)
 
 
-def _as_text(value: bytes) -> bytes:
-    return value if value.startswith((b'"', b"null")) else write_text(text(json.loads(value)))
-
-
-def _as_whole(value: bytes) -> bytes:
-    return value if value.isdigit() else strictjson.write(_whole(json.loads(value)))
-
-
 def _all_properties(kept: Kept | None) -> bytes:
     names, values = columns.split(kept.value if kept else b"")
-    frame = (_frame if len(names) <= _MAX_NAMES else _frame.__wrapped__)(names)
-    filled = [b""] * (2 * len(frame) - 1)
-    filled[::2] = frame
+    filled = (_frame if len(names) <= _MAX_NAMES else _frame.__wrapped__)(names).copy()
     filled[1::2] = values + values
     return b"".join(filled)
 
@@ -160,18 +153,21 @@ _MAX_NAMES = 4_096
 
 
 @lru_cache(256)
-def _frame(names: bytes) -> tuple[bytes, ...]:
-    """Return what stands before, between and after the values of the properties of these names, all of them twice.
+def _frame(names: bytes) -> list[bytes]:
+    """Return the properties of these names, each value, all of which come twice, a place of its own.
 
-    Cached, because thousands of users have the same ones, and to settle the safe names costs as much as the rest of
-    an answer.
+    Cached, because thousands of users have the same names, and to settle the safe ones costs as much as the rest of an
+    answer.
     """
     exact = json.loads(names)
     safe = safe_names(exact)
     slot = b"\n"  # which no JSON holds
     shown = b",".join(b"%b:%b" % (write_text(safe[name]), slot) for name in exact)
     by_name = b",".join(b"%b:%b" % (write_text(name), slot) for name in exact)
-    return tuple((b'"properties":{%b},"properties_by_name":{%b}' % (shown, by_name)).split(slot))
+    pieces = (b'"properties":{%b},"properties_by_name":{%b}' % (shown, by_name)).split(slot)
+    frame = [b""] * (2 * len(pieces) - 1)
+    frame[::2] = pieces
+    return frame
 
 
 def _yes(it_is: bool) -> bytes:
@@ -189,19 +185,23 @@ def _some_properties(keys: tuple[str, ...], said: dict[str, Any]) -> dict[str, A
     }
 
 
-def _cohorts(wish: Wish, said: list[str]) -> bytes:
-    users = set(said)
+def _cohorts(wish: Wish, kept: Kept | None) -> bytes:
+    said = columns.text(kept.value) if kept else b"[]"
     if wish.cohort_ids:
-        member = {cohort: id in users for cohort, id in wish.cohorts}
-        there = [cohort for cohort, is_in in member.items() if is_in]
+        # A quoted text without a comma stands in a list of plain ones only where it is one of them.
+        plain = wish.cohort_ids_are_plain and _PLAIN_TEXTS.fullmatch(said)
+        users = said if plain else frozenset(map(write_text, _texts(columns.read(said))))
+        member = [(name, id in users) for name, id in wish.cohort_texts]
+        there = [name for name, is_in in member if is_in]
     else:
-        member = dict.fromkeys(said, True)
-        there = list(member)
+        ids = dict.fromkeys(_texts(columns.read(said)), True)
+        there = list(map(write_text, ids))
         # Every name is a key, so that a template which asks for `member.vip` need not name it in the call as well.
-        member |= {name: wish.aliases.id_of("cohorts", name) in users for name in wish.aliases.known("cohorts")}
+        named = {name: wish.aliases.id_of("cohorts", name) in ids for name in wish.aliases.known("cohorts")}
+        member = [(write_text(cohort), is_in) for cohort, is_in in {**ids, **named}.items()]
     return b'"cohort_ids":[%b],"member":{%b},"is_member":%b' % (
-        b",".join(map(write_text, there)),
-        b",".join(b"%b:%b" % (write_text(cohort), _yes(is_in)) for cohort, is_in in member.items()),
+        b",".join(there),
+        b",".join([name + (b":true" if is_in else b":false") for name, is_in in member]),
         _yes(bool(wish.cohort_ids) and len(there) == len(member)),
     )
 

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy import columns, strictjson
-from proxy.parts import Identity, Kept, Part, Record
+from proxy.parts import COHORTS, Identity, Kept, Part, Record
 from proxy.plan import plan, tell_apart
 from proxy.query import Ask, Wish, parse
 from proxy.shaping import number, shape
@@ -110,6 +110,28 @@ def test_items_are_never_shown_to_the_control_group(given_ask: dict[str, str], u
     for entry in json.loads(shape(ask, record_of(ask, user_data))).get("recommendations", []):
         assert entry["personalized"] == bool(entry["items"])
         assert not (entry["is_control"] and entry["items"])
+
+
+texts = st.text(st.sampled_from('a,"\\:é '), max_size=3)
+
+
+@example(["a", "b"], [","])
+@example(["a", '"'], ['"', "a"])
+@given(st.lists(texts | st.integers(0, 9), max_size=5), st.lists(texts, min_size=1, max_size=3))
+def test_a_user_is_in_the_asked_cohorts_that_are_listed_and_in_no_other(said: list[str | int], asked: list[str]) -> None:
+    ask = Ask(Identity("u", None), Wish(("cohorts",), cohort_ids=tuple(dict.fromkeys(asked))))
+    body = json.loads(shape(ask, Record({COHORTS: Kept(columns.write(said), AT)})))
+    assert body["member"] == {cohort: cohort in set(map(str, said)) for cohort in asked}
+    assert body["cohort_ids"] == [cohort for cohort in dict.fromkeys(asked) if cohort in set(map(str, said))]
+    assert body["is_member"] is all(body["member"].values())
+
+
+@pytest.mark.parametrize("cohorts", [(), ("a",)])
+def test_cohorts_that_are_no_list_are_none(cohorts: tuple[str, ...]) -> None:
+    ask = Ask(Identity("u", None), Wish(("cohorts",), cohort_ids=cohorts))
+    for said in ({"a": 1}, "a", None, 7):
+        body = json.loads(shape(ask, Record({COHORTS: Kept(columns.write(said), AT)})))
+        assert (body["cohort_ids"], body["member"]) == ([], dict.fromkeys(cohorts, False))
 
 
 @given(
