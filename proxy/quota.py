@@ -150,11 +150,8 @@ class Quota:
         """Be counted among the processes, and write back what they cannot know of. Raises Gone."""
         assert self._shared is not None, "alone there is nobody to enroll with"  # noqa: S101
         with self._lock:
-            now = self._monotonic()
-            self._ledger.forget(now)
-            held = [(id, at - now) for id, at in self._ledger.held(self._longest)]
-            back, unseen = max(0.0, self._closed_until - now), self._unseen
-        processes, closed_for = self._shared.enroll(held, stand_back=back, unseen=unseen > 0)
+            back, unseen = max(0.0, self._closed_until - self._monotonic()), self._unseen
+        processes, closed_for = self._shared.enroll(self._held, stand_back=back, unseen=unseen > 0)
         with self._lock:
             if self._shared.gone_since is not None:
                 self._free_at = _NEVER  # what was heard of it while it was gone
@@ -164,6 +161,13 @@ class Quota:
             self._counts.append((self._monotonic(), processes))
             while self._counts[0][0] < self._monotonic() - _REMEMBERED_SECONDS:
                 self._counts.popleft()
+
+    def _held(self) -> list[tuple[str, float]]:
+        """Return each booking's id, and in how many seconds its place is free at the latest."""
+        with self._lock:
+            now = self._monotonic()
+            self._ledger.forget(now)
+            return [(id, at - now) for id, at in self._ledger.held(self._longest)]
 
     def _book_here(self, latest: float, pace: Pace, *, burst: float, not_before: float = _NEVER) -> Booking | None:
         now = self._monotonic()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from proxy.ledger import WINDOW_SECONDS, Pace
@@ -92,17 +92,20 @@ class SharedQuota:
         """Have this process enrolled, but by another thread: no caller has time for it."""
         self._server.enroll_soon()
 
-    def enroll(self, held: Sequence[tuple[str, float]], *, stand_back: float, unseen: bool) -> tuple[int, float]:
+    def enroll(
+        self, held: Callable[[], Iterable[tuple[str, float]]], *, stand_back: float, unseen: bool
+    ) -> tuple[int, float]:
         """Be counted for a while. Return how many processes are, and for how many seconds all stand back.
 
-        `held` and `stand_back` are what a new Redis, or an old state of one, cannot know of; `unseen`: nor this one.
+        What `held` returns and `stand_back` are what a new Redis, or an old state of one, cannot know of; `unseen`: nor
+        this one.
         """
         keys = [self._places, self._bursts, self._pace, self._processes]
         unseen = unseen or self._server.gone_since is not None
         who = [self._server.id, _COUNTED_SECONDS, _SETTLE_SECONDS, int(unseen), _IDLE_MILLISECONDS]
         processes, epoch, closed_for = self._enroll(keys, [*who, 0])
         if epoch != self._epoch or unseen:
-            places = itertools.chain.from_iterable(held)
+            places = itertools.chain.from_iterable(held())
             processes, epoch, closed_for = self._enroll(keys, [*who, stand_back, *places])
             self._epoch = epoch
         return int(processes), float(closed_for)
