@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping
 from hashlib import blake2b
+from json.encoder import encode_basestring
 
 from proxy.parts import Identity
 
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 REMEMBERED_SECONDS = 4 * 3600 + 600.0
 """Longer than anything that was asked can be on its way, or Amplitude tries to send again what it said."""
 _MOST = 100_000
@@ -19,16 +18,22 @@ Names = frozenset[bytes]
 def names(*pairs: Identity) -> Names:
     """Return a digest of each id in `pairs`: what others are told to forget must not say who it is."""
     return frozenset(
-        blake2b(f"{kind}{id}".encode("utf-8", "surrogatepass"), digest_size=16).hexdigest().encode()
-        for pair in pairs
-        for kind, id in zip("ud", pair, strict=True)
-        if id is not None
+        _digest(f"{kind}{id}") for pair in pairs for kind, id in zip("ud", pair, strict=True) if id is not None
     )
+
+
+def name_of(user_id: str) -> bytes:
+    """Return the digest of that id alone."""
+    return _digest(f"u{user_id}")
 
 
 def pair_digest(identity: Identity) -> bytes:
     """Return what stands for the pair where no id may stand."""
-    text = _ENCODER.encode(identity)
+    user_id, device_id = ["null" if id is None else encode_basestring(id) for id in identity]
+    return _digest(f"[{user_id},{device_id}]")
+
+
+def _digest(text: str) -> bytes:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest().encode()
 
 

@@ -42,11 +42,10 @@ class Gathered(Generic[Asked, Told]):
                 mine.leads = [mine]
             else:
                 self._waiting.append(mine)
-        if not mine.leads:
-            if not mine.woken.acquire(timeout=self._patience):
-                self._on_late()
+        if not mine.leads and not mine.woken.acquire(timeout=self._patience):
+            self._on_late()
             with self._lock:
-                if not mine.leads and mine in self._waiting:
+                if mine in self._waiting:
                     self._waiting.remove(mine)
         if mine.leads:
             self._go(mine.leads)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from struct import Struct
 
-from proxy.forgotten import names
+from proxy.forgotten import name_of
 from proxy.parts import Identity
 from proxy.pushed import MAX_BYTES, MAX_FIELDS, MESSAGE_SECONDS, Pushed, checksum, pack, unpack
 from proxy.shared.server import Server
@@ -27,8 +27,7 @@ def key_of(prefix: bytes, identity: Identity) -> bytes | None:
     """Return the key of what was pushed about the user of a pair; None where the pair names no user."""
     if identity.user_id is None:
         return None
-    (name,) = names(Identity(identity.user_id, None))
-    return prefix + b"pushed:" + name
+    return prefix + b"pushed:" + name_of(identity.user_id)
 
 
 def unpacked(value: bytes | None) -> Pushed:
@@ -70,7 +69,7 @@ class SharedPushes:
         """Merge the first of `news`. Return how many, and the places, from 1, of the forgotten and the too large."""
         keys, told = [self._told], []
         for user_id, _ in news:
-            (name,) = names(Identity(user_id, None))
+            name = name_of(user_id)
             keys += [self._prefix + b"pushed:" + name, self._prefix + b"forgot:" + name]
             told.append(_CHECKSUM.pack(checksum(user_id)))
         packed: list[bytes] = []

@@ -6,7 +6,6 @@ of the old one, which expires by itself, while leases and quota are one with tho
 
 from __future__ import annotations
 
-import contextlib
 import json
 import struct
 import zlib
@@ -41,6 +40,7 @@ _FAULT_SECONDS = 1.0
 _QUEUED_SECONDS = 10
 """Longer than a caller waits for a call to be sent."""
 _UNREADABLE = (ValueError, TypeError, LookupError, struct.error)
+_decode = json.JSONDecoder().decode
 _FAULTS = {kind.word: kind for kind in NoAnswer.__subclasses__()}
 
 
@@ -74,7 +74,8 @@ class SharedRecords:
 
     def read(self, identity: Identity) -> Found:
         """Return what is kept about `identity`, and what was pushed about its user."""
-        fields, pushed = self._server.hash_and_value(self._keys(identity)[0], key_of(self._prefix, identity))
+        key = self._prefix + _RECORD + pair_digest(identity)
+        fields, pushed = self._server.hash_and_value(key, key_of(self._prefix, identity))
         return Found(_record(fields), unpacked(pushed))
 
     def board(self, identity: Identity, parts: Collection[Part]) -> Boarding:
@@ -166,17 +167,18 @@ def _record(fields: dict[bytes, bytes]) -> Record:
         return EMPTY
     unknown = meta[8:9] == _UNKNOWN
     try:
-        user_id, device_id, unknown_status = json.loads(meta[9:] if unknown else meta[8:])
+        user_id, device_id, unknown_status = _decode((meta[9:] if unknown else meta[8:]).decode())
         unknown_at = _at(meta) if unknown else None
     except _UNREADABLE:
         return EMPTY
     parts = {}
     for field, value in fields.items():
-        # A field of another version, or of whoever else writes here, is as good as not there.
-        with contextlib.suppress(*_UNREADABLE):
+        try:
             said = _unsealed(value)
             warm = said[8:9] == _WARM
             parts[_part(field)] = Kept(said[9:] if warm else said[8:], _at(said), warm)
+        except _UNREADABLE:
+            continue  # a field of another version, or of whoever else writes here, is as good as not there
     return Record(parts, unknown_at, user_id, device_id, unknown_status)
 
 
