@@ -15,3 +15,4 @@ class Worker(worker.Worker):
 
         super(worker.Worker, self).load_wsgi()
         self._services = installed(create_app())
+        self._looks.begin()
