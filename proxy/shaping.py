@@ -58,34 +58,6 @@ def _envelope(ask: Ask, record: Record, error: str | None, stale: bool) -> bytes
     )
 
 
-def drop_in(ask: Ask, record: Record) -> dict[str, Any]:
-    """Return `{"userData": …}` as Amplitude would, with its own values; parts not asked for are null."""
-    data: dict[str, Any] = dict.fromkeys(("recommendations", "user_id", "device_id", "amp_props", "cohort_ids"))
-    data["user_id"] = record.user_id if record.user_id is not None else ask.identity.user_id
-    data["device_id"] = record.device_id if record.device_id is not None else ask.identity.device_id
-    for section in ask.wish.sections:
-        match section:
-            case "recommendations":
-                entries = [_value(record, part) for part in ask.wish.parts if part.section == section]
-                data["recommendations"] = [entry for entry in entries if entry is not None] or None
-            case "properties":
-                data["amp_props"] = _object(_value(record, PROPERTIES))
-            case "cohorts":
-                data["cohort_ids"] = _value(record, COHORTS)
-            case "computations":
-                computed = _object(_value(record, ask.wish.computations))
-                data["amp_props"] = (data["amp_props"] or {}) | computed
-            case "propensities":
-                found = {one: _value(record, ask.wish.prediction(one)) for one in ask.wish.prediction_ids}
-                data["propensity"] = found[ask.wish.prediction_ids[0]]
-                data["propensities"] = [
-                    {"prop": value, "pred_id": one, "prop_type": ask.wish.propensity_type}
-                    for one, value in found.items()
-                    if value is not None
-                ]
-    return {"userData": data}
-
-
 def _value(record: Record, part: Part) -> Any:
     kept = record.parts.get(part)
     return columns.read(kept.value) if kept else None

@@ -18,8 +18,8 @@ from proxy import longjson, strictjson
 from proxy.errors import BadRequest
 from proxy.longjson import TooMany, Unread
 from proxy.names import USER_PROPERTY
+from proxy.parameters import readable_id
 from proxy.pushed import GONE, MAX_FIELDS, UNSURE, Pushed, cleared, membership, merged, properties, too_large
-from proxy.query import readable_id
 
 _AHEAD_SECONDS = 600.0
 """For so much a clock of Amplitude's may be ahead of ours. What is later still would win against every later word."""

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from proxy import __version__
+from proxy.drop_in import DROP_IN
 from proxy.openapi import examples, playground, seeing, webhooks
 from proxy.openapi.answers import DATA_HEADERS, HEADERS, SHARED, answer, as_json, headers_only, problem
 from proxy.openapi.parameters import REQUEST_HEADERS, SECURITY, SECURITY_SCHEMES, body, query_parameters
 from proxy.openapi.schemas import Schema, answer_name, components, ref
+from proxy.parameters import Parameter
 from proxy.parts import SECTIONS, Section
-from proxy.query import DROP_IN, FORGETTING, INCLUDE, PREDICTION_ID, REC_ID, Parameter, parameters_of
+from proxy.query import FORGETTING, INCLUDE, PREDICTION_ID, REC_ID, parameters_of
 
 
 def document() -> Schema:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from proxy import columns
+from proxy.drop_in import parse_drop_in, shape_drop_in
 from proxy.errors import BLANK_ID, QuotaExhausted
 from proxy.parts import (
     COHORTS,
@@ -20,8 +21,8 @@ from proxy.parts import (
     prediction,
     recommendation,
 )
-from proxy.query import parse, parse_drop_in
-from proxy.shaping import drop_in, shape
+from proxy.query import parse
+from proxy.shaping import shape
 
 AS_OF = 1_795_000_000
 
@@ -89,7 +90,7 @@ def answers(section: Section | None) -> dict[str, dict[str, Any]]:
 
 def drop_in_answer() -> dict[str, Any]:
     """Return what the drop-in answers to its question."""
-    return drop_in(parse_drop_in(sent(DROP_IN_QUESTION).items()), _kept("ava", _AVA))
+    return shape_drop_in(parse_drop_in(sent(DROP_IN_QUESTION).items()), _kept("ava", _AVA))
 
 
 def sent(question: Mapping[str, Any]) -> dict[str, str]:

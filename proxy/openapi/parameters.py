@@ -7,7 +7,7 @@ from typing import Any
 
 from proxy.openapi.examples import sent
 from proxy.openapi.schemas import Schema
-from proxy.query import BOOLEANS, MAX_ENTRIES, MAX_LENGTH, Parameter
+from proxy.parameters import BOOLEANS, MAX_ENTRIES, MAX_LENGTH, Parameter
 
 SECURITY_SCHEMES: Mapping[str, Schema] = {
     "xApiKey": {

@@ -11,11 +11,13 @@ from flask import Blueprint, Request, Response, g
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from proxy import strictjson
+from proxy.drop_in import parse_drop_in, shape_drop_in
 from proxy.errors import BLANK_ID, NoAnswer, UpstreamInvalid
+from proxy.parameters import from_json
 from proxy.parts import COHORTS, EMPTY, SECTIONS, Part, Section
 from proxy.profiles import NOTHING, Answer
-from proxy.query import Ask, from_json, parse, parse_drop_in
-from proxy.shaping import drop_in, shape
+from proxy.query import Ask, parse
+from proxy.shaping import shape
 from proxy.web import caching, context
 from proxy.web.auth import admit
 from proxy.web.context import Services, services
@@ -72,7 +74,7 @@ def userprofile() -> Response:
         # Never a redirect, nor one that Braze counts towards halting every call to this host.
         usual = status == 200 or (400 <= status < 500 and status not in (401, 403, 408, 429))
         return _written(_json({"error": NOT_SEEN_BEFORE}), found, asked, status if usual else 400)
-    body = _json(drop_in(ask, found.record))
+    body = _json(shape_drop_in(ask, found.record))
     if len(body) >= MAX_ANSWER_BYTES:
         found = _too_large(found)
     if found.error is not None:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from proxy.aliases import Alias, Aliases, BadAlias, parse
+from proxy.drop_in import parse_drop_in, shape_drop_in
 from proxy.parts import COHORTS, computations, prediction, recommendation
 from proxy.query import parse as parse_ask
-from proxy.query import parse_drop_in
-from proxy.shaping import drop_in, shape
+from proxy.shaping import shape
 from tests.unit.test_shaping import record_of
 
 NAMES = Aliases(
@@ -122,7 +122,7 @@ def test_a_set_of_names_is_the_set_of_their_ids() -> None:
 def test_the_drop_in_takes_names_and_answers_amplitude_s_own() -> None:
     ask = parse_drop_in({"user_id": "u", "rec_id": "home"}.items(), NAMES)
     said = {"user_id": "u", "recommendations": [{"rec_id": "abc123", "items": ["shoe"]}]}
-    assert drop_in(ask, record_of(ask, said))["userData"]["recommendations"] == said["recommendations"]
+    assert shape_drop_in(ask, record_of(ask, said))["userData"]["recommendations"] == said["recommendations"]
 
 
 def test_a_wish_is_remembered_with_the_names_it_was_made_of() -> None:

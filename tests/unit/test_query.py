@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import BadRequest
+from proxy.parameters import from_json
 from proxy.parts import COHORTS, PROPERTIES, Identity, Section, recommendation
-from proxy.query import Ask, Wish, from_json, parse
+from proxy.query import Ask, Wish, parse
 
 
 def ask(section: Section | None, **given: Any) -> Ask:

@@ -118,7 +118,9 @@ texts = st.text(st.sampled_from('a,"\\:é '), max_size=3)
 @example(["a", "b"], [","])
 @example(["a", '"'], ['"', "a"])
 @given(st.lists(texts | st.integers(0, 9), max_size=5), st.lists(texts, min_size=1, max_size=3))
-def test_a_user_is_in_the_asked_cohorts_that_are_listed_and_in_no_other(said: list[str | int], asked: list[str]) -> None:
+def test_a_user_is_in_the_asked_cohorts_that_are_listed_and_in_no_other(
+    said: list[str | int], asked: list[str]
+) -> None:
     ask = Ask(Identity("u", None), Wish(("cohorts",), cohort_ids=tuple(dict.fromkeys(asked))))
     body = json.loads(shape(ask, Record({COHORTS: Kept(columns.write(said), AT)})))
     assert body["member"] == {cohort: cohort in set(map(str, said)) for cohort in asked}

@@ -1,0 +1,112 @@
+"""The drop-in: Amplitude's own parameters -> Ask, and Ask + Record -> the answer that Amplitude would give. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+from proxy import columns
+from proxy.aliases import NO_ALIASES, Aliases
+from proxy.errors import BadRequest
+from proxy.parameters import BOOLEANS, DEVICE_ID, USER_ID, Parameter, Sent, once, short, taken_identity
+from proxy.parts import COHORTS, PROPERTIES, SECTIONS, Part, Record, Section
+from proxy.query import COMP_ID, PREDICTION_ID, PROPENSITY_TYPE, REC_ID, REC_TYPE, WISHES, Ask, Wish
+
+GET_RECS = Parameter("get_recs", "answer recommendations; `rec_id` alone implies it", words=BOOLEANS)
+GET_AMP_PROPS = Parameter("get_amp_props", "answer user properties", words=BOOLEANS)
+GET_COHORT_IDS = Parameter("get_cohort_ids", "answer the user's cohorts", words=BOOLEANS)
+GET_COMPUTATIONS = Parameter("get_computations", "answer all computations, or those in `comp_id`", words=BOOLEANS)
+GET_PROPENSITY = Parameter("get_propensity", "answer the propensities in `prediction_id`", words=BOOLEANS)
+DROP_IN = (
+    USER_ID,
+    DEVICE_ID,
+    GET_RECS,
+    REC_ID,
+    REC_TYPE,
+    GET_AMP_PROPS,
+    GET_COHORT_IDS,
+    GET_COMPUTATIONS,
+    COMP_ID,
+    GET_PROPENSITY,
+    PREDICTION_ID,
+    PROPENSITY_TYPE,
+)
+
+
+def parse_drop_in(given: Iterable[tuple[str, Any]], aliases: Aliases = NO_ALIASES) -> Ask:
+    """Return what is asked in Amplitude's own parameters. Raises BadRequest as `parse` does."""
+    sent = once(_NAMES, given)
+    identity = taken_identity(sent)
+    rest = tuple(sent.items())
+    wish = _drop_in_wish if short(rest) else _drop_in_wish.__wrapped__
+    return Ask(identity, wish(rest, aliases))
+
+
+@lru_cache(WISHES)
+def _drop_in_wish(given: tuple[tuple[str, Any], ...], aliases: Aliases) -> Wish:
+    sent = Sent(given)
+    rec_ids, comp_ids, prediction_ids = sent.many(REC_ID), sent.many(COMP_ID), sent.many(PREDICTION_ID)
+    recommended = sent.flag(GET_RECS, default=bool(rec_ids))
+    if recommended and not rec_ids:
+        raise BadRequest("get_recs needs rec_id: name one or more recommendations, e.g. rec_id=abc123")
+    if sent.flag(GET_PROPENSITY) and not prediction_ids:
+        raise BadRequest("get_propensity needs prediction_id: name one or more, e.g. prediction_id=abc123")
+    asked: dict[Section, bool] = {
+        "recommendations": recommended,
+        "properties": sent.flag(GET_AMP_PROPS),
+        "cohorts": sent.flag(GET_COHORT_IDS),
+        "computations": sent.flag(GET_COMPUTATIONS, default=bool(comp_ids)),
+        "propensities": sent.flag(GET_PROPENSITY),
+    }
+    return Wish(
+        tuple(section for section in SECTIONS if asked[section]),
+        rec_ids=rec_ids,
+        rec_type=sent.one(REC_TYPE),
+        comp_ids=comp_ids,
+        prediction_ids=prediction_ids,
+        propensity_type="pct" if sent.one(PROPENSITY_TYPE) == "pct" else "score",
+        aliases=aliases,
+    )
+
+
+_NAMES = frozenset(parameter.name for parameter in DROP_IN)
+
+
+def shape_drop_in(ask: Ask, record: Record) -> dict[str, Any]:
+    """Return `{"userData": …}` as Amplitude would, with its own values; parts not asked for are null."""
+    data: dict[str, Any] = dict.fromkeys(("recommendations", "user_id", "device_id", "amp_props", "cohort_ids"))
+    data["user_id"] = record.user_id if record.user_id is not None else ask.identity.user_id
+    data["device_id"] = record.device_id if record.device_id is not None else ask.identity.device_id
+    wish = ask.wish
+    for section in wish.sections:
+        match section:
+            case "recommendations":
+                entries = [_value(record, part) for part in wish.parts if part.section == section]
+                data["recommendations"] = [entry for entry in entries if entry is not None] or None
+            case "properties":
+                data["amp_props"] = _object(record, PROPERTIES)
+            case "cohorts":
+                data["cohort_ids"] = _value(record, COHORTS)
+            case "computations":
+                computed = _object(record, wish.computations)
+                data["amp_props"] = (data["amp_props"] or {}) | computed
+            case "propensities":
+                found = {one: _value(record, wish.prediction(one)) for one in wish.prediction_ids}
+                data["propensity"] = found[wish.prediction_ids[0]]
+                data["propensities"] = [
+                    {"prop": value, "pred_id": one, "prop_type": wish.propensity_type}
+                    for one, value in found.items()
+                    if value is not None
+                ]
+    return {"userData": data}
+
+
+def _value(record: Record, part: Part) -> Any:
+    kept = record.parts.get(part)
+    return columns.read(kept.value) if kept else None
+
+
+def _object(record: Record, part: Part) -> dict[str, Any]:
+    value = _value(record, part)
+    return value if isinstance(value, dict) else {}

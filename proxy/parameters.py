@@ -1,0 +1,175 @@
+"""What callers may send: each parameter given once, clean and short, whatever it is to mean. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from proxy.errors import BadRequest
+from proxy.parts import Identity
+
+MAX_LENGTH = 512
+MAX_ENTRIES = 20
+BOOLEANS = ("true", "false")
+_SHORT = 1000
+"""Characters of what may be remembered."""
+_UNSPEAKABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One row of what callers may send: `many` takes a comma separated list (in JSON also an array)."""
+
+    name: str
+    help: str
+    many: bool = False
+    words: tuple[str, ...] = ()
+    holds_comma: bool = False
+
+
+USER_ID = Parameter("user_id", "the user's id in Amplitude")
+DEVICE_ID = Parameter("device_id", "the device's id in Amplitude")
+
+
+def once(known: Collection[str], given: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the known parameters of one request. BadRequest when one is given twice."""
+    values: dict[str, Any] = {}
+    for name, value in given:
+        if name in known:
+            if name in values:
+                raise BadRequest(f"{name} is given more than once: send it once, in the URL or in the body")
+            values[name] = value
+    return values
+
+
+def taken_identity(values: dict[str, Any]) -> Identity:
+    """Take the ids out of `values`: what is left is the wish. BadRequest when there is none, or one is not clean."""
+    if USER_ID.name not in values and DEVICE_ID.name not in values:
+        raise BadRequest("no user: send user_id or device_id, e.g. user_id={{${user_id} | url_param_escape}}")
+    return Identity(_taken(USER_ID, values), _taken(DEVICE_ID, values))
+
+
+def _taken(parameter: Parameter, values: dict[str, Any]) -> str | None:
+    return _one(parameter, values.pop(parameter.name)) if parameter.name in values else None
+
+
+def readable_id(value: Any) -> str | None:
+    """Return an id that comes from elsewhere as it is when a caller asks for it; None where no caller could."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    try:
+        return _clean(USER_ID, str(value)) or None
+    except BadRequest:
+        return None
+
+
+def short(given: Iterable[tuple[str, Any]]) -> bool:
+    """Say whether what is made of it may be remembered: of text only, and so little that many are no burden."""
+    length = 0
+    for _, value in given:
+        length += len(value) if isinstance(value, str) else _SHORT + 1
+    return length <= _SHORT
+
+
+class Sent:
+    """What one request gave beside the ids."""
+
+    def __init__(self, given: Iterable[tuple[str, Any]]) -> None:
+        self._values = dict(given)
+
+    def forget_all_but(self, parameters: Collection[Parameter]) -> None:
+        """Leave the others unread, be there what may in them."""
+        names = {parameter.name for parameter in parameters}
+        self._values = {name: value for name, value in self._values.items() if name in names}
+
+    def one(self, parameter: Parameter) -> str | None:
+        """Return a parameter's text, trimmed; None for a blank one. Raises BadRequest."""
+        return _one(parameter, self._values[parameter.name]) if parameter.name in self._values else None
+
+    def many(self, parameter: Parameter) -> tuple[str, ...]:
+        """Return the entries of a list, trimmed, each once and none of them blank. Raises BadRequest."""
+        return _many(parameter, self._values[parameter.name]) if parameter.name in self._values else ()
+
+    def flag(self, parameter: Parameter, *, default: bool = False) -> bool:
+        """Return what is true or false, in letters of any case; `default` for a blank one. Raises BadRequest."""
+        value = self._values.get(parameter.name)
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, str):
+            self._values[parameter.name] = value.lower()
+        word = self.one(parameter)
+        return default if word is None else word == "true"
+
+
+class _Number(str):
+    """A JSON number as it was written, so that an id keeps every digit."""
+
+    __slots__ = ()
+
+
+def from_json(body: bytes) -> list[tuple[str, Any]]:
+    """Return names and values of a JSON body. BadRequest unless it is one object with each key once."""
+
+    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in found]
+        if len(set(names)) < len(names):
+            raise BadRequest("the JSON body has a key twice: send each once")
+        return dict(found)
+
+    def refuse(_: str) -> None:
+        raise BadRequest("the JSON body holds NaN or Infinity, which are not JSON")
+
+    try:
+        document = json.loads(
+            body.decode("utf-8"),
+            object_pairs_hook=pairs,
+            parse_int=_Number,
+            parse_float=_Number,
+            parse_constant=refuse,
+        )
+    except (ValueError, RecursionError):
+        raise BadRequest('the body is not JSON: send an object, e.g. {"user_id": "12345"}') from None
+    if not isinstance(document, dict):
+        raise BadRequest('the JSON body is not an object: send e.g. {"user_id": "12345"}')
+    return list(document.items())
+
+
+def _one(parameter: Parameter, value: Any) -> str | None:
+    if not isinstance(value, str):
+        raise BadRequest(f"{parameter.name} must be a string or a number")
+    text = _clean(parameter, value)
+    if text and parameter.words and text not in parameter.words:
+        raise BadRequest(f"{parameter.name} is not a known word: use {' or '.join(parameter.words)}")
+    return text or None
+
+
+def _many(parameter: Parameter, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        entries: Sequence[Any] = value.split(",")
+    elif isinstance(value, list):
+        entries = value
+    else:
+        raise BadRequest(f"{parameter.name} must be a string, a number or an array of those")
+    if not all(isinstance(entry, str) for entry in entries):
+        raise BadRequest(f"{parameter.name} may hold only strings and numbers")
+    cleaned = (_clean(parameter, entry) for entry in entries)
+    kept = tuple(dict.fromkeys(entry for entry in cleaned if entry))
+    if len(kept) > MAX_ENTRIES:
+        raise BadRequest(f"{parameter.name} has {len(kept)} entries: {MAX_ENTRIES} at most")
+    if not parameter.holds_comma and any("," in entry for entry in kept):
+        raise BadRequest(f"{parameter.name} has an entry with a comma, which Amplitude would read as two")
+    if parameter.words and not set(kept) <= set(parameter.words):
+        raise BadRequest(f"{parameter.name} has an unknown word: use {', '.join(parameter.words)}")
+    return kept
+
+
+def _clean(parameter: Parameter, text: str) -> str:
+    text = str(text).strip()
+    if len(text) > MAX_LENGTH:
+        raise BadRequest(f"{parameter.name} is too long: {MAX_LENGTH} characters at most")
+    if not text.isprintable() and _UNSPEAKABLE.search(text):
+        raise BadRequest(f"{parameter.name} holds a control character or is not valid Unicode: escape or remove it")
+    return text
