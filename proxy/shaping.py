@@ -28,10 +28,8 @@ def shape(ask: Ask, record: Record, *, error: str | None = None, stale: bool = F
         match section:
             case "recommendations":
                 members.append(_recommendations(wish, record))
-            case "properties" if wish.keys:
-                members.append(_members(_some_properties(wish.keys, _object(_value(record, PROPERTIES)))))
             case "properties":
-                members.append(_all_properties(record.parts.get(PROPERTIES)))
+                members.append(_properties(wish.keys, record.parts.get(PROPERTIES)))
             case "cohorts":
                 members.append(_cohorts(wish, record.parts.get(COHORTS)))
             case "computations":
@@ -113,10 +111,17 @@ def _places(names: bytes) -> tuple[int, ...]:
     return tuple(there.index(field) if field in there else -1 for field in _FIELDS)
 
 
-def _all_properties(kept: Kept | None) -> bytes:
+def _properties(keys: tuple[str, ...], kept: Kept | None) -> bytes:
     names, values = columns.split(kept.value if kept else b"")
-    filled = (_frame if len(names) <= _MAX_NAMES else _frame.__wrapped__)(names).copy()
-    filled[1::2] = values + values
+    known = len(names) + sum(map(len, keys)) <= _MAX_NAMES
+    frame, places = (_frame if known else _frame.__wrapped__)(names, keys)
+    if keys:
+        values.append(b"null")
+        filling = [values[at] for at in places]
+    else:
+        filling = values + values
+    filled = frame.copy()
+    filled[1::2] = filling
     return b"".join(filled)
 
 
@@ -125,36 +130,33 @@ _MAX_NAMES = 4_096
 
 
 @lru_cache(256)
-def _frame(names: bytes) -> list[bytes]:
-    """Return the properties of these names, each value, all of which come twice, a place of its own.
+def _frame(names: bytes, keys: tuple[str, ...]) -> tuple[list[bytes], list[int]]:
+    """Return the properties of these names, of those in `keys` if there are some, and which value goes into each gap.
 
-    Cached, because thousands of users have the same names, and to settle the safe ones costs as much as the rest of an
-    answer.
+    The gaps are every second entry; -1 is a key that the user does not have. Cached, because thousands of users have
+    the same names, and to settle the safe ones costs as much as the rest of an answer.
     """
-    exact = json.loads(names)
-    safe = safe_names(exact)
-    slot = b"\n"  # which no JSON holds
-    shown = b",".join(b"%b:%b" % (write_text(safe[name]), slot) for name in exact)
-    by_name = b",".join(b"%b:%b" % (write_text(name), slot) for name in exact)
-    pieces = (b'"properties":{%b},"properties_by_name":{%b}' % (shown, by_name)).split(slot)
+    places = {name: at for at, name in enumerate(json.loads(names))}
+    if keys:
+        exact = {key: key if key in places else USER_PROPERTY + key for key in keys}
+        by_name = {key: places.get(name, -1) for key, name in exact.items()}
+        missing = [key for key in keys if by_name[key] == -1]
+        # A property is called the same with `keys` as without, so names are settled among all of them.
+        safe = safe_names(places, missing)
+        shown = {safe[exact[key] if key not in missing else key]: at for key, at in by_name.items()}
+    else:
+        by_name, safe = places, safe_names(places)
+        shown = {safe[name]: at for name, at in places.items()}
+    gap = b"\n"  # which no JSON holds
+    members = [b",".join([b"%b:%b" % (write_text(name), gap) for name in some]) for some in (shown, by_name)]
+    pieces = (b'"properties":{%b},"properties_by_name":{%b}' % tuple(members)).split(gap)
     frame = [b""] * (2 * len(pieces) - 1)
     frame[::2] = pieces
-    return frame
+    return frame, [*shown.values(), *by_name.values()]
 
 
 def _yes(it_is: bool) -> bytes:
     return b"true" if it_is else b"false"
-
-
-def _some_properties(keys: tuple[str, ...], said: dict[str, Any]) -> dict[str, Any]:
-    # A property is called the same with `keys` as without, so names are settled among all of them.
-    found = {key: key if key in said else USER_PROPERTY + key for key in keys}
-    found = {key: exact for key, exact in found.items() if exact in said}
-    names = safe_names(said, missing=[key for key in keys if key not in found])
-    return {
-        "properties": {names[found.get(key, key)]: said.get(found.get(key, key)) for key in keys},
-        "properties_by_name": {key: said.get(found.get(key, key)) for key in keys},
-    }
 
 
 def _cohorts(wish: Wish, kept: Kept | None) -> bytes:
