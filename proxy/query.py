@@ -88,19 +88,10 @@ class Wish:
         return tuple((rec_id, recommendation(id, self.rec_type)) for rec_id, id in ids)
 
     @cached_property
-    def cohorts(self) -> tuple[tuple[str, str], ...]:
-        """Return each of `cohort_ids` and its id in Amplitude."""
-        return tuple((cohort, self.aliases.id_of("cohorts", cohort)) for cohort in self.cohort_ids)
-
-    @cached_property
-    def cohort_texts(self) -> tuple[tuple[bytes, bytes], ...]:
-        """Return the same as JSON."""
-        return tuple((write_text(cohort), write_text(id)) for cohort, id in self.cohorts)
-
-    @cached_property
-    def cohort_ids_are_plain(self) -> bool:
-        """Say whether no id in Amplitude of `cohort_ids` holds a comma."""
-        return not any("," in id for _, id in self.cohorts)
+    def cohorts(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Return each of `cohort_ids`, or every name there is where none is asked, and its id in Amplitude: as JSON."""
+        names = self.cohort_ids or self.aliases.known("cohorts")
+        return tuple((write_text(name), write_text(self.aliases.id_of("cohorts", name))) for name in names)
 
     @cached_property
     def computations(self) -> Part:

@@ -102,6 +102,7 @@ _FIELDS = ("items", "is_control", "child_rec_id", "recommendation_source", "last
 _TRUE = frozenset((b"true", b'"true"', b"1", b"1.0"))
 _TEXT_OR_NULL = (b'"', b"null")
 _PLAIN_TEXTS = re.compile(rb'\[(?:"[^"\\]*+"(?:,"[^"\\]*+")*+)?+\]')
+_PLAIN_IDS = re.compile(rb'\["[^"\\,]*+"(?:,"[^"\\,]*+")*+\]')
 
 
 @lru_cache(256)
@@ -160,24 +161,27 @@ def _yes(it_is: bool) -> bytes:
 
 
 def _cohorts(wish: Wish, kept: Kept | None) -> bytes:
-    said = columns.text(kept.value) if kept else b"[]"
+    users = dict.fromkeys(_listed(columns.text(kept.value)) if kept else [])
+    # Where none is asked, every name that stands for an id is a key all the same, so that a template which asks for
+    # `member.vip` need not name it in the call as well.
+    member = {name: id in users for name, id in wish.cohorts}
     if wish.cohort_ids:
-        # A quoted text without a comma stands in a list of plain ones only where it is one of them.
-        plain = wish.cohort_ids_are_plain and _PLAIN_TEXTS.fullmatch(said)
-        users = said if plain else frozenset(map(write_text, _texts(columns.read(said))))
-        member = [(name, id in users) for name, id in wish.cohort_texts]
-        there = [name for name, is_in in member if is_in]
+        there = [name for name, is_in in member.items() if is_in]
     else:
-        ids = dict.fromkeys(_texts(columns.read(said)), True)
-        there = list(map(write_text, ids))
-        # Every name is a key, so that a template which asks for `member.vip` need not name it in the call as well.
-        named = {name: wish.aliases.id_of("cohorts", name) in ids for name in wish.aliases.known("cohorts")}
-        member = [(write_text(cohort), is_in) for cohort, is_in in {**ids, **named}.items()]
+        there = list(users)
+        member = {**dict.fromkeys(users, True), **member}
     return b'"cohort_ids":[%b],"member":{%b},"is_member":%b' % (
         b",".join(there),
-        b",".join([name + (b":true" if is_in else b":false") for name, is_in in member]),
+        b",".join([name + (b":true" if is_in else b":false") for name, is_in in member.items()]),
         _yes(bool(wish.cohort_ids) and len(there) == len(member)),
     )
+
+
+def _listed(said: bytes) -> list[bytes]:
+    """Return the texts in a list, each as JSON; a comma parts them, unless one of them holds a comma itself."""
+    if _PLAIN_IDS.fullmatch(said):
+        return said[1:-1].split(b",")
+    return list(map(write_text, _texts(columns.read(said))))
 
 
 def _computations(wish: Wish, said: dict[str, Any]) -> dict[str, Any]:
