@@ -41,13 +41,16 @@ def test_a_cached_answer_leaves_nothing_to_the_garbage_collector(app: Flask, cal
         body = app.wsgi_app(dict(environ), lambda *_: lambda _: None)
         assert b'"ok":true' in b"".join(body)
 
-    for _ in range(5):
-        ask()
-    gc.collect()
-    gc.disable()
-    try:
+    def left_behind() -> int:
+        gc.collect()
         for _ in range(50):
             ask()
-        assert gc.collect() == 0
+        return gc.collect()
+
+    gc.disable()
+    try:
+        left = [left_behind() for _ in range(4)]
     finally:
         gc.enable()
+    # Threads of other tests may end meanwhile, and leave something; who asks leaves it each time.
+    assert min(left) == 0
