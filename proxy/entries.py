@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from weakref import ref
 
 from cachetools import LRUCache
 
@@ -24,7 +25,7 @@ class Entry:
         self.size = size
         self.pushed = pushed
         """What was pushed about the user: in the entry of the `user_id` alone."""
-        self.asked: Wish | None = None
+        self.asked: ref[Wish] | None = None
 
 
 def size_of(identity: Identity, record: Record, pushed: bytes | None = None) -> int:

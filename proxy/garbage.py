@@ -13,7 +13,7 @@ YOUNG, MIDDLE, OLD = 7_000, 0, 0
 """How many new objects, then how many looks at the younger ones beyond the first, make the next look due.
 
 What the requests take that wait at once for Redis, some hundred, comes and goes between two looks: with Python's own
-700 a worker that answers from there over 1,000 connections has an eighth less done. A full look comes after 28,000
+700 a worker that answers from there over 1,000 connections has an eighth less done. A full look comes after 21,000
 that stay, and takes 10 to 20 ms.
 """
 

@@ -6,6 +6,7 @@ Nothing here does I/O.
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from threading import Lock
@@ -37,7 +38,7 @@ class Ready(NamedTuple):
     fresh_until: float
 
 
-class Held(NamedTuple):
+class Hit(NamedTuple):
     """What is kept of a user that answers a wish, and for how long it is fresh.
 
     `ready`: the answer as it was written from it; `record` is empty then. `again`: the same was the last that was asked
@@ -116,23 +117,25 @@ class Memory:
             entry = self._cache.get(identity)
         return entry.record if entry else EMPTY
 
-    def fresh(self, identity: Identity, wish: Wish) -> Held | None:
+    def fresh(self, identity: Identity, wish: Wish) -> Hit | None:
         """Return what is kept here if it answers `wish`, all of it freshly; note that this was asked."""
         with self._lock:
             try:
                 entry = self._cache[identity]
             except KeyError:
                 return None
-            again, entry.asked = entry.asked is wish, wish
+            # Of a wish there is one such reference: it tells wishes apart, and keeps none alive that nobody else asks.
+            asked = weakref.ref(wish)
+            again, entry.asked = entry.asked is asked, asked
             written = self._ready.get(identity) if again else None
             pushed = self._pushed(identity) if self._any_pushed else None
         now = self._now()
         if written is not None and written[0] is wish and written[2] is pushed and written[1].fresh_until > now:
             ready = written[1]
-            return Held(EMPTY, Freshness(max(0.0, now - ready.said_at), ready.fresh_until - now), ready, again)
+            return Hit(EMPTY, Freshness(max(0.0, now - ready.said_at), ready.fresh_until - now), ready, again)
         record = entry.record if pushed is None else overlaid(entry.record, known(unpack(pushed)), wish)
         found = freshness(record, wish.parts, self._lifetimes, now) if record.has_all(wish.parts) else None
-        return Held(record, found, None, again) if found and found.left > 0 else None
+        return Hit(record, found, None, again) if found and found.left > 0 else None
 
     def keep_ready(self, identity: Identity, wish: Wish, record: Record, body: bytes, etag: str) -> None:
         """Keep what was written from `record`, unless something newer has come meanwhile."""

@@ -150,7 +150,9 @@ class Quota:
         """Be counted among the processes, and write back what they cannot know of. Raises Gone."""
         assert self._shared is not None, "alone there is nobody to enroll with"  # noqa: S101
         with self._lock:
-            back, unseen = max(0.0, self._closed_until - self._monotonic()), self._unseen
+            now = self._monotonic()
+            self._ledger.forget(now)
+            back, unseen = max(0.0, self._closed_until - now), self._unseen
         processes, closed_for = self._shared.enroll(self._held, stand_back=back, unseen=unseen > 0)
         with self._lock:
             if self._shared.gone_since is not None:

@@ -121,7 +121,7 @@ def _properties(keys: tuple[str, ...], kept: Kept | None) -> bytes:
         filling = [values[at] for at in places]
     else:
         filling = values + values
-    filled = frame.copy()
+    filled = [*frame]
     filled[1::2] = filling
     return b"".join(filled)
 
@@ -131,7 +131,7 @@ _MAX_NAMES = 4_096
 
 
 @lru_cache(256)
-def _frame(names: bytes, keys: tuple[str, ...]) -> tuple[list[bytes], list[int]]:
+def _frame(names: bytes, keys: tuple[str, ...]) -> tuple[tuple[bytes, ...], tuple[int, ...]]:
     """Return the properties of these names, of those in `keys` if there are some, and which value goes into each gap.
 
     The gaps are every second entry; -1 is a key that the user does not have. Cached, because thousands of users have
@@ -153,7 +153,7 @@ def _frame(names: bytes, keys: tuple[str, ...]) -> tuple[list[bytes], list[int]]
     pieces = (b'"properties":{%b},"properties_by_name":{%b}' % tuple(members)).split(gap)
     frame = [b""] * (2 * len(pieces) - 1)
     frame[::2] = pieces
-    return frame, [*shown.values(), *by_name.values()]
+    return tuple(frame), (*shown.values(), *by_name.values())
 
 
 def _yes(it_is: bool) -> bytes:

@@ -41,13 +41,13 @@ def answer(section: Section | None) -> Response:
     here, asked = services(), context.asked()
     ask = parse(section, _given(asked), here.aliases)
     max_age, background = caching.wanted_age(asked), caching.in_background(asked)
-    held = here.store.fresh(ask.identity, ask.wish) if max_age is None and not background else None
-    if held is None:
+    hit = here.store.fresh(ask.identity, ask.wish) if max_age is None and not background else None
+    if hit is None:
         found = _found(here, ask, ask.wish.parts, max_age, background)
     else:
-        found = Answer(held.record, freshness=held.freshness)
-        if held.ready:
-            return _written(held.ready.body, found, asked, etag=held.ready.etag)
+        found = Answer(hit.record, freshness=hit.freshness)
+        if hit.ready:
+            return _written(hit.ready.body, found, asked, etag=hit.ready.etag)
     error = BLANK_ID if ask.anonymous else found.error.word if found.error else None
     body = shape(ask, found.record, error=error, stale=found.stale) + b"\n"
     if len(body) >= MAX_ANSWER_BYTES:
@@ -57,7 +57,7 @@ def answer(section: Section | None) -> Response:
     if found.error is not None and ask.wish.on_error == "retry":
         return _try_again(found, found.error)
     etag = _etag(body)
-    if held and held.again and found.error is None:
+    if hit and hit.again and found.error is None:
         here.store.keep_ready(ask.identity, ask.wish, found.record, body, etag)
     return _written(body, found, asked, etag=etag)
 

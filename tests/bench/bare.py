@@ -6,7 +6,7 @@ from proxy import worker
 
 
 class Worker(worker.Worker):
-    """Loads any application, and stops as if it were the service that has nothing to do."""
+    """Loads any application, looks for garbage as the service does, and stops as if it had nothing to do."""
 
     def load_wsgi(self) -> None:
         """Load the application. The services beside it are never asked."""

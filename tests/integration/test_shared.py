@@ -270,6 +270,16 @@ def test_the_number_of_processes_is_not_forgotten_with_an_empty_redis(valkey: Re
     assert one.quota.processes == 2
 
 
+def test_the_places_of_ended_calls_are_forgotten_while_redis_keeps_the_book(valkey: RedisServer) -> None:
+    process = Process(valkey.url)
+    settled(process)
+    booking = process.quota.book(time.monotonic() + 1)
+    assert booking
+    process.quota._ledger.ended(booking, time.monotonic() - 1)
+    process.quota.enroll()
+    assert process.quota._ledger.held(0.0) == []
+
+
 def test_what_is_no_record_of_ours_is_as_good_as_not_there_and_spoils_it_for_nobody_else(running: RedisServer) -> None:
     process = Process(running.url)
     settled(process)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from proxy.backlog import Wanted
 from proxy.errors import QuotaExhausted
 from proxy.forgetting import Forgetting, Forgot
-from proxy.forgotten import names
+from proxy.forgotten import name_of, names, pair_digest
 from proxy.parts import COHORTS, EMPTY, PROPERTIES, Identity, Kept, Lifetimes, Record
 from proxy.store import Store
 from tests.fakes import FakeClock
@@ -29,6 +29,16 @@ def world(clock: FakeClock) -> Iterator[World]:
 
 def forget(world: World, ids: Identity = IDS) -> Forgot:
     return Forgetting(world.store, world.backlog).forget(ids)
+
+
+def test_the_digests_stay_what_they_are_since_processes_of_two_versions_share_them() -> None:
+    assert pair_digest(Identity('ü"x\\', None)) == b"fc569fee2fb3f82324d42813352c61f0"
+    assert pair_digest(Identity("a", "b\n")) == b"0211f139de5415d1f980005b596d3404"
+    assert names(Identity("q", None)) == {name_of("q")}
+    assert names(Identity("q", "z")) == {
+        b"be7247acc079a372fac9595f906e426e",
+        b"a66f1835049bfe8a7a45c8f3835f68d5",
+    }
 
 
 def test_every_pair_with_the_id_is_forgotten_and_no_other(world: World) -> None:

@@ -41,6 +41,19 @@ def test_what_a_full_look_left_alive_is_not_looked_at_again() -> None:
     assert seen == "True True\n"
 
 
+def test_a_full_look_comes_after_some_twenty_thousand_that_stay() -> None:
+    seen = run("""
+    Looks().begin()
+    looks = []
+    gc.callbacks.append(lambda phase, info: looks.append(info["generation"]) if phase == "start" else None)
+    kept = []
+    while 2 not in looks:
+        kept.append([])
+    print(20_000 < len(kept) < 22_000)
+    """)
+    assert seen == "True\n"
+
+
 def test_what_stays_is_set_aside_as_it_comes() -> None:
     seen = run("""
     Looks().begin()

@@ -1,5 +1,6 @@
 """Records, lifetimes and merging."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,6 +70,18 @@ def test_freshness_is_the_oldest_age_and_the_least_time_left() -> None:
     assert found is not None
     assert (found.age, found.left) == (500, 400)
     assert freshness(both, [recommendation("a")], LIFETIMES, 600) is None
+
+
+@pytest.mark.parametrize("longer", [Kept(b"1", 100, warm=True), Kept(b"1", 100, pushed=True)])
+def test_of_what_was_said_at_one_moment_some_may_be_fresh_for_longer(longer: Kept) -> None:
+    lifetimes = Lifetimes(fresh=900, negative=60, warm=5000, pushed=5000)
+    both = Record({COHORTS: longer, PROPERTIES: Kept(b"1", 100)})
+    for parts in ([COHORTS, PROPERTIES], [PROPERTIES, COHORTS]):
+        found = freshness(both, parts, lifetimes, 600)
+        assert found is not None
+        assert (found.age, found.left) == (500, 400)
+    assert (found := freshness(both, [COHORTS], lifetimes, 600)) is not None
+    assert found.left == 4500
 
 
 parts = st.sampled_from([PROPERTIES, COHORTS, recommendation("a"), recommendation("a", "model")])

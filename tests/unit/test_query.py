@@ -30,6 +30,11 @@ def test_values_are_trimmed_and_blank_ids_dropped() -> None:
     assert ask("cohorts", user_id=" \n u\t", device_id="  ").identity == Identity("u", None)
 
 
+@pytest.mark.parametrize("id", ["a\u200bb", "a\u00adb", "\U0001fae9", "\ue000"])
+def test_an_id_may_hold_what_is_not_shown(id: str) -> None:
+    assert parse("cohorts", {"user_id": id}.items()).identity.user_id == id
+
+
 def test_lists_are_trimmed_in_order_without_blanks_and_repeats() -> None:
     assert ask("recommendations", user_id="u", rec_id=" b ,,a,b,\n").wish.rec_ids == ("b", "a")
 

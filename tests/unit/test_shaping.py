@@ -9,10 +9,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy import columns, strictjson
-from proxy.parts import COHORTS, Identity, Kept, Part, Record
+from proxy.aliases import Aliases
+from proxy.aliases import parse as aliases
+from proxy.parts import COHORTS, PROPERTIES, Identity, Kept, Part, Record
 from proxy.plan import plan, tell_apart
 from proxy.query import Ask, Wish, parse
-from proxy.shaping import number, shape
+from proxy.shaping import _frame, number, shape
 from tests.shapes import ENVELOPE, SECTION, conforms
 
 CASES = sorted((Path(__file__).parent.parent / "cases").glob("*.json"))
@@ -126,6 +128,23 @@ def test_a_user_is_in_the_asked_cohorts_that_are_listed_and_in_no_other(
     assert body["member"] == {cohort: cohort in set(map(str, said)) for cohort in asked}
     assert body["cohort_ids"] == [cohort for cohort in dict.fromkeys(asked) if cohort in set(map(str, said))]
     assert body["is_member"] is all(body["member"].values())
+
+
+def test_nothing_of_one_user_is_in_the_answer_of_another_with_the_same_names() -> None:
+    for keys in ((), ("plan", "nope")):
+        ask = Ask(Identity("u", None), Wish(("properties",), keys=keys))
+        for value in ("gold", "silver"):
+            said = columns.write({"plan": value})
+            assert value.encode() in shape(ask, Record({PROPERTIES: Kept(said, AT)}))
+        assert b"gold" not in shape(ask, Record({PROPERTIES: Kept(columns.write({"plan": None}), AT)}))
+        names, _ = columns.split(said)
+        assert not [piece for piece in _frame(names, keys)[0] if b"gold" in piece or b"silver" in piece]
+
+
+def test_a_name_of_a_cohort_is_what_its_id_says_though_another_cohort_has_that_name_for_an_id() -> None:
+    ask = parse("cohorts", {"user_id": "u"}.items(), Aliases(aliases("cohorts.vip=c1")))
+    body = json.loads(shape(ask, Record({COHORTS: Kept(columns.write(["vip"]), AT)})))
+    assert body["member"] == {"vip": False}
 
 
 @pytest.mark.parametrize("cohorts", [(), ("a",)])

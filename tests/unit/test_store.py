@@ -1,6 +1,7 @@
 """Records in memory."""
 
 import tracemalloc
+from weakref import ref
 
 from proxy.forgotten import names
 from proxy.memory import Ready
@@ -124,6 +125,38 @@ def test_an_answer_asked_once_or_otherwise_before_is_not_kept_ready(clock: FakeC
     asked(kept)
     assert ready(kept)
     assert ready(kept, wish=other) is None
+
+
+def test_an_answer_that_was_kept_for_one_question_never_answers_another(clock: FakeClock) -> None:
+    kept = store(clock)
+    kept.merge(USER, some(clock))
+    other = Wish(("cohorts",), cohort_ids=("a",))
+    asked(kept)
+    for wish in (other, other, WISH):
+        assert ready(kept, wish=wish) is None
+    assert ready(kept), "asked for again, and still kept"
+
+
+def test_what_was_asked_of_a_user_is_not_kept_alive_by_that_user(clock: FakeClock) -> None:
+    kept = store(clock)
+    kept.merge(USER, some(clock))
+    wish = Wish(("cohorts",), cohort_ids=("a", "b, c"))
+    assert wish.cohorts
+    assert kept.fresh(USER, wish)
+    gone = ref(wish)
+    del wish
+    assert gone() is None
+
+
+def test_nobody_hears_of_an_age_below_zero_when_the_clock_was_set_back(clock: FakeClock) -> None:
+    kept = store(clock)
+    kept.merge(USER, some(clock))
+    asked(kept)
+    clock.advance(-5)
+    found = kept.fresh(USER, WISH)
+    assert found is not None
+    assert found.ready
+    assert found.freshness.age == 0
 
 
 def test_a_ready_answer_is_dropped_when_something_newer_lands(clock: FakeClock) -> None:
