@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from proxy import __version__
 from proxy.keys import KeyRing, parse
 from proxy.sandbox.faults import Fault
+from proxy.sandbox.population import find
 from proxy.sandbox.server import Sandbox
 from tests.conftest import ROOT, free_port
 from tests.redis_server import RedisServer
@@ -193,6 +194,8 @@ def test_demo_prints_curl_lines_that_work_and_ends_with_ctrl_c() -> None:
         assert len(tags) == len(asked)
         addresses = set(re.findall(r"http://127\.0\.0\.1:\d+", printed))
         assert len(addresses) == 2
+        assert "drip-headers, drip-body and bad-header befall who is known: try user_id=user-9" in printed
+        assert find("user-9", None), "somebody unknown shows none of them"
         for page in ("/playground", "/docs", "/status"):
             assert f"http://127.0.0.1:{port}{page} " in printed
         process.send_signal(signal.SIGINT)
