@@ -14,7 +14,11 @@ _ENTRY = re.compile(r"([a-z]+)\.([A-Za-z_][A-Za-z0-9_-]*)=(.+)\Z")  # a name is 
 
 
 class BadAlias(ValueError):
-    """An entry that cannot be used; the text names the fault."""
+    """Entries that cannot be used; each of `faults` names one."""
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = faults
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +31,35 @@ class Alias:
 
 
 def parse(entries: str) -> tuple[Alias, ...]:
-    """Return the aliases in `kind.name=id,kind.name=id,...`. Raises BadAlias."""
+    """Return the aliases in `kind.name=id,kind.name=id,...`. Raises BadAlias with every fault."""
     found: dict[tuple[Kind, str], Alias] = {}
-    for number, entry in enumerate((one.strip() for one in entries.split(",") if one.strip()), start=1):
-        match = _ENTRY.match(entry)
-        kind = next((kind for kind in KINDS if match and match[1] == kind), None)
-        if match is None or kind is None:
-            raise BadAlias(
-                f"has an entry ({number}) that is not kind.name=id, with a kind of {', '.join(KINDS)} "
-                "and a name of letters, digits, _ and - that begins with a letter or _"
-            )
-        alias = Alias(kind, match[2], match[3].strip())
-        if not alias.id or len(alias.id) > _MAX_LENGTH or not alias.id.isprintable():
-            raise BadAlias(f"has an entry ({number}) whose id is blank, too long, or holds a control character")
-        if found.setdefault((kind, alias.name), alias) is not alias:
-            raise BadAlias(f"has {kind}.{alias.name} twice")
+    faults: list[str] = []
+    for number, entry in enumerate(entries.split(","), start=1):
+        if entry.strip():
+            try:
+                alias = _alias(number, entry.strip())
+            except BadAlias as fault:
+                faults += fault.faults
+                continue
+            if found.setdefault((alias.kind, alias.name), alias) is not alias:
+                faults.append(f"has {alias.kind}.{alias.name} twice")
+    if faults:
+        raise BadAlias(*faults)
     return tuple(found.values())
+
+
+def _alias(number: int, entry: str) -> Alias:
+    match = _ENTRY.match(entry)
+    kind = next((kind for kind in KINDS if match and match[1] == kind), None)
+    if match is None or kind is None:
+        raise BadAlias(
+            f"has an entry ({number}) that is not kind.name=id, with a kind of {', '.join(KINDS)} "
+            "and a name of letters, digits, _ and - that begins with a letter or _"
+        )
+    alias = Alias(kind, match[2], match[3].strip())
+    if not alias.id or len(alias.id) > _MAX_LENGTH or not alias.id.isprintable():
+        raise BadAlias(f"has an entry ({number}) whose id is blank, too long, or holds a control character")
+    return alias
 
 
 class Aliases:

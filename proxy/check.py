@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
 
 from proxy.amplitude import Fetched
 from proxy.errors import NoAnswer, QuotaExhausted, UpstreamInvalid, UpstreamRejected
@@ -14,16 +15,34 @@ from proxy.plan import Call, plan
 from proxy.settings import Settings
 from proxy.shared import Gone
 
+_BRAZES_PATIENCE_SECONDS = 2
+_CLOSE = 0.82
+"""As difflib counts; below it is what platforms set beside ours, such as REDIS_TLS_URL."""
+_SHORT = 6
+"""Letters; shorter names are close to too much: NAME is what some shells set."""
 _NOBODY = Identity("connected-content-proxy-check", None)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One point: `right` is None where another fault kept it from being found out."""
+    """One point: `right` is None where another fault kept it from being found out; `warns` where all works, so far."""
 
     point: str
     right: bool | None
     text: str
+    warns: bool = False
+
+
+def misspelt(variables: Iterable[str]) -> Iterator[Finding]:
+    """Yield a warning for each variable that is no setting and looks like one; no value is looked at."""
+    ours = [one.name.upper() for one in fields(Settings)]
+    for variable in sorted(set(variables).difference(ours)):
+        name = variable.upper()
+        if len(name) < _SHORT:
+            continue
+        begun = [one for one in ours if "_" in name and one.startswith(f"{name}_")]
+        for meant in get_close_matches(name, begun or ours, 1, 0 if begun else _CLOSE):
+            yield Finding("variables", True, f"{variable} is no setting: is {meant} meant?", warns=True)
 
 
 def findings(settings: Settings, fetch: Callable[[Identity, Call], Fetched]) -> Iterator[Finding]:
@@ -33,6 +52,14 @@ def findings(settings: Settings, fetch: Callable[[Identity, Call], Fetched]) -> 
     yield Finding("callers", True, f"{named} may call")
     networks = len(settings.allowed_networks)
     yield Finding("networks", True, f"{networks} may call" if networks else "all may call, ALLOWED_NETWORKS is empty")
+    if settings.response_deadline_seconds >= _BRAZES_PATIENCE_SECONDS:
+        yield Finding(
+            "deadline",
+            True,
+            f"an answer may take {settings.response_deadline_seconds:.10g} s, and Braze gives up at "
+            f"{_BRAZES_PATIENCE_SECONDS} s: set it lower, e.g. RESPONSE_DEADLINE_SECONDS=1.5",
+            warns=True,
+        )
 
     if settings.redis_url is not None:
         yield _redis(settings.redis_url, verify=settings.redis_tls_verify)

@@ -9,7 +9,7 @@ import click
 
 from proxy import __version__
 from proxy.app import amplitude
-from proxy.check import findings
+from proxy.check import Finding, findings, misspelt
 from proxy.demo import demo, sandbox
 from proxy.forget import forget
 from proxy.keys import BadEntry, entry, generate
@@ -52,6 +52,8 @@ def new_key(name: str) -> None:
 @main.command()
 def check() -> None:
     """Say point by point what is right or wrong with the settings and with Amplitude. Makes one call."""
+    for finding in misspelt(os.environ):
+        _say(finding)
     try:
         settings = Settings.from_env(os.environ)
     except SettingsError as error:
@@ -62,10 +64,14 @@ def check() -> None:
     silence_http_library()
     right = True
     for finding in findings(settings, amplitude(settings).fetch):
-        mark = {True: "ok", False: "wrong", None: "?"}[finding.right]
-        click.echo(f"{mark:7}{finding.point}: {finding.text}")
+        _say(finding)
         right = right and finding.right is True
     sys.exit(0 if right else 1)
+
+
+def _say(finding: Finding) -> None:
+    mark = "warn" if finding.warns else {True: "ok", False: "wrong", None: "?"}[finding.right]
+    click.echo(f"{mark:7}{finding.point}: {finding.text}")
 
 
 @main.command("plan")

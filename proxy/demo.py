@@ -227,6 +227,8 @@ def _describe_sandbox(emulated: Sandbox) -> None:
     click.echo(f"  curl -s -X DELETE {emulated.url}/sandbox/fault")
     click.echo(f"  kinds: {', '.join(get_args(FaultKind))}")
     click.echo("  (after quota, a 429, the service stands back for a minute)")
+    click.echo("  (drip-headers, drip-body and bad-header befall who is known: try user_id=user-9;")
+    click.echo("  of bad-header no trace is meant to be seen, for the service reads past it)")
 
 
 def _told_to_stop() -> threading.Event:

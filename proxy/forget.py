@@ -14,7 +14,7 @@ from proxy.braze.exchange import Request
 from proxy.keys import entry, generate
 from proxy.parts import Identity
 from proxy.planning import counted
-from proxy.preview import NoService, asked_for, running_service
+from proxy.preview import NoService, asked_for, let_in, running_service
 from proxy.settings import Settings, SettingsError
 from proxy.shared import Gone
 from proxy.telemetry import silence_http_library
@@ -59,7 +59,7 @@ def forget(users: tuple[str, ...], devices: tuple[str, ...], url: str | None, cr
 
 def _through(url: str, credentials: str) -> Callable[[Identity], int]:
     name, _, secret = credentials.partition(":")
-    ask = running_service(url, name, secret)
+    ask = let_in(running_service(url, name, secret), "FORGET_CREDENTIALS")
 
     def forget_one(ids: Identity) -> int:
         query = urlencode({key: value for key, value in ids._asdict().items() if value is not None})

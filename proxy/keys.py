@@ -18,7 +18,11 @@ _HASHED = re.compile(r"sha256\$([0-9a-fA-F]{64})\Z")
 
 
 class BadEntry(ValueError):
-    """An entry of PROXY_API_KEYS that cannot be used; the text names the fault and shows no secret."""
+    """Entries of PROXY_API_KEYS that cannot be used; each of `faults` names one and shows no secret."""
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = faults
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -33,13 +37,21 @@ class Key:
 
 
 def parse(entries: str) -> tuple[Key, ...]:
-    """Return the keys in `name:secret,name:sha256$<hex>,...`. Raises BadEntry.
+    """Return the keys in `name:secret,name:sha256$<hex>,...`. Raises BadEntry with every fault.
 
     The same name twice is a rotation: both secrets work.
     """
-    return tuple(
-        _key(number, entry.strip()) for number, entry in enumerate(entries.split(","), start=1) if entry.strip()
-    )
+    found: list[Key] = []
+    faults: list[str] = []
+    for number, entry in enumerate(entries.split(","), start=1):
+        if entry.strip():
+            try:
+                found.append(_key(number, entry.strip()))
+            except BadEntry as fault:
+                faults += fault.faults
+    if faults:
+        raise BadEntry(*faults)
+    return tuple(found)
 
 
 def _key(number: int, entry: str) -> Key:

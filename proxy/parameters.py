@@ -120,7 +120,9 @@ def from_json(body: bytes) -> list[tuple[str, Any]]:
         return dict(found)
 
     def refuse(_: str) -> None:
-        raise BadRequest("the JSON body holds NaN or Infinity, which are not JSON")
+        raise BadRequest(
+            "the JSON body holds NaN or Infinity, which are not JSON: send a number or a text, or leave the key out"
+        )
 
     try:
         document = json.loads(
@@ -160,7 +162,9 @@ def _many(parameter: Parameter, value: Any) -> tuple[str, ...]:
     if len(kept) > MAX_ENTRIES:
         raise BadRequest(f"{parameter.name} has {len(kept)} entries: {MAX_ENTRIES} at most")
     if not parameter.holds_comma and any("," in entry for entry in kept):
-        raise BadRequest(f"{parameter.name} has an entry with a comma, which Amplitude would read as two")
+        raise BadRequest(
+            f"{parameter.name} has an entry with a comma, which Amplitude would read as two: send two entries"
+        )
     if parameter.words and not set(kept) <= set(parameter.words):
         raise BadRequest(f"{parameter.name} has an unknown word: use {', '.join(parameter.words)}")
     return kept
@@ -169,7 +173,13 @@ def _many(parameter: Parameter, value: Any) -> tuple[str, ...]:
 def _clean(parameter: Parameter, text: str) -> str:
     text = str(text).strip()
     if len(text) > MAX_LENGTH:
-        raise BadRequest(f"{parameter.name} is too long: {MAX_LENGTH} characters at most")
-    if not text.isprintable() and _UNSPEAKABLE.search(text):
-        raise BadRequest(f"{parameter.name} holds a control character or is not valid Unicode: escape or remove it")
+        raise BadRequest(f"{_named(parameter)} is too long: {MAX_LENGTH} characters at most")
+    if not text.isprintable() and (found := _UNSPEAKABLE.search(text)):
+        if found[0] >= "\ud800":
+            raise BadRequest(f"{_named(parameter)} is not valid Unicode: encode it as UTF-8")
+        raise BadRequest(f"{_named(parameter)} holds a control character: remove it")
     return text
+
+
+def _named(parameter: Parameter) -> str:
+    return f"an entry of {parameter.name}" if parameter.many else parameter.name

@@ -34,6 +34,10 @@ class NoService(Exception):
     """The service to be asked is not there, or its address is none. Says what to mend."""
 
 
+class TurnedAway(NoService):
+    """What is there takes no question from here; asking it again would not help."""
+
+
 def own_service(environ: Mapping[str, str]) -> Ask:
     """Return what asks a service in this process, with the settings of `environ` and a key of its own.
 
@@ -94,7 +98,36 @@ def running_service(url: str, name: str, secret: str, *, monotonic: Callable[[],
     return ask
 
 
+def let_in(ask: Ask, variable: str) -> Ask:
+    """Return `ask`, which raises TurnedAway when we may not ask, or ask another service: nothing is judged by that.
+
+    `variable` may hold the credentials too.
+    """
+
+    def asked(request: Request) -> Answer:
+        answer = ask(request)
+        if answer.status == 401:
+            raise TurnedAway(
+                "the service refuses these credentials (401): give name and secret of an entry of its keys, "
+                f"by --credentials or {variable}"
+            )
+        if answer.status == 403:
+            raise TurnedAway(
+                "the service does not let this address ask (403): an operator adds it, which the service's log has, "
+                "to ALLOWED_NETWORKS"
+            )
+        if answer.status == 404 or 300 <= answer.status < 400:
+            raise TurnedAway(
+                f"the service answered {answer.status}: it is another service, or something in front of it"
+            )
+        return answer
+
+    return asked
+
+
 def _base(url: str) -> str:
+    if "://" not in url:
+        raise NoService("the URL has no https:// or http:// in front: write https://your-host")
     try:
         parts = urlsplit(url)
         host = parts.hostname
@@ -154,25 +187,11 @@ def preview(
         sys.exit(1)
 
 
-def _let_in(ask: Ask) -> Ask:
-    """Return `ask`, which raises NoService when we may not ask: no message is to be judged by that."""
-
-    def asked(request: Request) -> Answer:
-        answer = ask(request)
-        if answer.status == 401:
-            raise NoService("the service refuses these credentials (401): name and secret of an entry of its keys")
-        if answer.status == 403:
-            raise NoService("the service does not let this address ask (403): it is outside ALLOWED_NETWORKS")
-        return answer
-
-    return asked
-
-
 @contextmanager
 def _service(demo: bool, url: str | None, credentials: str) -> Iterator[Ask]:
     if url:
         name, _, secret = credentials.partition(":")
-        yield _let_in(running_service(url, name, secret))
+        yield let_in(running_service(url, name, secret), "PREVIEW_CREDENTIALS")
     elif demo:
         with Sandbox() as emulated:
             yield own_service({"AMPLITUDE_BASE_URL": emulated.url, "AMPLITUDE_SECRET_KEY": emulated.secret_key})

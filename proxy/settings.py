@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -27,13 +28,21 @@ class SettingsError(Exception):
 
 
 class _Fault(ValueError):
-    pass
+    def __init__(self, *faults: str) -> None:
+        super().__init__(*faults)
+        self.faults = faults
 
 
 def _text(value: str) -> str:
     if not value.isprintable() or not value.isascii() or " " in value:
         raise _Fault("holds a space or another character that no key has: was it pasted whole?")
     return value
+
+
+def _api_key(value: str) -> str:
+    if ":" in value:
+        raise _Fault("holds a colon, where Basic would cut it in two: is the secret key pasted behind it?")
+    return _text(value)
 
 
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]+")
@@ -69,9 +78,9 @@ def _number(low: float, high: float) -> Callable[[str], float]:
         try:
             number = float(value)
         except ValueError:
-            raise _Fault("is not a number") from None
+            number = math.nan
         if not low <= number <= high:
-            raise _Fault(f"must be from {low:.10g} to {high:.10g}")
+            raise _Fault(f"must be a number from {low:.10g} to {high:.10g}")
         return number
 
     return read
@@ -79,10 +88,8 @@ def _number(low: float, high: float) -> Callable[[str], float]:
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
     def read(value: str) -> int:
-        if not (value.isascii() and value.isdigit()):
-            raise _Fault("is not a whole number")
-        if len(value) > 12 or not low <= int(value) <= high:
-            raise _Fault(f"must be from {low} to {high}")
+        if not (value.isascii() and value.isdigit()) or len(value) > 12 or not low <= int(value) <= high:
+            raise _Fault(f"must be a whole number from {low} to {high}")
         return int(value)
 
     return read
@@ -100,11 +107,17 @@ def _along(value: str) -> tuple[Part, ...]:
 
 
 def _networks(value: str) -> tuple[Network, ...]:
-    try:
-        # 52.58.142.7/24 is what a form may show for 52.58.142.0/24, and means nothing else.
-        networks = [ipaddress.ip_network(one.strip(), strict=False) for one in value.split(",") if one.strip()]
-    except ValueError:
-        raise _Fault("has an entry that is not an address or a network in CIDR notation") from None
+    networks: list[Network] = []
+    faults: list[str] = []
+    for number, one in enumerate(value.split(","), start=1):
+        if one.strip():
+            try:
+                # 52.58.142.7/24 is what a form may show for 52.58.142.0/24, and means nothing else.
+                networks.append(ipaddress.ip_network(one.strip(), strict=False))
+            except ValueError:
+                faults.append(f"entry {number} is not an address or a network in CIDR notation")
+    if faults:
+        raise _Fault(*faults)
     if not networks:
         raise _Fault("holds no network")
     return tuple(networks)
@@ -113,8 +126,8 @@ def _networks(value: str) -> tuple[Network, ...]:
 def _keys(value: str) -> tuple[Key, ...]:
     try:
         keys = parse_keys(value)
-    except BadEntry as fault:
-        raise _Fault(str(fault)) from None
+    except BadEntry as bad:
+        raise _Fault(*bad.faults) from None
     if not keys:
         raise _Fault("holds no entry")
     return keys
@@ -129,8 +142,8 @@ def _brazes_key(value: str) -> tuple[Key, ...]:
 def _names(value: str) -> tuple[Alias, ...]:
     try:
         return parse_aliases(value)
-    except BadAlias as fault:
-        raise _Fault(str(fault)) from None
+    except BadAlias as bad:
+        raise _Fault(*bad.faults) from None
 
 
 def _redis_url(value: str) -> str:
@@ -174,7 +187,7 @@ class Settings:
         _text, "the project's secret key", "0123456789abcdef0123456789abcdef", secret=True
     )
     amplitude_api_key: str | None = _setting(
-        _text,
+        _api_key,
         "when set, Basic `api_key:secret_key` is sent instead of `Api-Key <secret>`",
         "fedcba9876543210fedcba9876543210",
         default=None,
@@ -307,8 +320,8 @@ class Settings:
                 continue
             try:
                 values[one.name] = one.metadata["read"](text.strip())
-            except _Fault as fault:
-                faults.append(f"{variable} {fault}, e.g. {variable}={one.metadata['example']}")
+            except _Fault as wrong:
+                faults += [f"{variable} {fault}, e.g. {variable}={one.metadata['example']}" for fault in wrong.faults]
         if faults:
             raise SettingsError(faults)
         return cls(**values)

@@ -16,7 +16,7 @@ from proxy.cohorts import Cohorts, NotDownloaded
 from proxy.keys import entry, generate
 from proxy.parts import SECTIONS
 from proxy.planning import Plan, counted, spoken
-from proxy.preview import NoService, asked_for, own_application, running_service
+from proxy.preview import NoService, asked_for, let_in, own_application, running_service
 from proxy.settings import Settings, SettingsError
 from proxy.shared import Gone
 from proxy.telemetry import silence_http_library
@@ -26,6 +26,7 @@ from proxy.web.context import installed
 
 CONNECTIONS = 16
 _LISTED = 20
+_NEEDED = {"recommendations": "rec_id", "propensities": "prediction_id"}
 _LOST = "Redis does not answer: what is fetched now would be lost"
 
 quota_option = click.option(
@@ -101,6 +102,9 @@ def warm(
             "each recommendation that is fetched logs an exposure in Amplitude for that user, whether or not the "
             "message is ever sent, and spoils what it measures; with --log-exposures they are fetched all the same"
         )
+    for section, needed in _NEEDED.items():
+        if section in sections and not narrowed[needed].strip(" ,"):
+            raise click.UsageError(f"--include {section} needs --{needed.replace('_', '-')}: name one or more")
     cohort = (cohort or "").strip()
     if (users is None) is not bool(cohort) or (column and cohort):
         raise click.UsageError("who? Give USERS, a file or - for standard input, or --cohort, and not both")
@@ -109,15 +113,15 @@ def warm(
     question = {"include": ",".join(sections), "on_error": "retry"} | {k: v for k, v in narrowed.items() if v}
     # Properties and computations come in one field of Amplitude's answer, so never in one call.
     calls_a_user = 2 if {"properties", "computations"} <= set(sections) else 1
-    audience = Audience()
+    audience, listing = Audience(), _Listing()
     click.get_current_context().call_on_close(audience.close)
     try:
         # Before a download, of which Amplitude allows only so many.
         asks, lost = _service(url, credentials)
         if users is not None:
-            audience.add(_listed(read(users, column)))
+            audience.add(listing.readable(read(users, column)))
         else:
-            _download(cohort, api_key, audience)
+            _download(cohort, api_key, audience, listing)
         if not len(audience):
             raise click.ClickException("nobody is named there")
         plan = Plan(len(audience), calls_a_user, quota, share / 100)
@@ -129,17 +133,22 @@ def warm(
         count = warmer.run(audience, len(audience))
     except (NoService, NoColumn, NoRoom, NotDownloaded, SettingsError) as error:
         raise click.ClickException(str(error)) from None
-    _summarise(count)
+    _summarise(count, listing.unreadable)
     if warmer.stopped_by is not None:
         click.echo(f"{warmer.stopped_by}; what was fetched in the last seconds may be lost too")
-    if count.failed or count.left or warmer.stopped_by is not None:
+    missing = bool(count.failed or count.left or warmer.stopped_by is not None)
+    if missing and (count.through or warmer.refused is None):  # who was refused at once would be so again
         click.echo(f"run it again with the same {'cohort' if cohort else 'file'}: who is warm is passed over")
-        if warmer.refused is not None:
-            raise click.ClickException(str(warmer.refused))
+    elif listing.unreadable and not missing and not cohort:
+        them = "it" if listing.unreadable == 1 else "them"
+        click.echo(f"mend {them}, and run it again: who is warm is passed over")
+    if warmer.refused is not None:
+        raise click.ClickException(str(warmer.refused))
+    if missing or listing.unreadable:
         sys.exit(1)
 
 
-def _summarise(count: Count) -> None:
+def _summarise(count: Count, unreadable: int) -> None:
     click.echo(
         f"{count.done:,} done, {count.fresh:,} fresh already, {count.unknown:,} unknown to Amplitude, "
         f"{count.failed:,} failed, {count.left:,} not asked; {counted(count.calls, 'call')}"
@@ -148,6 +157,8 @@ def _summarise(count: Count) -> None:
         click.echo("who is unknown is believed to be so for CACHE_NEGATIVE_SECONDS only, and then asked about again")
     for word, times in sorted(count.why.items()):
         click.echo(f"failed: {word}, {counted(times, 'time')}")
+    if unreadable:
+        click.echo(f"{counted(unreadable, 'line')} could not be read: nobody there was asked about")
 
 
 def _tell(line: str) -> None:
@@ -161,8 +172,9 @@ def _service(url: str | None, credentials: str) -> tuple[list[Ask], Callable[[],
     """
     if url:
         name, _, secret = credentials.partition(":")
-        asks = [running_service(url, name, secret) for _ in range(CONNECTIONS)]
+        asks = [let_in(running_service(url, name, secret), "WARM_CREDENTIALS") for _ in range(CONNECTIONS)]
         beside = running_service(url, name, secret)
+        beside(Request("GET", "/healthz"))  # or everybody would be tried at a URL where nothing is
         return asks, lambda: _redis_of(beside)
     if not os.environ.get("REDIS_URL", "").strip():
         raise NoService("no REDIS_URL: a service without Redis keeps what it knows to itself; give its --url")
@@ -186,28 +198,37 @@ def _redis_of(ask: Ask) -> str | None:
     return f"the service has lost its Redis, says its /readyz. {_LOST}" if gone else None
 
 
-def _listed(rows: Iterable[Row]) -> Iterator[str]:
-    """Yield the readable rows' ids, and tell of the other rows."""
-    more = []
-    unreadable = 0
-    for row in rows:
-        if not row.fault:
-            yield row.user_id
-            continue
-        unreadable += 1
-        if unreadable <= _LISTED:
-            _tell(f"line {row.line}: {row.fault}")
-        else:
-            more.append(str(row.line))
-    if more:
-        _tell(f"and so {'is line' if len(more) == 1 else 'are lines'} {', '.join(more)}")
+class _Listing:
+    """Who is named in lines, and how many lines could not be read; one that names nobody is none of those."""
+
+    def __init__(self) -> None:
+        self.unreadable = 0
+
+    def readable(self, rows: Iterable[Row]) -> Iterator[str]:
+        """Yield the readable rows' ids, tell of the other rows, and count them anew."""
+        self.unreadable = 0
+        more = []
+        told = 0
+        for row in rows:
+            if not row.fault:
+                yield row.user_id
+                continue
+            self.unreadable += not row.blank
+            told += 1
+            if told <= _LISTED:
+                _tell(f"line {row.line}: {row.fault}")
+            else:
+                more.append(str(row.line))
+        if more:
+            _tell(f"and so {'is line' if len(more) == 1 else 'are lines'} {', '.join(more)}")
 
 
-def _download(cohort: str, api_key: str | None, audience: Audience) -> None:
+def _download(cohort: str, api_key: str | None, audience: Audience, listing: _Listing) -> None:
     """Put the members of a cohort into `audience`."""
     # Of the settings it is only about Amplitude's, whatever else is set or missing.
-    settings = Settings.from_env({**os.environ, "PROXY_API_KEYS": entry("warm", generate())})
-    if not api_key:
+    ours = {"PROXY_API_KEYS": entry("warm", generate()), "AMPLITUDE_API_KEY": api_key or ""}
+    settings = Settings.from_env({**os.environ, **ours})
+    if not settings.amplitude_api_key:
         raise NotDownloaded(
             "cohorts are downloaded with the project's API key too: give it by --api-key, or set AMPLITUDE_API_KEY"
         )
@@ -217,7 +238,7 @@ def _download(cohort: str, api_key: str | None, audience: Audience) -> None:
         nonlocal blank
         blank = 0
         audience.clear()
-        audience.add(_listed(named(rows)))
+        audience.add(listing.readable(named(rows)))
 
     def named(rows: Iterator[Row]) -> Iterator[Row]:
         nonlocal blank
@@ -226,6 +247,7 @@ def _download(cohort: str, api_key: str | None, audience: Audience) -> None:
             if not row.blank:
                 yield row
 
-    Cohorts(settings.amplitude_cohorts_url, api_key, settings.amplitude_secret_key, tell=_tell).download(cohort, take)
+    keys = settings.amplitude_api_key, settings.amplitude_secret_key
+    Cohorts(settings.amplitude_cohorts_url, *keys, tell=_tell).download(cohort, take)
     if blank:
         _tell(f"{counted(blank, 'member')} without a user id passed over")

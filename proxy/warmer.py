@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from proxy.braze.exchange import Answer, Ask, Request
-from proxy.preview import NoService
+from proxy.preview import NoService, TurnedAway
 from proxy.warming import Count, Pacer
 
 _TELL_SECONDS = 5.0
@@ -133,6 +133,7 @@ class Warmer:
         return self._back.popleft() if self._back else None
 
     def _asked(self, ask: Ask, user: str) -> Answer | None:
+        """Return the answer about `user`; None when there is none from the service. Raises Refused."""
         request = Request(
             "POST",
             "/v1/profile",
@@ -142,6 +143,8 @@ class Warmer:
         )
         try:
             answer = ask(request)
+        except TurnedAway as error:
+            raise Refused(str(error)) from None
         except NoService:
             self._pacer.cost(0)
             return None

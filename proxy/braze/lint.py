@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
 
 from proxy.braze import tag
 from proxy.braze.branches import aborts_against_retry
 from proxy.braze.exchange import Finding
 from proxy.braze.expressions import condition_findings, name_findings
 from proxy.braze.source import Markup, attributes, markups
+from proxy.drop_in import DROP_IN
+from proxy.parts import SECTIONS
+from proxy.query import parameters_of
 
 _ESCAPED = re.compile(r"\|\s*(?:url_param_escape|url_encode)\b")
 _OUTPUT = re.compile(r"\{\{(.*?)\}\}(?!\})", re.DOTALL)
+_PARAMETERS: Mapping[str, tuple[str, ...]] = {
+    name: tuple(one.name for one in known)
+    for name, known in (
+        *((section, parameters_of(section)) for section in SECTIONS),
+        ("profile", parameters_of(None)),
+        ("userprofile", DROP_IN),
+    )
+}
+_SHOWN = 80
+"""Characters of what is written that are repeated."""
+_CLOSE = 0.65
+"""As difflib counts: `key` is meant to be `keys`, but `cb` nothing that a route takes."""
 _KNOWN = frozenset({("", "user_id"), ("most_recently_used_device", "id"), ("targeted_device", "id")})
 
 
@@ -111,9 +127,27 @@ def _half_retry(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
         )
 
 
+def _unknown_parameters(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
+    # What Liquid writes shows only when it is rendered, and may hold an & of its own.
+    url, body = (_OUTPUT.sub("{}", text) for text in (written.url, written.options.get("body", "")))
+    route = tag.route(url)
+    known = _PARAMETERS.get(route or "", ())
+    for name in tag.parameters(url, body if written.method == "POST" else ""):
+        if not known or name in known or "{}" in name:
+            continue
+        meant = get_close_matches(name.lower(), known, 1, _CLOSE)
+        yield Finding(
+            markup.line,
+            "unknown-parameter",
+            f"{name[:_SHOWN]} is no parameter of /v1/{route}, and is ignored",
+            f"write {meant[0]}" if meant else f"remove it, where it is no cache-buster; there are {', '.join(known)}",
+            level="fault" if meant else "note",
+        )
+
+
 def _unknown_options(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
     if written.unknown:
-        words = " ".join(written.unknown)[:80]
+        words = " ".join(written.unknown)[:_SHOWN]
         known = ", ".join(f":{name}" for name in sorted(tag.FLAGS | tag.VALUED))
         yield Finding(markup.line, "unknown-option", f"{words} is no option of the tag", f"the options are {known}")
     if written.method not in ("GET", "POST"):
@@ -154,6 +188,7 @@ _TAG_RULES: tuple[Callable[[Markup, tag.Tag], Iterator[Finding]], ...] = (
     _without_credentials,
     _cached_post,
     _half_retry,
+    _unknown_parameters,
     _unknown_options,
     _exposure,
 )

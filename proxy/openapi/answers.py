@@ -116,8 +116,17 @@ SHARED: Mapping[str, Schema] = {
         "no valid credentials: send Basic (name and secret), Authorization: Bearer or Api-Key, or X-API-Key",
         "WWW-Authenticate",
     ),
-    "Forbidden": problem(403, "Forbidden", "this address may not call: it is outside ALLOWED_NETWORKS"),
-    "NotFound": problem(404, "Not Found", "there is nothing here; the data routes are under /v1/"),
+    "Forbidden": problem(
+        403,
+        "Forbidden",
+        "this address may not call: the log has it, and an operator adds it to ALLOWED_NETWORKS if it is to",
+    ),
+    "NotFound": problem(
+        404,
+        "Not Found",
+        "there is nothing here: the data routes are /v1/recommendations, /v1/properties, /v1/cohorts, "
+        "/v1/computations, /v1/propensities, /v1/profile, /v1/userprofile; all routes are on /docs",
+    ),
     "MethodNotAllowed": problem(
         405, "Method Not Allowed", "this route does not take that method; Allow names those it takes", "Allow"
     ),

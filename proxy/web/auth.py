@@ -20,6 +20,7 @@ def refusals(monotonic: Callable[[], float]) -> OncePerMinute:
 
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_ELSEWHERE = "this address may not call: the log has it, and an operator adds it to ALLOWED_NETWORKS if it is to"
 
 
 def admit() -> None:
@@ -60,7 +61,7 @@ def _require_network(networks: Iterable[IPv4Network | IPv6Network]) -> None:
     address = _caller_address()
     if address is None or not any(address in network for network in networks):
         _note("address")
-        raise Forbidden("this address may not call: it is outside ALLOWED_NETWORKS")
+        raise Forbidden(_ELSEWHERE)
 
 
 def _note(why: str) -> None:

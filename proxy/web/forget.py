@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify, request
 
-from proxy.query import parse_forgetting
+from proxy.errors import BadRequest
+from proxy.query import FORGETTING, parse_forgetting
 from proxy.shared import Gone
 from proxy.web.auth import admit
 from proxy.web.context import services
@@ -18,7 +19,10 @@ blueprint.before_request(admit)
 @blueprint.delete("/profile", provide_automatic_options=False)
 def forget() -> Response:
     """Forget what is kept about a user, in every process, and say how much that was."""
-    meant = parse_forgetting(pairs_of(request.query_string, "the URL"))
+    given = pairs_of(request.query_string, "the URL")
+    if not {name for name, _ in given} & {parameter.name for parameter in FORGETTING}:
+        raise BadRequest("no user: send user_id or device_id, e.g. user_id=12345")
+    meant = parse_forgetting(given)
     try:
         forgot = services().forgetting.forget(meant)
     except Gone:

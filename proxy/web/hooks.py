@@ -13,6 +13,7 @@ from flask.ctx import _AppCtxGlobals
 from werkzeug.exceptions import HTTPException, InternalServerError
 
 from proxy.errors import Refused
+from proxy.parts import SECTIONS
 from proxy.telemetry import request_id
 from proxy.web.context import services
 from proxy.web.written import Written
@@ -111,7 +112,8 @@ def _http_error(error: HTTPException) -> Response:
 
 
 _DETAILS = {
-    404: "there is nothing here; the data routes are under /v1/",
+    404: "there is nothing here: the data routes are "
+    f"{', '.join(f'/v1/{name}' for name in (*SECTIONS, 'profile', 'userprofile'))}; all routes are on /docs",
     405: "this route does not take that method; Allow names those it takes",
     413: "the body is too large: 16 KiB at most",
     415: "the body is of another type: send application/x-www-form-urlencoded or application/json",

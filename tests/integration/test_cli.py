@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from proxy import __version__
 from proxy.keys import KeyRing, parse
 from proxy.sandbox.faults import Fault
+from proxy.sandbox.population import find
 from proxy.sandbox.server import Sandbox
 from tests.conftest import ROOT, free_port
 from tests.redis_server import RedisServer
@@ -91,6 +92,12 @@ def test_a_command_that_does_not_exist_says_which_do() -> None:
 
 def checked(sandbox: Sandbox, **variables: str) -> tuple[int, list[str]]:
     """Run `check` in front of `sandbox`; return its exit code and the mark of each point."""
+    code, lines = check(sandbox, **variables)
+    return code, [" ".join(line.split(":")[0].split()) for line in lines]
+
+
+def check(sandbox: Sandbox, **variables: str) -> tuple[int, list[str]]:
+    """Run `check` in front of `sandbox`; return its exit code and its lines."""
     env = {
         "AMPLITUDE_BASE_URL": sandbox.url,
         "AMPLITUDE_SECRET_KEY": sandbox.secret_key,
@@ -107,7 +114,7 @@ def checked(sandbox: Sandbox, **variables: str) -> tuple[int, list[str]]:
     )
     assert "Traceback" not in ended.stderr
     assert sandbox.secret_key not in ended.stdout
-    return ended.returncode, [" ".join(line.split(":")[0].split()) for line in ended.stdout.splitlines()]
+    return ended.returncode, ended.stdout.splitlines()
 
 
 def test_check_says_point_by_point_what_is_right_and_spends_one_call(sandbox: Sandbox) -> None:
@@ -129,6 +136,30 @@ def test_check_says_what_is_wrong(sandbox: Sandbox) -> None:
     code, points = checked(sandbox, PROXY_API_KEYS="", CACHE_MAX_MB="x")
     assert code == 1
     assert [point.split()[:2] for point in points] == [["wrong", "PROXY_API_KEYS"], ["wrong", "CACHE_MAX_MB"]]
+
+
+def test_check_warns_of_what_braze_will_not_wait_for_and_of_misspelt_variables(sandbox: Sandbox) -> None:
+    misspelt = {"CACHE_FRESH_SECOND": "a-value", "AMPLITUDE_TIMEOUT": "a-value", "cache_max_mb": "a-value"}
+    others = {"REDIS_TLS_URL": "rediss://host", "CACHE_DIR": "/var/cache", "NAME": "host", "PREVIEW_CREDENTIALS": "a:b"}
+    code, lines = check(sandbox, RESPONSE_DEADLINE_SECONDS="2", **misspelt, **others)
+    assert code == 0
+    warned = [line for line in lines if line.startswith("warn ")]
+    assert len(warned) == 4, lines
+    for told in (
+        "AMPLITUDE_TIMEOUT is no setting: is AMPLITUDE_TIMEOUT_SECONDS meant?",
+        "CACHE_FRESH_SECOND is no setting: is CACHE_FRESH_SECONDS meant?",
+        "cache_max_mb is no setting: is CACHE_MAX_MB meant?",
+        "Braze gives up at 2 s: set it lower, e.g. RESPONSE_DEADLINE_SECONDS=1.5",
+    ):
+        assert any(told in line for line in warned), warned
+    assert "a-value" not in "".join(lines)
+
+
+def test_check_warns_of_a_misspelt_variable_also_where_a_setting_is_missing(sandbox: Sandbox) -> None:
+    code, lines = check(sandbox, AMPLITUDE_SECRET_KEY="", AMPLITUDE_SECRETKEY="a-value")
+    assert code == 1
+    assert [line.split()[:2] for line in lines] == [["warn", "variables:"], ["wrong", "AMPLITUDE_SECRET_KEY"]]
+    assert "is AMPLITUDE_SECRET_KEY meant?" in lines[0]
 
 
 def test_demo_prints_curl_lines_that_work_and_ends_with_ctrl_c() -> None:
@@ -163,6 +194,8 @@ def test_demo_prints_curl_lines_that_work_and_ends_with_ctrl_c() -> None:
         assert len(tags) == len(asked)
         addresses = set(re.findall(r"http://127\.0\.0\.1:\d+", printed))
         assert len(addresses) == 2
+        assert "drip-headers, drip-body and bad-header befall who is known: try user_id=user-9" in printed
+        assert find("user-9", None), "somebody unknown shows none of them"
         for page in ("/playground", "/docs", "/status"):
             assert f"http://127.0.0.1:{port}{page} " in printed
         process.send_signal(signal.SIGINT)

@@ -52,6 +52,7 @@ def test_a_running_service_is_asked_with_credentials(service: Service) -> None:
     ended = preview(RECS, "--user", "ava", "--url", service.url, "--credentials", "braze:wrong")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.startswith("Error: the service refuses these credentials (401)")
+    assert "by --credentials or PREVIEW_CREDENTIALS" in ended.stderr
 
 
 def test_a_message_from_standard_input_that_aborts_is_not_sent() -> None:
@@ -66,6 +67,8 @@ def test_a_message_from_standard_input_that_aborts_is_not_sent() -> None:
         (["-"], 1, "AMPLITUDE_SECRET_KEY is missing"),
         (["-", "--demo", "--url", "https://h"], 2, "exclude each other"),
         (["-", "--url", "http://example.com", "--credentials", "a:b"], 1, "must be https"),
+        (["-", "--url", "localhost:8000", "--credentials", "a:b"], 1, "no https:// or http:// in front"),
+        (["-", "--url", "your-host", "--credentials", "a:b"], 1, "no https:// or http:// in front"),
         (["-", "--url", "ftp://example.com", "--credentials", "a:b"], 1, "https://your-host"),
         (["-", "--url", "https://a:b@example.com", "--credentials", "a:b"], 1, "https://your-host"),
         (["nowhere.liquid"], 2, "No such file"),
@@ -83,6 +86,12 @@ def test_a_service_that_is_not_there_is_said_so() -> None:
     assert ended.returncode == 1
     assert f"{url} gives no answer" in ended.stderr
     assert SECRET not in ended.stderr
+
+
+def test_another_service_is_said_to_be_one_and_no_message_is_judged_by_it(sandbox: Sandbox) -> None:
+    ended = preview(RECS, "--user", "ava", "--url", sandbox.url, "--credentials", f"braze:{SECRET}")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "answered 404: it is another service, or something in front of it" in ended.stderr
 
 
 def test_a_file_that_is_not_utf_8_is_said_so(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from proxy.sandbox.faults import Fault
 from proxy.sandbox.server import Sandbox
 from tests.balancer import balancer
 from tests.command import environment, run
-from tests.conftest import ROOT, SECRET, Service
+from tests.conftest import ROOT, SECRET, Service, free_port
 from tests.redis_server import RedisServer
 
 CREDENTIALS = f"braze:{SECRET}"
@@ -79,7 +79,9 @@ def test_everybody_is_warm_after_it_and_passed_over_the_second_time(target: Serv
     with users.open("a") as more:
         more.write("nobody-here\n\nbad\x01id\nuser-1000\n")
     ended = warm(target, users)
-    assert ended.returncode == 0
+    assert ended.returncode == 1, "somebody in the file was not fetched"
+    assert "1 line could not be read: nobody there was asked about" in ended.stdout
+    assert "mend it, and run it again: who is warm is passed over" in ended.stdout
     assert "61 users, 61 calls at 9,600 a minute: 1 min" in ended.stderr
     assert "line 63: user_id holds a control character" in ended.stderr
     assert "0 fresh already" in ended.stdout
@@ -91,12 +93,17 @@ def test_everybody_is_warm_after_it_and_passed_over_the_second_time(target: Serv
     again = warm(target, users)
     assert "0 done" in again.stdout
     assert target.sandbox.report()["calls"] - 61 < 10, "only who is unknown is asked about again"
+    users.write_text("\n".join(line for line in users.read_text().splitlines() if line != "bad\x01id"))
+    assert warm(target, users).returncode == 0
 
 
 def test_a_column_of_a_table_on_standard_input_is_read(target: Service) -> None:
     target.sandbox.reset()
     ended = warm(target, "-", "--column", "id", given="\ufeffid,name\nava,A\nben,B\n")
     assert (ended.returncode, ended.stdout.partition(",")[0]) == (0, "2 done")
+    ended = warm(target, "-", "--column", "id", given="id,name\nava,A\n,B\n")
+    assert ended.returncode == 0, "a row without an id is nobody"
+    assert "could not be read" not in ended.stdout
     ended = warm(target, "-", "--column", "user", given="id\nava\n")
     assert ended.returncode == 1
     assert "no column 'user'" in ended.stderr
@@ -121,6 +128,7 @@ def test_a_cohort_that_cannot_be_had_ends_it_with_what_to_mend(target: Service, 
         (("--cohort", "nowhere"), "Amplitude has no cohort 'nowhere'"),
         (("--cohort", "vip", "--api-key", "wrong"), "Amplitude says 401"),
         (("--cohort", "vip", "--api-key", ""), "give it by --api-key"),
+        (("--cohort", "vip", "--api-key", "key:secret"), "AMPLITUDE_API_KEY holds a colon"),
         (("--cohort", "vip", "--column", "user_id"), "not both"),
         (("--cohort", " "), "who?"),
         ((), "who?"),
@@ -304,7 +312,7 @@ def test_refused_half_way_it_says_how_far_it_came(target: Service, tmp_path: Pat
     with balancer(target.url, lambda number: 403 if number > 20 else None) as url:
         ended = warm(target, crowd(tmp_path, 76_000, 60), "--url", url)
     assert ended.returncode == 1
-    assert "answered 403" in ended.stderr
+    assert "does not let this address ask (403)" in ended.stderr
     assert f"; {target.sandbox.report()['calls']} calls" in ended.stdout
     assert "0 failed, 40 not asked" in ended.stdout
     assert "run it again with the same file: who is warm is passed over" in ended.stdout
@@ -328,10 +336,38 @@ def test_a_mistake_ends_it_at_once_and_says_what_to_mend(target: Service, tmp_pa
     users = crowd(tmp_path, 50_000, 3)
     for arguments, told in (
         (("--include", "wishes"), "--include takes"),
-        (("--include", "propensities"), "answered 400: prediction_id is missing"),
-        (("--credentials", "braze:wrong-secret-of-a-test"), "answered 401"),
+        (("--include", "propensities"), "--include propensities needs --prediction-id"),
+        (("--include", "recommendations", "--log-exposures", "--rec-id", " ,"), "recommendations needs --rec-id"),
+        (("--include", "propensities", "--prediction-id", "a", "--propensity-type", "b"), "answered 400: propensity_t"),
+        (("--credentials", "braze:wrong-secret-of-a-test"), "refuses these credentials (401)"),
+        (("--credentials", "braze:wrong-secret-of-a-test"), "by --credentials or WARM_CREDENTIALS"),
+        (("--url", "localhost:8000"), "no https:// or http:// in front"),
     ):
         ended = warm(target, users, *arguments)
         assert ended.returncode != 0
         assert told in ended.stderr
+        assert "run it again" not in ended.stdout
     assert "nobody is named" in warm(target, "-", given="\n").stderr
+
+
+def test_an_option_that_is_missing_is_told_before_anybody_is_read() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "proxy", "warm", "-", "--include", "propensities"],
+        cwd=ROOT,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    # Nothing is written to it and it stays open: who read it first would wait.
+    assert process.wait(20) == 2
+    process.communicate()
+
+
+def test_a_service_that_is_not_there_is_asked_after_before_anybody_is_asked_about(
+    target: Service, tmp_path: Path
+) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    ended = warm(target, crowd(tmp_path, 1, 3), "--url", url)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert f"{url} gives no answer (ConnectionError): does it run there?" in ended.stderr

@@ -54,6 +54,13 @@ def test_an_entry_that_cannot_be_used_is_named(entries: str, fault: str) -> None
     assert fault in str(raised.value)
 
 
+def test_every_entry_that_cannot_be_used_is_named() -> None:
+    with pytest.raises(BadAlias) as raised:
+        parse("vip=c31,cohorts.gold=c32,cohorts.gold=c33,computations.x=")
+    assert ["(1)" in raised.value.faults[0], "cohorts.gold twice" in raised.value.faults[1]] == [True, True]
+    assert "(4)" in raised.value.faults[2]
+
+
 def test_a_name_asks_for_its_id_and_the_answer_is_keyed_by_what_was_asked() -> None:
     said = {
         "recommendations": [{"rec_id": "abc123", "items": ["shoe"]}, {"rec_id": "other", "items": ["hat"]}],

@@ -72,6 +72,22 @@ CASES = {
         [tag(f"{RECS} :saved recs"), tag(f"{RECS} :method put :save r"), tag(f"{RECS} & more :save r")],
         [tag(f'{RECS} :headers {{"X-A": "b :c", "d": "e"}} :method GET :content_type a/b :no_cache :save r')],
     ),
+    "unknown-parameter": (
+        [tag(f"https://h/v1/properties?user_id={ID}&key=first_name :save p"),
+         tag(f"https://h/v1/properties?user_id={ID}&amp;keys=a :save p"),
+         tag("https://h/v1/cohorts?user_id=1&cb={{ now }} :save c"),
+         tag("https://h/v1/cohorts?user_id=1&keys=a :save c"),
+         tag("https://h/v1/userprofile?user_id=1&get_rec=true :save u"),
+         tag("https://h/v1/profile :method post :body user_id=1&includes=cohorts :save p"),
+         tag('https://h/v1/cohorts :method post :content_type a/json :body {"userid": "{{${user_id}}}"} :save c')],
+        [tag(f"{RECS}&rec_type=model&on_error=default :save r"),
+         tag("https://h/v1/userprofile?user_id=1&get_recs=true&rec_id=a&propensity_type=pct :save u"),
+         tag("https://h/v1/profile?user_id=1&include=cohorts&cohort_id=a&keys=b&comp_id=c :save p"),
+         tag("https://h/v1/cohorts?user_id={{ x | default: 'a&key=b' }} :save c"),
+         tag("https://h/v1/cohorts?{{ name }}=1&user_id=1 :save c"),
+         tag("https://h/v1/cohorts?user_id=1 :body key=a :save c"),
+         tag("https://elsewhere/v2/x?key=a :save c"), tag("https://h/v1/{{ route }}?key=a :save c")],
+    ),
     "exposure": (
         [tag(f"{RECS} :save r"), tag("https://h/v1/profile?include=cohorts,%20recommendations&rec_id=a :save p"),
          tag("https://h/v1/userprofile?user_id=1&rec_id=a :save u"),
@@ -135,6 +151,15 @@ def test_a_fault_is_found_in_its_line_with_a_mend(rule: str, template: str) -> N
 @pytest.mark.parametrize(("rule", "template"), [(rule, one) for rule, (_, right) in CASES.items() for one in right])
 def test_what_is_right_is_not_found_fault_with(rule: str, template: str) -> None:
     assert not found(template, rule)
+
+
+def test_a_parameter_that_is_unknown_is_told_with_the_one_that_is_meant() -> None:
+    (finding,) = found(tag("https://h/v1/properties?user_id=1&key=first_name :save p"), "unknown-parameter")
+    assert "key is no parameter of /v1/properties, and is ignored" in finding.fault
+    assert (finding.mend, finding.level) == ("write keys", "fault")
+    (finding,) = found(tag("https://h/v1/cohorts?user_id=1&cb=7 :save c"), "unknown-parameter")
+    assert finding.level == "note", "it may be there to get past a cache"
+    assert "user_id, device_id, on_error, cohort_id" in finding.mend
 
 
 def test_every_rule_of_the_lint_has_its_cases() -> None:

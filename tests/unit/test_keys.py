@@ -61,6 +61,13 @@ def test_a_hash_whose_dollar_a_shell_ate_is_not_taken_for_a_secret(rest: str) ->
         parse(f"braze:sha256{rest}")
 
 
+def test_every_entry_that_cannot_be_used_is_named() -> None:
+    with pytest.raises(BadEntry) as refused:
+        parse(f"new:123,foo,ok:{PLAIN},bar:sha256$12")
+    assert [fault.split()[1] for fault in refused.value.faults] == ["1", "2", "4"]
+    assert all(fault in str(refused.value) for fault in refused.value.faults)
+
+
 def test_padding_is_allowed_at_the_end() -> None:
     assert ring(f"braze:{PLAIN}==").check(f"{PLAIN}==") == "braze"
 

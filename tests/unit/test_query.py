@@ -101,6 +101,28 @@ def test_a_mistake_is_refused_by_the_name_of_its_parameter(
         ask(section, **given)
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"user_id": "u" * 513}, "user_id is too long: 512 characters at most"),
+        ({"keys": "a," + "b" * 513}, "an entry of keys is too long: 512 characters at most"),
+        ({"user_id": "a%\x00b"}, "user_id holds a control character: remove it"),
+        ({"keys": "a,b\x7fc"}, "an entry of keys holds a control character: remove it"),
+        ({"user_id": "a\ud800b"}, "user_id is not valid Unicode: encode it as UTF-8"),
+        ({"rec_id": ["a,b"]}, "rec_id has an entry with a comma, which Amplitude would read as two: send two entries"),
+    ],
+)
+def test_a_refusal_names_the_entry_and_the_mend(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        ask(None, **({"user_id": "u", "include": "properties,recommendations", "rec_id": "a"} | given))
+    assert refused.value.detail == said
+
+
+def test_what_json_does_not_know_is_refused_with_a_mend() -> None:
+    with pytest.raises(BadRequest, match="not JSON: send a number or a text, or leave the key out"):
+        from_json(b'{"user_id": "u", "cb": NaN}')
+
+
 def test_exactly_512_characters_and_20_entries_are_taken() -> None:
     asked = ask("cohorts", user_id=" " + "é" * 512, cohort_id=",".join(map(str, range(20))) + ",0,,1")
     assert len(asked.wish.cohort_ids) == 20

@@ -77,6 +77,45 @@ def test_a_wrong_value_is_named_and_never_echoed(variable: str, value: str) -> N
         assert value not in fault.split("e.g.")[0]
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("PROXY_API_KEYS", "new:123,foo,ok:0123456789abcdef,bar:12", ["entry 1 (new)", "entry 2 is", "entry 4 (bar)"]),
+        ("ALLOWED_NETWORKS", "10.0.0.0/33,192.0.2.0/24,,example.com", ["entry 1 is not", "entry 4 is not"]),
+        ("NAMES", "vip=c31,cohorts.gold=c32,cohorts.x=", ["has an entry (1)", "has an entry (3)"]),
+    ],
+)
+def test_every_wrong_entry_of_a_list_is_a_fault_of_its_own(variable: str, value: str, told: list[str]) -> None:
+    with pytest.raises(SettingsError) as wrong:
+        Settings.from_env(GOOD | {variable: value})
+    assert len(wrong.value.faults) == len(told)
+    for fault, start in zip(wrong.value.faults, told, strict=True):
+        assert fault.startswith(f"{variable} {start}")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("TRUSTED_PROXY_HOPS", "-1", "must be a whole number from 0 to 10,"),
+        ("BACKLOG_MAX_USERS", "-1", "must be a whole number from 0 to 10000000,"),
+        ("BACKLOG_MAX_USERS", "1e3", "must be a whole number from 0 to 10000000,"),
+        ("PORT", "0", "must be a whole number from 1 to 65535,"),
+        ("CACHE_MAX_MB", "much", "must be a number from 1 to 1048576,"),
+        ("CACHE_MAX_MB", "-5", "must be a number from 1 to 1048576,"),
+    ],
+)
+def test_a_number_that_cannot_be_is_told_its_range(variable: str, value: str, told: str) -> None:
+    with pytest.raises(SettingsError) as wrong:
+        Settings.from_env(GOOD | {variable: value})
+    assert wrong.value.faults[0].startswith(f"{variable} {told}")
+
+
+def test_an_api_key_that_basic_would_cut_in_two_is_refused() -> None:
+    with pytest.raises(SettingsError, match="AMPLITUDE_API_KEY holds a colon") as wrong:
+        Settings.from_env(GOOD | {"AMPLITUDE_API_KEY": "the-api-key:the-secret-key"})
+    assert "the-secret-key" not in str(wrong.value)
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1:8001", "localhost:8001", "[::1]:8001", "127.1.2.3"])
 def test_plain_http_is_for_loopback(host: str) -> None:
     assert Settings.from_env(GOOD | {"AMPLITUDE_BASE_URL": f"http://{host}/"}).amplitude_base_url == f"http://{host}"

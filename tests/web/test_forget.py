@@ -54,6 +54,11 @@ def test_nobody_in_particular_is_a_mistake_and_nothing_is_forgotten(
     assert client.get("/v1/cohorts?user_id=a", headers=caller).headers["X-Amplitude-Calls"] == "0"
 
 
+def test_without_an_id_it_is_said_how_to_name_a_user(client: FlaskClient, caller: dict[str, str]) -> None:
+    detail = client.delete("/v1/profile?user=a", headers=caller).get_json()["detail"]
+    assert detail == "no user: send user_id or device_id, e.g. user_id=12345"
+
+
 def test_forgetting_needs_credentials(client: FlaskClient, caller: dict[str, str]) -> None:
     client.get("/v1/cohorts?user_id=a", headers=caller)
     assert client.delete("/v1/profile?user_id=a").status_code == 401

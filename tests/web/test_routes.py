@@ -7,6 +7,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import EnvironBuilder
 
+from proxy.parts import SECTIONS
+
 ASK = "/v1/cohorts?user_id=ava"
 
 
@@ -22,6 +24,13 @@ def test_a_path_leads_to_the_same_however_often_it_is_asked(
 
     first = asked()
     assert asked() == first == asked()
+
+
+def test_a_path_that_leads_nowhere_is_told_where_others_lead(client: FlaskClient) -> None:
+    detail = client.get("/v1/nonsense").get_json()["detail"]
+    known = {str(rule) for rule in client.application.url_map.iter_rules()}
+    named = {word.strip(",;") for word in detail.split() if word.startswith("/")}
+    assert {*(f"/v1/{section}" for section in SECTIONS), "/v1/profile", "/v1/userprofile", "/docs"} == named <= known
 
 
 @pytest.mark.parametrize("host", ["", "a..b", "x" * 300, "[::1", "proxy.example:8000"])
