@@ -13,7 +13,6 @@ time from the fault's end to the last request that was not answered so.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import signal
@@ -27,6 +26,7 @@ from proxy.sandbox.answers import Documented
 from proxy.sandbox.faults import Fault
 from tests.bench.course import HEAD, PER_MINUTE, Course, hold, hold_to_redis, row
 from tests.bench.load import PATIENCE, table
+from tests.bench.options import command_line
 from tests.bench.processes import SandboxProcess, Service
 from tests.bench.steady import RENEWED, Asked, Load
 from tests.redis_server import RedisServer
@@ -157,8 +157,10 @@ RUNS: dict[str, Callable[[Course, ExitStack], Awaitable[None]]] = {
 
 def main() -> int:
     """Run the faults one after the other, print a table and what was broken, and return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=list(RUNS), action="append", help="only this fault; may be repeated")
+    parser = command_line(__doc__)
+    parser.add_argument(
+        "--only", choices=list(RUNS), action="append", help="only this fault; may be repeated (default: all)"
+    )
     courses = []
     for name in parser.parse_args().only or RUNS:
         print(f"{name}:", file=sys.stderr, flush=True)

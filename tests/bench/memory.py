@@ -10,7 +10,6 @@ memory grew by more than CACHE_MAX_MB and the constant stated here.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import multiprocessing
 import resource
@@ -30,6 +29,7 @@ from proxy.settings import Settings
 from proxy.store import Store
 from proxy.web.context import services
 from tests.bench.load import Connections, table
+from tests.bench.options import command_line
 from tests.bench.processes import SandboxProcess, Service
 from tests.conftest import KEYS, SECRET
 
@@ -84,7 +84,7 @@ def through_the_store(users: int, cache_max_mb: int) -> tuple[list[list[str]], b
     """Return the lines of the table, and whether memory stayed within its bound."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=fill, args=(theirs, users, cache_max_mb))
+    process = context.Process(target=fill, args=(theirs, users, cache_max_mb), daemon=True)
     process.start()
     theirs.close()
     at_rest, at_end, highest, size, kept, profile = ours.recv()
@@ -143,11 +143,11 @@ def over_http(users: int, cache_max_mb: int) -> tuple[list[list[str]], bool]:
 
 def main() -> int:
     """Run both, print a table, and return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--users", type=int, default=1_000_000)
-    parser.add_argument("--cache-max-mb", type=int, default=64)
-    parser.add_argument("--http-users", type=int, default=15_000)
-    parser.add_argument("--http-cache-max-mb", type=int, default=16)
+    parser = command_line(__doc__)
+    parser.add_argument("--users", type=int, default=1_000_000, help="put through the store")
+    parser.add_argument("--cache-max-mb", type=int, default=64, help="of the store")
+    parser.add_argument("--http-users", type=int, default=15_000, help="asked for over HTTP")
+    parser.add_argument("--http-cache-max-mb", type=int, default=16, help="of the service that is asked")
     options = parser.parse_args()
     rows, within = through_the_store(options.users, options.cache_max_mb)
     more, within_too = over_http(options.http_users, options.http_cache_max_mb)

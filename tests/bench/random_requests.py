@@ -8,7 +8,6 @@ with another type. Amplitude is the sandbox, which fails in a new way every few 
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import socket
@@ -19,6 +18,7 @@ from urllib.parse import quote, urlencode
 
 from proxy.parts import SECTIONS, Section
 from proxy.sandbox.faults import Fault, FaultKind
+from tests.bench.options import command_line
 from tests.bench.processes import SandboxProcess, Service
 from tests.conftest import SECRET
 from tests.shapes import ENVELOPE, SECTION, conforms
@@ -135,9 +135,9 @@ def fault_in(route: str, request: bytes, status: int, headers: dict[str, str], b
 
 def main() -> int:
     """Run, and return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=1)
+    parser = command_line(__doc__)
+    parser.add_argument("--requests", type=int, default=10_000, help="how many")
+    parser.add_argument("--seed", type=int, default=1, help="the same one throws the same requests")
     options = parser.parse_args()
     dice = Dice(options.seed)
     kinds = [kind for kind in get_args(FaultKind) if kind not in ("hang", "slow", "drip-body", "drip-headers", "quota")]

@@ -10,7 +10,6 @@ answered from the cache as warm; or when more calls were repeated than were on t
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import signal
@@ -25,6 +24,7 @@ from pathlib import Path
 from proxy.sandbox.population import find
 from proxy.warm import CONNECTIONS
 from tests.bench.load import Connections
+from tests.bench.options import command_line
 from tests.bench.processes import SandboxProcess, Seen, Service
 from tests.conftest import ROOT, SECRET
 
@@ -53,11 +53,14 @@ def begun(sandbox: SandboxProcess, service: Service, users: Path, at: float, blo
     """Warm until so many calls were made, or to the end. Return what came of it."""
     started, before = time.monotonic(), calls(sandbox)
     process = warm(service, users)
-    while blow is not None and process.poll() is None and calls(sandbox) < at:
-        time.sleep(0.5)
-    if blow is not None:
-        process.send_signal(blow)
-    printed, _ = process.communicate()
+    try:
+        while blow is not None and process.poll() is None and calls(sandbox) < at:
+            time.sleep(0.5)
+        if blow is not None:
+            process.send_signal(blow)
+        printed, _ = process.communicate()
+    finally:
+        process.kill()  # it has ended, unless we are told to
     ended = blow.name if blow is not None else f"to its end, exit code {process.returncode}"
     seconds = time.monotonic() - started
     return f"{ended}: {seconds:.0f} s, {calls(sandbox) - before:,} calls. {printed.strip() or '(nothing printed)'}"
@@ -94,8 +97,8 @@ def repeated(seen: Seen) -> tuple[int, int]:
 
 def main() -> int:
     """Warm, stop, resume, and judge."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--users", type=int, default=100_000)
+    parser = command_line(__doc__)
+    parser.add_argument("--users", type=int, default=100_000, help="to be warmed")
     options = parser.parse_args()
     numbers = range(1, options.users + 1)
     with (

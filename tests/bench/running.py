@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from proxy.settings import Settings
+from tests.bench.options import leave_on_sigterm
 from tests.conftest import KEYS, ROOT, SECRET, free_port
 from tests.redis_server import RedisServer
 
@@ -49,6 +50,7 @@ class Processes:
         self._stack = ExitStack()
 
     def __enter__(self) -> Processes:
+        leave_on_sigterm()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -28,6 +28,7 @@ from tests.bench.ahead import Ahead, Stage, pushed, warmed
 from tests.bench.bound import Chance, at_an_even_pace, of_any_policy
 from tests.bench.braze import Recipient, Sender, Tally, recipients
 from tests.bench.load import PATIENCE, Connections, Observer, milliseconds, percentile, table
+from tests.bench.options import command_line
 from tests.bench.processes import SandboxProcess, Seen, Service
 from tests.bench.tags import ALL, PUSHABLE, REC_ID, by_service, straight
 from tests.conftest import SECRET
@@ -219,14 +220,16 @@ def _share(count: int, whole: int) -> str:
 
 def main() -> int:
     """Run the policies one after the other, print a table and the promises, and return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipients", type=int, default=4000)
+    parser = command_line(__doc__)
+    parser.add_argument("--recipients", type=int, default=4000, help="of one message each")
     parser.add_argument("--seconds", type=float, default=60, help="in which all messages are begun")
     parser.add_argument("--per-minute", type=int, default=600, help="Amplitude's quota")
     parser.add_argument("--latency", type=float, default=0.3, help="Amplitude's, in seconds")
     parser.add_argument("--backoff", type=float, default=1.6, help="seconds until the first retry, then doubled")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--policy", choices=list(POLICIES), action="append", help="only this one; may be repeated")
+    parser.add_argument("--seed", type=int, default=1, help="the same one draws the same recipients")
+    parser.add_argument(
+        "--policy", choices=list(POLICIES), action="append", help="only this one; may be repeated (default: all)"
+    )
     options = parser.parse_args()
     results = []
     for policy in options.policy or POLICIES:

@@ -1,7 +1,7 @@
 """How long Amplitude's webhooks take, and who waits meanwhile: `python -m tests.bench.webhooks`.
 
 The service as shipped, alone and as two workers before Redis, is sent batches as large as they may be, while 100 cached
-answers a second are asked of it. Each figure is of five batches.
+answers a second are asked of it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any
 
 import requests
 
+from tests.bench.options import command_line
 from tests.bench.running import Processes
 from tests.conftest import SECRET
 
 USERS = 10_000
-_BATCHES = 5
 _ASKS_A_SECOND = 100
 _HEADERS = {"X-API-Key": SECRET, "Content-Type": "application/json"}
 
@@ -115,6 +115,9 @@ def measure(url: str, port: int, path: str, bodies: Sequence[bytes]) -> str:
 
 def main() -> None:
     """Measure each kind of batch before each kind of service, and print a line for each."""
+    parser = command_line(__doc__)
+    parser.add_argument("--batches", type=int, default=5, help="of each kind; a figure is of them all")
+    numbers = range(parser.parse_args().batches)
     with tempfile.TemporaryDirectory() as folder, Processes(Path(folder)) as processes:
         sandbox = processes.sandbox()
         for name, more in (
@@ -126,9 +129,9 @@ def main() -> None:
                 for number in range(20):
                     requests.get(f"{service.url}/v1/cohorts?user_id=user-{number + 1}", headers=_HEADERS, timeout=10)
                 for kind, path, bodies in (
-                    ("cohort, ids alone", "cohorts", [cohort(number) for number in range(_BATCHES)]),
-                    ("cohort, 20 properties", "cohorts", [cohort(9 + n, properties=20) for n in range(_BATCHES)]),
-                    ("whole sets of 20", "users", [events(30 + number, properties=20) for number in range(_BATCHES)]),
+                    ("cohort, ids alone", "cohorts", [cohort(number) for number in numbers]),
+                    ("cohort, 20 properties", "cohorts", [cohort(9 + number, properties=20) for number in numbers]),
+                    ("whole sets of 20", "users", [events(30 + number, properties=20) for number in numbers]),
                 ):
                     told = measure(service.url, service.port, f"/v1/webhooks/amplitude/{path}", bodies)
                     print(f"{name}; {kind}; {told}")

@@ -14,7 +14,6 @@ answer is the one column that others hardly change.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import itertools
 import os
@@ -31,6 +30,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.bench.options import command_line
 from tests.conftest import KEYS, ROOT, SECRET, free_port
 
 SHIPPED = "shipped"
@@ -321,10 +321,15 @@ class Row:
 
 def main() -> None:
     """Run every case for every model in turn and print the tables."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=5)
-    parser.add_argument("--model", choices=list(MODELS), action="append")
+    parser = command_line(__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="in which the models take turns")
+    parser.add_argument("--seconds", type=float, default=5, help="of each case")
+    parser.add_argument(
+        "--model",
+        choices=list(MODELS),
+        action="append",
+        help=f"only this one; may be repeated (default: {', '.join(USUAL)})",
+    )
     options = parser.parse_args()
     models = options.model or USUAL
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

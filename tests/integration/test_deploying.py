@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from proxy.web.webhooks import MAX_BODY_BYTES
 from tests.conftest import SECRET, Service, free_port
 from tests.test_readme import README
 
@@ -64,3 +66,16 @@ def test_behind_nginx_pages_know_their_host_and_every_request_has_its_id(nginx: 
         answer = session.post(f"{nginx}/playground/render", json=message, headers={"Origin": origin}, timeout=5)
         assert answer.status_code == status
     assert session.get(f"{nginx}/v1/cohorts?user_id=ava", timeout=5).json()["member"] == {"vip": True, "c31": True}
+
+
+def test_the_largest_batch_that_is_taken_passes_nginx(nginx: str) -> None:
+    users = [{"user_id": f"pushed-{number}"} for number in range(10_000)]
+    now = f"{time.time():.0f}"
+    batch = {"cohort_id": "large", "in_cohort": True, "computed_time": now, "users": users}
+    body = json.dumps(batch).encode().ljust(MAX_BODY_BYTES)
+    credentials = {"Authorization": f"Bearer {SECRET}", "Content-Type": "application/json"}
+    answer = requests.post(f"{nginx}/v1/webhooks/amplitude/cohorts", body, headers=credentials, timeout=20)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["applied"] == len(users)
+    asked = requests.get(f"{nginx}/v1/cohorts?user_id=pushed-9999&cohort_id=large", headers=credentials, timeout=5)
+    assert (asked.headers["X-Amplitude-Calls"], asked.json()["is_member"]) == ("0", True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +16,7 @@ import requests
 from proxy.sandbox.server import Sandbox
 from tests.conftest import SECRET, Service
 from tests.redis_server import RedisServer
+from tests.test_readme import README
 
 HEADERS = {"Authorization": f"Bearer {SECRET}", "User-Agent": "Amplitude/Webhook/1.0"}
 
@@ -114,3 +117,17 @@ def test_no_id_that_was_pushed_is_in_the_log(pair: Service) -> None:
     assert told[-1]["skipped"] == {"not_an_object": 1}
     for word in ("log-ava", "crowd-", "user-50", SECRET):
         assert word not in pair.log.read_text()
+
+
+def test_the_command_of_the_readme_is_pasted_as_it_is_and_its_answer_looks_as_shown(pair: Service) -> None:
+    found = re.search(r"^```sh\n(curl [^`]+/v1/webhooks/[^`]+)^```\n.+?^```json\n(.+?)^```", README, re.M | re.S)
+    assert found
+    command, shown = found.groups()
+    pasted = command.replace("https://your-host", pair.url).replace("the-secret", SECRET).replace("12345", "user-504")
+    said = subprocess.run(["sh", "-c", pasted], capture_output=True, text=True, check=True).stdout
+    assert json.loads(said)["applied"] == 1
+    assert members(pair, "user-504", "c31") == [["c31"]] * 8
+    some = [{"user_id": f"user-{number}"} for number in range(505, 505 + json.loads(shown)["applied"])]
+    batch = {"cohort_id": "shown", "in_cohort": True, "computed_time": time.time(), "users": [*some, {}, {}]}
+    told = requests.post(f"{pair.url}/v1/webhooks/amplitude/cohorts", json=batch, headers=HEADERS, timeout=10)
+    assert json.dumps(told.json()) == shown.strip()
