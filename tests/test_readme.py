@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from proxy.errors import BLANK_ID, NoAnswer
+from proxy.openapi.document import document
 from proxy.parts import SECTIONS
 from proxy.planning import Plan, spoken
 from proxy.settings import Settings
@@ -92,6 +93,16 @@ def test_the_planning_table_is_what_the_plan_says() -> None:
 
 def test_every_error_word_is_explained_and_no_other() -> None:
     assert set(rows("`error`")) == {BLANK_ID, *(kind.word for kind in NoAnswer.__subclasses__())}
+
+
+def test_every_status_that_asks_for_a_mend_is_told_and_no_other() -> None:
+    found = re.search(r"^no `abort_message`.+? retry\. (.+?) have a\n?\s?`detail`", README, re.M | re.S)
+    assert found
+    openapi = document()
+    shared = (one["content"]["application/problem+json"] for one in openapi["components"]["responses"].values())
+    statuses = {f"{one['example']['status']}" for one in shared}
+    statuses |= set(re.findall(r"\b4\d\d\b", openapi["info"]["description"]))
+    assert set(re.findall(r"\b4\d\d\b", found[1])) == statuses - {"500"}
 
 
 def test_every_key_of_the_envelope_is_explained() -> None:

@@ -20,11 +20,12 @@ from proxy.web.hooks import SECURITY, problem
 _log = logging.getLogger(__name__)
 _unreadable = OncePerMinute(_log, "requests that are no HTTP")
 _INTERNAL = (500, "Internal Server Error", "internal error")
+_HEADERS = "the headers are too large: send 100 at most, each of 8 KiB at most, and no cookies"
 _STATUSES: tuple[tuple[type[Exception], tuple[int, str, str]], ...] = (
     (InvalidResponseHeader, _INTERNAL),
     (InvalidResponseHeaderName, _INTERNAL),
     (LimitRequestLine, (414, "URI Too Long", "the URL is too long: send the parameters in the body of a POST")),
-    (LimitRequestHeaders, (431, "Request Header Fields Too Large", "the headers are too large")),
+    (LimitRequestHeaders, (431, "Request Header Fields Too Large", _HEADERS)),
     (ExpectationFailed, (417, "Expectation Failed", "send no Expect header other than 100-continue")),
     (ParseException, (400, "Bad Request", "this is not HTTP as it should be: is the URL percent-encoded?")),
 )

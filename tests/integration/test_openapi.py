@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import time
 from typing import Any
 
@@ -11,7 +12,7 @@ import requests
 
 from proxy.openapi.document import document
 from tests.conftest import SECRET, Service
-from tests.openapi import operations
+from tests.openapi import faults, operations
 
 DOCUMENT = document()
 DATA = sorted({path for path, item in DOCUMENT["paths"].items() if path.startswith("/v1/") and "get" in item})
@@ -82,3 +83,31 @@ def test_every_kind_of_credentials_that_the_document_names_opens_the_routes_that
             typeless = method == "POST" and path not in DATA
             asked_for_nobody = 415 if typeless else 400 if path.startswith("/v1/") else 200
             assert answer.status_code == asked_for_nobody, "let in"
+
+
+def test_a_url_and_headers_are_refused_where_the_document_says_and_not_before(service: Service) -> None:
+    about = DOCUMENT["info"]["description"].replace("\n", " ")
+    found = re.search(r"URL over (\d+) KiB is a 414 .+ more than (\d+) headers, or one over (\d+) KiB, a 431", about)
+    assert found
+    url, count, field = (int(number) for number in found.groups())
+
+    def ask(length: int, headers: dict[str, str]) -> requests.Response:
+        asked = f"{service.url}/v1/cohorts?user_id=ava&more="
+        every = {"X-API-Key": SECRET} | headers
+        return requests.get(asked + "x" * (length - len(asked.removeprefix(service.url))), headers=every, timeout=10)
+
+    few, many = ({f"X-More-{number}": "x" for number in range(some)} for some in (count - 10, count + 1))
+    for status, length, headers in (
+        (200, url * 1024 - 32, {}),
+        (414, url * 1024, {}),
+        (200, 100, {"X-More": "x" * (field * 1024 - 32)}),
+        (431, 100, {"X-More": "x" * field * 1024}),
+        (200, 100, few),
+        (431, 100, many),
+    ):
+        answer = ask(length, headers)
+        assert answer.status_code == status
+        if status != 200:
+            assert answer.headers["Content-Type"] == "application/problem+json"
+            assert faults(DOCUMENT, DOCUMENT["components"]["schemas"]["Problem"], answer.json()) == []
+            assert re.fullmatch(r".+ (?:is|are) too (?:long|large): send .+", answer.json()["detail"])
