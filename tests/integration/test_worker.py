@@ -289,7 +289,7 @@ def refused(*options: str, **variables: str) -> str:
 @pytest.mark.parametrize("count", ["0", "1000"])
 def test_no_worker_or_too_many_stop_the_start(count: str) -> None:
     said = refused(REDIS_URL="redis://127.0.0.1:1", WEB_CONCURRENCY=count)
-    assert said.strip() == "WEB_CONCURRENCY must be from 1 to 64, e.g. WEB_CONCURRENCY=2"
+    assert said.strip() == "WEB_CONCURRENCY must be a whole number from 1 to 64, e.g. WEB_CONCURRENCY=2"
 
 
 def test_a_certificate_is_refused_and_not_left_unused() -> None:

@@ -202,12 +202,12 @@ def test_whatever_is_kept_can_be_laid_over_and_grows_no_older_by_it(
     kept = record(at, cohorts=cohorts, props=some)
     found = laid(kept, wish, *pushes)
     nothing: Pushed = {}
-    cleared_at = known(functools.reduce(merged, pushes, nothing)).cleared_at
-    assert found.parts.keys() | ({PROPERTIES} if cleared_at is not None else set()) >= kept.parts.keys()
+    told = known(functools.reduce(merged, pushes, nothing))
+    assert found.parts.keys() | ({PROPERTIES} if told.cleared_at is not None else set()) >= kept.parts.keys()
+    # Of a set that was cleared, or pushed whole, nothing is left: what is there instead was said whenever it was.
+    replaced = told.cleared_at is not None or told.whole_at is not None
     for part, one in found.parts.items():
-        # What was cleared is gone: what is there instead was pushed, whenever that was.
-        gone = part not in kept.parts or (part == PROPERTIES and cleared_at is not None)
-        assert one.at >= at or gone
+        assert one.at >= at or part not in kept.parts or (part == PROPERTIES and replaced)
         columns.read(one.value)
 
 
