@@ -8,6 +8,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import EnvironBuilder
 
 from proxy.parts import SECTIONS
+from proxy.web.context import installed
 
 ASK = "/v1/cohorts?user_id=ava"
 
@@ -63,3 +64,15 @@ def test_a_cached_answer_leaves_nothing_to_the_garbage_collector(app: Flask, cal
         gc.enable()
     # Threads of other tests may end meanwhile, and leave something; who asks leaves it each time.
     assert min(left) == 0
+
+
+def test_an_answer_is_kept_ready_when_the_same_is_asked_again_and_not_before(
+    app: Flask, client: FlaskClient, caller: dict[str, str]
+) -> None:
+    store = installed(app).store
+    sizes = []
+    for _ in range(4):
+        client.get("/v1/cohorts?user_id=u", headers=caller)
+        sizes.append(store.size)
+    miss, once, again, ready = sizes
+    assert miss == once < again == ready
