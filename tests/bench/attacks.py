@@ -1,0 +1,217 @@
+"""Cached answers while somebody tries to stop the worker: `python -m tests.bench.attacks`.
+
+One worker as shipped answers 500 requests a second over 64 connections, first undisturbed, then beside each attack. The
+table shows how long the cached answers took, whether the worker was restarted, and its largest memory. Each answer is
+timed from the moment its request was sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import multiprocessing
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from tests.bench.load import table
+from tests.bench.offered import Offered, offer, percentile
+from tests.bench.options import command_line
+from tests.bench.running import AUTHORIZATION, Processes, Running, warm
+from tests.conftest import SECRET
+
+RATE = 500
+CONNECTIONS = 64
+USERS = 100
+PATIENCE_SECONDS = 60
+"""Added to the duration of the load, before a service that answers no more is given up."""
+
+Attack = Callable[[int, float], None]
+"""Called with the port and the `time.monotonic()` at which the attack ends."""
+
+
+def endless_chunks(path: str) -> Attack:
+    """Return an attack that sends 1-byte chunks at 2 MB/s, without credentials and without an end."""
+
+    def attack(port: int, end: float) -> None:
+        piece = b"1\r\nx\r\n" * 2000
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as peer:
+                peer.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+                while time.monotonic() < end:
+                    peer.sendall(piece)
+                    time.sleep(len(piece) / 2e6)
+            time.sleep(0.05)
+
+    return attack
+
+
+def large_headers(port: int, end: float) -> None:
+    """Send requests with 791 KB of headers, each on a new connection, eight at once."""
+    request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + b"".join(
+        b"X-%d: %s\r\n" % (number, b"y" * 8000) for number in range(98)
+    )
+    request += b"\r\n"
+
+    def send() -> None:
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=30) as peer:
+                peer.sendall(request)
+                peer.recv(65536)
+            time.sleep(0.05)  # an attacker that takes both cores would slow every service
+
+    _together([send] * 8)
+
+
+def renderings(template: str) -> Attack:
+    """Return an attack that renders `template` in the playground, ten at once."""
+    body = json.dumps({"template": template, "user_id": "user-1", "device_id": ""}).encode()
+
+    def attack(port: int, end: float) -> None:
+        _together([lambda: _posts(port, "/playground/render", body, end)] * 10)
+
+    return attack
+
+
+def large_webhooks(port: int, end: float) -> None:
+    """Send webhooks of nearly 8 MiB, forty at once."""
+    user = '{"user_id": "pushed-%d", "user_properties": {"note": "' + "x" * 800 + '"}}'
+    users = ",".join(user % number for number in range(9_600))
+    now = int(time.time())
+    body = f'{{"cohort_id": "c1", "in_cohort": true, "computed_time": "{now}", "users": [{users}]}}'.encode()
+    _together([lambda: _posts(port, "/v1/webhooks/amplitude/cohorts", body, end)] * 40)
+
+
+ATTACKS: dict[str, Attack] = {
+    "endless chunks to /healthz": endless_chunks("/healthz"),
+    "endless chunks to /v1/cohorts (401)": endless_chunks("/v1/cohorts?user_id=ava"),
+    "791 KB of headers, 8 at once": large_headers,
+    "unclosed brackets in a tag, 10 at once": renderings("{% connected_content " + "{" * 15_000),
+    "nested loops, 10 at once": renderings(
+        "{% for a in (1..1000) %}{% for b in (1..1000) %}{% assign c = b | times: a %}{% endfor %}{% endfor %}"
+    ),
+    "webhooks of 8 MiB, 40 at once": large_webhooks,
+}
+
+
+def _together(tasks: list[Callable[[], None]]) -> None:
+    threads = [threading.Thread(target=task) for task in tasks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _posts(port: int, path: str, body: bytes, end: float) -> None:
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nX-API-Key: {SECRET}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    ).encode()
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=30) as peer:
+            peer.sendall(head)
+            peer.sendall(body)
+            while peer.recv(65536):
+                pass
+        time.sleep(0.05)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Load under one attack: None for `offered` where the service did not answer all of it in time."""
+
+    offered: Offered | None
+    restarts: int
+    megabytes: float
+
+    def row(self, name: str) -> list[str]:
+        """Return the table's row."""
+        if self.offered is None:
+            times = ["no answers"] * 3
+        else:
+            hits = self.offered.hits
+            times = [f"{value:.1f}" for value in (percentile(hits, 0.5), percentile(hits, 0.99), max(hits))]
+        unanswered = str(self.offered.unanswered) if self.offered else "?"
+        return [name, *times, unanswered, str(self.restarts), f"{self.megabytes:.0f}"]
+
+
+def measure(service: Running, attack: Attack | None, seconds: float) -> Measured:
+    """Offer the load for `seconds` beside `attack`, which runs in a process of its own."""
+    workers = _workers(service)
+    largest = [0.0]
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.05):
+            with contextlib.suppress(psutil.Error):
+                largest[0] = max(largest[0], *(worker.memory_info().rss / 2**20 for worker in _workers(service)))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    context = multiprocessing.get_context("fork")
+    attacker = context.Process(target=attack, args=(service.port, time.monotonic() + seconds + 2)) if attack else None
+    if attacker:
+        attacker.start()
+    try:
+        offered = asyncio.run(_offered(service.port, seconds))
+    finally:
+        if attacker:
+            attacker.join(PATIENCE_SECONDS)
+            attacker.kill()
+        over.set()
+        watcher.join()
+    return Measured(offered, len({w.pid for w in _workers(service)} - {w.pid for w in workers}), largest[0])
+
+
+def _workers(service: Running) -> list[psutil.Process]:
+    return psutil.Process(service.process).children()
+
+
+async def _offered(port: int, seconds: float) -> Offered | None:
+    try:
+        async with asyncio.timeout(seconds + PATIENCE_SECONDS):
+            return await offer(
+                port, _requests(), iter(()), rate=RATE, misses_a_second=0, connections=CONNECTIONS, seconds=seconds
+            )
+    except (TimeoutError, OSError):
+        return None
+
+
+def _requests() -> Iterator[bytes]:
+    for number in itertools.cycle(range(1, USERS + 1)):
+        head = f"GET {_path(number)} HTTP/1.1\r\nHost: x\r\nAuthorization: {AUTHORIZATION}\r\n\r\n"
+        yield head.encode()
+
+
+def _path(number: int) -> str:
+    return f"/v1/properties?user_id=user-{2 * number + 1}"  # the emulated Amplitude knows these
+
+
+def main() -> None:
+    """Measure without an attack and beside each, and print a line for each as soon as it is known."""
+    parser = command_line(__doc__)
+    parser.add_argument("--seconds", type=float, default=30, help="how long each attack goes on")
+    parser.add_argument("--attack", action="append", choices=list(ATTACKS), help="only this one; may be repeated")
+    options = parser.parse_args()
+    columns = ["attack", "median ms", "p99 ms", "slowest ms", "unanswered", "worker restarts", "worker MiB"]
+    print(table(columns, []), flush=True)
+    with tempfile.TemporaryDirectory() as folder, Processes(Path(folder)) as processes:
+        sandbox = processes.sandbox()
+        for name in [None, *(options.attack or ATTACKS)]:
+            with processes.once() as these:
+                service = these.gunicorn("wsgi:app", sandbox)
+                warm(service.port, [_path(number) for number in range(1, USERS + 1)])
+                measured = measure(service, ATTACKS[name] if name else None, options.seconds)
+                print(f"| {' | '.join(measured.row(name or 'none'))} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
