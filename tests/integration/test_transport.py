@@ -26,6 +26,7 @@ from proxy.amplitude import Amplitude
 from proxy.errors import AnotherUser, NoAnswer, UpstreamInvalid
 from proxy.parts import PROPERTIES, Identity
 from proxy.plan import plan
+from proxy.transport import Session, reuse_connection
 from tests.upstream import Reply, Upstream
 
 USERS = ("alice", "bob", "carol", "dave")
@@ -273,6 +274,30 @@ def test_connection__unknown_user__is_reused() -> None:
     with Upstream(lambda user: Reply(unknown)) as upstream:
         assert ask_in_turn(amplitude(upstream), upstream) == ["unknown"] * 4
         assert upstream.connections == 1
+
+
+def read_and_release(upstream: Upstream, *, size: int | None = None) -> bool:
+    """Read `size` bytes of a response, or all, ask for its connection to be reused, and return whether it will be."""
+    session = Session(upstream.url)
+    with session.get(f"{upstream.url}?user_id=alice", stream=True, timeout=5) as response:
+        response.raw.read(size)
+        reuse_connection(response)
+        return response.raw.connection is None
+
+
+def test_reuse_connection__response_read_to_its_end__returns_to_the_pool() -> None:
+    with Upstream(lambda user: Reply(whole(user))) as upstream:
+        assert read_and_release(upstream)
+
+
+def test_reuse_connection__response_not_read_to_its_end__stays_out_of_the_pool() -> None:
+    with Upstream(lambda user: Reply(whole(user))) as upstream:
+        assert not read_and_release(upstream, size=5)
+
+
+def test_reuse_connection__more_has_arrived__stays_out_of_the_pool(tls: ssl.SSLContext) -> None:
+    with Upstream(lambda user: Reply(filling(user, 8192) + whole(user)), tls) as upstream:
+        assert not read_and_release(upstream)
 
 
 def test_connection__many_threads__reuse_connections_and_get_their_own() -> None:
