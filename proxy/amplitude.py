@@ -19,6 +19,7 @@ from requests.auth import AuthBase, HTTPBasicAuth
 
 from proxy import columns, strictjson
 from proxy.errors import (
+    AnotherUser,
     NoAnswer,
     QuotaExhausted,
     UpstreamInvalid,
@@ -28,7 +29,7 @@ from proxy.errors import (
 )
 from proxy.parts import Identity, Kept, Part, Record
 from proxy.plan import Call, tell_apart
-from proxy.transport import Session
+from proxy.transport import InvalidResponse, Session, reuse_connection
 
 MAX_BYTES = 2 * 1024 * 1024
 STAND_BACK_SECONDS = 60.0
@@ -57,7 +58,10 @@ class ApiKeyAuth(AuthBase):
 
 
 class Amplitude:
-    """A client of `GET /v1/userprofile`. Safe for threads; connections are pooled and opened on first use."""
+    """A client of `GET /v1/userprofile`. Safe for threads; connections are pooled and opened on first use.
+
+    `accept_mapped_users`: take answers about another user than the one asked for, too.
+    """
 
     def __init__(
         self,
@@ -67,10 +71,12 @@ class Amplitude:
         *,
         timeout: float,
         connections: int = 10,
+        accept_mapped_users: bool = False,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._url = f"{base_url}/v1/userprofile"
         self._timeout = timeout
+        self._accept_mapped_users = accept_mapped_users
         self._now = now
         auth = HTTPBasicAuth(api_key, secret_key) if api_key is not None else ApiKeyAuth(secret_key)
         self._session = Session(self._url, auth, connections=connections)
@@ -91,11 +97,16 @@ class Amplitude:
                 allow_redirects=False,
                 timeout=urllib3.Timeout(total=self._timeout),  # type: ignore[arg-type]  # requests passes it on
             ) as response:
-                return self._understood(call, response.status_code, response.headers, _body(response))
+                fetched = self._understood(identity, call, response.status_code, response.headers, _body(response))
+                if not fetched.faults:
+                    reuse_connection(response)
+                return fetched
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise translated(error) from None
 
-    def _understood(self, call: Call, status: int, headers: Mapping[str, str], body: bytes | None) -> Fetched:
+    def _understood(
+        self, identity: Identity, call: Call, status: int, headers: Mapping[str, str], body: bytes | None
+    ) -> Fetched:
         now = self._now()
         document = _document(body)
         complaint = _complaint(document, body)
@@ -112,6 +123,8 @@ class Amplitude:
         user_data = document.get("userData") if isinstance(document, dict) else None
         if not isinstance(user_data, dict):
             raise UpstreamInvalid("larger than 2 MiB" if body is None else "not the documented shape")
+        if not self._accept_mapped_users and not _about(identity, user_data):
+            raise AnotherUser
         values, faulty = tell_apart(call, user_data)
         record = Record(
             {part: Kept(columns.write(value), now) for part, value in values.items()},
@@ -137,6 +150,8 @@ def _body(response: requests.Response) -> bytes | None:
 def translated(error: Exception) -> NoAnswer:
     """Return the contract's fault for one of requests or urllib3. Its text never holds the URL, which has ids."""
     name = type(error).__name__
+    if _caused_by(error, InvalidResponse):
+        return UpstreamInvalid(name)
     if isinstance(error, requests.ConnectTimeout | requests.exceptions.SSLError):
         return UpstreamUnavailable(name)
     if isinstance(error, requests.Timeout | urllib3.exceptions.ReadTimeoutError):
@@ -144,6 +159,12 @@ def translated(error: Exception) -> NoAnswer:
     if isinstance(error, requests.exceptions.ContentDecodingError | urllib3.exceptions.DecodeError):
         return UpstreamInvalid(name)
     return UpstreamUnavailable(name)
+
+
+def _caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _document(body: bytes | None) -> Any:
@@ -159,6 +180,21 @@ def _complaint(document: Any, body: bytes | None) -> str:
         error = document.get("error")
         return error if isinstance(error, str) and document.get("userData") is None else ""
     return (body or b"")[:200].decode("utf-8", "replace")
+
+
+def _about(identity: Identity, user_data: Mapping[str, Any]) -> bool:
+    """Return whether an answer is about the user asked for, or does not say about which.
+
+    The device id counts only where no user id was asked for: a user has several devices.
+    """
+    asked, answered = identity.user_id, user_data.get("user_id")
+    if asked is None:
+        asked, answered = identity.device_id, user_data.get("device_id")
+    if isinstance(answered, int | float) and not isinstance(answered, bool):
+        answered = str(answered)
+    if isinstance(answered, str):
+        return answered.strip() in ("", asked)
+    return answered is None
 
 
 def _id(value: Any) -> str | None:

@@ -78,6 +78,7 @@ def amplitude(settings: Settings) -> Amplitude:
         settings.amplitude_api_key,
         timeout=settings.amplitude_timeout_seconds,
         connections=_flight_threads(settings),
+        accept_mapped_users=settings.accept_mapped_users,
     )
 
 

@@ -7,7 +7,7 @@ Refused                 status   the caller's mistake; problem+json
 NoAnswer                error word in the body; the caller did nothing wrong
 ├─ UpstreamTimeout      upstream_timeout         ├─ UpstreamRejected   upstream_rejected
 ├─ UpstreamUnavailable  upstream_unavailable     ├─ UpstreamInvalid    upstream_invalid
-└─ QuotaExhausted       quota_exhausted
+└─ QuotaExhausted       quota_exhausted             └─ AnotherUser      upstream_invalid
 
 A `NoAnswer` has no HTTP status on purpose: it becomes a 200 with `ok: false`, or a 500 for
 `on_error=retry`. No room can then answer 429, 502, 503 or 504 by accident, which Braze would count
@@ -82,6 +82,16 @@ class UpstreamInvalid(NoAnswer):
     """An answer that is not the documented shape."""
 
     word = "upstream_invalid"
+
+
+class AnotherUser(UpstreamInvalid):
+    """An answer about another user than the one asked for. Says nothing of how Amplitude is."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the answer is about another user than the one asked for; "
+            "set ACCEPT_MAPPED_USERS=true if Amplitude's User Mapping merges users in this project"
+        )
 
 
 class QuotaExhausted(NoAnswer):

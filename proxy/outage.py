@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from threading import Lock
 
-from proxy.errors import NoAnswer, QuotaExhausted, UpstreamRejected
+from proxy.errors import AnotherUser, NoAnswer, QuotaExhausted, UpstreamRejected
 
 _FAILURES = 5
 """In a row. One user's odd answer is no outage, and between five of them some other call succeeds."""
@@ -52,11 +52,15 @@ class Outage:
             return True
 
     def ended(self, fault: NoAnswer | None, *, probe: bool) -> None:
-        """Tell how a call ended: None when Amplitude answered. A 429 is an answer too."""
+        """Take note of how a call ended: None when Amplitude answered.
+
+        A 429 is an answer too, and so is one about another user: a project that merges users has many of them, and
+        everybody else's calls must go on.
+        """
         with self._lock:
             if probe:
                 self._probing = False
-            if fault is None or isinstance(fault, QuotaExhausted):
+            if fault is None or isinstance(fault, QuotaExhausted | AnotherUser):
                 self._failures, self._fault = 0, None
                 return
             self._failures += 1

@@ -83,4 +83,5 @@ class Sender:
             self._quota.stand_back(fault.retry_after or 0.0)
         # Wrong credentials end by no retry: somebody must mend them.
         level = logging.ERROR if isinstance(fault, UpstreamRejected) else logging.WARNING
-        self._told.note(fault.word, level=level, error=fault.word, why=str(fault))
+        # The kind is the key, so that no other invalid answer keeps an answer about another user out of the log.
+        self._told.note(type(fault).__name__, level=level, error=fault.word, why=str(fault))

@@ -211,6 +211,13 @@ class Settings:
     amplitude_timeout_seconds: float = _setting(
         _number(0.1, 60), "a call to Amplitude is abandoned after this", "5", default=5.0
     )
+    accept_mapped_users: bool = _setting(
+        _truth,
+        "`true` for a project in which Amplitude's User Mapping merges users: answers about another user than the one "
+        "asked for are then taken",
+        "true",
+        default=False,
+    )
     fetch_along: tuple[Part, ...] = _setting(
         _along,
         "what rides along, free of quota, on calls that go out anyway; empty for data minimisation",

@@ -1,21 +1,26 @@
-"""A transport for requests whose timeout bounds the whole answer, and a session on it that does nothing unasked.
+"""A transport for requests in which no response outlasts its call, or is taken for the response to another one.
 
-The `timeout` of requests bounds each read from the socket: an answer that drips a byte a second, in its
-headers or its body, holds a thread for as long as it likes. Here the time that urllib3 gives the answer is
-what all its reads together may take.
+Time: the `timeout` of requests bounds each read from the socket, so an answer that drips a byte a second holds a
+thread for as long as it likes. Here the time that urllib3 gives the answer is what all its reads together may take.
+
+Reuse: requests returns a connection to the pool as soon as a response seems to have ended. What arrives later is then
+read as the response to the next request, which may be about another user. Here a connection is closed unless
+`reuse_connection` is called after its response was read and found to be in order.
 """
 
 from __future__ import annotations
 
 import io
 import socket
+import ssl
 import time
-from http.client import HTTPResponse
+from http.client import HTTPException, HTTPResponse
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
@@ -23,6 +28,13 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
 from proxy import __version__
+
+_MAX_HEAD_BYTES = 65_536
+"""The longest head of a response, with all informational responses before it: they could follow each other forever."""
+
+
+class InvalidResponse(HTTPException):
+    """The upstream sent what no response to our requests may be."""
 
 
 class _UntilDeadline(io.RawIOBase):
@@ -33,20 +45,47 @@ class _UntilDeadline(io.RawIOBase):
         self._sock = sock
         timeout = sock.gettimeout()
         self._deadline = None if timeout is None else time.monotonic() + timeout
+        self.bytes_left: int | None = None
+        """How many bytes may be read; None for any number."""
+        self.ended = False
+        """Whether the response has ended, after which nothing is read."""
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
+        if self.ended:
+            return None
         if self._deadline is not None:
             left = self._deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError("the answer was not complete in time")
             self._sock.settimeout(left)
-        return self._raw.readinto(buffer)
+        size = self._raw.readinto(buffer)
+        if self.bytes_left is not None:
+            self.bytes_left -= size or 0
+            if self.bytes_left < 0:
+                raise InvalidResponse("the head of the response is too long")
+        return size
 
     def close(self) -> None:
         self._raw.close()
+        super().close()
+
+
+class _ResponseFile(io.BufferedReader):
+    """Buffers a response. Closes the connection at the response's end when bytes after it have been read already."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.source = _UntilDeadline(sock)
+        self._sock = sock
+        super().__init__(self.source)
+
+    def close(self) -> None:
+        if not self.closed:
+            self.source.ended = True
+            if self.peek():
+                self._sock.close()
         super().close()
 
 
@@ -54,11 +93,64 @@ class _BoundedResponse(HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
         self.fp.close()
-        self.fp = io.BufferedReader(_UntilDeadline(sock))
+        self.fp: _ResponseFile = _ResponseFile(sock)
+
+    def begin(self) -> None:
+        """Read the head of the final response.
+
+        http.client skips 100 (Continue) only, and takes any other informational response for the final one.
+        """
+        source = self.fp.source
+        source.bytes_left = _MAX_HEAD_BYTES
+        super().begin()
+        while self.status < 200:
+            if self.status == 101:
+                raise InvalidResponse("the upstream switched protocols")
+            self.headers = self.msg = None  # type: ignore[assignment]  # or begin() would return at once
+            super().begin()
+        source.bytes_left = None
+        if not self._may_be_followed():
+            self.will_close = True  # http.client then gives up the connection, and urllib3 opens another one
+
+    def _may_be_followed(self) -> bool:
+        """Return whether the head leaves no doubt of where the response ends and that the connection stays open.
+
+        http.client looks only at the first of several headers of a name. What follows a malformed line of the head is
+        lost to it; the email parser that it uses takes that for a text.
+        """
+        lengths = self.msg.get_all("Content-Length", [])
+        codings = self.msg.get_all("Transfer-Encoding", [])
+        if codings:
+            framed = not lengths and [coding.lower() for coding in codings] == ["chunked"]
+        else:
+            framed = len(lengths) == 1 and lengths[0].isascii() and lengths[0].isdigit()
+        closes = "close" in ",".join(self.msg.get_all("Connection", [])).lower()
+        malformed = bool(self.msg.defects or self.msg.get_payload())
+        return self.version == 11 and framed and not closes and not malformed
 
 
 class _InTime(HTTPConnection):
-    """Tries a host's addresses against one deadline, where urllib3 would give each of them the whole timeout."""
+    """Tries a host's addresses against one deadline, where urllib3 would give each of them the whole timeout.
+
+    `_new_conn` and `_dns_host` are private to urllib3, whose public API has no place to bound a look-up's addresses.
+    """
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection is open and nothing has arrived on it. The pool asks before it reuses a connection.
+
+        urllib3 only looks whether the socket is readable, which does not show what TLS has decrypted already.
+        """
+        if self.sock is None:
+            return False
+        try:
+            self.sock.settimeout(0)  # the next request sets it again
+            self.sock.recv(1)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return True
+        except OSError:
+            return False
+        return False  # the end of the connection, or a byte that answers nothing
 
     def _new_conn(self) -> socket.socket:
         if not isinstance(self.timeout, int | float):
@@ -113,10 +205,30 @@ class WholeAnswerAdapter(HTTPAdapter):
         super().init_poolmanager(*args, **kwargs)
         _bound(self.poolmanager)
 
+    def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
+        """Build the response of requests, on a connection that does not return to its pool by itself."""
+        # urllib3 would release it when the last byte of the body has been read, before anybody has looked at the body.
+        resp.release_conn = _keep_out_of_pool
+        return super().build_response(req, resp)
+
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> PoolManager:
         manager: PoolManager = super().proxy_manager_for(*args, **kwargs)
         _bound(manager)
         return manager
+
+
+def _keep_out_of_pool() -> None:
+    pass
+
+
+def reuse_connection(response: requests.Response) -> None:
+    """Return the connection of a response in order to its pool, if the response was read to its end and no more came.
+
+    A connection for which this is not called is closed when the response is.
+    """
+    raw = response.raw
+    if raw.isclosed() and raw.connection is not None and raw.connection.is_connected:
+        urllib3.HTTPResponse.release_conn(raw)
 
 
 def _bound(manager: PoolManager) -> None:
@@ -125,6 +237,8 @@ def _bound(manager: PoolManager) -> None:
 
 class Session(requests.Session):
     """Follows no redirect, keeps no cookie, and sends no credentials but `auth`, whatever a .netrc says.
+
+    Its responses must be closed; a connection is used again only after `reuse_connection`.
 
     An operator's proxy and certificates count, as they are for `url`, but are looked up once: requests would do it
     at each call.

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 FaultKind = Literal[
     "slow", "hang", "drip-headers", "drip-body", "reset", "status", "quota", "broken-json", "wrong-shape",
-    "wrong-types", "oversize", "redirect", "not-utf-8", "bad-header",
+    "wrong-types", "oversize", "redirect", "not-utf-8", "bad-header", "another-user",
     "cohort-429", "cohort-500", "cohort-stuck", "cohort-cut-off", "cohort-expired", "cohort-loop", "cohort-elsewhere",
     "cohort-gzip", "cohort-gzip-cut", "cohort-unbounded", "cohort-unbounded-cut", "cohort-file-429",
     "cohort-storage-429", "cohort-nowhere",

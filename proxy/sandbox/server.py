@@ -218,7 +218,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not query.get("user_id") and not query.get("device_id"):
             return self._send(400, {"error": "Missing user_id or device_id"})
         person = find(query.get("user_id"), query.get("device_id"))
-        if fault and fault.kind not in ("slow", "drip-headers", "drip-body", "bad-header"):
+        if fault and fault.kind not in ("slow", "drip-headers", "drip-body", "bad-header", "another-user"):
             return self._fail(fault)
         if fault and fault.kind == "slow":
             sandbox.closing.wait(fault.seconds)
@@ -226,6 +226,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(sandbox.documented.unknown_status, {"error": "User id and device id not seen before"})
         sandbox.expose(person, listed(query, "rec_id"))
         answer = {"userData": user_data(person, query, sandbox.documented)}
+        if fault and fault.kind == "another-user":
+            answer["userData"] |= {"user_id": "another-user", "device_id": "another-device"}
         if fault and fault.kind in ("drip-headers", "drip-body"):
             return self._drip(fault, json.dumps(answer).encode())
         extra = {"X Odd": "a header name with a space"} if fault and fault.kind == "bad-header" else {}

@@ -17,6 +17,7 @@ from proxy.sandbox.answers import Documented
 from proxy.sandbox.faults import Fault, FaultKind
 from proxy.sandbox.server import Sandbox
 from tests.conftest import SECRET, Service
+from tests.upstream import Reply, Upstream
 
 _numbers = itertools.count(1_000)
 
@@ -127,6 +128,7 @@ WORDS: list[tuple[FaultKind, str]] = [
     ("oversize", "upstream_invalid"),
     ("redirect", "upstream_invalid"),
     ("not-utf-8", "upstream_invalid"),
+    ("another-user", "upstream_invalid"),
 ]
 
 
@@ -271,3 +273,46 @@ def test_a_fault_in_the_background_names_the_request_that_opened_the_call(
     lines = [json.loads(line) for line in service.log.read_text().splitlines() if line.startswith("{")]
     told = [line for line in lines if line["event"] == "no answer from Amplitude"]
     assert [line["request_id"] for line in told] == ["the-one"]
+
+
+def test_answer_about_another_user__not_kept_and_logged_apart_without_an_id(
+    start_service: Callable[..., Service], sandbox: Sandbox
+) -> None:
+    service = start_service(sandbox)
+    sandbox.break_with(Fault("broken-json", times=1))
+    service.get("/v1/cohorts?user_id=user-1")
+    sandbox.break_with(Fault("another-user"))
+    for number in range(3, 10):  # more than the failures in a row that stop calls
+        answer = service.get(f"/v1/cohorts?user_id=user-{number}")
+        assert (answer.json()["error"], answer.headers["X-Amplitude-Calls"]) == ("upstream_invalid", "1")
+        assert answer.json()["cohort_ids"] == []
+    sandbox.break_with(None)
+    for number in range(3, 10):
+        answer = service.get(f"/v1/cohorts?user_id=user-{number}")
+        assert (answer.json()["error"], answer.headers["X-Amplitude-Calls"]) == (None, "1")
+    text = service.log.read_text()
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    told = [line for line in lines if line["event"] == "no answer from Amplitude"]
+    assert ["ACCEPT_MAPPED_USERS" in line["why"] for line in told] == [False, True]
+    assert {line["error"] for line in told} == {"upstream_invalid"}
+    assert "another-user" not in text
+    assert "user-3" not in text
+
+
+@pytest.mark.parametrize("status", ["103 Early Hints", "204 No Content", "200 OK"])
+def test_answers_that_come_late_on_a_connection__no_user_gets_anothers(
+    start_service: Callable[..., Service], sandbox: Sandbox, status: str
+) -> None:
+    def reply(user: str) -> Reply:
+        body = json.dumps({"userData": {"user_id": user, "amp_props": {"gp:name": user}, "cohort_ids": []}})
+        whole = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+        length = "" if status.startswith("1") else "Content-Length: 0\r\n"
+        return Reply(f"HTTP/1.1 {status}\r\n{length}\r\n".encode(), late=whole.encode(), patience=0.15)
+
+    with Upstream(reply) as upstream:
+        # With the check of the id off, nothing but the transport keeps users apart.
+        service = start_service(sandbox, AMPLITUDE_BASE_URL=upstream.url, ACCEPT_MAPPED_USERS="true")
+        for user in ("alice", "bob", "carol", "dave"):
+            answer = service.get(f"/v1/properties?user_id={user}").json()
+            own = {"name": user} if status.startswith("103") else {}
+            assert (answer["user_id"], answer["properties"]) == (user, own)

@@ -64,7 +64,7 @@ def poor(start_service: Callable[..., Service]) -> Iterator[Service]:
 
 
 def test_every_symptom_has_a_command_and_every_command_is_walked_here() -> None:
-    assert len(SYMPTOMS) == 7
+    assert len(SYMPTOMS) == 8
     assert all(re.fullmatch(r"`(curl|\.venv/bin/python -m proxy) [^`]+`", cells[0]) for cells in SYMPTOMS.values())
 
 
@@ -73,6 +73,7 @@ def test_a_message_without_content_is_told_by_error_and_cache_status(service: Se
     told = run(service, CONTENT, user="user-31401")
     assert "Cache-Status: connected-content-proxy; fwd=miss; detail=upstream_unavailable" in told
     assert '"error":"upstream_unavailable"' in told.replace('": "', '":"')
+    service.sandbox.break_with(None)
     assert '"is_control":true' in run(service, CONTENT, user="ben").replace(" ", "")
 
 
@@ -94,6 +95,20 @@ def test_a_fallback_for_everybody_is_told_by_a_word(
     assert '"quota":"spent"' in run(poor, EVERYBODY).replace(" ", "")
     assert "The quota is spent just now" in run(poor, QUOTA)
     assert '"found":false' in run(service, CONTENT, user="nobody").replace(" ", "")
+
+
+def test_merged_users__fallback__told_by_error_and_log(
+    start_service: Callable[..., Service], sandbox: Sandbox, run: Callable[..., str]
+) -> None:
+    sandbox.break_with(Fault("another-user"))
+    service = start_service(sandbox)
+    assert '"error":"upstream_invalid"' in run(service, "some users always get the fallback", user="ava")
+    (why,) = re.findall(r'"why": "(.+?)"', service.log.read_text())
+    assert why.startswith("the answer is about another user")
+    mapped = start_service(sandbox, ACCEPT_MAPPED_USERS="true")
+    told = run(mapped, "some users always get the fallback", user="ava")
+    assert '"error":null' in told
+    assert '"user_id":"another-user"' in told
 
 
 def test_old_prices_are_asked_anew(service: Service, run: Callable[..., str]) -> None:

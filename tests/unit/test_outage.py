@@ -3,6 +3,7 @@
 import pytest
 
 from proxy.errors import (
+    AnotherUser,
     NoAnswer,
     QuotaExhausted,
     UpstreamInvalid,
@@ -37,6 +38,14 @@ def test_an_answer_in_between_begins_the_count_anew_and_a_429_is_an_answer(clock
     for answer in (None, QuotaExhausted()):
         failed(outage, 4)
         outage.ended(answer, probe=outage.begin())
+    failed(outage, 4)
+    assert outage.lasting() is None
+
+
+def test_answers_about_another_user__many_in_a_row__calls_go_on(clock: FakeClock) -> None:
+    outage = Outage(clock)
+    failed(outage, 4)
+    failed(outage, 20, AnotherUser())
     failed(outage, 4)
     assert outage.lasting() is None
 

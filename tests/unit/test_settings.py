@@ -18,6 +18,7 @@ def test_defaults_are_the_contract_s() -> None:
     assert settings.amplitude_base_url == "https://profile-api.amplitude.com"
     assert settings.amplitude_requests_per_minute == 600
     assert settings.amplitude_timeout_seconds == 5
+    assert settings.accept_mapped_users is False
     assert settings.fetch_along == (PROPERTIES, COHORTS)
     assert settings.response_deadline_seconds == 1.5
     assert settings.cache_fresh_seconds == 900

@@ -1,0 +1,104 @@
+"""An HTTP server on loopback whose every byte is chosen by a test, for responses that no HTTP library would send."""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlsplit
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The bytes that answer a request.
+
+    `late` is sent on the same connection as soon as the next request has arrived, in front of the answer to it, or
+    after `patience` seconds without one.
+    """
+
+    now: bytes
+    late: bytes = b""
+    patience: float = 0.05
+    close: bool = False
+
+
+class Upstream:
+    """A context manager. `users`: the ids asked about, in order (a device id where only that was sent)."""
+
+    def __init__(self, reply: Callable[[str], Reply], tls: ssl.SSLContext | None = None) -> None:
+        self._reply = reply
+        self._tls = tls
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self.users: list[str] = []
+        self.connections = 0
+        self.all_sent = threading.Event()
+        """Set while no late bytes are waiting to be sent."""
+        self.port = self._listener.getsockname()[1]
+        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Upstream:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+        for connection in self._open:
+            with suppress(OSError):  # it is closed already
+                connection.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(5)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _serve(self, connection: socket.socket) -> None:
+        # The client closes most connections in the middle, as the tests expect.
+        with suppress(OSError), connection:
+            if self._tls is not None:
+                connection = self._tls.wrap_socket(connection, server_side=True)
+            self._open.append(connection)
+            with connection:
+                self._answer_all(connection)
+
+    def _answer_all(self, connection: socket.socket) -> None:
+        late = b""
+        while request := _request(connection):
+            asked = dict(parse_qsl(urlsplit(request.split(" ")[1]).query))
+            user = asked.get("user_id") or asked["device_id"]
+            self.users.append(user)
+            reply = self._reply(user)
+            self.all_sent.clear()
+            connection.sendall(late + reply.now)
+            if reply.close:
+                self.all_sent.set()
+                return
+            late = reply.late
+            if late and not select.select([connection], [], [], reply.patience)[0]:
+                connection.sendall(late)
+                late = b""
+            self.all_sent.set()
+
+
+def _request(connection: socket.socket) -> str:
+    """Return the head of the next request, or nothing at the end of the connection."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        received = connection.recv(65536)
+        if not received:
+            return ""
+        head += received
+    return head.decode()
