@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import select
+import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import gevent
 import gevent.socket
@@ -16,8 +18,10 @@ import pytest
 
 from proxy import connection as limits
 from proxy.connection import Connection
-from tests.conftest import SECRET, Service
+from proxy.sandbox.server import Sandbox
+from tests.conftest import SECRET, Service, free_port
 
+Start = Callable[..., Service]
 KEY = f"X-API-Key: {SECRET}\r\n"
 CHUNKED = "Host: x\r\nTransfer-Encoding: chunked\r\n"
 JSON = "Content-Type: application/json\r\n"
@@ -266,3 +270,37 @@ def test_head__start_came_with_the_request_before__end_is_handed_over(start: int
         received = b""
         while received != rest:
             received += connection.recv(8192)
+
+
+def test_two_workers__many_connections_at_once__all_accepted_before_busy_ones_go_on(
+    start_service: Start, sandbox: Sandbox
+) -> None:
+    service = start_service(sandbox, WEB_CONCURRENCY="2", REDIS_URL=f"redis://127.0.0.1:{free_port()}")
+    deadline = time.monotonic() + 10
+    while len(pids := re.findall(r"Booting worker with pid: (\d+)", service.log.read_text())) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    busy, newcomers = 60, 50
+
+    def ask(id: str) -> bytes:
+        return f"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Request-ID: {id}\r\n\r\n".encode()
+
+    with contextlib.ExitStack() as opened:
+        for pid in pids:
+            os.kill(int(pid), signal.SIGSTOP)
+            opened.callback(os.kill, int(pid), signal.SIGCONT)
+        clients = [
+            opened.enter_context(socket.create_connection(service.address, timeout=10)) for _ in range(newcomers + 1)
+        ]
+        clients[0].sendall(b"".join(ask(f"busy-{number}") for number in range(busy)))
+        for number, client in enumerate(clients[1:]):
+            client.sendall(ask(f"new-{number}"))
+        os.kill(int(pids[0]), signal.SIGCONT)
+        for client in clients:
+            assert client.recv(12) == b"HTTP/1.1 200"
+        while f"busy-{busy - 1}" not in service.log.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    order = re.findall(r'"(busy|new)-\d+"', service.log.read_text())
+    last = len(order) - order[::-1].index("new")
+    assert order[:last].count("busy") < busy / 2
