@@ -40,6 +40,8 @@ graceful_timeout = 25
 control_socket_disable = True
 # Room for an id of 512 characters of any script, percent-encoded; more goes into the body of a POST.
 limit_request_line = 8190
+# The limit on all headers together (proxy/connection.py) is in a method that the parser in C, if installed, skips.
+http_parser = "python"
 # The application logs each request itself: gunicorn's line would hold the query string, and with it user ids.
 accesslog = None
 

@@ -1,4 +1,4 @@
-"""gunicorn's gevent worker with three things mended: whose turn it is, who dawdles, and how it stops.
+"""gunicorn's gevent worker with limits on each connection, turns for all of them, and a stop that loses no answer.
 
 The master imports this module before it forks, and gevent replaces locks, sockets and sleeping only in the worker, as
 gunicorn does it. So nothing of ours, and nothing that takes a lock, may be imported here at the top: it would keep the
@@ -19,89 +19,17 @@ import gevent
 import gevent.event
 import gevent.pool
 import gevent.server
-import gevent.socket
-from gunicorn import util
+from gunicorn.http.errors import NoMoreData
 from gunicorn.workers.ggevent import GeventWorker
 
+from proxy.connection import LINGER_SECONDS, Connection, Requests
 from proxy.garbage import Looks
 
 if TYPE_CHECKING:
     from proxy.web.context import Services
 
-REQUEST_SECONDS = 10.0
-"""From the first byte of a request to its last, and for a client to take the answer. Braze gives up after 2."""
 _QUIET = 20
 """Fewer requests than that in a second, and a look for garbage that takes a part of one keeps few waiting."""
-LINGER_SECONDS = 2.0
-"""How long a connection is kept for a request that may be on its way already, when we are about to close it."""
-
-
-class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no types
-    """A client's socket that does not wait for ever. To the parser, a client that dawdles has gone."""
-
-    def __init__(self, accepted: Any, idle_seconds: float) -> None:
-        super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
-        self.idle_seconds = idle_seconds
-        self.reading = False
-        self._complete_by: float | None = None  # None: no byte of the next request has come
-        self._gone = False
-        self.settimeout(REQUEST_SECONDS)
-
-    @property
-    def idle(self) -> bool:
-        """Say whether the client owes us nothing: no byte of a request has come since the last answer."""
-        return self.reading and self._complete_by is None
-
-    def answered(self) -> None:
-        """Begin to wait for the next request."""
-        self._complete_by = None
-
-    def recv(self, *args: Any) -> bytes:
-        """Return what came; nothing when the client has gone, or was silent for too long, between two requests.
-
-        In the midst of a request either is a ConnectionResetError, so that half a body is not taken for a whole one.
-        """
-        left = self.idle_seconds if self._complete_by is None else self._complete_by - time.monotonic()
-        self.reading = True
-        data = b""
-        try:
-            self.settimeout(max(left, 0.001))
-            data = super().recv(*args)
-        except TimeoutError:
-            pass
-        except OSError as error:
-            if error.errno != errno.EBADF:  # gevent's word for our own shutdown
-                raise
-        finally:
-            self.reading = False
-            self._gone = not data
-            self.settimeout(REQUEST_SECONDS)
-        if self._complete_by is None:
-            self._complete_by = time.monotonic() + REQUEST_SECONDS
-        elif not data:
-            raise _reset()
-        return data
-
-    def sendall(self, *args: Any) -> None:
-        """Send; a client that does not take it counts as one that reset the connection, which is no news."""
-        try:
-            super().sendall(*args)
-        except TimeoutError:
-            self._gone = True
-            raise _reset() from None
-
-    def close(self) -> None:
-        """Close, and not before the client has what we sent: with bytes unread a close would cut it off."""
-        if self._gone:
-            super().close()
-        else:
-            self._gone = True
-            self._complete_by = time.monotonic() + LINGER_SECONDS
-            util.close_graceful(self, timeout=LINGER_SECONDS)
-
-
-def _reset() -> ConnectionResetError:
-    return ConnectionResetError(errno.ECONNRESET, "the client was too slow, or has gone")
 
 
 class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -121,10 +49,9 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         """Refuse what this worker would leave undone in silence."""
         if cfg.is_ssl:
             raise RuntimeError("--certfile and --keyfile are not supported: let a proxy in front end TLS")
-
-    def timeout_ctx(self) -> contextlib.AbstractContextManager[None]:
-        """Bound nothing: the connection does, and knows what it waits for."""
-        return contextlib.nullcontext()
+        for option, supported in (("protocol", "http"), ("http2_cleartext", "off"), ("proxy_protocol", "off")):
+            if getattr(cfg, option) != supported:
+                raise RuntimeError(f"{option} must be {supported}; remove the option from gunicorn's settings")
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve one connection until it ends."""
@@ -133,15 +60,29 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         if len(self._connections) >= self.worker_connections:
             self._make_room()
         try:
-            super(GeventWorker, self).handle(listener, connection, addr)  # GeventWorker's takes the time limits off
+            self._serve(listener.getsockname(), connection, addr)
         finally:
+            connection.close()
             self._connections.pop(connection, None)
+
+    def _serve(self, listener_name: Any, connection: Connection, addr: Any) -> None:
+        # Not gunicorn's own loop: no setting makes it use a parser with limits on a body that nobody reads.
+        try:
+            for request in Requests(self.cfg, connection, addr):
+                self.handle_request(listener_name, request, connection, addr)
+        except (StopIteration, NoMoreData, ConnectionError):
+            pass  # the answer was the last one, or the client has left
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:
+                self.log.exception("a connection failed")
+        except Exception as error:  # noqa: BLE001  # logged and answered
+            self.handle_error(None, connection, addr, error)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Connection, addr: Any) -> None:
         """Serve one request, then let the others have their turn."""
+        sock.head_ended()
         req.should_close = _Closing(self, asked=req.should_close())
         super().handle_request(listener_name, req, sock, addr)
-        sock.answered()
         if sock in self._connections:
             self._connections[sock] = self._connections.pop(sock)
         # A client that is quick enough has sent its next request by now, and would be served again before any other
@@ -187,7 +128,9 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         servers = [gevent.server.StreamServer(s, handle=partial(self.handle, s), spawn=places) for s in self.sockets]
         for server in servers:
             if self.cfg.workers > 1:
-                server.max_accept = 1  # the other workers want some too
+                # gunicorn's worker accepts 1 in each turn of the loop, for the other workers to have some. With many
+                # busy connections a turn is long: of 1,000 connections opened at once the last waited for 4 s.
+                server.max_accept = 100
             server.start()
         while self.alive:
             self.notify()

@@ -48,7 +48,8 @@ with `on_error=retry` it is a 500, on which Braze's `:retry` acts. An anonymous 
 `error: blank_id` and costs no call. An unknown path is a 404, a method that a route does not take a 405 with `Allow`.
 
 Whatever the route and the credentials, a URL over 8 KiB is a 414 (send the parameters in the body of a POST), and more
-than 100 headers, or one over 8 KiB, a 431; both are problems as the others are, without `X-Request-ID`.
+than 100 headers, one over 8 KiB, or more than 32 KiB in all, a 431; both are problems as the others are, without
+`X-Request-ID`.
 
 Asking for a `rec_id` that is not in the cache logs an exposure in Amplitude, here as anywhere.\
 """

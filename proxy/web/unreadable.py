@@ -20,7 +20,7 @@ from proxy.web.hooks import SECURITY, problem
 _log = logging.getLogger(__name__)
 _unreadable = OncePerMinute(_log, "requests that are no HTTP")
 _INTERNAL = (500, "Internal Server Error", "internal error")
-_HEADERS = "the headers are too large: send 100 at most, each of 8 KiB at most, and no cookies"
+_HEADERS = "the headers are too large: send at most 100, each at most 8 KiB, 32 KiB in all, and no cookies"
 _STATUSES: tuple[tuple[type[Exception], tuple[int, str, str]], ...] = (
     (InvalidResponseHeader, _INTERNAL),
     (InvalidResponseHeaderName, _INTERNAL),

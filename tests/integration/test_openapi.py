@@ -87,9 +87,13 @@ def test_every_kind_of_credentials_that_the_document_names_opens_the_routes_that
 
 def test_a_url_and_headers_are_refused_where_the_document_says_and_not_before(service: Service) -> None:
     about = DOCUMENT["info"]["description"].replace("\n", " ")
-    found = re.search(r"URL over (\d+) KiB is a 414 .+ more than (\d+) headers, or one over (\d+) KiB, a 431", about)
+    found = re.search(
+        r"URL over (\d+) KiB is a 414 .+ more than (\d+) headers, one over (\d+) KiB, or more than (\d+) KiB in all, "
+        "a 431",
+        about,
+    )
     assert found
-    url, count, field = (int(number) for number in found.groups())
+    url, count, field, together = (int(number) for number in found.groups())
 
     def ask(length: int, headers: dict[str, str]) -> requests.Response:
         asked = f"{service.url}/v1/cohorts?user_id=ava&more="
@@ -97,6 +101,9 @@ def test_a_url_and_headers_are_refused_where_the_document_says_and_not_before(se
         return requests.get(asked + "x" * (length - len(asked.removeprefix(service.url))), headers=every, timeout=10)
 
     few, many = ({f"X-More-{number}": "x" for number in range(some)} for some in (count - 10, count + 1))
+    large = {f"X-More-{number}": "x" * (together * 1024 // 4 - 32) for number in range(4)}
+    # What the client itself sends beside them is about 200 bytes, in seven headers.
+    less = large | {"X-More-0": large["X-More-0"][:-200]}
     for status, length, headers in (
         (200, url * 1024 - 32, {}),
         (414, url * 1024, {}),
@@ -104,6 +111,8 @@ def test_a_url_and_headers_are_refused_where_the_document_says_and_not_before(se
         (431, 100, {"X-More": "x" * field * 1024}),
         (200, 100, few),
         (431, 100, many),
+        (200, 100, less),
+        (431, 100, large),
     ):
         answer = ask(length, headers)
         assert answer.status_code == status

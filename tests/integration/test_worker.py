@@ -24,10 +24,10 @@ import pytest
 import requests
 import trustme
 
-from proxy import worker
+from proxy import connection as limits
+from proxy.connection import Connection
 from proxy.sandbox.faults import Fault, FaultKind
 from proxy.sandbox.server import Sandbox
-from proxy.worker import Connection
 from tests.conftest import KEYS, ROOT, SECRET, Service, free_port
 
 Start = Callable[..., Service]
@@ -111,7 +111,7 @@ def test_connections_that_are_ready_take_turns(start_service: Start) -> None:
 
 
 def test_a_request_has_its_time_as_a_whole_however_it_drips(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "REQUEST_SECONDS", 0.3)
+    monkeypatch.setattr(limits, "REQUEST_SECONDS", 0.3)
     here, there = gevent.socket.socketpair()
     connection = Connection(here, idle_seconds=5)
     # Never a pause as long as the time as a whole.
@@ -120,7 +120,7 @@ def test_a_request_has_its_time_as_a_whole_however_it_drips(monkeypatch: pytest.
     with pytest.raises(ConnectionResetError):
         sum(len(connection.recv(1)) for _ in range(500))
     assert 0.3 <= time.monotonic() - started < 3
-    connection.answered()
+    connection.request_ended()
     assert connection.recv(1) == b"x", "the next request has its own time"
     dripping.kill()
     there.close()
@@ -146,7 +146,7 @@ def test_an_idle_connection_ends_after_its_own_time() -> None:
 
 
 def test_who_does_not_take_the_answer_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr(limits, "REQUEST_SECONDS", 0.1)
     here, there = gevent.socket.socketpair()
     connection = Connection(here, idle_seconds=5)
     with pytest.raises(ConnectionResetError):
@@ -296,6 +296,15 @@ def test_a_certificate_is_refused_and_not_left_unused() -> None:
     assert "let a proxy in front end TLS" in refused("--certfile", "wsgi.py", "--keyfile", "wsgi.py")
 
 
+@pytest.mark.parametrize(
+    "option",
+    [("--protocol", "uwsgi"), ("--http2-cleartext", "both"), ("--proxy-protocol",)],
+    ids=lambda option: option[0],
+)
+def test_start__protocol_without_limits__refused(option: tuple[str, ...]) -> None:
+    assert "; remove the option from gunicorn's settings" in refused(*option)
+
+
 def limited(limits: str) -> tuple[str, ...]:
     """Return a command that runs another within these limits on open files."""
     return "sh", "-c", f'{limits} && exec "$@"', "sh"
@@ -331,6 +340,7 @@ def test_nothing_that_takes_a_lock_is_imported_before_the_fork() -> None:
     ).stdout.split()
     assert {name for name in loaded if name.startswith("proxy.")} == {
         "proxy.aliases",
+        "proxy.connection",
         "proxy.garbage",
         "proxy.keys",
         "proxy.parts",

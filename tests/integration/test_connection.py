@@ -1,0 +1,306 @@
+"""What one connection may cost: bytes, time and turns, whatever its client sends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import gevent
+import gevent.socket
+import pytest
+
+from proxy import connection as limits
+from proxy.connection import Connection
+from proxy.sandbox.server import Sandbox
+from tests.conftest import SECRET, Service, free_port
+
+Start = Callable[..., Service]
+KEY = f"X-API-Key: {SECRET}\r\n"
+CHUNKED = "Host: x\r\nTransfer-Encoding: chunked\r\n"
+JSON = "Content-Type: application/json\r\n"
+TINY_CHUNKS = b"1\r\nx\r\n" * 10_000
+LONG_EXTENSIONS = (b"1;" + b"a" * 8000 + b"\r\nx\r\n") * 10
+TRAILERS = b"a: b\r\n" * 10_000
+
+
+def flood(address: tuple[str, int], head: str, body: bytes, *, seconds: float = 5, until_reset: bool = False) -> bytes:
+    """Send `body` again and again, as fast as it is taken, until the service ends the connection or even resets it.
+
+    Return the answers. The service has `seconds` for it.
+    """
+    received, rest = b"", head.encode()
+    deadline = time.monotonic() + seconds
+    with socket.create_connection(address, timeout=5) as client:
+        client.setblocking(False)
+        while time.monotonic() < deadline:
+            readable, writable, _ = select.select([client], [client], [], 0.1)
+            try:
+                if readable:
+                    data = client.recv(65536)
+                    if not data and not until_reset:
+                        return received
+                    received += data
+                if writable:
+                    rest = rest[client.send(rest) :] or body
+            except ConnectionError:
+                return received
+    pytest.fail(f"the connection was still open after {seconds} s; received: {received[:200]!r}")
+
+
+def exchange(address: tuple[str, int], sent: bytes) -> bytes:
+    """Send bytes and return all that comes back until the service closes the connection."""
+    received = b""
+    with socket.create_connection(address, timeout=5) as client:
+        client.sendall(sent)
+        while data := client.recv(65536):
+            received += data
+    return received
+
+
+def status(answer: bytes) -> int:
+    """Return the status of the only answer."""
+    assert answer.count(b"HTTP/1.1 ") == 1, answer
+    return int(answer[9:12])
+
+
+@contextlib.contextmanager
+def pair(idle_seconds: float = 5) -> Iterator[tuple[Connection, gevent.socket.socket]]:
+    """Yield a connection and its client's end."""
+    ours, theirs = gevent.socket.socketpair()
+    connection = Connection(ours, idle_seconds)
+    try:
+        yield connection, theirs
+    finally:
+        theirs.close()
+        connection.close()
+
+
+@pytest.mark.parametrize("body", [TINY_CHUNKS, LONG_EXTENSIONS, b"0\r\n" + TRAILERS], ids=["chunks", "ext", "trailers"])
+@pytest.mark.parametrize(
+    ("line", "headers", "expected"),
+    [
+        ("GET /healthz", "", 200),
+        ("GET /nowhere", "", 404),
+        ("POST /healthz", "", 405),
+        ("GET /v1/cohorts?user_id=ava", "", 401),
+        ("POST /v1/cohorts", JSON, 401),
+        ("GET /v1/cohorts?user_id=ava", KEY, 200),
+        ("POST /v1/webhooks/amplitude/cohorts", JSON, 401),
+        ("POST /v1/webhooks/amplitude/users", f"{KEY}Content-Type: text/csv\r\n", 415),
+        ("GET /metrics", "Expect: 100-continue\r\n", 401),
+    ],
+)
+def test_unread_body__without_end__answered_and_closed(
+    service: Service, line: str, headers: str, expected: int, body: bytes
+) -> None:
+    answer = flood(service.address, f"{line} HTTP/1.1\r\n{CHUNKED}{headers}\r\n", body)
+    assert status(answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")) == expected
+
+
+def test_unread_body__content_length_of_gigabytes__answered_and_closed(service: Service) -> None:
+    answer = flood(
+        service.address, "GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999999\r\n\r\n", b"x" * 65536
+    )
+    assert status(answer) == 200
+
+
+def test_unread_body__client_never_stops_sending__reset_after_the_answer(service: Service) -> None:
+    head = f"GET /healthz HTTP/1.1\r\n{CHUNKED}\r\n"
+    assert status(flood(service.address, head, TINY_CHUNKS, until_reset=True)) == 200
+
+
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        ("Content-Length: 50000", b"x" * 50_000),
+        ("Transfer-Encoding: chunked", b"1000\r\n" + b"x" * 4096 + b"\r\n0\r\nTrailer-Field: 1\r\n\r\n"),
+    ],
+)
+def test_unread_body__within_64_kib__connection_serves_the_next_request(
+    service: Service, head: str, body: bytes
+) -> None:
+    first = f"POST /v1/cohorts HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n".encode() + body
+    answer = exchange(service.address, first + b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"401", b"200"]
+
+
+def test_unread_body__broken_chunk__no_second_answer(service: Service) -> None:
+    answer = exchange(service.address, f"GET /healthz HTTP/1.1\r\n{CHUNKED}\r\n1\r\nxyz\r\n".encode())
+    assert status(answer) == 200
+
+
+def test_read_body__without_end__refused_and_closed(service: Service) -> None:
+    head = f"POST /v1/cohorts HTTP/1.1\r\n{CHUNKED}{KEY}{JSON}\r\n"
+    assert status(flood(service.address, head, TINY_CHUNKS)) == 413
+
+
+def test_read_body__trailers_without_end__refused(service: Service) -> None:
+    head = f"POST /v1/webhooks/amplitude/cohorts HTTP/1.1\r\n{CHUNKED}{KEY}{JSON}\r\n"
+    assert status(flood(service.address, head + "2\r\n{}\r\n0\r\n", TRAILERS)) == 400
+
+
+def test_read_body__chunk_size_without_end__refused(service: Service) -> None:
+    head = f"POST /v1/webhooks/amplitude/cohorts HTTP/1.1\r\n{CHUNKED}{KEY}{JSON}\r\n"
+    assert status(flood(service.address, head, b"0" * 65536)) == 400
+
+
+def test_read_body__8_mib_in_small_chunks__read_whole(service: Service) -> None:
+    body = b"400\r\n" + b" " * 1024 + b"\r\n"
+    head = f"POST /v1/webhooks/amplitude/cohorts HTTP/1.1\r\n{CHUNKED}{KEY}{JSON}Connection: close\r\n\r\n"
+    answer = exchange(service.address, head.encode() + body * 8191 + b"2\r\n{}\r\n0\r\n\r\n")
+    assert b"cohort_id" in answer, "the JSON was read; what it lacks is named"
+
+
+def test_read_body__pipelined_and_cut_off__not_taken_for_whole(service: Service) -> None:
+    form = f"Host: x\r\n{KEY}Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 20\r\n\r\nuser_id=av"
+    with socket.create_connection(service.address, timeout=5) as client:
+        client.sendall(f"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nPOST /v1/cohorts HTTP/1.1\r\n{form}".encode())
+        client.shutdown(socket.SHUT_WR)
+        answers = b""
+        while data := client.recv(65536):
+            answers += data
+    assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"200", b"400"]
+    assert not service.sandbox.calls
+
+
+@pytest.mark.parametrize(
+    ("start", "more", "expected"),
+    [
+        ("", b"\r\n" * 10_000, 400),
+        ("", b"\r" * 10_000, 414),
+        ("GET /", b"x" * 10_000, 414),
+        ("GET / HTTP/1.1\r\n", b"a: b\r\n" * 10_000, 431),
+        ("GET / HTTP/1.1\r\na: ", b"x" * 10_000, 431),
+        ("GET / HTTP/1.1\r\n", b"\r" * 10_000, 431),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\0" * 10_000, 400),
+        ("PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n", b"x" * 10_000, 400),
+    ],
+)
+def test_head__without_end__refused(service: Service, start: str, more: bytes, expected: int) -> None:
+    assert status(flood(service.address, start, more)) == expected
+
+
+@pytest.mark.parametrize("name", ["More", "more_dropped"])
+def test_headers__over_32_kib_together__431(service: Service, name: str) -> None:
+    def ask(header_bytes: int, line: str = "GET /healthz HTTP/1.1") -> bytes:
+        fixed = b"Connection: close"
+        fields = [f"{name}{number}: ".encode() for number in range(5)]
+        left = header_bytes - len(fixed) - sum(len(field) + 2 for field in fields)
+        values = [b"x" * (left // 5)] * 4 + [b"x" * (left - left // 5 * 4)]
+        lines = [fixed, *(field + value for field, value in zip(fields, values, strict=True))]
+        head = b"\r\n".join(lines)
+        assert len(head) == header_bytes
+        return exchange(service.address, line.encode() + b"\r\n" + head + b"\r\n\r\n")
+
+    assert status(ask(32 * 1024)) == 200
+    assert status(ask(32 * 1024, f"GET /healthz?{'x' * 8000} HTTP/1.1")) == 200, "the URL has its own limit"
+    refused = ask(32 * 1024 + 1)
+    assert status(refused) == 431
+    assert b"each at most 8 KiB, 32 KiB in all" in refused
+
+
+def test_endless_bodies__others_are_answered_at_once(service: Service) -> None:
+    stop = threading.Event()
+    webhook = f"POST /v1/webhooks/amplitude/cohorts HTTP/1.1\r\n{CHUNKED}{KEY}{JSON}\r\n"
+
+    def attack(head: str) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(OSError), socket.create_connection(service.address, timeout=5) as client:
+                client.sendall(head.encode())
+                while not stop.is_set():
+                    client.sendall(TINY_CHUNKS)
+
+    threads = [
+        threading.Thread(target=attack, args=(head,))
+        for head in [f"GET /healthz HTTP/1.1\r\n{CHUNKED}\r\n", webhook] * 2
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(10):
+            assert service.get("/healthz").elapsed.total_seconds() < 1
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_request__data_always_ready__ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "REQUEST_SECONDS", 0.05)
+    with pair() as (connection, client):
+        client.sendall(b"x" * 100_000)
+        with pytest.raises(ConnectionResetError):
+            sum(len(connection.recv(1)) for _ in range(100_000))
+
+
+def test_reading__data_always_ready__others_have_their_turn() -> None:
+    with pair() as (connection, client):
+        client.sendall(b"x" * 100_000)
+        other = gevent.spawn(lambda: None)
+        connection.head_ended()
+        for _ in range(100_000):
+            assert connection.recv(1) == b"x"
+            if other.ready():
+                break
+        assert other.ready()
+
+
+def test_head__byte_by_byte__handed_over_in_few_pieces() -> None:
+    head = b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a: b\r\n" * 100 + b"\r\n"
+    with pair() as (connection, client):
+        gevent.spawn(lambda: [(client.send(head[at : at + 1]), gevent.sleep(0.0002)) for at in range(len(head))])
+        pieces: list[bytes] = []
+        while b"".join(pieces) != head:
+            pieces.append(connection.recv(8192))
+        assert len(pieces) < 20
+
+
+@pytest.mark.parametrize("start", range(10))
+def test_head__start_came_with_the_request_before__end_is_handed_over(start: int) -> None:
+    rest = b"Host: x\r\n\r\n"[start + 1 :]  # what came before is in the parser already; this comes byte by byte
+    with pair() as (connection, client), gevent.Timeout(1):
+        gevent.spawn(lambda: [(client.send(rest[at : at + 1]), gevent.sleep(0.001)) for at in range(len(rest))])
+        received = b""
+        while received != rest:
+            received += connection.recv(8192)
+
+
+def test_two_workers__many_connections_at_once__all_accepted_before_busy_ones_go_on(
+    start_service: Start, sandbox: Sandbox
+) -> None:
+    service = start_service(sandbox, WEB_CONCURRENCY="2", REDIS_URL=f"redis://127.0.0.1:{free_port()}")
+    deadline = time.monotonic() + 10
+    while len(pids := re.findall(r"Booting worker with pid: (\d+)", service.log.read_text())) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    busy, newcomers = 60, 50
+
+    def ask(id: str) -> bytes:
+        return f"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Request-ID: {id}\r\n\r\n".encode()
+
+    with contextlib.ExitStack() as opened:
+        for pid in pids:
+            os.kill(int(pid), signal.SIGSTOP)
+            opened.callback(os.kill, int(pid), signal.SIGCONT)
+        clients = [
+            opened.enter_context(socket.create_connection(service.address, timeout=10)) for _ in range(newcomers + 1)
+        ]
+        clients[0].sendall(b"".join(ask(f"busy-{number}") for number in range(busy)))
+        for number, client in enumerate(clients[1:]):
+            client.sendall(ask(f"new-{number}"))
+        os.kill(int(pids[0]), signal.SIGCONT)
+        for client in clients:
+            assert client.recv(12) == b"HTTP/1.1 200"
+        while f"busy-{busy - 1}" not in service.log.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    order = re.findall(r'"(busy|new)-\d+"', service.log.read_text())
+    last = len(order) - order[::-1].index("new")
+    assert order[:last].count("busy") < busy / 2
