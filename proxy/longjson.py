@@ -13,6 +13,8 @@ MOST = 50_000
 """Entries and members that are read of one document."""
 MOST_VALUES = 500_000
 """Values within them: each takes a hundred bytes."""
+_MOST_PASSED = 2 * MOST_VALUES
+"""Texts, arrays and objects that are passed over unread: each takes a microsecond. A value may have a name."""
 _AT_ONCE = 32 * 1024
 """Characters that are read, in half a millisecond, before others may have their turn."""
 _LONGEST = 512 * 1024
@@ -38,7 +40,7 @@ class TooMany(Exception):
     """More entries, or values within them, than are read."""
 
 
-def read(body: bytes, breathe: Callable[[], object]) -> Any:
+def read(body: bytes | bytearray, breathe: Callable[[], object]) -> Any:
     """Return the document in `body`, as strictjson reads it. ValueError when it is not JSON, or TooMany.
 
     An array, or an array in an object, is read by its entries; one entry is read in one go. One that is too large for
@@ -59,6 +61,7 @@ class _Reading:
         self._breathed_at = 0
         self._read = 0
         self._values = 0
+        self._passed = 0
         self._piece = text[:_LONGEST]
         self._piece_at = 0
 
@@ -132,7 +135,7 @@ class _Reading:
     def _whole(self) -> Any:
         self.next_is("")  # the reader takes no white space before it
         at = self._at - self._piece_at
-        begin, fault = self._at, None
+        begin, failed = self._at, False
         # An error is looked at again in the largest piece: it may be that of the piece's end.
         for again in (False, True):
             if again or at >= len(self._piece):
@@ -141,12 +144,13 @@ class _Reading:
             last = self._piece_at + len(self._piece) == len(self._text)
             try:
                 value, end, values = strictjson.read_at(self._piece, at)
-            except JSONDecodeError as error:
+            except JSONDecodeError:
                 if last:
                     raise
-                fault = error
+                # The error itself is not kept: with its traceback it would be a reference cycle that holds the body.
+                failed = True
                 continue
-            fault = None
+            failed = False
             if last or end + _NUMBER_END <= len(self._piece) or self._piece[end - 1] in '"]}':
                 self._at = self._piece_at + end
                 self._values += values
@@ -154,8 +158,8 @@ class _Reading:
                     raise TooMany
                 return value
         self._pass()
-        if fault is not None and self._at - begin <= len(self._piece):
-            raise fault
+        if failed and self._at - begin <= len(self._piece):
+            raise JSONDecodeError("not JSON", "", 0)
         return TOO_LARGE
 
     def _pass(self) -> None:
@@ -174,6 +178,10 @@ class _Reading:
                     return
                 continue
             self._at = found.end()
+            if piece in '"[{':
+                self._passed += 1
+                if self._passed > _MOST_PASSED:
+                    raise TooMany
             if piece == '"':
                 self._pass_text()
             elif piece in "[{":

@@ -10,12 +10,14 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
-from threading import BoundedSemaphore, Lock
+from contextlib import AbstractContextManager
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from cachetools import TTLCache
 
 from proxy.breather import Breather
+from proxy.budget import Budget
 from proxy.pushed import MESSAGE_SECONDS, Pushed, checksum, since
 from proxy.shared import Gone
 from proxy.store import Store
@@ -30,15 +32,22 @@ _REMEMBERED = 10_000
 _USERS_AT_ONCE = 250
 _BYTES_AT_ONCE = 128 * 1024
 """What Redis takes at once, in a few milliseconds in which it does nothing else."""
-_AT_ONCE = 2
-"""Batches that are read and taken at a time: of 8 MiB one takes a hundred."""
-_PATIENCE_SECONDS = 5.0
+_SMALL_BYTES = 256 * 1024
+"""Largest body in the lane for small ones: read and applied within 50 ms, it never waits for one that takes seconds."""
+_ROOM_SECONDS = 1.0
+"""How long a body waits until it may be read. Amplitude gives an answer 1 to 2 seconds."""
+_PLACE_SECONDS = 5.0
+"""How long a body that has been read waits until it is parsed. Amplitude may have given up, but its retry is short."""
 _LOOKED_UP = 5_000
 """Users who are looked up at a time when others were pushed; the rest waits for the next time."""
 
 
-class Busy(Exception):
-    """As many batches are being taken as there is room for."""
+class _Lane:
+    """Limits the bytes of bodies that are read or applied at once, and the number of batches that are applied."""
+
+    def __init__(self, max_bytes: int, max_batches: int) -> None:
+        self.room = Budget(max_bytes, wait_seconds=_ROOM_SECONDS)
+        self.places = Budget(max_batches, wait_seconds=_PLACE_SECONDS)
 
 
 class Pushing:
@@ -58,21 +67,24 @@ class Pushing:
         self._monotonic = monotonic
         self._messages: TTLCache[str, bool] = TTLCache(_REMEMBERED, MESSAGE_SECONDS, timer=now)
         self._lock = Lock()
-        self._places = BoundedSemaphore(_AT_ONCE)
+        # Parsing a body of 8 MiB takes up to 60 MiB more, and two at once finish no sooner on one core.
+        self._large = _Lane(24 * 1024 * 1024, 1)
+        self._small = _Lane(8 * 1024 * 1024, 2)
         self._alone_told = False
         self._heard = 0.0
         self._heard_at: float | None = None
         self._waiting: list[str] = []
 
-    @contextlib.contextmanager
-    def place(self) -> Iterator[None]:
-        """Hold one of the few places for a batch that is read and taken, once one is free. Raises Busy."""
-        if not self._places.acquire(timeout=_PATIENCE_SECONDS):
-            raise Busy
-        try:
-            yield
-        finally:
-            self._places.release()
+    def room(self, size: int) -> AbstractContextManager[None]:
+        """Hold room in memory for a body of at most `size` bytes, before it is read. Raises Busy."""
+        return self._lane(size).room.hold(size)
+
+    def place(self, size: int) -> AbstractContextManager[None]:
+        """Hold a place for parsing and applying a body of `size` bytes. Raises Busy."""
+        return self._lane(size).places.hold(1)
+
+    def _lane(self, size: int) -> _Lane:
+        return self._small if size <= _SMALL_BYTES else self._large
 
     @property
     def mark(self) -> int:

@@ -76,7 +76,7 @@ class _Skipped(Exception):
         self.why = why
 
 
-def read_cohorts(body: bytes, now: float, breathe: Callable[[], object]) -> Batch:
+def read_cohorts(body: bytes | bytearray, now: float, breathe: Callable[[], object]) -> Batch:
     """Return what the body of a cohort webhook says: Amplitude's default payload. Raises BadRequest."""
     said = _document(body, breathe)
     if not isinstance(said, dict):
@@ -109,7 +109,7 @@ def read_cohorts(body: bytes, now: float, breathe: Callable[[], object]) -> Batc
     return batch
 
 
-def read_users(body: bytes, now: float, breathe: Callable[[], object]) -> Batch:
+def read_users(body: bytes | bytearray, now: float, breathe: Callable[[], object]) -> Batch:
     """Return what the body of a streaming webhook says: one event or user, or an array of them. Raises BadRequest.
 
     Events are as Amplitude exports them, users as they are identified. `whole`: there are no other properties.
@@ -140,7 +140,7 @@ def read_users(body: bytes, now: float, breathe: Callable[[], object]) -> Batch:
 _DEFAULT = '{"cohort_id": "c31", "in_cohort": true, "computed_time": "1692206763", "users": [{"user_id": "u"}]}'
 
 
-def _document(body: bytes, breathe: Callable[[], object]) -> Any:
+def _document(body: bytes | bytearray, breathe: Callable[[], object]) -> Any:
     try:
         return longjson.read(body, breathe)
     except TooMany:
@@ -154,7 +154,9 @@ def _document(body: bytes, breathe: Callable[[], object]) -> Any:
 def _each(
     users: list[Any], batch: Batch, news_of: Callable[[dict[str, Any]], Pushed], breathe: Callable[[], object]
 ) -> None:
-    for user in users:
+    users.reverse()
+    while users:
+        user = users.pop()  # frees each user once it has been read: all of them take as much memory as the news
         breathe()
         try:
             if isinstance(user, Unread):
@@ -173,7 +175,9 @@ def _each(
             batch.skipped[skipped.why] += 1
 
 
-def _message(said: Mapping[str, Any], names: Iterable[str], body: bytes, breathe: Callable[[], object]) -> str | None:
+def _message(
+    said: Mapping[str, Any], names: Iterable[str], body: bytes | bytearray, breathe: Callable[[], object]
+) -> str | None:
     """Return what the message is known by again: Amplitude's id, if it has one, and all that it says.
 
     An `insert_id` is one user's alone, and the template of somebody's own may repeat any.

@@ -96,7 +96,10 @@ def _address(text: str) -> Address | None:
 def _presented() -> tuple[str | None, str]:
     if "Authorization" not in request.headers:
         return None, request.headers.get("X-API-Key", "").strip()
-    credentials = request.authorization
+    try:
+        credentials = request.authorization
+    except ValueError:  # werkzeug decodes Basic credentials, which must be ASCII
+        return None, ""
     if credentials is None:
         return None, ""
     if credentials.type == "basic":

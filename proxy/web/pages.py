@@ -83,7 +83,7 @@ def static(name: str) -> Response:
         response.set_data(file.body)
         response.set_etag(file.tag)
     # Under a name with another tag it is not what was asked for, if better than nothing.
-    lasting = request.args.get("v") == file.tag
+    lasting = f"v={file.tag}".encode() in request.query_string.split(b"&")
     response.headers["Cache-Control"] = (
         f"public, max-age={_A_YEAR}, immutable" if lasting else f"public, max-age={_AN_HOUR}"
     )
@@ -91,7 +91,8 @@ def static(name: str) -> Response:
 
 
 def _conditional(response: Response) -> Response:
-    response.make_conditional(request.environ)
+    # Nothing here has a date. werkzeug would raise OverflowError for some that callers send.
+    response.make_conditional({**request.environ, "HTTP_IF_MODIFIED_SINCE": None})
     del response.headers["Date"]  # the server has its own
     return response
 

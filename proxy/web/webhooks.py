@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 
 from flask import Blueprint, Response, jsonify, request
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from proxy.breather import Breather
+from proxy.budget import Busy
 from proxy.errors import BadRequest
-from proxy.pushing import Busy
 from proxy.shared import Gone
 from proxy.web.auth import admit_from_anywhere
 from proxy.web.context import services
@@ -24,6 +25,7 @@ MAX_BODY_BYTES = 8 * 1024 * 1024
 """Ten thousand users with twenty properties each."""
 
 _PIECE_BYTES = 64 * 1024
+_LENGTH = re.compile(r"[0-9]{1,18}\Z")
 
 blueprint = Blueprint("webhooks", __name__, url_prefix="/v1/webhooks/amplitude")
 # Amplitude sends from any of its hosts, so ALLOWED_NETWORKS, which holds Braze's, says nothing of them.
@@ -42,15 +44,17 @@ def users() -> Response:
     return _taken("users", read_users)
 
 
-def _taken(hook: str, read: Callable[[bytes, float, Callable[[], object]], Batch]) -> Response:
+def _taken(hook: str, read: Callable[[bytes | bytearray, float, Callable[[], object]], Batch]) -> Response:
     here = services()
     mark = here.pushing.mark
     breathe = Breather()
     try:
-        body = _body(breathe)
-        with here.pushing.place():
-            batch = read(body, here.now(), breathe)
-            duplicate = not here.pushing.push(batch, mark)
+        size = _checked_size()
+        with here.pushing.room(size):
+            body = _body(breathe)
+            with here.pushing.place(len(body)):
+                batch = read(body, here.now(), breathe)
+                duplicate = not here.pushing.push(batch, mark)
     except (RequestEntityTooLarge, TooLarge):
         here.metrics.pushed(hook, "refused")
         return problem(413, RequestEntityTooLarge().name, _TOO_LARGE)
@@ -84,24 +88,33 @@ def _taken(hook: str, read: Callable[[bytes, float, Callable[[], object]], Batch
     return response
 
 
-def _body(breathe: Callable[[], object]) -> bytes:
-    # One more than is allowed: a body without a length is cut here in silence, and must be seen to be too large.
-    request.max_content_length = MAX_BODY_BYTES + 1
+def _checked_size() -> int:
+    """Return the most bytes that the body can have. Raises UnsupportedMediaType or RequestEntityTooLarge."""
     if request.mimetype != "application/json":
         raise UnsupportedMediaType
-    pieces = []
+    length = request.environ.get("CONTENT_LENGTH", "")
+    # A body without a length may be as large as any.
+    size = int(length) if _LENGTH.match(length) else MAX_BODY_BYTES
+    if size > MAX_BODY_BYTES:
+        raise RequestEntityTooLarge
+    return size
+
+
+def _body(breathe: Callable[[], object]) -> bytearray:
+    # One more than is allowed: a body without a length is cut here in silence, and must be seen to be too large.
+    request.max_content_length = MAX_BODY_BYTES + 1
+    body = bytearray()  # grows in place, where a list of pieces would need twice the memory when it is joined
     with reading_the_body():
         while piece := request.stream.read(_PIECE_BYTES):
-            pieces.append(piece)
+            body += piece
             breathe()
-    body = b"".join(pieces)
     if len(body) > MAX_BODY_BYTES:
         raise RequestEntityTooLarge
     return body
 
 
 _GONE = "Redis does not answer: kept here alone; send it again"
-_BUSY = "other batches are being taken: send it again"
+_BUSY = "too many other batches are being processed; send it again"
 _TOO_LARGE = (
     "the body is too large: 8 MiB and 50,000 users at most; select fewer user properties for this sync in Amplitude, "
     "or send fewer of them by the template"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 import requests
 
@@ -131,3 +134,69 @@ def test_the_command_of_the_readme_is_pasted_as_it_is_and_its_answer_looks_as_sh
     batch = {"cohort_id": "shown", "in_cohort": True, "computed_time": time.time(), "users": [*some, {}, {}]}
     told = requests.post(f"{pair.url}/v1/webhooks/amplitude/cohorts", json=batch, headers=HEADERS, timeout=10)
     assert json.dumps(told.json()) == shown.strip()
+
+
+LARGE = 8 * 1024 * 1024
+HEAD = (
+    "POST /v1/webhooks/amplitude/cohorts HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    f"Content-Type: application/json\r\nX-API-Key: {SECRET}\r\n"
+)
+CHUNKED = "Transfer-Encoding: chunked"
+
+
+@pytest.fixture(scope="module")
+def alone(start_service: Callable[..., Service]) -> Iterator[Service]:
+    with Sandbox() as sandbox:
+        yield start_service(sandbox)
+
+
+def large_body() -> bytes:
+    """Return a batch of one user in exactly 8 MiB."""
+    begin = json.dumps({"cohort_id": "c", "in_cohort": True, "computed_time": time.time(), "users": [{"user_id": "u"}]})
+    begin = begin[:-1] + ', "filler": "'
+    return begin.encode() + b"x" * (LARGE - len(begin) - 2) + b'"}'
+
+
+def send(service: Service, body: bytes, framing: str = "") -> bytes:
+    """Send a body and return the status of the answer; nothing when the connection was closed without one."""
+    with socket.create_connection(service.address, timeout=20) as connection:
+        connection.sendall(f"{HEAD}{framing or f'Content-Length: {len(body)}'}\r\n\r\n".encode())
+        with contextlib.suppress(OSError):  # the service answers before it has read the body, and closes
+            connection.sendall(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if framing == CHUNKED else body)
+        with contextlib.suppress(OSError):
+            return connection.recv(65536)[9:12]
+    return b""
+
+
+@pytest.mark.parametrize("framing", ["", CHUNKED])
+def test_bodies__forty_of_8_mib_at_once__less_than_100_mib_of_memory(alone: Service, framing: str) -> None:
+    (worker,) = psutil.Process(alone.process.pid).children()
+    body = large_body()
+    assert send(alone, body, framing) == b"200"
+    before = peak = worker.memory_info().rss
+    with ThreadPoolExecutor(40) as pool:
+        sent = [pool.submit(send, alone, body, framing) for _ in range(40)]
+        while not all(one.done() for one in sent):
+            peak = max(peak, worker.memory_info().rss)
+            time.sleep(0.005)
+    assert (peak - before) / 2**20 < 100
+    statuses = [one.result() for one in sent]
+    assert set(statuses) <= {b"200", b"500", b""}
+    assert statuses.count(b"200") >= 3
+    assert send(alone, body, framing) == b"200", "all of the room was given back"
+
+
+def test_bodies__large_ones_that_never_end__small_ones_are_taken_and_room_comes_back(alone: Service) -> None:
+    with contextlib.ExitStack() as opened:
+        for _ in range(3):
+            connection = opened.enter_context(socket.create_connection(alone.address, timeout=10))
+            connection.sendall(f"{HEAD}Content-Length: {LARGE}\r\n\r\n".encode() + b" " * 300_000)
+        began = time.monotonic()
+        while send(alone, large_body()) == b"200":  # until the service has begun to read all of those
+            assert time.monotonic() - began < 5
+        began = time.monotonic()
+        assert (
+            send(alone, b'{"cohort_id": "c", "in_cohort": true, "computed_time": "1700000000", "users": []}') == b"200"
+        )
+        assert time.monotonic() - began < 1
+    assert send(alone, large_body()) == b"200", "the connections were closed in the midst of their bodies"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -104,3 +107,39 @@ def test_others_have_their_turn_every_few_entries() -> None:
     turns: list[None] = []
     longjson.read(body, lambda: turns.append(None))
     assert len(body) / 40_000 <= len(turns) <= len(body) / 32_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"users": [], "filler": "' + b"x" * 2_000_000 + b'"}',
+        b'[{"user_id": "' + b"x" * 2_000_000 + b'"}]',
+        b"[1, " + b'"x' * 1_000_000 + b"]",
+        b'{"users": [tru], "filler": "' + b"x" * 2_000_000 + b'"}',
+        b"[" * 20_000,
+        '["\U0001f600'.encode() + b"x" * 2_000_000 + b'"]',
+    ],
+    ids=["large member", "large entry", "broken text", "broken word", "deep", "wide characters"],
+)
+def test_read__any_body__nothing_left_for_the_garbage_collector(body: bytes) -> None:
+    # The collector looks seldom in a worker: a reference cycle would keep a body of 8 MiB for minutes.
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(ValueError, longjson.TooMany):
+            longjson.read(body, nothing)
+        assert tracemalloc.get_traced_memory()[0] < 100_000
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+
+
+@pytest.mark.parametrize(
+    "entry", [b"[" * 4_000_000, b"[" + b"[]," * 2_000_000 + b"0]", b'["' + b'","' * 2_000_000 + b'"]']
+)
+def test_read__large_entry_of_too_many_values__refused_soon(entry: bytes) -> None:
+    began = time.process_time()
+    with pytest.raises(longjson.TooMany):
+        longjson.read(b"[" + entry + b"]", nothing)
+    assert time.process_time() - began < 1.5, "to its end it took four seconds"

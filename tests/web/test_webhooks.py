@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,6 +23,7 @@ from tests.conftest import KEYS, SECRET
 from tests.fakes import FakeClock, FakeSource
 
 START = 1_700_000_000.0
+LARGE, SMALL = 8 * 1024 * 1024, 256 * 1024
 COHORTS, USERS = "/v1/webhooks/amplitude/cohorts", "/v1/webhooks/amplitude/users"
 
 
@@ -375,15 +379,115 @@ def test_when_redis_could_not_be_told_amplitude_is_to_send_it_again(
     assert (answer.status_code, answer.headers["Retry-After"]) == (500, "1")
 
 
-def test_while_others_are_being_taken_amplitude_is_to_send_it_again(
-    hooks: Hooks, app: Flask, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("proxy.pushing._PATIENCE_SECONDS", 0.01)
+class Body(io.BytesIO):
+    """A body that counts what was read of it, and may break."""
+
+    def __init__(self, content: bytes, error: BaseException | None = None) -> None:
+        super().__init__(content)
+        self.error = error
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.error is not None:
+            raise self.error
+        return super().read(size)
+
+
+def send(hooks: Hooks, body: io.BytesIO, length: int | None, content_type: str = "application/json") -> TestResponse:
+    """Send a body of that length; None for one without a length, as in chunks."""
+    return hooks.client.post(
+        COHORTS,
+        input_stream=body,
+        content_type=content_type,
+        headers={"X-API-Key": SECRET},
+        environ_overrides={"CONTENT_LENGTH": "" if length is None else str(length), "wsgi.input_terminated": True},
+    )
+
+
+@contextlib.contextmanager
+def full(app: Flask, size: int = LARGE) -> Iterator[None]:
+    """Hold all the room for bodies of that size. Fails when some of it is held already."""
     pushing = installed(app).pushing
-    with pushing.place(), pushing.place():
-        answer = hooks.post(COHORTS, COHORT_EXAMPLE)
+    with contextlib.ExitStack() as stack:
+        for _ in range(3 if size == LARGE else 32):
+            stack.enter_context(pushing.room(size))
+        yield
+
+
+@pytest.mark.parametrize("length", [LARGE, 300_000, None])
+def test_body__no_room__busy_and_nothing_is_read(hooks: Hooks, app: Flask, length: int | None) -> None:
+    body = Body(b" " * 300_000)
+    with full(app):
+        answer = send(hooks, body, length)
     assert (answer.status_code, answer.headers["Retry-After"]) == (500, "1")
+    assert body.tell() == 0
+    text = hooks.client.get("/metrics", headers={"X-API-Key": SECRET}).text
+    assert 'ccproxy_webhook_messages_total{hook="cohorts",outcome="failed"} 1.0' in text
     assert hooks.post(COHORTS, COHORT_EXAMPLE).status_code == 200
+
+
+def test_body__large_ones_take_all_room__small_one_is_taken(hooks: Hooks, app: Flask) -> None:
+    with full(app), installed(app).pushing.place(LARGE):
+        assert hooks.post(COHORTS, COHORT_EXAMPLE).status_code == 200
+
+
+def test_body__small_ones_take_all_room__large_one_is_taken(hooks: Hooks, app: Flask) -> None:
+    with full(app, SMALL):
+        assert hooks.post(COHORTS, json.dumps(COHORT_EXAMPLE).encode() + b" " * 300_000).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "length", "content_type"),
+    [
+        (200, Body(json.dumps(COHORT_EXAMPLE).encode() + b" " * 300_000), 300_000, "application/json"),
+        (200, Body(json.dumps(COHORT_EXAMPLE).encode()), None, "application/json"),
+        (400, Body(b" " * 300_000), 300_000, "application/json"),
+        (400, Body(b"[" * 300_000), 300_000, "application/json"),
+        (400, Body(b"", ConnectionResetError()), LARGE, "application/json"),
+        (400, Body(b"", ConnectionResetError()), None, "application/json"),
+        (400, Body(b"", RuntimeError("a broken chunk")), None, "application/json"),
+        (413, Body(b" " * (LARGE + 1)), LARGE + 1, "application/json"),
+        (413, Body(b" " * (LARGE + 1)), None, "application/json"),
+        (413, Body(b"[" + b"{}," * 60_000 + b"{}]"), None, "application/json"),
+        (415, Body(b" " * 300_000), 300_000, "text/plain"),
+    ],
+)
+def test_body__whatever_becomes_of_it__room_and_place_are_given_back(
+    hooks: Hooks, app: Flask, status: int, body: Body, length: int | None, content_type: str
+) -> None:
+    assert send(hooks, body, length, content_type).status_code == status
+    pushing = installed(app).pushing
+    with full(app), full(app, SMALL), pushing.place(LARGE), pushing.place(SMALL), pushing.place(SMALL):
+        pass
+
+
+@pytest.mark.parametrize("error", [Gone(), RuntimeError("unexpected"), SystemExit()])
+def test_body__processing_fails__room_and_place_are_given_back(
+    hooks: Hooks, app: Flask, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch, contextlib.suppress(SystemExit):
+        patch.setattr(installed(app).pushing, "push", fail)
+        assert hooks.post(COHORTS, json.dumps(COHORT_EXAMPLE).encode() + b" " * 300_000).status_code == 500
+    with full(app), installed(app).pushing.place(LARGE):
+        pass
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "1_0", "\xb2"])
+def test_body__length_is_no_number__counts_as_the_largest(hooks: Hooks, app: Flask, length: str) -> None:
+    environ = {"CONTENT_LENGTH": length, "wsgi.input_terminated": True}
+    body = Body(json.dumps(COHORT_EXAMPLE).encode())
+    options: dict[str, Any] = {
+        "input_stream": body,
+        "content_type": "application/json",
+        "headers": {"X-API-Key": SECRET},
+        "environ_overrides": environ,
+    }
+    with full(app):
+        assert hooks.client.post(COHORTS, **options).status_code == 500
+    assert body.tell() == 0
+    assert hooks.client.post(COHORTS, **options).status_code == 200
 
 
 def test_who_is_forgotten_loses_what_was_pushed(hooks: Hooks, source: FakeSource) -> None:
