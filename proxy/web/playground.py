@@ -13,6 +13,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, Unsupporte
 from proxy import strictjson
 from proxy.braze.exchange import Rendering, User
 from proxy.braze.report import report
+from proxy.budget import Budget, Busy
 from proxy.errors import BadRequest, Forbidden
 from proxy.web.auth import admit
 from proxy.web.hooks import problem
@@ -22,6 +23,9 @@ from proxy.web.pages import host_in_braze, page
 MAX_BODY_BYTES = 128 * 1024
 _PLACES = threading.BoundedSemaphore(4)
 """How many previews may be rendered at once in a process; each holds a thread that a message could need."""
+_BODIES = Budget(4 * 1024 * 1024, wait_seconds=1)
+"""Bytes of bodies that are being read: 32 of the largest. 4,000 clients that never finish one would take 500 MiB."""
+_OTHERS = Rendering("refused", reason="others are rendering just now: try again in a moment")
 _WHO = ("Authorization", "X-API-Key", "X-Forwarded-For")
 
 blueprint = Blueprint("playground", __name__, url_prefix="/playground")
@@ -38,9 +42,13 @@ def show() -> Response:
 def render() -> Response:
     """Answer what Braze would send of a message, what each of its tags asked and got, and what breaks in it."""
     _require_our_page()
-    given = _given()
+    try:
+        with _BODIES.hold(min(request.content_length or MAX_BODY_BYTES, MAX_BODY_BYTES)):
+            given = _given()
+    except Busy:
+        return _answer(_OTHERS)
     if not _PLACES.acquire(blocking=False):
-        return _answer(Rendering("refused", reason="others are rendering just now: try again in a moment"))
+        return _answer(_OTHERS)
     try:
         # Not before somebody renders: a process that only answers Braze never loads Liquid.
         from proxy.braze.engine import render as rendered

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -248,3 +252,54 @@ def test_the_example_of_the_document_is_rendered_as_it_shows(client: FlaskClient
     shown = {**RENDERED["tags"][0], "cache_status": None, "age": None, "calls": 1, "ms": 0, "json": None}
     got = json.loads(answer.data)["tags"][0]
     assert {**got, "cache_status": None, "age": None, "ms": 0, "json": None} == shown
+
+
+class Unfinished(io.BytesIO):
+    """A body that nobody finishes until `finish` is set."""
+
+    def __init__(self, content: bytes, came: threading.Semaphore, finish: threading.Event) -> None:
+        super().__init__(content)
+        self.came = came
+        self.finish = finish
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.came.release()
+        assert self.finish.wait(10)
+        return super().read(size)
+
+    def readinto(self, buffer: Any, /) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+@contextmanager
+def unfinished(client: FlaskClient, caller: dict[str, str], number: int) -> Iterator[None]:
+    """Keep so many of the largest bodies from being finished."""
+    came, finish = threading.Semaphore(0), threading.Event()
+    content = b'{"template": "x"}'.ljust(128 * 1024)
+
+    def send() -> int:
+        body = Unfinished(content, came, finish)
+        options: dict[str, Any] = {"content_length": len(content), "content_type": "application/json"}
+        return (
+            client.application.test_client()
+            .post("/playground/render", input_stream=body, headers=caller, **options)
+            .status_code
+        )
+
+    with ThreadPoolExecutor(number) as pool:
+        sent = [pool.submit(send) for _ in range(number)]
+        try:
+            for _ in sent:
+                assert came.acquire(timeout=10)
+            yield
+        finally:
+            finish.set()
+        assert {one.result(10) for one in sent} == {200}
+
+
+def test_body__many_are_not_finished__refused_until_they_are(client: FlaskClient, caller: dict[str, str]) -> None:
+    with unfinished(client, caller, 32):
+        assert render(client, caller, "x")["outcome"] == "refused"
+    assert render(client, caller, "x")["outcome"] == "sent"

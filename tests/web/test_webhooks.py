@@ -391,6 +391,11 @@ class Body(io.BytesIO):
             raise self.error
         return super().read(size)
 
+    def readinto(self, buffer: Any, /) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
 
 def send(hooks: Hooks, body: io.BytesIO, length: int | None, content_type: str = "application/json") -> TestResponse:
     """Send a body of that length; None for one without a length, as in chunks."""
