@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -12,8 +11,8 @@ from flask import Blueprint, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
 
 from proxy import strictjson
-from proxy.braze.exchange import Rendering, User
-from proxy.braze.report import report
+from proxy.braze.exchange import User
+from proxy.braze.process import Renderer
 from proxy.errors import BadRequest, Forbidden
 from proxy.web.auth import admit
 from proxy.web.hooks import problem
@@ -21,8 +20,7 @@ from proxy.web.inside import asker
 from proxy.web.pages import host_in_braze, page
 
 MAX_BODY_BYTES = 128 * 1024
-_PLACES = threading.BoundedSemaphore(4)
-"""How many previews may be rendered at once in a process; each holds a thread that a message could need."""
+_RENDERER = Renderer()
 _WHO = ("Authorization", "X-API-Key", "X-Forwarded-For")
 
 blueprint = Blueprint("playground", __name__, url_prefix="/playground")
@@ -40,16 +38,10 @@ def render() -> Response:
     """Answer what Braze would send of a message, what each of its tags asked and got, and what breaks in it."""
     _require_our_page()
     given = _given()
-    if not _PLACES.acquire(blocking=False):
-        return _answer(Rendering("refused", reason="others are rendering just now: try again in a moment"))
-    try:
-        # Not before somebody renders: a process that only answers Braze never loads Liquid.
-        from proxy.braze.engine import render as rendered
-
-        user = User(given.get("user_id", "").strip(), given.get("device_id", "").strip())
-        return _answer(rendered(given["template"], user, _asker()))
-    finally:
-        _PLACES.release()
+    user = User(given.get("user_id", "").strip(), given.get("device_id", "").strip())
+    response = Response(_RENDERER.render(given["template"], user, _asker()) + b"\n", content_type="application/json")
+    response.headers["Cache-Control"] = "no-store"
+    return response
 
 
 @cache
@@ -94,12 +86,6 @@ def _given() -> dict[str, str]:
     if not all(isinstance(given.get(name, ""), str) for name in ("user_id", "device_id")):
         raise BadRequest("user_id and device_id are texts")
     return given
-
-
-def _answer(rendering: Rendering) -> Response:
-    response = Response(strictjson.write(report(rendering)) + b"\n", content_type="application/json")
-    response.headers["Cache-Control"] = "no-store"
-    return response
 
 
 @blueprint.errorhandler(RequestEntityTooLarge)
