@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -18,6 +19,7 @@ from flask import Flask
 
 from proxy.app import create_app
 from proxy.braze.exchange import Answer, Ask, Request, User
+from proxy.braze.process import Child
 from proxy.braze.report import lines
 from proxy.keys import entry, generate
 from proxy.sandbox.server import Sandbox
@@ -168,22 +170,21 @@ def preview(
     if demo and url:
         raise click.UsageError("--demo and --url exclude each other: both say who is asked")
     credentials = asked_for(url, credentials, "PREVIEW_CREDENTIALS")
-    # Not at the start: no other command needs Liquid.
-    from proxy.braze.engine import render
-
     silence_http_library()
     try:
-        with _service(demo, url, credentials) as ask:
-            rendering = render(template.read(), User(user_id.strip(), device_id.strip()), ask)
+        source = template.read()
+        # The child loads Liquid while the service is made.
+        with Child() as child, _service(demo, url, credentials) as ask:
+            report = json.loads(child.render(source, User(user_id.strip(), device_id.strip()), ask))
     except (SettingsError, NoService) as error:
         raise click.ClickException(str(error)) from None
     except UnicodeDecodeError:
         raise click.ClickException(f"{template.name} is not UTF-8: save it as that") from None
-    click.echo(rendering.message, nl=not rendering.message.endswith("\n"))
-    for line in lines(rendering):
+    click.echo(report["message"], nl=not report["message"].endswith("\n"))
+    for line in lines(report):
         click.echo(line, err=True)
-    if rendering.outcome != "sent":
-        click.secho(f"{rendering.outcome}: {rendering.reason}", bold=True, err=True)
+    if report["outcome"] != "sent":
+        click.secho(f"{report['outcome']}: {report['reason']}", bold=True, err=True)
         sys.exit(1)
 
 

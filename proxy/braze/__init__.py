@@ -1,1 +1,1 @@
-"""Braze's Liquid: its dialect, its Connected Content tag, and what breaks in it. Pure: no Flask, no requests."""
+"""Braze's Liquid: its dialect, its Connected Content tag, and what breaks in it. No Flask, no requests."""

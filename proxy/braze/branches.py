@@ -3,34 +3,75 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from proxy.braze import tag
 from proxy.braze.exchange import Finding
 from proxy.braze.source import Markup
 
+_NAME = re.compile(r"(?<![\w.])[\w-]+")
+_ANSWERED = re.compile(r"(?<![\w.-])([\w-]+)\.(?:ok|found|personalized)\b(?!\s*(?:==|!=))")
+
 
 @dataclass(slots=True)
 class _Block:
-    """An open if, unless or case. `branch`: how its present branch is entered; `conditions`: all up to it."""
+    """An open if, unless or case."""
 
-    branch: str
-    conditions: list[str] = field(default_factory=list)
+    mentioned: Counter[str]
+    """The names in its conditions so far."""
+    answered: frozenset[str]
+    """The variables whose tag was answered whenever the present branch is entered."""
 
-    def only_with_an_answer(self, variable: str) -> bool:
-        """Say whether the present branch is entered only when the tag was answered."""
-        said = rf"{re.escape(variable)}\.(?:ok|found|personalized)\b(?!\s*(?:==|!=))"
-        condition = self.conditions[-1]
-        return (
-            self.branch in ("if", "elsif") and not re.search(r"\bor\b", condition) and bool(re.search(said, condition))
-        )
+
+class _OpenBlocks:
+    """The blocks around a place in the template, counted up so that no abort has to look at all of them again."""
+
+    def __init__(self) -> None:
+        self._blocks: list[_Block] = []
+        self._mentioned: Counter[str] = Counter()
+        self._answered: Counter[str] = Counter()
+
+    def open(self, name: str, condition: str) -> None:
+        """Enter a block."""
+        self._blocks.append(_Block(Counter(), frozenset()))
+        self.branch(name, condition)
+
+    def branch(self, name: str, condition: str) -> None:
+        """Enter the next branch of the innermost block."""
+        if not self._blocks:
+            return
+        block = self._blocks[-1]
+        names = Counter(_NAME.findall(condition))
+        block.mentioned.update(names)
+        self._mentioned.update(names)
+        self._answered.subtract(block.answered)
+        block.answered = frozenset(_answered(name, condition))
+        self._answered.update(block.answered)
+
+    def close(self) -> None:
+        """Leave the innermost block."""
+        if self._blocks:
+            block = self._blocks.pop()
+            self._mentioned.subtract(block.mentioned)
+            self._answered.subtract(block.answered)
+
+    def depend_on(self, variable: str) -> bool:
+        """Say whether a condition names `variable`, and none makes sure that its tag was answered."""
+        return self._mentioned[variable] > 0 and not self._answered[variable]
+
+
+def _answered(branch: str, condition: str) -> Iterable[str]:
+    if branch not in ("if", "elsif") or re.search(r"\bor\b", condition):
+        return ()
+    return _ANSWERED.findall(condition)
 
 
 def aborts_against_retry(pieces: Iterable[Markup]) -> Iterator[Finding]:
     """Yield each abort_message that is reached when a call fails which Braze was meant to try again."""
     retried: dict[str, int] = {}
-    open_blocks: list[_Block] = []
+    blocks = _OpenBlocks()
     for markup in pieces:
         match markup.name:
             case "connected_content":
@@ -39,21 +80,18 @@ def aborts_against_retry(pieces: Iterable[Markup]) -> Iterator[Finding]:
                 if written.retries or asked.get("on_error") == "retry":
                     retried[written.options.get("save") or tag.UNSAVED] = markup.line
             case "if" | "unless" | "case":
-                open_blocks.append(_Block(markup.name, [markup.rest]))
-            case "elsif" | "else" | "when" if open_blocks:
-                open_blocks[-1].branch = markup.name
-                open_blocks[-1].conditions.append(markup.rest)
-            case "endif" | "endunless" | "endcase" if open_blocks:
-                open_blocks.pop()
+                blocks.open(markup.name, markup.rest)
+            case "elsif" | "else" | "when":
+                blocks.branch(markup.name, markup.rest)
+            case "endif" | "endunless" | "endcase":
+                blocks.close()
             case "abort_message":
-                yield from _judged(markup, open_blocks, retried)
+                yield from _judged(markup, blocks, retried)
 
 
-def _judged(abort: Markup, blocks: list[_Block], retried: dict[str, int]) -> Iterator[Finding]:
+def _judged(abort: Markup, blocks: _OpenBlocks, retried: dict[str, int]) -> Iterator[Finding]:
     for variable, line in retried.items():
-        mentioned = rf"(?<![\w.]){re.escape(variable)}(?![\w-])"
-        asked = any(re.search(mentioned, condition) for block in blocks for condition in block.conditions)
-        if asked and not any(block.only_with_an_answer(variable) for block in blocks):
+        if blocks.depend_on(variable):
             yield Finding(
                 abort.line,
                 "abort-against-retry",

@@ -82,7 +82,9 @@ class _Contains(Expression):
             return False
         if isinstance(left, str):
             return ruby.text(right) in left
-        if not isinstance(left, list | tuple | dict | range):
+        if isinstance(left, range):
+            return _kind(right) is float and left.start <= right < left.stop
+        if not isinstance(left, list | tuple | dict):
             return False
         # One by one and not by hash: what is asked for may be a list; and to Python, true is 1.
         return any(one == right and isinstance(one, bool) is isinstance(right, bool) for one in left)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from io import StringIO
 from typing import Any, TextIO
 from urllib.parse import quote
 
 from liquid import BoundTemplate, Environment, RenderContext, Token
 from liquid.ast import Node
 from liquid.exceptions import ResourceLimitError
+from liquid.output import LimitedStringIO
 from liquid.stream import TokenStream
 from liquid.tag import Tag as LiquidTag
 from liquid.token import TOKEN_EXPRESSION, TOKEN_TAG
@@ -76,7 +76,7 @@ class _ConnectedContentNode(Node):
         saved_as = written.options.get("save") or (None if isinstance(value, str) else tag.UNSAVED)
         exposure = tag.logs_exposure(name, tag.parameters(url, body if written.method == "POST" else ""))
         if name is None:
-            run.found.append(tag.elsewhere(self.line))
+            run.note(tag.elsewhere(self.line))
         called = f"/v1/{name}" if name else None
         run.exchanges.append(Exchange(self.line, url, written.method, called, saved_as, answer, value, exposure))
         if answer is not None and answer.status >= 500 and written.retries:
@@ -100,7 +100,7 @@ class _ConnectedContentNode(Node):
     def _liquid(self, text: str, context: RenderContext) -> str:
         if "{{" not in text and "{%" not in text:
             return text
-        rendered = StringIO()
+        rendered = LimitedStringIO(self.run.limits.output)
         for node in self.parse(text, self.line).nodes:
             node.render(context, rendered)
         return rendered.getvalue()

@@ -30,6 +30,8 @@ _FILTERS: tuple[Callable[..., object], ...] = (
     filters.json_escape,
     filters.property_accessor,
     filters.truncatewords,
+    filters.date,
+    filters.uniq,
 )
 
 
@@ -85,7 +87,7 @@ class _Environment(Environment):
         text = str(error.message)
         if isinstance(error, ResourceLimitError) or _FATAL.match(text):
             raise error
-        self.run.found.append(
+        self.run.note(
             Finding(
                 line_of(error.token, self.line),
                 "syntax",
@@ -101,7 +103,7 @@ class _Context(RenderContext):
     def filter(self, name: str, token: Token | None) -> Callable[..., object]:
         run = cast(_Environment, self.env).run
         if name not in self.env.filters:
-            run.found.append(
+            run.note(
                 Finding(
                     run.line,
                     "unknown-filter",
@@ -156,7 +158,7 @@ class _Guarded(Node):
 
     def _show(self, buffer: TextIO, error: str, mend: str) -> int:
         text = f"Liquid error: {error}"
-        self.run.found.append(Finding(self.line, "liquid-error", f"it puts “{text}” into the message", mend))
+        self.run.note(Finding(self.line, "liquid-error", f"it puts “{text}” into the message", mend))
         return buffer.write(text)
 
 

@@ -31,7 +31,8 @@ def render(
         if len(source) > limits.source:
             raise Unreadable(1, f"it is longer than {limits.source:,} characters, the most that is previewed")
         require_closed(source)
-        run.found.extend(findings(source))
+        # Only as many as are shown are looked for.
+        all(map(run.note, findings(source)))
         message = _rendered(source, run)
     except Unreadable as unreadable:
         where = f"line {unreadable.line}: {unreadable.fault}"
@@ -64,6 +65,9 @@ def _done(
     run: Run, outcome: Any, *, message: str = "", reason: str = "", more: list[Finding] | None = None
 ) -> Rendering:
     found = sorted(dict.fromkeys([*run.found, *(more or [])]), key=lambda one: one.line)
+    if len(run.found) >= run.limits.findings:
+        most = f"there may be more than these {run.limits.findings:,} findings; the rest is not shown"
+        found.append(Finding(found[-1].line, "more-findings", most, "fix these first", level="note"))
     return Rendering(outcome, message, reason, tuple(run.exchanges), tuple(found))
 
 

@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+SECONDS = 8.0
+"""How long a rendering may take, with its calls."""
+
 Level = Literal["fault", "note"]
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from liquid.exceptions import ResourceLimitError
 
+from proxy.braze.exchange import SECONDS
+
 _MAX_WEIGHT = 2_000_000
 """Of a value: the letters of a text, the entries of a list; twice the largest answer that Braze takes."""
 _MAX_WORK = 20_000_000
@@ -24,7 +26,8 @@ class Limits:
     iterations: int = 10_000
     output: int = 256 * 1024
     variables: int = 8 * 1024 * 1024
-    seconds: float = 8.0
+    seconds: float = SECONDS
+    findings: int = 200
 
 
 class Budget:

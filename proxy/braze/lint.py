@@ -10,13 +10,12 @@ from proxy.braze import tag
 from proxy.braze.branches import aborts_against_retry
 from proxy.braze.exchange import Finding
 from proxy.braze.expressions import condition_findings, name_findings
-from proxy.braze.source import Markup, attributes, markups
+from proxy.braze.source import Markup, attributes, markups, outputs, replace_outputs
 from proxy.drop_in import DROP_IN
 from proxy.parts import SECTIONS
 from proxy.query import parameters_of
 
 _ESCAPED = re.compile(r"\|\s*(?:url_param_escape|url_encode)\b")
-_OUTPUT = re.compile(r"\{\{(.*?)\}\}(?!\})", re.DOTALL)
 _PARAMETERS: Mapping[str, tuple[str, ...]] = {
     name: tuple(one.name for one in known)
     for name, known in (
@@ -51,9 +50,9 @@ def _unescaped(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
     query = written.url.partition("?")[2]
     form = written.options.get("body", "") if written.content_type == tag.FORM else ""
     for text in (query, form):
-        for output in _OUTPUT.finditer(text):
-            if not _ESCAPED.search(output[1]):
-                shown = output[1].strip()
+        for start, end in outputs(text):
+            if not _ESCAPED.search(text, start, end):
+                shown = text[start + 2 : end - 2].strip()
                 yield Finding(
                     markup.line,
                     "unescaped",
@@ -83,7 +82,7 @@ def _insecure(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
 
 
 def _elsewhere(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
-    url = re.sub(r"\{\{.*?\}\}+", "{}", written.url.partition("?")[0], flags=re.DOTALL)
+    url = _without_outputs(written.url.partition("?")[0])
     # What a path is that is rendered shows only then.
     if tag.route(url) is None and "{}" not in re.sub(r"\A\w*:?//[^/]*", "", url):
         yield tag.elsewhere(markup.line)
@@ -129,7 +128,7 @@ def _half_retry(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
 
 def _unknown_parameters(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
     # What Liquid writes shows only when it is rendered, and may hold an & of its own.
-    url, body = (_OUTPUT.sub("{}", text) for text in (written.url, written.options.get("body", "")))
+    url, body = (_without_outputs(text) for text in (written.url, written.options.get("body", "")))
     route = tag.route(url)
     known = _PARAMETERS.get(route or "", ())
     for name in tag.parameters(url, body if written.method == "POST" else ""):
@@ -178,6 +177,10 @@ def _unknown_attributes(markup: Markup) -> Iterator[Finding]:
                 "look at this part of the message in Braze",
                 level="note",
             )
+
+
+def _without_outputs(text: str) -> str:
+    return replace_outputs(text, lambda _: "{}")
 
 
 _TAG_RULES: tuple[Callable[[Markup, tag.Tag], Iterator[Finding]], ...] = (

@@ -21,15 +21,15 @@ def report(rendering: Rendering) -> dict[str, Any]:
     }
 
 
-def lines(rendering: Rendering) -> Iterator[str]:
-    """Yield what is to be said of a rendering beside its message."""
-    told = {exchange.line for exchange in rendering.exchanges if exchange.logs_exposure}
-    for finding in rendering.findings:
-        if finding.rule == "exposure" and finding.line in told:
-            continue  # what the tag has done is said below
-        yield f"line {finding.line}: {finding.fault}"
-        yield f"    mend: {finding.mend}"
-    for one in map(_tag, rendering.exchanges):
+def lines(report: dict[str, Any]) -> Iterator[str]:
+    """Yield what a terminal shows of a report beside its message."""
+    exposed = {one["line"] for one in report["tags"] if one["exposure"]}
+    for finding in report["findings"]:
+        if finding["rule"] == "exposure" and finding["line"] in exposed:
+            continue  # the tag's own lines below say what was logged
+        yield f"line {finding['line']}: {finding['fault']}"
+        yield f"    mend: {finding['mend']}"
+    for one in report["tags"]:
         saved = f" as {one['saved_as']}" if one["saved_as"] else ""
         yield f"line {one['line']}: {one['method']} {one['url']}{saved}"
         if one["status"] is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,14 +13,17 @@ ATTRIBUTES = "__braze__"
 _BLOCKS = frozenset({"if", "unless", "case", "for", "tablerow", "capture", "ifchanged"})
 _VERBATIM = ("raw", "comment", "doc")
 _TAG = re.compile(r"\{%-?\s*(#|\w*)(.*?)-?%\}\Z", re.DOTALL)
-_ATTRIBUTE = re.compile(r"(?:([A-Za-z_]\w*)\.)?\$\{([^{}\n]*)\}")
+_ATTRIBUTE = re.compile(r"(?:(?<!\w)(\w+)\.)?\$\{([^{}\n]*)\}")
 _WORD_OF_LIQUID = re.compile(
     r"""("[^"]*"|'[^']*')|(?<=[\w\]])\.(for|in|with|as|by|limit|offset|reversed|continue|cols|and|or|not|contains|if|else"""
     r"""|nil|null|true|false|empty|blank|required)(?![\w-])"""
 )
 """A name after a dot that python-liquid takes for a word of its own, and Ruby's Liquid for a name."""
-_OUTPUT = re.compile(r"\{\{.*?\}\}", re.DOTALL)
+_OPENING = re.compile(r"\{[{%]")
+_ATTRIBUTE_OR_END = re.compile(r"\$\{|\}\}")
 _LONG_BLANK = re.compile(r"\s{200}")
+_MAX_BRACKETS = 500
+"""In one expression. python-liquid reads on to the expression's end from each bracket that is never closed."""
 
 
 class Unreadable(Exception):
@@ -47,10 +50,11 @@ class Markup:
 def markups(source: str) -> Iterator[Markup]:
     """Yield the Liquid in `source` in order; a comment or raw block is one piece. Raises Unreadable."""
     at, line, counted = 0, 1, 0
-    while (start := _next_opening(source, at)) >= 0:
+    while opening := _OPENING.search(source, at):
+        start = opening.start()
         line += source.count("\n", counted, start)
         counted = start
-        output = source.startswith("{{", start)
+        output = opening[0] == "{{"
         at = _end_of_output(source, start) if output else source.find("%}", start) + 2
         if at < 2:
             raise Unreadable(line, f"{source[start : start + 2]} is never closed")
@@ -59,6 +63,7 @@ def markups(source: str) -> Iterator[Markup]:
         if _LONG_BLANK.search(text):
             raise Unreadable(line, "200 blanks in a row inside a tag are more than this preview reads")
         if output:
+            _require_few_brackets(text, line)
             yield Markup("output", text, "", text[2:-2].strip("-").strip(), start, line)
             continue
         parsed = _TAG.match(text)
@@ -69,8 +74,12 @@ def markups(source: str) -> Iterator[Markup]:
                 raise Unreadable(line, f"{{% {name} %}} is never closed")
             at = end.end()
             yield Markup("verbatim", source[start:at], name, "", start, line)
-        else:
-            yield Markup("tag", text, name, rest, start, line)
+            continue
+        if name == "connected_content":
+            _require_closed_outputs(text, line)
+        elif name != "abort_message":
+            _require_few_brackets(text, line)
+        yield Markup("tag", text, name, rest, start, line)
 
 
 def require_closed(source: str) -> None:
@@ -98,7 +107,7 @@ def rewritten(source: str) -> str:
         else:
             text = _ATTRIBUTE.sub(_as_liquid, markup.text)
             if markup.name == "connected_content":  # a host may end in .in
-                pieces.append(_OUTPUT.sub(lambda found: _WORD_OF_LIQUID.sub(_as_name, found[0]), text))
+                pieces.append(replace_outputs(text, lambda output: _WORD_OF_LIQUID.sub(_as_name, output)))
             else:
                 pieces.append(_WORD_OF_LIQUID.sub(_as_name, text))
     pieces.append(source[at:])
@@ -111,21 +120,47 @@ def attributes(text: str) -> Iterator[tuple[str, str]]:
         yield found[1] or "", found[2].strip()
 
 
-def _next_opening(source: str, at: int) -> int:
-    places = [place for place in (source.find("{{", at), source.find("{%", at)) if place >= 0]
-    return min(places, default=-1)
+def outputs(text: str) -> Iterator[tuple[int, int]]:
+    """Yield the start and the end of each `{{ … }}` in the text of a tag; `{{` without an end is not yielded."""
+    at = 0
+    while (start := text.find("{{", at)) >= 0 and (at := _end_of_output(text, start)):
+        yield start, at
+
+
+def replace_outputs(text: str, replace: Callable[[str], str]) -> str:
+    """Return `text` with `replace` applied to each `{{ … }}` in it."""
+    pieces, at = [], 0
+    for start, end in outputs(text):
+        pieces += [text[at:start], replace(text[start:end])]
+        at = end
+    return "".join([*pieces, text[at:]])
+
+
+def _require_closed_outputs(tag: str, line: int) -> None:
+    at = 0
+    for start, end in outputs(tag):
+        _require_few_brackets(tag[start:end], line)
+        at = end
+    if (start := tag.find("{{", at)) >= 0:
+        line += tag.count("\n", 0, start)
+        raise Unreadable(line, "{{ in a tag is never closed; write }} after the value, before the tag ends with %}")
+
+
+def _require_few_brackets(expression: str, line: int) -> None:
+    if expression.count("(") + expression.count("[") > _MAX_BRACKETS:
+        raise Unreadable(line, f"more than {_MAX_BRACKETS} brackets in one expression are more than this preview reads")
 
 
 def _end_of_output(source: str, start: int) -> int:
     """Return where the output that begins at `start` ends; the brace of `{{${user_id}}}` is its attribute's."""
     at = start + 2
-    while True:
-        end, attribute = source.find("}}", at), source.find("${", at)
-        if end < 0:
-            return 0
-        if not 0 <= attribute < end:
-            return end + 2
-        at = source.find("}", attribute) + 1
+    while found := _ATTRIBUTE_OR_END.search(source, at):
+        if found[0] == "}}":
+            return found.end()
+        at = source.find("}", found.end()) + 1
+        if not at:
+            break
+    return 0
 
 
 def _as_liquid(found: re.Match[str]) -> str:

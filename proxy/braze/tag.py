@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit
 
 from proxy.braze.exchange import Finding
+from proxy.braze.source import outputs
 from proxy.parts import SECTIONS
 
 FLAGS = frozenset({"retry", "no_cache"})
@@ -51,20 +52,20 @@ def parse(text: str) -> Tag:
     """Return the tag whose text after its name is `text`."""
     words = list(_words(text))
     url = words[0] if words and not words[0].startswith(":") else ""
-    options: dict[str, str] = {}
+    options: dict[str, list[str]] = {}
     unknown: list[str] = []
     current: str | None = None
     for word in words[1:] if url else words:
         option = _OPTION.match(word)
         if option and option[1] in FLAGS | VALUED:
-            options[option[1]] = ""
+            options[option[1]] = []
             current = option[1] if option[1] in VALUED else None
         elif option or current is None:
             unknown.append(word)
             current = None
         else:
-            options[current] = f"{options[current]} {word}".strip()
-    return Tag(url, options, tuple(unknown))
+            options[current].append(word)
+    return Tag(url, {name: " ".join(value) for name, value in options.items()}, tuple(unknown))
 
 
 def route(url: str) -> str | None:
@@ -117,22 +118,21 @@ def _of_body(body: str) -> dict[str, str]:
 
 def _words(text: str) -> Iterator[str]:
     """Yield what blanks part, where they are neither in Liquid nor inside braces or their quotes."""
-    word, depth, quoted, at = "", 0, False, 0
+    ends = dict(outputs(text))
+    start, at, depth, quoted = 0, 0, 0, False
     while at < len(text):
-        if text.startswith("{{", at) and (end := text.find("}}", at)) > 0:
-            word, at = word + text[at : end + 2], end + 2
+        if at in ends:
+            at = ends[at]
             continue
         letter = text[at]
-        at += 1
         if letter.isspace() and not depth:
-            if word:
-                yield word
-            word = ""
-            continue
-        if depth and letter == '"' and not word.endswith("\\"):
+            if at > start:
+                yield text[start:at]
+            start = at + 1
+        elif depth and letter == '"' and text[at - 1] != "\\":
             quoted = not quoted
         elif not quoted:
             depth = max(0, depth + {"{": 1, "}": -1}.get(letter, 0))
-        word += letter
-    if word:
-        yield word
+        at += 1
+    if at > start:
+        yield text[start:]

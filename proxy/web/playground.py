@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -11,8 +10,8 @@ from flask import Blueprint, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
 
 from proxy import strictjson
-from proxy.braze.exchange import Rendering, User
-from proxy.braze.report import report
+from proxy.braze.exchange import User
+from proxy.braze.process import OTHERS_RENDER, Renderer, refused
 from proxy.budget import Budget, Busy
 from proxy.errors import BadRequest, Forbidden
 from proxy.web.auth import admit
@@ -21,11 +20,10 @@ from proxy.web.inside import asker
 from proxy.web.pages import host_in_braze, page
 
 MAX_BODY_BYTES = 128 * 1024
-_PLACES = threading.BoundedSemaphore(4)
-"""How many previews may be rendered at once in a process; each holds a thread that a message could need."""
 _BODIES = Budget(4 * 1024 * 1024, wait_seconds=1)
 """Bytes of bodies that are being read: 32 of the largest. 4,000 clients that never finish one would take 500 MiB."""
-_OTHERS = Rendering("refused", reason="others are rendering just now: try again in a moment")
+RENDERER = Renderer()
+"""Renders for all requests of this process."""
 _WHO = ("Authorization", "X-API-Key", "X-Forwarded-For")
 
 blueprint = Blueprint("playground", __name__, url_prefix="/playground")
@@ -46,17 +44,9 @@ def render() -> Response:
         with _BODIES.hold(min(request.content_length or MAX_BODY_BYTES, MAX_BODY_BYTES)):
             given = _given()
     except Busy:
-        return _answer(_OTHERS)
-    if not _PLACES.acquire(blocking=False):
-        return _answer(_OTHERS)
-    try:
-        # Not before somebody renders: a process that only answers Braze never loads Liquid.
-        from proxy.braze.engine import render as rendered
-
-        user = User(given.get("user_id", "").strip(), given.get("device_id", "").strip())
-        return _answer(rendered(given["template"], user, _asker()))
-    finally:
-        _PLACES.release()
+        return _answer(refused(OTHERS_RENDER))
+    user = User(given.get("user_id", "").strip(), given.get("device_id", "").strip())
+    return _answer(RENDERER.render(given["template"], user, _asker()))
 
 
 @cache
@@ -108,8 +98,8 @@ def _given() -> dict[str, str]:
     return given
 
 
-def _answer(rendering: Rendering) -> Response:
-    response = Response(strictjson.write(report(rendering)) + b"\n", content_type="application/json")
+def _answer(report: bytes) -> Response:
+    response = Response(report + b"\n", content_type="application/json")
     response.headers["Cache-Control"] = "no-store"
     return response
 

@@ -14,6 +14,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from proxy.app import create_app
+from proxy.braze.process import AT_ONCE
 from proxy.errors import UpstreamUnavailable
 from proxy.openapi.playground import EXAMPLE, RENDERED
 from proxy.settings import Settings
@@ -223,7 +224,7 @@ def test_odd_text_is_rendered_and_none_is_a_500(client: FlaskClient, caller: dic
     assert answer.status_code == 200
 
 
-def test_a_few_render_at_once_and_the_next_is_told_at_once(
+def test_render__every_place_is_taken__refused_at_once(
     client: FlaskClient, caller: dict[str, str], source: FakeSource
 ) -> None:
     source.open.clear()
@@ -233,7 +234,7 @@ def test_a_few_render_at_once_and_the_next_is_told_at_once(
         given = {"template": RECS, "user_id": f"user {number}"}
         app.test_client().post("/playground/render", json=given, headers=caller)
 
-    threads = [threading.Thread(target=one, args=(number,)) for number in range(4)]
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(AT_ONCE)]
     for thread in threads:
         thread.start()
     for _ in threads:

@@ -1,0 +1,153 @@
+"""The time for a template grows with its length, and not with the square of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+import pytest
+
+from proxy.braze import tag
+from proxy.braze.engine import render
+from proxy.braze.exchange import Answer, Request, User
+from proxy.braze.source import outputs
+
+N = 4_000
+"""Characters; four times as many are a little less than the most that is rendered."""
+
+LONG_DATE = "{% assign x = '1.' %}{% for i in (1..11) %}{% assign x = x | append: x %}{% endfor %}"
+
+GROWING: dict[str, Callable[[int], str]] = {
+    "unclosed output in a tag": lambda n: "{% connected_content " + "{{" * (n // 2) + " %}",
+    "braces in a URL": lambda n: "{% connected_content https://h/v1/cohorts?" + "{" * n + " %}",
+    "braces in headers": lambda n: '{% connected_content https://h/v1/cohorts :headers {"' + "{" * n + " %}",
+    "braces in a body": lambda n: "{% connected_content https://h/v1/cohorts :method post :body " + "{" * n + " %}",
+    "outputs cut in two": lambda n: '{% connected_content https://{{ "' + "{{" * (n // 2) + '?" }} %}',
+    "words of a body": lambda n: "{% connected_content a :body " + "a " * (n // 2) + "%}",
+    "parameters": lambda n: (
+        "{% connected_content https://h/v1/cohorts?" + "&".join(f"k{i}=" for i in range(n // 7)) + " %}"
+    ),
+    "long word": lambda n: "{{ " + "a" * n + " }}",
+    "long word of underscores": lambda n: "{% if a." + "_" * n + " %}{% endif %}",
+    "long word in a tag": lambda n: "{% connected_content " + "a" * n + " %}",
+    "parentheses": lambda n: "{{ a" + "(" * n + " }}",
+    "parentheses with numbers": lambda n: "{% if a." + "(1" * (n // 2) + " %}{% endif %}",
+    "parentheses in a tag of lines": lambda n: "{% liquid echo " + "(" * n + "\n %}",
+    "brackets": lambda n: "{{ a" + "[" * n + " }}",
+    "brackets and quotes": lambda n: "{% assign a = " + "['a" * (n // 3) + " %}",
+    "brackets in an output of a tag": lambda n: "{% connected_content {{ " + '["a' * (n // 3) + " }} %}",
+    "attributes": lambda n: "{{ " + "${a}" * (n // 4) + " }}",
+    "outputs": lambda n: "{{a}} " * (n // 6),
+    "outputs on lines": lambda n: "{{a}}\n" * (n // 6),
+    "quotes": lambda n: "{{ " + "'\"" * (n // 2) + " }}",
+    "blanks": lambda n: "{{ a" + (" " * 190 + "a") * (n // 191) + " }}",
+    "newlines": lambda n: "{% if a" + ("\n" * 190 + '"') * (n // 191) + " %}{% endif %}",
+    "filters": lambda n: "{{ a" + "|a" * (n // 2) + " }}",
+    "conditions": lambda n: "{% if a" + ' < "1"' * (n // 6) + " %}{% endif %}",
+    "unclosed tags": lambda n: "{%" * (n // 2),
+    "nested comments": lambda n: "{% comment %}" * (n // 13) + "{% endcomment %}",
+    "nested raw blocks": lambda n: "{% raw %}" * (n // 9) + "{% endraw %}",
+    "nested JSON": lambda n: "{% connected_content https://h/v1/cohorts :body {" + '"a":{' * (n // 5) + " %}",
+    "backslashes": lambda n: '{% connected_content https://h/v1/cohorts :headers {"' + "\\" * n + " %}",
+    "aborts, conditions and retries": lambda n: (
+        "".join(f"{{% connected_content a :retry :save v{i} %}}" for i in range(n // 120))
+        + "{% if a %}"
+        + "{% elsif a %}" * (n // 39)
+        + "{% abort_message %}" * (n // 57)
+        + "{% endif %}"
+    ),
+}
+
+
+def answer(request: Request) -> Answer:
+    return Answer(200, {}, json.dumps({"a": 1}), 1.0)
+
+
+def processor_seconds(template: str) -> float:
+    """Return the least of three, so that only the work counts and not what else the machine does."""
+    times = []
+    for _ in range(3):
+        began = time.process_time()
+        render(template, User("u"), answer)
+        times.append(time.process_time() - began)
+    return min(times)
+
+
+@pytest.mark.parametrize("build", GROWING.values(), ids=GROWING)
+def test_render__template_four_times_as_long__takes_about_four_times_as_long(build: Callable[[int], str]) -> None:
+    short, long = (processor_seconds(build(size)) for size in (N, 4 * N))
+    # A square would be 16 times. What is over in 0.15 s is too short to compare.
+    assert long <= max(10 * short, 0.15)
+
+
+def test_tag__outputs_in_words__not_split() -> None:
+    parsed = tag.parse(' https://h/{{ a | b: "c d" }}/{{${x y}}} :body {"a": "{{${user_id}}} b"} :save c')
+    assert parsed.url == 'https://h/{{ a | b: "c d" }}/{{${x y}}}'
+    assert parsed.options == {"body": '{"a": "{{${user_id}}} b"}', "save": "c"}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a{{ b }}c{{d}}", ["{{ b }}", "{{d}}"]),
+        ("{{${a}}}}", ["{{${a}}}"]),
+        ('{"a": {{b}}}', ["{{b}}"]),
+        ("{{ a }} {{ b", ["{{ a }}"]),
+        ("{{ ${a", []),
+        ("}} {", []),
+    ],
+)
+def test_outputs__text_of_a_tag__those_that_are_closed(text: str, found: list[str]) -> None:
+    assert [text[start:end] for start, end in outputs(text)] == found
+
+
+def test_render__unclosed_output_in_a_tag__refused_with_line_and_fix() -> None:
+    rendering = render("a\n{% connected_content https://h/v1/cohorts\n:body {{ x :save c %}", User("u"), answer)
+    assert rendering.outcome == "refused"
+    assert rendering.reason.startswith("line 3: {{ in a tag is never closed; write }}")
+    assert rendering.findings[0].line == 3
+
+
+def test_render__hundreds_of_brackets_in_one_expression__refused_with_line() -> None:
+    rendering = render("\n{% if " + "(" * 501 + " %}{% endif %}", User("u"), answer)
+    assert rendering.reason.startswith("line 2: more than 500 brackets")
+    body = "{% connected_content https://h/v1/cohorts :method post :body [" + "[1]," * 501 + "] %}"
+    assert render(body, User("u"), answer).outcome == "sent"
+
+
+def test_render__a_thousand_findings__the_first_are_shown_and_the_rest_is_named() -> None:
+    rendering = render("{{ a.b:c }}\n" * 1000, User("u"), answer)
+    assert len(rendering.findings) == 201
+    assert [one.line for one in rendering.findings[:200]] == list(range(1, 201))
+    assert rendering.findings[-1].rule == "more-findings"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% if (1..9999999999) contains 1.5 %}yes{% endif %}", "yes"),
+        ("{% if (1..9999999999) contains 'a' %}yes{% endif %}", ""),
+        ("{% if (1..3) contains 4 %}yes{% endif %}", ""),
+        (LONG_DATE + "{{ x | date: '%Y' | size }}", "4096"),
+        ("{{ '2026-01-02' | date: '%Y' }}", "2026"),
+        ("{{ 'b,a,b' | split: ',' | uniq | join }}", "b a"),
+    ],
+)  # fmt: skip
+def test_render__value_that_was_slow__quick(template: str, message: str) -> None:
+    began = time.process_time()
+    rendering = render(template, User("u"), answer)
+    assert (rendering.outcome, rendering.message) == ("sent", message)
+    assert time.process_time() - began < 2
+
+
+def test_render__uniq_of_a_huge_list__refused() -> None:
+    rendering = render("{% assign a = (1..6000) | uniq %}", User("u"), answer)
+    assert rendering.outcome == "refused"
+    assert "uniq" in rendering.reason
+
+
+def test_render__url_that_grows_without_end__refused() -> None:
+    template = "{% capture x %}{% for i in (1..9999) %}aaaaaaaaaa{% endfor %}{% endcapture %}"
+    template += "{% connected_content https://elsewhere/" + "{{x}}" * 2000 + " %}"
+    assert render(template, User("u"), answer).outcome == "refused"

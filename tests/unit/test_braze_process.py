@@ -1,0 +1,252 @@
+"""Rendering in a process of its own: what goes over, what ends it, and that none is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from proxy.braze import engine
+from proxy.braze.exchange import Answer, Request, User
+from proxy.braze.process import AT_ONCE, Child, Renderer
+from proxy.braze.report import report
+from proxy.web import playground
+from tests.conftest import ROOT
+
+USER = User("ä b", "device")
+ENDLESS = (
+    "{% for i in (1..100) %}{% for j in (1..100) %}" + "{% assign x = i | plus: j %}" * 500 + "{% endfor %}{% endfor %}"
+)
+MESSAGE = (
+    "{% connected_content https://h/v1/cohorts?user_id={{${user_id} | url_param_escape}} :save a %}"
+    '{% connected_content https://h/v1/profile :method post :content_type application/json :headers {"Cache-Control": '
+    '"no-cache"} :body {"user_id": "{{${user_id}}}"} :save b %}{{ a.name }} {{ b.target }} {{ p.gp:x }}'
+)
+CALL = "{% connected_content https://h/v1/cohorts :save c %}"
+
+
+def answer(request: Request) -> Answer:
+    return Answer(200, {"age": "3"}, json.dumps({"name": "Zoë", "target": request.target, "body": request.body}), 1.5)
+
+
+@pytest.fixture(autouse=True)
+def no_other_process() -> None:
+    """End the process that a test of the playground may have left ready."""
+    playground.RENDERER.close()
+
+
+@pytest.fixture
+def renderer() -> Iterator[Renderer]:
+    renderer = Renderer()
+    yield renderer
+    renderer.close()
+
+
+def rendered(renderer: Renderer, template: str, ask: Callable[[Request], Answer] = answer) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(renderer.render(template, USER, ask))
+    return result
+
+
+def children() -> list[psutil.Process]:
+    """Return the processes that render for this one, those that ended and were not waited for included."""
+    return [one for one in psutil.Process().children() if one.status() == psutil.STATUS_ZOMBIE or is_child(one)]
+
+
+def is_child(process: psutil.Process) -> bool:
+    return "proxy.braze.child" in process.cmdline()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_child__message_with_calls__same_report_as_in_this_process() -> None:
+    asked: list[Request] = []
+
+    def ask(request: Request) -> Answer:
+        asked.append(request)
+        return answer(request)
+
+    here = report(engine.render(MESSAGE, USER, ask))
+    with Child() as child:
+        assert json.loads(child.render(MESSAGE, USER, ask)) == here
+    assert asked[:2] == asked[2:]
+    assert here["message"] == "Zoë /v1/profile "
+    assert here["findings"]
+
+
+def test_child__half_a_character__rendered_as_in_this_process() -> None:
+    template = "\ud800 {{${user_id}}}" + CALL
+    with Child() as child:
+        shown = json.loads(child.render(template, User("\udfff"), answer))
+    assert shown["message"] == engine.render(template, User("\udfff"), answer).message
+
+
+def test_child__time_is_spent__says_so() -> None:
+    with Child() as child:
+        shown = json.loads(child.render(ENDLESS, USER, answer, seconds=0.2))
+    assert shown["outcome"] == "refused"
+    assert "it takes longer than 0.2 s" in shown["reason"]
+
+
+def test_child__does_not_end_when_its_time_is_spent__killed() -> None:
+    with Child() as child:
+        os.kill(child.pid, signal.SIGSTOP)
+        shown = json.loads(child.render("a", USER, answer, seconds=0.1, grace_seconds=0.1))
+        assert not child.running
+    assert shown == {**shown, "outcome": "refused", "reason": "it takes longer than 0.1 s"}
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS does not limit the address space")
+def test_child__needs_much_memory__refused() -> None:
+    with Child() as child:
+        shown = json.loads(child.render("{% for i in (1..1000000000) reversed %}{% endfor %}", USER, answer))
+    assert shown == {**shown, "outcome": "refused", "reason": "it takes more memory than a preview may"}
+
+
+def test_child__killed_by_the_system__refused() -> None:
+    with Child() as child:
+
+        def ask(request: Request) -> Answer:
+            os.kill(child.pid, signal.SIGKILL)
+            return answer(request)
+
+        shown = json.loads(child.render(CALL, USER, ask))
+    assert shown == {**shown, "outcome": "refused", "reason": "it takes more memory or time than a preview may"}
+
+
+def test_child__fails__refused() -> None:
+    no_text: Any = 5
+    with Child() as child:
+        shown = json.loads(child.render(no_text, USER, answer))
+    assert shown["outcome"] == "refused"
+    assert "a fault of its own" in shown["reason"]
+
+
+def test_child__call_raises__passed_on_and_process_ended() -> None:
+    class GoneError(Exception):
+        pass
+
+    def ask(request: Request) -> Answer:
+        raise GoneError
+
+    with pytest.raises(GoneError), Child() as child:
+        child.render(CALL, USER, ask)
+    assert not child.running
+
+
+def test_child__call_with_a_huge_body__refused_without_a_call() -> None:
+    asked: list[Request] = []
+
+    def ask(request: Request) -> Answer:
+        asked.append(request)
+        return answer(request)
+
+    body = "{% capture x %}{% for i in (1..9999) %}aaaaaaaaaaaaaaaaaaaaaaaaa{% endfor %}{% endcapture %}"
+    template = body + "{% connected_content https://h/v1/cohorts :method post :body {{x}}{{x}} :save c %}"
+    with Child() as child:
+        shown = json.loads(child.render(template, USER, ask))
+    assert shown["outcome"] == "refused"
+    assert not asked
+
+
+def test_child__secrets_in_the_environment__not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AMPLITUDE_SECRET_KEY", "PROXY_API_KEYS", "REDIS_URL", "BRAZE_SECRET"):
+        monkeypatch.setenv(name, "hidden-value")
+    with Child() as child:
+        found = psutil.Process(child.pid).environ()
+    assert "hidden-value" not in found.values()
+    assert set(found) <= {
+        *("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "PYTHONHOME", "PYTHONPATH", "LD_LIBRARY_PATH"),
+        *("DYLD_LIBRARY_PATH", "__CF_USER_TEXT_ENCODING"),  # macOS
+    }
+
+
+def test_child__sockets_of_clients__not_inherited() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, Child() as child:
+        listener.set_inheritable(True)
+        with socket.create_connection(listener.getsockname()) as client:
+            client.set_inheritable(True)
+            with Child() as second:
+                assert not psutil.Process(child.pid).net_connections()
+                assert not psutil.Process(second.pid).net_connections()
+
+
+def test_child__parent_is_killed_in_the_midst_of_a_rendering__ends() -> None:
+    program = (
+        "from proxy.braze.process import Child\nfrom proxy.braze.exchange import User\n"
+        "child = Child()\nprint(child.pid, flush=True)\n"
+        f"child.render({ENDLESS!r}, User(), None, seconds=60.0)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        child = psutil.Process(int(parent.stdout.readline()))
+        wait_until(lambda: child.cpu_times().user > 0.5)  # it renders
+        parent.kill()
+        parent.wait()
+    assert child.wait(5) is None  # not our own child, so without its status
+
+
+def test_renderer__second_message__in_another_process_that_was_ready(renderer: Renderer) -> None:
+    assert not children()
+    template = "{% increment x %}{{ secret }}{% assign secret = 'a' %}"
+    assert [rendered(renderer, template)["message"] for _ in range(3)] == ["0", "0", "0"]
+    (ready,) = children()
+    assert rendered(renderer, "b")["message"] == "b"
+    assert not ready.is_running()
+    assert len(children()) == 1
+
+
+def test_renderer__no_message_for_a_while__ready_process_ended_and_reaped() -> None:
+    renderer = Renderer(idle_seconds=0.1)
+    rendered(renderer, "a")
+    wait_until(lambda: not children())
+    assert rendered(renderer, "b")["message"] == "b"
+    renderer.close()
+    assert not children()
+
+
+def test_renderer__ready_process_was_killed__next_message_rendered(renderer: Renderer) -> None:
+    rendered(renderer, "a")
+    (ready,) = children()
+    ready.kill()
+    wait_until(lambda: ready.status() == psutil.STATUS_ZOMBIE)
+    assert rendered(renderer, "b")["message"] == "b"
+
+
+def test_renderer__every_place_is_taken__refused_at_once(renderer: Renderer) -> None:
+    reached, go_on = threading.Semaphore(0), threading.Event()
+
+    def ask(request: Request) -> Answer:
+        reached.release()
+        assert go_on.wait(10)
+        return answer(request)
+
+    outcomes: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: outcomes.append(rendered(renderer, CALL, ask)["outcome"]))
+        for _ in range(AT_ONCE)
+    ]
+    for thread in threads:
+        thread.start()
+        assert reached.acquire(timeout=10)
+    refused = rendered(renderer, "a")
+    go_on.set()
+    for thread in threads:
+        thread.join(10)
+    assert refused["reason"] == "others are rendering just now: try again in a moment"
+    assert outcomes == ["sent"] * AT_ONCE
+    assert rendered(renderer, "a")["outcome"] == "sent"
