@@ -106,7 +106,7 @@ def test_child__does_not_end_when_its_time_is_spent__killed() -> None:
     with Child() as child:
         os.kill(child.pid, signal.SIGSTOP)
         shown = json.loads(child.render("a", USER, answer, seconds=0.1, grace_seconds=0.1))
-        assert not child.running
+        wait_until(lambda: not child.running)
     assert shown == {**shown, "outcome": "refused", "reason": "it takes longer than 0.1 s"}
 
 
