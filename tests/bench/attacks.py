@@ -90,6 +90,7 @@ def large_webhooks(port: int, end: float) -> None:
     _together([lambda: _posts(port, "/v1/webhooks/amplitude/cohorts", body, end)] * 40)
 
 
+ALL = "all"
 ATTACKS: dict[str, Attack] = {
     "endless chunks to /healthz": endless_chunks("/healthz"),
     "endless chunks to /v1/cohorts (401)": endless_chunks("/v1/cohorts?user_id=ava"),
@@ -199,13 +200,13 @@ def main() -> None:
     """Measure without an attack and beside each, and print a line for each as soon as it is known."""
     parser = command_line(__doc__)
     parser.add_argument("--seconds", type=float, default=30, help="how long each attack goes on")
-    parser.add_argument("--attack", action="append", choices=list(ATTACKS), help="only this one; may be repeated")
+    parser.add_argument("--attack", choices=[ALL, *ATTACKS], default=ALL, help="measure only this one")
     options = parser.parse_args()
     columns = ["attack", "median ms", "p99 ms", "slowest ms", "unanswered", "worker restarts", "worker MiB"]
     print(table(columns, []), flush=True)
     with tempfile.TemporaryDirectory() as folder, Processes(Path(folder)) as processes:
         sandbox = processes.sandbox()
-        for name in [None, *(options.attack or ATTACKS)]:
+        for name in [None, *(ATTACKS if options.attack == ALL else [options.attack])]:
             with processes.once() as these:
                 service = these.gunicorn("wsgi:app", sandbox)
                 warm(service.port, [_path(number) for number in range(1, USERS + 1)])

@@ -39,10 +39,15 @@ def answer(request: Request) -> Answer:
     return Answer(200, {"age": "3"}, json.dumps({"name": "Zoë", "target": request.target, "body": request.body}), 1.5)
 
 
+others: set[int] = set()
+
+
 @pytest.fixture(autouse=True)
-def no_other_process() -> None:
-    """End the process that a test of the playground may have left ready."""
+def _other_processes() -> None:
+    """Note the processes of other tests, after the one that the playground may have kept ready was ended."""
     playground.RENDERER.close()
+    others.clear()
+    others.update(process.pid for process in psutil.Process().children())
 
 
 @pytest.fixture
@@ -59,7 +64,8 @@ def rendered(renderer: Renderer, template: str, ask: Callable[[Request], Answer]
 
 def children() -> list[psutil.Process]:
     """Return the processes that render for this one, those that ended and were not waited for included."""
-    return [one for one in psutil.Process().children() if one.status() == psutil.STATUS_ZOMBIE or is_child(one)]
+    mine = [process for process in psutil.Process().children() if process.pid not in others]
+    return [process for process in mine if process.status() == psutil.STATUS_ZOMBIE or is_child(process)]
 
 
 def is_child(process: psutil.Process) -> bool:

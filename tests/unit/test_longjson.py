@@ -142,4 +142,4 @@ def test_read__large_entry_of_too_many_values__refused_soon(entry: bytes) -> Non
     began = time.process_time()
     with pytest.raises(longjson.TooMany):
         longjson.read(b"[" + entry + b"]", nothing)
-    assert time.process_time() - began < 1.5, "to its end it took four seconds"
+    assert time.process_time() - began < 3, "to its end it took four seconds"
