@@ -66,6 +66,7 @@ def test_the_message_at_the_top_is_sent_as_promised(service: Service, user: str,
     assert liquid.render(MESSAGE, user, lambda path: service.get(path).json(), liquid.python) == sent
 
 
+@pytest.mark.contract("4 settings")
 def test_the_settings_table_is_the_settings() -> None:
     table = rows("variable")
     for one in fields(Settings):
@@ -81,6 +82,7 @@ def test_the_settings_table_is_the_settings() -> None:
     assert not table, "a variable that does not exist"
 
 
+@pytest.mark.contract("5 plan")
 def test_the_planning_table_is_what_the_plan_says() -> None:
     table = rows("recipients")
     speed = table.pop("a cold send, messages a minute")

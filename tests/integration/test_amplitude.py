@@ -72,6 +72,7 @@ def test_a_device_alone_is_a_user_too(sandbox: Sandbox) -> None:
     assert (fetched.record.user_id, fetched.record.device_id) == (None, "device-only")
 
 
+@pytest.mark.contract("1 unknown users")
 @pytest.mark.parametrize("status", [200, 400, 404, 500])
 def test_unknown_is_recognised_whatever_the_status(sandbox: Sandbox, status: int) -> None:
     sandbox.documented = Documented(unknown_status=status)
@@ -130,6 +131,7 @@ FAULTS: list[tuple[FaultKind, type[NoAnswer]]] = [
 ]
 
 
+@pytest.mark.contract("1 error words")
 @pytest.mark.parametrize(("kind", "fault"), FAULTS, ids=[kind for kind, _ in FAULTS])
 def test_every_fault_has_its_word_within_the_whole_calls_time(
     sandbox: Sandbox, kind: FaultKind, fault: type[NoAnswer]
@@ -276,6 +278,7 @@ def subclasses(kind: type[BaseException]) -> Iterator[type[BaseException]]:
         yield from subclasses(one)
 
 
+@pytest.mark.contract("1 error words")
 @pytest.mark.parametrize("kind", sorted({requests.RequestException, *subclasses(requests.RequestException)}, key=str))
 def test_every_exception_of_requests_has_a_word(kind: type[requests.RequestException]) -> None:
     assert isinstance(translated(kind.__new__(kind)), NoAnswer)
@@ -294,6 +297,7 @@ def test_no_text_of_a_fault_holds_an_id(sandbox: Sandbox) -> None:
     assert fault.value.__cause__ is None
 
 
+@pytest.mark.contract("2 secrets")
 def test_the_http_library_logs_nothing_even_of_odd_headers(sandbox: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
     configure_logging("DEBUG")
     sandbox.break_with(Fault("bad-header"))

@@ -13,6 +13,8 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from proxy import __version__
 from proxy.keys import KeyRing, parse
 from proxy.sandbox.faults import Fault
@@ -62,10 +64,12 @@ def gone(url: str) -> bool:
     return False
 
 
+@pytest.mark.contract("5 commands")
 def test_version() -> None:
     assert run("--version").stdout.strip().endswith(__version__)
 
 
+@pytest.mark.contract("5 commands")
 def test_new_key_prints_a_secret_and_an_entry_that_accepts_it() -> None:
     printed = run("new-key", "braze").stdout
     secret = re.search(r"^secret\s+(\S+)$", printed, re.MULTILINE)
@@ -117,6 +121,7 @@ def check(sandbox: Sandbox, **variables: str) -> tuple[int, list[str]]:
     return ended.returncode, ended.stdout.splitlines()
 
 
+@pytest.mark.contract("5 commands")
 def test_check_says_point_by_point_what_is_right_and_spends_one_call(sandbox: Sandbox) -> None:
     code, points = checked(sandbox)
     assert code == 0
@@ -162,6 +167,7 @@ def test_check_warns_of_a_misspelt_variable_also_where_a_setting_is_missing(sand
     assert "is AMPLITUDE_SECRET_KEY meant?" in lines[0]
 
 
+@pytest.mark.contract("5 commands")
 def test_demo_prints_curl_lines_that_work_and_ends_with_ctrl_c() -> None:
     port = free_port()
     # Whatever the user's shell has set, the demo needs none of it and heeds none of it.
@@ -222,6 +228,7 @@ def test_demo_takes_the_next_port_when_its_own_is_taken() -> None:
         assert second.wait(15) == 0
 
 
+@pytest.mark.contract("5 commands")
 def test_sandbox_runs_alone_breaks_and_mends_over_http() -> None:
     port = free_port()
     with running("sandbox", "--port", str(port), "--unknown-status", "404", until="Ctrl-C") as (process, printed):
@@ -281,6 +288,7 @@ def test_sandbox_says_what_to_do_when_its_port_is_taken() -> None:
     assert "Traceback" not in refused.stderr
 
 
+@pytest.mark.contract("5 plan")
 def test_plan_says_minutes_to_warm_and_the_speed_of_a_cold_send() -> None:
     printed = run("plan", "--recipients", "100000", "--calls", "2", "--quota", "600", "--share", "80").stdout
     assert "200,000 (2 a user), at 480 a minute" in printed

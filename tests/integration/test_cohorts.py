@@ -64,6 +64,7 @@ def download(sandbox: Sandbox) -> Download:
     return Download(sandbox)
 
 
+@pytest.mark.contract("5 warm cohort")
 def test_members_come_from_the_storage_which_is_told_no_credentials(sandbox: Sandbox, download: Download) -> None:
     assert download("c31") == ["ava", "dário & söhne", *download.users[2:]]
     assert set(download.users[2:]) <= {f"user-{number}" for number in range(1, 2001)}
@@ -93,6 +94,7 @@ def test_a_small_cohort_comes_at_once_and_anonymous_members_are_nobody() -> None
         assert sandbox.report()["cohorts"] == {"requests": 1, "polls": 1, "files": 1}
 
 
+@pytest.mark.contract("5 warm cohort")
 def test_pauses_between_looks_grow_and_stay_within_what_amplitude_allows() -> None:
     with Sandbox(documented=Documented(cohort_polls=40)) as sandbox:
         download = Download(sandbox)
@@ -111,6 +113,7 @@ def _moments(pauses: list[float]) -> list[float]:
     return [sum(pauses[:number]) for number in range(len(pauses) + 1)]
 
 
+@pytest.mark.contract("5 warm cohort")
 @pytest.mark.parametrize("kind", ["cohort-429", "cohort-500", "cohort-stuck"])
 def test_what_passes_is_waited_for(sandbox: Sandbox, download: Download, kind: FaultKind) -> None:
     sandbox.break_with(Fault(kind, seconds=7))
@@ -121,6 +124,7 @@ def test_what_passes_is_waited_for(sandbox: Sandbox, download: Download, kind: F
         assert any("429" in line for line in download.told)
 
 
+@pytest.mark.contract("5 warm cohort")
 @pytest.mark.parametrize(
     ("kind", "told"),
     [
@@ -161,6 +165,7 @@ def test_who_is_asked_to_come_later_for_the_file_does(sandbox: Sandbox, download
     assert download.slept[8:] == [2.0, *[50.0] * 12], "the ten minutes in which Amplitude allows so many requests"
 
 
+@pytest.mark.contract("5 warm cohort")
 def test_a_file_that_broke_off_is_fetched_again_by_a_new_link_and_none_of_it_is_lost(
     sandbox: Sandbox, download: Download
 ) -> None:

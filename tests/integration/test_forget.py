@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Callable
 
+import pytest
+
 from proxy.sandbox.server import Sandbox
 from tests.command import environment, run
 from tests.conftest import KEYS, ROOT, SECRET, Service, free_port
@@ -21,6 +23,7 @@ def calls(service: Service, query: str) -> int:
     return int(service.get(f"/v1/cohorts?{query}").headers["X-Amplitude-Calls"])
 
 
+@pytest.mark.contract("5 forget")
 def test_a_running_service_forgets_whom_the_command_names(service: Service) -> None:
     for user in ("user-7001", "user-7002", "user-7003"):
         calls(service, f"user_id={user}")
@@ -31,6 +34,7 @@ def test_a_running_service_forgets_whom_the_command_names(service: Service) -> N
     assert [calls(service, f"user_id=user-700{number}") for number in (1, 2, 3)] == [1, 1, 0]
 
 
+@pytest.mark.contract("5 forget")
 def test_in_redis_the_command_reaches_a_service_within_a_second(start_service: Callable[..., Service]) -> None:
     with RedisServer() as redis, Sandbox() as sandbox:
         service = start_service(sandbox, REDIS_URL=redis.url)
@@ -49,6 +53,7 @@ def test_in_redis_the_command_reaches_a_service_within_a_second(start_service: C
             assert time.monotonic() < told + 1, "the service still answers from what it kept"
 
 
+@pytest.mark.contract("5 forget")
 def test_the_command_says_why_nobody_was_forgotten(service: Service) -> None:
     to_the_service = ("--url", service.url, "--credentials")
     alone = {"AMPLITUDE_SECRET_KEY": "k"}

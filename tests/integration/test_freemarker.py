@@ -92,6 +92,7 @@ def written() -> None:
         pytest.skip(absent)
 
 
+@pytest.mark.contract("3 webhook templates")
 def test_the_default_payload_of_a_cohort_needs_no_template(
     client: FlaskClient, caller: dict[str, str], source: FakeSource
 ) -> None:
@@ -103,6 +104,7 @@ def test_the_default_payload_of_a_cohort_needs_no_template(
     assert not source.calls
 
 
+@pytest.mark.contract("3 webhook templates")
 def test_the_default_payloads_of_events_and_users_need_no_template(client: FlaskClient, caller: dict[str, str]) -> None:
     taken = push(client, caller, "users", json.dumps(EVENT))
     assert (taken["applied"], taken["unapplied_properties"]) == (1, 0)
@@ -115,6 +117,7 @@ def test_the_default_payloads_of_events_and_users_need_no_template(client: Flask
     assert asked["properties"] == {"name": "Jane Smith", "country": None}
 
 
+@pytest.mark.contract("3 webhook templates")
 def test_a_cohort_by_the_readme_s_template_is_the_cohort(
     client: FlaskClient, caller: dict[str, str], written: None
 ) -> None:
@@ -128,6 +131,7 @@ def test_a_cohort_by_the_readme_s_template_is_the_cohort(
     assert ask(client, caller, "properties", user_id='user "two"', keys=keys)["properties"] == PLAIN
 
 
+@pytest.mark.contract("3 webhook templates")
 def test_a_user_by_the_readme_s_template_is_whole(client: FlaskClient, caller: dict[str, str], written: None) -> None:
     taken = push(client, caller, "users", freemarker.render(OF_USERS, EVENT))
     assert (taken["applied"], taken["skipped"], taken["unapplied_properties"]) == (1, 0, 0)

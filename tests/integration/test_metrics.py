@@ -7,6 +7,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from proxy.sandbox.server import Sandbox
 from tests.conftest import Service, free_port
 from tests.integration.test_worker import until, workers
@@ -17,6 +19,7 @@ def value(service: Service, name: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"ccproxy_{name}"))
 
 
+@pytest.mark.contract("3 metrics")
 def test_workers_are_counted_together_and_one_that_was_killed_keeps_only_what_it_counted(
     start_service: Callable[..., Service], sandbox: Sandbox, tmp_path: Path
 ) -> None:

@@ -92,6 +92,7 @@ def test_header__odd_value_on_every_route__never_a_500(alone: Service, name: str
     refused_or_ignored(alone, name, itertools.product(ROUTES, HEADERS[name]))
 
 
+@pytest.mark.contract("1 status 401")
 @pytest.mark.parametrize("value", [b"Basic \xa0", b"Basic caf\xe9", "Basic ☃".encode(), b"Bearer \xff", b"\xa0Basic x"])
 def test_authorization__bytes_above_127__401_counted_by_the_minute(alone: Service, value: bytes) -> None:
     before = len(alone.log.read_text())

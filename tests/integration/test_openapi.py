@@ -31,6 +31,7 @@ def question(path: str) -> dict[str, str]:
     return given
 
 
+@pytest.mark.contract("3 openapi")
 @pytest.mark.parametrize("path", DATA)
 def test_every_example_is_what_the_service_answers(service: Service, path: str) -> None:
     responses = DOCUMENT["paths"][path]["get"]["responses"]

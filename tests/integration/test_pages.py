@@ -15,6 +15,7 @@ from tests.conftest import SECRET, Service
 OPERATION = "#operations-Data-getRecommendations"
 
 
+@pytest.mark.contract("3 docs")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1200])
 @pytest.mark.parametrize("path", ["/", "/docs"])
@@ -52,6 +53,7 @@ def answered(browser: Browser, operation: str) -> tuple[str, dict[str, Any]]:
     return status, json.loads(browser.find(f"{live} .response-col_description .highlight-code code").text)
 
 
+@pytest.mark.contract("3 docs")
 def test_a_route_is_tried_on_the_page_with_basic_credentials(service: Service, browser: Browser) -> None:
     # As who comes from the playground may have it: with credentials in its own address.
     browser.open(f"{service.url.replace('://', f'://braze:{SECRET}@')}/docs")
@@ -92,6 +94,7 @@ def test_an_open_route_fits_a_phone(service: Service, browser: Browser, operatio
     assert browser.driver.execute_script("return document.documentElement.scrollWidth") <= 390
 
 
+@pytest.mark.contract("3 landing page")
 def test_the_first_page_leads_to_the_docs_by_keyboard(service: Service, browser: Browser) -> None:
     browser.open(f"{service.url}/")
     focused = []

@@ -40,6 +40,7 @@ def rendered(browser: Browser, word: str = "sent") -> str:
     return str(browser.driver.execute_script("return document.getElementById('message').textContent")).strip()
 
 
+@pytest.mark.contract("3 playground access")
 def test_a_message_is_edited_and_what_is_sent_changes_with_it(service: Service, browser: Browser) -> None:
     open_playground(browser, service)
     assert browser.find("#will-expose").text.startswith("Rendering this asks for a recommendation")

@@ -21,6 +21,7 @@ def preview(*arguments: str | Path, given: str | None = None, **variables: str) 
     return run("preview", *map(str, arguments), given=given, **variables)
 
 
+@pytest.mark.contract("5 preview")
 def test_in_the_demo_a_message_is_rendered_with_nothing_set() -> None:
     ended = preview(RECS, "--user", "ava", "--demo")
     assert (ended.returncode, ended.stdout.strip()) == (0, CHOSEN)
@@ -29,6 +30,7 @@ def test_in_the_demo_a_message_is_rendered_with_nothing_set() -> None:
     assert preview(RECS, "--demo").stdout.strip().startswith("Our bestsellers")
 
 
+@pytest.mark.contract("5 preview")
 def test_with_the_settings_of_the_environment_amplitude_is_asked_once(sandbox: Sandbox) -> None:
     settings = {"AMPLITUDE_BASE_URL": sandbox.url, "AMPLITUDE_SECRET_KEY": sandbox.secret_key}
     ended = preview(RECS, "--user", "ava", **settings, ALLOWED_NETWORKS="192.0.2.0/24", LOG_LEVEL="DEBUG")
@@ -43,6 +45,7 @@ def test_with_the_settings_of_the_environment_amplitude_is_asked_once(sandbox: S
     assert "retried: the call in line 1 failed with 500" in ended.stderr
 
 
+@pytest.mark.contract("5 preview")
 def test_a_running_service_is_asked_with_credentials(service: Service) -> None:
     for credentials in (["--credentials", f"braze:{SECRET}"], []):
         ended = preview(

@@ -88,6 +88,7 @@ def trips_of(process: Process, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return trips
 
 
+@pytest.mark.contract("3 webhook processes")
 def test_what_one_process_was_pushed_the_other_finds_by_one_round_trip_and_then_by_none(
     pair: tuple[Process, Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +130,7 @@ def forgotten_as_ready(process: Process, identity: Identity) -> bool:
     return found is None or found.ready is None
 
 
+@pytest.mark.contract("3 webhook processes")
 def test_ten_thousand_are_one_word_to_the_others_and_only_those_they_hold_are_looked_up(
     pair: tuple[Process, Process],
 ) -> None:
@@ -198,6 +200,7 @@ def test_what_is_fetched_while_something_is_pushed_comes_with_it(pair: tuple[Pro
     assert one.records.board(Identity(None, "phone"), [COHORTS]).found.pushed == {}
 
 
+@pytest.mark.contract("3 webhook order")
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(PUSHES, min_size=1, max_size=6))
 @example([properties({"a": GONE}, 2.0), properties({"a": b"12"}, 2.0), properties({"a": b"1"}, 2.0)])
@@ -215,6 +218,7 @@ def test_merging_pushes_in_redis_is_merging_here(running: RedisServer, pushes: l
     process.server.stop()
 
 
+@pytest.mark.contract("3 webhook order")
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(STATEMENTS, max_size=10), st.lists(GARBAGE, max_size=3), st.randoms(use_true_random=False))
 def test_whichever_process_they_reach_they_end_in_the_truth(
@@ -254,6 +258,7 @@ def test_what_is_of_no_use_any_more_does_not_pile_up(valkey: RedisServer) -> Non
     assert known(process.pushes.read(["u"])[0]).cohorts.keys() == {"new"}
 
 
+@pytest.mark.contract("3 webhook forget")
 def test_who_is_forgotten_loses_what_was_pushed_everywhere_within_a_second(pair: tuple[Process, Process]) -> None:
     one, other = pair
     now = time.time()
@@ -273,6 +278,7 @@ def test_who_is_forgotten_loses_what_was_pushed_everywhere_within_a_second(pair:
     assert one.forgetting.forget(Identity("v", None)).records == 1, "be it only something pushed"
 
 
+@pytest.mark.contract("3 webhook forget")
 def test_what_is_pushed_while_a_user_is_forgotten_is_kept_nowhere(pair: tuple[Process, Process]) -> None:
     one, other = pair
     before, forgotten = other.store.mark, time.time()
@@ -296,6 +302,7 @@ def test_what_is_pushed_while_a_user_is_forgotten_is_kept_nowhere(pair: tuple[Pr
     assert known(one.pushes.read(["u"])[0]).cohorts.keys() == {"c1"}
 
 
+@pytest.mark.contract("3 webhook forget")
 def test_who_hears_late_of_a_forgetting_loses_nothing_that_was_said_after_it(
     pair: tuple[Process, Process], valkey: RedisServer
 ) -> None:
@@ -309,6 +316,7 @@ def test_who_hears_late_of_a_forgetting_loses_nothing_that_was_said_after_it(
     late.server.stop()
 
 
+@pytest.mark.contract("3 webhook limits")
 def test_what_would_be_too_much_of_one_user_is_refused_in_redis_and_what_is_there_already_ends(
     pair: tuple[Process, Process],
 ) -> None:

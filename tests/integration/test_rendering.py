@@ -60,6 +60,7 @@ def own_service(start_service: Start) -> Iterator[Service]:
         yield start_service(sandbox)
 
 
+@pytest.mark.contract("3 playground process")
 def test_cached_answers__beside_a_rendering__come_before_it_ends(service: Service) -> None:
     assert service.get("/v1/cohorts?user_id=ava").json()["ok"]
     with ThreadPoolExecutor() as pool:
@@ -97,6 +98,7 @@ def test_service__stopped_in_the_midst_of_a_rendering__answers_it_and_leaves_no_
     assert not child.is_running()
 
 
+@pytest.mark.contract("3 playground process")
 def test_worker__killed_in_the_midst_of_a_rendering__leaves_no_process(own_service: Service) -> None:
     with ThreadPoolExecutor() as pool:
         result = pool.submit(render, own_service, BUSY)

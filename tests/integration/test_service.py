@@ -45,6 +45,7 @@ def at_once(service: Service, paths: list[str]) -> list[requests.Response]:
         return list(pool.map(ask, paths))
 
 
+@pytest.mark.contract("1 cache-status")
 def test_a_hundred_identical_requests_at_once_cost_one_call(service: Service, user: str) -> None:
     answers = at_once(service, [f"/v1/recommendations?user_id={user}&rec_id=homepage"] * 100)
     assert {answer.status_code for answer in answers} == {200}
@@ -81,12 +82,14 @@ def test_recommendations_and_properties_at_the_same_instant_cost_at_most_two(ser
     assert service.sandbox.report()["calls"] <= 2
 
 
+@pytest.mark.contract("1 profile")
 def test_no_recommendation_is_fetched_that_nobody_asked_for(service: Service, user: str) -> None:
     service.get(f"/v1/profile?user_id={user}&include=properties,cohorts&rec_id=homepage")
     service.get(f"/v1/recommendations?user_id={user}&rec_id=homepage,also-bought")
     assert sorted(service.sandbox.exposures) == [(user, "also-bought"), (user, "homepage")]
 
 
+@pytest.mark.contract("1 deadline")
 @pytest.mark.parametrize("kind", ["hang", "drip-headers", "drip-body", "slow"])
 def test_no_answer_is_later_than_the_deadline_and_what_comes_later_is_kept(
     service: Service, user: str, kind: FaultKind
@@ -132,6 +135,8 @@ WORDS: list[tuple[FaultKind, str]] = [
 ]
 
 
+@pytest.mark.contract("1 error words")
+@pytest.mark.contract("1 recovery")
 @pytest.mark.parametrize(("kind", "word"), WORDS, ids=[kind for kind, _ in WORDS])
 def test_every_fault_has_its_word_both_ways_and_ends_when_it_ends(
     service: Service, user: str, kind: FaultKind, word: str
@@ -150,6 +155,7 @@ def test_every_fault_has_its_word_both_ways_and_ends_when_it_ends(
         assert time.monotonic() < deadline, "whole again within 10 seconds"
 
 
+@pytest.mark.contract("1 recovery")
 def test_a_429_is_over_soon_after_its_retry_after(start_service: Callable[..., Service]) -> None:
     with Sandbox(documented=Documented(retry_after=2)) as sandbox:
         service = start_service(sandbox)
@@ -178,6 +184,7 @@ def test_wrong_credentials_are_rejected_by_word(start_service: Callable[..., Ser
             assert time.monotonic() < deadline, "whole again within 10 seconds"
 
 
+@pytest.mark.contract("1 computations")
 def test_properties_and_computations_are_told_apart_over_http(service: Service) -> None:
     body = service.get(
         "/v1/profile?user_id=ava&include=properties,computations,propensities&prediction_id=pred-buy"
@@ -192,6 +199,7 @@ def test_properties_and_computations_are_told_apart_over_http(service: Service) 
     )
 
 
+@pytest.mark.contract("4 quota")
 def test_more_users_than_the_quota_are_told_at_once_and_amplitude_never_refuses(
     start_service: Callable[..., Service],
 ) -> None:
@@ -207,6 +215,7 @@ def test_more_users_than_the_quota_are_told_at_once_and_amplitude_never_refuses(
         assert sandbox.report()["calls"] == words.count(None)
 
 
+@pytest.mark.contract("1 status 4xx")
 def test_a_chunked_body_over_the_limit_is_a_413(service: Service) -> None:
     chunks = (b"x" * 1000 for _ in range(40))
     headers = {"X-API-Key": SECRET, "Content-Type": "application/json"}
@@ -221,6 +230,7 @@ def test_a_broken_chunk_is_a_400(service: Service) -> None:
         assert connection.recv(65536).startswith(b"HTTP/1.1 400")
 
 
+@pytest.mark.contract("2 secrets")
 def test_the_log_has_a_json_line_a_request_and_no_id_or_secret(service: Service) -> None:
     service.sandbox.break_with(Fault("bad-header"))
     hidden = "hidden-user@example.com"
@@ -257,6 +267,7 @@ def test_the_log_has_a_json_line_a_request_and_no_id_or_secret(service: Service)
     assert {line["caller"] for line in requested} == {"braze"}
 
 
+@pytest.mark.contract("2 request ids")
 def test_a_fault_in_the_background_names_the_request_that_opened_the_call(
     start_service: Callable[..., Service], sandbox: Sandbox
 ) -> None:
@@ -275,6 +286,7 @@ def test_a_fault_in_the_background_names_the_request_that_opened_the_call(
     assert [line["request_id"] for line in told] == ["the-one"]
 
 
+@pytest.mark.contract("1 another user")
 def test_answer_about_another_user__not_kept_and_logged_apart_without_an_id(
     start_service: Callable[..., Service], sandbox: Sandbox
 ) -> None:
@@ -299,6 +311,7 @@ def test_answer_about_another_user__not_kept_and_logged_apart_without_an_id(
     assert "user-3" not in text
 
 
+@pytest.mark.contract("1 mixed-up answers")
 @pytest.mark.parametrize("status", ["103 Early Hints", "204 No Content", "200 OK"])
 def test_answers_that_come_late_on_a_connection__no_user_gets_anothers(
     start_service: Callable[..., Service], sandbox: Sandbox, status: str

@@ -143,6 +143,7 @@ def booked(quota: Quota, latest: float = 0.0) -> list[Booking]:
     return found
 
 
+@pytest.mark.contract("4 redis")
 def test_the_burst_and_the_pace_are_shared(running: RedisServer) -> None:
     one, other = Process(running.url), Process(running.url)
     settled(one, other)
@@ -160,6 +161,7 @@ def test_the_burst_and_the_pace_are_shared(running: RedisServer) -> None:
     assert all(0.05 < step < 0.17 for step in steps), "one after the other at 9 a second, whoever books"
 
 
+@pytest.mark.contract("4 redis")
 def test_no_minute_holds_more_than_the_quota_whoever_books(running: RedisServer) -> None:
     processes = [Process(running.url, per_minute=20) for _ in range(4)]
     settled(*processes)
@@ -191,6 +193,7 @@ def test_a_cancelled_place_is_free_for_the_others(running: RedisServer) -> None:
     wait_until(lambda: other.quota.book(0))
 
 
+@pytest.mark.contract("4 redis")
 def test_a_429_makes_everybody_stand_back(running: RedisServer) -> None:
     one, other = Process(running.url), Process(running.url)
     settled(one, other)
@@ -200,6 +203,7 @@ def test_a_429_makes_everybody_stand_back(running: RedisServer) -> None:
     assert other.quota.wait() == pytest.approx(30, abs=1)
 
 
+@pytest.mark.contract("4 redis faults")
 def test_while_redis_is_gone_nothing_is_sent_for_a_window_and_then_each_process_s_share(
     valkey: RedisServer, clock: FakeClock
 ) -> None:
@@ -223,6 +227,7 @@ def test_while_redis_is_gone_nothing_is_sent_for_a_window_and_then_each_process_
     assert 75 < sent <= 90, "in a minute the three together send what one may"
 
 
+@pytest.mark.contract("4 redis faults")
 def test_what_was_sent_is_written_back_into_a_redis_that_returns_empty(valkey: RedisServer) -> None:
     one, other = Process(valkey.url, per_minute=10), Process(valkey.url, per_minute=10)
     settled(one, other)
@@ -237,6 +242,7 @@ def test_what_was_sent_is_written_back_into_a_redis_that_returns_empty(valkey: R
     assert other.quota.book(time.monotonic() + 50) is None
 
 
+@pytest.mark.contract("4 redis faults")
 @pytest.mark.parametrize("lost", [b"quota:places", b"quota:bursts", b"quota:pace"])
 def test_a_part_of_the_book_that_redis_lost_is_written_back_before_anything_is_booked(
     valkey: RedisServer, lost: bytes
@@ -259,6 +265,7 @@ def test_a_part_of_the_book_that_redis_lost_is_written_back_before_anything_is_b
     assert not booked(other.quota, time.monotonic() + 50)
 
 
+@pytest.mark.contract("4 redis faults")
 def test_the_number_of_processes_is_not_forgotten_with_an_empty_redis(valkey: RedisServer) -> None:
     one, other = Process(valkey.url), Process(valkey.url)
     settled(one, other)
@@ -280,6 +287,7 @@ def test_the_places_of_ended_calls_are_forgotten_while_redis_keeps_the_book(valk
     assert process.quota._ledger.held(0.0) == []
 
 
+@pytest.mark.contract("4 redis faults")
 def test_what_is_no_record_of_ours_is_as_good_as_not_there_and_spoils_it_for_nobody_else(running: RedisServer) -> None:
     process = Process(running.url)
     settled(process)
@@ -308,6 +316,7 @@ def test_what_is_no_record_of_ours_is_as_good_as_not_there_and_spoils_it_for_nob
     assert other.server.gone_since is None
 
 
+@pytest.mark.contract("4 redis faults")
 def test_going_and_coming_back_is_one_line_each(valkey: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     process = Process(valkey.url)
     settled(process)
@@ -325,6 +334,7 @@ def test_going_and_coming_back_is_one_line_each(valkey: RedisServer, caplog: pyt
     ]
 
 
+@pytest.mark.contract("4 redis faults")
 @pytest.mark.parametrize(
     "command",
     [
@@ -351,6 +361,7 @@ def test_a_redis_that_cannot_be_used_is_as_good_as_gone_and_used_again_afterward
     wait_until(lambda: process.server.gone_since is None)
 
 
+@pytest.mark.contract("4 redis faults")
 def test_one_late_answer_is_no_reason_to_do_without_redis(valkey: RedisServer) -> None:
     process = Process(valkey.url)
     settled(process)
@@ -386,6 +397,7 @@ def test_any_record_comes_back_as_it_was(running: RedisServer) -> None:
     assert process.records.read(USER).record == unknown
 
 
+@pytest.mark.contract("4 redis")
 def test_merging_in_redis_is_merging_here(running: RedisServer) -> None:
     process = Process(running.url)
     now = time.time()
@@ -426,6 +438,7 @@ def test_every_key_expires_and_what_may_not_be_served_any_more_does_not_pile_up(
     assert not any(key.rpartition(b":")[2] == b"u" for key in ages), "keys hold no ids"
 
 
+@pytest.mark.contract("4 warm freshness")
 def test_what_was_warmed_is_kept_in_redis_for_as_long_as_it_is_of_use(running: RedisServer) -> None:
     process = Process(running.url)
     settled(process)
@@ -442,6 +455,7 @@ def test_what_was_warmed_is_kept_in_redis_for_as_long_as_it_is_of_use(running: R
         assert client.pttl(key) <= 60_000
 
 
+@pytest.mark.contract("4 redis")
 def test_one_user_asked_of_two_processes_at_once_costs_one_call(running: RedisServer) -> None:
     one, other = Process(running.url), Process(running.url)
     settled(one, other)
@@ -484,6 +498,7 @@ def test_the_call_of_a_process_that_died_is_taken_over(valkey: RedisServer) -> N
     assert (answer.error, len(other.source.calls)) == (None, 1)
 
 
+@pytest.mark.contract("4 redis")
 def test_what_one_process_fetched_is_a_hit_in_the_other_by_one_round_trip_and_then_by_none(
     running: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -517,6 +532,7 @@ def left_of(url: str, *ids: str) -> list[bytes]:
         return left
 
 
+@pytest.mark.contract("3 forget")
 def test_who_is_forgotten_is_gone_from_every_process_and_from_redis_within_a_second(running: RedisServer) -> None:
     one, other = Process(running.url), Process(running.url)
     settled(one, other)
@@ -557,6 +573,7 @@ def test_a_device_is_forgotten_with_all_who_were_seen_on_it(running: RedisServer
     assert len(left_of(running.url)) == 1
 
 
+@pytest.mark.contract("3 forget")
 def test_what_is_on_its_way_anywhere_when_a_user_is_forgotten_is_not_kept(running: RedisServer) -> None:
     one, other = Process(running.url), Process(running.url)
     settled(one, other)
@@ -600,6 +617,7 @@ def test_who_is_asked_anew_after_being_forgotten_is_kept_again(running: RedisSer
     assert one.records.read(USER).record.parts.keys() == {PROPERTIES}
 
 
+@pytest.mark.contract("3 forget")
 def test_forgetting_while_redis_is_gone_is_done_here_and_said_to_be_incomplete(valkey: RedisServer) -> None:
     one = Process(valkey.url)
     settled(one)
@@ -610,6 +628,7 @@ def test_forgetting_while_redis_is_gone_is_done_here_and_said_to_be_incomplete(v
     assert one.store.read(USER) == EMPTY
 
 
+@pytest.mark.contract("4 redis")
 @pytest.mark.parametrize("verify", [True, False])
 def test_rediss_is_verified_or_not(tmp_path: Path, verify: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     authority = trustme.CA()

@@ -73,6 +73,7 @@ def test_a_snippet_sends_what_its_author_means(ask: Ask, engine: liquid.Engine, 
     assert engine(SNIPPETS[title], user, ask).strip() == SENT[title][user]
 
 
+@pytest.mark.contract("3 playground")
 @pytest.mark.parametrize("title", SNIPPETS)
 def test_both_engines_agree_to_the_letter_for_every_user(ask: Ask, ruby: liquid.Engine, title: str) -> None:
     for user in USERS:

@@ -24,6 +24,7 @@ def start(command: list[str], **variables: str) -> subprocess.CompletedProcess[s
     )
 
 
+@pytest.mark.contract("4 settings")
 @pytest.mark.parametrize(
     "command", [["-m", "gunicorn", "wsgi:app", "--bind", f"127.0.0.1:{free_port()}"], ["-c", "import wsgi"]]
 )

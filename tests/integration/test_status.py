@@ -78,6 +78,7 @@ def hurried(browser: Browser) -> Iterator[Browser]:
     devtools("Page.removeScriptToEvaluateOnNewDocument", added)
 
 
+@pytest.mark.contract("3 status")
 def test_the_page_draws_the_last_hour_and_says_what_is_wrong_and_when_it_is_mended(
     app: Flask, url: str, source: FakeSource, clock: FakeClock, hurried: Browser
 ) -> None:

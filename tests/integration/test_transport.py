@@ -227,6 +227,7 @@ def idle(request: pytest.FixtureRequest) -> bool:
     return bool(request.param == "late bytes while idle")
 
 
+@pytest.mark.contract("1 mixed-up answers")
 @pytest.mark.parametrize("reply", REUSED.values(), ids=REUSED)
 def test_connection__whole_response__is_reused(reply: Callable[[str], Reply], idle: bool) -> None:
     with Upstream(reply) as upstream:
@@ -235,6 +236,7 @@ def test_connection__whole_response__is_reused(reply: Callable[[str], Reply], id
         assert upstream.connections == 1
 
 
+@pytest.mark.contract("1 mixed-up answers")
 @pytest.mark.parametrize(("outcome", "reply"), CLOSED.values(), ids=CLOSED)
 def test_connection__response_not_whole_or_not_documented__is_closed(
     outcome: str, reply: Callable[[str], Reply], idle: bool
@@ -246,6 +248,7 @@ def test_connection__response_not_whole_or_not_documented__is_closed(
         assert upstream.connections == 4
 
 
+@pytest.mark.contract("1 mixed-up answers")
 @pytest.mark.parametrize("reply", TIMED_OUT.values(), ids=TIMED_OUT)
 def test_connection__timed_out__is_closed(reply: Callable[[str], Reply]) -> None:
     with Upstream(reply) as upstream:
@@ -254,6 +257,7 @@ def test_connection__timed_out__is_closed(reply: Callable[[str], Reply]) -> None
         assert upstream.connections == 4
 
 
+@pytest.mark.contract("1 mixed-up answers")
 @pytest.mark.parametrize(
     "extra", [whole("alice"), b"\n", informational("100 Continue")], ids=["response", "byte", "100"]
 )
@@ -385,6 +389,7 @@ def test_answer__another_users_came_between_check_and_request__is_invalid() -> N
         assert upstream.connections == 2
 
 
+@pytest.mark.contract("1 another user")
 @pytest.mark.parametrize(
     ("asked", "ids"),
     [
@@ -413,6 +418,7 @@ def test_answer__about_the_asked_user__is_taken(asked: Identity, ids: dict[str, 
         assert upstream.connections == 1
 
 
+@pytest.mark.contract("1 another user")
 @pytest.mark.parametrize(
     ("asked", "ids"),
     [
@@ -477,6 +483,7 @@ def test_tls__good_responses__connection_is_reused(tls: ssl.SSLContext) -> None:
         assert upstream.connections == 1
 
 
+@pytest.mark.contract("1 mixed-up answers")
 def test_tls__second_response_is_left_in_the_tls_layer__connection_is_closed(tls: ssl.SSLContext) -> None:
     # A record holds 16 KiB and Python's buffer 8 KiB: the socket is not readable, and the buffer is empty.
     def reply(user: str) -> Reply:

@@ -97,6 +97,7 @@ def test_a_fallback_for_everybody_is_told_by_a_word(
     assert '"found":false' in run(service, CONTENT, user="nobody").replace(" ", "")
 
 
+@pytest.mark.contract("1 another user")
 def test_merged_users__fallback__told_by_error_and_log(
     start_service: Callable[..., Service], sandbox: Sandbox, run: Callable[..., str]
 ) -> None:

@@ -73,6 +73,7 @@ def calls(service: Service, query: str) -> int:
     return int(service.get(f"/v1/profile?include=properties,cohorts&{query}").headers["X-Amplitude-Calls"])
 
 
+@pytest.mark.contract("5 warm")
 def test_everybody_is_warm_after_it_and_passed_over_the_second_time(target: Service, tmp_path: Path) -> None:
     target.sandbox.reset()
     users = crowd(tmp_path, 1000, 60)
@@ -109,6 +110,7 @@ def test_a_column_of_a_table_on_standard_input_is_read(target: Service) -> None:
     assert "no column 'user'" in ended.stderr
 
 
+@pytest.mark.contract("5 warm cohort")
 def test_a_cohort_is_downloaded_and_everybody_in_it_is_warm(target: Service) -> None:
     target.sandbox.reset()
     ended = warm(target, "", "--cohort", "crowd-40")
@@ -122,6 +124,7 @@ def test_a_cohort_is_downloaded_and_everybody_in_it_is_warm(target: Service) -> 
         assert secret not in ended.stderr + ended.stdout
 
 
+@pytest.mark.contract("5 warm cohort")
 def test_a_cohort_that_cannot_be_had_ends_it_with_what_to_mend(target: Service, tmp_path: Path) -> None:
     target.sandbox.reset()
     for arguments, told in (
@@ -140,6 +143,7 @@ def test_a_cohort_that_cannot_be_had_ends_it_with_what_to_mend(target: Service, 
     assert target.sandbox.report()["calls"] == 0
 
 
+@pytest.mark.contract("5 warm faults")
 def test_a_table_without_a_column_is_refused_and_the_option_named(target: Service) -> None:
     target.sandbox.reset()
     for table, told in (
@@ -154,6 +158,7 @@ def test_a_table_without_a_column_is_refused_and_the_option_named(target: Servic
     assert target.sandbox.report()["calls"] == 0
 
 
+@pytest.mark.contract("5 warm faults")
 def test_with_a_tiny_quota_ctrl_c_is_heard_at_once(target: Service, tmp_path: Path) -> None:
     target.sandbox.reset()
     process = start(words(target, crowd(tmp_path, 60_000, 30), "--quota", "1"))
@@ -170,6 +175,7 @@ def test_with_a_tiny_quota_ctrl_c_is_heard_at_once(target: Service, tmp_path: Pa
     assert "not asked" in printed
 
 
+@pytest.mark.contract("5 warm resumed")
 @pytest.mark.parametrize(
     ("blow", "of_a_cohort"), [(signal.SIGINT, False), (signal.SIGKILL, False), (signal.SIGKILL, True)]
 )
@@ -205,6 +211,7 @@ def _stop_and_resume(target: Service, blow: signal.Signals, users: Path | str, *
     assert lost == []
 
 
+@pytest.mark.contract("5 warm resumed")
 def test_recommendations_are_fetched_only_by_who_takes_the_exposures_on(target: Service, tmp_path: Path) -> None:
     target.sandbox.reset()
     users = crowd(tmp_path, 40_000, 3)
@@ -217,6 +224,7 @@ def test_recommendations_are_fetched_only_by_who_takes_the_exposures_on(target: 
     assert target.sandbox.report()["exposures"] > 0
 
 
+@pytest.mark.contract("5 warm resumed")
 def test_who_is_missing_at_the_end_is_counted_by_reason_and_the_exit_says_so(
     start_service: Callable[..., Service], tmp_path: Path
 ) -> None:
@@ -229,6 +237,7 @@ def test_who_is_missing_at_the_end_is_counted_by_reason_and_the_exit_says_so(
     assert "failed: upstream_unavailable, 2 times" in ended.stdout
 
 
+@pytest.mark.contract("5 warm resumed")
 def test_without_a_url_redis_is_warmed_within_the_shared_quota(
     start_service: Callable[..., Service], tmp_path: Path
 ) -> None:
@@ -253,6 +262,7 @@ def test_without_a_url_redis_is_warmed_within_the_shared_quota(
         assert "no REDIS_URL" in alone.stderr
 
 
+@pytest.mark.contract("5 warm faults")
 def test_a_redis_that_is_gone_ends_it_before_anything_is_lost(
     start_service: Callable[..., Service], tmp_path: Path
 ) -> None:

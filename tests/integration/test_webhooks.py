@@ -73,6 +73,7 @@ def test_what_was_pushed_to_one_worker_is_answered_by_both_and_costs_no_call(pai
     assert pair.sandbox.report()["calls"] == calls
 
 
+@pytest.mark.contract("3 webhook processes")
 def test_a_list_that_both_workers_hold_ready_changes_within_a_second(pair: Service) -> None:
     for _ in range(3):
         usual = members(pair, "ava")
@@ -83,6 +84,7 @@ def test_a_list_that_both_workers_hold_ready_changes_within_a_second(pair: Servi
     until_all(pair, "ava", ["c31", "late"], seconds=1)
 
 
+@pytest.mark.contract("3 webhook forget")
 def test_who_is_forgotten_loses_it_in_both_workers_within_a_second(pair: Service) -> None:
     push(pair, "user-503", cohort_id="pushed")
     assert members(pair, "user-503", "pushed") == [["pushed"]] * 8
@@ -92,6 +94,7 @@ def test_who_is_forgotten_loses_it_in_both_workers_within_a_second(pair: Service
         assert time.monotonic() < deadline, "some worker still has it"
 
 
+@pytest.mark.contract("3 webhook processes")
 def test_ten_thousand_users_are_taken_within_a_second_and_a_repeated_message_sooner(pair: Service) -> None:
     users = [f"crowd-{number}" for number in range(10_000)]
     body = {"cohort_id": "crowd", "in_cohort": True, "computed_time": time.time(), "message_id": "crowd::enter::0"}
@@ -168,6 +171,7 @@ def send(service: Service, body: bytes, framing: str = "") -> bytes:
     return b""
 
 
+@pytest.mark.contract("3 webhook limits")
 @pytest.mark.parametrize("framing", ["", CHUNKED])
 def test_bodies__forty_of_8_mib_at_once__less_than_100_mib_of_memory(alone: Service, framing: str) -> None:
     (worker,) = psutil.Process(alone.process.pid).children()

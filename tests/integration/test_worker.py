@@ -189,6 +189,7 @@ def readiness(kept: HTTPConnection) -> tuple[int, str, str | None]:
     return answer.status, json.loads(answer.read())["status"], answer.getheader("Connection")
 
 
+@pytest.mark.contract("3 probes")
 def test_a_polite_stop_answers_what_was_read_and_says_so_to_who_asks_on(start_service: Start) -> None:
     with Watched(latency=0.8) as sandbox:
         service = start_service(sandbox)
@@ -258,12 +259,14 @@ def test_a_killed_worker_is_replaced(start_service: Start, sandbox: Sandbox) -> 
     assert answer.headers["X-Amplitude-Calls"] == "1", "without Redis its cache is gone with it"
 
 
+@pytest.mark.contract("4 workers")
 def test_without_redis_one_worker_runs_and_says_so(start_service: Start, sandbox: Sandbox) -> None:
     service = start_service(sandbox, WEB_CONCURRENCY="3", REDIS_URL=" ")
     assert len(workers(service)) == 1
     assert "WEB_CONCURRENCY is ignored without REDIS_URL" in service.log.read_text()
 
 
+@pytest.mark.contract("4 workers")
 def test_with_redis_as_many_run_as_were_asked_for(start_service: Start, sandbox: Sandbox) -> None:
     service = start_service(sandbox, WEB_CONCURRENCY="2", REDIS_URL=f"redis://127.0.0.1:{free_port()}")
     until(lambda: len(workers(service)) == 2, "only one worker was started")

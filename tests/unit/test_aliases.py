@@ -35,6 +35,7 @@ def test_entries_are_kinds_names_and_ids() -> None:
     )
 
 
+@pytest.mark.contract("1 aliases")
 @pytest.mark.parametrize(
     ("entries", "fault"),
     [
@@ -61,6 +62,7 @@ def test_every_entry_that_cannot_be_used_is_named() -> None:
     assert "(4)" in raised.value.faults[2]
 
 
+@pytest.mark.contract("1 aliases")
 def test_a_name_asks_for_its_id_and_the_answer_is_keyed_by_what_was_asked() -> None:
     said = {
         "recommendations": [{"rec_id": "abc123", "items": ["shoe"]}, {"rec_id": "other", "items": ["hat"]}],
@@ -102,6 +104,7 @@ def test_a_name_of_one_kind_is_an_id_of_every_other() -> None:
     )
 
 
+@pytest.mark.contract("1 aliases")
 @pytest.mark.parametrize(
     ("comp_id", "said", "expected"),
     [

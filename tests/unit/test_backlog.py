@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from proxy.backlog import Backlog, Wanted
 from proxy.parts import COHORTS, PROPERTIES, Identity, Part, recommendation
 from tests.fakes import FakeClock
@@ -57,6 +59,7 @@ def test_the_oldest_refresh_leaves_a_full_backlog_and_then_the_oldest_miss(clock
     assert waiting.dropped == 2
 
 
+@pytest.mark.contract("1 backlog")
 def test_who_was_not_asked_for_again_in_time_leaves(clock: FakeClock) -> None:
     waiting = backlog(clock)
     add(waiting, user(1), [COHORTS])

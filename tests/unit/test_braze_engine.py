@@ -197,6 +197,7 @@ def test_what_liquid_refuses_is_refused_with_its_line(source: str, line: int, wh
         assert rendering.reason.startswith(f"line {line}: ")
 
 
+@pytest.mark.contract("3 playground")
 @pytest.mark.parametrize(
     "source",
     [
@@ -220,6 +221,7 @@ def test_a_template_that_would_never_end_or_fill_the_memory_is_refused_at_once(s
     assert time.monotonic() - started < 5
 
 
+@pytest.mark.contract("3 playground")
 @pytest.mark.parametrize(
     "source",
     [
@@ -248,6 +250,7 @@ def test_no_template_takes_long_to_read(source: str) -> None:
     assert time.monotonic() - started < 3
 
 
+@pytest.mark.contract("3 playground")
 def test_a_rendering_ends_when_its_time_is_spent() -> None:
     clock = FakeClock()
 

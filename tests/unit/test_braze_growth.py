@@ -74,6 +74,7 @@ def processor_seconds(template: str) -> float:
     return min(times)
 
 
+@pytest.mark.contract("3 playground")
 @pytest.mark.parametrize("build", GROWING.values(), ids=GROWING)
 def test_render__template_four_times_as_long__takes_about_four_times_as_long(build: Callable[[int], str]) -> None:
     short, long = (processor_seconds(build(size)) for size in (N, 4 * N))

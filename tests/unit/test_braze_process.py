@@ -108,6 +108,7 @@ def test_child__time_is_spent__says_so() -> None:
     assert "it takes longer than 0.2 s" in shown["reason"]
 
 
+@pytest.mark.contract("3 playground process")
 def test_child__does_not_end_when_its_time_is_spent__killed() -> None:
     with Child() as child:
         os.kill(child.pid, signal.SIGSTOP)

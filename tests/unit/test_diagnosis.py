@@ -26,6 +26,7 @@ def test_when_nothing_is_wrong_it_says_so_and_there_is_nothing_to_mend() -> None
     assert (only.level, only.what, only.mend) == ("good", "All is well", "")
 
 
+@pytest.mark.contract("3 status")
 @pytest.mark.parametrize(("words", "state"), FAULTS.items(), ids=FAULTS)
 def test_a_fault_is_named_alone_with_what_it_means_and_how_to_mend_it(words: str, state: State) -> None:
     (only,) = findings(state)

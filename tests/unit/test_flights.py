@@ -184,6 +184,7 @@ def test_what_rides_along_can_be_joined_and_is_kept(clock: FakeClock) -> None:
     assert len(world.source.calls) == 1
 
 
+@pytest.mark.contract("1 recommendations")
 def test_recommendations_of_two_types_are_two_calls_each_with_its_place_in_the_quota(world: World) -> None:
     answer = world.get(recommendation("a", "model"), recommendation("a", "random"))
     assert (answer.error, answer.calls) == (None, 2)
@@ -218,6 +219,7 @@ def test_a_late_answer_is_kept_and_its_caller_told_that_it_is_awaited(world: Wor
     assert world.get(COHORTS).forwarded is None
 
 
+@pytest.mark.contract("1 unknown users")
 def test_unknown_is_unknown_for_every_section_and_only_briefly(world: World) -> None:
     world.source.user_data = None
     world.get(COHORTS)
@@ -250,6 +252,7 @@ def test_a_queued_flight_is_not_sent_into_a_stand_back(clock: FakeClock) -> None
     assert not world.source.calls
 
 
+@pytest.mark.contract("1 exposures")
 @pytest.mark.parametrize(("retry", "calls"), [(False, 0), (True, 1)])
 def test_a_recommendation_whose_message_has_gone_is_fetched_only_for_who_comes_back(
     clock: FakeClock, retry: bool, calls: int
@@ -362,6 +365,7 @@ def test_a_part_that_came_by_another_call_is_there_for_who_waits_for_the_first(c
     hanging.set()
 
 
+@pytest.mark.contract("1 recovery")
 @pytest.mark.parametrize("seconds", [3, 30])
 def test_after_slow_calls_the_next_may_still_go(world: World, seconds: int) -> None:
     def slow(identity: Identity, call: Call) -> Fetched:
@@ -376,6 +380,7 @@ def test_after_slow_calls_the_next_may_still_go(world: World, seconds: int) -> N
     assert world.get(COHORTS).error is None
 
 
+@pytest.mark.contract("4 stale")
 def test_a_stale_copy_is_served_at_once_and_refreshed_behind_by_one_call(world: World) -> None:
     world.get(COHORTS, recommendation("a"))
     world.source.wait_for_call()
@@ -443,6 +448,7 @@ def test_a_refresh_takes_no_moment_that_somebody_waits_for(clock: FakeClock) -> 
     assert world.quota.book(clock()) is not None, "the burst is left to those who wait"
 
 
+@pytest.mark.contract("4 stale")
 def test_a_spare_stands_in_only_when_amplitude_cannot_answer(world: World) -> None:
     world.get(COHORTS)
     world.clock.advance(1100)
@@ -467,6 +473,7 @@ def test_a_spare_is_served_at_once_while_the_quota_is_spent(clock: FakeClock) ->
     assert spare.fault.word == "quota_exhausted"
 
 
+@pytest.mark.contract("4 stale")
 def test_a_copy_too_old_to_stand_in_is_gone(world: World) -> None:
     world.get(COHORTS)
     world.clock.advance(900 + 5000)
@@ -474,6 +481,7 @@ def test_a_copy_too_old_to_stand_in_is_gone(world: World) -> None:
     assert world.get(COHORTS).error is not None
 
 
+@pytest.mark.contract("1 request cache-control")
 def test_a_caller_may_want_nothing_older(world: World) -> None:
     world.get(COHORTS)
     world.clock.advance(50)
@@ -487,6 +495,7 @@ def test_a_caller_may_want_nothing_older(world: World) -> None:
     assert older.fault is not None
 
 
+@pytest.mark.contract("1 request cache-control")
 def test_who_wants_nothing_old_joins_a_call_in_flight(world: World) -> None:
     world.get(COHORTS)
     world.source.wait_for_call()
@@ -523,6 +532,7 @@ def sent(world: World) -> list[tuple[str | None, frozenset[Part]]]:
     return [(identity.user_id, call.parts) for identity, call in world.source.calls]
 
 
+@pytest.mark.contract("1 backlog")
 def test_who_was_sent_away_is_fetched_at_moments_nobody_booked_the_newest_ask_first(clock: FakeClock) -> None:
     world = World(clock, per_minute=10)
     world.spend_the_burst()
@@ -537,6 +547,7 @@ def test_who_was_sent_away_is_fetched_at_moments_nobody_booked_the_newest_ask_fi
     assert [name for name, _ in sent(world)] == ["a", "c", "b"], "each once"
 
 
+@pytest.mark.contract("1 backlog")
 def test_the_backlog_never_takes_a_moment_that_somebody_waits_for(clock: FakeClock) -> None:
     world = World(clock, per_minute=100)
     world.spend_the_burst()
@@ -554,6 +565,7 @@ def test_the_backlog_never_takes_a_moment_that_somebody_waits_for(clock: FakeClo
     assert [name for name, _ in sent(world)] == ["live0", "live1", "live2", "live3"]
 
 
+@pytest.mark.contract("1 backlog")
 @pytest.mark.parametrize(("retry", "parts"), [(False, {COHORTS}), (True, {COHORTS, recommendation("a")})])
 def test_a_recommendation_waits_on_only_for_who_comes_back(clock: FakeClock, retry: bool, parts: set[Part]) -> None:
     world = World(clock, per_minute=10)
@@ -564,6 +576,7 @@ def test_a_recommendation_waits_on_only_for_who_comes_back(clock: FakeClock, ret
     assert sent(world) == [("u", frozenset(parts))]
 
 
+@pytest.mark.contract("1 backlog")
 def test_users_of_whom_there_is_nothing_are_fetched_before_copies_are_refreshed(clock: FakeClock) -> None:
     world = World(clock, per_minute=10)
     old = Identity("old", None)
@@ -593,6 +606,7 @@ def test_a_call_that_met_a_429_is_made_again_after_the_stand_back(world: World) 
     assert world.get(COHORTS).forwarded is None
 
 
+@pytest.mark.contract("1 outages")
 def test_in_an_outage_callers_are_told_at_once_and_one_probe_at_a_time_is_sent(world: World) -> None:
     world.source.fault = UpstreamUnavailable()
     for number in range(20):
@@ -609,6 +623,7 @@ def test_in_an_outage_callers_are_told_at_once_and_one_probe_at_a_time_is_sent(w
     assert world.get(COHORTS, identity=Identity("new", None)).error is None
 
 
+@pytest.mark.contract("1 outages")
 def test_wrong_credentials_are_tried_by_a_probe_and_told_once_a_minute(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -57,6 +57,7 @@ def test_who_was_asked_by_device_is_forgotten_by_the_user_id_that_amplitude_retu
     assert world.store.read(Identity(None, "d")) == EMPTY
 
 
+@pytest.mark.contract("3 forget")
 def test_what_was_asked_before_a_user_was_forgotten_is_answered_but_not_kept(world: World) -> None:
     world.source.open.clear()
     sent = world.ask(COHORTS)
@@ -112,6 +113,7 @@ def test_who_is_forgotten_while_the_backlog_seeks_a_place_does_not_return_to_it(
     assert not len(world.backlog)
 
 
+@pytest.mark.contract("3 forget")
 @given(st.lists(st.sampled_from(["ask", "land", "forget", "forget another"]), max_size=30))
 def test_any_order_of_landing_and_forgetting_keeps_nothing_that_was_asked_before(steps: list[str]) -> None:
     clock = FakeClock()

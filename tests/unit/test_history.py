@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from proxy.history import History, as_columns
 from proxy.metrics import Metrics, Reading
 from tests.fakes import FakeClock
@@ -80,6 +82,7 @@ def test_times_are_interpolated_within_the_buckets(clock: FakeClock) -> None:
     assert point.call_time == (10, 10), "beyond the last bound only that is known"
 
 
+@pytest.mark.contract("3 status")
 def test_there_is_a_point_every_ten_seconds_and_an_hour_of_them(clock: FakeClock) -> None:
     metrics, kept = history(clock)
     for _ in range(50):

@@ -15,6 +15,7 @@ def ring(entries: str) -> KeyRing:
     return KeyRing(parse(entries))
 
 
+@pytest.mark.contract("2 authentication")
 def test_a_plain_and_a_hashed_secret_both_open_and_name_the_caller() -> None:
     keys = ring(f"braze:{PLAIN}, ops:sha256${hashlib.sha256(b'another-secret-x').hexdigest().upper()} ,")
     assert keys.check(PLAIN) == "braze"

@@ -85,6 +85,7 @@ def test_one_entry_that_is_too_large_is_passed_over_with_pauses() -> None:
     assert len(turns) > len(body) / 40_000
 
 
+@pytest.mark.contract("3 webhook limits")
 def test_eight_mib_of_white_space_are_a_moment_with_pauses() -> None:
     turns: list[None] = []
     began = time.perf_counter()
@@ -135,6 +136,7 @@ def test_read__any_body__nothing_left_for_the_garbage_collector(body: bytes) -> 
         gc.enable()
 
 
+@pytest.mark.contract("3 webhook limits")
 @pytest.mark.parametrize(
     "entry", [b"[" * 4_000_000, b"[" + b"[]," * 2_000_000 + b"0]", b'["' + b'","' * 2_000_000 + b'"]']
 )

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from proxy.names import safe_names
 
 
+@pytest.mark.contract("1 liquid-safe names")
 @pytest.mark.parametrize(
     ("exact", "safe"),
     [
@@ -54,10 +55,12 @@ def test_a_name_that_needed_no_change_goes_before_one_that_lost_its_prefix() -> 
     assert safe_names(["plan", "gp:plan"]) == {"plan": "plan", "gp:plan": "plan_2"}
 
 
+@pytest.mark.contract("1 liquid-safe names")
 def test_missing_names_come_after_all_others() -> None:
     assert safe_names(["a b"], missing=["a_b"]) == {"a b": "a_b", "a_b": "a_b_2"}
 
 
+@pytest.mark.contract("1 liquid-safe names")
 @given(st.lists(st.text(max_size=6), unique=True), st.lists(st.text(max_size=6), unique=True))
 def test_names_are_unique_safe_and_complete_whatever_they_were(exact: list[str], missing: list[str]) -> None:
     names = safe_names(exact, missing)

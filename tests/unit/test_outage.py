@@ -64,6 +64,7 @@ def test_one_probe_at_a_time_and_its_success_ends_the_outage(clock: FakeClock) -
     assert not outage.begin()
 
 
+@pytest.mark.contract("1 outages")
 def test_pauses_grow_to_four_seconds_counted_from_the_probe_s_start(clock: FakeClock) -> None:
     outage = Outage(clock)
     failed(outage, 5)

@@ -46,6 +46,7 @@ def test_a_spare_is_kept_for_as_long_as_it_may_stand_in() -> None:
     assert LIFETIMES.pruned(both, 6400).parts.keys() == set()
 
 
+@pytest.mark.contract("1 computations")
 def test_one_set_of_computations_is_one_part_in_whatever_order_and_no_other() -> None:
     assert computations(["b", "a"]) == computations(("a", "b"))
     assert len({computations(), computations(["a"]), computations(["a", "b"])}) == 3

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +24,7 @@ def test_everything_without_a_conflict_is_one_call() -> None:
     }
 
 
+@pytest.mark.contract("1 recommendations")
 def test_recommendations_of_two_types_need_two_calls_and_the_rest_goes_with_the_first() -> None:
     first, second = plan([recommendation("a", "model"), recommendation("a"), COHORTS])
     assert first.parts == {recommendation("a", "model"), COHORTS}
@@ -141,6 +143,7 @@ def test_each_part_is_either_answered_or_faulty(data: dict[str, Any]) -> None:
     assert not values.keys() & faulty
 
 
+@pytest.mark.contract("1 propensities")
 def test_propensities_are_found_by_id_and_a_single_one_also_by_its_own_field() -> None:
     (call,) = plan([prediction("p", "pct"), prediction("q", "pct")])
     said = {"propensity": 1, "propensities": [{"pred_id": "q", "prop": 97, "prop_type": "score"}]}

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from proxy.planning import Plan, counted, spoken
 
 
+@pytest.mark.contract("5 plan")
 @given(st.integers(1, 10**7), st.integers(1, 40), st.integers(1, 10**6), st.integers(1, 100))
 def test_a_plan_never_promises_more_than_the_quota_brings(
     recipients: int, calls: int, per_minute: int, percent: int

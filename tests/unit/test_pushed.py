@@ -37,6 +37,7 @@ PUSHES = st.one_of(
 )
 
 
+@pytest.mark.contract("3 webhook order")
 @given(PUSHES, PUSHES, PUSHES)
 def test_merging_is_the_same_in_any_order_in_any_portions_and_however_often(
     one: Pushed, two: Pushed, three: Pushed

@@ -147,6 +147,7 @@ def known_in(store: Store, user: str) -> Known:
     return known(unpack(entry.pushed or b"") if entry else {})
 
 
+@pytest.mark.contract("3 webhook order")
 @settings(max_examples=300, deadline=None)
 @given(st.lists(STATEMENTS, max_size=12), st.lists(GARBAGE, max_size=3), st.randoms(use_true_random=False))
 def test_any_order_portions_repeats_and_garbage_end_in_the_truth(
@@ -205,6 +206,7 @@ def test_a_repeated_message_is_known_for_a_day() -> None:
     assert pushing.push(a_batch("u", message="m"), 0)
 
 
+@pytest.mark.contract("3 webhook order")
 def test_a_message_that_failed_half_way_is_not_known_and_its_repetition_is_applied(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -234,6 +236,7 @@ def test_without_redis_it_is_said_once_that_one_process_alone_has_it(caplog: pyt
     ]
 
 
+@pytest.mark.contract("3 webhook forget")
 def test_who_is_forgotten_loses_what_was_pushed_and_what_is_being_pushed() -> None:
     store = a_store()
     pushing = Pushing(store, now=FakeClock(START))
@@ -255,6 +258,7 @@ def test_who_is_forgotten_loses_what_was_pushed_and_what_is_being_pushed() -> No
     assert new.applied == 1
 
 
+@pytest.mark.contract("3 webhook limits")
 def test_what_is_too_old_or_would_be_too_much_of_one_user_is_counted_and_not_kept() -> None:
     store = a_store()
     pushing = Pushing(store, now=FakeClock(START))
@@ -299,6 +303,7 @@ def test_a_device_that_is_forgotten_takes_nothing_with_it_that_was_pushed_about_
     assert known_in(store, "u").cohorts
 
 
+@pytest.mark.contract("3 webhook processes")
 def test_an_answer_that_was_kept_ready_is_not_served_over_a_later_push() -> None:
     store = a_store()
     wish = Wish(("cohorts",))

@@ -22,10 +22,13 @@ def test_the_parts_of_a_profile_come_in_the_order_in_which_errors_are_named() ->
     assert asked.wish.parts == (recommendation("b", "model"), recommendation("a", "model"), PROPERTIES, COHORTS)
 
 
+@pytest.mark.contract("1 profile")
 def test_a_section_that_is_not_included_is_not_asked_even_when_its_ids_are_given() -> None:
     assert ask(None, user_id="u", include="cohorts", rec_id="a").wish.parts == (COHORTS,)
 
 
+@pytest.mark.contract("1 parameters")
+@pytest.mark.contract("1 identity")
 def test_values_are_trimmed_and_blank_ids_dropped() -> None:
     assert ask("cohorts", user_id=" \n u\t", device_id="  ").identity == Identity("u", None)
 
@@ -35,6 +38,7 @@ def test_an_id_may_hold_what_is_not_shown(id: str) -> None:
     assert parse("cohorts", {"user_id": id}.items()).identity.user_id == id
 
 
+@pytest.mark.contract("1 lists")
 def test_lists_are_trimmed_in_order_without_blanks_and_repeats() -> None:
     assert ask("recommendations", user_id="u", rec_id=" b ,,a,b,\n").wish.rec_ids == ("b", "a")
 
@@ -44,6 +48,7 @@ def test_a_blank_id_is_anonymous_and_no_mistake(given: dict[str, str]) -> None:
     assert ask("cohorts", **given).anonymous
 
 
+@pytest.mark.contract("1 repeated parameters")
 def test_an_unknown_parameter_is_ignored_even_twice_and_malformed() -> None:
     given = [("user_id", "u"), ("cb", "1"), ("cb", "\x00"), ("rec_id", "x" * 999), ("rec_id", "y")]
     assert parse("cohorts", given) == Ask(Identity("u", None), Wish(("cohorts",)))
@@ -69,6 +74,7 @@ def test_a_blank_optional_parameter_counts_as_absent(blank: str) -> None:
     assert (asked.wish.rec_type, asked.wish.on_error) == (None, "default")
 
 
+@pytest.mark.contract("1 parameters")
 @pytest.mark.parametrize(
     ("section", "given", "named"),
     [
@@ -123,16 +129,20 @@ def test_what_json_does_not_know_is_refused_with_a_mend() -> None:
         from_json(b'{"user_id": "u", "cb": NaN}')
 
 
+@pytest.mark.contract("1 parameters")
+@pytest.mark.contract("1 lists")
 def test_exactly_512_characters_and_20_entries_are_taken() -> None:
     asked = ask("cohorts", user_id=" " + "é" * 512, cohort_id=",".join(map(str, range(20))) + ",0,,1")
     assert len(asked.wish.cohort_ids) == 20
 
 
+@pytest.mark.contract("1 repeated parameters")
 def test_a_known_parameter_given_twice_is_refused_even_when_equal() -> None:
     with pytest.raises(BadRequest, match="more than once"):
         parse("cohorts", [("user_id", "u"), ("user_id", "u")])
 
 
+@pytest.mark.contract("1 json bodies")
 def test_json_numbers_keep_their_text_and_arrays_their_commas() -> None:
     body = b'{"user_id": 00012e3, "keys": ["a,b", 1.50]}'.replace(b"00012e3", b"12345678901234567890.0")
     asked = parse("properties", from_json(body))
@@ -140,6 +150,7 @@ def test_json_numbers_keep_their_text_and_arrays_their_commas() -> None:
     assert asked.wish.keys == ("a,b", "1.50")
 
 
+@pytest.mark.contract("1 json bodies")
 @pytest.mark.parametrize(
     "body",
     [
@@ -169,6 +180,7 @@ names = st.sampled_from(["user_id", "device_id", "rec_id", "rec_type", "keys", "
 sections = st.sampled_from(["recommendations", "properties", "cohorts", None])
 
 
+@pytest.mark.contract("1 json bodies")
 @given(sections, st.dictionaries(names | st.text(max_size=5), json_values))
 def test_any_json_object_is_understood_or_refused_and_a_refusal_repeats_no_value(
     section: Section | None, document: dict[str, Any]

@@ -91,6 +91,7 @@ events = st.lists(
 )
 
 
+@pytest.mark.contract("4 quota")
 @given(st.integers(1, 30), events, st.floats(0, 4))
 def test_no_60_seconds_hold_more_calls_than_the_quota_wherever_they_arrived(
     per_minute: int, happenings: list[tuple[float, float, str]], patience: float

@@ -13,6 +13,7 @@ from tests.conftest import ROOT
 GOOD = {"AMPLITUDE_SECRET_KEY": "amplitude-secret", "PROXY_API_KEYS": "braze:0123456789abcdef"}
 
 
+@pytest.mark.contract("4 settings")
 def test_defaults_are_the_contract_s() -> None:
     settings = Settings.from_env(GOOD)
     assert settings.amplitude_base_url == "https://profile-api.amplitude.com"
@@ -27,6 +28,7 @@ def test_defaults_are_the_contract_s() -> None:
     assert settings.log_level == "INFO"
 
 
+@pytest.mark.contract("4 settings")
 def test_every_fault_is_reported_at_once_with_variable_and_example() -> None:
     with pytest.raises(SettingsError) as wrong:
         Settings.from_env({"AMPLITUDE_TIMEOUT_SECONDS": "soon", "CACHE_MAX_MB": "0"})

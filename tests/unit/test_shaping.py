@@ -32,6 +32,9 @@ def record_of(ask: Ask, user_data: dict[str, Any] | None) -> Record:
     return Record(parts, None, user_data.get("user_id"), user_data.get("device_id"))
 
 
+@pytest.mark.contract("1 control group")
+@pytest.mark.contract("1 cohorts")
+@pytest.mark.contract("1 propensities")
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_case(path: Path) -> None:
     case = json.loads(path.read_text(encoding="utf-8"))
@@ -85,6 +88,7 @@ asks = st.sampled_from(
 )
 
 
+@pytest.mark.contract("1 envelope")
 @given(asks, user_datas, st.sampled_from([None, "upstream_timeout"]))
 def test_any_json_at_all_gives_every_key_with_its_type(
     given_ask: dict[str, str], user_data: dict[str, Any], error: str | None
@@ -106,6 +110,7 @@ def test_whoever_is_in_the_control_group_in_whatever_words_is_shown_nothing(cont
     assert (body["items"], body["is_control"], body["control_items"]) == ([], True, ["x"])
 
 
+@pytest.mark.contract("1 control group")
 @given(asks, user_datas)
 def test_items_are_never_shown_to_the_control_group(given_ask: dict[str, str], user_data: dict[str, Any]) -> None:
     ask = parse(None, given_ask.items())
@@ -155,6 +160,7 @@ def test_cohorts_that_are_no_list_are_none(cohorts: tuple[str, ...]) -> None:
         assert (body["cohort_ids"], body["member"]) == ([], dict.fromkeys(cohorts, False))
 
 
+@pytest.mark.contract("1 liquid-safe names")
 @given(
     st.dictionaries(st.text(max_size=6), st.integers()),
     st.lists(st.text(max_size=6, min_size=1), min_size=1, max_size=4),
@@ -170,6 +176,7 @@ def test_a_property_is_called_the_same_with_and_without_keys(said: dict[str, int
     assert sum(value is not None for value in some["properties_by_name"].values()) == len(present)
 
 
+@pytest.mark.contract("1 computations")
 @pytest.mark.parametrize(
     ("said", "is_number"),
     [
@@ -193,6 +200,7 @@ def test_a_canonical_decimal_becomes_a_number(said: str, is_number: float) -> No
 NOT_CANONICAL = "02134,+1,-0,-0.0,1e5,0.00001,NaN,, 1,1\n,1.,.5,1_000,٣,true,1234567890123456,1234567890.123456"
 
 
+@pytest.mark.contract("1 computations")
 @pytest.mark.parametrize("said", NOT_CANONICAL.split(","))
 def test_anything_else_stays_text(said: str) -> None:
     assert number(said) == said

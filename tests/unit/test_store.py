@@ -3,6 +3,8 @@
 import tracemalloc
 from weakref import ref
 
+import pytest
+
 from proxy.forgotten import names
 from proxy.memory import Ready
 from proxy.parts import COHORTS, EMPTY, PROPERTIES, Identity, Kept, Lifetimes, Record, recommendation
@@ -22,6 +24,7 @@ def some(clock: FakeClock, size: int = 10) -> Record:
     return Record({COHORTS: Kept(bytes(size), clock())})
 
 
+@pytest.mark.contract("1 identity")
 def test_parts_are_merged_into_one_record_a_user(clock: FakeClock) -> None:
     kept = store(clock)
     kept.merge(Identity("u", None), some(clock))

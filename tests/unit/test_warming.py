@@ -32,6 +32,7 @@ def warm(world: World, *parts: object) -> object:
     return world.profiles.get(USER, parts, until=world.clock() + 1.5, wanted_later=True, background=True)  # type: ignore[arg-type]
 
 
+@pytest.mark.contract("5 warm resumed")
 def test_one_id_a_line_is_read_and_what_cannot_be_is_told_with_its_line() -> None:
     lines = ["ava\n", "\n", "  ben \r\n", "c\x01\n", "x" * 513 + "\n", "\udcff\n", "dário & söhne"]
     rows = list(read(lines))
@@ -53,6 +54,7 @@ def test_a_column_of_a_table_is_read_over_quotes_and_lines_within_them() -> None
         list(read(['"n","i\n', "1,ava\n"], "id"))
 
 
+@pytest.mark.contract("5 warm")
 def test_the_pace_is_even_but_for_a_few_and_a_pause_ends_in_no_storm(clock: FakeClock) -> None:
     pacer = Pacer(60, monotonic=clock)
     clock.advance(1000)
@@ -85,6 +87,7 @@ def test_progress_says_rate_and_time_left() -> None:
     assert "no estimate yet" in Count(10).line(0)
 
 
+@pytest.mark.contract("4 warm freshness")
 def test_what_was_warmed_is_fresh_for_its_own_time_and_the_later_word_still_wins() -> None:
     lifetimes = Lifetimes(fresh=900, negative=60, stale_if_error=100, warm=DAY)
     record = Record({COHORTS: Kept(b"[]", 0.0), PROPERTIES: Kept(b"{}", 0.0)}).only([COHORTS]).warm()
@@ -97,6 +100,7 @@ def test_what_was_warmed_is_fresh_for_its_own_time_and_the_later_word_still_wins
     assert short.left(record, COHORTS, 10) == 890, "never for less than what is fetched as usual"
 
 
+@pytest.mark.contract("4 warm freshness")
 def test_a_send_the_next_day_finds_what_was_warmed_and_a_usual_copy_is_fetched_again(world: World) -> None:
     world.get(COHORTS)
     world.clock.advance(1)
@@ -109,6 +113,7 @@ def test_a_send_the_next_day_finds_what_was_warmed_and_a_usual_copy_is_fetched_a
     assert len(world.source.calls) == 2
 
 
+@pytest.mark.contract("5 warm")
 def test_warming_takes_no_place_that_somebody_else_could_use(world: World) -> None:
     world.get(COHORTS, identity=Identity("first", None))  # the even place of this moment
     asked = world.callers.submit(warm, world, COHORTS)
@@ -145,6 +150,7 @@ def test_who_waits_for_a_place_is_let_go_when_it_is_stopped() -> None:
     assert not waiting.is_alive()
 
 
+@pytest.mark.contract("5 warm")
 def test_who_joins_a_warming_call_goes_as_fast_as_alone(world: World) -> None:
     world.get(COHORTS, identity=Identity("first", None))
     slow = world.callers.submit(warm, world, COHORTS)

@@ -246,6 +246,7 @@ def test_a_message_is_known_by_what_amplitude_calls_it() -> None:
     assert cohorts(message_id="").message is None
 
 
+@pytest.mark.contract("3 webhook order")
 def test_the_same_id_of_another_user_or_of_other_users_is_another_message() -> None:
     event = {"insert_id": "signup", "user_properties": {"a": 1}}
     assert users(event | {"user_id": "u"}).message != users(event | {"user_id": "v"}).message

@@ -27,6 +27,7 @@ def basic(name: str, secret: str) -> str:
     return "Basic " + base64.b64encode(f"{name}:{secret}".encode()).decode()
 
 
+@pytest.mark.contract("2 authentication")
 @pytest.mark.parametrize("secret", [OLD, NEW, OTHER])
 def test_all_four_schemes_open(client: FlaskClient, secret: str) -> None:
     name = "ops" if secret == OTHER else "braze"
@@ -41,6 +42,7 @@ def test_all_four_schemes_open(client: FlaskClient, secret: str) -> None:
         assert client.get(PATH, headers=headers).status_code == 200, headers
 
 
+@pytest.mark.contract("1 status 401")
 @pytest.mark.parametrize(
     "headers",
     [
@@ -69,6 +71,7 @@ def test_anything_else_is_a_401_however_often(client: FlaskClient, source: FakeS
     assert not source.calls
 
 
+@pytest.mark.contract("1 status 401")
 def test_refusals_are_told_once_a_minute_per_address_with_a_count_and_have_no_line_of_their_own(
     settings: Settings, source: FakeSource, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -90,10 +93,12 @@ def test_refusals_are_told_once_a_minute_per_address_with_a_count_and_have_no_li
     assert "wrong-secret" not in caplog.text
 
 
+@pytest.mark.contract("2 authentication")
 def test_authorization_wins_over_x_api_key(client: FlaskClient) -> None:
     assert client.get(PATH, headers={"Authorization": f"Bearer {OLD}", "X-API-Key": "wrong"}).status_code == 200
 
 
+@pytest.mark.contract("1 routes")
 def test_every_data_route_is_guarded_and_the_probes_are_not(client: FlaskClient) -> None:
     for rule in client.application.url_map.iter_rules():
         expected = 401 if rule.rule.startswith(("/v1/", "/playground", "/metrics", "/status")) else 200

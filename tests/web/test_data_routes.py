@@ -48,6 +48,7 @@ def test_the_first_recommendation_is_spread_at_the_top(get: Any) -> None:
     assert body["recommendations_by_id"]["b"]["items"] == []
 
 
+@pytest.mark.contract("1 profile")
 def test_the_profile_is_the_union_of_the_sections_named(get: Any, source: FakeSource) -> None:
     single: dict[str, Any] = {}
     for path in ("recommendations?user_id=ava&rec_id=a", "properties?user_id=ava", "cohorts?user_id=ava"):
@@ -57,6 +58,7 @@ def test_the_profile_is_the_union_of_the_sections_named(get: Any, source: FakeSo
     assert len(source.calls) == 1, "properties and cohorts rode along with the recommendations"
 
 
+@pytest.mark.contract("1 routes")
 def test_get_with_query_and_post_with_form_or_json_are_the_same_question(get: Any, post: Any) -> None:
     answers = [
         get("/v1/cohorts?user_id=ava&cohort_id=vip,x"),
@@ -73,6 +75,7 @@ def test_get_with_query_and_post_with_form_or_json_are_the_same_question(get: An
     assert answers[0].json["member"] == {"vip": True, "x": False}
 
 
+@pytest.mark.contract("1 head")
 def test_head_is_get_without_the_body(client: FlaskClient, caller: dict[str, str]) -> None:
     client.get("/v1/cohorts?user_id=ava", headers=caller)
     shown = client.get("/v1/cohorts?user_id=ava", headers=caller)
@@ -82,6 +85,8 @@ def test_head_is_get_without_the_body(client: FlaskClient, caller: dict[str, str
     assert differing <= {"X-Request-ID"}
 
 
+@pytest.mark.contract("1 headers")
+@pytest.mark.contract("1 cache-status")
 def test_headers_of_a_miss_and_of_the_hit_after_it(get: Any, clock: FakeClock) -> None:
     miss = get("/v1/cohorts?user_id=ava")
     assert miss.content_type == "application/json"
@@ -98,6 +103,7 @@ def test_headers_of_a_miss_and_of_the_hit_after_it(get: Any, clock: FakeClock) -
     assert hit.data == miss.data
 
 
+@pytest.mark.contract("1 headers")
 def test_parts_of_different_age_are_as_old_as_the_oldest_and_fresh_as_long_as_the_first_to_go(
     get: Any, clock: FakeClock
 ) -> None:
@@ -119,6 +125,7 @@ def test_an_unknown_user_is_an_answer_and_fresh_only_briefly(get: Any, source: F
     assert answer.headers["Cache-Control"] == "private, max-age=60"
 
 
+@pytest.mark.contract("1 status blank id")
 def test_a_blank_id_is_answered_without_a_call_also_with_retry(get: Any, post: Any, source: FakeSource) -> None:
     for answer in (
         get("/v1/recommendations?user_id=&rec_id=a"),
@@ -145,6 +152,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.contract("1 envelope")
 @pytest.mark.parametrize(("fault", "word"), FAULTS, ids=[word for _, word in FAULTS])
 def test_a_fault_is_a_200_with_every_key_at_its_empty_value(
     get: Any, source: FakeSource, fault: Exception, word: str
@@ -160,6 +168,7 @@ def test_a_fault_is_a_200_with_every_key_at_its_empty_value(
     assert answer.headers["X-Amplitude-Calls"] == "1"
 
 
+@pytest.mark.contract("1 status 500")
 @pytest.mark.parametrize(("fault", "word"), FAULTS, ids=[word for _, word in FAULTS])
 def test_with_retry_a_fault_is_a_500_that_braze_tries_again(
     get: Any, source: FakeSource, fault: Exception, word: str
@@ -175,6 +184,7 @@ def test_with_retry_a_fault_is_a_500_that_braze_tries_again(
     assert answer.headers["Cache-Status"] == f"connected-content-proxy; fwd=miss; detail={word}"
 
 
+@pytest.mark.contract("1 cache-status")
 def test_parts_that_are_there_are_filled_when_another_fails(get: Any, source: FakeSource) -> None:
     get("/v1/cohorts?user_id=ava")
     source.fault = UpstreamUnavailable()
@@ -186,6 +196,7 @@ def test_parts_that_are_there_are_filled_when_another_fails(get: Any, source: Fa
     assert get("/v1/profile?user_id=ava&include=cohorts&on_error=retry").status_code == 200
 
 
+@pytest.mark.contract("1 size")
 def test_an_answer_too_large_for_braze_is_no_answer(get: Any, source: FakeSource) -> None:
     source.user_data = AVA | {"amp_props": {"gp:blob": "é" * 300_000}}
     answer = get("/v1/properties?user_id=ava")
@@ -195,6 +206,8 @@ def test_an_answer_too_large_for_braze_is_no_answer(get: Any, source: FakeSource
     assert get("/v1/properties?user_id=ava&on_error=retry").status_code == 500
 
 
+@pytest.mark.contract("1 routes")
+@pytest.mark.contract("1 status 4xx")
 @pytest.mark.parametrize(
     ("method", "path", "options", "status"),
     [
@@ -238,6 +251,7 @@ def test_a_mistake_is_problem_json_without_a_call(
     assert not source.calls
 
 
+@pytest.mark.contract("1 head")
 def test_an_etag_is_strong_and_saves_the_body_on_get_and_head(
     client: FlaskClient, caller: dict[str, str], clock: FakeClock
 ) -> None:
@@ -261,6 +275,7 @@ def test_an_etag_is_strong_and_saves_the_body_on_get_and_head(
     assert client.get(path + "&cohort_id=vip", headers=caller | {"If-None-Match": etag}).status_code == 200
 
 
+@pytest.mark.contract("1 as_of")
 def test_the_body_of_one_copy_stays_the_same_bytes_while_stale_keeps_its_value(get: Any, clock: FakeClock) -> None:
     bodies = [get("/v1/cohorts?user_id=ava").data]
     for _ in range(3):
@@ -269,6 +284,7 @@ def test_the_body_of_one_copy_stays_the_same_bytes_while_stale_keeps_its_value(g
     assert len(set(bodies)) == 1
 
 
+@pytest.mark.contract("1 cache-status")
 def test_a_stale_copy_is_served_at_once_with_what_it_is(get: Any, source: FakeSource, clock: FakeClock) -> None:
     get("/v1/cohorts?user_id=ava")
     clock.advance(940)
@@ -283,6 +299,7 @@ def test_a_stale_copy_is_served_at_once_with_what_it_is(get: Any, source: FakeSo
     assert stale.headers["X-Amplitude-Calls"] == "0"
 
 
+@pytest.mark.contract("1 cache-status")
 def test_a_copy_too_old_to_serve_is_fetched_or_stands_in(get: Any, source: FakeSource, clock: FakeClock) -> None:
     get("/v1/cohorts?user_id=ava")
     clock.advance(5000)
@@ -296,6 +313,8 @@ def test_a_copy_too_old_to_serve_is_fetched_or_stands_in(get: Any, source: FakeS
     assert get("/v1/cohorts?user_id=ava").headers["Cache-Status"] == "connected-content-proxy; fwd=stale; stored"
 
 
+@pytest.mark.contract("1 request cache-control")
+@pytest.mark.contract("1 cache-status")
 @pytest.mark.parametrize(
     ("directive", "status"),
     [
@@ -327,11 +346,13 @@ def test_every_answer_has_the_security_headers(client: FlaskClient, caller: dict
             assert answer.headers["Referrer-Policy"] == "no-referrer"
 
 
+@pytest.mark.contract("1 ignored bodies")
 def test_a_body_is_ignored_on_get_and_an_empty_post_needs_no_type(get: Any, post: Any) -> None:
     assert get("/v1/cohorts?user_id=ava", data=b"{", content_type="text/plain").status_code == 200
     assert post("/v1/cohorts?user_id=ava").status_code == 200
 
 
+@pytest.mark.contract("1 headers")
 @pytest.mark.parametrize("sane", ["a1b2c3d4-e5f6", "A" * 200])
 def test_a_sane_request_id_is_kept(client: FlaskClient, sane: str) -> None:
     assert client.get("/healthz", headers={"X-Request-ID": sane}).headers["X-Request-ID"] == sane
@@ -352,6 +373,7 @@ def test_an_unexpected_fault_is_a_500_that_says_nothing(client: FlaskClient, cal
     assert "secret-user" not in answer.text
 
 
+@pytest.mark.contract("1 aliases")
 def test_names_work_over_http_and_ids_as_before(source: FakeSource, clock: FakeClock, caller: dict[str, str]) -> None:
     env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "NAMES": "cohorts.vip=c31,recommendations.home=abc123"}
     client = create_app(Settings.from_env(env), fetch=source.fetch, now=clock, monotonic=clock).test_client()
@@ -369,6 +391,7 @@ def test_names_work_over_http_and_ids_as_before(source: FakeSource, clock: FakeC
     assert len(source.calls) == 2, "a name and its id are kept once"
 
 
+@pytest.mark.contract("2 request ids")
 def test_a_call_is_made_under_the_id_of_the_request_that_opened_it(
     client: FlaskClient, source: FakeSource, caller: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ def loaded(text: str) -> list[str]:
     return re.findall(r'(?:src|rel="(?:icon|stylesheet)"[^>]* href)="([^"]+)"', text)
 
 
+@pytest.mark.contract("3 docs")
 @pytest.mark.parametrize("path", PAGES)
 def test_a_page_takes_nothing_inline_and_nothing_from_elsewhere(client: FlaskClient, path: str) -> None:
     page = client.get(path)
@@ -96,6 +97,7 @@ def test_nothing_is_served_but_the_files_of_the_pages(client: FlaskClient, path:
     assert answer.content_type == "application/problem+json"
 
 
+@pytest.mark.contract("3 landing page")
 def test_the_message_on_the_first_page_is_the_one_of_the_readme_for_this_host(client: FlaskClient) -> None:
     shown = re.search(r"<pre[^>]*><code>(.*?)</code></pre>", client.get("/", base_url="https://cc.example").text, re.S)
     assert shown

@@ -8,6 +8,7 @@ from flask.testing import FlaskClient
 from tests.fakes import FakeClock, FakeSource
 
 
+@pytest.mark.contract("3 forget")
 def test_a_user_is_forgotten_and_how_much_that_was_is_said(
     client: FlaskClient, caller: dict[str, str], source: FakeSource
 ) -> None:

@@ -71,6 +71,7 @@ def fuzz(
     every()
 
 
+@pytest.mark.contract("3 openapi")
 @pytest.mark.parametrize(("path", "method"), OPERATIONS)
 def test_what_the_document_allows_is_accepted_and_answered_as_promised(
     schema: schemathesis.BaseSchema, statuses: Counter[int], path: str, method: str

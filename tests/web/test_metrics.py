@@ -37,6 +37,7 @@ def ask(client: FlaskClient, question: str, **headers: str) -> None:
     client.get(f"/v1/{question}", headers={"X-API-Key": SECRET, **headers})
 
 
+@pytest.mark.contract("3 metrics")
 def test_metrics_are_for_callers_and_are_prometheus_text(client: FlaskClient) -> None:
     assert client.get("/metrics").status_code == 401
     answer = client.get("/metrics", headers={"X-API-Key": SECRET})
@@ -45,6 +46,7 @@ def test_metrics_are_for_callers_and_are_prometheus_text(client: FlaskClient) ->
     assert answer.headers["Cache-Control"] == "no-store"
 
 
+@pytest.mark.contract("3 metrics")
 def test_requests_are_counted_by_rule_status_and_where_the_answer_came_from(
     client: FlaskClient, source: FakeSource, clock: FakeClock
 ) -> None:
@@ -86,6 +88,7 @@ def test_calls_are_counted_with_how_they_ended_how_long_they_took_and_the_exposu
     assert found["exposures_total"] == 2
 
 
+@pytest.mark.contract("3 metrics")
 def test_the_quota_is_told_used_and_left_and_given_back_by_the_minute(
     client: FlaskClient, source: FakeSource, clock: FakeClock
 ) -> None:
@@ -145,6 +148,7 @@ def test_callers_refused_are_counted_by_why(client: FlaskClient, source: FakeSou
     assert read(client)["callers_refused_total{why=credentials}"] == 2
 
 
+@pytest.mark.contract("3 metrics")
 @pytest.mark.parametrize("path", ["/v1/cohorts?user_id=somebody-42", "/v1/somebody-42", "/static/somebody-42"])
 def test_no_id_and_no_secret_is_in_a_metric(app: Flask, client: FlaskClient, path: str) -> None:
     client.get(path, headers={"X-API-Key": SECRET, "X-Request-ID": "somebody-42"})
@@ -155,6 +159,7 @@ def test_no_id_and_no_secret_is_in_a_metric(app: Flask, client: FlaskClient, pat
     assert SECRET not in text
 
 
+@pytest.mark.contract("3 grafana")
 def test_every_metric_that_the_dashboard_draws_is_one_that_is_answered(
     client: FlaskClient, source: FakeSource, caller: dict[str, str]
 ) -> None:

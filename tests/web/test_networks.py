@@ -31,6 +31,7 @@ def status(source: FakeSource, networks: str, peer: str, forwarded: str | None =
     return answer.status_code
 
 
+@pytest.mark.contract("1 status 4xx")
 @pytest.mark.parametrize(
     ("networks", "peer", "expected"),
     [
@@ -59,6 +60,7 @@ def test_who_may_not_call_is_told_who_can_mend_it(source: FakeSource) -> None:
     assert "198.51.100.1" not in detail
 
 
+@pytest.mark.contract("4 trusted proxies")
 @pytest.mark.parametrize(
     ("hops", "peer", "forwarded", "expected"),
     [

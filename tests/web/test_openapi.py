@@ -74,6 +74,7 @@ def check(path: str, method: str, answer: TestResponse, status: int | None = Non
     assert faults_in(DOCUMENT, DOCUMENT["paths"][path][method.lower()], answer) == []
 
 
+@pytest.mark.contract("3 openapi")
 def test_the_document_is_valid_openapi() -> None:
     assert list(OpenAPIV31SpecValidator(DOCUMENT).iter_errors()) == []
     assert DOCUMENT["openapi"].startswith("3.1.")
@@ -107,6 +108,7 @@ def test_the_document_served_is_the_one_that_is_true(client: FlaskClient) -> Non
     assert client.get("/openapi.json").json == json.loads(json.dumps(DOCUMENT))
 
 
+@pytest.mark.contract("3 openapi")
 def test_every_route_and_method_of_the_application_is_in_the_document_and_no_other(app: Flask) -> None:
     routes = {
         (re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), method)
@@ -187,6 +189,7 @@ SCENARIOS: dict[str, Callable[[FlaskClient, str, str], TestResponse]] = {
 PROMISES = [(path, method, status) for path, method, one in operations(DOCUMENT) for status in one["responses"]]
 
 
+@pytest.mark.contract("3 openapi")
 @pytest.mark.parametrize(("path", "method", "status"), PROMISES, ids=lambda value: str(value))
 def test_every_answer_that_is_promised_is_given_as_promised(
     client: FlaskClient, path: str, method: str, status: str
@@ -209,6 +212,7 @@ def test_answers_about_everybody_are_as_promised(client: FlaskClient, path: str,
         check(path, method, ask(client, path, method, user_id=user))
 
 
+@pytest.mark.contract("3 openapi")
 @pytest.mark.parametrize("path", DATA)
 @pytest.mark.parametrize("fault", NoAnswer.__subclasses__())
 def test_answers_are_as_promised_whatever_amplitude_does(

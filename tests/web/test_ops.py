@@ -25,16 +25,19 @@ def readyz(client: FlaskClient) -> tuple[int, dict[str, str]]:
     return answer.status_code, json.loads(answer.data)
 
 
+@pytest.mark.contract("3 probes")
 def test_healthz_says_ok(client: FlaskClient) -> None:
     answer = client.get("/healthz")
     assert (answer.status_code, answer.json) == (200, {"status": "ok"})
 
 
+@pytest.mark.contract("3 probes")
 def test_readyz_spends_no_call_and_knows_nothing_before_the_first(client: FlaskClient, source: FakeSource) -> None:
     assert readyz(client) == (200, {"status": "ok", "upstream": "unknown", "quota": "ok"})
     assert not source.calls
 
 
+@pytest.mark.contract("3 probes")
 @pytest.mark.parametrize(
     ("fault", "upstream"),
     [(UpstreamRejected(), "rejected"), (UpstreamUnavailable(), "failing"), (UpstreamTimeout(), "failing")],
@@ -57,6 +60,7 @@ def test_an_outage_takes_us_out_of_rotation_only_while_nothing_can_be_answered(
     assert readyz(client)[1]["upstream"] == "unknown", "without calls nobody can tell for ever"
 
 
+@pytest.mark.contract("3 probes")
 def test_while_draining_readyz_takes_us_out_of_rotation_and_everything_else_is_answered(
     app: Flask, client: FlaskClient, caller: dict[str, str]
 ) -> None:

@@ -40,6 +40,7 @@ def render(client: FlaskClient, caller: dict[str, str], template: str = RECS, **
     return body
 
 
+@pytest.mark.contract("3 playground access")
 def test_a_rendering_says_what_is_sent_and_what_each_tag_asked_got_and_cost(
     client: FlaskClient, caller: dict[str, str], source: FakeSource, clock: FakeClock
 ) -> None:
@@ -97,6 +98,7 @@ def test_a_tag_is_asked_with_the_credentials_of_the_caller_and_no_other(
     assert len(source.calls) == 2
 
 
+@pytest.mark.contract("3 playground access")
 def test_an_address_elsewhere_and_another_route_of_ours_are_never_asked(
     client: FlaskClient, caller: dict[str, str], source: FakeSource
 ) -> None:
@@ -152,12 +154,14 @@ def test_the_page_has_the_snippets_with_this_host_and_a_strict_policy(
     assert "unsafe" not in policy
 
 
+@pytest.mark.contract("3 playground access")
 def test_page_and_rendering_need_credentials_for_which_a_browser_asks(client: FlaskClient) -> None:
     for answer in (client.get("/playground"), client.post("/playground/render", json={"template": "x"})):
         assert answer.status_code == 401
         assert answer.headers["WWW-Authenticate"].startswith("Basic ")
 
 
+@pytest.mark.contract("3 playground access")
 def test_allowed_networks_hold_for_the_playground_too(source: FakeSource, caller: dict[str, str]) -> None:
     env = {
         "AMPLITUDE_SECRET_KEY": "k",
@@ -173,6 +177,7 @@ def test_allowed_networks_hold_for_the_playground_too(source: FakeSource, caller
     assert len(source.calls) == 1
 
 
+@pytest.mark.contract("3 playground access")
 @pytest.mark.parametrize(
     ("headers", "status"),
     [

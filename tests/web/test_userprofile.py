@@ -39,6 +39,7 @@ def data(**parts: Any) -> dict[str, Any]:
     return {"userData": NULL | {"user_id": "ava", "device_id": None} | parts}
 
 
+@pytest.mark.contract("1 drop-in")
 @pytest.mark.parametrize(
     ("query", "parts"),
     [
@@ -64,6 +65,7 @@ def test_it_answers_what_amplitude_would_with_its_own_values(get: Any, query: st
     assert answer.json == data(**parts)
 
 
+@pytest.mark.contract("1 drop-in")
 def test_it_lives_from_the_same_cache(
     client: FlaskClient, caller: dict[str, str], source: FakeSource, get: Any
 ) -> None:
@@ -82,12 +84,14 @@ def test_properties_and_computations_are_merged_as_amplitude_merges_them(get: An
     assert answer.json == data(amp_props={"gp:plan": "gold", "orders": "3"})
 
 
+@pytest.mark.contract("1 json bodies")
 def test_json_bodies_may_hold_booleans(client: FlaskClient, caller: dict[str, str]) -> None:
     body = {"user_id": "ava", "get_cohort_ids": True, "get_amp_props": False}
     answer = client.post("/v1/userprofile", json=body, headers=caller)
     assert answer.json == data(cohort_ids=["vip"])
 
 
+@pytest.mark.contract("1 drop-in")
 @pytest.mark.parametrize(
     ("seen", "status"), [(400, 400), (200, 200), (404, 404), (302, 400), (500, 400), (429, 400), (401, 400)]
 )
@@ -110,6 +114,7 @@ def test_blank_is_unknown_without_a_call(get: Any, source: FakeSource) -> None:
     assert not source.calls
 
 
+@pytest.mark.contract("1 drop-in")
 def test_no_answer_is_a_500_whatever_on_error_says(get: Any, source: FakeSource) -> None:
     source.fault = UpstreamTimeout()
     for query in ("", "&on_error=default", "&on_error=nonsense"):

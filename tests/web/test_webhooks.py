@@ -81,6 +81,7 @@ def hooks(client: FlaskClient, clock: FakeClock) -> Hooks:
     return Hooks(client, clock)
 
 
+@pytest.mark.contract("3 webhooks")
 def test_a_cohort_that_was_pushed_is_answered_without_a_call_and_its_age_is_the_push_s(
     hooks: Hooks, source: FakeSource, clock: FakeClock
 ) -> None:
@@ -114,6 +115,7 @@ def test_leaving_a_cohort_is_answered_at_once_and_an_older_word_changes_nothing(
     assert (answer["is_member"], answer["member"]) == (False, {"vip": False})
 
 
+@pytest.mark.contract("3 webhooks")
 def test_the_list_of_all_cohorts_has_what_was_pushed_after_it_was_fetched(
     hooks: Hooks, source: FakeSource, clock: FakeClock
 ) -> None:
@@ -142,6 +144,7 @@ def test_the_list_of_all_cohorts_has_what_was_pushed_after_it_was_fetched(
     assert hooks.ask("cohorts?user_id=ava").json["cohort_ids"] == ["far", "vip"], "a later fetch wins"  # type: ignore[index]
 
 
+@pytest.mark.contract("3 webhooks")
 def test_a_question_about_a_cohort_that_was_not_pushed_costs_a_call(hooks: Hooks, source: FakeSource) -> None:
     source.user_data = {"user_id": "ava", "cohort_ids": ["far"]}
     hooks.cohort("ava", ago=5)
@@ -149,6 +152,7 @@ def test_a_question_about_a_cohort_that_was_not_pushed_costs_a_call(hooks: Hooks
     assert (answer.json["member"], answer.headers["X-Amplitude-Calls"]) == ({"vip": False, "far": True}, "1")  # type: ignore[index]
 
 
+@pytest.mark.contract("3 webhooks")
 def test_who_was_unknown_is_known_by_a_later_push(hooks: Hooks, source: FakeSource, clock: FakeClock) -> None:
     source.user_data = None
     for _ in range(3):
@@ -163,6 +167,7 @@ def test_who_was_unknown_is_known_by_a_later_push(hooks: Hooks, source: FakeSour
     assert len(source.calls) == 2
 
 
+@pytest.mark.contract("3 webhooks")
 def test_a_whole_set_of_properties_is_fresh_and_a_part_of_one_never_pretends_to_be(
     hooks: Hooks, source: FakeSource, clock: FakeClock
 ) -> None:
@@ -188,6 +193,7 @@ def test_a_whole_set_of_properties_is_fresh_and_a_part_of_one_never_pretends_to_
     assert answer.headers["Age"] == "5"
 
 
+@pytest.mark.contract("3 webhooks")
 def test_what_was_added_to_in_a_whole_set_is_asked_of_amplitude_and_never_missing(
     hooks: Hooks, source: FakeSource, clock: FakeClock
 ) -> None:
@@ -199,6 +205,7 @@ def test_what_was_added_to_in_a_whole_set_is_asked_of_amplitude_and_never_missin
     assert (answer.json["properties"], answer.headers["X-Amplitude-Calls"]) == ({"points": 8, "name": "A"}, "1")  # type: ignore[index]
 
 
+@pytest.mark.contract("3 webhooks")
 def test_a_copy_that_was_cleared_since_is_fetched_anew(hooks: Hooks, source: FakeSource, clock: FakeClock) -> None:
     source.user_data = {"user_id": "ava", "amp_props": {"gp:city": "Oslo"}}
     assert hooks.ask("properties?user_id=ava").json["properties"] == {"city": "Oslo"}  # type: ignore[index]
@@ -209,6 +216,7 @@ def test_a_copy_that_was_cleared_since_is_fetched_anew(hooks: Hooks, source: Fak
     assert (answer.json["properties"], answer.headers["X-Amplitude-Calls"]) == ({}, "1")  # type: ignore[index]
 
 
+@pytest.mark.contract("3 webhooks")
 def test_keys_that_were_all_pushed_are_answered_without_a_call(hooks: Hooks, source: FakeSource) -> None:
     hooks.cohort({"user_id": "ava", "user_properties": {"first_name": "Ava", "city": "Oslo"}}, ago=30)
     for keys, by_name in (("first_name", {"first_name": "Ava"}), ("gp:city", {"gp:city": "Oslo"})):
@@ -220,6 +228,7 @@ def test_keys_that_were_all_pushed_are_answered_without_a_call(hooks: Hooks, sou
     assert hooks.ask("properties?user_id=ava&keys=first_name,age").headers["X-Amplitude-Calls"] == "1"
 
 
+@pytest.mark.contract("3 webhooks")
 def test_what_was_pushed_stands_in_when_amplitude_cannot_answer(
     hooks: Hooks, source: FakeSource, clock: FakeClock
 ) -> None:
@@ -240,6 +249,7 @@ def test_who_prepares_a_send_finds_what_was_pushed_warm(hooks: Hooks, source: Fa
     assert not source.calls
 
 
+@pytest.mark.contract("3 webhook order")
 def test_a_repeated_message_is_a_duplicate(hooks: Hooks) -> None:
     first, again = (hooks.cohort("ava", message_id="m").json for _ in range(2))
     assert first == {
@@ -254,6 +264,7 @@ def test_a_repeated_message_is_a_duplicate(hooks: Hooks) -> None:
     assert hooks.cohort("ava", message_id="m", in_cohort=False).json["duplicate"] is False  # type: ignore[index]
 
 
+@pytest.mark.contract("3 webhooks")
 def test_a_push_of_a_clock_that_is_ahead_does_not_win_over_a_later_fetch(
     hooks: Hooks, source: FakeSource, clock: FakeClock
 ) -> None:
@@ -267,12 +278,14 @@ def test_a_push_of_a_clock_that_is_ahead_does_not_win_over_a_later_fetch(
     assert hooks.ask("properties?user_id=ava&keys=tier").json["properties"] == {"tier": "fetched"}  # type: ignore[index]
 
 
+@pytest.mark.contract("3 webhooks")
 def test_without_a_time_a_retry_does_not_win_over_what_was_said_since(hooks: Hooks) -> None:
     hooks.user("ava", ago=1, tier="new")
     assert hooks.post(USERS, {"user_id": "ava", "user_properties": {"tier": "old"}}).json["applied"] == 1  # type: ignore[index]
     assert hooks.ask("properties?user_id=ava&keys=tier").json["properties"] == {"tier": "new"}  # type: ignore[index]
 
 
+@pytest.mark.contract("3 webhook faults")
 def test_malformed_users_are_counted_and_skipped_and_the_log_has_their_number_and_nobody_s_id(
     hooks: Hooks, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -292,6 +305,7 @@ def test_malformed_users_are_counted_and_skipped_and_the_log_has_their_number_an
     assert hooks.ask("cohorts?user_id=secret-ava&cohort_id=vip").json["is_member"]  # type: ignore[index]
 
 
+@pytest.mark.contract("3 webhook faults")
 @pytest.mark.parametrize("path", [COHORTS, USERS])
 @pytest.mark.parametrize("body", [b"", b"{", b"3", b'"secret-ava"', b"\xff", b"[" * 100_000])
 def test_a_wholly_malformed_body_is_a_400_that_names_the_mend(hooks: Hooks, path: str, body: bytes) -> None:
@@ -302,6 +316,7 @@ def test_a_wholly_malformed_body_is_a_400_that_names_the_mend(hooks: Hooks, path
     assert "template" in answer.json["detail"] or "payload" in answer.json["detail"]
 
 
+@pytest.mark.contract("3 webhook faults")
 def test_a_body_of_8_mib_is_taken_and_a_larger_one_is_told_what_to_do(hooks: Hooks) -> None:
     def body(size: int) -> bytes:
         whole = {**COHORT_EXAMPLE, "message_id": None, "filler": ""}
@@ -324,6 +339,7 @@ def test_a_body_of_8_mib_is_taken_and_a_larger_one_is_told_what_to_do(hooks: Hoo
     assert hooks.client.post("/v1/cohorts", data=b"x" * 17_000, headers={"X-API-Key": SECRET}).status_code == 413
 
 
+@pytest.mark.contract("3 webhook limits")
 def test_more_than_can_be_read_at_once_is_a_413_and_one_user_of_it_is_skipped(hooks: Hooks) -> None:
     assert hooks.post(USERS, b"[" + b"{}," * 60_000 + b"{}]").status_code == 413
     large = {"user_id": "big", "user_properties": {f"key {number}": number for number in range(100_000)}}
@@ -345,6 +361,7 @@ def test_another_type_is_a_415_and_no_credentials_a_401_before_anything_is_read(
         assert hooks.client.get(path, headers={"X-API-Key": SECRET}).status_code == 405
 
 
+@pytest.mark.contract("3 webhook faults")
 @pytest.mark.parametrize(
     "headers",
     [
@@ -359,6 +376,7 @@ def test_every_scheme_of_the_data_routes_opens(hooks: Hooks, headers: dict[str, 
     assert answer.status_code == 200
 
 
+@pytest.mark.contract("3 webhook faults")
 def test_amplitude_may_call_from_anywhere_and_by_that_nobody_may_ask(clock: FakeClock) -> None:
     env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "ALLOWED_NETWORKS": "192.0.2.0/24"}
     client = create_app(Settings.from_env(env), now=clock, monotonic=clock).test_client()
@@ -418,6 +436,7 @@ def full(app: Flask, size: int = LARGE) -> Iterator[None]:
         yield
 
 
+@pytest.mark.contract("3 webhook limits")
 @pytest.mark.parametrize("length", [LARGE, 300_000, None])
 def test_body__no_room__busy_and_nothing_is_read(hooks: Hooks, app: Flask, length: int | None) -> None:
     body = Body(b" " * 300_000)
@@ -430,6 +449,7 @@ def test_body__no_room__busy_and_nothing_is_read(hooks: Hooks, app: Flask, lengt
     assert hooks.post(COHORTS, COHORT_EXAMPLE).status_code == 200
 
 
+@pytest.mark.contract("3 webhook limits")
 def test_body__large_ones_take_all_room__small_one_is_taken(hooks: Hooks, app: Flask) -> None:
     with full(app), installed(app).pushing.place(LARGE):
         assert hooks.post(COHORTS, COHORT_EXAMPLE).status_code == 200
@@ -440,6 +460,7 @@ def test_body__small_ones_take_all_room__large_one_is_taken(hooks: Hooks, app: F
         assert hooks.post(COHORTS, json.dumps(COHORT_EXAMPLE).encode() + b" " * 300_000).status_code == 200
 
 
+@pytest.mark.contract("3 webhook limits")
 @pytest.mark.parametrize(
     ("status", "body", "length", "content_type"),
     [
