@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from proxy.outage import Outage
-from proxy.parts import Lifetimes
+from proxy.profile.freshness import FreshnessPolicy
 from proxy.quota import Quota
 from proxy.store import Store
 from proxy.tickets import UnderWay
@@ -20,7 +20,7 @@ class Airfield:
     store: Store
     quota: Quota
     outage: Outage
-    lifetimes: Lifetimes
+    lifetimes: FreshnessPolicy
     now: Callable[[], float]
     monotonic: Callable[[], float]
     sleep: Callable[[float], None]

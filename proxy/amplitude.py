@@ -17,18 +17,20 @@ import requests
 import urllib3
 from requests.auth import AuthBase, HTTPBasicAuth
 
-from proxy import columns, strictjson
-from proxy.errors import (
+from proxy.plan import Call, tell_apart
+from proxy.profile import encoding
+from proxy.profile.errors import (
     AnotherUser,
-    NoAnswer,
     QuotaExhausted,
+    UpstreamError,
     UpstreamInvalid,
     UpstreamRejected,
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from proxy.parts import Identity, Kept, Part, Record
-from proxy.plan import Call, tell_apart
+from proxy.profile.json import read_json
+from proxy.profile.parts import Identity, Part
+from proxy.profile.record import CachedPart, Record
 from proxy.transport import InvalidResponse, Session, reuse_connection
 
 MAX_BYTES = 2 * 1024 * 1024
@@ -43,7 +45,7 @@ class Fetched:
     """What a call brought: a record, and the parts of it that Amplitude answered in an undocumented shape."""
 
     record: Record
-    faults: Mapping[Part, NoAnswer]
+    faults: Mapping[Part, UpstreamError]
 
 
 class ApiKeyAuth(AuthBase):
@@ -127,7 +129,7 @@ class Amplitude:
             raise AnotherUser
         values, faulty = tell_apart(call, user_data)
         record = Record(
-            {part: Kept(columns.write(value), now) for part, value in values.items()},
+            {part: CachedPart(encoding.write(value), now) for part, value in values.items()},
             None,
             _id(user_data.get("user_id")),
             _id(user_data.get("device_id")),
@@ -147,7 +149,7 @@ def _body(response: requests.Response) -> bytes | None:
     return b"".join(chunks)
 
 
-def translated(error: Exception) -> NoAnswer:
+def translated(error: Exception) -> UpstreamError:
     """Return the contract's fault for one of requests or urllib3. Its text never holds the URL, which has ids."""
     name = type(error).__name__
     if _caused_by(error, InvalidResponse):
@@ -169,7 +171,7 @@ def _caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:
 
 def _document(body: bytes | None) -> Any:
     try:
-        return strictjson.read(body) if body is not None else None
+        return read_json(body) if body is not None else None
     except ValueError:
         return None
 

@@ -9,10 +9,8 @@ from collections.abc import Callable
 
 from flask import Flask
 
-from proxy.aliases import Aliases
 from proxy.amplitude import Amplitude, Fetched
 from proxy.backlog import Backlog
-from proxy.errors import UpstreamRejected
 from proxy.flights import Flights
 from proxy.forgetting import Forgetting
 from proxy.history import History
@@ -20,8 +18,11 @@ from proxy.keys import KeyRing
 from proxy.ledger import WINDOW_SECONDS
 from proxy.metrics import Metrics, Reading
 from proxy.outage import Outage
-from proxy.parts import Identity, Lifetimes
 from proxy.plan import Call
+from proxy.profile.aliases import Aliases
+from proxy.profile.errors import UpstreamRejected
+from proxy.profile.freshness import FreshnessPolicy
+from proxy.profile.parts import Identity
 from proxy.profiles import Profiles
 from proxy.pushing import Pushing
 from proxy.quota import Quota
@@ -89,7 +90,7 @@ def _services(
     monotonic: Callable[[], float],
 ) -> context.Services:
     fetch = fetch or amplitude(settings).fetch
-    lifetimes = Lifetimes(
+    lifetimes = FreshnessPolicy(
         fresh=settings.cache_fresh_seconds,
         negative=settings.cache_negative_seconds,
         stale_while_revalidate=settings.cache_stale_while_revalidate_seconds,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from threading import Lock
 from typing import NamedTuple
 
-from proxy.parts import Identity, Part
+from proxy.profile.parts import Identity, Part
 
 _JUST_ASKED_SECONDS = 5.0
 """A recommendation's copy is refreshed only because somebody just asked for it: a refresh logs an exposure."""

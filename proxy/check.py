@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 
 from proxy.amplitude import Fetched
-from proxy.errors import NoAnswer, QuotaExhausted, UpstreamInvalid, UpstreamRejected
-from proxy.parts import COHORTS, Identity
 from proxy.plan import Call, plan
+from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid, UpstreamRejected
+from proxy.profile.parts import COHORTS, Identity
 from proxy.settings import Settings
 from proxy.shared import Gone
 
@@ -67,10 +67,10 @@ def findings(settings: Settings, fetch: Callable[[Identity, Call], Fetched]) -> 
         yield Finding("workers", True, "one runs: WEB_CONCURRENCY counts only where there is a REDIS_URL")
 
     started = time.monotonic()
-    fault: NoAnswer | None = None
+    fault: UpstreamError | None = None
     try:
         fetch(_NOBODY, plan([COHORTS])[0])
-    except NoAnswer as raised:
+    except UpstreamError as raised:
         fault = raised
     took = f"{time.monotonic() - started:.2f} s"
     where = settings.amplitude_base_url

@@ -16,10 +16,10 @@ import requests
 import urllib3
 from requests.auth import HTTPBasicAuth
 
-from proxy import strictjson
 from proxy.amplitude import retry_after
 from proxy.body import TORN, BrokenOff, lines_of
 from proxy.planning import counted
+from proxy.profile.json import read_json
 from proxy.settings import is_loopback
 from proxy.transport import Session
 from proxy.warming import NoColumn, Row, read
@@ -217,7 +217,7 @@ def _json(answer: requests.Response) -> dict[str, Any]:
     while len(body) <= _MAX_BYTES and (chunk := answer.raw.read1(65536, decode_content=True)):
         body += chunk
     try:
-        document = strictjson.read(body)
+        document = read_json(body)
     except ValueError:
         return {}
     return document if isinstance(document, dict) else {}

@@ -13,9 +13,10 @@ from typing import Protocol
 
 from proxy.airfield import Airfield
 from proxy.amplitude import Fetched
-from proxy.errors import NoAnswer, QuotaExhausted, UpstreamInvalid, UpstreamTimeout
-from proxy.parts import EMPTY, Identity, Part, Record
 from proxy.plan import Call, plan
+from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid, UpstreamTimeout
+from proxy.profile.parts import Identity, Part
+from proxy.profile.record import EMPTY, Record
 from proxy.tickets import NEVER, Awaited
 
 _log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class Queue(Protocol):
     """Where what cannot go now waits for another moment."""
 
     def refuse(
-        self, identity: Identity, awaited: Collection[Awaited], fault: NoAnswer, *, call: int | None = None
+        self, identity: Identity, awaited: Collection[Awaited], fault: UpstreamError, *, call: int | None = None
     ) -> None:
         """Tell those who wait, and put what is still wanted into the backlog."""
 
@@ -69,10 +70,10 @@ class Departures:
         record, now = self._store.read(identity), self._now()
         riders = [part for part in self._along if not self._lifetimes.answers(record, part, now, NEVER)]
         boarding = self._store.board(identity, {*wanted, *riders})
-        outcomes: dict[Part, Record | NoAnswer] = {
+        outcomes: dict[Part, Record | UpstreamError] = {
             part: failed for part, failed in boarding.faults.items() if part in wanted
         }
-        fault: NoAnswer = QuotaExhausted(retry_after=self._quota.wait())
+        fault: UpstreamError = QuotaExhausted(retry_after=self._quota.wait())
         going, elsewhere = [], []
         with self._lock:
             # Under the lock, or a call might land between the look and the decision; reading does no I/O.
@@ -95,7 +96,7 @@ class Departures:
             elif going:
                 try:
                     probe = self._outage.begin()
-                except NoAnswer as lasting:
+                except UpstreamError as lasting:
                     going, refused, fault = [], going, lasting
             calls = plan(going, [part for part in riders if part in boarding.granted and part not in outcomes])
             sent = None
@@ -124,7 +125,7 @@ class Departures:
         """Say whether a recommendation's message has gone: a call now would log an exposure for nothing."""
         return one.exposes and not one.wanted_later and one.until < self._monotonic()
 
-    def land(self, identity: Identity, sent: Sent, outcome: Fetched | NoAnswer) -> None:
+    def land(self, identity: Identity, sent: Sent, outcome: Fetched | UpstreamError) -> None:
         """Keep what a call brought, and tell those who wait for it."""
         parts = sent.call.parts
         if isinstance(outcome, Fetched):
@@ -163,7 +164,7 @@ class Departures:
         """Settle what has come or failed, and take over what nobody fetches any more. Return what is left."""
         boarding = self._store.board(identity, [one.part for one in awaited])
         record, now = self._store.read(identity), self._now()
-        outcomes: dict[Part, Record | NoAnswer] = dict(boarding.faults)
+        outcomes: dict[Part, Record | UpstreamError] = dict(boarding.faults)
         for one in awaited:
             if self._lifetimes.answers(record, one.part, now, one.since):
                 outcomes[one.part] = record

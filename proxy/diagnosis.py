@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from proxy.errors import UpstreamInvalid, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
+from proxy.profile.errors import UpstreamInvalid, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
 
 Level = Literal["good", "warn", "bad"]
 _FULL = 0.9

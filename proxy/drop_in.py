@@ -6,12 +6,14 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-from proxy import columns
-from proxy.aliases import NO_ALIASES, Aliases
-from proxy.errors import BadRequest
 from proxy.parameters import BOOLEANS, DEVICE_ID, USER_ID, Parameter, Sent, once, short, taken_identity
-from proxy.parts import COHORTS, PROPERTIES, SECTIONS, Part, Record, Section
-from proxy.query import COMP_ID, PREDICTION_ID, PROPENSITY_TYPE, REC_ID, REC_TYPE, WISHES, Ask, Wish
+from proxy.profile import encoding
+from proxy.profile.aliases import NO_ALIASES, Aliases
+from proxy.profile.errors import BadRequest
+from proxy.profile.parts import COHORTS, PROPERTIES, SECTIONS, Part, Section
+from proxy.profile.query import ProfileQuery, ProfileRequest
+from proxy.profile.record import Record
+from proxy.query import COMP_ID, PREDICTION_ID, PROPENSITY_TYPE, REC_ID, REC_TYPE, WISHES
 
 GET_RECS = Parameter("get_recs", "answer recommendations; `rec_id` alone implies it", words=BOOLEANS)
 GET_AMP_PROPS = Parameter("get_amp_props", "answer user properties", words=BOOLEANS)
@@ -34,17 +36,17 @@ DROP_IN = (
 )
 
 
-def parse_drop_in(given: Iterable[tuple[str, Any]], aliases: Aliases = NO_ALIASES) -> Ask:
+def parse_drop_in(given: Iterable[tuple[str, Any]], aliases: Aliases = NO_ALIASES) -> ProfileRequest:
     """Return what is asked in Amplitude's own parameters. Raises BadRequest as `parse` does."""
     sent = once(_NAMES, given)
     identity = taken_identity(sent)
     rest = tuple(sent.items())
     wish = _drop_in_wish if short(rest) else _drop_in_wish.__wrapped__
-    return Ask(identity, wish(rest, aliases))
+    return ProfileRequest(identity, wish(rest, aliases))
 
 
 @lru_cache(WISHES)
-def _drop_in_wish(given: tuple[tuple[str, Any], ...], aliases: Aliases) -> Wish:
+def _drop_in_wish(given: tuple[tuple[str, Any], ...], aliases: Aliases) -> ProfileQuery:
     sent = Sent(given)
     rec_ids, comp_ids, prediction_ids = sent.many(REC_ID), sent.many(COMP_ID), sent.many(PREDICTION_ID)
     recommended = sent.flag(GET_RECS, default=bool(rec_ids))
@@ -59,7 +61,7 @@ def _drop_in_wish(given: tuple[tuple[str, Any], ...], aliases: Aliases) -> Wish:
         "computations": sent.flag(GET_COMPUTATIONS, default=bool(comp_ids)),
         "propensities": sent.flag(GET_PROPENSITY),
     }
-    return Wish(
+    return ProfileQuery(
         tuple(section for section in SECTIONS if asked[section]),
         rec_ids=rec_ids,
         rec_type=sent.one(REC_TYPE),
@@ -73,7 +75,7 @@ def _drop_in_wish(given: tuple[tuple[str, Any], ...], aliases: Aliases) -> Wish:
 _NAMES = frozenset(parameter.name for parameter in DROP_IN)
 
 
-def shape_drop_in(ask: Ask, record: Record) -> dict[str, Any]:
+def shape_drop_in(ask: ProfileRequest, record: Record) -> dict[str, Any]:
     """Return `{"userData": …}` as Amplitude would, with its own values; parts not asked for are null."""
     data: dict[str, Any] = dict.fromkeys(("recommendations", "user_id", "device_id", "amp_props", "cohort_ids"))
     data["user_id"] = record.user_id if record.user_id is not None else ask.identity.user_id
@@ -104,7 +106,7 @@ def shape_drop_in(ask: Ask, record: Record) -> dict[str, Any]:
 
 def _value(record: Record, part: Part) -> Any:
     kept = record.parts.get(part)
-    return columns.read(kept.value) if kept else None
+    return encoding.read(kept.value) if kept else None
 
 
 def _object(record: Record, part: Part) -> dict[str, Any]:

@@ -7,12 +7,13 @@ from weakref import ref
 
 from cachetools import LRUCache
 
-from proxy.parts import EMPTY, Identity, Kept, Record
-from proxy.query import Wish
+from proxy.profile.parts import Identity
+from proxy.profile.query import ProfileQuery
+from proxy.profile.record import EMPTY, CachedPart, Record
 
 _LINKS = 368
 """Bytes that the cache's own three tables and the record's shell take per entry; a test holds it to the truth."""
-_KEPT = sys.getsizeof(Kept(b"", 0.0)) + sys.getsizeof(0.0)
+_KEPT = sys.getsizeof(CachedPart(b"", 0.0)) + sys.getsizeof(0.0)
 
 
 class Entry:
@@ -25,7 +26,7 @@ class Entry:
         self.size = size
         self.pushed = pushed
         """What was pushed about the user: in the entry of the `user_id` alone."""
-        self.asked: ref[Wish] | None = None
+        self.asked: ref[ProfileQuery] | None = None
 
 
 def size_of(identity: Identity, record: Record, pushed: bytes | None = None) -> int:

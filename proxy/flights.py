@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from proxy.airfield import Airfield
 from proxy.backlog import Backlog
 from proxy.departures import Departures, Sent
-from proxy.errors import NoAnswer, QuotaExhausted, UpstreamInvalid
 from proxy.ledger import Booking
 from proxy.outage import Outage
-from proxy.parts import EMPTY, Identity, Lifetimes, Part
+from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid
+from proxy.profile.freshness import FreshnessPolicy
+from proxy.profile.parts import Identity, Part
+from proxy.profile.record import EMPTY
 from proxy.quota import Quota
 from proxy.sender import Sender
 from proxy.standby import Standby
@@ -56,7 +58,7 @@ class Flights:
         quota: Quota,
         outage: Outage,
         backlog: Backlog,
-        lifetimes: Lifetimes,
+        lifetimes: FreshnessPolicy,
         *,
         along: tuple[Part, ...],
         threads: int,
@@ -173,7 +175,7 @@ class Flights:
         elif leased:
             self._store.land(identity, EMPTY, leased)
 
-    def _moment_for(self, flight: _Flight) -> tuple[Booking | None, NoAnswer | None]:
+    def _moment_for(self, flight: _Flight) -> tuple[Booking | None, UpstreamError | None]:
         """Return a booking, or why there is none."""
         asked = None
         while True:
@@ -236,7 +238,7 @@ class Flights:
     # What could not be sent, or not by this call.
 
     def refuse(
-        self, identity: Identity, awaited: Collection[Awaited], fault: NoAnswer, *, call: int | None = None
+        self, identity: Identity, awaited: Collection[Awaited], fault: UpstreamError, *, call: int | None = None
     ) -> None:
         """Tell those who wait, and put what is still wanted into the backlog."""
         self._standby.refuse(identity, awaited, fault, call=call)

@@ -12,9 +12,9 @@ import click
 from proxy.app import create_app
 from proxy.braze.exchange import Request
 from proxy.keys import entry, generate
-from proxy.parts import Identity
 from proxy.planning import counted
 from proxy.preview import NoService, asked_for, let_in, running_service
+from proxy.profile.parts import Identity
 from proxy.settings import Settings, SettingsError
 from proxy.shared import Gone
 from proxy.telemetry import silence_http_library

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from proxy.backlog import Backlog
 from proxy.breather import Breather
 from proxy.forgotten import names
-from proxy.parts import Identity
+from proxy.profile.parts import Identity
 from proxy.shared import Gone
 from proxy.store import Store
 

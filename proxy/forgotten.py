@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from hashlib import blake2b
 from json.encoder import encode_basestring
 
-from proxy.parts import Identity
+from proxy.profile.parts import Identity
 
 REMEMBERED_SECONDS = 4 * 3600 + 600.0
 """Longer than anything that was asked can be on its way, or Amplitude tries to send again what it said."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from json import JSONDecodeError
 from typing import Any, NamedTuple
 
-from proxy import strictjson
+from proxy.profile.json import TooDeep, read_json_at
 
 MOST = 50_000
 """Entries and members that are read of one document."""
@@ -130,7 +130,7 @@ class _Reading:
         except ValueError as error:  # it is JSON, or nearly: where it ends is known, and the others are read
             self._at = begin
             self._pass()
-            return Unread("nested_too_deeply" if isinstance(error, strictjson.TooDeep) else "not_json")
+            return Unread("nested_too_deeply" if isinstance(error, TooDeep) else "not_json")
 
     def _whole(self) -> Any:
         self.next_is("")  # the reader takes no white space before it
@@ -143,7 +143,7 @@ class _Reading:
                 self._piece = self._text[self._at : self._at + _LONGEST]
             last = self._piece_at + len(self._piece) == len(self._text)
             try:
-                value, end, values = strictjson.read_at(self._piece, at)
+                value, end, values = read_json_at(self._piece, at)
             except JSONDecodeError:
                 if last:
                     raise

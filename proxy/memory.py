@@ -16,10 +16,12 @@ from cachetools import LRUCache
 
 from proxy.entries import Entries, Entry, size_of
 from proxy.forgotten import Forgotten, names, pair_digest
-from proxy.overlay import overlaid
-from proxy.parts import EMPTY, Freshness, Identity, Lifetimes, Record, freshness, merge
-from proxy.pushed import Pushed, known, merged, pack, shrink, since, too_large, unpack
-from proxy.query import Wish
+from proxy.profile.freshness import Freshness, FreshnessPolicy, freshness
+from proxy.profile.overlay import apply_updates
+from proxy.profile.parts import Identity
+from proxy.profile.query import ProfileQuery
+from proxy.profile.record import EMPTY, Record, merge
+from proxy.profile.updates import Updates, known, merged, pack, shrink, since, too_large, unpack
 
 _AT_ONCE = 500
 """Records that are looked at, in half a millisecond, before others have their turn."""
@@ -54,10 +56,10 @@ class Hit(NamedTuple):
 class Memory:
     """Least recently used records leave it first. Safe for threads."""
 
-    def __init__(self, *, max_bytes: int, lifetimes: Lifetimes, now: Callable[[], float]) -> None:
+    def __init__(self, *, max_bytes: int, lifetimes: FreshnessPolicy, now: Callable[[], float]) -> None:
         for_ready = max_bytes // _READY_SHARE
         self._cache = Entries(max_bytes - for_ready)
-        self._ready: LRUCache[Identity, tuple[Wish, Ready, bytes | None]] = LRUCache(
+        self._ready: LRUCache[Identity, tuple[ProfileQuery, Ready, bytes | None]] = LRUCache(
             for_ready, getsizeof=lambda kept: len(kept[1].body) + _READY_LINKS
         )
         self._lifetimes = lifetimes
@@ -117,7 +119,7 @@ class Memory:
             entry = self._cache.get(identity)
         return entry.record if entry else EMPTY
 
-    def fresh(self, identity: Identity, wish: Wish) -> Hit | None:
+    def fresh(self, identity: Identity, wish: ProfileQuery) -> Hit | None:
         """Return what is kept here if it answers `wish`, all of it freshly; note that this was asked."""
         with self._lock:
             try:
@@ -133,35 +135,35 @@ class Memory:
         if written is not None and written[0] is wish and written[2] is pushed and written[1].fresh_until > now:
             ready = written[1]
             return Hit(EMPTY, Freshness(max(0.0, now - ready.said_at), ready.fresh_until - now), ready, again)
-        record = entry.record if pushed is None else overlaid(entry.record, known(unpack(pushed)), wish)
+        record = entry.record if pushed is None else apply_updates(entry.record, known(unpack(pushed)), wish)
         found = freshness(record, wish.parts, self._lifetimes, now) if record.has_all(wish.parts) else None
         return Hit(record, found, None, again) if found and found.left > 0 else None
 
-    def keep_ready(self, identity: Identity, wish: Wish, record: Record, body: bytes, etag: str) -> None:
+    def keep_ready(self, identity: Identity, wish: ProfileQuery, record: Record, body: bytes, etag: str) -> None:
         """Keep what was written from `record`, unless something newer has come meanwhile."""
         with self._lock:
             entry = self._cache.get(identity)
             pushed = self._pushed(identity)
             if entry is None or (entry.record is not record and pushed is None):
                 return
-            if pushed is not None and overlaid(entry.record, known(unpack(pushed)), wish) != record:
+            if pushed is not None and apply_updates(entry.record, known(unpack(pushed)), wish) != record:
                 return
             said_at = min(map(record.said_at, wish.parts))
             fresh_until = min(self._lifetimes.left(record, part, 0.0) for part in wish.parts)
             with contextlib.suppress(ValueError):  # too large
                 self._ready[identity] = wish, Ready(body, etag, said_at, fresh_until), pushed
 
-    def shown(self, identity: Identity, record: Record, wish: Wish) -> Record:
+    def shown(self, identity: Identity, record: Record, wish: ProfileQuery) -> Record:
         """Return `record`, of this identity, as what was pushed about its user has changed it."""
         if not self._any_pushed:
             return record
         with self._lock:
             pushed = self._pushed(identity)
-        return record if pushed is None else overlaid(record, known(unpack(pushed)), wish)
+        return record if pushed is None else apply_updates(record, known(unpack(pushed)), wish)
 
     def push(
         self,
-        news: Collection[tuple[str, Pushed]],
+        news: Collection[tuple[str, Updates]],
         mark: int,
         *,
         all_of_them: bool = True,
@@ -173,7 +175,7 @@ class Memory:
         one of whom it would be too much. Return of how many nothing was kept, by reason. `breathe` is called often, to
         let others have their turn.
         """
-        last: tuple[Pushed, bytes] | None = None
+        last: tuple[Updates, bytes] | None = None
         refused: Counter[str] = Counter()
         horizon = self._now() - self.pushed_use
         for user_id, pushed in news:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from threading import Lock
 
-from proxy.errors import AnotherUser, NoAnswer, QuotaExhausted, UpstreamRejected
+from proxy.profile.errors import AnotherUser, QuotaExhausted, UpstreamError, UpstreamRejected
 
 _FAILURES = 5
 """In a row. One user's odd answer is no outage, and between five of them some other call succeeds."""
@@ -24,17 +24,17 @@ class Outage:
         self._monotonic = monotonic
         self._lock = Lock()
         self._failures = 0
-        self._fault: NoAnswer | None = None
+        self._fault: UpstreamError | None = None
         self._pause = 0.0
         self._probe_at = 0.0
         self._probing = False
 
     @property
-    def fault(self) -> NoAnswer | None:
+    def fault(self) -> UpstreamError | None:
         """Return what was wrong when Amplitude was last asked, until it answers again, be it that nobody asks."""
         return self._fault
 
-    def lasting(self) -> NoAnswer | None:
+    def lasting(self) -> UpstreamError | None:
         """Return the fault because of which no call may go just now, None when one may."""
         with self._lock:
             return self._lasting()
@@ -51,7 +51,7 @@ class Outage:
             self._probe_at = self._monotonic() + self._pause
             return True
 
-    def ended(self, fault: NoAnswer | None, *, probe: bool) -> None:
+    def ended(self, fault: UpstreamError | None, *, probe: bool) -> None:
         """Take note of how a call ended: None when Amplitude answered.
 
         A 429 is an answer too, and so is one about another user: a project that merges users has many of them, and
@@ -79,5 +79,5 @@ class Outage:
                 return 0.0
             return max(self._probe_at - self._monotonic(), 0.05 if self._probing else 0.0)
 
-    def _lasting(self) -> NoAnswer | None:
+    def _lasting(self) -> UpstreamError | None:
         return self._fault if self._probing or self._monotonic() < self._probe_at else None

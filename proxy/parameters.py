@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.errors import BadRequest
-from proxy.parts import Identity
+from proxy.profile.errors import BadRequest
+from proxy.profile.parts import Identity
 
 MAX_LENGTH = 512
 MAX_ENTRIES = 20

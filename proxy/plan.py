@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.parts import COHORTS, PROPERTIES, Identity, Part, Section, prediction, recommendation
+from proxy.profile.parts import COHORTS, PROPERTIES, Identity, Part, Section, prediction, recommendation
 
 
 @dataclass(frozen=True, slots=True)

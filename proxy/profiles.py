@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from threading import BoundedSemaphore
 from typing import Literal, NamedTuple
 
-from proxy.errors import NoAnswer, QuotaExhausted, UpstreamInvalid
 from proxy.flights import Flights
-from proxy.parts import EMPTY, Freshness, Identity, Lifetimes, Part, Record, freshness, merge
-from proxy.query import ANYTHING, Wish
+from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid
+from proxy.profile.freshness import Freshness, FreshnessPolicy, freshness
+from proxy.profile.parts import Identity, Part
+from proxy.profile.query import ANY_QUERY, ProfileQuery
+from proxy.profile.record import EMPTY, Record, merge
 from proxy.store import Store
 from proxy.tickets import Ticket
 
@@ -32,8 +34,8 @@ class Answer(NamedTuple):
     """
 
     record: Record
-    error: NoAnswer | None = None
-    fault: NoAnswer | None = None
+    error: UpstreamError | None = None
+    fault: UpstreamError | None = None
     forwarded: Forwarded | None = None
     opened: bool = False
     calls: int = 0
@@ -52,7 +54,7 @@ class Profiles:
         self,
         store: Store,
         flights: Flights,
-        lifetimes: Lifetimes,
+        lifetimes: FreshnessPolicy,
         *,
         max_waiting: int = MAX_WAITING,
         now: Callable[[], float] = time.time,
@@ -74,7 +76,7 @@ class Profiles:
         wanted_later: bool = False,
         max_age: float | None = None,
         background: bool = False,
-        wish: Wish = ANYTHING,
+        wish: ProfileQuery = ANY_QUERY,
     ) -> Answer:
         """Return what is known of `parts` at `until` (monotonic seconds), earlier where nothing is gained by waiting.
 
@@ -170,7 +172,7 @@ class Profiles:
         wanted_later: bool,
         since: float,
         background: bool,
-    ) -> tuple[Ticket, dict[Part, Record | NoAnswer]]:
+    ) -> tuple[Ticket, dict[Part, Record | UpstreamError]]:
         may_wait = self._places.acquire(blocking=False)
         try:
             # Who cannot wait still asks: what comes later is kept for the next try.

@@ -18,7 +18,7 @@ from cachetools import TTLCache
 
 from proxy.breather import Breather
 from proxy.budget import Budget
-from proxy.pushed import MESSAGE_SECONDS, Pushed, checksum, since
+from proxy.profile.updates import MESSAGE_SECONDS, Updates, checksum, since
 from proxy.shared import Gone
 from proxy.store import Store
 
@@ -125,11 +125,11 @@ class Pushing:
             _log.warning("what is pushed is kept in the memory of this one process: there is no REDIS_URL")
         return True
 
-    def _useful(self, batch: Batch, breathe: Breather) -> list[tuple[str, Pushed]]:
+    def _useful(self, batch: Batch, breathe: Breather) -> list[tuple[str, Updates]]:
         """Return the news without what is too old to be of any use."""
         horizon = self._now() - self._store.pushed_use
         found = []
-        last: tuple[Pushed, Pushed] | None = None
+        last: tuple[Updates, Updates] | None = None
         for user_id, pushed in batch.news:
             breathe()
             if last is None or last[0] is not pushed:  # of a cohort's batch all are the same
@@ -184,9 +184,9 @@ class Pushing:
                 self._shared.remember(message)
 
 
-def _portions(news: list[tuple[str, Pushed]]) -> Iterator[list[tuple[str, Pushed]]]:
+def _portions(news: list[tuple[str, Updates]]) -> Iterator[list[tuple[str, Updates]]]:
     """Return the news in as many parts as Redis, and who waits here, must be spared to take at once."""
-    some: list[tuple[str, Pushed]] = []
+    some: list[tuple[str, Updates]] = []
     size = 0
     for user_id, pushed in news:
         some.append((user_id, pushed))

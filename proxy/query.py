@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Any, Literal, NamedTuple, get_args
+from functools import lru_cache
+from typing import Any, get_args
 
-from proxy.aliases import NO_ALIASES, Aliases
-from proxy.errors import BadRequest
 from proxy.parameters import DEVICE_ID, USER_ID, Parameter, Sent, once, short, taken_identity
-from proxy.parts import (
-    COHORTS,
-    PROPERTIES,
+from proxy.profile.aliases import NO_ALIASES, Aliases
+from proxy.profile.errors import BadRequest
+from proxy.profile.parts import (
     SECTIONS,
     Identity,
-    Part,
     Section,
-    computations,
-    prediction,
-    recommendation,
 )
-from proxy.strictjson import write_text
+from proxy.profile.query import OnError, ProfileQuery, ProfileRequest, PropensityType
 
-OnError = Literal["default", "retry"]
-PropensityType = Literal["score", "pct"]
 WISHES = 256
 """How many wishes are remembered: in a send the users differ, and what is wanted of them does not."""
 
@@ -48,77 +39,6 @@ OF_SECTION: Mapping[Section, tuple[Parameter, ...]] = {
 }
 
 
-@dataclass(frozen=True)
-class Wish:
-    """What one request wants of whatever user: which sections, narrowed how. Ids are as asked, or `aliases` of them."""
-
-    sections: tuple[Section, ...]
-    rec_ids: tuple[str, ...] = ()
-    rec_type: str | None = None
-    keys: tuple[str, ...] = ()
-    cohort_ids: tuple[str, ...] = ()
-    comp_ids: tuple[str, ...] = ()
-    prediction_ids: tuple[str, ...] = ()
-    propensity_type: PropensityType = "score"
-    on_error: OnError = "default"
-    aliases: Aliases = NO_ALIASES
-
-    @cached_property
-    def parts(self) -> tuple[Part, ...]:
-        """Return the parts asked, in the order in which a missing one is named as the error."""
-        parts: list[Part] = []
-        for section in self.sections:
-            match section:
-                case "recommendations":
-                    parts += [part for _, part in self.recommendations]
-                case "properties":
-                    parts.append(PROPERTIES)
-                case "cohorts":
-                    parts.append(COHORTS)
-                case "computations":
-                    parts.append(self.computations)
-                case "propensities":
-                    parts += [self.prediction(one) for one in self.prediction_ids]
-        return tuple(dict.fromkeys(parts))
-
-    @cached_property
-    def recommendations(self) -> tuple[tuple[str, Part], ...]:
-        """Return each of `rec_ids` and the part that answers it."""
-        ids = ((rec_id, self.aliases.id_of("recommendations", rec_id)) for rec_id in self.rec_ids)
-        return tuple((rec_id, recommendation(id, self.rec_type)) for rec_id, id in ids)
-
-    @cached_property
-    def cohorts(self) -> tuple[tuple[bytes, bytes], ...]:
-        """Return each of `cohort_ids`, or every name there is where none is asked, and its id in Amplitude: as JSON."""
-        names = self.cohort_ids or self.aliases.known("cohorts")
-        return tuple((write_text(name), write_text(self.aliases.id_of("cohorts", name))) for name in names)
-
-    @cached_property
-    def computations(self) -> Part:
-        """Return the part that answers `comp_ids`."""
-        return computations({self.aliases.id_of("computations", one) for one in self.comp_ids})
-
-    def prediction(self, prediction_id: str) -> Part:
-        """Return the part that answers one of `prediction_ids`."""
-        return prediction(self.aliases.id_of("predictions", prediction_id), self.propensity_type)
-
-
-ANYTHING = Wish(())
-"""What who has no particular wish asks."""
-
-
-class Ask(NamedTuple):
-    """What one request wants, and of which user."""
-
-    identity: Identity
-    wish: Wish
-
-    @property
-    def anonymous(self) -> bool:
-        """Say whether every id given was blank: a template rendered for an anonymous user."""
-        return self.identity == (None, None)
-
-
 def parameters_of(section: Section | None) -> tuple[Parameter, ...]:
     """Return the parameters a route knows: those of its section, or all and `include` for the profile (None)."""
     if section is not None:
@@ -126,7 +46,7 @@ def parameters_of(section: Section | None) -> tuple[Parameter, ...]:
     return (*COMMON, INCLUDE, *(parameter for some in OF_SECTION.values() for parameter in some))
 
 
-def parse(section: Section | None, given: Iterable[tuple[str, Any]], aliases: Aliases = NO_ALIASES) -> Ask:
+def parse(section: Section | None, given: Iterable[tuple[str, Any]], aliases: Aliases = NO_ALIASES) -> ProfileRequest:
     """Return what is asked of the route of `section` (None: the profile).
 
     `given`: names and values as sent, repeats included; text from a URL or form, or what `from_json` returned.
@@ -136,11 +56,11 @@ def parse(section: Section | None, given: Iterable[tuple[str, Any]], aliases: Al
     identity = taken_identity(sent)
     rest = tuple(sent.items())
     wish = _wish if short(rest) else _wish.__wrapped__
-    return Ask(identity, wish(section, rest, aliases))
+    return ProfileRequest(identity, wish(section, rest, aliases))
 
 
 @lru_cache(WISHES)
-def _wish(section: Section | None, given: tuple[tuple[str, Any], ...], aliases: Aliases) -> Wish:
+def _wish(section: Section | None, given: tuple[tuple[str, Any], ...], aliases: Aliases) -> ProfileQuery:
     sent = Sent(given)
     on_error: OnError = "retry" if sent.one(ON_ERROR) == "retry" else "default"
     if section is not None:
@@ -152,7 +72,7 @@ def _wish(section: Section | None, given: tuple[tuple[str, Any], ...], aliases: 
         sections = tuple(known for known in SECTIONS if known in included)
     sent.forget_all_but({ON_ERROR, *(parameter for name in sections for parameter in OF_SECTION[name])})
 
-    wish = Wish(
+    wish = ProfileQuery(
         sections,
         rec_ids=sent.many(REC_ID),
         rec_type=sent.one(REC_TYPE),

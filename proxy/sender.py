@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from proxy.amplitude import Fetched
-from proxy.errors import NoAnswer, QuotaExhausted, UpstreamRejected, UpstreamTimeout
 from proxy.ledger import Booking
 from proxy.outage import Outage
-from proxy.parts import Identity
 from proxy.plan import Call
+from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamRejected, UpstreamTimeout
+from proxy.profile.parts import Identity
 from proxy.quota import Quota
 from proxy.telemetry import OncePerMinute
 
@@ -54,31 +54,31 @@ class Sender:
         self.typical = _FIRST_GUESS_SECONDS
         self.last_call: LastCall | None = None
 
-    def send(self, identity: Identity, call: Call, booking: Booking, *, probe: bool) -> Fetched | NoAnswer:
+    def send(self, identity: Identity, call: Call, booking: Booking, *, probe: bool) -> Fetched | UpstreamError:
         """Return what `call` brought, or why nothing. `probe`: what `Outage.begin` said of it."""
         started = self._monotonic()
-        outcome: Fetched | NoAnswer | None = None
+        outcome: Fetched | UpstreamError | None = None
         try:
             outcome = self.fetch(identity, call)
-        except NoAnswer as raised:
+        except UpstreamError as raised:
             outcome = raised
         finally:
             given_up = isinstance(outcome, UpstreamTimeout)
             self._quota.ended(booking, may_arrive_for=MAY_ARRIVE_SECONDS if given_up else 0.0)
         ended = self._monotonic()
-        if isinstance(outcome, NoAnswer):
+        if isinstance(outcome, UpstreamError):
             self._failed(outcome)
         else:
             # Failures tell nothing of how long an answer takes, and after an outage callers may hope again at once.
             self.typical += 0.2 * (ended - started - self.typical)
-        fault = outcome if isinstance(outcome, NoAnswer) else None
+        fault = outcome if isinstance(outcome, UpstreamError) else None
         self._outage.ended(fault, probe=probe)
         exposures = sum(part.section == "recommendations" for part in call.parts)
         self._on_ended(fault.word if fault else "ok", ended - started, exposures)
         self.last_call = LastCall(fault.word if fault else None, ended)
         return outcome
 
-    def _failed(self, fault: NoAnswer) -> None:
+    def _failed(self, fault: UpstreamError) -> None:
         if isinstance(fault, QuotaExhausted):
             self._quota.stand_back(fault.retry_after or 0.0)
         # Wrong credentials end by no retry: somebody must mend them.

@@ -10,11 +10,11 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
 
-from proxy.aliases import Alias, BadAlias
-from proxy.aliases import parse as parse_aliases
 from proxy.keys import BadEntry, Key
 from proxy.keys import parse as parse_keys
-from proxy.parts import COHORTS, PROPERTIES, Part
+from proxy.profile.aliases import Alias, BadAlias
+from proxy.profile.aliases import parse as parse_aliases
+from proxy.profile.parts import COHORTS, PROPERTIES, Part
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -10,14 +10,16 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from proxy import columns, strictjson
-from proxy.names import USER_PROPERTY, safe_names
-from proxy.parts import COHORTS, PROPERTIES, Kept, Part, Record
-from proxy.query import Ask, Wish
-from proxy.strictjson import write_text
+from proxy.profile import encoding
+from proxy.profile.coerce import number, text, text_list, whole_number
+from proxy.profile.json import write_json, write_json_text
+from proxy.profile.liquid_names import USER_PROPERTY, safe_names
+from proxy.profile.parts import COHORTS, PROPERTIES, Part
+from proxy.profile.query import ProfileQuery, ProfileRequest
+from proxy.profile.record import CachedPart, Record
 
 
-def shape(ask: Ask, record: Record, *, error: str | None = None, stale: bool = False) -> bytes:
+def shape(ask: ProfileRequest, record: Record, *, error: str | None = None, stale: bool = False) -> bytes:
     """Return the body for `ask` from what `record` holds; parts that it does not hold get their empty value.
 
     `error`: the word for the first missing part, None when every part is there.
@@ -39,7 +41,7 @@ def shape(ask: Ask, record: Record, *, error: str | None = None, stale: bool = F
     return b"{%b}" % b",".join(members)
 
 
-def _envelope(ask: Ask, record: Record, error: str | None, stale: bool) -> bytes:
+def _envelope(ask: ProfileRequest, record: Record, error: str | None, stale: bool) -> bytes:
     if record.unknown_at is not None:
         as_of: float | None = record.unknown_at
     else:
@@ -48,27 +50,27 @@ def _envelope(ask: Ask, record: Record, error: str | None, stale: bool) -> bytes
     return b'"ok":%b,"found":%b,"error":%b,"stale":%b,"as_of":%b,"user_id":%b,"device_id":%b' % (
         _yes(error is None),
         _yes(bool(record.parts)),
-        write_text(error),
+        write_json_text(error),
         _yes(stale),
         b"%d" % as_of if as_of is not None else b"null",
-        write_text(record.user_id if record.user_id is not None else ask.identity.user_id),
-        write_text(record.device_id if record.device_id is not None else ask.identity.device_id),
+        write_json_text(record.user_id if record.user_id is not None else ask.identity.user_id),
+        write_json_text(record.device_id if record.device_id is not None else ask.identity.device_id),
     )
 
 
 def _value(record: Record, part: Part) -> Any:
     kept = record.parts.get(part)
-    return columns.read(kept.value) if kept else None
+    return encoding.read(kept.value) if kept else None
 
 
 def _members(object: dict[str, Any]) -> bytes:
-    return strictjson.write(object)[1:-1]
+    return write_json(object)[1:-1]
 
 
-def _recommendations(wish: Wish, record: Record) -> bytes:
+def _recommendations(wish: ProfileQuery, record: Record) -> bytes:
     flat, whole, by_id = b"", [], []
     for rec_id, part in wish.recommendations:
-        id = write_text(rec_id)
+        id = write_json_text(rec_id)
         items, child, more = _entry(id, record.parts.get(part))
         flat = flat or b"%b,%b" % (items, more)
         whole.append(one := b'{%b,"child_rec_id":%b,%b}' % (items, child, more))
@@ -76,24 +78,24 @@ def _recommendations(wish: Wish, record: Record) -> bytes:
     return b'%b,"recommendations":[%b],"recommendations_by_id":{%b}' % (flat, b",".join(whole), b",".join(by_id))
 
 
-def _entry(id: bytes, kept: Kept | None) -> tuple[bytes, bytes, bytes]:
+def _entry(id: bytes, kept: CachedPart | None) -> tuple[bytes, bytes, bytes]:
     """Return an entry's members about its items, up to `id`; its child's id; its members that say where it is from."""
-    names, values = columns.split(kept.value if kept else b"")
+    names, values = encoding.split(kept.value if kept else b"")
     values.append(b"null")
     place = (_places if len(names) <= _MAX_NAMES else _places.__wrapped__)(names)
     items, control, child, source, updated = [values[at] for at in place]
     # For the control group Amplitude sends random items: shown, they would spoil its measurement.
     is_control = control in _TRUE
-    items = items if _PLAIN_TEXTS.fullmatch(items) else strictjson.write(_texts(json.loads(items)))
+    items = items if _PLAIN_TEXTS.fullmatch(items) else write_json(text_list(json.loads(items)))
     shown, held_back = (b"[]", items) if is_control else (items, b"[]")
     return (
         b'"items":%b,"personalized":%b,"is_control":%b,"control_items":%b,"rec_id":%b'
         % (shown, _yes(shown != b"[]"), _yes(is_control), held_back, id),
-        child if child.startswith(_TEXT_OR_NULL) else write_text(text(json.loads(child))),
+        child if child.startswith(_TEXT_OR_NULL) else write_json_text(text(json.loads(child))),
         b'"source":%b,"last_updated":%b'
         % (
-            source if source.startswith(_TEXT_OR_NULL) else write_text(text(json.loads(source))),
-            updated if updated.isdigit() else strictjson.write(_whole(json.loads(updated))),
+            source if source.startswith(_TEXT_OR_NULL) else write_json_text(text(json.loads(source))),
+            updated if updated.isdigit() else write_json(whole_number(json.loads(updated))),
         ),
     )
 
@@ -112,8 +114,8 @@ def _places(names: bytes) -> tuple[int, ...]:
     return tuple(there.index(field) if field in there else -1 for field in _FIELDS)
 
 
-def _properties(keys: tuple[str, ...], kept: Kept | None) -> bytes:
-    names, values = columns.split(kept.value if kept else b"")
+def _properties(keys: tuple[str, ...], kept: CachedPart | None) -> bytes:
+    names, values = encoding.split(kept.value if kept else b"")
     known = len(names) + sum(map(len, keys)) <= _MAX_NAMES
     frame, places = (_frame if known else _frame.__wrapped__)(names, keys)
     if keys:
@@ -149,7 +151,7 @@ def _frame(names: bytes, keys: tuple[str, ...]) -> tuple[tuple[bytes, ...], tupl
         by_name, safe = places, safe_names(places)
         shown = {safe[name]: at for name, at in places.items()}
     gap = b"\n"  # which no JSON holds
-    members = [b",".join([b"%b:%b" % (write_text(name), gap) for name in some]) for some in (shown, by_name)]
+    members = [b",".join([b"%b:%b" % (write_json_text(name), gap) for name in some]) for some in (shown, by_name)]
     pieces = (b'"properties":{%b},"properties_by_name":{%b}' % tuple(members)).split(gap)
     frame = [b""] * (2 * len(pieces) - 1)
     frame[::2] = pieces
@@ -160,8 +162,8 @@ def _yes(it_is: bool) -> bytes:
     return b"true" if it_is else b"false"
 
 
-def _cohorts(wish: Wish, kept: Kept | None) -> bytes:
-    users = dict.fromkeys(_listed(columns.text(kept.value)) if kept else [])
+def _cohorts(wish: ProfileQuery, kept: CachedPart | None) -> bytes:
+    users = dict.fromkeys(_listed(encoding.text(kept.value)) if kept else [])
     # Where none is asked, every name that stands for an id is a key all the same, so that a template which asks for
     # `member.vip` need not name it in the call as well.
     member = {name: id in users for name, id in wish.cohorts}
@@ -181,10 +183,10 @@ def _listed(said: bytes) -> list[bytes]:
     """Return the texts in a list, each as JSON; a comma parts them, unless one of them holds a comma itself."""
     if _PLAIN_IDS.fullmatch(said):
         return said[1:-1].split(b",")
-    return list(map(write_text, _texts(columns.read(said))))
+    return list(map(write_json_text, text_list(encoding.read(said))))
 
 
-def _computations(wish: Wish, said: dict[str, Any]) -> dict[str, Any]:
+def _computations(wish: ProfileQuery, said: dict[str, Any]) -> dict[str, Any]:
     values = {name: number(value) for name, value in said.items()}
     known = [name for name in wish.aliases.known("computations") if not wish.comp_ids or name in wish.comp_ids]
     if known and len(wish.comp_ids) == len(values) == 1:
@@ -199,7 +201,7 @@ def _computations(wish: Wish, said: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _propensities(wish: Wish, record: Record) -> dict[str, Any]:
+def _propensities(wish: ProfileQuery, record: Record) -> dict[str, Any]:
     entries = []
     for one in wish.prediction_ids:
         value = number(_value(record, wish.prediction(one)))
@@ -213,47 +215,5 @@ def _propensities(wish: Wish, record: Record) -> dict[str, Any]:
     }
 
 
-_DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?\Z")
-_MAX_DIGITS = 15  # what a double holds exactly, so that no digit is made up or lost
-
-
-def number(value: Any) -> Any:
-    """Return a canonical decimal as a number, so that Liquid can compare it; anything else as it is.
-
-    Amplitude sends computed values as text. "3" becomes 3 and "1.10" 1.1; "02134", "+1", "-0", "1e5" and
-    what has more than 15 digits, or what Python would write with an exponent, stay text.
-    """
-    if not isinstance(value, str) or not _DECIMAL.match(value) or sum(map(str.isdigit, value)) > _MAX_DIGITS:
-        return value
-    found = float(value) if "." in value else int(value)
-    if "e" in repr(found) or (found == 0 and value.startswith("-")):
-        return value
-    return found
-
-
-def text(value: Any) -> str | None:
-    """Return a JSON string as it is and a number as written; None for anything else, booleans too."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return json.dumps(value)
-    return None
-
-
-def _texts(value: Any) -> list[str]:
-    entries: list[Any] = value if isinstance(value, list) else []
-    if set(map(type, entries)) <= {str}:  # as Amplitude documents it
-        return entries
-    return [entry for entry in map(text, entries) if entry is not None]
-
-
 def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _whole(value: Any) -> int | None:
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 15:
-        return int(value)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None

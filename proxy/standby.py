@@ -9,9 +9,9 @@ from typing import Protocol
 
 from proxy.airfield import Airfield
 from proxy.backlog import Backlog
-from proxy.errors import NoAnswer
 from proxy.ledger import Booking
-from proxy.parts import Identity
+from proxy.profile.errors import UpstreamError
+from proxy.profile.parts import Identity
 from proxy.telemetry import OncePerMinute, request_id
 from proxy.tickets import NEVER, Awaited
 
@@ -48,7 +48,7 @@ class Standby:
         self._dropped_told = 0
 
     def refuse(
-        self, identity: Identity, awaited: Collection[Awaited], fault: NoAnswer, *, call: int | None = None
+        self, identity: Identity, awaited: Collection[Awaited], fault: UpstreamError, *, call: int | None = None
     ) -> None:
         """Tell those who wait, and put what is still wanted into the backlog."""
         wanted = [

@@ -10,9 +10,11 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from proxy.errors import NoAnswer
 from proxy.memory import Memory
-from proxy.parts import EMPTY, Identity, Lifetimes, Part, Record
+from proxy.profile.errors import UpstreamError
+from proxy.profile.freshness import FreshnessPolicy
+from proxy.profile.parts import Identity, Part
+from proxy.profile.record import EMPTY, Record
 from proxy.shared import Gone
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ class Boarding:
     """The parts that this process is to fetch, and why those failed that another has just tried to."""
 
     granted: frozenset[Part]
-    faults: Mapping[Part, NoAnswer] = field(default_factory=dict)
+    faults: Mapping[Part, UpstreamError] = field(default_factory=dict)
 
 
 class Store(Memory):
@@ -37,7 +39,7 @@ class Store(Memory):
         self,
         *,
         max_bytes: int,
-        lifetimes: Lifetimes,
+        lifetimes: FreshnessPolicy,
         now: Callable[[], float],
         shared: SharedRecords | None = None,
     ) -> None:

@@ -8,8 +8,9 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from threading import Condition
 
-from proxy.errors import NoAnswer, QuotaExhausted, UpstreamTimeout
-from proxy.parts import Identity, Part, Record
+from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamTimeout
+from proxy.profile.parts import Identity, Part
+from proxy.profile.record import Record
 
 NEVER = float("-inf")
 
@@ -63,13 +64,13 @@ class Ticket:
         """Return when everything has landed or failed, at the latest after `seconds`."""
         wait([one.landed for one in self.awaited.values()], timeout=max(0.0, seconds))
 
-    def outcome(self, part: Part) -> Record | NoAnswer:
+    def outcome(self, part: Part) -> Record | UpstreamError:
         """Return what became of `part` so far: the record that has it, or why it is not there."""
         one = self.awaited[part]
         if not one.landed.done():
             return UpstreamTimeout() if one.call is not None else QuotaExhausted()
         fault = one.landed.exception()
-        return fault if isinstance(fault, NoAnswer) else one.landed.result()
+        return fault if isinstance(fault, UpstreamError) else one.landed.result()
 
     @property
     def opened(self) -> bool:
@@ -136,7 +137,7 @@ class UnderWay:
         """Return what is still awaited of a call."""
         return [one for one in self.of(identity).values() if one.call == call]
 
-    def settle(self, identity: Identity, outcomes: Mapping[Part, Record | NoAnswer], *, call: int | None) -> None:
+    def settle(self, identity: Identity, outcomes: Mapping[Part, Record | UpstreamError], *, call: int | None) -> None:
         """Tell those who wait: of a failure, those for what `call` carried (None: for what was not sent)."""
         with self.lock:
             under_way = self._parts.get(identity, {})
@@ -150,7 +151,7 @@ class UnderWay:
                 self._parts.pop(identity, None)
         for one in settled:
             outcome = outcomes[one.part]
-            if isinstance(outcome, NoAnswer):
+            if isinstance(outcome, UpstreamError):
                 one.landed.set_exception(outcome)
             else:
                 one.landed.set_result(outcome)

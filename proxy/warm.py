@@ -14,9 +14,9 @@ from proxy.audience import Audience, NoRoom
 from proxy.braze.exchange import Ask, Request
 from proxy.cohorts import Cohorts, NotDownloaded
 from proxy.keys import entry, generate
-from proxy.parts import SECTIONS
 from proxy.planning import Plan, counted, spoken
 from proxy.preview import NoService, asked_for, let_in, own_application, running_service
+from proxy.profile.parts import SECTIONS
 from proxy.settings import Settings, SettingsError
 from proxy.shared import Gone
 from proxy.telemetry import silence_http_library

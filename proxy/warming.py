@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from threading import Condition
 
-from proxy.errors import BadRequest
 from proxy.planning import counted
+from proxy.profile.errors import BadRequest
 from proxy.query import parse_forgetting
 
 _AT_ONCE = 8

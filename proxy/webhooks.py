@@ -14,12 +14,23 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
 
-from proxy import longjson, strictjson
-from proxy.errors import BadRequest
+from proxy import longjson
 from proxy.longjson import TooMany, Unread
-from proxy.names import USER_PROPERTY
 from proxy.parameters import readable_id
-from proxy.pushed import GONE, MAX_FIELDS, UNSURE, Pushed, cleared, membership, merged, properties, too_large
+from proxy.profile.errors import BadRequest
+from proxy.profile.json import write_json
+from proxy.profile.liquid_names import USER_PROPERTY
+from proxy.profile.updates import (
+    MAX_FIELDS,
+    REMOVED,
+    UNKNOWN,
+    Updates,
+    cleared,
+    membership,
+    merged,
+    properties,
+    too_large,
+)
 
 _AHEAD_SECONDS = 600.0
 """For so much a clock of Amplitude's may be ahead of ours. What is later still would win against every later word."""
@@ -44,7 +55,7 @@ class Batch:
 
     message: str | None = None
     """Amplitude's id of the message, where it has one: the same again is the same message."""
-    news: list[tuple[str, Pushed]] = field(default_factory=list)
+    news: list[tuple[str, Updates]] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
     """Users of whom nothing could be taken."""
     unapplied: int = 0
@@ -99,7 +110,7 @@ def read_cohorts(body: bytes | bytearray, now: float, breathe: Callable[[], obje
     batch.message = _message(said, ("message_id",), body, breathe)
     member = membership(cohort_id, is_in, at, now)
 
-    def news_of(user: dict[str, Any]) -> Pushed:
+    def news_of(user: dict[str, Any]) -> Updates:
         if at > now + _AHEAD_SECONDS:
             raise _Skipped("time_ahead")
         given = user.get("user_properties")
@@ -124,7 +135,7 @@ def read_users(body: bytes | bytearray, now: float, breathe: Callable[[], object
     if not isinstance(said, list):
         raise BadRequest("the body is not a JSON object or an array of them: send Amplitude's default payload")
 
-    def news_of(user: dict[str, Any]) -> Pushed:
+    def news_of(user: dict[str, Any]) -> Updates:
         given = user.get("user_properties")
         if given is None:
             raise _Skipped("no_properties")
@@ -152,7 +163,7 @@ def _document(body: bytes | bytearray, breathe: Callable[[], object]) -> Any:
 
 
 def _each(
-    users: list[Any], batch: Batch, news_of: Callable[[dict[str, Any]], Pushed], breathe: Callable[[], object]
+    users: list[Any], batch: Batch, news_of: Callable[[dict[str, Any]], Updates], breathe: Callable[[], object]
 ) -> None:
     users.reverse()
     while users:
@@ -191,7 +202,7 @@ def _message(
     return digest.hexdigest()
 
 
-def _properties(given: Any, at: float, now: float, batch: Batch, *, whole: bool = False) -> Pushed:
+def _properties(given: Any, at: float, now: float, batch: Batch, *, whole: bool = False) -> Updates:
     """Return what is said of properties: names and values, or Amplitude's operators on them."""
     if isinstance(given, Unread):
         raise _Skipped(given.why)
@@ -203,7 +214,7 @@ def _properties(given: Any, at: float, now: float, batch: Batch, *, whole: bool 
         raise _Skipped("too_large")  # before others have to wait until it is written
     if not changes:
         return properties({_plain(name): _json(value) for name, value in given.items()}, at, now, whole=whole)
-    news: Pushed = {}
+    news: Updates = {}
     values: dict[str, bytes] = {}
     for name, value in given.items():
         if name not in _OPERATORS:
@@ -212,17 +223,17 @@ def _properties(given: Any, at: float, now: float, batch: Batch, *, whole: bool 
             news = cleared(at, now)
             batch.unapplied += 1
         elif name == "$unset" and isinstance(value, list):
-            values |= {_plain(one): GONE for one in value if isinstance(one, str)}
+            values |= {_plain(one): REMOVED for one in value if isinstance(one, str)}
         elif not isinstance(value, dict):
             batch.unapplied += 1
         elif name == "$set":
             values |= {_plain(one): _json(new) for one, new in value.items()}
         elif name == "$unset":
-            values |= dict.fromkeys(map(_plain, value), GONE)
+            values |= dict.fromkeys(map(_plain, value), REMOVED)
         else:
             batch.unapplied += len(value)
             if name in _UNKNOWABLE:
-                values |= dict.fromkeys(map(_plain, value), UNSURE)
+                values |= dict.fromkeys(map(_plain, value), UNKNOWN)
     return merged(news, properties(values, at, now))
 
 
@@ -234,7 +245,7 @@ def _json(value: Any) -> bytes:
     # A batch holds hundreds of thousands, and the writer needs seven times as long for a number as it need be.
     if type(value) is int or type(value) is float:
         return repr(value).encode()
-    return strictjson.write(value)
+    return write_json(value)
 
 
 def _time(user: Mapping[str, Any], now: float) -> float:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from proxy import columns
 from proxy.amplitude import Fetched
-from proxy.errors import NoAnswer
-from proxy.parts import Identity, Kept, Record
 from proxy.plan import Call, tell_apart
+from proxy.profile import encoding
+from proxy.profile.errors import UpstreamError
+from proxy.profile.parts import Identity
+from proxy.profile.record import CachedPart, Record
 from proxy.sandbox.answers import Documented, user_data
 from proxy.sandbox.population import find
 
@@ -43,7 +44,7 @@ class FakeSource:
     def __init__(self, clock: FakeClock, user_data: dict[str, Any] | None = None) -> None:
         self.clock = clock
         self.user_data: dict[str, Any] | None = {"user_id": "u"} if user_data is None else user_data
-        self.fault: NoAnswer | Exception | None = None
+        self.fault: UpstreamError | Exception | None = None
         self.calls: list[tuple[Identity, Call]] = []
         self.open = threading.Event()
         self.open.set()
@@ -59,7 +60,7 @@ class FakeSource:
         if said is None:
             return Fetched(Record(unknown_at=self.clock()), {})
         values, _ = tell_apart(call, said)
-        parts = {part: Kept(columns.write(value), self.clock()) for part, value in values.items()}
+        parts = {part: CachedPart(encoding.write(value), self.clock()) for part, value in values.items()}
         return Fetched(Record(parts, None, said.get("user_id"), said.get("device_id")), {})
 
     def says(self, identity: Identity, call: Call) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxy.parts import Section
+from proxy.profile.parts import Section
 
 RECOMMENDATION = {
     "items": [str],

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from proxy.errors import BLANK_ID, NoAnswer
 from proxy.openapi.document import document
-from proxy.parts import SECTIONS
 from proxy.planning import Plan, spoken
+from proxy.profile.errors import BLANK_ID, UpstreamError
+from proxy.profile.parts import SECTIONS
 from proxy.settings import Settings
 from tests import liquid
 from tests.conftest import ROOT, Service
@@ -94,7 +94,7 @@ def test_the_planning_table_is_what_the_plan_says() -> None:
 
 
 def test_every_error_word_is_explained_and_no_other() -> None:
-    assert set(rows("`error`")) == {BLANK_ID, *(kind.word for kind in NoAnswer.__subclasses__())}
+    assert set(rows("`error`")) == {BLANK_ID, *(kind.word for kind in UpstreamError.__subclasses__())}
 
 
 def test_every_status_that_asks_for_a_mend_is_told_and_no_other() -> None:

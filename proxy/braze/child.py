@@ -12,9 +12,9 @@ import sys
 import threading
 from typing import Any
 
-from proxy import strictjson
 from proxy.braze.exchange import Answer, Rendering, Request, User
 from proxy.braze.report import report
+from proxy.profile.json import write_json
 
 _MEMORY_BYTES = 384 * 1024 * 1024
 """Of address space. Python with Liquid has 151 MiB of it and uses 28; ten answers of 1 MB each take 130 more."""
@@ -53,9 +53,9 @@ def main() -> None:
     user = User(given["user_id"], given["device_id"])
     try:
         shown = report(render(given["template"], user, ask, limits=Limits(seconds=given["seconds"])))
-        body = strictjson.write(shown)
+        body = write_json(shown)
     except MemoryError:
-        body = strictjson.write(report(Rendering("refused", reason="it takes more memory than a preview may")))
+        body = write_json(report(Rendering("refused", reason="it takes more memory than a preview may")))
     _write(json.dumps({"report": len(body)}).encode() + b"\n" + body)
 
 

@@ -12,7 +12,7 @@ from proxy.braze.exchange import Finding
 from proxy.braze.expressions import condition_findings, name_findings
 from proxy.braze.source import Markup, attributes, markups, outputs, replace_outputs
 from proxy.drop_in import DROP_IN
-from proxy.parts import SECTIONS
+from proxy.profile.parts import SECTIONS
 from proxy.query import parameters_of
 
 _ESCAPED = re.compile(r"\|\s*(?:url_param_escape|url_encode)\b")

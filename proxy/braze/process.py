@@ -23,9 +23,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from proxy import strictjson
 from proxy.braze.exchange import SECONDS, Ask, Rendering, Request, User
 from proxy.braze.report import report
+from proxy.profile.json import write_json
 
 AT_ONCE = 2
 """Renderings at once in a process: each may need a processor and 384 MiB, and a small one takes 20 ms."""
@@ -40,7 +40,7 @@ _SOURCE = Path(__file__).resolve().parents[2]
 
 def refused(reason: str) -> bytes:
     """Return the report of a message that was not rendered."""
-    return strictjson.write(report(Rendering("refused", reason=reason)))
+    return write_json(report(Rendering("refused", reason=reason)))
 
 
 class Child:

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from proxy.braze.exchange import Finding
 from proxy.braze.source import outputs
-from proxy.parts import SECTIONS
+from proxy.profile.parts import SECTIONS
 
 FLAGS = frozenset({"retry", "no_cache"})
 VALUED = frozenset(

@@ -12,7 +12,7 @@ from proxy.openapi.answers import DATA_HEADERS, HEADERS, SHARED, answer, as_json
 from proxy.openapi.parameters import REQUEST_HEADERS, SECURITY, SECURITY_SCHEMES, body, query_parameters
 from proxy.openapi.schemas import Schema, answer_name, components, ref
 from proxy.parameters import Parameter
-from proxy.parts import SECTIONS, Section
+from proxy.profile.parts import SECTIONS, Section
 from proxy.query import FORGETTING, INCLUDE, PREDICTION_ID, REC_ID, parameters_of
 
 

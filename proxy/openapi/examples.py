@@ -6,21 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from proxy import columns
 from proxy.drop_in import parse_drop_in, shape_drop_in
-from proxy.errors import BLANK_ID, QuotaExhausted
-from proxy.parts import (
-    COHORTS,
-    EMPTY,
-    PROPERTIES,
-    Kept,
-    Part,
-    Record,
-    Section,
-    computations,
-    prediction,
-    recommendation,
-)
+from proxy.profile import encoding
+from proxy.profile.errors import BLANK_ID, QuotaExhausted
+from proxy.profile.parts import COHORTS, PROPERTIES, Part, Section, computations, prediction, recommendation
+from proxy.profile.record import EMPTY, CachedPart, Record
 from proxy.query import parse
 from proxy.shaping import shape
 
@@ -105,5 +95,5 @@ def _answer(section: Section | None, user_id: str, record: Record, error: str | 
 
 
 def _kept(user_id: str, said: Mapping[Part, Any]) -> Record:
-    parts = {part: Kept(columns.write(value), AS_OF) for part, value in said.items()}
+    parts = {part: CachedPart(encoding.write(value), AS_OF) for part, value in said.items()}
     return Record(parts, None, user_id, f"device-{user_id}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.errors import BLANK_ID, NoAnswer
-from proxy.parts import SECTIONS, Section
+from proxy.profile.errors import BLANK_ID, UpstreamError
+from proxy.profile.parts import SECTIONS, Section
 
 Schema = dict[str, Any]
 
-MISSING_WORDS = [kind.word for kind in NoAnswer.__subclasses__()]
+MISSING_WORDS = [kind.word for kind in UpstreamError.__subclasses__()]
 """The error words that `on_error=retry` can meet: why Amplitude's answer is not there."""
 
 

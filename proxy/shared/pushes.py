@@ -11,8 +11,8 @@ from hashlib import blake2b
 from struct import Struct
 
 from proxy.forgotten import name_of
-from proxy.parts import Identity
-from proxy.pushed import MAX_BYTES, MAX_FIELDS, MESSAGE_SECONDS, Pushed, checksum, pack, unpack
+from proxy.profile.parts import Identity
+from proxy.profile.updates import MAX_BYTES, MAX_FIELDS, MESSAGE_SECONDS, Updates, checksum, pack, unpack
 from proxy.shared.server import Server
 
 _HEARD_SECONDS = 120.0
@@ -30,7 +30,7 @@ def key_of(prefix: bytes, identity: Identity) -> bytes | None:
     return prefix + b"pushed:" + name_of(identity.user_id)
 
 
-def unpacked(value: bytes | None) -> Pushed:
+def unpacked(value: bytes | None) -> Updates:
     """Return what such a key holds. What is none of ours is as good as not there."""
     try:
         return unpack(value or b"")
@@ -50,7 +50,7 @@ class SharedPushes:
         self._use = use
         self._push = server.script("push")
 
-    def push(self, news: Sequence[tuple[str, Pushed]], now: float) -> dict[int, str]:
+    def push(self, news: Sequence[tuple[str, Updates]], now: float) -> dict[int, str]:
         """Merge `news` into what was pushed before. Return why nothing was kept of some, by their places.
 
         `forgotten`: all was said before the user was forgotten; `too_large`: it would be too much of one user. Where
@@ -65,7 +65,7 @@ class SharedPushes:
             start += done
         return refused
 
-    def _pushed(self, news: Sequence[tuple[str, Pushed]], now: float) -> tuple[int, list[int], list[int]]:
+    def _pushed(self, news: Sequence[tuple[str, Updates]], now: float) -> tuple[int, list[int], list[int]]:
         """Merge the first of `news`. Return how many, and the places, from 1, of the forgotten and the too large."""
         keys, told = [self._told], []
         for user_id, _ in news:
@@ -80,7 +80,7 @@ class SharedPushes:
         done, forgotten, large = self._push(keys, [*head, MAX_BYTES, MAX_FIELDS, _UNPACKED_AT_ONCE, *packed])
         return done, forgotten, large
 
-    def read(self, user_ids: Sequence[str]) -> list[Pushed]:
+    def read(self, user_ids: Sequence[str]) -> list[Updates]:
         """Return what was pushed about each of these users."""
         keys = [key for user_id in user_ids if (key := key_of(self._prefix, Identity(user_id, None)))]
         return [unpacked(value) for value in self._server.values(keys)]

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, cast
 
-from proxy.errors import NoAnswer
 from proxy.forgotten import REMEMBERED_SECONDS, names, pair_digest
-from proxy.parts import EMPTY, Identity, Kept, Lifetimes, Part, Record, Section
-from proxy.pushed import Pushed
+from proxy.profile.errors import UpstreamError
+from proxy.profile.freshness import FreshnessPolicy
+from proxy.profile.parts import Identity, Part, Section
+from proxy.profile.record import EMPTY, CachedPart, Record
+from proxy.profile.updates import Updates
 from proxy.shared.pushes import key_of, unpacked
 from proxy.shared.server import Server
 
@@ -41,14 +43,14 @@ _QUEUED_SECONDS = 10
 """Longer than a caller waits for a call to be sent."""
 _UNREADABLE = (ValueError, TypeError, LookupError, struct.error)
 _decode = json.JSONDecoder().decode
-_FAULTS = {kind.word: kind for kind in NoAnswer.__subclasses__()}
+_FAULTS = {kind.word: kind for kind in UpstreamError.__subclasses__()}
 
 
 class Found(NamedTuple):
     """What is kept about a pair, and what was pushed about its user."""
 
     record: Record
-    pushed: Pushed
+    pushed: Updates
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +59,13 @@ class Boarding:
 
     found: Found
     granted: frozenset[Part]
-    faults: Mapping[Part, NoAnswer]
+    faults: Mapping[Part, UpstreamError]
 
 
 class SharedRecords:
     """Each method is one round trip and raises Gone. `longest`: seconds for which a call can take."""
 
-    def __init__(self, server: Server, prefix: bytes, lifetimes: Lifetimes, *, longest: float) -> None:
+    def __init__(self, server: Server, prefix: bytes, lifetimes: FreshnessPolicy, *, longest: float) -> None:
         self._server = server
         self._prefix = prefix
         self._lifetimes = lifetimes
@@ -176,7 +178,7 @@ def _record(fields: dict[bytes, bytes]) -> Record:
         try:
             said = _unsealed(value)
             warm = said[8:9] == _WARM
-            parts[_part(field)] = Kept(said[9:] if warm else said[8:], _at(said), warm)
+            parts[_part(field)] = CachedPart(said[9:] if warm else said[8:], _at(said), warm)
         except _UNREADABLE:
             continue  # a field of another version, or of whoever else writes here, is as good as not there
     return Record(parts, unknown_at, user_id, device_id, unknown_status)

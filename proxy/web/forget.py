@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify, request
 
-from proxy.errors import BadRequest
+from proxy.profile.errors import BadRequest
 from proxy.query import FORGETTING, parse_forgetting
 from proxy.shared import Gone
 from proxy.web.auth import admit

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from werkzeug.exceptions import HTTPException
 
-from proxy.errors import BadRequest
+from proxy.profile.errors import BadRequest
 from proxy.querystring import pairs
 
 

@@ -12,8 +12,8 @@ from flask import Flask, Response, g, request
 from flask.ctx import _AppCtxGlobals
 from werkzeug.exceptions import HTTPException, InternalServerError
 
-from proxy.errors import Refused
-from proxy.parts import SECTIONS
+from proxy.profile.errors import ApiError
+from proxy.profile.parts import SECTIONS
 from proxy.telemetry import request_id
 from proxy.web.context import services
 from proxy.web.written import Written
@@ -29,7 +29,7 @@ def install(app: Flask) -> None:
     """Register the hooks and error handlers."""
     app.before_request(_begin)
     app.after_request(_end)
-    app.register_error_handler(Refused, _refused)
+    app.register_error_handler(ApiError, _refused)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected)
 
@@ -95,7 +95,7 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 _TITLES = {400: "Bad Request", 401: "Unauthorized", 403: "Forbidden"}
 
 
-def _refused(refused: Refused) -> Response:
+def _refused(refused: ApiError) -> Response:
     response = problem(refused.status, _TITLES[refused.status], refused.detail)
     if refused.status == 401:
         response.headers["WWW-Authenticate"] = REALM

@@ -9,11 +9,11 @@ from typing import Any
 from flask import Blueprint, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
 
-from proxy import strictjson
 from proxy.braze.exchange import User
 from proxy.braze.process import OTHERS_RENDER, Renderer, refused
 from proxy.budget import Budget, Busy
-from proxy.errors import BadRequest, Forbidden
+from proxy.profile.errors import BadRequest, Forbidden
+from proxy.profile.json import read_json
 from proxy.web.auth import admit
 from proxy.web.hooks import problem
 from proxy.web.inside import asker
@@ -86,7 +86,7 @@ def _require_our_page() -> None:
 def _given() -> dict[str, str]:
     request.max_content_length = MAX_BODY_BYTES
     try:
-        given = strictjson.read(request.get_data())
+        given = read_json(request.get_data())
     except HTTPException:
         raise
     except ValueError:

@@ -8,10 +8,10 @@ from dataclasses import asdict
 from flask import Blueprint, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from proxy import strictjson
 from proxy.diagnosis import State, findings
-from proxy.errors import QuotaExhausted, UpstreamRejected
 from proxy.history import KEPT_SECONDS, STEP_SECONDS, as_columns
+from proxy.profile.errors import QuotaExhausted, UpstreamRejected
+from proxy.profile.json import write_json
 from proxy.web.auth import admit
 from proxy.web.context import services
 from proxy.web.pages import page
@@ -48,7 +48,7 @@ def told() -> Response:
         "kept_seconds": int(KEPT_SECONDS),
         "hour": as_columns(here.history.points()),
     }
-    return _unkept(Response(strictjson.write(body) + b"\n", content_type="application/json"))
+    return _unkept(Response(write_json(body) + b"\n", content_type="application/json"))
 
 
 def _state(standing: Mapping[str, float]) -> State:

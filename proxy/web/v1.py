@@ -10,13 +10,15 @@ from typing import Any
 from flask import Blueprint, Request, Response, g
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
-from proxy import strictjson
 from proxy.drop_in import parse_drop_in, shape_drop_in
-from proxy.errors import BLANK_ID, NoAnswer, UpstreamInvalid
 from proxy.parameters import from_json
-from proxy.parts import COHORTS, EMPTY, SECTIONS, Part, Section
+from proxy.profile.errors import BLANK_ID, UpstreamError, UpstreamInvalid
+from proxy.profile.json import write_json
+from proxy.profile.parts import COHORTS, SECTIONS, Part, Section
+from proxy.profile.query import ProfileRequest
+from proxy.profile.record import EMPTY
 from proxy.profiles import NOTHING, Answer
-from proxy.query import Ask, parse
+from proxy.query import parse
 from proxy.shaping import shape
 from proxy.web import caching, context
 from proxy.web.auth import admit
@@ -94,7 +96,9 @@ for _section in (*SECTIONS, None):
 blueprint.add_url_rule("/userprofile", view_func=userprofile, methods=["GET", "POST"], provide_automatic_options=False)
 
 
-def _found(here: Services, ask: Ask, parts: Sequence[Part], max_age: float | None, background: bool) -> Answer:
+def _found(
+    here: Services, ask: ProfileRequest, parts: Sequence[Part], max_age: float | None, background: bool
+) -> Answer:
     if ask.anonymous:
         return NOTHING
     return here.profiles.get(
@@ -159,10 +163,10 @@ def _etag(body: bytes) -> str:
 
 
 def _json(body: dict[str, Any]) -> bytes:
-    return strictjson.write(body) + b"\n"
+    return write_json(body) + b"\n"
 
 
-def _try_again(found: Answer, error: NoAnswer) -> Response:
+def _try_again(found: Answer, error: UpstreamError) -> Response:
     # 500 and not 502, 503, 504 or 429: those count towards Braze's unhealthy-host detection, which would
     # halt every call to this host. Braze's :retry acts on it.
     _note(found)

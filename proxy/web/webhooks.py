@@ -11,7 +11,7 @@ from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from proxy.breather import Breather
 from proxy.budget import Busy
-from proxy.errors import BadRequest
+from proxy.profile.errors import BadRequest
 from proxy.shared import Gone
 from proxy.web.auth import admit_from_anywhere
 from proxy.web.context import services

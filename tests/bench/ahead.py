@@ -26,7 +26,7 @@ from typing import Any
 import requests
 
 from proxy.ledger import WINDOW_SECONDS
-from proxy.names import USER_PROPERTY
+from proxy.profile.liquid_names import USER_PROPERTY
 from proxy.sandbox.population import Person, find
 from tests.bench.processes import SandboxProcess, Service
 from tests.bench.tags import COHORT_ID, REC_ID

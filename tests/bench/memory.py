@@ -19,10 +19,12 @@ from multiprocessing.connection import Connection
 
 import psutil
 
-from proxy import columns, strictjson
 from proxy.app import create_app
-from proxy.parts import COHORTS, PROPERTIES, Identity, Kept, Record, recommendation
 from proxy.plan import plan, tell_apart
+from proxy.profile import encoding
+from proxy.profile.json import write_json
+from proxy.profile.parts import COHORTS, PROPERTIES, Identity, recommendation
+from proxy.profile.record import CachedPart, Record
 from proxy.sandbox.answers import Documented, user_data
 from proxy.sandbox.population import find
 from proxy.settings import Settings
@@ -55,7 +57,7 @@ def record(user_id: str, now: float) -> Record:
         return Record(unknown_at=now)
     said = user_data(person, _CALL.parameters(Identity(user_id, None)), Documented())
     values, _ = tell_apart(_CALL, said)
-    parts = {part: Kept(columns.write(value), now) for part, value in values.items()}
+    parts = {part: CachedPart(encoding.write(value), now) for part, value in values.items()}
     return Record(parts, None, said["user_id"], said["device_id"])
 
 
@@ -68,7 +70,7 @@ def fill(pipe: Connection, users: int, cache_max_mb: int) -> None:
     for number in range(1, users + 1):
         identity = Identity(f"user-{number}", None)
         one = record(f"user-{number}", time.time())
-        profile_bytes += sum(len(strictjson.write(columns.read(part.value))) for part in one.parts.values())
+        profile_bytes += sum(len(write_json(encoding.read(part.value))) for part in one.parts.values())
         filled.merge(identity, one)
         if number % max(1, users // 20) == 0:
             held = process.memory_info().rss

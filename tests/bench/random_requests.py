@@ -16,7 +16,7 @@ from collections import Counter
 from typing import Any, get_args
 from urllib.parse import quote, urlencode
 
-from proxy.parts import SECTIONS, Section
+from proxy.profile.parts import SECTIONS, Section
 from proxy.sandbox.faults import Fault, FaultKind
 from tests.bench.options import command_line
 from tests.bench.processes import SandboxProcess, Service

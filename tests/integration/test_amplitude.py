@@ -15,18 +15,18 @@ import trustme
 import urllib3
 from requests.auth import AuthBase
 
-from proxy import columns
 from proxy.amplitude import Amplitude, ApiKeyAuth, Fetched, translated
-from proxy.errors import (
-    NoAnswer,
+from proxy.plan import plan
+from proxy.profile import encoding
+from proxy.profile.errors import (
     QuotaExhausted,
+    UpstreamError,
     UpstreamInvalid,
     UpstreamRejected,
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from proxy.parts import COHORTS, PROPERTIES, Identity, Part, recommendation
-from proxy.plan import plan
+from proxy.profile.parts import COHORTS, PROPERTIES, Identity, Part, recommendation
 from proxy.sandbox.answers import Documented
 from proxy.sandbox.faults import Fault, FaultKind
 from proxy.sandbox.server import Sandbox
@@ -45,7 +45,7 @@ def fetch(sandbox: Sandbox, *parts: Part, user: str = "ava", **options: Any) -> 
 
 
 def said(fetched: Fetched, part: Part) -> Any:
-    return columns.read(fetched.record.parts[part].value)
+    return encoding.read(fetched.record.parts[part].value)
 
 
 def test_one_call_brings_several_parts_and_logs_only_the_exposure_asked(sandbox: Sandbox) -> None:
@@ -115,7 +115,7 @@ def test_a_429_says_for_how_long_to_stand_back(sandbox: Sandbox, retry_after: in
     assert refused.value.retry_after == seconds
 
 
-FAULTS: list[tuple[FaultKind, type[NoAnswer]]] = [
+FAULTS: list[tuple[FaultKind, type[UpstreamError]]] = [
     ("hang", UpstreamTimeout),
     ("drip-headers", UpstreamTimeout),
     ("drip-body", UpstreamTimeout),
@@ -134,7 +134,7 @@ FAULTS: list[tuple[FaultKind, type[NoAnswer]]] = [
 @pytest.mark.contract("1 error words")
 @pytest.mark.parametrize(("kind", "fault"), FAULTS, ids=[kind for kind, _ in FAULTS])
 def test_every_fault_has_its_word_within_the_whole_calls_time(
-    sandbox: Sandbox, kind: FaultKind, fault: type[NoAnswer]
+    sandbox: Sandbox, kind: FaultKind, fault: type[UpstreamError]
 ) -> None:
     sandbox.break_with(Fault(kind, seconds=20))
     started = time.monotonic()
@@ -148,7 +148,7 @@ def test_every_fault_has_its_word_within_the_whole_calls_time(
 @pytest.mark.parametrize(
     ("status", "fault"), [(403, UpstreamRejected), (404, UpstreamInvalid), (503, UpstreamUnavailable)]
 )
-def test_other_statuses(sandbox: Sandbox, status: int, fault: type[NoAnswer]) -> None:
+def test_other_statuses(sandbox: Sandbox, status: int, fault: type[UpstreamError]) -> None:
     sandbox.break_with(Fault("status", status=status))
     with pytest.raises(fault):
         fetch(sandbox, COHORTS)
@@ -281,7 +281,7 @@ def subclasses(kind: type[BaseException]) -> Iterator[type[BaseException]]:
 @pytest.mark.contract("1 error words")
 @pytest.mark.parametrize("kind", sorted({requests.RequestException, *subclasses(requests.RequestException)}, key=str))
 def test_every_exception_of_requests_has_a_word(kind: type[requests.RequestException]) -> None:
-    assert isinstance(translated(kind.__new__(kind)), NoAnswer)
+    assert isinstance(translated(kind.__new__(kind)), UpstreamError)
 
 
 def test_times_out_means_sent_and_no_connection_means_unavailable() -> None:
@@ -291,7 +291,7 @@ def test_times_out_means_sent_and_no_connection_means_unavailable() -> None:
 
 def test_no_text_of_a_fault_holds_an_id(sandbox: Sandbox) -> None:
     sandbox.break_with(Fault("reset"))
-    with pytest.raises(NoAnswer) as fault:
+    with pytest.raises(UpstreamError) as fault:
         fetch(sandbox, COHORTS, user="somebody@example.com")
     assert "somebody" not in repr(fault.value)
     assert fault.value.__cause__ is None

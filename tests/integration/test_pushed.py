@@ -14,10 +14,11 @@ import redis
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from proxy.parts import COHORTS, EMPTY, PROPERTIES, Identity, Kept, Record
-from proxy.pushed import GONE, Pushed, known, membership, merged, pack, properties
+from proxy.profile.parts import COHORTS, PROPERTIES, Identity
+from proxy.profile.query import ProfileQuery
+from proxy.profile.record import EMPTY, CachedPart, Record
+from proxy.profile.updates import REMOVED, Updates, known, membership, merged, pack, properties
 from proxy.pushing import Pushing
-from proxy.query import Wish
 from proxy.shared import Gone
 from proxy.shared.pushes import SharedPushes
 from proxy.webhooks import Batch
@@ -30,8 +31,8 @@ from tests.unit.test_pushing import GARBAGE, STATEMENTS, USERS, agrees, bodies, 
 __all__ = ["running", "stopped", "valkey"]  # fixtures
 
 _EXAMPLES = itertools.count()
-ALL_COHORTS = Wish(("cohorts",))
-C1 = Wish(("cohorts",), cohort_ids=("c1",))
+ALL_COHORTS = ProfileQuery(("cohorts",))
+C1 = ProfileQuery(("cohorts",), cohort_ids=("c1",))
 
 
 class Process(Alone):
@@ -46,7 +47,7 @@ class Process(Alone):
         super().enroll()
         self.pushing.catch_up()
 
-    def push(self, *news: tuple[str, Pushed], message: str | None = None) -> bool:
+    def push(self, *news: tuple[str, Updates], message: str | None = None) -> bool:
         return self.pushing.push(Batch(message, list(news)), self.pushing.mark)
 
     def cohorts(self, identity: Identity = USER) -> Any:
@@ -110,7 +111,7 @@ def test_a_user_that_a_process_holds_is_heard_of_within_a_second(pair: tuple[Pro
     pairs = [USER, Identity("u", "phone"), Identity("v", "tablet")]
     now = time.time()
     for identity in pairs:
-        other.store.merge(identity, Record({COHORTS: Kept(b'["far"]', now - 60)}))
+        other.store.merge(identity, Record({COHORTS: CachedPart(b'["far"]', now - 60)}))
         other.store.keep_ready(identity, ALL_COHORTS, other.store.read(identity), b"old", "etag")
         assert not forgotten_as_ready(other, identity)
     began = time.monotonic()
@@ -137,7 +138,7 @@ def test_ten_thousand_are_one_word_to_the_others_and_only_those_they_hold_are_lo
     one, other = pair
     now = time.time()
     for number in range(0, 10_000, 100):
-        other.store.merge(Identity(f"user-{number}", None), Record({COHORTS: Kept(b"[]", now - 60)}))
+        other.store.merge(Identity(f"user-{number}", None), Record({COHORTS: CachedPart(b"[]", now - 60)}))
     news = membership("c1", True, now)
     one.push(*((f"user-{number}", news) for number in range(10_000)))
     wait_until(lambda: known_in(other.store, "user-9900").cohorts, seconds=2)
@@ -153,7 +154,7 @@ def test_who_was_away_for_longer_than_can_be_heard_looks_everybody_up(
     one, other = pair
     other.server.stop()
     wait_until(lambda: not other.server._thread or not other.server._thread.is_alive())
-    other.store.merge(USER, Record({COHORTS: Kept(b"[]", time.time() - 60)}))
+    other.store.merge(USER, Record({COHORTS: CachedPart(b"[]", time.time() - 60)}))
     one.push(("u", membership("c1", True, time.time())))
     with redis.Redis.from_url(running_url(one)) as operator:
         operator.delete(b"test:news")
@@ -203,14 +204,14 @@ def test_what_is_fetched_while_something_is_pushed_comes_with_it(pair: tuple[Pro
 @pytest.mark.contract("3 webhook order")
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(PUSHES, min_size=1, max_size=6))
-@example([properties({"a": GONE}, 2.0), properties({"a": b"12"}, 2.0), properties({"a": b"1"}, 2.0)])
+@example([properties({"a": REMOVED}, 2.0), properties({"a": b"12"}, 2.0), properties({"a": b"1"}, 2.0)])
 @example([properties({"a": b"2"}, 2.0), properties({"a": b"\xc3"}, 2.0), properties({"a": b"12"}, 2.0)])
-def test_merging_pushes_in_redis_is_merging_here(running: RedisServer, pushes: list[Pushed]) -> None:
+def test_merging_pushes_in_redis_is_merging_here(running: RedisServer, pushes: list[Updates]) -> None:
     process = Process(running.url)
     process.server.start()
     process.pushes._use = 1e10  # or what is said to be of 1970 would be of no use any more
     process.server._asked(process.server._client.flushall)
-    here: Pushed = {}
+    here: Updates = {}
     for number, one in enumerate(pushes):
         here = merged(here, one)
         process.pushes.push([("u", one), (f"v{number}", one)], time.time())
@@ -229,7 +230,7 @@ def test_whichever_process_they_reach_they_end_in_the_truth(
     # Users of its own for each example, and some of them known in one process before.
     example = f"{next(_EXAMPLES)}-"
     named = [one._replace(user=example + one.user) for one in statements]
-    pair[0].store.merge(Identity(example + USERS[0], None), Record({COHORTS: Kept(b"[]", 1.0)}))
+    pair[0].store.merge(Identity(example + USERS[0], None), Record({COHORTS: CachedPart(b"[]", 1.0)}))
     deliver(lambda: dice.choice(pair).pushing, bodies(named, garbage, dice))
     for user in (example + one for one in USERS):
         for process in pair:
@@ -263,7 +264,7 @@ def test_who_is_forgotten_loses_what_was_pushed_everywhere_within_a_second(pair:
     one, other = pair
     now = time.time()
     for process in pair:
-        process.store.merge(Identity("forget-me", "phone"), Record({COHORTS: Kept(b"[]", now - 60)}))
+        process.store.merge(Identity("forget-me", "phone"), Record({COHORTS: CachedPart(b"[]", now - 60)}))
     one.push(
         ("forget-me", merged(membership("c1", True, now), properties({"a": b"1"}, now))),
         ("v", membership("c1", True, now)),
@@ -284,7 +285,7 @@ def test_what_is_pushed_while_a_user_is_forgotten_is_kept_nowhere(pair: tuple[Pr
     before, forgotten = other.store.mark, time.time()
     one.forgetting.forget(USER)
     wait_until(lambda: other.store.mark > before)
-    other.store.merge(USER, Record({PROPERTIES: Kept(b"{}", time.time())}))
+    other.store.merge(USER, Record({PROPERTIES: CachedPart(b"{}", time.time())}))
     batch = Batch("m", [(user, membership("c1", True, forgotten)) for user in ("u", "v")])
     assert other.pushing.push(batch, other.pushing.mark)
     assert (batch.applied, batch.skipped) == (1, {"forgotten": 1})

@@ -17,25 +17,14 @@ import redis
 import trustme
 
 from proxy.backlog import Backlog
-from proxy.errors import UpstreamUnavailable
 from proxy.flights import Flights
 from proxy.forgetting import Forgetting, Forgot
 from proxy.ledger import Booking
 from proxy.outage import Outage
-from proxy.parts import (
-    COHORTS,
-    EMPTY,
-    PROPERTIES,
-    Identity,
-    Kept,
-    Lifetimes,
-    Part,
-    Record,
-    computations,
-    merge,
-    prediction,
-    recommendation,
-)
+from proxy.profile.errors import UpstreamUnavailable
+from proxy.profile.freshness import FreshnessPolicy
+from proxy.profile.parts import COHORTS, PROPERTIES, Identity, Part, computations, prediction, recommendation
+from proxy.profile.record import EMPTY, CachedPart, Record, merge
 from proxy.profiles import Answer, Profiles
 from proxy.quota import Quota
 from proxy.sender import Sender
@@ -49,7 +38,7 @@ from tests.fakes import FakeClock, FakeSource
 from tests.redis_server import RedisServer, program
 
 USER = Identity("u", None)
-LIFETIMES = Lifetimes(fresh=900, negative=60, stale_while_revalidate=100, stale_if_error=5000)
+LIFETIMES = FreshnessPolicy(fresh=900, negative=60, stale_while_revalidate=100, stale_if_error=5000)
 LONGEST = 8.0
 
 
@@ -378,15 +367,15 @@ def test_any_record_comes_back_as_it_was(running: RedisServer) -> None:
     process = Process(running.url)
     now = time.time()
     parts = {
-        PROPERTIES: Kept(b'{"a":"' + b"x" * 3000 + b'"}', now),
-        COHORTS: Kept(b"[]", now + 0.25),
-        recommendation("r", "model"): Kept(b"null", now),
-        recommendation("r"): Kept(b"{}", now),
-        computations(["b", "a"]): Kept(b'{"x":"1"}', now),
-        computations(): Kept(b"{}", now),
-        prediction("p", "pct"): Kept(b"3", now),
-        prediction("p"): Kept(b"3", now, True),
-        recommendation("long"): Kept(b'"' + b"x" * 3000 + b'"', now, True),
+        PROPERTIES: CachedPart(b'{"a":"' + b"x" * 3000 + b'"}', now),
+        COHORTS: CachedPart(b"[]", now + 0.25),
+        recommendation("r", "model"): CachedPart(b"null", now),
+        recommendation("r"): CachedPart(b"{}", now),
+        computations(["b", "a"]): CachedPart(b'{"x":"1"}', now),
+        computations(): CachedPart(b"{}", now),
+        prediction("p", "pct"): CachedPart(b"3", now),
+        prediction("p"): CachedPart(b"3", now, True),
+        recommendation("long"): CachedPart(b'"' + b"x" * 3000 + b'"', now, True),
     }
     record = Record(parts, None, "Jürgen", "d")
     process.records.land(USER, record, [], now)
@@ -403,7 +392,7 @@ def test_merging_in_redis_is_merging_here(running: RedisServer) -> None:
     now = time.time()
 
     def kept(*said: tuple[Part, float]) -> Record:
-        return Record({part: Kept(str(at).encode(), now + at) for part, at in said}, None, "u")
+        return Record({part: CachedPart(str(at).encode(), now + at) for part, at in said}, None, "u")
 
     words = [
         kept((COHORTS, 0)),
@@ -427,9 +416,9 @@ def test_every_key_expires_and_what_may_not_be_served_any_more_does_not_pile_up(
     settled(process)
     process.get(COHORTS)
     now = time.time()
-    old = Record({PROPERTIES: Kept(b"1", now - 10_000)})
+    old = Record({PROPERTIES: CachedPart(b"1", now - 10_000)})
     process.records.land(USER, old, [], now)
-    process.records.land(USER, Record({COHORTS: Kept(b"[]", now + 1)}), [], now)
+    process.records.land(USER, Record({COHORTS: CachedPart(b"[]", now + 1)}), [], now)
     assert process.records.read(USER).record.parts.keys() == {COHORTS}
     with redis.Redis.from_url(running.url) as client:
         ages = {key: client.pttl(key) for key in client.scan_iter()}
@@ -442,14 +431,14 @@ def test_every_key_expires_and_what_may_not_be_served_any_more_does_not_pile_up(
 def test_what_was_warmed_is_kept_in_redis_for_as_long_as_it_is_of_use(running: RedisServer) -> None:
     process = Process(running.url)
     settled(process)
-    process.records._lifetimes = Lifetimes(fresh=900, negative=60, warm=86_400)
+    process.records._lifetimes = FreshnessPolicy(fresh=900, negative=60, warm=86_400)
     now = time.time()
     key = process.records._keys(USER)[0]
     with redis.Redis.from_url(running.url) as client:
-        process.records.land(USER, Record({COHORTS: Kept(b"[]", now)}), [], now)
+        process.records.land(USER, Record({COHORTS: CachedPart(b"[]", now)}), [], now)
         assert 890_000 < client.pttl(key) <= 900_000
-        process.records.land(USER, Record({COHORTS: Kept(b"[]", now)}).warm(), [], now)
-        process.records.land(USER, Record({PROPERTIES: Kept(b"{}", now)}), [], now)
+        process.records.land(USER, Record({COHORTS: CachedPart(b"[]", now)}).warm(), [], now)
+        process.records.land(USER, Record({PROPERTIES: CachedPart(b"{}", now)}), [], now)
         assert 86_300_000 < client.pttl(key) <= 86_400_000
         process.records.land(USER, Record(unknown_at=now + 1), [], now)
         assert client.pttl(key) <= 60_000

@@ -12,7 +12,7 @@ import pytest
 from flask import Flask
 from werkzeug.serving import make_server
 
-from proxy.errors import UpstreamRejected
+from proxy.profile.errors import UpstreamRejected
 from tests.browser import Browser, Scheme
 from tests.conftest import SECRET, Service
 from tests.fakes import FakeClock, FakeSource

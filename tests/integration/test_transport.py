@@ -21,11 +21,11 @@ import pytest
 import requests
 import trustme
 
-from proxy import columns
 from proxy.amplitude import Amplitude
-from proxy.errors import AnotherUser, NoAnswer, UpstreamInvalid
-from proxy.parts import PROPERTIES, Identity
 from proxy.plan import plan
+from proxy.profile import encoding
+from proxy.profile.errors import AnotherUser, UpstreamError, UpstreamInvalid
+from proxy.profile.parts import PROPERTIES, Identity
 from proxy.transport import Session, reuse_connection
 from tests.upstream import Reply, Upstream
 
@@ -41,14 +41,14 @@ def ask(client: Amplitude, user: str) -> str:
     """Return the name of the user whom the answer is about, or the error word."""
     try:
         fetched = client.fetch(Identity(user, None), CALL)
-    except NoAnswer as fault:
+    except UpstreamError as fault:
         return fault.word
     if fetched.faults:
         return fetched.faults[PROPERTIES].word
     record = fetched.record
     if record.unknown_at is not None:
         return "unknown"
-    name: str = columns.read(record.parts[PROPERTIES].value)["gp:name"]
+    name: str = encoding.read(record.parts[PROPERTIES].value)["gp:name"]
     return name
 
 

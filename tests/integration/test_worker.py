@@ -342,11 +342,12 @@ def test_nothing_that_takes_a_lock_is_imported_before_the_fork() -> None:
         [sys.executable, "-c", program], cwd=ROOT, env=env, capture_output=True, text=True, check=True
     ).stdout.split()
     assert {name for name in loaded if name.startswith("proxy.")} == {
-        "proxy.aliases",
         "proxy.connection",
         "proxy.garbage",
         "proxy.keys",
-        "proxy.parts",
+        "proxy.profile",
+        "proxy.profile.aliases",
+        "proxy.profile.parts",
         "proxy.settings",
         "proxy.worker",
     }

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from proxy.aliases import Alias, Aliases, BadAlias, parse
 from proxy.drop_in import parse_drop_in, shape_drop_in
-from proxy.parts import COHORTS, computations, prediction, recommendation
+from proxy.profile.aliases import Alias, Aliases, BadAlias, parse
+from proxy.profile.parts import COHORTS, computations, prediction, recommendation
 from proxy.query import parse as parse_ask
 from proxy.shaping import shape
 from tests.unit.test_shaping import record_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.backlog import Backlog, Wanted
-from proxy.parts import COHORTS, PROPERTIES, Identity, Part, recommendation
+from proxy.profile.parts import COHORTS, PROPERTIES, Identity, Part, recommendation
 from tests.fakes import FakeClock
 
 REC = recommendation("a")

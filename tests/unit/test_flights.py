@@ -11,12 +11,14 @@ import pytest
 
 from proxy.amplitude import Fetched
 from proxy.backlog import Backlog
-from proxy.errors import QuotaExhausted, UpstreamInvalid, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
 from proxy.flights import Flights
 from proxy.ledger import Booking
 from proxy.outage import Outage
-from proxy.parts import COHORTS, PROPERTIES, Identity, Kept, Lifetimes, Part, Record, computations, recommendation
 from proxy.plan import Call, plan
+from proxy.profile.errors import QuotaExhausted, UpstreamInvalid, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
+from proxy.profile.freshness import FreshnessPolicy
+from proxy.profile.parts import COHORTS, PROPERTIES, Identity, Part, computations, recommendation
+from proxy.profile.record import CachedPart, Record
 from proxy.profiles import Answer, Profiles
 from proxy.quota import Quota
 from proxy.sender import Sender
@@ -24,7 +26,7 @@ from proxy.store import Store
 from tests.fakes import FakeClock, FakeSource
 
 USER = Identity("u", None)
-LIFETIMES = Lifetimes(fresh=900, negative=60, stale_while_revalidate=100, stale_if_error=5000)
+LIFETIMES = FreshnessPolicy(fresh=900, negative=60, stale_while_revalidate=100, stale_if_error=5000)
 
 
 class World:
@@ -39,7 +41,7 @@ class World:
         per_minute: int = 600,
         along: tuple[Part, ...] = (),
         max_waiting: int = 50,
-        lifetimes: Lifetimes = LIFETIMES,
+        lifetimes: FreshnessPolicy = LIFETIMES,
     ) -> None:
         self.clock = clock
         self.source = FakeSource(clock)
@@ -329,7 +331,7 @@ def test_a_user_who_becomes_known_meanwhile_is_never_answered_with_a_hole(world:
             return Fetched(Record(unknown_at=world.clock()), {})
         assert second.wait(10)
         world.clock.advance(1)
-        return Fetched(Record({PROPERTIES: Kept(b"{}", world.clock())}), {})
+        return Fetched(Record({PROPERTIES: CachedPart(b"{}", world.clock())}), {})
 
     world.sender.fetch = fetch
     world.ask(COHORTS)
@@ -684,7 +686,7 @@ def test_who_is_answered_already_costs_the_backlog_no_moment(clock: FakeClock) -
         identity = Identity(f"u{number}", None)
         world.get(COHORTS, identity=identity)
         if number:
-            world.store.merge(identity, Record({COHORTS: Kept(b"[]", clock())}))
+            world.store.merge(identity, Record({COHORTS: CachedPart(b"[]", clock())}))
     clock.advance(6)
     world.source.wait_for_call()
     assert [name for name, _ in sent(world)] == ["u0"]

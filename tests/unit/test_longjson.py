@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy import longjson, strictjson
+from proxy import longjson
+from proxy.profile.json import read_json
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -29,7 +30,7 @@ def nothing() -> None:
 @given(JSON, st.sampled_from([None, 2]))
 def test_a_document_is_what_it_is_read_in_one_go(value: Any, indent: int | None) -> None:
     body = json.dumps(value, indent=indent).encode()
-    assert longjson.read(body, nothing) == strictjson.read(body)
+    assert longjson.read(body, nothing) == read_json(body)
 
 
 @given(st.text(alphabet='{}[]",:1e\\ \n-tru', max_size=30))
@@ -40,7 +41,7 @@ def test_what_is_no_json_is_refused_as_it_is_in_one_go(text: str) -> None:
         except ValueError:
             return "refused"
 
-    assert outcome(lambda body: longjson.read(body, nothing)) == outcome(strictjson.read)
+    assert outcome(lambda body: longjson.read(body, nothing)) == outcome(read_json)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.names import safe_names
+from proxy.profile.liquid_names import safe_names
 
 
 @pytest.mark.contract("1 liquid-safe names")

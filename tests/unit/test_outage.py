@@ -2,27 +2,27 @@
 
 import pytest
 
-from proxy.errors import (
+from proxy.outage import Outage
+from proxy.profile.errors import (
     AnotherUser,
-    NoAnswer,
     QuotaExhausted,
+    UpstreamError,
     UpstreamInvalid,
     UpstreamRejected,
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from proxy.outage import Outage
 from tests.fakes import FakeClock
 
 
-def failed(outage: Outage, times: int = 1, fault: NoAnswer | None = None) -> None:
+def failed(outage: Outage, times: int = 1, fault: UpstreamError | None = None) -> None:
     for _ in range(times):
         outage.ended(fault or UpstreamUnavailable(), probe=outage.begin())
 
 
 @pytest.mark.parametrize("fault", [UpstreamUnavailable(), UpstreamTimeout(), UpstreamInvalid()])
 def test_five_failures_in_a_row_stop_the_calls_and_callers_hear_the_last_word(
-    clock: FakeClock, fault: NoAnswer
+    clock: FakeClock, fault: UpstreamError
 ) -> None:
     outage = Outage(clock)
     failed(outage, 4, fault)

@@ -4,25 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.parts import (
-    COHORTS,
-    EMPTY,
-    PROPERTIES,
-    Kept,
-    Lifetimes,
-    Part,
-    Record,
-    computations,
-    freshness,
-    merge,
-    recommendation,
-)
+from proxy.profile.freshness import FreshnessPolicy, freshness
+from proxy.profile.parts import COHORTS, PROPERTIES, Part, computations, recommendation
+from proxy.profile.record import EMPTY, CachedPart, Record, merge
 
-LIFETIMES = Lifetimes(fresh=900, negative=60, stale_while_revalidate=100, stale_if_error=5000)
+LIFETIMES = FreshnessPolicy(fresh=900, negative=60, stale_while_revalidate=100, stale_if_error=5000)
 
 
 def record(at: float, *parts: Part) -> Record:
-    return Record({part: Kept(b"1", at) for part in parts})
+    return Record({part: CachedPart(b"1", at) for part in parts})
 
 
 def test_a_part_is_fresh_until_its_lifetime_ends() -> None:
@@ -60,8 +50,8 @@ def test_unknown_and_known_replace_each_other_by_time() -> None:
 
 
 def test_ids_as_amplitude_returned_them_outlive_an_answer_without_them() -> None:
-    named = Record({COHORTS: Kept(b"1", 1)}, None, "ava", "device-ava")
-    merged = merge(named, Record({PROPERTIES: Kept(b"1", 2)}, None, None, "device-2"))
+    named = Record({COHORTS: CachedPart(b"1", 1)}, None, "ava", "device-ava")
+    merged = merge(named, Record({PROPERTIES: CachedPart(b"1", 2)}, None, None, "device-2"))
     assert (merged.user_id, merged.device_id) == ("ava", "device-2")
 
 
@@ -73,10 +63,10 @@ def test_freshness_is_the_oldest_age_and_the_least_time_left() -> None:
     assert freshness(both, [recommendation("a")], LIFETIMES, 600) is None
 
 
-@pytest.mark.parametrize("longer", [Kept(b"1", 100, warm=True), Kept(b"1", 100, pushed=True)])
-def test_of_what_was_said_at_one_moment_some_may_be_fresh_for_longer(longer: Kept) -> None:
-    lifetimes = Lifetimes(fresh=900, negative=60, warm=5000, pushed=5000)
-    both = Record({COHORTS: longer, PROPERTIES: Kept(b"1", 100)})
+@pytest.mark.parametrize("longer", [CachedPart(b"1", 100, warm=True), CachedPart(b"1", 100, pushed=True)])
+def test_of_what_was_said_at_one_moment_some_may_be_fresh_for_longer(longer: CachedPart) -> None:
+    lifetimes = FreshnessPolicy(fresh=900, negative=60, warm=5000, pushed=5000)
+    both = Record({COHORTS: longer, PROPERTIES: CachedPart(b"1", 100)})
     for parts in ([COHORTS, PROPERTIES], [PROPERTIES, COHORTS]):
         found = freshness(both, parts, lifetimes, 600)
         assert found is not None
@@ -87,7 +77,7 @@ def test_of_what_was_said_at_one_moment_some_may_be_fresh_for_longer(longer: Kep
 
 parts = st.sampled_from([PROPERTIES, COHORTS, recommendation("a"), recommendation("a", "model")])
 records = st.one_of(
-    st.builds(Record, st.dictionaries(parts, st.builds(Kept, st.sampled_from([b"1", b"2"]), st.integers(0, 9)))),
+    st.builds(Record, st.dictionaries(parts, st.builds(CachedPart, st.sampled_from([b"1", b"2"]), st.integers(0, 9)))),
     st.builds(lambda at: Record(unknown_at=at), st.integers(0, 9)),
 )
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.parts import COHORTS, PROPERTIES, SECTIONS, Identity, Part, computations, prediction, recommendation
 from proxy.plan import Call, plan, tell_apart
+from proxy.profile.parts import COHORTS, PROPERTIES, SECTIONS, Identity, Part, computations, prediction, recommendation
 
 ALONG = (PROPERTIES, COHORTS)
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.pushed import (
-    GONE,
-    UNSURE,
-    Pushed,
+from proxy.profile.updates import (
+    REMOVED,
+    UNKNOWN,
+    Updates,
     cleared,
     known,
     membership,
@@ -28,7 +28,7 @@ PUSHES = st.one_of(
     st.builds(membership, NAMES, st.booleans(), MOMENTS, NOWS),
     st.builds(
         properties,
-        st.dictionaries(NAMES, st.sampled_from([b"1", b"2", b'"x"', GONE, UNSURE]), max_size=3),
+        st.dictionaries(NAMES, st.sampled_from([b"1", b"2", b'"x"', REMOVED, UNKNOWN]), max_size=3),
         MOMENTS,
         NOWS,
         whole=st.booleans(),
@@ -40,7 +40,7 @@ PUSHES = st.one_of(
 @pytest.mark.contract("3 webhook order")
 @given(PUSHES, PUSHES, PUSHES)
 def test_merging_is_the_same_in_any_order_in_any_portions_and_however_often(
-    one: Pushed, two: Pushed, three: Pushed
+    one: Updates, two: Updates, three: Updates
 ) -> None:
     assert merged(one, two) == merged(two, one)
     assert merged(merged(one, two), three) == merged(one, merged(two, three))
@@ -49,9 +49,9 @@ def test_merging_is_the_same_in_any_order_in_any_portions_and_however_often(
 
 
 @given(st.lists(PUSHES, max_size=6))
-def test_packing_loses_nothing_and_is_the_same_for_the_same(pushes: list[Pushed]) -> None:
-    forwards: Pushed = {}
-    backwards: Pushed = {}
+def test_packing_loses_nothing_and_is_the_same_for_the_same(pushes: list[Updates]) -> None:
+    forwards: Updates = {}
+    backwards: Updates = {}
     for one, other in zip(pushes, reversed(pushes), strict=True):
         forwards, backwards = merged(forwards, one), merged(backwards, other)
     assert pack(forwards) == pack(backwards)
@@ -90,7 +90,7 @@ def test_a_set_pushed_whole_ends_what_was_said_before_and_not_what_is_said_after
     early, late = properties({"a": b"1", "b": b"1"}, 1.0), properties({"c": b"3"}, 3.0)
     whole = properties({"a": b"2"}, 2.0, whole=True)
     for order in ([early, late, whole], [whole, late, early], [late, whole, early]):
-        found: Pushed = {}
+        found: Updates = {}
         for one in order:
             found = merged(found, one)
         assert known(found).properties == {"a": (2.0, b"2"), "c": (3.0, b"3")}
@@ -106,7 +106,7 @@ def test_what_a_clock_ahead_said_is_ordered_by_its_moment_and_no_younger_than_it
     first, second = properties({"a": b"1"}, 110.0, 100.0), properties({"a": b"2"}, 120.0, 101.0)
     again = properties({"a": b"1"}, 110.0, 105.0)
     for order in ([first, second, again], [again, first, second]):
-        found: Pushed = {}
+        found: Updates = {}
         for one in order:
             found = merged(found, one)
         assert known(found).properties == {"a": (101.0, b"2")}

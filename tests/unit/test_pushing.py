@@ -14,19 +14,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy import columns
-from proxy.errors import BadRequest
 from proxy.forgotten import names
-from proxy.parts import COHORTS, EMPTY, PROPERTIES, Identity, Kept, Lifetimes, Record
-from proxy.pushed import Known, checksum, known, unpack
+from proxy.profile import encoding
+from proxy.profile.errors import BadRequest
+from proxy.profile.freshness import FreshnessPolicy
+from proxy.profile.parts import COHORTS, PROPERTIES, Identity
+from proxy.profile.query import ProfileQuery
+from proxy.profile.record import EMPTY, CachedPart, Record
+from proxy.profile.updates import Known, checksum, known, unpack
 from proxy.pushing import Pushing
-from proxy.query import Wish
 from proxy.store import Store
 from proxy.webhooks import Batch, read_cohorts, read_users
 from tests.fakes import FakeClock
 from tests.unit.test_longjson import nothing
 
-LIFETIMES = Lifetimes(fresh=900, negative=60, pushed=86_400)
+LIFETIMES = FreshnessPolicy(fresh=900, negative=60, pushed=86_400)
 START = 1_700_000_000.0
 USERS = ("ann", "bob", "çem")
 NAMES = ("plan", "city")
@@ -169,17 +171,17 @@ def test_an_answer_over_a_copy_that_was_fetched_says_what_was_pushed_later(
     pushing = Pushing(store, now=FakeClock(START))
     deliver(lambda: pushing, bodies(statements, [], dice))
     kept = {
-        COHORTS: Kept(b'["c1","far"]', float(fetched)),
-        PROPERTIES: Kept(columns.write({"gp:plan": 5}), float(fetched)),
+        COHORTS: CachedPart(b'["c1","far"]', float(fetched)),
+        PROPERTIES: CachedPart(encoding.write({"gp:plan": 5}), float(fetched)),
     }
     for user in USERS:
-        shown = store.shown(Identity(user, "device"), Record(kept), Wish(("cohorts", "properties")))
+        shown = store.shown(Identity(user, "device"), Record(kept), ProfileQuery(("cohorts", "properties")))
         cohorts, values, whole_at = truth([one for one in statements if one.at > fetched], user)
         expected = {"c1", "far"} - {c for c, is_in in cohorts.items() if not is_in} | {
             c for c, is_in in cohorts.items() if is_in
         }
-        assert set(columns.read(shown.parts[COHORTS].value)) == expected
-        found = columns.read(shown.parts[PROPERTIES].value)
+        assert set(encoding.read(shown.parts[COHORTS].value)) == expected
+        found = encoding.read(shown.parts[PROPERTIES].value)
         found = {name.removeprefix("gp:"): value for name, value in found.items()}
         if whole_at is not None:
             assert found == values
@@ -243,7 +245,7 @@ def test_who_is_forgotten_loses_what_was_pushed_and_what_is_being_pushed() -> No
     pushing.push(a_batch("u", "v"), pushing.mark)
     before = pushing.mark
     assert len(store.forget(names(Identity("u", None)))) == 1
-    assert store.shown(Identity("u", "d"), EMPTY, Wish(("cohorts",), cohort_ids=("c1",))) == EMPTY
+    assert store.shown(Identity("u", "d"), EMPTY, ProfileQuery(("cohorts",), cohort_ids=("c1",))) == EMPTY
     pushing.push(a_batch("u"), before)
     assert not known_in(store, "u").cohorts
     assert known_in(store, "v").cohorts
@@ -277,7 +279,7 @@ def test_what_is_too_old_or_would_be_too_much_of_one_user_is_counted_and_not_kep
 def test_of_those_who_wait_to_be_looked_up_none_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     store = a_store()
     for number in range(1000):
-        store.merge(Identity(f"user-{number}", None), Record({COHORTS: Kept(b"[]", START)}))
+        store.merge(Identity(f"user-{number}", None), Record({COHORTS: CachedPart(b"[]", START)}))
     told = frozenset(checksum(f"user-{number}") for number in range(1000))
     looked: list[str] = []
 
@@ -296,7 +298,7 @@ def test_of_those_who_wait_to_be_looked_up_none_is_passed_over(monkeypatch: pyte
 def test_a_device_that_is_forgotten_takes_nothing_with_it_that_was_pushed_about_its_user() -> None:
     store = a_store()
     user = Identity("u", None)
-    store.merge(user, Record({COHORTS: Kept(b"[]", START - 20)}, None, "u", "phone"))
+    store.merge(user, Record({COHORTS: CachedPart(b"[]", START - 20)}, None, "u", "phone"))
     store.push(a_batch("u").news, store.mark)
     store.forget(names(Identity(None, "phone")))
     assert store.read(user) == EMPTY
@@ -306,14 +308,14 @@ def test_a_device_that_is_forgotten_takes_nothing_with_it_that_was_pushed_about_
 @pytest.mark.contract("3 webhook processes")
 def test_an_answer_that_was_kept_ready_is_not_served_over_a_later_push() -> None:
     store = a_store()
-    wish = Wish(("cohorts",))
+    wish = ProfileQuery(("cohorts",))
 
     def ready(identity: Identity) -> bytes | None:
         found = [store.fresh(identity, wish) for _ in range(2)][-1]
         return found.ready.body if found and found.ready else None
 
     for identity in (Identity("u", None), Identity("u", "d")):
-        store.merge(identity, Record({COHORTS: Kept(b"[]", START - 20)}))
+        store.merge(identity, Record({COHORTS: CachedPart(b"[]", START - 20)}))
         store.keep_ready(identity, wish, store.read(identity), b"{}", "etag")
         assert ready(identity) == b"{}"
     store.push(a_batch("u").news, store.mark)

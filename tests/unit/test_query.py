@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.errors import BadRequest
 from proxy.parameters import from_json
-from proxy.parts import COHORTS, PROPERTIES, Identity, Section, recommendation
-from proxy.query import Ask, Wish, parse
+from proxy.profile.errors import BadRequest
+from proxy.profile.parts import COHORTS, PROPERTIES, Identity, Section, recommendation
+from proxy.profile.query import ProfileQuery, ProfileRequest
+from proxy.query import parse
 
 
-def ask(section: Section | None, **given: Any) -> Ask:
+def ask(section: Section | None, **given: Any) -> ProfileRequest:
     return parse(section, given.items())
 
 
@@ -51,7 +52,7 @@ def test_a_blank_id_is_anonymous_and_no_mistake(given: dict[str, str]) -> None:
 @pytest.mark.contract("1 repeated parameters")
 def test_an_unknown_parameter_is_ignored_even_twice_and_malformed() -> None:
     given = [("user_id", "u"), ("cb", "1"), ("cb", "\x00"), ("rec_id", "x" * 999), ("rec_id", "y")]
-    assert parse("cohorts", given) == Ask(Identity("u", None), Wish(("cohorts",)))
+    assert parse("cohorts", given) == ProfileRequest(Identity("u", None), ProfileQuery(("cohorts",)))
 
 
 def test_the_same_wish_of_another_user_is_not_read_again() -> None:

@@ -6,7 +6,7 @@ from dataclasses import fields
 import pytest
 
 from proxy.keys import KeyRing
-from proxy.parts import COHORTS, PROPERTIES
+from proxy.profile.parts import COHORTS, PROPERTIES
 from proxy.settings import Settings, SettingsError
 from tests.conftest import ROOT
 

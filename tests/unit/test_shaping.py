@@ -8,27 +8,31 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy import columns, strictjson
-from proxy.aliases import Aliases
-from proxy.aliases import parse as aliases
-from proxy.parts import COHORTS, PROPERTIES, Identity, Kept, Part, Record
 from proxy.plan import plan, tell_apart
-from proxy.query import Ask, Wish, parse
-from proxy.shaping import _frame, number, shape
+from proxy.profile import encoding
+from proxy.profile.aliases import Aliases
+from proxy.profile.aliases import parse as aliases
+from proxy.profile.coerce import number
+from proxy.profile.json import read_json
+from proxy.profile.parts import COHORTS, PROPERTIES, Identity, Part
+from proxy.profile.query import ProfileQuery, ProfileRequest
+from proxy.profile.record import CachedPart, Record
+from proxy.query import parse
+from proxy.shaping import _frame, shape
 from tests.shapes import ENVELOPE, SECTION, conforms
 
 CASES = sorted((Path(__file__).parent.parent / "cases").glob("*.json"))
 AT = 1_795_000_000.9
 
 
-def record_of(ask: Ask, user_data: dict[str, Any] | None) -> Record:
+def record_of(ask: ProfileRequest, user_data: dict[str, Any] | None) -> Record:
     """Keep `user_data` as the service would, every call of the plan answered with it; None when none came."""
-    parts: dict[Part, Kept] = {}
+    parts: dict[Part, CachedPart] = {}
     if user_data is None:
         return Record()
     for call in plan(ask.wish.parts):
         values, _ = tell_apart(call, user_data)
-        parts |= {part: Kept(columns.write(value), AT) for part, value in values.items()}
+        parts |= {part: CachedPart(encoding.write(value), AT) for part, value in values.items()}
     return Record(parts, None, user_data.get("user_id"), user_data.get("device_id"))
 
 
@@ -98,7 +102,7 @@ def test_any_json_at_all_gives_every_key_with_its_type(
     for section in ask.wish.sections:
         wanted |= SECTION[section]
     for record in (record_of(ask, user_data), Record(unknown_at=AT), Record()):
-        body = strictjson.read(shape(ask, record, error=error))
+        body = read_json(shape(ask, record, error=error))
         assert conforms(body, wanted)
 
 
@@ -128,8 +132,8 @@ texts = st.text(st.sampled_from('a,"\\:é '), max_size=3)
 def test_a_user_is_in_the_asked_cohorts_that_are_listed_and_in_no_other(
     said: list[str | int], asked: list[str]
 ) -> None:
-    ask = Ask(Identity("u", None), Wish(("cohorts",), cohort_ids=tuple(dict.fromkeys(asked))))
-    body = json.loads(shape(ask, Record({COHORTS: Kept(columns.write(said), AT)})))
+    ask = ProfileRequest(Identity("u", None), ProfileQuery(("cohorts",), cohort_ids=tuple(dict.fromkeys(asked))))
+    body = json.loads(shape(ask, Record({COHORTS: CachedPart(encoding.write(said), AT)})))
     assert body["member"] == {cohort: cohort in set(map(str, said)) for cohort in asked}
     assert body["cohort_ids"] == [cohort for cohort in dict.fromkeys(asked) if cohort in set(map(str, said))]
     assert body["is_member"] is all(body["member"].values())
@@ -137,26 +141,26 @@ def test_a_user_is_in_the_asked_cohorts_that_are_listed_and_in_no_other(
 
 def test_nothing_of_one_user_is_in_the_answer_of_another_with_the_same_names() -> None:
     for keys in ((), ("plan", "nope")):
-        ask = Ask(Identity("u", None), Wish(("properties",), keys=keys))
+        ask = ProfileRequest(Identity("u", None), ProfileQuery(("properties",), keys=keys))
         for value in ("gold", "silver"):
-            said = columns.write({"plan": value})
-            assert value.encode() in shape(ask, Record({PROPERTIES: Kept(said, AT)}))
-        assert b"gold" not in shape(ask, Record({PROPERTIES: Kept(columns.write({"plan": None}), AT)}))
-        names, _ = columns.split(said)
+            said = encoding.write({"plan": value})
+            assert value.encode() in shape(ask, Record({PROPERTIES: CachedPart(said, AT)}))
+        assert b"gold" not in shape(ask, Record({PROPERTIES: CachedPart(encoding.write({"plan": None}), AT)}))
+        names, _ = encoding.split(said)
         assert not [piece for piece in _frame(names, keys)[0] if b"gold" in piece or b"silver" in piece]
 
 
 def test_a_name_of_a_cohort_is_what_its_id_says_though_another_cohort_has_that_name_for_an_id() -> None:
     ask = parse("cohorts", {"user_id": "u"}.items(), Aliases(aliases("cohorts.vip=c1")))
-    body = json.loads(shape(ask, Record({COHORTS: Kept(columns.write(["vip"]), AT)})))
+    body = json.loads(shape(ask, Record({COHORTS: CachedPart(encoding.write(["vip"]), AT)})))
     assert body["member"] == {"vip": False}
 
 
 @pytest.mark.parametrize("cohorts", [(), ("a",)])
 def test_cohorts_that_are_no_list_are_none(cohorts: tuple[str, ...]) -> None:
-    ask = Ask(Identity("u", None), Wish(("cohorts",), cohort_ids=cohorts))
+    ask = ProfileRequest(Identity("u", None), ProfileQuery(("cohorts",), cohort_ids=cohorts))
     for said in ({"a": 1}, "a", None, 7):
-        body = json.loads(shape(ask, Record({COHORTS: Kept(columns.write(said), AT)})))
+        body = json.loads(shape(ask, Record({COHORTS: CachedPart(encoding.write(said), AT)})))
         assert (body["cohort_ids"], body["member"]) == ([], dict.fromkeys(cohorts, False))
 
 
@@ -167,7 +171,7 @@ def test_cohorts_that_are_no_list_are_none(cohorts: tuple[str, ...]) -> None:
 )
 def test_a_property_is_called_the_same_with_and_without_keys(said: dict[str, int], keys: list[str]) -> None:
     every = json.loads(shape(parse("properties", {"user_id": "u"}.items()), record_of_properties(said)))
-    ask = Ask(Identity("u", None), Wish(("properties",), keys=tuple(dict.fromkeys(keys))))
+    ask = ProfileRequest(Identity("u", None), ProfileQuery(("properties",), keys=tuple(dict.fromkeys(keys))))
     some = json.loads(shape(ask, record_of_properties(said)))
     present = {key for key in ask.wish.keys if key in said or f"gp:{key}" in said}
     assert set(some["properties_by_name"]) == set(ask.wish.keys)

@@ -7,13 +7,15 @@ import pytest
 
 from proxy.forgotten import names
 from proxy.memory import Ready
-from proxy.parts import COHORTS, EMPTY, PROPERTIES, Identity, Kept, Lifetimes, Record, recommendation
-from proxy.pushed import membership
-from proxy.query import Wish
+from proxy.profile.freshness import FreshnessPolicy
+from proxy.profile.parts import COHORTS, PROPERTIES, Identity, recommendation
+from proxy.profile.query import ProfileQuery
+from proxy.profile.record import EMPTY, CachedPart, Record
+from proxy.profile.updates import membership
 from proxy.store import Store
 from tests.fakes import FakeClock
 
-LIFETIMES = Lifetimes(fresh=900, negative=60)
+LIFETIMES = FreshnessPolicy(fresh=900, negative=60)
 
 
 def store(clock: FakeClock, max_bytes: int = 1_000_000) -> Store:
@@ -21,14 +23,14 @@ def store(clock: FakeClock, max_bytes: int = 1_000_000) -> Store:
 
 
 def some(clock: FakeClock, size: int = 10) -> Record:
-    return Record({COHORTS: Kept(bytes(size), clock())})
+    return Record({COHORTS: CachedPart(bytes(size), clock())})
 
 
 @pytest.mark.contract("1 identity")
 def test_parts_are_merged_into_one_record_a_user(clock: FakeClock) -> None:
     kept = store(clock)
     kept.merge(Identity("u", None), some(clock))
-    kept.merge(Identity("u", None), Record({PROPERTIES: Kept(b"{}", clock())}))
+    kept.merge(Identity("u", None), Record({PROPERTIES: CachedPart(b"{}", clock())}))
     assert kept.read(Identity("u", None)).parts.keys() == {COHORTS, PROPERTIES}
     assert kept.read(Identity("u", "d")) == EMPTY
     assert kept.read(Identity(None, "u")) == EMPTY
@@ -37,7 +39,7 @@ def test_parts_are_merged_into_one_record_a_user(clock: FakeClock) -> None:
 def test_what_may_not_be_served_any_more_does_not_pile_up(clock: FakeClock) -> None:
     kept = store(clock)
     for number in range(50):
-        kept.merge(Identity("u", None), Record({recommendation(str(number)): Kept(b"{}", clock())}))
+        kept.merge(Identity("u", None), Record({recommendation(str(number)): CachedPart(b"{}", clock())}))
         clock.advance(100)
     assert len(kept.read(Identity("u", None)).parts) <= 9
 
@@ -71,9 +73,9 @@ def test_the_bytes_counted_are_the_bytes_taken(clock: FakeClock) -> None:
             identity = Identity(f"{prefix}-{number:06}", f"device-{number:06}")
             at = clock() + number / 7
             parts = {
-                PROPERTIES: Kept(bytes(2000 + number % 50), at),
-                COHORTS: Kept(bytes(100 + number % 50), at),
-                recommendation(f"rec-{number}"): Kept(bytes(700), at),
+                PROPERTIES: CachedPart(bytes(2000 + number % 50), at),
+                COHORTS: CachedPart(bytes(100 + number % 50), at),
+                recommendation(f"rec-{number}"): CachedPart(bytes(700), at),
             }
             kept.merge(identity, Record(parts, None, str(number), f"returned-{number}"))
 
@@ -86,7 +88,7 @@ def test_the_bytes_counted_are_the_bytes_taken(clock: FakeClock) -> None:
     assert 0.9 < (kept.size - before) / taken < 1.15
 
 
-WISH = Wish(("cohorts",))
+WISH = ProfileQuery(("cohorts",))
 USER = Identity("u", None)
 
 
@@ -97,7 +99,7 @@ def asked(kept: Store, body: bytes = b"{}", times: int = 2, identity: Identity =
             kept.keep_ready(identity, WISH, found.record, body, "etag")
 
 
-def ready(kept: Store, identity: Identity = USER, wish: Wish = WISH) -> Ready | None:
+def ready(kept: Store, identity: Identity = USER, wish: ProfileQuery = WISH) -> Ready | None:
     found = kept.fresh(identity, wish)
     return found.ready if found else None
 
@@ -120,7 +122,7 @@ def test_an_answer_asked_twice_is_ready_until_it_goes_stale(clock: FakeClock) ->
 def test_an_answer_asked_once_or_otherwise_before_is_not_kept_ready(clock: FakeClock) -> None:
     kept = store(clock)
     kept.merge(USER, some(clock))
-    other = Wish(("cohorts",), cohort_ids=("a",))
+    other = ProfileQuery(("cohorts",), cohort_ids=("a",))
     for wish in (WISH, other, WISH, other):
         found = kept.fresh(USER, wish)
         assert found is not None
@@ -133,7 +135,7 @@ def test_an_answer_asked_once_or_otherwise_before_is_not_kept_ready(clock: FakeC
 def test_an_answer_that_was_kept_for_one_question_never_answers_another(clock: FakeClock) -> None:
     kept = store(clock)
     kept.merge(USER, some(clock))
-    other = Wish(("cohorts",), cohort_ids=("a",))
+    other = ProfileQuery(("cohorts",), cohort_ids=("a",))
     asked(kept)
     for wish in (other, other, WISH):
         assert ready(kept, wish=wish) is None
@@ -143,7 +145,7 @@ def test_an_answer_that_was_kept_for_one_question_never_answers_another(clock: F
 def test_what_was_asked_of_a_user_is_not_kept_alive_by_that_user(clock: FakeClock) -> None:
     kept = store(clock)
     kept.merge(USER, some(clock))
-    wish = Wish(("cohorts",), cohort_ids=("a", "b, c"))
+    wish = ProfileQuery(("cohorts",), cohort_ids=("a", "b, c"))
     assert wish.cohorts
     assert kept.fresh(USER, wish)
     gone = ref(wish)
@@ -226,7 +228,7 @@ def test_the_bytes_counted_for_ready_answers_are_the_bytes_taken(clock: FakeCloc
     def fill(prefix: str, count: int) -> None:
         for number in range(count):
             identity = Identity(f"{prefix}-{number:06}", None)
-            kept.merge(identity, Record({COHORTS: Kept(b"[]", clock() + number / 7)}))
+            kept.merge(identity, Record({COHORTS: CachedPart(b"[]", clock() + number / 7)}))
             kept.keep_ready(identity, WISH, kept.read(identity), bytes(2000 + number % 50), f"{number:032}")
 
     fill("warm", 2000)

@@ -13,7 +13,9 @@ import pytest
 
 from proxy import warmer
 from proxy.braze.exchange import Answer, Request
-from proxy.parts import COHORTS, EMPTY, PROPERTIES, Identity, Kept, Lifetimes, Record, computations
+from proxy.profile.freshness import FreshnessPolicy
+from proxy.profile.parts import COHORTS, PROPERTIES, Identity, computations
+from proxy.profile.record import EMPTY, CachedPart, Record
 from proxy.warming import Count, NoColumn, Pacer, Row, read
 from tests.fakes import FakeClock
 from tests.unit.test_flights import LIFETIMES, USER, World
@@ -89,8 +91,8 @@ def test_progress_says_rate_and_time_left() -> None:
 
 @pytest.mark.contract("4 warm freshness")
 def test_what_was_warmed_is_fresh_for_its_own_time_and_the_later_word_still_wins() -> None:
-    lifetimes = Lifetimes(fresh=900, negative=60, stale_if_error=100, warm=DAY)
-    record = Record({COHORTS: Kept(b"[]", 0.0), PROPERTIES: Kept(b"{}", 0.0)}).only([COHORTS]).warm()
+    lifetimes = FreshnessPolicy(fresh=900, negative=60, stale_if_error=100, warm=DAY)
+    record = Record({COHORTS: CachedPart(b"[]", 0.0), PROPERTIES: CachedPart(b"{}", 0.0)}).only([COHORTS]).warm()
     assert lifetimes.left(record, COHORTS, 1000) == DAY - 1000
     assert lifetimes.warmed(record, COHORTS, 1000)
     assert not lifetimes.warmed(record, COHORTS, DAY)

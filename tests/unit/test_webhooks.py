@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.errors import BadRequest
-from proxy.pushed import GONE, UNSURE, Known, known
+from proxy.profile.errors import BadRequest
+from proxy.profile.updates import REMOVED, UNKNOWN, Known, known
 from proxy.webhooks import Batch, read_cohorts, read_users
 from tests.unit.test_longjson import JSON, nothing
 
@@ -194,10 +194,10 @@ def test_amplitude_s_operators_are_applied_where_they_can_be_and_counted_where_n
         "plain": b"1",
         "a": b'"A"',
         "b": b"[1]",
-        "c": GONE,
-        "count": UNSURE,
-        "sum": UNSURE,
-        "list": UNSURE,
+        "c": REMOVED,
+        "count": UNKNOWN,
+        "sum": UNKNOWN,
+        "list": UNKNOWN,
         "$email": b'"is no operator"',
     }
     assert batch.unapplied == 5

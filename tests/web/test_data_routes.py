@@ -9,7 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from proxy.app import create_app
-from proxy.errors import QuotaExhausted, UpstreamInvalid, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
+from proxy.profile.errors import QuotaExhausted, UpstreamInvalid, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
 from proxy.settings import Settings
 from proxy.telemetry import request_id
 from tests.conftest import KEYS

@@ -12,8 +12,8 @@ from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.app import create_app
-from proxy.errors import QuotaExhausted, UpstreamRejected, UpstreamUnavailable
-from proxy.parts import Identity
+from proxy.profile.errors import QuotaExhausted, UpstreamRejected, UpstreamUnavailable
+from proxy.profile.parts import Identity
 from proxy.settings import Settings
 from proxy.web.context import installed
 from tests.conftest import KEYS, SECRET

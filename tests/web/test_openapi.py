@@ -16,10 +16,10 @@ from werkzeug.test import TestResponse
 
 from proxy.amplitude import Fetched
 from proxy.app import create_app
-from proxy.errors import NoAnswer
 from proxy.openapi.document import document
 from proxy.openapi.examples import sent
-from proxy.parts import Record
+from proxy.profile.errors import UpstreamError
+from proxy.profile.record import Record
 from proxy.settings import Settings
 from proxy.shared import Gone
 from proxy.web.context import installed
@@ -147,7 +147,7 @@ def from_elsewhere(client: FlaskClient, path: str, method: str) -> TestResponse:
 
 
 def never_answered(client: FlaskClient, path: str, method: str) -> TestResponse:
-    the_source(client).fault = next(kind() for kind in NoAnswer.__subclasses__())
+    the_source(client).fault = next(kind() for kind in UpstreamError.__subclasses__())
     if path == "/readyz":
         ask(client, "/v1/cohorts")
     if method == "DELETE":
@@ -214,9 +214,9 @@ def test_answers_about_everybody_are_as_promised(client: FlaskClient, path: str,
 
 @pytest.mark.contract("3 openapi")
 @pytest.mark.parametrize("path", DATA)
-@pytest.mark.parametrize("fault", NoAnswer.__subclasses__())
+@pytest.mark.parametrize("fault", UpstreamError.__subclasses__())
 def test_answers_are_as_promised_whatever_amplitude_does(
-    client: FlaskClient, source: FakeSource, clock: FakeClock, path: str, fault: type[NoAnswer]
+    client: FlaskClient, source: FakeSource, clock: FakeClock, path: str, fault: type[UpstreamError]
 ) -> None:
     source.fault = fault()
     for on_error in ("default", "retry"):
@@ -236,7 +236,7 @@ def test_answers_are_as_promised_whatever_amplitude_does(
 def test_a_part_missing_among_others_is_as_promised(client: FlaskClient, source: FakeSource, clock: FakeClock) -> None:
     path = "/v1/profile"
     ask(client, "/v1/cohorts")
-    source.fault = NoAnswer.__subclasses__()[0]()
+    source.fault = UpstreamError.__subclasses__()[0]()
     answer = ask(client, path)
     assert "fwd=partial; detail=" in answer.headers["Cache-Status"]
     check(path, "GET", answer, 200)
@@ -272,7 +272,7 @@ def test_the_examples_of_the_faults_are_what_the_service_says(client: FlaskClien
         elif status == "405":
             answer = client.delete("/healthz")
         elif status == "500":
-            source.fault = next(kind for kind in NoAnswer.__subclasses__() if kind.word == example["error"])()
+            source.fault = next(kind for kind in UpstreamError.__subclasses__() if kind.word == example["error"])()
             answer = ask(client, "/v1/cohorts", on_error="retry")
         else:
             answer = SCENARIOS[status](client, "/v1/cohorts", method)

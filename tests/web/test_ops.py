@@ -9,7 +9,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from proxy.app import create_app
-from proxy.errors import QuotaExhausted, UpstreamInvalid, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
+from proxy.profile.errors import QuotaExhausted, UpstreamInvalid, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
 from proxy.settings import Settings
 from proxy.web.context import installed
 from tests.conftest import KEYS

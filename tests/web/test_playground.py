@@ -15,8 +15,8 @@ from flask.testing import FlaskClient
 
 from proxy.app import create_app
 from proxy.braze.process import AT_ONCE
-from proxy.errors import UpstreamUnavailable
 from proxy.openapi.playground import EXAMPLE, RENDERED
+from proxy.profile.errors import UpstreamUnavailable
 from proxy.settings import Settings
 from tests.conftest import KEYS
 from tests.fakes import FakeClock, FakeSource

@@ -7,7 +7,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import EnvironBuilder
 
-from proxy.parts import SECTIONS
+from proxy.profile.parts import SECTIONS
 from proxy.web.context import installed
 
 ASK = "/v1/cohorts?user_id=ava"

@@ -8,8 +8,8 @@ import pytest
 from flask.testing import FlaskClient
 
 from proxy.amplitude import Fetched
-from proxy.errors import UpstreamTimeout
-from proxy.parts import Record
+from proxy.profile.errors import UpstreamTimeout
+from proxy.profile.record import Record
 from tests.fakes import FakeClock, FakeSource
 
 ENTRY = {"rec_id": "a", "child_rec_id": "a", "items": ["1"], "is_control": True, "recommendation_source": "random"}

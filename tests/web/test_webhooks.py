@@ -232,7 +232,7 @@ def test_keys_that_were_all_pushed_are_answered_without_a_call(hooks: Hooks, sou
 def test_what_was_pushed_stands_in_when_amplitude_cannot_answer(
     hooks: Hooks, source: FakeSource, clock: FakeClock
 ) -> None:
-    from proxy.errors import UpstreamUnavailable
+    from proxy.profile.errors import UpstreamUnavailable
 
     hooks.cohort("ava")
     clock.advance(3600 + 901)

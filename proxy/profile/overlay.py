@@ -8,17 +8,18 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 
-from proxy import columns
-from proxy.names import USER_PROPERTY, is_safe
-from proxy.parts import COHORTS, PROPERTIES, Kept, Record
-from proxy.pushed import GONE, UNSURE, Known
-from proxy.query import Wish
-from proxy.shaping import text
+from proxy.profile import encoding
+from proxy.profile.coerce import text
+from proxy.profile.liquid_names import USER_PROPERTY, is_safe
+from proxy.profile.parts import COHORTS, PROPERTIES
+from proxy.profile.query import ProfileQuery
+from proxy.profile.record import CachedPart, Record
+from proxy.profile.updates import REMOVED, UNKNOWN, Known
 
 _SAID_NEVER = float("-inf")
 
 
-def overlaid(record: Record, known: Known, wish: Wish) -> Record:
+def apply_updates(record: Record, known: Known, wish: ProfileQuery) -> Record:
     """Return `record` with all that was pushed later than it was said.
 
     A list of cohorts, or a set of properties, that was changed is as old as it was: never newer than its oldest
@@ -39,7 +40,7 @@ def overlaid(record: Record, known: Known, wish: Wish) -> Record:
     return Record(parts, None, record.user_id, record.device_id, record.unknown_status)
 
 
-def _cohorts(kept: Kept | None, known: Known, wish: Wish) -> Kept | None:
+def _cohorts(kept: CachedPart | None, known: Known, wish: ProfileQuery) -> CachedPart | None:
     since = kept.at if kept else _SAID_NEVER
     later = {cohort: one for cohort, one in known.cohorts.items() if one[0] > since}
     if not later:
@@ -48,46 +49,46 @@ def _cohorts(kept: Kept | None, known: Known, wish: Wish) -> Kept | None:
     narrow = bool(asked) and asked <= later.keys()
     if kept is None and not narrow:
         return None
-    listed = columns.read(kept.value) if kept else []
+    listed = encoding.read(kept.value) if kept else []
     old = [one for one in listed if text(one) not in later] if isinstance(listed, list) else []
     there = {text(one) for one in old}
     new = [cohort for cohort, (_, is_in) in later.items() if is_in and cohort not in there]
-    value = columns.write([*old, *new])
+    value = encoding.write([*old, *new])
     warm = kept is not None and kept.warm
     if narrow:
-        return Kept(value, min(later[cohort][0] for cohort in asked), warm, pushed=True)
-    return Kept(value, since, warm)
+        return CachedPart(value, min(later[cohort][0] for cohort in asked), warm, pushed=True)
+    return CachedPart(value, since, warm)
 
 
-def _properties(kept: Kept | None, known: Known, keys: tuple[str, ...]) -> Kept | None:
+def _properties(kept: CachedPart | None, known: Known, keys: tuple[str, ...]) -> CachedPart | None:
     if kept is not None and known.cleared_at is not None and known.cleared_at > kept.at:
         kept = None  # what was cleared must not be served, and what was not only Amplitude knows
     warm, since = kept is not None and kept.warm, kept.at if kept else _SAID_NEVER
     fetched: dict[str, bytes] = {}
     if kept is not None:
-        names, said = columns.split(kept.value)
+        names, said = encoding.split(kept.value)
         fetched = dict(zip(json.loads(names), said, strict=True))
     whole = known.whole_at is not None and known.whole_at > since
     later = {name: one for name, one in known.properties.items() if whole or one[0] > since}
     if not later and not whole:
         return kept
-    unsure = {name for name, (_, value) in later.items() if value == UNSURE}
+    unsure = {name for name, (_, value) in later.items() if value == UNKNOWN}
     # Of what the whole set does not have it is known that the user does not have it.
-    unsaid = (known.whole_at, GONE) if whole and known.whole_at is not None else (since, UNSURE)
+    unsaid = (known.whole_at, REMOVED) if whole and known.whole_at is not None else (since, UNKNOWN)
     asked = [later.get(key.removeprefix(USER_PROPERTY), unsaid) for key in keys]
-    narrow = bool(keys) and all(value != UNSURE for _, value in asked)
+    narrow = bool(keys) and all(value != UNKNOWN for _, value in asked)
     if kept is None and (not whole or unsure) and not (narrow and all(is_safe(key) for key in keys)):
         # What a property is called is settled among all of them, unless its name is one that nothing can take from it.
         return None
     values: Mapping[str, bytes] = fetched
     if whole:  # of all that was fetched it leaves only what was changed since to what only Amplitude knows
         values = {name: value for name, value in fetched.items() if name.removeprefix(USER_PROPERTY) in unsure}
-    value = columns.assemble(_changed(values, later, fetched, keys))
+    value = encoding.assemble(_changed(values, later, fetched, keys))
     if narrow:
-        return Kept(value, min(at for at, _ in asked), warm, pushed=True)
+        return CachedPart(value, min(at for at, _ in asked), warm, pushed=True)
     if whole and known.whole_at is not None and not unsure:
-        return Kept(value, known.whole_at, warm, pushed=True)
-    return Kept(value, since, warm)
+        return CachedPart(value, known.whole_at, warm, pushed=True)
+    return CachedPart(value, since, warm)
 
 
 def _changed(
@@ -105,8 +106,8 @@ def _changed(
     for name, (_, value) in later.items():
         full = USER_PROPERTY + name
         called = full if full in fetched or (name not in fetched and (prefixed or full in keys)) else name
-        if value == GONE:
+        if value == REMOVED:
             changed.pop(called, None)
-        elif value != UNSURE:
+        elif value != UNKNOWN:
             changed[called] = value
     return changed

@@ -14,12 +14,12 @@ import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
-Pushed = Mapping[bytes, bytes]
+Updates = Mapping[bytes, bytes]
 """By field: a cohort, a property, or the floor, the moment before which no property has a say."""
 
-GONE = b""
+REMOVED = b""
 """What is said of a property that was taken away."""
-UNSURE = b"?"
+UNKNOWN = b"?"
 """What is said of a property that was changed to a value that only Amplitude knows."""
 
 _FLOOR = b"f"
@@ -63,10 +63,10 @@ def properties(
 
 def cleared(at: float, now: float = _NEVER) -> dict[bytes, bytes]:
     """Return that nothing that was said of any property before `at` holds any more; what does, only Amplitude knows."""
-    return {_FLOOR: _moment(at, now) + UNSURE}
+    return {_FLOOR: _moment(at, now) + UNKNOWN}
 
 
-def merged(old: Pushed, news: Pushed) -> Pushed:
+def merged(old: Updates, news: Updates) -> Updates:
     """Return both in one, the later word winning; of two of one moment the greater, whichever came first."""
     both = dict(old)
     for field, value in news.items():
@@ -86,19 +86,19 @@ def said(value: bytes) -> tuple[float, bytes]:
     return at - _MOMENT.unpack_from(value, 9)[0], value[17:]
 
 
-def pack(pushed: Pushed) -> bytes:
+def pack(pushed: Updates) -> bytes:
     """Return it as it is sent and kept: the same for the same, whatever came first."""
     return b"".join([_SIZES.pack(len(field), len(value)) + field + value for field, value in sorted(pushed.items())])
 
 
-def too_large(pushed: Pushed) -> bool:
+def too_large(pushed: Updates) -> bool:
     """Say whether that is more than is kept about one user."""
     if len(pushed) > MAX_FIELDS:
         return True
     return sum(map(len, pushed)) + sum(map(len, pushed.values())) + _SIZES.size * len(pushed) > MAX_BYTES
 
 
-def since(pushed: Pushed, moment: float, *, forgotten: float | None = None) -> Pushed:
+def since(pushed: Updates, moment: float, *, forgotten: float | None = None) -> Updates:
     """Return what was said at `moment` or later, and later than the user was `forgotten`: the same if that is all."""
     least = _MOMENT.pack(max(moment, 0.0))
     if forgotten is None and min(pushed.values(), default=least) >= least:
@@ -114,7 +114,7 @@ def shrink(packed: bytes) -> bytes:
     return zlib.compress(packed, 1) if len(packed) >= _LONG else packed
 
 
-def unpack(packed: bytes) -> Pushed:
+def unpack(packed: bytes) -> Updates:
     """Return what was packed, shrunk or not. ValueError where that was something else, or too large."""
     try:
         if packed[:1] == _DEFLATED:
@@ -146,7 +146,7 @@ class Known(NamedTuple):
     cleared_at: float | None = None
 
 
-def known(pushed: Pushed) -> Known:
+def known(pushed: Updates) -> Known:
     """Return what is known by `pushed`. A field that is none of ours is as good as not there."""
     cohorts: dict[str, tuple[float, bool]] = {}
     values: dict[str, tuple[float, bytes]] = {}

@@ -14,14 +14,14 @@ from typing import Any
 
 import lz4.block
 
-from proxy import strictjson
+from proxy.profile.json import write_json
 
 
 def write(value: Any) -> bytes:
     """Return `value` as it is kept."""
     if not value or not isinstance(value, dict):
-        return _packed(strictjson.write(value))
-    return assemble({name: strictjson.write(one) for name, one in value.items()})
+        return _packed(write_json(value))
+    return assemble({name: write_json(one) for name, one in value.items()})
 
 
 def assemble(values: Mapping[str, bytes]) -> bytes:
@@ -29,7 +29,7 @@ def assemble(values: Mapping[str, bytes]) -> bytes:
     if not values:
         return b"{}"
     # Two names may be alike once each is in UTF-8; the later one wins, as in any JSON.
-    lines = {strictjson.write(name): one for name, one in values.items()}
+    lines = {write_json(name): one for name, one in values.items()}
     return _packed(b"\n".join([b"[" + b",".join(lines) + b"]", *lines.values()]))
 
 

@@ -9,7 +9,7 @@ NoAnswer                error word in the body; the caller did nothing wrong
 ├─ UpstreamUnavailable  upstream_unavailable     ├─ UpstreamInvalid    upstream_invalid
 └─ QuotaExhausted       quota_exhausted             └─ AnotherUser      upstream_invalid
 
-A `NoAnswer` has no HTTP status on purpose: it becomes a 200 with `ok: false`, or a 500 for
+A `UpstreamError` has no HTTP status on purpose: it becomes a 200 with `ok: false`, or a 500 for
 `on_error=retry`. No room can then answer 429, 502, 503 or 504 by accident, which Braze would count
 towards halting every call to the host.
 """
@@ -22,7 +22,7 @@ BLANK_ID = "blank_id"
 """The error word for an anonymous user: nobody's mistake, and no call was tried."""
 
 
-class Refused(Exception):
+class ApiError(Exception):
     """The caller's mistake. `detail` names the fault and the mend, and never repeats an id or a secret."""
 
     status: ClassVar[int]
@@ -32,25 +32,25 @@ class Refused(Exception):
         self.detail = detail
 
 
-class BadRequest(Refused):
+class BadRequest(ApiError):
     """The request itself is wrong; sending it again unchanged cannot help."""
 
     status = 400
 
 
-class Unauthorized(Refused):
+class Unauthorized(ApiError):
     """No credentials, or wrong ones."""
 
     status = 401
 
 
-class Forbidden(Refused):
+class Forbidden(ApiError):
     """An address that may not call."""
 
     status = 403
 
 
-class NoAnswer(Exception):
+class UpstreamError(Exception):
     """Amplitude's answer is not there. `retry_after`: seconds until another try may help, where known."""
 
     word: ClassVar[str]
@@ -60,25 +60,25 @@ class NoAnswer(Exception):
         self.retry_after = retry_after
 
 
-class UpstreamTimeout(NoAnswer):
+class UpstreamTimeout(UpstreamError):
     """The call was sent and no complete answer came in time; the outcome is unknown."""
 
     word = "upstream_timeout"
 
 
-class UpstreamUnavailable(NoAnswer):
+class UpstreamUnavailable(UpstreamError):
     """No connection, a reset, or a 5xx: another try later may succeed."""
 
     word = "upstream_unavailable"
 
 
-class UpstreamRejected(NoAnswer):
+class UpstreamRejected(UpstreamError):
     """401 or 403: the operator's credentials are wrong, and no retry helps before they are mended."""
 
     word = "upstream_rejected"
 
 
-class UpstreamInvalid(NoAnswer):
+class UpstreamInvalid(UpstreamError):
     """An answer that is not the documented shape."""
 
     word = "upstream_invalid"
@@ -94,7 +94,7 @@ class AnotherUser(UpstreamInvalid):
         )
 
 
-class QuotaExhausted(NoAnswer):
+class QuotaExhausted(UpstreamError):
     """The call could not be sent in time within our quota, or Amplitude said 429."""
 
     word = "quota_exhausted"

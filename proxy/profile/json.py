@@ -11,12 +11,12 @@ class TooDeep(ValueError):
     """Nested too deeply to be passed on."""
 
 
-def write(value: Any) -> bytes:
+def write_json(value: Any) -> bytes:
     """Return `value` as compact JSON in UTF-8. A lone surrogate, which UTF-8 cannot hold, becomes "?"."""
     return _ENCODER.encode(value).encode("utf-8", "replace")
 
 
-def write_text(text: str | None) -> bytes:
+def write_json_text(text: str | None) -> bytes:
     """Return the same for a text or null, in a fifth of the time."""
     return b"null" if text is None else encode_basestring(text).encode("utf-8", "replace")
 
@@ -24,7 +24,7 @@ def write_text(text: str | None) -> bytes:
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def read(body: bytes) -> Any:
+def read_json(body: bytes) -> Any:
     """Return the document in `body`. ValueError when it is not JSON, or nests too deeply to be passed on.
 
     Python would read `NaN`, and turn 1e999 into an infinity that it writes as `Infinity`, which no JSON
@@ -36,7 +36,7 @@ def read(body: bytes) -> Any:
         raise TooDeep("nested too deeply") from None
 
 
-def read_at(text: str, at: int) -> tuple[Any, int, int]:
+def read_json_at(text: str, at: int) -> tuple[Any, int, int]:
     """Return the value that begins at `at`, read in the same way, where it ends, and how many values that are."""
     try:
         value, end = _DECODER.raw_decode(text, at)

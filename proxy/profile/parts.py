@@ -1,0 +1,48 @@
+"""Parts: the smallest pieces of a profile that are fetched and cached separately."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, NamedTuple, get_args
+
+Section = Literal["recommendations", "properties", "cohorts", "computations", "propensities"]
+
+SECTIONS: tuple[Section, ...] = get_args(Section)
+
+
+class Identity(NamedTuple):
+    """The pair a record is kept under, as asked: trimmed, blanks dropped."""
+
+    user_id: str | None
+    device_id: str | None
+
+
+class Part(NamedTuple):
+    """The smallest thing that is fetched and kept by itself. What `id` and `type` mean depends on the section."""
+
+    section: Section
+    id: str = ""
+    type: str | None = None
+
+
+PROPERTIES = Part("properties")
+
+COHORTS = Part("cohorts")
+
+
+def recommendation(rec_id: str, rec_type: str | None = None) -> Part:
+    """Return the part of one `rec_id`; an absent `rec_type` is a type of its own (it obeys the experiment)."""
+    return Part("recommendations", rec_id, rec_type)
+
+
+def computations(comp_ids: Iterable[str] = ()) -> Part:
+    """Return the part of exactly this set of ids, in whatever order; of all computations without any.
+
+    A `comp_id` is not the name under which its value comes back, so one set never answers another.
+    """
+    return Part("computations", ",".join(sorted(comp_ids)))
+
+
+def prediction(prediction_id: str, propensity_type: str = "score") -> Part:
+    """Return the part of one prediction, as a score or as a percentile (`pct`)."""
+    return Part("propensities", prediction_id, propensity_type)

@@ -1,0 +1,95 @@
+"""Profile query: the sections, ids and options of one request, apart from the user."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+from proxy.profile.aliases import NO_ALIASES, Aliases
+from proxy.profile.json import write_json_text
+from proxy.profile.parts import (
+    COHORTS,
+    PROPERTIES,
+    Identity,
+    Part,
+    Section,
+    computations,
+    prediction,
+    recommendation,
+)
+
+OnError = Literal["default", "retry"]
+
+PropensityType = Literal["score", "pct"]
+
+
+@dataclass(frozen=True)
+class ProfileQuery:
+    """What one request wants of whatever user: which sections, narrowed how. Ids are as asked, or `aliases` of them."""
+
+    sections: tuple[Section, ...]
+    rec_ids: tuple[str, ...] = ()
+    rec_type: str | None = None
+    keys: tuple[str, ...] = ()
+    cohort_ids: tuple[str, ...] = ()
+    comp_ids: tuple[str, ...] = ()
+    prediction_ids: tuple[str, ...] = ()
+    propensity_type: PropensityType = "score"
+    on_error: OnError = "default"
+    aliases: Aliases = NO_ALIASES
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """Return the parts asked, in the order in which a missing one is named as the error."""
+        parts: list[Part] = []
+        for section in self.sections:
+            match section:
+                case "recommendations":
+                    parts += [part for _, part in self.recommendations]
+                case "properties":
+                    parts.append(PROPERTIES)
+                case "cohorts":
+                    parts.append(COHORTS)
+                case "computations":
+                    parts.append(self.computations)
+                case "propensities":
+                    parts += [self.prediction(one) for one in self.prediction_ids]
+        return tuple(dict.fromkeys(parts))
+
+    @cached_property
+    def recommendations(self) -> tuple[tuple[str, Part], ...]:
+        """Return each of `rec_ids` and the part that answers it."""
+        ids = ((rec_id, self.aliases.id_of("recommendations", rec_id)) for rec_id in self.rec_ids)
+        return tuple((rec_id, recommendation(id, self.rec_type)) for rec_id, id in ids)
+
+    @cached_property
+    def cohorts(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Return each of `cohort_ids`, or every name there is where none is asked, and its id in Amplitude: as JSON."""
+        names = self.cohort_ids or self.aliases.known("cohorts")
+        return tuple((write_json_text(name), write_json_text(self.aliases.id_of("cohorts", name))) for name in names)
+
+    @cached_property
+    def computations(self) -> Part:
+        """Return the part that answers `comp_ids`."""
+        return computations({self.aliases.id_of("computations", one) for one in self.comp_ids})
+
+    def prediction(self, prediction_id: str) -> Part:
+        """Return the part that answers one of `prediction_ids`."""
+        return prediction(self.aliases.id_of("predictions", prediction_id), self.propensity_type)
+
+
+ANY_QUERY = ProfileQuery(())
+"""What who has no particular wish asks."""
+
+
+class ProfileRequest(NamedTuple):
+    """What one request wants, and of which user."""
+
+    identity: Identity
+    wish: ProfileQuery
+
+    @property
+    def anonymous(self) -> bool:
+        """Say whether every id given was blank: a template rendered for an anonymous user."""
+        return self.identity == (None, None)
