@@ -10,11 +10,11 @@ from collections.abc import Callable
 from flask import Flask
 
 from proxy.amplitude import Amplitude, Fetched
+from proxy.api.keys import KeyRing
 from proxy.backlog import Backlog
 from proxy.flights import Flights
 from proxy.forgetting import Forgetting
 from proxy.history import History
-from proxy.keys import KeyRing
 from proxy.ledger import WINDOW_SECONDS
 from proxy.metrics import Metrics, Reading
 from proxy.outage import Outage

@@ -8,11 +8,11 @@ import sys
 import click
 
 from proxy import __version__
+from proxy.api.keys import BadEntry, entry, generate
 from proxy.app import amplitude
 from proxy.check import Finding, findings, misspelt
 from proxy.demo import demo, sandbox
 from proxy.forget import forget
-from proxy.keys import BadEntry, entry, generate
 from proxy.planning import Plan, counted, spoken
 from proxy.preview import preview
 from proxy.settings import Settings, SettingsError

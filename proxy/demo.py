@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 import click
 
-from proxy.keys import entry
+from proxy.api.keys import entry
 from proxy.sandbox.answers import Documented
 from proxy.sandbox.faults import FaultKind
 from proxy.sandbox.population import named

@@ -9,9 +9,9 @@ from urllib.parse import urlencode
 
 import click
 
+from proxy.api.keys import entry, generate
 from proxy.app import create_app
 from proxy.braze.exchange import Request
-from proxy.keys import entry, generate
 from proxy.planning import counted
 from proxy.preview import NoService, asked_for, let_in, running_service
 from proxy.profile.parts import Identity

@@ -17,11 +17,11 @@ import click
 import requests
 from flask import Flask
 
+from proxy.api.keys import entry, generate
 from proxy.app import create_app
 from proxy.braze.exchange import Answer, Ask, Request, User
 from proxy.braze.process import Child
 from proxy.braze.report import lines
-from proxy.keys import entry, generate
 from proxy.sandbox.server import Sandbox
 from proxy.settings import Settings, SettingsError, is_loopback
 from proxy.telemetry import silence_http_library

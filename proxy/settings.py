@@ -10,8 +10,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
 
-from proxy.keys import BadEntry, Key
-from proxy.keys import parse as parse_keys
+from proxy.api.keys import BadEntry, Key
+from proxy.api.keys import parse as parse_keys
 from proxy.profile.aliases import Alias, BadAlias
 from proxy.profile.aliases import parse as parse_aliases
 from proxy.profile.parts import COHORTS, PROPERTIES, Part

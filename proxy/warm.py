@@ -10,10 +10,10 @@ from typing import TextIO
 
 import click
 
+from proxy.api.keys import entry, generate
 from proxy.audience import Audience, NoRoom
 from proxy.braze.exchange import Ask, Request
 from proxy.cohorts import Cohorts, NotDownloaded
-from proxy.keys import entry, generate
 from proxy.planning import Plan, counted, spoken
 from proxy.preview import NoService, asked_for, let_in, own_application, running_service
 from proxy.profile.parts import SECTIONS

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from threading import Condition
 
+from proxy.api.errors import BadRequest
+from proxy.api.parse import parse_forgetting
 from proxy.planning import counted
-from proxy.profile.errors import BadRequest
-from proxy.query import parse_forgetting
 
 _AT_ONCE = 8
 _LOOK_SECONDS = 0.25

@@ -15,9 +15,9 @@ from hashlib import blake2b
 from typing import Any
 
 from proxy import longjson
+from proxy.api.errors import BadRequest
+from proxy.api.parameters import readable_id
 from proxy.longjson import TooMany, Unread
-from proxy.parameters import readable_id
-from proxy.profile.errors import BadRequest
 from proxy.profile.json import write_json
 from proxy.profile.liquid_names import USER_PROPERTY
 from proxy.profile.updates import (

@@ -18,7 +18,7 @@ def test_the_import_contracts_are_kept() -> None:
 def test_pure_packages__all_modules_imported__load_neither_flask_nor_requests_nor_redis() -> None:
     code = (
         "import sys, pkgutil, importlib\n"
-        "for name in ('proxy.profile',):\n"
+        "for name in ('proxy.profile', 'proxy.api'):\n"
         "    package = importlib.import_module(name)\n"
         "    for module in pkgutil.walk_packages(package.__path__, f'{name}.'):\n"
         "        importlib.import_module(module.name)\n"

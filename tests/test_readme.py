@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from proxy.openapi.document import document
+from proxy.api.errors import BLANK_ID
+from proxy.api.openapi.document import document
 from proxy.planning import Plan, spoken
-from proxy.profile.errors import BLANK_ID, UpstreamError
+from proxy.profile.errors import UpstreamError
 from proxy.profile.parts import SECTIONS
 from proxy.settings import Settings
 from tests import liquid

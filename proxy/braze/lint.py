@@ -6,14 +6,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 
+from proxy.api.drop_in import DROP_IN
+from proxy.api.parse import parameters_of
 from proxy.braze import tag
 from proxy.braze.branches import aborts_against_retry
 from proxy.braze.exchange import Finding
 from proxy.braze.expressions import condition_findings, name_findings
 from proxy.braze.source import Markup, attributes, markups, outputs, replace_outputs
-from proxy.drop_in import DROP_IN
 from proxy.profile.parts import SECTIONS
-from proxy.query import parameters_of
 
 _ESCAPED = re.compile(r"\|\s*(?:url_param_escape|url_encode)\b")
 _PARAMETERS: Mapping[str, tuple[str, ...]] = {

@@ -9,7 +9,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 from flask import g, request
 
-from proxy.profile.errors import Forbidden, Unauthorized
+from proxy.api.errors import Forbidden, Unauthorized
 from proxy.telemetry import OncePerMinute
 from proxy.web.context import Services, services
 

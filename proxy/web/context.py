@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from flask import Flask, Request, current_app, request
 
+from proxy.api.keys import Accepted, KeyRing
 from proxy.flights import Flights
 from proxy.forgetting import Forgetting
 from proxy.history import History
-from proxy.keys import Accepted, KeyRing
 from proxy.metrics import Metrics
 from proxy.profile.aliases import Aliases
 from proxy.profiles import Profiles

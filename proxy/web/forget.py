@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify, request
 
-from proxy.profile.errors import BadRequest
-from proxy.query import FORGETTING, parse_forgetting
+from proxy.api.errors import BadRequest
+from proxy.api.parse import FORGETTING, parse_forgetting
+from proxy.api.query_string import pairs_of
 from proxy.shared import Gone
 from proxy.web.auth import admit
 from proxy.web.context import services
-from proxy.web.given import pairs_of
 from proxy.web.hooks import problem
 
 blueprint = Blueprint("forget", __name__, url_prefix="/v1")

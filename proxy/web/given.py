@@ -7,16 +7,7 @@ from contextlib import contextmanager
 
 from werkzeug.exceptions import HTTPException
 
-from proxy.profile.errors import BadRequest
-from proxy.querystring import pairs
-
-
-def pairs_of(encoded: bytes, where: str) -> list[tuple[str, str]]:
-    """Return names and values of a URL's query or a form. BadRequest, which names `where`, when it is not UTF-8."""
-    try:
-        return pairs(encoded.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise BadRequest(f"{where} is not UTF-8 once its percent-encoding is undone: encode it again") from None
+from proxy.api.errors import BadRequest
 
 
 @contextmanager

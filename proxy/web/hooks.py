@@ -12,7 +12,7 @@ from flask import Flask, Response, g, request
 from flask.ctx import _AppCtxGlobals
 from werkzeug.exceptions import HTTPException, InternalServerError
 
-from proxy.profile.errors import ApiError
+from proxy.api.errors import ApiError
 from proxy.profile.parts import SECTIONS
 from proxy.telemetry import request_id
 from proxy.web.context import services

@@ -9,10 +9,10 @@ from typing import Any
 from flask import Blueprint, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
 
+from proxy.api.errors import BadRequest, Forbidden
 from proxy.braze.exchange import User
 from proxy.braze.process import OTHERS_RENDER, Renderer, refused
 from proxy.budget import Budget, Busy
-from proxy.profile.errors import BadRequest, Forbidden
 from proxy.profile.json import read_json
 from proxy.web.auth import admit
 from proxy.web.hooks import problem

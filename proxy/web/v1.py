@@ -10,20 +10,22 @@ from typing import Any
 from flask import Blueprint, Request, Response, g
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
-from proxy.drop_in import parse_drop_in, shape_drop_in
-from proxy.parameters import from_json
-from proxy.profile.errors import BLANK_ID, UpstreamError, UpstreamInvalid
+from proxy.api.drop_in import parse_drop_in, shape_drop_in
+from proxy.api.errors import BLANK_ID
+from proxy.api.parameters import from_json
+from proxy.api.parse import parse
+from proxy.api.query_string import pairs_of
+from proxy.api.response import shape
+from proxy.profile.errors import UpstreamError, UpstreamInvalid
 from proxy.profile.json import write_json
 from proxy.profile.parts import COHORTS, SECTIONS, Part, Section
 from proxy.profile.query import ProfileRequest
 from proxy.profile.record import EMPTY
 from proxy.profiles import NOTHING, Answer
-from proxy.query import parse
-from proxy.shaping import shape
 from proxy.web import caching, context
 from proxy.web.auth import admit
 from proxy.web.context import Services, services
-from proxy.web.given import pairs_of, reading_the_body
+from proxy.web.given import reading_the_body
 from proxy.web.hooks import problem
 from proxy.web.written import Written
 

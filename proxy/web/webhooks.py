@@ -9,9 +9,9 @@ from collections.abc import Callable
 from flask import Blueprint, Response, jsonify, request
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
+from proxy.api.errors import BadRequest
 from proxy.breather import Breather
 from proxy.budget import Busy
-from proxy.profile.errors import BadRequest
 from proxy.shared import Gone
 from proxy.web.auth import admit_from_anywhere
 from proxy.web.context import services

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import pytest
 
 from proxy import __version__
-from proxy.keys import KeyRing, parse
+from proxy.api.keys import KeyRing, parse
 from proxy.sandbox.faults import Fault
 from proxy.sandbox.population import find
 from proxy.sandbox.server import Sandbox

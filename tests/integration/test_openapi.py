@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import requests
 
-from proxy.openapi.document import document
+from proxy.api.openapi.document import document
 from tests.conftest import SECRET, Service
 from tests.openapi import faults, operations
 

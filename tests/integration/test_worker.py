@@ -342,9 +342,10 @@ def test_nothing_that_takes_a_lock_is_imported_before_the_fork() -> None:
         [sys.executable, "-c", program], cwd=ROOT, env=env, capture_output=True, text=True, check=True
     ).stdout.split()
     assert {name for name in loaded if name.startswith("proxy.")} == {
+        "proxy.api",
+        "proxy.api.keys",
         "proxy.connection",
         "proxy.garbage",
-        "proxy.keys",
         "proxy.profile",
         "proxy.profile.aliases",
         "proxy.profile.parts",

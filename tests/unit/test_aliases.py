@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from proxy.drop_in import parse_drop_in, shape_drop_in
+from proxy.api.drop_in import parse_drop_in, shape_drop_in
+from proxy.api.parse import parse as parse_ask
+from proxy.api.response import shape
 from proxy.profile.aliases import Alias, Aliases, BadAlias, parse
 from proxy.profile.parts import COHORTS, computations, prediction, recommendation
-from proxy.query import parse as parse_ask
-from proxy.shaping import shape
 from tests.unit.test_shaping import record_of
 
 NAMES = Aliases(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.keys import Accepted, BadEntry, KeyRing, entry, generate, parse
+from proxy.api.keys import Accepted, BadEntry, KeyRing, entry, generate, parse
 
 PLAIN = "0123456789abcdef"
 

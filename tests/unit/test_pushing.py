@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.api.errors import BadRequest
 from proxy.forgotten import names
 from proxy.profile import encoding
-from proxy.profile.errors import BadRequest
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity
 from proxy.profile.query import ProfileQuery

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.parameters import from_json
-from proxy.profile.errors import BadRequest
+from proxy.api.errors import BadRequest
+from proxy.api.parameters import from_json
+from proxy.api.parse import parse
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity, Section, recommendation
 from proxy.profile.query import ProfileQuery, ProfileRequest
-from proxy.query import parse
 
 
 def ask(section: Section | None, **given: Any) -> ProfileRequest:

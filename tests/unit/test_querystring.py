@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.querystring import pairs
+from proxy.api.query_string import pairs
 
 pieces = st.sampled_from(
     [

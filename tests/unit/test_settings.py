@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import pytest
 
-from proxy.keys import KeyRing
+from proxy.api.keys import KeyRing
 from proxy.profile.parts import COHORTS, PROPERTIES
 from proxy.settings import Settings, SettingsError
 from tests.conftest import ROOT

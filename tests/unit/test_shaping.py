@@ -8,6 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from proxy.api.parse import parse
+from proxy.api.response import _frame, shape
 from proxy.plan import plan, tell_apart
 from proxy.profile import encoding
 from proxy.profile.aliases import Aliases
@@ -17,8 +19,6 @@ from proxy.profile.json import read_json
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity, Part
 from proxy.profile.query import ProfileQuery, ProfileRequest
 from proxy.profile.record import CachedPart, Record
-from proxy.query import parse
-from proxy.shaping import _frame, shape
 from tests.shapes import ENVELOPE, SECTION, conforms
 
 CASES = sorted((Path(__file__).parent.parent / "cases").glob("*.json"))

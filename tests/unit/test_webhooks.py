@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.profile.errors import BadRequest
+from proxy.api.errors import BadRequest
 from proxy.profile.updates import REMOVED, UNKNOWN, Known, known
 from proxy.webhooks import Batch, read_cohorts, read_users
 from tests.unit.test_longjson import JSON, nothing

@@ -17,8 +17,8 @@ from schemathesis import GenerationMode
 from schemathesis.checks import CheckFunction
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
+from proxy.api.openapi.document import document
 from proxy.app import create_app
-from proxy.openapi.document import document
 from proxy.settings import Settings
 from tests.conftest import KEYS, SECRET
 from tests.fakes import FakeClock, PopulatedSource

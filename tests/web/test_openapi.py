@@ -15,9 +15,9 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from werkzeug.test import TestResponse
 
 from proxy.amplitude import Fetched
+from proxy.api.openapi.document import document
+from proxy.api.openapi.examples import sent
 from proxy.app import create_app
-from proxy.openapi.document import document
-from proxy.openapi.examples import sent
 from proxy.profile.errors import UpstreamError
 from proxy.profile.record import Record
 from proxy.settings import Settings

@@ -14,8 +14,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from proxy.api.openapi.webhooks import COHORT_EXAMPLE
 from proxy.app import create_app
-from proxy.openapi.webhooks import COHORT_EXAMPLE
 from proxy.settings import Settings
 from proxy.shared import Gone
 from proxy.web.context import installed

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.profile.errors import BadRequest
+from proxy.api.errors import BadRequest
 from proxy.profile.parts import Identity
 
 MAX_LENGTH = 512

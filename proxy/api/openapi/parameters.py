@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from proxy.openapi.examples import sent
-from proxy.openapi.schemas import Schema
-from proxy.parameters import BOOLEANS, MAX_ENTRIES, MAX_LENGTH, Parameter
+from proxy.api.openapi.examples import sent
+from proxy.api.openapi.schemas import Schema
+from proxy.api.parameters import BOOLEANS, MAX_ENTRIES, MAX_LENGTH, Parameter
 
 SECURITY_SCHEMES: Mapping[str, Schema] = {
     "xApiKey": {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.openapi.schemas import MISSING_WORDS, Schema, closed, ref
+from proxy.api.openapi.schemas import MISSING_WORDS, Schema, closed, ref
 
 _COUNT: Schema = {"type": "integer", "minimum": 0}
 _COUNTS: Schema = {"type": "array", "items": _COUNT}

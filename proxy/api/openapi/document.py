@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from proxy import __version__
-from proxy.drop_in import DROP_IN
-from proxy.openapi import examples, playground, seeing, webhooks
-from proxy.openapi.answers import DATA_HEADERS, HEADERS, SHARED, answer, as_json, headers_only, problem
-from proxy.openapi.parameters import REQUEST_HEADERS, SECURITY, SECURITY_SCHEMES, body, query_parameters
-from proxy.openapi.schemas import Schema, answer_name, components, ref
-from proxy.parameters import Parameter
+from proxy.api.drop_in import DROP_IN
+from proxy.api.openapi import examples, playground, status, webhooks
+from proxy.api.openapi.parameters import REQUEST_HEADERS, SECURITY, SECURITY_SCHEMES, body, query_parameters
+from proxy.api.openapi.responses import DATA_HEADERS, HEADERS, SHARED, answer, as_json, headers_only, problem
+from proxy.api.openapi.schemas import Schema, answer_name, components, ref
+from proxy.api.parameters import Parameter
+from proxy.api.parse import FORGETTING, INCLUDE, PREDICTION_ID, REC_ID, parameters_of
 from proxy.profile.parts import SECTIONS, Section
-from proxy.query import FORGETTING, INCLUDE, PREDICTION_ID, REC_ID, parameters_of
 
 
 def document() -> Schema:
@@ -29,7 +29,7 @@ def document() -> Schema:
         "tags": [{"name": name, "description": about} for name, about in _TAGS.items()],
         "paths": _paths(),
         "components": {
-            "schemas": components() | playground.SCHEMAS | seeing.SCHEMAS | webhooks.SCHEMAS,
+            "schemas": components() | playground.SCHEMAS | status.SCHEMAS | webhooks.SCHEMAS,
             "responses": SHARED,
             "headers": HEADERS,
             "parameters": REQUEST_HEADERS,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.profile.errors import BLANK_ID, UpstreamError
+from proxy.api.errors import BLANK_ID
+from proxy.profile.errors import UpstreamError
 from proxy.profile.parts import SECTIONS, Section
 
 Schema = dict[str, Any]

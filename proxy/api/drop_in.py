@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-from proxy.parameters import BOOLEANS, DEVICE_ID, USER_ID, Parameter, Sent, once, short, taken_identity
+from proxy.api.errors import BadRequest
+from proxy.api.parameters import BOOLEANS, DEVICE_ID, USER_ID, Parameter, Sent, once, short, taken_identity
+from proxy.api.parse import COMP_ID, PREDICTION_ID, PROPENSITY_TYPE, REC_ID, REC_TYPE, WISHES
 from proxy.profile import encoding
 from proxy.profile.aliases import NO_ALIASES, Aliases
-from proxy.profile.errors import BadRequest
 from proxy.profile.parts import COHORTS, PROPERTIES, SECTIONS, Part, Section
 from proxy.profile.query import ProfileQuery, ProfileRequest
 from proxy.profile.record import Record
-from proxy.query import COMP_ID, PREDICTION_ID, PROPENSITY_TYPE, REC_ID, REC_TYPE, WISHES
 
 GET_RECS = Parameter("get_recs", "answer recommendations; `rec_id` alone implies it", words=BOOLEANS)
 GET_AMP_PROPS = Parameter("get_amp_props", "answer user properties", words=BOOLEANS)

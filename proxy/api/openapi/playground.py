@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxy.openapi import examples
-from proxy.openapi.answers import answer, as_json
-from proxy.openapi.parameters import SECURITY
-from proxy.openapi.schemas import Schema, closed, ref
+from proxy.api.openapi import examples
+from proxy.api.openapi.parameters import SECURITY
+from proxy.api.openapi.responses import answer, as_json
+from proxy.api.openapi.schemas import Schema, closed, ref
 
 _TEXT: Schema = {"type": "string"}
 _TEXT_OR_NULL: Schema = {"type": ["string", "null"]}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from urllib.parse import parse_qsl, unquote_plus
 
+from proxy.api.errors import BadRequest
+
 _SHORT = 1000
 """Characters of a text that is remembered."""
 _USER_ID = "user_id="
@@ -27,3 +29,11 @@ def _parsed(text: str) -> list[tuple[str, str]]:
 
 
 _remembered = lru_cache(256)(_parsed)
+
+
+def pairs_of(encoded: bytes, where: str) -> list[tuple[str, str]]:
+    """Return names and values of a URL's query or a form. BadRequest, which names `where`, when it is not UTF-8."""
+    try:
+        return pairs(encoded.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise BadRequest(f"{where} is not UTF-8 once its percent-encoding is undone: encode it again") from None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxy.openapi.answers import answer, as_json, problem
-from proxy.openapi.parameters import ID, SECURITY
-from proxy.openapi.schemas import Schema, closed, ref
+from proxy.api.openapi.parameters import ID, SECURITY
+from proxy.api.openapi.responses import answer, as_json, problem
+from proxy.api.openapi.schemas import Schema, closed, ref
 
 _COUNT: Schema = {"type": "integer", "minimum": 0}
 _MOMENT: Schema = {

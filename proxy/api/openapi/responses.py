@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from proxy.openapi.schemas import MISSING_WORDS, Schema, ref
+from proxy.api.openapi.schemas import MISSING_WORDS, Schema, ref
 
 _CACHE = "connected-content-proxy"
 HEADERS: Mapping[str, Schema] = {

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, get_args
 
-from proxy.parameters import DEVICE_ID, USER_ID, Parameter, Sent, once, short, taken_identity
+from proxy.api.errors import BadRequest
+from proxy.api.parameters import DEVICE_ID, USER_ID, Parameter, Sent, once, short, taken_identity
 from proxy.profile.aliases import NO_ALIASES, Aliases
-from proxy.profile.errors import BadRequest
 from proxy.profile.parts import (
     SECTIONS,
     Identity,

@@ -6,13 +6,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.drop_in import parse_drop_in, shape_drop_in
+from proxy.api.drop_in import parse_drop_in, shape_drop_in
+from proxy.api.errors import BLANK_ID
+from proxy.api.parse import parse
+from proxy.api.response import shape
 from proxy.profile import encoding
-from proxy.profile.errors import BLANK_ID, QuotaExhausted
+from proxy.profile.errors import QuotaExhausted
 from proxy.profile.parts import COHORTS, PROPERTIES, Part, Section, computations, prediction, recommendation
 from proxy.profile.record import EMPTY, CachedPart, Record
-from proxy.query import parse
-from proxy.shaping import shape
 
 AS_OF = 1_795_000_000
 

@@ -1,0 +1,1 @@
+"""The service's interface: requests to queries, records to response bodies. No I/O, no web framework."""
