@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from proxy.outage import Outage
+from proxy.amplitude.circuit_breaker import CircuitBreaker
+from proxy.amplitude.rate_limiter import RateLimiter
 from proxy.profile.freshness import FreshnessPolicy
-from proxy.quota import Quota
 from proxy.store import Store
 from proxy.tickets import UnderWay
 
@@ -18,8 +18,8 @@ class Airfield:
 
     under_way: UnderWay
     store: Store
-    quota: Quota
-    outage: Outage
+    quota: RateLimiter
+    outage: CircuitBreaker
     lifetimes: FreshnessPolicy
     now: Callable[[], float]
     monotonic: Callable[[], float]

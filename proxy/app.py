@@ -9,24 +9,24 @@ from collections.abc import Callable
 
 from flask import Flask
 
-from proxy.amplitude import Amplitude, Fetched
+from proxy.amplitude.calls import Call
+from proxy.amplitude.circuit_breaker import CircuitBreaker
+from proxy.amplitude.client import Amplitude, Fetched
+from proxy.amplitude.executor import MAY_ARRIVE_SECONDS, CallExecutor
+from proxy.amplitude.rate_limiter import RateLimiter
+from proxy.amplitude.sliding_window import WINDOW_SECONDS
 from proxy.api.keys import KeyRing
 from proxy.backlog import Backlog
 from proxy.flights import Flights
 from proxy.forgetting import Forgetting
 from proxy.history import History
-from proxy.ledger import WINDOW_SECONDS
 from proxy.metrics import Metrics, Reading
-from proxy.outage import Outage
-from proxy.plan import Call
 from proxy.profile.aliases import Aliases
 from proxy.profile.errors import UpstreamRejected
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import Identity
 from proxy.profiles import Profiles
 from proxy.pushing import Pushing
-from proxy.quota import Quota
-from proxy.sender import MAY_ARRIVE_SECONDS, Sender
 from proxy.settings import Settings
 from proxy.store import Store
 from proxy.telemetry import configure_logging
@@ -103,17 +103,17 @@ def _services(
     records = shared_quota = server = pushes = None
     if settings.redis_url is not None:
         # Only then: the library takes longer to load than all the rest together.
+        from proxy.amplitude.rate_limiter_redis import RedisRateLimiter
         from proxy.shared.pushes import SharedPushes
-        from proxy.shared.quota import SharedQuota
         from proxy.shared.records import SharedRecords
         from proxy.shared.server import Server
 
         server = Server(settings.redis_url, verify=settings.redis_tls_verify, monotonic=monotonic)
         prefix = _prefix(settings)
         records = SharedRecords(server, prefix, lifetimes, longest=longest)
-        shared_quota = SharedQuota(server, prefix)
+        shared_quota = RedisRateLimiter(server, prefix)
         pushes = SharedPushes(server, prefix, use=lifetimes.pushed_use)
-    quota = Quota(
+    quota = RateLimiter(
         settings.amplitude_requests_per_minute,
         monotonic=monotonic,
         shared=shared_quota,
@@ -121,9 +121,9 @@ def _services(
         processes=settings.web_concurrency,
     )
     store = Store(max_bytes=int(settings.cache_max_mb * 1024 * 1024), lifetimes=lifetimes, now=now, shared=records)
-    outage = Outage(monotonic)
+    outage = CircuitBreaker(monotonic)
     metrics = Metrics()
-    sender = Sender(fetch, quota, outage, monotonic=monotonic, on_ended=metrics.called)
+    sender = CallExecutor(fetch, quota, outage, monotonic=monotonic, on_ended=metrics.called)
     backlog = Backlog(
         max_users=settings.backlog_max_users, max_age=settings.backlog_max_age_seconds, monotonic=monotonic
     )

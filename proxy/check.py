@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 
-from proxy.amplitude import Fetched
-from proxy.plan import Call, plan
+from proxy.amplitude.calls import Call, plan_calls
+from proxy.amplitude.client import Fetched
 from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid, UpstreamRejected
 from proxy.profile.parts import COHORTS, Identity
 from proxy.settings import Settings
@@ -69,7 +69,7 @@ def findings(settings: Settings, fetch: Callable[[Identity, Call], Fetched]) -> 
     started = time.monotonic()
     fault: UpstreamError | None = None
     try:
-        fetch(_NOBODY, plan([COHORTS])[0])
+        fetch(_NOBODY, plan_calls([COHORTS])[0])
     except UpstreamError as raised:
         fault = raised
     took = f"{time.monotonic() - started:.2f} s"

@@ -16,12 +16,12 @@ import requests
 import urllib3
 from requests.auth import HTTPBasicAuth
 
-from proxy.amplitude import retry_after
+from proxy.amplitude.client import retry_after
+from proxy.amplitude.transport import Session
 from proxy.body import TORN, BrokenOff, lines_of
 from proxy.planning import counted
 from proxy.profile.json import read_json
 from proxy.settings import is_loopback
-from proxy.transport import Session
 from proxy.warming import NoColumn, Row, read
 
 COLUMN = "user_id"

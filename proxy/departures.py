@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from proxy.airfield import Airfield
-from proxy.amplitude import Fetched
-from proxy.plan import Call, plan
+from proxy.amplitude.calls import Call, plan_calls
+from proxy.amplitude.client import Fetched
 from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid, UpstreamTimeout
 from proxy.profile.parts import Identity, Part
 from proxy.profile.record import EMPTY, Record
@@ -98,7 +98,7 @@ class Departures:
                     probe = self._outage.begin()
                 except UpstreamError as lasting:
                     going, refused, fault = [], going, lasting
-            calls = plan(going, [part for part in riders if part in boarding.granted and part not in outcomes])
+            calls = plan_calls(going, [part for part in riders if part in boarding.granted and part not in outcomes])
             sent = None
             if calls:
                 mark = min(wanted[part].mark for part in going)

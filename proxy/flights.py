@@ -14,16 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from proxy.airfield import Airfield
+from proxy.amplitude.circuit_breaker import CircuitBreaker
+from proxy.amplitude.executor import CallExecutor
+from proxy.amplitude.rate_limiter import RateLimiter
+from proxy.amplitude.sliding_window import Reservation
 from proxy.backlog import Backlog
 from proxy.departures import Departures, Sent
-from proxy.ledger import Booking
-from proxy.outage import Outage
 from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import Identity, Part
 from proxy.profile.record import EMPTY
-from proxy.quota import Quota
-from proxy.sender import Sender
 from proxy.standby import Standby
 from proxy.store import Store
 from proxy.telemetry import request_id
@@ -38,7 +38,7 @@ _SHORTEST_NAP_SECONDS = 0.02  # of who waits for a place ahead of a send
 @dataclass(slots=True, eq=False)
 class _Flight:
     awaited: dict[Part, Awaited]
-    booking: Booking | None = None
+    booking: Reservation | None = None
     """None while it is being booked."""
 
 
@@ -53,10 +53,10 @@ class Flights:
 
     def __init__(
         self,
-        sender: Sender,
+        sender: CallExecutor,
         store: Store,
-        quota: Quota,
-        outage: Outage,
+        quota: RateLimiter,
+        outage: CircuitBreaker,
         backlog: Backlog,
         lifetimes: FreshnessPolicy,
         *,
@@ -175,7 +175,7 @@ class Flights:
         elif leased:
             self._store.land(identity, EMPTY, leased)
 
-    def _moment_for(self, flight: _Flight) -> tuple[Booking | None, UpstreamError | None]:
+    def _moment_for(self, flight: _Flight) -> tuple[Reservation | None, UpstreamError | None]:
         """Return a booking, or why there is none."""
         asked = None
         while True:
@@ -212,7 +212,7 @@ class Flights:
             del flight.awaited[one.part]
         return late
 
-    def _take_off(self, identity: Identity, flight: _Flight, booking: Booking) -> None:
+    def _take_off(self, identity: Identity, flight: _Flight, booking: Reservation) -> None:
         with self._lock:
             self._flying += 1
         try:
@@ -243,7 +243,7 @@ class Flights:
         """Tell those who wait, and put what is still wanted into the backlog."""
         self._standby.refuse(identity, awaited, fault, call=call)
 
-    def leave(self, identity: Identity, awaited: Collection[Awaited], booking: Booking) -> None:
+    def leave(self, identity: Identity, awaited: Collection[Awaited], booking: Reservation) -> None:
         """Send a call for `awaited` in a place that is booked; give it back when nothing is left to send."""
         with self._lock:
             _, new = self._under_way.join(identity, awaited)
@@ -268,7 +268,7 @@ class Flights:
 
     # What is sent.
 
-    def _fly(self, identity: Identity, flight: _Flight, booking: Booking) -> None:
+    def _fly(self, identity: Identity, flight: _Flight, booking: Reservation) -> None:
         sent: Sent | None = None
         try:
             if (delay := booking.at - self._monotonic()) > 0:

@@ -8,8 +8,8 @@ from threading import Thread
 from typing import Protocol
 
 from proxy.airfield import Airfield
+from proxy.amplitude.sliding_window import Reservation
 from proxy.backlog import Backlog
-from proxy.ledger import Booking
 from proxy.profile.errors import UpstreamError
 from proxy.profile.parts import Identity
 from proxy.telemetry import OncePerMinute, request_id
@@ -23,7 +23,7 @@ _LONGEST_NAP_SECONDS = 1.0  # of who empties the backlog: a stand-back may end e
 class Queue(Protocol):
     """Who sends the calls."""
 
-    def leave(self, identity: Identity, awaited: Collection[Awaited], booking: Booking) -> None:
+    def leave(self, identity: Identity, awaited: Collection[Awaited], booking: Reservation) -> None:
         """Send a call for `awaited` in a place that is booked; give it back when nothing is left to send."""
 
 

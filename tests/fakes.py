@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from proxy.amplitude import Fetched
-from proxy.plan import Call, tell_apart
+from proxy.amplitude.calls import Call, split_response
+from proxy.amplitude.client import Fetched
 from proxy.profile import encoding
 from proxy.profile.errors import UpstreamError
 from proxy.profile.parts import Identity
@@ -59,7 +59,7 @@ class FakeSource:
         said = self.says(identity, call)
         if said is None:
             return Fetched(Record(unknown_at=self.clock()), {})
-        values, _ = tell_apart(call, said)
+        values, _ = split_response(call, said)
         parts = {part: CachedPart(encoding.write(value), self.clock()) for part, value in values.items()}
         return Fetched(Record(parts, None, said.get("user_id"), said.get("device_id")), {})
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from pathlib import Path
 from struct import Struct
 
 from proxy.forgotten import name_of
 from proxy.profile.parts import Identity
 from proxy.profile.updates import MAX_BYTES, MAX_FIELDS, MESSAGE_SECONDS, Updates, checksum, pack, unpack
 from proxy.shared.server import Server
+
+_LUA = Path(__file__).parent
 
 _HEARD_SECONDS = 120.0
 """For so long a process may be away and still hears of all that was pushed."""
@@ -48,7 +51,7 @@ class SharedPushes:
         self._server = server
         self._prefix = prefix
         self._use = use
-        self._push = server.script("push")
+        self._push = server.script(_LUA / "push.lua")
 
     def push(self, news: Sequence[tuple[str, Updates]], now: float) -> dict[int, str]:
         """Merge `news` into what was pushed before. Return why nothing was kept of some, by their places.

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple, cast
 
 from proxy.forgotten import REMEMBERED_SECONDS, names, pair_digest
@@ -22,6 +23,8 @@ from proxy.profile.record import EMPTY, CachedPart, Record
 from proxy.profile.updates import Updates
 from proxy.shared.pushes import key_of, unpacked
 from proxy.shared.server import Server
+
+_LUA = Path(__file__).parent
 
 _CODES: dict[Section, str] = {
     "recommendations": "r",
@@ -70,9 +73,9 @@ class SharedRecords:
         self._prefix = prefix
         self._lifetimes = lifetimes
         self._lease = int(longest * 1000)
-        self._board = server.script("board")
-        self._land = server.script("land")
-        self._forget = server.script("forget")
+        self._board = server.script(_LUA / "board.lua")
+        self._land = server.script(_LUA / "land.lua")
+        self._forget = server.script(_LUA / "forget.lua")
 
     def read(self, identity: Identity) -> Found:
         """Return what is kept about `identity`, and what was pushed about its user."""

@@ -141,9 +141,9 @@ class Server:
             lambda: self._client.zrangebyscore(key, f"({score:.0f}", "+inf", withscores=True)
         )
 
-    def script(self, name: str) -> Callable[[Sequence[bytes], Sequence[Any]], Any]:
-        """Return a function of keys and arguments that runs the script of this name. It raises Gone."""
-        text = (Path(__file__).parent / f"{name}.lua").read_bytes()
+    def script(self, path: Path) -> Callable[[Sequence[bytes], Sequence[Any]], Any]:
+        """Return a function of keys and arguments that runs the Lua script in the file `path`. It raises Gone."""
+        text = path.read_bytes()
         self._scripts.append(text)
         loaded = self._client.register_script(text)
         return lambda keys, arguments: self._asked(lambda: loaded(keys, arguments))

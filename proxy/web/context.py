@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from flask import Flask, Request, current_app, request
 
+from proxy.amplitude.executor import CallExecutor
+from proxy.amplitude.rate_limiter import RateLimiter
 from proxy.api.keys import Accepted, KeyRing
 from proxy.flights import Flights
 from proxy.forgetting import Forgetting
@@ -18,8 +20,6 @@ from proxy.metrics import Metrics
 from proxy.profile.aliases import Aliases
 from proxy.profiles import Profiles
 from proxy.pushing import Pushing
-from proxy.quota import Quota
-from proxy.sender import Sender
 from proxy.store import Store
 from proxy.telemetry import OncePerMinute
 
@@ -38,8 +38,8 @@ class Services:
 
     profiles: Profiles
     flights: Flights
-    sender: Sender
-    quota: Quota
+    sender: CallExecutor
+    quota: RateLimiter
     store: Store
     forgetting: Forgetting
     pushing: Pushing

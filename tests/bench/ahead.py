@@ -25,7 +25,7 @@ from typing import Any
 
 import requests
 
-from proxy.ledger import WINDOW_SECONDS
+from proxy.amplitude.sliding_window import WINDOW_SECONDS
 from proxy.profile.liquid_names import USER_PROPERTY
 from proxy.sandbox.population import Person, find
 from tests.bench.processes import SandboxProcess, Service

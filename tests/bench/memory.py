@@ -19,8 +19,8 @@ from multiprocessing.connection import Connection
 
 import psutil
 
+from proxy.amplitude.calls import plan_calls, split_response
 from proxy.app import create_app
-from proxy.plan import plan, tell_apart
 from proxy.profile import encoding
 from proxy.profile.json import write_json
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity, recommendation
@@ -38,7 +38,7 @@ from tests.conftest import KEYS, SECRET
 CONSTANT_MIB = 32
 """What may come on top of CACHE_MAX_MB: the allocator's slack, and over HTTP threads and connections too."""
 MIB = 2**20
-_CALL = plan([recommendation("homepage"), PROPERTIES, COHORTS])[0]
+_CALL = plan_calls([recommendation("homepage"), PROPERTIES, COHORTS])[0]
 _ASKING_AT_ONCE = 32
 
 
@@ -56,7 +56,7 @@ def record(user_id: str, now: float) -> Record:
     if person is None:
         return Record(unknown_at=now)
     said = user_data(person, _CALL.parameters(Identity(user_id, None)), Documented())
-    values, _ = tell_apart(_CALL, said)
+    values, _ = split_response(_CALL, said)
     parts = {part: CachedPart(encoding.write(value), now) for part, value in values.items()}
     return Record(parts, None, said["user_id"], said["device_id"])
 

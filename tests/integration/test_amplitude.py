@@ -15,8 +15,8 @@ import trustme
 import urllib3
 from requests.auth import AuthBase
 
-from proxy.amplitude import Amplitude, ApiKeyAuth, Fetched, translated
-from proxy.plan import plan
+from proxy.amplitude.calls import plan_calls
+from proxy.amplitude.client import Amplitude, ApiKeyAuth, Fetched, translated
 from proxy.profile import encoding
 from proxy.profile.errors import (
     QuotaExhausted,
@@ -41,7 +41,7 @@ def amplitude(sandbox: Sandbox, *, timeout: float = 5.0, api_key: str | None = N
 
 
 def fetch(sandbox: Sandbox, *parts: Part, user: str = "ava", **options: Any) -> Fetched:
-    return amplitude(sandbox, **options).fetch(Identity(user, None), plan(parts)[0])
+    return amplitude(sandbox, **options).fetch(Identity(user, None), plan_calls(parts)[0])
 
 
 def said(fetched: Fetched, part: Part) -> Any:
@@ -67,7 +67,7 @@ def test_awkward_ids_arrive_as_they_are(sandbox: Sandbox) -> None:
 
 
 def test_a_device_alone_is_a_user_too(sandbox: Sandbox) -> None:
-    fetched = amplitude(sandbox).fetch(Identity(None, "device-only"), plan([COHORTS])[0])
+    fetched = amplitude(sandbox).fetch(Identity(None, "device-only"), plan_calls([COHORTS])[0])
     assert said(fetched, COHORTS) == ["app-users"]
     assert (fetched.record.user_id, fetched.record.device_id) == (None, "device-only")
 
@@ -167,7 +167,7 @@ def test_a_redirect_is_not_even_looked_at(sandbox: Sandbox, monkeypatch: pytest.
     client = Amplitude(f"http://127.0.0.1:{sandbox.port}", sandbox.secret_key, timeout=1)
     sandbox.break_with(Fault("redirect"))
     with pytest.raises(UpstreamInvalid):
-        client.fetch(Identity("ava", None), plan([COHORTS])[0])
+        client.fetch(Identity("ava", None), plan_calls([COHORTS])[0])
 
 
 def test_silent_addresses_share_one_deadline_and_leave_time_for_the_last(
@@ -189,7 +189,7 @@ def test_silent_addresses_share_one_deadline_and_leave_time_for_the_last(
     client = Amplitude(f"http://localhost:{sandbox.port}", sandbox.secret_key, timeout=0.9)
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     monkeypatch.setattr(socket.socket, "connect", reach)
-    assert client.fetch(Identity("ava", None), plan([COHORTS])[0]).record.parts
+    assert client.fetch(Identity("ava", None), plan_calls([COHORTS])[0]).record.parts
     assert [host for host, _ in knocked] == ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
     assert knocked[0][1] == pytest.approx(0.3, abs=0.05)
 
@@ -244,7 +244,7 @@ def test_wrong_types_are_a_fault_of_their_part_alone(sandbox: Sandbox) -> None:
 def test_nobody_listening_is_unavailable() -> None:
     nobody = Amplitude(f"http://127.0.0.1:{free_port()}", "secret", timeout=1)
     with pytest.raises(UpstreamUnavailable):
-        nobody.fetch(Identity("u", None), plan([COHORTS])[0])
+        nobody.fetch(Identity("u", None), plan_calls([COHORTS])[0])
 
 
 def test_connections_are_kept_and_used_again(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +258,7 @@ def test_connections_are_kept_and_used_again(sandbox: Sandbox, monkeypatch: pyte
     monkeypatch.setattr(urllib3.connection.HTTPConnection, "connect", counted)
     client = amplitude(sandbox)
     for _ in range(5):
-        client.fetch(Identity("ava", None), plan([COHORTS])[0])
+        client.fetch(Identity("ava", None), plan_calls([COHORTS])[0])
     assert len(opened) == 1
 
 

@@ -16,21 +16,21 @@ import pytest
 import redis
 import trustme
 
+from proxy.amplitude import rate_limiter_redis as shared_quota
+from proxy.amplitude.circuit_breaker import CircuitBreaker
+from proxy.amplitude.executor import CallExecutor
+from proxy.amplitude.rate_limiter import RateLimiter
+from proxy.amplitude.rate_limiter_redis import RedisRateLimiter
+from proxy.amplitude.sliding_window import Reservation
 from proxy.backlog import Backlog
 from proxy.flights import Flights
 from proxy.forgetting import Forgetting, Forgot
-from proxy.ledger import Booking
-from proxy.outage import Outage
 from proxy.profile.errors import UpstreamUnavailable
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity, Part, computations, prediction, recommendation
 from proxy.profile.record import EMPTY, CachedPart, Record, merge
 from proxy.profiles import Answer, Profiles
-from proxy.quota import Quota
-from proxy.sender import Sender
 from proxy.shared import Gone
-from proxy.shared import quota as shared_quota
-from proxy.shared.quota import SharedQuota
 from proxy.shared.records import SharedRecords
 from proxy.shared.server import Server
 from proxy.store import Store
@@ -76,12 +76,12 @@ class Process:
         self.server = Server(url, monotonic=monotonic)
         self.started.append(self.server)
         self.records = SharedRecords(self.server, b"test:", LIFETIMES, longest=LONGEST)
-        self.shared = SharedQuota(self.server, b"test:")
-        self.quota = Quota(per_minute, monotonic=monotonic, shared=self.shared, longest=LONGEST)
+        self.shared = RedisRateLimiter(self.server, b"test:")
+        self.quota = RateLimiter(per_minute, monotonic=monotonic, shared=self.shared, longest=LONGEST)
         self.store = Store(max_bytes=1_000_000, lifetimes=LIFETIMES, now=now, shared=self.records)
         self.source = FakeSource(FakeClock(time.time()))
-        outage = Outage(monotonic)
-        self.sender = Sender(self.source.fetch, self.quota, outage, monotonic=monotonic)
+        outage = CircuitBreaker(monotonic)
+        self.sender = CallExecutor(self.source.fetch, self.quota, outage, monotonic=monotonic)
         self.backlog = backlog = Backlog(max_users=100, max_age=600, monotonic=monotonic)
         self.forgetting = Forgetting(self.store, backlog, self.records)
         self.server.enroll_by(self.enroll)
@@ -124,7 +124,7 @@ def wait_until(holds: Callable[[], object], seconds: float = 10) -> None:
         threading.Event().wait(0.005)
 
 
-def booked(quota: Quota, latest: float = 0.0) -> list[Booking]:
+def booked(quota: RateLimiter, latest: float = 0.0) -> list[Reservation]:
     """Book as long as there is a place."""
     found = []
     while booking := quota.book(latest):
@@ -162,7 +162,7 @@ def test_no_minute_holds_more_than_the_quota_whoever_books(running: RedisServer)
     assert not booked(processes[0].quota, time.monotonic() + 60), "nor while the first of them may be on its way"
     for place in places[:5]:
         processes[0].quota.ended(place)
-    following: list[Booking] = []
+    following: list[Reservation] = []
 
     def another() -> bool:
         following[:] = booked(processes[1].quota, time.monotonic() + 64)

@@ -21,16 +21,16 @@ import pytest
 import requests
 import trustme
 
-from proxy.amplitude import Amplitude
-from proxy.plan import plan
+from proxy.amplitude.calls import plan_calls
+from proxy.amplitude.client import Amplitude
+from proxy.amplitude.transport import Session, reuse_connection
 from proxy.profile import encoding
 from proxy.profile.errors import AnotherUser, UpstreamError, UpstreamInvalid
 from proxy.profile.parts import PROPERTIES, Identity
-from proxy.transport import Session, reuse_connection
 from tests.upstream import Reply, Upstream
 
 USERS = ("alice", "bob", "carol", "dave")
-CALL = plan([PROPERTIES])[0]
+CALL = plan_calls([PROPERTIES])[0]
 
 
 def amplitude(upstream: Upstream, *, timeout: float = 5.0, accept_mapped_users: bool = True) -> Amplitude:

@@ -9,19 +9,19 @@ from typing import ClassVar
 
 import pytest
 
-from proxy.amplitude import Fetched
+from proxy.amplitude.calls import Call, plan_calls
+from proxy.amplitude.circuit_breaker import CircuitBreaker
+from proxy.amplitude.client import Fetched
+from proxy.amplitude.executor import CallExecutor
+from proxy.amplitude.rate_limiter import RateLimiter
+from proxy.amplitude.sliding_window import Reservation
 from proxy.backlog import Backlog
 from proxy.flights import Flights
-from proxy.ledger import Booking
-from proxy.outage import Outage
-from proxy.plan import Call, plan
 from proxy.profile.errors import QuotaExhausted, UpstreamInvalid, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity, Part, computations, recommendation
 from proxy.profile.record import CachedPart, Record
 from proxy.profiles import Answer, Profiles
-from proxy.quota import Quota
-from proxy.sender import Sender
 from proxy.store import Store
 from tests.fakes import FakeClock, FakeSource
 
@@ -45,11 +45,11 @@ class World:
     ) -> None:
         self.clock = clock
         self.source = FakeSource(clock)
-        self.quota = Quota(per_minute, monotonic=clock)
+        self.quota = RateLimiter(per_minute, monotonic=clock)
         self.store = Store(max_bytes=1_000_000, lifetimes=lifetimes, now=clock)
-        self.outage = Outage(clock)
+        self.outage = CircuitBreaker(clock)
         self.backlog = Backlog(max_users=100, max_age=600, monotonic=clock)
-        self.sender = Sender(self.source.fetch, self.quota, self.outage, monotonic=clock)
+        self.sender = CallExecutor(self.source.fetch, self.quota, self.outage, monotonic=clock)
         self.flights = Flights(
             self.sender,
             self.store,
@@ -527,7 +527,7 @@ def test_no_thread_runs_before_the_first_call(clock: FakeClock) -> None:
 
 
 def _call(*parts: Part) -> Call:
-    return plan(parts)[0]
+    return plan_calls(parts)[0]
 
 
 def sent(world: World) -> list[tuple[str | None, frozenset[Part]]]:
@@ -705,7 +705,7 @@ def test_who_has_no_copy_is_not_refused_with_a_refresh_that_was_being_booked(
     book = world.quota.book
     widened: list[Future[Answer]] = []
 
-    def slow(latest: float, *, burst: float = 1.0) -> Booking | None:
+    def slow(latest: float, *, burst: float = 1.0) -> Reservation | None:
         if not widened:
             widened.append(world.ask(PROPERTIES))
             world.wait_until_waiting(PROPERTIES)

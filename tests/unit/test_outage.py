@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.outage import Outage
+from proxy.amplitude.circuit_breaker import CircuitBreaker
 from proxy.profile.errors import (
     AnotherUser,
     QuotaExhausted,
@@ -15,7 +15,7 @@ from proxy.profile.errors import (
 from tests.fakes import FakeClock
 
 
-def failed(outage: Outage, times: int = 1, fault: UpstreamError | None = None) -> None:
+def failed(outage: CircuitBreaker, times: int = 1, fault: UpstreamError | None = None) -> None:
     for _ in range(times):
         outage.ended(fault or UpstreamUnavailable(), probe=outage.begin())
 
@@ -24,7 +24,7 @@ def failed(outage: Outage, times: int = 1, fault: UpstreamError | None = None) -
 def test_five_failures_in_a_row_stop_the_calls_and_callers_hear_the_last_word(
     clock: FakeClock, fault: UpstreamError
 ) -> None:
-    outage = Outage(clock)
+    outage = CircuitBreaker(clock)
     failed(outage, 4, fault)
     assert outage.lasting() is None
     failed(outage, 1, fault)
@@ -34,7 +34,7 @@ def test_five_failures_in_a_row_stop_the_calls_and_callers_hear_the_last_word(
 
 
 def test_an_answer_in_between_begins_the_count_anew_and_a_429_is_an_answer(clock: FakeClock) -> None:
-    outage = Outage(clock)
+    outage = CircuitBreaker(clock)
     for answer in (None, QuotaExhausted()):
         failed(outage, 4)
         outage.ended(answer, probe=outage.begin())
@@ -43,7 +43,7 @@ def test_an_answer_in_between_begins_the_count_anew_and_a_429_is_an_answer(clock
 
 
 def test_answers_about_another_user__many_in_a_row__calls_go_on(clock: FakeClock) -> None:
-    outage = Outage(clock)
+    outage = CircuitBreaker(clock)
     failed(outage, 4)
     failed(outage, 20, AnotherUser())
     failed(outage, 4)
@@ -51,7 +51,7 @@ def test_answers_about_another_user__many_in_a_row__calls_go_on(clock: FakeClock
 
 
 def test_one_probe_at_a_time_and_its_success_ends_the_outage(clock: FakeClock) -> None:
-    outage = Outage(clock)
+    outage = CircuitBreaker(clock)
     failed(outage, 5)
     assert 0 < outage.wait() <= 1
     clock.advance(outage.wait())
@@ -66,7 +66,7 @@ def test_one_probe_at_a_time_and_its_success_ends_the_outage(clock: FakeClock) -
 
 @pytest.mark.contract("1 outages")
 def test_pauses_grow_to_four_seconds_counted_from_the_probe_s_start(clock: FakeClock) -> None:
-    outage = Outage(clock)
+    outage = CircuitBreaker(clock)
     failed(outage, 5)
     pauses = []
     for _ in range(6):
@@ -82,7 +82,7 @@ def test_pauses_grow_to_four_seconds_counted_from_the_probe_s_start(clock: FakeC
 
 
 def test_what_was_on_the_way_when_it_began_lengthens_nothing_and_an_answer_among_it_ends_it(clock: FakeClock) -> None:
-    outage = Outage(clock)
+    outage = CircuitBreaker(clock)
     on_the_way = [outage.begin() for _ in range(20)]
     for probe in on_the_way[:19]:
         outage.ended(UpstreamUnavailable(), probe=probe)
@@ -92,6 +92,6 @@ def test_what_was_on_the_way_when_it_began_lengthens_nothing_and_an_answer_among
 
 
 def test_wrong_credentials_stop_the_calls_at_once(clock: FakeClock) -> None:
-    outage = Outage(clock)
+    outage = CircuitBreaker(clock)
     failed(outage, 1, UpstreamRejected())
     assert isinstance(outage.lasting(), UpstreamRejected)

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.plan import Call, plan, tell_apart
+from proxy.amplitude.calls import Call, plan_calls, split_response
 from proxy.profile.parts import COHORTS, PROPERTIES, SECTIONS, Identity, Part, computations, prediction, recommendation
 
 ALONG = (PROPERTIES, COHORTS)
 
 
 def test_everything_without_a_conflict_is_one_call() -> None:
-    (call,) = plan([recommendation("a"), recommendation("b"), PROPERTIES, COHORTS])
+    (call,) = plan_calls([recommendation("a"), recommendation("b"), PROPERTIES, COHORTS])
     assert call.parameters(Identity("u", "d")) == {
         "user_id": "u",
         "device_id": "d",
@@ -26,7 +26,7 @@ def test_everything_without_a_conflict_is_one_call() -> None:
 
 @pytest.mark.contract("1 recommendations")
 def test_recommendations_of_two_types_need_two_calls_and_the_rest_goes_with_the_first() -> None:
-    first, second = plan([recommendation("a", "model"), recommendation("a"), COHORTS])
+    first, second = plan_calls([recommendation("a", "model"), recommendation("a"), COHORTS])
     assert first.parts == {recommendation("a", "model"), COHORTS}
     assert second.parts == {recommendation("a")}
     assert first.parameters(Identity("u", None))["rec_type"] == "model"
@@ -34,36 +34,36 @@ def test_recommendations_of_two_types_need_two_calls_and_the_rest_goes_with_the_
 
 
 def test_what_rides_along_is_never_worth_a_call_of_its_own() -> None:
-    assert plan([], ALONG) == []
-    (call,) = plan([recommendation("a")], ALONG)
+    assert plan_calls([], ALONG) == []
+    (call,) = plan_calls([recommendation("a")], ALONG)
     assert call.parts == {recommendation("a"), *ALONG}
 
 
 def test_nothing_but_what_was_asked_is_in_a_call_when_nothing_rides_along() -> None:
-    (call,) = plan([COHORTS])
+    (call,) = plan_calls([COHORTS])
     assert call.parameters(Identity(None, "d")) == {"device_id": "d", "get_cohort_ids": "true"}
 
 
 def test_properties_and_computations_are_never_in_one_call() -> None:
-    first, second = plan([PROPERTIES, COHORTS, computations(["b", "a"])], ALONG)
+    first, second = plan_calls([PROPERTIES, COHORTS, computations(["b", "a"])], ALONG)
     assert first.parts == {PROPERTIES, COHORTS}
     assert second.parameters(Identity("u", None)) == {"user_id": "u", "comp_id": "a,b"}
 
 
 def test_properties_do_not_ride_where_computations_sit() -> None:
-    (call,) = plan([computations(), recommendation("a")], ALONG)
+    (call,) = plan_calls([computations(), recommendation("a")], ALONG)
     assert call.parts == {computations(), recommendation("a"), COHORTS}
     assert call.parameters(Identity("u", None))["get_computations"] == "true"
 
 
 def test_two_sets_of_computations_are_two_calls() -> None:
-    calls = plan([computations(["a"]), computations(["a", "b"])])
+    calls = plan_calls([computations(["a"]), computations(["a", "b"])])
     assert [call.parameters(Identity("u", None))["comp_id"] for call in calls] == ["a", "a,b"]
 
 
 def test_scores_and_percentiles_are_two_calls_each_beside_whatever_else_there_is() -> None:
     wanted = [prediction("p"), prediction("q"), prediction("p", "pct"), recommendation("a", "model"), COHORTS]
-    first, second = plan(wanted)
+    first, second = plan_calls(wanted)
     assert first.parameters(Identity("u", None)) == {
         "user_id": "u",
         "get_recs": "true",
@@ -89,7 +89,7 @@ parts = st.one_of(
 def test_every_part_is_brought_exactly_once_and_nothing_unasked_but_what_rides(
     wanted: list[Part], along: tuple[Part, ...]
 ) -> None:
-    calls = plan(wanted, along)
+    calls = plan_calls(wanted, along)
     brought = [part for call in calls for part in call.parts]
     assert len(brought) == len(set(brought))
     assert set(wanted) <= set(brought) <= {*wanted, *along}
@@ -104,7 +104,7 @@ def test_no_plan_has_more_calls_than_the_conflicts_demand(wanted: list[Part]) ->
     types = {section: {part.type for part in wanted if part.section == section} for section in SECTIONS}
     one_field = sum(part == PROPERTIES or part.section == "computations" for part in wanted)
     demanded = [len(types["recommendations"]), len(types["propensities"]), one_field, bool(wanted)]
-    assert len(plan(wanted)) == max(demanded)
+    assert len(plan_calls(wanted)) == max(demanded)
 
 
 BOTH = Call(frozenset({recommendation("a"), recommendation("b"), *ALONG}), ("a", "b"))
@@ -112,48 +112,48 @@ BOTH = Call(frozenset({recommendation("a"), recommendation("b"), *ALONG}), ("a",
 
 def test_null_and_missing_are_empty_answers() -> None:
     for data in ({}, {"recommendations": None, "amp_props": None, "cohort_ids": None}):
-        values, faulty = tell_apart(BOTH, data)
+        values, faulty = split_response(BOTH, data)
         assert values == {recommendation("a"): None, recommendation("b"): None, PROPERTIES: {}, COHORTS: []}
         assert not faulty
 
 
 def test_another_type_than_documented_is_no_answer_for_that_part_alone() -> None:
-    values, faulty = tell_apart(BOTH, {"recommendations": "x", "amp_props": [], "cohort_ids": ["c"]})
+    values, faulty = split_response(BOTH, {"recommendations": "x", "amp_props": [], "cohort_ids": ["c"]})
     assert values == {COHORTS: ["c"]}
     assert faulty == {recommendation("a"), recommendation("b"), PROPERTIES}
 
 
 def test_entries_are_found_by_id_whatever_their_order_and_their_neighbours() -> None:
     entries = [{"rec_id": "b", "items": ["2"]}, "odd", {"items": []}, {"rec_id": "a", "items": ["1"]}]
-    values, _ = tell_apart(BOTH, {"recommendations": entries})
+    values, _ = split_response(BOTH, {"recommendations": entries})
     assert values[recommendation("a")]["items"] == ["1"]
     assert values[recommendation("b")]["items"] == ["2"]
 
 
 def test_a_single_entry_without_id_answers_a_single_question() -> None:
-    (call,) = plan([recommendation("a")])
-    values, _ = tell_apart(call, {"recommendations": [{"items": ["1"]}]})
+    (call,) = plan_calls([recommendation("a")])
+    values, _ = split_response(call, {"recommendations": [{"items": ["1"]}]})
     assert values[recommendation("a")] == {"items": ["1"]}
 
 
 @given(st.dictionaries(st.sampled_from(["recommendations", "amp_props", "cohort_ids"]), st.from_type(object)))
 def test_each_part_is_either_answered_or_faulty(data: dict[str, Any]) -> None:
-    values, faulty = tell_apart(BOTH, data)
+    values, faulty = split_response(BOTH, data)
     assert values.keys() | faulty == BOTH.parts
     assert not values.keys() & faulty
 
 
 @pytest.mark.contract("1 propensities")
 def test_propensities_are_found_by_id_and_a_single_one_also_by_its_own_field() -> None:
-    (call,) = plan([prediction("p", "pct"), prediction("q", "pct")])
+    (call,) = plan_calls([prediction("p", "pct"), prediction("q", "pct")])
     said = {"propensity": 1, "propensities": [{"pred_id": "q", "prop": 97, "prop_type": "score"}]}
-    assert tell_apart(call, said)[0] == {prediction("p", "pct"): None, prediction("q", "pct"): 97}
-    (single,) = plan([prediction("p")])
-    assert tell_apart(single, {"propensity": 0.5})[0] == {prediction("p"): 0.5}
-    assert tell_apart(single, {})[0] == {prediction("p"): None}
-    assert tell_apart(single, {"propensities": "x"})[1] == {prediction("p")}
+    assert split_response(call, said)[0] == {prediction("p", "pct"): None, prediction("q", "pct"): 97}
+    (single,) = plan_calls([prediction("p")])
+    assert split_response(single, {"propensity": 0.5})[0] == {prediction("p"): 0.5}
+    assert split_response(single, {})[0] == {prediction("p"): None}
+    assert split_response(single, {"propensities": "x"})[1] == {prediction("p")}
 
 
 def test_amp_props_are_computations_when_those_were_asked() -> None:
-    (call,) = plan([computations(["a"])])
-    assert tell_apart(call, {"amp_props": {"orders": "3"}}) == ({computations(["a"]): {"orders": "3"}}, set())
+    (call,) = plan_calls([computations(["a"])])
+    assert split_response(call, {"amp_props": {"orders": "3"}}) == ({computations(["a"]): {"orders": "3"}}, set())

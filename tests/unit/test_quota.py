@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.ledger import Booking
-from proxy.quota import Quota
+from proxy.amplitude.rate_limiter import RateLimiter
+from proxy.amplitude.sliding_window import Reservation
 from tests.fakes import FakeClock
 
 FOREVER = float("inf")
 
 
 def test_a_tenth_may_go_at_once_and_the_rest_goes_evenly(clock: FakeClock) -> None:
-    quota = Quota(600, monotonic=clock)
+    quota = RateLimiter(600, monotonic=clock)
     moments = [booking.at - clock() for booking in (quota.book(FOREVER) for _ in range(70)) if booking]
     assert moments[:60] == [0] * 60
     steps = [later - earlier for earlier, later in pairwise(moments[59:])]
@@ -23,7 +23,7 @@ def test_a_tenth_may_go_at_once_and_the_rest_goes_evenly(clock: FakeClock) -> No
 
 
 def test_who_cannot_be_helped_in_time_is_told_at_once_and_spends_nothing(clock: FakeClock) -> None:
-    quota = Quota(10, monotonic=clock)
+    quota = RateLimiter(10, monotonic=clock)
     assert quota.book(clock()) is not None
     assert quota.book(clock() + 5.9) is None
     assert quota.wait() == pytest.approx(6.0)
@@ -32,7 +32,7 @@ def test_who_cannot_be_helped_in_time_is_told_at_once_and_spends_nothing(clock: 
 
 def test_now_is_never_too_late_though_the_clock_moves_on_while_we_ask() -> None:
     ticks = itertools.count(1000)
-    quota = Quota(600, monotonic=lambda: float(next(ticks)))
+    quota = RateLimiter(600, monotonic=lambda: float(next(ticks)))
     for _ in range(30):
         booking = quota.book(float(next(ticks)))
         assert booking is not None
@@ -41,7 +41,7 @@ def test_now_is_never_too_late_though_the_clock_moves_on_while_we_ask() -> None:
 
 
 def test_a_cancelled_place_is_free_again(clock: FakeClock) -> None:
-    quota = Quota(600, monotonic=clock)
+    quota = RateLimiter(600, monotonic=clock)
     bookings = [quota.book(clock()) for _ in range(60)]
     assert quota.book(clock()) is None
     for booking in bookings:
@@ -51,7 +51,7 @@ def test_a_cancelled_place_is_free_again(clock: FakeClock) -> None:
 
 
 def test_a_place_is_taken_until_a_minute_after_the_call_has_ended(clock: FakeClock) -> None:
-    quota = Quota(1, monotonic=clock)
+    quota = RateLimiter(1, monotonic=clock)
     booking = quota.book(clock())
     assert booking is not None
     clock.advance(100)
@@ -65,7 +65,7 @@ def test_a_place_is_taken_until_a_minute_after_the_call_has_ended(clock: FakeClo
 
 
 def test_a_call_that_was_given_up_may_still_arrive(clock: FakeClock) -> None:
-    quota = Quota(1, monotonic=clock)
+    quota = RateLimiter(1, monotonic=clock)
     booking = quota.book(clock())
     assert booking is not None
     quota.ended(booking, may_arrive_for=5)
@@ -73,7 +73,7 @@ def test_a_call_that_was_given_up_may_still_arrive(clock: FakeClock) -> None:
 
 
 def test_after_amplitude_s_429_nothing_is_sent_until_the_stand_back_is_over(clock: FakeClock) -> None:
-    quota = Quota(600, monotonic=clock)
+    quota = RateLimiter(600, monotonic=clock)
     quota.stand_back(60)
     quota.stand_back(5)
     closed = quota.closed
@@ -97,8 +97,8 @@ def test_no_60_seconds_hold_more_calls_than_the_quota_wherever_they_arrived(
     per_minute: int, happenings: list[tuple[float, float, str]], patience: float
 ) -> None:
     clock = FakeClock(0)
-    quota = Quota(per_minute, monotonic=clock)
-    on_the_way: list[tuple[float, float, Booking]] = []  # ends, began
+    quota = RateLimiter(per_minute, monotonic=clock)
+    on_the_way: list[tuple[float, float, Reservation]] = []  # ends, began
     calls: list[tuple[float, float]] = []
 
     def advance(to: float) -> None:
@@ -128,9 +128,9 @@ def test_no_60_seconds_hold_more_calls_than_the_quota_wherever_they_arrived(
 
 
 def test_a_minute_under_pressure_is_used_whole_and_never_starves(clock: FakeClock) -> None:
-    quota = Quota(600, monotonic=clock)
+    quota = RateLimiter(600, monotonic=clock)
     start = clock()
-    ends: list[tuple[float, Booking]] = []
+    ends: list[tuple[float, Reservation]] = []
     moments = []
     while clock() < start + 600:
         while ends and ends[0][0] <= clock():

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from proxy.amplitude.calls import plan_calls, split_response
 from proxy.api.parse import parse
 from proxy.api.response import _frame, shape
-from proxy.plan import plan, tell_apart
 from proxy.profile import encoding
 from proxy.profile.aliases import Aliases
 from proxy.profile.aliases import parse as aliases
@@ -30,8 +30,8 @@ def record_of(ask: ProfileRequest, user_data: dict[str, Any] | None) -> Record:
     parts: dict[Part, CachedPart] = {}
     if user_data is None:
         return Record()
-    for call in plan(ask.wish.parts):
-        values, _ = tell_apart(call, user_data)
+    for call in plan_calls(ask.wish.parts):
+        values, _ = split_response(call, user_data)
         parts |= {part: CachedPart(encoding.write(value), AT) for part, value in values.items()}
     return Record(parts, None, user_data.get("user_id"), user_data.get("device_id"))
 

@@ -14,7 +14,7 @@ from flask.testing import FlaskClient
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from werkzeug.test import TestResponse
 
-from proxy.amplitude import Fetched
+from proxy.amplitude.client import Fetched
 from proxy.api.openapi.document import document
 from proxy.api.openapi.examples import sent
 from proxy.app import create_app

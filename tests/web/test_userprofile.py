@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from proxy.amplitude import Fetched
+from proxy.amplitude.client import Fetched
 from proxy.profile.errors import UpstreamTimeout
 from proxy.profile.record import Record
 from tests.fakes import FakeClock, FakeSource

@@ -6,13 +6,13 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from proxy.amplitude import Fetched
-from proxy.ledger import Booking
-from proxy.outage import Outage
-from proxy.plan import Call
+from proxy.amplitude.calls import Call
+from proxy.amplitude.circuit_breaker import CircuitBreaker
+from proxy.amplitude.client import Fetched
+from proxy.amplitude.rate_limiter import RateLimiter
+from proxy.amplitude.sliding_window import Reservation
 from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamRejected, UpstreamTimeout
 from proxy.profile.parts import Identity
-from proxy.quota import Quota
 from proxy.telemetry import OncePerMinute
 
 _log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class LastCall:
     at: float
 
 
-class Sender:
+class CallExecutor:
     """`typical`: seconds that a call takes, of late. Safe for threads.
 
     `on_ended` is told of each call: `ok` or the error word, the seconds it took, the recommendations it asked for.
@@ -39,8 +39,8 @@ class Sender:
     def __init__(
         self,
         fetch: Callable[[Identity, Call], Fetched],
-        quota: Quota,
-        outage: Outage,
+        quota: RateLimiter,
+        outage: CircuitBreaker,
         *,
         monotonic: Callable[[], float],
         on_ended: Callable[[str, float, int], None] = lambda *_: None,
@@ -54,7 +54,7 @@ class Sender:
         self.typical = _FIRST_GUESS_SECONDS
         self.last_call: LastCall | None = None
 
-    def send(self, identity: Identity, call: Call, booking: Booking, *, probe: bool) -> Fetched | UpstreamError:
+    def send(self, identity: Identity, call: Call, booking: Reservation, *, probe: bool) -> Fetched | UpstreamError:
         """Return what `call` brought, or why nothing. `probe`: what `Outage.begin` said of it."""
         started = self._monotonic()
         outcome: Fetched | UpstreamError | None = None

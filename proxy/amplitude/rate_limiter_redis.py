@@ -5,9 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
-from proxy.ledger import WINDOW_SECONDS, Pace
+from proxy.amplitude.sliding_window import WINDOW_SECONDS, Rate
 from proxy.shared.server import Server
+
+_LUA = Path(__file__).parent / "lua"
 
 _COUNTED_SECONDS = 15.0
 """For so long a process that is heard of no more counts as one."""
@@ -29,7 +32,7 @@ class Found:
     """Seconds for which all stand back."""
 
 
-class SharedQuota:
+class RedisRateLimiter:
     """Each method is one round trip and raises Gone."""
 
     def __init__(self, server: Server, prefix: bytes) -> None:
@@ -37,10 +40,10 @@ class SharedQuota:
         self._places, self._bursts, self._pace, self._processes = (
             prefix + name for name in (b"quota:places", b"quota:bursts", b"quota:pace", b"quota:processes")
         )
-        self._book = server.script("book")
-        self._unbook = server.script("unbook")
-        self._ended = server.script("ended")
-        self._enroll = server.script("enroll")
+        self._book = server.script(_LUA / "reserve.lua")
+        self._unbook = server.script(_LUA / "cancel.lua")
+        self._ended = server.script(_LUA / "complete.lua")
+        self._enroll = server.script(_LUA / "register.lua")
         self._epoch = b""
         self._numbers = itertools.count(1)
 
@@ -53,7 +56,7 @@ class SharedQuota:
         """Return an id for a booking, unlike any of another process."""
         return f"{self._server.id}:{next(self._numbers)}"
 
-    def book(self, latest: float, pace: Pace, longest: float, *, burst: float) -> Found | None:
+    def book(self, latest: float, pace: Rate, longest: float, *, burst: float) -> Found | None:
         """Book the first free place if it is no later than `latest`. None when this process must enroll first."""
         id = self.new_id()
         held = longest + WINDOW_SECONDS
@@ -75,7 +78,7 @@ class SharedQuota:
         wait, even, closed_for = rest
         return Found(id if booked else None, float(wait), bool(even), float(closed_for))
 
-    def cancel(self, id: str, at: float, pace: Pace, *, even: bool) -> None:
+    def cancel(self, id: str, at: float, pace: Rate, *, even: bool) -> None:
         """Give back the place that was booked for the moment `at`."""
         self._unbook([self._places, self._bursts, self._pace], [id, int(even), pace.interval, at])
 

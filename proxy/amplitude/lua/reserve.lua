@@ -1,4 +1,4 @@
--- Book a place in the quota: the first free moment, unless that is too late. The arithmetic of proxy/quota.py's Ledger.
+-- Book a place in the quota: the first free moment, unless that is too late. The arithmetic of proxy/amplitude/rate_limiter.py's Ledger.
 -- KEYS  places (by the moment they are free again), bursts (by their moment), pace (hash)
 -- ARGV  id, calls a minute, how many may burst, seconds between even calls, latest (seconds from now),
 --       seconds for which the place is held at most, epoch the caller knows, milliseconds until idle keys expire

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 WINDOW_SECONDS = 60.0
 
 
-class Booking:
+class Reservation:
     """One call's place: `at` is the moment (monotonic seconds) when it may be sent, not before."""
 
     __slots__ = ("at", "even", "id")
@@ -29,7 +29,7 @@ class Booking:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class Rate:
     """How `per_minute` calls are spread: `burst` may go at once, the others at `interval` (seconds)."""
 
     per_minute: int
@@ -37,18 +37,18 @@ class Pace:
     interval: float
 
     @classmethod
-    def of(cls, per_minute: int) -> Pace:
+    def of(cls, per_minute: int) -> Rate:
         """Return the pace of a quota; 0 is none at all."""
         # An even call may go beside the burst, so the burst is one less than the tenth.
         burst = max(per_minute // 10 - 1, 0)
         return cls(per_minute, burst, WINDOW_SECONDS / max(per_minute - burst, 1))
 
 
-class Ledger:
+class SlidingWindow:
     """Moments are monotonic seconds. Not safe for threads: `Quota` is."""
 
     def __init__(self) -> None:
-        self._open: set[Booking] = set()  # booked or on the way
+        self._open: set[Reservation] = set()  # booked or on the way
         self._ended: list[tuple[float, str]] = []  # sorted: when the place is free again, and the booking's id
         self._bursts: list[float] = []  # sorted
         self._next_even = float("-inf")
@@ -56,7 +56,7 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._open) + len(self._ended)
 
-    def first(self, earliest: float, pace: Pace, burst: float = 1.0) -> Booking | None:
+    def first(self, earliest: float, pace: Rate, burst: float = 1.0) -> Reservation | None:
         """Return the first place from `earliest` on, not taken yet; None when that depends on calls on the way.
 
         `burst`: the share of the burst that may be used up.
@@ -68,13 +68,13 @@ class Ledger:
         if excess > 0:
             earliest = max(earliest, self._ended[excess - 1][0])
         if self._next_even <= earliest:
-            return Booking(earliest, even=True)
+            return Reservation(earliest, even=True)
         del self._bursts[: bisect_right(self._bursts, earliest - WINDOW_SECONDS)]
         if len(self._bursts) < int(pace.burst * burst):
-            return Booking(earliest, even=False)
-        return Booking(self._next_even, even=True)
+            return Reservation(earliest, even=False)
+        return Reservation(self._next_even, even=True)
 
-    def take(self, booking: Booking, pace: Pace) -> None:
+    def take(self, booking: Reservation, pace: Rate) -> None:
         """Let `booking` hold its place until it is cancelled, or a minute after it ended."""
         self._open.add(booking)
         if booking.even:
@@ -82,7 +82,7 @@ class Ledger:
         else:
             insort(self._bursts, booking.at)
 
-    def cancel(self, booking: Booking, pace: Pace) -> None:
+    def cancel(self, booking: Reservation, pace: Rate) -> None:
         """Give back a place that no call was sent for."""
         if booking not in self._open:
             return
@@ -92,7 +92,7 @@ class Ledger:
         elif self._next_even == booking.at + pace.interval:
             self._next_even = booking.at
 
-    def ended(self, booking: Booking, free_at: float) -> bool:
+    def ended(self, booking: Reservation, free_at: float) -> bool:
         """Let `booking` hold its place until `free_at`. Return False when that was told before."""
         if booking not in self._open:
             return False

@@ -17,7 +17,8 @@ import requests
 import urllib3
 from requests.auth import AuthBase, HTTPBasicAuth
 
-from proxy.plan import Call, tell_apart
+from proxy.amplitude.calls import Call, split_response
+from proxy.amplitude.transport import InvalidResponse, Session, reuse_connection
 from proxy.profile import encoding
 from proxy.profile.errors import (
     AnotherUser,
@@ -31,7 +32,6 @@ from proxy.profile.errors import (
 from proxy.profile.json import read_json
 from proxy.profile.parts import Identity, Part
 from proxy.profile.record import CachedPart, Record
-from proxy.transport import InvalidResponse, Session, reuse_connection
 
 MAX_BYTES = 2 * 1024 * 1024
 STAND_BACK_SECONDS = 60.0
@@ -127,7 +127,7 @@ class Amplitude:
             raise UpstreamInvalid("larger than 2 MiB" if body is None else "not the documented shape")
         if not self._accept_mapped_users and not _about(identity, user_data):
             raise AnotherUser
-        values, faulty = tell_apart(call, user_data)
+        values, faulty = split_response(call, user_data)
         record = Record(
             {part: CachedPart(encoding.write(value), now) for part, value in values.items()},
             None,

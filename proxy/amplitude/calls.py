@@ -44,7 +44,7 @@ class Call:
         return query
 
 
-def plan(wanted: Collection[Part], along: Collection[Part] = ()) -> list[Call]:
+def plan_calls(wanted: Collection[Part], along: Collection[Part] = ()) -> list[Call]:
     """Return the fewest calls that bring all of `wanted`, with `along` riding free on the first that has room.
 
     A call has one `rec_type` and one `propensity_type`, and what it says of properties and of computations
@@ -78,7 +78,7 @@ def _by_type(wanted: Collection[Part], section: Section) -> list[tuple[str | Non
     return [(kind, tuple(ids)) for kind, ids in types.items()]
 
 
-def tell_apart(call: Call, user_data: Mapping[str, Any]) -> tuple[dict[Part, Any], set[Part]]:
+def split_response(call: Call, user_data: Mapping[str, Any]) -> tuple[dict[Part, Any], set[Part]]:
     """Split Amplitude's `userData` into what it says of each part of `call`, and the parts it says wrongly.
 
     Null or a missing key is an empty answer, as documented for users without recommendations; a value of

@@ -17,7 +17,7 @@ _LONGEST_PAUSE_SECONDS = 4.0
 """Answers must be whole again within 10 s of a fault's end, and a probe that hangs takes 5 of them."""
 
 
-class Outage:
+class CircuitBreaker:
     """Judges by how calls end. Safe for threads."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from proxy.ledger import WINDOW_SECONDS, Booking, Ledger, Pace
+from proxy.amplitude.sliding_window import WINDOW_SECONDS, Rate, Reservation, SlidingWindow
 from proxy.shared import Gone
 
 if TYPE_CHECKING:
-    from proxy.shared.quota import SharedQuota
+    from proxy.amplitude.rate_limiter_redis import RedisRateLimiter
 
 _REMEMBERED_SECONDS = 20.0
 """For so long the number of processes stays what it was at most."""
@@ -29,7 +29,7 @@ _REFUSED_SECONDS = 0.1
 """For so long the first free moment last heard of is believed in: a storm of misses asks no more often."""
 
 
-class Quota:
+class RateLimiter:
     """`per_minute` calls in any 60 seconds. Safe for threads.
 
     Every booking must be given back: `cancel` when no call was sent, `ended` when one was. `longest`: seconds from
@@ -41,18 +41,18 @@ class Quota:
         per_minute: int,
         *,
         monotonic: Callable[[], float],
-        shared: SharedQuota | None = None,
+        shared: RedisRateLimiter | None = None,
         longest: float = 0.0,
         processes: int = 1,
     ) -> None:
-        self._pace = Pace.of(per_minute)
+        self._pace = Rate.of(per_minute)
         self._monotonic = monotonic
         self._shared = shared
         self._longest = longest
         self._at_least = processes
         self._counts: deque[tuple[float, int]] = deque()  # when, and how many processes there were
         self._lock = Lock()
-        self._ledger = Ledger()  # of this process alone
+        self._ledger = SlidingWindow()  # of this process alone
         self._closed_until = _NEVER
         self._refused_at = _NEVER
         self._free_at = _NEVER  # the first free moment last heard of from the others, and when
@@ -77,7 +77,7 @@ class Quota:
             self._ledger.forget(self._monotonic())
             return len(self._ledger)
 
-    def book(self, latest: float, *, burst: float = 1.0) -> Booking | None:
+    def book(self, latest: float, *, burst: float = 1.0) -> Reservation | None:
         """Return a place at the first free moment, or None when that is after `latest` (monotonic seconds).
 
         This very moment is never too late: a `latest` that has passed asks for a place now. `burst`: the share
@@ -95,7 +95,7 @@ class Quota:
             self._refused_at = self._monotonic()
         return booking
 
-    def cancel(self, booking: Booking) -> None:
+    def cancel(self, booking: Reservation) -> None:
         """Give back a place that no call was sent for."""
         with self._lock:
             self._ledger.cancel(booking, self._pace)
@@ -105,7 +105,7 @@ class Quota:
             with contextlib.suppress(Gone):
                 self._shared.cancel(booking.id, booking.at - self._monotonic(), self._pace, even=booking.even)
 
-    def ended(self, booking: Booking, *, may_arrive_for: float = 0.0) -> None:
+    def ended(self, booking: Reservation, *, may_arrive_for: float = 0.0) -> None:
         """Tell that the call has ended, well or not: Amplitude counts the failed ones too.
 
         `may_arrive_for`: seconds for which a call that was given up may still reach Amplitude.
@@ -171,7 +171,7 @@ class Quota:
             self._ledger.forget(now)
             return [(id, at - now) for id, at in self._ledger.held(self._longest)]
 
-    def _book_here(self, latest: float, pace: Pace, *, burst: float, not_before: float = _NEVER) -> Booking | None:
+    def _book_here(self, latest: float, pace: Rate, *, burst: float, not_before: float = _NEVER) -> Reservation | None:
         now = self._monotonic()
         booking = self._first(max(now, not_before), pace, burst)
         if booking is None or booking.at > max(latest, now):
@@ -181,7 +181,7 @@ class Quota:
         self._ledger.take(booking, pace)
         return booking
 
-    def _book_with_others(self, shared: SharedQuota, latest: float, *, burst: float) -> Booking | None:
+    def _book_with_others(self, shared: RedisRateLimiter, latest: float, *, burst: float) -> Reservation | None:
         now = self._monotonic()
         if now < self._heard_at + _REFUSED_SECONDS and self._free_at > max(latest, now):
             return None
@@ -199,15 +199,15 @@ class Quota:
             self._stand_back_for(found.closed_for)
             if found.id is None:
                 return None
-            booking = Booking(now + found.wait, even=found.even, id=found.id)
+            booking = Reservation(now + found.wait, even=found.even, id=found.id)
             self._ledger.take(booking, self._pace)
             return booking
 
-    def _book_alone(self, shared: SharedQuota, latest: float, *, burst: float) -> Booking | None:
+    def _book_alone(self, shared: RedisRateLimiter, latest: float, *, burst: float) -> Reservation | None:
         gone_since = shared.gone_since
         if gone_since is None:  # back already: the next who asks will be told
             return None
-        share = Pace.of(self._pace.per_minute // self.processes)
+        share = Rate.of(self._pace.per_minute // self.processes)
         with self._lock:
             opens = gone_since + self._longest + WINDOW_SECONDS
             booking = self._book_here(latest, share, burst=burst, not_before=opens)
@@ -217,11 +217,11 @@ class Quota:
                 self._free_at = first.at if first else self._monotonic() + share.interval
             return booking
 
-    def _first(self, earliest: float, pace: Pace, burst: float = 1.0) -> Booking | None:
+    def _first(self, earliest: float, pace: Rate, burst: float = 1.0) -> Reservation | None:
         self._ledger.forget(self._monotonic())
         return self._ledger.first(max(earliest, self._closed_until), pace, burst)
 
-    def _tell(self, shared: SharedQuota, id: str, *, free_in: float = 0.0, stand_back: float = 0.0) -> None:
+    def _tell(self, shared: RedisRateLimiter, id: str, *, free_in: float = 0.0, stand_back: float = 0.0) -> None:
         try:
             closed_for = shared.ended(id, free_in, stand_back)
         except Gone:

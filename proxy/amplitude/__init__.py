@@ -1,0 +1,1 @@
+"""Clients of Amplitude's APIs, and what protects its quota: rate limiter and circuit breaker."""
