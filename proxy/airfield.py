@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from proxy.amplitude.circuit_breaker import CircuitBreaker
 from proxy.amplitude.rate_limiter import RateLimiter
 from proxy.profile.freshness import FreshnessPolicy
-from proxy.store import Store
+from proxy.storage.tiered import TieredStore
 from proxy.tickets import UnderWay
 
 
@@ -17,7 +17,7 @@ class Airfield:
     """One for a process. `now`: Unix seconds, for ages; `monotonic` and `sleep`: for waiting."""
 
     under_way: UnderWay
-    store: Store
+    store: TieredStore
     quota: RateLimiter
     outage: CircuitBreaker
     lifetimes: FreshnessPolicy

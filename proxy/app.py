@@ -28,7 +28,7 @@ from proxy.profile.parts import Identity
 from proxy.profiles import Profiles
 from proxy.pushing import Pushing
 from proxy.settings import Settings
-from proxy.store import Store
+from proxy.storage.tiered import TieredStore
 from proxy.telemetry import configure_logging
 from proxy.web import auth, context, docs, forget, hooks, ops, pages, playground, status, v1, webhooks
 from proxy.web.routes import Application
@@ -104,15 +104,15 @@ def _services(
     if settings.redis_url is not None:
         # Only then: the library takes longer to load than all the rest together.
         from proxy.amplitude.rate_limiter_redis import RedisRateLimiter
-        from proxy.shared.pushes import SharedPushes
-        from proxy.shared.records import SharedRecords
-        from proxy.shared.server import Server
+        from proxy.storage.redis.client import RedisClient
+        from proxy.storage.redis.profiles import RedisProfiles
+        from proxy.storage.redis.updates import RedisUpdates
 
-        server = Server(settings.redis_url, verify=settings.redis_tls_verify, monotonic=monotonic)
+        server = RedisClient(settings.redis_url, verify=settings.redis_tls_verify, monotonic=monotonic)
         prefix = _prefix(settings)
-        records = SharedRecords(server, prefix, lifetimes, longest=longest)
+        records = RedisProfiles(server, prefix, lifetimes, longest=longest)
         shared_quota = RedisRateLimiter(server, prefix)
-        pushes = SharedPushes(server, prefix, use=lifetimes.pushed_use)
+        pushes = RedisUpdates(server, prefix, use=lifetimes.pushed_use)
     quota = RateLimiter(
         settings.amplitude_requests_per_minute,
         monotonic=monotonic,
@@ -120,7 +120,9 @@ def _services(
         longest=longest,
         processes=settings.web_concurrency,
     )
-    store = Store(max_bytes=int(settings.cache_max_mb * 1024 * 1024), lifetimes=lifetimes, now=now, shared=records)
+    store = TieredStore(
+        max_bytes=int(settings.cache_max_mb * 1024 * 1024), lifetimes=lifetimes, now=now, shared=records
+    )
     outage = CircuitBreaker(monotonic)
     metrics = Metrics()
     sender = CallExecutor(fetch, quota, outage, monotonic=monotonic, on_ended=metrics.called)

@@ -13,7 +13,7 @@ from proxy.amplitude.client import Fetched
 from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid, UpstreamRejected
 from proxy.profile.parts import COHORTS, Identity
 from proxy.settings import Settings
-from proxy.shared import Gone
+from proxy.storage.redis import RedisUnavailable
 
 _BRAZES_PATIENCE_SECONDS = 2
 _CLOSE = 0.82
@@ -101,12 +101,12 @@ def findings(settings: Settings, fetch: Callable[[Identity, Call], Fetched]) -> 
 
 
 def _redis(url: str, *, verify: bool) -> Finding:
-    from proxy.shared.server import Server
+    from proxy.storage.redis.client import RedisClient
 
-    server = Server(url, verify=verify)
+    server = RedisClient(url, verify=verify)
     try:
         server.hash(b"connected-content-proxy-check")
-    except Gone:
+    except RedisUnavailable:
         return Finding("redis", False, "REDIS_URL does not answer: look at host, port, password, and REDIS_TLS_VERIFY")
     finally:
         server.stop()

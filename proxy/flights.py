@@ -25,7 +25,7 @@ from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import Identity, Part
 from proxy.profile.record import EMPTY
 from proxy.standby import Standby
-from proxy.store import Store
+from proxy.storage.tiered import TieredStore
 from proxy.telemetry import request_id
 from proxy.tickets import NEVER, Awaited, Ticket, UnderWay
 
@@ -54,7 +54,7 @@ class Flights:
     def __init__(
         self,
         sender: CallExecutor,
-        store: Store,
+        store: TieredStore,
         quota: RateLimiter,
         outage: CircuitBreaker,
         backlog: Backlog,

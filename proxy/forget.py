@@ -16,7 +16,7 @@ from proxy.planning import counted
 from proxy.preview import NoService, asked_for, let_in, running_service
 from proxy.profile.parts import Identity
 from proxy.settings import Settings, SettingsError
-from proxy.shared import Gone
+from proxy.storage.redis import RedisUnavailable
 from proxy.telemetry import silence_http_library
 from proxy.web.context import installed
 
@@ -52,7 +52,7 @@ def forget(users: tuple[str, ...], devices: tuple[str, ...], url: str | None, cr
         records = sum(map(_through(url, credentials) if url else _in_redis(), ids))
     except (NotForgotten, NoService, SettingsError) as error:
         raise click.ClickException(str(error)) from None
-    except Gone:
+    except RedisUnavailable:
         raise click.ClickException("Redis does not answer: not all are forgotten; try again") from None
     click.echo(f"forgotten: {counted(records, 'record')}")
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from proxy.backlog import Backlog
-from proxy.breather import Breather
-from proxy.forgotten import names
 from proxy.profile.parts import Identity
-from proxy.shared import Gone
-from proxy.store import Store
+from proxy.storage.checkpoint import Checkpoint
+from proxy.storage.redis import RedisUnavailable
+from proxy.storage.tiered import TieredStore
+from proxy.storage.tombstones import names
 
 if TYPE_CHECKING:
-    from proxy.shared.records import SharedRecords
+    from proxy.storage.redis.profiles import RedisProfiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Forgot:
 class Forgetting:
     """Safe for threads. `catch_up` is for the thread that keeps the connection to Redis."""
 
-    def __init__(self, store: Store, backlog: Backlog, shared: SharedRecords | None = None) -> None:
+    def __init__(self, store: TieredStore, backlog: Backlog, shared: RedisProfiles | None = None) -> None:
         self._store = store
         self._backlog = backlog
         self._shared = shared
@@ -41,13 +41,13 @@ class Forgetting:
         does not answer: the others cannot be told.
         """
         meant = names(ids)
-        gone: Gone | None = None
+        gone: RedisUnavailable | None = None
         there: set[bytes] = set()
         if self._shared is not None:
             # First: a copy there would come back here.
             try:
                 there = self._shared.forget(ids)
-            except Gone as error:
+            except RedisUnavailable as error:
                 gone = error
         here, waiting = self._forget_here(meant)
         if gone is not None:
@@ -66,6 +66,6 @@ class Forgetting:
     def _forget_here(
         self, meant: Collection[bytes], moments: Mapping[bytes, float] | None = None
     ) -> tuple[set[bytes], int]:
-        here = self._store.forget(meant, moments, Breather())
+        here = self._store.forget(meant, moments, Checkpoint())
         waiting = self._backlog.forget(lambda identity: not names(identity).isdisjoint(meant))
         return here, waiting

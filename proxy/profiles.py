@@ -14,7 +14,7 @@ from proxy.profile.freshness import Freshness, FreshnessPolicy, freshness
 from proxy.profile.parts import Identity, Part
 from proxy.profile.query import ANY_QUERY, ProfileQuery
 from proxy.profile.record import EMPTY, Record, merge
-from proxy.store import Store
+from proxy.storage.tiered import TieredStore
 from proxy.tickets import Ticket
 
 MAX_WAITING = 1000
@@ -52,7 +52,7 @@ class Profiles:
 
     def __init__(
         self,
-        store: Store,
+        store: TieredStore,
         flights: Flights,
         lifetimes: FreshnessPolicy,
         *,

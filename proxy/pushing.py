@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 
 from cachetools import TTLCache
 
-from proxy.breather import Breather
-from proxy.budget import Budget
 from proxy.profile.updates import MESSAGE_SECONDS, Updates, checksum, since
-from proxy.shared import Gone
-from proxy.store import Store
+from proxy.storage.budget import Budget
+from proxy.storage.checkpoint import Checkpoint
+from proxy.storage.redis import RedisUnavailable
+from proxy.storage.tiered import TieredStore
 
 if TYPE_CHECKING:
-    from proxy.shared.pushes import SharedPushes
+    from proxy.storage.redis.updates import RedisUpdates
     from proxy.webhooks import Batch
 
 _log = logging.getLogger(__name__)
@@ -55,8 +55,8 @@ class Pushing:
 
     def __init__(
         self,
-        store: Store,
-        shared: SharedPushes | None = None,
+        store: TieredStore,
+        shared: RedisUpdates | None = None,
         *,
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -95,15 +95,15 @@ class Pushing:
         """Take `batch`; False when it is a repeated message. Raises Gone when only this process has it."""
         if batch.message is not None and self._remembers(batch.message):
             return False
-        gone: Gone | None = None
-        breathe = Breather()
+        gone: RedisUnavailable | None = None
+        breathe = Checkpoint()
         forgotten = 0
         for some in _portions(self._useful(batch, breathe)):
             kept = some
             if self._shared is not None and gone is None:
                 try:
                     refused = self._shared.push(some, self._now())
-                except Gone as error:
+                except RedisUnavailable as error:
                     gone = error
                 else:
                     kept = [one for place, one in enumerate(some) if place not in refused]
@@ -125,7 +125,7 @@ class Pushing:
             _log.warning("what is pushed is kept in the memory of this one process: there is no REDIS_URL")
         return True
 
-    def _useful(self, batch: Batch, breathe: Breather) -> list[tuple[str, Updates]]:
+    def _useful(self, batch: Batch, breathe: Checkpoint) -> list[tuple[str, Updates]]:
         """Return the news without what is too old to be of any use."""
         horizon = self._now() - self._store.pushed_use
         found = []
@@ -144,7 +144,7 @@ class Pushing:
         """Look up those users of whom something is kept here who were pushed to other processes. Raises Gone."""
         if self._shared is None:
             return
-        breathe, began = Breather(), self._monotonic()
+        breathe, began = Checkpoint(), self._monotonic()
         told, last = self._shared.told(self._heard)
         if self._heard_at is not None and not self._shared.heard_all(began - self._heard_at):
             self._waiting = self._store.held(lambda _: True, breathe)
@@ -159,7 +159,7 @@ class Pushing:
             mark = self._store.mark
             try:
                 found = self._shared.read(some)
-            except Gone:
+            except RedisUnavailable:
                 self._waiting += some
                 raise
             there = [(user, pushed) for user, pushed in zip(some, found, strict=True) if pushed]
@@ -173,14 +173,14 @@ class Pushing:
             return False
         try:
             return self._shared.remembers(message)
-        except Gone:
+        except RedisUnavailable:
             return False
 
     def _remember(self, message: str) -> None:
         with self._lock:
             self._messages[message] = True
         if self._shared is not None:
-            with contextlib.suppress(Gone):  # a repeated one is applied again, and changes nothing
+            with contextlib.suppress(RedisUnavailable):  # a repeated one is applied again, and changes nothing
                 self._shared.remember(message)
 
 

@@ -18,7 +18,7 @@ from proxy.planning import Plan, counted, spoken
 from proxy.preview import NoService, asked_for, let_in, own_application, running_service
 from proxy.profile.parts import SECTIONS
 from proxy.settings import Settings, SettingsError
-from proxy.shared import Gone
+from proxy.storage.redis import RedisUnavailable
 from proxy.telemetry import silence_http_library
 from proxy.warmer import Warmer
 from proxy.warming import Count, NoColumn, Row, read
@@ -184,7 +184,7 @@ def _service(url: str | None, credentials: str) -> tuple[list[Ask], Callable[[],
         raise NoService("REDIS_URL names no Redis")
     try:
         redis.hash(b"connected-content-proxy-warm")
-    except Gone:
+    except RedisUnavailable:
         raise NoService(f"{_LOST}. Look at REDIS_URL, and REDIS_TLS_VERIFY") from None
     return [ask] * CONNECTIONS, lambda: None if redis.gone_since is None else _LOST
 

@@ -14,7 +14,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from proxy.amplitude.sliding_window import WINDOW_SECONDS, Rate, Reservation, SlidingWindow
-from proxy.shared import Gone
+from proxy.storage.redis import RedisUnavailable
 
 if TYPE_CHECKING:
     from proxy.amplitude.rate_limiter_redis import RedisRateLimiter
@@ -89,7 +89,7 @@ class RateLimiter:
         else:
             try:
                 booking = self._book_with_others(self._shared, latest, burst=burst)
-            except Gone:
+            except RedisUnavailable:
                 booking = self._book_alone(self._shared, latest, burst=burst)
         if booking is None and burst >= 1:
             self._refused_at = self._monotonic()
@@ -102,7 +102,7 @@ class RateLimiter:
             self._free_at = _NEVER
         if self._shared is not None:
             # If Redis is gone it is free again by itself, when a call could no longer be on its way.
-            with contextlib.suppress(Gone):
+            with contextlib.suppress(RedisUnavailable):
                 self._shared.cancel(booking.id, booking.at - self._monotonic(), self._pace, even=booking.even)
 
     def ended(self, booking: Reservation, *, may_arrive_for: float = 0.0) -> None:
@@ -224,7 +224,7 @@ class RateLimiter:
     def _tell(self, shared: RedisRateLimiter, id: str, *, free_in: float = 0.0, stand_back: float = 0.0) -> None:
         try:
             closed_for = shared.ended(id, free_in, stand_back)
-        except Gone:
+        except RedisUnavailable:
             with self._lock:
                 self._unseen += 1
             return  # the ledger here has it, and it is written back

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proxy.amplitude.sliding_window import WINDOW_SECONDS, Rate
-from proxy.shared.server import Server
+from proxy.storage.redis.client import RedisClient
 
 _LUA = Path(__file__).parent / "lua"
 
@@ -35,7 +35,7 @@ class Found:
 class RedisRateLimiter:
     """Each method is one round trip and raises Gone."""
 
-    def __init__(self, server: Server, prefix: bytes) -> None:
+    def __init__(self, server: RedisClient, prefix: bytes) -> None:
         self._server = server
         self._places, self._bursts, self._pace, self._processes = (
             prefix + name for name in (b"quota:places", b"quota:bursts", b"quota:pace", b"quota:processes")

@@ -20,11 +20,11 @@ from proxy.metrics import Metrics
 from proxy.profile.aliases import Aliases
 from proxy.profiles import Profiles
 from proxy.pushing import Pushing
-from proxy.store import Store
+from proxy.storage.tiered import TieredStore
 from proxy.telemetry import OncePerMinute
 
 if TYPE_CHECKING:
-    from proxy.shared.server import Server
+    from proxy.storage.redis.client import RedisClient
 
 _KEY = "connected-content-proxy"
 
@@ -40,10 +40,10 @@ class Services:
     flights: Flights
     sender: CallExecutor
     quota: RateLimiter
-    store: Store
+    store: TieredStore
     forgetting: Forgetting
     pushing: Pushing
-    redis: Server | None
+    redis: RedisClient | None
     keyring: KeyRing
     networks: tuple[IPv4Network | IPv6Network, ...]
     trusted_proxy_hops: int

@@ -7,7 +7,7 @@ from flask import Blueprint, Response, jsonify, request
 from proxy.api.errors import BadRequest
 from proxy.api.parse import FORGETTING, parse_forgetting
 from proxy.api.query_string import pairs_of
-from proxy.shared import Gone
+from proxy.storage.redis import RedisUnavailable
 from proxy.web.auth import admit
 from proxy.web.context import services
 from proxy.web.hooks import problem
@@ -25,7 +25,7 @@ def forget() -> Response:
     meant = parse_forgetting(given)
     try:
         forgot = services().forgetting.forget(meant)
-    except Gone:
+    except RedisUnavailable:
         response = problem(500, "Not forgotten everywhere", "Redis does not answer: forgotten here alone; try again")
         response.headers["Retry-After"] = "1"
         return response

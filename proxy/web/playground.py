@@ -12,8 +12,8 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, Unsupporte
 from proxy.api.errors import BadRequest, Forbidden
 from proxy.braze.exchange import User
 from proxy.braze.process import OTHERS_RENDER, Renderer, refused
-from proxy.budget import Budget, Busy
 from proxy.profile.json import read_json
+from proxy.storage.budget import Budget, Busy
 from proxy.web.auth import admit
 from proxy.web.hooks import problem
 from proxy.web.inside import asker

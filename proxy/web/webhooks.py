@@ -10,9 +10,9 @@ from flask import Blueprint, Response, jsonify, request
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from proxy.api.errors import BadRequest
-from proxy.breather import Breather
-from proxy.budget import Busy
-from proxy.shared import Gone
+from proxy.storage.budget import Busy
+from proxy.storage.checkpoint import Checkpoint
+from proxy.storage.redis import RedisUnavailable
 from proxy.web.auth import admit_from_anywhere
 from proxy.web.context import services
 from proxy.web.given import reading_the_body
@@ -47,7 +47,7 @@ def users() -> Response:
 def _taken(hook: str, read: Callable[[bytes | bytearray, float, Callable[[], object]], Batch]) -> Response:
     here = services()
     mark = here.pushing.mark
-    breathe = Breather()
+    breathe = Checkpoint()
     try:
         size = _checked_size()
         with here.pushing.room(size):
@@ -64,9 +64,9 @@ def _taken(hook: str, read: Callable[[bytes | bytearray, float, Callable[[], obj
     except BadRequest:
         here.metrics.pushed(hook, "refused")
         raise
-    except (Gone, Busy) as error:
+    except (RedisUnavailable, Busy) as error:
         here.metrics.pushed(hook, "failed")
-        gone = isinstance(error, Gone)
+        gone = isinstance(error, RedisUnavailable)
         response = problem(500, "Not kept everywhere", _GONE) if gone else problem(500, "Too many at once", _BUSY)
         response.headers["Retry-After"] = "1"
         return response

@@ -28,7 +28,7 @@ from proxy.profile.record import CachedPart, Record
 from proxy.sandbox.answers import Documented, user_data
 from proxy.sandbox.population import find
 from proxy.settings import Settings
-from proxy.store import Store
+from proxy.storage.tiered import TieredStore
 from proxy.web.context import services
 from tests.bench.load import Connections, table
 from tests.bench.options import command_line
@@ -42,7 +42,7 @@ _CALL = plan_calls([recommendation("homepage"), PROPERTIES, COHORTS])[0]
 _ASKING_AT_ONCE = 32
 
 
-def store(cache_max_mb: int) -> Store:
+def store(cache_max_mb: int) -> TieredStore:
     """Return the store as the application builds it."""
     required = {"AMPLITUDE_SECRET_KEY": "amplitude-secret", "PROXY_API_KEYS": KEYS}
     app = create_app(Settings.from_env(required | {"CACHE_MAX_MB": str(cache_max_mb)}))

@@ -19,8 +19,8 @@ from proxy.profile.query import ProfileQuery
 from proxy.profile.record import EMPTY, CachedPart, Record
 from proxy.profile.updates import REMOVED, Updates, known, membership, merged, pack, properties
 from proxy.pushing import Pushing
-from proxy.shared import Gone
-from proxy.shared.pushes import SharedPushes
+from proxy.storage.redis import RedisUnavailable
+from proxy.storage.redis.updates import RedisUpdates
 from proxy.webhooks import Batch
 from tests.integration.test_shared import LIFETIMES, USER, left_of, running, settled, stopped, valkey, wait_until
 from tests.integration.test_shared import Process as Alone
@@ -40,7 +40,7 @@ class Process(Alone):
 
     def __init__(self, url: str, **options: Any) -> None:
         super().__init__(url, **options)
-        self.pushes = SharedPushes(self.server, b"test:", use=LIFETIMES.pushed_use)
+        self.pushes = RedisUpdates(self.server, b"test:", use=LIFETIMES.pushed_use)
         self.pushing = Pushing(self.store, self.pushes)
 
     def enroll(self) -> None:
@@ -367,10 +367,10 @@ def test_a_repeated_message_is_known_to_every_process_once_it_was_applied(
     push = one.pushes.push
 
     def fails(*_: object) -> Any:
-        raise Gone
+        raise RedisUnavailable
 
     monkeypatch.setattr(one.pushes, "push", fails)
-    with pytest.raises(Gone):
+    with pytest.raises(RedisUnavailable):
         one.push(news, message="m")
     monkeypatch.setattr(one.pushes, "push", push)
     assert one.push(news, message="m")
@@ -382,7 +382,7 @@ def test_while_redis_is_gone_a_push_is_kept_here_and_said_to_be_incomplete(valke
     process = Process(valkey.url)
     started(process)
     valkey.stop()
-    with pytest.raises(Gone):
+    with pytest.raises(RedisUnavailable):
         process.push(("u", membership("c1", True, time.time())), message="m")
     assert process.cohorts() == b'["c1"]'
     valkey.start()

@@ -30,10 +30,10 @@ from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity, Part, computations, prediction, recommendation
 from proxy.profile.record import EMPTY, CachedPart, Record, merge
 from proxy.profiles import Answer, Profiles
-from proxy.shared import Gone
-from proxy.shared.records import SharedRecords
-from proxy.shared.server import Server
-from proxy.store import Store
+from proxy.storage.redis import RedisUnavailable
+from proxy.storage.redis.client import RedisClient
+from proxy.storage.redis.profiles import RedisProfiles
+from proxy.storage.tiered import TieredStore
 from tests.fakes import FakeClock, FakeSource
 from tests.redis_server import RedisServer, program
 
@@ -63,7 +63,7 @@ def valkey() -> Iterator[RedisServer]:
 class Process:
     """The rooms below the web, as one worker process has them."""
 
-    started: ClassVar[list[Server]] = []
+    started: ClassVar[list[RedisClient]] = []
 
     def __init__(
         self,
@@ -73,12 +73,12 @@ class Process:
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.server = Server(url, monotonic=monotonic)
+        self.server = RedisClient(url, monotonic=monotonic)
         self.started.append(self.server)
-        self.records = SharedRecords(self.server, b"test:", LIFETIMES, longest=LONGEST)
+        self.records = RedisProfiles(self.server, b"test:", LIFETIMES, longest=LONGEST)
         self.shared = RedisRateLimiter(self.server, b"test:")
         self.quota = RateLimiter(per_minute, monotonic=monotonic, shared=self.shared, longest=LONGEST)
-        self.store = Store(max_bytes=1_000_000, lifetimes=LIFETIMES, now=now, shared=self.records)
+        self.store = TieredStore(max_bytes=1_000_000, lifetimes=LIFETIMES, now=now, shared=self.records)
         self.source = FakeSource(FakeClock(time.time()))
         outage = CircuitBreaker(monotonic)
         self.sender = CallExecutor(self.source.fetch, self.quota, outage, monotonic=monotonic)
@@ -357,7 +357,7 @@ def test_one_late_answer_is_no_reason_to_do_without_redis(valkey: RedisServer) -
     process.server.stop()
     with redis.Redis.from_url(valkey.url) as operator:
         operator.execute_command("CLIENT", "PAUSE", "500", "ALL")
-    with pytest.raises(Gone):
+    with pytest.raises(RedisUnavailable):
         process.server.hash(b"nothing")
     assert process.server.gone_since is None
     wait_until(lambda: process.quota.book(0))
@@ -612,7 +612,7 @@ def test_forgetting_while_redis_is_gone_is_done_here_and_said_to_be_incomplete(v
     settled(one)
     one.get(COHORTS)
     valkey.stop()
-    with pytest.raises(Gone):
+    with pytest.raises(RedisUnavailable):
         one.forgetting.forget(USER)
     assert one.store.read(USER) == EMPTY
 
@@ -633,13 +633,13 @@ def test_rediss_is_verified_or_not(tmp_path: Path, verify: bool, monkeypatch: py
     tls = {f"tls-{name}": f"{tmp_path / file}" for name, file in files.items()}
     with RedisServer({"tls-port": f"{plain.port}", "tls-auth-clients": "no", **tls}, binary=binary):
         url = f"rediss://127.0.0.1:{plain.port}/0"
-        server = Server(url, verify=verify)
+        server = RedisClient(url, verify=verify)
         ready = not verify
         server.enroll_by(lambda: None)
         if ready:
             assert server.hash(b"nothing") == {}
         else:
-            with pytest.raises(Gone):
+            with pytest.raises(RedisUnavailable):
                 server.hash(b"nothing")
             monkeypatch.setenv("SSL_CERT_FILE", f"{tmp_path / 'ca.pem'}")
-            assert Server(url, verify=True).hash(b"nothing") == {}
+            assert RedisClient(url, verify=True).hash(b"nothing") == {}

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.budget import Budget, Busy
+from proxy.storage.budget import Budget, Busy
 
 LONG = 10.0
 

@@ -22,7 +22,7 @@ from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity, Part, computations, recommendation
 from proxy.profile.record import CachedPart, Record
 from proxy.profiles import Answer, Profiles
-from proxy.store import Store
+from proxy.storage.tiered import TieredStore
 from tests.fakes import FakeClock, FakeSource
 
 USER = Identity("u", None)
@@ -46,7 +46,7 @@ class World:
         self.clock = clock
         self.source = FakeSource(clock)
         self.quota = RateLimiter(per_minute, monotonic=clock)
-        self.store = Store(max_bytes=1_000_000, lifetimes=lifetimes, now=clock)
+        self.store = TieredStore(max_bytes=1_000_000, lifetimes=lifetimes, now=clock)
         self.outage = CircuitBreaker(clock)
         self.backlog = Backlog(max_users=100, max_age=600, monotonic=clock)
         self.sender = CallExecutor(self.source.fetch, self.quota, self.outage, monotonic=clock)

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from proxy.backlog import Wanted
 from proxy.forgetting import Forgetting, Forgot
-from proxy.forgotten import name_of, names, pair_digest
 from proxy.profile.errors import QuotaExhausted
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity
 from proxy.profile.record import EMPTY, CachedPart, Record
-from proxy.store import Store
+from proxy.storage.tiered import TieredStore
+from proxy.storage.tombstones import name_of, names, pair_digest
 from tests.fakes import FakeClock
 from tests.unit.test_flights import USER, World
 
@@ -119,7 +119,7 @@ def test_who_is_forgotten_while_the_backlog_seeks_a_place_does_not_return_to_it(
 @given(st.lists(st.sampled_from(["ask", "land", "forget", "forget another"]), max_size=30))
 def test_any_order_of_landing_and_forgetting_keeps_nothing_that_was_asked_before(steps: list[str]) -> None:
     clock = FakeClock()
-    store = Store(max_bytes=100_000, lifetimes=FreshnessPolicy(fresh=900, negative=60), now=clock)
+    store = TieredStore(max_bytes=100_000, lifetimes=FreshnessPolicy(fresh=900, negative=60), now=clock)
     on_their_way: list[tuple[int, bool]] = []  # the mark, and whether the user was forgotten since
     kept = False
     for step in steps:

@@ -6,8 +6,8 @@ from threading import Event, Semaphore
 
 import pytest
 
-from proxy.shared import Gone
-from proxy.shared.gathered import MOST, TRIPS, Gathered
+from proxy.storage.redis import RedisUnavailable
+from proxy.storage.redis.auto_pipeline import MOST, TRIPS, AutoPipeline
 
 
 class Trips:
@@ -34,11 +34,11 @@ def trips() -> Trips:
 
 
 @pytest.fixture
-def gathered(trips: Trips) -> Gathered[int, int]:
-    return Gathered(trips, patience=10, on_late=pytest.fail)
+def gathered(trips: Trips) -> AutoPipeline[int, int]:
+    return AutoPipeline(trips, patience=10, on_late=pytest.fail)
 
 
-def held(trips: Trips, gathered: Gathered[int, int], more: int) -> list[Future[int]]:
+def held(trips: Trips, gathered: AutoPipeline[int, int], more: int) -> list[Future[int]]:
     """Ask as often as trips may be under way at once, and by `more` others meanwhile; let them all go on."""
     with ThreadPoolExecutor(TRIPS + more) as threads:
         asked = [threads.submit(gathered.ask, number) for number in range(TRIPS)]
@@ -51,51 +51,51 @@ def held(trips: Trips, gathered: Gathered[int, int], more: int) -> list[Future[i
     return asked
 
 
-def test_who_finds_a_trip_free_goes_alone_and_at_once(trips: Trips, gathered: Gathered[int, int]) -> None:
+def test_who_finds_a_trip_free_goes_alone_and_at_once(trips: Trips, gathered: AutoPipeline[int, int]) -> None:
     asked = held(trips, gathered, 0)
     assert [one.result() for one in asked] == [-number for number in range(TRIPS)]
     assert sorted(trips.asked) == [[number] for number in range(TRIPS)]
 
 
 def test_all_who_come_meanwhile_go_on_the_next_and_each_is_told_its_own(
-    trips: Trips, gathered: Gathered[int, int]
+    trips: Trips, gathered: AutoPipeline[int, int]
 ) -> None:
     asked = held(trips, gathered, 20)
     assert [one.result() for one in asked] == [-number for number in range(TRIPS + 20)]
     assert sorted(map(len, trips.asked)) == [1] * TRIPS + [20]
 
 
-def test_a_trip_takes_no_more_than_can_be_read_at_once(trips: Trips, gathered: Gathered[int, int]) -> None:
+def test_a_trip_takes_no_more_than_can_be_read_at_once(trips: Trips, gathered: AutoPipeline[int, int]) -> None:
     asked = held(trips, gathered, MOST + 1)
     assert [one.result() for one in asked] == [-number for number in range(TRIPS + MOST + 1)]
     assert sorted(map(len, trips.asked)) == [1] * (TRIPS + 1) + [MOST]
 
 
-def test_a_trip_that_fails_is_over_and_the_next_is_made(trips: Trips, gathered: Gathered[int, int]) -> None:
-    trips.fault = Gone()
+def test_a_trip_that_fails_is_over_and_the_next_is_made(trips: Trips, gathered: AutoPipeline[int, int]) -> None:
+    trips.fault = RedisUnavailable()
     asked = held(trips, gathered, 3)
-    assert all(isinstance(one.exception(), Gone) for one in asked)
+    assert all(isinstance(one.exception(), RedisUnavailable) for one in asked)
     trips.fault = None
     assert held(trips, gathered, 0)[0].result() == 0
     assert gathered._free == TRIPS
 
 
-def test_who_is_stopped_on_a_trip_lets_the_others_go(trips: Trips, gathered: Gathered[int, int]) -> None:
+def test_who_is_stopped_on_a_trip_lets_the_others_go(trips: Trips, gathered: AutoPipeline[int, int]) -> None:
     trips.fault = SystemExit()
     asked = held(trips, gathered, 2)
     assert [type(one.exception()) for one in asked[: TRIPS + 1]] == [SystemExit] * (TRIPS + 1)
-    assert isinstance(asked[-1].exception(), Gone)  # whose answer the last leader would have brought
+    assert isinstance(asked[-1].exception(), RedisUnavailable)  # whose answer the last leader would have brought
     assert gathered._free == TRIPS
 
 
 def test_who_cannot_go_in_time_is_told_so_and_keeps_nobody(trips: Trips) -> None:
     late: list[None] = []
-    gathered = Gathered(trips, patience=0.01, on_late=lambda: late.append(None))
+    gathered = AutoPipeline(trips, patience=0.01, on_late=lambda: late.append(None))
     with ThreadPoolExecutor(TRIPS) as threads:
         asked = [threads.submit(gathered.ask, number) for number in range(TRIPS)]
         for _ in range(TRIPS):
             assert trips.begun.acquire(timeout=10)
-        with pytest.raises(Gone):
+        with pytest.raises(RedisUnavailable):
             gathered.ask(9)
         assert len(late) == 1
         trips.go_on.set()

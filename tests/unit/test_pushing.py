@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.api.errors import BadRequest
-from proxy.forgotten import names
 from proxy.profile import encoding
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity
@@ -23,7 +22,8 @@ from proxy.profile.query import ProfileQuery
 from proxy.profile.record import EMPTY, CachedPart, Record
 from proxy.profile.updates import Known, checksum, known, unpack
 from proxy.pushing import Pushing
-from proxy.store import Store
+from proxy.storage.tiered import TieredStore
+from proxy.storage.tombstones import names
 from proxy.webhooks import Batch, read_cohorts, read_users
 from tests.fakes import FakeClock
 from tests.unit.test_longjson import nothing
@@ -140,11 +140,11 @@ def agrees(found: Known, statements: list[Statement], user: str) -> bool:
     return ({c: is_in for c, (_, is_in) in found.cohorts.items()}, there, found.whole_at) == (cohorts, values, whole_at)
 
 
-def a_store(max_bytes: int = 1_000_000) -> Store:
-    return Store(max_bytes=max_bytes, lifetimes=LIFETIMES, now=FakeClock(START))
+def a_store(max_bytes: int = 1_000_000) -> TieredStore:
+    return TieredStore(max_bytes=max_bytes, lifetimes=LIFETIMES, now=FakeClock(START))
 
 
-def known_in(store: Store, user: str) -> Known:
+def known_in(store: TieredStore, user: str) -> Known:
     entry = store._cache.get(Identity(user, None))
     return known(unpack(entry.pushed or b"") if entry else {})
 
@@ -371,7 +371,7 @@ def test_others_have_their_turn_every_millisecond_while_ten_thousand_are_taken(
     looks = itertools.count()
     # Each user takes a tenth of a millisecond, as it were.
     watch = SimpleNamespace(perf_counter=lambda: next(looks) / 10_000, sleep=turns.append)
-    monkeypatch.setattr("proxy.breather.time", watch)
+    monkeypatch.setattr("proxy.storage.checkpoint.time", watch)
     store = a_store(max_bytes=100_000_000)
     pushing = Pushing(store, now=FakeClock(START), monotonic=FakeClock())
     assert pushing.push(a_batch(*[f"user-{number}" for number in range(10_000)]), 0)

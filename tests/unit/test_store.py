@@ -5,21 +5,21 @@ from weakref import ref
 
 import pytest
 
-from proxy.forgotten import names
-from proxy.memory import Ready
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity, recommendation
 from proxy.profile.query import ProfileQuery
 from proxy.profile.record import EMPTY, CachedPart, Record
 from proxy.profile.updates import membership
-from proxy.store import Store
+from proxy.storage.memory import Ready
+from proxy.storage.tiered import TieredStore
+from proxy.storage.tombstones import names
 from tests.fakes import FakeClock
 
 LIFETIMES = FreshnessPolicy(fresh=900, negative=60)
 
 
-def store(clock: FakeClock, max_bytes: int = 1_000_000) -> Store:
-    return Store(max_bytes=max_bytes, lifetimes=LIFETIMES, now=clock)
+def store(clock: FakeClock, max_bytes: int = 1_000_000) -> TieredStore:
+    return TieredStore(max_bytes=max_bytes, lifetimes=LIFETIMES, now=clock)
 
 
 def some(clock: FakeClock, size: int = 10) -> Record:
@@ -92,14 +92,14 @@ WISH = ProfileQuery(("cohorts",))
 USER = Identity("u", None)
 
 
-def asked(kept: Store, body: bytes = b"{}", times: int = 2, identity: Identity = USER) -> None:
+def asked(kept: TieredStore, body: bytes = b"{}", times: int = 2, identity: Identity = USER) -> None:
     for _ in range(times):
         found = kept.fresh(identity, WISH)
         if found and found.again:
             kept.keep_ready(identity, WISH, found.record, body, "etag")
 
 
-def ready(kept: Store, identity: Identity = USER, wish: ProfileQuery = WISH) -> Ready | None:
+def ready(kept: TieredStore, identity: Identity = USER, wish: ProfileQuery = WISH) -> Ready | None:
     found = kept.fresh(identity, wish)
     return found.ready if found else None
 

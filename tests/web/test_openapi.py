@@ -21,7 +21,7 @@ from proxy.app import create_app
 from proxy.profile.errors import UpstreamError
 from proxy.profile.record import Record
 from proxy.settings import Settings
-from proxy.shared import Gone
+from proxy.storage.redis import RedisUnavailable
 from proxy.web.context import installed
 from tests.conftest import KEYS, SECRET
 from tests.fakes import FakeClock, FakeSource, PopulatedSource
@@ -48,7 +48,7 @@ def question(path: str, **others: str) -> dict[str, str]:
 
 
 def unreachable(*_: object) -> None:
-    raise Gone
+    raise RedisUnavailable
 
 
 def ask(client: FlaskClient, path: str, method: str = "GET", headers: Any = None, **others: str) -> TestResponse:

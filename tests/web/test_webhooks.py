@@ -17,7 +17,7 @@ from werkzeug.test import TestResponse
 from proxy.api.openapi.webhooks import COHORT_EXAMPLE
 from proxy.app import create_app
 from proxy.settings import Settings
-from proxy.shared import Gone
+from proxy.storage.redis import RedisUnavailable
 from proxy.web.context import installed
 from tests.conftest import KEYS, SECRET
 from tests.fakes import FakeClock, FakeSource
@@ -390,7 +390,7 @@ def test_when_redis_could_not_be_told_amplitude_is_to_send_it_again(
     hooks: Hooks, app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unreachable(*_: object) -> None:
-        raise Gone
+        raise RedisUnavailable
 
     monkeypatch.setattr(installed(app).pushing, "push", unreachable)
     answer = hooks.post(COHORTS, COHORT_EXAMPLE)
@@ -486,7 +486,7 @@ def test_body__whatever_becomes_of_it__room_and_place_are_given_back(
         pass
 
 
-@pytest.mark.parametrize("error", [Gone(), RuntimeError("unexpected"), SystemExit()])
+@pytest.mark.parametrize("error", [RedisUnavailable(), RuntimeError("unexpected"), SystemExit()])
 def test_body__processing_fails__room_and_place_are_given_back(
     hooks: Hooks, app: Flask, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:

@@ -22,8 +22,8 @@ from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
-from proxy.shared import Gone
-from proxy.shared.gathered import Gathered
+from proxy.storage.redis import RedisUnavailable
+from proxy.storage.redis.auto_pipeline import AutoPipeline
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ _HGETALL = b"*2\r\n$7\r\nHGETALL\r\n$%d\r\n%b\r\n"
 _GET = b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n"
 
 
-class Server:
+class RedisClient:
     """Commands and scripts, each one round trip. Safe for threads; opens nothing before the first of them."""
 
     def __init__(self, url: str, *, verify: bool = True, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -66,7 +66,7 @@ class Server:
         self._stopped = False
         self._wake = threading.Event()
         self._scripts: list[bytes] = []
-        self._reads = Gathered[list[bytes], list[Any] | None](
+        self._reads = AutoPipeline[list[bytes], list[Any] | None](
             lambda asks: self._asked(lambda: self._read(asks)),
             patience=_READ_SECONDS,
             on_late=lambda: self._lost("reads that wait"),
@@ -106,7 +106,7 @@ class Server:
         asked = [_HGETALL % (len(key), key)] + ([_GET % (len(other), other)] if other is not None else [])
         told = self._reads.ask(asked)
         if told is None:
-            raise Gone
+            raise RedisUnavailable
         found, *others = told
         # A list where the URL says protocol=2.
         fields = found if isinstance(found, dict) else dict(zip(found[::2], found[1::2], strict=True))
@@ -152,18 +152,18 @@ class Server:
         if self._thread is None:
             self.start()
         if self.gone_since is not None and not self._trying():
-            raise Gone
+            raise RedisUnavailable
         try:
             answer = ask()
         except redis.TimeoutError:
             self._late += 1
             if self._late >= _LATE_ANSWERS:
                 self._lost("late answers")
-            raise Gone from None
+            raise RedisUnavailable from None
         except Exception as error:  # noqa: BLE001  # of the library, of a name look-up: nobody's answer depends on it
             if not _of_another_type(error):
                 self._lost(type(error).__name__)
-            raise Gone from None
+            raise RedisUnavailable from None
         self._late = 0
         return answer
 
@@ -188,7 +188,7 @@ class Server:
                     loaded = True
                 if self._enroll is not None:
                     self._enroll()
-            except Gone:
+            except RedisUnavailable:
                 pass
             except Exception:  # noqa: BLE001  # without this thread Redis would be gone for ever
                 _log.exception("Redis could not be tried")

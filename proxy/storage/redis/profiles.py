@@ -15,16 +15,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from proxy.forgotten import REMEMBERED_SECONDS, names, pair_digest
 from proxy.profile.errors import UpstreamError
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import Identity, Part, Section
 from proxy.profile.record import EMPTY, CachedPart, Record
 from proxy.profile.updates import Updates
-from proxy.shared.pushes import key_of, unpacked
-from proxy.shared.server import Server
+from proxy.storage.redis.client import RedisClient
+from proxy.storage.redis.updates import key_of, unpacked
+from proxy.storage.tombstones import REMEMBERED_SECONDS, names, pair_digest
 
-_LUA = Path(__file__).parent
+_LUA = Path(__file__).parent / "lua"
 
 _CODES: dict[Section, str] = {
     "recommendations": "r",
@@ -65,16 +65,16 @@ class Boarding:
     faults: Mapping[Part, UpstreamError]
 
 
-class SharedRecords:
+class RedisProfiles:
     """Each method is one round trip and raises Gone. `longest`: seconds for which a call can take."""
 
-    def __init__(self, server: Server, prefix: bytes, lifetimes: FreshnessPolicy, *, longest: float) -> None:
+    def __init__(self, server: RedisClient, prefix: bytes, lifetimes: FreshnessPolicy, *, longest: float) -> None:
         self._server = server
         self._prefix = prefix
         self._lifetimes = lifetimes
         self._lease = int(longest * 1000)
-        self._board = server.script(_LUA / "board.lua")
-        self._land = server.script(_LUA / "land.lua")
+        self._board = server.script(_LUA / "lease.lua")
+        self._land = server.script(_LUA / "save.lua")
         self._forget = server.script(_LUA / "forget.lua")
 
     def read(self, identity: Identity) -> Found:

@@ -37,7 +37,7 @@ def _digest(text: str) -> bytes:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest().encode()
 
 
-class Forgotten:
+class Tombstones:
     """The names lately forgotten, and their order. Not safe for threads: `Store` is."""
 
     def __init__(self, now: Callable[[], float]) -> None:

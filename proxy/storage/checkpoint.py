@@ -9,7 +9,7 @@ _SHORTEST_SLEEP = 1e-6
 """After a sleep of nothing gevent looks only each fiftieth time at who has sent something: that took them 100 ms."""
 
 
-class Breather:
+class Checkpoint:
     """Lets others have their turn when called, if a millisecond has passed since they had it."""
 
     def __init__(self) -> None:

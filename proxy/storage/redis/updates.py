@@ -11,12 +11,12 @@ from hashlib import blake2b
 from pathlib import Path
 from struct import Struct
 
-from proxy.forgotten import name_of
 from proxy.profile.parts import Identity
 from proxy.profile.updates import MAX_BYTES, MAX_FIELDS, MESSAGE_SECONDS, Updates, checksum, pack, unpack
-from proxy.shared.server import Server
+from proxy.storage.redis.client import RedisClient
+from proxy.storage.tombstones import name_of
 
-_LUA = Path(__file__).parent
+_LUA = Path(__file__).parent / "lua"
 
 _HEARD_SECONDS = 120.0
 """For so long a process may be away and still hears of all that was pushed."""
@@ -41,17 +41,17 @@ def unpacked(value: bytes | None) -> Updates:
         return {}
 
 
-class SharedPushes:
+class RedisUpdates:
     """Each method is one round trip, `push` perhaps several, and raises Gone.
 
     `use`: seconds for which a push is of use.
     """
 
-    def __init__(self, server: Server, prefix: bytes, *, use: float) -> None:
+    def __init__(self, server: RedisClient, prefix: bytes, *, use: float) -> None:
         self._server = server
         self._prefix = prefix
         self._use = use
-        self._push = server.script(_LUA / "push.lua")
+        self._push = server.script(_LUA / "update.lua")
 
     def push(self, news: Sequence[tuple[str, Updates]], now: float) -> dict[int, str]:
         """Merge `news` into what was pushed before. Return why nothing was kept of some, by their places.

@@ -14,14 +14,14 @@ from typing import NamedTuple
 
 from cachetools import LRUCache
 
-from proxy.entries import Entries, Entry, size_of
-from proxy.forgotten import Forgotten, names, pair_digest
 from proxy.profile.freshness import Freshness, FreshnessPolicy, freshness
 from proxy.profile.overlay import apply_updates
 from proxy.profile.parts import Identity
 from proxy.profile.query import ProfileQuery
 from proxy.profile.record import EMPTY, Record, merge
 from proxy.profile.updates import Updates, known, merged, pack, shrink, since, too_large, unpack
+from proxy.storage.lru import Entry, SizedLRU, size_of
+from proxy.storage.tombstones import Tombstones, names, pair_digest
 
 _AT_ONCE = 500
 """Records that are looked at, in half a millisecond, before others have their turn."""
@@ -53,18 +53,18 @@ class Hit(NamedTuple):
     again: bool
 
 
-class Memory:
+class MemoryStore:
     """Least recently used records leave it first. Safe for threads."""
 
     def __init__(self, *, max_bytes: int, lifetimes: FreshnessPolicy, now: Callable[[], float]) -> None:
         for_ready = max_bytes // _READY_SHARE
-        self._cache = Entries(max_bytes - for_ready)
+        self._cache = SizedLRU(max_bytes - for_ready)
         self._ready: LRUCache[Identity, tuple[ProfileQuery, Ready, bytes | None]] = LRUCache(
             for_ready, getsizeof=lambda kept: len(kept[1].body) + _READY_LINKS
         )
         self._lifetimes = lifetimes
         self._now = now
-        self._forgotten = Forgotten(now)
+        self._forgotten = Tombstones(now)
         self._any_pushed = False
         self.pushed_use = lifetimes.pushed_use
         """Seconds for which what was pushed is of use."""

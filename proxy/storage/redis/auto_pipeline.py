@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Generic, TypeVar
 
-from proxy.shared import Gone
+from proxy.storage.redis import RedisUnavailable
 
 Asked = TypeVar("Asked")
 Told = TypeVar("Told")
@@ -18,7 +18,7 @@ MOST = 64
 """Asks that go in one trip: so many answers are read in half a millisecond."""
 
 
-class Gathered(Generic[Asked, Told]):
+class AutoPipeline(Generic[Asked, Told]):
     """Safe for threads. `trip`: asks -> what is told each, in their order. `patience`: seconds, for all of an ask;
     `on_late` is called when it is out.
     """
@@ -50,14 +50,14 @@ class Gathered(Generic[Asked, Told]):
         if mine.leads:
             self._go(mine.leads)
         if not mine.told:
-            raise Gone
+            raise RedisUnavailable
         return mine.told[0]
 
     def _go(self, together: Sequence[_Ask[Asked, Told]]) -> None:
         try:
             for one, told in zip(together, self._trip([one.asked for one in together]), strict=True):
                 one.told.append(told)
-        except Gone:
+        except RedisUnavailable:
             pass
         finally:
             for one in together:

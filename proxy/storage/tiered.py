@@ -10,15 +10,15 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from proxy.memory import Memory
 from proxy.profile.errors import UpstreamError
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import Identity, Part
 from proxy.profile.record import EMPTY, Record
-from proxy.shared import Gone
+from proxy.storage.memory import MemoryStore
+from proxy.storage.redis import RedisUnavailable
 
 if TYPE_CHECKING:
-    from proxy.shared.records import Found, SharedRecords
+    from proxy.storage.redis.profiles import Found, RedisProfiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Boarding:
     faults: Mapping[Part, UpstreamError] = field(default_factory=dict)
 
 
-class Store(Memory):
+class TieredStore(MemoryStore):
     """The memory of this process, which the other processes add to. Safe for threads.
 
     `look`, `board` and `land` may be a round trip to Redis; all else is as in any memory.
@@ -41,7 +41,7 @@ class Store(Memory):
         max_bytes: int,
         lifetimes: FreshnessPolicy,
         now: Callable[[], float],
-        shared: SharedRecords | None = None,
+        shared: RedisProfiles | None = None,
     ) -> None:
         super().__init__(max_bytes=max_bytes, lifetimes=lifetimes, now=now)
         self._shared = shared
@@ -56,7 +56,7 @@ class Store(Memory):
             while told != self.told:
                 told = self.told
                 record = self._found(identity, self._shared.read(identity), mark)
-        except Gone:
+        except RedisUnavailable:
             return self.read(identity)
         return record
 
@@ -66,7 +66,7 @@ class Store(Memory):
             mark = self.mark
             try:
                 found = self._shared.board(identity, parts)
-            except Gone:
+            except RedisUnavailable:
                 pass
             else:
                 self._found(identity, found.found, mark)
@@ -91,5 +91,5 @@ class Store(Memory):
         if self._shared is not None:
             # Ids that Amplitude returned once outlive an answer without them.
             told = replace(news, user_id=record.user_id, device_id=record.device_id) if news is not EMPTY else news
-            with contextlib.suppress(Gone):
+            with contextlib.suppress(RedisUnavailable):
                 self._shared.land(identity, told, parts, self._now(), word)

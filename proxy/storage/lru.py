@@ -42,7 +42,7 @@ def size_of(identity: Identity, record: Record, pushed: bytes | None = None) -> 
     return size
 
 
-class Entries(LRUCache[Identity, Entry]):
+class SizedLRU(LRUCache[Identity, Entry]):
     """The least recently used leaves first. Not safe for threads: `Memory` is."""
 
     def __init__(self, max_bytes: int) -> None:

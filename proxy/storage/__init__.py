@@ -1,0 +1,1 @@
+"""Where profiles are cached: in memory, and in Redis for all processes."""
