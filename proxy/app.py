@@ -16,16 +16,16 @@ from proxy.amplitude.executor import MAY_ARRIVE_SECONDS, CallExecutor
 from proxy.amplitude.rate_limiter import RateLimiter
 from proxy.amplitude.sliding_window import WINDOW_SECONDS
 from proxy.api.keys import KeyRing
-from proxy.backlog import Backlog
-from proxy.flights import Flights
-from proxy.forgetting import Forgetting
+from proxy.fetch.backlog import Backlog
+from proxy.fetch.forget import ForgetService
+from proxy.fetch.scheduler import FetchScheduler
+from proxy.fetch.service import ProfileService
 from proxy.history import History
 from proxy.metrics import Metrics, Reading
 from proxy.profile.aliases import Aliases
 from proxy.profile.errors import UpstreamRejected
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import Identity
-from proxy.profiles import Profiles
 from proxy.pushing import Pushing
 from proxy.settings import Settings
 from proxy.storage.tiered import TieredStore
@@ -145,7 +145,7 @@ def _services(
             redis_gone=server is not None and server.gone_since is not None,
         )
     )
-    forgetting = Forgetting(store, backlog, records)
+    forgetting = ForgetService(store, backlog, records)
     pushing = Pushing(store, pushes, now=now, monotonic=monotonic)
     if server is not None:
 
@@ -155,7 +155,7 @@ def _services(
             pushing.catch_up()
 
         server.enroll_by(enroll)
-    flights = Flights(
+    flights = FetchScheduler(
         sender,
         store,
         quota,
@@ -168,7 +168,7 @@ def _services(
         monotonic=monotonic,
     )
     return context.Services(
-        profiles=Profiles(store, flights, lifetimes, now=now, monotonic=monotonic),
+        profiles=ProfileService(store, flights, lifetimes, now=now, monotonic=monotonic),
         flights=flights,
         sender=sender,
         quota=quota,

@@ -8,12 +8,12 @@ from flask import Request
 from werkzeug.datastructures import RequestCacheControl
 from werkzeug.http import parse_cache_control_header
 
-from proxy.profiles import NOTHING, Answer
+from proxy.fetch.service import ANONYMOUS, ProfileResult
 
 _CACHE = "connected-content-proxy"
 
 
-def described(answer: Answer) -> list[tuple[str, str]]:
+def described(answer: ProfileResult) -> list[tuple[str, str]]:
     """Return the headers of `answer` that tell it: Age, Cache-Control, Cache-Status and X-Amplitude-Calls."""
     headers = [("X-Amplitude-Calls", str(answer.calls))]
     age = lifetime = 0
@@ -24,18 +24,18 @@ def described(answer: Answer) -> list[tuple[str, str]]:
         headers.append(("Cache-Control", "no-store"))
     else:
         headers.append(("Cache-Control", f"private, max-age={max(lifetime, 0)}"))
-    if answer is not NOTHING:
+    if answer is not ANONYMOUS:
         ttl = min(lifetime - age, -1) if answer.stale else lifetime - age
         headers.append(("Cache-Status", f"{_CACHE}; {outcome(answer, ttl=ttl)}"))
     return headers
 
 
-def may_be_kept(answer: Answer) -> bool:
+def may_be_kept(answer: ProfileResult) -> bool:
     """Say whether a client may keep `answer`: one that is whole, of a user who has an id."""
-    return answer.error is None and answer is not NOTHING
+    return answer.error is None and answer is not ANONYMOUS
 
 
-def outcome(answer: Answer, *, ttl: int) -> str:
+def outcome(answer: ProfileResult, *, ttl: int) -> str:
     """Return the parameters of Cache-Status: where the answer came from, or why it did not."""
     if answer.forwarded is None:
         return f"hit; ttl={ttl}"
@@ -46,7 +46,7 @@ def outcome(answer: Answer, *, ttl: int) -> str:
     return f"fwd={answer.forwarded}; {'collapsed' if answer.forwarded == 'miss' and not answer.opened else 'stored'}"
 
 
-def word(answer: Answer) -> str:
+def word(answer: ProfileResult) -> str:
     """Return where the answer came from in one word: `stale` for an old copy, `expired` when that was fetched anew."""
     if answer.freshness is None and answer.forwarded is None:
         return "none"

@@ -13,12 +13,12 @@ from flask import Flask, Request, current_app, request
 from proxy.amplitude.executor import CallExecutor
 from proxy.amplitude.rate_limiter import RateLimiter
 from proxy.api.keys import Accepted, KeyRing
-from proxy.flights import Flights
-from proxy.forgetting import Forgetting
+from proxy.fetch.forget import ForgetService
+from proxy.fetch.scheduler import FetchScheduler
+from proxy.fetch.service import ProfileService
 from proxy.history import History
 from proxy.metrics import Metrics
 from proxy.profile.aliases import Aliases
-from proxy.profiles import Profiles
 from proxy.pushing import Pushing
 from proxy.storage.tiered import TieredStore
 from proxy.telemetry import OncePerMinute
@@ -36,12 +36,12 @@ class Services:
     `draining` is set by the server when it stops: what comes on open connections is still answered.
     """
 
-    profiles: Profiles
-    flights: Flights
+    profiles: ProfileService
+    flights: FetchScheduler
     sender: CallExecutor
     quota: RateLimiter
     store: TieredStore
-    forgetting: Forgetting
+    forgetting: ForgetService
     pushing: Pushing
     redis: RedisClient | None
     keyring: KeyRing

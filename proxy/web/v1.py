@@ -16,12 +16,12 @@ from proxy.api.parameters import from_json
 from proxy.api.parse import parse
 from proxy.api.query_string import pairs_of
 from proxy.api.response import shape
+from proxy.fetch.service import ANONYMOUS, ProfileResult
 from proxy.profile.errors import UpstreamError, UpstreamInvalid
 from proxy.profile.json import write_json
 from proxy.profile.parts import COHORTS, SECTIONS, Part, Section
 from proxy.profile.query import ProfileRequest
 from proxy.profile.record import EMPTY
-from proxy.profiles import NOTHING, Answer
 from proxy.web import caching, context
 from proxy.web.auth import admit
 from proxy.web.context import Services, services
@@ -49,7 +49,7 @@ def answer(section: Section | None) -> Response:
     if hit is None:
         found = _found(here, ask, ask.wish.parts, max_age, background)
     else:
-        found = Answer(hit.record, freshness=hit.freshness)
+        found = ProfileResult(hit.record, freshness=hit.freshness)
         if hit.ready:
             return _written(hit.ready.body, found, asked, etag=hit.ready.etag)
     error = BLANK_ID if ask.anonymous else found.error.word if found.error else None
@@ -100,9 +100,9 @@ blueprint.add_url_rule("/userprofile", view_func=userprofile, methods=["GET", "P
 
 def _found(
     here: Services, ask: ProfileRequest, parts: Sequence[Part], max_age: float | None, background: bool
-) -> Answer:
+) -> ProfileResult:
     if ask.anonymous:
-        return NOTHING
+        return ANONYMOUS
     return here.profiles.get(
         ask.identity,
         parts,
@@ -114,8 +114,8 @@ def _found(
     )
 
 
-def _too_large(found: Answer) -> Answer:
-    return Answer(EMPTY, UpstreamInvalid(), forwarded="miss", opened=found.opened, calls=found.calls)
+def _too_large(found: ProfileResult) -> ProfileResult:
+    return ProfileResult(EMPTY, UpstreamInvalid(), forwarded="miss", opened=found.opened, calls=found.calls)
 
 
 def _given(asked: Request) -> list[tuple[str, Any]]:
@@ -139,7 +139,7 @@ def _sent_in_body(asked: Request) -> Sequence[tuple[str, Any]]:
             raise UnsupportedMediaType
 
 
-def _written(body: bytes, found: Answer, asked: Request, status: int = 200, etag: str | None = None) -> Response:
+def _written(body: bytes, found: ProfileResult, asked: Request, status: int = 200, etag: str | None = None) -> Response:
     _note(found)
     headers = [("Content-Type", "application/json"), *caching.described(found)]
     if etag is None:
@@ -151,10 +151,10 @@ def _written(body: bytes, found: Answer, asked: Request, status: int = 200, etag
     return Written(body, headers, status)
 
 
-def _note(found: Answer) -> None:
+def _note(found: ProfileResult) -> None:
     ours = g._get_current_object()
     ours.cache = caching.word(found)
-    if found is NOTHING:
+    if found is ANONYMOUS:
         ours.error = BLANK_ID
     elif found.error is not None:
         ours.error = found.error.word
@@ -168,7 +168,7 @@ def _json(body: dict[str, Any]) -> bytes:
     return write_json(body) + b"\n"
 
 
-def _try_again(found: Answer, error: UpstreamError) -> Response:
+def _try_again(found: ProfileResult, error: UpstreamError) -> Response:
     # 500 and not 502, 503, 504 or 429: those count towards Braze's unhealthy-host detection, which would
     # halt every call to this host. Braze's :retry acts on it.
     _note(found)

@@ -22,14 +22,14 @@ from proxy.amplitude.executor import CallExecutor
 from proxy.amplitude.rate_limiter import RateLimiter
 from proxy.amplitude.rate_limiter_redis import RedisRateLimiter
 from proxy.amplitude.sliding_window import Reservation
-from proxy.backlog import Backlog
-from proxy.flights import Flights
-from proxy.forgetting import Forgetting, Forgot
+from proxy.fetch.backlog import Backlog
+from proxy.fetch.forget import ForgetService, Forgot
+from proxy.fetch.scheduler import FetchScheduler
+from proxy.fetch.service import ProfileResult, ProfileService
 from proxy.profile.errors import UpstreamUnavailable
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity, Part, computations, prediction, recommendation
 from proxy.profile.record import EMPTY, CachedPart, Record, merge
-from proxy.profiles import Answer, Profiles
 from proxy.storage.redis import RedisUnavailable
 from proxy.storage.redis.client import RedisClient
 from proxy.storage.redis.profiles import RedisProfiles
@@ -83,18 +83,18 @@ class Process:
         outage = CircuitBreaker(monotonic)
         self.sender = CallExecutor(self.source.fetch, self.quota, outage, monotonic=monotonic)
         self.backlog = backlog = Backlog(max_users=100, max_age=600, monotonic=monotonic)
-        self.forgetting = Forgetting(self.store, backlog, self.records)
+        self.forgetting = ForgetService(self.store, backlog, self.records)
         self.server.enroll_by(self.enroll)
-        self.flights = Flights(
+        self.flights = FetchScheduler(
             self.sender, self.store, self.quota, outage, backlog, LIFETIMES, along=(), threads=20, now=now
         )
-        self.profiles = Profiles(self.store, self.flights, LIFETIMES, now=now, monotonic=monotonic)
+        self.profiles = ProfileService(self.store, self.flights, LIFETIMES, now=now, monotonic=monotonic)
 
     def enroll(self) -> None:
         self.quota.enroll()
         self.forgetting.catch_up()
 
-    def get(self, *parts: Part, patience: float = 1.4, identity: Identity = USER) -> Answer:
+    def get(self, *parts: Part, patience: float = 1.4, identity: Identity = USER) -> ProfileResult:
         return self.profiles.get(identity, parts, until=time.monotonic() + patience)
 
 

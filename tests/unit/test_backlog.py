@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.backlog import Backlog, Wanted
+from proxy.fetch.backlog import Backlog, Wanted
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity, Part, recommendation
 from tests.fakes import FakeClock
 

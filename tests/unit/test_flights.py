@@ -15,13 +15,13 @@ from proxy.amplitude.client import Fetched
 from proxy.amplitude.executor import CallExecutor
 from proxy.amplitude.rate_limiter import RateLimiter
 from proxy.amplitude.sliding_window import Reservation
-from proxy.backlog import Backlog
-from proxy.flights import Flights
+from proxy.fetch.backlog import Backlog
+from proxy.fetch.scheduler import FetchScheduler
+from proxy.fetch.service import ProfileResult, ProfileService
 from proxy.profile.errors import QuotaExhausted, UpstreamInvalid, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity, Part, computations, recommendation
 from proxy.profile.record import CachedPart, Record
-from proxy.profiles import Answer, Profiles
 from proxy.storage.tiered import TieredStore
 from tests.fakes import FakeClock, FakeSource
 
@@ -50,7 +50,7 @@ class World:
         self.outage = CircuitBreaker(clock)
         self.backlog = Backlog(max_users=100, max_age=600, monotonic=clock)
         self.sender = CallExecutor(self.source.fetch, self.quota, self.outage, monotonic=clock)
-        self.flights = Flights(
+        self.flights = FetchScheduler(
             self.sender,
             self.store,
             self.quota,
@@ -63,7 +63,7 @@ class World:
             monotonic=clock,
             sleep=clock.sleep,
         )
-        self.profiles = Profiles(
+        self.profiles = ProfileService(
             self.store, self.flights, lifetimes, max_waiting=max_waiting, now=clock, monotonic=clock
         )
         self.callers = ThreadPoolExecutor(50)
@@ -75,10 +75,10 @@ class World:
         self.flights.drain(0)
         self.clock.advance(100)
 
-    def get(self, *parts: Part, identity: Identity = USER, patience: float = 1.5, retry: bool = False) -> Answer:
+    def get(self, *parts: Part, identity: Identity = USER, patience: float = 1.5, retry: bool = False) -> ProfileResult:
         return self.profiles.get(identity, parts, until=self.clock() + patience, wanted_later=retry)
 
-    def ask(self, *parts: Part, identity: Identity = USER, patience: float = 1.5) -> Future[Answer]:
+    def ask(self, *parts: Part, identity: Identity = USER, patience: float = 1.5) -> Future[ProfileResult]:
         return self.callers.submit(self.get, *parts, identity=identity, patience=patience)
 
     def spend_the_burst(self) -> None:
@@ -127,7 +127,7 @@ def test_a_hundred_at_once_share_one_call(world: World) -> None:
     world.source.open.clear()
     start = threading.Barrier(50)
 
-    def caller() -> Answer:
+    def caller() -> ProfileResult:
         start.wait()
         return world.get(COHORTS)
 
@@ -703,7 +703,7 @@ def test_who_has_no_copy_is_not_refused_with_a_refresh_that_was_being_booked(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     book = world.quota.book
-    widened: list[Future[Answer]] = []
+    widened: list[Future[ProfileResult]] = []
 
     def slow(latest: float, *, burst: float = 1.0) -> Reservation | None:
         if not widened:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.backlog import Wanted
-from proxy.forgetting import Forgetting, Forgot
+from proxy.fetch.backlog import Wanted
+from proxy.fetch.forget import ForgetService, Forgot
 from proxy.profile.errors import QuotaExhausted
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity
@@ -30,7 +30,7 @@ def world(clock: FakeClock) -> Iterator[World]:
 
 
 def forget(world: World, ids: Identity = IDS) -> Forgot:
-    return Forgetting(world.store, world.backlog).forget(ids)
+    return ForgetService(world.store, world.backlog).forget(ids)
 
 
 def test_the_digests_stay_what_they_are_since_processes_of_two_versions_share_them() -> None:

@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from threading import BoundedSemaphore
 from typing import Literal, NamedTuple
 
-from proxy.flights import Flights
+from proxy.fetch.pending import Waiter
+from proxy.fetch.scheduler import FetchScheduler
 from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid
 from proxy.profile.freshness import Freshness, FreshnessPolicy, freshness
 from proxy.profile.parts import Identity, Part
 from proxy.profile.query import ANY_QUERY, ProfileQuery
 from proxy.profile.record import EMPTY, Record, merge
 from proxy.storage.tiered import TieredStore
-from proxy.tickets import Ticket
 
 MAX_WAITING = 1000
 """Callers that may wait for calls at once. Each costs 23 KB, and so many can be told in time that nothing came: when
@@ -25,7 +25,7 @@ all give up at the same moment the last of 1,000 has its answer after 1.46 s, th
 Forwarded = Literal["miss", "partial", "stale", "request"]
 
 
-class Answer(NamedTuple):
+class ProfileResult(NamedTuple):
     """What can be said now.
 
     `record` holds those of the asked parts that are there; `error` is why the first other one is not, and
@@ -47,13 +47,13 @@ class Answer(NamedTuple):
         return self.freshness is not None and self.freshness.left < 0
 
 
-class Profiles:
+class ProfileService:
     """Answers from what is kept; for what is missing waits for a flight, never beyond the caller's time."""
 
     def __init__(
         self,
         store: TieredStore,
-        flights: Flights,
+        flights: FetchScheduler,
         lifetimes: FreshnessPolicy,
         *,
         max_waiting: int = MAX_WAITING,
@@ -77,7 +77,7 @@ class Profiles:
         max_age: float | None = None,
         background: bool = False,
         wish: ProfileQuery = ANY_QUERY,
-    ) -> Answer:
+    ) -> ProfileResult:
         """Return what is known of `parts` at `until` (monotonic seconds), earlier where nothing is gained by waiting.
 
         `wanted_later`: the caller comes back for what is missing (`on_error=retry`). `max_age`: the caller
@@ -107,7 +107,7 @@ class Profiles:
         if not spent:
             if behind:
                 self._flights.refresh(identity, behind)
-            return Answer(record, freshness=freshness(record, parts, self._lifetimes, now))
+            return ProfileResult(record, freshness=freshness(record, parts, self._lifetimes, now))
 
         # Who asks for nothing old has reasons; any other copy stands in rather than keep a user waiting who has none.
         spare = [part for part in spent if record.has(part)] if max_age is None and not background else []
@@ -128,7 +128,7 @@ class Profiles:
             error = error or UpstreamInvalid("answers that contradict each other")
         else:
             error = None
-        return Answer(
+        return ProfileResult(
             answer,
             error,
             fault,
@@ -138,14 +138,14 @@ class Profiles:
             freshness=freshness(answer, parts, self._lifetimes, self._now()),
         )
 
-    def _held(self, record: Record, parts: Sequence[Part], max_age: float | None, now: float) -> Answer | None:
+    def _held(self, record: Record, parts: Sequence[Part], max_age: float | None, now: float) -> ProfileResult | None:
         """Return the answer when `record` has all of `parts` freshly, which is what most requests find."""
         if not record.has_all(parts):
             return None
         held = freshness(record, parts, self._lifetimes, now)
         if held is None or held.left <= 0 or (max_age is not None and held.age > max_age):
             return None
-        return Answer(record, freshness=held)
+        return ProfileResult(record, freshness=held)
 
     def _sorted(
         self, record: Record, parts: Sequence[Part], since: float, now: float
@@ -172,7 +172,7 @@ class Profiles:
         wanted_later: bool,
         since: float,
         background: bool,
-    ) -> tuple[Ticket, dict[Part, Record | UpstreamError]]:
+    ) -> tuple[Waiter, dict[Part, Record | UpstreamError]]:
         may_wait = self._places.acquire(blocking=False)
         try:
             # Who cannot wait still asks: what comes later is kept for the next try.
@@ -210,5 +210,5 @@ class Profiles:
         return "request"
 
 
-NOTHING = Answer(EMPTY)
+ANONYMOUS = ProfileResult(EMPTY)
 """What is said of nobody: a blank id."""

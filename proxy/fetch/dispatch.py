@@ -11,13 +11,13 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from proxy.airfield import Airfield
 from proxy.amplitude.calls import Call, plan_calls
 from proxy.amplitude.client import Fetched
+from proxy.fetch.airfield import Airfield
+from proxy.fetch.pending import NEVER, PendingPart
 from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid, UpstreamTimeout
 from proxy.profile.parts import Identity, Part
 from proxy.profile.record import EMPTY, Record
-from proxy.tickets import NEVER, Awaited
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ _FOLLOW_SECONDS = 0.05  # between looks at what another process fetches
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class InFlightCall:
     """A call on its way: its number among those here, and whether it is the probe of an outage."""
 
     number: int
@@ -38,18 +38,18 @@ class Queue(Protocol):
     """Where what cannot go now waits for another moment."""
 
     def refuse(
-        self, identity: Identity, awaited: Collection[Awaited], fault: UpstreamError, *, call: int | None = None
+        self, identity: Identity, awaited: Collection[PendingPart], fault: UpstreamError, *, call: int | None = None
     ) -> None:
         """Tell those who wait, and put what is still wanted into the backlog."""
 
-    def again(self, identity: Identity, awaited: dict[Part, Awaited]) -> None:
+    def again(self, identity: Identity, awaited: dict[Part, PendingPart]) -> None:
         """Queue `awaited`, which this process is to fetch, for a call of its own."""
 
     def start(self, work: Callable[..., None], *args: object) -> None:
         """Do `work` on a thread of its own."""
 
 
-class Departures:
+class Dispatcher:
     """Safe for threads."""
 
     def __init__(self, queue: Queue, airfield: Airfield, *, along: tuple[Part, ...]) -> None:
@@ -65,7 +65,7 @@ class Departures:
         self._monotonic = airfield.monotonic
         self._sleep = airfield.sleep
 
-    def board(self, identity: Identity, wanted: Mapping[Part, Awaited]) -> Sent | None:
+    def board(self, identity: Identity, wanted: Mapping[Part, PendingPart]) -> InFlightCall | None:
         """Decide what is sent; what needs no call, or another, is seen to."""
         record, now = self._store.read(identity), self._now()
         riders = [part for part in self._along if not self._lifetimes.answers(record, part, now, NEVER)]
@@ -102,7 +102,7 @@ class Departures:
             sent = None
             if calls:
                 mark = min(wanted[part].mark for part in going)
-                sent = Sent(self._under_way.sent(identity, calls[0].parts, wanted), calls[0], probe, mark)
+                sent = InFlightCall(self._under_way.sent(identity, calls[0].parts, wanted), calls[0], probe, mark)
             later = {part: wanted[part] for call in calls[1:] for part in call.parts}
             number = self._under_way.sent_elsewhere(elsewhere)
         try:
@@ -121,11 +121,11 @@ class Departures:
             _log.exception("what goes by another call could not be seen to")
         return sent
 
-    def _too_late(self, one: Awaited) -> bool:
+    def _too_late(self, one: PendingPart) -> bool:
         """Say whether a recommendation's message has gone: a call now would log an exposure for nothing."""
         return one.exposes and not one.wanted_later and one.until < self._monotonic()
 
-    def land(self, identity: Identity, sent: Sent, outcome: Fetched | UpstreamError) -> None:
+    def land(self, identity: Identity, sent: InFlightCall, outcome: Fetched | UpstreamError) -> None:
         """Keep what a call brought, and tell those who wait for it."""
         parts = sent.call.parts
         if isinstance(outcome, Fetched):
@@ -145,7 +145,7 @@ class Departures:
             self._queue.refuse(identity, [one for one in carried if one.asked], outcome, call=sent.number)
         self._under_way.settle(identity, dict.fromkeys(parts, outcome), call=sent.number)
 
-    def _follow(self, identity: Identity, awaited: list[Awaited], number: int) -> None:
+    def _follow(self, identity: Identity, awaited: list[PendingPart], number: int) -> None:
         """Wait for what another process fetches, for as long as somebody waits; fetch it here if that one gives up."""
         try:
             while awaited:
@@ -160,7 +160,7 @@ class Departures:
             fault = UpstreamInvalid("a fault of ours")
             self._under_way.settle(identity, dict.fromkeys((one.part for one in awaited), fault), call=number)
 
-    def _looked_after(self, identity: Identity, awaited: list[Awaited], number: int) -> list[Awaited]:
+    def _looked_after(self, identity: Identity, awaited: list[PendingPart], number: int) -> list[PendingPart]:
         """Settle what has come or failed, and take over what nobody fetches any more. Return what is left."""
         boarding = self._store.board(identity, [one.part for one in awaited])
         record, now = self._store.read(identity), self._now()

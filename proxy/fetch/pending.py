@@ -16,7 +16,7 @@ NEVER = float("-inf")
 
 
 @dataclass(slots=True, eq=False)
-class Awaited:
+class PendingPart:
     """One part on its way. Rides along, and nobody asked for it, until somebody does."""
 
     part: Part
@@ -54,10 +54,10 @@ class Awaited:
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
+class Waiter:
     """What one caller waits for. `asked_first`: the parts that nobody had asked for before."""
 
-    awaited: Mapping[Part, Awaited]
+    awaited: Mapping[Part, PendingPart]
     asked_first: frozenset[Part] = frozenset()
 
     def wait(self, seconds: float) -> None:
@@ -83,19 +83,21 @@ class Ticket:
         return len({one.call for one in self.awaited.values() if one.call is not None})
 
 
-class UnderWay:
+class PendingParts:
     """Every part on its way, by user. Call its methods while holding `lock`, but for `settle`, which takes it."""
 
     def __init__(self) -> None:
         self.lock = Condition()
-        self._parts: dict[Identity, dict[Part, Awaited]] = {}
+        self._parts: dict[Identity, dict[Part, PendingPart]] = {}
         self._numbers = itertools.count(1)
 
-    def of(self, identity: Identity) -> Mapping[Part, Awaited]:
+    def of(self, identity: Identity) -> Mapping[Part, PendingPart]:
         """Return what is on its way for `identity`."""
         return self._parts.get(identity, {})
 
-    def join(self, identity: Identity, wanted: Iterable[Awaited]) -> tuple[dict[Part, Awaited], dict[Part, Awaited]]:
+    def join(
+        self, identity: Identity, wanted: Iterable[PendingPart]
+    ) -> tuple[dict[Part, PendingPart], dict[Part, PendingPart]]:
         """Return who is awaited for each of `wanted`, and those of them that are new."""
         under_way = self.of(identity)
         awaited, new = {}, {}
@@ -121,19 +123,19 @@ class UnderWay:
         under_way = self._parts.setdefault(identity, {})
         for part in parts:
             # What rides along may be on its way in an earlier call already; those who wait for that one stay there.
-            one = under_way.setdefault(part, Awaited(part))
+            one = under_way.setdefault(part, PendingPart(part))
             if part in wanted or one.call is None:
                 one.call = number
         return number
 
-    def sent_elsewhere(self, awaited: Iterable[Awaited]) -> int:
+    def sent_elsewhere(self, awaited: Iterable[PendingPart]) -> int:
         """Note that a call of another process carries `awaited`. Return the call's number here."""
         number = next(self._numbers)
         for one in awaited:
             one.call, one.elsewhere = number, True
         return number
 
-    def carried_by(self, identity: Identity, call: int) -> list[Awaited]:
+    def carried_by(self, identity: Identity, call: int) -> list[PendingPart]:
         """Return what is still awaited of a call."""
         return [one for one in self.of(identity).values() if one.call == call]
 

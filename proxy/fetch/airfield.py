@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 from proxy.amplitude.circuit_breaker import CircuitBreaker
 from proxy.amplitude.rate_limiter import RateLimiter
+from proxy.fetch.pending import PendingParts
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.storage.tiered import TieredStore
-from proxy.tickets import UnderWay
 
 
 @dataclass(frozen=True, slots=True)
 class Airfield:
     """One for a process. `now`: Unix seconds, for ages; `monotonic` and `sleep`: for waiting."""
 
-    under_way: UnderWay
+    under_way: PendingParts
     store: TieredStore
     quota: RateLimiter
     outage: CircuitBreaker

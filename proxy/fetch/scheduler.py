@@ -13,21 +13,21 @@ from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from proxy.airfield import Airfield
 from proxy.amplitude.circuit_breaker import CircuitBreaker
 from proxy.amplitude.executor import CallExecutor
 from proxy.amplitude.rate_limiter import RateLimiter
 from proxy.amplitude.sliding_window import Reservation
-from proxy.backlog import Backlog
-from proxy.departures import Departures, Sent
+from proxy.fetch.airfield import Airfield
+from proxy.fetch.backlog import Backlog
+from proxy.fetch.backlog_worker import BacklogWorker
+from proxy.fetch.dispatch import Dispatcher, InFlightCall
+from proxy.fetch.pending import NEVER, PendingPart, PendingParts, Waiter
 from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import Identity, Part
 from proxy.profile.record import EMPTY
-from proxy.standby import Standby
 from proxy.storage.tiered import TieredStore
 from proxy.telemetry import request_id
-from proxy.tickets import NEVER, Awaited, Ticket, UnderWay
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ _SHORTEST_NAP_SECONDS = 0.02  # of who waits for a place ahead of a send
 
 @dataclass(slots=True, eq=False)
 class _Flight:
-    awaited: dict[Part, Awaited]
+    awaited: dict[Part, PendingPart]
     booking: Reservation | None = None
     """None while it is being booked."""
 
@@ -48,7 +48,7 @@ def _as(id: str | None, work: Callable[..., None], *args: object) -> None:
     work(*args)
 
 
-class Flights:
+class FetchScheduler:
     """Sends calls from its own threads, which start with the first."""
 
     def __init__(
@@ -73,11 +73,11 @@ class Flights:
         self._monotonic = monotonic
         self._sleep = sleep
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="flight")
-        self._under_way = UnderWay()
+        self._under_way = PendingParts()
         self._lock = self._under_way.lock
         airfield = Airfield(self._under_way, store, quota, outage, lifetimes, now, monotonic, sleep)
-        self._departures = Departures(self, airfield, along=along)
-        self._standby = Standby(self, airfield, backlog)
+        self._departures = Dispatcher(self, airfield, along=along)
+        self._standby = BacklogWorker(self, airfield, backlog)
         self._queued: dict[Identity, _Flight] = {}
         self._flying = 0
 
@@ -91,7 +91,7 @@ class Flights:
         since: float = NEVER,
         spare: Collection[Part] = (),
         background: bool = False,
-    ) -> Ticket:
+    ) -> Waiter:
         """Return a ticket for `parts`: those on their way are joined, the others queued for a call in time.
 
         `until`: when the caller leaves (monotonic seconds). When no call can be sent in time, the parts that
@@ -106,7 +106,7 @@ class Flights:
         with self._lock:
             now = self._monotonic()
             wanted = [
-                Awaited(
+                PendingPart(
                     part,
                     until,
                     wanted_later,
@@ -126,7 +126,7 @@ class Flights:
             self._book(identity, flight)
         if left_behind:
             self.refuse(identity, left_behind, QuotaExhausted(retry_after=self._quota.wait()))
-        return Ticket(awaited, frozenset(new))
+        return Waiter(awaited, frozenset(new))
 
     def refresh(self, identity: Identity, parts: Collection[Part]) -> None:
         """Fetch `parts`, of which copies are served, again at a moment nobody booked. Nobody waits for it."""
@@ -140,7 +140,7 @@ class Flights:
 
     # What is queued.
 
-    def _widened(self, identity: Identity, awaited: dict[Part, Awaited]) -> _Flight | None:
+    def _widened(self, identity: Identity, awaited: dict[Part, PendingPart]) -> _Flight | None:
         """Put `awaited` into the queued flight, or return a new one that is to be booked. Called under the lock."""
         if not awaited:
             return None
@@ -202,7 +202,7 @@ class Flights:
                 # Who widened the flight meanwhile may wait for longer, or have no copy: then it is worth another look.
                 asked = spare, background, leaves
 
-    def _left_behind(self, flight: _Flight | None) -> list[Awaited]:
+    def _left_behind(self, flight: _Flight | None) -> list[PendingPart]:
         """Take those recommendations off that would come when their message has gone. Called under the lock."""
         if flight is None or flight.booking is None or flight.booking.at <= self._monotonic():
             return []
@@ -238,12 +238,12 @@ class Flights:
     # What could not be sent, or not by this call.
 
     def refuse(
-        self, identity: Identity, awaited: Collection[Awaited], fault: UpstreamError, *, call: int | None = None
+        self, identity: Identity, awaited: Collection[PendingPart], fault: UpstreamError, *, call: int | None = None
     ) -> None:
         """Tell those who wait, and put what is still wanted into the backlog."""
         self._standby.refuse(identity, awaited, fault, call=call)
 
-    def leave(self, identity: Identity, awaited: Collection[Awaited], booking: Reservation) -> None:
+    def leave(self, identity: Identity, awaited: Collection[PendingPart], booking: Reservation) -> None:
         """Send a call for `awaited` in a place that is booked; give it back when nothing is left to send."""
         with self._lock:
             _, new = self._under_way.join(identity, awaited)
@@ -255,7 +255,7 @@ class Flights:
         else:
             self._quota.cancel(booking)
 
-    def again(self, identity: Identity, awaited: dict[Part, Awaited]) -> None:
+    def again(self, identity: Identity, awaited: dict[Part, PendingPart]) -> None:
         """Queue `awaited`, which this process is to fetch, for a call of its own; else give the leases back."""
         with self._lock:
             flight = self._widened(identity, awaited)
@@ -269,7 +269,7 @@ class Flights:
     # What is sent.
 
     def _fly(self, identity: Identity, flight: _Flight, booking: Reservation) -> None:
-        sent: Sent | None = None
+        sent: InFlightCall | None = None
         try:
             if (delay := booking.at - self._monotonic()) > 0:
                 self._sleep(delay)

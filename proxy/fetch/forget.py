@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from proxy.backlog import Backlog
+from proxy.fetch.backlog import Backlog
 from proxy.profile.parts import Identity
 from proxy.storage.checkpoint import Checkpoint
 from proxy.storage.redis import RedisUnavailable
@@ -25,7 +25,7 @@ class Forgot:
     waiting: int
 
 
-class Forgetting:
+class ForgetService:
     """Safe for threads. `catch_up` is for the thread that keeps the connection to Redis."""
 
     def __init__(self, store: TieredStore, backlog: Backlog, shared: RedisProfiles | None = None) -> None:

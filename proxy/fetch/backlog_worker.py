@@ -7,13 +7,13 @@ from collections.abc import Collection
 from threading import Thread
 from typing import Protocol
 
-from proxy.airfield import Airfield
 from proxy.amplitude.sliding_window import Reservation
-from proxy.backlog import Backlog
+from proxy.fetch.airfield import Airfield
+from proxy.fetch.backlog import Backlog
+from proxy.fetch.pending import NEVER, PendingPart
 from proxy.profile.errors import UpstreamError
 from proxy.profile.parts import Identity
 from proxy.telemetry import OncePerMinute, request_id
-from proxy.tickets import NEVER, Awaited
 
 _log = logging.getLogger(__name__)
 
@@ -23,11 +23,11 @@ _LONGEST_NAP_SECONDS = 1.0  # of who empties the backlog: a stand-back may end e
 class Queue(Protocol):
     """Who sends the calls."""
 
-    def leave(self, identity: Identity, awaited: Collection[Awaited], booking: Reservation) -> None:
+    def leave(self, identity: Identity, awaited: Collection[PendingPart], booking: Reservation) -> None:
         """Send a call for `awaited` in a place that is booked; give it back when nothing is left to send."""
 
 
-class Standby:
+class BacklogWorker:
     """Safe for threads. Its own thread starts with the first that cannot go, and ends with the last."""
 
     def __init__(self, queue: Queue, airfield: Airfield, backlog: Backlog) -> None:
@@ -48,7 +48,7 @@ class Standby:
         self._dropped_told = 0
 
     def refuse(
-        self, identity: Identity, awaited: Collection[Awaited], fault: UpstreamError, *, call: int | None = None
+        self, identity: Identity, awaited: Collection[PendingPart], fault: UpstreamError, *, call: int | None = None
     ) -> None:
         """Tell those who wait, and put what is still wanted into the backlog."""
         wanted = [
@@ -118,7 +118,7 @@ class Standby:
                 self._backlog.add(identity, again, refresh=refresh)
             return max(self._quota.wait() or 0.0, 0.01)
         awaited = [
-            Awaited(part, wanted_later=True, spare=one.refresh, asked_at=one.at, mark=mark)
+            PendingPart(part, wanted_later=True, spare=one.refresh, asked_at=one.at, mark=mark)
             for part, one in wanted.items()
         ]
         self._queue.leave(identity, awaited, booking)

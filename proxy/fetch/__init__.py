@@ -1,0 +1,1 @@
+"""Request coalescing: one call for many callers, sent within the quota."""
