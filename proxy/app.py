@@ -26,12 +26,12 @@ from proxy.profile.aliases import Aliases
 from proxy.profile.errors import UpstreamRejected
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import Identity
-from proxy.pushing import Pushing
 from proxy.settings import Settings
 from proxy.storage.tiered import TieredStore
 from proxy.telemetry import configure_logging
 from proxy.web import auth, context, docs, forget, hooks, ops, pages, playground, status, v1, webhooks
 from proxy.web.routes import Application
+from proxy.webhooks.ingest import UpdateIngester
 
 _MARGIN_SECONDS = 0.12
 """What is left of the deadline to write the answer, and for the request to have its turn before that."""
@@ -146,7 +146,7 @@ def _services(
         )
     )
     forgetting = ForgetService(store, backlog, records)
-    pushing = Pushing(store, pushes, now=now, monotonic=monotonic)
+    pushing = UpdateIngester(store, pushes, now=now, monotonic=monotonic)
     if server is not None:
 
         def enroll() -> None:

@@ -19,9 +19,9 @@ from proxy.fetch.service import ProfileService
 from proxy.history import History
 from proxy.metrics import Metrics
 from proxy.profile.aliases import Aliases
-from proxy.pushing import Pushing
 from proxy.storage.tiered import TieredStore
 from proxy.telemetry import OncePerMinute
+from proxy.webhooks.ingest import UpdateIngester
 
 if TYPE_CHECKING:
     from proxy.storage.redis.client import RedisClient
@@ -42,7 +42,7 @@ class Services:
     quota: RateLimiter
     store: TieredStore
     forgetting: ForgetService
-    pushing: Pushing
+    pushing: UpdateIngester
     redis: RedisClient | None
     keyring: KeyRing
     networks: tuple[IPv4Network | IPv6Network, ...]

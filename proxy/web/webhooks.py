@@ -17,7 +17,7 @@ from proxy.web.auth import admit_from_anywhere
 from proxy.web.context import services
 from proxy.web.given import reading_the_body
 from proxy.web.hooks import problem
-from proxy.webhooks import Batch, TooLarge, read_cohorts, read_users
+from proxy.webhooks.parse import Batch, TooLarge, read_cohorts, read_users
 
 _log = logging.getLogger(__name__)
 

@@ -18,10 +18,10 @@ from proxy.profile.parts import COHORTS, PROPERTIES, Identity
 from proxy.profile.query import ProfileQuery
 from proxy.profile.record import EMPTY, CachedPart, Record
 from proxy.profile.updates import REMOVED, Updates, known, membership, merged, pack, properties
-from proxy.pushing import Pushing
 from proxy.storage.redis import RedisUnavailable
 from proxy.storage.redis.updates import RedisUpdates
-from proxy.webhooks import Batch
+from proxy.webhooks.ingest import UpdateIngester
+from proxy.webhooks.parse import Batch
 from tests.integration.test_shared import LIFETIMES, USER, left_of, running, settled, stopped, valkey, wait_until
 from tests.integration.test_shared import Process as Alone
 from tests.redis_server import RedisServer
@@ -41,7 +41,7 @@ class Process(Alone):
     def __init__(self, url: str, **options: Any) -> None:
         super().__init__(url, **options)
         self.pushes = RedisUpdates(self.server, b"test:", use=LIFETIMES.pushed_use)
-        self.pushing = Pushing(self.store, self.pushes)
+        self.pushing = UpdateIngester(self.store, self.pushes)
 
     def enroll(self) -> None:
         super().enroll()

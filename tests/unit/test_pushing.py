@@ -21,10 +21,10 @@ from proxy.profile.parts import COHORTS, PROPERTIES, Identity
 from proxy.profile.query import ProfileQuery
 from proxy.profile.record import EMPTY, CachedPart, Record
 from proxy.profile.updates import Known, checksum, known, unpack
-from proxy.pushing import Pushing
 from proxy.storage.tiered import TieredStore
 from proxy.storage.tombstones import names
-from proxy.webhooks import Batch, read_cohorts, read_users
+from proxy.webhooks.ingest import UpdateIngester
+from proxy.webhooks.parse import Batch, read_cohorts, read_users
 from tests.fakes import FakeClock
 from tests.unit.test_longjson import nothing
 
@@ -122,7 +122,7 @@ def bodies(statements: list[Statement], garbage: list[bytes], dice: random.Rando
     return found
 
 
-def deliver(to: Callable[[], Pushing], sent: list[tuple[bool, bytes]]) -> None:
+def deliver(to: Callable[[], UpdateIngester], sent: list[tuple[bool, bytes]]) -> None:
     """Bring each body to whichever process `to` returns."""
     for is_cohort, body in sent:
         pushing = to()
@@ -156,7 +156,7 @@ def test_any_order_portions_repeats_and_garbage_end_in_the_truth(
     statements: list[Statement], garbage: list[bytes], dice: random.Random
 ) -> None:
     store = a_store()
-    pushing = Pushing(store, now=FakeClock(START))
+    pushing = UpdateIngester(store, now=FakeClock(START))
     deliver(lambda: pushing, bodies(statements, garbage, dice))
     for user in USERS:
         assert agrees(known_in(store, user), statements, user)
@@ -168,7 +168,7 @@ def test_an_answer_over_a_copy_that_was_fetched_says_what_was_pushed_later(
     statements: list[Statement], dice: random.Random, fetched: int
 ) -> None:
     store = a_store()
-    pushing = Pushing(store, now=FakeClock(START))
+    pushing = UpdateIngester(store, now=FakeClock(START))
     deliver(lambda: pushing, bodies(statements, [], dice))
     kept = {
         COHORTS: CachedPart(b'["c1","far"]', float(fetched)),
@@ -198,7 +198,7 @@ def a_batch(
 
 def test_a_repeated_message_is_known_for_a_day() -> None:
     clock = FakeClock(START)
-    pushing = Pushing(a_store(), now=clock)
+    pushing = UpdateIngester(a_store(), now=clock)
     assert pushing.push(a_batch("u", message="m"), 0)
     assert not pushing.push(a_batch("u", message="m"), 0)
     assert pushing.push(a_batch("u", message="other"), 0)
@@ -213,7 +213,7 @@ def test_a_message_that_failed_half_way_is_not_known_and_its_repetition_is_appli
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = a_store()
-    pushing = Pushing(store, now=FakeClock(START))
+    pushing = UpdateIngester(store, now=FakeClock(START))
     push = store.push
 
     def half(news: Any, mark: int, **options: Any) -> None:
@@ -229,7 +229,7 @@ def test_a_message_that_failed_half_way_is_not_known_and_its_repetition_is_appli
 
 
 def test_without_redis_it_is_said_once_that_one_process_alone_has_it(caplog: pytest.LogCaptureFixture) -> None:
-    pushing = Pushing(a_store(), now=FakeClock(START))
+    pushing = UpdateIngester(a_store(), now=FakeClock(START))
     with caplog.at_level(logging.WARNING, "proxy"):
         pushing.push(a_batch("u"), 0)
         pushing.push(a_batch("v"), 0)
@@ -241,7 +241,7 @@ def test_without_redis_it_is_said_once_that_one_process_alone_has_it(caplog: pyt
 @pytest.mark.contract("3 webhook forget")
 def test_who_is_forgotten_loses_what_was_pushed_and_what_is_being_pushed() -> None:
     store = a_store()
-    pushing = Pushing(store, now=FakeClock(START))
+    pushing = UpdateIngester(store, now=FakeClock(START))
     pushing.push(a_batch("u", "v"), pushing.mark)
     before = pushing.mark
     assert len(store.forget(names(Identity("u", None)))) == 1
@@ -263,7 +263,7 @@ def test_who_is_forgotten_loses_what_was_pushed_and_what_is_being_pushed() -> No
 @pytest.mark.contract("3 webhook limits")
 def test_what_is_too_old_or_would_be_too_much_of_one_user_is_counted_and_not_kept() -> None:
     store = a_store()
-    pushing = Pushing(store, now=FakeClock(START))
+    pushing = UpdateIngester(store, now=FakeClock(START))
     old = a_batch("u", "v", at=START - 90_000)
     pushing.push(old, 0)
     assert (old.applied, old.skipped, store.records) == (0, {"too_old": 2}, 0)
@@ -288,8 +288,8 @@ def test_of_those_who_wait_to_be_looked_up_none_is_passed_over(monkeypatch: pyte
         return [{} for _ in users]
 
     shared: Any = SimpleNamespace(told=lambda _: (told, 1.0), heard_all=lambda _: True, read=read)
-    monkeypatch.setattr("proxy.pushing._LOOKED_UP", 250)
-    pushing = Pushing(store, shared, now=FakeClock(START), monotonic=FakeClock())
+    monkeypatch.setattr("proxy.webhooks.ingest._LOOKED_UP", 250)
+    pushing = UpdateIngester(store, shared, now=FakeClock(START), monotonic=FakeClock())
     for _ in range(4):
         pushing.catch_up()
     assert len(set(looked)) == 1000
@@ -373,7 +373,7 @@ def test_others_have_their_turn_every_millisecond_while_ten_thousand_are_taken(
     watch = SimpleNamespace(perf_counter=lambda: next(looks) / 10_000, sleep=turns.append)
     monkeypatch.setattr("proxy.storage.checkpoint.time", watch)
     store = a_store(max_bytes=100_000_000)
-    pushing = Pushing(store, now=FakeClock(START), monotonic=FakeClock())
+    pushing = UpdateIngester(store, now=FakeClock(START), monotonic=FakeClock())
     assert pushing.push(a_batch(*[f"user-{number}" for number in range(10_000)]), 0)
     assert store.records == 10_000
     assert len(turns) > 10_000 / 12

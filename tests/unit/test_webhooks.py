@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.api.errors import BadRequest
 from proxy.profile.updates import REMOVED, UNKNOWN, Known, known
-from proxy.webhooks import Batch, read_cohorts, read_users
+from proxy.webhooks.parse import Batch, read_cohorts, read_users
 from tests.unit.test_longjson import JSON, nothing
 
 NOW = 1_700_000_000.0

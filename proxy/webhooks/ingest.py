@@ -24,7 +24,7 @@ from proxy.storage.tiered import TieredStore
 
 if TYPE_CHECKING:
     from proxy.storage.redis.updates import RedisUpdates
-    from proxy.webhooks import Batch
+    from proxy.webhooks.parse import Batch
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class _Lane:
         self.places = Budget(max_batches, wait_seconds=_PLACE_SECONDS)
 
 
-class Pushing:
+class UpdateIngester:
     """Safe for threads. `catch_up` is for the thread that keeps the connection to Redis."""
 
     def __init__(

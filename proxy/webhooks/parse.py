@@ -14,10 +14,8 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
 
-from proxy import longjson
 from proxy.api.errors import BadRequest
 from proxy.api.parameters import readable_id
-from proxy.longjson import TooMany, Unread
 from proxy.profile.json import write_json
 from proxy.profile.liquid_names import USER_PROPERTY
 from proxy.profile.updates import (
@@ -31,6 +29,8 @@ from proxy.profile.updates import (
     properties,
     too_large,
 )
+from proxy.webhooks import longjson
+from proxy.webhooks.longjson import TooMany, Unread
 
 _AHEAD_SECONDS = 600.0
 """For so much a clock of Amplitude's may be ahead of ours. What is later still would win against every later word."""

@@ -1,0 +1,1 @@
+"""Webhooks of Amplitude: parse a batch and store it."""
