@@ -20,15 +20,15 @@ from proxy.fetch.backlog import Backlog
 from proxy.fetch.forget import ForgetService
 from proxy.fetch.scheduler import FetchScheduler
 from proxy.fetch.service import ProfileService
-from proxy.history import History
-from proxy.metrics import Metrics, Reading
+from proxy.monitoring.history import History
+from proxy.monitoring.logs import configure_logging
+from proxy.monitoring.metrics import Metrics, Reading
 from proxy.profile.aliases import Aliases
 from proxy.profile.errors import UpstreamRejected
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import Identity
 from proxy.settings import Settings
 from proxy.storage.tiered import TieredStore
-from proxy.telemetry import configure_logging
 from proxy.web import auth, context, docs, forget, hooks, ops, pages, playground, status, v1, webhooks
 from proxy.web.routes import Application
 from proxy.webhooks.ingest import UpdateIngester

@@ -13,10 +13,10 @@ from proxy.app import amplitude
 from proxy.check import Finding, findings, misspelt
 from proxy.demo import demo, sandbox
 from proxy.forget import forget
+from proxy.monitoring.logs import silence_http_library
 from proxy.planning import Plan, counted, spoken
 from proxy.preview import preview
 from proxy.settings import Settings, SettingsError
-from proxy.telemetry import silence_http_library
 from proxy.warm import quota_option, warm
 
 

@@ -22,9 +22,9 @@ from proxy.app import create_app
 from proxy.braze.exchange import Answer, Ask, Request, User
 from proxy.braze.process import Child
 from proxy.braze.report import lines
+from proxy.monitoring.logs import silence_http_library
 from proxy.sandbox.server import Sandbox
 from proxy.settings import Settings, SettingsError, is_loopback
-from proxy.telemetry import silence_http_library
 from proxy.web.inside import asker
 
 _CALLER = "preview"

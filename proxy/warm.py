@@ -14,12 +14,12 @@ from proxy.api.keys import entry, generate
 from proxy.audience import Audience, NoRoom
 from proxy.braze.exchange import Ask, Request
 from proxy.cohorts import Cohorts, NotDownloaded
+from proxy.monitoring.logs import silence_http_library
 from proxy.planning import Plan, counted, spoken
 from proxy.preview import NoService, asked_for, let_in, own_application, running_service
 from proxy.profile.parts import SECTIONS
 from proxy.settings import Settings, SettingsError
 from proxy.storage.redis import RedisUnavailable
-from proxy.telemetry import silence_http_library
 from proxy.warmer import Warmer
 from proxy.warming import Count, NoColumn, Row, read
 from proxy.web.context import installed

@@ -143,7 +143,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def _look(self) -> None:
         """Note how things stand, for the status page and for the workers that are asked about all; tell counts."""
-        from proxy.telemetry import tell_overdue
+        from proxy.monitoring.logs import tell_overdue
 
         assert self._services  # noqa: S101  # nothing runs before it is loaded
         try:

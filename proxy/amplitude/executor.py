@@ -11,9 +11,9 @@ from proxy.amplitude.circuit_breaker import CircuitBreaker
 from proxy.amplitude.client import Fetched
 from proxy.amplitude.rate_limiter import RateLimiter
 from proxy.amplitude.sliding_window import Reservation
+from proxy.monitoring.logs import OncePerMinute
 from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamRejected, UpstreamTimeout
 from proxy.profile.parts import Identity
-from proxy.telemetry import OncePerMinute
 
 _log = logging.getLogger(__name__)
 

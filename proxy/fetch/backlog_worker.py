@@ -11,9 +11,9 @@ from proxy.amplitude.sliding_window import Reservation
 from proxy.fetch.airfield import Airfield
 from proxy.fetch.backlog import Backlog
 from proxy.fetch.pending import NEVER, PendingPart
+from proxy.monitoring.logs import OncePerMinute, request_id
 from proxy.profile.errors import UpstreamError
 from proxy.profile.parts import Identity
-from proxy.telemetry import OncePerMinute, request_id
 
 _log = logging.getLogger(__name__)
 

@@ -22,12 +22,12 @@ from proxy.fetch.backlog import Backlog
 from proxy.fetch.backlog_worker import BacklogWorker
 from proxy.fetch.dispatch import Dispatcher, InFlightCall
 from proxy.fetch.pending import NEVER, PendingPart, PendingParts, Waiter
+from proxy.monitoring.logs import request_id
 from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import Identity, Part
 from proxy.profile.record import EMPTY
 from proxy.storage.tiered import TieredStore
-from proxy.telemetry import request_id
 
 _log = logging.getLogger(__name__)
 

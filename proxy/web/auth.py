@@ -10,7 +10,7 @@ from ipaddress import IPv4Network, IPv6Network
 from flask import g, request
 
 from proxy.api.errors import Forbidden, Unauthorized
-from proxy.telemetry import OncePerMinute
+from proxy.monitoring.logs import OncePerMinute
 from proxy.web.context import Services, services
 
 

@@ -16,11 +16,11 @@ from proxy.api.keys import Accepted, KeyRing
 from proxy.fetch.forget import ForgetService
 from proxy.fetch.scheduler import FetchScheduler
 from proxy.fetch.service import ProfileService
-from proxy.history import History
-from proxy.metrics import Metrics
+from proxy.monitoring.history import History
+from proxy.monitoring.logs import OncePerMinute
+from proxy.monitoring.metrics import Metrics
 from proxy.profile.aliases import Aliases
 from proxy.storage.tiered import TieredStore
-from proxy.telemetry import OncePerMinute
 from proxy.webhooks.ingest import UpdateIngester
 
 if TYPE_CHECKING:

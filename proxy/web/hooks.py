@@ -13,8 +13,8 @@ from flask.ctx import _AppCtxGlobals
 from werkzeug.exceptions import HTTPException, InternalServerError
 
 from proxy.api.errors import ApiError
+from proxy.monitoring.logs import request_id
 from proxy.profile.parts import SECTIONS
-from proxy.telemetry import request_id
 from proxy.web.context import services
 from proxy.web.written import Written
 

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from flask import Blueprint, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from proxy.diagnosis import State, findings
-from proxy.history import KEPT_SECONDS, STEP_SECONDS, as_columns
+from proxy.monitoring.diagnosis import State, findings
+from proxy.monitoring.history import KEPT_SECONDS, STEP_SECONDS, as_columns
 from proxy.profile.errors import QuotaExhausted, UpstreamRejected
 from proxy.profile.json import write_json
 from proxy.web.auth import admit

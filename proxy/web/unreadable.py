@@ -14,7 +14,7 @@ from gunicorn.http.errors import (
     ParseException,
 )
 
-from proxy.telemetry import OncePerMinute, request_id
+from proxy.monitoring.logs import OncePerMinute, request_id
 from proxy.web.hooks import SECURITY, problem
 
 _log = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ from requests.auth import AuthBase
 
 from proxy.amplitude.calls import plan_calls
 from proxy.amplitude.client import Amplitude, ApiKeyAuth, Fetched, translated
+from proxy.monitoring.logs import configure_logging
 from proxy.profile import encoding
 from proxy.profile.errors import (
     QuotaExhausted,
@@ -30,7 +31,6 @@ from proxy.profile.parts import COHORTS, PROPERTIES, Identity, Part, recommendat
 from proxy.sandbox.answers import Documented
 from proxy.sandbox.faults import Fault, FaultKind
 from proxy.sandbox.server import Sandbox
-from proxy.telemetry import configure_logging
 from tests.conftest import free_port
 
 HOMEPAGE = recommendation("homepage")

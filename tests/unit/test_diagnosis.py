@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.diagnosis import State, findings
+from proxy.monitoring.diagnosis import State, findings
 
 FAULTS = {
     "rejects this service's credentials": State(upstream_errors=frozenset({"upstream_rejected"}), outage=True),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.history import History, as_columns
-from proxy.metrics import Metrics, Reading
+from proxy.monitoring.history import History, as_columns
+from proxy.monitoring.metrics import Metrics, Reading
 from tests.fakes import FakeClock
 
 ROUTE = "/v1/cohorts"

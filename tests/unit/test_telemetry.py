@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from proxy.telemetry import OncePerMinute, request_id, tell_overdue
+from proxy.monitoring.logs import OncePerMinute, request_id, tell_overdue
 from tests.fakes import FakeClock
 
 LOG = logging.getLogger("tests.telemetry")

@@ -9,9 +9,9 @@ import pytest
 from flask.testing import FlaskClient
 
 from proxy.app import create_app
+from proxy.monitoring.logs import request_id
 from proxy.profile.errors import QuotaExhausted, UpstreamInvalid, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
 from proxy.settings import Settings
-from proxy.telemetry import request_id
 from tests.conftest import KEYS
 from tests.fakes import FakeClock, FakeSource
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 from threading import Lock
 from typing import Any
 
-from proxy.metrics import PREFIX, Metrics
+from proxy.monitoring.metrics import PREFIX, Metrics
 
 STEP_SECONDS = 10.0
 KEPT_SECONDS = 3600.0

@@ -1,0 +1,1 @@
+"""Logs, metrics, their recent history, and the findings drawn from them."""
