@@ -29,7 +29,7 @@ workers = settings.web_concurrency if shared else 1
 # 1,320; beside 1,000 clients that dawdle over their headers: 4 ms, with threads three of four had no answer. 64 busy
 # connections: 2,840 answers a second at 32 ms; with threads 2,350 at 87; with gunicorn's own gevent 2,970 at 720 ms.
 # The sync and tornado workers run one request at a time. `python -m tests.bench.workers` repeats it.
-worker_class = "proxy.worker.Worker"
+worker_class = "proxy.server.worker.Worker"
 # A worker's places: 2,000 connections kept alive, 1,000 that dawdle, and those that come and go.
 worker_connections = 4000
 # A send begins with all of Braze's connections at once. The system caps it (net.core.somaxconn, mostly 4096).
@@ -40,7 +40,7 @@ graceful_timeout = 25
 control_socket_disable = True
 # Room for an id of 512 characters of any script, percent-encoded; more goes into the body of a POST.
 limit_request_line = 8190
-# The limit on all headers together (proxy/connection.py) is in a method that the parser in C, if installed, skips.
+# The parser in C, if installed, skips the method with the limit on all headers together (proxy/server/connection.py).
 http_parser = "python"
 # The application logs each request itself: gunicorn's line would hold the query string, and with it user ids.
 accesslog = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy import worker
+from proxy.server import worker
 
 
 class Worker(worker.Worker):

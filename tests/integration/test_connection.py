@@ -16,9 +16,9 @@ import gevent
 import gevent.socket
 import pytest
 
-from proxy import connection as limits
-from proxy.connection import Connection
 from proxy.sandbox.server import Sandbox
+from proxy.server import connection as limits
+from proxy.server.connection import Connection
 from tests.conftest import SECRET, Service, free_port
 
 Start = Callable[..., Service]

@@ -24,10 +24,10 @@ import pytest
 import requests
 import trustme
 
-from proxy import connection as limits
-from proxy.connection import Connection
 from proxy.sandbox.faults import Fault, FaultKind
 from proxy.sandbox.server import Sandbox
+from proxy.server import connection as limits
+from proxy.server.connection import Connection
 from tests.conftest import KEYS, ROOT, SECRET, Service, free_port
 
 Start = Callable[..., Service]
@@ -335,7 +335,8 @@ def test_a_limit_that_cannot_be_raised_is_told_with_the_mend(start_service: Star
 
 def test_nothing_that_takes_a_lock_is_imported_before_the_fork() -> None:
     program = (
-        "import gunicorn.app.wsgiapp, proxy.worker, sys; exec(open('gunicorn.conf.py').read()); print(*sys.modules)"
+        "import gunicorn.app.wsgiapp, proxy.server.worker, sys; exec(open('gunicorn.conf.py').read());"
+        "print(*sys.modules)"
     )
     env = {"AMPLITUDE_SECRET_KEY": "x", "PROXY_API_KEYS": KEYS}
     loaded = subprocess.run(
@@ -344,13 +345,14 @@ def test_nothing_that_takes_a_lock_is_imported_before_the_fork() -> None:
     assert {name for name in loaded if name.startswith("proxy.")} == {
         "proxy.api",
         "proxy.api.keys",
-        "proxy.connection",
-        "proxy.garbage",
         "proxy.profile",
         "proxy.profile.aliases",
         "proxy.profile.parts",
+        "proxy.server",
+        "proxy.server.connection",
+        "proxy.server.gc_tuning",
+        "proxy.server.worker",
         "proxy.settings",
-        "proxy.worker",
     }
     # Of the standard library, what would keep a lock that blocks every greenlet, and what gevent cannot patch late.
     assert not {"concurrent.futures.thread", "flask", "requests", "urllib3", "redis"} & set(loaded)

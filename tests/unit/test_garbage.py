@@ -11,7 +11,7 @@ def run(program: str) -> str:
     """Run a program beside the looks and return what it printed."""
     head = """
     import gc, weakref
-    from proxy.garbage import MIDDLE, OLD, YOUNG, Looks
+    from proxy.server.gc_tuning import MIDDLE, OLD, YOUNG, GcTuner
 
     class Node:
         pass
@@ -35,7 +35,7 @@ def run(program: str) -> str:
 def test_what_a_full_look_left_alive_is_not_looked_at_again() -> None:
     seen = run("""
     kept = [cycle() for _ in range(100_000)]
-    Looks().begin()
+    GcTuner().begin()
     print(gc.get_freeze_count() > 100_000, len(gc.get_objects()) < 1_000)
     """)
     assert seen == "True True\n"
@@ -43,7 +43,7 @@ def test_what_a_full_look_left_alive_is_not_looked_at_again() -> None:
 
 def test_a_full_look_comes_after_some_twenty_thousand_that_stay() -> None:
     seen = run("""
-    Looks().begin()
+    GcTuner().begin()
     looks = []
     gc.callbacks.append(lambda phase, info: looks.append(info["generation"]) if phase == "start" else None)
     kept = []
@@ -56,7 +56,7 @@ def test_a_full_look_comes_after_some_twenty_thousand_that_stay() -> None:
 
 def test_what_stays_is_set_aside_as_it_comes() -> None:
     seen = run("""
-    Looks().begin()
+    GcTuner().begin()
     for _ in range(5):
         stay(enough)
     print(len(gc.get_objects()) < enough)
@@ -69,7 +69,7 @@ def test_garbage_that_was_set_aside_is_found_once_as_much_has_come_since() -> No
     kept = [[] for _ in range(2 * enough)]
     gone = cycle()
     gone_too = weakref.ref(gone)
-    looks = Looks()
+    looks = GcTuner()
     looks.begin()
     del gone
     looks.tick(quiet=True)
@@ -88,7 +88,7 @@ def test_in_a_time_that_is_never_quiet_everything_is_looked_through_all_the_same
     seen = run("""
     gone = cycle()
     gone_too = weakref.ref(gone)
-    looks = Looks()
+    looks = GcTuner()
     looks.begin()
     del gone
     while gc.get_freeze_count() < 10 * looks._aside:
@@ -101,7 +101,7 @@ def test_in_a_time_that_is_never_quiet_everything_is_looked_through_all_the_same
 
 def test_what_is_young_is_looked_at_as_ever() -> None:
     seen = run("""
-    Looks().begin()
+    GcTuner().begin()
     young = weakref.ref(cycle())
     stay(enough)
     print(young() is None)
@@ -111,7 +111,7 @@ def test_what_is_young_is_looked_at_as_ever() -> None:
 
 def test_who_ends_it_leaves_nothing_set_aside() -> None:
     seen = run("""
-    looks = Looks()
+    looks = GcTuner()
     looks.begin()
     looks.end()
     print(gc.get_freeze_count(), gc.callbacks)

@@ -21,7 +21,7 @@ _OVERDUE = 8
 """So many times as much may be set aside in a time that is never quiet."""
 
 
-class Looks:
+class GcTuner:
     """Sets aside what each full look leaves alive. For the whole of a process that serves callers."""
 
     def __init__(self) -> None:

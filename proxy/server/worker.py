@@ -22,8 +22,8 @@ import gevent.server
 from gunicorn.http.errors import NoMoreData
 from gunicorn.workers.ggevent import GeventWorker
 
-from proxy.connection import LINGER_SECONDS, Connection, Requests
-from proxy.garbage import Looks
+from proxy.server.connection import LINGER_SECONDS, Connection, Requests
+from proxy.server.gc_tuning import GcTuner
 
 if TYPE_CHECKING:
     from proxy.web.context import Services
@@ -41,7 +41,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         super().__init__(*args, **kwargs)
         self._connections: dict[Connection, None] = {}  # the longest unused first
         self._idle_seconds = float(self.cfg.keepalive)
-        self._looks = Looks()
+        self._looks = GcTuner()
         self._answered = 0
 
     @classmethod
@@ -94,7 +94,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
         gunicorn's own writes what it read into its log and its answer.
         """
-        from proxy.web.unreadable import refusal
+        from proxy.server.bad_requests import refusal
 
         with contextlib.suppress(OSError):  # it has gone, and whom else to tell
             client.sendall(refusal(exc, addr))

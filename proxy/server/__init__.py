@@ -1,0 +1,1 @@
+"""The gunicorn worker and its garbage collection. Nothing else knows gunicorn or gevent."""
