@@ -29,7 +29,8 @@ from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import Identity
 from proxy.settings import Settings
 from proxy.storage.tiered import TieredStore
-from proxy.web import auth, context, docs, forget, hooks, ops, pages, playground, status, v1, webhooks
+from proxy.web import auth, errors, forget, health, hooks, profiles, request_body, services, webhooks
+from proxy.web.pages import assets, docs, playground, status
 from proxy.web.routes import Application
 from proxy.webhooks.ingest import UpdateIngester
 
@@ -52,19 +53,20 @@ def create_app(
     """
     settings = settings or Settings.from_env(os.environ)
     configure_logging(settings.log_level)
-    app = Application("proxy", static_folder=None, template_folder="web/templates")
+    app = Application("proxy", static_folder=None, template_folder="web/pages/templates")
     # One more than is allowed: a body without a length is cut here in silence, and must be seen to be too large.
-    app.config["MAX_CONTENT_LENGTH"] = v1.MAX_BODY_BYTES + 1
+    app.config["MAX_CONTENT_LENGTH"] = request_body.MAX_BODY_BYTES + 1
     # Braze follows no redirect, so there must never be one: neither for a trailing slash nor for a double one.
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
-    context.install(app, _services(settings, fetch, now, monotonic))
+    services.install(app, _services(settings, fetch, now, monotonic))
     hooks.install(app)
-    app.register_blueprint(v1.blueprint)
+    errors.install(app)
+    app.register_blueprint(profiles.blueprint)
     app.register_blueprint(forget.blueprint)
     app.register_blueprint(webhooks.blueprint)
-    app.register_blueprint(ops.blueprint)
-    app.register_blueprint(pages.blueprint)
+    app.register_blueprint(health.blueprint)
+    app.register_blueprint(assets.blueprint)
     app.register_blueprint(docs.blueprint)
     app.register_blueprint(playground.blueprint)
     app.register_blueprint(status.blueprint)
@@ -88,7 +90,7 @@ def _services(
     fetch: Callable[[Identity, Call], Fetched] | None,
     now: Callable[[], float],
     monotonic: Callable[[], float],
-) -> context.Services:
+) -> services.Services:
     fetch = fetch or amplitude(settings).fetch
     lifetimes = FreshnessPolicy(
         fresh=settings.cache_fresh_seconds,
@@ -167,7 +169,7 @@ def _services(
         now=now,
         monotonic=monotonic,
     )
-    return context.Services(
+    return services.Services(
         profiles=ProfileService(store, flights, lifetimes, now=now, monotonic=monotonic),
         flights=flights,
         sender=sender,

@@ -18,7 +18,7 @@ from proxy.preview import NoService, asked_for, let_in, running_service
 from proxy.profile.parts import Identity
 from proxy.settings import Settings, SettingsError
 from proxy.storage.redis import RedisUnavailable
-from proxy.web.context import installed
+from proxy.web.services import installed
 
 
 class NotForgotten(Exception):

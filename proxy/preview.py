@@ -25,7 +25,7 @@ from proxy.braze.report import lines
 from proxy.monitoring.logs import silence_http_library
 from proxy.sandbox.server import Sandbox
 from proxy.settings import Settings, SettingsError, is_loopback
-from proxy.web.inside import asker
+from proxy.web.pages.wsgi_client import asker
 
 _CALLER = "preview"
 _SECONDS = 10.0

@@ -22,7 +22,7 @@ from proxy.settings import Settings, SettingsError
 from proxy.storage.redis import RedisUnavailable
 from proxy.warmer import Warmer
 from proxy.warming import Count, NoColumn, Row, read
-from proxy.web.context import installed
+from proxy.web.services import installed
 
 CONNECTIONS = 16
 _LISTED = 20

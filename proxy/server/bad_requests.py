@@ -15,7 +15,8 @@ from gunicorn.http.errors import (
 )
 
 from proxy.monitoring.logs import OncePerMinute, request_id
-from proxy.web.hooks import SECURITY, problem
+from proxy.web.errors import problem
+from proxy.web.hooks import SECURITY
 
 _log = logging.getLogger(__name__)
 _unreadable = OncePerMinute(_log, "requests that are no HTTP")

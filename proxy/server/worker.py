@@ -26,7 +26,7 @@ from proxy.server.connection import LINGER_SECONDS, Connection, Requests
 from proxy.server.gc_tuning import GcTuner
 
 if TYPE_CHECKING:
-    from proxy.web.context import Services
+    from proxy.web.services import Services
 
 _QUIET = 20
 """Fewer requests than that in a second, and a look for garbage that takes a part of one keeps few waiting."""
@@ -115,7 +115,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     def load_wsgi(self) -> None:
         """Load the application, and with it what is told of the stop."""
         super().load_wsgi()
-        from proxy.web.context import installed
+        from proxy.web.services import installed
 
         self._services = installed(self.wsgi)
         self._looks.begin()

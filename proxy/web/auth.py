@@ -11,7 +11,7 @@ from flask import g, request
 
 from proxy.api.errors import Forbidden, Unauthorized
 from proxy.monitoring.logs import OncePerMinute
-from proxy.web.context import Services, services
+from proxy.web.services import Services, services
 
 
 def refusals(monotonic: Callable[[], float]) -> OncePerMinute:

@@ -9,8 +9,8 @@ from proxy.api.parse import FORGETTING, parse_forgetting
 from proxy.api.query_string import pairs_of
 from proxy.storage.redis import RedisUnavailable
 from proxy.web.auth import admit
-from proxy.web.context import services
-from proxy.web.hooks import problem
+from proxy.web.errors import problem
+from proxy.web.services import services
 
 blueprint = Blueprint("forget", __name__, url_prefix="/v1")
 blueprint.before_request(admit)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import random
@@ -10,36 +9,21 @@ import re
 
 from flask import Flask, Response, g, request
 from flask.ctx import _AppCtxGlobals
-from werkzeug.exceptions import HTTPException, InternalServerError
 
-from proxy.api.errors import ApiError
 from proxy.monitoring.logs import request_id
-from proxy.profile.parts import SECTIONS
-from proxy.web.context import services
+from proxy.web.services import services
 from proxy.web.written import Written
 
 _log = logging.getLogger(__name__)
 _new_ids = random.Random()  # noqa: S311  # a request's id is no secret
 os.register_at_fork(after_in_child=_new_ids.seed)
 _SANE_ID = re.compile(r"[A-Za-z0-9._~+/=-]{1,200}\Z")
-REALM = 'Basic realm="connected-content-proxy", charset="UTF-8"'
 
 
 def install(app: Flask) -> None:
-    """Register the hooks and error handlers."""
+    """Register the hooks."""
     app.before_request(_begin)
     app.after_request(_end)
-    app.register_error_handler(ApiError, _refused)
-    app.register_error_handler(HTTPException, _http_error)
-    app.register_error_handler(Exception, _unexpected)
-
-
-def problem(status: int, title: str, detail: str, **more: object) -> Response:
-    """Return an RFC 9457 answer. `detail` names the fault and the mend, never an id or a secret."""
-    body = {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}
-    response = Response(json.dumps(body) + "\n", status, content_type="application/problem+json")
-    response.headers["Cache-Control"] = "no-store"
-    return response
 
 
 def _begin() -> None:
@@ -92,34 +76,3 @@ SECURITY = (
     ("Referrer-Policy", "no-referrer"),
 )
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_TITLES = {400: "Bad Request", 401: "Unauthorized", 403: "Forbidden"}
-
-
-def _refused(refused: ApiError) -> Response:
-    response = problem(refused.status, _TITLES[refused.status], refused.detail)
-    if refused.status == 401:
-        response.headers["WWW-Authenticate"] = REALM
-    return response
-
-
-def _http_error(error: HTTPException) -> Response:
-    status = error.code or 500
-    response = problem(status, error.name, _DETAILS.get(status, error.name))
-    for name, value in error.get_headers():
-        if name.lower() not in ("content-type", "content-length"):
-            response.headers[name] = value
-    return response
-
-
-_DETAILS = {
-    404: "there is nothing here: the data routes are "
-    f"{', '.join(f'/v1/{name}' for name in (*SECTIONS, 'profile', 'userprofile'))}; all routes are on /docs",
-    405: "this route does not take that method; Allow names those it takes",
-    413: "the body is too large: 16 KiB at most",
-    415: "the body is of another type: send application/x-www-form-urlencoded or application/json",
-}
-
-
-def _unexpected(error: Exception) -> Response:
-    _log.error("unexpected error", exc_info=error)
-    return problem(500, InternalServerError().name, f"internal error; the log has it under request id {g.request_id}")

@@ -14,9 +14,9 @@ from proxy.storage.budget import Busy
 from proxy.storage.checkpoint import Checkpoint
 from proxy.storage.redis import RedisUnavailable
 from proxy.web.auth import admit_from_anywhere
-from proxy.web.context import services
-from proxy.web.given import reading_the_body
-from proxy.web.hooks import problem
+from proxy.web.errors import problem
+from proxy.web.request_body import reading_the_body
+from proxy.web.services import services
 from proxy.webhooks.parse import Batch, TooLarge, read_cohorts, read_users
 
 _log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ class Worker(worker.Worker):
     def load_wsgi(self) -> None:
         """Load the application. The services beside it are never asked."""
         from proxy.app import create_app
-        from proxy.web.context import installed
+        from proxy.web.services import installed
 
         super(worker.Worker, self).load_wsgi()
         self._services = installed(create_app())

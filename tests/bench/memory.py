@@ -29,7 +29,7 @@ from proxy.sandbox.answers import Documented, user_data
 from proxy.sandbox.population import find
 from proxy.settings import Settings
 from proxy.storage.tiered import TieredStore
-from proxy.web.context import services
+from proxy.web.services import services
 from tests.bench.load import Connections, table
 from tests.bench.options import command_line
 from tests.bench.processes import SandboxProcess, Service

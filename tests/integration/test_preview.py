@@ -12,7 +12,7 @@ from proxy.sandbox.server import Sandbox
 from tests.command import run
 from tests.conftest import ROOT, SECRET, Service, free_port
 
-SNIPPETS = ROOT / "proxy" / "web" / "snippets"
+SNIPPETS = ROOT / "proxy" / "web" / "pages" / "snippets"
 RECS = SNIPPETS / "1-recommendations-with-a-default.liquid"
 CHOSEN = "Chosen for you:\n- trail-shoe\n- rain-shell\n- head-torch"
 

@@ -12,7 +12,7 @@ from proxy.braze.exchange import Ask
 from proxy.preview import running_service
 from proxy.sandbox.faults import Fault
 from proxy.sandbox.server import Sandbox
-from proxy.web.playground import snippets
+from proxy.web.pages.playground import snippets
 from tests import liquid
 from tests.conftest import SECRET, Service
 

@@ -20,7 +20,7 @@ from proxy.braze import engine
 from proxy.braze.exchange import Answer, Request, User
 from proxy.braze.process import AT_ONCE, Child, Renderer
 from proxy.braze.report import report
-from proxy.web import playground
+from proxy.web.pages import playground
 from tests.conftest import ROOT
 
 USER = User("ä b", "device")

@@ -136,7 +136,7 @@ TEXT_ON = {
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_colour_can_be_read_on_its_grounds(scheme: str) -> None:
-    css = (ROOT / "proxy" / "web" / "static" / "site.css").read_text()
+    css = (ROOT / "proxy" / "web" / "pages" / "static" / "site.css").read_text()
     blocks = re.findall(r":root \{(.*?)\n *\}", css, re.S)
     assert len(blocks) == 2
     light, dark = (dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", block)) for block in blocks)
@@ -170,7 +170,7 @@ def test_neither_document_nor_files_are_made_before_somebody_asks() -> None:
 import sys
 from proxy.app import create_app
 from proxy.settings import Settings
-from proxy.web import docs, pages
+from proxy.web.pages import assets as pages, docs
 create_app(Settings.from_env({{"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": "{KEYS}"}}))
 print(docs._document.cache_info().currsize, pages._file.cache_info().currsize, "flask_swagger_ui" in sys.modules)
 """

@@ -15,7 +15,7 @@ from proxy.app import create_app
 from proxy.profile.errors import QuotaExhausted, UpstreamRejected, UpstreamUnavailable
 from proxy.profile.parts import Identity
 from proxy.settings import Settings
-from proxy.web.context import installed
+from proxy.web.services import installed
 from tests.conftest import KEYS, SECRET
 from tests.fakes import FakeClock, FakeSource
 

@@ -22,7 +22,7 @@ from proxy.profile.errors import UpstreamError
 from proxy.profile.record import Record
 from proxy.settings import Settings
 from proxy.storage.redis import RedisUnavailable
-from proxy.web.context import installed
+from proxy.web.services import installed
 from tests.conftest import KEYS, SECRET
 from tests.fakes import FakeClock, FakeSource, PopulatedSource
 from tests.openapi import differences, faults, faults_in, operations

@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from proxy.app import create_app
 from proxy.profile.errors import QuotaExhausted, UpstreamInvalid, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
 from proxy.settings import Settings
-from proxy.web.context import installed
+from proxy.web.services import installed
 from tests.conftest import KEYS
 from tests.fakes import FakeClock, FakeSource
 

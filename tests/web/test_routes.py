@@ -8,7 +8,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import EnvironBuilder
 
 from proxy.profile.parts import SECTIONS
-from proxy.web.context import installed
+from proxy.web.services import installed
 
 ASK = "/v1/cohorts?user_id=ava"
 

@@ -18,7 +18,7 @@ from proxy.api.openapi.webhooks import COHORT_EXAMPLE
 from proxy.app import create_app
 from proxy.settings import Settings
 from proxy.storage.redis import RedisUnavailable
-from proxy.web.context import installed
+from proxy.web.services import installed
 from tests.conftest import KEYS, SECRET
 from tests.fakes import FakeClock, FakeSource
 

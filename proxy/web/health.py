@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, jsonify
 
 from proxy.profile.errors import QuotaExhausted, UpstreamInvalid, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
-from proxy.web.context import services
+from proxy.web.services import services
 
 blueprint = Blueprint("ops", __name__)
 

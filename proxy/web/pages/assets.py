@@ -107,7 +107,7 @@ class _File(NamedTuple):
 @cache
 def _files() -> dict[str, Traversable]:
     """Return every file that is served, by name. What is not in here is not served, whatever the path says."""
-    ours = {file.name: file for file in (files("proxy.web") / "static").iterdir()}
+    ours = {file.name: file for file in (files("proxy.web.pages") / "static").iterdir()}
     swagger_ui = files("flask_swagger_ui") / "dist"
     return {**ours, **{name: swagger_ui / name for name in _SWAGGER_UI}}
 

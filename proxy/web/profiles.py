@@ -8,13 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from flask import Blueprint, Request, Response, g
-from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from proxy.api.drop_in import parse_drop_in, shape_drop_in
 from proxy.api.errors import BLANK_ID
-from proxy.api.parameters import from_json
 from proxy.api.parse import parse
-from proxy.api.query_string import pairs_of
 from proxy.api.response import shape
 from proxy.fetch.service import ANONYMOUS, ProfileResult
 from proxy.profile.errors import UpstreamError, UpstreamInvalid
@@ -22,14 +19,13 @@ from proxy.profile.json import write_json
 from proxy.profile.parts import COHORTS, SECTIONS, Part, Section
 from proxy.profile.query import ProfileRequest
 from proxy.profile.record import EMPTY
-from proxy.web import caching, context
+from proxy.web import cache_headers
 from proxy.web.auth import admit
-from proxy.web.context import Services, services
-from proxy.web.given import reading_the_body
-from proxy.web.hooks import problem
+from proxy.web.errors import problem
+from proxy.web.request_body import sent_parameters
+from proxy.web.services import Services, asked, services
 from proxy.web.written import Written
 
-MAX_BODY_BYTES = 16 * 1024
 MAX_ANSWER_BYTES = 1_000_000
 """Braze's limit for a Connected Content answer."""
 
@@ -42,16 +38,16 @@ blueprint.before_request(admit)
 
 def answer(section: Section | None) -> Response:
     """Answer what one route was asked; `section` is None for the profile."""
-    here, asked = services(), context.asked()
-    ask = parse(section, _given(asked), here.aliases)
-    max_age, background = caching.wanted_age(asked), caching.in_background(asked)
+    here, request = services(), asked()
+    ask = parse(section, sent_parameters(request), here.aliases)
+    max_age, background = cache_headers.wanted_age(request), cache_headers.in_background(request)
     hit = here.store.fresh(ask.identity, ask.wish) if max_age is None and not background else None
     if hit is None:
         found = _found(here, ask, ask.wish.parts, max_age, background)
     else:
         found = ProfileResult(hit.record, freshness=hit.freshness)
         if hit.ready:
-            return _written(hit.ready.body, found, asked, etag=hit.ready.etag)
+            return _written(hit.ready.body, found, request, etag=hit.ready.etag)
     error = BLANK_ID if ask.anonymous else found.error.word if found.error else None
     body = shape(ask, found.record, error=error, stale=found.stale) + b"\n"
     if len(body) >= MAX_ANSWER_BYTES:
@@ -63,27 +59,27 @@ def answer(section: Section | None) -> Response:
     etag = _etag(body)
     if hit and hit.again and found.error is None:
         here.store.keep_ready(ask.identity, ask.wish, found.record, body, etag)
-    return _written(body, found, asked, etag=etag)
+    return _written(body, found, request, etag=etag)
 
 
 def userprofile() -> Response:
     """Answer as Amplitude's own endpoint does, errors too, from the same cache and within the same quota."""
-    here, asked = services(), context.asked()
-    ask = parse_drop_in(_given(asked), here.aliases)
+    here, request = services(), asked()
+    ask = parse_drop_in(sent_parameters(request), here.aliases)
     # Whether a user is known is an answer too, and the cohorts are the least to ask for it.
     parts = ask.wish.parts or (COHORTS,)
-    found = _found(here, ask, parts, caching.wanted_age(asked), caching.in_background(asked))
+    found = _found(here, ask, parts, cache_headers.wanted_age(request), cache_headers.in_background(request))
     if ask.anonymous or found.record.unknown_at is not None:
         status = found.record.unknown_status
         # Never a redirect, nor one that Braze counts towards halting every call to this host.
         usual = status == 200 or (400 <= status < 500 and status not in (401, 403, 408, 429))
-        return _written(_json({"error": NOT_SEEN_BEFORE}), found, asked, status if usual else 400)
+        return _written(_json({"error": NOT_SEEN_BEFORE}), found, request, status if usual else 400)
     body = _json(shape_drop_in(ask, found.record))
     if len(body) >= MAX_ANSWER_BYTES:
         found = _too_large(found)
     if found.error is not None:
-        return _written(_json({"error": found.error.word}), found, asked, 500)
-    return _written(body, found, asked, etag=_etag(body))
+        return _written(_json({"error": found.error.word}), found, request, 500)
+    return _written(body, found, request, etag=_etag(body))
 
 
 for _section in (*SECTIONS, None):
@@ -118,42 +114,21 @@ def _too_large(found: ProfileResult) -> ProfileResult:
     return ProfileResult(EMPTY, UpstreamInvalid(), forwarded="miss", opened=found.opened, calls=found.calls)
 
 
-def _given(asked: Request) -> list[tuple[str, Any]]:
-    given: list[tuple[str, Any]] = pairs_of(asked.query_string, "the URL")
-    return given if asked.method != "POST" else [*given, *_sent_in_body(asked)]
-
-
-def _sent_in_body(asked: Request) -> Sequence[tuple[str, Any]]:
-    with reading_the_body():
-        body = asked.get_data()
-    if len(body) > MAX_BODY_BYTES:
-        raise RequestEntityTooLarge
-    if not body:
-        return []
-    match asked.mimetype:
-        case "application/x-www-form-urlencoded":
-            return pairs_of(body, "the body")
-        case "application/json":
-            return from_json(body)
-        case _:
-            raise UnsupportedMediaType
-
-
 def _written(body: bytes, found: ProfileResult, asked: Request, status: int = 200, etag: str | None = None) -> Response:
     _note(found)
-    headers = [("Content-Type", "application/json"), *caching.described(found)]
+    headers = [("Content-Type", "application/json"), *cache_headers.described(found)]
     if etag is None:
         return Written(body, headers, status)
     headers.append(("ETag", f'"{etag}"'))
     known = "HTTP_IF_NONE_MATCH" in asked.environ and asked.if_none_match.contains_weak(etag)
-    if known and asked.method in ("GET", "HEAD") and caching.may_be_kept(found):
+    if known and asked.method in ("GET", "HEAD") and cache_headers.may_be_kept(found):
         return Written(b"", headers, 304)
     return Written(body, headers, status)
 
 
 def _note(found: ProfileResult) -> None:
     ours = g._get_current_object()
-    ours.cache = caching.word(found)
+    ours.cache = cache_headers.word(found)
     if found is ANONYMOUS:
         ours.error = BLANK_ID
     elif found.error is not None:
@@ -175,7 +150,7 @@ def _try_again(found: ProfileResult, error: UpstreamError) -> Response:
     response = problem(500, "No answer yet", _WHY[error.word], ok=False, error=error.word)
     del response.headers["Cache-Control"]  # what describes the answer says it
     response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after or 1)))
-    response.headers.extend(caching.described(found))
+    response.headers.extend(cache_headers.described(found))
     return response
 
 

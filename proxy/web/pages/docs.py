@@ -8,7 +8,7 @@ from functools import cache
 from flask import Blueprint, Response
 
 from proxy.api.openapi.document import document
-from proxy.web.pages import host_in_braze, page, revalidated
+from proxy.web.pages.assets import host_in_braze, page, revalidated
 
 blueprint = Blueprint("docs", __name__)
 

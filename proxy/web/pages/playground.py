@@ -15,9 +15,9 @@ from proxy.braze.process import OTHERS_RENDER, Renderer, refused
 from proxy.profile.json import read_json
 from proxy.storage.budget import Budget, Busy
 from proxy.web.auth import admit
-from proxy.web.hooks import problem
-from proxy.web.inside import asker
-from proxy.web.pages import host_in_braze, page
+from proxy.web.errors import problem
+from proxy.web.pages.assets import host_in_braze, page
+from proxy.web.pages.wsgi_client import asker
 
 MAX_BODY_BYTES = 128 * 1024
 _BODIES = Budget(4 * 1024 * 1024, wait_seconds=1)
@@ -52,7 +52,7 @@ def render() -> Response:
 @cache
 def snippets() -> dict[str, str]:
     """Return the messages to start from: title to Liquid, in the order of their file names."""
-    folder = files("proxy.web") / "snippets"
+    folder = files("proxy.web.pages") / "snippets"
     found = sorted((file for file in folder.iterdir() if file.name.endswith(".liquid")), key=lambda file: file.name)
     return {_title(file.name): file.read_text(encoding="utf-8") for file in found}
 

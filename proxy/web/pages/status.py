@@ -13,8 +13,8 @@ from proxy.monitoring.history import KEPT_SECONDS, STEP_SECONDS, as_columns
 from proxy.profile.errors import QuotaExhausted, UpstreamRejected
 from proxy.profile.json import write_json
 from proxy.web.auth import admit
-from proxy.web.context import services
-from proxy.web.pages import page
+from proxy.web.pages.assets import page
+from proxy.web.services import services
 
 _LATE_SECONDS = 60.0
 _REFUSED_SECONDS = 600.0

@@ -1,0 +1,1 @@
+"""Pages for people: landing page, documentation, playground and status."""
