@@ -3,7 +3,7 @@
 import sys
 
 try:
-    from proxy.cli import main
+    from proxy.cli.main import main
 except ModuleNotFoundError as missing:
     if missing.name is None or missing.name.startswith("proxy"):
         raise

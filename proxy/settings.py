@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from proxy.api.keys import BadEntry, Key
 from proxy.api.keys import parse as parse_keys
+from proxy.api.urls import is_loopback
 from proxy.profile.aliases import Alias, BadAlias
 from proxy.profile.aliases import parse as parse_aliases
 from proxy.profile.parts import COHORTS, PROPERTIES, Part
@@ -63,14 +64,6 @@ def _base_url(value: str) -> str:
     if url.scheme == "http" and not is_loopback(url.hostname):
         raise _Fault("must be https: the secret travels in it (http is for a loopback address only)")
     return value.rstrip("/")
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether `host` names this machine, so that what is sent there crosses no network."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _number(low: float, high: float) -> Callable[[str], float]:

@@ -14,7 +14,8 @@ import pytest
 
 from proxy.api.errors import BLANK_ID
 from proxy.api.openapi.document import document
-from proxy.planning import Plan, spoken
+from proxy.cli.text import spoken
+from proxy.cli.warmup.estimate import Plan
 from proxy.profile.errors import UpstreamError
 from proxy.profile.parts import SECTIONS
 from proxy.settings import Settings
@@ -121,7 +122,7 @@ def test_ci_runs_the_very_test_command_of_the_readme() -> None:
 
 
 def test_the_commands_are_the_ones_the_program_has() -> None:
-    from proxy.cli import main
+    from proxy.cli.main import main
 
     assert set(re.findall(r"-m proxy ([a-z][a-z-]+)", README)) == set(main.commands)
 

@@ -21,8 +21,8 @@ import urllib.request
 from collections import Counter
 from pathlib import Path
 
+from proxy.cli.warmup.command import CONNECTIONS
 from proxy.sandbox.population import find
-from proxy.warm import CONNECTIONS
 from tests.bench.load import Connections
 from tests.bench.options import command_line
 from tests.bench.processes import SandboxProcess, Seen, Service

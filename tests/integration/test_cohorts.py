@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import pytest
 import requests
 
-from proxy.cohorts import Cohorts, NotDownloaded, _led
+from proxy.amplitude.cohort_export import CohortExport, NotDownloaded, _led
+from proxy.api.user_rows import Row
 from proxy.sandbox import exports
 from proxy.sandbox.answers import Documented
 from proxy.sandbox.faults import Fault, FaultKind
 from proxy.sandbox.server import Sandbox
-from proxy.warming import Row
 from tests.conftest import free_port
 from tests.fakes import FakeClock
 
@@ -29,7 +29,7 @@ class Download:
         self.blank = 0
         self.unreadable: list[int] = []
         self.mend_after: int | None = None
-        self.client = Cohorts(
+        self.client = CohortExport(
             url or sandbox.url,
             sandbox.api_key,
             secret or sandbox.secret_key,

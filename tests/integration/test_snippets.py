@@ -9,7 +9,7 @@ import pytest
 
 from proxy.braze import lint, tag
 from proxy.braze.exchange import Ask
-from proxy.preview import running_service
+from proxy.cli.client import running_service
 from proxy.sandbox.faults import Fault
 from proxy.sandbox.server import Sandbox
 from proxy.web.pages.playground import snippets

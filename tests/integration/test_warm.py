@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy import warmer
-from proxy.preview import running_service
+from proxy.cli.client import running_service
+from proxy.cli.warmup import runner
 from proxy.sandbox.answers import Documented
 from proxy.sandbox.faults import Fault
 from proxy.sandbox.server import Sandbox
@@ -332,12 +332,12 @@ def test_whom_a_load_balancer_answers_about_to_the_last_try_is_counted(
     target: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target.sandbox.reset()
-    monkeypatch.setattr(warmer, "_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(warmer, "_TELL_SECONDS", 0.02)
+    monkeypatch.setattr(runner, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(runner, "_TELL_SECONDS", 0.02)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     with balancer(target.url, lambda number: 502 if number > 4 else None) as url:
         asks = [running_service(url, "braze", SECRET)] * 2
-        count = warmer.Warmer(asks, {"include": "cohorts"}, 10**6, tell=print).run(map("user-77{}".format, range(6)), 6)
+        count = runner.Warmer(asks, {"include": "cohorts"}, 10**6, tell=print).run(map("user-77{}".format, range(6)), 6)
     assert (count.done + count.unknown, count.failed, count.left) == (4, 2, 0)
     assert count.why == {"no answer from the service (502)": 2}
 

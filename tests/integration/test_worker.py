@@ -345,6 +345,7 @@ def test_nothing_that_takes_a_lock_is_imported_before_the_fork() -> None:
     assert {name for name in loaded if name.startswith("proxy.")} == {
         "proxy.api",
         "proxy.api.keys",
+        "proxy.api.urls",
         "proxy.profile",
         "proxy.profile.aliases",
         "proxy.profile.parts",

@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from proxy.audience import Audience, NoRoom
+from proxy.cli.warmup.audience import Audience, NoRoom
 
 
 def test_each_user_is_there_once_and_in_order() -> None:

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.planning import Plan, counted, spoken
+from proxy.cli.text import counted, spoken
+from proxy.cli.warmup.estimate import Plan
 
 
 @pytest.mark.contract("5 plan")

@@ -11,12 +11,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from proxy import warmer
+from proxy.api.user_rows import NoColumn, Row, read
 from proxy.braze.exchange import Answer, Request
+from proxy.cli.warmup import runner
+from proxy.cli.warmup.pacer import Pacer
+from proxy.cli.warmup.progress import Count
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity, computations
 from proxy.profile.record import EMPTY, CachedPart, Record
-from proxy.warming import Count, NoColumn, Pacer, Row, read
 from tests.fakes import FakeClock
 from tests.unit.test_flights import LIFETIMES, USER, World
 
@@ -167,7 +169,7 @@ def test_who_joins_a_warming_call_goes_as_fast_as_alone(world: World) -> None:
 
 
 def test_every_thread_comes_to_its_end_however_often_users_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warmer, "_LOOK_SECONDS", 0.0005)
+    monkeypatch.setattr(runner, "_LOOK_SECONDS", 0.0005)
     asked = itertools.count(1)
 
     def ask(_: Request) -> Answer:
@@ -175,7 +177,7 @@ def test_every_thread_comes_to_its_end_however_often_users_are_put_back(monkeypa
             return Answer(500, {}, '{"error": "quota_exhausted"}', 0.0)
         return Answer(200, {"x-amplitude-calls": "1"}, '{"found": true}', 0.0)
 
-    warming = warmer.Warmer([ask] * 16, {}, 10**9, tell=print)
+    warming = runner.Warmer([ask] * 16, {}, 10**9, tell=print)
     warming._begin(map(str, range(400)), 400)
     threads = [threading.Thread(target=warming._work, args=[ask], daemon=True) for _ in range(16)]
     for thread in threads:
@@ -188,11 +190,11 @@ def test_every_thread_comes_to_its_end_however_often_users_are_put_back(monkeypa
 
 
 def test_what_holds_everybody_up_is_said_and_what_would_be_lost_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warmer, "_TELL_SECONDS", 0.01)
+    monkeypatch.setattr(runner, "_TELL_SECONDS", 0.01)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     looks = itertools.count()
     told: list[str] = []
-    warming = warmer.Warmer(
+    warming = runner.Warmer(
         [lambda _: Answer(500, {}, '{"error": "quota_exhausted"}', 0.0)] * 4,
         {},
         10**9,
@@ -205,7 +207,7 @@ def test_what_holds_everybody_up_is_said_and_what_would_be_lost_ends_it(monkeypa
 
 
 def test_who_was_put_back_waits_until_others_were_asked_but_not_in_endless_numbers() -> None:
-    warming = warmer.Warmer([], {}, 1, tell=print)
+    warming = runner.Warmer([], {}, 1, tell=print)
     warming._begin(map(str, range(5000)), 5000)
     assert warming._next() == ("0", 1)
     warming._put_back("0", 2, "upstream_timeout")

@@ -1,16 +1,11 @@
-"""Renders a template as the playground does: by a service that runs somewhere, or by one made for the moment."""
+"""HTTP client of a running service, or of one inside this process."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from getpass import GetPassWarning
-from typing import TextIO
 from urllib.parse import urlsplit
 
 import click
@@ -18,16 +13,14 @@ import requests
 from flask import Flask
 
 from proxy.api.keys import entry, generate
+from proxy.api.urls import is_loopback
 from proxy.app import create_app
-from proxy.braze.exchange import Answer, Ask, Request, User
-from proxy.braze.process import Child
-from proxy.braze.report import lines
-from proxy.monitoring.logs import silence_http_library
-from proxy.sandbox.server import Sandbox
-from proxy.settings import Settings, SettingsError, is_loopback
+from proxy.braze.exchange import Answer, Ask, Request
+from proxy.settings import Settings
 from proxy.web.pages.wsgi_client import asker
 
 _CALLER = "preview"
+
 _SECONDS = 10.0
 """Longer than any data answer may take; a service elsewhere may have to start first."""
 
@@ -140,61 +133,3 @@ def _base(url: str) -> str:
     if parts.scheme == "http" and not is_loopback(host):
         raise NoService("the URL must be https: the secret travels in it (http is for a loopback address only)")
     return f"{parts.scheme}://{parts.netloc}"
-
-
-@click.command()
-@click.argument("template", type=click.File("r", encoding="utf-8"))
-@click.option("--user", "user_id", default="", help="The user id to render for; without it, an anonymous user.")
-@click.option("--device", "device_id", default="", help="The id of the user's device.")
-@click.option("--demo", is_flag=True, help="Ask the emulated Amplitude, in which ava, ben and cleo live.")
-@click.option("--url", metavar="URL", help="Ask the service that runs there.")
-@click.option(
-    "--credentials",
-    envvar="PREVIEW_CREDENTIALS",
-    show_envvar=True,
-    metavar="NAME:SECRET",
-    help="The key for --url; asked for when missing.",
-)
-def preview(
-    template: TextIO, user_id: str, device_id: str, demo: bool, url: str | None, credentials: str | None
-) -> None:
-    """Print what Braze would send of the message in the file TEMPLATE (- is standard input).
-
-    What each tag asked and got, and what breaks in Braze, follows on standard error. Exits with 1 when
-    nothing would be sent now.
-
-    Without --url or --demo a service is made for the moment, with the settings of the environment, of which
-    only AMPLITUDE_SECRET_KEY is needed. A recommendation that is fetched logs an exposure in Amplitude for
-    the user, as a sent message does.
-    """
-    if demo and url:
-        raise click.UsageError("--demo and --url exclude each other: both say who is asked")
-    credentials = asked_for(url, credentials, "PREVIEW_CREDENTIALS")
-    silence_http_library()
-    try:
-        source = template.read()
-        # The child loads Liquid while the service is made.
-        with Child() as child, _service(demo, url, credentials) as ask:
-            report = json.loads(child.render(source, User(user_id.strip(), device_id.strip()), ask))
-    except (SettingsError, NoService) as error:
-        raise click.ClickException(str(error)) from None
-    except UnicodeDecodeError:
-        raise click.ClickException(f"{template.name} is not UTF-8: save it as that") from None
-    click.echo(report["message"], nl=not report["message"].endswith("\n"))
-    for line in lines(report):
-        click.echo(line, err=True)
-    if report["outcome"] != "sent":
-        click.secho(f"{report['outcome']}: {report['reason']}", bold=True, err=True)
-        sys.exit(1)
-
-
-@contextmanager
-def _service(demo: bool, url: str | None, credentials: str) -> Iterator[Ask]:
-    if url:
-        name, _, secret = credentials.partition(":")
-        yield let_in(running_service(url, name, secret), "PREVIEW_CREDENTIALS")
-    elif demo:
-        with Sandbox() as emulated:
-            yield own_service({"AMPLITUDE_BASE_URL": emulated.url, "AMPLITUDE_SECRET_KEY": emulated.secret_key})
-    else:
-        yield own_service(os.environ)

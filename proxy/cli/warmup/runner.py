@@ -13,8 +13,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 from proxy.braze.exchange import Answer, Ask, Request
-from proxy.preview import NoService, TurnedAway
-from proxy.warming import Count, Pacer
+from proxy.cli.client import NoService, TurnedAway
+from proxy.cli.warmup.pacer import Pacer
+from proxy.cli.warmup.progress import Count
 
 _TELL_SECONDS = 5.0
 _TRIES = 5

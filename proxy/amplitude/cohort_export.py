@@ -17,12 +17,11 @@ import urllib3
 from requests.auth import HTTPBasicAuth
 
 from proxy.amplitude.client import retry_after
+from proxy.amplitude.response_lines import TORN, BrokenOff, lines_of
 from proxy.amplitude.transport import Session
-from proxy.body import TORN, BrokenOff, lines_of
-from proxy.planning import counted
+from proxy.api.urls import is_loopback
+from proxy.api.user_rows import NoColumn, Row, read
 from proxy.profile.json import read_json
-from proxy.settings import is_loopback
-from proxy.warming import NoColumn, Row, read
 
 COLUMN = "user_id"
 _SECONDS = 30.0  # for an answer that is no file
@@ -52,7 +51,7 @@ class _Busy(Exception):
         self.seconds = seconds
 
 
-class Cohorts:
+class CohortExport:
     """A client of the Behavioral Cohorts API. `tell` hears how far it is."""
 
     def __init__(
@@ -149,7 +148,7 @@ class Cohorts:
                 self._tell(f"{number:,} members so far")
         if torn is not None:
             raise BrokenOff(f"line {torn.line} {torn.fault}")
-        self._tell(f"{counted(number, 'member')} in the cohort")
+        self._tell(f"members in the cohort: {number:,}")
 
     @contextmanager
     def _file(self, request_id: str) -> Iterator[Iterator[str]]:

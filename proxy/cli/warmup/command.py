@@ -10,18 +10,20 @@ from typing import TextIO
 
 import click
 
+from proxy.amplitude.cohort_export import CohortExport, NotDownloaded
 from proxy.api.keys import entry, generate
-from proxy.audience import Audience, NoRoom
+from proxy.api.user_rows import NoColumn, Row, read
 from proxy.braze.exchange import Ask, Request
-from proxy.cohorts import Cohorts, NotDownloaded
+from proxy.cli.client import NoService, asked_for, let_in, own_application, running_service
+from proxy.cli.text import counted, spoken
+from proxy.cli.warmup.audience import Audience, NoRoom
+from proxy.cli.warmup.estimate import Plan
+from proxy.cli.warmup.progress import Count
+from proxy.cli.warmup.runner import Warmer
 from proxy.monitoring.logs import silence_http_library
-from proxy.planning import Plan, counted, spoken
-from proxy.preview import NoService, asked_for, let_in, own_application, running_service
 from proxy.profile.parts import SECTIONS
 from proxy.settings import Settings, SettingsError
 from proxy.storage.redis import RedisUnavailable
-from proxy.warmer import Warmer
-from proxy.warming import Count, NoColumn, Row, read
 from proxy.web.services import installed
 
 CONNECTIONS = 16
@@ -248,6 +250,6 @@ def _download(cohort: str, api_key: str | None, audience: Audience, listing: _Li
                 yield row
 
     keys = settings.amplitude_api_key, settings.amplitude_secret_key
-    Cohorts(settings.amplitude_cohorts_url, *keys, tell=_tell).download(cohort, take)
+    CohortExport(settings.amplitude_cohorts_url, *keys, tell=_tell).download(cohort, take)
     if blank:
         _tell(f"{counted(blank, 'member')} without a user id passed over")

@@ -12,9 +12,9 @@ import click
 from proxy.api.keys import entry, generate
 from proxy.app import create_app
 from proxy.braze.exchange import Request
+from proxy.cli.client import NoService, asked_for, let_in, running_service
+from proxy.cli.text import counted
 from proxy.monitoring.logs import silence_http_library
-from proxy.planning import counted
-from proxy.preview import NoService, asked_for, let_in, running_service
 from proxy.profile.parts import Identity
 from proxy.settings import Settings, SettingsError
 from proxy.storage.redis import RedisUnavailable

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from threading import Condition
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from proxy.api.errors import BadRequest
 from proxy.api.parse import parse_forgetting
-from proxy.planning import counted
 
-_AT_ONCE = 8
-_LOOK_SECONDS = 0.25
-"""Between looks of who waits for a place at whether it is to stop."""
 _SEPARATORS = re.compile(r"[,;\t]")
 _HEADERS = {"id", "ids", "userid", "userids", "externalid", "externaluserid", "amplitudeid"}
 _SHOWN = 60
@@ -92,72 +87,3 @@ def _row(line: int, text: str) -> Row:
         return Row(line, parse_forgetting([("user_id", text)]).user_id or "")
     except BadRequest as error:
         return Row(line, fault=error.detail, blank=not text.strip())
-
-
-class Pacer:
-    """Lets `per_minute` calls go, evenly but for a few at once. Safe for threads.
-
-    A question takes the place of one call; `cost` corrects that when it is known what it cost. Who waits is let go
-    as soon as a question turns out to have cost nothing: what is fresh already is passed over quickly.
-    """
-
-    def __init__(self, per_minute: float, *, monotonic: Callable[[], float]) -> None:
-        self._interval = 60.0 / per_minute
-        self._monotonic = monotonic
-        self._changed = Condition()
-        self._next = monotonic()
-
-    def wait(self, stopped: Callable[[], bool] = lambda: False) -> None:
-        """Return when the next call may go, or, without its place, soon after it was `stopped`."""
-        with self._changed:
-            while not stopped() and (seconds := self.take()) > 0:
-                self._changed.wait(min(seconds, _LOOK_SECONDS))
-
-    def take(self) -> float:
-        """Take the next call's place and return 0, or return the seconds until there may be one."""
-        now = self._monotonic()
-        # What was not used up to now is lost: a pause must not end in a storm.
-        following = max(self._next, now - (_AT_ONCE - 1) * self._interval)
-        if following > now:
-            return following - now
-        self._next = following + self._interval
-        return 0.0
-
-    def cost(self, calls: int) -> None:
-        """Tell how many calls a question that has waited cost in truth."""
-        with self._changed:
-            self._next += (calls - 1) * self._interval
-            self._changed.notify_all()
-
-
-@dataclass(slots=True)
-class Count:
-    """How many users are done, were fresh already, are unknown to Amplitude, could not be fetched, and calls made."""
-
-    users: int
-    done: int = 0
-    fresh: int = 0
-    unknown: int = 0
-    failed: int = 0
-    calls: int = 0
-    why: dict[str, int] = field(default_factory=dict)
-    """The error words of those that failed, and how often."""
-
-    @property
-    def through(self) -> int:
-        """Return of how many the end is known."""
-        return self.done + self.fresh + self.unknown + self.failed
-
-    @property
-    def left(self) -> int:
-        """Return how many are still to come."""
-        return self.users - self.through
-
-    def line(self, seconds: float) -> str:
-        """Return the progress after so many seconds, as one line."""
-        rate = self.through / seconds if seconds > 0 else 0.0
-        left = f"{self.left / rate / 60:.0f} min left" if rate > 0 else "no estimate yet"
-        return (
-            f"{self.through:,} of {self.users:,}: {self.done:,} done, {self.fresh:,} fresh already, "
-            f"{self.unknown:,} unknown, {self.failed:,} failed; {counted(round(rate * 60), 'user')} a minute, {left}"
-        )

@@ -27,7 +27,7 @@ from proxy.sandbox.population import named
 from proxy.sandbox.server import Sandbox
 from proxy.settings import Settings
 
-_ROOT = Path(__file__).parent.parent
+_ROOT = Path(__file__).parent.parent.parent
 _PORT = click.IntRange(1, 65535)
 _DEMO_CALLER = "demo"
 _TRIES = (

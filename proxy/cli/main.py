@@ -10,14 +10,15 @@ import click
 from proxy import __version__
 from proxy.api.keys import BadEntry, entry, generate
 from proxy.app import amplitude
-from proxy.check import Finding, findings, misspelt
-from proxy.demo import demo, sandbox
-from proxy.forget import forget
+from proxy.cli.check import Finding, findings, misspelt
+from proxy.cli.demo import demo, sandbox
+from proxy.cli.forget import forget
+from proxy.cli.preview import preview
+from proxy.cli.text import counted, spoken
+from proxy.cli.warmup.command import quota_option, warm
+from proxy.cli.warmup.estimate import Plan
 from proxy.monitoring.logs import silence_http_library
-from proxy.planning import Plan, counted, spoken
-from proxy.preview import preview
 from proxy.settings import Settings, SettingsError
-from proxy.warm import quota_option, warm
 
 
 @click.group()
