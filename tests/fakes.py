@@ -11,8 +11,8 @@ from proxy.profile import encoding
 from proxy.profile.errors import UpstreamError
 from proxy.profile.parts import Identity
 from proxy.profile.record import CachedPart, Record
-from proxy.sandbox.answers import Documented, user_data
-from proxy.sandbox.population import find
+from proxy.sandbox.people import find
+from proxy.sandbox.user_data import Documented, user_data
 
 
 class FakeClock:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from proxy.braze.engine import render as preview
-from proxy.braze.exchange import Answer, Ask, Rendering, Request, User
+from proxy.liquid.render import render as preview
+from proxy.liquid.types import Answer, Ask, Rendering, Request, User
 
 _RUBY = """
 require "erb"; require "json"; require "liquid"

@@ -30,7 +30,7 @@ def test_pure_packages__all_modules_imported__load_neither_flask_nor_requests_no
 
 def test_a_message_is_rendered_without_flask_or_requests_and_liquid_is_loaded_only_then() -> None:
     code = (
-        "import sys; import proxy.braze.engine; print(sorted({'flask', 'requests', 'liquid'} & set(sys.modules)))",
+        "import sys; import proxy.liquid.render; print(sorted({'flask', 'requests', 'liquid'} & set(sys.modules)))",
         "import sys; import proxy.cli.main, proxy.app; print(sorted({'liquid', 'flask'} & set(sys.modules)))",
     )
     loaded = [

@@ -15,7 +15,7 @@ from flask import Flask
 from proxy.api.keys import entry, generate
 from proxy.api.urls import is_loopback
 from proxy.app import create_app
-from proxy.braze.exchange import Answer, Ask, Request
+from proxy.liquid.types import Answer, Ask, Request
 from proxy.settings import Settings
 from proxy.web.pages.wsgi_client import asker
 

@@ -21,10 +21,10 @@ from urllib.parse import quote
 import click
 
 from proxy.api.keys import entry
-from proxy.sandbox.answers import Documented
 from proxy.sandbox.faults import FaultKind
-from proxy.sandbox.population import named
+from proxy.sandbox.people import named
 from proxy.sandbox.server import Sandbox
+from proxy.sandbox.user_data import Documented
 from proxy.settings import Settings
 
 _ROOT = Path(__file__).parent.parent.parent

@@ -11,9 +11,9 @@ import click
 
 from proxy.api.keys import entry, generate
 from proxy.app import create_app
-from proxy.braze.exchange import Request
 from proxy.cli.client import NoService, asked_for, let_in, running_service
 from proxy.cli.text import counted
+from proxy.liquid.types import Request
 from proxy.monitoring.logs import silence_http_library
 from proxy.profile.parts import Identity
 from proxy.settings import Settings, SettingsError

@@ -11,10 +11,10 @@ from typing import TextIO
 
 import click
 
-from proxy.braze.exchange import Ask, User
-from proxy.braze.process import Child
-from proxy.braze.report import lines
 from proxy.cli.client import NoService, asked_for, let_in, own_service, running_service
+from proxy.liquid.process import Child
+from proxy.liquid.report import lines
+from proxy.liquid.types import Ask, User
 from proxy.monitoring.logs import silence_http_library
 from proxy.sandbox.server import Sandbox
 from proxy.settings import SettingsError

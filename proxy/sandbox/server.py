@@ -20,10 +20,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from proxy.sandbox.answers import Documented, listed, user_data
-from proxy.sandbox.exports import Exports
+from proxy.sandbox.cohort_api import Exports
 from proxy.sandbox.faults import Fault, fault_from
-from proxy.sandbox.population import Person, find
+from proxy.sandbox.people import Person, find
+from proxy.sandbox.user_data import Documented, listed, user_data
 
 WINDOW_SECONDS = 60.0
 

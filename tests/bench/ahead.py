@@ -27,7 +27,7 @@ import requests
 
 from proxy.amplitude.sliding_window import WINDOW_SECONDS
 from proxy.profile.liquid_names import USER_PROPERTY
-from proxy.sandbox.population import Person, find
+from proxy.sandbox.people import Person, find
 from tests.bench.processes import SandboxProcess, Service
 from tests.bench.tags import COHORT_ID, REC_ID
 from tests.conftest import ROOT, SECRET

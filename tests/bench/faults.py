@@ -22,8 +22,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 
-from proxy.sandbox.answers import Documented
 from proxy.sandbox.faults import Fault
+from proxy.sandbox.user_data import Documented
 from tests.bench.course import HEAD, PER_MINUTE, Course, hold, hold_to_redis, row
 from tests.bench.load import PATIENCE, table
 from tests.bench.options import command_line

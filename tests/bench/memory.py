@@ -25,8 +25,8 @@ from proxy.profile import encoding
 from proxy.profile.json import write_json
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity, recommendation
 from proxy.profile.record import CachedPart, Record
-from proxy.sandbox.answers import Documented, user_data
-from proxy.sandbox.population import find
+from proxy.sandbox.people import find
+from proxy.sandbox.user_data import Documented, user_data
 from proxy.settings import Settings
 from proxy.storage.tiered import TieredStore
 from proxy.web.services import services

@@ -22,7 +22,7 @@ from collections import Counter
 from pathlib import Path
 
 from proxy.cli.warmup.command import CONNECTIONS
-from proxy.sandbox.population import find
+from proxy.sandbox.people import find
 from tests.bench.load import Connections
 from tests.bench.options import command_line
 from tests.bench.processes import SandboxProcess, Seen, Service

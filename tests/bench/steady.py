@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import count, islice
 from typing import Literal
 
-from proxy.sandbox.population import find
+from proxy.sandbox.people import find
 from tests.bench.load import PATIENCE, Connections
 from tests.conftest import SECRET
 

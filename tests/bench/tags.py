@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.sandbox.population import find
+from proxy.sandbox.people import find
 from tests.bench.braze import Ask
 from tests.bench.load import Connections
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy.sandbox.population import find
+from proxy.sandbox.people import find
 
 SAME = "same"
 """Every request is for one user."""

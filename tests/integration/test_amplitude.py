@@ -28,9 +28,9 @@ from proxy.profile.errors import (
     UpstreamUnavailable,
 )
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity, Part, recommendation
-from proxy.sandbox.answers import Documented
 from proxy.sandbox.faults import Fault, FaultKind
 from proxy.sandbox.server import Sandbox
+from proxy.sandbox.user_data import Documented
 from tests.conftest import free_port
 
 HOMEPAGE = recommendation("homepage")

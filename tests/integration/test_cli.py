@@ -18,7 +18,7 @@ import pytest
 from proxy import __version__
 from proxy.api.keys import KeyRing, parse
 from proxy.sandbox.faults import Fault
-from proxy.sandbox.population import find
+from proxy.sandbox.people import find
 from proxy.sandbox.server import Sandbox
 from tests.conftest import ROOT, free_port
 from tests.redis_server import RedisServer

@@ -9,10 +9,10 @@ import requests
 
 from proxy.amplitude.cohort_export import CohortExport, NotDownloaded, _led
 from proxy.api.user_rows import Row
-from proxy.sandbox import exports
-from proxy.sandbox.answers import Documented
+from proxy.sandbox import cohort_api
 from proxy.sandbox.faults import Fault, FaultKind
 from proxy.sandbox.server import Sandbox
+from proxy.sandbox.user_data import Documented
 from tests.conftest import free_port
 from tests.fakes import FakeClock
 
@@ -187,8 +187,8 @@ def test_a_whole_file_is_taken_however_the_storage_sends_it(
 
 
 def test_a_coding_that_nobody_asked_for_is_said_so(download: Download, monkeypatch: pytest.MonkeyPatch) -> None:
-    reply = exports.Reply(200, b"\x0b\x02\x80", {"Content-Encoding": "br"})
-    monkeypatch.setattr(exports.Exports, "_file", lambda *_: reply)
+    reply = cohort_api.Reply(200, b"\x0b\x02\x80", {"Content-Encoding": "br"})
+    monkeypatch.setattr(cohort_api.Exports, "_file", lambda *_: reply)
     with pytest.raises(NotDownloaded, match="a coding that nobody asked for, 'br'"):
         download("vip")
 
@@ -197,10 +197,10 @@ def test_a_row_that_cannot_be_read_costs_nobody_else_their_place(
     download: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = b'amplitude_id,user_id\n1,ava\n2,"be"n"\n3\n"4"5,x\n6,c\x01\n7,dora\n'
-    monkeypatch.setattr(exports, "table", lambda _: table)
+    monkeypatch.setattr(cohort_api, "table", lambda _: table)
     assert download("any") == ["ava", "dora"]
     assert download.unreadable == [3, 4, 5, 6]
-    monkeypatch.setattr(exports, "table", lambda _: table + b'8,"ev"e"\n')
+    monkeypatch.setattr(cohort_api, "table", lambda _: table + b'8,"ev"e"\n')
     with pytest.raises(NotDownloaded, match="line 8 is not CSV"):
         download("any")
 
@@ -209,7 +209,7 @@ def test_a_row_that_cannot_be_read_costs_nobody_else_their_place(
 def test_a_head_that_cannot_be_read_is_said_so(
     download: Download, monkeypatch: pytest.MonkeyPatch, head: bytes
 ) -> None:
-    monkeypatch.setattr(exports, "table", lambda _: head)
+    monkeypatch.setattr(cohort_api, "table", lambda _: head)
     with pytest.raises(NotDownloaded, match="the first line is not CSV"):
         download("any")
 
@@ -217,7 +217,7 @@ def test_a_head_that_cannot_be_read_is_said_so(
 def test_an_id_that_was_cut_off_is_never_taken_for_one(
     sandbox: Sandbox, download: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exports, "table", lambda _: b"user_id\nava\nbartholomew-montgomery-the-third\n")
+    monkeypatch.setattr(cohort_api, "table", lambda _: b"user_id\nava\nbartholomew-montgomery-the-third\n")
     sandbox.break_with(Fault("cohort-unbounded-cut"))
     download.mend_after = 2
     assert download("any") == ["ava", "bartholomew-montgomery-the-third"]
@@ -227,10 +227,10 @@ def test_an_id_that_was_cut_off_is_never_taken_for_one(
 def test_a_file_that_was_cut_off_without_a_word_is_seen_by_its_last_row(
     sandbox: Sandbox, download: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exports, "table", lambda _: b'"amplitude_id","user_id"\n"1","user-1"\n"2","us')
+    monkeypatch.setattr(cohort_api, "table", lambda _: b'"amplitude_id","user_id"\n"1","user-1"\n"2","us')
     with pytest.raises(NotDownloaded, match="line 3 is not CSV"):
         download("any")
-    monkeypatch.setattr(exports, "table", lambda _: b"<html>maintenance</html>")
+    monkeypatch.setattr(cohort_api, "table", lambda _: b"<html>maintenance</html>")
     with pytest.raises(NotDownloaded, match="no column 'user_id': the first line names '<html>"):
         download("any")
 
@@ -269,8 +269,8 @@ def test_a_link_is_followed_only_to_where_nobody_reads_along(location: str) -> N
 def test_a_link_that_no_client_can_follow_is_one_fault_and_not_tried_again(
     sandbox: Sandbox, download: Download, monkeypatch: pytest.MonkeyPatch, location: str
 ) -> None:
-    reply = exports.Reply(302, "", {"Location": location})
-    monkeypatch.setattr(exports.Exports, "_file", lambda *_: reply)
+    reply = cohort_api.Reply(302, "", {"Location": location})
+    monkeypatch.setattr(cohort_api.Exports, "_file", lambda *_: reply)
     with pytest.raises(NotDownloaded, match="leads to what is no address"):
         download("vip")
     assert download.slept == [2.0], "between two looks at the job"

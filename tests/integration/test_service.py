@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
-from proxy.sandbox.answers import Documented
 from proxy.sandbox.faults import Fault, FaultKind
 from proxy.sandbox.server import Sandbox
+from proxy.sandbox.user_data import Documented
 from tests.conftest import SECRET, Service
 from tests.upstream import Reply, Upstream
 
@@ -25,7 +25,7 @@ _numbers = itertools.count(1_000)
 @pytest.fixture
 def user() -> str:
     """Return a known user that no other test asked for."""
-    from proxy.sandbox.population import find
+    from proxy.sandbox.people import find
 
     while True:
         person = find(f"user-{next(_numbers)}", None)

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from proxy.braze import lint, tag
-from proxy.braze.exchange import Ask
 from proxy.cli.client import running_service
+from proxy.liquid import tag_syntax
+from proxy.liquid.lint import tags
+from proxy.liquid.types import Ask
 from proxy.sandbox.faults import Fault
 from proxy.sandbox.server import Sandbox
 from proxy.web.pages.playground import snippets
@@ -60,12 +61,12 @@ def ask(service: Service) -> Ask:
 def test_every_snippet_has_what_it_must_send_and_every_route_a_snippet() -> None:
     assert list(SENT) == list(SNIPPETS)
     routes = {name for text in SNIPPETS.values() for name in re.findall(r"/v1/(\w+)", text)}
-    assert routes == tag.ROUTES - {"userprofile"}
+    assert routes == tag_syntax.ROUTES - {"userprofile"}
 
 
 @pytest.mark.parametrize("title", SNIPPETS)
 def test_a_snippet_has_nothing_that_breaks_in_braze(title: str) -> None:
-    assert [one for one in lint.findings(SNIPPETS[title]) if one.level == "fault"] == []
+    assert [one for one in tags.findings(SNIPPETS[title]) if one.level == "fault"] == []
 
 
 @pytest.mark.parametrize(("title", "user"), [(title, user) for title, users in SENT.items() for user in users])

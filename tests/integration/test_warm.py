@@ -13,9 +13,9 @@ import pytest
 
 from proxy.cli.client import running_service
 from proxy.cli.warmup import runner
-from proxy.sandbox.answers import Documented
 from proxy.sandbox.faults import Fault
 from proxy.sandbox.server import Sandbox
+from proxy.sandbox.user_data import Documented
 from tests.balancer import balancer
 from tests.command import environment, run
 from tests.conftest import ROOT, SECRET, Service, free_port

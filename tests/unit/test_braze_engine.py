@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from proxy.braze.engine import LIMITS, render
-from proxy.braze.exchange import Answer, Rendering, Request, User
-from proxy.braze.limits import Limits
+from proxy.liquid.limits import Limits
+from proxy.liquid.render import LIMITS, render
+from proxy.liquid.types import Answer, Rendering, Request, User
 from tests.fakes import FakeClock
 
 USER = User("a b+c&d", "dév/ice")

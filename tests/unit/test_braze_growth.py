@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
-from proxy.braze import tag
-from proxy.braze.engine import render
-from proxy.braze.exchange import Answer, Request, User
-from proxy.braze.source import outputs
+from proxy.liquid import tag_syntax
+from proxy.liquid.render import render
+from proxy.liquid.scanner import outputs
+from proxy.liquid.types import Answer, Request, User
 
 N = 4_000
 """Characters; four times as many are a little less than the most that is rendered."""
@@ -83,7 +83,7 @@ def test_render__template_four_times_as_long__takes_about_four_times_as_long(bui
 
 
 def test_tag__outputs_in_words__not_split() -> None:
-    parsed = tag.parse(' https://h/{{ a | b: "c d" }}/{{${x y}}} :body {"a": "{{${user_id}}} b"} :save c')
+    parsed = tag_syntax.parse(' https://h/{{ a | b: "c d" }}/{{${x y}}} :body {"a": "{{${user_id}}} b"} :save c')
     assert parsed.url == 'https://h/{{ a | b: "c d" }}/{{${x y}}}'
     assert parsed.options == {"body": '{"a": "{{${user_id}}} b"}', "save": "c"}
 

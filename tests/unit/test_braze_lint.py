@@ -6,8 +6,9 @@ import re
 
 import pytest
 
-from proxy.braze import lint, source
-from proxy.braze.exchange import Finding
+from proxy.liquid import scanner
+from proxy.liquid.lint import tags
+from proxy.liquid.types import Finding
 from tests.conftest import ROOT
 
 ID = "{{${user_id} | url_param_escape}}"
@@ -20,7 +21,7 @@ def tag(text: str) -> str:
 
 
 def found(template: str, rule: str) -> list[Finding]:
-    return [one for one in lint.findings(template) if one.rule == rule]
+    return [one for one in tags.findings(template) if one.rule == rule]
 
 
 CASES = {
@@ -163,8 +164,8 @@ def test_a_parameter_that_is_unknown_is_told_with_the_one_that_is_meant() -> Non
 
 
 def test_every_rule_of_the_lint_has_its_cases() -> None:
-    rooms = ("lint", "expressions", "branches", "tag")
-    texts = "".join((ROOT / "proxy" / "braze" / f"{room}.py").read_text(encoding="utf-8") for room in rooms)
+    modules = ("lint/tags", "lint/expressions", "lint/aborts", "tag_syntax")
+    texts = "".join((ROOT / "proxy" / "liquid" / f"{module}.py").read_text(encoding="utf-8") for module in modules)
     rules = set(re.findall(r'line,\s+"([a-z-]+)"', texts))
     assert rules == set(CASES)
 
@@ -172,7 +173,7 @@ def test_every_rule_of_the_lint_has_its_cases() -> None:
 def test_what_is_in_comments_and_raw_blocks_is_no_fault() -> None:
     for name in ("comment", "raw"):
         template = f"{{% {name} %}}{tag('http://x')}{{{{ p.gp:email }}}}{{% end{name} %}}"
-        assert not list(lint.findings(template))
+        assert not list(tags.findings(template))
 
 
 def test_lines_are_those_of_the_template() -> None:
@@ -181,13 +182,13 @@ def test_lines_are_those_of_the_template() -> None:
         + tag("http://h/v1/cohorts\n:basic_auth us :save c")
         + "\n{{ p.gp:y }}"
     )
-    assert sorted((one.line, one.rule) for one in lint.findings(template)) == [
+    assert sorted((one.line, one.rule) for one in tags.findings(template)) == [
         (5, "unsafe-name"), (6, "insecure"), (8, "unsafe-name"),
     ]  # fmt: skip
-    assert [markup.line for markup in source.markups(template)] == [2, 5, 6, 8]
+    assert [markup.line for markup in scanner.markups(template)] == [2, 5, 6, 8]
 
 
 def test_a_template_that_cannot_be_read_says_where() -> None:
-    with pytest.raises(source.Unreadable) as unreadable:
-        list(lint.findings("a\n{% if x"))
+    with pytest.raises(scanner.Unreadable) as unreadable:
+        list(tags.findings("a\n{% if x"))
     assert unreadable.value.line == 2

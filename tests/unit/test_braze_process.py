@@ -16,10 +16,10 @@ from typing import Any
 import psutil
 import pytest
 
-from proxy.braze import engine
-from proxy.braze.exchange import Answer, Request, User
-from proxy.braze.process import AT_ONCE, Child, Renderer
-from proxy.braze.report import report
+from proxy.liquid import render
+from proxy.liquid.process import AT_ONCE, Child, Renderer
+from proxy.liquid.report import report
+from proxy.liquid.types import Answer, Request, User
 from proxy.web.pages import playground
 from tests.conftest import ROOT
 
@@ -69,7 +69,7 @@ def children() -> list[psutil.Process]:
 
 
 def is_child(process: psutil.Process) -> bool:
-    return "proxy.braze.child" in process.cmdline()
+    return "proxy.liquid.child" in process.cmdline()
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
@@ -86,7 +86,7 @@ def test_child__message_with_calls__same_report_as_in_this_process() -> None:
         asked.append(request)
         return answer(request)
 
-    here = report(engine.render(MESSAGE, USER, ask))
+    here = report(render.render(MESSAGE, USER, ask))
     with Child() as child:
         assert json.loads(child.render(MESSAGE, USER, ask)) == here
     assert asked[:2] == asked[2:]
@@ -98,7 +98,7 @@ def test_child__half_a_character__rendered_as_in_this_process() -> None:
     template = "\ud800 {{${user_id}}}" + CALL
     with Child() as child:
         shown = json.loads(child.render(template, User("\udfff"), answer))
-    assert shown["message"] == engine.render(template, User("\udfff"), answer).message
+    assert shown["message"] == render.render(template, User("\udfff"), answer).message
 
 
 def test_child__time_is_spent__says_so() -> None:
@@ -194,7 +194,7 @@ def test_child__sockets_of_clients__not_inherited() -> None:
 
 def test_child__parent_is_killed_in_the_midst_of_a_rendering__ends() -> None:
     program = (
-        "from proxy.braze.process import Child\nfrom proxy.braze.exchange import User\n"
+        "from proxy.liquid.process import Child\nfrom proxy.liquid.types import User\n"
         "child = Child()\nprint(child.pid, flush=True)\n"
         f"child.render({ENDLESS!r}, User(), None, seconds=60.0)"
     )

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 import pytest
 
 from proxy.api.user_rows import NoColumn, Row, read
-from proxy.braze.exchange import Answer, Request
 from proxy.cli.warmup import runner
 from proxy.cli.warmup.pacer import Pacer
 from proxy.cli.warmup.progress import Count
+from proxy.liquid.types import Answer, Request
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity, computations
 from proxy.profile.record import EMPTY, CachedPart, Record

@@ -13,13 +13,13 @@ import click
 from proxy.amplitude.cohort_export import CohortExport, NotDownloaded
 from proxy.api.keys import entry, generate
 from proxy.api.user_rows import NoColumn, Row, read
-from proxy.braze.exchange import Ask, Request
 from proxy.cli.client import NoService, asked_for, let_in, own_application, running_service
 from proxy.cli.text import counted, spoken
 from proxy.cli.warmup.audience import Audience, NoRoom
 from proxy.cli.warmup.estimate import Plan
 from proxy.cli.warmup.progress import Count
 from proxy.cli.warmup.runner import Warmer
+from proxy.liquid.types import Ask, Request
 from proxy.monitoring.logs import silence_http_library
 from proxy.profile.parts import SECTIONS
 from proxy.settings import Settings, SettingsError

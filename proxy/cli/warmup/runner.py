@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 from urllib.parse import urlencode
 
-from proxy.braze.exchange import Answer, Ask, Request
 from proxy.cli.client import NoService, TurnedAway
 from proxy.cli.warmup.pacer import Pacer
 from proxy.cli.warmup.progress import Count
+from proxy.liquid.types import Answer, Ask, Request
 
 _TELL_SECONDS = 5.0
 _TRIES = 5

@@ -10,8 +10,8 @@ from flask import Blueprint, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
 
 from proxy.api.errors import BadRequest, Forbidden
-from proxy.braze.exchange import User
-from proxy.braze.process import OTHERS_RENDER, Renderer, refused
+from proxy.liquid.process import OTHERS_RENDER, Renderer, refused
+from proxy.liquid.types import User
 from proxy.profile.json import read_json
 from proxy.storage.budget import Budget, Busy
 from proxy.web.auth import admit

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from werkzeug.datastructures import Headers
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
-from proxy.braze.exchange import Answer, Ask, Request
+from proxy.liquid.types import Answer, Ask, Request
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication

@@ -10,13 +10,13 @@ from typing import Any
 from liquid.exceptions import LiquidError, LiquidInterrupt, StopRender
 from liquid.output import LimitedStringIO
 
-from proxy.braze.dialect import context_of, template_of
-from proxy.braze.exchange import Ask, Finding, Rendering, User
-from proxy.braze.limits import Limits
-from proxy.braze.lint import findings
-from proxy.braze.ruby import sound
-from proxy.braze.run import Aborted, Run
-from proxy.braze.source import Unreadable, require_closed, rewritten
+from proxy.liquid.environment import context_of, template_of
+from proxy.liquid.limits import Limits
+from proxy.liquid.lint.tags import findings
+from proxy.liquid.ruby_output import sound
+from proxy.liquid.scanner import Unreadable, require_closed, rewritten
+from proxy.liquid.state import Aborted, Run
+from proxy.liquid.types import Ask, Finding, Rendering, User
 
 LIMITS = Limits()
 

@@ -8,8 +8,8 @@ from functools import lru_cache
 
 from liquid import Token
 
-from proxy.braze.exchange import Ask, Exchange, Finding, User
-from proxy.braze.limits import Budget, Limits
+from proxy.liquid.limits import Budget, Limits
+from proxy.liquid.types import Ask, Exchange, Finding, User
 
 
 class Aborted(Exception):

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from proxy.braze import tag
-from proxy.braze.exchange import Finding
-from proxy.braze.source import Markup
+from proxy.liquid import tag_syntax
+from proxy.liquid.scanner import Markup
+from proxy.liquid.types import Finding
 
 _NAME = re.compile(r"(?<![\w.])[\w-]+")
 _ANSWERED = re.compile(r"(?<![\w.-])([\w-]+)\.(?:ok|found|personalized)\b(?!\s*(?:==|!=))")
@@ -75,10 +75,10 @@ def aborts_against_retry(pieces: Iterable[Markup]) -> Iterator[Finding]:
     for markup in pieces:
         match markup.name:
             case "connected_content":
-                written = tag.parse(markup.rest)
-                asked = tag.parameters(written.url, written.options.get("body", ""))
+                written = tag_syntax.parse(markup.rest)
+                asked = tag_syntax.parameters(written.url, written.options.get("body", ""))
                 if written.retries or asked.get("on_error") == "retry":
-                    retried[written.options.get("save") or tag.UNSAVED] = markup.line
+                    retried[written.options.get("save") or tag_syntax.UNSAVED] = markup.line
             case "if" | "unless" | "case":
                 blocks.open(markup.name, markup.rest)
             case "elsif" | "else" | "when":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from proxy.sandbox.population import find, named
+from proxy.sandbox.people import find, named
 
 _CROWD = 2000
 """Of the endless crowd so many are looked at for who is in a cohort."""

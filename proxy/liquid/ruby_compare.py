@@ -17,7 +17,7 @@ from liquid.builtin.expressions.logical import (
 from liquid.exceptions import LiquidTypeError
 from liquid.expression import Expression
 
-from proxy.braze import ruby
+from proxy.liquid import ruby_output
 
 _SIGNS: dict[type[Expression], Callable[[Any, Any], bool]] = {
     LtExpression: operator.lt,
@@ -60,8 +60,8 @@ class _Order(Expression):
         if None in kinds:
             return False
         if kinds[0] is not kinds[1]:
-            shown = ruby.prints(right) if kinds[1] is float else "String"
-            raise LiquidTypeError(f"comparison of {ruby.type_name(left)} with {shown} failed", token=self.token)
+            shown = ruby_output.prints(right) if kinds[1] is float else "String"
+            raise LiquidTypeError(f"comparison of {ruby_output.type_name(left)} with {shown} failed", token=self.token)
         return self.sign(left, right)
 
     def children(self) -> list[Expression]:
@@ -81,7 +81,7 @@ class _Contains(Expression):
         if right is None or right is False:
             return False
         if isinstance(left, str):
-            return ruby.text(right) in left
+            return ruby_output.text(right) in left
         if isinstance(left, range):
             return _kind(right) is float and left.start <= right < left.stop
         if not isinstance(left, list | tuple | dict):

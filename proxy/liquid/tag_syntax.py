@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit
 
-from proxy.braze.exchange import Finding
-from proxy.braze.source import outputs
+from proxy.liquid.scanner import outputs
+from proxy.liquid.types import Finding
 from proxy.profile.parts import SECTIONS
 
 FLAGS = frozenset({"retry", "no_cache"})

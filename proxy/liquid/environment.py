@@ -11,12 +11,12 @@ from liquid.ast import BlockNode, Node
 from liquid.exceptions import LiquidError, LiquidTypeError, ResourceLimitError
 from liquid.undefined import is_undefined
 
-from proxy.braze import filters, ruby
-from proxy.braze.compare import compare_as_ruby
-from proxy.braze.connected import AbortTag, ConnectedContentTag
-from proxy.braze.exchange import Finding
-from proxy.braze.run import Run, line_of
-from proxy.braze.source import ATTRIBUTES
+from proxy.liquid import filters, ruby_output
+from proxy.liquid.ruby_compare import compare_as_ruby
+from proxy.liquid.scanner import ATTRIBUTES
+from proxy.liquid.state import Run, line_of
+from proxy.liquid.tags import AbortTag, ConnectedContentTag
+from proxy.liquid.types import Finding
 
 _FATAL = re.compile(r"unexpected tag|expected tag|missing tag|unknown block|unexpected end|unexpected liquid")
 """What Ruby's Liquid refuses a whole template for."""
@@ -71,8 +71,8 @@ class _Environment(Environment):
             output_stream_limit=limits.output,
             local_namespace_limit=limits.variables,
         )
-        self.add_tag(ruby.RubyOutput)
-        self.add_tag(ruby.RubyEcho)
+        self.add_tag(ruby_output.RubyOutput)
+        self.add_tag(ruby_output.RubyEcho)
         self.add_tag(AbortTag)
         self.tags[ConnectedContentTag.name] = ConnectedContentTag(
             self, run, line, lambda text, at: template_of(text, run, line=at)
@@ -148,11 +148,11 @@ class _Guarded(Node):
         except LiquidTypeError as error:
             return self._show(
                 buffer,
-                ruby.says(error),
+                ruby_output.says(error),
                 "compare like with like; text becomes a number with {% assign n = … | plus: 0 %}",
             )
         except LiquidError as error:
-            return self._show(buffer, ruby.says(error), "guard it with an if, or mend the values it is given")
+            return self._show(buffer, ruby_output.says(error), "guard it with an if, or mend the values it is given")
         except _SLIPS:
             return self._show(buffer, "internal", "a filter is given what it is not made for: look at its arguments")
 
@@ -164,7 +164,7 @@ class _Guarded(Node):
 
 def _text(value: object) -> object:
     # What is not there stays so: the filter knows what that is.
-    return value if value is None or is_undefined(value) else ruby.text(value)
+    return value if value is None or is_undefined(value) else ruby_output.text(value)
 
 
 def _walk(nodes: Iterable[Node]) -> Iterator[Node]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from proxy.braze.exchange import Finding
-from proxy.braze.source import Markup
+from proxy.liquid.scanner import Markup
+from proxy.liquid.types import Finding
 
 _CONDITIONS = frozenset({"if", "elsif", "unless"})
 _QUOTED = re.compile(r"""(["'])(.*?)\1""", re.DOTALL)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from proxy.braze.exchange import Answer, Exchange, Rendering
+from proxy.liquid.types import Answer, Exchange, Rendering
 
 
 def report(rendering: Rendering) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Renders one message in a process of its own; `proxy.braze.process` starts it and describes what the two exchange."""
+"""Renders one message in a process of its own; `proxy.liquid.process` starts it and describes what the two exchange."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import sys
 import threading
 from typing import Any
 
-from proxy.braze.exchange import Answer, Rendering, Request, User
-from proxy.braze.report import report
+from proxy.liquid.report import report
+from proxy.liquid.types import Answer, Rendering, Request, User
 from proxy.profile.json import write_json
 
 _MEMORY_BYTES = 384 * 1024 * 1024
@@ -32,8 +32,8 @@ def main() -> None:
     # Loaded after the limits are set and, in a child that is kept ready, before there is a message.
     from liquid.exceptions import ResourceLimitError
 
-    from proxy.braze.engine import render
-    from proxy.braze.limits import Limits
+    from proxy.liquid.limits import Limits
+    from proxy.liquid.render import render
 
     def ask(request: Request) -> Answer:
         call = {

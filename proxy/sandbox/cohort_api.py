@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
 
-from proxy.sandbox.cohorts import table
+from proxy.sandbox.cohort_csv import table
 from proxy.sandbox.faults import Fault
 
 _REQUESTS = 60

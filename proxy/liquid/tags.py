@@ -16,9 +16,9 @@ from liquid.stream import TokenStream
 from liquid.tag import Tag as LiquidTag
 from liquid.token import TOKEN_EXPRESSION, TOKEN_TAG
 
-from proxy.braze import tag
-from proxy.braze.exchange import Answer, Exchange, Request
-from proxy.braze.run import Aborted, Run, line_of
+from proxy.liquid import tag_syntax
+from proxy.liquid.state import Aborted, Run, line_of
+from proxy.liquid.types import Answer, Exchange, Request
 
 Parse = Callable[[str, int], BoundTemplate]
 """Parses the Liquid inside a tag, which begins at a line of the message."""
@@ -55,7 +55,7 @@ class AbortTag(LiquidTag):
 class _ConnectedContentNode(Node):
     __slots__ = ("line", "parse", "run", "written")
 
-    def __init__(self, token: Token, written: tag.Tag, run: Run, line: int, parse: Parse) -> None:
+    def __init__(self, token: Token, written: tag_syntax.Tag, run: Run, line: int, parse: Parse) -> None:
         super().__init__(token)
         self.written = written
         self.run = run
@@ -69,14 +69,14 @@ class _ConnectedContentNode(Node):
             raise ResourceLimitError(f"more than {run.limits.tags} Connected Content calls", token=self.token)
         url = self._liquid(written.url, context).strip()
         body = self._liquid(written.options.get("body", ""), context)
-        name = tag.route(url)
+        name = tag_syntax.route(url)
         answer = run.ask(self._request(name, url, body, context)) if name else None
         run.budget.check()
         value = _value(answer)
-        saved_as = written.options.get("save") or (None if isinstance(value, str) else tag.UNSAVED)
-        exposure = tag.logs_exposure(name, tag.parameters(url, body if written.method == "POST" else ""))
+        saved_as = written.options.get("save") or (None if isinstance(value, str) else tag_syntax.UNSAVED)
+        exposure = tag_syntax.logs_exposure(name, tag_syntax.parameters(url, body if written.method == "POST" else ""))
         if name is None:
-            run.note(tag.elsewhere(self.line))
+            run.note(tag_syntax.elsewhere(self.line))
         called = f"/v1/{name}" if name else None
         run.exchanges.append(Exchange(self.line, url, written.method, called, saved_as, answer, value, exposure))
         if answer is not None and answer.status >= 500 and written.retries:
@@ -121,7 +121,9 @@ class ConnectedContentTag(LiquidTag):
     def parse(self, stream: TokenStream) -> Node:
         """Return the node of a tag."""
         token, text = _read(stream)
-        return _ConnectedContentNode(token, tag.parse(text), self._run, line_of(token, self._first_line), self._parse)
+        return _ConnectedContentNode(
+            token, tag_syntax.parse(text), self._run, line_of(token, self._first_line), self._parse
+        )
 
 
 def _read(stream: TokenStream) -> tuple[Token, str]:

@@ -23,8 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from proxy.braze.exchange import SECONDS, Ask, Rendering, Request, User
-from proxy.braze.report import report
+from proxy.liquid.report import report
+from proxy.liquid.types import SECONDS, Ask, Rendering, Request, User
 from proxy.profile.json import write_json
 
 AT_ONCE = 2
@@ -50,7 +50,7 @@ class Child:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         environment["PYTHONPATH"] = os.pathsep.join([str(_SOURCE), *filter(None, sys.path)])
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "proxy.braze.child"],
+            [sys.executable, "-P", "-m", "proxy.liquid.child"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # a traceback could hold the data of a user

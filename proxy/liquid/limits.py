@@ -9,7 +9,7 @@ from typing import Any
 
 from liquid.exceptions import ResourceLimitError
 
-from proxy.braze.exchange import SECONDS
+from proxy.liquid.types import SECONDS
 
 _MAX_WEIGHT = 2_000_000
 """Of a value: the letters of a text, the entries of a list; twice the largest answer that Braze takes."""

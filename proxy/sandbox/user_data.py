@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from proxy.sandbox.population import COMPUTATIONS, Person
+from proxy.sandbox.people import COMPUTATIONS, Person
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from difflib import get_close_matches
 
 from proxy.api.drop_in import DROP_IN
 from proxy.api.parse import parameters_of
-from proxy.braze import tag
-from proxy.braze.branches import aborts_against_retry
-from proxy.braze.exchange import Finding
-from proxy.braze.expressions import condition_findings, name_findings
-from proxy.braze.source import Markup, attributes, markups, outputs, replace_outputs
+from proxy.liquid import tag_syntax
+from proxy.liquid.lint.aborts import aborts_against_retry
+from proxy.liquid.lint.expressions import condition_findings, name_findings
+from proxy.liquid.scanner import Markup, attributes, markups, outputs, replace_outputs
+from proxy.liquid.types import Finding
 from proxy.profile.parts import SECTIONS
 
 _ESCAPED = re.compile(r"\|\s*(?:url_param_escape|url_encode)\b")
@@ -36,7 +36,7 @@ def findings(source: str) -> Iterator[Finding]:
     pieces = [markup for markup in markups(source) if markup.kind != "verbatim"]
     for markup in pieces:
         if markup.name == "connected_content":
-            written = tag.parse(markup.rest)
+            written = tag_syntax.parse(markup.rest)
             for rule in _TAG_RULES:
                 yield from rule(markup, written)
         elif markup.name != "abort_message":
@@ -46,9 +46,9 @@ def findings(source: str) -> Iterator[Finding]:
     yield from aborts_against_retry(pieces)
 
 
-def _unescaped(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
+def _unescaped(markup: Markup, written: tag_syntax.Tag) -> Iterator[Finding]:
     query = written.url.partition("?")[2]
-    form = written.options.get("body", "") if written.content_type == tag.FORM else ""
+    form = written.options.get("body", "") if written.content_type == tag_syntax.FORM else ""
     for text in (query, form):
         for start, end in outputs(text):
             if not _ESCAPED.search(text, start, end):
@@ -61,7 +61,7 @@ def _unescaped(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
                 )
 
 
-def _unsaved(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
+def _unsaved(markup: Markup, written: tag_syntax.Tag) -> Iterator[Finding]:
     if not written.options.get("save"):
         yield Finding(
             markup.line,
@@ -71,7 +71,7 @@ def _unsaved(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
         )
 
 
-def _insecure(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
+def _insecure(markup: Markup, written: tag_syntax.Tag) -> Iterator[Finding]:
     if written.url.lower().startswith("http://"):
         yield Finding(
             markup.line,
@@ -81,14 +81,14 @@ def _insecure(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
         )
 
 
-def _elsewhere(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
+def _elsewhere(markup: Markup, written: tag_syntax.Tag) -> Iterator[Finding]:
     url = _without_outputs(written.url.partition("?")[0])
     # What a path is that is rendered shows only then.
-    if tag.route(url) is None and "{}" not in re.sub(r"\A\w*:?//[^/]*", "", url):
-        yield tag.elsewhere(markup.line)
+    if tag_syntax.route(url) is None and "{}" not in re.sub(r"\A\w*:?//[^/]*", "", url):
+        yield tag_syntax.elsewhere(markup.line)
 
 
-def _without_credentials(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
+def _without_credentials(markup: Markup, written: tag_syntax.Tag) -> Iterator[Finding]:
     if not written.options.keys() & {"basic_auth", "auth_credentials", "headers"}:
         yield Finding(
             markup.line,
@@ -98,7 +98,7 @@ def _without_credentials(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
         )
 
 
-def _cached_post(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
+def _cached_post(markup: Markup, written: tag_syntax.Tag) -> Iterator[Finding]:
     if written.method == "POST" and "cache_max_age" in written.options:
         yield Finding(
             markup.line,
@@ -108,8 +108,8 @@ def _cached_post(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
         )
 
 
-def _half_retry(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
-    on_error = tag.parameters(written.url, written.options.get("body", "")).get("on_error") == "retry"
+def _half_retry(markup: Markup, written: tag_syntax.Tag) -> Iterator[Finding]:
+    on_error = tag_syntax.parameters(written.url, written.options.get("body", "")).get("on_error") == "retry"
     if written.retries and not on_error:
         yield Finding(
             markup.line,
@@ -126,12 +126,12 @@ def _half_retry(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
         )
 
 
-def _unknown_parameters(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
+def _unknown_parameters(markup: Markup, written: tag_syntax.Tag) -> Iterator[Finding]:
     # What Liquid writes shows only when it is rendered, and may hold an & of its own.
     url, body = (_without_outputs(text) for text in (written.url, written.options.get("body", "")))
-    route = tag.route(url)
+    route = tag_syntax.route(url)
     known = _PARAMETERS.get(route or "", ())
-    for name in tag.parameters(url, body if written.method == "POST" else ""):
+    for name in tag_syntax.parameters(url, body if written.method == "POST" else ""):
         if not known or name in known or "{}" in name:
             continue
         meant = get_close_matches(name.lower(), known, 1, _CLOSE)
@@ -144,19 +144,19 @@ def _unknown_parameters(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
         )
 
 
-def _unknown_options(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
+def _unknown_options(markup: Markup, written: tag_syntax.Tag) -> Iterator[Finding]:
     if written.unknown:
         words = " ".join(written.unknown)[:_SHOWN]
-        known = ", ".join(f":{name}" for name in sorted(tag.FLAGS | tag.VALUED))
+        known = ", ".join(f":{name}" for name in sorted(tag_syntax.FLAGS | tag_syntax.VALUED))
         yield Finding(markup.line, "unknown-option", f"{words} is no option of the tag", f"the options are {known}")
     if written.method not in ("GET", "POST"):
         yield Finding(markup.line, "unknown-option", "Braze knows no such method", "write :method post, or leave it")
 
 
-def _exposure(markup: Markup, written: tag.Tag) -> Iterator[Finding]:
+def _exposure(markup: Markup, written: tag_syntax.Tag) -> Iterator[Finding]:
     path = written.url.partition("?")[0]
-    asked = tag.parameters(written.url, written.options.get("body", ""))
-    if tag.logs_exposure(tag.route(path), asked):
+    asked = tag_syntax.parameters(written.url, written.options.get("body", ""))
+    if tag_syntax.logs_exposure(tag_syntax.route(path), asked):
         yield Finding(
             markup.line,
             "exposure",
@@ -183,7 +183,7 @@ def _without_outputs(text: str) -> str:
     return replace_outputs(text, lambda _: "{}")
 
 
-_TAG_RULES: tuple[Callable[[Markup, tag.Tag], Iterator[Finding]], ...] = (
+_TAG_RULES: tuple[Callable[[Markup, tag_syntax.Tag], Iterator[Finding]], ...] = (
     _unescaped,
     _unsaved,
     _insecure,

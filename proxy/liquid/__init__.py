@@ -1,0 +1,1 @@
+"""Braze's Liquid dialect: rendering, and findings about templates."""
