@@ -21,10 +21,10 @@ from flask.testing import FlaskClient
 from proxy.app import create_app
 from proxy.sandbox.server import Sandbox
 from proxy.settings import Settings
-from tests import browser as browsers
-from tests import liquid
-from tests.browser import Browser
-from tests.fakes import FakeClock, FakeSource
+from tests.support import browser as browsers
+from tests.support import liquid
+from tests.support.browser import Browser
+from tests.support.fakes import FakeClock, FakeSource
 
 ROOT = Path(__file__).parent.parent
 SECRET = "a-secret-of-a-test"

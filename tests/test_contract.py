@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from tests import contract
 from tests.bench import random_requests
 from tests.conftest import ROOT, Service
+from tests.support import contract
 
 
 def test_contract__each_paragraph__is_named_by_a_test() -> None:

@@ -19,8 +19,8 @@ from proxy.cli.warmup.estimate import Plan
 from proxy.profile.errors import UpstreamError
 from proxy.profile.parts import SECTIONS
 from proxy.settings import Settings
-from tests import liquid
 from tests.conftest import ROOT, Service
+from tests.support import liquid
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(

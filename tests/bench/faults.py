@@ -29,7 +29,7 @@ from tests.bench.load import PATIENCE, table
 from tests.bench.options import command_line
 from tests.bench.processes import SandboxProcess, Service
 from tests.bench.steady import RENEWED, Asked, Load
-from tests.redis_server import RedisServer
+from tests.support.redis_server import RedisServer
 
 BEFORE_SECONDS = 5.0
 FAULT_SECONDS = 30.0

@@ -21,7 +21,7 @@ from proxy.sandbox.faults import Fault, FaultKind
 from tests.bench.options import command_line
 from tests.bench.processes import SandboxProcess, Service
 from tests.conftest import SECRET
-from tests.shapes import ENVELOPE, SECTION, conforms
+from tests.support.shapes import ENVELOPE, SECTION, conforms
 
 ROUTES = [*SECTIONS, "profile", "userprofile"]
 NAMES = (

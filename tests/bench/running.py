@@ -19,7 +19,7 @@ from typing import Any
 from proxy.settings import Settings
 from tests.bench.options import leave_on_sigterm
 from tests.conftest import KEYS, ROOT, SECRET, free_port
-from tests.redis_server import RedisServer
+from tests.support.redis_server import RedisServer
 
 AUTHORIZATION = "Basic " + base64.b64encode(f"braze:{SECRET}".encode()).decode()
 _OF_ANOTHER = {one.name.upper() for one in fields(Settings)} | {

@@ -32,7 +32,7 @@ from tests.bench.options import command_line
 from tests.bench.processes import SandboxProcess, Seen, Service
 from tests.bench.tags import ALL, PUSHABLE, REC_ID, by_service, straight
 from tests.conftest import SECRET
-from tests.redis_server import RedisServer
+from tests.support.redis_server import RedisServer
 
 POINTS_BELOW_THE_BOUND = 2.0
 

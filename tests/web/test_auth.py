@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 
 from proxy.app import create_app
 from proxy.settings import Settings
-from tests.fakes import FakeClock, FakeSource
+from tests.support.fakes import FakeClock, FakeSource
 
 OLD, NEW, OTHER = "the-old-secret-16", "the-new-secret-16==", "somebody-else/s+x"
 PATH = "/v1/cohorts?user_id=u"

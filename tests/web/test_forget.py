@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from flask.testing import FlaskClient
 
-from tests.fakes import FakeClock, FakeSource
+from tests.support.fakes import FakeClock, FakeSource
 
 
 @pytest.mark.contract("3 forget")

@@ -21,8 +21,8 @@ from proxy.api.openapi.document import document
 from proxy.app import create_app
 from proxy.settings import Settings
 from tests.conftest import KEYS, SECRET
-from tests.fakes import FakeClock, PopulatedSource
-from tests.openapi import operations
+from tests.support.fakes import FakeClock, PopulatedSource
+from tests.support.openapi import operations
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "8"))
 OPERATIONS = [(path, method) for path, method, _ in operations(document())]

@@ -17,7 +17,7 @@ from proxy.profile.parts import Identity
 from proxy.settings import Settings
 from proxy.web.services import installed
 from tests.conftest import KEYS, SECRET
-from tests.fakes import FakeClock, FakeSource
+from tests.support.fakes import FakeClock, FakeSource
 
 REDIS_NOWHERE = "redis://127.0.0.1:1"
 

@@ -8,7 +8,7 @@ from flask.testing import FlaskClient
 from proxy.app import create_app
 from proxy.settings import Settings
 from tests.conftest import KEYS, SECRET
-from tests.fakes import FakeSource
+from tests.support.fakes import FakeSource
 
 PATH = "/v1/cohorts?user_id=u"
 

@@ -16,8 +16,8 @@ from werkzeug.test import run_wsgi_app
 from proxy.app import create_app
 from proxy.settings import Settings
 from tests.conftest import KEYS, SECRET
-from tests.fakes import FakeSource
-from tests.odd import HEADERS, QUERIES, ROUTES, TARGETS, Route
+from tests.support.fakes import FakeSource
+from tests.support.odd import HEADERS, QUERIES, ROUTES, TARGETS, Route
 
 BYTES = st.text(st.characters(max_codepoint=255, exclude_characters="\r\n"), max_size=60)
 """What a WSGI server hands on: bytes as Latin-1."""

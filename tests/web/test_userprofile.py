@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 from proxy.amplitude.client import Fetched
 from proxy.profile.errors import UpstreamTimeout
 from proxy.profile.record import Record
-from tests.fakes import FakeClock, FakeSource
+from tests.support.fakes import FakeClock, FakeSource
 
 ENTRY = {"rec_id": "a", "child_rec_id": "a", "items": ["1"], "is_control": True, "recommendation_source": "random"}
 AVA = {

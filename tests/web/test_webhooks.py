@@ -20,7 +20,7 @@ from proxy.settings import Settings
 from proxy.storage.redis import RedisUnavailable
 from proxy.web.services import installed
 from tests.conftest import KEYS, SECRET
-from tests.fakes import FakeClock, FakeSource
+from tests.support.fakes import FakeClock, FakeSource
 
 START = 1_700_000_000.0
 LARGE, SMALL = 8 * 1024 * 1024, 256 * 1024

@@ -1,0 +1,283 @@
+"""A cohort is downloaded over real HTTP, whatever Amplitude, the storage and the way there do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import requests
+
+from proxy.amplitude.cohort_export import CohortExport, NotDownloaded, _led
+from proxy.api.user_rows import Row
+from proxy.sandbox import cohort_api
+from proxy.sandbox.faults import Fault, FaultKind
+from proxy.sandbox.server import Sandbox
+from proxy.sandbox.user_data import Documented
+from tests.conftest import free_port
+from tests.support.fakes import FakeClock
+
+
+class Download:
+    """A client whose pauses pass at once, and what it was told and has taken."""
+
+    def __init__(self, sandbox: Sandbox, url: str | None = None, secret: str | None = None) -> None:
+        self.sandbox = sandbox
+        self.clock = FakeClock()
+        self.slept: list[float] = []
+        self.told: list[str] = []
+        self.users: list[str] = []
+        self.blank = 0
+        self.unreadable: list[int] = []
+        self.mend_after: int | None = None
+        self.client = CohortExport(
+            url or sandbox.url,
+            sandbox.api_key,
+            secret or sandbox.secret_key,
+            tell=self.told.append,
+            sleep=self._sleep,
+            monotonic=self.clock,
+        )
+
+    def _sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.clock.advance(seconds)
+        if len(self.slept) == self.mend_after:
+            self.sandbox.break_with(None)
+
+    def __call__(self, cohort_id: str) -> list[str]:
+        self.client.download(cohort_id, self._take)
+        return self.users
+
+    def _take(self, rows: Iterator[Row]) -> None:
+        self.users, self.blank, self.unreadable = [], 0, []
+        for row in rows:
+            if row.blank:
+                self.blank += 1
+            elif row.fault:
+                self.unreadable.append(row.line)
+            else:
+                self.users.append(row.user_id)
+
+
+@pytest.fixture
+def download(sandbox: Sandbox) -> Download:
+    return Download(sandbox)
+
+
+@pytest.mark.contract("5 warm cohort")
+def test_members_come_from_the_storage_which_is_told_no_credentials(sandbox: Sandbox, download: Download) -> None:
+    assert download("c31") == ["ava", "dário & söhne", *download.users[2:]]
+    assert set(download.users[2:]) <= {f"user-{number}" for number in range(1, 2001)}
+    assert len(download.users) > 50
+    assert sandbox.report()["cohorts"] == {"requests": 1, "polls": 2, "files": 1, "stored": 1}
+    assert sandbox.report()["calls"] == 0, "that is another quota"
+    assert download.slept == [2.0]
+    assert [line for line in download.told if "members in the cohort" in line]
+
+
+def test_the_storage_of_the_sandbox_notices_credentials(sandbox: Sandbox) -> None:
+    auth = (sandbox.api_key, sandbox.secret_key)
+    asked = requests.get(f"{sandbox.url}/api/5/cohorts/request/vip", auth=auth, timeout=5).json()["request_id"]
+    link = f"{sandbox.url}/api/5/cohorts/request/{asked}/file"
+    location = requests.get(link, auth=auth, timeout=5, allow_redirects=False).headers["Location"]
+    assert requests.get(location, auth=auth, timeout=5).status_code == 400
+    assert sandbox.report()["cohorts"]["credentials"] == 1
+    assert requests.get(location, timeout=5).text == '"amplitude_id","user_id"\n"356000000001","ava"\n'
+
+
+def test_a_small_cohort_comes_at_once_and_anonymous_members_are_nobody() -> None:
+    with Sandbox(documented=Documented(cohort_file="inline", cohort_polls=0)) as sandbox:
+        download = Download(sandbox)
+        assert download("crowd-3") == ["user-1", "user-2", "user-3"]
+        assert download.blank == 1
+        assert download.slept == []
+        assert sandbox.report()["cohorts"] == {"requests": 1, "polls": 1, "files": 1}
+
+
+@pytest.mark.contract("5 warm cohort")
+def test_pauses_between_looks_grow_and_stay_within_what_amplitude_allows() -> None:
+    with Sandbox(documented=Documented(cohort_polls=40)) as sandbox:
+        download = Download(sandbox)
+        assert download("crowd-1") == ["user-1"]
+    assert len(download.slept) == 40
+    assert download.slept[0] == 2.0
+    assert max(download.slept) == 30.0
+    assert sorted(download.slept) == download.slept
+    most = max(
+        sum(moment <= later < moment + 600 for later in _moments(download.slept)) for moment in _moments(download.slept)
+    )
+    assert most + 2 <= 60
+
+
+def _moments(pauses: list[float]) -> list[float]:
+    return [sum(pauses[:number]) for number in range(len(pauses) + 1)]
+
+
+@pytest.mark.contract("5 warm cohort")
+@pytest.mark.parametrize("kind", ["cohort-429", "cohort-500", "cohort-stuck"])
+def test_what_passes_is_waited_for(sandbox: Sandbox, download: Download, kind: FaultKind) -> None:
+    sandbox.break_with(Fault(kind, seconds=7))
+    download.mend_after = 3
+    assert download("crowd-2") == ["user-1", "user-2"]
+    if kind == "cohort-429":
+        assert download.slept[:3] == [7.0, 7.0, 7.0]
+        assert any("429" in line for line in download.told)
+
+
+@pytest.mark.contract("5 warm cohort")
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("cohort-429", "gives no answer"),
+        ("cohort-500", "it says 500"),
+        ("cohort-stuck", "has not prepared the cohort in 6"),
+        ("cohort-cut-off", "did not come whole (ProtocolError)"),
+        ("cohort-gzip-cut", "did not come whole (EOFError)"),
+        ("cohort-unbounded-cut", "did not come whole (it ends within a line)"),
+        ("cohort-expired", "did not come whole (127.0.0.1 says 403)"),
+        ("cohort-loop", "from one address to the next, 3 times"),
+        ("cohort-nowhere", "leads to what is no address"),
+        ("cohort-elsewhere", "ftp://, which is not https"),
+    ],
+)
+def test_what_does_not_pass_is_given_up_with_the_reason(
+    sandbox: Sandbox, download: Download, kind: FaultKind, told: str
+) -> None:
+    sandbox.break_with(Fault(kind))
+    with pytest.raises(NotDownloaded) as said:
+        download("crowd-500")
+    assert told in str(said.value)
+    assert sandbox.secret_key not in str(said.value)
+    assert sandbox.report()["cohorts"].get("credentials", 0) == 0
+    assert sandbox.report()["cohorts"].get("stored", 0) <= 5
+
+
+@pytest.mark.parametrize("kind", ["cohort-file-429", "cohort-storage-429"])
+def test_who_is_asked_to_come_later_for_the_file_does(sandbox: Sandbox, download: Download, kind: FaultKind) -> None:
+    sandbox.break_with(Fault(kind, seconds=50))
+    download.mend_after = 8
+    assert download("crowd-2") == ["user-1", "user-2"]
+    assert download.slept[1:] == [50.0] * 7
+    assert any("429" in line for line in download.told)
+    sandbox.break_with(Fault(kind, seconds=50))
+    with pytest.raises(NotDownloaded, match="429"):
+        download("crowd-2")
+    assert download.slept[8:] == [2.0, *[50.0] * 12], "the ten minutes in which Amplitude allows so many requests"
+
+
+@pytest.mark.contract("5 warm cohort")
+def test_a_file_that_broke_off_is_fetched_again_by_a_new_link_and_none_of_it_is_lost(
+    sandbox: Sandbox, download: Download
+) -> None:
+    # The request and two looks go well, then the file, here and in the storage, is cut off.
+    sandbox.break_with(Fault("cohort-cut-off"))
+    download.mend_after = 3
+    assert download("crowd-500") == [f"user-{number}" for number in range(1, 501)]
+    assert sandbox.report()["cohorts"]["files"] == 3
+    assert any("once more" in line for line in download.told)
+
+
+@pytest.mark.parametrize("kind", ["cohort-gzip", "cohort-unbounded"])
+def test_a_whole_file_is_taken_however_the_storage_sends_it(
+    sandbox: Sandbox, download: Download, kind: FaultKind
+) -> None:
+    sandbox.break_with(Fault(kind))
+    assert download("crowd-500") == [f"user-{number}" for number in range(1, 501)]
+    assert sandbox.report()["cohorts"]["stored"] == 1
+
+
+def test_a_coding_that_nobody_asked_for_is_said_so(download: Download, monkeypatch: pytest.MonkeyPatch) -> None:
+    reply = cohort_api.Reply(200, b"\x0b\x02\x80", {"Content-Encoding": "br"})
+    monkeypatch.setattr(cohort_api.Exports, "_file", lambda *_: reply)
+    with pytest.raises(NotDownloaded, match="a coding that nobody asked for, 'br'"):
+        download("vip")
+
+
+def test_a_row_that_cannot_be_read_costs_nobody_else_their_place(
+    download: Download, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = b'amplitude_id,user_id\n1,ava\n2,"be"n"\n3\n"4"5,x\n6,c\x01\n7,dora\n'
+    monkeypatch.setattr(cohort_api, "table", lambda _: table)
+    assert download("any") == ["ava", "dora"]
+    assert download.unreadable == [3, 4, 5, 6]
+    monkeypatch.setattr(cohort_api, "table", lambda _: table + b'8,"ev"e"\n')
+    with pytest.raises(NotDownloaded, match="line 8 is not CSV"):
+        download("any")
+
+
+@pytest.mark.parametrize("head", [b'"amplitude_id","us', b'"amplitude"_id","user_id"\n"1","ava"\n'])
+def test_a_head_that_cannot_be_read_is_said_so(
+    download: Download, monkeypatch: pytest.MonkeyPatch, head: bytes
+) -> None:
+    monkeypatch.setattr(cohort_api, "table", lambda _: head)
+    with pytest.raises(NotDownloaded, match="the first line is not CSV"):
+        download("any")
+
+
+def test_an_id_that_was_cut_off_is_never_taken_for_one(
+    sandbox: Sandbox, download: Download, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cohort_api, "table", lambda _: b"user_id\nava\nbartholomew-montgomery-the-third\n")
+    sandbox.break_with(Fault("cohort-unbounded-cut"))
+    download.mend_after = 2
+    assert download("any") == ["ava", "bartholomew-montgomery-the-third"]
+    assert any("it ends within a line" in line for line in download.told)
+
+
+def test_a_file_that_was_cut_off_without_a_word_is_seen_by_its_last_row(
+    sandbox: Sandbox, download: Download, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cohort_api, "table", lambda _: b'"amplitude_id","user_id"\n"1","user-1"\n"2","us')
+    with pytest.raises(NotDownloaded, match="line 3 is not CSV"):
+        download("any")
+    monkeypatch.setattr(cohort_api, "table", lambda _: b"<html>maintenance</html>")
+    with pytest.raises(NotDownloaded, match="no column 'user_id': the first line names '<html>"):
+        download("any")
+
+
+def test_a_cohort_that_there_is_not_is_said_so(download: Download) -> None:
+    with pytest.raises(NotDownloaded, match="Amplitude has no cohort 'a b/c'"):
+        download("a b/c")
+
+
+def test_wrong_credentials_are_said_to_be_wrong_and_not_tried_again(sandbox: Sandbox) -> None:
+    download = Download(sandbox, secret="another-secret")
+    with pytest.raises(NotDownloaded, match="Amplitude says 401: compare AMPLITUDE_API_KEY"):
+        download("vip")
+    assert download.slept == []
+
+
+def test_an_amplitude_that_is_not_there_is_said_so(sandbox: Sandbox) -> None:
+    download = Download(sandbox, url=f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(NotDownloaded, match=r"127\.0\.0\.1 gives no answer \(ConnectionError\)"):
+        download("vip")
+    assert len(download.slept) == 4
+
+
+@pytest.mark.parametrize("location", ["http://storage.example.com/f", "file:///etc/passwd", "http://[", "ftp://h/f"])
+def test_a_link_is_followed_only_to_where_nobody_reads_along(location: str) -> None:
+    assert _led("https://amplitude.com/a/b", "/c?d=e") == "https://amplitude.com/c?d=e"
+    assert _led("https://amplitude.com/a", "https://storage.example.com/f?s=1") == "https://storage.example.com/f?s=1"
+    with pytest.raises(NotDownloaded, match="the link to the cohort's file leads to"):
+        _led("https://amplitude.com/a", location)
+
+
+@pytest.mark.parametrize(
+    "location",
+    [f"https://{'a' * 64}.x/", "https://a..b/", "https://a:99999/", "https://a b/", "https:///f", "https://[::1"],
+)
+def test_a_link_that_no_client_can_follow_is_one_fault_and_not_tried_again(
+    sandbox: Sandbox, download: Download, monkeypatch: pytest.MonkeyPatch, location: str
+) -> None:
+    reply = cohort_api.Reply(302, "", {"Location": location})
+    monkeypatch.setattr(cohort_api.Exports, "_file", lambda *_: reply)
+    with pytest.raises(NotDownloaded, match="leads to what is no address"):
+        download("vip")
+    assert download.slept == [2.0], "between two looks at the job"
+
+
+def test_an_amplitude_that_is_no_address_is_said_so(sandbox: Sandbox) -> None:
+    download = Download(sandbox, url=f"https://{'a' * 64}.example.com")
+    with pytest.raises(NotDownloaded, match="is no address"):
+        download("vip")
+    assert download.slept == []

@@ -1,0 +1,574 @@
+"""A response never answers another request, whatever an upstream sends and whenever it sends it.
+
+The upstream of these tests sends a response's late bytes on the same connection, directly in front of the answer to
+the next request, or while the connection is idle. The check of the user id is off (`accept_mapped_users`), except in
+the tests that are about it, so that it does not hide a fault of the transport.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import select
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import requests
+import trustme
+
+from proxy.amplitude.calls import plan_calls
+from proxy.amplitude.client import Amplitude
+from proxy.amplitude.transport import Session, reuse_connection
+from proxy.profile import encoding
+from proxy.profile.errors import AnotherUser, UpstreamError, UpstreamInvalid
+from proxy.profile.parts import PROPERTIES, Identity
+from tests.support.upstream import Reply, Upstream
+
+USERS = ("alice", "bob", "carol", "dave")
+CALL = plan_calls([PROPERTIES])[0]
+
+
+def amplitude(upstream: Upstream, *, timeout: float = 5.0, accept_mapped_users: bool = True) -> Amplitude:
+    return Amplitude(upstream.url, "secret", timeout=timeout, accept_mapped_users=accept_mapped_users)
+
+
+def ask(client: Amplitude, user: str) -> str:
+    """Return the name of the user whom the answer is about, or the error word."""
+    try:
+        fetched = client.fetch(Identity(user, None), CALL)
+    except UpstreamError as fault:
+        return fault.word
+    if fetched.faults:
+        return fetched.faults[PROPERTIES].word
+    record = fetched.record
+    if record.unknown_at is not None:
+        return "unknown"
+    name: str = encoding.read(record.parts[PROPERTIES].value)["gp:name"]
+    return name
+
+
+def ask_in_turn(client: Amplitude, upstream: Upstream, *, idle: bool = False) -> list[str]:
+    """Ask about each user. `idle`: late bytes arrive before the next request, else with it."""
+    answers = []
+    for user in USERS:
+        answers.append(ask(client, user))
+        if idle:
+            assert upstream.all_sent.wait(5)
+    return answers
+
+
+def body(user: str) -> bytes:
+    return json.dumps({"userData": {"user_id": user, "amp_props": {"gp:name": user}}}).encode()
+
+
+def response(content: bytes, *headers: str, status: str = "200 OK", version: str = "HTTP/1.1") -> bytes:
+    return "\r\n".join([f"{version} {status}", *headers, "", ""]).encode() + content
+
+
+def sized(content: bytes, *headers: str, status: str = "200 OK", version: str = "HTTP/1.1") -> bytes:
+    return response(content, f"Content-Length: {len(content)}", *headers, status=status, version=version)
+
+
+def chunked(content: bytes, *headers: str, end: bytes = b"0\r\n\r\n") -> bytes:
+    return response(b"%x\r\n%b\r\n%b" % (len(content), content, end), "Transfer-Encoding: chunked", *headers)
+
+
+def whole(user: str) -> bytes:
+    return sized(body(user))
+
+
+def informational(status: str) -> bytes:
+    return response(b"", "Link: </style.css>; rel=preload", status=status)
+
+
+OVERSIZE = json.dumps({"userData": {"amp_props": {"gp:name": "x" * 2_200_000}}}).encode()
+HALF_GZIP = gzip.compress(body("alice"))[:-12]
+
+OWN = "the user's own"
+"""The outcome of a scenario in which every user gets their own answer; else it is the error word that all get."""
+
+REUSED: dict[str, Callable[[str], Reply]] = {
+    "content length": lambda user: Reply(whole(user)),
+    "chunked": lambda user: Reply(chunked(body(user))),
+    "chunked with trailers": lambda user: Reply(chunked(body(user), end=b"0\r\nX-Sum: 1\r\nX-More: 2\r\n\r\n")),
+    "trailers whose end comes late": lambda user: Reply(chunked(body(user), end=b"0\r\nX-Sum: 1\r\n"), late=b"\r\n"),
+    "body that comes late": lambda user: Reply(whole(user)[:-9], late=whole(user)[-9:]),
+    "gzip": lambda user: Reply(sized(gzip.compress(body(user)), "Content-Encoding: gzip")),
+    "gzip with trailing data": lambda user: Reply(
+        sized(gzip.compress(body(user)) + b"trailing", "Content-Encoding: gzip")
+    ),
+    "100 before the response": lambda user: Reply(informational("100 Continue") + whole(user)),
+    "100, response comes late": lambda user: Reply(informational("100 Continue"), late=whole(user)),
+    "102, response comes late": lambda user: Reply(informational("102 Processing"), late=whole(user)),
+    "103, response comes late": lambda user: Reply(informational("103 Early Hints"), late=whole(user)),
+    "103 twice, response comes late": lambda user: Reply(2 * informational("103 Early Hints"), late=whole(user)),
+}
+"""Everybody gets their own answer, on one connection."""
+
+CLOSED: dict[str, tuple[str, Callable[[str], Reply]]] = {
+    "101": ("upstream_invalid", lambda user: Reply(informational("101 Switching Protocols"), late=whole(user))),
+    "103 without end": ("upstream_invalid", lambda user: Reply(3000 * informational("103 Early Hints"), whole(user))),
+    "100 without end": ("upstream_invalid", lambda user: Reply(9000 * informational("100 Continue"), whole(user))),
+    "204": ("upstream_invalid", lambda user: Reply(response(b"", status="204 No Content"), late=whole(user))),
+    "304": ("upstream_invalid", lambda user: Reply(response(b"", status="304 Not Modified"), late=whole(user))),
+    "204 with a length": ("upstream_invalid", lambda user: Reply(sized(body(user), status="204 No Content"))),
+    "content length of zero": ("upstream_invalid", lambda user: Reply(sized(b""), late=whole(user))),
+    "chunked without content": ("upstream_invalid", lambda user: Reply(chunked(b""), late=whole(user))),
+    "JSON that is not documented": ("upstream_invalid", lambda user: Reply(sized(b"{}"), late=whole(user))),
+    "parts of another type": (
+        "upstream_invalid",
+        lambda user: Reply(sized(b'{"userData": {"amp_props": 3}}'), late=whole(user)),
+    ),
+    "not JSON": ("upstream_invalid", lambda user: Reply(sized(b"<html>"), late=whole(user))),
+    "larger than 2 MiB": ("upstream_invalid", lambda user: Reply(sized(OVERSIZE), late=whole(user))),
+    "redirect with a body": (
+        "upstream_invalid",
+        lambda user: Reply(sized(body(user), "Location: /v1/other", status="302 Found"), late=whole(user)),
+    ),
+    "404": ("upstream_invalid", lambda user: Reply(sized(b"{}", status="404 Not Found"), late=whole(user))),
+    "401": ("upstream_rejected", lambda user: Reply(sized(b"", status="401 Unauthorized"), late=whole(user))),
+    "429": (
+        "quota_exhausted",
+        lambda user: Reply(sized(b'{"error": "slow"}', status="429 Too Many Requests"), late=whole(user)),
+    ),
+    "503 with Retry-After, which is not retried": (
+        "upstream_unavailable",
+        lambda user: Reply(sized(b"", "Retry-After: 0", status="503 Service Unavailable"), late=whole(user)),
+    ),
+    "gzip that cannot be decoded": (
+        "upstream_invalid",
+        lambda user: Reply(sized(b"not gzip" * 9, "Content-Encoding: gzip"), late=whole(user)),
+    ),
+    "gzip whose end is missing": (
+        "upstream_invalid",
+        lambda user: Reply(sized(HALF_GZIP, "Content-Encoding: gzip"), late=whole(user)),
+    ),
+    "two responses at once": (OWN, lambda user: Reply(whole(user) + whole(user))),
+    "two long responses at once": (OWN, lambda user: Reply(whole(user) + 200 * whole(user))),
+    "one byte after the content length": (OWN, lambda user: Reply(whole(user) + b"\n")),
+    "half a response after the response": (OWN, lambda user: Reply(whole(user) + whole(user)[:40], whole(user)[40:])),
+    "bytes after the last chunk": (OWN, lambda user: Reply(chunked(body(user)) + b"\r\n")),
+    "last chunk too early": (
+        "upstream_invalid",
+        lambda user: Reply(response(b"0\r\n\r\n", "Transfer-Encoding: chunked"), late=whole(user)),
+    ),
+    "chunk size that is not a number": (
+        "upstream_unavailable",
+        lambda user: Reply(response(b"zz\r\n" + body(user), "Transfer-Encoding: chunked"), late=whole(user)),
+    ),
+    "transfer encoding and content length": (
+        OWN,
+        lambda user: Reply(chunked(body(user), "Content-Length: 5"), late=whole(user)),
+    ),
+    "the same content length twice": (
+        OWN,
+        lambda user: Reply(sized(body(user), f"Content-Length: {len(body(user))}"), late=whole(user)),
+    ),
+    "different content lengths": (
+        "upstream_unavailable",
+        lambda user: Reply(sized(body(user), "Content-Length: 5"), late=whole(user)),
+    ),
+    "content length with a sign": (
+        OWN,
+        lambda user: Reply(response(body(user), f"Content-Length: +{len(body(user))}"), late=whole(user)),
+    ),
+    "header line that hides those after it": (
+        OWN,
+        lambda user: Reply(sized(body(user), "Odd name: x", "Transfer-Encoding: chunked"), late=whole(user)),
+    ),
+    "Connection: close, and it stays open": (
+        OWN,
+        lambda user: Reply(sized(body(user), "Connection: close"), late=whole(user)),
+    ),
+    "Connection: close with leftovers": (
+        OWN,
+        lambda user: Reply(sized(body(user), "Connection: close") + whole(user)),
+    ),
+    "Connection twice, close in the second": (
+        OWN,
+        lambda user: Reply(sized(body(user), "Connection: keep-alive", "Connection: close"), late=whole(user)),
+    ),
+    "HTTP/1.0": (OWN, lambda user: Reply(sized(body(user), version="HTTP/1.0"), late=whole(user))),
+    "HTTP/1.0 with keep-alive": (
+        OWN,
+        lambda user: Reply(sized(body(user), "Connection: keep-alive", version="HTTP/1.0"), late=whole(user)),
+    ),
+    "until the end of the connection": (OWN, lambda user: Reply(response(body(user)), close=True)),
+    "closed within the body": ("upstream_unavailable", lambda user: Reply(whole(user)[:-9], close=True)),
+    "closed within the chunks": ("upstream_unavailable", lambda user: Reply(chunked(body(user))[:-9], close=True)),
+    "closed within the trailers": (
+        OWN,
+        lambda user: Reply(chunked(body(user), end=b"0\r\nX-Sum: 1\r\n"), close=True),
+    ),
+}
+"""The outcome for everybody, each on a connection of their own."""
+
+TIMED_OUT: dict[str, Callable[[str], Reply]] = {
+    "no byte in time": lambda user: Reply(b"", late=whole(user), patience=2),
+    "half a head in time": lambda user: Reply(whole(user)[:20], late=whole(user)[20:], patience=2),
+    "half a body in time": lambda user: Reply(whole(user)[:-9], late=whole(user)[-9:], patience=2),
+    "half a chunk in time": lambda user: Reply(chunked(body(user))[:-9], chunked(body(user))[-9:], patience=2),
+    "informational alone in time": lambda user: Reply(informational("103 Early Hints"), whole(user), patience=2),
+    "negative chunk size": lambda user: Reply(
+        response(b"-5\r\n" + body(user), "Transfer-Encoding: chunked"), whole(user), patience=2
+    ),
+    "no length, and it stays open": lambda user: Reply(response(body(user)), whole(user), patience=2),
+}
+"""The response is still on its way when the time is up."""
+
+
+@pytest.fixture(params=["late bytes with the next request", "late bytes while idle"])
+def idle(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param == "late bytes while idle")
+
+
+@pytest.mark.contract("1 mixed-up answers")
+@pytest.mark.parametrize("reply", REUSED.values(), ids=REUSED)
+def test_connection__whole_response__is_reused(reply: Callable[[str], Reply], idle: bool) -> None:
+    with Upstream(reply) as upstream:
+        assert ask_in_turn(amplitude(upstream), upstream, idle=idle) == list(USERS)
+        assert upstream.users == list(USERS)
+        assert upstream.connections == 1
+
+
+@pytest.mark.contract("1 mixed-up answers")
+@pytest.mark.parametrize(("outcome", "reply"), CLOSED.values(), ids=CLOSED)
+def test_connection__response_not_whole_or_not_documented__is_closed(
+    outcome: str, reply: Callable[[str], Reply], idle: bool
+) -> None:
+    with Upstream(reply) as upstream:
+        expected = list(USERS) if outcome == OWN else [outcome] * 4
+        assert ask_in_turn(amplitude(upstream), upstream, idle=idle) == expected
+        assert upstream.users == list(USERS), "each was asked about once, without a retry"
+        assert upstream.connections == 4
+
+
+@pytest.mark.contract("1 mixed-up answers")
+@pytest.mark.parametrize("reply", TIMED_OUT.values(), ids=TIMED_OUT)
+def test_connection__timed_out__is_closed(reply: Callable[[str], Reply]) -> None:
+    with Upstream(reply) as upstream:
+        assert ask_in_turn(amplitude(upstream, timeout=0.2), upstream) == ["upstream_timeout"] * 4
+        assert upstream.users == list(USERS)
+        assert upstream.connections == 4
+
+
+@pytest.mark.contract("1 mixed-up answers")
+@pytest.mark.parametrize(
+    "extra", [whole("alice"), b"\n", informational("100 Continue")], ids=["response", "byte", "100"]
+)
+def test_connection__bytes_arrive_while_it_is_idle__is_closed(extra: bytes) -> None:
+    with Upstream(lambda user: Reply(whole(user), late=extra)) as upstream:
+        assert ask_in_turn(amplitude(upstream), upstream, idle=True) == list(USERS)
+        assert upstream.connections == 4
+
+
+def test_connection__closed_by_upstream_while_idle__is_opened_again() -> None:
+    with Upstream(lambda user: Reply(whole(user), close=True)) as upstream:
+        assert ask_in_turn(amplitude(upstream), upstream, idle=True) == list(USERS)
+        assert upstream.connections == 4
+
+
+def test_connection__unknown_user__is_reused() -> None:
+    unknown = sized(b'{"error": "User id and device id not seen before"}', status="400 Bad Request")
+    with Upstream(lambda user: Reply(unknown)) as upstream:
+        assert ask_in_turn(amplitude(upstream), upstream) == ["unknown"] * 4
+        assert upstream.connections == 1
+
+
+def read_and_release(upstream: Upstream, *, size: int | None = None) -> bool:
+    """Read `size` bytes of a response, or all, ask for its connection to be reused, and return whether it will be."""
+    session = Session(upstream.url)
+    with session.get(f"{upstream.url}?user_id=alice", stream=True, timeout=5) as response:
+        response.raw.read(size)
+        reuse_connection(response)
+        return response.raw.connection is None
+
+
+def test_reuse_connection__response_read_to_its_end__returns_to_the_pool() -> None:
+    with Upstream(lambda user: Reply(whole(user))) as upstream:
+        assert read_and_release(upstream)
+
+
+def test_reuse_connection__response_not_read_to_its_end__stays_out_of_the_pool() -> None:
+    with Upstream(lambda user: Reply(whole(user))) as upstream:
+        assert not read_and_release(upstream, size=5)
+
+
+def test_reuse_connection__more_has_arrived__stays_out_of_the_pool(tls: ssl.SSLContext) -> None:
+    with Upstream(lambda user: Reply(filling(user, 8192) + whole(user)), tls) as upstream:
+        assert not read_and_release(upstream)
+
+
+def test_connection__many_threads__reuse_connections_and_get_their_own() -> None:
+    users = [f"user-{number}" for number in range(60)]
+    answers: dict[str, str] = {}
+    with Upstream(
+        lambda user: Reply(whole(user) if user.endswith(("1", "2")) else whole(user) + whole("x"))
+    ) as upstream:
+        client = amplitude(upstream)
+
+        def work(mine: list[str]) -> None:
+            for user in mine:
+                answers[user] = ask(client, user)
+
+        threads = [threading.Thread(target=work, args=(users[first::6],)) for first in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+        assert answers == {user: user for user in users}
+        assert upstream.connections < len(users)
+
+
+class Killed(BaseException):
+    """Stands for what ends a greenlet or a thread: no `except Exception` sees it."""
+
+
+@pytest.mark.parametrize("reads", [1, 2], ids=["head", "body"])
+def test_connection__killed_while_reading__is_closed(reads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = socket.socket.recv_into
+    left = reads
+
+    def dies(sock: socket.socket, *args: Any) -> int:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise Killed
+        return read(sock, *args)
+
+    with Upstream(lambda user: Reply(whole(user)[:-9], late=whole(user)[-9:])) as upstream:
+        client = amplitude(upstream)
+        monkeypatch.setattr(socket.socket, "recv_into", dies)
+        with pytest.raises(Killed):
+            ask(client, "alice")
+        monkeypatch.undo()
+        assert [ask(client, user) for user in USERS[1:]] == list(USERS[1:])
+        assert upstream.connections == 2
+
+
+def test_connection__killed_between_head_and_body__is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(*_: Any) -> None:
+        raise Killed
+
+    with Upstream(lambda user: Reply(whole(user))) as upstream:
+        client = amplitude(upstream)
+        monkeypatch.setattr(requests.adapters, "extract_cookies_to_jar", dies)
+        with pytest.raises(Killed):
+            ask(client, "alice")
+        monkeypatch.undo()
+        assert [ask(client, user) for user in USERS[1:]] == list(USERS[1:])
+        assert upstream.connections == 2
+
+
+def test_head__longer_than_64_kib__is_invalid() -> None:
+    lines = [f"X-Line-{number}: {'x' * 900}" for number in range(80)]
+    with Upstream(lambda user: Reply(sized(body(user), *lines))) as upstream:
+        assert ask(amplitude(upstream), "alice") == "upstream_invalid"
+
+
+# The check of the id, which holds where the transport cannot know.
+
+
+def about(**ids: Any) -> Callable[[str], Reply]:
+    """Return an upstream's behaviour: answers with these ids whoever was asked about."""
+    return lambda user: Reply(sized(json.dumps({"userData": {"amp_props": {"gp:name": user}, **ids}}).encode()))
+
+
+def test_answer__another_users_came_between_check_and_request__is_invalid() -> None:
+    # Alice's answer is sent a second time right in front of Bob's, too late for any look at the connection.
+    with Upstream(
+        lambda user: Reply(whole(user), late=whole(user) if user == "alice" else b"", patience=5)
+    ) as upstream:
+        client = amplitude(upstream, accept_mapped_users=False)
+        assert ask_in_turn(client, upstream) == ["alice", "upstream_invalid", "carol", "dave"]
+        assert upstream.connections == 2
+
+
+@pytest.mark.contract("1 another user")
+@pytest.mark.parametrize(
+    ("asked", "ids"),
+    [
+        (Identity("alice", None), {"user_id": "alice"}),
+        (Identity("alice", None), {"user_id": " alice\n"}),
+        (Identity("alice", None), {"user_id": "alice", "device_id": "any device"}),
+        (Identity("alice", "device"), {"user_id": "alice", "device_id": "another device"}),
+        (Identity("alice", None), {"user_id": None}),
+        (Identity("alice", None), {"user_id": ""}),
+        (Identity("alice", None), {"user_id": " \t"}),
+        (Identity("alice", None), {}),
+        (Identity("12345", None), {"user_id": 12345}),
+        (Identity("12.5", None), {"user_id": 12.5}),
+        (Identity("9" * 400, None), {"user_id": int("9" * 400)}),
+        (Identity(None, "device"), {"device_id": "device"}),
+        (Identity(None, "device"), {"device_id": "device", "user_id": "whoever owns it"}),
+        (Identity(None, "device"), {"device_id": None, "user_id": "whoever owns it"}),
+        (Identity(None, "12345"), {"device_id": 12345}),
+    ],
+)
+def test_answer__about_the_asked_user__is_taken(asked: Identity, ids: dict[str, Any]) -> None:
+    with Upstream(about(**ids)) as upstream:
+        client = amplitude(upstream, accept_mapped_users=False)
+        assert client.fetch(asked, CALL).record.parts
+        assert client.fetch(asked, CALL).record.parts
+        assert upstream.connections == 1
+
+
+@pytest.mark.contract("1 another user")
+@pytest.mark.parametrize(
+    ("asked", "ids"),
+    [
+        (Identity("alice", None), {"user_id": "bob"}),
+        (Identity("alice", None), {"user_id": "Alice"}),
+        (Identity("alice", None), {"user_id": "ali ce"}),
+        (Identity("alice", "device"), {"user_id": "bob", "device_id": "device"}),
+        (Identity("12345", None), {"user_id": 12346}),
+        (Identity("012345", None), {"user_id": 12345}),
+        (Identity("1", None), {"user_id": True}),
+        (Identity("True", None), {"user_id": True}),
+        (Identity("alice", None), {"user_id": ["alice"]}),
+        (Identity("alice", None), {"user_id": {}}),
+        (Identity(None, "device"), {"device_id": "another"}),
+        (Identity(None, "device"), {"device_id": "another", "user_id": "device"}),
+    ],
+)
+def test_answer__about_another_user__is_invalid_and_its_connection_closed(asked: Identity, ids: dict[str, Any]) -> None:
+    with Upstream(about(**ids)) as upstream:
+        client = amplitude(upstream, accept_mapped_users=False)
+        for _ in range(2):
+            with pytest.raises(AnotherUser) as fault:
+                client.fetch(asked, CALL)
+            assert isinstance(fault.value, UpstreamInvalid)
+            assert "ACCEPT_MAPPED_USERS" in str(fault.value)
+        assert upstream.connections == 2
+        mapped = amplitude(upstream, accept_mapped_users=True)
+        assert mapped.fetch(asked, CALL).record.parts
+
+
+# TLS, and an operator's proxy.
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def tls(authority: trustme.CA, monkeypatch: pytest.MonkeyPatch) -> Iterator[ssl.SSLContext]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with authority.cert_pem.tempfile() as bundle:
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
+        yield context
+
+
+def filling(user: str, size: int) -> bytes:
+    """Return a response of exactly `size` bytes."""
+    properties = {"gp:name": user, "gp:pad": ""}
+    short = len(sized(json.dumps({"userData": {"amp_props": properties}}).encode()))
+    for pad in range(size - short - 9, size):
+        properties["gp:pad"] = "x" * pad
+        if len(content := sized(json.dumps({"userData": {"amp_props": properties}}).encode())) == size:
+            return content
+    raise AssertionError("no padding fits")
+
+
+def test_tls__good_responses__connection_is_reused(tls: ssl.SSLContext) -> None:
+    with Upstream(lambda user: Reply(whole(user)), tls) as upstream:
+        assert ask_in_turn(amplitude(upstream), upstream) == list(USERS)
+        assert upstream.connections == 1
+
+
+@pytest.mark.contract("1 mixed-up answers")
+def test_tls__second_response_is_left_in_the_tls_layer__connection_is_closed(tls: ssl.SSLContext) -> None:
+    # A record holds 16 KiB and Python's buffer 8 KiB: the socket is not readable, and the buffer is empty.
+    def reply(user: str) -> Reply:
+        return Reply(filling(user, 8192) + whole(user))
+
+    with Upstream(reply, tls) as upstream:
+        assert ask_in_turn(amplitude(upstream), upstream) == list(USERS)
+        assert upstream.connections == 4
+
+
+def test_tls__bytes_arrive_while_idle__connection_is_closed(tls: ssl.SSLContext) -> None:
+    with Upstream(lambda user: Reply(whole(user), late=whole(user)), tls) as upstream:
+        assert ask_in_turn(amplitude(upstream), upstream, idle=True) == list(USERS)
+        assert upstream.connections == 4
+
+
+def test_tls__204_whose_answer_comes_late__connection_is_closed(tls: ssl.SSLContext, idle: bool) -> None:
+    with Upstream(lambda user: Reply(response(b"", status="204 No Content"), late=whole(user)), tls) as upstream:
+        assert ask_in_turn(amplitude(upstream), upstream, idle=idle) == ["upstream_invalid"] * 4
+        assert upstream.connections == 4
+
+
+class Tunnel:
+    """A proxy that opens tunnels (CONNECT) and counts them. `extra` follows the head of its answer."""
+
+    def __init__(self, extra: bytes = b"") -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._extra = extra
+        self.tunnels = 0
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def __enter__(self) -> Tunnel:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                head += client.recv(65536)
+            host, port = head.split(b" ")[1].decode().split(":")
+            self.tunnels += 1
+            upstream = socket.create_connection((host, int(port)))
+            client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n" + self._extra)
+            threading.Thread(target=_join, args=(client, upstream), daemon=True).start()
+
+
+def _join(client: socket.socket, upstream: socket.socket) -> None:
+    """Pass on what either side sends until one of them closes."""
+    with client, upstream, suppress(OSError):
+        while True:
+            for source in select.select([client, upstream], [], [])[0]:
+                received = source.recv(65536)
+                if not received:
+                    return
+                (upstream if source is client else client).sendall(received)
+
+
+@pytest.mark.parametrize(
+    ("reply", "tunnels"),
+    [(lambda user: Reply(whole(user)), 1), (lambda user: Reply(whole(user) + whole(user)), 4)],
+    ids=["good responses", "two responses at once"],
+)
+def test_tunnel__through_an_operators_proxy__reused_like_a_connection(
+    reply: Callable[[str], Reply], tunnels: int, tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Tunnel() as proxy, Upstream(reply, tls) as upstream:
+        monkeypatch.setenv("https_proxy", proxy.url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        assert ask_in_turn(amplitude(upstream), upstream) == list(USERS)
+        assert (proxy.tunnels, upstream.connections) == (tunnels, tunnels)
+
+
+def test_tunnel__bytes_follow_the_proxys_answer__is_unavailable(
+    tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Tunnel(extra=whole("mallory")) as proxy, Upstream(lambda user: Reply(whole(user)), tls) as upstream:
+        monkeypatch.setenv("https_proxy", proxy.url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        assert ask(amplitude(upstream), "alice") == "upstream_unavailable"
+        assert not upstream.users

@@ -1,0 +1,289 @@
+"""The OpenAPI document is true: every answer it promises is given, as promised, and no other route exists."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from werkzeug.test import TestResponse
+
+from proxy.amplitude.client import Fetched
+from proxy.api.openapi.document import document
+from proxy.api.openapi.examples import sent
+from proxy.app import create_app
+from proxy.profile.errors import UpstreamError
+from proxy.profile.record import Record
+from proxy.settings import Settings
+from proxy.storage.redis import RedisUnavailable
+from proxy.web.services import installed
+from tests.conftest import KEYS, SECRET
+from tests.support.fakes import FakeClock, FakeSource, PopulatedSource
+from tests.support.openapi import differences, faults, faults_in, operations
+
+DOCUMENT = document()
+OPERATIONS = [(path, method) for path, method, _ in operations(DOCUMENT)]
+DATA = sorted({path for path, item in DOCUMENT["paths"].items() if path.startswith("/v1/") and "get" in item})
+HOOKS = sorted(path for path in DOCUMENT["paths"] if path.startswith("/v1/webhooks/"))
+RENDER = "/playground/render"
+FLAT = [path for path in DATA if path != "/v1/userprofile"]
+
+
+@pytest.fixture
+def source(clock: FakeClock) -> FakeSource:
+    return PopulatedSource(clock)
+
+
+def question(path: str, **others: str) -> dict[str, str]:
+    """Return what is asked of the data route for example, in the document itself."""
+    body = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]
+    assert sent(body["application/json"]["example"]) == body["application/x-www-form-urlencoded"]["example"]
+    return {**body["application/x-www-form-urlencoded"]["example"], **others}
+
+
+def unreachable(*_: object) -> None:
+    raise RedisUnavailable
+
+
+def ask(client: FlaskClient, path: str, method: str = "GET", headers: Any = None, **others: str) -> TestResponse:
+    """Ask the route its example question, the parameters where the method has them."""
+    headers = {"X-API-Key": SECRET} if headers is None else headers
+    if path == RENDER:
+        body = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"]
+        given = {name: value for name, value in {**body, **others}.items() if value}
+        return client.post(path, headers=headers, json=given)
+    if path in HOOKS:
+        body = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"]
+        told = [] if others.get("template") == "" else {**body, "more": others.get("more", "") * 72}
+        return client.post(path, headers=headers, json=told or "no object")
+    if not path.startswith("/v1/"):
+        return client.open(path.replace("{name}", others.get("name", "site.css")), method=method, headers=headers)
+    given = {name: value for name, value in question(path, **others).items() if value}
+    place = "data" if method == "POST" else "query_string"
+    return client.open(path, method=method, headers=headers, **{place: given})  # type: ignore[arg-type]
+
+
+def check(path: str, method: str, answer: TestResponse, status: int | None = None) -> None:
+    assert status is None or answer.status_code == status, answer.text
+    assert faults_in(DOCUMENT, DOCUMENT["paths"][path][method.lower()], answer) == []
+
+
+@pytest.mark.contract("3 openapi")
+def test_the_document_is_valid_openapi() -> None:
+    assert list(OpenAPIV31SpecValidator(DOCUMENT).iter_errors()) == []
+    assert DOCUMENT["openapi"].startswith("3.1.")
+
+
+def test_every_example_is_valid_by_the_schema_it_stands_beside() -> None:
+    def shown(value: Any) -> Iterator[tuple[dict[str, Any], Any]]:
+        if isinstance(value, dict):
+            if isinstance(value.get("schema"), dict):
+                named = value.get("examples", {})
+                examples = [one["value"] for one in named.values()] + [value[key] for key in value if key == "example"]
+                yield from ((value["schema"], example) for example in examples)
+            value = list(value.values())
+        if isinstance(value, list):
+            for below in value:
+                yield from shown(below)
+
+    found = [(schema, example) for schema, example in shown(DOCUMENT) if not is_form(schema)]
+    assert len(found) > 60
+    for schema, example in found:
+        assert list(faults(DOCUMENT, schema, example)) == []
+
+
+def is_form(schema: dict[str, Any]) -> bool:
+    """Say whether this is a form's, whose example is text as sent; each of its fields has one of its own."""
+    fields = schema.get("properties", {})
+    return any(field.get("examples") for field in fields.values() if isinstance(field, dict))
+
+
+def test_the_document_served_is_the_one_that_is_true(client: FlaskClient) -> None:
+    assert client.get("/openapi.json").json == json.loads(json.dumps(DOCUMENT))
+
+
+@pytest.mark.contract("3 openapi")
+def test_every_route_and_method_of_the_application_is_in_the_document_and_no_other(app: Flask) -> None:
+    routes = {
+        (re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), method)
+        for rule in app.url_map.iter_rules()
+        for method in rule.methods or ()
+    }
+    assert routes == set(OPERATIONS)
+
+
+def test_every_operation_has_a_name_of_its_own_a_summary_and_a_known_tag() -> None:
+    tags = {tag["name"] for tag in DOCUMENT["tags"]}
+    names = [operation["operationId"] for _, _, operation in operations(DOCUMENT)]
+    assert len(names) == len(set(names))
+    for path, method, operation in operations(DOCUMENT):
+        assert operation["summary"], (path, method)
+        assert set(operation["tags"]) <= tags
+
+
+def test_the_routes_that_need_credentials_are_those_that_say_so(client: FlaskClient) -> None:
+    for path, method, operation in operations(DOCUMENT):
+        answer = ask(client, path, method, headers={})
+        assert (answer.status_code == 401) is bool(operation["security"]), (path, method)
+
+
+# One scenario for each status that is promised anywhere: what makes the route answer so.
+
+
+def not_modified(client: FlaskClient, path: str, method: str) -> TestResponse:
+    tag = ask(client, path, method).headers["ETag"]
+    return ask(client, path, method, {"X-API-Key": SECRET, "If-None-Match": tag})
+
+
+def from_elsewhere(client: FlaskClient, path: str, method: str) -> TestResponse:
+    env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "ALLOWED_NETWORKS": "192.0.2.0/24"}
+    return ask(create_app(Settings.from_env(env)).test_client(), path, method)
+
+
+def never_answered(client: FlaskClient, path: str, method: str) -> TestResponse:
+    the_source(client).fault = next(kind() for kind in UpstreamError.__subclasses__())
+    if path == "/readyz":
+        ask(client, "/v1/cohorts")
+    if method == "DELETE":
+        installed(client.application).forgetting.forget = unreachable  # type: ignore[method-assign,assignment]
+    if path in HOOKS:
+        installed(client.application).pushing.push = unreachable  # type: ignore[method-assign,assignment]
+    return ask(client, path, method, on_error="retry")
+
+
+def seen_as(status: int) -> Callable[[FlaskClient, str, str], TestResponse]:
+    def scenario(client: FlaskClient, path: str, method: str) -> TestResponse:
+        unknown = Fetched(Record(unknown_at=the_source(client).clock(), unknown_status=status), {})
+        client.application.extensions["connected-content-proxy"].sender.fetch = lambda *_: unknown
+        return ask(client, path, method, user_id="nobody")
+
+    return scenario
+
+
+def the_source(client: FlaskClient) -> FakeSource:
+    found: FakeSource = client.application.extensions["connected-content-proxy"].sender.fetch.__self__
+    return found
+
+
+SCENARIOS: dict[str, Callable[[FlaskClient, str, str], TestResponse]] = {
+    "200": ask,
+    "304": not_modified,
+    "400": lambda client, path, method: ask(client, path, method, user_id="", template=""),
+    "401": lambda client, path, method: ask(client, path, method, headers={}),
+    "403": from_elsewhere,
+    "404": lambda client, path, method: ask(client, path, method, name="secrets.txt"),
+    "4XX": seen_as(404),
+    "413": lambda client, path, method: ask(client, path, method, more="x" * 128 * 1024),
+    "415": lambda client, path, method: client.open(
+        path, method=method, data="?", content_type="text/plain", headers={"X-API-Key": SECRET}
+    ),
+    "500": never_answered,
+    "503": never_answered,
+}
+PROMISES = [(path, method, status) for path, method, one in operations(DOCUMENT) for status in one["responses"]]
+
+
+@pytest.mark.contract("3 openapi")
+@pytest.mark.parametrize(("path", "method", "status"), PROMISES, ids=lambda value: str(value))
+def test_every_answer_that_is_promised_is_given_as_promised(
+    client: FlaskClient, path: str, method: str, status: str
+) -> None:
+    answer = SCENARIOS[status](client, path, method)
+    check(path, method, answer, 404 if status == "4XX" else int(status))
+
+
+def test_a_compressed_file_is_as_promised(client: FlaskClient) -> None:
+    answer = client.get("/static/site.css", headers={"Accept-Encoding": "gzip"})
+    answer.set_data(gzip.decompress(answer.data))
+    check("/static/{name}", "GET", answer, 200)
+
+
+@pytest.mark.parametrize("path", DATA)
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+@pytest.mark.parametrize("user", ["ava", "ben", "cleo", "dário & söhne", "user-17", "nobody", " "])
+def test_answers_about_everybody_are_as_promised(client: FlaskClient, path: str, method: str, user: str) -> None:
+    for _ in range(2):  # fetched, and from the cache
+        check(path, method, ask(client, path, method, user_id=user))
+
+
+@pytest.mark.contract("3 openapi")
+@pytest.mark.parametrize("path", DATA)
+@pytest.mark.parametrize("fault", UpstreamError.__subclasses__())
+def test_answers_are_as_promised_whatever_amplitude_does(
+    client: FlaskClient, source: FakeSource, clock: FakeClock, path: str, fault: type[UpstreamError]
+) -> None:
+    source.fault = fault()
+    for on_error in ("default", "retry"):
+        for method in ("GET", "HEAD", "POST"):
+            answer = ask(client, path, method, on_error=on_error)
+            check(path, method, answer, 500 if on_error == "retry" or path not in FLAT else 200)
+    source.fault = None
+    clock.advance(100)  # past any standing back
+    check(path, "GET", ask(client, path))
+    clock.advance(1000)
+    check(path, "GET", ask(client, path))
+    clock.advance(10_000)
+    source.fault = fault()
+    check(path, "GET", ask(client, path), 200)
+
+
+def test_a_part_missing_among_others_is_as_promised(client: FlaskClient, source: FakeSource, clock: FakeClock) -> None:
+    path = "/v1/profile"
+    ask(client, "/v1/cohorts")
+    source.fault = UpstreamError.__subclasses__()[0]()
+    answer = ask(client, path)
+    assert "fwd=partial; detail=" in answer.headers["Cache-Status"]
+    check(path, "GET", answer, 200)
+
+
+@pytest.mark.parametrize("path", DATA)
+def test_the_json_body_of_the_example_is_the_same_question_as_the_form(client: FlaskClient, path: str) -> None:
+    body = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"]
+    answer = client.post(path, json=body, headers={"X-API-Key": SECRET})
+    check(path, "POST", answer, 200)
+    assert answer.json == ask(client, path, "POST").json
+
+
+@pytest.mark.parametrize("path", [*DOCUMENT["paths"], "/nowhere"])
+def test_unknown_paths_and_methods_are_answered_as_the_shared_responses_say(client: FlaskClient, path: str) -> None:
+    shared = DOCUMENT["components"]["responses"]
+    refused = client.put(path.replace("{name}", "site.css"))
+    # Who calls comes before what is called.
+    name = "NotFound" if path == "/nowhere" else "MethodNotAllowed"
+    assert refused.status_code == shared[name]["content"]["application/problem+json"]["example"]["status"]
+    assert differences(DOCUMENT, shared[name], refused) == []
+
+
+def test_the_examples_of_the_faults_are_what_the_service_says(client: FlaskClient, source: FakeSource) -> None:
+    for name, response in DOCUMENT["components"]["responses"].items():
+        example = response["content"]["application/problem+json"]["example"]
+        method = "POST" if example["status"] in (413, 415) else "GET"
+        status = str(example["status"])
+        if status == "400":
+            answer = client.get("/v1/recommendations?user_id=ava", headers={"X-API-Key": SECRET})
+        elif status == "404":
+            answer = client.get("/nowhere")
+        elif status == "405":
+            answer = client.delete("/healthz")
+        elif status == "500":
+            source.fault = next(kind for kind in UpstreamError.__subclasses__() if kind.word == example["error"])()
+            answer = ask(client, "/v1/cohorts", on_error="retry")
+        else:
+            answer = SCENARIOS[status](client, "/v1/cohorts", method)
+        assert json.loads(answer.data) == example, name
+
+
+def test_what_is_promised_closed_admits_no_other_key(client: FlaskClient) -> None:
+    """Show that the checks above can fail: the same answer with a key more, and with one less."""
+    response = {"content": {"application/json": {"schema": DOCUMENT["components"]["schemas"]["CohortsAnswer"]}}}
+    answer = ask(client, "/v1/cohorts")
+    whole = json.loads(answer.data)
+    for body in (whole | {"more": 1}, {key: whole[key] for key in whole.keys() - {"member"}}):
+        answer.set_data(json.dumps(body))
+        assert [fault for fault in differences(DOCUMENT, response, answer) if "header" not in fault]

@@ -1,0 +1,221 @@
+"""Ask + Record -> JSON: by cases in files, and for any JSON at all by property."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from proxy.amplitude.calls import plan_calls, split_response
+from proxy.api.parse import parse
+from proxy.api.response import _frame, shape
+from proxy.profile import encoding
+from proxy.profile.aliases import Aliases
+from proxy.profile.aliases import parse as aliases
+from proxy.profile.coerce import number
+from proxy.profile.json import read_json
+from proxy.profile.parts import COHORTS, PROPERTIES, Identity, Part
+from proxy.profile.query import ProfileQuery, ProfileRequest
+from proxy.profile.record import CachedPart, Record
+from tests.support.shapes import ENVELOPE, SECTION, conforms
+
+CASES = sorted((Path(__file__).parent.parent / "cases").glob("*.json"))
+AT = 1_795_000_000.9
+
+
+def record_of(ask: ProfileRequest, user_data: dict[str, Any] | None) -> Record:
+    """Keep `user_data` as the service would, every call of the plan answered with it; None when none came."""
+    parts: dict[Part, CachedPart] = {}
+    if user_data is None:
+        return Record()
+    for call in plan_calls(ask.wish.parts):
+        values, _ = split_response(call, user_data)
+        parts |= {part: CachedPart(encoding.write(value), AT) for part, value in values.items()}
+    return Record(parts, None, user_data.get("user_id"), user_data.get("device_id"))
+
+
+@pytest.mark.contract("1 control group")
+@pytest.mark.contract("1 cohorts")
+@pytest.mark.contract("1 propensities")
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_case(path: Path) -> None:
+    case = json.loads(path.read_text(encoding="utf-8"))
+    ask = parse(case["route"] if case["route"] != "profile" else None, case["ask"].items())
+    body = json.loads(shape(ask, record_of(ask, case["userData"]), error=case.get("error")))
+    assert body == case["body"]
+    assert case.keys() <= {"route", "ask", "userData", "error", "body"}, "a key that no test reads"
+
+
+def test_there_are_cases() -> None:
+    assert len(CASES) >= 8
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=12,
+)
+entries = st.fixed_dictionaries(
+    {},
+    optional={
+        "rec_id": st.sampled_from(["a", "b", 7, None]),
+        "child_rec_id": anything,
+        "items": anything | st.lists(st.text(max_size=3)),
+        "is_control": anything,
+        "recommendation_source": anything,
+        "last_updated": anything,
+    },
+)
+user_datas = st.fixed_dictionaries(
+    {},
+    optional={
+        "recommendations": anything | st.lists(entries | anything, max_size=3),
+        "amp_props": anything | st.dictionaries(st.text(max_size=5), anything),
+        "cohort_ids": anything | st.lists(anything, max_size=4),
+        "propensity": anything,
+        "propensities": anything | st.lists(st.fixed_dictionaries({"pred_id": st.just("p"), "prop": anything})),
+        "user_id": st.text() | st.none(),
+        "device_id": st.text() | st.none(),
+    },
+)
+asks = st.sampled_from(
+    [
+        {"user_id": "u", "include": "recommendations,properties,cohorts", "rec_id": "a,b"},
+        {"user_id": "u", "include": "recommendations", "rec_id": "7"},
+        {"user_id": "u", "include": "properties", "keys": "plan,gp:plan,my prop"},
+        {"device_id": "d", "include": "cohorts", "cohort_id": "a,b"},
+        {"user_id": "u", "include": "computations,propensities", "prediction_id": "p,q", "comp_id": "a"},
+        {"user_id": "", "include": "recommendations,properties,cohorts", "rec_id": "a"},
+    ]
+)
+
+
+@pytest.mark.contract("1 envelope")
+@given(asks, user_datas, st.sampled_from([None, "upstream_timeout"]))
+def test_any_json_at_all_gives_every_key_with_its_type(
+    given_ask: dict[str, str], user_data: dict[str, Any], error: str | None
+) -> None:
+    ask = parse(None, given_ask.items())
+    wanted = dict(ENVELOPE)
+    for section in ask.wish.sections:
+        wanted |= SECTION[section]
+    for record in (record_of(ask, user_data), Record(unknown_at=AT), Record()):
+        body = read_json(shape(ask, record, error=error))
+        assert conforms(body, wanted)
+
+
+@pytest.mark.parametrize("control", [True, "true", 1, 1.0])
+def test_whoever_is_in_the_control_group_in_whatever_words_is_shown_nothing(control: object) -> None:
+    ask = parse("recommendations", {"user_id": "u", "rec_id": "a"}.items())
+    entry = {"rec_id": "a", "items": ["x"], "is_control": control}
+    body = json.loads(shape(ask, record_of(ask, {"recommendations": [entry]})))
+    assert (body["items"], body["is_control"], body["control_items"]) == ([], True, ["x"])
+
+
+@pytest.mark.contract("1 control group")
+@given(asks, user_datas)
+def test_items_are_never_shown_to_the_control_group(given_ask: dict[str, str], user_data: dict[str, Any]) -> None:
+    ask = parse(None, given_ask.items())
+    for entry in json.loads(shape(ask, record_of(ask, user_data))).get("recommendations", []):
+        assert entry["personalized"] == bool(entry["items"])
+        assert not (entry["is_control"] and entry["items"])
+
+
+texts = st.text(st.sampled_from('a,"\\:é '), max_size=3)
+
+
+@example(["a", "b"], [","])
+@example(["a", '"'], ['"', "a"])
+@given(st.lists(texts | st.integers(0, 9), max_size=5), st.lists(texts, min_size=1, max_size=3))
+def test_a_user_is_in_the_asked_cohorts_that_are_listed_and_in_no_other(
+    said: list[str | int], asked: list[str]
+) -> None:
+    ask = ProfileRequest(Identity("u", None), ProfileQuery(("cohorts",), cohort_ids=tuple(dict.fromkeys(asked))))
+    body = json.loads(shape(ask, Record({COHORTS: CachedPart(encoding.write(said), AT)})))
+    assert body["member"] == {cohort: cohort in set(map(str, said)) for cohort in asked}
+    assert body["cohort_ids"] == [cohort for cohort in dict.fromkeys(asked) if cohort in set(map(str, said))]
+    assert body["is_member"] is all(body["member"].values())
+
+
+def test_nothing_of_one_user_is_in_the_answer_of_another_with_the_same_names() -> None:
+    for keys in ((), ("plan", "nope")):
+        ask = ProfileRequest(Identity("u", None), ProfileQuery(("properties",), keys=keys))
+        for value in ("gold", "silver"):
+            said = encoding.write({"plan": value})
+            assert value.encode() in shape(ask, Record({PROPERTIES: CachedPart(said, AT)}))
+        assert b"gold" not in shape(ask, Record({PROPERTIES: CachedPart(encoding.write({"plan": None}), AT)}))
+        names, _ = encoding.split(said)
+        assert not [piece for piece in _frame(names, keys)[0] if b"gold" in piece or b"silver" in piece]
+
+
+def test_a_name_of_a_cohort_is_what_its_id_says_though_another_cohort_has_that_name_for_an_id() -> None:
+    ask = parse("cohorts", {"user_id": "u"}.items(), Aliases(aliases("cohorts.vip=c1")))
+    body = json.loads(shape(ask, Record({COHORTS: CachedPart(encoding.write(["vip"]), AT)})))
+    assert body["member"] == {"vip": False}
+
+
+@pytest.mark.parametrize("cohorts", [(), ("a",)])
+def test_cohorts_that_are_no_list_are_none(cohorts: tuple[str, ...]) -> None:
+    ask = ProfileRequest(Identity("u", None), ProfileQuery(("cohorts",), cohort_ids=cohorts))
+    for said in ({"a": 1}, "a", None, 7):
+        body = json.loads(shape(ask, Record({COHORTS: CachedPart(encoding.write(said), AT)})))
+        assert (body["cohort_ids"], body["member"]) == ([], dict.fromkeys(cohorts, False))
+
+
+@pytest.mark.contract("1 liquid-safe names")
+@given(
+    st.dictionaries(st.text(max_size=6), st.integers()),
+    st.lists(st.text(max_size=6, min_size=1), min_size=1, max_size=4),
+)
+def test_a_property_is_called_the_same_with_and_without_keys(said: dict[str, int], keys: list[str]) -> None:
+    every = json.loads(shape(parse("properties", {"user_id": "u"}.items()), record_of_properties(said)))
+    ask = ProfileRequest(Identity("u", None), ProfileQuery(("properties",), keys=tuple(dict.fromkeys(keys))))
+    some = json.loads(shape(ask, record_of_properties(said)))
+    present = {key for key in ask.wish.keys if key in said or f"gp:{key}" in said}
+    assert set(some["properties_by_name"]) == set(ask.wish.keys)
+    for name, value in some["properties"].items():
+        assert value is None or every["properties"][name] == value
+    assert sum(value is not None for value in some["properties_by_name"].values()) == len(present)
+
+
+@pytest.mark.contract("1 computations")
+@pytest.mark.parametrize(
+    ("said", "is_number"),
+    [
+        ("3", 3),
+        ("0", 0),
+        ("-7", -7),
+        ("5000000.0", 5000000.0),
+        ("1.10", 1.1),
+        ("0.0001", 0.0001),
+        ("-0.5", -0.5),
+        ("123456789012345", 123456789012345),
+        ("12345678901234.5", 12345678901234.5),
+    ],
+)
+def test_a_canonical_decimal_becomes_a_number(said: str, is_number: float) -> None:
+    found = number(said)
+    assert found == is_number
+    assert type(found) is type(is_number)
+
+
+NOT_CANONICAL = "02134,+1,-0,-0.0,1e5,0.00001,NaN,, 1,1\n,1.,.5,1_000,٣,true,1234567890123456,1234567890.123456"
+
+
+@pytest.mark.contract("1 computations")
+@pytest.mark.parametrize("said", NOT_CANONICAL.split(","))
+def test_anything_else_stays_text(said: str) -> None:
+    assert number(said) == said
+    assert isinstance(number(said), str)
+
+
+@given(st.one_of(st.floats(allow_nan=False, allow_infinity=False), st.integers()).map(str))
+def test_no_digit_is_made_up_or_lost(said: str) -> None:
+    found = number(said)
+    assert found == said or float(said) == found
+
+
+def record_of_properties(said: dict[str, int]) -> Record:
+    return record_of(parse("properties", {"user_id": "u"}.items()), {"amp_props": said})

@@ -1,0 +1,331 @@
+"""The real service under its shipped configuration, over real HTTP, judged by the sandbox's own count."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+
+from proxy.sandbox.faults import Fault, FaultKind
+from proxy.sandbox.server import Sandbox
+from proxy.sandbox.user_data import Documented
+from tests.conftest import SECRET, Service
+from tests.support.upstream import Reply, Upstream
+
+_numbers = itertools.count(1_000)
+
+
+@pytest.fixture
+def user() -> str:
+    """Return a known user that no other test asked for."""
+    from proxy.sandbox.people import find
+
+    while True:
+        person = find(f"user-{next(_numbers)}", None)
+        if person and person.user_id and person.recommendations:
+            return person.user_id
+
+
+def at_once(service: Service, paths: list[str]) -> list[requests.Response]:
+    """Ask for all of `paths` at the same instant."""
+    start = threading.Barrier(len(paths))
+
+    def ask(path: str) -> requests.Response:
+        start.wait()
+        return service.get(path)
+
+    with ThreadPoolExecutor(len(paths)) as pool:
+        return list(pool.map(ask, paths))
+
+
+@pytest.mark.contract("1 cache-status")
+def test_a_hundred_identical_requests_at_once_cost_one_call(service: Service, user: str) -> None:
+    answers = at_once(service, [f"/v1/recommendations?user_id={user}&rec_id=homepage"] * 100)
+    assert {answer.status_code for answer in answers} == {200}
+    assert all(answer.json()["ok"] for answer in answers)
+    assert len({answer.content for answer in answers}) == 1
+    report = service.sandbox.report()
+    assert (report["calls"], report["exposures"]) == (1, 1)
+    outcomes = [answer.headers["Cache-Status"].partition("; ")[2] for answer in answers]
+    assert outcomes.count("fwd=miss; stored") == 1
+
+
+def test_recommendations_then_properties_then_cohorts_cost_one_call(service: Service, user: str) -> None:
+    for path in ("recommendations?rec_id=homepage&", "properties?", "cohorts?"):
+        assert service.get(f"/v1/{path}user_id={user}").json()["ok"]
+    assert service.sandbox.report()["calls"] == 1
+
+
+def test_properties_then_recommendations_cost_two(service: Service, user: str) -> None:
+    for path in ("properties?", "recommendations?rec_id=homepage&"):
+        assert service.get(f"/v1/{path}user_id={user}").json()["ok"]
+    assert service.sandbox.report()["calls"] == 2
+
+
+def test_a_profile_costs_one_and_then_each_route_none(service: Service, user: str) -> None:
+    include = "include=recommendations,properties,cohorts&rec_id=homepage"
+    assert service.get(f"/v1/profile?user_id={user}&{include}").headers["X-Amplitude-Calls"] == "1"
+    for path in ("recommendations?rec_id=homepage&", "properties?", "cohorts?"):
+        assert service.get(f"/v1/{path}user_id={user}").headers["X-Amplitude-Calls"] == "0"
+    assert service.sandbox.report()["calls"] == 1
+
+
+def test_recommendations_and_properties_at_the_same_instant_cost_at_most_two(service: Service, user: str) -> None:
+    at_once(service, [f"/v1/recommendations?user_id={user}&rec_id=homepage", f"/v1/properties?user_id={user}"])
+    assert service.sandbox.report()["calls"] <= 2
+
+
+@pytest.mark.contract("1 profile")
+def test_no_recommendation_is_fetched_that_nobody_asked_for(service: Service, user: str) -> None:
+    service.get(f"/v1/profile?user_id={user}&include=properties,cohorts&rec_id=homepage")
+    service.get(f"/v1/recommendations?user_id={user}&rec_id=homepage,also-bought")
+    assert sorted(service.sandbox.exposures) == [(user, "also-bought"), (user, "homepage")]
+
+
+@pytest.mark.contract("1 deadline")
+@pytest.mark.parametrize("kind", ["hang", "drip-headers", "drip-body", "slow"])
+def test_no_answer_is_later_than_the_deadline_and_what_comes_later_is_kept(
+    service: Service, user: str, kind: FaultKind
+) -> None:
+    service.sandbox.break_with(Fault(kind, seconds=2.2, user_id=user))
+    paths = [f"/v1/cohorts?user_id={user}"] * 30
+    started = time.monotonic()
+    answers = at_once(service, paths)
+    assert time.monotonic() - started < 1.75  # thirty threads of ours and theirs on two busy cores
+    assert {answer.json()["error"] for answer in answers} == {"upstream_timeout"}
+    assert service.sandbox.report()["calls"] == 1
+    if kind == "hang":
+        return
+    for _ in range(100):
+        if (answer := service.get(paths[0])).json()["ok"]:
+            break
+        time.sleep(0.1)
+    assert answer.json()["ok"]
+    assert service.sandbox.report()["calls"] == 1
+
+
+def test_an_answer_slower_than_the_deadline_is_a_hit_for_the_next(service: Service, user: str) -> None:
+    service.sandbox.break_with(Fault("slow", seconds=1.4, user_id=user))
+    assert service.get(f"/v1/cohorts?user_id={user}").elapsed.total_seconds() < 1.6
+    time.sleep(0.3)
+    hit = service.get(f"/v1/cohorts?user_id={user}")
+    assert hit.json()["ok"]
+    assert "hit" in hit.headers["Cache-Status"]
+    assert service.sandbox.report()["calls"] == 1
+
+
+WORDS: list[tuple[FaultKind, str]] = [
+    ("hang", "upstream_timeout"),
+    ("reset", "upstream_unavailable"),
+    ("status", "upstream_unavailable"),
+    ("broken-json", "upstream_invalid"),
+    ("wrong-shape", "upstream_invalid"),
+    ("wrong-types", "upstream_invalid"),
+    ("oversize", "upstream_invalid"),
+    ("redirect", "upstream_invalid"),
+    ("not-utf-8", "upstream_invalid"),
+    ("another-user", "upstream_invalid"),
+]
+
+
+@pytest.mark.contract("1 error words")
+@pytest.mark.contract("1 recovery")
+@pytest.mark.parametrize(("kind", "word"), WORDS, ids=[kind for kind, _ in WORDS])
+def test_every_fault_has_its_word_both_ways_and_ends_when_it_ends(
+    service: Service, user: str, kind: FaultKind, word: str
+) -> None:
+    service.sandbox.break_with(Fault(kind, seconds=3.2))
+    path = f"/v1/cohorts?user_id={user}"
+    plain, retried = at_once(service, [path, f"{path}&on_error=retry"])
+    assert (plain.status_code, plain.json()["ok"], plain.json()["error"]) == (200, False, word)
+    assert (retried.status_code, retried.json()["ok"], retried.json()["error"]) == (500, False, word)
+    assert int(retried.headers["Retry-After"]) >= 1
+    drop_in = service.get(f"/v1/userprofile?user_id={user}&get_cohort_ids=true")
+    assert (drop_in.status_code, drop_in.json()) == (500, {"error": word})
+    service.sandbox.break_with(None)
+    deadline = time.monotonic() + 10
+    while not service.get(path).json()["ok"]:
+        assert time.monotonic() < deadline, "whole again within 10 seconds"
+
+
+@pytest.mark.contract("1 recovery")
+def test_a_429_is_over_soon_after_its_retry_after(start_service: Callable[..., Service]) -> None:
+    with Sandbox(documented=Documented(retry_after=2)) as sandbox:
+        service = start_service(sandbox)
+        sandbox.break_with(Fault("quota", times=1))
+        assert service.get("/v1/cohorts?user_id=ava").json()["error"] == "quota_exhausted"
+        began = time.monotonic()
+        refused = service.get("/v1/cohorts?user_id=ava&on_error=retry")
+        assert refused.headers["X-Amplitude-Calls"] == "0"
+        assert refused.headers["Retry-After"] == "2"
+        while not service.get("/v1/cohorts?user_id=ava").json()["ok"]:
+            assert time.monotonic() < began + 2 + 5
+            time.sleep(0.1)
+        assert time.monotonic() >= began + 1.5
+        assert sandbox.report()["calls"] == 2
+
+
+def test_wrong_credentials_are_rejected_by_word(start_service: Callable[..., Service]) -> None:
+    with Sandbox() as sandbox:
+        service = start_service(sandbox, AMPLITUDE_SECRET_KEY="another")
+        assert service.get("/v1/cohorts?user_id=ava").json()["error"] == "upstream_rejected"
+        ready = requests.get(f"{service.url}/readyz", timeout=5)
+        assert (ready.status_code, ready.json()["upstream"]) == (503, "rejected")
+        sandbox.secret_key = "another"
+        deadline = time.monotonic() + 10
+        while not service.get("/v1/cohorts?user_id=ava").json()["ok"]:
+            assert time.monotonic() < deadline, "whole again within 10 seconds"
+
+
+@pytest.mark.contract("1 computations")
+def test_properties_and_computations_are_told_apart_over_http(service: Service) -> None:
+    body = service.get(
+        "/v1/profile?user_id=ava&include=properties,computations,propensities&prediction_id=pred-buy"
+    ).json()
+    assert body["computations"] == {"orders": 12, "lifetime_spend": 1849.5, "zip": "02134"}
+    assert body["properties"]["first_name"] == "Ava"
+    assert body["propensity"] == 0.83
+    assert service.get("/v1/computations?user_id=ava&comp_id=comp-orders").json()["computations"] == {"orders": 12}
+    assert (
+        service.get("/v1/propensities?user_id=ava&prediction_id=pred-buy&propensity_type=pct").json()["propensity"]
+        == 97
+    )
+
+
+@pytest.mark.contract("4 quota")
+def test_more_users_than_the_quota_are_told_at_once_and_amplitude_never_refuses(
+    start_service: Callable[..., Service],
+) -> None:
+    with Sandbox(per_minute=60) as sandbox:
+        service = start_service(sandbox, AMPLITUDE_REQUESTS_PER_MINUTE="60")
+        started = time.monotonic()
+        answers = at_once(service, [f"/v1/cohorts?user_id=user-{number}" for number in range(1, 101)])
+        assert time.monotonic() - started < 1.7
+        words = [answer.json()["error"] for answer in answers]
+        assert words.count(None) >= 6
+        assert set(words) == {None, "quota_exhausted"}
+        assert sandbox.statuses[429] == 0
+        assert sandbox.report()["calls"] == words.count(None)
+
+
+@pytest.mark.contract("1 status 4xx")
+def test_a_chunked_body_over_the_limit_is_a_413(service: Service) -> None:
+    chunks = (b"x" * 1000 for _ in range(40))
+    headers = {"X-API-Key": SECRET, "Content-Type": "application/json"}
+    answer = requests.post(f"{service.url}/v1/cohorts?user_id=u", data=chunks, headers=headers, timeout=5)
+    assert answer.status_code == 413
+
+
+def test_a_broken_chunk_is_a_400(service: Service) -> None:
+    head = f"POST /v1/cohorts HTTP/1.1\r\nHost: x\r\nX-API-Key: {SECRET}\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2])), timeout=5) as connection:
+        connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n5\r\nuser_\r\nzz\r\n".encode())
+        assert connection.recv(65536).startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.contract("2 secrets")
+def test_the_log_has_a_json_line_a_request_and_no_id_or_secret(service: Service) -> None:
+    service.sandbox.break_with(Fault("bad-header"))
+    hidden = "hidden-user@example.com"
+    auth = ("braze", SECRET)
+    requests.get(f"{service.url}/v1/cohorts", params={"user_id": hidden}, auth=auth, timeout=5)
+    requests.get(f"{service.url}/v1/cohorts", params={"user_id": "ava"}, auth=("braze", "wrong-secret"), timeout=5)
+    requests.get(f"{service.url}/nowhere/{hidden}", timeout=5)
+    requests.post(f"{service.url}/v1/cohorts", json={"user_id": hidden * 99}, auth=auth, timeout=5)
+    for broken in (
+        f"GET /v1/cohorts?user_id={hidden}\r\n\r\n",
+        f"GET /v1/cohorts?user_id={hidden} HTTP/7.3\r\n\r\n",
+        f"GET /v1/cohorts HTTP/1.1\r\nHost: x\r\nExpect: {hidden}\r\n\r\n",
+        f"GET /v1/cohorts HTTP/1.1\r\nHost: x\r\n{hidden} : {SECRET}\r\n\r\n",
+        f"GET /v1/cohorts HTTP/1.1\r\nHost: x\r\nX-API-Key: {SECRET}\0\r\n\r\n",
+        f"GET /v1/cohorts?user_id={hidden * 900} HTTP/1.1\r\nHost: x\r\n\r\n",
+        f"{hidden} / HTTP/1.1\r\nHost: x\r\n\r\n",
+    ):
+        with socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2])), timeout=5) as connection:
+            connection.sendall(broken.encode())
+            head, _, body = connection.recv(65536).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 4")
+            assert b"application/problem+json" in head
+            assert b"Content-Security-Policy: default-src 'none'" in head
+            assert json.loads(body)["status"] == int(head.split()[1])
+            assert b"hidden" not in body
+    text = service.log.read_text()
+    for secret in (hidden, "hidden-user", SECRET, "wrong-secret", service.sandbox.secret_key):
+        assert secret not in text
+    assert "requests that are no HTTP" in text
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    requested = [line for line in lines if line["event"] == "request" and line["route"] == "/v1/cohorts"]
+    assert requested
+    assert {"method", "route", "status", "ms", "caller", "cache", "calls", "request_id", "time"} <= requested[-2].keys()
+    assert {line["caller"] for line in requested} == {"braze"}
+
+
+@pytest.mark.contract("2 request ids")
+def test_a_fault_in_the_background_names_the_request_that_opened_the_call(
+    start_service: Callable[..., Service], sandbox: Sandbox
+) -> None:
+    service = start_service(sandbox)
+
+    def ask(user: str, id: str) -> None:
+        headers = {"X-API-Key": SECRET, "X-Request-ID": id}
+        requests.get(f"{service.url}/v1/cohorts?user_id={user}", headers=headers, timeout=5)
+
+    for number in range(3):
+        ask(f"user-{number}", f"before-{number}")
+    sandbox.break_with(Fault("reset"))
+    ask("user-4", "the-one")
+    lines = [json.loads(line) for line in service.log.read_text().splitlines() if line.startswith("{")]
+    told = [line for line in lines if line["event"] == "no answer from Amplitude"]
+    assert [line["request_id"] for line in told] == ["the-one"]
+
+
+@pytest.mark.contract("1 another user")
+def test_answer_about_another_user__not_kept_and_logged_apart_without_an_id(
+    start_service: Callable[..., Service], sandbox: Sandbox
+) -> None:
+    service = start_service(sandbox)
+    sandbox.break_with(Fault("broken-json", times=1))
+    service.get("/v1/cohorts?user_id=user-1")
+    sandbox.break_with(Fault("another-user"))
+    for number in range(3, 10):  # more than the failures in a row that stop calls
+        answer = service.get(f"/v1/cohorts?user_id=user-{number}")
+        assert (answer.json()["error"], answer.headers["X-Amplitude-Calls"]) == ("upstream_invalid", "1")
+        assert answer.json()["cohort_ids"] == []
+    sandbox.break_with(None)
+    for number in range(3, 10):
+        answer = service.get(f"/v1/cohorts?user_id=user-{number}")
+        assert (answer.json()["error"], answer.headers["X-Amplitude-Calls"]) == (None, "1")
+    text = service.log.read_text()
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    told = [line for line in lines if line["event"] == "no answer from Amplitude"]
+    assert ["ACCEPT_MAPPED_USERS" in line["why"] for line in told] == [False, True]
+    assert {line["error"] for line in told} == {"upstream_invalid"}
+    assert "another-user" not in text
+    assert "user-3" not in text
+
+
+@pytest.mark.contract("1 mixed-up answers")
+@pytest.mark.parametrize("status", ["103 Early Hints", "204 No Content", "200 OK"])
+def test_answers_that_come_late_on_a_connection__no_user_gets_anothers(
+    start_service: Callable[..., Service], sandbox: Sandbox, status: str
+) -> None:
+    def reply(user: str) -> Reply:
+        body = json.dumps({"userData": {"user_id": user, "amp_props": {"gp:name": user}, "cohort_ids": []}})
+        whole = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+        length = "" if status.startswith("1") else "Content-Length: 0\r\n"
+        return Reply(f"HTTP/1.1 {status}\r\n{length}\r\n".encode(), late=whole.encode(), patience=0.15)
+
+    with Upstream(reply) as upstream:
+        # With the check of the id off, nothing but the transport keeps users apart.
+        service = start_service(sandbox, AMPLITUDE_BASE_URL=upstream.url, ACCEPT_MAPPED_USERS="true")
+        for user in ("alice", "bob", "carol", "dave"):
+            answer = service.get(f"/v1/properties?user_id={user}").json()
+            own = {"name": user} if status.startswith("103") else {}
+            assert (answer["user_id"], answer["properties"]) == (user, own)

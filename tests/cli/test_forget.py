@@ -1,0 +1,94 @@
+"""`python -m proxy forget`, run as an operator runs it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+
+from proxy.sandbox.server import Sandbox
+from tests.conftest import KEYS, ROOT, SECRET, Service, free_port
+from tests.support.command import environment, run
+from tests.support.redis_server import RedisServer
+
+
+def forget(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return run("forget", *arguments, **variables)
+
+
+def calls(service: Service, query: str) -> int:
+    return int(service.get(f"/v1/cohorts?{query}").headers["X-Amplitude-Calls"])
+
+
+@pytest.mark.contract("5 forget")
+def test_a_running_service_forgets_whom_the_command_names(service: Service) -> None:
+    for user in ("user-7001", "user-7002", "user-7003"):
+        calls(service, f"user_id={user}")
+    ended = forget(
+        "--user", "user-7001", "--user", "user-7002", "--url", service.url, "--credentials", f"braze:{SECRET}"
+    )
+    assert (ended.returncode, ended.stdout) == (0, "forgotten: 2 records\n")
+    assert [calls(service, f"user_id=user-700{number}") for number in (1, 2, 3)] == [1, 1, 0]
+
+
+@pytest.mark.contract("5 forget")
+def test_in_redis_the_command_reaches_a_service_within_a_second(start_service: Callable[..., Service]) -> None:
+    with RedisServer() as redis, Sandbox() as sandbox:
+        service = start_service(sandbox, REDIS_URL=redis.url)
+        deadline = time.monotonic() + 20
+        while calls(service, "user_id=ava") or not sandbox.report()["calls"]:
+            assert time.monotonic() < deadline, "it was never kept"
+        settings = {
+            "AMPLITUDE_BASE_URL": sandbox.url,
+            "AMPLITUDE_SECRET_KEY": sandbox.secret_key,
+            "PROXY_API_KEYS": KEYS,
+        }
+        ended = forget("--user", "ava", **settings, REDIS_URL=redis.url)
+        assert (ended.returncode, ended.stdout) == (0, "forgotten: 1 record\n"), ended.stderr
+        told = time.monotonic()
+        while not calls(service, "user_id=ava"):
+            assert time.monotonic() < told + 1, "the service still answers from what it kept"
+
+
+@pytest.mark.contract("5 forget")
+def test_the_command_says_why_nobody_was_forgotten(service: Service) -> None:
+    to_the_service = ("--url", service.url, "--credentials")
+    alone = {"AMPLITUDE_SECRET_KEY": "k"}
+    for arguments, variables, told in (
+        ((), {}, "whom?"),
+        (("--user", " "), {}, "whom?"),
+        (("--user", "u", *to_the_service, "braze:wrong-secret-of-a-test"), {}, "credentials (401)"),
+        (("--user", "u", *to_the_service, "braze:wrong-secret-of-a-test"), {}, "or FORGET_CREDENTIALS"),
+        (("--user", "u", "--url", service.sandbox.url, "--credentials", "a:b"), {}, "it is another service"),
+        (("--user", "u", "--url", "your-host", "--credentials", "a:b"), {}, "no https:// or http:// in front"),
+        (("--user", "u" * 600, *to_the_service, f"braze:{SECRET}"), {}, "answered 400: user_id is too long"),
+        (("--user", "u", "--url", f"http://127.0.0.1:{free_port()}", "--credentials", "a:b"), {}, "does it run there?"),
+        (("--user", "u"), {}, "AMPLITUDE_SECRET_KEY is missing"),
+        (("--user", "u"), alone, "no REDIS_URL"),
+        (("--user", "u"), alone | {"REDIS_URL": f"redis://127.0.0.1:{free_port()}"}, "Redis does not answer"),
+    ):
+        ended = forget(*arguments, **variables)
+        assert ended.returncode != 0
+        assert told in ended.stderr
+        assert ended.stdout == ""
+
+
+def test_without_a_terminal_missing_credentials_are_one_line(service: Service) -> None:
+    for command in (["forget", "--user", "u"], ["warm", "-"], ["preview", "-"]):
+        ended = subprocess.run(
+            [sys.executable, "-m", "proxy", *command, "--url", service.url],
+            cwd=ROOT,
+            env=environment(),
+            input="",
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+            start_new_session=True,  # else the terminal of who runs the tests would be asked
+        )
+        assert ended.returncode == 2
+        assert "--url needs --credentials" in ended.stderr
+        assert "Warning" not in ended.stderr

@@ -1,0 +1,383 @@
+"""`python -m proxy warm`, run as a marketer runs it: before a service before the sandbox."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from proxy.cli.client import running_service
+from proxy.cli.warmup import runner
+from proxy.sandbox.faults import Fault
+from proxy.sandbox.server import Sandbox
+from proxy.sandbox.user_data import Documented
+from tests.conftest import ROOT, SECRET, Service, free_port
+from tests.support.balancer import balancer
+from tests.support.command import environment, run
+from tests.support.redis_server import RedisServer
+
+CREDENTIALS = f"braze:{SECRET}"
+MANY = 200
+"""Users, enough to be stopped half-way through them: about 1.5 s of warming."""
+
+
+@pytest.fixture(scope="module")
+def target(start_service: Callable[..., Service]) -> Iterator[Service]:
+    with Sandbox(per_minute=100_000, latency=0.02, documented=Documented(cohort_polls=0)) as sandbox:
+        yield start_service(sandbox, AMPLITUDE_REQUESTS_PER_MINUTE="12000", LOG_LEVEL="WARNING")
+
+
+def words(service: Service, users: Path | str, *arguments: str) -> list[str]:
+    asked = ["--url", service.url, "--credentials", CREDENTIALS, "--quota", "12000", *arguments]
+    return ["warm", *([str(users)] if users else []), *asked]
+
+
+def start(asked: list[str], **variables: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "proxy", *asked],
+        cwd=ROOT,
+        env=environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def of_amplitude(sandbox: Sandbox) -> dict[str, str]:
+    """Return the settings with which a cohort is downloaded from `sandbox`."""
+    return {
+        "AMPLITUDE_COHORTS_URL": sandbox.url,
+        "AMPLITUDE_API_KEY": sandbox.api_key,
+        "AMPLITUDE_SECRET_KEY": sandbox.secret_key,
+    }
+
+
+def warm(
+    service: Service, users: Path | str, *arguments: str, given: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    return run(*words(service, users, *arguments), given=given, **of_amplitude(service.sandbox))
+
+
+def crowd(tmp_path: Path, first: int, count: int) -> Path:
+    users = tmp_path / "users.txt"
+    users.write_text("".join(f"user-{number}\n" for number in range(first, first + count)))
+    return users
+
+
+def calls(service: Service, query: str) -> int:
+    return int(service.get(f"/v1/profile?include=properties,cohorts&{query}").headers["X-Amplitude-Calls"])
+
+
+@pytest.mark.contract("5 warm")
+def test_everybody_is_warm_after_it_and_passed_over_the_second_time(target: Service, tmp_path: Path) -> None:
+    target.sandbox.reset()
+    users = crowd(tmp_path, 1000, 60)
+    with users.open("a") as more:
+        more.write("nobody-here\n\nbad\x01id\nuser-1000\n")
+    ended = warm(target, users)
+    assert ended.returncode == 1, "somebody in the file was not fetched"
+    assert "1 line could not be read: nobody there was asked about" in ended.stdout
+    assert "mend it, and run it again: who is warm is passed over" in ended.stdout
+    assert "61 users, 61 calls at 9,600 a minute: 1 min" in ended.stderr
+    assert "line 63: user_id holds a control character" in ended.stderr
+    assert "0 fresh already" in ended.stdout
+    assert "0 failed, 0 not asked; 61 calls" in ended.stdout
+    assert target.sandbox.report()["calls"] == 61
+    assert [calls(target, f"user_id=user-{number}") for number in range(1000, 1060)] == [0] * 60
+    answer = target.get("/v1/cohorts?user_id=user-1001")
+    assert answer.headers["Cache-Control"] == "private, max-age=86400"
+    again = warm(target, users)
+    assert "0 done" in again.stdout
+    assert target.sandbox.report()["calls"] - 61 < 10, "only who is unknown is asked about again"
+    users.write_text("\n".join(line for line in users.read_text().splitlines() if line != "bad\x01id"))
+    assert warm(target, users).returncode == 0
+
+
+def test_a_column_of_a_table_on_standard_input_is_read(target: Service) -> None:
+    target.sandbox.reset()
+    ended = warm(target, "-", "--column", "id", given="\ufeffid,name\nava,A\nben,B\n")
+    assert (ended.returncode, ended.stdout.partition(",")[0]) == (0, "2 done")
+    ended = warm(target, "-", "--column", "id", given="id,name\nava,A\n,B\n")
+    assert ended.returncode == 0, "a row without an id is nobody"
+    assert "could not be read" not in ended.stdout
+    ended = warm(target, "-", "--column", "user", given="id\nava\n")
+    assert ended.returncode == 1
+    assert "no column 'user'" in ended.stderr
+
+
+@pytest.mark.contract("5 warm cohort")
+def test_a_cohort_is_downloaded_and_everybody_in_it_is_warm(target: Service) -> None:
+    target.sandbox.reset()
+    ended = warm(target, "", "--cohort", "crowd-40")
+    assert ended.returncode == 0, ended.stderr
+    assert "40 users, 40 calls at 9,600 a minute" in ended.stderr
+    assert "1 member without a user id passed over" in ended.stderr
+    assert target.sandbox.report()["calls"] == 40
+    assert target.sandbox.report()["cohorts"] == {"requests": 1, "polls": 1, "files": 1, "stored": 1}
+    assert sum(calls(target, f"user_id=user-{number}") for number in range(1, 41)) < 5, "of whom it knows nobody"
+    for secret in (target.sandbox.secret_key, target.sandbox.api_key, SECRET):
+        assert secret not in ended.stderr + ended.stdout
+
+
+@pytest.mark.contract("5 warm cohort")
+def test_a_cohort_that_cannot_be_had_ends_it_with_what_to_mend(target: Service, tmp_path: Path) -> None:
+    target.sandbox.reset()
+    for arguments, told in (
+        (("--cohort", "nowhere"), "Amplitude has no cohort 'nowhere'"),
+        (("--cohort", "vip", "--api-key", "wrong"), "Amplitude says 401"),
+        (("--cohort", "vip", "--api-key", ""), "give it by --api-key"),
+        (("--cohort", "vip", "--api-key", "key:secret"), "AMPLITUDE_API_KEY holds a colon"),
+        (("--cohort", "vip", "--column", "user_id"), "not both"),
+        (("--cohort", " "), "who?"),
+        ((), "who?"),
+    ):
+        ended = warm(target, "", *arguments)
+        assert ended.returncode != 0
+        assert told in " ".join(ended.stderr.split())
+    assert "not both" in " ".join(warm(target, crowd(tmp_path, 1, 1), "--cohort", "vip").stderr.split())
+    assert target.sandbox.report()["calls"] == 0
+
+
+@pytest.mark.contract("5 warm faults")
+def test_a_table_without_a_column_is_refused_and_the_option_named(target: Service) -> None:
+    target.sandbox.reset()
+    for table, told in (
+        ("name,user_id\nAva,ava\n", "--column user_id"),
+        ("\nuser_id\nava\n", "--column user_id"),
+        ("ava,Ava,Portugal\n", "is that of a table"),
+        ("id;name\n1;A\n", "save the table as CSV"),
+    ):
+        ended = warm(target, "-", given=table)
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert told in ended.stderr
+    assert target.sandbox.report()["calls"] == 0
+
+
+@pytest.mark.contract("5 warm faults")
+def test_with_a_tiny_quota_ctrl_c_is_heard_at_once(target: Service, tmp_path: Path) -> None:
+    target.sandbox.reset()
+    process = start(words(target, crowd(tmp_path, 60_000, 30), "--quota", "1"))
+    assert process.stderr
+    assert "30 users, 30 calls at 1 a minute: 30 min" in process.stderr.readline()
+    deadline = time.monotonic() + 20
+    while not target.sandbox.report()["calls"]:
+        assert time.monotonic() < deadline, "nobody was asked about"
+    told = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=20)
+    assert time.monotonic() - told < 5
+    assert process.returncode == 1
+    assert "not asked" in printed
+
+
+@pytest.mark.contract("5 warm resumed")
+@pytest.mark.parametrize(
+    ("blow", "of_a_cohort"), [(signal.SIGINT, False), (signal.SIGKILL, False), (signal.SIGKILL, True)]
+)
+def test_stopped_half_way_and_run_again_it_loses_nobody(
+    start_service: Callable[..., Service], tmp_path: Path, blow: signal.Signals, of_a_cohort: bool
+) -> None:
+    with Sandbox(per_minute=100_000, latency=0.02, documented=Documented(cohort_polls=0)) as sandbox:
+        service = start_service(sandbox, AMPLITUDE_REQUESTS_PER_MINUTE="12000", LOG_LEVEL="WARNING")
+        if of_a_cohort:
+            _stop_and_resume(service, blow, "", "--cohort", f"crowd-{MANY}")
+        else:
+            _stop_and_resume(service, blow, crowd(tmp_path, 1, MANY))
+
+
+def _stop_and_resume(target: Service, blow: signal.Signals, users: Path | str, *arguments: str) -> None:
+    process = start(words(target, users, *arguments), **of_amplitude(target.sandbox))
+    deadline = time.monotonic() + 20
+    while target.sandbox.report()["calls"] < MANY // 4:
+        assert time.monotonic() < deadline, "it never got half-way"
+    process.send_signal(blow)
+    printed, _ = process.communicate(timeout=20)
+    before = target.sandbox.report()["calls"]
+    assert before < MANY, "it was done before it was stopped"
+    if blow == signal.SIGINT:
+        assert process.returncode == 1
+        assert "run it again" in printed
+    ended = warm(target, users, *arguments)
+    assert ended.returncode == 0, ended.stderr
+    unknown = target.sandbox.report()["statuses"].get("400", 0)
+    assert target.sandbox.report()["calls"] <= MANY + 16 + unknown, "repeated is only what was on its way"
+    found = [target.get(f"/v1/cohorts?user_id=user-{number}") for number in range(1, MANY + 1)]
+    lost = [one for one in found if one.json()["found"] and one.headers["Cache-Control"] != "private, max-age=86400"]
+    assert lost == []
+
+
+@pytest.mark.contract("5 warm resumed")
+def test_recommendations_are_fetched_only_by_who_takes_the_exposures_on(target: Service, tmp_path: Path) -> None:
+    target.sandbox.reset()
+    users = crowd(tmp_path, 40_000, 3)
+    asked = ("--include", "recommendations", "--rec-id", "homepage")
+    refused = warm(target, users, *asked)
+    assert refused.returncode == 2
+    assert "logs an exposure" in " ".join(refused.stderr.split())
+    assert target.sandbox.report()["calls"] == 0
+    assert warm(target, users, *asked, "--log-exposures").returncode == 0
+    assert target.sandbox.report()["exposures"] > 0
+
+
+@pytest.mark.contract("5 warm resumed")
+def test_who_is_missing_at_the_end_is_counted_by_reason_and_the_exit_says_so(
+    start_service: Callable[..., Service], tmp_path: Path
+) -> None:
+    with Sandbox(per_minute=100_000) as sandbox:
+        service = start_service(sandbox)
+        sandbox.break_with(Fault("status", status=500))
+        ended = warm(service, crowd(tmp_path, 1, 2))
+    assert ended.returncode == 1
+    assert "2 failed" in ended.stdout
+    assert "failed: upstream_unavailable, 2 times" in ended.stdout
+
+
+@pytest.mark.contract("5 warm resumed")
+def test_without_a_url_redis_is_warmed_within_the_shared_quota(
+    start_service: Callable[..., Service], tmp_path: Path
+) -> None:
+    users = crowd(tmp_path, 1, 20)
+    with RedisServer() as redis, Sandbox(latency=0.02) as sandbox:
+        settings = {
+            "AMPLITUDE_BASE_URL": sandbox.url,
+            "AMPLITUDE_SECRET_KEY": sandbox.secret_key,
+            "AMPLITUDE_REQUESTS_PER_MINUTE": "1200",
+        }
+        ended = run("warm", str(users), **settings, REDIS_URL=redis.url)
+        assert ended.returncode == 0, ended.stderr
+        assert "0 failed, 0 not asked; 20 calls" in ended.stdout
+        assert sandbox.report()["calls"] == 20
+        service = start_service(sandbox, REDIS_URL=redis.url, AMPLITUDE_REQUESTS_PER_MINUTE="1200")
+        answers = [service.get(f"/v1/cohorts?user_id=user-{number}") for number in range(1, 21)]
+        known = [answer.headers for answer in answers if answer.json()["found"]]
+        assert len(known) > 15
+        assert {headers["X-Amplitude-Calls"] for headers in known} == {"0"}
+        alone = run("warm", str(users), **settings)
+        assert alone.returncode == 1
+        assert "no REDIS_URL" in alone.stderr
+
+
+@pytest.mark.contract("5 warm faults")
+def test_a_redis_that_is_gone_ends_it_before_anything_is_lost(
+    start_service: Callable[..., Service], tmp_path: Path
+) -> None:
+    users = crowd(tmp_path, 1, 3000)
+    with Sandbox(per_minute=100_000, latency=0.02) as sandbox:
+        settings = of_amplitude(sandbox) | {
+            "AMPLITUDE_BASE_URL": sandbox.url,
+            "AMPLITUDE_REQUESTS_PER_MINUTE": "1200",
+        }
+        with RedisServer() as redis:
+            service = start_service(sandbox, REDIS_URL=redis.url, AMPLITUDE_REQUESTS_PER_MINUTE="1200")
+            settings["REDIS_URL"] = redis.url
+            running = [start(asked, **settings) for asked in (["warm", str(users)], words(service, users))]
+            deadline = time.monotonic() + 20
+            while sandbox.report()["calls"] < 20:
+                assert time.monotonic() < deadline, "they never began"
+        for process in running:
+            printed, told = process.communicate(timeout=30)
+            assert process.returncode == 1, told
+            assert "Redis does not answer: what is fetched now would be lost" in printed
+            assert "run it again with the same file" in printed
+            assert "Traceback" not in told
+        for asked in (["warm", str(users)], words(service, users)):
+            ended = run(*asked, **settings)
+            assert ended.returncode == 1
+            assert "Redis does not answer" in ended.stderr + ended.stdout
+
+
+def test_what_a_load_balancer_says_meanwhile_ends_nothing(target: Service, tmp_path: Path) -> None:
+    target.sandbox.reset()
+    passing = dict(enumerate([502, 503, 504, 500, 408, 429], start=12))
+    with balancer(target.url, passing.get) as url:
+        ended = warm(target, crowd(tmp_path, 70_000, 24), "--url", url)
+    assert ended.returncode == 0, ended.stderr
+    assert "0 failed, 0 not asked; 24 calls" in ended.stdout
+    assert target.sandbox.report()["calls"] == 24
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [(302, "answered 302"), (404, "answered 404"), (502, "answered 502 all along")],
+)
+def test_what_would_be_answered_again_ends_it_and_the_summary_is_printed(
+    target: Service, tmp_path: Path, status: int, told: str
+) -> None:
+    target.sandbox.reset()
+    with balancer(target.url, lambda _: status) as url:
+        ended = warm(target, crowd(tmp_path, 75_000, 40), "--url", url)
+    assert ended.returncode == 1
+    assert told in ended.stderr
+    assert "0 done, 0 fresh already, 0 unknown to Amplitude" in ended.stdout
+    assert target.sandbox.report()["calls"] == 0
+
+
+def test_refused_half_way_it_says_how_far_it_came(target: Service, tmp_path: Path) -> None:
+    target.sandbox.reset()
+    with balancer(target.url, lambda number: 403 if number > 20 else None) as url:
+        ended = warm(target, crowd(tmp_path, 76_000, 60), "--url", url)
+    assert ended.returncode == 1
+    assert "does not let this address ask (403)" in ended.stderr
+    assert f"; {target.sandbox.report()['calls']} calls" in ended.stdout
+    assert "0 failed, 40 not asked" in ended.stdout
+    assert "run it again with the same file: who is warm is passed over" in ended.stdout
+
+
+def test_whom_a_load_balancer_answers_about_to_the_last_try_is_counted(
+    target: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target.sandbox.reset()
+    monkeypatch.setattr(runner, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(runner, "_TELL_SECONDS", 0.02)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with balancer(target.url, lambda number: 502 if number > 4 else None) as url:
+        asks = [running_service(url, "braze", SECRET)] * 2
+        count = runner.Warmer(asks, {"include": "cohorts"}, 10**6, tell=print).run(map("user-77{}".format, range(6)), 6)
+    assert (count.done + count.unknown, count.failed, count.left) == (4, 2, 0)
+    assert count.why == {"no answer from the service (502)": 2}
+
+
+def test_a_mistake_ends_it_at_once_and_says_what_to_mend(target: Service, tmp_path: Path) -> None:
+    users = crowd(tmp_path, 50_000, 3)
+    for arguments, told in (
+        (("--include", "wishes"), "--include takes"),
+        (("--include", "propensities"), "--include propensities needs --prediction-id"),
+        (("--include", "recommendations", "--log-exposures", "--rec-id", " ,"), "recommendations needs --rec-id"),
+        (("--include", "propensities", "--prediction-id", "a", "--propensity-type", "b"), "answered 400: propensity_t"),
+        (("--credentials", "braze:wrong-secret-of-a-test"), "refuses these credentials (401)"),
+        (("--credentials", "braze:wrong-secret-of-a-test"), "by --credentials or WARM_CREDENTIALS"),
+        (("--url", "localhost:8000"), "no https:// or http:// in front"),
+    ):
+        ended = warm(target, users, *arguments)
+        assert ended.returncode != 0
+        assert told in ended.stderr
+        assert "run it again" not in ended.stdout
+    assert "nobody is named" in warm(target, "-", given="\n").stderr
+
+
+def test_an_option_that_is_missing_is_told_before_anybody_is_read() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "proxy", "warm", "-", "--include", "propensities"],
+        cwd=ROOT,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    # Nothing is written to it and it stays open: who read it first would wait.
+    assert process.wait(20) == 2
+    process.communicate()
+
+
+def test_a_service_that_is_not_there_is_asked_after_before_anybody_is_asked_about(
+    target: Service, tmp_path: Path
+) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    ended = warm(target, crowd(tmp_path, 1, 3), "--url", url)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert f"{url} gives no answer (ConnectionError): does it run there?" in ended.stderr

@@ -1,0 +1,234 @@
+"""Who is warmed, how fast, and how far it has come; and what was warmed is fresh for longer."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from proxy.api.user_rows import NoColumn, Row, read
+from proxy.cli.warmup import runner
+from proxy.cli.warmup.pacer import Pacer
+from proxy.cli.warmup.progress import Count
+from proxy.liquid.types import Answer, Request
+from proxy.profile.freshness import FreshnessPolicy
+from proxy.profile.parts import COHORTS, PROPERTIES, Identity, computations
+from proxy.profile.record import EMPTY, CachedPart, Record
+from tests.fetch.test_scheduler import LIFETIMES, USER, World
+from tests.support.fakes import FakeClock
+
+DAY = 86_400.0
+
+
+@pytest.fixture
+def world(clock: FakeClock) -> Iterator[World]:
+    world = World(clock, lifetimes=dataclasses.replace(LIFETIMES, warm=DAY))
+    yield world
+    world.end()
+
+
+def warm(world: World, *parts: object) -> object:
+    return world.profiles.get(USER, parts, until=world.clock() + 1.5, wanted_later=True, background=True)  # type: ignore[arg-type]
+
+
+@pytest.mark.contract("5 warm resumed")
+def test_one_id_a_line_is_read_and_what_cannot_be_is_told_with_its_line() -> None:
+    lines = ["ava\n", "\n", "  ben \r\n", "c\x01\n", "x" * 513 + "\n", "\udcff\n", "dário & söhne"]
+    rows = list(read(lines))
+    assert [(row.line, row.user_id) for row in rows if not row.fault] == [(1, "ava"), (3, "ben"), (7, "dário & söhne")]
+    assert [row.line for row in rows if row.fault] == [4, 5, 6]
+    assert all("user_id" in row.fault for row in rows if row.fault)
+
+
+def test_a_column_of_a_table_is_read_over_quotes_and_lines_within_them() -> None:
+    lines = ["name, id \n", '"A,\n', 'va",ava\n', "short\n", ",\n", '"q""",b"en\n']
+    rows = list(read(lines, "id"))
+    assert rows[0] == Row(3, "ava")
+    assert [(row.line, bool(row.fault)) for row in rows[1:]] == [(4, True), (5, True), (6, False)]
+    with pytest.raises(NoColumn, match="'name', 'id'"):
+        list(read(lines, "user"))
+    with pytest.raises(NoColumn):
+        list(read([], "id"))
+    with pytest.raises(NoColumn, match="the first line is not CSV"):
+        list(read(['"n","i\n', "1,ava\n"], "id"))
+
+
+@pytest.mark.contract("5 warm")
+def test_the_pace_is_even_but_for_a_few_and_a_pause_ends_in_no_storm(clock: FakeClock) -> None:
+    pacer = Pacer(60, monotonic=clock)
+    clock.advance(1000)
+    taken = 0
+    for _ in range(100):
+        while not pacer.take():
+            taken += 1
+        clock.advance(pacer.take())
+    assert taken == 8 + 99
+
+
+def test_what_cost_nothing_takes_no_time_and_what_cost_two_takes_twice(clock: FakeClock) -> None:
+    pacer = Pacer(60, monotonic=clock)
+    for _ in range(1000):
+        assert pacer.take() == 0
+        pacer.cost(0)
+    while not pacer.take():
+        pacer.cost(1)
+    wait = pacer.take()
+    pacer.cost(2)
+    assert pacer.take() == pytest.approx(wait + 1)
+
+
+def test_progress_says_rate_and_time_left() -> None:
+    count = Count(1000, done=80, fresh=10, unknown=7, failed=3)
+    assert count.left == 900
+    line = count.line(60)
+    assert "100 of 1,000: 80 done, 10 fresh already, 7 unknown, 3 failed" in line
+    assert "100 users a minute, 9 min left" in line
+    assert "no estimate yet" in Count(10).line(0)
+
+
+@pytest.mark.contract("4 warm freshness")
+def test_what_was_warmed_is_fresh_for_its_own_time_and_the_later_word_still_wins() -> None:
+    lifetimes = FreshnessPolicy(fresh=900, negative=60, stale_if_error=100, warm=DAY)
+    record = Record({COHORTS: CachedPart(b"[]", 0.0), PROPERTIES: CachedPart(b"{}", 0.0)}).only([COHORTS]).warm()
+    assert lifetimes.left(record, COHORTS, 1000) == DAY - 1000
+    assert lifetimes.warmed(record, COHORTS, 1000)
+    assert not lifetimes.warmed(record, COHORTS, DAY)
+    assert lifetimes.pruned(record, DAY + 99) is record
+    assert not lifetimes.pruned(record, DAY + 100).parts
+    short = dataclasses.replace(lifetimes, warm=1.0)
+    assert short.left(record, COHORTS, 10) == 890, "never for less than what is fetched as usual"
+
+
+@pytest.mark.contract("4 warm freshness")
+def test_a_send_the_next_day_finds_what_was_warmed_and_a_usual_copy_is_fetched_again(world: World) -> None:
+    world.get(COHORTS)
+    world.clock.advance(1)
+    warm(world, COHORTS)
+    assert len(world.source.calls) == 2, "what goes stale in minutes is not warm"
+    warm(world, COHORTS)
+    assert len(world.source.calls) == 2, "and what is warm is passed over"
+    world.clock.advance(DAY - 10)
+    assert world.get(COHORTS).forwarded is None
+    assert len(world.source.calls) == 2
+
+
+@pytest.mark.contract("5 warm")
+def test_warming_takes_no_place_that_somebody_else_could_use(world: World) -> None:
+    world.get(COHORTS, identity=Identity("first", None))  # the even place of this moment
+    asked = world.callers.submit(warm, world, COHORTS)
+    world.wait_until_waiting(COHORTS)
+    for number in range(30):
+        assert world.get(COHORTS, identity=Identity(f"live-{number}", None)).error is None
+    assert world.store.read(USER) == EMPTY
+    for _ in range(40):
+        world.clock.advance(0.05)
+    asked.result(10)
+    assert not len(world.backlog), "who prepares a send comes again"
+
+
+def test_the_first_of_two_calls_of_a_user_does_not_wait_for_the_place_of_the_second(world: World) -> None:
+    warmed = world.callers.submit(warm, world, PROPERTIES, computations())
+    world.source.wait_for_call()
+    assert [call.parts for _, call in world.source.calls] == [{PROPERTIES}], "without the clock having moved"
+    for _ in range(40):
+        world.clock.advance(0.05)
+    warmed.result(10)
+    assert len(world.source.calls) == 2
+    assert world.store.read(USER).parts.keys() == {PROPERTIES, computations()}
+
+
+def test_who_waits_for_a_place_is_let_go_when_it_is_stopped() -> None:
+    pacer = Pacer(1, monotonic=time.monotonic)
+    stop = threading.Event()
+    while not pacer.take():
+        pass
+    waiting = threading.Thread(target=pacer.wait, args=[stop.is_set], daemon=True)
+    waiting.start()
+    stop.set()
+    waiting.join(10)
+    assert not waiting.is_alive()
+
+
+@pytest.mark.contract("5 warm")
+def test_who_joins_a_warming_call_goes_as_fast_as_alone(world: World) -> None:
+    world.get(COHORTS, identity=Identity("first", None))
+    slow = world.callers.submit(warm, world, COHORTS)
+    world.wait_until_waiting(COHORTS)
+    live = world.ask(COHORTS)
+    world.wait_until(lambda: not world.flights._under_way.of(USER)[COHORTS].background)
+    world.clock.advance(0.03)  # less than the next even place needs
+    assert live.result(10).record.has(COHORTS)
+    slow.result(10)
+    assert len(world.source.calls) == 2
+    assert world.store.read(USER).parts[COHORTS].warm
+
+
+def test_every_thread_comes_to_its_end_however_often_users_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "_LOOK_SECONDS", 0.0005)
+    asked = itertools.count(1)
+
+    def ask(_: Request) -> Answer:
+        if next(asked) % 10:
+            return Answer(500, {}, '{"error": "quota_exhausted"}', 0.0)
+        return Answer(200, {"x-amplitude-calls": "1"}, '{"found": true}', 0.0)
+
+    warming = runner.Warmer([ask] * 16, {}, 10**9, tell=print)
+    warming._begin(map(str, range(400)), 400)
+    threads = [threading.Thread(target=warming._work, args=[ask], daemon=True) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 20
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    assert not any(thread.is_alive() for thread in threads)
+    assert (warming._count.done, warming._count.left) == (400, 0)
+
+
+def test_what_holds_everybody_up_is_said_and_what_would_be_lost_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "_TELL_SECONDS", 0.01)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    looks = itertools.count()
+    told: list[str] = []
+    warming = runner.Warmer(
+        [lambda _: Answer(500, {}, '{"error": "quota_exhausted"}', 0.0)] * 4,
+        {},
+        10**9,
+        tell=told.append,
+        lost=lambda: "the cellar is flooded" if next(looks) > 20 else None,
+    )
+    count = warming.run(["a", "b"], 2)
+    assert (count.left, warming.stopped_by) == (2, "the cellar is flooded")
+    assert "nobody came through meanwhile: others spend the quota, or Amplitude has said 429" in told
+
+
+def test_who_was_put_back_waits_until_others_were_asked_but_not_in_endless_numbers() -> None:
+    warming = runner.Warmer([], {}, 1, tell=print)
+    warming._begin(map(str, range(5000)), 5000)
+    assert warming._next() == ("0", 1)
+    warming._put_back("0", 2, "upstream_timeout")
+    assert warming._next() == ("1", 1)
+    for _ in range(999):
+        warming._put_back("x", 2, "upstream_timeout")
+    assert warming._next() == ("0", 2)
+    assert warming._next() == ("2", 1)
+
+
+@pytest.mark.parametrize("first", ["user_id", '"User ID"', "ids", "a,b", "a;b", "a\tb"])
+def test_a_list_that_begins_as_a_table_does_is_no_list(first: str) -> None:
+    with pytest.raises(NoColumn, match="first line"):
+        list(read(["\n", f"{first}\n", "ava\n"]))
+
+
+@pytest.mark.parametrize("first", ["user-1", "42", "id-7", "ava@example.com", "dário & söhne"])
+def test_an_id_at_the_top_is_an_id(first: str) -> None:
+    assert [row.user_id for row in read([f"{first}\n", "a,b\n"])] == [first, "a,b"]
+
+
+def test_a_table_that_ends_within_quotes_is_torn_and_a_blank_cell_is_nobody() -> None:
+    rows = list(read(['"n","id"\n', '"1",""\n', '"2"\n', '"3","us'], "id"))
+    assert [(row.torn, row.blank) for row in rows] == [(False, True), (True, False), (True, False)]

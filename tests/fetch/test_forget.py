@@ -1,0 +1,139 @@
+"""A user is forgotten: in the store, in flights, in the backlog."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.fetch.backlog import Wanted
+from proxy.fetch.forget import ForgetService, Forgot
+from proxy.profile.errors import QuotaExhausted
+from proxy.profile.freshness import FreshnessPolicy
+from proxy.profile.parts import COHORTS, PROPERTIES, Identity
+from proxy.profile.record import EMPTY, CachedPart, Record
+from proxy.storage.tiered import TieredStore
+from proxy.storage.tombstones import name_of, names, pair_digest
+from tests.fetch.test_scheduler import USER, World
+from tests.support.fakes import FakeClock
+
+IDS = Identity("u", None)
+
+
+@pytest.fixture
+def world(clock: FakeClock) -> Iterator[World]:
+    world = World(clock)
+    yield world
+    world.end()
+
+
+def forget(world: World, ids: Identity = IDS) -> Forgot:
+    return ForgetService(world.store, world.backlog).forget(ids)
+
+
+def test_the_digests_stay_what_they_are_since_processes_of_two_versions_share_them() -> None:
+    assert pair_digest(Identity('ü"x\\', None)) == b"fc569fee2fb3f82324d42813352c61f0"
+    assert pair_digest(Identity("a", "b\n")) == b"0211f139de5415d1f980005b596d3404"
+    assert names(Identity("q", None)) == {name_of("q")}
+    assert names(Identity("q", "z")) == {
+        b"be7247acc079a372fac9595f906e426e",
+        b"a66f1835049bfe8a7a45c8f3835f68d5",
+    }
+
+
+def test_every_pair_with_the_id_is_forgotten_and_no_other(world: World) -> None:
+    world.source.user_data = {"cohort_ids": []}
+    pairs = [Identity("u", None), Identity("u", "d"), Identity("v", None), Identity(None, "u")]
+    for pair in pairs:
+        world.get(COHORTS, identity=pair)
+    assert forget(world) == Forgot(records=2, waiting=0)
+    assert [bool(world.store.read(pair).parts) for pair in pairs] == [False, False, True, True]
+    assert forget(world) == Forgot(records=0, waiting=0)
+
+
+def test_who_was_asked_by_device_is_forgotten_by_the_user_id_that_amplitude_returned(world: World) -> None:
+    world.get(COHORTS, identity=Identity(None, "d"))
+    assert forget(world).records == 1
+    assert world.store.read(Identity(None, "d")) == EMPTY
+
+
+@pytest.mark.contract("3 forget")
+def test_what_was_asked_before_a_user_was_forgotten_is_answered_but_not_kept(world: World) -> None:
+    world.source.open.clear()
+    sent = world.ask(COHORTS)
+    world.wait_until_sent(COHORTS)
+    forget(world)
+    world.source.open.set()
+    assert sent.result(10).record.has(COHORTS)
+    assert world.store.read(USER) == EMPTY
+    assert world.get(COHORTS).forwarded == "miss", "who asks anew fetches anew"
+    assert world.get(COHORTS).forwarded is None, "and that is kept"
+
+
+def test_what_was_queued_before_is_not_kept_either(world: World) -> None:
+    world.spend_the_burst()
+    queued = world.ask(COHORTS)
+    world.wait_until_waiting(COHORTS)
+    forget(world)
+    world.clock.advance(1)
+    assert queued.result(10).record.has(COHORTS)
+    assert world.store.read(USER) == EMPTY
+
+
+def test_nobody_who_was_forgotten_waits_in_the_backlog_or_comes_back_into_it(world: World) -> None:
+    asked_at = world.clock()
+    world.backlog.add(USER, {PROPERTIES: asked_at})
+    world.backlog.add(USER, {COHORTS: asked_at}, refresh=True)
+    world.backlog.add(Identity("v", None), {COHORTS: asked_at})
+    assert forget(world) == Forgot(records=0, waiting=1)
+    assert len(world.backlog) == 1
+    world.source.open.clear()
+    sent = world.ask(COHORTS)
+    world.wait_until_sent(COHORTS)
+    forget(world)
+    world.source.fault = QuotaExhausted(retry_after=60)
+    world.source.open.set()
+    assert sent.result(10).error
+    world.wait_until(lambda: not world.flights._flying)
+    assert world.backlog.pop() == (Identity("v", None), {COHORTS: Wanted(asked_at, refresh=False)})
+    assert world.backlog.pop() is None
+
+
+def test_who_is_forgotten_while_the_backlog_seeks_a_place_does_not_return_to_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.backlog.add(USER, {COHORTS: world.clock()})
+
+    def book(latest: float, *, burst: float = 1.0) -> None:
+        assert not len(world.backlog)
+        forget(world)
+
+    monkeypatch.setattr(world.quota, "book", book)
+    world.flights._standby._serve()
+    assert not len(world.backlog)
+
+
+@pytest.mark.contract("3 forget")
+@given(st.lists(st.sampled_from(["ask", "land", "forget", "forget another"]), max_size=30))
+def test_any_order_of_landing_and_forgetting_keeps_nothing_that_was_asked_before(steps: list[str]) -> None:
+    clock = FakeClock()
+    store = TieredStore(max_bytes=100_000, lifetimes=FreshnessPolicy(fresh=900, negative=60), now=clock)
+    on_their_way: list[tuple[int, bool]] = []  # the mark, and whether the user was forgotten since
+    kept = False
+    for step in steps:
+        clock.advance(1)
+        if step == "ask":
+            on_their_way.append((store.mark, False))
+        elif step == "land" and on_their_way:
+            mark, forgotten = on_their_way.pop(0)
+            store.land(USER, Record({COHORTS: CachedPart(b"[]", clock())}), [COHORTS], mark=mark)
+            kept = kept or not forgotten
+        elif step == "forget":
+            store.forget(names(IDS))
+            on_their_way = [(mark, True) for mark, _ in on_their_way]
+            kept = False
+        elif step == "forget another":
+            store.forget(names(Identity("v", "w")))
+        assert bool(store.read(USER).parts) is kept

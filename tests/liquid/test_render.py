@@ -1,0 +1,297 @@
+"""Braze's dialect by cases: what is asked, what the template sees, what is sent."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from proxy.liquid.limits import Limits
+from proxy.liquid.render import LIMITS, render
+from proxy.liquid.types import Answer, Rendering, Request, User
+from tests.support.fakes import FakeClock
+
+USER = User("a b+c&d", "dév/ice")
+TAG = "{% connected_content https://h/v1/cohorts?user_id={{${user_id} | url_param_escape}} :save c %}"
+
+
+class Service:
+    """Answers each request alike, and remembers them."""
+
+    def __init__(self, body: Any = None, status: int = 200) -> None:
+        self.body = body if isinstance(body, str) else json.dumps({"ok": True} if body is None else body)
+        self.status = status
+        self.asked: list[Request] = []
+
+    def __call__(self, request: Request) -> Answer:
+        self.asked.append(request)
+        return Answer(self.status, {}, self.body, 1.0)
+
+
+def rendered(source: str, service: Service | None = None, user: User = USER) -> Rendering:
+    return render(source, user, service or Service())
+
+
+def sent(source: str, service: Service | None = None) -> str:
+    rendering = rendered(source, service)
+    assert rendering.outcome == "sent", rendering.reason
+    return rendering.message
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("{{${user_id}}}", "a b+c&d"),
+        ("{{ ${user_id} | upcase }}", "A B+C&D"),
+        ("{% if ${user_id} == 'a b+c&d' %}you{% endif %}", "you"),
+        ("{{${user_id} | url_param_escape}}", "a%20b%2Bc%26d"),
+        ("{{ 'a b/c?d=é&e' | url_escape }}", "a%20b/c?d=%C3%A9&e"),
+        ("{{most_recently_used_device.${id}}}", "dév/ice"),
+        ("{{${first_name} | default: 'you'}} {{custom_attribute.${favourite team}}}.", "you ."),
+        ("costs ${5} and {% raw %}{{${user_id}}}{% endraw %}", "costs ${5} and {{${user_id}}}"),
+        ("{% comment %}{{${user_id}}} {{ {% endcomment %}x", "x"),
+        ("{{ 'say \"x\"' | json_escape }}", 'say \\"x\\"'),
+    ],
+)
+def test_attributes_and_filters_of_braze_are_understood(source: str, message: str) -> None:
+    assert sent(source) == message
+
+
+@pytest.mark.parametrize(
+    ("options", "method", "headers", "body", "content_type"),
+    [
+        (":save x", "GET", {}, "", ""),
+        (":basic_auth us :retry :no_cache :cache_max_age 900 :save x", "GET", {}, "", ""),
+        (':headers {"Cache-Control": "no-cache", "Authorization": "Bearer {{x}}"} :save x', "GET",
+         {"Cache-Control": "no-cache"}, "", ""),
+        (":method post :body user_id={{${user_id} | url_param_escape}}&rec_id=a :save x", "POST", {},
+         "user_id=a%20b%2Bc%26d&rec_id=a", "application/x-www-form-urlencoded"),
+        (':method POST :content_type application/json :body {"user_id": "{{${user_id}}}", "keys": ["a b"]} :save x',
+         "POST", {}, '{"user_id": "a b+c&d", "keys": ["a b"]}', "application/json"),
+        (":auth_credentials us :body ignored :save x", "GET", {}, "", ""),
+    ],
+)  # fmt: skip
+def test_the_options_of_a_tag_decide_what_is_asked(
+    options: str, method: str, headers: dict[str, str], body: str, content_type: str
+) -> None:
+    service = Service()
+    rendering = rendered(f"{{% connected_content https://h/v1/recommendations?a=1 {options} %}}{{{{ x.ok }}}}", service)
+    assert service.asked == [Request(method, "/v1/recommendations?a=1", headers, body, content_type)]
+    assert rendering.message == "true"
+    assert not [one for one in rendering.findings if one.rule == "unknown-option"]
+
+
+def test_a_url_holds_liquid_and_a_later_tag_may_use_what_an_earlier_one_saved() -> None:
+    service = Service({"id": "x/y"})
+    source = (
+        "{% assign route = 'cohorts' %}{% connected_content https://h/v1/{{route}}?user_id={{ ${user_id} | "
+        "url_param_escape }} :save a %}\n{%- connected_content\n https://h/v1/properties/?keys={{ a.id | "
+        "url_param_escape }}#part\n :save b -%}"
+    )
+    rendering = rendered(source, service)
+    assert [one.target for one in service.asked] == ["/v1/cohorts?user_id=a%20b%2Bc%26d", "/v1/properties?keys=x%2Fy"]
+    assert [one.line for one in rendering.exchanges] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "shown"),
+    [
+        ({"a": 1}, 200, "1 200"),
+        ({"a": 1}, 201, "1 201"),
+        ({"a": 1}, 404, " "),
+        ({"a": 1}, 500, " "),
+        ([{"a": 1}], 200, " "),
+        ("plain", 200, " "),
+    ],
+)
+def test_the_status_is_added_to_an_object_of_a_2xx_only(body: Any, status: int, shown: str) -> None:
+    assert sent(TAG + "{{ c.a }} {{ c.__http_status_code__ }}", Service(body, status)) == shown
+
+
+def test_without_save_text_is_printed_and_json_becomes_the_variable_connected() -> None:
+    tag = "{% connected_content https://h/v1/cohorts?user_id=u %}"
+    assert sent(f"<{tag}>", Service("plain <b>text</b>")) == "<plain <b>text</b>>"
+    assert sent(f"<{tag}>{{{{ connected.a }}}}", Service({"a": 7})) == "<>7"
+
+
+def test_text_is_saved_as_text_and_a_404_is_empty() -> None:
+    assert sent(TAG + "[{{ c }}]", Service("plain")) == "[plain]"
+    assert sent(TAG + "[{{ c }}]{% if c %}there{% endif %}", Service({"title": "Not Found"}, 404)) == "[]"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://elsewhere.example/steal", "https://h/v1/../metrics", "https://h/v1/cohorts/../../x", "file:///etc/passwd",
+     "https://h/healthz", "//h/v2/cohorts", "https://[h/v1/cohorts", "{{ nothing }}", "https://h/v1/%63ohorts"],
+)  # fmt: skip
+def test_no_address_but_a_data_route_is_ever_asked(url: str) -> None:
+    service = Service()
+    rendering = rendered(f"{{% connected_content {url} :save x %}}[{{{{ x }}}}]", service)
+    assert not service.asked
+    assert rendering.message == "[]"
+    assert "elsewhere" in [one.rule for one in rendering.findings]
+    assert rendering.exchanges[0].answer is None
+
+
+def test_abort_message_ends_the_message_with_its_reason() -> None:
+    rendering = rendered(TAG + "{% unless c.found %}{% abort_message('no (such) user') %}{% endunless %}text")
+    assert (rendering.outcome, rendering.reason, rendering.message) == ("aborted", "no (such) user", "")
+    assert len(rendering.exchanges) == 1
+    assert rendered("{% abort_message %}").reason == "no reason given"
+    assert rendered("{% if true %}{% abort_message %}{% endif %}text").reason == "no reason given"
+    assert rendered("{% if false %}{% abort_message %}{% endif %}text").message == "text"
+    assert rendered("{% if false %}{% connected_content %}{% endif %}text").message == "text"
+
+
+def test_a_failed_call_with_retry_is_tried_again_unless_the_message_aborts() -> None:
+    retrying = TAG.replace(":save", ":retry :save")
+    assert rendered(retrying + "x", Service(status=500)).outcome == "retried"
+    assert rendered(retrying + "x", Service()).outcome == "sent"
+    assert rendered(TAG + "x", Service(status=500)).outcome == "sent"
+    assert rendered(retrying + "{% abort_message('a') %}", Service(status=500)).outcome == "aborted"
+
+
+@pytest.mark.parametrize(
+    ("condition", "shown"),
+    [
+        ("c.text > 2", "Liquid error: comparison of String with 2 failed"),
+        ("c.number > '2'", "Liquid error: comparison of Integer with String failed"),
+    ],
+)
+def test_an_error_shows_in_the_message_with_its_line_and_the_rest_is_rendered(condition: str, shown: str) -> None:
+    source = TAG + f"a\n{{% if true %}}b {{% if {condition} %}}x{{% endif %}} c{{% endif %}}\nd"
+    rendering = rendered(source, Service({"text": "3", "number": 3}))
+    assert rendering.message == f"a\nb {shown} c\nd"
+    assert ("liquid-error", 2) in [(one.rule, one.line) for one in rendering.findings]
+    assert sent("{% case 1 %}{% when 1 %}{{ 1 | divided_by: 0 }}.{% endcase %}") == "Liquid error: divided by 0."
+
+
+@pytest.mark.parametrize(
+    ("value", "printed"),
+    [(True, "true"), (None, ""), (1.5, "1.5"), (1e20, "1.0e+20"), ([1, ["a", None, False]], "1afalse"),
+     ({"a": [1, None, "s"], "b": {"c": True}}, '{"a"=>[1, nil, "s"], "b"=>{"c"=>true}}')],
+)  # fmt: skip
+def test_values_are_printed_as_ruby_prints_them(value: Any, printed: str) -> None:
+    assert sent(TAG + "{{ c.value }}|{% echo c.value %}", Service({"value": value})) == f"{printed}|{printed}"
+
+
+@pytest.mark.parametrize(
+    ("source", "line", "why"),
+    [
+        ("a\n{% if x %}never closed", 2, "if %} is never closed"),
+        ("a\n\n{{ x", 3, "never closed"),
+        ("{% nosuch %}", 1, "nosuch"),
+        ("\n{% raw %}", 2, "never closed"),
+        ("{{" + " " * 300 + "x }}", 1, "blanks"),
+        ("x" * (LIMITS.source + 1), 1, "longer than"),
+        ("{% if a" + " and a" * 2000 + " %}{% endif %}", 0, ""),
+    ],
+)
+def test_what_liquid_refuses_is_refused_with_its_line(source: str, line: int, why: str) -> None:
+    rendering = rendered(source)
+    assert rendering.outcome == "refused"
+    assert why in rendering.reason
+    if line:
+        assert rendering.reason.startswith(f"line {line}: ")
+
+
+@pytest.mark.contract("3 playground")
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for i in (1..1000) %}{% for j in (1..1000) %}{{ i }}{% endfor %}{% endfor %}",
+        "{% for i in (1..100) %}{{ 'x' | append: 'yyyyyyyyyyyyyyyy' | replace: 'y', 'zzzzzzzzzzzzzzzzzzzzzzzzzzzzzz' | "
+        "replace: 'z', 'zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz' }}{% endfor %}",
+        "{{ (1..10000000000) | join: ',' }}",
+        "{% assign x = 'aaaaaaaaaaaaaaaa' %}{% for i in (1..60) %}{% assign x = x | append: x %}{% endfor %}",
+        "{% assign x = 99999 %}{% for i in (1..60) %}{% assign x = x | times: x %}{% endfor %}",
+        "{{ 'aaaaaaaaaa'" + " | replace: 'a', 'aaaaaaaaaa'" * 12 + " }}",
+        "{% assign a = 'a,b' | split: ',' %}{% for i in (1..60) %}{% assign a = a | concat: a %}{% endfor %}",
+        "{% for i in (1..5000) %}{% capture x %}{{ x }}{{ x }}x{% endcapture %}{% endfor %}",
+        "{% tablerow i in (1..100000000) %}{% endtablerow %}",
+        TAG * (LIMITS.tags + 1),
+    ],
+)
+def test_a_template_that_would_never_end_or_fill_the_memory_is_refused_at_once(source: str) -> None:
+    started = time.monotonic()
+    rendering = rendered(source)
+    assert rendering.outcome == "refused", rendering.message[:100]
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.contract("3 playground")
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{" * 8000,
+        "{% comment %}" + "{{" * 7000 + "{% endcomment %}",
+        "{%" * 8000,
+        "{% raw %}" * 1700,
+        "${" * 8000 + "{{${",
+        "{{ a" + ".a" * 8000 + " }}",
+        "{{ a" + " a" * 8000 + " }}",
+        "{% if " + "a-" * 8000 + " %}{% endif %}",
+        "{% if " + "'" * 15001 + " %}{% endif %}",
+        "{% if a" + "[" * 15000 + " %}{% endif %}",
+        "{% connected_content " + "{{" * 7000 + "}} %}",
+        "{% connected_content " + ":save a " * 1900 + " %}",
+        "{{ a }}" * 2300,
+        "{% if a %}" * 1000,
+        "{{ " + "a.in" * 4000 + " }}",
+        "{% connected_content " + "'\"" * 7000 + " %}",
+        "\n" * 16000 + "{{ a }}",
+    ],
+)
+def test_no_template_takes_long_to_read(source: str) -> None:
+    started = time.monotonic()
+    rendered(source)
+    assert time.monotonic() - started < 3
+
+
+@pytest.mark.contract("3 playground")
+def test_a_rendering_ends_when_its_time_is_spent() -> None:
+    clock = FakeClock()
+
+    def slow(request: Request) -> Answer:
+        clock.advance(0.6)
+        return Answer(200, {}, "{}", 600.0)
+
+    limits = Limits(seconds=1.0)
+    assert render(TAG, USER, slow, limits=limits, monotonic=clock).outcome == "sent"
+    rendering = render(TAG * 3, USER, slow, limits=limits, monotonic=clock)
+    assert rendering.outcome == "refused"
+    assert "longer than 1 s" in rendering.reason
+    assert len(rendering.exchanges) < 3
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ -1.5 | times: true }}",
+        "{{ 'x' | base64_url_safe_decode }}",
+        "{{ c.list | compact: 'x' }}",
+        "{% tablerow i in c.list cols: c.nothing %}{% endtablerow %}",
+        "{% if c.list contains c %}{% endif %}",
+        "{% for i in c.list limit: -1 %}{% endfor %}",
+        "{% if c contains c %}{% endif %}",
+        "{{ ',' | sum }}",
+        "{{ 1.5 | floor | date: c }}",
+    ],
+)
+def test_odd_values_for_a_filter_never_end_in_an_exception(source: str) -> None:
+    rendering = rendered(TAG + source + "after", Service({"list": [1, "a", {"b": 1}]}))
+    assert rendering.outcome == "sent"
+    assert rendering.message.endswith("after")
+
+
+def test_a_fault_of_whom_is_asked_is_no_error_of_the_template() -> None:
+    class Gone(Exception):
+        pass
+
+    def gone(request: Request) -> Answer:
+        raise Gone
+
+    with pytest.raises(Gone):
+        render("{% if true %}" + TAG + "{% endif %}", USER, gone)

@@ -1,0 +1,147 @@
+"""Short names: what may be one, which id is asked for it, and what the answer is keyed by."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from proxy.api.drop_in import parse_drop_in, shape_drop_in
+from proxy.api.parse import parse as parse_ask
+from proxy.api.response import shape
+from proxy.profile.aliases import Alias, Aliases, BadAlias, parse
+from proxy.profile.parts import COHORTS, computations, prediction, recommendation
+from tests.api.test_response import record_of
+
+NAMES = Aliases(
+    parse(
+        "recommendations.home=abc123, cohorts.vip=c31, predictions.buy=pred-1,"
+        "computations.orders=comp-1,computations.spend=a=b"
+    )
+)
+
+
+def body(section: Any, user_data: dict[str, Any] | None, **given: str) -> dict[str, Any]:
+    ask = parse_ask(section, {"user_id": "u", **given}.items(), NAMES)
+    found: dict[str, Any] = json.loads(shape(ask, record_of(ask, user_data)))
+    return found
+
+
+def test_entries_are_kinds_names_and_ids() -> None:
+    assert parse("cohorts.vip=c 31, ,predictions.a_-1=x=y") == (
+        Alias("cohorts", "vip", "c 31"),
+        Alias("predictions", "a_-1", "x=y"),
+    )
+
+
+@pytest.mark.contract("1 aliases")
+@pytest.mark.parametrize(
+    ("entries", "fault"),
+    [
+        ("vip=c31", "entry (1)"),
+        ("cohorts.vip=c31,cohort.gold=c32", "entry (2)"),
+        ("cohorts.my vip=c31", "entry (1)"),
+        ("cohorts.1st=c31", "begins with a letter"),
+        ("cohorts.vip=", "entry (1)"),
+        ("cohorts.vip=a\tb", "control character"),
+        ("cohorts.vip=" + "x" * 513, "too long"),
+        ("cohorts.vip=c31,cohorts.vip=c31", "cohorts.vip twice"),
+    ],
+)
+def test_an_entry_that_cannot_be_used_is_named(entries: str, fault: str) -> None:
+    with pytest.raises(BadAlias) as raised:
+        parse(entries)
+    assert fault in str(raised.value)
+
+
+def test_every_entry_that_cannot_be_used_is_named() -> None:
+    with pytest.raises(BadAlias) as raised:
+        parse("vip=c31,cohorts.gold=c32,cohorts.gold=c33,computations.x=")
+    assert ["(1)" in raised.value.faults[0], "cohorts.gold twice" in raised.value.faults[1]] == [True, True]
+    assert "(4)" in raised.value.faults[2]
+
+
+@pytest.mark.contract("1 aliases")
+def test_a_name_asks_for_its_id_and_the_answer_is_keyed_by_what_was_asked() -> None:
+    said = {
+        "recommendations": [{"rec_id": "abc123", "items": ["shoe"]}, {"rec_id": "other", "items": ["hat"]}],
+        "cohort_ids": ["c31", "c7"],
+        "propensities": [{"pred_id": "pred-1", "prop": 0.5}],
+    }
+    given = {"rec_id": "home,other", "cohort_id": "vip,c7,c31,gone", "prediction_id": "buy"}
+    ask = parse_ask(None, {"user_id": "u", "include": "recommendations,cohorts,propensities", **given}.items(), NAMES)
+    assert ask.wish.parts == (
+        recommendation("abc123", None),
+        recommendation("other", None),
+        COHORTS,
+        prediction("pred-1", "score"),
+    )
+    found = json.loads(shape(ask, record_of(ask, said)))
+    assert (found["rec_id"], found["items"]) == ("home", ["shoe"])
+    assert found["recommendations_by_id"]["other"]["items"] == ["hat"]
+    assert found["member"] == {"vip": True, "c7": True, "c31": True, "gone": False}
+    assert found["cohort_ids"] == ["vip", "c7", "c31"]
+    assert found["propensities_by_id"]["buy"]["value"] == 0.5
+
+
+@pytest.mark.parametrize(("cohort_ids", "vip"), [(["c31", "c7"], True), (["c7"], False), ([], False)])
+def test_the_name_of_a_cohort_is_a_key_without_being_asked(cohort_ids: list[str], vip: bool) -> None:
+    ask = parse_ask("cohorts", {"user_id": "u"}.items(), NAMES)
+    found = json.loads(shape(ask, record_of(ask, {"cohort_ids": cohort_ids})))
+    assert found["member"] == dict.fromkeys(cohort_ids, True) | {"vip": vip}
+    assert (found["cohort_ids"], found["is_member"]) == (cohort_ids, False)
+
+
+def test_a_name_and_its_id_are_one_part() -> None:
+    ask = parse_ask("recommendations", {"user_id": "u", "rec_id": "home,abc123"}.items(), NAMES)
+    assert ask.wish.parts == (recommendation("abc123", None),)
+
+
+def test_a_name_of_one_kind_is_an_id_of_every_other() -> None:
+    assert parse_ask("propensities", {"user_id": "u", "prediction_id": "vip"}.items(), NAMES).wish.parts == (
+        prediction("vip", "score"),
+    )
+
+
+@pytest.mark.contract("1 aliases")
+@pytest.mark.parametrize(
+    ("comp_id", "said", "expected"),
+    [
+        ("orders", {"gp:Number of orders": "3"}, {"orders": 3}),
+        ("orders", {}, {"orders": None}),
+        ("orders", None, {"orders": None}),
+        ("comp-1", {"Number of orders": "3"}, {"Number_of_orders": 3}),
+        ("orders,spend", {"orders": "3"}, {"orders": 3, "spend": None}),
+        ("orders,other", {"gp:orders": "3", "other": "x"}, {"orders": 3, "other": "x"}),
+        ("", {"orders": "3", "zip": "02134"}, {"orders": 3, "zip": "02134", "spend": None}),
+    ],
+)
+def test_a_computation_with_a_name_has_its_key_for_a_user_without_it(
+    comp_id: str, said: dict[str, str] | None, expected: dict[str, Any]
+) -> None:
+    user_data = None if said is None else {"user_id": "u", "amp_props": said}
+    assert body("computations", user_data, comp_id=comp_id)["computations"] == expected
+
+
+def test_a_set_of_names_is_the_set_of_their_ids() -> None:
+    ask = parse_ask("computations", {"user_id": "u", "comp_id": "spend,orders"}.items(), NAMES)
+    assert ask.wish.parts == (computations(("comp-1", "a=b")),)
+
+
+def test_the_drop_in_takes_names_and_answers_amplitude_s_own() -> None:
+    ask = parse_drop_in({"user_id": "u", "rec_id": "home"}.items(), NAMES)
+    said = {"user_id": "u", "recommendations": [{"rec_id": "abc123", "items": ["shoe"]}]}
+    assert shape_drop_in(ask, record_of(ask, said))["userData"]["recommendations"] == said["recommendations"]
+
+
+def test_a_wish_is_remembered_with_the_names_it_was_made_of() -> None:
+    given = {"user_id": "u", "rec_id": "home"}
+    other = Aliases(parse("recommendations.home=xyz"))
+    wishes = [parse_ask("recommendations", given.items(), names).wish for names in (NAMES, other, NAMES)]
+    assert wishes[0] is wishes[2]
+    assert wishes[0] != wishes[1]
+    assert [wish.parts[0].id for wish in wishes] == ["abc123", "xyz", "abc123"]
+    drop_ins = [parse_drop_in(given.items(), names).wish for names in (NAMES, other, NAMES)]
+    assert drop_ins[0] is drop_ins[2]
+    assert [wish.parts[0].id for wish in drop_ins] == ["abc123", "xyz", "abc123"]

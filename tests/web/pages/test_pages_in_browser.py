@@ -1,0 +1,135 @@
+"""The pages in a real browser, before the real service: they show what they should, and nothing is blocked."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select
+
+from tests.conftest import SECRET, Service
+from tests.support.browser import Browser, Scheme
+
+OPERATION = "#operations-Data-getRecommendations"
+
+
+@pytest.mark.contract("3 docs")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1200])
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_a_page_fits_its_window_and_has_nothing_to_complain_of(
+    service: Service, browser: Browser, path: str, width: int, scheme: Scheme
+) -> None:
+    browser.dress(width=width, scheme=scheme)
+    browser.open(service.url + path)
+    browser.find("h1, .info .title")
+    if path == "/docs":
+        browser.find(f"{OPERATION} .opblock-summary-control")
+    assert browser.complaints() == []
+    assert all(url.startswith((service.url, "data:")) for url in browser.requested())
+    inside = browser.driver.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    assert inside, "the page can be scrolled sideways"
+    ground = browser.driver.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, ground[4:-1].split(","))) > 380) is (scheme == "light"), ground
+
+
+def authorize(browser: Browser) -> None:
+    """Enter Basic credentials on the open page."""
+    browser.press(".btn.authorize")
+    browser.find("#auth-basic-username").send_keys("braze")
+    browser.find("#auth-basic-password").send_keys(SECRET)
+    basic = next(one for one in browser.all(".auth-container") if one.find_elements("id", "auth-basic-username"))
+    basic.find_element("css selector", ".btn.authorize").click()
+    browser.press(".btn.modal-btn.auth.btn-done")
+
+
+def answered(browser: Browser, operation: str) -> tuple[str, dict[str, Any]]:
+    """Execute an operation that is open as its form stands; return status and body as the page shows them."""
+    browser.press(f"{operation} .btn.execute")
+    live = f"{operation} .live-responses-table .response"
+    status = browser.find(f"{live} .response-col_status").text.split()[0]
+    return status, json.loads(browser.find(f"{live} .response-col_description .highlight-code code").text)
+
+
+@pytest.mark.contract("3 docs")
+def test_a_route_is_tried_on_the_page_with_basic_credentials(service: Service, browser: Browser) -> None:
+    # As who comes from the playground may have it: with credentials in its own address.
+    browser.open(f"{service.url.replace('://', f'://braze:{SECRET}@')}/docs")
+    authorize(browser)
+    browser.press(f"{OPERATION} .opblock-summary-control")
+    status, shown = answered(browser, OPERATION)
+    assert status == "200"
+    assert shown["ok"] is True
+    assert shown["user_id"] == "ava"
+    assert shown["items"] == ["trail-shoe", "rain-shell", "head-torch"]
+    assert browser.complaints() == []
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded"])
+@pytest.mark.parametrize("operation", ["#operations-Data-postProfile", "#operations-Drop-in-postUserprofile"])
+def test_a_body_is_filled_with_what_works_as_it_stands(
+    service: Service, browser: Browser, operation: str, kind: str
+) -> None:
+    browser.open(f"{service.url}/docs")
+    authorize(browser)
+    browser.press(f"{operation} .opblock-summary-control")
+    Select(browser.find(f"{operation} .body-param-content-type select")).select_by_value(kind)
+    status, shown = answered(browser, operation)
+    assert status == "200"
+    assert "trail-shoe" in json.dumps(shown)
+    assert browser.complaints() == []
+
+
+@pytest.mark.parametrize("operation", [OPERATION, "#operations-Data-postProfile"])
+def test_an_open_route_fits_a_phone(service: Service, browser: Browser, operation: str) -> None:
+    browser.dress(width=390)
+    browser.open(f"{service.url}/docs")
+    browser.press(f"{operation} .opblock-summary-control")
+    browser.find(f"{operation} .btn.execute")
+    if "post" in operation:
+        kinds = Select(browser.find(f"{operation} .body-param-content-type select"))
+        kinds.select_by_value("application/x-www-form-urlencoded")
+    assert browser.driver.execute_script("return document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.contract("3 landing page")
+def test_the_first_page_leads_to_the_docs_by_keyboard(service: Service, browser: Browser) -> None:
+    browser.open(f"{service.url}/")
+    focused = []
+    for _ in range(12):
+        active = browser.driver.switch_to.active_element
+        active.send_keys("\ue004")  # Tab
+        active = browser.driver.switch_to.active_element
+        focused.append(active.get_attribute("href"))
+        if active.get_attribute("class") == "button":
+            break
+    assert focused[0] == f"{service.url}/#main", "the first stop skips the navigation"
+    assert focused[-1] == f"{service.url}/docs"
+    browser.driver.switch_to.active_element.send_keys("\ue007")  # Enter
+    browser.find(OPERATION)
+    assert browser.driver.current_url == f"{service.url}/docs"
+    assert browser.complaints() == []
+
+
+def test_who_goes_through_the_docs_by_keyboard_sees_where(service: Service, browser: Browser) -> None:
+    browser.dress(scheme="dark")  # there Swagger UI takes most outlines away
+    browser.open(f"{service.url}/docs")
+    browser.driver.execute_script("arguments[0].focus()", browser.find(f"{OPERATION} .opblock-summary-control"))
+    styles, classes = set(), set()
+    for _ in range(12):
+        browser.driver.switch_to.active_element.send_keys(Keys.TAB)
+        script = "const e = document.activeElement; return [getComputedStyle(e).outlineStyle, e.className]"
+        style, name = browser.driver.execute_script(script)
+        styles.add(style)
+        classes.add(name)
+    assert "opblock-summary-control" in classes
+    assert styles == {"solid"}
+
+
+def test_what_a_policy_blocks_is_a_complaint(service: Service, browser: Browser) -> None:
+    """Show that the tests above can fail."""
+    browser.open(f"{service.url}/")
+    browser.driver.execute_script("document.body.insertAdjacentHTML('beforeend', '<p style=\"color: red\">x</p>')")
+    assert any("style-src" in complaint for complaint in browser.complaints())

@@ -1,0 +1,311 @@
+"""The playground's routes through the client: who may render, what comes back, and that only our routes are asked."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from proxy.api.openapi.playground import EXAMPLE, RENDERED
+from proxy.app import create_app
+from proxy.liquid.process import AT_ONCE
+from proxy.profile.errors import UpstreamUnavailable
+from proxy.settings import Settings
+from tests.conftest import KEYS
+from tests.support.fakes import FakeClock, FakeSource
+
+RECS = (
+    "{% connected_content https://h/v1/recommendations?user_id={{${user_id} | url_param_escape}}&rec_id=home "
+    ":basic_auth us :save recs %}{{ recs.items | join: ', ' }}"
+)
+
+
+@pytest.fixture
+def source(clock: FakeClock) -> FakeSource:
+    return FakeSource(clock, {"user_id": "u", "recommendations": [{"rec_id": "home", "items": ["a", "b"]}]})
+
+
+def render(client: FlaskClient, caller: dict[str, str], template: str = RECS, **more: Any) -> dict[str, Any]:
+    answer = client.post("/playground/render", json={"template": template, "user_id": "u", **more}, headers=caller)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["Cache-Control"] == "no-store"
+    body: dict[str, Any] = json.loads(answer.data)
+    return body
+
+
+@pytest.mark.contract("3 playground access")
+def test_a_rendering_says_what_is_sent_and_what_each_tag_asked_got_and_cost(
+    client: FlaskClient, caller: dict[str, str], source: FakeSource, clock: FakeClock
+) -> None:
+    first = render(client, caller)
+    assert (first["outcome"], first["message"], first["reason"]) == ("sent", "a, b", "")
+    tag = first["tags"][0]
+    assert {name: tag[name] for name in ("line", "method", "url", "called", "saved_as", "status", "calls", "age")} == {
+        "line": 1,
+        "method": "GET",
+        "url": "https://h/v1/recommendations?user_id=u&rec_id=home",
+        "called": "/v1/recommendations",
+        "saved_as": "recs",
+        "status": 200,
+        "calls": 1,
+        "age": 0,
+    }
+    assert tag["cache_status"] == "fwd=miss; stored"
+    assert tag["json"]["items"] == ["a", "b"]
+    assert "logs an exposure" in tag["exposure"]
+    assert [finding["rule"] for finding in first["findings"]] == ["exposure"]
+
+    clock.advance(30)
+    again = render(client, caller)["tags"][0]
+    assert (again["calls"], again["age"], again["cache_status"]) == (0, 30, "hit; ttl=870")
+    assert "not called" in again["exposure"]
+    assert len(source.calls) == 1
+
+
+def test_a_message_that_aborts_is_not_sent_and_says_why(client: FlaskClient, caller: dict[str, str]) -> None:
+    template = RECS + "{% unless recs.is_member %}{% abort_message('no member') %}{% endunless %}"
+    body = render(client, caller, template)
+    assert (body["outcome"], body["reason"], body["message"]) == ("aborted", "no member", "")
+    assert body["tags"][0]["status"] == 200
+
+
+def test_a_failed_call_shows_its_error_and_retries_only_with_both(
+    client: FlaskClient, caller: dict[str, str], source: FakeSource
+) -> None:
+    source.fault = UpstreamUnavailable()
+    body = render(client, caller)
+    assert (body["outcome"], body["tags"][0]["json"]["error"]) == ("sent", "upstream_unavailable")
+    template = RECS.replace("rec_id=home", "rec_id=home&on_error=retry").replace(":save", ":retry :save")
+    body = render(client, caller, template)
+    assert (body["outcome"], body["tags"][0]["status"]) == ("retried", 500)
+    assert "line 1" in body["reason"]
+
+
+def test_a_tag_is_asked_with_the_credentials_of_the_caller_and_no_other(
+    client: FlaskClient, caller: dict[str, str], source: FakeSource, clock: FakeClock
+) -> None:
+    template = RECS.replace(":save", ':headers {"X-API-Key": "another", "Cache-Control": "no-cache"} :save')
+    assert render(client, caller, template)["tags"][0]["status"] == 200
+    clock.advance(1)
+    assert render(client, caller, template)["tags"][0]["cache_status"] == "fwd=request; stored"
+    assert len(source.calls) == 2
+
+
+@pytest.mark.contract("3 playground access")
+def test_an_address_elsewhere_and_another_route_of_ours_are_never_asked(
+    client: FlaskClient, caller: dict[str, str], source: FakeSource
+) -> None:
+    for url in ("https://example.com/", "https://h/readyz", "https://h/playground/render", "http://169.254.169.254/v1"):
+        body = render(client, caller, f"{{% connected_content {url} :save x %}}[{{{{ x }}}}]")
+        assert body["message"] == "[]"
+        assert body["tags"][0]["status"] is None
+        assert "elsewhere" in [finding["rule"] for finding in body["findings"]]
+    # The host is not looked at: a message that is moved here from Amplitude's own endpoint is asked here.
+    moved = "{% connected_content https://profile-api.amplitude.com/v1/userprofile?user_id=u :save x %}"
+    moved += "{{ x.userData.user_id }}"
+    assert render(client, caller, moved)["message"] == "u"
+
+
+def test_a_post_reaches_the_route_as_braze_sends_it(client: FlaskClient, caller: dict[str, str]) -> None:
+    form = ":method post :body user_id={{${user_id} | url_param_escape}}&rec_id=home"
+    parts = '{"user_id": "{{${user_id}}}", "rec_id": ["home"]}'
+    for options in (form, f":method post :content_type application/json :body {parts}"):
+        template = f"{{% connected_content https://h/v1/recommendations {options} :save r %}}{{{{ r.items[0] }}}}"
+        assert render(client, caller, template)["message"] == "a"
+
+
+def test_the_device_id_is_known_to_the_message(client: FlaskClient, caller: dict[str, str]) -> None:
+    template = "{{most_recently_used_device.${id}}}/{{${user_id}}}"
+    assert render(client, caller, template, user_id=" ", device_id=" d1 ")["message"] == "d1/"
+
+
+def test_the_requests_own_log_line_and_id_survive_what_is_asked_inside(
+    client: FlaskClient, caller: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        answer = client.post(
+            "/playground/render", json={"template": RECS, "user_id": "u"}, headers={**caller, "X-Request-ID": "mine"}
+        )
+    lines = [vars(record) for record in caplog.records if record.getMessage() == "request"]
+    assert [(line["route"], line["caller"]) for line in lines] == [
+        ("/v1/recommendations", "braze"),
+        ("/playground/render", "braze"),
+    ]
+    assert answer.headers["X-Request-ID"] == "mine"
+
+
+@pytest.mark.parametrize("path", ["/playground", "/playground/"])
+def test_the_page_has_the_snippets_with_this_host_and_a_strict_policy(
+    client: FlaskClient, caller: dict[str, str], path: str
+) -> None:
+    answer = client.get(path, headers=caller, base_url="https://cc.example.com")
+    assert answer.status_code == 200
+    assert "https://cc.example.com/v1/recommendations?user_id={{${user_id} | url_param_escape}}" in answer.text
+    assert "your-host" not in answer.text
+    policy = answer.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+
+
+@pytest.mark.contract("3 playground access")
+def test_page_and_rendering_need_credentials_for_which_a_browser_asks(client: FlaskClient) -> None:
+    for answer in (client.get("/playground"), client.post("/playground/render", json={"template": "x"})):
+        assert answer.status_code == 401
+        assert answer.headers["WWW-Authenticate"].startswith("Basic ")
+
+
+@pytest.mark.contract("3 playground access")
+def test_allowed_networks_hold_for_the_playground_too(source: FakeSource, caller: dict[str, str]) -> None:
+    env = {
+        "AMPLITUDE_SECRET_KEY": "k",
+        "PROXY_API_KEYS": KEYS,
+        "ALLOWED_NETWORKS": "10.0.0.0/8",
+        "TRUSTED_PROXY_HOPS": "1",
+    }
+    client = create_app(Settings.from_env(env), fetch=source.fetch).test_client()
+    given = {"template": RECS, "user_id": "u"}
+    for address, status in (("10.1.2.3", 200), ("192.0.2.1", 403)):
+        answer = client.post("/playground/render", json=given, headers={**caller, "X-Forwarded-For": address})
+        assert answer.status_code == status
+    assert len(source.calls) == 1
+
+
+@pytest.mark.contract("3 playground access")
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Origin": "http://localhost"}, 200),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Sec-Fetch-Site": "none"}, 403),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"}, 403),
+    ],
+)
+def test_no_page_of_another_site_can_render(
+    client: FlaskClient, caller: dict[str, str], source: FakeSource, headers: dict[str, str], status: int
+) -> None:
+    answer = client.post("/playground/render", json={"template": RECS, "user_id": "u"}, headers={**caller, **headers})
+    assert answer.status_code == status
+    assert len(source.calls) == (status == 200)
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status"),
+    [
+        ('{"template": "x"}', "text/plain", 415),
+        ("template=x", "application/x-www-form-urlencoded", 415),
+        ("{", "application/json", 400),
+        ("[]", "application/json", 400),
+        ('{"user_id": "u"}', "application/json", 400),
+        ('{"template": 1}', "application/json", 400),
+        ('{"template": "x", "user_id": 1}', "application/json", 400),
+        ("[" * 10_000, "application/json", 400),
+        (json.dumps({"template": "x" * 200_000}), "application/json", 413),
+    ],
+)
+def test_a_mistake_is_problem_json(
+    client: FlaskClient, caller: dict[str, str], body: str, content_type: str, status: int
+) -> None:
+    answer = client.post("/playground/render", data=body, content_type=content_type, headers=caller)
+    assert answer.status_code == status
+    assert answer.content_type == "application/problem+json"
+    assert "16 KiB" not in answer.text
+
+
+def test_odd_text_is_rendered_and_none_is_a_500(client: FlaskClient, caller: dict[str, str]) -> None:
+    body = json.dumps({"template": "\ud800{{${user_id}}}" + RECS, "user_id": "\udfff é"})
+    answer = client.post("/playground/render", data=body, content_type="application/json", headers=caller)
+    assert answer.status_code == 200
+
+
+def test_render__every_place_is_taken__refused_at_once(
+    client: FlaskClient, caller: dict[str, str], source: FakeSource
+) -> None:
+    source.open.clear()
+    app = client.application
+
+    def one(number: int) -> None:
+        given = {"template": RECS, "user_id": f"user {number}"}
+        app.test_client().post("/playground/render", json=given, headers=caller)
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(AT_ONCE)]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        source.wait_for_call()
+    refused = render(client, caller)
+    source.open.set()
+    for thread in threads:
+        thread.join(10)
+    assert refused["outcome"] == "refused"
+    assert "try again" in refused["reason"]
+    assert render(client, caller)["outcome"] == "sent"
+
+
+def test_the_example_of_the_document_is_rendered_as_it_shows(client: FlaskClient, caller: dict[str, str]) -> None:
+    answer = client.post("/playground/render", json=EXAMPLE, headers=caller)
+    shown = {**RENDERED["tags"][0], "cache_status": None, "age": None, "calls": 1, "ms": 0, "json": None}
+    got = json.loads(answer.data)["tags"][0]
+    assert {**got, "cache_status": None, "age": None, "ms": 0, "json": None} == shown
+
+
+class Unfinished(io.BytesIO):
+    """A body that nobody finishes until `finish` is set."""
+
+    def __init__(self, content: bytes, came: threading.Semaphore, finish: threading.Event) -> None:
+        super().__init__(content)
+        self.came = came
+        self.finish = finish
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.came.release()
+        assert self.finish.wait(10)
+        return super().read(size)
+
+    def readinto(self, buffer: Any, /) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+@contextmanager
+def unfinished(client: FlaskClient, caller: dict[str, str], number: int) -> Iterator[None]:
+    """Keep so many of the largest bodies from being finished."""
+    came, finish = threading.Semaphore(0), threading.Event()
+    content = b'{"template": "x"}'.ljust(128 * 1024)
+
+    def send() -> int:
+        body = Unfinished(content, came, finish)
+        options: dict[str, Any] = {"content_length": len(content), "content_type": "application/json"}
+        return (
+            client.application.test_client()
+            .post("/playground/render", input_stream=body, headers=caller, **options)
+            .status_code
+        )
+
+    with ThreadPoolExecutor(number) as pool:
+        sent = [pool.submit(send) for _ in range(number)]
+        try:
+            for _ in sent:
+                assert came.acquire(timeout=10)
+            yield
+        finally:
+            finish.set()
+        assert {one.result(10) for one in sent} == {200}
+
+
+def test_body__many_are_not_finished__refused_until_they_are(client: FlaskClient, caller: dict[str, str]) -> None:
+    with unfinished(client, caller, 32):
+        assert render(client, caller, "x")["outcome"] == "refused"
+    assert render(client, caller, "x")["outcome"] == "sent"

@@ -1,0 +1,151 @@
+"""The playground in a real browser and over real HTTP, before the real service."""
+
+from __future__ import annotations
+
+from typing import get_args
+from urllib.parse import urlsplit
+
+import pytest
+from selenium.webdriver.common.keys import Keys
+
+from tests.conftest import SECRET, Service
+from tests.support import picture
+from tests.support.browser import Browser, Scheme
+
+BROKEN = (
+    "{% connected_content http://h/v1/properties?user_id={{${user_id}}} :basic_auth us :save p %}\n"
+    "Hi {{ p.gp:first_name }}"
+)
+
+STOP = """
+const here = document.activeElement;
+const style = getComputedStyle(here);
+const name = here.labels?.[0]?.textContent || here.getAttribute("aria-label") || here.textContent;
+return {id: here.id, name: name.trim(), outline: style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2};
+"""
+
+
+def open_playground(browser: Browser, service: Service) -> None:
+    browser.open(service.url.replace("://", f"://braze:{SECRET}@") + "/playground")
+    browser.find("#template")
+
+
+def write(browser: Browser, message: str) -> None:
+    browser.driver.execute_script("arguments[0].value = ''", browser.find("#template"))
+    browser.find("#template").send_keys(message)
+
+
+def rendered(browser: Browser, word: str = "sent") -> str:
+    browser.until(lambda: browser.find("#outcome").text == word, f"outcome {word}")
+    return str(browser.driver.execute_script("return document.getElementById('message').textContent")).strip()
+
+
+@pytest.mark.contract("3 playground access")
+def test_a_message_is_edited_and_what_is_sent_changes_with_it(service: Service, browser: Browser) -> None:
+    open_playground(browser, service)
+    assert browser.find("#will-expose").text.startswith("Rendering this asks for a recommendation")
+    browser.find("#user").send_keys("ava")
+    browser.press("#render")
+    assert rendered(browser).startswith("Chosen for you:\n- trail-shoe")
+    card = browser.find(".call").text
+    for told in ("GET /v1/recommendations", "recs", "status 200", "to Amplitude", "Exposure", '"trail-shoe"', " ms"):
+        assert told in card
+
+    write(browser, BROKEN)
+    assert not browser.driver.find_element("id", "will-expose").is_displayed()
+    browser.press("#render")
+    browser.until(lambda: browser.all("[data-rule=unescaped]"), "the findings")
+    assert rendered(browser) == "Hi"
+    rules = [item.get_attribute("data-rule") for item in browser.all(".findings li")]
+    assert sorted(map(str, rules)) == ["insecure", "syntax", "unescaped", "unsafe-name"]
+    browser.press("[data-rule=unsafe-name] .line")
+    script = "const e = document.activeElement; return e.value.slice(e.selectionStart, e.selectionEnd)"
+    assert browser.driver.execute_script(script) == "Hi {{ p.gp:first_name }}"
+
+    write(browser, BROKEN.replace("gp:", "properties.").replace("http:", "https:") + "!{% abort_message('enough') %}")
+    browser.press("#render")
+    assert rendered(browser, "aborted") == ""
+    assert browser.find("#reason").text == "aborted: enough"
+    assert browser.complaints() == []
+    asked = {urlsplit(url).netloc.rpartition("@")[2] for url in browser.requested()}
+    assert asked == {urlsplit(service.url).netloc}
+
+
+def test_a_snippet_is_chosen_and_rendered_by_keyboard_alone(service: Service, browser: Browser) -> None:
+    open_playground(browser, service)
+    browser.driver.execute_script("document.getElementById('user').focus()")
+    active = browser.driver.switch_to.active_element
+    active.send_keys("ben\ue004")  # Tab, to the device
+    browser.driver.switch_to.active_element.send_keys("\ue004")
+    browser.driver.switch_to.active_element.send_keys("Greeting")
+    assert "/v1/recommendations?" in str(browser.find("#template").get_property("value")), "only looked at so far"
+    browser.driver.switch_to.active_element.send_keys("\ue004")
+    browser.driver.switch_to.active_element.send_keys(" ")  # Load
+    assert "/v1/properties?" in str(browser.find("#template").get_property("value"))
+    browser.driver.switch_to.active_element.send_keys("\ue009\ue007")  # Ctrl Enter
+    assert rendered(browser) == "Hi Ben!"
+    assert browser.complaints() == []
+
+
+def test_a_message_is_copied_as_it_stands_for_a_host_that_braze_can_call(service: Service, browser: Browser) -> None:
+    open_playground(browser, service)
+    message = str(browser.find("#template").get_property("value"))
+    assert "https://your-host/v1/recommendations?" in message
+    browser.press("#copy")
+    browser.until(lambda: browser.find("#copied").text == "copied", "copied")
+    write(browser, "")
+    browser.find("#template").send_keys(Keys.CONTROL, "v")
+    browser.until(lambda: browser.find("#template").get_property("value") == message, "what was copied")
+    assert browser.complaints() == []
+
+
+def test_by_keyboard_everything_is_reached_in_order_named_and_seen(service: Service, browser: Browser) -> None:
+    open_playground(browser, service)
+    browser.find("#user").send_keys("ava")
+    browser.press("#render")
+    rendered(browser)
+    browser.driver.execute_script("document.getElementById('user').focus()")
+    stops = []
+    for _ in range(9):
+        stops.append(browser.driver.execute_script(STOP))
+        browser.driver.switch_to.active_element.send_keys(Keys.TAB)
+    assert [stop["id"] for stop in stops] == [
+        *("user", "device", "snippet", "load", "template", "render", "copy", "message"),
+        "",  # the line of the first tag
+    ]
+    assert all(stop["name"] and stop["outline"] for stop in stops), stops
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1200])
+def test_the_playground_fits_its_window(service: Service, browser: Browser, width: int, scheme: Scheme) -> None:
+    browser.dress(width=width, scheme=scheme)
+    open_playground(browser, service)
+    browser.find("#user").send_keys("ava")
+    browser.press("#render")
+    rendered(browser)
+    assert browser.driver.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    top = browser.driver.execute_script("return document.getElementById('result').getBoundingClientRect().top")
+    assert top < 600, "what is sent must be seen without scrolling"
+    ground = browser.driver.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, ground[4:-1].split(","))) > 380) is (scheme == "light")
+    assert browser.complaints() == []
+
+
+def test_what_a_user_is_called_cannot_become_part_of_the_page(service: Service, browser: Browser) -> None:
+    open_playground(browser, service)
+    write(browser, "<img src=x onerror='window.broken = 1'>{{${user_id}}}")
+    browser.find("#user").send_keys("<script>window.broken = 1</script>")
+    browser.press("#render")
+    assert rendered(browser) == "<img src=x onerror='window.broken = 1'><script>window.broken = 1</script>"
+    assert browser.driver.execute_script("return window.broken") is None
+    assert browser.complaints() == []
+
+
+@pytest.mark.parametrize("scheme", get_args(Scheme))
+def test_the_readme_s_picture_is_taken_as_it_is_kept(service: Service, browser: Browser, scheme: Scheme) -> None:
+    taken = picture.take(browser, service.url.replace("://", f"://braze:{SECRET}@"), scheme)
+    kept = (picture.FOLDER / picture.name(scheme)).read_bytes()
+    assert taken[:4] == kept[:4] == b"RIFF"
+    assert taken[8:12] == kept[8:12] == b"WEBP"
+    assert max(len(taken), len(kept)) < 200_000

@@ -1,0 +1,119 @@
+"""Renderings beside the real service: nobody waits for them, and none of their processes is left behind."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psutil
+import pytest
+import requests
+
+from proxy.sandbox.server import Sandbox
+from tests.conftest import SECRET, Service
+from tests.support.command import run
+
+Start = Callable[..., Service]
+BUSY = (
+    "{% for i in (1..8) %}{% for j in (1..100) %}" + "{% assign x = i | plus: j %}" * 500 + "{% endfor %}{% endfor %}"
+)
+"""Takes about three seconds."""
+UNCLOSED = "{% connected_content " + "{{" * 7500 + " %}"
+
+
+def render(service: Service, template: str) -> dict[str, Any]:
+    answer = requests.post(
+        f"{service.url}/playground/render",
+        json={"template": template, "user_id": "ava"},
+        headers={"X-API-Key": SECRET},
+        timeout=30,
+    )
+    assert answer.status_code == 200
+    result: dict[str, Any] = answer.json()
+    return result
+
+
+def children(service: Service) -> list[psutil.Process]:
+    """Return the processes of the service's workers that render, and those that have not been waited for."""
+    workers = psutil.Process(service.process.pid).children()
+    return [child for worker in workers for child in worker.children()]
+
+
+def rendering(service: Service) -> psutil.Process:
+    """Return the process that renders, once there is one that has worked for a while."""
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline:
+        for child in children(service):
+            if child.status() != psutil.STATUS_ZOMBIE and child.cpu_times().user > 0.8:
+                return child
+        time.sleep(0.02)
+    raise AssertionError("nothing is rendered")
+
+
+@pytest.fixture
+def own_service(start_service: Start) -> Iterator[Service]:
+    with Sandbox() as sandbox:
+        yield start_service(sandbox)
+
+
+@pytest.mark.contract("3 playground process")
+def test_cached_answers__beside_a_rendering__come_before_it_ends(service: Service) -> None:
+    assert service.get("/v1/cohorts?user_id=ava").json()["ok"]
+    with ThreadPoolExecutor() as pool:
+        result = pool.submit(render, service, BUSY)
+        rendering(service)
+        for _ in range(50):
+            assert service.get("/v1/cohorts?user_id=ava").status_code == 200
+        assert not result.done()
+        assert result.result()["outcome"] in ("sent", "refused")
+
+
+def test_render__unclosed_output_in_a_tag__refused(service: Service) -> None:
+    assert render(service, UNCLOSED)["reason"].startswith("line 1: {{ in a tag is never closed")
+
+
+def test_render__client_has_gone__process_ends_and_is_reaped(service: Service) -> None:
+    body = json.dumps({"template": BUSY}).encode()
+    head = f"POST /playground/render HTTP/1.1\r\nHost: x\r\nX-API-Key: {SECRET}\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(service.address) as client:
+        client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        child = rendering(service)
+    child.wait(15)  # as long as the rendering takes, at most
+    assert not child.is_running()
+    assert render(service, "a")["message"] == "a"
+    assert all(one.status() != psutil.STATUS_ZOMBIE for one in children(service))
+
+
+def test_service__stopped_in_the_midst_of_a_rendering__answers_it_and_leaves_no_process(own_service: Service) -> None:
+    with ThreadPoolExecutor() as pool:
+        result = pool.submit(render, own_service, BUSY)
+        child = rendering(own_service)
+        own_service.process.terminate()
+        assert result.result()["outcome"] in ("sent", "refused")
+    own_service.process.wait(30)
+    assert not child.is_running()
+
+
+@pytest.mark.contract("3 playground process")
+def test_worker__killed_in_the_midst_of_a_rendering__leaves_no_process(own_service: Service) -> None:
+    with ThreadPoolExecutor() as pool:
+        result = pool.submit(render, own_service, BUSY)
+        child = rendering(own_service)
+        (worker,) = psutil.Process(own_service.process.pid).children()
+        worker.kill()
+        with pytest.raises(requests.ConnectionError):
+            result.result()
+    child.wait(5)
+    assert not child.is_running()
+
+
+def test_preview__template_that_never_ends__limited() -> None:
+    began = time.monotonic()
+    ended = run("preview", "-", "--demo", given=UNCLOSED)
+    assert ended.returncode == 1
+    assert "refused: line 1: {{ in a tag is never closed" in ended.stderr
+    assert time.monotonic() - began < 10

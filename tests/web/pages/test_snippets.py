@@ -1,0 +1,90 @@
+"""The shipped snippets: they render alike by python-liquid and Ruby's Liquid, for real answers and for none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from proxy.cli.client import running_service
+from proxy.liquid import tag_syntax
+from proxy.liquid.lint import tags
+from proxy.liquid.types import Ask
+from proxy.sandbox.faults import Fault
+from proxy.sandbox.server import Sandbox
+from proxy.web.pages.playground import snippets
+from tests.conftest import SECRET, Service
+from tests.support import liquid
+
+SNIPPETS = snippets()
+SENT = {
+    "Recommendations with a default": {
+        "ava": "Chosen for you:\n- trail-shoe\n- rain-shell\n- head-torch",
+        "ben": "Our bestsellers:\n- see them all at example.com/bestsellers",
+    },
+    "Greeting by property": {
+        "ava": "Hi Ava!\nYou have 420 points to spend.",
+        "ben": "Hi Ben!",
+        "nobody": "Hi there!",
+        "": "Hi there!",
+    },
+    "Branch by cohort": {"ava": "Your VIP code: FASTLANE", "ben": "Join our VIP club"},
+    "Comparison by computation": {"ava": "Thank you for 12 orders!", "ben": "Welcome! Here is how it works."},
+    "Urgency by propensity": {"ava": "Before it is gone", "cleo": "Have a look"},
+    "Whole profile in one tag": {
+        "ava": "Ava (VIP),\n- trail-shoe\n- rain-shell\n- head-torch",
+        "ben": "Ben,\n- our bestseller",
+    },
+    "Abort when missing": {"ava": "Chosen for you: trail-shoe, rain-shell, head-torch", "ben": "Our bestsellers"},
+    "Retry when missing": {"ava": "Chosen for you: trail-shoe, rain-shell, head-torch", "ben": "Our bestsellers"},
+    "Id kept out of the url": {
+        "ava": "Chosen for you: trail-shoe, rain-shell, head-torch",
+        "dário & söhne": "Chosen for you: item, with comma, ítem/ünïcode",
+    },
+}
+USERS = ("ava", "ben", "cleo", "dário & söhne", "nobody knows me", "user-7", "")
+
+
+@pytest.fixture(scope="module")
+def failing(start_service: Callable[..., Service]) -> Iterator[Ask]:
+    with Sandbox() as sandbox:
+        sandbox.break_with(Fault("status", status=500))
+        yield running_service(start_service(sandbox).url, "braze", SECRET)
+
+
+@pytest.fixture
+def ask(service: Service) -> Ask:
+    return running_service(service.url, "braze", SECRET)
+
+
+def test_every_snippet_has_what_it_must_send_and_every_route_a_snippet() -> None:
+    assert list(SENT) == list(SNIPPETS)
+    routes = {name for text in SNIPPETS.values() for name in re.findall(r"/v1/(\w+)", text)}
+    assert routes == tag_syntax.ROUTES - {"userprofile"}
+
+
+@pytest.mark.parametrize("title", SNIPPETS)
+def test_a_snippet_has_nothing_that_breaks_in_braze(title: str) -> None:
+    assert [one for one in tags.findings(SNIPPETS[title]) if one.level == "fault"] == []
+
+
+@pytest.mark.parametrize(("title", "user"), [(title, user) for title, users in SENT.items() for user in users])
+def test_a_snippet_sends_what_its_author_means(ask: Ask, engine: liquid.Engine, title: str, user: str) -> None:
+    assert engine(SNIPPETS[title], user, ask).strip() == SENT[title][user]
+
+
+@pytest.mark.contract("3 playground")
+@pytest.mark.parametrize("title", SNIPPETS)
+def test_both_engines_agree_to_the_letter_for_every_user(ask: Ask, ruby: liquid.Engine, title: str) -> None:
+    for user in USERS:
+        assert liquid.python(SNIPPETS[title], user, ask) == ruby(SNIPPETS[title], user, ask), user
+
+
+@pytest.mark.parametrize("title", SNIPPETS)
+def test_both_engines_agree_when_amplitude_fails(failing: Ask, engine: liquid.Engine, title: str) -> None:
+    sent = engine(SNIPPETS[title], "ava", failing).strip()
+    if title == "Abort when missing":
+        assert sent == "aborted: the recommendations are missing"
+    else:
+        assert re.match(r"Our bestsellers|Hi there!|Join our|Welcome!|Have a look|Hello,", sent), sent

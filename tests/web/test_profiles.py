@@ -1,0 +1,433 @@
+"""The data routes through the client: parameters, envelope, headers, errors."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from proxy.app import create_app
+from proxy.monitoring.logs import request_id
+from proxy.profile.errors import QuotaExhausted, UpstreamInvalid, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
+from proxy.settings import Settings
+from tests.conftest import KEYS
+from tests.support.fakes import FakeClock, FakeSource
+
+AVA = {
+    "user_id": "ava",
+    "device_id": None,
+    "amp_props": {"gp:plan": "gold"},
+    "cohort_ids": ["vip"],
+    "recommendations": [{"rec_id": "a", "items": ["1", "2"], "is_control": False}],
+}
+ENVELOPE = ["ok", "found", "error", "stale", "as_of", "user_id", "device_id"]
+
+
+@pytest.fixture(autouse=True)
+def _ava(source: FakeSource) -> None:
+    source.user_data = AVA
+
+
+@pytest.fixture
+def get(client: FlaskClient, caller: dict[str, str]) -> Any:
+    return lambda path, **options: client.get(path, headers=caller, **options)
+
+
+@pytest.fixture
+def post(client: FlaskClient, caller: dict[str, str]) -> Any:
+    return lambda path, **options: client.post(path, headers=caller, **options)
+
+
+def test_the_first_recommendation_is_spread_at_the_top(get: Any) -> None:
+    body = get("/v1/recommendations?user_id=ava&rec_id=a,b").json
+    assert list(body)[:7] == ENVELOPE
+    assert (body["items"], body["personalized"], body["rec_id"]) == (["1", "2"], True, "a")
+    assert [entry["rec_id"] for entry in body["recommendations"]] == ["a", "b"]
+    assert body["recommendations_by_id"]["b"]["items"] == []
+
+
+@pytest.mark.contract("1 profile")
+def test_the_profile_is_the_union_of_the_sections_named(get: Any, source: FakeSource) -> None:
+    single: dict[str, Any] = {}
+    for path in ("recommendations?user_id=ava&rec_id=a", "properties?user_id=ava", "cohorts?user_id=ava"):
+        single |= get(f"/v1/{path}").json
+    profile = get("/v1/profile?user_id=ava&rec_id=a&include=properties,recommendations,cohorts").json
+    assert profile == single
+    assert len(source.calls) == 1, "properties and cohorts rode along with the recommendations"
+
+
+@pytest.mark.contract("1 routes")
+def test_get_with_query_and_post_with_form_or_json_are_the_same_question(get: Any, post: Any) -> None:
+    answers = [
+        get("/v1/cohorts?user_id=ava&cohort_id=vip,x"),
+        get("/v1/cohorts/?user_id=ava&cohort_id=vip,x"),
+        post("/v1/cohorts?user_id=ava&cohort_id=vip,x"),
+        post("/v1/cohorts?user_id=ava", data={"cohort_id": "vip,x"}),
+        post("/v1/cohorts", json={"user_id": "ava", "cohort_id": ["vip", "x"]}),
+        post(
+            "/v1/cohorts", data=b'{"user_id":"ava","cohort_id":"vip,x"}', content_type="application/json; charset=utf-8"
+        ),
+    ]
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.data for answer in answers}) == 1
+    assert answers[0].json["member"] == {"vip": True, "x": False}
+
+
+@pytest.mark.contract("1 head")
+def test_head_is_get_without_the_body(client: FlaskClient, caller: dict[str, str]) -> None:
+    client.get("/v1/cohorts?user_id=ava", headers=caller)
+    shown = client.get("/v1/cohorts?user_id=ava", headers=caller)
+    head = client.head("/v1/cohorts?user_id=ava", headers=caller)
+    assert head.data == b""
+    differing = {name for name, value in shown.headers if head.headers.get(name) != value}
+    assert differing <= {"X-Request-ID"}
+
+
+@pytest.mark.contract("1 headers")
+@pytest.mark.contract("1 cache-status")
+def test_headers_of_a_miss_and_of_the_hit_after_it(get: Any, clock: FakeClock) -> None:
+    miss = get("/v1/cohorts?user_id=ava")
+    assert miss.content_type == "application/json"
+    assert miss.headers["Cache-Status"] == "connected-content-proxy; fwd=miss; stored"
+    assert miss.headers["X-Amplitude-Calls"] == "1"
+    assert miss.headers["Age"] == "0"
+    assert miss.headers["Cache-Control"] == "private, max-age=900"
+    clock.advance(100.9)
+    hit = get("/v1/cohorts?user_id=ava")
+    assert hit.headers["Cache-Status"] == "connected-content-proxy; hit; ttl=800"
+    assert hit.headers["X-Amplitude-Calls"] == "0"
+    assert hit.headers["Age"] == "100"
+    assert hit.headers["Cache-Control"] == "private, max-age=900"
+    assert hit.data == miss.data
+
+
+@pytest.mark.contract("1 headers")
+def test_parts_of_different_age_are_as_old_as_the_oldest_and_fresh_as_long_as_the_first_to_go(
+    get: Any, clock: FakeClock
+) -> None:
+    get("/v1/recommendations?user_id=ava&rec_id=a")
+    clock.advance(300)
+    answer = get("/v1/recommendations?user_id=ava&rec_id=a,b")
+    assert answer.headers["Cache-Status"] == "connected-content-proxy; fwd=partial; stored"
+    assert answer.headers["Age"] == "300"
+    assert answer.headers["Cache-Control"] == "private, max-age=900"
+    assert answer.json["as_of"] == int(clock() - 300)
+
+
+def test_an_unknown_user_is_an_answer_and_fresh_only_briefly(get: Any, source: FakeSource) -> None:
+    source.user_data = None
+    answer = get("/v1/recommendations?user_id=who&rec_id=a")
+    assert answer.status_code == 200
+    assert (answer.json["ok"], answer.json["found"], answer.json["error"]) == (True, False, None)
+    assert answer.json["user_id"] == "who"
+    assert answer.headers["Cache-Control"] == "private, max-age=60"
+
+
+@pytest.mark.contract("1 status blank id")
+def test_a_blank_id_is_answered_without_a_call_also_with_retry(get: Any, post: Any, source: FakeSource) -> None:
+    for answer in (
+        get("/v1/recommendations?user_id=&rec_id=a"),
+        get("/v1/recommendations?user_id=%20&device_id=&rec_id=a&on_error=retry"),
+        post("/v1/recommendations", json={"user_id": " \n", "rec_id": "a"}),
+    ):
+        assert answer.status_code == 200
+        assert (answer.json["ok"], answer.json["error"]) == (False, "blank_id")
+        assert answer.json["items"] == []
+        assert answer.json["user_id"] is None
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["X-Amplitude-Calls"] == "0"
+        assert "Cache-Status" not in answer.headers
+        assert "Age" not in answer.headers
+    assert not source.calls
+
+
+FAULTS = [
+    (UpstreamTimeout(), "upstream_timeout"),
+    (UpstreamUnavailable(), "upstream_unavailable"),
+    (UpstreamRejected(), "upstream_rejected"),
+    (UpstreamInvalid(), "upstream_invalid"),
+    (QuotaExhausted(retry_after=12.2), "quota_exhausted"),
+]
+
+
+@pytest.mark.contract("1 envelope")
+@pytest.mark.parametrize(("fault", "word"), FAULTS, ids=[word for _, word in FAULTS])
+def test_a_fault_is_a_200_with_every_key_at_its_empty_value(
+    get: Any, source: FakeSource, fault: Exception, word: str
+) -> None:
+    source.fault = fault
+    answer = get("/v1/profile?user_id=ava&include=recommendations,cohorts&rec_id=a&cohort_id=vip")
+    assert answer.status_code == 200
+    body = answer.json
+    assert (body["ok"], body["found"], body["error"], body["as_of"]) == (False, False, word, None)
+    assert (body["items"], body["member"], body["is_member"]) == ([], {"vip": False}, False)
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers["Cache-Status"] == f"connected-content-proxy; fwd=miss; detail={word}"
+    assert answer.headers["X-Amplitude-Calls"] == "1"
+
+
+@pytest.mark.contract("1 status 500")
+@pytest.mark.parametrize(("fault", "word"), FAULTS, ids=[word for _, word in FAULTS])
+def test_with_retry_a_fault_is_a_500_that_braze_tries_again(
+    get: Any, source: FakeSource, fault: Exception, word: str
+) -> None:
+    source.fault = fault
+    answer = get("/v1/cohorts?user_id=ava&on_error=retry")
+    assert answer.status_code == 500
+    assert answer.content_type == "application/problem+json"
+    body = answer.json
+    assert (body["ok"], body["error"], body["status"]) == (False, word, 500)
+    assert {"type", "title", "detail"} <= body.keys()
+    assert answer.headers["Retry-After"] == ("13" if word == "quota_exhausted" else "1")
+    assert answer.headers["Cache-Status"] == f"connected-content-proxy; fwd=miss; detail={word}"
+
+
+@pytest.mark.contract("1 cache-status")
+def test_parts_that_are_there_are_filled_when_another_fails(get: Any, source: FakeSource) -> None:
+    get("/v1/cohorts?user_id=ava")
+    source.fault = UpstreamUnavailable()
+    answer = get("/v1/profile?user_id=ava&include=cohorts,recommendations&rec_id=a")
+    body = answer.json
+    assert (body["ok"], body["found"], body["error"]) == (False, True, "upstream_unavailable")
+    assert (body["cohort_ids"], body["items"]) == (["vip"], [])
+    assert answer.headers["Cache-Status"] == ("connected-content-proxy; fwd=partial; detail=upstream_unavailable")
+    assert get("/v1/profile?user_id=ava&include=cohorts&on_error=retry").status_code == 200
+
+
+@pytest.mark.contract("1 size")
+def test_an_answer_too_large_for_braze_is_no_answer(get: Any, source: FakeSource) -> None:
+    source.user_data = AVA | {"amp_props": {"gp:blob": "é" * 300_000}}
+    answer = get("/v1/properties?user_id=ava")
+    assert (answer.status_code, answer.json["error"]) == (200, "upstream_invalid")
+    assert answer.json["properties"] == {}
+    assert get("/v1/properties?user_id=ava&keys=plan").json["ok"]
+    assert get("/v1/properties?user_id=ava&on_error=retry").status_code == 500
+
+
+@pytest.mark.contract("1 routes")
+@pytest.mark.contract("1 status 4xx")
+@pytest.mark.parametrize(
+    ("method", "path", "options", "status"),
+    [
+        ("GET", "/v1/cohorts", {}, 400),
+        ("GET", "/v1/recommendations?user_id=ava", {}, 400),
+        ("GET", "/v1/profile?user_id=ava&include=nonsense", {}, 400),
+        ("GET", "/v1/cohorts?user_id=a&user_id=a", {}, 400),
+        ("GET", "/v1/cohorts?user_id=a%00b", {}, 400),
+        ("GET", "/v1/cohorts?user_id=%FF", {}, 400),
+        ("POST", "/v1/cohorts", {"data": b"user_id=%ff", "content_type": "application/x-www-form-urlencoded"}, 400),
+        ("POST", "/v1/cohorts?user_id=a", {"data": {"user_id": "a"}}, 400),
+        ("POST", "/v1/cohorts", {"data": b"{", "content_type": "application/json"}, 400),
+        ("POST", "/v1/cohorts?user_id=a", {"data": b"x" * 17_000, "content_type": "application/json"}, 413),
+        ("POST", "/v1/cohorts?user_id=a", {"data": b"x", "content_type": "text/plain"}, 415),
+        ("POST", "/v1/cohorts?user_id=a", {"data": b"x"}, 415),
+        ("PUT", "/v1/cohorts?user_id=a", {}, 405),
+        ("OPTIONS", "/v1/cohorts?user_id=a", {}, 405),
+        ("GET", "/v1/nonsense", {}, 404),
+        ("GET", "//v1/cohorts?user_id=a", {}, 404),
+        ("GET", "/v1//cohorts?user_id=a", {}, 404),
+    ],
+)
+def test_a_mistake_is_problem_json_without_a_call(
+    client: FlaskClient,
+    caller: dict[str, str],
+    source: FakeSource,
+    method: str,
+    path: str,
+    options: dict[str, Any],
+    status: int,
+) -> None:
+    answer = client.open(path, method=method, headers=caller, **options)
+    assert answer.status_code == status
+    assert answer.content_type == "application/problem+json"
+    body = json.loads(answer.data)
+    assert body["status"] == status
+    assert {"type", "title", "detail"} <= body.keys()
+    assert answer.headers["X-Request-ID"]
+    if status == 405:
+        assert set(answer.headers["Allow"].split(", ")) == {"GET", "HEAD", "POST"}
+    assert not source.calls
+
+
+@pytest.mark.contract("1 head")
+def test_an_etag_is_strong_and_saves_the_body_on_get_and_head(
+    client: FlaskClient, caller: dict[str, str], clock: FakeClock
+) -> None:
+    path = "/v1/cohorts?user_id=ava"
+    first = client.get(path, headers=caller)
+    etag = first.headers["ETag"]
+    assert etag.startswith('"')
+    clock.advance(10)
+    for method in ("GET", "HEAD"):
+        for sent in (etag, f'"other", {etag}', "*", f"W/{etag}"):
+            same = client.open(path, method=method, headers=caller | {"If-None-Match": sent})
+            assert (same.status_code, same.data) == (304, b"")
+            assert same.headers["ETag"] == etag
+            assert same.headers["Age"] == "10"
+            assert same.headers["Cache-Control"] == "private, max-age=900"
+            assert "hit" in same.headers["Cache-Status"]
+    assert client.get(path, headers=caller | {"If-None-Match": '"other"'}).status_code == 200
+    assert client.post(path, headers=caller | {"If-None-Match": etag}).status_code == 200
+    assert client.get(path, headers=caller | {"If-Match": '"other"'}).status_code == 200
+    assert client.get("/v1/cohorts?user_id=", headers=caller | {"If-None-Match": "*"}).status_code == 200
+    assert client.get(path + "&cohort_id=vip", headers=caller | {"If-None-Match": etag}).status_code == 200
+
+
+@pytest.mark.contract("1 as_of")
+def test_the_body_of_one_copy_stays_the_same_bytes_while_stale_keeps_its_value(get: Any, clock: FakeClock) -> None:
+    bodies = [get("/v1/cohorts?user_id=ava").data]
+    for _ in range(3):
+        clock.advance(250)
+        bodies.append(get("/v1/cohorts?user_id=ava").data)
+    assert len(set(bodies)) == 1
+
+
+@pytest.mark.contract("1 cache-status")
+def test_a_stale_copy_is_served_at_once_with_what_it_is(get: Any, source: FakeSource, clock: FakeClock) -> None:
+    get("/v1/cohorts?user_id=ava")
+    clock.advance(940)
+    source.open.clear()
+    stale = get("/v1/cohorts?user_id=ava")
+    source.open.set()
+    assert stale.json["stale"] is True
+    assert stale.json["ok"] is True
+    assert stale.headers["Cache-Status"] == "connected-content-proxy; hit; ttl=-40"
+    assert stale.headers["Age"] == "940"
+    assert stale.headers["Cache-Control"] == "private, max-age=900"
+    assert stale.headers["X-Amplitude-Calls"] == "0"
+
+
+@pytest.mark.contract("1 cache-status")
+def test_a_copy_too_old_to_serve_is_fetched_or_stands_in(get: Any, source: FakeSource, clock: FakeClock) -> None:
+    get("/v1/cohorts?user_id=ava")
+    clock.advance(5000)
+    source.fault = UpstreamUnavailable()
+    for path in ("/v1/cohorts?user_id=ava", "/v1/cohorts?user_id=ava&on_error=retry"):
+        spare = get(path)
+        assert (spare.status_code, spare.json["ok"], spare.json["stale"]) == (200, True, True)
+        assert spare.headers["Cache-Status"] == "connected-content-proxy; fwd=stale; detail=upstream_unavailable"
+        assert spare.headers["X-Amplitude-Calls"] == "1"
+    source.fault = None
+    assert get("/v1/cohorts?user_id=ava").headers["Cache-Status"] == "connected-content-proxy; fwd=stale; stored"
+
+
+@pytest.mark.contract("1 request cache-control")
+@pytest.mark.contract("1 cache-status")
+@pytest.mark.parametrize(
+    ("directive", "status"),
+    [
+        ("no-cache", "fwd=request; stored"),
+        ("NO-CACHE", "fwd=request; stored"),
+        ("max-age=99", "fwd=request; stored"),
+        ("max-age=0", "fwd=request; stored"),
+        ("max-age=100", "hit; ttl=800"),
+        ("max-age=" + "9" * 400, "hit; ttl=800"),
+        ("max-age=soon", "hit; ttl=800"),
+        ("no-store, only-if-cached, min-fresh=9999", "hit; ttl=800"),
+    ],
+)
+def test_the_caller_may_want_nothing_older(
+    client: FlaskClient, caller: dict[str, str], clock: FakeClock, directive: str, status: str
+) -> None:
+    client.get("/v1/cohorts?user_id=ava", headers=caller)
+    clock.advance(100)
+    answer = client.get("/v1/cohorts?user_id=ava", headers=caller | {"Cache-Control": directive})
+    assert answer.headers["Cache-Status"] == f"connected-content-proxy; {status}"
+
+
+def test_every_answer_has_the_security_headers(client: FlaskClient, caller: dict[str, str]) -> None:
+    for path in ("/v1/cohorts?user_id=ava", "/v1/cohorts", "/healthz", "/nowhere"):
+        for headers in (caller, {}):
+            answer = client.get(path, headers=headers)
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+            assert answer.headers["Content-Security-Policy"] == "default-src 'none'; frame-ancestors 'none'"
+            assert answer.headers["Referrer-Policy"] == "no-referrer"
+
+
+@pytest.mark.contract("1 ignored bodies")
+def test_a_body_is_ignored_on_get_and_an_empty_post_needs_no_type(get: Any, post: Any) -> None:
+    assert get("/v1/cohorts?user_id=ava", data=b"{", content_type="text/plain").status_code == 200
+    assert post("/v1/cohorts?user_id=ava").status_code == 200
+
+
+@pytest.mark.contract("1 headers")
+@pytest.mark.parametrize("sane", ["a1b2c3d4-e5f6", "A" * 200])
+def test_a_sane_request_id_is_kept(client: FlaskClient, sane: str) -> None:
+    assert client.get("/healthz", headers={"X-Request-ID": sane}).headers["X-Request-ID"] == sane
+
+
+@pytest.mark.parametrize("odd", ["", "a b", "A" * 201, "<script>", "é"])
+def test_another_request_id_is_replaced(client: FlaskClient, odd: str) -> None:
+    replaced = client.get("/healthz", headers={"X-Request-ID": odd}).headers["X-Request-ID"]
+    assert replaced != odd
+    assert len(replaced) == 32
+
+
+def test_an_unexpected_fault_is_a_500_that_says_nothing(client: FlaskClient, caller: dict[str, str]) -> None:
+    client.application.extensions["connected-content-proxy"] = None
+    answer = client.get("/v1/cohorts?user_id=secret-user", headers=caller)
+    assert answer.status_code == 500
+    assert answer.content_type == "application/problem+json"
+    assert "secret-user" not in answer.text
+
+
+@pytest.mark.contract("1 aliases")
+def test_names_work_over_http_and_ids_as_before(source: FakeSource, clock: FakeClock, caller: dict[str, str]) -> None:
+    env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "NAMES": "cohorts.vip=c31,recommendations.home=abc123"}
+    client = create_app(Settings.from_env(env), fetch=source.fetch, now=clock, monotonic=clock).test_client()
+    source.user_data = {
+        "user_id": "u",
+        "cohort_ids": ["c31"],
+        "recommendations": [{"rec_id": "abc123", "items": ["shoe"]}],
+    }
+    for cohort_id in ("vip", "c31"):
+        answer = json.loads(client.get(f"/v1/cohorts?user_id=u&cohort_id={cohort_id}", headers=caller).data)
+        assert answer["member"] == {cohort_id: True}
+    for rec_id in ("home", "abc123"):
+        answer = json.loads(client.get(f"/v1/recommendations?user_id=u&rec_id={rec_id}", headers=caller).data)
+        assert (answer["rec_id"], answer["items"]) == (rec_id, ["shoe"])
+    assert len(source.calls) == 2, "a name and its id are kept once"
+
+
+@pytest.mark.contract("2 request ids")
+def test_a_call_is_made_under_the_id_of_the_request_that_opened_it(
+    client: FlaskClient, source: FakeSource, caller: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = []
+    says = source.says
+
+    def noted(*asked: Any) -> Any:
+        ids.append(request_id.get())
+        return says(*asked)
+
+    monkeypatch.setattr(source, "says", noted)
+    for number in range(3):
+        client.get(f"/v1/cohorts?user_id=u{number}", headers={**caller, "X-Request-ID": f"request-{number}"})
+    assert ids == ["request-0", "request-1", "request-2"]
+
+
+def test_an_answer_asked_again_and_again_is_the_same_bytes_and_as_old_as_it_is(
+    client: FlaskClient, get: Any, caller: dict[str, str], clock: FakeClock, source: FakeSource
+) -> None:
+    path = "/v1/profile?user_id=ava&include=properties,cohorts"
+    first = get(path)
+    for asked in range(1, 6):
+        clock.advance(10)
+        again = get(path)
+        assert again.data == first.data
+        assert again.headers["ETag"] == first.headers["ETag"]
+        assert again.headers["Age"] == str(10 * asked)
+        assert again.headers["Cache-Status"] == f"connected-content-proxy; hit; ttl={900 - 10 * asked}"
+        assert client.get(path, headers=caller | {"If-None-Match": first.headers["ETag"]}).status_code == 304
+    assert len(source.calls) == 1
+
+    source.user_data = AVA | {"cohort_ids": ["new"]}
+    forced = client.get(path, headers=caller | {"Cache-Control": "max-age=20"})
+    assert json.loads(forced.data)["cohort_ids"] == ["new"]
+    assert get(path).json["cohort_ids"] == ["new"]
+    for _ in range(3):
+        get(path)
+    clock.advance(901)
+    assert get(path).json["stale"] is True

@@ -1,0 +1,147 @@
+"""The README's FreeMarker templates, by FreeMarker itself, of what Amplitude documents; and its default payloads."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from tests.conftest import ROOT
+from tests.support import freemarker
+from tests.support.fakes import FakeClock, FakeSource
+
+OF_COHORTS, OF_USERS = re.findall(r"^```ftl\n(.+?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+AT = 1_692_206_763
+AWKWARD: dict[str, Any] = {
+    "name": 'John "Johnny" Doe\n\\ </script> ${user} é 🎽',
+    "points": 1234567.5,
+    "visits": 12345678901,
+    "vip": True,
+    "sizes": ["38", 40, False, ["x"]],
+    "nested": {"a b": {"c": [1]}, "none": None},
+    "none": None,
+    "gp:city": "São Paulo",
+}
+COHORT: dict[str, Any] = {
+    "cohort_name": "My Test Cohort",
+    "cohort_id": "7khm89cz",
+    "in_cohort": True,
+    "computed_time": f"{AT}",
+    "message_id": "9baaa88f-9d46-4ee5-a946-be0c6aea0046::enter::0",
+    "users": [
+        {"user_id": "user_one@example.com", "user_properties": {"name": "Jane Smith", "country": "US"}},
+        {"user_id": 'user "two"', "user_properties": AWKWARD},
+        {"user_id": "user_three@example.com"},
+    ],
+}
+EVENT: dict[str, Any] = {
+    "app": 123456,
+    "amplitude_id": 987654321,
+    "user_id": "user_one@example.com",
+    "device_id": "a-device",
+    "event_id": 1,
+    "event_type": "click event",
+    "event_time": "2023-08-16 17:26:03.000000",
+    "client_event_time": "2023-08-16 17:26:01.000000",
+    "server_upload_time": "2023-08-16 17:26:04.000000",
+    "uuid": "bf0b9b2a-304d-11e6-934f-22000b56058f",
+    "$insert_id": "a-1",
+    "event_properties": {"button": "buy"},
+    "user_properties": AWKWARD,
+    "group_properties": {},
+    "groups": {},
+    "paying": None,
+    "data": {},
+}
+IDENTIFY: dict[str, Any] = {
+    "user_id": "user_two@example.com",
+    "user_properties": {"$set": {"name": "Jane Smith"}, "$unset": {"country": "-"}, "$add": {"visits": 1}},
+    "time": AT * 1000,
+}
+PLAIN = {name.removeprefix("gp:"): value for name, value in AWKWARD.items()}
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock(AT + 60.0)
+
+
+def push(client: FlaskClient, caller: dict[str, str], hook: str, body: str) -> dict[str, Any]:
+    answer = client.post(
+        f"/v1/webhooks/amplitude/{hook}", data=body.encode(), content_type="application/json", headers=caller
+    )
+    assert answer.status_code == 200, answer.text
+    assert answer.json is not None
+    return dict(answer.json)
+
+
+def ask(client: FlaskClient, caller: dict[str, str], path: str, **query: str) -> dict[str, Any]:
+    answer = client.get(f"/v1/{path}", query_string=query, headers=caller)
+    assert answer.headers["X-Amplitude-Calls"] == "0", answer.text
+    assert answer.headers["Age"] == "60"
+    assert answer.json is not None
+    return dict(answer.json)
+
+
+@pytest.fixture
+def written() -> None:
+    if absent := freemarker.missing():
+        pytest.skip(absent)
+
+
+@pytest.mark.contract("3 webhook templates")
+def test_the_default_payload_of_a_cohort_needs_no_template(
+    client: FlaskClient, caller: dict[str, str], source: FakeSource
+) -> None:
+    assert push(client, caller, "cohorts", json.dumps(COHORT))["applied"] == 3
+    for user in ("user_one@example.com", 'user "two"', "user_three@example.com"):
+        assert ask(client, caller, "cohorts", user_id=user, cohort_id="7khm89cz")["is_member"]
+    asked = ask(client, caller, "properties", user_id="user_one@example.com", keys="name,country")
+    assert asked["properties"] == {"name": "Jane Smith", "country": "US"}
+    assert not source.calls
+
+
+@pytest.mark.contract("3 webhook templates")
+def test_the_default_payloads_of_events_and_users_need_no_template(client: FlaskClient, caller: dict[str, str]) -> None:
+    taken = push(client, caller, "users", json.dumps(EVENT))
+    assert (taken["applied"], taken["unapplied_properties"]) == (1, 0)
+    assert push(client, caller, "users", json.dumps(EVENT))["duplicate"]
+    asked = ask(client, caller, "properties", user_id="user_one@example.com", keys="name,points,sizes,city")
+    assert asked["properties"] == {name: PLAIN[name] for name in ("name", "points", "sizes", "city")}
+    taken = push(client, caller, "users", json.dumps(IDENTIFY))
+    assert (taken["applied"], taken["unapplied_properties"]) == (1, 1)
+    asked = ask(client, caller, "properties", user_id="user_two@example.com", keys="name,country")
+    assert asked["properties"] == {"name": "Jane Smith", "country": None}
+
+
+@pytest.mark.contract("3 webhook templates")
+def test_a_cohort_by_the_readme_s_template_is_the_cohort(
+    client: FlaskClient, caller: dict[str, str], written: None
+) -> None:
+    body = freemarker.render(OF_COHORTS, COHORT)
+    assert json.loads(body)["users"][1] == {"user_id": 'user "two"', "user_properties": AWKWARD}
+    taken = push(client, caller, "cohorts", body)
+    assert (taken["applied"], taken["skipped"], taken["unapplied_properties"]) == (3, 0, 0)
+    assert push(client, caller, "cohorts", body)["duplicate"]
+    assert ask(client, caller, "cohorts", user_id='user "two"', cohort_id="7khm89cz")["is_member"]
+    keys = ",".join(PLAIN)
+    assert ask(client, caller, "properties", user_id='user "two"', keys=keys)["properties"] == PLAIN
+
+
+@pytest.mark.contract("3 webhook templates")
+def test_a_user_by_the_readme_s_template_is_whole(client: FlaskClient, caller: dict[str, str], written: None) -> None:
+    taken = push(client, caller, "users", freemarker.render(OF_USERS, EVENT))
+    assert (taken["applied"], taken["skipped"], taken["unapplied_properties"]) == (1, 0, 0)
+    assert ask(client, caller, "properties", user_id="user_one@example.com")["properties"] == PLAIN
+    assert push(client, caller, "users", freemarker.render(OF_USERS, EVENT))["duplicate"]
+
+
+def test_by_the_readme_s_template_who_is_not_logged_in_is_passed_over(
+    client: FlaskClient, caller: dict[str, str], written: None
+) -> None:
+    anonymous = {name: value for name, value in EVENT.items() if name in ("device_id", "event_time")}
+    taken = push(client, caller, "users", freemarker.render(OF_USERS, anonymous))
+    assert (taken["applied"], taken["skipped_by_reason"]) == (0, {"no_user_id": 1})

@@ -1,0 +1,415 @@
+"""What Amplitude pushes, before one Redis: merged there, and heard of by every process that has the user."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from proxy.profile.parts import COHORTS, PROPERTIES, Identity
+from proxy.profile.query import ProfileQuery
+from proxy.profile.record import EMPTY, CachedPart, Record
+from proxy.profile.updates import REMOVED, Updates, known, membership, merged, pack, properties
+from proxy.storage.redis import RedisUnavailable
+from proxy.storage.redis.updates import RedisUpdates
+from proxy.webhooks.ingest import UpdateIngester
+from proxy.webhooks.parse import Batch
+from tests.profile.test_updates import PUSHES
+from tests.storage.redis.test_processes import LIFETIMES, USER, left_of, running, settled, stopped, valkey, wait_until
+from tests.storage.redis.test_processes import Process as Alone
+from tests.support.redis_server import RedisServer
+from tests.webhooks.test_ingest import GARBAGE, STATEMENTS, USERS, agrees, bodies, deliver, known_in
+
+__all__ = ["running", "stopped", "valkey"]  # fixtures
+
+_EXAMPLES = itertools.count()
+ALL_COHORTS = ProfileQuery(("cohorts",))
+C1 = ProfileQuery(("cohorts",), cohort_ids=("c1",))
+
+
+class Process(Alone):
+    """A worker process that takes pushes too."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        super().__init__(url, **options)
+        self.pushes = RedisUpdates(self.server, b"test:", use=LIFETIMES.pushed_use)
+        self.pushing = UpdateIngester(self.store, self.pushes)
+
+    def enroll(self) -> None:
+        super().enroll()
+        self.pushing.catch_up()
+
+    def push(self, *news: tuple[str, Updates], message: str | None = None) -> bool:
+        return self.pushing.push(Batch(message, list(news)), self.pushing.mark)
+
+    def cohorts(self, identity: Identity = USER) -> Any:
+        """Return what an answer about cohort c1 would say without a call: None when it could not."""
+        record = self.store.shown(identity, self.store.look(identity), C1)
+        kept = record.parts.get(COHORTS)
+        return kept and kept.value
+
+    def cohorts_are(self, value: bytes) -> bool:
+        """Say whether that is what it would say."""
+        return bool(self.cohorts() == value)
+
+
+def started(*processes: Process) -> None:
+    """Return when all have found Redis, and need not yet be allowed a call to Amplitude."""
+    for process in processes:
+        process.server.start()
+    wait_until(lambda: all(process.shared._epoch for process in processes))
+
+
+@pytest.fixture
+def pair(valkey: RedisServer) -> tuple[Process, Process]:
+    one, other = Process(valkey.url), Process(valkey.url)
+    started(one, other)
+    return one, other
+
+
+def trips_of(process: Process, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return a list that grows by every round trip of the process that a caller has to wait for."""
+    trips: list[Any] = []
+    asked = process.server._asked
+
+    def counted(ask: Callable[[], Any]) -> Any:
+        if not process.server._trying():
+            trips.append(ask)
+        return asked(ask)
+
+    monkeypatch.setattr(process.server, "_asked", counted)
+    return trips
+
+
+@pytest.mark.contract("3 webhook processes")
+def test_what_one_process_was_pushed_the_other_finds_by_one_round_trip_and_then_by_none(
+    pair: tuple[Process, Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = pair
+    one.push(("u", membership("c1", True, time.time())))
+    trips = trips_of(other, monkeypatch)
+    for identity in (USER, Identity("u", "phone")):
+        trips.clear()
+        answer = other.profiles.get(identity, [COHORTS], until=time.monotonic() + 1, wish=C1)
+        assert (answer.forwarded, answer.calls, answer.record.parts[COHORTS].value) == (None, 0, b'["c1"]')
+        assert len(trips) == (1 if identity is USER else 0)
+        assert other.profiles.get(identity, [COHORTS], until=time.monotonic() + 1, wish=C1).forwarded is None
+        assert len(trips) == (1 if identity is USER else 0)
+    assert not other.source.calls
+
+
+def test_a_user_that_a_process_holds_is_heard_of_within_a_second(pair: tuple[Process, Process]) -> None:
+    one, other = pair
+    pairs = [USER, Identity("u", "phone"), Identity("v", "tablet")]
+    now = time.time()
+    for identity in pairs:
+        other.store.merge(identity, Record({COHORTS: CachedPart(b'["far"]', now - 60)}))
+        other.store.keep_ready(identity, ALL_COHORTS, other.store.read(identity), b"old", "etag")
+        assert not forgotten_as_ready(other, identity)
+    began = time.monotonic()
+    one.push(("u", membership("c1", True, now)), ("v", membership("c1", True, now)), ("w", membership("c1", True, now)))
+    for identity in pairs:
+        wait_until(partial(forgotten_as_ready, other, identity), seconds=1)
+        shown = other.store.shown(identity, other.store.read(identity), ALL_COHORTS)
+        assert shown.parts[COHORTS].value == b'["far","c1"]'
+    assert time.monotonic() - began < 1
+    assert other.store.read(Identity("w", None)) is EMPTY
+    assert Identity("w", None) not in other.store._cache, "of whom nothing is kept here, nothing is fetched"
+
+
+def forgotten_as_ready(process: Process, identity: Identity) -> bool:
+    """Say whether no answer about all cohorts is ready any more."""
+    found = [process.store.fresh(identity, ALL_COHORTS) for _ in range(2)][-1]
+    return found is None or found.ready is None
+
+
+@pytest.mark.contract("3 webhook processes")
+def test_ten_thousand_are_one_word_to_the_others_and_only_those_they_hold_are_looked_up(
+    pair: tuple[Process, Process],
+) -> None:
+    one, other = pair
+    now = time.time()
+    for number in range(0, 10_000, 100):
+        other.store.merge(Identity(f"user-{number}", None), Record({COHORTS: CachedPart(b"[]", now - 60)}))
+    news = membership("c1", True, now)
+    one.push(*((f"user-{number}", news) for number in range(10_000)))
+    wait_until(lambda: known_in(other.store, "user-9900").cohorts, seconds=2)
+    wait_until(lambda: sum(bool(entry.pushed) for entry in other.store._cache.values()) == 100)
+    assert other.store.records == 100
+    assert one.store.records == 0, "what Redis has is no reason for others to leave the memory"
+    assert one.cohorts(Identity("user-7", None)) == b'["c1"]'
+
+
+def test_who_was_away_for_longer_than_can_be_heard_looks_everybody_up(
+    pair: tuple[Process, Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = pair
+    other.server.stop()
+    wait_until(lambda: not other.server._thread or not other.server._thread.is_alive())
+    other.store.merge(USER, Record({COHORTS: CachedPart(b"[]", time.time() - 60)}))
+    one.push(("u", membership("c1", True, time.time())))
+    with redis.Redis.from_url(running_url(one)) as operator:
+        operator.delete(b"test:news")
+    other.pushing.catch_up()
+    assert not known_in(other.store, "u").cohorts
+    away = other.pushing._monotonic() + 3600
+    monkeypatch.setattr(other.pushing, "_monotonic", lambda: away)
+    other.pushing.catch_up()
+    assert known_in(other.store, "u").cohorts
+
+
+def running_url(process: Process) -> str:
+    """Return where the process finds its Redis."""
+    known = process.server._pool.connection_kwargs
+    return f"redis://{known['host']}:{known['port']}/0"
+
+
+def test_a_push_that_comes_while_a_process_looks_is_not_missed(
+    pair: tuple[Process, Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = pair
+    read = other.records.read
+    looked: list[Any] = []
+
+    def slowly(identity: Identity) -> Any:
+        found = read(identity)
+        if not looked:
+            one.push(("u", membership("c1", True, time.time())))
+            heard = other.store.told
+            wait_until(lambda: other.store.told > heard)
+        looked.append(found)
+        return found
+
+    monkeypatch.setattr(other.records, "read", slowly)
+    assert other.cohorts() == b'["c1"]'
+    assert [bool(found.pushed) for found in looked] == [False, True]
+
+
+def test_what_is_fetched_while_something_is_pushed_comes_with_it(pair: tuple[Process, Process]) -> None:
+    one, _ = pair
+    one.push(("u", membership("c1", True, time.time())))
+    boarding = one.records.board(Identity("u", "phone"), [COHORTS])
+    assert known(boarding.found.pushed).cohorts.keys() == {"c1"}
+    assert one.records.board(Identity(None, "phone"), [COHORTS]).found.pushed == {}
+
+
+@pytest.mark.contract("3 webhook order")
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(PUSHES, min_size=1, max_size=6))
+@example([properties({"a": REMOVED}, 2.0), properties({"a": b"12"}, 2.0), properties({"a": b"1"}, 2.0)])
+@example([properties({"a": b"2"}, 2.0), properties({"a": b"\xc3"}, 2.0), properties({"a": b"12"}, 2.0)])
+def test_merging_pushes_in_redis_is_merging_here(running: RedisServer, pushes: list[Updates]) -> None:
+    process = Process(running.url)
+    process.server.start()
+    process.pushes._use = 1e10  # or what is said to be of 1970 would be of no use any more
+    process.server._asked(process.server._client.flushall)
+    here: Updates = {}
+    for number, one in enumerate(pushes):
+        here = merged(here, one)
+        process.pushes.push([("u", one), (f"v{number}", one)], time.time())
+    assert process.pushes.read(["u", "nobody"]) == [here, {}]
+    process.server.stop()
+
+
+@pytest.mark.contract("3 webhook order")
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(STATEMENTS, max_size=10), st.lists(GARBAGE, max_size=3), st.randoms(use_true_random=False))
+def test_whichever_process_they_reach_they_end_in_the_truth(
+    pair: tuple[Process, Process], statements: list[Any], garbage: list[bytes], dice: random.Random
+) -> None:
+    for process in pair:
+        process.pushes._use = process.store.pushed_use = 1e10
+    # Users of its own for each example, and some of them known in one process before.
+    example = f"{next(_EXAMPLES)}-"
+    named = [one._replace(user=example + one.user) for one in statements]
+    pair[0].store.merge(Identity(example + USERS[0], None), Record({COHORTS: CachedPart(b"[]", 1.0)}))
+    deliver(lambda: dice.choice(pair).pushing, bodies(named, garbage, dice))
+    for user in (example + one for one in USERS):
+        for process in pair:
+            process.store.look(Identity(user, None))
+            assert agrees(known_in(process.store, user), named, user)
+
+
+def test_every_key_of_a_push_expires_and_none_says_who(running: RedisServer) -> None:
+    process = Process(running.url)
+    started(process)
+    process.push(("a-user-id", membership("c1", True, time.time())), message="a-message-id")
+    with redis.Redis.from_url(running.url) as client:
+        ages = {key: client.pttl(key) for key in client.scan_iter()}
+        held = {key: client.dump(key) for key in ages}
+    mine = [key for key in ages if key.split(b":")[1] in (b"pushed", b"news", b"message")]
+    assert len(mine) == 3
+    assert all(age > 0 for age in ages.values()), ages
+    assert not any(word in key + held[key] for key in ages for word in (b"a-user-id", b"a-message-id"))
+
+
+def test_what_is_of_no_use_any_more_does_not_pile_up(valkey: RedisServer) -> None:
+    process = Process(valkey.url)
+    started(process)
+    now = time.time()
+    process.push(("u", membership("old", True, now - LIFETIMES.pushed_use - 1)), ("u", membership("new", True, now)))
+    assert known(process.pushes.read(["u"])[0]).cohorts.keys() == {"new"}
+
+
+@pytest.mark.contract("3 webhook forget")
+def test_who_is_forgotten_loses_what_was_pushed_everywhere_within_a_second(pair: tuple[Process, Process]) -> None:
+    one, other = pair
+    now = time.time()
+    for process in pair:
+        process.store.merge(Identity("forget-me", "phone"), Record({COHORTS: CachedPart(b"[]", now - 60)}))
+    one.push(
+        ("forget-me", merged(membership("c1", True, now), properties({"a": b"1"}, now))),
+        ("v", membership("c1", True, now)),
+    )
+    wait_until(lambda: known_in(other.store, "forget-me").cohorts, seconds=1)
+    assert one.forgetting.forget(Identity("forget-me", None)).records == 2
+    wait_until(lambda: not known_in(other.store, "forget-me").cohorts, seconds=1)
+    assert not known_in(one.store, "forget-me").cohorts
+    assert one.pushes.read(["forget-me"]) == [{}]
+    assert left_of(running_url(one), "forget-me") == []
+    assert one.cohorts(Identity("v", None)) == b'["c1"]'
+    assert one.forgetting.forget(Identity("v", None)).records == 1, "be it only something pushed"
+
+
+@pytest.mark.contract("3 webhook forget")
+def test_what_is_pushed_while_a_user_is_forgotten_is_kept_nowhere(pair: tuple[Process, Process]) -> None:
+    one, other = pair
+    before, forgotten = other.store.mark, time.time()
+    one.forgetting.forget(USER)
+    wait_until(lambda: other.store.mark > before)
+    other.store.merge(USER, Record({PROPERTIES: CachedPart(b"{}", time.time())}))
+    batch = Batch("m", [(user, membership("c1", True, forgotten)) for user in ("u", "v")])
+    assert other.pushing.push(batch, other.pushing.mark)
+    assert (batch.applied, batch.skipped) == (1, {"forgotten": 1})
+    assert one.pushes.read(["u"]) == [{}]
+    for process in pair:
+        assert process.cohorts() is None
+        assert process.cohorts(Identity("v", None)) == b'["c1"]'
+    assert not other.pushes.remembers("m"), "it may bring something new when it comes again"
+    assert one.push(("u", membership("c1", True, time.time() + 1)))
+    for process in pair:
+        wait_until(partial(process.cohorts_are, b'["c1"]'), seconds=1)
+    batch = Batch("m", [("u", membership("c2", True, forgotten))])
+    assert other.pushing.push(batch, other.pushing.mark)
+    assert (batch.applied, batch.skipped) == (0, {"forgotten": 1}), "also when there is something new of the user"
+    assert known(one.pushes.read(["u"])[0]).cohorts.keys() == {"c1"}
+
+
+@pytest.mark.contract("3 webhook forget")
+def test_who_hears_late_of_a_forgetting_loses_nothing_that_was_said_after_it(
+    pair: tuple[Process, Process], valkey: RedisServer
+) -> None:
+    one, _ = pair
+    one.forgetting.forget(USER)
+    one.push(("u", membership("c1", True, time.time())))
+    late = Process(valkey.url)
+    started(late)
+    wait_until(lambda: late.store.mark > 0)
+    assert late.cohorts() == b'["c1"]'
+    late.server.stop()
+
+
+@pytest.mark.contract("3 webhook limits")
+def test_what_would_be_too_much_of_one_user_is_refused_in_redis_and_what_is_there_already_ends(
+    pair: tuple[Process, Process],
+) -> None:
+    one, _ = pair
+    now = time.time()
+    for number in range(11):
+        values = {f"name {number} {at}": b"1" for at in range(100)}
+        batch = Batch(None, [("u", properties(values, now + number / 1000)), ("v", membership("c1", True, now))])
+        one.pushing.push(batch, one.pushing.mark)
+        assert batch.skipped == ({"too_large": 1} if number == 10 else {})
+    with redis.Redis.from_url(running_url(one)) as operator:
+        (key,) = (key for key in operator.scan_iter(b"*:pushed:*") if operator.strlen(key) > 1000)
+        operator.set(key, pack(properties({"a": b"1" * 70_000}, now)))
+    assert one.pushes.read(["u"]) == [{}]
+    one.push(("u", membership("c1", True, now)))
+    assert known(one.pushes.read(["u"])[0]).cohorts
+
+
+def test_redis_takes_apart_no_more_at_once_than_others_can_wait_for_and_takes_all_in_the_end(
+    pair: tuple[Process, Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = pair
+    now = time.time()
+    trips: list[int] = []
+    script = one.pushes._push
+
+    def counted(keys: Any, given: Any) -> Any:
+        found = script(keys, given)
+        trips.append(found[0])
+        return found
+
+    monkeypatch.setattr(one.pushes, "_push", counted)
+    for number in range(3):
+        values = properties({f"name {number} {at}": b"1" * 20 for at in range(300)}, now)
+        assert one.pushes.push([(f"u{user}", values) for user in range(40)], now) == {}
+    assert trips[0] == 40
+    assert sum(trips) == 120
+    assert len(trips) > 6
+    assert [len(known(one.pushes.read([f"u{user}"])[0]).properties) for user in range(40)] == [900] * 40
+
+
+def test_a_repeated_message_is_known_to_every_process_once_it_was_applied(
+    pair: tuple[Process, Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = pair
+    news = ("u", membership("c1", True, time.time()))
+    push = one.pushes.push
+
+    def fails(*_: object) -> Any:
+        raise RedisUnavailable
+
+    monkeypatch.setattr(one.pushes, "push", fails)
+    with pytest.raises(RedisUnavailable):
+        one.push(news, message="m")
+    monkeypatch.setattr(one.pushes, "push", push)
+    assert one.push(news, message="m")
+    assert not one.push(news, message="m")
+    assert not other.push(news, message="m")
+
+
+def test_while_redis_is_gone_a_push_is_kept_here_and_said_to_be_incomplete(valkey: RedisServer) -> None:
+    process = Process(valkey.url)
+    started(process)
+    valkey.stop()
+    with pytest.raises(RedisUnavailable):
+        process.push(("u", membership("c1", True, time.time())), message="m")
+    assert process.cohorts() == b'["c1"]'
+    valkey.start()
+    wait_until(lambda: process.server.gone_since is None)
+    assert process.push(("u", membership("c1", True, time.time())), message="m"), "so it comes again, and is applied"
+    assert process.pushes.read(["u"]) != [{}]
+
+
+def test_what_is_none_of_ours_in_redis_is_as_good_as_nothing(valkey: RedisServer) -> None:
+    process = Process(valkey.url)
+    started(process)
+    process.push(("u", membership("c1", True, time.time())))
+    with redis.Redis.from_url(valkey.url) as client:
+        (key,) = client.scan_iter(b"*:pushed:*")
+        client.set(key, b"garbage")
+    assert process.pushes.read(["u"]) == [{}]
+    assert process.cohorts() is None
+    process.push(("u", membership("c1", True, time.time())))
+    assert process.cohorts() == b'["c1"]'
+
+
+def test_a_whole_set_that_was_pushed_answers_in_the_other_process_and_a_part_of_one_costs_a_call(
+    pair: tuple[Process, Process],
+) -> None:
+    one, other = pair
+    settled(one, other)
+    now = time.time()
+    one.push(("u", properties({"a": b"1"}, now, whole=True)), ("v", properties({"a": b"1"}, now)))
+    assert other.get(PROPERTIES).forwarded is None
+    assert other.get(PROPERTIES, identity=Identity("v", None)).forwarded == "miss"
