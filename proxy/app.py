@@ -92,7 +92,7 @@ def _services(
     monotonic: Callable[[], float],
 ) -> services.Services:
     fetch = fetch or amplitude(settings).fetch
-    lifetimes = FreshnessPolicy(
+    policy = FreshnessPolicy(
         fresh=settings.cache_fresh_seconds,
         negative=settings.cache_negative_seconds,
         stale_while_revalidate=settings.cache_stale_while_revalidate_seconds,
@@ -112,9 +112,9 @@ def _services(
 
         server = RedisClient(settings.redis_url, verify=settings.redis_tls_verify, monotonic=monotonic)
         prefix = _prefix(settings)
-        records = RedisProfiles(server, prefix, lifetimes, longest=longest)
+        records = RedisProfiles(server, prefix, policy, longest=longest)
         shared_quota = RedisRateLimiter(server, prefix)
-        pushes = RedisUpdates(server, prefix, use=lifetimes.pushed_use)
+        pushes = RedisUpdates(server, prefix, use=policy.updates_usable_for)
     quota = RateLimiter(
         settings.amplitude_requests_per_minute,
         monotonic=monotonic,
@@ -122,12 +122,10 @@ def _services(
         longest=longest,
         processes=settings.web_concurrency,
     )
-    store = TieredStore(
-        max_bytes=int(settings.cache_max_mb * 1024 * 1024), lifetimes=lifetimes, now=now, shared=records
-    )
-    outage = CircuitBreaker(monotonic)
+    store = TieredStore(max_bytes=int(settings.cache_max_mb * 1024 * 1024), policy=policy, now=now, shared=records)
+    circuit_breaker = CircuitBreaker(monotonic)
     metrics = Metrics()
-    sender = CallExecutor(fetch, quota, outage, monotonic=monotonic, on_ended=metrics.called)
+    executor = CallExecutor(fetch, quota, circuit_breaker, monotonic=monotonic, on_ended=metrics.called)
     backlog = Backlog(
         max_users=settings.backlog_max_users, max_age=settings.backlog_max_age_seconds, monotonic=monotonic
     )
@@ -135,48 +133,48 @@ def _services(
         lambda: Reading(
             quota_used=quota.used,
             quota_limit=quota.per_minute,
-            quota_closed=quota.closed,
+            quota_closed=quota.paused,
             backlog_users=len(backlog),
             backlog_dropped=backlog.dropped,
             cache_bytes=store.size,
             cache_max_bytes=store.max_size,
             cache_records=store.records,
             cache_evictions=store.evicted,
-            outage=outage.fault is not None,
-            rejected=isinstance(outage.fault, UpstreamRejected),
+            outage=circuit_breaker.fault is not None,
+            rejected=isinstance(circuit_breaker.fault, UpstreamRejected),
             redis_gone=server is not None and server.gone_since is not None,
         )
     )
-    forgetting = ForgetService(store, backlog, records)
-    pushing = UpdateIngester(store, pushes, now=now, monotonic=monotonic)
+    forget_service = ForgetService(store, backlog, records)
+    ingester = UpdateIngester(store, pushes, now=now, monotonic=monotonic)
     if server is not None:
 
-        def enroll() -> None:
-            quota.enroll()
-            forgetting.catch_up()
-            pushing.catch_up()
+        def register() -> None:
+            quota.register()
+            forget_service.catch_up()
+            ingester.catch_up()
 
-        server.enroll_by(enroll)
-    flights = FetchScheduler(
-        sender,
+        server.register_by(register)
+    scheduler = FetchScheduler(
+        executor,
         store,
         quota,
-        outage,
+        circuit_breaker,
         backlog,
-        lifetimes,
+        policy,
         along=settings.fetch_along,
         threads=_flight_threads(settings),
         now=now,
         monotonic=monotonic,
     )
     return services.Services(
-        profiles=ProfileService(store, flights, lifetimes, now=now, monotonic=monotonic),
-        flights=flights,
-        sender=sender,
-        quota=quota,
+        profiles=ProfileService(store, scheduler, policy, now=now, monotonic=monotonic),
+        scheduler=scheduler,
+        executor=executor,
+        rate_limiter=quota,
         store=store,
-        forgetting=forgetting,
-        pushing=pushing,
+        forget_service=forget_service,
+        ingester=ingester,
         redis=server,
         keyring=KeyRing(settings.proxy_api_keys + settings.braze_secret),
         networks=settings.allowed_networks,

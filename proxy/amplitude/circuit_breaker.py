@@ -34,7 +34,7 @@ class CircuitBreaker:
         """Return what was wrong when Amplitude was last asked, until it answers again, be it that nobody asks."""
         return self._fault
 
-    def lasting(self) -> UpstreamError | None:
+    def open_fault(self) -> UpstreamError | None:
         """Return the fault because of which no call may go just now, None when one may."""
         with self._lock:
             return self._lasting()
@@ -51,7 +51,7 @@ class CircuitBreaker:
             self._probe_at = self._monotonic() + self._pause
             return True
 
-    def ended(self, fault: UpstreamError | None, *, probe: bool) -> None:
+    def record(self, fault: UpstreamError | None, *, probe: bool) -> None:
         """Take note of how a call ended: None when Amplitude answered.
 
         A 429 is an answer too, and so is one about another user: a project that merges users has many of them, and

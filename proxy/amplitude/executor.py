@@ -39,22 +39,24 @@ class CallExecutor:
     def __init__(
         self,
         fetch: Callable[[Identity, Call], Fetched],
-        quota: RateLimiter,
-        outage: CircuitBreaker,
+        rate_limiter: RateLimiter,
+        circuit_breaker: CircuitBreaker,
         *,
         monotonic: Callable[[], float],
         on_ended: Callable[[str, float, int], None] = lambda *_: None,
     ) -> None:
         self.fetch = fetch
-        self._quota = quota
-        self._outage = outage
+        self._rate_limiter = rate_limiter
+        self._circuit_breaker = circuit_breaker
         self._monotonic = monotonic
         self._on_ended = on_ended
         self._told = OncePerMinute(_log, "no answer from Amplitude", monotonic)
         self.typical = _FIRST_GUESS_SECONDS
         self.last_call: LastCall | None = None
 
-    def send(self, identity: Identity, call: Call, booking: Reservation, *, probe: bool) -> Fetched | UpstreamError:
+    def execute(
+        self, identity: Identity, call: Call, reservation: Reservation, *, probe: bool
+    ) -> Fetched | UpstreamError:
         """Return what `call` brought, or why nothing. `probe`: what `Outage.begin` said of it."""
         started = self._monotonic()
         outcome: Fetched | UpstreamError | None = None
@@ -64,7 +66,7 @@ class CallExecutor:
             outcome = raised
         finally:
             given_up = isinstance(outcome, UpstreamTimeout)
-            self._quota.ended(booking, may_arrive_for=MAY_ARRIVE_SECONDS if given_up else 0.0)
+            self._rate_limiter.complete(reservation, may_arrive_for=MAY_ARRIVE_SECONDS if given_up else 0.0)
         ended = self._monotonic()
         if isinstance(outcome, UpstreamError):
             self._failed(outcome)
@@ -72,7 +74,7 @@ class CallExecutor:
             # Failures tell nothing of how long an answer takes, and after an outage callers may hope again at once.
             self.typical += 0.2 * (ended - started - self.typical)
         fault = outcome if isinstance(outcome, UpstreamError) else None
-        self._outage.ended(fault, probe=probe)
+        self._circuit_breaker.record(fault, probe=probe)
         exposures = sum(part.section == "recommendations" for part in call.parts)
         self._on_ended(fault.word if fault else "ok", ended - started, exposures)
         self.last_call = LastCall(fault.word if fault else None, ended)
@@ -80,7 +82,7 @@ class CallExecutor:
 
     def _failed(self, fault: UpstreamError) -> None:
         if isinstance(fault, QuotaExhausted):
-            self._quota.stand_back(fault.retry_after or 0.0)
+            self._rate_limiter.pause(fault.retry_after or 0.0)
         # Wrong credentials end by no retry: somebody must mend them.
         level = logging.ERROR if isinstance(fault, UpstreamRejected) else logging.WARNING
         # The kind is the key, so that no other invalid answer keeps an answer about another user out of the log.

@@ -45,14 +45,14 @@ class RateLimiter:
         longest: float = 0.0,
         processes: int = 1,
     ) -> None:
-        self._pace = Rate.of(per_minute)
+        self._rate = Rate.of(per_minute)
         self._monotonic = monotonic
         self._shared = shared
         self._longest = longest
         self._at_least = processes
         self._counts: deque[tuple[float, int]] = deque()  # when, and how many processes there were
         self._lock = Lock()
-        self._ledger = SlidingWindow()  # of this process alone
+        self._window = SlidingWindow()  # of this process alone
         self._closed_until = _NEVER
         self._refused_at = _NEVER
         self._free_at = _NEVER  # the first free moment last heard of from the others, and when
@@ -63,21 +63,21 @@ class RateLimiter:
     @property
     def interval(self) -> float:
         """Return the seconds between two even calls."""
-        return self._pace.interval
+        return self._rate.interval
 
     @property
     def per_minute(self) -> int:
         """Return the calls that may be sent in any minute."""
-        return self._pace.per_minute
+        return self._rate.per_minute
 
     @property
     def used(self) -> int:
         """Return how many places the calls of this process hold just now."""
         with self._lock:
-            self._ledger.forget(self._monotonic())
-            return len(self._ledger)
+            self._window.forget(self._monotonic())
+            return len(self._window)
 
-    def book(self, latest: float, *, burst: float = 1.0) -> Reservation | None:
+    def reserve(self, latest: float, *, burst: float = 1.0) -> Reservation | None:
         """Return a place at the first free moment, or None when that is after `latest` (monotonic seconds).
 
         This very moment is never too late: a `latest` that has passed asks for a place now. `burst`: the share
@@ -85,37 +85,39 @@ class RateLimiter:
         """
         if self._shared is None:
             with self._lock:
-                booking = self._book_here(latest, self._pace, burst=burst)
+                reservation = self._book_here(latest, self._rate, burst=burst)
         else:
             try:
-                booking = self._book_with_others(self._shared, latest, burst=burst)
+                reservation = self._book_with_others(self._shared, latest, burst=burst)
             except RedisUnavailable:
-                booking = self._book_alone(self._shared, latest, burst=burst)
-        if booking is None and burst >= 1:
+                reservation = self._book_alone(self._shared, latest, burst=burst)
+        if reservation is None and burst >= 1:
             self._refused_at = self._monotonic()
-        return booking
+        return reservation
 
-    def cancel(self, booking: Reservation) -> None:
+    def cancel(self, reservation: Reservation) -> None:
         """Give back a place that no call was sent for."""
         with self._lock:
-            self._ledger.cancel(booking, self._pace)
+            self._window.cancel(reservation, self._rate)
             self._free_at = _NEVER
         if self._shared is not None:
             # If Redis is gone it is free again by itself, when a call could no longer be on its way.
             with contextlib.suppress(RedisUnavailable):
-                self._shared.cancel(booking.id, booking.at - self._monotonic(), self._pace, even=booking.even)
+                self._shared.cancel(
+                    reservation.id, reservation.at - self._monotonic(), self._rate, even=reservation.even
+                )
 
-    def ended(self, booking: Reservation, *, may_arrive_for: float = 0.0) -> None:
+    def complete(self, reservation: Reservation, *, may_arrive_for: float = 0.0) -> None:
         """Tell that the call has ended, well or not: Amplitude counts the failed ones too.
 
         `may_arrive_for`: seconds for which a call that was given up may still reach Amplitude.
         """
         with self._lock:
-            first_told = self._ledger.ended(booking, self._monotonic() + may_arrive_for + WINDOW_SECONDS)
+            first_told = self._window.complete(reservation, self._monotonic() + may_arrive_for + WINDOW_SECONDS)
         if first_told and self._shared is not None:
-            self._tell(self._shared, booking.id, free_in=may_arrive_for + WINDOW_SECONDS)
+            self._tell(self._shared, reservation.id, free_in=may_arrive_for + WINDOW_SECONDS)
 
-    def stand_back(self, seconds: float) -> None:
+    def pause(self, seconds: float) -> None:
         """Send nothing for so long, nor may the others: Amplitude said 429, so somebody else spends the quota too."""
         with self._lock:
             self._closed_until = max(self._closed_until, self._monotonic() + seconds)
@@ -123,14 +125,14 @@ class RateLimiter:
             self._tell(self._shared, "", stand_back=seconds)
 
     @property
-    def closed(self) -> bool:
+    def paused(self) -> bool:
         """Say whether we stand back just now; a place booked before must then not be used."""
         return self._monotonic() < self._closed_until - _JITTER_SECONDS
 
     @property
     def spent(self) -> bool:
         """Say whether callers of whom there is nothing were sent away of late, or all are just now."""
-        return self.closed or self._monotonic() - self._refused_at < max(_OF_LATE_SECONDS, self.interval)
+        return self.paused or self._monotonic() - self._refused_at < max(_OF_LATE_SECONDS, self.interval)
 
     def wait(self) -> float | None:
         """Return the seconds until the first free moment; None when that depends on calls still on the way."""
@@ -138,22 +140,22 @@ class RateLimiter:
             now = self._monotonic()
             if self._shared is not None:
                 return max(0.0, self._closed_until - now, self._free_at - now)
-            booking = self._first(now, self._pace)
-            return None if booking is None else max(0.0, booking.at - now)
+            reservation = self._first(now, self._rate)
+            return None if reservation is None else max(0.0, reservation.at - now)
 
     @property
     def processes(self) -> int:
         """Return how many processes share the quota, as far as is known."""
         return max([self._at_least, *(count for _, count in self._counts)])
 
-    def enroll(self) -> None:
+    def register(self) -> None:
         """Be counted among the processes, and write back what they cannot know of. Raises Gone."""
         assert self._shared is not None, "alone there is nobody to enroll with"  # noqa: S101
         with self._lock:
             now = self._monotonic()
-            self._ledger.forget(now)
+            self._window.forget(now)
             back, unseen = max(0.0, self._closed_until - now), self._unseen
-        processes, closed_for = self._shared.enroll(self._held, stand_back=back, unseen=unseen > 0)
+        processes, closed_for = self._shared.register(self._held, stand_back=back, unseen=unseen > 0)
         with self._lock:
             if self._shared.gone_since is not None:
                 self._free_at = _NEVER  # what was heard of it while it was gone
@@ -168,29 +170,29 @@ class RateLimiter:
         """Return each booking's id, and in how many seconds its place is free at the latest."""
         with self._lock:
             now = self._monotonic()
-            self._ledger.forget(now)
-            return [(id, at - now) for id, at in self._ledger.held(self._longest)]
+            self._window.forget(now)
+            return [(id, at - now) for id, at in self._window.held(self._longest)]
 
-    def _book_here(self, latest: float, pace: Rate, *, burst: float, not_before: float = _NEVER) -> Reservation | None:
+    def _book_here(self, latest: float, rate: Rate, *, burst: float, not_before: float = _NEVER) -> Reservation | None:
         now = self._monotonic()
-        booking = self._first(max(now, not_before), pace, burst)
-        if booking is None or booking.at > max(latest, now):
+        reservation = self._first(max(now, not_before), rate, burst)
+        if reservation is None or reservation.at > max(latest, now):
             return None
         if self._shared is not None:
-            booking.id = self._shared.new_id()
-        self._ledger.take(booking, pace)
-        return booking
+            reservation.id = self._shared.new_id()
+        self._window.take(reservation, rate)
+        return reservation
 
     def _book_with_others(self, shared: RedisRateLimiter, latest: float, *, burst: float) -> Reservation | None:
         now = self._monotonic()
         if now < self._heard_at + _REFUSED_SECONDS and self._free_at > max(latest, now):
             return None
-        found = shared.book(latest - now, self._pace, self._longest, burst=burst)
-        if found is None and not shared.enrolled:
-            self.enroll()
-            found = shared.book(latest - now, self._pace, self._longest, burst=burst)
+        found = shared.reserve(latest - now, self._rate, self._longest, burst=burst)
+        if found is None and not shared.registered:
+            self.register()
+            found = shared.reserve(latest - now, self._rate, self._longest, burst=burst)
         if found is None:  # a new book, of which we have to hear first
-            shared.enroll_soon()
+            shared.register_soon()
             return None
         # After the answer, which is later than the moment that it counts from: never too early.
         with self._lock:
@@ -199,31 +201,31 @@ class RateLimiter:
             self._stand_back_for(found.closed_for)
             if found.id is None:
                 return None
-            booking = Reservation(now + found.wait, even=found.even, id=found.id)
-            self._ledger.take(booking, self._pace)
-            return booking
+            reservation = Reservation(now + found.wait, even=found.even, id=found.id)
+            self._window.take(reservation, self._rate)
+            return reservation
 
     def _book_alone(self, shared: RedisRateLimiter, latest: float, *, burst: float) -> Reservation | None:
         gone_since = shared.gone_since
         if gone_since is None:  # back already: the next who asks will be told
             return None
-        share = Rate.of(self._pace.per_minute // self.processes)
+        share = Rate.of(self._rate.per_minute // self.processes)
         with self._lock:
             opens = gone_since + self._longest + WINDOW_SECONDS
-            booking = self._book_here(latest, share, burst=burst, not_before=opens)
-            self._unseen += booking is not None
-            if booking is None:
+            reservation = self._book_here(latest, share, burst=burst, not_before=opens)
+            self._unseen += reservation is not None
+            if reservation is None:
                 first = self._first(max(self._monotonic(), opens), share)
                 self._free_at = first.at if first else self._monotonic() + share.interval
-            return booking
+            return reservation
 
-    def _first(self, earliest: float, pace: Rate, burst: float = 1.0) -> Reservation | None:
-        self._ledger.forget(self._monotonic())
-        return self._ledger.first(max(earliest, self._closed_until), pace, burst)
+    def _first(self, earliest: float, rate: Rate, burst: float = 1.0) -> Reservation | None:
+        self._window.forget(self._monotonic())
+        return self._window.first(max(earliest, self._closed_until), rate, burst)
 
     def _tell(self, shared: RedisRateLimiter, id: str, *, free_in: float = 0.0, stand_back: float = 0.0) -> None:
         try:
-            closed_for = shared.ended(id, free_in, stand_back)
+            closed_for = shared.complete(id, free_in, stand_back)
         except RedisUnavailable:
             with self._lock:
                 self._unseen += 1

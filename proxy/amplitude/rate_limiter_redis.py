@@ -37,13 +37,13 @@ class RedisRateLimiter:
 
     def __init__(self, server: RedisClient, prefix: bytes) -> None:
         self._server = server
-        self._places, self._bursts, self._pace, self._processes = (
+        self._places, self._bursts, self._rate, self._processes = (
             prefix + name for name in (b"quota:places", b"quota:bursts", b"quota:pace", b"quota:processes")
         )
         self._book = server.script(_LUA / "reserve.lua")
-        self._unbook = server.script(_LUA / "cancel.lua")
+        self._cancel = server.script(_LUA / "cancel.lua")
         self._ended = server.script(_LUA / "complete.lua")
-        self._enroll = server.script(_LUA / "register.lua")
+        self._register = server.script(_LUA / "register.lua")
         self._epoch = b""
         self._numbers = itertools.count(1)
 
@@ -56,17 +56,17 @@ class RedisRateLimiter:
         """Return an id for a booking, unlike any of another process."""
         return f"{self._server.id}:{next(self._numbers)}"
 
-    def book(self, latest: float, pace: Rate, longest: float, *, burst: float) -> Found | None:
+    def reserve(self, latest: float, rate: Rate, longest: float, *, burst: float) -> Found | None:
         """Book the first free place if it is no later than `latest`. None when this process must enroll first."""
         id = self.new_id()
         held = longest + WINDOW_SECONDS
         booked, *rest = self._book(
-            [self._places, self._bursts, self._pace],
+            [self._places, self._bursts, self._rate],
             [
                 id,
-                pace.per_minute,
-                int(pace.burst * burst),
-                pace.interval,
+                rate.per_minute,
+                int(rate.burst * burst),
+                rate.interval,
                 latest,
                 held,
                 self._epoch,
@@ -78,24 +78,24 @@ class RedisRateLimiter:
         wait, even, closed_for = rest
         return Found(id if booked else None, float(wait), bool(even), float(closed_for))
 
-    def cancel(self, id: str, at: float, pace: Rate, *, even: bool) -> None:
+    def cancel(self, id: str, at: float, rate: Rate, *, even: bool) -> None:
         """Give back the place that was booked for the moment `at`."""
-        self._unbook([self._places, self._bursts, self._pace], [id, int(even), pace.interval, at])
+        self._cancel([self._places, self._bursts, self._rate], [id, int(even), rate.interval, at])
 
-    def ended(self, id: str, free_in: float, stand_back: float) -> float:
+    def complete(self, id: str, free_in: float, stand_back: float) -> float:
         """Tell when the place is free, and for how long all are to stand back. Return for how long they do."""
-        return float(self._ended([self._places, self._pace], [id, free_in, stand_back, _IDLE_MILLISECONDS]))
+        return float(self._ended([self._places, self._rate], [id, free_in, stand_back, _IDLE_MILLISECONDS]))
 
     @property
-    def enrolled(self) -> bool:
+    def registered(self) -> bool:
         """Say whether this process was ever enrolled."""
         return self._epoch != b""
 
-    def enroll_soon(self) -> None:
+    def register_soon(self) -> None:
         """Have this process enrolled, but by another thread: no caller has time for it."""
-        self._server.enroll_soon()
+        self._server.register_soon()
 
-    def enroll(
+    def register(
         self, held: Callable[[], Iterable[tuple[str, float]]], *, stand_back: float, unseen: bool
     ) -> tuple[int, float]:
         """Be counted for a while. Return how many processes are, and for how many seconds all stand back.
@@ -103,12 +103,12 @@ class RedisRateLimiter:
         What `held` returns and `stand_back` are what a new Redis, or an old state of one, cannot know of; `unseen`: nor
         this one.
         """
-        keys = [self._places, self._bursts, self._pace, self._processes]
+        keys = [self._places, self._bursts, self._rate, self._processes]
         unseen = unseen or self._server.gone_since is not None
         who = [self._server.id, _COUNTED_SECONDS, _SETTLE_SECONDS, int(unseen), _IDLE_MILLISECONDS]
-        processes, epoch, closed_for = self._enroll(keys, [*who, 0])
+        processes, epoch, closed_for = self._register(keys, [*who, 0])
         if epoch != self._epoch or unseen:
             places = itertools.chain.from_iterable(held())
-            processes, epoch, closed_for = self._enroll(keys, [*who, stand_back, *places])
+            processes, epoch, closed_for = self._register(keys, [*who, stand_back, *places])
             self._epoch = epoch
         return int(processes), float(closed_for)

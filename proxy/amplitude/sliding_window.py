@@ -56,13 +56,13 @@ class SlidingWindow:
     def __len__(self) -> int:
         return len(self._open) + len(self._ended)
 
-    def first(self, earliest: float, pace: Rate, burst: float = 1.0) -> Reservation | None:
+    def first(self, earliest: float, rate: Rate, burst: float = 1.0) -> Reservation | None:
         """Return the first place from `earliest` on, not taken yet; None when that depends on calls on the way.
 
         `burst`: the share of the burst that may be used up.
         """
         # At a moment m, the open calls and those free after m hold places. How many too many are there?
-        excess = len(self) + 1 - pace.per_minute
+        excess = len(self) + 1 - rate.per_minute
         if excess > len(self._ended):
             return None
         if excess > 0:
@@ -70,34 +70,34 @@ class SlidingWindow:
         if self._next_even <= earliest:
             return Reservation(earliest, even=True)
         del self._bursts[: bisect_right(self._bursts, earliest - WINDOW_SECONDS)]
-        if len(self._bursts) < int(pace.burst * burst):
+        if len(self._bursts) < int(rate.burst * burst):
             return Reservation(earliest, even=False)
         return Reservation(self._next_even, even=True)
 
-    def take(self, booking: Reservation, pace: Rate) -> None:
+    def take(self, reservation: Reservation, rate: Rate) -> None:
         """Let `booking` hold its place until it is cancelled, or a minute after it ended."""
-        self._open.add(booking)
-        if booking.even:
-            self._next_even = max(self._next_even, booking.at + pace.interval)
+        self._open.add(reservation)
+        if reservation.even:
+            self._next_even = max(self._next_even, reservation.at + rate.interval)
         else:
-            insort(self._bursts, booking.at)
+            insort(self._bursts, reservation.at)
 
-    def cancel(self, booking: Reservation, pace: Rate) -> None:
+    def cancel(self, reservation: Reservation, rate: Rate) -> None:
         """Give back a place that no call was sent for."""
-        if booking not in self._open:
+        if reservation not in self._open:
             return
-        self._open.remove(booking)
-        if not booking.even:
-            self._bursts.remove(booking.at)
-        elif self._next_even == booking.at + pace.interval:
-            self._next_even = booking.at
+        self._open.remove(reservation)
+        if not reservation.even:
+            self._bursts.remove(reservation.at)
+        elif self._next_even == reservation.at + rate.interval:
+            self._next_even = reservation.at
 
-    def ended(self, booking: Reservation, free_at: float) -> bool:
+    def complete(self, reservation: Reservation, free_at: float) -> bool:
         """Let `booking` hold its place until `free_at`. Return False when that was told before."""
-        if booking not in self._open:
+        if reservation not in self._open:
             return False
-        self._open.remove(booking)
-        insort(self._ended, (free_at, booking.id))
+        self._open.remove(reservation)
+        insort(self._ended, (free_at, reservation.id))
         return True
 
     def forget(self, now: float) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from proxy.api.errors import BadRequest
 from proxy.api.parameters import BOOLEANS, DEVICE_ID, USER_ID, Parameter, Sent, once, short, taken_identity
-from proxy.api.parse import COMP_ID, PREDICTION_ID, PROPENSITY_TYPE, REC_ID, REC_TYPE, WISHES
+from proxy.api.parse import CACHED_QUERIES, COMP_ID, PREDICTION_ID, PROPENSITY_TYPE, REC_ID, REC_TYPE
 from proxy.profile import encoding
 from proxy.profile.aliases import NO_ALIASES, Aliases
 from proxy.profile.parts import COHORTS, PROPERTIES, SECTIONS, Part, Section
@@ -41,12 +41,12 @@ def parse_drop_in(given: Iterable[tuple[str, Any]], aliases: Aliases = NO_ALIASE
     sent = once(_NAMES, given)
     identity = taken_identity(sent)
     rest = tuple(sent.items())
-    wish = _drop_in_wish if short(rest) else _drop_in_wish.__wrapped__
-    return ProfileRequest(identity, wish(rest, aliases))
+    query = _drop_in_query if short(rest) else _drop_in_query.__wrapped__
+    return ProfileRequest(identity, query(rest, aliases))
 
 
-@lru_cache(WISHES)
-def _drop_in_wish(given: tuple[tuple[str, Any], ...], aliases: Aliases) -> ProfileQuery:
+@lru_cache(CACHED_QUERIES)
+def _drop_in_query(given: tuple[tuple[str, Any], ...], aliases: Aliases) -> ProfileQuery:
     sent = Sent(given)
     rec_ids, comp_ids, prediction_ids = sent.many(REC_ID), sent.many(COMP_ID), sent.many(PREDICTION_ID)
     recommended = sent.flag(GET_RECS, default=bool(rec_ids))
@@ -80,24 +80,24 @@ def shape_drop_in(ask: ProfileRequest, record: Record) -> dict[str, Any]:
     data: dict[str, Any] = dict.fromkeys(("recommendations", "user_id", "device_id", "amp_props", "cohort_ids"))
     data["user_id"] = record.user_id if record.user_id is not None else ask.identity.user_id
     data["device_id"] = record.device_id if record.device_id is not None else ask.identity.device_id
-    wish = ask.wish
-    for section in wish.sections:
+    query = ask.query
+    for section in query.sections:
         match section:
             case "recommendations":
-                entries = [_value(record, part) for part in wish.parts if part.section == section]
+                entries = [_value(record, part) for part in query.parts if part.section == section]
                 data["recommendations"] = [entry for entry in entries if entry is not None] or None
             case "properties":
                 data["amp_props"] = _object(record, PROPERTIES)
             case "cohorts":
                 data["cohort_ids"] = _value(record, COHORTS)
             case "computations":
-                computed = _object(record, wish.computations)
+                computed = _object(record, query.computations)
                 data["amp_props"] = (data["amp_props"] or {}) | computed
             case "propensities":
-                found = {one: _value(record, wish.prediction(one)) for one in wish.prediction_ids}
-                data["propensity"] = found[wish.prediction_ids[0]]
+                found = {one: _value(record, query.prediction(one)) for one in query.prediction_ids}
+                data["propensity"] = found[query.prediction_ids[0]]
                 data["propensities"] = [
-                    {"prop": value, "pred_id": one, "prop_type": wish.propensity_type}
+                    {"prop": value, "pred_id": one, "prop_type": query.propensity_type}
                     for one, value in found.items()
                     if value is not None
                 ]

@@ -16,7 +16,7 @@ from proxy.profile.parts import (
 )
 from proxy.profile.query import OnError, ProfileQuery, ProfileRequest, PropensityType
 
-WISHES = 256
+CACHED_QUERIES = 256
 """How many wishes are remembered: in a send the users differ, and what is wanted of them does not."""
 
 ON_ERROR = Parameter("on_error", "what to answer when something is missing", words=get_args(OnError))
@@ -55,12 +55,12 @@ def parse(section: Section | None, given: Iterable[tuple[str, Any]], aliases: Al
     sent = once(_KNOWN[section], given)
     identity = taken_identity(sent)
     rest = tuple(sent.items())
-    wish = _wish if short(rest) else _wish.__wrapped__
-    return ProfileRequest(identity, wish(section, rest, aliases))
+    query = _query if short(rest) else _query.__wrapped__
+    return ProfileRequest(identity, query(section, rest, aliases))
 
 
-@lru_cache(WISHES)
-def _wish(section: Section | None, given: tuple[tuple[str, Any], ...], aliases: Aliases) -> ProfileQuery:
+@lru_cache(CACHED_QUERIES)
+def _query(section: Section | None, given: tuple[tuple[str, Any], ...], aliases: Aliases) -> ProfileQuery:
     sent = Sent(given)
     on_error: OnError = "retry" if sent.one(ON_ERROR) == "retry" else "default"
     if section is not None:
@@ -72,7 +72,7 @@ def _wish(section: Section | None, given: tuple[tuple[str, Any], ...], aliases: 
         sections = tuple(known for known in SECTIONS if known in included)
     sent.forget_all_but({ON_ERROR, *(parameter for name in sections for parameter in OF_SECTION[name])})
 
-    wish = ProfileQuery(
+    query = ProfileQuery(
         sections,
         rec_ids=sent.many(REC_ID),
         rec_type=sent.one(REC_TYPE),
@@ -84,11 +84,11 @@ def _wish(section: Section | None, given: tuple[tuple[str, Any], ...], aliases: 
         on_error=on_error,
         aliases=aliases,
     )
-    if "recommendations" in sections and not wish.rec_ids:
+    if "recommendations" in sections and not query.rec_ids:
         raise BadRequest("rec_id is missing: name one or more recommendations, e.g. rec_id=abc123")
-    if "propensities" in sections and not wish.prediction_ids:
+    if "propensities" in sections and not query.prediction_ids:
         raise BadRequest("prediction_id is missing: name one or more predictions, e.g. prediction_id=abc123")
-    return wish
+    return query
 
 
 _KNOWN = {one: frozenset(parameter.name for parameter in parameters_of(one)) for one in (*SECTIONS, None)}

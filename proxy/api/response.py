@@ -24,20 +24,20 @@ def shape(ask: ProfileRequest, record: Record, *, error: str | None = None, stal
 
     `error`: the word for the first missing part, None when every part is there.
     """
-    wish = ask.wish
+    query = ask.query
     members = [_envelope(ask, record, error, stale)]
-    for section in wish.sections:
+    for section in query.sections:
         match section:
             case "recommendations":
-                members.append(_recommendations(wish, record))
+                members.append(_recommendations(query, record))
             case "properties":
-                members.append(_properties(wish.keys, record.parts.get(PROPERTIES)))
+                members.append(_properties(query.keys, record.parts.get(PROPERTIES)))
             case "cohorts":
-                members.append(_cohorts(wish, record.parts.get(COHORTS)))
+                members.append(_cohorts(query, record.parts.get(COHORTS)))
             case "computations":
-                members.append(_members(_computations(wish, _object(_value(record, wish.computations)))))
+                members.append(_members(_computations(query, _object(_value(record, query.computations)))))
             case "propensities":
-                members.append(_members(_propensities(wish, record)))
+                members.append(_members(_propensities(query, record)))
     return b"{%b}" % b",".join(members)
 
 
@@ -45,7 +45,7 @@ def _envelope(ask: ProfileRequest, record: Record, error: str | None, stale: boo
     if record.unknown_at is not None:
         as_of: float | None = record.unknown_at
     else:
-        there = [kept.at for kept in map(record.parts.get, ask.wish.parts) if kept is not None]
+        there = [kept.fetched_at for kept in map(record.parts.get, ask.query.parts) if kept is not None]
         as_of = min(there) if there else None
     return b'"ok":%b,"found":%b,"error":%b,"stale":%b,"as_of":%b,"user_id":%b,"device_id":%b' % (
         _yes(error is None),
@@ -67,9 +67,9 @@ def _members(object: dict[str, Any]) -> bytes:
     return write_json(object)[1:-1]
 
 
-def _recommendations(wish: ProfileQuery, record: Record) -> bytes:
+def _recommendations(query: ProfileQuery, record: Record) -> bytes:
     flat, whole, by_id = b"", [], []
-    for rec_id, part in wish.recommendations:
+    for rec_id, part in query.recommendations:
         id = write_json_text(rec_id)
         items, child, more = _entry(id, record.parts.get(part))
         flat = flat or b"%b,%b" % (items, more)
@@ -162,12 +162,12 @@ def _yes(it_is: bool) -> bytes:
     return b"true" if it_is else b"false"
 
 
-def _cohorts(wish: ProfileQuery, kept: CachedPart | None) -> bytes:
+def _cohorts(query: ProfileQuery, kept: CachedPart | None) -> bytes:
     users = dict.fromkeys(_listed(encoding.text(kept.value)) if kept else [])
     # Where none is asked, every name that stands for an id is a key all the same, so that a template which asks for
     # `member.vip` need not name it in the call as well.
-    member = {name: id in users for name, id in wish.cohorts}
-    if wish.cohort_ids:
+    member = {name: id in users for name, id in query.cohorts}
+    if query.cohort_ids:
         there = [name for name, is_in in member.items() if is_in]
     else:
         there = list(users)
@@ -175,7 +175,7 @@ def _cohorts(wish: ProfileQuery, kept: CachedPart | None) -> bytes:
     return b'"cohort_ids":[%b],"member":{%b},"is_member":%b' % (
         b",".join(there),
         b",".join([name + (b":true" if is_in else b":false") for name, is_in in member.items()]),
-        _yes(bool(wish.cohort_ids) and len(there) == len(member)),
+        _yes(bool(query.cohort_ids) and len(there) == len(member)),
     )
 
 
@@ -186,10 +186,10 @@ def _listed(said: bytes) -> list[bytes]:
     return list(map(write_json_text, text_list(encoding.read(said))))
 
 
-def _computations(wish: ProfileQuery, said: dict[str, Any]) -> dict[str, Any]:
+def _computations(query: ProfileQuery, said: dict[str, Any]) -> dict[str, Any]:
     values = {name: number(value) for name, value in said.items()}
-    known = [name for name in wish.aliases.known("computations") if not wish.comp_ids or name in wish.comp_ids]
-    if known and len(wish.comp_ids) == len(values) == 1:
+    known = [name for name in query.aliases.known("computations") if not query.comp_ids or name in query.comp_ids]
+    if known and len(query.comp_ids) == len(values) == 1:
         # Amplitude says it under a name of its own, but which one was asked is beyond doubt.
         values = dict(zip(known, values.values(), strict=True))
     missing = [name for name in known if name not in values and USER_PROPERTY + name not in values]
@@ -201,13 +201,13 @@ def _computations(wish: ProfileQuery, said: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _propensities(wish: ProfileQuery, record: Record) -> dict[str, Any]:
+def _propensities(query: ProfileQuery, record: Record) -> dict[str, Any]:
     entries = []
-    for one in wish.prediction_ids:
-        value = number(_value(record, wish.prediction(one)))
+    for one in query.prediction_ids:
+        value = number(_value(record, query.prediction(one)))
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         # Amplitude's own label of the type is not reliable: it is called what was asked.
-        entries.append({"prediction_id": one, "value": value if is_number else None, "type": wish.propensity_type})
+        entries.append({"prediction_id": one, "value": value if is_number else None, "type": query.propensity_type})
     return {
         "propensity": entries[0]["value"],
         "propensities": entries,

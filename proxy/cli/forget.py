@@ -83,5 +83,5 @@ def _in_redis() -> Callable[[Identity], int]:
     settings = Settings.from_env({**os.environ, **ours})
     if settings.redis_url is None:
         raise NotForgotten("no REDIS_URL: a service without Redis keeps what it knows to itself; give its --url")
-    forgetting = installed(create_app(settings)).forgetting
-    return lambda ids: forgetting.forget(ids).records
+    forget_service = installed(create_app(settings)).forget_service
+    return lambda ids: forget_service.forget(ids).records

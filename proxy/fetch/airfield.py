@@ -18,9 +18,9 @@ class Airfield:
 
     under_way: PendingParts
     store: TieredStore
-    quota: RateLimiter
-    outage: CircuitBreaker
-    lifetimes: FreshnessPolicy
+    rate_limiter: RateLimiter
+    circuit_breaker: CircuitBreaker
+    policy: FreshnessPolicy
     now: Callable[[], float]
     monotonic: Callable[[], float]
     sleep: Callable[[float], None]

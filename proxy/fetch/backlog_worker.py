@@ -23,7 +23,7 @@ _LONGEST_NAP_SECONDS = 1.0  # of who empties the backlog: a stand-back may end e
 class Queue(Protocol):
     """Who sends the calls."""
 
-    def leave(self, identity: Identity, awaited: Collection[PendingPart], booking: Reservation) -> None:
+    def leave(self, identity: Identity, awaited: Collection[PendingPart], reservation: Reservation) -> None:
         """Send a call for `awaited` in a place that is booked; give it back when nothing is left to send."""
 
 
@@ -36,9 +36,9 @@ class BacklogWorker:
         self._under_way = airfield.under_way
         self._lock = airfield.under_way.lock
         self._store = airfield.store
-        self._quota = airfield.quota
-        self._outage = airfield.outage
-        self._lifetimes = airfield.lifetimes
+        self._rate_limiter = airfield.rate_limiter
+        self._circuit_breaker = airfield.circuit_breaker
+        self._policy = airfield.policy
         self._now = airfield.now
         self._monotonic = airfield.monotonic
         self._sleep = airfield.sleep
@@ -57,7 +57,7 @@ class BacklogWorker:
             if one.asked
             and not one.background
             and (one.wanted_later or not one.exposes)
-            and not self._store.forgotten(identity, one.mark)
+            and not self._store.forgotten(identity, one.generation)
         ]
         self._backlog.add(identity, {one.part: one.asked_at for one in wanted if not one.spare})
         self._backlog.add(identity, {one.part: one.asked_at for one in wanted if one.spare}, refresh=True)
@@ -98,28 +98,28 @@ class BacklogWorker:
 
     def _serve(self) -> float:
         """Send one call for who waits there, if one may go. Return the seconds until the next may."""
-        if (pause := self._outage.wait()) > 0:
+        if (pause := self._circuit_breaker.wait()) > 0:
             return pause
-        mark = self._store.mark
+        generation = self._store.generation
         popped = self._backlog.pop()
         if popped is None:
             return 0.0
         identity, wanted = popped
         record, now = self._store.read(identity), self._now()
-        wanted = {part: one for part, one in wanted.items() if not self._lifetimes.answers(record, part, now, NEVER)}
+        wanted = {part: one for part, one in wanted.items() if not self._policy.is_fresh(record, part, now, NEVER)}
         if not wanted:
             return 0.0
-        booking = self._quota.book(self._monotonic(), burst=0.0)
-        if booking is None:
-            if self._store.forgotten(identity, mark):
+        reservation = self._rate_limiter.reserve(self._monotonic(), burst=0.0)
+        if reservation is None:
+            if self._store.forgotten(identity, generation):
                 return 0.0
             for refresh in (False, True):
                 again = {part: one.at for part, one in wanted.items() if one.refresh is refresh}
                 self._backlog.add(identity, again, refresh=refresh)
-            return max(self._quota.wait() or 0.0, 0.01)
+            return max(self._rate_limiter.wait() or 0.0, 0.01)
         awaited = [
-            PendingPart(part, wanted_later=True, spare=one.refresh, asked_at=one.at, mark=mark)
+            PendingPart(part, wanted_later=True, spare=one.refresh, asked_at=one.at, generation=generation)
             for part, one in wanted.items()
         ]
-        self._queue.leave(identity, awaited, booking)
+        self._queue.leave(identity, awaited, reservation)
         return 0.0

@@ -31,7 +31,7 @@ class InFlightCall:
     number: int
     call: Call
     probe: bool
-    mark: int
+    generation: int
 
 
 class Queue(Protocol):
@@ -57,29 +57,29 @@ class Dispatcher:
         self._under_way = airfield.under_way
         self._lock = airfield.under_way.lock
         self._store = airfield.store
-        self._quota = airfield.quota
-        self._outage = airfield.outage
-        self._lifetimes = airfield.lifetimes
+        self._rate_limiter = airfield.rate_limiter
+        self._circuit_breaker = airfield.circuit_breaker
+        self._policy = airfield.policy
         self._along = along
         self._now = airfield.now
         self._monotonic = airfield.monotonic
         self._sleep = airfield.sleep
 
-    def board(self, identity: Identity, wanted: Mapping[Part, PendingPart]) -> InFlightCall | None:
+    def prepare(self, identity: Identity, wanted: Mapping[Part, PendingPart]) -> InFlightCall | None:
         """Decide what is sent; what needs no call, or another, is seen to."""
         record, now = self._store.read(identity), self._now()
-        riders = [part for part in self._along if not self._lifetimes.answers(record, part, now, NEVER)]
-        boarding = self._store.board(identity, {*wanted, *riders})
+        riders = [part for part in self._along if not self._policy.is_fresh(record, part, now, NEVER)]
+        boarding = self._store.lease(identity, {*wanted, *riders})
         outcomes: dict[Part, Record | UpstreamError] = {
             part: failed for part, failed in boarding.faults.items() if part in wanted
         }
-        fault: UpstreamError = QuotaExhausted(retry_after=self._quota.wait())
+        fault: UpstreamError = QuotaExhausted(retry_after=self._rate_limiter.wait())
         going, elsewhere = [], []
         with self._lock:
             # Under the lock, or a call might land between the look and the decision; reading does no I/O.
             record, now = self._store.read(identity), self._now()
             for part, one in wanted.items():
-                if self._lifetimes.answers(record, part, now, one.since):
+                if self._policy.is_fresh(record, part, now, one.since):
                     outcomes[part] = record
                 elif part in outcomes:
                     continue
@@ -91,18 +91,18 @@ class Dispatcher:
                     going.append(part)
             refused: list[Part] = []
             probe = False
-            if going and self._quota.closed:
+            if going and self._rate_limiter.paused:
                 going, refused = [], going
             elif going:
                 try:
-                    probe = self._outage.begin()
+                    probe = self._circuit_breaker.begin()
                 except UpstreamError as lasting:
                     going, refused, fault = [], going, lasting
             calls = plan_calls(going, [part for part in riders if part in boarding.granted and part not in outcomes])
             sent = None
             if calls:
-                mark = min(wanted[part].mark for part in going)
-                sent = InFlightCall(self._under_way.sent(identity, calls[0].parts, wanted), calls[0], probe, mark)
+                generation = min(wanted[part].generation for part in going)
+                sent = InFlightCall(self._under_way.sent(identity, calls[0].parts, wanted), calls[0], probe, generation)
             later = {part: wanted[part] for call in calls[1:] for part in call.parts}
             number = self._under_way.sent_elsewhere(elsewhere)
         try:
@@ -116,7 +116,7 @@ class Dispatcher:
             if elsewhere:
                 self._queue.start(self._follow, identity, elsewhere, number)
             if unsent := boarding.granted - later.keys() - (sent.call.parts if sent else frozenset()):
-                self._store.land(identity, EMPTY, unsent)
+                self._store.save(identity, EMPTY, unsent)
         except Exception:  # noqa: BLE001  # what is marked as sent must be sent
             _log.exception("what goes by another call could not be seen to")
         return sent
@@ -125,7 +125,7 @@ class Dispatcher:
         """Say whether a recommendation's message has gone: a call now would log an exposure for nothing."""
         return one.exposes and not one.wanted_later and one.until < self._monotonic()
 
-    def land(self, identity: Identity, sent: InFlightCall, outcome: Fetched | UpstreamError) -> None:
+    def complete(self, identity: Identity, sent: InFlightCall, outcome: Fetched | UpstreamError) -> None:
         """Keep what a call brought, and tell those who wait for it."""
         parts = sent.call.parts
         if isinstance(outcome, Fetched):
@@ -133,11 +133,11 @@ class Dispatcher:
             with self._lock:
                 ahead = any(one.ahead for one in self._under_way.carried_by(identity, sent.number))
             record = outcome.record.warm() if ahead else outcome.record
-            self._store.land(identity, record, parts, mark=sent.mark)
+            self._store.save(identity, record, parts, generation=sent.generation)
             said = {part: outcome.faults.get(part, record) for part in parts}
             self._under_way.settle(identity, said, call=sent.number)
             return
-        self._store.land(identity, EMPTY, parts, outcome.word)
+        self._store.save(identity, EMPTY, parts, outcome.word)
         if isinstance(outcome, QuotaExhausted):
             with self._lock:
                 carried = self._under_way.carried_by(identity, sent.number)
@@ -162,17 +162,17 @@ class Dispatcher:
 
     def _looked_after(self, identity: Identity, awaited: list[PendingPart], number: int) -> list[PendingPart]:
         """Settle what has come or failed, and take over what nobody fetches any more. Return what is left."""
-        boarding = self._store.board(identity, [one.part for one in awaited])
+        boarding = self._store.lease(identity, [one.part for one in awaited])
         record, now = self._store.read(identity), self._now()
         outcomes: dict[Part, Record | UpstreamError] = dict(boarding.faults)
         for one in awaited:
-            if self._lifetimes.answers(record, one.part, now, one.since):
+            if self._policy.is_fresh(record, one.part, now, one.since):
                 outcomes[one.part] = record
         self._under_way.settle(identity, outcomes, call=number)
         left = [one for one in awaited if one.part not in outcomes]
         ours = {one.part: one for one in left if one.part in boarding.granted}
         if unwanted := boarding.granted - ours.keys():
-            self._store.land(identity, EMPTY, unwanted)
+            self._store.save(identity, EMPTY, unwanted)
         with self._lock:
             for one in ours.values():
                 one.call, one.elsewhere = None, False

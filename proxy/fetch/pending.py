@@ -30,7 +30,7 @@ class PendingPart:
     """Whether all who asked have a copy that may stand in."""
     asked_at: float = NEVER
     """When it was last asked for (monotonic seconds)."""
-    mark: int = 0
+    generation: int = 0
     """Nothing is kept of a user who was forgotten after this (`Store.mark`) when it lands."""
     background: bool = False
     """Whether all who asked do so ahead of a send, and let everybody else go first."""

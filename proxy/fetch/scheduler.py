@@ -38,7 +38,7 @@ _SHORTEST_NAP_SECONDS = 0.02  # of who waits for a place ahead of a send
 @dataclass(slots=True, eq=False)
 class _Flight:
     awaited: dict[Part, PendingPart]
-    booking: Reservation | None = None
+    reservation: Reservation | None = None
     """None while it is being booked."""
 
 
@@ -53,12 +53,12 @@ class FetchScheduler:
 
     def __init__(
         self,
-        sender: CallExecutor,
+        executor: CallExecutor,
         store: TieredStore,
-        quota: RateLimiter,
-        outage: CircuitBreaker,
+        rate_limiter: RateLimiter,
+        circuit_breaker: CircuitBreaker,
         backlog: Backlog,
-        lifetimes: FreshnessPolicy,
+        policy: FreshnessPolicy,
         *,
         along: tuple[Part, ...],
         threads: int,
@@ -66,16 +66,16 @@ class FetchScheduler:
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._sender = sender
+        self._executor = executor
         self._store = store
-        self._quota = quota
-        self._outage = outage
+        self._rate_limiter = rate_limiter
+        self._circuit_breaker = circuit_breaker
         self._monotonic = monotonic
         self._sleep = sleep
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="flight")
         self._under_way = PendingParts()
         self._lock = self._under_way.lock
-        airfield = Airfield(self._under_way, store, quota, outage, lifetimes, now, monotonic, sleep)
+        airfield = Airfield(self._under_way, store, rate_limiter, circuit_breaker, policy, now, monotonic, sleep)
         self._departures = Dispatcher(self, airfield, along=along)
         self._standby = BacklogWorker(self, airfield, backlog)
         self._queued: dict[Identity, _Flight] = {}
@@ -102,7 +102,7 @@ class FetchScheduler:
         when it is free this moment and nobody else waits for it; what finds none is not sent later, for the caller
         comes again.
         """
-        mark = self._store.mark
+        generation = self._store.generation
         with self._lock:
             now = self._monotonic()
             wanted = [
@@ -113,7 +113,7 @@ class FetchScheduler:
                     since,
                     part in spare,
                     asked_at=now,
-                    mark=mark,
+                    generation=generation,
                     background=background,
                     ahead=background,
                 )
@@ -125,7 +125,7 @@ class FetchScheduler:
         if flight:
             self._book(identity, flight)
         if left_behind:
-            self.refuse(identity, left_behind, QuotaExhausted(retry_after=self._quota.wait()))
+            self.refuse(identity, left_behind, QuotaExhausted(retry_after=self._rate_limiter.wait()))
         return Waiter(awaited, frozenset(new))
 
     def refresh(self, identity: Identity, parts: Collection[Part]) -> None:
@@ -156,47 +156,47 @@ class FetchScheduler:
         `leased`: parts that this process is to fetch, for the others; without a moment they are given back.
         """
         try:
-            booking, fault = self._moment_for(flight)
+            reservation, fault = self._moment_for(flight)
         except Exception:  # noqa: BLE001  # or whoever comes next would board what never leaves
             _log.exception("a call could not be booked")
-            booking, fault = None, UpstreamInvalid("a fault of ours")
+            reservation, fault = None, UpstreamInvalid("a fault of ours")
         with self._lock:
-            if booking is None:
+            if reservation is None:
                 del self._queued[identity]
                 self._lock.notify_all()
                 left_behind = list(flight.awaited.values())
             else:
-                flight.booking = booking
+                flight.reservation = reservation
                 left_behind = self._left_behind(flight)
         if left_behind:
-            self.refuse(identity, left_behind, fault or QuotaExhausted(retry_after=self._quota.wait()))
-        if booking is not None:
-            self._take_off(identity, flight, booking)
+            self.refuse(identity, left_behind, fault or QuotaExhausted(retry_after=self._rate_limiter.wait()))
+        if reservation is not None:
+            self._take_off(identity, flight, reservation)
         elif leased:
-            self._store.land(identity, EMPTY, leased)
+            self._store.save(identity, EMPTY, leased)
 
     def _moment_for(self, flight: _Flight) -> tuple[Reservation | None, UpstreamError | None]:
         """Return a booking, or why there is none."""
         asked = None
         while True:
-            if fault := self._outage.lasting():
+            if fault := self._circuit_breaker.open_fault():
                 return None, fault
             with self._lock:
                 awaited = list(flight.awaited.values())
             spare, background = all(one.spare for one in awaited), all(one.background for one in awaited)
             leaves = max(one.until for one in awaited)
             if (spare, background, leaves) == asked:
-                return None, QuotaExhausted(retry_after=self._quota.wait())
+                return None, QuotaExhausted(retry_after=self._rate_limiter.wait())
             now = self._monotonic()
             # What can go now goes now, however slow calls are at present: what comes too late is still kept.
-            latest = now if spare or background else leaves - self._sender.typical
+            latest = now if spare or background else leaves - self._executor.typical
             burst = 1.0 if not spare else 0.5 if leaves > now else 0.0
-            booking = self._quota.book(latest, burst=0.0 if background else burst)
-            if booking is not None:
-                return booking, None
+            reservation = self._rate_limiter.reserve(latest, burst=0.0 if background else burst)
+            if reservation is not None:
+                return reservation, None
             if background and now < leaves:
                 # A place that was booked ahead would stand before who comes meanwhile; so it is waited for without one.
-                nap = min(max(self._quota.wait() or 0.0, _SHORTEST_NAP_SECONDS), _LOOK_SECONDS)
+                nap = min(max(self._rate_limiter.wait() or 0.0, _SHORTEST_NAP_SECONDS), _LOOK_SECONDS)
                 self._sleep(min(nap, leaves - now))
             else:
                 # Who widened the flight meanwhile may wait for longer, or have no copy: then it is worth another look.
@@ -204,22 +204,22 @@ class FetchScheduler:
 
     def _left_behind(self, flight: _Flight | None) -> list[PendingPart]:
         """Take those recommendations off that would come when their message has gone. Called under the lock."""
-        if flight is None or flight.booking is None or flight.booking.at <= self._monotonic():
+        if flight is None or flight.reservation is None or flight.reservation.at <= self._monotonic():
             return []
-        leaves = flight.booking.at + self._sender.typical
+        leaves = flight.reservation.at + self._executor.typical
         late = [one for one in flight.awaited.values() if one.exposes and not one.wanted_later and one.until < leaves]
         for one in late:
             del flight.awaited[one.part]
         return late
 
-    def _take_off(self, identity: Identity, flight: _Flight, booking: Reservation) -> None:
+    def _take_off(self, identity: Identity, flight: _Flight, reservation: Reservation) -> None:
         with self._lock:
             self._flying += 1
         try:
-            self._pool.submit(_as, request_id.get(), self._fly, identity, flight, booking)
+            self._pool.submit(_as, request_id.get(), self._fly, identity, flight, reservation)
         except RuntimeError:  # no thread can be had, or the process ends; nobody may board what never leaves
             self._leave_queue(identity, flight)
-            self._quota.cancel(booking)
+            self._rate_limiter.cancel(reservation)
             self._landed()
             self.refuse(identity, list(flight.awaited.values()), QuotaExhausted())
 
@@ -243,17 +243,17 @@ class FetchScheduler:
         """Tell those who wait, and put what is still wanted into the backlog."""
         self._standby.refuse(identity, awaited, fault, call=call)
 
-    def leave(self, identity: Identity, awaited: Collection[PendingPart], booking: Reservation) -> None:
+    def leave(self, identity: Identity, awaited: Collection[PendingPart], reservation: Reservation) -> None:
         """Send a call for `awaited` in a place that is booked; give it back when nothing is left to send."""
         with self._lock:
             _, new = self._under_way.join(identity, awaited)
             flight = self._widened(identity, new)
             if flight:
-                flight.booking = booking
+                flight.reservation = reservation
         if flight:
-            self._take_off(identity, flight, booking)
+            self._take_off(identity, flight, reservation)
         else:
-            self._quota.cancel(booking)
+            self._rate_limiter.cancel(reservation)
 
     def again(self, identity: Identity, awaited: dict[Part, PendingPart]) -> None:
         """Queue `awaited`, which this process is to fetch, for a call of its own; else give the leases back."""
@@ -268,25 +268,27 @@ class FetchScheduler:
 
     # What is sent.
 
-    def _fly(self, identity: Identity, flight: _Flight, booking: Reservation) -> None:
+    def _fly(self, identity: Identity, flight: _Flight, reservation: Reservation) -> None:
         sent: InFlightCall | None = None
         try:
-            if (delay := booking.at - self._monotonic()) > 0:
+            if (delay := reservation.at - self._monotonic()) > 0:
                 self._sleep(delay)
             self._leave_queue(identity, flight)
-            sent = self._departures.board(identity, flight.awaited)
+            sent = self._departures.prepare(identity, flight.awaited)
             if sent is None:
-                self._quota.cancel(booking)
+                self._rate_limiter.cancel(reservation)
             else:
-                self._departures.land(identity, sent, self._sender.send(identity, sent.call, booking, probe=sent.probe))
+                self._departures.complete(
+                    identity, sent, self._executor.execute(identity, sent.call, reservation, probe=sent.probe)
+                )
         except Exception:  # noqa: BLE001  # whatever it was, those who wait must hear of it
             _log.exception("a flight failed on our side")
             fault = UpstreamInvalid("a fault of ours")
-            self._quota.ended(booking)
+            self._rate_limiter.complete(reservation)
             self._leave_queue(identity, flight)
             self._under_way.settle(identity, dict.fromkeys(flight.awaited, fault), call=None)
             if sent is not None:
-                self._outage.ended(fault, probe=sent.probe)
+                self._circuit_breaker.record(fault, probe=sent.probe)
                 self._under_way.settle(identity, dict.fromkeys(sent.call.parts, fault), call=sent.number)
         finally:
             self._landed()

@@ -44,7 +44,7 @@ class ProfileResult(NamedTuple):
     @property
     def stale(self) -> bool:
         """Say whether some part is older than its freshness lifetime."""
-        return self.freshness is not None and self.freshness.left < 0
+        return self.freshness is not None and self.freshness.ttl < 0
 
 
 class ProfileService:
@@ -53,16 +53,16 @@ class ProfileService:
     def __init__(
         self,
         store: TieredStore,
-        flights: FetchScheduler,
-        lifetimes: FreshnessPolicy,
+        scheduler: FetchScheduler,
+        policy: FreshnessPolicy,
         *,
         max_waiting: int = MAX_WAITING,
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
-        self._flights = flights
-        self._lifetimes = lifetimes
+        self._scheduler = scheduler
+        self._policy = policy
         self._places = BoundedSemaphore(max_waiting)
         self._now = now
         self._monotonic = monotonic
@@ -76,7 +76,7 @@ class ProfileService:
         wanted_later: bool = False,
         max_age: float | None = None,
         background: bool = False,
-        wish: ProfileQuery = ANY_QUERY,
+        query: ProfileQuery = ANY_QUERY,
     ) -> ProfileResult:
         """Return what is known of `parts` at `until` (monotonic seconds), earlier where nothing is gained by waiting.
 
@@ -87,36 +87,36 @@ class ProfileService:
         """
         now = self._now()
         since = float("-inf") if max_age is None else now - max_age
-        for find in (self._store.read, self._store.look):  # another process may have what this one lacks
+        for find in (self._store.read, self._store.get):  # another process may have what this one lacks
             kept = find(identity)
-            record = self._store.shown(identity, kept, wish)
+            record = self._store.with_updates(identity, kept, query)
             held = self._held(record, parts, max_age, now)
-            if held and (not background or all(self._lifetimes.warmed(record, part, now) for part in parts)):
+            if held and (not background or all(self._policy.is_warm(record, part, now) for part in parts)):
                 return held
         if kept.unknown_at is not None and record.unknown_at is None:
             since = max(since, math.nextafter(kept.unknown_at, math.inf))  # a later push says otherwise
         for part in parts:
             if part in kept.parts and not record.has(part):  # as does one that cleared it
-                since = max(since, math.nextafter(kept.parts[part].at, math.inf))
-        record = self._lifetimes.pruned(record, now)
+                since = max(since, math.nextafter(kept.parts[part].fetched_at, math.inf))
+        record = self._policy.prune(record, now)
         served, spent, behind = self._sorted(record, parts, since, now)
         if background:
-            spent = [part for part in parts if not self._lifetimes.warmed(record, part, now)]
+            spent = [part for part in parts if not self._policy.is_warm(record, part, now)]
             served, behind = [part for part in parts if part not in spent], []
             since = max(since, now)  # a copy that is fresh only as usual will not do
         if not spent:
             if behind:
-                self._flights.refresh(identity, behind)
-            return ProfileResult(record, freshness=freshness(record, parts, self._lifetimes, now))
+                self._scheduler.refresh(identity, behind)
+            return ProfileResult(record, freshness=freshness(record, parts, self._policy, now))
 
         # Who asks for nothing old has reasons; any other copy stands in rather than keep a user waiting who has none.
         spare = [part for part in spent if record.has(part)] if max_age is None and not background else []
-        ticket, outcomes = self._fetched(identity, spent, spare, behind, until, wanted_later, since, background)
+        waiter, outcomes = self._fetched(identity, spent, spare, behind, until, wanted_later, since, background)
         answer = record.only(served)
         error = fault = None
         for part, outcome in outcomes.items():
             if isinstance(outcome, Record):
-                shown = self._store.shown(identity, outcome, wish)
+                shown = self._store.with_updates(identity, outcome, query)
                 answer = merge(answer, (shown if shown.has(part) else outcome).only([part]))
             elif record.has(part):
                 answer = merge(answer, record.only([part]))
@@ -132,18 +132,18 @@ class ProfileService:
             answer,
             error,
             fault,
-            self._reason(record, parts, spent, now) if ticket.calls or error or fault else None,
-            opened=ticket.opened,
-            calls=ticket.calls,
-            freshness=freshness(answer, parts, self._lifetimes, self._now()),
+            self._reason(record, parts, spent, now) if waiter.calls or error or fault else None,
+            opened=waiter.opened,
+            calls=waiter.calls,
+            freshness=freshness(answer, parts, self._policy, self._now()),
         )
 
     def _held(self, record: Record, parts: Sequence[Part], max_age: float | None, now: float) -> ProfileResult | None:
         """Return the answer when `record` has all of `parts` freshly, which is what most requests find."""
         if not record.has_all(parts):
             return None
-        held = freshness(record, parts, self._lifetimes, now)
-        if held is None or held.left <= 0 or (max_age is not None and held.age > max_age):
+        held = freshness(record, parts, self._policy, now)
+        if held is None or held.ttl <= 0 or (max_age is not None and held.age > max_age):
             return None
         return ProfileResult(record, freshness=held)
 
@@ -153,8 +153,8 @@ class ProfileService:
         """Return the parts served from what is kept, those a call is wanted for, and the served ones to refresh."""
         served, spent, behind = [], [], []
         for part in parts:
-            left = self._lifetimes.left(record, part, now)
-            if left <= -self._lifetimes.stale_while_revalidate or record.said_at(part) < since:
+            left = self._policy.ttl(record, part, now)
+            if left <= -self._policy.stale_while_revalidate or record.fetched_at(part) < since:
                 spent.append(part)
                 continue
             served.append(part)
@@ -177,7 +177,7 @@ class ProfileService:
         try:
             # Who cannot wait still asks: what comes later is kept for the next try.
             leaves = until if may_wait else self._monotonic()
-            ticket = self._flights.join(
+            waiter = self._scheduler.join(
                 identity,
                 parts,
                 until=leaves,
@@ -187,25 +187,25 @@ class ProfileService:
                 background=background,
             )
             if behind:  # after those who wait, and with luck in their flight
-                self._flights.refresh(identity, behind)
-            ticket.wait(leaves - self._monotonic())
+                self._scheduler.refresh(identity, behind)
+            waiter.wait(leaves - self._monotonic())
         finally:
             if may_wait:
                 self._places.release()
-        outcomes = {part: ticket.outcome(part) for part in parts}
+        outcomes = {part: waiter.outcome(part) for part in parts}
         if any(isinstance(outcome, QuotaExhausted) for outcome in outcomes.values()):
             # A call of somebody else's may have landed between our look and our asking.
             record, now = self._store.read(identity), self._now()
             for part in parts:
-                if self._lifetimes.answers(record, part, now, since):
+                if self._policy.is_fresh(record, part, now, since):
                     outcomes[part] = record
-        return ticket, outcomes
+        return waiter, outcomes
 
     def _reason(self, record: Record, parts: Sequence[Part], spent: list[Part], now: float) -> Forwarded:
         if any(not record.has(part) for part in spent):
             return "partial" if any(record.has(part) for part in parts) else "miss"
-        swr = self._lifetimes.stale_while_revalidate
-        if any(self._lifetimes.left(record, part, now) <= -swr for part in spent):
+        swr = self._policy.stale_while_revalidate
+        if any(self._policy.ttl(record, part, now) <= -swr for part in spent):
             return "stale"
         return "request"
 

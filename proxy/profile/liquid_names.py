@@ -30,15 +30,15 @@ def safe_names(exact: Iterable[str], missing: Iterable[str] = ()) -> dict[str, s
     settled: dict[str, str] = {}
     taken: dict[str, int] = {}  # a name, and the first number that may be free behind it
     for group in (list(exact), list(missing)):
-        wishes = {name: name.removeprefix(USER_PROPERTY) for name in group if name not in settled}
+        queries = {name: name.removeprefix(USER_PROPERTY) for name in group if name not in settled}
         for untouched in (True, False):
-            for name, wish in wishes.items():
-                if (wish == name) is untouched and _SAFE.match(wish) and wish not in taken:
-                    settled[name] = wish
-                    taken[wish] = 2
-        for name, wish in wishes.items():
+            for name, query in queries.items():
+                if (query == name) is untouched and _SAFE.match(query) and query not in taken:
+                    settled[name] = query
+                    taken[query] = 2
+        for name, query in queries.items():
             if name not in settled:
-                settled[name] = _first_free(wish if _SAFE.match(wish) else _rewritten(wish), taken)
+                settled[name] = _first_free(query if _SAFE.match(query) else _rewritten(query), taken)
     return settled
 
 

@@ -19,7 +19,7 @@ from proxy.profile.updates import REMOVED, UNKNOWN, Known
 _SAID_NEVER = float("-inf")
 
 
-def apply_updates(record: Record, known: Known, wish: ProfileQuery) -> Record:
+def apply_updates(record: Record, known: Known, query: ProfileQuery) -> Record:
     """Return `record` with all that was pushed later than it was said.
 
     A list of cohorts, or a set of properties, that was changed is as old as it was: never newer than its oldest
@@ -32,20 +32,20 @@ def apply_updates(record: Record, known: Known, wish: ProfileQuery) -> Record:
             return record
         record = Record({}, None, record.user_id, record.device_id)
     changed = {
-        COHORTS: _cohorts(record.parts.get(COHORTS), known, wish),
-        PROPERTIES: _properties(record.parts.get(PROPERTIES), known, wish.keys),
+        COHORTS: _cohorts(record.parts.get(COHORTS), known, query),
+        PROPERTIES: _properties(record.parts.get(PROPERTIES), known, query.keys),
     }
     others = {part: kept for part, kept in record.parts.items() if part not in changed}
     parts = others | {part: kept for part, kept in changed.items() if kept is not None}
     return Record(parts, None, record.user_id, record.device_id, record.unknown_status)
 
 
-def _cohorts(kept: CachedPart | None, known: Known, wish: ProfileQuery) -> CachedPart | None:
-    since = kept.at if kept else _SAID_NEVER
+def _cohorts(kept: CachedPart | None, known: Known, query: ProfileQuery) -> CachedPart | None:
+    since = kept.fetched_at if kept else _SAID_NEVER
     later = {cohort: one for cohort, one in known.cohorts.items() if one[0] > since}
     if not later:
         return kept
-    asked = {wish.aliases.id_of("cohorts", cohort) for cohort in wish.cohort_ids}
+    asked = {query.aliases.id_of("cohorts", cohort) for cohort in query.cohort_ids}
     narrow = bool(asked) and asked <= later.keys()
     if kept is None and not narrow:
         return None
@@ -61,9 +61,9 @@ def _cohorts(kept: CachedPart | None, known: Known, wish: ProfileQuery) -> Cache
 
 
 def _properties(kept: CachedPart | None, known: Known, keys: tuple[str, ...]) -> CachedPart | None:
-    if kept is not None and known.cleared_at is not None and known.cleared_at > kept.at:
+    if kept is not None and known.cleared_at is not None and known.cleared_at > kept.fetched_at:
         kept = None  # what was cleared must not be served, and what was not only Amplitude knows
-    warm, since = kept is not None and kept.warm, kept.at if kept else _SAID_NEVER
+    warm, since = kept is not None and kept.warm, kept.fetched_at if kept else _SAID_NEVER
     fetched: dict[str, bytes] = {}
     if kept is not None:
         names, said = encoding.split(kept.value)

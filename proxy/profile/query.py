@@ -87,7 +87,7 @@ class ProfileRequest(NamedTuple):
     """What one request wants, and of which user."""
 
     identity: Identity
-    wish: ProfileQuery
+    query: ProfileQuery
 
     @property
     def anonymous(self) -> bool:

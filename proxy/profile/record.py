@@ -16,7 +16,7 @@ class CachedPart(NamedTuple):
     """What Amplitude said of one part, as `columns` writes it, and when (Unix seconds)."""
 
     value: bytes
-    at: float
+    fetched_at: float
     warm: bool = False
     """Whether it was fetched ahead of a send, and is to be fresh until then."""
     pushed: bool = False
@@ -42,9 +42,9 @@ class Record:
         """Say whether this answers each of `parts`."""
         return self.unknown_at is not None or all(map(self.parts.__contains__, parts))
 
-    def said_at(self, part: Part) -> float:
+    def fetched_at(self, part: Part) -> float:
         """Return when Amplitude said so (Unix seconds). KeyError where `has` is false."""
-        return self.unknown_at if self.unknown_at is not None else self.parts[part].at
+        return self.unknown_at if self.unknown_at is not None else self.parts[part].fetched_at
 
     def only(self, parts: Iterable[Part]) -> Record:
         """Return the record with no other parts than these."""
@@ -68,7 +68,7 @@ def merge(old: Record, new: Record) -> Record:
         return new if _last_said(new) >= _last_said(old) else old
     parts = dict(old.parts)
     for part, kept in new.parts.items():
-        if part not in parts or kept.at >= parts[part].at:
+        if part not in parts or kept.fetched_at >= parts[part].fetched_at:
             parts[part] = kept
     later, earlier = (new, old) if _last_said(new) >= _last_said(old) else (old, new)
     return Record(
@@ -82,4 +82,4 @@ def merge(old: Record, new: Record) -> Record:
 def _last_said(record: Record) -> float:
     if record.unknown_at is not None:
         return record.unknown_at
-    return max((kept.at for kept in record.parts.values()), default=float("-inf"))
+    return max((kept.fetched_at for kept in record.parts.values()), default=float("-inf"))

@@ -173,7 +173,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         while len(places) and (left := until - time.monotonic()) > 0:
             self.notify()
             places.join(min(1.0, left))
-        self._services.flights.drain(until - time.monotonic())
+        self._services.scheduler.drain(until - time.monotonic())
         if self._services.redis:
             self._services.redis.stop()
 

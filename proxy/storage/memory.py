@@ -56,37 +56,37 @@ class Hit(NamedTuple):
 class MemoryStore:
     """Least recently used records leave it first. Safe for threads."""
 
-    def __init__(self, *, max_bytes: int, lifetimes: FreshnessPolicy, now: Callable[[], float]) -> None:
+    def __init__(self, *, max_bytes: int, policy: FreshnessPolicy, now: Callable[[], float]) -> None:
         for_ready = max_bytes // _READY_SHARE
         self._cache = SizedLRU(max_bytes - for_ready)
         self._ready: LRUCache[Identity, tuple[ProfileQuery, Ready, bytes | None]] = LRUCache(
             for_ready, getsizeof=lambda kept: len(kept[1].body) + _READY_LINKS
         )
-        self._lifetimes = lifetimes
+        self._policy = policy
         self._now = now
         self._forgotten = Tombstones(now)
         self._any_pushed = False
-        self.pushed_use = lifetimes.pushed_use
+        self.updates_usable_for = policy.updates_usable_for
         """Seconds for which what was pushed is of use."""
         self.told = 0
         """How often others told of what was pushed so far."""
         self._lock = Lock()
 
     @property
-    def mark(self) -> int:
+    def generation(self) -> int:
         """Return what to hand to `merge` and `push` with what is asked from now on: before a later forgetting."""
-        return self._forgotten.mark
+        return self._forgotten.generation
 
-    def forgotten(self, identity: Identity, mark: int) -> bool:
+    def forgotten(self, identity: Identity, generation: int) -> bool:
         """Say whether `identity` was forgotten after `mark`."""
         with self._lock:
-            return self._forgotten.since(mark, identity)
+            return self._forgotten.since(generation, identity)
 
     def forget(
         self,
         meant: Collection[bytes],
         moments: Mapping[bytes, float] | None = None,
-        breathe: Callable[[], object] = lambda: None,
+        checkpoint: Callable[[], object] = lambda: None,
     ) -> set[bytes]:
         """Drop, here, every record with an id of these names, and what lands of them with an older mark.
 
@@ -102,7 +102,7 @@ class MemoryStore:
         dropped = set()
         for number, (identity, entry) in enumerate(kept):
             if number % _AT_ONCE == 0:
-                breathe()
+                checkpoint()
             if not names(identity, Identity(entry.record.user_id, entry.record.device_id)).isdisjoint(meant):
                 dropped.add(pair_digest(identity))
                 with self._lock:
@@ -119,7 +119,7 @@ class MemoryStore:
             entry = self._cache.get(identity)
         return entry.record if entry else EMPTY
 
-    def fresh(self, identity: Identity, wish: ProfileQuery) -> Hit | None:
+    def fresh(self, identity: Identity, query: ProfileQuery) -> Hit | None:
         """Return what is kept here if it answers `wish`, all of it freshly; note that this was asked."""
         with self._lock:
             try:
@@ -127,47 +127,47 @@ class MemoryStore:
             except KeyError:
                 return None
             # Of a wish there is one such reference: it tells wishes apart, and keeps none alive that nobody else asks.
-            asked = weakref.ref(wish)
+            asked = weakref.ref(query)
             again, entry.asked = entry.asked is asked, asked
             written = self._ready.get(identity) if again else None
             pushed = self._pushed(identity) if self._any_pushed else None
         now = self._now()
-        if written is not None and written[0] is wish and written[2] is pushed and written[1].fresh_until > now:
+        if written is not None and written[0] is query and written[2] is pushed and written[1].fresh_until > now:
             ready = written[1]
             return Hit(EMPTY, Freshness(max(0.0, now - ready.said_at), ready.fresh_until - now), ready, again)
-        record = entry.record if pushed is None else apply_updates(entry.record, known(unpack(pushed)), wish)
-        found = freshness(record, wish.parts, self._lifetimes, now) if record.has_all(wish.parts) else None
-        return Hit(record, found, None, again) if found and found.left > 0 else None
+        record = entry.record if pushed is None else apply_updates(entry.record, known(unpack(pushed)), query)
+        found = freshness(record, query.parts, self._policy, now) if record.has_all(query.parts) else None
+        return Hit(record, found, None, again) if found and found.ttl > 0 else None
 
-    def keep_ready(self, identity: Identity, wish: ProfileQuery, record: Record, body: bytes, etag: str) -> None:
+    def keep_ready(self, identity: Identity, query: ProfileQuery, record: Record, body: bytes, etag: str) -> None:
         """Keep what was written from `record`, unless something newer has come meanwhile."""
         with self._lock:
             entry = self._cache.get(identity)
             pushed = self._pushed(identity)
             if entry is None or (entry.record is not record and pushed is None):
                 return
-            if pushed is not None and apply_updates(entry.record, known(unpack(pushed)), wish) != record:
+            if pushed is not None and apply_updates(entry.record, known(unpack(pushed)), query) != record:
                 return
-            said_at = min(map(record.said_at, wish.parts))
-            fresh_until = min(self._lifetimes.left(record, part, 0.0) for part in wish.parts)
+            said_at = min(map(record.fetched_at, query.parts))
+            fresh_until = min(self._policy.ttl(record, part, 0.0) for part in query.parts)
             with contextlib.suppress(ValueError):  # too large
-                self._ready[identity] = wish, Ready(body, etag, said_at, fresh_until), pushed
+                self._ready[identity] = query, Ready(body, etag, said_at, fresh_until), pushed
 
-    def shown(self, identity: Identity, record: Record, wish: ProfileQuery) -> Record:
+    def with_updates(self, identity: Identity, record: Record, query: ProfileQuery) -> Record:
         """Return `record`, of this identity, as what was pushed about its user has changed it."""
         if not self._any_pushed:
             return record
         with self._lock:
             pushed = self._pushed(identity)
-        return record if pushed is None else apply_updates(record, known(unpack(pushed)), wish)
+        return record if pushed is None else apply_updates(record, known(unpack(pushed)), query)
 
     def push(
         self,
         news: Collection[tuple[str, Updates]],
-        mark: int,
+        generation: int,
         *,
         all_of_them: bool = True,
-        breathe: Callable[[], object] = lambda: None,
+        checkpoint: Callable[[], object] = lambda: None,
     ) -> Counter[str]:
         """Merge into what was pushed about these users before: of all, or of those of whom something is kept here.
 
@@ -177,14 +177,14 @@ class MemoryStore:
         """
         last: tuple[Updates, bytes] | None = None
         refused: Counter[str] = Counter()
-        horizon = self._now() - self.pushed_use
+        horizon = self._now() - self.updates_usable_for
         for user_id, pushed in news:
-            breathe()
+            checkpoint()
             identity = Identity(user_id, None)
             if not all_of_them and identity not in self._cache:
                 continue
             with self._lock:
-                if self._forgotten.since(mark, identity):
+                if self._forgotten.since(generation, identity):
                     refused["forgotten"] += 1
                     continue
                 forgotten = self._forgotten.at(identity)
@@ -211,7 +211,7 @@ class MemoryStore:
                 self._keep(identity, entry.record if entry else EMPTY, packed)
         return refused
 
-    def held(self, told: Callable[[str], bool], breathe: Callable[[], object] = lambda: None) -> list[str]:
+    def held(self, told: Callable[[str], bool], checkpoint: Callable[[], object] = lambda: None) -> list[str]:
         """Return those users of whom something is kept here whom others were told of; `breathe` as for `forget`."""
         with self._lock:
             self.told += 1
@@ -219,12 +219,12 @@ class MemoryStore:
         found = set()
         for number, identity in enumerate(kept):
             if number % _AT_ONCE == 0:
-                breathe()
+                checkpoint()
             if identity.user_id is not None and told(identity.user_id):
                 found.add(identity.user_id)
         return list(found)
 
-    def merge(self, identity: Identity, news: Record, mark: int | None = None) -> Record:
+    def merge(self, identity: Identity, news: Record, generation: int | None = None) -> Record:
         """Add `news` to what is kept here, the later word winning, drop what may not be served any more; return it.
 
         A record larger than the whole cache is not kept: the caller that waits for it is answered all the same.
@@ -233,9 +233,9 @@ class MemoryStore:
             entry = self._cache.get(identity)
             old = entry.record if entry else EMPTY
             returned = Identity(news.user_id, news.device_id)
-            if news is EMPTY or (mark is not None and self._forgotten.since(mark, identity, returned)):
+            if news is EMPTY or (generation is not None and self._forgotten.since(generation, identity, returned)):
                 return old
-            record = self._lifetimes.pruned(merge(old, news), self._now())
+            record = self._policy.prune(merge(old, news), self._now())
             self._keep(identity, record, entry.pushed if entry else None)
             return record
 

@@ -39,57 +39,57 @@ class TieredStore(MemoryStore):
         self,
         *,
         max_bytes: int,
-        lifetimes: FreshnessPolicy,
+        policy: FreshnessPolicy,
         now: Callable[[], float],
         shared: RedisProfiles | None = None,
     ) -> None:
-        super().__init__(max_bytes=max_bytes, lifetimes=lifetimes, now=now)
+        super().__init__(max_bytes=max_bytes, policy=policy, now=now)
         self._shared = shared
 
-    def look(self, identity: Identity) -> Record:
+    def get(self, identity: Identity) -> Record:
         """Return what is kept here or by the other processes; what they had is here from now on."""
         if self._shared is None:
             return self.read(identity)
-        mark, told = self.mark, -1
+        generation, told = self.generation, -1
         try:
             # Whom others tell of a push to while we look, of that user we may have been told before there was one here.
             while told != self.told:
                 told = self.told
-                record = self._found(identity, self._shared.read(identity), mark)
+                record = self._found(identity, self._shared.read(identity), generation)
         except RedisUnavailable:
             return self.read(identity)
         return record
 
-    def board(self, identity: Identity, parts: Collection[Part]) -> Boarding:
+    def lease(self, identity: Identity, parts: Collection[Part]) -> Boarding:
         """Look, and say which of `parts` this process is to fetch, because no other does. `land` ends that."""
         if self._shared is not None:
-            mark = self.mark
+            generation = self.generation
             try:
-                found = self._shared.board(identity, parts)
+                found = self._shared.lease(identity, parts)
             except RedisUnavailable:
                 pass
             else:
-                self._found(identity, found.found, mark)
+                self._found(identity, found.found, generation)
                 return Boarding(found.granted, found.faults)
         return Boarding(frozenset(parts))
 
-    def _found(self, identity: Identity, found: Found, mark: int) -> Record:
+    def _found(self, identity: Identity, found: Found, generation: int) -> Record:
         if found.pushed and identity.user_id is not None:
-            self.push([(identity.user_id, found.pushed)], mark)
-        return self.merge(identity, found.record, mark)
+            self.push([(identity.user_id, found.pushed)], generation)
+        return self.merge(identity, found.record, generation)
 
-    def land(
-        self, identity: Identity, news: Record, parts: Collection[Part], word: str = "", mark: int | None = None
+    def save(
+        self, identity: Identity, news: Record, parts: Collection[Part], word: str = "", generation: int | None = None
     ) -> None:
         """Keep what was fetched of `parts`, here and for the others; `word`: why nothing was.
 
         Nothing is kept of who was forgotten after `mark`.
         """
-        if mark is not None and self.forgotten(identity, mark):
+        if generation is not None and self.forgotten(identity, generation):
             news = EMPTY
-        record = self.merge(identity, news, mark)
+        record = self.merge(identity, news, generation)
         if self._shared is not None:
             # Ids that Amplitude returned once outlive an answer without them.
             told = replace(news, user_id=record.user_id, device_id=record.device_id) if news is not EMPTY else news
             with contextlib.suppress(RedisUnavailable):
-                self._shared.land(identity, told, parts, self._now(), word)
+                self._shared.save(identity, told, parts, self._now(), word)

@@ -43,17 +43,17 @@ class Tombstones:
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._last: dict[bytes, tuple[int, float, float]] = {}  # the oldest first
-        self.mark = 0
+        self.generation = 0
         """How often anybody was forgotten so far: later than this is later than now."""
 
     def add(self, names: Collection[bytes], moments: Mapping[bytes, float] | None = None) -> None:
         """Note that `names` are forgotten now, or were at these moments."""
-        self.mark += 1
+        self.generation += 1
         now = self._now()
         for name in names:
             at = (moments or {}).get(name, now)
             _, _, before = self._last.pop(name, (0, 0.0, at))
-            self._last[name] = self.mark, now, max(at, before)
+            self._last[name] = self.generation, now, max(at, before)
         while self._last and (len(self._last) > _MOST or self._oldest < now - REMEMBERED_SECONDS):
             del self._last[next(iter(self._last))]
 
@@ -67,8 +67,8 @@ class Tombstones:
             return None
         return max((self._last[name][2] for name in names(identity) if name in self._last), default=None)
 
-    def since(self, mark: int, *pairs: Identity) -> bool:
+    def since(self, generation: int, *pairs: Identity) -> bool:
         """Say whether one of the ids in `pairs` was forgotten after `mark`."""
-        if mark == self.mark:
+        if generation == self.generation:
             return False
-        return any(self._last.get(name, (0,))[0] > mark for name in names(*pairs))
+        return any(self._last.get(name, (0,))[0] > generation for name in names(*pairs))

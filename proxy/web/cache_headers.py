@@ -18,7 +18,7 @@ def described(answer: ProfileResult) -> list[tuple[str, str]]:
     headers = [("X-Amplitude-Calls", str(answer.calls))]
     age = lifetime = 0
     if fresh := answer.freshness:
-        age, lifetime = math.floor(fresh.age), round(fresh.age + fresh.left)
+        age, lifetime = math.floor(fresh.age), round(fresh.age + fresh.ttl)
         headers.append(("Age", str(age)))
     if not may_be_kept(answer):
         headers.append(("Cache-Control", "no-store"))

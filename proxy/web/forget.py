@@ -24,7 +24,7 @@ def forget() -> Response:
         raise BadRequest("no user: send user_id or device_id, e.g. user_id=12345")
     meant = parse_forgetting(given)
     try:
-        forgot = services().forgetting.forget(meant)
+        forgot = services().forget_service.forget(meant)
     except RedisUnavailable:
         response = problem(500, "Not forgotten everywhere", "Redis does not answer: forgotten here alone; try again")
         response.headers["Retry-After"] = "1"

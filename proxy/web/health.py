@@ -36,12 +36,12 @@ def readyz() -> tuple[Response, int]:
     503 only while the process stops, or when nothing could be answered.
     """
     here = services()
-    last = here.sender.last_call
+    last = here.executor.last_call
     recent = last is not None and here.monotonic() - last.at < _JUDGED_FOR_SECONDS
     upstream = _WORDS[last.error] if last is not None and recent else "unknown"
     words = {
         "upstream": upstream,
-        "quota": "spent" if here.quota.spent else "ok",
+        "quota": "spent" if here.rate_limiter.spent else "ok",
     }
     if here.redis is not None:
         words["redis"] = "ok" if here.redis.gone_since is None else "gone"

@@ -41,9 +41,9 @@ def answer(section: Section | None) -> Response:
     here, request = services(), asked()
     ask = parse(section, sent_parameters(request), here.aliases)
     max_age, background = cache_headers.wanted_age(request), cache_headers.in_background(request)
-    hit = here.store.fresh(ask.identity, ask.wish) if max_age is None and not background else None
+    hit = here.store.fresh(ask.identity, ask.query) if max_age is None and not background else None
     if hit is None:
-        found = _found(here, ask, ask.wish.parts, max_age, background)
+        found = _found(here, ask, ask.query.parts, max_age, background)
     else:
         found = ProfileResult(hit.record, freshness=hit.freshness)
         if hit.ready:
@@ -54,11 +54,11 @@ def answer(section: Section | None) -> Response:
         error = UpstreamInvalid.word
         found = _too_large(found)
         body = shape(ask, EMPTY, error=error) + b"\n"
-    if found.error is not None and ask.wish.on_error == "retry":
+    if found.error is not None and ask.query.on_error == "retry":
         return _try_again(found, found.error)
     etag = _etag(body)
     if hit and hit.again and found.error is None:
-        here.store.keep_ready(ask.identity, ask.wish, found.record, body, etag)
+        here.store.keep_ready(ask.identity, ask.query, found.record, body, etag)
     return _written(body, found, request, etag=etag)
 
 
@@ -67,7 +67,7 @@ def userprofile() -> Response:
     here, request = services(), asked()
     ask = parse_drop_in(sent_parameters(request), here.aliases)
     # Whether a user is known is an answer too, and the cohorts are the least to ask for it.
-    parts = ask.wish.parts or (COHORTS,)
+    parts = ask.query.parts or (COHORTS,)
     found = _found(here, ask, parts, cache_headers.wanted_age(request), cache_headers.in_background(request))
     if ask.anonymous or found.record.unknown_at is not None:
         status = found.record.unknown_status
@@ -103,10 +103,10 @@ def _found(
         ask.identity,
         parts,
         until=g.started + here.wait_seconds,
-        wanted_later=ask.wish.on_error == "retry",
+        wanted_later=ask.query.on_error == "retry",
         max_age=max_age,
         background=background,
-        wish=ask.wish,
+        query=ask.query,
     )
 
 

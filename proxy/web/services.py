@@ -37,12 +37,12 @@ class Services:
     """
 
     profiles: ProfileService
-    flights: FetchScheduler
-    sender: CallExecutor
-    quota: RateLimiter
+    scheduler: FetchScheduler
+    executor: CallExecutor
+    rate_limiter: RateLimiter
     store: TieredStore
-    forgetting: ForgetService
-    pushing: UpdateIngester
+    forget_service: ForgetService
+    ingester: UpdateIngester
     redis: RedisClient | None
     keyring: KeyRing
     networks: tuple[IPv4Network | IPv6Network, ...]

@@ -46,15 +46,15 @@ def users() -> Response:
 
 def _taken(hook: str, read: Callable[[bytes | bytearray, float, Callable[[], object]], Batch]) -> Response:
     here = services()
-    mark = here.pushing.mark
-    breathe = Checkpoint()
+    generation = here.ingester.generation
+    checkpoint = Checkpoint()
     try:
         size = _checked_size()
-        with here.pushing.room(size):
-            body = _body(breathe)
-            with here.pushing.place(len(body)):
-                batch = read(body, here.now(), breathe)
-                duplicate = not here.pushing.push(batch, mark)
+        with here.ingester.room(size):
+            body = _body(checkpoint)
+            with here.ingester.place(len(body)):
+                batch = read(body, here.now(), checkpoint)
+                duplicate = not here.ingester.push(batch, generation)
     except (RequestEntityTooLarge, TooLarge):
         here.metrics.pushed(hook, "refused")
         return problem(413, RequestEntityTooLarge().name, _TOO_LARGE)
@@ -100,14 +100,14 @@ def _checked_size() -> int:
     return size
 
 
-def _body(breathe: Callable[[], object]) -> bytearray:
+def _body(checkpoint: Callable[[], object]) -> bytearray:
     # One more than is allowed: a body without a length is cut here in silence, and must be seen to be too large.
     request.max_content_length = MAX_BODY_BYTES + 1
     body = bytearray()  # grows in place, where a list of pieces would need twice the memory when it is joined
     with reading_the_body():
         while piece := request.stream.read(_PIECE_BYTES):
             body += piece
-            breathe()
+            checkpoint()
     if len(body) > MAX_BODY_BYTES:
         raise RequestEntityTooLarge
     return body

@@ -87,22 +87,22 @@ class UpdateIngester:
         return self._small if size <= _SMALL_BYTES else self._large
 
     @property
-    def mark(self) -> int:
+    def generation(self) -> int:
         """Return what to hand to `push` with what has come by now: nobody who is forgotten later is kept by it."""
-        return self._store.mark
+        return self._store.generation
 
-    def push(self, batch: Batch, mark: int) -> bool:
+    def push(self, batch: Batch, generation: int) -> bool:
         """Take `batch`; False when it is a repeated message. Raises Gone when only this process has it."""
         if batch.message is not None and self._remembers(batch.message):
             return False
         gone: RedisUnavailable | None = None
-        breathe = Checkpoint()
+        checkpoint = Checkpoint()
         forgotten = 0
-        for some in _portions(self._useful(batch, breathe)):
+        for some in _portions(self._useful(batch, checkpoint)):
             kept = some
             if self._shared is not None and gone is None:
                 try:
-                    refused = self._shared.push(some, self._now())
+                    refused = self._shared.save(some, self._now())
                 except RedisUnavailable as error:
                     gone = error
                 else:
@@ -112,7 +112,7 @@ class UpdateIngester:
                         forgotten += why == "forgotten"
             # What Redis has is found there by who needs it, and is no reason for others to leave the memory.
             everybody = self._shared is None or gone is not None
-            for why, users in self._store.push(kept, mark, all_of_them=everybody, breathe=breathe).items():
+            for why, users in self._store.push(kept, generation, all_of_them=everybody, checkpoint=checkpoint).items():
                 if everybody:
                     batch.refuse(why, users)
                     forgotten += users if why == "forgotten" else 0
@@ -125,13 +125,13 @@ class UpdateIngester:
             _log.warning("what is pushed is kept in the memory of this one process: there is no REDIS_URL")
         return True
 
-    def _useful(self, batch: Batch, breathe: Checkpoint) -> list[tuple[str, Updates]]:
+    def _useful(self, batch: Batch, checkpoint: Checkpoint) -> list[tuple[str, Updates]]:
         """Return the news without what is too old to be of any use."""
-        horizon = self._now() - self._store.pushed_use
+        horizon = self._now() - self._store.updates_usable_for
         found = []
         last: tuple[Updates, Updates] | None = None
         for user_id, pushed in batch.news:
-            breathe()
+            checkpoint()
             if last is None or last[0] is not pushed:  # of a cohort's batch all are the same
                 last = pushed, since(pushed, horizon)
             if last[1]:
@@ -144,26 +144,26 @@ class UpdateIngester:
         """Look up those users of whom something is kept here who were pushed to other processes. Raises Gone."""
         if self._shared is None:
             return
-        breathe, began = Checkpoint(), self._monotonic()
+        checkpoint, began = Checkpoint(), self._monotonic()
         told, last = self._shared.told(self._heard)
         if self._heard_at is not None and not self._shared.heard_all(began - self._heard_at):
-            self._waiting = self._store.held(lambda _: True, breathe)
+            self._waiting = self._store.held(lambda _: True, checkpoint)
         elif told:
-            held = self._store.held(lambda user_id: checksum(user_id) in told, breathe)
+            held = self._store.held(lambda user_id: checksum(user_id) in told, checkpoint)
             self._waiting = list(dict.fromkeys([*self._waiting, *held]))  # in their order, or some might wait for ever
         self._heard, self._heard_at = last, began
         for _ in range(_LOOKED_UP // _USERS_AT_ONCE):
             some, self._waiting = self._waiting[:_USERS_AT_ONCE], self._waiting[_USERS_AT_ONCE:]
             if not some:
                 return
-            mark = self._store.mark
+            generation = self._store.generation
             try:
                 found = self._shared.read(some)
             except RedisUnavailable:
                 self._waiting += some
                 raise
             there = [(user, pushed) for user, pushed in zip(some, found, strict=True) if pushed]
-            self._store.push(there, mark, breathe=breathe)
+            self._store.push(there, generation, checkpoint=checkpoint)
 
     def _remembers(self, message: str) -> bool:
         with self._lock:

@@ -40,13 +40,13 @@ class TooMany(Exception):
     """More entries, or values within them, than are read."""
 
 
-def read(body: bytes | bytearray, breathe: Callable[[], object]) -> Any:
+def read(body: bytes | bytearray, checkpoint: Callable[[], object]) -> Any:
     """Return the document in `body`, as strictjson reads it. ValueError when it is not JSON, or TooMany.
 
     An array, or an array in an object, is read by its entries; one entry is read in one go. One that is too large for
     that is passed over, and so is one entry of several that cannot be passed on, as `NaN` or one that nests too deeply.
     """
-    reading = _Reading(body.decode("utf-8"), breathe)
+    reading = _Reading(body.decode("utf-8"), checkpoint)
     document = reading.value(objects=1)
     if reading.next_is(""):
         return document
@@ -54,9 +54,9 @@ def read(body: bytes | bytearray, breathe: Callable[[], object]) -> Any:
 
 
 class _Reading:
-    def __init__(self, text: str, breathe: Callable[[], object]) -> None:
+    def __init__(self, text: str, checkpoint: Callable[[], object]) -> None:
         self._text = text
-        self._breathe = breathe
+        self._breathe = checkpoint
         self._at = 0
         self._breathed_at = 0
         self._read = 0

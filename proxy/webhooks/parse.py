@@ -87,9 +87,9 @@ class _Skipped(Exception):
         self.why = why
 
 
-def read_cohorts(body: bytes | bytearray, now: float, breathe: Callable[[], object]) -> Batch:
+def read_cohorts(body: bytes | bytearray, now: float, checkpoint: Callable[[], object]) -> Batch:
     """Return what the body of a cohort webhook says: Amplitude's default payload. Raises BadRequest."""
-    said = _document(body, breathe)
+    said = _document(body, checkpoint)
     if not isinstance(said, dict):
         raise BadRequest(f"the body is not a JSON object: send Amplitude's default payload, e.g. {_DEFAULT}")
     cohort_id = readable_id(said.get("cohort_id"))
@@ -107,7 +107,7 @@ def read_cohorts(body: bytes | bytearray, now: float, breathe: Callable[[], obje
     if not isinstance(users, list):
         raise BadRequest('users is not an array: the template needs "users": [...], as Amplitude\'s default payload')
     batch = Batch()
-    batch.message = _message(said, ("message_id",), body, breathe)
+    batch.message = _message(said, ("message_id",), body, checkpoint)
     member = membership(cohort_id, is_in, at, now)
 
     def news_of(user: dict[str, Any]) -> Updates:
@@ -116,20 +116,20 @@ def read_cohorts(body: bytes | bytearray, now: float, breathe: Callable[[], obje
         given = user.get("user_properties")
         return member if given is None else merged(member, _properties(given, at, now, batch))
 
-    _each(users, batch, news_of, breathe)
+    _each(users, batch, news_of, checkpoint)
     return batch
 
 
-def read_users(body: bytes | bytearray, now: float, breathe: Callable[[], object]) -> Batch:
+def read_users(body: bytes | bytearray, now: float, checkpoint: Callable[[], object]) -> Batch:
     """Return what the body of a streaming webhook says: one event or user, or an array of them. Raises BadRequest.
 
     Events are as Amplitude exports them, users as they are identified. `whole`: there are no other properties.
     """
-    said = _document(body, breathe)
+    said = _document(body, checkpoint)
     batch = Batch()
     if isinstance(said, dict):
         name = next((name for name in ("users", "events", "identification") if name in said), None)
-        batch.message = _message(said, _MESSAGE_IDS if name is None else ("message_id",), body, breathe)
+        batch.message = _message(said, _MESSAGE_IDS if name is None else ("message_id",), body, checkpoint)
         several = said if name is None else said[name]
         said = [several] if isinstance(several, dict) else several
     if not isinstance(said, list):
@@ -144,16 +144,16 @@ def read_users(body: bytes | bytearray, now: float, breathe: Callable[[], object
             raise _Skipped("nothing_to_apply")
         return news
 
-    _each(said, batch, news_of, breathe)
+    _each(said, batch, news_of, checkpoint)
     return batch
 
 
 _DEFAULT = '{"cohort_id": "c31", "in_cohort": true, "computed_time": "1692206763", "users": [{"user_id": "u"}]}'
 
 
-def _document(body: bytes | bytearray, breathe: Callable[[], object]) -> Any:
+def _document(body: bytes | bytearray, checkpoint: Callable[[], object]) -> Any:
     try:
-        return longjson.read(body, breathe)
+        return longjson.read(body, checkpoint)
     except TooMany:
         raise TooLarge from None
     except ValueError:
@@ -163,12 +163,12 @@ def _document(body: bytes | bytearray, breathe: Callable[[], object]) -> Any:
 
 
 def _each(
-    users: list[Any], batch: Batch, news_of: Callable[[dict[str, Any]], Updates], breathe: Callable[[], object]
+    users: list[Any], batch: Batch, news_of: Callable[[dict[str, Any]], Updates], checkpoint: Callable[[], object]
 ) -> None:
     users.reverse()
     while users:
         user = users.pop()  # frees each user once it has been read: all of them take as much memory as the news
-        breathe()
+        checkpoint()
         try:
             if isinstance(user, Unread):
                 raise _Skipped(user.why)
@@ -187,7 +187,7 @@ def _each(
 
 
 def _message(
-    said: Mapping[str, Any], names: Iterable[str], body: bytes | bytearray, breathe: Callable[[], object]
+    said: Mapping[str, Any], names: Iterable[str], body: bytes | bytearray, checkpoint: Callable[[], object]
 ) -> str | None:
     """Return what the message is known by again: Amplitude's id, if it has one, and all that it says.
 
@@ -198,7 +198,7 @@ def _message(
     digest = blake2b(digest_size=16)
     for at in range(0, len(body), _AT_ONCE):
         digest.update(body[at : at + _AT_ONCE])
-        breathe()
+        checkpoint()
     return digest.hexdigest()
 
 

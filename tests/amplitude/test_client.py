@@ -55,7 +55,7 @@ def test_one_call_brings_several_parts_and_logs_only_the_exposure_asked(sandbox:
     assert said(fetched, PROPERTIES)["gp:first_name"] == "Ava"
     assert said(fetched, COHORTS) == ["vip", "c31"]
     assert (fetched.record.user_id, fetched.record.device_id) == ("ava", "device-ava")
-    assert before <= fetched.record.said_at(COHORTS) <= time.time()
+    assert before <= fetched.record.fetched_at(COHORTS) <= time.time()
     assert not fetched.faults
     assert sandbox.exposures == [("ava", "homepage")]
     assert sandbox.report()["calls"] == 1

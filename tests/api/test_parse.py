@@ -20,12 +20,12 @@ def ask(section: Section | None, **given: Any) -> ProfileRequest:
 
 def test_the_parts_of_a_profile_come_in_the_order_in_which_errors_are_named() -> None:
     asked = ask(None, user_id="u", include="cohorts,recommendations,properties", rec_id="b,a", rec_type="model")
-    assert asked.wish.parts == (recommendation("b", "model"), recommendation("a", "model"), PROPERTIES, COHORTS)
+    assert asked.query.parts == (recommendation("b", "model"), recommendation("a", "model"), PROPERTIES, COHORTS)
 
 
 @pytest.mark.contract("1 profile")
 def test_a_section_that_is_not_included_is_not_asked_even_when_its_ids_are_given() -> None:
-    assert ask(None, user_id="u", include="cohorts", rec_id="a").wish.parts == (COHORTS,)
+    assert ask(None, user_id="u", include="cohorts", rec_id="a").query.parts == (COHORTS,)
 
 
 @pytest.mark.contract("1 parameters")
@@ -41,7 +41,7 @@ def test_an_id_may_hold_what_is_not_shown(id: str) -> None:
 
 @pytest.mark.contract("1 lists")
 def test_lists_are_trimmed_in_order_without_blanks_and_repeats() -> None:
-    assert ask("recommendations", user_id="u", rec_id=" b ,,a,b,\n").wish.rec_ids == ("b", "a")
+    assert ask("recommendations", user_id="u", rec_id=" b ,,a,b,\n").query.rec_ids == ("b", "a")
 
 
 @pytest.mark.parametrize("given", [{"user_id": ""}, {"device_id": " "}, {"user_id": "\n", "device_id": ""}])
@@ -58,21 +58,21 @@ def test_an_unknown_parameter_is_ignored_even_twice_and_malformed() -> None:
 def test_the_same_wish_of_another_user_is_not_read_again() -> None:
     first = ask(None, user_id="u", include="cohorts,properties", cohort_id="a, b")
     again = ask(None, user_id="v", include="cohorts,properties", cohort_id="a, b")
-    assert again.wish is first.wish
+    assert again.query is first.query
     assert again.identity != first.identity
-    assert ask(None, user_id="u", include="cohorts,properties", cohort_id="a").wish != first.wish
+    assert ask(None, user_id="u", include="cohorts,properties", cohort_id="a").query != first.query
 
 
 def test_a_wish_too_long_to_be_remembered_is_read_all_the_same() -> None:
     keys = ",".join(f"{number:0512}" for number in range(3))
-    assert ask("properties", user_id="u", keys=keys).wish is not ask("properties", user_id="u", keys=keys).wish
-    assert ask("properties", user_id="u", keys=keys).wish.keys == tuple(keys.split(","))
+    assert ask("properties", user_id="u", keys=keys).query is not ask("properties", user_id="u", keys=keys).query
+    assert ask("properties", user_id="u", keys=keys).query.keys == tuple(keys.split(","))
 
 
 @pytest.mark.parametrize("blank", ["", " "])
 def test_a_blank_optional_parameter_counts_as_absent(blank: str) -> None:
     asked = ask("recommendations", user_id="u", rec_id="a", rec_type=blank, on_error=blank)
-    assert (asked.wish.rec_type, asked.wish.on_error) == (None, "default")
+    assert (asked.query.rec_type, asked.query.on_error) == (None, "default")
 
 
 @pytest.mark.contract("1 parameters")
@@ -134,7 +134,7 @@ def test_what_json_does_not_know_is_refused_with_a_mend() -> None:
 @pytest.mark.contract("1 lists")
 def test_exactly_512_characters_and_20_entries_are_taken() -> None:
     asked = ask("cohorts", user_id=" " + "é" * 512, cohort_id=",".join(map(str, range(20))) + ",0,,1")
-    assert len(asked.wish.cohort_ids) == 20
+    assert len(asked.query.cohort_ids) == 20
 
 
 @pytest.mark.contract("1 repeated parameters")
@@ -148,7 +148,7 @@ def test_json_numbers_keep_their_text_and_arrays_their_commas() -> None:
     body = b'{"user_id": 00012e3, "keys": ["a,b", 1.50]}'.replace(b"00012e3", b"12345678901234567890.0")
     asked = parse("properties", from_json(body))
     assert asked.identity.user_id == "12345678901234567890.0"
-    assert asked.wish.keys == ("a,b", "1.50")
+    assert asked.query.keys == ("a,b", "1.50")
 
 
 @pytest.mark.contract("1 json bodies")
@@ -191,7 +191,7 @@ def test_any_json_object_is_understood_or_refused_and_a_refusal_repeats_no_value
     except BadRequest as refused:
         said = refused.detail
     else:
-        for text in (*asked.wish.rec_ids, *asked.wish.keys, *asked.wish.cohort_ids, *filter(None, asked.identity)):
+        for text in (*asked.query.rec_ids, *asked.query.keys, *asked.query.cohort_ids, *filter(None, asked.identity)):
             assert text == text.strip()
             assert 0 < len(text) <= 512
         return

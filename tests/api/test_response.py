@@ -30,7 +30,7 @@ def record_of(ask: ProfileRequest, user_data: dict[str, Any] | None) -> Record:
     parts: dict[Part, CachedPart] = {}
     if user_data is None:
         return Record()
-    for call in plan_calls(ask.wish.parts):
+    for call in plan_calls(ask.query.parts):
         values, _ = split_response(call, user_data)
         parts |= {part: CachedPart(encoding.write(value), AT) for part, value in values.items()}
     return Record(parts, None, user_data.get("user_id"), user_data.get("device_id"))
@@ -99,7 +99,7 @@ def test_any_json_at_all_gives_every_key_with_its_type(
 ) -> None:
     ask = parse(None, given_ask.items())
     wanted = dict(ENVELOPE)
-    for section in ask.wish.sections:
+    for section in ask.query.sections:
         wanted |= SECTION[section]
     for record in (record_of(ask, user_data), Record(unknown_at=AT), Record()):
         body = read_json(shape(ask, record, error=error))
@@ -173,8 +173,8 @@ def test_a_property_is_called_the_same_with_and_without_keys(said: dict[str, int
     every = json.loads(shape(parse("properties", {"user_id": "u"}.items()), record_of_properties(said)))
     ask = ProfileRequest(Identity("u", None), ProfileQuery(("properties",), keys=tuple(dict.fromkeys(keys))))
     some = json.loads(shape(ask, record_of_properties(said)))
-    present = {key for key in ask.wish.keys if key in said or f"gp:{key}" in said}
-    assert set(some["properties_by_name"]) == set(ask.wish.keys)
+    present = {key for key in ask.query.keys if key in said or f"gp:{key}" in said}
+    assert set(some["properties_by_name"]) == set(ask.query.keys)
     for name, value in some["properties"].items():
         assert value is None or every["properties"][name] == value
     assert sum(value is not None for value in some["properties_by_name"].values()) == len(present)

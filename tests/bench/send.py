@@ -100,20 +100,20 @@ def run(policy: str, options: argparse.Namespace) -> Result:
                 sandbox.begin_anew(options.per_minute)
             service = running.enter_context(Service(sandbox, **settings))
             connections = Connections(service.port, f"X-API-Key: {SECRET}")
-            sender = Sender(by_service(connections), POLICIES[policy].tags)
+            executor = Sender(by_service(connections), POLICIES[policy].tags)
         else:
             connections = Connections(sandbox.port, f"Authorization: Api-Key {sandbox.secret_key}")
-            sender = Sender(straight(connections, cached=policy == "cache by URL"), POLICIES[policy].tags)
+            executor = Sender(straight(connections, cached=policy == "cache by URL"), POLICIES[policy].tags)
         run_with = len(service.workers()) if service else 0
-        observer, memory = asyncio.run(_sent(sender, to, options.seconds, connections, service))
+        observer, memory = asyncio.run(_sent(executor, to, options.seconds, connections, service))
         chances = [Chance(one.at, one.last_try + PATIENCE - options.latency) for one in to]
         bound = of_any_policy(chances, options.per_minute)
-        tally, halts = sender.tally, sender.health.halts
+        tally, halts = executor.tally, executor.health.halts
         return Result(policy, tally, sandbox.seen(), halts, run_with, memory, observer, bound, known, before)
 
 
 async def _sent(
-    sender: Sender, to: list[Recipient], seconds: float, connections: Connections, service: Service | None
+    executor: Sender, to: list[Recipient], seconds: float, connections: Connections, service: Service | None
 ) -> tuple[Observer, int]:
     memory = 0
 
@@ -125,7 +125,7 @@ async def _sent(
 
     watching = asyncio.create_task(watch())
     async with Observer() as observer:
-        await sender.send(to, seconds, _progress(len(to)))
+        await executor.send(to, seconds, _progress(len(to)))
     watching.cancel()
     connections.close()
     return observer, memory

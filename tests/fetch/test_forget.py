@@ -96,7 +96,7 @@ def test_nobody_who_was_forgotten_waits_in_the_backlog_or_comes_back_into_it(wor
     world.source.fault = QuotaExhausted(retry_after=60)
     world.source.open.set()
     assert sent.result(10).error
-    world.wait_until(lambda: not world.flights._flying)
+    world.wait_until(lambda: not world.scheduler._flying)
     assert world.backlog.pop() == (Identity("v", None), {COHORTS: Wanted(asked_at, refresh=False)})
     assert world.backlog.pop() is None
 
@@ -110,8 +110,8 @@ def test_who_is_forgotten_while_the_backlog_seeks_a_place_does_not_return_to_it(
         assert not len(world.backlog)
         forget(world)
 
-    monkeypatch.setattr(world.quota, "book", book)
-    world.flights._standby._serve()
+    monkeypatch.setattr(world.rate_limiter, "reserve", book)
+    world.scheduler._standby._serve()
     assert not len(world.backlog)
 
 
@@ -119,20 +119,20 @@ def test_who_is_forgotten_while_the_backlog_seeks_a_place_does_not_return_to_it(
 @given(st.lists(st.sampled_from(["ask", "land", "forget", "forget another"]), max_size=30))
 def test_any_order_of_landing_and_forgetting_keeps_nothing_that_was_asked_before(steps: list[str]) -> None:
     clock = FakeClock()
-    store = TieredStore(max_bytes=100_000, lifetimes=FreshnessPolicy(fresh=900, negative=60), now=clock)
+    store = TieredStore(max_bytes=100_000, policy=FreshnessPolicy(fresh=900, negative=60), now=clock)
     on_their_way: list[tuple[int, bool]] = []  # the mark, and whether the user was forgotten since
     kept = False
     for step in steps:
         clock.advance(1)
         if step == "ask":
-            on_their_way.append((store.mark, False))
+            on_their_way.append((store.generation, False))
         elif step == "land" and on_their_way:
-            mark, forgotten = on_their_way.pop(0)
-            store.land(USER, Record({COHORTS: CachedPart(b"[]", clock())}), [COHORTS], mark=mark)
+            generation, forgotten = on_their_way.pop(0)
+            store.save(USER, Record({COHORTS: CachedPart(b"[]", clock())}), [COHORTS], generation=generation)
             kept = kept or not forgotten
         elif step == "forget":
             store.forget(names(IDS))
-            on_their_way = [(mark, True) for mark, _ in on_their_way]
+            on_their_way = [(generation, True) for generation, _ in on_their_way]
             kept = False
         elif step == "forget another":
             store.forget(names(Identity("v", "w")))

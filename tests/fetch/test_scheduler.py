@@ -41,22 +41,22 @@ class World:
         per_minute: int = 600,
         along: tuple[Part, ...] = (),
         max_waiting: int = 50,
-        lifetimes: FreshnessPolicy = LIFETIMES,
+        policy: FreshnessPolicy = LIFETIMES,
     ) -> None:
         self.clock = clock
         self.source = FakeSource(clock)
-        self.quota = RateLimiter(per_minute, monotonic=clock)
-        self.store = TieredStore(max_bytes=1_000_000, lifetimes=lifetimes, now=clock)
-        self.outage = CircuitBreaker(clock)
+        self.rate_limiter = RateLimiter(per_minute, monotonic=clock)
+        self.store = TieredStore(max_bytes=1_000_000, policy=policy, now=clock)
+        self.circuit_breaker = CircuitBreaker(clock)
         self.backlog = Backlog(max_users=100, max_age=600, monotonic=clock)
-        self.sender = CallExecutor(self.source.fetch, self.quota, self.outage, monotonic=clock)
-        self.flights = FetchScheduler(
-            self.sender,
+        self.executor = CallExecutor(self.source.fetch, self.rate_limiter, self.circuit_breaker, monotonic=clock)
+        self.scheduler = FetchScheduler(
+            self.executor,
             self.store,
-            self.quota,
-            self.outage,
+            self.rate_limiter,
+            self.circuit_breaker,
             self.backlog,
-            lifetimes,
+            policy,
             along=along,
             threads=20,
             now=clock,
@@ -64,7 +64,7 @@ class World:
             sleep=clock.sleep,
         )
         self.profiles = ProfileService(
-            self.store, self.flights, lifetimes, max_waiting=max_waiting, now=clock, monotonic=clock
+            self.store, self.scheduler, policy, max_waiting=max_waiting, now=clock, monotonic=clock
         )
         self.callers = ThreadPoolExecutor(50)
         self.made.append(self)
@@ -72,7 +72,7 @@ class World:
     def end(self) -> None:
         """Let no thread of this test be heard of during another."""
         self.source.open.set()
-        self.flights.drain(0)
+        self.scheduler.drain(0)
         self.clock.advance(100)
 
     def get(self, *parts: Part, identity: Identity = USER, patience: float = 1.5, retry: bool = False) -> ProfileResult:
@@ -83,16 +83,16 @@ class World:
 
     def spend_the_burst(self) -> None:
         """Book all that can go at once: whoever comes now is queued."""
-        while self.quota.book(self.clock()):
+        while self.rate_limiter.reserve(self.clock()):
             pass
 
     def wait_until_waiting(self, part: Part, identity: Identity = USER) -> None:
         """Return when somebody waits for `part`."""
-        self.wait_until(lambda: part in self.flights._under_way.of(identity))
+        self.wait_until(lambda: part in self.scheduler._under_way.of(identity))
 
     def wait_until_sent(self, part: Part, identity: Identity = USER) -> None:
         """Return when a call that brings `part` is on its way."""
-        self.wait_until(lambda: (one := self.flights._under_way.of(identity).get(part)) and one.call is not None)
+        self.wait_until(lambda: (one := self.scheduler._under_way.of(identity).get(part)) and one.call is not None)
 
     def wait_until(self, holds: Callable[[], object]) -> None:
         """Return when what other threads do has made it so."""
@@ -215,7 +215,7 @@ def test_the_parts_that_are_there_are_answered_when_the_others_cannot_be(clock: 
 def test_a_late_answer_is_kept_and_its_caller_told_that_it_is_awaited(world: World) -> None:
     world.source.open.clear()
     assert world.get(COHORTS, patience=0.05).error.word == "upstream_timeout"  # type: ignore[union-attr]
-    landing = world.flights._under_way.of(USER)[COHORTS].landed
+    landing = world.scheduler._under_way.of(USER)[COHORTS].landed
     world.source.open.set()
     landing.result(10)
     assert world.get(COHORTS).forwarded is None
@@ -248,7 +248,7 @@ def test_a_queued_flight_is_not_sent_into_a_stand_back(clock: FakeClock) -> None
     world.spend_the_burst()
     answer = world.ask(COHORTS)
     world.wait_until_waiting(COHORTS)
-    world.quota.stand_back(60)
+    world.rate_limiter.pause(60)
     clock.advance(0.7)
     assert answer.result(10).error.word == "quota_exhausted"  # type: ignore[union-attr]
     assert not world.source.calls
@@ -261,10 +261,10 @@ def test_a_recommendation_whose_message_has_gone_is_fetched_only_for_who_comes_b
 ) -> None:
     world = World(clock, per_minute=100)
     world.spend_the_burst()
-    ticket = world.flights.join(USER, [recommendation("a"), COHORTS], until=clock() + 1.2, wanted_later=retry)
+    waiter = world.scheduler.join(USER, [recommendation("a"), COHORTS], until=clock() + 1.2, wanted_later=retry)
     clock.advance(5)  # the thread that flies was kept from running for longer than the caller stayed
-    ticket.wait(10)
-    assert isinstance(ticket.outcome(COHORTS), Record)
+    waiter.wait(10)
+    assert isinstance(waiter.outcome(COHORTS), Record)
     asked = [part for _, call in world.source.calls for part in call.parts if part == recommendation("a")]
     assert len(asked) == calls
 
@@ -276,8 +276,8 @@ def test_who_joins_and_comes_back_or_stays_longer_keeps_a_recommendation_whose_f
     world = World(clock, per_minute=100)
     world.spend_the_burst()
     part = recommendation("a")
-    first = world.flights.join(USER, [part], until=clock() + 1.2, wanted_later=False)
-    world.flights.join(USER, [part], until=clock() + stays, wanted_later=comes_back)
+    first = world.scheduler.join(USER, [part], until=clock() + 1.2, wanted_later=False)
+    world.scheduler.join(USER, [part], until=clock() + stays, wanted_later=comes_back)
     clock.advance(5)
     first.wait(10)
     assert isinstance(first.outcome(part), Record)
@@ -300,8 +300,8 @@ def test_a_fault_of_ours_leaves_nobody_waiting_and_spends_no_more_than_the_call(
     assert isinstance(world.get(COHORTS).error, UpstreamInvalid)
     world.source.fault = None
     assert world.get(COHORTS).error is None
-    assert not world.flights._under_way.of(USER)
-    assert not world.flights._queued
+    assert not world.scheduler._under_way.of(USER)
+    assert not world.scheduler._queued
 
 
 def test_when_every_place_to_wait_is_taken_the_next_caller_leaves_at_once_and_its_call_is_kept(
@@ -315,7 +315,7 @@ def test_when_every_place_to_wait_is_taken_the_next_caller_leaves_at_once_and_it
     other = Identity("other", None)
     assert world.get(COHORTS, identity=other).error is not None
     world.source.wait_for_call()
-    landing = world.flights._under_way.of(other)[COHORTS].landed
+    landing = world.scheduler._under_way.of(other)[COHORTS].landed
     world.source.open.set()
     assert waiting.result(10).error is None
     landing.result(10)
@@ -333,13 +333,13 @@ def test_a_user_who_becomes_known_meanwhile_is_never_answered_with_a_hole(world:
         world.clock.advance(1)
         return Fetched(Record({PROPERTIES: CachedPart(b"{}", world.clock())}), {})
 
-    world.sender.fetch = fetch
+    world.executor.fetch = fetch
     world.ask(COHORTS)
     world.wait_until_sent(COHORTS)
     both = world.ask(COHORTS, PROPERTIES, patience=10)
     world.wait_until_sent(PROPERTIES)
     first.set()
-    while COHORTS in world.flights._under_way.of(USER):
+    while COHORTS in world.scheduler._under_way.of(USER):
         threading.Event().wait(0.001)
     second.set()
     answer = both.result(10)
@@ -357,10 +357,10 @@ def test_a_part_that_came_by_another_call_is_there_for_who_waits_for_the_first(c
             raise UpstreamUnavailable
         return answered(identity, call)
 
-    world.sender.fetch = fetch
+    world.executor.fetch = fetch
     waiting = world.ask(COHORTS, patience=10)
     world.wait_until_waiting(COHORTS)
-    while world.flights._queued:
+    while world.scheduler._queued:
         threading.Event().wait(0.001)
     assert world.get(PROPERTIES).error is None
     assert waiting.result(10).error is None
@@ -374,10 +374,10 @@ def test_after_slow_calls_the_next_may_still_go(world: World, seconds: int) -> N
         world.clock.advance(seconds)
         raise UpstreamTimeout
 
-    answered, world.sender.fetch = world.sender.fetch, slow
+    answered, world.executor.fetch = world.executor.fetch, slow
     for number in range(10):
         world.get(COHORTS, identity=Identity(str(number), None))
-    world.sender.fetch = answered
+    world.executor.fetch = answered
     world.clock.advance(1)  # until the outage ends
     assert world.get(COHORTS).error is None
 
@@ -391,7 +391,7 @@ def test_a_stale_copy_is_served_at_once_and_refreshed_behind_by_one_call(world: 
     stale = [world.get(COHORTS, recommendation("a")) for _ in range(3)]
     assert [(answer.forwarded, answer.calls, answer.stale) for answer in stale] == [(None, 0, True)] * 3
     world.source.wait_for_call()
-    landing = world.flights._under_way.of(USER)[COHORTS].landed
+    landing = world.scheduler._under_way.of(USER)[COHORTS].landed
     world.source.open.set()
     landing.result(10)
     assert not world.get(COHORTS).stale
@@ -405,10 +405,10 @@ def test_a_copy_that_was_refreshed_meanwhile_is_not_refreshed_again(world: World
     world.clock.advance(950)
     world.get(recommendation("a"))
     world.source.wait_for_call()
-    while world.flights._under_way.of(USER):
+    while world.scheduler._under_way.of(USER):
         threading.Event().wait(0.001)
-    world.flights.refresh(USER, [recommendation("a")])  # by who read the copy before it was refreshed
-    while world.flights._queued or world.flights._under_way.of(USER):
+    world.scheduler.refresh(USER, [recommendation("a")])  # by who read the copy before it was refreshed
+    while world.scheduler._queued or world.scheduler._under_way.of(USER):
         threading.Event().wait(0.001)
     assert len(world.source.calls) == 2
 
@@ -443,11 +443,11 @@ def test_a_refresh_takes_no_moment_that_somebody_waits_for(clock: FakeClock) -> 
     world = World(clock, per_minute=100)
     world.get(COHORTS)
     clock.advance(950)
-    while world.quota.book(clock(), burst=0.0):
+    while world.rate_limiter.reserve(clock(), burst=0.0):
         pass
     assert world.get(COHORTS).stale
-    assert not world.flights._queued
-    assert world.quota.book(clock()) is not None, "the burst is left to those who wait"
+    assert not world.scheduler._queued
+    assert world.rate_limiter.reserve(clock()) is not None, "the burst is left to those who wait"
 
 
 @pytest.mark.contract("4 stale")
@@ -544,7 +544,7 @@ def test_who_was_sent_away_is_fetched_at_moments_nobody_booked_the_newest_ask_fi
     for name in ("a", "c", "b"):
         clock.advance(6)
         world.source.wait_for_call()
-        world.wait_until(lambda: not world.flights._flying)
+        world.wait_until(lambda: not world.scheduler._flying)
         assert world.get(COHORTS, identity=Identity(name, None)).forwarded is None
     assert [name for name, _ in sent(world)] == ["a", "c", "b"], "each once"
 
@@ -559,7 +559,11 @@ def test_the_backlog_never_takes_a_moment_that_somebody_waits_for(clock: FakeClo
     for number in range(4):
         identity = Identity(f"live{number}", None)
         live.append(world.ask(COHORTS, identity=identity, patience=9))
-        world.wait_until(lambda: world.flights._queued.get(identity) and world.flights._queued[identity].booking)  # noqa: B023
+        world.wait_until(
+            lambda identity=identity: (  # type: ignore[misc]
+                world.scheduler._queued.get(identity) and world.scheduler._queued[identity].reservation
+            )
+        )
     for answer in live:
         clock.advance(0.66)
         world.source.wait_for_call()
@@ -604,7 +608,7 @@ def test_a_call_that_met_a_429_is_made_again_after_the_stand_back(world: World) 
     assert len(world.source.calls) == 1
     world.clock.advance(1.1)
     world.source.wait_for_call()
-    world.wait_until(lambda: not world.flights._flying)
+    world.wait_until(lambda: not world.scheduler._flying)
     assert world.get(COHORTS).forwarded is None
 
 
@@ -618,10 +622,10 @@ def test_in_an_outage_callers_are_told_at_once_and_one_probe_at_a_time_is_sent(w
     assert len(world.source.calls) == 5
     for calls in (6, 7, 8):
         world.clock.advance(4)
-        world.wait_until(lambda: len(world.source.calls) == calls and not world.flights._flying)  # noqa: B023
+        world.wait_until(lambda: len(world.source.calls) == calls and not world.scheduler._flying)  # noqa: B023
     world.source.fault = None
     world.clock.advance(4)
-    world.wait_until(lambda: world.outage.lasting() is None)
+    world.wait_until(lambda: world.circuit_breaker.open_fault() is None)
     assert world.get(COHORTS, identity=Identity("new", None)).error is None
 
 
@@ -644,9 +648,9 @@ def test_draining_waits_for_what_callers_wait_for_and_leaves_the_backlog(clock: 
     world.source.wait_for_call()
     world.spend_the_burst()
     world.get(COHORTS, identity=Identity("late", None))
-    world.flights.drain(0)
+    world.scheduler.drain(0)
     assert not waiting.done()
-    drained = world.callers.submit(world.flights.drain, 10)
+    drained = world.callers.submit(world.scheduler.drain, 10)
     world.source.open.set()
     drained.result(10)
     assert world.store.read(USER).has(COHORTS)
@@ -661,7 +665,7 @@ def test_a_refresh_that_met_a_429_stays_a_refresh_and_a_recommendation_of_it_is_
     world.source.fault = QuotaExhausted(retry_after=60)
     assert world.get(recommendation("a")).stale
     world.source.wait_for_call()
-    world.wait_until(lambda: not world.flights._flying)
+    world.wait_until(lambda: not world.scheduler._flying)
     world.source.fault = None
     world.clock.advance(61)
     world.wait_until(lambda: not len(world.backlog))
@@ -674,7 +678,7 @@ def test_what_fails_again_and_again_waits_no_longer_than_it_may(clock: FakeClock
     world.get(recommendation("a"), retry=True)
     for _ in range(20):
         clock.advance(61)
-        world.wait_until(lambda: not world.flights._flying)
+        world.wait_until(lambda: not world.scheduler._flying)
     assert len(world.source.calls) <= 11
     world.wait_until(lambda: not len(world.backlog))
 
@@ -694,7 +698,7 @@ def test_who_is_answered_already_costs_the_backlog_no_moment(clock: FakeClock) -
 
 def test_a_fault_of_ours_while_booking_leaves_nobody_waiting(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(world.quota, "book", lambda *_, **__: 1 / 0)
+        broken.setattr(world.rate_limiter, "reserve", lambda *_, **__: 1 / 0)
         assert isinstance(world.get(COHORTS).error, UpstreamInvalid)
     assert world.get(COHORTS).error is None
 
@@ -702,7 +706,7 @@ def test_a_fault_of_ours_while_booking_leaves_nobody_waiting(world: World, monke
 def test_who_has_no_copy_is_not_refused_with_a_refresh_that_was_being_booked(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    book = world.quota.book
+    book = world.rate_limiter.reserve
     widened: list[Future[ProfileResult]] = []
 
     def slow(latest: float, *, burst: float = 1.0) -> Reservation | None:
@@ -712,6 +716,6 @@ def test_who_has_no_copy_is_not_refused_with_a_refresh_that_was_being_booked(
             return None
         return book(latest, burst=burst)
 
-    monkeypatch.setattr(world.quota, "book", slow)
-    world.flights.refresh(USER, [COHORTS])
+    monkeypatch.setattr(world.rate_limiter, "reserve", slow)
+    world.scheduler.refresh(USER, [COHORTS])
     assert widened[0].result(10).error is None

@@ -71,7 +71,7 @@ def test_a_name_asks_for_its_id_and_the_answer_is_keyed_by_what_was_asked() -> N
     }
     given = {"rec_id": "home,other", "cohort_id": "vip,c7,c31,gone", "prediction_id": "buy"}
     ask = parse_ask(None, {"user_id": "u", "include": "recommendations,cohorts,propensities", **given}.items(), NAMES)
-    assert ask.wish.parts == (
+    assert ask.query.parts == (
         recommendation("abc123", None),
         recommendation("other", None),
         COHORTS,
@@ -95,11 +95,11 @@ def test_the_name_of_a_cohort_is_a_key_without_being_asked(cohort_ids: list[str]
 
 def test_a_name_and_its_id_are_one_part() -> None:
     ask = parse_ask("recommendations", {"user_id": "u", "rec_id": "home,abc123"}.items(), NAMES)
-    assert ask.wish.parts == (recommendation("abc123", None),)
+    assert ask.query.parts == (recommendation("abc123", None),)
 
 
 def test_a_name_of_one_kind_is_an_id_of_every_other() -> None:
-    assert parse_ask("propensities", {"user_id": "u", "prediction_id": "vip"}.items(), NAMES).wish.parts == (
+    assert parse_ask("propensities", {"user_id": "u", "prediction_id": "vip"}.items(), NAMES).query.parts == (
         prediction("vip", "score"),
     )
 
@@ -126,7 +126,7 @@ def test_a_computation_with_a_name_has_its_key_for_a_user_without_it(
 
 def test_a_set_of_names_is_the_set_of_their_ids() -> None:
     ask = parse_ask("computations", {"user_id": "u", "comp_id": "spend,orders"}.items(), NAMES)
-    assert ask.wish.parts == (computations(("comp-1", "a=b")),)
+    assert ask.query.parts == (computations(("comp-1", "a=b")),)
 
 
 def test_the_drop_in_takes_names_and_answers_amplitude_s_own() -> None:
@@ -138,10 +138,10 @@ def test_the_drop_in_takes_names_and_answers_amplitude_s_own() -> None:
 def test_a_wish_is_remembered_with_the_names_it_was_made_of() -> None:
     given = {"user_id": "u", "rec_id": "home"}
     other = Aliases(parse("recommendations.home=xyz"))
-    wishes = [parse_ask("recommendations", given.items(), names).wish for names in (NAMES, other, NAMES)]
-    assert wishes[0] is wishes[2]
-    assert wishes[0] != wishes[1]
-    assert [wish.parts[0].id for wish in wishes] == ["abc123", "xyz", "abc123"]
-    drop_ins = [parse_drop_in(given.items(), names).wish for names in (NAMES, other, NAMES)]
+    queries = [parse_ask("recommendations", given.items(), names).query for names in (NAMES, other, NAMES)]
+    assert queries[0] is queries[2]
+    assert queries[0] != queries[1]
+    assert [query.parts[0].id for query in queries] == ["abc123", "xyz", "abc123"]
+    drop_ins = [parse_drop_in(given.items(), names).query for names in (NAMES, other, NAMES)]
     assert drop_ins[0] is drop_ins[2]
-    assert [wish.parts[0].id for wish in drop_ins] == ["abc123", "xyz", "abc123"]
+    assert [query.parts[0].id for query in drop_ins] == ["abc123", "xyz", "abc123"]

@@ -38,11 +38,11 @@ def record(at: float, *, cohorts: Any = None, props: Any = None, warm: bool = Fa
     )
 
 
-def laid(kept: Record, wish: ProfileQuery, *pushes: Updates) -> Record:
+def laid(kept: Record, query: ProfileQuery, *pushes: Updates) -> Record:
     pushed: Updates = {}
     for one in pushes:
         pushed = merged(pushed, one)
-    return apply_updates(kept, known(pushed), wish)
+    return apply_updates(kept, known(pushed), query)
 
 
 def value(found: Record, part: Any) -> Any:
@@ -56,7 +56,7 @@ def props(at: float, *, whole: bool = False, **values: Any) -> Updates:
 def test_cohorts_that_were_all_pushed_answer_by_themselves_and_are_as_old_as_the_oldest() -> None:
     pushes = [membership("a", True, 10), membership("b", False, 20), membership("c", True, 5)]
     found = laid(EMPTY, in_cohorts("a", "b"), *pushes)
-    assert found.parts[COHORTS].at == 10
+    assert found.parts[COHORTS].fetched_at == 10
     assert found.parts[COHORTS].pushed
     assert set(value(found, COHORTS)) & {"a", "b"} == {"a"}
 
@@ -76,7 +76,7 @@ def test_a_list_that_was_fetched_gets_what_was_pushed_later_and_stays_as_old_as_
     ]
     found = laid(kept, COHORTS_ALL, *pushes)
     assert value(found, COHORTS) == ["b", "new"]
-    assert (found.parts[COHORTS].at, found.parts[COHORTS].pushed) == (10, False)
+    assert (found.parts[COHORTS].fetched_at, found.parts[COHORTS].pushed) == (10, False)
 
 
 def test_a_fetch_later_than_the_push_wins_over_it() -> None:
@@ -86,14 +86,14 @@ def test_a_fetch_later_than_the_push_wins_over_it() -> None:
 
 
 def test_a_name_of_a_cohort_is_the_cohort_it_stands_for() -> None:
-    wish = ProfileQuery(("cohorts",), cohort_ids=("vip",), aliases=Aliases(parse("cohorts.vip=c31")))
-    assert value(laid(EMPTY, wish, membership("c31", True, 10)), COHORTS) == ["c31"]
+    query = ProfileQuery(("cohorts",), cohort_ids=("vip",), aliases=Aliases(parse("cohorts.vip=c31")))
+    assert value(laid(EMPTY, query, membership("c31", True, 10)), COHORTS) == ["c31"]
 
 
 def test_a_whole_set_that_was_pushed_is_the_user_s_properties() -> None:
     found = laid(EMPTY, PROPERTIES_ALL, props(10, whole=True, a=1, b=2), props(12, b=3))
     assert value(found, PROPERTIES) == {"a": 1, "b": 3}
-    assert (found.parts[PROPERTIES].at, found.parts[PROPERTIES].pushed) == (10, True)
+    assert (found.parts[PROPERTIES].fetched_at, found.parts[PROPERTIES].pushed) == (10, True)
     older = laid(
         record(5, props={"gp:a": 0, "gp:old": 0, "b": 0}), PROPERTIES_ALL, props(10, whole=True, a=1, b=2, c=3)
     )
@@ -104,13 +104,13 @@ def test_some_properties_never_pretend_to_be_all() -> None:
     assert not laid(EMPTY, PROPERTIES_ALL, props(10, a=1)).parts
     found = laid(record(5, props={"gp:a": 0, "b": 0}), PROPERTIES_ALL, props(10, a=1, c=1), props(4, b=1))
     assert value(found, PROPERTIES) == {"gp:a": 1, "b": 0, "gp:c": 1}
-    assert (found.parts[PROPERTIES].at, found.parts[PROPERTIES].pushed) == (5, False)
+    assert (found.parts[PROPERTIES].fetched_at, found.parts[PROPERTIES].pushed) == (5, False)
 
 
 def test_keys_that_were_all_pushed_answer_by_themselves() -> None:
     found = laid(EMPTY, of_keys("a", "gp:b"), props(10, a=1), props(12, b=2), props(5, c=3))
     assert value(found, PROPERTIES) == {"a": 1, "gp:b": 2, "c": 3}
-    assert (found.parts[PROPERTIES].at, found.parts[PROPERTIES].pushed) == (10, True)
+    assert (found.parts[PROPERTIES].fetched_at, found.parts[PROPERTIES].pushed) == (10, True)
     unset = laid(EMPTY, of_keys("a"), properties({"a": REMOVED}, 10))
     assert value(unset, PROPERTIES) == {}
 
@@ -120,7 +120,7 @@ def test_keys_are_a_miss_where_one_was_not_pushed_is_not_sure_or_has_a_name_that
     assert not laid(EMPTY, of_keys("a"), properties({"a": UNKNOWN}, 10)).parts
     assert not laid(EMPTY, of_keys("my prop"), properties({"my prop": b"1"}, 10)).parts
     over = laid(record(5, props={"gp:my_prop": 0}), of_keys("my prop"), properties({"my prop": b"1"}, 10))
-    assert (value(over, PROPERTIES)["gp:my prop"], over.parts[PROPERTIES].at) == (1, 10)
+    assert (value(over, PROPERTIES)["gp:my prop"], over.parts[PROPERTIES].fetched_at) == (1, 10)
 
 
 def test_what_was_changed_to_what_only_amplitude_knows_leaves_the_copy_and_no_set_whole_for_long() -> None:
@@ -131,24 +131,24 @@ def test_what_was_changed_to_what_only_amplitude_knows_leaves_the_copy_and_no_se
 
 def test_a_whole_set_of_which_one_was_changed_to_what_only_amplitude_knows_is_none() -> None:
     pushes = [props(6, whole=True, n=2, m=3), properties({"n": UNKNOWN}, 10)]
-    for wish in (PROPERTIES_ALL, of_keys("n"), of_keys("n", "m"), of_keys("my prop")):
-        assert not laid(EMPTY, wish, *pushes).parts
-    for wish, expected in ((of_keys("m"), 3), (of_keys("m", "none"), 3)):
-        found = laid(EMPTY, wish, *pushes)
-        assert (value(found, PROPERTIES)["m"], found.parts[PROPERTIES].at) == (expected, 6)
+    for query in (PROPERTIES_ALL, of_keys("n"), of_keys("n", "m"), of_keys("my prop")):
+        assert not laid(EMPTY, query, *pushes).parts
+    for query, expected in ((of_keys("m"), 3), (of_keys("m", "none"), 3)):
+        found = laid(EMPTY, query, *pushes)
+        assert (value(found, PROPERTIES)["m"], found.parts[PROPERTIES].fetched_at) == (expected, 6)
         assert "n" not in value(found, PROPERTIES)
     kept = record(5, props={"gp:n": 1, "gp:old": 1})
-    for wish in (PROPERTIES_ALL, of_keys("n")):
-        found = laid(kept, wish, *pushes)
+    for query in (PROPERTIES_ALL, of_keys("n")):
+        found = laid(kept, query, *pushes)
         assert value(found, PROPERTIES) == {"gp:n": 1, "gp:m": 3}, "the copy has the last that is known of it"
-        assert (found.parts[PROPERTIES].at, found.parts[PROPERTIES].pushed) == (5, False)
+        assert (found.parts[PROPERTIES].fetched_at, found.parts[PROPERTIES].pushed) == (5, False)
 
 
 def test_a_set_that_was_cleared_since_is_not_there_and_one_fetched_after_that_is() -> None:
     assert not laid(record(5, props={"gp:n": 1}), PROPERTIES_ALL, props(6, n=2), cleared(7)).parts
     assert not laid(record(5, props={"gp:n": 1}), of_keys("n"), cleared(7)).parts
     found = laid(record(5, props={"gp:n": 1}), of_keys("n"), cleared(7), props(8, n=3))
-    assert (value(found, PROPERTIES), found.parts[PROPERTIES].at) == ({"n": 3}, 8)
+    assert (value(found, PROPERTIES), found.parts[PROPERTIES].fetched_at) == ({"n": 3}, 8)
     after = record(8, props={"gp:n": 1})
     assert laid(after, PROPERTIES_ALL, cleared(7)) == after
 
@@ -184,14 +184,14 @@ def test_what_was_warmed_stays_fresh_for_as_long_when_it_is_changed() -> None:
 
 
 def test_what_was_pushed_is_fresh_for_its_own_time_and_counts_as_warmed() -> None:
-    lifetimes = FreshnessPolicy(fresh=900, negative=60, stale_while_revalidate=10, stale_if_error=100, pushed=3600)
+    policy = FreshnessPolicy(fresh=900, negative=60, stale_while_revalidate=10, stale_if_error=100, pushed=3600)
     found = laid(EMPTY, in_cohorts("a"), membership("a", True, 1000.0))
-    assert lifetimes.left(found, COHORTS, 1000.0) == 3600
-    assert lifetimes.warmed(found, COHORTS, 4599.0)
-    assert not lifetimes.warmed(found, COHORTS, 4600.0)
-    assert lifetimes.pushed_use == 3700
+    assert policy.ttl(found, COHORTS, 1000.0) == 3600
+    assert policy.is_warm(found, COHORTS, 4599.0)
+    assert not policy.is_warm(found, COHORTS, 4600.0)
+    assert policy.updates_usable_for == 3700
     short = FreshnessPolicy(fresh=900, negative=60, pushed=1)
-    assert short.left(found, COHORTS, 1000.0) > 800, "never for a shorter time than what was fetched"
+    assert short.ttl(found, COHORTS, 1000.0) > 800, "never for a shorter time than what was fetched"
 
 
 ANY_WISH = st.sampled_from(
@@ -202,21 +202,21 @@ ANY_VALUE = st.sampled_from([None, [], ["a"], {"gp:a": 1}, {"a": 1, "gp:b": 2}, 
 
 @given(st.lists(PUSHES, max_size=5), ANY_VALUE, ANY_VALUE, st.sampled_from([1.0, 2.0, 5.0]), ANY_WISH)
 def test_whatever_is_kept_can_be_laid_over_and_grows_no_older_by_it(
-    pushes: list[Updates], cohorts: Any, some: Any, at: float, wish: ProfileQuery
+    pushes: list[Updates], cohorts: Any, some: Any, at: float, query: ProfileQuery
 ) -> None:
     kept = record(at, cohorts=cohorts, props=some)
-    found = laid(kept, wish, *pushes)
+    found = laid(kept, query, *pushes)
     nothing: Updates = {}
     told = known(functools.reduce(merged, pushes, nothing))
     assert found.parts.keys() | ({PROPERTIES} if told.cleared_at is not None else set()) >= kept.parts.keys()
     # Of a set that was cleared, or pushed whole, nothing is left: what is there instead was said whenever it was.
     replaced = told.cleared_at is not None or told.whole_at is not None
     for part, one in found.parts.items():
-        assert one.at >= at or part not in kept.parts or (part == PROPERTIES and replaced)
+        assert one.fetched_at >= at or part not in kept.parts or (part == PROPERTIES and replaced)
         encoding.read(one.value)
 
 
-@pytest.mark.parametrize("wish", [COHORTS_ALL, of_keys("a")])
-def test_nothing_pushed_changes_nothing(wish: ProfileQuery) -> None:
+@pytest.mark.parametrize("query", [COHORTS_ALL, of_keys("a")])
+def test_nothing_pushed_changes_nothing(query: ProfileQuery) -> None:
     kept = record(5, cohorts=["a"], props={"gp:x": 1})
-    assert laid(kept, wish) == kept
+    assert laid(kept, query) == kept

@@ -17,23 +17,23 @@ def record(at: float, *parts: Part) -> Record:
 
 def test_a_part_is_fresh_until_its_lifetime_ends() -> None:
     kept = record(100, COHORTS)
-    assert LIFETIMES.left(kept, COHORTS, 999.5) == 0.5
-    assert LIFETIMES.left(kept, COHORTS, 1100) == -100
-    assert LIFETIMES.left(kept, PROPERTIES, 100) == float("-inf")
+    assert LIFETIMES.ttl(kept, COHORTS, 999.5) == 0.5
+    assert LIFETIMES.ttl(kept, COHORTS, 1100) == -100
+    assert LIFETIMES.ttl(kept, PROPERTIES, 100) == float("-inf")
 
 
 def test_unknown_answers_every_part_but_only_briefly_and_never_stale() -> None:
     unknown = Record(unknown_at=100)
-    assert LIFETIMES.left(unknown, recommendation("a"), 159) == 1
-    assert LIFETIMES.pruned(unknown, 159) is unknown
-    assert LIFETIMES.pruned(unknown, 160) == EMPTY
+    assert LIFETIMES.ttl(unknown, recommendation("a"), 159) == 1
+    assert LIFETIMES.prune(unknown, 159) is unknown
+    assert LIFETIMES.prune(unknown, 160) == EMPTY
 
 
 def test_a_spare_is_kept_for_as_long_as_it_may_stand_in() -> None:
     both = merge(record(100, COHORTS), record(500, PROPERTIES))
-    assert LIFETIMES.pruned(both, 5999) is both
-    assert LIFETIMES.pruned(both, 6000).parts.keys() == {PROPERTIES}
-    assert LIFETIMES.pruned(both, 6400).parts.keys() == set()
+    assert LIFETIMES.prune(both, 5999) is both
+    assert LIFETIMES.prune(both, 6000).parts.keys() == {PROPERTIES}
+    assert LIFETIMES.prune(both, 6400).parts.keys() == set()
 
 
 @pytest.mark.contract("1 computations")
@@ -59,20 +59,20 @@ def test_freshness_is_the_oldest_age_and_the_least_time_left() -> None:
     both = merge(record(100, COHORTS), record(500, PROPERTIES))
     found = freshness(both, [COHORTS, PROPERTIES, recommendation("a")], LIFETIMES, 600)
     assert found is not None
-    assert (found.age, found.left) == (500, 400)
+    assert (found.age, found.ttl) == (500, 400)
     assert freshness(both, [recommendation("a")], LIFETIMES, 600) is None
 
 
 @pytest.mark.parametrize("longer", [CachedPart(b"1", 100, warm=True), CachedPart(b"1", 100, pushed=True)])
 def test_of_what_was_said_at_one_moment_some_may_be_fresh_for_longer(longer: CachedPart) -> None:
-    lifetimes = FreshnessPolicy(fresh=900, negative=60, warm=5000, pushed=5000)
+    policy = FreshnessPolicy(fresh=900, negative=60, warm=5000, pushed=5000)
     both = Record({COHORTS: longer, PROPERTIES: CachedPart(b"1", 100)})
     for parts in ([COHORTS, PROPERTIES], [PROPERTIES, COHORTS]):
-        found = freshness(both, parts, lifetimes, 600)
+        found = freshness(both, parts, policy, 600)
         assert found is not None
-        assert (found.age, found.left) == (500, 400)
-    assert (found := freshness(both, [COHORTS], lifetimes, 600)) is not None
-    assert found.left == 4500
+        assert (found.age, found.ttl) == (500, 400)
+    assert (found := freshness(both, [COHORTS], policy, 600)) is not None
+    assert found.ttl == 4500
 
 
 parts = st.sampled_from([PROPERTIES, COHORTS, recommendation("a"), recommendation("a", "model")])
@@ -89,5 +89,5 @@ def test_merging_again_changes_nothing_and_no_later_word_is_lost(old: Record, ne
     if merged.unknown_at is None:
         for part in (*old.parts, *new.parts):
             if old.unknown_at is None and new.unknown_at is None:
-                times = [r.parts[part].at for r in (old, new) if part in r.parts]
-                assert merged.parts[part].at == max(times)
+                times = [r.parts[part].fetched_at for r in (old, new) if part in r.parts]
+                assert merged.parts[part].fetched_at == max(times)

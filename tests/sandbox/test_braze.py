@@ -71,12 +71,12 @@ def test_a_message_is_tried_once_and_five_times_more(fails: int) -> None:
         asked.append(tag)
         return 500 if len(asked) <= fails else 200
 
-    sender = Sender(ask, TAGS)
-    asyncio.run(sender.send(recipients(1, 0.0, 0.0001, 1), 0.0, quiet))
+    executor = Sender(ask, TAGS)
+    asyncio.run(executor.send(recipients(1, 0.0, 0.0001, 1), 0.0, quiet))
 
-    assert len(sender.tally.first) == (fails == 0)
-    assert len(sender.tally.retried) == (0 < fails < TRIES)
-    assert len(sender.tally.lost) == (fails == TRIES)
+    assert len(executor.tally.first) == (fails == 0)
+    assert len(executor.tally.retried) == (0 < fails < TRIES)
+    assert len(executor.tally.lost) == (fails == TRIES)
     if fails == TRIES:
         assert asked == ["recommendations"] * TRIES
     else:

@@ -19,7 +19,7 @@ LIFETIMES = FreshnessPolicy(fresh=900, negative=60)
 
 
 def store(clock: FakeClock, max_bytes: int = 1_000_000) -> TieredStore:
-    return TieredStore(max_bytes=max_bytes, lifetimes=LIFETIMES, now=clock)
+    return TieredStore(max_bytes=max_bytes, policy=LIFETIMES, now=clock)
 
 
 def some(clock: FakeClock, size: int = 10) -> Record:
@@ -99,8 +99,8 @@ def asked(kept: TieredStore, body: bytes = b"{}", times: int = 2, identity: Iden
             kept.keep_ready(identity, WISH, found.record, body, "etag")
 
 
-def ready(kept: TieredStore, identity: Identity = USER, wish: ProfileQuery = WISH) -> Ready | None:
-    found = kept.fresh(identity, wish)
+def ready(kept: TieredStore, identity: Identity = USER, query: ProfileQuery = WISH) -> Ready | None:
+    found = kept.fresh(identity, query)
     return found.ready if found else None
 
 
@@ -115,7 +115,7 @@ def test_an_answer_asked_twice_is_ready_until_it_goes_stale(clock: FakeClock) ->
     assert found.ready is not None
     assert (found.ready.body, found.ready.etag, found.freshness.age) == (b"{}", "etag", 100)
     assert ready(kept, Identity("v", None)) is None
-    clock.advance(found.freshness.left)
+    clock.advance(found.freshness.ttl)
     assert kept.fresh(USER, WISH) is None
 
 
@@ -123,13 +123,13 @@ def test_an_answer_asked_once_or_otherwise_before_is_not_kept_ready(clock: FakeC
     kept = store(clock)
     kept.merge(USER, some(clock))
     other = ProfileQuery(("cohorts",), cohort_ids=("a",))
-    for wish in (WISH, other, WISH, other):
-        found = kept.fresh(USER, wish)
+    for query in (WISH, other, WISH, other):
+        found = kept.fresh(USER, query)
         assert found is not None
         assert (found.record, found.ready, found.again) == (kept.read(USER), None, False)
     asked(kept)
     assert ready(kept)
-    assert ready(kept, wish=other) is None
+    assert ready(kept, query=other) is None
 
 
 def test_an_answer_that_was_kept_for_one_question_never_answers_another(clock: FakeClock) -> None:
@@ -137,19 +137,19 @@ def test_an_answer_that_was_kept_for_one_question_never_answers_another(clock: F
     kept.merge(USER, some(clock))
     other = ProfileQuery(("cohorts",), cohort_ids=("a",))
     asked(kept)
-    for wish in (other, other, WISH):
-        assert ready(kept, wish=wish) is None
+    for query in (other, other, WISH):
+        assert ready(kept, query=query) is None
     assert ready(kept), "asked for again, and still kept"
 
 
 def test_what_was_asked_of_a_user_is_not_kept_alive_by_that_user(clock: FakeClock) -> None:
     kept = store(clock)
     kept.merge(USER, some(clock))
-    wish = ProfileQuery(("cohorts",), cohort_ids=("a", "b, c"))
-    assert wish.cohorts
-    assert kept.fresh(USER, wish)
-    gone = ref(wish)
-    del wish
+    query = ProfileQuery(("cohorts",), cohort_ids=("a", "b, c"))
+    assert query.cohorts
+    assert kept.fresh(USER, query)
+    gone = ref(query)
+    del query
     assert gone() is None
 
 
@@ -201,9 +201,9 @@ def test_a_ready_answer_whose_record_had_to_leave_goes_with_whoever_is_forgotten
 def test_others_have_their_turn_while_a_user_is_sought_among_many(clock: FakeClock) -> None:
     kept = store(clock)
     for number in range(1500):
-        kept.push([(str(number), membership("vip", True, clock()))], kept.mark)
+        kept.push([(str(number), membership("vip", True, clock()))], kept.generation)
     left_at_each_turn: list[int] = []
-    kept.forget(names(Identity("1499", None)), breathe=lambda: left_at_each_turn.append(kept.records))
+    kept.forget(names(Identity("1499", None)), checkpoint=lambda: left_at_each_turn.append(kept.records))
     assert left_at_each_turn == [1500] * 3
     assert kept.records == 1499
 

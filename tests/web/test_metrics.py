@@ -120,7 +120,7 @@ def test_what_is_kept_what_waits_and_what_left_is_told(source: FakeSource, clock
     assert found["cache_max_bytes"] == 1024 * 1024
     assert found["cache_evictions_total"] == 10 - store.records > 0
     assert read(client)["cache_evictions_total"] == 10 - store.records, "counted once"
-    installed(app).quota.stand_back(1000)
+    installed(app).rate_limiter.pause(1000)
     ask(client, "cohorts?user_id=late")
     found = read(client)
     assert (found["backlog_users"], found["backlog_dropped_total"]) == (0, 1)
@@ -135,7 +135,7 @@ def test_an_outage_and_an_absent_redis_are_ones(client: FlaskClient, source: Fak
 
     env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "REDIS_URL": REDIS_NOWHERE}
     app = create_app(Settings.from_env(env), fetch=source.fetch, now=clock, monotonic=clock)
-    installed(app).store.look(Identity("u", None))
+    installed(app).store.get(Identity("u", None))
     assert read(app.test_client())["redis_gone"] == 1
     redis = installed(app).redis
     assert redis

@@ -99,7 +99,7 @@ def test_unknown_is_amplitudes_error_with_the_status_it_was_seen_to_use(
     client: FlaskClient, caller: dict[str, str], source: FakeSource, clock: FakeClock, seen: int, status: int
 ) -> None:
     unknown = Fetched(Record(unknown_at=clock(), unknown_status=seen), {})
-    client.application.extensions["connected-content-proxy"].sender.fetch = lambda *_: unknown
+    client.application.extensions["connected-content-proxy"].executor.fetch = lambda *_: unknown
     for _ in range(2):
         answer = client.get("/v1/userprofile?user_id=who&get_amp_props=true", headers=caller)
         assert answer.status_code == status

@@ -392,7 +392,7 @@ def test_when_redis_could_not_be_told_amplitude_is_to_send_it_again(
     def unreachable(*_: object) -> None:
         raise RedisUnavailable
 
-    monkeypatch.setattr(installed(app).pushing, "push", unreachable)
+    monkeypatch.setattr(installed(app).ingester, "push", unreachable)
     answer = hooks.post(COHORTS, COHORT_EXAMPLE)
     assert (answer.status_code, answer.headers["Retry-After"]) == (500, "1")
 
@@ -429,10 +429,10 @@ def send(hooks: Hooks, body: io.BytesIO, length: int | None, content_type: str =
 @contextlib.contextmanager
 def full(app: Flask, size: int = LARGE) -> Iterator[None]:
     """Hold all the room for bodies of that size. Fails when some of it is held already."""
-    pushing = installed(app).pushing
+    ingester = installed(app).ingester
     with contextlib.ExitStack() as stack:
         for _ in range(3 if size == LARGE else 32):
-            stack.enter_context(pushing.room(size))
+            stack.enter_context(ingester.room(size))
         yield
 
 
@@ -451,7 +451,7 @@ def test_body__no_room__busy_and_nothing_is_read(hooks: Hooks, app: Flask, lengt
 
 @pytest.mark.contract("3 webhook limits")
 def test_body__large_ones_take_all_room__small_one_is_taken(hooks: Hooks, app: Flask) -> None:
-    with full(app), installed(app).pushing.place(LARGE):
+    with full(app), installed(app).ingester.place(LARGE):
         assert hooks.post(COHORTS, COHORT_EXAMPLE).status_code == 200
 
 
@@ -481,8 +481,8 @@ def test_body__whatever_becomes_of_it__room_and_place_are_given_back(
     hooks: Hooks, app: Flask, status: int, body: Body, length: int | None, content_type: str
 ) -> None:
     assert send(hooks, body, length, content_type).status_code == status
-    pushing = installed(app).pushing
-    with full(app), full(app, SMALL), pushing.place(LARGE), pushing.place(SMALL), pushing.place(SMALL):
+    ingester = installed(app).ingester
+    with full(app), full(app, SMALL), ingester.place(LARGE), ingester.place(SMALL), ingester.place(SMALL):
         pass
 
 
@@ -494,9 +494,9 @@ def test_body__processing_fails__room_and_place_are_given_back(
         raise error
 
     with monkeypatch.context() as patch, contextlib.suppress(SystemExit):
-        patch.setattr(installed(app).pushing, "push", fail)
+        patch.setattr(installed(app).ingester, "push", fail)
         assert hooks.post(COHORTS, json.dumps(COHORT_EXAMPLE).encode() + b" " * 300_000).status_code == 500
-    with full(app), installed(app).pushing.place(LARGE):
+    with full(app), installed(app).ingester.place(LARGE):
         pass
 
 

@@ -125,12 +125,12 @@ def bodies(statements: list[Statement], garbage: list[bytes], dice: random.Rando
 def deliver(to: Callable[[], UpdateIngester], sent: list[tuple[bool, bytes]]) -> None:
     """Bring each body to whichever process `to` returns."""
     for is_cohort, body in sent:
-        pushing = to()
+        ingester = to()
         try:
             batch = (read_cohorts if is_cohort else read_users)(body, START, nothing)
         except BadRequest:
             continue
-        pushing.push(batch, pushing.mark)
+        ingester.push(batch, ingester.generation)
 
 
 def agrees(found: Known, statements: list[Statement], user: str) -> bool:
@@ -141,7 +141,7 @@ def agrees(found: Known, statements: list[Statement], user: str) -> bool:
 
 
 def a_store(max_bytes: int = 1_000_000) -> TieredStore:
-    return TieredStore(max_bytes=max_bytes, lifetimes=LIFETIMES, now=FakeClock(START))
+    return TieredStore(max_bytes=max_bytes, policy=LIFETIMES, now=FakeClock(START))
 
 
 def known_in(store: TieredStore, user: str) -> Known:
@@ -156,8 +156,8 @@ def test_any_order_portions_repeats_and_garbage_end_in_the_truth(
     statements: list[Statement], garbage: list[bytes], dice: random.Random
 ) -> None:
     store = a_store()
-    pushing = UpdateIngester(store, now=FakeClock(START))
-    deliver(lambda: pushing, bodies(statements, garbage, dice))
+    ingester = UpdateIngester(store, now=FakeClock(START))
+    deliver(lambda: ingester, bodies(statements, garbage, dice))
     for user in USERS:
         assert agrees(known_in(store, user), statements, user)
 
@@ -168,14 +168,14 @@ def test_an_answer_over_a_copy_that_was_fetched_says_what_was_pushed_later(
     statements: list[Statement], dice: random.Random, fetched: int
 ) -> None:
     store = a_store()
-    pushing = UpdateIngester(store, now=FakeClock(START))
-    deliver(lambda: pushing, bodies(statements, [], dice))
+    ingester = UpdateIngester(store, now=FakeClock(START))
+    deliver(lambda: ingester, bodies(statements, [], dice))
     kept = {
         COHORTS: CachedPart(b'["c1","far"]', float(fetched)),
         PROPERTIES: CachedPart(encoding.write({"gp:plan": 5}), float(fetched)),
     }
     for user in USERS:
-        shown = store.shown(Identity(user, "device"), Record(kept), ProfileQuery(("cohorts", "properties")))
+        shown = store.with_updates(Identity(user, "device"), Record(kept), ProfileQuery(("cohorts", "properties")))
         cohorts, values, whole_at = truth([one for one in statements if one.at > fetched], user)
         expected = {"c1", "far"} - {c for c, is_in in cohorts.items() if not is_in} | {
             c for c, is_in in cohorts.items() if is_in
@@ -198,14 +198,14 @@ def a_batch(
 
 def test_a_repeated_message_is_known_for_a_day() -> None:
     clock = FakeClock(START)
-    pushing = UpdateIngester(a_store(), now=clock)
-    assert pushing.push(a_batch("u", message="m"), 0)
-    assert not pushing.push(a_batch("u", message="m"), 0)
-    assert pushing.push(a_batch("u", message="other"), 0)
-    assert pushing.push(a_batch("u"), 0)
-    assert pushing.push(a_batch("u"), 0)
+    ingester = UpdateIngester(a_store(), now=clock)
+    assert ingester.push(a_batch("u", message="m"), 0)
+    assert not ingester.push(a_batch("u", message="m"), 0)
+    assert ingester.push(a_batch("u", message="other"), 0)
+    assert ingester.push(a_batch("u"), 0)
+    assert ingester.push(a_batch("u"), 0)
     clock.advance(86_401)
-    assert pushing.push(a_batch("u", message="m"), 0)
+    assert ingester.push(a_batch("u", message="m"), 0)
 
 
 @pytest.mark.contract("3 webhook order")
@@ -213,26 +213,26 @@ def test_a_message_that_failed_half_way_is_not_known_and_its_repetition_is_appli
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = a_store()
-    pushing = UpdateIngester(store, now=FakeClock(START))
+    ingester = UpdateIngester(store, now=FakeClock(START))
     push = store.push
 
-    def half(news: Any, mark: int, **options: Any) -> None:
-        push(news[: len(news) // 2], mark, **options)
+    def half(news: Any, generation: int, **options: Any) -> None:
+        push(news[: len(news) // 2], generation, **options)
         raise MemoryError
 
     monkeypatch.setattr(store, "push", half)
     with pytest.raises(MemoryError):
-        pushing.push(a_batch("u", "v", message="m"), 0)
+        ingester.push(a_batch("u", "v", message="m"), 0)
     monkeypatch.setattr(store, "push", push)
-    assert pushing.push(a_batch("u", "v", message="m"), 0)
+    assert ingester.push(a_batch("u", "v", message="m"), 0)
     assert known_in(store, "u").cohorts == known_in(store, "v").cohorts == {"c1": (START - 10, True)}
 
 
 def test_without_redis_it_is_said_once_that_one_process_alone_has_it(caplog: pytest.LogCaptureFixture) -> None:
-    pushing = UpdateIngester(a_store(), now=FakeClock(START))
+    ingester = UpdateIngester(a_store(), now=FakeClock(START))
     with caplog.at_level(logging.WARNING, "proxy"):
-        pushing.push(a_batch("u"), 0)
-        pushing.push(a_batch("v"), 0)
+        ingester.push(a_batch("u"), 0)
+        ingester.push(a_batch("v"), 0)
     assert [line.getMessage() for line in caplog.records] == [
         "what is pushed is kept in the memory of this one process: there is no REDIS_URL"
     ]
@@ -241,21 +241,21 @@ def test_without_redis_it_is_said_once_that_one_process_alone_has_it(caplog: pyt
 @pytest.mark.contract("3 webhook forget")
 def test_who_is_forgotten_loses_what_was_pushed_and_what_is_being_pushed() -> None:
     store = a_store()
-    pushing = UpdateIngester(store, now=FakeClock(START))
-    pushing.push(a_batch("u", "v"), pushing.mark)
-    before = pushing.mark
+    ingester = UpdateIngester(store, now=FakeClock(START))
+    ingester.push(a_batch("u", "v"), ingester.generation)
+    before = ingester.generation
     assert len(store.forget(names(Identity("u", None)))) == 1
-    assert store.shown(Identity("u", "d"), EMPTY, ProfileQuery(("cohorts",), cohort_ids=("c1",))) == EMPTY
-    pushing.push(a_batch("u"), before)
+    assert store.with_updates(Identity("u", "d"), EMPTY, ProfileQuery(("cohorts",), cohort_ids=("c1",))) == EMPTY
+    ingester.push(a_batch("u"), before)
     assert not known_in(store, "u").cohorts
     assert known_in(store, "v").cohorts
     new = a_batch("u", at=START + 1, now=START + 2)
     for _ in range(2):
         again = a_batch("u", message="old")
-        assert pushing.push(again, pushing.mark), "of whom nothing was kept, that message is not known"
+        assert ingester.push(again, ingester.generation), "of whom nothing was kept, that message is not known"
     assert (again.applied, again.skipped) == (0, {"forgotten": 1})
     assert not known_in(store, "u").cohorts, "Amplitude tries for four hours"
-    pushing.push(new, pushing.mark)
+    ingester.push(new, ingester.generation)
     assert known_in(store, "u").cohorts == {"c1": (START + 1, True)}, "what is said after that is kept"
     assert new.applied == 1
 
@@ -263,15 +263,15 @@ def test_who_is_forgotten_loses_what_was_pushed_and_what_is_being_pushed() -> No
 @pytest.mark.contract("3 webhook limits")
 def test_what_is_too_old_or_would_be_too_much_of_one_user_is_counted_and_not_kept() -> None:
     store = a_store()
-    pushing = UpdateIngester(store, now=FakeClock(START))
+    ingester = UpdateIngester(store, now=FakeClock(START))
     old = a_batch("u", "v", at=START - 90_000)
-    pushing.push(old, 0)
+    ingester.push(old, 0)
     assert (old.applied, old.skipped, store.records) == (0, {"too_old": 2}, 0)
     for number in range(40):
         values = {f"name {number} {one}": one for one in range(100)}
         body = {"user_id": "u", "event_time": START - 40 + number, "user_properties": values}
         batch = read_users(json.dumps(body).encode(), START, nothing)
-        pushing.push(batch, 0)
+        ingester.push(batch, 0)
         assert batch.skipped == ({"too_large": 1} if number >= 10 else {})
     assert len(known_in(store, "u").properties) == 1000
 
@@ -289,9 +289,9 @@ def test_of_those_who_wait_to_be_looked_up_none_is_passed_over(monkeypatch: pyte
 
     shared: Any = SimpleNamespace(told=lambda _: (told, 1.0), heard_all=lambda _: True, read=read)
     monkeypatch.setattr("proxy.webhooks.ingest._LOOKED_UP", 250)
-    pushing = UpdateIngester(store, shared, now=FakeClock(START), monotonic=FakeClock())
+    ingester = UpdateIngester(store, shared, now=FakeClock(START), monotonic=FakeClock())
     for _ in range(4):
-        pushing.catch_up()
+        ingester.catch_up()
     assert len(set(looked)) == 1000
 
 
@@ -299,7 +299,7 @@ def test_a_device_that_is_forgotten_takes_nothing_with_it_that_was_pushed_about_
     store = a_store()
     user = Identity("u", None)
     store.merge(user, Record({COHORTS: CachedPart(b"[]", START - 20)}, None, "u", "phone"))
-    store.push(a_batch("u").news, store.mark)
+    store.push(a_batch("u").news, store.generation)
     store.forget(names(Identity(None, "phone")))
     assert store.read(user) == EMPTY
     assert known_in(store, "u").cohorts
@@ -308,37 +308,37 @@ def test_a_device_that_is_forgotten_takes_nothing_with_it_that_was_pushed_about_
 @pytest.mark.contract("3 webhook processes")
 def test_an_answer_that_was_kept_ready_is_not_served_over_a_later_push() -> None:
     store = a_store()
-    wish = ProfileQuery(("cohorts",))
+    query = ProfileQuery(("cohorts",))
 
     def ready(identity: Identity) -> bytes | None:
-        found = [store.fresh(identity, wish) for _ in range(2)][-1]
+        found = [store.fresh(identity, query) for _ in range(2)][-1]
         return found.ready.body if found and found.ready else None
 
     for identity in (Identity("u", None), Identity("u", "d")):
         store.merge(identity, Record({COHORTS: CachedPart(b"[]", START - 20)}))
-        store.keep_ready(identity, wish, store.read(identity), b"{}", "etag")
+        store.keep_ready(identity, query, store.read(identity), b"{}", "etag")
         assert ready(identity) == b"{}"
-    store.push(a_batch("u").news, store.mark)
+    store.push(a_batch("u").news, store.generation)
     for identity in (Identity("u", None), Identity("u", "d")):
         assert ready(identity) is None
         old = store.read(identity)
-        store.keep_ready(identity, wish, old, b"old", "etag")  # who was slow to write it down
+        store.keep_ready(identity, query, old, b"old", "etag")  # who was slow to write it down
         assert ready(identity) is None
-        shown = store.fresh(identity, wish)
+        shown = store.fresh(identity, query)
         assert shown is not None
-        assert shown.record == store.shown(identity, old, wish)
-        store.keep_ready(identity, wish, shown.record, b"new", "etag")
+        assert shown.record == store.with_updates(identity, old, query)
+        store.keep_ready(identity, query, shown.record, b"new", "etag")
         assert ready(identity) == b"new"
-    store.push(a_batch("u").news, store.mark)
+    store.push(a_batch("u").news, store.generation)
     assert ready(Identity("u", "d")), "a repetition changes nothing"
-    store.push(a_batch("u", at=START - 30, is_in=False).news, store.mark)
+    store.push(a_batch("u", at=START - 30, is_in=False).news, store.generation)
     assert ready(Identity("u", "d")), "nor does what was said before"
 
 
 def test_what_was_pushed_is_counted_within_the_bound_and_leaves_with_the_longest_unused() -> None:
     store = a_store(max_bytes=100_000)
     for number in range(500):
-        store.push(a_batch(f"user-{number}").news, store.mark)
+        store.push(a_batch(f"user-{number}").news, store.generation)
         assert store.size <= 100_000
     assert known_in(store, "user-499").cohorts
     assert not known_in(store, "user-0").cohorts
@@ -353,7 +353,7 @@ def test_the_bytes_counted_for_what_was_pushed_are_the_bytes_taken() -> None:
     def fill(prefix: str) -> None:
         for number in range(4000):
             body = {"user_id": f"{prefix}-{number:06}", "user_properties": {"name": f"value {number:06}" * 10}}
-            store.push(read_users(json.dumps(body).encode(), START, nothing).news, store.mark)
+            store.push(read_users(json.dumps(body).encode(), START, nothing).news, store.generation)
 
     fill("warm")
     tracemalloc.start()
@@ -373,8 +373,8 @@ def test_others_have_their_turn_every_millisecond_while_ten_thousand_are_taken(
     watch = SimpleNamespace(perf_counter=lambda: next(looks) / 10_000, sleep=turns.append)
     monkeypatch.setattr("proxy.storage.checkpoint.time", watch)
     store = a_store(max_bytes=100_000_000)
-    pushing = UpdateIngester(store, now=FakeClock(START), monotonic=FakeClock())
-    assert pushing.push(a_batch(*[f"user-{number}" for number in range(10_000)]), 0)
+    ingester = UpdateIngester(store, now=FakeClock(START), monotonic=FakeClock())
+    assert ingester.push(a_batch(*[f"user-{number}" for number in range(10_000)]), 0)
     assert store.records == 10_000
     assert len(turns) > 10_000 / 12
     assert all(seconds > 0 for seconds in turns), "for nothing, gevent would not look at who has sent something"

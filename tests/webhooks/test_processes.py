@@ -40,19 +40,19 @@ class Process(Alone):
 
     def __init__(self, url: str, **options: Any) -> None:
         super().__init__(url, **options)
-        self.pushes = RedisUpdates(self.server, b"test:", use=LIFETIMES.pushed_use)
-        self.pushing = UpdateIngester(self.store, self.pushes)
+        self.pushes = RedisUpdates(self.server, b"test:", use=LIFETIMES.updates_usable_for)
+        self.ingester = UpdateIngester(self.store, self.pushes)
 
-    def enroll(self) -> None:
-        super().enroll()
-        self.pushing.catch_up()
+    def register(self) -> None:
+        super().register()
+        self.ingester.catch_up()
 
     def push(self, *news: tuple[str, Updates], message: str | None = None) -> bool:
-        return self.pushing.push(Batch(message, list(news)), self.pushing.mark)
+        return self.ingester.push(Batch(message, list(news)), self.ingester.generation)
 
     def cohorts(self, identity: Identity = USER) -> Any:
         """Return what an answer about cohort c1 would say without a call: None when it could not."""
-        record = self.store.shown(identity, self.store.look(identity), C1)
+        record = self.store.with_updates(identity, self.store.get(identity), C1)
         kept = record.parts.get(COHORTS)
         return kept and kept.value
 
@@ -98,10 +98,10 @@ def test_what_one_process_was_pushed_the_other_finds_by_one_round_trip_and_then_
     trips = trips_of(other, monkeypatch)
     for identity in (USER, Identity("u", "phone")):
         trips.clear()
-        answer = other.profiles.get(identity, [COHORTS], until=time.monotonic() + 1, wish=C1)
+        answer = other.profiles.get(identity, [COHORTS], until=time.monotonic() + 1, query=C1)
         assert (answer.forwarded, answer.calls, answer.record.parts[COHORTS].value) == (None, 0, b'["c1"]')
         assert len(trips) == (1 if identity is USER else 0)
-        assert other.profiles.get(identity, [COHORTS], until=time.monotonic() + 1, wish=C1).forwarded is None
+        assert other.profiles.get(identity, [COHORTS], until=time.monotonic() + 1, query=C1).forwarded is None
         assert len(trips) == (1 if identity is USER else 0)
     assert not other.source.calls
 
@@ -118,7 +118,7 @@ def test_a_user_that_a_process_holds_is_heard_of_within_a_second(pair: tuple[Pro
     one.push(("u", membership("c1", True, now)), ("v", membership("c1", True, now)), ("w", membership("c1", True, now)))
     for identity in pairs:
         wait_until(partial(forgotten_as_ready, other, identity), seconds=1)
-        shown = other.store.shown(identity, other.store.read(identity), ALL_COHORTS)
+        shown = other.store.with_updates(identity, other.store.read(identity), ALL_COHORTS)
         assert shown.parts[COHORTS].value == b'["far","c1"]'
     assert time.monotonic() - began < 1
     assert other.store.read(Identity("w", None)) is EMPTY
@@ -158,11 +158,11 @@ def test_who_was_away_for_longer_than_can_be_heard_looks_everybody_up(
     one.push(("u", membership("c1", True, time.time())))
     with redis.Redis.from_url(running_url(one)) as operator:
         operator.delete(b"test:news")
-    other.pushing.catch_up()
+    other.ingester.catch_up()
     assert not known_in(other.store, "u").cohorts
-    away = other.pushing._monotonic() + 3600
-    monkeypatch.setattr(other.pushing, "_monotonic", lambda: away)
-    other.pushing.catch_up()
+    away = other.ingester._monotonic() + 3600
+    monkeypatch.setattr(other.ingester, "_monotonic", lambda: away)
+    other.ingester.catch_up()
     assert known_in(other.store, "u").cohorts
 
 
@@ -196,9 +196,9 @@ def test_a_push_that_comes_while_a_process_looks_is_not_missed(
 def test_what_is_fetched_while_something_is_pushed_comes_with_it(pair: tuple[Process, Process]) -> None:
     one, _ = pair
     one.push(("u", membership("c1", True, time.time())))
-    boarding = one.records.board(Identity("u", "phone"), [COHORTS])
+    boarding = one.records.lease(Identity("u", "phone"), [COHORTS])
     assert known(boarding.found.pushed).cohorts.keys() == {"c1"}
-    assert one.records.board(Identity(None, "phone"), [COHORTS]).found.pushed == {}
+    assert one.records.lease(Identity(None, "phone"), [COHORTS]).found.pushed == {}
 
 
 @pytest.mark.contract("3 webhook order")
@@ -214,7 +214,7 @@ def test_merging_pushes_in_redis_is_merging_here(running: RedisServer, pushes: l
     here: Updates = {}
     for number, one in enumerate(pushes):
         here = merged(here, one)
-        process.pushes.push([("u", one), (f"v{number}", one)], time.time())
+        process.pushes.save([("u", one), (f"v{number}", one)], time.time())
     assert process.pushes.read(["u", "nobody"]) == [here, {}]
     process.server.stop()
 
@@ -226,15 +226,15 @@ def test_whichever_process_they_reach_they_end_in_the_truth(
     pair: tuple[Process, Process], statements: list[Any], garbage: list[bytes], dice: random.Random
 ) -> None:
     for process in pair:
-        process.pushes._use = process.store.pushed_use = 1e10
+        process.pushes._use = process.store.updates_usable_for = 1e10
     # Users of its own for each example, and some of them known in one process before.
     example = f"{next(_EXAMPLES)}-"
     named = [one._replace(user=example + one.user) for one in statements]
     pair[0].store.merge(Identity(example + USERS[0], None), Record({COHORTS: CachedPart(b"[]", 1.0)}))
-    deliver(lambda: dice.choice(pair).pushing, bodies(named, garbage, dice))
+    deliver(lambda: dice.choice(pair).ingester, bodies(named, garbage, dice))
     for user in (example + one for one in USERS):
         for process in pair:
-            process.store.look(Identity(user, None))
+            process.store.get(Identity(user, None))
             assert agrees(known_in(process.store, user), named, user)
 
 
@@ -255,7 +255,9 @@ def test_what_is_of_no_use_any_more_does_not_pile_up(valkey: RedisServer) -> Non
     process = Process(valkey.url)
     started(process)
     now = time.time()
-    process.push(("u", membership("old", True, now - LIFETIMES.pushed_use - 1)), ("u", membership("new", True, now)))
+    process.push(
+        ("u", membership("old", True, now - LIFETIMES.updates_usable_for - 1)), ("u", membership("new", True, now))
+    )
     assert known(process.pushes.read(["u"])[0]).cohorts.keys() == {"new"}
 
 
@@ -270,24 +272,24 @@ def test_who_is_forgotten_loses_what_was_pushed_everywhere_within_a_second(pair:
         ("v", membership("c1", True, now)),
     )
     wait_until(lambda: known_in(other.store, "forget-me").cohorts, seconds=1)
-    assert one.forgetting.forget(Identity("forget-me", None)).records == 2
+    assert one.forget_service.forget(Identity("forget-me", None)).records == 2
     wait_until(lambda: not known_in(other.store, "forget-me").cohorts, seconds=1)
     assert not known_in(one.store, "forget-me").cohorts
     assert one.pushes.read(["forget-me"]) == [{}]
     assert left_of(running_url(one), "forget-me") == []
     assert one.cohorts(Identity("v", None)) == b'["c1"]'
-    assert one.forgetting.forget(Identity("v", None)).records == 1, "be it only something pushed"
+    assert one.forget_service.forget(Identity("v", None)).records == 1, "be it only something pushed"
 
 
 @pytest.mark.contract("3 webhook forget")
 def test_what_is_pushed_while_a_user_is_forgotten_is_kept_nowhere(pair: tuple[Process, Process]) -> None:
     one, other = pair
-    before, forgotten = other.store.mark, time.time()
-    one.forgetting.forget(USER)
-    wait_until(lambda: other.store.mark > before)
+    before, forgotten = other.store.generation, time.time()
+    one.forget_service.forget(USER)
+    wait_until(lambda: other.store.generation > before)
     other.store.merge(USER, Record({PROPERTIES: CachedPart(b"{}", time.time())}))
     batch = Batch("m", [(user, membership("c1", True, forgotten)) for user in ("u", "v")])
-    assert other.pushing.push(batch, other.pushing.mark)
+    assert other.ingester.push(batch, other.ingester.generation)
     assert (batch.applied, batch.skipped) == (1, {"forgotten": 1})
     assert one.pushes.read(["u"]) == [{}]
     for process in pair:
@@ -298,7 +300,7 @@ def test_what_is_pushed_while_a_user_is_forgotten_is_kept_nowhere(pair: tuple[Pr
     for process in pair:
         wait_until(partial(process.cohorts_are, b'["c1"]'), seconds=1)
     batch = Batch("m", [("u", membership("c2", True, forgotten))])
-    assert other.pushing.push(batch, other.pushing.mark)
+    assert other.ingester.push(batch, other.ingester.generation)
     assert (batch.applied, batch.skipped) == (0, {"forgotten": 1}), "also when there is something new of the user"
     assert known(one.pushes.read(["u"])[0]).cohorts.keys() == {"c1"}
 
@@ -308,11 +310,11 @@ def test_who_hears_late_of_a_forgetting_loses_nothing_that_was_said_after_it(
     pair: tuple[Process, Process], valkey: RedisServer
 ) -> None:
     one, _ = pair
-    one.forgetting.forget(USER)
+    one.forget_service.forget(USER)
     one.push(("u", membership("c1", True, time.time())))
     late = Process(valkey.url)
     started(late)
-    wait_until(lambda: late.store.mark > 0)
+    wait_until(lambda: late.store.generation > 0)
     assert late.cohorts() == b'["c1"]'
     late.server.stop()
 
@@ -326,7 +328,7 @@ def test_what_would_be_too_much_of_one_user_is_refused_in_redis_and_what_is_ther
     for number in range(11):
         values = {f"name {number} {at}": b"1" for at in range(100)}
         batch = Batch(None, [("u", properties(values, now + number / 1000)), ("v", membership("c1", True, now))])
-        one.pushing.push(batch, one.pushing.mark)
+        one.ingester.push(batch, one.ingester.generation)
         assert batch.skipped == ({"too_large": 1} if number == 10 else {})
     with redis.Redis.from_url(running_url(one)) as operator:
         (key,) = (key for key in operator.scan_iter(b"*:pushed:*") if operator.strlen(key) > 1000)
@@ -352,7 +354,7 @@ def test_redis_takes_apart_no_more_at_once_than_others_can_wait_for_and_takes_al
     monkeypatch.setattr(one.pushes, "_push", counted)
     for number in range(3):
         values = properties({f"name {number} {at}": b"1" * 20 for at in range(300)}, now)
-        assert one.pushes.push([(f"u{user}", values) for user in range(40)], now) == {}
+        assert one.pushes.save([(f"u{user}", values) for user in range(40)], now) == {}
     assert trips[0] == 40
     assert sum(trips) == 120
     assert len(trips) > 6
@@ -364,15 +366,15 @@ def test_a_repeated_message_is_known_to_every_process_once_it_was_applied(
 ) -> None:
     one, other = pair
     news = ("u", membership("c1", True, time.time()))
-    push = one.pushes.push
+    push = one.pushes.save
 
     def fails(*_: object) -> Any:
         raise RedisUnavailable
 
-    monkeypatch.setattr(one.pushes, "push", fails)
+    monkeypatch.setattr(one.pushes, "save", fails)
     with pytest.raises(RedisUnavailable):
         one.push(news, message="m")
-    monkeypatch.setattr(one.pushes, "push", push)
+    monkeypatch.setattr(one.pushes, "save", push)
     assert one.push(news, message="m")
     assert not one.push(news, message="m")
     assert not other.push(news, message="m")

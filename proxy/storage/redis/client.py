@@ -61,7 +61,7 @@ class RedisClient:
         self._client = redis.Redis(connection_pool=self._pool)
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._enroll: Callable[[], None] | None = None
+        self._register: Callable[[], None] | None = None
         self._thread: threading.Thread | None = None
         self._stopped = False
         self._wake = threading.Event()
@@ -77,15 +77,15 @@ class RedisClient:
         self.gone_since: float | None = None
         """When it was found gone (monotonic seconds); None while it is there."""
 
-    def enroll_by(self, enroll: Callable[[], None]) -> None:
+    def register_by(self, register: Callable[[], None]) -> None:
         """Set what is done several times a second, to be counted among the processes, and after an absence."""
-        self._enroll = enroll
+        self._register = register
 
     def start(self) -> None:
         """Begin to be there for the others. Not before a fork: it starts a thread. Called again, it does nothing."""
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._keep_enrolled, name="redis", daemon=True)
+                self._thread = threading.Thread(target=self._keep_registered, name="redis", daemon=True)
                 self._thread.start()
 
     def stop(self) -> None:
@@ -93,7 +93,7 @@ class RedisClient:
         self._stopped = True
         self._wake.set()
 
-    def enroll_soon(self) -> None:
+    def register_soon(self) -> None:
         """Do what is done every few hundred milliseconds now: the others do not know us any more."""
         self._wake.set()
 
@@ -177,7 +177,7 @@ class RedisClient:
             self.gone_since = self._monotonic()
         _log.warning("Redis is gone: each process goes on with what it has", extra={"why": why})
 
-    def _keep_enrolled(self) -> None:
+    def _keep_registered(self) -> None:
         loaded = False
         while not self._stopped:
             try:
@@ -186,8 +186,8 @@ class RedisClient:
                     for text in self._scripts:
                         self._asked(partial(self._client.script_load, text))
                     loaded = True
-                if self._enroll is not None:
-                    self._enroll()
+                if self._register is not None:
+                    self._register()
             except RedisUnavailable:
                 pass
             except Exception:  # noqa: BLE001  # without this thread Redis would be gone for ever

@@ -68,10 +68,10 @@ class Boarding:
 class RedisProfiles:
     """Each method is one round trip and raises Gone. `longest`: seconds for which a call can take."""
 
-    def __init__(self, server: RedisClient, prefix: bytes, lifetimes: FreshnessPolicy, *, longest: float) -> None:
+    def __init__(self, server: RedisClient, prefix: bytes, policy: FreshnessPolicy, *, longest: float) -> None:
         self._server = server
         self._prefix = prefix
-        self._lifetimes = lifetimes
+        self._policy = policy
         self._lease = int(longest * 1000)
         self._board = server.script(_LUA / "lease.lua")
         self._land = server.script(_LUA / "save.lua")
@@ -83,7 +83,7 @@ class RedisProfiles:
         fields, pushed = self._server.hash_and_value(key, key_of(self._prefix, identity))
         return Found(_record(fields), unpacked(pushed))
 
-    def board(self, identity: Identity, parts: Collection[Part]) -> Boarding:
+    def lease(self, identity: Identity, parts: Collection[Part]) -> Boarding:
         """Return what is kept, and take the lease of those of `parts` that nobody fetches."""
         asked = list(parts)
         pushed_key = key_of(self._prefix, identity)
@@ -98,12 +98,12 @@ class RedisProfiles:
         }
         return Boarding(found, granted, {part: _FAULTS[word]() for part, word in words.items() if word in _FAULTS})
 
-    def land(self, identity: Identity, record: Record, leased: Collection[Part], now: float, word: str = "") -> None:
+    def save(self, identity: Identity, record: Record, leased: Collection[Part], now: float, word: str = "") -> None:
         """Merge `record` into what is kept and give the leases of `leased` back; `word`: why there is no record."""
         fields = _fields(record)
         unknown = record.unknown_at is not None
-        use = self._lifetimes.negative if unknown else self._lifetimes.use(record)
-        horizon = now - self._lifetimes.whole
+        use = self._policy.negative if unknown else self._policy.usable_for(record)
+        horizon = now - self._policy.max_age
         head = [self._server.id, int(use * 1000), horizon, int(unknown), len(fields)]
         pairs = [one for pair in fields for one in pair]
         asked, returned = names(identity), names(Identity(record.user_id, record.device_id))
@@ -123,7 +123,7 @@ class RedisProfiles:
             keys += [self._prefix + b"pushed:" + name, self._prefix + b"forgot:" + name]
             told.append(name)
         landing = self._lease + _QUEUED_SECONDS * 1000
-        heard, pushed = int(self._lifetimes.whole * 1000), int(REMEMBERED_SECONDS * 1000)
+        heard, pushed = int(self._policy.max_age * 1000), int(REMEMBERED_SECONDS * 1000)
         found = self._forget(keys, [self._prefix + _RECORD, landing, heard, pushed, *told])
         return set(found)
 
@@ -152,7 +152,9 @@ def _part(field: bytes) -> Part:
 
 def _fields(record: Record) -> list[tuple[bytes, bytes]]:
     """Return the hash fields of `record`, the one about the record itself first; none of an empty one."""
-    moments = [record.unknown_at] if record.unknown_at is not None else [kept.at for kept in record.parts.values()]
+    moments = (
+        [record.unknown_at] if record.unknown_at is not None else [kept.fetched_at for kept in record.parts.values()]
+    )
     if not moments:
         return []
     ids = json.dumps([record.user_id, record.device_id, record.unknown_status], separators=(",", ":")).encode()
@@ -160,7 +162,7 @@ def _fields(record: Record) -> list[tuple[bytes, bytes]]:
     return [
         (_META, meta),
         *(
-            (_field(part), _sealed(_MOMENT.pack(kept.at) + (_WARM if kept.warm else b"") + kept.value))
+            (_field(part), _sealed(_MOMENT.pack(kept.fetched_at) + (_WARM if kept.warm else b"") + kept.value))
             for part, kept in record.parts.items()
         ),
     ]

@@ -53,7 +53,7 @@ class RedisUpdates:
         self._use = use
         self._push = server.script(_LUA / "update.lua")
 
-    def push(self, news: Sequence[tuple[str, Updates]], now: float) -> dict[int, str]:
+    def save(self, news: Sequence[tuple[str, Updates]], now: float) -> dict[int, str]:
         """Merge `news` into what was pushed before. Return why nothing was kept of some, by their places.
 
         `forgotten`: all was said before the user was forgotten; `too_large`: it would be too much of one user. Where

@@ -55,7 +55,7 @@ def _state(standing: Mapping[str, float]) -> State:
     here = services()
     late = here.history.points(_LATE_SECONDS)
     errors = {word for point in late for word in point.calls}
-    last = here.sender.last_call
+    last = here.executor.last_call
     if last is not None and last.error and here.monotonic() - last.at < _LATE_SECONDS:
         errors.add(last.error)
     if standing["upstream_rejected"]:
@@ -66,7 +66,7 @@ def _state(standing: Mapping[str, float]) -> State:
         outage=bool(standing["upstream_outage"]),
         kept=not here.store.empty,
         quota_closed=bool(standing["quota_closed"]),
-        quota_spent=here.quota.spent,
+        quota_spent=here.rate_limiter.spent,
         redis_gone=bool(standing["redis_gone"]),
         backlog_users=round(standing["backlog_users"]),
         backlog_max=here.backlog_max_users,

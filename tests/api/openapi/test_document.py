@@ -151,23 +151,23 @@ def never_answered(client: FlaskClient, path: str, method: str) -> TestResponse:
     if path == "/readyz":
         ask(client, "/v1/cohorts")
     if method == "DELETE":
-        installed(client.application).forgetting.forget = unreachable  # type: ignore[method-assign,assignment]
+        installed(client.application).forget_service.forget = unreachable  # type: ignore[method-assign,assignment]
     if path in HOOKS:
-        installed(client.application).pushing.push = unreachable  # type: ignore[method-assign,assignment]
+        installed(client.application).ingester.push = unreachable  # type: ignore[method-assign,assignment]
     return ask(client, path, method, on_error="retry")
 
 
 def seen_as(status: int) -> Callable[[FlaskClient, str, str], TestResponse]:
     def scenario(client: FlaskClient, path: str, method: str) -> TestResponse:
         unknown = Fetched(Record(unknown_at=the_source(client).clock(), unknown_status=status), {})
-        client.application.extensions["connected-content-proxy"].sender.fetch = lambda *_: unknown
+        client.application.extensions["connected-content-proxy"].executor.fetch = lambda *_: unknown
         return ask(client, path, method, user_id="nobody")
 
     return scenario
 
 
 def the_source(client: FlaskClient) -> FakeSource:
-    found: FakeSource = client.application.extensions["connected-content-proxy"].sender.fetch.__self__
+    found: FakeSource = client.application.extensions["connected-content-proxy"].executor.fetch.__self__
     return found
 
 

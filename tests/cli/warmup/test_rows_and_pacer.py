@@ -27,7 +27,7 @@ DAY = 86_400.0
 
 @pytest.fixture
 def world(clock: FakeClock) -> Iterator[World]:
-    world = World(clock, lifetimes=dataclasses.replace(LIFETIMES, warm=DAY))
+    world = World(clock, policy=dataclasses.replace(LIFETIMES, warm=DAY))
     yield world
     world.end()
 
@@ -93,15 +93,15 @@ def test_progress_says_rate_and_time_left() -> None:
 
 @pytest.mark.contract("4 warm freshness")
 def test_what_was_warmed_is_fresh_for_its_own_time_and_the_later_word_still_wins() -> None:
-    lifetimes = FreshnessPolicy(fresh=900, negative=60, stale_if_error=100, warm=DAY)
+    policy = FreshnessPolicy(fresh=900, negative=60, stale_if_error=100, warm=DAY)
     record = Record({COHORTS: CachedPart(b"[]", 0.0), PROPERTIES: CachedPart(b"{}", 0.0)}).only([COHORTS]).warm()
-    assert lifetimes.left(record, COHORTS, 1000) == DAY - 1000
-    assert lifetimes.warmed(record, COHORTS, 1000)
-    assert not lifetimes.warmed(record, COHORTS, DAY)
-    assert lifetimes.pruned(record, DAY + 99) is record
-    assert not lifetimes.pruned(record, DAY + 100).parts
-    short = dataclasses.replace(lifetimes, warm=1.0)
-    assert short.left(record, COHORTS, 10) == 890, "never for less than what is fetched as usual"
+    assert policy.ttl(record, COHORTS, 1000) == DAY - 1000
+    assert policy.is_warm(record, COHORTS, 1000)
+    assert not policy.is_warm(record, COHORTS, DAY)
+    assert policy.prune(record, DAY + 99) is record
+    assert not policy.prune(record, DAY + 100).parts
+    short = dataclasses.replace(policy, warm=1.0)
+    assert short.ttl(record, COHORTS, 10) == 890, "never for less than what is fetched as usual"
 
 
 @pytest.mark.contract("4 warm freshness")
@@ -160,7 +160,7 @@ def test_who_joins_a_warming_call_goes_as_fast_as_alone(world: World) -> None:
     slow = world.callers.submit(warm, world, COHORTS)
     world.wait_until_waiting(COHORTS)
     live = world.ask(COHORTS)
-    world.wait_until(lambda: not world.flights._under_way.of(USER)[COHORTS].background)
+    world.wait_until(lambda: not world.scheduler._under_way.of(USER)[COHORTS].background)
     world.clock.advance(0.03)  # less than the next even place needs
     assert live.result(10).record.has(COHORTS)
     slow.result(10)

@@ -78,21 +78,21 @@ class Process:
         self.records = RedisProfiles(self.server, b"test:", LIFETIMES, longest=LONGEST)
         self.shared = RedisRateLimiter(self.server, b"test:")
         self.quota = RateLimiter(per_minute, monotonic=monotonic, shared=self.shared, longest=LONGEST)
-        self.store = TieredStore(max_bytes=1_000_000, lifetimes=LIFETIMES, now=now, shared=self.records)
+        self.store = TieredStore(max_bytes=1_000_000, policy=LIFETIMES, now=now, shared=self.records)
         self.source = FakeSource(FakeClock(time.time()))
         outage = CircuitBreaker(monotonic)
-        self.sender = CallExecutor(self.source.fetch, self.quota, outage, monotonic=monotonic)
+        self.executor = CallExecutor(self.source.fetch, self.quota, outage, monotonic=monotonic)
         self.backlog = backlog = Backlog(max_users=100, max_age=600, monotonic=monotonic)
-        self.forgetting = ForgetService(self.store, backlog, self.records)
-        self.server.enroll_by(self.enroll)
-        self.flights = FetchScheduler(
-            self.sender, self.store, self.quota, outage, backlog, LIFETIMES, along=(), threads=20, now=now
+        self.forget_service = ForgetService(self.store, backlog, self.records)
+        self.server.register_by(self.register)
+        self.scheduler = FetchScheduler(
+            self.executor, self.store, self.quota, outage, backlog, LIFETIMES, along=(), threads=20, now=now
         )
-        self.profiles = ProfileService(self.store, self.flights, LIFETIMES, now=now, monotonic=monotonic)
+        self.profiles = ProfileService(self.store, self.scheduler, LIFETIMES, now=now, monotonic=monotonic)
 
-    def enroll(self) -> None:
-        self.quota.enroll()
-        self.forgetting.catch_up()
+    def register(self) -> None:
+        self.quota.register()
+        self.forget_service.catch_up()
 
     def get(self, *parts: Part, patience: float = 1.4, identity: Identity = USER) -> ProfileResult:
         return self.profiles.get(identity, parts, until=time.monotonic() + patience)
@@ -112,7 +112,7 @@ def settled(*processes: Process) -> None:
         process.server.start()
     wait_until(lambda: all(process.shared._epoch for process in processes))
     for process in processes:
-        process.server.enroll_soon()  # who was the first has yet to hear of the others
+        process.server.register_soon()  # who was the first has yet to hear of the others
     wait_until(lambda: all(process.quota.processes == len(processes) for process in processes))
     wait_until(lambda: all(process.quota._closed_until <= process.quota._monotonic() for process in processes))
 
@@ -127,8 +127,8 @@ def wait_until(holds: Callable[[], object], seconds: float = 10) -> None:
 def booked(quota: RateLimiter, latest: float = 0.0) -> list[Reservation]:
     """Book as long as there is a place."""
     found = []
-    while booking := quota.book(latest):
-        found.append(booking)
+    while reservation := quota.reserve(latest):
+        found.append(reservation)
     return found
 
 
@@ -140,10 +140,10 @@ def test_the_burst_and_the_pace_are_shared(running: RedisServer) -> None:
     pools = ThreadPoolExecutor(8)
     halves = list(pools.map(lambda number: booked((one, other)[number % 2].quota, began + 1.5), range(8)))
     done = time.monotonic()
-    bursts = [booking.at for half in halves for booking in half if not booking.even]
+    bursts = [reservation.at for half in halves for reservation in half if not reservation.even]
     assert len(bursts) == 59
     assert max(bursts) <= done, "at once"
-    moments = sorted(booking.at for half in halves for booking in half if booking.even)
+    moments = sorted(reservation.at for half in halves for reservation in half if reservation.even)
     assert moments[0] <= done, "one goes beside the burst"
     assert len(moments) > 9
     steps = [later - earlier for earlier, later in pairwise(moments)]
@@ -161,7 +161,7 @@ def test_no_minute_holds_more_than_the_quota_whoever_books(running: RedisServer)
     assert 19 <= len(places) <= 20
     assert not booked(processes[0].quota, time.monotonic() + 60), "nor while the first of them may be on its way"
     for place in places[:5]:
-        processes[0].quota.ended(place)
+        processes[0].quota.complete(place)
     following: list[Reservation] = []
 
     def another() -> bool:
@@ -175,20 +175,20 @@ def test_no_minute_holds_more_than_the_quota_whoever_books(running: RedisServer)
 def test_a_cancelled_place_is_free_for_the_others(running: RedisServer) -> None:
     one, other = Process(running.url, per_minute=10), Process(running.url, per_minute=10)
     settled(one, other)
-    place = one.quota.book(0)
+    place = one.quota.reserve(0)
     assert place is not None
-    assert other.quota.book(0) is None
+    assert other.quota.reserve(0) is None
     one.quota.cancel(place)
-    wait_until(lambda: other.quota.book(0))
+    wait_until(lambda: other.quota.reserve(0))
 
 
 @pytest.mark.contract("4 redis")
 def test_a_429_makes_everybody_stand_back(running: RedisServer) -> None:
     one, other = Process(running.url), Process(running.url)
     settled(one, other)
-    one.quota.stand_back(30)
-    assert other.quota.book(time.monotonic() + 29) is None
-    assert other.quota.closed
+    one.quota.pause(30)
+    assert other.quota.reserve(time.monotonic() + 29) is None
+    assert other.quota.paused
     assert other.quota.wait() == pytest.approx(30, abs=1)
 
 
@@ -202,15 +202,15 @@ def test_while_redis_is_gone_nothing_is_sent_for_a_window_and_then_each_process_
     wait_until(lambda: all(process.quota.processes == 3 for process in processes))
     valkey.stop()
     for process in processes:
-        assert process.quota.book(clock()) is None
+        assert process.quota.reserve(clock()) is None
     clock.advance(60 + LONGEST - 0.1)
     assert not any(booked(process.quota) for process in processes)
     clock.advance(0.1)
     sent = 0
     for _ in range(100):
         for process in processes:
-            for booking in booked(process.quota):
-                process.quota.ended(booking)
+            for reservation in booked(process.quota):
+                process.quota.complete(reservation)
                 sent += 1
         clock.advance(0.599)
     assert 75 < sent <= 90, "in a minute the three together send what one may"
@@ -227,8 +227,8 @@ def test_what_was_sent_is_written_back_into_a_redis_that_returns_empty(valkey: R
     valkey.start()
     wait_until(lambda: one.server.gone_since is None and other.server.gone_since is None)
     settled(one, other)
-    assert one.quota.book(time.monotonic() + 50) is None
-    assert other.quota.book(time.monotonic() + 50) is None
+    assert one.quota.reserve(time.monotonic() + 50) is None
+    assert other.quota.reserve(time.monotonic() + 50) is None
 
 
 @pytest.mark.contract("4 redis faults")
@@ -262,18 +262,18 @@ def test_the_number_of_processes_is_not_forgotten_with_an_empty_redis(valkey: Re
     wait_until(lambda: not other.server._thread or not other.server._thread.is_alive())
     with redis.Redis.from_url(valkey.url) as operator:
         operator.flushall()
-    one.quota.enroll()
+    one.quota.register()
     assert one.quota.processes == 2
 
 
 def test_the_places_of_ended_calls_are_forgotten_while_redis_keeps_the_book(valkey: RedisServer) -> None:
     process = Process(valkey.url)
     settled(process)
-    booking = process.quota.book(time.monotonic() + 1)
-    assert booking
-    process.quota._ledger.ended(booking, time.monotonic() - 1)
-    process.quota.enroll()
-    assert process.quota._ledger.held(0.0) == []
+    reservation = process.quota.reserve(time.monotonic() + 1)
+    assert reservation
+    process.quota._window.complete(reservation, time.monotonic() - 1)
+    process.quota.register()
+    assert process.quota._window.held(0.0) == []
 
 
 @pytest.mark.contract("4 redis faults")
@@ -291,12 +291,12 @@ def test_what_is_no_record_of_ours_is_as_good_as_not_there_and_spoils_it_for_nob
         operator.hset(key, b"c\0", whole[:10] + bytes([whole[10] ^ 1]) + whole[11:])
         damaged = Process(running.url)
         settled(process, fresh, damaged)
-        assert not damaged.store.look(USER).has(COHORTS)
+        assert not damaged.store.get(USER).has(COHORTS)
         operator.hset(key, b"c\0", whole)
         operator.hset(key, b"m", b"garbage, and more of it")
         third = Process(running.url)
         settled(process, fresh, damaged, third)
-        assert third.store.look(USER) == EMPTY
+        assert third.store.get(USER) == EMPTY
         operator.delete(key)
         operator.set(key, "no hash")
     other = Process(running.url)
@@ -313,8 +313,8 @@ def test_going_and_coming_back_is_one_line_each(valkey: RedisServer, caplog: pyt
         valkey.stop()
         wait_until(lambda: process.server.gone_since)
         for _ in range(20):
-            process.store.look(USER)
-            process.quota.book(0)
+            process.store.get(USER)
+            process.quota.reserve(0)
         valkey.start()
         wait_until(lambda: len(caplog.records) > 1)  # it is back a moment before it says so
     assert [line.getMessage() for line in caplog.records] == [
@@ -360,7 +360,7 @@ def test_one_late_answer_is_no_reason_to_do_without_redis(valkey: RedisServer) -
     with pytest.raises(RedisUnavailable):
         process.server.hash(b"nothing")
     assert process.server.gone_since is None
-    wait_until(lambda: process.quota.book(0))
+    wait_until(lambda: process.quota.reserve(0))
 
 
 def test_any_record_comes_back_as_it_was(running: RedisServer) -> None:
@@ -378,11 +378,11 @@ def test_any_record_comes_back_as_it_was(running: RedisServer) -> None:
         recommendation("long"): CachedPart(b'"' + b"x" * 3000 + b'"', now, True),
     }
     record = Record(parts, None, "Jürgen", "d")
-    process.records.land(USER, record, [], now)
+    process.records.save(USER, record, [], now)
     assert process.records.read(USER).record == record
     assert process.records.read(Identity("u", "d")).record == EMPTY
     unknown = Record(unknown_at=now + 1, unknown_status=404)
-    process.records.land(USER, unknown, [], now)
+    process.records.save(USER, unknown, [], now)
     assert process.records.read(USER).record == unknown
 
 
@@ -406,7 +406,7 @@ def test_merging_in_redis_is_merging_here(running: RedisServer) -> None:
     here = EMPTY
     for word in words:
         here = merge(here, word)
-        process.records.land(USER, word, [], now)
+        process.records.save(USER, word, [], now)
         there = process.records.read(USER).record
         assert (there.parts, there.unknown_at) == (here.parts, here.unknown_at)
 
@@ -417,8 +417,8 @@ def test_every_key_expires_and_what_may_not_be_served_any_more_does_not_pile_up(
     process.get(COHORTS)
     now = time.time()
     old = Record({PROPERTIES: CachedPart(b"1", now - 10_000)})
-    process.records.land(USER, old, [], now)
-    process.records.land(USER, Record({COHORTS: CachedPart(b"[]", now + 1)}), [], now)
+    process.records.save(USER, old, [], now)
+    process.records.save(USER, Record({COHORTS: CachedPart(b"[]", now + 1)}), [], now)
     assert process.records.read(USER).record.parts.keys() == {COHORTS}
     with redis.Redis.from_url(running.url) as client:
         ages = {key: client.pttl(key) for key in client.scan_iter()}
@@ -431,16 +431,16 @@ def test_every_key_expires_and_what_may_not_be_served_any_more_does_not_pile_up(
 def test_what_was_warmed_is_kept_in_redis_for_as_long_as_it_is_of_use(running: RedisServer) -> None:
     process = Process(running.url)
     settled(process)
-    process.records._lifetimes = FreshnessPolicy(fresh=900, negative=60, warm=86_400)
+    process.records._policy = FreshnessPolicy(fresh=900, negative=60, warm=86_400)
     now = time.time()
     key = process.records._keys(USER)[0]
     with redis.Redis.from_url(running.url) as client:
-        process.records.land(USER, Record({COHORTS: CachedPart(b"[]", now)}), [], now)
+        process.records.save(USER, Record({COHORTS: CachedPart(b"[]", now)}), [], now)
         assert 890_000 < client.pttl(key) <= 900_000
-        process.records.land(USER, Record({COHORTS: CachedPart(b"[]", now)}).warm(), [], now)
-        process.records.land(USER, Record({PROPERTIES: CachedPart(b"{}", now)}), [], now)
+        process.records.save(USER, Record({COHORTS: CachedPart(b"[]", now)}).warm(), [], now)
+        process.records.save(USER, Record({PROPERTIES: CachedPart(b"{}", now)}), [], now)
         assert 86_300_000 < client.pttl(key) <= 86_400_000
-        process.records.land(USER, Record(unknown_at=now + 1), [], now)
+        process.records.save(USER, Record(unknown_at=now + 1), [], now)
         assert client.pttl(key) <= 60_000
 
 
@@ -453,7 +453,7 @@ def test_one_user_asked_of_two_processes_at_once_costs_one_call(running: RedisSe
         first = callers.submit(one.get, COHORTS)
         one.source.wait_for_call()
         second = callers.submit(other.get, COHORTS)
-        wait_until(lambda: (found := other.flights._under_way.of(USER).get(COHORTS)) and found.elsewhere)
+        wait_until(lambda: (found := other.scheduler._under_way.of(USER).get(COHORTS)) and found.elsewhere)
         one.source.open.set()
         assert first.result(10).error is None
         answer = second.result(10)
@@ -471,7 +471,7 @@ def test_a_failure_is_shared_with_the_other_process_too(running: RedisServer) ->
         first = callers.submit(one.get, COHORTS)
         one.source.wait_for_call()
         second = callers.submit(other.get, COHORTS)
-        wait_until(lambda: (found := other.flights._under_way.of(USER).get(COHORTS)) and found.elsewhere)
+        wait_until(lambda: (found := other.scheduler._under_way.of(USER).get(COHORTS)) and found.elsewhere)
         one.source.open.set()
         words = [answer.result(10).error.word for answer in (first, second)]  # type: ignore[union-attr]
     assert words == ["upstream_unavailable"] * 2
@@ -482,7 +482,7 @@ def test_the_call_of_a_process_that_died_is_taken_over(valkey: RedisServer) -> N
     dead, other = Process(valkey.url), Process(valkey.url)
     settled(dead, other)
     dead.records._lease = 300  # milliseconds
-    assert dead.store.board(USER, [COHORTS]).granted == {COHORTS}
+    assert dead.store.lease(USER, [COHORTS]).granted == {COHORTS}
     answer = other.get(COHORTS)
     assert (answer.error, len(other.source.calls)) == (None, 1)
 
@@ -540,14 +540,14 @@ def test_who_is_forgotten_is_gone_from_every_process_and_from_redis_within_a_sec
     bystander = Identity("somebody-else", None)
     one.get(COHORTS, identity=bystander)
     began = time.monotonic()
-    assert one.forgetting.forget(Identity("forget-me", None)) == Forgot(records=4, waiting=0)
+    assert one.forget_service.forget(Identity("forget-me", None)) == Forgot(records=4, waiting=0)
     assert not any(one.store.read(pair).parts for pair in pairs)
     wait_until(lambda: not any(other.store.read(pair).parts for pair in pairs), seconds=1)
     wait_until(lambda: not len(other.backlog), seconds=1)
     assert time.monotonic() - began < 1
     assert [key for key in left_of(running.url, "forget-me") if one.records._keys(bystander)[0] != key] == []
-    assert one.store.look(bystander).parts.keys() == {COHORTS}
-    assert one.forgetting.forget(Identity("forget-me", None)).records == 0
+    assert one.store.get(bystander).parts.keys() == {COHORTS}
+    assert one.forget_service.forget(Identity("forget-me", None)).records == 0
 
 
 def test_a_device_is_forgotten_with_all_who_were_seen_on_it(running: RedisServer) -> None:
@@ -558,7 +558,7 @@ def test_a_device_is_forgotten_with_all_who_were_seen_on_it(running: RedisServer
     one.source.user_data = {"user_id": "v", "device_id": "v-s"}
     one.get(COHORTS, identity=Identity("v", "phone"))
     one.get(COHORTS, identity=Identity("v", None))
-    assert one.forgetting.forget(Identity(None, "phone")).records == 2
+    assert one.forget_service.forget(Identity(None, "phone")).records == 2
     assert len(left_of(running.url)) == 1
 
 
@@ -571,20 +571,20 @@ def test_what_is_on_its_way_anywhere_when_a_user_is_forgotten_is_not_kept(runnin
     with ThreadPoolExecutor(1) as callers:
         asked = callers.submit(other.get, COHORTS, patience=5)
         other.source.wait_for_call()
-        one.forgetting.forget(USER)
+        one.forget_service.forget(USER)
         other.source.open.set()
         assert asked.result(10).record.has(COHORTS), "who waits for it is answered"
     assert left_of(running.url) == []
-    assert one.store.look(USER) == EMPTY
-    wait_until(lambda: other.store.mark > 0 and other.store.read(USER) == EMPTY, seconds=1)
+    assert one.store.get(USER) == EMPTY
+    wait_until(lambda: other.store.generation > 0 and other.store.read(USER) == EMPTY, seconds=1)
     # And when the process has heard of it before the answer lands.
     other.source.open.clear()
     with ThreadPoolExecutor(1) as callers:
         asked = callers.submit(other.get, PROPERTIES, patience=5)
         other.source.wait_for_call()
-        heard = other.store.mark
-        one.forgetting.forget(USER)
-        wait_until(lambda: other.store.mark > heard, seconds=1)
+        heard = other.store.generation
+        one.forget_service.forget(USER)
+        wait_until(lambda: other.store.generation > heard, seconds=1)
         other.source.open.set()
         asked.result(10)
     assert other.store.read(USER) == EMPTY
@@ -595,12 +595,14 @@ def test_who_is_asked_anew_after_being_forgotten_is_kept_again(running: RedisSer
     one = Process(running.url)
     settled(one)
     one.get(COHORTS)
-    one.forgetting.forget(USER)
+    one.forget_service.forget(USER)
     assert one.get(COHORTS).forwarded == "miss"
     assert one.get(COHORTS).forwarded is None
     with redis.Redis.from_url(running.url) as client:
         marks = list(client.scan_iter(b"*:pairs:*"))
-        assert all(0 < client.pttl(mark) <= 20_000 for mark in marks), "it is barred in Redis only for a moment"
+        assert all(0 < client.pttl(generation) <= 20_000 for generation in marks), (
+            "it is barred in Redis only for a moment"
+        )
         client.delete(*marks)
     assert one.get(PROPERTIES).forwarded == "miss"
     assert one.records.read(USER).record.parts.keys() == {PROPERTIES}
@@ -613,7 +615,7 @@ def test_forgetting_while_redis_is_gone_is_done_here_and_said_to_be_incomplete(v
     one.get(COHORTS)
     valkey.stop()
     with pytest.raises(RedisUnavailable):
-        one.forgetting.forget(USER)
+        one.forget_service.forget(USER)
     assert one.store.read(USER) == EMPTY
 
 
@@ -635,7 +637,7 @@ def test_rediss_is_verified_or_not(tmp_path: Path, verify: bool, monkeypatch: py
         url = f"rediss://127.0.0.1:{plain.port}/0"
         server = RedisClient(url, verify=verify)
         ready = not verify
-        server.enroll_by(lambda: None)
+        server.register_by(lambda: None)
         if ready:
             assert server.hash(b"nothing") == {}
         else:
