@@ -95,9 +95,11 @@ ATTACKS: dict[str, Attack] = {
     "endless chunks to /healthz": endless_chunks("/healthz"),
     "endless chunks to /v1/cohorts (401)": endless_chunks("/v1/cohorts?user_id=ava"),
     "791 KB of headers, 8 at once": large_headers,
-    "unclosed brackets in a tag, 10 at once": renderings("{% connected_content " + "{" * 15_000),
+    "unclosed brackets in a tag, 10 at once": renderings("{% connected_content " + "{" * 15_000 + " %}"),
     "nested loops, 10 at once": renderings(
-        "{% for a in (1..1000) %}{% for b in (1..1000) %}{% assign c = b | times: a %}{% endfor %}{% endfor %}"
+        "{% for i in (1..100) %}{% for j in (1..100) %}"
+        + "{% assign x = i | plus: j %}" * 500
+        + "{% endfor %}{% endfor %}"
     ),
     "webhooks of 8 MiB, 40 at once": large_webhooks,
 }
