@@ -11,9 +11,9 @@ from flask import Flask
 
 from proxy.amplitude.calls import Call
 from proxy.amplitude.circuit_breaker import CircuitBreaker
-from proxy.amplitude.client import Amplitude, Fetched
+from proxy.amplitude.client import AmplitudeClient, Fetched
 from proxy.amplitude.executor import MAY_ARRIVE_SECONDS, CallExecutor
-from proxy.amplitude.rate_limiter import RateLimiter
+from proxy.amplitude.rate_limiter import LocalRateLimiter, RateLimiter
 from proxy.amplitude.sliding_window import WINDOW_SECONDS
 from proxy.api.keys import KeyRing
 from proxy.fetch.backlog import Backlog
@@ -73,9 +73,9 @@ def create_app(
     return app
 
 
-def amplitude(settings: Settings) -> Amplitude:
+def amplitude(settings: Settings) -> AmplitudeClient:
     """Return the client of Amplitude that the settings describe."""
-    return Amplitude(
+    return AmplitudeClient(
         settings.amplitude_base_url,
         settings.amplitude_secret_key,
         settings.amplitude_api_key,
@@ -102,9 +102,12 @@ def _services(
     )
     # From the booked moment: a thread that was kept from running, a call that takes its whole time, and its arrival.
     longest = 2 + settings.amplitude_timeout_seconds + MAY_ARRIVE_SECONDS
+    quota: RateLimiter
+    quota = local_quota = LocalRateLimiter(settings.amplitude_requests_per_minute, monotonic=monotonic)
     records = shared_quota = server = pushes = None
     if settings.redis_url is not None:
         # Only then: the library takes longer to load than all the rest together.
+        from proxy.amplitude.rate_limiter_fallback import FallbackRateLimiter
         from proxy.amplitude.rate_limiter_redis import RedisRateLimiter
         from proxy.storage.redis.client import RedisClient
         from proxy.storage.redis.profiles import RedisProfiles
@@ -113,15 +116,11 @@ def _services(
         server = RedisClient(settings.redis_url, verify=settings.redis_tls_verify, monotonic=monotonic)
         prefix = _prefix(settings)
         records = RedisProfiles(server, prefix, policy, longest=longest)
-        shared_quota = RedisRateLimiter(server, prefix)
+        redis_quota = RedisRateLimiter(
+            server, prefix, local_quota, monotonic=monotonic, longest=longest, processes=settings.web_concurrency
+        )
+        quota = shared_quota = FallbackRateLimiter(redis_quota, local_quota, monotonic=monotonic)
         pushes = RedisUpdates(server, prefix, use=policy.updates_usable_for)
-    quota = RateLimiter(
-        settings.amplitude_requests_per_minute,
-        monotonic=monotonic,
-        shared=shared_quota,
-        longest=longest,
-        processes=settings.web_concurrency,
-    )
     store = TieredStore(max_bytes=int(settings.cache_max_mb * 1024 * 1024), policy=policy, now=now, shared=records)
     circuit_breaker = CircuitBreaker(monotonic)
     metrics = Metrics()
@@ -147,10 +146,11 @@ def _services(
     )
     forget_service = ForgetService(store, backlog, records)
     ingester = UpdateIngester(store, pushes, now=now, monotonic=monotonic)
-    if server is not None:
+    if server is not None and shared_quota is not None:
+        register_quota = shared_quota.register
 
         def register() -> None:
-            quota.register()
+            register_quota()
             forget_service.catch_up()
             ingester.catch_up()
 

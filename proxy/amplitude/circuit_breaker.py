@@ -1,6 +1,6 @@
-"""After repeated failures of Amplitude: stand back, send one probe at a time, resume with its success. Pure.
+"""Stops calls after repeated failures, and resumes with the first half-open trial that succeeds.
 
-While it lasts, callers hear of the failure at once instead of waiting for it, and Amplitude is left to recover.
+While the circuit breaker is open, callers receive the failure at once and Amplitude can recover.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ from threading import Lock
 from proxy.profile.errors import AnotherUser, QuotaExhausted, UpstreamError, UpstreamRejected
 
 _FAILURES = 5
-"""In a row. One user's odd answer is no outage, and between five of them some other call succeeds."""
+"""In a row. An invalid response about one user is no outage: among five calls, some other one succeeds."""
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 4.0
-"""Answers must be whole again within 10 s of a fault's end, and a probe that hangs takes 5 of them."""
+"""Answers must be complete within 10 s of the end of a fault, and a trial that hangs takes 5 s of them."""
 
 
 class CircuitBreaker:
-    """Judges by how calls end. Safe for threads."""
+    """Opens and closes by the outcomes of calls. Safe for threads.
+
+    `probe`, in the methods: whether a call is the half-open trial.
+    """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
@@ -26,58 +29,61 @@ class CircuitBreaker:
         self._failures = 0
         self._fault: UpstreamError | None = None
         self._pause = 0.0
-        self._probe_at = 0.0
-        self._probing = False
+        self._next_trial_at = 0.0
+        self._trial_in_flight = False
 
     @property
     def fault(self) -> UpstreamError | None:
-        """Return what was wrong when Amplitude was last asked, until it answers again, be it that nobody asks."""
+        """Return the failure that opened the circuit breaker, until a call succeeds."""
         return self._fault
 
     def open_fault(self) -> UpstreamError | None:
-        """Return the fault because of which no call may go just now, None when one may."""
+        """Return the failure for which no call may be sent now, None when a call may be sent."""
         with self._lock:
-            return self._lasting()
+            return self._open_fault()
 
     def begin(self) -> bool:
-        """Take leave to send a call and return whether it is the probe, for `ended`. Raises the fault that lasts."""
+        """Return whether the call that is about to be sent is the half-open trial; pass this to `record`.
+
+        Raises the failure for which no call may be sent now.
+        """
         with self._lock:
-            if fault := self._lasting():
-                raise fault.with_traceback(None)  # it is raised again and again, and would grow
+            if fault := self._open_fault():
+                raise fault.with_traceback(None)  # the same object is raised repeatedly, and would grow
             if self._fault is None:
                 return False
-            self._probing = True
-            # From the start of the probe: one that hangs has waited long enough when it ends.
-            self._probe_at = self._monotonic() + self._pause
+            self._trial_in_flight = True
+            # The pause counts from the start of the trial: a trial that hangs has waited long enough when it ends.
+            self._next_trial_at = self._monotonic() + self._pause
             return True
 
     def record(self, fault: UpstreamError | None, *, probe: bool) -> None:
-        """Take note of how a call ended: None when Amplitude answered.
+        """Record the outcome of a call: None when Amplitude answered.
 
-        A 429 is an answer too, and so is one about another user: a project that merges users has many of them, and
-        everybody else's calls must go on.
+        A 429 counts as an answer. So does a response about another user: a project that merges users has many of
+        them, and the calls for all other users must continue.
         """
         with self._lock:
             if probe:
-                self._probing = False
+                self._trial_in_flight = False
             if fault is None or isinstance(fault, QuotaExhausted | AnotherUser):
                 self._failures, self._fault = 0, None
                 return
             self._failures += 1
             if self._fault is not None:
-                # Calls that were on the way when it began tell nothing new; the probe does.
+                # Calls that were in flight when the circuit breaker opened show nothing new. The trial does.
                 if probe:
                     self._fault, self._pause = fault, min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
             elif self._failures >= _FAILURES or isinstance(fault, UpstreamRejected):
                 self._fault, self._pause = fault, _FIRST_PAUSE_SECONDS
-                self._probe_at = self._monotonic() + self._pause
+                self._next_trial_at = self._monotonic() + self._pause
 
     def wait(self) -> float:
-        """Return the seconds until a probe may go; 0 when a call may."""
+        """Return the seconds until a trial may be sent; 0 when any call may be sent."""
         with self._lock:
             if self._fault is None:
                 return 0.0
-            return max(self._probe_at - self._monotonic(), 0.05 if self._probing else 0.0)
+            return max(self._next_trial_at - self._monotonic(), 0.05 if self._trial_in_flight else 0.0)
 
-    def _lasting(self) -> UpstreamError | None:
-        return self._fault if self._probing or self._monotonic() < self._probe_at else None
+    def _open_fault(self) -> UpstreamError | None:
+        return self._fault if self._trial_in_flight or self._monotonic() < self._next_trial_at else None

@@ -59,7 +59,7 @@ class ApiKeyAuth(AuthBase):
         return request
 
 
-class Amplitude:
+class AmplitudeClient:
     """A client of `GET /v1/userprofile`. Safe for threads; connections are pooled and opened on first use.
 
     `accept_mapped_users`: take answers about another user than the one asked for, too.

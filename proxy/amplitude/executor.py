@@ -1,4 +1,4 @@
-"""Sends one call, and tells quota, outage and log how it ended."""
+"""Sends one call and records its outcome in the rate limiter, the circuit breaker and the log."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from proxy.profile.parts import Identity
 _log = logging.getLogger(__name__)
 
 MAY_ARRIVE_SECONDS = 1.0
-"""For so long a call that was given up may still reach Amplitude: it may be in some buffer on the way."""
+"""How long an abandoned call may still reach Amplitude: it may be in a buffer on the way."""
 _FIRST_GUESS_SECONDS = 0.5  # of a typical call, until calls were measured
 
 
 @dataclass(frozen=True, slots=True)
 class LastCall:
-    """How the last call ended: None when well, else the error word; and when (monotonic seconds)."""
+    """The error word of the last call, None if it succeeded; and when it ended (monotonic seconds)."""
 
     error: str | None
     at: float
 
 
 class CallExecutor:
-    """`typical`: seconds that a call takes, of late. Safe for threads.
+    """`typical`: the seconds that recent calls took, as a moving average. Safe for threads.
 
-    `on_ended` is told of each call: `ok` or the error word, the seconds it took, the recommendations it asked for.
+    `on_ended` is called after each call with `ok` or the error word, its seconds and its number of recommendations.
     """
 
     def __init__(
@@ -50,28 +50,29 @@ class CallExecutor:
         self._circuit_breaker = circuit_breaker
         self._monotonic = monotonic
         self._on_ended = on_ended
-        self._told = OncePerMinute(_log, "no answer from Amplitude", monotonic)
+        self._failures = OncePerMinute(_log, "no answer from Amplitude", monotonic)
         self.typical = _FIRST_GUESS_SECONDS
         self.last_call: LastCall | None = None
 
     def execute(
         self, identity: Identity, call: Call, reservation: Reservation, *, probe: bool
     ) -> Fetched | UpstreamError:
-        """Return what `call` brought, or why nothing. `probe`: what `Outage.begin` said of it."""
+        """Send `call` and return its result or its error. `probe`: the result of `CircuitBreaker.begin`."""
         started = self._monotonic()
         outcome: Fetched | UpstreamError | None = None
         try:
             outcome = self.fetch(identity, call)
-        except UpstreamError as raised:
-            outcome = raised
+        except UpstreamError as error:
+            outcome = error
         finally:
-            given_up = isinstance(outcome, UpstreamTimeout)
-            self._rate_limiter.complete(reservation, may_arrive_for=MAY_ARRIVE_SECONDS if given_up else 0.0)
+            abandoned = isinstance(outcome, UpstreamTimeout)
+            reservation.complete(may_arrive_for=MAY_ARRIVE_SECONDS if abandoned else 0.0)
         ended = self._monotonic()
         if isinstance(outcome, UpstreamError):
             self._failed(outcome)
         else:
-            # Failures tell nothing of how long an answer takes, and after an outage callers may hope again at once.
+            # Only successful calls: failures do not show how long a response takes, and after an outage callers may
+            # expect the usual time at once.
             self.typical += 0.2 * (ended - started - self.typical)
         fault = outcome if isinstance(outcome, UpstreamError) else None
         self._circuit_breaker.record(fault, probe=probe)
@@ -83,7 +84,7 @@ class CallExecutor:
     def _failed(self, fault: UpstreamError) -> None:
         if isinstance(fault, QuotaExhausted):
             self._rate_limiter.pause(fault.retry_after or 0.0)
-        # Wrong credentials end by no retry: somebody must mend them.
+        # No retry helps with wrong credentials: an operator must fix them.
         level = logging.ERROR if isinstance(fault, UpstreamRejected) else logging.WARNING
-        # The kind is the key, so that no other invalid answer keeps an answer about another user out of the log.
-        self._told.note(type(fault).__name__, level=level, error=fault.word, why=str(fault))
+        # The type is the key: a response about another user must not hide other invalid responses from the log.
+        self._failures.note(type(fault).__name__, level=level, error=fault.word, why=str(fault))

@@ -1,114 +1,181 @@
-"""The quota of all who share a Redis: its clock, its book of places, in a script each. Moments are seconds from now."""
+"""The rate limiter of all processes that share a Redis. Its scripts use the clock of Redis."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 
-from proxy.amplitude.sliding_window import WINDOW_SECONDS, Rate
+from proxy.amplitude.rate_limiter import JITTER_SECONDS, NEVER, LocalRateLimiter, RateLimiter
+from proxy.amplitude.sliding_window import WINDOW_SECONDS, Reservation
+from proxy.storage.redis import RedisUnavailable
 from proxy.storage.redis.client import RedisClient
 
 _LUA = Path(__file__).parent / "lua"
 
 _COUNTED_SECONDS = 15.0
-"""For so long a process that is heard of no more counts as one."""
-_SETTLE_SECONDS = 0.8
-"""In which all who may have sent something unseen write it back: each tries Redis several times a second. Short enough
-for a caller of the first moment to wait for it."""
+"""How long a process counts after its last registration."""
+_REMEMBERED_SECONDS = 20.0
+"""How long the highest number of processes counts: the first one that finds an empty Redis is alone for a moment."""
+SETTLE_SECONDS = 0.8
+"""How long nothing is reserved in a Redis that lost its data. Each process registers several times a second, so that
+all have reported their calls by then. Short enough for a caller to wait for."""
 _IDLE_MILLISECONDS = 2 * 3600 * 1000
-"""Longer than any stand-back."""
+"""When unused keys expire: longer than any pause."""
+_REFUSED_SECONDS = 0.1
+"""How long the first free slot of a refusal is trusted, so that a storm of misses does not become one of scripts."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The first free moment, in `wait` seconds. `id`: of the place when it is booked, else None."""
+class RedisRateLimiter(RateLimiter):
+    """Shares the quota of `local` with other processes. Each call is one round trip and may raise RedisUnavailable.
 
-    id: str | None
-    wait: float
-    even: bool
-    closed_for: float
-    """Seconds for which all stand back."""
+    `local` records the slots of this process, for a Redis that loses them. `longest`: seconds from a reservation's
+    time until its call can no longer reach Amplitude. `processes`: how many processes there are at least.
+    """
 
-
-class RedisRateLimiter:
-    """Each method is one round trip and raises Gone."""
-
-    def __init__(self, server: RedisClient, prefix: bytes) -> None:
-        self._server = server
-        self._places, self._bursts, self._rate, self._processes = (
+    def __init__(
+        self,
+        client: RedisClient,
+        prefix: bytes,
+        local: LocalRateLimiter,
+        *,
+        monotonic: Callable[[], float],
+        longest: float,
+        processes: int = 1,
+    ) -> None:
+        super().__init__(local.per_minute, monotonic=monotonic)
+        self.longest = longest
+        self.epoch = b""
+        """The state of Redis in which this process has registered: a Redis that lost data has another one."""
+        self._client = client
+        self._local = local
+        self._min_processes = processes
+        self._slots, self._bursts, self._pacing, self._processes = (
             prefix + name for name in (b"quota:places", b"quota:bursts", b"quota:pace", b"quota:processes")
         )
-        self._book = server.script(_LUA / "reserve.lua")
-        self._cancel = server.script(_LUA / "cancel.lua")
-        self._ended = server.script(_LUA / "complete.lua")
-        self._register = server.script(_LUA / "register.lua")
-        self._epoch = b""
-        self._numbers = itertools.count(1)
+        self._reserve_script = client.script(_LUA / "reserve.lua")
+        self._cancel_script = client.script(_LUA / "cancel.lua")
+        self._complete_script = client.script(_LUA / "complete.lua")
+        self._register_script = client.script(_LUA / "register.lua")
+        self._lock = Lock()
+        self._counts: deque[tuple[float, int]] = deque()  # when, and how many processes there were
+        self._unreported = 0
+        self._first_free = (NEVER, NEVER)  # when Redis last replied, and the first free slot by that reply
 
     @property
     def gone_since(self) -> float | None:
-        """Return when Redis was found gone (monotonic seconds), None while it is there."""
-        return self._server.gone_since
+        """Return when Redis became unavailable (monotonic seconds), None while it is available."""
+        return self._client.gone_since
 
-    def new_id(self) -> str:
-        """Return an id for a booking, unlike any of another process."""
-        return f"{self._server.id}:{next(self._numbers)}"
+    @property
+    def used(self) -> int:
+        """Return how many slots the calls of this process hold."""
+        return self._local.used
 
-    def reserve(self, latest: float, rate: Rate, longest: float, *, burst: float) -> Found | None:
-        """Book the first free place if it is no later than `latest`. None when this process must enroll first."""
-        id = self.new_id()
-        held = longest + WINDOW_SECONDS
-        booked, *rest = self._book(
-            [self._places, self._bursts, self._rate],
+    @property
+    def paused(self) -> bool:
+        """Return whether nothing may be sent now, as far as this process knows."""
+        return self._local.paused
+
+    @property
+    def processes(self) -> int:
+        """Return how many processes share the quota, as far as is known."""
+        with self._lock:
+            return max([self._min_processes, *(count for _, count in self._counts)])
+
+    def _reserve(self, latest: float, burst: float) -> Reservation | None:
+        now = self._monotonic()
+        replied_at, first_free = self._first_free
+        if now < replied_at + _REFUSED_SECONDS and first_free > max(latest, now):
+            return None
+        if not self.epoch:
+            self.register()
+        id = self._local.new_id()
+        reserved, *slot = self._reserve_script(
+            [self._slots, self._bursts, self._pacing],
             [
                 id,
-                rate.per_minute,
-                int(rate.burst * burst),
-                rate.interval,
-                latest,
-                held,
-                self._epoch,
+                self.rate.per_minute,
+                int(self.rate.burst * burst),
+                self.rate.interval,
+                latest - now,
+                self.longest + WINDOW_SECONDS,
+                self.epoch,
                 _IDLE_MILLISECONDS,
             ],
         )
-        if booked == -1:
+        if reserved == -1:  # Redis lost data. Another thread registers: no caller has the time.
+            self._client.register_soon()
             return None
-        wait, even, closed_for = rest
-        return Found(id if booked else None, float(wait), bool(even), float(closed_for))
+        wait, even, paused_for = slot
+        # From the reply on, which is later than the time that Redis counts from: never too early.
+        now = self._monotonic()
+        self._first_free = (now, now + float(wait))
+        self._local.pause(float(paused_for), tolerance=JITTER_SECONDS)
+        if not reserved:
+            return None
+        reservation = Reservation(now + float(wait), bool(even), id, self)
+        self._local.hold(reservation)
+        return reservation
 
-    def cancel(self, id: str, at: float, rate: Rate, *, even: bool) -> None:
-        """Give back the place that was booked for the moment `at`."""
-        self._cancel([self._places, self._bursts, self._rate], [id, int(even), rate.interval, at])
+    def cancel(self, reservation: Reservation) -> bool:
+        """Free a slot for which no call was sent. If Redis is unavailable, the slot expires there by itself."""
+        cancelled = self._local.cancel(reservation)
+        if cancelled:
+            self._first_free = (NEVER, NEVER)
+            self._cancel_script(
+                [self._slots, self._bursts, self._pacing],
+                [reservation.id, int(reservation.even), self.rate.interval, reservation.at - self._monotonic()],
+            )
+        return cancelled
 
-    def complete(self, id: str, free_in: float, stand_back: float) -> float:
-        """Tell when the place is free, and for how long all are to stand back. Return for how long they do."""
-        return float(self._ended([self._places, self._rate], [id, free_in, stand_back, _IDLE_MILLISECONDS]))
+    def complete(self, reservation: Reservation, *, may_arrive_for: float = 0.0) -> bool:
+        """Hold the slot for another minute after the last moment at which the call may arrive."""
+        completed = self._local.complete(reservation, may_arrive_for=may_arrive_for)
+        if completed:
+            self._report(reservation.id, free_in=may_arrive_for + WINDOW_SECONDS)
+        return completed
 
-    @property
-    def registered(self) -> bool:
-        """Say whether this process was ever enrolled."""
-        return self._epoch != b""
+    def pause(self, seconds: float) -> None:
+        """Send nothing for some seconds, in no process."""
+        self._local.pause(seconds)
+        self._report("", pause=seconds)
 
-    def register_soon(self) -> None:
-        """Have this process enrolled, but by another thread: no caller has time for it."""
-        self._server.register_soon()
+    def wait(self) -> float | None:
+        """Return the seconds until the first free slot by the last reply of Redis."""
+        return max(0.0, self._local.paused_for, self._first_free[1] - self._monotonic())
 
-    def register(
-        self, held: Callable[[], Iterable[tuple[str, float]]], *, stand_back: float, unseen: bool
-    ) -> tuple[int, float]:
-        """Be counted for a while. Return how many processes are, and for how many seconds all stand back.
+    def register(self) -> None:
+        """Count this process among those that share the quota, and report what Redis does not know."""
+        unreported, gone = self._unreported, self.gone_since is not None
+        keys = [self._slots, self._bursts, self._pacing, self._processes]
+        uncertain = gone or unreported > 0
+        process = [self._client.id, _COUNTED_SECONDS, SETTLE_SECONDS, int(uncertain), _IDLE_MILLISECONDS]
+        processes, epoch, paused_for = self._register_script(keys, [*process, 0])
+        if epoch != self.epoch or uncertain:
+            slots = itertools.chain.from_iterable(self._local.held(self.longest))
+            processes, epoch, paused_for = self._register_script(keys, [*process, self._local.paused_for, *slots])
+            self.epoch = epoch
+        self._local.pause(float(paused_for), tolerance=JITTER_SECONDS)
+        if gone:
+            self._first_free = (NEVER, NEVER)
+        with self._lock:
+            self._unreported -= unreported
+            self._counts.append((self._monotonic(), int(processes)))
+            while self._counts[0][0] < self._monotonic() - _REMEMBERED_SECONDS:
+                self._counts.popleft()
 
-        What `held` returns and `stand_back` are what a new Redis, or an old state of one, cannot know of; `unseen`: nor
-        this one.
-        """
-        keys = [self._places, self._bursts, self._rate, self._processes]
-        unseen = unseen or self._server.gone_since is not None
-        who = [self._server.id, _COUNTED_SECONDS, _SETTLE_SECONDS, int(unseen), _IDLE_MILLISECONDS]
-        processes, epoch, closed_for = self._register(keys, [*who, 0])
-        if epoch != self._epoch or unseen:
-            places = itertools.chain.from_iterable(held())
-            processes, epoch, closed_for = self._register(keys, [*who, stand_back, *places])
-            self._epoch = epoch
-        return int(processes), float(closed_for)
+    def report_later(self) -> None:
+        """Have the next registration report the slots of this process: Redis does not know all of them."""
+        with self._lock:
+            self._unreported += 1
+
+    def _report(self, id: str, *, free_in: float = 0.0, pause: float = 0.0) -> None:
+        try:
+            paused_for = self._complete_script([self._slots, self._pacing], [id, free_in, pause, _IDLE_MILLISECONDS])
+        except RedisUnavailable:
+            self.report_later()
+            raise
+        self._local.pause(float(paused_for), tolerance=JITTER_SECONDS)

@@ -1,36 +1,30 @@
-"""The places in the quota that calls of one process hold, and the first free one. Pure.
+"""Computes when the next call may be sent. lua/reserve.lua and lua/cancel.lua have the same algorithm for Redis.
 
-Amplitude counts a call when it arrives there, which we cannot see: some time between our sending it and
-hearing of it. So a call holds its place in the quota from the booking until a minute after its end; then
-no 60 seconds, wherever they begin, can hold more arrivals than the quota, however long calls were on the way.
+Amplitude counts a call when it arrives, at an unknown time between its start and its response. So a call holds a
+slot of the quota from its reservation until a minute after its end. No 60 seconds can then contain more arrivals than
+the quota, however long the calls take.
 
-The pace: up to a tenth of the quota may go at once, whenever it was not spent in the last minute; all other
-calls go evenly. A send is thus served a little at a time throughout, and never starves for the rest of a minute.
+A tenth of the quota may be sent at once, if it was not used in the last minute. All other calls are evenly spaced, so
+a large send is served continuously and does not wait for the rest of a minute.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from proxy.amplitude.rate_limiter import RateLimiter
 
 WINDOW_SECONDS = 60.0
 
 
-class Reservation:
-    """One call's place: `at` is the moment (monotonic seconds) when it may be sent, not before."""
-
-    __slots__ = ("at", "even", "id")
-
-    def __init__(self, at: float, *, even: bool, id: str = "") -> None:
-        self.at = at
-        self.even = even
-        self.id = id
-        """By which other processes know it."""
-
-
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """How `per_minute` calls are spread: `burst` may go at once, the others at `interval` (seconds)."""
+    """How `per_minute` calls are spread: `burst` may be sent at once, the others every `interval` seconds."""
 
     per_minute: int
     burst: int
@@ -38,76 +32,114 @@ class Rate:
 
     @classmethod
     def of(cls, per_minute: int) -> Rate:
-        """Return the pace of a quota; 0 is none at all."""
-        # An even call may go beside the burst, so the burst is one less than the tenth.
+        """Return the rate of a quota, which may be 0."""
+        # An even call may be sent together with the burst, so the burst is one less than the tenth.
         burst = max(per_minute // 10 - 1, 0)
         return cls(per_minute, burst, WINDOW_SECONDS / max(per_minute - burst, 1))
 
 
+class Slot(NamedTuple):
+    """When a call may be sent (monotonic seconds), and whether it is one of the even calls or part of the burst."""
+
+    at: float
+    even: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """A slot for one call, which may be sent from `at` (monotonic seconds) on.
+
+    As a context manager, it gives the slot back at the end of the block unless `complete` was called.
+    """
+
+    at: float
+    even: bool
+    id: str
+    """Unique among all processes."""
+    limiter: RateLimiter = field(repr=False, compare=False)
+
+    def complete(self, *, may_arrive_for: float = 0.0) -> None:
+        """Report the end of the call; see `RateLimiter.complete`."""
+        self.limiter.complete(self, may_arrive_for=may_arrive_for)
+
+    def cancel(self) -> None:
+        """Give the slot back; do nothing after `complete`."""
+        self.limiter.cancel(self)
+
+    def __enter__(self) -> Reservation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+
 class SlidingWindow:
-    """Moments are monotonic seconds. Not safe for threads: `Quota` is."""
+    """The slots that calls hold, by reservation id. Times are monotonic seconds. Not safe for threads."""
 
     def __init__(self) -> None:
-        self._open: set[Reservation] = set()  # booked or on the way
-        self._ended: list[tuple[float, str]] = []  # sorted: when the place is free again, and the booking's id
+        self._open: dict[str, Slot] = {}  # reserved or in flight
+        self._ended: list[tuple[float, str]] = []  # sorted: when the slot is free again, and the reservation's id
         self._bursts: list[float] = []  # sorted
         self._next_even = float("-inf")
 
     def __len__(self) -> int:
         return len(self._open) + len(self._ended)
 
-    def first(self, earliest: float, rate: Rate, burst: float = 1.0) -> Reservation | None:
-        """Return the first place from `earliest` on, not taken yet; None when that depends on calls on the way.
+    def first(self, earliest: float, rate: Rate, burst: float = 1.0) -> Slot | None:
+        """Return the first free slot from `earliest` on; None when it depends on calls in flight.
 
-        `burst`: the share of the burst that may be used up.
+        `burst`: the share of the burst that may be used.
         """
-        # At a moment m, the open calls and those free after m hold places. How many too many are there?
+        # At a time t, the open calls and those whose slot is free after t hold slots. How many too many are there?
         excess = len(self) + 1 - rate.per_minute
         if excess > len(self._ended):
             return None
         if excess > 0:
             earliest = max(earliest, self._ended[excess - 1][0])
         if self._next_even <= earliest:
-            return Reservation(earliest, even=True)
-        del self._bursts[: bisect_right(self._bursts, earliest - WINDOW_SECONDS)]
-        if len(self._bursts) < int(rate.burst * burst):
-            return Reservation(earliest, even=False)
-        return Reservation(self._next_even, even=True)
+            return Slot(earliest, even=True)
+        recent_bursts = len(self._bursts) - bisect_right(self._bursts, earliest - WINDOW_SECONDS)
+        if recent_bursts < int(rate.burst * burst):
+            return Slot(earliest, even=False)
+        return Slot(self._next_even, even=True)
 
-    def take(self, reservation: Reservation, rate: Rate) -> None:
-        """Let `booking` hold its place until it is cancelled, or a minute after it ended."""
-        self._open.add(reservation)
-        if reservation.even:
-            self._next_even = max(self._next_even, reservation.at + rate.interval)
+    def take(self, id: str, slot: Slot, rate: Rate) -> None:
+        """Hold `slot` until it is cancelled or its call completes."""
+        self._open[id] = slot
+        if slot.even:
+            self._next_even = max(self._next_even, slot.at + rate.interval)
         else:
-            insort(self._bursts, reservation.at)
+            insort(self._bursts, slot.at)
 
-    def cancel(self, reservation: Reservation, rate: Rate) -> None:
-        """Give back a place that no call was sent for."""
-        if reservation not in self._open:
-            return
-        self._open.remove(reservation)
-        if not reservation.even:
-            self._bursts.remove(reservation.at)
-        elif self._next_even == reservation.at + rate.interval:
-            self._next_even = reservation.at
-
-    def complete(self, reservation: Reservation, free_at: float) -> bool:
-        """Let `booking` hold its place until `free_at`. Return False when that was told before."""
-        if reservation not in self._open:
+    def cancel(self, id: str, rate: Rate) -> bool:
+        """Free a slot for which no call was sent. Return False when it is not open."""
+        slot = self._open.pop(id, None)
+        if slot is None:
             return False
-        self._open.remove(reservation)
-        insort(self._ended, (free_at, reservation.id))
+        if not slot.even:
+            with suppress(ValueError):  # more than a minute old, and no longer listed
+                self._bursts.remove(slot.at)
+        elif self._next_even == slot.at + rate.interval:
+            self._next_even = slot.at
+        return True
+
+    def complete(self, id: str, free_at: float) -> bool:
+        """Hold a slot until `free_at`. Return False when it is not open."""
+        if self._open.pop(id, None) is None:
+            return False
+        insort(self._ended, (free_at, id))
         return True
 
     def forget(self, now: float) -> None:
-        """Forget the places that are free by now, and the bursts that count no more."""
+        """Remove the slots that are free by now, and the bursts older than a minute."""
         del self._bursts[: bisect_right(self._bursts, now - WINDOW_SECONDS)]
         del self._ended[: bisect_right(self._ended, (now, "\uffff"))]
 
     def held(self, longest: float) -> list[tuple[str, float]]:
-        """Return each booking's id and when its place is free at the latest, if a call takes `longest` at most."""
+        """Return each reservation's id and when its slot is free at the latest, if a call takes at most `longest`."""
         return [
-            *((one.id, one.at + longest + WINDOW_SECONDS) for one in self._open),
-            *((id, at) for at, id in self._ended),
+            *((id, slot.at + longest + WINDOW_SECONDS) for id, slot in self._open.items()),
+            *((id, free_at) for free_at, id in self._ended),
         ]

@@ -16,7 +16,7 @@ import urllib3
 from requests.auth import AuthBase
 
 from proxy.amplitude.calls import plan_calls
-from proxy.amplitude.client import Amplitude, ApiKeyAuth, Fetched, translated
+from proxy.amplitude.client import AmplitudeClient, ApiKeyAuth, Fetched, translated
 from proxy.monitoring.logs import configure_logging
 from proxy.profile import encoding
 from proxy.profile.errors import (
@@ -36,8 +36,10 @@ from tests.conftest import free_port
 HOMEPAGE = recommendation("homepage")
 
 
-def amplitude(sandbox: Sandbox, *, timeout: float = 5.0, api_key: str | None = None, secret: str = "") -> Amplitude:
-    return Amplitude(sandbox.url, secret or sandbox.secret_key, api_key, timeout=timeout)
+def amplitude(
+    sandbox: Sandbox, *, timeout: float = 5.0, api_key: str | None = None, secret: str = ""
+) -> AmplitudeClient:
+    return AmplitudeClient(sandbox.url, secret or sandbox.secret_key, api_key, timeout=timeout)
 
 
 def fetch(sandbox: Sandbox, *parts: Part, user: str = "ava", **options: Any) -> Fetched:
@@ -164,7 +166,7 @@ def test_no_redirect_is_followed(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize("target", ["http://[::1", "/\u00ff", "/elsewhere"])
 def test_a_redirect_is_not_even_looked_at(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, target: str) -> None:
     monkeypatch.setattr(sandbox, "url", target if target != "/elsewhere" else sandbox.url + target)
-    client = Amplitude(f"http://127.0.0.1:{sandbox.port}", sandbox.secret_key, timeout=1)
+    client = AmplitudeClient(f"http://127.0.0.1:{sandbox.port}", sandbox.secret_key, timeout=1)
     sandbox.break_with(Fault("redirect"))
     with pytest.raises(UpstreamInvalid):
         client.fetch(Identity("ava", None), plan_calls([COHORTS])[0])
@@ -186,7 +188,7 @@ def test_silent_addresses_share_one_deadline_and_leave_time_for_the_last(
             raise TimeoutError
         connect(sock, ("127.0.0.1", sandbox.port))
 
-    client = Amplitude(f"http://localhost:{sandbox.port}", sandbox.secret_key, timeout=0.9)
+    client = AmplitudeClient(f"http://localhost:{sandbox.port}", sandbox.secret_key, timeout=0.9)
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     monkeypatch.setattr(socket.socket, "connect", reach)
     assert client.fetch(Identity("ava", None), plan_calls([COHORTS])[0]).record.parts
@@ -242,7 +244,7 @@ def test_wrong_types_are_a_fault_of_their_part_alone(sandbox: Sandbox) -> None:
 
 
 def test_nobody_listening_is_unavailable() -> None:
-    nobody = Amplitude(f"http://127.0.0.1:{free_port()}", "secret", timeout=1)
+    nobody = AmplitudeClient(f"http://127.0.0.1:{free_port()}", "secret", timeout=1)
     with pytest.raises(UpstreamUnavailable):
         nobody.fetch(Identity("u", None), plan_calls([COHORTS])[0])
 
@@ -310,4 +312,4 @@ def test_the_http_library_logs_nothing_even_of_odd_headers(sandbox: Sandbox, cap
 def test_the_secret_is_in_no_repr() -> None:
     auth: AuthBase = ApiKeyAuth("the-secret")
     assert "the-secret" not in repr(auth)
-    assert "the-secret" not in repr(vars(Amplitude("http://127.0.0.1", "the-secret", timeout=1)))
+    assert "the-secret" not in repr(vars(AmplitudeClient("http://127.0.0.1", "the-secret", timeout=1)))

@@ -1,4 +1,4 @@
-"""The quota of one process."""
+"""The rate limiter of one process."""
 
 import itertools
 from itertools import pairwise
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.amplitude.rate_limiter import RateLimiter
+from proxy.amplitude.rate_limiter import LocalRateLimiter
 from proxy.amplitude.sliding_window import Reservation
 from tests.support.fakes import FakeClock
 
@@ -15,7 +15,7 @@ FOREVER = float("inf")
 
 
 def test_a_tenth_may_go_at_once_and_the_rest_goes_evenly(clock: FakeClock) -> None:
-    rate_limiter = RateLimiter(600, monotonic=clock)
+    rate_limiter = LocalRateLimiter(600, monotonic=clock)
     moments = [
         reservation.at - clock() for reservation in (rate_limiter.reserve(FOREVER) for _ in range(70)) if reservation
     ]
@@ -25,7 +25,7 @@ def test_a_tenth_may_go_at_once_and_the_rest_goes_evenly(clock: FakeClock) -> No
 
 
 def test_who_cannot_be_helped_in_time_is_told_at_once_and_spends_nothing(clock: FakeClock) -> None:
-    rate_limiter = RateLimiter(10, monotonic=clock)
+    rate_limiter = LocalRateLimiter(10, monotonic=clock)
     assert rate_limiter.reserve(clock()) is not None
     assert rate_limiter.reserve(clock() + 5.9) is None
     assert rate_limiter.wait() == pytest.approx(6.0)
@@ -34,7 +34,7 @@ def test_who_cannot_be_helped_in_time_is_told_at_once_and_spends_nothing(clock: 
 
 def test_now_is_never_too_late_though_the_clock_moves_on_while_we_ask() -> None:
     ticks = itertools.count(1000)
-    rate_limiter = RateLimiter(600, monotonic=lambda: float(next(ticks)))
+    rate_limiter = LocalRateLimiter(600, monotonic=lambda: float(next(ticks)))
     for _ in range(30):
         reservation = rate_limiter.reserve(float(next(ticks)))
         assert reservation is not None
@@ -43,7 +43,7 @@ def test_now_is_never_too_late_though_the_clock_moves_on_while_we_ask() -> None:
 
 
 def test_a_cancelled_place_is_free_again(clock: FakeClock) -> None:
-    rate_limiter = RateLimiter(600, monotonic=clock)
+    rate_limiter = LocalRateLimiter(600, monotonic=clock)
     reservations = [rate_limiter.reserve(clock()) for _ in range(60)]
     assert rate_limiter.reserve(clock()) is None
     for reservation in reservations:
@@ -53,7 +53,7 @@ def test_a_cancelled_place_is_free_again(clock: FakeClock) -> None:
 
 
 def test_a_place_is_taken_until_a_minute_after_the_call_has_ended(clock: FakeClock) -> None:
-    rate_limiter = RateLimiter(1, monotonic=clock)
+    rate_limiter = LocalRateLimiter(1, monotonic=clock)
     reservation = rate_limiter.reserve(clock())
     assert reservation is not None
     clock.advance(100)
@@ -67,7 +67,7 @@ def test_a_place_is_taken_until_a_minute_after_the_call_has_ended(clock: FakeClo
 
 
 def test_a_call_that_was_given_up_may_still_arrive(clock: FakeClock) -> None:
-    rate_limiter = RateLimiter(1, monotonic=clock)
+    rate_limiter = LocalRateLimiter(1, monotonic=clock)
     reservation = rate_limiter.reserve(clock())
     assert reservation is not None
     rate_limiter.complete(reservation, may_arrive_for=5)
@@ -75,18 +75,18 @@ def test_a_call_that_was_given_up_may_still_arrive(clock: FakeClock) -> None:
 
 
 def test_after_amplitude_s_429_nothing_is_sent_until_the_stand_back_is_over(clock: FakeClock) -> None:
-    rate_limiter = RateLimiter(600, monotonic=clock)
+    rate_limiter = LocalRateLimiter(600, monotonic=clock)
     rate_limiter.pause(60)
     rate_limiter.pause(5)
-    closed = rate_limiter.paused
-    assert closed
+    paused = [rate_limiter.paused]
     assert rate_limiter.reserve(clock() + 59) is None
     clock.advance(60)
-    assert rate_limiter.paused != closed
+    paused.append(rate_limiter.paused)
+    assert paused == [True, False]
     assert rate_limiter.reserve(clock()) is not None
 
 
-events = st.lists(
+event_lists = st.lists(
     st.tuples(st.floats(0, 3), st.floats(0, 9), st.sampled_from(["call", "call", "call", "cancel"])),
     min_size=1,
     max_size=120,
@@ -94,34 +94,34 @@ events = st.lists(
 
 
 @pytest.mark.contract("4 quota")
-@given(st.integers(1, 30), events, st.floats(0, 4))
+@given(st.integers(1, 30), event_lists, st.floats(0, 4))
 def test_no_60_seconds_hold_more_calls_than_the_quota_wherever_they_arrived(
-    per_minute: int, happenings: list[tuple[float, float, str]], patience: float
+    per_minute: int, events: list[tuple[float, float, str]], patience: float
 ) -> None:
     clock = FakeClock(0)
-    rate_limiter = RateLimiter(per_minute, monotonic=clock)
-    on_the_way: list[tuple[float, float, Reservation]] = []  # ends, began
+    rate_limiter = LocalRateLimiter(per_minute, monotonic=clock)
+    in_flight: list[tuple[float, float, Reservation]] = []  # ends, began
     calls: list[tuple[float, float]] = []
 
     def advance(to: float) -> None:
-        for end, began, reservation in sorted(on_the_way, key=lambda one: one[0]):
+        for end, began, reservation in sorted(in_flight, key=lambda call: call[0]):
             if end <= to:
                 clock.advance(max(0.0, end - clock()))
                 rate_limiter.complete(reservation)
                 calls.append((began, end))
-                on_the_way.remove((end, began, reservation))
+                in_flight.remove((end, began, reservation))
         clock.advance(max(0.0, to - clock()))
 
-    for gap, duration, what in happenings:
+    for gap, duration, action in events:
         advance(clock() + gap)
         reservation = rate_limiter.reserve(clock() + patience)
         if reservation is None:
             continue
         assert clock() <= reservation.at <= clock() + patience
-        if what == "cancel":
+        if action == "cancel":
             rate_limiter.cancel(reservation)
         else:
-            on_the_way.append((reservation.at + duration, reservation.at, reservation))
+            in_flight.append((reservation.at + duration, reservation.at, reservation))
     advance(clock() + 100)
 
     for _, start in calls:  # the worst window begins just as some call arrives, and that may be at its end
@@ -130,7 +130,7 @@ def test_no_60_seconds_hold_more_calls_than_the_quota_wherever_they_arrived(
 
 
 def test_a_minute_under_pressure_is_used_whole_and_never_starves(clock: FakeClock) -> None:
-    rate_limiter = RateLimiter(600, monotonic=clock)
+    rate_limiter = LocalRateLimiter(600, monotonic=clock)
     start = clock()
     ends: list[tuple[float, Reservation]] = []
     moments = []
@@ -140,9 +140,56 @@ def test_a_minute_under_pressure_is_used_whole_and_never_starves(clock: FakeCloc
         if reservation := rate_limiter.reserve(clock() + 1):
             moments.append(reservation.at)
             ends.append((reservation.at + 0.5, reservation))
-            ends.sort(key=lambda one: one[0])
+            ends.sort(key=lambda call: call[0])
         else:
             clock.advance(0.05)
     assert len(moments) >= 0.98 * 600 * 10
     moments.sort()
     assert max(later - earlier for earlier, later in pairwise(moments)) < 1.5
+
+
+def test_reservation__block_left_without_complete__slot_is_free_again(clock: FakeClock) -> None:
+    rate_limiter = LocalRateLimiter(10, monotonic=clock)
+    with pytest.raises(ZeroDivisionError), rate_limiter.reserve(clock()) or pytest.fail("no slot"):
+        raise ZeroDivisionError
+    assert rate_limiter.reserve(clock()) is not None
+
+
+def test_reservation__completed_in_its_block__slot_is_taken_for_a_minute(clock: FakeClock) -> None:
+    rate_limiter = LocalRateLimiter(1, monotonic=clock)
+    reservation = rate_limiter.reserve(clock())
+    assert reservation is not None
+    with reservation:
+        reservation.complete(may_arrive_for=5)
+    assert rate_limiter.wait() == 65
+
+
+def test_reservation__ended_twice__only_the_first_time_counts(clock: FakeClock) -> None:
+    rate_limiter = LocalRateLimiter(10, monotonic=clock)
+    reservation = rate_limiter.reserve(clock())
+    assert reservation is not None
+    assert rate_limiter.cancel(reservation)
+    assert not rate_limiter.cancel(reservation)
+    assert not rate_limiter.complete(reservation)
+    assert rate_limiter.used == 0
+
+
+def test_cancel__burst_call_older_than_a_minute__frees_the_slot(clock: FakeClock) -> None:
+    rate_limiter = LocalRateLimiter(600, monotonic=clock)
+    reservations = [rate_limiter.reserve(clock()) for _ in range(2)]
+    clock.advance(61)
+    assert rate_limiter.used == 2
+    for reservation in reservations:
+        assert reservation is not None
+        reservation.cancel()
+    assert rate_limiter.used == 0
+
+
+def test_local_limiter__slots_held_for_redis__forgotten_a_minute_after_their_calls(clock: FakeClock) -> None:
+    rate_limiter = LocalRateLimiter(600, monotonic=clock)
+    for number in range(5):
+        reservation = Reservation(clock(), even=True, id=str(number), limiter=rate_limiter)
+        rate_limiter.hold(reservation)
+        reservation.complete()
+        clock.advance(61)
+    assert len(rate_limiter) == 1

@@ -22,7 +22,7 @@ import requests
 import trustme
 
 from proxy.amplitude.calls import plan_calls
-from proxy.amplitude.client import Amplitude
+from proxy.amplitude.client import AmplitudeClient
 from proxy.amplitude.transport import Session, reuse_connection
 from proxy.profile import encoding
 from proxy.profile.errors import AnotherUser, UpstreamError, UpstreamInvalid
@@ -33,11 +33,11 @@ USERS = ("alice", "bob", "carol", "dave")
 CALL = plan_calls([PROPERTIES])[0]
 
 
-def amplitude(upstream: Upstream, *, timeout: float = 5.0, accept_mapped_users: bool = True) -> Amplitude:
-    return Amplitude(upstream.url, "secret", timeout=timeout, accept_mapped_users=accept_mapped_users)
+def amplitude(upstream: Upstream, *, timeout: float = 5.0, accept_mapped_users: bool = True) -> AmplitudeClient:
+    return AmplitudeClient(upstream.url, "secret", timeout=timeout, accept_mapped_users=accept_mapped_users)
 
 
-def ask(client: Amplitude, user: str) -> str:
+def ask(client: AmplitudeClient, user: str) -> str:
     """Return the name of the user whom the answer is about, or the error word."""
     try:
         fetched = client.fetch(Identity(user, None), CALL)
@@ -52,7 +52,7 @@ def ask(client: Amplitude, user: str) -> str:
     return name
 
 
-def ask_in_turn(client: Amplitude, upstream: Upstream, *, idle: bool = False) -> list[str]:
+def ask_in_turn(client: AmplitudeClient, upstream: Upstream, *, idle: bool = False) -> list[str]:
     """Ask about each user. `idle`: late bytes arrive before the next request, else with it."""
     answers = []
     for user in USERS:

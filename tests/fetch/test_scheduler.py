@@ -13,7 +13,7 @@ from proxy.amplitude.calls import Call, plan_calls
 from proxy.amplitude.circuit_breaker import CircuitBreaker
 from proxy.amplitude.client import Fetched
 from proxy.amplitude.executor import CallExecutor
-from proxy.amplitude.rate_limiter import RateLimiter
+from proxy.amplitude.rate_limiter import LocalRateLimiter
 from proxy.amplitude.sliding_window import Reservation
 from proxy.fetch.backlog import Backlog
 from proxy.fetch.scheduler import FetchScheduler
@@ -45,7 +45,7 @@ class World:
     ) -> None:
         self.clock = clock
         self.source = FakeSource(clock)
-        self.rate_limiter = RateLimiter(per_minute, monotonic=clock)
+        self.rate_limiter = LocalRateLimiter(per_minute, monotonic=clock)
         self.store = TieredStore(max_bytes=1_000_000, policy=policy, now=clock)
         self.circuit_breaker = CircuitBreaker(clock)
         self.backlog = Backlog(max_users=100, max_age=600, monotonic=clock)

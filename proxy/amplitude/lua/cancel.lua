@@ -1,14 +1,21 @@
--- Give a place back that no call was sent for.
--- KEYS  places, bursts, pace     ARGV  id, 1 or 0 (even), seconds between even calls, the booked moment (seconds from now)
+-- Frees a slot for which no call was sent, as SlidingWindow.cancel does in proxy/amplitude/sliding_window.py.
+local slots = KEYS[1] -- sorted set: reservation ids by the time when their slot is free again
+local bursts = KEYS[2] -- sorted set: reservation ids of the burst by their time
+local pacing = KEYS[3] -- hash: epoch, closed_until, next_even
+local id = ARGV[1]
+local even = ARGV[2] == '1' -- else the call is part of the burst
+local interval = tonumber(ARGV[3]) -- seconds between even calls
+local wait = tonumber(ARGV[4]) -- seconds from now until the reserved time; negative when it has passed
+
 local clock = redis.call('TIME')
-local at = clock[1] + clock[2] / 1000000 + ARGV[4]
-redis.call('ZREM', KEYS[1], ARGV[1])
-if ARGV[2] == '0' then
-    redis.call('ZREM', KEYS[2], ARGV[1])
+local at = clock[1] + clock[2] / 1000000 + wait
+redis.call('ZREM', slots, id)
+if not even then
+    redis.call('ZREM', bursts, id)
 else
-    -- Only the last even place can be given back: those after it stand where they stand.
-    local next_even = tonumber(redis.call('HGET', KEYS[3], 'next_even') or 0)
-    if math.abs(next_even - at - ARGV[3]) < ARGV[3] / 2 then
-        redis.call('HSET', KEYS[3], 'next_even', string.format('%.6f', math.max(at, 0)))
+    -- Only the last even slot can be used again: the later ones keep their time.
+    local next_even = tonumber(redis.call('HGET', pacing, 'next_even') or 0)
+    if math.abs(next_even - at - interval) < interval / 2 then
+        redis.call('HSET', pacing, 'next_even', string.format('%.6f', math.max(at, 0)))
     end
 end

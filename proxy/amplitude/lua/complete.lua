@@ -1,15 +1,21 @@
--- Tell that a call has ended, or how long all are to stand back, or both.
--- KEYS  places, pace     ARGV  id ('' for none), seconds until its place is free, seconds to stand back, milliseconds until idle
+-- Reports the end of a call, or a pause, or both. Returns the seconds until the end of the pause.
+local slots = KEYS[1] -- sorted set: reservation ids by the time when their slot is free again
+local pacing = KEYS[2] -- hash: epoch, closed_until (the end of the pause), next_even
+local id = ARGV[1] -- '' for none
+local free_in = tonumber(ARGV[2]) -- seconds until the slot is free
+local pause = tonumber(ARGV[3]) -- seconds
+local idle_milliseconds = ARGV[4] -- until unused keys expire
+
 local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1000000
-if ARGV[1] ~= '' then
-    redis.call('ZADD', KEYS[1], string.format('%.6f', now + ARGV[2]), ARGV[1])
-    redis.call('PEXPIRE', KEYS[1], ARGV[4])
+if id ~= '' then
+    redis.call('ZADD', slots, string.format('%.6f', now + free_in), id)
+    redis.call('PEXPIRE', slots, idle_milliseconds)
 end
-local closed_until = tonumber(redis.call('HGET', KEYS[2], 'closed_until') or 0)
-if now + ARGV[3] > closed_until and tonumber(ARGV[3]) > 0 then
-    closed_until = now + ARGV[3]
-    redis.call('HSET', KEYS[2], 'closed_until', string.format('%.6f', closed_until))
-    redis.call('PEXPIRE', KEYS[2], ARGV[4])
+local paused_until = tonumber(redis.call('HGET', pacing, 'closed_until') or 0)
+if pause > 0 and now + pause > paused_until then
+    paused_until = now + pause
+    redis.call('HSET', pacing, 'closed_until', string.format('%.6f', paused_until))
+    redis.call('PEXPIRE', pacing, idle_milliseconds)
 end
-return string.format('%.6f', math.max(0, closed_until - now))
+return string.format('%.6f', math.max(0, paused_until - now))

@@ -1,31 +1,39 @@
--- Say that a process is there, write back what it sent, and count the processes.
--- KEYS  places, bursts, pace, processes
--- ARGV  process id, seconds for which a process counts after this, seconds to settle, 1 if Redis may not know what
---       it sent, milliseconds until idle keys expire, seconds to stand back, then pairs: id, seconds until its place is free
--- Returns {processes, epoch, seconds for which all stand back}
+-- Counts a process among those that share the quota, and writes what it sent.
+-- Returns {number of processes, epoch, seconds until the end of the pause}.
+local slots = KEYS[1] -- sorted set: reservation ids by the time when their slot is free again
+local bursts = KEYS[2] -- sorted set: reservation ids of the burst by their time
+local pacing = KEYS[3] -- hash: epoch, closed_until (the end of the pause), next_even
+local processes = KEYS[4] -- sorted set: process ids by the time until which they count
+local process_id = ARGV[1]
+local counted_for = tonumber(ARGV[2]) -- seconds for which the process counts
+local settle = tonumber(ARGV[3]) -- seconds in which the other processes report what they sent
+local uncertain = ARGV[4] == '1' -- whether Redis may not know all that the process sent
+local idle_milliseconds = ARGV[5] -- until unused keys expire
+local pause = tonumber(ARGV[6]) -- seconds
+local first_slot = 7 -- from here on pairs: reservation id, seconds until its slot is free
+
 local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1000000
-local epoch = redis.call('HGET', KEYS[3], 'epoch')
-local closed_until = tonumber(redis.call('HGET', KEYS[3], 'closed_until') or 0)
-local settle = false
-local whole = redis.call('ZSCORE', KEYS[1], 'mark') and redis.call('ZSCORE', KEYS[2], 'mark')
-if not epoch or not whole then
-    -- A new book: nobody is booked before all who may have sent something have had time to write it back.
+local epoch = redis.call('HGET', pacing, 'epoch')
+local paused_until = tonumber(redis.call('HGET', pacing, 'closed_until') or 0)
+local complete = redis.call('ZSCORE', slots, 'mark') and redis.call('ZSCORE', bursts, 'mark')
+local data_lost = not epoch or not complete
+if data_lost then
     epoch = clock[1] .. '.' .. clock[2]
-    redis.call('HSET', KEYS[3], 'epoch', epoch)
-    redis.call('ZADD', KEYS[1], '+inf', 'mark')
-    redis.call('ZADD', KEYS[2], '+inf', 'mark')
-    settle = true
-elseif ARGV[4] == '1' then
-    settle = true
+    redis.call('HSET', pacing, 'epoch', epoch)
+    redis.call('ZADD', slots, '+inf', 'mark')
+    redis.call('ZADD', bursts, '+inf', 'mark')
 end
-if settle then closed_until = math.max(closed_until, now + ARGV[3]) end
-closed_until = math.max(closed_until, now + ARGV[6])
-redis.call('HSET', KEYS[3], 'closed_until', string.format('%.6f', closed_until))
-for index = 7, #ARGV, 2 do
-    redis.call('ZADD', KEYS[1], 'GT', string.format('%.6f', now + ARGV[index + 1]), ARGV[index])
+if data_lost or uncertain then
+    -- Nothing is reserved before all processes have had the time to report what they sent.
+    paused_until = math.max(paused_until, now + settle)
 end
-redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now)
-redis.call('ZADD', KEYS[4], string.format('%.6f', now + ARGV[2]), ARGV[1])
-for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ARGV[5]) end
-return {redis.call('ZCARD', KEYS[4]), epoch, string.format('%.6f', math.max(0, closed_until - now))}
+paused_until = math.max(paused_until, now + pause)
+redis.call('HSET', pacing, 'closed_until', string.format('%.6f', paused_until))
+for index = first_slot, #ARGV, 2 do
+    redis.call('ZADD', slots, 'GT', string.format('%.6f', now + ARGV[index + 1]), ARGV[index])
+end
+redis.call('ZREMRANGEBYSCORE', processes, '-inf', now)
+redis.call('ZADD', processes, string.format('%.6f', now + counted_for), process_id)
+for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, idle_milliseconds) end
+return {redis.call('ZCARD', processes), epoch, string.format('%.6f', math.max(0, paused_until - now))}

@@ -1,26 +1,36 @@
--- Book a place in the quota: the first free moment, unless that is too late. The arithmetic of proxy/amplitude/rate_limiter.py's Ledger.
--- KEYS  places (by the moment they are free again), bursts (by their moment), pace (hash)
--- ARGV  id, calls a minute, how many may burst, seconds between even calls, latest (seconds from now),
---       seconds for which the place is held at most, epoch the caller knows, milliseconds until idle keys expire
--- Returns {1 or 0 (booked), seconds until the first free moment, 1 or 0 (even), seconds for which all stand back},
---         or {-1} when the caller knows another epoch: it must enroll first.
+-- Reserves the first free slot of the quota, unless it is later than `latest`.
+-- The algorithm is that of SlidingWindow.first and take in proxy/amplitude/sliding_window.py. A test compares both.
+-- Returns {1 if reserved, else 0; seconds until the first free slot; 1 if it is an even call, else 0; seconds until
+-- the end of the pause}, or {-1} if the process does not know the present epoch: it must register first.
+local slots = KEYS[1] -- sorted set: reservation ids by the time when their slot is free again
+local bursts = KEYS[2] -- sorted set: reservation ids of the burst by their time
+local pacing = KEYS[3] -- hash: epoch, closed_until (the end of the pause), next_even
+local id = ARGV[1]
+local per_minute = tonumber(ARGV[2])
+local burst = tonumber(ARGV[3]) -- how many calls of the burst may be in a minute
+local interval = tonumber(ARGV[4]) -- seconds between even calls
+local latest = tonumber(ARGV[5]) -- seconds from now
+local held_for = tonumber(ARGV[6]) -- seconds after its time until the slot is free, unless its call completes earlier
+local epoch = ARGV[7] -- the epoch that the process knows
+local idle_milliseconds = ARGV[8] -- until unused keys expire
+
 local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1000000
-local pace = redis.call('HMGET', KEYS[3], 'epoch', 'closed_until', 'next_even')
--- Each of the keys has a mark, since Redis may lose any of them, to eviction or to an older state of its own.
-local whole = redis.call('ZSCORE', KEYS[1], 'mark') and redis.call('ZSCORE', KEYS[2], 'mark')
-if not whole or not pace[1] or pace[1] ~= ARGV[7] then return {-1} end
+local state = redis.call('HMGET', pacing, 'epoch', 'closed_until', 'next_even')
+-- Each sorted set has the member 'mark': Redis may lose any key, by eviction or by returning to an older state.
+local complete = redis.call('ZSCORE', slots, 'mark') and redis.call('ZSCORE', bursts, 'mark')
+if not complete or not state[1] or state[1] ~= epoch then return {-1} end
 
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - 60)
-local closed_until, next_even = tonumber(pace[2] or 0), tonumber(pace[3] or 0)
-local at, even = math.max(now, closed_until), 1
-local excess = redis.call('ZCARD', KEYS[1]) - ARGV[2]  -- this call more, the mark less
+redis.call('ZREMRANGEBYSCORE', slots, '-inf', now)
+redis.call('ZREMRANGEBYSCORE', bursts, '-inf', now - 60)
+local paused_until, next_even = tonumber(state[2] or 0), tonumber(state[3] or 0)
+local at, even = math.max(now, paused_until), 1
+local excess = redis.call('ZCARD', slots) - per_minute -- with this call, without the mark
 if excess > 0 then
-    at = math.max(at, tonumber(redis.call('ZRANGE', KEYS[1], excess - 1, excess - 1, 'WITHSCORES')[2] or 'inf'))
+    at = math.max(at, tonumber(redis.call('ZRANGE', slots, excess - 1, excess - 1, 'WITHSCORES')[2] or 'inf'))
 end
 if next_even > at then
-    if redis.call('ZCOUNT', KEYS[2], '(' .. string.format('%.6f', at - 60), '(+inf') < tonumber(ARGV[3]) then
+    if redis.call('ZCOUNT', bursts, '(' .. string.format('%.6f', at - 60), '(+inf') < burst then
         even = 0
     else
         at = next_even
@@ -28,15 +38,15 @@ if next_even > at then
 end
 
 local wait = at - now
-local booked = 0
-if wait <= math.max(tonumber(ARGV[5]), 0) then
-    booked = 1
-    redis.call('ZADD', KEYS[1], string.format('%.6f', at + ARGV[6]), ARGV[1])
+local reserved = 0
+if wait <= math.max(latest, 0) then
+    reserved = 1
+    redis.call('ZADD', slots, string.format('%.6f', at + held_for), id)
     if even == 1 then
-        redis.call('HSET', KEYS[3], 'next_even', string.format('%.6f', at + ARGV[4]))
+        redis.call('HSET', pacing, 'next_even', string.format('%.6f', at + interval))
     else
-        redis.call('ZADD', KEYS[2], string.format('%.6f', at), ARGV[1])
+        redis.call('ZADD', bursts, string.format('%.6f', at), id)
     end
-    for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ARGV[8]) end
+    for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, idle_milliseconds) end
 end
-return {booked, string.format('%.6f', math.min(wait, 1000000)), even, string.format('%.6f', math.max(0, closed_until - now))}
+return {reserved, string.format('%.6f', math.min(wait, 1000000)), even, string.format('%.6f', math.max(0, paused_until - now))}

@@ -16,10 +16,11 @@ import pytest
 import redis
 import trustme
 
-from proxy.amplitude import rate_limiter_redis as shared_quota
+from proxy.amplitude import rate_limiter_redis
 from proxy.amplitude.circuit_breaker import CircuitBreaker
 from proxy.amplitude.executor import CallExecutor
-from proxy.amplitude.rate_limiter import RateLimiter
+from proxy.amplitude.rate_limiter import LocalRateLimiter, RateLimiter
+from proxy.amplitude.rate_limiter_fallback import FallbackRateLimiter
 from proxy.amplitude.rate_limiter_redis import RedisRateLimiter
 from proxy.amplitude.sliding_window import Reservation
 from proxy.fetch.backlog import Backlog
@@ -45,7 +46,7 @@ LONGEST = 8.0
 @pytest.fixture(params=["valkey", "redis"])
 def running(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
     """Return one that nothing is lost of: a new book opens as soon as all know of it."""
-    monkeypatch.setattr(shared_quota, "_SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr(rate_limiter_redis, "SETTLE_SECONDS", 0.05)
     binary = program() if request.param == "valkey" else shutil.which("redis-server")
     if binary is None:
         pytest.skip("Redis itself is not installed: apt-get install redis-server")
@@ -76,8 +77,11 @@ class Process:
         self.server = RedisClient(url, monotonic=monotonic)
         self.started.append(self.server)
         self.records = RedisProfiles(self.server, b"test:", LIFETIMES, longest=LONGEST)
-        self.shared = RedisRateLimiter(self.server, b"test:")
-        self.quota = RateLimiter(per_minute, monotonic=monotonic, shared=self.shared, longest=LONGEST)
+        self.local_limiter = LocalRateLimiter(per_minute, monotonic=monotonic)
+        self.redis_limiter = RedisRateLimiter(
+            self.server, b"test:", self.local_limiter, monotonic=monotonic, longest=LONGEST
+        )
+        self.quota = FallbackRateLimiter(self.redis_limiter, self.local_limiter, monotonic=monotonic)
         self.store = TieredStore(max_bytes=1_000_000, policy=LIFETIMES, now=now, shared=self.records)
         self.source = FakeSource(FakeClock(time.time()))
         outage = CircuitBreaker(monotonic)
@@ -91,7 +95,7 @@ class Process:
         self.profiles = ProfileService(self.store, self.scheduler, LIFETIMES, now=now, monotonic=monotonic)
 
     def register(self) -> None:
-        self.quota.register()
+        self.redis_limiter.register()
         self.forget_service.catch_up()
 
     def get(self, *parts: Part, patience: float = 1.4, identity: Identity = USER) -> ProfileResult:
@@ -110,11 +114,11 @@ def settled(*processes: Process) -> None:
     """Return when all are enrolled and the new book is open."""
     for process in processes:
         process.server.start()
-    wait_until(lambda: all(process.shared._epoch for process in processes))
+    wait_until(lambda: all(process.redis_limiter.epoch for process in processes))
     for process in processes:
         process.server.register_soon()  # who was the first has yet to hear of the others
     wait_until(lambda: all(process.quota.processes == len(processes) for process in processes))
-    wait_until(lambda: all(process.quota._closed_until <= process.quota._monotonic() for process in processes))
+    wait_until(lambda: not any(process.local_limiter.paused_for for process in processes))
 
 
 def wait_until(holds: Callable[[], object], seconds: float = 10) -> None:
@@ -239,14 +243,14 @@ def test_a_part_of_the_book_that_redis_lost_is_written_back_before_anything_is_b
     one, other = Process(valkey.url, per_minute=10), Process(valkey.url, per_minute=10)
     settled(one, other)
     assert len([*booked(one.quota, time.monotonic() + 59), *booked(other.quota, time.monotonic() + 59)]) == 10
-    old = one.shared._epoch
+    old = one.redis_limiter.epoch
     with redis.Redis.from_url(valkey.url) as operator:
         operator.delete(b"test:" + lost)
 
     def known() -> bool:
         assert not booked(one.quota, time.monotonic() + 50)
         assert not booked(other.quota, time.monotonic() + 50)
-        return old not in (one.shared._epoch, other.shared._epoch)
+        return old not in (one.redis_limiter.epoch, other.redis_limiter.epoch)
 
     wait_until(known)
     settled(one, other)
@@ -264,16 +268,6 @@ def test_the_number_of_processes_is_not_forgotten_with_an_empty_redis(valkey: Re
         operator.flushall()
     one.quota.register()
     assert one.quota.processes == 2
-
-
-def test_the_places_of_ended_calls_are_forgotten_while_redis_keeps_the_book(valkey: RedisServer) -> None:
-    process = Process(valkey.url)
-    settled(process)
-    reservation = process.quota.reserve(time.monotonic() + 1)
-    assert reservation
-    process.quota._window.complete(reservation, time.monotonic() - 1)
-    process.quota.register()
-    assert process.quota._window.held(0.0) == []
 
 
 @pytest.mark.contract("4 redis faults")
