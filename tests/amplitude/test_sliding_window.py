@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import redis
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from proxy.amplitude.rate_limiter import LocalRateLimiter, RateLimiter
@@ -49,17 +49,19 @@ class RedisWithClock(RedisClient):
         return run_now
 
 
-# Eighths of seconds, and intervals between even calls that are binary fractions: sums of them are exact in Python, in
-# Lua and in six decimals, so that equal times are equal everywhere.
-PER_MINUTE = [0, 1, 2, 8, 10, 16, 21, 25, 34, 69]
-eighths = st.integers(0, 8 * 70).map(lambda number: number / 8)
+# All times are multiples of half a second, and the intervals between even calls are sums of a few powers of two: they
+# are exact in Python, in Lua and in six decimals, so that equal times are equal everywhere.
+PER_MINUTE = [0, 1, 2, 8, 10, 16, 21, 21, 25, 34, 69]
+halves = st.one_of(
+    st.sampled_from([0.0, 0.5, 1.0, 3.0, 60.0, 60.0, 130.0]), st.integers(0, 140).map(lambda number: number / 2)
+)
+Operation = tuple[str, float, float, int]  # name, seconds, burst or seconds, number of calls or reservation
 OPERATIONS = st.one_of(
-    st.tuples(st.just("reserve"), eighths, st.sampled_from([0.0, 0.5, 1.0, 1.0])),
-    st.tuples(st.just("reserve"), st.sampled_from([0.0, 0.5, 5.0]), st.just(1.0)),
-    st.tuples(st.just("cancel"), st.integers(0, 40), st.just(0.0)),
-    st.tuples(st.just("complete"), st.integers(0, 40), st.sampled_from([0.0, 0.0, 1.0, 7.5])),
-    st.tuples(st.just("advance"), eighths, st.just(0.0)),
-    st.tuples(st.just("pause"), eighths, st.just(0.0)),
+    st.tuples(st.just("reserve"), halves, st.sampled_from([1.0, 1.0, 0.5, 0.0]), st.sampled_from([1, 2, 5, 25])),
+    st.tuples(st.just("complete"), st.sampled_from([0.0, 0.5, 5.0]), st.just(0.0), st.integers(0, 40)),
+    st.tuples(st.just("cancel"), st.just(0.0), st.just(0.0), st.integers(0, 40)),
+    st.tuples(st.just("advance"), halves, st.just(0.0), st.just(0)),
+    st.tuples(st.just("pause"), halves, st.just(0.0), st.just(0)),
 )
 
 
@@ -80,29 +82,58 @@ class Run:
         self.clock = clock
         self.reservations: list[Reservation] = []
 
-    def apply(self, name: str, value: float, option: float) -> object:
-        match name:
-            case "reserve":
-                reservation = self.limiter.reserve(self.clock() + value, burst=option)
+    def apply(self, operation: Operation) -> object:
+        name, seconds, burst, number = operation
+        if name == "reserve":
+            slots = []
+            for _ in range(number):
+                reservation = self.limiter.reserve(self.clock() + seconds, burst=burst)
+                slots.append(reservation and (reservation.at, reservation.even))
                 if reservation is None:
-                    return None
+                    break
                 self.reservations.append(reservation)
-                return reservation.at, reservation.even
-            case "pause":
-                self.limiter.pause(value)
-                return self.limiter.paused
-            case "cancel" | "complete" if self.reservations:
-                reservation = self.reservations[int(value) % len(self.reservations)]
-                if name == "cancel":
-                    return self.limiter.cancel(reservation)
-                return self.limiter.complete(reservation, may_arrive_for=option)
-        return None
+            return slots
+        if name == "pause":
+            self.limiter.pause(seconds)
+        if name in ("complete", "cancel") and self.reservations:
+            reservation = self.reservations[number % len(self.reservations)]
+            if name == "cancel":
+                return self.limiter.cancel(reservation)
+            return self.limiter.complete(reservation, may_arrive_for=seconds)
+        return self.limiter.paused
 
 
 @pytest.mark.contract("4 redis")
-@given(st.sampled_from(PER_MINUTE), st.lists(OPERATIONS, max_size=60))
+@settings(deadline=None, max_examples=150)
+@given(st.sampled_from(PER_MINUTE), st.lists(OPERATIONS, min_size=3, max_size=40))
+@example(  # At the very time of the next even call, the call is an even one.
+    21, [("reserve", 0.0, 1.0, 1), ("advance", 2.5, 0.0, 0), ("reserve", 0.0, 1.0, 1)]
+)
+@example(  # A burst counts for less than a minute.
+    21,
+    [
+        ("reserve", 0.0, 1.0, 2),
+        ("pause", 12.5, 0.0, 0),
+        ("reserve", 130.0, 1.0, 17),
+        ("pause", 59.0, 0.0, 0),
+        ("reserve", 60.0, 1.0, 1),
+    ],
+)
+@example(  # A refusal until a slot is free, and then a slot that is given back: the burst before still counts.
+    21,
+    [
+        ("reserve", 0.0, 1.0, 2),
+        ("complete", 0.0, 0.0, 0),
+        ("complete", 0.0, 0.0, 1),
+        ("pause", 10.0, 0.0, 0),
+        ("reserve", 130.0, 1.0, 19),
+        ("reserve", 5.0, 1.0, 1),
+        ("cancel", 0.0, 0.0, 10),
+        ("reserve", 60.0, 1.0, 1),
+    ],
+)
 def test_sliding_window__same_operations_in_python_and_in_lua__same_outcomes(
-    client: RedisWithClock, per_minute: int, operations: list[tuple[str, float, float]]
+    client: RedisWithClock, per_minute: int, operations: list[Operation]
 ) -> None:
     clock = client.clock = FakeClock()
     local, held = (LocalRateLimiter(per_minute, monotonic=clock) for _ in range(2))
@@ -110,7 +141,10 @@ def test_sliding_window__same_operations_in_python_and_in_lua__same_outcomes(
     shared.register()
     clock.advance(SETTLE_SECONDS + 0.2)
     in_python, in_lua = Run(local, clock), Run(shared, clock)
-    for name, value, option in operations:
-        # With Redis, a refusal is remembered for 0.1 s, so some time passes before each operation.
-        clock.advance(0.125 + (value if name == "advance" else 0))
-        assert in_lua.apply(name, value, option) == in_python.apply(name, value, option), (name, value, option)
+    for operation in operations:
+        if operation[0] == "advance":
+            clock.advance(operation[1])
+        outcome = in_python.apply(operation)
+        assert in_lua.apply(operation) == outcome, operation
+        if operation[0] == "reserve":
+            clock.advance(0.5)  # with Redis, a refusal is remembered for 0.1 s
