@@ -1,4 +1,4 @@
-"""The parts wanted -> the fewest calls whose answers can be told apart; and the telling apart. Pure."""
+"""Plans the fewest calls that fetch a set of parts, and splits a response into those parts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from proxy.profile.parts import COHORTS, PROPERTIES, Identity, Part, Section, pr
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call to Amplitude: what it brings. At most one of properties and one set of computations."""
+    """One call to Amplitude, with the parts that it fetches: properties or one set of computations, not both."""
 
     parts: frozenset[Part]
     rec_ids: tuple[str, ...] = ()
@@ -21,11 +21,11 @@ class Call:
 
     @property
     def computations(self) -> Part | None:
-        """Return the set of computations that this call brings."""
+        """Return the set of computations that this call fetches."""
         return next((part for part in self.parts if part.section == "computations"), None)
 
     def parameters(self, identity: Identity) -> dict[str, str]:
-        """Return the query of this call, as Amplitude's User Profile API documents it."""
+        """Return the query parameters of this call, as documented for Amplitude's User Profile API."""
         query = {name: value for name, value in identity._asdict().items() if value is not None}
         if self.rec_ids:
             query |= {"get_recs": "true", "rec_id": ",".join(self.rec_ids)}
@@ -36,7 +36,7 @@ class Call:
         if COHORTS in self.parts:
             query["get_cohort_ids"] = "true"
         if (computed := self.computations) is not None:
-            # Pages differ on what get_computations together with comp_id brings, so the two never go together.
+            # Amplitude's pages differ on what get_computations together with comp_id returns: never combined.
             query |= {"comp_id": computed.id} if computed.id else {"get_computations": "true"}
         if self.prediction_ids:
             query |= {"get_propensity": "true", "prediction_id": ",".join(self.prediction_ids)}
@@ -45,27 +45,27 @@ class Call:
 
 
 def plan_calls(wanted: Collection[Part], along: Collection[Part] = ()) -> list[Call]:
-    """Return the fewest calls that bring all of `wanted`, with `along` riding free on the first that has room.
+    """Return the fewest calls that fetch all of `wanted`, with the parts of `along` added where they cost no call.
 
-    A call has one `rec_type` and one `propensity_type`, and what it says of properties and of computations
-    comes back in one field, where the two, or two sets, cannot be told apart. Nothing wanted, no call: `along`
-    alone is never worth one. A recommendation never rides along, for each one logs an exposure.
+    A call has one `rec_type` and one `propensity_type`. Properties and computations are returned in the same field,
+    so a call fetches properties or one set of computations. `along` alone causes no call, and contains no
+    recommendations: each of those logs an exposure.
     """
     recommended = _by_type(wanted, "recommendations")
     predicted = _by_type(wanted, "propensities")
-    in_one_field = [part for part in wanted if part == PROPERTIES]
-    in_one_field += [part for part in wanted if part.section == "computations"]
-    needed = max(len(recommended), len(predicted), len(in_one_field), 1 if wanted else 0)
+    same_field = [part for part in wanted if part == PROPERTIES]
+    same_field += [part for part in wanted if part.section == "computations"]
+    needed = max(len(recommended), len(predicted), len(same_field), 1 if wanted else 0)
     calls = []
     for number in range(needed):
-        parts: set[Part] = set(in_one_field[number : number + 1])
+        parts: set[Part] = set(same_field[number : number + 1])
         if number == 0:
             parts |= {part for part in (*wanted, *along) if part == COHORTS}
-            parts |= {part for part in along if part == PROPERTIES and not in_one_field}
+            parts |= {part for part in along if part == PROPERTIES and not same_field}
         rec_type, rec_ids = recommended[number] if number < len(recommended) else (None, ())
         propensity_type, prediction_ids = predicted[number] if number < len(predicted) else (None, ())
         parts |= {recommendation(rec_id, rec_type) for rec_id in rec_ids}
-        parts |= {prediction(one, propensity_type or "score") for one in prediction_ids}
+        parts |= {prediction(id, propensity_type or "score") for id in prediction_ids}
         calls.append(Call(frozenset(parts), rec_ids, rec_type, prediction_ids, propensity_type))
     return calls
 
@@ -79,38 +79,38 @@ def _by_type(wanted: Collection[Part], section: Section) -> list[tuple[str | Non
 
 
 def split_response(call: Call, user_data: Mapping[str, Any]) -> tuple[dict[Part, Any], set[Part]]:
-    """Split Amplitude's `userData` into what it says of each part of `call`, and the parts it says wrongly.
+    """Split Amplitude's `userData` into a value for each part of `call`, and the parts with an undocumented type.
 
-    Null or a missing key is an empty answer, as documented for users without recommendations; a value of
-    another type than documented is none, and must not be kept as if it were empty.
+    Null or a missing key is an empty value, as documented for users without recommendations. A value of an
+    undocumented type must not be cached as if it were empty.
     """
     values: dict[Part, Any] = {}
-    said = {name: value for name, value in user_data.items() if value is not None}
-    in_one_field = call.computations or PROPERTIES
-    if in_one_field in call.parts and isinstance(properties := said.get("amp_props", {}), dict):
-        values[in_one_field] = properties
-    if COHORTS in call.parts and isinstance(cohorts := said.get("cohort_ids", []), list):
+    fields = {name: value for name, value in user_data.items() if value is not None}
+    same_field = call.computations or PROPERTIES
+    if same_field in call.parts and isinstance(properties := fields.get("amp_props", {}), dict):
+        values[same_field] = properties
+    if COHORTS in call.parts and isinstance(cohorts := fields.get("cohort_ids", []), list):
         values[COHORTS] = cohorts
-    if isinstance(entries := said.get("recommendations", []), list):
+    if isinstance(entries := fields.get("recommendations", []), list):
         for rec_id in call.rec_ids:
             entry = _entry("rec_id", rec_id, entries, alone=len(call.rec_ids) == 1)
             values[recommendation(rec_id, call.rec_type)] = entry
-    if isinstance(entries := said.get("propensities", []), list):
-        for one in call.prediction_ids:
-            entry = _entry("pred_id", one, entries, alone=len(call.prediction_ids) == 1)
+    if isinstance(entries := fields.get("propensities", []), list):
+        for prediction_id in call.prediction_ids:
+            entry = _entry("pred_id", prediction_id, entries, alone=len(call.prediction_ids) == 1)
             if entry is None and len(call.prediction_ids) == 1 and not entries:
-                entry = {"prop": said.get("propensity")}
-            values[prediction(one, call.propensity_type or "score")] = entry.get("prop") if entry else None
+                entry = {"prop": fields.get("propensity")}
+            values[prediction(prediction_id, call.propensity_type or "score")] = entry.get("prop") if entry else None
     return values, set(call.parts) - values.keys()
 
 
 def _entry(key: str, wanted: str, entries: list[Any], *, alone: bool) -> dict[str, Any] | None:
-    """Return the entry whose id is `wanted`; a single one without an id answers a single question."""
-    found = [entry for entry in entries if isinstance(entry, dict)]
-    for entry in found:
-        named = entry.get(key)
-        if named == wanted or (isinstance(named, int) and str(named) == wanted):
+    """Return the entry with the id `wanted`. `alone`: the call has one id, so a single entry may have none."""
+    candidates = [entry for entry in entries if isinstance(entry, dict)]
+    for entry in candidates:
+        id = entry.get(key)
+        if id == wanted or (isinstance(id, int) and str(id) == wanted):
             return entry
-    if alone and len(found) == 1 and found[0].get(key) is None:
-        return found[0]
+    if alone and len(candidates) == 1 and candidates[0].get(key) is None:
+        return candidates[0]
     return None

@@ -1,6 +1,6 @@
-"""The only room that talks to Amplitude: one call in; a record out, or the contract's word for what went wrong.
+"""Client of Amplitude's User Profile API. Returns a record or raises an UpstreamError.
 
-Facts: amplitude.com/docs/apis/analytics/user-profile.
+Source: amplitude.com/docs/apis/analytics/user-profile.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from proxy.profile.parts import Identity, Part
 from proxy.profile.record import CachedPart, Record
 
 MAX_BYTES = 2 * 1024 * 1024
-STAND_BACK_SECONDS = 60.0
-_MAX_STAND_BACK_SECONDS = 3600.0
+_DEFAULT_PAUSE_SECONDS = 60.0
+_MAX_PAUSE_SECONDS = 3600.0
 _UNKNOWN = re.compile(r"[\s\"]*user id and device id not seen before", re.IGNORECASE)
 _OVER_LIMIT = re.compile(r"[\s\"]*number of requests per minute exceeds", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What a call brought: a record, and the parts of it that Amplitude answered in an undocumented shape."""
+    """The record that a call returned, and the parts of the call that had an undocumented type."""
 
     record: Record
     faults: Mapping[Part, UpstreamError]
@@ -62,7 +62,7 @@ class ApiKeyAuth(AuthBase):
 class AmplitudeClient:
     """A client of `GET /v1/userprofile`. Safe for threads; connections are pooled and opened on first use.
 
-    `accept_mapped_users`: take answers about another user than the one asked for, too.
+    `accept_mapped_users`: also accept a response about another user than the requested one.
     """
 
     def __init__(
@@ -85,11 +85,11 @@ class AmplitudeClient:
         self._session.headers["Accept"] = "application/json"
 
     def fetch(self, identity: Identity, call: Call) -> Fetched:
-        """Return what Amplitude says of `identity`. Raises NoAnswer, and nothing else of its own or of HTTP.
+        """Send one call and return its parts. Raises UpstreamError for every failure of the call.
 
-        Ends within the timeout, connecting included; only a name look-up is bounded by the system's resolver, and
-        the greeting of an HTTP proxy on the way may take as long again.
-        Never retried: each try spends quota and, for a recommendation, logs an exposure.
+        The timeout includes the connection. It does not include the DNS lookup, which the system's resolver bounds,
+        nor the response of an HTTP proxy to CONNECT, which may take as long again.
+        A call is never retried: each one uses quota and, with a recommendation, logs an exposure.
         """
         try:
             with self._session.get(
@@ -99,22 +99,22 @@ class AmplitudeClient:
                 allow_redirects=False,
                 timeout=urllib3.Timeout(total=self._timeout),  # type: ignore[arg-type]  # requests passes it on
             ) as response:
-                fetched = self._understood(identity, call, response.status_code, response.headers, _body(response))
+                fetched = self._parse(identity, call, response.status_code, response.headers, _body(response))
                 if not fetched.faults:
                     reuse_connection(response)
                 return fetched
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise translated(error) from None
+            raise translate_error(error) from None
 
-    def _understood(
+    def _parse(
         self, identity: Identity, call: Call, status: int, headers: Mapping[str, str], body: bytes | None
     ) -> Fetched:
         now = self._now()
         document = _document(body)
-        complaint = _complaint(document, body)
-        if _UNKNOWN.match(complaint):
+        error_text = _error_text(document, body)
+        if _UNKNOWN.match(error_text):
             return Fetched(Record(unknown_at=now, unknown_status=status), {})
-        if status == 429 or _OVER_LIMIT.match(complaint):
+        if status == 429 or _OVER_LIMIT.match(error_text):
             raise QuotaExhausted("Amplitude says 429", retry_after=retry_after(headers.get("Retry-After"), now))
         if status in (401, 403):
             raise UpstreamRejected(f"Amplitude says {status}")
@@ -125,7 +125,7 @@ class AmplitudeClient:
         user_data = document.get("userData") if isinstance(document, dict) else None
         if not isinstance(user_data, dict):
             raise UpstreamInvalid("larger than 2 MiB" if body is None else "not the documented shape")
-        if not self._accept_mapped_users and not _about(identity, user_data):
+        if not self._accept_mapped_users and not _is_about(identity, user_data):
             raise AnotherUser
         values, faulty = split_response(call, user_data)
         record = Record(
@@ -138,7 +138,7 @@ class AmplitudeClient:
 
 
 def _body(response: requests.Response) -> bytes | None:
-    """Return the decoded body; None when it is too large to be one. The transport bounds the time of all reads."""
+    """Return the decoded body, None when it is larger than MAX_BYTES. The transport limits the time of all reads."""
     chunks = []
     size = 0
     while chunk := response.raw.read1(65536, decode_content=True):
@@ -149,8 +149,8 @@ def _body(response: requests.Response) -> bytes | None:
     return b"".join(chunks)
 
 
-def translated(error: Exception) -> UpstreamError:
-    """Return the contract's fault for one of requests or urllib3. Its text never holds the URL, which has ids."""
+def translate_error(error: Exception) -> UpstreamError:
+    """Return the UpstreamError for an error of requests or urllib3. Its text has no URL, which would contain ids."""
     name = type(error).__name__
     if _caused_by(error, InvalidResponse):
         return UpstreamInvalid(name)
@@ -176,27 +176,27 @@ def _document(body: bytes | None) -> Any:
         return None
 
 
-def _complaint(document: Any, body: bytes | None) -> str:
-    """Return the error text of an answer, which Amplitude sends as {"error": …} or as plain text."""
+def _error_text(document: Any, body: bytes | None) -> str:
+    """Return the error text of a response: Amplitude sends {"error": …} or plain text."""
     if isinstance(document, dict):
         error = document.get("error")
         return error if isinstance(error, str) and document.get("userData") is None else ""
     return (body or b"")[:200].decode("utf-8", "replace")
 
 
-def _about(identity: Identity, user_data: Mapping[str, Any]) -> bool:
-    """Return whether an answer is about the user asked for, or does not say about which.
+def _is_about(identity: Identity, user_data: Mapping[str, Any]) -> bool:
+    """Return whether a response is about the requested user, or names none.
 
-    The device id counts only where no user id was asked for: a user has several devices.
+    The device id counts only in requests without a user id: a user has several devices.
     """
-    asked, answered = identity.user_id, user_data.get("user_id")
-    if asked is None:
-        asked, answered = identity.device_id, user_data.get("device_id")
-    if isinstance(answered, int | float) and not isinstance(answered, bool):
-        answered = str(answered)
-    if isinstance(answered, str):
-        return answered.strip() in ("", asked)
-    return answered is None
+    requested, returned = identity.user_id, user_data.get("user_id")
+    if requested is None:
+        requested, returned = identity.device_id, user_data.get("device_id")
+    if isinstance(returned, int | float) and not isinstance(returned, bool):
+        returned = str(returned)
+    if isinstance(returned, str):
+        return returned.strip() in ("", requested)
+    return returned is None
 
 
 def _id(value: Any) -> str | None:
@@ -207,7 +207,7 @@ def _id(value: Any) -> str | None:
 
 def retry_after(value: str | None, now: float) -> float:
     """Return the seconds of a Retry-After header, a number or a date (RFC 9110, 10.2.3)."""
-    seconds = STAND_BACK_SECONDS
+    seconds = _DEFAULT_PAUSE_SECONDS
     text = (value or "").strip()
     if text.isascii() and text.isdigit():
         seconds = float(text)
@@ -217,4 +217,4 @@ def retry_after(value: str | None, now: float) -> float:
             seconds = moment.timestamp() - now
         except (TypeError, ValueError, OverflowError):
             pass
-    return min(max(seconds, 1.0), _MAX_STAND_BACK_SECONDS)
+    return min(max(seconds, 1.0), _MAX_PAUSE_SECONDS)

@@ -1,7 +1,7 @@
-"""Downloads the members of a cohort from Amplitude: requested, waited for, fetched from wherever the file lies.
+"""Downloads the members of a cohort from Amplitude: requests the export, waits for it and fetches the file.
 
-Facts: amplitude.com/docs/apis/analytics/behavioral-cohorts. The link to the file holds for a week and may be asked
-for again; where it leads, to a storage, holds for a minute, and is told no credentials.
+Source: amplitude.com/docs/apis/analytics/behavioral-cohorts. The link to the file is valid for a week and can be
+requested again. It redirects to a storage whose link is valid for a minute and receives no credentials.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from proxy.api.user_rows import NoColumn, Row, read
 from proxy.profile.json import read_json
 
 COLUMN = "user_id"
-_SECONDS = 30.0  # for an answer that is no file
+_RESPONSE_SECONDS = 30.0  # for a response other than the file
 _FILE_SECONDS = 900.0
-_MAX_BYTES = 1024 * 1024  # of an answer that is no file
-_HOPS = 3
+_MAX_BYTES = 1024 * 1024  # of a response other than the file
+_MAX_REDIRECTS = 3
 _TRIES = 5
 _BUSY_TRIES = 12
-"""After a 429: 60 requests are allowed in ten minutes, so that after a minute each it must have ended."""
+"""After a 429. Amplitude allows 60 requests in ten minutes, so twelve pauses of a minute must suffice."""
 _FIRST_PAUSE_SECONDS = 2.0
 _LONGEST_PAUSE_SECONDS = 30.0
 _GROWTH = 1.5
 _JOB_SECONDS = 3600.0
-_TELL_SECONDS = 5.0
-_BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, *TORN)
+_PROGRESS_SECONDS = 5.0
+_TRANSPORT_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, *TORN)
 
 
 class NotDownloaded(Exception):
-    """Says why, and what to mend."""
+    """The cohort was not downloaded. The text has the reason and the fix."""
 
 
 class _Busy(Exception):
-    """The file is to be asked for again after so many seconds."""
+    """Amplitude or the storage returned 429: retry after `seconds`."""
 
     def __init__(self, host: str, seconds: float) -> None:
         super().__init__(f"{host} allows no more such requests for now (429)")
@@ -52,7 +52,7 @@ class _Busy(Exception):
 
 
 class CohortExport:
-    """A client of the Behavioral Cohorts API. `tell` hears how far it is."""
+    """A client of the Behavioral Cohorts API. `tell` is called with each line of progress."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class CohortExport:
         self._now = now
 
     def download(self, cohort_id: str, take: Callable[[Iterator[Row]], None]) -> None:
-        """Hand the rows of the cohort's file to `take`, again from the first one when the file broke off.
+        """Pass the rows of the cohort's file to `take`, again from the first row after an incomplete file.
 
         Raises NotDownloaded.
         """
@@ -81,8 +81,8 @@ class CohortExport:
             _address(self._base)
         except ValueError:
             raise NotDownloaded(f"AMPLITUDE_COHORTS_URL, {self._base}, is no address") from None
-        request_id = self._requested(cohort_id)
-        self._await(request_id)
+        request_id = self._request_export(cohort_id)
+        self._wait_for_export(request_id)
         failures = busy = 0
         while True:
             try:
@@ -95,56 +95,56 @@ class CohortExport:
                 busy += 1
                 if busy > _BUSY_TRIES:
                     raise NotDownloaded(f"{error}: try again later") from None
-                self._stand_back(error)
-            except (BrokenOff, *_BROKEN) as error:
+                self._wait_after_429(error)
+            except (BrokenOff, *_TRANSPORT_ERRORS) as error:
                 failures += 1
                 why = str(error) if isinstance(error, BrokenOff) else type(error).__name__
                 if failures >= _TRIES:
                     raise NotDownloaded(f"the file of the cohort did not come whole ({why}): run it again") from None
                 self._tell(f"the file did not come whole ({why}); once more")
-                self._sleep(_paused(failures))
+                self._sleep(_pause_after(failures))
 
-    def _requested(self, cohort_id: str) -> str:
-        status, said = self._asked(f"/api/5/cohorts/request/{quote(cohort_id, safe='')}")
-        if status in (400, 404) or str(said.get("cohort_id", cohort_id)) != cohort_id:
+    def _request_export(self, cohort_id: str) -> str:
+        status, document = self._get_json(f"/api/5/cohorts/request/{quote(cohort_id, safe='')}")
+        if status in (400, 404) or str(document.get("cohort_id", cohort_id)) != cohort_id:
             raise NotDownloaded(
                 f"Amplitude has no cohort {cohort_id!r}: its id is the last part of its address in Amplitude"
             )
-        request_id = said.get("request_id")
+        request_id = document.get("request_id")
         if status not in (200, 202) or not isinstance(request_id, str | int):
             raise NotDownloaded(f"Amplitude says {status} to the request for the cohort")
         self._tell("cohort requested")
         return str(request_id)
 
-    def _await(self, request_id: str) -> None:
-        """Return when the job has completed."""
+    def _wait_for_export(self, request_id: str) -> None:
+        """Wait until Amplitude has prepared the export."""
         path = f"/api/5/cohorts/request-status/{quote(request_id, safe='')}"
-        began = self._monotonic()
-        looks = 0
+        started = self._monotonic()
+        polls = 0
         while True:
-            status, said = self._asked(path)
-            if status == 200 and said.get("async_status", "JOB COMPLETED") == "JOB COMPLETED":
+            status, document = self._get_json(path)
+            if status == 200 and document.get("async_status", "JOB COMPLETED") == "JOB COMPLETED":
                 return
             if status != 202:
-                raise NotDownloaded(f"Amplitude does not prepare the cohort: {said.get('async_status', status)}")
-            waited = self._monotonic() - began
+                raise NotDownloaded(f"Amplitude does not prepare the cohort: {document.get('async_status', status)}")
+            waited = self._monotonic() - started
             if waited > _JOB_SECONDS:
                 raise NotDownloaded(f"Amplitude has not prepared the cohort in {waited / 60:.0f} min: try again later")
-            looks += 1
+            polls += 1
             self._tell(f"Amplitude prepares the cohort, {waited:.0f} s so far")
-            self._sleep(_paused(looks))
+            self._sleep(_pause_after(polls))
 
     def _rows(self, lines: Iterator[str]) -> Iterator[Row]:
-        told, number = self._monotonic(), 0
+        progress_at, number = self._monotonic(), 0
         torn: Row | None = None
         for number, row in enumerate(read(lines, COLUMN), start=1):
             if torn is not None:
-                yield torn  # with others after it: one bad row, and no end
+                yield torn  # other rows follow, so it is one bad row and not the end of the file
             torn = row if row.torn else None
             if torn is None:
                 yield row
-            if (now := self._monotonic()) - told >= _TELL_SECONDS:
-                told = now
+            if (now := self._monotonic()) - progress_at >= _PROGRESS_SECONDS:
+                progress_at = now
                 self._tell(f"{number:,} members so far")
         if torn is not None:
             raise BrokenOff(f"line {torn.line} {torn.fault}")
@@ -152,49 +152,49 @@ class CohortExport:
 
     @contextmanager
     def _file(self, request_id: str) -> Iterator[Iterator[str]]:
-        """Open the file, in the storage where Amplitude keeps it there, and yield its lines."""
+        """Open the file, following the redirect to a storage, and yield its lines."""
         session, url = self._session, f"{self._base}/api/5/cohorts/request/{quote(request_id, safe='')}/file"
-        for _ in range(_HOPS + 1):
-            with _get(session, url, _FILE_SECONDS, {"Accept-Encoding": "identity"}) as answer:
-                if answer.status_code == 200:
-                    yield lines_of(answer)
+        for _ in range(_MAX_REDIRECTS + 1):
+            with _get(session, url, _FILE_SECONDS, {"Accept-Encoding": "identity"}) as response:
+                if response.status_code == 200:
+                    yield lines_of(response)
                     return
-                if answer.status_code == 429:
-                    raise _Busy(_host(url), retry_after(answer.headers.get("Retry-After"), self._now()))
-                if not answer.is_redirect:
+                if response.status_code == 429:
+                    raise _Busy(_host(url), retry_after(response.headers.get("Retry-After"), self._now()))
+                if not response.is_redirect:
                     if session is self._session:
-                        self._refuse_credentials(answer.status_code)
-                    raise BrokenOff(f"{_host(url)} says {answer.status_code}")
-                url = _led(url, answer.headers["Location"])
-            session = Session(url)  # without credentials: the link has its own
-        raise NotDownloaded(f"the link to the cohort's file leads from one address to the next, {_HOPS} times")
+                        self._refuse_credentials(response.status_code)
+                    raise BrokenOff(f"{_host(url)} says {response.status_code}")
+                url = redirect_target(url, response.headers["Location"])
+            session = Session(url)  # without credentials: the link contains its own
+        raise NotDownloaded(f"the link to the cohort's file leads from one address to the next, {_MAX_REDIRECTS} times")
 
-    def _asked(self, path: str) -> tuple[int, dict[str, Any]]:
-        """Return status and JSON of an answer, tried again after a fault that may pass."""
+    def _get_json(self, path: str) -> tuple[int, dict[str, Any]]:
+        """Return the status and the JSON of a response. Retries after a temporary failure."""
         failures = busy = 0
         while True:
             try:
-                with _get(self._session, self._base + path, _SECONDS) as answer:
-                    status, said = answer.status_code, _json(answer)
-                    wait = retry_after(answer.headers.get("Retry-After"), self._now())
-            except _BROKEN as error:
+                with _get(self._session, self._base + path, _RESPONSE_SECONDS) as response:
+                    status, document = response.status_code, _json(response)
+                    wait = retry_after(response.headers.get("Retry-After"), self._now())
+            except _TRANSPORT_ERRORS as error:
                 why = type(error).__name__
             else:
                 self._refuse_credentials(status)
                 if status == 429 and busy < _BUSY_TRIES:
                     busy += 1
-                    self._stand_back(_Busy("Amplitude", wait))
+                    self._wait_after_429(_Busy("Amplitude", wait))
                     continue
                 if status < 500 and status != 429:
-                    return status, said
+                    return status, document
                 why = f"it says {status}"
             failures += 1
             if failures >= _TRIES or busy >= _BUSY_TRIES:
                 raise NotDownloaded(f"{_host(self._base)} gives no answer ({why}): try again later")
             self._tell(f"{_host(self._base)} gives no answer ({why}); once more")
-            self._sleep(_paused(failures))
+            self._sleep(_pause_after(failures))
 
-    def _stand_back(self, busy: _Busy) -> None:
+    def _wait_after_429(self, busy: _Busy) -> None:
         self._tell(f"{busy}: again in {busy.seconds:.0f} s")
         self._sleep(busy.seconds)
 
@@ -211,9 +211,9 @@ def _get(session: Session, url: str, seconds: float, headers: Mapping[str, str] 
     return session.get(url, headers=headers, stream=True, allow_redirects=False, timeout=timeout)
 
 
-def _json(answer: requests.Response) -> dict[str, Any]:
+def _json(response: requests.Response) -> dict[str, Any]:
     body = b""
-    while len(body) <= _MAX_BYTES and (chunk := answer.raw.read1(65536, decode_content=True)):
+    while len(body) <= _MAX_BYTES and (chunk := response.raw.read1(65536, decode_content=True)):
         body += chunk
     try:
         document = read_json(body)
@@ -222,8 +222,8 @@ def _json(answer: requests.Response) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _led(url: str, location: str) -> str:
-    """Return where a redirect leads, unless others could read along there who is in the cohort."""
+def redirect_target(url: str, location: str) -> str:
+    """Return the URL of a redirect. Raises NotDownloaded when others could read the members of the cohort there."""
     try:
         url = urljoin(url, location)
         parts = _address(url)
@@ -235,11 +235,11 @@ def _led(url: str, location: str) -> str:
 
 
 def _address(url: str) -> SplitResult:
-    """Return the parts of a URL. ValueError when it is none that can be asked at all."""
+    """Return the parts of a URL. Raises ValueError when no request can be sent to it."""
     prepared = urlsplit(requests.Request("GET", url).prepare().url or "")
     if prepared.port == 0:
         raise ValueError("no port")
-    # As the system's resolver does, which raises for a label that is too long.
+    # The system's resolver does the same, and raises for a label that is too long.
     (prepared.hostname or "").encode("idna")
     return urlsplit(url)
 
@@ -248,5 +248,5 @@ def _host(url: str) -> str:
     return urlsplit(url).hostname or "it"
 
 
-def _paused(times: int) -> float:
-    return min(_FIRST_PAUSE_SECONDS * _GROWTH ** (times - 1), _LONGEST_PAUSE_SECONDS)
+def _pause_after(attempts: int) -> float:
+    return min(_FIRST_PAUSE_SECONDS * _GROWTH ** (attempts - 1), _LONGEST_PAUSE_SECONDS)

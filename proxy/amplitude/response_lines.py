@@ -1,4 +1,4 @@
-"""Reads the lines of an answer's body as they come, and sees whether it came whole."""
+"""Reads the lines of a response body as they arrive, and detects an incomplete body."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import Any
 import requests
 
 TORN = (EOFError, zlib.error)
-"""What reading raises, beside what requests, urllib3 and the system do, where a gzip stream is not whole."""
+"""The errors of an incomplete gzip stream, in addition to those of requests, urllib3 and the system."""
 
 
 class BrokenOff(Exception):
-    """The body did not come whole. It may the next time."""
+    """The body is incomplete. A new request may succeed."""
 
 
-def lines_of(answer: requests.Response) -> Iterator[str]:
-    """Return the lines of a body, as far as they come. What ends before its end raises, at the end of what came."""
-    raw = answer.raw
-    raw.auto_close = False  # or it would be closed while lines of it are still to be read
+def lines_of(response: requests.Response) -> Iterator[str]:
+    """Yield the lines of a body. An incomplete body raises BrokenOff or one of TORN after its last complete line."""
+    raw = response.raw
+    raw.auto_close = False  # otherwise it would be closed before the buffer is read
     raw.decode_content = False
     bounded = raw.chunked or raw.length_remaining is not None
     source: Any = raw
-    match answer.headers.get("Content-Encoding", "identity").strip().lower():
+    match response.headers.get("Content-Encoding", "identity").strip().lower():
         case "identity":
             pass
         case "gzip" | "x-gzip":
-            # Some storages send what they keep, whatever was asked for. urllib3 would take half a stream for the whole.
+            # Some storages send gzip that was not requested. urllib3 would accept half a stream.
             source, bounded = gzip.GzipFile(fileobj=raw), True
         case coding:
             raise BrokenOff(f"it comes in a coding that nobody asked for, {coding[:40]!r}")
@@ -38,7 +38,7 @@ def lines_of(answer: requests.Response) -> Iterator[str]:
 
 
 def _terminated(lines: Iterator[str]) -> Iterator[str]:
-    """Yield lines whose number nothing tells but the end of the connection: it may have come within one."""
+    """Yield lines of a body that ends with the connection, which may have ended within a line."""
     line = ""
     for line in lines:
         if not line.endswith(("\r", "\n")):

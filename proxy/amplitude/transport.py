@@ -1,11 +1,11 @@
-"""A transport for requests in which no response outlasts its call, or is taken for the response to another one.
+"""A transport for requests with a total timeout, and with connections that never mix up two responses.
 
-Time: the `timeout` of requests bounds each read from the socket, so an answer that drips a byte a second holds a
-thread for as long as it likes. Here the time that urllib3 gives the answer is what all its reads together may take.
+Timeout: the `timeout` of requests limits each read from the socket, so a response that sends a byte a second could
+hold a thread for any time. Here the timeout limits all reads of a response together.
 
-Reuse: requests returns a connection to the pool as soon as a response seems to have ended. What arrives later is then
-read as the response to the next request, which may be about another user. Here a connection is closed unless
-`reuse_connection` is called after its response was read and found to be in order.
+Reuse: requests returns a connection to the pool as soon as a response seems to have ended. Bytes that arrive later
+are then read as the response to the next request, which may be about another user. Here a connection is closed unless
+`reuse_connection` is called after its response was read and checked.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConn
 from proxy import __version__
 
 _MAX_HEAD_BYTES = 65_536
-"""The longest head of a response, with all informational responses before it: they could follow each other forever."""
+"""Limit for the head of a response and all informational responses before it, whose number is not limited."""
 
 
 class InvalidResponse(HTTPException):
-    """The upstream sent what no response to our requests may be."""
+    """The upstream sent something that is no valid response to our requests."""
 
 
 class _UntilDeadline(io.RawIOBase):
-    """Reads from a socket file, with the time left as the bound of each read."""
+    """Reads from a socket file. Each read may take the remaining time."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._raw = sock.makefile("rb", buffering=0)
@@ -57,10 +57,10 @@ class _UntilDeadline(io.RawIOBase):
         if self.ended:
             return None
         if self._deadline is not None:
-            left = self._deadline - time.monotonic()
-            if left <= 0:
+            remaining = self._deadline - time.monotonic()
+            if remaining <= 0:
                 raise TimeoutError("the answer was not complete in time")
-            self._sock.settimeout(left)
+            self._sock.settimeout(remaining)
         size = self._raw.readinto(buffer)
         if self.bytes_left is not None:
             self.bytes_left -= size or 0
@@ -74,7 +74,7 @@ class _UntilDeadline(io.RawIOBase):
 
 
 class _ResponseFile(io.BufferedReader):
-    """Buffers a response. Closes the connection at the response's end when bytes after it have been read already."""
+    """Buffers a response. Closes the connection after the response if more bytes were read than belong to it."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.source = _UntilDeadline(sock)
@@ -98,7 +98,7 @@ class _BoundedResponse(HTTPResponse):
     def begin(self) -> None:
         """Read the head of the final response.
 
-        http.client skips 100 (Continue) only, and takes any other informational response for the final one.
+        http.client skips only 100 (Continue) and returns any other informational response as the final one.
         """
         source = self.fp.source
         source.bytes_left = _MAX_HEAD_BYTES
@@ -109,14 +109,14 @@ class _BoundedResponse(HTTPResponse):
             self.headers = self.msg = None  # type: ignore[assignment]  # or begin() would return at once
             super().begin()
         source.bytes_left = None
-        if not self._may_be_followed():
-            self.will_close = True  # http.client then gives up the connection, and urllib3 opens another one
+        if not self._allows_reuse():
+            self.will_close = True  # http.client then closes the connection, and urllib3 opens another one
 
-    def _may_be_followed(self) -> bool:
-        """Return whether the head leaves no doubt of where the response ends and that the connection stays open.
+    def _allows_reuse(self) -> bool:
+        """Return whether the head is unambiguous about the end of the response and the connection stays open.
 
-        http.client looks only at the first of several headers of a name. What follows a malformed line of the head is
-        lost to it; the email parser that it uses takes that for a text.
+        http.client uses only the first of several headers with the same name. It ignores all headers after a malformed
+        line: its email parser reads them as text.
         """
         lengths = self.msg.get_all("Content-Length", [])
         codings = self.msg.get_all("Transfer-Encoding", [])
@@ -129,17 +129,17 @@ class _BoundedResponse(HTTPResponse):
         return self.version == 11 and framed and not closes and not malformed
 
 
-class _InTime(HTTPConnection):
-    """Tries a host's addresses against one deadline, where urllib3 would give each of them the whole timeout.
+class _DeadlineConnection(HTTPConnection):
+    """Tries all addresses of a host within one deadline. urllib3 would give each of them the whole timeout.
 
-    `_new_conn` and `_dns_host` are private to urllib3, whose public API has no place to bound a look-up's addresses.
+    `_new_conn` and `_dns_host` are private to urllib3, whose public API has no way to do this.
     """
 
     @property
     def is_connected(self) -> bool:
-        """Whether the connection is open and nothing has arrived on it. The pool asks before it reuses a connection.
+        """Whether the connection is open and nothing has arrived on it. The pool checks this before each reuse.
 
-        urllib3 only looks whether the socket is readable, which does not show what TLS has decrypted already.
+        urllib3 only checks whether the socket is readable, which does not show bytes that TLS has decrypted already.
         """
         if self.sock is None:
             return False
@@ -150,21 +150,21 @@ class _InTime(HTTPConnection):
             return True
         except OSError:
             return False
-        return False  # the end of the connection, or a byte that answers nothing
+        return False  # the end of the connection, or a byte that belongs to no request
 
     def _new_conn(self) -> socket.socket:
         if not isinstance(self.timeout, int | float):
             return super()._new_conn()
-        name, whole = self._dns_host, self.timeout
-        deadline = time.monotonic() + whole
+        host, timeout = self._dns_host, self.timeout
+        deadline = time.monotonic() + timeout
         try:
-            found = socket.getaddrinfo(name, self.port, type=socket.SOCK_STREAM)
+            address_infos = socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM)
         except socket.gaierror as error:
             raise NameResolutionError(self.host, self, error) from error
-        addresses = list(dict.fromkeys(str(one[4][0]) for one in found))
+        addresses = list(dict.fromkeys(str(info[4][0]) for info in address_infos))
         try:
             while True:
-                # A silent address must leave time for those after it.
+                # An address that does not reply must leave time for the next ones.
                 self._dns_host = addresses.pop(0)
                 self.timeout = max((deadline - time.monotonic()) / (len(addresses) + 1), 0.001)
                 try:
@@ -176,14 +176,14 @@ class _InTime(HTTPConnection):
                     sock.settimeout(max(deadline - time.monotonic(), 0.001))
                     return sock
         finally:
-            self._dns_host, self.timeout = name, whole
+            self._dns_host, self.timeout = host, timeout
 
 
-class _Connection(_InTime):
+class _Connection(_DeadlineConnection):
     response_class = _BoundedResponse
 
 
-class _SecureConnection(_InTime, HTTPSConnection):
+class _SecureConnection(_DeadlineConnection, HTTPSConnection):
     response_class = _BoundedResponse
 
 
@@ -195,8 +195,8 @@ class _SecurePool(HTTPSConnectionPool):
     ConnectionCls = _SecureConnection
 
 
-class WholeAnswerAdapter(HTTPAdapter):
-    """An HTTPAdapter, through a proxy too, on connections as described above. Never retries."""
+class DeadlineAdapter(HTTPAdapter):
+    """An HTTPAdapter with the connections of this module, also through a proxy. Never retries."""
 
     def __init__(self, *, connections: int) -> None:
         super().__init__(pool_connections=1, pool_maxsize=connections, max_retries=0)
@@ -206,8 +206,8 @@ class WholeAnswerAdapter(HTTPAdapter):
         _bound(self.poolmanager)
 
     def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
-        """Build the response of requests, on a connection that does not return to its pool by itself."""
-        # urllib3 would release it when the last byte of the body has been read, before anybody has looked at the body.
+        """Build the response of requests. Its connection does not return to the pool automatically."""
+        # urllib3 would release it after the last byte of the body, before the body is checked.
         resp.release_conn = _keep_out_of_pool
         return super().build_response(req, resp)
 
@@ -222,9 +222,9 @@ def _keep_out_of_pool() -> None:
 
 
 def reuse_connection(response: requests.Response) -> None:
-    """Return the connection of a response in order to its pool, if the response was read to its end and no more came.
+    """Return the connection of a valid response to its pool, if the whole response was read and nothing follows it.
 
-    A connection for which this is not called is closed when the response is.
+    Otherwise the connection is closed with the response.
     """
     raw = response.raw
     if raw.isclosed() and raw.connection is not None and raw.connection.is_connected:
@@ -236,12 +236,11 @@ def _bound(manager: PoolManager) -> None:
 
 
 class Session(requests.Session):
-    """Follows no redirect, keeps no cookie, and sends no credentials but `auth`, whatever a .netrc says.
+    """Follows no redirects, stores no cookies and sends no credentials except `auth`, even with a .netrc.
 
-    Its responses must be closed; a connection is used again only after `reuse_connection`.
+    Responses must be closed. A connection is reused only after `reuse_connection`.
 
-    An operator's proxy and certificates count, as they are for `url`, but are looked up once: requests would do it
-    at each call.
+    The proxy and the certificates of the environment are read once, for `url`; requests would read them in each call.
     """
 
     def __init__(self, url: str, auth: AuthBase | None = None, *, connections: int = 1) -> None:
@@ -250,13 +249,13 @@ class Session(requests.Session):
         self.headers["User-Agent"] = f"connected-content-proxy/{__version__}"
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         if urlsplit(url).scheme != "http":  # that is a loopback address
-            found = self.merge_environment_settings(url, {}, None, None, None)
-            self.proxies = found["proxies"]
-            self.verify = found["verify"]
+            environment = self.merge_environment_settings(url, {}, None, None, None)
+            self.proxies = environment["proxies"]
+            self.verify = environment["verify"]
         self.trust_env = False
         for scheme in ("http://", "https://"):
-            self.mount(scheme, WholeAnswerAdapter(connections=connections))
+            self.mount(scheme, DeadlineAdapter(connections=connections))
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """Return no target. Even where it does not follow a redirect, requests reads its body whole, uncapped."""
+        """Return no target: requests would read the body of a redirect without a limit, even without following it."""
         return None

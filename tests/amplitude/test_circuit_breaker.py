@@ -1,4 +1,4 @@
-"""Standing back after failures, and coming back."""
+"""The circuit breaker opens after failures and closes after a trial."""
 
 import pytest
 
@@ -55,11 +55,11 @@ def test_one_probe_at_a_time_and_its_success_ends_the_outage(clock: FakeClock) -
     failed(circuit_breaker, 5)
     assert 0 < circuit_breaker.wait() <= 1
     clock.advance(circuit_breaker.wait())
-    probe = circuit_breaker.begin()
-    assert probe
-    assert circuit_breaker.open_fault() is not None, "the others wait for the probe"
+    trial = circuit_breaker.begin()
+    assert trial
+    assert circuit_breaker.open_fault() is not None, "the others wait for the trial"
     assert circuit_breaker.wait() > 0
-    circuit_breaker.record(None, probe=probe)
+    circuit_breaker.record(None, probe=trial)
     assert circuit_breaker.open_fault() is None
     assert not circuit_breaker.begin()
 
@@ -75,19 +75,19 @@ def test_pauses_grow_to_four_seconds_counted_from_the_probe_s_start(clock: FakeC
         failed(circuit_breaker)
     assert pauses == pytest.approx([0.5, 0.5, 1, 2, 4, 4])
     clock.advance(circuit_breaker.wait())
-    probe = circuit_breaker.begin()
+    trial = circuit_breaker.begin()
     clock.advance(5)
-    circuit_breaker.record(UpstreamTimeout(), probe=probe)
-    assert circuit_breaker.wait() == 0, "a probe that hung has waited long enough"
+    circuit_breaker.record(UpstreamTimeout(), probe=trial)
+    assert circuit_breaker.wait() == 0, "a trial that hung has waited long enough"
 
 
 def test_what_was_on_the_way_when_it_began_lengthens_nothing_and_an_answer_among_it_ends_it(clock: FakeClock) -> None:
     circuit_breaker = CircuitBreaker(clock)
-    on_the_way = [circuit_breaker.begin() for _ in range(20)]
-    for probe in on_the_way[:19]:
-        circuit_breaker.record(UpstreamUnavailable(), probe=probe)
+    in_flight = [circuit_breaker.begin() for _ in range(20)]
+    for trial in in_flight[:19]:
+        circuit_breaker.record(UpstreamUnavailable(), probe=trial)
     assert circuit_breaker.wait() == pytest.approx(0.5)
-    circuit_breaker.record(None, probe=on_the_way[19])
+    circuit_breaker.record(None, probe=in_flight[19])
     assert circuit_breaker.open_fault() is None
 
 

@@ -16,7 +16,7 @@ import urllib3
 from requests.auth import AuthBase
 
 from proxy.amplitude.calls import plan_calls
-from proxy.amplitude.client import AmplitudeClient, ApiKeyAuth, Fetched, translated
+from proxy.amplitude.client import AmplitudeClient, ApiKeyAuth, Fetched, translate_error
 from proxy.monitoring.logs import configure_logging
 from proxy.profile import encoding
 from proxy.profile.errors import (
@@ -46,16 +46,16 @@ def fetch(sandbox: Sandbox, *parts: Part, user: str = "ava", **options: Any) -> 
     return amplitude(sandbox, **options).fetch(Identity(user, None), plan_calls(parts)[0])
 
 
-def said(fetched: Fetched, part: Part) -> Any:
+def value_of(fetched: Fetched, part: Part) -> Any:
     return encoding.read(fetched.record.parts[part].value)
 
 
 def test_one_call_brings_several_parts_and_logs_only_the_exposure_asked(sandbox: Sandbox) -> None:
     before = time.time()
     fetched = fetch(sandbox, HOMEPAGE, PROPERTIES, COHORTS)
-    assert said(fetched, HOMEPAGE)["items"] == ["trail-shoe", "rain-shell", "head-torch"]
-    assert said(fetched, PROPERTIES)["gp:first_name"] == "Ava"
-    assert said(fetched, COHORTS) == ["vip", "c31"]
+    assert value_of(fetched, HOMEPAGE)["items"] == ["trail-shoe", "rain-shell", "head-torch"]
+    assert value_of(fetched, PROPERTIES)["gp:first_name"] == "Ava"
+    assert value_of(fetched, COHORTS) == ["vip", "c31"]
     assert (fetched.record.user_id, fetched.record.device_id) == ("ava", "device-ava")
     assert before <= fetched.record.fetched_at(COHORTS) <= time.time()
     assert not fetched.faults
@@ -64,13 +64,13 @@ def test_one_call_brings_several_parts_and_logs_only_the_exposure_asked(sandbox:
 
 
 def test_awkward_ids_arrive_as_they_are(sandbox: Sandbox) -> None:
-    assert said(fetch(sandbox, PROPERTIES, user="dário & söhne"), PROPERTIES)["gp:日本"] == "Japan"
+    assert value_of(fetch(sandbox, PROPERTIES, user="dário & söhne"), PROPERTIES)["gp:日本"] == "Japan"
     assert sandbox.calls[0][1]["user_id"] == "dário & söhne"
 
 
 def test_a_device_alone_is_a_user_too(sandbox: Sandbox) -> None:
     fetched = amplitude(sandbox).fetch(Identity(None, "device-only"), plan_calls([COHORTS])[0])
-    assert said(fetched, COHORTS) == ["app-users"]
+    assert value_of(fetched, COHORTS) == ["app-users"]
     assert (fetched.record.user_id, fetched.record.device_id) == (None, "device-only")
 
 
@@ -88,8 +88,8 @@ def test_a_dormant_user_has_no_recommendations_however_that_is_said(
 ) -> None:
     sandbox.documented = Documented(dormant=dormant, unasked=unasked)
     fetched = fetch(sandbox, HOMEPAGE, PROPERTIES, user="cleo")
-    assert said(fetched, HOMEPAGE) is None
-    assert said(fetched, PROPERTIES) == {"gp:first_name": "Cleo"}
+    assert value_of(fetched, HOMEPAGE) is None
+    assert value_of(fetched, PROPERTIES) == {"gp:first_name": "Cleo"}
     assert not fetched.faults
 
 
@@ -180,7 +180,7 @@ def test_silent_addresses_share_one_deadline_and_leave_time_for_the_last(
 
     def look_up(host: str, *_: Any, **__: Any) -> list[Any]:
         hosts = [f"127.0.0.{number}" for number in (1, 2, 3)] if host == "localhost" else [host]
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, sandbox.port)) for one in hosts]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, sandbox.port)) for address in hosts]
 
     def reach(sock: socket.socket, address: Any) -> None:
         knocked.append((address[0], sock.gettimeout()))
@@ -214,7 +214,7 @@ def test_over_tls_a_certificate_of_the_operators_own_authority_is_accepted(
 ) -> None:
     with authority.cert_pem.tempfile() as bundle:
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
-        assert said(fetch(secure_sandbox, COHORTS), COHORTS) == ["vip", "c31"]
+        assert value_of(fetch(secure_sandbox, COHORTS), COHORTS) == ["vip", "c31"]
 
 
 def test_over_tls_a_certificate_that_nobody_vouches_for_is_unavailable(secure_sandbox: Sandbox) -> None:
@@ -275,20 +275,20 @@ def test_a_netrc_entry_and_a_proxy_variable_do_not_reach_loopback_calls(
 
 
 def subclasses(kind: type[BaseException]) -> Iterator[type[BaseException]]:
-    for one in kind.__subclasses__():
-        yield one
-        yield from subclasses(one)
+    for subclass in kind.__subclasses__():
+        yield subclass
+        yield from subclasses(subclass)
 
 
 @pytest.mark.contract("1 error words")
 @pytest.mark.parametrize("kind", sorted({requests.RequestException, *subclasses(requests.RequestException)}, key=str))
 def test_every_exception_of_requests_has_a_word(kind: type[requests.RequestException]) -> None:
-    assert isinstance(translated(kind.__new__(kind)), UpstreamError)
+    assert isinstance(translate_error(kind.__new__(kind)), UpstreamError)
 
 
 def test_times_out_means_sent_and_no_connection_means_unavailable() -> None:
-    assert isinstance(translated(requests.ReadTimeout()), UpstreamTimeout)
-    assert isinstance(translated(requests.ConnectTimeout()), UpstreamUnavailable)
+    assert isinstance(translate_error(requests.ReadTimeout()), UpstreamTimeout)
+    assert isinstance(translate_error(requests.ConnectTimeout()), UpstreamUnavailable)
 
 
 def test_no_text_of_a_fault_holds_an_id(sandbox: Sandbox) -> None:

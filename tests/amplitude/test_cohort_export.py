@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import requests
 
-from proxy.amplitude.cohort_export import CohortExport, NotDownloaded, _led
+from proxy.amplitude.cohort_export import CohortExport, NotDownloaded, redirect_target
 from proxy.api.user_rows import Row
 from proxy.sandbox import cohort_api
 from proxy.sandbox.faults import Fault, FaultKind
@@ -18,22 +18,22 @@ from tests.support.fakes import FakeClock
 
 
 class Download:
-    """A client whose pauses pass at once, and what it was told and has taken."""
+    """A client whose pauses pass at once, with its progress and the rows that it passed on."""
 
     def __init__(self, sandbox: Sandbox, url: str | None = None, secret: str | None = None) -> None:
         self.sandbox = sandbox
         self.clock = FakeClock()
         self.slept: list[float] = []
-        self.told: list[str] = []
+        self.progress: list[str] = []
         self.users: list[str] = []
         self.blank = 0
         self.unreadable: list[int] = []
-        self.mend_after: int | None = None
+        self.fix_after: int | None = None
         self.client = CohortExport(
             url or sandbox.url,
             sandbox.api_key,
             secret or sandbox.secret_key,
-            tell=self.told.append,
+            tell=self.progress.append,
             sleep=self._sleep,
             monotonic=self.clock,
         )
@@ -41,7 +41,7 @@ class Download:
     def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
         self.clock.advance(seconds)
-        if len(self.slept) == self.mend_after:
+        if len(self.slept) == self.fix_after:
             self.sandbox.break_with(None)
 
     def __call__(self, cohort_id: str) -> list[str]:
@@ -72,13 +72,13 @@ def test_members_come_from_the_storage_which_is_told_no_credentials(sandbox: San
     assert sandbox.report()["cohorts"] == {"requests": 1, "polls": 2, "files": 1, "stored": 1}
     assert sandbox.report()["calls"] == 0, "that is another quota"
     assert download.slept == [2.0]
-    assert [line for line in download.told if "members in the cohort" in line]
+    assert [line for line in download.progress if "members in the cohort" in line]
 
 
 def test_the_storage_of_the_sandbox_notices_credentials(sandbox: Sandbox) -> None:
     auth = (sandbox.api_key, sandbox.secret_key)
-    asked = requests.get(f"{sandbox.url}/api/5/cohorts/request/vip", auth=auth, timeout=5).json()["request_id"]
-    link = f"{sandbox.url}/api/5/cohorts/request/{asked}/file"
+    request_id = requests.get(f"{sandbox.url}/api/5/cohorts/request/vip", auth=auth, timeout=5).json()["request_id"]
+    link = f"{sandbox.url}/api/5/cohorts/request/{request_id}/file"
     location = requests.get(link, auth=auth, timeout=5, allow_redirects=False).headers["Location"]
     assert requests.get(location, auth=auth, timeout=5).status_code == 400
     assert sandbox.report()["cohorts"]["credentials"] == 1
@@ -117,16 +117,16 @@ def _moments(pauses: list[float]) -> list[float]:
 @pytest.mark.parametrize("kind", ["cohort-429", "cohort-500", "cohort-stuck"])
 def test_what_passes_is_waited_for(sandbox: Sandbox, download: Download, kind: FaultKind) -> None:
     sandbox.break_with(Fault(kind, seconds=7))
-    download.mend_after = 3
+    download.fix_after = 3
     assert download("crowd-2") == ["user-1", "user-2"]
     if kind == "cohort-429":
         assert download.slept[:3] == [7.0, 7.0, 7.0]
-        assert any("429" in line for line in download.told)
+        assert any("429" in line for line in download.progress)
 
 
 @pytest.mark.contract("5 warm cohort")
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "reason"),
     [
         ("cohort-429", "gives no answer"),
         ("cohort-500", "it says 500"),
@@ -141,13 +141,13 @@ def test_what_passes_is_waited_for(sandbox: Sandbox, download: Download, kind: F
     ],
 )
 def test_what_does_not_pass_is_given_up_with_the_reason(
-    sandbox: Sandbox, download: Download, kind: FaultKind, told: str
+    sandbox: Sandbox, download: Download, kind: FaultKind, reason: str
 ) -> None:
     sandbox.break_with(Fault(kind))
-    with pytest.raises(NotDownloaded) as said:
+    with pytest.raises(NotDownloaded) as failure:
         download("crowd-500")
-    assert told in str(said.value)
-    assert sandbox.secret_key not in str(said.value)
+    assert reason in str(failure.value)
+    assert sandbox.secret_key not in str(failure.value)
     assert sandbox.report()["cohorts"].get("credentials", 0) == 0
     assert sandbox.report()["cohorts"].get("stored", 0) <= 5
 
@@ -155,10 +155,10 @@ def test_what_does_not_pass_is_given_up_with_the_reason(
 @pytest.mark.parametrize("kind", ["cohort-file-429", "cohort-storage-429"])
 def test_who_is_asked_to_come_later_for_the_file_does(sandbox: Sandbox, download: Download, kind: FaultKind) -> None:
     sandbox.break_with(Fault(kind, seconds=50))
-    download.mend_after = 8
+    download.fix_after = 8
     assert download("crowd-2") == ["user-1", "user-2"]
     assert download.slept[1:] == [50.0] * 7
-    assert any("429" in line for line in download.told)
+    assert any("429" in line for line in download.progress)
     sandbox.break_with(Fault(kind, seconds=50))
     with pytest.raises(NotDownloaded, match="429"):
         download("crowd-2")
@@ -171,10 +171,10 @@ def test_a_file_that_broke_off_is_fetched_again_by_a_new_link_and_none_of_it_is_
 ) -> None:
     # The request and two looks go well, then the file, here and in the storage, is cut off.
     sandbox.break_with(Fault("cohort-cut-off"))
-    download.mend_after = 3
+    download.fix_after = 3
     assert download("crowd-500") == [f"user-{number}" for number in range(1, 501)]
     assert sandbox.report()["cohorts"]["files"] == 3
-    assert any("once more" in line for line in download.told)
+    assert any("once more" in line for line in download.progress)
 
 
 @pytest.mark.parametrize("kind", ["cohort-gzip", "cohort-unbounded"])
@@ -219,9 +219,9 @@ def test_an_id_that_was_cut_off_is_never_taken_for_one(
 ) -> None:
     monkeypatch.setattr(cohort_api, "table", lambda _: b"user_id\nava\nbartholomew-montgomery-the-third\n")
     sandbox.break_with(Fault("cohort-unbounded-cut"))
-    download.mend_after = 2
+    download.fix_after = 2
     assert download("any") == ["ava", "bartholomew-montgomery-the-third"]
-    assert any("it ends within a line" in line for line in download.told)
+    assert any("it ends within a line" in line for line in download.progress)
 
 
 def test_a_file_that_was_cut_off_without_a_word_is_seen_by_its_last_row(
@@ -256,10 +256,13 @@ def test_an_amplitude_that_is_not_there_is_said_so(sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize("location", ["http://storage.example.com/f", "file:///etc/passwd", "http://[", "ftp://h/f"])
 def test_a_link_is_followed_only_to_where_nobody_reads_along(location: str) -> None:
-    assert _led("https://amplitude.com/a/b", "/c?d=e") == "https://amplitude.com/c?d=e"
-    assert _led("https://amplitude.com/a", "https://storage.example.com/f?s=1") == "https://storage.example.com/f?s=1"
+    assert redirect_target("https://amplitude.com/a/b", "/c?d=e") == "https://amplitude.com/c?d=e"
+    assert (
+        redirect_target("https://amplitude.com/a", "https://storage.example.com/f?s=1")
+        == "https://storage.example.com/f?s=1"
+    )
     with pytest.raises(NotDownloaded, match="the link to the cohort's file leads to"):
-        _led("https://amplitude.com/a", location)
+        redirect_target("https://amplitude.com/a", location)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ LONGEST = 8.0
 
 @pytest.fixture(params=["valkey", "redis"])
 def running(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
-    """Return one that nothing is lost of: a new book opens as soon as all know of it."""
+    """Start a server that keeps its data. Reservations are possible almost at once, as there is nothing to report."""
     monkeypatch.setattr(rate_limiter_redis, "SETTLE_SECONDS", 0.05)
     binary = program() if request.param == "valkey" else shutil.which("redis-server")
     if binary is None:
@@ -56,7 +56,7 @@ def running(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def valkey() -> Iterator[RedisServer]:
-    """Return one that may be stopped or emptied: a new book opens when all have had the time to write in it."""
+    """Start a server that may lose its data. Reservations are possible once all had the time to report."""
     with RedisServer() as server:
         yield server
 
@@ -111,12 +111,12 @@ def stopped() -> Iterator[None]:
 
 
 def settled(*processes: Process) -> None:
-    """Return when all are enrolled and the new book is open."""
+    """Return when all are registered and reservations are possible."""
     for process in processes:
         process.server.start()
     wait_until(lambda: all(process.redis_limiter.epoch for process in processes))
     for process in processes:
-        process.server.register_soon()  # who was the first has yet to hear of the others
+        process.server.register_soon()  # the first one does not know the others yet
     wait_until(lambda: all(process.quota.processes == len(processes) for process in processes))
     wait_until(lambda: not any(process.local_limiter.paused_for for process in processes))
 
@@ -128,12 +128,12 @@ def wait_until(holds: Callable[[], object], seconds: float = 10) -> None:
         threading.Event().wait(0.005)
 
 
-def booked(quota: RateLimiter, latest: float = 0.0) -> list[Reservation]:
-    """Book as long as there is a place."""
-    found = []
+def reserve_all(quota: RateLimiter, latest: float = 0.0) -> list[Reservation]:
+    """Reserve until no slot is free before `latest`."""
+    reservations = []
     while reservation := quota.reserve(latest):
-        found.append(reservation)
-    return found
+        reservations.append(reservation)
+    return reservations
 
 
 @pytest.mark.contract("4 redis")
@@ -142,7 +142,7 @@ def test_the_burst_and_the_pace_are_shared(running: RedisServer) -> None:
     settled(one, other)
     began = time.monotonic()
     pools = ThreadPoolExecutor(8)
-    halves = list(pools.map(lambda number: booked((one, other)[number % 2].quota, began + 1.5), range(8)))
+    halves = list(pools.map(lambda number: reserve_all((one, other)[number % 2].quota, began + 1.5), range(8)))
     done = time.monotonic()
     bursts = [reservation.at for half in halves for reservation in half if not reservation.even]
     assert len(bursts) == 59
@@ -151,25 +151,25 @@ def test_the_burst_and_the_pace_are_shared(running: RedisServer) -> None:
     assert moments[0] <= done, "one goes beside the burst"
     assert len(moments) > 9
     steps = [later - earlier for earlier, later in pairwise(moments)]
-    assert all(0.05 < step < 0.17 for step in steps), "one after the other at 9 a second, whoever books"
+    assert all(0.05 < step < 0.17 for step in steps), "evenly at 9 a second, whichever process reserves"
 
 
 @pytest.mark.contract("4 redis")
-def test_no_minute_holds_more_than_the_quota_whoever_books(running: RedisServer) -> None:
+def test_no_minute_holds_more_than_the_quota_whichever_process_reserves(running: RedisServer) -> None:
     processes = [Process(running.url, per_minute=20) for _ in range(4)]
     settled(*processes)
     places = []
     for _ in range(10):
         for process in processes:
-            places += booked(process.quota, time.monotonic() + 59.9)
+            places += reserve_all(process.quota, time.monotonic() + 59.9)
     assert 19 <= len(places) <= 20
-    assert not booked(processes[0].quota, time.monotonic() + 60), "nor while the first of them may be on its way"
+    assert not reserve_all(processes[0].quota, time.monotonic() + 60), "nor while the first of them may be on its way"
     for place in places[:5]:
         processes[0].quota.complete(place)
     following: list[Reservation] = []
 
     def another() -> bool:
-        following[:] = booked(processes[1].quota, time.monotonic() + 64)
+        following[:] = reserve_all(processes[1].quota, time.monotonic() + 64)
         return bool(following)
 
     wait_until(another)
@@ -208,12 +208,12 @@ def test_while_redis_is_gone_nothing_is_sent_for_a_window_and_then_each_process_
     for process in processes:
         assert process.quota.reserve(clock()) is None
     clock.advance(60 + LONGEST - 0.1)
-    assert not any(booked(process.quota) for process in processes)
+    assert not any(reserve_all(process.quota) for process in processes)
     clock.advance(0.1)
     sent = 0
     for _ in range(100):
         for process in processes:
-            for reservation in booked(process.quota):
+            for reservation in reserve_all(process.quota):
                 process.quota.complete(reservation)
                 sent += 1
         clock.advance(0.599)
@@ -224,7 +224,7 @@ def test_while_redis_is_gone_nothing_is_sent_for_a_window_and_then_each_process_
 def test_what_was_sent_is_written_back_into_a_redis_that_returns_empty(valkey: RedisServer) -> None:
     one, other = Process(valkey.url, per_minute=10), Process(valkey.url, per_minute=10)
     settled(one, other)
-    places = [*booked(one.quota, time.monotonic() + 59), *booked(other.quota, time.monotonic() + 59)]
+    places = [*reserve_all(one.quota, time.monotonic() + 59), *reserve_all(other.quota, time.monotonic() + 59)]
     assert len(places) == 10
     valkey.stop()
     wait_until(lambda: one.server.gone_since and other.server.gone_since)
@@ -242,20 +242,20 @@ def test_a_part_of_the_book_that_redis_lost_is_written_back_before_anything_is_b
 ) -> None:
     one, other = Process(valkey.url, per_minute=10), Process(valkey.url, per_minute=10)
     settled(one, other)
-    assert len([*booked(one.quota, time.monotonic() + 59), *booked(other.quota, time.monotonic() + 59)]) == 10
+    assert len([*reserve_all(one.quota, time.monotonic() + 59), *reserve_all(other.quota, time.monotonic() + 59)]) == 10
     old = one.redis_limiter.epoch
     with redis.Redis.from_url(valkey.url) as operator:
         operator.delete(b"test:" + lost)
 
     def known() -> bool:
-        assert not booked(one.quota, time.monotonic() + 50)
-        assert not booked(other.quota, time.monotonic() + 50)
+        assert not reserve_all(one.quota, time.monotonic() + 50)
+        assert not reserve_all(other.quota, time.monotonic() + 50)
         return old not in (one.redis_limiter.epoch, other.redis_limiter.epoch)
 
     wait_until(known)
     settled(one, other)
-    assert not booked(one.quota, time.monotonic() + 50)
-    assert not booked(other.quota, time.monotonic() + 50)
+    assert not reserve_all(one.quota, time.monotonic() + 50)
+    assert not reserve_all(other.quota, time.monotonic() + 50)
 
 
 @pytest.mark.contract("4 redis faults")
@@ -263,7 +263,7 @@ def test_the_number_of_processes_is_not_forgotten_with_an_empty_redis(valkey: Re
     one, other = Process(valkey.url), Process(valkey.url)
     settled(one, other)
     other.server.stop()
-    wait_until(lambda: not other.server._thread or not other.server._thread.is_alive())
+    wait_until(lambda: sum(thread.name == "redis" for thread in threading.enumerate()) == 1)
     with redis.Redis.from_url(valkey.url) as operator:
         operator.flushall()
     one.quota.register()
