@@ -139,10 +139,12 @@ def test_every_fault_has_its_word_within_the_whole_calls_time(
     sandbox: Sandbox, kind: FaultKind, fault: type[UpstreamError]
 ) -> None:
     sandbox.break_with(Fault(kind, seconds=20))
+    # Only a fault that lasts until the timeout gets a short one: a busy machine may take longer for the others.
+    timeout = 0.4 if fault is UpstreamTimeout else 5.0
     started = time.monotonic()
     with pytest.raises(fault):
-        fetch(sandbox, COHORTS, timeout=0.4)
-    assert time.monotonic() - started < 0.9
+        fetch(sandbox, COHORTS, timeout=timeout)
+    assert time.monotonic() - started < timeout + 0.5
     sandbox.break_with(None)
     assert fetch(sandbox, COHORTS).record.parts, "and the next call is none the worse"
 
