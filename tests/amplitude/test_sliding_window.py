@@ -14,6 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from proxy.amplitude.rate_limiter import LocalRateLimiter, RateLimiter
+from proxy.amplitude.rate_limiter_fallback import FallbackRateLimiter
 from proxy.amplitude.rate_limiter_redis import SETTLE_SECONDS, RedisRateLimiter
 from proxy.amplitude.sliding_window import Reservation
 from proxy.storage.redis.client import RedisClient
@@ -140,7 +141,7 @@ def test_sliding_window__same_operations_in_python_and_in_lua__same_outcomes(
     shared = RedisRateLimiter(client, next(prefixes), held, monotonic=clock, longest=100_000)
     shared.register()
     clock.advance(SETTLE_SECONDS + 0.2)
-    in_python, in_lua = Run(local, clock), Run(shared, clock)
+    in_python, in_lua = Run(local, clock), Run(FallbackRateLimiter(shared, held, monotonic=clock), clock)
     for operation in operations:
         if operation[0] == "advance":
             clock.advance(operation[1])
