@@ -50,7 +50,7 @@ class RedisRateLimiter:
     @property
     def gone_since(self) -> float | None:
         """Return when Redis was found gone (monotonic seconds), None while it is there."""
-        return self._server.gone_since
+        return self._server.unavailable_since
 
     def new_id(self) -> str:
         """Return an id for a booking, unlike any of another process."""
@@ -104,7 +104,7 @@ class RedisRateLimiter:
         this one.
         """
         keys = [self._places, self._bursts, self._rate, self._processes]
-        unseen = unseen or self._server.gone_since is not None
+        unseen = unseen or self._server.unavailable_since is not None
         who = [self._server.id, _COUNTED_SECONDS, _SETTLE_SECONDS, int(unseen), _IDLE_MILLISECONDS]
         processes, epoch, closed_for = self._register(keys, [*who, 0])
         if epoch != self._epoch or unseen:

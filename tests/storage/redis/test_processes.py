@@ -6,11 +6,11 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 import redis
@@ -30,7 +30,7 @@ from proxy.profile.errors import UpstreamUnavailable
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity, Part, computations, prediction, recommendation
 from proxy.profile.record import EMPTY, CachedPart, Record, merge
-from proxy.storage.redis import RedisUnavailable
+from proxy.storage.redis import Lease, RedisUnavailable, StoredProfile
 from proxy.storage.redis.client import RedisClient
 from proxy.storage.redis.profiles import RedisProfiles
 from proxy.storage.tiered import TieredStore
@@ -38,7 +38,7 @@ from tests.support.fakes import FakeClock, FakeSource
 from tests.support.redis_server import RedisServer, program
 
 USER = Identity("u", None)
-LIFETIMES = FreshnessPolicy(fresh=900, negative=60, stale_while_revalidate=100, stale_if_error=5000)
+POLICY = FreshnessPolicy(fresh=900, negative=60, stale_while_revalidate=100, stale_if_error=5000)
 LONGEST = 8.0
 
 
@@ -60,8 +60,19 @@ def valkey() -> Iterator[RedisServer]:
         yield server
 
 
+class CountingProfiles(RedisProfiles):
+    """Counts its leases, so that a test can wait until a process has found a part leased by another."""
+
+    leases = 0
+
+    def lease(self, identity: Identity, parts: Collection[Part]) -> tuple[StoredProfile, Lease]:
+        result = super().lease(identity, parts)
+        self.leases += 1
+        return result
+
+
 class Process:
-    """The rooms below the web, as one worker process has them."""
+    """The services of one worker process, without the web."""
 
     started: ClassVar[list[RedisClient]] = []
 
@@ -70,15 +81,18 @@ class Process:
         url: str,
         *,
         per_minute: int = 600,
+        policy: FreshnessPolicy = POLICY,
+        lease_seconds: float = LONGEST,
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.url = url
         self.server = RedisClient(url, monotonic=monotonic)
         self.started.append(self.server)
-        self.records = RedisProfiles(self.server, b"test:", LIFETIMES, longest=LONGEST)
+        self.records = CountingProfiles(self.server, b"test:", policy, longest=lease_seconds)
         self.shared = RedisRateLimiter(self.server, b"test:")
         self.quota = RateLimiter(per_minute, monotonic=monotonic, shared=self.shared, longest=LONGEST)
-        self.store = TieredStore(max_bytes=1_000_000, policy=LIFETIMES, now=now, shared=self.records)
+        self.store = TieredStore(max_bytes=1_000_000, policy=policy, now=now, shared=self.records)
         self.source = FakeSource(FakeClock(time.time()))
         outage = CircuitBreaker(monotonic)
         self.executor = CallExecutor(self.source.fetch, self.quota, outage, monotonic=monotonic)
@@ -86,9 +100,9 @@ class Process:
         self.forget_service = ForgetService(self.store, backlog, self.records)
         self.server.register_by(self.register)
         self.scheduler = FetchScheduler(
-            self.executor, self.store, self.quota, outage, backlog, LIFETIMES, along=(), threads=20, now=now
+            self.executor, self.store, self.quota, outage, backlog, policy, along=(), threads=20, now=now
         )
-        self.profiles = ProfileService(self.store, self.scheduler, LIFETIMES, now=now, monotonic=monotonic)
+        self.profiles = ProfileService(self.store, self.scheduler, policy, now=now, monotonic=monotonic)
 
     def register(self) -> None:
         self.quota.register()
@@ -110,11 +124,12 @@ def settled(*processes: Process) -> None:
     """Return when all are enrolled and the new book is open."""
     for process in processes:
         process.server.start()
-    wait_until(lambda: all(process.shared._epoch for process in processes))
+    wait_until(lambda: all(process.shared.registered for process in processes))
     for process in processes:
         process.server.register_soon()  # who was the first has yet to hear of the others
     wait_until(lambda: all(process.quota.processes == len(processes) for process in processes))
-    wait_until(lambda: all(process.quota._closed_until <= process.quota._monotonic() for process in processes))
+    # `paused` ends some 50 ms early; a longer wait is for a place, and not for the end of the pause.
+    wait_until(lambda: not any(process.quota.paused or 0 < (process.quota.wait() or 0) < 0.1 for process in processes))
 
 
 def wait_until(holds: Callable[[], object], seconds: float = 10) -> None:
@@ -223,9 +238,9 @@ def test_what_was_sent_is_written_back_into_a_redis_that_returns_empty(valkey: R
     places = [*booked(one.quota, time.monotonic() + 59), *booked(other.quota, time.monotonic() + 59)]
     assert len(places) == 10
     valkey.stop()
-    wait_until(lambda: one.server.gone_since and other.server.gone_since)
+    wait_until(lambda: one.server.unavailable_since and other.server.unavailable_since)
     valkey.start()
-    wait_until(lambda: one.server.gone_since is None and other.server.gone_since is None)
+    wait_until(lambda: one.server.unavailable_since is None and other.server.unavailable_since is None)
     settled(one, other)
     assert one.quota.reserve(time.monotonic() + 50) is None
     assert other.quota.reserve(time.monotonic() + 50) is None
@@ -239,16 +254,18 @@ def test_a_part_of_the_book_that_redis_lost_is_written_back_before_anything_is_b
     one, other = Process(valkey.url, per_minute=10), Process(valkey.url, per_minute=10)
     settled(one, other)
     assert len([*booked(one.quota, time.monotonic() + 59), *booked(other.quota, time.monotonic() + 59)]) == 10
-    old = one.shared._epoch
     with redis.Redis.from_url(valkey.url) as operator:
+        old = operator.hget(b"test:quota:pace", b"epoch")
         operator.delete(b"test:" + lost)
 
-    def known() -> bool:
-        assert not booked(one.quota, time.monotonic() + 50)
-        assert not booked(other.quota, time.monotonic() + 50)
-        return old not in (one.shared._epoch, other.shared._epoch)
+        def begun_anew() -> bool:
+            assert not booked(one.quota, time.monotonic() + 50)
+            assert not booked(other.quota, time.monotonic() + 50)
+            return operator.hget(b"test:quota:pace", b"epoch") not in (None, old)
 
-    wait_until(known)
+        wait_until(begun_anew)
+    for process in (one, other):
+        process.quota.register()
     settled(one, other)
     assert not booked(one.quota, time.monotonic() + 50)
     assert not booked(other.quota, time.monotonic() + 50)
@@ -259,21 +276,33 @@ def test_the_number_of_processes_is_not_forgotten_with_an_empty_redis(valkey: Re
     one, other = Process(valkey.url), Process(valkey.url)
     settled(one, other)
     other.server.stop()
-    wait_until(lambda: not other.server._thread or not other.server._thread.is_alive())
+    wait_until(lambda: not other.server.stats().registers)
     with redis.Redis.from_url(valkey.url) as operator:
         operator.flushall()
     one.quota.register()
     assert one.quota.processes == 2
 
 
-def test_the_places_of_ended_calls_are_forgotten_while_redis_keeps_the_book(valkey: RedisServer) -> None:
-    process = Process(valkey.url)
-    settled(process)
-    reservation = process.quota.reserve(time.monotonic() + 1)
-    assert reservation
-    process.quota._window.complete(reservation, time.monotonic() - 1)
+def test_the_places_of_ended_calls_are_forgotten_while_redis_keeps_the_book(
+    valkey: RedisServer, clock: FakeClock
+) -> None:
+    process = Process(valkey.url, monotonic=clock)
+    process.server.start()
+    wait_until(lambda: process.shared.registered)
+    reservations: list[Reservation] = []
+
+    def reserve() -> bool:
+        clock.advance(1)
+        reservations.extend(filter(None, [process.quota.reserve(clock())]))
+        return bool(reservations)
+
+    wait_until(reserve)
+    process.quota.complete(reservations[0])
+    assert process.quota.used == 1
+    clock.advance(61)
     process.quota.register()
-    assert process.quota._window.held(0.0) == []
+    clock.advance(-61)  # or `used` itself would drop what has expired
+    assert process.quota.used == 0
 
 
 @pytest.mark.contract("4 redis faults")
@@ -281,7 +310,7 @@ def test_what_is_no_record_of_ours_is_as_good_as_not_there_and_spoils_it_for_nob
     process = Process(running.url)
     settled(process)
     process.get(COHORTS)
-    key = process.records._keys(USER)[0]
+    key = process.records.record_key(USER)
     fresh = Process(running.url)
     settled(process, fresh)
     with redis.Redis.from_url(running.url) as operator:
@@ -302,7 +331,7 @@ def test_what_is_no_record_of_ours_is_as_good_as_not_there_and_spoils_it_for_nob
     other = Process(running.url)
     settled(process, fresh, damaged, third, other)
     assert other.get(COHORTS).error is None
-    assert other.server.gone_since is None
+    assert other.server.unavailable_since is None
 
 
 @pytest.mark.contract("4 redis faults")
@@ -311,7 +340,7 @@ def test_going_and_coming_back_is_one_line_each(valkey: RedisServer, caplog: pyt
     settled(process)
     with caplog.at_level(logging.INFO, "proxy"):
         valkey.stop()
-        wait_until(lambda: process.server.gone_since)
+        wait_until(lambda: process.server.unavailable_since)
         for _ in range(20):
             process.store.get(USER)
             process.quota.reserve(0)
@@ -341,13 +370,13 @@ def test_a_redis_that_cannot_be_used_is_as_good_as_gone_and_used_again_afterward
     process.get(COHORTS)
     with redis.Redis.from_url(valkey.url) as operator:
         operator.execute_command(*command)
-        wait_until(lambda: process.server.gone_since)
+        wait_until(lambda: process.server.unavailable_since)
         assert process.get(COHORTS).forwarded is None, "what the process has is still served"
         if command[0] == "CONFIG":
             operator.execute_command("CONFIG", "SET", "maxmemory", "0")
         if command[0] == "REPLICAOF":
             operator.execute_command("REPLICAOF", "NO", "ONE")
-    wait_until(lambda: process.server.gone_since is None)
+    wait_until(lambda: process.server.unavailable_since is None)
 
 
 @pytest.mark.contract("4 redis faults")
@@ -359,7 +388,7 @@ def test_one_late_answer_is_no_reason_to_do_without_redis(valkey: RedisServer) -
         operator.execute_command("CLIENT", "PAUSE", "500", "ALL")
     with pytest.raises(RedisUnavailable):
         process.server.hash(b"nothing")
-    assert process.server.gone_since is None
+    assert process.server.unavailable_since is None
     wait_until(lambda: process.quota.reserve(0))
 
 
@@ -429,11 +458,10 @@ def test_every_key_expires_and_what_may_not_be_served_any_more_does_not_pile_up(
 
 @pytest.mark.contract("4 warm freshness")
 def test_what_was_warmed_is_kept_in_redis_for_as_long_as_it_is_of_use(running: RedisServer) -> None:
-    process = Process(running.url)
+    process = Process(running.url, policy=FreshnessPolicy(fresh=900, negative=60, warm=86_400))
     settled(process)
-    process.records._policy = FreshnessPolicy(fresh=900, negative=60, warm=86_400)
     now = time.time()
-    key = process.records._keys(USER)[0]
+    key = process.records.record_key(USER)
     with redis.Redis.from_url(running.url) as client:
         process.records.save(USER, Record({COHORTS: CachedPart(b"[]", now)}), [], now)
         assert 890_000 < client.pttl(key) <= 900_000
@@ -453,7 +481,7 @@ def test_one_user_asked_of_two_processes_at_once_costs_one_call(running: RedisSe
         first = callers.submit(one.get, COHORTS)
         one.source.wait_for_call()
         second = callers.submit(other.get, COHORTS)
-        wait_until(lambda: (found := other.scheduler._under_way.of(USER).get(COHORTS)) and found.elsewhere)
+        wait_until(lambda: other.records.leases)
         one.source.open.set()
         assert first.result(10).error is None
         answer = second.result(10)
@@ -471,7 +499,7 @@ def test_a_failure_is_shared_with_the_other_process_too(running: RedisServer) ->
         first = callers.submit(one.get, COHORTS)
         one.source.wait_for_call()
         second = callers.submit(other.get, COHORTS)
-        wait_until(lambda: (found := other.scheduler._under_way.of(USER).get(COHORTS)) and found.elsewhere)
+        wait_until(lambda: other.records.leases)
         one.source.open.set()
         words = [answer.result(10).error.word for answer in (first, second)]  # type: ignore[union-attr]
     assert words == ["upstream_unavailable"] * 2
@@ -479,9 +507,8 @@ def test_a_failure_is_shared_with_the_other_process_too(running: RedisServer) ->
 
 
 def test_the_call_of_a_process_that_died_is_taken_over(valkey: RedisServer) -> None:
-    dead, other = Process(valkey.url), Process(valkey.url)
+    dead, other = Process(valkey.url, lease_seconds=0.3), Process(valkey.url)
     settled(dead, other)
-    dead.records._lease = 300  # milliseconds
     assert dead.store.lease(USER, [COHORTS]).granted == {COHORTS}
     answer = other.get(COHORTS)
     assert (answer.error, len(other.source.calls)) == (None, 1)
@@ -489,24 +516,17 @@ def test_the_call_of_a_process_that_died_is_taken_over(valkey: RedisServer) -> N
 
 @pytest.mark.contract("4 redis")
 def test_what_one_process_fetched_is_a_hit_in_the_other_by_one_round_trip_and_then_by_none(
-    running: RedisServer, monkeypatch: pytest.MonkeyPatch
+    running: RedisServer,
 ) -> None:
     one, other = Process(running.url), Process(running.url)
     settled(one, other)
     one.get(COHORTS, PROPERTIES, recommendation("a"))
-    trips = []
-    asked = other.server._asked
-
-    def counted(ask: Callable[[], Any]) -> Any:
-        if not other.server._trying():
-            trips.append(ask)
-        return asked(ask)
-
-    monkeypatch.setattr(other.server, "_asked", counted)
+    before = other.server.stats().round_trips
     first = other.get(COHORTS, PROPERTIES, recommendation("a"))
-    assert (first.forwarded, first.calls, len(trips)) == (None, 0, 1)
+    assert (first.forwarded, first.calls) == (None, 0)
+    assert other.server.stats().round_trips - before == 1
     assert other.get(COHORTS, PROPERTIES, recommendation("a")).forwarded is None
-    assert len(trips) == 1
+    assert other.server.stats().round_trips - before == 1
     assert not other.source.calls
 
 
@@ -545,7 +565,7 @@ def test_who_is_forgotten_is_gone_from_every_process_and_from_redis_within_a_sec
     wait_until(lambda: not any(other.store.read(pair).parts for pair in pairs), seconds=1)
     wait_until(lambda: not len(other.backlog), seconds=1)
     assert time.monotonic() - began < 1
-    assert [key for key in left_of(running.url, "forget-me") if one.records._keys(bystander)[0] != key] == []
+    assert [key for key in left_of(running.url, "forget-me") if one.records.record_key(bystander) != key] == []
     assert one.store.get(bystander).parts.keys() == {COHORTS}
     assert one.forget_service.forget(Identity("forget-me", None)).records == 0
 
