@@ -1,4 +1,4 @@
-"""Several processes before one Redis: quota, records, leases. A process here is a set of services of its own."""
+"""Several processes that share one Redis: quota, records, leases. A process is simulated by a set of services."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ LONGEST = 8.0
 
 @pytest.fixture(params=["valkey", "redis"])
 def running(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
-    """Return one that nothing is lost of: a new book opens as soon as all know of it."""
+    """A server that loses nothing: a new epoch begins as soon as all processes know it."""
     monkeypatch.setattr(shared_quota, "_SETTLE_SECONDS", 0.05)
     binary = program() if request.param == "valkey" else shutil.which("redis-server")
     if binary is None:
@@ -55,7 +55,7 @@ def running(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def valkey() -> Iterator[RedisServer]:
-    """Return one that may be stopped or emptied: a new book opens when all have had the time to write in it."""
+    """A server that may be stopped or emptied: a new epoch begins when all had time to write back their calls."""
     with RedisServer() as server:
         yield server
 
@@ -114,19 +114,19 @@ class Process:
 
 @pytest.fixture(autouse=True)
 def stopped() -> Iterator[None]:
-    """Let no process of one test try its Redis during another."""
+    """Stop the threads of all processes, so that none tries its Redis during another test."""
     yield
     while Process.started:
         Process.started.pop().stop()
 
 
 def settled(*processes: Process) -> None:
-    """Return when all are enrolled and the new book is open."""
+    """Return when all are registered and calls may be reserved."""
     for process in processes:
         process.server.start()
     wait_until(lambda: all(process.shared.registered for process in processes))
     for process in processes:
-        process.server.register_soon()  # who was the first has yet to hear of the others
+        process.server.register_soon()  # the first does not know the others yet
     wait_until(lambda: all(process.quota.processes == len(processes) for process in processes))
     # `paused` ends some 50 ms early; a longer wait is for a place, and not for the end of the pause.
     wait_until(lambda: not any(process.quota.paused or 0 < (process.quota.wait() or 0) < 0.1 for process in processes))
@@ -139,21 +139,23 @@ def wait_until(holds: Callable[[], object], seconds: float = 10) -> None:
         threading.Event().wait(0.005)
 
 
-def booked(quota: RateLimiter, latest: float = 0.0) -> list[Reservation]:
-    """Book as long as there is a place."""
-    found = []
+def reserve_all(quota: RateLimiter, latest: float = 0.0) -> list[Reservation]:
+    """Reserve until nothing is free by `latest` (monotonic seconds)."""
+    reservations = []
     while reservation := quota.reserve(latest):
-        found.append(reservation)
-    return found
+        reservations.append(reservation)
+    return reservations
 
 
 @pytest.mark.contract("4 redis")
 def test_the_burst_and_the_pace_are_shared(running: RedisServer) -> None:
-    one, other = Process(running.url), Process(running.url)
-    settled(one, other)
+    process_a, process_b = Process(running.url), Process(running.url)
+    settled(process_a, process_b)
     began = time.monotonic()
     pools = ThreadPoolExecutor(8)
-    halves = list(pools.map(lambda number: booked((one, other)[number % 2].quota, began + 1.5), range(8)))
+    halves = list(
+        pools.map(lambda number: reserve_all((process_a, process_b)[number % 2].quota, began + 1.5), range(8))
+    )
     done = time.monotonic()
     bursts = [reservation.at for half in halves for reservation in half if not reservation.even]
     assert len(bursts) == 59
@@ -172,15 +174,15 @@ def test_no_minute_holds_more_than_the_quota_whoever_books(running: RedisServer)
     places = []
     for _ in range(10):
         for process in processes:
-            places += booked(process.quota, time.monotonic() + 59.9)
+            places += reserve_all(process.quota, time.monotonic() + 59.9)
     assert 19 <= len(places) <= 20
-    assert not booked(processes[0].quota, time.monotonic() + 60), "nor while the first of them may be on its way"
+    assert not reserve_all(processes[0].quota, time.monotonic() + 60), "nor while the first of them may be on its way"
     for place in places[:5]:
         processes[0].quota.complete(place)
     following: list[Reservation] = []
 
     def another() -> bool:
-        following[:] = booked(processes[1].quota, time.monotonic() + 64)
+        following[:] = reserve_all(processes[1].quota, time.monotonic() + 64)
         return bool(following)
 
     wait_until(another)
@@ -188,23 +190,23 @@ def test_no_minute_holds_more_than_the_quota_whoever_books(running: RedisServer)
 
 
 def test_a_cancelled_place_is_free_for_the_others(running: RedisServer) -> None:
-    one, other = Process(running.url, per_minute=10), Process(running.url, per_minute=10)
-    settled(one, other)
-    place = one.quota.reserve(0)
+    process_a, process_b = Process(running.url, per_minute=10), Process(running.url, per_minute=10)
+    settled(process_a, process_b)
+    place = process_a.quota.reserve(0)
     assert place is not None
-    assert other.quota.reserve(0) is None
-    one.quota.cancel(place)
-    wait_until(lambda: other.quota.reserve(0))
+    assert process_b.quota.reserve(0) is None
+    process_a.quota.cancel(place)
+    wait_until(lambda: process_b.quota.reserve(0))
 
 
 @pytest.mark.contract("4 redis")
 def test_a_429_makes_everybody_stand_back(running: RedisServer) -> None:
-    one, other = Process(running.url), Process(running.url)
-    settled(one, other)
-    one.quota.pause(30)
-    assert other.quota.reserve(time.monotonic() + 29) is None
-    assert other.quota.paused
-    assert other.quota.wait() == pytest.approx(30, abs=1)
+    process_a, process_b = Process(running.url), Process(running.url)
+    settled(process_a, process_b)
+    process_a.quota.pause(30)
+    assert process_b.quota.reserve(time.monotonic() + 29) is None
+    assert process_b.quota.paused
+    assert process_b.quota.wait() == pytest.approx(30, abs=1)
 
 
 @pytest.mark.contract("4 redis faults")
@@ -219,12 +221,12 @@ def test_while_redis_is_gone_nothing_is_sent_for_a_window_and_then_each_process_
     for process in processes:
         assert process.quota.reserve(clock()) is None
     clock.advance(60 + LONGEST - 0.1)
-    assert not any(booked(process.quota) for process in processes)
+    assert not any(reserve_all(process.quota) for process in processes)
     clock.advance(0.1)
     sent = 0
     for _ in range(100):
         for process in processes:
-            for reservation in booked(process.quota):
+            for reservation in reserve_all(process.quota):
                 process.quota.complete(reservation)
                 sent += 1
         clock.advance(0.599)
@@ -233,17 +235,20 @@ def test_while_redis_is_gone_nothing_is_sent_for_a_window_and_then_each_process_
 
 @pytest.mark.contract("4 redis faults")
 def test_what_was_sent_is_written_back_into_a_redis_that_returns_empty(valkey: RedisServer) -> None:
-    one, other = Process(valkey.url, per_minute=10), Process(valkey.url, per_minute=10)
-    settled(one, other)
-    places = [*booked(one.quota, time.monotonic() + 59), *booked(other.quota, time.monotonic() + 59)]
+    process_a, process_b = Process(valkey.url, per_minute=10), Process(valkey.url, per_minute=10)
+    settled(process_a, process_b)
+    places = [
+        *reserve_all(process_a.quota, time.monotonic() + 59),
+        *reserve_all(process_b.quota, time.monotonic() + 59),
+    ]
     assert len(places) == 10
     valkey.stop()
-    wait_until(lambda: one.server.unavailable_since and other.server.unavailable_since)
+    wait_until(lambda: process_a.server.unavailable_since and process_b.server.unavailable_since)
     valkey.start()
-    wait_until(lambda: one.server.unavailable_since is None and other.server.unavailable_since is None)
-    settled(one, other)
-    assert one.quota.reserve(time.monotonic() + 50) is None
-    assert other.quota.reserve(time.monotonic() + 50) is None
+    wait_until(lambda: process_a.server.unavailable_since is None and process_b.server.unavailable_since is None)
+    settled(process_a, process_b)
+    assert process_a.quota.reserve(time.monotonic() + 50) is None
+    assert process_b.quota.reserve(time.monotonic() + 50) is None
 
 
 @pytest.mark.contract("4 redis faults")
@@ -251,36 +256,41 @@ def test_what_was_sent_is_written_back_into_a_redis_that_returns_empty(valkey: R
 def test_a_part_of_the_book_that_redis_lost_is_written_back_before_anything_is_booked(
     valkey: RedisServer, lost: bytes
 ) -> None:
-    one, other = Process(valkey.url, per_minute=10), Process(valkey.url, per_minute=10)
-    settled(one, other)
-    assert len([*booked(one.quota, time.monotonic() + 59), *booked(other.quota, time.monotonic() + 59)]) == 10
+    process_a, process_b = Process(valkey.url, per_minute=10), Process(valkey.url, per_minute=10)
+    settled(process_a, process_b)
+    assert (
+        len(
+            [*reserve_all(process_a.quota, time.monotonic() + 59), *reserve_all(process_b.quota, time.monotonic() + 59)]
+        )
+        == 10
+    )
     with redis.Redis.from_url(valkey.url) as operator:
         old = operator.hget(b"test:quota:pace", b"epoch")
         operator.delete(b"test:" + lost)
 
-        def begun_anew() -> bool:
-            assert not booked(one.quota, time.monotonic() + 50)
-            assert not booked(other.quota, time.monotonic() + 50)
+        def new_epoch_began() -> bool:
+            assert not reserve_all(process_a.quota, time.monotonic() + 50)
+            assert not reserve_all(process_b.quota, time.monotonic() + 50)
             return operator.hget(b"test:quota:pace", b"epoch") not in (None, old)
 
-        wait_until(begun_anew)
-    for process in (one, other):
+        wait_until(new_epoch_began)
+    for process in (process_a, process_b):
         process.quota.register()
-    settled(one, other)
-    assert not booked(one.quota, time.monotonic() + 50)
-    assert not booked(other.quota, time.monotonic() + 50)
+    settled(process_a, process_b)
+    assert not reserve_all(process_a.quota, time.monotonic() + 50)
+    assert not reserve_all(process_b.quota, time.monotonic() + 50)
 
 
 @pytest.mark.contract("4 redis faults")
 def test_the_number_of_processes_is_not_forgotten_with_an_empty_redis(valkey: RedisServer) -> None:
-    one, other = Process(valkey.url), Process(valkey.url)
-    settled(one, other)
-    other.server.stop()
-    wait_until(lambda: not other.server.stats().registers)
+    process_a, process_b = Process(valkey.url), Process(valkey.url)
+    settled(process_a, process_b)
+    process_b.server.stop()
+    wait_until(lambda: not process_b.server.stats().registers)
     with redis.Redis.from_url(valkey.url) as operator:
         operator.flushall()
-    one.quota.register()
-    assert one.quota.processes == 2
+    process_a.quota.register()
+    assert process_a.quota.processes == 2
 
 
 def test_the_places_of_ended_calls_are_forgotten_while_redis_keeps_the_book(
@@ -328,10 +338,10 @@ def test_what_is_no_record_of_ours_is_as_good_as_not_there_and_spoils_it_for_nob
         assert third.store.get(USER) == EMPTY
         operator.delete(key)
         operator.set(key, "no hash")
-    other = Process(running.url)
-    settled(process, fresh, damaged, third, other)
-    assert other.get(COHORTS).error is None
-    assert other.server.unavailable_since is None
+    last = Process(running.url)
+    settled(process, fresh, damaged, third, last)
+    assert last.get(COHORTS).error is None
+    assert last.server.unavailable_since is None
 
 
 @pytest.mark.contract("4 redis faults")
@@ -420,24 +430,24 @@ def test_merging_in_redis_is_merging_here(running: RedisServer) -> None:
     process = Process(running.url)
     now = time.time()
 
-    def kept(*said: tuple[Part, float]) -> Record:
-        return Record({part: CachedPart(str(at).encode(), now + at) for part, at in said}, None, "u")
+    def fetched(*parts: tuple[Part, float]) -> Record:
+        return Record({part: CachedPart(str(at).encode(), now + at) for part, at in parts}, None, "u")
 
-    words = [
-        kept((COHORTS, 0)),
-        kept((COHORTS, 2), (PROPERTIES, 2)),
-        kept((COHORTS, 1)),
+    records = [
+        fetched((COHORTS, 0)),
+        fetched((COHORTS, 2), (PROPERTIES, 2)),
+        fetched((COHORTS, 1)),
         Record(unknown_at=now + 1.5),
         Record(unknown_at=now + 3),
-        kept((PROPERTIES, 2.5)),
-        kept((PROPERTIES, 4)),
+        fetched((PROPERTIES, 2.5)),
+        fetched((PROPERTIES, 4)),
     ]
-    here = EMPTY
-    for word in words:
-        here = merge(here, word)
-        process.records.save(USER, word, [], now)
-        there = process.records.read(USER).record
-        assert (there.parts, there.unknown_at) == (here.parts, here.unknown_at)
+    merged = EMPTY
+    for record in records:
+        merged = merge(merged, record)
+        process.records.save(USER, record, [], now)
+        stored = process.records.read(USER).record
+        assert (stored.parts, stored.unknown_at) == (merged.parts, merged.unknown_at)
 
 
 def test_every_key_expires_and_what_may_not_be_served_any_more_does_not_pile_up(running: RedisServer) -> None:
@@ -474,169 +484,169 @@ def test_what_was_warmed_is_kept_in_redis_for_as_long_as_it_is_of_use(running: R
 
 @pytest.mark.contract("4 redis")
 def test_one_user_asked_of_two_processes_at_once_costs_one_call(running: RedisServer) -> None:
-    one, other = Process(running.url), Process(running.url)
-    settled(one, other)
-    one.source.open.clear()
+    process_a, process_b = Process(running.url), Process(running.url)
+    settled(process_a, process_b)
+    process_a.source.open.clear()
     with ThreadPoolExecutor(2) as callers:
-        first = callers.submit(one.get, COHORTS)
-        one.source.wait_for_call()
-        second = callers.submit(other.get, COHORTS)
-        wait_until(lambda: other.records.leases)
-        one.source.open.set()
+        first = callers.submit(process_a.get, COHORTS)
+        process_a.source.wait_for_call()
+        second = callers.submit(process_b.get, COHORTS)
+        wait_until(lambda: process_b.records.leases)
+        process_a.source.open.set()
         assert first.result(10).error is None
         answer = second.result(10)
     assert (answer.error, answer.calls, answer.opened) == (None, 1, False)
     assert answer.record.has(COHORTS)
-    assert not other.source.calls
+    assert not process_b.source.calls
 
 
 def test_a_failure_is_shared_with_the_other_process_too(running: RedisServer) -> None:
-    one, other = Process(running.url), Process(running.url)
-    settled(one, other)
-    one.source.open.clear()
-    one.source.fault = UpstreamUnavailable()
+    process_a, process_b = Process(running.url), Process(running.url)
+    settled(process_a, process_b)
+    process_a.source.open.clear()
+    process_a.source.fault = UpstreamUnavailable()
     with ThreadPoolExecutor(2) as callers:
-        first = callers.submit(one.get, COHORTS)
-        one.source.wait_for_call()
-        second = callers.submit(other.get, COHORTS)
-        wait_until(lambda: other.records.leases)
-        one.source.open.set()
+        first = callers.submit(process_a.get, COHORTS)
+        process_a.source.wait_for_call()
+        second = callers.submit(process_b.get, COHORTS)
+        wait_until(lambda: process_b.records.leases)
+        process_a.source.open.set()
         words = [answer.result(10).error.word for answer in (first, second)]  # type: ignore[union-attr]
     assert words == ["upstream_unavailable"] * 2
-    assert not other.source.calls
+    assert not process_b.source.calls
 
 
 def test_the_call_of_a_process_that_died_is_taken_over(valkey: RedisServer) -> None:
-    dead, other = Process(valkey.url, lease_seconds=0.3), Process(valkey.url)
-    settled(dead, other)
+    dead, survivor = Process(valkey.url, lease_seconds=0.3), Process(valkey.url)
+    settled(dead, survivor)
     assert dead.store.lease(USER, [COHORTS]).granted == {COHORTS}
-    answer = other.get(COHORTS)
-    assert (answer.error, len(other.source.calls)) == (None, 1)
+    answer = survivor.get(COHORTS)
+    assert (answer.error, len(survivor.source.calls)) == (None, 1)
 
 
 @pytest.mark.contract("4 redis")
 def test_what_one_process_fetched_is_a_hit_in_the_other_by_one_round_trip_and_then_by_none(
     running: RedisServer,
 ) -> None:
-    one, other = Process(running.url), Process(running.url)
-    settled(one, other)
-    one.get(COHORTS, PROPERTIES, recommendation("a"))
-    before = other.server.stats().round_trips
-    first = other.get(COHORTS, PROPERTIES, recommendation("a"))
+    process_a, process_b = Process(running.url), Process(running.url)
+    settled(process_a, process_b)
+    process_a.get(COHORTS, PROPERTIES, recommendation("a"))
+    before = process_b.server.stats().round_trips
+    first = process_b.get(COHORTS, PROPERTIES, recommendation("a"))
     assert (first.forwarded, first.calls) == (None, 0)
-    assert other.server.stats().round_trips - before == 1
-    assert other.get(COHORTS, PROPERTIES, recommendation("a")).forwarded is None
-    assert other.server.stats().round_trips - before == 1
-    assert not other.source.calls
+    assert process_b.server.stats().round_trips - before == 1
+    assert process_b.get(COHORTS, PROPERTIES, recommendation("a")).forwarded is None
+    assert process_b.server.stats().round_trips - before == 1
+    assert not process_b.source.calls
 
 
 def left_of(url: str, *ids: str) -> list[bytes]:
-    """Return the keys of records, and whatever else in this Redis says one of the ids."""
+    """Return the keys of records, and all other keys that contain one of the ids in their name or value."""
     with redis.Redis.from_url(url) as client:
-        left = []
+        keys = []
         for key in client.scan_iter():
-            kept = client.dump(key)
-            if b":user3:" in key or any(id.encode() in kept or id.encode() in key for id in ids):
-                left.append(key)
-        return left
+            value = client.dump(key)
+            if b":user3:" in key or any(id.encode() in value or id.encode() in key for id in ids):
+                keys.append(key)
+        return keys
 
 
 @pytest.mark.contract("3 forget")
 def test_who_is_forgotten_is_gone_from_every_process_and_from_redis_within_a_second(running: RedisServer) -> None:
-    one, other = Process(running.url), Process(running.url)
-    settled(one, other)
+    process_a, process_b = Process(running.url), Process(running.url)
+    settled(process_a, process_b)
     pairs = [
         Identity("forget-me", None),
         Identity("forget-me", "phone"),
         Identity("forget-me", "tablet"),
         Identity(None, "laptop"),
     ]
-    for process in (one, other):
+    for process in (process_a, process_b):
         process.source.user_data = {"user_id": "forget-me", "device_id": "laptop", "cohort_ids": ["c"]}
         for pair in pairs:
             process.get(COHORTS, identity=pair)
-        other.backlog.add(pairs[1], {PROPERTIES: time.monotonic()})
-    one.source.user_data = {"user_id": "somebody-else", "device_id": "x"}
+        process_b.backlog.add(pairs[1], {PROPERTIES: time.monotonic()})
+    process_a.source.user_data = {"user_id": "somebody-else", "device_id": "x"}
     bystander = Identity("somebody-else", None)
-    one.get(COHORTS, identity=bystander)
+    process_a.get(COHORTS, identity=bystander)
     began = time.monotonic()
-    assert one.forget_service.forget(Identity("forget-me", None)) == Forgot(records=4, waiting=0)
-    assert not any(one.store.read(pair).parts for pair in pairs)
-    wait_until(lambda: not any(other.store.read(pair).parts for pair in pairs), seconds=1)
-    wait_until(lambda: not len(other.backlog), seconds=1)
+    assert process_a.forget_service.forget(Identity("forget-me", None)) == Forgot(records=4, waiting=0)
+    assert not any(process_a.store.read(pair).parts for pair in pairs)
+    wait_until(lambda: not any(process_b.store.read(pair).parts for pair in pairs), seconds=1)
+    wait_until(lambda: not len(process_b.backlog), seconds=1)
     assert time.monotonic() - began < 1
-    assert [key for key in left_of(running.url, "forget-me") if one.records.record_key(bystander) != key] == []
-    assert one.store.get(bystander).parts.keys() == {COHORTS}
-    assert one.forget_service.forget(Identity("forget-me", None)).records == 0
+    assert [key for key in left_of(running.url, "forget-me") if process_a.records.record_key(bystander) != key] == []
+    assert process_a.store.get(bystander).parts.keys() == {COHORTS}
+    assert process_a.forget_service.forget(Identity("forget-me", None)).records == 0
 
 
 def test_a_device_is_forgotten_with_all_who_were_seen_on_it(running: RedisServer) -> None:
-    one = Process(running.url)
-    settled(one)
-    one.source.user_data = {"user_id": "u", "device_id": "phone"}
-    one.get(COHORTS)
-    one.source.user_data = {"user_id": "v", "device_id": "v-s"}
-    one.get(COHORTS, identity=Identity("v", "phone"))
-    one.get(COHORTS, identity=Identity("v", None))
-    assert one.forget_service.forget(Identity(None, "phone")).records == 2
+    process_a = Process(running.url)
+    settled(process_a)
+    process_a.source.user_data = {"user_id": "u", "device_id": "phone"}
+    process_a.get(COHORTS)
+    process_a.source.user_data = {"user_id": "v", "device_id": "v-s"}
+    process_a.get(COHORTS, identity=Identity("v", "phone"))
+    process_a.get(COHORTS, identity=Identity("v", None))
+    assert process_a.forget_service.forget(Identity(None, "phone")).records == 2
     assert len(left_of(running.url)) == 1
 
 
 @pytest.mark.contract("3 forget")
 def test_what_is_on_its_way_anywhere_when_a_user_is_forgotten_is_not_kept(running: RedisServer) -> None:
-    one, other = Process(running.url), Process(running.url)
-    settled(one, other)
-    other.source.user_data = {"user_id": "u", "cohort_ids": ["c"]}
-    other.source.open.clear()
+    process_a, process_b = Process(running.url), Process(running.url)
+    settled(process_a, process_b)
+    process_b.source.user_data = {"user_id": "u", "cohort_ids": ["c"]}
+    process_b.source.open.clear()
     with ThreadPoolExecutor(1) as callers:
-        asked = callers.submit(other.get, COHORTS, patience=5)
-        other.source.wait_for_call()
-        one.forget_service.forget(USER)
-        other.source.open.set()
-        assert asked.result(10).record.has(COHORTS), "who waits for it is answered"
+        request = callers.submit(process_b.get, COHORTS, patience=5)
+        process_b.source.wait_for_call()
+        process_a.forget_service.forget(USER)
+        process_b.source.open.set()
+        assert request.result(10).record.has(COHORTS), "who waits for it is answered"
     assert left_of(running.url) == []
-    assert one.store.get(USER) == EMPTY
-    wait_until(lambda: other.store.generation > 0 and other.store.read(USER) == EMPTY, seconds=1)
+    assert process_a.store.get(USER) == EMPTY
+    wait_until(lambda: process_b.store.generation > 0 and process_b.store.read(USER) == EMPTY, seconds=1)
     # And when the process has heard of it before the answer lands.
-    other.source.open.clear()
+    process_b.source.open.clear()
     with ThreadPoolExecutor(1) as callers:
-        asked = callers.submit(other.get, PROPERTIES, patience=5)
-        other.source.wait_for_call()
-        heard = other.store.generation
-        one.forget_service.forget(USER)
-        wait_until(lambda: other.store.generation > heard, seconds=1)
-        other.source.open.set()
-        asked.result(10)
-    assert other.store.read(USER) == EMPTY
+        request = callers.submit(process_b.get, PROPERTIES, patience=5)
+        process_b.source.wait_for_call()
+        generation = process_b.store.generation
+        process_a.forget_service.forget(USER)
+        wait_until(lambda: process_b.store.generation > generation, seconds=1)
+        process_b.source.open.set()
+        request.result(10)
+    assert process_b.store.read(USER) == EMPTY
     assert left_of(running.url) == []
 
 
 def test_who_is_asked_anew_after_being_forgotten_is_kept_again(running: RedisServer) -> None:
-    one = Process(running.url)
-    settled(one)
-    one.get(COHORTS)
-    one.forget_service.forget(USER)
-    assert one.get(COHORTS).forwarded == "miss"
-    assert one.get(COHORTS).forwarded is None
+    process_a = Process(running.url)
+    settled(process_a)
+    process_a.get(COHORTS)
+    process_a.forget_service.forget(USER)
+    assert process_a.get(COHORTS).forwarded == "miss"
+    assert process_a.get(COHORTS).forwarded is None
     with redis.Redis.from_url(running.url) as client:
-        marks = list(client.scan_iter(b"*:pairs:*"))
-        assert all(0 < client.pttl(generation) <= 20_000 for generation in marks), (
+        tombstones = list(client.scan_iter(b"*:pairs:*"))
+        assert all(0 < client.pttl(tombstone) <= 20_000 for tombstone in tombstones), (
             "it is barred in Redis only for a moment"
         )
-        client.delete(*marks)
-    assert one.get(PROPERTIES).forwarded == "miss"
-    assert one.records.read(USER).record.parts.keys() == {PROPERTIES}
+        client.delete(*tombstones)
+    assert process_a.get(PROPERTIES).forwarded == "miss"
+    assert process_a.records.read(USER).record.parts.keys() == {PROPERTIES}
 
 
 @pytest.mark.contract("3 forget")
 def test_forgetting_while_redis_is_gone_is_done_here_and_said_to_be_incomplete(valkey: RedisServer) -> None:
-    one = Process(valkey.url)
-    settled(one)
-    one.get(COHORTS)
+    process_a = Process(valkey.url)
+    settled(process_a)
+    process_a.get(COHORTS)
     valkey.stop()
     with pytest.raises(RedisUnavailable):
-        one.forget_service.forget(USER)
-    assert one.store.read(USER) == EMPTY
+        process_a.forget_service.forget(USER)
+    assert process_a.store.read(USER) == EMPTY
 
 
 @pytest.mark.contract("4 redis")
