@@ -135,13 +135,13 @@ def _services(
             quota_closed=quota.paused,
             backlog_users=len(backlog),
             backlog_dropped=backlog.dropped,
-            cache_bytes=store.size,
-            cache_max_bytes=store.max_size,
-            cache_records=store.records,
-            cache_evictions=store.evicted,
+            cache_bytes=store.memory.size,
+            cache_max_bytes=store.memory.max_size,
+            cache_records=store.memory.records,
+            cache_evictions=store.memory.evicted,
             outage=circuit_breaker.fault is not None,
             rejected=isinstance(circuit_breaker.fault, UpstreamRejected),
-            redis_gone=server is not None and server.gone_since is not None,
+            redis_gone=server is not None and server.unavailable_since is not None,
         )
     )
     forget_service = ForgetService(store, backlog, records)

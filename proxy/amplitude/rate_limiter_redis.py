@@ -67,7 +67,7 @@ class RedisRateLimiter(RateLimiter):
     @property
     def gone_since(self) -> float | None:
         """Return when Redis became unavailable (monotonic seconds), None while it is available."""
-        return self._client.gone_since
+        return self._client.unavailable_since
 
     @property
     def used(self) -> int:

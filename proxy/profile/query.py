@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count
 from typing import Literal, NamedTuple
 
 from proxy.profile.aliases import NO_ALIASES, Aliases
@@ -23,6 +24,8 @@ OnError = Literal["default", "retry"]
 
 PropensityType = Literal["score", "pct"]
 
+_numbers = count(1)
+
 
 @dataclass(frozen=True)
 class ProfileQuery:
@@ -38,6 +41,8 @@ class ProfileQuery:
     propensity_type: PropensityType = "score"
     on_error: OnError = "default"
     aliases: Aliases = NO_ALIASES
+    number: int = field(init=False, compare=False, repr=False, default_factory=_numbers.__next__)
+    """Stands for this object in caches that must not keep it alive. Never used again."""
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:

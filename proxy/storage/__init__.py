@@ -1,1 +1,1 @@
-"""Where profiles are cached: in memory, and in Redis for all processes."""
+"""The cache of profiles: a memory store per process and, optionally, Redis. No HTTP and no calls to Amplitude."""

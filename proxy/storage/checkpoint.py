@@ -1,22 +1,22 @@
-"""Pauses in long work, in which others who are served by the same process have their turn."""
+"""Cooperative yielding for long loops under gevent."""
 
 from __future__ import annotations
 
 import time
 
-_TURN_SECONDS = 0.001
+_INTERVAL_SECONDS = 0.001
 _SHORTEST_SLEEP = 1e-6
-"""After a sleep of nothing gevent looks only each fiftieth time at who has sent something: that took them 100 ms."""
+"""Not 0: after `sleep(0)` gevent polls its sockets only every fiftieth time, which delayed other requests by 100 ms."""
 
 
 class Checkpoint:
-    """Lets others have their turn when called, if a millisecond has passed since they had it."""
+    """Yields to other greenlets when called, at most once per millisecond."""
 
     def __init__(self) -> None:
         self._due = 0.0
 
     def __call__(self) -> None:
-        """Let others have their turn, should it be theirs."""
+        """Yield if the last yield is a millisecond ago."""
         if time.perf_counter() >= self._due:
             time.sleep(_SHORTEST_SLEEP)
-            self._due = time.perf_counter() + _TURN_SECONDS
+            self._due = time.perf_counter() + _INTERVAL_SECONDS

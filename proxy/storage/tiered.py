@@ -1,38 +1,30 @@
-"""The memory, and behind it Redis, where there is one.
+"""Two cache tiers: the memory of this process and, optionally, Redis, which all processes share.
 
-Redis is asked for what the memory does not hold fresh, and told what was fetched. While it is gone the memory goes on.
+Redis is asked for what memory does not have fresh, and is sent what was fetched. While Redis is unavailable, memory
+alone is used.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from proxy.profile.errors import UpstreamError
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import Identity, Part
 from proxy.profile.record import EMPTY, Record
 from proxy.storage.memory import MemoryStore
-from proxy.storage.redis import RedisUnavailable
+from proxy.storage.redis import Lease, RedisUnavailable, StoredProfile
 
 if TYPE_CHECKING:
-    from proxy.storage.redis.profiles import Found, RedisProfiles
+    from proxy.storage.redis.profiles import RedisProfiles
 
 
-@dataclass(frozen=True, slots=True)
-class Boarding:
-    """The parts that this process is to fetch, and why those failed that another has just tried to."""
+class TieredStore:
+    """The cache as the other packages see it. Safe for threads.
 
-    granted: frozenset[Part]
-    faults: Mapping[Part, UpstreamError] = field(default_factory=dict)
-
-
-class TieredStore(MemoryStore):
-    """The memory of this process, which the other processes add to. Safe for threads.
-
-    `look`, `board` and `land` may be a round trip to Redis; all else is as in any memory.
+    Only `get`, `lease` and `save` may take a round trip to Redis. `memory` is the first tier, for its size and counts.
     """
 
     def __init__(
@@ -43,53 +35,72 @@ class TieredStore(MemoryStore):
         now: Callable[[], float],
         shared: RedisProfiles | None = None,
     ) -> None:
-        super().__init__(max_bytes=max_bytes, policy=policy, now=now)
-        self._shared = shared
+        self.memory = memory = MemoryStore(max_bytes=max_bytes, policy=policy, now=now)
+        self._redis = shared
+        self._now = now
+        # These need memory alone. They are its own methods, because a cached answer has no time for another call.
+        self.read = memory.read
+        self.fresh = memory.fresh
+        self.keep_ready = memory.keep_ready
+        self.with_updates = memory.with_updates
+        self.merge = memory.merge
+        self.push = memory.push
+        self.held = memory.held
+        self.forget = memory.forget
+        self.forgotten = memory.forgotten
+
+    @property
+    def generation(self) -> int:
+        """Take this before requesting data and pass it to `save` or `push`: users forgotten since are skipped."""
+        return self.memory.generation
 
     def get(self, identity: Identity) -> Record:
-        """Return what is kept here or by the other processes; what they had is here from now on."""
-        if self._shared is None:
+        """Return the record from Redis merged with the one in memory, and keep it in memory."""
+        if self._redis is None:
             return self.read(identity)
-        generation, told = self.generation, -1
+        generation, announced = self.generation, -1
         try:
-            # Whom others tell of a push to while we look, of that user we may have been told before there was one here.
-            while told != self.told:
-                told = self.told
-                record = self._found(identity, self._shared.read(identity), generation)
+            # Updates that are announced during the read may have been skipped, as the user was not in memory yet.
+            while announced != self.memory.updates_announced:
+                announced = self.memory.updates_announced
+                record = self._keep(identity, self._redis.read(identity), generation)
         except RedisUnavailable:
             return self.read(identity)
         return record
 
-    def lease(self, identity: Identity, parts: Collection[Part]) -> Boarding:
-        """Look, and say which of `parts` this process is to fetch, because no other does. `land` ends that."""
-        if self._shared is not None:
-            generation = self.generation
-            try:
-                found = self._shared.lease(identity, parts)
-            except RedisUnavailable:
-                pass
-            else:
-                self._found(identity, found.found, generation)
-                return Boarding(found.granted, found.faults)
-        return Boarding(frozenset(parts))
+    def lease(self, identity: Identity, parts: Collection[Part]) -> Lease:
+        """Refresh the record in memory from Redis, and lease those of `parts` that no other process fetches.
 
-    def _found(self, identity: Identity, found: Found, generation: int) -> Record:
-        if found.pushed and identity.user_id is not None:
-            self.push([(identity.user_id, found.pushed)], generation)
-        return self.merge(identity, found.record, generation)
+        `save` ends the leases.
+        """
+        if self._redis is None:
+            return Lease(frozenset(parts))
+        generation = self.generation
+        try:
+            stored, lease = self._redis.lease(identity, parts)
+        except RedisUnavailable:
+            return Lease(frozenset(parts))
+        self._keep(identity, stored, generation)
+        return lease
+
+    def _keep(self, identity: Identity, stored: StoredProfile, generation: int) -> Record:
+        if stored.updates and identity.user_id is not None:
+            self.push([(identity.user_id, stored.updates)], generation)
+        return self.merge(identity, stored.record, generation)
 
     def save(
-        self, identity: Identity, news: Record, parts: Collection[Part], word: str = "", generation: int | None = None
+        self, identity: Identity, new: Record, parts: Collection[Part], word: str = "", generation: int | None = None
     ) -> None:
-        """Keep what was fetched of `parts`, here and for the others; `word`: why nothing was.
+        """Keep what was fetched in both tiers, and end the leases of `parts`.
 
-        Nothing is kept of who was forgotten after `mark`.
+        `word`: the error word if the call failed. Keeps nothing if the user was forgotten after `generation`.
         """
         if generation is not None and self.forgotten(identity, generation):
-            news = EMPTY
-        record = self.merge(identity, news, generation)
-        if self._shared is not None:
-            # Ids that Amplitude returned once outlive an answer without them.
-            told = replace(news, user_id=record.user_id, device_id=record.device_id) if news is not EMPTY else news
+            new = EMPTY
+        record = self.merge(identity, new, generation)
+        if self._redis is not None:
+            if new is not EMPTY:
+                # Ids that Amplitude returned earlier stay, even if this response had none.
+                new = replace(new, user_id=record.user_id, device_id=record.device_id)
             with contextlib.suppress(RedisUnavailable):
-                self._shared.save(identity, told, parts, self._now(), word)
+                self._redis.save(identity, new, parts, self._now(), word)

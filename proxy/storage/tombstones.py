@@ -1,4 +1,4 @@
-"""Whom one has been told to forget, so that what was asked or said before that is not kept when it lands. Pure."""
+"""Recently forgotten users, so that data which was requested or sent before is not cached when it arrives."""
 
 from __future__ import annotations
 
@@ -9,26 +9,29 @@ from json.encoder import encode_basestring
 from proxy.profile.parts import Identity
 
 REMEMBERED_SECONDS = 4 * 3600 + 600.0
-"""Longer than anything that was asked can be on its way, or Amplitude tries to send again what it said."""
-_MOST = 100_000
+"""Longer than any call takes, and longer than Amplitude retries a webhook."""
+_MAX_TOMBSTONES = 100_000
 
 Names = frozenset[bytes]
 
 
-def names(*pairs: Identity) -> Names:
-    """Return a digest of each id in `pairs`: what others are told to forget must not say who it is."""
+def names(*identities: Identity) -> Names:
+    """Return a digest of each id in `identities`: requests to forget must not reveal ids to the other processes."""
     return frozenset(
-        _digest(f"{kind}{id}") for pair in pairs for kind, id in zip("ud", pair, strict=True) if id is not None
+        _digest(f"{kind}{id}")
+        for identity in identities
+        for kind, id in zip("ud", identity, strict=True)
+        if id is not None
     )
 
 
 def name_of(user_id: str) -> bytes:
-    """Return the digest of that id alone."""
+    """Return the digest of a user id."""
     return _digest(f"u{user_id}")
 
 
 def pair_digest(identity: Identity) -> bytes:
-    """Return what stands for the pair where no id may stand."""
+    """Return a digest of the pair of ids."""
     user_id, device_id = ["null" if id is None else encode_basestring(id) for id in identity]
     return _digest(f"[{user_id},{device_id}]")
 
@@ -38,37 +41,38 @@ def _digest(text: str) -> bytes:
 
 
 class Tombstones:
-    """The names lately forgotten, and their order. Not safe for threads: `Store` is."""
+    """The digests of ids that were forgotten recently, in order. Not safe for threads: MemoryStore locks."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._last: dict[bytes, tuple[int, float, float]] = {}  # the oldest first
+        # generation, when it was added, when the id was forgotten; oldest first
+        self._last: dict[bytes, tuple[int, float, float]] = {}
         self.generation = 0
-        """How often anybody was forgotten so far: later than this is later than now."""
+        """Increases with every call of `add`."""
 
-    def add(self, names: Collection[bytes], moments: Mapping[bytes, float] | None = None) -> None:
-        """Note that `names` are forgotten now, or were at these moments."""
+    def add(self, digests: Collection[bytes], moments: Mapping[bytes, float] | None = None) -> None:
+        """Record that these ids were forgotten: at `moments` (Unix seconds by digest), or now."""
         self.generation += 1
         now = self._now()
-        for name in names:
-            at = (moments or {}).get(name, now)
-            _, _, before = self._last.pop(name, (0, 0.0, at))
-            self._last[name] = self.generation, now, max(at, before)
-        while self._last and (len(self._last) > _MOST or self._oldest < now - REMEMBERED_SECONDS):
+        for digest in digests:
+            at = (moments or {}).get(digest, now)
+            _, _, before = self._last.pop(digest, (0, 0.0, at))
+            self._last[digest] = self.generation, now, max(at, before)
+        while self._last and (len(self._last) > _MAX_TOMBSTONES or self._oldest < now - REMEMBERED_SECONDS):
             del self._last[next(iter(self._last))]
 
     @property
     def _oldest(self) -> float:
         return next(iter(self._last.values()))[1]
 
-    def at(self, identity: Identity) -> float | None:
-        """Return when one of the ids was forgotten last; None where that was not, or is of no use any more."""
+    def forgotten_at(self, identity: Identity) -> float | None:
+        """Return when an id of `identity` was last forgotten (Unix seconds); None if it was not, or long ago."""
         if not self._last:
             return None
-        return max((self._last[name][2] for name in names(identity) if name in self._last), default=None)
+        return max((self._last[digest][2] for digest in names(identity) if digest in self._last), default=None)
 
-    def since(self, generation: int, *pairs: Identity) -> bool:
-        """Say whether one of the ids in `pairs` was forgotten after `mark`."""
+    def forgotten_since(self, generation: int, *identities: Identity) -> bool:
+        """Return whether an id in `identities` was forgotten after `generation`."""
         if generation == self.generation:
             return False
-        return any(self._last.get(name, (0,))[0] > generation for name in names(*pairs))
+        return any(self._last.get(digest, (0,))[0] > generation for digest in names(*identities))

@@ -44,8 +44,8 @@ def readyz() -> tuple[Response, int]:
         "quota": "spent" if here.rate_limiter.spent else "ok",
     }
     if here.redis is not None:
-        words["redis"] = "ok" if here.redis.gone_since is None else "gone"
-    useless = upstream in ("rejected", "failing") and here.store.empty
+        words["redis"] = "ok" if here.redis.unavailable_since is None else "gone"
+    useless = upstream in ("rejected", "failing") and not here.store.memory.records
     well = all(word in ("ok", "unknown") for word in words.values())
     status = "draining" if here.draining.is_set() else "unavailable" if useless else "ok" if well else "degraded"
     return jsonify(status=status, **words), 503 if status in ("draining", "unavailable") else 200

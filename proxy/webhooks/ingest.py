@@ -127,7 +127,7 @@ class UpdateIngester:
 
     def _useful(self, batch: Batch, checkpoint: Checkpoint) -> list[tuple[str, Updates]]:
         """Return the news without what is too old to be of any use."""
-        horizon = self._now() - self._store.updates_usable_for
+        horizon = self._now() - self._store.memory.updates_usable_for
         found = []
         last: tuple[Updates, Updates] | None = None
         for user_id, pushed in batch.news:
@@ -145,8 +145,8 @@ class UpdateIngester:
         if self._shared is None:
             return
         checkpoint, began = Checkpoint(), self._monotonic()
-        told, last = self._shared.told(self._heard)
-        if self._heard_at is not None and not self._shared.heard_all(began - self._heard_at):
+        told, last = self._shared.announced(self._heard)
+        if self._heard_at is not None and not self._shared.announces_for(began - self._heard_at):
             self._waiting = self._store.held(lambda _: True, checkpoint)
         elif told:
             held = self._store.held(lambda user_id: checksum(user_id) in told, checkpoint)

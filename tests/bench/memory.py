@@ -79,7 +79,7 @@ def fill(pipe: Connection, users: int, cache_max_mb: int) -> None:
     while kept < users and filled.read(Identity(f"user-{users - kept}", None)) != Record():
         kept += 1
     highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    pipe.send((at_rest, process.memory_info().rss, highest, filled.size, kept, profile_bytes / users))
+    pipe.send((at_rest, process.memory_info().rss, highest, filled.memory.size, kept, profile_bytes / users))
 
 
 def through_the_store(users: int, cache_max_mb: int) -> tuple[list[list[str]], bool]:

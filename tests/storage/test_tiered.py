@@ -1,4 +1,4 @@
-"""Records in memory."""
+"""The tiered store without Redis: records, updates and ready bodies in memory."""
 
 import tracemalloc
 from weakref import ref
@@ -10,63 +10,85 @@ from proxy.profile.parts import COHORTS, PROPERTIES, Identity, recommendation
 from proxy.profile.query import ProfileQuery
 from proxy.profile.record import EMPTY, CachedPart, Record
 from proxy.profile.updates import membership
-from proxy.storage.memory import Ready
+from proxy.storage.ready_bodies import ReadyBody
 from proxy.storage.tiered import TieredStore
 from proxy.storage.tombstones import names
 from tests.support.fakes import FakeClock
 
-LIFETIMES = FreshnessPolicy(fresh=900, negative=60)
+POLICY = FreshnessPolicy(fresh=900, negative=60)
+QUERY = ProfileQuery(("cohorts",))
+OTHER_QUERY = ProfileQuery(("cohorts",), cohort_ids=("a",))
+USER = Identity("u", None)
 
 
-def store(clock: FakeClock, max_bytes: int = 1_000_000) -> TieredStore:
-    return TieredStore(max_bytes=max_bytes, policy=LIFETIMES, now=clock)
+def a_store(clock: FakeClock, max_bytes: int = 1_000_000) -> TieredStore:
+    return TieredStore(max_bytes=max_bytes, policy=POLICY, now=clock)
 
 
-def some(clock: FakeClock, size: int = 10) -> Record:
+def a_record(clock: FakeClock, size: int = 10) -> Record:
     return Record({COHORTS: CachedPart(bytes(size), clock())})
 
 
+def answer(
+    store: TieredStore,
+    *,
+    body: bytes = b"{}",
+    times: int = 2,
+    identity: Identity = USER,
+) -> None:
+    """Answer the query as the web layer does: a body that is written again is kept."""
+    for _ in range(times):
+        hit = store.fresh(identity, QUERY)
+        if hit and hit.again:
+            store.keep_ready(identity, QUERY, hit.record, body, "etag")
+
+
+def ready(store: TieredStore, identity: Identity = USER, query: ProfileQuery = QUERY) -> ReadyBody | None:
+    hit = store.fresh(identity, query)
+    return hit.ready if hit else None
+
+
 @pytest.mark.contract("1 identity")
-def test_parts_are_merged_into_one_record_a_user(clock: FakeClock) -> None:
-    kept = store(clock)
-    kept.merge(Identity("u", None), some(clock))
-    kept.merge(Identity("u", None), Record({PROPERTIES: CachedPart(b"{}", clock())}))
-    assert kept.read(Identity("u", None)).parts.keys() == {COHORTS, PROPERTIES}
-    assert kept.read(Identity("u", "d")) == EMPTY
-    assert kept.read(Identity(None, "u")) == EMPTY
+def test_merge__parts_of_one_identity__one_record(clock: FakeClock) -> None:
+    store = a_store(clock)
+    store.merge(USER, a_record(clock))
+    store.merge(USER, Record({PROPERTIES: CachedPart(b"{}", clock())}))
+    assert store.read(USER).parts.keys() == {COHORTS, PROPERTIES}
+    assert store.read(Identity("u", "d")) == EMPTY
+    assert store.read(Identity(None, "u")) == EMPTY
 
 
-def test_what_may_not_be_served_any_more_does_not_pile_up(clock: FakeClock) -> None:
-    kept = store(clock)
+def test_merge__older_parts_expired__dropped(clock: FakeClock) -> None:
+    store = a_store(clock)
     for number in range(50):
-        kept.merge(Identity("u", None), Record({recommendation(str(number)): CachedPart(b"{}", clock())}))
+        store.merge(USER, Record({recommendation(str(number)): CachedPart(b"{}", clock())}))
         clock.advance(100)
-    assert len(kept.read(Identity("u", None)).parts) <= 9
+    assert len(store.read(USER).parts) <= 9
 
 
-def test_the_least_recently_used_leaves_first_and_the_bound_is_in_bytes(clock: FakeClock) -> None:
-    kept = store(clock, max_bytes=20_000)
-    kept.merge(Identity("first", None), some(clock, 1000))
+def test_merge__cache_is_full__least_recently_used_is_evicted(clock: FakeClock) -> None:
+    store = a_store(clock, max_bytes=20_000)
+    store.merge(Identity("first", None), a_record(clock, 1000))
     for number in range(100):
-        kept.read(Identity("first", None))
-        kept.merge(Identity(str(number), None), some(clock, 1000))
-        assert kept.size <= 20_000
-    assert kept.read(Identity("first", None)) != EMPTY
-    assert kept.read(Identity("0", None)) == EMPTY
-    assert kept.read(Identity("99", None)) != EMPTY
+        store.read(Identity("first", None))
+        store.merge(Identity(str(number), None), a_record(clock, 1000))
+        assert store.memory.size <= 20_000
+    assert store.read(Identity("first", None)) != EMPTY
+    assert store.read(Identity("0", None)) == EMPTY
+    assert store.read(Identity("99", None)) != EMPTY
 
 
-def test_a_record_larger_than_the_cache_is_not_kept_and_neither_is_its_past(clock: FakeClock) -> None:
-    kept = store(clock, max_bytes=20_000)
-    kept.merge(Identity("u", None), some(clock))
+def test_merge__record_exceeds_the_cache__not_kept_and_the_old_one_dropped(clock: FakeClock) -> None:
+    store = a_store(clock, max_bytes=20_000)
+    store.merge(USER, a_record(clock))
     clock.advance(1)
-    kept.merge(Identity("u", None), some(clock, 30_000))
-    assert kept.empty
-    assert kept.size == 0
+    store.merge(USER, a_record(clock, 30_000))
+    assert store.memory.records == 0
+    assert store.memory.size == 0
 
 
-def test_the_bytes_counted_are_the_bytes_taken(clock: FakeClock) -> None:
-    kept = store(clock, max_bytes=1 << 30)
+def test_size__records__bytes_that_are_taken(clock: FakeClock) -> None:
+    store = a_store(clock, max_bytes=1 << 30)
 
     def fill(prefix: str, count: int) -> None:
         for number in range(count):
@@ -77,164 +99,149 @@ def test_the_bytes_counted_are_the_bytes_taken(clock: FakeClock) -> None:
                 COHORTS: CachedPart(bytes(100 + number % 50), at),
                 recommendation(f"rec-{number}"): CachedPart(bytes(700), at),
             }
-            kept.merge(identity, Record(parts, None, str(number), f"returned-{number}"))
+            store.merge(identity, Record(parts, None, str(number), f"returned-{number}"))
 
     fill("warm", 2000)
     tracemalloc.start()
-    before = kept.size
+    before = store.memory.size
     fill("user", 4000)
     taken = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    assert 0.9 < (kept.size - before) / taken < 1.15
+    assert 0.9 < (store.memory.size - before) / taken < 1.15
 
 
-WISH = ProfileQuery(("cohorts",))
-USER = Identity("u", None)
-
-
-def asked(kept: TieredStore, body: bytes = b"{}", times: int = 2, identity: Identity = USER) -> None:
-    for _ in range(times):
-        found = kept.fresh(identity, WISH)
-        if found and found.again:
-            kept.keep_ready(identity, WISH, found.record, body, "etag")
-
-
-def ready(kept: TieredStore, identity: Identity = USER, query: ProfileQuery = WISH) -> Ready | None:
-    found = kept.fresh(identity, query)
-    return found.ready if found else None
-
-
-def test_an_answer_asked_twice_is_ready_until_it_goes_stale(clock: FakeClock) -> None:
-    kept = store(clock)
-    kept.merge(USER, some(clock))
-    asked(kept, times=1)
-    asked(kept, times=1)
+def test_fresh__same_query_twice__ready_body_until_stale(clock: FakeClock) -> None:
+    store = a_store(clock)
+    store.merge(USER, a_record(clock))
+    answer(store, times=1)
+    answer(store, times=1)
     clock.advance(100)
-    found = kept.fresh(USER, WISH)
-    assert found is not None
-    assert found.ready is not None
-    assert (found.ready.body, found.ready.etag, found.freshness.age) == (b"{}", "etag", 100)
-    assert ready(kept, Identity("v", None)) is None
-    clock.advance(found.freshness.ttl)
-    assert kept.fresh(USER, WISH) is None
+    hit = store.fresh(USER, QUERY)
+    assert hit is not None
+    assert hit.ready is not None
+    assert (hit.ready.body, hit.ready.etag, hit.freshness.age) == (b"{}", "etag", 100)
+    assert ready(store, Identity("v", None)) is None
+    clock.advance(hit.freshness.ttl)
+    assert store.fresh(USER, QUERY) is None
 
 
-def test_an_answer_asked_once_or_otherwise_before_is_not_kept_ready(clock: FakeClock) -> None:
-    kept = store(clock)
-    kept.merge(USER, some(clock))
-    other = ProfileQuery(("cohorts",), cohort_ids=("a",))
-    for query in (WISH, other, WISH, other):
-        found = kept.fresh(USER, query)
-        assert found is not None
-        assert (found.record, found.ready, found.again) == (kept.read(USER), None, False)
-    asked(kept)
-    assert ready(kept)
-    assert ready(kept, query=other) is None
+def test_fresh__queries_alternate__no_ready_body(clock: FakeClock) -> None:
+    store = a_store(clock)
+    store.merge(USER, a_record(clock))
+    for query in (QUERY, OTHER_QUERY, QUERY, OTHER_QUERY):
+        hit = store.fresh(USER, query)
+        assert hit is not None
+        assert (hit.record, hit.ready, hit.again) == (store.read(USER), None, False)
+    answer(store)
+    assert ready(store)
+    assert ready(store, query=OTHER_QUERY) is None
 
 
-def test_an_answer_that_was_kept_for_one_question_never_answers_another(clock: FakeClock) -> None:
-    kept = store(clock)
-    kept.merge(USER, some(clock))
-    other = ProfileQuery(("cohorts",), cohort_ids=("a",))
-    asked(kept)
-    for query in (other, other, WISH):
-        assert ready(kept, query=query) is None
-    assert ready(kept), "asked for again, and still kept"
+def test_fresh__body_of_another_query_is_ready__not_used(clock: FakeClock) -> None:
+    store = a_store(clock)
+    store.merge(USER, a_record(clock))
+    answer(store)
+    for query in (OTHER_QUERY, OTHER_QUERY, QUERY):
+        assert ready(store, query=query) is None
+    assert ready(store), "still kept for its own query"
 
 
-def test_what_was_asked_of_a_user_is_not_kept_alive_by_that_user(clock: FakeClock) -> None:
-    kept = store(clock)
-    kept.merge(USER, some(clock))
+def test_fresh__query_is_dropped_by_its_caller__not_kept_alive(clock: FakeClock) -> None:
+    store = a_store(clock)
+    store.merge(USER, a_record(clock))
     query = ProfileQuery(("cohorts",), cohort_ids=("a", "b, c"))
     assert query.cohorts
-    assert kept.fresh(USER, query)
-    gone = ref(query)
+    for _ in range(2):
+        assert store.fresh(USER, query)
+    store.keep_ready(USER, query, store.read(USER), b"{}", "etag")
+    assert ready(store, query=query)
+    alive = ref(query)
     del query
-    assert gone() is None
+    assert alive() is None
 
 
-def test_nobody_hears_of_an_age_below_zero_when_the_clock_was_set_back(clock: FakeClock) -> None:
-    kept = store(clock)
-    kept.merge(USER, some(clock))
-    asked(kept)
+def test_fresh__clock_was_set_back__age_is_zero(clock: FakeClock) -> None:
+    store = a_store(clock)
+    store.merge(USER, a_record(clock))
+    answer(store)
     clock.advance(-5)
-    found = kept.fresh(USER, WISH)
-    assert found is not None
-    assert found.ready
-    assert found.freshness.age == 0
+    hit = store.fresh(USER, QUERY)
+    assert hit is not None
+    assert hit.ready
+    assert hit.freshness.age == 0
 
 
-def test_a_ready_answer_is_dropped_when_something_newer_lands(clock: FakeClock) -> None:
-    kept = store(clock)
-    kept.merge(USER, some(clock))
-    asked(kept)
-    old = kept.read(USER)
+def test_fresh__newer_record_was_merged__ready_body_is_dropped(clock: FakeClock) -> None:
+    store = a_store(clock)
+    store.merge(USER, a_record(clock))
+    answer(store)
+    old = store.read(USER)
     clock.advance(1)
-    kept.merge(USER, some(clock))
-    assert ready(kept) is None
-    kept.keep_ready(USER, WISH, old, b"{}", "etag")  # who was slow to write it down
-    assert ready(kept) is None
+    store.merge(USER, a_record(clock))
+    assert ready(store) is None
+    store.keep_ready(USER, QUERY, old, b"{}", "etag")  # by a request that took longer
+    assert ready(store) is None
 
 
-def test_no_byte_of_a_ready_answer_outlives_that_its_user_is_forgotten(clock: FakeClock) -> None:
-    kept = store(clock)
-    kept.merge(USER, some(clock))
-    asked(kept)
-    assert ready(kept)
-    kept.forget(names(USER))
-    assert kept.fresh(USER, WISH) is None
-    assert kept.size == 0
+def test_forget__ready_body__nothing_is_left(clock: FakeClock) -> None:
+    store = a_store(clock)
+    store.merge(USER, a_record(clock))
+    answer(store)
+    assert ready(store)
+    store.forget(names(USER))
+    assert store.fresh(USER, QUERY) is None
+    assert store.memory.size == 0
 
 
-def test_a_ready_answer_whose_record_had_to_leave_goes_with_whoever_is_forgotten(clock: FakeClock) -> None:
-    kept = store(clock, max_bytes=64_000)
-    kept.merge(USER, some(clock))
-    asked(kept, bytes(2000))
+def test_forget__record_of_a_ready_body_was_evicted__body_is_dropped(clock: FakeClock) -> None:
+    store = a_store(clock, max_bytes=64_000)
+    store.merge(USER, a_record(clock))
+    answer(store, body=bytes(2000))
     for number in range(20):
-        kept.merge(Identity(str(number), None), some(clock, 5000))
-    assert kept.read(USER) == EMPTY
-    before = kept.size
-    kept.forget(names(Identity("returned-u", None)))
-    assert kept.size < before - 2000
+        store.merge(Identity(str(number), None), a_record(clock, 5000))
+    assert store.read(USER) == EMPTY
+    before = store.memory.size
+    store.forget(names(Identity("returned-u", None)))
+    assert store.memory.size < before - 2000
 
 
-def test_others_have_their_turn_while_a_user_is_sought_among_many(clock: FakeClock) -> None:
-    kept = store(clock)
+def test_forget__many_records__yields_before_each_500(clock: FakeClock) -> None:
+    store = a_store(clock)
     for number in range(1500):
-        kept.push([(str(number), membership("vip", True, clock()))], kept.generation)
-    left_at_each_turn: list[int] = []
-    kept.forget(names(Identity("1499", None)), checkpoint=lambda: left_at_each_turn.append(kept.records))
-    assert left_at_each_turn == [1500] * 3
-    assert kept.records == 1499
+        store.push([(str(number), membership("vip", True, clock()))], store.generation)
+    records_at_checkpoint: list[int] = []
+    store.forget(names(Identity("1499", None)), checkpoint=lambda: records_at_checkpoint.append(store.memory.records))
+    assert records_at_checkpoint == [1500] * 3
+    assert store.memory.records == 1499
 
 
-def test_ready_answers_are_counted_within_the_bound(clock: FakeClock) -> None:
-    kept = store(clock, max_bytes=160_000)
-    before = kept.size
+def test_size__ready_bodies__within_the_bound(clock: FakeClock) -> None:
+    store = a_store(clock, max_bytes=160_000)
+    before = store.memory.size
     for number in range(100):
         identity = Identity(str(number), None)
-        kept.merge(identity, some(clock))
-        asked(kept, bytes(1000), identity=identity)
-        assert kept.size <= 160_000
-    there = [number for number in range(100) if ready(kept, Identity(str(number), None))]
-    assert there[-1] == 99
-    assert 1000 * len(there) <= 10_000
-    assert kept.size > before + 1000 * len(there)
+        store.merge(identity, a_record(clock))
+        answer(store, body=bytes(1000), identity=identity)
+        assert store.memory.size <= 160_000
+    ready_users = [number for number in range(100) if ready(store, Identity(str(number), None))]
+    assert ready_users[-1] == 99
+    assert 1000 * len(ready_users) <= 10_000
+    assert store.memory.size > before + 1000 * len(ready_users)
 
 
-def test_the_bytes_counted_for_ready_answers_are_the_bytes_taken(clock: FakeClock) -> None:
-    kept = store(clock, max_bytes=1 << 30)
+def test_size__ready_bodies__bytes_that_are_taken(clock: FakeClock) -> None:
+    store = a_store(clock, max_bytes=1 << 30)
 
     def fill(prefix: str, count: int) -> None:
         for number in range(count):
             identity = Identity(f"{prefix}-{number:06}", None)
-            kept.merge(identity, Record({COHORTS: CachedPart(b"[]", clock() + number / 7)}))
-            kept.keep_ready(identity, WISH, kept.read(identity), bytes(2000 + number % 50), f"{number:032}")
+            store.merge(identity, Record({COHORTS: CachedPart(b"[]", clock() + number / 7)}))
+            store.keep_ready(identity, QUERY, store.read(identity), bytes(2000 + number % 50), f"{number:032}")
 
     fill("warm", 2000)
     tracemalloc.start()
-    before = kept.size
+    before = store.memory.size
     fill("user", 4000)
     taken = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    assert 0.9 < (kept.size - before) / taken < 1.15
+    assert 0.9 < (store.memory.size - before) / taken < 1.15

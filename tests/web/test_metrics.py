@@ -116,10 +116,10 @@ def test_what_is_kept_what_waits_and_what_left_is_told(source: FakeSource, clock
         ask(client, f"cohorts?user_id=u{number}")
     found = read(client)
     store = installed(app).store
-    assert (found["cache_bytes"], found["cache_records"]) == (store.size, store.records)
+    assert (found["cache_bytes"], found["cache_records"]) == (store.memory.size, store.memory.records)
     assert found["cache_max_bytes"] == 1024 * 1024
-    assert found["cache_evictions_total"] == 10 - store.records > 0
-    assert read(client)["cache_evictions_total"] == 10 - store.records, "counted once"
+    assert found["cache_evictions_total"] == 10 - store.memory.records > 0
+    assert read(client)["cache_evictions_total"] == 10 - store.memory.records, "counted once"
     installed(app).rate_limiter.pause(1000)
     ask(client, "cohorts?user_id=late")
     found = read(client)

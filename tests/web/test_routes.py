@@ -73,6 +73,6 @@ def test_an_answer_is_kept_ready_when_the_same_is_asked_again_and_not_before(
     sizes = []
     for _ in range(4):
         client.get("/v1/cohorts?user_id=u", headers=caller)
-        sizes.append(store.size)
+        sizes.append(store.memory.size)
     miss, once, again, ready = sizes
     assert miss == once < again == ready

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import random
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -23,7 +22,7 @@ from proxy.storage.redis.updates import RedisUpdates
 from proxy.webhooks.ingest import UpdateIngester
 from proxy.webhooks.parse import Batch
 from tests.profile.test_updates import PUSHES
-from tests.storage.redis.test_processes import LIFETIMES, USER, left_of, running, settled, stopped, valkey, wait_until
+from tests.storage.redis.test_processes import POLICY, USER, left_of, running, settled, stopped, valkey, wait_until
 from tests.storage.redis.test_processes import Process as Alone
 from tests.support.redis_server import RedisServer
 from tests.webhooks.test_ingest import GARBAGE, STATEMENTS, USERS, agrees, bodies, deliver, known_in
@@ -40,7 +39,7 @@ class Process(Alone):
 
     def __init__(self, url: str, **options: Any) -> None:
         super().__init__(url, **options)
-        self.pushes = RedisUpdates(self.server, b"test:", use=LIFETIMES.updates_usable_for)
+        self.pushes = RedisUpdates(self.server, b"test:", use=POLICY.updates_usable_for)
         self.ingester = UpdateIngester(self.store, self.pushes)
 
     def register(self) -> None:
@@ -75,34 +74,19 @@ def pair(valkey: RedisServer) -> tuple[Process, Process]:
     return one, other
 
 
-def trips_of(process: Process, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Return a list that grows by every round trip of the process that a caller has to wait for."""
-    trips: list[Any] = []
-    asked = process.server._asked
-
-    def counted(ask: Callable[[], Any]) -> Any:
-        if not process.server._trying():
-            trips.append(ask)
-        return asked(ask)
-
-    monkeypatch.setattr(process.server, "_asked", counted)
-    return trips
-
-
 @pytest.mark.contract("3 webhook processes")
 def test_what_one_process_was_pushed_the_other_finds_by_one_round_trip_and_then_by_none(
-    pair: tuple[Process, Process], monkeypatch: pytest.MonkeyPatch
+    pair: tuple[Process, Process],
 ) -> None:
     one, other = pair
     one.push(("u", membership("c1", True, time.time())))
-    trips = trips_of(other, monkeypatch)
     for identity in (USER, Identity("u", "phone")):
-        trips.clear()
+        before = other.server.stats().round_trips
         answer = other.profiles.get(identity, [COHORTS], until=time.monotonic() + 1, query=C1)
         assert (answer.forwarded, answer.calls, answer.record.parts[COHORTS].value) == (None, 0, b'["c1"]')
-        assert len(trips) == (1 if identity is USER else 0)
+        assert other.server.stats().round_trips - before == (1 if identity is USER else 0)
         assert other.profiles.get(identity, [COHORTS], until=time.monotonic() + 1, query=C1).forwarded is None
-        assert len(trips) == (1 if identity is USER else 0)
+        assert other.server.stats().round_trips - before == (1 if identity is USER else 0)
     assert not other.source.calls
 
 
@@ -122,7 +106,7 @@ def test_a_user_that_a_process_holds_is_heard_of_within_a_second(pair: tuple[Pro
         assert shown.parts[COHORTS].value == b'["far","c1"]'
     assert time.monotonic() - began < 1
     assert other.store.read(Identity("w", None)) is EMPTY
-    assert Identity("w", None) not in other.store._cache, "of whom nothing is kept here, nothing is fetched"
+    assert other.store.memory.records == 4, "of whom nothing is kept here, nothing is fetched"
 
 
 def forgotten_as_ready(process: Process, identity: Identity) -> bool:
@@ -142,9 +126,9 @@ def test_ten_thousand_are_one_word_to_the_others_and_only_those_they_hold_are_lo
     news = membership("c1", True, now)
     one.push(*((f"user-{number}", news) for number in range(10_000)))
     wait_until(lambda: known_in(other.store, "user-9900").cohorts, seconds=2)
-    wait_until(lambda: sum(bool(entry.pushed) for entry in other.store._cache.values()) == 100)
-    assert other.store.records == 100
-    assert one.store.records == 0, "what Redis has is no reason for others to leave the memory"
+    wait_until(lambda: all(known_in(other.store, f"user-{number}").cohorts for number in range(0, 10_000, 100)))
+    assert other.store.memory.records == 100
+    assert one.store.memory.records == 0, "what Redis has is no reason for others to leave the memory"
     assert one.cohorts(Identity("user-7", None)) == b'["c1"]'
 
 
@@ -153,10 +137,10 @@ def test_who_was_away_for_longer_than_can_be_heard_looks_everybody_up(
 ) -> None:
     one, other = pair
     other.server.stop()
-    wait_until(lambda: not other.server._thread or not other.server._thread.is_alive())
+    wait_until(lambda: not other.server.stats().registers)
     other.store.merge(USER, Record({COHORTS: CachedPart(b"[]", time.time() - 60)}))
     one.push(("u", membership("c1", True, time.time())))
-    with redis.Redis.from_url(running_url(one)) as operator:
+    with redis.Redis.from_url(one.url) as operator:
         operator.delete(b"test:news")
     other.ingester.catch_up()
     assert not known_in(other.store, "u").cohorts
@@ -164,12 +148,6 @@ def test_who_was_away_for_longer_than_can_be_heard_looks_everybody_up(
     monkeypatch.setattr(other.ingester, "_monotonic", lambda: away)
     other.ingester.catch_up()
     assert known_in(other.store, "u").cohorts
-
-
-def running_url(process: Process) -> str:
-    """Return where the process finds its Redis."""
-    known = process.server._pool.connection_kwargs
-    return f"redis://{known['host']}:{known['port']}/0"
 
 
 def test_a_push_that_comes_while_a_process_looks_is_not_missed(
@@ -183,22 +161,23 @@ def test_a_push_that_comes_while_a_process_looks_is_not_missed(
         found = read(identity)
         if not looked:
             one.push(("u", membership("c1", True, time.time())))
-            heard = other.store.told
-            wait_until(lambda: other.store.told > heard)
+            heard = other.store.memory.updates_announced
+            wait_until(lambda: other.store.memory.updates_announced > heard)
         looked.append(found)
         return found
 
     monkeypatch.setattr(other.records, "read", slowly)
     assert other.cohorts() == b'["c1"]'
-    assert [bool(found.pushed) for found in looked] == [False, True]
+    assert [bool(found.updates) for found in looked] == [False, True]
 
 
 def test_what_is_fetched_while_something_is_pushed_comes_with_it(pair: tuple[Process, Process]) -> None:
     one, _ = pair
     one.push(("u", membership("c1", True, time.time())))
-    boarding = one.records.lease(Identity("u", "phone"), [COHORTS])
-    assert known(boarding.found.pushed).cohorts.keys() == {"c1"}
-    assert one.records.lease(Identity(None, "phone"), [COHORTS]).found.pushed == {}
+    stored, _ = one.records.lease(Identity("u", "phone"), [COHORTS])
+    assert known(stored.updates).cohorts.keys() == {"c1"}
+    stored, _ = one.records.lease(Identity(None, "phone"), [COHORTS])
+    assert stored.updates == {}
 
 
 @pytest.mark.contract("3 webhook order")
@@ -210,7 +189,8 @@ def test_merging_pushes_in_redis_is_merging_here(running: RedisServer, pushes: l
     process = Process(running.url)
     process.server.start()
     process.pushes._use = 1e10  # or what is said to be of 1970 would be of no use any more
-    process.server._asked(process.server._client.flushall)
+    with redis.Redis.from_url(process.url) as operator:
+        operator.flushall()
     here: Updates = {}
     for number, one in enumerate(pushes):
         here = merged(here, one)
@@ -226,7 +206,7 @@ def test_whichever_process_they_reach_they_end_in_the_truth(
     pair: tuple[Process, Process], statements: list[Any], garbage: list[bytes], dice: random.Random
 ) -> None:
     for process in pair:
-        process.pushes._use = process.store.updates_usable_for = 1e10
+        process.pushes._use = process.store.memory.updates_usable_for = 1e10
     # Users of its own for each example, and some of them known in one process before.
     example = f"{next(_EXAMPLES)}-"
     named = [one._replace(user=example + one.user) for one in statements]
@@ -256,7 +236,7 @@ def test_what_is_of_no_use_any_more_does_not_pile_up(valkey: RedisServer) -> Non
     started(process)
     now = time.time()
     process.push(
-        ("u", membership("old", True, now - LIFETIMES.updates_usable_for - 1)), ("u", membership("new", True, now))
+        ("u", membership("old", True, now - POLICY.updates_usable_for - 1)), ("u", membership("new", True, now))
     )
     assert known(process.pushes.read(["u"])[0]).cohorts.keys() == {"new"}
 
@@ -276,7 +256,7 @@ def test_who_is_forgotten_loses_what_was_pushed_everywhere_within_a_second(pair:
     wait_until(lambda: not known_in(other.store, "forget-me").cohorts, seconds=1)
     assert not known_in(one.store, "forget-me").cohorts
     assert one.pushes.read(["forget-me"]) == [{}]
-    assert left_of(running_url(one), "forget-me") == []
+    assert left_of(one.url, "forget-me") == []
     assert one.cohorts(Identity("v", None)) == b'["c1"]'
     assert one.forget_service.forget(Identity("v", None)).records == 1, "be it only something pushed"
 
@@ -330,7 +310,7 @@ def test_what_would_be_too_much_of_one_user_is_refused_in_redis_and_what_is_ther
         batch = Batch(None, [("u", properties(values, now + number / 1000)), ("v", membership("c1", True, now))])
         one.ingester.push(batch, one.ingester.generation)
         assert batch.skipped == ({"too_large": 1} if number == 10 else {})
-    with redis.Redis.from_url(running_url(one)) as operator:
+    with redis.Redis.from_url(one.url) as operator:
         (key,) = (key for key in operator.scan_iter(b"*:pushed:*") if operator.strlen(key) > 1000)
         operator.set(key, pack(properties({"a": b"1" * 70_000}, now)))
     assert one.pushes.read(["u"]) == [{}]
@@ -339,25 +319,17 @@ def test_what_would_be_too_much_of_one_user_is_refused_in_redis_and_what_is_ther
 
 
 def test_redis_takes_apart_no_more_at_once_than_others_can_wait_for_and_takes_all_in_the_end(
-    pair: tuple[Process, Process], monkeypatch: pytest.MonkeyPatch
+    pair: tuple[Process, Process],
 ) -> None:
     one, _ = pair
     now = time.time()
-    trips: list[int] = []
-    script = one.pushes._push
-
-    def counted(keys: Any, given: Any) -> Any:
-        found = script(keys, given)
-        trips.append(found[0])
-        return found
-
-    monkeypatch.setattr(one.pushes, "_push", counted)
+    counts = [one.server.stats().round_trips]
     for number in range(3):
         values = properties({f"name {number} {at}": b"1" * 20 for at in range(300)}, now)
         assert one.pushes.save([(f"u{user}", values) for user in range(40)], now) == {}
-    assert trips[0] == 40
-    assert sum(trips) == 120
-    assert len(trips) > 6
+        counts.append(one.server.stats().round_trips)
+    assert counts[1] - counts[0] == 1
+    assert counts[-1] - counts[0] > 6
     assert [len(known(one.pushes.read([f"u{user}"])[0]).properties) for user in range(40)] == [900] * 40
 
 
@@ -388,7 +360,7 @@ def test_while_redis_is_gone_a_push_is_kept_here_and_said_to_be_incomplete(valke
         process.push(("u", membership("c1", True, time.time())), message="m")
     assert process.cohorts() == b'["c1"]'
     valkey.start()
-    wait_until(lambda: process.server.gone_since is None)
+    wait_until(lambda: process.server.unavailable_since is None)
     assert process.push(("u", membership("c1", True, time.time())), message="m"), "so it comes again, and is applied"
     assert process.pushes.read(["u"]) != [{}]
 

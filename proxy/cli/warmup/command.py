@@ -188,7 +188,7 @@ def _service(url: str | None, credentials: str) -> tuple[list[Ask], Callable[[],
         redis.hash(b"connected-content-proxy-warm")
     except RedisUnavailable:
         raise NoService(f"{_LOST}. Look at REDIS_URL, and REDIS_TLS_VERIFY") from None
-    return [ask] * CONNECTIONS, lambda: None if redis.gone_since is None else _LOST
+    return [ask] * CONNECTIONS, lambda: None if redis.unavailable_since is None else _LOST
 
 
 def _redis_of(ask: Ask) -> str | None:

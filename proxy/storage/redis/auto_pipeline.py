@@ -1,89 +1,109 @@
-"""Asks that meet go together: who comes while all trips are under way waits for the next, and goes with it."""
+"""Pipelines concurrent requests: those that arrive while all batches are in flight share the next batch."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
 from threading import Lock
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from proxy.storage.redis import RedisUnavailable
 
-Asked = TypeVar("Asked")
-Told = TypeVar("Told")
+Request = TypeVar("Request")
+Response = TypeVar("Response")
 
-TRIPS = 4
-"""At once. Who finds one free goes alone and at once; with a Redis that is far away a single one would be too few."""
-MOST = 64
-"""Asks that go in one trip: so many answers are read in half a millisecond."""
+MAX_IN_FLIGHT = 4
+"""Batches at a time. A single one would be too few for a distant Redis."""
+MAX_BATCH = 64
+"""Requests per batch: their responses are read in half a millisecond."""
 
 
-class AutoPipeline(Generic[Asked, Told]):
-    """Safe for threads. `trip`: asks -> what is told each, in their order. `patience`: seconds, for all of an ask;
-    `on_late` is called when it is out.
+class PipelineStats(NamedTuple):
+    """Requests that wait for a batch, and batches in flight."""
+
+    waiting: int
+    in_flight: int
+
+
+class AutoPipeline(Generic[Request, Response]):
+    """Runs requests in batches, each sent by the thread of its first request. Safe for threads.
+
+    `send` takes a batch and returns the responses in the same order. A request that waits longer than `max_wait`
+    seconds for its response calls `on_timeout`, and fails unless its turn has just come.
     """
 
     def __init__(
-        self, trip: Callable[[Sequence[Asked]], Sequence[Told]], *, patience: float, on_late: Callable[[], None]
+        self,
+        send: Callable[[Sequence[Request]], Sequence[Response]],
+        *,
+        max_wait: float,
+        on_timeout: Callable[[], None],
     ) -> None:
-        self._trip = trip
-        self._patience = patience
-        self._on_late = on_late
-        self._waiting: deque[_Ask[Asked, Told]] = deque()
-        self._free = TRIPS
+        self._send = send
+        self._max_wait = max_wait
+        self._on_timeout = on_timeout
+        self._waiting: deque[_Pending[Request, Response]] = deque()
+        self._free = MAX_IN_FLIGHT
         self._lock = Lock()
 
-    def ask(self, asked: Asked) -> Told:
-        """Return what is told. Raises Gone when the trip failed, or could not be made in time."""
-        mine: _Ask[Asked, Told] = _Ask(asked)
+    def run(self, request: Request) -> Response:
+        """Return the response. Raises RedisUnavailable if the batch failed, or could not be sent in time."""
+        pending: _Pending[Request, Response] = _Pending(request)
         with self._lock:
             if self._free:
                 self._free -= 1
-                mine.leads = [mine]
+                pending.batch = [pending]
             else:
-                self._waiting.append(mine)
-        if not mine.leads and not mine.woken.acquire(timeout=self._patience):
-            self._on_late()
+                self._waiting.append(pending)
+        if not pending.batch and not pending.woken.acquire(timeout=self._max_wait):
+            self._on_timeout()
             with self._lock:
-                if mine in self._waiting:
-                    self._waiting.remove(mine)
-        if mine.leads:
-            self._go(mine.leads)
-        if not mine.told:
+                if pending in self._waiting:
+                    self._waiting.remove(pending)
+        if pending.batch:
+            self._run_batch(pending.batch)
+        if not pending.responses:
             raise RedisUnavailable
-        return mine.told[0]
+        return pending.responses[0]
 
-    def _go(self, together: Sequence[_Ask[Asked, Told]]) -> None:
+    def stats(self) -> PipelineStats:
+        """Return what waits and what is in flight."""
+        with self._lock:
+            return PipelineStats(len(self._waiting), MAX_IN_FLIGHT - self._free)
+
+    def _run_batch(self, batch: Sequence[_Pending[Request, Response]]) -> None:
         try:
-            for one, told in zip(together, self._trip([one.asked for one in together]), strict=True):
-                one.told.append(told)
+            responses = self._send([pending.request for pending in batch])
+            for pending, response in zip(batch, responses, strict=True):
+                pending.responses.append(response)
         except RedisUnavailable:
             pass
         finally:
-            for one in together:
-                one.leads = []
-                if one is not together[0]:
-                    one.woken.release()
-            self._next()
+            for pending in batch:
+                pending.batch = []
+                if pending is not batch[0]:
+                    pending.woken.release()
+            self._start_next()
 
-    def _next(self) -> None:
-        """Let the first who waits go, and others with it."""
+    def _start_next(self) -> None:
+        """Wake the first waiting request to send a batch of those that wait."""
         with self._lock:
             if not self._waiting:
                 self._free += 1
                 return
-            together = [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST))]
-            together[0].leads = together
-        together[0].woken.release()
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
+            batch[0].batch = batch
+        batch[0].woken.release()
 
 
-class _Ask(Generic[Asked, Told]):
-    __slots__ = ("asked", "leads", "told", "woken")
+class _Pending(Generic[Request, Response]):
+    __slots__ = ("batch", "request", "responses", "woken")
 
-    def __init__(self, asked: Asked) -> None:
-        self.asked = asked
-        self.told: list[Told] = []
-        self.leads: Sequence[_Ask[Asked, Told]] = []
-        """Whom this one goes for, itself first; nobody while another goes for it."""
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.responses: list[Response] = []
+        """Empty, or the response: which may itself be None."""
+        self.batch: Sequence[_Pending[Request, Response]] = []
+        """The batch that this request's thread has to send, this request first; empty if another thread sends it."""
         self.woken = Lock()
         self.woken.acquire()

@@ -1,7 +1,7 @@
-"""One Redis: its connections, and whether it is there. The only room that knows the library.
+"""The connection pool of one Redis, and whether that is available. The only module that imports the library.
 
-Slow, restarting, full, read-only or gone is all the same: nobody asks it any more, and a thread of its own tries it
-several times a second until it is whole again. That is decided here, and said in one line each way.
+A Redis that is slow, restarting, full, read-only or unreachable counts as unavailable: commands fail at once, and a
+thread tries it several times a second until it works again. Each change is logged in one line.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 from redis.backoff import NoBackoff
@@ -28,19 +28,29 @@ from proxy.storage.redis.auto_pipeline import AutoPipeline
 _log = logging.getLogger(__name__)
 
 _TIMEOUT_SECONDS = 0.4
-"""For an answer. A caller has three times that; in a burst an answer may lie there until its turn comes."""
+"""For a response. A caller waits up to three times as long; in a burst, responses lie unread until their turn."""
 _READ_SECONDS = 0.8
-"""For a read, the wait for its turn included. To who waited in vain, Redis cannot keep up with what is asked."""
-_LATE_ANSWERS = 3  # in a row. One alone may be this process's own fault, kept from its turn by others on the machine
-_CONNECTION_SECONDS = 1.0  # for a connection that is free: all may be in use, which is no fault of Redis
-_ENROLL_SECONDS = 0.3  # well within the time that SharedQuota leaves all to write back what a new Redis cannot know
+"""For a read, including the wait for a batch. After that Redis cannot keep up with the requests."""
+_MAX_TIMEOUTS = 3  # in a row; a single one may be caused by a busy machine
+_CONNECTION_SECONDS = 1.0  # for a free connection: if all are in use, Redis is not at fault
+_REGISTER_SECONDS = 0.3  # well within the time that RedisRateLimiter waits for all to write back their reservations
 _CONNECTIONS = 64
 _HGETALL = b"*2\r\n$7\r\nHGETALL\r\n$%d\r\n%b\r\n"
 _GET = b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n"
 
 
+class RedisStats(NamedTuple):
+    """Round trips that callers waited for, and whether the thread that registers this process runs."""
+
+    round_trips: int
+    registers: bool
+
+
 class RedisClient:
-    """Commands and scripts, each one round trip. Safe for threads; opens nothing before the first of them."""
+    """Commands and scripts, each one round trip. Safe for threads. Connects with the first command.
+
+    Every command raises RedisUnavailable. `unavailable_since`: monotonic seconds; None while Redis is available.
+    """
 
     def __init__(self, url: str, *, verify: bool = True, monotonic: Callable[[], float] = time.monotonic) -> None:
         options: dict[str, Any] = {}
@@ -53,9 +63,9 @@ class RedisClient:
             socket_timeout=_TIMEOUT_SECONDS,
             socket_connect_timeout=_TIMEOUT_SECONDS,
             retry=Retry(NoBackoff(), 0),
-            # They would stretch the time-out to ten seconds while a managed Redis moves house.
+            # Otherwise the timeout grows to ten seconds while a managed Redis moves to another machine.
             maint_notifications_config=MaintNotificationsConfig(enabled=False),
-            driver_info=None,  # two round trips less for each connection
+            driver_info=None,  # saves two round trips per connection
             **options,
         )
         self._client = redis.Redis(connection_pool=self._pool)
@@ -67,60 +77,65 @@ class RedisClient:
         self._wake = threading.Event()
         self._scripts: list[bytes] = []
         self._reads = AutoPipeline[list[bytes], list[Any] | None](
-            lambda asks: self._asked(lambda: self._read(asks)),
-            patience=_READ_SECONDS,
-            on_late=lambda: self._lost("reads that wait"),
+            lambda batch: self._run(lambda: self._read(batch)),
+            max_wait=_READ_SECONDS,
+            on_timeout=lambda: self._lost("reads that wait"),
         )
-        self._late = 0
+        self._timeouts = 0
+        self._round_trips = 0
         self.id = secrets.token_hex(8)
-        """Who this process is to the others."""
-        self.gone_since: float | None = None
-        """When it was found gone (monotonic seconds); None while it is there."""
+        """Identifies this process to the others."""
+        self.unavailable_since: float | None = None
 
     def register_by(self, register: Callable[[], None]) -> None:
-        """Set what is done several times a second, to be counted among the processes, and after an absence."""
+        """Call `register` several times a second, also to find out whether Redis is available again."""
         self._register = register
 
     def start(self) -> None:
-        """Begin to be there for the others. Not before a fork: it starts a thread. Called again, it does nothing."""
+        """Start the thread that registers this process. Not before a fork. Does nothing if it runs already."""
         with self._lock:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._keep_registered, name="redis", daemon=True)
                 self._thread.start()
 
     def stop(self) -> None:
-        """Be no longer there for the others, who count us for a while yet. What is asked still is."""
+        """End that thread. The other processes count this one for a while longer. Commands still work."""
         self._stopped = True
         self._wake.set()
 
     def register_soon(self) -> None:
-        """Do what is done every few hundred milliseconds now: the others do not know us any more."""
+        """Register at once: the other processes do not know this one any more."""
         self._wake.set()
 
+    def stats(self) -> RedisStats:
+        """Return counts for tests."""
+        return RedisStats(self._round_trips, self._thread is not None and self._thread.is_alive())
+
     def hash(self, key: bytes) -> dict[bytes, bytes]:
-        """Return all fields of a hash. Raises Gone."""
+        """Return all fields of a hash."""
         return self.hash_and_value(key, None)[0]
 
     def hash_and_value(self, key: bytes, other: bytes | None) -> tuple[dict[bytes, bytes], bytes | None]:
-        """Return all fields of a hash, and the value of another key if there is one, by one trip. Raises Gone."""
-        asked = [_HGETALL % (len(key), key)] + ([_GET % (len(other), other)] if other is not None else [])
-        told = self._reads.ask(asked)
-        if told is None:
+        """Return all fields of a hash, and the value of another key if one is given, in one round trip."""
+        commands = [_HGETALL % (len(key), key)] + ([_GET % (len(other), other)] if other is not None else [])
+        responses = self._reads.run(commands)
+        if responses is None:
             raise RedisUnavailable
-        found, *others = told
-        # A list where the URL says protocol=2.
-        fields = found if isinstance(found, dict) else dict(zip(found[::2], found[1::2], strict=True))
-        return fields, others[0] if others else None
+        fields, *values = responses
+        # A list if the URL says protocol=2.
+        fields = fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
+        return fields, values[0] if values else None
 
-    def _read(self, asks: Sequence[list[bytes]]) -> list[list[Any] | None]:
-        """Send commands as they go over the wire: a third of the time that the client's own way to do it takes.
+    def _read(self, batch: Sequence[list[bytes]]) -> list[list[Any] | None]:
+        """Send packed commands: this takes a third of the time of the client's own pipeline.
 
-        Return the answers to each ask; None to one of a key that is of another type, which says nothing of the others.
+        Returns the responses to each list of commands; None if one of its keys is of another type, which says nothing
+        about the other lists.
         """
         connection: Any = self._pool.get_connection()  # type: ignore[no-untyped-call]
         try:
-            connection.send_packed_command([b"".join(chain.from_iterable(asks))], check_health=False)
-            return [_answers(connection, len(commands)) for commands in asks]
+            connection.send_packed_command([b"".join(chain.from_iterable(batch))], check_health=False)
+            return [_responses(connection, len(commands)) for commands in batch]
         except BaseException:
             connection.disconnect()
             raise
@@ -128,89 +143,88 @@ class RedisClient:
             self._pool.release(connection)  # type: ignore[no-untyped-call]
 
     def values(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the values of some keys. Raises Gone."""
-        return self._asked(lambda: self._client.mget(keys)) if keys else []
+        """Return the values of these keys."""
+        return self._run(lambda: self._client.mget(keys)) if keys else []
 
     def put(self, key: bytes, seconds: float) -> None:
-        """Note for so long that there is such a key. Raises Gone."""
-        self._asked(lambda: self._client.set(key, b"1", px=int(seconds * 1000)))
+        """Set a key that expires after so many seconds."""
+        self._run(lambda: self._client.set(key, b"1", px=int(seconds * 1000)))
 
     def above(self, key: bytes, score: float) -> list[tuple[bytes, float]]:
-        """Return the members of a sorted set with a score above this one, and those scores. Raises Gone."""
-        return self._asked(  # type: ignore[no-any-return]
+        """Return the members of a sorted set with a score above this one, and their scores."""
+        return self._run(  # type: ignore[no-any-return]
             lambda: self._client.zrangebyscore(key, f"({score:.0f}", "+inf", withscores=True)
         )
 
     def script(self, path: Path) -> Callable[[Sequence[bytes], Sequence[Any]], Any]:
-        """Return a function of keys and arguments that runs the Lua script in the file `path`. It raises Gone."""
+        """Return a function of keys and arguments that runs the Lua script in the file `path`."""
         text = path.read_bytes()
         self._scripts.append(text)
         loaded = self._client.register_script(text)
-        return lambda keys, arguments: self._asked(lambda: loaded(keys, arguments))
+        return lambda keys, arguments: self._run(lambda: loaded(keys, arguments))
 
-    def _asked(self, ask: Callable[[], Any]) -> Any:
+    def _run(self, command: Callable[[], Any]) -> Any:
         if self._thread is None:
             self.start()
-        if self.gone_since is not None and not self._trying():
-            raise RedisUnavailable
+        if threading.current_thread() is not self._thread:
+            if self.unavailable_since is not None:
+                raise RedisUnavailable
+            self._round_trips += 1
         try:
-            answer = ask()
+            response = command()
         except redis.TimeoutError:
-            self._late += 1
-            if self._late >= _LATE_ANSWERS:
+            self._timeouts += 1
+            if self._timeouts >= _MAX_TIMEOUTS:
                 self._lost("late answers")
             raise RedisUnavailable from None
-        except Exception as error:  # noqa: BLE001  # of the library, of a name look-up: nobody's answer depends on it
-            if not _of_another_type(error):
+        except Exception as error:  # noqa: BLE001  # of the library, of a name look-up: no answer depends on Redis
+            if not _is_wrong_type(error):
                 self._lost(type(error).__name__)
             raise RedisUnavailable from None
-        self._late = 0
-        return answer
-
-    def _trying(self) -> bool:
-        return threading.current_thread() is self._thread
+        self._timeouts = 0
+        return response
 
     def _lost(self, why: str) -> None:
         with self._lock:
-            if self.gone_since is not None:
+            if self.unavailable_since is not None:
                 return
-            self.gone_since = self._monotonic()
+            self.unavailable_since = self._monotonic()
         _log.warning("Redis is gone: each process goes on with what it has", extra={"why": why})
 
     def _keep_registered(self) -> None:
         loaded = False
         while not self._stopped:
             try:
-                if not loaded or self.gone_since is not None:
-                    # So that no caller has to, which takes three round trips.
+                if not loaded or self.unavailable_since is not None:
+                    # Otherwise the first caller of each script takes three round trips.
                     for text in self._scripts:
-                        self._asked(partial(self._client.script_load, text))
+                        self._run(partial(self._client.script_load, text))
                     loaded = True
                 if self._register is not None:
                     self._register()
             except RedisUnavailable:
                 pass
-            except Exception:  # noqa: BLE001  # without this thread Redis would be gone for ever
+            except Exception:  # noqa: BLE001  # without this thread Redis would stay unavailable
                 _log.exception("Redis could not be tried")
             else:
-                if self.gone_since is not None:
-                    self.gone_since = None
+                if self.unavailable_since is not None:
+                    self.unavailable_since = None
                     _log.warning("Redis is back")
-            self._wake.wait(_ENROLL_SECONDS)
+            self._wake.wait(_REGISTER_SECONDS)
             self._wake.clear()
 
 
-def _answers(connection: Any, count: int) -> list[Any] | None:
-    answers = []
+def _responses(connection: Any, count: int) -> list[Any] | None:
+    responses = []
     for _ in range(count):
         try:
-            answers.append(connection.read_response())
+            responses.append(connection.read_response())
         except redis.ResponseError as error:
-            if not _of_another_type(error):
+            if not _is_wrong_type(error):
                 raise
-    return answers if len(answers) == count else None
+    return responses if len(responses) == count else None
 
 
-def _of_another_type(error: Exception) -> bool:
-    """Say whether one key is none of ours, which says nothing of the others."""
+def _is_wrong_type(error: Exception) -> bool:
+    """Return whether a key is of another type: another program's fault, and no reason to do without Redis."""
     return "WRONGTYPE" in str(error)

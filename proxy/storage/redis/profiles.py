@@ -1,7 +1,7 @@
-"""Users' records in Redis: a hash a user, a field a part, one round trip whatever is asked; and who fetches which part.
+"""Records in Redis: a hash per identity with a field per part, read in one round trip; and leases of parts.
 
-Keys are digests, so that no id stands in a slow log. A record's key has a version: a change of its form finds nothing
-of the old one, which expires by itself, while leases and quota are one with those of a process of the version before.
+Keys are digests, so that no id appears in Redis' slow log. The key of a record has a version: after a change of the
+format the old records are not found, and expire. Leases and quota are shared with processes of the previous version.
 """
 
 from __future__ import annotations
@@ -9,19 +9,18 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 from proxy.profile.errors import UpstreamError
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import Identity, Part, Section
 from proxy.profile.record import EMPTY, CachedPart, Record
-from proxy.profile.updates import Updates
+from proxy.storage.redis import Lease, StoredProfile
 from proxy.storage.redis.client import RedisClient
-from proxy.storage.redis.updates import key_of, unpacked
+from proxy.storage.redis.updates import read_updates, updates_key
 from proxy.storage.tombstones import REMEMBERED_SECONDS, names, pair_digest
 
 _LUA = Path(__file__).parent / "lua"
@@ -38,10 +37,10 @@ _RECORD = b"user3:"
 _META = b"m"
 _UNKNOWN = b"?"
 _MOMENT = struct.Struct(">d")
-_SEAL = struct.Struct(">I")
-_WARM = b"w"  # as nothing begins that is kept: neither JSON nor what is compressed
+_CRC = struct.Struct(">I")
+_WARM = b"w"  # no value begins with this byte, neither JSON nor compressed data
 _FAULT_SECONDS = 1.0
-"""For so long others hear of a call that failed, instead of trying the same again."""
+"""How long a failed call is reported to the other processes, so that they do not try the same again."""
 _QUEUED_SECONDS = 10
 """Longer than a caller waits for a call to be sent."""
 _UNREADABLE = (ValueError, TypeError, LookupError, struct.error)
@@ -49,95 +48,84 @@ _decode = json.JSONDecoder().decode
 _FAULTS = {kind.word: kind for kind in UpstreamError.__subclasses__()}
 
 
-class Found(NamedTuple):
-    """What is kept about a pair, and what was pushed about its user."""
-
-    record: Record
-    pushed: Updates
-
-
-@dataclass(frozen=True, slots=True)
-class Boarding:
-    """What is there, the parts that this process is to fetch, and why those failed that another just tried to."""
-
-    found: Found
-    granted: frozenset[Part]
-    faults: Mapping[Part, UpstreamError]
-
-
 class RedisProfiles:
-    """Each method is one round trip and raises Gone. `longest`: seconds for which a call can take."""
+    """Each method takes one round trip and raises RedisUnavailable. `longest`: seconds that a call may take."""
 
     def __init__(self, server: RedisClient, prefix: bytes, policy: FreshnessPolicy, *, longest: float) -> None:
         self._server = server
         self._prefix = prefix
         self._policy = policy
-        self._lease = int(longest * 1000)
-        self._board = server.script(_LUA / "lease.lua")
-        self._land = server.script(_LUA / "save.lua")
+        self._lease_milliseconds = int(longest * 1000)
+        self._lease = server.script(_LUA / "lease.lua")
+        self._save = server.script(_LUA / "save.lua")
         self._forget = server.script(_LUA / "forget.lua")
 
-    def read(self, identity: Identity) -> Found:
-        """Return what is kept about `identity`, and what was pushed about its user."""
-        key = self._prefix + _RECORD + pair_digest(identity)
-        fields, pushed = self._server.hash_and_value(key, key_of(self._prefix, identity))
-        return Found(_record(fields), unpacked(pushed))
+    def record_key(self, identity: Identity) -> bytes:
+        """Return the key of the record of `identity`."""
+        return self._prefix + _RECORD + pair_digest(identity)
 
-    def lease(self, identity: Identity, parts: Collection[Part]) -> Boarding:
-        """Return what is kept, and take the lease of those of `parts` that nobody fetches."""
-        asked = list(parts)
-        pushed_key = key_of(self._prefix, identity)
-        keys = [*self._keys(identity), *([pushed_key] if pushed_key else [])]
-        kept, outcomes, pushed = self._board(keys, [self._server.id, self._lease, *map(_field, asked)])
-        found = Found(_record(dict(zip(kept[::2], kept[1::2], strict=True))), unpacked(pushed))
-        granted = frozenset(part for part, outcome in zip(asked, outcomes, strict=True) if outcome == 1)
-        words = {
-            part: word.decode(errors="replace")
-            for part, word in zip(asked, outcomes, strict=True)
-            if isinstance(word, bytes)
-        }
-        return Boarding(found, granted, {part: _FAULTS[word]() for part, word in words.items() if word in _FAULTS})
+    def read(self, identity: Identity) -> StoredProfile:
+        """Return the record of `identity`, and the updates about its user."""
+        fields, updates = self._server.hash_and_value(self.record_key(identity), updates_key(self._prefix, identity))
+        return StoredProfile(_record(fields), read_updates(updates))
+
+    def lease(self, identity: Identity, parts: Collection[Part]) -> tuple[StoredProfile, Lease]:
+        """Read as `read` does, and lease those of `parts` that no other process fetches."""
+        wanted = list(parts)
+        key = updates_key(self._prefix, identity)
+        keys = [*self._keys(identity), *([key] if key else [])]
+        fields, outcomes, updates = self._lease(keys, [self._server.id, self._lease_milliseconds, *map(_field, wanted)])
+        stored = StoredProfile(_record(dict(zip(fields[::2], fields[1::2], strict=True))), read_updates(updates))
+        by_part = dict(zip(wanted, outcomes, strict=True))
+        words = {part: word.decode(errors="replace") for part, word in by_part.items() if isinstance(word, bytes)}
+        faults = {part: _FAULTS[word]() for part, word in words.items() if word in _FAULTS}
+        return stored, Lease(frozenset(part for part, outcome in by_part.items() if outcome == 1), faults)
 
     def save(self, identity: Identity, record: Record, leased: Collection[Part], now: float, word: str = "") -> None:
-        """Merge `record` into what is kept and give the leases of `leased` back; `word`: why there is no record."""
+        """Merge `record` into the stored one, and end the leases of `leased`.
+
+        `now`: Unix seconds; `word`: the error word if the call failed.
+        """
         fields = _fields(record)
         unknown = record.unknown_at is not None
-        use = self._policy.negative if unknown else self._policy.usable_for(record)
+        usable_for = self._policy.negative if unknown else self._policy.usable_for(record)
         horizon = now - self._policy.max_age
-        head = [self._server.id, int(use * 1000), horizon, int(unknown), len(fields)]
-        pairs = [one for pair in fields for one in pair]
-        asked, returned = names(identity), names(Identity(record.user_id, record.device_id))
-        # Of an id that was asked alone the record is found without being listed.
-        listed = asked | returned if len(asked) > 1 else returned - asked
+        head = [self._server.id, int(usable_for * 1000), horizon, int(unknown), len(fields)]
+        pairs = [item for pair in fields for item in pair]
+        requested, returned = names(identity), names(Identity(record.user_id, record.device_id))
+        # An identity of one id needs no listing: its record is found by the id itself.
+        listed = requested | returned if len(requested) > 1 else returned - requested
         tail = [len(leased), *map(_field, leased), word, int(_FAULT_SECONDS * 1000), len(listed)]
-        listings = [self._prefix + b"pairs:" + name for name in (*listed, *(asked - listed))]
-        self._land([*self._keys(identity), *listings], [*head, *pairs, *tail])
+        listings = [self._prefix + b"pairs:" + name for name in (*listed, *(requested - listed))]
+        self._save([*self._keys(identity), *listings], [*head, *pairs, *tail])
 
     def forget(self, ids: Identity) -> set[bytes]:
-        """Forget every pair with one of `ids`, and tell all processes. Return the digests of those there were."""
-        alone = [one for one in (Identity(ids.user_id, None), Identity(None, ids.device_id)) if any(one)]
-        keys, told = [self._told], []
-        for one in alone:
-            (name,) = names(one)
-            keys += [self._prefix + b"pairs:" + name, self._keys(one)[0]]
+        """Delete every record with one of `ids`, and announce it to all processes. Return their `pair_digest`s."""
+        bare = [pair for pair in (Identity(ids.user_id, None), Identity(None, ids.device_id)) if any(pair)]
+        keys, digests = [self._forgotten_key], []
+        for identity in bare:
+            (name,) = names(identity)
+            keys += [self._prefix + b"pairs:" + name, self.record_key(identity)]
             keys += [self._prefix + b"pushed:" + name, self._prefix + b"forgot:" + name]
-            told.append(name)
-        landing = self._lease + _QUEUED_SECONDS * 1000
-        heard, pushed = int(self._policy.max_age * 1000), int(REMEMBERED_SECONDS * 1000)
-        found = self._forget(keys, [self._prefix + _RECORD, landing, heard, pushed, *told])
-        return set(found)
+            digests.append(name)
+        barred = self._lease_milliseconds + _QUEUED_SECONDS * 1000
+        announced, remembered = int(self._policy.max_age * 1000), int(REMEMBERED_SECONDS * 1000)
+        deleted = self._forget(keys, [self._prefix + _RECORD, barred, announced, remembered, *digests])
+        return set(deleted)
 
     def forgotten(self, since: float) -> list[tuple[bytes, float]]:
-        """Return the names of the ids that were forgotten after the moment `since`, each with its moment."""
-        return self._server.above(self._told, since)
+        """Return the digests of ids that were forgotten after `since`, each with its moment.
+
+        Moments are microseconds on Redis' clock; 0 is before all.
+        """
+        return self._server.above(self._forgotten_key, since)
 
     @property
-    def _told(self) -> bytes:
+    def _forgotten_key(self) -> bytes:
         return self._prefix + b"forgotten"
 
     def _keys(self, identity: Identity) -> Sequence[bytes]:
-        digest = pair_digest(identity)
-        return self._prefix + _RECORD + digest, self._prefix + b"lease:" + digest
+        return self.record_key(identity), self._prefix + b"lease:" + pair_digest(identity)
 
 
 def _field(part: Part) -> bytes:
@@ -151,21 +139,19 @@ def _part(field: bytes) -> Part:
 
 
 def _fields(record: Record) -> list[tuple[bytes, bytes]]:
-    """Return the hash fields of `record`, the one about the record itself first; none of an empty one."""
-    moments = (
-        [record.unknown_at] if record.unknown_at is not None else [kept.fetched_at for kept in record.parts.values()]
-    )
+    """Return the hash fields of `record`, the meta field first; none for an empty record."""
+    unknown = record.unknown_at is not None
+    moments = [cached.fetched_at for cached in record.parts.values()]
+    if record.unknown_at is not None:
+        moments = [record.unknown_at]
     if not moments:
         return []
     ids = json.dumps([record.user_id, record.device_id, record.unknown_status], separators=(",", ":")).encode()
-    meta = _MOMENT.pack(max(moments)) + (_UNKNOWN if record.unknown_at is not None else b"") + ids
-    return [
-        (_META, meta),
-        *(
-            (_field(part), _sealed(_MOMENT.pack(kept.fetched_at) + (_WARM if kept.warm else b"") + kept.value))
-            for part, kept in record.parts.items()
-        ),
-    ]
+    fields = [(_META, _MOMENT.pack(max(moments)) + (_UNKNOWN if unknown else b"") + ids)]
+    for part, cached in record.parts.items():
+        value = _MOMENT.pack(cached.fetched_at) + (_WARM if cached.warm else b"") + cached.value
+        fields.append((_field(part), value + _CRC.pack(zlib.crc32(value))))
+    return fields
 
 
 def _record(fields: dict[bytes, bytes]) -> Record:
@@ -175,31 +161,27 @@ def _record(fields: dict[bytes, bytes]) -> Record:
     unknown = meta[8:9] == _UNKNOWN
     try:
         user_id, device_id, unknown_status = _decode((meta[9:] if unknown else meta[8:]).decode())
-        unknown_at = _at(meta) if unknown else None
+        unknown_at = _moment(meta) if unknown else None
     except _UNREADABLE:
         return EMPTY
     parts = {}
     for field, value in fields.items():
         try:
-            said = _unsealed(value)
-            warm = said[8:9] == _WARM
-            parts[_part(field)] = CachedPart(said[9:] if warm else said[8:], _at(said), warm)
+            whole = _checked(value)
+            warm = whole[8:9] == _WARM
+            parts[_part(field)] = CachedPart(whole[9:] if warm else whole[8:], _moment(whole), warm)
         except _UNREADABLE:
-            continue  # a field of another version, or of whoever else writes here, is as good as not there
+            continue  # written by another version, or by another program
     return Record(parts, unknown_at, user_id, device_id, unknown_status)
 
 
-def _sealed(value: bytes) -> bytes:
-    return value + _SEAL.pack(zlib.crc32(value))
-
-
-def _unsealed(value: bytes) -> bytes:
-    """Return what was sealed. ValueError when it is not whole: what is kept goes into answers without being read."""
-    said, seal = value[: -_SEAL.size], value[-_SEAL.size :]
-    if seal != _SEAL.pack(zlib.crc32(said)):
+def _checked(value: bytes) -> bytes:
+    """Return the value without its checksum. ValueError if it is damaged: values go into answers unparsed."""
+    content, crc = value[: -_CRC.size], value[-_CRC.size :]
+    if crc != _CRC.pack(zlib.crc32(content)):
         raise ValueError
-    return said
+    return content
 
 
-def _at(value: bytes) -> float:
+def _moment(value: bytes) -> float:
     return cast(float, _MOMENT.unpack_from(value)[0])

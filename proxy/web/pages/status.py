@@ -64,7 +64,7 @@ def _state(standing: Mapping[str, float]) -> State:
     return State(
         upstream_errors=frozenset(errors - {"ok", QuotaExhausted.word}),
         outage=bool(standing["upstream_outage"]),
-        kept=not here.store.empty,
+        kept=here.store.memory.records > 0,
         quota_closed=bool(standing["quota_closed"]),
         quota_spent=here.rate_limiter.spent,
         redis_gone=bool(standing["redis_gone"]),

@@ -1,4 +1,4 @@
-"""Asks that meet go together."""
+"""AutoPipeline: which requests share a batch, and what happens when a batch fails or is late."""
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -7,98 +7,100 @@ from threading import Event, Semaphore
 import pytest
 
 from proxy.storage.redis import RedisUnavailable
-from proxy.storage.redis.auto_pipeline import MOST, TRIPS, AutoPipeline
+from proxy.storage.redis.auto_pipeline import MAX_BATCH, MAX_IN_FLIGHT, AutoPipeline, PipelineStats
 
 
-class Trips:
-    """Trips that are held until they may go on, and what was asked in each."""
+class Batches:
+    """Stands for Redis: answers each number with its negative, once `answers` is set."""
 
     def __init__(self) -> None:
-        self.asked: list[list[int]] = []
-        self.begun = Semaphore(0)
-        self.go_on = Event()
+        self.sent: list[list[int]] = []
+        self.arrived = Semaphore(0)
+        self.answers = Event()
         self.fault: BaseException | None = None
 
-    def __call__(self, asks: Sequence[int]) -> list[int]:
-        self.asked.append(list(asks))
-        self.begun.release()
-        assert self.go_on.wait(10)
+    def __call__(self, batch: Sequence[int]) -> list[int]:
+        self.sent.append(list(batch))
+        self.arrived.release()
+        assert self.answers.wait(10)
         if self.fault:
             raise self.fault
-        return [-one for one in asks]
+        return [-number for number in batch]
 
 
 @pytest.fixture
-def trips() -> Trips:
-    return Trips()
+def batches() -> Batches:
+    return Batches()
 
 
 @pytest.fixture
-def gathered(trips: Trips) -> AutoPipeline[int, int]:
-    return AutoPipeline(trips, patience=10, on_late=pytest.fail)
+def pipeline(batches: Batches) -> AutoPipeline[int, int]:
+    return AutoPipeline(batches, max_wait=10, on_timeout=pytest.fail)
 
 
-def held(trips: Trips, gathered: AutoPipeline[int, int], more: int) -> list[Future[int]]:
-    """Ask as often as trips may be under way at once, and by `more` others meanwhile; let them all go on."""
-    with ThreadPoolExecutor(TRIPS + more) as threads:
-        asked = [threads.submit(gathered.ask, number) for number in range(TRIPS)]
-        for _ in range(TRIPS):
-            assert trips.begun.acquire(timeout=10)
-        asked += [threads.submit(gathered.ask, number) for number in range(TRIPS, TRIPS + more)]
-        while len(gathered._waiting) < more:
+def run(batches: Batches, pipeline: AutoPipeline[int, int], waiting: int) -> list[Future[int]]:
+    """Run as many requests as there may be batches, and `waiting` more while those are in flight; answer all."""
+    with ThreadPoolExecutor(MAX_IN_FLIGHT + waiting) as threads:
+        running = [threads.submit(pipeline.run, number) for number in range(MAX_IN_FLIGHT)]
+        for _ in range(MAX_IN_FLIGHT):
+            assert batches.arrived.acquire(timeout=10)
+        running += [threads.submit(pipeline.run, MAX_IN_FLIGHT + number) for number in range(waiting)]
+        while pipeline.stats().waiting < waiting:
             pass
-        trips.go_on.set()
-    return asked
+        batches.answers.set()
+    return running
 
 
-def test_who_finds_a_trip_free_goes_alone_and_at_once(trips: Trips, gathered: AutoPipeline[int, int]) -> None:
-    asked = held(trips, gathered, 0)
-    assert [one.result() for one in asked] == [-number for number in range(TRIPS)]
-    assert sorted(trips.asked) == [[number] for number in range(TRIPS)]
+def test_run__a_batch_may_be_sent__sent_alone_at_once(batches: Batches, pipeline: AutoPipeline[int, int]) -> None:
+    running = run(batches, pipeline, 0)
+    assert [future.result() for future in running] == [-number for number in range(MAX_IN_FLIGHT)]
+    assert sorted(batches.sent) == [[number] for number in range(MAX_IN_FLIGHT)]
 
 
-def test_all_who_come_meanwhile_go_on_the_next_and_each_is_told_its_own(
-    trips: Trips, gathered: AutoPipeline[int, int]
+def test_run__all_batches_in_flight__shares_the_next_and_gets_its_own_response(
+    batches: Batches, pipeline: AutoPipeline[int, int]
 ) -> None:
-    asked = held(trips, gathered, 20)
-    assert [one.result() for one in asked] == [-number for number in range(TRIPS + 20)]
-    assert sorted(map(len, trips.asked)) == [1] * TRIPS + [20]
+    running = run(batches, pipeline, 20)
+    assert [future.result() for future in running] == [-number for number in range(MAX_IN_FLIGHT + 20)]
+    assert sorted(map(len, batches.sent)) == [1] * MAX_IN_FLIGHT + [20]
 
 
-def test_a_trip_takes_no_more_than_can_be_read_at_once(trips: Trips, gathered: AutoPipeline[int, int]) -> None:
-    asked = held(trips, gathered, MOST + 1)
-    assert [one.result() for one in asked] == [-number for number in range(TRIPS + MOST + 1)]
-    assert sorted(map(len, trips.asked)) == [1] * (TRIPS + 1) + [MOST]
+def test_run__more_wait_than_a_batch_holds__two_batches(batches: Batches, pipeline: AutoPipeline[int, int]) -> None:
+    running = run(batches, pipeline, MAX_BATCH + 1)
+    assert [future.result() for future in running] == [-number for number in range(MAX_IN_FLIGHT + MAX_BATCH + 1)]
+    assert sorted(map(len, batches.sent)) == [1] * (MAX_IN_FLIGHT + 1) + [MAX_BATCH]
 
 
-def test_a_trip_that_fails_is_over_and_the_next_is_made(trips: Trips, gathered: AutoPipeline[int, int]) -> None:
-    trips.fault = RedisUnavailable()
-    asked = held(trips, gathered, 3)
-    assert all(isinstance(one.exception(), RedisUnavailable) for one in asked)
-    trips.fault = None
-    assert held(trips, gathered, 0)[0].result() == 0
-    assert gathered._free == TRIPS
+def test_run__batch_fails__its_requests_fail_and_the_next_is_sent(
+    batches: Batches, pipeline: AutoPipeline[int, int]
+) -> None:
+    batches.fault = RedisUnavailable()
+    running = run(batches, pipeline, 3)
+    assert all(isinstance(future.exception(), RedisUnavailable) for future in running)
+    batches.fault = None
+    assert run(batches, pipeline, 0)[0].result() == 0
+    assert pipeline.stats() == PipelineStats(0, 0)
 
 
-def test_who_is_stopped_on_a_trip_lets_the_others_go(trips: Trips, gathered: AutoPipeline[int, int]) -> None:
-    trips.fault = SystemExit()
-    asked = held(trips, gathered, 2)
-    assert [type(one.exception()) for one in asked[: TRIPS + 1]] == [SystemExit] * (TRIPS + 1)
-    assert isinstance(asked[-1].exception(), RedisUnavailable)  # whose answer the last leader would have brought
-    assert gathered._free == TRIPS
+def test_run__sender_is_stopped__the_others_go_on(batches: Batches, pipeline: AutoPipeline[int, int]) -> None:
+    batches.fault = SystemExit()
+    running = run(batches, pipeline, 2)
+    assert [type(future.exception()) for future in running[: MAX_IN_FLIGHT + 1]] == [SystemExit] * (MAX_IN_FLIGHT + 1)
+    assert isinstance(running[-1].exception(), RedisUnavailable)  # the stopped sender had its request too
+    assert pipeline.stats() == PipelineStats(0, 0)
 
 
-def test_who_cannot_go_in_time_is_told_so_and_keeps_nobody(trips: Trips) -> None:
-    late: list[None] = []
-    gathered = AutoPipeline(trips, patience=0.01, on_late=lambda: late.append(None))
-    with ThreadPoolExecutor(TRIPS) as threads:
-        asked = [threads.submit(gathered.ask, number) for number in range(TRIPS)]
-        for _ in range(TRIPS):
-            assert trips.begun.acquire(timeout=10)
+def test_run__no_turn_in_time__fails_and_is_never_sent(batches: Batches) -> None:
+    timeouts: list[None] = []
+    pipeline = AutoPipeline(batches, max_wait=0.01, on_timeout=lambda: timeouts.append(None))
+    with ThreadPoolExecutor(MAX_IN_FLIGHT) as threads:
+        running = [threads.submit(pipeline.run, number) for number in range(MAX_IN_FLIGHT)]
+        for _ in range(MAX_IN_FLIGHT):
+            assert batches.arrived.acquire(timeout=10)
         with pytest.raises(RedisUnavailable):
-            gathered.ask(9)
-        assert len(late) == 1
-        trips.go_on.set()
-    assert [one.result() for one in asked] == [-number for number in range(TRIPS)]
-    assert [9] not in trips.asked
-    assert gathered.ask(10) == -10
+            pipeline.run(9)
+        assert len(timeouts) == 1
+        batches.answers.set()
+    assert [future.result() for future in running] == [-number for number in range(MAX_IN_FLIGHT)]
+    assert [9] not in batches.sent
+    assert pipeline.run(10) == -10

@@ -1,4 +1,4 @@
-"""Several processes before one Redis: quota, records, leases. A process here is a set of services of its own."""
+"""Several processes that share one Redis: quota, records, leases. A process is simulated by a set of services."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 import redis
@@ -31,7 +31,7 @@ from proxy.profile.errors import UpstreamUnavailable
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity, Part, computations, prediction, recommendation
 from proxy.profile.record import EMPTY, CachedPart, Record, merge
-from proxy.storage.redis import RedisUnavailable
+from proxy.storage.redis import Lease, RedisUnavailable, StoredProfile
 from proxy.storage.redis.client import RedisClient
 from proxy.storage.redis.profiles import RedisProfiles
 from proxy.storage.tiered import TieredStore
@@ -39,13 +39,13 @@ from tests.support.fakes import FakeClock, FakeSource
 from tests.support.redis_server import RedisServer, program
 
 USER = Identity("u", None)
-LIFETIMES = FreshnessPolicy(fresh=900, negative=60, stale_while_revalidate=100, stale_if_error=5000)
+POLICY = FreshnessPolicy(fresh=900, negative=60, stale_while_revalidate=100, stale_if_error=5000)
 LONGEST = 8.0
 
 
 @pytest.fixture(params=["valkey", "redis"])
 def running(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
-    """Start a server that keeps its data. Reservations are possible almost at once, as there is nothing to report."""
+    """A server that loses nothing: a new epoch begins as soon as all processes know it."""
     monkeypatch.setattr(rate_limiter_redis, "SETTLE_SECONDS", 0.05)
     binary = program() if request.param == "valkey" else shutil.which("redis-server")
     if binary is None:
@@ -56,13 +56,24 @@ def running(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def valkey() -> Iterator[RedisServer]:
-    """Start a server that may lose its data. Reservations are possible once all had the time to report."""
+    """A server that may be stopped or emptied: a new epoch begins when all had time to write back their calls."""
     with RedisServer() as server:
         yield server
 
 
+class CountingProfiles(RedisProfiles):
+    """Counts its leases, so that a test can wait until a process has found a part leased by another."""
+
+    leases = 0
+
+    def lease(self, identity: Identity, parts: Collection[Part]) -> tuple[StoredProfile, Lease]:
+        result = super().lease(identity, parts)
+        self.leases += 1
+        return result
+
+
 class Process:
-    """The rooms below the web, as one worker process has them."""
+    """The services of one worker process, without the web."""
 
     started: ClassVar[list[RedisClient]] = []
 
@@ -71,18 +82,21 @@ class Process:
         url: str,
         *,
         per_minute: int = 600,
+        policy: FreshnessPolicy = POLICY,
+        lease_seconds: float = LONGEST,
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.url = url
         self.server = RedisClient(url, monotonic=monotonic)
         self.started.append(self.server)
-        self.records = RedisProfiles(self.server, b"test:", LIFETIMES, longest=LONGEST)
+        self.records = CountingProfiles(self.server, b"test:", policy, longest=lease_seconds)
         self.local_limiter = LocalRateLimiter(per_minute, monotonic=monotonic)
         self.redis_limiter = RedisRateLimiter(
             self.server, b"test:", self.local_limiter, monotonic=monotonic, longest=LONGEST
         )
         self.quota = FallbackRateLimiter(self.redis_limiter, self.local_limiter, monotonic=monotonic)
-        self.store = TieredStore(max_bytes=1_000_000, policy=LIFETIMES, now=now, shared=self.records)
+        self.store = TieredStore(max_bytes=1_000_000, policy=policy, now=now, shared=self.records)
         self.source = FakeSource(FakeClock(time.time()))
         outage = CircuitBreaker(monotonic)
         self.executor = CallExecutor(self.source.fetch, self.quota, outage, monotonic=monotonic)
@@ -90,9 +104,9 @@ class Process:
         self.forget_service = ForgetService(self.store, backlog, self.records)
         self.server.register_by(self.register)
         self.scheduler = FetchScheduler(
-            self.executor, self.store, self.quota, outage, backlog, LIFETIMES, along=(), threads=20, now=now
+            self.executor, self.store, self.quota, outage, backlog, policy, along=(), threads=20, now=now
         )
-        self.profiles = ProfileService(self.store, self.scheduler, LIFETIMES, now=now, monotonic=monotonic)
+        self.profiles = ProfileService(self.store, self.scheduler, policy, now=now, monotonic=monotonic)
 
     def register(self) -> None:
         self.redis_limiter.register()
@@ -104,19 +118,19 @@ class Process:
 
 @pytest.fixture(autouse=True)
 def stopped() -> Iterator[None]:
-    """Let no process of one test try its Redis during another."""
+    """Stop the threads of all processes, so that none tries its Redis during another test."""
     yield
     while Process.started:
         Process.started.pop().stop()
 
 
 def settled(*processes: Process) -> None:
-    """Return when all are registered and reservations are possible."""
+    """Return when all are registered and calls may be reserved."""
     for process in processes:
         process.server.start()
     wait_until(lambda: all(process.redis_limiter.epoch for process in processes))
     for process in processes:
-        process.server.register_soon()  # the first one does not know the others yet
+        process.server.register_soon()  # the first does not know the others yet
     wait_until(lambda: all(process.quota.processes == len(processes) for process in processes))
     wait_until(lambda: not any(process.local_limiter.paused_for for process in processes))
 
@@ -129,7 +143,7 @@ def wait_until(holds: Callable[[], object], seconds: float = 10) -> None:
 
 
 def reserve_all(quota: RateLimiter, latest: float = 0.0) -> list[Reservation]:
-    """Reserve until no slot is free before `latest`."""
+    """Reserve until nothing is free by `latest` (monotonic seconds)."""
     reservations = []
     while reservation := quota.reserve(latest):
         reservations.append(reservation)
@@ -138,11 +152,13 @@ def reserve_all(quota: RateLimiter, latest: float = 0.0) -> list[Reservation]:
 
 @pytest.mark.contract("4 redis")
 def test_the_burst_and_the_pace_are_shared(running: RedisServer) -> None:
-    one, other = Process(running.url), Process(running.url)
-    settled(one, other)
+    process_a, process_b = Process(running.url), Process(running.url)
+    settled(process_a, process_b)
     began = time.monotonic()
     pools = ThreadPoolExecutor(8)
-    halves = list(pools.map(lambda number: reserve_all((one, other)[number % 2].quota, began + 1.5), range(8)))
+    halves = list(
+        pools.map(lambda number: reserve_all((process_a, process_b)[number % 2].quota, began + 1.5), range(8))
+    )
     done = time.monotonic()
     bursts = [reservation.at for half in halves for reservation in half if not reservation.even]
     assert len(bursts) == 59
@@ -151,11 +167,11 @@ def test_the_burst_and_the_pace_are_shared(running: RedisServer) -> None:
     assert moments[0] <= done, "one goes beside the burst"
     assert len(moments) > 9
     steps = [later - earlier for earlier, later in pairwise(moments)]
-    assert all(0.05 < step < 0.17 for step in steps), "evenly at 9 a second, whichever process reserves"
+    assert all(0.05 < step < 0.17 for step in steps), "one after the other at 9 a second, whoever books"
 
 
 @pytest.mark.contract("4 redis")
-def test_no_minute_holds_more_than_the_quota_whichever_process_reserves(running: RedisServer) -> None:
+def test_no_minute_holds_more_than_the_quota_whoever_books(running: RedisServer) -> None:
     processes = [Process(running.url, per_minute=20) for _ in range(4)]
     settled(*processes)
     places = []
@@ -177,23 +193,23 @@ def test_no_minute_holds_more_than_the_quota_whichever_process_reserves(running:
 
 
 def test_a_cancelled_place_is_free_for_the_others(running: RedisServer) -> None:
-    one, other = Process(running.url, per_minute=10), Process(running.url, per_minute=10)
-    settled(one, other)
-    place = one.quota.reserve(0)
+    process_a, process_b = Process(running.url, per_minute=10), Process(running.url, per_minute=10)
+    settled(process_a, process_b)
+    place = process_a.quota.reserve(0)
     assert place is not None
-    assert other.quota.reserve(0) is None
-    one.quota.cancel(place)
-    wait_until(lambda: other.quota.reserve(0))
+    assert process_b.quota.reserve(0) is None
+    process_a.quota.cancel(place)
+    wait_until(lambda: process_b.quota.reserve(0))
 
 
 @pytest.mark.contract("4 redis")
 def test_a_429_makes_everybody_stand_back(running: RedisServer) -> None:
-    one, other = Process(running.url), Process(running.url)
-    settled(one, other)
-    one.quota.pause(30)
-    assert other.quota.reserve(time.monotonic() + 29) is None
-    assert other.quota.paused
-    assert other.quota.wait() == pytest.approx(30, abs=1)
+    process_a, process_b = Process(running.url), Process(running.url)
+    settled(process_a, process_b)
+    process_a.quota.pause(30)
+    assert process_b.quota.reserve(time.monotonic() + 29) is None
+    assert process_b.quota.paused
+    assert process_b.quota.wait() == pytest.approx(30, abs=1)
 
 
 @pytest.mark.contract("4 redis faults")
@@ -222,17 +238,20 @@ def test_while_redis_is_gone_nothing_is_sent_for_a_window_and_then_each_process_
 
 @pytest.mark.contract("4 redis faults")
 def test_what_was_sent_is_written_back_into_a_redis_that_returns_empty(valkey: RedisServer) -> None:
-    one, other = Process(valkey.url, per_minute=10), Process(valkey.url, per_minute=10)
-    settled(one, other)
-    places = [*reserve_all(one.quota, time.monotonic() + 59), *reserve_all(other.quota, time.monotonic() + 59)]
+    process_a, process_b = Process(valkey.url, per_minute=10), Process(valkey.url, per_minute=10)
+    settled(process_a, process_b)
+    places = [
+        *reserve_all(process_a.quota, time.monotonic() + 59),
+        *reserve_all(process_b.quota, time.monotonic() + 59),
+    ]
     assert len(places) == 10
     valkey.stop()
-    wait_until(lambda: one.server.gone_since and other.server.gone_since)
+    wait_until(lambda: process_a.server.unavailable_since and process_b.server.unavailable_since)
     valkey.start()
-    wait_until(lambda: one.server.gone_since is None and other.server.gone_since is None)
-    settled(one, other)
-    assert one.quota.reserve(time.monotonic() + 50) is None
-    assert other.quota.reserve(time.monotonic() + 50) is None
+    wait_until(lambda: process_a.server.unavailable_since is None and process_b.server.unavailable_since is None)
+    settled(process_a, process_b)
+    assert process_a.quota.reserve(time.monotonic() + 50) is None
+    assert process_b.quota.reserve(time.monotonic() + 50) is None
 
 
 @pytest.mark.contract("4 redis faults")
@@ -240,34 +259,63 @@ def test_what_was_sent_is_written_back_into_a_redis_that_returns_empty(valkey: R
 def test_a_part_of_the_book_that_redis_lost_is_written_back_before_anything_is_booked(
     valkey: RedisServer, lost: bytes
 ) -> None:
-    one, other = Process(valkey.url, per_minute=10), Process(valkey.url, per_minute=10)
-    settled(one, other)
-    assert len([*reserve_all(one.quota, time.monotonic() + 59), *reserve_all(other.quota, time.monotonic() + 59)]) == 10
-    old = one.redis_limiter.epoch
+    process_a, process_b = Process(valkey.url, per_minute=10), Process(valkey.url, per_minute=10)
+    settled(process_a, process_b)
+    assert (
+        len(
+            [*reserve_all(process_a.quota, time.monotonic() + 59), *reserve_all(process_b.quota, time.monotonic() + 59)]
+        )
+        == 10
+    )
     with redis.Redis.from_url(valkey.url) as operator:
+        old = operator.hget(b"test:quota:pace", b"epoch")
         operator.delete(b"test:" + lost)
 
-    def known() -> bool:
-        assert not reserve_all(one.quota, time.monotonic() + 50)
-        assert not reserve_all(other.quota, time.monotonic() + 50)
-        return old not in (one.redis_limiter.epoch, other.redis_limiter.epoch)
+        def new_epoch_began() -> bool:
+            assert not reserve_all(process_a.quota, time.monotonic() + 50)
+            assert not reserve_all(process_b.quota, time.monotonic() + 50)
+            return operator.hget(b"test:quota:pace", b"epoch") not in (None, old)
 
-    wait_until(known)
-    settled(one, other)
-    assert not reserve_all(one.quota, time.monotonic() + 50)
-    assert not reserve_all(other.quota, time.monotonic() + 50)
+        wait_until(new_epoch_began)
+    for process in (process_a, process_b):
+        process.redis_limiter.register()
+    settled(process_a, process_b)
+    assert not reserve_all(process_a.quota, time.monotonic() + 50)
+    assert not reserve_all(process_b.quota, time.monotonic() + 50)
 
 
 @pytest.mark.contract("4 redis faults")
 def test_the_number_of_processes_is_not_forgotten_with_an_empty_redis(valkey: RedisServer) -> None:
-    one, other = Process(valkey.url), Process(valkey.url)
-    settled(one, other)
-    other.server.stop()
-    wait_until(lambda: sum(thread.name == "redis" for thread in threading.enumerate()) == 1)
+    process_a, process_b = Process(valkey.url), Process(valkey.url)
+    settled(process_a, process_b)
+    process_b.server.stop()
+    wait_until(lambda: not process_b.server.stats().registers)
     with redis.Redis.from_url(valkey.url) as operator:
         operator.flushall()
-    one.quota.register()
-    assert one.quota.processes == 2
+    process_a.quota.register()
+    assert process_a.quota.processes == 2
+
+
+def test_the_places_of_ended_calls_are_forgotten_while_redis_keeps_the_book(
+    valkey: RedisServer, clock: FakeClock
+) -> None:
+    process = Process(valkey.url, monotonic=clock)
+    process.server.start()
+    wait_until(lambda: process.redis_limiter.epoch)
+    reservations: list[Reservation] = []
+
+    def reserve() -> bool:
+        clock.advance(1)
+        reservations.extend(filter(None, [process.quota.reserve(clock())]))
+        return bool(reservations)
+
+    wait_until(reserve)
+    process.quota.complete(reservations[0])
+    assert process.quota.used == 1
+    clock.advance(61)
+    process.redis_limiter.register()
+    clock.advance(-61)  # or `used` itself would drop what has expired
+    assert process.quota.used == 0
 
 
 @pytest.mark.contract("4 redis faults")
@@ -275,7 +323,7 @@ def test_what_is_no_record_of_ours_is_as_good_as_not_there_and_spoils_it_for_nob
     process = Process(running.url)
     settled(process)
     process.get(COHORTS)
-    key = process.records._keys(USER)[0]
+    key = process.records.record_key(USER)
     fresh = Process(running.url)
     settled(process, fresh)
     with redis.Redis.from_url(running.url) as operator:
@@ -293,10 +341,10 @@ def test_what_is_no_record_of_ours_is_as_good_as_not_there_and_spoils_it_for_nob
         assert third.store.get(USER) == EMPTY
         operator.delete(key)
         operator.set(key, "no hash")
-    other = Process(running.url)
-    settled(process, fresh, damaged, third, other)
-    assert other.get(COHORTS).error is None
-    assert other.server.gone_since is None
+    last = Process(running.url)
+    settled(process, fresh, damaged, third, last)
+    assert last.get(COHORTS).error is None
+    assert last.server.unavailable_since is None
 
 
 @pytest.mark.contract("4 redis faults")
@@ -305,7 +353,7 @@ def test_going_and_coming_back_is_one_line_each(valkey: RedisServer, caplog: pyt
     settled(process)
     with caplog.at_level(logging.INFO, "proxy"):
         valkey.stop()
-        wait_until(lambda: process.server.gone_since)
+        wait_until(lambda: process.server.unavailable_since)
         for _ in range(20):
             process.store.get(USER)
             process.quota.reserve(0)
@@ -335,13 +383,13 @@ def test_a_redis_that_cannot_be_used_is_as_good_as_gone_and_used_again_afterward
     process.get(COHORTS)
     with redis.Redis.from_url(valkey.url) as operator:
         operator.execute_command(*command)
-        wait_until(lambda: process.server.gone_since)
+        wait_until(lambda: process.server.unavailable_since)
         assert process.get(COHORTS).forwarded is None, "what the process has is still served"
         if command[0] == "CONFIG":
             operator.execute_command("CONFIG", "SET", "maxmemory", "0")
         if command[0] == "REPLICAOF":
             operator.execute_command("REPLICAOF", "NO", "ONE")
-    wait_until(lambda: process.server.gone_since is None)
+    wait_until(lambda: process.server.unavailable_since is None)
 
 
 @pytest.mark.contract("4 redis faults")
@@ -353,7 +401,7 @@ def test_one_late_answer_is_no_reason_to_do_without_redis(valkey: RedisServer) -
         operator.execute_command("CLIENT", "PAUSE", "500", "ALL")
     with pytest.raises(RedisUnavailable):
         process.server.hash(b"nothing")
-    assert process.server.gone_since is None
+    assert process.server.unavailable_since is None
     wait_until(lambda: process.quota.reserve(0))
 
 
@@ -385,24 +433,24 @@ def test_merging_in_redis_is_merging_here(running: RedisServer) -> None:
     process = Process(running.url)
     now = time.time()
 
-    def kept(*said: tuple[Part, float]) -> Record:
-        return Record({part: CachedPart(str(at).encode(), now + at) for part, at in said}, None, "u")
+    def fetched(*parts: tuple[Part, float]) -> Record:
+        return Record({part: CachedPart(str(at).encode(), now + at) for part, at in parts}, None, "u")
 
-    words = [
-        kept((COHORTS, 0)),
-        kept((COHORTS, 2), (PROPERTIES, 2)),
-        kept((COHORTS, 1)),
+    records = [
+        fetched((COHORTS, 0)),
+        fetched((COHORTS, 2), (PROPERTIES, 2)),
+        fetched((COHORTS, 1)),
         Record(unknown_at=now + 1.5),
         Record(unknown_at=now + 3),
-        kept((PROPERTIES, 2.5)),
-        kept((PROPERTIES, 4)),
+        fetched((PROPERTIES, 2.5)),
+        fetched((PROPERTIES, 4)),
     ]
-    here = EMPTY
-    for word in words:
-        here = merge(here, word)
-        process.records.save(USER, word, [], now)
-        there = process.records.read(USER).record
-        assert (there.parts, there.unknown_at) == (here.parts, here.unknown_at)
+    merged = EMPTY
+    for record in records:
+        merged = merge(merged, record)
+        process.records.save(USER, record, [], now)
+        stored = process.records.read(USER).record
+        assert (stored.parts, stored.unknown_at) == (merged.parts, merged.unknown_at)
 
 
 def test_every_key_expires_and_what_may_not_be_served_any_more_does_not_pile_up(running: RedisServer) -> None:
@@ -423,11 +471,10 @@ def test_every_key_expires_and_what_may_not_be_served_any_more_does_not_pile_up(
 
 @pytest.mark.contract("4 warm freshness")
 def test_what_was_warmed_is_kept_in_redis_for_as_long_as_it_is_of_use(running: RedisServer) -> None:
-    process = Process(running.url)
+    process = Process(running.url, policy=FreshnessPolicy(fresh=900, negative=60, warm=86_400))
     settled(process)
-    process.records._policy = FreshnessPolicy(fresh=900, negative=60, warm=86_400)
     now = time.time()
-    key = process.records._keys(USER)[0]
+    key = process.records.record_key(USER)
     with redis.Redis.from_url(running.url) as client:
         process.records.save(USER, Record({COHORTS: CachedPart(b"[]", now)}), [], now)
         assert 890_000 < client.pttl(key) <= 900_000
@@ -440,177 +487,169 @@ def test_what_was_warmed_is_kept_in_redis_for_as_long_as_it_is_of_use(running: R
 
 @pytest.mark.contract("4 redis")
 def test_one_user_asked_of_two_processes_at_once_costs_one_call(running: RedisServer) -> None:
-    one, other = Process(running.url), Process(running.url)
-    settled(one, other)
-    one.source.open.clear()
+    process_a, process_b = Process(running.url), Process(running.url)
+    settled(process_a, process_b)
+    process_a.source.open.clear()
     with ThreadPoolExecutor(2) as callers:
-        first = callers.submit(one.get, COHORTS)
-        one.source.wait_for_call()
-        second = callers.submit(other.get, COHORTS)
-        wait_until(lambda: (found := other.scheduler._under_way.of(USER).get(COHORTS)) and found.elsewhere)
-        one.source.open.set()
+        first = callers.submit(process_a.get, COHORTS)
+        process_a.source.wait_for_call()
+        second = callers.submit(process_b.get, COHORTS)
+        wait_until(lambda: process_b.records.leases)
+        process_a.source.open.set()
         assert first.result(10).error is None
         answer = second.result(10)
     assert (answer.error, answer.calls, answer.opened) == (None, 1, False)
     assert answer.record.has(COHORTS)
-    assert not other.source.calls
+    assert not process_b.source.calls
 
 
 def test_a_failure_is_shared_with_the_other_process_too(running: RedisServer) -> None:
-    one, other = Process(running.url), Process(running.url)
-    settled(one, other)
-    one.source.open.clear()
-    one.source.fault = UpstreamUnavailable()
+    process_a, process_b = Process(running.url), Process(running.url)
+    settled(process_a, process_b)
+    process_a.source.open.clear()
+    process_a.source.fault = UpstreamUnavailable()
     with ThreadPoolExecutor(2) as callers:
-        first = callers.submit(one.get, COHORTS)
-        one.source.wait_for_call()
-        second = callers.submit(other.get, COHORTS)
-        wait_until(lambda: (found := other.scheduler._under_way.of(USER).get(COHORTS)) and found.elsewhere)
-        one.source.open.set()
+        first = callers.submit(process_a.get, COHORTS)
+        process_a.source.wait_for_call()
+        second = callers.submit(process_b.get, COHORTS)
+        wait_until(lambda: process_b.records.leases)
+        process_a.source.open.set()
         words = [answer.result(10).error.word for answer in (first, second)]  # type: ignore[union-attr]
     assert words == ["upstream_unavailable"] * 2
-    assert not other.source.calls
+    assert not process_b.source.calls
 
 
 def test_the_call_of_a_process_that_died_is_taken_over(valkey: RedisServer) -> None:
-    dead, other = Process(valkey.url), Process(valkey.url)
-    settled(dead, other)
-    dead.records._lease = 300  # milliseconds
+    dead, survivor = Process(valkey.url, lease_seconds=0.3), Process(valkey.url)
+    settled(dead, survivor)
     assert dead.store.lease(USER, [COHORTS]).granted == {COHORTS}
-    answer = other.get(COHORTS)
-    assert (answer.error, len(other.source.calls)) == (None, 1)
+    answer = survivor.get(COHORTS)
+    assert (answer.error, len(survivor.source.calls)) == (None, 1)
 
 
 @pytest.mark.contract("4 redis")
 def test_what_one_process_fetched_is_a_hit_in_the_other_by_one_round_trip_and_then_by_none(
-    running: RedisServer, monkeypatch: pytest.MonkeyPatch
+    running: RedisServer,
 ) -> None:
-    one, other = Process(running.url), Process(running.url)
-    settled(one, other)
-    one.get(COHORTS, PROPERTIES, recommendation("a"))
-    trips = []
-    asked = other.server._asked
-
-    def counted(ask: Callable[[], Any]) -> Any:
-        if not other.server._trying():
-            trips.append(ask)
-        return asked(ask)
-
-    monkeypatch.setattr(other.server, "_asked", counted)
-    first = other.get(COHORTS, PROPERTIES, recommendation("a"))
-    assert (first.forwarded, first.calls, len(trips)) == (None, 0, 1)
-    assert other.get(COHORTS, PROPERTIES, recommendation("a")).forwarded is None
-    assert len(trips) == 1
-    assert not other.source.calls
+    process_a, process_b = Process(running.url), Process(running.url)
+    settled(process_a, process_b)
+    process_a.get(COHORTS, PROPERTIES, recommendation("a"))
+    before = process_b.server.stats().round_trips
+    first = process_b.get(COHORTS, PROPERTIES, recommendation("a"))
+    assert (first.forwarded, first.calls) == (None, 0)
+    assert process_b.server.stats().round_trips - before == 1
+    assert process_b.get(COHORTS, PROPERTIES, recommendation("a")).forwarded is None
+    assert process_b.server.stats().round_trips - before == 1
+    assert not process_b.source.calls
 
 
 def left_of(url: str, *ids: str) -> list[bytes]:
-    """Return the keys of records, and whatever else in this Redis says one of the ids."""
+    """Return the keys of records, and all other keys that contain one of the ids in their name or value."""
     with redis.Redis.from_url(url) as client:
-        left = []
+        keys = []
         for key in client.scan_iter():
-            kept = client.dump(key)
-            if b":user3:" in key or any(id.encode() in kept or id.encode() in key for id in ids):
-                left.append(key)
-        return left
+            value = client.dump(key)
+            if b":user3:" in key or any(id.encode() in value or id.encode() in key for id in ids):
+                keys.append(key)
+        return keys
 
 
 @pytest.mark.contract("3 forget")
 def test_who_is_forgotten_is_gone_from_every_process_and_from_redis_within_a_second(running: RedisServer) -> None:
-    one, other = Process(running.url), Process(running.url)
-    settled(one, other)
+    process_a, process_b = Process(running.url), Process(running.url)
+    settled(process_a, process_b)
     pairs = [
         Identity("forget-me", None),
         Identity("forget-me", "phone"),
         Identity("forget-me", "tablet"),
         Identity(None, "laptop"),
     ]
-    for process in (one, other):
+    for process in (process_a, process_b):
         process.source.user_data = {"user_id": "forget-me", "device_id": "laptop", "cohort_ids": ["c"]}
         for pair in pairs:
             process.get(COHORTS, identity=pair)
-        other.backlog.add(pairs[1], {PROPERTIES: time.monotonic()})
-    one.source.user_data = {"user_id": "somebody-else", "device_id": "x"}
+        process_b.backlog.add(pairs[1], {PROPERTIES: time.monotonic()})
+    process_a.source.user_data = {"user_id": "somebody-else", "device_id": "x"}
     bystander = Identity("somebody-else", None)
-    one.get(COHORTS, identity=bystander)
+    process_a.get(COHORTS, identity=bystander)
     began = time.monotonic()
-    assert one.forget_service.forget(Identity("forget-me", None)) == Forgot(records=4, waiting=0)
-    assert not any(one.store.read(pair).parts for pair in pairs)
-    wait_until(lambda: not any(other.store.read(pair).parts for pair in pairs), seconds=1)
-    wait_until(lambda: not len(other.backlog), seconds=1)
+    assert process_a.forget_service.forget(Identity("forget-me", None)) == Forgot(records=4, waiting=0)
+    assert not any(process_a.store.read(pair).parts for pair in pairs)
+    wait_until(lambda: not any(process_b.store.read(pair).parts for pair in pairs), seconds=1)
+    wait_until(lambda: not len(process_b.backlog), seconds=1)
     assert time.monotonic() - began < 1
-    assert [key for key in left_of(running.url, "forget-me") if one.records._keys(bystander)[0] != key] == []
-    assert one.store.get(bystander).parts.keys() == {COHORTS}
-    assert one.forget_service.forget(Identity("forget-me", None)).records == 0
+    assert [key for key in left_of(running.url, "forget-me") if process_a.records.record_key(bystander) != key] == []
+    assert process_a.store.get(bystander).parts.keys() == {COHORTS}
+    assert process_a.forget_service.forget(Identity("forget-me", None)).records == 0
 
 
 def test_a_device_is_forgotten_with_all_who_were_seen_on_it(running: RedisServer) -> None:
-    one = Process(running.url)
-    settled(one)
-    one.source.user_data = {"user_id": "u", "device_id": "phone"}
-    one.get(COHORTS)
-    one.source.user_data = {"user_id": "v", "device_id": "v-s"}
-    one.get(COHORTS, identity=Identity("v", "phone"))
-    one.get(COHORTS, identity=Identity("v", None))
-    assert one.forget_service.forget(Identity(None, "phone")).records == 2
+    process_a = Process(running.url)
+    settled(process_a)
+    process_a.source.user_data = {"user_id": "u", "device_id": "phone"}
+    process_a.get(COHORTS)
+    process_a.source.user_data = {"user_id": "v", "device_id": "v-s"}
+    process_a.get(COHORTS, identity=Identity("v", "phone"))
+    process_a.get(COHORTS, identity=Identity("v", None))
+    assert process_a.forget_service.forget(Identity(None, "phone")).records == 2
     assert len(left_of(running.url)) == 1
 
 
 @pytest.mark.contract("3 forget")
 def test_what_is_on_its_way_anywhere_when_a_user_is_forgotten_is_not_kept(running: RedisServer) -> None:
-    one, other = Process(running.url), Process(running.url)
-    settled(one, other)
-    other.source.user_data = {"user_id": "u", "cohort_ids": ["c"]}
-    other.source.open.clear()
+    process_a, process_b = Process(running.url), Process(running.url)
+    settled(process_a, process_b)
+    process_b.source.user_data = {"user_id": "u", "cohort_ids": ["c"]}
+    process_b.source.open.clear()
     with ThreadPoolExecutor(1) as callers:
-        asked = callers.submit(other.get, COHORTS, patience=5)
-        other.source.wait_for_call()
-        one.forget_service.forget(USER)
-        other.source.open.set()
-        assert asked.result(10).record.has(COHORTS), "who waits for it is answered"
+        request = callers.submit(process_b.get, COHORTS, patience=5)
+        process_b.source.wait_for_call()
+        process_a.forget_service.forget(USER)
+        process_b.source.open.set()
+        assert request.result(10).record.has(COHORTS), "who waits for it is answered"
     assert left_of(running.url) == []
-    assert one.store.get(USER) == EMPTY
-    wait_until(lambda: other.store.generation > 0 and other.store.read(USER) == EMPTY, seconds=1)
+    assert process_a.store.get(USER) == EMPTY
+    wait_until(lambda: process_b.store.generation > 0 and process_b.store.read(USER) == EMPTY, seconds=1)
     # And when the process has heard of it before the answer lands.
-    other.source.open.clear()
+    process_b.source.open.clear()
     with ThreadPoolExecutor(1) as callers:
-        asked = callers.submit(other.get, PROPERTIES, patience=5)
-        other.source.wait_for_call()
-        heard = other.store.generation
-        one.forget_service.forget(USER)
-        wait_until(lambda: other.store.generation > heard, seconds=1)
-        other.source.open.set()
-        asked.result(10)
-    assert other.store.read(USER) == EMPTY
+        request = callers.submit(process_b.get, PROPERTIES, patience=5)
+        process_b.source.wait_for_call()
+        generation = process_b.store.generation
+        process_a.forget_service.forget(USER)
+        wait_until(lambda: process_b.store.generation > generation, seconds=1)
+        process_b.source.open.set()
+        request.result(10)
+    assert process_b.store.read(USER) == EMPTY
     assert left_of(running.url) == []
 
 
 def test_who_is_asked_anew_after_being_forgotten_is_kept_again(running: RedisServer) -> None:
-    one = Process(running.url)
-    settled(one)
-    one.get(COHORTS)
-    one.forget_service.forget(USER)
-    assert one.get(COHORTS).forwarded == "miss"
-    assert one.get(COHORTS).forwarded is None
+    process_a = Process(running.url)
+    settled(process_a)
+    process_a.get(COHORTS)
+    process_a.forget_service.forget(USER)
+    assert process_a.get(COHORTS).forwarded == "miss"
+    assert process_a.get(COHORTS).forwarded is None
     with redis.Redis.from_url(running.url) as client:
-        marks = list(client.scan_iter(b"*:pairs:*"))
-        assert all(0 < client.pttl(generation) <= 20_000 for generation in marks), (
+        tombstones = list(client.scan_iter(b"*:pairs:*"))
+        assert all(0 < client.pttl(tombstone) <= 20_000 for tombstone in tombstones), (
             "it is barred in Redis only for a moment"
         )
-        client.delete(*marks)
-    assert one.get(PROPERTIES).forwarded == "miss"
-    assert one.records.read(USER).record.parts.keys() == {PROPERTIES}
+        client.delete(*tombstones)
+    assert process_a.get(PROPERTIES).forwarded == "miss"
+    assert process_a.records.read(USER).record.parts.keys() == {PROPERTIES}
 
 
 @pytest.mark.contract("3 forget")
 def test_forgetting_while_redis_is_gone_is_done_here_and_said_to_be_incomplete(valkey: RedisServer) -> None:
-    one = Process(valkey.url)
-    settled(one)
-    one.get(COHORTS)
+    process_a = Process(valkey.url)
+    settled(process_a)
+    process_a.get(COHORTS)
     valkey.stop()
     with pytest.raises(RedisUnavailable):
-        one.forget_service.forget(USER)
-    assert one.store.read(USER) == EMPTY
+        process_a.forget_service.forget(USER)
+    assert process_a.store.read(USER) == EMPTY
 
 
 @pytest.mark.contract("4 redis")

@@ -1,24 +1,27 @@
--- Read a user's record and what was pushed, and take the lease of those parts that nobody else fetches just now.
--- KEYS  record, lease, what was pushed about the user (where the pair has one)
--- ARGV  who asks, milliseconds for which a lease lasts, then the parts' fields
--- Returns {record as HGETALL gives it, for each part: 1 granted, 0 leased to another, or the word of its failure, what was
--- pushed or false}
+-- Read a user's record and updates, and lease the parts that no other process fetches.
+-- KEYS  record, leases, updates about the user (if the identity has a user id)
+-- ARGV  process id, milliseconds that a lease lasts, fields of the parts
+-- Returns {record as HGETALL gives it; for each part 1 (leased), 0 (leased by another process) or the error word of a
+-- call that failed; updates or false}
+-- A lease is '<milliseconds at which it ends> <process id, or ! and the error word>'.
+local record_key, leases_key, updates_key = KEYS[1], KEYS[2], KEYS[3]
+local process_id, lease_milliseconds = ARGV[1], tonumber(ARGV[2])
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local outcomes = {}
-local took = false
+local leased = false
 for index = 3, #ARGV do
-    local lease = redis.call('HGET', KEYS[2], ARGV[index])
-    local until_, whose = string.match(lease or '', '^(%d+) (.*)$')
-    if not until_ or tonumber(until_) <= now or whose == ARGV[1] then
-        redis.call('HSET', KEYS[2], ARGV[index], string.format('%.0f', now + ARGV[2]) .. ' ' .. ARGV[1])
-        took = true
+    local field = ARGV[index]
+    local ends_at, holder = string.match(redis.call('HGET', leases_key, field) or '', '^(%d+) (.*)$')
+    if not ends_at or tonumber(ends_at) <= now or holder == process_id then
+        redis.call('HSET', leases_key, field, string.format('%.0f', now + lease_milliseconds) .. ' ' .. process_id)
+        leased = true
         outcomes[#outcomes + 1] = 1
-    elseif string.sub(whose, 1, 1) == '!' then
-        outcomes[#outcomes + 1] = string.sub(whose, 2)
+    elseif string.sub(holder, 1, 1) == '!' then
+        outcomes[#outcomes + 1] = string.sub(holder, 2)
     else
         outcomes[#outcomes + 1] = 0
     end
 end
-if took then redis.call('PEXPIRE', KEYS[2], ARGV[2]) end
-return {redis.call('HGETALL', KEYS[1]), outcomes, KEYS[3] and redis.call('GET', KEYS[3]) or false}
+if leased then redis.call('PEXPIRE', leases_key, lease_milliseconds) end
+return {redis.call('HGETALL', record_key), outcomes, updates_key and redis.call('GET', updates_key) or false}

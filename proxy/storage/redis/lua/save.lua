@@ -1,66 +1,72 @@
--- Merge what was fetched into a user's record, the later word winning, and give the leases back.
--- KEYS  record, lease, then the pairs of each of the ids
--- ARGV  who fetched, milliseconds for which the record is of use, moment before which a part is of none,
---       1 if the user is unknown, number of fields fetched, those fields and values in pairs, number of leases,
---       fields of those leases, word of their failure ('' for none), milliseconds for which others hear of it, number
---       of ids among whose pairs this one is to be found (the first of KEYS)
--- Nothing is kept of an id that was forgotten ("!") while this was on its way.
--- A value begins with the moment at which it was said, as eight bytes. The field "m" is of the record itself: it says
--- when, whether the user is unknown, and the ids.
-local function said(value) return value and #value >= 8 and struct.unpack('>d', value) or -1 end
+-- Merge what was fetched into a record, later parts winning, and end the leases.
+-- KEYS  record, leases, then the pairs of each id
+-- ARGV  process id, milliseconds that the record is usable for, Unix seconds before which parts are too old,
+--       1 if the user is unknown, number of fields, the fields and their values in turn, number of leases, fields of the
+--       leases, error word ('' for success), milliseconds for which a failure is reported, number of ids (the first of
+--       KEYS) among whose pairs this record is listed
+-- Keeps nothing if one of the ids was forgotten ("!") while the call was in flight.
+-- A value begins with the moment at which it was fetched, as eight bytes. The field "m" has the moment of the record,
+-- whether the user is unknown, and the ids.
+local record_key, leases_key = KEYS[1], KEYS[2]
+local process_id, usable_milliseconds, horizon = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local is_unknown, field_count = ARGV[4] == '1', tonumber(ARGV[5])
+local leases_at = 6 + 2 * field_count
+local lease_count = tonumber(ARGV[leases_at])
+local error_word, failure_milliseconds = ARGV[leases_at + lease_count + 1], ARGV[leases_at + lease_count + 2]
+local listed_count = tonumber(ARGV[#ARGV])
 
-local fields = tonumber(ARGV[5])
-local leases = 6 + 2 * fields
-for index = 3, #KEYS do
-    if redis.call('SISMEMBER', KEYS[index], '!') == 1 then fields = 0 end
+local function fetched_at(value) return value and #value >= 8 and struct.unpack('>d', value) or -1 end
+
+local function extend_expiry(key)
+    -- Data that was fetched ahead of a campaign may be usable for longer than what is fetched now.
+    if redis.call('PTTL', key) < usable_milliseconds then redis.call('PEXPIRE', key, usable_milliseconds) end
 end
-if fields > 0 then
-    local kept = redis.call('HGETALL', KEYS[1])
-    local latest, unknown, old = -1, false, {}
-    for index = 1, #kept, 2 do
-        local field, at = kept[index], said(kept[index + 1])
-        old[field] = at
+
+local function merge_fields()
+    for index = 3, #KEYS do
+        if redis.call('SISMEMBER', KEYS[index], '!') == 1 then return end
+    end
+    local stored = redis.call('HGETALL', record_key)
+    local latest, was_unknown, moments = -1, false, {}
+    for index = 1, #stored, 2 do
+        local field, at = stored[index], fetched_at(stored[index + 1])
+        moments[field] = at
         latest = math.max(latest, at)
         if field == 'm' then
-            unknown = string.sub(kept[index + 1], 9, 9) == '?'
-        elseif at < tonumber(ARGV[3]) then
-            redis.call('HDEL', KEYS[1], field)
+            was_unknown = string.sub(stored[index + 1], 9, 9) == '?'
+        elseif at < horizon then
+            redis.call('HDEL', record_key, field)
         end
     end
-    local news = said(ARGV[7])
-    if (ARGV[4] == '1' or unknown) and news < latest then
-        fields = 0
-    elseif ARGV[4] == '1' or unknown then
-        redis.call('DEL', KEYS[1])
-        old = {}
+    if is_unknown or was_unknown then
+        if fetched_at(ARGV[7]) < latest then return end
+        redis.call('DEL', record_key)
+        moments = {}
     end
-    for index = 6, 5 + 2 * fields, 2 do
-        if said(ARGV[index + 1]) >= (old[ARGV[index]] or -1) then
-            redis.call('HSET', KEYS[1], ARGV[index], ARGV[index + 1])
-        end
+    for index = 6, leases_at - 1, 2 do
+        local field, value = ARGV[index], ARGV[index + 1]
+        if fetched_at(value) >= (moments[field] or -1) then redis.call('HSET', record_key, field, value) end
     end
-    if fields > 0 then
-        -- What was fetched ahead of a send may be of use for longer than what is fetched now.
-        if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
-        for index = 3, 2 + ARGV[#ARGV] do
-            redis.call('SADD', KEYS[index], string.sub(KEYS[1], -32))
-            if redis.call('PTTL', KEYS[index]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[index], ARGV[2]) end
-        end
+    extend_expiry(record_key)
+    for index = 3, 2 + listed_count do
+        redis.call('SADD', KEYS[index], string.sub(record_key, -32))
+        extend_expiry(KEYS[index])
     end
 end
 
-local count = tonumber(ARGV[leases])
-local word = ARGV[leases + count + 1]
+if field_count > 0 then merge_fields() end
+
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-for index = leases + 1, leases + count do
-    local whose = string.match(redis.call('HGET', KEYS[2], ARGV[index]) or '', '^%d+ (.*)$')
-    if whose == ARGV[1] then
-        if word == '' then
-            redis.call('HDEL', KEYS[2], ARGV[index])
+for index = leases_at + 1, leases_at + lease_count do
+    local field = ARGV[index]
+    local holder = string.match(redis.call('HGET', leases_key, field) or '', '^%d+ (.*)$')
+    if holder == process_id then
+        if error_word == '' then
+            redis.call('HDEL', leases_key, field)
         else
-            local told = string.format('%.0f', now + ARGV[leases + count + 2])
-            redis.call('HSET', KEYS[2], ARGV[index], told .. ' !' .. word)
+            local reported_until = string.format('%.0f', now + failure_milliseconds)
+            redis.call('HSET', leases_key, field, reported_until .. ' !' .. error_word)
         end
     end
 end
