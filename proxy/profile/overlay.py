@@ -5,7 +5,6 @@ Nothing here asks what time it is: how old what was pushed may be is for lifetim
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 
 from proxy.profile import encoding
@@ -66,8 +65,7 @@ def _properties(kept: CachedPart | None, known: Known, keys: tuple[str, ...]) ->
     warm, since = kept is not None and kept.warm, kept.fetched_at if kept else _SAID_NEVER
     fetched: dict[str, bytes] = {}
     if kept is not None:
-        names, said = encoding.split(kept.value)
-        fetched = dict(zip(json.loads(names), said, strict=True))
+        fetched = encoding.members(kept.value)
     whole = known.whole_at is not None and known.whole_at > since
     later = {name: one for name, one in known.properties.items() if whole or one[0] > since}
     if not later and not whole:

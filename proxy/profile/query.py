@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Literal, NamedTuple
 
 from proxy.profile.aliases import NO_ALIASES, Aliases
-from proxy.profile.json import write_json_text
 from proxy.profile.parts import (
     COHORTS,
     PROPERTIES,
@@ -64,10 +63,10 @@ class ProfileQuery:
         return tuple((rec_id, recommendation(id, self.rec_type)) for rec_id, id in ids)
 
     @cached_property
-    def cohorts(self) -> tuple[tuple[bytes, bytes], ...]:
-        """Return each of `cohort_ids`, or every name there is where none is asked, and its id in Amplitude: as JSON."""
+    def cohorts(self) -> tuple[tuple[str, str], ...]:
+        """Return each of `cohort_ids`, or each alias of a cohort where there are none, with its id in Amplitude."""
         names = self.cohort_ids or self.aliases.known("cohorts")
-        return tuple((write_json_text(name), write_json_text(self.aliases.id_of("cohorts", name))) for name in names)
+        return tuple((name, self.aliases.id_of("cohorts", name)) for name in names)
 
     @cached_property
     def computations(self) -> Part:
