@@ -36,25 +36,25 @@ DROP_IN = (
 )
 
 
-def parse_drop_in(given: Iterable[tuple[str, Any]], aliases: Aliases = NO_ALIASES) -> ProfileRequest:
+def parse_drop_in(pairs: Iterable[tuple[str, Any]], aliases: Aliases = NO_ALIASES) -> ProfileRequest:
     """Return the request that Amplitude's own parameters describe. Raises BadRequest as `parse` does."""
-    sent = once(_NAMES, given)
-    identity = taken_identity(sent)
-    rest = tuple(sent.items())
+    values = once(_NAMES, pairs)
+    identity = taken_identity(values)
+    rest = tuple(values.items())
     query = _drop_in_query if short(rest) else _drop_in_query.__wrapped__
     return ProfileRequest(identity, query(rest, aliases))
 
 
 @lru_cache(CACHED_QUERIES)
-def _drop_in_query(given: tuple[tuple[str, Any], ...], aliases: Aliases) -> ProfileQuery:
-    sent = Sent(given)
+def _drop_in_query(values: tuple[tuple[str, Any], ...], aliases: Aliases) -> ProfileQuery:
+    sent = Sent(values)
     rec_ids, comp_ids, prediction_ids = sent.many(REC_ID), sent.many(COMP_ID), sent.many(PREDICTION_ID)
     recommended = sent.flag(GET_RECS, default=bool(rec_ids))
     if recommended and not rec_ids:
         raise BadRequest("get_recs needs rec_id: name one or more recommendations, e.g. rec_id=abc123")
     if sent.flag(GET_PROPENSITY) and not prediction_ids:
         raise BadRequest("get_propensity needs prediction_id: name one or more, e.g. prediction_id=abc123")
-    asked: dict[Section, bool] = {
+    requested: dict[Section, bool] = {
         "recommendations": recommended,
         "properties": sent.flag(GET_AMP_PROPS),
         "cohorts": sent.flag(GET_COHORT_IDS),
@@ -62,7 +62,7 @@ def _drop_in_query(given: tuple[tuple[str, Any], ...], aliases: Aliases) -> Prof
         "propensities": sent.flag(GET_PROPENSITY),
     }
     return ProfileQuery(
-        tuple(section for section in SECTIONS if asked[section]),
+        tuple(section for section in SECTIONS if requested[section]),
         rec_ids=rec_ids,
         rec_type=sent.one(REC_TYPE),
         comp_ids=comp_ids,

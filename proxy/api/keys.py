@@ -1,4 +1,4 @@
-"""Caller keys: make, hash and check. Pure.
+"""Caller keys: make, hash and check.
 
 Secrets are generated, not chosen, so one SHA-256 is enough and costs under a microsecond; a password hash
 made slow on purpose would let eleven requests a second through a core.
@@ -41,17 +41,17 @@ def parse(entries: str) -> tuple[Key, ...]:
 
     The same name twice is a rotation: both secrets work.
     """
-    found: list[Key] = []
+    keys: list[Key] = []
     faults: list[str] = []
     for number, entry in enumerate(entries.split(","), start=1):
         if entry.strip():
             try:
-                found.append(_key(number, entry.strip()))
+                keys.append(_key(number, entry.strip()))
             except BadEntry as fault:
                 faults += fault.faults
     if faults:
         raise BadEntry(*faults)
-    return tuple(found)
+    return tuple(keys)
 
 
 def _key(number: int, entry: str) -> Key:

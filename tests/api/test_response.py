@@ -1,4 +1,4 @@
-"""Ask + Record -> JSON: by cases in files, and for any JSON at all by property."""
+"""The body of an answer: cases from files, and properties that hold for any JSON."""
 
 import json
 from pathlib import Path
