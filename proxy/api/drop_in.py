@@ -1,4 +1,4 @@
-"""The drop-in: Amplitude's own parameters -> Ask, and Ask + Record -> the answer that Amplitude would give. Pure."""
+"""The drop-in for Amplitude's own endpoint: reads its parameters and builds the answer that Amplitude would give."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 from proxy.api.errors import BadRequest
 from proxy.api.parameters import BOOLEANS, DEVICE_ID, USER_ID, Parameter, Sent, once, short, taken_identity
 from proxy.api.parse import CACHED_QUERIES, COMP_ID, PREDICTION_ID, PROPENSITY_TYPE, REC_ID, REC_TYPE
-from proxy.profile import encoding
 from proxy.profile.aliases import NO_ALIASES, Aliases
-from proxy.profile.parts import COHORTS, PROPERTIES, SECTIONS, Part, Section
+from proxy.profile.encoding import part_object, part_value
+from proxy.profile.parts import COHORTS, PROPERTIES, SECTIONS, Section
 from proxy.profile.query import ProfileQuery, ProfileRequest
 from proxy.profile.record import Record
 
@@ -36,25 +36,25 @@ DROP_IN = (
 )
 
 
-def parse_drop_in(given: Iterable[tuple[str, Any]], aliases: Aliases = NO_ALIASES) -> ProfileRequest:
-    """Return what is asked in Amplitude's own parameters. Raises BadRequest as `parse` does."""
-    sent = once(_NAMES, given)
-    identity = taken_identity(sent)
-    rest = tuple(sent.items())
+def parse_drop_in(pairs: Iterable[tuple[str, Any]], aliases: Aliases = NO_ALIASES) -> ProfileRequest:
+    """Return the request that Amplitude's own parameters describe. Raises BadRequest as `parse` does."""
+    values = once(_NAMES, pairs)
+    identity = taken_identity(values)
+    rest = tuple(values.items())
     query = _drop_in_query if short(rest) else _drop_in_query.__wrapped__
     return ProfileRequest(identity, query(rest, aliases))
 
 
 @lru_cache(CACHED_QUERIES)
-def _drop_in_query(given: tuple[tuple[str, Any], ...], aliases: Aliases) -> ProfileQuery:
-    sent = Sent(given)
+def _drop_in_query(values: tuple[tuple[str, Any], ...], aliases: Aliases) -> ProfileQuery:
+    sent = Sent(values)
     rec_ids, comp_ids, prediction_ids = sent.many(REC_ID), sent.many(COMP_ID), sent.many(PREDICTION_ID)
     recommended = sent.flag(GET_RECS, default=bool(rec_ids))
     if recommended and not rec_ids:
         raise BadRequest("get_recs needs rec_id: name one or more recommendations, e.g. rec_id=abc123")
     if sent.flag(GET_PROPENSITY) and not prediction_ids:
         raise BadRequest("get_propensity needs prediction_id: name one or more, e.g. prediction_id=abc123")
-    asked: dict[Section, bool] = {
+    requested: dict[Section, bool] = {
         "recommendations": recommended,
         "properties": sent.flag(GET_AMP_PROPS),
         "cohorts": sent.flag(GET_COHORT_IDS),
@@ -62,7 +62,7 @@ def _drop_in_query(given: tuple[tuple[str, Any], ...], aliases: Aliases) -> Prof
         "propensities": sent.flag(GET_PROPENSITY),
     }
     return ProfileQuery(
-        tuple(section for section in SECTIONS if asked[section]),
+        tuple(section for section in SECTIONS if requested[section]),
         rec_ids=rec_ids,
         rec_type=sent.one(REC_TYPE),
         comp_ids=comp_ids,
@@ -75,40 +75,30 @@ def _drop_in_query(given: tuple[tuple[str, Any], ...], aliases: Aliases) -> Prof
 _NAMES = frozenset(parameter.name for parameter in DROP_IN)
 
 
-def shape_drop_in(ask: ProfileRequest, record: Record) -> dict[str, Any]:
-    """Return `{"userData": …}` as Amplitude would, with its own values; parts not asked for are null."""
+def shape_drop_in(request: ProfileRequest, record: Record) -> dict[str, Any]:
+    """Return `{"userData": …}` as Amplitude would, with its own values; parts that were not requested are null."""
     data: dict[str, Any] = dict.fromkeys(("recommendations", "user_id", "device_id", "amp_props", "cohort_ids"))
-    data["user_id"] = record.user_id if record.user_id is not None else ask.identity.user_id
-    data["device_id"] = record.device_id if record.device_id is not None else ask.identity.device_id
-    query = ask.query
+    data["user_id"] = record.user_id if record.user_id is not None else request.identity.user_id
+    data["device_id"] = record.device_id if record.device_id is not None else request.identity.device_id
+    query = request.query
     for section in query.sections:
         match section:
             case "recommendations":
-                entries = [_value(record, part) for part in query.parts if part.section == section]
+                entries = [part_value(record, part) for part in query.parts if part.section == section]
                 data["recommendations"] = [entry for entry in entries if entry is not None] or None
             case "properties":
-                data["amp_props"] = _object(record, PROPERTIES)
+                data["amp_props"] = part_object(record, PROPERTIES)
             case "cohorts":
-                data["cohort_ids"] = _value(record, COHORTS)
+                data["cohort_ids"] = part_value(record, COHORTS)
             case "computations":
-                computed = _object(record, query.computations)
+                computed = part_object(record, query.computations)
                 data["amp_props"] = (data["amp_props"] or {}) | computed
             case "propensities":
-                found = {one: _value(record, query.prediction(one)) for one in query.prediction_ids}
-                data["propensity"] = found[query.prediction_ids[0]]
+                values = {id: part_value(record, query.prediction(id)) for id in query.prediction_ids}
+                data["propensity"] = values[query.prediction_ids[0]]
                 data["propensities"] = [
-                    {"prop": value, "pred_id": one, "prop_type": query.propensity_type}
-                    for one, value in found.items()
+                    {"prop": value, "pred_id": id, "prop_type": query.propensity_type}
+                    for id, value in values.items()
                     if value is not None
                 ]
     return {"userData": data}
-
-
-def _value(record: Record, part: Part) -> Any:
-    kept = record.parts.get(part)
-    return encoding.read(kept.value) if kept else None
-
-
-def _object(record: Record, part: Part) -> dict[str, Any]:
-    value = _value(record, part)
-    return value if isinstance(value, dict) else {}

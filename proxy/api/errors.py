@@ -1,15 +1,15 @@
-"""Errors that the caller made, with their HTTP status."""
+"""Errors of the caller, with their HTTP status."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
 BLANK_ID = "blank_id"
-"""The error word for an anonymous user: nobody's mistake, and no call was tried."""
+"""The error word for an anonymous user: not a mistake, and no call is made."""
 
 
 class ApiError(Exception):
-    """The caller's mistake. `detail` names the fault and the mend, and never repeats an id or a secret."""
+    """An error of the caller. `detail` names the problem and the fix, and never repeats an id or a secret."""
 
     status: ClassVar[int]
 
@@ -25,12 +25,12 @@ class BadRequest(ApiError):
 
 
 class Unauthorized(ApiError):
-    """No credentials, or wrong ones."""
+    """The credentials are missing or wrong."""
 
     status = 401
 
 
 class Forbidden(ApiError):
-    """An address that may not call."""
+    """The caller's address is not allowed."""
 
     status = 403

@@ -1,4 +1,4 @@
-"""Caller keys: make, hash and check. Pure.
+"""Caller keys: make, hash and check.
 
 Secrets are generated, not chosen, so one SHA-256 is enough and costs under a microsecond; a password hash
 made slow on purpose would let eleven requests a second through a core.
@@ -41,17 +41,17 @@ def parse(entries: str) -> tuple[Key, ...]:
 
     The same name twice is a rotation: both secrets work.
     """
-    found: list[Key] = []
+    keys: list[Key] = []
     faults: list[str] = []
     for number, entry in enumerate(entries.split(","), start=1):
         if entry.strip():
             try:
-                found.append(_key(number, entry.strip()))
+                keys.append(_key(number, entry.strip()))
             except BadEntry as fault:
                 faults += fault.faults
     if faults:
         raise BadEntry(*faults)
-    return tuple(found)
+    return tuple(keys)
 
 
 def _key(number: int, entry: str) -> Key:
@@ -83,13 +83,13 @@ def entry(name: str, secret: str) -> str:
 
 
 class KeyRing:
-    """Checks what callers present against every key, in time that does not depend on which one fits."""
+    """Checks credentials against every key, in a time that does not depend on which one matches."""
 
     def __init__(self, keys: tuple[Key, ...]) -> None:
         self._keys = keys
 
     def check(self, secret: str, name: str | None = None) -> str | None:
-        """Return the caller's name, or None. `name`: what was presented beside the secret (Basic), must fit too."""
+        """Return the caller's name, or None. name: the user name sent with the secret (Basic), which must match too."""
         digest = _digest(secret)
         caller = None
         for key in self._keys:
@@ -103,9 +103,9 @@ _REMEMBERED = 64
 
 
 class Accepted:
-    """Remembers what good credentials look like as they are sent, to know them again without reading them.
+    """Remembers accepted credentials as they were sent, so that they are not parsed again.
 
-    Of each a digest is kept, under a key that nobody else has: what leaks of it, by timing or else, opens nothing.
+    Stores only digests under a random key of this process: a leaked digest, by timing or otherwise, gives no access.
     """
 
     def __init__(self) -> None:
@@ -113,11 +113,11 @@ class Accepted:
         self._callers: dict[bytes, str] = {}
 
     def caller(self, sent: tuple[str | None, str | None]) -> str | None:
-        """Return who sent just this before and was let in; None when nobody did, which says nothing yet."""
+        """Return the caller whose credentials were sent this way before; None does not mean that they are wrong."""
         return self._callers.get(self._digest(sent))
 
     def remember(self, sent: tuple[str | None, str | None], caller: str) -> None:
-        """Keep that `sent` is how `caller` asks."""
+        """Remember that `caller` sends its credentials as `sent`."""
         while len(self._callers) >= _REMEMBERED:
             self._callers.pop(next(iter(self._callers)), None)
         self._callers[self._digest(sent)] = caller

@@ -1,4 +1,4 @@
-"""What callers may send: each parameter given once, clean and short, whatever it is to mean. Pure."""
+"""Reads request parameters: each at most once, trimmed and short. What they mean is decided in `parse`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ MAX_LENGTH = 512
 MAX_ENTRIES = 20
 BOOLEANS = ("true", "false")
 _SHORT = 1000
-"""Characters of what may be remembered."""
-_UNSPEAKABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Characters of parameters whose query is cached."""
+_NOT_ALLOWED = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One row of what callers may send: `many` takes a comma separated list (in JSON also an array)."""
+    """A request parameter. `many`: it takes a comma separated list (in JSON also an array)."""
 
     name: str
     help: str
@@ -34,10 +34,10 @@ USER_ID = Parameter("user_id", "the user's id in Amplitude")
 DEVICE_ID = Parameter("device_id", "the device's id in Amplitude")
 
 
-def once(known: Collection[str], given: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the known parameters of one request. BadRequest when one is given twice."""
+def once(known: Collection[str], sent: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the known parameters of a request. Raises BadRequest when one occurs twice."""
     values: dict[str, Any] = {}
-    for name, value in given:
+    for name, value in sent:
         if name in known:
             if name in values:
                 raise BadRequest(f"{name} is given more than once: send it once, in the URL or in the body")
@@ -46,7 +46,7 @@ def once(known: Collection[str], given: Iterable[tuple[str, Any]]) -> dict[str, 
 
 
 def taken_identity(values: dict[str, Any]) -> Identity:
-    """Take the ids out of `values`: what is left is the wish. BadRequest when there is none, or one is not clean."""
+    """Remove the ids from `values` and return them. Raises BadRequest when there is none, or one is not valid."""
     if USER_ID.name not in values and DEVICE_ID.name not in values:
         raise BadRequest("no user: send user_id or device_id, e.g. user_id={{${user_id} | url_param_escape}}")
     return Identity(_taken(USER_ID, values), _taken(DEVICE_ID, values))
@@ -57,7 +57,7 @@ def _taken(parameter: Parameter, values: dict[str, Any]) -> str | None:
 
 
 def readable_id(value: Any) -> str | None:
-    """Return an id that comes from elsewhere as it is when a caller asks for it; None where no caller could."""
+    """Return an id from another source as a caller would send it; None when no caller could send it."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None
     try:
@@ -66,35 +66,35 @@ def readable_id(value: Any) -> str | None:
         return None
 
 
-def short(given: Iterable[tuple[str, Any]]) -> bool:
-    """Say whether what is made of it may be remembered: of text only, and so little that many are no burden."""
+def short(sent: Iterable[tuple[str, Any]]) -> bool:
+    """Tell whether the query made of these parameters may be cached: they are all text, and little of it."""
     length = 0
-    for _, value in given:
+    for _, value in sent:
         length += len(value) if isinstance(value, str) else _SHORT + 1
     return length <= _SHORT
 
 
 class Sent:
-    """What one request gave beside the ids."""
+    """The parameters of one request, without the ids."""
 
-    def __init__(self, given: Iterable[tuple[str, Any]]) -> None:
-        self._values = dict(given)
+    def __init__(self, values: Iterable[tuple[str, Any]]) -> None:
+        self._values = dict(values)
 
     def forget_all_but(self, parameters: Collection[Parameter]) -> None:
-        """Leave the others unread, be there what may in them."""
+        """Drop all other parameters unread, whether they are valid or not."""
         names = {parameter.name for parameter in parameters}
         self._values = {name: value for name, value in self._values.items() if name in names}
 
     def one(self, parameter: Parameter) -> str | None:
-        """Return a parameter's text, trimmed; None for a blank one. Raises BadRequest."""
+        """Return the text of a parameter, trimmed; None when it is blank. Raises BadRequest."""
         return _one(parameter, self._values[parameter.name]) if parameter.name in self._values else None
 
     def many(self, parameter: Parameter) -> tuple[str, ...]:
-        """Return the entries of a list, trimmed, each once and none of them blank. Raises BadRequest."""
+        """Return the entries of a list, trimmed, without blanks and duplicates. Raises BadRequest."""
         return _many(parameter, self._values[parameter.name]) if parameter.name in self._values else ()
 
     def flag(self, parameter: Parameter, *, default: bool = False) -> bool:
-        """Return what is true or false, in letters of any case; `default` for a blank one. Raises BadRequest."""
+        """Return a boolean, written in upper or lower case; `default` when it is blank. Raises BadRequest."""
         value = self._values.get(parameter.name)
         if isinstance(value, bool):
             return value
@@ -111,13 +111,13 @@ class _Number(str):
 
 
 def from_json(body: bytes) -> list[tuple[str, Any]]:
-    """Return names and values of a JSON body. BadRequest unless it is one object with each key once."""
+    """Return the names and values of a JSON body. Raises BadRequest unless it is one object without duplicate keys."""
 
-    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in found]
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
         if len(set(names)) < len(names):
             raise BadRequest("the JSON body has a key twice: send each once")
-        return dict(found)
+        return dict(pairs)
 
     def refuse(_: str) -> None:
         raise BadRequest(
@@ -127,7 +127,7 @@ def from_json(body: bytes) -> list[tuple[str, Any]]:
     try:
         document = json.loads(
             body.decode("utf-8"),
-            object_pairs_hook=pairs,
+            object_pairs_hook=members,
             parse_int=_Number,
             parse_float=_Number,
             parse_constant=refuse,
@@ -158,24 +158,24 @@ def _many(parameter: Parameter, value: Any) -> tuple[str, ...]:
     if not all(isinstance(entry, str) for entry in entries):
         raise BadRequest(f"{parameter.name} may hold only strings and numbers")
     cleaned = (_clean(parameter, entry) for entry in entries)
-    kept = tuple(dict.fromkeys(entry for entry in cleaned if entry))
-    if len(kept) > MAX_ENTRIES:
-        raise BadRequest(f"{parameter.name} has {len(kept)} entries: {MAX_ENTRIES} at most")
-    if not parameter.holds_comma and any("," in entry for entry in kept):
+    entries = tuple(dict.fromkeys(entry for entry in cleaned if entry))
+    if len(entries) > MAX_ENTRIES:
+        raise BadRequest(f"{parameter.name} has {len(entries)} entries: {MAX_ENTRIES} at most")
+    if not parameter.holds_comma and any("," in entry for entry in entries):
         raise BadRequest(
             f"{parameter.name} has an entry with a comma, which Amplitude would read as two: send two entries"
         )
-    if parameter.words and not set(kept) <= set(parameter.words):
+    if parameter.words and not set(entries) <= set(parameter.words):
         raise BadRequest(f"{parameter.name} has an unknown word: use {', '.join(parameter.words)}")
-    return kept
+    return entries
 
 
 def _clean(parameter: Parameter, text: str) -> str:
     text = str(text).strip()
     if len(text) > MAX_LENGTH:
         raise BadRequest(f"{_named(parameter)} is too long: {MAX_LENGTH} characters at most")
-    if not text.isprintable() and (found := _UNSPEAKABLE.search(text)):
-        if found[0] >= "\ud800":
+    if not text.isprintable() and (match := _NOT_ALLOWED.search(text)):
+        if match[0] >= "\ud800":
             raise BadRequest(f"{_named(parameter)} is not valid Unicode: encode it as UTF-8")
         raise BadRequest(f"{_named(parameter)} holds a control character: remove it")
     return text

@@ -1,4 +1,4 @@
-"""Parameters -> Ask: what is asked, and of which user. Pure."""
+"""Parses request parameters into a `ProfileRequest`: a query and the user it is about."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from proxy.profile.parts import (
 from proxy.profile.query import OnError, ProfileQuery, ProfileRequest, PropensityType
 
 CACHED_QUERIES = 256
-"""How many wishes are remembered: in a send the users differ, and what is wanted of them does not."""
+"""How many queries are cached: in a send the users differ, and the query does not."""
 
 ON_ERROR = Parameter("on_error", "what to answer when something is missing", words=get_args(OnError))
 REC_ID = Parameter("rec_id", "the recommendations to show", many=True)
@@ -40,28 +40,28 @@ OF_SECTION: Mapping[Section, tuple[Parameter, ...]] = {
 
 
 def parameters_of(section: Section | None) -> tuple[Parameter, ...]:
-    """Return the parameters a route knows: those of its section, or all and `include` for the profile (None)."""
+    """Return the parameters of a route: those of its section, or all and `include` for the profile (None)."""
     if section is not None:
         return COMMON + OF_SECTION[section]
-    return (*COMMON, INCLUDE, *(parameter for some in OF_SECTION.values() for parameter in some))
+    return (*COMMON, INCLUDE, *(parameter for of_section in OF_SECTION.values() for parameter in of_section))
 
 
-def parse(section: Section | None, given: Iterable[tuple[str, Any]], aliases: Aliases = NO_ALIASES) -> ProfileRequest:
-    """Return what is asked of the route of `section` (None: the profile).
+def parse(section: Section | None, pairs: Iterable[tuple[str, Any]], aliases: Aliases = NO_ALIASES) -> ProfileRequest:
+    """Return the request that a caller sent to the route of `section` (None: the profile).
 
-    `given`: names and values as sent, repeats included; text from a URL or form, or what `from_json` returned.
-    Raises BadRequest, whose text names the parameter and the mend and repeats no value.
+    pairs: names and values as sent, repeats included; text from a URL or form, or the result of `from_json`.
+    Raises BadRequest, whose text names the parameter and the fix and repeats no value.
     """
-    sent = once(_KNOWN[section], given)
-    identity = taken_identity(sent)
-    rest = tuple(sent.items())
+    values = once(_KNOWN[section], pairs)
+    identity = taken_identity(values)
+    rest = tuple(values.items())
     query = _query if short(rest) else _query.__wrapped__
     return ProfileRequest(identity, query(section, rest, aliases))
 
 
 @lru_cache(CACHED_QUERIES)
-def _query(section: Section | None, given: tuple[tuple[str, Any], ...], aliases: Aliases) -> ProfileQuery:
-    sent = Sent(given)
+def _query(section: Section | None, values: tuple[tuple[str, Any], ...], aliases: Aliases) -> ProfileQuery:
+    sent = Sent(values)
     on_error: OnError = "retry" if sent.one(ON_ERROR) == "retry" else "default"
     if section is not None:
         sections: tuple[Section, ...] = (section,)
@@ -69,7 +69,7 @@ def _query(section: Section | None, given: tuple[tuple[str, Any], ...], aliases:
         included = sent.many(INCLUDE)
         if not included:
             raise BadRequest(f"include is missing: name one or more of {', '.join(SECTIONS)}")
-        sections = tuple(known for known in SECTIONS if known in included)
+        sections = tuple(name for name in SECTIONS if name in included)
     sent.forget_all_but({ON_ERROR, *(parameter for name in sections for parameter in OF_SECTION[name])})
 
     query = ProfileQuery(
@@ -91,14 +91,14 @@ def _query(section: Section | None, given: tuple[tuple[str, Any], ...], aliases:
     return query
 
 
-_KNOWN = {one: frozenset(parameter.name for parameter in parameters_of(one)) for one in (*SECTIONS, None)}
+_KNOWN = {section: frozenset(parameter.name for parameter in parameters_of(section)) for section in (*SECTIONS, None)}
 
 FORGETTING = (USER_ID, DEVICE_ID)
 
 
-def parse_forgetting(given: Iterable[tuple[str, Any]]) -> Identity:
-    """Return the ids to forget, one at least. Raises BadRequest as `parse` does."""
-    ids = taken_identity(once({parameter.name for parameter in FORGETTING}, given))
+def parse_forgetting(pairs: Iterable[tuple[str, Any]]) -> Identity:
+    """Return the ids to forget, at least one. Raises BadRequest as `parse` does."""
+    ids = taken_identity(once({parameter.name for parameter in FORGETTING}, pairs))
     if not any(ids):
         raise BadRequest("no user: every id is blank, and nothing is kept about an anonymous user")
     return ids

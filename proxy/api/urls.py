@@ -6,7 +6,7 @@ import ipaddress
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether `host` names this machine, so that what is sent there crosses no network."""
+    """Tell whether `host` is this machine, so that requests to it cross no network."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""Who is to be warmed, when the next call may go, and how far it has come. Pure."""
+"""Reads user ids from a list or a CSV table."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from proxy.api.parse import parse_forgetting
 _SEPARATORS = re.compile(r"[,;\t]")
 _HEADERS = {"id", "ids", "userid", "userids", "externalid", "externaluserid", "amplitudeid"}
 _SHOWN = 60
-"""Characters of a first line that are repeated."""
+"""The number of characters of a first line that an error repeats."""
 
 
 class NoColumn(Exception):
-    """The column to be read is not in the table, or was not named. Says what to mend."""
+    """The column is not in the table, or was not named. The text names the fix."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one line says: a user id, or why it cannot be read."""
+    """One line: a user id, or the reason why there is none."""
 
     line: int
     user_id: str = ""
     fault: str = ""
     torn: bool = False
-    """Whether it is no whole row of the table."""
+    """Whether the line is not a complete row of the table."""
     blank: bool = False
-    """Whether it is a whole row that names nobody."""
+    """Whether the line is a complete row without an id."""
 
 
 def read(lines: Iterable[str], column: str | None = None) -> Iterator[Row]:
-    """Return the rows of a list with one id a line, or of a CSV table with its ids in `column`.
+    """Return the rows of a list with one id per line, or of a CSV table with its ids in `column`.
 
-    Blank lines are nobody. Raises NoColumn, also for a list whose first line is that of a table.
+    Skips blank lines of a list. Raises NoColumn, also for a list whose first line is the header of a table.
     """
     if column is None:
         first = True

@@ -1,4 +1,4 @@
-"""Short names for Amplitude's ids, so that a template reads `rec_id=homepage` and `member.vip`. Pure."""
+"""Short names for Amplitude's ids, so that a template reads `rec_id=homepage` and `member.vip`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Alias:
 
 def parse(entries: str) -> tuple[Alias, ...]:
     """Return the aliases in `kind.name=id,kind.name=id,...`. Raises BadAlias with every fault."""
-    found: dict[tuple[Kind, str], Alias] = {}
+    aliases: dict[tuple[Kind, str], Alias] = {}
     faults: list[str] = []
     for number, entry in enumerate(entries.split(","), start=1):
         if entry.strip():
@@ -41,11 +41,11 @@ def parse(entries: str) -> tuple[Alias, ...]:
             except BadAlias as fault:
                 faults += fault.faults
                 continue
-            if found.setdefault((alias.kind, alias.name), alias) is not alias:
+            if aliases.setdefault((alias.kind, alias.name), alias) is not alias:
                 faults.append(f"has {alias.kind}.{alias.name} twice")
     if faults:
         raise BadAlias(*faults)
-    return tuple(found.values())
+    return tuple(aliases.values())
 
 
 def _alias(number: int, entry: str) -> Alias:
@@ -63,10 +63,10 @@ def _alias(number: int, entry: str) -> Alias:
 
 
 class Aliases:
-    """Which id a name stands for; a name that is not known is an id. Equal to itself alone: made once, at the start."""
+    """Maps names to ids; a name without an alias is an id. Compared by identity: there is one, made at start-up."""
 
     def __init__(self, entries: Iterable[Alias] = ()) -> None:
-        self._ids: dict[tuple[Kind, str], str] = {(one.kind, one.name): one.id for one in entries}
+        self._ids: dict[tuple[Kind, str], str] = {(alias.kind, alias.name): alias.id for alias in entries}
 
     def id_of(self, kind: Kind, name: str) -> str:
         """Return Amplitude's id for `name`."""
@@ -74,7 +74,7 @@ class Aliases:
 
     def known(self, kind: Kind) -> list[str]:
         """Return the names of a kind."""
-        return [name for of, name in self._ids if of == kind]
+        return [name for alias_kind, name in self._ids if alias_kind == kind]
 
 
 NO_ALIASES = Aliases()

@@ -19,10 +19,10 @@ def number(value: Any) -> Any:
     """
     if not isinstance(value, str) or not _DECIMAL.match(value) or sum(map(str.isdigit, value)) > _MAX_DIGITS:
         return value
-    found = float(value) if "." in value else int(value)
-    if "e" in repr(found) or (found == 0 and value.startswith("-")):
+    converted = float(value) if "." in value else int(value)
+    if "e" in repr(converted) or (converted == 0 and value.startswith("-")):
         return value
-    return found
+    return converted
 
 
 def text(value: Any) -> str | None:

@@ -1,17 +1,15 @@
-"""Two ways not to succeed.
+"""Errors that mean Amplitude's answer is missing.
 
-Refused                 status   the caller's mistake; problem+json
-├─ BadRequest           400
-├─ Unauthorized         401
-└─ Forbidden            403
-NoAnswer                error word in the body; the caller did nothing wrong
-├─ UpstreamTimeout      upstream_timeout         ├─ UpstreamRejected   upstream_rejected
-├─ UpstreamUnavailable  upstream_unavailable     ├─ UpstreamInvalid    upstream_invalid
-└─ QuotaExhausted       quota_exhausted             └─ AnotherUser      upstream_invalid
+UpstreamError           error word in the body; the caller did nothing wrong
+├─ UpstreamTimeout      upstream_timeout
+├─ UpstreamUnavailable  upstream_unavailable
+├─ UpstreamRejected     upstream_rejected
+├─ UpstreamInvalid      upstream_invalid
+│  └─ AnotherUser       upstream_invalid
+└─ QuotaExhausted       quota_exhausted
 
-A `UpstreamError` has no HTTP status on purpose: it becomes a 200 with `ok: false`, or a 500 for
-`on_error=retry`. No room can then answer 429, 502, 503 or 504 by accident, which Braze would count
-towards halting every call to the host.
+An `UpstreamError` has no HTTP status on purpose: it becomes a 200 with `ok: false`, or a 500 for `on_error=retry`. It
+can then never become a 429, 502, 503 or 504, which Braze would count towards halting every call to the host.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from typing import ClassVar
 
 
 class UpstreamError(Exception):
-    """Amplitude's answer is not there. `retry_after`: seconds until another try may help, where known."""
+    """Amplitude's answer is missing. retry_after: seconds until a retry may help, where known."""
 
     word: ClassVar[str]
 
@@ -36,25 +34,25 @@ class UpstreamTimeout(UpstreamError):
 
 
 class UpstreamUnavailable(UpstreamError):
-    """No connection, a reset, or a 5xx: another try later may succeed."""
+    """No connection, a reset, or a 5xx: a retry later may succeed."""
 
     word = "upstream_unavailable"
 
 
 class UpstreamRejected(UpstreamError):
-    """401 or 403: the operator's credentials are wrong, and no retry helps before they are mended."""
+    """401 or 403: the operator's credentials are wrong, and no retry helps before they are fixed."""
 
     word = "upstream_rejected"
 
 
 class UpstreamInvalid(UpstreamError):
-    """An answer that is not the documented shape."""
+    """The answer does not have the documented shape."""
 
     word = "upstream_invalid"
 
 
 class AnotherUser(UpstreamInvalid):
-    """An answer about another user than the one asked for. Says nothing of how Amplitude is."""
+    """The answer is about another user than the requested one. It tells nothing about the state of Amplitude."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -64,6 +62,6 @@ class AnotherUser(UpstreamInvalid):
 
 
 class QuotaExhausted(UpstreamError):
-    """The call could not be sent in time within our quota, or Amplitude said 429."""
+    """The call could not be sent in time within our quota, or Amplitude answered 429."""
 
     word = "quota_exhausted"

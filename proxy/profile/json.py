@@ -1,43 +1,80 @@
-"""JSON read so that it can be written again, and written so that any parser takes it. Pure."""
+"""JSON that can be written again exactly, by orjson where orjson is exact and by the standard library elsewhere."""
 
 from __future__ import annotations
 
 import json
-from json.encoder import encode_basestring
 from typing import Any
+
+import orjson
+
+Fragment = orjson.Fragment
+"""JSON that was written before, to be placed unread in what `write_body` writes."""
 
 
 class TooDeep(ValueError):
-    """Nested too deeply to be passed on."""
+    """A document nests too deeply to be passed on."""
 
 
 def write_json(value: Any) -> bytes:
-    """Return `value` as compact JSON in UTF-8. A lone surrogate, which UTF-8 cannot hold, becomes "?"."""
+    """Return `value` as compact JSON in UTF-8. A lone surrogate, which UTF-8 cannot hold, becomes "?".
+
+    The standard library writes it: orjson turns NaN into null, and 1e-07 into 1e-7, which a body must not change into.
+    Raises ValueError for NaN and infinities.
+    """
     return _ENCODER.encode(value).encode("utf-8", "replace")
 
 
-def write_json_text(text: str | None) -> bytes:
-    """Return the same for a text or null, in a fifth of the time."""
-    return b"null" if text is None else encode_basestring(text).encode("utf-8", "replace")
+def write_body(body: dict[str, Any]) -> bytes:
+    """Return an answer as `write_json` would, in a fifth of the time.
+
+    body: texts, booleans, integers, floats without an exponent and `Fragment`s.
+    """
+    try:
+        return orjson.dumps(body)
+    except orjson.JSONEncodeError:  # an integer beyond 64 bits, or a lone surrogate
+        return orjson.dumps(_with_fragments(body))
+
+
+def _with_fragments(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_fragments(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [_with_fragments(entry) for entry in value]
+    return Fragment(write_json(value)) if isinstance(value, str | int) else value
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def read_json(body: bytes) -> Any:
-    """Return the document in `body`. ValueError when it is not JSON, or nests too deeply to be passed on.
+def read_written(text: bytes) -> Any:
+    """Return the value that `write_json` wrote.
 
-    Python would read `NaN`, and turn 1e999 into an infinity that it writes as `Infinity`, which no JSON
-    parser at the other end takes: the first is refused, the second kept as it was written.
+    orjson reads an integer beyond 64 bits as a float. The value is exact if orjson writes it back unchanged.
     """
     try:
-        return _shallow(_DECODER.decode(body.decode("utf-8")))
+        value = orjson.loads(text)
+        is_exact = orjson.dumps(value) == text
+    except ValueError:
+        is_exact = False
+    return value if is_exact else json.loads(text)
+
+
+def read_json(body: bytes) -> Any:
+    """Return the document in `body`. Raises ValueError when it is not JSON, or nests too deeply to be passed on.
+
+    The standard library reads `NaN`, and reads 1e999 as an infinity, which it writes as `Infinity`. JSON has neither:
+    NaN is refused, and 1e999 becomes the text "1e999".
+    """
+    try:
+        document = _DECODER.decode(body.decode("utf-8"))
     except RecursionError:
         raise TooDeep("nested too deeply") from None
+    _values(document)
+    return document
 
 
 def read_json_at(text: str, at: int) -> tuple[Any, int, int]:
-    """Return the value that begins at `at`, read in the same way, where it ends, and how many values that are."""
+    """Return the value that begins at `at`, read in the same way, where it ends, and how many values it holds."""
     try:
         value, end = _DECODER.raw_decode(text, at)
     except RecursionError:
@@ -59,16 +96,11 @@ def _whole(text: str) -> int | str:
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
 _MAX_DIGITS = 4_000  # Python refuses to read, and to write, integers of more than 4,300
-_MAX_DEPTH = 100  # far from Python's recursion limit, whatever the stack of the thread that writes it
-
-
-def _shallow(document: Any) -> Any:
-    _values(document)
-    return document
+_MAX_DEPTH = 100  # far from Python's recursion limit, whatever the stack of the thread that writes the document
 
 
 def _values(document: Any) -> int:
-    """Return how many values there are within each other. Raises TooDeep."""
+    """Count the values in `document`, itself included. Raises TooDeep."""
     level, count = [document], 1
     for _ in range(_MAX_DEPTH):
         level = [

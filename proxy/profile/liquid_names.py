@@ -1,4 +1,4 @@
-"""Liquid-safe names: what a template can write after a dot. Pure.
+"""Liquid-safe names: names that a template can write after a dot.
 
 `{{ p.gp:email }}`, `{{ p.my prop }}` and `{{ p.plan.type }}` are silently empty in Liquid.
 """
@@ -15,7 +15,7 @@ USER_PROPERTY = "gp:"
 
 
 def is_safe(name: str) -> bool:
-    """Say whether a property of this name is called so in Liquid too, its `gp:` aside, whatever others there are."""
+    """Tell whether a property has this name in Liquid too, without its `gp:`, whatever other properties there are."""
     return bool(_SAFE.match(name.removeprefix(USER_PROPERTY)))
 
 

@@ -1,11 +1,10 @@
-"""What is kept about a user as what was pushed has changed it, for one wish. Pure.
+"""Applies updates that webhooks pushed to a cached record, for one query.
 
-Nothing here asks what time it is: how old what was pushed may be is for lifetimes to say, as of anything kept.
+The age of an update is not judged here: the freshness policy does that, as for any cached part.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 
 from proxy.profile import encoding
@@ -16,16 +15,16 @@ from proxy.profile.query import ProfileQuery
 from proxy.profile.record import CachedPart, Record
 from proxy.profile.updates import REMOVED, UNKNOWN, Known
 
-_SAID_NEVER = float("-inf")
+_NEVER_FETCHED = float("-inf")
 
 
 def apply_updates(record: Record, known: Known, query: ProfileQuery) -> Record:
-    """Return `record` with all that was pushed later than it was said.
+    """Return `record` with every update that is later than the fetch of the part it changes.
 
-    A list of cohorts, or a set of properties, that was changed is as old as it was: never newer than its oldest
-    entry. Only where each cohort, or each key, that `wish` asks for was pushed, it is as old as the oldest of those.
-    A whole set of which a property was changed since to what only Amplitude knows is no set. A set that was cleared
-    since is not there. That a user is unknown does not hold against a later push.
+    A changed list of cohorts, or set of properties, keeps its age. It has the age of the oldest update only where
+    every cohort, or every key, that `query` names was pushed. A whole set with a property that was changed later to
+    a value that only Amplitude knows does not count as whole. A set that was cleared after its fetch is dropped. A
+    later update overrides "unknown user".
     """
     if record.unknown_at is not None:
         if known.latest <= record.unknown_at:
@@ -35,60 +34,59 @@ def apply_updates(record: Record, known: Known, query: ProfileQuery) -> Record:
         COHORTS: _cohorts(record.parts.get(COHORTS), known, query),
         PROPERTIES: _properties(record.parts.get(PROPERTIES), known, query.keys),
     }
-    others = {part: kept for part, kept in record.parts.items() if part not in changed}
-    parts = others | {part: kept for part, kept in changed.items() if kept is not None}
+    others = {part: cached for part, cached in record.parts.items() if part not in changed}
+    parts = others | {part: cached for part, cached in changed.items() if cached is not None}
     return Record(parts, None, record.user_id, record.device_id, record.unknown_status)
 
 
-def _cohorts(kept: CachedPart | None, known: Known, query: ProfileQuery) -> CachedPart | None:
-    since = kept.fetched_at if kept else _SAID_NEVER
-    later = {cohort: one for cohort, one in known.cohorts.items() if one[0] > since}
+def _cohorts(cached: CachedPart | None, known: Known, query: ProfileQuery) -> CachedPart | None:
+    fetched_at = cached.fetched_at if cached else _NEVER_FETCHED
+    later = {cohort: update for cohort, update in known.cohorts.items() if update[0] > fetched_at}
     if not later:
-        return kept
-    asked = {query.aliases.id_of("cohorts", cohort) for cohort in query.cohort_ids}
-    narrow = bool(asked) and asked <= later.keys()
-    if kept is None and not narrow:
+        return cached
+    requested = {query.aliases.id_of("cohorts", cohort) for cohort in query.cohort_ids}
+    narrow = bool(requested) and requested <= later.keys()
+    if cached is None and not narrow:
         return None
-    listed = encoding.read(kept.value) if kept else []
-    old = [one for one in listed if text(one) not in later] if isinstance(listed, list) else []
-    there = {text(one) for one in old}
-    new = [cohort for cohort, (_, is_in) in later.items() if is_in and cohort not in there]
+    stored = encoding.read(cached.value) if cached else []
+    old = [cohort for cohort in stored if text(cohort) not in later] if isinstance(stored, list) else []
+    present = {text(cohort) for cohort in old}
+    new = [cohort for cohort, (_, is_in) in later.items() if is_in and cohort not in present]
     value = encoding.write([*old, *new])
-    warm = kept is not None and kept.warm
+    warm = cached is not None and cached.warm
     if narrow:
-        return CachedPart(value, min(later[cohort][0] for cohort in asked), warm, pushed=True)
-    return CachedPart(value, since, warm)
+        return CachedPart(value, min(later[cohort][0] for cohort in requested), warm, pushed=True)
+    return CachedPart(value, fetched_at, warm)
 
 
-def _properties(kept: CachedPart | None, known: Known, keys: tuple[str, ...]) -> CachedPart | None:
-    if kept is not None and known.cleared_at is not None and known.cleared_at > kept.fetched_at:
-        kept = None  # what was cleared must not be served, and what was not only Amplitude knows
-    warm, since = kept is not None and kept.warm, kept.fetched_at if kept else _SAID_NEVER
+def _properties(cached: CachedPart | None, known: Known, keys: tuple[str, ...]) -> CachedPart | None:
+    if cached is not None and known.cleared_at is not None and known.cleared_at > cached.fetched_at:
+        cached = None  # cleared values must not be served, and only Amplitude knows which ones were not cleared
+    warm, fetched_at = cached is not None and cached.warm, cached.fetched_at if cached else _NEVER_FETCHED
     fetched: dict[str, bytes] = {}
-    if kept is not None:
-        names, said = encoding.split(kept.value)
-        fetched = dict(zip(json.loads(names), said, strict=True))
-    whole = known.whole_at is not None and known.whole_at > since
-    later = {name: one for name, one in known.properties.items() if whole or one[0] > since}
+    if cached is not None:
+        fetched = encoding.members(cached.value)
+    whole = known.whole_at is not None and known.whole_at > fetched_at
+    later = {name: update for name, update in known.properties.items() if whole or update[0] > fetched_at}
     if not later and not whole:
-        return kept
-    unsure = {name for name, (_, value) in later.items() if value == UNKNOWN}
-    # Of what the whole set does not have it is known that the user does not have it.
-    unsaid = (known.whole_at, REMOVED) if whole and known.whole_at is not None else (since, UNKNOWN)
-    asked = [later.get(key.removeprefix(USER_PROPERTY), unsaid) for key in keys]
-    narrow = bool(keys) and all(value != UNKNOWN for _, value in asked)
-    if kept is None and (not whole or unsure) and not (narrow and all(is_safe(key) for key in keys)):
-        # What a property is called is settled among all of them, unless its name is one that nothing can take from it.
+        return cached
+    uncertain = {name for name, (_, value) in later.items() if value == UNKNOWN}
+    # A whole set also tells which properties the user does not have.
+    otherwise = (known.whole_at, REMOVED) if whole and known.whole_at is not None else (fetched_at, UNKNOWN)
+    requested = [later.get(key.removeprefix(USER_PROPERTY), otherwise) for key in keys]
+    narrow = bool(keys) and all(value != UNKNOWN for _, value in requested)
+    if cached is None and (not whole or uncertain) and not (narrow and all(is_safe(key) for key in keys)):
+        # Liquid-safe names are chosen among all properties; only a name that is safe already does not depend on others.
         return None
     values: Mapping[str, bytes] = fetched
-    if whole:  # of all that was fetched it leaves only what was changed since to what only Amplitude knows
-        values = {name: value for name, value in fetched.items() if name.removeprefix(USER_PROPERTY) in unsure}
+    if whole:  # it replaces all fetched values except those changed later to a value that only Amplitude knows
+        values = {name: value for name, value in fetched.items() if name.removeprefix(USER_PROPERTY) in uncertain}
     value = encoding.assemble(_changed(values, later, fetched, keys))
     if narrow:
-        return CachedPart(value, min(at for at, _ in asked), warm, pushed=True)
-    if whole and known.whole_at is not None and not unsure:
+        return CachedPart(value, min(at for at, _ in requested), warm, pushed=True)
+    if whole and known.whole_at is not None and not uncertain:
         return CachedPart(value, known.whole_at, warm, pushed=True)
-    return CachedPart(value, since, warm)
+    return CachedPart(value, fetched_at, warm)
 
 
 def _changed(
@@ -97,17 +95,17 @@ def _changed(
     fetched: Collection[str],
     keys: Collection[str],
 ) -> dict[str, bytes]:
-    """Return `values` as changed by what was pushed, called as in what was fetched, or else as it is asked for.
+    """Return `values` with the updates in `later`, under the names of the fetched properties, or else of `keys`.
 
-    Amplitude pushes without the prefix with which it answers.
+    Amplitude pushes names without the prefix that its answers have.
     """
     changed = dict(values)
     prefixed = any(name.startswith(USER_PROPERTY) for name in fetched)
     for name, (_, value) in later.items():
         full = USER_PROPERTY + name
-        called = full if full in fetched or (name not in fetched and (prefixed or full in keys)) else name
+        stored_name = full if full in fetched or (name not in fetched and (prefixed or full in keys)) else name
         if value == REMOVED:
-            changed.pop(called, None)
+            changed.pop(stored_name, None)
         elif value != UNKNOWN:
-            changed[called] = value
+            changed[stored_name] = value
     return changed

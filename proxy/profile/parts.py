@@ -11,14 +11,14 @@ SECTIONS: tuple[Section, ...] = get_args(Section)
 
 
 class Identity(NamedTuple):
-    """The pair a record is kept under, as asked: trimmed, blanks dropped."""
+    """The pair of ids under which a record is stored, as requested: trimmed, None when blank."""
 
     user_id: str | None
     device_id: str | None
 
 
 class Part(NamedTuple):
-    """The smallest thing that is fetched and kept by itself. What `id` and `type` mean depends on the section."""
+    """The smallest unit that is fetched and cached. The meaning of `id` and `type` depends on the section."""
 
     section: Section
     id: str = ""
@@ -36,7 +36,7 @@ def recommendation(rec_id: str, rec_type: str | None = None) -> Part:
 
 
 def computations(comp_ids: Iterable[str] = ()) -> Part:
-    """Return the part of exactly this set of ids, in whatever order; of all computations without any.
+    """Return the part of exactly this set of ids, in any order; without ids, the part of all computations.
 
     A `comp_id` is not the name under which its value comes back, so one set never answers another.
     """

@@ -8,7 +8,6 @@ from itertools import count
 from typing import Literal, NamedTuple
 
 from proxy.profile.aliases import NO_ALIASES, Aliases
-from proxy.profile.json import write_json_text
 from proxy.profile.parts import (
     COHORTS,
     PROPERTIES,
@@ -29,7 +28,7 @@ _numbers = count(1)
 
 @dataclass(frozen=True)
 class ProfileQuery:
-    """What one request wants of whatever user: which sections, narrowed how. Ids are as asked, or `aliases` of them."""
+    """The sections, ids and options of a request, for any user. An id may be an alias."""
 
     sections: tuple[Section, ...]
     rec_ids: tuple[str, ...] = ()
@@ -46,7 +45,7 @@ class ProfileQuery:
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
-        """Return the parts asked, in the order in which a missing one is named as the error."""
+        """Return the requested parts, in the order in which a missing one determines the error."""
         parts: list[Part] = []
         for section in self.sections:
             match section:
@@ -59,7 +58,7 @@ class ProfileQuery:
                 case "computations":
                     parts.append(self.computations)
                 case "propensities":
-                    parts += [self.prediction(one) for one in self.prediction_ids]
+                    parts += [self.prediction(id) for id in self.prediction_ids]
         return tuple(dict.fromkeys(parts))
 
     @cached_property
@@ -69,15 +68,15 @@ class ProfileQuery:
         return tuple((rec_id, recommendation(id, self.rec_type)) for rec_id, id in ids)
 
     @cached_property
-    def cohorts(self) -> tuple[tuple[bytes, bytes], ...]:
-        """Return each of `cohort_ids`, or every name there is where none is asked, and its id in Amplitude: as JSON."""
+    def cohorts(self) -> tuple[tuple[str, str], ...]:
+        """Return each of `cohort_ids`, or each alias of a cohort where there are none, with its id in Amplitude."""
         names = self.cohort_ids or self.aliases.known("cohorts")
-        return tuple((write_json_text(name), write_json_text(self.aliases.id_of("cohorts", name))) for name in names)
+        return tuple((name, self.aliases.id_of("cohorts", name)) for name in names)
 
     @cached_property
     def computations(self) -> Part:
         """Return the part that answers `comp_ids`."""
-        return computations({self.aliases.id_of("computations", one) for one in self.comp_ids})
+        return computations({self.aliases.id_of("computations", id) for id in self.comp_ids})
 
     def prediction(self, prediction_id: str) -> Part:
         """Return the part that answers one of `prediction_ids`."""
@@ -85,16 +84,16 @@ class ProfileQuery:
 
 
 ANY_QUERY = ProfileQuery(())
-"""What who has no particular wish asks."""
+"""The query of a caller that requests no part."""
 
 
 class ProfileRequest(NamedTuple):
-    """What one request wants, and of which user."""
+    """A query and the user it is about."""
 
     identity: Identity
     query: ProfileQuery
 
     @property
     def anonymous(self) -> bool:
-        """Say whether every id given was blank: a template rendered for an anonymous user."""
+        """Tell whether every id was blank: the template is rendered for an anonymous user."""
         return self.identity == (None, None)

@@ -1,10 +1,9 @@
-"""What Amplitude pushed about one user: cohorts they entered or left, and properties, each with its moment. Pure.
+"""Updates that Amplitude pushed about one user: cohorts entered or left, and properties, each with its time.
 
-A value begins with the moment at which it was said, in eight bytes that sort
-as moments do, so that the later word is the greater value, and to merge is to take the greater: whatever the order, and
-however often. Of what a clock that is ahead of ours said, the value says by how much too: its moment orders what was
-pushed, but it was not said later than it came. A set of properties that was pushed whole ends all that was said of any
-property before.
+A value begins with its time, in eight bytes that sort as times do. The later value is therefore the greater one, and
+a merge takes the greater one, in any order and however often. A value from a clock ahead of ours also holds the lead
+of that clock: its time orders the updates, but its age counts from its arrival. A set of properties that was pushed
+whole replaces all earlier values of any property.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 Updates = Mapping[bytes, bytes]
-"""By field: a cohort, a property, or the floor, the moment before which no property has a say."""
+"""By field: a cohort, a property, or the floor, the time before which no value of a property counts."""
 
 REMOVED = b""
-"""What is said of a property that was taken away."""
+"""The value of a property that was removed."""
 UNKNOWN = b"?"
-"""What is said of a property that was changed to a value that only Amplitude knows."""
+"""The value of a property that was changed to a value that only Amplitude knows."""
 
 _FLOOR = b"f"
 _COHORT = b"c"
@@ -31,45 +30,45 @@ _MOMENT = struct.Struct(">d")
 _SIZES = struct.Struct(">II")
 _DEFLATED = b"x"  # how zlib begins, and nothing packed, which begins with four bytes of a size
 _LONG = 512
-_NEVER = float("inf")
-_AHEAD = b"\xff"  # as nothing begins that is said, which is UTF-8
+_NO_ARRIVAL = float("inf")
+_AHEAD = b"\xff"  # no value begins with it, as values are UTF-8
 
 
 MESSAGE_SECONDS = 86_400.0
-"""For so long a message is known to be a repeated one. Amplitude's last try comes after four hours."""
+"""How long a repeated message is recognised. Amplitude's last retry comes after four hours."""
 MAX_BYTES = 64 * 1024
 MAX_FIELDS = 1_000
-"""What is kept about one user at most, packed."""
+"""The maximum for one user, packed."""
 
 
 def _moment(at: float, now: float) -> bytes:
-    # The lead and not the moment it came: of a repeated one the first counts, which had the greater.
+    # The lead and not the arrival: of a repeated update the first arrival counts, which has the greater lead.
     return _MOMENT.pack(at) + (_AHEAD + _MOMENT.pack(at - now) if at > now else b"")
 
 
-def membership(cohort_id: str, is_in: bool, at: float, now: float = _NEVER) -> dict[bytes, bytes]:
-    """Return that the user was in the cohort at the moment `at` (Unix seconds), or was not; `now`: when that came."""
+def membership(cohort_id: str, is_in: bool, at: float, now: float = _NO_ARRIVAL) -> dict[bytes, bytes]:
+    """Return the update that a user is in a cohort, or is not. at: its time; now: its arrival (Unix seconds)."""
     return {_COHORT + _bytes(cohort_id): _moment(at, now) + (_IN if is_in else _OUT)}
 
 
 def properties(
-    values: Mapping[str, bytes], at: float, now: float = _NEVER, *, whole: bool = False
+    values: Mapping[str, bytes], at: float, now: float = _NO_ARRIVAL, *, whole: bool = False
 ) -> dict[bytes, bytes]:
-    """Return what was said of properties: JSON, GONE or UNSURE by name; `whole`: there are no others."""
+    """Return updates of properties: JSON, REMOVED or UNKNOWN by name. whole: the user has no other properties."""
     moment = _moment(at, now)
     each = {_PROPERTY + _bytes(name): moment + value for name, value in values.items()}
     return {_FLOOR: moment + _WHOLE} | each if whole else each
 
 
-def cleared(at: float, now: float = _NEVER) -> dict[bytes, bytes]:
-    """Return that nothing that was said of any property before `at` holds any more; what does, only Amplitude knows."""
+def cleared(at: float, now: float = _NO_ARRIVAL) -> dict[bytes, bytes]:
+    """Return the update that all property values before `at` are void, and only Amplitude knows the present ones."""
     return {_FLOOR: _moment(at, now) + UNKNOWN}
 
 
-def merged(old: Updates, news: Updates) -> Updates:
-    """Return both in one, the later word winning; of two of one moment the greater, whichever came first."""
+def merged(old: Updates, new: Updates) -> Updates:
+    """Merge two sets of updates: the later value wins; of two with the same time, the greater one."""
     both = dict(old)
-    for field, value in news.items():
+    for field, value in new.items():
         if value > both.get(field, b""):
             both[field] = value
     if floor := both.get(_FLOOR):
@@ -79,7 +78,7 @@ def merged(old: Updates, news: Updates) -> Updates:
 
 
 def said(value: bytes) -> tuple[float, bytes]:
-    """Return when a field's value was said, at the latest when it came, and what."""
+    """Return the time of a field's value, at the latest its arrival, and the value."""
     at: float = _MOMENT.unpack_from(value)[0]
     if value[8:9] != _AHEAD or len(value) < 17:
         return at, value[8:]
@@ -87,35 +86,35 @@ def said(value: bytes) -> tuple[float, bytes]:
 
 
 def pack(pushed: Updates) -> bytes:
-    """Return it as it is sent and kept: the same for the same, whatever came first."""
+    """Return the updates as they are sent and stored: the same bytes for the same updates, in any order."""
     return b"".join([_SIZES.pack(len(field), len(value)) + field + value for field, value in sorted(pushed.items())])
 
 
 def too_large(pushed: Updates) -> bool:
-    """Say whether that is more than is kept about one user."""
+    """Tell whether the updates exceed the maximum for one user."""
     if len(pushed) > MAX_FIELDS:
         return True
     return sum(map(len, pushed)) + sum(map(len, pushed.values())) + _SIZES.size * len(pushed) > MAX_BYTES
 
 
 def since(pushed: Updates, moment: float, *, forgotten: float | None = None) -> Updates:
-    """Return what was said at `moment` or later, and later than the user was `forgotten`: the same if that is all."""
+    """Return the updates at `moment` or later, and later than `forgotten`; `pushed` itself if that is all of it."""
     least = _MOMENT.pack(max(moment, 0.0))
     if forgotten is None and min(pushed.values(), default=least) >= least:
         return pushed
-    left = {field: value for field, value in pushed.items() if value >= least and len(value) >= _MOMENT.size}
+    recent = {field: value for field, value in pushed.items() if value >= least and len(value) >= _MOMENT.size}
     if forgotten is not None:
-        left = {field: value for field, value in left.items() if said(value)[0] > forgotten}
-    return pushed if len(left) == len(pushed) else left
+        recent = {field: value for field, value in recent.items() if said(value)[0] > forgotten}
+    return pushed if len(recent) == len(pushed) else recent
 
 
 def shrink(packed: bytes) -> bytes:
-    """Return what was packed in fewer bytes, where that is worth the while."""
+    """Return packed updates compressed, where they are long."""
     return zlib.compress(packed, 1) if len(packed) >= _LONG else packed
 
 
 def unpack(packed: bytes) -> Updates:
-    """Return what was packed, shrunk or not. ValueError where that was something else, or too large."""
+    """Return packed updates, compressed or not, as they were. Raises ValueError for anything else, and for too many."""
     try:
         if packed[:1] == _DEFLATED:
             reader = zlib.decompressobj()
@@ -136,8 +135,7 @@ def unpack(packed: bytes) -> Updates:
 
 
 class Known(NamedTuple):
-    """The same, to be read: moments and what was said, by cohort and by property; when a whole set was pushed, or none
-    was left."""
+    """Updates as read: times and values by cohort and by property, and when a whole set was pushed, or cleared."""
 
     cohorts: Mapping[str, tuple[float, bool]]
     properties: Mapping[str, tuple[float, bytes]]
@@ -147,7 +145,7 @@ class Known(NamedTuple):
 
 
 def known(pushed: Updates) -> Known:
-    """Return what is known by `pushed`. A field that is none of ours is as good as not there."""
+    """Return the content of `pushed`. Unknown fields are ignored."""
     cohorts: dict[str, tuple[float, bool]] = {}
     values: dict[str, tuple[float, bytes]] = {}
     whole_at = cleared_at = None
@@ -171,7 +169,7 @@ def known(pushed: Updates) -> Known:
 
 
 def checksum(user_id: str) -> int:
-    """Return what stands for a user where processes tell each other of a push, the same in all of them."""
+    """Return a number for a user, the same in all processes, with which they notify each other of a push."""
     return zlib.crc32(user_id.encode("utf-8", "surrogatepass"))
 
 

@@ -1,4 +1,4 @@
-"""Parameters -> Ask."""
+"""Request parameters."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Ask + Record -> JSON: by cases in files, and for any JSON at all by property."""
+"""The body of an answer: cases from files, and properties that hold for any JSON."""
 
 import json
 from pathlib import Path
@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from proxy.amplitude.calls import plan_calls, split_response
 from proxy.api.parse import parse
-from proxy.api.response import _frame, shape
+from proxy.api.response import shape
 from proxy.profile import encoding
 from proxy.profile.aliases import Aliases
 from proxy.profile.aliases import parse as aliases
 from proxy.profile.coerce import number
 from proxy.profile.json import read_json
-from proxy.profile.parts import COHORTS, PROPERTIES, Identity, Part
+from proxy.profile.parts import COHORTS, PROPERTIES, Identity, Part, computations
 from proxy.profile.query import ProfileQuery, ProfileRequest
 from proxy.profile.record import CachedPart, Record
 from tests.support.shapes import ENVELOPE, SECTION, conforms
@@ -139,15 +139,47 @@ def test_a_user_is_in_the_asked_cohorts_that_are_listed_and_in_no_other(
     assert body["is_member"] is all(body["member"].values())
 
 
-def test_nothing_of_one_user_is_in_the_answer_of_another_with_the_same_names() -> None:
-    for keys in ((), ("plan", "nope")):
-        ask = ProfileRequest(Identity("u", None), ProfileQuery(("properties",), keys=keys))
-        for value in ("gold", "silver"):
-            said = encoding.write({"plan": value})
-            assert value.encode() in shape(ask, Record({PROPERTIES: CachedPart(said, AT)}))
-        assert b"gold" not in shape(ask, Record({PROPERTIES: CachedPart(encoding.write({"plan": None}), AT)}))
-        names, _ = encoding.split(said)
-        assert not [piece for piece in _frame(names, keys)[0] if b"gold" in piece or b"silver" in piece]
+@pytest.mark.parametrize("keys", [(), ("plan", "nope")])
+def test_properties__users_with_the_same_names__each_gets_only_its_own_values(keys: tuple[str, ...]) -> None:
+    request = ProfileRequest(Identity("u", None), ProfileQuery(("properties",), keys=keys))
+    for plan in ("gold", "silver", None, "gold"):
+        record = Record({PROPERTIES: CachedPart(encoding.write({"plan": plan}), AT)})
+        assert json.loads(shape(request, record))["properties"] == {"plan": plan} | dict.fromkeys(keys[1:])
+
+
+@pytest.mark.parametrize("name", ["%", "100%s", "%b", "%%", "{}", "\\", '"'])
+def test_properties__name_with_a_special_character__is_returned_as_sent(name: str) -> None:
+    request = ProfileRequest(Identity("u", None), ProfileQuery(("properties",)))
+    record = Record({PROPERTIES: CachedPart(encoding.write({name: 1, "b": "%b"}), AT)})
+    assert json.loads(shape(request, record))["properties_by_name"] == {name: 1, "b": "%b"}
+
+
+EXACT = [
+    b"1e-07",
+    b"1e-05",
+    b"1e+16",
+    b"-0.0",
+    b"18446744073709551616",
+    b"-9223372036854775809",
+    b'"1e999"',
+    b"9" * 400,
+]
+
+
+@pytest.mark.parametrize("number", EXACT)
+def test_body__number_that_orjson_would_change__stays_as_stored(number: bytes) -> None:
+    stored = CachedPart(encoding.write(json.loads(b'{"plan":%b}' % number)), AT)
+    request = parse(None, {"user_id": "u", "include": "properties,computations"}.items())
+    body = shape(request, Record({PROPERTIES: stored, computations(): stored}))
+    assert body.count(b'{"plan":%b}' % number) == 4
+
+
+def test_body__lone_surrogate_or_large_integer__is_written_by_the_standard_library() -> None:
+    entry = {"rec_id": "a", "items": [2**70, "x"], "last_updated": 2**64}
+    request = parse("recommendations", {"user_id": "u", "rec_id": "a"}.items())
+    user_data = {"user_id": "u\ud800", "recommendations": [entry]}
+    body = json.loads(shape(request, record_of(request, user_data)))
+    assert (body["user_id"], body["items"], body["last_updated"]) == ("u?", [str(2**70), "x"], 2**64)
 
 
 def test_a_name_of_a_cohort_is_what_its_id_says_though_another_cohort_has_that_name_for_an_id() -> None:

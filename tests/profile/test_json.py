@@ -33,5 +33,5 @@ def test_lone_surrogates_do_not_stop_the_writing() -> None:
     )
 )
 def test_what_is_read_can_be_written_and_is_the_same_again(value: Any) -> None:
-    found = read_json(json.dumps(value).encode())
-    assert read_json(write_json(found)) == found
+    result = read_json(json.dumps(value).encode())
+    assert read_json(write_json(result)) == result

@@ -1,4 +1,4 @@
-"""Records, lifetimes and merging."""
+"""Records, freshness and merging."""
 
 import pytest
 from hypothesis import given
@@ -16,10 +16,10 @@ def record(at: float, *parts: Part) -> Record:
 
 
 def test_a_part_is_fresh_until_its_lifetime_ends() -> None:
-    kept = record(100, COHORTS)
-    assert LIFETIMES.ttl(kept, COHORTS, 999.5) == 0.5
-    assert LIFETIMES.ttl(kept, COHORTS, 1100) == -100
-    assert LIFETIMES.ttl(kept, PROPERTIES, 100) == float("-inf")
+    cached = record(100, COHORTS)
+    assert LIFETIMES.ttl(cached, COHORTS, 999.5) == 0.5
+    assert LIFETIMES.ttl(cached, COHORTS, 1100) == -100
+    assert LIFETIMES.ttl(cached, PROPERTIES, 100) == float("-inf")
 
 
 def test_unknown_answers_every_part_but_only_briefly_and_never_stale() -> None:
@@ -57,9 +57,9 @@ def test_ids_as_amplitude_returned_them_outlive_an_answer_without_them() -> None
 
 def test_freshness_is_the_oldest_age_and_the_least_time_left() -> None:
     both = merge(record(100, COHORTS), record(500, PROPERTIES))
-    found = freshness(both, [COHORTS, PROPERTIES, recommendation("a")], LIFETIMES, 600)
-    assert found is not None
-    assert (found.age, found.ttl) == (500, 400)
+    result = freshness(both, [COHORTS, PROPERTIES, recommendation("a")], LIFETIMES, 600)
+    assert result is not None
+    assert (result.age, result.ttl) == (500, 400)
     assert freshness(both, [recommendation("a")], LIFETIMES, 600) is None
 
 
@@ -68,11 +68,11 @@ def test_of_what_was_said_at_one_moment_some_may_be_fresh_for_longer(longer: Cac
     policy = FreshnessPolicy(fresh=900, negative=60, warm=5000, pushed=5000)
     both = Record({COHORTS: longer, PROPERTIES: CachedPart(b"1", 100)})
     for parts in ([COHORTS, PROPERTIES], [PROPERTIES, COHORTS]):
-        found = freshness(both, parts, policy, 600)
-        assert found is not None
-        assert (found.age, found.ttl) == (500, 400)
-    assert (found := freshness(both, [COHORTS], policy, 600)) is not None
-    assert found.ttl == 4500
+        result = freshness(both, parts, policy, 600)
+        assert result is not None
+        assert (result.age, result.ttl) == (500, 400)
+    assert (result := freshness(both, [COHORTS], policy, 600)) is not None
+    assert result.ttl == 4500
 
 
 parts = st.sampled_from([PROPERTIES, COHORTS, recommendation("a"), recommendation("a", "model")])

@@ -1,4 +1,4 @@
-"""What was pushed, merged."""
+"""Merging and packing updates."""
 
 from __future__ import annotations
 
@@ -81,33 +81,33 @@ def test_more_than_is_kept_of_one_user_is_told_before_it_is_unpacked() -> None:
 
 
 def test_fields_of_somebody_else_are_as_good_as_not_there() -> None:
-    found = known({b"c1": b"short", b"z": b"12345678", b"": b"12345678"} | membership("c", True, 7.0))
-    assert found.cohorts == {"c": (7.0, True)}
-    assert not found.properties
+    result = known({b"c1": b"short", b"z": b"12345678", b"": b"12345678"} | membership("c", True, 7.0))
+    assert result.cohorts == {"c": (7.0, True)}
+    assert not result.properties
 
 
 def test_a_set_pushed_whole_ends_what_was_said_before_and_not_what_is_said_after() -> None:
     early, late = properties({"a": b"1", "b": b"1"}, 1.0), properties({"c": b"3"}, 3.0)
     whole = properties({"a": b"2"}, 2.0, whole=True)
     for order in ([early, late, whole], [whole, late, early], [late, whole, early]):
-        found: Updates = {}
+        result: Updates = {}
         for one in order:
-            found = merged(found, one)
-        assert known(found).properties == {"a": (2.0, b"2"), "c": (3.0, b"3")}
-        assert known(found).whole_at == 2.0
+            result = merged(result, one)
+        assert known(result).properties == {"a": (2.0, b"2"), "c": (3.0, b"3")}
+        assert known(result).whole_at == 2.0
 
 
 def test_cohorts_do_not_end_with_a_whole_set_of_properties() -> None:
-    found = merged(membership("c", True, 1.0), properties({}, 2.0, whole=True))
-    assert known(found).cohorts == {"c": (1.0, True)}
+    result = merged(membership("c", True, 1.0), properties({}, 2.0, whole=True))
+    assert known(result).cohorts == {"c": (1.0, True)}
 
 
 def test_what_a_clock_ahead_said_is_ordered_by_its_moment_and_no_younger_than_it_came() -> None:
     first, second = properties({"a": b"1"}, 110.0, 100.0), properties({"a": b"2"}, 120.0, 101.0)
     again = properties({"a": b"1"}, 110.0, 105.0)
     for order in ([first, second, again], [again, first, second]):
-        found: Updates = {}
+        result: Updates = {}
         for one in order:
-            found = merged(found, one)
-        assert known(found).properties == {"a": (101.0, b"2")}
+            result = merged(result, one)
+        assert known(result).properties == {"a": (101.0, b"2")}
     assert known(merged(again, first)).latest == known(merged(first, again)).latest == 100.0
