@@ -447,7 +447,7 @@ def test_one_user_asked_of_two_processes_at_once_costs_one_call(running: RedisSe
         first = callers.submit(one.get, COHORTS)
         one.source.wait_for_call()
         second = callers.submit(other.get, COHORTS)
-        wait_until(lambda: (found := other.scheduler._under_way.of(USER).get(COHORTS)) and found.elsewhere)
+        wait_until(lambda: (found := other.scheduler.pending(USER).get(COHORTS)) and found.remote)
         one.source.open.set()
         assert first.result(10).error is None
         answer = second.result(10)
@@ -465,7 +465,7 @@ def test_a_failure_is_shared_with_the_other_process_too(running: RedisServer) ->
         first = callers.submit(one.get, COHORTS)
         one.source.wait_for_call()
         second = callers.submit(other.get, COHORTS)
-        wait_until(lambda: (found := other.scheduler._under_way.of(USER).get(COHORTS)) and found.elsewhere)
+        wait_until(lambda: (found := other.scheduler.pending(USER).get(COHORTS)) and found.remote)
         one.source.open.set()
         words = [answer.result(10).error.word for answer in (first, second)]  # type: ignore[union-attr]
     assert words == ["upstream_unavailable"] * 2
