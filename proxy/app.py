@@ -36,7 +36,7 @@ from proxy.webhooks.ingest import UpdateIngester
 
 _MARGIN_SECONDS = 0.12
 """What is left of the deadline to write the answer, and for the request to have its turn before that."""
-_MAX_FLIGHT_THREADS = 256
+_MAX_FETCH_THREADS = 256
 
 
 def create_app(
@@ -80,7 +80,7 @@ def amplitude(settings: Settings) -> AmplitudeClient:
         settings.amplitude_secret_key,
         settings.amplitude_api_key,
         timeout=settings.amplitude_timeout_seconds,
-        connections=_flight_threads(settings),
+        connections=_fetch_threads(settings),
         accept_mapped_users=settings.accept_mapped_users,
     )
 
@@ -163,7 +163,7 @@ def _services(
         backlog,
         policy,
         along=settings.fetch_along,
-        threads=_flight_threads(settings),
+        threads=_fetch_threads(settings),
         now=now,
         monotonic=monotonic,
     )
@@ -196,8 +196,8 @@ def _prefix(settings: Settings) -> bytes:
     return b"ccp2:" + hashlib.sha256(repr(project).encode()).hexdigest()[:12].encode() + b":"
 
 
-def _flight_threads(settings: Settings) -> int:
+def _fetch_threads(settings: Settings) -> int:
     """Return how many calls can be booked or on the way at once: a burst, and what the pace adds meanwhile."""
     per_second = settings.amplitude_requests_per_minute / WINDOW_SECONDS
     longest = settings.response_deadline_seconds + settings.amplitude_timeout_seconds
-    return min(_MAX_FLIGHT_THREADS, settings.amplitude_requests_per_minute // 10 + int(per_second * longest) + 8)
+    return min(_MAX_FETCH_THREADS, settings.amplitude_requests_per_minute // 10 + int(per_second * longest) + 8)

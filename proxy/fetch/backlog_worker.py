@@ -1,103 +1,80 @@
-"""Those for whom no call could be sent in time: they are told, and get the moments that nobody books."""
+"""Chooses what enters the backlog and what is sent from it, one call at a time, with unused quota."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
-from threading import Thread
-from typing import Protocol
+from collections.abc import Callable, Collection
+from typing import NamedTuple
 
+from proxy.amplitude.circuit_breaker import CircuitBreaker
+from proxy.amplitude.rate_limiter import RateLimiter
 from proxy.amplitude.sliding_window import Reservation
-from proxy.fetch.airfield import Airfield
 from proxy.fetch.backlog import Backlog
 from proxy.fetch.pending import NEVER, PendingPart
-from proxy.monitoring.logs import OncePerMinute, request_id
-from proxy.profile.errors import UpstreamError
+from proxy.monitoring.logs import OncePerMinute
+from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import Identity
+from proxy.storage.tiered import TieredStore
 
 _log = logging.getLogger(__name__)
 
-_LONGEST_NAP_SECONDS = 1.0  # of who empties the backlog: a stand-back may end early, a place be given back
 
+class BacklogCall(NamedTuple):
+    """Parts of a user that are fetched from the backlog, and the reservation for their call."""
 
-class Queue(Protocol):
-    """Who sends the calls."""
-
-    def leave(self, identity: Identity, awaited: Collection[PendingPart], reservation: Reservation) -> None:
-        """Send a call for `awaited` in a place that is booked; give it back when nothing is left to send."""
+    identity: Identity
+    parts: list[PendingPart]
+    reservation: Reservation
 
 
 class BacklogWorker:
-    """Safe for threads. Its own thread starts with the first that cannot go, and ends with the last."""
+    """Fills and drains the backlog. Starts no thread. Safe for threads."""
 
-    def __init__(self, queue: Queue, airfield: Airfield, backlog: Backlog) -> None:
-        self._queue = queue
-        self._backlog = backlog
-        self._under_way = airfield.under_way
-        self._lock = airfield.under_way.lock
-        self._store = airfield.store
-        self._rate_limiter = airfield.rate_limiter
-        self._circuit_breaker = airfield.circuit_breaker
-        self._policy = airfield.policy
-        self._now = airfield.now
-        self._monotonic = airfield.monotonic
-        self._sleep = airfield.sleep
-        self._emptying = False
-        self._closed = False
-        self._told = OncePerMinute(_log, "the backlog dropped users", airfield.monotonic)
-        self._dropped_told = 0
-
-    def refuse(
-        self, identity: Identity, awaited: Collection[PendingPart], fault: UpstreamError, *, call: int | None = None
+    def __init__(
+        self,
+        backlog: Backlog,
+        store: TieredStore,
+        rate_limiter: RateLimiter,
+        circuit_breaker: CircuitBreaker,
+        policy: FreshnessPolicy,
+        *,
+        now: Callable[[], float],
+        monotonic: Callable[[], float],
     ) -> None:
-        """Tell those who wait, and put what is still wanted into the backlog."""
-        wanted = [
-            one
-            for one in awaited
-            if one.asked
-            and not one.background
-            and (one.wanted_later or not one.exposes)
-            and not self._store.forgotten(identity, one.generation)
+        self._backlog = backlog
+        self._store = store
+        self._rate_limiter = rate_limiter
+        self._circuit_breaker = circuit_breaker
+        self._policy = policy
+        self._now = now
+        self._monotonic = monotonic
+        self._dropped_log = OncePerMinute(_log, "the backlog dropped users", monotonic)
+        self._dropped_logged = 0
+
+    @property
+    def empty(self) -> bool:
+        """Say whether no user waits."""
+        return not len(self._backlog)
+
+    def add(self, identity: Identity, refused: Collection[PendingPart]) -> None:
+        """Put those `refused` parts into the backlog that are still worth fetching."""
+        worthwhile = [
+            pending
+            for pending in refused
+            if pending.requested
+            and not pending.background
+            and (pending.wanted_later or not pending.logs_exposure)
+            and not self._store.forgotten(identity, pending.generation)
         ]
-        self._backlog.add(identity, {one.part: one.asked_at for one in wanted if not one.spare})
-        self._backlog.add(identity, {one.part: one.asked_at for one in wanted if one.spare}, refresh=True)
-        self._under_way.settle(identity, {one.part: fault for one in awaited}, call=call)
-        if dropped := self._backlog.dropped - self._dropped_told:
-            self._dropped_told += dropped
-            self._told.note("backlog", times=dropped, in_all=self._backlog.dropped)
-        with self._lock:
-            if self._emptying or self._closed or not len(self._backlog):
-                return
-            self._emptying = True
-        # Not of the pool, whose threads are waited for at the end of the process: the backlog may last for minutes.
-        try:
-            Thread(target=self._empty, name="backlog", daemon=True).start()
-        except RuntimeError:  # none can be had just now; the next who is refused tries again
-            self._emptying = False
+        for refresh in (False, True):
+            requested = {pending.part: pending.requested_at for pending in worthwhile if pending.refresh is refresh}
+            self._backlog.add(identity, requested, refresh=refresh)
+        if dropped := self._backlog.dropped - self._dropped_logged:
+            self._dropped_logged += dropped
+            self._dropped_log.note("backlog", times=dropped, in_all=self._backlog.dropped)
 
-    def close(self) -> None:
-        """Send nothing more: what waits stays unsent."""
-        with self._lock:
-            self._closed = True
-
-    def _empty(self) -> None:
-        """Give the moments that nobody booked to the backlog until it is empty."""
-        request_id.set(None)  # it is for no request, and least for the one that happened to start the thread
-        while True:
-            with self._lock:
-                if self._closed or not len(self._backlog):
-                    self._emptying = False
-                    return
-            try:
-                nap = self._serve()
-            except Exception:  # noqa: BLE001  # the backlog outlives a fault of ours
-                _log.exception("the backlog could not be served")
-                nap = _LONGEST_NAP_SECONDS
-            if nap > 0:
-                self._sleep(min(nap, _LONGEST_NAP_SECONDS))
-
-    def _serve(self) -> float:
-        """Send one call for who waits there, if one may go. Return the seconds until the next may."""
+    def next(self) -> BacklogCall | float:
+        """Return the next call to send, or the seconds until another one may be possible."""
         if (pause := self._circuit_breaker.wait()) > 0:
             return pause
         generation = self._store.generation
@@ -106,20 +83,21 @@ class BacklogWorker:
             return 0.0
         identity, wanted = popped
         record, now = self._store.read(identity), self._now()
-        wanted = {part: one for part, one in wanted.items() if not self._policy.is_fresh(record, part, now, NEVER)}
-        if not wanted:
+        missing = {part: want for part, want in wanted.items() if not self._policy.is_fresh(record, part, now, NEVER)}
+        if not missing:
             return 0.0
         reservation = self._rate_limiter.reserve(self._monotonic(), burst=0.0)
         if reservation is None:
             if self._store.forgotten(identity, generation):
                 return 0.0
             for refresh in (False, True):
-                again = {part: one.at for part, one in wanted.items() if one.refresh is refresh}
-                self._backlog.add(identity, again, refresh=refresh)
+                requested = {part: want.requested_at for part, want in missing.items() if want.refresh is refresh}
+                self._backlog.add(identity, requested, refresh=refresh)
             return max(self._rate_limiter.wait() or 0.0, 0.01)
-        awaited = [
-            PendingPart(part, wanted_later=True, spare=one.refresh, asked_at=one.at, generation=generation)
-            for part, one in wanted.items()
+        parts = [
+            PendingPart(
+                part, wanted_later=True, refresh=want.refresh, requested_at=want.requested_at, generation=generation
+            )
+            for part, want in missing.items()
         ]
-        self._queue.leave(identity, awaited, reservation)
-        return 0.0
+        return BacklogCall(identity, parts, reservation)

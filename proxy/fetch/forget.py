@@ -1,4 +1,4 @@
-"""Forgets a user: in Redis first, whence every other process hears of it, then here, and in who waits for a call."""
+"""Forgets users: first in Redis, which informs the other processes, then in this process and its backlog."""
 
 from __future__ import annotations
 
@@ -19,53 +19,52 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Forgot:
-    """What there was: records here or in Redis, and users who waited here for a call."""
+    """The number of forgotten records, here and in Redis, and of users that waited in the backlog."""
 
     records: int
     waiting: int
 
 
 class ForgetService:
-    """Safe for threads. `catch_up` is for the thread that keeps the connection to Redis."""
+    """Safe for threads. Only the thread that keeps the connection to Redis calls `catch_up`."""
 
     def __init__(self, store: TieredStore, backlog: Backlog, shared: RedisProfiles | None = None) -> None:
         self._store = store
         self._backlog = backlog
         self._shared = shared
-        self._heard = 0.0
+        self._caught_up_to = 0.0
 
     def forget(self, ids: Identity) -> Forgot:
-        """Forget all pairs that have the user id or the device id of `ids`, as asked or as Amplitude returned it.
+        """Forget every identity with the user id or device id of `ids`, as requested or as returned by Amplitude.
 
-        What is on its way about them is not kept when it lands. Raises Gone when it is forgotten here, but Redis
-        does not answer: the others cannot be told.
+        The results of calls in flight are not cached. Raises RedisUnavailable when the user is forgotten here, but the
+        other processes could not be informed.
         """
-        meant = names(ids)
-        gone: RedisUnavailable | None = None
-        there: set[bytes] = set()
+        unavailable: RedisUnavailable | None = None
+        shared_records: set[bytes] = set()
         if self._shared is not None:
-            # First: a copy there would come back here.
+            # Redis first: otherwise a copy in Redis could be cached here again.
             try:
-                there = self._shared.forget(ids)
+                shared_records = self._shared.forget(ids)
             except RedisUnavailable as error:
-                gone = error
-        here, waiting = self._forget_here(meant)
-        if gone is not None:
-            raise gone
-        return Forgot(len(there | here), waiting)
+                unavailable = error
+        local_records, waiting = self._forget_locally(names(ids))
+        if unavailable is not None:
+            raise unavailable
+        return Forgot(len(shared_records | local_records), waiting)
 
     def catch_up(self) -> None:
-        """Forget whom other processes were told to forget since the last time. Raises Gone."""
+        """Forget the users that other processes forgot since the last time. Raises RedisUnavailable."""
         if self._shared is None:
             return
-        told = self._shared.forgotten(self._heard)
-        if told:
-            self._forget_here({name for name, _ in told}, {name: moment / 1e6 for name, moment in told})
-            self._heard = max(moment for _, moment in told)
+        forgotten = self._shared.forgotten(self._caught_up_to)
+        if forgotten:
+            self._forget_locally({name for name, _ in forgotten}, {name: moment / 1e6 for name, moment in forgotten})
+            self._caught_up_to = max(moment for _, moment in forgotten)
 
-    def _forget_here(
-        self, meant: Collection[bytes], moments: Mapping[bytes, float] | None = None
+    def _forget_locally(
+        self, forgotten: Collection[bytes], moments: Mapping[bytes, float] | None = None
     ) -> tuple[set[bytes], int]:
-        here = self._store.forget(meant, moments, Checkpoint())
-        waiting = self._backlog.forget(lambda identity: not names(identity).isdisjoint(meant))
-        return here, waiting
+        records = self._store.forget(forgotten, moments, Checkpoint())
+        waiting = self._backlog.forget(lambda identity: not names(identity).isdisjoint(forgotten))
+        return records, waiting

@@ -1,4 +1,4 @@
-"""Parts on their way: each shared by all who want it, in failure as in success; and what one caller waits for."""
+"""Pending parts: parts that are queued or being fetched, each shared by every caller that waits for it."""
 
 from __future__ import annotations
 
@@ -13,78 +13,79 @@ from proxy.profile.parts import Identity, Part
 from proxy.profile.record import Record
 
 NEVER = float("-inf")
+"""Earlier than any time."""
 
 
 @dataclass(slots=True, eq=False)
 class PendingPart:
-    """One part on its way. Rides along, and nobody asked for it, until somebody does."""
+    """One part that is queued or being fetched. With the defaults no caller wants it: it only rides along."""
 
     part: Part
     until: float = NEVER
-    """When the last caller that waits leaves (monotonic seconds)."""
+    """The latest deadline of the callers that wait (monotonic seconds)."""
     wanted_later: bool = False
-    """Whether somebody comes back for it (`on_error=retry`, or a copy was served that is to be refreshed)."""
-    since: float = NEVER
-    """What was said before (Unix seconds) is too old for a caller that waits."""
-    spare: bool = True
-    """Whether all who asked have a copy that may stand in."""
-    asked_at: float = NEVER
-    """When it was last asked for (monotonic seconds)."""
+    """Whether the part is still wanted after `until`: a caller uses `on_error=retry`, or a served copy is refreshed."""
+    min_fetched_at: float = NEVER
+    """A copy fetched before this time (Unix seconds) is too old for a caller that waits."""
+    refresh: bool = True
+    """Whether every caller has a cached copy."""
+    requested_at: float = NEVER
+    """The time of the last request (monotonic seconds)."""
     generation: int = 0
-    """Nothing is kept of a user who was forgotten after this (`Store.mark`) when it lands."""
+    """`TieredStore.generation` at the first request: the result is not cached if the user was forgotten since."""
     background: bool = False
-    """Whether all who asked do so ahead of a send, and let everybody else go first."""
-    ahead: bool = False
-    """Whether somebody did."""
-    landed: Future[Record] = field(default_factory=Future)
+    """Whether every caller prepares a send and lets all other callers go first."""
+    warm: bool = False
+    """Whether any caller does: the result is fresh for `CACHE_WARM_SECONDS`."""
+    future: Future[Record] = field(default_factory=Future)
     call: int | None = None
-    """The number of the call that carries it, once sent."""
-    elsewhere: bool = False
-    """Whether that is a call of another process."""
+    """The number of the call that carries the part, once sent."""
+    remote: bool = False
+    """Whether another process makes that call."""
 
     @property
-    def exposes(self) -> bool:
-        """Say whether fetching it logs an exposure."""
+    def logs_exposure(self) -> bool:
+        """Say whether Amplitude logs an exposure when the part is fetched."""
         return self.part.section == "recommendations"
 
     @property
-    def asked(self) -> bool:
-        """Say whether it is wanted, and does not only ride along."""
+    def requested(self) -> bool:
+        """Say whether a caller wants the part."""
         return self.wanted_later or self.until > NEVER
 
 
 @dataclass(frozen=True, slots=True)
 class Waiter:
-    """What one caller waits for. `asked_first`: the parts that nobody had asked for before."""
+    """The parts that one caller waits for. `first_requested`: those that no earlier caller had requested."""
 
-    awaited: Mapping[Part, PendingPart]
-    asked_first: frozenset[Part] = frozenset()
+    parts: Mapping[Part, PendingPart]
+    first_requested: frozenset[Part] = frozenset()
 
     def wait(self, seconds: float) -> None:
-        """Return when everything has landed or failed, at the latest after `seconds`."""
-        wait([one.landed for one in self.awaited.values()], timeout=max(0.0, seconds))
+        """Return when every part has arrived or failed, at the latest after `seconds`."""
+        wait([pending.future for pending in self.parts.values()], timeout=max(0.0, seconds))
 
     def outcome(self, part: Part) -> Record | UpstreamError:
-        """Return what became of `part` so far: the record that has it, or why it is not there."""
-        one = self.awaited[part]
-        if not one.landed.done():
-            return UpstreamTimeout() if one.call is not None else QuotaExhausted()
-        fault = one.landed.exception()
-        return fault if isinstance(fault, UpstreamError) else one.landed.result()
+        """Return the record that has `part`, or why there is none so far."""
+        pending = self.parts[part]
+        if not pending.future.done():
+            return UpstreamTimeout() if pending.call is not None else QuotaExhausted()
+        fault = pending.future.exception()
+        return fault if isinstance(fault, UpstreamError) else pending.future.result()
 
     @property
     def opened(self) -> bool:
-        """Say whether something is fetched for this caller first."""
-        return any(not self.awaited[part].elsewhere for part in self.asked_first)
+        """Say whether this caller was the first to request a part that this process fetches."""
+        return any(not self.parts[part].remote for part in self.first_requested)
 
     @property
     def calls(self) -> int:
-        """Return how many calls were sent for this ticket, or joined by it."""
-        return len({one.call for one in self.awaited.values() if one.call is not None})
+        """Return the number of calls that were sent for this caller or joined by it."""
+        return len({pending.call for pending in self.parts.values() if pending.call is not None})
 
 
 class PendingParts:
-    """Every part on its way, by user. Call its methods while holding `lock`, but for `settle`, which takes it."""
+    """All pending parts by user. Hold `lock` when calling any method except `settle`, which takes it."""
 
     def __init__(self) -> None:
         self.lock = Condition()
@@ -92,68 +93,68 @@ class PendingParts:
         self._numbers = itertools.count(1)
 
     def of(self, identity: Identity) -> Mapping[Part, PendingPart]:
-        """Return what is on its way for `identity`."""
+        """Return the pending parts of `identity`."""
         return self._parts.get(identity, {})
 
     def join(
         self, identity: Identity, wanted: Iterable[PendingPart]
     ) -> tuple[dict[Part, PendingPart], dict[Part, PendingPart]]:
-        """Return who is awaited for each of `wanted`, and those of them that are new."""
-        under_way = self.of(identity)
-        awaited, new = {}, {}
-        for one in wanted:
-            if there := under_way.get(one.part):
-                there.until = max(there.until, one.until)
-                there.wanted_later |= one.wanted_later
-                there.since = max(there.since, one.since)
-                there.spare &= one.spare
-                there.asked_at = max(there.asked_at, one.asked_at)
-                there.background &= one.background
-                there.ahead |= one.ahead
-                awaited[one.part] = there
+        """Merge `wanted` into the pending parts. Return the pending part of each, and those that are new."""
+        known = self.of(identity)
+        joined, new = {}, {}
+        for request in wanted:
+            if pending := known.get(request.part):
+                pending.until = max(pending.until, request.until)
+                pending.wanted_later |= request.wanted_later
+                pending.min_fetched_at = max(pending.min_fetched_at, request.min_fetched_at)
+                pending.refresh &= request.refresh
+                pending.requested_at = max(pending.requested_at, request.requested_at)
+                pending.background &= request.background
+                pending.warm |= request.warm
+                joined[request.part] = pending
             else:
-                awaited[one.part] = new[one.part] = one
+                joined[request.part] = new[request.part] = request
         if new:
             self._parts.setdefault(identity, {}).update(new)
-        return awaited, new
+        return joined, new
 
-    def sent(self, identity: Identity, parts: Iterable[Part], wanted: Collection[Part]) -> int:
-        """Note that one call carries `parts`, of which `wanted` were waiting for it. Return the call's number."""
+    def mark_sent(self, identity: Identity, parts: Iterable[Part], wanted: Collection[Part]) -> int:
+        """Record that one call carries `parts`, of which `wanted` were queued for it. Return the call's number."""
         number = next(self._numbers)
-        under_way = self._parts.setdefault(identity, {})
+        known = self._parts.setdefault(identity, {})
         for part in parts:
-            # What rides along may be on its way in an earlier call already; those who wait for that one stay there.
-            one = under_way.setdefault(part, PendingPart(part))
-            if part in wanted or one.call is None:
-                one.call = number
+            # An earlier call may carry a part that rides along; its callers keep waiting for that call.
+            pending = known.setdefault(part, PendingPart(part))
+            if part in wanted or pending.call is None:
+                pending.call = number
         return number
 
-    def sent_elsewhere(self, awaited: Iterable[PendingPart]) -> int:
-        """Note that a call of another process carries `awaited`. Return the call's number here."""
+    def mark_remote(self, parts: Iterable[PendingPart]) -> int:
+        """Record that a call of another process carries `parts`. Return the number that the call has here."""
         number = next(self._numbers)
-        for one in awaited:
-            one.call, one.elsewhere = number, True
+        for pending in parts:
+            pending.call, pending.remote = number, True
         return number
 
     def carried_by(self, identity: Identity, call: int) -> list[PendingPart]:
-        """Return what is still awaited of a call."""
-        return [one for one in self.of(identity).values() if one.call == call]
+        """Return the parts of a call that have no outcome yet."""
+        return [pending for pending in self.of(identity).values() if pending.call == call]
 
     def settle(self, identity: Identity, outcomes: Mapping[Part, Record | UpstreamError], *, call: int | None) -> None:
-        """Tell those who wait: of a failure, those for what `call` carried (None: for what was not sent)."""
+        """Give callers the outcomes of parts. A failure only applies to parts carried by `call` (None: by no call)."""
         with self.lock:
-            under_way = self._parts.get(identity, {})
-            # A part that came is there for all, whichever call they wait for; one that failed may come by another.
+            known = self._parts.get(identity, {})
+            # A record serves every caller, whichever call it waits for. A failed part may still come by another call.
             settled = [
-                under_way.pop(part)
+                known.pop(part)
                 for part, outcome in outcomes.items()
-                if part in under_way and (isinstance(outcome, Record) or under_way[part].call == call)
+                if part in known and (isinstance(outcome, Record) or known[part].call == call)
             ]
-            if not under_way:
+            if not known:
                 self._parts.pop(identity, None)
-        for one in settled:
-            outcome = outcomes[one.part]
+        for pending in settled:
+            outcome = outcomes[pending.part]
             if isinstance(outcome, UpstreamError):
-                one.landed.set_exception(outcome)
+                pending.future.set_exception(outcome)
             else:
-                one.landed.set_result(outcome)
+                pending.future.set_result(outcome)

@@ -1,29 +1,30 @@
-"""When a call is sent for whom: one call where many ask, at a booked moment, planned when it is about to be sent.
+"""Coalesces requests: one upstream call per user, sent at a reserved time and planned just before sending.
 
-A flight is queued at a booked moment. Until then whoever asks for more about the same user widens it. A part that
-is on its way is never asked again, by no process that shares a Redis. Callers never call Amplitude themselves. What
-no call can be sent for in time goes into the backlog, which takes the moments that nobody booked.
+A batch is the queued parts of one user. Until its reserved time, further requests for the user join it. A part that is
+already being fetched is never fetched twice, by no process that shares the Redis. Callers never call Amplitude
+themselves. Parts that cannot be fetched in time go into the backlog, which uses the quota that no caller needs.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Thread
+from typing import NamedTuple
 
 from proxy.amplitude.circuit_breaker import CircuitBreaker
 from proxy.amplitude.executor import CallExecutor
 from proxy.amplitude.rate_limiter import RateLimiter
 from proxy.amplitude.sliding_window import Reservation
-from proxy.fetch.airfield import Airfield
 from proxy.fetch.backlog import Backlog
-from proxy.fetch.backlog_worker import BacklogWorker
-from proxy.fetch.dispatch import Dispatcher, InFlightCall
+from proxy.fetch.backlog_worker import BacklogCall, BacklogWorker
+from proxy.fetch.dispatch import Decision, Dispatcher, InFlightCall, RemoteCall
 from proxy.fetch.pending import NEVER, PendingPart, PendingParts, Waiter
 from proxy.monitoring.logs import request_id
-from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid
+from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid, UpstreamTimeout
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import Identity, Part
 from proxy.profile.record import EMPTY
@@ -31,25 +32,36 @@ from proxy.storage.tiered import TieredStore
 
 _log = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 0.05  # between looks at who joined a flight that has no place yet
-_SHORTEST_NAP_SECONDS = 0.02  # of who waits for a place ahead of a send
+_BATCH_POLL_SECONDS = 0.05  # between attempts to reserve a time for a background batch, which callers may join
+_MIN_WAIT_SECONDS = 0.02  # before a background batch tries to reserve again
+_REMOTE_POLL_SECONDS = 0.05  # between checks of another process's call
+_MAX_BACKLOG_PAUSE_SECONDS = 1.0  # an outage may end early, and a reservation may be cancelled
 
 
 @dataclass(slots=True, eq=False)
-class _Flight:
-    awaited: dict[Part, PendingPart]
+class _Batch:
+    """The queued parts of one user. `reservation` is None until a time is reserved."""
+
+    parts: dict[Part, PendingPart]
     reservation: Reservation | None = None
-    """None while it is being booked."""
 
 
-def _as(id: str | None, work: Callable[..., None], *args: object) -> None:
-    """Do `work`; its log lines name the request that it is for, and not the one that happened to start the thread."""
+class SchedulerStats(NamedTuple):
+    """Batches that are queued, those of them that have a reservation, and batches that run or have a thread."""
+
+    queued: int
+    reserved: int
+    running: int
+
+
+def _with_request_id(id: str | None, work: Callable[..., None], *args: object) -> None:
+    """Run `work` so that its log lines name the request it is for, not the one that started the thread."""
     request_id.set(id)
     work(*args)
 
 
 class FetchScheduler:
-    """Sends calls from its own threads, which start with the first."""
+    """Sends calls from its own threads, which start with the first call."""
 
     def __init__(
         self,
@@ -72,14 +84,19 @@ class FetchScheduler:
         self._circuit_breaker = circuit_breaker
         self._monotonic = monotonic
         self._sleep = sleep
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="flight")
-        self._under_way = PendingParts()
-        self._lock = self._under_way.lock
-        airfield = Airfield(self._under_way, store, rate_limiter, circuit_breaker, policy, now, monotonic, sleep)
-        self._departures = Dispatcher(self, airfield, along=along)
-        self._standby = BacklogWorker(self, airfield, backlog)
-        self._queued: dict[Identity, _Flight] = {}
-        self._flying = 0
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fetch")
+        self._pending = PendingParts()
+        self._lock = self._pending.lock
+        self._dispatcher = Dispatcher(
+            self._pending, store, rate_limiter, circuit_breaker, policy, along=along, now=now, monotonic=monotonic
+        )
+        self._backlog_worker = BacklogWorker(
+            backlog, store, rate_limiter, circuit_breaker, policy, now=now, monotonic=monotonic
+        )
+        self._batches: dict[Identity, _Batch] = {}
+        self._running = 0
+        self._backlog_running = False
+        self._closed = False
 
     def join(
         self,
@@ -88,207 +105,295 @@ class FetchScheduler:
         *,
         until: float,
         wanted_later: bool,
-        since: float = NEVER,
-        spare: Collection[Part] = (),
+        min_fetched_at: float = NEVER,
+        refresh: Collection[Part] = (),
         background: bool = False,
     ) -> Waiter:
-        """Return a ticket for `parts`: those on their way are joined, the others queued for a call in time.
+        """Return a waiter for `parts`. Pending parts are joined; the others are queued for a call.
 
-        `until`: when the caller leaves (monotonic seconds). When no call can be sent in time, the parts that
-        would need one fail at once and wait in the backlog. `since`: a copy that another call brought meanwhile
-        will do if it is no older than that (Unix seconds). `spare`: those of `parts` of which the caller has a copy.
-        For them alone only a place is taken that is free this moment, of half the burst, or none where nobody waits:
-        users of whom there is nothing come first. `background`: ahead of a send, for which a place is taken only
-        when it is free this moment and nobody else waits for it; what finds none is not sent later, for the caller
-        comes again.
+        `until`: the caller's deadline (monotonic seconds). Parts that cannot be fetched in time fail at once and go
+        into the backlog. `min_fetched_at`: a copy that another call has fetched will do if it is no older than this
+        (Unix seconds). `refresh`: those of `parts` of which the caller has a cached copy; users without cached data
+        take priority, so a batch of refreshes only uses quota that is free now, at most half of the burst, and none of
+        the burst when no caller waits. `background`: the caller prepares a send; the batch only uses quota that is
+        free now and that no other caller waits for, and does not enter the backlog, since the caller retries.
         """
         generation = self._store.generation
         with self._lock:
-            now = self._monotonic()
+            requested_at = self._monotonic()
             wanted = [
                 PendingPart(
                     part,
                     until,
                     wanted_later,
-                    since,
-                    part in spare,
-                    asked_at=now,
-                    generation=generation,
+                    min_fetched_at,
+                    part in refresh,
+                    requested_at,
+                    generation,
                     background=background,
-                    ahead=background,
+                    warm=background,
                 )
                 for part in parts
             ]
-            awaited, new = self._under_way.join(identity, wanted)
-            flight = self._widened(identity, new)
-            left_behind = self._left_behind(self._queued.get(identity))
-        if flight:
-            self._book(identity, flight)
-        if left_behind:
-            self.refuse(identity, left_behind, QuotaExhausted(retry_after=self._rate_limiter.wait()))
-        return Waiter(awaited, frozenset(new))
+            joined, new = self._pending.join(identity, wanted)
+            batch = self._add_to_batch(identity, new)
+            late = self._remove_late(self._batches.get(identity))
+        if batch:
+            self._schedule(identity, batch)
+        if late:
+            self._refuse(identity, late, QuotaExhausted(retry_after=self._rate_limiter.wait()))
+        return Waiter(joined, frozenset(new))
 
     def refresh(self, identity: Identity, parts: Collection[Part]) -> None:
-        """Fetch `parts`, of which copies are served, again at a moment nobody booked. Nobody waits for it."""
-        self.join(identity, parts, until=self._monotonic(), wanted_later=True, spare=parts)
+        """Fetch `parts`, of which cached copies are served, again with unused quota. No caller waits for them."""
+        self.join(identity, parts, until=self._monotonic(), wanted_later=True, refresh=parts)
 
     def drain(self, seconds: float) -> None:
-        """Return when what callers wait for has landed, at the latest after `seconds`. The backlog stays unsent."""
-        self._standby.close()
+        """Return when every queued and running batch has ended, at the latest after `seconds`. Stops the backlog."""
         with self._lock:
-            self._lock.wait_for(lambda: not self._flying and not self._queued, timeout=seconds)
+            self._closed = True
+            self._lock.wait_for(self.idle, timeout=seconds)
 
-    # What is queued.
+    def idle(self) -> bool:
+        """Say whether no batch is queued or running."""
+        return not self._running and not self._batches
 
-    def _widened(self, identity: Identity, awaited: dict[Part, PendingPart]) -> _Flight | None:
-        """Put `awaited` into the queued flight, or return a new one that is to be booked. Called under the lock."""
-        if not awaited:
+    def stats(self) -> SchedulerStats:
+        """Return the numbers of batches."""
+        with self._lock:
+            reserved = sum(batch.reservation is not None for batch in self._batches.values())
+            return SchedulerStats(len(self._batches), reserved, self._running)
+
+    def pending(self, identity: Identity) -> Mapping[Part, PendingPart]:
+        """Return a snapshot of the pending parts of `identity`."""
+        with self._lock:
+            return dict(self._pending.of(identity))
+
+    # Queueing and reserving.
+
+    def _add_to_batch(self, identity: Identity, parts: Mapping[Part, PendingPart]) -> _Batch | None:
+        """Add `parts` to the user's batch. Return the batch if it is new and must be scheduled. Needs the lock."""
+        if not parts:
             return None
-        if flight := self._queued.get(identity):
-            flight.awaited.update(awaited)
+        if batch := self._batches.get(identity):
+            batch.parts.update(parts)
             return None
-        flight = self._queued[identity] = _Flight(dict(awaited))
-        return flight
+        batch = self._batches[identity] = _Batch(dict(parts))
+        return batch
 
-    def _book(self, identity: Identity, flight: _Flight, leased: Collection[Part] = ()) -> None:
-        """Find a moment for `flight`; without one, those who wait are told and it waits in the backlog.
-
-        `leased`: parts that this process is to fetch, for the others; without a moment they are given back.
-        """
+    def _schedule(self, identity: Identity, batch: _Batch, leased: Collection[Part] = ()) -> None:
+        """Reserve a time for `batch` and submit it, or refuse its parts. `leased` parts are then released."""
         try:
-            reservation, fault = self._moment_for(flight)
-        except Exception:  # noqa: BLE001  # or whoever comes next would board what never leaves
+            reservation, fault = self._reserve(batch)
+        except Exception:  # noqa: BLE001  # otherwise later callers would join a batch that is never sent
             _log.exception("a call could not be booked")
             reservation, fault = None, UpstreamInvalid("a fault of ours")
         with self._lock:
             if reservation is None:
-                del self._queued[identity]
+                del self._batches[identity]
                 self._lock.notify_all()
-                left_behind = list(flight.awaited.values())
+                refused = list(batch.parts.values())
             else:
-                flight.reservation = reservation
-                left_behind = self._left_behind(flight)
-        if left_behind:
-            self.refuse(identity, left_behind, fault or QuotaExhausted(retry_after=self._rate_limiter.wait()))
+                batch.reservation = reservation
+                refused = self._remove_late(batch)
+        if refused:
+            self._refuse(identity, refused, fault or QuotaExhausted(retry_after=self._rate_limiter.wait()))
         if reservation is not None:
-            self._take_off(identity, flight, reservation)
+            self._submit(identity, batch, reservation)
         elif leased:
             self._store.save(identity, EMPTY, leased)
 
-    def _moment_for(self, flight: _Flight) -> tuple[Reservation | None, UpstreamError | None]:
-        """Return a booking, or why there is none."""
-        asked = None
+    def _schedule_leased(self, identity: Identity, parts: Mapping[Part, PendingPart]) -> None:
+        """Queue `parts`, which are leased by this process, for a call of their own."""
+        with self._lock:
+            batch = self._add_to_batch(identity, parts)
+        if batch:
+            self._schedule(identity, batch, leased=parts.keys())
+
+    def _reserve(self, batch: _Batch) -> tuple[Reservation | None, UpstreamError | None]:
+        """Return a reservation, or the reason why there is none."""
+        last_attempt = None
         while True:
             if fault := self._circuit_breaker.open_fault():
                 return None, fault
             with self._lock:
-                awaited = list(flight.awaited.values())
-            spare, background = all(one.spare for one in awaited), all(one.background for one in awaited)
-            leaves = max(one.until for one in awaited)
-            if (spare, background, leaves) == asked:
+                parts = list(batch.parts.values())
+            refresh, background = all(part.refresh for part in parts), all(part.background for part in parts)
+            until = max(part.until for part in parts)
+            attempt = refresh, background, until
+            if attempt == last_attempt:
                 return None, QuotaExhausted(retry_after=self._rate_limiter.wait())
             now = self._monotonic()
-            # What can go now goes now, however slow calls are at present: what comes too late is still kept.
-            latest = now if spare or background else leaves - self._executor.typical
-            burst = 1.0 if not spare else 0.5 if leaves > now else 0.0
+            # A call that can be sent now is sent, even if calls are slow: a late result is still cached.
+            latest = now if refresh or background else until - self._executor.typical
+            burst = 1.0 if not refresh else 0.5 if until > now else 0.0
             reservation = self._rate_limiter.reserve(latest, burst=0.0 if background else burst)
             if reservation is not None:
                 return reservation, None
-            if background and now < leaves:
-                # A place that was booked ahead would stand before who comes meanwhile; so it is waited for without one.
-                nap = min(max(self._rate_limiter.wait() or 0.0, _SHORTEST_NAP_SECONDS), _LOOK_SECONDS)
-                self._sleep(min(nap, leaves - now))
+            if background and now < until:
+                # Not reserved ahead: a later caller would have to wait behind the reservation.
+                pause = min(max(self._rate_limiter.wait() or 0.0, _MIN_WAIT_SECONDS), _BATCH_POLL_SECONDS)
+                self._sleep(min(pause, until - now))
             else:
-                # Who widened the flight meanwhile may wait for longer, or have no copy: then it is worth another look.
-                asked = spare, background, leaves
+                # A caller that has joined since may wait longer or have no cached copy, which allows another attempt.
+                last_attempt = attempt
 
-    def _left_behind(self, flight: _Flight | None) -> list[PendingPart]:
-        """Take those recommendations off that would come when their message has gone. Called under the lock."""
-        if flight is None or flight.reservation is None or flight.reservation.at <= self._monotonic():
+    def _remove_late(self, batch: _Batch | None) -> list[PendingPart]:
+        """Remove and return recommendations that would arrive after the last caller has left. Needs the lock."""
+        if batch is None or batch.reservation is None or batch.reservation.at <= self._monotonic():
             return []
-        leaves = flight.reservation.at + self._executor.typical
-        late = [one for one in flight.awaited.values() if one.exposes and not one.wanted_later and one.until < leaves]
-        for one in late:
-            del flight.awaited[one.part]
+        arrival = batch.reservation.at + self._executor.typical
+        late = [
+            part
+            for part in batch.parts.values()
+            if part.logs_exposure and not part.wanted_later and part.until < arrival
+        ]
+        for pending in late:
+            del batch.parts[pending.part]
         return late
 
-    def _take_off(self, identity: Identity, flight: _Flight, reservation: Reservation) -> None:
-        with self._lock:
-            self._flying += 1
-        try:
-            self._pool.submit(_as, request_id.get(), self._fly, identity, flight, reservation)
-        except RuntimeError:  # no thread can be had, or the process ends; nobody may board what never leaves
-            self._leave_queue(identity, flight)
-            self._rate_limiter.cancel(reservation)
-            self._landed()
-            self.refuse(identity, list(flight.awaited.values()), QuotaExhausted())
+    # Sending.
 
-    def _leave_queue(self, identity: Identity, flight: _Flight) -> None:
-        """Let nobody board any more. Who wants the same parts still waits for them."""
+    def _start(self, work: Callable[..., None], *args: object) -> None:
+        """Run `work` on a thread of the pool. Raises RuntimeError when there is none."""
+        self._pool.submit(_with_request_id, request_id.get(), work, *args)
+
+    def _submit(self, identity: Identity, batch: _Batch, reservation: Reservation) -> None:
         with self._lock:
-            if self._queued.get(identity) is flight:
-                del self._queued[identity]
+            self._running += 1
+        try:
+            self._start(self._run, identity, batch, reservation)
+        except RuntimeError:  # no thread can be started, or the process ends
+            self._close_batch(identity, batch)
+            self._rate_limiter.cancel(reservation)
+            self._end_run()
+            self._refuse(identity, list(batch.parts.values()), QuotaExhausted())
+
+    def _close_batch(self, identity: Identity, batch: _Batch) -> None:
+        """Accept no more parts. Callers may still join those that are pending."""
+        with self._lock:
+            if self._batches.get(identity) is batch:
+                del self._batches[identity]
                 self._lock.notify_all()
 
-    def _landed(self) -> None:
+    def _end_run(self) -> None:
         with self._lock:
-            self._flying -= 1
+            self._running -= 1
             self._lock.notify_all()
 
-    # What could not be sent, or not by this call.
-
-    def refuse(
-        self, identity: Identity, awaited: Collection[PendingPart], fault: UpstreamError, *, call: int | None = None
-    ) -> None:
-        """Tell those who wait, and put what is still wanted into the backlog."""
-        self._standby.refuse(identity, awaited, fault, call=call)
-
-    def leave(self, identity: Identity, awaited: Collection[PendingPart], reservation: Reservation) -> None:
-        """Send a call for `awaited` in a place that is booked; give it back when nothing is left to send."""
-        with self._lock:
-            _, new = self._under_way.join(identity, awaited)
-            flight = self._widened(identity, new)
-            if flight:
-                flight.reservation = reservation
-        if flight:
-            self._take_off(identity, flight, reservation)
-        else:
-            self._rate_limiter.cancel(reservation)
-
-    def again(self, identity: Identity, awaited: dict[Part, PendingPart]) -> None:
-        """Queue `awaited`, which this process is to fetch, for a call of its own; else give the leases back."""
-        with self._lock:
-            flight = self._widened(identity, awaited)
-        if flight:
-            self._book(identity, flight, leased=awaited.keys())
-
-    def start(self, work: Callable[..., None], *args: object) -> None:
-        """Do `work` on a thread of the pool. Raises RuntimeError when there is none."""
-        self._pool.submit(_as, request_id.get(), work, *args)
-
-    # What is sent.
-
-    def _fly(self, identity: Identity, flight: _Flight, reservation: Reservation) -> None:
+    def _run(self, identity: Identity, batch: _Batch, reservation: Reservation) -> None:
         sent: InFlightCall | None = None
         try:
             if (delay := reservation.at - self._monotonic()) > 0:
                 self._sleep(delay)
-            self._leave_queue(identity, flight)
-            sent = self._departures.prepare(identity, flight.awaited)
+            self._close_batch(identity, batch)
+            decision = self._dispatcher.prepare(identity, batch.parts)
+            sent = decision.call
+            self._apply(identity, decision)
             if sent is None:
                 self._rate_limiter.cancel(reservation)
-            else:
-                self._departures.complete(
-                    identity, sent, self._executor.execute(identity, sent.call, reservation, probe=sent.probe)
-                )
-        except Exception:  # noqa: BLE001  # whatever it was, those who wait must hear of it
+                return
+            outcome = self._executor.execute(identity, sent.call, reservation, probe=sent.probe)
+            refused = self._dispatcher.complete(identity, sent, outcome)
+            if refused and isinstance(outcome, UpstreamError):
+                self._refuse(identity, refused, outcome, call=sent.number)
+        except Exception:  # noqa: BLE001  # callers that wait must get an outcome
             _log.exception("a flight failed on our side")
             fault = UpstreamInvalid("a fault of ours")
             self._rate_limiter.complete(reservation)
-            self._leave_queue(identity, flight)
-            self._under_way.settle(identity, dict.fromkeys(flight.awaited, fault), call=None)
+            self._close_batch(identity, batch)
+            self._pending.settle(identity, dict.fromkeys(batch.parts, fault), call=None)
             if sent is not None:
                 self._circuit_breaker.record(fault, probe=sent.probe)
-                self._under_way.settle(identity, dict.fromkeys(sent.call.parts, fault), call=sent.number)
+                self._pending.settle(identity, dict.fromkeys(sent.call.parts, fault), call=sent.number)
         finally:
-            self._landed()
+            self._end_run()
+
+    def _apply(self, identity: Identity, decision: Decision) -> None:
+        """Carry out a decision, except for its call."""
+        try:
+            self._pending.settle(identity, decision.settled, call=None)
+            if decision.refused:
+                self._refuse(identity, decision.refused, decision.fault)
+            if any(part.background for part in decision.later.values()):
+                # A background batch waits for unused quota; the first call must not wait for it.
+                self._start(self._schedule_leased, identity, decision.later)
+            elif decision.later:
+                self._schedule_leased(identity, decision.later)
+            if decision.followed:
+                self._start(self._follow, identity, decision.followed)
+            if decision.released:
+                self._store.save(identity, EMPTY, decision.released)
+        except Exception:  # noqa: BLE001  # a call that is marked as sent must be sent
+            _log.exception("what goes by another call could not be seen to")
+
+    def _follow(self, identity: Identity, remote: RemoteCall) -> None:
+        """Wait for another process's call while a caller waits, and fetch here what that process gives up."""
+        try:
+            while remote.parts:
+                seconds = max(part.until for part in remote.parts) - self._monotonic()
+                if seconds <= 0:
+                    self._refuse(identity, remote.parts, UpstreamTimeout(), call=remote.number)
+                    return
+                self._sleep(min(seconds, _REMOTE_POLL_SECONDS))
+                remote, given_up = self._dispatcher.poll(identity, remote)
+                if given_up:
+                    self._schedule_leased(identity, given_up)
+        except Exception:  # noqa: BLE001  # callers that wait must get an outcome
+            _log.exception("a call of another process could not be followed")
+            fault = UpstreamInvalid("a fault of ours")
+            self._pending.settle(
+                identity, dict.fromkeys((part.part for part in remote.parts), fault), call=remote.number
+            )
+
+    # Refusing and the backlog.
+
+    def _refuse(
+        self, identity: Identity, parts: Collection[PendingPart], fault: UpstreamError, *, call: int | None = None
+    ) -> None:
+        """Fail `parts` for the callers that wait, and put those that are still wanted into the backlog."""
+        self._backlog_worker.add(identity, parts)
+        self._pending.settle(identity, dict.fromkeys((part.part for part in parts), fault), call=call)
+        with self._lock:
+            if self._backlog_running or self._closed or self._backlog_worker.empty:
+                return
+            self._backlog_running = True
+        # Not on the pool: the process waits for the pool's threads when it ends, and a backlog may last for minutes.
+        try:
+            Thread(target=self._run_backlog, name="backlog", daemon=True).start()
+        except RuntimeError:  # no thread can be started; the next refusal tries again
+            self._backlog_running = False
+
+    def _run_backlog(self) -> None:
+        """Send calls from the backlog until it is empty."""
+        request_id.set(None)  # the calls belong to no request, in particular not to the one that started the thread
+        while True:
+            with self._lock:
+                if self._closed or self._backlog_worker.empty:
+                    self._backlog_running = False
+                    return
+            pause = 0.0
+            try:
+                next_call = self._backlog_worker.next()
+                if isinstance(next_call, BacklogCall):
+                    self._submit_backlog_call(next_call)
+                else:
+                    pause = next_call
+            except Exception:  # noqa: BLE001  # the thread survives a bug
+                _log.exception("the backlog could not be served")
+                pause = _MAX_BACKLOG_PAUSE_SECONDS
+            if pause > 0:
+                self._sleep(min(pause, _MAX_BACKLOG_PAUSE_SECONDS))
+
+    def _submit_backlog_call(self, backlog_call: BacklogCall) -> None:
+        """Send the parts that are not pending already; without any, cancel the reservation."""
+        identity, parts, reservation = backlog_call
+        with self._lock:
+            _, new = self._pending.join(identity, parts)
+            batch = self._add_to_batch(identity, new)
+            if batch:
+                batch.reservation = reservation
+        if batch:
+            self._submit(identity, batch, reservation)
+        else:
+            self._rate_limiter.cancel(reservation)

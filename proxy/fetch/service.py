@@ -1,4 +1,4 @@
-"""get(): which parts are there, who waits for what, until when. The only conductor."""
+"""Answers profile requests: decides what is fresh, what to fetch, and how long to wait."""
 
 from __future__ import annotations
 
@@ -8,29 +8,33 @@ from collections.abc import Callable, Sequence
 from threading import BoundedSemaphore
 from typing import Literal, NamedTuple
 
-from proxy.fetch.pending import Waiter
+from proxy.fetch.pending import NEVER, Waiter
 from proxy.fetch.scheduler import FetchScheduler
 from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid
 from proxy.profile.freshness import Freshness, FreshnessPolicy, freshness
 from proxy.profile.parts import Identity, Part
 from proxy.profile.query import ANY_QUERY, ProfileQuery
 from proxy.profile.record import EMPTY, Record, merge
+from proxy.storage.memory import Ready
 from proxy.storage.tiered import TieredStore
 
 MAX_WAITING = 1000
-"""Callers that may wait for calls at once. Each costs 23 KB, and so many can be told in time that nothing came: when
-all give up at the same moment the last of 1,000 has its answer after 1.46 s, the last of 2,000 after 1.7 s."""
+"""Callers that may wait for calls at once. Each takes 23 KB. When all of them time out at the same moment, the last of
+1,000 is answered after 1.46 s, and the last of 2,000 after 1.7 s."""
 
+_ANONYMOUS = Identity(None, None)
 
 Forwarded = Literal["miss", "partial", "stale", "request"]
 
 
 class ProfileResult(NamedTuple):
-    """What can be said now.
+    """The result of a profile request: a ready body or a record.
 
-    `record` holds those of the asked parts that are there; `error` is why the first other one is not, and
-    `fault` why an old copy stands in. `forwarded` is why a call was wanted: None when the cache sufficed.
-    `opened`: something was fetched for this caller first; `calls`: how many were sent or joined.
+    `record` has the requested parts that could be served. `error`: why the first missing part is missing. `fault`: why
+    an old copy was served instead of a new one. `forwarded`: why a call was needed, None when the cache was enough.
+    `opened`: this request was the first for some fetched part. `calls`: how many calls were sent or joined.
+    `ready`: the response body written earlier for the same query; `record` is empty then. `repeated`: the user's last
+    request had the same query, so the response body is worth keeping.
     """
 
     record: Record
@@ -40,15 +44,21 @@ class ProfileResult(NamedTuple):
     opened: bool = False
     calls: int = 0
     freshness: Freshness | None = None
+    ready: Ready | None = None
+    repeated: bool = False
 
     @property
     def stale(self) -> bool:
-        """Say whether some part is older than its freshness lifetime."""
+        """Say whether a part is older than its freshness lifetime."""
         return self.freshness is not None and self.freshness.ttl < 0
 
 
+ANONYMOUS = ProfileResult(EMPTY)
+"""The result for a request without any id."""
+
+
 class ProfileService:
-    """Answers from what is kept; for what is missing waits for a flight, never beyond the caller's time."""
+    """Serves cached parts and waits for missing ones, never beyond the caller's deadline."""
 
     def __init__(
         self,
@@ -63,7 +73,7 @@ class ProfileService:
         self._store = store
         self._scheduler = scheduler
         self._policy = policy
-        self._places = BoundedSemaphore(max_waiting)
+        self._waiting = BoundedSemaphore(max_waiting)
         self._now = now
         self._monotonic = monotonic
 
@@ -78,53 +88,61 @@ class ProfileService:
         background: bool = False,
         query: ProfileQuery = ANY_QUERY,
     ) -> ProfileResult:
-        """Return what is known of `parts` at `until` (monotonic seconds), earlier where nothing is gained by waiting.
+        """Return `parts` of a profile at `until` (monotonic seconds), or earlier when waiting gains nothing.
 
-        `wanted_later`: the caller comes back for what is missing (`on_error=retry`). `max_age`: the caller
-        wants nothing older, in seconds, if Amplitude can answer. `background`: the caller prepares a send; it lets
-        everybody else go first, and what it fetches is fresh for longer. `wish`: which cohorts and keys are of
-        interest, for what was pushed about just those needs no call.
+        `wanted_later`: the caller retries for missing parts (`on_error=retry`). `max_age`: the caller accepts no copy
+        older than this (seconds) if Amplitude can answer. `background`: the caller prepares a send, lets all other
+        callers go first, and what it fetches is fresh for longer. `query`: the cohorts and keys that are of interest;
+        a pushed update of only these needs no call.
         """
+        if identity == _ANONYMOUS:
+            return ANONYMOUS
+        if max_age is None and not background and parts is query.parts and (hit := self._store.fresh(identity, query)):
+            return ProfileResult(hit.record, freshness=hit.freshness, ready=hit.ready, repeated=hit.again)
         now = self._now()
-        since = float("-inf") if max_age is None else now - max_age
-        for find in (self._store.read, self._store.get):  # another process may have what this one lacks
-            kept = find(identity)
-            record = self._store.with_updates(identity, kept, query)
-            held = self._held(record, parts, max_age, now)
-            if held and (not background or all(self._policy.is_warm(record, part, now) for part in parts)):
-                return held
-        if kept.unknown_at is not None and record.unknown_at is None:
-            since = max(since, math.nextafter(kept.unknown_at, math.inf))  # a later push says otherwise
+        for lookup in (self._store.read, self._store.get):  # from memory first, then from Redis
+            stored = lookup(identity)
+            record = self._store.with_updates(identity, stored, query)
+            served = self._fresh_result(record, parts, max_age, now)
+            if served and (not background or all(self._policy.is_warm(record, part, now) for part in parts)):
+                return served
+        min_fetched_at = NEVER if max_age is None else now - max_age
+        if stored.unknown_at is not None and record.unknown_at is None:
+            # A later pushed update says that the user is known.
+            min_fetched_at = max(min_fetched_at, math.nextafter(stored.unknown_at, math.inf))
         for part in parts:
-            if part in kept.parts and not record.has(part):  # as does one that cleared it
-                since = max(since, math.nextafter(kept.parts[part].fetched_at, math.inf))
+            if part in stored.parts and not record.has(part):  # cleared by a pushed update
+                min_fetched_at = max(min_fetched_at, math.nextafter(stored.parts[part].fetched_at, math.inf))
         record = self._policy.prune(record, now)
-        served, spent, behind = self._sorted(record, parts, since, now)
         if background:
-            spent = [part for part in parts if not self._policy.is_warm(record, part, now)]
-            served, behind = [part for part in parts if part not in spent], []
-            since = max(since, now)  # a copy that is fresh only as usual will not do
-        if not spent:
-            if behind:
-                self._scheduler.refresh(identity, behind)
+            needed = [part for part in parts if not self._policy.is_warm(record, part, now)]
+            to_refresh: list[Part] = []
+            min_fetched_at = max(min_fetched_at, now)  # a copy with the usual lifetime is not enough
+        else:
+            needed, to_refresh = self._needed(record, parts, min_fetched_at, now)
+        if not needed:
+            if to_refresh:
+                self._scheduler.refresh(identity, to_refresh)
             return ProfileResult(record, freshness=freshness(record, parts, self._policy, now))
 
-        # Who asks for nothing old has reasons; any other copy stands in rather than keep a user waiting who has none.
-        spare = [part for part in spent if record.has(part)] if max_age is None and not background else []
-        waiter, outcomes = self._fetched(identity, spent, spare, behind, until, wanted_later, since, background)
-        answer = record.only(served)
+        # Any cached copy is better than waiting long, unless the caller rules old copies out.
+        cached = [part for part in needed if record.has(part)] if max_age is None and not background else []
+        waiter, outcomes = self._fetch(
+            identity, needed, cached, to_refresh, until, wanted_later, min_fetched_at, background
+        )
+        answer = record.only([part for part in parts if part not in needed])
         error = fault = None
         for part, outcome in outcomes.items():
             if isinstance(outcome, Record):
-                shown = self._store.with_updates(identity, outcome, query)
-                answer = merge(answer, (shown if shown.has(part) else outcome).only([part]))
+                updated = self._store.with_updates(identity, outcome, query)
+                answer = merge(answer, (updated if updated.has(part) else outcome).only([part]))
             elif record.has(part):
                 answer = merge(answer, record.only([part]))
                 fault = fault or outcome
             else:
                 error = error or outcome
         if any(not answer.has(part) for part in parts):
-            # Without a fault: two calls at once differed on whether the user is known, and the later word won.
+            # Without an error: two concurrent calls disagreed on whether the user is known, and the later one won.
             error = error or UpstreamInvalid("answers that contradict each other")
         else:
             error = None
@@ -132,83 +150,84 @@ class ProfileService:
             answer,
             error,
             fault,
-            self._reason(record, parts, spent, now) if waiter.calls or error or fault else None,
+            self._forwarded(record, parts, needed, now) if waiter.calls or error or fault else None,
             opened=waiter.opened,
             calls=waiter.calls,
             freshness=freshness(answer, parts, self._policy, self._now()),
         )
 
-    def _held(self, record: Record, parts: Sequence[Part], max_age: float | None, now: float) -> ProfileResult | None:
-        """Return the answer when `record` has all of `parts` freshly, which is what most requests find."""
+    def keep_body(self, identity: Identity, query: ProfileQuery, result: ProfileResult, body: bytes, etag: str) -> None:
+        """Keep the response `body` written from `result`, if the same request is likely to be repeated."""
+        if result.repeated:
+            self._store.keep_ready(identity, query, result.record, body, etag)
+
+    def _fresh_result(
+        self, record: Record, parts: Sequence[Part], max_age: float | None, now: float
+    ) -> ProfileResult | None:
+        """Return the result when all `parts` of `record` are fresh and no older than `max_age`."""
         if not record.has_all(parts):
             return None
-        held = freshness(record, parts, self._policy, now)
-        if held is None or held.ttl <= 0 or (max_age is not None and held.age > max_age):
+        fresh = freshness(record, parts, self._policy, now)
+        if fresh is None or fresh.ttl <= 0 or (max_age is not None and fresh.age > max_age):
             return None
-        return ProfileResult(record, freshness=held)
+        return ProfileResult(record, freshness=fresh)
 
-    def _sorted(
-        self, record: Record, parts: Sequence[Part], since: float, now: float
-    ) -> tuple[list[Part], list[Part], list[Part]]:
-        """Return the parts served from what is kept, those a call is wanted for, and the served ones to refresh."""
-        served, spent, behind = [], [], []
+    def _needed(
+        self, record: Record, parts: Sequence[Part], min_fetched_at: float, now: float
+    ) -> tuple[list[Part], list[Part]]:
+        """Return the parts that need a call, and the stale ones that are served and refreshed afterwards."""
+        needed, to_refresh = [], []
         for part in parts:
-            left = self._policy.ttl(record, part, now)
-            if left <= -self._policy.stale_while_revalidate or record.fetched_at(part) < since:
-                spent.append(part)
-                continue
-            served.append(part)
-            if left <= 0:
-                behind.append(part)
-        return served, spent, behind
+            ttl = self._policy.ttl(record, part, now)
+            if ttl <= -self._policy.stale_while_revalidate or record.fetched_at(part) < min_fetched_at:
+                needed.append(part)
+            elif ttl <= 0:
+                to_refresh.append(part)
+        return needed, to_refresh
 
-    def _fetched(
+    def _fetch(
         self,
         identity: Identity,
         parts: list[Part],
-        spare: list[Part],
-        behind: list[Part],
+        cached: list[Part],
+        to_refresh: list[Part],
         until: float,
         wanted_later: bool,
-        since: float,
+        min_fetched_at: float,
         background: bool,
     ) -> tuple[Waiter, dict[Part, Record | UpstreamError]]:
-        may_wait = self._places.acquire(blocking=False)
+        may_wait = self._waiting.acquire(blocking=False)
         try:
-            # Who cannot wait still asks: what comes later is kept for the next try.
-            leaves = until if may_wait else self._monotonic()
+            # A caller that may not wait requests the parts all the same: they are cached for its retry.
+            deadline = until if may_wait else self._monotonic()
             waiter = self._scheduler.join(
                 identity,
                 parts,
-                until=leaves,
+                until=deadline,
                 wanted_later=wanted_later,
-                since=since,
-                spare=spare,
+                min_fetched_at=min_fetched_at,
+                refresh=cached,
                 background=background,
             )
-            if behind:  # after those who wait, and with luck in their flight
-                self._scheduler.refresh(identity, behind)
-            waiter.wait(leaves - self._monotonic())
+            if to_refresh:  # after the needed parts, so that they can join the same batch
+                self._scheduler.refresh(identity, to_refresh)
+            waiter.wait(deadline - self._monotonic())
         finally:
             if may_wait:
-                self._places.release()
+                self._waiting.release()
         outcomes = {part: waiter.outcome(part) for part in parts}
         if any(isinstance(outcome, QuotaExhausted) for outcome in outcomes.values()):
-            # A call of somebody else's may have landed between our look and our asking.
+            # Another caller's call may have completed between the cache lookup and the join.
             record, now = self._store.read(identity), self._now()
             for part in parts:
-                if self._policy.is_fresh(record, part, now, since):
+                if self._policy.is_fresh(record, part, now, min_fetched_at):
                     outcomes[part] = record
         return waiter, outcomes
 
-    def _reason(self, record: Record, parts: Sequence[Part], spent: list[Part], now: float) -> Forwarded:
-        if any(not record.has(part) for part in spent):
+    def _forwarded(self, record: Record, parts: Sequence[Part], needed: list[Part], now: float) -> Forwarded:
+        if any(not record.has(part) for part in needed):
             return "partial" if any(record.has(part) for part in parts) else "miss"
-        swr = self._policy.stale_while_revalidate
-        if any(self._policy.ttl(record, part, now) <= -swr for part in spent):
+        stale_while_revalidate = self._policy.stale_while_revalidate
+        if any(self._policy.ttl(record, part, now) <= -stale_while_revalidate for part in needed):
             return "stale"
         return "request"
-
-
-ANONYMOUS = ProfileResult(EMPTY)
-"""What is said of nobody: a blank id."""

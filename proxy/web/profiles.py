@@ -1,13 +1,13 @@
-"""The data routes: parse, get, shape, answer. No policy."""
+"""The data routes: parse the request, get the profile, write the response."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from flask import Blueprint, Request, Response, g
+from flask.ctx import _AppCtxGlobals
 
 from proxy.api.drop_in import parse_drop_in, shape_drop_in
 from proxy.api.errors import BLANK_ID
@@ -27,59 +27,53 @@ from proxy.web.services import Services, asked, services
 from proxy.web.written import Written
 
 MAX_ANSWER_BYTES = 1_000_000
-"""Braze's limit for a Connected Content answer."""
+"""Braze's limit for a Connected Content response."""
 
 NOT_SEEN_BEFORE = "User id and device id not seen before"
-"""Amplitude's words for an unknown user, which the drop-in repeats."""
+"""Amplitude's message for an unknown user, repeated by the drop-in route."""
 
 blueprint = Blueprint("v1", __name__, url_prefix="/v1")
 blueprint.before_request(admit)
 
 
 def answer(section: Section | None) -> Response:
-    """Answer what one route was asked; `section` is None for the profile."""
-    here, request = services(), asked()
-    ask = parse(section, sent_parameters(request), here.aliases)
-    max_age, background = cache_headers.wanted_age(request), cache_headers.in_background(request)
-    hit = here.store.fresh(ask.identity, ask.query) if max_age is None and not background else None
-    if hit is None:
-        found = _found(here, ask, ask.query.parts, max_age, background)
-    else:
-        found = ProfileResult(hit.record, freshness=hit.freshness)
-        if hit.ready:
-            return _written(hit.ready.body, found, request, etag=hit.ready.etag)
-    error = BLANK_ID if ask.anonymous else found.error.word if found.error else None
-    body = shape(ask, found.record, error=error, stale=found.stale) + b"\n"
+    """Respond with the sections requested from one route; `section` is None for /profile."""
+    app_services, request = services(), asked()
+    profile_request = parse(section, sent_parameters(request), app_services.aliases)
+    identity, query = profile_request
+    result = _get(app_services, profile_request, query.parts, request)
+    if result.ready:
+        return _respond(result.ready.body, result, request, etag=result.ready.etag)
+    error = BLANK_ID if profile_request.anonymous else result.error.word if result.error else None
+    body = shape(profile_request, result.record, error=error, stale=result.stale) + b"\n"
     if len(body) >= MAX_ANSWER_BYTES:
         error = UpstreamInvalid.word
-        found = _too_large(found)
-        body = shape(ask, EMPTY, error=error) + b"\n"
-    if found.error is not None and ask.query.on_error == "retry":
-        return _try_again(found, found.error)
+        result = _too_large(result)
+        body = shape(profile_request, EMPTY, error=error) + b"\n"
+    if result.error is not None and query.on_error == "retry":
+        return _ask_for_retry(result, result.error)
     etag = _etag(body)
-    if hit and hit.again and found.error is None:
-        here.store.keep_ready(ask.identity, ask.query, found.record, body, etag)
-    return _written(body, found, request, etag=etag)
+    app_services.profiles.keep_body(identity, query, result, body, etag)
+    return _respond(body, result, request, etag=etag)
 
 
 def userprofile() -> Response:
-    """Answer as Amplitude's own endpoint does, errors too, from the same cache and within the same quota."""
-    here, request = services(), asked()
-    ask = parse_drop_in(sent_parameters(request), here.aliases)
-    # Whether a user is known is an answer too, and the cohorts are the least to ask for it.
-    parts = ask.query.parts or (COHORTS,)
-    found = _found(here, ask, parts, cache_headers.wanted_age(request), cache_headers.in_background(request))
-    if ask.anonymous or found.record.unknown_at is not None:
-        status = found.record.unknown_status
-        # Never a redirect, nor one that Braze counts towards halting every call to this host.
+    """Respond as Amplitude's own endpoint does, including its errors, from the same cache and quota."""
+    app_services, request = services(), asked()
+    profile_request = parse_drop_in(sent_parameters(request), app_services.aliases)
+    # Without any part, only whether the user is known is asked; cohorts are the smallest part that tells it.
+    result = _get(app_services, profile_request, profile_request.query.parts or (COHORTS,), request)
+    if profile_request.anonymous or result.record.unknown_at is not None:
+        status = result.record.unknown_status
+        # Never a redirect, nor a status that Braze counts towards halting every call to this host.
         usual = status == 200 or (400 <= status < 500 and status not in (401, 403, 408, 429))
-        return _written(_json({"error": NOT_SEEN_BEFORE}), found, request, status if usual else 400)
-    body = _json(shape_drop_in(ask, found.record))
+        return _respond(_json({"error": NOT_SEEN_BEFORE}), result, request, status if usual else 400)
+    body = _json(shape_drop_in(profile_request, result.record))
     if len(body) >= MAX_ANSWER_BYTES:
-        found = _too_large(found)
-    if found.error is not None:
-        return _written(_json({"error": found.error.word}), found, request, 500)
-    return _written(body, found, request, etag=_etag(body))
+        result = _too_large(result)
+    if result.error is not None:
+        return _respond(_json({"error": result.error.word}), result, request, 500)
+    return _respond(body, result, request, etag=_etag(body))
 
 
 for _section in (*SECTIONS, None):
@@ -94,45 +88,50 @@ for _section in (*SECTIONS, None):
 blueprint.add_url_rule("/userprofile", view_func=userprofile, methods=["GET", "POST"], provide_automatic_options=False)
 
 
-def _found(
-    here: Services, ask: ProfileRequest, parts: Sequence[Part], max_age: float | None, background: bool
+def _get(
+    app_services: Services, profile_request: ProfileRequest, parts: tuple[Part, ...], request: Request
 ) -> ProfileResult:
-    if ask.anonymous:
-        return ANONYMOUS
-    return here.profiles.get(
-        ask.identity,
+    identity, query = profile_request
+    context = g._get_current_object()  # every attribute of the proxy itself costs 1.5 microseconds
+    result = app_services.profiles.get(
+        identity,
         parts,
-        until=g.started + here.wait_seconds,
-        wanted_later=ask.query.on_error == "retry",
-        max_age=max_age,
-        background=background,
-        query=ask.query,
+        until=context.started + app_services.wait_seconds,
+        wanted_later=query.on_error == "retry",
+        max_age=cache_headers.requested_max_age(request),
+        background=cache_headers.is_background(request),
+        query=query,
     )
+    _note_for_log(context, result)
+    return result
 
 
-def _too_large(found: ProfileResult) -> ProfileResult:
-    return ProfileResult(EMPTY, UpstreamInvalid(), forwarded="miss", opened=found.opened, calls=found.calls)
+def _too_large(result: ProfileResult) -> ProfileResult:
+    result = ProfileResult(EMPTY, UpstreamInvalid(), forwarded="miss", opened=result.opened, calls=result.calls)
+    _note_for_log(g._get_current_object(), result)
+    return result
 
 
-def _written(body: bytes, found: ProfileResult, asked: Request, status: int = 200, etag: str | None = None) -> Response:
-    _note(found)
-    headers = [("Content-Type", "application/json"), *cache_headers.described(found)]
+def _respond(
+    body: bytes, result: ProfileResult, request: Request, status: int = 200, etag: str | None = None
+) -> Response:
+    headers = [("Content-Type", "application/json"), *cache_headers.headers_of(result)]
     if etag is None:
         return Written(body, headers, status)
     headers.append(("ETag", f'"{etag}"'))
-    known = "HTTP_IF_NONE_MATCH" in asked.environ and asked.if_none_match.contains_weak(etag)
-    if known and asked.method in ("GET", "HEAD") and cache_headers.may_be_kept(found):
+    matches = "HTTP_IF_NONE_MATCH" in request.environ and request.if_none_match.contains_weak(etag)
+    if matches and request.method in ("GET", "HEAD") and cache_headers.is_cacheable(result):
         return Written(b"", headers, 304)
     return Written(body, headers, status)
 
 
-def _note(found: ProfileResult) -> None:
-    ours = g._get_current_object()
-    ours.cache = cache_headers.word(found)
-    if found is ANONYMOUS:
-        ours.error = BLANK_ID
-    elif found.error is not None:
-        ours.error = found.error.word
+def _note_for_log(context: _AppCtxGlobals, result: ProfileResult) -> None:
+    """Leave the cache status and the error where the log line and the metrics find them."""
+    context.cache = cache_headers.cache_label(result)
+    if result is ANONYMOUS:
+        context.error = BLANK_ID
+    elif result.error is not None:
+        context.error = result.error.word
 
 
 def _etag(body: bytes) -> str:
@@ -143,14 +142,13 @@ def _json(body: dict[str, Any]) -> bytes:
     return write_json(body) + b"\n"
 
 
-def _try_again(found: ProfileResult, error: UpstreamError) -> Response:
-    # 500 and not 502, 503, 504 or 429: those count towards Braze's unhealthy-host detection, which would
-    # halt every call to this host. Braze's :retry acts on it.
-    _note(found)
+def _ask_for_retry(result: ProfileResult, error: UpstreamError) -> Response:
+    # 500 and not 502, 503, 504 or 429: those count towards Braze's unhealthy-host detection, which would halt every
+    # call to this host. Braze's :retry retries after a 500.
     response = problem(500, "No answer yet", _WHY[error.word], ok=False, error=error.word)
-    del response.headers["Cache-Control"]  # what describes the answer says it
+    del response.headers["Cache-Control"]  # replaced by that of the result
     response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after or 1)))
-    response.headers.extend(cache_headers.described(found))
+    response.headers.extend(cache_headers.headers_of(result))
     return response
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.fetch.backlog import Wanted
+from proxy.fetch.backlog_worker import BacklogWorker
 from proxy.fetch.forget import ForgetService, Forgot
 from proxy.profile.errors import QuotaExhausted
 from proxy.profile.freshness import FreshnessPolicy
@@ -16,7 +17,7 @@ from proxy.profile.parts import COHORTS, PROPERTIES, Identity
 from proxy.profile.record import EMPTY, CachedPart, Record
 from proxy.storage.tiered import TieredStore
 from proxy.storage.tombstones import name_of, names, pair_digest
-from tests.fetch.test_scheduler import USER, World
+from tests.fetch.test_scheduler import LIFETIMES, USER, World
 from tests.support.fakes import FakeClock
 
 IDS = Identity("u", None)
@@ -96,7 +97,7 @@ def test_nobody_who_was_forgotten_waits_in_the_backlog_or_comes_back_into_it(wor
     world.source.fault = QuotaExhausted(retry_after=60)
     world.source.open.set()
     assert sent.result(10).error
-    world.wait_until(lambda: not world.scheduler._flying)
+    world.wait_until(lambda: not world.scheduler.stats().running)
     assert world.backlog.pop() == (Identity("v", None), {COHORTS: Wanted(asked_at, refresh=False)})
     assert world.backlog.pop() is None
 
@@ -111,7 +112,16 @@ def test_who_is_forgotten_while_the_backlog_seeks_a_place_does_not_return_to_it(
         forget(world)
 
     monkeypatch.setattr(world.rate_limiter, "reserve", book)
-    world.scheduler._standby._serve()
+    worker = BacklogWorker(
+        world.backlog,
+        world.store,
+        world.rate_limiter,
+        world.circuit_breaker,
+        LIFETIMES,
+        now=world.clock,
+        monotonic=world.clock,
+    )
+    assert worker.next() == 0.0
     assert not len(world.backlog)
 
 

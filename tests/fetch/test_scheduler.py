@@ -88,11 +88,11 @@ class World:
 
     def wait_until_waiting(self, part: Part, identity: Identity = USER) -> None:
         """Return when somebody waits for `part`."""
-        self.wait_until(lambda: part in self.scheduler._under_way.of(identity))
+        self.wait_until(lambda: part in self.scheduler.pending(identity))
 
     def wait_until_sent(self, part: Part, identity: Identity = USER) -> None:
         """Return when a call that brings `part` is on its way."""
-        self.wait_until(lambda: (one := self.scheduler._under_way.of(identity).get(part)) and one.call is not None)
+        self.wait_until(lambda: (pending := self.scheduler.pending(identity).get(part)) and pending.call is not None)
 
     def wait_until(self, holds: Callable[[], object]) -> None:
         """Return when what other threads do has made it so."""
@@ -215,9 +215,9 @@ def test_the_parts_that_are_there_are_answered_when_the_others_cannot_be(clock: 
 def test_a_late_answer_is_kept_and_its_caller_told_that_it_is_awaited(world: World) -> None:
     world.source.open.clear()
     assert world.get(COHORTS, patience=0.05).error.word == "upstream_timeout"  # type: ignore[union-attr]
-    landing = world.scheduler._under_way.of(USER)[COHORTS].landed
+    late_result = world.scheduler.pending(USER)[COHORTS].future
     world.source.open.set()
-    landing.result(10)
+    late_result.result(10)
     assert world.get(COHORTS).forwarded is None
 
 
@@ -300,8 +300,8 @@ def test_a_fault_of_ours_leaves_nobody_waiting_and_spends_no_more_than_the_call(
     assert isinstance(world.get(COHORTS).error, UpstreamInvalid)
     world.source.fault = None
     assert world.get(COHORTS).error is None
-    assert not world.scheduler._under_way.of(USER)
-    assert not world.scheduler._queued
+    assert not world.scheduler.pending(USER)
+    assert world.scheduler.stats().queued == 0
 
 
 def test_when_every_place_to_wait_is_taken_the_next_caller_leaves_at_once_and_its_call_is_kept(
@@ -315,10 +315,10 @@ def test_when_every_place_to_wait_is_taken_the_next_caller_leaves_at_once_and_it
     other = Identity("other", None)
     assert world.get(COHORTS, identity=other).error is not None
     world.source.wait_for_call()
-    landing = world.scheduler._under_way.of(other)[COHORTS].landed
+    late_result = world.scheduler.pending(other)[COHORTS].future
     world.source.open.set()
     assert waiting.result(10).error is None
-    landing.result(10)
+    late_result.result(10)
     assert world.get(COHORTS, identity=other).forwarded is None
 
 
@@ -339,8 +339,7 @@ def test_a_user_who_becomes_known_meanwhile_is_never_answered_with_a_hole(world:
     both = world.ask(COHORTS, PROPERTIES, patience=10)
     world.wait_until_sent(PROPERTIES)
     first.set()
-    while COHORTS in world.scheduler._under_way.of(USER):
-        threading.Event().wait(0.001)
+    world.wait_until(lambda: COHORTS not in world.scheduler.pending(USER))
     second.set()
     answer = both.result(10)
     assert not answer.record.has(COHORTS)
@@ -360,8 +359,7 @@ def test_a_part_that_came_by_another_call_is_there_for_who_waits_for_the_first(c
     world.executor.fetch = fetch
     waiting = world.ask(COHORTS, patience=10)
     world.wait_until_waiting(COHORTS)
-    while world.scheduler._queued:
-        threading.Event().wait(0.001)
+    world.wait_until(lambda: not world.scheduler.stats().queued)
     assert world.get(PROPERTIES).error is None
     assert waiting.result(10).error is None
     hanging.set()
@@ -391,9 +389,9 @@ def test_a_stale_copy_is_served_at_once_and_refreshed_behind_by_one_call(world: 
     stale = [world.get(COHORTS, recommendation("a")) for _ in range(3)]
     assert [(answer.forwarded, answer.calls, answer.stale) for answer in stale] == [(None, 0, True)] * 3
     world.source.wait_for_call()
-    landing = world.scheduler._under_way.of(USER)[COHORTS].landed
+    late_result = world.scheduler.pending(USER)[COHORTS].future
     world.source.open.set()
-    landing.result(10)
+    late_result.result(10)
     assert not world.get(COHORTS).stale
     assert len(world.source.calls) == 2
     assert world.source.calls[1][1].parts == {COHORTS, recommendation("a")}, "only what was just asked for"
@@ -405,11 +403,9 @@ def test_a_copy_that_was_refreshed_meanwhile_is_not_refreshed_again(world: World
     world.clock.advance(950)
     world.get(recommendation("a"))
     world.source.wait_for_call()
-    while world.scheduler._under_way.of(USER):
-        threading.Event().wait(0.001)
+    world.wait_until(lambda: not world.scheduler.pending(USER))
     world.scheduler.refresh(USER, [recommendation("a")])  # by who read the copy before it was refreshed
-    while world.scheduler._queued or world.scheduler._under_way.of(USER):
-        threading.Event().wait(0.001)
+    world.wait_until(lambda: not world.scheduler.stats().queued and not world.scheduler.pending(USER))
     assert len(world.source.calls) == 2
 
 
@@ -446,7 +442,7 @@ def test_a_refresh_takes_no_moment_that_somebody_waits_for(clock: FakeClock) -> 
     while world.rate_limiter.reserve(clock(), burst=0.0):
         pass
     assert world.get(COHORTS).stale
-    assert not world.scheduler._queued
+    assert world.scheduler.stats().queued == 0
     assert world.rate_limiter.reserve(clock()) is not None, "the burst is left to those who wait"
 
 
@@ -544,7 +540,7 @@ def test_who_was_sent_away_is_fetched_at_moments_nobody_booked_the_newest_ask_fi
     for name in ("a", "c", "b"):
         clock.advance(6)
         world.source.wait_for_call()
-        world.wait_until(lambda: not world.scheduler._flying)
+        world.wait_until(lambda: not world.scheduler.stats().running)
         assert world.get(COHORTS, identity=Identity(name, None)).forwarded is None
     assert [name for name, _ in sent(world)] == ["a", "c", "b"], "each once"
 
@@ -559,11 +555,7 @@ def test_the_backlog_never_takes_a_moment_that_somebody_waits_for(clock: FakeClo
     for number in range(4):
         identity = Identity(f"live{number}", None)
         live.append(world.ask(COHORTS, identity=identity, patience=9))
-        world.wait_until(
-            lambda identity=identity: (  # type: ignore[misc]
-                world.scheduler._queued.get(identity) and world.scheduler._queued[identity].reservation
-            )
-        )
+        world.wait_until(lambda: world.scheduler.stats().reserved == len(live))
     for answer in live:
         clock.advance(0.66)
         world.source.wait_for_call()
@@ -608,7 +600,7 @@ def test_a_call_that_met_a_429_is_made_again_after_the_stand_back(world: World) 
     assert len(world.source.calls) == 1
     world.clock.advance(1.1)
     world.source.wait_for_call()
-    world.wait_until(lambda: not world.scheduler._flying)
+    world.wait_until(lambda: not world.scheduler.stats().running)
     assert world.get(COHORTS).forwarded is None
 
 
@@ -622,7 +614,7 @@ def test_in_an_outage_callers_are_told_at_once_and_one_probe_at_a_time_is_sent(w
     assert len(world.source.calls) == 5
     for calls in (6, 7, 8):
         world.clock.advance(4)
-        world.wait_until(lambda: len(world.source.calls) == calls and not world.scheduler._flying)  # noqa: B023
+        world.wait_until(lambda: len(world.source.calls) == calls and not world.scheduler.stats().running)  # noqa: B023
     world.source.fault = None
     world.clock.advance(4)
     world.wait_until(lambda: world.circuit_breaker.open_fault() is None)
@@ -665,7 +657,7 @@ def test_a_refresh_that_met_a_429_stays_a_refresh_and_a_recommendation_of_it_is_
     world.source.fault = QuotaExhausted(retry_after=60)
     assert world.get(recommendation("a")).stale
     world.source.wait_for_call()
-    world.wait_until(lambda: not world.scheduler._flying)
+    world.wait_until(lambda: not world.scheduler.stats().running)
     world.source.fault = None
     world.clock.advance(61)
     world.wait_until(lambda: not len(world.backlog))
@@ -678,7 +670,7 @@ def test_what_fails_again_and_again_waits_no_longer_than_it_may(clock: FakeClock
     world.get(recommendation("a"), retry=True)
     for _ in range(20):
         clock.advance(61)
-        world.wait_until(lambda: not world.scheduler._flying)
+        world.wait_until(lambda: not world.scheduler.stats().running)
     assert len(world.source.calls) <= 11
     world.wait_until(lambda: not len(world.backlog))
 

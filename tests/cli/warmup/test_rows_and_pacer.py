@@ -160,7 +160,7 @@ def test_who_joins_a_warming_call_goes_as_fast_as_alone(world: World) -> None:
     slow = world.callers.submit(warm, world, COHORTS)
     world.wait_until_waiting(COHORTS)
     live = world.ask(COHORTS)
-    world.wait_until(lambda: not world.scheduler._under_way.of(USER)[COHORTS].background)
+    world.wait_until(lambda: not world.scheduler.pending(USER)[COHORTS].background)
     world.clock.advance(0.03)  # less than the next even place needs
     assert live.result(10).record.has(COHORTS)
     slow.result(10)

@@ -494,7 +494,7 @@ def test_one_user_asked_of_two_processes_at_once_costs_one_call(running: RedisSe
         first = callers.submit(process_a.get, COHORTS)
         process_a.source.wait_for_call()
         second = callers.submit(process_b.get, COHORTS)
-        wait_until(lambda: process_b.records.leases)
+        wait_until(lambda: (part := process_b.scheduler.pending(USER).get(COHORTS)) and part.remote)
         process_a.source.open.set()
         assert first.result(10).error is None
         answer = second.result(10)
@@ -512,7 +512,7 @@ def test_a_failure_is_shared_with_the_other_process_too(running: RedisServer) ->
         first = callers.submit(process_a.get, COHORTS)
         process_a.source.wait_for_call()
         second = callers.submit(process_b.get, COHORTS)
-        wait_until(lambda: process_b.records.leases)
+        wait_until(lambda: (part := process_b.scheduler.pending(USER).get(COHORTS)) and part.remote)
         process_a.source.open.set()
         words = [answer.result(10).error.word for answer in (first, second)]  # type: ignore[union-attr]
     assert words == ["upstream_unavailable"] * 2
