@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
+
+import orjson
 
 from proxy.api.errors import BadRequest
 from proxy.api.parameters import readable_id
@@ -29,8 +31,8 @@ from proxy.profile.updates import (
     properties,
     too_large,
 )
-from proxy.webhooks import longjson
-from proxy.webhooks.longjson import TooMany, Unread
+from proxy.webhooks import document
+from proxy.webhooks.document import TooMany, Unread
 
 _AHEAD_SECONDS = 600.0
 """For so much a clock of Amplitude's may be ahead of ours. What is later still would win against every later word."""
@@ -104,7 +106,7 @@ def read_cohorts(body: bytes | bytearray, now: float, checkpoint: Callable[[], o
             'computed_time is missing or no time: the template needs "computed_time": "${input.computed_time}"'
         )
     users = said.get("users")
-    if not isinstance(users, list):
+    if not isinstance(users, Iterator):
         raise BadRequest('users is not an array: the template needs "users": [...], as Amplitude\'s default payload')
     batch = Batch()
     batch.message = _message(said, ("message_id",), body, checkpoint)
@@ -131,8 +133,8 @@ def read_users(body: bytes | bytearray, now: float, checkpoint: Callable[[], obj
         name = next((name for name in ("users", "events", "identification") if name in said), None)
         batch.message = _message(said, _MESSAGE_IDS if name is None else ("message_id",), body, checkpoint)
         several = said if name is None else said[name]
-        said = [several] if isinstance(several, dict) else several
-    if not isinstance(said, list):
+        said = iter([several]) if isinstance(several, dict) else several
+    if not isinstance(said, Iterator):
         raise BadRequest("the body is not a JSON object or an array of them: send Amplitude's default payload")
 
     def news_of(user: dict[str, Any]) -> Updates:
@@ -153,7 +155,7 @@ _DEFAULT = '{"cohort_id": "c31", "in_cohort": true, "computed_time": "1692206763
 
 def _document(body: bytes | bytearray, checkpoint: Callable[[], object]) -> Any:
     try:
-        return longjson.read(body, checkpoint)
+        return document.read(body, checkpoint)
     except TooMany:
         raise TooLarge from None
     except ValueError:
@@ -163,15 +165,13 @@ def _document(body: bytes | bytearray, checkpoint: Callable[[], object]) -> Any:
 
 
 def _each(
-    users: list[Any], batch: Batch, news_of: Callable[[dict[str, Any]], Updates], checkpoint: Callable[[], object]
+    users: Iterable[Any], batch: Batch, news_of: Callable[[dict[str, Any]], Updates], checkpoint: Callable[[], object]
 ) -> None:
-    users.reverse()
-    while users:
-        user = users.pop()  # frees each user once it has been read: all of them take as much memory as the news
+    for user in users:
         checkpoint()
         try:
             if isinstance(user, Unread):
-                raise _Skipped(user.why)
+                raise _Skipped(user.reason)
             if not isinstance(user, dict):
                 raise _Skipped("not_an_object")
             user_id = readable_id(user.get("user_id"))
@@ -205,7 +205,7 @@ def _message(
 def _properties(given: Any, at: float, now: float, batch: Batch, *, whole: bool = False) -> Updates:
     """Return what is said of properties: names and values, or Amplitude's operators on them."""
     if isinstance(given, Unread):
-        raise _Skipped(given.why)
+        raise _Skipped(given.reason)
     if not isinstance(given, dict):
         batch.unapplied += 1
         return {}
@@ -213,12 +213,12 @@ def _properties(given: Any, at: float, now: float, batch: Batch, *, whole: bool 
     if len(given) + sum(len(some) for some in changes if isinstance(some, dict | list)) > MAX_FIELDS:
         raise _Skipped("too_large")  # before others have to wait until it is written
     if not changes:
-        return properties({_plain(name): _json(value) for name, value in given.items()}, at, now, whole=whole)
+        return properties(_encoded(given), at, now, whole=whole)
     news: Updates = {}
     values: dict[str, bytes] = {}
     for name, value in given.items():
         if name not in _OPERATORS:
-            values[_plain(name)] = _json(value)
+            values |= _encoded({name: value})
         elif name == "$clearAll":
             news = cleared(at, now)
             batch.unapplied += 1
@@ -227,7 +227,7 @@ def _properties(given: Any, at: float, now: float, batch: Batch, *, whole: bool 
         elif not isinstance(value, dict):
             batch.unapplied += 1
         elif name == "$set":
-            values |= {_plain(one): _json(new) for one, new in value.items()}
+            values |= _encoded(value)
         elif name == "$unset":
             values |= dict.fromkeys(map(_plain, value), REMOVED)
         else:
@@ -241,11 +241,22 @@ def _plain(name: str) -> str:
     return name.removeprefix(USER_PROPERTY)
 
 
+def _encoded(values: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the JSON of each value by the plain name of its property.
+
+    A batch holds hundreds of thousands of values. orjson writes a text as `write_json` does, in a fifth of the time.
+    """
+    try:
+        return {
+            name.removeprefix(USER_PROPERTY): orjson.dumps(value) if type(value) is str else _json(value)
+            for name, value in values.items()
+        }
+    except orjson.JSONEncodeError:  # half of a surrogate pair
+        return {_plain(name): write_json(value) for name, value in values.items()}
+
+
 def _json(value: Any) -> bytes:
-    # A batch holds hundreds of thousands, and the writer needs seven times as long for a number as it need be.
-    if type(value) is int or type(value) is float:
-        return repr(value).encode()
-    return write_json(value)
+    return repr(value).encode() if type(value) is int or type(value) is float else write_json(value)
 
 
 def _time(user: Mapping[str, Any], now: float) -> float:
