@@ -40,8 +40,15 @@ class Process(Alone):
 
     def __init__(self, url: str, **options: Any) -> None:
         super().__init__(url, **options)
-        self.pushes = RedisUpdates(self.server, b"test:", use=LIFETIMES.updates_usable_for)
-        self.ingester = UpdateIngester(self.store, self.pushes)
+        self.url = url
+        self.seconds_away = 0.0
+        self.use_updates_for(LIFETIMES.updates_usable_for)
+
+    def use_updates_for(self, seconds: float) -> None:
+        """Take updates as old as that from now on."""
+        self.store.updates_usable_for = seconds
+        self.pushes = RedisUpdates(self.server, b"test:", use=seconds)
+        self.ingester = UpdateIngester(self.store, self.pushes, monotonic=lambda: time.monotonic() + self.seconds_away)
 
     def register(self) -> None:
         super().register()
@@ -148,28 +155,19 @@ def test_ten_thousand_are_one_word_to_the_others_and_only_those_they_hold_are_lo
     assert one.cohorts(Identity("user-7", None)) == b'["c1"]'
 
 
-def test_who_was_away_for_longer_than_can_be_heard_looks_everybody_up(
-    pair: tuple[Process, Process], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_catch_up__after_an_absence_too_long_to_hear_of_all__looks_up_every_user(pair: tuple[Process, Process]) -> None:
     one, other = pair
     other.server.stop()
     wait_until(lambda: not other.server._thread or not other.server._thread.is_alive())
     other.store.merge(USER, Record({COHORTS: CachedPart(b"[]", time.time() - 60)}))
     one.push(("u", membership("c1", True, time.time())))
-    with redis.Redis.from_url(running_url(one)) as operator:
+    with redis.Redis.from_url(one.url) as operator:
         operator.delete(b"test:news")
     other.ingester.catch_up()
     assert not known_in(other.store, "u").cohorts
-    away = other.ingester._monotonic() + 3600
-    monkeypatch.setattr(other.ingester, "_monotonic", lambda: away)
+    other.seconds_away = 3600
     other.ingester.catch_up()
     assert known_in(other.store, "u").cohorts
-
-
-def running_url(process: Process) -> str:
-    """Return where the process finds its Redis."""
-    known = process.server._pool.connection_kwargs
-    return f"redis://{known['host']}:{known['port']}/0"
 
 
 def test_a_push_that_comes_while_a_process_looks_is_not_missed(
@@ -209,8 +207,9 @@ def test_what_is_fetched_while_something_is_pushed_comes_with_it(pair: tuple[Pro
 def test_merging_pushes_in_redis_is_merging_here(running: RedisServer, pushes: list[Updates]) -> None:
     process = Process(running.url)
     process.server.start()
-    process.pushes._use = 1e10  # or what is said to be of 1970 would be of no use any more
-    process.server._asked(process.server._client.flushall)
+    process.use_updates_for(1e10)  # or updates of 1970 would be too old
+    with redis.Redis.from_url(running.url) as operator:
+        operator.flushall()
     here: Updates = {}
     for number, one in enumerate(pushes):
         here = merged(here, one)
@@ -226,7 +225,7 @@ def test_whichever_process_they_reach_they_end_in_the_truth(
     pair: tuple[Process, Process], statements: list[Any], garbage: list[bytes], dice: random.Random
 ) -> None:
     for process in pair:
-        process.pushes._use = process.store.updates_usable_for = 1e10
+        process.use_updates_for(1e10)
     # Users of its own for each example, and some of them known in one process before.
     example = f"{next(_EXAMPLES)}-"
     named = [one._replace(user=example + one.user) for one in statements]
@@ -276,7 +275,7 @@ def test_who_is_forgotten_loses_what_was_pushed_everywhere_within_a_second(pair:
     wait_until(lambda: not known_in(other.store, "forget-me").cohorts, seconds=1)
     assert not known_in(one.store, "forget-me").cohorts
     assert one.pushes.read(["forget-me"]) == [{}]
-    assert left_of(running_url(one), "forget-me") == []
+    assert left_of(one.url, "forget-me") == []
     assert one.cohorts(Identity("v", None)) == b'["c1"]'
     assert one.forget_service.forget(Identity("v", None)).records == 1, "be it only something pushed"
 
@@ -330,7 +329,7 @@ def test_what_would_be_too_much_of_one_user_is_refused_in_redis_and_what_is_ther
         batch = Batch(None, [("u", properties(values, now + number / 1000)), ("v", membership("c1", True, now))])
         one.ingester.push(batch, one.ingester.generation)
         assert batch.skipped == ({"too_large": 1} if number == 10 else {})
-    with redis.Redis.from_url(running_url(one)) as operator:
+    with redis.Redis.from_url(one.url) as operator:
         (key,) = (key for key in operator.scan_iter(b"*:pushed:*") if operator.strlen(key) > 1000)
         operator.set(key, pack(properties({"a": b"1" * 70_000}, now)))
     assert one.pushes.read(["u"]) == [{}]
