@@ -15,7 +15,7 @@ from proxy.profile.freshness import Freshness, FreshnessPolicy, freshness
 from proxy.profile.parts import Identity, Part
 from proxy.profile.query import ANY_QUERY, ProfileQuery
 from proxy.profile.record import EMPTY, Record, merge
-from proxy.storage.memory import Ready
+from proxy.storage.ready_bodies import ReadyBody
 from proxy.storage.tiered import TieredStore
 
 MAX_WAITING = 1000
@@ -44,7 +44,7 @@ class ProfileResult(NamedTuple):
     opened: bool = False
     calls: int = 0
     freshness: Freshness | None = None
-    ready: Ready | None = None
+    ready: ReadyBody | None = None
     repeated: bool = False
 
     @property

@@ -1,4 +1,4 @@
-"""Amplitude's webhooks: what it pushes is taken, and said how much of it."""
+"""Amplitude's webhooks: store a batch of users, and report how many were applied."""
 
 from __future__ import annotations
 
@@ -28,55 +28,58 @@ _PIECE_BYTES = 64 * 1024
 _LENGTH = re.compile(r"[0-9]{1,18}\Z")
 
 blueprint = Blueprint("webhooks", __name__, url_prefix="/v1/webhooks/amplitude")
-# Amplitude sends from any of its hosts, so ALLOWED_NETWORKS, which holds Braze's, says nothing of them.
+# Amplitude sends from many hosts. ALLOWED_NETWORKS lists Braze's and does not apply.
 blueprint.before_request(admit_from_anywhere)
 
 
 @blueprint.post("/cohorts", provide_automatic_options=False)
 def cohorts() -> Response:
-    """Take who entered a cohort, or left it."""
-    return _taken("cohorts", read_cohorts)
+    """Store which users entered or left a cohort."""
+    return _ingest("cohorts", read_cohorts)
 
 
 @blueprint.post("/users", provide_automatic_options=False)
 def users() -> Response:
-    """Take the properties of users, alone or with their events."""
-    return _taken("users", read_users)
+    """Store properties of users, alone or with their events."""
+    return _ingest("users", read_users)
 
 
-def _taken(hook: str, read: Callable[[bytes | bytearray, float, Callable[[], object]], Batch]) -> Response:
-    here = services()
-    generation = here.ingester.generation
+def _ingest(hook: str, read: Callable[[bytes | bytearray, float, Callable[[], object]], Batch]) -> Response:
+    app_services = services()
+    ingester = app_services.ingester
+    generation = ingester.generation
     checkpoint = Checkpoint()
     try:
-        size = _checked_size()
-        with here.ingester.room(size):
+        size = _max_size()
+        with ingester.reserve_memory(size):
             body = _body(checkpoint)
-            with here.ingester.place(len(body)):
-                batch = read(body, here.now(), checkpoint)
-                duplicate = not here.ingester.push(batch, generation)
+            with ingester.reserve_batch(len(body)):
+                batch = read(body, app_services.now(), checkpoint)
+                duplicate = not ingester.push(batch, generation)
     except (RequestEntityTooLarge, TooLarge):
-        here.metrics.pushed(hook, "refused")
+        app_services.metrics.pushed(hook, "refused")
         return problem(413, RequestEntityTooLarge().name, _TOO_LARGE)
     except UnsupportedMediaType:
-        here.metrics.pushed(hook, "refused")
+        app_services.metrics.pushed(hook, "refused")
         return problem(415, UnsupportedMediaType().name, "the body is of another type: send application/json")
     except BadRequest:
-        here.metrics.pushed(hook, "refused")
+        app_services.metrics.pushed(hook, "refused")
         raise
     except (RedisUnavailable, Busy) as error:
-        here.metrics.pushed(hook, "failed")
-        gone = isinstance(error, RedisUnavailable)
-        response = problem(500, "Not kept everywhere", _GONE) if gone else problem(500, "Too many at once", _BUSY)
+        app_services.metrics.pushed(hook, "failed")
+        if isinstance(error, RedisUnavailable):
+            response = problem(500, "Not kept everywhere", _NOT_SHARED)
+        else:
+            response = problem(500, "Too many at once", _BUSY)
         response.headers["Retry-After"] = "1"
         return response
     if duplicate:
         batch = Batch()
     applied, skipped = batch.applied, batch.skipped.total()
-    here.metrics.pushed(hook, "duplicate" if duplicate else "applied", applied=applied, skipped=skipped)
+    app_services.metrics.pushed(hook, "duplicate" if duplicate else "applied", applied=applied, skipped=skipped)
     if skipped or batch.unapplied:
-        told = {"hook": hook, "applied": applied, "skipped": dict(batch.skipped), "unapplied": batch.unapplied}
-        _log.warning("not all that was pushed could be taken", extra=told)
+        fields = {"hook": hook, "applied": applied, "skipped": dict(batch.skipped), "unapplied": batch.unapplied}
+        _log.warning("not all that was pushed could be taken", extra=fields)
     response = jsonify(
         applied=applied,
         skipped=skipped,
@@ -88,8 +91,8 @@ def _taken(hook: str, read: Callable[[bytes | bytearray, float, Callable[[], obj
     return response
 
 
-def _checked_size() -> int:
-    """Return the most bytes that the body can have. Raises UnsupportedMediaType or RequestEntityTooLarge."""
+def _max_size() -> int:
+    """Return the largest possible size of the body. Raises UnsupportedMediaType or RequestEntityTooLarge."""
     if request.mimetype != "application/json":
         raise UnsupportedMediaType
     length = request.environ.get("CONTENT_LENGTH", "")
@@ -101,9 +104,9 @@ def _checked_size() -> int:
 
 
 def _body(checkpoint: Callable[[], object]) -> bytearray:
-    # One more than is allowed: a body without a length is cut here in silence, and must be seen to be too large.
+    # One byte more than allowed: Werkzeug cuts a body without a length silently, and this one must be refused.
     request.max_content_length = MAX_BODY_BYTES + 1
-    body = bytearray()  # grows in place, where a list of pieces would need twice the memory when it is joined
+    body = bytearray()  # grows in place; joining a list of pieces would need twice the memory
     with reading_the_body():
         while piece := request.stream.read(_PIECE_BYTES):
             body += piece
@@ -113,7 +116,7 @@ def _body(checkpoint: Callable[[], object]) -> bytearray:
     return body
 
 
-_GONE = "Redis does not answer: kept here alone; send it again"
+_NOT_SHARED = "Redis does not answer: kept here alone; send it again"
 _BUSY = "too many other batches are being processed; send it again"
 _TOO_LARGE = (
     "the body is too large: 8 MiB and 50,000 users at most; select fewer user properties for this sync in Amplitude, "

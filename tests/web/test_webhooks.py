@@ -432,7 +432,7 @@ def full(app: Flask, size: int = LARGE) -> Iterator[None]:
     ingester = installed(app).ingester
     with contextlib.ExitStack() as stack:
         for _ in range(3 if size == LARGE else 32):
-            stack.enter_context(ingester.room(size))
+            stack.enter_context(ingester.reserve_memory(size))
         yield
 
 
@@ -451,7 +451,7 @@ def test_body__no_room__busy_and_nothing_is_read(hooks: Hooks, app: Flask, lengt
 
 @pytest.mark.contract("3 webhook limits")
 def test_body__large_ones_take_all_room__small_one_is_taken(hooks: Hooks, app: Flask) -> None:
-    with full(app), installed(app).ingester.place(LARGE):
+    with full(app), installed(app).ingester.reserve_batch(LARGE):
         assert hooks.post(COHORTS, COHORT_EXAMPLE).status_code == 200
 
 
@@ -482,7 +482,13 @@ def test_body__whatever_becomes_of_it__room_and_place_are_given_back(
 ) -> None:
     assert send(hooks, body, length, content_type).status_code == status
     ingester = installed(app).ingester
-    with full(app), full(app, SMALL), ingester.place(LARGE), ingester.place(SMALL), ingester.place(SMALL):
+    with (
+        full(app),
+        full(app, SMALL),
+        ingester.reserve_batch(LARGE),
+        ingester.reserve_batch(SMALL),
+        ingester.reserve_batch(SMALL),
+    ):
         pass
 
 
@@ -496,7 +502,7 @@ def test_body__processing_fails__room_and_place_are_given_back(
     with monkeypatch.context() as patch, contextlib.suppress(SystemExit):
         patch.setattr(installed(app).ingester, "push", fail)
         assert hooks.post(COHORTS, json.dumps(COHORT_EXAMPLE).encode() + b" " * 300_000).status_code == 500
-    with full(app), installed(app).ingester.place(LARGE):
+    with full(app), installed(app).ingester.reserve_batch(LARGE):
         pass
 
 

@@ -26,7 +26,7 @@ from proxy.storage.tombstones import names
 from proxy.webhooks.ingest import UpdateIngester
 from proxy.webhooks.parse import Batch, read_cohorts, read_users
 from tests.support.fakes import FakeClock
-from tests.webhooks.test_longjson import nothing
+from tests.webhooks.test_document import nothing
 
 LIFETIMES = FreshnessPolicy(fresh=900, negative=60, pushed=86_400)
 START = 1_700_000_000.0
@@ -287,7 +287,7 @@ def test_of_those_who_wait_to_be_looked_up_none_is_passed_over(monkeypatch: pyte
         return [{} for _ in users]
 
     shared: Any = SimpleNamespace(announced=lambda _: (told, 1.0), announces_for=lambda _: True, read=read)
-    monkeypatch.setattr("proxy.webhooks.ingest._LOOKED_UP", 250)
+    monkeypatch.setattr("proxy.webhooks.ingest.CATCH_UP_USERS", 250)
     ingester = UpdateIngester(store, shared, now=FakeClock(START), monotonic=FakeClock())
     for _ in range(4):
         ingester.catch_up()
@@ -298,7 +298,7 @@ def test_a_device_that_is_forgotten_takes_nothing_with_it_that_was_pushed_about_
     store = a_store()
     user = Identity("u", None)
     store.merge(user, Record({COHORTS: CachedPart(b"[]", START - 20)}, None, "u", "phone"))
-    store.push(a_batch("u").news, store.generation)
+    store.push(a_batch("u").updates, store.generation)
     store.forget(names(Identity(None, "phone")))
     assert store.read(user) == EMPTY
     assert known_in(store, "u").cohorts
@@ -317,7 +317,7 @@ def test_an_answer_that_was_kept_ready_is_not_served_over_a_later_push() -> None
         store.merge(identity, Record({COHORTS: CachedPart(b"[]", START - 20)}))
         store.keep_ready(identity, query, store.read(identity), b"{}", "etag")
         assert ready(identity) == b"{}"
-    store.push(a_batch("u").news, store.generation)
+    store.push(a_batch("u").updates, store.generation)
     for identity in (Identity("u", None), Identity("u", "d")):
         assert ready(identity) is None
         old = store.read(identity)
@@ -328,16 +328,16 @@ def test_an_answer_that_was_kept_ready_is_not_served_over_a_later_push() -> None
         assert shown.record == store.with_updates(identity, old, query)
         store.keep_ready(identity, query, shown.record, b"new", "etag")
         assert ready(identity) == b"new"
-    store.push(a_batch("u").news, store.generation)
+    store.push(a_batch("u").updates, store.generation)
     assert ready(Identity("u", "d")), "a repetition changes nothing"
-    store.push(a_batch("u", at=START - 30, is_in=False).news, store.generation)
+    store.push(a_batch("u", at=START - 30, is_in=False).updates, store.generation)
     assert ready(Identity("u", "d")), "nor does what was said before"
 
 
 def test_what_was_pushed_is_counted_within_the_bound_and_leaves_with_the_longest_unused() -> None:
     store = a_store(max_bytes=100_000)
     for number in range(500):
-        store.push(a_batch(f"user-{number}").news, store.generation)
+        store.push(a_batch(f"user-{number}").updates, store.generation)
         assert store.memory.size <= 100_000
     assert known_in(store, "user-499").cohorts
     assert not known_in(store, "user-0").cohorts
@@ -352,7 +352,7 @@ def test_the_bytes_counted_for_what_was_pushed_are_the_bytes_taken() -> None:
     def fill(prefix: str) -> None:
         for number in range(4000):
             body = {"user_id": f"{prefix}-{number:06}", "user_properties": {"name": f"value {number:06}" * 10}}
-            store.push(read_users(json.dumps(body).encode(), START, nothing).news, store.generation)
+            store.push(read_users(json.dumps(body).encode(), START, nothing).updates, store.generation)
 
     fill("warm")
     tracemalloc.start()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from proxy.api.errors import BadRequest
 from proxy.profile.updates import REMOVED, UNKNOWN, Known, known
 from proxy.webhooks.parse import Batch, read_cohorts, read_users
-from tests.webhooks.test_longjson import JSON, nothing
+from tests.webhooks.test_document import JSON, nothing
 
 NOW = 1_700_000_000.0
 AT = 1_692_206_763.0
@@ -36,7 +36,7 @@ def users(body: Any) -> Batch:
 
 
 def of(batch: Batch) -> dict[str, Known]:
-    return {user_id: known(pushed) for user_id, pushed in batch.news}
+    return {user_id: known(pushed) for user_id, pushed in batch.updates}
 
 
 def test_the_default_payload_of_a_cohort_is_read() -> None:
@@ -166,7 +166,7 @@ def test_a_user_that_cannot_be_read_is_counted_by_reason_and_the_rest_taken() ->
 
 def test_what_is_said_to_be_of_tomorrow_is_passed_over_or_it_would_win_for_ever() -> None:
     batch = cohorts(computed_time=str(int(NOW) + 86_400))
-    assert (batch.news, batch.skipped) == ([], {"time_ahead": 2})
+    assert (batch.updates, batch.skipped) == ([], {"time_ahead": 2})
     assert cohorts(computed_time=str(int(NOW) + 60)).skipped.total() == 0
     assert users({"user_id": "u", "event_time": "2999-01-01", "user_properties": {"a": 1}}).skipped == {"time_ahead": 1}
     assert users({"user_id": "u", "event_time": "soon", "user_properties": {"a": 1}}).skipped == {"unreadable_time": 1}
@@ -206,7 +206,7 @@ def test_amplitude_s_operators_are_applied_where_they_can_be_and_counted_where_n
 
 def test_clearing_all_ends_what_was_said_before_but_makes_nothing_whole() -> None:
     batch = users({"user_id": "u", "event_time": AT, "user_properties": {"$clearAll": "-", "$set": {"a": 1}}})
-    ((_, pushed),) = batch.news
+    ((_, pushed),) = batch.updates
     assert known(pushed).whole_at is None
     assert known(pushed).properties == {"a": (AT, b"1")}
     assert b"f" in pushed
@@ -214,12 +214,12 @@ def test_clearing_all_ends_what_was_said_before_but_makes_nothing_whole() -> Non
 
 def test_a_set_is_whole_only_where_that_is_said_and_never_with_operators() -> None:
     event = {"user_id": "u", "event_time": AT, "user_properties": {"a": 1}}
-    assert known(users(event).news[0][1]).whole_at is None
+    assert known(users(event).updates[0][1]).whole_at is None
     for word in (True, "true"):
-        assert known(users(event | {"whole": word}).news[0][1]).whole_at == AT
-    assert known(users(event | {"whole": "no"}).news[0][1]).whole_at is None
+        assert known(users(event | {"whole": word}).updates[0][1]).whole_at == AT
+    assert known(users(event | {"whole": "no"}).updates[0][1]).whole_at is None
     changed = event | {"whole": True, "user_properties": {"$set": {"a": 1}}}
-    assert known(users(changed).news[0][1]).whole_at is None
+    assert known(users(changed).updates[0][1]).whole_at is None
 
 
 def test_events_come_alone_or_several_at_once() -> None:
@@ -263,5 +263,5 @@ def test_any_json_is_read_or_refused_and_a_refusal_repeats_no_value(value: Any) 
             refused = error.detail
         else:
             refused = ""
-            assert all(user_id.strip() == user_id != "" for user_id, _ in batch.news)
+            assert all(user_id.strip() == user_id != "" for user_id, _ in batch.updates)
         assert len(refused) < 200

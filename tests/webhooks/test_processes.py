@@ -39,8 +39,14 @@ class Process(Alone):
 
     def __init__(self, url: str, **options: Any) -> None:
         super().__init__(url, **options)
-        self.pushes = RedisUpdates(self.server, b"test:", use=POLICY.updates_usable_for)
-        self.ingester = UpdateIngester(self.store, self.pushes)
+        self.seconds_away = 0.0
+        self.use_updates_for(POLICY.updates_usable_for)
+
+    def use_updates_for(self, seconds: float) -> None:
+        """Take updates as old as that from now on."""
+        self.store.memory.updates_usable_for = seconds
+        self.pushes = RedisUpdates(self.server, b"test:", use=seconds)
+        self.ingester = UpdateIngester(self.store, self.pushes, monotonic=lambda: time.monotonic() + self.seconds_away)
 
     def register(self) -> None:
         super().register()
@@ -132,9 +138,7 @@ def test_ten_thousand_are_one_word_to_the_others_and_only_those_they_hold_are_lo
     assert one.cohorts(Identity("user-7", None)) == b'["c1"]'
 
 
-def test_who_was_away_for_longer_than_can_be_heard_looks_everybody_up(
-    pair: tuple[Process, Process], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_catch_up__after_an_absence_too_long_to_hear_of_all__looks_up_every_user(pair: tuple[Process, Process]) -> None:
     one, other = pair
     other.server.stop()
     wait_until(lambda: not other.server.stats().registers)
@@ -144,8 +148,7 @@ def test_who_was_away_for_longer_than_can_be_heard_looks_everybody_up(
         operator.delete(b"test:news")
     other.ingester.catch_up()
     assert not known_in(other.store, "u").cohorts
-    away = other.ingester._monotonic() + 3600
-    monkeypatch.setattr(other.ingester, "_monotonic", lambda: away)
+    other.seconds_away = 3600
     other.ingester.catch_up()
     assert known_in(other.store, "u").cohorts
 
@@ -188,7 +191,7 @@ def test_what_is_fetched_while_something_is_pushed_comes_with_it(pair: tuple[Pro
 def test_merging_pushes_in_redis_is_merging_here(running: RedisServer, pushes: list[Updates]) -> None:
     process = Process(running.url)
     process.server.start()
-    process.pushes._use = 1e10  # or what is said to be of 1970 would be of no use any more
+    process.use_updates_for(1e10)  # or updates of 1970 would be too old
     with redis.Redis.from_url(process.url) as operator:
         operator.flushall()
     here: Updates = {}
@@ -206,7 +209,7 @@ def test_whichever_process_they_reach_they_end_in_the_truth(
     pair: tuple[Process, Process], statements: list[Any], garbage: list[bytes], dice: random.Random
 ) -> None:
     for process in pair:
-        process.pushes._use = process.store.memory.updates_usable_for = 1e10
+        process.use_updates_for(1e10)
     # Users of its own for each example, and some of them known in one process before.
     example = f"{next(_EXAMPLES)}-"
     named = [one._replace(user=example + one.user) for one in statements]

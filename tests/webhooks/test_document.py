@@ -1,0 +1,220 @@
+"""The JSON document of a webhook, read one entry at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import time
+import tracemalloc
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.profile.json import read_json
+from proxy.webhooks import document
+from proxy.webhooks.document import TOO_LARGE, TooMany, Unread
+
+LIMIT = 8 * 1024 * 1024
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+LONG_INTEGERS = st.sampled_from([3_999, 4_000, 4_001, 4_300, 4_301]).map(lambda digits: "7" * digits)
+NUMBERS = LONG_INTEGERS | st.from_regex(r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?", fullmatch=True)
+BROKEN = {"not_json": b'{"a": [NaN, "]\\"}"]}', "nested_too_deeply": b"[" * 101 + b"]" * 101}
+
+
+def nothing() -> None:
+    """Do not pause."""
+
+
+def read(body: bytes) -> Any:
+    """Return the document with its arrays as lists."""
+    value = document.read(body, nothing)
+    if isinstance(value, dict):
+        return {name: list(member) if isinstance(member, Iterator) else member for name, member in value.items()}
+    return list(value) if isinstance(value, Iterator) else value
+
+
+@given(JSON, st.sampled_from([None, 2]), st.booleans())
+def test_read__any_document__same_as_in_one_go(value: Any, indent: int | None, ascii_only: bool) -> None:
+    body = json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "replace")
+    assert read(body) == read_json(body)
+
+
+@given(st.lists(JSON, max_size=5), st.sampled_from(list(BROKEN)), st.booleans(), st.integers(0, 5))
+def test_read__one_broken_entry__the_others_same_as_in_one_go(
+    entries: list[Any], reason: str, is_member: bool, place: int
+) -> None:
+    texts = [json.dumps(entry).encode() for entry in entries]
+    texts.insert(place, BROKEN[reason])
+    body = b"[" + b" , ".join(texts) + b"]"
+    found = read(b'{"a\\"": 1, "users" :' + body + b"}")["users"] if is_member else read(body)
+    assert found.pop(min(place, len(entries))) == Unread(reason)
+    assert found == [read_json(json.dumps(entry).encode()) for entry in entries]
+
+
+@given(st.lists(NUMBERS, min_size=1))
+def test_read__any_number__same_value_as_in_one_go(numbers: list[str]) -> None:
+    body = f"[[{','.join(numbers)}]]".encode()
+    assert repr(read(body)) == repr(read_json(body))
+
+
+@given(st.text(alphabet='{}[]",:1e\\ \n-tru', max_size=30))
+def test_read__text_that_may_not_be_json__refused_as_in_one_go(text: str) -> None:
+    def outcome(reader: Any) -> Any:
+        try:
+            return reader(text.encode())
+        except ValueError:
+            return "refused"
+
+    assert outcome(read) == outcome(read_json)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xff",
+        b'["\xff"]',
+        b"[1e999]x",
+        b'{"a": NaN}',
+        b"[" * 200_000,
+        b'{"a": {"b": ' + b"[" * 102 + b"]" * 102,
+        b"[1}",
+        b"[1]]",
+        b"[NaN,]",
+        b"[NaN,,1]",
+        b'[NaN, "a]',
+        b'[NaN, "a" "b" "c"]',
+        b'{"a": [NaN], "b"}',
+        b"{NaN: 1}",
+        b'{"a": [NaN], b: 1}',
+        b'{"a": [NaN], "b" 1: 2}',
+        b"[NaN] [1]",
+    ],
+)
+def test_read__not_json__value_error(body: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        read(body)
+
+
+def test_read__deep_entries_and_constants__skipped_and_the_others_read() -> None:
+    deep = b"[" * 101 + b"]" * 101
+    body = b'[1, {"a": [NaN, "]\\"}"]}, {"a": ' + deep + b"}, Infinity, " + b"[" * 9_000 + b"]" * 9_000 + b", 2]"
+    reasons = ["not_json", "nested_too_deeply", "not_json", "nested_too_deeply"]
+    assert read(body) == [1, *map(Unread, reasons), 2]
+
+
+def test_read__syntax_error_in_an_entry__refused_however_much_follows() -> None:
+    for wrong in (b'{"a": b}', b'"a', b"1.e", b"tru", b"[1,]"):
+        with pytest.raises(ValueError, match=r"."):
+            read(b"[1, " + wrong + b", " + b"1234567," * 40_000 + b"1]")
+
+
+@pytest.mark.parametrize("broken", [b"1", b"NaN"])
+def test_read__one_large_entry__skipped(broken: bytes) -> None:
+    large = json.dumps({"user_id": "big", "properties": {f"key {number}": number for number in range(100_000)}})
+    found = read(b"[" + large.encode() + b", " + broken + b", 2]")
+    assert found == [TOO_LARGE, 1 if broken == b"1" else Unread("not_json"), 2]
+
+
+def test_read__entry_of_many_wide_characters__limited_by_its_characters() -> None:
+    text = "é" * (document.MAX_CHARACTERS - 2)
+    for wide, expected in ((text, text), (text + "é", TOO_LARGE)):
+        assert read(json.dumps([wide], ensure_ascii=False).encode()) == [expected]
+
+
+@pytest.mark.contract("3 webhook limits")
+def test_read__eight_mib_of_white_space__an_empty_array() -> None:
+    began = time.process_time()
+    assert read(b"[" + b" " * LIMIT + b"]" + b"\n" * 1000) == []
+    assert time.process_time() - began < 0.5
+
+
+def test_read__too_many_entries__refused() -> None:
+    assert len(read(b"[" + b"0," * 49_999 + b"0]")) == 50_000
+    fifty = b",".join([b"[" + b"[]," * 10_000 + b"0]"] * 50)
+    for body in (
+        b"[" + b"{}," * 50_000 + b"0]",
+        b"[" + b"NaN," * 50_000 + b"0]",
+        b'{"a": [' + b"0," * 49_999 + b"0]}",
+        b"[" + fifty + b"]",
+    ):
+        with pytest.raises(TooMany):
+            read(body)
+
+
+def test_read__commas_in_texts__not_counted_as_values() -> None:
+    assert read(json.dumps(["," * 400_000, "[" * 400_000]).encode()) == ["," * 400_000, "[" * 400_000]
+
+
+@pytest.mark.parametrize("entry", [b'"NaN"', b"NaN"])
+def test_read__many_entries__a_pause_before_each(entry: bytes) -> None:
+    pauses: list[None] = []
+    entries = document.read(b"[" + entry + b', {"user_id": "user"}' * 10_000 + b"]", lambda: pauses.append(None))
+    assert len(list(entries)) == 10_001
+    assert len(pauses) >= 10_001
+
+
+@pytest.mark.contract("3 webhook limits")
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (b"[" * LIMIT, ValueError),
+        (b'{"users":' + b"[" * (LIMIT - 9), ValueError),
+        (b"[" * (LIMIT // 2) + b"]" * (LIMIT // 2), TooMany),
+        (b'[{"user_id": "user", "user_properties": {"a": 1}},' * (LIMIT // 50), ValueError),
+        (b'{"users": [' + b'{"user_id": "user", "user_properties": {"a": "b"}},' * 40_000 + b"{}", ValueError),
+        (b"[" + b"{}," * (LIMIT // 3 - 1) + b"{}]", TooMany),
+        (b"[[" + b"[]," * 2_000_000 + b"0]]", TooMany),
+        (b'[["' + b'","' * 2_000_000 + b'"]]', TooMany),
+        (b'["' + b'"' * (LIMIT - 4) + b'"]', ValueError),
+    ],
+    ids=["open", "open in object", "nested", "cut", "cut object", "tiny users", "empty lists", "texts", "quotes"],
+)
+def test_read__body_of_eight_mib_that_cannot_be_read__refused_soon_and_in_little_memory(
+    body: bytes, error: type[Exception]
+) -> None:
+    began = time.process_time()
+    with pytest.raises(error):
+        read(body)
+    assert time.process_time() - began < 2, "a third of that on an idle machine"
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(error):
+            read(body)
+        assert tracemalloc.get_traced_memory()[1] < 5 * LIMIT
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"users": [], "filler": "' + b"x" * 2_000_000 + b'"}',
+        b'[{"user_id": "' + b"x" * 2_000_000 + b'"}]',
+        b"[1, " + b'"x' * 1_000_000 + b"]",
+        b'{"users": [tru], "filler": "' + b"x" * 2_000_000 + b'"}',
+        b"[" * 20_000 + b"]",
+        '["\U0001f600'.encode() + b"x" * 2_000_000 + b'"]',
+    ],
+    ids=["large member", "large entry", "broken text", "broken word", "deep", "wide characters"],
+)
+def test_read__any_body__nothing_left_for_the_garbage_collector(body: bytes) -> None:
+    # The collector seldom runs in a worker: a reference cycle would keep a body of 8 MiB for minutes.
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(ValueError, TooMany):
+            read(body)
+        assert tracemalloc.get_traced_memory()[0] < 100_000
+    finally:
+        tracemalloc.stop()
+        gc.enable()
