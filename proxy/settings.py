@@ -132,7 +132,7 @@ def _brazes_key(value: str) -> tuple[Key, ...]:
     return _keys(f"braze:{value}")
 
 
-def _names(value: str) -> tuple[Alias, ...]:
+def _aliases(value: str) -> tuple[Alias, ...]:
     try:
         return parse_aliases(value)
     except BadAlias as bad:
@@ -167,9 +167,16 @@ def _level(value: str) -> str:
 
 
 def _setting(
-    read: Callable[[str], Any], help: str, example: str, *, default: Any = MISSING, secret: bool = False
+    read: Callable[[str], Any],
+    help: str,
+    example: str,
+    *,
+    default: Any = MISSING,
+    secret: bool = False,
+    former: str | None = None,
 ) -> Any:
-    return field(default=default, repr=not secret, metadata={"read": read, "help": help, "example": example})
+    metadata = {"read": read, "help": help, "example": example, "former": former}
+    return field(default=default, repr=not secret, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,12 +237,13 @@ class Settings:
         default=(),
         secret=True,
     )
-    names: tuple[Alias, ...] = _setting(
-        _names,
+    aliases: tuple[Alias, ...] = _setting(
+        _aliases,
         "short names for Amplitude's ids, `kind.name=id`, comma separated; kinds are `recommendations`, `cohorts`, "
         "`computations` and `predictions`",
         "recommendations.homepage=abc123,cohorts.vip=c31",
         default=(),
+        former="NAMES",
     )
     response_deadline_seconds: float = _setting(
         _number(0.1, 30), "every data answer leaves within this; Braze gives up at 2", "1.5", default=1.5
@@ -309,19 +317,41 @@ class Settings:
         """
         values: dict[str, Any] = {}
         faults = []
-        for one in fields(cls):
-            variable = one.name.upper()
-            text = env.get(variable)
-            if text is None or (not text.strip() and variable != "FETCH_ALONG"):
-                if variable == "PROXY_API_KEYS" and env.get("BRAZE_SECRET", "").strip():
-                    values[one.name] = ()
-                elif one.default is MISSING:
-                    faults.append(f"{variable} is missing: set it, e.g. {variable}={one.metadata['example']}")
+        for setting in fields(cls):
+            variable, former, example = setting.name.upper(), setting.metadata["former"], setting.metadata["example"]
+            if former and _is_set(env, former):
+                if _is_set(env, variable):
+                    faults.append(f"{variable} and {former}, its former name, are both set: remove {former}")
+                    continue
+                variable = former
+            if not _is_set(env, variable):
+                if variable == "PROXY_API_KEYS" and _is_set(env, "BRAZE_SECRET"):
+                    values[setting.name] = ()
+                elif setting.default is MISSING:
+                    faults.append(f"{variable} is missing: set it, e.g. {variable}={example}")
                 continue
             try:
-                values[one.name] = one.metadata["read"](text.strip())
-            except _Fault as wrong:
-                faults += [f"{variable} {fault}, e.g. {variable}={one.metadata['example']}" for fault in wrong.faults]
+                values[setting.name] = setting.metadata["read"](env[variable].strip())
+            except _Fault as error:
+                faults += [f"{variable} {fault}, e.g. {variable}={example}" for fault in error.faults]
         if faults:
             raise SettingsError(faults)
         return cls(**values)
+
+
+VARIABLES = {setting.name.upper(): setting.metadata["former"] for setting in fields(Settings)}
+"""Each variable, and its former name or None."""
+
+
+def renamed_variables(env: Mapping[str, str]) -> list[str]:
+    """Return a warning for each variable of `env` that is set under its former name."""
+    return [
+        f"{former} is now called {variable}: rename the variable"
+        for variable, former in VARIABLES.items()
+        if former and _is_set(env, former)
+    ]
+
+
+def _is_set(env: Mapping[str, str], variable: str) -> bool:
+    # Hosting dashboards leave variables blank.
+    return bool(env.get(variable, "").strip()) or (variable == "FETCH_ALONG" and variable in env)

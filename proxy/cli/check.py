@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from difflib import get_close_matches
 
 from proxy.amplitude.calls import Call, plan_calls
 from proxy.amplitude.client import Fetched
 from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid, UpstreamRejected
 from proxy.profile.parts import COHORTS, Identity
-from proxy.settings import Settings
+from proxy.settings import VARIABLES, Settings
 from proxy.storage.redis import RedisUnavailable
 
 _BRAZES_PATIENCE_SECONDS = 2
@@ -34,15 +34,14 @@ class Finding:
 
 
 def misspelt(variables: Iterable[str]) -> Iterator[Finding]:
-    """Yield a warning for each variable that is no setting and looks like one; no value is looked at."""
-    ours = [one.name.upper() for one in fields(Settings)]
-    for variable in sorted(set(variables).difference(ours)):
+    """Yield a warning for each variable that is no setting and looks like one. Reads no value."""
+    for variable in sorted(set(variables).difference(VARIABLES)):
         name = variable.upper()
         if len(name) < _SHORT:
             continue
-        begun = [one for one in ours if "_" in name and one.startswith(f"{name}_")]
-        for meant in get_close_matches(name, begun or ours, 1, 0 if begun else _CLOSE):
-            yield Finding("variables", True, f"{variable} is no setting: is {meant} meant?", warns=True)
+        longer = [setting for setting in VARIABLES if "_" in name and setting.startswith(f"{name}_")]
+        for similar in get_close_matches(name, longer or VARIABLES, 1, 0 if longer else _CLOSE):
+            yield Finding("variables", True, f"{variable} is no setting: is {similar} meant?", warns=True)
 
 
 def findings(settings: Settings, fetch: Callable[[Identity, Call], Fetched]) -> Iterator[Finding]:

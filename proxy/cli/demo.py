@@ -25,7 +25,7 @@ from proxy.sandbox.faults import FaultKind
 from proxy.sandbox.people import named
 from proxy.sandbox.server import Sandbox
 from proxy.sandbox.user_data import Documented
-from proxy.settings import Settings
+from proxy.settings import VARIABLES
 
 _ROOT = Path(__file__).parent.parent.parent
 _PORT = click.IntRange(1, 65535)
@@ -142,9 +142,8 @@ def _python() -> str:
 
 
 def _demo_environment(emulated: Sandbox, secret: str) -> dict[str, str]:
-    ours = {one.name.upper() for one in fields(Settings)} | {"PORT", "WEB_CONCURRENCY", "GUNICORN_CMD_ARGS"}
-    rest = {name: value for name, value in os.environ.items() if name not in ours}
-    return rest | {
+    overridden = {*VARIABLES.keys(), *VARIABLES.values(), "GUNICORN_CMD_ARGS"}
+    return {name: value for name, value in os.environ.items() if name not in overridden} | {
         "AMPLITUDE_BASE_URL": emulated.url,
         "AMPLITUDE_SECRET_KEY": emulated.secret_key,
         "PROXY_API_KEYS": entry(_DEMO_CALLER, secret),

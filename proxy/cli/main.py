@@ -18,7 +18,7 @@ from proxy.cli.text import counted, spoken
 from proxy.cli.warmup.command import quota_option, warm
 from proxy.cli.warmup.estimate import Plan
 from proxy.monitoring.logs import silence_http_library
-from proxy.settings import Settings, SettingsError
+from proxy.settings import Settings, SettingsError, renamed_variables
 
 
 @click.group()
@@ -53,6 +53,8 @@ def new_key(name: str) -> None:
 @main.command()
 def check() -> None:
     """Say point by point what is right or wrong with the settings and with Amplitude. Makes one call."""
+    for warning in renamed_variables(os.environ):
+        _say(Finding("variables", True, warning, warns=True))
     for finding in misspelt(os.environ):
         _say(finding)
     try:

@@ -167,6 +167,14 @@ def test_check_warns_of_a_misspelt_variable_also_where_a_setting_is_missing(sand
     assert "is AMPLITUDE_SECRET_KEY meant?" in lines[0]
 
 
+def test_check__former_name_of_a_variable__warns(sandbox: Sandbox) -> None:
+    code, lines = check(sandbox, NAMES="cohorts.vip=c31")
+    assert code == 0
+    assert lines[0] == "warn   variables: NAMES is now called ALIASES: rename the variable"
+    code, lines = check(sandbox, NAMES="cohorts.vip=c31", ALIASES="cohorts.vip=c31")
+    assert (code, lines[1].split()[:4]) == (1, ["wrong", "ALIASES", "and", "NAMES,"])
+
+
 @pytest.mark.contract("5 commands")
 def test_demo_prints_curl_lines_that_work_and_ends_with_ctrl_c() -> None:
     port = free_port()
