@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from getpass import GetPassWarning
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import click
@@ -19,6 +20,8 @@ from proxy.liquid.types import Answer, Ask, Request
 from proxy.settings import Settings
 from proxy.web.pages.wsgi_client import asker
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_VARIABLE = "PROXY_CREDENTIALS"
 _CALLER = "preview"
 
 _SECONDS = 10.0
@@ -26,47 +29,67 @@ _SECONDS = 10.0
 
 
 class NoService(Exception):
-    """The service to be asked is not there, or its address is none. Says what to mend."""
+    """No service answers, or its URL is invalid. The text names the fix."""
 
 
 class TurnedAway(NoService):
-    """What is there takes no question from here; asking it again would not help."""
+    """The service refuses every request from here; a retry would not help."""
+
+
+def service_options(url_help: str) -> Callable[[_Command], _Command]:
+    """Add the options --url and --credentials of a command that talks to a running service."""
+
+    def decorate(command: _Command) -> _Command:
+        former = f"{command.__name__.upper()}_CREDENTIALS"
+        credentials = click.option(
+            "--credentials",
+            envvar=[_VARIABLE, former],
+            metavar="NAME:SECRET",
+            help=f"The key for --url; asked for when missing.  [env var: {_VARIABLE}]",
+        )
+        return click.option("--url", metavar="URL", help=url_help)(credentials(command))
+
+    return decorate
 
 
 def own_service(environ: Mapping[str, str]) -> Ask:
-    """Return what asks a service in this process, with the settings of `environ` and a key of its own.
+    """Return a function that sends requests to a service in this process, with the settings of `environ`.
 
-    Raises SettingsError. Nothing listens, so no network is asked about, and PROXY_API_KEYS need not be set.
+    The service has a key of its own and listens nowhere: PROXY_API_KEYS and ALLOWED_NETWORKS do not matter.
+    Raises SettingsError.
     """
     return own_application(environ)[1]
 
 
 def own_application(environ: Mapping[str, str]) -> tuple[Flask, Ask]:
-    """Return such a service, and what asks it. Raises SettingsError."""
+    """Return the application of `own_service` and the function that sends requests to it. Raises SettingsError."""
     secret = generate()
-    ours = {"PROXY_API_KEYS": entry(_CALLER, secret), "ALLOWED_NETWORKS": "", "LOG_LEVEL": "ERROR"}
-    app = create_app(Settings.from_env({**environ, **ours}))
+    overrides = {"PROXY_API_KEYS": entry(_CALLER, secret), "ALLOWED_NETWORKS": "", "LOG_LEVEL": "ERROR"}
+    app = create_app(Settings.from_env({**environ, **overrides}))
     return app, asker(app, {"X-API-Key": secret}, "127.0.0.1")
 
 
-def asked_for(url: str | None, credentials: str | None, variable: str) -> str:
-    """Return the credentials for `url`, asked for on the terminal when they were not given. "" without a URL."""
+def require_credentials(url: str | None, credentials: str | None) -> str:
+    """Return the credentials for `url`, prompting on the terminal where they are missing. "" without a URL."""
     if credentials or not url:
         return credentials or ""
     with warnings.catch_warnings():
         warnings.simplefilter("error", GetPassWarning)  # it would show them
         try:
-            given: str = click.prompt("name:secret", hide_input=True, err=True)
+            return str(click.prompt("name:secret", hide_input=True, err=True))
         except GetPassWarning:
             raise click.UsageError(
-                f"--url needs --credentials, or {variable}, where there is no terminal to ask for them"
+                f"--url needs --credentials, or {_VARIABLE}, where there is no terminal to ask for them"
             ) from None
-    return given
 
 
-def running_service(url: str, name: str, secret: str, *, monotonic: Callable[[], float] = time.monotonic) -> Ask:
-    """Return what asks the service at `url`, and no other address. Raises NoService."""
+def running_service(url: str, credentials: str, *, monotonic: Callable[[], float] = time.monotonic) -> Ask:
+    """Return a function that sends requests to the service at `url`, and to no other address. Raises NoService.
+
+    `credentials` is `name:secret`.
+    """
     base = _base(url)
+    name, _, secret = credentials.partition(":")
     session = requests.Session()
     session.auth = (name, secret)
 
@@ -93,18 +116,15 @@ def running_service(url: str, name: str, secret: str, *, monotonic: Callable[[],
     return ask
 
 
-def let_in(ask: Ask, variable: str) -> Ask:
-    """Return `ask`, which raises TurnedAway when we may not ask, or ask another service: nothing is judged by that.
+def require_access(ask: Ask) -> Ask:
+    """Return `ask` with TurnedAway for the statuses of a refusal, a redirect, or another service."""
 
-    `variable` may hold the credentials too.
-    """
-
-    def asked(request: Request) -> Answer:
+    def ask_or_raise(request: Request) -> Answer:
         answer = ask(request)
         if answer.status == 401:
             raise TurnedAway(
                 "the service refuses these credentials (401): give name and secret of an entry of its keys, "
-                f"by --credentials or {variable}"
+                f"by --credentials or {_VARIABLE}"
             )
         if answer.status == 403:
             raise TurnedAway(
@@ -117,7 +137,7 @@ def let_in(ask: Ask, variable: str) -> Ask:
             )
         return answer
 
-    return asked
+    return ask_or_raise
 
 
 def _base(url: str) -> str:

@@ -11,7 +11,7 @@ import click
 
 from proxy.api.keys import entry, generate
 from proxy.app import create_app
-from proxy.cli.client import NoService, asked_for, let_in, running_service
+from proxy.cli.client import NoService, require_access, require_credentials, running_service, service_options
 from proxy.cli.text import counted
 from proxy.liquid.types import Request
 from proxy.monitoring.logs import silence_http_library
@@ -28,14 +28,7 @@ class NotForgotten(Exception):
 @click.command()
 @click.option("--user", "users", multiple=True, metavar="ID", help="A user id; may be given several times.")
 @click.option("--device", "devices", multiple=True, metavar="ID", help="A device id; may be given several times.")
-@click.option("--url", metavar="URL", help="Tell the service that runs there; without it, Redis at REDIS_URL is told.")
-@click.option(
-    "--credentials",
-    envvar="FORGET_CREDENTIALS",
-    show_envvar=True,
-    metavar="NAME:SECRET",
-    help="The key for --url; asked for when missing.",
-)
+@service_options("Tell the service that runs there; without it, Redis at REDIS_URL is told.")
 def forget(users: tuple[str, ...], devices: tuple[str, ...], url: str | None, credentials: str | None) -> None:
     """Forget everything kept about users, in every process and in Redis.
 
@@ -46,7 +39,7 @@ def forget(users: tuple[str, ...], devices: tuple[str, ...], url: str | None, cr
     ids += [Identity(None, device.strip() or None) for device in devices]
     if not ids or not all(any(one) for one in ids):
         raise click.UsageError("whom? Give --user or --device, and no blank one")
-    credentials = asked_for(url, credentials, "FORGET_CREDENTIALS")
+    credentials = require_credentials(url, credentials)
     silence_http_library()
     try:
         records = sum(map(_through(url, credentials) if url else _in_redis(), ids))
@@ -58,8 +51,7 @@ def forget(users: tuple[str, ...], devices: tuple[str, ...], url: str | None, cr
 
 
 def _through(url: str, credentials: str) -> Callable[[Identity], int]:
-    name, _, secret = credentials.partition(":")
-    ask = let_in(running_service(url, name, secret), "FORGET_CREDENTIALS")
+    ask = require_access(running_service(url, credentials))
 
     def forget_one(ids: Identity) -> int:
         query = urlencode({key: value for key, value in ids._asdict().items() if value is not None})

@@ -145,7 +145,7 @@ def test_check_says_what_is_wrong(sandbox: Sandbox) -> None:
 
 def test_check_warns_of_what_braze_will_not_wait_for_and_of_misspelt_variables(sandbox: Sandbox) -> None:
     misspelt = {"CACHE_FRESH_SECOND": "a-value", "AMPLITUDE_TIMEOUT": "a-value", "cache_max_mb": "a-value"}
-    others = {"REDIS_TLS_URL": "rediss://host", "CACHE_DIR": "/var/cache", "NAME": "host", "PREVIEW_CREDENTIALS": "a:b"}
+    others = {"REDIS_TLS_URL": "rediss://host", "CACHE_DIR": "/var/cache", "NAME": "host", "PROXY_CREDENTIALS": "a:b"}
     code, lines = check(sandbox, RESPONSE_DEADLINE_SECONDS="2", **misspelt, **others)
     assert code == 0
     warned = [line for line in lines if line.startswith("warn ")]

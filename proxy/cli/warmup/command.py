@@ -13,7 +13,14 @@ import click
 from proxy.amplitude.cohort_export import CohortExport, NotDownloaded
 from proxy.api.keys import entry, generate
 from proxy.api.user_rows import NoColumn, Row, read
-from proxy.cli.client import NoService, asked_for, let_in, own_application, running_service
+from proxy.cli.client import (
+    NoService,
+    own_application,
+    require_access,
+    require_credentials,
+    running_service,
+    service_options,
+)
 from proxy.cli.text import counted, spoken
 from proxy.cli.warmup.audience import Audience, NoRoom
 from proxy.cli.warmup.estimate import Plan
@@ -62,14 +69,7 @@ quota_option = click.option(
 @click.option("--prediction-id", default="", help="The predictions, comma separated.")
 @click.option("--propensity-type", default="", help="`score` or `pct`.")
 @click.option("--log-exposures", is_flag=True, help="Fetch recommendations, although each logs an exposure.")
-@click.option("--url", metavar="URL", help="The service whose cache is to be warm; without it, Redis at REDIS_URL.")
-@click.option(
-    "--credentials",
-    envvar="WARM_CREDENTIALS",
-    show_envvar=True,
-    metavar="NAME:SECRET",
-    help="The key for --url; asked for when missing.",
-)
+@service_options("The service whose cache is to be warm; without it, Redis at REDIS_URL.")
 @quota_option
 @click.option(
     "--share", type=click.IntRange(1, 100), default=80, show_default=True, help="Percent of it to spend on warming."
@@ -111,7 +111,7 @@ def warm(
     if (users is None) is not bool(cohort) or (column and cohort):
         raise click.UsageError("who? Give USERS, a file or - for standard input, or --cohort, and not both")
     silence_http_library()
-    credentials = asked_for(url, credentials, "WARM_CREDENTIALS")
+    credentials = require_credentials(url, credentials)
     question = {"include": ",".join(sections), "on_error": "retry"} | {k: v for k, v in narrowed.items() if v}
     # Properties and computations come in one field of Amplitude's answer, so never in one call.
     calls_a_user = 2 if {"properties", "computations"} <= set(sections) else 1
@@ -173,9 +173,8 @@ def _service(url: str | None, credentials: str) -> tuple[list[Ask], Callable[[],
     That is the service at `url`, or one made for the moment that shares the Redis of the services.
     """
     if url:
-        name, _, secret = credentials.partition(":")
-        asks = [let_in(running_service(url, name, secret), "WARM_CREDENTIALS") for _ in range(CONNECTIONS)]
-        beside = running_service(url, name, secret)
+        asks = [require_access(running_service(url, credentials)) for _ in range(CONNECTIONS)]
+        beside = running_service(url, credentials)
         beside(Request("GET", "/healthz"))  # or everybody would be tried at a URL where nothing is
         return asks, lambda: _redis_of(beside)
     if not os.environ.get("REDIS_URL", "").strip():

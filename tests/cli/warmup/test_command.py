@@ -336,7 +336,7 @@ def test_whom_a_load_balancer_answers_about_to_the_last_try_is_counted(
     monkeypatch.setattr(runner, "_TELL_SECONDS", 0.02)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     with balancer(target.url, lambda number: 502 if number > 4 else None) as url:
-        asks = [running_service(url, "braze", SECRET)] * 2
+        asks = [running_service(url, CREDENTIALS)] * 2
         count = runner.Warmer(asks, {"include": "cohorts"}, 10**6, tell=print).run(map("user-77{}".format, range(6)), 6)
     assert (count.done + count.unknown, count.failed, count.left) == (4, 2, 0)
     assert count.why == {"no answer from the service (502)": 2}
@@ -350,7 +350,7 @@ def test_a_mistake_ends_it_at_once_and_says_what_to_mend(target: Service, tmp_pa
         (("--include", "recommendations", "--log-exposures", "--rec-id", " ,"), "recommendations needs --rec-id"),
         (("--include", "propensities", "--prediction-id", "a", "--propensity-type", "b"), "answered 400: propensity_t"),
         (("--credentials", "braze:wrong-secret-of-a-test"), "refuses these credentials (401)"),
-        (("--credentials", "braze:wrong-secret-of-a-test"), "by --credentials or WARM_CREDENTIALS"),
+        (("--credentials", "braze:wrong-secret-of-a-test"), "by --credentials or PROXY_CREDENTIALS"),
         (("--url", "localhost:8000"), "no https:// or http:// in front"),
     ):
         ended = warm(target, users, *arguments)
