@@ -8,14 +8,15 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult
 
-from proxy.api.keys import BadEntry, Key
+from proxy.api.keys import Key
 from proxy.api.keys import parse as parse_keys
-from proxy.api.urls import is_loopback
-from proxy.profile.aliases import Alias, BadAlias
+from proxy.api.urls import parse_url, require_confidential
+from proxy.profile.aliases import Alias
 from proxy.profile.aliases import parse as parse_aliases
 from proxy.profile.parts import COHORTS, PROPERTIES, Part
+from proxy.profile.values import BadValue, parse_list, split_list
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -28,41 +29,34 @@ class SettingsError(Exception):
         self.faults = faults
 
 
-class _Fault(ValueError):
-    def __init__(self, *faults: str) -> None:
-        super().__init__(*faults)
-        self.faults = faults
-
-
 def _text(value: str) -> str:
     if not value.isprintable() or not value.isascii() or " " in value:
-        raise _Fault("holds a space or another character that no key has: was it pasted whole?")
+        raise BadValue("holds a space or another character that no key has: was it pasted whole?")
     return value
 
 
 def _api_key(value: str) -> str:
     if ":" in value:
-        raise _Fault("holds a colon, where Basic would cut it in two: is the secret key pasted behind it?")
+        raise BadValue("holds a colon, where Basic would cut it in two: is the secret key pasted behind it?")
     return _text(value)
 
 
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]+")
 
 
-def _base_url(value: str) -> str:
-    try:
-        url = urlsplit(value)
-        _ = url.port
-    except ValueError:
-        raise _Fault("is not a URL: its host or port is malformed") from None
-    if url.scheme not in ("https", "http") or not url.hostname:
-        raise _Fault("is not an https URL")
+def _require_host_name(url: SplitResult) -> None:
     if not _HOST.fullmatch(url.netloc.rpartition("@")[2]):
-        raise _Fault("has a host that is no host name")
+        raise BadValue("has a host that is no host name")
+
+
+def _base_url(value: str) -> str:
+    url = parse_url(value)
+    if url.scheme not in ("https", "http") or not url.hostname:
+        raise BadValue("is not an https URL")
+    _require_host_name(url)
     if "?" in value or "#" in value or "@" in url.netloc:
-        raise _Fault("may have a host and a path only: credentials go into AMPLITUDE_SECRET_KEY")
-    if url.scheme == "http" and not is_loopback(url.hostname):
-        raise _Fault("must be https: the secret travels in it (http is for a loopback address only)")
+        raise BadValue("may have a host and a path only: credentials go into AMPLITUDE_SECRET_KEY")
+    require_confidential(url)
     return value.rstrip("/")
 
 
@@ -73,7 +67,7 @@ def _number(low: float, high: float) -> Callable[[str], float]:
         except ValueError:
             number = math.nan
         if not low <= number <= high:
-            raise _Fault(f"must be a number from {low:.10g} to {high:.10g}")
+            raise BadValue(f"must be a number from {low:.10g} to {high:.10g}")
         return number
 
     return read
@@ -82,7 +76,7 @@ def _number(low: float, high: float) -> Callable[[str], float]:
 def _whole(low: int, high: int) -> Callable[[str], int]:
     def read(value: str) -> int:
         if not (value.isascii() and value.isdigit()) or len(value) > 12 or not low <= int(value) <= high:
-            raise _Fault(f"must be a whole number from {low} to {high}")
+            raise BadValue(f"must be a whole number from {low} to {high}")
         return int(value)
 
     return read
@@ -93,76 +87,61 @@ _RIDERS = {"properties": PROPERTIES, "cohorts": COHORTS}
 
 
 def _along(value: str) -> tuple[Part, ...]:
-    words = [word.strip() for word in value.split(",") if word.strip()]
+    words = split_list(value)
     if not set(words) <= _RIDERS.keys():
-        raise _Fault("may name properties and cohorts only (a recommendation logs an exposure), or be empty")
+        raise BadValue("may name properties and cohorts only (a recommendation logs an exposure), or be empty")
     return tuple(part for word, part in _RIDERS.items() if word in words)
 
 
 def _networks(value: str) -> tuple[Network, ...]:
-    networks: list[Network] = []
-    faults: list[str] = []
-    for number, one in enumerate(value.split(","), start=1):
-        if one.strip():
-            try:
-                # 52.58.142.7/24 is what a form may show for 52.58.142.0/24, and means nothing else.
-                networks.append(ipaddress.ip_network(one.strip(), strict=False))
-            except ValueError:
-                faults.append(f"entry {number} is not an address or a network in CIDR notation")
-    if faults:
-        raise _Fault(*faults)
+    networks = parse_list(value, _network)
     if not networks:
-        raise _Fault("holds no network")
-    return tuple(networks)
+        raise BadValue("holds no network")
+    return networks
+
+
+def _network(number: int, entry: str) -> Network:
+    try:
+        # A form may show 52.58.142.0/24 as 52.58.142.7/24.
+        return ipaddress.ip_network(entry, strict=False)
+    except ValueError:
+        raise BadValue(f"entry {number} is not an address or a network in CIDR notation") from None
 
 
 def _keys(value: str) -> tuple[Key, ...]:
-    try:
-        keys = parse_keys(value)
-    except BadEntry as bad:
-        raise _Fault(*bad.faults) from None
+    keys = parse_keys(value)
     if not keys:
-        raise _Fault("holds no entry")
+        raise BadValue("holds no entry")
     return keys
 
 
 def _brazes_key(value: str) -> tuple[Key, ...]:
     if ":" in value or "," in value:
-        raise _Fault("is a secret alone: what has names goes into PROXY_API_KEYS")
+        raise BadValue("is a secret alone: what has names goes into PROXY_API_KEYS")
     return _keys(f"braze:{value}")
 
 
-def _aliases(value: str) -> tuple[Alias, ...]:
-    try:
-        return parse_aliases(value)
-    except BadAlias as bad:
-        raise _Fault(*bad.faults) from None
-
-
 def _redis_url(value: str) -> str:
-    try:
-        url = urlsplit(value)
-        _ = url.port
-    except ValueError:
-        raise _Fault("is not a URL: its host or port is malformed") from None
+    url = parse_url(value)
     if url.scheme not in ("redis", "rediss") or not url.hostname:
-        raise _Fault("is not a redis: or rediss: URL with a host")
-    if not _HOST.fullmatch(url.netloc.rpartition("@")[2]) or ".." in url.netloc.rpartition("@")[2]:
-        raise _Fault("has a host that is no host name")
+        raise BadValue("is not a redis: or rediss: URL with a host")
+    _require_host_name(url)
+    if ".." in url.netloc.rpartition("@")[2]:
+        raise BadValue("has a host that is no host name")
     if url.query or url.fragment or not re.fullmatch(r"/?[0-9]*", url.path):
-        raise _Fault("may end in a database number only")
+        raise BadValue("may end in a database number only")
     return value
 
 
 def _truth(value: str) -> bool:
     if value.lower() not in ("true", "false"):
-        raise _Fault("is not true or false")
+        raise BadValue("is not true or false")
     return value.lower() == "true"
 
 
 def _level(value: str) -> str:
     if value.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-        raise _Fault("is not DEBUG, INFO, WARNING or ERROR")
+        raise BadValue("is not DEBUG, INFO, WARNING or ERROR")
     return value.upper()
 
 
@@ -238,7 +217,7 @@ class Settings:
         secret=True,
     )
     aliases: tuple[Alias, ...] = _setting(
-        _aliases,
+        parse_aliases,
         "short names for Amplitude's ids, `kind.name=id`, comma separated; kinds are `recommendations`, `cohorts`, "
         "`computations` and `predictions`",
         "recommendations.homepage=abc123,cohorts.vip=c31",
@@ -332,7 +311,7 @@ class Settings:
                 continue
             try:
                 values[setting.name] = setting.metadata["read"](env[variable].strip())
-            except _Fault as error:
+            except BadValue as error:
                 faults += [f"{variable} {fault}, e.g. {variable}={example}" for fault in error.faults]
         if faults:
             raise SettingsError(faults)

@@ -7,16 +7,16 @@ import warnings
 from collections.abc import Callable, Mapping
 from getpass import GetPassWarning
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import click
 import requests
 from flask import Flask
 
 from proxy.api.keys import entry, generate
-from proxy.api.urls import is_loopback
+from proxy.api.urls import parse_url, require_confidential
 from proxy.app import create_app
 from proxy.liquid.types import Answer, Ask, Request
+from proxy.profile.values import BadValue
 from proxy.settings import Settings
 from proxy.web.pages.wsgi_client import asker
 
@@ -143,13 +143,15 @@ def require_access(ask: Ask) -> Ask:
 def _base(url: str) -> str:
     if "://" not in url:
         raise NoService("the URL has no https:// or http:// in front: write https://your-host")
+    invalid = NoService("the URL is that of a service: https://your-host")
     try:
-        parts = urlsplit(url)
-        host = parts.hostname
-    except ValueError:
-        host = None
-    if not host or parts.scheme not in ("http", "https") or parts.query or "@" in parts.netloc:
-        raise NoService("the URL is that of a service: https://your-host")
-    if parts.scheme == "http" and not is_loopback(host):
-        raise NoService("the URL must be https: the secret travels in it (http is for a loopback address only)")
+        parts = parse_url(url)
+    except BadValue:
+        raise invalid from None
+    if not parts.hostname or parts.scheme not in ("http", "https") or parts.query or "@" in parts.netloc:
+        raise invalid
+    try:
+        require_confidential(parts)
+    except BadValue as error:
+        raise NoService(f"the URL {error}") from None
     return f"{parts.scheme}://{parts.netloc}"

@@ -8,7 +8,7 @@ import sys
 import click
 
 from proxy import __version__
-from proxy.api.keys import BadEntry, entry, generate
+from proxy.api.keys import entry, generate
 from proxy.app import amplitude
 from proxy.cli.check import Finding, findings, misspelt
 from proxy.cli.demo import demo, sandbox
@@ -18,6 +18,7 @@ from proxy.cli.text import counted, spoken
 from proxy.cli.warmup.command import quota_option, warm
 from proxy.cli.warmup.estimate import Plan
 from proxy.monitoring.logs import silence_http_library
+from proxy.profile.values import BadValue
 from proxy.settings import Settings, SettingsError, renamed_variables
 
 
@@ -41,7 +42,7 @@ def new_key(name: str) -> None:
     secret = generate()
     try:
         line = entry(name, secret)
-    except BadEntry:
+    except BadValue:
         raise click.BadParameter("use 1 to 64 letters, digits, '.', '_', '@' or '-'", param_hint="NAME") from None
     click.echo(f"name    {name}")
     click.echo(f"secret  {secret}")

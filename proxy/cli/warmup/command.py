@@ -29,6 +29,7 @@ from proxy.cli.warmup.runner import Warmer
 from proxy.liquid.types import Ask, Request
 from proxy.monitoring.logs import silence_http_library
 from proxy.profile.parts import SECTIONS
+from proxy.profile.values import split_list
 from proxy.settings import Settings, SettingsError
 from proxy.storage.redis import RedisUnavailable
 from proxy.web.services import installed
@@ -96,7 +97,7 @@ def warm(
 
     Exits with 1 when users are missing.
     """
-    sections = [word.strip() for word in include.split(",") if word.strip()]
+    sections = split_list(include)
     if not sections or not set(sections) <= set(SECTIONS):
         raise click.UsageError(f"--include takes {', '.join(SECTIONS)}")
     if "recommendations" in sections and not log_exposures:
