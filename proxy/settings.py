@@ -1,4 +1,4 @@
-"""The environment, read once: every fault is found and reported together, and no secret is shown."""
+"""Reads the environment into settings. Reports all faults together, and shows no secret."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class SettingsError(Exception):
-    """One or more settings are wrong. `faults`: one line each, with variable, fault and example; no secret."""
+    """Settings are wrong. Each of `faults` is a line with variable, fault and example, and shows no secret."""
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__("\n".join(faults))
@@ -83,14 +83,14 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
 
 
 _YEAR = 31_536_000
-_RIDERS = {"properties": PROPERTIES, "cohorts": COHORTS}
+_FREE_PARTS = {"properties": PROPERTIES, "cohorts": COHORTS}
 
 
-def _along(value: str) -> tuple[Part, ...]:
+def _fetch_along(value: str) -> tuple[Part, ...]:
     words = split_list(value)
-    if not set(words) <= _RIDERS.keys():
+    if not set(words) <= _FREE_PARTS.keys():
         raise BadValue("may name properties and cohorts only (a recommendation logs an exposure), or be empty")
-    return tuple(part for word, part in _RIDERS.items() if word in words)
+    return tuple(part for word, part in _FREE_PARTS.items() if word in words)
 
 
 def _networks(value: str) -> tuple[Network, ...]:
@@ -115,7 +115,7 @@ def _keys(value: str) -> tuple[Key, ...]:
     return keys
 
 
-def _brazes_key(value: str) -> tuple[Key, ...]:
+def _braze_key(value: str) -> tuple[Key, ...]:
     if ":" in value or "," in value:
         raise BadValue("is a secret alone: what has names goes into PROXY_API_KEYS")
     return _keys(f"braze:{value}")
@@ -133,7 +133,7 @@ def _redis_url(value: str) -> str:
     return value
 
 
-def _truth(value: str) -> bool:
+def _boolean(value: str) -> bool:
     if value.lower() not in ("true", "false"):
         raise BadValue("is not true or false")
     return value.lower() == "true"
@@ -160,7 +160,7 @@ def _setting(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """One attribute a variable, of the same name in lower case. Durations are in seconds."""
+    """One attribute per environment variable, with its name in lower case. Durations are in seconds."""
 
     amplitude_secret_key: str = _setting(
         _text, "the project's secret key", "0123456789abcdef0123456789abcdef", secret=True
@@ -191,14 +191,14 @@ class Settings:
         _number(0.1, 60), "a call to Amplitude is abandoned after this", "5", default=5.0
     )
     accept_mapped_users: bool = _setting(
-        _truth,
+        _boolean,
         "`true` for a project in which Amplitude's User Mapping merges users: answers about another user than the one "
         "asked for are then taken",
         "true",
         default=False,
     )
     fetch_along: tuple[Part, ...] = _setting(
-        _along,
+        _fetch_along,
         "what rides along, free of quota, on calls that go out anyway; empty for data minimisation",
         "properties,cohorts",
         default=(PROPERTIES, COHORTS),
@@ -210,7 +210,7 @@ class Settings:
         secret=True,
     )
     braze_secret: tuple[Key, ...] = _setting(
-        _brazes_key,
+        _braze_key,
         "the secret of a caller named `braze`, as hosting platforms generate one; beside `PROXY_API_KEYS` or instead",
         "<16 or more letters and digits>",
         default=(),
@@ -266,7 +266,10 @@ class Settings:
         secret=True,
     )
     redis_tls_verify: bool = _setting(
-        _truth, "`false` where the provider signs its own certificates (Heroku Key-Value Store)", "false", default=True
+        _boolean,
+        "`false` where the provider signs its own certificates (Heroku Key-Value Store)",
+        "false",
+        default=True,
     )
     allowed_networks: tuple[Network, ...] = _setting(
         _networks,
@@ -289,10 +292,9 @@ class Settings:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Settings:
-        """Read every variable of `env` that this table names. Raises SettingsError with all faults at once.
+        """Read the settings from `env`. Raises SettingsError with all faults.
 
-        A variable that is set but blank counts as absent, as hosting dashboards leave them; only
-        FETCH_ALONG may be blank on purpose.
+        A blank variable counts as absent, except for FETCH_ALONG, where it is a value.
         """
         values: dict[str, Any] = {}
         faults = []

@@ -1,4 +1,4 @@
-"""HTTP client of a running service, or of one inside this process."""
+"""Sends requests to a running service, or to one in this process."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _VARIABLE = "PROXY_CREDENTIALS"
 _CALLER = "preview"
 
 _SECONDS = 10.0
-"""Longer than any data answer may take; a service elsewhere may have to start first."""
+"""Longer than a data answer may take: a hosted service may have to start first."""
 
 
-class NoService(Exception):
+class ServiceUnavailable(Exception):
     """No service answers, or its URL is invalid. The text names the fix."""
 
 
-class TurnedAway(NoService):
+class ServiceRefused(ServiceUnavailable):
     """The service refuses every request from here; a retry would not help."""
 
 
@@ -74,7 +74,7 @@ def require_credentials(url: str | None, credentials: str | None) -> str:
     if credentials or not url:
         return credentials or ""
     with warnings.catch_warnings():
-        warnings.simplefilter("error", GetPassWarning)  # it would show them
+        warnings.simplefilter("error", GetPassWarning)  # it would show the credentials
         try:
             return str(click.prompt("name:secret", hide_input=True, err=True))
         except GetPassWarning:
@@ -84,9 +84,9 @@ def require_credentials(url: str | None, credentials: str | None) -> str:
 
 
 def running_service(url: str, credentials: str, *, monotonic: Callable[[], float] = time.monotonic) -> Ask:
-    """Return a function that sends requests to the service at `url`, and to no other address. Raises NoService.
+    """Return a function that sends requests to the service at `url`, and to no other address.
 
-    `credentials` is `name:secret`.
+    `credentials` is `name:secret`. Both raise ServiceUnavailable.
     """
     base = _base(url)
     name, _, secret = credentials.partition(":")
@@ -108,7 +108,7 @@ def running_service(url: str, credentials: str, *, monotonic: Callable[[], float
                 allow_redirects=False,
             )
         except requests.RequestException as error:
-            raise NoService(f"{base} gives no answer ({type(error).__name__}): does it run there?") from None
+            raise ServiceUnavailable(f"{base} gives no answer ({type(error).__name__}): does it run there?") from None
         milliseconds = (monotonic() - started) * 1000
         lower = {key.lower(): value for key, value in answer.headers.items()}
         return Answer(answer.status_code, lower, answer.content.decode(errors="replace"), milliseconds)
@@ -117,22 +117,22 @@ def running_service(url: str, credentials: str, *, monotonic: Callable[[], float
 
 
 def require_access(ask: Ask) -> Ask:
-    """Return `ask` with TurnedAway for the statuses of a refusal, a redirect, or another service."""
+    """Return `ask` with ServiceRefused for the statuses of a refusal, a redirect, or another service."""
 
     def ask_or_raise(request: Request) -> Answer:
         answer = ask(request)
         if answer.status == 401:
-            raise TurnedAway(
+            raise ServiceRefused(
                 "the service refuses these credentials (401): give name and secret of an entry of its keys, "
                 f"by --credentials or {_VARIABLE}"
             )
         if answer.status == 403:
-            raise TurnedAway(
+            raise ServiceRefused(
                 "the service does not let this address ask (403): an operator adds it, which the service's log has, "
                 "to ALLOWED_NETWORKS"
             )
         if answer.status == 404 or 300 <= answer.status < 400:
-            raise TurnedAway(
+            raise ServiceRefused(
                 f"the service answered {answer.status}: it is another service, or something in front of it"
             )
         return answer
@@ -142,8 +142,8 @@ def require_access(ask: Ask) -> Ask:
 
 def _base(url: str) -> str:
     if "://" not in url:
-        raise NoService("the URL has no https:// or http:// in front: write https://your-host")
-    invalid = NoService("the URL is that of a service: https://your-host")
+        raise ServiceUnavailable("the URL has no https:// or http:// in front: write https://your-host")
+    invalid = ServiceUnavailable("the URL is that of a service: https://your-host")
     try:
         parts = parse_url(url)
     except BadValue:
@@ -153,5 +153,5 @@ def _base(url: str) -> str:
     try:
         require_confidential(parts)
     except BadValue as error:
-        raise NoService(f"the URL {error}") from None
+        raise ServiceUnavailable(f"the URL {error}") from None
     return f"{parts.scheme}://{parts.netloc}"

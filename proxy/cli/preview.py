@@ -1,4 +1,4 @@
-"""Renders a template as the playground does: by a service that runs somewhere, or by one made for the moment."""
+"""The preview command: renders a template as the playground does, with a running service or one in this process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TextIO
 import click
 
 from proxy.cli.client import (
-    NoService,
+    ServiceUnavailable,
     own_service,
     require_access,
     require_credentials,
@@ -51,10 +51,10 @@ def preview(
     silence_http_library()
     try:
         source = template.read()
-        # The child loads Liquid while the service is made.
+        # The child process loads Liquid while the service is created.
         with Child() as child, _service(demo, url, credentials) as ask:
             report = json.loads(child.render(source, User(user_id.strip(), device_id.strip()), ask))
-    except (SettingsError, NoService) as error:
+    except (SettingsError, ServiceUnavailable) as error:
         raise click.ClickException(str(error)) from None
     except UnicodeDecodeError:
         raise click.ClickException(f"{template.name} is not UTF-8: save it as that") from None
