@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 # The master imports this, and gevent's patches come in the worker: nothing that takes a lock may be imported here.
-from proxy.settings import Settings, SettingsError
+from proxy.settings import Settings, SettingsError, renamed_variables
 
 try:
     settings = Settings.from_env(os.environ)
@@ -53,6 +53,8 @@ def on_starting(server):
     """Make room for the connections, and say what differs from what was asked for."""
     if not shared and settings.web_concurrency > 1:
         server.log.info("WEB_CONCURRENCY is ignored without REDIS_URL: one worker process keeps the quota exact")
+    for warning in renamed_variables(os.environ):
+        server.log.warning(warning)
     # The metrics of several workers are added up from files, a new folder of them at each start. One needs none.
     os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
     if server.cfg.workers > 1:

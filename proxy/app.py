@@ -184,7 +184,7 @@ def _services(
         history=History(metrics, now=now, monotonic=monotonic),
         backlog_max_users=settings.backlog_max_users,
         wait_seconds=max(0.0, settings.response_deadline_seconds - _MARGIN_SECONDS),
-        aliases=Aliases(settings.names),
+        aliases=Aliases(settings.aliases),
         now=now,
         monotonic=monotonic,
     )

@@ -1,4 +1,4 @@
-"""The environment, read once: every fault is found and reported together, and no secret is shown."""
+"""Reads the environment into settings. Reports all faults together, and shows no secret."""
 
 from __future__ import annotations
 
@@ -8,61 +8,55 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult
 
-from proxy.api.keys import BadEntry, Key
+from proxy.api.keys import Key
 from proxy.api.keys import parse as parse_keys
-from proxy.api.urls import is_loopback
-from proxy.profile.aliases import Alias, BadAlias
+from proxy.api.urls import parse_url, require_confidential
+from proxy.profile.aliases import Alias
 from proxy.profile.aliases import parse as parse_aliases
 from proxy.profile.parts import COHORTS, PROPERTIES, Part
+from proxy.profile.values import BadValue, parse_list, split_list
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class SettingsError(Exception):
-    """One or more settings are wrong. `faults`: one line each, with variable, fault and example; no secret."""
+    """Settings are wrong. Each of `faults` is a line with variable, fault and example, and shows no secret."""
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__("\n".join(faults))
         self.faults = faults
 
 
-class _Fault(ValueError):
-    def __init__(self, *faults: str) -> None:
-        super().__init__(*faults)
-        self.faults = faults
-
-
 def _text(value: str) -> str:
     if not value.isprintable() or not value.isascii() or " " in value:
-        raise _Fault("holds a space or another character that no key has: was it pasted whole?")
+        raise BadValue("holds a space or another character that no key has: was it pasted whole?")
     return value
 
 
 def _api_key(value: str) -> str:
     if ":" in value:
-        raise _Fault("holds a colon, where Basic would cut it in two: is the secret key pasted behind it?")
+        raise BadValue("holds a colon, where Basic would cut it in two: is the secret key pasted behind it?")
     return _text(value)
 
 
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]+")
 
 
-def _base_url(value: str) -> str:
-    try:
-        url = urlsplit(value)
-        _ = url.port
-    except ValueError:
-        raise _Fault("is not a URL: its host or port is malformed") from None
-    if url.scheme not in ("https", "http") or not url.hostname:
-        raise _Fault("is not an https URL")
+def _require_host_name(url: SplitResult) -> None:
     if not _HOST.fullmatch(url.netloc.rpartition("@")[2]):
-        raise _Fault("has a host that is no host name")
+        raise BadValue("has a host that is no host name")
+
+
+def _base_url(value: str) -> str:
+    url = parse_url(value)
+    if url.scheme not in ("https", "http") or not url.hostname:
+        raise BadValue("is not an https URL")
+    _require_host_name(url)
     if "?" in value or "#" in value or "@" in url.netloc:
-        raise _Fault("may have a host and a path only: credentials go into AMPLITUDE_SECRET_KEY")
-    if url.scheme == "http" and not is_loopback(url.hostname):
-        raise _Fault("must be https: the secret travels in it (http is for a loopback address only)")
+        raise BadValue("may have a host and a path only: credentials go into AMPLITUDE_SECRET_KEY")
+    require_confidential(url)
     return value.rstrip("/")
 
 
@@ -73,7 +67,7 @@ def _number(low: float, high: float) -> Callable[[str], float]:
         except ValueError:
             number = math.nan
         if not low <= number <= high:
-            raise _Fault(f"must be a number from {low:.10g} to {high:.10g}")
+            raise BadValue(f"must be a number from {low:.10g} to {high:.10g}")
         return number
 
     return read
@@ -82,99 +76,91 @@ def _number(low: float, high: float) -> Callable[[str], float]:
 def _whole(low: int, high: int) -> Callable[[str], int]:
     def read(value: str) -> int:
         if not (value.isascii() and value.isdigit()) or len(value) > 12 or not low <= int(value) <= high:
-            raise _Fault(f"must be a whole number from {low} to {high}")
+            raise BadValue(f"must be a whole number from {low} to {high}")
         return int(value)
 
     return read
 
 
 _YEAR = 31_536_000
-_RIDERS = {"properties": PROPERTIES, "cohorts": COHORTS}
+_FREE_PARTS = {"properties": PROPERTIES, "cohorts": COHORTS}
 
 
-def _along(value: str) -> tuple[Part, ...]:
-    words = [word.strip() for word in value.split(",") if word.strip()]
-    if not set(words) <= _RIDERS.keys():
-        raise _Fault("may name properties and cohorts only (a recommendation logs an exposure), or be empty")
-    return tuple(part for word, part in _RIDERS.items() if word in words)
+def _fetch_along(value: str) -> tuple[Part, ...]:
+    words = split_list(value)
+    if not set(words) <= _FREE_PARTS.keys():
+        raise BadValue("may name properties and cohorts only (a recommendation logs an exposure), or be empty")
+    return tuple(part for word, part in _FREE_PARTS.items() if word in words)
 
 
 def _networks(value: str) -> tuple[Network, ...]:
-    networks: list[Network] = []
-    faults: list[str] = []
-    for number, one in enumerate(value.split(","), start=1):
-        if one.strip():
-            try:
-                # 52.58.142.7/24 is what a form may show for 52.58.142.0/24, and means nothing else.
-                networks.append(ipaddress.ip_network(one.strip(), strict=False))
-            except ValueError:
-                faults.append(f"entry {number} is not an address or a network in CIDR notation")
-    if faults:
-        raise _Fault(*faults)
+    networks = parse_list(value, _network)
     if not networks:
-        raise _Fault("holds no network")
-    return tuple(networks)
+        raise BadValue("holds no network")
+    return networks
+
+
+def _network(number: int, entry: str) -> Network:
+    try:
+        # A form may show 52.58.142.0/24 as 52.58.142.7/24.
+        return ipaddress.ip_network(entry, strict=False)
+    except ValueError:
+        raise BadValue(f"entry {number} is not an address or a network in CIDR notation") from None
 
 
 def _keys(value: str) -> tuple[Key, ...]:
-    try:
-        keys = parse_keys(value)
-    except BadEntry as bad:
-        raise _Fault(*bad.faults) from None
+    keys = parse_keys(value)
     if not keys:
-        raise _Fault("holds no entry")
+        raise BadValue("holds no entry")
     return keys
 
 
-def _brazes_key(value: str) -> tuple[Key, ...]:
+def _braze_key(value: str) -> tuple[Key, ...]:
     if ":" in value or "," in value:
-        raise _Fault("is a secret alone: what has names goes into PROXY_API_KEYS")
+        raise BadValue("is a secret alone: what has names goes into PROXY_API_KEYS")
     return _keys(f"braze:{value}")
 
 
-def _names(value: str) -> tuple[Alias, ...]:
-    try:
-        return parse_aliases(value)
-    except BadAlias as bad:
-        raise _Fault(*bad.faults) from None
-
-
 def _redis_url(value: str) -> str:
-    try:
-        url = urlsplit(value)
-        _ = url.port
-    except ValueError:
-        raise _Fault("is not a URL: its host or port is malformed") from None
+    url = parse_url(value)
     if url.scheme not in ("redis", "rediss") or not url.hostname:
-        raise _Fault("is not a redis: or rediss: URL with a host")
-    if not _HOST.fullmatch(url.netloc.rpartition("@")[2]) or ".." in url.netloc.rpartition("@")[2]:
-        raise _Fault("has a host that is no host name")
+        raise BadValue("is not a redis: or rediss: URL with a host")
+    _require_host_name(url)
+    if ".." in url.netloc.rpartition("@")[2]:
+        raise BadValue("has a host that is no host name")
     if url.query or url.fragment or not re.fullmatch(r"/?[0-9]*", url.path):
-        raise _Fault("may end in a database number only")
+        raise BadValue("may end in a database number only")
     return value
 
 
-def _truth(value: str) -> bool:
+def _boolean(value: str) -> bool:
     if value.lower() not in ("true", "false"):
-        raise _Fault("is not true or false")
+        raise BadValue("is not true or false")
     return value.lower() == "true"
 
 
 def _level(value: str) -> str:
     if value.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-        raise _Fault("is not DEBUG, INFO, WARNING or ERROR")
+        raise BadValue("is not DEBUG, INFO, WARNING or ERROR")
     return value.upper()
 
 
 def _setting(
-    read: Callable[[str], Any], help: str, example: str, *, default: Any = MISSING, secret: bool = False
+    read: Callable[[str], Any],
+    help: str,
+    example: str,
+    *,
+    default: Any = MISSING,
+    secret: bool = False,
+    former: str | None = None,
 ) -> Any:
-    return field(default=default, repr=not secret, metadata={"read": read, "help": help, "example": example})
+    metadata = {"read": read, "help": help, "example": example, "former": former}
+    return field(default=default, repr=not secret, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """One attribute a variable, of the same name in lower case. Durations are in seconds."""
+    """One attribute per environment variable, with its name in lower case. Durations are in seconds."""
 
     amplitude_secret_key: str = _setting(
         _text, "the project's secret key", "0123456789abcdef0123456789abcdef", secret=True
@@ -205,14 +191,14 @@ class Settings:
         _number(0.1, 60), "a call to Amplitude is abandoned after this", "5", default=5.0
     )
     accept_mapped_users: bool = _setting(
-        _truth,
+        _boolean,
         "`true` for a project in which Amplitude's User Mapping merges users: answers about another user than the one "
         "asked for are then taken",
         "true",
         default=False,
     )
     fetch_along: tuple[Part, ...] = _setting(
-        _along,
+        _fetch_along,
         "what rides along, free of quota, on calls that go out anyway; empty for data minimisation",
         "properties,cohorts",
         default=(PROPERTIES, COHORTS),
@@ -224,18 +210,19 @@ class Settings:
         secret=True,
     )
     braze_secret: tuple[Key, ...] = _setting(
-        _brazes_key,
+        _braze_key,
         "the secret of a caller named `braze`, as hosting platforms generate one; beside `PROXY_API_KEYS` or instead",
         "<16 or more letters and digits>",
         default=(),
         secret=True,
     )
-    names: tuple[Alias, ...] = _setting(
-        _names,
+    aliases: tuple[Alias, ...] = _setting(
+        parse_aliases,
         "short names for Amplitude's ids, `kind.name=id`, comma separated; kinds are `recommendations`, `cohorts`, "
         "`computations` and `predictions`",
         "recommendations.homepage=abc123,cohorts.vip=c31",
         default=(),
+        former="NAMES",
     )
     response_deadline_seconds: float = _setting(
         _number(0.1, 30), "every data answer leaves within this; Braze gives up at 2", "1.5", default=1.5
@@ -279,7 +266,10 @@ class Settings:
         secret=True,
     )
     redis_tls_verify: bool = _setting(
-        _truth, "`false` where the provider signs its own certificates (Heroku Key-Value Store)", "false", default=True
+        _boolean,
+        "`false` where the provider signs its own certificates (Heroku Key-Value Store)",
+        "false",
+        default=True,
     )
     allowed_networks: tuple[Network, ...] = _setting(
         _networks,
@@ -302,26 +292,47 @@ class Settings:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Settings:
-        """Read every variable of `env` that this table names. Raises SettingsError with all faults at once.
+        """Read the settings from `env`. Raises SettingsError with all faults.
 
-        A variable that is set but blank counts as absent, as hosting dashboards leave them; only
-        FETCH_ALONG may be blank on purpose.
+        A blank variable counts as absent, except for FETCH_ALONG, where it is a value.
         """
         values: dict[str, Any] = {}
         faults = []
-        for one in fields(cls):
-            variable = one.name.upper()
-            text = env.get(variable)
-            if text is None or (not text.strip() and variable != "FETCH_ALONG"):
-                if variable == "PROXY_API_KEYS" and env.get("BRAZE_SECRET", "").strip():
-                    values[one.name] = ()
-                elif one.default is MISSING:
-                    faults.append(f"{variable} is missing: set it, e.g. {variable}={one.metadata['example']}")
+        for setting in fields(cls):
+            variable, former, example = setting.name.upper(), setting.metadata["former"], setting.metadata["example"]
+            if former and _is_set(env, former):
+                if _is_set(env, variable):
+                    faults.append(f"{variable} and {former}, its former name, are both set: remove {former}")
+                    continue
+                variable = former
+            if not _is_set(env, variable):
+                if variable == "PROXY_API_KEYS" and _is_set(env, "BRAZE_SECRET"):
+                    values[setting.name] = ()
+                elif setting.default is MISSING:
+                    faults.append(f"{variable} is missing: set it, e.g. {variable}={example}")
                 continue
             try:
-                values[one.name] = one.metadata["read"](text.strip())
-            except _Fault as wrong:
-                faults += [f"{variable} {fault}, e.g. {variable}={one.metadata['example']}" for fault in wrong.faults]
+                values[setting.name] = setting.metadata["read"](env[variable].strip())
+            except BadValue as error:
+                faults += [f"{variable} {fault}, e.g. {variable}={example}" for fault in error.faults]
         if faults:
             raise SettingsError(faults)
         return cls(**values)
+
+
+VARIABLES = {setting.name.upper(): setting.metadata["former"] for setting in fields(Settings)}
+"""Each variable, and its former name or None."""
+
+
+def renamed_variables(env: Mapping[str, str]) -> list[str]:
+    """Return a warning for each variable of `env` that is set under its former name."""
+    return [
+        f"{former} is now called {variable}: rename the variable"
+        for variable, former in VARIABLES.items()
+        if former and _is_set(env, former)
+    ]
+
+
+def _is_set(env: Mapping[str, str], variable: str) -> bool:
+    # Hosting dashboards leave variables blank.
+    return bool(env.get(variable, "").strip()) or (variable == "FETCH_ALONG" and variable in env)

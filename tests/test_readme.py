@@ -14,7 +14,7 @@ import pytest
 
 from proxy.api.errors import BLANK_ID
 from proxy.api.openapi.document import document
-from proxy.cli.text import spoken
+from proxy.cli.formats import format_minutes
 from proxy.cli.warmup.estimate import Plan
 from proxy.profile.errors import UpstreamError
 from proxy.profile.parts import SECTIONS
@@ -91,7 +91,7 @@ def test_the_planning_table_is_what_the_plan_says() -> None:
     for recipients, cells in table.items():
         for calls, (said, slow) in enumerate(zip(cells, speed, strict=True), start=1):
             plan = Plan(int(recipients.replace(",", "")), calls, 600, 0.8)
-            assert (said, slow) == (spoken(plan.minutes), str(plan.messages_a_minute))
+            assert (said, slow) == (format_minutes(plan.minutes), str(plan.messages_a_minute))
     assert len(table) == 5
 
 

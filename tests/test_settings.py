@@ -1,14 +1,17 @@
 """The environment, read once."""
 
 import json
+from collections.abc import Callable
 from dataclasses import fields
 
 import pytest
 
 from proxy.api.keys import KeyRing
+from proxy.profile.aliases import Alias
 from proxy.profile.parts import COHORTS, PROPERTIES
-from proxy.settings import Settings, SettingsError
-from tests.conftest import ROOT
+from proxy.sandbox.server import Sandbox
+from proxy.settings import Settings, SettingsError, renamed_variables
+from tests.conftest import ROOT, Service
 
 GOOD = {"AMPLITUDE_SECRET_KEY": "amplitude-secret", "PROXY_API_KEYS": "braze:0123456789abcdef"}
 
@@ -54,6 +57,10 @@ def test_every_fault_is_reported_at_once_with_variable_and_example() -> None:
         ("AMPLITUDE_BASE_URL", "https://[bad"),
         ("AMPLITUDE_BASE_URL", "https://exa mple.com"),
         ("AMPLITUDE_BASE_URL", "https://host.com/?"),
+        ("REDIS_URL", "redis://host..com"),
+        ("REDIS_URL", "redis://host:99999"),
+        ("REDIS_URL", "http://127.0.0.1"),
+        ("REDIS_URL", "redis://host/zero"),
         ("PORT", "99999"),
         ("PORT", "http"),
         ("ALLOWED_NETWORKS", "10.0.0.0/33"),
@@ -85,7 +92,7 @@ def test_a_wrong_value_is_named_and_never_echoed(variable: str, value: str) -> N
     [
         ("PROXY_API_KEYS", "new:123,foo,ok:0123456789abcdef,bar:12", ["entry 1 (new)", "entry 2 is", "entry 4 (bar)"]),
         ("ALLOWED_NETWORKS", "10.0.0.0/33,192.0.2.0/24,,example.com", ["entry 1 is not", "entry 4 is not"]),
-        ("NAMES", "vip=c31,cohorts.gold=c32,cohorts.x=", ["has an entry (1)", "has an entry (3)"]),
+        ("ALIASES", "vip=c31,cohorts.gold=c32,cohorts.x=", ["has an entry (1)", "has an entry (3)"]),
     ],
 )
 def test_every_wrong_entry_of_a_list_is_a_fault_of_its_own(variable: str, value: str, told: list[str]) -> None:
@@ -128,6 +135,29 @@ def test_blank_counts_as_absent_except_for_fetch_along() -> None:
     settings = Settings.from_env(GOOD | {"AMPLITUDE_API_KEY": " ", "FETCH_ALONG": ""})
     assert settings.amplitude_api_key is None
     assert settings.fetch_along == ()
+
+
+def test_former_name__alone__is_read_with_a_warning() -> None:
+    env = GOOD | {"NAMES": "cohorts.vip=c31", "ALIASES": " "}
+    assert Settings.from_env(env).aliases == (Alias("cohorts", "vip", "c31"),)
+    assert renamed_variables(env) == ["NAMES is now called ALIASES: rename the variable"]
+    assert renamed_variables(GOOD | {"ALIASES": "cohorts.vip=c31", "NAMES": ""}) == []
+    with pytest.raises(SettingsError, match=r"^NAMES has an entry \(1\)"):
+        Settings.from_env(GOOD | {"NAMES": "vip"})
+
+
+def test_former_name__service_starts__logs_the_warning_once(start_service: Callable[..., Service]) -> None:
+    with Sandbox() as sandbox:
+        service = start_service(sandbox, NAMES="cohorts.gold=c31")
+        assert service.get("/v1/cohorts?user_id=ava").json()["member"]["gold"] is True
+    assert service.log.read_text().count("NAMES is now called ALIASES") == 1
+
+
+def test_former_name__both_set__is_a_fault_that_names_both() -> None:
+    with pytest.raises(SettingsError) as raised:
+        Settings.from_env(GOOD | {"NAMES": "cohorts.vip=c31", "ALIASES": "cohorts.vip=c31"})
+    (fault,) = raised.value.faults
+    assert fault.startswith("ALIASES and NAMES")
 
 
 def test_no_secret_is_in_a_repr() -> None:

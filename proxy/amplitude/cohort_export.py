@@ -19,7 +19,7 @@ from requests.auth import HTTPBasicAuth
 from proxy.amplitude.client import retry_after
 from proxy.amplitude.response_lines import TORN, BrokenOff, lines_of
 from proxy.amplitude.transport import Session
-from proxy.api.urls import is_loopback
+from proxy.api.urls import is_confidential
 from proxy.api.user_rows import NoColumn, Row, read
 from proxy.profile.json import read_json
 
@@ -229,7 +229,7 @@ def redirect_target(url: str, location: str) -> str:
         parts = _address(url)
     except ValueError:
         raise NotDownloaded("the link to the cohort's file leads to what is no address") from None
-    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
+    if not is_confidential(parts):
         raise NotDownloaded(f"the link to the cohort's file leads to {parts.scheme}://, which is not https")
     return url
 

@@ -1,7 +1,7 @@
 """Caller keys: make, hash and check.
 
-Secrets are generated, not chosen, so one SHA-256 is enough and costs under a microsecond; a password hash
-made slow on purpose would let eleven requests a second through a core.
+Secrets are generated, not chosen, so one SHA-256 is enough and costs less than a microsecond. A password hash
+would limit a core to eleven requests a second.
 """
 
 from __future__ import annotations
@@ -12,17 +12,11 @@ import re
 import secrets
 from dataclasses import dataclass
 
+from proxy.profile.values import BadValue, parse_list
+
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}\Z")
 _PLAIN = re.compile(r"[A-Za-z0-9._~+/-]{16,}=*\Z")
 _HASHED = re.compile(r"sha256\$([0-9a-fA-F]{64})\Z")
-
-
-class BadEntry(ValueError):
-    """Entries of PROXY_API_KEYS that cannot be used; each of `faults` names one and shows no secret."""
-
-    def __init__(self, *faults: str) -> None:
-        super().__init__("; ".join(faults))
-        self.faults = faults
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -37,35 +31,25 @@ class Key:
 
 
 def parse(entries: str) -> tuple[Key, ...]:
-    """Return the keys in `name:secret,name:sha256$<hex>,...`. Raises BadEntry with every fault.
+    """Return the keys in `name:secret,name:sha256$<hex>,...`. Raises BadValue with every fault, and shows no secret.
 
-    The same name twice is a rotation: both secrets work.
+    A name may have several keys during a rotation: each of the secrets works.
     """
-    keys: list[Key] = []
-    faults: list[str] = []
-    for number, entry in enumerate(entries.split(","), start=1):
-        if entry.strip():
-            try:
-                keys.append(_key(number, entry.strip()))
-            except BadEntry as fault:
-                faults += fault.faults
-    if faults:
-        raise BadEntry(*faults)
-    return tuple(keys)
+    return parse_list(entries, _key)
 
 
 def _key(number: int, entry: str) -> Key:
     name, colon, secret = entry.partition(":")
     if not colon or not _NAME.match(name):
-        raise BadEntry(f"entry {number} is not name:secret, with a name of letters, digits, '.', '_', '@' or '-'")
+        raise BadValue(f"entry {number} is not name:secret, with a name of letters, digits, '.', '_', '@' or '-'")
     if hashed := _HASHED.match(secret):
         return Key(name, bytes.fromhex(hashed[1]))
     if secret.startswith("sha256$"):
-        raise BadEntry(f"entry {number} ({name}) needs 64 hexadecimal digits after sha256$")
+        raise BadValue(f"entry {number} ({name}) needs 64 hexadecimal digits after sha256$")
     if re.match(r"sha256[0-9a-f]*\Z", secret):
-        raise BadEntry(f"entry {number} ({name}) lost the $ after sha256 to a shell: put it in single quotes there")
+        raise BadValue(f"entry {number} ({name}) lost the $ after sha256 to a shell: put it in single quotes there")
     if not _PLAIN.match(secret):
-        raise BadEntry(
+        raise BadValue(
             f"entry {number} ({name}) needs a secret of 16 or more of A-Z a-z 0-9 . _ ~ + / - (then = where padded)"
         )
     return Key(name, _digest(secret))
@@ -77,35 +61,35 @@ def generate() -> str:
 
 
 def entry(name: str, secret: str) -> str:
-    """Return the PROXY_API_KEYS entry that accepts `secret` and does not reveal it. Raises BadEntry."""
+    """Return the entry of PROXY_API_KEYS that accepts `secret` and does not reveal it. Raises BadValue."""
     key = _key(1, f"{name}:{secret}")
     return f"{key.name}:sha256${key.digest.hex()}"
 
 
 class KeyRing:
-    """Checks credentials against every key, in a time that does not depend on which one matches."""
+    """Compares credentials with every key, in time that does not depend on which key matches."""
 
     def __init__(self, keys: tuple[Key, ...]) -> None:
         self._keys = keys
 
     def check(self, secret: str, name: str | None = None) -> str | None:
-        """Return the caller's name, or None. name: the user name sent with the secret (Basic), which must match too."""
+        """Return the caller's name, or None. A `name` that was sent with the secret (Basic) must match too."""
         digest = _digest(secret)
         caller = None
         for key in self._keys:
-            fits = hmac.compare_digest(key.digest, digest)
-            if fits and (name is None or name == key.name):
+            matches = hmac.compare_digest(key.digest, digest)
+            if matches and (name is None or name == key.name):
                 caller = key.name
         return caller
 
 
-_REMEMBERED = 64
+_MAX_REMEMBERED = 64
 
 
 class Accepted:
-    """Remembers accepted credentials as they were sent, so that they are not parsed again.
+    """Remembers accepted credentials as they were sent, so that a later request skips parsing and checking them.
 
-    Stores only digests under a random key of this process: a leaked digest, by timing or otherwise, gives no access.
+    Holds keyed digests only: a digest that leaks, by timing or otherwise, is no credential.
     """
 
     def __init__(self) -> None:
@@ -113,12 +97,12 @@ class Accepted:
         self._callers: dict[bytes, str] = {}
 
     def caller(self, sent: tuple[str | None, str | None]) -> str | None:
-        """Return the caller whose credentials were sent this way before; None does not mean that they are wrong."""
+        """Return the caller that was accepted with exactly these headers; None when they have yet to be checked."""
         return self._callers.get(self._digest(sent))
 
     def remember(self, sent: tuple[str | None, str | None], caller: str) -> None:
-        """Remember that `caller` sends its credentials as `sent`."""
-        while len(self._callers) >= _REMEMBERED:
+        """Remember that `sent` are the credentials of `caller`."""
+        while len(self._callers) >= _MAX_REMEMBERED:
             self._callers.pop(next(iter(self._callers)), None)
         self._callers[self._digest(sent)] = caller
 

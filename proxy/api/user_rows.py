@@ -12,8 +12,8 @@ from proxy.api.parse import parse_forgetting
 
 _SEPARATORS = re.compile(r"[,;\t]")
 _HEADERS = {"id", "ids", "userid", "userids", "externalid", "externaluserid", "amplitudeid"}
-_SHOWN = 60
-"""The number of characters of a first line that an error repeats."""
+_MAX_SHOWN = 60
+"""Characters of a first line in an error message."""
 
 
 class NoColumn(Exception):
@@ -22,7 +22,7 @@ class NoColumn(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line: a user id, or the reason why there is none."""
+    """A user id, or why the line has none."""
 
     line: int
     user_id: str = ""
@@ -30,13 +30,13 @@ class Row:
     torn: bool = False
     """Whether the line is not a complete row of the table."""
     blank: bool = False
-    """Whether the line is a complete row without an id."""
+    """Whether the row is complete and its user id blank."""
 
 
 def read(lines: Iterable[str], column: str | None = None) -> Iterator[Row]:
     """Return the rows of a list with one id per line, or of a CSV table with its ids in `column`.
 
-    Skips blank lines of a list. Raises NoColumn, also for a list whose first line is the header of a table.
+    Skips blank lines of a list. Raises NoColumn, also for a list whose first line is that of a table.
     """
     if column is None:
         first = True
@@ -54,7 +54,7 @@ def read(lines: Iterable[str], column: str | None = None) -> Iterator[Row]:
         raise NoColumn(f"no column {column!r}: the first line is not CSV ({error})") from None
     if column not in header:
         raise NoColumn(f"no column {column!r}: the first line names {', '.join(map(repr, header)) or 'none'}")
-    place = header.index(column)
+    position = header.index(column)
     while True:
         try:
             cells = next(table)
@@ -63,8 +63,8 @@ def read(lines: Iterable[str], column: str | None = None) -> Iterator[Row]:
         except csv.Error as error:
             yield Row(table.line_num, fault=f"is not CSV ({error})", torn=True)
             continue
-        if len(cells) > place:
-            yield _row(table.line_num, cells[place])
+        if len(cells) > position:
+            yield _row(table.line_num, cells[position])
         elif any(cells):
             yield Row(table.line_num, fault=f"has no {column}", torn=True)
 
@@ -73,7 +73,7 @@ def _require_list(first: str) -> None:
     names = [name.strip(" \"'") for name in _SEPARATORS.split(first)]
     if len(names) == 1 and re.sub(r"[\s_\"'-]", "", first.lower()) not in _HEADERS:
         return
-    shown = first if len(first) <= _SHOWN else f"{first[:_SHOWN]}…"
+    shown = first if len(first) <= _MAX_SHOWN else f"{first[:_MAX_SHOWN]}…"
     if ";" in first or "\t" in first:
         raise NoColumn(f"the first line, {shown!r}, is no user id: save the table as CSV, with commas")
     raise NoColumn(

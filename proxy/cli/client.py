@@ -1,4 +1,4 @@
-"""HTTP client of a running service, or of one inside this process."""
+"""Sends requests to a running service, or to one in this process."""
 
 from __future__ import annotations
 
@@ -6,67 +6,90 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from getpass import GetPassWarning
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
 
 import click
 import requests
 from flask import Flask
 
 from proxy.api.keys import entry, generate
-from proxy.api.urls import is_loopback
+from proxy.api.urls import parse_url, require_confidential
 from proxy.app import create_app
 from proxy.liquid.types import Answer, Ask, Request
+from proxy.profile.values import BadValue
 from proxy.settings import Settings
 from proxy.web.pages.wsgi_client import asker
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_VARIABLE = "PROXY_CREDENTIALS"
 _CALLER = "preview"
 
 _SECONDS = 10.0
-"""Longer than any data answer may take; a service elsewhere may have to start first."""
+"""Longer than a data answer may take: a hosted service may have to start first."""
 
 
-class NoService(Exception):
-    """The service to be asked is not there, or its address is none. Says what to mend."""
+class ServiceUnavailable(Exception):
+    """No service answers, or its URL is invalid. The text names the fix."""
 
 
-class TurnedAway(NoService):
-    """What is there takes no question from here; asking it again would not help."""
+class ServiceRefused(ServiceUnavailable):
+    """The service refuses every request from here; a retry would not help."""
+
+
+def service_options(url_help: str) -> Callable[[_Command], _Command]:
+    """Add the options --url and --credentials of a command that talks to a running service."""
+
+    def decorate(command: _Command) -> _Command:
+        former = f"{command.__name__.upper()}_CREDENTIALS"
+        credentials = click.option(
+            "--credentials",
+            envvar=[_VARIABLE, former],
+            metavar="NAME:SECRET",
+            help=f"The key for --url; asked for when missing.  [env var: {_VARIABLE}]",
+        )
+        return click.option("--url", metavar="URL", help=url_help)(credentials(command))
+
+    return decorate
 
 
 def own_service(environ: Mapping[str, str]) -> Ask:
-    """Return what asks a service in this process, with the settings of `environ` and a key of its own.
+    """Return a function that sends requests to a service in this process, with the settings of `environ`.
 
-    Raises SettingsError. Nothing listens, so no network is asked about, and PROXY_API_KEYS need not be set.
+    The service has a key of its own and listens nowhere: PROXY_API_KEYS and ALLOWED_NETWORKS do not matter.
+    Raises SettingsError.
     """
     return own_application(environ)[1]
 
 
 def own_application(environ: Mapping[str, str]) -> tuple[Flask, Ask]:
-    """Return such a service, and what asks it. Raises SettingsError."""
+    """Return the application of `own_service` and the function that sends requests to it. Raises SettingsError."""
     secret = generate()
-    ours = {"PROXY_API_KEYS": entry(_CALLER, secret), "ALLOWED_NETWORKS": "", "LOG_LEVEL": "ERROR"}
-    app = create_app(Settings.from_env({**environ, **ours}))
+    overrides = {"PROXY_API_KEYS": entry(_CALLER, secret), "ALLOWED_NETWORKS": "", "LOG_LEVEL": "ERROR"}
+    app = create_app(Settings.from_env({**environ, **overrides}))
     return app, asker(app, {"X-API-Key": secret}, "127.0.0.1")
 
 
-def asked_for(url: str | None, credentials: str | None, variable: str) -> str:
-    """Return the credentials for `url`, asked for on the terminal when they were not given. "" without a URL."""
+def require_credentials(url: str | None, credentials: str | None) -> str:
+    """Return the credentials for `url`, prompting on the terminal where they are missing. "" without a URL."""
     if credentials or not url:
         return credentials or ""
     with warnings.catch_warnings():
-        warnings.simplefilter("error", GetPassWarning)  # it would show them
+        warnings.simplefilter("error", GetPassWarning)  # it would show the credentials
         try:
-            given: str = click.prompt("name:secret", hide_input=True, err=True)
+            return str(click.prompt("name:secret", hide_input=True, err=True))
         except GetPassWarning:
             raise click.UsageError(
-                f"--url needs --credentials, or {variable}, where there is no terminal to ask for them"
+                f"--url needs --credentials, or {_VARIABLE}, where there is no terminal to ask for them"
             ) from None
-    return given
 
 
-def running_service(url: str, name: str, secret: str, *, monotonic: Callable[[], float] = time.monotonic) -> Ask:
-    """Return what asks the service at `url`, and no other address. Raises NoService."""
+def running_service(url: str, credentials: str, *, monotonic: Callable[[], float] = time.monotonic) -> Ask:
+    """Return a function that sends requests to the service at `url`, and to no other address.
+
+    `credentials` is `name:secret`. Both raise ServiceUnavailable.
+    """
     base = _base(url)
+    name, _, secret = credentials.partition(":")
     session = requests.Session()
     session.auth = (name, secret)
 
@@ -85,7 +108,7 @@ def running_service(url: str, name: str, secret: str, *, monotonic: Callable[[],
                 allow_redirects=False,
             )
         except requests.RequestException as error:
-            raise NoService(f"{base} gives no answer ({type(error).__name__}): does it run there?") from None
+            raise ServiceUnavailable(f"{base} gives no answer ({type(error).__name__}): does it run there?") from None
         milliseconds = (monotonic() - started) * 1000
         lower = {key.lower(): value for key, value in answer.headers.items()}
         return Answer(answer.status_code, lower, answer.content.decode(errors="replace"), milliseconds)
@@ -93,43 +116,42 @@ def running_service(url: str, name: str, secret: str, *, monotonic: Callable[[],
     return ask
 
 
-def let_in(ask: Ask, variable: str) -> Ask:
-    """Return `ask`, which raises TurnedAway when we may not ask, or ask another service: nothing is judged by that.
+def require_access(ask: Ask) -> Ask:
+    """Return `ask` with ServiceRefused for the statuses of a refusal, a redirect, or another service."""
 
-    `variable` may hold the credentials too.
-    """
-
-    def asked(request: Request) -> Answer:
+    def ask_or_raise(request: Request) -> Answer:
         answer = ask(request)
         if answer.status == 401:
-            raise TurnedAway(
+            raise ServiceRefused(
                 "the service refuses these credentials (401): give name and secret of an entry of its keys, "
-                f"by --credentials or {variable}"
+                f"by --credentials or {_VARIABLE}"
             )
         if answer.status == 403:
-            raise TurnedAway(
+            raise ServiceRefused(
                 "the service does not let this address ask (403): an operator adds it, which the service's log has, "
                 "to ALLOWED_NETWORKS"
             )
         if answer.status == 404 or 300 <= answer.status < 400:
-            raise TurnedAway(
+            raise ServiceRefused(
                 f"the service answered {answer.status}: it is another service, or something in front of it"
             )
         return answer
 
-    return asked
+    return ask_or_raise
 
 
 def _base(url: str) -> str:
     if "://" not in url:
-        raise NoService("the URL has no https:// or http:// in front: write https://your-host")
+        raise ServiceUnavailable("the URL has no https:// or http:// in front: write https://your-host")
+    invalid = ServiceUnavailable("the URL is that of a service: https://your-host")
     try:
-        parts = urlsplit(url)
-        host = parts.hostname
-    except ValueError:
-        host = None
-    if not host or parts.scheme not in ("http", "https") or parts.query or "@" in parts.netloc:
-        raise NoService("the URL is that of a service: https://your-host")
-    if parts.scheme == "http" and not is_loopback(host):
-        raise NoService("the URL must be https: the secret travels in it (http is for a loopback address only)")
+        parts = parse_url(url)
+    except BadValue:
+        raise invalid from None
+    if not parts.hostname or parts.scheme not in ("http", "https") or parts.query or "@" in parts.netloc:
+        raise invalid
+    try:
+        require_confidential(parts)
+    except BadValue as error:
+        raise ServiceUnavailable(f"the URL {error}") from None
     return f"{parts.scheme}://{parts.netloc}"

@@ -1,4 +1,4 @@
-"""The emulated Amplitude as commands: alone, and with the real service in front of it. Nothing to configure."""
+"""The sandbox and demo commands: the emulated Amplitude alone, or with the real service in front of it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from proxy.sandbox.faults import FaultKind
 from proxy.sandbox.people import named
 from proxy.sandbox.server import Sandbox
 from proxy.sandbox.user_data import Documented
-from proxy.settings import Settings
+from proxy.settings import VARIABLES
 
 _ROOT = Path(__file__).parent.parent.parent
 _PORT = click.IntRange(1, 65535)
@@ -42,7 +42,7 @@ _TRIES = (
 
 
 def _switches(command: Any) -> Any:
-    """Add an option for each point on which Amplitude's pages differ."""
+    """Add an option for each behaviour on which Amplitude's documentation contradicts itself."""
     hints = get_type_hints(Documented)
     for switch in reversed(fields(Documented)):
         words = get_args(hints[switch.name])
@@ -87,7 +87,7 @@ def sandbox(
         click.echo(f"  {_in_front(emulated, secret)}")
         _describe_sandbox(emulated)
         click.echo("Ctrl-C stops it.")
-        _told_to_stop().wait()
+        _stop_event().wait()
 
 
 @click.command()
@@ -97,22 +97,22 @@ def sandbox(
 def demo(port: int) -> None:
     """Run the real service in front of an emulated Amplitude, and print what to paste. Nothing to configure."""
     secret = secrets.token_urlsafe(24)
-    stop = _told_to_stop()
+    stop = _stop_event()
     with Sandbox(port=_free_port(port + 1), secret_key=secrets.token_hex(16), latency=0.15) as emulated:
-        here = f"127.0.0.1:{_free_port(port)}"
-        service = subprocess.Popen(  # noqa: S603  # our own interpreter, our own arguments
-            [sys.executable, "-m", "gunicorn", "wsgi:app", "--bind", here, "--log-level", "warning"],
+        address = f"127.0.0.1:{_free_port(port)}"
+        service = subprocess.Popen(  # noqa: S603  # this interpreter, fixed arguments
+            [sys.executable, "-m", "gunicorn", "wsgi:app", "--bind", address, "--log-level", "warning"],
             cwd=_ROOT,
             env=_demo_environment(emulated, secret),
-            # Ctrl-C reaches us alone, so that the service is stopped in order and nothing is stopped twice.
+            # Ctrl-C reaches this process only, which stops the service in order and once.
             start_new_session=True,
         )
         try:
-            if not _answers(f"http://{here}/healthz", service, stop):
+            if not _answers(f"http://{address}/healthz", service, stop):
                 if stop.is_set():
                     return
                 raise click.ClickException("the service did not start; its own lines above say why")
-            _describe_demo(f"http://{here}", emulated, secret)
+            _describe_demo(f"http://{address}", emulated, secret)
             while not stop.wait(0.2):
                 if service.poll() is not None:
                     raise click.ClickException(f"the service ended by itself with code {service.returncode}")
@@ -123,38 +123,35 @@ def demo(port: int) -> None:
 
 
 def _in_front(emulated: Sandbox, secret: str) -> str:
-    """Return the line that starts the service before `emulated`, from a shell in this folder, whatever else runs."""
+    """Return the shell command that starts the service in front of `emulated` on a free port, from this folder."""
     settings = {
         "AMPLITUDE_BASE_URL": emulated.url,
         "AMPLITUDE_SECRET_KEY": emulated.secret_key,
         "PROXY_API_KEYS": f"{_DEMO_CALLER}:{secret}",
     }
     program = [_python(), "-m", "gunicorn", "wsgi:app"]
-    bound = ["--bind", f"127.0.0.1:{_free_port(8000)}"]
-    return " ".join(
-        [*(f"{name}={shlex.quote(value)}" for name, value in settings.items()), shlex.join(program + bound)]
-    )
+    bind = ["--bind", f"127.0.0.1:{_free_port(8000)}"]
+    return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in settings.items()), shlex.join(program + bind)])
 
 
 def _python() -> str:
-    python, here = Path(sys.executable), Path.cwd()
-    return str(python.relative_to(here) if python.is_relative_to(here) else python)
+    python, folder = Path(sys.executable), Path.cwd()
+    return str(python.relative_to(folder) if python.is_relative_to(folder) else python)
 
 
 def _demo_environment(emulated: Sandbox, secret: str) -> dict[str, str]:
-    ours = {one.name.upper() for one in fields(Settings)} | {"PORT", "WEB_CONCURRENCY", "GUNICORN_CMD_ARGS"}
-    rest = {name: value for name, value in os.environ.items() if name not in ours}
-    return rest | {
+    overridden = {*VARIABLES.keys(), *VARIABLES.values(), "GUNICORN_CMD_ARGS"}
+    return {name: value for name, value in os.environ.items() if name not in overridden} | {
         "AMPLITUDE_BASE_URL": emulated.url,
         "AMPLITUDE_SECRET_KEY": emulated.secret_key,
         "PROXY_API_KEYS": entry(_DEMO_CALLER, secret),
     }
 
 
-def _free_port(wished: int) -> int:
-    for port in (*range(wished, min(wished + 20, 65536)), 0):
+def _free_port(first: int) -> int:
+    for port in (*range(first, min(first + 20, 65536)), 0):
         with socket.socket() as probe:
-            # As gunicorn will: a port in TIME_WAIT from the last demo is free.
+            # As gunicorn does: a port in TIME_WAIT from the last demo is free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
@@ -199,9 +196,9 @@ def _describe_demo(service: str, emulated: Sandbox, secret: str) -> None:
     click.secho("To warm a cohort of it before a send, and to push one to the service:", bold=True)
     click.echo(f"  {_cohort_settings(emulated)} {_python()} -m proxy warm --cohort vip \\")
     click.echo(f"    --url {service} --credentials {_DEMO_CALLER}:{secret}")
-    pushed = '{"cohort_id":"c31","in_cohort":true,"computed_time":"\'$(date +%s)\'","users":[{"user_id":"ava"}]}'
+    webhook = '{"cohort_id":"c31","in_cohort":true,"computed_time":"\'$(date +%s)\'","users":[{"user_id":"ava"}]}'
     click.echo(f"  curl -s -u {_DEMO_CALLER}:{secret} -H 'Content-Type: application/json' \\")
-    click.echo(f"    -d '{pushed}' {service}/v1/webhooks/amplitude/cohorts\n")
+    click.echo(f"    -d '{webhook}' {service}/v1/webhooks/amplitude/cohorts\n")
     click.echo("Below is the service's log, a line a request. Ctrl-C stops all of it.\n")
 
 
@@ -231,8 +228,8 @@ def _describe_sandbox(emulated: Sandbox) -> None:
     click.echo("  of bad-header no trace is meant to be seen, for the service reads past it)")
 
 
-def _told_to_stop() -> threading.Event:
-    """Return an event that is set by Ctrl-C, a polite kill, or the terminal's end."""
+def _stop_event() -> threading.Event:
+    """Return an event that is set by Ctrl-C, SIGTERM, or the end of the terminal."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())

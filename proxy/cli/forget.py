@@ -1,4 +1,4 @@
-"""Forgets users from the command line: through a service that runs somewhere, or in the Redis of all processes."""
+"""The forget command: deletes users through a running service, or in the Redis of all processes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import click
 
 from proxy.api.keys import entry, generate
 from proxy.app import create_app
-from proxy.cli.client import NoService, asked_for, let_in, running_service
-from proxy.cli.text import counted
+from proxy.cli.client import ServiceUnavailable, require_access, require_credentials, running_service, service_options
+from proxy.cli.formats import format_count
 from proxy.liquid.types import Request
 from proxy.monitoring.logs import silence_http_library
 from proxy.profile.parts import Identity
@@ -22,20 +22,13 @@ from proxy.web.services import installed
 
 
 class NotForgotten(Exception):
-    """Says what to mend."""
+    """A user was not forgotten. The text names the fix."""
 
 
 @click.command()
 @click.option("--user", "users", multiple=True, metavar="ID", help="A user id; may be given several times.")
 @click.option("--device", "devices", multiple=True, metavar="ID", help="A device id; may be given several times.")
-@click.option("--url", metavar="URL", help="Tell the service that runs there; without it, Redis at REDIS_URL is told.")
-@click.option(
-    "--credentials",
-    envvar="FORGET_CREDENTIALS",
-    show_envvar=True,
-    metavar="NAME:SECRET",
-    help="The key for --url; asked for when missing.",
-)
+@service_options("Tell the service that runs there; without it, Redis at REDIS_URL is told.")
 def forget(users: tuple[str, ...], devices: tuple[str, ...], url: str | None, credentials: str | None) -> None:
     """Forget everything kept about users, in every process and in Redis.
 
@@ -44,31 +37,30 @@ def forget(users: tuple[str, ...], devices: tuple[str, ...], url: str | None, cr
     """
     ids = [Identity(user.strip() or None, None) for user in users]
     ids += [Identity(None, device.strip() or None) for device in devices]
-    if not ids or not all(any(one) for one in ids):
+    if not ids or not all(map(any, ids)):
         raise click.UsageError("whom? Give --user or --device, and no blank one")
-    credentials = asked_for(url, credentials, "FORGET_CREDENTIALS")
+    credentials = require_credentials(url, credentials)
     silence_http_library()
     try:
-        records = sum(map(_through(url, credentials) if url else _in_redis(), ids))
-    except (NotForgotten, NoService, SettingsError) as error:
+        records = sum(map(_in_service(url, credentials) if url else _in_redis(), ids))
+    except (NotForgotten, ServiceUnavailable, SettingsError) as error:
         raise click.ClickException(str(error)) from None
     except RedisUnavailable:
         raise click.ClickException("Redis does not answer: not all are forgotten; try again") from None
-    click.echo(f"forgotten: {counted(records, 'record')}")
+    click.echo(f"forgotten: {format_count(records, 'record')}")
 
 
-def _through(url: str, credentials: str) -> Callable[[Identity], int]:
-    name, _, secret = credentials.partition(":")
-    ask = let_in(running_service(url, name, secret), "FORGET_CREDENTIALS")
+def _in_service(url: str, credentials: str) -> Callable[[Identity], int]:
+    ask = require_access(running_service(url, credentials))
 
-    def forget_one(ids: Identity) -> int:
-        query = urlencode({key: value for key, value in ids._asdict().items() if value is not None})
+    def forget_user(identity: Identity) -> int:
+        query = urlencode({key: value for key, value in identity._asdict().items() if value is not None})
         answer = ask(Request("DELETE", f"/v1/profile?{query}"))
         if answer.status != 200:
             raise NotForgotten(f"the service answered {answer.status}: {_detail(answer.body)}")
         return int(json.loads(answer.body)["records"])
 
-    return forget_one
+    return forget_user
 
 
 def _detail(body: str) -> str:
@@ -79,9 +71,9 @@ def _detail(body: str) -> str:
 
 
 def _in_redis() -> Callable[[Identity], int]:
-    ours = {"PROXY_API_KEYS": entry("forget", generate()), "LOG_LEVEL": "ERROR"}
-    settings = Settings.from_env({**os.environ, **ours})
+    overrides = {"PROXY_API_KEYS": entry("forget", generate()), "LOG_LEVEL": "ERROR"}
+    settings = Settings.from_env({**os.environ, **overrides})
     if settings.redis_url is None:
         raise NotForgotten("no REDIS_URL: a service without Redis keeps what it knows to itself; give its --url")
     forget_service = installed(create_app(settings)).forget_service
-    return lambda ids: forget_service.forget(ids).records
+    return lambda identity: forget_service.forget(identity).records

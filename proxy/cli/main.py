@@ -1,4 +1,4 @@
-"""The command line: reads arguments, prints, and leaves the work to the rooms below."""
+"""The command line: the group of all commands, and the short ones."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ import sys
 import click
 
 from proxy import __version__
-from proxy.api.keys import BadEntry, entry, generate
+from proxy.api.keys import entry, generate
 from proxy.app import amplitude
-from proxy.cli.check import Finding, findings, misspelt
+from proxy.cli.check import Finding, Mark, check_service, check_variables
 from proxy.cli.demo import demo, sandbox
 from proxy.cli.forget import forget
+from proxy.cli.formats import format_count, format_minutes
+from proxy.cli.output import print_row
 from proxy.cli.preview import preview
-from proxy.cli.text import counted, spoken
 from proxy.cli.warmup.command import quota_option, warm
 from proxy.cli.warmup.estimate import Plan
 from proxy.monitoring.logs import silence_http_library
+from proxy.profile.values import BadValue
 from proxy.settings import Settings, SettingsError
 
 
@@ -41,7 +43,7 @@ def new_key(name: str) -> None:
     secret = generate()
     try:
         line = entry(name, secret)
-    except BadEntry:
+    except BadValue:
         raise click.BadParameter("use 1 to 64 letters, digits, '.', '_', '@' or '-'", param_hint="NAME") from None
     click.echo(f"name    {name}")
     click.echo(f"secret  {secret}")
@@ -53,26 +55,29 @@ def new_key(name: str) -> None:
 @main.command()
 def check() -> None:
     """Say point by point what is right or wrong with the settings and with Amplitude. Makes one call."""
-    for finding in misspelt(os.environ):
-        _say(finding)
+    for finding in check_variables(os.environ):
+        _print(finding)
     try:
         settings = Settings.from_env(os.environ)
     except SettingsError as error:
         for fault in error.faults:
-            click.echo(f"wrong  {fault}")
+            _print_mark("wrong", fault)
         sys.exit(1)
-    click.echo("ok     settings: each is well formed")
+    _print_mark("ok", "settings: each is well formed")
     silence_http_library()
-    right = True
-    for finding in findings(settings, amplitude(settings).fetch):
-        _say(finding)
-        right = right and finding.right is True
-    sys.exit(0 if right else 1)
+    passed = True
+    for finding in check_service(settings, amplitude(settings).fetch):
+        _print(finding)
+        passed = passed and finding.mark in ("ok", "warn")
+    sys.exit(0 if passed else 1)
 
 
-def _say(finding: Finding) -> None:
-    mark = "warn" if finding.warns else {True: "ok", False: "wrong", None: "?"}[finding.right]
-    click.echo(f"{mark:7}{finding.point}: {finding.text}")
+def _print(finding: Finding) -> None:
+    _print_mark(finding.mark, f"{finding.point}: {finding.text}")
+
+
+def _print_mark(mark: Mark, text: str) -> None:
+    print_row(mark, text, width=7, style={"ok": "green", "warn": "yellow", "wrong": "bold red", "?": "dim"}[mark])
 
 
 @main.command("plan")
@@ -87,11 +92,16 @@ def _say(finding: Finding) -> None:
 def plan_send(recipients: int, calls: int, quota: int, share: int) -> None:
     """Say how long warming the cache for a send takes, or how fast the send may go without."""
     plan = Plan(recipients, calls, quota, share / 100)
-    click.echo(f"calls              {plan.calls:,} ({calls} a user), at {plan.calls_a_minute:,} a minute")
-    click.echo(f"to warm the cache  {spoken(plan.minutes)}, before the send, which then may be as fast as Braze can")
     if plan.messages_a_minute:
-        click.echo(
-            f"or, without that   send {counted(plan.messages_a_minute, 'message')} a minute at most: set that in Braze"
-        )
+        cold = f"send {format_count(plan.messages_a_minute, 'message')} a minute at most: set that in Braze"
     else:
-        click.echo("or, without that   not even one message a minute: the quota is too small for a send that is cold")
+        cold = "not even one message a minute: the quota is too small for a send that is cold"
+    for label, text in (
+        ("calls", f"{plan.calls:,} ({calls} a user), at {plan.calls_a_minute:,} a minute"),
+        (
+            "to warm the cache",
+            f"{format_minutes(plan.minutes)}, before the send, which then may be as fast as Braze can",
+        ),
+        ("or, without that", cold),
+    ):
+        print_row(label, text, width=19, style="bold")

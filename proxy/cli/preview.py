@@ -1,4 +1,4 @@
-"""Renders a template as the playground does: by a service that runs somewhere, or by one made for the moment."""
+"""The preview command: renders a template as the playground does, with a running service or one in this process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from typing import TextIO
 
 import click
 
-from proxy.cli.client import NoService, asked_for, let_in, own_service, running_service
+from proxy.cli.client import (
+    ServiceUnavailable,
+    own_service,
+    require_access,
+    require_credentials,
+    running_service,
+    service_options,
+)
 from proxy.liquid.process import Child
 from proxy.liquid.report import lines
 from proxy.liquid.types import Ask, User
@@ -25,14 +32,7 @@ from proxy.settings import SettingsError
 @click.option("--user", "user_id", default="", help="The user id to render for; without it, an anonymous user.")
 @click.option("--device", "device_id", default="", help="The id of the user's device.")
 @click.option("--demo", is_flag=True, help="Ask the emulated Amplitude, in which ava, ben and cleo live.")
-@click.option("--url", metavar="URL", help="Ask the service that runs there.")
-@click.option(
-    "--credentials",
-    envvar="PREVIEW_CREDENTIALS",
-    show_envvar=True,
-    metavar="NAME:SECRET",
-    help="The key for --url; asked for when missing.",
-)
+@service_options("Ask the service that runs there.")
 def preview(
     template: TextIO, user_id: str, device_id: str, demo: bool, url: str | None, credentials: str | None
 ) -> None:
@@ -47,14 +47,14 @@ def preview(
     """
     if demo and url:
         raise click.UsageError("--demo and --url exclude each other: both say who is asked")
-    credentials = asked_for(url, credentials, "PREVIEW_CREDENTIALS")
+    credentials = require_credentials(url, credentials)
     silence_http_library()
     try:
         source = template.read()
-        # The child loads Liquid while the service is made.
+        # The child process loads Liquid while the service is created.
         with Child() as child, _service(demo, url, credentials) as ask:
             report = json.loads(child.render(source, User(user_id.strip(), device_id.strip()), ask))
-    except (SettingsError, NoService) as error:
+    except (SettingsError, ServiceUnavailable) as error:
         raise click.ClickException(str(error)) from None
     except UnicodeDecodeError:
         raise click.ClickException(f"{template.name} is not UTF-8: save it as that") from None
@@ -69,8 +69,7 @@ def preview(
 @contextmanager
 def _service(demo: bool, url: str | None, credentials: str) -> Iterator[Ask]:
     if url:
-        name, _, secret = credentials.partition(":")
-        yield let_in(running_service(url, name, secret), "PREVIEW_CREDENTIALS")
+        yield require_access(running_service(url, credentials))
     elif demo:
         with Sandbox() as emulated:
             yield own_service({"AMPLITUDE_BASE_URL": emulated.url, "AMPLITUDE_SECRET_KEY": emulated.secret_key})

@@ -7,18 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from proxy.profile.values import BadValue, parse_list
+
 Kind = Literal["recommendations", "cohorts", "computations", "predictions"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _MAX_LENGTH = 512
 _ENTRY = re.compile(r"([a-z]+)\.([A-Za-z_][A-Za-z0-9_-]*)=(.+)\Z")  # a name is what Liquid can write after a dot
-
-
-class BadAlias(ValueError):
-    """Entries that cannot be used; each of `faults` names one."""
-
-    def __init__(self, *faults: str) -> None:
-        super().__init__("; ".join(faults))
-        self.faults = faults
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,34 +25,30 @@ class Alias:
 
 
 def parse(entries: str) -> tuple[Alias, ...]:
-    """Return the aliases in `kind.name=id,kind.name=id,...`. Raises BadAlias with every fault."""
-    aliases: dict[tuple[Kind, str], Alias] = {}
-    faults: list[str] = []
-    for number, entry in enumerate(entries.split(","), start=1):
-        if entry.strip():
-            try:
-                alias = _alias(number, entry.strip())
-            except BadAlias as fault:
-                faults += fault.faults
-                continue
-            if aliases.setdefault((alias.kind, alias.name), alias) is not alias:
-                faults.append(f"has {alias.kind}.{alias.name} twice")
-    if faults:
-        raise BadAlias(*faults)
-    return tuple(aliases.values())
+    """Return the aliases in `kind.name=id,kind.name=id,...`. Raises BadValue with every fault."""
+    names: set[tuple[Kind, str]] = set()
+
+    def parse_new(number: int, entry: str) -> Alias:
+        alias = _alias(number, entry)
+        if (alias.kind, alias.name) in names:
+            raise BadValue(f"has {alias.kind}.{alias.name} twice")
+        names.add((alias.kind, alias.name))
+        return alias
+
+    return parse_list(entries, parse_new)
 
 
 def _alias(number: int, entry: str) -> Alias:
     match = _ENTRY.match(entry)
     kind = next((kind for kind in KINDS if match and match[1] == kind), None)
     if match is None or kind is None:
-        raise BadAlias(
+        raise BadValue(
             f"has an entry ({number}) that is not kind.name=id, with a kind of {', '.join(KINDS)} "
             "and a name of letters, digits, _ and - that begins with a letter or _"
         )
     alias = Alias(kind, match[2], match[3].strip())
     if not alias.id or len(alias.id) > _MAX_LENGTH or not alias.id.isprintable():
-        raise BadAlias(f"has an entry ({number}) whose id is blank, too long, or holds a control character")
+        raise BadValue(f"has an entry ({number}) whose id is blank, too long, or holds a control character")
     return alias
 
 

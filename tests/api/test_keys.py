@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.api.keys import Accepted, BadEntry, KeyRing, entry, generate, parse
+from proxy.api.keys import Accepted, KeyRing, entry, generate, parse
+from proxy.profile.values import BadValue
 
 PLAIN = "0123456789abcdef"
 
@@ -44,7 +45,7 @@ def test_the_hash_itself_is_no_secret() -> None:
     "secret", ["0123456789abcde", "0123456789 abcdef", "0123456789abcdeé", "abc=0123456789abcdef", "sha256$abc", ""]
 )
 def test_a_bad_secret_is_refused_and_not_shown(secret: str) -> None:
-    with pytest.raises(BadEntry) as refused:
+    with pytest.raises(BadValue) as refused:
         parse(f"ok:{PLAIN},braze:{secret}")
     assert "entry 2" in str(refused.value)
     assert not secret or secret not in str(refused.value)
@@ -52,18 +53,18 @@ def test_a_bad_secret_is_refused_and_not_shown(secret: str) -> None:
 
 @pytest.mark.parametrize("text", ["no-colon-in-this-entry", "a name:0123456789abcdef", ":0123456789abcdef"])
 def test_a_bad_name_is_refused(text: str) -> None:
-    with pytest.raises(BadEntry, match="entry 1"):
+    with pytest.raises(BadValue, match="entry 1"):
         parse(text)
 
 
 @pytest.mark.parametrize("rest", ["", "4f5b3e5", "0" * 63])
 def test_a_hash_whose_dollar_a_shell_ate_is_not_taken_for_a_secret(rest: str) -> None:
-    with pytest.raises(BadEntry, match="single quotes"):
+    with pytest.raises(BadValue, match="single quotes"):
         parse(f"braze:sha256{rest}")
 
 
 def test_every_entry_that_cannot_be_used_is_named() -> None:
-    with pytest.raises(BadEntry) as refused:
+    with pytest.raises(BadValue) as refused:
         parse(f"new:123,foo,ok:{PLAIN},bar:sha256$12")
     assert [fault.split()[1] for fault in refused.value.faults] == ["1", "2", "4"]
     assert all(fault in str(refused.value) for fault in refused.value.faults)

@@ -61,7 +61,7 @@ def test_the_command_says_why_nobody_was_forgotten(service: Service) -> None:
         ((), {}, "whom?"),
         (("--user", " "), {}, "whom?"),
         (("--user", "u", *to_the_service, "braze:wrong-secret-of-a-test"), {}, "credentials (401)"),
-        (("--user", "u", *to_the_service, "braze:wrong-secret-of-a-test"), {}, "or FORGET_CREDENTIALS"),
+        (("--user", "u", *to_the_service, "braze:wrong-secret-of-a-test"), {}, "or PROXY_CREDENTIALS"),
         (("--user", "u", "--url", service.sandbox.url, "--credentials", "a:b"), {}, "it is another service"),
         (("--user", "u", "--url", "your-host", "--credentials", "a:b"), {}, "no https:// or http:// in front"),
         (("--user", "u" * 600, *to_the_service, f"braze:{SECRET}"), {}, "answered 400: user_id is too long"),

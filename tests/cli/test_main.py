@@ -145,7 +145,7 @@ def test_check_says_what_is_wrong(sandbox: Sandbox) -> None:
 
 def test_check_warns_of_what_braze_will_not_wait_for_and_of_misspelt_variables(sandbox: Sandbox) -> None:
     misspelt = {"CACHE_FRESH_SECOND": "a-value", "AMPLITUDE_TIMEOUT": "a-value", "cache_max_mb": "a-value"}
-    others = {"REDIS_TLS_URL": "rediss://host", "CACHE_DIR": "/var/cache", "NAME": "host", "PREVIEW_CREDENTIALS": "a:b"}
+    others = {"REDIS_TLS_URL": "rediss://host", "CACHE_DIR": "/var/cache", "NAME": "host", "PROXY_CREDENTIALS": "a:b"}
     code, lines = check(sandbox, RESPONSE_DEADLINE_SECONDS="2", **misspelt, **others)
     assert code == 0
     warned = [line for line in lines if line.startswith("warn ")]
@@ -165,6 +165,14 @@ def test_check_warns_of_a_misspelt_variable_also_where_a_setting_is_missing(sand
     assert code == 1
     assert [line.split()[:2] for line in lines] == [["warn", "variables:"], ["wrong", "AMPLITUDE_SECRET_KEY"]]
     assert "is AMPLITUDE_SECRET_KEY meant?" in lines[0]
+
+
+def test_check__former_name_of_a_variable__warns(sandbox: Sandbox) -> None:
+    code, lines = check(sandbox, NAMES="cohorts.vip=c31")
+    assert code == 0
+    assert lines[0] == "warn   variables: NAMES is now called ALIASES: rename the variable"
+    code, lines = check(sandbox, NAMES="cohorts.vip=c31", ALIASES="cohorts.vip=c31")
+    assert (code, lines[1].split()[:4]) == (1, ["wrong", "ALIASES", "and", "NAMES,"])
 
 
 @pytest.mark.contract("5 commands")

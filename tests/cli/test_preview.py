@@ -47,15 +47,18 @@ def test_with_the_settings_of_the_environment_amplitude_is_asked_once(sandbox: S
 
 @pytest.mark.contract("5 preview")
 def test_a_running_service_is_asked_with_credentials(service: Service) -> None:
-    for credentials in (["--credentials", f"braze:{SECRET}"], []):
-        ended = preview(
-            RECS, "--user", "ava", "--url", service.url, *credentials, PREVIEW_CREDENTIALS=f"braze:{SECRET}"
-        )
+    key = f"braze:{SECRET}"
+    for option, variables in (
+        (["--credentials", key], {"PROXY_CREDENTIALS": "braze:wrong"}),
+        ([], {"PROXY_CREDENTIALS": key, "PREVIEW_CREDENTIALS": "braze:wrong"}),
+        ([], {"PREVIEW_CREDENTIALS": key}),
+    ):
+        ended = preview(RECS, "--user", "ava", "--url", service.url, *option, **variables)
         assert (ended.returncode, ended.stdout.strip()) == (0, CHOSEN)
     ended = preview(RECS, "--user", "ava", "--url", service.url, "--credentials", "braze:wrong")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.startswith("Error: the service refuses these credentials (401)")
-    assert "by --credentials or PREVIEW_CREDENTIALS" in ended.stderr
+    assert "by --credentials or PROXY_CREDENTIALS" in ended.stderr
 
 
 def test_a_message_from_standard_input_that_aborts_is_not_sent() -> None:

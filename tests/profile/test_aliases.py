@@ -10,8 +10,9 @@ import pytest
 from proxy.api.drop_in import parse_drop_in, shape_drop_in
 from proxy.api.parse import parse as parse_ask
 from proxy.api.response import shape
-from proxy.profile.aliases import Alias, Aliases, BadAlias, parse
+from proxy.profile.aliases import Alias, Aliases, parse
 from proxy.profile.parts import COHORTS, computations, prediction, recommendation
+from proxy.profile.values import BadValue
 from tests.api.test_response import record_of
 
 NAMES = Aliases(
@@ -50,13 +51,13 @@ def test_entries_are_kinds_names_and_ids() -> None:
     ],
 )
 def test_an_entry_that_cannot_be_used_is_named(entries: str, fault: str) -> None:
-    with pytest.raises(BadAlias) as raised:
+    with pytest.raises(BadValue) as raised:
         parse(entries)
     assert fault in str(raised.value)
 
 
 def test_every_entry_that_cannot_be_used_is_named() -> None:
-    with pytest.raises(BadAlias) as raised:
+    with pytest.raises(BadValue) as raised:
         parse("vip=c31,cohorts.gold=c32,cohorts.gold=c33,computations.x=")
     assert ["(1)" in raised.value.faults[0], "cohorts.gold twice" in raised.value.faults[1]] == [True, True]
     assert "(4)" in raised.value.faults[2]

@@ -375,7 +375,11 @@ def test_an_unexpected_fault_is_a_500_that_says_nothing(client: FlaskClient, cal
 
 @pytest.mark.contract("1 aliases")
 def test_names_work_over_http_and_ids_as_before(source: FakeSource, clock: FakeClock, caller: dict[str, str]) -> None:
-    env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "NAMES": "cohorts.vip=c31,recommendations.home=abc123"}
+    env = {
+        "AMPLITUDE_SECRET_KEY": "k",
+        "PROXY_API_KEYS": KEYS,
+        "ALIASES": "cohorts.vip=c31,recommendations.home=abc123",
+    }
     client = create_app(Settings.from_env(env), fetch=source.fetch, now=clock, monotonic=clock).test_client()
     source.user_data = {
         "user_id": "u",

@@ -1,4 +1,4 @@
-"""Who is to be warmed, each once and in order, in a file that ends with the process: millions need no memory."""
+"""The users to warm, without duplicates and in order, in a temporary file: millions of users take no memory."""
 
 from __future__ import annotations
 
@@ -6,41 +6,41 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 
 
-class NoRoom(Exception):
-    """The disk has no room for the file."""
+class DiskFull(Exception):
+    """The disk has no room for the temporary file."""
 
 
 class Audience:
-    """A set of user ids that keeps their order."""
+    """A set of user ids that keeps their order. `database` is for tests."""
 
-    def __init__(self) -> None:
-        # An empty name is a file of its own in the system's folder for such, which nobody else can open by name.
-        self._file = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-        self._file.execute("PRAGMA journal_mode = OFF")
-        self._file.execute("CREATE TABLE users (place INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE)")
+    def __init__(self, database: sqlite3.Connection | None = None) -> None:
+        # An empty name is a private temporary file, which SQLite deletes when it is closed.
+        self._database = database or sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._database.execute("PRAGMA journal_mode = OFF")
+        self._database.execute("CREATE TABLE users (position INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE)")
 
     def add(self, ids: Iterable[str]) -> None:
-        """Add those that are not there yet. Raises NoRoom."""
+        """Add the ids that are not in the set yet. Raises DiskFull."""
         try:
-            self._file.execute("BEGIN")
-            self._file.executemany("INSERT OR IGNORE INTO users (id) VALUES (?)", ((one,) for one in ids))
-            self._file.execute("COMMIT")
+            self._database.execute("BEGIN")
+            self._database.executemany("INSERT OR IGNORE INTO users (id) VALUES (?)", ((user_id,) for user_id in ids))
+            self._database.execute("COMMIT")
         except sqlite3.OperationalError as error:
-            raise NoRoom(str(error)) from None
+            raise DiskFull(str(error)) from None
 
     def clear(self) -> None:
-        """Forget everybody, also those that were being added."""
-        if self._file.in_transaction:
-            self._file.execute("COMMIT")
-        self._file.execute("DELETE FROM users")
+        """Remove all ids, and those of an `add` that did not end."""
+        if self._database.in_transaction:
+            self._database.execute("COMMIT")
+        self._database.execute("DELETE FROM users")
 
     def close(self) -> None:
-        """End the file."""
-        self._file.close()
+        """Close and delete the file."""
+        self._database.close()
 
     def __len__(self) -> int:
-        (count,) = self._file.execute("SELECT count(*) FROM users").fetchone()
+        (count,) = self._database.execute("SELECT count(*) FROM users").fetchone()
         return int(count)
 
     def __iter__(self) -> Iterator[str]:
-        return (one for (one,) in self._file.execute("SELECT id FROM users ORDER BY place"))
+        return (user_id for (user_id,) in self._database.execute("SELECT id FROM users ORDER BY position"))

@@ -1,11 +1,13 @@
-"""Warms the cache of a running service ahead of a send, or the Redis of several."""
+"""The warm command: fills the cache of a running service, or the Redis of several, before a send."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from threading import Event
 from typing import TextIO
 
 import click
@@ -13,22 +15,31 @@ import click
 from proxy.amplitude.cohort_export import CohortExport, NotDownloaded
 from proxy.api.keys import entry, generate
 from proxy.api.user_rows import NoColumn, Row, read
-from proxy.cli.client import NoService, asked_for, let_in, own_application, running_service
-from proxy.cli.text import counted, spoken
-from proxy.cli.warmup.audience import Audience, NoRoom
+from proxy.cli.client import (
+    ServiceUnavailable,
+    own_application,
+    require_access,
+    require_credentials,
+    running_service,
+    service_options,
+)
+from proxy.cli.formats import format_count, format_minutes
+from proxy.cli.warmup.audience import Audience, DiskFull
 from proxy.cli.warmup.estimate import Plan
-from proxy.cli.warmup.progress import Count
+from proxy.cli.warmup.progress import WarmupProgress, progress_report
 from proxy.cli.warmup.runner import Warmer
 from proxy.liquid.types import Ask, Request
 from proxy.monitoring.logs import silence_http_library
 from proxy.profile.parts import SECTIONS
+from proxy.profile.values import split_list
 from proxy.settings import Settings, SettingsError
 from proxy.storage.redis import RedisUnavailable
 from proxy.web.services import installed
 
 CONNECTIONS = 16
-_LISTED = 20
-_NEEDED = {"recommendations": "rec_id", "propensities": "prediction_id"}
+_MAX_PRINTED = 20
+"""Unreadable rows whose fault is printed."""
+_REQUIRED_IDS = {"recommendations": "rec_id", "propensities": "prediction_id"}
 _LOST = "Redis does not answer: what is fetched now would be lost"
 
 quota_option = click.option(
@@ -62,14 +73,7 @@ quota_option = click.option(
 @click.option("--prediction-id", default="", help="The predictions, comma separated.")
 @click.option("--propensity-type", default="", help="`score` or `pct`.")
 @click.option("--log-exposures", is_flag=True, help="Fetch recommendations, although each logs an exposure.")
-@click.option("--url", metavar="URL", help="The service whose cache is to be warm; without it, Redis at REDIS_URL.")
-@click.option(
-    "--credentials",
-    envvar="WARM_CREDENTIALS",
-    show_envvar=True,
-    metavar="NAME:SECRET",
-    help="The key for --url; asked for when missing.",
-)
+@service_options("The service whose cache is to be warm; without it, Redis at REDIS_URL.")
 @quota_option
 @click.option(
     "--share", type=click.IntRange(1, 100), default=80, show_default=True, help="Percent of it to spend on warming."
@@ -96,7 +100,7 @@ def warm(
 
     Exits with 1 when users are missing.
     """
-    sections = [word.strip() for word in include.split(",") if word.strip()]
+    sections = split_list(include)
     if not sections or not set(sections) <= set(SECTIONS):
         raise click.UsageError(f"--include takes {', '.join(SECTIONS)}")
     if "recommendations" in sections and not log_exposures:
@@ -104,145 +108,155 @@ def warm(
             "each recommendation that is fetched logs an exposure in Amplitude for that user, whether or not the "
             "message is ever sent, and spoils what it measures; with --log-exposures they are fetched all the same"
         )
-    for section, needed in _NEEDED.items():
-        if section in sections and not narrowed[needed].strip(" ,"):
-            raise click.UsageError(f"--include {section} needs --{needed.replace('_', '-')}: name one or more")
+    for section, parameter in _REQUIRED_IDS.items():
+        if section in sections and not narrowed[parameter].strip(" ,"):
+            raise click.UsageError(f"--include {section} needs --{parameter.replace('_', '-')}: name one or more")
     cohort = (cohort or "").strip()
     if (users is None) is not bool(cohort) or (column and cohort):
         raise click.UsageError("who? Give USERS, a file or - for standard input, or --cohort, and not both")
     silence_http_library()
-    credentials = asked_for(url, credentials, "WARM_CREDENTIALS")
+    credentials = require_credentials(url, credentials)
     question = {"include": ",".join(sections), "on_error": "retry"} | {k: v for k, v in narrowed.items() if v}
-    # Properties and computations come in one field of Amplitude's answer, so never in one call.
+    # Properties and computations are in the same field of Amplitude's answer, so they take two calls.
     calls_a_user = 2 if {"properties", "computations"} <= set(sections) else 1
-    audience, listing = Audience(), _Listing()
+    audience, rows = Audience(), _RowReader()
     click.get_current_context().call_on_close(audience.close)
     try:
-        # Before a download, of which Amplitude allows only so many.
+        # Before a download: Amplitude limits their number.
         asks, lost = _service(url, credentials)
         if users is not None:
-            audience.add(listing.readable(read(users, column)))
+            audience.add(rows.user_ids(read(users, column)))
         else:
-            _download(cohort, api_key, audience, listing)
+            _download(cohort, api_key, audience, rows)
         if not len(audience):
             raise click.ClickException("nobody is named there")
         plan = Plan(len(audience), calls_a_user, quota, share / 100)
-        _tell(
-            f"{counted(len(audience), 'user')}, {counted(plan.calls, 'call')} at {plan.calls_a_minute:,} a minute: "
-            f"{spoken(plan.minutes)}, less for those that are warm already"
+        _print_status(
+            f"{format_count(len(audience), 'user')}, {format_count(plan.calls, 'call')} at {plan.calls_a_minute:,} "
+            f"a minute: {format_minutes(plan.minutes)}, less for those that are warm already"
         )
-        warmer = Warmer(asks, question, plan.calls_a_minute, tell=_tell, lost=lost)
-        count = warmer.run(audience, len(audience))
-    except (NoService, NoColumn, NoRoom, NotDownloaded, SettingsError) as error:
+        with progress_report() as report:
+            warmer = Warmer(asks, question, plan.calls_a_minute, report=report, lost=lost)
+            _stop_on_signals(warmer.stop)
+            progress = warmer.run(audience, len(audience))
+    except (ServiceUnavailable, NoColumn, DiskFull, NotDownloaded, SettingsError) as error:
         raise click.ClickException(str(error)) from None
-    _summarise(count, listing.unreadable)
+    _summarise(progress, rows.unreadable)
     if warmer.stopped_by is not None:
         click.echo(f"{warmer.stopped_by}; what was fetched in the last seconds may be lost too")
-    missing = bool(count.failed or count.left or warmer.stopped_by is not None)
-    if missing and (count.through or warmer.refused is None):  # who was refused at once would be so again
+    missing = bool(progress.failed or progress.remaining or warmer.stopped_by is not None)
+    if missing and (progress.finished or warmer.refused is None):  # a service that refused all users will do so again
         click.echo(f"run it again with the same {'cohort' if cohort else 'file'}: who is warm is passed over")
-    elif listing.unreadable and not missing and not cohort:
-        them = "it" if listing.unreadable == 1 else "them"
+    elif rows.unreadable and not missing and not cohort:
+        them = "it" if rows.unreadable == 1 else "them"
         click.echo(f"mend {them}, and run it again: who is warm is passed over")
     if warmer.refused is not None:
         raise click.ClickException(str(warmer.refused))
-    if missing or listing.unreadable:
+    if missing or rows.unreadable:
         sys.exit(1)
 
 
-def _summarise(count: Count, unreadable: int) -> None:
+def _stop_on_signals(stop: Event) -> None:
+    """Set `stop` on the first signal to end; a second one ends the process at once."""
+
+    def handle(number: int, _: object) -> None:
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handle)
+
+
+def _summarise(progress: WarmupProgress, unreadable: int) -> None:
     click.echo(
-        f"{count.done:,} done, {count.fresh:,} fresh already, {count.unknown:,} unknown to Amplitude, "
-        f"{count.failed:,} failed, {count.left:,} not asked; {counted(count.calls, 'call')}"
+        f"{progress.done:,} done, {progress.fresh:,} fresh already, {progress.unknown:,} unknown to Amplitude, "
+        f"{progress.failed:,} failed, {progress.remaining:,} not asked; {format_count(progress.calls, 'call')}"
     )
-    if count.unknown:
+    if progress.unknown:
         click.echo("who is unknown is believed to be so for CACHE_NEGATIVE_SECONDS only, and then asked about again")
-    for word, times in sorted(count.why.items()):
-        click.echo(f"failed: {word}, {counted(times, 'time')}")
+    for error, times in sorted(progress.failures.items()):
+        click.echo(f"failed: {error}, {format_count(times, 'time')}")
     if unreadable:
-        click.echo(f"{counted(unreadable, 'line')} could not be read: nobody there was asked about")
+        click.echo(f"{format_count(unreadable, 'line')} could not be read: nobody there was asked about")
 
 
-def _tell(line: str) -> None:
+def _print_status(line: str) -> None:
     click.echo(line, err=True)
 
 
 def _service(url: str | None, credentials: str) -> tuple[list[Ask], Callable[[], str | None]]:
-    """Return what asks, for each thread, and what says why what it is told is lost.
+    """Return a function for each thread that sends requests, and a function that returns why answers would be lost.
 
-    That is the service at `url`, or one made for the moment that shares the Redis of the services.
+    The service is the one at `url`, or one in this process that uses the Redis of the services.
     """
     if url:
-        name, _, secret = credentials.partition(":")
-        asks = [let_in(running_service(url, name, secret), "WARM_CREDENTIALS") for _ in range(CONNECTIONS)]
-        beside = running_service(url, name, secret)
-        beside(Request("GET", "/healthz"))  # or everybody would be tried at a URL where nothing is
-        return asks, lambda: _redis_of(beside)
+        asks = [require_access(running_service(url, credentials)) for _ in range(CONNECTIONS)]
+        monitor = running_service(url, credentials)
+        monitor(Request("GET", "/healthz"))  # fails at once where no service runs
+        return asks, lambda: _lost_redis(monitor)
     if not os.environ.get("REDIS_URL", "").strip():
-        raise NoService("no REDIS_URL: a service without Redis keeps what it knows to itself; give its --url")
+        raise ServiceUnavailable("no REDIS_URL: a service without Redis keeps what it knows to itself; give its --url")
     app, ask = own_application(os.environ)
     redis = installed(app).redis
     if redis is None:
-        raise NoService("REDIS_URL names no Redis")
+        raise ServiceUnavailable("REDIS_URL names no Redis")
     try:
         redis.hash(b"connected-content-proxy-warm")
     except RedisUnavailable:
-        raise NoService(f"{_LOST}. Look at REDIS_URL, and REDIS_TLS_VERIFY") from None
-    return [ask] * CONNECTIONS, lambda: None if redis.unavailable_since is None else _LOST
+        raise ServiceUnavailable(f"{_LOST}. Look at REDIS_URL, and REDIS_TLS_VERIFY") from None
+    return [ask] * CONNECTIONS, lambda: None if redis.gone_since is None else _LOST
 
 
-def _redis_of(ask: Ask) -> str | None:
+def _lost_redis(ask: Ask) -> str | None:
     try:
-        words = json.loads(ask(Request("GET", "/readyz")).body)
-    except (NoService, ValueError):
-        return None  # of a service that is gone others hear enough
-    gone = isinstance(words, dict) and words.get("redis") == "gone"
-    return f"the service has lost its Redis, says its /readyz. {_LOST}" if gone else None
+        readiness = json.loads(ask(Request("GET", "/readyz")).body)
+    except (ServiceUnavailable, ValueError):
+        return None  # the threads report a service that does not answer
+    lost = isinstance(readiness, dict) and readiness.get("redis") == "gone"
+    return f"the service has lost its Redis, says its /readyz. {_LOST}" if lost else None
 
 
-class _Listing:
-    """Who is named in lines, and how many lines could not be read; one that names nobody is none of those."""
+class _RowReader:
+    """Reads the user ids of rows, and reports and counts the rows without a readable one."""
 
     def __init__(self) -> None:
         self.unreadable = 0
+        """The unreadable rows of the last `user_ids`, without blank ones."""
 
-    def readable(self, rows: Iterable[Row]) -> Iterator[str]:
-        """Yield the readable rows' ids, tell of the other rows, and count them anew."""
+    def user_ids(self, rows: Iterable[Row]) -> Iterator[str]:
+        """Yield the readable ids. Print the faults of the first other rows, and the line numbers of the rest."""
         self.unreadable = 0
-        more = []
-        told = 0
+        faulty: list[int] = []
         for row in rows:
             if not row.fault:
                 yield row.user_id
                 continue
             self.unreadable += not row.blank
-            told += 1
-            if told <= _LISTED:
-                _tell(f"line {row.line}: {row.fault}")
-            else:
-                more.append(str(row.line))
-        if more:
-            _tell(f"and so {'is line' if len(more) == 1 else 'are lines'} {', '.join(more)}")
+            faulty.append(row.line)
+            if len(faulty) <= _MAX_PRINTED:
+                _print_status(f"line {row.line}: {row.fault}")
+        if more := faulty[_MAX_PRINTED:]:
+            _print_status(f"and so {'is line' if len(more) == 1 else 'are lines'} {', '.join(map(str, more))}")
 
 
-def _download(cohort: str, api_key: str | None, audience: Audience, listing: _Listing) -> None:
+def _download(cohort: str, api_key: str | None, audience: Audience, row_reader: _RowReader) -> None:
     """Put the members of a cohort into `audience`."""
-    # Of the settings it is only about Amplitude's, whatever else is set or missing.
-    ours = {"PROXY_API_KEYS": entry("warm", generate()), "AMPLITUDE_API_KEY": api_key or ""}
-    settings = Settings.from_env({**os.environ, **ours})
+    # Only Amplitude's settings matter, so the required others get a value.
+    overrides = {"PROXY_API_KEYS": entry("warm", generate()), "AMPLITUDE_API_KEY": api_key or ""}
+    settings = Settings.from_env({**os.environ, **overrides})
     if not settings.amplitude_api_key:
         raise NotDownloaded(
             "cohorts are downloaded with the project's API key too: give it by --api-key, or set AMPLITUDE_API_KEY"
         )
     blank = 0
 
-    def take(rows: Iterator[Row]) -> None:
+    def replace_audience(rows: Iterator[Row]) -> None:
         nonlocal blank
         blank = 0
         audience.clear()
-        audience.add(listing.readable(named(rows)))
+        audience.add(row_reader.user_ids(without_blank(rows)))
 
-    def named(rows: Iterator[Row]) -> Iterator[Row]:
+    def without_blank(rows: Iterator[Row]) -> Iterator[Row]:
         nonlocal blank
         for row in rows:
             blank += row.blank
@@ -250,6 +264,6 @@ def _download(cohort: str, api_key: str | None, audience: Audience, listing: _Li
                 yield row
 
     keys = settings.amplitude_api_key, settings.amplitude_secret_key
-    CohortExport(settings.amplitude_cohorts_url, *keys, tell=_tell).download(cohort, take)
+    CohortExport(settings.amplitude_cohorts_url, *keys, tell=_print_status).download(cohort, replace_audience)
     if blank:
-        _tell(f"{counted(blank, 'member')} without a user id passed over")
+        _print_status(f"{format_count(blank, 'member')} without a user id passed over")

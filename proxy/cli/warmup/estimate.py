@@ -1,4 +1,4 @@
-"""How long warming the cache takes, how fast a send may go without it, and how people say so. Pure."""
+"""Estimates how long warming the cache takes, and how fast a send may be without it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the quota allows. `share`: the part of `per_minute` that is spent on this, from 0 to 1."""
+    """The calls of a send within the quota. `share` is the part of `per_minute` to spend, from 0 to 1."""
 
     recipients: int
     calls_a_user: int
@@ -17,23 +17,23 @@ class Plan:
 
     @property
     def calls(self) -> int:
-        """Return how many calls all recipients cost."""
+        """Return the number of calls for all recipients."""
         return self.recipients * self.calls_a_user
 
     @property
     def calls_a_minute(self) -> int:
-        """Return how many calls may go in a minute, one at least."""
+        """Return the number of calls that may be sent in a minute, at least one."""
         return max(1, math.floor(self.per_minute * self.share + 1e-9))
 
     @property
     def minutes(self) -> int:
-        """Return in how many minutes all calls have been made: to warm the cache, or for a send that is no faster."""
+        """Return the minutes that all calls take."""
         return math.ceil(self.calls / self.calls_a_minute)
 
     @property
     def messages_a_minute(self) -> int:
-        """Return the speed of a send that finds nothing in the cache and still waits for every user's calls.
+        """Return the fastest send in which every user's calls can be made with a cold cache.
 
-        0 where the quota does not bring one user's calls in a minute.
+        0 where a minute's quota is less than the calls of one user.
         """
         return self.calls_a_minute // self.calls_a_user

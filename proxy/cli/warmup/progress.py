@@ -1,40 +1,89 @@
-"""Progress of a warming run."""
+"""Progress of a warming run: a bar on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from proxy.cli.text import counted
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.table import Column
+
+from proxy.cli.formats import format_count
 
 
 @dataclass(slots=True)
-class Count:
-    """How many users are done, were fresh already, are unknown to Amplitude, could not be fetched, and calls made."""
+class WarmupProgress:
+    """Users by outcome, and the calls that were made for them."""
 
     users: int
     done: int = 0
     fresh: int = 0
+    """Users that were in the cache already."""
     unknown: int = 0
+    """Users that Amplitude does not know."""
     failed: int = 0
     calls: int = 0
-    why: dict[str, int] = field(default_factory=dict)
-    """The error words of those that failed, and how often."""
+    failures: Counter[str] = field(default_factory=Counter)
+    """Failed users by error word."""
 
     @property
-    def through(self) -> int:
-        """Return of how many the end is known."""
+    def finished(self) -> int:
+        """Return the number of users whose outcome is known."""
         return self.done + self.fresh + self.unknown + self.failed
 
     @property
-    def left(self) -> int:
-        """Return how many are still to come."""
-        return self.users - self.through
+    def remaining(self) -> int:
+        """Return the number of users without an outcome."""
+        return self.users - self.finished
 
     def line(self, seconds: float) -> str:
         """Return the progress after so many seconds, as one line."""
-        rate = self.through / seconds if seconds > 0 else 0.0
-        left = f"{self.left / rate / 60:.0f} min left" if rate > 0 else "no estimate yet"
+        rate = self.finished / seconds if seconds > 0 else 0.0
+        remaining = f"{self.remaining / rate / 60:.0f} min left" if rate > 0 else "no estimate yet"
         return (
-            f"{self.through:,} of {self.users:,}: {self.done:,} done, {self.fresh:,} fresh already, "
-            f"{self.unknown:,} unknown, {self.failed:,} failed; {counted(round(rate * 60), 'user')} a minute, {left}"
+            f"{self.finished:,} of {self.users:,}: {self.done:,} done, {self.fresh:,} fresh already, "
+            f"{self.unknown:,} unknown, {self.failed:,} failed; {format_count(round(rate * 60), 'user')} a minute, "
+            f"{remaining}"
         )
+
+
+Report = Callable[[WarmupProgress, float, str], None]
+"""Called every few seconds with the progress, the seconds since the start, and what holds all users up, or ""."""
+
+
+@contextmanager
+def progress_report() -> Iterator[Report]:
+    """Yield the function that shows progress on standard error."""
+    if not sys.stderr.isatty():
+        yield print_progress
+        return
+    text = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1))
+    with Progress(
+        BarColumn(20), TaskProgressColumn(), text, console=Console(stderr=True), expand=True, transient=True
+    ) as bar:
+        # A second Ctrl-C ends the process at once and would leave the cursor hidden.
+        bar.console.show_cursor()
+        task = bar.add_task("", total=None)
+
+        def update(progress: WarmupProgress, seconds: float, obstacle: str) -> None:
+            description = "\n".join(_lines(progress, seconds, obstacle))
+            bar.update(task, total=progress.users, completed=progress.finished, description=description)
+
+        yield update
+
+
+def print_progress(progress: WarmupProgress, seconds: float, obstacle: str) -> None:
+    """Print the progress as plain lines."""
+    for line in _lines(progress, seconds, obstacle):
+        click.echo(line, err=True)
+
+
+def _lines(progress: WarmupProgress, seconds: float, obstacle: str) -> Iterator[str]:
+    yield progress.line(seconds)
+    if obstacle:
+        yield f"nobody came through meanwhile: {obstacle}"

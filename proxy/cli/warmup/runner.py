@@ -1,45 +1,58 @@
-"""Asks a service about everybody in an audience, several at once and at a pace, until all are through."""
+"""Requests the profile of every user of an audience, in several threads and at a limited rate, with retries."""
 
 from __future__ import annotations
 
 import json
-import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
-from proxy.cli.client import NoService, TurnedAway
+from proxy.cli.client import ServiceRefused, ServiceUnavailable
 from proxy.cli.warmup.pacer import Pacer
-from proxy.cli.warmup.progress import Count
+from proxy.cli.warmup.progress import Report, WarmupProgress
 from proxy.liquid.types import Answer, Ask, Request
 
-_TELL_SECONDS = 5.0
-_TRIES = 5
-"""Of a user whom Amplitude gives no answer about, or the service. Who found no place in the quota is tried on."""
-_PAUSE_SECONDS = 1.0
-_LOOK_SECONDS = 0.2
-"""Between looks at whether another thread has put a user back."""
-_PUT_BACK = 1000
-"""So many wait until everybody else was asked; the fault may have passed by then."""
-_PASSING = (408, 429)
-"""Of the statuses below 500 those that asking again may help with."""
-_STRANGE_AT_FIRST = 20
-"""Answers that a load balancer may give, before the first of the service: more than are on their way at once."""
-_STRANGE = 1000
-"""Such answers in a row later on, a minute of them: a restart of the service passes sooner."""
-_MEANING = {"quota_exhausted": "others spend the quota, or Amplitude has said 429"}
+_MAX_ATTEMPTS = 5
+"""Per user, where the service or Amplitude fails. An attempt that finds no quota does not count."""
+_MAX_WAITING_RETRIES = 1000
+_TRANSIENT_STATUSES = (408, 429)
+"""The statuses below 500 that a retry may help with."""
+_MAX_UNEXPECTED_AT_START = 20
+"""Unexpected answers, such as a load balancer's, before the first of the service: more than are sent at once."""
+_MAX_UNEXPECTED = 1000
+"""Unexpected answers in a row after that: about a minute of them. A restart of the service is shorter."""
+_EXPLANATIONS = {"quota_exhausted": "others spend the quota, or Amplitude has said 429"}
 
 
-class Refused(Exception):
-    """The service takes no such question; asking it again would not help."""
+class RetryQueue:
+    """The users to request. Retries wait until all other users were requested, unless too many wait."""
+
+    def __init__(self, users: Iterable[str]) -> None:
+        self._users = iter(users)
+        # A deque that is polled: in Python 3.11 `SimpleQueue.get(timeout=…)` may block for ever.
+        self._retries: deque[tuple[str, int]] = deque()
+
+    def next(self) -> tuple[str, int] | None:
+        """Return a user and the number of the attempt; None while all remaining users are being requested."""
+        if len(self._retries) < _MAX_WAITING_RETRIES and (user := next(self._users, None)) is not None:
+            return user, 1
+        return self._retries.popleft() if self._retries else None
+
+    def retry(self, user: str, attempt: int) -> None:
+        """Return a user to the queue; the next attempt has this number."""
+        self._retries.append((user, attempt))
 
 
 class Warmer:
-    """`lost` says why what is fetched now would be lost, or None. `tell` hears how far it is, every few seconds."""
+    """Warms a cache through `asks`, one thread for each. All durations are in seconds.
+
+    `lost` returns why fetched data would be lost, or None. `report` is called every `report_interval`.
+    """
 
     def __init__(
         self,
@@ -47,94 +60,113 @@ class Warmer:
         question: Mapping[str, str],
         per_minute: float,
         *,
-        tell: Callable[[str], None],
+        report: Report,
         lost: Callable[[], str | None] = lambda: None,
+        report_interval: float = 5.0,
+        retry_interval: float = 1.0,
+        poll_interval: float = 0.2,
     ) -> None:
         self._asks = asks
         self._question = question
-        self._tell = tell
+        self._report = report
         self._lost = lost
+        self._report_interval = report_interval
+        self._retry_interval = retry_interval
+        self._poll_interval = poll_interval
         self._pacer = Pacer(per_minute, monotonic=time.monotonic)
-        self._users: Iterator[str] = iter(())
-        # None that is waited in: a `SimpleQueue` of Python 3.11 may wait for ever once its time is over.
-        self._back: deque[tuple[str, int]] = deque()
         self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._strange = 0
-        self._strange_at_most = _STRANGE_AT_FIRST
-        self._word = ""
-        self._count = Count(0)
+        self._unexpected = 0
+        self._max_unexpected = _MAX_UNEXPECTED_AT_START
+        self._last_error = ""
+        self.stop = threading.Event()
+        """Ends the run after the requests that have been sent."""
         self.stopped_by: str | None = None
-        """Why it ended before its time, but for Ctrl-C and a refusal."""
-        self.refused: Refused | None = None
+        """Why fetched data would be lost, when that ended the run."""
+        self.refused: ServiceRefused | None = None
+        """The refusal that ended the run."""
 
-    def run(self, users: Iterable[str], number: int) -> Count:
-        """Ask about all of `users`, so many, and return how that ended, be it by a refusal.
-
-        Ctrl-C ends it after what is on its way, a second one at once.
-        """
-        self._begin(users, number)
-        for one in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(one, self._told_to_stop)
-        began, through = time.monotonic(), 0
-        self._look()
+    def run(self, users: Iterable[str], number: int) -> WarmupProgress:
+        """Request all of `users`, of whom there are `number`, and return the outcome, also when the run was ended."""
+        queue, progress = RetryQueue(users), WarmupProgress(number)
+        started, finished = time.monotonic(), 0
+        self._stop_if_lost()
         with ThreadPoolExecutor(len(self._asks)) as pool:
-            working = [pool.submit(self._work, ask) for ask in self._asks]
-            while wait(working, timeout=_TELL_SECONDS).not_done:
+            threads = [pool.submit(self._work, ask, queue, progress) for ask in self._asks]
+            while wait(threads, timeout=self._report_interval).not_done:
                 with self._lock:
-                    line, before, through = self._count.line(time.monotonic() - began), through, self._count.through
-                self._tell(line)
-                if through == before and self._word:
-                    self._tell(f"nobody came through meanwhile: {_MEANING.get(self._word, self._word)}")
-                self._look()
-        for each in working:
-            each.result()
-        self._look()
-        return self._count
+                    snapshot = replace(progress)
+                obstacle = self._last_error if snapshot.finished == finished else ""
+                finished = snapshot.finished
+                self._report(snapshot, time.monotonic() - started, _EXPLANATIONS.get(obstacle, obstacle))
+                self._stop_if_lost()
+        for thread in threads:
+            thread.result()
+        self._stop_if_lost()
+        return progress
 
-    def _begin(self, users: Iterable[str], number: int) -> None:
-        self._users = iter(users)
-        self._count = Count(number)
+    def _stop_if_lost(self) -> None:
+        if self.stopped_by is None and (reason := self._lost()):
+            self.stopped_by = reason
+            self.stop.set()
 
-    def _told_to_stop(self, number: int, _: object) -> None:
-        self._stop.set()
-        signal.signal(number, signal.SIG_DFL)
-
-    def _look(self) -> None:
-        if self.stopped_by is None and (why := self._lost()):
-            self.stopped_by = why
-            self._stop.set()
-
-    def _work(self, ask: Ask) -> None:
-        while not self._stop.is_set():
+    def _work(self, ask: Ask, queue: RetryQueue, progress: WarmupProgress) -> None:
+        while not self.stop.is_set():
             with self._lock:
-                if not self._count.left:
+                if not progress.remaining:
                     return
-                found = self._next()
-            if found is None:
-                self._stop.wait(_LOOK_SECONDS)
+                entry = queue.next()
+            if entry is None:
+                self.stop.wait(self._poll_interval)
                 continue
-            self._pacer.wait(self._stop.is_set)
-            if self._stop.is_set():
+            self._pacer.wait(self.stop.is_set)
+            if self.stop.is_set():
                 return
-            user, tries = found
             try:
-                self._judge(user, tries, self._asked(ask, user))
-            except Refused as error:
+                self._attempt(ask, *entry, queue, progress)
+            except ServiceRefused as error:
                 self.refused = error
-                self._stop.set()
+                self.stop.set()
             except BaseException:
-                self._stop.set()  # or the others would wait for this user for ever
+                self.stop.set()  # or the other threads would wait for this user for ever
                 raise
 
-    def _next(self) -> tuple[str, int] | None:
-        """Return whom to ask about, and which try that is; None while all are on their way. Called under the lock."""
-        if len(self._back) < _PUT_BACK and (user := next(self._users, None)) is not None:
-            return user, 1
-        return self._back.popleft() if self._back else None
+    def _attempt(self, ask: Ask, user: str, attempt: int, queue: RetryQueue, progress: WarmupProgress) -> None:
+        """Request a user, and record the outcome or queue a retry. Raises ServiceRefused."""
+        answer = self._send(ask, user)
+        if answer is None:
+            error = "no answer from the service"
+        else:
+            body, calls = _json_object(answer), _calls(answer)
+            is_profile = answer.status == 200 and "found" in body
+            with self._lock:
+                progress.calls += calls
+                if is_profile:
+                    self._unexpected, self._max_unexpected = 0, _MAX_UNEXPECTED
+                    if not body["found"]:
+                        progress.unknown += 1
+                    elif answer.headers.get("x-amplitude-calls") == "0" and attempt == 1:
+                        progress.fresh += 1
+                    else:
+                        progress.done += 1
+                    return
+                error = self._error(answer, body)
+        if error == "quota_exhausted":
+            # Another caller used the quota.
+            attempt = max(attempt, 2)
+        elif attempt < _MAX_ATTEMPTS:
+            self.stop.wait(self._retry_interval)
+            attempt += 1
+        else:
+            with self._lock:
+                progress.failed += 1
+                progress.failures[error] += 1
+            return
+        with self._lock:
+            self._last_error = error
+            queue.retry(user, attempt)
 
-    def _asked(self, ask: Ask, user: str) -> Answer | None:
-        """Return the answer about `user`; None when there is none from the service. Raises Refused."""
+    def _send(self, ask: Ask, user: str) -> Answer | None:
+        """Return the answer for a user; None without an answer from the service. Raises ServiceRefused."""
         request = Request(
             "POST",
             "/v1/profile",
@@ -144,67 +176,37 @@ class Warmer:
         )
         try:
             answer = ask(request)
-        except TurnedAway as error:
-            raise Refused(str(error)) from None
-        except NoService:
-            self._pacer.cost(0)
+        except ServiceRefused:
+            raise
+        except ServiceUnavailable:
+            self._pacer.complete(0)
             return None
-        calls = int(answer.headers.get("x-amplitude-calls", "0"))
-        # Who was refused tries again no faster than if that had been a call.
-        self._pacer.cost(calls if answer.status == 200 else max(calls, 1))
-        with self._lock:
-            self._count.calls += calls
+        calls = _calls(answer)
+        # A refused request is paced like a call.
+        self._pacer.complete(calls if answer.status == 200 else max(calls, 1))
         return answer
 
-    def _judge(self, user: str, tries: int, answer: Answer | None) -> None:
-        word = "no answer from the service"
-        if answer is not None:
-            body = _parsed(answer)
-            if answer.status == 200 and "found" in body:
-                with self._lock:
-                    self._strange, self._strange_at_most = 0, _STRANGE
-                    if not body["found"]:
-                        self._count.unknown += 1
-                    elif answer.headers.get("x-amplitude-calls") == "0" and tries == 1:
-                        self._count.fresh += 1
-                    else:
-                        self._count.done += 1
-                return
-            word = self._word_of(answer, body)
-        if word == "quota_exhausted":
-            # Somebody else went first. Nobody is given up for that.
-            self._put_back(user, max(tries, 2), word)
-        elif tries < _TRIES:
-            self._stop.wait(_PAUSE_SECONDS)
-            self._put_back(user, tries + 1, word)
-        else:
-            with self._lock:
-                self._count.failed += 1
-                self._count.why[word] = self._count.why.get(word, 0) + 1
-
-    def _word_of(self, answer: Answer, body: Mapping[str, object]) -> str:
-        """Return why nobody was found, this time. Raises Refused."""
-        status, error = answer.status, body.get("error")
-        if status == 500 and isinstance(error, str):
-            with self._lock:
-                self._strange, self._strange_at_most = 0, _STRANGE
-            return error
-        if status not in _PASSING and 300 <= status < 500:
-            raise Refused(f"the service answered {status}: {body.get('detail', 'it is another service')}")
-        with self._lock:
-            self._strange += 1
-            times, most = self._strange, self._strange_at_most
-        if times >= most:
-            raise Refused(f"the service answered {status} all along, {times:,} times: it is another service, or gone")
+    def _error(self, answer: Answer, body: Mapping[str, object]) -> str:
+        """Return the reason of an attempt that failed. Called under the lock. Raises ServiceRefused."""
+        status, word = answer.status, body.get("error")
+        if status == 500 and isinstance(word, str):
+            self._unexpected, self._max_unexpected = 0, _MAX_UNEXPECTED
+            return word
+        if status not in _TRANSIENT_STATUSES and 300 <= status < 500:
+            raise ServiceRefused(f"the service answered {status}: {body.get('detail', 'it is another service')}")
+        self._unexpected += 1
+        if self._unexpected >= self._max_unexpected:
+            raise ServiceRefused(
+                f"the service answered {status} all along, {self._unexpected:,} times: it is another service, or gone"
+            )
         return f"no answer from the service ({status})"
 
-    def _put_back(self, user: str, tries: int, word: str) -> None:
-        with self._lock:
-            self._back.append((user, tries))
-            self._word = word
+
+def _calls(answer: Answer) -> int:
+    return int(answer.headers.get("x-amplitude-calls", "0"))
 
 
-def _parsed(answer: Answer) -> dict[str, Any]:
+def _json_object(answer: Answer) -> dict[str, Any]:
     try:
         body = json.loads(answer.body)
     except ValueError:

@@ -1,16 +1,17 @@
-"""Who is to be warmed, each once and in order."""
+"""The users to warm, without duplicates and in order."""
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
 
-from proxy.cli.warmup.audience import Audience, NoRoom
+from proxy.cli.warmup.audience import Audience, DiskFull
 
 
-def test_each_user_is_there_once_and_in_order() -> None:
+def test_add__duplicates__each_once_and_in_order() -> None:
     with closing(Audience()) as audience:
         audience.add(["b", "a", "b", "c'; --", "ü"])
         audience.add(["a", "d"])
@@ -18,7 +19,7 @@ def test_each_user_is_there_once_and_in_order() -> None:
         assert len(audience) == 5
 
 
-def test_after_a_list_that_broke_off_it_is_begun_anew() -> None:
+def test_clear__after_an_add_that_failed__empty() -> None:
     def broken() -> Iterator[str]:
         yield "e"
         raise ConnectionError
@@ -31,8 +32,9 @@ def test_after_a_list_that_broke_off_it_is_begun_anew() -> None:
         assert list(audience) == ["f"]
 
 
-def test_a_disk_without_room_is_said_so() -> None:
-    with closing(Audience()) as audience:
-        audience._file.execute("PRAGMA max_page_count = 3")
-        with pytest.raises(NoRoom, match="full"):
+def test_add__disk_full__raises() -> None:
+    database = sqlite3.connect("", isolation_level=None)
+    with closing(Audience(database)) as audience:
+        database.execute("PRAGMA max_page_count = 3")
+        with pytest.raises(DiskFull, match="full"):
             audience.add(str(number) for number in range(10_000))

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from proxy.cli.client import running_service
-from proxy.cli.warmup import runner
+from proxy.cli.warmup.progress import print_progress
+from proxy.cli.warmup.runner import Warmer
 from proxy.sandbox.faults import Fault
 from proxy.sandbox.server import Sandbox
 from proxy.sandbox.user_data import Documented
@@ -328,18 +329,14 @@ def test_refused_half_way_it_says_how_far_it_came(target: Service, tmp_path: Pat
     assert "run it again with the same file: who is warm is passed over" in ended.stdout
 
 
-def test_whom_a_load_balancer_answers_about_to_the_last_try_is_counted(
-    target: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_whom_a_load_balancer_answers_about_to_the_last_try_is_counted(target: Service) -> None:
     target.sandbox.reset()
-    monkeypatch.setattr(runner, "_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(runner, "_TELL_SECONDS", 0.02)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
     with balancer(target.url, lambda number: 502 if number > 4 else None) as url:
-        asks = [running_service(url, "braze", SECRET)] * 2
-        count = runner.Warmer(asks, {"include": "cohorts"}, 10**6, tell=print).run(map("user-77{}".format, range(6)), 6)
-    assert (count.done + count.unknown, count.failed, count.left) == (4, 2, 0)
-    assert count.why == {"no answer from the service (502)": 2}
+        asks = [running_service(url, CREDENTIALS)] * 2
+        warmer = Warmer(asks, {"include": "cohorts"}, 10**6, report=print_progress, retry_interval=0.01)
+        progress = warmer.run(map("user-77{}".format, range(6)), 6)
+    assert (progress.done + progress.unknown, progress.failed, progress.remaining) == (4, 2, 0)
+    assert progress.failures == {"no answer from the service (502)": 2}
 
 
 def test_a_mistake_ends_it_at_once_and_says_what_to_mend(target: Service, tmp_path: Path) -> None:
@@ -350,7 +347,7 @@ def test_a_mistake_ends_it_at_once_and_says_what_to_mend(target: Service, tmp_pa
         (("--include", "recommendations", "--log-exposures", "--rec-id", " ,"), "recommendations needs --rec-id"),
         (("--include", "propensities", "--prediction-id", "a", "--propensity-type", "b"), "answered 400: propensity_t"),
         (("--credentials", "braze:wrong-secret-of-a-test"), "refuses these credentials (401)"),
-        (("--credentials", "braze:wrong-secret-of-a-test"), "by --credentials or WARM_CREDENTIALS"),
+        (("--credentials", "braze:wrong-secret-of-a-test"), "by --credentials or PROXY_CREDENTIALS"),
         (("--url", "localhost:8000"), "no https:// or http:// in front"),
     ):
         ended = warm(target, users, *arguments)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.cli.text import counted, spoken
+from proxy.cli.formats import format_count, format_minutes
 from proxy.cli.warmup.estimate import Plan
 
 
@@ -21,12 +21,12 @@ def test_a_plan_never_promises_more_than_the_quota_brings(
 
 
 @pytest.mark.parametrize(
-    ("minutes", "said"), [(0, "0 min"), (1, "1 min"), (60, "1 h"), (209, "3 h 29 min"), (3000, "50 h")]
+    ("minutes", "text"), [(0, "0 min"), (1, "1 min"), (60, "1 h"), (209, "3 h 29 min"), (3000, "50 h")]
 )
-def test_a_time_is_said_in_hours_and_minutes(minutes: int, said: str) -> None:
-    assert spoken(minutes) == said
+def test_format_minutes__any_duration__hours_and_minutes(minutes: int, text: str) -> None:
+    assert format_minutes(minutes) == text
 
 
-@pytest.mark.parametrize(("number", "said"), [(0, "0 calls"), (1, "1 call"), (2000, "2,000 calls")])
-def test_one_thing_is_no_plural(number: int, said: str) -> None:
-    assert counted(number, "call") == said
+@pytest.mark.parametrize(("number", "text"), [(0, "0 calls"), (1, "1 call"), (2000, "2,000 calls")])
+def test_format_count__one__singular(number: int, text: str) -> None:
+    assert format_count(number, "call") == text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -12,9 +11,9 @@ from collections.abc import Iterator
 import pytest
 
 from proxy.api.user_rows import NoColumn, Row, read
-from proxy.cli.warmup import runner
 from proxy.cli.warmup.pacer import Pacer
-from proxy.cli.warmup.progress import Count
+from proxy.cli.warmup.progress import WarmupProgress, print_progress
+from proxy.cli.warmup.runner import RetryQueue, Warmer
 from proxy.liquid.types import Answer, Request
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity, computations
@@ -64,31 +63,31 @@ def test_the_pace_is_even_but_for_a_few_and_a_pause_ends_in_no_storm(clock: Fake
     clock.advance(1000)
     taken = 0
     for _ in range(100):
-        while not pacer.take():
+        while not pacer.reserve():
             taken += 1
-        clock.advance(pacer.take())
+        clock.advance(pacer.reserve())
     assert taken == 8 + 99
 
 
 def test_what_cost_nothing_takes_no_time_and_what_cost_two_takes_twice(clock: FakeClock) -> None:
     pacer = Pacer(60, monotonic=clock)
     for _ in range(1000):
-        assert pacer.take() == 0
-        pacer.cost(0)
-    while not pacer.take():
-        pacer.cost(1)
-    wait = pacer.take()
-    pacer.cost(2)
-    assert pacer.take() == pytest.approx(wait + 1)
+        assert pacer.reserve() == 0
+        pacer.complete(0)
+    while not pacer.reserve():
+        pacer.complete(1)
+    wait = pacer.reserve()
+    pacer.complete(2)
+    assert pacer.reserve() == pytest.approx(wait + 1)
 
 
 def test_progress_says_rate_and_time_left() -> None:
-    count = Count(1000, done=80, fresh=10, unknown=7, failed=3)
-    assert count.left == 900
-    line = count.line(60)
+    progress = WarmupProgress(1000, done=80, fresh=10, unknown=7, failed=3)
+    assert progress.remaining == 900
+    line = progress.line(60)
     assert "100 of 1,000: 80 done, 10 fresh already, 7 unknown, 3 failed" in line
     assert "100 users a minute, 9 min left" in line
-    assert "no estimate yet" in Count(10).line(0)
+    assert "no estimate yet" in WarmupProgress(10).line(0)
 
 
 @pytest.mark.contract("4 warm freshness")
@@ -145,7 +144,7 @@ def test_the_first_of_two_calls_of_a_user_does_not_wait_for_the_place_of_the_sec
 def test_who_waits_for_a_place_is_let_go_when_it_is_stopped() -> None:
     pacer = Pacer(1, monotonic=time.monotonic)
     stop = threading.Event()
-    while not pacer.take():
+    while not pacer.reserve():
         pass
     waiting = threading.Thread(target=pacer.wait, args=[stop.is_set], daemon=True)
     waiting.start()
@@ -168,54 +167,49 @@ def test_who_joins_a_warming_call_goes_as_fast_as_alone(world: World) -> None:
     assert world.store.read(USER).parts[COHORTS].warm
 
 
-def test_every_thread_comes_to_its_end_however_often_users_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "_LOOK_SECONDS", 0.0005)
-    asked = itertools.count(1)
+def test_warmer__many_retries__every_thread_ends() -> None:
+    requests = itertools.count(1)
 
     def ask(_: Request) -> Answer:
-        if next(asked) % 10:
+        if next(requests) % 10:
             return Answer(500, {}, '{"error": "quota_exhausted"}', 0.0)
         return Answer(200, {"x-amplitude-calls": "1"}, '{"found": true}', 0.0)
 
-    warming = runner.Warmer([ask] * 16, {}, 10**9, tell=print)
-    warming._begin(map(str, range(400)), 400)
-    threads = [threading.Thread(target=warming._work, args=[ask], daemon=True) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    deadline = time.monotonic() + 20
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    assert not any(thread.is_alive() for thread in threads)
-    assert (warming._count.done, warming._count.left) == (400, 0)
+    warmer = Warmer([ask] * 16, {}, 10**9, report=print_progress, poll_interval=0.0005)
+    outcomes: list[WarmupProgress] = []
+    run = threading.Thread(target=lambda: outcomes.append(warmer.run(map(str, range(400)), 400)), daemon=True)
+    run.start()
+    run.join(20)
+    assert [(outcome.done, outcome.remaining) for outcome in outcomes] == [(400, 0)]
 
 
-def test_what_holds_everybody_up_is_said_and_what_would_be_lost_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "_TELL_SECONDS", 0.01)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    looks = itertools.count()
-    told: list[str] = []
-    warming = runner.Warmer(
+def test_warmer__quota_exhausted_then_data_lost__reports_the_obstacle_and_ends(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    checks = itertools.count()
+    warmer = Warmer(
         [lambda _: Answer(500, {}, '{"error": "quota_exhausted"}', 0.0)] * 4,
         {},
         10**9,
-        tell=told.append,
-        lost=lambda: "the cellar is flooded" if next(looks) > 20 else None,
+        report=print_progress,
+        lost=lambda: "the cellar is flooded" if next(checks) > 20 else None,
+        report_interval=0.01,
     )
-    count = warming.run(["a", "b"], 2)
-    assert (count.left, warming.stopped_by) == (2, "the cellar is flooded")
-    assert "nobody came through meanwhile: others spend the quota, or Amplitude has said 429" in told
+    progress = warmer.run(["a", "b"], 2)
+    assert (progress.remaining, warmer.stopped_by) == (2, "the cellar is flooded")
+    lines = capsys.readouterr().err.splitlines()
+    assert "nobody came through meanwhile: others spend the quota, or Amplitude has said 429" in lines
 
 
-def test_who_was_put_back_waits_until_others_were_asked_but_not_in_endless_numbers() -> None:
-    warming = runner.Warmer([], {}, 1, tell=print)
-    warming._begin(map(str, range(5000)), 5000)
-    assert warming._next() == ("0", 1)
-    warming._put_back("0", 2, "upstream_timeout")
-    assert warming._next() == ("1", 1)
+def test_retry_queue__retries__wait_for_new_users_unless_too_many_wait() -> None:
+    queue = RetryQueue(map(str, range(5000)))
+    assert queue.next() == ("0", 1)
+    queue.retry("0", 2)
+    assert queue.next() == ("1", 1)
     for _ in range(999):
-        warming._put_back("x", 2, "upstream_timeout")
-    assert warming._next() == ("0", 2)
-    assert warming._next() == ("2", 1)
+        queue.retry("x", 2)
+    assert queue.next() == ("0", 2)
+    assert queue.next() == ("2", 1)
 
 
 @pytest.mark.parametrize("first", ["user_id", '"User ID"', "ids", "a,b", "a;b", "a\tb"])

@@ -50,12 +50,12 @@ USERS = ("ava", "ben", "cleo", "dário & söhne", "nobody knows me", "user-7", "
 def failing(start_service: Callable[..., Service]) -> Iterator[Ask]:
     with Sandbox() as sandbox:
         sandbox.break_with(Fault("status", status=500))
-        yield running_service(start_service(sandbox).url, "braze", SECRET)
+        yield running_service(start_service(sandbox).url, f"braze:{SECRET}")
 
 
 @pytest.fixture
 def ask(service: Service) -> Ask:
-    return running_service(service.url, "braze", SECRET)
+    return running_service(service.url, f"braze:{SECRET}")
 
 
 def test_every_snippet_has_what_it_must_send_and_every_route_a_snippet() -> None:

@@ -1,0 +1,22 @@
+"""Rows of output: laid out and coloured on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def print_row(label: str, text: str, *, width: int, style: str = "") -> None:
+    """Print a label in a column of `width` characters, and the text beside it. `style` is rich's, for the label."""
+    if not sys.stdout.isatty():
+        click.echo(f"{label:{width}}{text}")
+        return
+    row = Table.grid()
+    row.add_column(width=width)
+    row.add_column(overflow="fold")
+    row.add_row(Text(label, style), Text(text))
+    Console().print(row)

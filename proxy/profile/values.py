@@ -1,0 +1,42 @@
+"""Values that an operator writes as text: faults, and comma separated lists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class BadValue(ValueError):
+    """A value that cannot be used. Each of `faults` is the rest of a sentence that begins with the name of the value.
+
+    Shows no part of a value that may be secret.
+    """
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = faults
+
+
+def split_list(value: str) -> list[str]:
+    """Return the entries of a comma separated list, without blank ones."""
+    return [entry.strip() for entry in value.split(",") if entry.strip()]
+
+
+def parse_list(value: str, parse: Callable[[int, str], T]) -> tuple[T, ...]:
+    """Return `parse(number, entry)` of each entry that is not blank; the first is number 1.
+
+    Raises BadValue with the faults of all entries.
+    """
+    parsed: list[T] = []
+    faults: list[str] = []
+    for number, entry in enumerate(value.split(","), start=1):
+        if entry.strip():
+            try:
+                parsed.append(parse(number, entry.strip()))
+            except BadValue as error:
+                faults += error.faults
+    if faults:
+        raise BadValue(*faults)
+    return tuple(parsed)

@@ -1,0 +1,58 @@
+"""Output on a terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+
+from tests.conftest import ROOT
+from tests.support.command import environment
+
+COLOUR = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+
+
+def read_terminal(descriptor: int) -> str:
+    """Return what was written to a pseudo-terminal whose other end is closed."""
+    output = b""
+    try:
+        while chunk := os.read(descriptor, 65536):
+            output += chunk
+    except OSError:  # how Linux reports the end
+        pass
+    os.close(descriptor)
+    return output.decode()
+
+
+def run_on_terminal(*arguments: str, **variables: str) -> str:
+    terminal, output = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "proxy", *arguments],
+        cwd=ROOT,
+        env=environment(TERM="xterm", **variables),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+    )
+    os.close(output)
+    printed = read_terminal(terminal)
+    process.wait(30)
+    return printed
+
+
+def test_plan__narrow_terminal__wraps_within_the_column() -> None:
+    printed = run_on_terminal("plan", "--recipients", "100000", COLUMNS="50")
+    lines = [line.rstrip() for line in COLOUR.sub("", printed).splitlines()]
+    assert lines[0] == "calls              100,000 (1 a user), at 480 a"
+    assert lines[1] == "                   minute"
+    assert "to warm the cache  3 h 29 min, before the send," in lines
+
+
+def test_check__terminal__colours_the_marks() -> None:
+    printed = run_on_terminal("check", AMPLITUDE_SECRETKEY="x")
+    assert "\x1b[33mwarn   \x1b[0m" in printed
+    assert "\x1b[1;31mwrong  \x1b[0m" in printed
+    assert "AMPLITUDE_SECRET_KEY is missing" in COLOUR.sub("", printed)
+    assert "\x1b[33m" not in run_on_terminal("check", AMPLITUDE_SECRETKEY="x", NO_COLOR="1")
