@@ -152,13 +152,13 @@ class _Guarded(Node):
                 "compare like with like; text becomes a number with {% assign n = … | plus: 0 %}",
             )
         except LiquidError as error:
-            return self._show(buffer, ruby_output.says(error), "guard it with an if, or mend the values it is given")
+            return self._show(buffer, ruby_output.says(error), "guard it with an if, or fix the values it is given")
         except _SLIPS:
             return self._show(buffer, "internal", "a filter is given what it is not made for: look at its arguments")
 
-    def _show(self, buffer: TextIO, error: str, mend: str) -> int:
+    def _show(self, buffer: TextIO, error: str, fix: str) -> int:
         text = f"Liquid error: {error}"
-        self.run.note(Finding(self.line, "liquid-error", f"it puts “{text}” into the message", mend))
+        self.run.note(Finding(self.line, "liquid-error", f"it puts “{text}” into the message", fix))
         return buffer.write(text)
 
 

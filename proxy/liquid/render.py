@@ -35,8 +35,8 @@ def render(
         all(map(run.note, findings(source)))
         message = _rendered(source, run)
     except Unreadable as unreadable:
-        where = f"line {unreadable.line}: {unreadable.fault}"
-        found = Finding(unreadable.line, "unreadable", unreadable.fault, "mend it: Braze refuses the whole message")
+        where = f"line {unreadable.line}: {unreadable.problem}"
+        found = Finding(unreadable.line, "unreadable", unreadable.problem, "fix it: Braze refuses the whole message")
         return _done(run, "refused", reason=where, more=[found])
     except Aborted as aborted:
         return _done(run, "aborted", reason=aborted.reason)

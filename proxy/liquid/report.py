@@ -27,8 +27,8 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
     for finding in report["findings"]:
         if finding["rule"] == "exposure" and finding["line"] in exposed:
             continue  # the tag's own lines below say what was logged
-        yield f"line {finding['line']}: {finding['fault']}"
-        yield f"    mend: {finding['mend']}"
+        yield f"line {finding['line']}: {finding['problem']}"
+        yield f"    fix: {finding['fix']}"
     for one in report["tags"]:
         saved = f" as {one['saved_as']}" if one["saved_as"] else ""
         yield f"line {one['line']}: {one['method']} {one['url']}{saved}"

@@ -29,10 +29,10 @@ _MAX_BRACKETS = 500
 class Unreadable(Exception):
     """A template that Liquid refuses as a whole. `line`: where, counted from 1."""
 
-    def __init__(self, line: int, fault: str) -> None:
-        super().__init__(fault)
+    def __init__(self, line: int, problem: str) -> None:
+        super().__init__(problem)
         self.line = line
-        self.fault = fault
+        self.problem = problem
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 SECONDS = 8.0
 """How long a rendering may take, with its calls."""
 
-Level = Literal["fault", "note"]
+Level = Literal["problem", "note"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +47,13 @@ Ask = Callable[[Request], Answer]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What breaks in Braze, or what is good to know. `mend`: what to write instead."""
+    """Something that breaks in Braze, or a note. `fix` is what to write instead."""
 
     line: int
     rule: str
-    fault: str
-    mend: str
-    level: Level = "fault"
+    problem: str
+    fix: str
+    level: Level = "problem"
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,23 +31,23 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`what` is wrong, what it means for messages, and how to `mend` it."""
+    """`what` is wrong, its `meaning` for messages, and the `fix`."""
 
     level: Level
     what: str
     meaning: str
-    mend: str
+    fix: str
 
 
 def findings(state: State) -> list[Finding]:
     """Return what is wrong, the worst first; that all is well when nothing is."""
-    found = sorted(_faults(state), key=lambda finding: finding.level != "bad")
+    found = sorted(_problems(state), key=lambda finding: finding.level != "bad")
     return found or [
         Finding("good", "All is well", "Messages are personalised, and there is quota for users not seen before.", "")
     ]
 
 
-def _faults(state: State) -> Iterator[Finding]:
+def _problems(state: State) -> Iterator[Finding]:
     stand_in = "Users of whom something is kept get that" if state.kept else "Nothing is kept yet"
     defaults = f"{stand_in}; everybody else gets the message's default."
     if UpstreamRejected.word in state.upstream_errors:

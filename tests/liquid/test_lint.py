@@ -141,12 +141,12 @@ CASES = {
 
 
 @pytest.mark.parametrize(("rule", "template"), [(rule, one) for rule, (wrong, _) in CASES.items() for one in wrong])
-def test_a_fault_is_found_in_its_line_with_a_mend(rule: str, template: str) -> None:
+def test_problem__found__has_its_line_and_a_fix(rule: str, template: str) -> None:
     findings = found("first line\n" + template, rule)
     assert len(findings) == 1, findings
     assert findings[0].line == 2
-    assert findings[0].fault
-    assert findings[0].mend
+    assert findings[0].problem
+    assert findings[0].fix
 
 
 @pytest.mark.parametrize(("rule", "template"), [(rule, one) for rule, (_, right) in CASES.items() for one in right])
@@ -156,11 +156,11 @@ def test_what_is_right_is_not_found_fault_with(rule: str, template: str) -> None
 
 def test_a_parameter_that_is_unknown_is_told_with_the_one_that_is_meant() -> None:
     (finding,) = found(tag("https://h/v1/properties?user_id=1&key=first_name :save p"), "unknown-parameter")
-    assert "key is no parameter of /v1/properties, and is ignored" in finding.fault
-    assert (finding.mend, finding.level) == ("write keys", "fault")
+    assert "key is no parameter of /v1/properties, and is ignored" in finding.problem
+    assert (finding.fix, finding.level) == ("write keys", "problem")
     (finding,) = found(tag("https://h/v1/cohorts?user_id=1&cb=7 :save c"), "unknown-parameter")
     assert finding.level == "note", "it may be there to get past a cache"
-    assert "user_id, device_id, on_error, cohort_id" in finding.mend
+    assert "user_id, device_id, on_error, cohort_id" in finding.fix
 
 
 def test_every_rule_of_the_lint_has_its_cases() -> None:

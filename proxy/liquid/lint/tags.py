@@ -140,7 +140,7 @@ def _unknown_parameters(markup: Markup, written: tag_syntax.Tag) -> Iterator[Fin
             "unknown-parameter",
             f"{name[:_SHOWN]} is no parameter of /v1/{route}, and is ignored",
             f"write {meant[0]}" if meant else f"remove it, where it is no cache-buster; there are {', '.join(known)}",
-            level="fault" if meant else "note",
+            level="problem" if meant else "note",
         )
 
 
