@@ -37,10 +37,10 @@ def test_findings__one_problem__one_finding_with_meaning_and_fix(words: str, sta
 
 
 def test_findings__several_problems__worst_first_and_no_all_clear() -> None:
-    found = findings(State(redis_gone=True, quota_spent=True, draining=True))
-    assert [finding.level for finding in found] == ["bad", "warn", "warn"]
+    several = findings(State(redis_gone=True, quota_spent=True, draining=True))
+    assert [finding.level for finding in several] == ["bad", "warn", "warn"]
 
 
 def test_findings__empty_cache__meaning_says_that_nothing_is_cached() -> None:
-    assert "Nothing is kept yet" in findings(State(quota_spent=True, kept=False))[0].meaning
+    assert "Nothing is kept yet" in findings(State(quota_spent=True, cached=False))[0].meaning
     assert "get that" in findings(State(quota_spent=True))[0].meaning
