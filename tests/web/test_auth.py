@@ -87,9 +87,9 @@ def test_refusals_are_told_once_a_minute_per_address_with_a_count_and_have_no_li
     refused("192.0.2.2", 1)
     clock.advance(61)
     refused("192.0.2.1", 2)
-    told = [(record.address, record.times) for record in caplog.records if record.msg == "callers refused"]  # type: ignore[attr-defined]
-    assert told == [("192.0.2.1", 1), ("192.0.2.2", 1), ("192.0.2.1", 5)]
-    assert len(caplog.records) == len(told)
+    logged = [(record.address, record.times) for record in caplog.records if record.msg == "callers refused"]  # type: ignore[attr-defined]
+    assert logged == [("192.0.2.1", 1), ("192.0.2.2", 1), ("192.0.2.1", 5)]
+    assert len(caplog.records) == len(logged)
     assert "wrong-secret" not in caplog.text
 
 

@@ -85,7 +85,7 @@ def test_render__client_has_gone__process_ends_and_is_reaped(service: Service) -
     child.wait(15)  # as long as the rendering takes, at most
     assert not child.is_running()
     assert render(service, "a")["message"] == "a"
-    assert all(one.status() != psutil.STATUS_ZOMBIE for one in children(service))
+    assert all(process.status() != psutil.STATUS_ZOMBIE for process in children(service))
 
 
 def test_service__stopped_in_the_midst_of_a_rendering__answers_it_and_leaves_no_process(own_service: Service) -> None:
