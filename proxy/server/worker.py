@@ -22,14 +22,11 @@ import gevent.server
 from gunicorn.http.errors import NoMoreData
 from gunicorn.workers.ggevent import GeventWorker
 
+from proxy.server import gc_tuning
 from proxy.server.connection import LINGER_SECONDS, Connection, Requests
-from proxy.server.gc_tuning import GcTuner
 
 if TYPE_CHECKING:
     from proxy.web.services import Services
-
-_QUIET = 20
-"""Fewer requests than that in a second, and a look for garbage that takes a part of one keeps few waiting."""
 
 
 class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -41,8 +38,6 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         super().__init__(*args, **kwargs)
         self._connections: dict[Connection, None] = {}  # least recently used first
         self._idle_seconds = float(self.cfg.keepalive)
-        self._looks = GcTuner()
-        self._answered = 0
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
@@ -118,7 +113,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         from proxy.web.services import installed
 
         self._services = installed(self.wsgi)
-        self._looks.begin()
+        gc_tuning.tune()
         if self._services.redis:
             self._services.redis.start()
 
@@ -147,8 +142,6 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
         assert self._services  # noqa: S101  # run() comes after load_wsgi()
         try:
-            answered, self._answered = self.nr - self._answered, self.nr
-            self._looks.tick(quiet=answered < _QUIET)
             self._services.history.tick()
             self._services.metrics.sample()  # another worker may answer /metrics
             log_overdue()
