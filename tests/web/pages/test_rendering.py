@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -112,8 +113,8 @@ def test_worker__killed_in_the_midst_of_a_rendering__leaves_no_process(own_servi
 
 
 def test_preview__template_that_never_ends__limited() -> None:
-    began = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     ended = run("preview", "-", "--demo", given=UNCLOSED)
     assert ended.returncode == 1
     assert "refused: line 1: {{ in a tag is never closed" in ended.stderr
-    assert time.monotonic() - began < 10
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 10
