@@ -21,7 +21,6 @@ from proxy.fetch.forget import ForgetService
 from proxy.fetch.scheduler import FetchScheduler
 from proxy.fetch.service import ProfileService
 from proxy.monitoring.history import History
-from proxy.monitoring.logs import configure_logging
 from proxy.monitoring.metrics import Metrics, Reading
 from proxy.profile.aliases import Aliases
 from proxy.profile.errors import UpstreamRejected
@@ -46,13 +45,12 @@ def create_app(
     now: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Flask:
-    """Return the application. Starts no thread and opens no connection; both come with the first call.
+    """Return the application. Starts no thread, opens no connection and does not configure logging.
 
     Without `settings` they are read from the environment; raises SettingsError when that has faults.
     `fetch`, `now` and `monotonic` are for tests.
     """
     settings = settings or Settings.from_env(os.environ)
-    configure_logging(settings.log_level)
     app = Application("proxy", static_folder=None, template_folder="web/pages/templates")
     # One more than is allowed: a body without a length is cut here in silence, and must be seen to be too large.
     app.config["MAX_CONTENT_LENGTH"] = request_body.MAX_BODY_BYTES + 1

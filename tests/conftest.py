@@ -90,6 +90,10 @@ class Service:
     def get(self, path: str, **options: Any) -> requests.Response:
         return requests.get(f"{self.url}{path}", headers={"X-API-Key": SECRET}, timeout=10, **options)
 
+    def workers(self) -> list[int]:
+        """Return the process ids of the workers started so far."""
+        return [int(pid) for pid in re.findall(r"Booting worker with pid: (\d+)", self.log.read_text())]
+
 
 @pytest.fixture(scope="session")
 def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Service]]:

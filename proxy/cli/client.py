@@ -16,6 +16,7 @@ from proxy.api.keys import entry, generate
 from proxy.api.urls import parse_url, require_confidential
 from proxy.app import create_app
 from proxy.liquid.types import Answer, Ask, Request
+from proxy.monitoring.logs import configure_logging
 from proxy.profile.values import BadValue
 from proxy.settings import Settings
 from proxy.web.pages.wsgi_client import asker
@@ -65,7 +66,9 @@ def own_application(environ: Mapping[str, str]) -> tuple[Flask, Ask]:
     """Return the application of `own_service` and the function that sends requests to it. Raises SettingsError."""
     secret = generate()
     overrides = {"PROXY_API_KEYS": entry(_CALLER, secret), "ALLOWED_NETWORKS": "", "LOG_LEVEL": "ERROR"}
-    app = create_app(Settings.from_env({**environ, **overrides}))
+    settings = Settings.from_env({**environ, **overrides})
+    configure_logging(settings.log_level)
+    app = create_app(settings)
     return app, asker(app, {"X-API-Key": secret}, "127.0.0.1")
 
 

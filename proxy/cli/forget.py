@@ -14,7 +14,7 @@ from proxy.app import create_app
 from proxy.cli.client import ServiceUnavailable, require_access, require_credentials, running_service, service_options
 from proxy.cli.formats import format_count
 from proxy.liquid.types import Request
-from proxy.monitoring.logs import silence_http_library
+from proxy.monitoring.logs import configure_logging, silence_http_library
 from proxy.profile.parts import Identity
 from proxy.settings import Settings, SettingsError
 from proxy.storage.redis import RedisUnavailable
@@ -75,5 +75,6 @@ def _in_redis() -> Callable[[Identity], int]:
     settings = Settings.from_env({**os.environ, **overrides})
     if settings.redis_url is None:
         raise NotForgotten("no REDIS_URL: a service without Redis keeps what it knows to itself; give its --url")
+    configure_logging(settings.log_level)
     forget_service = installed(create_app(settings)).forget_service
     return lambda identity: forget_service.forget(identity).records

@@ -1,4 +1,4 @@
-"""Renders one message in a process of its own; `proxy.liquid.process` starts it and describes what the two exchange."""
+"""Renders one message in a child process. `proxy.liquid.process` starts it and documents the protocol."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from proxy.liquid.types import Answer, Rendering, Request, User
 from proxy.profile.json import write_json
 
 _MEMORY_BYTES = 384 * 1024 * 1024
-"""Of address space. Python with Liquid has 151 MiB of it and uses 28; ten answers of 1 MB each take 130 more."""
+"""Limit on address space. Python with Liquid reserves 151 MiB and uses 28; ten answers of 1 MB take 130 more."""
 _CPU_SECONDS = 12
-"""More than any time limit, with room for loading Liquid: for a child whose parent cannot end it any more."""
+"""Above any time limit, with room for loading Liquid: for a child whose parent can no longer end it."""
 _NICENESS = 10
 _MAX_CALL_BYTES = 256 * 1024
-"""Of a call as JSON; a data route takes a sixteenth of it."""
+"""Limit on a call as JSON, 16 times that of a data route."""
 
 
 def main() -> None:
-    """Read a template and a user from standard input, and write what becomes of it to standard output."""
+    """Read a template and a user from standard input, and write the report to standard output."""
     _limit_resources()
     incoming = _Incoming()
-    # Loaded after the limits are set and, in a child that is kept ready, before there is a message.
+    # Imported after the limits are set and, in a child that is kept ready, before the message arrives.
     from liquid.exceptions import ResourceLimitError
 
     from proxy.liquid.limits import Limits
@@ -49,18 +49,18 @@ def main() -> None:
         _write(line + b"\n")
         return Answer(**incoming.next())
 
-    given = incoming.next()
-    user = User(given["user_id"], given["device_id"])
+    message = incoming.next()
+    user = User(message["user_id"], message["device_id"])
     try:
-        shown = report(render(given["template"], user, ask, limits=Limits(seconds=given["seconds"])))
-        body = write_json(shown)
+        rendering = render(message["template"], user, ask, limits=Limits(seconds=message["seconds"]))
+        body = write_json(report(rendering))
     except MemoryError:
         body = write_json(report(Rendering("refused", reason="it takes more memory than a preview may")))
     _write(json.dumps({"report": len(body)}).encode() + b"\n" + body)
 
 
 class _Incoming:
-    """What the parent writes. The process ends as soon as the parent has closed the pipe, whatever it is doing."""
+    """Reads the messages of the parent. Ends the process at once when the parent closes the pipe."""
 
     def __init__(self) -> None:
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -83,12 +83,12 @@ def _write(data: bytes) -> None:
 
 
 def _limit_resources() -> None:
-    # A terminal and some platforms signal every process they started; the parent decides when this one ends.
-    for sent_to_all in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(sent_to_all, signal.SIG_IGN)
+    # A terminal and some platforms signal every process of a group; the parent decides when the child ends.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     os.nice(_NICENESS)
     for kind, most in ((resource.RLIMIT_AS, _MEMORY_BYTES), (resource.RLIMIT_CPU, _CPU_SECONDS)):
-        # macOS refuses to limit the address space; and a limit that is lower already cannot be raised.
+        # macOS cannot limit the address space, and a lower limit cannot be raised.
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(kind, (most, most))
 
@@ -99,4 +99,4 @@ if __name__ == "__main__":
         main()
         status = 0
     finally:
-        os._exit(status)  # an orderly end would wait for the thread that reads
+        os._exit(status)  # a normal exit would wait for the reading thread

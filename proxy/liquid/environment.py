@@ -1,4 +1,4 @@
-"""Braze's dialect for python-liquid: its tags and filters, and errors that show where Ruby's Liquid shows them."""
+"""Braze's dialect for python-liquid: tags, filters, and errors rendered into the message as Ruby's Liquid does."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ from proxy.liquid.tags import AbortTag, ConnectedContentTag
 from proxy.liquid.types import Finding
 
 _FATAL = re.compile(r"unexpected tag|expected tag|missing tag|unknown block|unexpected end|unexpected liquid")
-"""What Ruby's Liquid refuses a whole template for."""
-_SLIPS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError)
-"""What python-liquid lets through when a filter is given odd values, where Ruby's Liquid says "internal"."""
-
+"""Errors for which Ruby's Liquid refuses the whole template."""
+_FILTER_ERRORS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError)
+"""Errors that python-liquid raises for unsuitable filter arguments. Ruby's Liquid renders "internal"."""
 
 _FILTERS: tuple[Callable[..., object], ...] = (
     filters.url_param_escape,
@@ -40,7 +39,7 @@ def template_of(source: str, run: Run, *, line: int = 1) -> BoundTemplate:
     template = _Environment(run, line).from_string(source)
     for node in _walk(template.nodes):
         compare_as_ruby(node.expressions())
-    # All of them before the first is wrapped, which hides what is in it.
+    # Collect all blocks before wrapping the first: a wrapped block hides its nodes.
     for block in [node for node in _walk(template.nodes) if isinstance(node, BlockNode)]:
         block.nodes = [_Guarded(node, run, line) for node in block.nodes]
     template.nodes = [_Guarded(node, run, line) for node in template.nodes]
@@ -48,18 +47,18 @@ def template_of(source: str, run: Run, *, line: int = 1) -> BoundTemplate:
 
 
 def context_of(template: BoundTemplate, run: Run) -> RenderContext:
-    """Return a context in which the user's attributes are known."""
+    """Return a context with the user's attributes."""
     device = {"id": run.user.device_id or None}
-    known = {
+    attributes = {
         ATTRIBUTES: {"user_id": run.user.user_id or None},
         "most_recently_used_device": device,
         "targeted_device": device,
     }
-    return _Context(template, globals=known)
+    return _Context(template, globals=attributes)
 
 
 class _Environment(Environment):
-    """Lax as Ruby's Liquid is, but for what it refuses too; says what could not be read."""
+    """As lax as Ruby's Liquid, and reports the syntax that it skips."""
 
     def __init__(self, run: Run, line: int) -> None:
         super().__init__(tolerance=Mode.LAX, strict_filters=False)
@@ -77,11 +76,11 @@ class _Environment(Environment):
         self.tags[ConnectedContentTag.name] = ConnectedContentTag(
             self, run, line, lambda text, at: template_of(text, run, line=at)
         )
-        for one in _FILTERS:
-            self.add_filter(one.__name__, one)
+        for function in _FILTERS:
+            self.add_filter(function.__name__, function)
 
     def error(self, exc: type[LiquidError] | LiquidError, msg: str | None = None, token: Token | None = None) -> None:
-        """Raise what Ruby's Liquid raises too; note the rest, of which it makes the best it can."""
+        """Raise the errors that Ruby's Liquid raises too; report the others."""
         error = exc if isinstance(exc, LiquidError) else exc(msg, token=token)
         error.token = error.token or token
         text = str(error.message)
@@ -98,7 +97,7 @@ class _Environment(Environment):
 
 
 class _Context(RenderContext):
-    """Looks at what goes into a filter and what comes out."""
+    """Checks the arguments and the result of each filter."""
 
     def filter(self, name: str, token: Token | None) -> Callable[..., object]:
         run = cast(_Environment, self.env).run
@@ -117,16 +116,16 @@ class _Context(RenderContext):
             run.budget.before_filter(value, (*arguments, *named.values()))
             if name in filters.OF_TEXT:
                 value = _text(value)
-                arguments = tuple(_text(one) if isinstance(one, bool) else one for one in arguments)
-            made = function(value, *arguments, **named)
-            run.budget.after_filter(made)
-            return made
+                arguments = tuple(_text(entry) if isinstance(entry, bool) else entry for entry in arguments)
+            result = function(value, *arguments, **named)
+            run.budget.after_filter(result)
+            return result
 
         return within_limits
 
 
 class _Guarded(Node):
-    """Renders a node in time; an error in it shows in the message, and what follows is rendered."""
+    """Renders a node within the time limit. An error is rendered into the message, and rendering continues."""
 
     __slots__ = ("line", "node", "run")
 
@@ -152,23 +151,23 @@ class _Guarded(Node):
                 "compare like with like; text becomes a number with {% assign n = … | plus: 0 %}",
             )
         except LiquidError as error:
-            return self._show(buffer, ruby_output.says(error), "guard it with an if, or mend the values it is given")
-        except _SLIPS:
+            return self._show(buffer, ruby_output.says(error), "guard it with an if, or fix the values it is given")
+        except _FILTER_ERRORS:
             return self._show(buffer, "internal", "a filter is given what it is not made for: look at its arguments")
 
-    def _show(self, buffer: TextIO, error: str, mend: str) -> int:
+    def _show(self, buffer: TextIO, error: str, fix: str) -> int:
         text = f"Liquid error: {error}"
-        self.run.note(Finding(self.line, "liquid-error", f"it puts “{text}” into the message", mend))
+        self.run.note(Finding(self.line, "liquid-error", f"it puts “{text}” into the message", fix))
         return buffer.write(text)
 
 
 def _text(value: object) -> object:
-    # What is not there stays so: the filter knows what that is.
+    # An undefined value stays undefined: the filter handles it.
     return value if value is None or is_undefined(value) else ruby_output.text(value)
 
 
 def _walk(nodes: Iterable[Node]) -> Iterator[Node]:
     for node in nodes:
         yield node
-        # No built-in node looks at the context; what would, includes other templates, of which there are none.
+        # No built-in node uses the context here; only tags that include other templates do, and there are none.
         yield from _walk(node.children(cast(RenderContext, None), include_partials=False))

@@ -1,4 +1,4 @@
-"""Filters that Braze adds to Liquid, and those that python-liquid has otherwise than Ruby's Liquid."""
+"""Filters that Braze adds to Liquid, and filters that differ between python-liquid and Ruby's Liquid."""
 
 from __future__ import annotations
 
@@ -18,52 +18,52 @@ OF_TEXT = frozenset(
     | {"replace", "replace_first", "replace_last", "remove", "remove_first", "remove_last", "truncate", "strip"}
     | {"lstrip", "rstrip", "strip_html", "strip_newlines", "newline_to_br"}
 )
-"""Those that make a text of whatever they are given."""
+"""Filters that convert any value to text."""
 
 _MAX_DATE = 200
-"""Characters. python-dateutil takes 1.5 s for 80 KB of digits and dots, and four times that for twice as many."""
+"""Characters. python-dateutil takes 1.5 s for 80 KB of digits and dots, with quadratic growth."""
 _MAX_UNIQ = 5_000
-"""Entries. python-liquid compares each with all before it: 0.3 s for as many, and four times that for twice as many."""
+"""Entries. python-liquid compares each with all before it: 0.3 s for this many, with quadratic growth."""
 
 
 def url_param_escape(value: object) -> str:
-    """Escape everything that means something in a URL."""
+    """Escape every reserved character of a URL."""
     return quote(prints(value), safe="")
 
 
 def url_escape(value: object) -> str:
-    """Escape what no URL may hold, but not what parts its parameters."""
+    """Escape characters that are invalid in a URL, but not its separators."""
     return quote(prints(value), safe="/:?#[]@!$&'()*+,;=")
 
 
 def json_escape(value: object) -> str:
-    """Escape what would end a JSON text."""
+    """Escape a value for use inside a JSON string."""
     return json.dumps(prints(value), ensure_ascii=False)[1:-1]
 
 
 def property_accessor(value: object, name: object) -> object:
-    """Return the property with a name that Liquid cannot write."""
+    """Return the property with any name, including names that Liquid cannot write."""
     return value.get(str(name)) if isinstance(value, dict) else None
 
 
 def truncatewords(value: object, words: object = 15, end: object = "...") -> str:
-    """Cut a text after so many words; one that has no more stays as it is."""
-    whole = text(value)
+    """Cut a text after this many words; a shorter text is unchanged."""
+    full = text(value)
     most = max(1, int(str(words)))
-    found = whole.split()
-    return whole if len(found) <= most else " ".join(found[:most]) + text(end)
+    parts = full.split()
+    return full if len(parts) <= most else " ".join(parts[:most]) + text(end)
 
 
 @with_environment
 def date(value: Any, form: Any, *, environment: Environment) -> object:
-    """Write a date in another form; what is too long to be a date stays as it is, like any text that is none."""
+    """Format a date. Text that is no date, or too long to be one, is unchanged."""
     if isinstance(value, str) and len(value) > _MAX_DATE:
         return value
     return misc.date(value, form, environment=environment)
 
 
 def uniq(value: Any, key: object = None) -> object:
-    """Return a list without its repetitions."""
+    """Return a list without duplicates."""
     if isinstance(value, list | tuple | range) and len(value) > _MAX_UNIQ:
         raise ResourceLimitError("uniq is given too long a list", token=None)
     return array.uniq(value, key)

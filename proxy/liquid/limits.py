@@ -1,4 +1,4 @@
-"""What a preview may cost: the time, the work and the memory of one rendering."""
+"""Limits on the time, the work and the memory of a rendering."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from liquid.exceptions import ResourceLimitError
 from proxy.liquid.types import SECONDS
 
 _MAX_WEIGHT = 2_000_000
-"""Of a value: the letters of a text, the entries of a list; twice the largest answer that Braze takes."""
+"""Limit on a value, in characters or entries: twice the largest answer that Braze accepts."""
 _MAX_WORK = 20_000_000
-"""Of one filter: the weight of what goes in, times that of its heaviest argument."""
+"""Limit on one filter: the weight of its value times that of its heaviest argument."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds that no message needs and no template passes."""
+    """Limits that no real message reaches."""
 
     source: int = 16 * 1024
     tags: int = 10
@@ -31,7 +31,7 @@ class Limits:
 
 
 class Budget:
-    """Ends a rendering that takes too long or grows too large, with a ResourceLimitError."""
+    """Raises ResourceLimitError when a rendering takes too long or grows too large."""
 
     def __init__(self, limits: Limits, monotonic: Callable[[], float]) -> None:
         self._limits = limits
@@ -39,37 +39,37 @@ class Budget:
         self._until = monotonic() + limits.seconds
 
     def check(self) -> None:
-        """Raise when the time is spent."""
+        """Raise when the time is over."""
         if self._monotonic() > self._until:
             raise ResourceLimitError(f"it takes longer than {self._limits.seconds:g} s", token=None)
 
     def before_filter(self, value: Any, arguments: tuple[Any, ...]) -> None:
-        """Raise when a filter could make something enormous of what it is given."""
+        """Raise when a filter could produce an enormous value."""
         self.check()
-        heaviest = max((weight(one) for one in arguments), default=0)
+        heaviest = max((weight(argument) for argument in arguments), default=0)
         if weight(value) * max(1, heaviest) > _MAX_WORK:
             raise ResourceLimitError("a filter is given too much at once", token=None)
 
     def after_filter(self, value: Any) -> None:
-        """Raise when a filter has made something too large to go on with."""
+        """Raise when a filter has produced too large a value."""
         if weight(value) > _MAX_WEIGHT:
             raise ResourceLimitError("a value grows too large", token=None)
 
 
 def weight(value: Any) -> float:
-    """Return about how large a value is: the letters of texts, the entries of lists, the digits of numbers."""
+    """Return the approximate size of a value: characters of text, entries of lists; infinite for a huge number."""
     match value:
         case str():
             return len(value)
         case bool() | None:
             return 1
         case int():
-            # Squared in a loop, a number soon takes longer to multiply than any text to copy.
+            # A number squared in a loop soon takes longer to multiply than any text to copy.
             return math.inf if value.bit_length() > 4096 else 1
         case range():
             return max(0, value.stop - value.start)
         case dict():
             return len(value)
         case list() | tuple():
-            return len(value) + sum(len(one) for one in value if isinstance(one, str))
+            return len(value) + sum(len(entry) for entry in value if isinstance(entry, str))
     return 1

@@ -1,12 +1,12 @@
-"""Renders messages in child processes, so that no template holds up the process that answers Braze.
+"""Renders messages in child processes, so that a template cannot block the process that answers Braze.
 
-A thread would: it shares the interpreter's lock with everything else in the process. Each child renders one message,
-so nothing of a rendering can reach the next one. Parent and child exchange lines of JSON over two pipes:
+A thread would block it, because it holds the interpreter's lock. Each child renders one message, so no rendering can
+affect another. Parent and child exchange lines of JSON over two pipes:
 
 - the parent sends `{"template": …, "user_id": …, "device_id": …, "seconds": …}`;
 - for each Connected Content call the child sends `{"ask": {"method": …, "target": …, "headers": …, "body": …,
   "content_type": …}}`, and the parent answers `{"status": …, "headers": …, "body": …, "milliseconds": …}`;
-- last, the child sends `{"report": N}` and N bytes: the report as JSON, which the parent need not read.
+- last, the child sends `{"report": N}` and N bytes: the report as JSON, which the parent passes on unparsed.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from proxy.liquid.types import SECONDS, Ask, Rendering, Request, User
 from proxy.profile.json import write_json
 
 AT_ONCE = 2
-"""Renderings at once in a process: each may need a processor and 384 MiB, and a small one takes 20 ms."""
+"""Concurrent renderings per process. Each may need a processor and 384 MiB; a small one takes 20 ms."""
 OTHERS_RENDER = "others are rendering just now: try again in a moment"
 _GRACE_SECONDS = 2.0
-"""For a child that has to load Liquid first, on a busy machine. Most end by themselves when their time is spent."""
+"""Extra time for a child that has to load Liquid first on a busy machine. Most end by themselves in time."""
 _IDLE_SECONDS = 60.0
 _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-"""What a child may see of the environment: what Python needs to run, and no secret."""
+"""Variables that Python needs. A child sees no other, so no secret."""
 _SOURCE = Path(__file__).resolve().parents[2]
 
 
 def refused(reason: str) -> bytes:
-    """Return the report of a message that was not rendered."""
+    """Return the report of a message that cannot be rendered."""
     return write_json(report(Rendering("refused", reason=reason)))
 
 
 class Child:
-    """A process that renders one message. A context manager; the process has ended when it is left."""
+    """A process that renders one message. Leaving the context ends the process."""
 
     def __init__(self) -> None:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
@@ -72,15 +72,15 @@ class Child:
 
     @property
     def running(self) -> bool:
-        """Say whether the process has not ended."""
+        """Return whether the process still runs."""
         return self._process.poll() is None
 
     def close(self) -> None:
-        """End the process, whatever it is doing, and wait until it has ended."""
+        """Kill the process and wait until it has ended."""
         assert self._process.stdin and self._process.stdout  # noqa: S101, PT018  # both are pipes
         self._process.kill()
         for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):  # what the process has not taken cannot be flushed
+            with contextlib.suppress(OSError):  # the process has not read everything
                 pipe.close()
         self._process.wait()
 
@@ -93,10 +93,10 @@ class Child:
         seconds: float = SECONDS,
         grace_seconds: float = _GRACE_SECONDS,
     ) -> bytes:
-        """Return the report of `template`, rendered for `user`, as JSON. `ask` answers each call, in this thread.
+        """Render `template` for `user` and return the report as JSON. `ask` answers each call, in this thread.
 
-        What `ask` raises is passed on. A child ends itself after `seconds` and is killed `grace_seconds` later; then,
-        and when it fails, the report says so.
+        A child ends itself after `seconds` and is killed `grace_seconds` later. That and other failures are reported.
+        Errors of `ask` are raised.
         """
         began = time.monotonic()
         limit = threading.Timer(seconds + grace_seconds, self._process.kill)
@@ -108,7 +108,7 @@ class Child:
                 self._send(asdict(ask(Request(**message["ask"]))))
             return self._read(message["report"])
         except (BrokenPipeError, EOFError):
-            pass  # it ended while we wrote, or before it had written everything
+            pass  # the child ended too early
         finally:
             limit.cancel()
         if time.monotonic() - began >= seconds:
@@ -139,9 +139,9 @@ class Child:
 
 
 class Renderer:
-    """Renders a few messages at once, and keeps a child ready for the next one while somebody is at work.
+    """Renders a few messages at once, and keeps a child ready for the next message.
 
-    A child needs 0.2 s to load Liquid. None is started before the first message, and none outlasts a minute without.
+    A child needs 0.2 s to load Liquid. None is started before the first message, and an unused one ends after a minute.
     """
 
     def __init__(
@@ -151,10 +151,10 @@ class Renderer:
         self._seconds = seconds
         self._idle_seconds = idle_seconds
         self._lock = threading.Lock()
-        self._spare: tuple[Child, threading.Timer] | None = None
+        self._spare: tuple[Child, threading.Timer] | None = None  # with the timer that ends it
 
     def render(self, template: str, user: User, ask: Ask) -> bytes:
-        """Return the report of `template`, rendered for `user`, as JSON; `ask` answers each call, in this thread."""
+        """Render `template` for `user` and return the report as JSON. `ask` answers each call, in this thread."""
         if not self._places.acquire(blocking=False):
             return refused(OTHERS_RENDER)
         try:
@@ -164,14 +164,14 @@ class Renderer:
                 return refused("the machine has no room for another process just now: try again in a moment")
             with child:
                 rendered = child.render(template, user, ask, seconds=self._seconds)
-            with contextlib.suppress(OSError):  # the next message starts its own
+            with contextlib.suppress(OSError):  # the next message starts a child itself
                 self._keep_ready()
             return rendered
         finally:
             self._places.release()
 
     def close(self) -> None:
-        """End the child that is kept ready."""
+        """End the spare child."""
         with self._lock:
             spare, self._spare = self._spare, None
         if spare:

@@ -24,20 +24,20 @@ LIMITS = Limits()
 def render(
     source: str, user: User, ask: Ask, *, limits: Limits = LIMITS, monotonic: Callable[[], float] = time.monotonic
 ) -> Rendering:
-    """Return what Braze would send of `source` to `user`, and what breaks in it. `ask` answers each tag."""
+    """Return the message that Braze would send to `user`, and the findings. `ask` answers each tag."""
     run = Run(user, ask, limits, monotonic)
     source = sound(source)
     try:
         if len(source) > limits.source:
             raise Unreadable(1, f"it is longer than {limits.source:,} characters, the most that is previewed")
         require_closed(source)
-        # Only as many as are shown are looked for.
+        # Stops at the limit of findings.
         all(map(run.note, findings(source)))
         message = _rendered(source, run)
     except Unreadable as unreadable:
-        where = f"line {unreadable.line}: {unreadable.fault}"
-        found = Finding(unreadable.line, "unreadable", unreadable.fault, "mend it: Braze refuses the whole message")
-        return _done(run, "refused", reason=where, more=[found])
+        where = f"line {unreadable.line}: {unreadable.problem}"
+        finding = Finding(unreadable.line, "unreadable", unreadable.problem, "fix it: Braze refuses the whole message")
+        return _done(run, "refused", reason=where, more=[finding])
     except Aborted as aborted:
         return _done(run, "aborted", reason=aborted.reason)
     except RecursionError:
@@ -57,18 +57,18 @@ def _rendered(source: str, run: Run) -> str:
         for node in template.nodes:
             node.render(context, buffer)
     except (LiquidInterrupt, StopRender):
-        pass  # a break outside of any loop ends the message there
+        pass  # a break outside of a loop ends the message
     return buffer.getvalue()
 
 
 def _done(
     run: Run, outcome: Any, *, message: str = "", reason: str = "", more: list[Finding] | None = None
 ) -> Rendering:
-    found = sorted(dict.fromkeys([*run.found, *(more or [])]), key=lambda one: one.line)
-    if len(run.found) >= run.limits.findings:
+    ordered = sorted(dict.fromkeys([*run.findings, *(more or [])]), key=lambda finding: finding.line)
+    if len(run.findings) >= run.limits.findings:
         most = f"there may be more than these {run.limits.findings:,} findings; the rest is not shown"
-        found.append(Finding(found[-1].line, "more-findings", most, "fix these first", level="note"))
-    return Rendering(outcome, message, reason, tuple(run.exchanges), tuple(found))
+        ordered.append(Finding(ordered[-1].line, "more-findings", most, "fix these first", level="note"))
+    return Rendering(outcome, message, reason, tuple(run.exchanges), tuple(ordered))
 
 
 def _reason(error: LiquidError) -> str:

@@ -1,4 +1,4 @@
-"""A rendering as JSON and as text: what a page or a terminal shows of it. Pure."""
+"""A rendering as JSON, for the page, and as text, for the terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from proxy.liquid.types import Answer, Exchange, Rendering
 
 
 def report(rendering: Rendering) -> dict[str, Any]:
-    """Return a rendering as the JSON that the playground shows."""
+    """Return a rendering as the JSON of the playground."""
     return {
         "outcome": rendering.outcome,
         "message": rendering.message,
@@ -22,29 +22,29 @@ def report(rendering: Rendering) -> dict[str, Any]:
 
 
 def lines(report: dict[str, Any]) -> Iterator[str]:
-    """Yield what a terminal shows of a report beside its message."""
-    exposed = {one["line"] for one in report["tags"] if one["exposure"]}
+    """Yield the lines that a terminal shows beside the message."""
+    exposed = {tag["line"] for tag in report["tags"] if tag["exposure"]}
     for finding in report["findings"]:
         if finding["rule"] == "exposure" and finding["line"] in exposed:
-            continue  # the tag's own lines below say what was logged
-        yield f"line {finding['line']}: {finding['fault']}"
-        yield f"    mend: {finding['mend']}"
-    for one in report["tags"]:
-        saved = f" as {one['saved_as']}" if one["saved_as"] else ""
-        yield f"line {one['line']}: {one['method']} {one['url']}{saved}"
-        if one["status"] is None:
+            continue  # the tag's own lines below report it
+        yield f"line {finding['line']}: {finding['problem']}"
+        yield f"    fix: {finding['fix']}"
+    for tag in report["tags"]:
+        saved = f" as {tag['saved_as']}" if tag["saved_as"] else ""
+        yield f"line {tag['line']}: {tag['method']} {tag['url']}{saved}"
+        if tag["status"] is None:
             yield "    not called"
             continue
-        facts = [str(one["status"]), one["cache_status"] or "", f"age {one['age']} s" if one["age"] is not None else ""]
-        facts += [f"{one['calls']} call{'s' * (one['calls'] != 1)} to Amplitude", f"{one['ms']} ms"]
+        facts = [str(tag["status"]), tag["cache_status"] or "", f"age {tag['age']} s" if tag["age"] is not None else ""]
+        facts += [f"{tag['calls']} call{'s' * (tag['calls'] != 1)} to Amplitude", f"{tag['ms']} ms"]
         yield "    " + ", ".join(filter(None, facts))
-        if one["exposure"]:
-            yield f"    {one['exposure']}"
-        yield "    " + json.dumps(one["json"], ensure_ascii=False)
+        if tag["exposure"]:
+            yield f"    {tag['exposure']}"
+        yield "    " + json.dumps(tag["json"], ensure_ascii=False)
 
 
 def exposure(calls: int) -> str:
-    """Return what a tag that asks for recommendations did to Amplitude's experiment."""
+    """Return whether a tag with recommendations logged an exposure in Amplitude."""
     if calls:
         return "Amplitude was called, which logs an exposure for this user"
     return "Amplitude was not called, so no exposure was logged; a call logs one for this user"

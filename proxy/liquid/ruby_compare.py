@@ -1,4 +1,4 @@
-"""Compares as Ruby's Liquid does: numbers with numbers, text with text, an error for one with the other."""
+"""Compares as Ruby's Liquid does: numbers with numbers, text with text, and an error for a mix."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PARTS = ("expression", "left", "right")
 
 
 def compare_as_ruby(expressions: Iterable[Expression]) -> None:
-    """Put Ruby's comparisons in the place of python-liquid's, in and below each of `expressions`."""
+    """Replace python-liquid's comparisons by Ruby's in each of `expressions` and below it."""
     for expression in expressions:
         for part in _PARTS:
             inner = getattr(expression, part, None)
@@ -48,10 +48,10 @@ def _replaced(expression: Expression) -> Expression:
 class _Order(Expression):
     __slots__ = ("left", "right", "sign")
 
-    def __init__(self, written: Any, sign: Callable[[Any, Any], bool]) -> None:
-        super().__init__(written.token)
-        self.left: Expression = written.left
-        self.right: Expression = written.right
+    def __init__(self, original: Any, sign: Callable[[Any, Any], bool]) -> None:
+        super().__init__(original.token)
+        self.left: Expression = original.left
+        self.right: Expression = original.right
         self.sign = sign
 
     def evaluate(self, context: RenderContext) -> bool:
@@ -60,8 +60,8 @@ class _Order(Expression):
         if None in kinds:
             return False
         if kinds[0] is not kinds[1]:
-            shown = ruby_output.prints(right) if kinds[1] is float else "String"
-            raise LiquidTypeError(f"comparison of {ruby_output.type_name(left)} with {shown} failed", token=self.token)
+            kind = ruby_output.prints(right) if kinds[1] is float else "String"
+            raise LiquidTypeError(f"comparison of {ruby_output.type_name(left)} with {kind} failed", token=self.token)
         return self.sign(left, right)
 
     def children(self) -> list[Expression]:
@@ -71,10 +71,10 @@ class _Order(Expression):
 class _Contains(Expression):
     __slots__ = ("left", "right")
 
-    def __init__(self, written: ContainsExpression) -> None:
-        super().__init__(written.token)
-        self.left = written.left
-        self.right = written.right
+    def __init__(self, original: ContainsExpression) -> None:
+        super().__init__(original.token)
+        self.left = original.left
+        self.right = original.right
 
     def evaluate(self, context: RenderContext) -> bool:
         left, right = (_value(side.evaluate(context)) for side in (self.left, self.right))
@@ -86,8 +86,8 @@ class _Contains(Expression):
             return _kind(right) is float and left.start <= right < left.stop
         if not isinstance(left, list | tuple | dict):
             return False
-        # One by one and not by hash: what is asked for may be a list; and to Python, true is 1.
-        return any(one == right and isinstance(one, bool) is isinstance(right, bool) for one in left)
+        # Not by hash: `right` may be a list, and in Python true equals 1.
+        return any(entry == right and isinstance(entry, bool) is isinstance(right, bool) for entry in left)
 
     def children(self) -> list[Expression]:
         return [self.left, self.right]
@@ -98,7 +98,7 @@ def _value(value: Any) -> Any:
 
 
 def _kind(value: object) -> type | None:
-    """Return str for text and float for any number: what has an order. A boolean has none."""
+    """Return str for text, float for a number, and None for values without an order, such as booleans."""
     if isinstance(value, str):
         return str
     return float if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -1,4 +1,4 @@
-"""What Ruby's Liquid, the engine that Braze builds on, prints where python-liquid prints something else."""
+"""Prints values as Ruby's Liquid does, on which Braze builds, where python-liquid differs."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ _TYPES: dict[type, str] = {str: "String", int: "Integer", float: "Float"}
 
 
 def says(error: LiquidError) -> str:
-    """Return an error as it shows in a message."""
+    """Return the text of an error as rendered into a message."""
     text = str(error.message)
     return "divided by 0" if "divide by 0" in text else text
 
 
 def type_name(value: object) -> str:
-    """Return what Ruby calls the type of a value."""
+    """Return Ruby's name for the type of a value."""
     return _TYPES.get(type(value), type(value).__name__)
 
 
 def text(value: object) -> str:
-    """Return a value as a filter for texts takes it: a list, unlike in a message, with its brackets."""
+    """Return a value as a text filter receives it: unlike in a message, a list has brackets."""
     return _inspect(value) if isinstance(value, list | tuple) else prints(value)
 
 
 def prints(value: object) -> str:
-    """Return a value as it shows in a message."""
+    """Return a value as rendered into a message."""
     match value:
         case None:
             return ""
@@ -41,7 +41,7 @@ def prints(value: object) -> str:
         case float():
             return _float(value)
         case list() | tuple():
-            return "".join(prints(one) for one in value)
+            return "".join(prints(entry) for entry in value)
         case dict():
             return _inspect(value)
         case range():
@@ -50,7 +50,7 @@ def prints(value: object) -> str:
 
 
 def sound(text: str) -> str:
-    """Return text that UTF-8 can hold: JSON can say half of a character."""
+    """Return text that UTF-8 can encode: JSON can contain lone surrogates."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -67,9 +67,9 @@ def _inspect(value: object) -> str:
         case str():
             return json.dumps(value, ensure_ascii=False)
         case dict():
-            return "{" + ", ".join(f"{_inspect(key)}=>{_inspect(one)}" for key, one in value.items()) + "}"
+            return "{" + ", ".join(f"{_inspect(key)}=>{_inspect(entry)}" for key, entry in value.items()) + "}"
         case list() | tuple():
-            return "[" + ", ".join(_inspect(one) for one in value) + "]"
+            return "[" + ", ".join(_inspect(entry) for entry in value) + "]"
     return prints(value)
 
 

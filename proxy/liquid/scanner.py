@@ -1,4 +1,4 @@
-"""Where the Liquid is in a template, and Braze's `${attribute}` written as Liquid can read it. Pure."""
+"""Finds the Liquid in a template, and rewrites Braze's `${attribute}` as plain Liquid."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 ATTRIBUTES = "__braze__"
-"""The variable that holds what `${…}` names without anything in front."""
+"""The variable with the attributes of a `${…}` that has no prefix."""
 
 _BLOCKS = frozenset({"if", "unless", "case", "for", "tablerow", "capture", "ifchanged"})
 _VERBATIM = ("raw", "comment", "doc")
@@ -18,26 +18,26 @@ _WORD_OF_LIQUID = re.compile(
     r"""("[^"]*"|'[^']*')|(?<=[\w\]])\.(for|in|with|as|by|limit|offset|reversed|continue|cols|and|or|not|contains|if|else"""
     r"""|nil|null|true|false|empty|blank|required)(?![\w-])"""
 )
-"""A name after a dot that python-liquid takes for a word of its own, and Ruby's Liquid for a name."""
+"""A name after a dot that python-liquid parses as a keyword and Ruby's Liquid as a name."""
 _OPENING = re.compile(r"\{[{%]")
 _ATTRIBUTE_OR_END = re.compile(r"\$\{|\}\}")
 _LONG_BLANK = re.compile(r"\s{200}")
 _MAX_BRACKETS = 500
-"""In one expression. python-liquid reads on to the expression's end from each bracket that is never closed."""
+"""Per expression. python-liquid reads to the end of the expression from each unclosed bracket."""
 
 
 class Unreadable(Exception):
-    """A template that Liquid refuses as a whole. `line`: where, counted from 1."""
+    """A template that Liquid refuses. `line` counts from 1."""
 
-    def __init__(self, line: int, fault: str) -> None:
-        super().__init__(fault)
+    def __init__(self, line: int, problem: str) -> None:
+        super().__init__(problem)
         self.line = line
-        self.fault = fault
+        self.problem = problem
 
 
 @dataclass(frozen=True, slots=True)
 class Markup:
-    """One piece of Liquid. `name` is empty for an output; `rest` is what it holds, without name and delimiters."""
+    """A piece of Liquid. `name` is empty for an output; `rest` is its text without name and delimiters."""
 
     kind: Literal["output", "tag", "verbatim"]
     text: str
@@ -59,7 +59,7 @@ def markups(source: str) -> Iterator[Markup]:
         if at < 2:
             raise Unreadable(line, f"{source[start : start + 2]} is never closed")
         text = source[start:at]
-        # What reads Liquid for us tries every way to split a run of blanks.
+        # python-liquid tries every way to split a run of blanks.
         if _LONG_BLANK.search(text):
             raise Unreadable(line, "200 blanks in a row inside a tag are more than this preview reads")
         if output:
@@ -95,7 +95,7 @@ def require_closed(source: str) -> None:
 
 
 def rewritten(source: str) -> str:
-    """Return `source` as plain Liquid, line by line where it was. Raises Unreadable."""
+    """Return `source` as plain Liquid with the same line numbers. Raises Unreadable."""
     pieces, at = [], 0
     for markup in markups(source):
         pieces.append(source[at : markup.start])
@@ -115,13 +115,13 @@ def rewritten(source: str) -> str:
 
 
 def attributes(text: str) -> Iterator[tuple[str, str]]:
-    """Yield what is in front of each `${…}` in a piece of Liquid ("" for nothing), and the name in it."""
-    for found in _ATTRIBUTE.finditer(text):
-        yield found[1] or "", found[2].strip()
+    """Yield the prefix ("" without one) and the name of each `${…}` in a piece of Liquid."""
+    for match in _ATTRIBUTE.finditer(text):
+        yield match[1] or "", match[2].strip()
 
 
 def outputs(text: str) -> Iterator[tuple[int, int]]:
-    """Yield the start and the end of each `{{ … }}` in the text of a tag; `{{` without an end is not yielded."""
+    """Yield start and end of each `{{ … }}` in the text of a tag, except an unclosed one."""
     at = 0
     while (start := text.find("{{", at)) >= 0 and (at := _end_of_output(text, start)):
         yield start, at
@@ -152,27 +152,27 @@ def _require_few_brackets(expression: str, line: int) -> None:
 
 
 def _end_of_output(source: str, start: int) -> int:
-    """Return where the output that begins at `start` ends; the brace of `{{${user_id}}}` is its attribute's."""
+    """Return the end of the output that begins at `start`. The first brace after `${user_id` closes the attribute."""
     at = start + 2
-    while found := _ATTRIBUTE_OR_END.search(source, at):
-        if found[0] == "}}":
-            return found.end()
-        at = source.find("}", found.end()) + 1
+    while match := _ATTRIBUTE_OR_END.search(source, at):
+        if match[0] == "}}":
+            return match.end()
+        at = source.find("}", match.end()) + 1
         if not at:
             break
     return 0
 
 
-def _as_liquid(found: re.Match[str]) -> str:
-    name = found[2].strip().replace('"', "")
-    return f'{found[1] or ATTRIBUTES}["{name}"]'
+def _as_liquid(match: re.Match[str]) -> str:
+    name = match[2].strip().replace('"', "")
+    return f'{match[1] or ATTRIBUTES}["{name}"]'
 
 
-def _as_name(found: re.Match[str]) -> str:
-    return found[1] or f'["{found[2]}"]'
+def _as_name(match: re.Match[str]) -> str:
+    return match[1] or f'["{match[2]}"]'
 
 
 def _emptied(comment: str) -> str:
-    # Its text is nothing to Liquid, but what reads Liquid for us looks for tags in it, and takes its time.
+    # Liquid ignores the text of a comment, but python-liquid scans it for tags, slowly.
     opening, closing = comment.index("%}") + 2, comment.rindex("{%")
     return comment[:opening] + "\n" * comment.count("\n", opening, closing) + comment[closing:]

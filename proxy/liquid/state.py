@@ -1,4 +1,4 @@
-"""One rendering while it goes on."""
+"""The state of a rendering in progress."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Aborted(Exception):
 
 
 class Run:
-    """One rendering: for whom, by whom asked, within what, and what came of it so far."""
+    """A rendering in progress: user, calls, limits, and the findings so far."""
 
     def __init__(self, user: User, ask: Ask, limits: Limits, monotonic: Callable[[], float]) -> None:
         self.user = user
@@ -29,20 +29,20 @@ class Run:
         self.limits = limits
         self.budget = Budget(limits, monotonic)
         self.exchanges: list[Exchange] = []
-        self.found: dict[Finding, None] = {}
+        self.findings: dict[Finding, None] = {}
         self.retried: str | None = None
         self.line = 1
 
     def note(self, finding: Finding) -> bool:
-        """Keep a finding, once; say whether there is room for more. A loop can find a thousand faults a second."""
-        if len(self.found) < self.limits.findings:
-            self.found[finding] = None
+        """Add a finding once. Return whether there is room for more: a loop can add a thousand a second."""
+        if len(self.findings) < self.limits.findings:
+            self.findings[finding] = None
             return True
-        return finding in self.found
+        return finding in self.findings
 
 
 def line_of(token: Token | None, first: int) -> int:
-    """Return the line of the message in which `token` is, when what holds it begins in line `first`."""
+    """Return the line of `token` in the message. Its template begins in line `first`."""
     if token is None or token.start_index < 0:
         return first
     return first + bisect_left(_newlines(token.source), token.start_index)

@@ -1,4 +1,4 @@
-"""The Connected Content tag: its text -> URL and options. Pure."""
+"""Parses the text of a Connected Content tag into URL and options."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VALUED = frozenset(
 )
 ROUTES = frozenset({*SECTIONS, "profile", "userprofile"})
 UNSAVED = "connected"
-"""Where Braze puts a JSON answer that no `:save` names."""
+"""The variable for a JSON answer of a tag without `:save`."""
 FORM = "application/x-www-form-urlencoded"
 
 _OPTION = re.compile(r":([a-z_]+)\Z")
@@ -26,7 +26,7 @@ _OPTION = re.compile(r":([a-z_]+)\Z")
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """A tag as written. `options`: name to value as text, "" for a flag; `unknown`: words that are no option."""
+    """A parsed tag. `options`: name to text, "" for a flag; `unknown`: words that are no option."""
 
     url: str
     options: Mapping[str, str]
@@ -34,22 +34,22 @@ class Tag:
 
     @property
     def method(self) -> str:
-        """Return the HTTP method, in capitals."""
+        """Return the HTTP method in upper case."""
         return self.options.get("method", "get").upper()
 
     @property
     def retries(self) -> bool:
-        """Say whether Braze tries this tag again, as far as the tag goes."""
+        """Return whether the tag asks Braze to retry."""
         return "retry" in self.options
 
     @property
     def content_type(self) -> str:
-        """Return the type of its body."""
+        """Return the content type of the body."""
         return self.options.get("content_type", FORM)
 
 
 def parse(text: str) -> Tag:
-    """Return the tag whose text after its name is `text`."""
+    """Parse the text after the tag's name."""
     words = list(_words(text))
     url = words[0] if words and not words[0].startswith(":") else ""
     options: dict[str, list[str]] = {}
@@ -69,7 +69,7 @@ def parse(text: str) -> Tag:
 
 
 def route(url: str) -> str | None:
-    """Return which of this service's data routes a URL means, whatever its host; None for any other."""
+    """Return the name of the data route of a URL, ignoring the host; None for another path."""
     try:
         path = urlsplit(url.strip()).path
     except ValueError:
@@ -79,25 +79,25 @@ def route(url: str) -> str | None:
 
 
 def parameters(url: str, body: str = "") -> dict[str, str]:
-    """Return what a URL and a body, a form or a JSON object, ask for."""
+    """Return the parameters of a URL and of a body, which is a form or a JSON object."""
     query = url.partition("?")[2].partition("#")[0]
     return dict(parse_qsl(query, keep_blank_values=True)) | _of_body(body.strip())
 
 
-def logs_exposure(name: str | None, asked: Mapping[str, str]) -> bool:
-    """Say whether Amplitude logs an exposure when it is called for this route with these parameters."""
+def logs_exposure(name: str | None, parameters: Mapping[str, str]) -> bool:
+    """Return whether a call to Amplitude for this route and these parameters logs an exposure."""
     match name:
         case "recommendations":
             return True
         case "profile":
-            return "recommendations" in (one.strip() for one in asked.get("include", "").split(","))
+            return "recommendations" in (name.strip() for name in parameters.get("include", "").split(","))
         case "userprofile":
-            return "rec_id" in asked or asked.get("get_recs", "").lower() == "true"
+            return "rec_id" in parameters or parameters.get("get_recs", "").lower() == "true"
     return False
 
 
 def elsewhere(line: int) -> Finding:
-    """Return what is to be said of a tag whose URL is none of this service's data routes."""
+    """Return the finding for a tag whose URL is no data route of this service."""
     return Finding(
         line,
         "elsewhere",
@@ -110,14 +110,16 @@ def _of_body(body: str) -> dict[str, str]:
     if not body.startswith("{") or body.startswith("{{"):
         return dict(parse_qsl(body, keep_blank_values=True))
     try:
-        given = json.loads(body)
+        fields = json.loads(body)
     except (ValueError, RecursionError):
         return {}
-    return {name: ",".join(map(str, value)) if isinstance(value, list) else str(value) for name, value in given.items()}
+    return {
+        name: ",".join(map(str, value)) if isinstance(value, list) else str(value) for name, value in fields.items()
+    }
 
 
 def _words(text: str) -> Iterator[str]:
-    """Yield what blanks part, where they are neither in Liquid nor inside braces or their quotes."""
+    """Yield the words between blanks; blanks inside Liquid, braces or quotes in braces do not separate."""
     ends = dict(outputs(text))
     start, at, depth, quoted = 0, 0, 0, False
     while at < len(text):

@@ -1,4 +1,4 @@
-"""Braze's two tags: connected_content asks the service, abort_message ends the message."""
+"""Braze's two tags: connected_content calls the service, abort_message cancels the message."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from proxy.liquid.state import Aborted, Run, line_of
 from proxy.liquid.types import Answer, Exchange, Request
 
 Parse = Callable[[str, int], BoundTemplate]
-"""Parses the Liquid inside a tag, which begins at a line of the message."""
+"""Parses the Liquid inside a tag that begins at this line of the message."""
 
 _PASSED_ON = frozenset({"cache-control"})
-"""Headers of a tag that reach the service; who asks, and under which id, is settled elsewhere."""
+"""Headers of a tag that reach the service. Credentials and request id come from elsewhere."""
 
 
 class _AbortNode(Node):
@@ -46,40 +46,40 @@ class AbortTag(LiquidTag):
     block = False
 
     def parse(self, stream: TokenStream) -> Node:
-        """Return the node of a tag."""
+        """Return the node of the tag."""
         token, text = _read(stream)
         reason = text.strip().removeprefix("(").removesuffix(")").strip()
         return _AbortNode(token, reason.strip("\"'") or "no reason given")
 
 
 class _ConnectedContentNode(Node):
-    __slots__ = ("line", "parse", "run", "written")
+    __slots__ = ("line", "parse", "run", "tag")
 
-    def __init__(self, token: Token, written: tag_syntax.Tag, run: Run, line: int, parse: Parse) -> None:
+    def __init__(self, token: Token, tag: tag_syntax.Tag, run: Run, line: int, parse: Parse) -> None:
         super().__init__(token)
-        self.written = written
+        self.tag = tag
         self.run = run
         self.line = line
         self.parse = parse
         self.blank = False
 
     def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
-        run, written = self.run, self.written
+        run, tag = self.run, self.tag
         if len(run.exchanges) >= run.limits.tags:
             raise ResourceLimitError(f"more than {run.limits.tags} Connected Content calls", token=self.token)
-        url = self._liquid(written.url, context).strip()
-        body = self._liquid(written.options.get("body", ""), context)
+        url = self._liquid(tag.url, context).strip()
+        body = self._liquid(tag.options.get("body", ""), context)
         name = tag_syntax.route(url)
         answer = run.ask(self._request(name, url, body, context)) if name else None
         run.budget.check()
         value = _value(answer)
-        saved_as = written.options.get("save") or (None if isinstance(value, str) else tag_syntax.UNSAVED)
-        exposure = tag_syntax.logs_exposure(name, tag_syntax.parameters(url, body if written.method == "POST" else ""))
+        saved_as = tag.options.get("save") or (None if isinstance(value, str) else tag_syntax.UNSAVED)
+        exposure = tag_syntax.logs_exposure(name, tag_syntax.parameters(url, body if tag.method == "POST" else ""))
         if name is None:
             run.note(tag_syntax.elsewhere(self.line))
         called = f"/v1/{name}" if name else None
-        run.exchanges.append(Exchange(self.line, url, written.method, called, saved_as, answer, value, exposure))
-        if answer is not None and answer.status >= 500 and written.retries:
+        run.exchanges.append(Exchange(self.line, url, tag.method, called, saved_as, answer, value, exposure))
+        if answer is not None and answer.status >= 500 and tag.retries:
             run.retried = f"the call in line {self.line} failed with {answer.status}, and has :retry"
         if saved_as is None:
             return buffer.write(value)
@@ -87,15 +87,15 @@ class _ConnectedContentNode(Node):
         return 0
 
     def _request(self, name: str, url: str, body: str, context: RenderContext) -> Request:
-        written = self.written
+        tag = self.tag
         query = url.partition("?")[2].partition("#")[0]
-        # As it goes over the wire, whatever the template has put into it.
+        # Percent-encoded as over HTTP, whatever the template has tag.
         query = quote(query, safe="%/:?[]@!$&'()*+,;=", errors="replace")
         target = f"/v1/{name}" + (f"?{query}" if query else "")
-        headers = _headers(self._liquid(written.options.get("headers", ""), context))
-        if written.method != "POST":
+        headers = _headers(self._liquid(tag.options.get("headers", ""), context))
+        if tag.method != "POST":
             return Request("GET", target, headers)
-        return Request("POST", target, headers, body, written.content_type)
+        return Request("POST", target, headers, body, tag.content_type)
 
     def _liquid(self, text: str, context: RenderContext) -> str:
         if "{{" not in text and "{%" not in text:
@@ -119,7 +119,7 @@ class ConnectedContentTag(LiquidTag):
         self._parse = parse
 
     def parse(self, stream: TokenStream) -> Node:
-        """Return the node of a tag."""
+        """Return the node of the tag."""
         token, text = _read(stream)
         return _ConnectedContentNode(
             token, tag_syntax.parse(text), self._run, line_of(token, self._first_line), self._parse
@@ -127,7 +127,7 @@ class ConnectedContentTag(LiquidTag):
 
 
 def _read(stream: TokenStream) -> tuple[Token, str]:
-    """Return a tag's token and what is written after its name, and leave the stream at the last token of the tag."""
+    """Return a tag's token and the text after its name. The stream stays at the last token of the tag."""
     token = stream.expect(TOKEN_TAG)
     if stream.peek.kind != TOKEN_EXPRESSION:
         return token, ""
@@ -136,7 +136,7 @@ def _read(stream: TokenStream) -> tuple[Token, str]:
 
 
 def _value(answer: Answer | None) -> Any:
-    """Return what the template sees of an answer: nothing of one that is no 2xx."""
+    """Return the answer as the template sees it: None unless it is a 2xx."""
     if answer is None or not 200 <= answer.status < 300:
         return None
     try:
@@ -148,9 +148,9 @@ def _value(answer: Answer | None) -> Any:
 
 def _headers(text: str) -> dict[str, str]:
     try:
-        given = json.loads(text or "{}")
+        headers = json.loads(text or "{}")
     except ValueError:
         return {}
-    pairs = given.items() if isinstance(given, dict) else ()
+    pairs = headers.items() if isinstance(headers, dict) else ()
     clean = {str(name): re.sub(r"[^\x20-\x7e]", "", str(value)) for name, value in pairs}
     return {name: value for name, value in clean.items() if name.lower() in _PASSED_ON}

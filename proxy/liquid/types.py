@@ -1,4 +1,4 @@
-"""What goes in and out of a preview: for whom, what each tag asked and was told, what is sent. Pure."""
+"""Types of a preview: the user, the calls of each tag, the findings and the rendering."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 SECONDS = 8.0
-"""How long a rendering may take, with its calls."""
+"""Time limit of a rendering, with its calls."""
 
-Level = Literal["fault", "note"]
+Level = Literal["problem", "note"]
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Who the message is rendered for; empty texts for an anonymous user."""
+    """The user that a message is rendered for. Both are empty for an anonymous user."""
 
     user_id: str = ""
     device_id: str = ""
@@ -22,7 +22,7 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One call of a data route: `target` is path and query."""
+    """A call of a data route. `target` is path and query."""
 
     method: str
     target: str
@@ -33,7 +33,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back; `headers` by lower-case name."""
+    """The answer to a call. `headers` have lower-case names."""
 
     status: int
     headers: Mapping[str, str]
@@ -42,23 +42,23 @@ class Answer:
 
 
 Ask = Callable[[Request], Answer]
-"""Asks the service, and nothing else."""
+"""Calls this service, and no other host."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What breaks in Braze, or what is good to know. `mend`: what to write instead."""
+    """Something that breaks in Braze, or a note. `fix` is what to write instead."""
 
     line: int
     rule: str
-    fault: str
-    mend: str
-    level: Level = "fault"
+    problem: str
+    fix: str
+    level: Level = "problem"
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """What one tag asked and was told. `answer` is None where the service was not called."""
+    """The call of one tag. `answer` is None when the service was not called."""
 
     line: int
     url: str
@@ -67,17 +67,17 @@ class Exchange:
     saved_as: str | None
     answer: Answer | None
     value: Any
-    """What the template sees of the answer: JSON, text, or None."""
+    """The answer as the template sees it: JSON, text, or None."""
     logs_exposure: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """What Braze would do.
+    """The outcome of a message in Braze.
 
-    `sent`: it sends `message`. `aborted`: an abort_message tag said `reason`. `retried`: a call with :retry has
-    failed, so it tries again later; `message` is what this try would have been. `refused`: the template cannot
-    be rendered, for `reason`.
+    `sent`: Braze sends `message`. `aborted`: an abort_message tag gave `reason`. `retried`: a call with :retry has
+    failed, so Braze tries again later; `message` is the content of this try. `refused`: the template cannot be
+    rendered, for `reason`.
     """
 
     outcome: Literal["sent", "aborted", "retried", "refused"]

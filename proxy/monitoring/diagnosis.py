@@ -1,4 +1,4 @@
-"""What is wrong now, in plain words, and what to do. Pure."""
+"""Finds current problems and how to fix them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _FULL = 0.9
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """How things stand. `upstream_errors`: words of how late calls ended; `dropped`, `refused`: in the last minutes."""
+    """The state to judge. `upstream_errors`: error words of recent calls; `dropped`, `refused`: recent counts."""
 
     upstream_errors: frozenset[str] = frozenset()
     outage: bool = False
-    kept: bool = True
+    cached: bool = True
     quota_closed: bool = False
     quota_spent: bool = False
     redis_gone: bool = False
@@ -31,24 +31,24 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`what` is wrong, what it means for messages, and how to `mend` it."""
+    """`what` is wrong, its `meaning` for messages, and the `fix`."""
 
     level: Level
     what: str
     meaning: str
-    mend: str
+    fix: str
 
 
 def findings(state: State) -> list[Finding]:
-    """Return what is wrong, the worst first; that all is well when nothing is."""
-    found = sorted(_faults(state), key=lambda finding: finding.level != "bad")
-    return found or [
+    """Return the problems, worst first, or a single good finding."""
+    problems = sorted(_problems(state), key=lambda finding: finding.level != "bad")
+    return problems or [
         Finding("good", "All is well", "Messages are personalised, and there is quota for users not seen before.", "")
     ]
 
 
-def _faults(state: State) -> Iterator[Finding]:
-    stand_in = "Users of whom something is kept get that" if state.kept else "Nothing is kept yet"
+def _problems(state: State) -> Iterator[Finding]:
+    stand_in = "Users of whom something is kept get that" if state.cached else "Nothing is kept yet"
     defaults = f"{stand_in}; everybody else gets the message's default."
     if UpstreamRejected.word in state.upstream_errors:
         yield Finding(

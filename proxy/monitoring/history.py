@@ -1,4 +1,4 @@
-"""The last hour in steps of ten seconds, from what the metrics say: of all worker processes, kept in each."""
+"""The metrics of the last hour in steps of ten seconds. Each worker keeps the sum over all workers."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ STEP_SECONDS = 10.0
 KEPT_SECONDS = 3600.0
 _DATA = "/v1/"
 _FETCHED = ("miss", "collapsed", "partial", "request", "expired")
-_REFUSED = ("401", "403")  # of messages: a browser that opens a page is refused once, before it asks for credentials
-_BLANK = "blank_id"  # an anonymous user misses nothing
+_REFUSED = ("401", "403")  # on data routes only: a browser gets a 401 before it asks for credentials
+_BLANK = "blank_id"  # nothing is missing for an anonymous user
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What happened in the `seconds` before `at` (Unix seconds), and how things stood then.
+    """Counts of the `seconds` before `at` (Unix seconds), and the gauges at `at`.
 
-    `answers` and `errors` are counts by word; times are (median, 95th percentile) in seconds, None of nothing.
+    `answers`, `errors` and `calls` are counts by word. Times are (median, 95th percentile) in seconds, or None.
     """
 
     at: float
@@ -35,11 +35,11 @@ class Point:
     dropped: int
     answer_time: tuple[float, float] | None
     call_time: tuple[float, float] | None
-    standing: Mapping[str, float]
+    gauges: Mapping[str, float]
 
 
 class History:
-    """`tick` is to be called often, and does something every ten seconds. Safe for threads."""
+    """Adds a point every ten seconds, provided that `tick` is called often. Safe for threads."""
 
     def __init__(self, metrics: Metrics, *, now: Callable[[], float], monotonic: Callable[[], float]) -> None:
         self._metrics = metrics
@@ -62,19 +62,19 @@ class History:
                 self._points.append(totals.since(self._last, at=self._now(), seconds=seconds))
             self._last, self._taken_at = totals, now
 
-    def standing(self) -> Mapping[str, float]:
-        """Return how things stand this moment, by the names of the gauges without their prefix."""
-        return _Totals(self._metrics).standing
+    def gauges(self) -> Mapping[str, float]:
+        """Return the current gauges by name, without the prefix."""
+        return _Totals(self._metrics).gauges
 
     def points(self, seconds: float = KEPT_SECONDS) -> list[Point]:
-        """Return the points of the last `seconds`, the oldest first."""
+        """Return the points of the last `seconds`, oldest first."""
         horizon = self._now() - seconds
         with self._lock:
             return [point for point in self._points if point.at > horizon]
 
 
 class _Totals:
-    """What was counted since the start, and how things stand."""
+    """The counts since the start, and the current gauges."""
 
     def __init__(self, metrics: Metrics) -> None:
         self.answers: Counter[str] = Counter()
@@ -83,7 +83,7 @@ class _Totals:
         self.refused = self.dropped = 0
         self.answer_buckets: Counter[float] = Counter()
         self.call_buckets: Counter[float] = Counter()
-        self.standing: dict[str, float] = {}
+        self.gauges: dict[str, float] = {}
         for family in metrics.collect():
             for sample in family.samples:
                 self._add(sample.name.removeprefix(f"{PREFIX}_"), sample.labels, sample.value, family.type)
@@ -105,7 +105,7 @@ class _Totals:
             case "upstream_call_duration_seconds_bucket":
                 self.call_buckets[float(labels["le"])] += int(value)
             case _ if kind == "gauge":
-                self.standing[name] = value
+                self.gauges[name] = value
 
     def since(self, before: _Totals, *, at: float, seconds: float) -> Point:
         answers, errors = self.answers - before.answers, self.errors - before.errors
@@ -121,7 +121,7 @@ class _Totals:
             max(self.dropped - before.dropped, 0),
             _quantiles(_between(before.answer_buckets, self.answer_buckets)),
             _quantiles(_between(before.call_buckets, self.call_buckets)),
-            self.standing,
+            self.gauges,
         )
 
 
@@ -147,7 +147,7 @@ def _quantile(share: float, bounds: list[float], buckets: Mapping[float, int]) -
 
 
 def as_columns(points: Iterable[Point]) -> dict[str, Any]:
-    """Return the points as lists, one entry a point, as a plot wants them."""
+    """Return the points as lists with an entry per point, for plotting."""
     points = list(points)
     words = sorted({word for point in points for word in point.errors})
     return {
@@ -156,14 +156,15 @@ def as_columns(points: Iterable[Point]) -> dict[str, Any]:
         "answer_ms": _times(point.answer_time for point in points),
         "call_ms": _times(point.call_time for point in points),
         "calls": [sum(point.calls.values()) for point in points],
-        "quota_used": [round(point.standing.get("quota_calls_used", 0)) for point in points],
-        "backlog": [round(point.standing.get("backlog_users", 0)) for point in points],
+        "quota_used": [round(point.gauges.get("quota_calls_used", 0)) for point in points],
+        "backlog": [round(point.gauges.get("backlog_users", 0)) for point in points],
         "errors": {word: [point.errors.get(word, 0) for point in points] for word in words},
     }
 
 
 def _times(times: Iterable[tuple[float, float] | None]) -> dict[str, list[float | None]]:
-    found = list(times)
+    pairs = list(times)
     return {
-        name: [round(one[at] * 1000, 1) if one else None for one in found] for at, name in enumerate(("median", "p95"))
+        name: [round(pair[index] * 1000, 1) if pair else None for pair in pairs]
+        for index, name in enumerate(("median", "p95"))
     }

@@ -1,7 +1,7 @@
-"""What is counted for Prometheus, and read off for the status page: right across worker processes. No ids, no secrets.
+"""Prometheus metrics of all worker processes, without ids or secrets. The status page reads them too.
 
-With several workers, `PROMETHEUS_MULTIPROC_DIR` is set before this is imported, and the library keeps every value in a
-file a process there; whichever worker is asked adds them up.
+With several workers `PROMETHEUS_MULTIPROC_DIR` is set before this module is imported. The library then keeps each
+process's values in a file there, and the worker that answers adds them up.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from prometheus_client.registry import Collector
 
 PREFIX = "ccproxy"
 ANSWER_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0)
-"""Seconds. Between the last two lies what Braze may no longer wait for."""
+"""Seconds. Braze may give up between the last two."""
 CALL_BUCKETS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How things stand in this process at one moment; `dropped` and `evictions` since its start."""
+    """The gauges of this process at one moment; `backlog_dropped` and `cache_evictions` count since its start."""
 
     quota_used: int
     quota_limit: int
@@ -60,13 +60,13 @@ _COUNTERS = {
 
 
 class Metrics(Collector):
-    """Safe for threads. What happens is told by `answered`, `missing`, `called` and `refused`; the rest is read."""
+    """Counts events as they happen and samples the gauges of this process. Safe for threads."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, for nobody
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter that nothing reads
         self._registry = CollectorRegistry()
-        self._shown = CollectorRegistry()
-        self._shown.register(self)
+        self._exposed = CollectorRegistry()
+        self._exposed.register(self)
         self._requests = self._counter("requests", "Requests answered", ("route", "status", "cache"))
         self._seconds = self._histogram("request_duration_seconds", "From request to answer", "route", ANSWER_BUCKETS)
         self._missing = self._counter("answers_missing", "Data answers with something missing", ("error",))
@@ -76,21 +76,21 @@ class Metrics(Collector):
         self._users = self._counter("webhook_users", "Users in messages of Amplitude's webhooks", ("hook", "outcome"))
         self._refused = self._counter("callers_refused", "Callers refused", ("why",))
         self._gauges = {
-            field: Gauge(f"{PREFIX}_{name}", told, registry=self._registry, multiprocess_mode=mode)  # type: ignore[arg-type]
-            for field, (name, told, mode) in _GAUGES.items()
+            field: Gauge(f"{PREFIX}_{name}", help, registry=self._registry, multiprocess_mode=mode)  # type: ignore[arg-type]
+            for field, (name, help, mode) in _GAUGES.items()
         }
-        self._counters = {field: self._counter(name, told) for field, (name, told) in _COUNTERS.items()}
+        self._counters = {field: self._counter(name, help) for field, (name, help) in _COUNTERS.items()}
         self._counted = dict.fromkeys(_COUNTERS, 0)
         self._bound: dict[tuple[str, int, str], tuple[Callable[[], None], Callable[[float], None]]] = {}
         self._read: Callable[[], Reading] | None = None
         self._sampling = Lock()
 
     def read_by(self, read: Callable[[], Reading]) -> None:
-        """Set how one learns how things stand."""
+        """Set the function that reads the gauges of this process."""
         self._read = read
 
     def answered(self, route: str, status: int, cache: str, seconds: float) -> None:
-        """Count one answer: `route` is the rule, never the path."""
+        """Count an answer. `route` is the rule, never the path."""
         key = (route, status, cache)
         bound = self._bound.get(key)
         if bound is None:
@@ -100,17 +100,17 @@ class Metrics(Collector):
         bound[1](seconds)
 
     def missing(self, error: str) -> None:
-        """Count one data answer with an error word."""
+        """Count a data answer with this error word."""
         self._missing.labels(error).inc()
 
     def called(self, outcome: str, seconds: float, exposures: int) -> None:
-        """Count one call to Amplitude that has ended: `outcome` is `ok` or the error word."""
+        """Count a finished call to Amplitude. `outcome` is `ok` or the error word."""
         self._calls.labels(outcome).observe(seconds)
         if exposures:
             self._exposures.inc(exposures)
 
     def pushed(self, hook: str, outcome: str, *, applied: int = 0, skipped: int = 0) -> None:
-        """Count one message of a webhook: `outcome` is `applied`, `duplicate`, `refused` or `failed`."""
+        """Count a webhook message. `outcome` is `applied`, `duplicate`, `refused` or `failed`."""
         self._messages.labels(hook, outcome).inc()
         if applied:
             self._users.labels(hook, "applied").inc(applied)
@@ -118,11 +118,11 @@ class Metrics(Collector):
             self._users.labels(hook, "skipped").inc(skipped)
 
     def refused(self, why: str) -> None:
-        """Count one caller refused."""
+        """Count a refused caller."""
         self._refused.labels(why).inc()
 
     def sample(self) -> None:
-        """Note how things stand in this process, for whichever is asked."""
+        """Write the gauges of this process, so that any worker can report them."""
         if self._read is None:
             return
         with self._sampling:
@@ -136,28 +136,28 @@ class Metrics(Collector):
                     self._counters[field.name].inc(new)
 
     def collect(self) -> Iterator[Metric]:
-        """Return every metric, of all worker processes together."""
+        """Yield every metric, summed over all worker processes."""
         self.sample()
         registry = self._registry
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        found = {}
+        values = {}
         for family in registry.collect():
             yield family
             if len(family.samples) == 1:
-                found[family.name] = family.samples[0].value
-        used, limit = (found.get(f"{PREFIX}_quota_calls_{word}", 0.0) for word in ("used", "limit"))
-        closed = found.get(f"{PREFIX}_quota_closed", 0.0)
-        left = 0.0 if closed else max(limit - used, 0.0)
-        yield GaugeMetricFamily(f"{PREFIX}_quota_calls_left", "Calls that may still be sent in this minute", left)
+                values[family.name] = family.samples[0].value
+        used, limit = (values.get(f"{PREFIX}_quota_calls_{word}", 0.0) for word in ("used", "limit"))
+        closed = values.get(f"{PREFIX}_quota_closed", 0.0)
+        remaining = 0.0 if closed else max(limit - used, 0.0)
+        yield GaugeMetricFamily(f"{PREFIX}_quota_calls_left", "Calls that may still be sent in this minute", remaining)
 
     def text(self) -> bytes:
-        """Return all of it as Prometheus reads it."""
-        return generate_latest(self._shown)
+        """Return all metrics in the text format of Prometheus."""
+        return generate_latest(self._exposed)
 
-    def _counter(self, name: str, told: str, labels: tuple[str, ...] = ()) -> Counter:
-        return Counter(f"{PREFIX}_{name}", told, labels, registry=self._registry)
+    def _counter(self, name: str, help: str, labels: tuple[str, ...] = ()) -> Counter:
+        return Counter(f"{PREFIX}_{name}", help, labels, registry=self._registry)
 
-    def _histogram(self, name: str, told: str, label: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(f"{PREFIX}_{name}", told, (label,), buckets=buckets, registry=self._registry)
+    def _histogram(self, name: str, help: str, label: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"{PREFIX}_{name}", help, (label,), buckets=buckets, registry=self._registry)

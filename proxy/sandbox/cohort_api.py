@@ -1,7 +1,7 @@
-"""The emulated Behavioral Cohorts API: a job that is requested, asked about, and its file, here or in a storage.
+"""The emulated Behavioral Cohorts API: request a job, poll its status, download its file here or from a storage.
 
-The storage listens on a port of its own, as Amplitude's is another host. It counts who sends it credentials, and
-refuses them, as a storage does whose links are signed.
+The storage has a separate port, as Amplitude's is another host. It counts and rejects requests with credentials, as a
+storage with signed links does.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _REQUESTS = 60
 _WINDOW_SECONDS = 600.0
 _LINK_SECONDS = 60.0
 _CUT_OFF = len('"356000000001",""\n')
-"""Bytes that `cohort-cut-off` keeps back: the last row of `crowd-N`, so that what comes looks whole."""
+"""Bytes that `cohort-cut-off` withholds: the last row of `crowd-N`, so that the rest looks complete."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer. `cut`: bytes at its end that are promised and never sent."""
+    """An answer. `cut`: bytes at its end that are announced but not sent."""
 
     status: int
     body: Any = ""
@@ -39,7 +39,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class _Stored:
-    """A file in the storage. `unbounded`: its end is that of the connection, and nothing else says how long it is."""
+    """A file in the storage. `unbounded`: sent without a length, until the connection ends."""
 
     expires: float
     body: bytes
@@ -57,28 +57,28 @@ class _Job:
 
 
 class Exports:
-    """Jobs and their files. `polls`: how often a job is still in progress. Safe for threads."""
+    """Jobs and their files. `polls`: how often a job is reported as in progress. Safe for threads."""
 
     def __init__(self, *, polls: int, inline: bool) -> None:
         self._polls = polls
         self._inline = inline
         self._lock = threading.Lock()
         self._jobs: dict[str, _Job] = {}
-        self._asked: Counter[str] = Counter()
+        self._polled: Counter[str] = Counter()
         self._requests: deque[float] = deque()
         self._storage: _Storage | None = None
         self.links: dict[str, _Stored] = {}
         self.counts: Counter[str] = Counter()
-        """Of `requests`, `polls`, `files`, and in the storage `stored` and `credentials`."""
+        """Counts `requests`, `polls` and `files`, and in the storage `stored` and `credentials`."""
 
     def close(self) -> None:
-        """End the storage."""
+        """Stop the storage."""
         if self._storage is not None:
             self._storage.shutdown()
             self._storage.server_close()
 
     def answer(self, path: str, fault: Fault | None) -> Reply:
-        """Answer a GET of this path, below `/api/`, by who is allowed to."""
+        """Answer an authorized GET of this path below `/api/`."""
         kind = fault.kind if fault else ""
         later = {"Retry-After": f"{fault.seconds:.0f}"} if fault else {}
         if kind == "cohort-429" or (kind == "cohort-file-429" and path.endswith("/file")):
@@ -115,10 +115,10 @@ class Exports:
         job = self._jobs[request_id]
         with self._lock:
             self.counts["polls"] += 1
-            self._asked[request_id] += 1
-            done = self._asked[request_id] > job.polls and not stuck
-        said = {"request_id": request_id, "cohort_id": job.cohort_id}
-        return Reply(200 if done else 202, said | {"async_status": "JOB COMPLETED" if done else "JOB INPROGRESS"})
+            self._polled[request_id] += 1
+            done = self._polled[request_id] > job.polls and not stuck
+        job_ids = {"request_id": request_id, "cohort_id": job.cohort_id}
+        return Reply(200 if done else 202, job_ids | {"async_status": "JOB COMPLETED" if done else "JOB INPROGRESS"})
 
     def _file(self, file: bytes, kind: str, later: Mapping[str, str]) -> Reply:
         self.counts["files"] += 1
@@ -137,7 +137,7 @@ class Exports:
         expires = 0.0 if kind == "cohort-expired" else _LINK_SECONDS
         headers = {"Content-Type": "text/csv", **(later if kind == "cohort-storage-429" else {})}
         if kind.startswith("cohort-gzip"):
-            # As of a file that was stored so: it is sent so, whatever is asked for.
+            # A file that is stored compressed is sent compressed, whatever the request accepts.
             headers["Content-Encoding"] = "gzip"
             file = gzip.compress(file)
             file = file[: len(file) // 2] if kind == "cohort-gzip-cut" else file
@@ -161,7 +161,7 @@ class _Storage(ThreadingHTTPServer):
         self.port = int(self.server_address[1])
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: a client that goes away half-way is none of our business."""
+        """Print nothing when a client disconnects."""
 
 
 class _StorageHandler(BaseHTTPRequestHandler):
@@ -171,7 +171,7 @@ class _StorageHandler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Print nothing: the exports count."""
+        """Print nothing; `Exports` counts."""
 
     def do_GET(self) -> None:
         counts = self.server.exports.counts

@@ -1,7 +1,7 @@
-"""Who is in the sandbox's cohorts, as the table that Amplitude lets download. Pure.
+"""The members of the sandbox's cohorts as Amplitude's CSV download.
 
-Written from amplitude.com/docs/apis/analytics/behavioral-cohorts, and from what others have published of such a file:
-every cell in quotes, and a blank `user_id` for a member who has never logged in.
+Follows amplitude.com/docs/apis/analytics/behavioral-cohorts and published examples of such a file: every cell is
+quoted, and a member who has never logged in has a blank `user_id`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from proxy.sandbox.people import find, named
 
 _CROWD = 2000
-"""Of the endless crowd so many are looked at for who is in a cohort."""
+"""How many users of the crowd are searched for members of a cohort."""
 _SIZED = re.compile(r"crowd-([1-9][0-9]{0,6})\Z")
 
 
 def table(cohort_id: str) -> bytes | None:
-    """Return the table of a cohort's members; None for a cohort that there is not.
+    """Return the CSV of a cohort's members; None for an unknown cohort.
 
-    `crowd-N` is a cohort of `user-1` to `user-N`, with one anonymous member more.
+    `crowd-N` has the members `user-1` to `user-N` and an anonymous one.
     """
     members = list(_members(cohort_id))
     if not members:

@@ -1,4 +1,4 @@
-"""What can be made to go wrong in the sandbox. Pure."""
+"""The faults that the sandbox can show."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ FaultKind = Literal[
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong with the next `times` calls (0: until cleared), or with those of one `user_id`.
+    """A fault of the next `times` calls (0: until cleared), or only of calls for one `user_id`.
 
-    Kinds that begin with `cohort-` befall the download of cohorts, all others the questions about users.
+    Kinds that begin with `cohort-` affect the download of cohorts, all others the calls for users.
     """
 
     kind: FaultKind
     seconds: float = 1.4
-    """How late `slow` answers, how long `hang` and the drips last, or the Retry-After of a cohort's 429."""
+    """The delay of `slow`, the duration of `hang` and the drips, or the Retry-After of a cohort's 429."""
     status: int = 500
     times: int = 0
     user_id: str | None = None
 
     @property
     def of_a_cohort(self) -> bool:
-        """Say whether this befalls the download of a cohort."""
+        """Return whether the fault affects the download of cohorts."""
         return self.kind.startswith("cohort-")
 
 
 def fault_from(query: Mapping[str, str]) -> Fault:
-    """Return the fault that a query describes. ValueError, with the mend in its text, when it describes none."""
+    """Return the fault that a query describes. Raises ValueError, with the fix in its text, for a wrong query."""
     kind = query.get("kind", "")
     if kind not in get_args(FaultKind):
         raise ValueError(f"kind must be one of {', '.join(get_args(FaultKind))}")
-    unknown = query.keys() - {one.name for one in fields(Fault)}
+    unknown = query.keys() - {field.name for field in fields(Fault)}
     if unknown:
         raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
     fault = Fault(kind)  # type: ignore[arg-type]  # checked just above

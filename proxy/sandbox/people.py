@@ -1,4 +1,4 @@
-"""Who lives in the sandbox: the same people at every start, each there for a reason. Pure."""
+"""The sandbox's users, the same at every start."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 LAST_UPDATED = 1_763_856_000  # Unix seconds; fixed, so that answers can be compared
 REC_IDS = ("homepage", "also-bought")
 COMPUTATIONS = {"comp-orders": "orders", "comp-spend": "lifetime_spend", "comp-zip": "zip"}
-"""A computation's id, and the name under which its value comes back."""
+"""Computation id to the name of its value in an answer."""
 PREDICTIONS = ("pred-buy", "pred-churn")
 
 
 @dataclass(frozen=True)
 class Person:
-    """One user. `recommendations` is None for a dormant one: inactive for 90 days."""
+    """A user. `recommendations` is None for a dormant user, inactive for 90 days."""
 
     user_id: str | None
     device_id: str | None
@@ -114,15 +114,15 @@ _NUMBERED = re.compile(r"user-([1-9][0-9]{0,8})\Z")
 
 
 def named() -> tuple[Person, ...]:
-    """Return the people worth looking at."""
+    """Return the users with names."""
     return _NAMED
 
 
 def find(user_id: str | None, device_id: str | None) -> Person | None:
-    """Return who has this id, the user id counting first; None for "not seen before".
+    """Return the user with this user id or else this device id; None for "not seen before".
 
-    `user-1` to `user-999999999` are a crowd for load tests: of a hundred, about two are unknown, five
-    dormant and ten in the control group.
+    `user-1` to `user-999999999` are a crowd for load tests: about 2 % are unknown, 5 % dormant and 10 % in the control
+    group.
     """
     if user_id:
         return _BY_USER.get(user_id) or _crowd(user_id)

@@ -1,6 +1,6 @@
-"""The emulated User Profile API over HTTP: its answers, its 401 and 429, faults on request, and a count of calls.
+"""The emulated User Profile API over HTTP, with its quota, faults on request, and counts of calls.
 
-Beside `/v1/userprofile` it has the download of cohorts below `/api/5/cohorts/`, `GET /sandbox/report`,
+It serves `/v1/userprofile`, the download of cohorts below `/api/5/cohorts/`, `GET /sandbox/report`,
 `POST /sandbox/fault?kind=…` and `DELETE /sandbox/fault`.
 """
 
@@ -29,7 +29,7 @@ WINDOW_SECONDS = 60.0
 
 
 class Sandbox:
-    """Runs the emulated Amplitude on a thread of its own; a context manager. Everything it counts is readable."""
+    """Runs the emulated Amplitude on a thread. A context manager with public counts."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Sandbox:
         self._fault: Fault | None = None
         self._faulty_calls = 0
         self._accepted: deque[float] = deque()  # within the quota, in the last minute
-        self._arrived: deque[float] = deque()  # all of them, refused ones too
+        self._arrived: deque[float] = deque()  # refused calls included
         self.reset()
         self._server = _Server((host, port), self)
         if tls is not None:
@@ -74,7 +74,7 @@ class Sandbox:
         self.exports.close()
 
     def reset(self) -> None:
-        """Forget what was counted, the quota spent included."""
+        """Reset the counts and the quota."""
         with self._lock:
             self.calls: list[tuple[float, dict[str, str]]] = []  # when (monotonic seconds), and the query
             self.exposures: list[tuple[str, str]] = []  # user or device, and rec_id
@@ -85,7 +85,7 @@ class Sandbox:
             self.exports.counts.clear()
 
     def report(self) -> dict[str, Any]:
-        """Return the counts: calls, statuses, exposures, calls within the last and the worst 60 seconds."""
+        """Return the counts: calls, statuses, exposures, and calls in the last and in the busiest 60 seconds."""
         with self._lock:
             horizon = time.monotonic() - WINDOW_SECONDS
             return {
@@ -100,12 +100,12 @@ class Sandbox:
             }
 
     def break_with(self, fault: Fault | None) -> None:
-        """Set the fault of the calls to come; None ends it."""
+        """Set the fault of future calls; None clears it."""
         with self._lock:
             self._fault = fault
             self._faulty_calls = 0
 
-    # What a handler asks, one call each.
+    # Called by a handler.
 
     def admit(self, query: dict[str, str]) -> tuple[bool, Fault | None]:
         """Count a call. Return whether it is within the quota, and the fault to show."""
@@ -124,12 +124,12 @@ class Sandbox:
             return within, self._due(query.get("user_id"), of_a_cohort=False)
 
     def fault_of_a_cohort(self) -> Fault | None:
-        """Return the fault to show to who downloads a cohort."""
+        """Return the fault of a cohort download."""
         with self._lock:
             return self._due(None, of_a_cohort=True)
 
     def _due(self, user_id: str | None, *, of_a_cohort: bool) -> Fault | None:
-        """Return the fault of one call, and count that it is shown. Called under the lock."""
+        """Return the fault of a call and count it. Called under the lock."""
         fault = self._fault
         if fault is None or fault.of_a_cohort is not of_a_cohort or fault.user_id not in (None, user_id):
             return None
@@ -140,7 +140,7 @@ class Sandbox:
         return fault
 
     def expose(self, person: Person, rec_ids: list[str]) -> None:
-        """Log an exposure event for each recommendation asked, as Amplitude does."""
+        """Log an exposure event for each requested recommendation, as Amplitude does."""
         with self._lock:
             self.exposures += [(person.user_id or person.device_id or "", rec_id) for rec_id in rec_ids]
 
@@ -159,7 +159,7 @@ class _Server(ThreadingHTTPServer):
         self.sandbox = sandbox
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: clients that go away while a fault is shown to them are the purpose of this server."""
+        """Print nothing: clients disconnect during a fault on purpose."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -170,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Print nothing: `report` counts."""
+        """Print nothing; `report` counts."""
 
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
@@ -244,16 +244,16 @@ class _Handler(BaseHTTPRequestHandler):
         return self._send_bytes(reply.status, reply.body, reply.headers, counted=False, cut=reply.cut)
 
     def _unauthorized(self, wanted: str | None = None) -> str | None:
-        """Return the text of the 401, or None for a caller with the right key. `wanted`: the scheme, where one is."""
+        """Return the text of a 401, or None for a caller with the right key. `wanted`: the only accepted scheme."""
         sandbox = self.server.sandbox
-        given = self.headers.get("Authorization", "")
-        if not given:
+        credentials = self.headers.get("Authorization", "")
+        if not credentials:
             return "Missing Api-Key in Authorization header"
         basic = base64.b64encode(f"{sandbox.api_key}:{sandbox.secret_key}".encode()).decode()
         right = {"api-key": f"Api-Key {sandbox.secret_key}", "basic": f"Basic {basic}"}
         wanted = wanted or sandbox.documented.credentials
         accepted = right.values() if wanted == "both" else [right[wanted]]
-        return None if given in accepted else "Invalid Api-Key"
+        return None if credentials in accepted else "Invalid Api-Key"
 
     def _fail(self, fault: Fault) -> None:
         match fault.kind:

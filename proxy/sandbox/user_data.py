@@ -1,7 +1,7 @@
-"""What the emulated User Profile API says of a person. Pure.
+"""The answers of the emulated User Profile API.
 
-Written from amplitude.com/docs/apis/analytics/user-profile. Where the pages differ or say nothing,
-`Documented` has a switch.
+Follows amplitude.com/docs/apis/analytics/user-profile. `Documented` has a switch where the pages contradict each other
+or are silent.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from proxy.sandbox.people import COMPUTATIONS, Person
 
 @dataclass(frozen=True)
 class Documented:
-    """How the sandbox reads the documentation where it is silent or differs from page to page."""
+    """How to interpret the documentation where it is silent or contradicts itself."""
 
     unknown_status: int = 400
     """The status of "User id and device id not seen before"."""
@@ -28,25 +28,25 @@ class Documented:
     retry_after: int | None = None
     """Seconds in the 429's Retry-After header; None sends none."""
     cohort_file: Literal["redirect", "inline"] = "redirect"
-    """Whether a cohort is small enough for its file to come at once."""
+    """Whether the file of a cohort is sent directly, as for a small cohort."""
     cohort_polls: int = 1
-    """How often its job is found to be in progress."""
+    """How often a job is reported as in progress."""
 
 
 def user_data(person: Person, query: Mapping[str, str], documented: Documented) -> dict[str, Any]:
     """Return the `userData` object that answers `query`."""
-    asked = {name for name in query if name.startswith("get_") and query[name] == "true"}
+    requested = {name for name in query if name.startswith("get_") and query[name] == "true"}
     data: dict[str, Any] = {"user_id": person.user_id, "device_id": person.device_id}
     parts: dict[str, Any] = {"recommendations": None, "amp_props": None, "cohort_ids": None}
-    if "get_recs" in asked or "rec_id" in query:
+    if "get_recs" in requested or "rec_id" in query:
         parts["recommendations"] = _recommendations(person, query, documented)
-    if "get_cohort_ids" in asked:
+    if "get_cohort_ids" in requested:
         parts["cohort_ids"] = list(person.cohort_ids)
-    if "get_amp_props" in asked:
+    if "get_amp_props" in requested:
         parts["amp_props"] = dict(person.properties)
-    if "get_computations" in asked or "comp_id" in query:
-        parts["amp_props"] = (parts["amp_props"] or {}) | _computations(person, query, asked, documented)
-    if "get_propensity" in asked:
+    if "get_computations" in requested or "comp_id" in query:
+        parts["amp_props"] = (parts["amp_props"] or {}) | _computations(person, query, requested, documented)
+    if "get_propensity" in requested:
         data |= _propensities(person, query, documented)
     if documented.unasked == "missing" or (documented.dormant == "missing" and person.recommendations is None):
         keep_null = set() if documented.unasked == "missing" else {"amp_props", "cohort_ids"}
@@ -56,30 +56,34 @@ def user_data(person: Person, query: Mapping[str, str], documented: Documented) 
 
 def listed(query: Mapping[str, str], name: str) -> list[str]:
     """Return the entries of a comma separated parameter."""
-    return [one for one in query.get(name, "").split(",") if one]
+    return [entry for entry in query.get(name, "").split(",") if entry]
 
 
 def _recommendations(person: Person, query: Mapping[str, str], documented: Documented) -> Any:
     if person.recommendations is None:
         return [] if documented.dormant == "empty" else None
-    found = [person.recommendations[one] for one in listed(query, "rec_id") if one in person.recommendations]
-    if rec_type := query.get("rec_type"):  # asked for by name, it is outside the experiment
-        return [{**one, "is_control": False, "recommendation_source": rec_type} for one in found]
-    return found
+    recommendations = [
+        person.recommendations[rec_id] for rec_id in listed(query, "rec_id") if rec_id in person.recommendations
+    ]
+    if rec_type := query.get("rec_type"):  # a recommendation by type is outside the experiment
+        return [{**entry, "is_control": False, "recommendation_source": rec_type} for entry in recommendations]
+    return recommendations
 
 
-def _computations(person: Person, query: Mapping[str, str], asked: set[str], documented: Documented) -> dict[str, str]:
+def _computations(
+    person: Person, query: Mapping[str, str], requested: set[str], documented: Documented
+) -> dict[str, str]:
     comp_ids = listed(query, "comp_id")
     if documented.several_comp_ids == "first":
         comp_ids = comp_ids[:1]
-    every = not comp_ids or ("get_computations" in asked and documented.comp_id_with_get_computations == "all")
+    every = not comp_ids or ("get_computations" in requested and documented.comp_id_with_get_computations == "all")
     names = set(COMPUTATIONS.values()) if every else {COMPUTATIONS.get(comp_id) for comp_id in comp_ids}
     return {name: value for name, value in person.computations.items() if name in names}
 
 
 def _propensities(person: Person, query: Mapping[str, str], documented: Documented) -> dict[str, Any]:
     kind = query.get("propensity_type", "score")
-    found = [
+    propensities = [
         {
             "prop": person.propensities[prediction][1 if kind == "pct" else 0],
             "pred_id": prediction,
@@ -88,4 +92,4 @@ def _propensities(person: Person, query: Mapping[str, str], documented: Document
         for prediction in listed(query, "prediction_id")
         if prediction in person.propensities
     ]
-    return {"propensity": found[0]["prop"] if found else None, "propensities": found}
+    return {"propensity": propensities[0]["prop"] if propensities else None, "propensities": propensities}

@@ -1,1 +1,1 @@
-"""The gunicorn worker and its garbage collection. Nothing else knows gunicorn or gevent."""
+"""The gunicorn worker and its connections. Only this package imports gunicorn and gevent."""

@@ -1,4 +1,4 @@
-"""What is no HTTP, or failed outside the application, answered in the contract's way: it quotes nothing."""
+"""Problem responses for requests that are not valid HTTP or that failed outside the application."""
 
 from __future__ import annotations
 
@@ -33,9 +33,12 @@ _STATUSES: tuple[tuple[type[Exception], tuple[int, str, str]], ...] = (
 
 
 def refusal(error: BaseException, address: Any) -> bytes:
-    """Log what became of a request from `address`, and return the answer to it, head and body."""
-    request_id.set(None)  # the one that this connection brought before is not the one that failed
-    status, title, detail = next((found for kind, found in _STATUSES if isinstance(error, kind)), _INTERNAL)
+    """Log a failed request from `address` and return the response, head and body.
+
+    The response quotes nothing of the request.
+    """
+    request_id.set(None)  # the id of the last request on this connection
+    status, title, detail = next((described for kind, described in _STATUSES if isinstance(error, kind)), _INTERNAL)
     if status == 500:
         _log.error("a request failed", exc_info=error)
     else:
@@ -44,5 +47,5 @@ def refusal(error: BaseException, address: Any) -> bytes:
     response = problem(status, title, detail)
     headers = [("Connection", "close"), *response.headers, *SECURITY]
     head = f"HTTP/1.1 {status} {title}\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers) + "\r\n"
-    answer: bytes = response.data
-    return head.encode() + answer
+    body: bytes = response.data
+    return head.encode() + body

@@ -1,6 +1,6 @@
-"""A client's connection and the requests read from it, with limits on time, bytes and turns.
+"""A client's connection and its requests, with limits on time, bytes and turns.
 
-The worker imports this module before gevent replaces locks: import nothing that takes one.
+The worker imports this module before gevent patches locks: import nothing that takes one.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from gunicorn import http
 from gunicorn.http.errors import LimitRequestHeaders
 
 REQUEST_SECONDS = 10.0
-"""From the first byte of a request to its last, and for a client to take the answer. Braze gives up after 2."""
+"""Limit on reading a request, and on sending an answer. Braze gives up after 2 s."""
 LINGER_SECONDS = 2.0
-"""How long a connection is kept before it is closed: for its client to read the answer, and while the worker stops for
-a request that may already be on its way."""
+"""How long a connection stays open before it is closed: for the client to read the answer and, while the worker stops,
+for a request that is already on its way."""
 HEADER_BYTES = 32 * 1024
-"""All headers of a request together, without the request line."""
+"""Limit on all headers of a request together, without the request line."""
 UNREAD_BODY_BYTES = 64 * 1024
-"""Of a body that the application did not read, chunk sizes included, before the connection is closed."""
+"""Limit on the part of a body that the application did not read, chunk sizes included."""
 _TRAILER_BYTES = 4096
-"""Nothing reads trailers, and gunicorn searches all of them again with every piece that comes."""
+"""Limit on trailers. Nothing reads them, and gunicorn searches all of them again for each piece."""
 _RECEIVED_AT_ONCE = 8192
-"""The size of gunicorn's reads, unless the length of what comes is known."""
+"""The size of gunicorn's reads while the length is unknown."""
 _UNREAD_AT_ONCE = 1024
-"""A body of 1-byte chunks takes 0.9 ms of processor time per KiB, and this much is handled in one go."""
+"""Bytes of an unread body per read. A body of 1-byte chunks takes 0.9 ms of processor time per KiB."""
 _TURN_SECONDS = 0.001
 _SHORTEST_SLEEP = 1e-6
-"""With a sleep of 0, gevent resumes before it looks which other connections are ready."""
+"""With a sleep of 0, gevent resumes before it polls the other connections."""
 _HEAD_ENDS = b"\n\r\n"
 
 
 class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no types
-    """A client's socket with time limits, which lets other connections have their turn while it reads."""
+    """A client's socket with time limits. Reading yields to other connections."""
 
-    # A worker holds thousands of connections; each would have a dictionary.
+    # A worker holds thousands of connections; each would otherwise have a dictionary.
     __slots__ = (
         "_complete_by",
         "_ended",
@@ -64,7 +64,7 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
 
     @property
     def idle(self) -> bool:
-        """Say whether no byte of a request has come since the last answer."""
+        """Return whether no byte of a request has arrived since the last answer."""
         return self.reading and self._complete_by is None
 
     def request_ended(self) -> None:
@@ -72,7 +72,7 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
         self._complete_by: float | None = None
         self._turn_ends = 0.0
         self._in_head = True
-        self._head_bytes = 0  # as far as the parser has it
+        self._head_bytes = 0  # bytes that the parser has
         self._head_tail = b""
         self._unread_allowed: int | None = None
         self._sent = False
@@ -80,7 +80,7 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
     def head_ended(self) -> None:
         """Read the body of a request from here on."""
         self._in_head = False
-        if self._complete_by is None:  # the head came together with the request before
+        if self._complete_by is None:  # the head arrived together with the previous request
             self._begin()
 
     def answered(self) -> None:
@@ -88,10 +88,10 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
         self._unread_allowed = UNREAD_BODY_BYTES
 
     def recv(self, size: int, flags: int = 0) -> bytes:
-        """Return the bytes that came, or none if the client has left or stayed silent between two requests.
+        """Return the bytes received; none when the client has left, or is silent between two requests.
 
-        ConnectionResetError if the client leaves, is too slow or sends too much within a request: half a body must
-        not be taken for a whole one.
+        Raises ConnectionResetError when the client leaves, is too slow or sends too much within a request, so that
+        half a body is never treated as complete.
         """
         if not self._in_head:
             return self._receive(size, flags)
@@ -103,8 +103,8 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
         return data
 
     def _more_of_head(self, data: bytes, size: int) -> bytes:
-        # gunicorn searches the whole head again with every piece: 32 KiB that came byte by byte took 3.5 s. So a piece
-        # is as long as all before it, unless the head ends sooner.
+        # gunicorn searches the whole head again for every piece: 32 KiB, sent byte by byte, took 3.5 s. So each piece
+        # is at least as long as all before it, unless the head ends sooner.
         before = len(self._head_tail)
         wanted = before + min(self._head_bytes, size)
         pieces = bytearray(self._head_tail + data)
@@ -115,13 +115,13 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
         return bytes(pieces[before:])
 
     def _receive(self, size: int, flags: int = 0) -> bytes:
-        left = self.idle_seconds
+        timeout = self.idle_seconds
         if self._complete_by is not None:
             if time.monotonic() >= self._turn_ends:
                 gevent.sleep(_SHORTEST_SLEEP)
                 self._turn_ends = time.monotonic() + _TURN_SECONDS
-            left = self._complete_by - time.monotonic()
-            if left <= 0:
+            timeout = self._complete_by - time.monotonic()
+            if timeout <= 0:
                 raise _reset()
         if self._unread_allowed is not None:
             size = min(size, self._unread_allowed, _UNREAD_AT_ONCE)
@@ -130,7 +130,7 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
         data = b""
         self.reading = True
         try:
-            self.settimeout(left)
+            self.settimeout(timeout)
             data = super().recv(size, flags)
             if not data:
                 self._ended = True
@@ -138,7 +138,7 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
             pass
         except OSError as error:
             self._ended = True
-            if error.errno != errno.EBADF:  # gevent raises it when this side has shut down
+            if error.errno != errno.EBADF:  # gevent raises it after a shutdown on this side
                 raise
         finally:
             self.reading = False
@@ -157,7 +157,7 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
         self._turn_ends = now + _TURN_SECONDS
 
     def sendall(self, *args: Any) -> None:
-        """Send all bytes. A client that does not take them in time counts as one that reset the connection."""
+        """Send all bytes. Raises ConnectionResetError when the client does not take them in time."""
         self._sent = True
         try:
             super().sendall(*args)
@@ -168,7 +168,7 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
     def close(self) -> None:
         """Close, after the client had time to read the answer (RFC 9112, section 9.6).
 
-        With bytes unread, a close resets the connection, and the client's system may throw the answer away.
+        Closing with unread bytes resets the connection, and the client's system may discard the answer.
         """
         if self._sent and not self._ended:
             self._linger()
@@ -180,11 +180,11 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
         self._unread_allowed = None
         self._complete_by = until = time.monotonic() + LINGER_SECONDS
         read = 0
-        with contextlib.suppress(OSError):  # the client has closed its side, too, or the time is over
+        with contextlib.suppress(OSError):  # the client has closed its side too, or the time is over
             self.shutdown(socket.SHUT_WR)
             while read < UNREAD_BODY_BYTES:
                 read += len(self.recv(_RECEIVED_AT_ONCE))
-            # The client goes on sending. It fills its own buffers, which costs nothing here.
+            # The client still sends. That fills its own buffers and costs nothing here.
             gevent.sleep(max(0.0, until - time.monotonic()))
 
 
@@ -195,12 +195,12 @@ def _reset() -> ConnectionResetError:
 class _Request(http.Request):  # type: ignore[misc]  # gunicorn has no types
     """A request with a limit on all headers together.
 
-    gunicorn has limits on the number of headers and on each; their product, 800 KB, is its limit on all of them. It is
+    gunicorn limits the number of headers and the size of each; the product, 800 KB, is its limit on all of them. It is
     the attribute `max_buffer_headers`, which no setting changes and which also limits the trailers.
     """
 
     def parse(self, unreader: Any) -> Any:
-        # While the end is missing: whatever was read behind the end counts, too.
+        # Applies until the end is found; bytes that were read behind the end count too.
         self.max_buffer_headers = HEADER_BYTES + len(b"\r\n\r\n") + _RECEIVED_AT_ONCE
         unused = super().parse(unreader)
         self.max_buffer_headers = _TRAILER_BYTES
@@ -224,14 +224,14 @@ class Requests(http.RequestParser):  # type: ignore[misc]  # gunicorn has no typ
     def finish_body(self, deadline: float | None = None, max_bytes: int | None = None) -> bool:
         """Discard the rest of a request's body. Return False if the connection must be closed.
 
-        gunicorn calls it before it reads the next request, without a limit. Its limit, `max_bytes`, does not count
-        chunk sizes and their extensions. An error is not raised: the request has had its answer.
+        gunicorn calls this before it reads the next request, without a limit. Its own limit, `max_bytes`, does not
+        count chunk sizes and their extensions. Raises no error, because the request has been answered.
         """
         self._connection.answered()
         try:
-            whole: bool = super().finish_body()
+            finished: bool = super().finish_body()
         except Exception:  # noqa: BLE001  # broken chunks, a client that left or sent too much
-            whole = False
-        if whole:
+            finished = False
+        if finished:
             self._connection.request_ended()
-        return whole
+        return finished

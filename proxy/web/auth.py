@@ -1,4 +1,4 @@
-"""Who calls, and from where. Basic, Bearer, Api-Key and X-API-Key; `Authorization` wins."""
+"""Authentication by Basic, Bearer, Api-Key or X-API-Key (`Authorization` wins), and the allowed networks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from proxy.web.services import Services, services
 
 
 def refusals(monotonic: Callable[[], float]) -> OncePerMinute:
-    """Return what logs the callers that were refused."""
+    """Return the log of refused callers."""
     return OncePerMinute(logging.getLogger(__name__), "callers refused", monotonic)
 
 
@@ -24,55 +24,56 @@ _ELSEWHERE = "this address may not call: the log has it, and an operator adds it
 
 
 def admit() -> None:
-    """Note the caller's name in `g.caller`, or raise Forbidden or Unauthorized. For `before_request` of a blueprint."""
-    here = services()
-    if here.networks:
-        _require_network(here.networks)
-    _admit(here)
+    """Set `g.caller`, or raise Forbidden or Unauthorized. For `before_request` of a blueprint."""
+    app_services = services()
+    if app_services.networks:
+        _require_network(app_services.networks)
+    _admit(app_services)
 
 
 def admit_from_anywhere() -> None:
-    """Do the same for a blueprint whose callers have no addresses of their own; raises Unauthorized."""
+    """Set `g.caller`, or raise Unauthorized. For a blueprint whose callers have no fixed addresses."""
     _admit(services())
 
 
-def _admit(here: Services) -> None:
+def _admit(app_services: Services) -> None:
     headers = request.environ
-    sent = headers.get("HTTP_AUTHORIZATION"), headers.get("HTTP_X_API_KEY")
-    caller = here.accepted.caller(sent)
+    credentials = headers.get("HTTP_AUTHORIZATION"), headers.get("HTTP_X_API_KEY")
+    caller = app_services.accepted.caller(credentials)
     if caller is None:
-        name, secret = _presented()
-        caller = here.keyring.check(secret, name) if secret else None
+        name, secret = _name_and_secret()
+        caller = app_services.keyring.check(secret, name) if secret else None
         if caller is None:
-            _note("credentials")
+            _count_refusal("credentials")
             raise Unauthorized(
                 "no valid credentials: send Basic (name and secret), Authorization: Bearer or Api-Key, or X-API-Key"
             )
-        here.accepted.remember(sent, caller)
+        app_services.accepted.remember(credentials, caller)
     g.caller = caller
 
 
 def _require_network(networks: Iterable[IPv4Network | IPv6Network]) -> None:
     """Raise Forbidden when the caller's address is in none of `networks`.
 
-    The address is the peer's, or what TRUSTED_PROXY_HOPS proxies in front say; what a caller itself puts into
-    X-Forwarded-For is never looked at.
+    The address is the peer's, or the one that TRUSTED_PROXY_HOPS proxies report. Entries that the caller itself puts
+    into X-Forwarded-For are ignored.
     """
     address = _caller_address()
     if address is None or not any(address in network for network in networks):
-        _note("address")
+        _count_refusal("address")
         raise Forbidden(_ELSEWHERE)
 
 
-def _note(why: str) -> None:
-    # By the minute and with a count: with a line each, anybody could fill the log.
-    services().metrics.refused(why)
+def _count_refusal(why: str) -> None:
+    # Logged once a minute with a count: otherwise anybody could flood the log.
+    app_services = services()
+    app_services.metrics.refused(why)
     address = str(_caller_address() or "unreadable")
-    services().refusals.note(f"{why} {address}", address=address, why=why)
+    app_services.refusals.note(f"{why} {address}", address=address, why=why)
 
 
 def _caller_address() -> Address | None:
-    """Return the address before the trusted proxies; None when fewer than those have written theirs down."""
+    """Return the address in front of the trusted proxies; None when the header has fewer entries than those."""
     hops = services().trusted_proxy_hops
     if not hops:
         return _address(request.remote_addr or "")
@@ -81,7 +82,7 @@ def _caller_address() -> Address | None:
 
 
 def _address(text: str) -> Address | None:
-    """Return the address in `text`, which some proxies send with a port; an IPv4 one in IPv6 clothes as IPv4."""
+    """Return the address in `text`, without a port. An IPv4-mapped IPv6 address is returned as IPv4."""
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
@@ -93,7 +94,7 @@ def _address(text: str) -> Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-def _presented() -> tuple[str | None, str]:
+def _name_and_secret() -> tuple[str | None, str]:
     if "Authorization" not in request.headers:
         return None, request.headers.get("X-API-Key", "").strip()
     try:

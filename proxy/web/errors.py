@@ -17,7 +17,7 @@ REALM = 'Basic realm="connected-content-proxy", charset="UTF-8"'
 
 
 def problem(status: int, title: str, detail: str, **more: object) -> Response:
-    """Return an RFC 9457 answer. `detail` names the fault and the mend, never an id or a secret."""
+    """Return an RFC 9457 response. `detail` names the problem and the fix, never an id or a secret."""
     body = {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}
     response = Response(json.dumps(body) + "\n", status, content_type="application/problem+json")
     response.headers["Cache-Control"] = "no-store"
@@ -27,9 +27,9 @@ def problem(status: int, title: str, detail: str, **more: object) -> Response:
 _TITLES = {400: "Bad Request", 401: "Unauthorized", 403: "Forbidden"}
 
 
-def _refused(refused: ApiError) -> Response:
-    response = problem(refused.status, _TITLES[refused.status], refused.detail)
-    if refused.status == 401:
+def _api_error(error: ApiError) -> Response:
+    response = problem(error.status, _TITLES[error.status], error.detail)
+    if error.status == 401:
         response.headers["WWW-Authenticate"] = REALM
     return response
 
@@ -59,6 +59,6 @@ def _unexpected(error: Exception) -> Response:
 
 def install(app: Flask) -> None:
     """Register the error handlers."""
-    app.register_error_handler(ApiError, _refused)
+    app.register_error_handler(ApiError, _api_error)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected)

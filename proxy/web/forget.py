@@ -1,4 +1,4 @@
-"""Forgetting a user: `DELETE /v1/profile`."""
+"""`DELETE /v1/profile`: forget a user."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ blueprint.before_request(admit)
 
 @blueprint.delete("/profile", provide_automatic_options=False)
 def forget() -> Response:
-    """Forget what is kept about a user, in every process, and say how much that was."""
-    given = pairs_of(request.query_string, "the URL")
-    if not {name for name, _ in given} & {parameter.name for parameter in FORGETTING}:
+    """Delete everything stored about a user, in every process, and return the counts."""
+    parameters = pairs_of(request.query_string, "the URL")
+    if not {name for name, _ in parameters} & {parameter.name for parameter in FORGETTING}:
         raise BadRequest("no user: send user_id or device_id, e.g. user_id=12345")
-    meant = parse_forgetting(given)
+    identity = parse_forgetting(parameters)
     try:
-        forgot = services().forget_service.forget(meant)
+        forgotten = services().forget_service.forget(identity)
     except RedisUnavailable:
         response = problem(500, "Not forgotten everywhere", "Redis does not answer: forgotten here alone; try again")
         response.headers["Retry-After"] = "1"
         return response
-    response = jsonify(records=forgot.records, waiting=forgot.waiting)
+    response = jsonify(records=forgotten.records, waiting=forgotten.waiting)
     response.headers["Cache-Control"] = "no-store"
     return response

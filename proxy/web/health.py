@@ -1,4 +1,4 @@
-"""/healthz: the process serves. /readyz: it can answer. Neither spends a call."""
+"""/healthz (liveness) and /readyz (readiness). Neither spends a call."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from proxy.web.services import services
 blueprint = Blueprint("ops", __name__)
 
 _JUDGED_FOR_SECONDS = 60.0
-"""How long the last call's end tells anything. Without an end to it, an instance out of rotation, which sends
-no calls, would stay out for ever."""
+"""How long the last call counts. Without a limit, an instance out of rotation, which sends no calls, would stay out
+forever."""
 
 _WORDS = {
     None: "ok",
@@ -25,27 +25,32 @@ _WORDS = {
 
 @blueprint.get("/healthz", provide_automatic_options=False)
 def healthz() -> Response:
-    """Say that the process serves; touch nothing else."""
+    """Return 200 while the process serves."""
     return jsonify(status="ok")
 
 
 @blueprint.get("/readyz", provide_automatic_options=False)
 def readyz() -> tuple[Response, int]:
-    """Say how upstream, quota and Redis, where it is used, are. Upstream is judged by the last real call.
+    """Return the state of upstream, quota and, where it is used, Redis. Upstream is judged by the last real call.
 
-    503 only while the process stops, or when nothing could be answered.
+    503 only while the process stops, or when no request could be answered.
     """
-    here = services()
-    last = here.executor.last_call
-    recent = last is not None and here.monotonic() - last.at < _JUDGED_FOR_SECONDS
-    upstream = _WORDS[last.error] if last is not None and recent else "unknown"
+    app_services = services()
+    call = app_services.executor.last_call
+    recent = call is not None and app_services.monotonic() - call.at < _JUDGED_FOR_SECONDS
+    upstream = _WORDS[call.error] if call is not None and recent else "unknown"
     words = {
         "upstream": upstream,
-        "quota": "spent" if here.rate_limiter.spent else "ok",
+        "quota": "spent" if app_services.rate_limiter.spent else "ok",
     }
-    if here.redis is not None:
-        words["redis"] = "ok" if here.redis.unavailable_since is None else "gone"
-    useless = upstream in ("rejected", "failing") and not here.store.memory.records
-    well = all(word in ("ok", "unknown") for word in words.values())
-    status = "draining" if here.draining.is_set() else "unavailable" if useless else "ok" if well else "degraded"
+    if app_services.redis is not None:
+        words["redis"] = "ok" if app_services.redis.unavailable_since is None else "gone"
+    unavailable = upstream in ("rejected", "failing") and not app_services.store.memory.records
+    healthy = all(word in ("ok", "unknown") for word in words.values())
+    if app_services.draining.is_set():
+        status = "draining"
+    elif unavailable:
+        status = "unavailable"
+    else:
+        status = "ok" if healthy else "degraded"
     return jsonify(status=status, **words), 503 if status in ("draining", "unavailable") else 200

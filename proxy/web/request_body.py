@@ -1,4 +1,4 @@
-"""What a caller sent, be it badly encoded or broken off."""
+"""Request parameters, from the query string and the body."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ from proxy.api.query_string import pairs_of
 
 @contextmanager
 def reading_the_body() -> Iterator[None]:
-    """Turn what a server raises at a body that breaks off into a BadRequest."""
+    """Translate the errors of a server that cannot read a body into BadRequest."""
     try:
         yield
     except HTTPException:
         raise
-    except Exception:  # noqa: BLE001  # each server has its own for a broken transfer coding
+    except Exception:  # noqa: BLE001  # each server raises its own error for a broken transfer coding
         raise BadRequest("the body could not be read: is its transfer coding broken?") from None
 
 
 MAX_BODY_BYTES = 16 * 1024
 
 
-def sent_parameters(asked: Request) -> list[tuple[str, Any]]:
-    given: list[tuple[str, Any]] = pairs_of(asked.query_string, "the URL")
-    return given if asked.method != "POST" else [*given, *_sent_in_body(asked)]
+def sent_parameters(request: Request) -> list[tuple[str, Any]]:
+    """Return the parameters of the query string and, for a POST, of the body."""
+    parameters: list[tuple[str, Any]] = pairs_of(request.query_string, "the URL")
+    return parameters if request.method != "POST" else [*parameters, *_sent_in_body(request)]
 
 
-def _sent_in_body(asked: Request) -> Sequence[tuple[str, Any]]:
+def _sent_in_body(request: Request) -> Sequence[tuple[str, Any]]:
     with reading_the_body():
-        body = asked.get_data()
+        body = request.get_data()
     if len(body) > MAX_BODY_BYTES:
         raise RequestEntityTooLarge
     if not body:
         return []
-    match asked.mimetype:
+    match request.mimetype:
         case "application/x-www-form-urlencoded":
             return pairs_of(body, "the body")
         case "application/json":

@@ -1,4 +1,4 @@
-"""What a view may reach."""
+"""The services that views use."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _KEY = "connected-content-proxy"
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The rooms below, built once. `wait_seconds`: how long a data view may wait for what is missing.
+    """The objects that views use, built once. `wait_seconds`: how long a data view may wait for missing parts.
 
-    `draining` is set by the server when it stops: what comes on open connections is still answered.
+    The server sets `draining` when it stops. Requests on open connections are still answered.
     """
 
     profiles: ProfileService
@@ -60,14 +60,14 @@ class Services:
 
 
 def install(app: Flask, services: Services) -> None:
-    """Give `app` its services."""
+    """Attach `services` to `app`."""
     app.extensions[_KEY] = services
 
 
 def installed(app: Flask) -> Services:
     """Return the services of `app`."""
-    found: Services = app.extensions[_KEY]
-    return found
+    services: Services = app.extensions[_KEY]
+    return services
 
 
 def services() -> Services:
@@ -76,6 +76,6 @@ def services() -> Services:
 
 
 def asked() -> Request:
-    """Return the request itself: each look through `request` is a search of its own."""
+    """Return the request itself: each access through the proxy `request` is a lookup."""
     itself: Request = request._get_current_object()  # type: ignore[attr-defined]  # Flask tells mypy that it is none
     return itself

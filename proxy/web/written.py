@@ -1,4 +1,4 @@
-"""Answers of the data routes: bytes and headers that are complete, sent as they are."""
+"""Responses of the data routes: complete bytes and headers, sent as they are."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
 
 class Written(Response):
-    """A body and all its headers. `pairs`: header names and values, every one of them made here and so without a line
-    break, which werkzeug would look for in each; with the type, and without the length.
+    """A body and all its headers.
+
+    `pairs` are header names and values, with the type and without the length. All are generated here, so they contain
+    no line break, which werkzeug would look for in each.
     """
 
     automatically_set_content_length = False
@@ -24,15 +26,15 @@ class Written(Response):
         self.response = self._body = [body]
 
     def add(self, pairs: Iterable[tuple[str, str]]) -> None:
-        """Add headers that are not there yet."""
+        """Add headers that the response does not have."""
         self.headers._list += pairs
 
     def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
-        """Return the headers, without those of a body where there is none."""
+        """Return the headers; without those of a body when there is none."""
         return self.headers if self.status_code == 200 else super().get_wsgi_headers(environ)
 
     def get_app_iter(self, environ: WSGIEnvironment) -> Iterable[bytes]:
-        """Return the body, which needs no closing; nothing where HTTP wants no body."""
+        """Return the body, which needs no closing; nothing where HTTP allows no body."""
         if self.status_code == 200 and environ["REQUEST_METHOD"] != "HEAD":
             return self._body
         return super().get_app_iter(environ)

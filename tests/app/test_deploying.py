@@ -27,9 +27,9 @@ def nginx(service: Service, tmp_path: Path) -> Iterator[str]:
     program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")  # where Debian has it, for root alone
     if program is None:
         pytest.skip("nginx is not installed: apt-get install nginx-light")
-    shown = re.search(r"^```nginx\n(.+?)^```", README, re.M | re.S)
-    assert shown
-    location = shown[1].replace("http://127.0.0.1:8000", service.url)
+    block = re.search(r"^```nginx\n(.+?)^```", README, re.M | re.S)
+    assert block
+    location = block[1].replace("http://127.0.0.1:8000", service.url)
     port = free_port()
     paths = " ".join(f"{kind}_temp_path {tmp_path};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
     configuration = tmp_path / "nginx.conf"
@@ -77,5 +77,5 @@ def test_the_largest_batch_that_is_taken_passes_nginx(nginx: str) -> None:
     answer = requests.post(f"{nginx}/v1/webhooks/amplitude/cohorts", body, headers=credentials, timeout=20)
     assert answer.status_code == 200, answer.text
     assert answer.json()["applied"] == len(users)
-    asked = requests.get(f"{nginx}/v1/cohorts?user_id=pushed-9999&cohort_id=large", headers=credentials, timeout=5)
-    assert (asked.headers["X-Amplitude-Calls"], asked.json()["is_member"]) == ("0", True)
+    lookup = requests.get(f"{nginx}/v1/cohorts?user_id=pushed-9999&cohort_id=large", headers=credentials, timeout=5)
+    assert (lookup.headers["X-Amplitude-Calls"], lookup.json()["is_member"]) == ("0", True)

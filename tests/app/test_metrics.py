@@ -11,7 +11,7 @@ import pytest
 
 from proxy.sandbox.server import Sandbox
 from tests.conftest import Service, free_port
-from tests.server.test_worker import until, workers
+from tests.support.wait import until
 
 
 def value(service: Service, name: str) -> float:
@@ -25,19 +25,19 @@ def test_workers_are_counted_together_and_one_that_was_killed_keeps_only_what_it
 ) -> None:
     nowhere = f"redis://127.0.0.1:{free_port()}"
     service = start_service(sandbox, WEB_CONCURRENCY="2", REDIS_URL=nowhere, TMPDIR=str(tmp_path))
-    until(lambda: len(workers(service)) == 2, "only one worker was started")
-    (kept,) = tmp_path.glob("connected-content-proxy-metrics-*")
+    until(lambda: len(service.workers()) == 2, "only one worker was started")
+    (folder,) = tmp_path.glob("connected-content-proxy-metrics-*")
     for number in range(40):
         service.get(f"/v1/cohorts?user_id=user-{number}")
-    asked = 'requests_total{cache="miss",route="/v1/cohorts",status="200"}'
-    assert value(service, asked) == 40
+    misses = 'requests_total{cache="miss",route="/v1/cohorts",status="200"}'
+    assert value(service, misses) == 40
     until(lambda: value(service, "cache_max_bytes") == 2 * 64 * 1024 * 1024, "a worker is not counted")
     assert value(service, "quota_calls_limit") == 600, "theirs together, not each one's"
 
-    os.kill(workers(service)[0], signal.SIGKILL)
-    until(lambda: len(workers(service)) == 3, "no worker took its place")
+    os.kill(service.workers()[0], signal.SIGKILL)
+    until(lambda: len(service.workers()) == 3, "no worker took its place")
     until(lambda: value(service, "cache_max_bytes") == 2 * 64 * 1024 * 1024, "one that has gone still holds memory")
-    assert value(service, asked) == 40
+    assert value(service, misses) == 40
     service.process.terminate()
     service.process.wait(30)
-    assert not kept.exists()
+    assert not folder.exists()

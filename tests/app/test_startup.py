@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT, free_port
+from tests.conftest import KEYS, ROOT, free_port
 
 BAD = {
     "AMPLITUDE_BASE_URL": "http://profile-api.amplitude.com",
@@ -40,6 +40,28 @@ def test_every_fault_is_a_line_and_the_start_ends(command: list[str]) -> None:
     ]
     assert "Traceback" not in ended.stderr
     assert "short-secret" not in ended.stderr
+
+
+def test_create_app__called__leaves_logging_of_the_process_alone() -> None:
+    program = f"""
+import logging
+from proxy.app import create_app
+from proxy.settings import Settings
+
+loggers = [logging.getLogger(name) for name in ("", "proxy", "proxy.web.hooks", "urllib3", "requests")]
+
+def state():
+    settings = [(logger.level, logger.handlers[:], logger.propagate, logger.disabled) for logger in loggers]
+    return settings, logging.logThreads, logging.logProcesses, logging.getLogRecordFactory()
+
+before = state()
+create_app(Settings.from_env({{"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": "{KEYS}", "LOG_LEVEL": "DEBUG"}}))
+logging.basicConfig(format="%(filename)s")
+logging.warning("")
+print(state()[1:] == before[1:], state()[0][1:] == before[0][1:])
+"""
+    ended = start(["-c", program])
+    assert (ended.stdout, ended.stderr) == ("True True\n", "<string>\n")
 
 
 def test_a_worker_that_finds_the_fault_itself_is_not_respawned() -> None:

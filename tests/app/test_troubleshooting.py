@@ -70,9 +70,9 @@ def test_every_symptom_has_a_command_and_every_command_is_walked_here() -> None:
 
 def test_a_message_without_content_is_told_by_error_and_cache_status(service: Service, run: Callable[..., str]) -> None:
     service.sandbox.break_with(Fault("status", status=500))
-    told = run(service, CONTENT, user="user-31401")
-    assert "Cache-Status: connected-content-proxy; fwd=miss; detail=upstream_unavailable" in told
-    assert '"error":"upstream_unavailable"' in told.replace('": "', '":"')
+    output = run(service, CONTENT, user="user-31401")
+    assert "Cache-Status: connected-content-proxy; fwd=miss; detail=upstream_unavailable" in output
+    assert '"error":"upstream_unavailable"' in output.replace('": "', '":"')
     service.sandbox.break_with(None)
     assert '"is_control":true' in run(service, CONTENT, user="ben").replace(" ", "")
 
@@ -107,16 +107,16 @@ def test_merged_users__fallback__told_by_error_and_log(
     (why,) = re.findall(r'"why": "(.+?)"', service.log.read_text())
     assert why.startswith("the answer is about another user")
     mapped = start_service(sandbox, ACCEPT_MAPPED_USERS="true")
-    told = run(mapped, "some users always get the fallback", user="ava")
-    assert '"error":null' in told
-    assert '"user_id":"another-user"' in told
+    output = run(mapped, "some users always get the fallback", user="ava")
+    assert '"error":null' in output
+    assert '"user_id":"another-user"' in output
 
 
 def test_old_prices_are_asked_anew(service: Service, run: Callable[..., str]) -> None:
     service.get("/v1/recommendations?user_id=user-31411&rec_id=homepage")
-    told = run(service, "last week's prices", user="user-31411")
-    assert "fwd=request; stored" in told
-    assert "last_updated" in told
+    output = run(service, "last week's prices", user="user-31411")
+    assert "fwd=request; stored" in output
+    assert "last_updated" in output
 
 
 BREAKS = {
@@ -131,11 +131,13 @@ BREAKS = {
 }
 
 
-@pytest.mark.parametrize(("symptom", "message", "said"), [(key, *value) for key, value in BREAKS.items()], ids=BREAKS)
+@pytest.mark.parametrize(
+    ("symptom", "message", "expected"), [(key, *value) for key, value in BREAKS.items()], ids=BREAKS
+)
 def test_what_breaks_in_braze_alone_is_told_with_its_line(
-    service: Service, run: Callable[..., str], symptom: str, message: str, said: tuple[str, ...]
+    service: Service, run: Callable[..., str], symptom: str, message: str, expected: tuple[str, ...]
 ) -> None:
-    (row,) = (one for one in SYMPTOMS if symptom in one)
+    (row,) = (title for title in SYMPTOMS if symptom in title)
     tag = "{% connected_content http://h/v1/properties?user_id={{${user_id}}} :save p %}\n"
-    told = run(service, row, user="ava", message=tag + message)
-    assert all(one in told for one in said), told
+    output = run(service, row, user="ava", message=tag + message)
+    assert all(title in output for title in expected), output

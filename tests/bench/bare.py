@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from proxy.server import worker
+from proxy.server import gc_tuning, worker
 
 
 class Worker(worker.Worker):
-    """Loads any application, looks for garbage as the service does, and stops as if it had nothing to do."""
+    """Loads any application, collects garbage as the service does, and stops as if it had nothing to do."""
 
     def load_wsgi(self) -> None:
         """Load the application. The services beside it are never asked."""
@@ -15,4 +15,4 @@ class Worker(worker.Worker):
 
         super(worker.Worker, self).load_wsgi()
         self._services = installed(create_app())
-        self._looks.begin()
+        gc_tuning.tune()

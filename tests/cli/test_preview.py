@@ -113,5 +113,5 @@ def test_what_breaks_in_braze_is_said_with_its_line_and_mend() -> None:
     ended = preview("-", "--user", "ava", "--demo", given=message)
     assert ended.returncode == 0
     assert "line 1: http:// sends" in ended.stderr
-    assert "mend: write {{${user_id} | url_param_escape}}" in ended.stderr
+    assert "fix: write {{${user_id} | url_param_escape}}" in ended.stderr
     assert "line 2: Liquid cannot read .gp:email" in ended.stderr

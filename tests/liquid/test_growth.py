@@ -89,7 +89,7 @@ def test_tag__outputs_in_words__not_split() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("a{{ b }}c{{d}}", ["{{ b }}", "{{d}}"]),
         ("{{${a}}}}", ["{{${a}}}"]),
@@ -99,8 +99,8 @@ def test_tag__outputs_in_words__not_split() -> None:
         ("}} {", []),
     ],
 )
-def test_outputs__text_of_a_tag__those_that_are_closed(text: str, found: list[str]) -> None:
-    assert [text[start:end] for start, end in outputs(text)] == found
+def test_outputs__text_of_a_tag__those_that_are_closed(text: str, expected: list[str]) -> None:
+    assert [text[start:end] for start, end in outputs(text)] == expected
 
 
 def test_render__unclosed_output_in_a_tag__refused_with_line_and_fix() -> None:
@@ -120,7 +120,7 @@ def test_render__hundreds_of_brackets_in_one_expression__refused_with_line() -> 
 def test_render__a_thousand_findings__the_first_are_shown_and_the_rest_is_named() -> None:
     rendering = render("{{ a.b:c }}\n" * 1000, User("u"), answer)
     assert len(rendering.findings) == 201
-    assert [one.line for one in rendering.findings[:200]] == list(range(1, 201))
+    assert [finding.line for finding in rendering.findings[:200]] == list(range(1, 201))
     assert rendering.findings[-1].rule == "more-findings"
 
 

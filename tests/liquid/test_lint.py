@@ -20,8 +20,8 @@ def tag(text: str) -> str:
     return f"{{% connected_content {text} %}}"
 
 
-def found(template: str, rule: str) -> list[Finding]:
-    return [one for one in tags.findings(template) if one.rule == rule]
+def findings_of(template: str, rule: str) -> list[Finding]:
+    return [entry for entry in tags.findings(template) if entry.rule == rule]
 
 
 CASES = {
@@ -140,27 +140,27 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("rule", "template"), [(rule, one) for rule, (wrong, _) in CASES.items() for one in wrong])
-def test_a_fault_is_found_in_its_line_with_a_mend(rule: str, template: str) -> None:
-    findings = found("first line\n" + template, rule)
+@pytest.mark.parametrize(("rule", "template"), [(rule, entry) for rule, (wrong, _) in CASES.items() for entry in wrong])
+def test_problem__found__has_its_line_and_a_fix(rule: str, template: str) -> None:
+    findings = findings_of("first line\n" + template, rule)
     assert len(findings) == 1, findings
     assert findings[0].line == 2
-    assert findings[0].fault
-    assert findings[0].mend
+    assert findings[0].problem
+    assert findings[0].fix
 
 
-@pytest.mark.parametrize(("rule", "template"), [(rule, one) for rule, (_, right) in CASES.items() for one in right])
+@pytest.mark.parametrize(("rule", "template"), [(rule, entry) for rule, (_, right) in CASES.items() for entry in right])
 def test_what_is_right_is_not_found_fault_with(rule: str, template: str) -> None:
-    assert not found(template, rule)
+    assert not findings_of(template, rule)
 
 
 def test_a_parameter_that_is_unknown_is_told_with_the_one_that_is_meant() -> None:
-    (finding,) = found(tag("https://h/v1/properties?user_id=1&key=first_name :save p"), "unknown-parameter")
-    assert "key is no parameter of /v1/properties, and is ignored" in finding.fault
-    assert (finding.mend, finding.level) == ("write keys", "fault")
-    (finding,) = found(tag("https://h/v1/cohorts?user_id=1&cb=7 :save c"), "unknown-parameter")
+    (finding,) = findings_of(tag("https://h/v1/properties?user_id=1&key=first_name :save p"), "unknown-parameter")
+    assert "key is no parameter of /v1/properties, and is ignored" in finding.problem
+    assert (finding.fix, finding.level) == ("write keys", "problem")
+    (finding,) = findings_of(tag("https://h/v1/cohorts?user_id=1&cb=7 :save c"), "unknown-parameter")
     assert finding.level == "note", "it may be there to get past a cache"
-    assert "user_id, device_id, on_error, cohort_id" in finding.mend
+    assert "user_id, device_id, on_error, cohort_id" in finding.fix
 
 
 def test_every_rule_of_the_lint_has_its_cases() -> None:
@@ -182,7 +182,7 @@ def test_lines_are_those_of_the_template() -> None:
         + tag("http://h/v1/cohorts\n:basic_auth us :save c")
         + "\n{{ p.gp:y }}"
     )
-    assert sorted((one.line, one.rule) for one in tags.findings(template)) == [
+    assert sorted((entry.line, entry.rule) for entry in tags.findings(template)) == [
         (5, "unsafe-name"), (6, "insecure"), (8, "unsafe-name"),
     ]  # fmt: skip
     assert [markup.line for markup in scanner.markups(template)] == [2, 5, 6, 8]

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,6 +21,7 @@ from proxy.liquid.report import report
 from proxy.liquid.types import Answer, Request, User
 from proxy.web.pages import playground
 from tests.conftest import ROOT
+from tests.support.wait import until
 
 USER = User("ä b", "device")
 ENDLESS = (
@@ -64,64 +64,57 @@ def rendered(renderer: Renderer, template: str, ask: Callable[[Request], Answer]
 
 def children() -> list[psutil.Process]:
     """Return the processes that render for this one, those that ended and were not waited for included."""
-    mine = [process for process in psutil.Process().children() if process.pid not in others]
-    return [process for process in mine if process.status() == psutil.STATUS_ZOMBIE or is_child(process)]
+    own = [process for process in psutil.Process().children() if process.pid not in others]
+    return [process for process in own if process.status() == psutil.STATUS_ZOMBIE or is_child(process)]
 
 
 def is_child(process: psutil.Process) -> bool:
     return "proxy.liquid.child" in process.cmdline()
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_child__message_with_calls__same_report_as_in_this_process() -> None:
-    asked: list[Request] = []
+    requests_seen: list[Request] = []
 
     def ask(request: Request) -> Answer:
-        asked.append(request)
+        requests_seen.append(request)
         return answer(request)
 
-    here = report(render.render(MESSAGE, USER, ask))
+    expected = report(render.render(MESSAGE, USER, ask))
     with Child() as child:
-        assert json.loads(child.render(MESSAGE, USER, ask)) == here
-    assert asked[:2] == asked[2:]
-    assert here["message"] == "Zoë /v1/profile "
-    assert here["findings"]
+        assert json.loads(child.render(MESSAGE, USER, ask)) == expected
+    assert requests_seen[:2] == requests_seen[2:]
+    assert expected["message"] == "Zoë /v1/profile "
+    assert expected["findings"]
 
 
 def test_child__half_a_character__rendered_as_in_this_process() -> None:
     template = "\ud800 {{${user_id}}}" + CALL
     with Child() as child:
-        shown = json.loads(child.render(template, User("\udfff"), answer))
-    assert shown["message"] == render.render(template, User("\udfff"), answer).message
+        result = json.loads(child.render(template, User("\udfff"), answer))
+    assert result["message"] == render.render(template, User("\udfff"), answer).message
 
 
 def test_child__time_is_spent__says_so() -> None:
     with Child() as child:
-        shown = json.loads(child.render(ENDLESS, USER, answer, seconds=0.2))
-    assert shown["outcome"] == "refused"
-    assert "it takes longer than 0.2 s" in shown["reason"]
+        result = json.loads(child.render(ENDLESS, USER, answer, seconds=0.2))
+    assert result["outcome"] == "refused"
+    assert "it takes longer than 0.2 s" in result["reason"]
 
 
 @pytest.mark.contract("3 playground process")
 def test_child__does_not_end_when_its_time_is_spent__killed() -> None:
     with Child() as child:
         os.kill(child.pid, signal.SIGSTOP)
-        shown = json.loads(child.render("a", USER, answer, seconds=0.1, grace_seconds=0.1))
-        wait_until(lambda: not child.running)
-    assert shown == {**shown, "outcome": "refused", "reason": "it takes longer than 0.1 s"}
+        result = json.loads(child.render("a", USER, answer, seconds=0.1, grace_seconds=0.1))
+        until(lambda: not child.running)
+    assert result == {**result, "outcome": "refused", "reason": "it takes longer than 0.1 s"}
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS does not limit the address space")
 def test_child__needs_much_memory__refused() -> None:
     with Child() as child:
-        shown = json.loads(child.render("{% for i in (1..1000000000) reversed %}{% endfor %}", USER, answer))
-    assert shown == {**shown, "outcome": "refused", "reason": "it takes more memory than a preview may"}
+        result = json.loads(child.render("{% for i in (1..1000000000) reversed %}{% endfor %}", USER, answer))
+    assert result == {**result, "outcome": "refused", "reason": "it takes more memory than a preview may"}
 
 
 def test_child__killed_by_the_system__refused() -> None:
@@ -131,16 +124,16 @@ def test_child__killed_by_the_system__refused() -> None:
             os.kill(child.pid, signal.SIGKILL)
             return answer(request)
 
-        shown = json.loads(child.render(CALL, USER, ask))
-    assert shown == {**shown, "outcome": "refused", "reason": "it takes more memory or time than a preview may"}
+        result = json.loads(child.render(CALL, USER, ask))
+    assert result == {**result, "outcome": "refused", "reason": "it takes more memory or time than a preview may"}
 
 
 def test_child__fails__refused() -> None:
     no_text: Any = 5
     with Child() as child:
-        shown = json.loads(child.render(no_text, USER, answer))
-    assert shown["outcome"] == "refused"
-    assert "a fault of its own" in shown["reason"]
+        result = json.loads(child.render(no_text, USER, answer))
+    assert result["outcome"] == "refused"
+    assert "a fault of its own" in result["reason"]
 
 
 def test_child__call_raises__passed_on_and_process_ended() -> None:
@@ -156,27 +149,27 @@ def test_child__call_raises__passed_on_and_process_ended() -> None:
 
 
 def test_child__call_with_a_huge_body__refused_without_a_call() -> None:
-    asked: list[Request] = []
+    requests_seen: list[Request] = []
 
     def ask(request: Request) -> Answer:
-        asked.append(request)
+        requests_seen.append(request)
         return answer(request)
 
     body = "{% capture x %}{% for i in (1..9999) %}aaaaaaaaaaaaaaaaaaaaaaaaa{% endfor %}{% endcapture %}"
     template = body + "{% connected_content https://h/v1/cohorts :method post :body {{x}}{{x}} :save c %}"
     with Child() as child:
-        shown = json.loads(child.render(template, USER, ask))
-    assert shown["outcome"] == "refused"
-    assert not asked
+        result = json.loads(child.render(template, USER, ask))
+    assert result["outcome"] == "refused"
+    assert not requests_seen
 
 
 def test_child__secrets_in_the_environment__not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AMPLITUDE_SECRET_KEY", "PROXY_API_KEYS", "REDIS_URL", "BRAZE_SECRET"):
         monkeypatch.setenv(name, "hidden-value")
     with Child() as child:
-        found = psutil.Process(child.pid).environ()
-    assert "hidden-value" not in found.values()
-    assert set(found) <= {
+        environment = psutil.Process(child.pid).environ()
+    assert "hidden-value" not in environment.values()
+    assert set(environment) <= {
         *("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "PYTHONHOME", "PYTHONPATH", "LD_LIBRARY_PATH"),
         *("DYLD_LIBRARY_PATH", "__CF_USER_TEXT_ENCODING"),  # macOS
     }
@@ -201,7 +194,7 @@ def test_child__parent_is_killed_in_the_midst_of_a_rendering__ends() -> None:
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
         child = psutil.Process(int(parent.stdout.readline()))
-        wait_until(lambda: child.cpu_times().user > 0.5)  # it renders
+        until(lambda: child.cpu_times().user > 0.5)  # it renders
         parent.kill()
         parent.wait()
     assert child.wait(5) is None  # not our own child, so without its status
@@ -220,7 +213,7 @@ def test_renderer__second_message__in_another_process_that_was_ready(renderer: R
 def test_renderer__no_message_for_a_while__ready_process_ended_and_reaped() -> None:
     renderer = Renderer(idle_seconds=0.1)
     rendered(renderer, "a")
-    wait_until(lambda: not children())
+    until(lambda: not children())
     assert rendered(renderer, "b")["message"] == "b"
     renderer.close()
     assert not children()
@@ -230,7 +223,7 @@ def test_renderer__ready_process_was_killed__next_message_rendered(renderer: Ren
     rendered(renderer, "a")
     (ready,) = children()
     ready.kill()
-    wait_until(lambda: ready.status() == psutil.STATUS_ZOMBIE)
+    until(lambda: ready.status() == psutil.STATUS_ZOMBIE)
     assert rendered(renderer, "b")["message"] == "b"
 
 

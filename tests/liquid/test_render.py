@@ -23,10 +23,10 @@ class Service:
     def __init__(self, body: Any = None, status: int = 200) -> None:
         self.body = body if isinstance(body, str) else json.dumps({"ok": True} if body is None else body)
         self.status = status
-        self.asked: list[Request] = []
+        self.requests: list[Request] = []
 
     def __call__(self, request: Request) -> Answer:
-        self.asked.append(request)
+        self.requests.append(request)
         return Answer(self.status, {}, self.body, 1.0)
 
 
@@ -78,9 +78,9 @@ def test_the_options_of_a_tag_decide_what_is_asked(
 ) -> None:
     service = Service()
     rendering = rendered(f"{{% connected_content https://h/v1/recommendations?a=1 {options} %}}{{{{ x.ok }}}}", service)
-    assert service.asked == [Request(method, "/v1/recommendations?a=1", headers, body, content_type)]
+    assert service.requests == [Request(method, "/v1/recommendations?a=1", headers, body, content_type)]
     assert rendering.message == "true"
-    assert not [one for one in rendering.findings if one.rule == "unknown-option"]
+    assert not [entry for entry in rendering.findings if entry.rule == "unknown-option"]
 
 
 def test_a_url_holds_liquid_and_a_later_tag_may_use_what_an_earlier_one_saved() -> None:
@@ -91,12 +91,15 @@ def test_a_url_holds_liquid_and_a_later_tag_may_use_what_an_earlier_one_saved() 
         "url_param_escape }}#part\n :save b -%}"
     )
     rendering = rendered(source, service)
-    assert [one.target for one in service.asked] == ["/v1/cohorts?user_id=a%20b%2Bc%26d", "/v1/properties?keys=x%2Fy"]
-    assert [one.line for one in rendering.exchanges] == [1, 2]
+    assert [request.target for request in service.requests] == [
+        "/v1/cohorts?user_id=a%20b%2Bc%26d",
+        "/v1/properties?keys=x%2Fy",
+    ]
+    assert [entry.line for entry in rendering.exchanges] == [1, 2]
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "shown"),
+    ("body", "status", "expected"),
     [
         ({"a": 1}, 200, "1 200"),
         ({"a": 1}, 201, "1 201"),
@@ -106,8 +109,8 @@ def test_a_url_holds_liquid_and_a_later_tag_may_use_what_an_earlier_one_saved() 
         ("plain", 200, " "),
     ],
 )
-def test_the_status_is_added_to_an_object_of_a_2xx_only(body: Any, status: int, shown: str) -> None:
-    assert sent(TAG + "{{ c.a }} {{ c.__http_status_code__ }}", Service(body, status)) == shown
+def test_the_status_is_added_to_an_object_of_a_2xx_only(body: Any, status: int, expected: str) -> None:
+    assert sent(TAG + "{{ c.a }} {{ c.__http_status_code__ }}", Service(body, status)) == expected
 
 
 def test_without_save_text_is_printed_and_json_becomes_the_variable_connected() -> None:
@@ -129,9 +132,9 @@ def test_text_is_saved_as_text_and_a_404_is_empty() -> None:
 def test_no_address_but_a_data_route_is_ever_asked(url: str) -> None:
     service = Service()
     rendering = rendered(f"{{% connected_content {url} :save x %}}[{{{{ x }}}}]", service)
-    assert not service.asked
+    assert not service.requests
     assert rendering.message == "[]"
-    assert "elsewhere" in [one.rule for one in rendering.findings]
+    assert "elsewhere" in [entry.rule for entry in rendering.findings]
     assert rendering.exchanges[0].answer is None
 
 
@@ -154,17 +157,17 @@ def test_a_failed_call_with_retry_is_tried_again_unless_the_message_aborts() -> 
 
 
 @pytest.mark.parametrize(
-    ("condition", "shown"),
+    ("condition", "expected"),
     [
         ("c.text > 2", "Liquid error: comparison of String with 2 failed"),
         ("c.number > '2'", "Liquid error: comparison of Integer with String failed"),
     ],
 )
-def test_an_error_shows_in_the_message_with_its_line_and_the_rest_is_rendered(condition: str, shown: str) -> None:
+def test_an_error_shows_in_the_message_with_its_line_and_the_rest_is_rendered(condition: str, expected: str) -> None:
     source = TAG + f"a\n{{% if true %}}b {{% if {condition} %}}x{{% endif %}} c{{% endif %}}\nd"
     rendering = rendered(source, Service({"text": "3", "number": 3}))
-    assert rendering.message == f"a\nb {shown} c\nd"
-    assert ("liquid-error", 2) in [(one.rule, one.line) for one in rendering.findings]
+    assert rendering.message == f"a\nb {expected} c\nd"
+    assert ("liquid-error", 2) in [(entry.rule, entry.line) for entry in rendering.findings]
     assert sent("{% case 1 %}{% when 1 %}{{ 1 | divided_by: 0 }}.{% endcase %}") == "Liquid error: divided by 0."
 
 
@@ -214,11 +217,11 @@ def test_what_liquid_refuses_is_refused_with_its_line(source: str, line: int, wh
         TAG * (LIMITS.tags + 1),
     ],
 )
-def test_a_template_that_would_never_end_or_fill_the_memory_is_refused_at_once(source: str) -> None:
-    started = time.monotonic()
+def test_render__endless_or_huge_template__refused_within_5_s_of_processor_time(source: str) -> None:
+    started = time.process_time()
     rendering = rendered(source)
     assert rendering.outcome == "refused", rendering.message[:100]
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 @pytest.mark.contract("3 playground")
@@ -244,10 +247,10 @@ def test_a_template_that_would_never_end_or_fill_the_memory_is_refused_at_once(s
         "\n" * 16000 + "{{ a }}",
     ],
 )
-def test_no_template_takes_long_to_read(source: str) -> None:
-    started = time.monotonic()
+def test_render__odd_template__read_within_3_s_of_processor_time(source: str) -> None:
+    started = time.process_time()
     rendered(source)
-    assert time.monotonic() - started < 3
+    assert time.process_time() - started < 3
 
 
 @pytest.mark.contract("3 playground")
@@ -290,8 +293,8 @@ def test_a_fault_of_whom_is_asked_is_no_error_of_the_template() -> None:
     class Gone(Exception):
         pass
 
-    def gone(request: Request) -> Answer:
+    def leaves(request: Request) -> Answer:
         raise Gone
 
     with pytest.raises(Gone):
-        render("{% if true %}" + TAG + "{% endif %}", USER, gone)
+        render("{% if true %}" + TAG + "{% endif %}", USER, leaves)

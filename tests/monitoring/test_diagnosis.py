@@ -1,4 +1,4 @@
-"""What is wrong is said in plain words, each with what to do."""
+"""Each problem has one finding, with its meaning and a fix."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from proxy.monitoring.diagnosis import State, findings
 
-FAULTS = {
+PROBLEMS = {
     "rejects this service's credentials": State(upstream_errors=frozenset({"upstream_rejected"}), outage=True),
     "Amplitude is failing": State(upstream_errors=frozenset({"upstream_unavailable"}), outage=True),
     "Some calls to Amplitude fail": State(upstream_errors=frozenset({"upstream_timeout"})),
@@ -21,26 +21,26 @@ FAULTS = {
 }
 
 
-def test_when_nothing_is_wrong_it_says_so_and_there_is_nothing_to_mend() -> None:
+def test_findings__nothing_wrong__one_good_finding_without_a_fix() -> None:
     (only,) = findings(State())
-    assert (only.level, only.what, only.mend) == ("good", "All is well", "")
+    assert (only.level, only.what, only.fix) == ("good", "All is well", "")
 
 
 @pytest.mark.contract("3 status")
-@pytest.mark.parametrize(("words", "state"), FAULTS.items(), ids=FAULTS)
-def test_a_fault_is_named_alone_with_what_it_means_and_how_to_mend_it(words: str, state: State) -> None:
+@pytest.mark.parametrize(("words", "state"), PROBLEMS.items(), ids=PROBLEMS)
+def test_findings__one_problem__one_finding_with_meaning_and_fix(words: str, state: State) -> None:
     (only,) = findings(state)
     assert words in only.what
     assert only.level in ("warn", "bad")
     assert only.meaning
-    assert only.mend
+    assert only.fix
 
 
-def test_the_worst_comes_first_and_all_is_well_is_not_said_beside_it() -> None:
-    found = findings(State(redis_gone=True, quota_spent=True, draining=True))
-    assert [finding.level for finding in found] == ["bad", "warn", "warn"]
+def test_findings__several_problems__worst_first_and_no_all_clear() -> None:
+    several = findings(State(redis_gone=True, quota_spent=True, draining=True))
+    assert [finding.level for finding in several] == ["bad", "warn", "warn"]
 
 
-def test_what_everybody_gets_depends_on_whether_anything_is_kept() -> None:
-    assert "Nothing is kept yet" in findings(State(quota_spent=True, kept=False))[0].meaning
+def test_findings__empty_cache__meaning_says_that_nothing_is_cached() -> None:
+    assert "Nothing is kept yet" in findings(State(quota_spent=True, cached=False))[0].meaning
     assert "get that" in findings(State(quota_spent=True))[0].meaning

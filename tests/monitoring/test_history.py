@@ -1,4 +1,4 @@
-"""The last hour: a point every ten seconds, of what happened in between, and no more of them than an hour has."""
+"""The history of the last hour: a point every ten seconds."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def reading(used: int = 0, dropped: int = 0) -> Reading:
 def history(clock: FakeClock) -> tuple[Metrics, History]:
     metrics = Metrics()
     metrics.read_by(reading)
-    kept = History(metrics, now=clock, monotonic=clock)
-    kept.tick()
-    return metrics, kept
+    hour = History(metrics, now=clock, monotonic=clock)
+    hour.tick()
+    return metrics, hour
 
 
-def step(kept: History, clock: FakeClock) -> None:
+def step(hour: History, clock: FakeClock) -> None:
     clock.advance(10)
-    kept.tick()
+    hour.tick()
 
 
-def test_a_point_holds_what_happened_since_the_one_before(clock: FakeClock) -> None:
-    metrics, kept = history(clock)
+def test_point__after_a_step__has_the_counts_since_the_previous(clock: FakeClock) -> None:
+    metrics, hour = history(clock)
     for cache in ("hit", "hit", "stale", "miss", "collapsed", "expired"):
         metrics.answered(ROUTE, 200, cache, 0.02)
     metrics.missing("quota_exhausted")
@@ -53,28 +53,28 @@ def test_a_point_holds_what_happened_since_the_one_before(clock: FakeClock) -> N
     metrics.answered(ROUTE, 401, "none", 0.001)
     metrics.answered("/status", 401, "none", 0.001)
     metrics.read_by(lambda: reading(used=3, dropped=5))
-    step(kept, clock)
-    step(kept, clock)
-    first, second = kept.points()
+    step(hour, clock)
+    step(hour, clock)
+    first, second = hour.points()
     assert first.answers == {"hit": 2, "stale": 1, "fetched": 2, "missing": 1}
     assert first.errors == {"quota_exhausted": 1}
     assert first.calls == {"ok": 1, "upstream_timeout": 1}
     assert (first.refused, first.dropped, first.seconds) == (1, 5, 10)
-    assert first.standing["quota_calls_used"] == 3
-    assert first.standing["quota_calls_left"] == 597
+    assert first.gauges["quota_calls_used"] == 3
+    assert first.gauges["quota_calls_left"] == 597
     assert sum(second.answers.values()) == 0
     assert (second.errors, second.refused, second.dropped, second.answer_time) == ({}, 0, 0, None)
 
 
-def test_times_are_interpolated_within_the_buckets(clock: FakeClock) -> None:
-    metrics, kept = history(clock)
+def test_point__times__interpolated_within_the_buckets(clock: FakeClock) -> None:
+    metrics, hour = history(clock)
     for _ in range(90):
         metrics.answered(ROUTE, 200, "hit", 0.0005)
     for _ in range(10):
         metrics.answered(ROUTE, 200, "miss", 0.2)
     metrics.called("ok", 1000, 0)
-    step(kept, clock)
-    (point,) = kept.points()
+    step(hour, clock)
+    (point,) = hour.points()
     assert point.answer_time
     median, high = point.answer_time
     assert abs(median - 0.001 * 50 / 90) < 1e-9
@@ -83,30 +83,30 @@ def test_times_are_interpolated_within_the_buckets(clock: FakeClock) -> None:
 
 
 @pytest.mark.contract("3 status")
-def test_there_is_a_point_every_ten_seconds_and_an_hour_of_them(clock: FakeClock) -> None:
-    metrics, kept = history(clock)
+def test_history__ticks_for_over_an_hour__360_points_ten_seconds_apart(clock: FakeClock) -> None:
+    metrics, hour = history(clock)
     for _ in range(50):
         clock.advance(1)
-        kept.tick()
-    assert len(kept.points()) == 5
+        hour.tick()
+    assert len(hour.points()) == 5
     for number in range(400):
         metrics.answered(ROUTE, 200, "hit", 0.001 * number)
-        step(kept, clock)
-    points = kept.points()
+        step(hour, clock)
+    points = hour.points()
     assert len(points) == 360
     assert points[-1].at == clock()
-    assert len(kept.points(60)) == 6
+    assert len(hour.points(60)) == 6
 
 
-def test_every_column_has_an_entry_a_point(clock: FakeClock) -> None:
-    metrics, kept = history(clock)
+def test_as_columns__two_points__two_entries_in_each_column(clock: FakeClock) -> None:
+    metrics, hour = history(clock)
     metrics.missing("quota_exhausted")
-    step(kept, clock)
+    step(hour, clock)
     metrics.missing("upstream_timeout")
     metrics.answered(ROUTE, 200, "miss", 0.02)
-    step(kept, clock)
-    found = as_columns(kept.points())
-    assert found["errors"] == {"quota_exhausted": [1, 0], "upstream_timeout": [0, 1]}
-    assert found["answer_ms"]["median"][0] is None
-    for column in (found["at"], *found["answers"].values(), *found["call_ms"].values(), found["backlog"]):
+    step(hour, clock)
+    columns = as_columns(hour.points())
+    assert columns["errors"] == {"quota_exhausted": [1, 0], "upstream_timeout": [0, 1]}
+    assert columns["answer_ms"]["median"][0] is None
+    for column in (columns["at"], *columns["answers"].values(), *columns["call_ms"].values(), columns["backlog"]):
         assert len(column) == 2

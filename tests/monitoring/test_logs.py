@@ -1,4 +1,4 @@
-"""What is said of what happens again and again: at once, then once a minute, and no count is lost."""
+"""Repeated events are logged at once, then once a minute, and no count is lost."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import logging
 
 import pytest
 
-from proxy.monitoring.logs import OncePerMinute, request_id, tell_overdue
+from proxy.monitoring.logs import OncePerMinute, log_overdue, request_id
 from tests.support.fakes import FakeClock
 
-LOG = logging.getLogger("tests.telemetry")
+LOG = logging.getLogger("tests.logs")
 
 
 @pytest.fixture
@@ -17,47 +17,47 @@ def often(clock: FakeClock) -> OncePerMinute:
     return OncePerMinute(LOG, "it failed", clock, max_keys=2)
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, int]]:
+def logged(caplog: pytest.LogCaptureFixture) -> list[tuple[str, int]]:
     return [(record.which, record.times) for record in caplog.records if record.msg == "it failed"]  # type: ignore[attr-defined]
 
 
-def test_the_first_is_told_at_once_and_the_rest_when_a_minute_has_passed_though_nothing_follows(
+def test_note__many_times__logged_at_once_and_the_rest_after_a_minute(
     often: OncePerMinute, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(500):
         often.note("a", which="a")
     often.note("b", which="b")
     clock.advance(59)
-    tell_overdue()
-    assert told(caplog) == [("a", 1), ("b", 1)]
+    log_overdue()
+    assert logged(caplog) == [("a", 1), ("b", 1)]
     clock.advance(1)
-    tell_overdue()
-    assert told(caplog)[2:] == [("a", 499)]
+    log_overdue()
+    assert logged(caplog)[2:] == [("a", 499)]
     clock.advance(3600)
-    tell_overdue()
+    log_overdue()
     often.note("a", which="a")
-    assert told(caplog)[3:] == [("a", 1)]
+    assert logged(caplog)[3:] == [("a", 1)]
 
 
-def test_what_lasts_is_told_once_a_minute(
+def test_note__for_three_minutes__logged_once_a_minute(
     often: OncePerMinute, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(181):
         often.note("a", which="a", times=2)
-        tell_overdue()
+        log_overdue()
         clock.advance(1)
-    assert told(caplog) == [("a", 2), ("a", 120), ("a", 120), ("a", 120)]
+    assert logged(caplog) == [("a", 2), ("a", 120), ("a", 120), ("a", 120)]
 
 
-def test_a_key_that_makes_room_for_another_is_told_first(
+def test_note__more_keys_than_allowed__the_dropped_key_is_logged(
     often: OncePerMinute, caplog: pytest.LogCaptureFixture
 ) -> None:
     for key in "aaabc":
         often.note(key, which=key)
-    assert told(caplog) == [("a", 1), ("b", 1), ("a", 2), ("c", 1)]
+    assert logged(caplog) == [("a", 1), ("b", 1), ("a", 2), ("c", 1)]
 
 
-def test_a_count_has_level_and_request_of_the_latest(
+def test_log_overdue__count__has_level_and_request_id_of_the_latest(
     often: OncePerMinute, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     for id in ("first", "second", "third"):
@@ -65,7 +65,7 @@ def test_a_count_has_level_and_request_of_the_latest(
         often.note("a", which="a", level=logging.ERROR)
         request_id.reset(token)
     clock.advance(60)
-    tell_overdue()
+    log_overdue()
     assert [(record.levelname, record.request_id) for record in caplog.records] == [  # type: ignore[attr-defined]
         ("ERROR", "first"),
         ("ERROR", "third"),

@@ -65,11 +65,11 @@ def test_a_500_never_counts_against_a_host() -> None:
 
 @pytest.mark.parametrize("fails", [0, 1, TRIES - 1, TRIES])
 def test_a_message_is_tried_once_and_five_times_more(fails: int) -> None:
-    asked = []
+    kinds = []
 
     async def ask(user: str, tag: str) -> int:
-        asked.append(tag)
-        return 500 if len(asked) <= fails else 200
+        kinds.append(tag)
+        return 500 if len(kinds) <= fails else 200
 
     executor = Sender(ask, TAGS)
     asyncio.run(executor.send(recipients(1, 0.0, 0.0001, 1), 0.0, quiet))
@@ -78,7 +78,7 @@ def test_a_message_is_tried_once_and_five_times_more(fails: int) -> None:
     assert len(executor.tally.retried) == (0 < fails < TRIES)
     assert len(executor.tally.lost) == (fails == TRIES)
     if fails == TRIES:
-        assert asked == ["recommendations"] * TRIES
+        assert kinds == ["recommendations"] * TRIES
     else:
-        assert asked[fails : fails + 3] == list(TAGS)
-        assert fails + len(TAGS) <= len(asked) <= fails + PARTS * len(TAGS)
+        assert kinds[fails : fails + 3] == list(TAGS)
+        assert fails + len(TAGS) <= len(kinds) <= fails + PARTS * len(TAGS)

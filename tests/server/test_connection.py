@@ -20,6 +20,7 @@ from proxy.sandbox.server import Sandbox
 from proxy.server import connection as limits
 from proxy.server.connection import Connection
 from tests.conftest import SECRET, Service, free_port
+from tests.support.wait import until
 
 Start = Callable[..., Service]
 KEY = f"X-API-Key: {SECRET}\r\n"
@@ -73,12 +74,12 @@ def status(answer: bytes) -> int:
 @contextlib.contextmanager
 def pair(idle_seconds: float = 5) -> Iterator[tuple[Connection, gevent.socket.socket]]:
     """Yield a connection and its client's end."""
-    ours, theirs = gevent.socket.socketpair()
-    connection = Connection(ours, idle_seconds)
+    accepted, peer = gevent.socket.socketpair()
+    connection = Connection(accepted, idle_seconds)
     try:
-        yield connection, theirs
+        yield connection, peer
     finally:
-        theirs.close()
+        peer.close()
         connection.close()
 
 
@@ -192,8 +193,8 @@ def test_headers__over_32_kib_together__431(service: Service, name: str) -> None
     def ask(header_bytes: int, line: str = "GET /healthz HTTP/1.1") -> bytes:
         fixed = b"Connection: close"
         fields = [f"{name}{number}: ".encode() for number in range(5)]
-        left = header_bytes - len(fixed) - sum(len(field) + 2 for field in fields)
-        values = [b"x" * (left // 5)] * 4 + [b"x" * (left - left // 5 * 4)]
+        remaining = header_bytes - len(fixed) - sum(len(field) + 2 for field in fields)
+        values = [b"x" * (remaining // 5)] * 4 + [b"x" * (remaining - remaining // 5 * 4)]
         lines = [fixed, *(field + value for field, value in zip(fields, values, strict=True))]
         head = b"\r\n".join(lines)
         assert len(head) == header_bytes
@@ -243,13 +244,13 @@ def test_request__data_always_ready__ends_in_time(monkeypatch: pytest.MonkeyPatc
 def test_reading__data_always_ready__others_have_their_turn() -> None:
     with pair() as (connection, client):
         client.sendall(b"x" * 100_000)
-        other = gevent.spawn(lambda: None)
+        greenlet = gevent.spawn(lambda: None)
         connection.head_ended()
         for _ in range(100_000):
             assert connection.recv(1) == b"x"
-            if other.ready():
+            if greenlet.ready():
                 break
-        assert other.ready()
+        assert greenlet.ready()
 
 
 def test_head__byte_by_byte__handed_over_in_few_pieces() -> None:
@@ -276,10 +277,8 @@ def test_two_workers__many_connections_at_once__all_accepted_before_busy_ones_go
     start_service: Start, sandbox: Sandbox
 ) -> None:
     service = start_service(sandbox, WEB_CONCURRENCY="2", REDIS_URL=f"redis://127.0.0.1:{free_port()}")
-    deadline = time.monotonic() + 10
-    while len(pids := re.findall(r"Booting worker with pid: (\d+)", service.log.read_text())) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: len(service.workers()) == 2, "only one worker was started")
+    pids = service.workers()
     busy, newcomers = 60, 50
 
     def ask(id: str) -> bytes:
@@ -287,20 +286,18 @@ def test_two_workers__many_connections_at_once__all_accepted_before_busy_ones_go
 
     with contextlib.ExitStack() as opened:
         for pid in pids:
-            os.kill(int(pid), signal.SIGSTOP)
-            opened.callback(os.kill, int(pid), signal.SIGCONT)
+            os.kill(pid, signal.SIGSTOP)
+            opened.callback(os.kill, pid, signal.SIGCONT)
         clients = [
             opened.enter_context(socket.create_connection(service.address, timeout=10)) for _ in range(newcomers + 1)
         ]
         clients[0].sendall(b"".join(ask(f"busy-{number}") for number in range(busy)))
         for number, client in enumerate(clients[1:]):
             client.sendall(ask(f"new-{number}"))
-        os.kill(int(pids[0]), signal.SIGCONT)
+        os.kill(pids[0], signal.SIGCONT)
         for client in clients:
             assert client.recv(12) == b"HTTP/1.1 200"
-        while f"busy-{busy - 1}" not in service.log.read_text():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        until(lambda: f"busy-{busy - 1}" in service.log.read_text())
     order = re.findall(r'"(busy|new)-\d+"', service.log.read_text())
-    last = len(order) - order[::-1].index("new")
-    assert order[:last].count("busy") < busy / 2
+    end = len(order) - order[::-1].index("new")
+    assert order[:end].count("busy") < busy / 2

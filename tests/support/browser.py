@@ -61,7 +61,9 @@ class Browser:
 
     def find(self, selector: str) -> WebElement:
         """Return the first element of a CSS selector once it is there and can be seen."""
-        return self.until(lambda: next((one for one in self.all(selector) if one.is_displayed()), None), selector)
+        return self.until(
+            lambda: next((element for element in self.all(selector) if element.is_displayed()), None), selector
+        )
 
     def all(self, selector: str) -> list[WebElement]:
         """Return what is there now of a CSS selector."""
@@ -73,10 +75,10 @@ class Browser:
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
         element.click()
 
-    def until(self, look: Callable[[], Found | None], what: str = "") -> Found:
+    def until(self, look: Callable[[], Found | None], why: str = "") -> Found:
         """Return what `look` finds, as soon as it finds something."""
         wait = WebDriverWait(self.driver, 10, poll_frequency=0.05)
-        return wait.until(lambda _: look() or False, f"waited in vain for {what}")
+        return wait.until(lambda _: look() or False, f"waited in vain for {why}")
 
     def complaints(self) -> list[str]:
         """Return what was blocked and what the console was told since the page was opened, warnings left out."""
@@ -87,8 +89,8 @@ class Browser:
     def requested(self) -> list[str]:
         """Return the URLs that the page has loaded, itself left out."""
         names = "return performance.getEntriesByType('resource').map((entry) => entry.name)"
-        found: list[str] = self.driver.execute_script(names)
-        return found
+        urls: list[str] = self.driver.execute_script(names)
+        return urls
 
 
 @contextmanager

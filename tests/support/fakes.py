@@ -56,12 +56,12 @@ class FakeSource:
         assert self.open.wait(10), "the test never let the call end"
         if self.fault is not None:
             raise self.fault
-        said = self.says(identity, call)
-        if said is None:
+        answer = self.says(identity, call)
+        if answer is None:
             return Fetched(Record(unknown_at=self.clock()), {})
-        values, _ = split_response(call, said)
+        values, _ = split_response(call, answer)
         parts = {part: CachedPart(encoding.write(value), self.clock()) for part, value in values.items()}
-        return Fetched(Record(parts, None, said.get("user_id"), said.get("device_id")), {})
+        return Fetched(Record(parts, None, answer.get("user_id"), answer.get("device_id")), {})
 
     def says(self, identity: Identity, call: Call) -> dict[str, Any] | None:
         """Return the `userData` of a call, None for a user not seen before."""

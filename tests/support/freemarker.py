@@ -32,8 +32,8 @@ class Render {
 @functools.cache
 def missing() -> str:
     """Return why FreeMarker cannot be run here; nothing where it can."""
-    found = shutil.which("javac") and _JAR.exists()
-    return "" if found else "FreeMarker is not installed: apt-get install default-jdk-headless libfreemarker-java"
+    available = shutil.which("javac") and _JAR.exists()
+    return "" if available else "FreeMarker is not installed: apt-get install default-jdk-headless libfreemarker-java"
 
 
 def render(template: str, given: Any) -> str:

@@ -64,20 +64,20 @@ def ruby() -> Iterator[Engine]:
     ) as process:
         assert process.stdin
         assert process.stdout
-        given, said = process.stdin, process.stdout
+        stdin, stdout = process.stdin, process.stdout
 
         def render(message: str, user_id: str, ask: Ask) -> str:
             answers: dict[str, Any] = {}
 
             def recorded(request: Request) -> Answer:
                 answer = ask(request)
-                known = json.loads(answer.body) if answer.status == 200 else None
-                answers[f"{request.target} {request.body}".strip()] = known
+                data = json.loads(answer.body) if answer.status == 200 else None
+                answers[f"{request.target} {request.body}".strip()] = data
                 return answer
 
             preview(message, User(user_id), recorded)
-            print(json.dumps({"message": message, "user_id": user_id, "answers": answers}), file=given, flush=True)
-            line = said.readline()
+            print(json.dumps({"message": message, "user_id": user_id, "answers": answers}), file=stdin, flush=True)
+            line = stdout.readline()
             assert line, "Ruby has ended: its words are on standard error"
             return str(json.loads(line))
 
@@ -87,22 +87,23 @@ def ruby() -> Iterator[Engine]:
 @functools.cache
 def ruby_is_missing() -> bool:
     """Say whether Ruby's Liquid cannot be run here."""
-    found = shutil.which("ruby")
+    ruby_path = shutil.which("ruby")
     return (
-        found is None or subprocess.run([found, "-rliquid", "-e", ""], capture_output=True, check=False).returncode != 0
+        ruby_path is None
+        or subprocess.run([ruby_path, "-rliquid", "-e", ""], capture_output=True, check=False).returncode != 0
     )
 
 
 def render(message: str, user_id: str, get: Callable[[str], dict[str, Any]], engine: Engine) -> str:
     """Return what Braze would send, without blanks around it: `get` answers each tag's path."""
-    asked = []
+    urls = []
 
     def ask(request: Request) -> Answer:
-        asked.append(request.target)
+        urls.append(request.target)
         return Answer(200, {}, json.dumps(get(request.target)), 0.0)
 
     sent = engine(message, user_id, ask).strip()
-    assert asked, "no tag was understood"
+    assert urls, "no tag was understood"
     return sent
 
 

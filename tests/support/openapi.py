@@ -34,30 +34,30 @@ def differences(document: Document, response: dict[str, Any], answer: TestRespon
     """Return what differs between the answer and one promised response."""
     response = _resolved(document, response)
     headers = {name: _resolved(document, header) for name, header in response.get("headers", {}).items()}
-    found = [f"header {name} is not promised" for name in answer.headers.keys() - headers.keys() - EVERYWHERE]
+    problems = [f"header {name} is not promised" for name in answer.headers.keys() - headers.keys() - EVERYWHERE]
     for name, header in headers.items():
         if name in answer.headers:
             text = answer.headers[name]
             value = int(text) if header["schema"]["type"] == "integer" and text.isdigit() else text
-            found += [f"header {name}: {fault}" for fault in faults(document, header["schema"], value)]
+            problems += [f"header {name}: {fault}" for fault in faults(document, header["schema"], value)]
         elif header.get("required"):
-            found.append(f"header {name} is missing")
+            problems.append(f"header {name} is missing")
     content = response.get("content")
     if not content:
-        return found + (["a body where none is promised"] if answer.data else [])
+        return problems + (["a body where none is promised"] if answer.data else [])
     kind = answer.mimetype or "nothing"
     if kind not in content:
-        return [*found, f"{kind} is not promised"]
+        return [*problems, f"{kind} is not promised"]
     body = json.loads(answer.data) if kind.endswith("json") else answer.text
-    return found + faults(document, content[kind]["schema"], body)
+    return problems + faults(document, content[kind]["schema"], body)
 
 
 def _resolved(document: Document, value: dict[str, Any]) -> dict[str, Any]:
     while "$ref" in value:
-        found: Any = document
+        problems: Any = document
         for step in value["$ref"].removeprefix("#/").split("/"):
-            found = found[step]
-        value = found
+            problems = problems[step]
+        value = problems
     return value
 
 

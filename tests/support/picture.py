@@ -64,9 +64,9 @@ def main() -> int:
     demo = subprocess.Popen([sys.executable, "-m", "proxy", "demo"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert demo.stdout
-        said = re.search(r"at http://(\S+) \(name (\S+), secret (\S+)\)", demo.stdout.readline())
-        assert said, "the demo did not start"
-        host, caller, secret = said.groups()
+        match = re.search(r"at http://(\S+) \(name (\S+), secret (\S+)\)", demo.stdout.readline())
+        assert match, "the demo did not start"
+        host, caller, secret = match.groups()
         FOLDER.mkdir(exist_ok=True)
         with browsers.running() as browser:
             for scheme in get_args(Scheme):

@@ -21,8 +21,8 @@ def program() -> str:
     try:
         return str(get_binary_path())
     except ValkeyBinaryNotFoundError:
-        if found := shutil.which("redis-server"):
-            return found
+        if path := shutil.which("redis-server"):
+            return path
         raise FileNotFoundError("no Redis can be started: apt-get install redis-server") from None
 
 

@@ -45,9 +45,9 @@ def conforms(value: Any, wanted: Any) -> bool:
         case tuple():
             return value is None or conforms(value, wanted[0])
         case list():
-            return isinstance(value, list) and all(conforms(one, wanted[0]) for one in value)
+            return isinstance(value, list) and all(conforms(entry, wanted[0]) for entry in value)
         case dict() if str in wanted:
-            return isinstance(value, dict) and all(conforms(one, wanted[str]) for one in value.values())
+            return isinstance(value, dict) and all(conforms(entry, wanted[str]) for entry in value.values())
         case dict():
             return (
                 isinstance(value, dict)

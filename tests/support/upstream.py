@@ -77,8 +77,8 @@ class Upstream:
     def _answer_all(self, connection: socket.socket) -> None:
         late = b""
         while request := _request(connection):
-            asked = dict(parse_qsl(urlsplit(request.split(" ")[1]).query))
-            user = asked.get("user_id") or asked["device_id"]
+            query = dict(parse_qsl(urlsplit(request.split(" ")[1]).query))
+            user = query.get("user_id") or query["device_id"]
             self.users.append(user)
             reply = self._reply(user)
             self.all_sent.clear()

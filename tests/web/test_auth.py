@@ -72,11 +72,16 @@ def test_anything_else_is_a_401_however_often(client: FlaskClient, source: FakeS
 
 
 @pytest.mark.contract("1 status 401")
-def test_refusals_are_told_once_a_minute_per_address_with_a_count_and_have_no_line_of_their_own(
-    settings: Settings, source: FakeSource, clock: FakeClock, caplog: pytest.LogCaptureFixture
+def test_refusals__several_addresses__logged_once_a_minute_with_a_count(
+    settings: Settings,
+    source: FakeSource,
+    clock: FakeClock,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     client = create_app(settings, fetch=source.fetch, now=clock, monotonic=clock).test_client()
-    logging.getLogger("proxy").addHandler(caplog.handler)
+    monkeypatch.setattr(logging.getLogger("proxy"), "propagate", True)  # a test that configures logging turns it off
+    caplog.set_level(logging.INFO, "proxy")
 
     def refused(address: str, times: int) -> None:
         for _ in range(times):
@@ -87,9 +92,9 @@ def test_refusals_are_told_once_a_minute_per_address_with_a_count_and_have_no_li
     refused("192.0.2.2", 1)
     clock.advance(61)
     refused("192.0.2.1", 2)
-    told = [(record.address, record.times) for record in caplog.records if record.msg == "callers refused"]  # type: ignore[attr-defined]
-    assert told == [("192.0.2.1", 1), ("192.0.2.2", 1), ("192.0.2.1", 5)]
-    assert len(caplog.records) == len(told)
+    logged = [(record.address, record.times) for record in caplog.records if record.msg == "callers refused"]  # type: ignore[attr-defined]
+    assert logged == [("192.0.2.1", 1), ("192.0.2.2", 1), ("192.0.2.1", 5)]
+    assert len(caplog.records) == len(logged)
     assert "wrong-secret" not in caplog.text
 
 

@@ -116,14 +116,14 @@ def test_a_quota_that_sends_callers_away_is_spent_until_it_no_longer_does(
 def test_what_was_wrong_last_is_wrong_until_a_call_succeeds_though_nobody_asks(
     client: FlaskClient, caller: dict[str, str], source: FakeSource, clock: FakeClock
 ) -> None:
-    def found() -> list[str]:
+    def problems() -> list[str]:
         return [finding["what"] for finding in client.get("/status.json", headers=caller).get_json()["findings"]]
 
     source.fault = UpstreamRejected()
     client.get("/v1/cohorts?user_id=a", headers=caller)
     clock.advance(3600)
-    assert found() == ["Amplitude rejects this service's credentials"]
+    assert problems() == ["Amplitude rejects this service's credentials"]
     source.fault = None
     client.get("/v1/cohorts?user_id=b", headers=caller)
     clock.advance(120)
-    assert found() == ["All is well"]
+    assert problems() == ["All is well"]

@@ -25,12 +25,12 @@ REDIS_NOWHERE = "redis://127.0.0.1:1"
 def read(client: FlaskClient) -> dict[str, float]:
     """Return every sample: its name with its labels as written, without the prefix."""
     text = client.get("/metrics", headers={"X-API-Key": SECRET}).text
-    found = {}
+    metrics = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
-            found[sample.name.removeprefix("ccproxy_") + (f"{{{labels}}}" if labels else "")] = sample.value
-    return found
+            metrics[sample.name.removeprefix("ccproxy_") + (f"{{{labels}}}" if labels else "")] = sample.value
+    return metrics
 
 
 def ask(client: FlaskClient, question: str, **headers: str) -> None:
@@ -62,17 +62,17 @@ def test_requests_are_counted_by_rule_status_and_where_the_answer_came_from(
     ask(client, "cohorts?user_id=another&on_error=retry")
     ask(client, "cohorts?user_id=")
     ask(client, "nothing-like-it/u")
-    found = read(client)
+    metrics = read(client)
     of_route = "route=/v1/cohorts,status="
-    assert found[f"requests_total{{cache=hit,{of_route}200}}"] == 2
-    assert found[f"requests_total{{cache=stale,{of_route}200}}"] == 2, "refreshed behind, and standing in"
-    assert found[f"requests_total{{cache=miss,{of_route}200}}"] == 2
-    assert found[f"requests_total{{cache=miss,{of_route}500}}"] == 1
-    assert found[f"requests_total{{cache=none,{of_route}200}}"] == 1
-    assert found["requests_total{cache=none,route=none,status=404}"] == 1
-    assert found["answers_missing_total{error=upstream_unavailable}"] == 2
-    assert found["answers_missing_total{error=blank_id}"] == 1
-    assert found["request_duration_seconds_count{route=/v1/cohorts}"] == 8
+    assert metrics[f"requests_total{{cache=hit,{of_route}200}}"] == 2
+    assert metrics[f"requests_total{{cache=stale,{of_route}200}}"] == 2, "refreshed behind, and standing in"
+    assert metrics[f"requests_total{{cache=miss,{of_route}200}}"] == 2
+    assert metrics[f"requests_total{{cache=miss,{of_route}500}}"] == 1
+    assert metrics[f"requests_total{{cache=none,{of_route}200}}"] == 1
+    assert metrics["requests_total{cache=none,route=none,status=404}"] == 1
+    assert metrics["answers_missing_total{error=upstream_unavailable}"] == 2
+    assert metrics["answers_missing_total{error=blank_id}"] == 1
+    assert metrics["request_duration_seconds_count{route=/v1/cohorts}"] == 8
 
 
 def test_calls_are_counted_with_how_they_ended_how_long_they_took_and_the_exposures_they_log(
@@ -82,10 +82,10 @@ def test_calls_are_counted_with_how_they_ended_how_long_they_took_and_the_exposu
     ask(client, "recommendations?user_id=u&rec_id=a,b")
     source.fault = UpstreamUnavailable()
     ask(client, "cohorts?user_id=another")
-    found = read(client)
-    assert found["upstream_call_duration_seconds_count{outcome=ok}"] == 1
-    assert found["upstream_call_duration_seconds_count{outcome=upstream_unavailable}"] == 1
-    assert found["exposures_total"] == 2
+    metrics = read(client)
+    assert metrics["upstream_call_duration_seconds_count{outcome=ok}"] == 1
+    assert metrics["upstream_call_duration_seconds_count{outcome=upstream_unavailable}"] == 1
+    assert metrics["exposures_total"] == 2
 
 
 @pytest.mark.contract("3 metrics")
@@ -94,14 +94,14 @@ def test_the_quota_is_told_used_and_left_and_given_back_by_the_minute(
 ) -> None:
     for number in range(3):
         ask(client, f"cohorts?user_id=u{number}")
-    found = read(client)
-    assert [found[f"quota_calls_{word}"] for word in ("used", "left", "limit")] == [3, 597, 600]
+    metrics = read(client)
+    assert [metrics[f"quota_calls_{word}"] for word in ("used", "left", "limit")] == [3, 597, 600]
     clock.advance(61)
     assert read(client)["quota_calls_used"] == 0
     source.fault = QuotaExhausted(retry_after=60)
     ask(client, "cohorts?user_id=u9")
-    found = read(client)
-    assert (found["quota_closed"], found["quota_calls_left"]) == (1, 0)
+    metrics = read(client)
+    assert (metrics["quota_closed"], metrics["quota_calls_left"]) == (1, 0)
 
 
 def test_what_is_kept_what_waits_and_what_left_is_told(source: FakeSource, clock: FakeClock) -> None:
@@ -114,21 +114,21 @@ def test_what_is_kept_what_waits_and_what_left_is_told(source: FakeSource, clock
     client = app.test_client()
     for number in range(10):
         ask(client, f"cohorts?user_id=u{number}")
-    found = read(client)
+    metrics = read(client)
     store = installed(app).store
-    assert (found["cache_bytes"], found["cache_records"]) == (store.memory.size, store.memory.records)
-    assert found["cache_max_bytes"] == 1024 * 1024
-    assert found["cache_evictions_total"] == 10 - store.memory.records > 0
+    assert (metrics["cache_bytes"], metrics["cache_records"]) == (store.memory.size, store.memory.records)
+    assert metrics["cache_max_bytes"] == 1024 * 1024
+    assert metrics["cache_evictions_total"] == 10 - store.memory.records > 0
     assert read(client)["cache_evictions_total"] == 10 - store.memory.records, "counted once"
     installed(app).rate_limiter.pause(1000)
     ask(client, "cohorts?user_id=late")
-    found = read(client)
-    assert (found["backlog_users"], found["backlog_dropped_total"]) == (0, 1)
+    metrics = read(client)
+    assert (metrics["backlog_users"], metrics["backlog_dropped_total"]) == (0, 1)
 
 
 def test_an_outage_and_an_absent_redis_are_ones(client: FlaskClient, source: FakeSource, clock: FakeClock) -> None:
-    found = read(client)
-    assert (found["upstream_outage"], found["redis_gone"]) == (0, 0)
+    metrics = read(client)
+    assert (metrics["upstream_outage"], metrics["redis_gone"]) == (0, 0)
     source.fault = UpstreamRejected()
     ask(client, "cohorts?user_id=u")
     assert read(client)["upstream_outage"] == 1

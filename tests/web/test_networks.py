@@ -90,11 +90,11 @@ def test_forwarded_addresses_count_from_the_trusted_end(
 
 def test_the_network_comes_before_the_credentials_and_probes_are_open(source: FakeSource) -> None:
     outside = {"REMOTE_ADDR": "198.51.100.1"}
-    asked = client(source, "192.0.2.0/24")
-    refused = asked.get(PATH, environ_base=outside)
+    caller_client = client(source, "192.0.2.0/24")
+    refused = caller_client.get(PATH, environ_base=outside)
     assert refused.status_code == 403
     assert refused.content_type == "application/problem+json"
     assert "WWW-Authenticate" not in refused.headers
-    assert asked.get("/healthz", environ_base=outside).status_code == 200
-    assert asked.get("/readyz", environ_base=outside).status_code == 200
-    assert asked.get(PATH, environ_base={"REMOTE_ADDR": "192.0.2.1"}).status_code == 401
+    assert caller_client.get("/healthz", environ_base=outside).status_code == 200
+    assert caller_client.get("/readyz", environ_base=outside).status_code == 200
+    assert caller_client.get(PATH, environ_base={"REMOTE_ADDR": "192.0.2.1"}).status_code == 401

@@ -119,11 +119,11 @@ def test_routes__usual_request__answered(app: Flask, route: Route) -> None:
 
 
 def test_routes__of_the_application__all_are_asked(app: Flask) -> None:
-    known = {
+    rules = {
         (rule.rule.replace("<name>", "site.css"), method)
         for rule in app.url_map.iter_rules()
         for method in rule.methods or ()
     }
-    assert {(route.path, route.method) for route in ROUTES} <= known
-    asked = {route.path for route in ROUTES}
-    assert {path for path, _ in known} == asked
+    assert {(route.path, route.method) for route in ROUTES} <= rules
+    paths = {route.path for route in ROUTES}
+    assert {path for path, _ in rules} == paths

@@ -17,21 +17,21 @@ ASK = "/v1/cohorts?user_id=ava"
 def test_a_path_leads_to_the_same_however_often_it_is_asked(
     client: FlaskClient, caller: dict[str, str], path: str
 ) -> None:
-    def asked() -> list[int]:
+    def sizes_of() -> list[int]:
         return [
             client.open(path, method=method, query_string="user_id=ava", headers=caller).status_code
             for method in ("GET", "HEAD", "POST", "PUT", "OPTIONS")
         ]
 
-    first = asked()
-    assert asked() == first == asked()
+    first = sizes_of()
+    assert sizes_of() == first == sizes_of()
 
 
 def test_a_path_that_leads_nowhere_is_told_where_others_lead(client: FlaskClient) -> None:
     detail = client.get("/v1/nonsense").get_json()["detail"]
-    known = {str(rule) for rule in client.application.url_map.iter_rules()}
+    rules = {str(rule) for rule in client.application.url_map.iter_rules()}
     named = {word.strip(",;") for word in detail.split() if word.startswith("/")}
-    assert {*(f"/v1/{section}" for section in SECTIONS), "/v1/profile", "/v1/userprofile", "/docs"} == named <= known
+    assert {*(f"/v1/{section}" for section in SECTIONS), "/v1/profile", "/v1/userprofile", "/docs"} == named <= rules
 
 
 @pytest.mark.parametrize("host", ["", "a..b", "x" * 300, "[::1", "proxy.example:8000"])
@@ -59,11 +59,11 @@ def test_a_cached_answer_leaves_nothing_to_the_garbage_collector(app: Flask, cal
 
     gc.disable()
     try:
-        left = [left_behind() for _ in range(4)]
+        garbage = [left_behind() for _ in range(4)]
     finally:
         gc.enable()
     # Threads of other tests may end meanwhile, and leave something; who asks leaves it each time.
-    assert min(left) == 0
+    assert min(garbage) == 0
 
 
 def test_an_answer_is_kept_ready_when_the_same_is_asked_again_and_not_before(
@@ -74,5 +74,5 @@ def test_an_answer_is_kept_ready_when_the_same_is_asked_again_and_not_before(
     for _ in range(4):
         client.get("/v1/cohorts?user_id=u", headers=caller)
         sizes.append(store.memory.size)
-    miss, once, again, ready = sizes
-    assert miss == once < again == ready
+    miss, once, second, ready = sizes
+    assert miss == once < second == ready

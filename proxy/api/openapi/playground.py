@@ -57,9 +57,9 @@ SCHEMAS: dict[str, Schema] = {
         {
             "line": _LINE,
             "rule": _TEXT,
-            "fault": _TEXT,
-            "mend": {"type": "string", "description": "What to write instead."},
-            "level": {"enum": ["fault", "note"]},
+            "problem": _TEXT,
+            "fix": {"type": "string", "description": "What to write instead."},
+            "level": {"enum": ["problem", "note"]},
         }
     ),
 }

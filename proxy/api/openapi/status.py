@@ -45,7 +45,7 @@ SCHEMAS: dict[str, Schema] = {
             "level": {"enum": ["good", "warn", "bad"]},
             "what": {"type": "string"},
             "meaning": {"type": "string", "description": "For messages."},
-            "mend": {"type": "string", "description": "What to do; empty where there is nothing."},
+            "fix": {"type": "string", "description": "What to do; empty where there is nothing."},
         }
     ),
 }

@@ -204,7 +204,7 @@ def _service(url: str | None, credentials: str) -> tuple[list[Ask], Callable[[],
         redis.hash(b"connected-content-proxy-warm")
     except RedisUnavailable:
         raise ServiceUnavailable(f"{_LOST}. Look at REDIS_URL, and REDIS_TLS_VERIFY") from None
-    return [ask] * CONNECTIONS, lambda: None if redis.gone_since is None else _LOST
+    return [ask] * CONNECTIONS, lambda: None if redis.unavailable_since is None else _LOST
 
 
 def _lost_redis(ask: Ask) -> str | None:

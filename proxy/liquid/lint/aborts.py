@@ -1,4 +1,4 @@
-"""Which conditions an abort_message stands in, and whether it keeps Braze from trying again. Pure."""
+"""Finds each abort_message that prevents a retry by Braze."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class _Block:
     mentioned: Counter[str]
     """The names in its conditions so far."""
     answered: frozenset[str]
-    """The variables whose tag was answered whenever the present branch is entered."""
+    """The variables whose tag was answered whenever the current branch is entered."""
 
 
 class _OpenBlocks:
-    """The blocks around a place in the template, counted up so that no abort has to look at all of them again."""
+    """The blocks around a place in the template. Counters save each abort from scanning all of them."""
 
     def __init__(self) -> None:
         self._blocks: list[_Block] = []
@@ -58,7 +58,7 @@ class _OpenBlocks:
             self._answered.subtract(block.answered)
 
     def depend_on(self, variable: str) -> bool:
-        """Say whether a condition names `variable`, and none makes sure that its tag was answered."""
+        """Return whether a condition mentions `variable` and none ensures that its tag was answered."""
         return self._mentioned[variable] > 0 and not self._answered[variable]
 
 
@@ -69,16 +69,16 @@ def _answered(branch: str, condition: str) -> Iterable[str]:
 
 
 def aborts_against_retry(pieces: Iterable[Markup]) -> Iterator[Finding]:
-    """Yield each abort_message that is reached when a call fails which Braze was meant to try again."""
+    """Yield a finding for each abort_message that is reached when a call with a retry fails."""
     retried: dict[str, int] = {}
     blocks = _OpenBlocks()
     for markup in pieces:
         match markup.name:
             case "connected_content":
-                written = tag_syntax.parse(markup.rest)
-                asked = tag_syntax.parameters(written.url, written.options.get("body", ""))
-                if written.retries or asked.get("on_error") == "retry":
-                    retried[written.options.get("save") or tag_syntax.UNSAVED] = markup.line
+                tag = tag_syntax.parse(markup.rest)
+                parameters = tag_syntax.parameters(tag.url, tag.options.get("body", ""))
+                if tag.retries or parameters.get("on_error") == "retry":
+                    retried[tag.options.get("save") or tag_syntax.UNSAVED] = markup.line
             case "if" | "unless" | "case":
                 blocks.open(markup.name, markup.rest)
             case "elsif" | "else" | "when":
@@ -86,10 +86,10 @@ def aborts_against_retry(pieces: Iterable[Markup]) -> Iterator[Finding]:
             case "endif" | "endunless" | "endcase":
                 blocks.close()
             case "abort_message":
-                yield from _judged(markup, blocks, retried)
+                yield from _findings(markup, blocks, retried)
 
 
-def _judged(abort: Markup, blocks: _OpenBlocks, retried: dict[str, int]) -> Iterator[Finding]:
+def _findings(abort: Markup, blocks: _OpenBlocks, retried: dict[str, int]) -> Iterator[Finding]:
     for variable, line in retried.items():
         if blocks.depend_on(variable):
             yield Finding(

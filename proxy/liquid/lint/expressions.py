@@ -1,4 +1,4 @@
-"""Conditions and names that Liquid reads otherwise than their author means. Pure."""
+"""Finds conditions and names that Liquid parses differently than intended."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NUMBER_AS_TEXT = re.compile(
 )
 _RANGE = re.compile(r"\(\s*[\w.-]{1,100}?\s*\.\.\s*[\w.-]{1,100}?\s*\)")
 
-# A name after a dot. Each is looked for from every letter on, so its length has a bound.
+# Names after a dot. A search starts at every letter, so the length is limited.
 _COLON = re.compile(r"[\w\])-]\.([\w-]{1,100}:\w[\w-]{0,100})")
 _BLANK = re.compile(
     r"(?<![\w.-])[A-Za-z_][\w-]{0,100}(?:\.[\w-]{1,100}){0,20}?"
@@ -29,7 +29,7 @@ _BRACKETED = re.compile(r"""\[\s*(["'])([^"']{0,100}[\[\]][^"']{0,100})\1\s*\]""
 
 
 def condition_findings(markup: Markup) -> Iterator[Finding]:
-    """Yield what a condition compares or groups as Liquid cannot."""
+    """Yield a finding for each comparison or grouping that Liquid cannot do."""
     if markup.name not in _CONDITIONS:
         return
     if _ORDER.search(markup.rest):
@@ -56,24 +56,24 @@ def condition_findings(markup: Markup) -> Iterator[Finding]:
 
 
 def name_findings(markup: Markup) -> Iterator[Finding]:
-    """Yield names after a dot that Liquid cannot write there."""
+    """Yield a finding for each name that Liquid cannot parse after a dot or in brackets."""
     bare = _QUOTED.sub("''", markup.rest)
     rules = [_COLON, _DIGIT, _FOREIGN, _BRACKET]
     if markup.kind == "output" or markup.name in _CONDITIONS | {"assign", "case"}:
         rules.append(_BLANK)
     for rule in rules:
-        for found in rule.finditer(bare):
+        for match in rule.finditer(bare):
             yield Finding(
                 markup.line,
                 "unsafe-name",
-                f"Liquid cannot read .{found[1].strip()[:80]} after a dot, and prints nothing",
+                f"Liquid cannot read .{match[1].strip()[:80]} after a dot, and prints nothing",
                 "use the name that properties gives it (gp: dropped, each other character a _), "
                 "or properties_by_name['the exact name']",
             )
-    for found in _BRACKETED.finditer(markup.rest):
+    for match in _BRACKETED.finditer(markup.rest):
         yield Finding(
             markup.line,
             "unsafe-name",
-            f"Liquid cannot write a name with brackets in brackets: {found[2][:80]}",
-            f"{{% assign key = '{found[2][:80]}' %}} first, then [key]",
+            f"Liquid cannot write a name with brackets in brackets: {match[2][:80]}",
+            f"{{% assign key = '{match[2][:80]}' %}} first, then [key]",
         )

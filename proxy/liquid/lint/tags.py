@@ -1,4 +1,4 @@
-"""What breaks in Braze, read off a template without rendering it: each fault with its line and its mend. Pure."""
+"""Finds problems in a template without rendering it."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from proxy.profile.parts import SECTIONS
 
 _ESCAPED = re.compile(r"\|\s*(?:url_param_escape|url_encode)\b")
 _PARAMETERS: Mapping[str, tuple[str, ...]] = {
-    name: tuple(one.name for one in known)
-    for name, known in (
+    name: tuple(parameter.name for parameter in parameters)
+    for name, parameters in (
         *((section, parameters_of(section)) for section in SECTIONS),
         ("profile", parameters_of(None)),
         ("userprofile", DROP_IN),
     )
 }
-_SHOWN = 80
-"""Characters of what is written that are repeated."""
+_QUOTED_CHARACTERS = 80
+"""Characters of the template that a finding quotes."""
 _CLOSE = 0.65
-"""As difflib counts: `key` is meant to be `keys`, but `cb` nothing that a route takes."""
+"""Similarity by difflib: `key` is close to `keys`; `cb` is close to no parameter."""
 _KNOWN = frozenset({("", "user_id"), ("most_recently_used_device", "id"), ("targeted_device", "id")})
 
 
 def findings(source: str) -> Iterator[Finding]:
-    """Yield what is wrong with `source`, and what is good to know of it. Raises Unreadable."""
+    """Yield the problems and notes of `source`. Raises Unreadable."""
     pieces = [markup for markup in markups(source) if markup.kind != "verbatim"]
     for markup in pieces:
         if markup.name == "connected_content":
-            written = tag_syntax.parse(markup.rest)
+            tag = tag_syntax.parse(markup.rest)
             for rule in _TAG_RULES:
-                yield from rule(markup, written)
+                yield from rule(markup, tag)
         elif markup.name != "abort_message":
             yield from condition_findings(markup)
             yield from name_findings(markup)
@@ -46,23 +46,23 @@ def findings(source: str) -> Iterator[Finding]:
     yield from aborts_against_retry(pieces)
 
 
-def _unescaped(markup: Markup, written: tag_syntax.Tag) -> Iterator[Finding]:
-    query = written.url.partition("?")[2]
-    form = written.options.get("body", "") if written.content_type == tag_syntax.FORM else ""
+def _unescaped(markup: Markup, tag: tag_syntax.Tag) -> Iterator[Finding]:
+    query = tag.url.partition("?")[2]
+    form = tag.options.get("body", "") if tag.content_type == tag_syntax.FORM else ""
     for text in (query, form):
         for start, end in outputs(text):
             if not _ESCAPED.search(text, start, end):
-                shown = text[start + 2 : end - 2].strip()
+                expression = text[start + 2 : end - 2].strip()
                 yield Finding(
                     markup.line,
                     "unescaped",
-                    f"{{{{{shown}}}}} goes into the call as it is: with a + or & in it, it is another value",
-                    f"write {{{{{shown} | url_param_escape}}}}",
+                    f"{{{{{expression}}}}} goes into the call as it is: with a + or & in it, it is another value",
+                    f"write {{{{{expression} | url_param_escape}}}}",
                 )
 
 
-def _unsaved(markup: Markup, written: tag_syntax.Tag) -> Iterator[Finding]:
-    if not written.options.get("save"):
+def _unsaved(markup: Markup, tag: tag_syntax.Tag) -> Iterator[Finding]:
+    if not tag.options.get("save"):
         yield Finding(
             markup.line,
             "unsaved",
@@ -71,8 +71,8 @@ def _unsaved(markup: Markup, written: tag_syntax.Tag) -> Iterator[Finding]:
         )
 
 
-def _insecure(markup: Markup, written: tag_syntax.Tag) -> Iterator[Finding]:
-    if written.url.lower().startswith("http://"):
+def _insecure(markup: Markup, tag: tag_syntax.Tag) -> Iterator[Finding]:
+    if tag.url.lower().startswith("http://"):
         yield Finding(
             markup.line,
             "insecure",
@@ -81,15 +81,15 @@ def _insecure(markup: Markup, written: tag_syntax.Tag) -> Iterator[Finding]:
         )
 
 
-def _elsewhere(markup: Markup, written: tag_syntax.Tag) -> Iterator[Finding]:
-    url = _without_outputs(written.url.partition("?")[0])
-    # What a path is that is rendered shows only then.
+def _elsewhere(markup: Markup, tag: tag_syntax.Tag) -> Iterator[Finding]:
+    url = _without_outputs(tag.url.partition("?")[0])
+    # A path with an output is known only after rendering.
     if tag_syntax.route(url) is None and "{}" not in re.sub(r"\A\w*:?//[^/]*", "", url):
         yield tag_syntax.elsewhere(markup.line)
 
 
-def _without_credentials(markup: Markup, written: tag_syntax.Tag) -> Iterator[Finding]:
-    if not written.options.keys() & {"basic_auth", "auth_credentials", "headers"}:
+def _without_credentials(markup: Markup, tag: tag_syntax.Tag) -> Iterator[Finding]:
+    if not tag.options.keys() & {"basic_auth", "auth_credentials", "headers"}:
         yield Finding(
             markup.line,
             "without-credentials",
@@ -98,8 +98,8 @@ def _without_credentials(markup: Markup, written: tag_syntax.Tag) -> Iterator[Fi
         )
 
 
-def _cached_post(markup: Markup, written: tag_syntax.Tag) -> Iterator[Finding]:
-    if written.method == "POST" and "cache_max_age" in written.options:
+def _cached_post(markup: Markup, tag: tag_syntax.Tag) -> Iterator[Finding]:
+    if tag.method == "POST" and "cache_max_age" in tag.options:
         yield Finding(
             markup.line,
             "cached-post",
@@ -108,16 +108,16 @@ def _cached_post(markup: Markup, written: tag_syntax.Tag) -> Iterator[Finding]:
         )
 
 
-def _half_retry(markup: Markup, written: tag_syntax.Tag) -> Iterator[Finding]:
-    on_error = tag_syntax.parameters(written.url, written.options.get("body", "")).get("on_error") == "retry"
-    if written.retries and not on_error:
+def _half_retry(markup: Markup, tag: tag_syntax.Tag) -> Iterator[Finding]:
+    on_error = tag_syntax.parameters(tag.url, tag.options.get("body", "")).get("on_error") == "retry"
+    if tag.retries and not on_error:
         yield Finding(
             markup.line,
             "half-retry",
             ":retry acts on a failed call, but without on_error=retry a missing user is a 200, which is sent",
             "add on_error=retry to the parameters, or remove :retry",
         )
-    if on_error and not written.retries:
+    if on_error and not tag.retries:
         yield Finding(
             markup.line,
             "half-retry",
@@ -126,37 +126,37 @@ def _half_retry(markup: Markup, written: tag_syntax.Tag) -> Iterator[Finding]:
         )
 
 
-def _unknown_parameters(markup: Markup, written: tag_syntax.Tag) -> Iterator[Finding]:
-    # What Liquid writes shows only when it is rendered, and may hold an & of its own.
-    url, body = (_without_outputs(text) for text in (written.url, written.options.get("body", "")))
+def _unknown_parameters(markup: Markup, tag: tag_syntax.Tag) -> Iterator[Finding]:
+    # The text of an output is known only after rendering, and may contain an &.
+    url, body = (_without_outputs(text) for text in (tag.url, tag.options.get("body", "")))
     route = tag_syntax.route(url)
     known = _PARAMETERS.get(route or "", ())
-    for name in tag_syntax.parameters(url, body if written.method == "POST" else ""):
+    for name in tag_syntax.parameters(url, body if tag.method == "POST" else ""):
         if not known or name in known or "{}" in name:
             continue
-        meant = get_close_matches(name.lower(), known, 1, _CLOSE)
+        close = get_close_matches(name.lower(), known, 1, _CLOSE)
         yield Finding(
             markup.line,
             "unknown-parameter",
-            f"{name[:_SHOWN]} is no parameter of /v1/{route}, and is ignored",
-            f"write {meant[0]}" if meant else f"remove it, where it is no cache-buster; there are {', '.join(known)}",
-            level="fault" if meant else "note",
+            f"{name[:_QUOTED_CHARACTERS]} is no parameter of /v1/{route}, and is ignored",
+            f"write {close[0]}" if close else f"remove it, where it is no cache-buster; there are {', '.join(known)}",
+            level="problem" if close else "note",
         )
 
 
-def _unknown_options(markup: Markup, written: tag_syntax.Tag) -> Iterator[Finding]:
-    if written.unknown:
-        words = " ".join(written.unknown)[:_SHOWN]
+def _unknown_options(markup: Markup, tag: tag_syntax.Tag) -> Iterator[Finding]:
+    if tag.unknown:
+        words = " ".join(tag.unknown)[:_QUOTED_CHARACTERS]
         known = ", ".join(f":{name}" for name in sorted(tag_syntax.FLAGS | tag_syntax.VALUED))
         yield Finding(markup.line, "unknown-option", f"{words} is no option of the tag", f"the options are {known}")
-    if written.method not in ("GET", "POST"):
+    if tag.method not in ("GET", "POST"):
         yield Finding(markup.line, "unknown-option", "Braze knows no such method", "write :method post, or leave it")
 
 
-def _exposure(markup: Markup, written: tag_syntax.Tag) -> Iterator[Finding]:
-    path = written.url.partition("?")[0]
-    asked = tag_syntax.parameters(written.url, written.options.get("body", ""))
-    if tag_syntax.logs_exposure(tag_syntax.route(path), asked):
+def _exposure(markup: Markup, tag: tag_syntax.Tag) -> Iterator[Finding]:
+    path = tag.url.partition("?")[0]
+    parameters = tag_syntax.parameters(tag.url, tag.options.get("body", ""))
+    if tag_syntax.logs_exposure(tag_syntax.route(path), parameters):
         yield Finding(
             markup.line,
             "exposure",
@@ -169,11 +169,11 @@ def _exposure(markup: Markup, written: tag_syntax.Tag) -> Iterator[Finding]:
 def _unknown_attributes(markup: Markup) -> Iterator[Finding]:
     for prefix, name in attributes(markup.text):
         if (prefix, name) not in _KNOWN:
-            shown = f"{prefix}." * bool(prefix) + f"${{{name}}}"
+            attribute = f"{prefix}." * bool(prefix) + f"${{{name}}}"
             yield Finding(
                 markup.line,
                 "unknown-attribute",
-                f"only Braze knows {shown}: here it is empty",
+                f"only Braze knows {attribute}: here it is empty",
                 "look at this part of the message in Braze",
                 level="note",
             )

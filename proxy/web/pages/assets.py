@@ -1,4 +1,4 @@
-"""HTML pages and the files they load: a template, a strict policy, and names that change with their content."""
+"""HTML pages with a strict policy, and the files they load, with URLs that change with their content."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ POLICY = {
     "base-uri": "'none'",
     "form-action": "'none'",
 }
-"""What a page may load and do: nothing from elsewhere, nothing inline."""
+"""Content-Security-Policy of a page: nothing from other hosts, nothing inline."""
 
 _TYPES = {
     "css": "text/css; charset=utf-8",
@@ -49,29 +49,29 @@ def page(template: str, **values: Any) -> Response:
 
 
 def host_in_braze() -> str:
-    """Return the host that a tag names to have this service asked: `your-host` where it was opened at none for Braze.
+    """Return the host to write into a tag: the request's, or `your-host` where Braze cannot call that.
 
-    Braze calls names over TLS at its own port, so neither an address nor a host with a port is one.
+    Braze calls host names over TLS at the standard port, so an address or a host with a port does not work.
     """
     host = request.host
     return host if _NAME.fullmatch(host) else "your-host"
 
 
 def revalidated(response: Response) -> Response:
-    """Let `response` be kept, but asked for again each time: 304 when it is still the same."""
+    """Let a browser cache `response` and revalidate it each time: 304 while it is unchanged."""
     response.headers["Cache-Control"] = "no-cache"
     response.add_etag()
     return _conditional(response)
 
 
 def asset(name: str) -> str:
-    """Return the URL of a file: with its tag, so that a browser may keep it for good and still sees the next one."""
+    """Return the URL of a file with its tag, so that a browser may cache it forever and still gets the next version."""
     return f"/static/{name}?v={_file(name).tag}"
 
 
 @blueprint.get("/static/<name>", provide_automatic_options=False)
 def static(name: str) -> Response:
-    """Answer one of the files that the pages load."""
+    """Return a file that the pages load."""
     file = _file(name)
     response = Response(content_type=_TYPES[name.rpartition(".")[2]])
     response.headers["Vary"] = "Accept-Encoding"
@@ -82,18 +82,18 @@ def static(name: str) -> Response:
     else:
         response.set_data(file.body)
         response.set_etag(file.tag)
-    # Under a name with another tag it is not what was asked for, if better than nothing.
-    lasting = f"v={file.tag}".encode() in request.query_string.split(b"&")
+    # A URL with another tag asks for another version, so this one may be cached only briefly.
+    immutable = f"v={file.tag}".encode() in request.query_string.split(b"&")
     response.headers["Cache-Control"] = (
-        f"public, max-age={_A_YEAR}, immutable" if lasting else f"public, max-age={_AN_HOUR}"
+        f"public, max-age={_A_YEAR}, immutable" if immutable else f"public, max-age={_AN_HOUR}"
     )
     return _conditional(response)
 
 
 def _conditional(response: Response) -> Response:
-    # Nothing here has a date. werkzeug would raise OverflowError for some that callers send.
+    # No file has a date, and werkzeug raises OverflowError for some dates that callers send.
     response.make_conditional({**request.environ, "HTTP_IF_MODIFIED_SINCE": None})
-    del response.headers["Date"]  # the server has its own
+    del response.headers["Date"]  # the server adds one
     return response
 
 
@@ -101,15 +101,15 @@ class _File(NamedTuple):
     body: bytes
     tag: str
     squeezed: bytes | None
-    """The same for a browser that takes gzip: of Swagger UI's 1.9 MB, a quarter."""
+    """Compressed by gzip: Swagger UI's 1.9 MB shrink to a quarter."""
 
 
 @cache
 def _files() -> dict[str, Traversable]:
-    """Return every file that is served, by name. What is not in here is not served, whatever the path says."""
-    ours = {file.name: file for file in (files("proxy.web.pages") / "static").iterdir()}
+    """Return every served file by name. No other file is served."""
+    own = {file.name: file for file in (files("proxy.web.pages") / "static").iterdir()}
     swagger_ui = files("flask_swagger_ui") / "dist"
-    return {**ours, **{name: swagger_ui / name for name in _SWAGGER_UI}}
+    return {**own, **{name: swagger_ui / name for name in _SWAGGER_UI}}
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What developers read: the landing page, the OpenAPI document, and the page on which to try it."""
+"""The landing page, the OpenAPI document and the page that shows it."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ blueprint = Blueprint("docs", __name__)
 
 @blueprint.get("/", provide_automatic_options=False)
 def home() -> Response:
-    """Say what this is and where to go."""
+    """Return the landing page."""
     return page("home.html", host=host_in_braze())
 
 
 @blueprint.get("/docs", provide_automatic_options=False)
 def docs() -> Response:
-    """Show every route, to be tried."""
+    """Return the page with every route, to try."""
     return page("docs.html")
 
 
 @blueprint.get("/openapi.json", provide_automatic_options=False)
 def openapi() -> Response:
-    """Answer the OpenAPI document."""
+    """Return the OpenAPI document."""
     return revalidated(Response(_document(), content_type="application/json"))
 
 
 @cache
 def _document() -> bytes:
-    # Not at the start: a process that nobody asks for it need not build it.
+    # Built on the first request, not at the start.
     return json.dumps(document(), ensure_ascii=False).encode() + b"\n"

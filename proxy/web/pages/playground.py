@@ -1,4 +1,4 @@
-"""The playground: a Braze message on the left, what Braze would send of it on the right."""
+"""The playground: renders a Braze message as Braze would send it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from proxy.web.pages.wsgi_client import asker
 
 MAX_BODY_BYTES = 128 * 1024
 _BODIES = Budget(4 * 1024 * 1024, wait_seconds=1)
-"""Bytes of bodies that are being read: 32 of the largest. 4,000 clients that never finish one would take 500 MiB."""
+"""Bytes of the bodies being read: 32 of the largest. Without it 4,000 slow clients would take 500 MiB."""
 RENDERER = Renderer()
 """Renders for all requests of this process."""
-_WHO = ("Authorization", "X-API-Key", "X-Forwarded-For")
+_CALLER_HEADERS = ("Authorization", "X-API-Key", "X-Forwarded-For")
 
 blueprint = Blueprint("playground", __name__, url_prefix="/playground")
 blueprint.before_request(admit)
@@ -32,29 +32,29 @@ blueprint.before_request(admit)
 
 @blueprint.get("", provide_automatic_options=False)
 def show() -> Response:
-    """Show the page."""
+    """Return the page."""
     return page("playground.html", snippets=snippets(), host=host_in_braze())
 
 
 @blueprint.post("/render", provide_automatic_options=False)
 def render() -> Response:
-    """Answer what Braze would send of a message, what each of its tags asked and got, and what breaks in it."""
+    """Return the rendered message, the calls of its tags and the findings."""
     _require_our_page()
     try:
         with _BODIES.hold(min(request.content_length or MAX_BODY_BYTES, MAX_BODY_BYTES)):
-            given = _given()
+            message = _message()
     except Busy:
         return _answer(refused(OTHERS_RENDER))
-    user = User(given.get("user_id", "").strip(), given.get("device_id", "").strip())
-    return _answer(RENDERER.render(given["template"], user, _asker()))
+    user = User(message.get("user_id", "").strip(), message.get("device_id", "").strip())
+    return _answer(RENDERER.render(message["template"], user, _asker()))
 
 
 @cache
 def snippets() -> dict[str, str]:
-    """Return the messages to start from: title to Liquid, in the order of their file names."""
+    """Return the example messages, title to Liquid, in the order of their file names."""
     folder = files("proxy.web.pages") / "snippets"
-    found = sorted((file for file in folder.iterdir() if file.name.endswith(".liquid")), key=lambda file: file.name)
-    return {_title(file.name): file.read_text(encoding="utf-8") for file in found}
+    templates = sorted((file for file in folder.iterdir() if file.name.endswith(".liquid")), key=lambda file: file.name)
+    return {_title(file.name): file.read_text(encoding="utf-8") for file in templates}
 
 
 def _title(name: str) -> str:
@@ -63,18 +63,18 @@ def _title(name: str) -> str:
 
 
 def _asker() -> Any:
-    who = {name: ",".join(request.headers.getlist(name)) for name in _WHO if name in request.headers}
+    caller = {name: ",".join(request.headers.getlist(name)) for name in _CALLER_HEADERS if name in request.headers}
     application = current_app._get_current_object()  # type: ignore[attr-defined]
-    return asker(application, {**who, "X-Request-ID": g.request_id}, request.remote_addr or "")
+    return asker(application, {**caller, "X-Request-ID": g.request_id}, request.remote_addr or "")
 
 
 def _require_our_page() -> None:
-    # A browser sends Basic credentials along from whatever page asks it to.
+    # A browser sends Basic credentials with requests of any page.
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
     if site is not None:
         same = site == "same-origin"
     else:
-        # Without urlsplit, which raises ValueError for an origin such as `http://[`.
+        # Not urlsplit, which raises ValueError for an origin such as `http://[`.
         host = None if origin is None else origin.partition("://")[2]
         same = host is None or (host != "" and host == request.host)
     if not same:
@@ -83,19 +83,19 @@ def _require_our_page() -> None:
         raise UnsupportedMediaType
 
 
-def _given() -> dict[str, str]:
+def _message() -> dict[str, str]:
     request.max_content_length = MAX_BODY_BYTES
     try:
-        given = read_json(request.get_data())
+        message = read_json(request.get_data())
     except HTTPException:
         raise
     except ValueError:
         raise BadRequest("the body is not JSON") from None
-    if not isinstance(given, dict) or not isinstance(given.get("template"), str):
+    if not isinstance(message, dict) or not isinstance(message.get("template"), str):
         raise BadRequest("the body needs a template, a text; user_id and device_id are texts too")
-    if not all(isinstance(given.get(name, ""), str) for name in ("user_id", "device_id")):
+    if not all(isinstance(message.get(name, ""), str) for name in ("user_id", "device_id")):
         raise BadRequest("user_id and device_id are texts")
-    return given
+    return message
 
 
 def _answer(report: bytes) -> Response:

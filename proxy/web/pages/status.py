@@ -1,4 +1,4 @@
-"""How things go: /metrics for Prometheus, /status for people. Neither has an id or a secret, or spends a call."""
+"""/metrics for Prometheus and /status for people. Neither contains an id or a secret, or spends a call."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from proxy.web.auth import admit
 from proxy.web.pages.assets import page
 from proxy.web.services import services
 
-_LATE_SECONDS = 60.0
+_RECENT_SECONDS = 60.0
 _REFUSED_SECONDS = 600.0
 
 blueprint = Blueprint("status", __name__)
@@ -25,57 +25,56 @@ blueprint.before_request(admit)
 
 @blueprint.get("/metrics", provide_automatic_options=False)
 def metrics() -> Response:
-    """Answer the metrics of all worker processes."""
-    return _unkept(Response(services().metrics.text(), content_type=CONTENT_TYPE_LATEST))
+    """Return the metrics of all worker processes."""
+    return _uncached(Response(services().metrics.text(), content_type=CONTENT_TYPE_LATEST))
 
 
 @blueprint.get("/status", provide_automatic_options=False)
 def status() -> Response:
-    """Show the page, which asks for the rest."""
+    """Return the page, which fetches /status.json."""
     return page("status.html")
 
 
 @blueprint.get("/status.json", provide_automatic_options=False)
-def told() -> Response:
-    """Answer what the page shows: what is wrong now, how things stand, and the last hour."""
-    here = services()
-    here.history.tick()
-    standing = here.history.standing()
+def status_json() -> Response:
+    """Return what the page shows: the problems, the current gauges and the last hour."""
+    history = services().history
+    history.tick()
+    gauges = history.gauges()
     body = {
-        "findings": [asdict(finding) for finding in findings(_state(standing))],
-        "now": {name: round(value) for name, value in sorted(standing.items())},
+        "findings": [asdict(finding) for finding in findings(_state(gauges))],
+        "now": {name: round(value) for name, value in sorted(gauges.items())},
         "step_seconds": int(STEP_SECONDS),
         "kept_seconds": int(KEPT_SECONDS),
-        "hour": as_columns(here.history.points()),
+        "hour": as_columns(history.points()),
     }
-    return _unkept(Response(write_json(body) + b"\n", content_type="application/json"))
+    return _uncached(Response(write_json(body) + b"\n", content_type="application/json"))
 
 
-def _state(standing: Mapping[str, float]) -> State:
-    here = services()
-    late = here.history.points(_LATE_SECONDS)
-    errors = {word for point in late for word in point.calls}
-    last = here.executor.last_call
-    if last is not None and last.error and here.monotonic() - last.at < _LATE_SECONDS:
-        errors.add(last.error)
-    if standing["upstream_rejected"]:
+def _state(gauges: Mapping[str, float]) -> State:
+    app_services = services()
+    errors = {word for point in app_services.history.points(_RECENT_SECONDS) for word in point.calls}
+    call = app_services.executor.last_call
+    if call is not None and call.error and app_services.monotonic() - call.at < _RECENT_SECONDS:
+        errors.add(call.error)
+    if gauges["upstream_rejected"]:
         errors.add(UpstreamRejected.word)
-    some = here.history.points(_REFUSED_SECONDS)
+    points = app_services.history.points(_REFUSED_SECONDS)
     return State(
         upstream_errors=frozenset(errors - {"ok", QuotaExhausted.word}),
-        outage=bool(standing["upstream_outage"]),
-        kept=here.store.memory.records > 0,
-        quota_closed=bool(standing["quota_closed"]),
-        quota_spent=here.rate_limiter.spent,
-        redis_gone=bool(standing["redis_gone"]),
-        backlog_users=round(standing["backlog_users"]),
-        backlog_max=here.backlog_max_users,
-        dropped=sum(point.dropped for point in some),
-        refused=sum(point.refused for point in some),
-        draining=here.draining.is_set(),
+        outage=bool(gauges["upstream_outage"]),
+        cached=app_services.store.memory.records > 0,
+        quota_closed=bool(gauges["quota_closed"]),
+        quota_spent=app_services.rate_limiter.spent,
+        redis_gone=bool(gauges["redis_gone"]),
+        backlog_users=round(gauges["backlog_users"]),
+        backlog_max=app_services.backlog_max_users,
+        dropped=sum(point.dropped for point in points),
+        refused=sum(point.refused for point in points),
+        draining=app_services.draining.is_set(),
     )
 
 
-def _unkept(response: Response) -> Response:
+def _uncached(response: Response) -> Response:
     response.headers["Cache-Control"] = "no-store"
     return response

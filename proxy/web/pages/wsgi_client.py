@@ -1,4 +1,4 @@
-"""Asks the service's own data routes within the process: the same guards, cache, quota and shape as over HTTP."""
+"""Calls the service's own data routes in process, with the same checks, cache and quota as over HTTP."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def asker(
     *,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Ask:
-    """Return what asks `app` with these headers, credentials among them, as from `address`."""
+    """Return a function that calls `app` with these headers, which hold the credentials, as from `address`."""
 
     def ask(request: Request) -> Answer:
         path, _, query = request.target.partition("?")
@@ -38,7 +38,7 @@ def asker(
         )
         environ = builder.get_environ()
         started = monotonic()
-        # In a context of its own: in ours, Flask would let it share our `g`, and it would log under our name.
+        # In a separate context: otherwise Flask shares `g` with the outer request, and its log line gets mixed up.
         body, status, answered = contextvars.Context().run(run_wsgi_app, app, environ, True)
         text = b"".join(body).decode()
         milliseconds = (monotonic() - started) * 1000

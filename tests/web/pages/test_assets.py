@@ -50,8 +50,8 @@ def test_what_may_change_is_asked_for_again_and_answered_by_304_while_it_has_not
 ) -> None:
     first = client.get(path)
     assert first.headers["Cache-Control"] == "no-cache"
-    again = client.get(path, headers={"If-None-Match": first.headers["ETag"]})
-    assert (again.status_code, again.data) == (304, b"")
+    second = client.get(path, headers={"If-None-Match": first.headers["ETag"]})
+    assert (second.status_code, second.data) == (304, b"")
     assert client.get(path, headers={"If-None-Match": '"another"'}).status_code == 200
 
 
@@ -66,8 +66,8 @@ def test_every_file_of_a_page_is_there_and_may_be_kept_for_good(client: FlaskCli
         assert file.content_type == kinds[url.partition("?")[0].rpartition(".")[2]]
         assert file.headers["Cache-Control"] == "public, max-age=31536000, immutable"
         assert client.get(url, headers={"If-None-Match": file.headers["ETag"]}).status_code == 304
-        other = client.get(url.partition("?")[0] + "?v=old")
-        assert (other.data, other.headers["Cache-Control"]) == (file.data, "public, max-age=3600")
+        stale = client.get(url.partition("?")[0] + "?v=old")
+        assert (stale.data, stale.headers["Cache-Control"]) == (file.data, "public, max-age=3600")
 
 
 def test_a_file_is_sent_compressed_to_those_who_take_it(client: FlaskClient) -> None:
@@ -99,9 +99,9 @@ def test_nothing_is_served_but_the_files_of_the_pages(client: FlaskClient, path:
 
 @pytest.mark.contract("3 landing page")
 def test_the_message_on_the_first_page_is_the_one_of_the_readme_for_this_host(client: FlaskClient) -> None:
-    shown = re.search(r"<pre[^>]*><code>(.*?)</code></pre>", client.get("/", base_url="https://cc.example").text, re.S)
-    assert shown
-    message = html.unescape(re.sub(r"</?span[^>]*>", "", shown[1]))
+    match = re.search(r"<pre[^>]*><code>(.*?)</code></pre>", client.get("/", base_url="https://cc.example").text, re.S)
+    assert match
+    message = html.unescape(re.sub(r"</?span[^>]*>", "", match[1]))
     assert message == MESSAGE.strip().replace("your-host", "cc.example")
 
 
@@ -149,7 +149,7 @@ def test_every_text_colour_can_be_read_on_its_grounds(scheme: str) -> None:
         assert contrast(colours["control-line"], colours[ground]) >= 3, "the edge of a field (WCAG 2.2, 1.4.11)"
 
 
-def contrast(one: str, other: str) -> float:
+def contrast(first: str, second: str) -> float:
     """Return WCAG's contrast ratio of two colours."""
 
     def luminance(colour: str) -> float:
@@ -157,7 +157,7 @@ def contrast(one: str, other: str) -> float:
         red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
         return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
-    darker, lighter = sorted((luminance(one), luminance(other)))
+    darker, lighter = sorted((luminance(first), luminance(second)))
     return (lighter + 0.05) / (darker + 0.05)
 
 

@@ -40,7 +40,11 @@ def authorize(browser: Browser) -> None:
     browser.press(".btn.authorize")
     browser.find("#auth-basic-username").send_keys("braze")
     browser.find("#auth-basic-password").send_keys(SECRET)
-    basic = next(one for one in browser.all(".auth-container") if one.find_elements("id", "auth-basic-username"))
+    basic = next(
+        container
+        for container in browser.all(".auth-container")
+        if container.find_elements("id", "auth-basic-username")
+    )
     basic.find_element("css selector", ".btn.authorize").click()
     browser.press(".btn.modal-btn.auth.btn-done")
 
@@ -59,11 +63,11 @@ def test_a_route_is_tried_on_the_page_with_basic_credentials(service: Service, b
     browser.open(f"{service.url.replace('://', f'://braze:{SECRET}@')}/docs")
     authorize(browser)
     browser.press(f"{OPERATION} .opblock-summary-control")
-    status, shown = answered(browser, OPERATION)
+    status, body = answered(browser, OPERATION)
     assert status == "200"
-    assert shown["ok"] is True
-    assert shown["user_id"] == "ava"
-    assert shown["items"] == ["trail-shoe", "rain-shell", "head-torch"]
+    assert body["ok"] is True
+    assert body["user_id"] == "ava"
+    assert body["items"] == ["trail-shoe", "rain-shell", "head-torch"]
     assert browser.complaints() == []
 
 
@@ -76,9 +80,9 @@ def test_a_body_is_filled_with_what_works_as_it_stands(
     authorize(browser)
     browser.press(f"{operation} .opblock-summary-control")
     Select(browser.find(f"{operation} .body-param-content-type select")).select_by_value(kind)
-    status, shown = answered(browser, operation)
+    status, body = answered(browser, operation)
     assert status == "200"
-    assert "trail-shoe" in json.dumps(shown)
+    assert "trail-shoe" in json.dumps(body)
     assert browser.complaints() == []
 
 

@@ -63,9 +63,9 @@ def test_a_rendering_says_what_is_sent_and_what_each_tag_asked_got_and_cost(
     assert [finding["rule"] for finding in first["findings"]] == ["exposure"]
 
     clock.advance(30)
-    again = render(client, caller)["tags"][0]
-    assert (again["calls"], again["age"], again["cache_status"]) == (0, 30, "hit; ttl=870")
-    assert "not called" in again["exposure"]
+    second = render(client, caller)["tags"][0]
+    assert (second["calls"], second["age"], second["cache_status"]) == (0, 30, "hit; ttl=870")
+    assert "not called" in second["exposure"]
     assert len(source.calls) == 1
 
 
@@ -170,9 +170,9 @@ def test_allowed_networks_hold_for_the_playground_too(source: FakeSource, caller
         "TRUSTED_PROXY_HOPS": "1",
     }
     client = create_app(Settings.from_env(env), fetch=source.fetch).test_client()
-    given = {"template": RECS, "user_id": "u"}
+    message = {"template": RECS, "user_id": "u"}
     for address, status in (("10.1.2.3", 200), ("192.0.2.1", 403)):
-        answer = client.post("/playground/render", json=given, headers={**caller, "X-Forwarded-For": address})
+        answer = client.post("/playground/render", json=message, headers={**caller, "X-Forwarded-For": address})
         assert answer.status_code == status
     assert len(source.calls) == 1
 
@@ -235,11 +235,11 @@ def test_render__every_place_is_taken__refused_at_once(
     source.open.clear()
     app = client.application
 
-    def one(number: int) -> None:
-        given = {"template": RECS, "user_id": f"user {number}"}
-        app.test_client().post("/playground/render", json=given, headers=caller)
+    def target(number: int) -> None:
+        message = {"template": RECS, "user_id": f"user {number}"}
+        app.test_client().post("/playground/render", json=message, headers=caller)
 
-    threads = [threading.Thread(target=one, args=(number,)) for number in range(AT_ONCE)]
+    threads = [threading.Thread(target=target, args=(number,)) for number in range(AT_ONCE)]
     for thread in threads:
         thread.start()
     for _ in threads:
@@ -255,9 +255,9 @@ def test_render__every_place_is_taken__refused_at_once(
 
 def test_the_example_of_the_document_is_rendered_as_it_shows(client: FlaskClient, caller: dict[str, str]) -> None:
     answer = client.post("/playground/render", json=EXAMPLE, headers=caller)
-    shown = {**RENDERED["tags"][0], "cache_status": None, "age": None, "calls": 1, "ms": 0, "json": None}
+    expected = {**RENDERED["tags"][0], "cache_status": None, "age": None, "calls": 1, "ms": 0, "json": None}
     got = json.loads(answer.data)["tags"][0]
-    assert {**got, "cache_status": None, "age": None, "ms": 0, "json": None} == shown
+    assert {**got, "cache_status": None, "age": None, "ms": 0, "json": None} == expected
 
 
 class Unfinished(io.BytesIO):
@@ -302,7 +302,7 @@ def unfinished(client: FlaskClient, caller: dict[str, str], number: int) -> Iter
             yield
         finally:
             finish.set()
-        assert {one.result(10) for one in sent} == {200}
+        assert {target.result(10) for target in sent} == {200}
 
 
 def test_body__many_are_not_finished__refused_until_they_are(client: FlaskClient, caller: dict[str, str]) -> None:

@@ -48,8 +48,8 @@ def test_a_message_is_edited_and_what_is_sent_changes_with_it(service: Service, 
     browser.press("#render")
     assert rendered(browser).startswith("Chosen for you:\n- trail-shoe")
     card = browser.find(".call").text
-    for told in ("GET /v1/recommendations", "recs", "status 200", "to Amplitude", "Exposure", '"trail-shoe"', " ms"):
-        assert told in card
+    for text in ("GET /v1/recommendations", "recs", "status 200", "to Amplitude", "Exposure", '"trail-shoe"', " ms"):
+        assert text in card
 
     write(browser, BROKEN)
     assert not browser.driver.find_element("id", "will-expose").is_displayed()
@@ -67,8 +67,8 @@ def test_a_message_is_edited_and_what_is_sent_changes_with_it(service: Service, 
     assert rendered(browser, "aborted") == ""
     assert browser.find("#reason").text == "aborted: enough"
     assert browser.complaints() == []
-    asked = {urlsplit(url).netloc.rpartition("@")[2] for url in browser.requested()}
-    assert asked == {urlsplit(service.url).netloc}
+    hosts = {urlsplit(url).netloc.rpartition("@")[2] for url in browser.requested()}
+    assert hosts == {urlsplit(service.url).netloc}
 
 
 def test_a_snippet_is_chosen_and_rendered_by_keyboard_alone(service: Service, browser: Browser) -> None:
@@ -145,7 +145,7 @@ def test_what_a_user_is_called_cannot_become_part_of_the_page(service: Service, 
 @pytest.mark.parametrize("scheme", get_args(Scheme))
 def test_the_readme_s_picture_is_taken_as_it_is_kept(service: Service, browser: Browser, scheme: Scheme) -> None:
     taken = picture.take(browser, service.url.replace("://", f"://braze:{SECRET}@"), scheme)
-    kept = (picture.FOLDER / picture.name(scheme)).read_bytes()
-    assert taken[:4] == kept[:4] == b"RIFF"
-    assert taken[8:12] == kept[8:12] == b"WEBP"
-    assert max(len(taken), len(kept)) < 200_000
+    picture_bytes = (picture.FOLDER / picture.name(scheme)).read_bytes()
+    assert taken[:4] == picture_bytes[:4] == b"RIFF"
+    assert taken[8:12] == picture_bytes[8:12] == b"WEBP"
+    assert max(len(taken), len(picture_bytes)) < 200_000

@@ -54,16 +54,16 @@ def words(browser: Browser, begin: str) -> str:
     """Return what is said to be wrong, as soon as it begins like this: the page is redrawn under our eyes."""
 
     def look() -> str | None:
-        found = str(browser.driver.execute_script("return document.getElementById('findings').innerText"))
-        return found if found.startswith(begin) else None
+        text = str(browser.driver.execute_script("return document.getElementById('findings').innerText"))
+        return text if text.startswith(begin) else None
 
     return browser.until(look, begin)
 
 
 def drawn(browser: Browser) -> dict[str, Any]:
     """Return what the page shows now, read at one moment."""
-    found: dict[str, Any] = browser.driver.execute_script(DRAWN, CHARTS)
-    return found
+    text: dict[str, Any] = browser.driver.execute_script(DRAWN, CHARTS)
+    return text
 
 
 @pytest.fixture
@@ -94,19 +94,19 @@ def test_the_page_draws_the_last_hour_and_says_what_is_wrong_and_when_it_is_mend
     client.get("/v1/cohorts?user_id=user-11", headers={"X-API-Key": SECRET})
     clock.advance(10)
     assert "AMPLITUDE_SECRET_KEY" in words(browser, "Amplitude rejects")
-    shown = browser.until(lambda: found if (found := drawn(browser))["#answers-now"] == "48 %" else None, "the share")
-    assert (shown["#errors-now"], shown["#errors-legend"]) == ("1", "credentials rejected")
-    assert (shown["#quota-now"], shown["#quota-of"]) == ("11", "of 600 calls used, 589 left this minute")
-    assert shown["bars"] == [1, 0, 1, 1]
-    assert all(shown["charts"])
+    page = browser.until(lambda: text if (text := drawn(browser))["#answers-now"] == "48 %" else None, "the share")
+    assert (page["#errors-now"], page["#errors-legend"]) == ("1", "credentials rejected")
+    assert (page["#quota-now"], page["#quota-of"]) == ("11", "of 600 calls used, 589 left this minute")
+    assert page["bars"] == [1, 0, 1, 1]
+    assert all(page["charts"])
 
     source.fault = None
     client.get("/v1/cohorts?user_id=user-12", headers={"X-API-Key": SECRET})
     clock.advance(70)
     assert words(browser, "All is well")
     assert browser.complaints() == []
-    asked = {urlsplit(one).netloc.rpartition("@")[2] for one in browser.requested()}
-    assert asked == {urlsplit(url).netloc}
+    hosts = {urlsplit(loaded).netloc.rpartition("@")[2] for loaded in browser.requested()}
+    assert hosts == {urlsplit(url).netloc}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

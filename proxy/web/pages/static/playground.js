@@ -50,8 +50,8 @@ function showFindings(findings) {
     item.dataset.rule = finding.rule;
     item.append(
       lineButton(finding.line),
-      element("p", "", finding.fault),
-      element("p", "mend", `→ ${finding.mend}`),
+      element("p", "", finding.problem),
+      element("p", "fix", `→ ${finding.fix}`),
     );
     list.append(item);
   }

@@ -116,7 +116,7 @@ function showFindings(findings) {
     const notice = element("section", `notice ${finding.level}`, element("h2", "", finding.what));
     notice.dataset.level = finding.level;
     notice.append(element("p", "", finding.meaning));
-    if (finding.mend) notice.append(element("p", "mend", `→ ${finding.mend}`));
+    if (finding.fix) notice.append(element("p", "fix", `→ ${finding.fix}`));
     return notice;
   });
   // Only when it differs: a reader would be told the same every ten seconds.

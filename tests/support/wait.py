@@ -1,0 +1,31 @@
+"""Waiting for a condition, and durations on the service's own clock."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import requests
+
+
+def until(condition: Callable[[], object], why: str = "", seconds: float = 10) -> None:
+    """Return as soon as `condition` holds. Fails with `why` after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, why
+        threading.Event().wait(0.02)
+
+
+def log_lines(log: Path) -> list[dict[str, Any]]:
+    """Return the JSON lines of a service's log."""
+    return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+
+
+def milliseconds(log: Path, *answers: requests.Response) -> list[float]:
+    """Return how long the service took for each answer, by its log: a busy machine delays the client more."""
+    took = {line["request_id"]: line["ms"] for line in log_lines(log) if line["event"] == "request"}
+    return [took[answer.headers["X-Request-ID"]] for answer in answers]
