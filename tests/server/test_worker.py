@@ -336,6 +336,7 @@ def test_master__before_the_fork__imports_nothing_that_takes_a_lock() -> None:
         "proxy.profile",
         "proxy.profile.aliases",
         "proxy.profile.parts",
+        "proxy.profile.values",
         "proxy.server",
         "proxy.server.connection",
         "proxy.server.gc_tuning",
