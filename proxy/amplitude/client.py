@@ -100,7 +100,8 @@ class AmplitudeClient:
                 timeout=urllib3.Timeout(total=self._timeout),  # type: ignore[arg-type]  # requests passes it on
             ) as response:
                 fetched = self._parse(identity, call, response.status_code, response.headers, _body(response))
-                if not fetched.faults:
+                # A response that names nobody would pass for anybody's, if it arrived a second time.
+                if not fetched.faults and _names_somebody(fetched.record):
                     reuse_connection(response)
                 return fetched
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
@@ -184,19 +185,27 @@ def _error_text(document: Any, body: bytes | None) -> str:
     return (body or b"")[:200].decode("utf-8", "replace")
 
 
-def _is_about(identity: Identity, user_data: Mapping[str, Any]) -> bool:
-    """Return whether a response is about the requested user, or names none.
+def _names_somebody(record: Record) -> bool:
+    return any(id is not None and id.strip() for id in (record.user_id, record.device_id))
 
-    The device id counts only in requests without a user id: a user has several devices.
+
+def _is_about(identity: Identity, user_data: Mapping[str, Any]) -> bool:
+    """Return whether a response is about the requested user, or names nobody.
+
+    The device id says nothing beside the user id, since a user has several devices. Where the request or the response
+    has no user id, the device ids must be equal.
     """
-    requested, returned = identity.user_id, user_data.get("user_id")
-    if requested is None:
-        requested, returned = identity.device_id, user_data.get("device_id")
-    if isinstance(returned, int | float) and not isinstance(returned, bool):
-        returned = str(returned)
-    if isinstance(returned, str):
-        return returned.strip() in ("", requested)
-    return returned is None
+    user_id, device_id = _returned_id(user_data.get("user_id")), _returned_id(user_data.get("device_id"))
+    if identity.user_id is not None and user_id is not None:
+        return bool(user_id == identity.user_id)
+    return device_id is None or bool(device_id == identity.device_id)
+
+
+def _returned_id(value: Any) -> Any:
+    """Return an id as text, trimmed, None when it is blank, and a value of another type as it is: it equals no id."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return (value.strip() or None) if isinstance(value, str) else value
 
 
 def _id(value: Any) -> str | None:

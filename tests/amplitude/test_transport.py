@@ -273,11 +273,11 @@ def test_connection__closed_by_upstream_while_idle__is_opened_again() -> None:
         assert upstream.connections == 4
 
 
-def test_connection__unknown_user__is_reused() -> None:
+def test_connection__unknown_user__is_closed() -> None:
     unknown = sized(b'{"error": "User id and device id not seen before"}', status="400 Bad Request")
     with Upstream(lambda user: Reply(unknown)) as upstream:
         assert ask_in_turn(amplitude(upstream), upstream) == ["unknown"] * 4
-        assert upstream.connections == 1
+        assert upstream.connections == 4
 
 
 def read_and_release(upstream: Upstream, *, size: int | None = None) -> bool:
@@ -397,12 +397,7 @@ def test_answer__another_users_came_between_check_and_request__is_invalid() -> N
         (Identity("alice", None), {"user_id": " alice\n"}),
         (Identity("alice", None), {"user_id": "alice", "device_id": "any device"}),
         (Identity("alice", "device"), {"user_id": "alice", "device_id": "another device"}),
-        (Identity("alice", None), {"user_id": None}),
-        (Identity("alice", None), {"user_id": ""}),
-        (Identity("alice", None), {"user_id": " \t"}),
-        (Identity("alice", None), {}),
         (Identity("12345", None), {"user_id": 12345}),
-        (Identity("12.5", None), {"user_id": 12.5}),
         (Identity("9" * 400, None), {"user_id": int("9" * 400)}),
         (Identity(None, "device"), {"device_id": "device"}),
         (Identity(None, "device"), {"device_id": "device", "user_id": "whoever owns it"}),
@@ -410,12 +405,41 @@ def test_answer__another_users_came_between_check_and_request__is_invalid() -> N
         (Identity(None, "12345"), {"device_id": 12345}),
     ],
 )
-def test_answer__about_the_asked_user__is_taken(asked: Identity, ids: dict[str, Any]) -> None:
+def test_answer__about_the_asked_user__is_taken_and_the_connection_reused(asked: Identity, ids: dict[str, Any]) -> None:
     with Upstream(about(**ids)) as upstream:
         client = amplitude(upstream, accept_mapped_users=False)
         assert client.fetch(asked, CALL).record.parts
         assert client.fetch(asked, CALL).record.parts
         assert upstream.connections == 1
+
+
+@pytest.mark.contract("1 another user")
+def test_answer__id_is_a_fraction__compared_by_its_text() -> None:
+    with Upstream(about(user_id=12.5)) as upstream:
+        client = amplitude(upstream, accept_mapped_users=False)
+        assert client.fetch(Identity("12.5", None), CALL).record.parts
+
+
+@pytest.mark.contract("1 another user")
+@pytest.mark.parametrize("ids", [{}, {"user_id": None}, {"user_id": "", "device_id": None}, {"user_id": " \t"}])
+def test_answer__names_nobody__is_taken_and_the_connection_closed(ids: dict[str, Any]) -> None:
+    """A second copy of it would pass for an answer about the next user."""
+    with Upstream(about(**ids)) as upstream:
+        client = amplitude(upstream, accept_mapped_users=False)
+        assert client.fetch(Identity("alice", None), CALL).record.parts
+        assert client.fetch(Identity("alice", None), CALL).record.parts
+        assert upstream.connections == 2
+
+
+@pytest.mark.contract("1 mixed-up answers")
+def test_answer__about_a_device_came_a_second_time__is_invalid_for_the_next_user() -> None:
+    about_device = about(user_id=None, device_id="device")("device").now
+    with Upstream(lambda user: Reply(about_device, late=about_device, patience=5)) as upstream:
+        client = amplitude(upstream, accept_mapped_users=False)
+        assert client.fetch(Identity(None, "device"), CALL).record.parts
+        assert ask(client, "bob") == "upstream_invalid"
+        with pytest.raises(AnotherUser):
+            client.fetch(Identity("bob", "device of bob"), CALL)
 
 
 @pytest.mark.contract("1 another user")
