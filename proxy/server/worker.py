@@ -23,7 +23,7 @@ from gunicorn.http.errors import NoMoreData
 from gunicorn.workers.ggevent import GeventWorker
 
 from proxy.server import gc_tuning
-from proxy.server.connection import LINGER_SECONDS, Connection, Requests
+from proxy.server.connection import LINGER_SECONDS, Connection, Requests, closes_after_answer
 
 if TYPE_CHECKING:
     from proxy.web.services import Services
@@ -76,7 +76,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     def handle_request(self, listener_name: Any, req: Any, sock: Connection, addr: Any) -> None:
         """Serve one request, then yield to other connections."""
         sock.head_ended()
-        req.should_close = _Closing(self, requested=req.should_close())
+        req.should_close = _Closing(self, req, requested=req.should_close())
         super().handle_request(listener_name, req, sock, addr)
         if sock in self._connections:
             self._connections[sock] = self._connections.pop(sock)
@@ -183,20 +183,21 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 class _Closing:
     """Decides whether a connection closes after an answer, once and when the headers are written.
 
-    gunicorn decides before the application runs; a request that waits for a call while the worker begins to stop must
-    get `Connection: close` too.
+    gunicorn decides before the application runs; a request that waits for a call while the worker begins to stop, or
+    whose body was not read, must get `Connection: close` too.
     """
 
-    __slots__ = ("_decision", "_requested", "_worker")
+    __slots__ = ("_decision", "_request", "_requested", "_worker")
 
-    def __init__(self, worker: Worker, *, requested: bool) -> None:
+    def __init__(self, worker: Worker, request: Any, *, requested: bool) -> None:
         self._worker = worker
+        self._request = request
         self._requested = requested
         self._decision: bool | None = None
 
     def __call__(self) -> bool:
         if self._decision is None:
-            self._decision = self._requested or not self._worker.alive
+            self._decision = self._requested or not self._worker.alive or closes_after_answer(self._request)
         return self._decision
 
 

@@ -54,6 +54,16 @@ def endless_chunks(path: str) -> Attack:
     return attack
 
 
+def many_small_chunks(port: int, end: float) -> None:
+    """Open 200 connections each second that send 8 KB of 1-byte chunks together with their heads."""
+    request = b"POST /healthz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 1300
+    while time.monotonic() < end:
+        with contextlib.ExitStack() as peers, contextlib.suppress(OSError):
+            for _ in range(200):
+                peers.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5)).sendall(request)
+            time.sleep(1)
+
+
 def large_headers(port: int, end: float) -> None:
     """Send requests with 791 KB of headers, each on a new connection, eight at once."""
     request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + b"".join(
@@ -94,6 +104,7 @@ ALL = "all"
 ATTACKS: dict[str, Attack] = {
     "endless chunks to /healthz": endless_chunks("/healthz"),
     "endless chunks to /v1/cohorts (401)": endless_chunks("/v1/cohorts?user_id=ava"),
+    "8 KB of 1-byte chunks, 200 at once": many_small_chunks,
     "791 KB of headers, 8 at once": large_headers,
     "unclosed brackets in a tag, 10 at once": renderings("{% connected_content " + "{" * 15_000 + " %}"),
     "nested loops, 10 at once": renderings(

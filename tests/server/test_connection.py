@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator
 import gevent
 import gevent.socket
 import pytest
+from gunicorn.config import Config
 
 from proxy.sandbox.server import Sandbox
 from proxy.server import connection as limits
-from proxy.server.connection import Connection
+from proxy.server.connection import Connection, Requests
 from tests.conftest import SECRET, Service, free_port
 from tests.support.wait import until
 
@@ -130,6 +131,17 @@ def test_unread_body__within_64_kib__connection_serves_the_next_request(
     first = f"POST /v1/cohorts HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n".encode() + body
     answer = exchange(service.address, first + b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"401", b"200"]
+
+
+def test_unread_body__more_than_64_chunks__answered_and_closed(service: Service) -> None:
+    first = f"GET /healthz HTTP/1.1\r\n{CHUNKED}\r\n".encode() + b"1\r\nx\r\n" * 100 + b"0\r\n\r\n"
+    assert status(exchange(service.address, first + b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")) == 200
+
+
+def test_unread_body__too_long_to_discard__answer_says_close(service: Service) -> None:
+    head = b"POST /v1/cohorts HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
+    answer = exchange(service.address, head + b"x" * 100_000)
+    assert (status(answer), b"connection: close" in answer.lower()) == (401, True)
 
 
 def test_unread_body__broken_chunk__no_second_answer(service: Service) -> None:
@@ -251,6 +263,25 @@ def test_reading__data_always_ready__others_have_their_turn() -> None:
             if greenlet.ready():
                 break
         assert greenlet.ready()
+
+
+def test_small_chunks__came_with_the_head__others_have_their_turn() -> None:
+    """The parser needs several milliseconds for 1,300 chunks, and reads nothing meanwhile."""
+    turns = 0
+
+    def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            gevent.sleep(0)
+
+    with pair() as (connection, client):
+        client.sendall(f"POST / HTTP/1.1\r\n{CHUNKED}\r\n".encode() + TINY_CHUNKS[:7800] + b"0\r\n\r\n")
+        request = next(iter(Requests(Config(), connection, ("127.0.0.1", 1))))
+        other = gevent.spawn(others)
+        assert request.body.read() == b"x" * 1300
+        other.kill()
+    assert turns > 2
 
 
 def test_head__byte_by_byte__handed_over_in_few_pieces() -> None:
