@@ -23,6 +23,7 @@ from proxy.liquid.types import Answer, Exchange, Request
 Parse = Callable[[str, int], BoundTemplate]
 """Parses the Liquid inside a tag that begins at this line of the message."""
 
+_NOT_IN_HEADERS = re.compile(r"[^\x20-\x7e]")
 _PASSED_ON = frozenset({"cache-control"})
 """Headers of a tag that reach the service. Credentials and request id come from elsewhere."""
 
@@ -95,7 +96,8 @@ class _ConnectedContentNode(Node):
         headers = _headers(self._liquid(tag.options.get("headers", ""), context))
         if tag.method != "POST":
             return Request("GET", target, headers)
-        return Request("POST", target, headers, body, tag.content_type)
+        # Braces keep blanks together in an option, line breaks too, and no header may hold those.
+        return Request("POST", target, headers, body, _NOT_IN_HEADERS.sub("", tag.content_type))
 
     def _liquid(self, text: str, context: RenderContext) -> str:
         if "{{" not in text and "{%" not in text:
@@ -152,5 +154,5 @@ def _headers(text: str) -> dict[str, str]:
     except ValueError:
         return {}
     pairs = headers.items() if isinstance(headers, dict) else ()
-    clean = {str(name): re.sub(r"[^\x20-\x7e]", "", str(value)) for name, value in pairs}
+    clean = {str(name): _NOT_IN_HEADERS.sub("", str(value)) for name, value in pairs}
     return {name: value for name, value in clean.items() if name.lower() in _PASSED_ON}

@@ -229,6 +229,11 @@ def test_odd_text_is_rendered_and_none_is_a_500(client: FlaskClient, caller: dic
     assert answer.status_code == 200
 
 
+def test_render__line_break_in_the_content_type__no_500(client: FlaskClient, caller: dict[str, str]) -> None:
+    tag = "{% connected_content https://h/v1/cohorts :method post :body user_id=u :content_type {a\nb} :save c %}"
+    assert render(client, caller, tag)["tags"][0]["status"] == 415
+
+
 def test_render__every_place_is_taken__refused_at_once(
     client: FlaskClient, caller: dict[str, str], source: FakeSource
 ) -> None:
