@@ -52,7 +52,7 @@ def create_app(
     """
     settings = settings or Settings.from_env(os.environ)
     app = Application("proxy", static_folder=None, template_folder="web/pages/templates")
-    # One more than is allowed: a body without a length is cut here in silence, and must be seen to be too large.
+    # One byte over the limit: Werkzeug silently truncates a body without a length; the extra byte shows the excess.
     app.config["MAX_CONTENT_LENGTH"] = request_body.MAX_BODY_BYTES + 1
     # Braze follows no redirect, so there must never be one: neither for a trailing slash nor for a double one.
     app.url_map.strict_slashes = False

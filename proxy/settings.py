@@ -192,8 +192,8 @@ class Settings:
     )
     accept_mapped_users: bool = _setting(
         _boolean,
-        "`true` for a project in which Amplitude's User Mapping merges users: answers about another user than the one "
-        "asked for are then taken",
+        "`true` if Amplitude's User Mapping merges users in this project: answers about a user other than the "
+        "requested one are then accepted",
         "true",
         default=False,
     )

@@ -30,11 +30,11 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConn
 from proxy import __version__
 
 _MAX_HEAD_BYTES = 65_536
-"""Limit for the head of a response and all informational responses before it, whose number is not limited."""
+"""Limit on the head of a response plus any number of informational responses before it."""
 
 
 class InvalidResponse(HTTPException):
-    """The upstream sent something that is no valid response to our requests."""
+    """The upstream sent an invalid response."""
 
 
 class _UntilDeadline(io.RawIOBase):
@@ -48,7 +48,7 @@ class _UntilDeadline(io.RawIOBase):
         self.bytes_left: int | None = None
         """How many bytes may be read; None for any number."""
         self.ended = False
-        """Whether the response has ended, after which nothing is read."""
+        """Whether the response has ended. Nothing is read after the end."""
 
     def readable(self) -> bool:
         return True

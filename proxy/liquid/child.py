@@ -45,7 +45,7 @@ def main() -> None:
         }
         line = json.dumps({"ask": call}).encode()
         if len(line) > _MAX_CALL_BYTES:
-            raise ResourceLimitError("a call grows too large", token=None)
+            raise ResourceLimitError("the call is too large", token=None)
         _write(line + b"\n")
         return Answer(**incoming.next())
 

@@ -65,5 +65,5 @@ def date(value: Any, form: Any, *, environment: Environment) -> object:
 def uniq(value: Any, key: object = None) -> object:
     """Return a list without duplicates."""
     if isinstance(value, list | tuple | range) and len(value) > _MAX_UNIQ:
-        raise ResourceLimitError("uniq is given too long a list", token=None)
+        raise ResourceLimitError("the list given to uniq is too long", token=None)
     return array.uniq(value, key)

@@ -31,7 +31,7 @@ AT_ONCE = 2
 """Concurrent renderings per process. Each may need a processor and 384 MiB; a small one takes 20 ms."""
 OTHERS_RENDER = "others are rendering just now: try again in a moment"
 _GRACE_SECONDS = 2.0
-"""Extra time for a child that has to load Liquid first on a busy machine. Most end by themselves in time."""
+"""Extra time for a child that has to load Liquid first on a busy machine. Most children end in time."""
 _IDLE_SECONDS = 60.0
 _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 """Variables that Python needs. A child sees no other, so no secret."""
@@ -161,7 +161,7 @@ class Renderer:
             try:
                 child = self._child()
             except OSError:
-                return refused("the machine has no room for another process just now: try again in a moment")
+                return refused("the server cannot start another process right now: try again in a moment")
             with child:
                 rendered = child.render(template, user, ask, seconds=self._seconds)
             with contextlib.suppress(OSError):  # the next message starts a child itself

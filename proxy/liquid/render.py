@@ -66,7 +66,7 @@ def _done(
 ) -> Rendering:
     ordered = sorted(dict.fromkeys([*run.findings, *(more or [])]), key=lambda finding: finding.line)
     if len(run.findings) >= run.limits.findings:
-        most = f"there may be more than these {run.limits.findings:,} findings; the rest is not shown"
+        most = f"only the first {run.limits.findings:,} findings are shown; there may be more"
         ordered.append(Finding(ordered[-1].line, "more-findings", most, "fix these first", level="note"))
     return Rendering(outcome, message, reason, tuple(run.exchanges), tuple(ordered))
 

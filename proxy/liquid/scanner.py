@@ -148,7 +148,7 @@ def _require_closed_outputs(tag: str, line: int) -> None:
 
 def _require_few_brackets(expression: str, line: int) -> None:
     if expression.count("(") + expression.count("[") > _MAX_BRACKETS:
-        raise Unreadable(line, f"more than {_MAX_BRACKETS} brackets in one expression are more than this preview reads")
+        raise Unreadable(line, f"more than {_MAX_BRACKETS} brackets in one expression; use fewer")
 
 
 def _end_of_output(source: str, start: int) -> int:

@@ -72,7 +72,7 @@ def _problems(state: State) -> Iterator[Finding]:
             "Amplitude gives answers that it does not document",
             defaults,
             "Run: python -m proxy check. Is AMPLITUDE_BASE_URL Amplitude's own address, and nothing else's? If the log "
-            "says that answers are about another user, and Amplitude merges users in this project, set "
+            "says that answers are about another user, and User Mapping merges users in this project, set "
             "ACCEPT_MAPPED_USERS=true.",
         )
     if state.quota_closed:

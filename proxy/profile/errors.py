@@ -52,11 +52,11 @@ class UpstreamInvalid(UpstreamError):
 
 
 class AnotherUser(UpstreamInvalid):
-    """The answer is about another user than the requested one. It tells nothing about the state of Amplitude."""
+    """The answer is about another user than the requested one. This says nothing about Amplitude's health."""
 
     def __init__(self) -> None:
         super().__init__(
-            "the answer is about another user than the one asked for; "
+            "the answer is about another user than the requested one; "
             "set ACCEPT_MAPPED_USERS=true if Amplitude's User Mapping merges users in this project"
         )
 

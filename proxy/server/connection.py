@@ -200,7 +200,7 @@ def _reset() -> ConnectionResetError:
 
 
 class _ChunkedReader(ChunkedReader):  # type: ignore[misc]  # gunicorn has no types
-    """Reads a chunked body and lets other connections run, also while it parses many small chunks without a read."""
+    """Reads a chunked body and lets other connections run, even while it parses many small chunks without a read."""
 
     def __init__(self, request: Any, unreader: Any) -> None:
         super().__init__(request, unreader)
@@ -225,14 +225,14 @@ def closes_after_answer(request: Any) -> bool:
 class _Request(http.Request):  # type: ignore[misc]  # gunicorn has no types
     """A request with a limit on all headers together.
 
-    gunicorn limits the number of headers and the size of each; the product, 800 KB, is its limit on all of them. It is
-    the attribute `max_buffer_headers`, which no setting changes and which also limits the trailers.
+    gunicorn limits the number of headers and the size of each; their product, 800 KB, limits all headers together. That
+    limit is the attribute `max_buffer_headers`. No setting changes it, and it limits the trailers too.
     """
 
     body: Any
 
     def parse(self, unreader: Any) -> Any:
-        # Applies until the end is found; bytes that were read behind the end count too.
+        # Applies until the end is found; bytes that were read past the end count too.
         self.max_buffer_headers = HEADER_BYTES + len(b"\r\n\r\n") + _RECEIVED_AT_ONCE
         unused = super().parse(unreader)
         self.max_buffer_headers = _TRAILER_BYTES

@@ -146,7 +146,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             self._services.metrics.sample()  # another worker may answer /metrics
             log_overdue()
         except Exception:  # serving matters more than counting
-            self.log.exception("how things stand could not be noted")
+            self.log.exception("the metrics could not be sampled")
 
     def notify(self) -> None:
         """Report to the master that this worker is alive. GeventWorker's ends the process when the master is gone."""

@@ -9,7 +9,7 @@ from threading import Event, Lock
 
 
 class Busy(Exception):
-    """The budget is spent and nothing was given back in time."""
+    """The budget is spent and nothing was released in time."""
 
 
 class Budget:
@@ -26,7 +26,7 @@ class Budget:
 
     @property
     def waiting(self) -> int:
-        """The number of requests that wait."""
+        """The number of waiting requests."""
         return len(self._waiting)
 
     @contextmanager

@@ -96,7 +96,7 @@ def _max_size() -> int:
     if request.mimetype != "application/json":
         raise UnsupportedMediaType
     length = request.environ.get("CONTENT_LENGTH", "")
-    # A body without a length may be as large as any.
+    # A body without a length may have the maximum size.
     size = int(length) if _LENGTH.match(length) else MAX_BODY_BYTES
     if size > MAX_BODY_BYTES:
         raise RequestEntityTooLarge
@@ -117,7 +117,7 @@ def _body(checkpoint: Callable[[], object]) -> bytearray:
 
 
 _NOT_SHARED = "Redis does not answer: kept here alone; send it again"
-_BUSY = "too many other batches are being processed; send it again"
+_BUSY = "too many other batches are being processed; send the batch again"
 _TOO_LARGE = (
     "the body is too large: 8 MiB and 50,000 users at most; select fewer user properties for this sync in Amplitude, "
     "or send fewer of them by the template"

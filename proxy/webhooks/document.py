@@ -192,7 +192,7 @@ def _values(value: Any) -> int:
 
 
 def _drain(entries: list[Any]) -> Iterator[Any]:
-    """Yield each entry, and keep none that was yielded: all of them take as much memory as what is read from them."""
+    """Yield each entry and release it: together they take as much memory as the data that is read from them."""
     entries.reverse()
     while entries:
         yield entries.pop()

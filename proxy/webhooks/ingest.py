@@ -33,7 +33,7 @@ _USERS_AT_ONCE = 250
 _BYTES_AT_ONCE = 128 * 1024
 """Size of a portion, which keeps Redis busy for a few milliseconds."""
 _SMALL_BYTES = 256 * 1024
-"""Size of a small body: read and stored within 50 ms, it never waits for a large one, which takes seconds."""
+"""Largest small body. Reading and storing it takes up to 50 ms; it never waits for large bodies, which take seconds."""
 _MEMORY_WAIT_SECONDS = 1.0
 """How long a body waits before it is read. Amplitude waits 1 to 2 seconds for an answer."""
 _PARSE_WAIT_SECONDS = 5.0

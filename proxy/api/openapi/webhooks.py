@@ -115,7 +115,7 @@ def _hook(name: str, summary: str, schema: Schema, example: Any, taken: Any) -> 
         "summary": summary,
         "description": "For Amplitude to call, from whatever address: `ALLOWED_NETWORKS` is not asked. What was said "
         "later wins, by its own time, in whatever order it comes and however often. 8 MiB, 50,000 "
-        "users and 500,000 values at most, of one user 64 KiB. 500 with `Retry-After` when too many bodies are being "
+        "users and 500,000 values at most, and 64 KiB per user. 500 with `Retry-After` when too many bodies are being "
         "processed, or Redis does not answer.",
         "security": SECURITY,
         "parameters": [ref("RequestId", "parameters")],

@@ -21,7 +21,7 @@ from proxy.web.pages.wsgi_client import asker
 
 MAX_BODY_BYTES = 128 * 1024
 _BODIES = Budget(4 * 1024 * 1024, wait_seconds=1)
-"""Bytes of the bodies being read: 32 of the largest. Without it 4,000 slow clients would take 500 MiB."""
+"""Limit on bodies being read: 32 of the largest size. Without a limit, 4,000 slow clients would take 500 MiB."""
 RENDERER = Renderer()
 """Renders for all requests of this process."""
 _CALLER_HEADERS = ("Authorization", "X-API-Key", "X-Forwarded-For")
