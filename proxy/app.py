@@ -34,7 +34,7 @@ from proxy.web.routes import Application
 from proxy.webhooks.ingest import UpdateIngester
 
 _MARGIN_SECONDS = 0.12
-"""What is left of the deadline to write the answer, and for the request to have its turn before that."""
+"""Part of the deadline that is kept for writing the answer, and for the wait before the request is processed."""
 _MAX_FETCH_THREADS = 256
 
 
@@ -98,11 +98,11 @@ def _services(
         warm=settings.cache_warm_seconds,
         pushed=settings.cache_pushed_seconds,
     )
-    # From the booked moment: a thread that was kept from running, a call that takes its whole time, and its arrival.
+    # From the reserved time: a delayed thread, a call that takes its whole timeout, and its arrival.
     longest = 2 + settings.amplitude_timeout_seconds + MAY_ARRIVE_SECONDS
-    quota: RateLimiter
-    quota = local_quota = LocalRateLimiter(settings.amplitude_requests_per_minute, monotonic=monotonic)
-    records = shared_quota = server = pushes = None
+    limiter: RateLimiter
+    limiter = local_limiter = LocalRateLimiter(settings.amplitude_requests_per_minute, monotonic=monotonic)
+    records = redis_limiter = server = pushes = None
     if settings.redis_url is not None:
         # Only then: the library takes longer to load than all the rest together.
         from proxy.amplitude.rate_limiter_fallback import FallbackRateLimiter
@@ -114,23 +114,23 @@ def _services(
         server = RedisClient(settings.redis_url, verify=settings.redis_tls_verify, monotonic=monotonic)
         prefix = _prefix(settings)
         records = RedisProfiles(server, prefix, policy, longest=longest)
-        redis_quota = RedisRateLimiter(
-            server, prefix, local_quota, monotonic=monotonic, longest=longest, processes=settings.web_concurrency
+        redis_limiter = RedisRateLimiter(
+            server, prefix, local_limiter, monotonic=monotonic, longest=longest, processes=settings.web_concurrency
         )
-        quota = shared_quota = FallbackRateLimiter(redis_quota, local_quota, monotonic=monotonic)
+        limiter = FallbackRateLimiter(redis_limiter, local_limiter, monotonic=monotonic)
         pushes = RedisUpdates(server, prefix, use=policy.updates_usable_for)
     store = TieredStore(max_bytes=int(settings.cache_max_mb * 1024 * 1024), policy=policy, now=now, shared=records)
     circuit_breaker = CircuitBreaker(monotonic)
     metrics = Metrics()
-    executor = CallExecutor(fetch, quota, circuit_breaker, monotonic=monotonic, on_ended=metrics.called)
+    executor = CallExecutor(fetch, limiter, circuit_breaker, monotonic=monotonic, on_ended=metrics.called)
     backlog = Backlog(
         max_users=settings.backlog_max_users, max_age=settings.backlog_max_age_seconds, monotonic=monotonic
     )
     metrics.read_by(
         lambda: Reading(
-            quota_used=quota.used,
-            quota_limit=quota.per_minute,
-            quota_closed=quota.paused,
+            quota_used=limiter.used,
+            quota_limit=limiter.per_minute,
+            quota_closed=limiter.paused,
             backlog_users=len(backlog),
             backlog_dropped=backlog.dropped,
             cache_bytes=store.memory.size,
@@ -144,11 +144,11 @@ def _services(
     )
     forget_service = ForgetService(store, backlog, records)
     ingester = UpdateIngester(store, pushes, now=now, monotonic=monotonic)
-    if server is not None and shared_quota is not None:
-        register_quota = shared_quota.register
+    if server is not None and redis_limiter is not None:
+        register_limiter = redis_limiter.register
 
         def register() -> None:
-            register_quota()
+            register_limiter()
             forget_service.catch_up()
             ingester.catch_up()
 
@@ -156,7 +156,7 @@ def _services(
     scheduler = FetchScheduler(
         executor,
         store,
-        quota,
+        limiter,
         circuit_breaker,
         backlog,
         policy,
@@ -169,7 +169,7 @@ def _services(
         profiles=ProfileService(store, scheduler, policy, now=now, monotonic=monotonic),
         scheduler=scheduler,
         executor=executor,
-        rate_limiter=quota,
+        rate_limiter=limiter,
         store=store,
         forget_service=forget_service,
         ingester=ingester,

@@ -40,10 +40,6 @@ class FallbackRateLimiter(RateLimiter):
         """Return how many processes share the quota, as far as is known."""
         return self._redis.processes
 
-    def register(self) -> None:
-        """Count this process among those that share the quota. Raises RedisUnavailable."""
-        self._redis.register()
-
     def _reserve(self, latest: float, burst: float) -> Reservation | None:
         try:
             reservation = self._redis.reserve(latest, burst=burst)

@@ -149,9 +149,9 @@ class RedisRateLimiter(RateLimiter):
 
     def register(self) -> None:
         """Count this process among those that share the quota, and report what Redis does not know."""
-        unreported, gone = self._unreported, self.gone_since is not None
+        unreported, unavailable = self._unreported, self.gone_since is not None
         keys = [self._slots, self._bursts, self._pacing, self._processes]
-        uncertain = gone or unreported > 0
+        uncertain = unavailable or unreported > 0
         process = [self._client.id, _COUNTED_SECONDS, SETTLE_SECONDS, int(uncertain), _IDLE_MILLISECONDS]
         processes, epoch, paused_for = self._register_script(keys, [*process, 0])
         if epoch != self.epoch or uncertain:
@@ -159,7 +159,7 @@ class RedisRateLimiter(RateLimiter):
             processes, epoch, paused_for = self._register_script(keys, [*process, self._local.paused_for, *slots])
             self.epoch = epoch
         self._local.pause(float(paused_for), tolerance=JITTER_SECONDS)
-        if gone:
+        if unavailable:
             self._first_free = (NEVER, NEVER)
         with self._lock:
             self._unreported -= unreported

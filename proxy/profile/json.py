@@ -69,17 +69,8 @@ def read_json(body: bytes) -> Any:
         document = _DECODER.decode(body.decode("utf-8"))
     except RecursionError:
         raise TooDeep("nested too deeply") from None
-    _values(document)
+    _require_shallow(document)
     return document
-
-
-def read_json_at(text: str, at: int) -> tuple[Any, int, int]:
-    """Return the value that begins at `at`, read in the same way, where it ends, and how many values it holds."""
-    try:
-        value, end = _DECODER.raw_decode(text, at)
-    except RecursionError:
-        raise TooDeep("nested too deeply") from None
-    return value, end, _values(value)
 
 
 def _refuse(_: str) -> None:
@@ -99,9 +90,8 @@ _MAX_DIGITS = 4_000  # Python refuses to read, and to write, integers of more th
 _MAX_DEPTH = 100  # far from Python's recursion limit, whatever the stack of the thread that writes the document
 
 
-def _values(document: Any) -> int:
-    """Count the values in `document`, itself included. Raises TooDeep."""
-    level, count = [document], 1
+def _require_shallow(document: Any) -> None:
+    level = [document]
     for _ in range(_MAX_DEPTH):
         level = [
             below
@@ -110,6 +100,5 @@ def _values(document: Any) -> int:
             for below in (value.values() if isinstance(value, dict) else value)
         ]
         if not level:
-            return count
-        count += len(level)
+            return
     raise TooDeep("nested too deeply")

@@ -158,8 +158,8 @@ class MemoryStore:
     ) -> Counter[str]:
         """Merge these updates, by user id, into those that are kept; unless `all_of_them`, only about cached users.
 
-        Skips users who were forgotten after `generation` or after the update was made, and users of whom there would be
-        too much. Returns the number of skipped users by reason.
+        Skips users who were forgotten after `generation` or after the update was made, and users whose updates would
+        grow too large. Returns the number of skipped users by reason.
         """
         skipped: Counter[str] = Counter()
         merger = UpdateMerger(self._now() - self.updates_usable_for)

@@ -1,4 +1,4 @@
-"""What is asked and answered for example: Ava and Ben of the sandbox, put into shape as the service does. Pure."""
+"""Example requests and answers: Ava and Ben of the sandbox, shaped by the functions that the service uses."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ QUESTIONS: Mapping[Section | None, Mapping[str, Any]] = {
         "cohort_id": ["vip"],
     },
 }
-"""What each route is asked for example, in the parameters' own names; None is the profile."""
+"""Example parameters of each route; None is the profile."""
 
 DROP_IN_QUESTION: Mapping[str, Any] = {
     "user_id": "ava",

@@ -1,4 +1,4 @@
-"""What an operation takes: parameters and bodies from the table in `query`, request headers, credentials. Pure."""
+"""Parameters, bodies, request headers and credentials of operations, from the parameter tables of the parser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the playground asks and answers. Pure."""
+"""Operations of the playground."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operation answers: response headers, problems, and the answers that routes share. Pure."""
+"""Responses of operations: headers, problems, and the answers that routes share."""
 
 from __future__ import annotations
 

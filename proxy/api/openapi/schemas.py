@@ -1,4 +1,4 @@
-"""What bodies look like, as JSON Schema: closed where the contract fixes the keys. Pure."""
+"""JSON Schemas of bodies, closed where the contract fixes the keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the status page is told. Pure."""
+"""Operation that the status page calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Amplitude's webhooks send, and what it is told. Pure."""
+"""Operations of Amplitude's webhooks."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class Warmer:
         """The refusal that ended the run."""
 
     def run(self, users: Iterable[str], number: int) -> WarmupProgress:
-        """Request all of `users`, of whom there are `number`, and return the outcome, also when the run was ended."""
+        """Request all `number` users and return the outcome, also when the run was ended."""
         queue, progress = RetryQueue(users), WarmupProgress(number)
         started, finished = time.monotonic(), 0
         self._stop_if_lost()

@@ -1,4 +1,4 @@
-"""What all processes share through one Redis: records, updates and leases. Only `client` imports the library.
+"""Records, updates and leases that all processes share through one Redis. Only `client` imports the library.
 
 The types here are for callers that must not load the library.
 """

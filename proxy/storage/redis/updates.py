@@ -22,7 +22,7 @@ _ANNOUNCED_SECONDS = 120.0
 """How long announcements are kept: a process that was away for less misses none."""
 _MARGIN_SECONDS = 20.0
 _MAX_UNPACKED_BYTES = 512 * 1024
-"""What one script unpacks and merges. It takes some 10 ms, in which Redis serves nobody else."""
+"""Limit on the bytes that one script unpacks and merges: about 10 ms, in which Redis serves nobody else."""
 _CHECKSUM = Struct(">I")
 
 

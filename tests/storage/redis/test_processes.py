@@ -292,7 +292,7 @@ def test_the_number_of_processes_is_not_forgotten_with_an_empty_redis(valkey: Re
     wait_until(lambda: not process_b.server.stats().registers)
     with redis.Redis.from_url(valkey.url) as operator:
         operator.flushall()
-    process_a.quota.register()
+    process_a.redis_limiter.register()
     assert process_a.quota.processes == 2
 
 
