@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from collections.abc import Callable
 
 from flask import Flask
@@ -20,6 +19,7 @@ from proxy.fetch.backlog import Backlog
 from proxy.fetch.forget import ForgetService
 from proxy.fetch.scheduler import FetchScheduler
 from proxy.fetch.service import ProfileService
+from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.monitoring.history import History
 from proxy.monitoring.metrics import Metrics, Reading
 from proxy.profile.aliases import Aliases
@@ -42,8 +42,7 @@ def create_app(
     settings: Settings | None = None,
     *,
     fetch: Callable[[Identity, Call], Fetched] | None = None,
-    now: Callable[[], float] = time.time,
-    monotonic: Callable[[], float] = time.monotonic,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> Flask:
     """Return the application. Starts no thread, opens no connection and does not configure logging.
 
@@ -57,7 +56,7 @@ def create_app(
     # Braze follows no redirect, so there must never be one: neither for a trailing slash nor for a double one.
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
-    services.install(app, _services(settings, fetch, now, monotonic))
+    services.install(app, _services(settings, fetch, clock))
     hooks.install(app)
     errors.install(app)
     app.register_blueprint(profiles.blueprint)
@@ -86,8 +85,7 @@ def amplitude(settings: Settings) -> AmplitudeClient:
 def _services(
     settings: Settings,
     fetch: Callable[[Identity, Call], Fetched] | None,
-    now: Callable[[], float],
-    monotonic: Callable[[], float],
+    clock: Clock,
 ) -> services.Services:
     fetch = fetch or amplitude(settings).fetch
     policy = FreshnessPolicy(
@@ -101,7 +99,7 @@ def _services(
     # From the reserved time: a delayed thread, a call that takes its whole timeout, and its arrival.
     longest = 2 + settings.amplitude_timeout_seconds + MAY_ARRIVE_SECONDS
     limiter: RateLimiter
-    limiter = local_limiter = LocalRateLimiter(settings.amplitude_requests_per_minute, monotonic=monotonic)
+    limiter = local_limiter = LocalRateLimiter(settings.amplitude_requests_per_minute, clock=clock)
     records = redis_limiter = server = pushes = None
     if settings.redis_url is not None:
         # Only then: the library takes longer to load than all the rest together.
@@ -111,21 +109,19 @@ def _services(
         from proxy.storage.redis.profiles import RedisProfiles
         from proxy.storage.redis.updates import RedisUpdates
 
-        server = RedisClient(settings.redis_url, verify=settings.redis_tls_verify, monotonic=monotonic)
+        server = RedisClient(settings.redis_url, verify=settings.redis_tls_verify, clock=clock)
         prefix = _prefix(settings)
         records = RedisProfiles(server, prefix, policy, longest=longest)
         redis_limiter = RedisRateLimiter(
-            server, prefix, local_limiter, monotonic=monotonic, longest=longest, processes=settings.web_concurrency
+            server, prefix, local_limiter, clock=clock, longest=longest, processes=settings.web_concurrency
         )
-        limiter = FallbackRateLimiter(redis_limiter, local_limiter, monotonic=monotonic)
+        limiter = FallbackRateLimiter(redis_limiter, local_limiter, clock=clock)
         pushes = RedisUpdates(server, prefix, use=policy.updates_usable_for)
-    store = TieredStore(max_bytes=int(settings.cache_max_mb * 1024 * 1024), policy=policy, now=now, shared=records)
-    circuit_breaker = CircuitBreaker(monotonic)
+    store = TieredStore(max_bytes=int(settings.cache_max_mb * 1024 * 1024), policy=policy, clock=clock, shared=records)
+    circuit_breaker = CircuitBreaker(clock)
     metrics = Metrics()
-    executor = CallExecutor(fetch, limiter, circuit_breaker, monotonic=monotonic, on_ended=metrics.called)
-    backlog = Backlog(
-        max_users=settings.backlog_max_users, max_age=settings.backlog_max_age_seconds, monotonic=monotonic
-    )
+    executor = CallExecutor(fetch, limiter, circuit_breaker, clock=clock, on_ended=metrics.called)
+    backlog = Backlog(max_users=settings.backlog_max_users, max_age=settings.backlog_max_age_seconds, clock=clock)
     metrics.read_by(
         lambda: Reading(
             quota_used=limiter.used,
@@ -143,7 +139,7 @@ def _services(
         )
     )
     forget_service = ForgetService(store, backlog, records)
-    ingester = UpdateIngester(store, pushes, now=now, monotonic=monotonic)
+    ingester = UpdateIngester(store, pushes, clock=clock)
     if server is not None and redis_limiter is not None:
         register_limiter = redis_limiter.register
 
@@ -162,11 +158,10 @@ def _services(
         policy,
         along=settings.fetch_along,
         threads=_fetch_threads(settings),
-        now=now,
-        monotonic=monotonic,
+        clock=clock,
     )
     return services.Services(
-        profiles=ProfileService(store, scheduler, policy, now=now, monotonic=monotonic),
+        profiles=ProfileService(store, scheduler, policy, clock=clock),
         scheduler=scheduler,
         executor=executor,
         rate_limiter=limiter,
@@ -177,14 +172,13 @@ def _services(
         keyring=KeyRing(settings.proxy_api_keys + settings.braze_secret),
         networks=settings.allowed_networks,
         trusted_proxy_hops=settings.trusted_proxy_hops,
-        refusals=auth.refusals(monotonic),
+        refusals=auth.refusals(clock),
         metrics=metrics,
-        history=History(metrics, now=now, monotonic=monotonic),
+        history=History(metrics, clock=clock),
         backlog_max_users=settings.backlog_max_users,
         wait_seconds=max(0.0, settings.response_deadline_seconds - _MARGIN_SECONDS),
         aliases=Aliases(settings.aliases),
-        now=now,
-        monotonic=monotonic,
+        clock=clock,
     )
 
 

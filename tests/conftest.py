@@ -55,7 +55,7 @@ def source(clock: FakeClock) -> FakeSource:
 
 @pytest.fixture
 def app(settings: Settings, source: FakeSource, clock: FakeClock) -> Flask:
-    return create_app(settings, fetch=source.fetch, now=clock, monotonic=clock)
+    return create_app(settings, fetch=source.fetch, clock=clock)
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ While the circuit breaker is open, callers receive the failure at once and Ampli
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from threading import Lock
 
+from proxy.monitoring.clock import Clock
 from proxy.profile.errors import AnotherUser, QuotaExhausted, UpstreamError, UpstreamRejected
 
 _FAILURES = 5
@@ -23,8 +23,8 @@ class CircuitBreaker:
     `probe`, in the methods: whether a call is the half-open trial.
     """
 
-    def __init__(self, monotonic: Callable[[], float]) -> None:
-        self._monotonic = monotonic
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._lock = Lock()
         self._failures = 0
         self._fault: UpstreamError | None = None
@@ -54,7 +54,7 @@ class CircuitBreaker:
                 return False
             self._trial_in_flight = True
             # The pause counts from the start of the trial: a trial that hangs has waited long enough when it ends.
-            self._next_trial_at = self._monotonic() + self._pause
+            self._next_trial_at = self._clock.monotonic() + self._pause
             return True
 
     def record(self, fault: UpstreamError | None, *, probe: bool) -> None:
@@ -76,14 +76,14 @@ class CircuitBreaker:
                     self._fault, self._pause = fault, min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
             elif self._failures >= _FAILURES or isinstance(fault, UpstreamRejected):
                 self._fault, self._pause = fault, _FIRST_PAUSE_SECONDS
-                self._next_trial_at = self._monotonic() + self._pause
+                self._next_trial_at = self._clock.monotonic() + self._pause
 
     def wait(self) -> float:
         """Return the seconds until a trial may be sent; 0 when any call may be sent."""
         with self._lock:
             if self._fault is None:
                 return 0.0
-            return max(self._next_trial_at - self._monotonic(), 0.05 if self._trial_in_flight else 0.0)
+            return max(self._next_trial_at - self._clock.monotonic(), 0.05 if self._trial_in_flight else 0.0)
 
     def _open_fault(self) -> UpstreamError | None:
-        return self._fault if self._trial_in_flight or self._monotonic() < self._next_trial_at else None
+        return self._fault if self._trial_in_flight or self._clock.monotonic() < self._next_trial_at else None

@@ -6,8 +6,7 @@ Source: amplitude.com/docs/apis/analytics/user-profile.
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -19,6 +18,7 @@ from requests.auth import AuthBase, HTTPBasicAuth
 
 from proxy.amplitude.calls import Call, split_response
 from proxy.amplitude.transport import InvalidResponse, Session, reuse_connection
+from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.profile import encoding
 from proxy.profile.errors import (
     AnotherUser,
@@ -74,12 +74,12 @@ class AmplitudeClient:
         timeout: float,
         connections: int = 10,
         accept_mapped_users: bool = False,
-        now: Callable[[], float] = time.time,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._url = f"{base_url}/v1/userprofile"
         self._timeout = timeout
         self._accept_mapped_users = accept_mapped_users
-        self._now = now
+        self._clock = clock
         auth = HTTPBasicAuth(api_key, secret_key) if api_key is not None else ApiKeyAuth(secret_key)
         self._session = Session(self._url, auth, connections=connections)
         self._session.headers["Accept"] = "application/json"
@@ -110,7 +110,7 @@ class AmplitudeClient:
     def _parse(
         self, identity: Identity, call: Call, status: int, headers: Mapping[str, str], body: bytes | None
     ) -> Fetched:
-        now = self._now()
+        now = self._clock.now()
         document = _document(body)
         error_text = _error_text(document, body)
         if _UNKNOWN.match(error_text):

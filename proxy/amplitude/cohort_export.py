@@ -6,7 +6,6 @@ requested again. It redirects to a storage whose link is valid for a minute and 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +20,7 @@ from proxy.amplitude.response_lines import TORN, BrokenOff, lines_of
 from proxy.amplitude.transport import Session
 from proxy.api.urls import is_confidential
 from proxy.api.user_rows import NoColumn, Row, read
+from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.profile.json import read_json
 
 COLUMN = "user_id"
@@ -61,16 +61,12 @@ class CohortExport:
         secret_key: str,
         *,
         tell: Callable[[str], None],
-        sleep: Callable[[float], None] = time.sleep,
-        monotonic: Callable[[], float] = time.monotonic,
-        now: Callable[[], float] = time.time,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._base = base_url
         self._session = Session(base_url, HTTPBasicAuth(api_key, secret_key))
         self._tell = tell
-        self._sleep = sleep
-        self._monotonic = monotonic
-        self._now = now
+        self._clock = clock
 
     def download(self, cohort_id: str, take: Callable[[Iterator[Row]], None]) -> None:
         """Pass the rows of the cohort's file to `take`, again from the first row after an incomplete file.
@@ -102,7 +98,7 @@ class CohortExport:
                 if failures >= _TRIES:
                     raise NotDownloaded(f"the file of the cohort did not come whole ({why}): run it again") from None
                 self._tell(f"the file did not come whole ({why}); once more")
-                self._sleep(_pause_after(failures))
+                self._clock.sleep(_pause_after(failures))
 
     def _request_export(self, cohort_id: str) -> str:
         status, document = self._get_json(f"/api/5/cohorts/request/{quote(cohort_id, safe='')}")
@@ -119,7 +115,7 @@ class CohortExport:
     def _wait_for_export(self, request_id: str) -> None:
         """Wait until Amplitude has prepared the export."""
         path = f"/api/5/cohorts/request-status/{quote(request_id, safe='')}"
-        started = self._monotonic()
+        started = self._clock.monotonic()
         polls = 0
         while True:
             status, document = self._get_json(path)
@@ -127,15 +123,15 @@ class CohortExport:
                 return
             if status != 202:
                 raise NotDownloaded(f"Amplitude does not prepare the cohort: {document.get('async_status', status)}")
-            waited = self._monotonic() - started
+            waited = self._clock.monotonic() - started
             if waited > _JOB_SECONDS:
                 raise NotDownloaded(f"Amplitude has not prepared the cohort in {waited / 60:.0f} min: try again later")
             polls += 1
             self._tell(f"Amplitude prepares the cohort, {waited:.0f} s so far")
-            self._sleep(_pause_after(polls))
+            self._clock.sleep(_pause_after(polls))
 
     def _rows(self, lines: Iterator[str]) -> Iterator[Row]:
-        progress_at, number = self._monotonic(), 0
+        progress_at, number = self._clock.monotonic(), 0
         torn: Row | None = None
         for number, row in enumerate(read(lines, COLUMN), start=1):
             if torn is not None:
@@ -143,7 +139,7 @@ class CohortExport:
             torn = row if row.torn else None
             if torn is None:
                 yield row
-            if (now := self._monotonic()) - progress_at >= _PROGRESS_SECONDS:
+            if (now := self._clock.monotonic()) - progress_at >= _PROGRESS_SECONDS:
                 progress_at = now
                 self._tell(f"{number:,} members so far")
         if torn is not None:
@@ -160,7 +156,7 @@ class CohortExport:
                     yield lines_of(response)
                     return
                 if response.status_code == 429:
-                    raise _Busy(_host(url), retry_after(response.headers.get("Retry-After"), self._now()))
+                    raise _Busy(_host(url), retry_after(response.headers.get("Retry-After"), self._clock.now()))
                 if not response.is_redirect:
                     if session is self._session:
                         self._refuse_credentials(response.status_code)
@@ -176,7 +172,7 @@ class CohortExport:
             try:
                 with _get(self._session, self._base + path, _RESPONSE_SECONDS) as response:
                     status, document = response.status_code, _json(response)
-                    wait = retry_after(response.headers.get("Retry-After"), self._now())
+                    wait = retry_after(response.headers.get("Retry-After"), self._clock.now())
             except _TRANSPORT_ERRORS as error:
                 why = type(error).__name__
             else:
@@ -192,11 +188,11 @@ class CohortExport:
             if failures >= _TRIES or busy >= _BUSY_TRIES:
                 raise NotDownloaded(f"{_host(self._base)} gives no answer ({why}): try again later")
             self._tell(f"{_host(self._base)} gives no answer ({why}); once more")
-            self._sleep(_pause_after(failures))
+            self._clock.sleep(_pause_after(failures))
 
     def _wait_after_429(self, busy: _Busy) -> None:
         self._tell(f"{busy}: again in {busy.seconds:.0f} s")
-        self._sleep(busy.seconds)
+        self._clock.sleep(busy.seconds)
 
     def _refuse_credentials(self, status: int) -> None:
         if status in (401, 403):

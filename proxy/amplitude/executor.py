@@ -11,6 +11,7 @@ from proxy.amplitude.circuit_breaker import CircuitBreaker
 from proxy.amplitude.client import Fetched
 from proxy.amplitude.rate_limiter import RateLimiter
 from proxy.amplitude.sliding_window import Reservation
+from proxy.monitoring.clock import Clock
 from proxy.monitoring.logs import OncePerMinute
 from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamRejected, UpstreamTimeout
 from proxy.profile.parts import Identity
@@ -42,15 +43,15 @@ class CallExecutor:
         rate_limiter: RateLimiter,
         circuit_breaker: CircuitBreaker,
         *,
-        monotonic: Callable[[], float],
+        clock: Clock,
         on_ended: Callable[[str, float, int], None] = lambda *_: None,
     ) -> None:
         self.fetch = fetch
         self._rate_limiter = rate_limiter
         self._circuit_breaker = circuit_breaker
-        self._monotonic = monotonic
+        self._clock = clock
         self._on_ended = on_ended
-        self._failures = OncePerMinute(_log, "no answer from Amplitude", monotonic)
+        self._failures = OncePerMinute(_log, "no answer from Amplitude", clock)
         self.typical = _FIRST_GUESS_SECONDS
         self.last_call: LastCall | None = None
 
@@ -58,7 +59,7 @@ class CallExecutor:
         self, identity: Identity, call: Call, reservation: Reservation, *, probe: bool
     ) -> Fetched | UpstreamError:
         """Send `call` and return its result or its error. `probe`: the result of `CircuitBreaker.begin`."""
-        started = self._monotonic()
+        started = self._clock.monotonic()
         outcome: Fetched | UpstreamError | None = None
         try:
             outcome = self.fetch(identity, call)
@@ -67,7 +68,7 @@ class CallExecutor:
         finally:
             abandoned = isinstance(outcome, UpstreamTimeout)
             reservation.complete(may_arrive_for=MAY_ARRIVE_SECONDS if abandoned else 0.0)
-        ended = self._monotonic()
+        ended = self._clock.monotonic()
         if isinstance(outcome, UpstreamError):
             self._failed(outcome)
         else:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from threading import Lock
 
 from proxy.amplitude.sliding_window import WINDOW_SECONDS, Rate, Reservation, SlidingWindow, Slot
+from proxy.monitoring.clock import Clock
 
 NEVER = float("-inf")
 JITTER_SECONDS = 0.05
@@ -22,9 +22,9 @@ class RateLimiter(ABC):
     Each reservation ends by `cancel` when no call was sent, else by `complete`.
     """
 
-    def __init__(self, per_minute: int, *, monotonic: Callable[[], float]) -> None:
+    def __init__(self, per_minute: int, *, clock: Clock) -> None:
         self.rate = Rate.of(per_minute)
-        self._monotonic = monotonic
+        self._clock = clock
         self._refused_at = NEVER
 
     @property
@@ -40,7 +40,7 @@ class RateLimiter(ABC):
     @property
     def spent(self) -> bool:
         """Return whether a call without cached data was refused recently, or the limiter is paused."""
-        return self.paused or self._monotonic() - self._refused_at < max(_RECENT_SECONDS, self.interval)
+        return self.paused or self._clock.monotonic() - self._refused_at < max(_RECENT_SECONDS, self.interval)
 
     def reserve(self, latest: float, *, burst: float = 1.0) -> Reservation | None:
         """Reserve the first free slot; return None when it is after `latest` (monotonic seconds).
@@ -50,7 +50,7 @@ class RateLimiter(ABC):
         """
         reservation = self._reserve(latest, burst)
         if reservation is None and burst >= 1:
-            self._refused_at = self._monotonic()
+            self._refused_at = self._clock.monotonic()
         return reservation
 
     @property
@@ -89,8 +89,8 @@ class RateLimiter(ABC):
 class LocalRateLimiter(RateLimiter):
     """Limits the calls of this process. Also records the slots that this process holds in a quota shared by Redis."""
 
-    def __init__(self, per_minute: int, *, monotonic: Callable[[], float]) -> None:
-        super().__init__(per_minute, monotonic=monotonic)
+    def __init__(self, per_minute: int, *, clock: Clock) -> None:
+        super().__init__(per_minute, clock=clock)
         self._lock = Lock()
         self._window = SlidingWindow()
         self._paused_until = NEVER
@@ -105,18 +105,18 @@ class LocalRateLimiter(RateLimiter):
     def used(self) -> int:
         """Return how many slots the calls of this process hold."""
         with self._lock:
-            self._window.forget(self._monotonic())
+            self._window.forget(self._clock.monotonic())
             return len(self._window)
 
     @property
     def paused(self) -> bool:
         """Return whether nothing may be sent now."""
-        return self._monotonic() < self._paused_until - JITTER_SECONDS
+        return self._clock.monotonic() < self._paused_until - JITTER_SECONDS
 
     @property
     def paused_for(self) -> float:
         """Return the seconds until the end of the pause, 0 without one."""
-        return max(0.0, self._paused_until - self._monotonic())
+        return max(0.0, self._paused_until - self._clock.monotonic())
 
     def _reserve(self, latest: float, burst: float) -> Reservation | None:
         return self.reserve_at_rate(self.rate, latest, burst=burst)
@@ -126,7 +126,7 @@ class LocalRateLimiter(RateLimiter):
     ) -> Reservation | None:
         """Reserve the first free slot from `not_before` on, as if `rate` was the quota."""
         with self._lock:
-            now = self._monotonic()
+            now = self._clock.monotonic()
             slot = self._first(rate, now, burst=burst, not_before=not_before)
             if slot is None or slot.at > max(latest, now):
                 return None
@@ -142,14 +142,14 @@ class LocalRateLimiter(RateLimiter):
     def complete(self, reservation: Reservation, *, may_arrive_for: float = 0.0) -> bool:
         """Hold the slot for another minute after the last moment at which the call may arrive."""
         with self._lock:
-            now = self._monotonic()
+            now = self._clock.monotonic()
             self._window.forget(now)
             return self._window.complete(reservation.id, now + may_arrive_for + WINDOW_SECONDS)
 
     def pause(self, seconds: float, *, tolerance: float = 0.0) -> None:
         """Send nothing for some seconds. A present pause that ends up to `tolerance` seconds earlier stays as it is."""
         with self._lock:
-            until = self._monotonic() + seconds
+            until = self._clock.monotonic() + seconds
             if until > self._paused_until + tolerance:
                 self._paused_until = until
 
@@ -160,7 +160,7 @@ class LocalRateLimiter(RateLimiter):
     def wait_at_rate(self, rate: Rate, *, not_before: float = NEVER) -> float | None:
         """Return the seconds until the slot that `reserve_at_rate` would reserve."""
         with self._lock:
-            now = self._monotonic()
+            now = self._clock.monotonic()
             slot = self._first(rate, now, not_before=not_before)
             return None if slot is None else max(0.0, slot.at - now)
 
@@ -176,7 +176,7 @@ class LocalRateLimiter(RateLimiter):
     def held(self, longest: float) -> list[tuple[str, float]]:
         """Return each reservation's id and in how many seconds its slot is free, if a call takes at most `longest`."""
         with self._lock:
-            now = self._monotonic()
+            now = self._clock.monotonic()
             self._window.forget(now)
             return [(id, free_at - now) for id, free_at in self._window.held(longest)]
 

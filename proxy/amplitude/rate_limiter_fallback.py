@@ -7,21 +7,21 @@ returns, each process reports what it sent.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
 from proxy.amplitude.rate_limiter import LocalRateLimiter, RateLimiter
 from proxy.amplitude.rate_limiter_redis import RedisRateLimiter
 from proxy.amplitude.sliding_window import WINDOW_SECONDS, Rate, Reservation
+from proxy.monitoring.clock import Clock
 from proxy.storage.redis import RedisUnavailable
 
 
 class FallbackRateLimiter(RateLimiter):
     """Uses `redis`; while that is unavailable, a share of the quota by `local`, on which `redis` is built."""
 
-    def __init__(self, redis: RedisRateLimiter, local: LocalRateLimiter, *, monotonic: Callable[[], float]) -> None:
-        super().__init__(redis.per_minute, monotonic=monotonic)
+    def __init__(self, redis: RedisRateLimiter, local: LocalRateLimiter, *, clock: Clock) -> None:
+        super().__init__(redis.per_minute, clock=clock)
         self._redis = redis
         self._local = local
 

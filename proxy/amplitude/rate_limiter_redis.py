@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 
 from proxy.amplitude.rate_limiter import JITTER_SECONDS, NEVER, LocalRateLimiter, RateLimiter
 from proxy.amplitude.sliding_window import WINDOW_SECONDS, Reservation
+from proxy.monitoring.clock import Clock
 from proxy.storage.redis import RedisUnavailable
 from proxy.storage.redis.client import RedisClient
 
@@ -41,11 +41,11 @@ class RedisRateLimiter(RateLimiter):
         prefix: bytes,
         local: LocalRateLimiter,
         *,
-        monotonic: Callable[[], float],
+        clock: Clock,
         longest: float,
         processes: int = 1,
     ) -> None:
-        super().__init__(local.per_minute, monotonic=monotonic)
+        super().__init__(local.per_minute, clock=clock)
         self.longest = longest
         self.epoch = b""
         """The state of Redis in which this process has registered: a Redis that lost data has another one."""
@@ -86,7 +86,7 @@ class RedisRateLimiter(RateLimiter):
             return max([self._min_processes, *(count for _, count in self._counts)])
 
     def _reserve(self, latest: float, burst: float) -> Reservation | None:
-        now = self._monotonic()
+        now = self._clock.monotonic()
         replied_at, first_free = self._first_free
         if now < replied_at + _REFUSED_SECONDS and first_free > max(latest, now):
             return None
@@ -111,7 +111,7 @@ class RedisRateLimiter(RateLimiter):
             return None
         wait, even, paused_for = slot
         # From the reply on, which is later than the time that Redis counts from: never too early.
-        now = self._monotonic()
+        now = self._clock.monotonic()
         self._first_free = (now, now + float(wait))
         self._local.pause(float(paused_for), tolerance=JITTER_SECONDS)
         if not reserved:
@@ -127,7 +127,7 @@ class RedisRateLimiter(RateLimiter):
             self._first_free = (NEVER, NEVER)
             self._cancel_script(
                 [self._slots, self._bursts, self._pacing],
-                [reservation.id, int(reservation.even), self.rate.interval, reservation.at - self._monotonic()],
+                [reservation.id, int(reservation.even), self.rate.interval, reservation.at - self._clock.monotonic()],
             )
         return cancelled
 
@@ -145,7 +145,7 @@ class RedisRateLimiter(RateLimiter):
 
     def wait(self) -> float | None:
         """Return the seconds until the first free slot by the last reply of Redis."""
-        return max(0.0, self._local.paused_for, self._first_free[1] - self._monotonic())
+        return max(0.0, self._local.paused_for, self._first_free[1] - self._clock.monotonic())
 
     def register(self) -> None:
         """Count this process among those that share the quota, and report what Redis does not know."""
@@ -163,8 +163,8 @@ class RedisRateLimiter(RateLimiter):
             self._first_free = (NEVER, NEVER)
         with self._lock:
             self._unreported -= unreported
-            self._counts.append((self._monotonic(), int(processes)))
-            while self._counts[0][0] < self._monotonic() - _REMEMBERED_SECONDS:
+            self._counts.append((self._clock.monotonic(), int(processes)))
+            while self._counts[0][0] < self._clock.monotonic() - _REMEMBERED_SECONDS:
                 self._counts.popleft()
 
     def report_later(self) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from threading import Lock
 from typing import NamedTuple
 
+from proxy.monitoring.clock import Clock
 from proxy.profile.parts import Identity, Part
 
 _RECENT_SECONDS = 5.0
@@ -29,10 +30,10 @@ class Wanted(NamedTuple):
 class Backlog:
     """At most `max_users`, each for at most `max_age` seconds after the last request. Safe for threads."""
 
-    def __init__(self, *, max_users: int, max_age: float, monotonic: Callable[[], float]) -> None:
+    def __init__(self, *, max_users: int, max_age: float, clock: Clock) -> None:
         self._max_users = max_users
         self._max_age = max_age
-        self._monotonic = monotonic
+        self._clock = clock
         self._lock = Lock()
         self._missing: _Queue = OrderedDict()
         self._refreshes: _Queue = OrderedDict()
@@ -63,7 +64,7 @@ class Backlog:
         """Remove and return the next user and all parts wanted for it; None when the backlog is empty."""
         with self._lock:
             self._drop_expired()
-            recent = self._monotonic() - _RECENT_SECONDS
+            recent = self._clock.monotonic() - _RECENT_SECONDS
             while self:
                 identity = next(reversed(self._missing or self._refreshes))
                 missing, refreshes = self._missing.pop(identity, {}), self._refreshes.pop(identity, {})
@@ -87,7 +88,7 @@ class Backlog:
             return len(removed)
 
     def _drop_expired(self) -> None:
-        oldest = self._monotonic() - self._max_age
+        oldest = self._clock.monotonic() - self._max_age
         for queue in (self._missing, self._refreshes):
             while queue and max(next(iter(queue.values())).values()) < oldest:
                 queue.popitem(last=False)

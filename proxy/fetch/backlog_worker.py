@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import NamedTuple
 
 from proxy.amplitude.circuit_breaker import CircuitBreaker
@@ -11,6 +11,7 @@ from proxy.amplitude.rate_limiter import RateLimiter
 from proxy.amplitude.sliding_window import Reservation
 from proxy.fetch.backlog import Backlog
 from proxy.fetch.pending import NEVER, PendingPart
+from proxy.monitoring.clock import Clock
 from proxy.monitoring.logs import OncePerMinute
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import Identity
@@ -38,17 +39,15 @@ class BacklogWorker:
         circuit_breaker: CircuitBreaker,
         policy: FreshnessPolicy,
         *,
-        now: Callable[[], float],
-        monotonic: Callable[[], float],
+        clock: Clock,
     ) -> None:
         self._backlog = backlog
         self._store = store
         self._rate_limiter = rate_limiter
         self._circuit_breaker = circuit_breaker
         self._policy = policy
-        self._now = now
-        self._monotonic = monotonic
-        self._dropped_log = OncePerMinute(_log, "the backlog dropped users", monotonic)
+        self._clock = clock
+        self._dropped_log = OncePerMinute(_log, "the backlog dropped users", clock)
         self._dropped_logged = 0
 
     @property
@@ -82,11 +81,11 @@ class BacklogWorker:
         if popped is None:
             return 0.0
         identity, wanted = popped
-        record, now = self._store.read(identity), self._now()
+        record, now = self._store.read(identity), self._clock.now()
         missing = {part: want for part, want in wanted.items() if not self._policy.is_fresh(record, part, now, NEVER)}
         if not missing:
             return 0.0
-        reservation = self._rate_limiter.reserve(self._monotonic(), burst=0.0)
+        reservation = self._rate_limiter.reserve(self._clock.monotonic(), burst=0.0)
         if reservation is None:
             if self._store.forgotten(identity, generation):
                 return 0.0

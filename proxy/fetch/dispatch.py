@@ -6,7 +6,7 @@ it is fetched: if another process that shares the Redis fetches it already, that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from proxy.amplitude.calls import Call, plan_calls
@@ -14,6 +14,7 @@ from proxy.amplitude.circuit_breaker import CircuitBreaker
 from proxy.amplitude.client import Fetched
 from proxy.amplitude.rate_limiter import RateLimiter
 from proxy.fetch.pending import NEVER, PendingPart, PendingParts
+from proxy.monitoring.clock import Clock
 from proxy.profile.errors import QuotaExhausted, UpstreamError
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import Identity, Part
@@ -71,8 +72,7 @@ class Dispatcher:
         policy: FreshnessPolicy,
         *,
         along: tuple[Part, ...],
-        now: Callable[[], float],
-        monotonic: Callable[[], float],
+        clock: Clock,
     ) -> None:
         self._pending = pending
         self._store = store
@@ -80,12 +80,11 @@ class Dispatcher:
         self._circuit_breaker = circuit_breaker
         self._policy = policy
         self._along = along
-        self._now = now
-        self._monotonic = monotonic
+        self._clock = clock
 
     def prepare(self, identity: Identity, wanted: Mapping[Part, PendingPart]) -> Decision:
         """Decide what happens to each of the `wanted` parts. Marks the parts of the call as sent."""
-        record, now = self._store.read(identity), self._now()
+        record, now = self._store.read(identity), self._clock.now()
         riders = [part for part in self._along if not self._policy.is_fresh(record, part, now, NEVER)]
         lease = self._store.lease(identity, {*wanted, *riders})
         settled: dict[Part, Record | UpstreamError] = {
@@ -98,7 +97,7 @@ class Dispatcher:
         probe = False
         with self._pending.lock:
             # Read under the lock: otherwise a call could complete between the read and the decision. No I/O here.
-            record, now = self._store.read(identity), self._now()
+            record, now = self._store.read(identity), self._clock.now()
             for part, pending in wanted.items():
                 if self._policy.is_fresh(record, part, now, pending.min_fetched_at):
                     settled[part] = record
@@ -137,7 +136,7 @@ class Dispatcher:
 
     def _too_late(self, pending: PendingPart) -> bool:
         """Say whether no caller waits for a recommendation any more: fetching it would log an exposure for nothing."""
-        return pending.logs_exposure and not pending.wanted_later and pending.until < self._monotonic()
+        return pending.logs_exposure and not pending.wanted_later and pending.until < self._clock.monotonic()
 
     def complete(self, identity: Identity, sent: InFlightCall, outcome: Fetched | UpstreamError) -> list[PendingPart]:
         """Cache and settle what a call returned. Return the requested parts that a 429 failed, which stay pending."""
@@ -167,7 +166,7 @@ class Dispatcher:
         Return the remaining ones, and those that the other process gave up: they are leased here now.
         """
         lease = self._store.lease(identity, [pending.part for pending in remote.parts])
-        record, now = self._store.read(identity), self._now()
+        record, now = self._store.read(identity), self._clock.now()
         outcomes: dict[Part, Record | UpstreamError] = dict(lease.faults)
         for pending in remote.parts:
             if self._policy.is_fresh(record, pending.part, now, pending.min_fetched_at):

@@ -8,7 +8,6 @@ themselves. Parts that cannot be fetched in time go into the backlog, which uses
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from proxy.fetch.backlog import Backlog
 from proxy.fetch.backlog_worker import BacklogCall, BacklogWorker
 from proxy.fetch.dispatch import Decision, Dispatcher, InFlightCall, RemoteCall
 from proxy.fetch.pending import NEVER, PendingPart, PendingParts, Waiter
+from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.monitoring.logs import request_id
 from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid, UpstreamTimeout
 from proxy.profile.freshness import FreshnessPolicy
@@ -74,25 +74,20 @@ class FetchScheduler:
         *,
         along: tuple[Part, ...],
         threads: int,
-        now: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._executor = executor
         self._store = store
         self._rate_limiter = rate_limiter
         self._circuit_breaker = circuit_breaker
-        self._monotonic = monotonic
-        self._sleep = sleep
+        self._clock = clock
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fetch")
         self._pending = PendingParts()
         self._lock = self._pending.lock
         self._dispatcher = Dispatcher(
-            self._pending, store, rate_limiter, circuit_breaker, policy, along=along, now=now, monotonic=monotonic
+            self._pending, store, rate_limiter, circuit_breaker, policy, along=along, clock=clock
         )
-        self._backlog_worker = BacklogWorker(
-            backlog, store, rate_limiter, circuit_breaker, policy, now=now, monotonic=monotonic
-        )
+        self._backlog_worker = BacklogWorker(backlog, store, rate_limiter, circuit_breaker, policy, clock=clock)
         self._batches: dict[Identity, _Batch] = {}
         self._running = 0
         self._backlog_running = False
@@ -120,7 +115,7 @@ class FetchScheduler:
         """
         generation = self._store.generation
         with self._lock:
-            requested_at = self._monotonic()
+            requested_at = self._clock.monotonic()
             wanted = [
                 PendingPart(
                     part,
@@ -146,7 +141,7 @@ class FetchScheduler:
 
     def refresh(self, identity: Identity, parts: Collection[Part]) -> None:
         """Fetch `parts`, of which cached copies are served, again with unused quota. No caller waits for them."""
-        self.join(identity, parts, until=self._monotonic(), wanted_later=True, refresh=parts)
+        self.join(identity, parts, until=self._clock.monotonic(), wanted_later=True, refresh=parts)
 
     def drain(self, seconds: float) -> None:
         """Return when every queued and running batch has ended, at the latest after `seconds`. Stops the backlog."""
@@ -223,7 +218,7 @@ class FetchScheduler:
             attempt = refresh, background, until
             if attempt == last_attempt:
                 return None, QuotaExhausted(retry_after=self._rate_limiter.wait())
-            now = self._monotonic()
+            now = self._clock.monotonic()
             # A call that can be sent now is sent, even if calls are slow: a late result is still cached.
             latest = now if refresh or background else until - self._executor.typical
             burst = 1.0 if not refresh else 0.5 if until > now else 0.0
@@ -233,14 +228,14 @@ class FetchScheduler:
             if background and now < until:
                 # Not reserved ahead: a later caller would have to wait behind the reservation.
                 pause = min(max(self._rate_limiter.wait() or 0.0, _MIN_WAIT_SECONDS), _BATCH_POLL_SECONDS)
-                self._sleep(min(pause, until - now))
+                self._clock.sleep(min(pause, until - now))
             else:
                 # A caller that has joined since may wait longer or have no cached copy, which allows another attempt.
                 last_attempt = attempt
 
     def _remove_late(self, batch: _Batch | None) -> list[PendingPart]:
         """Remove and return recommendations that would arrive after the last caller has left. Needs the lock."""
-        if batch is None or batch.reservation is None or batch.reservation.at <= self._monotonic():
+        if batch is None or batch.reservation is None or batch.reservation.at <= self._clock.monotonic():
             return []
         arrival = batch.reservation.at + self._executor.typical
         late = [
@@ -284,8 +279,8 @@ class FetchScheduler:
     def _run(self, identity: Identity, batch: _Batch, reservation: Reservation) -> None:
         sent: InFlightCall | None = None
         try:
-            if (delay := reservation.at - self._monotonic()) > 0:
-                self._sleep(delay)
+            if (delay := reservation.at - self._clock.monotonic()) > 0:
+                self._clock.sleep(delay)
             self._close_batch(identity, batch)
             decision = self._dispatcher.prepare(identity, batch.parts)
             sent = decision.call
@@ -331,11 +326,11 @@ class FetchScheduler:
         """Wait for another process's call while a caller waits, and fetch here what that process gives up."""
         try:
             while remote.parts:
-                seconds = max(part.until for part in remote.parts) - self._monotonic()
+                seconds = max(part.until for part in remote.parts) - self._clock.monotonic()
                 if seconds <= 0:
                     self._refuse(identity, remote.parts, UpstreamTimeout(), call=remote.number)
                     return
-                self._sleep(min(seconds, _REMOTE_POLL_SECONDS))
+                self._clock.sleep(min(seconds, _REMOTE_POLL_SECONDS))
                 remote, given_up = self._dispatcher.poll(identity, remote)
                 if given_up:
                     self._schedule_leased(identity, given_up)
@@ -383,7 +378,7 @@ class FetchScheduler:
                 _log.exception("the backlog could not be served")
                 pause = _MAX_BACKLOG_PAUSE_SECONDS
             if pause > 0:
-                self._sleep(min(pause, _MAX_BACKLOG_PAUSE_SECONDS))
+                self._clock.sleep(min(pause, _MAX_BACKLOG_PAUSE_SECONDS))
 
     def _submit_backlog_call(self, backlog_call: BacklogCall) -> None:
         """Send the parts that are not pending already; without any, cancel the reservation."""

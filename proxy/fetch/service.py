@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from threading import BoundedSemaphore
 from typing import Literal, NamedTuple
 
 from proxy.fetch.pending import NEVER, Waiter
 from proxy.fetch.scheduler import FetchScheduler
+from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid
 from proxy.profile.freshness import Freshness, FreshnessPolicy, freshness
 from proxy.profile.parts import Identity, Part
@@ -67,15 +67,13 @@ class ProfileService:
         policy: FreshnessPolicy,
         *,
         max_waiting: int = MAX_WAITING,
-        now: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._store = store
         self._scheduler = scheduler
         self._policy = policy
         self._waiting = BoundedSemaphore(max_waiting)
-        self._now = now
-        self._monotonic = monotonic
+        self._clock = clock
 
     def get(
         self,
@@ -99,7 +97,7 @@ class ProfileService:
             return ANONYMOUS
         if max_age is None and not background and parts is query.parts and (hit := self._store.fresh(identity, query)):
             return ProfileResult(hit.record, freshness=hit.freshness, ready=hit.ready, repeated=hit.again)
-        now = self._now()
+        now = self._clock.now()
         for lookup in (self._store.read, self._store.get):  # from memory first, then from Redis
             stored = lookup(identity)
             record = self._store.with_updates(identity, stored, query)
@@ -153,7 +151,7 @@ class ProfileService:
             self._forwarded(record, parts, needed, now) if waiter.calls or error or fault else None,
             opened=waiter.opened,
             calls=waiter.calls,
-            freshness=freshness(answer, parts, self._policy, self._now()),
+            freshness=freshness(answer, parts, self._policy, self._clock.now()),
         )
 
     def keep_body(self, identity: Identity, query: ProfileQuery, result: ProfileResult, body: bytes, etag: str) -> None:
@@ -199,7 +197,7 @@ class ProfileService:
         may_wait = self._waiting.acquire(blocking=False)
         try:
             # A caller that may not wait requests the parts all the same: they are cached for its retry.
-            deadline = until if may_wait else self._monotonic()
+            deadline = until if may_wait else self._clock.monotonic()
             waiter = self._scheduler.join(
                 identity,
                 parts,
@@ -211,14 +209,14 @@ class ProfileService:
             )
             if to_refresh:  # after the needed parts, so that they can join the same batch
                 self._scheduler.refresh(identity, to_refresh)
-            waiter.wait(deadline - self._monotonic())
+            waiter.wait(deadline - self._clock.monotonic())
         finally:
             if may_wait:
                 self._waiting.release()
         outcomes = {part: waiter.outcome(part) for part in parts}
         if any(isinstance(outcome, QuotaExhausted) for outcome in outcomes.values()):
             # Another caller's call may have completed between the cache lookup and the join.
-            record, now = self._store.read(identity), self._now()
+            record, now = self._store.read(identity), self._clock.now()
             for part in parts:
                 if self._policy.is_fresh(record, part, now, min_fetched_at):
                     outcomes[part] = record

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from threading import Lock
 from typing import Any
 
+from proxy.monitoring.clock import Clock
 from proxy.monitoring.metrics import PREFIX, Metrics
 
 STEP_SECONDS = 10.0
@@ -41,10 +42,9 @@ class Point:
 class History:
     """Adds a point every ten seconds, provided that `tick` is called often. Safe for threads."""
 
-    def __init__(self, metrics: Metrics, *, now: Callable[[], float], monotonic: Callable[[], float]) -> None:
+    def __init__(self, metrics: Metrics, *, clock: Clock) -> None:
         self._metrics = metrics
-        self._now = now
-        self._monotonic = monotonic
+        self._clock = clock
         self._lock = Lock()
         self._points: deque[Point] = deque(maxlen=int(KEPT_SECONDS / STEP_SECONDS))
         self._last: _Totals | None = None
@@ -53,13 +53,13 @@ class History:
     def tick(self) -> None:
         """Add a point when one is due."""
         with self._lock:
-            now = self._monotonic()
+            now = self._clock.monotonic()
             seconds = now - self._taken_at
             if seconds < STEP_SECONDS:
                 return
             totals = _Totals(self._metrics)
             if self._last is not None:
-                self._points.append(totals.since(self._last, at=self._now(), seconds=seconds))
+                self._points.append(totals.since(self._last, at=self._clock.now(), seconds=seconds))
             self._last, self._taken_at = totals, now
 
     def gauges(self) -> Mapping[str, float]:
@@ -68,7 +68,7 @@ class History:
 
     def points(self, seconds: float = KEPT_SECONDS) -> list[Point]:
         """Return the points of the last `seconds`, oldest first."""
-        horizon = self._now() - seconds
+        horizon = self._clock.now() - seconds
         with self._lock:
             return [point for point in self._points if point.at > horizon]
 

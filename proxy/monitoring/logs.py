@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 import traceback
-from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from threading import Lock
@@ -14,6 +12,8 @@ from types import TracebackType
 from weakref import WeakSet
 
 from pythonjsonlogger.json import JsonEncoder, JsonFormatter
+
+from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
@@ -81,13 +81,13 @@ class OncePerMinute:
         self,
         log: logging.Logger,
         event: str,
-        monotonic: Callable[[], float] = time.monotonic,
+        clock: Clock = SYSTEM_CLOCK,
         *,
         max_keys: int = 1000,
     ) -> None:
         self._log = log
         self._event = event
-        self._monotonic = monotonic
+        self._clock = clock
         self._max_keys = max_keys
         self._lock = Lock()
         self._seen: dict[str, _Repeated] = {}
@@ -97,7 +97,7 @@ class OncePerMinute:
         """Count an event for its `key`. Log it when it is the first, or a minute has passed since the last line."""
         dropped = None
         with self._lock:
-            now = self._monotonic()
+            now = self._clock.monotonic()
             seen = self._seen.get(key)
             if seen is None:
                 if len(self._seen) >= self._max_keys:
@@ -114,7 +114,7 @@ class OncePerMinute:
     def tick(self) -> None:
         """Log every count that has waited a minute."""
         with self._lock:
-            now = self._monotonic()
+            now = self._clock.monotonic()
             due = [(seen, self._due(seen, now)) for seen in self._seen.values() if seen.times]
         for seen, times in due:
             self._write(seen, times)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from threading import Lock
 from typing import NamedTuple
 
+from proxy.monitoring.clock import Clock
 from proxy.profile.freshness import Freshness, FreshnessPolicy, freshness
 from proxy.profile.parts import Identity
 from proxy.profile.query import ProfileQuery
@@ -42,7 +43,7 @@ class MemoryStore:
     Long loops call `checkpoint` often, outside the lock, so that other greenlets can run.
     """
 
-    def __init__(self, *, max_bytes: int, policy: FreshnessPolicy, now: Callable[[], float]) -> None:
+    def __init__(self, *, max_bytes: int, policy: FreshnessPolicy, clock: Clock) -> None:
         self.max_size = max_bytes
         """The bytes that may be used."""
         self.updates_usable_for = policy.updates_usable_for
@@ -51,10 +52,10 @@ class MemoryStore:
         """The number of calls of `held`: how often another process announced updates."""
         self._cache = SizedLRU(max_bytes - max_bytes // _READY_SHARE)
         self._ready = ReadyBodies(max_bytes // _READY_SHARE)
-        self._tombstones = Tombstones(now)
+        self._tombstones = Tombstones(clock)
         self._has_updates = False
         self._policy = policy
-        self._now = now
+        self._clock = clock
         self._lock = Lock()
 
     @property
@@ -115,7 +116,7 @@ class MemoryStore:
             entry.last_query = number
             updates = self._updates(identity) if self._has_updates else None
             ready = self._ready.find(identity, number, updates) if again else None
-        now = self._now()
+        now = self._clock.now()
         if ready is not None and ready.fresh_until > now:
             return Hit(EMPTY, Freshness(max(0.0, now - ready.fetched_at), ready.fresh_until - now), ready, again)
         record = with_packed(entry.record, updates, query)
@@ -162,7 +163,7 @@ class MemoryStore:
         grow too large. Returns the number of skipped users by reason.
         """
         skipped: Counter[str] = Counter()
-        merger = UpdateMerger(self._now() - self.updates_usable_for)
+        merger = UpdateMerger(self._clock.now() - self.updates_usable_for)
         for user_id, new in updates:
             checkpoint()
             identity = Identity(user_id, None)
@@ -209,7 +210,7 @@ class MemoryStore:
                 generation is not None and self._tombstones.forgotten_since(generation, identity, returned)
             ):
                 return old
-            record = self._policy.prune(merge(old, new), self._now())
+            record = self._policy.prune(merge(old, new), self._clock.now())
             self._keep(identity, record, entry.updates if entry else None)
             return record
 

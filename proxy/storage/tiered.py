@@ -7,10 +7,11 @@ alone is used.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from proxy.monitoring.clock import Clock
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import Identity, Part
 from proxy.profile.record import EMPTY, Record
@@ -32,12 +33,12 @@ class TieredStore:
         *,
         max_bytes: int,
         policy: FreshnessPolicy,
-        now: Callable[[], float],
+        clock: Clock,
         shared: RedisProfiles | None = None,
     ) -> None:
-        self.memory = memory = MemoryStore(max_bytes=max_bytes, policy=policy, now=now)
+        self.memory = memory = MemoryStore(max_bytes=max_bytes, policy=policy, clock=clock)
         self._redis = shared
-        self._now = now
+        self._clock = clock
         # These need memory alone. They are its own methods, because a cached answer has no time for another call.
         self.read = memory.read
         self.fresh = memory.fresh
@@ -103,4 +104,4 @@ class TieredStore:
                 # Ids that Amplitude returned earlier stay, even if this response had none.
                 new = replace(new, user_id=record.user_id, device_id=record.device_id)
             with contextlib.suppress(RedisUnavailable):
-                self._redis.save(identity, new, parts, self._now(), word)
+                self._redis.save(identity, new, parts, self._clock.now(), word)

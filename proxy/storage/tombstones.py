@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from hashlib import blake2b
 from json.encoder import encode_basestring
 
+from proxy.monitoring.clock import Clock
 from proxy.profile.parts import Identity
 
 REMEMBERED_SECONDS = 4 * 3600 + 600.0
@@ -43,8 +44,8 @@ def _digest(text: str) -> bytes:
 class Tombstones:
     """The digests of ids that were forgotten recently, in order. Not safe for threads: MemoryStore locks."""
 
-    def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         # generation, when it was added, when the id was forgotten; oldest first
         self._last: dict[bytes, tuple[int, float, float]] = {}
         self.generation = 0
@@ -53,7 +54,7 @@ class Tombstones:
     def add(self, digests: Collection[bytes], moments: Mapping[bytes, float] | None = None) -> None:
         """Record that these ids were forgotten: at `moments` (Unix seconds by digest), or now."""
         self.generation += 1
-        now = self._now()
+        now = self._clock.now()
         for digest in digests:
             at = (moments or {}).get(digest, now)
             _, _, before = self._last.pop(digest, (0, 0.0, at))

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network
 
 from flask import g, request
 
 from proxy.api.errors import Forbidden, Unauthorized
+from proxy.monitoring.clock import Clock
 from proxy.monitoring.logs import OncePerMinute
 from proxy.web.services import Services, services
 
 
-def refusals(monotonic: Callable[[], float]) -> OncePerMinute:
+def refusals(clock: Clock) -> OncePerMinute:
     """Return the log of refused callers."""
-    return OncePerMinute(logging.getLogger(__name__), "callers refused", monotonic)
+    return OncePerMinute(logging.getLogger(__name__), "callers refused", clock)
 
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address

@@ -37,7 +37,7 @@ def readyz() -> tuple[Response, int]:
     """
     app_services = services()
     call = app_services.executor.last_call
-    recent = call is not None and app_services.monotonic() - call.at < _JUDGED_FOR_SECONDS
+    recent = call is not None and app_services.clock.monotonic() - call.at < _JUDGED_FOR_SECONDS
     upstream = _WORDS[call.error] if call is not None and recent else "unknown"
     words = {
         "upstream": upstream,

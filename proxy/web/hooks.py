@@ -28,7 +28,7 @@ def install(app: Flask) -> None:
 
 def _begin() -> None:
     state = g._get_current_object()
-    state.started = services().monotonic()
+    state.started = services().clock.monotonic()
     received = request.environ.get("HTTP_X_REQUEST_ID")
     state.request_id = id = received if received and _SANE_ID.match(received) else f"{_new_ids.getrandbits(128):032x}"
     request_id.set(id)
@@ -37,7 +37,7 @@ def _begin() -> None:
 def _end(response: Response) -> Response:
     # Each access to these proxies is a lookup.
     app_services, state, rule = services(), g._get_current_object(), request.url_rule
-    route, seconds = rule.rule if rule else None, app_services.monotonic() - state.started
+    route, seconds = rule.rule if rule else None, app_services.clock.monotonic() - state.started
     if isinstance(response, Written):
         response.add([("X-Request-ID", state.request_id), *SECURITY])
     else:

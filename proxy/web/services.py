@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from threading import Event
@@ -16,6 +15,7 @@ from proxy.api.keys import Accepted, KeyRing
 from proxy.fetch.forget import ForgetService
 from proxy.fetch.scheduler import FetchScheduler
 from proxy.fetch.service import ProfileService
+from proxy.monitoring.clock import Clock
 from proxy.monitoring.history import History
 from proxy.monitoring.logs import OncePerMinute
 from proxy.monitoring.metrics import Metrics
@@ -53,8 +53,7 @@ class Services:
     backlog_max_users: int
     wait_seconds: float
     aliases: Aliases
-    now: Callable[[], float]
-    monotonic: Callable[[], float]
+    clock: Clock
     accepted: Accepted = field(default_factory=Accepted)
     draining: Event = field(default_factory=Event)
 

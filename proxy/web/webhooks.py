@@ -54,7 +54,7 @@ def _ingest(hook: str, read: Callable[[bytes | bytearray, float, Callable[[], ob
         with ingester.reserve_memory(size):
             body = _body(checkpoint)
             with ingester.reserve_batch(len(body)):
-                batch = read(body, app_services.now(), checkpoint)
+                batch = read(body, app_services.clock.now(), checkpoint)
                 duplicate = not ingester.push(batch, generation)
     except (RequestEntityTooLarge, TooLarge):
         app_services.metrics.pushed(hook, "refused")

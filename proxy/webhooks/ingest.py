@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from threading import Lock
 from typing import TYPE_CHECKING
 
 from cachetools import TTLCache
 
+from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.profile.updates import MESSAGE_SECONDS, Updates, checksum, since
 from proxy.storage.budget import Budget
 from proxy.storage.checkpoint import Checkpoint
@@ -61,14 +61,12 @@ class UpdateIngester:
         store: TieredStore,
         shared: RedisUpdates | None = None,
         *,
-        now: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._store = store
         self._shared = shared
-        self._now = now
-        self._monotonic = monotonic
-        self._messages: TTLCache[str, bool] = TTLCache(_MAX_MESSAGES, MESSAGE_SECONDS, timer=now)
+        self._clock = clock
+        self._messages: TTLCache[str, bool] = TTLCache(_MAX_MESSAGES, MESSAGE_SECONDS, timer=clock.now)
         self._lock = Lock()
         # Parsing a body of 8 MiB takes up to 60 MiB more, and two at once finish no sooner on one core.
         self._large = _Limits(24 * 1024 * 1024, 1)
@@ -107,7 +105,7 @@ class UpdateIngester:
             stored = portion
             if self._shared is not None and unavailable is None:
                 try:
-                    refused = self._shared.save(portion, self._now())
+                    refused = self._shared.save(portion, self._clock.now())
                 except RedisUnavailable as error:
                     unavailable = error
                 else:
@@ -132,7 +130,7 @@ class UpdateIngester:
 
     def _usable(self, batch: Batch, checkpoint: Checkpoint) -> list[tuple[str, Updates]]:
         """Return the updates that are not too old to be served."""
-        horizon = self._now() - self._store.memory.updates_usable_for
+        horizon = self._clock.now() - self._store.memory.updates_usable_for
         usable = []
         last: tuple[Updates, Updates] | None = None
         for user_id, updates in batch.updates:
@@ -149,7 +147,7 @@ class UpdateIngester:
         """Fetch the updates that other processes stored for users in this memory. Raises RedisUnavailable."""
         if self._shared is None:
             return
-        checkpoint, started = Checkpoint(), self._monotonic()
+        checkpoint, started = Checkpoint(), self._clock.monotonic()
         checksums, last_change = self._shared.announced(self._last_change)
         if self._caught_up_at is not None and not self._shared.announces_for(started - self._caught_up_at):
             self._pending = self._store.held(lambda _: True, checkpoint)

@@ -9,6 +9,7 @@ import requests
 
 from proxy.amplitude.cohort_export import CohortExport, NotDownloaded, redirect_target
 from proxy.api.user_rows import Row
+from proxy.monitoring.clock import Clock
 from proxy.sandbox import cohort_api
 from proxy.sandbox.faults import Fault, FaultKind
 from proxy.sandbox.server import Sandbox
@@ -34,8 +35,7 @@ class Download:
             sandbox.api_key,
             secret or sandbox.secret_key,
             tell=self.progress.append,
-            sleep=self._sleep,
-            monotonic=self.clock,
+            clock=Clock(monotonic=self.clock, sleep=self._sleep),
         )
 
     def _sleep(self, seconds: float) -> None:

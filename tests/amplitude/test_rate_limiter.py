@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 from proxy.amplitude.rate_limiter import LocalRateLimiter
 from proxy.amplitude.sliding_window import Reservation
+from proxy.monitoring.clock import Clock
 from tests.support.fakes import FakeClock
 
 FOREVER = float("inf")
 
 
 def test_a_tenth_may_go_at_once_and_the_rest_goes_evenly(clock: FakeClock) -> None:
-    rate_limiter = LocalRateLimiter(600, monotonic=clock)
+    rate_limiter = LocalRateLimiter(600, clock=clock)
     moments = [
         reservation.at - clock() for reservation in (rate_limiter.reserve(FOREVER) for _ in range(70)) if reservation
     ]
@@ -25,7 +26,7 @@ def test_a_tenth_may_go_at_once_and_the_rest_goes_evenly(clock: FakeClock) -> No
 
 
 def test_who_cannot_be_helped_in_time_is_told_at_once_and_spends_nothing(clock: FakeClock) -> None:
-    rate_limiter = LocalRateLimiter(10, monotonic=clock)
+    rate_limiter = LocalRateLimiter(10, clock=clock)
     assert rate_limiter.reserve(clock()) is not None
     assert rate_limiter.reserve(clock() + 5.9) is None
     assert rate_limiter.wait() == pytest.approx(6.0)
@@ -34,7 +35,7 @@ def test_who_cannot_be_helped_in_time_is_told_at_once_and_spends_nothing(clock: 
 
 def test_now_is_never_too_late_though_the_clock_moves_on_while_we_ask() -> None:
     ticks = itertools.count(1000)
-    rate_limiter = LocalRateLimiter(600, monotonic=lambda: float(next(ticks)))
+    rate_limiter = LocalRateLimiter(600, clock=Clock(monotonic=lambda: float(next(ticks))))
     for _ in range(30):
         reservation = rate_limiter.reserve(float(next(ticks)))
         assert reservation is not None
@@ -43,7 +44,7 @@ def test_now_is_never_too_late_though_the_clock_moves_on_while_we_ask() -> None:
 
 
 def test_a_cancelled_place_is_free_again(clock: FakeClock) -> None:
-    rate_limiter = LocalRateLimiter(600, monotonic=clock)
+    rate_limiter = LocalRateLimiter(600, clock=clock)
     reservations = [rate_limiter.reserve(clock()) for _ in range(60)]
     assert rate_limiter.reserve(clock()) is None
     for reservation in reservations:
@@ -53,7 +54,7 @@ def test_a_cancelled_place_is_free_again(clock: FakeClock) -> None:
 
 
 def test_a_place_is_taken_until_a_minute_after_the_call_has_ended(clock: FakeClock) -> None:
-    rate_limiter = LocalRateLimiter(1, monotonic=clock)
+    rate_limiter = LocalRateLimiter(1, clock=clock)
     reservation = rate_limiter.reserve(clock())
     assert reservation is not None
     clock.advance(100)
@@ -67,7 +68,7 @@ def test_a_place_is_taken_until_a_minute_after_the_call_has_ended(clock: FakeClo
 
 
 def test_a_call_that_was_given_up_may_still_arrive(clock: FakeClock) -> None:
-    rate_limiter = LocalRateLimiter(1, monotonic=clock)
+    rate_limiter = LocalRateLimiter(1, clock=clock)
     reservation = rate_limiter.reserve(clock())
     assert reservation is not None
     rate_limiter.complete(reservation, may_arrive_for=5)
@@ -75,7 +76,7 @@ def test_a_call_that_was_given_up_may_still_arrive(clock: FakeClock) -> None:
 
 
 def test_after_amplitude_s_429_nothing_is_sent_until_the_stand_back_is_over(clock: FakeClock) -> None:
-    rate_limiter = LocalRateLimiter(600, monotonic=clock)
+    rate_limiter = LocalRateLimiter(600, clock=clock)
     rate_limiter.pause(60)
     rate_limiter.pause(5)
     paused = [rate_limiter.paused]
@@ -99,7 +100,7 @@ def test_no_60_seconds_hold_more_calls_than_the_quota_wherever_they_arrived(
     per_minute: int, events: list[tuple[float, float, str]], patience: float
 ) -> None:
     clock = FakeClock(0)
-    rate_limiter = LocalRateLimiter(per_minute, monotonic=clock)
+    rate_limiter = LocalRateLimiter(per_minute, clock=clock)
     in_flight: list[tuple[float, float, Reservation]] = []  # ends, began
     calls: list[tuple[float, float]] = []
 
@@ -130,7 +131,7 @@ def test_no_60_seconds_hold_more_calls_than_the_quota_wherever_they_arrived(
 
 
 def test_a_minute_under_pressure_is_used_whole_and_never_starves(clock: FakeClock) -> None:
-    rate_limiter = LocalRateLimiter(600, monotonic=clock)
+    rate_limiter = LocalRateLimiter(600, clock=clock)
     start = clock()
     ends: list[tuple[float, Reservation]] = []
     moments = []
@@ -149,14 +150,14 @@ def test_a_minute_under_pressure_is_used_whole_and_never_starves(clock: FakeCloc
 
 
 def test_reservation__block_left_without_complete__slot_is_free_again(clock: FakeClock) -> None:
-    rate_limiter = LocalRateLimiter(10, monotonic=clock)
+    rate_limiter = LocalRateLimiter(10, clock=clock)
     with pytest.raises(ZeroDivisionError), rate_limiter.reserve(clock()) or pytest.fail("no slot"):
         raise ZeroDivisionError
     assert rate_limiter.reserve(clock()) is not None
 
 
 def test_reservation__completed_in_its_block__slot_is_taken_for_a_minute(clock: FakeClock) -> None:
-    rate_limiter = LocalRateLimiter(1, monotonic=clock)
+    rate_limiter = LocalRateLimiter(1, clock=clock)
     reservation = rate_limiter.reserve(clock())
     assert reservation is not None
     with reservation:
@@ -165,7 +166,7 @@ def test_reservation__completed_in_its_block__slot_is_taken_for_a_minute(clock: 
 
 
 def test_reservation__ended_twice__only_the_first_time_counts(clock: FakeClock) -> None:
-    rate_limiter = LocalRateLimiter(10, monotonic=clock)
+    rate_limiter = LocalRateLimiter(10, clock=clock)
     reservation = rate_limiter.reserve(clock())
     assert reservation is not None
     assert rate_limiter.cancel(reservation)
@@ -175,7 +176,7 @@ def test_reservation__ended_twice__only_the_first_time_counts(clock: FakeClock) 
 
 
 def test_cancel__burst_call_older_than_a_minute__frees_the_slot(clock: FakeClock) -> None:
-    rate_limiter = LocalRateLimiter(600, monotonic=clock)
+    rate_limiter = LocalRateLimiter(600, clock=clock)
     reservations = [rate_limiter.reserve(clock()) for _ in range(2)]
     clock.advance(61)
     assert rate_limiter.used == 2
@@ -186,7 +187,7 @@ def test_cancel__burst_call_older_than_a_minute__frees_the_slot(clock: FakeClock
 
 
 def test_local_limiter__slots_held_for_redis__forgotten_a_minute_after_their_calls(clock: FakeClock) -> None:
-    rate_limiter = LocalRateLimiter(600, monotonic=clock)
+    rate_limiter = LocalRateLimiter(600, clock=clock)
     for number in range(5):
         reservation = Reservation(clock(), even=True, id=str(number), limiter=rate_limiter)
         rate_limiter.hold(reservation)

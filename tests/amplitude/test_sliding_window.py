@@ -137,11 +137,11 @@ def test_sliding_window__same_operations_in_python_and_in_lua__same_outcomes(
     client: RedisWithClock, per_minute: int, operations: list[Operation]
 ) -> None:
     clock = client.clock = FakeClock()
-    local, held = (LocalRateLimiter(per_minute, monotonic=clock) for _ in range(2))
-    shared = RedisRateLimiter(client, next(prefixes), held, monotonic=clock, longest=100_000)
+    local, held = (LocalRateLimiter(per_minute, clock=clock) for _ in range(2))
+    shared = RedisRateLimiter(client, next(prefixes), held, clock=clock, longest=100_000)
     shared.register()
     clock.advance(SETTLE_SECONDS + 0.2)
-    in_python, in_lua = Run(local, clock), Run(FallbackRateLimiter(shared, held, monotonic=clock), clock)
+    in_python, in_lua = Run(local, clock), Run(FallbackRateLimiter(shared, held, clock=clock), clock)
     for operation in operations:
         if operation[0] == "advance":
             clock.advance(operation[1])

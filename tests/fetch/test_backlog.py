@@ -16,7 +16,7 @@ def user(number: int) -> Identity:
 
 
 def backlog(clock: FakeClock, max_users: int = 100) -> Backlog:
-    return Backlog(max_users=max_users, max_age=600, monotonic=clock)
+    return Backlog(max_users=max_users, max_age=600, clock=clock)
 
 
 def add(waiting: Backlog, clock: FakeClock, identity: Identity, parts: list[Part], *, refresh: bool = False) -> None:

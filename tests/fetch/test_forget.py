@@ -118,8 +118,7 @@ def test_who_is_forgotten_while_the_backlog_seeks_a_place_does_not_return_to_it(
         world.rate_limiter,
         world.circuit_breaker,
         LIFETIMES,
-        now=world.clock,
-        monotonic=world.clock,
+        clock=world.clock,
     )
     assert worker.next() == 0.0
     assert not len(world.backlog)
@@ -129,7 +128,7 @@ def test_who_is_forgotten_while_the_backlog_seeks_a_place_does_not_return_to_it(
 @given(st.lists(st.sampled_from(["ask", "land", "forget", "forget another"]), max_size=30))
 def test_any_order_of_landing_and_forgetting_keeps_nothing_that_was_asked_before(steps: list[str]) -> None:
     clock = FakeClock()
-    store = TieredStore(max_bytes=100_000, policy=FreshnessPolicy(fresh=900, negative=60), now=clock)
+    store = TieredStore(max_bytes=100_000, policy=FreshnessPolicy(fresh=900, negative=60), clock=clock)
     on_their_way: list[tuple[int, bool]] = []  # the mark, and whether the user was forgotten since
     kept = False
     for step in steps:

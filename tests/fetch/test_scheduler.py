@@ -45,11 +45,11 @@ class World:
     ) -> None:
         self.clock = clock
         self.source = FakeSource(clock)
-        self.rate_limiter = LocalRateLimiter(per_minute, monotonic=clock)
-        self.store = TieredStore(max_bytes=1_000_000, policy=policy, now=clock)
+        self.rate_limiter = LocalRateLimiter(per_minute, clock=clock)
+        self.store = TieredStore(max_bytes=1_000_000, policy=policy, clock=clock)
         self.circuit_breaker = CircuitBreaker(clock)
-        self.backlog = Backlog(max_users=100, max_age=600, monotonic=clock)
-        self.executor = CallExecutor(self.source.fetch, self.rate_limiter, self.circuit_breaker, monotonic=clock)
+        self.backlog = Backlog(max_users=100, max_age=600, clock=clock)
+        self.executor = CallExecutor(self.source.fetch, self.rate_limiter, self.circuit_breaker, clock=clock)
         self.scheduler = FetchScheduler(
             self.executor,
             self.store,
@@ -59,13 +59,9 @@ class World:
             policy,
             along=along,
             threads=20,
-            now=clock,
-            monotonic=clock,
-            sleep=clock.sleep,
+            clock=clock,
         )
-        self.profiles = ProfileService(
-            self.store, self.scheduler, policy, max_waiting=max_waiting, now=clock, monotonic=clock
-        )
+        self.profiles = ProfileService(self.store, self.scheduler, policy, max_waiting=max_waiting, clock=clock)
         self.callers = ThreadPoolExecutor(50)
         self.made.append(self)
 

@@ -31,7 +31,7 @@ def reading(used: int = 0, dropped: int = 0) -> Reading:
 def history(clock: FakeClock) -> tuple[Metrics, History]:
     metrics = Metrics()
     metrics.read_by(reading)
-    hour = History(metrics, now=clock, monotonic=clock)
+    hour = History(metrics, clock=clock)
     hour.tick()
     return metrics, hour
 

@@ -22,7 +22,7 @@ USER = Identity("u", None)
 
 
 def a_store(clock: FakeClock, max_bytes: int = 1_000_000) -> TieredStore:
-    return TieredStore(max_bytes=max_bytes, policy=POLICY, now=clock)
+    return TieredStore(max_bytes=max_bytes, policy=POLICY, clock=clock)
 
 
 def a_record(clock: FakeClock, size: int = 10) -> Record:

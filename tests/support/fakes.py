@@ -7,6 +7,7 @@ from typing import Any
 
 from proxy.amplitude.calls import Call, split_response
 from proxy.amplitude.client import Fetched
+from proxy.monitoring.clock import Clock
 from proxy.profile import encoding
 from proxy.profile.errors import UpstreamError
 from proxy.profile.parts import Identity
@@ -15,26 +16,27 @@ from proxy.sandbox.people import find
 from proxy.sandbox.user_data import Documented, user_data
 
 
-class FakeClock:
-    """Seconds that pass only when told to. `sleep` returns once enough of them have passed."""
+class FakeClock(Clock):
+    """A clock whose seconds pass only by `advance`. `sleep` returns once enough of them have passed."""
 
     def __init__(self, start: float = 1_000_000.0) -> None:
-        self._now = start
-        self._moved = threading.Condition()
+        super().__init__(now=self, monotonic=self, sleep=self._wait)
+        self._seconds = start
+        self._advanced = threading.Condition()
 
     def __call__(self) -> float:
-        return self._now
+        return self._seconds
 
     def advance(self, seconds: float) -> None:
-        with self._moved:
-            self._now += seconds
-            self._moved.notify_all()
+        with self._advanced:
+            self._seconds += seconds
+            self._advanced.notify_all()
 
-    def sleep(self, seconds: float) -> None:
-        with self._moved:
-            until = self._now + seconds
-            while not self._moved.wait_for(lambda: self._now >= until, timeout=10):
-                # What only serves the backlog may sleep until the end, as it does where nobody asks any more.
+    def _wait(self, seconds: float) -> None:
+        with self._advanced:
+            until = self._seconds + seconds
+            while not self._advanced.wait_for(lambda: self._seconds >= until, timeout=10):
+                # The thread of the backlog may sleep until the end of the test.
                 assert threading.current_thread().daemon, "nobody advanced the clock"
 
 

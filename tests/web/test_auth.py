@@ -79,7 +79,7 @@ def test_refusals__several_addresses__logged_once_a_minute_with_a_count(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    client = create_app(settings, fetch=source.fetch, now=clock, monotonic=clock).test_client()
+    client = create_app(settings, fetch=source.fetch, clock=clock).test_client()
     monkeypatch.setattr(logging.getLogger("proxy"), "propagate", True)  # a test that configures logging turns it off
     caplog.set_level(logging.INFO, "proxy")
 

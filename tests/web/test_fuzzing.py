@@ -19,6 +19,7 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 
 from proxy.api.openapi.document import document
 from proxy.app import create_app
+from proxy.monitoring.clock import Clock
 from proxy.settings import Settings
 from tests.conftest import KEYS, SECRET
 from tests.support.fakes import FakeClock, PopulatedSource
@@ -42,7 +43,7 @@ def statuses() -> Iterator[Counter[int]]:
 def schema() -> schemathesis.BaseSchema:
     env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "AMPLITUDE_REQUESTS_PER_MINUTE": "100000"}
     clock = FakeClock()
-    app = create_app(Settings.from_env(env), fetch=PopulatedSource(clock).fetch, now=clock)
+    app = create_app(Settings.from_env(env), fetch=PopulatedSource(clock).fetch, clock=Clock(now=clock))
     found = schemathesis.openapi.from_wsgi("/openapi.json", app)
     # Or most requests would come with made-up credentials, and end at the door.
     found.config.generation.update(with_security_parameters=False)

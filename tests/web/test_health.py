@@ -81,7 +81,7 @@ def test_an_invalid_answer_is_no_reason_to_leave_the_rotation(
 
 def test_a_small_quota_at_its_pace_is_not_spent(source: FakeSource, caller: dict[str, str], clock: FakeClock) -> None:
     env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "AMPLITUDE_REQUESTS_PER_MINUTE": "10"}
-    app = create_app(Settings.from_env(env), fetch=source.fetch, now=clock, monotonic=clock)
+    app = create_app(Settings.from_env(env), fetch=source.fetch, clock=clock)
     fetch(app.test_client(), caller)
     assert readyz(app.test_client())[1]["quota"] == "ok"
 
@@ -105,7 +105,7 @@ def test_a_quota_that_sends_callers_away_is_spent_until_it_no_longer_does(
     source: FakeSource, caller: dict[str, str], clock: FakeClock
 ) -> None:
     env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "AMPLITUDE_REQUESTS_PER_MINUTE": "10"}
-    client = create_app(Settings.from_env(env), fetch=source.fetch, now=clock, monotonic=clock).test_client()
+    client = create_app(Settings.from_env(env), fetch=source.fetch, clock=clock).test_client()
     for number in range(2):
         client.get(f"/v1/cohorts?user_id=u{number}&on_error=retry", headers=caller)
     assert readyz(client)[1]["quota"] == "spent"

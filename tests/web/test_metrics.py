@@ -108,9 +108,7 @@ def test_what_is_kept_what_waits_and_what_left_is_told(source: FakeSource, clock
     env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "CACHE_MAX_MB": "1"}
     biography = Random(1).randbytes(200_000).hex()  # noqa: S311  # does not compress
     source.user_data = {"user_id": "u", "amp_props": {"biography": biography}}
-    app = create_app(
-        Settings.from_env(env | {"BACKLOG_MAX_USERS": "0"}), fetch=source.fetch, now=clock, monotonic=clock
-    )
+    app = create_app(Settings.from_env(env | {"BACKLOG_MAX_USERS": "0"}), fetch=source.fetch, clock=clock)
     client = app.test_client()
     for number in range(10):
         ask(client, f"cohorts?user_id=u{number}")
@@ -134,7 +132,7 @@ def test_an_outage_and_an_absent_redis_are_ones(client: FlaskClient, source: Fak
     assert read(client)["upstream_outage"] == 1
 
     env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "REDIS_URL": REDIS_NOWHERE}
-    app = create_app(Settings.from_env(env), fetch=source.fetch, now=clock, monotonic=clock)
+    app = create_app(Settings.from_env(env), fetch=source.fetch, clock=clock)
     installed(app).store.get(Identity("u", None))
     assert read(app.test_client())["redis_gone"] == 1
     redis = installed(app).redis

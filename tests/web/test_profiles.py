@@ -380,7 +380,7 @@ def test_names_work_over_http_and_ids_as_before(source: FakeSource, clock: FakeC
         "PROXY_API_KEYS": KEYS,
         "ALIASES": "cohorts.vip=c31,recommendations.home=abc123",
     }
-    client = create_app(Settings.from_env(env), fetch=source.fetch, now=clock, monotonic=clock).test_client()
+    client = create_app(Settings.from_env(env), fetch=source.fetch, clock=clock).test_client()
     source.user_data = {
         "user_id": "u",
         "cohort_ids": ["c31"],

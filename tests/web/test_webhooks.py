@@ -379,7 +379,7 @@ def test_every_scheme_of_the_data_routes_opens(hooks: Hooks, headers: dict[str, 
 @pytest.mark.contract("3 webhook faults")
 def test_amplitude_may_call_from_anywhere_and_by_that_nobody_may_ask(clock: FakeClock) -> None:
     env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "ALLOWED_NETWORKS": "192.0.2.0/24"}
-    client = create_app(Settings.from_env(env), now=clock, monotonic=clock).test_client()
+    client = create_app(Settings.from_env(env), clock=clock).test_client()
     headers = {"X-API-Key": SECRET}
     assert client.post(COHORTS, json=COHORT_EXAMPLE, headers=headers).status_code == 200
     assert client.post(COHORTS, json=COHORT_EXAMPLE).status_code == 401

@@ -141,7 +141,7 @@ def agrees(found: Known, statements: list[Statement], user: str) -> bool:
 
 
 def a_store(max_bytes: int = 1_000_000) -> TieredStore:
-    return TieredStore(max_bytes=max_bytes, policy=LIFETIMES, now=FakeClock(START))
+    return TieredStore(max_bytes=max_bytes, policy=LIFETIMES, clock=FakeClock(START))
 
 
 def known_in(store: TieredStore, user: str) -> Known:
@@ -155,7 +155,7 @@ def test_any_order_portions_repeats_and_garbage_end_in_the_truth(
     statements: list[Statement], garbage: list[bytes], dice: random.Random
 ) -> None:
     store = a_store()
-    ingester = UpdateIngester(store, now=FakeClock(START))
+    ingester = UpdateIngester(store, clock=FakeClock(START))
     deliver(lambda: ingester, bodies(statements, garbage, dice))
     for user in USERS:
         assert agrees(known_in(store, user), statements, user)
@@ -167,7 +167,7 @@ def test_an_answer_over_a_copy_that_was_fetched_says_what_was_pushed_later(
     statements: list[Statement], dice: random.Random, fetched: int
 ) -> None:
     store = a_store()
-    ingester = UpdateIngester(store, now=FakeClock(START))
+    ingester = UpdateIngester(store, clock=FakeClock(START))
     deliver(lambda: ingester, bodies(statements, [], dice))
     kept = {
         COHORTS: CachedPart(b'["c1","far"]', float(fetched)),
@@ -197,7 +197,7 @@ def a_batch(
 
 def test_a_repeated_message_is_known_for_a_day() -> None:
     clock = FakeClock(START)
-    ingester = UpdateIngester(a_store(), now=clock)
+    ingester = UpdateIngester(a_store(), clock=clock)
     assert ingester.push(a_batch("u", message="m"), 0)
     assert not ingester.push(a_batch("u", message="m"), 0)
     assert ingester.push(a_batch("u", message="other"), 0)
@@ -212,7 +212,7 @@ def test_a_message_that_failed_half_way_is_not_known_and_its_repetition_is_appli
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = a_store()
-    ingester = UpdateIngester(store, now=FakeClock(START))
+    ingester = UpdateIngester(store, clock=FakeClock(START))
     push = store.push
 
     def half(news: Any, generation: int, **options: Any) -> None:
@@ -228,7 +228,7 @@ def test_a_message_that_failed_half_way_is_not_known_and_its_repetition_is_appli
 
 
 def test_without_redis_it_is_said_once_that_one_process_alone_has_it(caplog: pytest.LogCaptureFixture) -> None:
-    ingester = UpdateIngester(a_store(), now=FakeClock(START))
+    ingester = UpdateIngester(a_store(), clock=FakeClock(START))
     with caplog.at_level(logging.WARNING, "proxy"):
         ingester.push(a_batch("u"), 0)
         ingester.push(a_batch("v"), 0)
@@ -240,7 +240,7 @@ def test_without_redis_it_is_said_once_that_one_process_alone_has_it(caplog: pyt
 @pytest.mark.contract("3 webhook forget")
 def test_who_is_forgotten_loses_what_was_pushed_and_what_is_being_pushed() -> None:
     store = a_store()
-    ingester = UpdateIngester(store, now=FakeClock(START))
+    ingester = UpdateIngester(store, clock=FakeClock(START))
     ingester.push(a_batch("u", "v"), ingester.generation)
     before = ingester.generation
     assert len(store.forget(names(Identity("u", None)))) == 1
@@ -262,7 +262,7 @@ def test_who_is_forgotten_loses_what_was_pushed_and_what_is_being_pushed() -> No
 @pytest.mark.contract("3 webhook limits")
 def test_what_is_too_old_or_would_be_too_much_of_one_user_is_counted_and_not_kept() -> None:
     store = a_store()
-    ingester = UpdateIngester(store, now=FakeClock(START))
+    ingester = UpdateIngester(store, clock=FakeClock(START))
     old = a_batch("u", "v", at=START - 90_000)
     ingester.push(old, 0)
     assert (old.applied, old.skipped, store.memory.records) == (0, {"too_old": 2}, 0)
@@ -288,7 +288,7 @@ def test_of_those_who_wait_to_be_looked_up_none_is_passed_over(monkeypatch: pyte
 
     shared: Any = SimpleNamespace(announced=lambda _: (told, 1.0), announces_for=lambda _: True, read=read)
     monkeypatch.setattr("proxy.webhooks.ingest.CATCH_UP_USERS", 250)
-    ingester = UpdateIngester(store, shared, now=FakeClock(START), monotonic=FakeClock())
+    ingester = UpdateIngester(store, shared, clock=FakeClock(START))
     for _ in range(4):
         ingester.catch_up()
     assert len(set(looked)) == 1000
@@ -372,7 +372,7 @@ def test_others_have_their_turn_every_millisecond_while_ten_thousand_are_taken(
     watch = SimpleNamespace(perf_counter=lambda: next(looks) / 10_000, sleep=turns.append)
     monkeypatch.setattr("proxy.storage.checkpoint.time", watch)
     store = a_store(max_bytes=100_000_000)
-    ingester = UpdateIngester(store, now=FakeClock(START), monotonic=FakeClock())
+    ingester = UpdateIngester(store, clock=FakeClock(START))
     assert ingester.push(a_batch(*[f"user-{number}" for number in range(10_000)]), 0)
     assert store.memory.records == 10_000
     assert len(turns) > 10_000 / 12

@@ -13,6 +13,7 @@ import redis
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from proxy.monitoring.clock import Clock
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity
 from proxy.profile.query import ProfileQuery
 from proxy.profile.record import EMPTY, CachedPart, Record
@@ -46,7 +47,9 @@ class Process(Alone):
         """Take updates as old as that from now on."""
         self.store.memory.updates_usable_for = seconds
         self.pushes = RedisUpdates(self.server, b"test:", use=seconds)
-        self.ingester = UpdateIngester(self.store, self.pushes, monotonic=lambda: time.monotonic() + self.seconds_away)
+        self.ingester = UpdateIngester(
+            self.store, self.pushes, clock=Clock(monotonic=lambda: time.monotonic() + self.seconds_away)
+        )
 
     def register(self) -> None:
         super().register()

@@ -10,7 +10,6 @@ import logging
 import secrets
 import ssl
 import threading
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
@@ -22,6 +21,7 @@ from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
+from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.storage.redis import RedisUnavailable
 from proxy.storage.redis.auto_pipeline import AutoPipeline
 
@@ -52,7 +52,7 @@ class RedisClient:
     Every command raises RedisUnavailable. `unavailable_since`: monotonic seconds; None while Redis is available.
     """
 
-    def __init__(self, url: str, *, verify: bool = True, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, url: str, *, verify: bool = True, clock: Clock = SYSTEM_CLOCK) -> None:
         options: dict[str, Any] = {}
         if url.startswith("rediss:"):
             options = {"ssl_cert_reqs": ssl.CERT_REQUIRED if verify else ssl.CERT_NONE, "ssl_check_hostname": verify}
@@ -69,7 +69,7 @@ class RedisClient:
             **options,
         )
         self._client = redis.Redis(connection_pool=self._pool)
-        self._monotonic = monotonic
+        self._clock = clock
         self._lock = threading.Lock()
         self._register: Callable[[], None] | None = None
         self._thread: threading.Thread | None = None
@@ -188,7 +188,7 @@ class RedisClient:
         with self._lock:
             if self.unavailable_since is not None:
                 return
-            self.unavailable_since = self._monotonic()
+            self.unavailable_since = self._clock.monotonic()
         _log.warning("Redis is gone: each process goes on with what it has", extra={"why": why})
 
     def _keep_registered(self) -> None:

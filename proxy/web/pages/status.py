@@ -55,7 +55,7 @@ def _state(gauges: Mapping[str, float]) -> State:
     app_services = services()
     errors = {word for point in app_services.history.points(_RECENT_SECONDS) for word in point.calls}
     call = app_services.executor.last_call
-    if call is not None and call.error and app_services.monotonic() - call.at < _RECENT_SECONDS:
+    if call is not None and call.error and app_services.clock.monotonic() - call.at < _RECENT_SECONDS:
         errors.add(call.error)
     if gauges["upstream_rejected"]:
         errors.add(UpstreamRejected.word)

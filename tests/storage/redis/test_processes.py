@@ -27,6 +27,7 @@ from proxy.fetch.backlog import Backlog
 from proxy.fetch.forget import ForgetService, Forgot
 from proxy.fetch.scheduler import FetchScheduler
 from proxy.fetch.service import ProfileResult, ProfileService
+from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.profile.errors import UpstreamUnavailable
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity, Part, computations, prediction, recommendation
@@ -84,29 +85,26 @@ class Process:
         per_minute: int = 600,
         policy: FreshnessPolicy = POLICY,
         lease_seconds: float = LONGEST,
-        now: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.url = url
-        self.server = RedisClient(url, monotonic=monotonic)
+        self.server = RedisClient(url, clock=clock)
         self.started.append(self.server)
         self.records = CountingProfiles(self.server, b"test:", policy, longest=lease_seconds)
-        self.local_limiter = LocalRateLimiter(per_minute, monotonic=monotonic)
-        self.redis_limiter = RedisRateLimiter(
-            self.server, b"test:", self.local_limiter, monotonic=monotonic, longest=LONGEST
-        )
-        self.quota = FallbackRateLimiter(self.redis_limiter, self.local_limiter, monotonic=monotonic)
-        self.store = TieredStore(max_bytes=1_000_000, policy=policy, now=now, shared=self.records)
+        self.local_limiter = LocalRateLimiter(per_minute, clock=clock)
+        self.redis_limiter = RedisRateLimiter(self.server, b"test:", self.local_limiter, clock=clock, longest=LONGEST)
+        self.quota = FallbackRateLimiter(self.redis_limiter, self.local_limiter, clock=clock)
+        self.store = TieredStore(max_bytes=1_000_000, policy=policy, clock=clock, shared=self.records)
         self.source = FakeSource(FakeClock(time.time()))
-        outage = CircuitBreaker(monotonic)
-        self.executor = CallExecutor(self.source.fetch, self.quota, outage, monotonic=monotonic)
-        self.backlog = backlog = Backlog(max_users=100, max_age=600, monotonic=monotonic)
+        outage = CircuitBreaker(clock)
+        self.executor = CallExecutor(self.source.fetch, self.quota, outage, clock=clock)
+        self.backlog = backlog = Backlog(max_users=100, max_age=600, clock=clock)
         self.forget_service = ForgetService(self.store, backlog, self.records)
         self.server.register_by(self.register)
         self.scheduler = FetchScheduler(
-            self.executor, self.store, self.quota, outage, backlog, policy, along=(), threads=20, now=now
+            self.executor, self.store, self.quota, outage, backlog, policy, along=(), threads=20, clock=clock
         )
-        self.profiles = ProfileService(self.store, self.scheduler, policy, now=now, monotonic=monotonic)
+        self.profiles = ProfileService(self.store, self.scheduler, policy, clock=clock)
 
     def register(self) -> None:
         self.redis_limiter.register()
@@ -216,7 +214,7 @@ def test_a_429_makes_everybody_stand_back(running: RedisServer) -> None:
 def test_while_redis_is_gone_nothing_is_sent_for_a_window_and_then_each_process_s_share(
     valkey: RedisServer, clock: FakeClock
 ) -> None:
-    processes = [Process(valkey.url, per_minute=90, monotonic=clock) for _ in range(3)]
+    processes = [Process(valkey.url, per_minute=90, clock=Clock(monotonic=clock)) for _ in range(3)]
     for process in processes:
         process.server.start()
     wait_until(lambda: all(process.quota.processes == 3 for process in processes))
@@ -299,7 +297,7 @@ def test_the_number_of_processes_is_not_forgotten_with_an_empty_redis(valkey: Re
 def test_completed_calls__a_minute_later__leave_the_local_window_while_redis_keeps_the_quota(
     valkey: RedisServer, clock: FakeClock
 ) -> None:
-    process = Process(valkey.url, monotonic=clock)
+    process = Process(valkey.url, clock=Clock(monotonic=clock))
     process.server.start()
     wait_until(lambda: process.redis_limiter.epoch)
 
