@@ -10,7 +10,7 @@ import resource
 import signal
 import sys
 import threading
-from typing import Any
+from dataclasses import asdict
 
 from proxy.liquid.report import report
 from proxy.liquid.types import Answer, Rendering, Request, User
@@ -28,57 +28,38 @@ _MAX_CALL_BYTES = 256 * 1024
 def main() -> None:
     """Read a template and a user from standard input, and write the report to standard output."""
     _limit_resources()
-    incoming = _Incoming()
+    incoming: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(incoming,), daemon=True).start()
     # Imported after the limits are set and, in a child that is kept ready, before the message arrives.
     from liquid.exceptions import ResourceLimitError
 
-    from proxy.liquid.limits import Limits
     from proxy.liquid.render import render
 
     def ask(request: Request) -> Answer:
-        call = {
-            "method": request.method,
-            "target": request.target,
-            "headers": dict(request.headers),
-            "body": request.body,
-            "content_type": request.content_type,
-        }
-        line = json.dumps({"ask": call}).encode()
-        if len(line) > _MAX_CALL_BYTES:
+        call = json.dumps(asdict(request)).encode()
+        if len(call) > _MAX_CALL_BYTES:
             raise ResourceLimitError("the call is too large", token=None)
-        _write(line + b"\n")
-        return Answer(**incoming.next())
+        _write(b"ask", call)
+        return Answer(**json.loads(incoming.get()))
 
-    message = incoming.next()
+    message = json.loads(incoming.get())
     user = User(message["user_id"], message["device_id"])
     try:
-        rendering = render(message["template"], user, ask, limits=Limits(seconds=message["seconds"]))
+        rendering = render(message["template"], user, ask, seconds=message["seconds"])
         body = write_json(report(rendering))
     except MemoryError:
         body = write_json(report(Rendering("refused", reason="it takes more memory than a preview may")))
-    _write(json.dumps({"report": len(body)}).encode() + b"\n" + body)
+    _write(b"report", body)
 
 
-class _Incoming:
-    """Reads the messages of the parent. Ends the process at once when the parent closes the pipe."""
-
-    def __init__(self) -> None:
-        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def next(self) -> dict[str, Any]:
-        """Wait for the next message and return it."""
-        message: dict[str, Any] = json.loads(self._lines.get())
-        return message
-
-    def _read(self) -> None:
-        for line in sys.stdin.buffer:
-            self._lines.put(line)
-        os._exit(1)
+def _read(incoming: queue.SimpleQueue[bytes]) -> None:
+    for line in sys.stdin.buffer:
+        incoming.put(line)
+    os._exit(1)  # the parent has closed the pipe
 
 
-def _write(data: bytes) -> None:
-    sys.stdout.buffer.write(data)
+def _write(kind: bytes, data: bytes) -> None:
+    sys.stdout.buffer.write(kind + b" " + data + b"\n")
     sys.stdout.buffer.flush()
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 from liquid import BoundTemplate, Environment, Mode, RenderContext, Token
 from liquid.ast import BlockNode, Node
 from liquid.exceptions import LiquidError, LiquidTypeError, ResourceLimitError
 from liquid.undefined import is_undefined
 
-from proxy.liquid import filters, ruby_output
+from proxy.liquid import filters, limits, ruby_output
 from proxy.liquid.ruby_compare import compare_as_ruby
 from proxy.liquid.scanner import ATTRIBUTES
-from proxy.liquid.state import Run, line_of
+from proxy.liquid.state import Run
 from proxy.liquid.tags import AbortTag, ConnectedContentTag
 from proxy.liquid.types import Finding
 
@@ -23,61 +23,40 @@ _FATAL = re.compile(r"unexpected tag|expected tag|missing tag|unknown block|unex
 _FILTER_ERRORS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError)
 """Errors that python-liquid raises for unsuitable filter arguments. Ruby's Liquid renders "internal"."""
 
-_FILTERS: tuple[Callable[..., object], ...] = (
-    filters.url_param_escape,
-    filters.url_escape,
-    filters.json_escape,
-    filters.property_accessor,
-    filters.truncatewords,
-    filters.date,
-    filters.uniq,
-)
 
+class BrazeEnvironment(Environment):
+    """As lax as Ruby's Liquid, and reports the syntax that it skips. For one rendering."""
 
-def template_of(source: str, run: Run, *, line: int = 1) -> BoundTemplate:
-    """Parse plain Liquid that begins at `line` of the message."""
-    template = _Environment(run, line).from_string(source)
-    for node in _walk(template.nodes):
-        compare_as_ruby(node.expressions())
-    # Collect all blocks before wrapping the first: a wrapped block hides its nodes.
-    for block in [node for node in _walk(template.nodes) if isinstance(node, BlockNode)]:
-        block.nodes = [_Guarded(node, run, line) for node in block.nodes]
-    template.nodes = [_Guarded(node, run, line) for node in template.nodes]
-    return template
+    loop_iteration_limit = limits.MAX_ITERATIONS
+    output_stream_limit = limits.MAX_OUTPUT
+    local_namespace_limit = limits.MAX_VARIABLES
 
-
-def context_of(template: BoundTemplate, run: Run) -> RenderContext:
-    """Return a context with the user's attributes."""
-    device = {"id": run.user.device_id or None}
-    attributes = {
-        ATTRIBUTES: {"user_id": run.user.user_id or None},
-        "most_recently_used_device": device,
-        "targeted_device": device,
-    }
-    return _Context(template, globals=attributes)
-
-
-class _Environment(Environment):
-    """As lax as Ruby's Liquid, and reports the syntax that it skips."""
-
-    def __init__(self, run: Run, line: int) -> None:
-        super().__init__(tolerance=Mode.LAX, strict_filters=False)
+    def __init__(self, run: Run) -> None:
+        device = {"id": run.user.device_id or None}
+        attributes = {
+            ATTRIBUTES: {"user_id": run.user.user_id or None},
+            "most_recently_used_device": device,
+            "targeted_device": device,
+        }
+        super().__init__(tolerance=Mode.LAX, strict_filters=False, globals=attributes)
         self.run = run
-        self.line = line
-        limits = run.limits
-        vars(self).update(
-            loop_iteration_limit=limits.iterations,
-            output_stream_limit=limits.output,
-            local_namespace_limit=limits.variables,
-        )
-        self.add_tag(ruby_output.RubyOutput)
-        self.add_tag(ruby_output.RubyEcho)
-        self.add_tag(AbortTag)
-        self.tags[ConnectedContentTag.name] = ConnectedContentTag(
-            self, run, line, lambda text, at: template_of(text, run, line=at)
-        )
-        for function in _FILTERS:
+        for tag in (ruby_output.RubyOutput, ruby_output.RubyEcho, AbortTag):
+            self.add_tag(tag)
+        self.tags[ConnectedContentTag.name] = ConnectedContentTag(self, run)
+        for function in filters.FILTERS:
             self.add_filter(function.__name__, function)
+
+    def from_string(self, source: str, *arguments: Any, **named: Any) -> BoundTemplate:
+        """Parse plain Liquid that begins in the line of the node that is rendered."""
+        template = super().from_string(source, *arguments, **named)
+        nodes = list(_walk(template.nodes))
+        for node in nodes:
+            compare_as_ruby(node.expressions())
+        parents: list[BoundTemplate | BlockNode] = [template]
+        parents += [node for node in nodes if isinstance(node, BlockNode)]
+        for parent in parents:
+            parent.nodes = [_Guarded(node, self.run) for node in parent.nodes]
+        return template
 
     def error(self, exc: type[LiquidError] | LiquidError, msg: str | None = None, token: Token | None = None) -> None:
         """Raise the errors that Ruby's Liquid raises too; report the others."""
@@ -88,7 +67,7 @@ class _Environment(Environment):
             raise error
         self.run.note(
             Finding(
-                line_of(error.token, self.line),
+                self.run.line_of(error.token),
                 "syntax",
                 f"this is not plain Liquid ({text}); the preview leaves it out",
                 "write it in plain Liquid: what Braze makes of it is not certain",
@@ -96,11 +75,12 @@ class _Environment(Environment):
         )
 
 
-class _Context(RenderContext):
+class BrazeContext(RenderContext):
     """Checks the arguments and the result of each filter."""
 
     def filter(self, name: str, token: Token | None) -> Callable[..., object]:
-        run = cast(_Environment, self.env).run
+        """Return the filter of this name, within the limits."""
+        run = cast(BrazeEnvironment, self.env).run
         if name not in self.env.filters:
             run.note(
                 Finding(
@@ -113,12 +93,15 @@ class _Context(RenderContext):
         function = super().filter(name, token)
 
         def within_limits(value: object, *arguments: object, **named: object) -> object:
-            run.budget.before_filter(value, (*arguments, *named.values()))
+            run.check_time()
+            limits.require_little_work(value, (*arguments, *named.values()))
             if name in filters.OF_TEXT:
-                value = _text(value)
-                arguments = tuple(_text(entry) if isinstance(entry, bool) else entry for entry in arguments)
+                # An undefined value stays undefined: the filter handles it.
+                if value is not None and not is_undefined(value):
+                    value = ruby_output.text(value)
+                arguments = tuple(ruby_output.text(entry) if isinstance(entry, bool) else entry for entry in arguments)
             result = function(value, *arguments, **named)
-            run.budget.after_filter(result)
+            limits.require_light(result)
             return result
 
         return within_limits
@@ -129,41 +112,32 @@ class _Guarded(Node):
 
     __slots__ = ("line", "node", "run")
 
-    def __init__(self, node: Node, run: Run, first_line: int) -> None:
+    def __init__(self, node: Node, run: Run) -> None:
         super().__init__(node.token)
         self.node = node
         self.run = run
         self.blank = node.blank
-        self.line = line_of(node.token, first_line)
+        self.line = run.line_of(node.token)
 
     def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
-        self.run.budget.check()
+        self.run.check_time()
         self.run.line = self.line
         try:
             return self.node.render(context, buffer)
         except ResourceLimitError as limit:
             limit.token = limit.token or self.token
             raise
-        except LiquidTypeError as error:
-            return self._show(
-                buffer,
-                ruby_output.says(error),
-                "compare like with like; text becomes a number with {% assign n = … | plus: 0 %}",
-            )
         except LiquidError as error:
-            return self._show(buffer, ruby_output.says(error), "guard it with an if, or fix the values it is given")
+            text = str(error.message)
+            shown = "divided by 0" if "divide by 0" in text else text
+            fix = "guard it with an if, or fix the values it is given"
+            if isinstance(error, LiquidTypeError):
+                fix = "compare like with like; text becomes a number with {% assign n = … | plus: 0 %}"
         except _FILTER_ERRORS:
-            return self._show(buffer, "internal", "a filter is given what it is not made for: look at its arguments")
-
-    def _show(self, buffer: TextIO, error: str, fix: str) -> int:
-        text = f"Liquid error: {error}"
-        self.run.note(Finding(self.line, "liquid-error", f"it puts “{text}” into the message", fix))
-        return buffer.write(text)
-
-
-def _text(value: object) -> object:
-    # An undefined value stays undefined: the filter handles it.
-    return value if value is None or is_undefined(value) else ruby_output.text(value)
+            shown, fix = "internal", "a filter is given what it is not made for: look at its arguments"
+        shown = f"Liquid error: {shown}"
+        self.run.note(Finding(self.line, "liquid-error", f"it puts “{shown}” into the message", fix))
+        return buffer.write(shown)
 
 
 def _walk(nodes: Iterable[Node]) -> Iterator[Node]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -67,3 +68,15 @@ def uniq(value: Any, key: object = None) -> object:
     if isinstance(value, list | tuple | range) and len(value) > _MAX_UNIQ:
         raise ResourceLimitError("the list given to uniq is too long", token=None)
     return array.uniq(value, key)
+
+
+FILTERS: tuple[Callable[..., object], ...] = (
+    url_param_escape,
+    url_escape,
+    json_escape,
+    property_accessor,
+    truncatewords,
+    date,
+    uniq,
+)
+"""Each is registered under its own name."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from liquid import RenderContext
@@ -19,82 +20,59 @@ from liquid.expression import Expression
 
 from proxy.liquid import ruby_output
 
-_SIGNS: dict[type[Expression], Callable[[Any, Any], bool]] = {
-    LtExpression: operator.lt,
-    LeExpression: operator.le,
-    GtExpression: operator.gt,
-    GeExpression: operator.ge,
-}
-_PARTS = ("expression", "left", "right")
+_Compare = Callable[[Any, Any], bool]
 
 
 def compare_as_ruby(expressions: Iterable[Expression]) -> None:
     """Replace python-liquid's comparisons by Ruby's in each of `expressions` and below it."""
     for expression in expressions:
-        for part in _PARTS:
+        for part in ("expression", "left", "right"):
             inner = getattr(expression, part, None)
             if isinstance(inner, Expression):
                 compare_as_ruby([inner])
-                setattr(expression, part, _replaced(inner))
+                if compare := _COMPARISONS.get(type(inner)):
+                    setattr(expression, part, _Comparison(inner, compare))
 
 
-def _replaced(expression: Expression) -> Expression:
-    if isinstance(expression, ContainsExpression):
-        return _Contains(expression)
-    sign = _SIGNS.get(type(expression))
-    return _Order(expression, sign) if sign else expression
+class _Comparison(Expression):
+    __slots__ = ("compare", "sides")
 
-
-class _Order(Expression):
-    __slots__ = ("left", "right", "sign")
-
-    def __init__(self, original: Any, sign: Callable[[Any, Any], bool]) -> None:
+    def __init__(self, original: Any, compare: _Compare) -> None:
         super().__init__(original.token)
-        self.left: Expression = original.left
-        self.right: Expression = original.right
-        self.sign = sign
+        self.sides: list[Expression] = [original.left, original.right]
+        self.compare = compare
 
     def evaluate(self, context: RenderContext) -> bool:
-        left, right = (_value(side.evaluate(context)) for side in (self.left, self.right))
-        kinds = _kind(left), _kind(right)
-        if None in kinds:
-            return False
-        if kinds[0] is not kinds[1]:
-            kind = ruby_output.prints(right) if kinds[1] is float else "String"
-            raise LiquidTypeError(f"comparison of {ruby_output.type_name(left)} with {kind} failed", token=self.token)
-        return self.sign(left, right)
+        values = (side.evaluate(context) for side in self.sides)
+        left, right = (value.__liquid__() if hasattr(value, "__liquid__") else value for value in values)
+        return self.compare(left, right)
 
     def children(self) -> list[Expression]:
-        return [self.left, self.right]
+        return self.sides
 
 
-class _Contains(Expression):
-    __slots__ = ("left", "right")
-
-    def __init__(self, original: ContainsExpression) -> None:
-        super().__init__(original.token)
-        self.left = original.left
-        self.right = original.right
-
-    def evaluate(self, context: RenderContext) -> bool:
-        left, right = (_value(side.evaluate(context)) for side in (self.left, self.right))
-        if right is None or right is False:
-            return False
-        if isinstance(left, str):
-            return ruby_output.text(right) in left
-        if isinstance(left, range):
-            return _kind(right) is float and left.start <= right < left.stop
-        if not isinstance(left, list | tuple | dict):
-            return False
-        # Not by hash: `right` may be a list, and in Python true equals 1.
-        return any(entry == right and isinstance(entry, bool) is isinstance(right, bool) for entry in left)
-
-    def children(self) -> list[Expression]:
-        return [self.left, self.right]
+def _order(sign: _Compare, left: Any, right: Any) -> bool:
+    kinds = _kind(left), _kind(right)
+    if None in kinds:
+        return False
+    if kinds[0] is not kinds[1]:
+        left_type = "String" if isinstance(left, str) else "Integer" if isinstance(left, int) else "Float"
+        shown = ruby_output.prints(right) if kinds[1] is float else "String"
+        raise LiquidTypeError(f"comparison of {left_type} with {shown} failed", token=None)
+    return sign(left, right)
 
 
-def _value(value: Any) -> Any:
-    return value.__liquid__() if hasattr(value, "__liquid__") else value
+def _contains(left: Any, right: Any) -> bool:
+    if right is None or right is False:
+        return False
+    if isinstance(left, str):
+        return ruby_output.text(right) in left
+    if isinstance(left, range):
+        return _kind(right) is float and left.start <= right < left.stop
+    if not isinstance(left, list | tuple | dict):
+        return False
+    # Not by hash: `right` may be a list, and in Python true equals 1.
+    return any(entry == right and isinstance(entry, bool) is isinstance(right, bool) for entry in left)
 
 
 def _kind(value: object) -> type | None:
@@ -102,3 +80,12 @@ def _kind(value: object) -> type | None:
     if isinstance(value, str):
         return str
     return float if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+_COMPARISONS: dict[type[Expression], _Compare] = {
+    LtExpression: partial(_order, operator.lt),
+    LeExpression: partial(_order, operator.le),
+    GtExpression: partial(_order, operator.gt),
+    GeExpression: partial(_order, operator.ge),
+    ContainsExpression: _contains,
+}

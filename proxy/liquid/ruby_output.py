@@ -6,22 +6,8 @@ import json
 from typing import TextIO
 
 from liquid import RenderContext
-from liquid.builtin.output import Output, OutputNode
+from liquid.builtin.output import Output
 from liquid.builtin.tags.echo_tag import EchoNode, EchoTag
-from liquid.exceptions import LiquidError
-
-_TYPES: dict[type, str] = {str: "String", int: "Integer", float: "Float"}
-
-
-def says(error: LiquidError) -> str:
-    """Return the text of an error as rendered into a message."""
-    text = str(error.message)
-    return "divided by 0" if "divide by 0" in text else text
-
-
-def type_name(value: object) -> str:
-    """Return Ruby's name for the type of a value."""
-    return _TYPES.get(type(value), type(value).__name__)
 
 
 def text(value: object) -> str:
@@ -73,12 +59,7 @@ def _inspect(value: object) -> str:
     return prints(value)
 
 
-class _OutputNode(OutputNode):
-    def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
-        return buffer.write(prints(self.expression.evaluate(context)))
-
-
-class _EchoNode(EchoNode):
+class _RubyNode(EchoNode):
     def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
         return buffer.write(prints(self.expression.evaluate(context)))
 
@@ -86,10 +67,10 @@ class _EchoNode(EchoNode):
 class RubyOutput(Output):
     """`{{ … }}`."""
 
-    node_class = _OutputNode
+    node_class = _RubyNode
 
 
 class RubyEcho(EchoTag):
     """`{% echo … %}`."""
 
-    node_class = _EchoNode
+    node_class = _RubyNode

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 ATTRIBUTES = "__braze__"
 """The variable with the attributes of a `${…}` that has no prefix."""
+OPEN_OUTPUT = r"\{\{(?:[^$}]|\$(?!\{)|\$\{[^}]*+\}|\}(?!\}))*+"
+"""Pattern of a `{{ … ` without its `}}`. The first brace after `${user_id` closes the attribute."""
+OUTPUT = re.compile(OPEN_OUTPUT + r"(?:(?P<closed>\}\})|.*)", re.DOTALL)
+"""A `{{ … }}`, or an unclosed one with all the text after it, so that a search takes linear time."""
 
 _BLOCKS = frozenset({"if", "unless", "case", "for", "tablerow", "capture", "ifchanged"})
-_VERBATIM = ("raw", "comment", "doc")
+_MARKUP = re.compile(OPEN_OUTPUT + r"(?P<output>\}\})?|\{(?=%)(?:.*?(?P<tag>%\})|)", re.DOTALL)
 _TAG = re.compile(r"\{%-?\s*(#|\w*)(.*?)-?%\}\Z", re.DOTALL)
 _ATTRIBUTE = re.compile(r"(?:(?<!\w)(\w+)\.)?\$\{([^{}\n]*)\}")
 _WORD_OF_LIQUID = re.compile(
@@ -19,8 +23,6 @@ _WORD_OF_LIQUID = re.compile(
     r"""|nil|null|true|false|empty|blank|required)(?![\w-])"""
 )
 """A name after a dot that python-liquid parses as a keyword and Ruby's Liquid as a name."""
-_OPENING = re.compile(r"\{[{%]")
-_ATTRIBUTE_OR_END = re.compile(r"\$\{|\}\}")
 _LONG_BLANK = re.compile(r"\s{200}")
 _MAX_BRACKETS = 500
 """Per expression. python-liquid reads to the end of the expression from each unclosed bracket."""
@@ -47,45 +49,67 @@ class Markup:
     line: int
 
 
-def markups(source: str) -> Iterator[Markup]:
-    """Yield the Liquid in `source` in order; a comment or raw block is one piece. Raises Unreadable."""
-    at, line, counted = 0, 1, 0
-    while opening := _OPENING.search(source, at):
-        start = opening.start()
-        line += source.count("\n", counted, start)
-        counted = start
-        output = opening[0] == "{{"
-        at = _end_of_output(source, start) if output else source.find("%}", start) + 2
-        if at < 2:
+def markups(source: str) -> list[Markup]:
+    """Return the Liquid in `source` in order; a comment or raw block is one piece. Raises Unreadable.
+
+    Not by python-liquid's lexer, which ends an output in the middle of `{{${user_id}}}`, and takes a time that grows
+    with the square of the length of some templates.
+    """
+    pieces: list[Markup] = []
+    at = 0
+    while match := _MARKUP.search(source, at):
+        start, at = match.span()
+        line = line_at(source, start)
+        if not match.lastgroup:
             raise Unreadable(line, f"{source[start : start + 2]} is never closed")
-        text = source[start:at]
+        text = match[0]
         # python-liquid tries every way to split a run of blanks.
         if _LONG_BLANK.search(text):
             raise Unreadable(line, "200 blanks in a row inside a tag are more than this preview reads")
-        if output:
+        if match["output"]:
             _require_few_brackets(text, line)
-            yield Markup("output", text, "", text[2:-2].strip("-").strip(), start, line)
+            pieces.append(Markup("output", text, "", text[2:-2].strip("-").strip(), start, line))
             continue
-        parsed = _TAG.match(text)
-        name, rest = (parsed[1], parsed[2].strip()) if parsed else ("", "")
-        if name in _VERBATIM:
+        tag = _TAG.match(text)
+        name, rest = (tag[1], tag[2].strip()) if tag else ("", "")
+        if name in ("raw", "comment", "doc"):
             end = re.compile(rf"\{{%-?\s*end{name}\s*-?%\}}").search(source, at)
             if end is None:
                 raise Unreadable(line, f"{{% {name} %}} is never closed")
             at = end.end()
-            yield Markup("verbatim", source[start:at], name, "", start, line)
+            pieces.append(Markup("verbatim", source[start:at], name, "", start, line))
             continue
         if name == "connected_content":
             _require_closed_outputs(text, line)
         elif name != "abort_message":
             _require_few_brackets(text, line)
-        yield Markup("tag", text, name, rest, start, line)
+        pieces.append(Markup("tag", text, name, rest, start, line))
+    _require_closed_blocks(pieces)
+    return pieces
 
 
-def require_closed(source: str) -> None:
-    """Raise Unreadable when a block is opened and never closed."""
+def rewritten(source: str, pieces: Iterable[Markup]) -> str:
+    """Return `source`, which consists of these pieces and text, as plain Liquid with the same line numbers."""
+    plain, at = "", 0
+    for markup in pieces:
+        plain += source[at : markup.start] + _plain(markup)
+        at = markup.start + len(markup.text)
+    return plain + source[at:]
+
+
+def attributes(text: str) -> list[tuple[str, str]]:
+    """Return the prefix ("" without one) and the name of each `${…}` in a piece of Liquid."""
+    return [(prefix, name.strip()) for prefix, name in _ATTRIBUTE.findall(text)]
+
+
+def line_at(source: str, index: int) -> int:
+    """Return the line of a place in `source`, from 1."""
+    return source.count("\n", 0, index) + 1
+
+
+def _require_closed_blocks(pieces: Iterable[Markup]) -> None:
     open_blocks: list[Markup] = []
-    for markup in markups(source):
+    for markup in pieces:
         if markup.name in _BLOCKS:
             open_blocks.append(markup)
         elif open_blocks and markup.name == f"end{open_blocks[-1].name}":
@@ -94,56 +118,12 @@ def require_closed(source: str) -> None:
         raise Unreadable(open_blocks[-1].line, f"{{% {open_blocks[-1].name} %}} is never closed")
 
 
-def rewritten(source: str) -> str:
-    """Return `source` as plain Liquid with the same line numbers. Raises Unreadable."""
-    pieces, at = [], 0
-    for markup in markups(source):
-        pieces.append(source[at : markup.start])
-        at = markup.start + len(markup.text)
-        if markup.name == "comment":
-            pieces.append(_emptied(markup.text))
-        elif markup.kind == "verbatim" or markup.name == "abort_message":
-            pieces.append(markup.text)
-        else:
-            text = _ATTRIBUTE.sub(_as_liquid, markup.text)
-            if markup.name == "connected_content":  # a host may end in .in
-                pieces.append(replace_outputs(text, lambda output: _WORD_OF_LIQUID.sub(_as_name, output)))
-            else:
-                pieces.append(_WORD_OF_LIQUID.sub(_as_name, text))
-    pieces.append(source[at:])
-    return "".join(pieces)
-
-
-def attributes(text: str) -> Iterator[tuple[str, str]]:
-    """Yield the prefix ("" without one) and the name of each `${…}` in a piece of Liquid."""
-    for match in _ATTRIBUTE.finditer(text):
-        yield match[1] or "", match[2].strip()
-
-
-def outputs(text: str) -> Iterator[tuple[int, int]]:
-    """Yield start and end of each `{{ … }}` in the text of a tag, except an unclosed one."""
-    at = 0
-    while (start := text.find("{{", at)) >= 0 and (at := _end_of_output(text, start)):
-        yield start, at
-
-
-def replace_outputs(text: str, replace: Callable[[str], str]) -> str:
-    """Return `text` with `replace` applied to each `{{ … }}` in it."""
-    pieces, at = [], 0
-    for start, end in outputs(text):
-        pieces += [text[at:start], replace(text[start:end])]
-        at = end
-    return "".join([*pieces, text[at:]])
-
-
 def _require_closed_outputs(tag: str, line: int) -> None:
-    at = 0
-    for start, end in outputs(tag):
-        _require_few_brackets(tag[start:end], line)
-        at = end
-    if (start := tag.find("{{", at)) >= 0:
-        line += tag.count("\n", 0, start)
-        raise Unreadable(line, "{{ in a tag is never closed; write }} after the value, before the tag ends with %}")
+    for output in OUTPUT.finditer(tag):
+        if not output["closed"]:
+            line += tag.count("\n", 0, output.start())
+            raise Unreadable(line, "{{ in a tag is never closed; write }} after the value, before the tag ends with %}")
+        _require_few_brackets(output[0], line)
 
 
 def _require_few_brackets(expression: str, line: int) -> None:
@@ -151,28 +131,24 @@ def _require_few_brackets(expression: str, line: int) -> None:
         raise Unreadable(line, f"more than {_MAX_BRACKETS} brackets in one expression; use fewer")
 
 
-def _end_of_output(source: str, start: int) -> int:
-    """Return the end of the output that begins at `start`. The first brace after `${user_id` closes the attribute."""
-    at = start + 2
-    while match := _ATTRIBUTE_OR_END.search(source, at):
-        if match[0] == "}}":
-            return match.end()
-        at = source.find("}", match.end()) + 1
-        if not at:
-            break
-    return 0
+def _plain(markup: Markup) -> str:
+    if markup.name == "comment":
+        # Liquid ignores the text of a comment, but python-liquid scans it for tags, slowly.
+        opening, closing = markup.text.index("%}") + 2, markup.text.rindex("{%")
+        blank = "\n" * markup.text.count("\n", opening, closing)
+        return markup.text[:opening] + blank + markup.text[closing:]
+    if markup.kind == "verbatim" or markup.name == "abort_message":
+        return markup.text
+    text = _ATTRIBUTE.sub(_attribute_lookup, markup.text)
+    if markup.name == "connected_content":  # a host may end in .in
+        return OUTPUT.sub(lambda output: _with_quoted_words(output[0]), text)
+    return _with_quoted_words(text)
 
 
-def _as_liquid(match: re.Match[str]) -> str:
+def _attribute_lookup(match: re.Match[str]) -> str:
     name = match[2].strip().replace('"', "")
     return f'{match[1] or ATTRIBUTES}["{name}"]'
 
 
-def _as_name(match: re.Match[str]) -> str:
-    return match[1] or f'["{match[2]}"]'
-
-
-def _emptied(comment: str) -> str:
-    # Liquid ignores the text of a comment, but python-liquid scans it for tags, slowly.
-    opening, closing = comment.index("%}") + 2, comment.rindex("{%")
-    return comment[:opening] + "\n" * comment.count("\n", opening, closing) + comment[closing:]
+def _with_quoted_words(text: str) -> str:
+    return _WORD_OF_LIQUID.sub(lambda match: match[1] or f'["{match[2]}"]', text)

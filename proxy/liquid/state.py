@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable
-from functools import lru_cache
 
 from liquid import Token
+from liquid.exceptions import ResourceLimitError
 
-from proxy.liquid.limits import Budget, Limits
+from proxy.liquid.limits import MAX_FINDINGS
+from proxy.liquid.scanner import line_at
 from proxy.liquid.types import Ask, Exchange, Finding, User
 
 
@@ -21,33 +21,34 @@ class Aborted(Exception):
 
 
 class Run:
-    """A rendering in progress: user, calls, limits, and the findings so far."""
+    """A rendering in progress: user, calls, time limit, and the findings so far."""
 
-    def __init__(self, user: User, ask: Ask, limits: Limits, monotonic: Callable[[], float]) -> None:
+    def __init__(self, user: User, ask: Ask, seconds: float, monotonic: Callable[[], float]) -> None:
         self.user = user
         self.ask = ask
-        self.limits = limits
-        self.budget = Budget(limits, monotonic)
         self.exchanges: list[Exchange] = []
         self.findings: dict[Finding, None] = {}
         self.retried: str | None = None
         self.line = 1
+        """The line of the node that is rendered, in which the template that is parsed now begins."""
+        self._seconds = seconds
+        self._monotonic = monotonic
+        self._until = monotonic() + seconds
+
+    def check_time(self) -> None:
+        """Raise ResourceLimitError when the time is over."""
+        if self._monotonic() > self._until:
+            raise ResourceLimitError(f"it takes longer than {self._seconds:g} s", token=None)
+
+    def line_of(self, token: Token | None) -> int:
+        """Return the line in the message of a token of the template that is parsed now."""
+        if token is None or token.start_index < 0:
+            return self.line
+        return self.line - 1 + line_at(token.source, token.start_index)
 
     def note(self, finding: Finding) -> bool:
         """Add a finding once. Return whether there is room for more: a loop can add a thousand a second."""
-        if len(self.findings) < self.limits.findings:
+        if len(self.findings) < MAX_FINDINGS:
             self.findings[finding] = None
             return True
         return finding in self.findings
-
-
-def line_of(token: Token | None, first: int) -> int:
-    """Return the line of `token` in the message. Its template begins in line `first`."""
-    if token is None or token.start_index < 0:
-        return first
-    return first + bisect_left(_newlines(token.source), token.start_index)
-
-
-@lru_cache(maxsize=32)
-def _newlines(source: str) -> list[int]:
-    return [index for index, letter in enumerate(source) if letter == "\n"]

@@ -8,20 +8,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit
 
-from proxy.liquid.scanner import outputs
+from proxy.liquid.scanner import OUTPUT
 from proxy.liquid.types import Finding
 from proxy.profile.parts import SECTIONS
 
-FLAGS = frozenset({"retry", "no_cache"})
-VALUED = frozenset(
-    {"save", "basic_auth", "auth_credentials", "headers", "method", "body", "content_type", "cache_max_age"}
-)
+OPTIONS = {
+    **dict.fromkeys(("retry", "no_cache"), False),
+    **dict.fromkeys(("save", "basic_auth", "auth_credentials", "headers"), True),
+    **dict.fromkeys(("method", "body", "content_type", "cache_max_age"), True),
+}
+"""The options of a tag, and whether each has a value."""
 ROUTES = frozenset({*SECTIONS, "profile", "userprofile"})
 UNSAVED = "connected"
 """The variable for a JSON answer of a tag without `:save`."""
 FORM = "application/x-www-form-urlencoded"
 
 _OPTION = re.compile(r":([a-z_]+)\Z")
+_PIECE = re.compile(OUTPUT.pattern + r'|\s+|\\?"|[{}]|[^\s"{}\\]+|\\', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,23 +46,33 @@ class Tag:
         return "retry" in self.options
 
     @property
+    def body(self) -> str:
+        """Return the text of the body."""
+        return self.options.get("body", "")
+
+    @property
     def content_type(self) -> str:
         """Return the content type of the body."""
         return self.options.get("content_type", FORM)
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """Return the parameters of URL and body before they are rendered."""
+        return parameters(self.url, self.body)
 
 
 def parse(text: str) -> Tag:
     """Parse the text after the tag's name."""
     words = list(_words(text))
-    url = words[0] if words and not words[0].startswith(":") else ""
+    url = words.pop(0) if words and not words[0].startswith(":") else ""
     options: dict[str, list[str]] = {}
     unknown: list[str] = []
     current: str | None = None
-    for word in words[1:] if url else words:
+    for word in words:
         option = _OPTION.match(word)
-        if option and option[1] in FLAGS | VALUED:
+        if option and option[1] in OPTIONS:
             options[option[1]] = []
-            current = option[1] if option[1] in VALUED else None
+            current = option[1] if OPTIONS[option[1]] else None
         elif option or current is None:
             unknown.append(word)
             current = None
@@ -78,10 +91,14 @@ def route(url: str) -> str | None:
     return name if path.startswith("/v1/") and name in ROUTES else None
 
 
+def query(url: str) -> str:
+    """Return the query of a URL, which may hold Liquid."""
+    return url.partition("?")[2].partition("#")[0]
+
+
 def parameters(url: str, body: str = "") -> dict[str, str]:
     """Return the parameters of a URL and of a body, which is a form or a JSON object."""
-    query = url.partition("?")[2].partition("#")[0]
-    return dict(parse_qsl(query, keep_blank_values=True)) | _of_body(body.strip())
+    return dict(parse_qsl(query(url), keep_blank_values=True)) | _of_body(body.strip())
 
 
 def logs_exposure(name: str | None, parameters: Mapping[str, str]) -> bool:
@@ -120,21 +137,18 @@ def _of_body(body: str) -> dict[str, str]:
 
 def _words(text: str) -> Iterator[str]:
     """Yield the words between blanks; blanks inside Liquid, braces or quotes in braces do not separate."""
-    ends = dict(outputs(text))
-    start, at, depth, quoted = 0, 0, 0, False
-    while at < len(text):
-        if at in ends:
-            at = ends[at]
+    word, depth, quoted = "", 0, False
+    for match in _PIECE.finditer(text):
+        piece = match[0]
+        if piece.isspace() and not depth:
+            if word:
+                yield word
+            word = ""
             continue
-        letter = text[at]
-        if letter.isspace() and not depth:
-            if at > start:
-                yield text[start:at]
-            start = at + 1
-        elif depth and letter == '"' and text[at - 1] != "\\":
+        if depth and piece == '"':
             quoted = not quoted
         elif not quoted:
-            depth = max(0, depth + {"{": 1, "}": -1}.get(letter, 0))
-        at += 1
-    if at > start:
-        yield text[start:]
+            depth = max(0, depth + {"{": 1, "}": -1}.get(piece, 0))
+        word += piece
+    if word:
+        yield word

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from typing import Any, TextIO
 from urllib.parse import quote
 
-from liquid import BoundTemplate, Environment, RenderContext, Token
+from liquid import Environment, RenderContext, Token
 from liquid.ast import Node
 from liquid.exceptions import ResourceLimitError
 from liquid.output import LimitedStringIO
@@ -17,11 +16,9 @@ from liquid.tag import Tag as LiquidTag
 from liquid.token import TOKEN_EXPRESSION, TOKEN_TAG
 
 from proxy.liquid import tag_syntax
-from proxy.liquid.state import Aborted, Run, line_of
+from proxy.liquid.limits import MAX_OUTPUT, MAX_TAGS
+from proxy.liquid.state import Aborted, Run
 from proxy.liquid.types import Answer, Exchange, Request
-
-Parse = Callable[[str, int], BoundTemplate]
-"""Parses the Liquid inside a tag that begins at this line of the message."""
 
 _NOT_IN_HEADERS = re.compile(r"[^\x20-\x7e]")
 _PASSED_ON = frozenset({"cache-control"})
@@ -54,58 +51,47 @@ class AbortTag(LiquidTag):
 
 
 class _ConnectedContentNode(Node):
-    __slots__ = ("line", "parse", "run", "tag")
+    __slots__ = ("run", "tag")
 
-    def __init__(self, token: Token, tag: tag_syntax.Tag, run: Run, line: int, parse: Parse) -> None:
+    def __init__(self, token: Token, tag: tag_syntax.Tag, run: Run) -> None:
         super().__init__(token)
         self.tag = tag
         self.run = run
-        self.line = line
-        self.parse = parse
         self.blank = False
 
     def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
         run, tag = self.run, self.tag
-        if len(run.exchanges) >= run.limits.tags:
-            raise ResourceLimitError(f"more than {run.limits.tags} Connected Content calls", token=self.token)
-        url = self._liquid(tag.url, context).strip()
-        body = self._liquid(tag.options.get("body", ""), context)
+        if len(run.exchanges) >= MAX_TAGS:
+            raise ResourceLimitError(f"more than {MAX_TAGS} Connected Content calls", token=self.token)
+        line = run.line
+
+        def rendered(text: str) -> str:
+            if "{{" not in text and "{%" not in text:
+                return text
+            run.line = line
+            output = LimitedStringIO(MAX_OUTPUT)
+            for node in context.env.from_string(text).nodes:
+                node.render(context, output)
+            return output.getvalue()
+
+        url = rendered(tag.url).strip()
+        body = rendered(tag.body)
         name = tag_syntax.route(url)
-        answer = run.ask(self._request(name, url, body, context)) if name else None
-        run.budget.check()
+        answer = run.ask(_request(name, url, tag, body, rendered(tag.options.get("headers", "")))) if name else None
+        run.check_time()
+        if name is None:
+            run.note(tag_syntax.elsewhere(line))
         value = _value(answer)
         saved_as = tag.options.get("save") or (None if isinstance(value, str) else tag_syntax.UNSAVED)
         exposure = tag_syntax.logs_exposure(name, tag_syntax.parameters(url, body if tag.method == "POST" else ""))
-        if name is None:
-            run.note(tag_syntax.elsewhere(self.line))
         called = f"/v1/{name}" if name else None
-        run.exchanges.append(Exchange(self.line, url, tag.method, called, saved_as, answer, value, exposure))
+        run.exchanges.append(Exchange(line, url, tag.method, called, saved_as, answer, value, exposure))
         if answer is not None and answer.status >= 500 and tag.retries:
-            run.retried = f"the call in line {self.line} failed with {answer.status}, and has :retry"
+            run.retried = f"the call in line {line} failed with {answer.status}, and has :retry"
         if saved_as is None:
             return buffer.write(value)
         context.assign(saved_as, value)
         return 0
-
-    def _request(self, name: str, url: str, body: str, context: RenderContext) -> Request:
-        tag = self.tag
-        query = url.partition("?")[2].partition("#")[0]
-        # Percent-encoded as over HTTP, whatever the template has tag.
-        query = quote(query, safe="%/:?[]@!$&'()*+,;=", errors="replace")
-        target = f"/v1/{name}" + (f"?{query}" if query else "")
-        headers = _headers(self._liquid(tag.options.get("headers", ""), context))
-        if tag.method != "POST":
-            return Request("GET", target, headers)
-        # Braces keep blanks together in an option, line breaks too, and no header may hold those.
-        return Request("POST", target, headers, body, _NOT_IN_HEADERS.sub("", tag.content_type))
-
-    def _liquid(self, text: str, context: RenderContext) -> str:
-        if "{{" not in text and "{%" not in text:
-            return text
-        rendered = LimitedStringIO(self.run.limits.output)
-        for node in self.parse(text, self.line).nodes:
-            node.render(context, rendered)
-        return rendered.getvalue()
 
 
 class ConnectedContentTag(LiquidTag):
@@ -114,18 +100,14 @@ class ConnectedContentTag(LiquidTag):
     name = "connected_content"
     block = False
 
-    def __init__(self, env: Environment, run: Run, first_line: int, parse: Parse) -> None:
+    def __init__(self, env: Environment, run: Run) -> None:
         super().__init__(env)
         self._run = run
-        self._first_line = first_line
-        self._parse = parse
 
     def parse(self, stream: TokenStream) -> Node:
         """Return the node of the tag."""
         token, text = _read(stream)
-        return _ConnectedContentNode(
-            token, tag_syntax.parse(text), self._run, line_of(token, self._first_line), self._parse
-        )
+        return _ConnectedContentNode(token, tag_syntax.parse(text), self._run)
 
 
 def _read(stream: TokenStream) -> tuple[Token, str]:
@@ -135,6 +117,16 @@ def _read(stream: TokenStream) -> tuple[Token, str]:
         return token, ""
     stream.next()
     return token, stream.current.value
+
+
+def _request(name: str, url: str, tag: tag_syntax.Tag, body: str, headers: str) -> Request:
+    # Percent-encoded as over HTTP, whatever characters the template has in its URL.
+    query = quote(tag_syntax.query(url), safe="%/:?[]@!$&'()*+,;=", errors="replace")
+    target = f"/v1/{name}" + (f"?{query}" if query else "")
+    if tag.method != "POST":
+        return Request("GET", target, _headers(headers))
+    # Braces keep blanks together in an option, line breaks too, and no header may hold those.
+    return Request("POST", target, _headers(headers), body, _NOT_IN_HEADERS.sub("", tag.content_type))
 
 
 def _value(answer: Answer | None) -> Any:

@@ -10,7 +10,7 @@ import pytest
 
 from proxy.liquid import tag_syntax
 from proxy.liquid.render import render
-from proxy.liquid.scanner import outputs
+from proxy.liquid.scanner import OUTPUT
 from proxy.liquid.types import Answer, Request, User
 
 N = 4_000
@@ -100,7 +100,7 @@ def test_tag__outputs_in_words__not_split() -> None:
     ],
 )
 def test_outputs__text_of_a_tag__those_that_are_closed(text: str, expected: list[str]) -> None:
-    assert [text[start:end] for start, end in outputs(text)] == expected
+    assert [match[0] for match in OUTPUT.finditer(text) if match["closed"]] == expected
 
 
 def test_render__unclosed_output_in_a_tag__refused_with_line_and_fix() -> None:

@@ -21,7 +21,7 @@ def tag(text: str) -> str:
 
 
 def findings_of(template: str, rule: str) -> list[Finding]:
-    return [entry for entry in tags.findings(template) if entry.rule == rule]
+    return [entry for entry in tags.findings(scanner.markups(template)) if entry.rule == rule]
 
 
 CASES = {
@@ -173,7 +173,7 @@ def test_every_rule_of_the_lint_has_its_cases() -> None:
 def test_what_is_in_comments_and_raw_blocks_is_no_fault() -> None:
     for name in ("comment", "raw"):
         template = f"{{% {name} %}}{tag('http://x')}{{{{ p.gp:email }}}}{{% end{name} %}}"
-        assert not list(tags.findings(template))
+        assert not list(tags.findings(scanner.markups(template)))
 
 
 def test_lines_are_those_of_the_template() -> None:
@@ -182,7 +182,7 @@ def test_lines_are_those_of_the_template() -> None:
         + tag("http://h/v1/cohorts\n:basic_auth us :save c")
         + "\n{{ p.gp:y }}"
     )
-    assert sorted((entry.line, entry.rule) for entry in tags.findings(template)) == [
+    assert sorted((entry.line, entry.rule) for entry in tags.findings(scanner.markups(template))) == [
         (5, "unsafe-name"), (6, "insecure"), (8, "unsafe-name"),
     ]  # fmt: skip
     assert [markup.line for markup in scanner.markups(template)] == [2, 5, 6, 8]
@@ -190,5 +190,5 @@ def test_lines_are_those_of_the_template() -> None:
 
 def test_a_template_that_cannot_be_read_says_where() -> None:
     with pytest.raises(scanner.Unreadable) as unreadable:
-        list(tags.findings("a\n{% if x"))
+        scanner.markups("a\n{% if x")
     assert unreadable.value.line == 2

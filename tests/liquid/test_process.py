@@ -104,9 +104,9 @@ def test_child__time_is_spent__says_so() -> None:
 @pytest.mark.contract("3 playground process")
 def test_child__does_not_end_when_its_time_is_spent__killed() -> None:
     with Child() as child:
-        os.kill(child.pid, signal.SIGSTOP)
+        os.kill(child.process.pid, signal.SIGSTOP)
         result = json.loads(child.render("a", USER, answer, seconds=0.1, grace_seconds=0.1))
-        until(lambda: not child.running)
+        until(lambda: child.process.poll() is not None)
     assert result == {**result, "outcome": "refused", "reason": "it takes longer than 0.1 s"}
 
 
@@ -121,7 +121,7 @@ def test_child__killed_by_the_system__refused() -> None:
     with Child() as child:
 
         def ask(request: Request) -> Answer:
-            os.kill(child.pid, signal.SIGKILL)
+            os.kill(child.process.pid, signal.SIGKILL)
             return answer(request)
 
         result = json.loads(child.render(CALL, USER, ask))
@@ -145,7 +145,7 @@ def test_child__call_raises__passed_on_and_process_ended() -> None:
 
     with pytest.raises(GoneError), Child() as child:
         child.render(CALL, USER, ask)
-    assert not child.running
+    assert child.process.poll() is not None
 
 
 def test_child__call_with_a_huge_body__refused_without_a_call() -> None:
@@ -167,7 +167,7 @@ def test_child__secrets_in_the_environment__not_passed_on(monkeypatch: pytest.Mo
     for name in ("AMPLITUDE_SECRET_KEY", "PROXY_API_KEYS", "REDIS_URL", "BRAZE_SECRET"):
         monkeypatch.setenv(name, "hidden-value")
     with Child() as child:
-        environment = psutil.Process(child.pid).environ()
+        environment = psutil.Process(child.process.pid).environ()
     assert "hidden-value" not in environment.values()
     assert set(environment) <= {
         *("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "PYTHONHOME", "PYTHONPATH", "LD_LIBRARY_PATH"),
@@ -181,14 +181,14 @@ def test_child__sockets_of_clients__not_inherited() -> None:
         with socket.create_connection(listener.getsockname()) as client:
             client.set_inheritable(True)
             with Child() as second:
-                assert not psutil.Process(child.pid).net_connections()
-                assert not psutil.Process(second.pid).net_connections()
+                assert not psutil.Process(child.process.pid).net_connections()
+                assert not psutil.Process(second.process.pid).net_connections()
 
 
 def test_child__parent_is_killed_in_the_midst_of_a_rendering__ends() -> None:
     program = (
         "from proxy.liquid.process import Child\nfrom proxy.liquid.types import User\n"
-        "child = Child()\nprint(child.pid, flush=True)\n"
+        "child = Child()\nprint(child.process.pid, flush=True)\n"
         f"child.render({ENDLESS!r}, User(), None, seconds=60.0)"
     )
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:

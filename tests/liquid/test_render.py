@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from proxy.liquid.limits import Limits
-from proxy.liquid.render import LIMITS, render
+from proxy.liquid.limits import MAX_SOURCE, MAX_TAGS
+from proxy.liquid.render import render
 from proxy.liquid.types import Answer, Rendering, Request, User
 from tests.support.fakes import FakeClock
 
@@ -188,7 +188,7 @@ def test_values_are_printed_as_ruby_prints_them(value: Any, printed: str) -> Non
         ("{% nosuch %}", 1, "nosuch"),
         ("\n{% raw %}", 2, "never closed"),
         ("{{" + " " * 300 + "x }}", 1, "blanks"),
-        ("x" * (LIMITS.source + 1), 1, "longer than"),
+        ("x" * (MAX_SOURCE + 1), 1, "longer than"),
         ("{% if a" + " and a" * 2000 + " %}{% endif %}", 0, ""),
     ],
 )
@@ -214,7 +214,7 @@ def test_what_liquid_refuses_is_refused_with_its_line(source: str, line: int, wh
         "{% assign a = 'a,b' | split: ',' %}{% for i in (1..60) %}{% assign a = a | concat: a %}{% endfor %}",
         "{% for i in (1..5000) %}{% capture x %}{{ x }}{{ x }}x{% endcapture %}{% endfor %}",
         "{% tablerow i in (1..100000000) %}{% endtablerow %}",
-        TAG * (LIMITS.tags + 1),
+        TAG * (MAX_TAGS + 1),
     ],
 )
 def test_render__endless_or_huge_template__refused_within_5_s_of_processor_time(source: str) -> None:
@@ -261,9 +261,8 @@ def test_a_rendering_ends_when_its_time_is_spent() -> None:
         clock.advance(0.6)
         return Answer(200, {}, "{}", 600.0)
 
-    limits = Limits(seconds=1.0)
-    assert render(TAG, USER, slow, limits=limits, monotonic=clock).outcome == "sent"
-    rendering = render(TAG * 3, USER, slow, limits=limits, monotonic=clock)
+    assert render(TAG, USER, slow, seconds=1.0, monotonic=clock).outcome == "sent"
+    rendering = render(TAG * 3, USER, slow, seconds=1.0, monotonic=clock)
     assert rendering.outcome == "refused"
     assert "longer than 1 s" in rendering.reason
     assert len(rendering.exchanges) < 3

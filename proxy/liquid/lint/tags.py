@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 
 from proxy.api.drop_in import DROP_IN
@@ -11,7 +11,7 @@ from proxy.api.parse import parameters_of
 from proxy.liquid import tag_syntax
 from proxy.liquid.lint.aborts import aborts_against_retry
 from proxy.liquid.lint.expressions import condition_findings, name_findings
-from proxy.liquid.scanner import Markup, attributes, markups, outputs, replace_outputs
+from proxy.liquid.scanner import OUTPUT, Markup, attributes
 from proxy.liquid.types import Finding
 from proxy.profile.parts import SECTIONS
 
@@ -31,14 +31,15 @@ _CLOSE = 0.65
 _KNOWN = frozenset({("", "user_id"), ("most_recently_used_device", "id"), ("targeted_device", "id")})
 
 
-def findings(source: str) -> Iterator[Finding]:
-    """Yield the problems and notes of `source`. Raises Unreadable."""
-    pieces = [markup for markup in markups(source) if markup.kind != "verbatim"]
+def findings(pieces: Sequence[Markup]) -> Iterator[Finding]:
+    """Yield the problems and notes of a template, of which these are the pieces."""
     for markup in pieces:
+        if markup.kind == "verbatim":
+            continue
         if markup.name == "connected_content":
             tag = tag_syntax.parse(markup.rest)
-            for rule in _TAG_RULES:
-                yield from rule(markup, tag)
+            for rule in (_unescaped, _call, _half_retry, _unknown_parameters, _unknown_options, _exposure):
+                yield from rule(markup.line, tag)
         elif markup.name != "abort_message":
             yield from condition_findings(markup)
             yield from name_findings(markup)
@@ -46,89 +47,77 @@ def findings(source: str) -> Iterator[Finding]:
     yield from aborts_against_retry(pieces)
 
 
-def _unescaped(markup: Markup, tag: tag_syntax.Tag) -> Iterator[Finding]:
+def _unescaped(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
     query = tag.url.partition("?")[2]
-    form = tag.options.get("body", "") if tag.content_type == tag_syntax.FORM else ""
+    form = tag.body if tag.content_type == tag_syntax.FORM else ""
     for text in (query, form):
-        for start, end in outputs(text):
-            if not _ESCAPED.search(text, start, end):
-                expression = text[start + 2 : end - 2].strip()
+        for output in OUTPUT.finditer(text):
+            if output["closed"] and not _ESCAPED.search(output[0]):
+                expression = output[0][2:-2].strip()
                 yield Finding(
-                    markup.line,
+                    line,
                     "unescaped",
                     f"{{{{{expression}}}}} goes into the call as it is: with a + or & in it, it is another value",
                     f"write {{{{{expression} | url_param_escape}}}}",
                 )
 
 
-def _unsaved(markup: Markup, tag: tag_syntax.Tag) -> Iterator[Finding]:
+def _call(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
     if not tag.options.get("save"):
         yield Finding(
-            markup.line,
+            line,
             "unsaved",
             "without :save the answer goes into the variable connected, or is printed when it is not JSON",
             "add :save and a name, and ask that name for what you need",
         )
-
-
-def _insecure(markup: Markup, tag: tag_syntax.Tag) -> Iterator[Finding]:
     if tag.url.lower().startswith("http://"):
         yield Finding(
-            markup.line,
+            line,
             "insecure",
             "http:// sends the id and the credentials readable for everybody on the way",
             "write https://",
         )
-
-
-def _elsewhere(markup: Markup, tag: tag_syntax.Tag) -> Iterator[Finding]:
     url = _without_outputs(tag.url.partition("?")[0])
     # A path with an output is known only after rendering.
     if tag_syntax.route(url) is None and "{}" not in re.sub(r"\A\w*:?//[^/]*", "", url):
-        yield tag_syntax.elsewhere(markup.line)
-
-
-def _without_credentials(markup: Markup, tag: tag_syntax.Tag) -> Iterator[Finding]:
+        yield tag_syntax.elsewhere(line)
     if not tag.options.keys() & {"basic_auth", "auth_credentials", "headers"}:
         yield Finding(
-            markup.line,
+            line,
             "without-credentials",
             "Braze calls this without credentials and gets a 401; only the preview calls it with yours",
             "add :basic_auth and the name under which Braze stores the key",
         )
-
-
-def _cached_post(markup: Markup, tag: tag_syntax.Tag) -> Iterator[Finding]:
     if tag.method == "POST" and "cache_max_age" in tag.options:
         yield Finding(
-            markup.line,
+            line,
             "cached-post",
             "Braze caches by URL alone: a POST with :cache_max_age shows one user's content to another",
             "remove :cache_max_age, or ask with GET",
         )
 
 
-def _half_retry(markup: Markup, tag: tag_syntax.Tag) -> Iterator[Finding]:
-    on_error = tag_syntax.parameters(tag.url, tag.options.get("body", "")).get("on_error") == "retry"
+def _half_retry(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
+    on_error = tag.parameters.get("on_error") == "retry"
     if tag.retries and not on_error:
         yield Finding(
-            markup.line,
+            line,
             "half-retry",
             ":retry acts on a failed call, but without on_error=retry a missing user is a 200, which is sent",
             "add on_error=retry to the parameters, or remove :retry",
         )
     if on_error and not tag.retries:
         yield Finding(
-            markup.line,
+            line,
             "half-retry",
             "on_error=retry makes a missing user a failed call, but without :retry Braze sends without an answer",
             "add :retry to the tag, or remove on_error=retry",
         )
 
 
-def _unknown_parameters(markup: Markup, tag: tag_syntax.Tag) -> Iterator[Finding]:
+def _unknown_parameters(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
     # The text of an output is known only after rendering, and may contain an &.
-    url, body = (_without_outputs(text) for text in (tag.url, tag.options.get("body", "")))
+    url, body = (_without_outputs(text) for text in (tag.url, tag.body))
     route = tag_syntax.route(url)
     known = _PARAMETERS.get(route or "", ())
     for name in tag_syntax.parameters(url, body if tag.method == "POST" else ""):
@@ -136,7 +125,7 @@ def _unknown_parameters(markup: Markup, tag: tag_syntax.Tag) -> Iterator[Finding
             continue
         close = get_close_matches(name.lower(), known, 1, _CLOSE)
         yield Finding(
-            markup.line,
+            line,
             "unknown-parameter",
             f"{name[:_QUOTED_CHARACTERS]} is no parameter of /v1/{route}, and is ignored",
             f"write {close[0]}" if close else f"remove it, where it is no cache-buster; there are {', '.join(known)}",
@@ -144,21 +133,19 @@ def _unknown_parameters(markup: Markup, tag: tag_syntax.Tag) -> Iterator[Finding
         )
 
 
-def _unknown_options(markup: Markup, tag: tag_syntax.Tag) -> Iterator[Finding]:
+def _unknown_options(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
     if tag.unknown:
         words = " ".join(tag.unknown)[:_QUOTED_CHARACTERS]
-        known = ", ".join(f":{name}" for name in sorted(tag_syntax.FLAGS | tag_syntax.VALUED))
-        yield Finding(markup.line, "unknown-option", f"{words} is no option of the tag", f"the options are {known}")
+        known = ", ".join(f":{name}" for name in sorted(tag_syntax.OPTIONS))
+        yield Finding(line, "unknown-option", f"{words} is no option of the tag", f"the options are {known}")
     if tag.method not in ("GET", "POST"):
-        yield Finding(markup.line, "unknown-option", "Braze knows no such method", "write :method post, or leave it")
+        yield Finding(line, "unknown-option", "Braze knows no such method", "write :method post, or leave it")
 
 
-def _exposure(markup: Markup, tag: tag_syntax.Tag) -> Iterator[Finding]:
-    path = tag.url.partition("?")[0]
-    parameters = tag_syntax.parameters(tag.url, tag.options.get("body", ""))
-    if tag_syntax.logs_exposure(tag_syntax.route(path), parameters):
+def _exposure(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
+    if tag_syntax.logs_exposure(tag_syntax.route(tag.url.partition("?")[0]), tag.parameters):
         yield Finding(
-            markup.line,
+            line,
             "exposure",
             "each recommendation that is fetched logs an exposure in Amplitude for this user, from here too",
             "ask only for what the message shows, and preview with a user of your own",
@@ -180,18 +167,4 @@ def _unknown_attributes(markup: Markup) -> Iterator[Finding]:
 
 
 def _without_outputs(text: str) -> str:
-    return replace_outputs(text, lambda _: "{}")
-
-
-_TAG_RULES: tuple[Callable[[Markup, tag_syntax.Tag], Iterator[Finding]], ...] = (
-    _unescaped,
-    _unsaved,
-    _insecure,
-    _elsewhere,
-    _without_credentials,
-    _cached_post,
-    _half_retry,
-    _unknown_parameters,
-    _unknown_options,
-    _exposure,
-)
+    return OUTPUT.sub(lambda output: "{}" if output["closed"] else output[0], text)

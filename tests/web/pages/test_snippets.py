@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from proxy.cli.client import running_service
-from proxy.liquid import tag_syntax
+from proxy.liquid import scanner, tag_syntax
 from proxy.liquid.lint import tags
 from proxy.liquid.types import Ask
 from proxy.sandbox.faults import Fault
@@ -66,7 +66,7 @@ def test_every_snippet_has_what_it_must_send_and_every_route_a_snippet() -> None
 
 @pytest.mark.parametrize("title", SNIPPETS)
 def test_a_snippet_has_nothing_that_breaks_in_braze(title: str) -> None:
-    assert [finding for finding in tags.findings(SNIPPETS[title]) if finding.level == "problem"] == []
+    assert [finding for finding in tags.findings(scanner.markups(SNIPPETS[title])) if finding.level == "problem"] == []
 
 
 @pytest.mark.parametrize(("title", "user"), [(title, user) for title, users in SENT.items() for user in users])
