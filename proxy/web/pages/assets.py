@@ -15,36 +15,35 @@ from werkzeug.exceptions import NotFound
 
 blueprint = Blueprint("pages", __name__)
 
-POLICY = {
-    "default-src": "'none'",
-    "script-src": "'self'",
-    "style-src": "'self'",
-    "img-src": "'self' data:",
-    "font-src": "'self'",
-    "connect-src": "'self'",
-    "frame-ancestors": "'none'",
-    "base-uri": "'none'",
-    "form-action": "'none'",
-}
+_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "font-src 'self'",
+        "connect-src 'self'",
+        "frame-ancestors 'none'",
+        "base-uri 'none'",
+        "form-action 'none'",
+    )
+)
 """Content-Security-Policy of a page: nothing from other hosts, nothing inline."""
 
 _TYPES = {
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
     "json": "application/json",
-    "png": "image/png",
     "svg": "image/svg+xml",
 }
 _NAME = re.compile(r"(?:[a-z0-9-]+\.)+[a-z][a-z0-9-]*", re.IGNORECASE | re.ASCII)
 _SWAGGER_UI = ("swagger-ui-bundle.js", "swagger-ui.css")
-_A_YEAR = 31_536_000
-_AN_HOUR = 3600
 
 
 def page(template: str, **values: Any) -> Response:
     """Return the page of `template`, which extends `base.html` and names its files through `asset`."""
     response = Response(render_template(template, asset=asset, **values), content_type="text/html; charset=utf-8")
-    response.headers["Content-Security-Policy"] = "; ".join(f"{name} {value}" for name, value in POLICY.items())
+    response.headers["Content-Security-Policy"] = _POLICY
     return revalidated(response)
 
 
@@ -73,20 +72,16 @@ def asset(name: str) -> str:
 def static(name: str) -> Response:
     """Return a file that the pages load."""
     file = _file(name)
-    response = Response(content_type=_TYPES[name.rpartition(".")[2]])
+    response = Response(file.body, content_type=_TYPES[name.rpartition(".")[2]])
     response.headers["Vary"] = "Accept-Encoding"
+    response.set_etag(file.tag)
     if file.squeezed and request.accept_encodings["gzip"]:
-        response.headers["Content-Encoding"] = "gzip"
         response.set_data(file.squeezed)
+        response.headers["Content-Encoding"] = "gzip"
         response.set_etag(f"{file.tag}-gzip")
-    else:
-        response.set_data(file.body)
-        response.set_etag(file.tag)
     # A URL with another tag asks for another version, so this one may be cached only briefly.
     immutable = f"v={file.tag}".encode() in request.query_string.split(b"&")
-    response.headers["Cache-Control"] = (
-        f"public, max-age={_A_YEAR}, immutable" if immutable else f"public, max-age={_AN_HOUR}"
-    )
+    response.headers["Cache-Control"] = f"public, max-age={'31536000, immutable' if immutable else '3600'}"
     return _conditional(response)
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
-from typing import Any
 
 from flask import Blueprint, Response, current_app, g, request
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
+from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from proxy.api.errors import BadRequest, Forbidden
 from proxy.liquid.process import OTHERS_RENDER, Renderer, refused
@@ -46,38 +45,30 @@ def render() -> Response:
     except Busy:
         return _answer(refused(OTHERS_RENDER))
     user = User(message.get("user_id", "").strip(), message.get("device_id", "").strip())
-    return _answer(RENDERER.render(message["template"], user, _asker()))
+    caller = {name: ",".join(request.headers.getlist(name)) for name in _CALLER_HEADERS if name in request.headers}
+    ask = asker(current_app.wsgi_app, {**caller, "X-Request-ID": g.request_id}, request.remote_addr or "")
+    return _answer(RENDERER.render(message["template"], user, ask))
 
 
 @cache
 def snippets() -> dict[str, str]:
     """Return the example messages, title to Liquid, in the order of their file names."""
     folder = files("proxy.web.pages") / "snippets"
-    templates = sorted((file for file in folder.iterdir() if file.name.endswith(".liquid")), key=lambda file: file.name)
-    return {_title(file.name): file.read_text(encoding="utf-8") for file in templates}
-
-
-def _title(name: str) -> str:
-    words = name.removesuffix(".liquid").partition("-")[2].replace("-", " ")
-    return words[:1].upper() + words[1:]
-
-
-def _asker() -> Any:
-    caller = {name: ",".join(request.headers.getlist(name)) for name in _CALLER_HEADERS if name in request.headers}
-    application = current_app._get_current_object()  # type: ignore[attr-defined]
-    return asker(application, {**caller, "X-Request-ID": g.request_id}, request.remote_addr or "")
+    templates = sorted(folder.iterdir(), key=lambda file: file.name)
+    return {
+        file.name.removesuffix(".liquid").partition("-")[2].replace("-", " ").capitalize(): file.read_text("utf-8")
+        for file in templates
+    }
 
 
 def _require_our_page() -> None:
     # A browser sends Basic credentials with requests of any page.
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-    if site is not None:
-        same = site == "same-origin"
-    else:
+    if site is None and origin is not None:
         # Not urlsplit, which raises ValueError for an origin such as `http://[`.
-        host = None if origin is None else origin.partition("://")[2]
-        same = host is None or (host != "" and host == request.host)
-    if not same:
+        host = origin.partition("://")[2]
+        site = "same-origin" if host and host == request.host else "cross-site"
+    if site not in (None, "same-origin"):
         raise Forbidden("this was sent by a page of another site: open /playground itself")
     if request.mimetype != "application/json":
         raise UnsupportedMediaType
@@ -87,8 +78,6 @@ def _message() -> dict[str, str]:
     request.max_content_length = MAX_BODY_BYTES
     try:
         message = read_json(request.get_data())
-    except HTTPException:
-        raise
     except ValueError:
         raise BadRequest("the body is not JSON") from None
     if not isinstance(message, dict) or not isinstance(message.get("template"), str):
@@ -105,10 +94,10 @@ def _answer(report: bytes) -> Response:
 
 
 @blueprint.errorhandler(RequestEntityTooLarge)
-def _too_large(_: RequestEntityTooLarge) -> Response:
+def _too_large(error: RequestEntityTooLarge) -> Response:
     return problem(413, "Content Too Large", f"the body is too large: {MAX_BODY_BYTES // 1024} KiB at most")
 
 
 @blueprint.errorhandler(UnsupportedMediaType)
-def _other_type(_: UnsupportedMediaType) -> Response:
+def _other_type(error: UnsupportedMediaType) -> Response:
     return problem(415, "Unsupported Media Type", "the body is of another type: send application/json")
