@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 
@@ -64,22 +65,24 @@ def answer(request: Request) -> Answer:
     return Answer(200, {}, json.dumps({"a": 1}), 1.0)
 
 
-def processor_seconds(template: str) -> float:
-    """Return the least of three, so that only the work counts and not what else the machine does."""
-    times = []
+def processor_seconds(template: str, quick: float = 0) -> float:
+    """Return the least of up to three runs, which a busy machine delays least. The first below `quick` is the last."""
+    least = math.inf
     for _ in range(3):
         began = time.process_time()
         render(template, User("u"), answer)
-        times.append(time.process_time() - began)
-    return min(times)
+        least = min(least, time.process_time() - began)
+        if least <= quick:
+            break
+    return least
 
 
 @pytest.mark.contract("3 playground")
 @pytest.mark.parametrize("build", GROWING.values(), ids=GROWING)
 def test_render__template_four_times_as_long__takes_about_four_times_as_long(build: Callable[[int], str]) -> None:
-    short, long = (processor_seconds(build(size)) for size in (N, 4 * N))
-    # A square would be 16 times. What is over in 0.15 s is too short to compare.
-    assert long <= max(10 * short, 0.15)
+    # What is over in 0.15 s is too short to compare. A square would be 16 times.
+    seconds = processor_seconds(build(4 * N), quick=0.15)
+    assert seconds <= 0.15 or seconds <= 10 * processor_seconds(build(N))
 
 
 def test_tag__outputs_in_words__not_split() -> None:

@@ -86,6 +86,17 @@ class Browser:
         log: list[dict[str, Any]] = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
         return violations + [entry["message"] for entry in log if entry["level"] == "SEVERE"]
 
+    def problems(self, scheme: Scheme) -> list[str]:
+        """Return the complaints, and what is wrong with the size and the colours of the page."""
+        sideways = self.driver.execute_script("return document.documentElement.scrollWidth > innerWidth")
+        ground = self.driver.execute_script("return getComputedStyle(document.body).backgroundColor")
+        light = sum(map(int, ground[4:-1].split(","))) > 380
+        return (
+            self.complaints()
+            + ["the page can be scrolled sideways"] * sideways
+            + [f"{ground} is not {scheme}"] * (light is not (scheme == "light"))
+        )
+
     def requested(self) -> list[str]:
         """Return the URLs that the page has loaded, itself left out."""
         names = "return performance.getEntriesByType('resource').map((entry) => entry.name)"

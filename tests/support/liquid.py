@@ -25,9 +25,9 @@ class ConnectedContent < Liquid::Tag
     @variable = markup[/:save (\\w+)/, 1]
   end
   def render(context)
-    asked = [@url, @body].compact.map { |text| Liquid::Template.parse(text).render(context) }
-    asked[0] = asked[0].sub(%r{\\Ahttps?://[^/]+}, "")
-    context.scopes.last[@variable] = context.registers[:answers].fetch(asked.join(" "))
+    call = [@url, @body].compact.map { |text| Liquid::Template.parse(text).render(context) }
+    call[0] = call[0].sub(%r{\\Ahttps?://[^/]+}, "")
+    context.scopes.last[@variable] = context.registers[:answers].fetch(call.join(" "))
     ""
   end
 end
@@ -38,10 +38,10 @@ Liquid::Template.register_filter(BrazeFilters)
 Liquid::Template.register_tag("connected_content", ConnectedContent)
 Liquid::Template.register_tag("abort_message", AbortMessage)
 STDIN.each_line do |line|
-  given = JSON.parse(line)
-  plain = given["message"].gsub("${user_id}", "id_of_the_user")
-  known = { "id_of_the_user" => given["user_id"] }
-  registers = { answers: given["answers"] }
+  input = JSON.parse(line)
+  plain = input["message"].gsub("${user_id}", "id_of_the_user")
+  known = { "id_of_the_user" => input["user_id"] }
+  registers = { answers: input["answers"] }
   sent = catch(:aborted) { Liquid::Template.parse(plain).render(known, registers: registers) }
   puts JSON.generate(sent)
   STDOUT.flush

@@ -260,9 +260,8 @@ def test_render__every_place_is_taken__refused_at_once(
 
 def test_the_example_of_the_document_is_rendered_as_it_shows(client: FlaskClient, caller: dict[str, str]) -> None:
     answer = client.post("/playground/render", json=EXAMPLE, headers=caller)
-    expected = {**RENDERED["tags"][0], "cache_status": None, "age": None, "calls": 1, "ms": 0, "json": None}
-    got = json.loads(answer.data)["tags"][0]
-    assert {**got, "cache_status": None, "age": None, "ms": 0, "json": None} == expected
+    varying = {"cache_status": None, "age": None, "ms": 0, "json": None}
+    assert json.loads(answer.data)["tags"][0] | varying == RENDERED["tags"][0] | varying | {"calls": 1}
 
 
 class Unfinished(io.BytesIO):
