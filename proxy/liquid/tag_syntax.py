@@ -37,7 +37,6 @@ class Tag:
 
     @property
     def method(self) -> str:
-        """Return the HTTP method in upper case."""
         return self.options.get("method", "get").upper()
 
     @property
@@ -47,12 +46,10 @@ class Tag:
 
     @property
     def body(self) -> str:
-        """Return the text of the body."""
         return self.options.get("body", "")
 
     @property
     def content_type(self) -> str:
-        """Return the content type of the body."""
         return self.options.get("content_type", FORM)
 
     @property

@@ -21,8 +21,6 @@ from proxy.liquid.state import Aborted, Run
 from proxy.liquid.types import Answer, Exchange, Request
 
 _NOT_IN_HEADERS = re.compile(r"[^\x20-\x7e]")
-_PASSED_ON = frozenset({"cache-control"})
-"""Headers of a tag that reach the service. Credentials and request id come from elsewhere."""
 
 
 class _AbortNode(Node):
@@ -85,7 +83,7 @@ class _ConnectedContentNode(Node):
         saved_as = tag.options.get("save") or (None if isinstance(value, str) else tag_syntax.UNSAVED)
         exposure = tag_syntax.logs_exposure(name, tag_syntax.parameters(url, body if tag.method == "POST" else ""))
         called = f"/v1/{name}" if name else None
-        run.exchanges.append(Exchange(line, url, tag.method, called, saved_as, answer, value, exposure))
+        run.exchanges.append(Exchange(line, url, tag.method, called, saved_as, answer, exposure))
         if answer is not None and answer.status >= 500 and tag.retries:
             run.retried = f"the call in line {line} failed with {answer.status}, and has :retry"
         if saved_as is None:
@@ -141,10 +139,10 @@ def _value(answer: Answer | None) -> Any:
 
 
 def _headers(text: str) -> dict[str, str]:
+    """Return the tag's Cache-Control. No other header is passed on: credentials and request id come from elsewhere."""
     try:
         headers = json.loads(text or "{}")
     except ValueError:
         return {}
     pairs = headers.items() if isinstance(headers, dict) else ()
-    clean = {str(name): _NOT_IN_HEADERS.sub("", str(value)) for name, value in pairs}
-    return {name: value for name, value in clean.items() if name.lower() in _PASSED_ON}
+    return {name: _NOT_IN_HEADERS.sub("", str(value)) for name, value in pairs if name.lower() == "cache-control"}

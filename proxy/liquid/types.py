@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 SECONDS = 8.0
 """Time limit of a rendering, with its calls."""
-
-Level = Literal["problem", "note"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,7 @@ class Finding:
     rule: str
     problem: str
     fix: str
-    level: Level = "problem"
+    level: Literal["problem", "note"] = "problem"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +64,6 @@ class Exchange:
     called: str | None
     saved_as: str | None
     answer: Answer | None
-    value: Any
-    """The answer as the template sees it: JSON, text, or None."""
     logs_exposure: bool
 
 

@@ -15,18 +15,9 @@ from werkzeug.exceptions import NotFound
 
 blueprint = Blueprint("pages", __name__)
 
-_POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self' data:",
-        "font-src 'self'",
-        "connect-src 'self'",
-        "frame-ancestors 'none'",
-        "base-uri 'none'",
-        "form-action 'none'",
-    )
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
+    "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
 """Content-Security-Policy of a page: nothing from other hosts, nothing inline."""
 
@@ -61,6 +52,13 @@ def revalidated(response: Response) -> Response:
     response.headers["Cache-Control"] = "no-cache"
     response.add_etag()
     return _conditional(response)
+
+
+def uncached(data: bytes, content_type: str = "application/json") -> Response:
+    """Return a response that no cache may store."""
+    response = Response(data, content_type=content_type)
+    response.headers["Cache-Control"] = "no-store"
+    return response
 
 
 def asset(name: str) -> str:

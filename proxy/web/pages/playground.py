@@ -15,7 +15,7 @@ from proxy.profile.json import read_json
 from proxy.storage.budget import Budget, Busy
 from proxy.web.auth import admit
 from proxy.web.errors import problem
-from proxy.web.pages.assets import host_in_braze, page
+from proxy.web.pages.assets import host_in_braze, page, uncached
 from proxy.web.pages.wsgi_client import asker
 
 MAX_BODY_BYTES = 128 * 1024
@@ -43,11 +43,11 @@ def render() -> Response:
         with _BODIES.hold(min(request.content_length or MAX_BODY_BYTES, MAX_BODY_BYTES)):
             message = _message()
     except Busy:
-        return _answer(refused(OTHERS_RENDER))
+        return uncached(refused(OTHERS_RENDER) + b"\n")
     user = User(message.get("user_id", "").strip(), message.get("device_id", "").strip())
     caller = {name: ",".join(request.headers.getlist(name)) for name in _CALLER_HEADERS if name in request.headers}
     ask = asker(current_app.wsgi_app, {**caller, "X-Request-ID": g.request_id}, request.remote_addr or "")
-    return _answer(RENDERER.render(message["template"], user, ask))
+    return uncached(RENDERER.render(message["template"], user, ask) + b"\n")
 
 
 @cache
@@ -85,12 +85,6 @@ def _message() -> dict[str, str]:
     if not all(isinstance(message.get(name, ""), str) for name in ("user_id", "device_id")):
         raise BadRequest("user_id and device_id are texts")
     return message
-
-
-def _answer(report: bytes) -> Response:
-    response = Response(report + b"\n", content_type="application/json")
-    response.headers["Cache-Control"] = "no-store"
-    return response
 
 
 @blueprint.errorhandler(RequestEntityTooLarge)

@@ -13,7 +13,7 @@ from proxy.monitoring.history import KEPT_SECONDS, STEP_SECONDS, as_columns
 from proxy.profile.errors import QuotaExhausted, UpstreamRejected
 from proxy.profile.json import write_json
 from proxy.web.auth import admit
-from proxy.web.pages.assets import page
+from proxy.web.pages.assets import page, uncached
 from proxy.web.services import services
 
 _RECENT_SECONDS = 60.0
@@ -26,7 +26,7 @@ blueprint.before_request(admit)
 @blueprint.get("/metrics", provide_automatic_options=False)
 def metrics() -> Response:
     """Return the metrics of all worker processes."""
-    return _uncached(Response(services().metrics.text(), content_type=CONTENT_TYPE_LATEST))
+    return uncached(services().metrics.text(), CONTENT_TYPE_LATEST)
 
 
 @blueprint.get("/status", provide_automatic_options=False)
@@ -48,7 +48,7 @@ def status_json() -> Response:
         "kept_seconds": int(KEPT_SECONDS),
         "hour": as_columns(history.points()),
     }
-    return _uncached(Response(write_json(body) + b"\n", content_type="application/json"))
+    return uncached(write_json(body) + b"\n")
 
 
 def _state(gauges: Mapping[str, float]) -> State:
@@ -73,8 +73,3 @@ def _state(gauges: Mapping[str, float]) -> State:
         refused=sum(point.refused for point in points),
         draining=app_services.draining.is_set(),
     )
-
-
-def _uncached(response: Response) -> Response:
-    response.headers["Cache-Control"] = "no-store"
-    return response

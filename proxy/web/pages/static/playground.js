@@ -58,8 +58,8 @@ function showFindings(findings) {
   byId("findings").replaceChildren(...(findings.length ? [list] : []));
 }
 
-function plural(count, one) {
-  return `${count} ${one}${count === 1 ? "" : "s"}`;
+function plural(count, noun) {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
 
 function call(tag) {
@@ -100,9 +100,9 @@ function show(rendering) {
   byId("reason").hidden = !rendering.reason;
   byId("message").textContent = rendering.message;
   byId("message").hidden = rendering.outcome !== "sent" && !rendering.message;
-  // What a tag has done is said beside it.
-  const told = new Set(rendering.tags.filter((tag) => tag.exposure).map((tag) => tag.line));
-  showFindings(rendering.findings.filter((one) => one.rule !== "exposure" || !told.has(one.line)));
+  // The tag's own card reports its exposure.
+  const exposed = new Set(rendering.tags.filter((tag) => tag.exposure).map((tag) => tag.line));
+  showFindings(rendering.findings.filter((finding) => finding.rule !== "exposure" || !exposed.has(finding.line)));
   byId("tags").replaceChildren(...rendering.tags.map(call));
 }
 

@@ -33,11 +33,11 @@ function drawn(name, attributes, text) {
   return made;
 }
 
-const sum = (numbers) => numbers.reduce((all, one) => all + one, 0);
-const most = (numbers) => Math.max(0, ...numbers.filter((one) => one !== null));
-const latest = (numbers) => numbers.findLast((one) => one !== null);
+const sum = (numbers) => numbers.reduce((total, number) => total + number, 0);
+const most = (numbers) => Math.max(0, ...numbers.filter((number) => number !== null));
+const latest = (numbers) => numbers.findLast((number) => number !== null);
 const count = (number) => number.toLocaleString("en");
-const plural = (number, one) => `${count(number)} ${one}${number === 1 ? "" : "s"}`;
+const plural = (number, noun) => `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
 const milliseconds = (number) => (number < 10 ? `${number.toFixed(1)} ms` : `${count(Math.round(number))} ms`);
 
 function roundUp(number) {
@@ -97,7 +97,8 @@ function bars(id, words, data, series, colours = SERIES) {
     const bin = number - 1 - Math.floor((data.until - at) / BAR_SECONDS);
     if (bin >= 0 && bin < number) series.forEach((values, which) => (bins[which][bin] += values[index]));
   });
-  const { svg, y } = chart(id, words, roundUp(most(bins[0]?.map((_, bin) => sum(bins.map((one) => one[bin]))) ?? [])));
+  const totals = bins[0]?.map((value, bin) => sum(bins.map((values) => values[bin]))) ?? [];
+  const { svg, y } = chart(id, words, roundUp(most(totals)));
   const wide = (WIDTH - LEFT) / number;
   for (let bin = 0; bin < number; bin += 1) {
     let below = 0;
@@ -141,8 +142,8 @@ function showQuota(data) {
 
 function showAnswers(data) {
   const { hit, stale, fetched, missing } = data.hour.answers;
-  const [kept, all] = [sum(hit) + sum(stale), sum(hit) + sum(stale) + sum(fetched) + sum(missing)];
-  const share = all ? `${Math.round((100 * kept) / all)} %` : "–";
+  const [cached, all] = [sum(hit) + sum(stale), sum(hit) + sum(stale) + sum(fetched) + sum(missing)];
+  const share = all ? `${Math.round((100 * cached) / all)} %` : "–";
   byId("answers-now").textContent = share;
   byId("answers-of").textContent = all ? `of ${count(all)} in the last hour` : "nobody asked in the last hour";
   bars("answers", `From the cache: ${share} of ${all} answers`, data, [hit, stale, fetched, missing]);
@@ -160,8 +161,8 @@ function showErrors(data) {
   const { errors } = data.hour;
   const words = Object.keys(errors);
   byId("errors-now").textContent = count(sum(Object.values(errors).flat()));
-  const told = words.map((word) => `${WORDS[word] ?? word} ${sum(errors[word])}`).join(", ");
-  bars("errors", `Missing: ${told || "nothing"}`, data, Object.values(errors), FAULTS);
+  const missing = words.map((word) => `${WORDS[word] ?? word} ${sum(errors[word])}`).join(", ");
+  bars("errors", `Missing: ${missing || "nothing"}`, data, Object.values(errors), FAULTS);
   const legend = words.map((word, which) => element("li", FAULTS[which], WORDS[word] ?? word));
   byId("errors-legend").replaceChildren(...legend);
 }
