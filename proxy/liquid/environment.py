@@ -11,8 +11,7 @@ from liquid.ast import BlockNode, Node
 from liquid.exceptions import LiquidError, LiquidTypeError, ResourceLimitError
 from liquid.undefined import is_undefined
 
-from proxy.liquid import filters, limits, ruby_output
-from proxy.liquid.ruby_compare import compare_as_ruby
+from proxy.liquid import filters, limits, ruby
 from proxy.liquid.scanner import ATTRIBUTES
 from proxy.liquid.state import Run
 from proxy.liquid.tags import AbortTag, ConnectedContentTag
@@ -40,7 +39,7 @@ class BrazeEnvironment(Environment):
         }
         super().__init__(tolerance=Mode.LAX, strict_filters=False, globals=attributes)
         self.run = run
-        for tag in (ruby_output.RubyOutput, ruby_output.RubyEcho, AbortTag):
+        for tag in (ruby.RubyOutput, ruby.RubyEcho, AbortTag):
             self.add_tag(tag)
         self.tags[ConnectedContentTag.name] = ConnectedContentTag(self, run)
         for function in filters.FILTERS:
@@ -51,7 +50,7 @@ class BrazeEnvironment(Environment):
         template = super().from_string(source, *arguments, **named)
         nodes = list(_walk(template.nodes))
         for node in nodes:
-            compare_as_ruby(node.expressions())
+            ruby.compare_as_ruby(node.expressions())
         parents: list[BoundTemplate | BlockNode] = [template]
         parents += [node for node in nodes if isinstance(node, BlockNode)]
         for parent in parents:
@@ -98,8 +97,8 @@ class BrazeContext(RenderContext):
             if name in filters.OF_TEXT:
                 # An undefined value stays undefined: the filter handles it.
                 if value is not None and not is_undefined(value):
-                    value = ruby_output.text(value)
-                arguments = tuple(ruby_output.text(entry) if isinstance(entry, bool) else entry for entry in arguments)
+                    value = ruby.text(value)
+                arguments = tuple(ruby.text(entry) if isinstance(entry, bool) else entry for entry in arguments)
             result = function(value, *arguments, **named)
             limits.require_light(result)
             return result

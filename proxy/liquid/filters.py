@@ -12,7 +12,7 @@ from liquid.builtin.filters import array, misc
 from liquid.exceptions import ResourceLimitError
 from liquid.filter import with_environment
 
-from proxy.liquid.ruby_output import prints, text
+from proxy.liquid.ruby import prints, text
 
 OF_TEXT = frozenset(
     {"append", "prepend", "upcase", "downcase", "capitalize", "escape", "escape_once", "url_encode", "url_decode"}

@@ -13,7 +13,7 @@ from liquid.output import LimitedStringIO
 from proxy.liquid.environment import BrazeContext, BrazeEnvironment
 from proxy.liquid.limits import MAX_FINDINGS, MAX_OUTPUT, MAX_SOURCE
 from proxy.liquid.lint.tags import findings
-from proxy.liquid.ruby_output import sound
+from proxy.liquid.ruby import sound
 from proxy.liquid.scanner import Unreadable, line_at, markups, rewritten
 from proxy.liquid.state import Aborted, Run
 from proxy.liquid.types import SECONDS, Ask, Finding, Rendering, User
@@ -64,7 +64,7 @@ def _rendering(run: Run, outcome: Any, *, message: str = "", reason: str = "") -
     if len(ordered) >= MAX_FINDINGS:
         problem = f"only the first {MAX_FINDINGS:,} findings are shown; there may be more"
         ordered.append(Finding(ordered[-1].line, "more-findings", problem, "fix these first", level="note"))
-    return Rendering(outcome, message, reason, tuple(run.exchanges), tuple(ordered))
+    return Rendering(outcome, message, reason, tuple(run.tags), tuple(ordered))
 
 
 def _reason(error: LiquidError) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from proxy.liquid.types import Answer, Exchange, Rendering
+from proxy.liquid.types import Answer, Rendering
 
 
 def report(rendering: Rendering) -> dict[str, Any]:
@@ -16,7 +16,7 @@ def report(rendering: Rendering) -> dict[str, Any]:
         "outcome": rendering.outcome,
         "message": rendering.message,
         "reason": rendering.reason,
-        "tags": [_tag(exchange) for exchange in rendering.exchanges],
+        "tags": list(rendering.tags),
         "findings": [asdict(finding) for finding in rendering.findings],
     }
 
@@ -43,35 +43,23 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
         yield "    " + json.dumps(tag["json"], ensure_ascii=False)
 
 
-def exposure(calls: int) -> str:
-    """Return whether a tag with recommendations logged an exposure in Amplitude."""
-    if calls:
-        return "Amplitude was called, which logs an exposure for this user"
-    return "Amplitude was not called, so no exposure was logged; a call logs one for this user"
-
-
-def _tag(exchange: Exchange) -> dict[str, Any]:
-    answer = exchange.answer
+def tag_report(
+    line: int, method: str, url: str, route: str | None, saved_as: str | None, answer: Answer | None, content: Any
+) -> dict[str, Any]:
+    """Return the part of a report about one tag. Its `exposure` is empty. `content` is the body of `answer`."""
     headers = answer.headers if answer else {}
-    age, calls = headers.get("age"), int(headers.get("x-amplitude-calls", 0))
+    age = headers.get("age")
     return {
-        "line": exchange.line,
-        "method": exchange.method,
-        "url": exchange.url,
-        "called": exchange.called,
-        "saved_as": exchange.saved_as,
+        "line": line,
+        "method": method,
+        "url": url,
+        "called": f"/v1/{route}" if route else None,
+        "saved_as": saved_as,
         "status": answer.status if answer else None,
-        "json": _body(answer) if answer else None,
+        "json": content,
         "cache_status": headers.get("cache-status", "").partition("; ")[2] or None,
         "age": int(age) if age else None,
-        "calls": calls,
+        "calls": int(headers.get("x-amplitude-calls", 0)),
         "ms": round(answer.milliseconds) if answer else 0,
-        "exposure": exposure(calls) if exchange.logs_exposure else None,
+        "exposure": None,
     }
-
-
-def _body(answer: Answer) -> Any:
-    try:
-        return json.loads(answer.body)
-    except ValueError:
-        return answer.body

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from liquid import Token
 from liquid.exceptions import ResourceLimitError
 
 from proxy.liquid.limits import MAX_FINDINGS
 from proxy.liquid.scanner import line_at
-from proxy.liquid.types import Ask, Exchange, Finding, User
+from proxy.liquid.types import Ask, Finding, User
 
 
 class Aborted(Exception):
@@ -26,7 +27,7 @@ class Run:
     def __init__(self, user: User, ask: Ask, seconds: float, monotonic: Callable[[], float]) -> None:
         self.user = user
         self.ask = ask
-        self.exchanges: list[Exchange] = []
+        self.tags: list[dict[str, Any]] = []
         self.findings: dict[Finding, None] = {}
         self.retried: str | None = None
         self.line = 1

@@ -17,9 +17,12 @@ from liquid.token import TOKEN_EXPRESSION, TOKEN_TAG
 
 from proxy.liquid import tag_syntax
 from proxy.liquid.limits import MAX_OUTPUT, MAX_TAGS
+from proxy.liquid.report import tag_report
 from proxy.liquid.state import Aborted, Run
-from proxy.liquid.types import Answer, Exchange, Request
+from proxy.liquid.types import Request
 
+_EXPOSED = "Amplitude was called, which logs an exposure for this user"
+_NOT_EXPOSED = "Amplitude was not called, so no exposure was logged; a call logs one for this user"
 _NOT_IN_HEADERS = re.compile(r"[^\x20-\x7e]")
 
 
@@ -59,7 +62,7 @@ class _ConnectedContentNode(Node):
 
     def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
         run, tag = self.run, self.tag
-        if len(run.exchanges) >= MAX_TAGS:
+        if len(run.tags) >= MAX_TAGS:
             raise ResourceLimitError(f"more than {MAX_TAGS} Connected Content calls", token=self.token)
         line = run.line
 
@@ -79,11 +82,17 @@ class _ConnectedContentNode(Node):
         run.check_time()
         if name is None:
             run.note(tag_syntax.elsewhere(line))
-        value = _value(answer)
+        content: Any = _content(answer.body) if answer else None
+        value = content
+        if answer is None or not 200 <= answer.status < 300:
+            value = None
+        elif isinstance(content, dict):
+            value = content | {"__http_status_code__": answer.status}
         saved_as = tag.options.get("save") or (None if isinstance(value, str) else tag_syntax.UNSAVED)
-        exposure = tag_syntax.logs_exposure(name, tag_syntax.parameters(url, body if tag.method == "POST" else ""))
-        called = f"/v1/{name}" if name else None
-        run.exchanges.append(Exchange(line, url, tag.method, called, saved_as, answer, exposure))
+        call = tag_report(line, tag.method, url, name, saved_as, answer, content)
+        if tag_syntax.logs_exposure(name, tag_syntax.parameters(url, body if tag.method == "POST" else "")):
+            call["exposure"] = _EXPOSED if call["calls"] else _NOT_EXPOSED
+        run.tags.append(call)
         if answer is not None and answer.status >= 500 and tag.retries:
             run.retried = f"the call in line {line} failed with {answer.status}, and has :retry"
         if saved_as is None:
@@ -127,15 +136,11 @@ def _request(name: str, url: str, tag: tag_syntax.Tag, body: str, headers: str) 
     return Request("POST", target, _headers(headers), body, _NOT_IN_HEADERS.sub("", tag.content_type))
 
 
-def _value(answer: Answer | None) -> Any:
-    """Return the answer as the template sees it: None unless it is a 2xx."""
-    if answer is None or not 200 <= answer.status < 300:
-        return None
+def _content(body: str) -> Any:
     try:
-        value = json.loads(answer.body)
+        return json.loads(body)
     except ValueError:
-        return answer.body
-    return value | {"__http_status_code__": answer.status} if isinstance(value, dict) else value
+        return body
 
 
 def _headers(text: str) -> dict[str, str]:

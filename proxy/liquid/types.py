@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 SECONDS = 8.0
 """Time limit of a rendering, with its calls."""
@@ -55,19 +55,6 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
-    """The call of one tag. `answer` is None when the service was not called."""
-
-    line: int
-    url: str
-    method: str
-    called: str | None
-    saved_as: str | None
-    answer: Answer | None
-    logs_exposure: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Rendering:
     """The outcome of a message in Braze.
 
@@ -79,5 +66,6 @@ class Rendering:
     outcome: Literal["sent", "aborted", "retried", "refused"]
     message: str = ""
     reason: str = ""
-    exchanges: tuple[Exchange, ...] = ()
+    tags: tuple[dict[str, Any], ...] = ()
+    """The report of each Connected Content tag that was rendered."""
     findings: tuple[Finding, ...] = ()

@@ -95,7 +95,7 @@ def test_a_url_holds_liquid_and_a_later_tag_may_use_what_an_earlier_one_saved() 
         "/v1/cohorts?user_id=a%20b%2Bc%26d",
         "/v1/properties?keys=x%2Fy",
     ]
-    assert [entry.line for entry in rendering.exchanges] == [1, 2]
+    assert [tag["line"] for tag in rendering.tags] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -135,13 +135,13 @@ def test_no_address_but_a_data_route_is_ever_asked(url: str) -> None:
     assert not service.requests
     assert rendering.message == "[]"
     assert "elsewhere" in [entry.rule for entry in rendering.findings]
-    assert rendering.exchanges[0].answer is None
+    assert rendering.tags[0]["status"] is None
 
 
 def test_abort_message_ends_the_message_with_its_reason() -> None:
     rendering = rendered(TAG + "{% unless c.found %}{% abort_message('no (such) user') %}{% endunless %}text")
     assert (rendering.outcome, rendering.reason, rendering.message) == ("aborted", "no (such) user", "")
-    assert len(rendering.exchanges) == 1
+    assert len(rendering.tags) == 1
     assert rendered("{% abort_message %}").reason == "no reason given"
     assert rendered("{% if true %}{% abort_message %}{% endif %}text").reason == "no reason given"
     assert rendered("{% if false %}{% abort_message %}{% endif %}text").message == "text"
@@ -265,7 +265,7 @@ def test_a_rendering_ends_when_its_time_is_spent() -> None:
     rendering = render(TAG * 3, USER, slow, seconds=1.0, monotonic=clock)
     assert rendering.outcome == "refused"
     assert "longer than 1 s" in rendering.reason
-    assert len(rendering.exchanges) < 3
+    assert len(rendering.tags) < 3
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,15 @@
-"""Compares as Ruby's Liquid does: numbers with numbers, text with text, and an error for a mix."""
+"""Prints and compares values as Ruby's Liquid does, on which Braze builds, where python-liquid differs.
+
+Numbers are compared with numbers and text with text; a mix is an error.
+"""
 
 from __future__ import annotations
 
+import json
 import operator
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, TextIO
 
 from liquid import RenderContext
 from liquid.builtin.expressions.logical import (
@@ -15,12 +19,78 @@ from liquid.builtin.expressions.logical import (
     LeExpression,
     LtExpression,
 )
+from liquid.builtin.output import Output
+from liquid.builtin.tags.echo_tag import EchoNode, EchoTag
 from liquid.exceptions import LiquidTypeError
 from liquid.expression import Expression
 
-from proxy.liquid import ruby_output
-
 _Compare = Callable[[Any, Any], bool]
+
+
+def text(value: object) -> str:
+    """Return a value as a text filter receives it: unlike in a message, a list has brackets."""
+    return _inspect(value) if isinstance(value, list | tuple) else prints(value)
+
+
+def prints(value: object) -> str:
+    """Return a value as rendered into a message."""
+    match value:
+        case None:
+            return ""
+        case str():
+            return sound(value)
+        case bool():
+            return str(value).lower()
+        case float():
+            return _float(value)
+        case list() | tuple():
+            return "".join(prints(entry) for entry in value)
+        case dict():
+            return _inspect(value)
+        case range():
+            return f"{value.start}..{value.stop - 1}"
+    return str(value)
+
+
+def sound(text: str) -> str:
+    """Return text that UTF-8 can encode: JSON can contain lone surrogates."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _float(value: float) -> str:
+    text = repr(value)
+    mantissa, e, exponent = text.partition("e")
+    return text if not e else f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent}"
+
+
+def _inspect(value: object) -> str:
+    match value:
+        case None:
+            return "nil"
+        case str():
+            return json.dumps(value, ensure_ascii=False)
+        case dict():
+            return "{" + ", ".join(f"{_inspect(key)}=>{_inspect(entry)}" for key, entry in value.items()) + "}"
+        case list() | tuple():
+            return "[" + ", ".join(_inspect(entry) for entry in value) + "]"
+    return prints(value)
+
+
+class _RubyNode(EchoNode):
+    def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
+        return buffer.write(prints(self.expression.evaluate(context)))
+
+
+class RubyOutput(Output):
+    """`{{ … }}`."""
+
+    node_class = _RubyNode
+
+
+class RubyEcho(EchoTag):
+    """`{% echo … %}`."""
+
+    node_class = _RubyNode
 
 
 def compare_as_ruby(expressions: Iterable[Expression]) -> None:
@@ -57,7 +127,7 @@ def _order(sign: _Compare, left: Any, right: Any) -> bool:
         return False
     if kinds[0] is not kinds[1]:
         left_type = "String" if isinstance(left, str) else "Integer" if isinstance(left, int) else "Float"
-        shown = ruby_output.prints(right) if kinds[1] is float else "String"
+        shown = prints(right) if kinds[1] is float else "String"
         raise LiquidTypeError(f"comparison of {left_type} with {shown} failed", token=None)
     return sign(left, right)
 
@@ -66,7 +136,7 @@ def _contains(left: Any, right: Any) -> bool:
     if right is None or right is False:
         return False
     if isinstance(left, str):
-        return ruby_output.text(right) in left
+        return text(right) in left
     if isinstance(left, range):
         return _kind(right) is float and left.start <= right < left.stop
     if not isinstance(left, list | tuple | dict):
