@@ -137,13 +137,13 @@ def test_child__fails__refused() -> None:
 
 
 def test_child__call_raises__passed_on_and_process_ended() -> None:
-    class GoneError(Exception):
+    class CallError(Exception):
         pass
 
     def ask(request: Request) -> Answer:
-        raise GoneError
+        raise CallError
 
-    with pytest.raises(GoneError), Child() as child:
+    with pytest.raises(CallError), Child() as child:
         child.render(CALL, USER, ask)
     assert child.process.poll() is not None
 

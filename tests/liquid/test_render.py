@@ -288,12 +288,12 @@ def test_odd_values_for_a_filter_never_end_in_an_exception(source: str) -> None:
     assert rendering.message.endswith("after")
 
 
-def test_a_fault_of_whom_is_asked_is_no_error_of_the_template() -> None:
-    class Gone(Exception):
+def test_render__call_raises__passed_on() -> None:
+    class CallError(Exception):
         pass
 
-    def leaves(request: Request) -> Answer:
-        raise Gone
+    def fail(request: Request) -> Answer:
+        raise CallError
 
-    with pytest.raises(Gone):
-        render("{% if true %}" + TAG + "{% endif %}", USER, leaves)
+    with pytest.raises(CallError):
+        render("{% if true %}" + TAG + "{% endif %}", USER, fail)

@@ -63,13 +63,13 @@ def uncached(data: bytes, content_type: str = "application/json") -> Response:
 
 def asset(name: str) -> str:
     """Return the URL of a file with its tag, so that a browser may cache it forever and still gets the next version."""
-    return f"/static/{name}?v={_file(name).tag}"
+    return f"/static/{name}?v={load(name).tag}"
 
 
 @blueprint.get("/static/<name>", provide_automatic_options=False)
 def static(name: str) -> Response:
     """Return a file that the pages load."""
-    file = _file(name)
+    file = load(name)
     response = Response(file.body, content_type=_TYPES[name.rpartition(".")[2]])
     response.headers["Vary"] = "Accept-Encoding"
     response.set_etag(file.tag)
@@ -90,7 +90,9 @@ def _conditional(response: Response) -> Response:
     return response
 
 
-class _File(NamedTuple):
+class File(NamedTuple):
+    """A served file. Its `tag` changes with its content."""
+
     body: bytes
     tag: str
     squeezed: bytes | None
@@ -106,9 +108,10 @@ def _files() -> dict[str, Traversable]:
 
 
 @cache
-def _file(name: str) -> _File:
+def load(name: str) -> File:
+    """Return a file that the pages load, read on the first request. Raises NotFound."""
     if name not in _files():
         raise NotFound
     body = _files()[name].read_bytes()
     squeezed = gzip.compress(body, 6, mtime=0)
-    return _File(body, hashlib.sha256(body).hexdigest()[:16], squeezed if len(squeezed) < len(body) else None)
+    return File(body, hashlib.sha256(body).hexdigest()[:16], squeezed if len(squeezed) < len(body) else None)

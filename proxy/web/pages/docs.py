@@ -28,10 +28,10 @@ def docs() -> Response:
 @blueprint.get("/openapi.json", provide_automatic_options=False)
 def openapi() -> Response:
     """Return the OpenAPI document."""
-    return revalidated(Response(_document(), content_type="application/json"))
+    return revalidated(Response(document_json(), content_type="application/json"))
 
 
 @cache
-def _document() -> bytes:
-    # Built on the first request, not at the start.
+def document_json() -> bytes:
+    """Return the OpenAPI document, built on the first request and not at the start."""
     return json.dumps(document(), ensure_ascii=False).encode() + b"\n"

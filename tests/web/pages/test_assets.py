@@ -165,14 +165,14 @@ def test_pages_need_no_credentials_and_are_the_same_with_a_trailing_slash(client
     assert client.get("/docs/").text == client.get("/docs").text
 
 
-def test_neither_document_nor_files_are_made_before_somebody_asks() -> None:
+def test_application__created__neither_document_nor_files_are_loaded() -> None:
     code = f"""
 import sys
 from proxy.app import create_app
 from proxy.settings import Settings
-from proxy.web.pages import assets as pages, docs
+from proxy.web.pages import assets, docs
 create_app(Settings.from_env({{"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": "{KEYS}"}}))
-print(docs._document.cache_info().currsize, pages._file.cache_info().currsize, "flask_swagger_ui" in sys.modules)
+print(docs.document_json.cache_info().currsize, assets.load.cache_info().currsize, "flask_swagger_ui" in sys.modules)
 """
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "0 0 False"

@@ -20,17 +20,17 @@ const WORDS = {
 };
 
 function element(name, className, ...children) {
-  const made = document.createElement(name);
-  if (className) made.className = className;
-  made.append(...children);
-  return made;
+  const node = document.createElement(name);
+  if (className) node.className = className;
+  node.append(...children);
+  return node;
 }
 
 function drawn(name, attributes, text) {
-  const made = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  if (text !== undefined) made.textContent = text;
-  return made;
+  const node = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  if (text !== undefined) node.textContent = text;
+  return node;
 }
 
 const sum = (numbers) => numbers.reduce((total, number) => total + number, 0);
@@ -113,7 +113,7 @@ function bars(id, words, data, series, colours = SERIES) {
 }
 
 function showFindings(findings) {
-  const made = findings.map((finding) => {
+  const notices = findings.map((finding) => {
     const notice = element("section", `notice ${finding.level}`, element("h2", "", finding.what));
     notice.dataset.level = finding.level;
     notice.append(element("p", "", finding.meaning));
@@ -122,8 +122,8 @@ function showFindings(findings) {
   });
   // Only when it differs: a reader would be told the same every ten seconds.
   const box = byId("findings");
-  const holder = element("div", "", ...made);
-  if (holder.textContent !== box.textContent) box.replaceChildren(...made);
+  const holder = element("div", "", ...notices);
+  if (holder.textContent !== box.textContent) box.replaceChildren(...notices);
 }
 
 function showQuota(data) {
