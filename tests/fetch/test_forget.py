@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.fetch.backlog import Wanted
-from proxy.fetch.backlog_worker import BacklogWorker
 from proxy.fetch.forget import ForgetService, Forgot
 from proxy.profile.errors import QuotaExhausted
 from proxy.profile.freshness import FreshnessPolicy
@@ -17,7 +17,7 @@ from proxy.profile.parts import COHORTS, PROPERTIES, Identity
 from proxy.profile.record import EMPTY, CachedPart, Record
 from proxy.storage.tiered import TieredStore
 from proxy.storage.tombstones import name_of, names, pair_digest
-from tests.fetch.test_scheduler import LIFETIMES, USER, World
+from tests.fetch.test_scheduler import USER, World
 from tests.support.fakes import FakeClock
 
 IDS = Identity("u", None)
@@ -85,9 +85,8 @@ def test_what_was_queued_before_is_not_kept_either(world: World) -> None:
 
 def test_nobody_who_was_forgotten_waits_in_the_backlog_or_comes_back_into_it(world: World) -> None:
     asked_at = world.clock()
-    world.backlog.add(USER, {PROPERTIES: asked_at})
-    world.backlog.add(USER, {COHORTS: asked_at}, refresh=True)
-    world.backlog.add(Identity("v", None), {COHORTS: asked_at})
+    world.backlog.add(USER, {PROPERTIES: Wanted(asked_at, False), COHORTS: Wanted(asked_at, True)})
+    world.backlog.add(Identity("v", None), {COHORTS: Wanted(asked_at, False)})
     assert forget(world) == Forgot(records=0, waiting=1)
     assert len(world.backlog) == 1
     world.source.open.clear()
@@ -102,25 +101,20 @@ def test_nobody_who_was_forgotten_waits_in_the_backlog_or_comes_back_into_it(wor
     assert world.backlog.pop() is None
 
 
-def test_who_is_forgotten_while_the_backlog_seeks_a_place_does_not_return_to_it(
+def test_forget__backlog_tries_to_reserve_a_time_for_the_user__user_does_not_return_to_the_backlog(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.backlog.add(USER, {COHORTS: world.clock()})
+    tried = threading.Event()
 
-    def book(latest: float, *, burst: float = 1.0) -> None:
-        assert not len(world.backlog)
-        forget(world)
+    def reserve(latest: float, *, burst: float = 1.0) -> None:
+        if burst == 0:  # the backlog, which has removed the user
+            forget(world)
+            tried.set()
 
-    monkeypatch.setattr(world.rate_limiter, "reserve", book)
-    worker = BacklogWorker(
-        world.backlog,
-        world.store,
-        world.rate_limiter,
-        world.circuit_breaker,
-        LIFETIMES,
-        clock=world.clock,
-    )
-    assert worker.next() == 0.0
+    monkeypatch.setattr(world.rate_limiter, "reserve", reserve)
+    world.get(COHORTS)
+    assert tried.wait(10)
+    world.wait_until(lambda: not world.scheduler.pending(USER))
     assert not len(world.backlog)
 
 

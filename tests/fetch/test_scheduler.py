@@ -13,8 +13,7 @@ from proxy.amplitude.calls import Call, plan_calls
 from proxy.amplitude.circuit_breaker import CircuitBreaker
 from proxy.amplitude.client import Fetched
 from proxy.amplitude.executor import CallExecutor
-from proxy.amplitude.rate_limiter import LocalRateLimiter
-from proxy.amplitude.sliding_window import Reservation
+from proxy.amplitude.rate_limiter import RateLimiter, Reservation
 from proxy.fetch.backlog import Backlog
 from proxy.fetch.scheduler import FetchScheduler
 from proxy.fetch.service import ProfileResult, ProfileService
@@ -45,7 +44,7 @@ class World:
     ) -> None:
         self.clock = clock
         self.source = FakeSource(clock)
-        self.rate_limiter = LocalRateLimiter(per_minute, clock=clock)
+        self.rate_limiter = RateLimiter(per_minute, clock=clock)
         self.store = TieredStore(max_bytes=1_000_000, policy=policy, clock=clock)
         self.circuit_breaker = CircuitBreaker(clock)
         self.backlog = Backlog(max_users=100, max_age=600, clock=clock)
@@ -684,10 +683,19 @@ def test_who_is_answered_already_costs_the_backlog_no_moment(clock: FakeClock) -
     assert [name for name, _ in sent(world)] == ["u0"]
 
 
-def test_a_fault_of_ours_while_booking_leaves_nobody_waiting(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reserve__fails_by_a_bug__caller_gets_an_error_and_the_next_call_succeeds(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = []
+
+    def reserve(latest: float, *, burst: float = 1.0) -> None:
+        attempts.append(burst)
+        raise ValueError("a bug")
+
     with monkeypatch.context() as broken:
-        broken.setattr(world.rate_limiter, "reserve", lambda *_, **__: 1 / 0)
+        broken.setattr(world.rate_limiter, "reserve", reserve)
         assert isinstance(world.get(COHORTS).error, UpstreamInvalid)
+        world.wait_until(lambda: attempts == [1.0, 0.0] and len(world.backlog) and not world.scheduler.stats().queued)
     assert world.get(COHORTS).error is None
 
 
@@ -707,3 +715,20 @@ def test_who_has_no_copy_is_not_refused_with_a_refresh_that_was_being_booked(
     monkeypatch.setattr(world.rate_limiter, "reserve", slow)
     world.scheduler.refresh(USER, [COHORTS])
     assert widened[0].result(10).error is None
+
+
+def test_call__no_thread_can_be_started__refused_and_never_sent_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(threading.Thread, "start", _cannot_start)
+        refused = world.get(COHORTS)
+    assert isinstance(refused.error, QuotaExhausted)
+    assert world.rate_limiter.used == 0
+    assert world.get(COHORTS, identity=Identity("other", None)).error is None
+    world.wait_until(lambda: not world.scheduler.stats().running)
+    assert sent(world)[0] == ("other", frozenset({COHORTS}))
+
+
+def _cannot_start(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")

@@ -73,7 +73,7 @@ def started(*processes: Process) -> None:
     """Return when all have found Redis, and need not yet be allowed a call to Amplitude."""
     for process in processes:
         process.server.start()
-    wait_until(lambda: all(process.redis_limiter.epoch for process in processes))
+    wait_until(lambda: all(process.quota.epoch for process in processes))
 
 
 @pytest.fixture

@@ -19,11 +19,9 @@ import trustme
 from proxy.amplitude import rate_limiter_redis
 from proxy.amplitude.circuit_breaker import CircuitBreaker
 from proxy.amplitude.executor import CallExecutor
-from proxy.amplitude.rate_limiter import LocalRateLimiter, RateLimiter
+from proxy.amplitude.rate_limiter import RateLimiter, Reservation
 from proxy.amplitude.rate_limiter_fallback import FallbackRateLimiter
-from proxy.amplitude.rate_limiter_redis import RedisRateLimiter
-from proxy.amplitude.sliding_window import Reservation
-from proxy.fetch.backlog import Backlog
+from proxy.fetch.backlog import Backlog, Wanted
 from proxy.fetch.forget import ForgetService, Forgot
 from proxy.fetch.scheduler import FetchScheduler
 from proxy.fetch.service import ProfileResult, ProfileService
@@ -91,9 +89,7 @@ class Process:
         self.server = RedisClient(url, clock=clock)
         self.started.append(self.server)
         self.records = CountingProfiles(self.server, b"test:", policy, longest=lease_seconds)
-        self.local_limiter = LocalRateLimiter(per_minute, clock=clock)
-        self.redis_limiter = RedisRateLimiter(self.server, b"test:", self.local_limiter, clock=clock, longest=LONGEST)
-        self.quota = FallbackRateLimiter(self.redis_limiter, self.local_limiter, clock=clock)
+        self.quota = FallbackRateLimiter(self.server, b"test:", per_minute, clock=clock, longest=LONGEST)
         self.store = TieredStore(max_bytes=1_000_000, policy=policy, clock=clock, shared=self.records)
         self.source = FakeSource(FakeClock(time.time()))
         outage = CircuitBreaker(clock)
@@ -107,7 +103,7 @@ class Process:
         self.profiles = ProfileService(self.store, self.scheduler, policy, clock=clock)
 
     def register(self) -> None:
-        self.redis_limiter.register()
+        self.quota.register()
         self.forget_service.catch_up()
 
     def get(self, *parts: Part, patience: float = 1.4, identity: Identity = USER) -> ProfileResult:
@@ -126,11 +122,11 @@ def settled(*processes: Process) -> None:
     """Return when all are registered and calls may be reserved."""
     for process in processes:
         process.server.start()
-    wait_until(lambda: all(process.redis_limiter.epoch for process in processes))
+    wait_until(lambda: all(process.quota.epoch for process in processes))
     for process in processes:
         process.server.register_soon()  # the first does not know the others yet
     wait_until(lambda: all(process.quota.processes == len(processes) for process in processes))
-    wait_until(lambda: not any(process.local_limiter.paused_for for process in processes))
+    wait_until(lambda: not any(process.quota.paused_for for process in processes))
 
 
 def wait_until(holds: Callable[[], object], seconds: float = 10) -> None:
@@ -179,7 +175,7 @@ def test_no_minute_holds_more_than_the_quota_whoever_books(running: RedisServer)
     assert 19 <= len(places) <= 20
     assert not reserve_all(processes[0].quota, time.monotonic() + 60), "nor while the first of them may be on its way"
     for place in places[:5]:
-        processes[0].quota.complete(place)
+        place.complete()
     following: list[Reservation] = []
 
     def another() -> bool:
@@ -196,7 +192,7 @@ def test_a_cancelled_place_is_free_for_the_others(running: RedisServer) -> None:
     place = process_a.quota.reserve(0)
     assert place is not None
     assert process_b.quota.reserve(0) is None
-    process_a.quota.cancel(place)
+    place.cancel()
     wait_until(lambda: process_b.quota.reserve(0))
 
 
@@ -228,7 +224,7 @@ def test_while_redis_is_gone_nothing_is_sent_for_a_window_and_then_each_process_
     for _ in range(100):
         for process in processes:
             for reservation in reserve_all(process.quota):
-                process.quota.complete(reservation)
+                reservation.complete()
                 sent += 1
         clock.advance(0.599)
     assert 75 < sent <= 90, "in a minute the three together send what one may"
@@ -276,7 +272,7 @@ def test_a_part_of_the_book_that_redis_lost_is_written_back_before_anything_is_b
 
         wait_until(new_epoch_began)
     for process in (process_a, process_b):
-        process.redis_limiter.register()
+        process.quota.register()
     settled(process_a, process_b)
     assert not reserve_all(process_a.quota, time.monotonic() + 50)
     assert not reserve_all(process_b.quota, time.monotonic() + 50)
@@ -290,7 +286,7 @@ def test_the_number_of_processes_is_not_forgotten_with_an_empty_redis(valkey: Re
     wait_until(lambda: not process_b.server.stats().registers)
     with redis.Redis.from_url(valkey.url) as operator:
         operator.flushall()
-    process_a.redis_limiter.register()
+    process_a.quota.register()
     assert process_a.quota.processes == 2
 
 
@@ -299,7 +295,7 @@ def test_completed_calls__a_minute_later__leave_the_local_window_while_redis_kee
 ) -> None:
     process = Process(valkey.url, clock=Clock(monotonic=clock))
     process.server.start()
-    wait_until(lambda: process.redis_limiter.epoch)
+    wait_until(lambda: process.quota.epoch)
 
     def reserve() -> Reservation | None:
         clock.advance(1)
@@ -309,9 +305,9 @@ def test_completed_calls__a_minute_later__leave_the_local_window_while_redis_kee
         reservation: Reservation | None = None
         while reservation is None:
             reservation = reserve()
-        process.quota.complete(reservation)
+        reservation.complete()
         clock.advance(61)
-    assert len(process.local_limiter) == 1
+    assert process.quota.recorded == 1
 
 
 @pytest.mark.contract("4 redis faults")
@@ -564,7 +560,7 @@ def test_who_is_forgotten_is_gone_from_every_process_and_from_redis_within_a_sec
         process.source.user_data = {"user_id": "forget-me", "device_id": "laptop", "cohort_ids": ["c"]}
         for pair in pairs:
             process.get(COHORTS, identity=pair)
-        process_b.backlog.add(pairs[1], {PROPERTIES: time.monotonic()})
+        process_b.backlog.add(pairs[1], {PROPERTIES: Wanted(time.monotonic(), False)})
     process_a.source.user_data = {"user_id": "somebody-else", "device_id": "x"}
     bystander = Identity("somebody-else", None)
     process_a.get(COHORTS, identity=bystander)
