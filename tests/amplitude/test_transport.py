@@ -252,7 +252,7 @@ def test_connection__response_not_whole_or_not_documented__is_closed(
 @pytest.mark.parametrize("reply", TIMED_OUT.values(), ids=TIMED_OUT)
 def test_connection__timed_out__is_closed(reply: Callable[[str], Reply]) -> None:
     with Upstream(reply) as upstream:
-        assert ask_in_turn(amplitude(upstream, timeout=0.2), upstream) == ["upstream_timeout"] * 4
+        assert ask_in_turn(amplitude(upstream, timeout=0.1), upstream) == ["upstream_timeout"] * 4
         assert upstream.users == list(USERS)
         assert upstream.connections == 4
 
