@@ -23,12 +23,22 @@ from proxy.storage.redis.updates import RedisUpdates
 from proxy.webhooks.ingest import UpdateIngester
 from proxy.webhooks.parse import Batch
 from tests.profile.test_updates import PUSHES
-from tests.storage.redis.test_processes import POLICY, USER, left_of, running, settled, stopped, valkey, wait_until
+from tests.storage.redis.test_processes import (
+    POLICY,
+    USER,
+    left_of,
+    running,
+    settled,
+    shared_server,
+    stopped,
+    valkey,
+    wait_until,
+)
 from tests.storage.redis.test_processes import Process as Alone
 from tests.support.redis_server import RedisServer
 from tests.webhooks.test_ingest import GARBAGE, STATEMENTS, USERS, agrees, bodies, deliver, known_in
 
-__all__ = ["running", "stopped", "valkey"]  # fixtures
+__all__ = ["running", "shared_server", "stopped", "valkey"]  # fixtures
 
 _EXAMPLES = itertools.count()
 ALL_COHORTS = ProfileQuery(("cohorts",))

@@ -42,10 +42,8 @@ POLICY = FreshnessPolicy(fresh=900, negative=60, stale_while_revalidate=100, sta
 LONGEST = 8.0
 
 
-@pytest.fixture(params=["valkey", "redis"])
-def running(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
-    """A server that loses nothing: a new epoch begins as soon as all processes know it."""
-    monkeypatch.setattr(rate_limiter_redis, "SETTLE_SECONDS", 0.05)
+@pytest.fixture(scope="module", params=["valkey", "redis"])
+def shared_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     binary = program() if request.param == "valkey" else shutil.which("redis-server")
     if binary is None:
         pytest.skip("Redis itself is not installed: apt-get install redis-server")
@@ -54,8 +52,25 @@ def running(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def valkey() -> Iterator[RedisServer]:
-    """A server that may be stopped or emptied: a new epoch begins when all had time to write back their calls."""
+def running(shared_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> RedisServer:
+    """An empty server that loses nothing: a new epoch begins as soon as all processes know it."""
+    monkeypatch.setattr(rate_limiter_redis, "SETTLE_SECONDS", 0.05)
+    with redis.Redis.from_url(shared_server.url) as operator:
+        operator.flushall()
+    return shared_server
+
+
+@pytest.fixture
+def valkey(monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
+    """A server that may be stopped or emptied. A new epoch begins at once."""
+    monkeypatch.setattr(rate_limiter_redis, "SETTLE_SECONDS", 0.05)
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def settling_valkey() -> Iterator[RedisServer]:
+    """A server that may be stopped or emptied. A new epoch begins when all had time to write back their calls."""
     with RedisServer() as server:
         yield server
 
@@ -74,7 +89,7 @@ class CountingProfiles(RedisProfiles):
 class Process:
     """The services of one worker process, without the web."""
 
-    started: ClassVar[list[RedisClient]] = []
+    started: ClassVar[list[Process]] = []
 
     def __init__(
         self,
@@ -87,7 +102,7 @@ class Process:
     ) -> None:
         self.url = url
         self.server = RedisClient(url, clock=clock)
-        self.started.append(self.server)
+        self.started.append(self)
         self.records = CountingProfiles(self.server, b"test:", policy, longest=lease_seconds)
         self.quota = FallbackRateLimiter(self.server, b"test:", per_minute, clock=clock, longest=LONGEST)
         self.store = TieredStore(max_bytes=1_000_000, policy=policy, clock=clock, shared=self.records)
@@ -112,10 +127,13 @@ class Process:
 
 @pytest.fixture(autouse=True)
 def stopped() -> Iterator[None]:
-    """Stop the threads of all processes, so that none tries its Redis during another test."""
+    """End the threads of all processes, so that none uses its Redis during another test."""
     yield
-    while Process.started:
-        Process.started.pop().stop()
+    processes, Process.started[:] = Process.started[:], []
+    for process in processes:
+        process.server.stop()
+        process.scheduler.drain(10)
+    wait_until(lambda: not any(process.server.stats().registers for process in processes))
 
 
 def settled(*processes: Process) -> None:
@@ -231,17 +249,17 @@ def test_while_redis_is_gone_nothing_is_sent_for_a_window_and_then_each_process_
 
 
 @pytest.mark.contract("4 redis faults")
-def test_what_was_sent_is_written_back_into_a_redis_that_returns_empty(valkey: RedisServer) -> None:
-    process_a, process_b = Process(valkey.url, per_minute=10), Process(valkey.url, per_minute=10)
+def test_what_was_sent_is_written_back_into_a_redis_that_returns_empty(settling_valkey: RedisServer) -> None:
+    process_a, process_b = Process(settling_valkey.url, per_minute=10), Process(settling_valkey.url, per_minute=10)
     settled(process_a, process_b)
     places = [
         *reserve_all(process_a.quota, time.monotonic() + 59),
         *reserve_all(process_b.quota, time.monotonic() + 59),
     ]
     assert len(places) == 10
-    valkey.stop()
+    settling_valkey.stop()
     wait_until(lambda: process_a.server.unavailable_since and process_b.server.unavailable_since)
-    valkey.start()
+    settling_valkey.start()
     wait_until(lambda: process_a.server.unavailable_since is None and process_b.server.unavailable_since is None)
     settled(process_a, process_b)
     assert process_a.quota.reserve(time.monotonic() + 50) is None
@@ -251,9 +269,9 @@ def test_what_was_sent_is_written_back_into_a_redis_that_returns_empty(valkey: R
 @pytest.mark.contract("4 redis faults")
 @pytest.mark.parametrize("lost", [b"quota:places", b"quota:bursts", b"quota:pace"])
 def test_a_part_of_the_book_that_redis_lost_is_written_back_before_anything_is_booked(
-    valkey: RedisServer, lost: bytes
+    settling_valkey: RedisServer, lost: bytes
 ) -> None:
-    process_a, process_b = Process(valkey.url, per_minute=10), Process(valkey.url, per_minute=10)
+    process_a, process_b = Process(settling_valkey.url, per_minute=10), Process(settling_valkey.url, per_minute=10)
     settled(process_a, process_b)
     assert (
         len(
@@ -261,7 +279,7 @@ def test_a_part_of_the_book_that_redis_lost_is_written_back_before_anything_is_b
         )
         == 10
     )
-    with redis.Redis.from_url(valkey.url) as operator:
+    with redis.Redis.from_url(settling_valkey.url) as operator:
         old = operator.hget(b"test:quota:pace", b"epoch")
         operator.delete(b"test:" + lost)
 
@@ -359,28 +377,23 @@ def test_going_and_coming_back_is_one_line_each(valkey: RedisServer, caplog: pyt
 
 @pytest.mark.contract("4 redis faults")
 @pytest.mark.parametrize(
-    "command",
+    ("begin", "end"),
     [
-        ("CONFIG", "SET", "maxmemory", "1"),
-        ("REPLICAOF", "127.0.0.1", "1"),
-        ("CLIENT", "PAUSE", "5000", "ALL"),
+        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
+        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
+        ("CLIENT PAUSE 60000 WRITE", "CLIENT UNPAUSE"),
     ],
     ids=["full", "read-only", "slow"],
 )
-def test_a_redis_that_cannot_be_used_is_as_good_as_gone_and_used_again_afterwards(
-    valkey: RedisServer, command: tuple[str, ...]
-) -> None:
+def test_redis__cannot_be_used__counts_as_unavailable_until_it_can(valkey: RedisServer, begin: str, end: str) -> None:
     process = Process(valkey.url)
     settled(process)
     process.get(COHORTS)
     with redis.Redis.from_url(valkey.url) as operator:
-        operator.execute_command(*command)
+        operator.execute_command(*begin.split())
         wait_until(lambda: process.server.unavailable_since)
         assert process.get(COHORTS).forwarded is None, "what the process has is still served"
-        if command[0] == "CONFIG":
-            operator.execute_command("CONFIG", "SET", "maxmemory", "0")
-        if command[0] == "REPLICAOF":
-            operator.execute_command("REPLICAOF", "NO", "ONE")
+        operator.execute_command(*end.split())
     wait_until(lambda: process.server.unavailable_since is None)
 
 
