@@ -36,8 +36,7 @@ class CircuitBreaker:
 
     def open_fault(self) -> UpstreamError | None:
         """Return the failure for which no call may be sent now, None when a call may be sent."""
-        with self._lock:
-            return self._open_fault()
+        return self._fault if self._trial_in_flight or self._clock.monotonic() < self._next_trial_at else None
 
     def begin(self) -> bool:
         """Return whether the call that is about to be sent is the half-open trial.
@@ -45,7 +44,7 @@ class CircuitBreaker:
         Raises the failure for which no call may be sent now. Each call that begins must be recorded.
         """
         with self._lock:
-            if fault := self._open_fault():
+            if fault := self.open_fault():
                 raise fault.with_traceback(None)  # the same object is raised repeatedly, and would grow
             if self._fault is None:
                 return False
@@ -81,6 +80,3 @@ class CircuitBreaker:
             if self._fault is None:
                 return 0.0
             return max(self._next_trial_at - self._clock.monotonic(), 0.05 if self._trial_in_flight else 0.0)
-
-    def _open_fault(self) -> UpstreamError | None:
-        return self._fault if self._trial_in_flight or self._clock.monotonic() < self._next_trial_at else None

@@ -105,7 +105,7 @@ class Dispatcher:
                     continue
                 elif part not in lease.granted:
                     remote.append(pending)
-                elif self._too_late(pending):
+                elif pending.useless_at(self._clock.monotonic()):
                     settled[part] = fault
                 else:
                     to_fetch.append(part)
@@ -133,10 +133,6 @@ class Dispatcher:
             followed,
             released=lease.granted - later.keys() - (call.call.parts if call else frozenset()),
         )
-
-    def _too_late(self, pending: PendingPart) -> bool:
-        """Say whether no caller waits for a recommendation any more: fetching it would log an exposure for nothing."""
-        return pending.logs_exposure and not pending.wanted_later and pending.until < self._clock.monotonic()
 
     def complete(self, identity: Identity, sent: InFlightCall, outcome: Fetched | UpstreamError) -> list[PendingPart]:
         """Cache and settle what a call returned. Return the requested parts that a 429 failed, which stay pending."""

@@ -8,6 +8,7 @@ themselves. Parts that cannot be fetched in time go into the backlog, which uses
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -220,10 +221,13 @@ class FetchScheduler:
                 if attempt == last_attempt:
                     return QuotaExhausted(retry_after=self._rate_limiter.wait())
                 now = self._clock.monotonic()
-                unused_quota_only = background or until == NEVER
-                # A call that can be sent now is sent, even if calls are slow: a late result is still cached.
-                latest = now if refresh or unused_quota_only else until - self._executor.typical
-                burst = 0.0 if unused_quota_only else 1.0 if not refresh else 0.5 if until > now else 0.0
+                if background or until == NEVER:  # for a send, or from the backlog: unused quota only
+                    latest, burst = now, 0.0
+                elif refresh:
+                    latest, burst = now, 0.5 if until > now else 0.0
+                else:
+                    # A call that can be sent now is sent, even if calls are slow: a late result is still cached.
+                    latest, burst = until - self._executor.typical, 1.0
                 if reservation := self._rate_limiter.reserve(latest, burst=burst):
                     return reservation
                 if background and now < until:
@@ -231,8 +235,7 @@ class FetchScheduler:
                     pause = min(max(self._rate_limiter.wait() or 0.0, _MIN_WAIT_SECONDS), _BATCH_POLL_SECONDS)
                     self._clock.sleep(min(pause, until - now))
                 else:
-                    # A caller that has joined since may wait longer or have no cached copy: then there is another
-                    # attempt.
+                    # Another attempt follows if a caller has joined that may wait longer or has no cached copy.
                     last_attempt = attempt
         except Exception:  # noqa: BLE001  # otherwise later callers would join a batch that is never sent
             _log.exception("a call could not be booked")
@@ -243,11 +246,7 @@ class FetchScheduler:
         if batch is None or batch.reservation is None or batch.reservation.at <= self._clock.monotonic():
             return []
         arrival = batch.reservation.at + self._executor.typical
-        late = [
-            part
-            for part in batch.parts.values()
-            if part.logs_exposure and not part.wanted_later and part.until < arrival
-        ]
+        late = [pending for pending in batch.parts.values() if pending.useless_at(arrival)]
         for pending in late:
             del batch.parts[pending.part]
         return late
@@ -347,7 +346,7 @@ class FetchScheduler:
             for pending in parts
             if pending.requested
             and not pending.background
-            and (pending.wanted_later or not pending.logs_exposure)
+            and not pending.useless_at(math.inf)
             and not self._store.forgotten(identity, pending.generation)
         }
         self._backlog.add(identity, worthwhile)

@@ -1,4 +1,4 @@
-"""A user is forgotten: in the store, in flights, in the backlog."""
+"""Forgetting a user in the store, in calls in flight and in the backlog."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_what_was_asked_before_a_user_was_forgotten_is_answered_but_not_kept(wor
     assert sent.result(10).record.has(COHORTS)
     assert world.store.read(USER) == EMPTY
     assert world.get(COHORTS).forwarded == "miss", "who asks anew fetches anew"
-    assert world.get(COHORTS).forwarded is None, "and that is kept"
+    assert world.get(COHORTS).forwarded is None, "and that is cached"
 
 
 def test_what_was_queued_before_is_not_kept_either(world: World) -> None:
@@ -119,24 +119,24 @@ def test_forget__backlog_tries_to_reserve_a_time_for_the_user__user_does_not_ret
 
 
 @pytest.mark.contract("3 forget")
-@given(st.lists(st.sampled_from(["ask", "land", "forget", "forget another"]), max_size=30))
+@given(st.lists(st.sampled_from(["request", "complete", "forget", "forget another"]), max_size=30))
 def test_any_order_of_landing_and_forgetting_keeps_nothing_that_was_asked_before(steps: list[str]) -> None:
     clock = FakeClock()
     store = TieredStore(max_bytes=100_000, policy=FreshnessPolicy(fresh=900, negative=60), clock=clock)
-    on_their_way: list[tuple[int, bool]] = []  # the mark, and whether the user was forgotten since
-    kept = False
+    in_flight: list[tuple[int, bool]] = []  # the generation, and whether the user was forgotten since
+    cached = False
     for step in steps:
         clock.advance(1)
-        if step == "ask":
-            on_their_way.append((store.generation, False))
-        elif step == "land" and on_their_way:
-            generation, forgotten = on_their_way.pop(0)
+        if step == "request":
+            in_flight.append((store.generation, False))
+        elif step == "complete" and in_flight:
+            generation, forgotten = in_flight.pop(0)
             store.save(USER, Record({COHORTS: CachedPart(b"[]", clock())}), [COHORTS], generation=generation)
-            kept = kept or not forgotten
+            cached = cached or not forgotten
         elif step == "forget":
             store.forget(names(IDS))
-            on_their_way = [(generation, True) for generation, _ in on_their_way]
-            kept = False
+            in_flight = [(generation, True) for generation, _ in in_flight]
+            cached = False
         elif step == "forget another":
             store.forget(names(Identity("v", "w")))
-        assert bool(store.read(USER).parts) is kept
+        assert bool(store.read(USER).parts) is cached
