@@ -278,9 +278,12 @@ def test_who_joins_and_comes_back_or_stays_longer_keeps_a_recommendation_whose_f
     assert isinstance(first.outcome(part), Record)
 
 
-def test_a_flight_that_finds_its_parts_already_there_sends_nothing_and_gives_its_place_back(clock: FakeClock) -> None:
+def test_call__parts_were_cached_since_it_was_queued__nothing_is_sent_and_the_slot_is_given_back(
+    clock: FakeClock,
+) -> None:
     world = World(clock, per_minute=100)
     world.spend_the_burst()
+    used = world.rate_limiter.used
     answer = world.ask(COHORTS)
     world.wait_until_waiting(COHORTS)
     world.store.merge(USER, world.source.fetch(USER, _call(COHORTS)).record)
@@ -288,6 +291,17 @@ def test_a_flight_that_finds_its_parts_already_there_sends_nothing_and_gives_its
     clock.advance(0.7)
     assert answer.result(10).error is None
     assert not world.source.calls
+    world.wait_until(lambda: not world.scheduler.stats().running)
+    assert world.rate_limiter.used == used
+
+
+def test_call__planning_fails_by_a_bug__caller_gets_an_error_and_the_slot_is_given_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.store, "lease", lambda *_: 1 / 0)
+    assert isinstance(world.get(COHORTS).error, UpstreamInvalid)
+    world.wait_until(lambda: not world.scheduler.stats().running)
+    assert world.rate_limiter.used == 0
 
 
 def test_a_fault_of_ours_leaves_nobody_waiting_and_spends_no_more_than_the_call(world: World) -> None:
