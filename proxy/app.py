@@ -12,7 +12,7 @@ from proxy.amplitude.calls import Call
 from proxy.amplitude.circuit_breaker import CircuitBreaker
 from proxy.amplitude.client import AmplitudeClient, Fetched
 from proxy.amplitude.executor import MAY_ARRIVE_SECONDS, CallExecutor
-from proxy.amplitude.rate_limiter import LocalRateLimiter, RateLimiter
+from proxy.amplitude.rate_limiter import RateLimiter
 from proxy.amplitude.sliding_window import WINDOW_SECONDS
 from proxy.api.keys import KeyRing
 from proxy.fetch.backlog import Backlog
@@ -98,13 +98,11 @@ def _services(
     )
     # From the reserved time: a delayed thread, a call that takes its whole timeout, and its arrival.
     longest = 2 + settings.amplitude_timeout_seconds + MAY_ARRIVE_SECONDS
-    limiter: RateLimiter
-    limiter = local_limiter = LocalRateLimiter(settings.amplitude_requests_per_minute, clock=clock)
+    limiter = RateLimiter(settings.amplitude_requests_per_minute, clock=clock)
     records = redis_limiter = server = pushes = None
     if settings.redis_url is not None:
         # Only then: the library takes longer to load than all the rest together.
         from proxy.amplitude.rate_limiter_fallback import FallbackRateLimiter
-        from proxy.amplitude.rate_limiter_redis import RedisRateLimiter
         from proxy.storage.redis.client import RedisClient
         from proxy.storage.redis.profiles import RedisProfiles
         from proxy.storage.redis.updates import RedisUpdates
@@ -112,10 +110,14 @@ def _services(
         server = RedisClient(settings.redis_url, verify=settings.redis_tls_verify, clock=clock)
         prefix = _prefix(settings)
         records = RedisProfiles(server, prefix, policy, longest=longest)
-        redis_limiter = RedisRateLimiter(
-            server, prefix, local_limiter, clock=clock, longest=longest, processes=settings.web_concurrency
+        limiter = redis_limiter = FallbackRateLimiter(
+            server,
+            prefix,
+            settings.amplitude_requests_per_minute,
+            clock=clock,
+            longest=longest,
+            processes=settings.web_concurrency,
         )
-        limiter = FallbackRateLimiter(redis_limiter, local_limiter, clock=clock)
         pushes = RedisUpdates(server, prefix, use=policy.updates_usable_for)
     store = TieredStore(max_bytes=int(settings.cache_max_mb * 1024 * 1024), policy=policy, clock=clock, shared=records)
     circuit_breaker = CircuitBreaker(clock)
@@ -125,7 +127,7 @@ def _services(
     metrics.read_by(
         lambda: Reading(
             quota_used=limiter.used,
-            quota_limit=limiter.per_minute,
+            quota_limit=limiter.rate.per_minute,
             quota_closed=limiter.paused,
             backlog_users=len(backlog),
             backlog_dropped=backlog.dropped,

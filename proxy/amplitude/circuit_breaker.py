@@ -18,10 +18,7 @@ _LONGEST_PAUSE_SECONDS = 4.0
 
 
 class CircuitBreaker:
-    """Opens and closes by the outcomes of calls. Safe for threads.
-
-    `probe`, in the methods: whether a call is the half-open trial.
-    """
+    """Opens and closes by the outcomes of calls. Safe for threads."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -39,16 +36,15 @@ class CircuitBreaker:
 
     def open_fault(self) -> UpstreamError | None:
         """Return the failure for which no call may be sent now, None when a call may be sent."""
-        with self._lock:
-            return self._open_fault()
+        return self._fault if self._trial_in_flight or self._clock.monotonic() < self._next_trial_at else None
 
     def begin(self) -> bool:
-        """Return whether the call that is about to be sent is the half-open trial; pass this to `record`.
+        """Return whether the call that is about to be sent is the half-open trial.
 
-        Raises the failure for which no call may be sent now.
+        Raises the failure for which no call may be sent now. Each call that begins must be recorded.
         """
         with self._lock:
-            if fault := self._open_fault():
+            if fault := self.open_fault():
                 raise fault.with_traceback(None)  # the same object is raised repeatedly, and would grow
             if self._fault is None:
                 return False
@@ -57,14 +53,14 @@ class CircuitBreaker:
             self._next_trial_at = self._clock.monotonic() + self._pause
             return True
 
-    def record(self, fault: UpstreamError | None, *, probe: bool) -> None:
-        """Record the outcome of a call: None when Amplitude answered.
+    def record(self, fault: UpstreamError | None, *, trial: bool) -> None:
+        """Record the outcome of a call: None when Amplitude answered. `trial`: the result of `begin` for this call.
 
         A 429 counts as an answer. So does a response about another user: a project that merges users has many of
         them, and the calls for all other users must continue.
         """
         with self._lock:
-            if probe:
+            if trial:
                 self._trial_in_flight = False
             if fault is None or isinstance(fault, QuotaExhausted | AnotherUser):
                 self._failures, self._fault = 0, None
@@ -72,7 +68,7 @@ class CircuitBreaker:
             self._failures += 1
             if self._fault is not None:
                 # Calls that were in flight when the circuit breaker opened show nothing new. The trial does.
-                if probe:
+                if trial:
                     self._fault, self._pause = fault, min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
             elif self._failures >= _FAILURES or isinstance(fault, UpstreamRejected):
                 self._fault, self._pause = fault, _FIRST_PAUSE_SECONDS
@@ -84,6 +80,3 @@ class CircuitBreaker:
             if self._fault is None:
                 return 0.0
             return max(self._next_trial_at - self._clock.monotonic(), 0.05 if self._trial_in_flight else 0.0)
-
-    def _open_fault(self) -> UpstreamError | None:
-        return self._fault if self._trial_in_flight or self._clock.monotonic() < self._next_trial_at else None

@@ -8,13 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 import requests
 import urllib3
-from requests.auth import AuthBase, HTTPBasicAuth
+from requests.auth import HTTPBasicAuth
 
 from proxy.amplitude.calls import Call, split_response
 from proxy.amplitude.transport import InvalidResponse, Session, reuse_connection
@@ -48,17 +47,6 @@ class Fetched:
     faults: Mapping[Part, UpstreamError]
 
 
-class ApiKeyAuth(AuthBase):
-    """`Authorization: Api-Key <secret key>`. An object, because a plain header loses against a .netrc entry."""
-
-    def __init__(self, secret_key: str) -> None:
-        self._secret_key = secret_key
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Api-Key {self._secret_key}"
-        return request
-
-
 class AmplitudeClient:
     """A client of `GET /v1/userprofile`. Safe for threads; connections are pooled and opened on first use.
 
@@ -80,9 +68,11 @@ class AmplitudeClient:
         self._timeout = timeout
         self._accept_mapped_users = accept_mapped_users
         self._clock = clock
-        auth = HTTPBasicAuth(api_key, secret_key) if api_key is not None else ApiKeyAuth(secret_key)
+        auth = HTTPBasicAuth(api_key, secret_key) if api_key is not None else None
         self._session = Session(self._url, auth, connections=connections)
         self._session.headers["Accept"] = "application/json"
+        if auth is None:
+            self._session.headers["Authorization"] = f"Api-Key {secret_key}"
 
     def fetch(self, identity: Identity, call: Call) -> Fetched:
         """Send one call and return its parts. Raises UpstreamError for every failure of the call.
@@ -153,21 +143,13 @@ def _body(response: requests.Response) -> bytes | None:
 def translate_error(error: Exception) -> UpstreamError:
     """Return the UpstreamError for an error of requests or urllib3. Its text has no URL, which would contain ids."""
     name = type(error).__name__
-    if _caused_by(error, InvalidResponse):
-        return UpstreamInvalid(name)
     if isinstance(error, requests.ConnectTimeout | requests.exceptions.SSLError):
         return UpstreamUnavailable(name)
     if isinstance(error, requests.Timeout | urllib3.exceptions.ReadTimeoutError):
         return UpstreamTimeout(name)
-    if isinstance(error, requests.exceptions.ContentDecodingError | urllib3.exceptions.DecodeError):
+    if isinstance(error, InvalidResponse | requests.exceptions.ContentDecodingError | urllib3.exceptions.DecodeError):
         return UpstreamInvalid(name)
     return UpstreamUnavailable(name)
-
-
-def _caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:
-    while error is not None and not isinstance(error, kind):
-        error = error.__cause__ or error.__context__
-    return error is not None
 
 
 def _document(body: bytes | None) -> Any:
@@ -186,7 +168,7 @@ def _error_text(document: Any, body: bytes | None) -> str:
 
 
 def _names_somebody(record: Record) -> bool:
-    return any(id is not None and id.strip() for id in (record.user_id, record.device_id))
+    return any((id or "").strip() for id in (record.user_id, record.device_id))
 
 
 def _is_about(identity: Identity, user_data: Mapping[str, Any]) -> bool:
@@ -216,14 +198,10 @@ def _id(value: Any) -> str | None:
 
 def retry_after(value: str | None, now: float) -> float:
     """Return the seconds of a Retry-After header, a number or a date (RFC 9110, 10.2.3)."""
-    seconds = _DEFAULT_PAUSE_SECONDS
     text = (value or "").strip()
-    if text.isascii() and text.isdigit():
-        seconds = float(text)
-    elif text:
-        try:
-            moment: datetime = parsedate_to_datetime(text)
-            seconds = moment.timestamp() - now
-        except (TypeError, ValueError, OverflowError):
-            pass
+    is_number = text.isascii() and text.isdigit()
+    try:
+        seconds = float(text) if is_number else parsedate_to_datetime(text).timestamp() - now
+    except (TypeError, ValueError, OverflowError):
+        seconds = _DEFAULT_PAUSE_SECONDS
     return min(max(seconds, 1.0), _MAX_PAUSE_SECONDS)

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from proxy.amplitude.calls import Call
 from proxy.amplitude.circuit_breaker import CircuitBreaker
 from proxy.amplitude.client import Fetched
-from proxy.amplitude.rate_limiter import RateLimiter
-from proxy.amplitude.sliding_window import Reservation
+from proxy.amplitude.rate_limiter import RateLimiter, Reservation
 from proxy.monitoring.clock import Clock
 from proxy.monitoring.logs import OncePerMinute
 from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamRejected, UpstreamTimeout
@@ -56,9 +55,9 @@ class CallExecutor:
         self.last_call: LastCall | None = None
 
     def execute(
-        self, identity: Identity, call: Call, reservation: Reservation, *, probe: bool
+        self, identity: Identity, call: Call, reservation: Reservation, *, trial: bool
     ) -> Fetched | UpstreamError:
-        """Send `call` and return its result or its error. `probe`: the result of `CircuitBreaker.begin`."""
+        """Send `call` and return its result or its error. `trial`: the result of `CircuitBreaker.begin`."""
         started = self._clock.monotonic()
         outcome: Fetched | UpstreamError | None = None
         try:
@@ -69,23 +68,21 @@ class CallExecutor:
             abandoned = isinstance(outcome, UpstreamTimeout)
             reservation.complete(may_arrive_for=MAY_ARRIVE_SECONDS if abandoned else 0.0)
         ended = self._clock.monotonic()
-        if isinstance(outcome, UpstreamError):
-            self._failed(outcome)
-        else:
+        fault = outcome if isinstance(outcome, UpstreamError) else None
+        if fault is None:
             # Only successful calls: failures do not show how long a response takes, and after an outage callers may
             # expect the usual time at once.
             self.typical += 0.2 * (ended - started - self.typical)
-        fault = outcome if isinstance(outcome, UpstreamError) else None
-        self._circuit_breaker.record(fault, probe=probe)
+        else:
+            if isinstance(fault, QuotaExhausted):
+                self._rate_limiter.pause(fault.retry_after or 0.0)
+            # No retry helps with wrong credentials: an operator must fix them.
+            level = logging.ERROR if isinstance(fault, UpstreamRejected) else logging.WARNING
+            # The type is the key: a response about another user must not hide other invalid responses from the log.
+            self._failures.note(type(fault).__name__, level=level, error=fault.word, why=str(fault))
+        self._circuit_breaker.record(fault, trial=trial)
+        word = fault.word if fault else None
         exposures = sum(part.section == "recommendations" for part in call.parts)
-        self._on_ended(fault.word if fault else "ok", ended - started, exposures)
-        self.last_call = LastCall(fault.word if fault else None, ended)
+        self._on_ended(word or "ok", ended - started, exposures)
+        self.last_call = LastCall(word, ended)
         return outcome
-
-    def _failed(self, fault: UpstreamError) -> None:
-        if isinstance(fault, QuotaExhausted):
-            self._rate_limiter.pause(fault.retry_after or 0.0)
-        # No retry helps with wrong credentials: an operator must fix them.
-        level = logging.ERROR if isinstance(fault, UpstreamRejected) else logging.WARNING
-        # The type is the key: a response about another user must not hide other invalid responses from the log.
-        self._failures.note(type(fault).__name__, level=level, error=fault.word, why=str(fault))

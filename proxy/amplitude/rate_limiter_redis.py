@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
-from threading import Lock
 
-from proxy.amplitude.rate_limiter import JITTER_SECONDS, NEVER, LocalRateLimiter, RateLimiter
-from proxy.amplitude.sliding_window import WINDOW_SECONDS, Reservation
+from proxy.amplitude.rate_limiter import JITTER_SECONDS, NEVER, RateLimiter, Reservation
+from proxy.amplitude.sliding_window import WINDOW_SECONDS, Slot
 from proxy.monitoring.clock import Clock
 from proxy.storage.redis import RedisUnavailable
 from proxy.storage.redis.client import RedisClient
@@ -29,61 +28,82 @@ _REFUSED_SECONDS = 0.1
 
 
 class RedisRateLimiter(RateLimiter):
-    """Shares the quota of `local` with other processes. Each call is one round trip and may raise RedisUnavailable.
+    """Shares the quota with other processes. `reserve` and `register` take a round trip and may raise RedisUnavailable.
 
-    `local` records the slots of this process, for a Redis that loses them. `longest`: seconds from a reservation's
-    time until its call can no longer reach Amplitude. `processes`: how many processes there are at least.
+    The slots of this process are recorded in memory too, for a Redis that loses them. `longest`: seconds from a
+    reservation's time until its call can no longer reach Amplitude. `processes`: how many processes there are at least.
     """
 
     def __init__(
-        self,
-        client: RedisClient,
-        prefix: bytes,
-        local: LocalRateLimiter,
-        *,
-        clock: Clock,
-        longest: float,
-        processes: int = 1,
+        self, client: RedisClient, prefix: bytes, per_minute: int, *, clock: Clock, longest: float, processes: int = 1
     ) -> None:
-        super().__init__(local.per_minute, clock=clock)
-        self.longest = longest
+        super().__init__(per_minute, clock=clock)
         self.epoch = b""
         """The state of Redis in which this process has registered: a Redis that lost data has another one."""
         self._client = client
-        self._local = local
+        self._longest = longest
         self._min_processes = processes
-        self._slots, self._bursts, self._pacing, self._processes = (
-            prefix + name for name in (b"quota:places", b"quota:bursts", b"quota:pace", b"quota:processes")
+        self._keys = [prefix + name for name in (b"quota:places", b"quota:bursts", b"quota:pace", b"quota:processes")]
+        self._reserve_script, self._cancel_script, self._complete_script, self._register_script = (
+            client.script(_LUA / f"{name}.lua") for name in ("reserve", "cancel", "complete", "register")
         )
-        self._reserve_script = client.script(_LUA / "reserve.lua")
-        self._cancel_script = client.script(_LUA / "cancel.lua")
-        self._complete_script = client.script(_LUA / "complete.lua")
-        self._register_script = client.script(_LUA / "register.lua")
-        self._lock = Lock()
         self._counts: deque[tuple[float, int]] = deque()  # when, and how many processes there were
         self._unreported = 0
         self._first_free = (NEVER, NEVER)  # when Redis last replied, and the first free slot by that reply
-
-    @property
-    def gone_since(self) -> float | None:
-        """Return when Redis became unavailable (monotonic seconds), None while it is available."""
-        return self._client.unavailable_since
-
-    @property
-    def used(self) -> int:
-        """Return how many slots the calls of this process hold."""
-        return self._local.used
-
-    @property
-    def paused(self) -> bool:
-        """Return whether nothing may be sent now, as far as this process knows."""
-        return self._local.paused
 
     @property
     def processes(self) -> int:
         """Return how many processes share the quota, as far as is known."""
         with self._lock:
             return max([self._min_processes, *(count for _, count in self._counts)])
+
+    def wait(self) -> float | None:
+        """Return the seconds until the first free slot by the last reply of Redis."""
+        return max(0.0, self.paused_for, self._first_free[1] - self._clock.monotonic())
+
+    def pause(self, seconds: float) -> None:
+        """Send nothing for some seconds, in no process that Redis reaches."""
+        super().pause(seconds)
+        self._report("", pause=seconds)
+
+    def cancel(self, reservation: Reservation) -> bool:
+        """Free the slot. If Redis is unavailable, the slot expires there by itself."""
+        cancelled = super().cancel(reservation)
+        if cancelled:
+            self._first_free = (NEVER, NEVER)
+            wait = reservation.at - self._clock.monotonic()
+            with suppress(RedisUnavailable):
+                self._cancel_script(self._keys[:3], [reservation.id, int(reservation.even), self.rate.interval, wait])
+        return cancelled
+
+    def complete(self, reservation: Reservation, may_arrive_for: float) -> bool:
+        """Hold the slot for another minute after the last moment at which the call may arrive."""
+        completed = super().complete(reservation, may_arrive_for)
+        if completed:
+            self._report(reservation.id, free_in=may_arrive_for + WINDOW_SECONDS)
+        return completed
+
+    def register(self) -> None:
+        """Count this process among those that share the quota, and report what Redis does not know."""
+        unreported, unavailable = self._unreported, self._client.unavailable_since is not None
+        uncertain = unavailable or unreported > 0
+        process = [self._client.id, _COUNTED_SECONDS, SETTLE_SECONDS, int(uncertain), _IDLE_MILLISECONDS]
+        processes, epoch, paused_for = self._register_script(self._keys, [*process, 0])
+        if epoch != self.epoch or uncertain:
+            with self._lock:
+                now = self._clock.monotonic()
+                self._window.forget(now)
+                slots = [value for id, free_at in self._window.held(self._longest) for value in (id, free_at - now)]
+            processes, epoch, paused_for = self._register_script(self._keys, [*process, self.paused_for, *slots])
+            self.epoch = epoch
+        self._learn_pause(float(paused_for))
+        if unavailable:
+            self._first_free = (NEVER, NEVER)
+        with self._lock:
+            self._unreported -= unreported
+            self._counts.append((self._clock.monotonic(), int(processes)))
+            while self._counts[0][0] < self._clock.monotonic() - _REMEMBERED_SECONDS:
+                self._counts.popleft()
 
     def _reserve(self, latest: float, burst: float) -> Reservation | None:
         now = self._clock.monotonic()
@@ -92,16 +112,16 @@ class RedisRateLimiter(RateLimiter):
             return None
         if not self.epoch:
             self.register()
-        id = self._local.new_id()
+        id = self._new_id()
         reserved, *slot = self._reserve_script(
-            [self._slots, self._bursts, self._pacing],
+            self._keys[:3],
             [
                 id,
                 self.rate.per_minute,
                 int(self.rate.burst * burst),
                 self.rate.interval,
                 latest - now,
-                self.longest + WINDOW_SECONDS,
+                self._longest + WINDOW_SECONDS,
                 self.epoch,
                 _IDLE_MILLISECONDS,
             ],
@@ -113,69 +133,30 @@ class RedisRateLimiter(RateLimiter):
         # From the reply on, which is later than the time that Redis counts from: never too early.
         now = self._clock.monotonic()
         self._first_free = (now, now + float(wait))
-        self._local.pause(float(paused_for), tolerance=JITTER_SECONDS)
+        self._learn_pause(float(paused_for))
         if not reserved:
             return None
-        reservation = Reservation(now + float(wait), bool(even), id, self)
-        self._local.hold(reservation)
-        return reservation
-
-    def cancel(self, reservation: Reservation) -> bool:
-        """Free a slot for which no call was sent. If Redis is unavailable, the slot expires there by itself."""
-        cancelled = self._local.cancel(reservation)
-        if cancelled:
-            self._first_free = (NEVER, NEVER)
-            self._cancel_script(
-                [self._slots, self._bursts, self._pacing],
-                [reservation.id, int(reservation.even), self.rate.interval, reservation.at - self._clock.monotonic()],
-            )
-        return cancelled
-
-    def complete(self, reservation: Reservation, *, may_arrive_for: float = 0.0) -> bool:
-        """Hold the slot for another minute after the last moment at which the call may arrive."""
-        completed = self._local.complete(reservation, may_arrive_for=may_arrive_for)
-        if completed:
-            self._report(reservation.id, free_in=may_arrive_for + WINDOW_SECONDS)
-        return completed
-
-    def pause(self, seconds: float) -> None:
-        """Send nothing for some seconds, in no process."""
-        self._local.pause(seconds)
-        self._report("", pause=seconds)
-
-    def wait(self) -> float | None:
-        """Return the seconds until the first free slot by the last reply of Redis."""
-        return max(0.0, self._local.paused_for, self._first_free[1] - self._clock.monotonic())
-
-    def register(self) -> None:
-        """Count this process among those that share the quota, and report what Redis does not know."""
-        unreported, unavailable = self._unreported, self.gone_since is not None
-        keys = [self._slots, self._bursts, self._pacing, self._processes]
-        uncertain = unavailable or unreported > 0
-        process = [self._client.id, _COUNTED_SECONDS, SETTLE_SECONDS, int(uncertain), _IDLE_MILLISECONDS]
-        processes, epoch, paused_for = self._register_script(keys, [*process, 0])
-        if epoch != self.epoch or uncertain:
-            slots = itertools.chain.from_iterable(self._local.held(self.longest))
-            processes, epoch, paused_for = self._register_script(keys, [*process, self._local.paused_for, *slots])
-            self.epoch = epoch
-        self._local.pause(float(paused_for), tolerance=JITTER_SECONDS)
-        if unavailable:
-            self._first_free = (NEVER, NEVER)
         with self._lock:
-            self._unreported -= unreported
-            self._counts.append((self._clock.monotonic(), int(processes)))
-            while self._counts[0][0] < self._clock.monotonic() - _REMEMBERED_SECONDS:
-                self._counts.popleft()
+            return self._hold(id, Slot(now + float(wait), bool(even)), self.rate)
 
-    def report_later(self) -> None:
+    def _report(self, id: str, *, free_in: float = 0.0, pause: float = 0.0) -> None:
+        """Report the end of a call or a pause, by the next registration if Redis is unavailable now."""
+        slots, _, pacing, _ = self._keys
+        try:
+            paused_for = self._complete_script([slots, pacing], [id, free_in, pause, _IDLE_MILLISECONDS])
+        except RedisUnavailable:
+            self._report_later()
+        else:
+            self._learn_pause(float(paused_for))
+
+    def _report_later(self) -> None:
         """Have the next registration report the slots of this process: Redis does not know all of them."""
         with self._lock:
             self._unreported += 1
 
-    def _report(self, id: str, *, free_in: float = 0.0, pause: float = 0.0) -> None:
-        try:
-            paused_for = self._complete_script([self._slots, self._pacing], [id, free_in, pause, _IDLE_MILLISECONDS])
-        except RedisUnavailable:
-            self.report_later()
-            raise
-        self._local.pause(float(paused_for), tolerance=JITTER_SECONDS)
+    def _learn_pause(self, seconds: float) -> None:
+        """Take over the pause that Redis knows, unless it is the present one by another reply."""
+        with self._lock:
+            until = self._clock.monotonic() + seconds
+            if until > self._paused_until + JITTER_SECONDS:
+                self._paused_until = until

@@ -12,12 +12,8 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from contextlib import suppress
-from dataclasses import dataclass, field
-from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from proxy.amplitude.rate_limiter import RateLimiter
+from dataclasses import dataclass
+from typing import NamedTuple
 
 WINDOW_SECONDS = 60.0
 
@@ -43,36 +39,6 @@ class Slot(NamedTuple):
 
     at: float
     even: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Reservation:
-    """A slot for one call, which may be sent from `at` (monotonic seconds) on.
-
-    As a context manager, it gives the slot back at the end of the block unless `complete` was called.
-    """
-
-    at: float
-    even: bool
-    id: str
-    """Unique among all processes."""
-    limiter: RateLimiter = field(repr=False, compare=False)
-
-    def complete(self, *, may_arrive_for: float = 0.0) -> None:
-        """Report the end of the call; see `RateLimiter.complete`."""
-        self.limiter.complete(self, may_arrive_for=may_arrive_for)
-
-    def cancel(self) -> None:
-        """Give the slot back; do nothing after `complete`."""
-        self.limiter.cancel(self)
-
-    def __enter__(self) -> Reservation:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.cancel()
 
 
 class SlidingWindow:

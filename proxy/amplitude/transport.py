@@ -14,7 +14,7 @@ import io
 import socket
 import ssl
 import time
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPResponse
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,7 +25,7 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
 
 from proxy import __version__
 
@@ -33,8 +33,8 @@ _MAX_HEAD_BYTES = 65_536
 """Limit on the head of a response plus any number of informational responses before it."""
 
 
-class InvalidResponse(HTTPException):
-    """The upstream sent an invalid response."""
+class InvalidResponse(HTTPError):
+    """The upstream sent an invalid response. Neither urllib3 nor requests replaces an error of this class."""
 
 
 class _UntilDeadline(io.RawIOBase):
@@ -129,11 +129,13 @@ class _BoundedResponse(HTTPResponse):
         return self.version == 11 and framed and not closes and not malformed
 
 
-class _DeadlineConnection(HTTPConnection):
+class _Connection(HTTPConnection):
     """Tries all addresses of a host within one deadline. urllib3 would give each of them the whole timeout.
 
     `_new_conn` and `_dns_host` are private to urllib3, whose public API has no way to do this.
     """
+
+    response_class = _BoundedResponse
 
     @property
     def is_connected(self) -> bool:
@@ -179,12 +181,8 @@ class _DeadlineConnection(HTTPConnection):
             self._dns_host, self.timeout = host, timeout
 
 
-class _Connection(_DeadlineConnection):
-    response_class = _BoundedResponse
-
-
-class _SecureConnection(_DeadlineConnection, HTTPSConnection):
-    response_class = _BoundedResponse
+class _SecureConnection(_Connection, HTTPSConnection):
+    pass
 
 
 class _Pool(HTTPConnectionPool):
@@ -195,11 +193,8 @@ class _SecurePool(HTTPSConnectionPool):
     ConnectionCls = _SecureConnection
 
 
-class DeadlineAdapter(HTTPAdapter):
+class _Adapter(HTTPAdapter):
     """An HTTPAdapter with the connections of this module, also through a proxy. Never retries."""
-
-    def __init__(self, *, connections: int) -> None:
-        super().__init__(pool_connections=1, pool_maxsize=connections, max_retries=0)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
@@ -208,17 +203,13 @@ class DeadlineAdapter(HTTPAdapter):
     def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
         """Build the response of requests. Its connection does not return to the pool automatically."""
         # urllib3 would release it after the last byte of the body, before the body is checked.
-        resp.release_conn = _keep_out_of_pool
+        resp.release_conn = lambda: None
         return super().build_response(req, resp)
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> PoolManager:
         manager: PoolManager = super().proxy_manager_for(*args, **kwargs)
         _bound(manager)
         return manager
-
-
-def _keep_out_of_pool() -> None:
-    pass
 
 
 def reuse_connection(response: requests.Response) -> None:
@@ -254,7 +245,7 @@ class Session(requests.Session):
             self.verify = environment["verify"]
         self.trust_env = False
         for scheme in ("http://", "https://"):
-            self.mount(scheme, DeadlineAdapter(connections=connections))
+            self.mount(scheme, _Adapter(pool_connections=1, pool_maxsize=connections))
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         """Return no target: requests would read the body of a redirect without a limit, even without following it."""

@@ -6,13 +6,17 @@ already retried or given up. Each user waits once, with all requested parts.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from threading import Lock
 from typing import NamedTuple
 
 from proxy.monitoring.clock import Clock
+from proxy.monitoring.logs import OncePerMinute
 from proxy.profile.parts import Identity, Part
+
+_log = logging.getLogger(__name__)
 
 _RECENT_SECONDS = 5.0
 """A recommendation is only refreshed this soon after a request for it: fetching it logs an exposure."""
@@ -39,26 +43,27 @@ class Backlog:
         self._refreshes: _Queue = OrderedDict()
         self.dropped = 0
         """Users removed because the backlog was full or they had waited for too long."""
+        self._dropped_log = OncePerMinute(_log, "the backlog dropped users", clock)
+        self._dropped_logged = 0
 
     def __len__(self) -> int:
         return len(self._missing) + len(self._refreshes)
 
-    def add(self, identity: Identity, requested: Mapping[Part, float], *, refresh: bool = False) -> None:
-        """Add parts, each with the time of its last request. `refresh`: cached copies of them exist."""
-        if not requested:
-            return
+    def add(self, identity: Identity, parts: Mapping[Part, Wanted]) -> None:
+        """Add parts of a user."""
         with self._lock:
-            queue = self._refreshes if refresh else self._missing
-            newest = max(next(reversed(queue.values())).values()) if queue else float("-inf")
-            known = queue.pop(identity, {})
-            queue[identity] = known | {part: max(at, known.get(part, at)) for part, at in requested.items()}
-            if max(requested.values()) < newest:
-                # Returned after a failed attempt: it keeps its age, and newer requests stay ahead of it.
-                queue.move_to_end(identity, last=False)
+            for queue, refresh in ((self._missing, False), (self._refreshes, True)):
+                requested = {part: wanted.requested_at for part, wanted in parts.items() if wanted.refresh is refresh}
+                if requested:
+                    _insert(queue, identity, requested)
             self._drop_expired()
             while len(self) > self._max_users:
                 (self._refreshes or self._missing).popitem(last=False)
                 self.dropped += 1
+            dropped = self.dropped - self._dropped_logged
+            self._dropped_logged += dropped
+        if dropped:
+            self._dropped_log.note("backlog", times=dropped, in_all=self.dropped)
 
     def pop(self) -> tuple[Identity, dict[Part, Wanted]] | None:
         """Remove and return the next user and all parts wanted for it; None when the backlog is empty."""
@@ -93,3 +98,12 @@ class Backlog:
             while queue and max(next(iter(queue.values())).values()) < oldest:
                 queue.popitem(last=False)
                 self.dropped += 1
+
+
+def _insert(queue: _Queue, identity: Identity, requested: Mapping[Part, float]) -> None:
+    newest = max(next(reversed(queue.values())).values()) if queue else float("-inf")
+    known = queue.pop(identity, {})
+    queue[identity] = known | {part: max(at, known.get(part, at)) for part, at in requested.items()}
+    if max(requested.values()) < newest:
+        # Returned after a failed attempt: it keeps its age, and newer requests stay ahead of it.
+        queue.move_to_end(identity, last=False)

@@ -24,11 +24,11 @@ from proxy.storage.tiered import TieredStore
 
 @dataclass(frozen=True, slots=True)
 class InFlightCall:
-    """A call being sent. `number`: its number in this process; `probe`: whether it is the trial call of an outage."""
+    """A call being sent. `number`: unique in this process; `trial`: whether it is the half-open trial."""
 
     number: int
     call: Call
-    probe: bool
+    trial: bool
     generation: int
 
 
@@ -94,7 +94,7 @@ class Dispatcher:
         to_fetch: list[Part] = []
         refused: list[Part] = []
         remote: list[PendingPart] = []
-        probe = False
+        trial = False
         with self._pending.lock:
             # Read under the lock: otherwise a call could complete between the read and the decision. No I/O here.
             record, now = self._store.read(identity), self._clock.now()
@@ -105,7 +105,7 @@ class Dispatcher:
                     continue
                 elif part not in lease.granted:
                     remote.append(pending)
-                elif self._too_late(pending):
+                elif pending.useless_at(self._clock.monotonic()):
                     settled[part] = fault
                 else:
                     to_fetch.append(part)
@@ -113,7 +113,7 @@ class Dispatcher:
                 to_fetch, refused = [], to_fetch
             elif to_fetch:
                 try:
-                    probe = self._circuit_breaker.begin()
+                    trial = self._circuit_breaker.begin()
                 except UpstreamError as outage:
                     to_fetch, refused, fault = [], to_fetch, outage
             calls = plan_calls(to_fetch, [part for part in riders if part in lease.granted and part not in settled])
@@ -121,7 +121,7 @@ class Dispatcher:
             if calls:
                 generation = min(wanted[part].generation for part in to_fetch)
                 number = self._pending.mark_sent(identity, calls[0].parts, wanted)
-                call = InFlightCall(number, calls[0], probe, generation)
+                call = InFlightCall(number, calls[0], trial, generation)
             later = {part: wanted[part] for planned in calls[1:] for part in planned.parts}
             followed = RemoteCall(self._pending.mark_remote(remote), remote) if remote else None
         return Decision(
@@ -133,10 +133,6 @@ class Dispatcher:
             followed,
             released=lease.granted - later.keys() - (call.call.parts if call else frozenset()),
         )
-
-    def _too_late(self, pending: PendingPart) -> bool:
-        """Say whether no caller waits for a recommendation any more: fetching it would log an exposure for nothing."""
-        return pending.logs_exposure and not pending.wanted_later and pending.until < self._clock.monotonic()
 
     def complete(self, identity: Identity, sent: InFlightCall, outcome: Fetched | UpstreamError) -> list[PendingPart]:
         """Cache and settle what a call returned. Return the requested parts that a 429 failed, which stay pending."""

@@ -44,14 +44,13 @@ class PendingPart:
     """Whether another process makes that call."""
 
     @property
-    def logs_exposure(self) -> bool:
-        """Say whether Amplitude logs an exposure when the part is fetched."""
-        return self.part.section == "recommendations"
-
-    @property
     def requested(self) -> bool:
         """Say whether a caller wants the part."""
         return self.wanted_later or self.until > NEVER
+
+    def useless_at(self, moment: float) -> bool:
+        """Say whether no caller wants the part any more at `moment`, and fetching it would log an exposure."""
+        return self.part.section == "recommendations" and not self.wanted_later and self.until < moment
 
 
 @dataclass(frozen=True, slots=True)

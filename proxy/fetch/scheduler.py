@@ -8,6 +8,7 @@ themselves. Parts that cannot be fetched in time go into the backlog, which uses
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,10 +17,8 @@ from typing import NamedTuple
 
 from proxy.amplitude.circuit_breaker import CircuitBreaker
 from proxy.amplitude.executor import CallExecutor
-from proxy.amplitude.rate_limiter import RateLimiter
-from proxy.amplitude.sliding_window import Reservation
-from proxy.fetch.backlog import Backlog
-from proxy.fetch.backlog_worker import BacklogCall, BacklogWorker
+from proxy.amplitude.rate_limiter import RateLimiter, Reservation
+from proxy.fetch.backlog import Backlog, Wanted
 from proxy.fetch.dispatch import Decision, Dispatcher, InFlightCall, RemoteCall
 from proxy.fetch.pending import NEVER, PendingPart, PendingParts, Waiter
 from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
@@ -35,6 +34,7 @@ _log = logging.getLogger(__name__)
 _BATCH_POLL_SECONDS = 0.05  # between attempts to reserve a time for a background batch, which callers may join
 _MIN_WAIT_SECONDS = 0.02  # before a background batch tries to reserve again
 _REMOTE_POLL_SECONDS = 0.05  # between checks of another process's call
+_MIN_BACKLOG_PAUSE_SECONDS = 0.01
 _MAX_BACKLOG_PAUSE_SECONDS = 1.0  # an outage may end early, and a reservation may be cancelled
 
 
@@ -47,7 +47,7 @@ class _Batch:
 
 
 class SchedulerStats(NamedTuple):
-    """Batches that are queued, those of them that have a reservation, and batches that run or have a thread."""
+    """Batches that are queued, those of them that have a reservation, and batches that run."""
 
     queued: int
     reserved: int
@@ -80,6 +80,8 @@ class FetchScheduler:
         self._store = store
         self._rate_limiter = rate_limiter
         self._circuit_breaker = circuit_breaker
+        self._backlog = backlog
+        self._policy = policy
         self._clock = clock
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fetch")
         self._pending = PendingParts()
@@ -87,7 +89,6 @@ class FetchScheduler:
         self._dispatcher = Dispatcher(
             self._pending, store, rate_limiter, circuit_breaker, policy, along=along, clock=clock
         )
-        self._backlog_worker = BacklogWorker(backlog, store, rate_limiter, circuit_breaker, policy, clock=clock)
         self._batches: dict[Identity, _Batch] = {}
         self._running = 0
         self._backlog_running = False
@@ -136,7 +137,7 @@ class FetchScheduler:
         if batch:
             self._schedule(identity, batch)
         if late:
-            self._refuse(identity, late, QuotaExhausted(retry_after=self._rate_limiter.wait()))
+            self._refuse(identity, late)
         return Waiter(joined, frozenset(new))
 
     def refresh(self, identity: Identity, parts: Collection[Part]) -> None:
@@ -176,73 +177,76 @@ class FetchScheduler:
         batch = self._batches[identity] = _Batch(dict(parts))
         return batch
 
-    def _schedule(self, identity: Identity, batch: _Batch, leased: Collection[Part] = ()) -> None:
-        """Reserve a time for `batch` and submit it, or refuse its parts. `leased` parts are then released."""
-        try:
-            reservation, fault = self._reserve(batch)
-        except Exception:  # noqa: BLE001  # otherwise later callers would join a batch that is never sent
-            _log.exception("a call could not be booked")
-            reservation, fault = None, UpstreamInvalid("a fault of ours")
-        with self._lock:
-            if reservation is None:
-                del self._batches[identity]
-                self._lock.notify_all()
-                refused = list(batch.parts.values())
+    def _schedule(self, identity: Identity, batch: _Batch) -> bool:
+        """Reserve a time for `batch` and start its thread, or refuse its parts. Return whether a thread was started."""
+        outcome = self._reserve(batch)
+        if isinstance(outcome, Reservation):
+            with self._lock:
+                batch.reservation = outcome
+                late = self._remove_late(batch)
+            if late:
+                self._refuse(identity, late)
+            try:
+                self._start(self._run, identity, batch, outcome)
+            except RuntimeError:  # no thread can be started, or the process ends
+                outcome.cancel()
+                outcome = QuotaExhausted()
             else:
-                batch.reservation = reservation
-                refused = self._remove_late(batch)
-        if refused:
-            self._refuse(identity, refused, fault or QuotaExhausted(retry_after=self._rate_limiter.wait()))
-        if reservation is not None:
-            self._submit(identity, batch, reservation)
-        elif leased:
-            self._store.save(identity, EMPTY, leased)
+                return True
+        with self._lock:
+            del self._batches[identity]
+            self._lock.notify_all()
+        self._refuse(identity, list(batch.parts.values()), outcome)
+        return False
 
     def _schedule_leased(self, identity: Identity, parts: Mapping[Part, PendingPart]) -> None:
-        """Queue `parts`, which are leased by this process, for a call of their own."""
+        """Queue `parts`, which are leased by this process, for a call of their own, or release them."""
         with self._lock:
             batch = self._add_to_batch(identity, parts)
-        if batch:
-            self._schedule(identity, batch, leased=parts.keys())
+        if batch and not self._schedule(identity, batch):
+            self._store.save(identity, EMPTY, parts.keys())
 
-    def _reserve(self, batch: _Batch) -> tuple[Reservation | None, UpstreamError | None]:
+    def _reserve(self, batch: _Batch) -> Reservation | UpstreamError:
         """Return a reservation, or the reason why there is none."""
         last_attempt = None
-        while True:
-            if fault := self._circuit_breaker.open_fault():
-                return None, fault
-            with self._lock:
-                parts = list(batch.parts.values())
-            refresh, background = all(part.refresh for part in parts), all(part.background for part in parts)
-            until = max(part.until for part in parts)
-            attempt = refresh, background, until
-            if attempt == last_attempt:
-                return None, QuotaExhausted(retry_after=self._rate_limiter.wait())
-            now = self._clock.monotonic()
-            # A call that can be sent now is sent, even if calls are slow: a late result is still cached.
-            latest = now if refresh or background else until - self._executor.typical
-            burst = 1.0 if not refresh else 0.5 if until > now else 0.0
-            reservation = self._rate_limiter.reserve(latest, burst=0.0 if background else burst)
-            if reservation is not None:
-                return reservation, None
-            if background and now < until:
-                # Not reserved ahead: a later caller would have to wait behind the reservation.
-                pause = min(max(self._rate_limiter.wait() or 0.0, _MIN_WAIT_SECONDS), _BATCH_POLL_SECONDS)
-                self._clock.sleep(min(pause, until - now))
-            else:
-                # A caller that has joined since may wait longer or have no cached copy, which allows another attempt.
-                last_attempt = attempt
+        try:
+            while True:
+                if fault := self._circuit_breaker.open_fault():
+                    return fault
+                with self._lock:
+                    parts = list(batch.parts.values())
+                refresh, background = all(part.refresh for part in parts), all(part.background for part in parts)
+                until = max(part.until for part in parts)
+                attempt = refresh, background, until
+                if attempt == last_attempt:
+                    return QuotaExhausted(retry_after=self._rate_limiter.wait())
+                now = self._clock.monotonic()
+                if background or until == NEVER:  # for a send, or from the backlog: unused quota only
+                    latest, burst = now, 0.0
+                elif refresh:
+                    latest, burst = now, 0.5 if until > now else 0.0
+                else:
+                    # A call that can be sent now is sent, even if calls are slow: a late result is still cached.
+                    latest, burst = until - self._executor.typical, 1.0
+                if reservation := self._rate_limiter.reserve(latest, burst=burst):
+                    return reservation
+                if background and now < until:
+                    # Not reserved ahead: a later caller would have to wait behind the reservation.
+                    pause = min(max(self._rate_limiter.wait() or 0.0, _MIN_WAIT_SECONDS), _BATCH_POLL_SECONDS)
+                    self._clock.sleep(min(pause, until - now))
+                else:
+                    # Another attempt follows if a caller has joined that may wait longer or has no cached copy.
+                    last_attempt = attempt
+        except Exception:  # noqa: BLE001  # otherwise later callers would join a batch that is never sent
+            _log.exception("a call could not be booked")
+            return UpstreamInvalid("a fault of ours")
 
     def _remove_late(self, batch: _Batch | None) -> list[PendingPart]:
         """Remove and return recommendations that would arrive after the last caller has left. Needs the lock."""
         if batch is None or batch.reservation is None or batch.reservation.at <= self._clock.monotonic():
             return []
         arrival = batch.reservation.at + self._executor.typical
-        late = [
-            part
-            for part in batch.parts.values()
-            if part.logs_exposure and not part.wanted_later and part.until < arrival
-        ]
+        late = [pending for pending in batch.parts.values() if pending.useless_at(arrival)]
         for pending in late:
             del batch.parts[pending.part]
         return late
@@ -253,56 +257,38 @@ class FetchScheduler:
         """Run `work` on a thread of the pool. Raises RuntimeError when there is none."""
         self._pool.submit(_with_request_id, request_id.get(), work, *args)
 
-    def _submit(self, identity: Identity, batch: _Batch, reservation: Reservation) -> None:
-        with self._lock:
-            self._running += 1
-        try:
-            self._start(self._run, identity, batch, reservation)
-        except RuntimeError:  # no thread can be started, or the process ends
-            self._close_batch(identity, batch)
-            self._rate_limiter.cancel(reservation)
-            self._end_run()
-            self._refuse(identity, list(batch.parts.values()), QuotaExhausted())
-
-    def _close_batch(self, identity: Identity, batch: _Batch) -> None:
-        """Accept no more parts. Callers may still join those that are pending."""
-        with self._lock:
-            if self._batches.get(identity) is batch:
-                del self._batches[identity]
-                self._lock.notify_all()
-
-    def _end_run(self) -> None:
-        with self._lock:
-            self._running -= 1
-            self._lock.notify_all()
-
     def _run(self, identity: Identity, batch: _Batch, reservation: Reservation) -> None:
+        if (delay := reservation.at - self._clock.monotonic()) > 0:
+            self._clock.sleep(delay)
+        with self._lock:
+            if self._batches.get(identity) is not batch:
+                return  # refused: the pool could not start a thread for it, and yet kept it in its queue
+            # From now on the batch accepts no parts. Callers may still join those that are pending.
+            del self._batches[identity]
+            self._running += 1
         sent: InFlightCall | None = None
         try:
-            if (delay := reservation.at - self._clock.monotonic()) > 0:
-                self._clock.sleep(delay)
-            self._close_batch(identity, batch)
-            decision = self._dispatcher.prepare(identity, batch.parts)
-            sent = decision.call
-            self._apply(identity, decision)
-            if sent is None:
-                self._rate_limiter.cancel(reservation)
-                return
-            outcome = self._executor.execute(identity, sent.call, reservation, probe=sent.probe)
+            with reservation:
+                decision = self._dispatcher.prepare(identity, batch.parts)
+                sent = decision.call
+                self._apply(identity, decision)
+                if sent is None:
+                    return
+                outcome = self._executor.execute(identity, sent.call, reservation, trial=sent.trial)
             refused = self._dispatcher.complete(identity, sent, outcome)
             if refused and isinstance(outcome, UpstreamError):
                 self._refuse(identity, refused, outcome, call=sent.number)
         except Exception:  # noqa: BLE001  # callers that wait must get an outcome
             _log.exception("a flight failed on our side")
             fault = UpstreamInvalid("a fault of ours")
-            self._rate_limiter.complete(reservation)
-            self._close_batch(identity, batch)
             self._pending.settle(identity, dict.fromkeys(batch.parts, fault), call=None)
             if sent is not None:
-                self._circuit_breaker.record(fault, probe=sent.probe)
+                self._circuit_breaker.record(fault, trial=sent.trial)
                 self._pending.settle(identity, dict.fromkeys(sent.call.parts, fault), call=sent.number)
         finally:
-            self._end_run()
+            with self._lock:
+                self._running -= 1
+                self._lock.notify_all()
 
     def _apply(self, identity: Identity, decision: Decision) -> None:
         """Carry out a decision, except for its call."""
@@ -344,13 +330,30 @@ class FetchScheduler:
     # Refusing and the backlog.
 
     def _refuse(
-        self, identity: Identity, parts: Collection[PendingPart], fault: UpstreamError, *, call: int | None = None
+        self,
+        identity: Identity,
+        parts: Collection[PendingPart],
+        fault: UpstreamError | None = None,
+        *,
+        call: int | None = None,
     ) -> None:
-        """Fail `parts` for the callers that wait, and put those that are still wanted into the backlog."""
-        self._backlog_worker.add(identity, parts)
+        """Fail `parts` for the callers that wait, and put those that are still worth fetching into the backlog.
+
+        `fault`: None when the quota is exhausted. `call`: the call that carries the parts.
+        """
+        worthwhile = {
+            pending.part: Wanted(pending.requested_at, pending.refresh)
+            for pending in parts
+            if pending.requested
+            and not pending.background
+            and not pending.useless_at(math.inf)
+            and not self._store.forgotten(identity, pending.generation)
+        }
+        self._backlog.add(identity, worthwhile)
+        fault = fault or QuotaExhausted(retry_after=self._rate_limiter.wait())
         self._pending.settle(identity, dict.fromkeys((part.part for part in parts), fault), call=call)
         with self._lock:
-            if self._backlog_running or self._closed or self._backlog_worker.empty:
+            if self._backlog_running or self._closed or not len(self._backlog):
                 return
             self._backlog_running = True
         # Not on the pool: the process waits for the pool's threads when it ends, and a backlog may last for minutes.
@@ -364,31 +367,35 @@ class FetchScheduler:
         request_id.set(None)  # the calls belong to no request, in particular not to the one that started the thread
         while True:
             with self._lock:
-                if self._closed or self._backlog_worker.empty:
+                if self._closed or not len(self._backlog):
                     self._backlog_running = False
                     return
-            pause = 0.0
             try:
-                next_call = self._backlog_worker.next()
-                if isinstance(next_call, BacklogCall):
-                    self._submit_backlog_call(next_call)
-                else:
-                    pause = next_call
+                pause = self._circuit_breaker.wait() or self._schedule_from_backlog()
             except Exception:  # noqa: BLE001  # the thread survives a bug
                 _log.exception("the backlog could not be served")
                 pause = _MAX_BACKLOG_PAUSE_SECONDS
             if pause > 0:
                 self._clock.sleep(min(pause, _MAX_BACKLOG_PAUSE_SECONDS))
 
-    def _submit_backlog_call(self, backlog_call: BacklogCall) -> None:
-        """Send the parts that are not pending already; without any, cancel the reservation."""
-        identity, parts, reservation = backlog_call
+    def _schedule_from_backlog(self) -> float:
+        """Schedule the next user of the backlog with unused quota. Return the seconds until the next attempt."""
+        generation = self._store.generation
+        popped = self._backlog.pop()
+        if popped is None:
+            return 0.0
+        identity, wanted = popped
+        record, now = self._store.read(identity), self._clock.now()
+        parts = [
+            PendingPart(
+                part, wanted_later=True, refresh=want.refresh, requested_at=want.requested_at, generation=generation
+            )
+            for part, want in wanted.items()
+            if not self._policy.is_fresh(record, part, now, NEVER)
+        ]
         with self._lock:
             _, new = self._pending.join(identity, parts)
             batch = self._add_to_batch(identity, new)
-            if batch:
-                batch.reservation = reservation
-        if batch:
-            self._submit(identity, batch, reservation)
-        else:
-            self._rate_limiter.cancel(reservation)
+        if batch is None or self._schedule(identity, batch):
+            return 0.0
+        return max(self._rate_limiter.wait() or 0.0, _MIN_BACKLOG_PAUSE_SECONDS)

@@ -98,30 +98,26 @@ class ProfileService:
         if max_age is None and not background and parts is query.parts and (hit := self._store.fresh(identity, query)):
             return ProfileResult(hit.record, freshness=hit.freshness, ready=hit.ready, repeated=hit.again)
         now = self._clock.now()
+        min_fetched_at = NEVER if max_age is None else now - max_age
         for lookup in (self._store.read, self._store.get):  # from memory first, then from Redis
             stored = lookup(identity)
-            record = self._store.with_updates(identity, stored, query)
-            served = self._fresh_result(record, parts, max_age, now)
-            if served and (not background or all(self._policy.is_warm(record, part, now) for part in parts)):
-                return served
-        min_fetched_at = NEVER if max_age is None else now - max_age
-        if stored.unknown_at is not None and record.unknown_at is None:
+            updated = self._store.with_updates(identity, stored, query)
+            record = self._policy.prune(updated, now)
+            needed, to_refresh = self._not_fresh(record, parts, min_fetched_at, now, background)
+            if not needed and not to_refresh:
+                return ProfileResult(record, freshness=freshness(record, parts, self._policy, now))
+        if stored.unknown_at is not None and updated.unknown_at is None:
             # A later pushed update says that the user is known.
             min_fetched_at = max(min_fetched_at, math.nextafter(stored.unknown_at, math.inf))
         for part in parts:
-            if part in stored.parts and not record.has(part):  # cleared by a pushed update
+            if part in stored.parts and not updated.has(part):  # cleared by a pushed update
                 min_fetched_at = max(min_fetched_at, math.nextafter(stored.parts[part].fetched_at, math.inf))
-        record = self._policy.prune(record, now)
-        if background:
-            needed = [part for part in parts if not self._policy.is_warm(record, part, now)]
-            to_refresh: list[Part] = []
-            min_fetched_at = max(min_fetched_at, now)  # a copy with the usual lifetime is not enough
-        else:
-            needed, to_refresh = self._needed(record, parts, min_fetched_at, now)
+        needed, to_refresh = self._not_fresh(record, parts, min_fetched_at, now, background)
         if not needed:
-            if to_refresh:
-                self._scheduler.refresh(identity, to_refresh)
+            self._scheduler.refresh(identity, to_refresh)
             return ProfileResult(record, freshness=freshness(record, parts, self._policy, now))
+        if background:
+            min_fetched_at = max(min_fetched_at, now)  # a copy with the usual lifetime is not enough
 
         # Any cached copy is better than waiting long, unless the caller rules old copies out.
         cached = [part for part in needed if record.has(part)] if max_age is None and not background else []
@@ -159,21 +155,12 @@ class ProfileService:
         if result.repeated:
             self._store.keep_ready(identity, query, result.record, body, etag)
 
-    def _fresh_result(
-        self, record: Record, parts: Sequence[Part], max_age: float | None, now: float
-    ) -> ProfileResult | None:
-        """Return the result when all `parts` of `record` are fresh and no older than `max_age`."""
-        if not record.has_all(parts):
-            return None
-        fresh = freshness(record, parts, self._policy, now)
-        if fresh is None or fresh.ttl <= 0 or (max_age is not None and fresh.age > max_age):
-            return None
-        return ProfileResult(record, freshness=fresh)
-
-    def _needed(
-        self, record: Record, parts: Sequence[Part], min_fetched_at: float, now: float
+    def _not_fresh(
+        self, record: Record, parts: Sequence[Part], min_fetched_at: float, now: float, background: bool
     ) -> tuple[list[Part], list[Part]]:
         """Return the parts that need a call, and the stale ones that are served and refreshed afterwards."""
+        if background:
+            return [part for part in parts if not self._policy.is_warm(record, part, now)], []
         needed, to_refresh = [], []
         for part in parts:
             ttl = self._policy.ttl(record, part, now)

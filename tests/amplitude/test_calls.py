@@ -1,4 +1,4 @@
-"""Planning calls, and telling their answers apart."""
+"""Planning calls, and splitting their responses."""
 
 from typing import Any
 
@@ -146,8 +146,8 @@ def test_each_part_is_either_answered_or_faulty(data: dict[str, Any]) -> None:
 @pytest.mark.contract("1 propensities")
 def test_propensities_are_found_by_id_and_a_single_one_also_by_its_own_field() -> None:
     (call,) = plan_calls([prediction("p", "pct"), prediction("q", "pct")])
-    said = {"propensity": 1, "propensities": [{"pred_id": "q", "prop": 97, "prop_type": "score"}]}
-    assert split_response(call, said)[0] == {prediction("p", "pct"): None, prediction("q", "pct"): 97}
+    user_data = {"propensity": 1, "propensities": [{"pred_id": "q", "prop": 97, "prop_type": "score"}]}
+    assert split_response(call, user_data)[0] == {prediction("p", "pct"): None, prediction("q", "pct"): 97}
     (single,) = plan_calls([prediction("p")])
     assert split_response(single, {"propensity": 0.5})[0] == {prediction("p"): 0.5}
     assert split_response(single, {})[0] == {prediction("p"): None}

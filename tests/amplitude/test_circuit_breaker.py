@@ -17,7 +17,7 @@ from tests.support.fakes import FakeClock
 
 def failed(circuit_breaker: CircuitBreaker, times: int = 1, fault: UpstreamError | None = None) -> None:
     for _ in range(times):
-        circuit_breaker.record(fault or UpstreamUnavailable(), probe=circuit_breaker.begin())
+        circuit_breaker.record(fault or UpstreamUnavailable(), trial=circuit_breaker.begin())
 
 
 @pytest.mark.parametrize("fault", [UpstreamUnavailable(), UpstreamTimeout(), UpstreamInvalid()])
@@ -37,7 +37,7 @@ def test_an_answer_in_between_begins_the_count_anew_and_a_429_is_an_answer(clock
     circuit_breaker = CircuitBreaker(clock)
     for answer in (None, QuotaExhausted()):
         failed(circuit_breaker, 4)
-        circuit_breaker.record(answer, probe=circuit_breaker.begin())
+        circuit_breaker.record(answer, trial=circuit_breaker.begin())
     failed(circuit_breaker, 4)
     assert circuit_breaker.open_fault() is None
 
@@ -59,7 +59,7 @@ def test_one_probe_at_a_time_and_its_success_ends_the_outage(clock: FakeClock) -
     assert trial
     assert circuit_breaker.open_fault() is not None, "the others wait for the trial"
     assert circuit_breaker.wait() > 0
-    circuit_breaker.record(None, probe=trial)
+    circuit_breaker.record(None, trial=trial)
     assert circuit_breaker.open_fault() is None
     assert not circuit_breaker.begin()
 
@@ -77,7 +77,7 @@ def test_pauses_grow_to_four_seconds_counted_from_the_probe_s_start(clock: FakeC
     clock.advance(circuit_breaker.wait())
     trial = circuit_breaker.begin()
     clock.advance(5)
-    circuit_breaker.record(UpstreamTimeout(), probe=trial)
+    circuit_breaker.record(UpstreamTimeout(), trial=trial)
     assert circuit_breaker.wait() == 0, "a trial that hung has waited long enough"
 
 
@@ -85,9 +85,9 @@ def test_what_was_on_the_way_when_it_began_lengthens_nothing_and_an_answer_among
     circuit_breaker = CircuitBreaker(clock)
     in_flight = [circuit_breaker.begin() for _ in range(20)]
     for trial in in_flight[:19]:
-        circuit_breaker.record(UpstreamUnavailable(), probe=trial)
+        circuit_breaker.record(UpstreamUnavailable(), trial=trial)
     assert circuit_breaker.wait() == pytest.approx(0.5)
-    circuit_breaker.record(None, probe=in_flight[19])
+    circuit_breaker.record(None, trial=in_flight[19])
     assert circuit_breaker.open_fault() is None
 
 

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.amplitude.rate_limiter import LocalRateLimiter
-from proxy.amplitude.sliding_window import Reservation
+from proxy.amplitude.rate_limiter import RateLimiter, Reservation
 from proxy.monitoring.clock import Clock
 from tests.support.fakes import FakeClock
 
@@ -16,7 +15,7 @@ FOREVER = float("inf")
 
 
 def test_a_tenth_may_go_at_once_and_the_rest_goes_evenly(clock: FakeClock) -> None:
-    rate_limiter = LocalRateLimiter(600, clock=clock)
+    rate_limiter = RateLimiter(600, clock=clock)
     moments = [
         reservation.at - clock() for reservation in (rate_limiter.reserve(FOREVER) for _ in range(70)) if reservation
     ]
@@ -26,7 +25,7 @@ def test_a_tenth_may_go_at_once_and_the_rest_goes_evenly(clock: FakeClock) -> No
 
 
 def test_who_cannot_be_helped_in_time_is_told_at_once_and_spends_nothing(clock: FakeClock) -> None:
-    rate_limiter = LocalRateLimiter(10, clock=clock)
+    rate_limiter = RateLimiter(10, clock=clock)
     assert rate_limiter.reserve(clock()) is not None
     assert rate_limiter.reserve(clock() + 5.9) is None
     assert rate_limiter.wait() == pytest.approx(6.0)
@@ -35,48 +34,48 @@ def test_who_cannot_be_helped_in_time_is_told_at_once_and_spends_nothing(clock: 
 
 def test_now_is_never_too_late_though_the_clock_moves_on_while_we_ask() -> None:
     ticks = itertools.count(1000)
-    rate_limiter = LocalRateLimiter(600, clock=Clock(monotonic=lambda: float(next(ticks))))
+    rate_limiter = RateLimiter(600, clock=Clock(monotonic=lambda: float(next(ticks))))
     for _ in range(30):
         reservation = rate_limiter.reserve(float(next(ticks)))
         assert reservation is not None
-        rate_limiter.complete(reservation)
+        reservation.complete()
     assert rate_limiter.reserve(0.0) is not None
 
 
 def test_a_cancelled_place_is_free_again(clock: FakeClock) -> None:
-    rate_limiter = LocalRateLimiter(600, clock=clock)
+    rate_limiter = RateLimiter(600, clock=clock)
     reservations = [rate_limiter.reserve(clock()) for _ in range(60)]
     assert rate_limiter.reserve(clock()) is None
     for reservation in reservations:
         assert reservation is not None
-        rate_limiter.cancel(reservation)
+        reservation.cancel()
     assert all(rate_limiter.reserve(clock()) for _ in range(60))
 
 
 def test_a_place_is_taken_until_a_minute_after_the_call_has_ended(clock: FakeClock) -> None:
-    rate_limiter = LocalRateLimiter(1, clock=clock)
+    rate_limiter = RateLimiter(1, clock=clock)
     reservation = rate_limiter.reserve(clock())
     assert reservation is not None
     clock.advance(100)
     assert rate_limiter.reserve(FOREVER) is None, "a call on the way may still arrive"
     assert rate_limiter.wait() is None
-    rate_limiter.complete(reservation)
-    rate_limiter.complete(reservation)
+    reservation.complete()
+    reservation.complete()
     following = rate_limiter.reserve(FOREVER)
     assert following is not None
     assert following.at == clock() + 60
 
 
 def test_a_call_that_was_given_up_may_still_arrive(clock: FakeClock) -> None:
-    rate_limiter = LocalRateLimiter(1, clock=clock)
+    rate_limiter = RateLimiter(1, clock=clock)
     reservation = rate_limiter.reserve(clock())
     assert reservation is not None
-    rate_limiter.complete(reservation, may_arrive_for=5)
+    reservation.complete(may_arrive_for=5)
     assert rate_limiter.wait() == pytest.approx(65)
 
 
 def test_after_amplitude_s_429_nothing_is_sent_until_the_stand_back_is_over(clock: FakeClock) -> None:
-    rate_limiter = LocalRateLimiter(600, clock=clock)
+    rate_limiter = RateLimiter(600, clock=clock)
     rate_limiter.pause(60)
     rate_limiter.pause(5)
     paused = [rate_limiter.paused]
@@ -100,7 +99,7 @@ def test_no_60_seconds_hold_more_calls_than_the_quota_wherever_they_arrived(
     per_minute: int, events: list[tuple[float, float, str]], patience: float
 ) -> None:
     clock = FakeClock(0)
-    rate_limiter = LocalRateLimiter(per_minute, clock=clock)
+    rate_limiter = RateLimiter(per_minute, clock=clock)
     in_flight: list[tuple[float, float, Reservation]] = []  # ends, began
     calls: list[tuple[float, float]] = []
 
@@ -108,7 +107,7 @@ def test_no_60_seconds_hold_more_calls_than_the_quota_wherever_they_arrived(
         for end, began, reservation in sorted(in_flight, key=lambda call: call[0]):
             if end <= to:
                 clock.advance(max(0.0, end - clock()))
-                rate_limiter.complete(reservation)
+                reservation.complete()
                 calls.append((began, end))
                 in_flight.remove((end, began, reservation))
         clock.advance(max(0.0, to - clock()))
@@ -120,7 +119,7 @@ def test_no_60_seconds_hold_more_calls_than_the_quota_wherever_they_arrived(
             continue
         assert clock() <= reservation.at <= clock() + patience
         if action == "cancel":
-            rate_limiter.cancel(reservation)
+            reservation.cancel()
         else:
             in_flight.append((reservation.at + duration, reservation.at, reservation))
     advance(clock() + 100)
@@ -131,13 +130,13 @@ def test_no_60_seconds_hold_more_calls_than_the_quota_wherever_they_arrived(
 
 
 def test_a_minute_under_pressure_is_used_whole_and_never_starves(clock: FakeClock) -> None:
-    rate_limiter = LocalRateLimiter(600, clock=clock)
+    rate_limiter = RateLimiter(600, clock=clock)
     start = clock()
     ends: list[tuple[float, Reservation]] = []
     moments = []
     while clock() < start + 600:
         while ends and ends[0][0] <= clock():
-            rate_limiter.complete(ends.pop(0)[1])
+            ends.pop(0)[1].complete()
         if reservation := rate_limiter.reserve(clock() + 1):
             moments.append(reservation.at)
             ends.append((reservation.at + 0.5, reservation))
@@ -150,14 +149,14 @@ def test_a_minute_under_pressure_is_used_whole_and_never_starves(clock: FakeCloc
 
 
 def test_reservation__block_left_without_complete__slot_is_free_again(clock: FakeClock) -> None:
-    rate_limiter = LocalRateLimiter(10, clock=clock)
+    rate_limiter = RateLimiter(10, clock=clock)
     with pytest.raises(ZeroDivisionError), rate_limiter.reserve(clock()) or pytest.fail("no slot"):
         raise ZeroDivisionError
     assert rate_limiter.reserve(clock()) is not None
 
 
 def test_reservation__completed_in_its_block__slot_is_taken_for_a_minute(clock: FakeClock) -> None:
-    rate_limiter = LocalRateLimiter(1, clock=clock)
+    rate_limiter = RateLimiter(1, clock=clock)
     reservation = rate_limiter.reserve(clock())
     assert reservation is not None
     with reservation:
@@ -166,17 +165,17 @@ def test_reservation__completed_in_its_block__slot_is_taken_for_a_minute(clock: 
 
 
 def test_reservation__ended_twice__only_the_first_time_counts(clock: FakeClock) -> None:
-    rate_limiter = LocalRateLimiter(10, clock=clock)
+    rate_limiter = RateLimiter(10, clock=clock)
     reservation = rate_limiter.reserve(clock())
     assert reservation is not None
-    assert rate_limiter.cancel(reservation)
-    assert not rate_limiter.cancel(reservation)
-    assert not rate_limiter.complete(reservation)
+    assert reservation.cancel()
+    assert not reservation.cancel()
+    assert not reservation.complete()
     assert rate_limiter.used == 0
 
 
 def test_cancel__burst_call_older_than_a_minute__frees_the_slot(clock: FakeClock) -> None:
-    rate_limiter = LocalRateLimiter(600, clock=clock)
+    rate_limiter = RateLimiter(600, clock=clock)
     reservations = [rate_limiter.reserve(clock()) for _ in range(2)]
     clock.advance(61)
     assert rate_limiter.used == 2
@@ -184,13 +183,3 @@ def test_cancel__burst_call_older_than_a_minute__frees_the_slot(clock: FakeClock
         assert reservation is not None
         reservation.cancel()
     assert rate_limiter.used == 0
-
-
-def test_local_limiter__slots_held_for_redis__forgotten_a_minute_after_their_calls(clock: FakeClock) -> None:
-    rate_limiter = LocalRateLimiter(600, clock=clock)
-    for number in range(5):
-        reservation = Reservation(clock(), even=True, id=str(number), limiter=rate_limiter)
-        rate_limiter.hold(reservation)
-        reservation.complete()
-        clock.advance(61)
-    assert len(rate_limiter) == 1

@@ -13,10 +13,9 @@ import redis
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from proxy.amplitude.rate_limiter import LocalRateLimiter, RateLimiter
+from proxy.amplitude.rate_limiter import RateLimiter, Reservation
 from proxy.amplitude.rate_limiter_fallback import FallbackRateLimiter
-from proxy.amplitude.rate_limiter_redis import SETTLE_SECONDS, RedisRateLimiter
-from proxy.amplitude.sliding_window import Reservation
+from proxy.amplitude.rate_limiter_redis import SETTLE_SECONDS
 from proxy.storage.redis.client import RedisClient
 from tests.support.fakes import FakeClock
 from tests.support.redis_server import RedisServer
@@ -99,8 +98,8 @@ class Run:
         if name in ("complete", "cancel") and self.reservations:
             reservation = self.reservations[number % len(self.reservations)]
             if name == "cancel":
-                return self.limiter.cancel(reservation)
-            return self.limiter.complete(reservation, may_arrive_for=seconds)
+                return reservation.cancel()
+            return reservation.complete(may_arrive_for=seconds)
         return self.limiter.paused
 
 
@@ -137,11 +136,11 @@ def test_sliding_window__same_operations_in_python_and_in_lua__same_outcomes(
     client: RedisWithClock, per_minute: int, operations: list[Operation]
 ) -> None:
     clock = client.clock = FakeClock()
-    local, held = (LocalRateLimiter(per_minute, clock=clock) for _ in range(2))
-    shared = RedisRateLimiter(client, next(prefixes), held, clock=clock, longest=100_000)
+    local = RateLimiter(per_minute, clock=clock)
+    shared = FallbackRateLimiter(client, next(prefixes), per_minute, clock=clock, longest=100_000)
     shared.register()
     clock.advance(SETTLE_SECONDS + 0.2)
-    in_python, in_lua = Run(local, clock), Run(FallbackRateLimiter(shared, held, clock=clock), clock)
+    in_python, in_lua = Run(local, clock), Run(shared, clock)
     for operation in operations:
         if operation[0] == "advance":
             clock.advance(operation[1])

@@ -252,7 +252,7 @@ def test_connection__response_not_whole_or_not_documented__is_closed(
 @pytest.mark.parametrize("reply", TIMED_OUT.values(), ids=TIMED_OUT)
 def test_connection__timed_out__is_closed(reply: Callable[[str], Reply]) -> None:
     with Upstream(reply) as upstream:
-        assert ask_in_turn(amplitude(upstream, timeout=0.2), upstream) == ["upstream_timeout"] * 4
+        assert ask_in_turn(amplitude(upstream, timeout=0.1), upstream) == ["upstream_timeout"] * 4
         assert upstream.users == list(USERS)
         assert upstream.connections == 4
 
@@ -391,7 +391,7 @@ def test_answer__another_users_came_between_check_and_request__is_invalid() -> N
 
 @pytest.mark.contract("1 another user")
 @pytest.mark.parametrize(
-    ("asked", "ids"),
+    ("requested", "ids"),
     [
         (Identity("alice", None), {"user_id": "alice"}),
         (Identity("alice", None), {"user_id": " alice\n"}),
@@ -405,11 +405,13 @@ def test_answer__another_users_came_between_check_and_request__is_invalid() -> N
         (Identity(None, "12345"), {"device_id": 12345}),
     ],
 )
-def test_answer__about_the_asked_user__is_taken_and_the_connection_reused(asked: Identity, ids: dict[str, Any]) -> None:
+def test_answer__about_the_asked_user__is_taken_and_the_connection_reused(
+    requested: Identity, ids: dict[str, Any]
+) -> None:
     with Upstream(about(**ids)) as upstream:
         client = amplitude(upstream, accept_mapped_users=False)
-        assert client.fetch(asked, CALL).record.parts
-        assert client.fetch(asked, CALL).record.parts
+        assert client.fetch(requested, CALL).record.parts
+        assert client.fetch(requested, CALL).record.parts
         assert upstream.connections == 1
 
 
@@ -444,7 +446,7 @@ def test_answer__about_a_device_came_a_second_time__is_invalid_for_the_next_user
 
 @pytest.mark.contract("1 another user")
 @pytest.mark.parametrize(
-    ("asked", "ids"),
+    ("requested", "ids"),
     [
         (Identity("alice", None), {"user_id": "bob"}),
         (Identity("alice", None), {"user_id": "Alice"}),
@@ -460,17 +462,19 @@ def test_answer__about_a_device_came_a_second_time__is_invalid_for_the_next_user
         (Identity(None, "device"), {"device_id": "another", "user_id": "device"}),
     ],
 )
-def test_answer__about_another_user__is_invalid_and_its_connection_closed(asked: Identity, ids: dict[str, Any]) -> None:
+def test_answer__about_another_user__is_invalid_and_its_connection_closed(
+    requested: Identity, ids: dict[str, Any]
+) -> None:
     with Upstream(about(**ids)) as upstream:
         client = amplitude(upstream, accept_mapped_users=False)
         for _ in range(2):
             with pytest.raises(AnotherUser) as fault:
-                client.fetch(asked, CALL)
+                client.fetch(requested, CALL)
             assert isinstance(fault.value, UpstreamInvalid)
             assert "ACCEPT_MAPPED_USERS" in str(fault.value)
         assert upstream.connections == 2
         mapped = amplitude(upstream, accept_mapped_users=True)
-        assert mapped.fetch(asked, CALL).record.parts
+        assert mapped.fetch(requested, CALL).record.parts
 
 
 # TLS, and an operator's proxy.

@@ -20,7 +20,7 @@ def backlog(clock: FakeClock, max_users: int = 100) -> Backlog:
 
 
 def add(waiting: Backlog, clock: FakeClock, identity: Identity, parts: list[Part], *, refresh: bool = False) -> None:
-    waiting.add(identity, dict.fromkeys(parts, clock()), refresh=refresh)
+    waiting.add(identity, dict.fromkeys(parts, Wanted(clock(), refresh)))
 
 
 def popped(waiting: Backlog) -> list[tuple[str | None, set[Part]]]:
@@ -98,8 +98,8 @@ def test_who_failed_is_put_back_as_old_as_before_and_behind_newer_ones(clock: Fa
     waiting.pop()
     assert waiting.pop() == (user(1), {COHORTS: Wanted(before, False), PROPERTIES: Wanted(before, True)})
     add(waiting, clock, user(3), [COHORTS])
-    waiting.add(user(1), {COHORTS: before})
+    waiting.add(user(1), {COHORTS: Wanted(before, False)})
     assert [name for name, _ in popped(waiting)] == ["u3", "u1"]
-    waiting.add(user(1), {COHORTS: before})
+    waiting.add(user(1), {COHORTS: Wanted(before, False)})
     clock.advance(300)
     assert waiting.pop() is None

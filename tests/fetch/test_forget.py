@@ -1,7 +1,8 @@
-"""A user is forgotten: in the store, in flights, in the backlog."""
+"""Forgetting a user in the store, in calls in flight and in the backlog."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.fetch.backlog import Wanted
-from proxy.fetch.backlog_worker import BacklogWorker
 from proxy.fetch.forget import ForgetService, Forgot
 from proxy.profile.errors import QuotaExhausted
 from proxy.profile.freshness import FreshnessPolicy
@@ -17,7 +17,7 @@ from proxy.profile.parts import COHORTS, PROPERTIES, Identity
 from proxy.profile.record import EMPTY, CachedPart, Record
 from proxy.storage.tiered import TieredStore
 from proxy.storage.tombstones import name_of, names, pair_digest
-from tests.fetch.test_scheduler import LIFETIMES, USER, World
+from tests.fetch.test_scheduler import USER, World
 from tests.support.fakes import FakeClock
 
 IDS = Identity("u", None)
@@ -70,7 +70,7 @@ def test_what_was_asked_before_a_user_was_forgotten_is_answered_but_not_kept(wor
     assert sent.result(10).record.has(COHORTS)
     assert world.store.read(USER) == EMPTY
     assert world.get(COHORTS).forwarded == "miss", "who asks anew fetches anew"
-    assert world.get(COHORTS).forwarded is None, "and that is kept"
+    assert world.get(COHORTS).forwarded is None, "and that is cached"
 
 
 def test_what_was_queued_before_is_not_kept_either(world: World) -> None:
@@ -85,9 +85,8 @@ def test_what_was_queued_before_is_not_kept_either(world: World) -> None:
 
 def test_nobody_who_was_forgotten_waits_in_the_backlog_or_comes_back_into_it(world: World) -> None:
     asked_at = world.clock()
-    world.backlog.add(USER, {PROPERTIES: asked_at})
-    world.backlog.add(USER, {COHORTS: asked_at}, refresh=True)
-    world.backlog.add(Identity("v", None), {COHORTS: asked_at})
+    world.backlog.add(USER, {PROPERTIES: Wanted(asked_at, False), COHORTS: Wanted(asked_at, True)})
+    world.backlog.add(Identity("v", None), {COHORTS: Wanted(asked_at, False)})
     assert forget(world) == Forgot(records=0, waiting=1)
     assert len(world.backlog) == 1
     world.source.open.clear()
@@ -102,47 +101,42 @@ def test_nobody_who_was_forgotten_waits_in_the_backlog_or_comes_back_into_it(wor
     assert world.backlog.pop() is None
 
 
-def test_who_is_forgotten_while_the_backlog_seeks_a_place_does_not_return_to_it(
+def test_forget__backlog_tries_to_reserve_a_time_for_the_user__user_does_not_return_to_the_backlog(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.backlog.add(USER, {COHORTS: world.clock()})
+    tried = threading.Event()
 
-    def book(latest: float, *, burst: float = 1.0) -> None:
-        assert not len(world.backlog)
-        forget(world)
+    def reserve(latest: float, *, burst: float = 1.0) -> None:
+        if burst == 0:  # the backlog, which has removed the user
+            forget(world)
+            tried.set()
 
-    monkeypatch.setattr(world.rate_limiter, "reserve", book)
-    worker = BacklogWorker(
-        world.backlog,
-        world.store,
-        world.rate_limiter,
-        world.circuit_breaker,
-        LIFETIMES,
-        clock=world.clock,
-    )
-    assert worker.next() == 0.0
+    monkeypatch.setattr(world.rate_limiter, "reserve", reserve)
+    world.get(COHORTS)
+    assert tried.wait(10)
+    world.wait_until(lambda: not world.scheduler.pending(USER))
     assert not len(world.backlog)
 
 
 @pytest.mark.contract("3 forget")
-@given(st.lists(st.sampled_from(["ask", "land", "forget", "forget another"]), max_size=30))
+@given(st.lists(st.sampled_from(["request", "complete", "forget", "forget another"]), max_size=30))
 def test_any_order_of_landing_and_forgetting_keeps_nothing_that_was_asked_before(steps: list[str]) -> None:
     clock = FakeClock()
     store = TieredStore(max_bytes=100_000, policy=FreshnessPolicy(fresh=900, negative=60), clock=clock)
-    on_their_way: list[tuple[int, bool]] = []  # the mark, and whether the user was forgotten since
-    kept = False
+    in_flight: list[tuple[int, bool]] = []  # the generation, and whether the user was forgotten since
+    cached = False
     for step in steps:
         clock.advance(1)
-        if step == "ask":
-            on_their_way.append((store.generation, False))
-        elif step == "land" and on_their_way:
-            generation, forgotten = on_their_way.pop(0)
+        if step == "request":
+            in_flight.append((store.generation, False))
+        elif step == "complete" and in_flight:
+            generation, forgotten = in_flight.pop(0)
             store.save(USER, Record({COHORTS: CachedPart(b"[]", clock())}), [COHORTS], generation=generation)
-            kept = kept or not forgotten
+            cached = cached or not forgotten
         elif step == "forget":
             store.forget(names(IDS))
-            on_their_way = [(generation, True) for generation, _ in on_their_way]
-            kept = False
+            in_flight = [(generation, True) for generation, _ in in_flight]
+            cached = False
         elif step == "forget another":
             store.forget(names(Identity("v", "w")))
-        assert bool(store.read(USER).parts) is kept
+        assert bool(store.read(USER).parts) is cached

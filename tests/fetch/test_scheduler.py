@@ -1,4 +1,4 @@
-"""Profiles, flights, quota and store together, with a clock that is moved and an Amplitude that answers on command."""
+"""The profile service, scheduler, rate limiter and store together, with a fake clock and a fake Amplitude."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from proxy.amplitude.calls import Call, plan_calls
 from proxy.amplitude.circuit_breaker import CircuitBreaker
 from proxy.amplitude.client import Fetched
 from proxy.amplitude.executor import CallExecutor
-from proxy.amplitude.rate_limiter import LocalRateLimiter
-from proxy.amplitude.sliding_window import Reservation
+from proxy.amplitude.rate_limiter import RateLimiter, Reservation
 from proxy.fetch.backlog import Backlog
 from proxy.fetch.scheduler import FetchScheduler
 from proxy.fetch.service import ProfileResult, ProfileService
@@ -30,9 +29,9 @@ LIFETIMES = FreshnessPolicy(fresh=900, negative=60, stale_while_revalidate=100, 
 
 
 class World:
-    """The rooms below the web, wired as in production but for clock and source."""
+    """The services below the web, as in production except for the clock and the source."""
 
-    made: ClassVar[list[World]] = []
+    created: ClassVar[list[World]] = []
 
     def __init__(
         self,
@@ -45,7 +44,7 @@ class World:
     ) -> None:
         self.clock = clock
         self.source = FakeSource(clock)
-        self.rate_limiter = LocalRateLimiter(per_minute, clock=clock)
+        self.rate_limiter = RateLimiter(per_minute, clock=clock)
         self.store = TieredStore(max_bytes=1_000_000, policy=policy, clock=clock)
         self.circuit_breaker = CircuitBreaker(clock)
         self.backlog = Backlog(max_users=100, max_age=600, clock=clock)
@@ -63,10 +62,10 @@ class World:
         )
         self.profiles = ProfileService(self.store, self.scheduler, policy, max_waiting=max_waiting, clock=clock)
         self.callers = ThreadPoolExecutor(50)
-        self.made.append(self)
+        self.created.append(self)
 
     def end(self) -> None:
-        """Let no thread of this test be heard of during another."""
+        """End the threads of this test."""
         self.source.open.set()
         self.scheduler.drain(0)
         self.clock.advance(100)
@@ -78,32 +77,32 @@ class World:
         return self.callers.submit(self.get, *parts, identity=identity, patience=patience)
 
     def spend_the_burst(self) -> None:
-        """Book all that can go at once: whoever comes now is queued."""
+        """Reserve every slot that is free now, so that the next call is queued."""
         while self.rate_limiter.reserve(self.clock()):
             pass
 
     def wait_until_waiting(self, part: Part, identity: Identity = USER) -> None:
-        """Return when somebody waits for `part`."""
+        """Return when `part` is pending."""
         self.wait_until(lambda: part in self.scheduler.pending(identity))
 
     def wait_until_sent(self, part: Part, identity: Identity = USER) -> None:
-        """Return when a call that brings `part` is on its way."""
+        """Return when a call that fetches `part` is in flight."""
         self.wait_until(lambda: (pending := self.scheduler.pending(identity).get(part)) and pending.call is not None)
 
     def wait_until(self, holds: Callable[[], object]) -> None:
-        """Return when what other threads do has made it so."""
+        """Return when `holds` does, by the work of other threads."""
         for _ in range(10_000):
             if holds():
                 return
             threading.Event().wait(0.001)
-        raise AssertionError("it never came to be")
+        raise AssertionError("the condition never held")
 
 
 @pytest.fixture(autouse=True)
 def ended() -> Iterator[None]:
     yield
-    while World.made:
-        World.made.pop().end()
+    while World.created:
+        World.created.pop().end()
 
 
 @pytest.fixture
@@ -221,8 +220,8 @@ def test_a_late_answer_is_kept_and_its_caller_told_that_it_is_awaited(world: Wor
 def test_unknown_is_unknown_for_every_section_and_only_briefly(world: World) -> None:
     world.source.user_data = None
     world.get(COHORTS)
-    found = world.get(PROPERTIES, recommendation("a"))
-    assert (found.forwarded, found.record.unknown_at) == (None, world.clock())
+    second = world.get(PROPERTIES, recommendation("a"))
+    assert (second.forwarded, second.record.unknown_at) == (None, world.clock())
     world.clock.advance(61)
     world.source.user_data = {"cohort_ids": ["c"]}
     assert world.get(COHORTS).record.unknown_at is None
@@ -261,8 +260,8 @@ def test_a_recommendation_whose_message_has_gone_is_fetched_only_for_who_comes_b
     clock.advance(5)  # the thread that flies was kept from running for longer than the caller stayed
     waiter.wait(10)
     assert isinstance(waiter.outcome(COHORTS), Record)
-    asked = [part for _, call in world.source.calls for part in call.parts if part == recommendation("a")]
-    assert len(asked) == calls
+    fetched_parts = [part for _, call in world.source.calls for part in call.parts if part == recommendation("a")]
+    assert len(fetched_parts) == calls
 
 
 @pytest.mark.parametrize(("stays", "comes_back"), [(1.2, True), (9, False)])
@@ -279,9 +278,12 @@ def test_who_joins_and_comes_back_or_stays_longer_keeps_a_recommendation_whose_f
     assert isinstance(first.outcome(part), Record)
 
 
-def test_a_flight_that_finds_its_parts_already_there_sends_nothing_and_gives_its_place_back(clock: FakeClock) -> None:
+def test_call__parts_were_cached_since_it_was_queued__nothing_is_sent_and_the_slot_is_given_back(
+    clock: FakeClock,
+) -> None:
     world = World(clock, per_minute=100)
     world.spend_the_burst()
+    used = world.rate_limiter.used
     answer = world.ask(COHORTS)
     world.wait_until_waiting(COHORTS)
     world.store.merge(USER, world.source.fetch(USER, _call(COHORTS)).record)
@@ -289,6 +291,17 @@ def test_a_flight_that_finds_its_parts_already_there_sends_nothing_and_gives_its
     clock.advance(0.7)
     assert answer.result(10).error is None
     assert not world.source.calls
+    world.wait_until(lambda: not world.scheduler.stats().running)
+    assert world.rate_limiter.used == used
+
+
+def test_call__planning_fails_by_a_bug__caller_gets_an_error_and_the_slot_is_given_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.store, "lease", lambda *_: 1 / 0)
+    assert isinstance(world.get(COHORTS).error, UpstreamInvalid)
+    world.wait_until(lambda: not world.scheduler.stats().running)
+    assert world.rate_limiter.used == 0
 
 
 def test_a_fault_of_ours_leaves_nobody_waiting_and_spends_no_more_than_the_call(world: World) -> None:
@@ -344,13 +357,13 @@ def test_a_user_who_becomes_known_meanwhile_is_never_answered_with_a_hole(world:
 
 def test_a_part_that_came_by_another_call_is_there_for_who_waits_for_the_first(clock: FakeClock) -> None:
     world = World(clock, along=(COHORTS,))
-    hanging, answered = threading.Event(), world.source.fetch
+    hanging, original_fetch = threading.Event(), world.source.fetch
 
     def fetch(identity: Identity, call: Call) -> Fetched:
         if call.parts == {COHORTS}:
             assert hanging.wait(10)
             raise UpstreamUnavailable
-        return answered(identity, call)
+        return original_fetch(identity, call)
 
     world.executor.fetch = fetch
     waiting = world.ask(COHORTS, patience=10)
@@ -368,10 +381,10 @@ def test_after_slow_calls_the_next_may_still_go(world: World, seconds: int) -> N
         world.clock.advance(seconds)
         raise UpstreamTimeout
 
-    answered, world.executor.fetch = world.executor.fetch, slow
+    original_fetch, world.executor.fetch = world.executor.fetch, slow
     for number in range(10):
         world.get(COHORTS, identity=Identity(str(number), None))
-    world.executor.fetch = answered
+    world.executor.fetch = original_fetch
     world.clock.advance(1)  # until the outage ends
     assert world.get(COHORTS).error is None
 
@@ -447,10 +460,10 @@ def test_a_spare_stands_in_only_when_amplitude_cannot_answer(world: World) -> No
     world.get(COHORTS)
     world.clock.advance(1100)
     world.source.fault = UpstreamUnavailable()
-    spare = world.get(COHORTS)
-    assert (spare.error, spare.forwarded, spare.stale, spare.calls) == (None, "stale", True, 1)
-    assert spare.fault is not None
-    assert spare.fault.word == "upstream_unavailable"
+    served = world.get(COHORTS)
+    assert (served.error, served.forwarded, served.stale, served.calls) == (None, "stale", True, 1)
+    assert served.fault is not None
+    assert served.fault.word == "upstream_unavailable"
     world.source.fault = None
     fetched = world.get(COHORTS)
     assert (fetched.error, fetched.fault, fetched.forwarded, fetched.stale) == (None, None, "stale", False)
@@ -461,10 +474,10 @@ def test_a_spare_is_served_at_once_while_the_quota_is_spent(clock: FakeClock) ->
     world.get(COHORTS)
     clock.advance(1100)
     world.get(COHORTS, identity=Identity("other", None))
-    spare = world.get(COHORTS)
-    assert (spare.error, spare.calls, spare.stale) == (None, 0, True)
-    assert spare.fault is not None
-    assert spare.fault.word == "quota_exhausted"
+    served = world.get(COHORTS)
+    assert (served.error, served.calls, served.stale) == (None, 0, True)
+    assert served.fault is not None
+    assert served.fault.word == "quota_exhausted"
 
 
 @pytest.mark.contract("4 stale")
@@ -579,8 +592,8 @@ def test_users_of_whom_there_is_nothing_are_fetched_before_copies_are_refreshed(
     clock.advance(1100)  # too old to be served but as a spare
     world.spend_the_burst()
     world.get(COHORTS)
-    spare = world.get(COHORTS, identity=old)
-    assert (spare.error, spare.stale, spare.calls) == (None, True, 0)
+    served = world.get(COHORTS, identity=old)
+    assert (served.error, served.stale, served.calls) == (None, True, 0)
     for _ in range(2):
         clock.advance(6)
         world.source.wait_for_call()
@@ -684,10 +697,19 @@ def test_who_is_answered_already_costs_the_backlog_no_moment(clock: FakeClock) -
     assert [name for name, _ in sent(world)] == ["u0"]
 
 
-def test_a_fault_of_ours_while_booking_leaves_nobody_waiting(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reserve__fails_by_a_bug__caller_gets_an_error_and_the_next_call_succeeds(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = []
+
+    def reserve(latest: float, *, burst: float = 1.0) -> None:
+        attempts.append(burst)
+        raise ValueError("a bug")
+
     with monkeypatch.context() as broken:
-        broken.setattr(world.rate_limiter, "reserve", lambda *_, **__: 1 / 0)
+        broken.setattr(world.rate_limiter, "reserve", reserve)
         assert isinstance(world.get(COHORTS).error, UpstreamInvalid)
+        world.wait_until(lambda: attempts == [1.0, 0.0] and len(world.backlog) and not world.scheduler.stats().queued)
     assert world.get(COHORTS).error is None
 
 
@@ -707,3 +729,20 @@ def test_who_has_no_copy_is_not_refused_with_a_refresh_that_was_being_booked(
     monkeypatch.setattr(world.rate_limiter, "reserve", slow)
     world.scheduler.refresh(USER, [COHORTS])
     assert widened[0].result(10).error is None
+
+
+def test_call__no_thread_can_be_started__refused_and_never_sent_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(threading.Thread, "start", _cannot_start)
+        refused = world.get(COHORTS)
+    assert isinstance(refused.error, QuotaExhausted)
+    assert world.rate_limiter.used == 0
+    assert world.get(COHORTS, identity=Identity("other", None)).error is None
+    world.wait_until(lambda: not world.scheduler.stats().running)
+    assert sent(world)[0] == ("other", frozenset({COHORTS}))
+
+
+def _cannot_start(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")

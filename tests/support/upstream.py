@@ -72,7 +72,10 @@ class Upstream:
                 connection = self._tls.wrap_socket(connection, server_side=True)
             self._open.append(connection)
             with connection:
-                self._answer_all(connection)
+                try:
+                    self._answer_all(connection)
+                finally:
+                    self.all_sent.set()  # also when the client closed the connection in the middle
 
     def _answer_all(self, connection: socket.socket) -> None:
         late = b""
@@ -84,7 +87,6 @@ class Upstream:
             self.all_sent.clear()
             connection.sendall(late + reply.now)
             if reply.close:
-                self.all_sent.set()
                 return
             late = reply.late
             if late and not select.select([connection], [], [], reply.patience)[0]:

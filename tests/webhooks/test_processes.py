@@ -23,12 +23,22 @@ from proxy.storage.redis.updates import RedisUpdates
 from proxy.webhooks.ingest import UpdateIngester
 from proxy.webhooks.parse import Batch
 from tests.profile.test_updates import PUSHES
-from tests.storage.redis.test_processes import POLICY, USER, left_of, running, settled, stopped, valkey, wait_until
+from tests.storage.redis.test_processes import (
+    POLICY,
+    USER,
+    left_of,
+    running,
+    settled,
+    shared_server,
+    stopped,
+    valkey,
+    wait_until,
+)
 from tests.storage.redis.test_processes import Process as Alone
 from tests.support.redis_server import RedisServer
 from tests.webhooks.test_ingest import GARBAGE, STATEMENTS, USERS, agrees, bodies, deliver, known_in
 
-__all__ = ["running", "stopped", "valkey"]  # fixtures
+__all__ = ["running", "shared_server", "stopped", "valkey"]  # fixtures
 
 _EXAMPLES = itertools.count()
 ALL_COHORTS = ProfileQuery(("cohorts",))
@@ -73,7 +83,7 @@ def started(*processes: Process) -> None:
     """Return when all have found Redis, and need not yet be allowed a call to Amplitude."""
     for process in processes:
         process.server.start()
-    wait_until(lambda: all(process.redis_limiter.epoch for process in processes))
+    wait_until(lambda: all(process.quota.epoch for process in processes))
 
 
 @pytest.fixture

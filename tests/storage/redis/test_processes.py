@@ -19,11 +19,9 @@ import trustme
 from proxy.amplitude import rate_limiter_redis
 from proxy.amplitude.circuit_breaker import CircuitBreaker
 from proxy.amplitude.executor import CallExecutor
-from proxy.amplitude.rate_limiter import LocalRateLimiter, RateLimiter
+from proxy.amplitude.rate_limiter import RateLimiter, Reservation
 from proxy.amplitude.rate_limiter_fallback import FallbackRateLimiter
-from proxy.amplitude.rate_limiter_redis import RedisRateLimiter
-from proxy.amplitude.sliding_window import Reservation
-from proxy.fetch.backlog import Backlog
+from proxy.fetch.backlog import Backlog, Wanted
 from proxy.fetch.forget import ForgetService, Forgot
 from proxy.fetch.scheduler import FetchScheduler
 from proxy.fetch.service import ProfileResult, ProfileService
@@ -44,10 +42,8 @@ POLICY = FreshnessPolicy(fresh=900, negative=60, stale_while_revalidate=100, sta
 LONGEST = 8.0
 
 
-@pytest.fixture(params=["valkey", "redis"])
-def running(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
-    """A server that loses nothing: a new epoch begins as soon as all processes know it."""
-    monkeypatch.setattr(rate_limiter_redis, "SETTLE_SECONDS", 0.05)
+@pytest.fixture(scope="module", params=["valkey", "redis"])
+def shared_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     binary = program() if request.param == "valkey" else shutil.which("redis-server")
     if binary is None:
         pytest.skip("Redis itself is not installed: apt-get install redis-server")
@@ -56,8 +52,25 @@ def running(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def valkey() -> Iterator[RedisServer]:
-    """A server that may be stopped or emptied: a new epoch begins when all had time to write back their calls."""
+def running(shared_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> RedisServer:
+    """An empty server that loses nothing: a new epoch begins as soon as all processes know it."""
+    monkeypatch.setattr(rate_limiter_redis, "SETTLE_SECONDS", 0.05)
+    with redis.Redis.from_url(shared_server.url) as operator:
+        operator.flushall()
+    return shared_server
+
+
+@pytest.fixture
+def valkey(monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
+    """A server that may be stopped or emptied. A new epoch begins at once."""
+    monkeypatch.setattr(rate_limiter_redis, "SETTLE_SECONDS", 0.05)
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def settling_valkey() -> Iterator[RedisServer]:
+    """A server that may be stopped or emptied. A new epoch begins when all had time to write back their calls."""
     with RedisServer() as server:
         yield server
 
@@ -76,7 +89,7 @@ class CountingProfiles(RedisProfiles):
 class Process:
     """The services of one worker process, without the web."""
 
-    started: ClassVar[list[RedisClient]] = []
+    started: ClassVar[list[Process]] = []
 
     def __init__(
         self,
@@ -89,11 +102,9 @@ class Process:
     ) -> None:
         self.url = url
         self.server = RedisClient(url, clock=clock)
-        self.started.append(self.server)
+        self.started.append(self)
         self.records = CountingProfiles(self.server, b"test:", policy, longest=lease_seconds)
-        self.local_limiter = LocalRateLimiter(per_minute, clock=clock)
-        self.redis_limiter = RedisRateLimiter(self.server, b"test:", self.local_limiter, clock=clock, longest=LONGEST)
-        self.quota = FallbackRateLimiter(self.redis_limiter, self.local_limiter, clock=clock)
+        self.quota = FallbackRateLimiter(self.server, b"test:", per_minute, clock=clock, longest=LONGEST)
         self.store = TieredStore(max_bytes=1_000_000, policy=policy, clock=clock, shared=self.records)
         self.source = FakeSource(FakeClock(time.time()))
         outage = CircuitBreaker(clock)
@@ -107,7 +118,7 @@ class Process:
         self.profiles = ProfileService(self.store, self.scheduler, policy, clock=clock)
 
     def register(self) -> None:
-        self.redis_limiter.register()
+        self.quota.register()
         self.forget_service.catch_up()
 
     def get(self, *parts: Part, patience: float = 1.4, identity: Identity = USER) -> ProfileResult:
@@ -116,21 +127,24 @@ class Process:
 
 @pytest.fixture(autouse=True)
 def stopped() -> Iterator[None]:
-    """Stop the threads of all processes, so that none tries its Redis during another test."""
+    """End the threads of all processes, so that none uses its Redis during another test."""
     yield
-    while Process.started:
-        Process.started.pop().stop()
+    processes, Process.started[:] = Process.started[:], []
+    for process in processes:
+        process.server.stop()
+        process.scheduler.drain(10)
+    wait_until(lambda: not any(process.server.stats().registers for process in processes))
 
 
 def settled(*processes: Process) -> None:
     """Return when all are registered and calls may be reserved."""
     for process in processes:
         process.server.start()
-    wait_until(lambda: all(process.redis_limiter.epoch for process in processes))
+    wait_until(lambda: all(process.quota.epoch for process in processes))
     for process in processes:
         process.server.register_soon()  # the first does not know the others yet
     wait_until(lambda: all(process.quota.processes == len(processes) for process in processes))
-    wait_until(lambda: not any(process.local_limiter.paused_for for process in processes))
+    wait_until(lambda: not any(process.quota.paused_for for process in processes))
 
 
 def wait_until(holds: Callable[[], object], seconds: float = 10) -> None:
@@ -179,7 +193,7 @@ def test_no_minute_holds_more_than_the_quota_whoever_books(running: RedisServer)
     assert 19 <= len(places) <= 20
     assert not reserve_all(processes[0].quota, time.monotonic() + 60), "nor while the first of them may be on its way"
     for place in places[:5]:
-        processes[0].quota.complete(place)
+        place.complete()
     following: list[Reservation] = []
 
     def another() -> bool:
@@ -196,7 +210,7 @@ def test_a_cancelled_place_is_free_for_the_others(running: RedisServer) -> None:
     place = process_a.quota.reserve(0)
     assert place is not None
     assert process_b.quota.reserve(0) is None
-    process_a.quota.cancel(place)
+    place.cancel()
     wait_until(lambda: process_b.quota.reserve(0))
 
 
@@ -228,24 +242,24 @@ def test_while_redis_is_gone_nothing_is_sent_for_a_window_and_then_each_process_
     for _ in range(100):
         for process in processes:
             for reservation in reserve_all(process.quota):
-                process.quota.complete(reservation)
+                reservation.complete()
                 sent += 1
         clock.advance(0.599)
     assert 75 < sent <= 90, "in a minute the three together send what one may"
 
 
 @pytest.mark.contract("4 redis faults")
-def test_what_was_sent_is_written_back_into_a_redis_that_returns_empty(valkey: RedisServer) -> None:
-    process_a, process_b = Process(valkey.url, per_minute=10), Process(valkey.url, per_minute=10)
+def test_what_was_sent_is_written_back_into_a_redis_that_returns_empty(settling_valkey: RedisServer) -> None:
+    process_a, process_b = Process(settling_valkey.url, per_minute=10), Process(settling_valkey.url, per_minute=10)
     settled(process_a, process_b)
     places = [
         *reserve_all(process_a.quota, time.monotonic() + 59),
         *reserve_all(process_b.quota, time.monotonic() + 59),
     ]
     assert len(places) == 10
-    valkey.stop()
+    settling_valkey.stop()
     wait_until(lambda: process_a.server.unavailable_since and process_b.server.unavailable_since)
-    valkey.start()
+    settling_valkey.start()
     wait_until(lambda: process_a.server.unavailable_since is None and process_b.server.unavailable_since is None)
     settled(process_a, process_b)
     assert process_a.quota.reserve(time.monotonic() + 50) is None
@@ -255,9 +269,9 @@ def test_what_was_sent_is_written_back_into_a_redis_that_returns_empty(valkey: R
 @pytest.mark.contract("4 redis faults")
 @pytest.mark.parametrize("lost", [b"quota:places", b"quota:bursts", b"quota:pace"])
 def test_a_part_of_the_book_that_redis_lost_is_written_back_before_anything_is_booked(
-    valkey: RedisServer, lost: bytes
+    settling_valkey: RedisServer, lost: bytes
 ) -> None:
-    process_a, process_b = Process(valkey.url, per_minute=10), Process(valkey.url, per_minute=10)
+    process_a, process_b = Process(settling_valkey.url, per_minute=10), Process(settling_valkey.url, per_minute=10)
     settled(process_a, process_b)
     assert (
         len(
@@ -265,7 +279,7 @@ def test_a_part_of_the_book_that_redis_lost_is_written_back_before_anything_is_b
         )
         == 10
     )
-    with redis.Redis.from_url(valkey.url) as operator:
+    with redis.Redis.from_url(settling_valkey.url) as operator:
         old = operator.hget(b"test:quota:pace", b"epoch")
         operator.delete(b"test:" + lost)
 
@@ -276,7 +290,7 @@ def test_a_part_of_the_book_that_redis_lost_is_written_back_before_anything_is_b
 
         wait_until(new_epoch_began)
     for process in (process_a, process_b):
-        process.redis_limiter.register()
+        process.quota.register()
     settled(process_a, process_b)
     assert not reserve_all(process_a.quota, time.monotonic() + 50)
     assert not reserve_all(process_b.quota, time.monotonic() + 50)
@@ -290,7 +304,7 @@ def test_the_number_of_processes_is_not_forgotten_with_an_empty_redis(valkey: Re
     wait_until(lambda: not process_b.server.stats().registers)
     with redis.Redis.from_url(valkey.url) as operator:
         operator.flushall()
-    process_a.redis_limiter.register()
+    process_a.quota.register()
     assert process_a.quota.processes == 2
 
 
@@ -299,7 +313,7 @@ def test_completed_calls__a_minute_later__leave_the_local_window_while_redis_kee
 ) -> None:
     process = Process(valkey.url, clock=Clock(monotonic=clock))
     process.server.start()
-    wait_until(lambda: process.redis_limiter.epoch)
+    wait_until(lambda: process.quota.epoch)
 
     def reserve() -> Reservation | None:
         clock.advance(1)
@@ -309,9 +323,9 @@ def test_completed_calls__a_minute_later__leave_the_local_window_while_redis_kee
         reservation: Reservation | None = None
         while reservation is None:
             reservation = reserve()
-        process.quota.complete(reservation)
+        reservation.complete()
         clock.advance(61)
-    assert len(process.local_limiter) == 1
+    assert process.quota.recorded == 1
 
 
 @pytest.mark.contract("4 redis faults")
@@ -363,28 +377,23 @@ def test_going_and_coming_back_is_one_line_each(valkey: RedisServer, caplog: pyt
 
 @pytest.mark.contract("4 redis faults")
 @pytest.mark.parametrize(
-    "command",
+    ("begin", "end"),
     [
-        ("CONFIG", "SET", "maxmemory", "1"),
-        ("REPLICAOF", "127.0.0.1", "1"),
-        ("CLIENT", "PAUSE", "5000", "ALL"),
+        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
+        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
+        ("CLIENT PAUSE 60000 WRITE", "CLIENT UNPAUSE"),
     ],
     ids=["full", "read-only", "slow"],
 )
-def test_a_redis_that_cannot_be_used_is_as_good_as_gone_and_used_again_afterwards(
-    valkey: RedisServer, command: tuple[str, ...]
-) -> None:
+def test_redis__cannot_be_used__counts_as_unavailable_until_it_can(valkey: RedisServer, begin: str, end: str) -> None:
     process = Process(valkey.url)
     settled(process)
     process.get(COHORTS)
     with redis.Redis.from_url(valkey.url) as operator:
-        operator.execute_command(*command)
+        operator.execute_command(*begin.split())
         wait_until(lambda: process.server.unavailable_since)
         assert process.get(COHORTS).forwarded is None, "what the process has is still served"
-        if command[0] == "CONFIG":
-            operator.execute_command("CONFIG", "SET", "maxmemory", "0")
-        if command[0] == "REPLICAOF":
-            operator.execute_command("REPLICAOF", "NO", "ONE")
+        operator.execute_command(*end.split())
     wait_until(lambda: process.server.unavailable_since is None)
 
 
@@ -564,7 +573,7 @@ def test_who_is_forgotten_is_gone_from_every_process_and_from_redis_within_a_sec
         process.source.user_data = {"user_id": "forget-me", "device_id": "laptop", "cohort_ids": ["c"]}
         for pair in pairs:
             process.get(COHORTS, identity=pair)
-        process_b.backlog.add(pairs[1], {PROPERTIES: time.monotonic()})
+        process_b.backlog.add(pairs[1], {PROPERTIES: Wanted(time.monotonic(), False)})
     process_a.source.user_data = {"user_id": "somebody-else", "device_id": "x"}
     bystander = Identity("somebody-else", None)
     process_a.get(COHORTS, identity=bystander)
