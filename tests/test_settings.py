@@ -57,6 +57,8 @@ def test_every_fault_is_reported_at_once_with_variable_and_example() -> None:
         ("AMPLITUDE_BASE_URL", "https://[bad"),
         ("AMPLITUDE_BASE_URL", "https://exa mple.com"),
         ("AMPLITUDE_BASE_URL", "https://host.com/?"),
+        ("AMPLITUDE_BASE_URL", "ftp://host.com"),
+        ("AMPLITUDE_COHORTS_URL", f"https://{'a' * 64}.example.com"),
         ("REDIS_URL", "redis://host..com"),
         ("REDIS_URL", "redis://host:99999"),
         ("REDIS_URL", "http://127.0.0.1"),

@@ -11,14 +11,14 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 from urllib.parse import quote
 
 import click
+import requests
 
 from proxy.api.keys import entry
 from proxy.sandbox.faults import FaultKind
@@ -124,14 +124,16 @@ def demo(port: int) -> None:
 
 def _in_front(emulated: Sandbox, secret: str) -> str:
     """Return the shell command that starts the service in front of `emulated` on a free port, from this folder."""
-    settings = {
-        "AMPLITUDE_BASE_URL": emulated.url,
-        "AMPLITUDE_SECRET_KEY": emulated.secret_key,
-        "PROXY_API_KEYS": f"{_DEMO_CALLER}:{secret}",
-    }
-    program = [_python(), "-m", "gunicorn", "wsgi:app"]
-    bind = ["--bind", f"127.0.0.1:{_free_port(8000)}"]
-    return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in settings.items()), shlex.join(program + bind)])
+    settings = _shell(
+        AMPLITUDE_BASE_URL=emulated.url,
+        AMPLITUDE_SECRET_KEY=emulated.secret_key,
+        PROXY_API_KEYS=f"{_DEMO_CALLER}:{secret}",
+    )
+    return f"{settings} {shlex.quote(_python())} -m gunicorn wsgi:app --bind 127.0.0.1:{_free_port(8000)}"
+
+
+def _shell(**variables: str) -> str:
+    return " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
 
 
 def _python() -> str:
@@ -162,15 +164,12 @@ def _free_port(first: int) -> int:
 
 
 def _answers(url: str, service: subprocess.Popen[bytes], stop: threading.Event) -> bool:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    session = requests.Session()
+    session.trust_env = False
     deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and service.poll() is None and not stop.is_set():
-        try:
-            opener.open(url, timeout=1).close()
-        except OSError:
-            stop.wait(0.1)
-        else:
-            return True
+    while time.monotonic() < deadline and service.poll() is None and not stop.wait(0.1):
+        with suppress(requests.RequestException):
+            return session.get(url, timeout=1).ok
     return False
 
 
@@ -203,12 +202,11 @@ def _describe_demo(service: str, emulated: Sandbox, secret: str) -> None:
 
 
 def _cohort_settings(emulated: Sandbox) -> str:
-    settings = {
-        "AMPLITUDE_COHORTS_URL": emulated.url,
-        "AMPLITUDE_API_KEY": emulated.api_key,
-        "AMPLITUDE_SECRET_KEY": emulated.secret_key,
-    }
-    return " ".join(f"{name}={shlex.quote(value)}" for name, value in settings.items())
+    return _shell(
+        AMPLITUDE_COHORTS_URL=emulated.url,
+        AMPLITUDE_API_KEY=emulated.api_key,
+        AMPLITUDE_SECRET_KEY=emulated.secret_key,
+    )
 
 
 def _describe_sandbox(emulated: Sandbox) -> None:

@@ -72,6 +72,7 @@ def _service(demo: bool, url: str | None, credentials: str) -> Iterator[Ask]:
         yield require_access(running_service(url, credentials))
     elif demo:
         with Sandbox() as emulated:
-            yield own_service({"AMPLITUDE_BASE_URL": emulated.url, "AMPLITUDE_SECRET_KEY": emulated.secret_key})
+            settings = {"AMPLITUDE_BASE_URL": emulated.url, "AMPLITUDE_SECRET_KEY": emulated.secret_key}
+            yield own_service(settings)[1]
     else:
-        yield own_service(os.environ)
+        yield own_service(os.environ)[1]

@@ -66,7 +66,7 @@ def test_the_command_says_why_nobody_was_forgotten(service: Service) -> None:
         (("--user", "u", "--url", "your-host", "--credentials", "a:b"), {}, "no https:// or http:// in front"),
         (("--user", "u" * 600, *to_the_service, f"braze:{SECRET}"), {}, "answered 400: user_id is too long"),
         (("--user", "u", "--url", f"http://127.0.0.1:{free_port()}", "--credentials", "a:b"), {}, "does it run there?"),
-        (("--user", "u"), {}, "AMPLITUDE_SECRET_KEY is missing"),
+        (("--user", "u"), {"REDIS_URL": "redis://127.0.0.1"}, "AMPLITUDE_SECRET_KEY is missing"),
         (("--user", "u"), alone, "no REDIS_URL"),
         (("--user", "u"), alone | {"REDIS_URL": f"redis://127.0.0.1:{free_port()}"}, "Redis does not answer"),
     ):

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
-from typing import Any
 from urllib.parse import urlencode
 
-from proxy.cli.client import ServiceRefused, ServiceUnavailable
+from proxy.cli.client import ServiceRefused, ServiceUnavailable, json_object, refusal
 from proxy.cli.warmup.pacer import Pacer
 from proxy.cli.warmup.progress import Report, WarmupProgress
 from proxy.liquid.types import Answer, Ask, Request
@@ -136,7 +134,7 @@ class Warmer:
         if answer is None:
             error = "no answer from the service"
         else:
-            body, calls = _json_object(answer), _calls(answer)
+            body, calls = json_object(answer), _calls(answer)
             is_profile = answer.status == 200 and "found" in body
             with self._lock:
                 progress.calls += calls
@@ -193,7 +191,7 @@ class Warmer:
             self._unexpected, self._max_unexpected = 0, _MAX_UNEXPECTED
             return word
         if status not in _TRANSIENT_STATUSES and 300 <= status < 500:
-            raise ServiceRefused(f"the service answered {status}: {body.get('detail', 'it is another service')}")
+            raise refusal(answer)
         self._unexpected += 1
         if self._unexpected >= self._max_unexpected:
             raise ServiceRefused(
@@ -204,11 +202,3 @@ class Warmer:
 
 def _calls(answer: Answer) -> int:
     return int(answer.headers.get("x-amplitude-calls", "0"))
-
-
-def _json_object(answer: Answer) -> dict[str, Any]:
-    try:
-        body = json.loads(answer.body)
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
