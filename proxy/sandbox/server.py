@@ -113,11 +113,10 @@ class Sandbox:
             now = time.monotonic()
             self.calls.append((now, query))
             self._arrived.append(now)
-            while self._arrived[0] <= now - WINDOW_SECONDS:
-                self._arrived.popleft()
+            for moments in (self._arrived, self._accepted):
+                while moments and moments[0] <= now - WINDOW_SECONDS:
+                    moments.popleft()
             self._worst_minute = max(self._worst_minute, len(self._arrived))
-            while self._accepted and self._accepted[0] <= now - WINDOW_SECONDS:
-                self._accepted.popleft()
             within = len(self._accepted) < self.per_minute
             if within:
                 self._accepted.append(now)

@@ -130,15 +130,22 @@ class Warmer:
 
     def _attempt(self, ask: Ask, user: str, attempt: int, queue: RetryQueue, progress: WarmupProgress) -> None:
         """Request a user, and record the outcome or queue a retry. Raises ServiceRefused."""
-        answer = self._send(ask, user)
-        if answer is None:
+        form = urlencode({"user_id": user, **self._question})
+        request = Request("POST", "/v1/profile", {"Priority": "u=7"}, form, "application/x-www-form-urlencoded")
+        try:
+            answer = ask(request)
+        except ServiceRefused:
+            raise
+        except ServiceUnavailable:
+            self._pacer.complete(0)
             error = "no answer from the service"
         else:
-            body, calls = json_object(answer), _calls(answer)
-            is_profile = answer.status == 200 and "found" in body
+            calls, body = int(answer.headers.get("x-amplitude-calls", "0")), json_object(answer)
+            # A refused request is paced like a call.
+            self._pacer.complete(calls if answer.status == 200 else max(calls, 1))
             with self._lock:
                 progress.calls += calls
-                if is_profile:
+                if answer.status == 200 and "found" in body:
                     self._unexpected, self._max_unexpected = 0, _MAX_UNEXPECTED
                     if not body["found"]:
                         progress.unknown += 1
@@ -163,27 +170,6 @@ class Warmer:
             self._last_error = error
             queue.retry(user, attempt)
 
-    def _send(self, ask: Ask, user: str) -> Answer | None:
-        """Return the answer for a user; None without an answer from the service. Raises ServiceRefused."""
-        request = Request(
-            "POST",
-            "/v1/profile",
-            {"Priority": "u=7"},
-            urlencode({"user_id": user, **self._question}),
-            "application/x-www-form-urlencoded",
-        )
-        try:
-            answer = ask(request)
-        except ServiceRefused:
-            raise
-        except ServiceUnavailable:
-            self._pacer.complete(0)
-            return None
-        calls = _calls(answer)
-        # A refused request is paced like a call.
-        self._pacer.complete(calls if answer.status == 200 else max(calls, 1))
-        return answer
-
     def _error(self, answer: Answer, body: Mapping[str, object]) -> str:
         """Return the reason of an attempt that failed. Called under the lock. Raises ServiceRefused."""
         status, word = answer.status, body.get("error")
@@ -198,7 +184,3 @@ class Warmer:
                 f"the service answered {status} all along, {self._unexpected:,} times: it is another service, or gone"
             )
         return f"no answer from the service ({status})"
-
-
-def _calls(answer: Answer) -> int:
-    return int(answer.headers.get("x-amplitude-calls", "0"))
