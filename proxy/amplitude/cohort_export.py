@@ -196,11 +196,8 @@ class CohortExport:
 
 
 def _json(response: requests.Response) -> dict[str, Any]:
-    body = b""
-    while len(body) <= _MAX_BYTES and (chunk := response.raw.read1(65536, decode_content=True)):
-        body += chunk
     try:
-        document = read_json(body)
+        document = read_json(response.raw.read(_MAX_BYTES, decode_content=True))
     except ValueError:
         return {}
     return document if isinstance(document, dict) else {}

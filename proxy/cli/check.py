@@ -15,7 +15,6 @@ import click
 from proxy.amplitude.calls import plan_calls
 from proxy.app import amplitude
 from proxy.cli.output import print_row
-from proxy.monitoring.logs import silence_http_library
 from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid, UpstreamRejected
 from proxy.profile.parts import COHORTS, Identity
 from proxy.settings import VARIABLES, Settings, SettingsError, renamed_variables
@@ -54,7 +53,6 @@ def _findings(env: Mapping[str, str]) -> Iterator[tuple[Mark, str]]:
             yield "wrong", fault
         return
     yield "ok", "settings: each is well formed"
-    silence_http_library()
     yield from _service_findings(settings)
     yield from _amplitude_findings(settings)
 

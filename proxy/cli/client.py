@@ -18,7 +18,7 @@ from proxy.app import create_app
 from proxy.liquid.types import Answer, Ask, Request
 from proxy.monitoring.logs import configure_logging
 from proxy.profile.values import BadValue
-from proxy.settings import Settings
+from proxy.settings import Settings, SettingsError
 from proxy.web.pages.wsgi_client import asker
 from proxy.web.services import Services, installed
 
@@ -29,8 +29,8 @@ _SECONDS = 10.0
 """Longer than a data answer may take: a hosted service may have to start first."""
 
 
-class ServiceUnavailable(Exception):
-    """No service answers, or its URL is invalid. The text names the fix."""
+class ServiceUnavailable(click.ClickException):
+    """No service answers, its URL is invalid, or it cannot be made from the environment. The text names the fix."""
 
 
 class ServiceRefused(ServiceUnavailable):
@@ -54,19 +54,22 @@ def service_options(url_help: str) -> Callable[[_Command], _Command]:
 
 
 def own_settings(environ: Mapping[str, str]) -> tuple[Settings, str]:
-    """Return the settings of `environ` with one caller, whose secret is returned too. Raises SettingsError.
+    """Return the settings of `environ` with one caller, whose secret is returned too. Raises ServiceUnavailable.
 
     They are for a service that listens nowhere: PROXY_API_KEYS and ALLOWED_NETWORKS do not matter.
     """
     secret = generate()
     overrides = {"PROXY_API_KEYS": entry("cli", secret), "ALLOWED_NETWORKS": "", "LOG_LEVEL": "ERROR"}
-    return Settings.from_env({**environ, **overrides}), secret
+    try:
+        return Settings.from_env({**environ, **overrides}), secret
+    except SettingsError as error:
+        raise ServiceUnavailable(str(error)) from None
 
 
 def own_service(environ: Mapping[str, str]) -> tuple[Services, Ask]:
     """Return a service in this process, with the settings of `environ`, and a function that sends requests to it.
 
-    Raises SettingsError.
+    Raises ServiceUnavailable.
     """
     settings, secret = own_settings(environ)
     configure_logging(settings.log_level)
@@ -75,10 +78,7 @@ def own_service(environ: Mapping[str, str]) -> tuple[Services, Ask]:
 
 
 def own_service_with_redis(environ: Mapping[str, str]) -> tuple[Services, Ask]:
-    """Return `own_service` with the Redis of the running services.
-
-    Raises ServiceUnavailable, SettingsError, and RedisUnavailable when Redis does not answer.
-    """
+    """Return `own_service` with the Redis of the running services. Raises also RedisUnavailable."""
     if not environ.get("REDIS_URL", "").strip():
         raise ServiceUnavailable("no REDIS_URL: a service without Redis keeps what it knows to itself; give its --url")
     services, ask = own_service(environ)

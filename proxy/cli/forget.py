@@ -9,7 +9,6 @@ from urllib.parse import urlencode
 import click
 
 from proxy.cli.client import (
-    ServiceUnavailable,
     json_object,
     own_service_with_redis,
     refusal,
@@ -20,9 +19,7 @@ from proxy.cli.client import (
 )
 from proxy.cli.formats import format_count
 from proxy.liquid.types import Request
-from proxy.monitoring.logs import silence_http_library
 from proxy.profile.parts import Identity
-from proxy.settings import SettingsError
 from proxy.storage.redis import RedisUnavailable
 
 
@@ -41,15 +38,12 @@ def forget(users: tuple[str, ...], devices: tuple[str, ...], url: str | None, cr
     if not ids or not all(map(any, ids)):
         raise click.UsageError("whom? Give --user or --device, and no blank one")
     credentials = require_credentials(url, credentials)
-    silence_http_library()
     try:
         if url:
             records = sum(map(_in_service(url, credentials), ids))
         else:
             service = own_service_with_redis(os.environ)[0].forget_service
             records = sum(service.forget(identity).records for identity in ids)
-    except (ServiceUnavailable, SettingsError) as error:
-        raise click.ClickException(str(error)) from None
     except RedisUnavailable:
         raise click.ClickException("Redis does not answer: not all are forgotten; try again") from None
     click.echo(f"forgotten: {format_count(records, 'record')}")

@@ -12,6 +12,7 @@ from proxy.cli.forget import forget
 from proxy.cli.preview import preview
 from proxy.cli.warmup.command import warm
 from proxy.cli.warmup.estimate import plan
+from proxy.monitoring.logs import silence_http_library
 from proxy.profile.values import BadValue
 
 
@@ -19,6 +20,7 @@ from proxy.profile.values import BadValue
 @click.version_option(__version__, prog_name="connected-content-proxy")
 def main() -> None:
     """What Amplitude knows of a user, as cached JSON for Braze Connected Content."""
+    silence_http_library()
 
 
 for command in (demo, sandbox, check, preview, forget, warm, plan):

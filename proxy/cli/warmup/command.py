@@ -29,10 +29,8 @@ from proxy.cli.warmup.estimate import Plan, quota_options
 from proxy.cli.warmup.progress import WarmupProgress, progress_report
 from proxy.cli.warmup.runner import Warmer
 from proxy.liquid.types import Ask, Request
-from proxy.monitoring.logs import silence_http_library
 from proxy.profile.parts import SECTIONS
 from proxy.profile.values import split_list
-from proxy.settings import SettingsError
 from proxy.storage.redis import RedisUnavailable
 
 CONNECTIONS = 16
@@ -100,7 +98,6 @@ def warm(
     cohort = (cohort or "").strip()
     if (users is None) is not bool(cohort) or (column and cohort):
         raise click.UsageError("who? Give USERS, a file or - for standard input, or --cohort, and not both")
-    silence_http_library()
     credentials = require_credentials(url, credentials)
     question = {"include": ",".join(sections), "on_error": "retry"} | {k: v for k, v in narrowed.items() if v}
     # Properties and computations are in the same field of Amplitude's answer, so they take two calls.
@@ -125,7 +122,7 @@ def warm(
             warmer = Warmer(asks, question, plan.calls_a_minute, report=report, lost=lost)
             _stop_on_signals(warmer.stop)
             progress = warmer.run(audience, len(audience))
-    except (ServiceUnavailable, NoColumn, DiskFull, NotDownloaded, SettingsError) as error:
+    except (NoColumn, DiskFull, NotDownloaded) as error:
         raise click.ClickException(str(error)) from None
     _summarise(progress, rows.unreadable)
     if warmer.stopped_by is not None:
@@ -137,7 +134,7 @@ def warm(
         them = "it" if rows.unreadable == 1 else "them"
         click.echo(f"mend {them}, and run it again: who is warm is passed over")
     if warmer.refused is not None:
-        raise click.ClickException(str(warmer.refused))
+        raise warmer.refused
     if missing or rows.unreadable:
         sys.exit(1)
 
