@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 import requests
@@ -223,10 +223,13 @@ def test_sandbox__alone__answers_and_shows_faults_until_it_is_stopped() -> None:
         assert process.wait(10) == 0
 
 
-def test_sandbox__beside_another__its_line_starts_the_service_in_front_of_it() -> None:
-    with running("sandbox") as (_, first), running("sandbox") as (_, printed):
+def test_sandbox__default_port_is_taken__its_line_starts_the_service_in_front_of_it() -> None:
+    with ExitStack() as stack:
+        with suppress(OSError):  # another program has it
+            stack.enter_context(socket.create_server(("127.0.0.1", 8001)))
+        _, printed = stack.enter_context(running("sandbox"))
         (line,) = re.findall(r"^  (AMPLITUDE_BASE_URL=.*gunicorn.*)$", printed, re.M)
-        assert re.findall(r"BASE_URL=\S+", line) != re.findall(r"BASE_URL=\S+", first)
+        assert "AMPLITUDE_BASE_URL=http://127.0.0.1:8001 " not in line
         (credentials,) = re.findall(r"name (\S+) with the secret (\S+):", printed)
         (address,) = re.findall(r"--bind (\S+)", line)
         service = subprocess.Popen(["sh", "-c", f"exec env {line}"], cwd=ROOT, stderr=subprocess.DEVNULL)

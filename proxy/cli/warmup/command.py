@@ -93,7 +93,7 @@ def warm(
             "message is ever sent, and spoils what it measures; with --log-exposures they are fetched all the same"
         )
     for section, parameter in _REQUIRED_IDS.items():
-        if section in sections and not narrowed[parameter].strip(" ,"):
+        if section in sections and not split_list(narrowed[parameter]):
             raise click.UsageError(f"--include {section} needs --{parameter.replace('_', '-')}: name one or more")
     cohort = (cohort or "").strip()
     if (users is None) is not bool(cohort) or (column and cohort):
