@@ -8,11 +8,10 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
-from urllib.parse import SplitResult
 
 from proxy.api.keys import Key
 from proxy.api.keys import parse as parse_keys
-from proxy.api.urls import parse_url, require_confidential
+from proxy.api.urls import parse_service_url, parse_url
 from proxy.profile.aliases import Alias
 from proxy.profile.aliases import parse as parse_aliases
 from proxy.profile.parts import COHORTS, PROPERTIES, Part
@@ -41,23 +40,18 @@ def _api_key(value: str) -> str:
     return _text(value)
 
 
-_HOST = re.compile(r"[A-Za-z0-9._:\[\]-]+")
-
-
-def _require_host_name(url: SplitResult) -> None:
-    if not _HOST.fullmatch(url.netloc.rpartition("@")[2]):
-        raise BadValue("has a host that is no host name")
-
-
 def _base_url(value: str) -> str:
-    url = parse_url(value)
-    if url.scheme not in ("https", "http") or not url.hostname:
-        raise BadValue("is not an https URL")
-    _require_host_name(url)
-    if "?" in value or "#" in value or "@" in url.netloc:
-        raise BadValue("may have a host and a path only: credentials go into AMPLITUDE_SECRET_KEY")
-    require_confidential(url)
+    parse_service_url(value)
     return value.rstrip("/")
+
+
+def _redis_url(value: str) -> str:
+    url = parse_url(value)
+    if url.scheme not in ("redis", "rediss"):
+        raise BadValue("is not a redis: or rediss: URL with a host")
+    if url.query or url.fragment or not re.fullmatch(r"/?[0-9]*", url.path):
+        raise BadValue("may end in a database number only")
+    return value
 
 
 def _number(low: float, high: float) -> Callable[[str], float]:
@@ -73,6 +67,10 @@ def _number(low: float, high: float) -> Callable[[str], float]:
     return read
 
 
+_YEAR = 31_536_000
+_duration = _number(1, _YEAR)
+
+
 def _whole(low: int, high: int) -> Callable[[str], int]:
     def read(value: str) -> int:
         if not (value.isascii() and value.isdigit()) or len(value) > 12 or not low <= int(value) <= high:
@@ -82,15 +80,24 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
     return read
 
 
-_YEAR = 31_536_000
-_FREE_PARTS = {"properties": PROPERTIES, "cohorts": COHORTS}
+def _boolean(value: str) -> bool:
+    if value.lower() not in ("true", "false"):
+        raise BadValue("is not true or false")
+    return value.lower() == "true"
+
+
+def _level(value: str) -> str:
+    if value.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise BadValue("is not DEBUG, INFO, WARNING or ERROR")
+    return value.upper()
 
 
 def _fetch_along(value: str) -> tuple[Part, ...]:
+    free = {"properties": PROPERTIES, "cohorts": COHORTS}
     words = split_list(value)
-    if not set(words) <= _FREE_PARTS.keys():
+    if not set(words) <= free.keys():
         raise BadValue("may name properties and cohorts only (a recommendation logs an exposure), or be empty")
-    return tuple(part for word, part in _FREE_PARTS.items() if word in words)
+    return tuple(part for word, part in free.items() if word in words)
 
 
 def _networks(value: str) -> tuple[Network, ...]:
@@ -121,41 +128,18 @@ def _braze_key(value: str) -> tuple[Key, ...]:
     return _keys(f"braze:{value}")
 
 
-def _redis_url(value: str) -> str:
-    url = parse_url(value)
-    if url.scheme not in ("redis", "rediss") or not url.hostname:
-        raise BadValue("is not a redis: or rediss: URL with a host")
-    _require_host_name(url)
-    if ".." in url.netloc.rpartition("@")[2]:
-        raise BadValue("has a host that is no host name")
-    if url.query or url.fragment or not re.fullmatch(r"/?[0-9]*", url.path):
-        raise BadValue("may end in a database number only")
-    return value
-
-
-def _boolean(value: str) -> bool:
-    if value.lower() not in ("true", "false"):
-        raise BadValue("is not true or false")
-    return value.lower() == "true"
-
-
-def _level(value: str) -> str:
-    if value.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-        raise BadValue("is not DEBUG, INFO, WARNING or ERROR")
-    return value.upper()
-
-
 def _setting(
     read: Callable[[str], Any],
     help: str,
-    example: str,
-    *,
     default: Any = MISSING,
+    *,
+    example: str | None = None,
     secret: bool = False,
     former: str | None = None,
 ) -> Any:
-    metadata = {"read": read, "help": help, "example": example, "former": former}
-    return field(default=default, repr=not secret, metadata=metadata)
+    """Return the field of a variable. A default that is text is read as the variable would be."""
+    metadata = {"read": read, "help": help, "example": example or default, "former": former}
+    return field(default=read(default) if isinstance(default, str) else default, repr=not secret, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,132 +147,109 @@ class Settings:
     """One attribute per environment variable, with its name in lower case. Durations are in seconds."""
 
     amplitude_secret_key: str = _setting(
-        _text, "the project's secret key", "0123456789abcdef0123456789abcdef", secret=True
+        _text, "the project's secret key", example="0123456789abcdef0123456789abcdef", secret=True
     )
     amplitude_api_key: str | None = _setting(
         _api_key,
         "when set, Basic `api_key:secret_key` is sent instead of `Api-Key <secret>`",
-        "fedcba9876543210fedcba9876543210",
-        default=None,
+        None,
+        example="fedcba9876543210fedcba9876543210",
         secret=True,
     )
     amplitude_base_url: str = _setting(
         _base_url,
         "where Amplitude's User Profile API is; `http:` only for loopback",
         "https://profile-api.amplitude.com",
-        default="https://profile-api.amplitude.com",
     )
     amplitude_cohorts_url: str = _setting(
         _base_url,
         "where `warm --cohort` downloads cohorts; `https://analytics.eu.amplitude.com` for a project in the EU",
         "https://amplitude.com",
-        default="https://amplitude.com",
     )
     amplitude_requests_per_minute: int = _setting(
-        _whole(1, 1_000_000), "the part of the organisation's quota that this service may use", "600", default=600
+        _whole(1, 1_000_000), "the part of the organisation's quota that this service may use", "600"
     )
-    amplitude_timeout_seconds: float = _setting(
-        _number(0.1, 60), "a call to Amplitude is abandoned after this", "5", default=5.0
-    )
+    amplitude_timeout_seconds: float = _setting(_number(0.1, 60), "a call to Amplitude is abandoned after this", "5")
     accept_mapped_users: bool = _setting(
         _boolean,
         "`true` if Amplitude's User Mapping merges users in this project: answers about a user other than the "
         "requested one are then accepted",
-        "true",
-        default=False,
+        "false",
+        example="true",
     )
     fetch_along: tuple[Part, ...] = _setting(
         _fetch_along,
         "what rides along, free of quota, on calls that go out anyway; empty for data minimisation",
         "properties,cohorts",
-        default=(PROPERTIES, COHORTS),
     )
     proxy_api_keys: tuple[Key, ...] = _setting(
         _keys,
         "`name:secret` of each caller, comma separated; `new-key` makes one",
-        "braze:sha256$<64 hexadecimal digits>",
+        example="braze:sha256$<64 hexadecimal digits>",
         secret=True,
     )
     braze_secret: tuple[Key, ...] = _setting(
         _braze_key,
         "the secret of a caller named `braze`, as hosting platforms generate one; beside `PROXY_API_KEYS` or instead",
-        "<16 or more letters and digits>",
-        default=(),
+        (),
+        example="<16 or more letters and digits>",
         secret=True,
     )
     aliases: tuple[Alias, ...] = _setting(
         parse_aliases,
         "short names for Amplitude's ids, `kind.name=id`, comma separated; kinds are `recommendations`, `cohorts`, "
         "`computations` and `predictions`",
-        "recommendations.homepage=abc123,cohorts.vip=c31",
-        default=(),
+        (),
+        example="recommendations.homepage=abc123,cohorts.vip=c31",
         former="NAMES",
     )
     response_deadline_seconds: float = _setting(
-        _number(0.1, 30), "every data answer leaves within this; Braze gives up at 2", "1.5", default=1.5
+        _number(0.1, 30), "every data answer leaves within this; Braze gives up at 2", "1.5"
     )
-    cache_fresh_seconds: float = _setting(
-        _number(1, _YEAR), "for how long an answer is served as fresh", "900", default=900.0
-    )
+    cache_fresh_seconds: float = _setting(_duration, "for how long an answer is served as fresh", "900")
     cache_stale_while_revalidate_seconds: float = _setting(
-        _number(0, _YEAR),
-        "after that, for so long: answer at once from the cache, refresh behind it",
-        "900",
-        default=900.0,
+        _number(0, _YEAR), "after that, for so long: answer at once from the cache, refresh behind it", "900"
     )
     cache_stale_if_error_seconds: float = _setting(
         _number(0, _YEAR),
         "for so long after it went stale a copy may stand in when Amplitude cannot answer",
         "86400",
-        default=86_400.0,
     )
-    cache_warm_seconds: float = _setting(
-        _number(1, _YEAR), "for how long what `warm` fetched is served as fresh", "86400", default=86_400.0
-    )
-    cache_pushed_seconds: float = _setting(
-        _number(1, _YEAR), "for how long what Amplitude pushed is served as fresh", "86400", default=86_400.0
-    )
-    cache_negative_seconds: float = _setting(
-        _number(1, _YEAR), "for how long an unknown user stays unknown", "60", default=60.0
-    )
-    cache_max_mb: float = _setting(_number(1, 1_048_576), "memory of the in-process cache, in MiB", "64", default=64.0)
+    cache_warm_seconds: float = _setting(_duration, "for how long what `warm` fetched is served as fresh", "86400")
+    cache_pushed_seconds: float = _setting(_duration, "for how long what Amplitude pushed is served as fresh", "86400")
+    cache_negative_seconds: float = _setting(_duration, "for how long an unknown user stays unknown", "60")
+    cache_max_mb: float = _setting(_number(1, 1_048_576), "memory of the in-process cache, in MiB", "64")
     backlog_max_users: int = _setting(
-        _whole(0, 10_000_000), "users who may wait for a call that nobody waits for any more", "10000", default=10_000
+        _whole(0, 10_000_000), "users who may wait for a call that nobody waits for any more", "10000"
     )
-    backlog_max_age_seconds: float = _setting(
-        _number(1, _YEAR), "for how long after the last ask such a user waits", "900", default=900.0
-    )
+    backlog_max_age_seconds: float = _setting(_duration, "for how long after the last ask such a user waits", "900")
     redis_url: str | None = _setting(
         _redis_url,
         "cache, quota and single-flight shared by processes and machines; without it one worker process runs",
-        "rediss://:password@host:6380/0",
-        default=None,
+        None,
+        example="rediss://:password@host:6380/0",
         secret=True,
     )
     redis_tls_verify: bool = _setting(
         _boolean,
         "`false` where the provider signs its own certificates (Heroku Key-Value Store)",
-        "false",
-        default=True,
+        "true",
+        example="false",
     )
     allowed_networks: tuple[Network, ...] = _setting(
         _networks,
         "comma separated CIDRs that may call the data routes and open `/playground`, `/status` and `/metrics`",
-        "52.58.142.0/24,2001:db8::/32",
-        default=(),
+        (),
+        example="52.58.142.0/24,2001:db8::/32",
     )
     trusted_proxy_hops: int = _setting(
-        _whole(0, 10), "how many proxies in front set `X-Forwarded-For` (Heroku: 1)", "1", default=0
+        _whole(0, 10), "how many proxies in front set `X-Forwarded-For` (Heroku: 1)", "0", example="1"
     )
-    log_level: str = _setting(_level, "DEBUG, INFO, WARNING or ERROR", "INFO", default="INFO")
-
+    log_level: str = _setting(_level, "DEBUG, INFO, WARNING or ERROR", "INFO")
     port: int = _setting(
-        _whole(1, 65535),
-        "the port to listen on; when it is set, on every address, else on 127.0.0.1",
-        "8000",
-        default=8000,
+        _whole(1, 65535), "the port to listen on; when it is set, on every address, else on 127.0.0.1", "8000"
     )
-    web_concurrency: int = _setting(_whole(1, 64), "worker processes, where there is a `REDIS_URL`", "2", default=1)
+    web_concurrency: int = _setting(_whole(1, 64), "worker processes, where there is a `REDIS_URL`", "1", example="2")
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Settings:

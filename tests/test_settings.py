@@ -57,6 +57,8 @@ def test_every_fault_is_reported_at_once_with_variable_and_example() -> None:
         ("AMPLITUDE_BASE_URL", "https://[bad"),
         ("AMPLITUDE_BASE_URL", "https://exa mple.com"),
         ("AMPLITUDE_BASE_URL", "https://host.com/?"),
+        ("AMPLITUDE_BASE_URL", "ftp://host.com"),
+        ("AMPLITUDE_COHORTS_URL", f"https://{'a' * 64}.example.com"),
         ("REDIS_URL", "redis://host..com"),
         ("REDIS_URL", "redis://host:99999"),
         ("REDIS_URL", "http://127.0.0.1"),
@@ -88,23 +90,23 @@ def test_a_wrong_value_is_named_and_never_echoed(variable: str, value: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "told"),
+    ("variable", "value", "expected"),
     [
         ("PROXY_API_KEYS", "new:123,foo,ok:0123456789abcdef,bar:12", ["entry 1 (new)", "entry 2 is", "entry 4 (bar)"]),
         ("ALLOWED_NETWORKS", "10.0.0.0/33,192.0.2.0/24,,example.com", ["entry 1 is not", "entry 4 is not"]),
         ("ALIASES", "vip=c31,cohorts.gold=c32,cohorts.x=", ["has an entry (1)", "has an entry (3)"]),
     ],
 )
-def test_every_wrong_entry_of_a_list_is_a_fault_of_its_own(variable: str, value: str, told: list[str]) -> None:
+def test_every_wrong_entry_of_a_list_is_a_fault_of_its_own(variable: str, value: str, expected: list[str]) -> None:
     with pytest.raises(SettingsError) as wrong:
         Settings.from_env(GOOD | {variable: value})
-    assert len(wrong.value.faults) == len(told)
-    for fault, start in zip(wrong.value.faults, told, strict=True):
+    assert len(wrong.value.faults) == len(expected)
+    for fault, start in zip(wrong.value.faults, expected, strict=True):
         assert fault.startswith(f"{variable} {start}")
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "told"),
+    ("variable", "value", "expected"),
     [
         ("TRUSTED_PROXY_HOPS", "-1", "must be a whole number from 0 to 10,"),
         ("BACKLOG_MAX_USERS", "-1", "must be a whole number from 0 to 10000000,"),
@@ -114,10 +116,10 @@ def test_every_wrong_entry_of_a_list_is_a_fault_of_its_own(variable: str, value:
         ("CACHE_MAX_MB", "-5", "must be a number from 1 to 1048576,"),
     ],
 )
-def test_a_number_that_cannot_be_is_told_its_range(variable: str, value: str, told: str) -> None:
+def test_a_number_that_cannot_be_is_told_its_range(variable: str, value: str, expected: str) -> None:
     with pytest.raises(SettingsError) as wrong:
         Settings.from_env(GOOD | {variable: value})
-    assert wrong.value.faults[0].startswith(f"{variable} {told}")
+    assert wrong.value.faults[0].startswith(f"{variable} {expected}")
 
 
 def test_an_api_key_that_basic_would_cut_in_two_is_refused() -> None:
@@ -178,8 +180,8 @@ def test_a_generated_secret_alone_makes_a_caller_named_braze() -> None:
 
 
 def test_the_button_asks_for_settings_that_exist_and_for_all_that_are_required() -> None:
-    asked = json.loads((ROOT / "app.json").read_text(encoding="utf-8"))["env"]
-    known = {one.name.upper() for one in fields(Settings)}
-    assert asked.keys() <= known
-    given = {name: one.get("value", "0123456789abcdef") for name, one in asked.items()}
-    assert Settings.from_env(given).trusted_proxy_hops == 1
+    variables = json.loads((ROOT / "app.json").read_text(encoding="utf-8"))["env"]
+    names = {setting.name.upper() for setting in fields(Settings)}
+    assert variables.keys() <= names
+    env = {name: variable.get("value", "0123456789abcdef") for name, variable in variables.items()}
+    assert Settings.from_env(env).trusted_proxy_hops == 1

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
-from urllib.parse import SplitResult, quote, urljoin, urlsplit
+from typing import Any, TypeVar
+from urllib.parse import quote, urljoin, urlsplit
 
 import requests
 import urllib3
@@ -18,12 +18,14 @@ from requests.auth import HTTPBasicAuth
 from proxy.amplitude.client import retry_after
 from proxy.amplitude.response_lines import TORN, BrokenOff, lines_of
 from proxy.amplitude.transport import Session
-from proxy.api.urls import is_confidential
+from proxy.api.urls import is_confidential, parse_url
 from proxy.api.user_rows import NoColumn, Row, read
 from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.profile.json import read_json
 
-COLUMN = "user_id"
+T = TypeVar("T")
+
+_COLUMN = "user_id"
 _RESPONSE_SECONDS = 30.0  # for a response other than the file
 _FILE_SECONDS = 900.0
 _MAX_BYTES = 1024 * 1024  # of a response other than the file
@@ -46,8 +48,8 @@ class NotDownloaded(Exception):
 class _Busy(Exception):
     """Amplitude or the storage returned 429: retry after `seconds`."""
 
-    def __init__(self, host: str, seconds: float) -> None:
-        super().__init__(f"{host} allows no more such requests for now (429)")
+    def __init__(self, text: str, seconds: float) -> None:
+        super().__init__(text)
         self.seconds = seconds
 
 
@@ -73,32 +75,36 @@ class CohortExport:
 
         Raises NotDownloaded.
         """
-        try:
-            _address(self._base)
-        except ValueError:
-            raise NotDownloaded(f"AMPLITUDE_COHORTS_URL, {self._base}, is no address") from None
         request_id = self._request_export(cohort_id)
         self._wait_for_export(request_id)
+        try:
+            self._retry(lambda: self._pass_rows(request_id, take), "the file of the cohort did not come whole")
+        except NoColumn as error:
+            raise NotDownloaded(f"the file of the cohort is none of Amplitude's: {error}") from None
+
+    def _retry(self, attempt: Callable[[], T], failure: str) -> T:
+        """Return the result of `attempt`, which is repeated after a temporary failure. Raises NotDownloaded.
+
+        urllib3's Retry cannot do this: it does not see a failure within a body, and an incomplete file needs a new
+        link; it counts 429 and 5xx together, whose limits differ here; it reads the body of an error without a limit.
+        """
         failures = busy = 0
         while True:
             try:
-                with self._file(request_id) as lines:
-                    take(self._rows(lines))
-                    return
-            except NoColumn as error:
-                raise NotDownloaded(f"the file of the cohort is none of Amplitude's: {error}") from None
+                return attempt()
             except _Busy as error:
                 busy += 1
                 if busy > _BUSY_TRIES:
                     raise NotDownloaded(f"{error}: try again later") from None
-                self._wait_after_429(error)
+                pause, progress = error.seconds, f"{error}: again in {error.seconds:.0f} s"
             except (BrokenOff, *_TRANSPORT_ERRORS) as error:
                 failures += 1
-                why = str(error) if isinstance(error, BrokenOff) else type(error).__name__
+                reason = str(error) if isinstance(error, BrokenOff) else type(error).__name__
                 if failures >= _TRIES:
-                    raise NotDownloaded(f"the file of the cohort did not come whole ({why}): run it again") from None
-                self._tell(f"the file did not come whole ({why}); once more")
-                self._clock.sleep(_pause_after(failures))
+                    raise NotDownloaded(f"{failure} ({reason}): try again later") from None
+                pause, progress = _pause_after(failures), f"{failure} ({reason}); once more"
+            self._tell(progress)
+            self._clock.sleep(pause)
 
     def _request_export(self, cohort_id: str) -> str:
         status, document = self._get_json(f"/api/5/cohorts/request/{quote(cohort_id, safe='')}")
@@ -133,7 +139,7 @@ class CohortExport:
     def _rows(self, lines: Iterator[str]) -> Iterator[Row]:
         progress_at, number = self._clock.monotonic(), 0
         torn: Row | None = None
-        for number, row in enumerate(read(lines, COLUMN), start=1):
+        for number, row in enumerate(read(lines, _COLUMN), start=1):
             if torn is not None:
                 yield torn  # other rows follow, so it is one bad row and not the end of the file
             torn = row if row.torn else None
@@ -146,73 +152,52 @@ class CohortExport:
             raise BrokenOff(f"line {torn.line} {torn.fault}")
         self._tell(f"members in the cohort: {number:,}")
 
-    @contextmanager
-    def _file(self, request_id: str) -> Iterator[Iterator[str]]:
-        """Open the file, following the redirect to a storage, and yield its lines."""
+    def _pass_rows(self, request_id: str, take: Callable[[Iterator[Row]], None]) -> None:
+        """Open the file, following the redirect to a storage, and pass its rows to `take`."""
         session, url = self._session, f"{self._base}/api/5/cohorts/request/{quote(request_id, safe='')}/file"
         for _ in range(_MAX_REDIRECTS + 1):
-            with _get(session, url, _FILE_SECONDS, {"Accept-Encoding": "identity"}) as response:
+            with self._get(session, url, _FILE_SECONDS, {"Accept-Encoding": "identity"}) as response:
                 if response.status_code == 200:
-                    yield lines_of(response)
+                    take(self._rows(lines_of(response)))
                     return
-                if response.status_code == 429:
-                    raise _Busy(_host(url), retry_after(response.headers.get("Retry-After"), self._clock.now()))
                 if not response.is_redirect:
-                    if session is self._session:
-                        self._refuse_credentials(response.status_code)
-                    raise BrokenOff(f"{_host(url)} says {response.status_code}")
+                    raise BrokenOff(f"{urlsplit(url).hostname} says {response.status_code}")
                 url = redirect_target(url, response.headers["Location"])
             session = Session(url)  # without credentials: the link contains its own
         raise NotDownloaded(f"the link to the cohort's file leads from one address to the next, {_MAX_REDIRECTS} times")
 
     def _get_json(self, path: str) -> tuple[int, dict[str, Any]]:
-        """Return the status and the JSON of a response. Retries after a temporary failure."""
-        failures = busy = 0
-        while True:
-            try:
-                with _get(self._session, self._base + path, _RESPONSE_SECONDS) as response:
-                    status, document = response.status_code, _json(response)
-                    wait = retry_after(response.headers.get("Retry-After"), self._clock.now())
-            except _TRANSPORT_ERRORS as error:
-                why = type(error).__name__
-            else:
-                self._refuse_credentials(status)
-                if status == 429 and busy < _BUSY_TRIES:
-                    busy += 1
-                    self._wait_after_429(_Busy("Amplitude", wait))
-                    continue
-                if status < 500 and status != 429:
-                    return status, document
-                why = f"it says {status}"
-            failures += 1
-            if failures >= _TRIES or busy >= _BUSY_TRIES:
-                raise NotDownloaded(f"{_host(self._base)} gives no answer ({why}): try again later")
-            self._tell(f"{_host(self._base)} gives no answer ({why}); once more")
-            self._clock.sleep(_pause_after(failures))
+        """Return the status and the JSON of a response below 500."""
 
-    def _wait_after_429(self, busy: _Busy) -> None:
-        self._tell(f"{busy}: again in {busy.seconds:.0f} s")
-        self._clock.sleep(busy.seconds)
+        def attempt() -> tuple[int, dict[str, Any]]:
+            with self._get(self._session, self._base + path, _RESPONSE_SECONDS) as response:
+                if response.status_code >= 500:
+                    raise BrokenOff(f"it says {response.status_code}")
+                return response.status_code, _json(response)
 
-    def _refuse_credentials(self, status: int) -> None:
-        if status in (401, 403):
-            raise NotDownloaded(
-                f"Amplitude says {status}: compare AMPLITUDE_API_KEY and AMPLITUDE_SECRET_KEY with the project's "
-                "settings, and AMPLITUDE_COHORTS_URL with its region"
-            )
+        return self._retry(attempt, f"{urlsplit(self._base).hostname} gives no answer")
 
-
-def _get(session: Session, url: str, seconds: float, headers: Mapping[str, str] | None = None) -> requests.Response:
-    timeout: Any = urllib3.Timeout(total=seconds)  # requests passes it on
-    return session.get(url, headers=headers, stream=True, allow_redirects=False, timeout=timeout)
+    @contextmanager
+    def _get(
+        self, session: Session, url: str, seconds: float, headers: Mapping[str, str] | None = None
+    ) -> Iterator[requests.Response]:
+        """Yield the response of a GET. Raises _Busy for a 429, and NotDownloaded when Amplitude refuses the keys."""
+        timeout: Any = urllib3.Timeout(total=seconds)  # requests passes it on
+        with session.get(url, headers=headers, stream=True, allow_redirects=False, timeout=timeout) as response:
+            if response.status_code == 429:
+                pause = retry_after(response.headers.get("Retry-After"), self._clock.now())
+                raise _Busy(f"{urlsplit(url).hostname} allows no more such requests for now (429)", pause)
+            if response.status_code in (401, 403) and session is self._session:
+                raise NotDownloaded(
+                    f"Amplitude says {response.status_code}: compare AMPLITUDE_API_KEY and AMPLITUDE_SECRET_KEY with "
+                    "the project's settings, and AMPLITUDE_COHORTS_URL with its region"
+                )
+            yield response
 
 
 def _json(response: requests.Response) -> dict[str, Any]:
-    body = b""
-    while len(body) <= _MAX_BYTES and (chunk := response.raw.read1(65536, decode_content=True)):
-        body += chunk
     try:
-        document = read_json(body)
+        document = read_json(response.raw.read(_MAX_BYTES, decode_content=True))
     except ValueError:
         return {}
     return document if isinstance(document, dict) else {}
@@ -222,26 +207,12 @@ def redirect_target(url: str, location: str) -> str:
     """Return the URL of a redirect. Raises NotDownloaded when others could read the members of the cohort there."""
     try:
         url = urljoin(url, location)
-        parts = _address(url)
+        parts = parse_url(url)
     except ValueError:
         raise NotDownloaded("the link to the cohort's file leads to what is no address") from None
     if not is_confidential(parts):
         raise NotDownloaded(f"the link to the cohort's file leads to {parts.scheme}://, which is not https")
     return url
-
-
-def _address(url: str) -> SplitResult:
-    """Return the parts of a URL. Raises ValueError when no request can be sent to it."""
-    prepared = urlsplit(requests.Request("GET", url).prepare().url or "")
-    if prepared.port == 0:
-        raise ValueError("no port")
-    # The system's resolver does the same, and raises for a label that is too long.
-    (prepared.hostname or "").encode("idna")
-    return urlsplit(url)
-
-
-def _host(url: str) -> str:
-    return urlsplit(url).hostname or "it"
 
 
 def _pause_after(attempts: int) -> float:

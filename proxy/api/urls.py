@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from urllib.parse import SplitResult, urlsplit
 
 from proxy.profile.values import BadValue
 
+_HOST = re.compile(r"[A-Za-z0-9._:\[\]-]+")
+
 
 def parse_url(url: str) -> SplitResult:
-    """Return the parts of a URL whose host and port can be read. Raises BadValue."""
+    """Return the parts of a URL with a host and a port that a client can connect to. Raises BadValue."""
     try:
         parts = urlsplit(url)
-        _ = parts.port
+        (parts.hostname or "").encode("idna")  # as the resolver does; it raises for a label that is empty or too long
+        malformed = parts.port == 0 or not _HOST.fullmatch(parts.netloc.rpartition("@")[2])
     except ValueError:
-        raise BadValue("is not a URL: its host or port is malformed") from None
+        malformed = True
+    if malformed or not parts.hostname:
+        raise BadValue("is not a URL: its host or port is missing or malformed")
     return parts
 
 
-def require_confidential(parts: SplitResult) -> None:
-    """Raise BadValue where a secret that is sent to a URL could be read on the way."""
+def parse_service_url(url: str) -> SplitResult:
+    """Return the parts of the URL of a service that a secret is sent to. Raises BadValue."""
+    parts = parse_url(url)
     if not is_confidential(parts):
         raise BadValue("must be https: the secret travels in it (http is for a loopback address only)")
+    if "?" in url or "#" in url or "@" in parts.netloc:
+        raise BadValue("may have a host and a path only, and no credentials")
+    return parts
 
 
 def is_confidential(parts: SplitResult) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -10,27 +11,26 @@ from typing import Any, TypeVar
 
 import click
 import requests
-from flask import Flask
 
 from proxy.api.keys import entry, generate
-from proxy.api.urls import parse_url, require_confidential
+from proxy.api.urls import parse_service_url
 from proxy.app import create_app
 from proxy.liquid.types import Answer, Ask, Request
 from proxy.monitoring.logs import configure_logging
 from proxy.profile.values import BadValue
-from proxy.settings import Settings
+from proxy.settings import Settings, SettingsError
 from proxy.web.pages.wsgi_client import asker
+from proxy.web.services import Services, installed
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _VARIABLE = "PROXY_CREDENTIALS"
-_CALLER = "preview"
 
 _SECONDS = 10.0
 """Longer than a data answer may take: a hosted service may have to start first."""
 
 
-class ServiceUnavailable(Exception):
-    """No service answers, or its URL is invalid. The text names the fix."""
+class ServiceUnavailable(click.ClickException):
+    """No service answers, its URL is invalid, or it cannot be made from the environment. The text names the fix."""
 
 
 class ServiceRefused(ServiceUnavailable):
@@ -53,23 +53,38 @@ def service_options(url_help: str) -> Callable[[_Command], _Command]:
     return decorate
 
 
-def own_service(environ: Mapping[str, str]) -> Ask:
-    """Return a function that sends requests to a service in this process, with the settings of `environ`.
+def own_settings(environ: Mapping[str, str]) -> tuple[Settings, str]:
+    """Return the settings of `environ` with one caller, whose secret is returned too. Raises ServiceUnavailable.
 
-    The service has a key of its own and listens nowhere: PROXY_API_KEYS and ALLOWED_NETWORKS do not matter.
-    Raises SettingsError.
+    They are for a service that listens nowhere: PROXY_API_KEYS and ALLOWED_NETWORKS do not matter.
     """
-    return own_application(environ)[1]
-
-
-def own_application(environ: Mapping[str, str]) -> tuple[Flask, Ask]:
-    """Return the application of `own_service` and the function that sends requests to it. Raises SettingsError."""
     secret = generate()
-    overrides = {"PROXY_API_KEYS": entry(_CALLER, secret), "ALLOWED_NETWORKS": "", "LOG_LEVEL": "ERROR"}
-    settings = Settings.from_env({**environ, **overrides})
+    overrides = {"PROXY_API_KEYS": entry("cli", secret), "ALLOWED_NETWORKS": "", "LOG_LEVEL": "ERROR"}
+    try:
+        return Settings.from_env({**environ, **overrides}), secret
+    except SettingsError as error:
+        raise ServiceUnavailable(str(error)) from None
+
+
+def own_service(environ: Mapping[str, str]) -> tuple[Services, Ask]:
+    """Return a service in this process, with the settings of `environ`, and a function that sends requests to it.
+
+    Raises ServiceUnavailable.
+    """
+    settings, secret = own_settings(environ)
     configure_logging(settings.log_level)
     app = create_app(settings)
-    return app, asker(app, {"X-API-Key": secret}, "127.0.0.1")
+    return installed(app), asker(app, {"X-API-Key": secret}, "127.0.0.1")
+
+
+def own_service_with_redis(environ: Mapping[str, str]) -> tuple[Services, Ask]:
+    """Return `own_service` with the Redis of the running services. Raises also RedisUnavailable."""
+    if not environ.get("REDIS_URL", "").strip():
+        raise ServiceUnavailable("no REDIS_URL: a service without Redis keeps what it knows to itself; give its --url")
+    services, ask = own_service(environ)
+    if services.redis is not None:
+        services.redis.hash(b"connected-content-proxy-check")
+    return services, ask
 
 
 def require_credentials(url: str | None, credentials: str | None) -> str:
@@ -86,7 +101,7 @@ def require_credentials(url: str | None, credentials: str | None) -> str:
             ) from None
 
 
-def running_service(url: str, credentials: str, *, monotonic: Callable[[], float] = time.monotonic) -> Ask:
+def running_service(url: str, credentials: str) -> Ask:
     """Return a function that sends requests to the service at `url`, and to no other address.
 
     `credentials` is `name:secret`. Both raise ServiceUnavailable.
@@ -97,7 +112,7 @@ def running_service(url: str, credentials: str, *, monotonic: Callable[[], float
     session.auth = (name, secret)
 
     def ask(request: Request) -> Answer:
-        started = monotonic()
+        started = time.monotonic()
         headers = dict(request.headers)
         if request.content_type:
             headers["Content-Type"] = request.content_type
@@ -112,7 +127,7 @@ def running_service(url: str, credentials: str, *, monotonic: Callable[[], float
             )
         except requests.RequestException as error:
             raise ServiceUnavailable(f"{base} gives no answer ({type(error).__name__}): does it run there?") from None
-        milliseconds = (monotonic() - started) * 1000
+        milliseconds = (time.monotonic() - started) * 1000
         lower = {key.lower(): value for key, value in answer.headers.items()}
         return Answer(answer.status_code, lower, answer.content.decode(errors="replace"), milliseconds)
 
@@ -135,26 +150,32 @@ def require_access(ask: Ask) -> Ask:
                 "to ALLOWED_NETWORKS"
             )
         if answer.status == 404 or 300 <= answer.status < 400:
-            raise ServiceRefused(
-                f"the service answered {answer.status}: it is another service, or something in front of it"
-            )
+            raise refusal(answer)
         return answer
 
     return ask_or_raise
 
 
+def refusal(answer: Answer) -> ServiceRefused:
+    """Return the error of an answer that is none of a profile."""
+    detail = json_object(answer).get("detail", "it is another service, or something in front of it")
+    return ServiceRefused(f"the service answered {answer.status}: {detail}")
+
+
+def json_object(answer: Answer) -> dict[str, Any]:
+    """Return the body as a JSON object, an empty one when it is something else."""
+    try:
+        body = json.loads(answer.body)
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
 def _base(url: str) -> str:
     if "://" not in url:
         raise ServiceUnavailable("the URL has no https:// or http:// in front: write https://your-host")
-    invalid = ServiceUnavailable("the URL is that of a service: https://your-host")
     try:
-        parts = parse_url(url)
-    except BadValue:
-        raise invalid from None
-    if not parts.hostname or parts.scheme not in ("http", "https") or parts.query or "@" in parts.netloc:
-        raise invalid
-    try:
-        require_confidential(parts)
+        parts = parse_service_url(url.partition("#")[0])
     except BadValue as error:
-        raise ServiceUnavailable(f"the URL {error}") from None
+        raise ServiceUnavailable(f"the URL {error}: write https://your-host") from None
     return f"{parts.scheme}://{parts.netloc}"

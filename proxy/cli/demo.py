@@ -11,16 +11,15 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 from urllib.parse import quote
 
 import click
+import requests
 
-from proxy.api.keys import entry
 from proxy.sandbox.faults import FaultKind
 from proxy.sandbox.people import named
 from proxy.sandbox.server import Sandbox
@@ -84,7 +83,8 @@ def sandbox(
         secret = secrets.token_urlsafe(24)
         click.secho(f"Amplitude (emulated) is at {emulated.url}.", bold=True)
         click.echo(f"The service in front of it, for callers of the name {_DEMO_CALLER} with the secret {secret}:")
-        click.echo(f"  {_in_front(emulated, secret)}")
+        command = f"{shlex.quote(_python())} -m gunicorn wsgi:app --bind 127.0.0.1:{_free_port(8000)}"
+        click.echo(f"  {_shell(**_service_settings(emulated, secret))} {command}")
         _describe_sandbox(emulated)
         click.echo("Ctrl-C stops it.")
         _stop_event().wait()
@@ -98,12 +98,14 @@ def demo(port: int) -> None:
     """Run the real service in front of an emulated Amplitude, and print what to paste. Nothing to configure."""
     secret = secrets.token_urlsafe(24)
     stop = _stop_event()
+    overridden = {*VARIABLES.keys(), *VARIABLES.values(), "GUNICORN_CMD_ARGS"}
+    environment = {name: value for name, value in os.environ.items() if name not in overridden}
     with Sandbox(port=_free_port(port + 1), secret_key=secrets.token_hex(16), latency=0.15) as emulated:
         address = f"127.0.0.1:{_free_port(port)}"
         service = subprocess.Popen(  # noqa: S603  # this interpreter, fixed arguments
             [sys.executable, "-m", "gunicorn", "wsgi:app", "--bind", address, "--log-level", "warning"],
             cwd=_ROOT,
-            env=_demo_environment(emulated, secret),
+            env=environment | _service_settings(emulated, secret),
             # Ctrl-C reaches this process only, which stops the service in order and once.
             start_new_session=True,
         )
@@ -122,16 +124,24 @@ def demo(port: int) -> None:
             service.wait()
 
 
-def _in_front(emulated: Sandbox, secret: str) -> str:
-    """Return the shell command that starts the service in front of `emulated` on a free port, from this folder."""
-    settings = {
+def _service_settings(emulated: Sandbox, secret: str) -> dict[str, str]:
+    return {
         "AMPLITUDE_BASE_URL": emulated.url,
         "AMPLITUDE_SECRET_KEY": emulated.secret_key,
         "PROXY_API_KEYS": f"{_DEMO_CALLER}:{secret}",
     }
-    program = [_python(), "-m", "gunicorn", "wsgi:app"]
-    bind = ["--bind", f"127.0.0.1:{_free_port(8000)}"]
-    return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in settings.items()), shlex.join(program + bind)])
+
+
+def _cohort_settings(emulated: Sandbox) -> str:
+    return _shell(
+        AMPLITUDE_COHORTS_URL=emulated.url,
+        AMPLITUDE_API_KEY=emulated.api_key,
+        AMPLITUDE_SECRET_KEY=emulated.secret_key,
+    )
+
+
+def _shell(**variables: str) -> str:
+    return " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
 
 
 def _python() -> str:
@@ -139,38 +149,21 @@ def _python() -> str:
     return str(python.relative_to(folder) if python.is_relative_to(folder) else python)
 
 
-def _demo_environment(emulated: Sandbox, secret: str) -> dict[str, str]:
-    overridden = {*VARIABLES.keys(), *VARIABLES.values(), "GUNICORN_CMD_ARGS"}
-    return {name: value for name, value in os.environ.items() if name not in overridden} | {
-        "AMPLITUDE_BASE_URL": emulated.url,
-        "AMPLITUDE_SECRET_KEY": emulated.secret_key,
-        "PROXY_API_KEYS": entry(_DEMO_CALLER, secret),
-    }
-
-
 def _free_port(first: int) -> int:
     for port in (*range(first, min(first + 20, 65536)), 0):
-        with socket.socket() as probe:
-            # As gunicorn does: a port in TIME_WAIT from the last demo is free.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
+        # With SO_REUSEADDR, as gunicorn: a port in TIME_WAIT from the last demo is free.
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)) as probe:
             return int(probe.getsockname()[1])
     raise click.ClickException("no port is free on 127.0.0.1")
 
 
 def _answers(url: str, service: subprocess.Popen[bytes], stop: threading.Event) -> bool:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    session = requests.Session()
+    session.trust_env = False
     deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and service.poll() is None and not stop.is_set():
-        try:
-            opener.open(url, timeout=1).close()
-        except OSError:
-            stop.wait(0.1)
-        else:
-            return True
+    while time.monotonic() < deadline and service.poll() is None and not stop.wait(0.1):
+        with suppress(requests.RequestException):
+            return session.get(url, timeout=1).ok
     return False
 
 
@@ -187,10 +180,9 @@ def _describe_demo(service: str, emulated: Sandbox, secret: str) -> None:
     click.echo()
     click.secho("The same in a Braze message (credentials stored in Braze under the name us):", bold=True)
     for route, query, variable in _TRIES:
-        url = (
-            f"https://your-host/v1/{route}?{query.replace('user_id=ava', 'user_id={{${user_id} | url_param_escape}}')}"
-        )
-        click.echo(f"  {{% connected_content {url} :basic_auth us :save {variable} %}}")
+        query = query.replace("user_id=ava", "user_id={{${user_id} | url_param_escape}}")
+        tag = f"connected_content https://your-host/v1/{route}?{query} :basic_auth us :save {variable}"
+        click.echo(f"  {{% {tag} %}}")
     click.echo()
     _describe_sandbox(emulated)
     click.secho("To warm a cohort of it before a send, and to push one to the service:", bold=True)
@@ -200,15 +192,6 @@ def _describe_demo(service: str, emulated: Sandbox, secret: str) -> None:
     click.echo(f"  curl -s -u {_DEMO_CALLER}:{secret} -H 'Content-Type: application/json' \\")
     click.echo(f"    -d '{webhook}' {service}/v1/webhooks/amplitude/cohorts\n")
     click.echo("Below is the service's log, a line a request. Ctrl-C stops all of it.\n")
-
-
-def _cohort_settings(emulated: Sandbox) -> str:
-    settings = {
-        "AMPLITUDE_COHORTS_URL": emulated.url,
-        "AMPLITUDE_API_KEY": emulated.api_key,
-        "AMPLITUDE_SECRET_KEY": emulated.secret_key,
-    }
-    return " ".join(f"{name}={shlex.quote(value)}" for name, value in settings.items())
 
 
 def _describe_sandbox(emulated: Sandbox) -> None:

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from urllib.parse import urlencode
 
 import click
 
-from proxy.api.keys import entry, generate
-from proxy.app import create_app
-from proxy.cli.client import ServiceUnavailable, require_access, require_credentials, running_service, service_options
+from proxy.cli.client import (
+    json_object,
+    own_service_with_redis,
+    refusal,
+    require_access,
+    require_credentials,
+    running_service,
+    service_options,
+)
 from proxy.cli.formats import format_count
 from proxy.liquid.types import Request
-from proxy.monitoring.logs import configure_logging, silence_http_library
 from proxy.profile.parts import Identity
-from proxy.settings import Settings, SettingsError
 from proxy.storage.redis import RedisUnavailable
-from proxy.web.services import installed
-
-
-class NotForgotten(Exception):
-    """A user was not forgotten. The text names the fix."""
 
 
 @click.command()
@@ -40,11 +38,12 @@ def forget(users: tuple[str, ...], devices: tuple[str, ...], url: str | None, cr
     if not ids or not all(map(any, ids)):
         raise click.UsageError("whom? Give --user or --device, and no blank one")
     credentials = require_credentials(url, credentials)
-    silence_http_library()
     try:
-        records = sum(map(_in_service(url, credentials) if url else _in_redis(), ids))
-    except (NotForgotten, ServiceUnavailable, SettingsError) as error:
-        raise click.ClickException(str(error)) from None
+        if url:
+            records = sum(map(_in_service(url, credentials), ids))
+        else:
+            service = own_service_with_redis(os.environ)[0].forget_service
+            records = sum(service.forget(identity).records for identity in ids)
     except RedisUnavailable:
         raise click.ClickException("Redis does not answer: not all are forgotten; try again") from None
     click.echo(f"forgotten: {format_count(records, 'record')}")
@@ -56,25 +55,9 @@ def _in_service(url: str, credentials: str) -> Callable[[Identity], int]:
     def forget_user(identity: Identity) -> int:
         query = urlencode({key: value for key, value in identity._asdict().items() if value is not None})
         answer = ask(Request("DELETE", f"/v1/profile?{query}"))
-        if answer.status != 200:
-            raise NotForgotten(f"the service answered {answer.status}: {_detail(answer.body)}")
-        return int(json.loads(answer.body)["records"])
+        body = json_object(answer)
+        if answer.status != 200 or "records" not in body:
+            raise refusal(answer)
+        return int(body["records"])
 
     return forget_user
-
-
-def _detail(body: str) -> str:
-    try:
-        return str(json.loads(body)["detail"])
-    except (ValueError, KeyError, TypeError):
-        return "it is another service, or something in front of it"
-
-
-def _in_redis() -> Callable[[Identity], int]:
-    overrides = {"PROXY_API_KEYS": entry("forget", generate()), "LOG_LEVEL": "ERROR"}
-    settings = Settings.from_env({**os.environ, **overrides})
-    if settings.redis_url is None:
-        raise NotForgotten("no REDIS_URL: a service without Redis keeps what it knows to itself; give its --url")
-    configure_logging(settings.log_level)
-    forget_service = installed(create_app(settings)).forget_service
-    return lambda identity: forget_service.forget(identity).records

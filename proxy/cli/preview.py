@@ -12,7 +12,6 @@ from typing import TextIO
 import click
 
 from proxy.cli.client import (
-    ServiceUnavailable,
     own_service,
     require_access,
     require_credentials,
@@ -22,9 +21,7 @@ from proxy.cli.client import (
 from proxy.liquid.process import Child
 from proxy.liquid.report import lines
 from proxy.liquid.types import Ask, User
-from proxy.monitoring.logs import silence_http_library
 from proxy.sandbox.server import Sandbox
-from proxy.settings import SettingsError
 
 
 @click.command()
@@ -48,14 +45,11 @@ def preview(
     if demo and url:
         raise click.UsageError("--demo and --url exclude each other: both say who is asked")
     credentials = require_credentials(url, credentials)
-    silence_http_library()
     try:
         source = template.read()
         # The child process loads Liquid while the service is created.
         with Child() as child, _service(demo, url, credentials) as ask:
             report = json.loads(child.render(source, User(user_id.strip(), device_id.strip()), ask))
-    except (SettingsError, ServiceUnavailable) as error:
-        raise click.ClickException(str(error)) from None
     except UnicodeDecodeError:
         raise click.ClickException(f"{template.name} is not UTF-8: save it as that") from None
     click.echo(report["message"], nl=not report["message"].endswith("\n"))
@@ -72,6 +66,7 @@ def _service(demo: bool, url: str | None, credentials: str) -> Iterator[Ask]:
         yield require_access(running_service(url, credentials))
     elif demo:
         with Sandbox() as emulated:
-            yield own_service({"AMPLITUDE_BASE_URL": emulated.url, "AMPLITUDE_SECRET_KEY": emulated.secret_key})
+            settings = {"AMPLITUDE_BASE_URL": emulated.url, "AMPLITUDE_SECRET_KEY": emulated.secret_key}
+            yield own_service(settings)[1]
     else:
-        yield own_service(os.environ)
+        yield own_service(os.environ)[1]

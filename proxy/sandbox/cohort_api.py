@@ -13,12 +13,11 @@ import time
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 from urllib.parse import unquote
 
 from proxy.sandbox.cohort_csv import table
 from proxy.sandbox.faults import Fault
+from proxy.sandbox.http import QuietHandler, QuietServer, Reply
 
 _REQUESTS = 60
 _WINDOW_SECONDS = 600.0
@@ -27,33 +26,12 @@ _CUT_OFF = len('"356000000001",""\n')
 """Bytes that `cohort-cut-off` withholds: the last row of `crowd-N`, so that the rest looks complete."""
 
 
-@dataclass(frozen=True)
-class Reply:
-    """An answer. `cut`: bytes at its end that are announced but not sent."""
-
-    status: int
-    body: Any = ""
-    headers: Mapping[str, str] | None = None
-    cut: int = 0
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """A file in the storage. `unbounded`: sent without a length, until the connection ends."""
-
-    expires: float
-    body: bytes
-    headers: Mapping[str, str]
-    cut: int = 0
-    unbounded: bool = False
-    status: int = 200
-
-
-@dataclass(frozen=True)
+@dataclass
 class _Job:
     cohort_id: str
     file: bytes
     polls: int
+    """How often it is still reported as in progress."""
 
 
 class Exports:
@@ -64,10 +42,8 @@ class Exports:
         self._inline = inline
         self._lock = threading.Lock()
         self._jobs: dict[str, _Job] = {}
-        self._polled: Counter[str] = Counter()
         self._requests: deque[float] = deque()
         self._storage: _Storage | None = None
-        self.links: dict[str, _Stored] = {}
         self.counts: Counter[str] = Counter()
         """Counts `requests`, `polls` and `files`, and in the storage `stored` and `credentials`."""
 
@@ -115,16 +91,17 @@ class Exports:
         job = self._jobs[request_id]
         with self._lock:
             self.counts["polls"] += 1
-            self._polled[request_id] += 1
-            done = self._polled[request_id] > job.polls and not stuck
+            job.polls -= 1
+            done = job.polls < 0 and not stuck
         job_ids = {"request_id": request_id, "cohort_id": job.cohort_id}
         return Reply(200 if done else 202, job_ids | {"async_status": "JOB COMPLETED" if done else "JOB INPROGRESS"})
 
     def _file(self, file: bytes, kind: str, later: Mapping[str, str]) -> Reply:
         self.counts["files"] += 1
+        headers = {"Content-Type": "text/csv"}
         cut = _CUT_OFF if kind == "cohort-cut-off" else 0
         if self._inline:
-            return Reply(200, file, {"Content-Type": "text/csv"}, cut)
+            return Reply(200, file, headers, cut)
         if kind == "cohort-elsewhere":
             return Reply(302, "", {"Location": "ftp://127.0.0.1/members.csv"})
         if kind == "cohort-nowhere":
@@ -132,70 +109,42 @@ class Exports:
         link = secrets.token_urlsafe(12)
         with self._lock:
             if self._storage is None:
-                self._storage = _Storage(self)
+                self._storage = _Storage(self.counts)
                 threading.Thread(target=self._storage.serve_forever, args=(0.05,), daemon=True).start()
-        expires = 0.0 if kind == "cohort-expired" else _LINK_SECONDS
-        headers = {"Content-Type": "text/csv", **(later if kind == "cohort-storage-429" else {})}
-        if kind.startswith("cohort-gzip"):
+        if kind == "cohort-loop":
+            reply = Reply(302, "", {"Location": f"/{link}"})
+        elif kind == "cohort-storage-429":
+            reply = Reply(429, "", later)
+        elif kind == "cohort-unbounded-cut":
+            reply = Reply(200, file, headers, _CUT_OFF + len("\n"), unbounded=True)
+        elif kind.startswith("cohort-gzip"):
             # A file that is stored compressed is sent compressed, whatever the request accepts.
-            headers["Content-Encoding"] = "gzip"
-            file = gzip.compress(file)
-            file = file[: len(file) // 2] if kind == "cohort-gzip-cut" else file
-        self.links[link] = _Stored(
-            time.monotonic() + expires,
-            b"" if kind == "cohort-loop" else file,
-            headers,
-            _CUT_OFF + len("\n") if kind == "cohort-unbounded-cut" else cut,
-            kind.startswith("cohort-unbounded"),
-            429 if kind == "cohort-storage-429" else 200,
-        )
-        return Reply(302, "", {"Location": f"http://127.0.0.1:{self._storage.port}/{link}"})
+            packed = gzip.compress(file)
+            packed = packed[: len(packed) // 2] if kind == "cohort-gzip-cut" else packed
+            reply = Reply(200, packed, headers | {"Content-Encoding": "gzip"})
+        else:
+            reply = Reply(200, file, headers, cut, unbounded=kind == "cohort-unbounded")
+        expires = time.monotonic() + (0 if kind == "cohort-expired" else _LINK_SECONDS)
+        self._storage.links[f"/{link}"] = expires, reply
+        return Reply(302, "", {"Location": f"http://127.0.0.1:{self._storage.server_port}/{link}"})
 
 
-class _Storage(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, exports: Exports) -> None:
+class _Storage(QuietServer):
+    def __init__(self, counts: Counter[str]) -> None:
         super().__init__(("127.0.0.1", 0), _StorageHandler)
-        self.exports = exports
-        self.port = int(self.server_address[1])
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Print nothing when a client disconnects."""
+        self.counts = counts
+        self.links: dict[str, tuple[float, Reply]] = {}
+        """By path: when the link expires, in monotonic seconds, and the reply."""
 
 
-class _StorageHandler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _StorageHandler(QuietHandler):
     server: _Storage
-    wbufsize = 65536
-    disable_nagle_algorithm = True
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Print nothing; `Exports` counts."""
 
     def do_GET(self) -> None:
-        counts = self.server.exports.counts
+        counts = self.server.counts
         counts["stored"] += 1
         if any(name in self.headers for name in ("Authorization", "Cookie", "X-Amp-Authorization")):
             counts["credentials"] += 1
-            return self._send(400, b"Only one auth mechanism allowed", {})
-        stored = self.server.exports.links.get(self.path[1:])
-        if stored is None or stored.expires <= time.monotonic():
-            return self._send(403, b"Request has expired", {})
-        if not stored.body:
-            return self._send(302, b"", {"Location": self.path})
-        return self._send(stored.status, stored.body, stored.headers, stored.cut, unbounded=stored.unbounded)
-
-    def _send(
-        self, status: int, body: bytes, headers: Mapping[str, str], cut: int = 0, *, unbounded: bool = False
-    ) -> None:
-        self.send_response(status)
-        if unbounded:
-            self.close_connection = True
-        else:
-            self.send_header("Content-Length", str(len(body)))
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body[: len(body) - cut])
-        self.close_connection = self.close_connection or cut > 0
+            return self.send(Reply(400, "Only one auth mechanism allowed"))
+        expires, reply = self.server.links.get(self.path, (0.0, Reply(404)))
+        return self.send(reply if time.monotonic() < expires else Reply(403, "Request has expired"))

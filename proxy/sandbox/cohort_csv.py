@@ -6,6 +6,8 @@ quoted, and a member who has never logged in has a blank `user_id`.
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections.abc import Iterator
 
@@ -24,11 +26,11 @@ def table(cohort_id: str) -> bytes | None:
     members = list(_members(cohort_id))
     if not members:
         return None
-    rows = [
-        '"amplitude_id","user_id"',
-        *(f'"{number}","{_quoted(user)}"' for number, user in enumerate(members, start=356_000_000_001)),
-    ]
-    return "".join(f"{row}\n" for row in rows).encode()
+    file = io.StringIO()
+    writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n")
+    writer.writerow(("amplitude_id", "user_id"))
+    writer.writerows(enumerate(members, start=356_000_000_001))
+    return file.getvalue().encode()
 
 
 def _members(cohort_id: str) -> Iterator[str]:
@@ -41,7 +43,3 @@ def _members(cohort_id: str) -> Iterator[str]:
         person = find(f"user-{number}", None)
         if person and cohort_id in person.cohort_ids:
             yield f"user-{number}"
-
-
-def _quoted(text: str) -> str:
-    return text.replace('"', '""')

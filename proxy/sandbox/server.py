@@ -16,12 +16,12 @@ import time
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import asdict
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from proxy.sandbox.cohort_api import Exports
 from proxy.sandbox.faults import Fault, fault_from
+from proxy.sandbox.http import QuietHandler, QuietServer, Reply
 from proxy.sandbox.people import Person, find
 from proxy.sandbox.user_data import Documented, listed, user_data
 
@@ -113,11 +113,10 @@ class Sandbox:
             now = time.monotonic()
             self.calls.append((now, query))
             self._arrived.append(now)
-            while self._arrived[0] <= now - WINDOW_SECONDS:
-                self._arrived.popleft()
+            for moments in (self._arrived, self._accepted):
+                while moments and moments[0] <= now - WINDOW_SECONDS:
+                    moments.popleft()
             self._worst_minute = max(self._worst_minute, len(self._arrived))
-            while self._accepted and self._accepted[0] <= now - WINDOW_SECONDS:
-                self._accepted.popleft()
             within = len(self._accepted) < self.per_minute
             if within:
                 self._accepted.append(now)
@@ -150,54 +149,42 @@ class Sandbox:
             self.statuses[status] += 1
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 1024
-
+class _Server(QuietServer):
     def __init__(self, address: tuple[str, int], sandbox: Sandbox) -> None:
         super().__init__(address, _Handler)
         self.sandbox = sandbox
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Print nothing: clients disconnect during a fault on purpose."""
 
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(QuietHandler):
     server: _Server
-    # Unbuffered writes and Nagle's algorithm together cost 40 ms an answer.
-    wbufsize = 65536
-    disable_nagle_algorithm = True
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Print nothing; `report` counts."""
 
     def do_GET(self) -> None:
-        path = urlsplit(self.path).path
+        sandbox, path = self.server.sandbox, urlsplit(self.path).path
         if path == "/v1/userprofile":
             self._userprofile(self._query())
-        elif path.startswith("/api/"):
-            self._cohorts(path)
         elif path == "/sandbox/report":
-            self._send(200, self.server.sandbox.report(), counted=False)
+            self.send(Reply(200, sandbox.report()))
+        elif not path.startswith("/api/"):
+            self.send(Reply(404))
+        elif refusal := self._unauthorized("basic"):
+            self.send(Reply(401, refusal))
         else:
-            self._send(404, "", counted=False)
+            self.send(sandbox.exports.answer(path, sandbox.fault_of_a_cohort()))
 
     def do_POST(self) -> None:
-        if urlsplit(self.path).path != "/sandbox/fault":
-            return self._send(404, "", counted=False)
         try:
-            fault = fault_from(self._query())
+            self._set_fault(fault_from(self._query()))
         except ValueError as error:
-            return self._send(400, {"error": str(error)}, counted=False)
-        self.server.sandbox.break_with(fault)
-        return self._send(200, {"fault": asdict(fault)}, counted=False)
+            self.send(Reply(400, {"error": str(error)}))
 
     def do_DELETE(self) -> None:
+        self._set_fault(None)
+
+    def _set_fault(self, fault: Fault | None) -> None:
         if urlsplit(self.path).path != "/sandbox/fault":
-            return self._send(404, "", counted=False)
-        self.server.sandbox.break_with(None)
-        return self._send(200, {"fault": None}, counted=False)
+            return self.send(Reply(404))
+        self.server.sandbox.break_with(fault)
+        return self.send(Reply(200, {"fault": asdict(fault) if fault else None}))
 
     def _query(self) -> dict[str, str]:
         return dict(parse_qsl(urlsplit(self.path).query, keep_blank_values=True))
@@ -205,43 +192,37 @@ class _Handler(BaseHTTPRequestHandler):
     def _userprofile(self, query: dict[str, str]) -> None:
         sandbox = self.server.sandbox
         within, fault = sandbox.admit(query)
+        kind = fault.kind if fault else None
         if sandbox.latency:
             sandbox.closing.wait(sandbox.latency)
         if refusal := self._unauthorized():
-            return self._send(401, refusal)
-        if not within or (fault and fault.kind == "quota"):
-            return self._send(
+            return self._answer(401, refusal)
+        if not within or kind == "quota":
+            seconds = sandbox.documented.retry_after
+            return self._answer(
                 429,
                 {"error": f"Number of requests per minute exceeds system limit of {sandbox.per_minute}"},
-                {} if sandbox.documented.retry_after is None else {"Retry-After": str(sandbox.documented.retry_after)},
+                {} if seconds is None else {"Retry-After": str(seconds)},
             )
         if not query.get("user_id") and not query.get("device_id"):
-            return self._send(400, {"error": "Missing user_id or device_id"})
+            return self._answer(400, {"error": "Missing user_id or device_id"})
+        if fault and self._fail(fault):
+            return None
         person = find(query.get("user_id"), query.get("device_id"))
-        if fault and fault.kind not in ("slow", "drip-headers", "drip-body", "bad-header", "another-user"):
-            return self._fail(fault)
-        if fault and fault.kind == "slow":
-            sandbox.closing.wait(fault.seconds)
         if person is None:
-            return self._send(sandbox.documented.unknown_status, {"error": "User id and device id not seen before"})
+            return self._answer(sandbox.documented.unknown_status, {"error": "User id and device id not seen before"})
         sandbox.expose(person, listed(query, "rec_id"))
         answer = {"userData": user_data(person, query, sandbox.documented)}
-        if fault and fault.kind == "another-user":
+        if kind == "another-user":
             answer["userData"] |= {"user_id": "another-user", "device_id": "another-device"}
-        if fault and fault.kind in ("drip-headers", "drip-body"):
+        if fault and kind in ("drip-headers", "drip-body"):
             return self._drip(fault, json.dumps(answer).encode())
-        extra = {"X Odd": "a header name with a space"} if fault and fault.kind == "bad-header" else {}
-        return self._send(200, answer, extra)
+        return self._answer(200, answer, {"X Odd": "a header name with a space"} if kind == "bad-header" else {})
 
-    def _cohorts(self, path: str) -> None:
-        sandbox = self.server.sandbox
-        if refusal := self._unauthorized("basic"):
-            return self._send(401, refusal, counted=False)
-        reply = sandbox.exports.answer(path, sandbox.fault_of_a_cohort())
-        if not isinstance(reply.body, bytes):
-            return self._send(reply.status, reply.body, reply.headers, counted=False)
-        self.close_connection = self.close_connection or reply.cut > 0
-        return self._send_bytes(reply.status, reply.body, reply.headers, counted=False, cut=reply.cut)
+    def _answer(self, status: int, body: Any, headers: Mapping[str, str] | None = None) -> None:
+        """Send an answer of the User Profile API, and count it."""
+        self.send(Reply(status, body, headers or {}))
+        self.server.sandbox.answered(status)
 
     def _unauthorized(self, wanted: str | None = None) -> str | None:
         """Return the text of a 401, or None for a caller with the right key. `wanted`: the only accepted scheme."""
@@ -255,8 +236,12 @@ class _Handler(BaseHTTPRequestHandler):
         accepted = right.values() if wanted == "both" else [right[wanted]]
         return None if credentials in accepted else "Invalid Api-Key"
 
-    def _fail(self, fault: Fault) -> None:
+    def _fail(self, fault: Fault) -> bool:
+        """Answer as the fault has it. Return False for one that changes or delays the usual answer."""
         match fault.kind:
+            case "slow":
+                self.server.sandbox.closing.wait(fault.seconds)
+                return False
             case "hang":
                 self.server.sandbox.closing.wait(fault.seconds)
                 self.close_connection = True
@@ -266,19 +251,22 @@ class _Handler(BaseHTTPRequestHandler):
                 self.connection.shutdown(socket.SHUT_RD)
                 self.close_connection = True
             case "status":
-                self._send(fault.status, {"error": "Internal Server Error"} if fault.status >= 500 else "")
+                self._answer(fault.status, {"error": "Internal Server Error"} if fault.status >= 500 else "")
             case "broken-json":
-                self._send(200, '{"userData": {"user_id": ')
+                self._answer(200, b'{"userData": {"user_id": ')
             case "wrong-shape":
-                self._send(200, [{"userData": None}])
+                self._answer(200, [{"userData": None}])
             case "wrong-types":
-                self._send(200, {"userData": {"amp_props": [1], "cohort_ids": "c1", "recommendations": {"items": 3}}})
+                self._answer(200, {"userData": {"amp_props": [1], "cohort_ids": "c1", "recommendations": {"items": 3}}})
             case "oversize":
-                self._send(200, {"userData": {"amp_props": {"gp:blob": "x" * (3 * 1024 * 1024)}}})
+                self._answer(200, {"userData": {"amp_props": {"gp:blob": "x" * (3 * 1024 * 1024)}}})
             case "redirect":
-                self._send(301, "", {"Location": self.server.sandbox.url + "/elsewhere"})
+                self._answer(301, "", {"Location": self.server.sandbox.url + "/elsewhere"})
+            case "not-utf-8":
+                self._answer(200, b'{"userData": {"amp_props": {"gp:name": "\xff\xfe"}}}')
             case _:
-                self._send_bytes(200, b'{"userData": {"amp_props": {"gp:name": "\xff\xfe"}}}')
+                return False
+        return True
 
     def _drip(self, fault: Fault, body: bytes) -> None:
         """Send one byte at a time, so that no single read ever waits long."""
@@ -295,20 +283,3 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(text[number : number + 1])
             self.wfile.flush()
         self.server.sandbox.answered(200)
-
-    def _send(self, status: int, body: Any, headers: Mapping[str, str] | None = None, *, counted: bool = True) -> None:
-        text = body if isinstance(body, str) else json.dumps(body)
-        kind = "text/plain" if isinstance(body, str) and not body.startswith("{") else "application/json"
-        self._send_bytes(status, text.encode(), {"Content-Type": kind, **(headers or {})}, counted=counted)
-
-    def _send_bytes(
-        self, status: int, body: bytes, headers: Mapping[str, str] | None = None, *, counted: bool = True, cut: int = 0
-    ) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body[: len(body) - cut])
-        if counted:
-            self.server.sandbox.answered(status)

@@ -22,9 +22,6 @@ class Documented:
     unasked: Literal["null", "missing"] = "null"
     dormant: Literal["null", "missing", "empty"] = "null"
     credentials: Literal["both", "api-key", "basic"] = "both"
-    several_comp_ids: Literal["all", "first"] = "all"
-    comp_id_with_get_computations: Literal["one", "all"] = "one"
-    prop_type: Literal["as-asked", "score"] = "as-asked"
     retry_after: int | None = None
     """Seconds in the 429's Retry-After header; None sends none."""
     cohort_file: Literal["redirect", "inline"] = "redirect"
@@ -45,9 +42,9 @@ def user_data(person: Person, query: Mapping[str, str], documented: Documented) 
     if "get_amp_props" in requested:
         parts["amp_props"] = dict(person.properties)
     if "get_computations" in requested or "comp_id" in query:
-        parts["amp_props"] = (parts["amp_props"] or {}) | _computations(person, query, requested, documented)
+        parts["amp_props"] = (parts["amp_props"] or {}) | _computations(person, query)
     if "get_propensity" in requested:
-        data |= _propensities(person, query, documented)
+        data |= _propensities(person, query)
     if documented.unasked == "missing" or (documented.dormant == "missing" and person.recommendations is None):
         keep_null = set() if documented.unasked == "missing" else {"amp_props", "cohort_ids"}
         parts = {name: value for name, value in parts.items() if value is not None or name in keep_null}
@@ -70,24 +67,19 @@ def _recommendations(person: Person, query: Mapping[str, str], documented: Docum
     return recommendations
 
 
-def _computations(
-    person: Person, query: Mapping[str, str], requested: set[str], documented: Documented
-) -> dict[str, str]:
-    comp_ids = listed(query, "comp_id")
-    if documented.several_comp_ids == "first":
-        comp_ids = comp_ids[:1]
-    every = not comp_ids or ("get_computations" in requested and documented.comp_id_with_get_computations == "all")
-    names = set(COMPUTATIONS.values()) if every else {COMPUTATIONS.get(comp_id) for comp_id in comp_ids}
+def _computations(person: Person, query: Mapping[str, str]) -> dict[str, str]:
+    comp_ids = listed(query, "comp_id") or COMPUTATIONS
+    names = {COMPUTATIONS.get(comp_id) for comp_id in comp_ids}
     return {name: value for name, value in person.computations.items() if name in names}
 
 
-def _propensities(person: Person, query: Mapping[str, str], documented: Documented) -> dict[str, Any]:
+def _propensities(person: Person, query: Mapping[str, str]) -> dict[str, Any]:
     kind = query.get("propensity_type", "score")
     propensities = [
         {
             "prop": person.propensities[prediction][1 if kind == "pct" else 0],
             "pred_id": prediction,
-            "prop_type": kind if documented.prop_type == "as-asked" else "score",
+            "prop_type": kind,
         }
         for prediction in listed(query, "prediction_id")
         if prediction in person.propensities

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 
 import pytest
 
 from proxy.sandbox.server import Sandbox
-from tests.conftest import KEYS, ROOT, SECRET, Service, free_port
-from tests.support.command import environment, run
+from tests.conftest import KEYS, SECRET, Service, free_port
+from tests.support.command import run, start
 from tests.support.redis_server import RedisServer
 
 
@@ -40,7 +39,7 @@ def test_in_redis_the_command_reaches_a_service_within_a_second(start_service: C
         service = start_service(sandbox, REDIS_URL=redis.url)
         deadline = time.monotonic() + 20
         while calls(service, "user_id=ava") or not sandbox.report()["calls"]:
-            assert time.monotonic() < deadline, "it was never kept"
+            assert time.monotonic() < deadline, "it was never cached"
         settings = {
             "AMPLITUDE_BASE_URL": sandbox.url,
             "AMPLITUDE_SECRET_KEY": sandbox.secret_key,
@@ -48,16 +47,16 @@ def test_in_redis_the_command_reaches_a_service_within_a_second(start_service: C
         }
         ended = forget("--user", "ava", **settings, REDIS_URL=redis.url)
         assert (ended.returncode, ended.stdout) == (0, "forgotten: 1 record\n"), ended.stderr
-        told = time.monotonic()
+        forgotten_at = time.monotonic()
         while not calls(service, "user_id=ava"):
-            assert time.monotonic() < told + 1, "the service still answers from what it kept"
+            assert time.monotonic() < forgotten_at + 1, "the service still answers from its cache"
 
 
 @pytest.mark.contract("5 forget")
 def test_the_command_says_why_nobody_was_forgotten(service: Service) -> None:
     to_the_service = ("--url", service.url, "--credentials")
     alone = {"AMPLITUDE_SECRET_KEY": "k"}
-    for arguments, variables, told in (
+    for arguments, variables, message in (
         ((), {}, "whom?"),
         (("--user", " "), {}, "whom?"),
         (("--user", "u", *to_the_service, "braze:wrong-secret-of-a-test"), {}, "credentials (401)"),
@@ -66,29 +65,36 @@ def test_the_command_says_why_nobody_was_forgotten(service: Service) -> None:
         (("--user", "u", "--url", "your-host", "--credentials", "a:b"), {}, "no https:// or http:// in front"),
         (("--user", "u" * 600, *to_the_service, f"braze:{SECRET}"), {}, "answered 400: user_id is too long"),
         (("--user", "u", "--url", f"http://127.0.0.1:{free_port()}", "--credentials", "a:b"), {}, "does it run there?"),
-        (("--user", "u"), {}, "AMPLITUDE_SECRET_KEY is missing"),
+        (("--user", "u"), {"REDIS_URL": "redis://127.0.0.1"}, "AMPLITUDE_SECRET_KEY is missing"),
         (("--user", "u"), alone, "no REDIS_URL"),
         (("--user", "u"), alone | {"REDIS_URL": f"redis://127.0.0.1:{free_port()}"}, "Redis does not answer"),
     ):
         ended = forget(*arguments, **variables)
         assert ended.returncode != 0
-        assert told in ended.stderr
+        assert message in ended.stderr
         assert ended.stdout == ""
 
 
-def test_without_a_terminal_missing_credentials_are_one_line(service: Service) -> None:
-    for command in (["forget", "--user", "u"], ["warm", "-"], ["preview", "-"]):
-        ended = subprocess.run(
-            [sys.executable, "-m", "proxy", *command, "--url", service.url],
-            cwd=ROOT,
-            env=environment(),
-            input="",
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-            start_new_session=True,  # else the terminal of who runs the tests would be asked
-        )
-        assert ended.returncode == 2
-        assert "--url needs --credentials" in ended.stderr
-        assert "Warning" not in ended.stderr
+@pytest.mark.contract("5 forget")
+@pytest.mark.parametrize(
+    ("option", "variables"),
+    [
+        (["--credentials", KEYS], {"PROXY_CREDENTIALS": "braze:wrong"}),
+        ([], {"PROXY_CREDENTIALS": KEYS, "FORGET_CREDENTIALS": "braze:wrong"}),
+        ([], {"FORGET_CREDENTIALS": KEYS}),
+    ],
+)
+def test_credentials__option_variable_and_former_variable__the_first_counts(
+    service: Service, option: list[str], variables: dict[str, str]
+) -> None:
+    assert forget("--user", "user-7004", "--url", service.url, *option, **variables).returncode == 0
+
+
+def test_credentials__missing_without_a_terminal__one_line(service: Service) -> None:
+    commands = ["forget", "--user", "u"], ["warm", "-"], ["preview", "-"]
+    # In sessions of their own: otherwise the terminal of the tests would be asked.
+    for process in [start(*command, "--url", service.url) for command in commands]:
+        _, errors = process.communicate("", timeout=30)
+        assert process.returncode == 2
+        assert "--url needs --credentials" in errors
+        assert "Warning" not in errors

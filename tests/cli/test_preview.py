@@ -17,16 +17,16 @@ RECS = SNIPPETS / "1-recommendations-with-a-default.liquid"
 CHOSEN = "Chosen for you:\n- trail-shoe\n- rain-shell\n- head-torch"
 
 
-def preview(*arguments: str | Path, given: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-    return run("preview", *map(str, arguments), given=given, **variables)
+def preview(*arguments: str | Path, stdin: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+    return run("preview", *map(str, arguments), stdin=stdin, **variables)
 
 
 @pytest.mark.contract("5 preview")
 def test_in_the_demo_a_message_is_rendered_with_nothing_set() -> None:
     ended = preview(RECS, "--user", "ava", "--demo")
     assert (ended.returncode, ended.stdout.strip()) == (0, CHOSEN)
-    for told in ("line 1: GET https://your-host/v1/recommendations?user_id=ava", "1 call to Amplitude", "exposure"):
-        assert told in ended.stderr
+    for message in ("line 1: GET https://your-host/v1/recommendations?user_id=ava", "1 call to Amplitude", "exposure"):
+        assert message in ended.stderr
     assert preview(RECS, "--demo").stdout.strip().startswith("Our bestsellers")
 
 
@@ -47,14 +47,8 @@ def test_with_the_settings_of_the_environment_amplitude_is_asked_once(sandbox: S
 
 @pytest.mark.contract("5 preview")
 def test_a_running_service_is_asked_with_credentials(service: Service) -> None:
-    key = f"braze:{SECRET}"
-    for option, variables in (
-        (["--credentials", key], {"PROXY_CREDENTIALS": "braze:wrong"}),
-        ([], {"PROXY_CREDENTIALS": key, "PREVIEW_CREDENTIALS": "braze:wrong"}),
-        ([], {"PREVIEW_CREDENTIALS": key}),
-    ):
-        ended = preview(RECS, "--user", "ava", "--url", service.url, *option, **variables)
-        assert (ended.returncode, ended.stdout.strip()) == (0, CHOSEN)
+    ended = preview(RECS, "--user", "ava", "--url", service.url, PREVIEW_CREDENTIALS=f"braze:{SECRET}")
+    assert (ended.returncode, ended.stdout.strip()) == (0, CHOSEN)
     ended = preview(RECS, "--user", "ava", "--url", service.url, "--credentials", "braze:wrong")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.startswith("Error: the service refuses these credentials (401)")
@@ -62,13 +56,13 @@ def test_a_running_service_is_asked_with_credentials(service: Service) -> None:
 
 
 def test_a_message_from_standard_input_that_aborts_is_not_sent() -> None:
-    ended = preview("-", "--demo", given="before{% abort_message('nobody home') %}after")
+    ended = preview("-", "--demo", stdin="before{% abort_message('nobody home') %}after")
     assert (ended.returncode, ended.stdout.strip()) == (1, "")
     assert "aborted: nobody home" in ended.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "message"),
     [
         (["-"], 1, "AMPLITUDE_SECRET_KEY is missing"),
         (["-", "--demo", "--url", "https://h"], 2, "exclude each other"),
@@ -80,10 +74,10 @@ def test_a_message_from_standard_input_that_aborts_is_not_sent() -> None:
         (["nowhere.liquid"], 2, "No such file"),
     ],
 )
-def test_a_mistake_is_said_in_a_line(arguments: list[str], code: int, told: str) -> None:
-    ended = preview(*arguments, given=RECS.read_text(encoding="utf-8"))
+def test_a_mistake_is_said_in_a_line(arguments: list[str], code: int, message: str) -> None:
+    ended = preview(*arguments, stdin=RECS.read_text(encoding="utf-8"))
     assert (ended.returncode, ended.stdout) == (code, "")
-    assert told in ended.stderr
+    assert message in ended.stderr
 
 
 def test_a_service_that_is_not_there_is_said_so() -> None:
@@ -110,7 +104,7 @@ def test_a_file_that_is_not_utf_8_is_said_so(tmp_path: Path) -> None:
 
 def test_what_breaks_in_braze_is_said_with_its_line_and_mend() -> None:
     message = "{% connected_content http://h/v1/properties?user_id={{${user_id}}} :save p %}\n{{ p.gp:email }}"
-    ended = preview("-", "--user", "ava", "--demo", given=message)
+    ended = preview("-", "--user", "ava", "--demo", stdin=message)
     assert ended.returncode == 0
     assert "line 1: http:// sends" in ended.stderr
     assert "fix: write {{${user_id} | url_param_escape}}" in ended.stderr

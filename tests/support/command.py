@@ -2,29 +2,64 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from click.testing import CliRunner
+
+from proxy.cli.main import main
 from tests.conftest import ROOT
+
+_INHERITED = ("PATH", "HOME", "LANG")
 
 
 def environment(**variables: str) -> dict[str, str]:
     """Return what any command needs to run, and the settings by name."""
-    return {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")} | variables
+    return {name: value for name, value in os.environ.items() if name in _INHERITED} | variables
 
 
-def run(*arguments: str, given: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Return how `python -m proxy` ended, with `given` to read. However it ends, not in a traceback."""
-    ended = subprocess.run(
+def run(*arguments: str, stdin: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Return how a command ended that ran in this process, with `stdin` to read. Its own errors are raised."""
+    env: dict[str, str | None] = {name: None for name in os.environ if name not in _INHERITED}
+    with _restored():
+        result = CliRunner(catch_exceptions=False).invoke(
+            main, arguments, stdin, env | variables, prog_name="python -m proxy"
+        )
+    return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
+
+
+@contextmanager
+def _restored() -> Iterator[None]:
+    """Undo what a command changes in its process: the handling of signals, and logging."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    loggers = [logging.getLogger(name) for name in ("proxy", "urllib3", "requests")]
+    states = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
+    options = logging._srcfile, logging.logThreads
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for logger, (outputs, propagate, level) in zip(loggers, states, strict=True):
+            logger.handlers[:], logger.propagate = outputs, propagate
+            logger.setLevel(level)
+        logging._srcfile, logging.logThreads = options
+
+
+def start(*arguments: str, **variables: str) -> subprocess.Popen[str]:
+    """Return the process of a command, in a session of its own, with pipes for its three files."""
+    return subprocess.Popen(
         [sys.executable, "-m", "proxy", *arguments],
         cwd=ROOT,
         env=environment(**variables),
-        input=given,
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
-        check=False,
+        start_new_session=True,
     )
-    assert "Traceback" not in ended.stderr, ended.stderr
-    return ended

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -13,11 +12,12 @@ from typing import TextIO
 import click
 
 from proxy.amplitude.cohort_export import CohortExport, NotDownloaded
-from proxy.api.keys import entry, generate
 from proxy.api.user_rows import NoColumn, Row, read
 from proxy.cli.client import (
     ServiceUnavailable,
-    own_application,
+    json_object,
+    own_service_with_redis,
+    own_settings,
     require_access,
     require_credentials,
     running_service,
@@ -25,32 +25,19 @@ from proxy.cli.client import (
 )
 from proxy.cli.formats import format_count, format_minutes
 from proxy.cli.warmup.audience import Audience, DiskFull
-from proxy.cli.warmup.estimate import Plan
+from proxy.cli.warmup.estimate import Plan, quota_options
 from proxy.cli.warmup.progress import WarmupProgress, progress_report
 from proxy.cli.warmup.runner import Warmer
 from proxy.liquid.types import Ask, Request
-from proxy.monitoring.logs import silence_http_library
 from proxy.profile.parts import SECTIONS
 from proxy.profile.values import split_list
-from proxy.settings import Settings, SettingsError
 from proxy.storage.redis import RedisUnavailable
-from proxy.web.services import installed
 
 CONNECTIONS = 16
 _MAX_PRINTED = 20
 """Unreadable rows whose fault is printed."""
 _REQUIRED_IDS = {"recommendations": "rec_id", "propensities": "prediction_id"}
 _LOST = "Redis does not answer: what is fetched now would be lost"
-
-quota_option = click.option(
-    "--quota",
-    type=click.IntRange(1),
-    default=600,
-    envvar="AMPLITUDE_REQUESTS_PER_MINUTE",
-    show_default=True,
-    show_envvar=True,
-    help="Calls a minute that the service may make.",
-)
 
 
 @click.command()
@@ -74,10 +61,7 @@ quota_option = click.option(
 @click.option("--propensity-type", default="", help="`score` or `pct`.")
 @click.option("--log-exposures", is_flag=True, help="Fetch recommendations, although each logs an exposure.")
 @service_options("The service whose cache is to be warm; without it, Redis at REDIS_URL.")
-@quota_option
-@click.option(
-    "--share", type=click.IntRange(1, 100), default=80, show_default=True, help="Percent of it to spend on warming."
-)
+@quota_options("warming")
 def warm(
     users: TextIO | None,
     column: str | None,
@@ -109,17 +93,16 @@ def warm(
             "message is ever sent, and spoils what it measures; with --log-exposures they are fetched all the same"
         )
     for section, parameter in _REQUIRED_IDS.items():
-        if section in sections and not narrowed[parameter].strip(" ,"):
+        if section in sections and not split_list(narrowed[parameter]):
             raise click.UsageError(f"--include {section} needs --{parameter.replace('_', '-')}: name one or more")
     cohort = (cohort or "").strip()
     if (users is None) is not bool(cohort) or (column and cohort):
         raise click.UsageError("who? Give USERS, a file or - for standard input, or --cohort, and not both")
-    silence_http_library()
     credentials = require_credentials(url, credentials)
     question = {"include": ",".join(sections), "on_error": "retry"} | {k: v for k, v in narrowed.items() if v}
     # Properties and computations are in the same field of Amplitude's answer, so they take two calls.
     calls_a_user = 2 if {"properties", "computations"} <= set(sections) else 1
-    audience, rows = Audience(), _RowReader()
+    audience, rows = Audience(), _RowReader(report_blank=not cohort)
     click.get_current_context().call_on_close(audience.close)
     try:
         # Before a download: Amplitude limits their number.
@@ -139,7 +122,7 @@ def warm(
             warmer = Warmer(asks, question, plan.calls_a_minute, report=report, lost=lost)
             _stop_on_signals(warmer.stop)
             progress = warmer.run(audience, len(audience))
-    except (ServiceUnavailable, NoColumn, DiskFull, NotDownloaded, SettingsError) as error:
+    except (NoColumn, DiskFull, NotDownloaded) as error:
         raise click.ClickException(str(error)) from None
     _summarise(progress, rows.unreadable)
     if warmer.stopped_by is not None:
@@ -151,7 +134,7 @@ def warm(
         them = "it" if rows.unreadable == 1 else "them"
         click.echo(f"mend {them}, and run it again: who is warm is passed over")
     if warmer.refused is not None:
-        raise click.ClickException(str(warmer.refused))
+        raise warmer.refused
     if missing or rows.unreadable:
         sys.exit(1)
 
@@ -194,44 +177,46 @@ def _service(url: str | None, credentials: str) -> tuple[list[Ask], Callable[[],
         monitor = running_service(url, credentials)
         monitor(Request("GET", "/healthz"))  # fails at once where no service runs
         return asks, lambda: _lost_redis(monitor)
-    if not os.environ.get("REDIS_URL", "").strip():
-        raise ServiceUnavailable("no REDIS_URL: a service without Redis keeps what it knows to itself; give its --url")
-    app, ask = own_application(os.environ)
-    redis = installed(app).redis
-    if redis is None:
-        raise ServiceUnavailable("REDIS_URL names no Redis")
     try:
-        redis.hash(b"connected-content-proxy-warm")
+        services, ask = own_service_with_redis(os.environ)
     except RedisUnavailable:
         raise ServiceUnavailable(f"{_LOST}. Look at REDIS_URL, and REDIS_TLS_VERIFY") from None
-    return [ask] * CONNECTIONS, lambda: None if redis.unavailable_since is None else _LOST
+    redis = services.redis
+    return [ask] * CONNECTIONS, lambda: _LOST if redis is not None and redis.unavailable_since is not None else None
 
 
 def _lost_redis(ask: Ask) -> str | None:
     try:
-        readiness = json.loads(ask(Request("GET", "/readyz")).body)
-    except (ServiceUnavailable, ValueError):
+        lost = json_object(ask(Request("GET", "/readyz"))).get("redis") == "gone"
+    except ServiceUnavailable:
         return None  # the threads report a service that does not answer
-    lost = isinstance(readiness, dict) and readiness.get("redis") == "gone"
     return f"the service has lost its Redis, says its /readyz. {_LOST}" if lost else None
 
 
 class _RowReader:
-    """Reads the user ids of rows, and reports and counts the rows without a readable one."""
+    """Reads the user ids of rows, and reports and counts the rows without a readable one.
 
-    def __init__(self) -> None:
+    `report_blank`: whether rows with a blank id are reported, too.
+    """
+
+    def __init__(self, *, report_blank: bool) -> None:
+        self._report_blank = report_blank
         self.unreadable = 0
         """The unreadable rows of the last `user_ids`, without blank ones."""
+        self.blank = 0
 
     def user_ids(self, rows: Iterable[Row]) -> Iterator[str]:
         """Yield the readable ids. Print the faults of the first other rows, and the line numbers of the rest."""
-        self.unreadable = 0
+        self.unreadable = self.blank = 0
         faulty: list[int] = []
         for row in rows:
             if not row.fault:
                 yield row.user_id
                 continue
+            self.blank += row.blank
             self.unreadable += not row.blank
+            if row.blank and not self._report_blank:
+                continue
             faulty.append(row.line)
             if len(faulty) <= _MAX_PRINTED:
                 _print_status(f"line {row.line}: {row.fault}")
@@ -239,31 +224,19 @@ class _RowReader:
             _print_status(f"and so {'is line' if len(more) == 1 else 'are lines'} {', '.join(map(str, more))}")
 
 
-def _download(cohort: str, api_key: str | None, audience: Audience, row_reader: _RowReader) -> None:
+def _download(cohort: str, api_key: str | None, audience: Audience, reader: _RowReader) -> None:
     """Put the members of a cohort into `audience`."""
-    # Only Amplitude's settings matter, so the required others get a value.
-    overrides = {"PROXY_API_KEYS": entry("warm", generate()), "AMPLITUDE_API_KEY": api_key or ""}
-    settings = Settings.from_env({**os.environ, **overrides})
+    settings, _ = own_settings({**os.environ, "AMPLITUDE_API_KEY": api_key or ""})
     if not settings.amplitude_api_key:
         raise NotDownloaded(
             "cohorts are downloaded with the project's API key too: give it by --api-key, or set AMPLITUDE_API_KEY"
         )
-    blank = 0
 
     def replace_audience(rows: Iterator[Row]) -> None:
-        nonlocal blank
-        blank = 0
         audience.clear()
-        audience.add(row_reader.user_ids(without_blank(rows)))
-
-    def without_blank(rows: Iterator[Row]) -> Iterator[Row]:
-        nonlocal blank
-        for row in rows:
-            blank += row.blank
-            if not row.blank:
-                yield row
+        audience.add(reader.user_ids(rows))
 
     keys = settings.amplitude_api_key, settings.amplitude_secret_key
     CohortExport(settings.amplitude_cohorts_url, *keys, tell=_print_status).download(cohort, replace_audience)
-    if blank:
-        _print_status(f"{format_count(blank, 'member')} without a user id passed over")
+    if reader.blank:
+        _print_status(f"{format_count(reader.blank, 'member')} without a user id passed over")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
-from typing import Any
 from urllib.parse import urlencode
 
-from proxy.cli.client import ServiceRefused, ServiceUnavailable
+from proxy.cli.client import ServiceRefused, ServiceUnavailable, json_object, refusal
 from proxy.cli.warmup.pacer import Pacer
 from proxy.cli.warmup.progress import Report, WarmupProgress
 from proxy.liquid.types import Answer, Ask, Request
@@ -132,15 +130,22 @@ class Warmer:
 
     def _attempt(self, ask: Ask, user: str, attempt: int, queue: RetryQueue, progress: WarmupProgress) -> None:
         """Request a user, and record the outcome or queue a retry. Raises ServiceRefused."""
-        answer = self._send(ask, user)
-        if answer is None:
+        form = urlencode({"user_id": user, **self._question})
+        request = Request("POST", "/v1/profile", {"Priority": "u=7"}, form, "application/x-www-form-urlencoded")
+        try:
+            answer = ask(request)
+        except ServiceRefused:
+            raise
+        except ServiceUnavailable:
+            self._pacer.complete(0)
             error = "no answer from the service"
         else:
-            body, calls = _json_object(answer), _calls(answer)
-            is_profile = answer.status == 200 and "found" in body
+            calls, body = int(answer.headers.get("x-amplitude-calls", "0")), json_object(answer)
+            # A refused request is paced like a call.
+            self._pacer.complete(calls if answer.status == 200 else max(calls, 1))
             with self._lock:
                 progress.calls += calls
-                if is_profile:
+                if answer.status == 200 and "found" in body:
                     self._unexpected, self._max_unexpected = 0, _MAX_UNEXPECTED
                     if not body["found"]:
                         progress.unknown += 1
@@ -165,27 +170,6 @@ class Warmer:
             self._last_error = error
             queue.retry(user, attempt)
 
-    def _send(self, ask: Ask, user: str) -> Answer | None:
-        """Return the answer for a user; None without an answer from the service. Raises ServiceRefused."""
-        request = Request(
-            "POST",
-            "/v1/profile",
-            {"Priority": "u=7"},
-            urlencode({"user_id": user, **self._question}),
-            "application/x-www-form-urlencoded",
-        )
-        try:
-            answer = ask(request)
-        except ServiceRefused:
-            raise
-        except ServiceUnavailable:
-            self._pacer.complete(0)
-            return None
-        calls = _calls(answer)
-        # A refused request is paced like a call.
-        self._pacer.complete(calls if answer.status == 200 else max(calls, 1))
-        return answer
-
     def _error(self, answer: Answer, body: Mapping[str, object]) -> str:
         """Return the reason of an attempt that failed. Called under the lock. Raises ServiceRefused."""
         status, word = answer.status, body.get("error")
@@ -193,22 +177,10 @@ class Warmer:
             self._unexpected, self._max_unexpected = 0, _MAX_UNEXPECTED
             return word
         if status not in _TRANSIENT_STATUSES and 300 <= status < 500:
-            raise ServiceRefused(f"the service answered {status}: {body.get('detail', 'it is another service')}")
+            raise refusal(answer)
         self._unexpected += 1
         if self._unexpected >= self._max_unexpected:
             raise ServiceRefused(
                 f"the service answered {status} all along, {self._unexpected:,} times: it is another service, or gone"
             )
         return f"no answer from the service ({status})"
-
-
-def _calls(answer: Answer) -> int:
-    return int(answer.headers.get("x-amplitude-calls", "0"))
-
-
-def _json_object(answer: Answer) -> dict[str, Any]:
-    try:
-        body = json.loads(answer.body)
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}

@@ -119,14 +119,14 @@ def test_a_send_the_next_day_finds_what_was_warmed_and_a_usual_copy_is_fetched_a
 @pytest.mark.contract("5 warm")
 def test_warming_takes_no_place_that_somebody_else_could_use(world: World) -> None:
     world.get(COHORTS, identity=Identity("first", None))  # the even place of this moment
-    asked = world.callers.submit(warm, world, COHORTS)
+    warming = world.callers.submit(warm, world, COHORTS)
     world.wait_until_waiting(COHORTS)
     for number in range(30):
         assert world.get(COHORTS, identity=Identity(f"live-{number}", None)).error is None
     assert world.store.read(USER) == EMPTY
     for _ in range(40):
         world.clock.advance(0.05)
-    asked.result(10)
+    warming.result(10)
     assert not len(world.backlog), "who prepares a send comes again"
 
 

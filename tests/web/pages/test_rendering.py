@@ -113,7 +113,7 @@ def test_worker__killed_in_the_midst_of_a_rendering__leaves_no_process(own_servi
 
 def test_preview__template_that_never_ends__limited() -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    ended = run("preview", "-", "--demo", given=UNCLOSED)
+    ended = run("preview", "-", "--demo", stdin=UNCLOSED)
     assert ended.returncode == 1
     assert "refused: line 1: {{ in a tag is never closed" in ended.stderr
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 10

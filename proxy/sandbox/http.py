@@ -1,0 +1,60 @@
+"""HTTP for the emulated servers: threads, no output, and bodies that can break off."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer: bytes, text, or a value to send as JSON."""
+
+    status: int
+    body: Any = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    cut: int = 0
+    """Bytes at the end of the body that are announced but not sent."""
+    unbounded: bool = False
+    """Whether the body is sent without a length, until the connection ends."""
+
+
+class QuietServer(ThreadingHTTPServer):
+    """Serves each connection on a thread."""
+
+    daemon_threads = True
+    request_queue_size = 1024
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print nothing: clients disconnect during a fault on purpose."""
+
+
+class QuietHandler(BaseHTTPRequestHandler):
+    """Sends replies."""
+
+    protocol_version = "HTTP/1.1"
+    # Unbuffered writes and Nagle's algorithm together cost 40 ms an answer.
+    wbufsize = 65536
+    disable_nagle_algorithm = True
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Print nothing."""
+
+    def send(self, reply: Reply) -> None:
+        """Send a reply. The connection ends after an incomplete one."""
+        body, headers = reply.body, dict(reply.headers)
+        if not isinstance(body, bytes):
+            is_text = isinstance(body, str)
+            headers.setdefault("Content-Type", "text/plain" if is_text else "application/json")
+            body = (body if is_text else json.dumps(body)).encode()
+        self.send_response(reply.status)
+        if not reply.unbounded:  # first, since clients ignore what follows a malformed header
+            self.send_header("Content-Length", str(len(body)))
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body[: len(body) - reply.cut])
+        self.close_connection = self.close_connection or reply.unbounded or reply.cut > 0
