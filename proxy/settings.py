@@ -151,25 +151,27 @@ class Settings:
     )
     amplitude_api_key: str | None = _setting(
         _api_key,
-        "when set, Basic `api_key:secret_key` is sent instead of `Api-Key <secret>`",
+        "the project's API key; if set, calls use Basic `api_key:secret_key` instead of `Api-Key <secret>`",
         None,
         example="fedcba9876543210fedcba9876543210",
         secret=True,
     )
     amplitude_base_url: str = _setting(
         _base_url,
-        "where Amplitude's User Profile API is; `http:` only for loopback",
+        "URL of Amplitude's User Profile API; `http:` only for loopback addresses",
         "https://profile-api.amplitude.com",
     )
     amplitude_cohorts_url: str = _setting(
         _base_url,
-        "where `warm --cohort` downloads cohorts; `https://analytics.eu.amplitude.com` for a project in the EU",
+        "URL for the downloads of `warm --cohort`; `https://analytics.eu.amplitude.com` for a project in the EU",
         "https://amplitude.com",
     )
     amplitude_requests_per_minute: int = _setting(
-        _whole(1, 1_000_000), "the part of the organisation's quota that this service may use", "600"
+        _whole(1, 1_000_000), "calls a minute that this service may use of the organisation's quota", "600"
     )
-    amplitude_timeout_seconds: float = _setting(_number(0.1, 60), "a call to Amplitude is abandoned after this", "5")
+    amplitude_timeout_seconds: float = _setting(
+        _number(0.1, 60), "time after which a call to Amplitude is abandoned", "5"
+    )
     accept_mapped_users: bool = _setting(
         _boolean,
         "`true` if Amplitude's User Mapping merges users in this project: answers about a user other than the "
@@ -179,77 +181,80 @@ class Settings:
     )
     fetch_along: tuple[Part, ...] = _setting(
         _fetch_along,
-        "what rides along, free of quota, on calls that go out anyway; empty for data minimisation",
+        "data that is added, at no cost, to calls that are sent anyway; empty to fetch only the requested data",
         "properties,cohorts",
     )
     proxy_api_keys: tuple[Key, ...] = _setting(
         _keys,
-        "`name:secret` of each caller, comma separated; `new-key` makes one",
+        "`name:secret` of each caller, comma-separated; `new-key` creates an entry",
         example="braze:sha256$<64 hexadecimal digits>",
         secret=True,
     )
     braze_secret: tuple[Key, ...] = _setting(
         _braze_key,
-        "the secret of a caller named `braze`, as hosting platforms generate one; beside `PROXY_API_KEYS` or instead",
+        "secret of the caller `braze`, for platforms that generate it; with `PROXY_API_KEYS` or instead of it",
         (),
         example="<16 or more letters and digits>",
         secret=True,
     )
     aliases: tuple[Alias, ...] = _setting(
         parse_aliases,
-        "short names for Amplitude's ids, `kind.name=id`, comma separated; kinds are `recommendations`, `cohorts`, "
-        "`computations` and `predictions`",
+        "short names for Amplitude's ids, `kind.name=id`, comma-separated; kinds are `recommendations`, "
+        "`cohorts`, `computations` and `predictions`",
         (),
         example="recommendations.homepage=abc123,cohorts.vip=c31",
         former="NAMES",
     )
     response_deadline_seconds: float = _setting(
-        _number(0.1, 30), "every data answer leaves within this; Braze gives up at 2", "1.5"
+        _number(0.1, 30), "time within which every data answer is sent; Braze gives up after 2", "1.5"
     )
-    cache_fresh_seconds: float = _setting(_duration, "for how long an answer is served as fresh", "900")
+    cache_fresh_seconds: float = _setting(_duration, "how long an answer is served as fresh", "900")
     cache_stale_while_revalidate_seconds: float = _setting(
-        _number(0, _YEAR), "after that, for so long: answer at once from the cache, refresh behind it", "900"
+        _number(0, _YEAR), "how long after that a stale answer is served at once and refreshed in the background", "900"
     )
     cache_stale_if_error_seconds: float = _setting(
         _number(0, _YEAR),
-        "for so long after it went stale a copy may stand in when Amplitude cannot answer",
+        "how long after becoming stale an old answer is served if Amplitude cannot answer",
         "86400",
     )
-    cache_warm_seconds: float = _setting(_duration, "for how long what `warm` fetched is served as fresh", "86400")
-    cache_pushed_seconds: float = _setting(_duration, "for how long what Amplitude pushed is served as fresh", "86400")
-    cache_negative_seconds: float = _setting(_duration, "for how long an unknown user stays unknown", "60")
-    cache_max_mb: float = _setting(_number(1, 1_048_576), "memory of the in-process cache, in MiB", "64")
-    backlog_max_users: int = _setting(
-        _whole(0, 10_000_000), "users who may wait for a call that nobody waits for any more", "10000"
+    cache_warm_seconds: float = _setting(_duration, "how long data fetched by `warm` is served as fresh", "86400")
+    cache_pushed_seconds: float = _setting(_duration, "how long data pushed by Amplitude is served as fresh", "86400")
+    cache_negative_seconds: float = _setting(_duration, "how long the cache keeps that a user is unknown", "60")
+    cache_max_mb: float = _setting(_number(1, 1_048_576), "memory of the cache in each process, in MiB", "64")
+    backlog_max_users: int = _setting(_whole(0, 10_000_000), "maximum number of users in the backlog", "10000")
+    backlog_max_age_seconds: float = _setting(
+        _duration, "how long a user stays in the backlog after the last request", "900"
     )
-    backlog_max_age_seconds: float = _setting(_duration, "for how long after the last ask such a user waits", "900")
     redis_url: str | None = _setting(
         _redis_url,
-        "cache, quota and single-flight shared by processes and machines; without it one worker process runs",
+        "Redis that processes and machines share for cache, quota and calls; without it, one worker process runs",
         None,
         example="rediss://:password@host:6380/0",
         secret=True,
     )
     redis_tls_verify: bool = _setting(
         _boolean,
-        "`false` where the provider signs its own certificates (Heroku Key-Value Store)",
+        "`false` if the provider signs its own certificates (Heroku Key-Value Store)",
         "true",
         example="false",
     )
     allowed_networks: tuple[Network, ...] = _setting(
         _networks,
-        "comma separated CIDRs that may call the data routes and open `/playground`, `/status` and `/metrics`",
+        "networks in CIDR notation, comma-separated, that may call the data routes and open "
+        "`/playground`, `/status` and `/metrics`",
         (),
         example="52.58.142.0/24,2001:db8::/32",
     )
     trusted_proxy_hops: int = _setting(
-        _whole(0, 10), "how many proxies in front set `X-Forwarded-For` (Heroku: 1)", "0", example="1"
+        _whole(0, 10), "number of proxies in front that set `X-Forwarded-For` (Heroku: 1)", "0", example="1"
     )
     log_level: str = _setting(_level, "DEBUG, INFO, WARNING or ERROR", "INFO")
     port: int = _setting(
-        _whole(1, 65535), "the port to listen on; when it is set, on every address, else on 127.0.0.1", "8000"
+        _whole(1, 65535), "port to listen on: on all addresses if set, otherwise on 127.0.0.1 only", "8000"
     )
-    web_concurrency: int = _setting(_whole(1, 64), "worker processes, where there is a `REDIS_URL`", "1", example="2")
+    web_concurrency: int = _setting(
+        _whole(1, 64), "number of worker processes; ignored without `REDIS_URL`", "1", example="2"
+    )
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Settings:

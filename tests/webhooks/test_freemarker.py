@@ -1,19 +1,18 @@
-"""The README's FreeMarker templates, by FreeMarker itself, of what Amplitude documents; and its default payloads."""
+"""The FreeMarker templates of the webhook guide, by FreeMarker itself; and Amplitude's default payloads."""
 
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 
-from tests.conftest import ROOT
 from tests.support import freemarker
+from tests.support.docs import fragment
 from tests.support.fakes import FakeClock, FakeSource
 
-OF_COHORTS, OF_USERS = re.findall(r"^```ftl\n(.+?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+OF_COHORTS, OF_USERS = (fragment(f"template {kind}").block("ftl") for kind in ("cohorts", "users"))
 AT = 1_692_206_763
 AWKWARD: dict[str, Any] = {
     "name": 'John "Johnny" Doe\n\\ </script> ${user} é 🎽',
@@ -118,7 +117,7 @@ def test_the_default_payloads_of_events_and_users_need_no_template(client: Flask
 
 
 @pytest.mark.contract("3 webhook templates")
-def test_a_cohort_by_the_readme_s_template_is_the_cohort(
+def test_cohort_template__of_the_guide__is_the_cohort(
     client: FlaskClient, caller: dict[str, str], written: None
 ) -> None:
     body = freemarker.render(OF_COHORTS, COHORT)
@@ -132,14 +131,14 @@ def test_a_cohort_by_the_readme_s_template_is_the_cohort(
 
 
 @pytest.mark.contract("3 webhook templates")
-def test_a_user_by_the_readme_s_template_is_whole(client: FlaskClient, caller: dict[str, str], written: None) -> None:
+def test_user_template__of_the_guide__is_whole(client: FlaskClient, caller: dict[str, str], written: None) -> None:
     taken = push(client, caller, "users", freemarker.render(OF_USERS, EVENT))
     assert (taken["applied"], taken["skipped"], taken["unapplied_properties"]) == (1, 0, 0)
     assert ask(client, caller, "properties", user_id="user_one@example.com")["properties"] == PLAIN
     assert push(client, caller, "users", freemarker.render(OF_USERS, EVENT))["duplicate"]
 
 
-def test_by_the_readme_s_template_who_is_not_logged_in_is_passed_over(
+def test_user_template__user_not_logged_in__is_skipped(
     client: FlaskClient, caller: dict[str, str], written: None
 ) -> None:
     anonymous = {name: value for name, value in EVENT.items() if name in ("device_id", "event_time")}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import socket
 import subprocess
 import threading
@@ -18,8 +17,8 @@ import requests
 
 from proxy.sandbox.server import Sandbox
 from tests.conftest import SECRET, Service
+from tests.support.docs import fragment
 from tests.support.redis_server import RedisServer
-from tests.test_readme import README
 
 HEADERS = {"Authorization": f"Bearer {SECRET}", "User-Agent": "Amplitude/Webhook/1.0"}
 
@@ -132,10 +131,8 @@ def test_no_id_that_was_pushed_is_in_the_log(pair: Service) -> None:
         assert word not in pair.log.read_text()
 
 
-def test_the_command_of_the_readme_is_pasted_as_it_is_and_its_answer_looks_as_shown(pair: Service) -> None:
-    found = re.search(r"^```sh\n(curl [^`]+/v1/webhooks/[^`]+)^```\n.+?^```json\n(.+?)^```", README, re.M | re.S)
-    assert found
-    command, shown = found.groups()
+def test_guide_command__pasted_as_shown__pushes_and_answers_as_shown(pair: Service) -> None:
+    command, shown = fragment("push").block("sh"), fragment("push").block("json")
     pasted = command.replace("https://your-host", pair.url).replace("the-secret", SECRET).replace("12345", "user-504")
     said = subprocess.run(["sh", "-c", pasted], capture_output=True, text=True, check=True).stdout
     assert json.loads(said)["applied"] == 1

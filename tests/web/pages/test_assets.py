@@ -12,7 +12,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from tests.conftest import KEYS, ROOT
-from tests.test_readme import MESSAGE
+from tests.support.docs import fragment
 
 PAGES = ["/", "/docs"]
 
@@ -102,7 +102,7 @@ def test_the_message_on_the_first_page_is_the_one_of_the_readme_for_this_host(cl
     match = re.search(r"<pre[^>]*><code>(.*?)</code></pre>", client.get("/", base_url="https://cc.example").text, re.S)
     assert match
     message = html.unescape(re.sub(r"</?span[^>]*>", "", match[1]))
-    assert message == MESSAGE.strip().replace("your-host", "cc.example")
+    assert message == fragment("message").block("liquid").strip().replace("your-host", "cc.example")
 
 
 @pytest.mark.parametrize(

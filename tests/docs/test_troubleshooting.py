@@ -1,4 +1,4 @@
-"""The README's troubleshooting, walked: each symptom is brought about, and its command finds the cause."""
+"""The troubleshooting guide, walked: each symptom is brought about, and its command finds the cause."""
 
 from __future__ import annotations
 
@@ -15,12 +15,7 @@ import pytest
 from proxy.sandbox.faults import Fault
 from proxy.sandbox.server import Sandbox
 from tests.conftest import ROOT, SECRET, Service
-from tests.test_readme import rows
-
-SYMPTOMS = rows("symptom")
-CONTENT = "the message went out without content"
-EVERYBODY = "everybody gets the fallback"
-QUOTA = "the quota is always empty"
+from tests.support.docs import fragment, fragments
 
 
 @pytest.fixture
@@ -30,8 +25,8 @@ def run(tmp_path: Path) -> Callable[..., str]:
     def run(service: Service, symptom: str, *, user: str = "12345", secret: str = SECRET, message: str = "") -> str:
         (tmp_path / "message.liquid").write_text(message)
         line = (
-            SYMPTOMS[symptom][0]
-            .strip("`")
+            fragment(f"symptom {symptom}")
+            .block("sh")
             .replace("https://your-host", service.url)
             .replace("name:secret", f"braze:{secret}")
         )
@@ -63,68 +58,68 @@ def poor(start_service: Callable[..., Service]) -> Iterator[Service]:
         yield start_service(sandbox, AMPLITUDE_REQUESTS_PER_MINUTE="1")
 
 
-def test_every_symptom_has_a_command_and_every_command_is_walked_here() -> None:
-    assert len(SYMPTOMS) == 8
-    assert all(re.fullmatch(r"`(curl|\.venv/bin/python -m proxy) [^`]+`", cells[0]) for cells in SYMPTOMS.values())
+def test_symptoms__of_the_guide__are_those_walked_here() -> None:
+    walked = {"no content", "401", "everybody", "some users", "old data", "quota", *BREAKS}
+    assert {part.name.removeprefix("symptom ") for part in fragments("symptom")} == walked
 
 
-def test_a_message_without_content_is_told_by_error_and_cache_status(service: Service, run: Callable[..., str]) -> None:
+def test_no_content__fault_or_control_group__answer_names_the_cause(service: Service, run: Callable[..., str]) -> None:
     service.sandbox.break_with(Fault("status", status=500))
-    output = run(service, CONTENT, user="user-31401")
+    output = run(service, "no content", user="user-31401")
     assert "Cache-Status: connected-content-proxy; fwd=miss; detail=upstream_unavailable" in output
     assert '"error":"upstream_unavailable"' in output.replace('": "', '":"')
     service.sandbox.break_with(None)
-    assert '"is_control":true' in run(service, CONTENT, user="ben").replace(" ", "")
+    assert '"is_control":true' in run(service, "no content", user="ben").replace(" ", "")
 
 
-def test_a_401_is_told_apart_from_a_tag_without_credentials(service: Service, run: Callable[..., str]) -> None:
+def test_401__right_or_wrong_secret__status_differs_without_a_call(service: Service, run: Callable[..., str]) -> None:
     before = service.sandbox.report()["calls"]
-    assert run(service, "401 in Braze's log").startswith("HTTP/1.1 200")
-    assert run(service, "401 in Braze's log", secret="not-the-secret-that-is-kept").startswith("HTTP/1.1 401")
+    assert run(service, "401").startswith("HTTP/1.1 200")
+    assert run(service, "401", secret="a-secret-that-is-not-stored").startswith("HTTP/1.1 401")
     assert service.sandbox.report()["calls"] == before
 
 
-def test_a_fallback_for_everybody_is_told_by_a_word(
+def test_everybody__credentials_or_quota_or_ids__word_names_the_cause(
     service: Service, rejected: Service, poor: Service, run: Callable[..., str]
 ) -> None:
     for _ in range(2):
         rejected.get("/v1/cohorts?user_id=ava")
-    assert '"upstream":"rejected"' in run(rejected, EVERYBODY).replace(" ", "")
+    assert '"upstream":"rejected"' in run(rejected, "everybody").replace(" ", "")
     for user in ("ava", "ben", "cleo"):
         poor.get(f"/v1/cohorts?user_id={user}")
-    assert '"quota":"spent"' in run(poor, EVERYBODY).replace(" ", "")
-    assert "The quota is spent just now" in run(poor, QUOTA)
-    assert '"found":false' in run(service, CONTENT, user="nobody").replace(" ", "")
+    assert '"quota":"spent"' in run(poor, "everybody").replace(" ", "")
+    assert "The quota is spent just now" in run(poor, "quota")
+    assert '"found":false' in run(service, "no content", user="nobody").replace(" ", "")
 
 
 @pytest.mark.contract("1 another user")
-def test_merged_users__fallback__told_by_error_and_log(
+def test_some_users__merged_in_amplitude__error_and_log_name_the_setting(
     start_service: Callable[..., Service], sandbox: Sandbox, run: Callable[..., str]
 ) -> None:
     sandbox.break_with(Fault("another-user"))
     service = start_service(sandbox)
-    assert '"error":"upstream_invalid"' in run(service, "some users always get the fallback", user="ava")
+    assert '"error":"upstream_invalid"' in run(service, "some users", user="ava")
     (why,) = re.findall(r'"why": "(.+?)"', service.log.read_text())
     assert why.startswith("the answer is about another user")
     mapped = start_service(sandbox, ACCEPT_MAPPED_USERS="true")
-    output = run(mapped, "some users always get the fallback", user="ava")
+    output = run(mapped, "some users", user="ava")
     assert '"error":null' in output
     assert '"user_id":"another-user"' in output
 
 
-def test_old_prices_are_asked_anew(service: Service, run: Callable[..., str]) -> None:
+def test_old_data__no_cache__is_fetched_again(service: Service, run: Callable[..., str]) -> None:
     service.get("/v1/recommendations?user_id=user-31411&rec_id=homepage")
-    output = run(service, "last week's prices", user="user-31411")
+    output = run(service, "old data", user="user-31411")
     assert "fwd=request; stored" in output
     assert "last_updated" in output
 
 
 BREAKS = {
-    "Liquid error": (
+    "liquid error": (
         "{% if p.properties.first_name > 3 %}x{% endif %}\n{{ p.gp:first_name }}",
         ("line 2: it puts “Liquid error: comparison", "line 3: Liquid cannot read .gp:first_name"),
     ),
-    "works in curl": (
+    "only in braze": (
         "",
         ("line 1: http:// sends", "| url_param_escape", "line 1: Braze calls this without credentials"),
     ),
@@ -134,10 +129,9 @@ BREAKS = {
 @pytest.mark.parametrize(
     ("symptom", "message", "expected"), [(key, *value) for key, value in BREAKS.items()], ids=BREAKS
 )
-def test_what_breaks_in_braze_alone_is_told_with_its_line(
+def test_preview__message_that_breaks_in_braze__names_the_line(
     service: Service, run: Callable[..., str], symptom: str, message: str, expected: tuple[str, ...]
 ) -> None:
-    (row,) = (title for title in SYMPTOMS if symptom in title)
     tag = "{% connected_content http://h/v1/properties?user_id={{${user_id}}} :save p %}\n"
-    output = run(service, row, user="ava", message=tag + message)
+    output = run(service, symptom, user="ava", message=tag + message)
     assert all(title in output for title in expected), output

@@ -1,4 +1,4 @@
-"""What the README says about deploying, run as far as it can be on a machine of one's own."""
+"""The nginx block of the deployment guide, in front of the service."""
 
 from __future__ import annotations
 
@@ -16,20 +16,18 @@ import requests
 
 from proxy.web.webhooks import MAX_BODY_BYTES
 from tests.conftest import SECRET, Service, free_port
-from tests.test_readme import README
+from tests.support.docs import fragment
 
 HOST = "cc.example.com"
 
 
 @pytest.fixture
 def nginx(service: Service, tmp_path: Path) -> Iterator[str]:
-    """Run nginx with the README's own lines in front of the service, and return its URL."""
+    """Run nginx with the block of the guide in front of the service, and return its URL."""
     program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")  # where Debian has it, for root alone
     if program is None:
         pytest.skip("nginx is not installed: apt-get install nginx-light")
-    block = re.search(r"^```nginx\n(.+?)^```", README, re.M | re.S)
-    assert block
-    location = block[1].replace("http://127.0.0.1:8000", service.url)
+    location = fragment("nginx").block("nginx").replace("http://127.0.0.1:8000", service.url)
     port = free_port()
     paths = " ".join(f"{kind}_temp_path {tmp_path};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
     configuration = tmp_path / "nginx.conf"
@@ -55,7 +53,7 @@ def answers(url: str) -> bool:
         return False
 
 
-def test_behind_nginx_pages_know_their_host_and_every_request_has_its_id(nginx: str) -> None:
+def test_nginx__page_and_request__know_the_host_and_have_an_id(nginx: str) -> None:
     session = requests.Session()
     session.auth, session.headers["Host"] = ("braze", SECRET), HOST
     page = session.get(f"{nginx}/playground", timeout=5)
@@ -68,7 +66,7 @@ def test_behind_nginx_pages_know_their_host_and_every_request_has_its_id(nginx: 
     assert session.get(f"{nginx}/v1/cohorts?user_id=ava", timeout=5).json()["member"] == {"vip": True, "c31": True}
 
 
-def test_the_largest_batch_that_is_taken_passes_nginx(nginx: str) -> None:
+def test_nginx__largest_webhook_batch__passes(nginx: str) -> None:
     users = [{"user_id": f"pushed-{number}"} for number in range(10_000)]
     now = f"{time.time():.0f}"
     batch = {"cohort_id": "large", "in_cohort": True, "computed_time": now, "users": users}

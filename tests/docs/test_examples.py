@@ -1,0 +1,129 @@
+"""The examples of README.md and the guides, answered by the running service and rendered."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import requests
+
+from proxy.liquid.types import Answer, Request
+from proxy.profile.parts import SECTIONS
+from proxy.sandbox.server import Sandbox
+from tests.conftest import ROOT, SECRET, Service
+from tests.support import liquid
+from tests.support.docs import Fragment, commands, fragment, fragments
+
+EXAMPLES = fragments("example")
+HOST = "https://your-host"
+
+
+@pytest.fixture(scope="module")
+def quiet_service(start_service: Callable[..., Service]) -> Iterator[Service]:
+    """Return a service that has answered one request, about the user of the commands."""
+    with Sandbox() as sandbox:
+        service = start_service(sandbox)
+        service.get("/v1/cohorts?user_id=12345")
+        yield service
+
+
+def run(command: str, service: Service) -> str:
+    """Return what a curl command prints, with the host and the credentials of `service` in it."""
+    line = command.replace(HOST, service.url).replace("name:secret", f"braze:{SECRET}").replace("the-secret", SECRET)
+    return subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=30, check=True).stdout
+
+
+def without_time(body: dict[str, Any]) -> dict[str, Any]:
+    return {name: type(value) if name == "as_of" else value for name, value in body.items()}
+
+
+def test_examples__all_routes__have_one() -> None:
+    routes = {route for example in EXAMPLES for route in re.findall(r"/v1/(\w+)", example.block("liquid"))}
+    assert routes == {*SECTIONS, "profile", "userprofile"}
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+def test_example__sent_to_the_service__answers_and_renders_as_shown(
+    service: Service, engine: liquid.Engine, example: Fragment
+) -> None:
+    answers = []
+
+    def get(path: str) -> dict[str, Any]:
+        answers.append(service.get(path).json())
+        return answers[-1]  # type: ignore[no-any-return]
+
+    assert liquid.render(example.block("liquid"), "ava", get, engine) == example.block("text").strip()
+    assert [without_time(answer) for answer in answers] == [without_time(json.loads(example.block("json")))]
+
+
+@pytest.mark.parametrize(("user", "place"), [("ava", 0), ("ben", 1), ("nobody", 1), ("", 1)])
+def test_readme_message__each_kind_of_user__is_rendered_as_shown(service: Service, user: str, place: int) -> None:
+    message = fragment("message")
+    shown = [text.strip() for language, text in message.blocks if language == "text"]
+    rendered = liquid.render(message.block("liquid"), user, lambda path: service.get(path).json(), liquid.python)
+    assert rendered == shown[place]
+
+
+SNIPPETS = {
+    "brackets": ("dário & söhne", "São Paulo"),
+    "post": ("ava", "trail-shoe, rain-shell, head-torch"),
+    "retry": ("ava", "Chosen for you: trail-shoe, rain-shell, head-torch"),
+}
+
+
+def test_snippets__of_the_guides__are_those_rendered_here() -> None:
+    assert {part.name.removeprefix("snippet ") for part in fragments("snippet")} == SNIPPETS.keys()
+
+
+@pytest.mark.parametrize("name", SNIPPETS)
+def test_snippet__sent_to_the_service__is_rendered(service: Service, engine: liquid.Engine, name: str) -> None:
+    user, rendered = SNIPPETS[name]
+
+    def ask(request: Request) -> Answer:
+        response = requests.request(
+            request.method,
+            f"{service.url}{request.target}",
+            data=request.body,
+            headers={"X-API-Key": SECRET, "Content-Type": request.content_type},
+            timeout=10,
+        )
+        return Answer(response.status_code, {}, response.text, 0.0)
+
+    assert engine(fragment(f"snippet {name}").block("liquid"), user, ask).strip() == rendered
+
+
+@pytest.mark.parametrize("shown", fragments("answer"), ids=lambda shown: shown.name)
+def test_curl__run_as_shown__prints_the_json_shown(quiet_service: Service, shown: Fragment) -> None:
+    printed = json.loads(run(f"{shown.block('sh').strip()} -s", quiet_service))
+    assert without_time(printed) == without_time(json.loads(shown.block("json")))
+
+
+def test_curl__other_commands_of_the_guides__succeed(quiet_service: Service) -> None:
+    shown = {line for kind in ("answer", "symptom", "push") for part in fragments(kind) for line in lines_of(part)}
+    others = [line for _, line in commands() if line.startswith("curl ") and line not in shown]
+    assert others
+    for line in others:
+        assert run(f"{line} -s -o /dev/null -w '%{{http_code}}'", quiet_service) == "200", line
+
+
+def lines_of(part: Fragment) -> list[str]:
+    return part.block("sh").replace("\\\n", " ").splitlines()
+
+
+@pytest.mark.parametrize("shown", fragments("run"), ids=lambda shown: shown.name)
+def test_command__run_as_shown__prints_the_text_shown(shown: Fragment) -> None:
+    _, *arguments = shlex.split(shown.block("sh"))
+    ended = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == shown.block("text").strip()
+
+
+def test_log_line__of_a_request__has_the_fields_shown(service: Service) -> None:
+    service.get("/v1/recommendations?user_id=user-31499&rec_id=homepage")
+    lines = [json.loads(line) for line in service.log.read_text().splitlines() if '"event": "request"' in line]
+    assert json.loads(fragment("log line").block("json")).keys() == lines[-1].keys()
