@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from proxy.api.openapi.schemas import MISSING_WORDS, Schema, ref
+from proxy.api.bodies import MISSING_WORDS
+from proxy.api.openapi.schemas import Schema, ref
 
 _CACHE = "connected-content-proxy"
 HEADERS: Mapping[str, Schema] = {
@@ -87,6 +88,12 @@ def problem(status: int, title: str, detail: str, *headers: str, schema: str = "
     return answer(
         title, {"application/problem+json": {"schema": ref(schema), "example": example}}, ["Cache-Control", *headers]
     )
+
+
+def shared(*names: str) -> Schema:
+    """Return these of the shared responses, by status."""
+    problems = {name: SHARED[name]["content"]["application/problem+json"]["example"] for name in names}
+    return {str(problem["status"]): ref(name, "responses") for name, problem in problems.items()}
 
 
 def headers_only(get: Schema) -> Schema:
