@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from proxy.api.errors import BadRequest
-from proxy.api.parameters import BOOLEANS, DEVICE_ID, USER_ID, Parameter, Sent, once, short, taken_identity
+from proxy.api.parameters import BOOLEANS, DEVICE_ID, USER_ID, Parameter, entries, flag, identified, is_short, word
 from proxy.api.parse import CACHED_QUERIES, COMP_ID, PREDICTION_ID, PROPENSITY_TYPE, REC_ID, REC_TYPE
 from proxy.profile.aliases import NO_ALIASES, Aliases
 from proxy.profile.encoding import part_object, part_value
@@ -38,36 +38,35 @@ DROP_IN = (
 
 def parse_drop_in(pairs: Iterable[tuple[str, Any]], aliases: Aliases = NO_ALIASES) -> ProfileRequest:
     """Return the request that Amplitude's own parameters describe. Raises BadRequest as `parse` does."""
-    values = once(_NAMES, pairs)
-    identity = taken_identity(values)
-    rest = tuple(values.items())
-    query = _drop_in_query if short(rest) else _drop_in_query.__wrapped__
-    return ProfileRequest(identity, query(rest, aliases))
+    identity, values = identified(_NAMES, pairs)
+    query = _query if is_short(values.values()) else _query.__wrapped__
+    return ProfileRequest(identity, query(tuple(values.items()), aliases))
 
 
 @lru_cache(CACHED_QUERIES)
-def _drop_in_query(values: tuple[tuple[str, Any], ...], aliases: Aliases) -> ProfileQuery:
-    sent = Sent(values)
-    rec_ids, comp_ids, prediction_ids = sent.many(REC_ID), sent.many(COMP_ID), sent.many(PREDICTION_ID)
-    recommended = sent.flag(GET_RECS, default=bool(rec_ids))
+def _query(sent: tuple[tuple[str, Any], ...], aliases: Aliases) -> ProfileQuery:
+    values = dict(sent)
+    rec_ids, comp_ids, prediction_ids = (entries(values, ids) for ids in (REC_ID, COMP_ID, PREDICTION_ID))
+    recommended = flag(values, GET_RECS, default=bool(rec_ids))
     if recommended and not rec_ids:
         raise BadRequest("get_recs needs rec_id: name one or more recommendations, e.g. rec_id=abc123")
-    if sent.flag(GET_PROPENSITY) and not prediction_ids:
+    predicted = flag(values, GET_PROPENSITY)
+    if predicted and not prediction_ids:
         raise BadRequest("get_propensity needs prediction_id: name one or more, e.g. prediction_id=abc123")
     requested: dict[Section, bool] = {
         "recommendations": recommended,
-        "properties": sent.flag(GET_AMP_PROPS),
-        "cohorts": sent.flag(GET_COHORT_IDS),
-        "computations": sent.flag(GET_COMPUTATIONS, default=bool(comp_ids)),
-        "propensities": sent.flag(GET_PROPENSITY),
+        "properties": flag(values, GET_AMP_PROPS),
+        "cohorts": flag(values, GET_COHORT_IDS),
+        "computations": flag(values, GET_COMPUTATIONS, default=bool(comp_ids)),
+        "propensities": predicted,
     }
     return ProfileQuery(
         tuple(section for section in SECTIONS if requested[section]),
         rec_ids=rec_ids,
-        rec_type=sent.one(REC_TYPE),
+        rec_type=word(values, REC_TYPE),
         comp_ids=comp_ids,
         prediction_ids=prediction_ids,
-        propensity_type="pct" if sent.one(PROPENSITY_TYPE) == "pct" else "score",
+        propensity_type="pct" if word(values, PROPENSITY_TYPE) == "pct" else "score",
         aliases=aliases,
     )
 
