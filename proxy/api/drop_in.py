@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
+from proxy.api import bodies
 from proxy.api.errors import BadRequest
 from proxy.api.parameters import BOOLEANS, DEVICE_ID, USER_ID, Parameter, entries, flag, identified, is_short, word
 from proxy.api.parse import CACHED_QUERIES, COMP_ID, PREDICTION_ID, PROPENSITY_TYPE, REC_ID, REC_TYPE
@@ -76,15 +77,19 @@ _NAMES = frozenset(parameter.name for parameter in DROP_IN)
 
 def shape_drop_in(request: ProfileRequest, record: Record) -> dict[str, Any]:
     """Return `{"userData": …}` as Amplitude would, with its own values; parts that were not requested are null."""
-    data: dict[str, Any] = dict.fromkeys(("recommendations", "user_id", "device_id", "amp_props", "cohort_ids"))
-    data["user_id"] = record.user_id if record.user_id is not None else request.identity.user_id
-    data["device_id"] = record.device_id if record.device_id is not None else request.identity.device_id
+    data: bodies.UserData = {
+        "recommendations": None,
+        "user_id": record.user_id if record.user_id is not None else request.identity.user_id,
+        "device_id": record.device_id if record.device_id is not None else request.identity.device_id,
+        "amp_props": None,
+        "cohort_ids": None,
+    }
     query = request.query
     for section in query.sections:
         match section:
             case "recommendations":
-                entries = [part_value(record, part) for part in query.parts if part.section == section]
-                data["recommendations"] = [entry for entry in entries if entry is not None] or None
+                values = [part_value(record, part) for part in query.parts if part.section == section]
+                data["recommendations"] = [value for value in values if value is not None] or None
             case "properties":
                 data["amp_props"] = part_object(record, PROPERTIES)
             case "cohorts":
@@ -93,11 +98,11 @@ def shape_drop_in(request: ProfileRequest, record: Record) -> dict[str, Any]:
                 computed = part_object(record, query.computations)
                 data["amp_props"] = (data["amp_props"] or {}) | computed
             case "propensities":
-                values = {id: part_value(record, query.prediction(id)) for id in query.prediction_ids}
-                data["propensity"] = values[query.prediction_ids[0]]
+                predictions = {id: part_value(record, query.prediction(id)) for id in query.prediction_ids}
+                data["propensity"] = predictions[query.prediction_ids[0]]
                 data["propensities"] = [
                     {"prop": value, "pred_id": id, "prop_type": query.propensity_type}
-                    for id, value in values.items()
+                    for id, value in predictions.items()
                     if value is not None
                 ]
     return {"userData": data}

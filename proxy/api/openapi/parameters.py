@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from proxy.api.openapi.examples import sent
+from proxy.api.openapi.examples import as_text
 from proxy.api.openapi.schemas import Schema
 from proxy.api.parameters import BOOLEANS, MAX_ENTRIES, MAX_LENGTH, Parameter
 
@@ -102,7 +102,7 @@ def body(known: Collection[Parameter], required: Collection[Parameter], question
             "application/x-www-form-urlencoded": {
                 "schema": {**rules, "properties": in_form},
                 "encoding": {parameter.name: _LIST_STYLE for parameter in known if parameter.many},
-                "example": sent(question),
+                "example": as_text(question),
             },
         },
     }

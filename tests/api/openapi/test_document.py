@@ -16,7 +16,7 @@ from werkzeug.test import TestResponse
 
 from proxy.amplitude.client import Fetched
 from proxy.api.openapi.document import document
-from proxy.api.openapi.examples import sent
+from proxy.api.openapi.examples import as_text
 from proxy.app import create_app
 from proxy.profile.errors import UpstreamError
 from proxy.profile.record import Record
@@ -43,7 +43,7 @@ def source(clock: FakeClock) -> FakeSource:
 def question(path: str, **others: str) -> dict[str, str]:
     """Return what is asked of the data route for example, in the document itself."""
     body = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]
-    assert sent(body["application/json"]["example"]) == body["application/x-www-form-urlencoded"]["example"]
+    assert as_text(body["application/json"]["example"]) == body["application/x-www-form-urlencoded"]["example"]
     return {**body["application/x-www-form-urlencoded"]["example"], **others}
 
 
