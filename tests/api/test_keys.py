@@ -46,10 +46,10 @@ def test_the_hash_itself_is_no_secret() -> None:
     "secret", ["0123456789abcde", "0123456789 abcdef", "0123456789abcdeé", "abc=0123456789abcdef", "sha256$abc", ""]
 )
 def test_a_bad_secret_is_refused_and_not_shown(secret: str) -> None:
-    with pytest.raises(BadValue) as refused:
+    with pytest.raises(BadValue) as raised:
         parse(f"ok:{PLAIN},braze:{secret}")
-    assert "entry 2" in str(refused.value)
-    assert not secret or secret not in str(refused.value)
+    assert "entry 2" in str(raised.value)
+    assert not secret or secret not in str(raised.value)
 
 
 @pytest.mark.parametrize("text", ["no-colon-in-this-entry", "a name:0123456789abcdef", ":0123456789abcdef"])
@@ -65,10 +65,10 @@ def test_a_hash_whose_dollar_a_shell_ate_is_not_taken_for_a_secret(rest: str) ->
 
 
 def test_every_entry_that_cannot_be_used_is_named() -> None:
-    with pytest.raises(BadValue) as refused:
+    with pytest.raises(BadValue) as raised:
         parse(f"new:123,foo,ok:{PLAIN},bar:sha256$12")
-    assert [fault.split()[1] for fault in refused.value.faults] == ["1", "2", "4"]
-    assert all(fault in str(refused.value) for fault in refused.value.faults)
+    assert [fault.split()[1] for fault in raised.value.faults] == ["1", "2", "4"]
+    assert all(fault in str(raised.value) for fault in raised.value.faults)
 
 
 def test_padding_is_allowed_at_the_end() -> None:

@@ -259,11 +259,11 @@ def test_the_json_body_of_the_example_is_the_same_question_as_the_form(client: F
 @pytest.mark.parametrize("path", [*DOCUMENT["paths"], "/nowhere"])
 def test_unknown_paths_and_methods_are_answered_as_the_shared_responses_say(client: FlaskClient, path: str) -> None:
     shared = DOCUMENT["components"]["responses"]
-    refused = client.put(path.replace("{name}", "site.css"))
+    answer = client.put(path.replace("{name}", "site.css"))
     # Who calls comes before what is called.
     name = "NotFound" if path == "/nowhere" else "MethodNotAllowed"
-    assert refused.status_code == shared[name]["content"]["application/problem+json"]["example"]["status"]
-    assert differences(DOCUMENT, shared[name], refused) == []
+    assert answer.status_code == shared[name]["content"]["application/problem+json"]["example"]["status"]
+    assert differences(DOCUMENT, shared[name], answer) == []
 
 
 def test_the_examples_of_the_faults_are_what_the_service_says(client: FlaskClient, source: FakeSource) -> None:
