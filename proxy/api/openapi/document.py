@@ -82,7 +82,7 @@ _ABOUT_PROFILE = (
 
 
 def _paths() -> dict[str, Schema]:
-    page, now = _revalidated("text/html", "The page."), ["Cache-Control"]
+    page, cache_control = _revalidated("text/html", "The page."), ["Cache-Control"]
     return {
         **{f"/v1/{section}": _data(section) for section in SECTIONS},
         "/v1/profile": _data(None) | {"delete": _forgetting()},
@@ -115,7 +115,7 @@ def _paths() -> dict[str, Schema]:
             "Metrics",
             "Operation",
             "What is counted, as Prometheus reads it",
-            {"200": answer("As it is now.", {"text/plain": {"schema": {"type": "string"}}}, now)},
+            {"200": answer("As it is now.", {"text/plain": {"schema": {"type": "string"}}}, cache_control)},
             guarded=True,
             description="All worker processes together, by route rule: no id, no path, no secret.",
         ),
@@ -124,7 +124,7 @@ def _paths() -> dict[str, Schema]:
             "StatusData",
             "Operation",
             "What the status page shows",
-            {"200": answer("As it is now.", as_json("Status"), now)},
+            {"200": answer("As it is now.", as_json("Status"), cache_control)},
             guarded=True,
             description="Of all worker processes of this machine, as far back as the one that answers has run.",
         ),
