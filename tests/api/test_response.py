@@ -19,6 +19,7 @@ from proxy.profile.json import read_json
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity, Part, computations
 from proxy.profile.query import ProfileQuery, ProfileRequest
 from proxy.profile.record import CachedPart, Record
+from tests.support.json_values import json_values
 from tests.support.shapes import ENVELOPE, SECTION, conforms
 
 CASES = sorted((Path(__file__).parent.parent / "cases").glob("*.json"))
@@ -52,11 +53,7 @@ def test_there_are_cases() -> None:
     assert len(CASES) >= 8
 
 
-anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
-    max_leaves=12,
-)
+anything = json_values(max_text=5)
 entries = st.fixed_dictionaries(
     {},
     optional={
