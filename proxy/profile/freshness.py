@@ -93,6 +93,7 @@ def freshness(record: Record, parts: Collection[Part], policy: FreshnessPolicy, 
     """Return the age of the oldest and the shortest ttl of the cached ones of `parts`; None when there are none."""
     if record.unknown_at is not None:
         return Freshness(max(0.0, now - record.unknown_at), policy.ttl(record, PROPERTIES, now)) if parts else None
+    # A list of parts and two calls of min() instead of this loop make a cached answer 1 % slower.
     oldest = shortest = float("inf")
     times: tuple[object, ...] = ()
     for part in parts:
@@ -101,5 +102,4 @@ def freshness(record: Record, parts: Collection[Part], policy: FreshnessPolicy, 
             times, ttl = cached[1:], policy.ttl_of(cached, now)
             oldest = cached.fetched_at if cached.fetched_at < oldest else oldest
             shortest = ttl if ttl < shortest else shortest
-    # Without this loop, a list of parts and two calls of min() take 1 % of a cached answer more.
     return Freshness(max(0.0, now - oldest), shortest) if oldest < float("inf") else None
