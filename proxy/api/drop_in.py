@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
+from proxy.api import bodies
 from proxy.api.errors import BadRequest
-from proxy.api.parameters import BOOLEANS, DEVICE_ID, USER_ID, Parameter, Sent, once, short, taken_identity
+from proxy.api.parameters import BOOLEANS, DEVICE_ID, USER_ID, Parameter, entries, flag, identified, is_short, word
 from proxy.api.parse import CACHED_QUERIES, COMP_ID, PREDICTION_ID, PROPENSITY_TYPE, REC_ID, REC_TYPE
 from proxy.profile.aliases import NO_ALIASES, Aliases
 from proxy.profile.encoding import part_object, part_value
@@ -38,36 +39,35 @@ DROP_IN = (
 
 def parse_drop_in(pairs: Iterable[tuple[str, Any]], aliases: Aliases = NO_ALIASES) -> ProfileRequest:
     """Return the request that Amplitude's own parameters describe. Raises BadRequest as `parse` does."""
-    values = once(_NAMES, pairs)
-    identity = taken_identity(values)
-    rest = tuple(values.items())
-    query = _drop_in_query if short(rest) else _drop_in_query.__wrapped__
-    return ProfileRequest(identity, query(rest, aliases))
+    identity, values = identified(_NAMES, pairs)
+    query = _query if is_short(values.values()) else _query.__wrapped__
+    return ProfileRequest(identity, query(tuple(values.items()), aliases))
 
 
 @lru_cache(CACHED_QUERIES)
-def _drop_in_query(values: tuple[tuple[str, Any], ...], aliases: Aliases) -> ProfileQuery:
-    sent = Sent(values)
-    rec_ids, comp_ids, prediction_ids = sent.many(REC_ID), sent.many(COMP_ID), sent.many(PREDICTION_ID)
-    recommended = sent.flag(GET_RECS, default=bool(rec_ids))
+def _query(sent: tuple[tuple[str, Any], ...], aliases: Aliases) -> ProfileQuery:
+    values = dict(sent)
+    rec_ids, comp_ids, prediction_ids = (entries(values, ids) for ids in (REC_ID, COMP_ID, PREDICTION_ID))
+    recommended = flag(values, GET_RECS, default=bool(rec_ids))
     if recommended and not rec_ids:
         raise BadRequest("get_recs needs rec_id: name one or more recommendations, e.g. rec_id=abc123")
-    if sent.flag(GET_PROPENSITY) and not prediction_ids:
+    predicted = flag(values, GET_PROPENSITY)
+    if predicted and not prediction_ids:
         raise BadRequest("get_propensity needs prediction_id: name one or more, e.g. prediction_id=abc123")
     requested: dict[Section, bool] = {
         "recommendations": recommended,
-        "properties": sent.flag(GET_AMP_PROPS),
-        "cohorts": sent.flag(GET_COHORT_IDS),
-        "computations": sent.flag(GET_COMPUTATIONS, default=bool(comp_ids)),
-        "propensities": sent.flag(GET_PROPENSITY),
+        "properties": flag(values, GET_AMP_PROPS),
+        "cohorts": flag(values, GET_COHORT_IDS),
+        "computations": flag(values, GET_COMPUTATIONS, default=bool(comp_ids)),
+        "propensities": predicted,
     }
     return ProfileQuery(
         tuple(section for section in SECTIONS if requested[section]),
         rec_ids=rec_ids,
-        rec_type=sent.one(REC_TYPE),
+        rec_type=word(values, REC_TYPE),
         comp_ids=comp_ids,
         prediction_ids=prediction_ids,
-        propensity_type="pct" if sent.one(PROPENSITY_TYPE) == "pct" else "score",
+        propensity_type="pct" if word(values, PROPENSITY_TYPE) == "pct" else "score",
         aliases=aliases,
     )
 
@@ -77,15 +77,19 @@ _NAMES = frozenset(parameter.name for parameter in DROP_IN)
 
 def shape_drop_in(request: ProfileRequest, record: Record) -> dict[str, Any]:
     """Return `{"userData": …}` as Amplitude would, with its own values; parts that were not requested are null."""
-    data: dict[str, Any] = dict.fromkeys(("recommendations", "user_id", "device_id", "amp_props", "cohort_ids"))
-    data["user_id"] = record.user_id if record.user_id is not None else request.identity.user_id
-    data["device_id"] = record.device_id if record.device_id is not None else request.identity.device_id
+    data: bodies.UserData = {
+        "recommendations": None,
+        "user_id": record.user_id if record.user_id is not None else request.identity.user_id,
+        "device_id": record.device_id if record.device_id is not None else request.identity.device_id,
+        "amp_props": None,
+        "cohort_ids": None,
+    }
     query = request.query
     for section in query.sections:
         match section:
             case "recommendations":
-                entries = [part_value(record, part) for part in query.parts if part.section == section]
-                data["recommendations"] = [entry for entry in entries if entry is not None] or None
+                values = [part_value(record, part) for part in query.parts if part.section == section]
+                data["recommendations"] = [value for value in values if value is not None] or None
             case "properties":
                 data["amp_props"] = part_object(record, PROPERTIES)
             case "cohorts":
@@ -94,11 +98,11 @@ def shape_drop_in(request: ProfileRequest, record: Record) -> dict[str, Any]:
                 computed = part_object(record, query.computations)
                 data["amp_props"] = (data["amp_props"] or {}) | computed
             case "propensities":
-                values = {id: part_value(record, query.prediction(id)) for id in query.prediction_ids}
-                data["propensity"] = values[query.prediction_ids[0]]
+                predictions = {id: part_value(record, query.prediction(id)) for id in query.prediction_ids}
+                data["propensity"] = predictions[query.prediction_ids[0]]
                 data["propensities"] = [
                     {"prop": value, "pred_id": id, "prop_type": query.propensity_type}
-                    for id, value in values.items()
+                    for id, value in predictions.items()
                     if value is not None
                 ]
     return {"userData": data}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,26 +34,23 @@ USER_ID = Parameter("user_id", "the user's id in Amplitude")
 DEVICE_ID = Parameter("device_id", "the device's id in Amplitude")
 
 
-def once(known: Collection[str], sent: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the known parameters of a request. Raises BadRequest when one occurs twice."""
+def identified(known: Collection[str], sent: Iterable[tuple[str, Any]]) -> tuple[Identity, dict[str, Any]]:
+    """Return the ids and the other known parameters of a request.
+
+    Raises BadRequest when a known parameter occurs twice, when there is no id, or one is not valid.
+    """
     values: dict[str, Any] = {}
     for name, value in sent:
         if name in known:
             if name in values:
                 raise BadRequest(f"{name} is given more than once: send it once, in the URL or in the body")
             values[name] = value
-    return values
-
-
-def taken_identity(values: dict[str, Any]) -> Identity:
-    """Remove the ids from `values` and return them. Raises BadRequest when there is none, or one is not valid."""
     if USER_ID.name not in values and DEVICE_ID.name not in values:
         raise BadRequest("no user: send user_id or device_id, e.g. user_id={{${user_id} | url_param_escape}}")
-    return Identity(_taken(USER_ID, values), _taken(DEVICE_ID, values))
-
-
-def _taken(parameter: Parameter, values: dict[str, Any]) -> str | None:
-    return _one(parameter, values.pop(parameter.name)) if parameter.name in values else None
+    identity = Identity(word(values, USER_ID), word(values, DEVICE_ID))
+    values.pop(USER_ID.name, None)
+    values.pop(DEVICE_ID.name, None)
+    return identity, values
 
 
 def readable_id(value: Any) -> str | None:
@@ -66,42 +63,51 @@ def readable_id(value: Any) -> str | None:
         return None
 
 
-def short(sent: Iterable[tuple[str, Any]]) -> bool:
-    """Tell whether the query made of these parameters may be cached: they are all text, and little of it."""
-    length = 0
-    for _, value in sent:
-        length += len(value) if isinstance(value, str) else _SHORT + 1
-    return length <= _SHORT
+def is_short(values: Iterable[Any]) -> bool:
+    """Tell whether the query made of these values may be cached: they are all text, and little of it."""
+    return sum([len(value) if isinstance(value, str) else _SHORT + 1 for value in values]) <= _SHORT
 
 
-class Sent:
-    """The parameters of one request, without the ids."""
+def word(values: Mapping[str, Any], parameter: Parameter) -> str | None:
+    """Return the text of a parameter, trimmed; None when it is blank or absent. Raises BadRequest."""
+    if parameter.name not in values:
+        return None
+    value = values[parameter.name]
+    if not isinstance(value, str):
+        raise BadRequest(f"{parameter.name} must be a string or a number")
+    text = _clean(parameter, value)
+    if text and parameter.words and text not in parameter.words:
+        raise BadRequest(f"{parameter.name} is not a known word: use {' or '.join(parameter.words)}")
+    return text or None
 
-    def __init__(self, values: Iterable[tuple[str, Any]]) -> None:
-        self._values = dict(values)
 
-    def forget_all_but(self, parameters: Collection[Parameter]) -> None:
-        """Drop all other parameters unread, whether they are valid or not."""
-        names = {parameter.name for parameter in parameters}
-        self._values = {name: value for name, value in self._values.items() if name in names}
+def entries(values: Mapping[str, Any], parameter: Parameter) -> tuple[str, ...]:
+    """Return the entries of a list, trimmed, without blanks and duplicates. Raises BadRequest."""
+    value = values.get(parameter.name, "")
+    sent: Any = value.split(",") if isinstance(value, str) else value
+    if not isinstance(sent, list):
+        raise BadRequest(f"{parameter.name} must be a string, a number or an array of those")
+    if not all(isinstance(entry, str) for entry in sent):
+        raise BadRequest(f"{parameter.name} may hold only strings and numbers")
+    cleaned = tuple(dict.fromkeys(filter(None, (_clean(parameter, entry) for entry in sent))))
+    if len(cleaned) > MAX_ENTRIES:
+        raise BadRequest(f"{parameter.name} has {len(cleaned)} entries: {MAX_ENTRIES} at most")
+    if not parameter.holds_comma and any("," in entry for entry in cleaned):
+        raise BadRequest(
+            f"{parameter.name} has an entry with a comma, which Amplitude would read as two: send two entries"
+        )
+    if parameter.words and not set(cleaned) <= set(parameter.words):
+        raise BadRequest(f"{parameter.name} has an unknown word: use {', '.join(parameter.words)}")
+    return cleaned
 
-    def one(self, parameter: Parameter) -> str | None:
-        """Return the text of a parameter, trimmed; None when it is blank. Raises BadRequest."""
-        return _one(parameter, self._values[parameter.name]) if parameter.name in self._values else None
 
-    def many(self, parameter: Parameter) -> tuple[str, ...]:
-        """Return the entries of a list, trimmed, without blanks and duplicates. Raises BadRequest."""
-        return _many(parameter, self._values[parameter.name]) if parameter.name in self._values else ()
-
-    def flag(self, parameter: Parameter, *, default: bool = False) -> bool:
-        """Return a boolean, written in upper or lower case; `default` when it is blank. Raises BadRequest."""
-        value = self._values.get(parameter.name)
-        if isinstance(value, bool):
-            return value
-        if isinstance(value, str):
-            self._values[parameter.name] = value.lower()
-        word = self.one(parameter)
-        return default if word is None else word == "true"
+def flag(values: Mapping[str, Any], parameter: Parameter, *, default: bool = False) -> bool:
+    """Return a boolean, written in upper or lower case; `default` when it is blank or absent. Raises BadRequest."""
+    value = values.get(parameter.name, "")
+    if isinstance(value, bool):
+        return value
+    text = word({parameter.name: value.lower() if isinstance(value, str) else value}, parameter)
+    return default if text is None else text == "true"
 
 
 class _Number(str):
@@ -139,47 +145,15 @@ def from_json(body: bytes) -> list[tuple[str, Any]]:
     return list(document.items())
 
 
-def _one(parameter: Parameter, value: Any) -> str | None:
-    if not isinstance(value, str):
-        raise BadRequest(f"{parameter.name} must be a string or a number")
-    text = _clean(parameter, value)
-    if text and parameter.words and text not in parameter.words:
-        raise BadRequest(f"{parameter.name} is not a known word: use {' or '.join(parameter.words)}")
-    return text or None
-
-
-def _many(parameter: Parameter, value: Any) -> tuple[str, ...]:
-    if isinstance(value, str):
-        entries: Sequence[Any] = value.split(",")
-    elif isinstance(value, list):
-        entries = value
-    else:
-        raise BadRequest(f"{parameter.name} must be a string, a number or an array of those")
-    if not all(isinstance(entry, str) for entry in entries):
-        raise BadRequest(f"{parameter.name} may hold only strings and numbers")
-    cleaned = (_clean(parameter, entry) for entry in entries)
-    entries = tuple(dict.fromkeys(entry for entry in cleaned if entry))
-    if len(entries) > MAX_ENTRIES:
-        raise BadRequest(f"{parameter.name} has {len(entries)} entries: {MAX_ENTRIES} at most")
-    if not parameter.holds_comma and any("," in entry for entry in entries):
-        raise BadRequest(
-            f"{parameter.name} has an entry with a comma, which Amplitude would read as two: send two entries"
-        )
-    if parameter.words and not set(entries) <= set(parameter.words):
-        raise BadRequest(f"{parameter.name} has an unknown word: use {', '.join(parameter.words)}")
-    return entries
-
-
 def _clean(parameter: Parameter, text: str) -> str:
     text = str(text).strip()
+    if len(text) <= MAX_LENGTH and text.isprintable():
+        return text
+    name = f"an entry of {parameter.name}" if parameter.many else parameter.name
     if len(text) > MAX_LENGTH:
-        raise BadRequest(f"{_named(parameter)} is too long: {MAX_LENGTH} characters at most")
-    if not text.isprintable() and (match := _NOT_ALLOWED.search(text)):
+        raise BadRequest(f"{name} is too long: {MAX_LENGTH} characters at most")
+    if match := _NOT_ALLOWED.search(text):
         if match[0] >= "\ud800":
-            raise BadRequest(f"{_named(parameter)} is not valid Unicode: encode it as UTF-8")
-        raise BadRequest(f"{_named(parameter)} holds a control character: remove it")
+            raise BadRequest(f"{name} is not valid Unicode: encode it as UTF-8")
+        raise BadRequest(f"{name} holds a control character: remove it")
     return text
-
-
-def _named(parameter: Parameter) -> str:
-    return f"an entry of {parameter.name}" if parameter.many else parameter.name

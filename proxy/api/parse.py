@@ -7,13 +7,9 @@ from functools import lru_cache
 from typing import Any, get_args
 
 from proxy.api.errors import BadRequest
-from proxy.api.parameters import DEVICE_ID, USER_ID, Parameter, Sent, once, short, taken_identity
+from proxy.api.parameters import DEVICE_ID, USER_ID, Parameter, entries, identified, is_short, word
 from proxy.profile.aliases import NO_ALIASES, Aliases
-from proxy.profile.parts import (
-    SECTIONS,
-    Identity,
-    Section,
-)
+from proxy.profile.parts import SECTIONS, Identity, Section
 from proxy.profile.query import OnError, ProfileQuery, ProfileRequest, PropensityType
 
 CACHED_QUERIES = 256
@@ -52,35 +48,34 @@ def parse(section: Section | None, pairs: Iterable[tuple[str, Any]], aliases: Al
     pairs: names and values as sent, repeats included; text from a URL or form, or the result of `from_json`.
     Raises BadRequest, whose text names the parameter and the fix and repeats no value.
     """
-    values = once(_KNOWN[section], pairs)
-    identity = taken_identity(values)
-    rest = tuple(values.items())
-    query = _query if short(rest) else _query.__wrapped__
-    return ProfileRequest(identity, query(section, rest, aliases))
+    identity, values = identified(_KNOWN[section], pairs)
+    query = _query if is_short(values.values()) else _query.__wrapped__
+    return ProfileRequest(identity, query(section, tuple(values.items()), aliases))
 
 
 @lru_cache(CACHED_QUERIES)
-def _query(section: Section | None, values: tuple[tuple[str, Any], ...], aliases: Aliases) -> ProfileQuery:
-    sent = Sent(values)
-    on_error: OnError = "retry" if sent.one(ON_ERROR) == "retry" else "default"
+def _query(section: Section | None, sent: tuple[tuple[str, Any], ...], aliases: Aliases) -> ProfileQuery:
+    values = dict(sent)
+    on_error: OnError = "retry" if word(values, ON_ERROR) == "retry" else "default"
     if section is not None:
         sections: tuple[Section, ...] = (section,)
     else:
-        included = sent.many(INCLUDE)
+        included = entries(values, INCLUDE)
         if not included:
             raise BadRequest(f"include is missing: name one or more of {', '.join(SECTIONS)}")
         sections = tuple(name for name in SECTIONS if name in included)
-    sent.forget_all_but({ON_ERROR, *(parameter for name in sections for parameter in OF_SECTION[name])})
-
+    # A parameter of another section is ignored, whether it is valid or not.
+    relevant = {parameter.name for name in sections for parameter in OF_SECTION[name]}
+    values = {name: value for name, value in values.items() if name in relevant}
     query = ProfileQuery(
         sections,
-        rec_ids=sent.many(REC_ID),
-        rec_type=sent.one(REC_TYPE),
-        keys=sent.many(KEYS),
-        cohort_ids=sent.many(COHORT_ID),
-        comp_ids=sent.many(COMP_ID),
-        prediction_ids=sent.many(PREDICTION_ID),
-        propensity_type="pct" if sent.one(PROPENSITY_TYPE) == "pct" else "score",
+        rec_ids=entries(values, REC_ID),
+        rec_type=word(values, REC_TYPE),
+        keys=entries(values, KEYS),
+        cohort_ids=entries(values, COHORT_ID),
+        comp_ids=entries(values, COMP_ID),
+        prediction_ids=entries(values, PREDICTION_ID),
+        propensity_type="pct" if word(values, PROPENSITY_TYPE) == "pct" else "score",
         on_error=on_error,
         aliases=aliases,
     )
@@ -98,7 +93,7 @@ FORGETTING = (USER_ID, DEVICE_ID)
 
 def parse_forgetting(pairs: Iterable[tuple[str, Any]]) -> Identity:
     """Return the ids to forget, at least one. Raises BadRequest as `parse` does."""
-    ids = taken_identity(once({parameter.name for parameter in FORGETTING}, pairs))
-    if not any(ids):
+    identity, _ = identified({parameter.name for parameter in FORGETTING}, pairs)
+    if not any(identity):
         raise BadRequest("no user: every id is blank, and nothing is kept about an anonymous user")
-    return ids
+    return identity

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from proxy.api import bodies
 from proxy.profile import encoding
 from proxy.profile.coerce import number, text, text_list, whole_number
 from proxy.profile.json import Fragment, read_written, write_body, write_json
@@ -24,7 +25,7 @@ def shape(request: ProfileRequest, record: Record, *, error: str | None = None, 
     error: the error word for the first missing part; None when every part is there.
     """
     query = request.query
-    body = _envelope(request, record, error, stale)
+    body: Any = _envelope(request, record, error, stale)
     for section in query.sections:
         match section:
             case "recommendations":
@@ -40,7 +41,7 @@ def shape(request: ProfileRequest, record: Record, *, error: str | None = None, 
     return write_body(body)
 
 
-def _envelope(request: ProfileRequest, record: Record, error: str | None, stale: bool) -> dict[str, Any]:
+def _envelope(request: ProfileRequest, record: Record, error: str | None, stale: bool) -> bodies.Envelope:
     as_of = record.unknown_at
     if as_of is None:
         parts = map(record.parts.get, request.query.parts)
@@ -56,14 +57,14 @@ def _envelope(request: ProfileRequest, record: Record, error: str | None, stale:
     }
 
 
-def _recommendations(query: ProfileQuery, record: Record) -> dict[str, Any]:
+def _recommendations(query: ProfileQuery, record: Record) -> bodies.Recommendations:
     entries = {rec_id: _entry(rec_id, encoding.part_object(record, part)) for rec_id, part in query.recommendations}
-    first = dict(entries[query.rec_ids[0]])
+    first: dict[str, Any] = {**entries[query.rec_ids[0]]}
     del first["child_rec_id"]
-    return {**first, "recommendations": list(entries.values()), "recommendations_by_id": entries}
+    return {**first, "recommendations": list(entries.values()), "recommendations_by_id": entries}  # type: ignore[typeddict-item]
 
 
-def _entry(rec_id: str, entry: dict[str, Any]) -> dict[str, Any]:
+def _entry(rec_id: str, entry: dict[str, Any]) -> bodies.Recommendation:
     items = text_list(entry.get("items"))
     # Amplitude sends random items for the control group: showing them would spoil its measurement.
     is_control = entry.get("is_control") in (True, "true")
@@ -80,7 +81,7 @@ def _entry(rec_id: str, entry: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _properties(keys: tuple[str, ...], record: Record) -> dict[str, Any]:
+def _properties(keys: tuple[str, ...], record: Record) -> bodies.Properties:
     cached = record.parts.get(PROPERTIES)
     names, values = encoding.split(cached.value if cached is not None else b"")
     is_short = len(names) + sum(map(len, keys)) <= _MAX_NAMES
@@ -91,14 +92,16 @@ def _properties(keys: tuple[str, ...], record: Record) -> dict[str, Any]:
         exact_values = tuple([values[place] for place in by_exact_name.places])
     else:
         safe_values = exact_values = tuple(values)
-    return {
-        "properties": Fragment(by_safe_name.text % safe_values),
-        "properties_by_name": Fragment(by_exact_name.text % exact_values),
-    }
+    properties: Any = Fragment(by_safe_name.text % safe_values)
+    properties_by_name: Any = Fragment(by_exact_name.text % exact_values)
+    return {"properties": properties, "properties_by_name": properties_by_name}
 
 
 class _Template(NamedTuple):
-    """A JSON object with `%b` for each value, and the places of those values in the record."""
+    """A JSON object with `%b` for each value, and the places of those values in the record.
+
+    With a dict of fragments instead, a cached answer with 47 properties takes 8 % longer (97 to 105 microseconds).
+    """
 
     text: bytes
     places: tuple[int, ...]
@@ -111,29 +114,27 @@ def _template(places: Mapping[str, int]) -> _Template:
 
 _MAX_NAMES = 4_096
 """Bytes of names for which the result is cached: 256 results of this size take little memory."""
-_MISSING = -1
-"""The place of "null", behind all values."""
 
 
 @lru_cache(256)
 def _templates(names: bytes, keys: tuple[str, ...]) -> tuple[_Template, _Template]:
-    """Return the properties by Liquid-safe name and by exact name.
+    """Return the properties by Liquid-safe name and by exact name. The last place, behind all values, is "null".
 
     names: the stored names of all properties of a user, as a JSON array. keys: the names to show; all when empty.
     Cached, because thousands of users have the same names, and choosing the Liquid-safe ones costs as much as the
-    rest of an answer. Templates and not dicts of names and values: for 60 properties those take 5 microseconds more.
+    rest of an answer.
     """
     places: dict[str, int] = {name: place for place, name in enumerate(read_written(names))}
     exact = {key: key if key in places else USER_PROPERTY + key for key in keys} or {name: name for name in places}
     missing = [key for key, name in exact.items() if name not in places]
     # A property has the same name with `keys` as without, so names are chosen among all properties.
     safe = safe_names(places, missing)
-    by_key = {key: places.get(name, _MISSING) for key, name in exact.items()}
-    by_safe_name = {safe[exact[key] if place != _MISSING else key]: place for key, place in by_key.items()}
+    by_key = {key: places.get(name, len(places)) for key, name in exact.items()}
+    by_safe_name = {safe[name if name in places else key]: by_key[key] for key, name in exact.items()}
     return _template(by_safe_name), _template(by_key)
 
 
-def _cohorts(query: ProfileQuery, record: Record) -> dict[str, Any]:
+def _cohorts(query: ProfileQuery, record: Record) -> bodies.Cohorts:
     cohort_ids = dict.fromkeys(text_list(encoding.part_value(record, COHORTS)), True)
     # Without `cohort_id`, each alias is a key as well, so that a template can use `member.vip` without naming it.
     member = {name: id in cohort_ids for name, id in query.cohorts}
@@ -149,7 +150,7 @@ def _cohorts(query: ProfileQuery, record: Record) -> dict[str, Any]:
     }
 
 
-def _computations(query: ProfileQuery, record: Record) -> dict[str, Any]:
+def _computations(query: ProfileQuery, record: Record) -> bodies.Computations:
     computed = encoding.part_object(record, query.computations)
     values: dict[str, Any] = {name: Fragment(write_json(number(value))) for name, value in computed.items()}
     aliases = [name for name in query.aliases.known("computations") if not query.comp_ids or name in query.comp_ids]
@@ -165,19 +166,14 @@ def _computations(query: ProfileQuery, record: Record) -> dict[str, Any]:
     }
 
 
-def _propensities(query: ProfileQuery, record: Record) -> dict[str, Any]:
-    entries = []
+def _propensities(query: ProfileQuery, record: Record) -> bodies.Propensities:
+    entries: list[bodies.Propensity] = []
     for prediction_id in query.prediction_ids:
         value = number(encoding.part_value(record, query.prediction(prediction_id)))
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        entries.append(
-            {
-                "prediction_id": prediction_id,
-                "value": Fragment(write_json(value)) if is_number else None,
-                # The requested type: Amplitude's own label is not reliable.
-                "type": query.propensity_type,
-            }
-        )
+        written: Any = Fragment(write_json(value)) if is_number else None
+        # The requested type: Amplitude's own label is not reliable.
+        entries.append({"prediction_id": prediction_id, "value": written, "type": query.propensity_type})
     return {
         "propensity": entries[0]["value"],
         "propensities": entries,

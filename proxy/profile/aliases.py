@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from proxy.profile.values import BadValue, parse_list
 
 Kind = Literal["recommendations", "cohorts", "computations", "predictions"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _MAX_LENGTH = 512
-_ENTRY = re.compile(r"([a-z]+)\.([A-Za-z_][A-Za-z0-9_-]*)=(.+)\Z")  # a name is what Liquid can write after a dot
+# A name is what Liquid can write after a dot.
+_ENTRY = re.compile(rf"({'|'.join(KINDS)})\.([A-Za-z_][A-Za-z0-9_-]*)=(.+)\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +41,12 @@ def parse(entries: str) -> tuple[Alias, ...]:
 
 def _alias(number: int, entry: str) -> Alias:
     match = _ENTRY.match(entry)
-    kind = next((kind for kind in KINDS if match and match[1] == kind), None)
-    if match is None or kind is None:
+    if match is None:
         raise BadValue(
             f"has an entry ({number}) that is not kind.name=id, with a kind of {', '.join(KINDS)} "
             "and a name of letters, digits, _ and - that begins with a letter or _"
         )
-    alias = Alias(kind, match[2], match[3].strip())
+    alias = Alias(cast(Kind, match[1]), match[2], match[3].strip())
     if not alias.id or len(alias.id) > _MAX_LENGTH or not alias.id.isprintable():
         raise BadValue(f"has an entry ({number}) whose id is blank, too long, or holds a control character")
     return alias

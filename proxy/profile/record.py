@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from proxy.profile.parts import Part
@@ -46,12 +46,11 @@ class Record:
     def only(self, parts: Iterable[Part]) -> Record:
         """Return the record with only these parts."""
         cached = {part: self.parts[part] for part in parts if part in self.parts}
-        return Record(cached, self.unknown_at, self.user_id, self.device_id, self.unknown_status)
+        return replace(self, parts=cached)
 
     def warm(self) -> Record:
         """Return the record with all parts marked as fetched ahead of a send."""
-        parts = {part: cached._replace(warm=True) for part, cached in self.parts.items()}
-        return Record(parts, self.unknown_at, self.user_id, self.device_id, self.unknown_status)
+        return replace(self, parts={part: cached._replace(warm=True) for part, cached in self.parts.items()})
 
 
 EMPTY = Record()

@@ -12,15 +12,16 @@ from proxy.api.parameters import from_json
 from proxy.api.parse import parse
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity, Section, recommendation
 from proxy.profile.query import ProfileQuery, ProfileRequest
+from tests.support.json_values import json_values
 
 
-def ask(section: Section | None, **given: Any) -> ProfileRequest:
-    return parse(section, given.items())
+def ask(section: Section | None, **parameters: Any) -> ProfileRequest:
+    return parse(section, parameters.items())
 
 
 def test_the_parts_of_a_profile_come_in_the_order_in_which_errors_are_named() -> None:
-    asked = ask(None, user_id="u", include="cohorts,recommendations,properties", rec_id="b,a", rec_type="model")
-    assert asked.query.parts == (recommendation("b", "model"), recommendation("a", "model"), PROPERTIES, COHORTS)
+    request = ask(None, user_id="u", include="cohorts,recommendations,properties", rec_id="b,a", rec_type="model")
+    assert request.query.parts == (recommendation("b", "model"), recommendation("a", "model"), PROPERTIES, COHORTS)
 
 
 @pytest.mark.contract("1 profile")
@@ -44,15 +45,15 @@ def test_lists_are_trimmed_in_order_without_blanks_and_repeats() -> None:
     assert ask("recommendations", user_id="u", rec_id=" b ,,a,b,\n").query.rec_ids == ("b", "a")
 
 
-@pytest.mark.parametrize("given", [{"user_id": ""}, {"device_id": " "}, {"user_id": "\n", "device_id": ""}])
-def test_a_blank_id_is_anonymous_and_no_mistake(given: dict[str, str]) -> None:
-    assert ask("cohorts", **given).anonymous
+@pytest.mark.parametrize("parameters", [{"user_id": ""}, {"device_id": " "}, {"user_id": "\n", "device_id": ""}])
+def test_a_blank_id_is_anonymous_and_no_mistake(parameters: dict[str, str]) -> None:
+    assert ask("cohorts", **parameters).anonymous
 
 
 @pytest.mark.contract("1 repeated parameters")
 def test_an_unknown_parameter_is_ignored_even_twice_and_malformed() -> None:
-    given = [("user_id", "u"), ("cb", "1"), ("cb", "\x00"), ("rec_id", "x" * 999), ("rec_id", "y")]
-    assert parse("cohorts", given) == ProfileRequest(Identity("u", None), ProfileQuery(("cohorts",)))
+    parameters = [("user_id", "u"), ("cb", "1"), ("cb", "\x00"), ("rec_id", "x" * 999), ("rec_id", "y")]
+    assert parse("cohorts", parameters) == ProfileRequest(Identity("u", None), ProfileQuery(("cohorts",)))
 
 
 def test_the_same_wish_of_another_user_is_not_read_again() -> None:
@@ -71,13 +72,13 @@ def test_a_wish_too_long_to_be_remembered_is_read_all_the_same() -> None:
 
 @pytest.mark.parametrize("blank", ["", " "])
 def test_a_blank_optional_parameter_counts_as_absent(blank: str) -> None:
-    asked = ask("recommendations", user_id="u", rec_id="a", rec_type=blank, on_error=blank)
-    assert (asked.query.rec_type, asked.query.on_error) == (None, "default")
+    request = ask("recommendations", user_id="u", rec_id="a", rec_type=blank, on_error=blank)
+    assert (request.query.rec_type, request.query.on_error) == (None, "default")
 
 
 @pytest.mark.contract("1 parameters")
 @pytest.mark.parametrize(
-    ("section", "given", "named"),
+    ("section", "parameters", "parameter"),
     [
         ("cohorts", {}, "user_id"),
         ("recommendations", {"user_id": "u"}, "rec_id"),
@@ -102,14 +103,14 @@ def test_a_blank_optional_parameter_counts_as_absent(blank: str) -> None:
     ],
 )
 def test_a_mistake_is_refused_by_the_name_of_its_parameter(
-    section: Section | None, given: dict[str, Any], named: str
+    section: Section | None, parameters: dict[str, Any], parameter: str
 ) -> None:
-    with pytest.raises(BadRequest, match=named):
-        ask(section, **given)
+    with pytest.raises(BadRequest, match=parameter):
+        ask(section, **parameters)
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("parameters", "message"),
     [
         ({"user_id": "u" * 513}, "user_id is too long: 512 characters at most"),
         ({"keys": "a," + "b" * 513}, "an entry of keys is too long: 512 characters at most"),
@@ -119,10 +120,10 @@ def test_a_mistake_is_refused_by_the_name_of_its_parameter(
         ({"rec_id": ["a,b"]}, "rec_id has an entry with a comma, which Amplitude would read as two: send two entries"),
     ],
 )
-def test_a_refusal_names_the_entry_and_the_mend(given: dict[str, Any], said: str) -> None:
-    with pytest.raises(BadRequest) as refused:
-        ask(None, **({"user_id": "u", "include": "properties,recommendations", "rec_id": "a"} | given))
-    assert refused.value.detail == said
+def test_a_refusal_names_the_entry_and_the_mend(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadRequest) as error:
+        ask(None, **({"user_id": "u", "include": "properties,recommendations", "rec_id": "a"} | parameters))
+    assert error.value.detail == message
 
 
 def test_what_json_does_not_know_is_refused_with_a_mend() -> None:
@@ -133,8 +134,8 @@ def test_what_json_does_not_know_is_refused_with_a_mend() -> None:
 @pytest.mark.contract("1 parameters")
 @pytest.mark.contract("1 lists")
 def test_exactly_512_characters_and_20_entries_are_taken() -> None:
-    asked = ask("cohorts", user_id=" " + "é" * 512, cohort_id=",".join(map(str, range(20))) + ",0,,1")
-    assert len(asked.query.cohort_ids) == 20
+    request = ask("cohorts", user_id=" " + "é" * 512, cohort_id=",".join(map(str, range(20))) + ",0,,1")
+    assert len(request.query.cohort_ids) == 20
 
 
 @pytest.mark.contract("1 repeated parameters")
@@ -146,9 +147,9 @@ def test_a_known_parameter_given_twice_is_refused_even_when_equal() -> None:
 @pytest.mark.contract("1 json bodies")
 def test_json_numbers_keep_their_text_and_arrays_their_commas() -> None:
     body = b'{"user_id": 00012e3, "keys": ["a,b", 1.50]}'.replace(b"00012e3", b"12345678901234567890.0")
-    asked = parse("properties", from_json(body))
-    assert asked.identity.user_id == "12345678901234567890.0"
-    assert asked.query.keys == ("a,b", "1.50")
+    request = parse("properties", from_json(body))
+    assert request.identity.user_id == "12345678901234567890.0"
+    assert request.query.keys == ("a,b", "1.50")
 
 
 @pytest.mark.contract("1 json bodies")
@@ -172,27 +173,27 @@ def test_a_body_that_is_not_one_plain_json_object_is_refused(body: bytes) -> Non
         from_json(body)
 
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=6,
-)
 names = st.sampled_from(["user_id", "device_id", "rec_id", "rec_type", "keys", "cohort_id", "include", "on_error"])
 sections = st.sampled_from(["recommendations", "properties", "cohorts", None])
 
 
 @pytest.mark.contract("1 json bodies")
-@given(sections, st.dictionaries(names | st.text(max_size=5), json_values))
+@given(sections, st.dictionaries(names | st.text(max_size=5), json_values(6)))
 def test_any_json_object_is_understood_or_refused_and_a_refusal_repeats_no_value(
     section: Section | None, document: dict[str, Any]
 ) -> None:
     try:
-        asked = parse(section, from_json(json.dumps(document).encode()))
-    except BadRequest as refused:
-        said = refused.detail
+        request = parse(section, from_json(json.dumps(document).encode()))
+    except BadRequest as error:
+        message = error.detail
     else:
-        for text in (*asked.query.rec_ids, *asked.query.keys, *asked.query.cohort_ids, *filter(None, asked.identity)):
+        for text in (
+            *request.query.rec_ids,
+            *request.query.keys,
+            *request.query.cohort_ids,
+            *filter(None, request.identity),
+        ):
             assert text == text.strip()
             assert 0 < len(text) <= 512
         return
-    assert not any(isinstance(value, str) and len(value) > 20 and value in said for value in document.values())
+    assert not any(isinstance(value, str) and len(value) > 20 and value in message for value in document.values())

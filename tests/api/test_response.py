@@ -19,6 +19,7 @@ from proxy.profile.json import read_json
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity, Part, computations
 from proxy.profile.query import ProfileQuery, ProfileRequest
 from proxy.profile.record import CachedPart, Record
+from tests.support.json_values import json_values
 from tests.support.shapes import ENVELOPE, SECTION, conforms
 
 CASES = sorted((Path(__file__).parent.parent / "cases").glob("*.json"))
@@ -52,11 +53,7 @@ def test_there_are_cases() -> None:
     assert len(CASES) >= 8
 
 
-anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
-    max_leaves=12,
-)
+anything = json_values(max_text=5)
 entries = st.fixed_dictionaries(
     {},
     optional={
@@ -130,12 +127,12 @@ texts = st.text(st.sampled_from('a,"\\:é '), max_size=3)
 @example(["a", '"'], ['"', "a"])
 @given(st.lists(texts | st.integers(0, 9), max_size=5), st.lists(texts, min_size=1, max_size=3))
 def test_a_user_is_in_the_asked_cohorts_that_are_listed_and_in_no_other(
-    said: list[str | int], asked: list[str]
+    stored: list[str | int], requested: list[str]
 ) -> None:
-    ask = ProfileRequest(Identity("u", None), ProfileQuery(("cohorts",), cohort_ids=tuple(dict.fromkeys(asked))))
-    body = json.loads(shape(ask, Record({COHORTS: CachedPart(encoding.write(said), AT)})))
-    assert body["member"] == {cohort: cohort in set(map(str, said)) for cohort in asked}
-    assert body["cohort_ids"] == [cohort for cohort in dict.fromkeys(asked) if cohort in set(map(str, said))]
+    ask = ProfileRequest(Identity("u", None), ProfileQuery(("cohorts",), cohort_ids=tuple(dict.fromkeys(requested))))
+    body = json.loads(shape(ask, Record({COHORTS: CachedPart(encoding.write(stored), AT)})))
+    assert body["member"] == {cohort: cohort in set(map(str, stored)) for cohort in requested}
+    assert body["cohort_ids"] == [cohort for cohort in dict.fromkeys(requested) if cohort in set(map(str, stored))]
     assert body["is_member"] is all(body["member"].values())
 
 
@@ -191,8 +188,8 @@ def test_a_name_of_a_cohort_is_what_its_id_says_though_another_cohort_has_that_n
 @pytest.mark.parametrize("cohorts", [(), ("a",)])
 def test_cohorts_that_are_no_list_are_none(cohorts: tuple[str, ...]) -> None:
     ask = ProfileRequest(Identity("u", None), ProfileQuery(("cohorts",), cohort_ids=cohorts))
-    for said in ({"a": 1}, "a", None, 7):
-        body = json.loads(shape(ask, Record({COHORTS: CachedPart(encoding.write(said), AT)})))
+    for stored in ({"a": 1}, "a", None, 7):
+        body = json.loads(shape(ask, Record({COHORTS: CachedPart(encoding.write(stored), AT)})))
         assert (body["cohort_ids"], body["member"]) == ([], dict.fromkeys(cohorts, False))
 
 
@@ -201,20 +198,20 @@ def test_cohorts_that_are_no_list_are_none(cohorts: tuple[str, ...]) -> None:
     st.dictionaries(st.text(max_size=6), st.integers()),
     st.lists(st.text(max_size=6, min_size=1), min_size=1, max_size=4),
 )
-def test_a_property_is_called_the_same_with_and_without_keys(said: dict[str, int], keys: list[str]) -> None:
-    every = json.loads(shape(parse("properties", {"user_id": "u"}.items()), record_of_properties(said)))
+def test_a_property_is_called_the_same_with_and_without_keys(stored: dict[str, int], keys: list[str]) -> None:
+    every = json.loads(shape(parse("properties", {"user_id": "u"}.items()), record_of_properties(stored)))
     ask = ProfileRequest(Identity("u", None), ProfileQuery(("properties",), keys=tuple(dict.fromkeys(keys))))
-    some = json.loads(shape(ask, record_of_properties(said)))
-    present = {key for key in ask.query.keys if key in said or f"gp:{key}" in said}
-    assert set(some["properties_by_name"]) == set(ask.query.keys)
-    for name, value in some["properties"].items():
+    limited = json.loads(shape(ask, record_of_properties(stored)))
+    present = {key for key in ask.query.keys if key in stored or f"gp:{key}" in stored}
+    assert set(limited["properties_by_name"]) == set(ask.query.keys)
+    for name, value in limited["properties"].items():
         assert value is None or every["properties"][name] == value
-    assert sum(value is not None for value in some["properties_by_name"].values()) == len(present)
+    assert sum(value is not None for value in limited["properties_by_name"].values()) == len(present)
 
 
 @pytest.mark.contract("1 computations")
 @pytest.mark.parametrize(
-    ("said", "is_number"),
+    ("stored", "is_number"),
     [
         ("3", 3),
         ("0", 0),
@@ -227,27 +224,27 @@ def test_a_property_is_called_the_same_with_and_without_keys(said: dict[str, int
         ("12345678901234.5", 12345678901234.5),
     ],
 )
-def test_a_canonical_decimal_becomes_a_number(said: str, is_number: float) -> None:
-    found = number(said)
-    assert found == is_number
-    assert type(found) is type(is_number)
+def test_a_canonical_decimal_becomes_a_number(stored: str, is_number: float) -> None:
+    converted = number(stored)
+    assert converted == is_number
+    assert type(converted) is type(is_number)
 
 
 NOT_CANONICAL = "02134,+1,-0,-0.0,1e5,0.00001,NaN,, 1,1\n,1.,.5,1_000,٣,true,1234567890123456,1234567890.123456"
 
 
 @pytest.mark.contract("1 computations")
-@pytest.mark.parametrize("said", NOT_CANONICAL.split(","))
-def test_anything_else_stays_text(said: str) -> None:
-    assert number(said) == said
-    assert isinstance(number(said), str)
+@pytest.mark.parametrize("stored", NOT_CANONICAL.split(","))
+def test_anything_else_stays_text(stored: str) -> None:
+    assert number(stored) == stored
+    assert isinstance(number(stored), str)
 
 
 @given(st.one_of(st.floats(allow_nan=False, allow_infinity=False), st.integers()).map(str))
-def test_no_digit_is_made_up_or_lost(said: str) -> None:
-    found = number(said)
-    assert found == said or float(said) == found
+def test_no_digit_is_made_up_or_lost(stored: str) -> None:
+    converted = number(stored)
+    assert converted == stored or float(stored) == converted
 
 
-def record_of_properties(said: dict[str, int]) -> Record:
-    return record_of(parse("properties", {"user_id": "u"}.items()), {"amp_props": said})
+def record_of_properties(stored: dict[str, int]) -> Record:
+    return record_of(parse("properties", {"user_id": "u"}.items()), {"amp_props": stored})

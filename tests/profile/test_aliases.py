@@ -23,10 +23,10 @@ NAMES = Aliases(
 )
 
 
-def body(section: Any, user_data: dict[str, Any] | None, **given: str) -> dict[str, Any]:
-    ask = parse_ask(section, {"user_id": "u", **given}.items(), NAMES)
-    found: dict[str, Any] = json.loads(shape(ask, record_of(ask, user_data)))
-    return found
+def body(section: Any, user_data: dict[str, Any] | None, **parameters: str) -> dict[str, Any]:
+    ask = parse_ask(section, {"user_id": "u", **parameters}.items(), NAMES)
+    answer: dict[str, Any] = json.loads(shape(ask, record_of(ask, user_data)))
+    return answer
 
 
 def test_entries_are_kinds_names_and_ids() -> None:
@@ -65,33 +65,35 @@ def test_every_entry_that_cannot_be_used_is_named() -> None:
 
 @pytest.mark.contract("1 aliases")
 def test_a_name_asks_for_its_id_and_the_answer_is_keyed_by_what_was_asked() -> None:
-    said = {
+    user_values = {
         "recommendations": [{"rec_id": "abc123", "items": ["shoe"]}, {"rec_id": "other", "items": ["hat"]}],
         "cohort_ids": ["c31", "c7"],
         "propensities": [{"pred_id": "pred-1", "prop": 0.5}],
     }
-    given = {"rec_id": "home,other", "cohort_id": "vip,c7,c31,gone", "prediction_id": "buy"}
-    ask = parse_ask(None, {"user_id": "u", "include": "recommendations,cohorts,propensities", **given}.items(), NAMES)
+    parameters = {"rec_id": "home,other", "cohort_id": "vip,c7,c31,gone", "prediction_id": "buy"}
+    ask = parse_ask(
+        None, {"user_id": "u", "include": "recommendations,cohorts,propensities", **parameters}.items(), NAMES
+    )
     assert ask.query.parts == (
         recommendation("abc123", None),
         recommendation("other", None),
         COHORTS,
         prediction("pred-1", "score"),
     )
-    found = json.loads(shape(ask, record_of(ask, said)))
-    assert (found["rec_id"], found["items"]) == ("home", ["shoe"])
-    assert found["recommendations_by_id"]["other"]["items"] == ["hat"]
-    assert found["member"] == {"vip": True, "c7": True, "c31": True, "gone": False}
-    assert found["cohort_ids"] == ["vip", "c7", "c31"]
-    assert found["propensities_by_id"]["buy"]["value"] == 0.5
+    answer = json.loads(shape(ask, record_of(ask, user_values)))
+    assert (answer["rec_id"], answer["items"]) == ("home", ["shoe"])
+    assert answer["recommendations_by_id"]["other"]["items"] == ["hat"]
+    assert answer["member"] == {"vip": True, "c7": True, "c31": True, "gone": False}
+    assert answer["cohort_ids"] == ["vip", "c7", "c31"]
+    assert answer["propensities_by_id"]["buy"]["value"] == 0.5
 
 
 @pytest.mark.parametrize(("cohort_ids", "vip"), [(["c31", "c7"], True), (["c7"], False), ([], False)])
 def test_the_name_of_a_cohort_is_a_key_without_being_asked(cohort_ids: list[str], vip: bool) -> None:
     ask = parse_ask("cohorts", {"user_id": "u"}.items(), NAMES)
-    found = json.loads(shape(ask, record_of(ask, {"cohort_ids": cohort_ids})))
-    assert found["member"] == dict.fromkeys(cohort_ids, True) | {"vip": vip}
-    assert (found["cohort_ids"], found["is_member"]) == (cohort_ids, False)
+    answer = json.loads(shape(ask, record_of(ask, {"cohort_ids": cohort_ids})))
+    assert answer["member"] == dict.fromkeys(cohort_ids, True) | {"vip": vip}
+    assert (answer["cohort_ids"], answer["is_member"]) == (cohort_ids, False)
 
 
 def test_a_name_and_its_id_are_one_part() -> None:
@@ -107,7 +109,7 @@ def test_a_name_of_one_kind_is_an_id_of_every_other() -> None:
 
 @pytest.mark.contract("1 aliases")
 @pytest.mark.parametrize(
-    ("comp_id", "said", "expected"),
+    ("comp_id", "user_values", "expected"),
     [
         ("orders", {"gp:Number of orders": "3"}, {"orders": 3}),
         ("orders", {}, {"orders": None}),
@@ -119,9 +121,9 @@ def test_a_name_of_one_kind_is_an_id_of_every_other() -> None:
     ],
 )
 def test_a_computation_with_a_name_has_its_key_for_a_user_without_it(
-    comp_id: str, said: dict[str, str] | None, expected: dict[str, Any]
+    comp_id: str, user_values: dict[str, str] | None, expected: dict[str, Any]
 ) -> None:
-    user_data = None if said is None else {"user_id": "u", "amp_props": said}
+    user_data = None if user_values is None else {"user_id": "u", "amp_props": user_values}
     assert body("computations", user_data, comp_id=comp_id)["computations"] == expected
 
 
@@ -132,17 +134,19 @@ def test_a_set_of_names_is_the_set_of_their_ids() -> None:
 
 def test_the_drop_in_takes_names_and_answers_amplitude_s_own() -> None:
     ask = parse_drop_in({"user_id": "u", "rec_id": "home"}.items(), NAMES)
-    said = {"user_id": "u", "recommendations": [{"rec_id": "abc123", "items": ["shoe"]}]}
-    assert shape_drop_in(ask, record_of(ask, said))["userData"]["recommendations"] == said["recommendations"]
+    user_values = {"user_id": "u", "recommendations": [{"rec_id": "abc123", "items": ["shoe"]}]}
+    assert (
+        shape_drop_in(ask, record_of(ask, user_values))["userData"]["recommendations"] == user_values["recommendations"]
+    )
 
 
 def test_a_wish_is_remembered_with_the_names_it_was_made_of() -> None:
-    given = {"user_id": "u", "rec_id": "home"}
+    parameters = {"user_id": "u", "rec_id": "home"}
     other = Aliases(parse("recommendations.home=xyz"))
-    queries = [parse_ask("recommendations", given.items(), names).query for names in (NAMES, other, NAMES)]
+    queries = [parse_ask("recommendations", parameters.items(), names).query for names in (NAMES, other, NAMES)]
     assert queries[0] is queries[2]
     assert queries[0] != queries[1]
     assert [query.parts[0].id for query in queries] == ["abc123", "xyz", "abc123"]
-    drop_ins = [parse_drop_in(given.items(), names).query for names in (NAMES, other, NAMES)]
+    drop_ins = [parse_drop_in(parameters.items(), names).query for names in (NAMES, other, NAMES)]
     assert drop_ins[0] is drop_ins[2]
     assert [query.parts[0].id for query in drop_ins] == ["abc123", "xyz", "abc123"]

@@ -7,12 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.profile import encoding
+from tests.support.json_values import json_values
 
-anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
-    max_leaves=12,
-)
+anything = json_values(max_text=5)
 
 
 @given(anything)

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from proxy.profile.json import read_json, write_json
+from tests.support.json_values import json_values
 
 
 @pytest.mark.parametrize("body", [b"NaN", b'{"a": Infinity}', b"\xff", b"", b"[" * 101 + b"]" * 101, b"[" * 200_000])
@@ -25,13 +25,7 @@ def test_lone_surrogates_do_not_stop_the_writing() -> None:
     assert write_json({"a": "\ud800"}) == b'{"a":"?"}'
 
 
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-        max_leaves=20,
-    )
-)
+@given(json_values(20))
 def test_what_is_read_can_be_written_and_is_the_same_again(value: Any) -> None:
     result = read_json(json.dumps(value).encode())
     assert read_json(write_json(result)) == result

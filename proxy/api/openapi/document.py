@@ -1,15 +1,15 @@
-"""The document: every route in one table. Who adds a route to the application adds it to `_paths`. Pure."""
+"""The document. A route that is added to the application is added to `_paths` too."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from proxy import __version__
 from proxy.api.drop_in import DROP_IN
-from proxy.api.openapi import examples, playground, status, webhooks
+from proxy.api.openapi import examples, playground, webhooks
 from proxy.api.openapi.parameters import REQUEST_HEADERS, SECURITY, SECURITY_SCHEMES, body, query_parameters
-from proxy.api.openapi.responses import DATA_HEADERS, HEADERS, SHARED, answer, as_json, headers_only, problem
+from proxy.api.openapi.responses import DATA_HEADERS, HEADERS, SHARED, answer, as_json, headers_only, problem, shared
 from proxy.api.openapi.schemas import Schema, answer_name, components, ref
 from proxy.api.parameters import Parameter
 from proxy.api.parse import FORGETTING, INCLUDE, PREDICTION_ID, REC_ID, parameters_of
@@ -29,7 +29,7 @@ def document() -> Schema:
         "tags": [{"name": name, "description": about} for name, about in _TAGS.items()],
         "paths": _paths(),
         "components": {
-            "schemas": components() | playground.SCHEMAS | status.SCHEMAS | webhooks.SCHEMAS,
+            "schemas": components() | playground.SCHEMAS | webhooks.SCHEMAS,
             "responses": SHARED,
             "headers": HEADERS,
             "parameters": REQUEST_HEADERS,
@@ -82,6 +82,7 @@ _ABOUT_PROFILE = (
 
 
 def _paths() -> dict[str, Schema]:
+    page, cache_control = _revalidated("text/html", "The page."), ["Cache-Control"]
     return {
         **{f"/v1/{section}": _data(section) for section in SECTIONS},
         "/v1/profile": _data(None) | {"delete": _forgetting()},
@@ -108,88 +109,68 @@ def _paths() -> dict[str, Schema]:
                     as_json("Unready", example={"status": "unavailable", "upstream": "rejected", "quota": "ok"}),
                 ),
             },
-            "Judged by the last call to Amplitude, if that ended in the last minute.",
+            description="Judged by the last call to Amplitude, if that ended in the last minute.",
         ),
         "/metrics": _get(
             "Metrics",
             "Operation",
             "What is counted, as Prometheus reads it",
-            _guarded("text/plain", {"type": "string"}),
-            "All worker processes together, by route rule: no id, no path, no secret.",
-            security=SECURITY,
+            {"200": answer("As it is now.", {"text/plain": {"schema": {"type": "string"}}}, cache_control)},
+            guarded=True,
+            description="All worker processes together, by route rule: no id, no path, no secret.",
         ),
-        "/status": _get(
-            "Status",
-            "Pages",
-            "How things go: what is wrong now, and the last hour",
-            {
-                **_kept("text/html", "The page."),
-                "401": ref("Unauthorized", "responses"),
-                "403": ref("Forbidden", "responses"),
-            },
-            security=SECURITY,
-        ),
+        "/status": _get("Status", "Pages", "How things go: what is wrong now, and the last hour", page, guarded=True),
         "/status.json": _get(
             "StatusData",
             "Operation",
             "What the status page shows",
-            _guarded("application/json", ref("Status")),
-            "Of all worker processes of this machine, as far back as the one that answers has run.",
-            security=SECURITY,
+            {"200": answer("As it is now.", as_json("Status"), cache_control)},
+            guarded=True,
+            description="Of all worker processes of this machine, as far back as the one that answers has run.",
         ),
-        "/": _get("Home", "Pages", "What this is and where to go", _kept("text/html", "The page.")),
-        "/docs": _get("Docs", "Pages", "This document, to be tried", _kept("text/html", "The page.")),
+        "/": _get("Home", "Pages", "What this is and where to go", page),
+        "/docs": _get("Docs", "Pages", "This document, to be tried", page),
         "/playground": _get(
-            "Playground",
-            "Pages",
-            "A message on the left, what Braze would send on the right",
-            {
-                **_kept("text/html", "The page."),
-                "401": ref("Unauthorized", "responses"),
-                "403": ref("Forbidden", "responses"),
-            },
-            security=SECURITY,
+            "Playground", "Pages", "A message on the left, what Braze would send on the right", page, guarded=True
         ),
         "/playground/render": {"post": playground.rendering()},
-        "/openapi.json": _get("Openapi", "Pages", "This document", _kept("application/json", "The document.")),
+        "/openapi.json": _get("Openapi", "Pages", "This document", _revalidated("application/json", "The document.")),
         "/static/{name}": _file(),
     }
 
 
-def _guarded(kind: str, schema: Schema) -> Schema:
-    """Return the answers of what only callers see, and nobody keeps."""
-    told = answer("As it is now.", {kind: {"schema": schema}}, ["Cache-Control"])
-    return {"200": told, "401": ref("Unauthorized", "responses"), "403": ref("Forbidden", "responses")}
-
-
-def _get(name: str, tag: str, summary: str, responses: Schema, description: str = "", **more: Any) -> Schema:
-    """Return the path of a public route that takes GET and HEAD."""
-    told = {"description": description} if description else {}
-    operation = {"operationId": f"get{name}", "tags": [tag], "summary": summary, **told, "security": [], **more}
-    operation["responses"] = responses
+def _get(name: str, tag: str, summary: str, responses: Schema, *, guarded: bool = False, **more: Any) -> Schema:
+    """Return the path of a route that takes GET and HEAD. guarded: it requires credentials."""
+    operation = {
+        "operationId": f"get{name}",
+        "tags": [tag],
+        "summary": summary,
+        "security": SECURITY if guarded else [],
+        "responses": {**responses, **(_GUARDED if guarded else {})},
+        **more,
+    }
     return {"get": operation, "head": headers_only(operation)}
 
 
+_GUARDED = shared("Unauthorized", "Forbidden")
+
+
 def _data(section: Section | None) -> Schema:
-    known, required, question = parameters_of(section), _REQUIRED.get(section, ()), examples.QUESTIONS[section]
     described = {"description": _ABOUT_PROFILE} if section is None else {}
-    return _asked(
-        {"tags": ["Data"], "summary": _SUMMARIES[section], **described},
+    content = as_json(answer_name(section), examples.answers(section))
+    return _data_route(
         (section or "profile").capitalize(),
-        (known, required, question),
+        {"tags": ["Data"], "summary": _SUMMARIES[section], **described},
+        (parameters_of(section), _REQUIRED.get(section, ()), examples.QUESTIONS[section]),
         {
-            "200": answer(
-                "An answer, `ok: false` included.",
-                as_json(answer_name(section), examples.answers(section)),
-                (*DATA_HEADERS, "ETag"),
-            ),
-            "400": ref("BadRequest", "responses"),
-            "500": ref("TryAgain", "responses"),
+            "200": answer("An answer, `ok: false` included.", content, (*DATA_HEADERS, "ETag")),
+            **shared("BadRequest", "TryAgain"),
         },
     )
 
 
 def _forgetting() -> Schema:
+    example = {"records": 1, "waiting": 0}
     return {
         "operationId": "deleteProfile",
         "tags": ["Data"],
@@ -200,12 +181,9 @@ def _forgetting() -> Schema:
         "security": SECURITY,
         "parameters": [*query_parameters(FORGETTING, (), {"user_id": "user-17"}), ref("RequestId", "parameters")],
         "responses": {
-            "200": answer(
-                "Forgotten.", as_json("Forgotten", example={"records": 1, "waiting": 0}), headers=["Cache-Control"]
-            ),
-            "400": ref("BadRequest", "responses"),
-            "401": ref("Unauthorized", "responses"),
-            "403": ref("Forbidden", "responses"),
+            "200": answer("Forgotten.", as_json("Forgotten", example=example), headers=["Cache-Control"]),
+            **shared("BadRequest"),
+            **_GUARDED,
             "500": problem(
                 500,
                 "Not forgotten everywhere",
@@ -218,32 +196,33 @@ def _forgetting() -> Schema:
 
 def _drop_in() -> Schema:
     unknown = {"user": {"summary": "An unknown or blank user", "value": examples.NOT_SEEN_BEFORE}}
-    refused = as_json("NotSeenBefore", unknown)
-    mistaken = SHARED["BadRequest"]["content"]
-    found = {"schema": {"anyOf": [ref("UserProfile"), ref("NotSeenBefore")]}}
+    not_seen_before = as_json("NotSeenBefore", unknown)
+    either = {"anyOf": [ref("UserProfile"), ref("NotSeenBefore")]}
     known = {"ava": {"summary": "A known user", "value": examples.drop_in_answer()}}
-    return _asked(
+    return _data_route(
+        "Userprofile",
         {
             "tags": ["Drop-in"],
             "summary": "Amplitude's own endpoint",
             "description": "Takes Amplitude's parameters and answers Amplitude's JSON: a template written for it works "
             "with another host and secret. `get_recs` needs `rec_id`, `get_propensity` needs `prediction_id`.",
         },
-        "Userprofile",
         (DROP_IN, (), examples.DROP_IN_QUESTION),
         {
             "200": answer(
                 "As Amplitude answers.",
-                {"application/json": {**found, "examples": known}},
+                {"application/json": {"schema": either, "examples": known}},
                 DATA_HEADERS,
                 perhaps=["ETag"],
             ),
             "400": answer(
                 "An unknown or blank user, as Amplitude says it; or a mistake.",
-                {**refused, **mistaken},
+                not_seen_before | SHARED["BadRequest"]["content"],
                 perhaps=DATA_HEADERS,
             ),
-            "4XX": answer("An unknown user, with the status that Amplitude was seen to use.", refused, DATA_HEADERS),
+            "4XX": answer(
+                "An unknown user, with the status that Amplitude was seen to use.", not_seen_before, DATA_HEADERS
+            ),
             "500": answer(
                 "No answer, as Amplitude is when it is unavailable.",
                 as_json("NoAnswer", {"missing": {"value": {"error": "quota_exhausted"}}}),
@@ -253,71 +232,67 @@ def _drop_in() -> Schema:
     )
 
 
-def _asked(
-    about: Schema,
+def _data_route(
     name: str,
-    asking: tuple[Iterable[Parameter], Iterable[Parameter], Mapping[str, Any]],
+    about: Schema,
+    parameters: tuple[Collection[Parameter], Collection[Parameter], Mapping[str, Any]],
     responses: Schema,
 ) -> Schema:
-    """Return the path of a data route, which takes the same as GET, as HEAD and in the body of a POST."""
-    guarded = {
-        **responses,
-        "401": ref("Unauthorized", "responses"),
-        "403": ref("Forbidden", "responses"),
-    }
-    of_body = {"413": ref("ContentTooLarge", "responses"), "415": ref("UnsupportedMediaType", "responses")}
+    """Return the path of a route that takes the same `parameters` as GET, as HEAD and in the body of a POST.
+
+    parameters: all of them, the required ones, and values for an example.
+    """
+    responses = responses | _GUARDED
     unchanged = {"304": answer("Still what `If-None-Match` names.", headers=(*DATA_HEADERS, "ETag"))}
-    fresh, later, conditional, traced = (
-        ref(each, "parameters") for each in ("RequestCacheControl", "RequestPriority", "IfNoneMatch", "RequestId")
+    refresh, priority, if_none_match, request_id = (
+        ref(name, "parameters") for name in ("RequestCacheControl", "RequestPriority", "IfNoneMatch", "RequestId")
     )
     get = {
         **about,
         "operationId": f"get{name}",
         "security": SECURITY,
-        "parameters": [*query_parameters(*asking), fresh, later, conditional, traced],
-        "responses": _sorted({**guarded, **unchanged}),
+        "parameters": [*query_parameters(*parameters), refresh, priority, if_none_match, request_id],
+        "responses": _sorted(responses | unchanged),
     }
     post = {
         **about,
         "operationId": f"post{name}",
         "summary": f"{about['summary']} (ids kept out of URLs)",
         "security": SECURITY,
-        "parameters": [fresh, later, traced],
-        "requestBody": body(*asking),
-        "responses": _sorted({**guarded, **of_body}),
+        "parameters": [refresh, priority, request_id],
+        "requestBody": body(*parameters),
+        "responses": _sorted(responses | shared("ContentTooLarge", "UnsupportedMediaType")),
     }
     return {"get": get, "post": post, "head": headers_only(get)}
 
 
+def _sorted(responses: Schema) -> Schema:
+    return dict(sorted(responses.items()))
+
+
 def _file() -> Schema:
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}, "example": "site.css"}
-    some = {
-        kind: {"schema": {"type": "string"}}
-        for kind in ("text/css", "text/javascript", "image/svg+xml", "application/json")
+    kinds = ("text/css", "text/javascript", "image/svg+xml", "application/json")
+    headers = {
+        "Vary": {"required": True, "schema": {"type": "string", "const": "Accept-Encoding"}},
+        "Content-Encoding": {"schema": {"type": "string", "const": "gzip"}},
     }
-    kept = _kept("", "The file.", some)
-    for response in kept.values():
-        response["headers"] |= {
-            "Vary": {"required": True, "schema": {"type": "string", "const": "Accept-Encoding"}},
-            "Content-Encoding": {"schema": {"type": "string", "const": "gzip"}},
-        }
-    responses = {**kept, "404": ref("NotFound", "responses")}
+    responses = _revalidated("", "The file.") | shared("NotFound")
+    responses["200"]["content"] = {kind: {"schema": {"type": "string"}} for kind in kinds}
+    responses["200"]["headers"] |= headers
+    responses["304"]["headers"] |= headers
     return _get(
         "File", "Pages", "A file that a page loads", responses, parameters=[name, ref("IfNoneMatch", "parameters")]
     )
 
 
-def _kept(kind: str, description: str, content: Mapping[str, Schema] | None = None) -> Schema:
-    """Return the answers of what may be kept, and asked for again."""
-    shown = content or {kind: {"schema": {"type": "object" if kind == "application/json" else "string"}}}
+def _revalidated(kind: str, description: str) -> Schema:
+    """Return the answers of a page or file that browsers may keep, and check with its ETag before each use."""
+    content = {kind: {"schema": {"type": "object" if kind == "application/json" else "string"}}}
     responses = {
-        "200": answer(description, shown, ["ETag"]),
+        "200": answer(description, content, ["ETag"]),
         "304": answer("Still what `If-None-Match` names.", headers=["ETag"]),
     }
     for response in responses.values():
         response["headers"]["Cache-Control"] = {"required": True, "schema": {"type": "string"}}
     return responses
-
-
-def _sorted(responses: Mapping[str, Schema]) -> Schema:
-    return dict(sorted(responses.items()))

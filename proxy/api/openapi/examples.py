@@ -70,31 +70,31 @@ _BEN: Mapping[Part, Any] = {
 
 def answers(section: Section | None) -> dict[str, dict[str, Any]]:
     """Return what the route of `section` may answer with a 200, each as an OpenAPI example."""
-    found = {"ava": ("A known user", _answer(section, "ava", _kept("ava", _AVA)))}
+    examples = {"ava": ("A known user", _answer(section, "ava", _record("ava", _AVA)))}
     if section == "recommendations":
-        found["ben"] = ("A user of the control group", _answer(section, "ben", _kept("ben", _BEN)))
-    found["unknown"] = ("A user whom Amplitude does not know", _answer(section, "nobody", Record(unknown_at=AS_OF)))
-    found["blank"] = ("An anonymous user", _answer(section, "", EMPTY, error=BLANK_ID))
-    found["missing"] = ("No answer in time", _answer(section, "ava", EMPTY, error=QuotaExhausted.word))
-    return {name: {"summary": summary, "value": value} for name, (summary, value) in found.items()}
+        examples["ben"] = ("A user of the control group", _answer(section, "ben", _record("ben", _BEN)))
+    examples["unknown"] = ("A user whom Amplitude does not know", _answer(section, "nobody", Record(unknown_at=AS_OF)))
+    examples["blank"] = ("An anonymous user", _answer(section, "", EMPTY, error=BLANK_ID))
+    examples["missing"] = ("No answer in time", _answer(section, "ava", EMPTY, error=QuotaExhausted.word))
+    return {name: {"summary": summary, "value": value} for name, (summary, value) in examples.items()}
 
 
 def drop_in_answer() -> dict[str, Any]:
     """Return what the drop-in answers to its question."""
-    return shape_drop_in(parse_drop_in(sent(DROP_IN_QUESTION).items()), _kept("ava", _AVA))
+    return shape_drop_in(parse_drop_in(as_text(DROP_IN_QUESTION).items()), _record("ava", _AVA))
 
 
-def sent(question: Mapping[str, Any]) -> dict[str, str]:
+def as_text(question: Mapping[str, Any]) -> dict[str, str]:
     """Return `question` as it goes into a URL or form: lists with commas."""
     return {name: ",".join(value) if isinstance(value, list) else value for name, value in question.items()}
 
 
 def _answer(section: Section | None, user_id: str, record: Record, error: str | None = None) -> dict[str, Any]:
     question = {**QUESTIONS[section], "user_id": user_id}
-    body: dict[str, Any] = json.loads(shape(parse(section, sent(question).items()), record, error=error))
+    body: dict[str, Any] = json.loads(shape(parse(section, as_text(question).items()), record, error=error))
     return body
 
 
-def _kept(user_id: str, said: Mapping[Part, Any]) -> Record:
-    parts = {part: CachedPart(encoding.write(value), AS_OF) for part, value in said.items()}
+def _record(user_id: str, values: Mapping[Part, Any]) -> Record:
+    parts = {part: CachedPart(encoding.write(value), AS_OF) for part, value in values.items()}
     return Record(parts, None, user_id, f"device-{user_id}")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from proxy.api.openapi.examples import sent
+from proxy.api.openapi.examples import as_text
 from proxy.api.openapi.schemas import Schema
 from proxy.api.parameters import BOOLEANS, MAX_ENTRIES, MAX_LENGTH, Parameter
 
@@ -40,47 +40,39 @@ _CONTROL_OR_COMMA = f"{_CONTROL}|,"
 # What a regular expression of JSON Schema takes for white space is less than what is trimmed.
 _NOT_BLANK = r"[^\s\x1c-\x1f\x85]"
 
+
+def _header(name: str, description: str) -> Schema:
+    return {"name": name, "in": "header", "description": description, "schema": {"type": "string"}}
+
+
 REQUEST_HEADERS: Mapping[str, Schema] = {
-    "RequestCacheControl": {
-        "name": "Cache-Control",
-        "in": "header",
-        "description": "`no-cache` or `max-age=N`: nothing older than that, if Amplitude can answer. "
-        "Other directives are ignored.",
-        "schema": {"type": "string"},
-    },
-    "RequestPriority": {
-        "name": "Priority",
-        "in": "header",
-        "description": "`u=7` (RFC 9218) lets everybody else go first, and what is fetched is fresh for longer: for "
+    "RequestCacheControl": _header(
+        "Cache-Control",
+        "`no-cache` or `max-age=N`: nothing older than that, if Amplitude can answer. Other directives are ignored.",
+    ),
+    "RequestPriority": _header(
+        "Priority",
+        "`u=7` (RFC 9218) lets everybody else go first, and what is fetched is fresh for longer: for "
         "warming the cache ahead of a send. Any other priority is ignored.",
-        "schema": {"type": "string"},
-    },
-    "IfNoneMatch": {
-        "name": "If-None-Match",
-        "in": "header",
-        "description": "The `ETag` of an answer that you have: a 304 without a body while it is still the same.",
-        "schema": {"type": "string"},
-    },
-    "RequestId": {
-        "name": "X-Request-ID",
-        "in": "header",
-        "description": "1 to 200 of `A-Z a-z 0-9 . _ ~ + / = -`; anything else is replaced.",
-        "schema": {"type": "string"},
-    },
+    ),
+    "IfNoneMatch": _header(
+        "If-None-Match", "The `ETag` of an answer that you have: a 304 without a body while it is still the same."
+    ),
+    "RequestId": _header("X-Request-ID", "1 to 200 of `A-Z a-z 0-9 . _ ~ + / = -`; anything else is replaced."),
 }
 
 
 def query_parameters(
-    known: Iterable[Parameter], required: Iterable[Parameter], question: Mapping[str, Any]
+    known: Collection[Parameter], required: Collection[Parameter], question: Mapping[str, Any]
 ) -> list[Schema]:
     """Return the parameters of a URL, those of the `question` with its values as examples."""
     return [
         {
             "name": parameter.name,
             "in": "query",
-            "description": _told(parameter),
+            **_described(parameter),
             **({"required": True} if parameter in required else {}),
-            **({"style": "form", "explode": False} if parameter.many else {}),
+            **(_LIST_STYLE if parameter.many else {}),
             "schema": _in_url(parameter, parameter in required),
             **({"example": question[parameter.name]} if parameter.name in question else {}),
         }
@@ -88,42 +80,40 @@ def query_parameters(
     ]
 
 
-def body(known: Iterable[Parameter], required: Iterable[Parameter], question: Mapping[str, Any]) -> Schema:
+def body(known: Collection[Parameter], required: Collection[Parameter], question: Mapping[str, Any]) -> Schema:
     """Return the body of a POST: the same parameters as a form or as a JSON object."""
-    known, required = list(known), list(required)
     rules = {
         "type": "object",
         "required": [parameter.name for parameter in required],
         "anyOf": [{"required": ["user_id"]}, {"required": ["device_id"]}],
     }
-    form = {
-        parameter.name: _described(_in_url(parameter, parameter in required), parameter) | _shown(parameter, question)
-        for parameter in known
+    in_json = {
+        parameter.name: _described(parameter) | _in_json(parameter, parameter in required) for parameter in known
     }
-    document = {
-        parameter.name: _described(_in_json(parameter, parameter in required), parameter) for parameter in known
+    in_form = {
+        parameter.name: _described(parameter) | _in_url(parameter, parameter in required) | _shown(parameter, question)
+        for parameter in known
     }
     return {
         "description": "A parameter may be in the URL or in the body, not in both. 16 KiB at most.",
         "required": True,
         "content": {
-            "application/json": {"schema": {**rules, "properties": document}, "example": dict(question)},
+            "application/json": {"schema": {**rules, "properties": in_json}, "example": dict(question)},
             "application/x-www-form-urlencoded": {
-                "schema": {**rules, "properties": form},
-                "encoding": {one.name: {"style": "form", "explode": False} for one in known if one.many},
-                "example": sent(question),
+                "schema": {**rules, "properties": in_form},
+                "encoding": {parameter.name: _LIST_STYLE for parameter in known if parameter.many},
+                "example": as_text(question),
             },
         },
     }
 
 
-def _told(parameter: Parameter) -> str:
+_LIST_STYLE = {"style": "form", "explode": False}
+
+
+def _described(parameter: Parameter) -> Schema:
     about = parameter.help[0].upper() + parameter.help[1:] + "."
-    return f"{about} Comma separated, {MAX_ENTRIES} at most." if parameter.many else about
-
-
-def _described(schema: Schema, parameter: Parameter) -> Schema:
-    return {"description": _told(parameter), **schema}
+    return {"description": f"{about} Comma separated, {MAX_ENTRIES} at most." if parameter.many else about}
 
 
 def _shown(parameter: Parameter, question: Mapping[str, Any]) -> Schema:
@@ -143,19 +133,19 @@ def _in_url(parameter: Parameter, required: bool) -> Schema:
 
 
 def _in_json(parameter: Parameter, required: bool) -> Schema:
-    if parameter.words == BOOLEANS:
-        return {"anyOf": [{"type": "boolean"}, _text(parameter)]}
     if not parameter.many:
-        return _text(parameter) if parameter.words else {"anyOf": [_text(parameter), {"type": "number"}]}
+        if parameter.words == BOOLEANS:
+            return {"anyOf": [{"type": "boolean"}, _text(parameter)]}
+        return _text(parameter) if parameter.words else {"anyOf": [_text(parameter), _NUMBER]}
+    array = _in_url(parameter, required)
     if parameter.words:
-        one = _words(parameter)
-        alone = [one]
-    else:
-        unspeakable = _CONTROL if parameter.holds_comma else _CONTROL_OR_COMMA
-        one = {"anyOf": [_entry(unspeakable, required), {"type": "number"}]}
-        alone = [_listed(required), {"type": "number"}]
-    some = {"type": "array", "items": one, "maxItems": MAX_ENTRIES, **({"minItems": 1} if required else {})}
-    return {"anyOf": [some, *alone]}
+        return {"anyOf": [array, array["items"]]}
+    not_allowed = _CONTROL if parameter.holds_comma else _CONTROL_OR_COMMA
+    array["items"] = {"anyOf": [_entry(not_allowed, required), _NUMBER]}
+    return {"anyOf": [array, _listed(required), _NUMBER]}
+
+
+_NUMBER = {"type": "number"}
 
 
 def _words(parameter: Parameter) -> Schema:
@@ -165,14 +155,13 @@ def _words(parameter: Parameter) -> Schema:
 def _text(parameter: Parameter) -> Schema:
     if not parameter.words:
         return {"type": "string", "maxLength": MAX_LENGTH, "not": {"pattern": _CONTROL}}
-    default = {} if parameter.words == BOOLEANS else {"default": parameter.words[0]}
-    return {**_words(parameter), **default}
+    return _words(parameter) | ({} if parameter.words == BOOLEANS else {"default": parameter.words[0]})
 
 
-def _entry(unspeakable: str, required: bool) -> Schema:
+def _entry(not_allowed: str, required: bool) -> Schema:
     # An entry of white space is dropped, so where one is required it must have something else in it.
-    something = {"pattern": _NOT_BLANK} if required else {}
-    return {"type": "string", "maxLength": MAX_LENGTH, "not": {"pattern": unspeakable}, **something}
+    not_blank = {"pattern": _NOT_BLANK} if required else {}
+    return {"type": "string", "maxLength": MAX_LENGTH, "not": {"pattern": not_allowed}, **not_blank}
 
 
 ID = _entry(_CONTROL, required=True)

@@ -6,13 +6,8 @@ from typing import Any
 
 from proxy.api.openapi import examples
 from proxy.api.openapi.parameters import SECURITY
-from proxy.api.openapi.responses import answer, as_json
-from proxy.api.openapi.schemas import Schema, closed, ref
-
-_TEXT: Schema = {"type": "string"}
-_TEXT_OR_NULL: Schema = {"type": ["string", "null"]}
-_COUNT: Schema = {"type": "integer", "minimum": 0}
-_LINE: Schema = {"type": "integer", "minimum": 1, "description": "Of the message, counted from 1."}
+from proxy.api.openapi.responses import answer, as_json, shared
+from proxy.api.openapi.schemas import Schema, ref
 
 SCHEMAS: dict[str, Schema] = {
     "Message": {
@@ -24,44 +19,6 @@ SCHEMAS: dict[str, Schema] = {
         },
         "required": ["template"],
     },
-    "Rendering": closed(
-        {
-            "outcome": {
-                "enum": ["sent", "aborted", "retried", "refused"],
-                "description": "What Braze would do: send `message`; abort, for `reason`; try again later, since a "
-                "call with `:retry` failed; refuse the message, for `reason`.",
-            },
-            "message": _TEXT,
-            "reason": _TEXT,
-            "tags": {"type": "array", "items": ref("TagCall")},
-            "findings": {"type": "array", "items": ref("Finding")},
-        }
-    ),
-    "TagCall": closed(
-        {
-            "line": _LINE,
-            "method": _TEXT,
-            "url": {"type": "string", "description": "As rendered; its host is not looked at."},
-            "called": {"type": ["string", "null"], "description": "The data route; null when the URL names none."},
-            "saved_as": _TEXT_OR_NULL,
-            "status": {"type": ["integer", "null"], "description": "Null when nothing was called."},
-            "json": {"description": "The answer; text when it is not JSON."},
-            "cache_status": _TEXT_OR_NULL,
-            "age": {"type": ["integer", "null"], "minimum": 0},
-            "calls": {**_COUNT, "description": "To Amplitude, sent or joined."},
-            "ms": _COUNT,
-            "exposure": {"type": ["string", "null"], "description": "Null where no recommendation was asked for."},
-        }
-    ),
-    "Finding": closed(
-        {
-            "line": _LINE,
-            "rule": _TEXT,
-            "problem": _TEXT,
-            "fix": {"type": "string", "description": "What to write instead."},
-            "level": {"enum": ["problem", "note"]},
-        }
-    ),
 }
 
 EXAMPLE: dict[str, str] = {
@@ -95,7 +52,7 @@ RENDERED: dict[str, Any] = {
 
 def rendering() -> Schema:
     """Return the operation that renders a message."""
-    operation: dict[str, Any] = {
+    return {
         "operationId": "postRendering",
         "tags": ["Pages"],
         "summary": "What Braze would send of a message",
@@ -110,11 +67,6 @@ def rendering() -> Schema:
             "200": answer(
                 "What would happen, a refusal included.", as_json("Rendering", example=RENDERED), ["Cache-Control"]
             ),
-            "400": ref("BadRequest", "responses"),
-            "401": ref("Unauthorized", "responses"),
-            "403": ref("Forbidden", "responses"),
-            "413": ref("ContentTooLarge", "responses"),
-            "415": ref("UnsupportedMediaType", "responses"),
+            **shared("BadRequest", "Unauthorized", "Forbidden", "ContentTooLarge", "UnsupportedMediaType"),
         },
     }
-    return operation

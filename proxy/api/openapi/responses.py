@@ -5,58 +5,48 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from proxy.api.openapi.schemas import MISSING_WORDS, Schema, ref
+from proxy.api.bodies import MISSING_WORDS
+from proxy.api.openapi.schemas import Schema, ref
 
 _CACHE = "connected-content-proxy"
+
+
+def _header(kind: str, description: str, *, required: bool = True, example: str = "", **rules: Any) -> Schema:
+    return {
+        "description": description,
+        **({"required": True} if required else {}),
+        "schema": {"type": kind, **rules},
+        **({"example": example} if example else {}),
+    }
+
+
 HEADERS: Mapping[str, Schema] = {
-    "X-Request-ID": {
-        "description": "The caller's when it sent a sane one, else a new one; the log has it too.",
-        "required": True,
-        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._~+/=-]{1,200}$"},
-    },
-    "Age": {
-        "description": "Seconds since Amplitude said so (the oldest part's).",
-        "schema": {"type": "integer", "minimum": 0},
-    },
-    "Cache-Control": {
-        "description": "For how long it is fresh, counted from `Age` 0; `no-store` when `ok` is false.",
-        "required": True,
-        "schema": {"type": "string", "pattern": "^(private, max-age=[0-9]+|no-store)$"},
-    },
-    "Cache-Status": {
-        "description": "Where the answer came from (RFC 9211); `detail` is an error word. None for a blank id.",
-        "schema": {
-            "type": "string",
-            "pattern": rf"^{_CACHE}; (hit; ttl=-?[0-9]+"
-            rf"|fwd=(miss|partial|request|stale); (stored|collapsed|detail=({'|'.join(MISSING_WORDS)})))$",
-        },
-        "example": f"{_CACHE}; hit; ttl=231",
-    },
-    "X-Amplitude-Calls": {
-        "description": "How many calls to Amplitude this answer sent or joined; 0 for a hit.",
-        "required": True,
-        "schema": {"type": "integer", "minimum": 0},
-    },
-    "ETag": {
-        "description": "Of these very bytes; for `If-None-Match`.",
-        "required": True,
-        "schema": {"type": "string", "pattern": '^"[0-9a-f]+(-gzip)?"$'},
-    },
-    "Retry-After": {
-        "description": "Seconds until another try may help.",
-        "required": True,
-        "schema": {"type": "integer", "minimum": 1},
-    },
-    "WWW-Authenticate": {
-        "description": "The scheme that every HTTP client knows.",
-        "required": True,
-        "schema": {"type": "string", "pattern": '^Basic realm="'},
-    },
-    "Allow": {
-        "description": "The methods that the route takes.",
-        "required": True,
-        "schema": {"type": "string", "pattern": "^[A-Z]+(, [A-Z]+)*$"},
-    },
+    "X-Request-ID": _header(
+        "string",
+        "The caller's when it sent a sane one, else a new one; the log has it too.",
+        pattern="^[A-Za-z0-9._~+/=-]{1,200}$",
+    ),
+    "Age": _header("integer", "Seconds since Amplitude said so (the oldest part's).", required=False, minimum=0),
+    "Cache-Control": _header(
+        "string",
+        "For how long it is fresh, counted from `Age` 0; `no-store` when `ok` is false.",
+        pattern="^(private, max-age=[0-9]+|no-store)$",
+    ),
+    "Cache-Status": _header(
+        "string",
+        "Where the answer came from (RFC 9211); `detail` is an error word. None for a blank id.",
+        required=False,
+        example=f"{_CACHE}; hit; ttl=231",
+        pattern=rf"^{_CACHE}; (hit; ttl=-?[0-9]+"
+        rf"|fwd=(miss|partial|request|stale); (stored|collapsed|detail=({'|'.join(MISSING_WORDS)})))$",
+    ),
+    "X-Amplitude-Calls": _header(
+        "integer", "How many calls to Amplitude this answer sent or joined; 0 for a hit.", minimum=0
+    ),
+    "ETag": _header("string", "Of these very bytes; for `If-None-Match`.", pattern='^"[0-9a-f]+(-gzip)?"$'),
+    "Retry-After": _header("integer", "Seconds until another try may help.", minimum=1),
+    "WWW-Authenticate": _header("string", "The scheme that every HTTP client knows.", pattern='^Basic realm="'),
+    "Allow": _header("string", "The methods that the route takes.", pattern="^[A-Z]+(, [A-Z]+)*$"),
 }
 DATA_HEADERS = ("Age", "Cache-Control", "Cache-Status", "X-Amplitude-Calls")
 
@@ -89,20 +79,23 @@ def problem(status: int, title: str, detail: str, *headers: str, schema: str = "
     )
 
 
+def shared(*names: str) -> Schema:
+    """Return these of the shared responses, by status."""
+    problems = {name: SHARED[name]["content"]["application/problem+json"]["example"] for name in names}
+    return {str(problem["status"]): ref(name, "responses") for name, problem in problems.items()}
+
+
 def headers_only(get: Schema) -> Schema:
     """Return the HEAD of a GET: the same without bodies."""
-    whole = {
-        status: SHARED[response["$ref"].rpartition("/")[2]] if "$ref" in response else response
-        for status, response in get["responses"].items()
-    }
+    responses = {}
+    for status, response in get["responses"].items():
+        whole = SHARED[response["$ref"].rpartition("/")[2]] if "$ref" in response else response
+        responses[status] = {"description": whole["description"], "headers": whole["headers"]}
     return {
         **get,
         "operationId": f"head{get['operationId'].removeprefix('get')}",
         "summary": f"{get['summary']} (headers only)",
-        "responses": {
-            status: {name: value for name, value in response.items() if name != "content"}
-            for status, response in whole.items()
-        },
+        "responses": responses,
     }
 
 

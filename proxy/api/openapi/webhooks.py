@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from proxy.api.openapi.parameters import ID, SECURITY
-from proxy.api.openapi.responses import answer, as_json, problem
-from proxy.api.openapi.schemas import Schema, closed, ref
+from proxy.api.openapi.responses import answer, as_json, problem, shared
+from proxy.api.openapi.schemas import Schema, ref
 
-_COUNT: Schema = {"type": "integer", "minimum": 0}
 _MOMENT: Schema = {
     "description": "Unix seconds, as text or as a number. What is older than it could be served is passed over.",
     "anyOf": [
@@ -60,19 +59,6 @@ SCHEMAS: dict[str, Schema] = {
             "identification": _SEVERAL,
         },
     },
-    "Taken": closed(
-        {
-            "applied": {**_COUNT, "description": "Users of whom something was taken."},
-            "skipped": {**_COUNT, "description": "Users of whom nothing could be."},
-            "skipped_by_reason": {"type": "object", "additionalProperties": _COUNT},
-            "unapplied_properties": {
-                **_COUNT,
-                "description": "Properties that could not be taken: malformed, or changed by an operator whose outcome "
-                "only Amplitude knows.",
-            },
-            "duplicate": {"type": "boolean", "description": "A message that was applied before; nothing was done."},
-        }
-    ),
 }
 
 COHORT_EXAMPLE: dict[str, Any] = {
@@ -98,18 +84,18 @@ _TAKEN = {"applied": 2, "skipped": 0, "skipped_by_reason": {}, "unapplied_proper
 
 def cohorts() -> Schema:
     """Return the path of the cohort webhook."""
-    return _hook("Cohorts", "Who entered a cohort, or left it", ref("CohortMessage"), COHORT_EXAMPLE, _TAKEN)
+    return _webhook("Cohorts", "Who entered a cohort, or left it", ref("CohortMessage"), COHORT_EXAMPLE, _TAKEN)
 
 
 def users() -> Schema:
     """Return the path of the streaming webhook."""
-    one = ref("UserMessage")
-    either = {"anyOf": [one, {"type": "array", "items": one}]}
-    return _hook("Users", "Properties of users", either, USER_EXAMPLE, _TAKEN | {"applied": 1})
+    message = ref("UserMessage")
+    messages = {"anyOf": [message, {"type": "array", "items": message}]}
+    return _webhook("Users", "Properties of users", messages, USER_EXAMPLE, _TAKEN | {"applied": 1})
 
 
-def _hook(name: str, summary: str, schema: Schema, example: Any, taken: Any) -> Schema:
-    operation: dict[str, Any] = {
+def _webhook(name: str, summary: str, schema: Schema, example: Any, taken: Any) -> Schema:
+    operation = {
         "operationId": f"postAmplitude{name}",
         "tags": ["Webhooks"],
         "summary": summary,
@@ -122,10 +108,7 @@ def _hook(name: str, summary: str, schema: Schema, example: Any, taken: Any) -> 
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}},
         "responses": {
             "200": answer("Taken, as far as could be.", as_json("Taken", example=taken), ["Cache-Control"]),
-            "400": ref("BadRequest", "responses"),
-            "401": ref("Unauthorized", "responses"),
-            "413": ref("ContentTooLarge", "responses"),
-            "415": ref("UnsupportedMediaType", "responses"),
+            **shared("BadRequest", "Unauthorized", "ContentTooLarge", "UnsupportedMediaType"),
             "500": problem(
                 500, "Not kept everywhere", "Redis does not answer: kept here alone; send it again", "Retry-After"
             ),

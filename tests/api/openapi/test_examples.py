@@ -22,13 +22,13 @@ USERS = {"ava": "ava", "ben": "ben", "unknown": "nobody", "blank": ""}
 
 def question(path: str) -> dict[str, str]:
     """Return the examples of the parameters of a URL, as a client that reads the document would send them."""
-    given = {}
+    values = {}
     for parameter in DOCUMENT["paths"][path]["get"]["parameters"]:
         if "example" in parameter:
             value = parameter["example"]
             assert isinstance(value, list) is (parameter["schema"]["type"] == "array")
-            given[parameter["name"]] = ",".join(value) if isinstance(value, list) else value
-    return given
+            values[parameter["name"]] = ",".join(value) if isinstance(value, list) else value
+    return values
 
 
 @pytest.mark.contract("3 openapi")
@@ -55,9 +55,9 @@ def test_every_example_is_what_the_service_answers(service: Service, path: str) 
 def test_the_example_of_a_webhook_is_taken_as_it_says(service: Service, path: str) -> None:
     operation = DOCUMENT["paths"][path]["post"]
     sent = operation["requestBody"]["content"]["application/json"]["example"]
-    said = operation["responses"]["200"]["content"]["application/json"]["example"]
+    expected = operation["responses"]["200"]["content"]["application/json"]["example"]
     sent = sent | {name: time.time() for name in ("computed_time", "event_time") if name in sent}  # or it is too old
-    assert requests.post(service.url + path, json=sent, auth=("braze", SECRET), timeout=10).json() == said
+    assert requests.post(service.url + path, json=sent, auth=("braze", SECRET), timeout=10).json() == expected
 
 
 def test_the_example_of_a_missing_answer_is_what_the_service_says_without_quota(service: Service) -> None:
@@ -88,20 +88,20 @@ def test_every_kind_of_credentials_that_the_document_names_opens_the_routes_that
 
 def test_a_url_and_headers_are_refused_where_the_document_says_and_not_before(service: Service) -> None:
     about = DOCUMENT["info"]["description"].replace("\n", " ")
-    found = re.search(
+    limits = re.search(
         r"URL over (\d+) KiB is a 414 .+ more than (\d+) headers, one over (\d+) KiB, or more than (\d+) KiB in all, "
         "a 431",
         about,
     )
-    assert found
-    url, count, field, together = (int(number) for number in found.groups())
+    assert limits
+    url, count, field, together = (int(number) for number in limits.groups())
 
     def ask(length: int, headers: dict[str, str]) -> requests.Response:
-        asked = f"{service.url}/v1/cohorts?user_id=ava&more="
+        target = f"{service.url}/v1/cohorts?user_id=ava&more="
         every = {"X-API-Key": SECRET} | headers
-        return requests.get(asked + "x" * (length - len(asked.removeprefix(service.url))), headers=every, timeout=10)
+        return requests.get(target + "x" * (length - len(target.removeprefix(service.url))), headers=every, timeout=10)
 
-    few, many = ({f"X-More-{number}": "x" for number in range(some)} for some in (count - 10, count + 1))
+    few, many = ({f"X-More-{number}": "x" for number in range(size)} for size in (count - 10, count + 1))
     large = {f"X-More-{number}": "x" * (together * 1024 // 4 - 32) for number in range(4)}
     # What the client itself sends beside them is about 200 bytes, in seven headers.
     less = large | {"X-More-0": large["X-More-0"][:-200]}
