@@ -28,9 +28,9 @@ from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import Identity
 from proxy.settings import Settings
 from proxy.storage.tiered import TieredStore
-from proxy.web import auth, errors, forget, health, hooks, profiles, request_body, services, webhooks
+from proxy.web import auth, errors, forget, health, profiles, request_body, request_log, services, webhooks
+from proxy.web.fast_flask import FastFlask
 from proxy.web.pages import assets, docs, playground, status
-from proxy.web.routes import Application
 from proxy.webhooks.ingest import UpdateIngester
 
 _MARGIN_SECONDS = 0.12
@@ -50,14 +50,14 @@ def create_app(
     `fetch`, `now` and `monotonic` are for tests.
     """
     settings = settings or Settings.from_env(os.environ)
-    app = Application("proxy", static_folder=None, template_folder="web/pages/templates")
+    app = FastFlask("proxy", static_folder=None, template_folder="web/pages/templates")
     # One byte over the limit: Werkzeug silently truncates a body without a length; the extra byte shows the excess.
     app.config["MAX_CONTENT_LENGTH"] = request_body.MAX_BODY_BYTES + 1
     # Braze follows no redirect, so there must never be one: neither for a trailing slash nor for a double one.
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     services.install(app, _services(settings, fetch, clock))
-    hooks.install(app)
+    request_log.install(app)
     errors.install(app)
     app.register_blueprint(profiles.blueprint)
     app.register_blueprint(forget.blueprint)

@@ -48,7 +48,7 @@ import logging
 from proxy.app import create_app
 from proxy.settings import Settings
 
-loggers = [logging.getLogger(name) for name in ("", "proxy", "proxy.web.hooks", "urllib3", "requests")]
+loggers = [logging.getLogger(name) for name in ("", "proxy", "proxy.web.request_log", "urllib3", "requests")]
 
 def state():
     settings = [(logger.level, logger.handlers[:], logger.propagate, logger.disabled) for logger in loggers]
