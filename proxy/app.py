@@ -21,7 +21,7 @@ from proxy.fetch.scheduler import FetchScheduler
 from proxy.fetch.service import ProfileService
 from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.monitoring.history import History
-from proxy.monitoring.metrics import Metrics, Reading
+from proxy.monitoring.metrics import Metrics
 from proxy.profile.aliases import Aliases
 from proxy.profile.errors import UpstreamRejected
 from proxy.profile.freshness import FreshnessPolicy
@@ -123,20 +123,20 @@ def _services(
     executor = CallExecutor(fetch, limiter, circuit_breaker, clock=clock, on_ended=metrics.called)
     backlog = Backlog(max_users=settings.backlog_max_users, max_age=settings.backlog_max_age_seconds, clock=clock)
     metrics.read_by(
-        lambda: Reading(
-            quota_used=limiter.used,
-            quota_limit=limiter.per_minute,
-            quota_closed=limiter.paused,
-            backlog_users=len(backlog),
-            backlog_dropped=backlog.dropped,
-            cache_bytes=store.memory.size,
-            cache_max_bytes=store.memory.max_size,
-            cache_records=store.memory.records,
-            cache_evictions=store.memory.evicted,
-            outage=circuit_breaker.fault is not None,
-            rejected=isinstance(circuit_breaker.fault, UpstreamRejected),
-            redis_gone=server is not None and server.unavailable_since is not None,
-        )
+        lambda: {
+            "quota_calls_used": limiter.used,
+            "quota_calls_limit": limiter.per_minute,
+            "quota_closed": limiter.paused,
+            "backlog_users": len(backlog),
+            "backlog_dropped": backlog.dropped,
+            "cache_bytes": store.memory.size,
+            "cache_max_bytes": store.memory.max_size,
+            "cache_records": store.memory.records,
+            "cache_evictions": store.memory.evicted,
+            "upstream_outage": circuit_breaker.fault is not None,
+            "upstream_rejected": isinstance(circuit_breaker.fault, UpstreamRejected),
+            "redis_gone": server is not None and server.unavailable_since is not None,
+        }
     )
     forget_service = ForgetService(store, backlog, records)
     ingester = UpdateIngester(store, pushes, clock=clock)
