@@ -47,7 +47,7 @@ def create_app(
     """Return the application. Starts no thread, opens no connection and does not configure logging.
 
     Without `settings` they are read from the environment; raises SettingsError when that has faults.
-    `fetch`, `now` and `monotonic` are for tests.
+    `fetch`, a replacement for Amplitude, and `clock` are for tests.
     """
     settings = settings or Settings.from_env(os.environ)
     app = FastFlask("proxy", static_folder=None, template_folder="web/pages/templates")
@@ -59,14 +59,8 @@ def create_app(
     services.install(app, _services(settings, fetch, clock))
     request_log.install(app)
     errors.install(app)
-    app.register_blueprint(profiles.blueprint)
-    app.register_blueprint(forget.blueprint)
-    app.register_blueprint(webhooks.blueprint)
-    app.register_blueprint(health.blueprint)
-    app.register_blueprint(assets.blueprint)
-    app.register_blueprint(docs.blueprint)
-    app.register_blueprint(playground.blueprint)
-    app.register_blueprint(status.blueprint)
+    for module in (profiles, forget, webhooks, health, assets, docs, playground, status):
+        app.register_blueprint(module.blueprint)
     return app
 
 
@@ -82,11 +76,7 @@ def amplitude(settings: Settings) -> AmplitudeClient:
     )
 
 
-def _services(
-    settings: Settings,
-    fetch: Callable[[Identity, Call], Fetched] | None,
-    clock: Clock,
-) -> services.Services:
+def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | None, clock: Clock) -> services.Services:
     fetch = fetch or amplitude(settings).fetch
     policy = FreshnessPolicy(
         fresh=settings.cache_fresh_seconds,
@@ -100,7 +90,7 @@ def _services(
     longest = 2 + settings.amplitude_timeout_seconds + MAY_ARRIVE_SECONDS
     limiter: RateLimiter
     limiter = local_limiter = LocalRateLimiter(settings.amplitude_requests_per_minute, clock=clock)
-    records = redis_limiter = server = pushes = None
+    redis = redis_limiter = records = updates = None
     if settings.redis_url is not None:
         # Only then: the library takes longer to load than all the rest together.
         from proxy.amplitude.rate_limiter_fallback import FallbackRateLimiter
@@ -109,14 +99,14 @@ def _services(
         from proxy.storage.redis.profiles import RedisProfiles
         from proxy.storage.redis.updates import RedisUpdates
 
-        server = RedisClient(settings.redis_url, verify=settings.redis_tls_verify, clock=clock)
+        redis = RedisClient(settings.redis_url, verify=settings.redis_tls_verify, clock=clock)
         prefix = _prefix(settings)
-        records = RedisProfiles(server, prefix, policy, longest=longest)
+        records = RedisProfiles(redis, prefix, policy, longest=longest)
         redis_limiter = RedisRateLimiter(
-            server, prefix, local_limiter, clock=clock, longest=longest, processes=settings.web_concurrency
+            redis, prefix, local_limiter, clock=clock, longest=longest, processes=settings.web_concurrency
         )
         limiter = FallbackRateLimiter(redis_limiter, local_limiter, clock=clock)
-        pushes = RedisUpdates(server, prefix, use=policy.updates_usable_for)
+        updates = RedisUpdates(redis, prefix, use=policy.updates_usable_for)
     store = TieredStore(max_bytes=int(settings.cache_max_mb * 1024 * 1024), policy=policy, clock=clock, shared=records)
     circuit_breaker = CircuitBreaker(clock)
     metrics = Metrics()
@@ -135,12 +125,12 @@ def _services(
             "cache_evictions": store.memory.evicted,
             "upstream_outage": circuit_breaker.fault is not None,
             "upstream_rejected": isinstance(circuit_breaker.fault, UpstreamRejected),
-            "redis_gone": server is not None and server.unavailable_since is not None,
+            "redis_gone": redis is not None and redis.unavailable_since is not None,
         }
     )
     forget_service = ForgetService(store, backlog, records)
-    ingester = UpdateIngester(store, pushes, clock=clock)
-    if server is not None and redis_limiter is not None:
+    ingester = UpdateIngester(store, updates, clock=clock)
+    if redis is not None and redis_limiter is not None:
         register_limiter = redis_limiter.register
 
         def register() -> None:
@@ -148,7 +138,7 @@ def _services(
             forget_service.catch_up()
             ingester.catch_up()
 
-        server.register_by(register)
+        redis.register_by(register)
     scheduler = FetchScheduler(
         executor,
         store,
@@ -168,7 +158,7 @@ def _services(
         store=store,
         forget_service=forget_service,
         ingester=ingester,
-        redis=server,
+        redis=redis,
         keyring=KeyRing(settings.proxy_api_keys + settings.braze_secret),
         networks=settings.allowed_networks,
         trusted_proxy_hops=settings.trusted_proxy_hops,
