@@ -21,16 +21,16 @@ from proxy.fetch.scheduler import FetchScheduler
 from proxy.fetch.service import ProfileService
 from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.monitoring.history import History
-from proxy.monitoring.metrics import Metrics, Reading
+from proxy.monitoring.metrics import Metrics
 from proxy.profile.aliases import Aliases
 from proxy.profile.errors import UpstreamRejected
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import Identity
 from proxy.settings import Settings
 from proxy.storage.tiered import TieredStore
-from proxy.web import auth, errors, forget, health, hooks, profiles, request_body, services, webhooks
+from proxy.web import auth, errors, forget, health, profiles, request_body, request_log, services, webhooks
+from proxy.web.fast_flask import FastFlask
 from proxy.web.pages import assets, docs, playground, status
-from proxy.web.routes import Application
 from proxy.webhooks.ingest import UpdateIngester
 
 _MARGIN_SECONDS = 0.12
@@ -47,26 +47,20 @@ def create_app(
     """Return the application. Starts no thread, opens no connection and does not configure logging.
 
     Without `settings` they are read from the environment; raises SettingsError when that has faults.
-    `fetch`, `now` and `monotonic` are for tests.
+    `fetch`, a replacement for Amplitude, and `clock` are for tests.
     """
     settings = settings or Settings.from_env(os.environ)
-    app = Application("proxy", static_folder=None, template_folder="web/pages/templates")
+    app = FastFlask("proxy", static_folder=None, template_folder="web/pages/templates")
     # One byte over the limit: Werkzeug silently truncates a body without a length; the extra byte shows the excess.
     app.config["MAX_CONTENT_LENGTH"] = request_body.MAX_BODY_BYTES + 1
     # Braze follows no redirect, so there must never be one: neither for a trailing slash nor for a double one.
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     services.install(app, _services(settings, fetch, clock))
-    hooks.install(app)
+    request_log.install(app)
     errors.install(app)
-    app.register_blueprint(profiles.blueprint)
-    app.register_blueprint(forget.blueprint)
-    app.register_blueprint(webhooks.blueprint)
-    app.register_blueprint(health.blueprint)
-    app.register_blueprint(assets.blueprint)
-    app.register_blueprint(docs.blueprint)
-    app.register_blueprint(playground.blueprint)
-    app.register_blueprint(status.blueprint)
+    for module in (profiles, forget, webhooks, health, assets, docs, playground, status):
+        app.register_blueprint(module.blueprint)
     return app
 
 
@@ -82,11 +76,7 @@ def amplitude(settings: Settings) -> AmplitudeClient:
     )
 
 
-def _services(
-    settings: Settings,
-    fetch: Callable[[Identity, Call], Fetched] | None,
-    clock: Clock,
-) -> services.Services:
+def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | None, clock: Clock) -> services.Services:
     fetch = fetch or amplitude(settings).fetch
     policy = FreshnessPolicy(
         fresh=settings.cache_fresh_seconds,
@@ -99,7 +89,7 @@ def _services(
     # From the reserved time: a delayed thread, a call that takes its whole timeout, and its arrival.
     longest = 2 + settings.amplitude_timeout_seconds + MAY_ARRIVE_SECONDS
     limiter = RateLimiter(settings.amplitude_requests_per_minute, clock=clock)
-    records = redis_limiter = server = pushes = None
+    redis = redis_limiter = records = updates = None
     if settings.redis_url is not None:
         # Only then: the library takes longer to load than all the rest together.
         from proxy.amplitude.rate_limiter_fallback import FallbackRateLimiter
@@ -107,42 +97,42 @@ def _services(
         from proxy.storage.redis.profiles import RedisProfiles
         from proxy.storage.redis.updates import RedisUpdates
 
-        server = RedisClient(settings.redis_url, verify=settings.redis_tls_verify, clock=clock)
+        redis = RedisClient(settings.redis_url, verify=settings.redis_tls_verify, clock=clock)
         prefix = _prefix(settings)
-        records = RedisProfiles(server, prefix, policy, longest=longest)
+        records = RedisProfiles(redis, prefix, policy, longest=longest)
         limiter = redis_limiter = FallbackRateLimiter(
-            server,
+            redis,
             prefix,
             settings.amplitude_requests_per_minute,
             clock=clock,
             longest=longest,
             processes=settings.web_concurrency,
         )
-        pushes = RedisUpdates(server, prefix, use=policy.updates_usable_for)
+        updates = RedisUpdates(redis, prefix, use=policy.updates_usable_for)
     store = TieredStore(max_bytes=int(settings.cache_max_mb * 1024 * 1024), policy=policy, clock=clock, shared=records)
     circuit_breaker = CircuitBreaker(clock)
     metrics = Metrics()
     executor = CallExecutor(fetch, limiter, circuit_breaker, clock=clock, on_ended=metrics.called)
     backlog = Backlog(max_users=settings.backlog_max_users, max_age=settings.backlog_max_age_seconds, clock=clock)
     metrics.read_by(
-        lambda: Reading(
-            quota_used=limiter.used,
-            quota_limit=limiter.rate.per_minute,
-            quota_closed=limiter.paused,
-            backlog_users=len(backlog),
-            backlog_dropped=backlog.dropped,
-            cache_bytes=store.memory.size,
-            cache_max_bytes=store.memory.max_size,
-            cache_records=store.memory.records,
-            cache_evictions=store.memory.evicted,
-            outage=circuit_breaker.fault is not None,
-            rejected=isinstance(circuit_breaker.fault, UpstreamRejected),
-            redis_gone=server is not None and server.unavailable_since is not None,
-        )
+        lambda: {
+            "quota_calls_used": limiter.used,
+            "quota_calls_limit": limiter.rate.per_minute,
+            "quota_closed": limiter.paused,
+            "backlog_users": len(backlog),
+            "backlog_dropped": backlog.dropped,
+            "cache_bytes": store.memory.size,
+            "cache_max_bytes": store.memory.max_size,
+            "cache_records": store.memory.records,
+            "cache_evictions": store.memory.evicted,
+            "upstream_outage": circuit_breaker.fault is not None,
+            "upstream_rejected": isinstance(circuit_breaker.fault, UpstreamRejected),
+            "redis_gone": redis is not None and redis.unavailable_since is not None,
+        }
     )
     forget_service = ForgetService(store, backlog, records)
-    ingester = UpdateIngester(store, pushes, clock=clock)
-    if server is not None and redis_limiter is not None:
+    ingester = UpdateIngester(store, updates, clock=clock)
+    if redis is not None and redis_limiter is not None:
         register_limiter = redis_limiter.register
 
         def register() -> None:
@@ -150,7 +140,7 @@ def _services(
             forget_service.catch_up()
             ingester.catch_up()
 
-        server.register_by(register)
+        redis.register_by(register)
     scheduler = FetchScheduler(
         executor,
         store,
@@ -170,7 +160,7 @@ def _services(
         store=store,
         forget_service=forget_service,
         ingester=ingester,
-        redis=server,
+        redis=redis,
         keyring=KeyRing(settings.proxy_api_keys + settings.braze_secret),
         networks=settings.allowed_networks,
         trusted_proxy_hops=settings.trusted_proxy_hops,

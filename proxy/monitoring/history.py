@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+import math
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from threading import Lock
 from typing import Any
 
 from proxy.monitoring.clock import Clock
-from proxy.monitoring.metrics import PREFIX, Metrics
+from proxy.monitoring.metrics import ANSWER_BUCKETS, CALL_BUCKETS, PREFIX, Metrics
 
 STEP_SECONDS = 10.0
 KEPT_SECONDS = 3600.0
@@ -18,6 +19,8 @@ _DATA = "/v1/"
 _FETCHED = ("miss", "collapsed", "partial", "request", "expired")
 _REFUSED = ("401", "403")  # on data routes only: a browser gets a 401 before it asks for credentials
 _BLANK = "blank_id"  # nothing is missing for an anonymous user
+
+_Counts = Counter[tuple[str, str | float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class History:
         self._clock = clock
         self._lock = Lock()
         self._points: deque[Point] = deque(maxlen=int(KEPT_SECONDS / STEP_SECONDS))
-        self._last: _Totals | None = None
+        self._last: _Counts | None = None
         self._taken_at = float("-inf")
 
     def tick(self) -> None:
@@ -57,14 +60,14 @@ class History:
             seconds = now - self._taken_at
             if seconds < STEP_SECONDS:
                 return
-            totals = _Totals(self._metrics)
+            counts, gauges = _totals(self._metrics)
             if self._last is not None:
-                self._points.append(totals.since(self._last, at=self._clock.now(), seconds=seconds))
-            self._last, self._taken_at = totals, now
+                self._points.append(_point(self._clock.now(), seconds, counts - self._last, gauges))
+            self._last, self._taken_at = counts, now
 
     def gauges(self) -> Mapping[str, float]:
         """Return the current gauges by name, without the prefix."""
-        return _Totals(self._metrics).gauges
+        return _totals(self._metrics)[1]
 
     def points(self, seconds: float = KEPT_SECONDS) -> list[Point]:
         """Return the points of the last `seconds`, oldest first."""
@@ -73,76 +76,69 @@ class History:
             return [point for point in self._points if point.at > horizon]
 
 
-class _Totals:
-    """The counts since the start, and the current gauges."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self.answers: Counter[str] = Counter()
-        self.errors: Counter[str] = Counter()
-        self.calls: Counter[str] = Counter()
-        self.refused = self.dropped = 0
-        self.answer_buckets: Counter[float] = Counter()
-        self.call_buckets: Counter[float] = Counter()
-        self.gauges: dict[str, float] = {}
-        for family in metrics.collect():
-            for sample in family.samples:
-                self._add(sample.name.removeprefix(f"{PREFIX}_"), sample.labels, sample.value, family.type)
-
-    def _add(self, name: str, labels: Mapping[str, str], value: float, kind: str) -> None:
-        match name:
-            case "requests_total" if labels["route"].startswith(_DATA) and labels["status"] in _REFUSED:
-                self.refused += int(value)
-            case "requests_total" if labels["cache"] != "none":
-                self.answers[labels["cache"]] += int(value)
-            case "answers_missing_total" if labels["error"] != _BLANK:
-                self.errors[labels["error"]] += int(value)
-            case "upstream_call_duration_seconds_count":
-                self.calls[labels["outcome"]] += int(value)
-            case "backlog_dropped_total":
-                self.dropped += int(value)
-            case "request_duration_seconds_bucket" if labels["route"].startswith(_DATA):
-                self.answer_buckets[float(labels["le"])] += int(value)
-            case "upstream_call_duration_seconds_bucket":
-                self.call_buckets[float(labels["le"])] += int(value)
-            case _ if kind == "gauge":
-                self.gauges[name] = value
-
-    def since(self, before: _Totals, *, at: float, seconds: float) -> Point:
-        answers, errors = self.answers - before.answers, self.errors - before.errors
-        fetched = sum(answers[word] for word in _FETCHED)
-        missing = min(errors.total(), fetched)
-        return Point(
-            at,
-            seconds,
-            {"hit": answers["hit"], "stale": answers["stale"], "fetched": fetched - missing, "missing": missing},
-            dict(errors),
-            dict(self.calls - before.calls),
-            max(self.refused - before.refused, 0),
-            max(self.dropped - before.dropped, 0),
-            _quantiles(_between(before.answer_buckets, self.answer_buckets)),
-            _quantiles(_between(before.call_buckets, self.call_buckets)),
-            self.gauges,
-        )
+def _totals(metrics: Metrics) -> tuple[_Counts, dict[str, float]]:
+    """Return the counts since the start by kind and word, and the current gauges."""
+    counts: _Counts = Counter()
+    gauges = {}
+    for family in metrics.collect():
+        for sample in family.samples:
+            name, labels = sample.name.removeprefix(f"{PREFIX}_"), sample.labels
+            is_data = labels.get("route", "").startswith(_DATA)
+            key: tuple[str, str | float] | None = None
+            match name:
+                case "requests_total" if is_data and labels["status"] in _REFUSED:
+                    key = "refused", ""
+                case "requests_total" if labels["cache"] != "none":
+                    key = "answers", labels["cache"]
+                case "answers_missing_total" if labels["error"] != _BLANK:
+                    key = "errors", labels["error"]
+                case "upstream_call_duration_seconds_count":
+                    key = "calls", labels["outcome"]
+                case "backlog_dropped_total":
+                    key = "dropped", ""
+                case "request_duration_seconds_bucket" if is_data:
+                    key = "answer_times", float(labels["le"])
+                case "upstream_call_duration_seconds_bucket":
+                    key = "call_times", float(labels["le"])
+                case _ if family.type == "gauge":
+                    gauges[name] = sample.value
+            if key:
+                counts[key] += int(sample.value)
+    return counts, gauges
 
 
-def _between(before: Mapping[float, int], after: Mapping[float, int]) -> dict[float, int]:
-    return {bound: count - before.get(bound, 0) for bound, count in after.items()}
+def _point(at: float, seconds: float, counts: _Counts, gauges: Mapping[str, float]) -> Point:
+    by_kind: defaultdict[str, Counter[Any]] = defaultdict(Counter)
+    for (kind, word), count in counts.items():
+        by_kind[kind][word] = count
+    answers = by_kind["answers"]
+    fetched = sum(answers[word] for word in _FETCHED)
+    missing = min(by_kind["errors"].total(), fetched)
+    return Point(
+        at,
+        seconds,
+        {"hit": answers["hit"], "stale": answers["stale"], "fetched": fetched - missing, "missing": missing},
+        by_kind["errors"],
+        by_kind["calls"],
+        by_kind["refused"].total(),
+        by_kind["dropped"].total(),
+        _quantiles(by_kind["answer_times"], ANSWER_BUCKETS),
+        _quantiles(by_kind["call_times"], CALL_BUCKETS),
+        gauges,
+    )
 
 
-def _quantiles(buckets: Mapping[float, int]) -> tuple[float, float] | None:
+def _quantiles(counts: Counter[float], bounds: Sequence[float]) -> tuple[float, float] | None:
     """Return median and 95th percentile of cumulative counts by bound, as Prometheus' `histogram_quantile` does."""
-    bounds = sorted(buckets)
-    if not bounds or not buckets[bounds[-1]]:
-        return None
-    return _quantile(0.5, bounds, buckets), _quantile(0.95, bounds, buckets)
+    return (_quantile(0.5, counts, bounds), _quantile(0.95, counts, bounds)) if counts[math.inf] else None
 
 
-def _quantile(share: float, bounds: list[float], buckets: Mapping[float, int]) -> float:
-    rank = share * buckets[bounds[-1]]
+def _quantile(share: float, counts: Counter[float], bounds: Sequence[float]) -> float:
+    rank = share * counts[math.inf]
     for low, high in pairwise((0.0, *bounds)):
-        below, within = buckets.get(low, 0), buckets[high]
+        below, within = counts[low], counts[high]
         if within >= rank:
-            return low if high == float("inf") else low + (high - low) * (rank - below) / (within - below)
+            return low + (high - low) * (rank - below) / (within - below)
     return bounds[-1]
 
 

@@ -71,73 +71,61 @@ def silence_http_library() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
+MAX_KEYS = 1000
+"""Limit on the keys of an event. The key that was first seen longest ago makes room, and its count is logged."""
+
+
 class OncePerMinute:
     """Logs a repeated event at once, then once a minute with its count, so that it cannot flood the log.
 
     Safe for threads.
     """
 
-    def __init__(
-        self,
-        log: logging.Logger,
-        event: str,
-        clock: Clock = SYSTEM_CLOCK,
-        *,
-        max_keys: int = 1000,
-    ) -> None:
+    def __init__(self, log: logging.Logger, event: str, clock: Clock = SYSTEM_CLOCK) -> None:
         self._log = log
         self._event = event
         self._clock = clock
-        self._max_keys = max_keys
         self._lock = Lock()
-        self._seen: dict[str, _Repeated] = {}
+        self._counts: dict[str, _Count] = {}
         _instances.add(self)
 
-    def note(self, key: str, *, times: int = 1, level: int = logging.WARNING, **more: object) -> None:
+    def note(self, key: str, *, times: int = 1, level: int = logging.WARNING, **fields: object) -> None:
         """Count an event for its `key`. Log it when it is the first, or a minute has passed since the last line."""
-        dropped = None
+        if (current := request_id.get()) is not None:
+            fields["request_id"] = current
         with self._lock:
-            now = self._clock.monotonic()
-            seen = self._seen.get(key)
-            if seen is None:
-                if len(self._seen) >= self._max_keys:
-                    dropped = self._seen.pop(next(iter(self._seen)))
-                seen = self._seen[key] = _Repeated(float("-inf"))
-            if (current := request_id.get()) is not None:
-                more["request_id"] = current
-            seen.times, seen.level, seen.more = seen.times + times, level, more
-            times_due = self._due(seen, now)
-        if dropped:
-            self._write(dropped, dropped.times)
-        self._write(seen, times_due)
+            count = self._counts.get(key)
+            if count is None:
+                if len(self._counts) >= MAX_KEYS:
+                    self._write(self._counts.pop(next(iter(self._counts))))
+                count = self._counts[key] = _Count()
+            count.times, count.level, count.fields = count.times + times, level, fields
+            self._write_if_due(count)
 
     def tick(self) -> None:
         """Log every count that has waited a minute."""
         with self._lock:
-            now = self._clock.monotonic()
-            due = [(seen, self._due(seen, now)) for seen in self._seen.values() if seen.times]
-        for seen, times in due:
-            self._write(seen, times)
+            for count in self._counts.values():
+                self._write_if_due(count)
 
-    def _due(self, seen: _Repeated, now: float) -> int:
-        if now - seen.logged_at < 60:
-            return 0
-        times, seen.times, seen.logged_at = seen.times, 0, now
-        return times
+    def _write_if_due(self, count: _Count) -> None:
+        if self._clock.monotonic() - count.logged_at >= 60:
+            self._write(count)
 
-    def _write(self, seen: _Repeated, times: int) -> None:
-        if times:
-            self._log.log(seen.level, self._event, extra={**seen.more, "times": times})
+    def _write(self, count: _Count) -> None:
+        if count.times:
+            self._log.log(count.level, self._event, extra={**count.fields, "times": count.times})
+            count.times, count.logged_at = 0, self._clock.monotonic()
 
 
 @dataclass(slots=True)
-class _Repeated:
-    """When an event was last logged, how often it happened since then, and the fields of the latest."""
+class _Count:
+    """How often an event happened since it was last logged, and the level and fields of the latest."""
 
-    logged_at: float
+    logged_at: float = float("-inf")
     times: int = 0
     level: int = logging.WARNING
-    more: dict[str, object] = field(default_factory=dict)
+    fields: dict[str, object] = field(default_factory=dict)
 
 
 _instances: WeakSet[OncePerMinute] = WeakSet()

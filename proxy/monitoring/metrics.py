@@ -7,8 +7,7 @@ process's values in a file there, and the worker that answers adds them up.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping
 from threading import Lock
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
@@ -22,40 +21,22 @@ ANSWER_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 
 CALL_BUCKETS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """The gauges of this process at one moment; `backlog_dropped` and `cache_evictions` count since its start."""
-
-    quota_used: int
-    quota_limit: int
-    quota_closed: bool
-    backlog_users: int
-    backlog_dropped: int
-    cache_bytes: int
-    cache_max_bytes: int
-    cache_records: int
-    cache_evictions: int
-    outage: bool
-    rejected: bool
-    redis_gone: bool
-
-
 _SUM, _MAX = "livesum", "livemax"
 _GAUGES = {
-    "quota_used": ("quota_calls_used", "Calls that hold a place in the quota: of the last minute, or booked", _SUM),
-    "quota_limit": ("quota_calls_limit", "Calls that this service may send in any minute", _MAX),
-    "quota_closed": ("quota_closed", "1 while no call is sent because Amplitude said 429", _MAX),
-    "backlog_users": ("backlog_users", "Users who wait for a call that nobody waits for any more", _SUM),
-    "cache_bytes": ("cache_bytes", "Memory that the kept records take", _SUM),
-    "cache_max_bytes": ("cache_max_bytes", "Memory that kept records may take", _SUM),
-    "cache_records": ("cache_records", "Users of whom something is kept in memory", _SUM),
-    "outage": ("upstream_outage", "1 while Amplitude fails and nothing but probes is sent", _MAX),
-    "rejected": ("upstream_rejected", "1 while that is because it rejects the credentials", _MAX),
-    "redis_gone": ("redis_gone", "1 while there is a REDIS_URL and each process goes on alone", _MAX),
+    "quota_calls_used": ("Calls that hold a place in the quota: of the last minute, or booked", _SUM),
+    "quota_calls_limit": ("Calls that this service may send in any minute", _MAX),
+    "quota_closed": ("1 while no call is sent because Amplitude said 429", _MAX),
+    "backlog_users": ("Users who wait for a call that nobody waits for any more", _SUM),
+    "cache_bytes": ("Memory that the kept records take", _SUM),
+    "cache_max_bytes": ("Memory that kept records may take", _SUM),
+    "cache_records": ("Users of whom something is kept in memory", _SUM),
+    "upstream_outage": ("1 while Amplitude fails and nothing but probes is sent", _MAX),
+    "upstream_rejected": ("1 while that is because it rejects the credentials", _MAX),
+    "redis_gone": ("1 while there is a REDIS_URL and each process goes on alone", _MAX),
 }
-_COUNTERS = {
-    "backlog_dropped": ("backlog_dropped", "Users who left the backlog unserved"),
-    "cache_evictions": ("cache_evictions", "Records that left the memory for others"),
+_SAMPLED_COUNTERS = {
+    "backlog_dropped": "Users who left the backlog unserved",
+    "cache_evictions": "Records that left the memory for others",
 }
 
 
@@ -65,8 +46,6 @@ class Metrics(Collector):
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter that nothing reads
         self._registry = CollectorRegistry()
-        self._exposed = CollectorRegistry()
-        self._exposed.register(self)
         self._requests = self._counter("requests", "Requests answered", ("route", "status", "cache"))
         self._seconds = self._histogram("request_duration_seconds", "From request to answer", "route", ANSWER_BUCKETS)
         self._missing = self._counter("answers_missing", "Data answers with something missing", ("error",))
@@ -76,17 +55,17 @@ class Metrics(Collector):
         self._users = self._counter("webhook_users", "Users in messages of Amplitude's webhooks", ("hook", "outcome"))
         self._refused = self._counter("callers_refused", "Callers refused", ("why",))
         self._gauges = {
-            field: Gauge(f"{PREFIX}_{name}", help, registry=self._registry, multiprocess_mode=mode)  # type: ignore[arg-type]
-            for field, (name, help, mode) in _GAUGES.items()
+            name: Gauge(f"{PREFIX}_{name}", help, registry=self._registry, multiprocess_mode=mode)  # type: ignore[arg-type]
+            for name, (help, mode) in _GAUGES.items()
         }
-        self._counters = {field: self._counter(name, help) for field, (name, help) in _COUNTERS.items()}
-        self._counted = dict.fromkeys(_COUNTERS, 0)
+        self._sampled_counters = {name: self._counter(name, help) for name, help in _SAMPLED_COUNTERS.items()}
+        self._last_counts = dict.fromkeys(_SAMPLED_COUNTERS, 0.0)
         self._bound: dict[tuple[str, int, str], tuple[Callable[[], None], Callable[[float], None]]] = {}
-        self._read: Callable[[], Reading] | None = None
+        self._read: Callable[[], Mapping[str, float]] = dict
         self._sampling = Lock()
 
-    def read_by(self, read: Callable[[], Reading]) -> None:
-        """Set the function that reads the gauges of this process."""
+    def read_by(self, read: Callable[[], Mapping[str, float]]) -> None:
+        """Set the function that returns the gauges of this process, and its counts since the start, by name."""
         self._read = read
 
     def answered(self, route: str, status: int, cache: str, seconds: float) -> None:
@@ -123,17 +102,13 @@ class Metrics(Collector):
 
     def sample(self) -> None:
         """Write the gauges of this process, so that any worker can report them."""
-        if self._read is None:
-            return
         with self._sampling:
-            reading = self._read()
-            for field in fields(reading):
-                value = getattr(reading, field.name)
-                if field.name in self._gauges:
-                    self._gauges[field.name].set(value)
+            for name, value in self._read().items():
+                if name in self._gauges:
+                    self._gauges[name].set(value)
                 else:
-                    new, self._counted[field.name] = value - self._counted[field.name], value
-                    self._counters[field.name].inc(new)
+                    self._sampled_counters[name].inc(value - self._last_counts[name])
+                    self._last_counts[name] = value
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric, summed over all worker processes."""
@@ -154,7 +129,7 @@ class Metrics(Collector):
 
     def text(self) -> bytes:
         """Return all metrics in the text format of Prometheus."""
-        return generate_latest(self._exposed)
+        return generate_latest(self)
 
     def _counter(self, name: str, help: str, labels: tuple[str, ...] = ()) -> Counter:
         return Counter(f"{PREFIX}_{name}", help, labels, registry=self._registry)

@@ -16,7 +16,7 @@ from gunicorn.http.errors import (
 
 from proxy.monitoring.logs import OncePerMinute, request_id
 from proxy.web.errors import problem
-from proxy.web.hooks import SECURITY
+from proxy.web.security_headers import SECURITY_HEADERS
 
 _log = logging.getLogger(__name__)
 _unreadable = OncePerMinute(_log, "requests that are no HTTP")
@@ -45,7 +45,7 @@ def refusal(error: BaseException, address: Any) -> bytes:
         host = address[0] if isinstance(address, tuple) else None
         _unreadable.note(f"{host}", kind=type(error).__name__, address=host, status=status)
     response = problem(status, title, detail)
-    headers = [("Connection", "close"), *response.headers, *SECURITY]
+    headers = [("Connection", "close"), *response.headers, *SECURITY_HEADERS]
     head = f"HTTP/1.1 {status} {title}\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers) + "\r\n"
     body: bytes = response.data
     return head.encode() + body

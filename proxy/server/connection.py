@@ -32,8 +32,6 @@ _TRAILER_BYTES = 4096
 """Limit on trailers. Nothing reads them, and gunicorn searches all of them again for each piece."""
 _RECEIVED_AT_ONCE = 8192
 """The size of gunicorn's reads while the length is unknown."""
-_UNREAD_AT_ONCE = 1024
-"""Bytes of an unread body per read. A body of 1-byte chunks takes 0.9 ms of processor time per KiB."""
 _TURN_SECONDS = 0.001
 _SHORTEST_SLEEP = 1e-6
 """With a sleep of 0, gevent resumes before it polls the other connections."""
@@ -43,25 +41,10 @@ _HEAD_ENDS = b"\n\r\n"
 class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no types
     """A client's socket with time limits. Reading yields to other connections."""
 
-    # A worker holds thousands of connections; each would otherwise have a dictionary.
-    __slots__ = (
-        "_complete_by",
-        "_ended",
-        "_head_bytes",
-        "_head_tail",
-        "_in_head",
-        "_sent",
-        "_turn_ends",
-        "_unread_allowed",
-        "idle_seconds",
-        "reading",
-    )
-
     def __init__(self, accepted: Any, idle_seconds: float) -> None:
         super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
         self.idle_seconds = idle_seconds
         self.reading = False
-        self._ended = False
         self.request_ended()
         self.settimeout(REQUEST_SECONDS)
 
@@ -74,15 +57,13 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
         """Wait for the next request."""
         self._complete_by: float | None = None
         self._turn_ends = 0.0
-        self._in_head = True
-        self._head_bytes = 0  # bytes that the parser has
-        self._head_tail = b""
+        self._head: bytearray | None = bytearray()  # received so far; None within a body
         self._unread_allowed: int | None = None
-        self._sent = False
+        self._lingers = False
 
     def head_ended(self) -> None:
         """Read the body of a request from here on."""
-        self._in_head = False
+        self._head = None
         if self._complete_by is None:  # the head arrived together with the previous request
             self._begin()
 
@@ -90,32 +71,25 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
         """Allow the client to send only UNREAD_BODY_BYTES more of this request."""
         self._unread_allowed = UNREAD_BODY_BYTES
 
-    def recv(self, size: int, flags: int = 0) -> bytes:
+    def recv(self, size: int) -> bytes:
         """Return the bytes received; none when the client has left, or is silent between two requests.
 
         Raises ConnectionResetError when the client leaves, is too slow or sends too much within a request, so that
         half a body is never treated as complete.
         """
-        if not self._in_head:
-            return self._receive(size, flags)
-        data = self._receive(size, flags)
-        if self._head_bytes:
-            data = self._more_of_head(data, size)
-        self._head_bytes += len(data)
-        self._head_tail = (self._head_tail + data)[-2:]
-        return data
-
-    def _more_of_head(self, data: bytes, size: int) -> bytes:
+        head = self._head
+        if head is None:
+            return self._receive(size)
         # gunicorn searches the whole head again for every piece: 32 KiB, sent byte by byte, took 3.5 s. So each piece
         # is at least as long as all before it, unless the head ends sooner.
-        before = len(self._head_tail)
-        wanted = before + min(self._head_bytes, size)
-        pieces = bytearray(self._head_tail + data)
-        searched = 0
-        while len(pieces) < wanted and pieces.find(_HEAD_ENDS, searched) < 0:
-            searched = max(0, len(pieces) - 2)
-            pieces += self._receive(wanted - len(pieces))
-        return bytes(pieces[before:])
+        before = searched = len(head)
+        head += self._receive(size)
+        while (missing := min(before, size) - (len(head) - before)) > 0:
+            if head.find(_HEAD_ENDS, max(0, searched - 2)) >= 0:
+                break
+            searched = len(head)
+            head += self._receive(missing)
+        return bytes(head[before:])
 
     def take_turn(self) -> None:
         """Let other connections run if this one has run for a millisecond."""
@@ -123,7 +97,7 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
             gevent.sleep(_SHORTEST_SLEEP)
             self._turn_ends = time.monotonic() + _TURN_SECONDS
 
-    def _receive(self, size: int, flags: int = 0) -> bytes:
+    def _receive(self, size: int) -> bytes:
         timeout = self.idle_seconds
         if self._complete_by is not None:
             self.take_turn()
@@ -131,20 +105,17 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
             if timeout <= 0:
                 raise _reset()
         if self._unread_allowed is not None:
-            size = min(size, self._unread_allowed, _UNREAD_AT_ONCE)
+            size = min(size, self._unread_allowed)
             if size <= 0:
                 raise _reset()
         data = b""
         self.reading = True
         try:
             self.settimeout(timeout)
-            data = super().recv(size, flags)
-            if not data:
-                self._ended = True
+            data = super().recv(size)
         except TimeoutError:
             pass
         except OSError as error:
-            self._ended = True
             if error.errno != errno.EBADF:  # gevent raises it after a shutdown on this side
                 raise
         finally:
@@ -165,26 +136,25 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
 
     def sendall(self, *args: Any) -> None:
         """Send all bytes. Raises ConnectionResetError when the client does not take them in time."""
-        self._sent = True
+        self._lingers = False
         try:
             super().sendall(*args)
         except TimeoutError:
-            self._ended = True
             raise _reset() from None
+        self._lingers = True
 
     def close(self) -> None:
         """Close, after the client had time to read the answer (RFC 9112, section 9.6).
 
         Closing with unread bytes resets the connection, and the client's system may discard the answer.
         """
-        if self._sent and not self._ended:
+        if self._lingers:
             self._linger()
-        self._ended = True
         super().close()
 
     def _linger(self) -> None:
-        self._in_head = False
-        self._unread_allowed = None
+        self._lingers = False
+        self._head = self._unread_allowed = None
         self._complete_by = until = time.monotonic() + LINGER_SECONDS
         read = 0
         with contextlib.suppress(OSError):  # the client has closed its side too, or the time is over
@@ -202,10 +172,8 @@ def _reset() -> ConnectionResetError:
 class _ChunkedReader(ChunkedReader):  # type: ignore[misc]  # gunicorn has no types
     """Reads a chunked body and lets other connections run, even while it parses many small chunks without a read."""
 
-    def __init__(self, request: Any, unreader: Any) -> None:
-        super().__init__(request, unreader)
-        self.chunks_allowed: int | None = None
-        """How many more chunks are parsed before the connection ends; None for any number."""
+    chunks_allowed: int | None = None
+    """How many more chunks are parsed before the connection ends; None for any number."""
 
     def parse_chunk_size(self, unreader: Any, data: Any = None) -> Any:
         unreader.sock.take_turn()
@@ -216,20 +184,16 @@ class _ChunkedReader(ChunkedReader):  # type: ignore[misc]  # gunicorn has no ty
         return super().parse_chunk_size(unreader, data=data)
 
 
-def closes_after_answer(request: Any) -> bool:
-    """Return whether the unread rest of a request's body is known to be too long to discard."""
-    reader = request.body.reader
-    return isinstance(reader, LengthReader) and reader.length > UNREAD_BODY_BYTES
-
-
 class _Request(http.Request):  # type: ignore[misc]  # gunicorn has no types
-    """A request with a limit on all headers together.
+    """A request with a limit on all headers together, that decides late whether its connection closes.
 
     gunicorn limits the number of headers and the size of each; their product, 800 KB, limits all headers together. That
     limit is the attribute `max_buffer_headers`. No setting changes it, and it limits the trailers too.
     """
 
     body: Any
+    worker: Any
+    _closes: bool | None = None
 
     def parse(self, unreader: Any) -> Any:
         # Applies until the end is found; bytes that were read past the end count too.
@@ -248,15 +212,25 @@ class _Request(http.Request):  # type: ignore[misc]  # gunicorn has no types
             raise LimitRequestHeaders("limit request headers together")
         return super().parse_headers(data, from_trailer)
 
+    def should_close(self) -> bool:
+        """Return whether the connection closes after the answer. Decided once, when the headers are written.
+
+        A request that waits for a call while the worker begins to stop, or whose body was not read, closes it too.
+        """
+        if self._closes is None:
+            self._closes = super().should_close() or not self.worker.alive or self.has_too_much_unread()
+        return self._closes
+
+    def has_too_much_unread(self) -> bool:
+        """Return whether the unread rest of the body is known to be too long to discard."""
+        reader = self.body.reader
+        return isinstance(reader, LengthReader) and reader.length > UNREAD_BODY_BYTES
+
 
 class Requests(http.RequestParser):  # type: ignore[misc]  # gunicorn has no types
     """The requests of a connection, one after another."""
 
     mesg_class = _Request
-
-    def __init__(self, cfg: Any, connection: Connection, address: Any) -> None:
-        super().__init__(cfg, connection, address)
-        self._connection = connection
 
     def finish_body(self, deadline: float | None = None, max_bytes: int | None = None) -> bool:
         """Discard the rest of a request's body. Return False if the connection must be closed.
@@ -264,16 +238,14 @@ class Requests(http.RequestParser):  # type: ignore[misc]  # gunicorn has no typ
         gunicorn calls this before it reads the next request, without a limit. Its own limit, `max_bytes`, does not
         count chunk sizes and their extensions. Raises no error, because the request has been answered.
         """
-        if self.mesg is not None:
-            if closes_after_answer(self.mesg):
-                return False
-            if isinstance(self.mesg.body.reader, _ChunkedReader):
-                self.mesg.body.reader.chunks_allowed = _UNREAD_CHUNKS
-        self._connection.answered()
+        connection = self.unreader.sock
+        if self.mesg is not None and isinstance(self.mesg.body.reader, _ChunkedReader):
+            self.mesg.body.reader.chunks_allowed = _UNREAD_CHUNKS
+        connection.answered()
         try:
             finished: bool = super().finish_body()
         except Exception:  # noqa: BLE001  # broken chunks, a client that left or sent too much
             finished = False
         if finished:
-            self._connection.request_ended()
+            connection.request_ended()
         return finished

@@ -23,7 +23,7 @@ from gunicorn.http.errors import NoMoreData
 from gunicorn.workers.ggevent import GeventWorker
 
 from proxy.server import gc_tuning
-from proxy.server.connection import LINGER_SECONDS, Connection, Requests, closes_after_answer
+from proxy.server.connection import LINGER_SECONDS, Connection, Requests
 
 if TYPE_CHECKING:
     from proxy.web.services import Services
@@ -33,11 +33,13 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     """Serves many connections on one thread: an idle or half-sent one costs a few kilobytes and no time."""
 
     alive: bool
+    _services: Services
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._connections: dict[Connection, None] = {}  # least recently used first
         self._idle_seconds = float(self.cfg.keepalive)
+        self._stopping = gevent.event.Event()
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
@@ -76,7 +78,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     def handle_request(self, listener_name: Any, req: Any, sock: Connection, addr: Any) -> None:
         """Serve one request, then yield to other connections."""
         sock.head_ended()
-        req.should_close = _Closing(self, req, requested=req.should_close())
+        req.worker = self
         super().handle_request(listener_name, req, sock, addr)
         if sock in self._connections:
             self._connections[sock] = self._connections.pop(sock)
@@ -94,17 +96,9 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         with contextlib.suppress(OSError):  # the client has left
             client.sendall(refusal(exc, addr))
 
-    def init_signals(self) -> None:
-        """Let a signal wake the main loop."""
-        self._stopping = gevent.event.Event()
-        self._services: Services | None = None
-        super().init_signals()
-
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Begin to stop: from now on every answer closes its connection."""
         super().handle_exit(sig, frame)
-        if self._services:
-            self._services.draining.set()
         self._stopping.set()
 
     def load_wsgi(self) -> None:
@@ -140,7 +134,6 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         """Sample the metrics, for the status page and for the other workers, and log overdue counts."""
         from proxy.monitoring.logs import log_overdue
 
-        assert self._services  # noqa: S101  # run() comes after load_wsgi()
         try:
             self._services.history.tick()
             self._services.metrics.sample()  # another worker may answer /metrics
@@ -155,8 +148,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     def _stop(self, servers: list[Any], places: Any) -> None:
         # The master kills the worker when the graceful timeout is over.
         until = time.monotonic() + self.cfg.graceful_timeout - 1.0
-        assert self._services  # noqa: S101  # run() comes after load_wsgi()
-        self._services.draining.set()  # no signal arrives when the master is gone
+        self._services.draining.set()
         for server in servers:
             server.close()
         self._idle_seconds = LINGER_SECONDS
@@ -178,27 +170,6 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         if idle is not None:
             del self._connections[idle]
             _stop_reading([idle])
-
-
-class _Closing:
-    """Decides whether a connection closes after an answer, once and when the headers are written.
-
-    gunicorn decides before the application runs; a request that waits for a call while the worker begins to stop, or
-    whose body was not read, must get `Connection: close` too.
-    """
-
-    __slots__ = ("_decision", "_request", "_requested", "_worker")
-
-    def __init__(self, worker: Worker, request: Any, *, requested: bool) -> None:
-        self._worker = worker
-        self._request = request
-        self._requested = requested
-        self._decision: bool | None = None
-
-    def __call__(self) -> bool:
-        if self._decision is None:
-            self._decision = self._requested or not self._worker.alive or closes_after_answer(self._request)
-        return self._decision
 
 
 def _stop_reading(connections: list[Connection]) -> None:

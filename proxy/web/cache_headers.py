@@ -1,7 +1,11 @@
-"""HTTP caching headers of data responses, and of requests for them (RFC 9111, RFC 9211, RFC 9218)."""
+"""HTTP caching headers of data responses (Cache-Control, Cache-Status, Age, ETag) and of requests for them.
+
+Sources: RFC 9110 (ETag), RFC 9111 (Cache-Control, Age), RFC 9211 (Cache-Status), RFC 9218 (Priority).
+"""
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 from flask import Request
@@ -33,6 +37,21 @@ def headers_of(result: ProfileResult) -> list[tuple[str, str]]:
 def is_cacheable(result: ProfileResult) -> bool:
     """Say whether a client may cache `result`: it is complete, and the user has an id."""
     return result.error is None and result is not ANONYMOUS
+
+
+def etag_of(body: bytes) -> str:
+    """Return the entity tag of a response body, without the quotes."""
+    return hashlib.sha256(body).hexdigest()[:32]
+
+
+def is_not_modified(request: Request, result: ProfileResult, etag: str) -> bool:
+    """Say whether the client has the body with this `etag`, so that a 304 without a body suffices."""
+    return (
+        "HTTP_IF_NONE_MATCH" in request.environ  # the property parses even without a header
+        and request.if_none_match.contains_weak(etag)
+        and request.method in ("GET", "HEAD")
+        and is_cacheable(result)
+    )
 
 
 def _cache_status(result: ProfileResult) -> str:

@@ -7,13 +7,13 @@ from flask import Blueprint, Response, jsonify
 from proxy.profile.errors import QuotaExhausted, UpstreamInvalid, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
 from proxy.web.services import services
 
-blueprint = Blueprint("ops", __name__)
+blueprint = Blueprint("health", __name__)
 
 _JUDGED_FOR_SECONDS = 60.0
 """How long the last call counts. Without a limit, an instance out of rotation, which sends no calls, would stay out
 forever."""
 
-_WORDS = {
+_UPSTREAM_WORDS = {
     None: "ok",
     QuotaExhausted.word: "ok",
     UpstreamRejected.word: "rejected",
@@ -38,7 +38,7 @@ def readyz() -> tuple[Response, int]:
     app_services = services()
     call = app_services.executor.last_call
     recent = call is not None and app_services.clock.monotonic() - call.at < _JUDGED_FOR_SECONDS
-    upstream = _WORDS[call.error] if call is not None and recent else "unknown"
+    upstream = _UPSTREAM_WORDS[call.error] if call is not None and recent else "unknown"
     words = {
         "upstream": upstream,
         "quota": "spent" if app_services.rate_limiter.spent else "ok",

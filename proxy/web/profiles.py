@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from typing import Any
 
@@ -22,9 +21,9 @@ from proxy.profile.record import EMPTY
 from proxy.web import cache_headers
 from proxy.web.auth import admit
 from proxy.web.errors import problem
+from proxy.web.fast_flask import FastResponse
 from proxy.web.request_body import sent_parameters
-from proxy.web.services import Services, asked, services
-from proxy.web.written import Written
+from proxy.web.services import Services, current_request, services
 
 MAX_ANSWER_BYTES = 1_000_000
 """Braze's limit for a Connected Content response."""
@@ -38,7 +37,7 @@ blueprint.before_request(admit)
 
 def answer(section: Section | None) -> Response:
     """Respond with the sections requested from one route; `section` is None for /profile."""
-    app_services, request = services(), asked()
+    app_services, request = services(), current_request()
     profile_request = parse(section, sent_parameters(request), app_services.aliases)
     identity, query = profile_request
     result = _get(app_services, profile_request, query.parts, request)
@@ -52,14 +51,14 @@ def answer(section: Section | None) -> Response:
         body = shape(profile_request, EMPTY, error=error) + b"\n"
     if result.error is not None and query.on_error == "retry":
         return _ask_for_retry(result, result.error)
-    etag = _etag(body)
+    etag = cache_headers.etag_of(body)
     app_services.profiles.keep_body(identity, query, result, body, etag)
     return _respond(body, result, request, etag=etag)
 
 
 def userprofile() -> Response:
     """Respond as Amplitude's own endpoint does, including its errors, from the same cache and quota."""
-    app_services, request = services(), asked()
+    app_services, request = services(), current_request()
     profile_request = parse_drop_in(sent_parameters(request), app_services.aliases)
     # Without any part, only whether the user is known is asked; cohorts are the smallest part that tells it.
     result = _get(app_services, profile_request, profile_request.query.parts or (COHORTS,), request)
@@ -73,7 +72,7 @@ def userprofile() -> Response:
         result = _too_large(result)
     if result.error is not None:
         return _respond(_json({"error": result.error.word}), result, request, 500)
-    return _respond(body, result, request, etag=_etag(body))
+    return _respond(body, result, request, etag=cache_headers.etag_of(body))
 
 
 for _section in (*SECTIONS, None):
@@ -116,13 +115,11 @@ def _respond(
     body: bytes, result: ProfileResult, request: Request, status: int = 200, etag: str | None = None
 ) -> Response:
     headers = [("Content-Type", "application/json"), *cache_headers.headers_of(result)]
-    if etag is None:
-        return Written(body, headers, status)
-    headers.append(("ETag", f'"{etag}"'))
-    matches = "HTTP_IF_NONE_MATCH" in request.environ and request.if_none_match.contains_weak(etag)
-    if matches and request.method in ("GET", "HEAD") and cache_headers.is_cacheable(result):
-        return Written(b"", headers, 304)
-    return Written(body, headers, status)
+    if etag is not None:
+        headers.append(("ETag", f'"{etag}"'))
+        if cache_headers.is_not_modified(request, result, etag):
+            return FastResponse(b"", headers, 304)
+    return FastResponse(body, headers, status)
 
 
 def _note_for_log(context: _AppCtxGlobals, result: ProfileResult) -> None:
@@ -132,10 +129,6 @@ def _note_for_log(context: _AppCtxGlobals, result: ProfileResult) -> None:
         context.error = BLANK_ID
     elif result.error is not None:
         context.error = result.error.word
-
-
-def _etag(body: bytes) -> str:
-    return hashlib.sha256(body).hexdigest()[:32]
 
 
 def _json(body: dict[str, Any]) -> bytes:

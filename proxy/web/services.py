@@ -74,7 +74,7 @@ def services() -> Services:
     return installed(current_app)
 
 
-def asked() -> Request:
+def current_request() -> Request:
     """Return the request itself: each access through the proxy `request` is a lookup."""
-    itself: Request = request._get_current_object()  # type: ignore[attr-defined]  # Flask tells mypy that it is none
-    return itself
+    unwrapped: Request = request._get_current_object()  # type: ignore[attr-defined]  # typed as the request itself
+    return unwrapped

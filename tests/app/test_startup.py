@@ -29,17 +29,17 @@ def start(command: list[str], **variables: str) -> subprocess.CompletedProcess[s
     "command", [["-m", "gunicorn", "wsgi:app", "--bind", f"127.0.0.1:{free_port()}"], ["-c", "import wsgi"]]
 )
 def test_every_fault_is_a_line_and_the_start_ends(command: list[str]) -> None:
-    ended = start(command, **BAD)
-    assert ended.returncode not in (0, None)
-    faults = [line for line in ended.stderr.splitlines() if ", e.g. " in line]
+    completed = start(command, **BAD)
+    assert completed.returncode not in (0, None)
+    faults = [line for line in completed.stderr.splitlines() if ", e.g. " in line]
     assert [line.split()[0] for line in faults] == [
         "AMPLITUDE_SECRET_KEY",
         "AMPLITUDE_BASE_URL",
         "PROXY_API_KEYS",
         "CACHE_FRESH_SECONDS",
     ]
-    assert "Traceback" not in ended.stderr
-    assert "short-secret" not in ended.stderr
+    assert "Traceback" not in completed.stderr
+    assert "short-secret" not in completed.stderr
 
 
 def test_create_app__called__leaves_logging_of_the_process_alone() -> None:
@@ -48,7 +48,7 @@ import logging
 from proxy.app import create_app
 from proxy.settings import Settings
 
-loggers = [logging.getLogger(name) for name in ("", "proxy", "proxy.web.hooks", "urllib3", "requests")]
+loggers = [logging.getLogger(name) for name in ("", "proxy", "proxy.web.request_log", "urllib3", "requests")]
 
 def state():
     settings = [(logger.level, logger.handlers[:], logger.propagate, logger.disabled) for logger in loggers]
@@ -60,12 +60,12 @@ logging.basicConfig(format="%(filename)s")
 logging.warning("")
 print(state()[1:] == before[1:], state()[0][1:] == before[0][1:])
 """
-    ended = start(["-c", program])
-    assert (ended.stdout, ended.stderr) == ("True True\n", "<string>\n")
+    completed = start(["-c", program])
+    assert (completed.stdout, completed.stderr) == ("True True\n", "<string>\n")
 
 
 def test_a_worker_that_finds_the_fault_itself_is_not_respawned() -> None:
-    ended = start(["-m", "gunicorn", "wsgi:app", "-c", os.devnull, "--bind", f"127.0.0.1:{free_port()}"], **BAD)
-    assert ended.returncode == 4
-    assert ended.stderr.count("AMPLITUDE_SECRET_KEY is missing") == 1
-    assert "Traceback" not in ended.stderr
+    completed = start(["-m", "gunicorn", "wsgi:app", "-c", os.devnull, "--bind", f"127.0.0.1:{free_port()}"], **BAD)
+    assert completed.returncode == 4
+    assert completed.stderr.count("AMPLITUDE_SECRET_KEY is missing") == 1
+    assert "Traceback" not in completed.stderr

@@ -32,7 +32,7 @@ def run(tmp_path: Path) -> Callable[..., str]:
         )
         words = shlex.split(line.replace("12345", user).replace(".venv/bin/python", shlex.quote(sys.executable)))
         env = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-        ended = subprocess.run(
+        completed = subprocess.run(
             words,
             cwd=tmp_path,
             env=env | {"PYTHONPATH": str(ROOT)},
@@ -41,7 +41,7 @@ def run(tmp_path: Path) -> Callable[..., str]:
             timeout=30,
             check=False,
         )
-        return ended.stdout + ended.stderr
+        return completed.stdout + completed.stderr
 
     return run
 

@@ -5,32 +5,15 @@ from __future__ import annotations
 import pytest
 
 from proxy.monitoring.history import History, as_columns
-from proxy.monitoring.metrics import Metrics, Reading
+from proxy.monitoring.metrics import Metrics
 from tests.support.fakes import FakeClock
 
 ROUTE = "/v1/cohorts"
 
 
-def reading(used: int = 0, dropped: int = 0) -> Reading:
-    return Reading(
-        quota_used=used,
-        quota_limit=600,
-        quota_closed=False,
-        backlog_users=used * 2,
-        backlog_dropped=dropped,
-        cache_bytes=0,
-        cache_max_bytes=0,
-        cache_records=0,
-        cache_evictions=0,
-        outage=False,
-        rejected=False,
-        redis_gone=False,
-    )
-
-
 def history(clock: FakeClock) -> tuple[Metrics, History]:
     metrics = Metrics()
-    metrics.read_by(reading)
+    metrics.read_by(lambda: {"quota_calls_limit": 600})
     hour = History(metrics, clock=clock)
     hour.tick()
     return metrics, hour
@@ -52,7 +35,7 @@ def test_point__after_a_step__has_the_counts_since_the_previous(clock: FakeClock
     metrics.called("upstream_timeout", 0.15, 0)
     metrics.answered(ROUTE, 401, "none", 0.001)
     metrics.answered("/status", 401, "none", 0.001)
-    metrics.read_by(lambda: reading(used=3, dropped=5))
+    metrics.read_by(lambda: {"quota_calls_limit": 600, "quota_calls_used": 3, "backlog_dropped": 5})
     step(hour, clock)
     step(hour, clock)
     first, second = hour.points()

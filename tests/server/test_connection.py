@@ -37,7 +37,7 @@ def flood(address: tuple[str, int], head: str, body: bytes, *, seconds: float = 
 
     Return the answers. The service has `seconds` for it.
     """
-    received, rest = b"", head.encode()
+    received, unsent = b"", head.encode()
     deadline = time.monotonic() + seconds
     with socket.create_connection(address, timeout=5) as client:
         client.setblocking(False)
@@ -50,7 +50,7 @@ def flood(address: tuple[str, int], head: str, body: bytes, *, seconds: float = 
                         return received
                     received += data
                 if writable:
-                    rest = rest[client.send(rest) :] or body
+                    unsent = unsent[client.send(unsent) :] or body
             except ConnectionError:
                 return received
     pytest.fail(f"the connection was still open after {seconds} s; received: {received[:200]!r}")

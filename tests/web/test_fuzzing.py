@@ -34,9 +34,9 @@ CONDITIONAL = ("/v1/profile", "/v1/userprofile")
 
 @pytest.fixture(scope="module")
 def statuses() -> Iterator[Counter[int]]:
-    found: Counter[int] = Counter()
-    yield found
-    print(f"\n{found.total()} requests, by status: {dict(sorted(found.items()))}")
+    counts: Counter[int] = Counter()
+    yield counts
+    print(f"\n{counts.total()} requests, by status: {dict(sorted(counts.items()))}")
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +44,10 @@ def schema() -> schemathesis.BaseSchema:
     env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "AMPLITUDE_REQUESTS_PER_MINUTE": "100000"}
     clock = FakeClock()
     app = create_app(Settings.from_env(env), fetch=PopulatedSource(clock).fetch, clock=Clock(now=clock))
-    found = schemathesis.openapi.from_wsgi("/openapi.json", app)
+    schema = schemathesis.openapi.from_wsgi("/openapi.json", app)
     # Or most requests would come with made-up credentials, and end at the door.
-    found.config.generation.update(with_security_parameters=False)
-    return found
+    schema.config.generation.update(with_security_parameters=False)
+    return schema
 
 
 def fuzz(
@@ -61,7 +61,7 @@ def fuzz(
 
     @given(case=operation.as_strategy(generation_mode=mode))
     @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-    def every(case: schemathesis.Case[Any]) -> None:
+    def send(case: schemathesis.Case[Any]) -> None:
         if by_url and mode.is_positive and "device_id" not in case.query:
             # One of the two ids must be there: a schema of a body says so, the parameters of a URL cannot.
             case.query.setdefault("user_id", "ava")
@@ -69,7 +69,7 @@ def fuzz(
         statuses[answer.status_code] += 1
         assert answer.status_code != 401
 
-    every()
+    send()
 
 
 @pytest.mark.contract("3 openapi")

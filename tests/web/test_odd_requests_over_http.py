@@ -17,7 +17,7 @@ KEY = b"X-API-Key: " + SECRET.encode()
 
 
 @pytest.fixture(scope="module")
-def alone(start_service: Callable[..., Service]) -> Iterator[Service]:
+def strict_service(start_service: Callable[..., Service]) -> Iterator[Service]:
     """Return a service that looks at every header: X-Forwarded-For, too."""
     with Sandbox() as sandbox:
         yield start_service(sandbox, ALLOWED_NETWORKS="0.0.0.0/0,::/0", TRUSTED_PROXY_HOPS="1")
@@ -57,8 +57,8 @@ def target_of(route: Route) -> bytes:
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
-def test_request__usual__answered(alone: Service, route: Route) -> None:
-    assert status_of(alone, route.method, target_of(route), [KEY], route.body) == 200
+def test_request__usual__answered(strict_service: Service, route: Route) -> None:
+    assert status_of(strict_service, route.method, target_of(route), [KEY], route.body) == 200
 
 
 def refused_or_ignored(service: Service, name: str, requests: Iterable[tuple[Route, bytes]]) -> None:
@@ -79,53 +79,53 @@ def refused_or_ignored(service: Service, name: str, requests: Iterable[tuple[Rou
 
 
 @pytest.mark.parametrize("name", HEADERS)
-def test_header__odd_value__never_a_500(alone: Service, name: str) -> None:
+def test_header__odd_value__never_a_500(strict_service: Service, name: str) -> None:
     """Each value is sent to one route, all routes in turn; the next test sends all values to all routes."""
     first = list(HEADERS).index(name)
     turns = itertools.islice(itertools.cycle(ROUTES), first, None)
-    refused_or_ignored(alone, name, zip(turns, HEADERS[name], strict=False))
+    refused_or_ignored(strict_service, name, zip(turns, HEADERS[name], strict=False))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HEADERS)
-def test_header__odd_value_on_every_route__never_a_500(alone: Service, name: str) -> None:
-    refused_or_ignored(alone, name, itertools.product(ROUTES, HEADERS[name]))
+def test_header__odd_value_on_every_route__never_a_500(strict_service: Service, name: str) -> None:
+    refused_or_ignored(strict_service, name, itertools.product(ROUTES, HEADERS[name]))
 
 
 @pytest.mark.contract("1 status 401")
 @pytest.mark.parametrize("value", [b"Basic \xa0", b"Basic caf\xe9", "Basic ☃".encode(), b"Bearer \xff", b"\xa0Basic x"])
-def test_authorization__bytes_above_127__401_counted_by_the_minute(alone: Service, value: bytes) -> None:
-    before = len(alone.log.read_text())
+def test_authorization__bytes_above_127__401_counted_by_the_minute(strict_service: Service, value: bytes) -> None:
+    before = len(strict_service.log.read_text())
     for route in ROUTES:
         if route.path.startswith(("/v1", "/playground", "/status", "/metrics")):
-            status = status_of(alone, route.method, target_of(route), [b"Authorization: " + value], route.body)
+            status = status_of(strict_service, route.method, target_of(route), [b"Authorization: " + value], route.body)
             assert status == 401, route
-    log = alone.log.read_text()[before:]
+    log = strict_service.log.read_text()[before:]
     assert log.count('"event": "callers refused"') <= 1
     assert '"event": "request"' not in log
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
-def test_query__odd_bytes__never_a_500(alone: Service, route: Route) -> None:
-    before = len(alone.log.read_text())
+def test_query__odd_bytes__never_a_500(strict_service: Service, route: Route) -> None:
+    before = len(strict_service.log.read_text())
     statuses = {
-        query[:40]: status_of(alone, route.method, route.path.encode() + b"?" + query, [KEY], route.body)
+        query[:40]: status_of(strict_service, route.method, route.path.encode() + b"?" + query, [KEY], route.body)
         for query in QUERIES
     }
     if route.method == "POST":
         for body in QUERIES:
             for kind in (b"application/json", b"application/x-www-form-urlencoded"):
                 lines = [KEY, b"Content-Type: " + kind]
-                statuses[kind + body[:40]] = status_of(alone, "POST", route.path.encode(), lines, body)
+                statuses[kind + body[:40]] = status_of(strict_service, "POST", route.path.encode(), lines, body)
     assert not {query: status for query, status in statuses.items() if not 200 <= status < 500}
-    assert not errors_in_log(alone, before)
+    assert not errors_in_log(strict_service, before)
 
 
 @pytest.mark.parametrize(
     "method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "CONNECT", "TRACE", "get", "\xff"]
 )
-def test_target__odd_bytes__never_a_500(alone: Service, method: str) -> None:
-    before = len(alone.log.read_text())
-    statuses = {target[:40]: status_of(alone, method, target, [KEY]) for target in TARGETS}
+def test_target__odd_bytes__never_a_500(strict_service: Service, method: str) -> None:
+    before = len(strict_service.log.read_text())
+    statuses = {target[:40]: status_of(strict_service, method, target, [KEY]) for target in TARGETS}
     assert not {target: status for target, status in statuses.items() if not 200 <= status < 500}
-    assert not errors_in_log(alone, before)
+    assert not errors_in_log(strict_service, before)

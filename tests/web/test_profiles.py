@@ -402,11 +402,11 @@ def test_a_call_is_made_under_the_id_of_the_request_that_opened_it(
     ids = []
     says = source.says
 
-    def noted(*asked: Any) -> Any:
+    def record_id(*arguments: Any) -> Any:
         ids.append(request_id.get())
-        return says(*asked)
+        return says(*arguments)
 
-    monkeypatch.setattr(source, "says", noted)
+    monkeypatch.setattr(source, "says", record_id)
     for number in range(3):
         client.get(f"/v1/cohorts?user_id=u{number}", headers={**caller, "X-Request-ID": f"request-{number}"})
     assert ids == ["request-0", "request-1", "request-2"]
@@ -417,13 +417,13 @@ def test_an_answer_asked_again_and_again_is_the_same_bytes_and_as_old_as_it_is(
 ) -> None:
     path = "/v1/profile?user_id=ava&include=properties,cohorts"
     first = get(path)
-    for asked in range(1, 6):
+    for repeat in range(1, 6):
         clock.advance(10)
         again = get(path)
         assert again.data == first.data
         assert again.headers["ETag"] == first.headers["ETag"]
-        assert again.headers["Age"] == str(10 * asked)
-        assert again.headers["Cache-Status"] == f"connected-content-proxy; hit; ttl={900 - 10 * asked}"
+        assert again.headers["Age"] == str(10 * repeat)
+        assert again.headers["Cache-Status"] == f"connected-content-proxy; hit; ttl={900 - 10 * repeat}"
         assert client.get(path, headers=caller | {"If-None-Match": first.headers["ETag"]}).status_code == 304
     assert len(source.calls) == 1
 

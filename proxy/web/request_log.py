@@ -1,0 +1,73 @@
+"""Every request's id, log line and metrics."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import re
+
+from flask import Flask, Response, g, request
+from flask.ctx import _AppCtxGlobals
+
+from proxy.monitoring.logs import request_id
+from proxy.web.fast_flask import FastResponse
+from proxy.web.security_headers import SECURITY_HEADERS
+from proxy.web.services import services
+
+_log = logging.getLogger(__name__)
+_new_ids = random.Random()  # noqa: S311  # a request id is not secret
+os.register_at_fork(after_in_child=_new_ids.seed)
+_SANE_ID = re.compile(r"[A-Za-z0-9._~+/=-]{1,200}\Z")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def install(app: Flask) -> None:
+    """Register what happens before and after each request."""
+    app.before_request(_begin)
+    app.after_request(_end)
+
+
+def _begin() -> None:
+    context = g._get_current_object()
+    context.started = services().clock.monotonic()
+    received = request.environ.get("HTTP_X_REQUEST_ID")
+    context.request_id = id = received if received and _SANE_ID.match(received) else f"{_new_ids.getrandbits(128):032x}"
+    request_id.set(id)
+
+
+def _end(response: Response) -> Response:
+    # Each access to these proxies is a lookup.
+    app_services, context, rule = services(), g._get_current_object(), request.url_rule
+    route, seconds = rule.rule if rule else None, app_services.clock.monotonic() - context.started
+    headers = (("X-Request-ID", context.request_id), *SECURITY_HEADERS)
+    if isinstance(response, FastResponse):
+        response.add_headers(headers)
+    else:
+        for name, value in headers:
+            response.headers.setdefault(name, value)
+    app_services.metrics.answered(route or "none", response.status_code, context.get("cache", "none"), seconds)
+    if error := context.get("error"):
+        app_services.metrics.missing(error)
+    if response.status_code not in (401, 403):  # those are logged once a minute, with a count
+        level = logging.INFO if "caller" in context else logging.DEBUG
+        if _log.isEnabledFor(level):
+            _log.log(level, "request", extra=_line(response, route, seconds, context))
+    return response
+
+
+def _line(response: Response, route: str | None, seconds: float, context: _AppCtxGlobals) -> dict[str, object]:
+    line: dict[str, object] = {
+        "method": request.method if request.method in _METHODS else "other",
+        "route": route,
+        "status": response.status_code,
+        "ms": round(seconds * 1000, 1),
+        "caller": context.get("caller"),
+    }
+    if "Cache-Status" in response.headers:
+        line["cache"] = response.headers["Cache-Status"].partition("; ")[2]
+    if "X-Amplitude-Calls" in response.headers:
+        line["calls"] = int(response.headers["X-Amplitude-Calls"])
+    if "error" in context:
+        line["error"] = context.error
+    return line
