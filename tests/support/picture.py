@@ -11,7 +11,6 @@ import base64
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import get_args
 
 from selenium.webdriver.common.keys import Keys
@@ -19,8 +18,8 @@ from selenium.webdriver.support.ui import Select
 
 from tests.support import browser as browsers
 from tests.support.browser import Browser, Scheme
+from tests.support.service import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / ".github"
 """Where hosts of repositories look for such files; nothing in it is served or imported."""
 SNIPPET = "Whole profile in one tag"

