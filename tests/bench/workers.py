@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from proxy.sandbox.faults import Fault
 from tests.bench.load import Observer, command_line, get_request, offer, percentile, table
 from tests.bench.processes import AUTHORIZATION, LASTING, SandboxProcess, Service, warm
 from tests.bench.wrk import PATH, Wrk, known_users, require_wrk
@@ -149,10 +150,11 @@ def main() -> None:
             gunicorn = ("--log-level", "critical", *WORKERS[worker])
             with (
                 tempfile.TemporaryDirectory() as folder,
-                SandboxProcess(latency=LATENCY_SECONDS) as sandbox,
+                SandboxProcess() as sandbox,
                 Service(sandbox, options=gunicorn, **LASTING | {"LOG_LEVEL": "ERROR"}) as service,
             ):
                 warm(service.port, [f"{PATH}{user}" for user in users])
+                sandbox.break_with(Fault("slow", seconds=LATENCY_SECONDS))
                 wrk = Wrk(Path(folder), users)
 
                 async def observed(case: Case, service: Service = service) -> tuple[Observer, Rounds]:
