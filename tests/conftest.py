@@ -28,6 +28,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("NO_SKIPS") and reporter and reporter.stats.get("skipped") and session.exitstatus == 0:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        reporter.write_line("\nNO_SKIPS is set, so a skipped test fails the run", red=True)
 
 
 @pytest.fixture
