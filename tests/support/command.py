@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
-from tests.support.service import ROOT, environment
+from tests.conftest import ROOT
 
-__all__ = ["environment", "run"]
+
+def environment(**variables: str) -> dict[str, str]:
+    """Return what any command needs to run, and the settings by name."""
+    return {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")} | variables
 
 
 def run(*arguments: str, given: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -1,8 +1,6 @@
-"""Takes the README's picture of the playground, from the running demo, in light and in dark.
+"""Takes the README's pictures of the playground from the running demo: `python -m tests.support.picture`.
 
-    .venv/bin/python -m tests.support.picture
-
-Needs chromium and chromium-driver. To be run again when the page has changed its looks.
+Needs chromium and chromium-driver. Run it again when the page looks different.
 """
 
 from __future__ import annotations
@@ -29,11 +27,11 @@ _FRAME = """
 const top = document.querySelector(".bench").getBoundingClientRect().top;
 return [top, document.getElementById("template-hint").getBoundingClientRect().bottom - top];
 """
-"""From the top of both cards to the end of the message: a whole page would push what README says out of sight."""
+"""From the top of both cards to the end of the message: a whole page would be too long for the README."""
 
 
 def name(scheme: Scheme) -> str:
-    """Return what the picture in these colours is called."""
+    """Return the file name of the picture in these colours."""
     return f"playground-{scheme}.webp"
 
 

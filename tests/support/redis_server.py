@@ -51,7 +51,7 @@ class RedisServer:
         if self._process is not None:
             return
         config = {"bind": "127.0.0.1", "port": f"{self.port}", "dir": tempfile.gettempdir()}
-        # Nothing on disk: what comes back after a stop is an empty server.
+        # Nothing on disk, so that the server is empty after a restart.
         config |= {"save": "", "appendonly": "no", "loglevel": "warning"}
         arguments = [text for name, value in (config | self._directives).items() for text in (f"--{name}", value)]
         self._process = subprocess.Popen(
@@ -60,7 +60,7 @@ class RedisServer:
         until(self._answers, f"{self._binary} did not start on port {self.port}")
 
     def stop(self) -> None:
-        """Stop it and wait for its end; what it held is gone. Does nothing while it is stopped."""
+        """Stop it and wait for its end. Its data is lost. Does nothing while it is stopped."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait(10)
@@ -70,7 +70,7 @@ class RedisServer:
         try:
             with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
                 connection.sendall(b"PING\r\n")
-                # With a password it answers "NOAUTH", which tells as much.
+                # With a password the answer is "-NOAUTH".
                 return connection.recv(64)[:1] in (b"+", b"-")
         except OSError:
             return False
