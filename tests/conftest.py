@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pytest
-import requests
 from flask import Flask
 from flask.testing import FlaskClient
 
@@ -25,10 +18,9 @@ from tests.support import browser as browsers
 from tests.support import liquid
 from tests.support.browser import Browser
 from tests.support.fakes import FakeClock, FakeSource
+from tests.support.service import KEYS, ROOT, SECRET, Service, environment, free_port, gunicorn, start
 
-ROOT = Path(__file__).parent.parent
-SECRET = "a-secret-of-a-test"
-KEYS = f"braze:{SECRET}"
+__all__ = ["KEYS", "ROOT", "SECRET", "Service", "free_port"]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -36,6 +28,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("NO_SKIPS") and reporter and reporter.stats.get("skipped") and session.exitstatus == 0:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        reporter.write_line("\nNO_SKIPS is set, so a skipped test fails the run", red=True)
 
 
 @pytest.fixture
@@ -74,27 +67,6 @@ def sandbox() -> Iterator[Sandbox]:
         yield running
 
 
-@dataclass
-class Service:
-    """The real service under gunicorn with its shipped configuration, in front of a sandbox."""
-
-    url: str
-    sandbox: Sandbox
-    log: Path
-    process: subprocess.Popen[bytes]
-
-    @property
-    def address(self) -> tuple[str, int]:
-        return "127.0.0.1", int(self.url.rpartition(":")[2])
-
-    def get(self, path: str, **options: Any) -> requests.Response:
-        return requests.get(f"{self.url}{path}", headers={"X-API-Key": SECRET}, timeout=10, **options)
-
-    def workers(self) -> list[int]:
-        """Return the process ids of the workers started so far."""
-        return [int(pid) for pid in re.findall(r"Booting worker with pid: (\d+)", self.log.read_text())]
-
-
 @pytest.fixture(scope="session")
 def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Service]]:
     """Return a function that starts a service in front of a sandbox, with settings by name.
@@ -103,40 +75,22 @@ def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
     """
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(
+    def launch(
         sandbox: Sandbox, *, before: tuple[str, ...] = (), options: tuple[str, ...] = (), **variables: str
     ) -> Service:
         port = free_port()
         log = tmp_path_factory.mktemp("service") / "log"
-        rest = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [*before, sys.executable, "-m", "gunicorn", "wsgi:app", "--bind", f"127.0.0.1:{port}", *options],
-                cwd=ROOT,
-                env=rest
-                | {
-                    "AMPLITUDE_BASE_URL": sandbox.url,
-                    "AMPLITUDE_SECRET_KEY": sandbox.secret_key,
-                    "PROXY_API_KEYS": KEYS,
-                    "LOG_LEVEL": "DEBUG",
-                }
-                | variables,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        started.append(process)
-        service = Service(f"http://127.0.0.1:{port}", sandbox, log, process)
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                requests.get(f"{service.url}/healthz", timeout=20)
-                return service
-            except requests.ConnectionError:
-                assert process.poll() is None, log.read_text()
-                assert time.monotonic() < deadline, "the service did not start"
-                time.sleep(0.05)
+        settings = {
+            "AMPLITUDE_BASE_URL": sandbox.url,
+            "AMPLITUDE_SECRET_KEY": sandbox.secret_key,
+            "PROXY_API_KEYS": KEYS,
+            "LOG_LEVEL": "DEBUG",
+        }
+        command = [*before, *gunicorn("wsgi:app", port, *options)]
+        started.append(start(command, port, log, environment(**settings | variables)))
+        return Service(f"http://127.0.0.1:{port}", sandbox, log, started[-1])
 
-    yield start
+    yield launch
     for process in started:
         process.terminate()
     for process in started:
@@ -193,9 +147,3 @@ def browser(shared_browser: Browser) -> Browser:
     """Return a window of desktop size in light colours."""
     shared_browser.dress()
     return shared_browser
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

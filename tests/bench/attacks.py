@@ -13,20 +13,16 @@ import itertools
 import json
 import multiprocessing
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 
-from tests.bench.load import table
-from tests.bench.offered import Offered, offer, percentile
-from tests.bench.options import command_line
-from tests.bench.running import AUTHORIZATION, Processes, Running, warm
-from tests.conftest import SECRET
+from tests.bench.load import Offered, command_line, offer, percentile, table
+from tests.bench.processes import AUTHORIZATION, LASTING, SandboxProcess, Service, warm
+from tests.support.service import SECRET
 
 RATE = 500
 CONNECTIONS = 64
@@ -157,16 +153,16 @@ class Measured:
         return [name, *times, unanswered, str(self.restarts), f"{self.megabytes:.0f}"]
 
 
-def measure(service: Running, attack: Attack | None, seconds: float) -> Measured:
+def measure(service: Service, attack: Attack | None, seconds: float) -> Measured:
     """Offer the load for `seconds` beside `attack`, which runs in a process of its own."""
-    workers = _workers(service)
+    workers = service.workers()
     largest = [0.0]
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(0.05):
             with contextlib.suppress(psutil.Error):
-                largest[0] = max(largest[0], *(worker.memory_info().rss / 2**20 for worker in _workers(service)))
+                largest[0] = max(largest[0], *(worker.memory_info().rss / 2**20 for worker in service.workers()))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -182,19 +178,13 @@ def measure(service: Running, attack: Attack | None, seconds: float) -> Measured
             attacker.kill()
         over.set()
         watcher.join()
-    return Measured(offered, len({w.pid for w in _workers(service)} - {w.pid for w in workers}), largest[0])
-
-
-def _workers(service: Running) -> list[psutil.Process]:
-    return psutil.Process(service.process).children()
+    return Measured(offered, len({w.pid for w in service.workers()} - {w.pid for w in workers}), largest[0])
 
 
 async def _offered(port: int, seconds: float) -> Offered | None:
     try:
         async with asyncio.timeout(seconds + PATIENCE_SECONDS):
-            return await offer(
-                port, _requests(), iter(()), rate=RATE, misses_a_second=0, connections=CONNECTIONS, seconds=seconds
-            )
+            return await offer(port, _requests(), rate=RATE, connections=CONNECTIONS, seconds=seconds)
     except (TimeoutError, OSError):
         return None
 
@@ -217,11 +207,9 @@ def main() -> None:
     options = parser.parse_args()
     columns = ["attack", "median ms", "p99 ms", "slowest ms", "unanswered", "worker restarts", "worker MiB"]
     print(table(columns, []), flush=True)
-    with tempfile.TemporaryDirectory() as folder, Processes(Path(folder)) as processes:
-        sandbox = processes.sandbox()
+    with SandboxProcess() as sandbox:
         for name in [None, *(ATTACKS if options.attack == ALL else [options.attack])]:
-            with processes.once() as these:
-                service = these.gunicorn("wsgi:app", sandbox)
+            with Service(sandbox, options=("--log-level", "error"), **LASTING) as service:
                 warm(service.port, [_path(number) for number in range(1, USERS + 1)])
                 measured = measure(service, ATTACKS[name] if name else None, options.seconds)
                 print(f"| {' | '.join(measured.row(name or 'none'))} |", flush=True)

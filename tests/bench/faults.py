@@ -1,48 +1,42 @@
-"""Breaks what the service stands on while it is under load, and says how its callers fared.
+"""Faults of Amplitude, Redis and the service under load: `python -m tests.bench.faults [--only hang]`.
 
-    .venv/bin/python -m tests.bench.faults [--only hang] [--only kill]
+Under a steady load of cached users, new users (with and without retries) and copies to be renewed, the emulated
+Amplitude fails for 30 seconds in one way after the other; Redis is stopped and started; the service is stopped by
+SIGTERM and started; a worker is killed. Ten minutes. Prints a table, then each broken promise; exit code 1 if any.
 
-Under a steady load, of users in the cache, of others for the first time (`on_error=default` and `retry`) and of
-copies to be renewed (`Cache-Control: no-cache`), the emulated Amplitude fails for 30 seconds in one way after the
-other; Redis is stopped and started; the service is told to stop (SIGTERM) and started again; a worker is killed.
-About ten minutes in all. Prints a Markdown table, then each promise that was broken; exit code 1 when there is one.
-
-An answer is whole when it is a 200 with `ok: true` and no older copy stands in for a fresh one. "Whole again" is the
-time from the fault's end to the last request that was not answered so.
+An answer is complete when it is a 200 with `ok: true` and fresh data. "Complete again" is the time from the fault's end
+to the last request whose answer was not.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 
 from proxy.sandbox.faults import Fault
 from proxy.sandbox.user_data import Documented
-from tests.bench.course import HEAD, PER_MINUTE, Course, hold, hold_to_redis, row
-from tests.bench.load import PATIENCE, table
-from tests.bench.options import command_line
-from tests.bench.processes import SandboxProcess, Service
-from tests.bench.steady import RENEWED, Asked, Load
+from tests.bench.load import PATIENCE, Observer, command_line, milliseconds, table
+from tests.bench.processes import Report, SandboxProcess, Service
+from tests.bench.steady import CACHED, RENEWED, Kind, Load, Outcome
 from tests.support.redis_server import RedisServer
 
+PER_MINUTE = 600
 BEFORE_SECONDS = 5.0
-FAULT_SECONDS = 30.0
-REDIS_GONE_SECONDS = 70.0  # a minute without calls, and then some with a share of the quota
+REDIS_STOPPED_SECONDS = 70.0  # a minute without calls, then ten seconds with a share of the quota
 WATCHED_SECONDS = 15.0
-WHOLE_WITHIN_SECONDS = 10.0
-WHOLE_AFTER_STAND_BACK_SECONDS = 5.0
-RETRY_AFTER = 12  # with the emulated Amplitude's 429; the last stand-back thus outlasts the fault
+COMPLETE_WITHIN_SECONDS = 10.0
+COMPLETE_AFTER_PAUSE_SECONDS = 5.0
+RETRY_AFTER = 12  # of the emulated Amplitude's 429; the last pause so lasts longer than the fault
 CROSSING_SECONDS = 0.05  # a request sent so shortly before its connection is closed may cross that on the way
 UPSTREAM = {
-    "hang": (Fault("hang", seconds=FAULT_SECONDS), "upstream_timeout"),
-    "drip-body": (Fault("drip-body", seconds=FAULT_SECONDS), "upstream_timeout"),
-    "drip-headers": (Fault("drip-headers", seconds=FAULT_SECONDS), "upstream_timeout"),
+    "hang": (Fault("hang", seconds=30), "upstream_timeout"),
+    "drip-body": (Fault("drip-body", seconds=30), "upstream_timeout"),
+    "drip-headers": (Fault("drip-headers", seconds=30), "upstream_timeout"),
     "reset": (Fault("reset"), "upstream_unavailable"),
     "status-500": (Fault("status", status=500), "upstream_unavailable"),
     "quota": (Fault("quota"), "quota_exhausted"),
@@ -50,135 +44,239 @@ UPSTREAM = {
 }
 
 
-async def _upstream(name: str, course: Course, running: ExitStack) -> None:
+@dataclass
+class Run:
+    """One fault under load: when it began and ended, and from when on every answer must be complete."""
+
+    name: str
+    seconds: float
+    """How long Amplitude fails."""
+    outcomes: list[Outcome] = field(default_factory=list)
+    began: float = 0.0
+    ended: float = 0.0
+    complete_from: float = 0.0
+    calls: int = 0
+    """Calls to Amplitude during the fault."""
+    observer: Observer = field(default_factory=Observer)
+    broken: list[str] = field(default_factory=list)
+
+    def promise(self, kept: bool, text: str) -> None:
+        """Record a promise that was broken."""
+        if not kept:
+            self.broken.append(text)
+
+    def during(self, *kinds: Kind) -> list[Outcome]:
+        """Return the outcomes from the fault's begin until all answers must be complete again."""
+        return [
+            outcome
+            for outcome in self.outcomes
+            if self.began <= outcome.began < self.complete_from and outcome.kind in kinds
+        ]
+
+    def end(self) -> None:
+        """Note the end of the fault."""
+        self.ended = time.monotonic()
+        self.complete_from = self.ended + COMPLETE_WITHIN_SECONDS
+
+    def check(
+        self,
+        report: Report,
+        errors: set[str],
+        *,
+        refusals: bool = False,
+        excused: Callable[[Outcome], bool] = lambda outcome: False,
+    ) -> None:
+        """Check the promises that hold in every fault. An `excused` request may stay unanswered."""
+        self.calls = sum(self.began <= moment < self.ended for moment, _ in report.calls)
+        before = [outcome for outcome in self.outcomes if outcome.began < self.began - PATIENCE]
+        self.promise(all(outcome.complete for outcome in before), "answers were complete before the fault")
+        unanswered = [outcome for outcome in self.outcomes if isinstance(outcome.status, str) and not excused(outcome)]
+        self.promise(not unanswered, f"every request is answered: {_counts(outcome.status for outcome in unanswered)}")
+        answered = [outcome for outcome in self.outcomes if isinstance(outcome.status, int)]
+        allowed = {"retried": (200, 500)}
+        odd = [outcome.status for outcome in answered if outcome.status not in allowed.get(outcome.kind, (200,))]
+        self.promise(not odd, f"200, or with retry 500: {_counts(odd)}")
+        lost = [outcome.error for outcome in answered if outcome.kind in ("cached", "renewed") and not outcome.ok]
+        self.promise(not lost, f"cached users are answered from the cache: {_counts(lost)}")
+        wrong = [outcome.error for outcome in self.outcomes if outcome.error and outcome.error not in errors]
+        self.promise(not wrong, f"no error but {' and '.join(sorted(errors))}: {_counts(wrong)}")
+        late = sum(outcome.seconds > PATIENCE for outcome in answered)
+        self.promise(not late, f"no answer over {PATIENCE:g} s: {late}")
+        incomplete = sum(outcome.began >= self.complete_from and not outcome.complete for outcome in self.outcomes)
+        after = self.complete_from - self.ended
+        self.promise(not incomplete, f"complete again {after:.0f} s after the end: {incomplete} were not")
+        self.promise(report.worst_minute <= PER_MINUTE, f"{report.worst_minute} calls in a minute")
+        self.promise(refusals or not report.statuses.get(429), f"no 429: {report.statuses.get(429)}")
+
+    def check_redis(self, report: Report) -> None:
+        """Check that data in Redis outlives a process."""
+        again = {user for moment, user in report.calls if moment > self.began and user in CACHED}
+        self.promise(not again, f"data in Redis outlives the process: {len(again)} users were fetched again")
+
+    def row(self) -> list[str]:
+        """Return the run's line of the table."""
+        during = self.during("cached", "renewed", "missed", "retried")
+        answers = [outcome for outcome in during if isinstance(outcome.status, int)]
+        not_cached = self.during("missed", "renewed")
+        after = (
+            outcome.began - self.ended
+            for outcome in self.outcomes
+            if outcome.began > self.ended and not outcome.complete
+        )
+        return [
+            self.name,
+            _counts(outcome.status for outcome in answers if outcome.kind != "retried"),
+            _counts(outcome.status for outcome in answers if outcome.kind == "retried"),
+            _counts(outcome.status for outcome in self.outcomes if isinstance(outcome.status, str)),
+            f"{sum(outcome.ok for outcome in not_cached)} of {len(not_cached)}",
+            f"{self.calls}",
+            _counts(outcome.error for outcome in during if outcome.kind != "cached" and outcome.error),
+            milliseconds(max((outcome.seconds for outcome in answers), default=0.0)),
+            f"{max(after, default=0):.1f} s",
+            milliseconds(self.observer.lag) + " (**too busy**)" * self.observer.too_busy,
+        ]
+
+
+HEAD = [
+    "fault", "statuses, `default`", "statuses, `retry`", "unanswered", "answered though not cached",
+    "calls during the fault", "errors", "slowest", "complete again after", "generator late at p99",
+]  # fmt: skip
+
+
+def _counts(values: Iterable[object]) -> str:
+    return ", ".join(f"{value}: {times}" for value, times in sorted(Counter(map(str, values)).items()))
+
+
+async def _upstream(run: Run, running: ExitStack) -> None:
     documented = Documented(retry_after=RETRY_AFTER)
     sandbox = running.enter_context(SandboxProcess(per_minute=PER_MINUTE, latency=0.15, documented=documented))
     service = running.enter_context(Service(sandbox))
-    fault, word = UPSTREAM[name]
-    async with course.observer, Load(service.port) as load:
-        course.asked = load.asked
+    fault, error = UPSTREAM[run.name]
+    async with run.observer, Load(service.port) as load:
+        run.outcomes = load.outcomes
         await asyncio.sleep(BEFORE_SECONDS)
-        course.began = time.monotonic()
+        run.began = time.monotonic()
         sandbox.break_with(fault)
-        await asyncio.sleep(FAULT_SECONDS)
+        await asyncio.sleep(run.seconds)
         sandbox.break_with(None)
-        course.ended = time.monotonic()
-        course.whole_from = course.ended + WHOLE_WITHIN_SECONDS
-        if name == "quota":
-            last = max(moment for moment, _ in sandbox.seen().calls if moment < course.ended)
-            stand_back_ends = last + RETRY_AFTER + 0.15
-            course.whole_from = max(course.ended, stand_back_ends) + WHOLE_AFTER_STAND_BACK_SECONDS
-        await asyncio.sleep(course.whole_from - course.ended + WATCHED_SECONDS - WHOLE_WITHIN_SECONDS)
-    seen = sandbox.seen()
-    hold(course, seen, {word}, refusals=name == "quota")
-    course.promise(any(one.word for one in course.during("missed")), "the fault was felt (else this tells nothing)")
+        run.end()
+        if run.name == "quota":
+            last = max(moment for moment, _ in sandbox.report().calls if moment < run.ended)
+            run.complete_from = max(run.ended, last + RETRY_AFTER + 0.15) + COMPLETE_AFTER_PAUSE_SECONDS
+        await asyncio.sleep(run.complete_from - run.ended + WATCHED_SECONDS - COMPLETE_WITHIN_SECONDS)
+    run.check(sandbox.report(), {error}, refusals=run.name == "quota")
+    run.promise(any(outcome.error for outcome in run.during("missed")), "the fault had an effect")
 
 
-async def _redis(course: Course, running: ExitStack) -> None:
-    sandbox, redis, service = _shared(course, running)
-    async with course.observer, Load(service.port, service.workers()) as load:
-        course.asked = load.asked
+async def _redis(run: Run, running: ExitStack) -> None:
+    sandbox, redis, service = _two_workers(run, running)
+    async with run.observer, Load(service.port, _pids(service)) as load:
+        run.outcomes = load.outcomes
         await asyncio.sleep(BEFORE_SECONDS)
-        course.began = time.monotonic()
+        run.began = time.monotonic()
         await asyncio.to_thread(redis.stop)
-        await asyncio.sleep(REDIS_GONE_SECONDS)
+        await asyncio.sleep(REDIS_STOPPED_SECONDS)
         await asyncio.to_thread(redis.start)
-        course.ended = time.monotonic()
-        course.whole_from = course.ended + WHOLE_WITHIN_SECONDS
+        run.end()
         await asyncio.sleep(WATCHED_SECONDS)
-    hold(course, sandbox.seen(), {"quota_exhausted"})
+    run.check(sandbox.report(), {"quota_exhausted"})
 
 
-async def _sigterm(course: Course, running: ExitStack) -> None:
-    sandbox, _, service = _shared(course, running)
-    async with course.observer, Load(service.port, service.workers()) as load:
-        course.asked = load.asked
+async def _sigterm(run: Run, running: ExitStack) -> None:
+    sandbox, _, service = _two_workers(run, running)
+    async with run.observer, Load(service.port, _pids(service)) as load:
+        run.outcomes = load.outcomes
         await asyncio.sleep(BEFORE_SECONDS)
-        course.began = time.monotonic()
+        run.began = time.monotonic()
         await asyncio.to_thread(service.stop)
         stopped = time.monotonic()
         await asyncio.to_thread(service.start)
-        course.ended = time.monotonic()
-        course.whole_from = course.ended + WHOLE_WITHIN_SECONDS
-        lately = {one.user for one in load.asked if one.kind == "missed" and course.began - 3 < one.began < stopped}
-        await asyncio.gather(*(load.ask("missed", user, "profile") for user in lately))
+        run.end()
+        recent = {
+            outcome.user
+            for outcome in load.outcomes
+            if outcome.kind == "missed" and run.began - 3 < outcome.began < stopped
+        }
+        await asyncio.gather(*(load.request("missed", user, "profile") for user in recent))
         await asyncio.sleep(WATCHED_SECONDS)
-    seen = sandbox.seen()
-    print(f"  the service ended {stopped - course.began:.1f} s after the signal", file=sys.stderr)
+    report = sandbox.report()
+    print(f"  the service ended {stopped - run.began:.1f} s after the signal", file=sys.stderr)
 
-    def excused(one: Asked) -> bool:
-        # It may refuse connections from the signal on, but what comes on those it has is to be answered.
-        if one.status == "refused":
-            return course.began <= one.began <= course.ended
-        return abs(one.began - course.began) < CROSSING_SECONDS or -CROSSING_SECONDS < one.began - stopped < 0
+    def excused(outcome: Outcome) -> bool:
+        # From the signal on the service may refuse connections. It answers requests on open connections.
+        if outcome.status == "refused":
+            return run.began <= outcome.began <= run.ended
+        return abs(outcome.began - run.began) < CROSSING_SECONDS or -CROSSING_SECONDS < outcome.began - stopped < 0
 
-    hold(course, seen, {"quota_exhausted", "upstream_timeout"}, excused=excused)
-    hold_to_redis(course, seen)
-    twice = {user for user, times in Counter(user for _, user in seen.calls).items() if times > 1} - set(RENEWED)
-    course.promise(not twice, f"what was sent is kept: {len(twice)} users were fetched again")
+    run.check(report, {"quota_exhausted", "upstream_timeout"}, excused=excused)
+    run.check_redis(report)
+    twice = {user for user, times in Counter(user for _, user in report.calls).items() if times > 1} - set(RENEWED)
+    run.promise(not twice, f"answers to calls under way are stored: {len(twice)} users were fetched again")
 
 
-async def _kill(course: Course, running: ExitStack) -> None:
-    sandbox, _, service = _shared(course, running)
-    async with course.observer, Load(service.port, service.workers()) as load:
-        course.asked = load.asked
+async def _kill(run: Run, running: ExitStack) -> None:
+    sandbox, _, service = _two_workers(run, running)
+    async with run.observer, Load(service.port, _pids(service)) as load:
+        run.outcomes = load.outcomes
         await asyncio.sleep(BEFORE_SECONDS)
-        course.began = course.ended = time.monotonic()
-        os.kill(service.workers()[0], signal.SIGKILL)
-        course.whole_from = course.ended + WHOLE_WITHIN_SECONDS
+        run.began = time.monotonic()
+        service.workers()[0].kill()
+        run.end()
+        run.ended = run.began
         await asyncio.sleep(WATCHED_SECONDS + 5)
-    seen = sandbox.seen()
-    # What the killed worker was about to answer is lost with it; from then on its connections are known to be gone.
-    hold(
-        course,
-        seen,
+    report = sandbox.report()
+    # The requests of the killed worker are lost with it, and those sent before its connections are known to be closed.
+    run.check(
+        report,
         {"quota_exhausted", "upstream_timeout"},
-        excused=lambda one: one.status == "cut off" and -PATIENCE < one.began - course.began < CROSSING_SECONDS,
+        excused=lambda outcome: (
+            outcome.status == "cut off" and -PATIENCE < outcome.began - run.began < CROSSING_SECONDS
+        ),
     )
-    hold_to_redis(course, seen)
+    run.check_redis(report)
 
 
-def _shared(course: Course, running: ExitStack) -> tuple[SandboxProcess, RedisServer, Service]:
-    """Start two workers with Redis, before an Amplitude so slow that some call is always on its way."""
+def _two_workers(run: Run, running: ExitStack) -> tuple[SandboxProcess, RedisServer, Service]:
+    """Start two workers with Redis, and an Amplitude so slow that some call is always under way."""
     sandbox = running.enter_context(SandboxProcess(per_minute=PER_MINUTE, latency=0.8))
     redis = running.enter_context(RedisServer())
     service = running.enter_context(Service(sandbox, REDIS_URL=redis.url, WEB_CONCURRENCY="2"))
-    course.promise(len(service.workers()) == 2, f"two workers run with Redis: {len(service.workers())}")
+    run.promise(len(service.workers()) == 2, f"two workers run with Redis: {len(service.workers())}")
     return sandbox, redis, service
 
 
-RUNS: dict[str, Callable[[Course, ExitStack], Awaitable[None]]] = {
-    **{name: lambda course, running: _upstream(course.name, course, running) for name in UPSTREAM},
+def _pids(service: Service) -> list[int]:
+    return [worker.pid for worker in service.workers()]
+
+
+RUNS: dict[str, Callable[[Run, ExitStack], Awaitable[None]]] = {
+    **dict.fromkeys(UPSTREAM, _upstream),
     "redis": _redis,
     "sigterm": _sigterm,
     "kill": _kill,
 }
 
 
+async def _run(run: Run, running: ExitStack) -> None:
+    await RUNS[run.name](run, running)
+
+
 def main() -> int:
-    """Run the faults one after the other, print a table and what was broken, and return the exit code."""
+    """Run the faults one after the other, print a table and the broken promises, and return the exit code."""
     parser = command_line(__doc__)
-    parser.add_argument(
-        "--only", choices=list(RUNS), action="append", help="only this fault; may be repeated (default: all)"
-    )
-    courses = []
-    for name in parser.parse_args().only or RUNS:
-        print(f"{name}:", file=sys.stderr, flush=True)
-        course = Course(name)
+    parser.add_argument("--only", choices=list(RUNS), action="append", help="may be repeated (default: all)")
+    parser.add_argument("--seconds", type=float, default=30, help="how long Amplitude fails")
+    options = parser.parse_args()
+    runs = [Run(name, options.seconds) for name in options.only or RUNS]
+    for run in runs:
+        print(f"{run.name}:", file=sys.stderr, flush=True)
         with ExitStack() as running:
-            asyncio.run(_run(course, running))
-        for promise in course.broken:
-            print(f"  BROKEN: {promise}", file=sys.stderr, flush=True)
-        courses.append(course)
-    print(table(HEAD, [row(course) for course in courses]))
-    for course in courses:
-        for promise in course.broken:
-            print(f"\nBROKEN, {course.name}: {promise}")
-    return 1 if any(course.broken for course in courses) else 0
-
-
-async def _run(course: Course, running: ExitStack) -> None:
-    await RUNS[course.name](course, running)
+            asyncio.run(_run(run, running))
+    print(table(HEAD, [run.row() for run in runs]))
+    for run in runs:
+        for promise in run.broken:
+            print(f"\nBROKEN, {run.name}: {promise}")
+    return 1 if any(run.broken for run in runs) else 0
 
 
 if __name__ == "__main__":

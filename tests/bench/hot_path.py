@@ -1,205 +1,173 @@
-"""The cached answer beside what the stack itself costs: one command, no setting, some ten minutes.
+"""Throughput of cached answers beside a Flask view, a bare WSGI function and nginx: `python -m tests.bench.hot_path`.
 
-    .venv/bin/python -m tests.bench.hot_path
+All of them return the same bytes and headers under the shipped configuration, without a log line unless stated. They
+are loaded in turn, round after round, and the medians of each round's ratios count: a machine that slows down slows all
+of them. Prints a table for 64 and for 1,000 connections, then latencies at a fixed rate while Amplitude is slow.
 
-Starts the sandbox and the service under its shipped configuration, and under the same configuration a Flask view and
-a bare WSGI function that return the same bytes and headers, and nginx with `proxy_cache` where it is installed. No
-access log in any of them; what the service's own line a request costs is a row of its own. All are loaded in turn,
-round after round, and what counts are the medians of each round's ratios: a machine that slows down slows all of them.
-
-The service is asked for the same URL again; for a different warmed user every time, in a way in which nobody asked of
-that user before, so that nothing but the kept record can help; and for users whom only Redis knows, because there are
-many more of them than its memory holds. Then it is offered a fixed rate while Amplitude is slow. Needs wrk.
+"Other users, new query" has parameters that nobody sent before, so only the record helps. "From Redis" has a memory
+cache too small for the users. Takes eleven minutes and needs wrk.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
 import json
 import os
 import resource
 import shutil
-import sys
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
-from proxy.settings import Settings
-from tests.bench import references, weight
-from tests.bench.machine import Quiet
-from tests.bench.offered import offer, percentile
-from tests.bench.running import AUTHORIZATION, Processes, Running, ask, break_with, calls, warm
-from tests.bench.wrk import AGAIN, ASK, NEW, SAME, Load, Run, known_users
-from tests.conftest import free_port
+import psutil
 
-USERS = 10_000
-CONNECTIONS = (64, 1000)
-SERVICE, LOGGING, REDIS = "service", "service, log line on", "service, from Redis"
-WRITTEN = "service, asked so before"
-FLASK, RAW, NGINX = "Flask view", "raw WSGI", "nginx"
+from proxy.sandbox.faults import Fault
+from tests.bench import reference_servers
+from tests.bench.load import command_line, get_request, offer, percentile, table
+from tests.bench.processes import AUTHORIZATION, LASTING, SandboxProcess, Service, get_all, warm
+from tests.bench.wrk import PATH, Kind, Run, Wrk, known_users, require_wrk
+from tests.support.redis_server import RedisServer
+from tests.support.service import free_port, start
+from tests.support.wait import until
 
-Targets = Mapping[str, tuple[Running, str]]
-"""By name: what is loaded, and how."""
+QUIET = ("--log-level", "error")
+FLASK, RAW, NGINX = "Flask view", "bare WSGI", "nginx"
+REDIS = "service, from Redis"
+BUSY_PERCENT = 10
+SPREAD = 0.3
 
 
 def main() -> None:
-    """Measure, and print what was measured, each part as soon as it is known."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Start and warm everything, measure, and print each part as soon as it is known."""
+    parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3, help="of each run")
+    parser.add_argument("--seconds", type=int, default=3, help="of each run")
+    parser.add_argument("--users", type=int, default=10_000, help="warmed")
     options = parser.parse_args()
-    if not shutil.which("wrk"):
-        sys.exit("wrk is not installed: apt-get install wrk")
+    require_wrk()
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    quiet = Quiet()
-    quiet.listen()
-    say(f"{os.cpu_count()} processors, load average {quiet.load:.1f}; {options.rounds} rounds of {options.seconds:g} s")
-    with tempfile.TemporaryDirectory(prefix="hot_path.") as name, Processes(Path(name)) as processes:
-        folder = Path(name)
+    say(f"{os.cpu_count()} processors, load average {os.getloadavg()[0]:.1f}")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hot_path.")))
         folder.chmod(0o755)  # nginx' worker may be another user
-        sandbox = processes.sandbox()
-        users = list(itertools.islice(known_users(), USERS))
-        paths = [f"{ASK}{number}" for number in users]
-
-        service = processes.gunicorn("wsgi:app", sandbox)
-        growth = weight.growth(service, paths)
-        targets = started(folder, processes, sandbox, service, paths)
-        load = Load(folder, users, AUTHORIZATION)
-        reference = []
-        before = calls(sandbox)
-        for connections in CONNECTIONS:
-            for title, some in (
-                ("The same URL again", (SERVICE, LOGGING, FLASK, RAW, NGINX)),
-                ("A different user every time", (SERVICE, LOGGING, WRITTEN, REDIS, FLASK, RAW, NGINX)),
-            ):
-                kind = SAME if title.startswith("The same") else NEW
-                chosen = {one: (targets[one], AGAIN if one == WRITTEN else kind) for one in some if one in targets}
-                say(f"\n{title}, {connections} connections")
-                runs = in_turn(load, chosen, quiet, connections, options.rounds, options.seconds)
-                show(runs)
-                reference.append([run.rate for run in runs[FLASK]])
-        if spent := calls(sandbox) - before:
-            say(f"\nNot all of these were cached answers: they cost {spent} calls to Amplitude")
-        say("")
-        weight.show(processes, sandbox, growth, paths)
-        offered(sandbox, service, targets[FLASK], users)
-        if doubts := quiet.doubts(reference):
-            say("\nThe machine was too noisy to tell: " + "; ".join(doubts))
-        else:
-            say("\nThe machine was quiet, by its load, its idle time between runs and the Flask view's own spread.")
+        sandbox = stack.enter_context(SandboxProcess())
+        users = list(itertools.islice(known_users(), options.users))
+        paths = [f"{PATH}{number}" for number in users]
+        service = stack.enter_context(Service(sandbox, options=QUIET, **LASTING))
+        say(f"first answer {service.seconds_to_start:.2f} s after the start; warming")
+        warm(service.port, paths)
+        urls = {"service": service.url, **_others(stack, folder, sandbox, service, paths)}
+        before = sandbox.calls()
+        busy: list[float] = []
+        spread = []
+        for connections in (64, 1000):
+            runs = _runs(Wrk(folder, users), urls, busy, connections, options.rounds, options.seconds)
+            _show(runs, connections)
+            rates = [run.rate for run in runs[FLASK, "same user"]]
+            spread.append((max(rates) - min(rates)) / median(rates))
+        if calls := sandbox.calls() - before:
+            say(f"\nNot all of these were cached answers: they cost {calls} calls to Amplitude")
+        _offer(sandbox, {"service": service.url, FLASK: urls[FLASK]}, users)
+    say(f"\nProcessors busy between runs: {median(busy):.0f} %; the Flask view varied by {max(spread):.0%}.")
+    if median(busy) > BUSY_PERCENT or max(spread) > SPREAD:
+        say("The machine was too noisy for these figures to count.")
 
 
-def started(
-    folder: Path, processes: Processes, sandbox: Running, service: Running, paths: list[str]
-) -> dict[str, Running]:
-    """Start everything that the warmed `service` is compared with, itself in other settings included."""
-    say("starting and warming what it is compared with")
-    logging = processes.gunicorn("wsgi:app", sandbox, LOG_LEVEL="INFO")
+def _others(
+    stack: ExitStack, folder: Path, sandbox: SandboxProcess, service: Service, paths: list[str]
+) -> dict[str, str]:
+    """Start and warm everything else; return the URLs by name."""
+    logging = stack.enter_context(Service(sandbox, options=QUIET, **LASTING | {"LOG_LEVEL": "INFO"}))
     warm(logging.port, paths)
-    hit = next(ask(service.port, paths[:1]))
-    answer = folder / "answer.json"
-    references.keep(answer, hit.headers, hit.body)
-    prepared = {references.ANSWER: str(answer), "GUNICORN_CMD_ARGS": "--worker-class tests.bench.bare.Worker"}
-    targets = {
-        SERVICE: service,
-        LOGGING: logging,
-        WRITTEN: service,
-        FLASK: processes.gunicorn("tests.bench.references:flask_app()", sandbox, **prepared),
-        RAW: processes.gunicorn("tests.bench.references:raw_app()", sandbox, **prepared),
-    }
-    say(f"answers of {len(hit.body)} bytes and {len(hit.headers)} headers")
-    if "redis_url" in {one.name for one in fields(Settings)}:
-        redis = processes.redis()
-        few = processes.gunicorn("wsgi:app", sandbox, REDIS_URL=redis, CACHE_MAX_MB="1")
-        settle(few, paths[:1])
-        warm(few.port, paths)
-        targets[REDIS] = few
-    else:
-        say("no row for users whom only Redis knows: the service has no REDIS_URL")
+    redis = stack.enter_context(RedisServer())
+    small = stack.enter_context(Service(sandbox, options=QUIET, **LASTING, REDIS_URL=redis.url, CACHE_MAX_MB="1"))
+    # After Redis has started, no call is sent until every process had time to report its own.
+    until(lambda: json.loads(next(get_all(small.port, paths[:1]))[1])["ok"], "no call is allowed with Redis")
+    warm(small.port, paths)
+    response, body = next(get_all(service.port, paths[:1]))
+    reference_servers.save_answer(folder / "answer.json", response.getheaders(), body)
+    say(f"answers of {len(body)} bytes")
+    answer = LASTING | {reference_servers.ANSWER: str(folder / "answer.json")}
+    urls = {"service, log line on": logging.url, REDIS: small.url}
+    for name, app in ((FLASK, "flask_app()"), (RAW, "RawApp()")):
+        reference = stack.enter_context(
+            Service(sandbox, app=f"tests.bench.reference_servers:{app}", options=QUIET, **answer)
+        )
+        other, other_body = next(get_all(reference.port, paths[:1]))
+        if other_body != body or {*other.headers} != {*response.headers}:
+            raise RuntimeError(f"{name} differs from the service: {other.getheaders()}")
+        urls[name] = reference.url
     if shutil.which("nginx"):
         port = free_port()
-        targets[NGINX] = processes.start(references.nginx(folder, port, service.url, AUTHORIZATION), port)
+        process = start(reference_servers.nginx(folder, port, service.url), port, folder / "nginx.log")
+        stack.callback(process.wait)
+        stack.callback(process.terminate)
         warm(port, paths)
-        if next(ask(port, paths[-1:])).headers["X-Cache"] != "HIT":
-            raise RuntimeError("nginx does not answer from its cache")
-    else:
-        say("no row for nginx: apt-get install nginx")
-    for name in (FLASK, RAW):
-        got = next(ask(targets[name].port, paths[:1]))
-        if got.body != hit.body or {*got.headers} != {*hit.headers}:
-            raise RuntimeError(f"{name} answers otherwise than the service: {got.headers}")
-    return targets
+        urls[NGINX] = f"http://127.0.0.1:{port}"
+    return urls
 
 
-def settle(service: Running, path: Sequence[str]) -> None:
-    """Return when a new Redis lets calls go: first all who share it may say what they have sent."""
-    until = time.monotonic() + 10
-    while not json.loads(next(ask(service.port, path)).body)["ok"]:
-        if time.monotonic() > until:
-            raise RuntimeError("no call may go since Redis is there")
-        time.sleep(0.2)
-
-
-def in_turn(
-    load: Load, targets: Targets, quiet: Quiet, connections: int, rounds: int, seconds: float
-) -> dict[str, list[Run]]:
-    """Load one target after the other, again and again, and return the runs of each."""
-    for running, kind in targets.values():
-        load.run(running.url, kind, connections=connections, seconds=1)
-    runs: dict[str, list[Run]] = {name: [] for name in targets}
-    for _ in range(rounds):
-        quiet.listen()
-        for name, (running, kind) in targets.items():
-            runs[name].append(load.run(running.url, kind, connections=connections, seconds=seconds))
+def _runs(
+    wrk: Wrk, urls: dict[str, str], busy: list[float], connections: int, rounds: int, seconds: int
+) -> dict[tuple[str, Kind], list[Run]]:
+    """Load each server in each way, again and again, and return the runs of each."""
+    chosen: list[tuple[str, Kind]] = [(name, "same user") for name in urls if name != REDIS]
+    chosen += [(name, "other users, new query") for name in urls]
+    chosen.append(("service", "other users"))
+    runs: dict[tuple[str, Kind], list[Run]] = {case: [] for case in chosen}
+    for number in range(rounds + 1):
+        if number:
+            used = psutil.cpu_times_percent(0.5)
+            busy.append(100 - used.idle - used.iowait)
+        for name, kind in chosen:
+            run = wrk.run(urls[name], kind, connections=connections, seconds=seconds if number else 1)
+            if number:  # the first round only warms up
+                runs[name, kind].append(run)
     return runs
 
 
-def show(runs: Mapping[str, list[Run]]) -> None:
-    """Print a row a target: medians, and its rate by that of each reference."""
-    beside = [name for name in (FLASK, RAW, NGINX) if name in runs]
-    heads = "".join(f"{'/ ' + name:>20}" for name in beside)
-    say(f"  {'':26}{'requests/s':>11}{'p50 ms':>9}{'p99 ms':>9}{'lost':>6}{heads}")
-    for name, some in runs.items():
-        rate, p50, p99 = (
-            median(values) for values in zip(*((one.rate, one.p50, one.p99) for one in some), strict=True)
-        )
-        row = f"  {name:26}{rate:11,.0f}{p50:9.1f}{p99:9.1f}{sum(one.lost for one in some):6}"
-        for reference in beside:
-            ratios = [one.rate / other.rate for one, other in zip(some, runs[reference], strict=True)]
-            row += f"{median(ratios):>8.3f} {f'({min(ratios):.2f}-{max(ratios):.2f})':>11}"
-        say(row)
+def _show(runs: dict[tuple[str, Kind], list[Run]], connections: int) -> None:
+    references = [name for name in (FLASK, RAW, NGINX) if (name, "same user") in runs]
+    rows = []
+    for (name, kind), measured in runs.items():
+        rate, p50, p99 = (median(values) for values in zip(*((r.rate, r.p50, r.p99) for r in measured), strict=True))
+        row = [name, kind, f"{rate:,.0f}", f"{p50:.1f}", f"{p99:.1f}", str(sum(run.lost for run in measured))]
+        for reference in references:
+            of_reference = runs[reference, "same user" if kind == "same user" else "other users, new query"]
+            ratios = [run.rate / other.rate for run, other in zip(measured, of_reference, strict=True)]
+            row.append(f"{median(ratios):.3f} ({min(ratios):.2f}-{max(ratios):.2f})")
+        rows.append(row)
+    say(f"\n{connections} connections\n")
+    say(table(["", "", "requests/s", "p50 ms", "p99 ms", "lost", *(f"/ {name}" for name in references)], rows))
 
 
-def offered(sandbox: Running, service: Running, flask: Running, users: list[int]) -> None:
-    """Offer a fixed rate of hits over many connections, with misses beside them for which Amplitude takes 1.5 s."""
-    head = f" HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: {AUTHORIZATION}\r\n\r\n"
-    say("\n1,000 requests/s offered over 2,000 connections for 20 s, ten calls of 1.5 s a second")
-    break_with(sandbox, "kind=slow&seconds=1.5")
-    for name, running, misses_a_second in ((SERVICE, service, 10), (FLASK, flask, 0)):
-        told = asyncio.run(
+def _offer(sandbox: SandboxProcess, urls: dict[str, str], users: list[int]) -> None:
+    """Offer a fixed rate of hits, with misses beside them for which Amplitude takes 1.5 s."""
+    say("\n1,000 requests/s over 2,000 connections for 20 s; the service also answers ten misses a second\n")
+    sandbox.break_with(Fault("slow", seconds=1.5))
+    header = f"Authorization: {AUTHORIZATION}"
+    rows = []
+    for name, url in urls.items():
+        offered = asyncio.run(
             offer(
-                running.port,
-                hits=(f"GET {ASK}{number}{head}".encode() for number in itertools.cycle(users)),
-                misses=(f"GET {ASK}{number}{head}".encode() for number in known_users(10_000_000)),
+                int(url.rpartition(":")[2]),
+                (get_request(f"{PATH}{number}", header) for number in itertools.cycle(users)),
+                (get_request(f"{PATH}{number}", header) for number in known_users(10_000_000)),
                 rate=1000,
-                misses_a_second=misses_a_second,
+                misses_a_second=10 if name == "service" else 0,
                 connections=2000,
                 seconds=20,
             )
         )
-        say(
-            f"  {name:26}hits: p50 {percentile(told.hits, 0.5):.1f} ms, p99 {percentile(told.hits, 0.99):.1f} ms,"
-            f" max {max(told.hits):.0f} ms; "
-            + (f"misses: max {max(told.misses):.0f} ms; " if told.misses else "")
-            + f"unanswered {told.unanswered}; generator late by p99 {percentile(told.late, 0.99):.1f} ms"
-        )
-    break_with(sandbox, None)
+        hits = offered.hits
+        figures = [percentile(hits, 0.5), percentile(hits, 0.99), max(hits), max(offered.misses, default=0)]
+        figures.append(percentile(offered.late, 0.99))
+        rows.append([name, *(f"{figure:.1f}" for figure in figures), str(offered.unanswered)])
+    head = ["", "hits p50 ms", "p99", "max", "misses max", "generator late p99", "unanswered"]
+    say(table(head, rows))
 
 
 def say(text: str) -> None:

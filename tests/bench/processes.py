@@ -1,20 +1,19 @@
-"""Processes of their own for the benches: the emulated Amplitude, the service under gunicorn, and what they take.
-
-The service runs under its shipped configuration; of the settings only those are given that have no default, and
-those that a bench is about.
-"""
+"""The processes of a benchmark: the emulated Amplitude, and the service under gunicorn."""
 
 from __future__ import annotations
 
+import base64
+import http.client
+import json
 import multiprocessing
-import os
-import sys
+import subprocess
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.managers import BaseManager
 from pathlib import Path
 from typing import Any
 
@@ -22,91 +21,109 @@ import psutil
 
 from proxy.sandbox.faults import Fault
 from proxy.sandbox.server import Sandbox
-from tests.bench.running import running
-from tests.conftest import KEYS, free_port
+from tests.support.service import KEYS, environment, free_port, gunicorn, start
+
+AUTHORIZATION = "Basic " + base64.b64encode(KEYS.encode()).decode()
+UNLIMITED = 1_000_000
+"""Calls a minute, so that warming waits only for the machine."""
+LASTING = {
+    "AMPLITUDE_REQUESTS_PER_MINUTE": str(UNLIMITED),
+    "CACHE_FRESH_SECONDS": "86400",
+    "LOG_LEVEL": "WARNING",
+}
+"""Settings of a service whose cache outlives the benchmark, without a line per request."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What the emulated Amplitude has seen so far."""
+class Report:
+    """The calls that the emulated Amplitude has received so far."""
 
     calls: list[tuple[float, str]]
-    """When (monotonic seconds, the same in all processes of a machine), and the user asked about."""
+    """`time.monotonic()`, which all processes of a machine share, and the user asked about."""
     exposures: list[tuple[str, str]]
     statuses: Mapping[int, int]
     worst_minute: int
-    """The most calls in any 60 seconds, refused ones too."""
+    """The most calls in any 60 seconds, including refused calls."""
+
+
+class _Sandbox(Sandbox):
+    """A sandbox whose attributes are read by methods, since a manager shares only those."""
+
+    def address(self) -> tuple[int, str]:
+        return self.port, self.secret_key
+
+    def limit(self, per_minute: int) -> None:
+        self.per_minute = per_minute
+
+    def details(self) -> Report:
+        calls = [(moment, query.get("user_id", "")) for moment, query in self.calls]
+        return Report(calls, list(self.exposures), Counter(self.statuses), self.report()["worst_minute"])
+
+
+class _Manager(BaseManager):
+    pass
+
+
+def _running_sandbox(arguments: Mapping[str, Any]) -> Sandbox:
+    return _Sandbox(**arguments).__enter__()
+
+
+_Manager.register("sandbox", _running_sandbox)
 
 
 class SandboxProcess:
     """The emulated Amplitude in a process of its own; a context manager. Takes the arguments of `Sandbox`."""
 
-    def __init__(self, **arguments: Any) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, arguments), daemon=True)
+    def __init__(self, per_minute: int = UNLIMITED, **arguments: Any) -> None:
+        self._manager = _Manager(ctx=multiprocessing.get_context("spawn"))
+        self._arguments = {"per_minute": per_minute, **arguments}
 
     def __enter__(self) -> SandboxProcess:
-        self._process.start()
-        self.port, self.secret_key = self._pipe.recv()
+        self._manager.start()
+        self._sandbox: Any = self._manager.sandbox(self._arguments)  # type: ignore[attr-defined]  # registered above
+        self.port, self.secret_key = self._sandbox.address()
         self.url = f"http://127.0.0.1:{self.port}"
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.join()
+        self._manager.shutdown()
 
     def break_with(self, fault: Fault | None) -> None:
-        """Set the fault of the calls to come; None ends it."""
-        self._pipe.send(fault)
-        self._pipe.recv()
+        """Set the fault of future calls; None clears it."""
+        self._sandbox.break_with(fault)
 
-    def begin_anew(self, per_minute: int) -> None:
-        """Forget what was seen, and allow so many calls a minute from now on."""
-        self._pipe.send(per_minute)
-        self._pipe.recv()
+    def reset(self, per_minute: int) -> None:
+        """Clear the counts and set the quota."""
+        self._sandbox.reset()
+        self._sandbox.limit(per_minute)
 
-    def seen(self) -> Seen:
-        """Return what it has seen so far."""
-        self._pipe.send("seen")
-        found: Seen = self._pipe.recv()
-        return found
+    def calls(self) -> int:
+        """Return the number of calls so far."""
+        count: int = self._sandbox.report()["calls"]
+        return count
 
-
-def _serve(pipe: Connection, arguments: dict[str, Any]) -> None:
-    with Sandbox(**arguments) as sandbox:
-        pipe.send((sandbox.port, sandbox.secret_key))
-        while True:
-            try:
-                asked = pipe.recv()
-            except (EOFError, KeyboardInterrupt):
-                return
-            if asked == "seen":
-                worst = sandbox.report()["worst_minute"]
-                calls = [(moment, query.get("user_id", "")) for moment, query in sandbox.calls]
-                pipe.send(Seen(calls, list(sandbox.exposures), Counter(sandbox.statuses), worst))
-            elif isinstance(asked, int):
-                sandbox.reset()
-                sandbox.per_minute = asked
-                pipe.send(None)
-            else:
-                sandbox.break_with(asked)
-                pipe.send(None)
+    def report(self) -> Report:
+        """Return all calls so far."""
+        report: Report = self._sandbox.details()
+        return report
 
 
 class Service:
-    """The service under gunicorn in front of a sandbox; a context manager. Settings by name."""
+    """The service, or another WSGI `app`, with the shipped configuration; a context manager. Settings by name."""
 
-    def __init__(self, sandbox: SandboxProcess, **variables: str) -> None:
+    def __init__(
+        self, sandbox: SandboxProcess, *, app: str = "wsgi:app", options: Sequence[str] = (), **variables: str
+    ) -> None:
         self.port = free_port()
-        rest = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "TMPDIR")}
-        given = {
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._command = gunicorn(app, self.port, *options)
+        required = {
             "AMPLITUDE_BASE_URL": sandbox.url,
             "AMPLITUDE_SECRET_KEY": sandbox.secret_key,
             "PROXY_API_KEYS": KEYS,
         }
-        self._environment = rest | given | variables
-        self._stack = ExitStack()
+        self._environment = environment(**required | variables)
+        self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Service:
         self.start()
@@ -116,24 +133,58 @@ class Service:
         self.stop()
 
     def start(self) -> None:
-        """Start it, and return once it answers."""
-        command = [sys.executable, "-m", "gunicorn", "wsgi:app", "--bind", f"127.0.0.1:{self.port}"]
-        log = Path(self._stack.enter_context(tempfile.TemporaryDirectory())) / "log"
-        started = self._stack.enter_context(running(command, self.port, log, self._environment))
-        self._master = psutil.Process(started.process)
+        """Start the service and return once it answers; `seconds_to_start` is how long that took."""
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            self._process = start(self._command, self.port, Path(folder) / "log", self._environment)
+        self.seconds_to_start = time.monotonic() - began
+        self._master = psutil.Process(self._process.pid)
 
     def stop(self) -> None:
-        """Stop it in order (SIGTERM) and wait for its end. Does nothing while it is stopped."""
-        self._stack.close()
+        """Stop the service by SIGTERM, unless it is stopped, and wait for its end."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(40)
+            self._process = None
 
-    def workers(self) -> list[int]:
-        """Return the process ids of its workers."""
-        return [child.pid for child in self._master.children()]
+    def workers(self) -> list[psutil.Process]:
+        """Return the worker processes."""
+        return self._master.children()
 
-    def resident_bytes(self) -> int:
-        """Return what its processes hold in memory, all together; pages that they share are counted in each."""
+    def processor_seconds(self) -> float:
+        """Return the processor time that master and workers have used."""
+        return sum(sum(process.cpu_times()[:2]) for process in (self._master, *self.workers()))
+
+    def memory(self) -> int:
+        """Return the bytes of memory of all processes; pages that they share count once."""
         total = 0
-        for process in [self._master, *self._master.children(recursive=True)]:
-            with suppress(psutil.NoSuchProcess):
-                total += process.memory_info().rss
+        for process in (self._master, *self._master.children(recursive=True)):
+            try:
+                total += process.memory_full_info().pss
+            except psutil.NoSuchProcess:
+                continue
         return total
+
+
+def get_all(port: int, paths: Sequence[str], authorization: str = AUTHORIZATION) -> Iterator[tuple[Any, bytes]]:
+    """Request each path over one connection; yield each response with its body."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        for path in paths:
+            connection.request("GET", path, headers={"Authorization": authorization})
+            response = connection.getresponse()
+            yield response, response.read()
+    finally:
+        connection.close()
+
+
+def warm(port: int, paths: Sequence[str], *, connections: int = 16) -> None:
+    """Request each path once. RuntimeError unless each answer is complete."""
+
+    def warm_part(part: Sequence[str]) -> None:
+        for response, body in get_all(port, part):
+            if response.status != 200 or not json.loads(body)["ok"]:
+                raise RuntimeError(f"warming failed: {response.status} {body[:200]!r}")
+
+    with ThreadPoolExecutor(connections) as pool:
+        list(pool.map(warm_part, [paths[first::connections] for first in range(connections)]))

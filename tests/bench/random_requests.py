@@ -1,13 +1,12 @@
-"""Throws random requests at the real service: any bytes in ids, names, headers and bodies.
+"""Random requests to the real service: `python -m tests.bench.random_requests` sends 10,000 with any bytes in them.
 
-    .venv/bin/python -m tests.bench.random_requests [--requests 10000] [--seed 1]
-
-Counts statuses, and fails on a 5xx other than the promised 500 and on a data answer that misses a key or has it
-with another type. Amplitude is the sandbox, which fails in a new way every few hundred requests.
+Prints the statuses, and fails on a 5xx other than the promised 500 and on a data answer without a key or with a value
+of another type. The emulated Amplitude changes its fault every few hundred requests.
 """
 
 from __future__ import annotations
 
+import http.client
 import json
 import random
 import socket
@@ -18,9 +17,9 @@ from urllib.parse import quote, urlencode
 
 from proxy.profile.parts import SECTIONS, Section
 from proxy.sandbox.faults import Fault, FaultKind
-from tests.bench.options import command_line
-from tests.bench.processes import SandboxProcess, Service
-from tests.conftest import SECRET
+from tests.bench.load import command_line
+from tests.bench.processes import UNLIMITED, SandboxProcess, Service
+from tests.support.service import SECRET
 from tests.support.shapes import ENVELOPE, SECTION, conforms
 
 ROUTES = [*SECTIONS, "profile", "userprofile"]
@@ -31,7 +30,7 @@ HEADERS = "Cache-Control If-None-Match X-Request-ID X-Forwarded-For Accept Conte
 
 
 class Dice(random.Random):
-    """Draws requests, most of them nearly right."""
+    """Draws requests, most of them nearly valid."""
 
     def junk(self, most: int = 40) -> bytes:
         return self.randbytes(self.randrange(most))
@@ -100,13 +99,9 @@ def exchange(port: int, request: bytes) -> tuple[int, dict[str, str], bytes]:
     """Send raw bytes; return status, headers and body."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall(request)
-        answer = b""
-        while chunk := connection.recv(65536):
-            answer += chunk
-    head, _, body = answer.partition(b"\r\n\r\n")
-    lines = head.decode("latin-1").split("\r\n")
-    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
-    return int(lines[0].split()[1]), headers, body
+        response = http.client.HTTPResponse(connection, method="HEAD" if request.startswith(b"HEAD") else None)
+        response.begin()
+        return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
 
 
 def fault_in(route: str, request: bytes, status: int, headers: dict[str, str], body: bytes) -> str | None:
@@ -137,20 +132,20 @@ def main() -> int:
     """Run, and return the exit code."""
     parser = command_line(__doc__)
     parser.add_argument("--requests", type=int, default=10_000, help="how many")
-    parser.add_argument("--seed", type=int, default=1, help="the same one throws the same requests")
+    parser.add_argument("--seed", type=int, default=1, help="the same seed sends the same requests")
     options = parser.parse_args()
     dice = Dice(options.seed)
     kinds = [kind for kind in get_args(FaultKind) if kind not in ("hang", "slow", "drip-body", "drip-headers", "quota")]
     settings = {
-        "AMPLITUDE_REQUESTS_PER_MINUTE": "1000000",
+        "AMPLITUDE_REQUESTS_PER_MINUTE": str(UNLIMITED),
         "CACHE_FRESH_SECONDS": "1",
         "CACHE_STALE_WHILE_REVALIDATE_SECONDS": "1",
     }
-    with SandboxProcess(per_minute=1_000_000) as sandbox, Service(sandbox, **settings) as service:
-        return _throw(dice, options.requests, service.port, sandbox, kinds)
+    with SandboxProcess() as sandbox, Service(sandbox, **settings) as service:
+        return _send_all(dice, options.requests, service.port, sandbox, kinds)
 
 
-def _throw(dice: Dice, count: int, port: int, sandbox: SandboxProcess, kinds: list[Any]) -> int:
+def _send_all(dice: Dice, count: int, port: int, sandbox: SandboxProcess, kinds: list[Any]) -> int:
     statuses: Counter[int] = Counter()
     faults = []
     for number in range(1, count + 1):
@@ -160,7 +155,7 @@ def _throw(dice: Dice, count: int, port: int, sandbox: SandboxProcess, kinds: li
         status, headers, body = exchange(port, request)
         statuses[status] += 1
         if wrong := fault_in(route, request, status, headers, body):
-            faults.append(f"{wrong}\n  asked by {request[:400]!r}")
+            faults.append(f"{wrong}\n  request: {request[:400]!r}")
         if number % 1000 == 0 or number == count:
             print(f"{number} requests, {len(faults)} faults, statuses {dict(sorted(statuses.items()))}", flush=True)
     print("\n".join(faults[:10]))

@@ -1,4 +1,4 @@
-"""A steady load of several kinds of callers, and what came of each request."""
+"""A steady load of several kinds of requests, and the outcome of each request."""
 
 from __future__ import annotations
 
@@ -10,55 +10,55 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
-from typing import Literal
+from typing import Any, Literal
 
-from proxy.sandbox.people import find
 from tests.bench.load import PATIENCE, Connections
-from tests.conftest import SECRET
+from tests.bench.processes import AUTHORIZATION
+from tests.bench.wrk import known_users
 
-CONNECTIONS = 41  # a prime: whoever asks in turn comes upon each of them, and with them upon each worker
-
-WHOLE_SECONDS = 30.0
+CONNECTIONS = 41
+"""A prime number, so that each user is requested over every connection, and so from every worker."""
+COMPLETE_SECONDS = 30.0
 ACCEPTED_SECONDS = 0.2
 
 Kind = Literal["cached", "renewed", "missed", "retried"]
 RATES: dict[Kind, float] = {"cached": 100, "renewed": 1, "missed": 2, "retried": 0.5}
-"""Requests a second. Even if each retry cost a call, all were within the quota: it must not hide the fault."""
-_EXISTING = [f"user-{number}" for number in islice((one for one in count(1) if find(f"user-{one}", None)), 40)]
-CACHED, RENEWED = _EXISTING[:30], _EXISTING[30:]
+"""Requests a second: so few that the quota cannot hide a fault."""
+_USERS = [f"user-{number}" for number in islice(known_users(), 40)]
+CACHED, RENEWED = _USERS[:30], _USERS[30:]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One request and what came of it: a status, or why there was none."""
+class Outcome:
+    """The outcome of a request: a status, or why there was none."""
 
     kind: Kind
     user: str
     began: float
-    took: float
+    seconds: float
     status: int | Literal["refused", "cut off", "gave up"]
     ok: bool = False
-    word: str | None = None
-    """The error word: of the body, or for which an older copy stands in."""
+    error: str | None = None
+    """The error word of the body, or the reason for which an older copy is returned."""
 
     @property
-    def whole(self) -> bool:
-        """Say whether it was answered in full."""
-        return self.status == 200 and self.ok and self.word is None
+    def complete(self) -> bool:
+        """Return whether the answer was a success with fresh data."""
+        return self.status == 200 and self.ok and self.error is None
 
 
 class Load:
-    """A steady load of all kinds for the time of an `async with`."""
+    """A steady load of all kinds during an `async with`."""
 
     def __init__(self, port: int, workers: Sequence[int] = ()) -> None:
         self._workers = workers
-        self._connections = Connections(port, f"X-API-Key: {SECRET}", least=CONNECTIONS)
-        self._tasks: set[asyncio.Future[object]] = set()
-        self.asked: list[Asked] = []
+        self._connections = Connections(port, f"Authorization: {AUTHORIZATION}", least=CONNECTIONS)
+        self._tasks: set[asyncio.Future[Any]] = set()
+        self.outcomes: list[Outcome] = []
 
     async def __aenter__(self) -> Load:
         for worker in self._workers:
-            # Whoever accepts first takes nearly all; each gets its share while the others are held.
+            # The first worker to accept takes nearly all connections, so the others are stopped for a moment.
             others = [other for other in self._workers if other != worker]
             for other in others:
                 os.kill(other, signal.SIGSTOP)
@@ -66,70 +66,68 @@ class Load:
             await asyncio.sleep(ACCEPTED_SECONDS)
             for other in others:
                 os.kill(other, signal.SIGCONT)
-        # A service before an empty Redis is whole after a moment; what is asked until then tells nothing.
-        async with asyncio.timeout(WHOLE_SECONDS):
-            while not all(asked.whole for asked in await self._ask_all()):
+        # A service with a new Redis sends no calls at first.
+        async with asyncio.timeout(COMPLETE_SECONDS):
+            while not all(outcome.complete for outcome in await self._request_all()):
                 pass
-        self.asked.clear()
-        for _ in range(CONNECTIONS):  # so that each worker holds a copy of its own
-            await self._ask_all()
-        asks: dict[Kind, Callable[[int], Awaitable[object]]] = {
-            "cached": lambda number: self.ask("cached", CACHED[number % len(CACHED)], "properties"),
-            "renewed": lambda number: self.ask("renewed", RENEWED[number % len(RENEWED)], "properties"),
-            "missed": lambda number: self.ask("missed", f"user-{1_000_000 + number}", "profile"),
+        self.outcomes.clear()
+        for _ in range(CONNECTIONS):  # so that each worker has its own copies
+            await self._request_all()
+        requests: dict[Kind, Callable[[int], Awaitable[object]]] = {
+            "cached": lambda number: self.request("cached", CACHED[number % len(CACHED)], "properties"),
+            "renewed": lambda number: self.request("renewed", RENEWED[number % len(RENEWED)], "properties"),
+            "missed": lambda number: self.request("missed", f"user-{1_000_000 + number}", "profile"),
             "retried": lambda number: self._with_retries(f"user-{2_000_000 + number}"),
         }
-        self._kinds = [asyncio.create_task(self._steadily(RATES[kind], ask)) for kind, ask in asks.items()]
+        self._kinds = [asyncio.create_task(self._steadily(RATES[kind], request)) for kind, request in requests.items()]
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for kind in self._kinds:
-            kind.cancel()
-        for task in self._tasks:
+        tasks: list[asyncio.Future[Any]] = [*self._kinds, *self._tasks]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._kinds, *self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._connections.close()
 
-    async def _ask_all(self) -> list[Asked]:
-        return await asyncio.gather(*(self.ask("cached", user, "properties") for user in CACHED + RENEWED))
+    async def _request_all(self) -> list[Outcome]:
+        return await asyncio.gather(*(self.request("cached", user, "properties") for user in CACHED + RENEWED))
 
-    async def ask(self, kind: Kind, user: str, route: str) -> Asked:
-        """Ask once; note and return what came of it."""
-        rest = {"profile": "&include=properties,cohorts", "recommendations": "&rec_id=homepage"}.get(route, "")
-        rest += "&on_error=retry" if kind == "retried" else ""
+    async def request(self, kind: Kind, user: str, route: str) -> Outcome:
+        """Request once; record and return the outcome."""
+        query = {"profile": "&include=properties,cohorts", "recommendations": "&rec_id=homepage"}.get(route, "")
+        query += "&on_error=retry" if kind == "retried" else ""
         headers = ["Cache-Control: no-cache"] if kind == "renewed" else []
         began = time.monotonic()
         status: int | Literal["refused", "cut off", "gave up"]
-        ok, word = False, None
+        ok, error = False, None
         try:
             async with asyncio.timeout(PATIENCE):
-                answer = await self._connections.get(f"/v1/{route}?user_id={user}{rest}", *headers)
+                answer = await self._connections.get(f"/v1/{route}?user_id={user}{query}", *headers)
         except TimeoutError:
             status = "gave up"
         except ConnectionRefusedError:
             status = "refused"
-        except (OSError, EOFError):
+        except OSError:
             status = "cut off"
         else:
             status = answer.status
             body = json.loads(answer.body)
-            ok, word = body.get("ok") is True, body.get("error")
-            standing_in = (answer.header("cache-status") or "").partition("detail=")[2]
-            word = word or standing_in or None
-        asked = Asked(kind, user, began, time.monotonic() - began, status, ok, word)
-        self.asked.append(asked)
-        return asked
+            ok = body.get("ok") is True
+            error = body.get("error") or (answer.header("cache-status") or "").partition("detail=")[2] or None
+        outcome = Outcome(kind, user, began, time.monotonic() - began, status, ok, error)
+        self.outcomes.append(outcome)
+        return outcome
 
     async def _with_retries(self, user: str) -> None:
         for wait in (1, 2, 4, 8, 16, 0):
-            if (await self.ask("retried", user, "recommendations")).status == 200:
+            if (await self.request("retried", user, "recommendations")).status == 200:
                 return
             await asyncio.sleep(wait)
 
-    async def _steadily(self, rate: float, ask: Callable[[int], Awaitable[object]]) -> None:
+    async def _steadily(self, rate: float, request: Callable[[int], Awaitable[object]]) -> None:
         began = time.monotonic()
         for number in count():
             await asyncio.sleep(max(0.0, began + number / rate - time.monotonic()))
-            task = asyncio.ensure_future(ask(number))
+            task = asyncio.ensure_future(request(number))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

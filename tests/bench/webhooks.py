@@ -9,19 +9,18 @@ from __future__ import annotations
 import http.client
 import json
 import statistics
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import requests
 
-from tests.bench.options import command_line
-from tests.bench.running import Processes
-from tests.conftest import SECRET
+from tests.bench.load import command_line
+from tests.bench.processes import LASTING, SandboxProcess, Service
+from tests.support.redis_server import RedisServer
+from tests.support.service import SECRET
 
 USERS = 10_000
 _REQUESTS_A_SECOND = 100
@@ -118,14 +117,12 @@ def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--batches", type=int, default=5, help="number of batches of each kind")
     numbers = range(parser.parse_args().batches)
-    with tempfile.TemporaryDirectory() as folder, Processes(Path(folder)) as processes:
-        sandbox = processes.sandbox()
+    with SandboxProcess() as sandbox, RedisServer() as redis:
         for name, more in (
             ("one worker", {"CACHE_MAX_MB": "256"}),
-            ("two workers and Redis", {"WEB_CONCURRENCY": "2", "REDIS_URL": processes.redis()}),
+            ("two workers and Redis", {"WEB_CONCURRENCY": "2", "REDIS_URL": redis.url}),
         ):
-            with processes.once() as service_processes:
-                service = service_processes.gunicorn("wsgi:app", sandbox, **more)
+            with Service(sandbox, options=("--log-level", "error"), **LASTING, **more) as service:
                 for number in range(20):
                     requests.get(f"{service.url}/v1/cohorts?user_id=user-{number + 1}", headers=_HEADERS, timeout=10)
                 for kind, path, bodies in (

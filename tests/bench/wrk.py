@@ -1,48 +1,52 @@
-"""Load with wrk: as many requests as the target answers, over keep-alive connections, and what came of them."""
+"""Load with wrk: as many requests as the target answers, over keep-alive connections."""
 
 from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from proxy.sandbox.people import find
+from tests.bench.processes import AUTHORIZATION
 
-SAME = "same"
-"""Every request is for one user."""
-NEW = "new"
-"""Every request is for another user, in a way in which nobody asked of that user before."""
-AGAIN = "again"
-"""Every request is for another user, asked as it was when the user was warmed."""
+Kind = Literal["same user", "other users", "other users, new query"]
+"""A new query has parameters that no request had before: the record answers it, a finished body does not."""
 
-ASK = "/v1/profile?include=recommendations,properties,cohorts&rec_id=homepage&user_id=user-"
+PATH = "/v1/profile?include=recommendations,properties,cohorts&rec_id=homepage&user_id=user-"
 
 _DONE = """
 function done(summary, latency, requests)
-  local lost = summary.errors
+  local errors = summary.errors
   io.write(string.format('\\n{"requests":%d,"seconds":%f,"p50":%f,"p99":%f,"refused":%d,"lost":%d}\\n',
     summary.requests, summary.duration / 1e6, latency:percentile(50) / 1000, latency:percentile(99) / 1000,
-    lost.status, lost.connect + lost.read + lost.write + lost.timeout))
+    errors.status, errors.connect + errors.read + errors.write + errors.timeout))
 end
 """
-_DIFFERENT = """
+_OTHER_USERS = """
 local users = {{{users}}}
 local at, pass = {start}, 0
-local head = "GET {ask}"
-local tail = " HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\nAuthorization: {authorization}\\r\\n\\r\\n"
 function request()
   at = at + 1
   if at > #users then at = 1; pass = pass + 1 end
-  return head .. users[at] .. {more} .. tail
+  return "GET {path}" .. users[at] .. {more} .. " HTTP/1.1\\r\\nHost: x\\r\\nAuthorization: {authorization}\\r\\n\\r\\n"
 end
 """
 
 
+def require_wrk() -> None:
+    """Exit if wrk is not installed."""
+    if not shutil.which("wrk"):
+        sys.exit("wrk is not installed: apt-get install wrk")
+
+
 def known_users(start: int = 1) -> Iterator[int]:
-    """Yield the numbers of users of the crowd whose answers are alike: known, and with recommendations."""
+    """Yield the numbers of users whose answers are alike: known, and with recommendations."""
     for number in itertools.count(start):
         person = find(f"user-{number}", None)
         if person and person.recommendations:
@@ -51,7 +55,7 @@ def known_users(start: int = 1) -> Iterator[int]:
 
 @dataclass(frozen=True)
 class Run:
-    """One run: requests per second, median and 99th percentile in milliseconds, connections lost or timed out."""
+    """Requests per second, median and 99th percentile in milliseconds, and connections lost or timed out."""
 
     rate: float
     p50: float
@@ -59,39 +63,30 @@ class Run:
     lost: int
 
 
-class Load:
-    """Runs wrk. `folder` takes the scripts; `users` are the numbers of those who are asked for in turn."""
+class Wrk:
+    """Runs wrk. `folder` takes the script; `users` are the numbers of the users requested in turn."""
 
-    def __init__(self, folder: Path, users: Sequence[int], authorization: str) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, users: Sequence[int]) -> None:
+        self._script = folder / "load.lua"
         self._users = users
-        self._authorization = authorization
         self._runs = 0
 
-    def run(self, url: str, kind: str, *, connections: int, seconds: float) -> Run:
-        """Load `url` and return what came of it. RuntimeError when some answer was not a success."""
+    def run(self, url: str, kind: Kind, *, connections: int, seconds: int) -> Run:
+        """Load `url`. RuntimeError when some answer was not a success."""
         self._runs += 1
-        script = self._folder / "load.lua"
-        script.write_text((self._different(kind) if kind != SAME else "") + _DONE)
-        arguments = [f"-c{connections}", f"-d{seconds:g}s", "-t1", "-s", str(script)]
-        credentials = ["-H", f"Authorization: {self._authorization}"] if kind == SAME else []
-        target = f"{url}{ASK}{self._users[0]}"
-        done = subprocess.run(
-            ["wrk", *arguments, *credentials, target], capture_output=True, text=True, check=True
-        ).stdout
-        told = json.loads(done.rstrip().rpartition("\n")[2])
-        if told["refused"]:
-            raise RuntimeError(f"{told['refused']} answers of {url} were no success")
-        return Run(told["requests"] / told["seconds"], told["p50"], told["p99"], told["lost"])
-
-    def _different(self, kind: str) -> str:
-        # A cohort that no run asked for yet makes a new question of the old one. What is kept answers it, but the
-        # answer was never written: a campaign that warmed its users and then asks for them once each.
-        more = f'"&cohort_id=run-{self._runs}-pass-" .. pass' if kind == NEW else '""'
-        return _DIFFERENT.format(
+        other = _OTHER_USERS.format(
             users=",".join(map(str, self._users)),
             start=self._runs * 997 % len(self._users),
-            ask=ASK,
-            authorization=self._authorization,
-            more=more,
+            path=PATH,
+            more=f'"&cohort_id=run-{self._runs}-pass-" .. pass' if kind == "other users, new query" else '""',
+            authorization=AUTHORIZATION,
         )
+        self._script.write_text(_DONE if kind == "same user" else other + _DONE)
+        options = [f"-c{connections}", f"-d{seconds}s", "-t1", "-s", str(self._script)]
+        options += ["-H", f"Authorization: {AUTHORIZATION}"]
+        target = f"{url}{PATH}{self._users[0]}"
+        output = subprocess.run(["wrk", *options, target], capture_output=True, text=True, check=True).stdout
+        result = json.loads(output.rstrip().rpartition("\n")[2])
+        if result["refused"]:
+            raise RuntimeError(f"{result['refused']} answers of {url} were no success")
+        return Run(result["requests"] / result["seconds"], result["p50"], result["p99"], result["lost"])

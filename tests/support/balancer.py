@@ -1,4 +1,4 @@
-"""A load balancer before a service: it hands requests on, or answers some of them itself, as one does."""
+"""A load balancer in front of a service, which forwards requests or answers them itself."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Any
 
 import requests
 
+_FORWARDED = ("Content-Type", "X-Amplitude-Calls", "Cache-Control")
+
 
 @contextmanager
 def balancer(service: str, answers: Callable[[int], int | None]) -> Iterator[str]:
-    """Yield the URL of one before `service`. `answers` says which status it gives by itself to the nth question."""
+    """Yield the URL. `answers` returns the status with which the balancer itself answers the nth POST, or None."""
     lock = threading.Lock()
-    asked = 0
+    posts = 0
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -24,16 +26,16 @@ def balancer(service: str, answers: Callable[[int], int | None]) -> Iterator[str
             """Print nothing."""
 
         def do_GET(self) -> None:
-            self._hand_on(None)
+            self._forward(None)
 
         def do_POST(self) -> None:
-            nonlocal asked
+            nonlocal posts
             with lock:
-                asked += 1
-                status = answers(asked)
-            self._hand_on(status)
+                posts += 1
+                status = answers(posts)
+            self._forward(status)
 
-        def _hand_on(self, status: int | None) -> None:
+        def _forward(self, status: int | None) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
             headers: dict[str, str] = {"Content-Type": "text/html", "Location": "https://elsewhere.example.com/"}
             content = b"<html><h1>Bad Gateway</h1></html>"
@@ -42,7 +44,7 @@ def balancer(service: str, answers: Callable[[int], int | None]) -> Iterator[str
                     self.command, service + self.path, headers=dict(self.headers), data=body, timeout=20
                 )
                 status, content = answer.status_code, answer.content
-                headers = {name: answer.headers[name] for name in _HANDED_ON if name in answer.headers}
+                headers = {name: answer.headers[name] for name in _FORWARDED if name in answer.headers}
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(content))}.items():
                 self.send_header(name, value)
@@ -59,6 +61,3 @@ def balancer(service: str, answers: Callable[[int], int | None]) -> Iterator[str
         server.shutdown()
         server.server_close()
         serving.join()
-
-
-_HANDED_ON = ("Content-Type", "X-Amplitude-Calls", "Cache-Control")

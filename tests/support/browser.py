@@ -1,4 +1,4 @@
-"""A real Chromium that reports what it did not like: console errors and violations of a page's policy."""
+"""A real Chromium that reports console errors and violations of a page's policy."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Browser:
         )
 
     def all(self, selector: str) -> list[WebElement]:
-        """Return what is there now of a CSS selector."""
+        """Return the elements of a CSS selector that exist now."""
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def press(self, selector: str) -> None:
@@ -76,12 +76,12 @@ class Browser:
         element.click()
 
     def until(self, look: Callable[[], Found | None], why: str = "") -> Found:
-        """Return what `look` finds, as soon as it finds something."""
+        """Return the first true result of `look`."""
         wait = WebDriverWait(self.driver, 10, poll_frequency=0.05)
         return wait.until(lambda _: look() or False, f"waited in vain for {why}")
 
     def complaints(self) -> list[str]:
-        """Return what was blocked and what the console was told since the page was opened, warnings left out."""
+        """Return violations and console errors since the page was opened, without warnings."""
         violations: list[str] = self.driver.execute_script("return window.violations")
         log: list[dict[str, Any]] = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
         return violations + [entry["message"] for entry in log if entry["level"] == "SEVERE"]

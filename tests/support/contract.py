@@ -1,12 +1,10 @@
-"""The paragraphs of the interface's contract, and the check that tests name them.
+"""The paragraphs of the interface's contract.
 
 A test states which paragraph it holds to by `@pytest.mark.contract("1 envelope")`. The number is the section: 1 data
 routes, 2 authentication, 3 other routes, 4 settings, 5 command line.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 PARAGRAPHS = {
     "1 routes": "Every data route by GET and POST; a trailing slash or `//` is never redirected.",
@@ -83,13 +81,3 @@ PARAGRAPHS = {
     "3 playground process": "Rendering delays no other answer and leaves no process behind.",
     "3 grafana": "The dashboard draws metrics that exist.",
 }
-
-
-def unknown(marked: Iterable[str]) -> set[str]:
-    """Return the names in `marked` that are no paragraph."""
-    return set(marked) - PARAGRAPHS.keys()
-
-
-def untested(marked: Iterable[str]) -> set[str]:
-    """Return the paragraphs that no test in `marked` names."""
-    return PARAGRAPHS.keys() - set(marked)

@@ -41,7 +41,7 @@ class FakeClock(Clock):
 
 
 class FakeSource:
-    """Stands where Amplitude's client does. Records calls; answers `user_data`, or raises `fault`, once `open`."""
+    """Replaces Amplitude's client. Records calls; once `open`, returns `user_data` or raises `fault`."""
 
     def __init__(self, clock: FakeClock, user_data: dict[str, Any] | None = None) -> None:
         self.clock = clock
@@ -70,7 +70,7 @@ class FakeSource:
         return self.user_data
 
     def wait_for_call(self) -> None:
-        """Return when a call has reached us that was not yet waited for."""
+        """Return once another call has begun."""
         assert self.reached.acquire(timeout=10), "no call came"
 
 

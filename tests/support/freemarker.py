@@ -1,4 +1,4 @@
-"""What Apache FreeMarker, by which Amplitude's webhooks write their payloads, makes of a template."""
+"""Renders templates with Apache FreeMarker, as Amplitude's webhooks do."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ import java.nio.file.*;
 import java.util.*;
 
 class Render {
-    public static void main(String[] given) throws Exception {
+    public static void main(String[] paths) throws Exception {
         Configuration configuration = new Configuration(Configuration.VERSION_2_3_31);
         configuration.setLocale(Locale.US);
-        String text = "<#assign input = sent_?eval_json>" + Files.readString(Path.of(given[0]));
+        String text = "<#assign input = sent_?eval_json>" + Files.readString(Path.of(paths[0]));
         Writer out = new OutputStreamWriter(System.out, "UTF-8");
-        new Template("it", text, configuration).process(Map.of("sent_", Files.readString(Path.of(given[1]))), out);
+        new Template("it", text, configuration).process(Map.of("sent_", Files.readString(Path.of(paths[1]))), out);
     }
 }
 """
@@ -36,13 +36,13 @@ def missing() -> str:
     return "" if available else "FreeMarker is not installed: apt-get install default-jdk-headless libfreemarker-java"
 
 
-def render(template: str, given: Any) -> str:
-    """Return what `template` makes of `given`, which it knows as `input`."""
+def render(template: str, data: Any) -> str:
+    """Render `template`, in which `data` is called `input`."""
     with TemporaryDirectory() as folder:
         program, text, sent = (Path(folder) / name for name in ("Render.java", "template.ftl", "input.json"))
         program.write_text(_RENDER, encoding="utf-8")
         text.write_text(template, encoding="utf-8")
-        sent.write_text(json.dumps(given), encoding="utf-8")
+        sent.write_text(json.dumps(data), encoding="utf-8")
         command = ["java", "-Dfile.encoding=UTF-8", "-cp", f"{_JAR}", f"{program}", f"{text}", f"{sent}"]
         ended = subprocess.run(command, capture_output=True, check=False, timeout=60)
     assert ended.returncode == 0, ended.stderr.decode()

@@ -52,13 +52,13 @@ Engine = Callable[[str, str, Ask], str]
 
 
 def python(message: str, user_id: str, ask: Ask) -> str:
-    """Return what the playground says Braze would send."""
+    """Return the message that the playground renders."""
     return _text(preview(message, User(user_id), ask))
 
 
 @contextmanager
 def ruby() -> Iterator[Engine]:
-    """Start Ruby's Liquid, the engine that Braze builds on; yield what renders the same answers by tags of its own."""
+    """Start Ruby's Liquid, on which Braze's engine is built; yield a function that renders the same answers with it."""
     with subprocess.Popen(
         ["ruby", "-Eutf-8", "-e", _RUBY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
     ) as process:
@@ -78,7 +78,7 @@ def ruby() -> Iterator[Engine]:
             preview(message, User(user_id), recorded)
             print(json.dumps({"message": message, "user_id": user_id, "answers": answers}), file=stdin, flush=True)
             line = stdout.readline()
-            assert line, "Ruby has ended: its words are on standard error"
+            assert line, "Ruby has ended; see standard error"
             return str(json.loads(line))
 
         yield render
@@ -86,7 +86,7 @@ def ruby() -> Iterator[Engine]:
 
 @functools.cache
 def ruby_is_missing() -> bool:
-    """Say whether Ruby's Liquid cannot be run here."""
+    """Return whether Ruby's Liquid is not installed."""
     ruby_path = shutil.which("ruby")
     return (
         ruby_path is None
@@ -95,7 +95,7 @@ def ruby_is_missing() -> bool:
 
 
 def render(message: str, user_id: str, get: Callable[[str], dict[str, Any]], engine: Engine) -> str:
-    """Return what Braze would send, without blanks around it: `get` answers each tag's path."""
+    """Return the message without surrounding blanks; `get` answers each tag's path."""
     urls = []
 
     def ask(request: Request) -> Answer:

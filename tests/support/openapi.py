@@ -1,8 +1,10 @@
-"""Says whether an answer is what the OpenAPI document promises: status, headers, content type and body."""
+"""Compares answers with the OpenAPI document: status, headers, content type and body."""
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,10 +56,8 @@ def differences(document: Document, response: dict[str, Any], answer: TestRespon
 
 def _resolved(document: Document, value: dict[str, Any]) -> dict[str, Any]:
     while "$ref" in value:
-        problems: Any = document
-        for step in value["$ref"].removeprefix("#/").split("/"):
-            problems = problems[step]
-        value = problems
+        steps = value["$ref"].removeprefix("#/").split("/")
+        value = functools.reduce(operator.getitem, steps, document)
     return value
 
 

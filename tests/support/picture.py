@@ -1,8 +1,6 @@
-"""Takes the README's picture of the playground, from the running demo, in light and in dark.
+"""Takes the README's pictures of the playground from the running demo: `python -m tests.support.picture`.
 
-    .venv/bin/python -m tests.support.picture
-
-Needs chromium and chromium-driver. To be run again when the page has changed its looks.
+Needs chromium and chromium-driver. Run it again when the page looks different.
 """
 
 from __future__ import annotations
@@ -11,7 +9,6 @@ import base64
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import get_args
 
 from selenium.webdriver.common.keys import Keys
@@ -19,8 +16,8 @@ from selenium.webdriver.support.ui import Select
 
 from tests.support import browser as browsers
 from tests.support.browser import Browser, Scheme
+from tests.support.service import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / ".github"
 """Where hosts of repositories look for such files; nothing in it is served or imported."""
 SNIPPET = "Whole profile in one tag"
@@ -30,11 +27,11 @@ _FRAME = """
 const top = document.querySelector(".bench").getBoundingClientRect().top;
 return [top, document.getElementById("template-hint").getBoundingClientRect().bottom - top];
 """
-"""From the top of both cards to the end of the message: a whole page would push what README says out of sight."""
+"""From the top of both cards to the end of the message: a whole page would be too long for the README."""
 
 
 def name(scheme: Scheme) -> str:
-    """Return what the picture in these colours is called."""
+    """Return the file name of the picture in these colours."""
     return f"playground-{scheme}.webp"
 
 

