@@ -58,7 +58,7 @@ def ask_in_turn(client: AmplitudeClient, upstream: Upstream, *, idle: bool = Fal
     for user in USERS:
         answers.append(ask(client, user))
         if idle:
-            assert upstream.all_sent.wait(5)
+            assert upstream.replied.acquire(timeout=5)
     return answers
 
 

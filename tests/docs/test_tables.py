@@ -100,8 +100,9 @@ def test_metrics_table__names_and_types__are_those_exported() -> None:
 
 
 def test_packages_table__entries__are_those_of_the_package() -> None:
-    entries = {f"{path.name}/" if path.is_dir() else path.name for path in (ROOT / "proxy").iterdir()}
-    assert table("packages").keys() == {entry for entry in entries if not entry.startswith("__")}
+    packages = {f"{path.parent.name}/" for path in (ROOT / "proxy").glob("*/__init__.py")}
+    modules = {path.name for path in (ROOT / "proxy").glob("[!_]*.py")}
+    assert table("packages").keys() == packages | modules
 
 
 def test_layers__in_the_guide__are_those_of_the_import_contract() -> None:

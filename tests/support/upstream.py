@@ -37,8 +37,8 @@ class Upstream:
         self._threads: list[threading.Thread] = []
         self.users: list[str] = []
         self.connections = 0
-        self.all_sent = threading.Event()
-        """Set while no late bytes are waiting to be sent."""
+        self.replied = threading.Semaphore(0)
+        """Released once per request, when its reply and the late bytes are sent, or the client has gone."""
         self.port = self._listener.getsockname()[1]
         self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.port}"
 
@@ -72,10 +72,7 @@ class Upstream:
                 connection = self._tls.wrap_socket(connection, server_side=True)
             self._open.append(connection)
             with connection:
-                try:
-                    self._answer_all(connection)
-                finally:
-                    self.all_sent.set()  # also when the client closed the connection in the middle
+                self._answer_all(connection)
 
     def _answer_all(self, connection: socket.socket) -> None:
         late = b""
@@ -84,15 +81,16 @@ class Upstream:
             user = query.get("user_id") or query["device_id"]
             self.users.append(user)
             reply = self._reply(user)
-            self.all_sent.clear()
-            connection.sendall(late + reply.now)
-            if reply.close:
-                return
-            late = reply.late
-            if late and not select.select([connection], [], [], reply.patience)[0]:
-                connection.sendall(late)
-                late = b""
-            self.all_sent.set()
+            try:
+                connection.sendall(late + reply.now)
+                if reply.close:
+                    return
+                late = reply.late
+                if late and not select.select([connection], [], [], reply.patience)[0]:
+                    connection.sendall(late)
+                    late = b""
+            finally:
+                self.replied.release()
 
 
 def _request(connection: socket.socket) -> str:
