@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from cachetools import TTLCache
 
 from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
-from proxy.profile.updates import MESSAGE_SECONDS, Updates, checksum, since
+from proxy.profile.updates import MESSAGE_SECONDS, Updates, checksum, packed_size, since
 from proxy.storage.budget import Budget
 from proxy.storage.checkpoint import Checkpoint
 from proxy.storage.redis import RedisUnavailable
@@ -193,7 +193,7 @@ def _portions(updates: list[tuple[str, Updates]]) -> Iterator[list[tuple[str, Up
     size = 0
     for user_id, update in updates:
         portion.append((user_id, update))
-        size += sum(map(len, update)) + sum(map(len, update.values()))
+        size += packed_size(update)
         if len(portion) >= _USERS_AT_ONCE or size >= _BYTES_AT_ONCE:
             yield portion
             portion, size = [], 0

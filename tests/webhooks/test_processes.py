@@ -20,9 +20,10 @@ from proxy.profile.record import EMPTY, CachedPart, Record
 from proxy.profile.updates import REMOVED, Updates, known, membership, merged, pack, properties
 from proxy.storage.redis import RedisUnavailable
 from proxy.storage.redis.updates import RedisUpdates
+from proxy.storage.tombstones import name_of
 from proxy.webhooks.ingest import UpdateIngester
 from proxy.webhooks.parse import Batch
-from tests.profile.test_updates import PUSHES
+from tests.profile.test_updates import PUSHES, previous
 from tests.storage.redis.test_processes import POLICY, USER, left_of, running, settled, stopped, valkey, wait_until
 from tests.storage.redis.test_processes import Process as Alone
 from tests.support.redis_server import RedisServer
@@ -42,6 +43,7 @@ class Process(Alone):
         super().__init__(url, **options)
         self.seconds_away = 0.0
         self.use_updates_for(POLICY.updates_usable_for)
+        self.pushes_of_any_age = RedisUpdates(self.server, b"test:", use=1e10)
 
     def use_updates_for(self, seconds: float) -> None:
         """Take updates as old as that from now on."""
@@ -191,18 +193,21 @@ def test_what_is_fetched_while_something_is_pushed_comes_with_it(pair: tuple[Pro
 @given(st.lists(PUSHES, min_size=1, max_size=6))
 @example([properties({"a": REMOVED}, 2.0), properties({"a": b"12"}, 2.0), properties({"a": b"1"}, 2.0)])
 @example([properties({"a": b"2"}, 2.0), properties({"a": b"\xc3"}, 2.0), properties({"a": b"12"}, 2.0)])
-def test_merging_pushes_in_redis_is_merging_here(running: RedisServer, pushes: list[Updates]) -> None:
-    process = Process(running.url)
-    process.server.start()
-    process.use_updates_for(1e10)  # or updates of 1970 would be too old
-    with redis.Redis.from_url(process.url) as operator:
-        operator.flushall()
-    here: Updates = {}
-    for number, one in enumerate(pushes):
-        here = merged(here, one)
-        process.pushes.save([("u", one), (f"v{number}", one)], time.time())
-    assert process.pushes.read(["u", "nobody"]) == [here, {}]
-    process.server.stop()
+def test_save__any_updates_also_of_the_previous_version__merged_as_in_memory(
+    pair: tuple[Process, Process], pushes: list[Updates]
+) -> None:
+    updates = pair[0].pushes_of_any_age
+    user = f"merged-{next(_EXAMPLES)}"
+    expected: Updates = {}
+    with redis.Redis.from_url(pair[0].url) as operator:
+        for number, push in enumerate(pushes):
+            expected = merged(expected, push)
+            updates.save([(user, push), (f"other-{user}", push)], time.time())
+            if number % 2 and expected:
+                operator.set(b"test:pushed:" + name_of(user), pack(previous(expected)))
+    stored, nothing = updates.read([user, "nobody"])
+    assert known(stored) == known(expected)
+    assert not nothing
 
 
 @pytest.mark.contract("3 webhook order")
