@@ -33,8 +33,8 @@ from proxy.profile.updates import (
     property_lines,
     too_large,
 )
-from proxy.webhooks import document
-from proxy.webhooks.document import TooMany, Unread
+from proxy.webhooks import envelope
+from proxy.webhooks.envelope import TooMany, Unread
 
 _AHEAD_SECONDS = 600.0
 """How far Amplitude's clock may be ahead of ours. A later time would win against every later update."""
@@ -160,7 +160,7 @@ _DEFAULT = '{"cohort_id": "c31", "in_cohort": true, "computed_time": "1692206763
 
 def _document(body: bytes | bytearray, checkpoint: Callable[[], object]) -> Any:
     try:
-        return document.read(body, checkpoint)
+        return envelope.read(body, checkpoint)
     except TooMany:
         raise TooLarge from None
     except ValueError:

@@ -26,7 +26,7 @@ from proxy.storage.tombstones import names
 from proxy.webhooks.ingest import UpdateIngester
 from proxy.webhooks.parse import Batch, read_cohorts, read_users
 from tests.support.fakes import FakeClock
-from tests.webhooks.test_document import nothing
+from tests.webhooks.test_envelope import nothing
 
 LIFETIMES = FreshnessPolicy(fresh=900, negative=60, pushed=86_400)
 START = 1_700_000_000.0

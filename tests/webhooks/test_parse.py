@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from proxy.api.errors import BadRequest
 from proxy.profile.updates import REMOVED, UNKNOWN, Known, known
 from proxy.webhooks.parse import Batch, read_cohorts, read_users
-from tests.webhooks.test_document import JSON, nothing
+from tests.webhooks.test_envelope import JSON, nothing
 
 NOW = 1_700_000_000.0
 AT = 1_692_206_763.0
