@@ -139,7 +139,7 @@ def _services(
         )
     )
     forget_service = ForgetService(store, backlog, records)
-    ingester = UpdateIngester(store, pushes, clock=clock)
+    ingester = UpdateIngester(store.memory, pushes, clock=clock)
     if server is not None and redis_limiter is not None:
         register_limiter = redis_limiter.register
 

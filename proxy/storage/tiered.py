@@ -39,14 +39,12 @@ class TieredStore:
         self.memory = memory = MemoryStore(max_bytes=max_bytes, policy=policy, clock=clock)
         self._redis = shared
         self._clock = clock
-        # These need memory alone. They are its own methods, because a cached answer has no time for another call.
+        # The methods of `memory` that callers of both tiers use.
         self.read = memory.read
         self.fresh = memory.fresh
         self.keep_ready = memory.keep_ready
         self.with_updates = memory.with_updates
         self.merge = memory.merge
-        self.push = memory.push
-        self.held = memory.held
         self.forget = memory.forget
         self.forgotten = memory.forgotten
 
@@ -86,7 +84,7 @@ class TieredStore:
 
     def _keep(self, identity: Identity, stored: StoredProfile, generation: int) -> Record:
         if stored.updates and identity.user_id is not None:
-            self.push([(identity.user_id, stored.updates)], generation)
+            self.memory.push([(identity.user_id, stored.updates)], generation)
         return self.merge(identity, stored.record, generation)
 
     def save(

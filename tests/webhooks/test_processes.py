@@ -50,7 +50,7 @@ class Process(Alone):
         self.store.memory.updates_usable_for = seconds
         self.pushes = RedisUpdates(self.server, b"test:", use=seconds)
         self.ingester = UpdateIngester(
-            self.store, self.pushes, clock=Clock(monotonic=lambda: time.monotonic() + self.seconds_away)
+            self.store.memory, self.pushes, clock=Clock(monotonic=lambda: time.monotonic() + self.seconds_away)
         )
 
     def register(self) -> None:
@@ -136,8 +136,8 @@ def test_ten_thousand_are_one_word_to_the_others_and_only_those_they_hold_are_lo
         other.store.merge(Identity(f"user-{number}", None), Record({COHORTS: CachedPart(b"[]", now - 60)}))
     news = membership("c1", True, now)
     one.push(*((f"user-{number}", news) for number in range(10_000)))
-    wait_until(lambda: known_in(other.store, "user-9900").cohorts, seconds=2)
-    wait_until(lambda: all(known_in(other.store, f"user-{number}").cohorts for number in range(0, 10_000, 100)))
+    wait_until(lambda: known_in(other.store.memory, "user-9900").cohorts, seconds=2)
+    wait_until(lambda: all(known_in(other.store.memory, f"user-{number}").cohorts for number in range(0, 10_000, 100)))
     assert other.store.memory.records == 100
     assert one.store.memory.records == 0, "what Redis has is no reason for others to leave the memory"
     assert one.cohorts(Identity("user-7", None)) == b'["c1"]'
@@ -152,10 +152,10 @@ def test_catch_up__after_an_absence_too_long_to_hear_of_all__looks_up_every_user
     with redis.Redis.from_url(one.url) as operator:
         operator.delete(b"test:news")
     other.ingester.catch_up()
-    assert not known_in(other.store, "u").cohorts
+    assert not known_in(other.store.memory, "u").cohorts
     other.seconds_away = 3600
     other.ingester.catch_up()
-    assert known_in(other.store, "u").cohorts
+    assert known_in(other.store.memory, "u").cohorts
 
 
 def test_a_push_that_comes_while_a_process_looks_is_not_missed(
@@ -226,7 +226,7 @@ def test_whichever_process_they_reach_they_end_in_the_truth(
     for user in (example + one for one in USERS):
         for process in pair:
             process.store.get(Identity(user, None))
-            assert agrees(known_in(process.store, user), named, user)
+            assert agrees(known_in(process.store.memory, user), named, user)
 
 
 def test_every_key_of_a_push_expires_and_none_says_who(running: RedisServer) -> None:
@@ -262,10 +262,10 @@ def test_who_is_forgotten_loses_what_was_pushed_everywhere_within_a_second(pair:
         ("forget-me", merged(membership("c1", True, now), properties({"a": b"1"}, now))),
         ("v", membership("c1", True, now)),
     )
-    wait_until(lambda: known_in(other.store, "forget-me").cohorts, seconds=1)
+    wait_until(lambda: known_in(other.store.memory, "forget-me").cohorts, seconds=1)
     assert one.forget_service.forget(Identity("forget-me", None)).records == 2
-    wait_until(lambda: not known_in(other.store, "forget-me").cohorts, seconds=1)
-    assert not known_in(one.store, "forget-me").cohorts
+    wait_until(lambda: not known_in(other.store.memory, "forget-me").cohorts, seconds=1)
+    assert not known_in(one.store.memory, "forget-me").cohorts
     assert one.pushes.read(["forget-me"]) == [{}]
     assert left_of(one.url, "forget-me") == []
     assert one.cohorts(Identity("v", None)) == b'["c1"]'
