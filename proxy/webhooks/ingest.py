@@ -17,10 +17,10 @@ from cachetools import TTLCache
 
 from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.profile.updates import MESSAGE_SECONDS, Updates, checksum, packed_size, since
-from proxy.storage.budget import Budget
 from proxy.storage.checkpoint import Checkpoint
 from proxy.storage.memory import MemoryStore
 from proxy.storage.redis import RedisUnavailable
+from proxy.storage.weighted_semaphore import WeightedSemaphore
 
 if TYPE_CHECKING:
     from proxy.storage.redis.updates import RedisUpdates
@@ -46,8 +46,8 @@ class _Limits:
     """Limits the bytes of bodies in memory, and the number of batches that are parsed and stored at once."""
 
     def __init__(self, max_bytes: int, max_batches: int) -> None:
-        self.memory = Budget(max_bytes, wait_seconds=_MEMORY_WAIT_SECONDS)
-        self.batches = Budget(max_batches, wait_seconds=_PARSE_WAIT_SECONDS)
+        self.memory = WeightedSemaphore(max_bytes, wait_seconds=_MEMORY_WAIT_SECONDS)
+        self.batches = WeightedSemaphore(max_batches, wait_seconds=_PARSE_WAIT_SECONDS)
 
 
 class UpdateIngester:
