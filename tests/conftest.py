@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import pytest
 import requests
 from flask import Flask
@@ -30,9 +29,6 @@ from tests.support.fakes import FakeClock, FakeSource
 ROOT = Path(__file__).parent.parent
 SECRET = "a-secret-of-a-test"
 KEYS = f"braze:{SECRET}"
-
-hypothesis.settings.register_profile("busy machine", deadline=None)
-hypothesis.settings.load_profile("busy machine")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -106,17 +106,18 @@ def _later(field: bytes, value: bytes, other: bytes) -> bytes:
 
 
 def _each_property_once(updates: dict[bytes, bytes]) -> dict[bytes, bytes]:
-    """Return the updates without values of properties that are void, or of which a set has a later value."""
-    if floor := updates.get(_FLOOR):
-        moment = floor[:8]
-        updates = {field: value for field, value in updates.items() if field[:1] != _SET or value[:8] >= moment}
-    sets = sorted((value, field) for field, value in updates.items() if field[:1] == _SET)
+    """Take out, in place, properties that are void, and those of which another set has a later value."""
+    sets = [field for field in updates if field[:1] == _SET]
+    if sets and (floor := updates.get(_FLOOR)):
+        for field in sets:
+            if updates[field][:8] < floor[:8]:
+                del updates[field]
+        sets = [field for field in sets if field in updates]
     if len(sets) < 2:
         return updates
-    once = {field: value for field, value in updates.items() if field[:1] != _SET}
     latest: dict[bytes, tuple[bytes, dict[bytes, bytes]]] = {}
     lines_by_set = []
-    for value, field in reversed(sets):
+    for value, field in sorted([(updates.pop(field), field) for field in sets], reverse=True):
         start = value[: _content_start(value)]
         lines: dict[bytes, bytes] = {}
         for name, line in zip(_lines(field[1:]), _lines(value[len(start) :]), strict=False):
@@ -124,7 +125,10 @@ def _each_property_once(updates: dict[bytes, bytes]) -> dict[bytes, bytes]:
             if other_start == start:
                 other_lines[name] = max(line, other_lines.get(name, b""))
         lines_by_set.append((start, lines))
-    return once | {_SET + _joined(lines): start + _joined(lines.values()) for start, lines in lines_by_set if lines}
+    for start, lines in lines_by_set:
+        if lines:
+            updates[_SET + _joined(lines)] = start + _joined(lines.values())
+    return updates
 
 
 def _lines(text: bytes) -> list[bytes]:
@@ -152,12 +156,12 @@ def pack(updates: Updates) -> bytes:
 
 def packed_size(updates: Updates) -> int:
     """Return the bytes that the updates take when they are packed."""
-    return sum(map(len, updates)) + sum(map(len, updates.values())) + _SIZES.size * len(updates)
+    return len(b"".join((*updates, *updates.values()))) + _SIZES.size * len(updates)
 
 
 def too_large(updates: Updates) -> bool:
     """Tell whether the updates exceed the maximum for one user."""
-    count = sum(field.count(b"\n") if field[:1] == _SET else 1 for field in updates)
+    count = sum([field.count(b"\n") if field[:1] == _SET else 1 for field in updates])
     return count > MAX_FIELDS or packed_size(updates) > MAX_BYTES
 
 

@@ -118,7 +118,7 @@ def read_cohorts(body: bytes | bytearray, now: float, checkpoint: Callable[[], o
         if at > now + _AHEAD_SECONDS:
             raise _Skipped("time_ahead")
         values = user.get("user_properties")
-        return member if values is None else merged(member, _properties(values, at, now, batch))
+        return member if values is None else {**member, **_properties(values, at, now, batch)}
 
     _each(users, batch, updates_of, checkpoint)
     return batch

@@ -6,7 +6,7 @@ import functools
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.profile.updates import (
@@ -61,6 +61,7 @@ def previous(updates: Updates) -> dict[bytes, bytes]:
 
 
 @pytest.mark.contract("3 webhook order")
+@settings(deadline=None)
 @given(PUSHES, PUSHES, PUSHES)
 def test_merged__any_order_portions_and_repetitions__same_content(one: Updates, two: Updates, three: Updates) -> None:
     assert known(merged(one, two)) == known(merged(two, one))
@@ -69,6 +70,7 @@ def test_merged__any_order_portions_and_repetitions__same_content(one: Updates, 
     assert merged({}, one) == merged(one, one) == merged(one, {})
 
 
+@settings(deadline=None)
 @given(st.lists(PUSHES, max_size=6))
 def test_known__any_updates__each_property_has_its_latest_value(pushes: list[Updates]) -> None:
     latest: dict[bytes, bytes] = {}
@@ -81,6 +83,7 @@ def test_known__any_updates__each_property_has_its_latest_value(pushes: list[Upd
     assert {name: content for name, (_, content) in known(all_of(pushes)).properties.items()} == contents
 
 
+@settings(deadline=None)
 @given(st.lists(PUSHES, max_size=6))
 def test_pack__any_updates__unpacked_as_they_were(pushes: list[Updates]) -> None:
     updates = dict(all_of(pushes))
@@ -88,6 +91,7 @@ def test_pack__any_updates__unpacked_as_they_were(pushes: list[Updates]) -> None
     assert pack(dict(reversed(updates.items()))) == pack(updates)
 
 
+@settings(deadline=None)
 @given(PUSHES, PUSHES)
 def test_unpack__updates_of_the_previous_version__same_content(one: Updates, two: Updates) -> None:
     assert known(unpack(pack(previous(one)))) == known(one)

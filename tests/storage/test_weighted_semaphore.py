@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from threading import Event
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.storage.weighted_semaphore import Busy, WeightedSemaphore
@@ -114,6 +114,7 @@ def test_hold__block_ends_with_an_error__given_back(error: type[BaseException]) 
         pass
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 12), max_size=20))
 def test_hold__any_amounts__never_more_than_the_limit(amounts: list[int]) -> None:
     semaphore, held = WeightedSemaphore(10, wait_seconds=0), 0

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.profile.json import read_json
@@ -42,12 +42,14 @@ def read(body: bytes) -> Any:
     return list(value) if isinstance(value, Iterator) else value
 
 
+@settings(deadline=None)
 @given(JSON, st.sampled_from([None, 2]), st.booleans())
 def test_read__any_document__same_as_in_one_go(value: Any, indent: int | None, ascii_only: bool) -> None:
     body = json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "replace")
     assert read(body) == read_json(body)
 
 
+@settings(deadline=None)
 @given(st.lists(JSON, max_size=5), st.sampled_from(list(BROKEN)), st.booleans(), st.integers(0, 5))
 def test_read__one_broken_entry__the_others_same_as_in_one_go(
     entries: list[Any], reason: str, is_member: bool, place: int
@@ -60,12 +62,14 @@ def test_read__one_broken_entry__the_others_same_as_in_one_go(
     assert found == [read_json(json.dumps(entry).encode()) for entry in entries]
 
 
+@settings(deadline=None)
 @given(st.lists(NUMBERS, min_size=1))
 def test_read__any_number__same_value_as_in_one_go(numbers: list[str]) -> None:
     body = f"[[{','.join(numbers)}]]".encode()
     assert repr(read(body)) == repr(read_json(body))
 
 
+@settings(deadline=None)
 @given(st.text(alphabet='{}[]",:1e\\ \n-tru', max_size=30))
 def test_read__text_that_may_not_be_json__refused_as_in_one_go(text: str) -> None:
     def outcome(reader: Any) -> Any:

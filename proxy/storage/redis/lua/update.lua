@@ -49,11 +49,13 @@ local function is_later(value, other)
 end
 
 local function later(field, value, other)
-    local start, content = split(value)
-    local other_start, other_content = split(other)
-    if string.byte(field) ~= SET or start ~= other_start or content == other_content then
+    if value == other then return value end
+    if string.byte(field) ~= SET or moment(value) ~= moment(other) then
         return is_later(other, value) and other or value
     end
+    local start, content = split(value)
+    local other_start, other_content = split(other)
+    if start ~= other_start then return is_later(other, value) and other or value end
     local list, other_list = lines(content), lines(other_content)
     for index, line in ipairs(list) do
         local other_line = other_list[index] or ''
@@ -134,7 +136,7 @@ for user = 1, #ARGV - 7 do
         end
         unpacked = unpacked + PROPERTY_COST * keep_each_property_once(values)
         for field, value in pairs(values) do
-            field_count = field_count + (string.byte(field) == SET and #lines(field) or 1)
+            field_count = field_count + (string.byte(field) == SET and select(2, string.gsub(field, '\n', '\n')) or 1)
             remaining[#remaining + 1] = struct.pack('>I4I4', #field, #value) .. field .. value
         end
         packed = table.concat(remaining)
