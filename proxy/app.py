@@ -131,7 +131,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
         }
     )
     forget_service = ForgetService(store, backlog, records)
-    ingester = UpdateIngester(store, updates, clock=clock)
+    ingester = UpdateIngester(store.memory, updates, clock=clock)
     if redis is not None and redis_limiter is not None:
         register_limiter = redis_limiter.register
 

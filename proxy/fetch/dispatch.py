@@ -84,7 +84,7 @@ class Dispatcher:
 
     def prepare(self, identity: Identity, wanted: Mapping[Part, PendingPart]) -> Decision:
         """Decide what happens to each of the `wanted` parts. Marks the parts of the call as sent."""
-        record, now = self._store.read(identity), self._clock.now()
+        record, now = self._store.memory.read(identity), self._clock.now()
         riders = [part for part in self._along if not self._policy.is_fresh(record, part, now, NEVER)]
         lease = self._store.lease(identity, {*wanted, *riders})
         settled: dict[Part, Record | UpstreamError] = {
@@ -97,7 +97,7 @@ class Dispatcher:
         trial = False
         with self._pending.lock:
             # Read under the lock: otherwise a call could complete between the read and the decision. No I/O here.
-            record, now = self._store.read(identity), self._clock.now()
+            record, now = self._store.memory.read(identity), self._clock.now()
             for part, pending in wanted.items():
                 if self._policy.is_fresh(record, part, now, pending.min_fetched_at):
                     settled[part] = record
@@ -162,7 +162,7 @@ class Dispatcher:
         Return the remaining ones, and those that the other process gave up: they are leased here now.
         """
         lease = self._store.lease(identity, [pending.part for pending in remote.parts])
-        record, now = self._store.read(identity), self._clock.now()
+        record, now = self._store.memory.read(identity), self._clock.now()
         outcomes: dict[Part, Record | UpstreamError] = dict(lease.faults)
         for pending in remote.parts:
             if self._policy.is_fresh(record, pending.part, now, pending.min_fetched_at):

@@ -65,6 +65,6 @@ class ForgetService:
     def _forget_locally(
         self, forgotten: Collection[bytes], moments: Mapping[bytes, float] | None = None
     ) -> tuple[set[bytes], int]:
-        records = self._store.forget(forgotten, moments, Checkpoint())
+        records = self._store.memory.forget(forgotten, moments, Checkpoint())
         waiting = self._backlog.forget(lambda identity: not names(identity).isdisjoint(forgotten))
         return records, waiting

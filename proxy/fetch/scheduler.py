@@ -114,7 +114,7 @@ class FetchScheduler:
         the burst when no caller waits. `background`: the caller prepares a send; the batch only uses quota that is
         free now and that no other caller waits for, and does not enter the backlog, since the caller retries.
         """
-        generation = self._store.generation
+        generation = self._store.memory.generation
         with self._lock:
             requested_at = self._clock.monotonic()
             wanted = [
@@ -347,7 +347,7 @@ class FetchScheduler:
             if pending.requested
             and not pending.background
             and not pending.useless_at(math.inf)
-            and not self._store.forgotten(identity, pending.generation)
+            and not self._store.memory.forgotten(identity, pending.generation)
         }
         self._backlog.add(identity, worthwhile)
         fault = fault or QuotaExhausted(retry_after=self._rate_limiter.wait())
@@ -380,12 +380,12 @@ class FetchScheduler:
 
     def _schedule_from_backlog(self) -> float:
         """Schedule the next user of the backlog with unused quota. Return the seconds until the next attempt."""
-        generation = self._store.generation
+        generation = self._store.memory.generation
         popped = self._backlog.pop()
         if popped is None:
             return 0.0
         identity, wanted = popped
-        record, now = self._store.read(identity), self._clock.now()
+        record, now = self._store.memory.read(identity), self._clock.now()
         parts = [
             PendingPart(
                 part, wanted_later=True, refresh=want.refresh, requested_at=want.requested_at, generation=generation

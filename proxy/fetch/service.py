@@ -95,13 +95,18 @@ class ProfileService:
         """
         if identity == _ANONYMOUS:
             return ANONYMOUS
-        if max_age is None and not background and parts is query.parts and (hit := self._store.fresh(identity, query)):
+        if (
+            max_age is None
+            and not background
+            and parts is query.parts
+            and (hit := self._store.memory.fresh(identity, query))
+        ):
             return ProfileResult(hit.record, freshness=hit.freshness, ready=hit.ready, repeated=hit.again)
         now = self._clock.now()
         min_fetched_at = NEVER if max_age is None else now - max_age
-        for lookup in (self._store.read, self._store.get):  # from memory first, then from Redis
+        for lookup in (self._store.memory.read, self._store.get):  # from memory first, then from Redis
             stored = lookup(identity)
-            updated = self._store.with_updates(identity, stored, query)
+            updated = self._store.memory.with_updates(identity, stored, query)
             record = self._policy.prune(updated, now)
             needed, to_refresh = self._not_fresh(record, parts, min_fetched_at, now, background)
             if not needed and not to_refresh:
@@ -128,7 +133,7 @@ class ProfileService:
         error = fault = None
         for part, outcome in outcomes.items():
             if isinstance(outcome, Record):
-                updated = self._store.with_updates(identity, outcome, query)
+                updated = self._store.memory.with_updates(identity, outcome, query)
                 answer = merge(answer, (updated if updated.has(part) else outcome).only([part]))
             elif record.has(part):
                 answer = merge(answer, record.only([part]))
@@ -153,7 +158,7 @@ class ProfileService:
     def keep_body(self, identity: Identity, query: ProfileQuery, result: ProfileResult, body: bytes, etag: str) -> None:
         """Keep the response `body` written from `result`, if the same request is likely to be repeated."""
         if result.repeated:
-            self._store.keep_ready(identity, query, result.record, body, etag)
+            self._store.memory.keep_ready(identity, query, result.record, body, etag)
 
     def _not_fresh(
         self, record: Record, parts: Sequence[Part], min_fetched_at: float, now: float, background: bool
@@ -203,7 +208,7 @@ class ProfileService:
         outcomes = {part: waiter.outcome(part) for part in parts}
         if any(isinstance(outcome, QuotaExhausted) for outcome in outcomes.values()):
             # Another caller's call may have completed between the cache lookup and the join.
-            record, now = self._store.read(identity), self._clock.now()
+            record, now = self._store.memory.read(identity), self._clock.now()
             for part in parts:
                 if self._policy.is_fresh(record, part, now, min_fetched_at):
                     outcomes[part] = record

@@ -21,7 +21,7 @@ from proxy.profile.record import Record
 def write(value: Any) -> bytes:
     """Return the stored form of `value`."""
     if not value or not isinstance(value, dict):
-        return _compressed(write_json(value))
+        return compressed(write_json(value))
     return assemble({name: write_json(member) for name, member in value.items()})
 
 
@@ -31,12 +31,12 @@ def assemble(members: Mapping[str, bytes]) -> bytes:
         return b"{}"
     # Two names may be equal once each is in UTF-8; the later one wins, as in any JSON.
     lines = {write_json(name): value for name, value in members.items()}
-    return _compressed(b"\n".join([b"[" + b",".join(lines) + b"]", *lines.values()]))
+    return compressed(b"\n".join([b"[" + b",".join(lines) + b"]", *lines.values()]))
 
 
 def read(stored: bytes) -> Any:
     """Return the value that was stored."""
-    lines = _decompressed(stored)
+    lines = decompressed(stored)
     if b"\n" not in lines:
         return read_written(lines)
     columns = read_written(b"[" + lines.replace(b"\n", b",") + b"]")
@@ -63,15 +63,17 @@ def members(stored: bytes) -> dict[str, bytes]:
 
 def split(stored: bytes) -> tuple[bytes, list[bytes]]:
     """Return the names of a stored object, as a JSON array, and its values, each as JSON; no names for others."""
-    names, newline, values = _decompressed(stored).partition(b"\n")
+    names, newline, values = decompressed(stored).partition(b"\n")
     return (names, values.split(b"\n")) if newline else (b"[]", [])
 
 
-def _compressed(lines: bytes) -> bytes:
+def compressed(lines: bytes) -> bytes:
+    """Return what does not begin with the byte 4, compressed if it is long."""
     return _COMPRESSED + lz4.block.compress(lines) if len(lines) >= _LONG else lines
 
 
-def _decompressed(stored: bytes) -> bytes:
+def decompressed(stored: bytes) -> bytes:
+    """Return what was given to `compressed`."""
     if stored[:1] != _COMPRESSED:
         return stored
     lines: bytes = lz4.block.decompress(memoryview(stored)[1:])

@@ -4,17 +4,24 @@ A value begins with its time, in eight bytes that sort as times do. The later va
 a merge takes the greater one, in any order and however often. A value from a clock ahead of ours also holds the lead
 of that clock: its time orders the updates, but its age counts from its arrival. A set of properties that was pushed
 whole replaces all earlier values of any property.
+
+Properties that were pushed together are one field: their names, and a value with a line of JSON per property. Only
+pushes of different names about the same user are taken apart.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+import msgspec
+
+from proxy.profile.json import write_json
+
 Updates = Mapping[bytes, bytes]
-"""By field: a cohort, a property, or the floor, the time before which no value of a property counts."""
+"""By field: a cohort, a set of properties, or the floor, the time before which no value of a property counts."""
 
 REMOVED = b""
 """The value of a property that was removed."""
@@ -23,15 +30,18 @@ UNKNOWN = b"?"
 
 _FLOOR = b"f"
 _COHORT = b"c"
+_SET = b"s"
 _PROPERTY = b"p"
-_WHOLE = b"w"
+"""A single property, as the previous version stored it in Redis."""
+_WHOLE = b"W"
+"""The previous version, which knows no sets, takes this for "cleared", and fetches."""
+_PREVIOUS_WHOLE = b"w"
 _IN, _OUT = b"1", b"0"
 _MOMENT = struct.Struct(">d")
 _SIZES = struct.Struct(">II")
-_DEFLATED = b"x"  # how zlib begins, and nothing packed, which begins with four bytes of a size
-_LONG = 512
 _NO_ARRIVAL = float("inf")
 _AHEAD = b"\xff"  # no value begins with it, as values are UTF-8
+_NAMES = msgspec.json.Decoder(list[str])
 
 
 MESSAGE_SECONDS = 86_400.0
@@ -48,19 +58,32 @@ def _moment(at: float, now: float) -> bytes:
 
 def membership(cohort_id: str, is_in: bool, at: float, now: float = _NO_ARRIVAL) -> dict[bytes, bytes]:
     """Return the update that a user is in a cohort, or is not. at: its time; now: its arrival (Unix seconds)."""
-    return {_COHORT + _bytes(cohort_id): _moment(at, now) + (_IN if is_in else _OUT)}
+    return {_COHORT + cohort_id.encode("utf-8", "replace"): _moment(at, now) + (_IN if is_in else _OUT)}
 
 
 def properties(
     values: Mapping[str, bytes], at: float, now: float = _NO_ARRIVAL, *, whole: bool = False
 ) -> dict[bytes, bytes]:
-    """Return updates of properties: JSON, REMOVED or UNKNOWN by name. whole: the user has no other properties."""
+    """Return the update of properties: JSON, REMOVED or UNKNOWN by name. whole: the user has no other properties."""
+    lines = {write_json(name): value for name, value in values.items()}
+    return property_lines(_joined(lines), _joined(lines.values()), at, now, whole=whole)
+
+
+def property_lines(
+    names: bytes, values: bytes, at: float, now: float = _NO_ARRIVAL, *, whole: bool = False
+) -> dict[bytes, bytes]:
+    """Return the update of properties as `properties` does. names, values: a line of JSON, as written here, for each.
+
+    This is quick: no property is looked at.
+    """
     moment = _moment(at, now)
-    each = {_PROPERTY + _bytes(name): moment + value for name, value in values.items()}
-    return {_FLOOR: moment + _WHOLE} | each if whole else each
+    update = {_FLOOR: moment + _WHOLE} if whole else {}
+    if names:
+        update[_SET + names] = moment + values
+    return update
 
 
-def cleared(at: float, now: float = _NO_ARRIVAL) -> dict[bytes, bytes]:
+def cleared(at: float, now: float = _NO_ARRIVAL) -> Updates:
     """Return the update that all property values before `at` are void, and only Amplitude knows the present ones."""
     return {_FLOOR: _moment(at, now) + UNKNOWN}
 
@@ -69,69 +92,109 @@ def merged(old: Updates, new: Updates) -> Updates:
     """Merge two sets of updates: the later value wins; of two with the same time, the greater one."""
     both = dict(old)
     for field, value in new.items():
-        if value > both.get(field, b""):
-            both[field] = value
-    if floor := both.get(_FLOOR):
-        moment = floor[:8]
-        both = {field: value for field, value in both.items() if field[:1] != _PROPERTY or value[:8] >= moment}
-    return both
+        both[field] = _later(field, both.get(field, b""), value)
+    return _each_property_once(both)
 
 
-def said(value: bytes) -> tuple[float, bytes]:
-    """Return the time of a field's value, at the latest its arrival, and the value."""
+def _later(field: bytes, value: bytes, other: bytes) -> bytes:
+    if value and field[:1] == _SET and value != other:
+        start = _content_start(value)
+        if value[:start] == other[:start]:
+            lines = zip(_lines(value[start:]), _lines(other[start:]), strict=False)
+            return value[:start] + _joined(map(max, lines))
+    return max(value, other)
+
+
+def _each_property_once(updates: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """Take out, in place, properties that are void, and those of which another set has a later value."""
+    sets = [field for field in updates if field[:1] == _SET]
+    if sets and (floor := updates.get(_FLOOR)):
+        for field in sets:
+            if updates[field][:8] < floor[:8]:
+                del updates[field]
+        sets = [field for field in sets if field in updates]
+    if len(sets) < 2:
+        return updates
+    latest: dict[bytes, tuple[bytes, dict[bytes, bytes]]] = {}
+    lines_by_set = []
+    for value, field in sorted([(updates.pop(field), field) for field in sets], reverse=True):
+        start = value[: _content_start(value)]
+        lines: dict[bytes, bytes] = {}
+        for name, line in zip(_lines(field[1:]), _lines(value[len(start) :]), strict=False):
+            other_start, other_lines = latest.setdefault(name, (start, lines))
+            if other_start == start:
+                other_lines[name] = max(line, other_lines.get(name, b""))
+        lines_by_set.append((start, lines))
+    for start, lines in lines_by_set:
+        if lines:
+            updates[_SET + _joined(lines)] = start + _joined(lines.values())
+    return updates
+
+
+def _lines(text: bytes) -> list[bytes]:
+    return text.split(b"\n")[:-1]
+
+
+def _joined(lines: Iterable[bytes]) -> bytes:
+    return b"".join([line + b"\n" for line in lines])
+
+
+def _content_start(value: bytes) -> int:
+    return 17 if value[8:9] == _AHEAD and len(value) >= 17 else 8
+
+
+def _arrived_at(value: bytes) -> float:
+    """Return the time of a field's value, at the latest its arrival."""
     at: float = _MOMENT.unpack_from(value)[0]
-    if value[8:9] != _AHEAD or len(value) < 17:
-        return at, value[8:]
-    return at - _MOMENT.unpack_from(value, 9)[0], value[17:]
+    return at if _content_start(value) == 8 else at - _MOMENT.unpack_from(value, 9)[0]
 
 
-def pack(pushed: Updates) -> bytes:
-    """Return the updates as they are sent and stored: the same bytes for the same updates, in any order."""
-    return b"".join([_SIZES.pack(len(field), len(value)) + field + value for field, value in sorted(pushed.items())])
+def pack(updates: Updates) -> bytes:
+    """Return the updates as they are sent and stored: the same bytes for the same fields, in any order."""
+    return b"".join([_SIZES.pack(len(field), len(value)) + field + value for field, value in sorted(updates.items())])
 
 
-def too_large(pushed: Updates) -> bool:
+def packed_size(updates: Updates) -> int:
+    """Return the bytes that the updates take when they are packed."""
+    return len(b"".join((*updates, *updates.values()))) + _SIZES.size * len(updates)
+
+
+def too_large(updates: Updates) -> bool:
     """Tell whether the updates exceed the maximum for one user."""
-    if len(pushed) > MAX_FIELDS:
-        return True
-    return sum(map(len, pushed)) + sum(map(len, pushed.values())) + _SIZES.size * len(pushed) > MAX_BYTES
+    count = sum([field.count(b"\n") if field[:1] == _SET else 1 for field in updates])
+    return count > MAX_FIELDS or packed_size(updates) > MAX_BYTES
 
 
-def since(pushed: Updates, moment: float, *, forgotten: float | None = None) -> Updates:
-    """Return the updates at `moment` or later, and later than `forgotten`; `pushed` itself if that is all of it."""
+def since(updates: Updates, moment: float, *, forgotten: float | None = None) -> Updates:
+    """Return the updates at `moment` or later, and later than `forgotten`; `updates` itself if that is all of it."""
     least = _MOMENT.pack(max(moment, 0.0))
-    if forgotten is None and min(pushed.values(), default=least) >= least:
-        return pushed
-    recent = {field: value for field, value in pushed.items() if value >= least and len(value) >= _MOMENT.size}
+    if forgotten is None and min(updates.values(), default=least) >= least:
+        return updates
+    recent = {field: value for field, value in updates.items() if value >= least and len(value) >= _MOMENT.size}
     if forgotten is not None:
-        recent = {field: value for field, value in recent.items() if said(value)[0] > forgotten}
-    return pushed if len(recent) == len(pushed) else recent
-
-
-def shrink(packed: bytes) -> bytes:
-    """Return packed updates compressed, where they are long."""
-    return zlib.compress(packed, 1) if len(packed) >= _LONG else packed
+        recent = {field: value for field, value in recent.items() if _arrived_at(value) > forgotten}
+    return updates if len(recent) == len(updates) else recent
 
 
 def unpack(packed: bytes) -> Updates:
-    """Return packed updates, compressed or not, as they were. Raises ValueError for anything else, and for too many."""
+    """Return packed updates as they were. Raises ValueError for anything else, and for too many."""
+    if len(packed) > MAX_BYTES:
+        raise ValueError("more than is ever packed")
+    updates: dict[bytes, bytes] = {}
+    at = 0
     try:
-        if packed[:1] == _DEFLATED:
-            reader = zlib.decompressobj()
-            packed = reader.decompress(packed, MAX_BYTES + 1)
-            if not reader.eof:
-                raise ValueError("cut off, or more than is ever packed")
-        if len(packed) > MAX_BYTES:
-            raise ValueError("more than is ever packed")
-        pushed, at = {}, 0
         while at < len(packed):
-            field, value = _SIZES.unpack_from(packed, at)
+            field_size, value_size = _SIZES.unpack_from(packed, at)
             start = at + _SIZES.size
-            at = start + field + value
-            pushed[packed[start : start + field]] = packed[start + field : at]
-    except (struct.error, zlib.error):
+            at = start + field_size + value_size
+            field, value = packed[start : start + field_size], packed[start + field_size : at]
+            if field[:1] == _PROPERTY:
+                field = _SET + write_json(field[1:].decode(errors="replace")) + b"\n"
+                value += b"\n"
+            updates[field] = max(value, updates.get(field, b""))
+    except struct.error:
         raise ValueError("not what was packed") from None
-    return pushed
+    return updates
 
 
 class Known(NamedTuple):
@@ -144,23 +207,25 @@ class Known(NamedTuple):
     cleared_at: float | None = None
 
 
-def known(pushed: Updates) -> Known:
-    """Return the content of `pushed`. Unknown fields are ignored."""
+def known(updates: Updates) -> Known:
+    """Return the content of `updates`. Unknown fields are ignored."""
     cohorts: dict[str, tuple[float, bool]] = {}
     values: dict[str, tuple[float, bytes]] = {}
     whole_at = cleared_at = None
     latest = float("-inf")
-    for field, value in sorted(pushed.items()):
-        if len(value) < 8:
-            continue
-        at, word = said(value)
-        name = field[1:].decode(errors="replace")
+    readable = {field: value for field, value in updates.items() if len(value) >= _MOMENT.size}
+    for field, value in sorted(_each_property_once(readable).items()):
+        at, content = _arrived_at(value), value[_content_start(value) :]
         match field[:1]:
             case b"c":
-                cohorts[name] = at, word == _IN
-            case b"p":
-                values[name] = at, word
-            case b"f" if word == _WHOLE:
+                cohorts[field[1:].decode(errors="replace")] = at, content == _IN
+            case b"s":
+                try:
+                    names = _NAMES.decode(b"[" + field[1:-1].replace(b"\n", b",") + b"]")
+                except (msgspec.DecodeError, UnicodeDecodeError):
+                    continue  # written by another program
+                values |= {name: (at, line) for name, line in zip(names, _lines(content), strict=False)}
+            case b"f" if content in (_WHOLE, _PREVIOUS_WHOLE):
                 whole_at = at
             case b"f":
                 cleared_at = at
@@ -171,7 +236,3 @@ def known(pushed: Updates) -> Known:
 def checksum(user_id: str) -> int:
     """Return a number for a user, the same in all processes, with which they notify each other of a push."""
     return zlib.crc32(user_id.encode("utf-8", "surrogatepass"))
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "replace")

@@ -12,11 +12,11 @@ from proxy.profile.freshness import Freshness, FreshnessPolicy, freshness
 from proxy.profile.parts import Identity
 from proxy.profile.query import ProfileQuery
 from proxy.profile.record import EMPTY, Record, merge
-from proxy.profile.updates import Updates, unpack
+from proxy.profile.updates import Updates, since
 from proxy.storage.lru import Entry, SizedLRU, size_of
+from proxy.storage.packed_updates import merged_packed, read_packed, with_packed
 from proxy.storage.ready_bodies import ReadyBodies, ReadyBody
 from proxy.storage.tombstones import Tombstones, names, pair_digest
-from proxy.storage.user_updates import UpdateMerger, with_packed
 
 _CHECKPOINT_EVERY = 500
 """Entries that a loop visits between two checkpoints: half a millisecond."""
@@ -147,7 +147,7 @@ class MemoryStore:
     def updates(self, user_id: str) -> Updates:
         """Return the updates that are kept about a user."""
         with self._lock:
-            return unpack(self._updates(Identity(user_id, None)) or b"")
+            return read_packed(self._updates(Identity(user_id, None)))
 
     def push(
         self,
@@ -163,7 +163,9 @@ class MemoryStore:
         grow too large. Returns the number of skipped users by reason.
         """
         skipped: Counter[str] = Counter()
-        merger = UpdateMerger(self._clock.now() - self.updates_usable_for)
+        horizon = self._clock.now() - self.updates_usable_for
+        last: Updates = {}
+        last_packed: bytes | None = None
         for user_id, new in updates:
             checkpoint()
             identity = Identity(user_id, None)
@@ -173,11 +175,22 @@ class MemoryStore:
                 if self._tombstones.forgotten_since(generation, identity):
                     skipped["forgotten"] += 1
                     continue
+                forgotten_at = self._tombstones.forgotten_at(identity)
+                if forgotten_at is not None:
+                    new = since(new, horizon, forgotten=forgotten_at)
+                if not new:
+                    skipped["forgotten"] += 1
+                    continue
                 entry = self._cache.get(identity)
                 old = entry.updates if entry else None
-                packed = merger.merge(old, new, forgotten_at=self._tombstones.forgotten_at(identity))
-                if isinstance(packed, str):
-                    skipped[packed] += 1
+                if old is None and new is last:
+                    packed = last_packed  # the users of a cohort have the same updates, and share one packed copy
+                else:
+                    packed = merged_packed(old, new, horizon)
+                    if old is None:
+                        last, last_packed = new, packed
+                if packed is None:
+                    skipped["too_large"] += 1
                 elif packed != old:
                     self._has_updates = True
                     self._keep(identity, entry.record if entry else EMPTY, packed)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class TieredStore:
     """The cache as the other packages see it. Safe for threads.
 
-    Only `get`, `lease` and `save` may take a round trip to Redis. `memory` is the first tier, for its size and counts.
+    `memory` is the first tier. The methods here also use Redis, which may take a round trip.
     """
 
     def __init__(
@@ -36,37 +36,22 @@ class TieredStore:
         clock: Clock,
         shared: RedisProfiles | None = None,
     ) -> None:
-        self.memory = memory = MemoryStore(max_bytes=max_bytes, policy=policy, clock=clock)
+        self.memory = MemoryStore(max_bytes=max_bytes, policy=policy, clock=clock)
         self._redis = shared
         self._clock = clock
-        # These need memory alone. They are its own methods, because a cached answer has no time for another call.
-        self.read = memory.read
-        self.fresh = memory.fresh
-        self.keep_ready = memory.keep_ready
-        self.with_updates = memory.with_updates
-        self.merge = memory.merge
-        self.push = memory.push
-        self.held = memory.held
-        self.forget = memory.forget
-        self.forgotten = memory.forgotten
-
-    @property
-    def generation(self) -> int:
-        """Take this before requesting data and pass it to `save` or `push`: users forgotten since are skipped."""
-        return self.memory.generation
 
     def get(self, identity: Identity) -> Record:
         """Return the record from Redis merged with the one in memory, and keep it in memory."""
         if self._redis is None:
-            return self.read(identity)
-        generation, announced = self.generation, -1
+            return self.memory.read(identity)
+        generation, announced = self.memory.generation, -1
         try:
             # Updates that are announced during the read may have been skipped, as the user was not in memory yet.
             while announced != self.memory.updates_announced:
                 announced = self.memory.updates_announced
                 record = self._keep(identity, self._redis.read(identity), generation)
         except RedisUnavailable:
-            return self.read(identity)
+            return self.memory.read(identity)
         return record
 
     def lease(self, identity: Identity, parts: Collection[Part]) -> Lease:
@@ -76,7 +61,7 @@ class TieredStore:
         """
         if self._redis is None:
             return Lease(frozenset(parts))
-        generation = self.generation
+        generation = self.memory.generation
         try:
             stored, lease = self._redis.lease(identity, parts)
         except RedisUnavailable:
@@ -86,8 +71,8 @@ class TieredStore:
 
     def _keep(self, identity: Identity, stored: StoredProfile, generation: int) -> Record:
         if stored.updates and identity.user_id is not None:
-            self.push([(identity.user_id, stored.updates)], generation)
-        return self.merge(identity, stored.record, generation)
+            self.memory.push([(identity.user_id, stored.updates)], generation)
+        return self.memory.merge(identity, stored.record, generation)
 
     def save(
         self, identity: Identity, new: Record, parts: Collection[Part], word: str = "", generation: int | None = None
@@ -96,9 +81,9 @@ class TieredStore:
 
         `word`: the error word if the call failed. Keeps nothing if the user was forgotten after `generation`.
         """
-        if generation is not None and self.forgotten(identity, generation):
+        if generation is not None and self.memory.forgotten(identity, generation):
             new = EMPTY
-        record = self.merge(identity, new, generation)
+        record = self.memory.merge(identity, new, generation)
         if self._redis is not None:
             if new is not EMPTY:
                 # Ids that Amplitude returned earlier stay, even if this response had none.

@@ -10,9 +10,9 @@ from flask import Blueprint, Response, jsonify, request
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from proxy.api.errors import BadRequest
-from proxy.storage.budget import Busy
 from proxy.storage.checkpoint import Checkpoint
 from proxy.storage.redis import RedisUnavailable
+from proxy.storage.weighted_semaphore import Busy
 from proxy.web.auth import admit_from_anywhere
 from proxy.web.errors import problem
 from proxy.web.request_body import reading_the_body

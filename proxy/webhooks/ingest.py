@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 from cachetools import TTLCache
 
 from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
-from proxy.profile.updates import MESSAGE_SECONDS, Updates, checksum, since
-from proxy.storage.budget import Budget
+from proxy.profile.updates import MESSAGE_SECONDS, Updates, checksum, packed_size, since
 from proxy.storage.checkpoint import Checkpoint
+from proxy.storage.memory import MemoryStore
 from proxy.storage.redis import RedisUnavailable
-from proxy.storage.tiered import TieredStore
+from proxy.storage.weighted_semaphore import WeightedSemaphore
 
 if TYPE_CHECKING:
     from proxy.storage.redis.updates import RedisUpdates
@@ -46,8 +46,8 @@ class _Limits:
     """Limits the bytes of bodies in memory, and the number of batches that are parsed and stored at once."""
 
     def __init__(self, max_bytes: int, max_batches: int) -> None:
-        self.memory = Budget(max_bytes, wait_seconds=_MEMORY_WAIT_SECONDS)
-        self.batches = Budget(max_batches, wait_seconds=_PARSE_WAIT_SECONDS)
+        self.memory = WeightedSemaphore(max_bytes, wait_seconds=_MEMORY_WAIT_SECONDS)
+        self.batches = WeightedSemaphore(max_batches, wait_seconds=_PARSE_WAIT_SECONDS)
 
 
 class UpdateIngester:
@@ -58,12 +58,12 @@ class UpdateIngester:
 
     def __init__(
         self,
-        store: TieredStore,
+        memory: MemoryStore,
         shared: RedisUpdates | None = None,
         *,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._store = store
+        self._memory = memory
         self._shared = shared
         self._clock = clock
         self._messages: TTLCache[str, bool] = TTLCache(_MAX_MESSAGES, MESSAGE_SECONDS, timer=clock.now)
@@ -90,7 +90,7 @@ class UpdateIngester:
     @property
     def generation(self) -> int:
         """The generation to pass to `push`: read before the batch, it excludes users who are forgotten later."""
-        return self._store.generation
+        return self._memory.generation
 
     def push(self, batch: Batch, generation: int) -> bool:
         """Store `batch`. Return False for a repeated message.
@@ -114,7 +114,7 @@ class UpdateIngester:
                         batch.refuse(reason)
             # Users whose updates are in Redis are found there, and need not displace others from memory.
             all_users = self._shared is None or unavailable is not None
-            refusals = self._store.push(stored, generation, all_of_them=all_users, checkpoint=checkpoint)
+            refusals = self._memory.push(stored, generation, all_of_them=all_users, checkpoint=checkpoint)
             if all_users:
                 for reason, users in refusals.items():
                     batch.refuse(reason, users)
@@ -130,7 +130,7 @@ class UpdateIngester:
 
     def _usable(self, batch: Batch, checkpoint: Checkpoint) -> list[tuple[str, Updates]]:
         """Return the updates that are not too old to be served."""
-        horizon = self._clock.now() - self._store.memory.updates_usable_for
+        horizon = self._clock.now() - self._memory.updates_usable_for
         usable = []
         last: tuple[Updates, Updates] | None = None
         for user_id, updates in batch.updates:
@@ -150,23 +150,23 @@ class UpdateIngester:
         checkpoint, started = Checkpoint(), self._clock.monotonic()
         checksums, last_change = self._shared.announced(self._last_change)
         if self._caught_up_at is not None and not self._shared.announces_for(started - self._caught_up_at):
-            self._pending = self._store.held(lambda _: True, checkpoint)
+            self._pending = self._memory.held(lambda _: True, checkpoint)
         elif checksums:
-            held = self._store.held(lambda user_id: checksum(user_id) in checksums, checkpoint)
+            held = self._memory.held(lambda user_id: checksum(user_id) in checksums, checkpoint)
             self._pending = list(dict.fromkeys([*self._pending, *held]))  # in order, or some would wait forever
         self._last_change, self._caught_up_at = last_change, started
         for _ in range(CATCH_UP_USERS // _USERS_AT_ONCE):
             users, self._pending = self._pending[:_USERS_AT_ONCE], self._pending[_USERS_AT_ONCE:]
             if not users:
                 return
-            generation = self._store.generation
+            generation = self._memory.generation
             try:
                 updates = self._shared.read(users)
             except RedisUnavailable:
                 self._pending += users
                 raise
             changed = [(user, update) for user, update in zip(users, updates, strict=True) if update]
-            self._store.push(changed, generation, checkpoint=checkpoint)
+            self._memory.push(changed, generation, checkpoint=checkpoint)
 
     def _is_repeated(self, message: str) -> bool:
         with self._lock:
@@ -193,7 +193,7 @@ def _portions(updates: list[tuple[str, Updates]]) -> Iterator[list[tuple[str, Up
     size = 0
     for user_id, update in updates:
         portion.append((user_id, update))
-        size += sum(map(len, update)) + sum(map(len, update.values()))
+        size += packed_size(update)
         if len(portion) >= _USERS_AT_ONCE or size >= _BYTES_AT_ONCE:
             yield portion
             portion, size = [], 0

@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
 
-import orjson
+import msgspec
 
 from proxy.api.errors import BadRequest
 from proxy.api.parameters import readable_id
@@ -29,10 +30,11 @@ from proxy.profile.updates import (
     membership,
     merged,
     properties,
+    property_lines,
     too_large,
 )
-from proxy.webhooks import document
-from proxy.webhooks.document import TooMany, Unread
+from proxy.webhooks import envelope
+from proxy.webhooks.envelope import TooMany, Unread
 
 _AHEAD_SECONDS = 600.0
 """How far Amplitude's clock may be ahead of ours. A later time would win against every later update."""
@@ -116,7 +118,7 @@ def read_cohorts(body: bytes | bytearray, now: float, checkpoint: Callable[[], o
         if at > now + _AHEAD_SECONDS:
             raise _Skipped("time_ahead")
         values = user.get("user_properties")
-        return member if values is None else merged(member, _properties(values, at, now, batch))
+        return member if values is None else {**member, **_properties(values, at, now, batch)}
 
     _each(users, batch, updates_of, checkpoint)
     return batch
@@ -158,7 +160,7 @@ _DEFAULT = '{"cohort_id": "c31", "in_cohort": true, "computed_time": "1692206763
 
 def _document(body: bytes | bytearray, checkpoint: Callable[[], object]) -> Any:
     try:
-        return document.read(body, checkpoint)
+        return envelope.read(body, checkpoint)
     except TooMany:
         raise TooLarge from None
     except ValueError:
@@ -220,7 +222,7 @@ def _properties(value: Any, at: float, now: float, batch: Batch, *, whole: bool 
     if len(value) + sum(len(operand) for operand in operands if isinstance(operand, dict | list)) > MAX_FIELDS:
         raise _Skipped("too_large")  # before other requests have to wait for the encoding
     if not operands:
-        return properties(_encoded(value), at, now, whole=whole)
+        return _property_values(value, at, now, whole=whole)
     updates: Updates = {}
     values: dict[str, bytes] = {}
     for name, operand in value.items():
@@ -244,26 +246,32 @@ def _properties(value: Any, at: float, now: float, batch: Batch, *, whole: bool 
     return merged(updates, properties(values, at, now))
 
 
+def _property_values(values: Mapping[str, Any], at: float, now: float, *, whole: bool) -> Updates:
+    """Return the updates of properties that have these values.
+
+    A batch holds hundreds of thousands of values, and most are of types that msgspec writes as `write_json` does: it
+    writes the values of a user at once, in a twentieth of the time that one after the other takes.
+    """
+    if _SAME_IN_MSGSPEC.issuperset(map(type, values.values())):
+        with suppress(UnicodeEncodeError):  # half of a surrogate pair
+            names = _LINES(list(values))
+            if _PREFIXED not in names:
+                return property_lines(names, _LINES(list(values.values())), at, now, whole=whole)
+    return properties(_encoded(values), at, now, whole=whole)
+
+
+_LINES = msgspec.json.Encoder().encode_lines
+_SAME_IN_MSGSPEC = frozenset({str, int, bool, type(None)})
+_PREFIXED = f'"{USER_PROPERTY}'.encode()
+
+
 def _plain(name: str) -> str:
     return name.removeprefix(USER_PROPERTY)
 
 
 def _encoded(values: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return the JSON of each value by the plain name of its property.
-
-    A batch holds hundreds of thousands of values. orjson writes a text as `write_json` does, in a fifth of the time.
-    """
-    try:
-        return {
-            name.removeprefix(USER_PROPERTY): orjson.dumps(value) if type(value) is str else _json(value)
-            for name, value in values.items()
-        }
-    except orjson.JSONEncodeError:  # half of a surrogate pair
-        return {_plain(name): write_json(value) for name, value in values.items()}
-
-
-def _json(value: Any) -> bytes:
-    return repr(value).encode() if type(value) is int or type(value) is float else write_json(value)
+    """Return the JSON of each value by the plain name of its property."""
+    return {_plain(name): write_json(value) for name, value in values.items()}
 
 
 def _time(user: Mapping[str, Any], now: float) -> float:

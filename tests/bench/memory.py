@@ -64,11 +64,11 @@ def fill_store(users: int, cache_max_mb: int) -> tuple[list[list[str]], float]:
     for number in range(1, users + 1):
         record = _record(f"user-{number}")
         profile_bytes += sum(len(write_json(encoding.read(part.value))) for part in record.parts.values())
-        store.merge(Identity(f"user-{number}", None), record)
+        store.memory.merge(Identity(f"user-{number}", None), record)
         if number % max(1, users // 20) == 0:
             print(f"  {number:,} users, {process.memory_info().rss / MIB:.0f} MiB", file=sys.stderr, flush=True)
     # The least recently used leave first, so the cached users are the newest.
-    while cached < users and store.read(Identity(f"user-{users - cached}", None)) != Record():
+    while cached < users and store.memory.read(Identity(f"user-{users - cached}", None)) != Record():
         cached += 1
     size = store.memory.size
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - at_rest) / MIB

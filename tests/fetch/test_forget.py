@@ -50,14 +50,14 @@ def test_every_pair_with_the_id_is_forgotten_and_no_other(world: World) -> None:
     for pair in pairs:
         world.get(COHORTS, identity=pair)
     assert forget(world) == Forgot(records=2, waiting=0)
-    assert [bool(world.store.read(pair).parts) for pair in pairs] == [False, False, True, True]
+    assert [bool(world.store.memory.read(pair).parts) for pair in pairs] == [False, False, True, True]
     assert forget(world) == Forgot(records=0, waiting=0)
 
 
 def test_who_was_asked_by_device_is_forgotten_by_the_user_id_that_amplitude_returned(world: World) -> None:
     world.get(COHORTS, identity=Identity(None, "d"))
     assert forget(world).records == 1
-    assert world.store.read(Identity(None, "d")) == EMPTY
+    assert world.store.memory.read(Identity(None, "d")) == EMPTY
 
 
 @pytest.mark.contract("3 forget")
@@ -68,7 +68,7 @@ def test_what_was_asked_before_a_user_was_forgotten_is_answered_but_not_kept(wor
     forget(world)
     world.source.open.set()
     assert sent.result(10).record.has(COHORTS)
-    assert world.store.read(USER) == EMPTY
+    assert world.store.memory.read(USER) == EMPTY
     assert world.get(COHORTS).forwarded == "miss", "who asks anew fetches anew"
     assert world.get(COHORTS).forwarded is None, "and that is cached"
 
@@ -80,7 +80,7 @@ def test_what_was_queued_before_is_not_kept_either(world: World) -> None:
     forget(world)
     world.clock.advance(1)
     assert queued.result(10).record.has(COHORTS)
-    assert world.store.read(USER) == EMPTY
+    assert world.store.memory.read(USER) == EMPTY
 
 
 def test_nobody_who_was_forgotten_waits_in_the_backlog_or_comes_back_into_it(world: World) -> None:
@@ -128,15 +128,15 @@ def test_any_order_of_landing_and_forgetting_keeps_nothing_that_was_asked_before
     for step in steps:
         clock.advance(1)
         if step == "request":
-            in_flight.append((store.generation, False))
+            in_flight.append((store.memory.generation, False))
         elif step == "complete" and in_flight:
             generation, forgotten = in_flight.pop(0)
             store.save(USER, Record({COHORTS: CachedPart(b"[]", clock())}), [COHORTS], generation=generation)
             cached = cached or not forgotten
         elif step == "forget":
-            store.forget(names(IDS))
+            store.memory.forget(names(IDS))
             in_flight = [(generation, True) for generation, _ in in_flight]
             cached = False
         elif step == "forget another":
-            store.forget(names(Identity("v", "w")))
-        assert bool(store.read(USER).parts) is cached
+            store.memory.forget(names(Identity("v", "w")))
+        assert bool(store.memory.read(USER).parts) is cached

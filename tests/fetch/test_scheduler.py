@@ -286,7 +286,7 @@ def test_call__parts_were_cached_since_it_was_queued__nothing_is_sent_and_the_sl
     used = world.rate_limiter.used
     answer = world.ask(COHORTS)
     world.wait_until_waiting(COHORTS)
-    world.store.merge(USER, world.source.fetch(USER, _call(COHORTS)).record)
+    world.store.memory.merge(USER, world.source.fetch(USER, _call(COHORTS)).record)
     world.source.calls.clear()
     clock.advance(0.7)
     assert answer.result(10).error is None
@@ -437,7 +437,7 @@ def test_what_landed_while_we_turned_from_store_to_flights_is_a_hit(
 ) -> None:
     world = World(clock, per_minute=1)
     world.get(COHORTS)
-    read = world.store.read
+    read = world.store.memory.read
     looks = iter([Record()])
     monkeypatch.setattr(world.store, "read", lambda identity: next(looks, None) or read(identity))
     answer = world.get(COHORTS)
@@ -654,7 +654,7 @@ def test_draining_waits_for_what_callers_wait_for_and_leaves_the_backlog(clock: 
     drained = world.callers.submit(world.scheduler.drain, 10)
     world.source.open.set()
     drained.result(10)
-    assert world.store.read(USER).has(COHORTS)
+    assert world.store.memory.read(USER).has(COHORTS)
     clock.advance(60)
     assert len(world.source.calls) == 1
 
@@ -691,7 +691,7 @@ def test_who_is_answered_already_costs_the_backlog_no_moment(clock: FakeClock) -
         identity = Identity(f"u{number}", None)
         world.get(COHORTS, identity=identity)
         if number:
-            world.store.merge(identity, Record({COHORTS: CachedPart(b"[]", clock())}))
+            world.store.memory.merge(identity, Record({COHORTS: CachedPart(b"[]", clock())}))
     clock.advance(6)
     world.source.wait_for_call()
     assert [name for name, _ in sent(world)] == ["u0"]

@@ -21,12 +21,12 @@ from proxy.profile.parts import COHORTS, PROPERTIES, Identity
 from proxy.profile.query import ProfileQuery
 from proxy.profile.record import EMPTY, CachedPart, Record
 from proxy.profile.updates import Known, checksum, known
-from proxy.storage.tiered import TieredStore
+from proxy.storage.memory import MemoryStore
 from proxy.storage.tombstones import names
 from proxy.webhooks.ingest import UpdateIngester
 from proxy.webhooks.parse import Batch, read_cohorts, read_users
 from tests.support.fakes import FakeClock
-from tests.webhooks.test_document import nothing
+from tests.webhooks.test_envelope import nothing
 
 LIFETIMES = FreshnessPolicy(fresh=900, negative=60, pushed=86_400)
 START = 1_700_000_000.0
@@ -140,12 +140,12 @@ def agrees(found: Known, statements: list[Statement], user: str) -> bool:
     return ({c: is_in for c, (_, is_in) in found.cohorts.items()}, there, found.whole_at) == (cohorts, values, whole_at)
 
 
-def a_store(max_bytes: int = 1_000_000) -> TieredStore:
-    return TieredStore(max_bytes=max_bytes, policy=LIFETIMES, clock=FakeClock(START))
+def a_store(max_bytes: int = 1_000_000) -> MemoryStore:
+    return MemoryStore(max_bytes=max_bytes, policy=LIFETIMES, clock=FakeClock(START))
 
 
-def known_in(store: TieredStore, user: str) -> Known:
-    return known(store.memory.updates(user))
+def known_in(store: MemoryStore, user: str) -> Known:
+    return known(store.updates(user))
 
 
 @pytest.mark.contract("3 webhook order")
@@ -265,7 +265,7 @@ def test_what_is_too_old_or_would_be_too_much_of_one_user_is_counted_and_not_kep
     ingester = UpdateIngester(store, clock=FakeClock(START))
     old = a_batch("u", "v", at=START - 90_000)
     ingester.push(old, 0)
-    assert (old.applied, old.skipped, store.memory.records) == (0, {"too_old": 2}, 0)
+    assert (old.applied, old.skipped, store.records) == (0, {"too_old": 2}, 0)
     for number in range(40):
         values = {f"name {number} {one}": one for one in range(100)}
         body = {"user_id": "u", "event_time": START - 40 + number, "user_properties": values}
@@ -338,10 +338,10 @@ def test_what_was_pushed_is_counted_within_the_bound_and_leaves_with_the_longest
     store = a_store(max_bytes=100_000)
     for number in range(500):
         store.push(a_batch(f"user-{number}").updates, store.generation)
-        assert store.memory.size <= 100_000
+        assert store.size <= 100_000
     assert known_in(store, "user-499").cohorts
     assert not known_in(store, "user-0").cohorts
-    assert store.memory.evicted > 0
+    assert store.evicted > 0
 
 
 def test_the_bytes_counted_for_what_was_pushed_are_the_bytes_taken() -> None:
@@ -356,11 +356,11 @@ def test_the_bytes_counted_for_what_was_pushed_are_the_bytes_taken() -> None:
 
     fill("warm")
     tracemalloc.start()
-    before = store.memory.size
+    before = store.size
     fill("user")
     taken = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    assert 0.85 < (store.memory.size - before) / taken < 1.2
+    assert 0.85 < (store.size - before) / taken < 1.2
 
 
 def test_others_have_their_turn_every_millisecond_while_ten_thousand_are_taken(
@@ -374,6 +374,6 @@ def test_others_have_their_turn_every_millisecond_while_ten_thousand_are_taken(
     store = a_store(max_bytes=100_000_000)
     ingester = UpdateIngester(store, clock=FakeClock(START))
     assert ingester.push(a_batch(*[f"user-{number}" for number in range(10_000)]), 0)
-    assert store.memory.records == 10_000
+    assert store.records == 10_000
     assert len(turns) > 10_000 / 12
     assert all(seconds > 0 for seconds in turns), "for nothing, gevent would not look at who has sent something"

@@ -6,13 +6,13 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.api.errors import BadRequest
 from proxy.profile.updates import REMOVED, UNKNOWN, Known, known
 from proxy.webhooks.parse import Batch, read_cohorts, read_users
-from tests.webhooks.test_document import JSON, nothing
+from tests.webhooks.test_envelope import JSON, nothing
 
 NOW = 1_700_000_000.0
 AT = 1_692_206_763.0
@@ -253,6 +253,7 @@ def test_the_same_id_of_another_user_or_of_other_users_is_another_message() -> N
     assert cohorts().message != cohorts(users=[{"user_id": "other"}]).message
 
 
+@settings(deadline=None)
 @given(JSON | st.fixed_dictionaries(dict.fromkeys(COHORT, JSON)))
 def test_any_json_is_read_or_refused_and_a_refusal_repeats_no_value(value: Any) -> None:
     body = json.dumps(value).encode()

@@ -20,9 +20,10 @@ from proxy.profile.record import EMPTY, CachedPart, Record
 from proxy.profile.updates import REMOVED, Updates, known, membership, merged, pack, properties
 from proxy.storage.redis import RedisUnavailable
 from proxy.storage.redis.updates import RedisUpdates
+from proxy.storage.tombstones import name_of
 from proxy.webhooks.ingest import UpdateIngester
 from proxy.webhooks.parse import Batch
-from tests.profile.test_updates import PUSHES
+from tests.profile.test_updates import PUSHES, previous
 from tests.storage.redis.test_processes import (
     POLICY,
     USER,
@@ -52,13 +53,14 @@ class Process(Alone):
         super().__init__(url, **options)
         self.seconds_away = 0.0
         self.use_updates_for(POLICY.updates_usable_for)
+        self.pushes_of_any_age = RedisUpdates(self.server, b"test:", use=1e10)
 
     def use_updates_for(self, seconds: float) -> None:
         """Take updates as old as that from now on."""
         self.store.memory.updates_usable_for = seconds
         self.pushes = RedisUpdates(self.server, b"test:", use=seconds)
         self.ingester = UpdateIngester(
-            self.store, self.pushes, clock=Clock(monotonic=lambda: time.monotonic() + self.seconds_away)
+            self.store.memory, self.pushes, clock=Clock(monotonic=lambda: time.monotonic() + self.seconds_away)
         )
 
     def register(self) -> None:
@@ -70,7 +72,7 @@ class Process(Alone):
 
     def cohorts(self, identity: Identity = USER) -> Any:
         """Return what an answer about cohort c1 would say without a call: None when it could not."""
-        record = self.store.with_updates(identity, self.store.get(identity), C1)
+        record = self.store.memory.with_updates(identity, self.store.get(identity), C1)
         kept = record.parts.get(COHORTS)
         return kept and kept.value
 
@@ -114,23 +116,23 @@ def test_a_user_that_a_process_holds_is_heard_of_within_a_second(pair: tuple[Pro
     pairs = [USER, Identity("u", "phone"), Identity("v", "tablet")]
     now = time.time()
     for identity in pairs:
-        other.store.merge(identity, Record({COHORTS: CachedPart(b'["far"]', now - 60)}))
-        other.store.keep_ready(identity, ALL_COHORTS, other.store.read(identity), b"old", "etag")
+        other.store.memory.merge(identity, Record({COHORTS: CachedPart(b'["far"]', now - 60)}))
+        other.store.memory.keep_ready(identity, ALL_COHORTS, other.store.memory.read(identity), b"old", "etag")
         assert not forgotten_as_ready(other, identity)
     began = time.monotonic()
     one.push(("u", membership("c1", True, now)), ("v", membership("c1", True, now)), ("w", membership("c1", True, now)))
     for identity in pairs:
         wait_until(partial(forgotten_as_ready, other, identity), seconds=1)
-        shown = other.store.with_updates(identity, other.store.read(identity), ALL_COHORTS)
+        shown = other.store.memory.with_updates(identity, other.store.memory.read(identity), ALL_COHORTS)
         assert shown.parts[COHORTS].value == b'["far","c1"]'
     assert time.monotonic() - began < 1
-    assert other.store.read(Identity("w", None)) is EMPTY
+    assert other.store.memory.read(Identity("w", None)) is EMPTY
     assert other.store.memory.records == 4, "of whom nothing is kept here, nothing is fetched"
 
 
 def forgotten_as_ready(process: Process, identity: Identity) -> bool:
     """Say whether no answer about all cohorts is ready any more."""
-    found = [process.store.fresh(identity, ALL_COHORTS) for _ in range(2)][-1]
+    found = [process.store.memory.fresh(identity, ALL_COHORTS) for _ in range(2)][-1]
     return found is None or found.ready is None
 
 
@@ -141,11 +143,11 @@ def test_ten_thousand_are_one_word_to_the_others_and_only_those_they_hold_are_lo
     one, other = pair
     now = time.time()
     for number in range(0, 10_000, 100):
-        other.store.merge(Identity(f"user-{number}", None), Record({COHORTS: CachedPart(b"[]", now - 60)}))
+        other.store.memory.merge(Identity(f"user-{number}", None), Record({COHORTS: CachedPart(b"[]", now - 60)}))
     news = membership("c1", True, now)
     one.push(*((f"user-{number}", news) for number in range(10_000)))
-    wait_until(lambda: known_in(other.store, "user-9900").cohorts, seconds=2)
-    wait_until(lambda: all(known_in(other.store, f"user-{number}").cohorts for number in range(0, 10_000, 100)))
+    wait_until(lambda: known_in(other.store.memory, "user-9900").cohorts, seconds=2)
+    wait_until(lambda: all(known_in(other.store.memory, f"user-{number}").cohorts for number in range(0, 10_000, 100)))
     assert other.store.memory.records == 100
     assert one.store.memory.records == 0, "what Redis has is no reason for others to leave the memory"
     assert one.cohorts(Identity("user-7", None)) == b'["c1"]'
@@ -155,15 +157,15 @@ def test_catch_up__after_an_absence_too_long_to_hear_of_all__looks_up_every_user
     one, other = pair
     other.server.stop()
     wait_until(lambda: not other.server.stats().registers)
-    other.store.merge(USER, Record({COHORTS: CachedPart(b"[]", time.time() - 60)}))
+    other.store.memory.merge(USER, Record({COHORTS: CachedPart(b"[]", time.time() - 60)}))
     one.push(("u", membership("c1", True, time.time())))
     with redis.Redis.from_url(one.url) as operator:
         operator.delete(b"test:news")
     other.ingester.catch_up()
-    assert not known_in(other.store, "u").cohorts
+    assert not known_in(other.store.memory, "u").cohorts
     other.seconds_away = 3600
     other.ingester.catch_up()
-    assert known_in(other.store, "u").cohorts
+    assert known_in(other.store.memory, "u").cohorts
 
 
 def test_a_push_that_comes_while_a_process_looks_is_not_missed(
@@ -201,18 +203,21 @@ def test_what_is_fetched_while_something_is_pushed_comes_with_it(pair: tuple[Pro
 @given(st.lists(PUSHES, min_size=1, max_size=6))
 @example([properties({"a": REMOVED}, 2.0), properties({"a": b"12"}, 2.0), properties({"a": b"1"}, 2.0)])
 @example([properties({"a": b"2"}, 2.0), properties({"a": b"\xc3"}, 2.0), properties({"a": b"12"}, 2.0)])
-def test_merging_pushes_in_redis_is_merging_here(running: RedisServer, pushes: list[Updates]) -> None:
-    process = Process(running.url)
-    process.server.start()
-    process.use_updates_for(1e10)  # or updates of 1970 would be too old
-    with redis.Redis.from_url(process.url) as operator:
-        operator.flushall()
-    here: Updates = {}
-    for number, one in enumerate(pushes):
-        here = merged(here, one)
-        process.pushes.save([("u", one), (f"v{number}", one)], time.time())
-    assert process.pushes.read(["u", "nobody"]) == [here, {}]
-    process.server.stop()
+def test_save__any_updates_also_of_the_previous_version__merged_as_in_memory(
+    pair: tuple[Process, Process], pushes: list[Updates]
+) -> None:
+    updates = pair[0].pushes_of_any_age
+    user = f"merged-{next(_EXAMPLES)}"
+    expected: Updates = {}
+    with redis.Redis.from_url(pair[0].url) as operator:
+        for number, push in enumerate(pushes):
+            expected = merged(expected, push)
+            updates.save([(user, push), (f"other-{user}", push)], time.time())
+            if number % 2 and expected:
+                operator.set(b"test:pushed:" + name_of(user), pack(previous(expected)))
+    stored, nothing = updates.read([user, "nobody"])
+    assert known(stored) == known(expected)
+    assert not nothing
 
 
 @pytest.mark.contract("3 webhook order")
@@ -226,12 +231,12 @@ def test_whichever_process_they_reach_they_end_in_the_truth(
     # Users of its own for each example, and some of them known in one process before.
     example = f"{next(_EXAMPLES)}-"
     named = [one._replace(user=example + one.user) for one in statements]
-    pair[0].store.merge(Identity(example + USERS[0], None), Record({COHORTS: CachedPart(b"[]", 1.0)}))
+    pair[0].store.memory.merge(Identity(example + USERS[0], None), Record({COHORTS: CachedPart(b"[]", 1.0)}))
     deliver(lambda: dice.choice(pair).ingester, bodies(named, garbage, dice))
     for user in (example + one for one in USERS):
         for process in pair:
             process.store.get(Identity(user, None))
-            assert agrees(known_in(process.store, user), named, user)
+            assert agrees(known_in(process.store.memory, user), named, user)
 
 
 def test_every_key_of_a_push_expires_and_none_says_who(running: RedisServer) -> None:
@@ -262,15 +267,15 @@ def test_who_is_forgotten_loses_what_was_pushed_everywhere_within_a_second(pair:
     one, other = pair
     now = time.time()
     for process in pair:
-        process.store.merge(Identity("forget-me", "phone"), Record({COHORTS: CachedPart(b"[]", now - 60)}))
+        process.store.memory.merge(Identity("forget-me", "phone"), Record({COHORTS: CachedPart(b"[]", now - 60)}))
     one.push(
         ("forget-me", merged(membership("c1", True, now), properties({"a": b"1"}, now))),
         ("v", membership("c1", True, now)),
     )
-    wait_until(lambda: known_in(other.store, "forget-me").cohorts, seconds=1)
+    wait_until(lambda: known_in(other.store.memory, "forget-me").cohorts, seconds=1)
     assert one.forget_service.forget(Identity("forget-me", None)).records == 2
-    wait_until(lambda: not known_in(other.store, "forget-me").cohorts, seconds=1)
-    assert not known_in(one.store, "forget-me").cohorts
+    wait_until(lambda: not known_in(other.store.memory, "forget-me").cohorts, seconds=1)
+    assert not known_in(one.store.memory, "forget-me").cohorts
     assert one.pushes.read(["forget-me"]) == [{}]
     assert left_of(one.url, "forget-me") == []
     assert one.cohorts(Identity("v", None)) == b'["c1"]'
@@ -280,10 +285,10 @@ def test_who_is_forgotten_loses_what_was_pushed_everywhere_within_a_second(pair:
 @pytest.mark.contract("3 webhook forget")
 def test_what_is_pushed_while_a_user_is_forgotten_is_kept_nowhere(pair: tuple[Process, Process]) -> None:
     one, other = pair
-    before, forgotten = other.store.generation, time.time()
+    before, forgotten = other.store.memory.generation, time.time()
     one.forget_service.forget(USER)
-    wait_until(lambda: other.store.generation > before)
-    other.store.merge(USER, Record({PROPERTIES: CachedPart(b"{}", time.time())}))
+    wait_until(lambda: other.store.memory.generation > before)
+    other.store.memory.merge(USER, Record({PROPERTIES: CachedPart(b"{}", time.time())}))
     batch = Batch("m", [(user, membership("c1", True, forgotten)) for user in ("u", "v")])
     assert other.ingester.push(batch, other.ingester.generation)
     assert (batch.applied, batch.skipped) == (1, {"forgotten": 1})
@@ -310,7 +315,7 @@ def test_who_hears_late_of_a_forgetting_loses_nothing_that_was_said_after_it(
     one.push(("u", membership("c1", True, time.time())))
     late = Process(valkey.url)
     started(late)
-    wait_until(lambda: late.store.generation > 0)
+    wait_until(lambda: late.store.memory.generation > 0)
     assert late.cohorts() == b'["c1"]'
     late.server.stop()
 

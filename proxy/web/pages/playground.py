@@ -12,14 +12,14 @@ from proxy.api.errors import BadRequest, Forbidden
 from proxy.liquid.process import OTHERS_RENDER, Renderer, refused
 from proxy.liquid.types import User
 from proxy.profile.json import read_json
-from proxy.storage.budget import Budget, Busy
+from proxy.storage.weighted_semaphore import Busy, WeightedSemaphore
 from proxy.web.auth import admit
 from proxy.web.errors import problem
 from proxy.web.pages.assets import host_in_braze, page, uncached
 from proxy.web.pages.wsgi_client import asker
 
 MAX_BODY_BYTES = 128 * 1024
-_BODIES = Budget(4 * 1024 * 1024, wait_seconds=1)
+_BODIES = WeightedSemaphore(4 * 1024 * 1024, wait_seconds=1)
 """Limit on bodies being read: 32 of the largest size. Without a limit, 4,000 slow clients would take 500 MiB."""
 RENDERER = Renderer()
 """Renders for all requests of this process."""

@@ -123,7 +123,7 @@ def test_warming_takes_no_place_that_somebody_else_could_use(world: World) -> No
     world.wait_until_waiting(COHORTS)
     for number in range(30):
         assert world.get(COHORTS, identity=Identity(f"live-{number}", None)).error is None
-    assert world.store.read(USER) == EMPTY
+    assert world.store.memory.read(USER) == EMPTY
     for _ in range(40):
         world.clock.advance(0.05)
     warming.result(10)
@@ -138,7 +138,7 @@ def test_the_first_of_two_calls_of_a_user_does_not_wait_for_the_place_of_the_sec
         world.clock.advance(0.05)
     warmed.result(10)
     assert len(world.source.calls) == 2
-    assert world.store.read(USER).parts.keys() == {PROPERTIES, computations()}
+    assert world.store.memory.read(USER).parts.keys() == {PROPERTIES, computations()}
 
 
 def test_who_waits_for_a_place_is_let_go_when_it_is_stopped() -> None:
@@ -164,7 +164,7 @@ def test_who_joins_a_warming_call_goes_as_fast_as_alone(world: World) -> None:
     assert live.result(10).record.has(COHORTS)
     slow.result(10)
     assert len(world.source.calls) == 2
-    assert world.store.read(USER).parts[COHORTS].warm
+    assert world.store.memory.read(USER).parts[COHORTS].warm
 
 
 def test_warmer__many_retries__every_thread_ends() -> None:

@@ -579,8 +579,8 @@ def test_who_is_forgotten_is_gone_from_every_process_and_from_redis_within_a_sec
     process_a.get(COHORTS, identity=bystander)
     began = time.monotonic()
     assert process_a.forget_service.forget(Identity("forget-me", None)) == Forgot(records=4, waiting=0)
-    assert not any(process_a.store.read(pair).parts for pair in pairs)
-    wait_until(lambda: not any(process_b.store.read(pair).parts for pair in pairs), seconds=1)
+    assert not any(process_a.store.memory.read(pair).parts for pair in pairs)
+    wait_until(lambda: not any(process_b.store.memory.read(pair).parts for pair in pairs), seconds=1)
     wait_until(lambda: not len(process_b.backlog), seconds=1)
     assert time.monotonic() - began < 1
     assert [key for key in left_of(running.url, "forget-me") if process_a.records.record_key(bystander) != key] == []
@@ -614,18 +614,18 @@ def test_what_is_on_its_way_anywhere_when_a_user_is_forgotten_is_not_kept(runnin
         assert request.result(10).record.has(COHORTS), "who waits for it is answered"
     assert left_of(running.url) == []
     assert process_a.store.get(USER) == EMPTY
-    wait_until(lambda: process_b.store.generation > 0 and process_b.store.read(USER) == EMPTY, seconds=1)
+    wait_until(lambda: process_b.store.memory.generation > 0 and process_b.store.memory.read(USER) == EMPTY, seconds=1)
     # And when the process has heard of it before the answer lands.
     process_b.source.open.clear()
     with ThreadPoolExecutor(1) as callers:
         request = callers.submit(process_b.get, PROPERTIES, patience=5)
         process_b.source.wait_for_call()
-        generation = process_b.store.generation
+        generation = process_b.store.memory.generation
         process_a.forget_service.forget(USER)
-        wait_until(lambda: process_b.store.generation > generation, seconds=1)
+        wait_until(lambda: process_b.store.memory.generation > generation, seconds=1)
         process_b.source.open.set()
         request.result(10)
-    assert process_b.store.read(USER) == EMPTY
+    assert process_b.store.memory.read(USER) == EMPTY
     assert left_of(running.url) == []
 
 
@@ -654,7 +654,7 @@ def test_forgetting_while_redis_is_gone_is_done_here_and_said_to_be_incomplete(v
     valkey.stop()
     with pytest.raises(RedisUnavailable):
         process_a.forget_service.forget(USER)
-    assert process_a.store.read(USER) == EMPTY
+    assert process_a.store.memory.read(USER) == EMPTY
 
 
 @pytest.mark.contract("4 redis")

@@ -7,19 +7,35 @@
 -- they were forgotten; and the places of those of whom there would be too much
 -- Packed are fields and values, each behind the sizes of both. A value begins with its moment, as eight bytes. If the
 -- sender's clock was ahead, the byte 255 and the lead, as eight bytes, follow.
--- The field "f" is the moment before which no property ("p...") counts.
+-- The field "f" is the moment before which no property counts. A field "s..." is a set of properties: a line with each
+-- name, and in the value a line for each name. The previous version wrote a field "p..." per property.
 local announcements_key = KEYS[1]
 local kept_milliseconds, horizon, checksums, announced_milliseconds = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local max_bytes, max_fields, max_unpacked = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-local PROPERTY, CLOCK_AHEAD = 112, 255
+-- A property that is looked at takes as long as so many bytes that are unpacked.
+local PROPERTY_COST = 60
+local PROPERTY, SET, CLOCK_AHEAD = 112, 115, 255
 
 local function moment(value) return #value >= 8 and struct.unpack('>d', value) or -1 end
 
-local function arrived_at(value)
-    local at = moment(value)
-    if #value >= 17 and string.byte(value, 9) == CLOCK_AHEAD then at = at - struct.unpack('>d', value, 10) end
-    return at
+-- Returns the moment of a value as it is packed, with the lead, and what follows.
+local function split(value)
+    local start = #value >= 17 and string.byte(value, 9) == CLOCK_AHEAD and 17 or 8
+    return string.sub(value, 1, start), string.sub(value, start + 1)
 end
+
+local function arrived_at(value)
+    local start = split(value)
+    return moment(value) - (#start == 17 and struct.unpack('>d', start, 10) or 0)
+end
+
+local function lines(text)
+    local list = {}
+    for line in string.gmatch(text, '([^\n]*)\n') do list[#list + 1] = line end
+    return list
+end
+
+local function joined(list) return table.concat(list, '\n') .. '\n' end
 
 -- Compares bytes as Python does; Lua's own comparison depends on the locale.
 local function is_later(value, other)
@@ -32,22 +48,69 @@ local function is_later(value, other)
     return #value > #other
 end
 
--- Merges `packed` into `values` and `pieces`; returns how many of its fields arrived after `after`, if that is given.
-local function unpack_into(values, pieces, packed, after)
+local function later(field, value, other)
+    if value == other then return value end
+    if string.byte(field) ~= SET or moment(value) ~= moment(other) then
+        return is_later(other, value) and other or value
+    end
+    local start, content = split(value)
+    local other_start, other_content = split(other)
+    if start ~= other_start then return is_later(other, value) and other or value end
+    local list, other_list = lines(content), lines(other_content)
+    for index, line in ipairs(list) do
+        local other_line = other_list[index] or ''
+        if is_later(start .. other_line, start .. line) then list[index] = other_line end
+    end
+    return start .. joined(list)
+end
+
+-- Merges `packed` into `values`; returns how many of its fields arrived after `after`, if that is given.
+local function unpack_into(values, packed, after)
     local at, last, count = 1, #packed, 0
     while at + 7 <= last do
         local size, length = struct.unpack('>I4I4', packed, at)
-        local stop = at + 7 + size + length
         local field = string.sub(packed, at + 8, at + 7 + size)
-        local value = string.sub(packed, at + 8 + size, stop)
-        local old = values[field]
+        local value = string.sub(packed, at + 8 + size, at + 7 + size + length)
+        if string.byte(field) == PROPERTY and not string.find(field, '[%c"\\]') then
+            field, value = 's"' .. string.sub(field, 2) .. '"\n', value .. '\n'
+        end
         if not after or arrived_at(value) > after then
             count = count + 1
-            if not old or (old ~= value and is_later(value, old)) then
-                values[field], pieces[field] = value, string.sub(packed, at, stop)
-            end
+            values[field] = values[field] and later(field, values[field], value) or value
         end
-        at = stop + 1
+        at = at + 8 + size + length
+    end
+    return count
+end
+
+-- Takes properties of which another set has a later value out of `values`. Returns how many it looked at.
+local function keep_each_property_once(values)
+    local sets, latest, count = {}, {}, 0
+    for field, value in pairs(values) do
+        if string.byte(field) == SET then
+            local start, content = split(value)
+            sets[#sets + 1] = {field = field, start = start, content = content}
+        end
+    end
+    if #sets < 2 then return 0 end
+    table.sort(sets, function(set, other) return is_later(set.start, other.start) end)
+    for _, set in ipairs(sets) do
+        local names, list, next_line = {}, {}, string.gmatch(set.content, '([^\n]*)\n')
+        for name in string.gmatch(string.sub(set.field, 2), '([^\n]*)\n') do
+            local line, other, index = next_line() or '', latest[name], #names + 1
+            if not other then
+                names[index], list[index] = name, line
+                latest[name] = {start = set.start, list = list, index = index}
+            elseif other.start == set.start and is_later(set.start .. line, set.start .. other.list[other.index]) then
+                other.list[other.index] = line
+            end
+            count = count + 1
+        end
+        set.names, set.list = names, list
+    end
+    for _, set in ipairs(sets) do values[set.field] = nil end
+    for _, set in ipairs(sets) do
+        if #set.names > 0 then values['s' .. joined(set.names)] = set.start .. joined(set.list) end
     end
     return count
 end
@@ -63,16 +126,18 @@ for user = 1, #ARGV - 7 do
     local field_count, new_count = 0, 1
     if stored or forgotten_at then
         unpacked = unpacked + #(stored or '') + #packed
-        local values, pieces, remaining = {}, {}, {}
-        unpack_into(values, pieces, stored or '')
-        new_count = unpack_into(values, pieces, packed, forgotten_at)
+        local values, remaining = {}, {}
+        unpack_into(values, stored or '')
+        new_count = unpack_into(values, packed, forgotten_at)
         local floor = values['f'] and moment(values['f']) or -1
         for field, value in pairs(values) do
-            local at = moment(value)
-            if at >= horizon and (at >= floor or string.byte(field) ~= PROPERTY) then
-                field_count = field_count + 1
-                remaining[field_count] = pieces[field]
-            end
+            local at, kind = moment(value), string.byte(field)
+            if at < horizon or (at < floor and (kind == SET or kind == PROPERTY)) then values[field] = nil end
+        end
+        unpacked = unpacked + PROPERTY_COST * keep_each_property_once(values)
+        for field, value in pairs(values) do
+            field_count = field_count + (string.byte(field) == SET and select(2, string.gsub(field, '\n', '\n')) or 1)
+            remaining[#remaining + 1] = struct.pack('>I4I4', #field, #value) .. field .. value
         end
         packed = table.concat(remaining)
     end

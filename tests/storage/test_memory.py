@@ -1,4 +1,4 @@
-"""The tiered store without Redis: records, updates and ready bodies in memory."""
+"""The memory store: records, updates and ready bodies."""
 
 import tracemalloc
 from weakref import ref
@@ -10,8 +10,8 @@ from proxy.profile.parts import COHORTS, PROPERTIES, Identity, recommendation
 from proxy.profile.query import ProfileQuery
 from proxy.profile.record import EMPTY, CachedPart, Record
 from proxy.profile.updates import membership
+from proxy.storage.memory import MemoryStore
 from proxy.storage.ready_bodies import ReadyBody
-from proxy.storage.tiered import TieredStore
 from proxy.storage.tombstones import names
 from tests.support.fakes import FakeClock
 
@@ -21,8 +21,8 @@ OTHER_QUERY = ProfileQuery(("cohorts",), cohort_ids=("a",))
 USER = Identity("u", None)
 
 
-def a_store(clock: FakeClock, max_bytes: int = 1_000_000) -> TieredStore:
-    return TieredStore(max_bytes=max_bytes, policy=POLICY, clock=clock)
+def a_store(clock: FakeClock, max_bytes: int = 1_000_000) -> MemoryStore:
+    return MemoryStore(max_bytes=max_bytes, policy=POLICY, clock=clock)
 
 
 def a_record(clock: FakeClock, size: int = 10) -> Record:
@@ -30,7 +30,7 @@ def a_record(clock: FakeClock, size: int = 10) -> Record:
 
 
 def answer(
-    store: TieredStore,
+    store: MemoryStore,
     *,
     body: bytes = b"{}",
     times: int = 2,
@@ -43,7 +43,7 @@ def answer(
             store.keep_ready(identity, QUERY, hit.record, body, "etag")
 
 
-def ready(store: TieredStore, identity: Identity = USER, query: ProfileQuery = QUERY) -> ReadyBody | None:
+def ready(store: MemoryStore, identity: Identity = USER, query: ProfileQuery = QUERY) -> ReadyBody | None:
     hit = store.fresh(identity, query)
     return hit.ready if hit else None
 
@@ -72,7 +72,7 @@ def test_merge__cache_is_full__least_recently_used_is_evicted(clock: FakeClock) 
     for number in range(100):
         store.read(Identity("first", None))
         store.merge(Identity(str(number), None), a_record(clock, 1000))
-        assert store.memory.size <= 20_000
+        assert store.size <= 20_000
     assert store.read(Identity("first", None)) != EMPTY
     assert store.read(Identity("0", None)) == EMPTY
     assert store.read(Identity("99", None)) != EMPTY
@@ -83,8 +83,8 @@ def test_merge__record_exceeds_the_cache__not_kept_and_the_old_one_dropped(clock
     store.merge(USER, a_record(clock))
     clock.advance(1)
     store.merge(USER, a_record(clock, 30_000))
-    assert store.memory.records == 0
-    assert store.memory.size == 0
+    assert store.records == 0
+    assert store.size == 0
 
 
 def test_size__records__bytes_that_are_taken(clock: FakeClock) -> None:
@@ -103,11 +103,11 @@ def test_size__records__bytes_that_are_taken(clock: FakeClock) -> None:
 
     fill("warm", 2000)
     tracemalloc.start()
-    before = store.memory.size
+    before = store.size
     fill("user", 4000)
     taken = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    assert 0.9 < (store.memory.size - before) / taken < 1.15
+    assert 0.9 < (store.size - before) / taken < 1.15
 
 
 def test_fresh__same_query_twice__ready_body_until_stale(clock: FakeClock) -> None:
@@ -190,7 +190,7 @@ def test_forget__ready_body__nothing_is_left(clock: FakeClock) -> None:
     assert ready(store)
     store.forget(names(USER))
     assert store.fresh(USER, QUERY) is None
-    assert store.memory.size == 0
+    assert store.size == 0
 
 
 def test_forget__record_of_a_ready_body_was_evicted__body_is_dropped(clock: FakeClock) -> None:
@@ -200,9 +200,9 @@ def test_forget__record_of_a_ready_body_was_evicted__body_is_dropped(clock: Fake
     for number in range(20):
         store.merge(Identity(str(number), None), a_record(clock, 5000))
     assert store.read(USER) == EMPTY
-    before = store.memory.size
+    before = store.size
     store.forget(names(Identity("returned-u", None)))
-    assert store.memory.size < before - 2000
+    assert store.size < before - 2000
 
 
 def test_forget__many_records__yields_before_each_500(clock: FakeClock) -> None:
@@ -210,23 +210,23 @@ def test_forget__many_records__yields_before_each_500(clock: FakeClock) -> None:
     for number in range(1500):
         store.push([(str(number), membership("vip", True, clock()))], store.generation)
     records_at_checkpoint: list[int] = []
-    store.forget(names(Identity("1499", None)), checkpoint=lambda: records_at_checkpoint.append(store.memory.records))
+    store.forget(names(Identity("1499", None)), checkpoint=lambda: records_at_checkpoint.append(store.records))
     assert records_at_checkpoint == [1500] * 3
-    assert store.memory.records == 1499
+    assert store.records == 1499
 
 
 def test_size__ready_bodies__within_the_bound(clock: FakeClock) -> None:
     store = a_store(clock, max_bytes=160_000)
-    before = store.memory.size
+    before = store.size
     for number in range(100):
         identity = Identity(str(number), None)
         store.merge(identity, a_record(clock))
         answer(store, body=bytes(1000), identity=identity)
-        assert store.memory.size <= 160_000
+        assert store.size <= 160_000
     ready_users = [number for number in range(100) if ready(store, Identity(str(number), None))]
     assert ready_users[-1] == 99
     assert 1000 * len(ready_users) <= 10_000
-    assert store.memory.size > before + 1000 * len(ready_users)
+    assert store.size > before + 1000 * len(ready_users)
 
 
 def test_size__ready_bodies__bytes_that_are_taken(clock: FakeClock) -> None:
@@ -240,8 +240,8 @@ def test_size__ready_bodies__bytes_that_are_taken(clock: FakeClock) -> None:
 
     fill("warm", 2000)
     tracemalloc.start()
-    before = store.memory.size
+    before = store.size
     fill("user", 4000)
     taken = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    assert 0.9 < (store.memory.size - before) / taken < 1.15
+    assert 0.9 < (store.size - before) / taken < 1.15

@@ -2,16 +2,18 @@
 
 msgspec splits 8 MiB into raw users in 5 to 10 ms. It refuses a whole document for NaN, half of a surrogate pair or
 nesting beyond the recursion limit in a single user. Such a document is split here, at a tenth of the speed, so that one
-broken user does not cost the others.
+broken user does not cost the others. No library finds the end of such a user: the standard library's `raw_decode` also
+fails on nesting, and has built all values of a user before their number is known.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from json import JSONDecodeError
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -23,8 +25,8 @@ MAX_VALUES = 500_000
 """Values within them: each takes a hundred bytes."""
 MAX_CHARACTERS = 512 * 1024
 """Length of one user, who is decoded in five milliseconds at most."""
-_MAX_SIGNS = 3 * MAX_VALUES
-"""Brackets and commas that the slower path looks at, in 0.4 s: a comma and two brackets a value."""
+_SIGNS_PER_VALUE = 3
+"""A comma and two brackets: so many for each of MAX_VALUES are looked at by the slower path, in 0.4 s."""
 _SIGNS_AT_ONCE = 1_000
 _SHALLOW = 100
 """Fewer brackets than this never nest too deeply."""
@@ -36,9 +38,15 @@ _WHITE_SPACE = b" \t\n\r"
 _ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _VALUE = msgspec.json.Decoder()
-# In text whose escaped quotes are masked: up to the next comma or bracket outside of strings. Between two of them JSON
-# has a name and a value at most; of more strings, or one without an end, the pattern finds the quote.
-_NEXT_SIGN = re.compile(rb'[^"\[\]{},]*+(?:"[^"]*+"[^"\[\]{},]*+){0,2}+([\[\]{},]|"|\Z)')
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_NAME = re.compile(rb"(" + _STRING + rb")[ \t\n\r]*:", re.DOTALL)
+# Up to the next comma or bracket outside of strings. Between two of them JSON has a name and a value at most; of more
+# strings, or one without an end, the pattern finds the quote.
+_NEXT_SIGN = re.compile(rb'[^"\[\]{},]*+(?:' + _STRING + rb'[^"\[\]{},]*+){0,2}+(.|\Z)', re.DOTALL)
+_DEPTHS = {b"[": 1, b"{": 1, b"]": -1, b"}": -1, b",": 0}
+
+
+_Raws = TypeVar("_Raws", list[msgspec.Raw], dict[str, msgspec.Raw])
 
 
 class Unread(NamedTuple):
@@ -78,6 +86,7 @@ class _Reader:
 
     def document(self, data: bytes | bytearray | msgspec.Raw, *, objects: int) -> Any:
         """Decode `data`. Up to `objects` objects within each other are decoded by their members."""
+        self._checkpoint()
         first = bytes(memoryview(data)[:1])
         if first == b"[":
             return self._array(data)
@@ -86,21 +95,23 @@ class _Reader:
         return self._value(bytes(data))
 
     def _array(self, data: bytes | bytearray | msgspec.Raw) -> Iterator[Any]:
-        if self._is_small:
-            with suppress(msgspec.DecodeError, RecursionError):
-                raws = _ARRAY.decode(data)
-                self._count(len(raws))
-                return map(self._entry, map(bytes, raws))
+        entries = self._raws(_ARRAY, data)
+        if entries is not None:
+            return map(self._entry, map(bytes, entries))
         # All of them, since a syntax error in any refuses the document.
-        return _drain([self._entry(entry) for _, entry in self._split(bytes(data))])
+        return _drain(deque(map(self._entry, self._split(bytes(data)))))
 
-    def _members(self, data: bytes | bytearray | msgspec.Raw) -> Iterator[tuple[str, bytes | msgspec.Raw]]:
+    def _members(self, data: bytes | bytearray | msgspec.Raw) -> Iterable[tuple[str, bytes | msgspec.Raw]]:
+        members = self._raws(_OBJECT, data)
+        return members.items() if members is not None else map(_member, self._split(bytes(data)))
+
+    def _raws(self, decoder: msgspec.json.Decoder[_Raws], data: bytes | bytearray | msgspec.Raw) -> _Raws | None:
         if self._is_small:
             with suppress(msgspec.DecodeError, RecursionError):
-                members = _OBJECT.decode(data)
-                self._count(len(members))
-                return iter(members.items())
-        return self._split(bytes(data))
+                raws = decoder.decode(data)
+                self._count(len(raws))
+                return raws
+        return None
 
     def _count(self, entries: int) -> None:
         self._entries += entries
@@ -128,51 +139,40 @@ class _Reader:
                 raise TooMany
         return value
 
-    def _split(self, data: bytes) -> Iterator[tuple[str, bytes]]:
-        """Yield name and value of each member of an object, or of each entry of an array, which has no name.
+    def _split(self, data: bytes) -> Iterator[bytes]:
+        """Yield the entries of an array, or the members of an object, without looking at anything but where they end.
 
-        Only where a value ends is looked at, not what it is. Raises ValueError.
+        Raises ValueError.
         """
-        is_object = data.startswith(b"{")
-        if not data.endswith(b"}" if is_object else b"]"):
+        if not data.endswith(b"}" if data.startswith(b"{") else b"]"):
             raise ValueError("the end is missing")
-        masked = data.replace(b"\\\\", b"__").replace(b'\\"', b"__")
-        for start, end in self._parts(masked):
-            self._count(1)
-            name = ""
-            if is_object:
-                name_end = masked.index(b'"', masked.index(b'"', start) + 1) + 1
-                name = read_json(data[start:name_end])
-                start = masked.index(b":", name_end) + 1
-                if masked[name_end : start - 1].strip(_WHITE_SPACE):
-                    raise ValueError("no colon behind a name")
-            yield name, data[start:end].strip(_WHITE_SPACE)
-
-    def _parts(self, masked: bytes) -> Iterator[tuple[int, int]]:
-        """Yield where each part of the array or object begins and ends."""
         depth, start = 0, 1
-        for number, match in enumerate(_NEXT_SIGN.finditer(masked)):
+        for number, match in enumerate(_NEXT_SIGN.finditer(data)):
             if number % _SIGNS_AT_ONCE == 0:
                 self._checkpoint()
-                if number > _MAX_SIGNS:
+                if number > _SIGNS_PER_VALUE * MAX_VALUES:
                     raise TooMany
             sign, end = match[1], match.end()
-            if sign == b",":
-                if depth == 1:
-                    yield start, end - 1
-                    start = end
-            elif sign in (b"[", b"{"):
-                depth += 1
-            elif sign in (b"]", b"}"):
-                depth -= 1
-                if depth == 0:
-                    break
-            else:
+            if sign not in _DEPTHS:
                 raise ValueError("a string without an end, or no end")
-        if end < len(masked):
+            depth += _DEPTHS[sign]
+            if depth == 0 or (depth == 1 and sign == b","):
+                part = data[start : end - 1].strip(_WHITE_SPACE)
+                if part or depth or start > 1:
+                    self._count(1)
+                    yield part
+                start = end
+            if depth == 0:
+                break
+        if start < len(data):
             raise ValueError("more than one document")
-        if start > 1 or masked[1 : end - 1].strip(_WHITE_SPACE):
-            yield start, end - 1
+
+
+def _member(text: bytes) -> tuple[str, bytes]:
+    name = _NAME.match(text)
+    if name is None:
+        raise ValueError("no name, or no colon behind it")
+    return read_json(name[1]), text[name.end() :].strip(_WHITE_SPACE)
 
 
 def _decode(data: bytes) -> Any:
@@ -191,8 +191,7 @@ def _values(value: Any) -> int:
     return 1 + sum(map(_values, value.values() if isinstance(value, dict) else value))
 
 
-def _drain(entries: list[Any]) -> Iterator[Any]:
+def _drain(entries: deque[Any]) -> Iterator[Any]:
     """Yield each entry and release it: together they take as much memory as the data that is read from them."""
-    entries.reverse()
     while entries:
-        yield entries.pop()
+        yield entries.popleft()

@@ -9,10 +9,10 @@ from threading import Event, Lock
 
 
 class Busy(Exception):
-    """The budget is spent and nothing was released in time."""
+    """All is in use and nothing was released in time."""
 
 
-class Budget:
+class WeightedSemaphore:
     """Hands out amounts of a limited resource in the order in which they were requested. Safe for threads.
 
     The order matters: if small requests could overtake, a stream of them would keep a large one waiting forever.
@@ -31,7 +31,7 @@ class Budget:
 
     @contextmanager
     def hold(self, amount: int) -> Iterator[None]:
-        """Hold `amount` of the budget for the length of the block. Raises Busy when it is not free in time."""
+        """Hold `amount` for the length of the block. Raises Busy when it is not free in time."""
         request = _Request(amount)
         with self._lock:
             self._waiting.append(request)
