@@ -439,7 +439,7 @@ def test_what_landed_while_we_turned_from_store_to_flights_is_a_hit(
     world.get(COHORTS)
     read = world.store.memory.read
     looks = iter([Record()])
-    monkeypatch.setattr(world.store, "read", lambda identity: next(looks, None) or read(identity))
+    monkeypatch.setattr(world.store.memory, "read", lambda identity: next(looks, None) or read(identity))
     answer = world.get(COHORTS)
     assert (answer.error, answer.calls, answer.forwarded) == (None, 0, None)
 
