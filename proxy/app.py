@@ -14,7 +14,7 @@ from proxy.amplitude.client import AmplitudeClient, Fetched
 from proxy.amplitude.executor import MAY_ARRIVE_SECONDS, CallExecutor
 from proxy.amplitude.rate_limiter import RateLimiter
 from proxy.amplitude.sliding_window import WINDOW_SECONDS
-from proxy.api.keys import KeyRing
+from proxy.api.caller_keys import KeyRing
 from proxy.fetch.backlog import Backlog
 from proxy.fetch.forget import ForgetService
 from proxy.fetch.scheduler import FetchScheduler

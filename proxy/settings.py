@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
-from proxy.api.keys import Key
-from proxy.api.keys import parse as parse_keys
+from proxy.api.caller_keys import Key
+from proxy.api.caller_keys import parse as parse_keys
 from proxy.api.urls import parse_service_url, parse_url
 from proxy.profile.aliases import Alias
 from proxy.profile.aliases import parse as parse_aliases

@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import pytest
 
-from proxy.api.keys import KeyRing
+from proxy.api.caller_keys import KeyRing
 from proxy.profile.aliases import Alias
 from proxy.profile.parts import COHORTS, PROPERTIES
 from proxy.sandbox.server import Sandbox

@@ -16,7 +16,7 @@ import urllib3
 from requests.auth import HTTPBasicAuth
 
 from proxy.amplitude.client import retry_after
-from proxy.amplitude.response_lines import TORN, BrokenOff, lines_of
+from proxy.amplitude.streamed_lines import TORN, BrokenOff, lines_of
 from proxy.amplitude.transport import Session
 from proxy.api.urls import is_confidential, parse_url
 from proxy.api.user_rows import NoColumn, Row, read

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 import requests
 
-from proxy.api.keys import entry, generate
+from proxy.api.caller_keys import entry, generate
 from proxy.api.urls import parse_service_url
 from proxy.app import create_app
 from proxy.liquid.types import Answer, Ask, Request

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from proxy import __version__
-from proxy.api.keys import entry, generate
+from proxy.api.caller_keys import entry, generate
 from proxy.cli.check import check
 from proxy.cli.demo import demo, sandbox
 from proxy.cli.forget import forget

@@ -18,7 +18,7 @@ from proxy.cli.client import (
     running_service,
     service_options,
 )
-from proxy.liquid.process import Child
+from proxy.liquid.render_process import Child
 from proxy.liquid.report import lines
 from proxy.liquid.types import Ask, User
 from proxy.sandbox.server import Sandbox

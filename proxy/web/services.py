@@ -11,7 +11,7 @@ from flask import Flask, Request, current_app, request
 
 from proxy.amplitude.executor import CallExecutor
 from proxy.amplitude.rate_limiter import RateLimiter
-from proxy.api.keys import Accepted, KeyRing
+from proxy.api.caller_keys import Accepted, KeyRing
 from proxy.fetch.forget import ForgetService
 from proxy.fetch.scheduler import FetchScheduler
 from proxy.fetch.service import ProfileService

@@ -16,7 +16,7 @@ from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
 from proxy import __version__
-from proxy.api.keys import KeyRing, parse
+from proxy.api.caller_keys import KeyRing, parse
 from proxy.sandbox.faults import Fault
 from proxy.sandbox.people import find
 from proxy.sandbox.server import Sandbox

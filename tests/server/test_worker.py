@@ -333,7 +333,7 @@ def test_master__before_the_fork__imports_nothing_that_takes_a_lock() -> None:
     ).stdout.split()
     assert {name for name in loaded if name.startswith("proxy.")} == {
         "proxy.api",
-        "proxy.api.keys",
+        "proxy.api.caller_keys",
         "proxy.api.urls",
         "proxy.profile",
         "proxy.profile.aliases",

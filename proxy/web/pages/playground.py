@@ -9,7 +9,7 @@ from flask import Blueprint, Response, current_app, g, request
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from proxy.api.errors import BadRequest, Forbidden
-from proxy.liquid.process import OTHERS_RENDER, Renderer, refused
+from proxy.liquid.render_process import OTHERS_RENDER, Renderer, refused
 from proxy.liquid.types import User
 from proxy.profile.json import read_json
 from proxy.storage.weighted_semaphore import Busy, WeightedSemaphore

@@ -15,7 +15,7 @@ from flask.testing import FlaskClient
 
 from proxy.api.openapi.playground import EXAMPLE, RENDERED
 from proxy.app import create_app
-from proxy.liquid.process import AT_ONCE
+from proxy.liquid.render_process import AT_ONCE
 from proxy.profile.errors import UpstreamUnavailable
 from proxy.settings import Settings
 from tests.conftest import KEYS

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.api.keys import Accepted, KeyRing, entry, generate, parse
+from proxy.api.caller_keys import Accepted, KeyRing, entry, generate, parse
 from proxy.profile.values import BadValue
 
 PLAIN = "0123456789abcdef"

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from proxy.liquid import render
-from proxy.liquid.process import AT_ONCE, Child, Renderer
+from proxy.liquid.render_process import AT_ONCE, Child, Renderer
 from proxy.liquid.report import report
 from proxy.liquid.types import Answer, Request, User
 from proxy.web.pages import playground
@@ -69,7 +69,7 @@ def children() -> list[psutil.Process]:
 
 
 def is_child(process: psutil.Process) -> bool:
-    return "proxy.liquid.child" in process.cmdline()
+    return "proxy.liquid.render_child" in process.cmdline()
 
 
 def test_child__message_with_calls__same_report_as_in_this_process() -> None:
@@ -188,7 +188,7 @@ def test_child__sockets_of_clients__not_inherited() -> None:
 @pytest.mark.slow
 def test_child__parent_is_killed_in_the_midst_of_a_rendering__ends() -> None:
     program = (
-        "from proxy.liquid.process import Child\nfrom proxy.liquid.types import Answer, User\n"
+        "from proxy.liquid.render_process import Child\nfrom proxy.liquid.types import Answer, User\n"
         "child = Child()\n"
         "def ask(request):\n    print(child.process.pid, flush=True)\n    return Answer(200, {}, '{}', 1.0)\n"
         f"child.render({CALL + ENDLESS!r}, User(), ask, seconds=60.0)"

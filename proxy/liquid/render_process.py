@@ -48,7 +48,7 @@ class Child:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         environment["PYTHONPATH"] = os.pathsep.join([str(_SOURCE), *filter(None, sys.path)])
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "proxy.liquid.child"],
+            [sys.executable, "-P", "-m", "proxy.liquid.render_child"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # a traceback could hold the data of a user

@@ -1,4 +1,4 @@
-"""Renders one message in a child process. `proxy.liquid.process` starts it and documents the protocol."""
+"""Renders one message in a child process. `proxy.liquid.render_process` starts it and documents the protocol."""
 
 from __future__ import annotations
 
