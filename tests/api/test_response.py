@@ -41,7 +41,7 @@ def record_of(ask: ProfileRequest, user_data: dict[str, Any] | None) -> Record:
 @pytest.mark.contract("1 cohorts")
 @pytest.mark.contract("1 propensities")
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
-def test_case(path: Path) -> None:
+def test_shape__case_from_a_file__expected_body(path: Path) -> None:
     case = json.loads(path.read_text(encoding="utf-8"))
     ask = parse(case["route"] if case["route"] != "profile" else None, case["ask"].items())
     body = json.loads(shape(ask, record_of(ask, case["userData"]), error=case.get("error")))
@@ -49,7 +49,7 @@ def test_case(path: Path) -> None:
     assert case.keys() <= {"route", "ask", "userData", "error", "body"}, "a key that no test reads"
 
 
-def test_there_are_cases() -> None:
+def test_case_files__collected__at_least_8() -> None:
     assert len(CASES) >= 8
 
 
@@ -91,7 +91,7 @@ asks = st.sampled_from(
 
 @pytest.mark.contract("1 envelope")
 @given(asks, user_datas, st.sampled_from([None, "upstream_timeout"]))
-def test_any_json_at_all_gives_every_key_with_its_type(
+def test_shape__any_json__every_key_with_its_type(
     given_ask: dict[str, str], user_data: dict[str, Any], error: str | None
 ) -> None:
     ask = parse(None, given_ask.items())
@@ -104,7 +104,7 @@ def test_any_json_at_all_gives_every_key_with_its_type(
 
 
 @pytest.mark.parametrize("control", [True, "true", 1, 1.0])
-def test_whoever_is_in_the_control_group_in_whatever_words_is_shown_nothing(control: object) -> None:
+def test_shape__control_group_flag_of_any_type__no_items(control: object) -> None:
     ask = parse("recommendations", {"user_id": "u", "rec_id": "a"}.items())
     entry = {"rec_id": "a", "items": ["x"], "is_control": control}
     body = json.loads(shape(ask, record_of(ask, {"recommendations": [entry]})))
@@ -113,7 +113,9 @@ def test_whoever_is_in_the_control_group_in_whatever_words_is_shown_nothing(cont
 
 @pytest.mark.contract("1 control group")
 @given(asks, user_datas)
-def test_items_are_never_shown_to_the_control_group(given_ask: dict[str, str], user_data: dict[str, Any]) -> None:
+def test_shape__any_user_data__no_items_for_the_control_group(
+    given_ask: dict[str, str], user_data: dict[str, Any]
+) -> None:
     ask = parse(None, given_ask.items())
     for entry in json.loads(shape(ask, record_of(ask, user_data))).get("recommendations", []):
         assert entry["personalized"] == bool(entry["items"])
@@ -126,7 +128,7 @@ texts = st.text(st.sampled_from('a,"\\:é '), max_size=3)
 @example(["a", "b"], [","])
 @example(["a", '"'], ['"', "a"])
 @given(st.lists(texts | st.integers(0, 9), max_size=5), st.lists(texts, min_size=1, max_size=3))
-def test_a_user_is_in_the_asked_cohorts_that_are_listed_and_in_no_other(
+def test_shape__requested_cohorts__member_only_of_the_stored_cohorts(
     stored: list[str | int], requested: list[str]
 ) -> None:
     ask = ProfileRequest(Identity("u", None), ProfileQuery(("cohorts",), cohort_ids=tuple(dict.fromkeys(requested))))
@@ -179,14 +181,14 @@ def test_body__lone_surrogate_or_large_integer__is_written_by_the_standard_libra
     assert (body["user_id"], body["items"], body["last_updated"]) == ("u?", [str(2**70), "x"], 2**64)
 
 
-def test_a_name_of_a_cohort_is_what_its_id_says_though_another_cohort_has_that_name_for_an_id() -> None:
+def test_shape__alias_equal_to_another_cohort_id__alias_has_priority() -> None:
     ask = parse("cohorts", {"user_id": "u"}.items(), Aliases(aliases("cohorts.vip=c1")))
     body = json.loads(shape(ask, Record({COHORTS: CachedPart(encoding.write(["vip"]), AT)})))
     assert body["member"] == {"vip": False}
 
 
 @pytest.mark.parametrize("cohorts", [(), ("a",)])
-def test_cohorts_that_are_no_list_are_none(cohorts: tuple[str, ...]) -> None:
+def test_shape__stored_cohorts_not_a_list__no_cohorts(cohorts: tuple[str, ...]) -> None:
     ask = ProfileRequest(Identity("u", None), ProfileQuery(("cohorts",), cohort_ids=cohorts))
     for stored in ({"a": 1}, "a", None, 7):
         body = json.loads(shape(ask, Record({COHORTS: CachedPart(encoding.write(stored), AT)})))
@@ -198,7 +200,7 @@ def test_cohorts_that_are_no_list_are_none(cohorts: tuple[str, ...]) -> None:
     st.dictionaries(st.text(max_size=6), st.integers()),
     st.lists(st.text(max_size=6, min_size=1), min_size=1, max_size=4),
 )
-def test_a_property_is_called_the_same_with_and_without_keys(stored: dict[str, int], keys: list[str]) -> None:
+def test_shape__properties_with_and_without_keys__same_names(stored: dict[str, int], keys: list[str]) -> None:
     every = json.loads(shape(parse("properties", {"user_id": "u"}.items()), record_of_properties(stored)))
     ask = ProfileRequest(Identity("u", None), ProfileQuery(("properties",), keys=tuple(dict.fromkeys(keys))))
     limited = json.loads(shape(ask, record_of_properties(stored)))
@@ -224,7 +226,7 @@ def test_a_property_is_called_the_same_with_and_without_keys(stored: dict[str, i
         ("12345678901234.5", 12345678901234.5),
     ],
 )
-def test_a_canonical_decimal_becomes_a_number(stored: str, is_number: float) -> None:
+def test_number__canonical_decimal__converted(stored: str, is_number: float) -> None:
     converted = number(stored)
     assert converted == is_number
     assert type(converted) is type(is_number)
@@ -235,13 +237,13 @@ NOT_CANONICAL = "02134,+1,-0,-0.0,1e5,0.00001,NaN,, 1,1\n,1.,.5,1_000,٣,true,12
 
 @pytest.mark.contract("1 computations")
 @pytest.mark.parametrize("stored", NOT_CANONICAL.split(","))
-def test_anything_else_stays_text(stored: str) -> None:
+def test_number__not_canonical__stays_text(stored: str) -> None:
     assert number(stored) == stored
     assert isinstance(number(stored), str)
 
 
 @given(st.one_of(st.floats(allow_nan=False, allow_infinity=False), st.integers()).map(str))
-def test_no_digit_is_made_up_or_lost(stored: str) -> None:
+def test_number__any_number__value_is_unchanged(stored: str) -> None:
     converted = number(stored)
     assert converted == stored or float(stored) == converted
 

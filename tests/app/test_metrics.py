@@ -20,7 +20,7 @@ def value(service: Service, name: str) -> float:
 
 
 @pytest.mark.contract("3 metrics")
-def test_workers_are_counted_together_and_one_that_was_killed_keeps_only_what_it_counted(
+def test_metrics__two_workers_and_one_killed__counts_kept_and_memory_of_live_workers(
     start_service: Callable[..., Service], sandbox: Sandbox, tmp_path: Path
 ) -> None:
     nowhere = f"redis://127.0.0.1:{free_port()}"

@@ -67,7 +67,7 @@ def half_sent(service: Service, number: int) -> Iterator[list[socket.socket]]:
         yield connections
 
 
-def test_half_sent_requests__hundreds__others_are_answered(service: Service) -> None:
+def test_half_sent_requests__hundreds__other_requests_are_answered(service: Service) -> None:
     assert service.get("/v1/cohorts?user_id=ava").json()["ok"]
     with half_sent(service, 300) as dawdling:
         for number in range(60):
@@ -98,7 +98,7 @@ def test_connections__several_ready__take_turns(start_service: Start) -> None:
     assert max(len(list(same)) for _, same in itertools.groupby(turns)) <= 3
 
 
-def test_request__drips__ends_after_its_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_request__bytes_arrive_slowly__ends_after_its_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "REQUEST_SECONDS", 0.3)
     accepted, client = gevent.socket.socketpair()
     connection = Connection(accepted, idle_seconds=5)
@@ -115,7 +115,7 @@ def test_request__drips__ends_after_its_time_limit(monkeypatch: pytest.MonkeyPat
     connection.close()
 
 
-def test_body__half_sent__is_a_400(service: Service) -> None:
+def test_body__half_sent__400(service: Service) -> None:
     head = f"POST /v1/cohorts HTTP/1.1\r\n{HEAD}Content-Type: application/x-www-form-urlencoded\r\n"
     with socket.create_connection(service.address, timeout=5) as connection:
         connection.sendall(f"{head}Content-Length: 20\r\n\r\nuser_id=av".encode())
@@ -133,7 +133,7 @@ def test_connection__idle__ends_after_its_own_time() -> None:
     client.close()
 
 
-def test_answer__not_taken__connection_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answer__client_does_not_read__connection_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "REQUEST_SECONDS", 0.1)
     accepted, client = gevent.socket.socketpair()
     connection = Connection(accepted, idle_seconds=5)
@@ -178,7 +178,7 @@ def readiness(connection: HTTPConnection) -> tuple[int, str, str | None]:
 
 
 @pytest.mark.contract("3 probes")
-def test_stop__requests_under_way__answered_and_connections_closed(start_service: Start) -> None:
+def test_stop__requests_in_progress__answered_and_connections_closed(start_service: Start) -> None:
     with Watched(latency=0.8) as sandbox:
         service = start_service(sandbox)
         first, second = (HTTPConnection(*service.address, timeout=10) for _ in range(2))

@@ -29,7 +29,7 @@ def basic(name: str, secret: str) -> str:
 
 @pytest.mark.contract("2 authentication")
 @pytest.mark.parametrize("secret", [OLD, NEW, OTHER])
-def test_all_four_schemes_open(client: FlaskClient, secret: str) -> None:
+def test_credentials__each_of_four_schemes__accepted(client: FlaskClient, secret: str) -> None:
     name = "ops" if secret == OTHER else "braze"
     for headers in (
         {"Authorization": basic(name, secret)},
@@ -62,7 +62,9 @@ def test_all_four_schemes_open(client: FlaskClient, secret: str) -> None:
         {"Authorization": "Bearer wrong", "X-API-Key": OLD},
     ],
 )
-def test_anything_else_is_a_401_however_often(client: FlaskClient, source: FakeSource, headers: dict[str, str]) -> None:
+def test_credentials__missing_or_wrong__401_on_every_request(
+    client: FlaskClient, source: FakeSource, headers: dict[str, str]
+) -> None:
     for _ in range(3):
         answer = client.get(PATH, headers=headers)
         assert answer.status_code == 401
@@ -99,12 +101,12 @@ def test_refusals__several_addresses__logged_once_a_minute_with_a_count(
 
 
 @pytest.mark.contract("2 authentication")
-def test_authorization_wins_over_x_api_key(client: FlaskClient) -> None:
+def test_authorization__valid_with_wrong_x_api_key__accepted(client: FlaskClient) -> None:
     assert client.get(PATH, headers={"Authorization": f"Bearer {OLD}", "X-API-Key": "wrong"}).status_code == 200
 
 
 @pytest.mark.contract("1 routes")
-def test_every_data_route_is_guarded_and_the_probes_are_not(client: FlaskClient) -> None:
+def test_routes__no_credentials__401_for_data_playground_metrics_and_status(client: FlaskClient) -> None:
     for rule in client.application.url_map.iter_rules():
         expected = 401 if rule.rule.startswith(("/v1/", "/playground", "/metrics", "/status")) else 200
         method = "GET" if "GET" in (rule.methods or ()) else "POST"

@@ -78,14 +78,14 @@ def fuzz(
 
 @pytest.mark.contract("3 openapi")
 @pytest.mark.parametrize(("path", "method"), OPERATIONS)
-def test_what_the_document_allows_is_accepted_and_answered_as_promised(
+def test_operation__documented_request__accepted_and_answered_as_documented(
     schema: schemathesis.BaseSchema, statuses: Counter[int], path: str, method: str
 ) -> None:
     fuzz(schema[path][method], GenerationMode.POSITIVE, statuses)
 
 
 @pytest.mark.parametrize(("path", "method"), DATA)
-def test_what_the_document_does_not_allow_is_answered_as_promised(
+def test_v1_operation__request_against_the_document__answered_as_documented(
     schema: schemathesis.BaseSchema, statuses: Counter[int], path: str, method: str
 ) -> None:
     fuzz(schema[path][method], GenerationMode.NEGATIVE, statuses)

@@ -38,7 +38,7 @@ def ask(client: FlaskClient, question: str, **headers: str) -> None:
 
 
 @pytest.mark.contract("3 metrics")
-def test_metrics_are_for_callers_and_are_prometheus_text(client: FlaskClient) -> None:
+def test_metrics__with_or_without_credentials__prometheus_text_or_401(client: FlaskClient) -> None:
     assert client.get("/metrics").status_code == 401
     answer = client.get("/metrics", headers={"X-API-Key": SECRET})
     assert answer.status_code == 200
@@ -47,7 +47,7 @@ def test_metrics_are_for_callers_and_are_prometheus_text(client: FlaskClient) ->
 
 
 @pytest.mark.contract("3 metrics")
-def test_requests_are_counted_by_rule_status_and_where_the_answer_came_from(
+def test_requests_total__hits_misses_and_failures__counted_by_route_status_and_cache(
     client: FlaskClient, source: FakeSource, clock: FakeClock
 ) -> None:
     ask(client, "cohorts?user_id=u")
@@ -75,7 +75,7 @@ def test_requests_are_counted_by_rule_status_and_where_the_answer_came_from(
     assert metrics["request_duration_seconds_count{route=/v1/cohorts}"] == 8
 
 
-def test_calls_are_counted_with_how_they_ended_how_long_they_took_and_the_exposures_they_log(
+def test_upstream_calls__success_and_failure__counted_by_outcome_with_exposures(
     client: FlaskClient, source: FakeSource
 ) -> None:
     ask(client, "recommendations?user_id=u&rec_id=a,b")
@@ -89,7 +89,7 @@ def test_calls_are_counted_with_how_they_ended_how_long_they_took_and_the_exposu
 
 
 @pytest.mark.contract("3 metrics")
-def test_the_quota_is_told_used_and_left_and_given_back_by_the_minute(
+def test_quota_metrics__calls_a_minute_later_and_a_429__used_left_and_closed(
     client: FlaskClient, source: FakeSource, clock: FakeClock
 ) -> None:
     for number in range(3):
@@ -104,7 +104,9 @@ def test_the_quota_is_told_used_and_left_and_given_back_by_the_minute(
     assert (metrics["quota_closed"], metrics["quota_calls_left"]) == (1, 0)
 
 
-def test_what_is_kept_what_waits_and_what_left_is_told(source: FakeSource, clock: FakeClock) -> None:
+def test_cache_and_backlog_metrics__evictions_and_full_backlog__exact_values(
+    source: FakeSource, clock: FakeClock
+) -> None:
     env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "CACHE_MAX_MB": "1"}
     biography = Random(1).randbytes(200_000).hex()  # noqa: S311  # does not compress
     source.user_data = {"user_id": "u", "amp_props": {"biography": biography}}
@@ -124,7 +126,9 @@ def test_what_is_kept_what_waits_and_what_left_is_told(source: FakeSource, clock
     assert (metrics["backlog_users"], metrics["backlog_dropped_total"]) == (0, 1)
 
 
-def test_an_outage_and_an_absent_redis_are_ones(client: FlaskClient, source: FakeSource, clock: FakeClock) -> None:
+def test_outage_and_redis_metrics__outage_or_redis_unreachable__1(
+    client: FlaskClient, source: FakeSource, clock: FakeClock
+) -> None:
     metrics = read(client)
     assert (metrics["upstream_outage"], metrics["redis_gone"]) == (0, 0)
     source.fault = UpstreamRejected()
@@ -140,7 +144,7 @@ def test_an_outage_and_an_absent_redis_are_ones(client: FlaskClient, source: Fak
     redis.stop()
 
 
-def test_callers_refused_are_counted_by_why(client: FlaskClient, source: FakeSource) -> None:
+def test_callers_refused__wrong_or_no_credentials__counted_by_reason(client: FlaskClient, source: FakeSource) -> None:
     client.get("/v1/cohorts?user_id=u", headers={"X-API-Key": "wrong"})
     client.get("/v1/cohorts?user_id=u")
     assert read(client)["callers_refused_total{why=credentials}"] == 2
@@ -148,7 +152,7 @@ def test_callers_refused_are_counted_by_why(client: FlaskClient, source: FakeSou
 
 @pytest.mark.contract("3 metrics")
 @pytest.mark.parametrize("path", ["/v1/cohorts?user_id=somebody-42", "/v1/somebody-42", "/static/somebody-42"])
-def test_no_id_and_no_secret_is_in_a_metric(app: Flask, client: FlaskClient, path: str) -> None:
+def test_metrics__ids_and_secrets_in_requests__not_in_the_text(app: Flask, client: FlaskClient, path: str) -> None:
     client.get(path, headers={"X-API-Key": SECRET, "X-Request-ID": "somebody-42"})
     client.open(path, method="SOMEBODY-42", headers={"X-API-Key": "somebody-42"})
     text = client.get("/metrics", headers={"X-API-Key": SECRET}).text
@@ -158,7 +162,7 @@ def test_no_id_and_no_secret_is_in_a_metric(app: Flask, client: FlaskClient, pat
 
 
 @pytest.mark.contract("3 grafana")
-def test_every_metric_that_the_dashboard_draws_is_one_that_is_answered(
+def test_grafana_dashboard__queries__use_exactly_the_served_metrics(
     client: FlaskClient, source: FakeSource, caller: dict[str, str]
 ) -> None:
     answer = client.get("/static/grafana.json")

@@ -121,7 +121,7 @@ def test_routes__usual_request__answered(app: Flask, route: Route) -> None:
     assert ask(app, environment(route, {})) == 200
 
 
-def test_routes__of_the_application__all_are_asked(app: Flask) -> None:
+def test_routes__of_the_application__all_are_requested(app: Flask) -> None:
     rules = {
         (rule.rule.replace("<name>", "site.css"), method)
         for rule in app.url_map.iter_rules()

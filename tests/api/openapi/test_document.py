@@ -76,12 +76,12 @@ def check(path: str, method: str, answer: TestResponse, status: int | None = Non
 
 
 @pytest.mark.contract("3 openapi")
-def test_the_document_is_valid_openapi() -> None:
+def test_document__validated__valid_openapi_3_1() -> None:
     assert list(OpenAPIV31SpecValidator(DOCUMENT).iter_errors()) == []
     assert DOCUMENT["openapi"].startswith("3.1.")
 
 
-def test_every_example_is_valid_by_the_schema_it_stands_beside() -> None:
+def test_document__examples__valid_by_their_schemas() -> None:
     def shown(value: Any) -> Iterator[tuple[dict[str, Any], Any]]:
         if isinstance(value, dict):
             if isinstance(value.get("schema"), dict):
@@ -107,12 +107,12 @@ def is_form(schema: dict[str, Any]) -> bool:
     return any(field.get("examples") for field in fields.values() if isinstance(field, dict))
 
 
-def test_the_document_served_is_the_one_that_is_true(client: FlaskClient) -> None:
+def test_openapi_json__requested__serves_the_document(client: FlaskClient) -> None:
     assert client.get("/openapi.json").json == json.loads(json.dumps(DOCUMENT))
 
 
 @pytest.mark.contract("3 openapi")
-def test_every_route_and_method_of_the_application_is_in_the_document_and_no_other(app: Flask) -> None:
+def test_document__routes_and_methods__exactly_those_of_the_application(app: Flask) -> None:
     routes = {
         (re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), method)
         for rule in app.url_map.iter_rules()
@@ -121,7 +121,7 @@ def test_every_route_and_method_of_the_application_is_in_the_document_and_no_oth
     assert routes == set(OPERATIONS)
 
 
-def test_every_operation_has_a_name_of_its_own_a_summary_and_a_known_tag() -> None:
+def test_document__operations__have_unique_ids_summaries_and_known_tags() -> None:
     tags = {tag["name"] for tag in DOCUMENT["tags"]}
     names = [operation["operationId"] for _, _, operation in operations(DOCUMENT)]
     assert len(names) == len(set(names))
@@ -130,7 +130,7 @@ def test_every_operation_has_a_name_of_its_own_a_summary_and_a_known_tag() -> No
         assert set(operation["tags"]) <= tags
 
 
-def test_the_routes_that_need_credentials_are_those_that_say_so(client: FlaskClient) -> None:
+def test_routes__no_credentials__401_only_where_documented(client: FlaskClient) -> None:
     for path, method, operation in operations(DOCUMENT):
         answer = ask(client, path, method, headers={})
         assert (answer.status_code == 401) is bool(operation["security"]), (path, method)
@@ -196,21 +196,21 @@ PROMISES = [
 
 @pytest.mark.contract("3 openapi")
 @pytest.mark.parametrize(("path", "method", "status"), PROMISES, ids=lambda value: str(value))
-def test_every_answer_that_is_promised_is_given_as_promised(
+def test_route__each_documented_status__answers_as_documented(
     client: FlaskClient, path: str, method: str, status: str
 ) -> None:
     answer = SCENARIOS[status](client, path, method)
     check(path, method, answer, 404 if status == "4XX" else int(status))
 
 
-def test_a_compressed_file_is_as_promised(client: FlaskClient) -> None:
+def test_static_file__compressed__as_documented(client: FlaskClient) -> None:
     answer = client.get("/static/site.css", headers={"Accept-Encoding": "gzip"})
     answer.set_data(gzip.decompress(answer.data))
     check("/static/{name}", "GET", answer, 200)
 
 
 @pytest.mark.parametrize("path", DATA)
-def test_data_route__any_user__answers_as_the_document_says(client: FlaskClient, clock: FakeClock, path: str) -> None:
+def test_data_route__any_user__answers_as_documented(client: FlaskClient, clock: FakeClock, path: str) -> None:
     for method in ("GET", "HEAD", "POST"):
         clock.advance(10_000)
         for user in ("ava", "ben", "cleo", "dário & söhne", "user-17", "nobody", " "):
@@ -221,7 +221,7 @@ def test_data_route__any_user__answers_as_the_document_says(client: FlaskClient,
 @pytest.mark.contract("3 openapi")
 @pytest.mark.parametrize("path", DATA)
 @pytest.mark.parametrize("fault", UpstreamError.__subclasses__())
-def test_answers_are_as_promised_whatever_amplitude_does(
+def test_data_route__any_upstream_error__answers_as_documented(
     client: FlaskClient, source: FakeSource, clock: FakeClock, path: str, fault: type[UpstreamError]
 ) -> None:
     source.fault = fault()
@@ -239,7 +239,9 @@ def test_answers_are_as_promised_whatever_amplitude_does(
     check(path, "GET", ask(client, path), 200)
 
 
-def test_a_part_missing_among_others_is_as_promised(client: FlaskClient, source: FakeSource, clock: FakeClock) -> None:
+def test_profile__one_part_missing__answers_as_documented(
+    client: FlaskClient, source: FakeSource, clock: FakeClock
+) -> None:
     path = "/v1/profile"
     ask(client, "/v1/cohorts")
     source.fault = UpstreamError.__subclasses__()[0]()
@@ -249,7 +251,7 @@ def test_a_part_missing_among_others_is_as_promised(client: FlaskClient, source:
 
 
 @pytest.mark.parametrize("path", DATA)
-def test_the_json_body_of_the_example_is_the_same_question_as_the_form(client: FlaskClient, path: str) -> None:
+def test_data_route__json_example_or_form_example__same_answer(client: FlaskClient, path: str) -> None:
     body = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"]
     answer = client.post(path, json=body, headers={"X-API-Key": SECRET})
     check(path, "POST", answer, 200)
@@ -257,7 +259,7 @@ def test_the_json_body_of_the_example_is_the_same_question_as_the_form(client: F
 
 
 @pytest.mark.parametrize("path", [*DOCUMENT["paths"], "/nowhere"])
-def test_unknown_paths_and_methods_are_answered_as_the_shared_responses_say(client: FlaskClient, path: str) -> None:
+def test_unknown_path_or_method__put__shared_response_of_the_document(client: FlaskClient, path: str) -> None:
     shared = DOCUMENT["components"]["responses"]
     answer = client.put(path.replace("{name}", "site.css"))
     # Who calls comes before what is called.
@@ -266,7 +268,7 @@ def test_unknown_paths_and_methods_are_answered_as_the_shared_responses_say(clie
     assert differences(DOCUMENT, shared[name], answer) == []
 
 
-def test_the_examples_of_the_faults_are_what_the_service_says(client: FlaskClient, source: FakeSource) -> None:
+def test_problem_examples__each_status__same_as_the_service(client: FlaskClient, source: FakeSource) -> None:
     for name, response in DOCUMENT["components"]["responses"].items():
         example = response["content"]["application/problem+json"]["example"]
         method = "POST" if example["status"] in (413, 415) else "GET"
@@ -285,7 +287,7 @@ def test_the_examples_of_the_faults_are_what_the_service_says(client: FlaskClien
         assert json.loads(answer.data) == example, name
 
 
-def test_what_is_promised_closed_admits_no_other_key(client: FlaskClient) -> None:
+def test_differences__key_added_or_missing__reported(client: FlaskClient) -> None:
     """Show that the checks above can fail: the same answer with a key more, and with one less."""
     response = {"content": {"application/json": {"schema": DOCUMENT["components"]["schemas"]["CohortsAnswer"]}}}
     answer = ask(client, "/v1/cohorts")

@@ -33,7 +33,7 @@ def question(path: str) -> dict[str, str]:
 
 @pytest.mark.contract("3 openapi")
 @pytest.mark.parametrize("path", DATA)
-def test_every_example_is_what_the_service_answers(service: Service, path: str) -> None:
+def test_data_route__example_request__documented_example_answer(service: Service, path: str) -> None:
     responses = DOCUMENT["paths"][path]["get"]["responses"]
     examples: dict[str, Any] = responses["200"]["content"]["application/json"]["examples"]
     assert "ava" in examples
@@ -52,7 +52,7 @@ def test_every_example_is_what_the_service_answers(service: Service, path: str) 
 
 
 @pytest.mark.parametrize("path", HOOKS)
-def test_the_example_of_a_webhook_is_taken_as_it_says(service: Service, path: str) -> None:
+def test_webhook__example_request__documented_example_answer(service: Service, path: str) -> None:
     operation = DOCUMENT["paths"][path]["post"]
     sent = operation["requestBody"]["content"]["application/json"]["example"]
     expected = operation["responses"]["200"]["content"]["application/json"]["example"]
@@ -60,7 +60,7 @@ def test_the_example_of_a_webhook_is_taken_as_it_says(service: Service, path: st
     assert requests.post(service.url + path, json=sent, auth=("braze", SECRET), timeout=10).json() == expected
 
 
-def test_the_example_of_a_missing_answer_is_what_the_service_says_without_quota(service: Service) -> None:
+def test_missing_example__each_data_route__blank_example_with_quota_exhausted(service: Service) -> None:
     for path in DATA:
         examples = DOCUMENT["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["examples"]
         if path == "/v1/userprofile":
@@ -69,7 +69,7 @@ def test_the_example_of_a_missing_answer_is_what_the_service_says_without_quota(
         assert missing == blank | {"error": "quota_exhausted", "user_id": "ava"}
 
 
-def test_every_kind_of_credentials_that_the_document_names_opens_the_routes_that_take_it(service: Service) -> None:
+def test_credentials__each_documented_scheme__accepted_on_its_routes(service: Service) -> None:
     basic = base64.b64encode(f"braze:{SECRET}".encode()).decode()
     sent = {
         "basic": {"Authorization": f"Basic {basic}"},
@@ -86,7 +86,7 @@ def test_every_kind_of_credentials_that_the_document_names_opens_the_routes_that
             assert answer.status_code == asked_for_nobody, "let in"
 
 
-def test_a_url_and_headers_are_refused_where_the_document_says_and_not_before(service: Service) -> None:
+def test_url_and_headers__below_and_above_documented_limits__200_or_414_or_431(service: Service) -> None:
     about = DOCUMENT["info"]["description"].replace("\n", " ")
     limits = re.search(
         r"URL over (\d+) KiB is a 414 .+ more than (\d+) headers, one over (\d+) KiB, or more than (\d+) KiB in all, "

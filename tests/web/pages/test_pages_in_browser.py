@@ -21,7 +21,7 @@ OPERATION = "#operations-Data-getRecommendations"
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1200])
 @pytest.mark.parametrize("path", ["/", "/docs"])
-def test_a_page_fits_its_window_and_has_nothing_to_complain_of(
+def test_page__each_width_and_scheme__fits_without_problems(
     service: Service, browser: Browser, path: str, width: int, scheme: Scheme
 ) -> None:
     browser.dress(width=width, scheme=scheme)
@@ -56,7 +56,7 @@ def answered(browser: Browser, operation: str) -> tuple[str, dict[str, Any]]:
 
 
 @pytest.mark.contract("3 docs")
-def test_a_route_is_tried_on_the_page_with_basic_credentials(service: Service, browser: Browser) -> None:
+def test_docs__route_executed_with_basic_credentials__shows_the_answer(service: Service, browser: Browser) -> None:
     # As who comes from the playground may have it: with credentials in its own address.
     browser.open(f"{service.url.replace('://', f'://braze:{SECRET}@')}/docs")
     authorize(browser)
@@ -71,9 +71,7 @@ def test_a_route_is_tried_on_the_page_with_basic_credentials(service: Service, b
 
 @pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded"])
 @pytest.mark.parametrize("operation", ["#operations-Data-postProfile", "#operations-Drop-in-postUserprofile"])
-def test_a_body_is_filled_with_what_works_as_it_stands(
-    service: Service, browser: Browser, operation: str, kind: str
-) -> None:
+def test_docs__prefilled_body_executed__200(service: Service, browser: Browser, operation: str, kind: str) -> None:
     browser.open(f"{service.url}/docs")
     authorize(browser)
     browser.press(f"{operation} .opblock-summary-control")
@@ -85,7 +83,7 @@ def test_a_body_is_filled_with_what_works_as_it_stands(
 
 
 @pytest.mark.parametrize("operation", [OPERATION, "#operations-Data-postProfile"])
-def test_an_open_route_fits_a_phone(service: Service, browser: Browser, operation: str) -> None:
+def test_docs__open_route_on_a_phone__fits_without_problems(service: Service, browser: Browser, operation: str) -> None:
     browser.dress(width=390)
     browser.open(f"{service.url}/docs")
     browser.press(f"{operation} .opblock-summary-control")
@@ -97,7 +95,7 @@ def test_an_open_route_fits_a_phone(service: Service, browser: Browser, operatio
 
 
 @pytest.mark.contract("3 landing page")
-def test_the_first_page_leads_to_the_docs_by_keyboard(service: Service, browser: Browser) -> None:
+def test_landing_page__keyboard_only__opens_the_docs(service: Service, browser: Browser) -> None:
     browser.open(f"{service.url}/")
     focused = []
     for _ in range(12):
@@ -115,7 +113,7 @@ def test_the_first_page_leads_to_the_docs_by_keyboard(service: Service, browser:
     assert browser.complaints() == []
 
 
-def test_who_goes_through_the_docs_by_keyboard_sees_where(service: Service, browser: Browser) -> None:
+def test_docs__keyboard_only__focus_is_outlined(service: Service, browser: Browser) -> None:
     browser.dress(scheme="dark")  # there Swagger UI takes most outlines away
     browser.open(f"{service.url}/docs")
     browser.driver.execute_script("arguments[0].focus()", browser.find(f"{OPERATION} .opblock-summary-control"))
@@ -130,7 +128,7 @@ def test_who_goes_through_the_docs_by_keyboard_sees_where(service: Service, brow
     assert styles == {"solid"}
 
 
-def test_what_a_policy_blocks_is_a_complaint(service: Service, browser: Browser) -> None:
+def test_browser_complaints__style_blocked_by_the_policy__reported(service: Service, browser: Browser) -> None:
     """Show that the tests above can fail."""
     browser.open(f"{service.url}/")
     browser.driver.execute_script("document.body.insertAdjacentHTML('beforeend', '<p style=\"color: red\">x</p>')")

@@ -44,7 +44,7 @@ def rendered(browser: Browser, word: str = "sent") -> str:
 
 
 @pytest.mark.contract("3 playground access")
-def test_a_message_is_edited_and_what_is_sent_changes_with_it(service: Service, browser: Browser) -> None:
+def test_playground__message_edited__rendered_message_changes(service: Service, browser: Browser) -> None:
     open_playground(browser, service)
     assert browser.find("#will-expose").text.startswith("Rendering this asks for a recommendation")
     browser.find("#user").send_keys("ava")
@@ -74,7 +74,7 @@ def test_a_message_is_edited_and_what_is_sent_changes_with_it(service: Service, 
     assert hosts == {urlsplit(service.url).netloc}
 
 
-def test_a_snippet_is_chosen_and_rendered_by_keyboard_alone(service: Service, browser: Browser) -> None:
+def test_playground__keyboard_only__snippet_is_chosen_and_rendered(service: Service, browser: Browser) -> None:
     open_playground(browser, service)
     browser.driver.execute_script("document.getElementById('user').focus()")
     active = browser.driver.switch_to.active_element
@@ -90,7 +90,7 @@ def test_a_snippet_is_chosen_and_rendered_by_keyboard_alone(service: Service, br
     assert browser.complaints() == []
 
 
-def test_a_message_is_copied_as_it_stands_for_a_host_that_braze_can_call(service: Service, browser: Browser) -> None:
+def test_playground__copy_pressed__clipboard_has_the_message_unchanged(service: Service, browser: Browser) -> None:
     open_playground(browser, service)
     message = str(browser.find("#template").get_property("value"))
     assert "https://your-host/v1/recommendations?" in message
@@ -102,7 +102,7 @@ def test_a_message_is_copied_as_it_stands_for_a_host_that_braze_can_call(service
     assert browser.complaints() == []
 
 
-def test_by_keyboard_everything_is_reached_in_order_named_and_seen(service: Service, browser: Browser) -> None:
+def test_playground__tab_key__controls_in_order_named_and_outlined(service: Service, browser: Browser) -> None:
     open_playground(browser, service)
     browser.find("#user").send_keys("ava")
     browser.press("#render")
@@ -121,7 +121,9 @@ def test_by_keyboard_everything_is_reached_in_order_named_and_seen(service: Serv
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1200])
-def test_the_playground_fits_its_window(service: Service, browser: Browser, width: int, scheme: Scheme) -> None:
+def test_playground__each_width_and_scheme__fits_and_shows_the_message(
+    service: Service, browser: Browser, width: int, scheme: Scheme
+) -> None:
     browser.dress(width=width, scheme=scheme)
     open_playground(browser, service)
     browser.find("#user").send_keys("ava")
@@ -132,7 +134,7 @@ def test_the_playground_fits_its_window(service: Service, browser: Browser, widt
     assert browser.problems(scheme) == []
 
 
-def test_what_a_user_is_called_cannot_become_part_of_the_page(service: Service, browser: Browser) -> None:
+def test_playground__markup_in_message_and_user_id__shown_as_text(service: Service, browser: Browser) -> None:
     open_playground(browser, service)
     write(browser, "<img src=x onerror='window.broken = 1'>{{${user_id}}}")
     browser.find("#user").send_keys("<script>window.broken = 1</script>")
@@ -143,7 +145,7 @@ def test_what_a_user_is_called_cannot_become_part_of_the_page(service: Service, 
 
 
 @pytest.mark.parametrize("scheme", get_args(Scheme))
-def test_the_readme_s_picture_is_taken_as_it_is_kept(service: Service, browser: Browser, scheme: Scheme) -> None:
+def test_readme_picture__new_and_stored__webp_below_200_kb(service: Service, browser: Browser, scheme: Scheme) -> None:
     taken = picture.take(browser, service.url.replace("://", f"://braze:{SECRET}@"), scheme)
     picture_bytes = (picture.FOLDER / picture.name(scheme)).read_bytes()
     assert taken[:4] == picture_bytes[:4] == b"RIFF"

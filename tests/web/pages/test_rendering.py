@@ -59,7 +59,7 @@ def own_service(start_service: Callable[..., Service]) -> Iterator[Service]:
 
 
 @pytest.mark.contract("3 playground process")
-def test_cached_answers__beside_a_rendering__come_before_it_ends(service: Service) -> None:
+def test_cached_answers__during_a_rendering__sent_before_it_ends(service: Service) -> None:
     assert service.get("/v1/cohorts?user_id=ava").json()["ok"]
     with ThreadPoolExecutor() as pool:
         result = pool.submit(render, service, ENDLESS)
@@ -75,7 +75,7 @@ def test_render__unclosed_output_in_a_tag__refused(service: Service) -> None:
     assert render(service, UNCLOSED)["reason"].startswith("line 1: {{ in a tag is never closed")
 
 
-def test_render__client_has_gone__process_ends_and_is_reaped(own_service: Service) -> None:
+def test_render__client_disconnects__process_ends_and_is_reaped(own_service: Service) -> None:
     body = json.dumps({"template": CALL}).encode()
     head = f"POST /playground/render HTTP/1.1\r\nHost: x\r\nX-API-Key: {SECRET}\r\nContent-Type: application/json\r\n"
     with socket.create_connection(own_service.address) as client:
@@ -87,7 +87,7 @@ def test_render__client_has_gone__process_ends_and_is_reaped(own_service: Servic
     assert all(process.status() != psutil.STATUS_ZOMBIE for process in children(own_service))
 
 
-def test_service__stopped_in_the_midst_of_a_rendering__answers_it_and_leaves_no_process(own_service: Service) -> None:
+def test_service__stopped_during_a_rendering__answers_and_leaves_no_process(own_service: Service) -> None:
     with ThreadPoolExecutor() as pool:
         result = pool.submit(render, own_service, CALL + "{{ c.found }}")
         child = rendering(own_service)
@@ -99,7 +99,7 @@ def test_service__stopped_in_the_midst_of_a_rendering__answers_it_and_leaves_no_
 
 @pytest.mark.slow
 @pytest.mark.contract("3 playground process")
-def test_worker__killed_in_the_midst_of_a_rendering__leaves_no_process(own_service: Service) -> None:
+def test_worker__killed_during_a_rendering__leaves_no_process(own_service: Service) -> None:
     with ThreadPoolExecutor() as pool:
         result = pool.submit(render, own_service, ENDLESS)
         child = rendering(own_service)
@@ -111,7 +111,7 @@ def test_worker__killed_in_the_midst_of_a_rendering__leaves_no_process(own_servi
     assert not child.is_running()
 
 
-def test_preview__template_that_never_ends__limited() -> None:
+def test_preview__unclosed_output__refused_within_10_cpu_seconds() -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     ended = run("preview", "-", "--demo", stdin=UNCLOSED)
     assert ended.returncode == 1

@@ -81,7 +81,7 @@ def hurried(browser: Browser) -> Iterator[Browser]:
 
 
 @pytest.mark.contract("3 status")
-def test_the_page_draws_the_last_hour_and_says_what_is_wrong_and_when_it_is_mended(
+def test_status_page__fault_then_fix__charts_and_findings_follow(
     app: Flask, url: str, source: FakeSource, clock: FakeClock, hurried: Browser
 ) -> None:
     browser = hurried
@@ -113,7 +113,9 @@ def test_the_page_draws_the_last_hour_and_says_what_is_wrong_and_when_it_is_mend
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1200])
-def test_the_status_page_fits_its_window(service: Service, browser: Browser, width: int, scheme: Scheme) -> None:
+def test_status_page__each_width_and_scheme__fits_without_problems(
+    service: Service, browser: Browser, width: int, scheme: Scheme
+) -> None:
     browser.dress(width=width, scheme=scheme)
     open_status(browser, service.url)
     browser.find("#errors svg")
