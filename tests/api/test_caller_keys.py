@@ -1,4 +1,4 @@
-"""Caller keys."""
+"""Caller keys: parse, check, generate and remember."""
 
 import hashlib
 import pickle

@@ -1,4 +1,4 @@
-"""Request parameters."""
+"""Parsing of request parameters."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""A URL's query, as the standard library reads it."""
+"""Parsing of a URL's query, compared with the standard library."""
 
 from urllib.parse import parse_qsl
 
@@ -18,12 +18,12 @@ PIECES = "user_id = & user_id= &user_id= a % %2 %26 %3D + é ; device_id=d xuser
 @example("a=1&user_id=" + "x" * 2000)
 def test_pairs__any_query__same_as_the_standard_library(text: str) -> None:
     try:
-        wanted = sorted(parse_qsl(text, keep_blank_values=True, errors="strict"))
+        expected = sorted(parse_qsl(text, keep_blank_values=True, errors="strict"))
     except UnicodeDecodeError:
         with pytest.raises(UnicodeDecodeError):
             pairs(text)
     else:
-        assert sorted(pairs(text)) == wanted
+        assert sorted(pairs(text)) == expected
 
 
 def test_pairs__result_is_modified__next_result_is_complete() -> None:

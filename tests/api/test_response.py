@@ -1,4 +1,4 @@
-"""The body of an answer: cases from files, and properties that hold for any JSON."""
+"""Bodies of answers: cases from files, and rules that hold for any JSON."""
 
 import json
 from pathlib import Path
@@ -26,12 +26,12 @@ CASES = sorted((Path(__file__).parent.parent / "cases").glob("*.json"))
 AT = 1_795_000_000.9
 
 
-def record_of(ask: ProfileRequest, user_data: dict[str, Any] | None) -> Record:
-    """Keep `user_data` as the service would, every call of the plan answered with it; None when none came."""
+def record_of(request: ProfileRequest, user_data: dict[str, Any] | None) -> Record:
+    """Return the record that the service stores if every call returns `user_data`. Empty for None."""
     parts: dict[Part, CachedPart] = {}
     if user_data is None:
         return Record()
-    for call in plan_calls(ask.query.parts):
+    for call in plan_calls(request.query.parts):
         values, _ = split_response(call, user_data)
         parts |= {part: CachedPart(encoding.write(value), AT) for part, value in values.items()}
     return Record(parts, None, user_data.get("user_id"), user_data.get("device_id"))
@@ -43,10 +43,12 @@ def record_of(ask: ProfileRequest, user_data: dict[str, Any] | None) -> Record:
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_shape__case_from_a_file__expected_body(path: Path) -> None:
     case = json.loads(path.read_text(encoding="utf-8"))
-    ask = parse(case["route"] if case["route"] != "profile" else None, case["ask"].items())
-    body = json.loads(shape(ask, record_of(ask, case["userData"]), error=case.get("error")))
+    request = parse(case["route"] if case["route"] != "profile" else None, case["ask"].items())
+    body = json.loads(shape(request, record_of(request, case["userData"]), error=case.get("error")))
     assert body == case["body"]
-    assert case.keys() <= {"route", "ask", "userData", "error", "body"}, "a key that no test reads"
+    assert case.keys() <= {"route", "ask", "userData", "error", "body"}, (
+        "the case has a key that this test does not use"
+    )
 
 
 def test_case_files__collected__at_least_8() -> None:
@@ -77,7 +79,7 @@ user_datas = st.fixed_dictionaries(
         "device_id": st.text() | st.none(),
     },
 )
-asks = st.sampled_from(
+requests = st.sampled_from(
     [
         {"user_id": "u", "include": "recommendations,properties,cohorts", "rec_id": "a,b"},
         {"user_id": "u", "include": "recommendations", "rec_id": "7"},
@@ -90,34 +92,34 @@ asks = st.sampled_from(
 
 
 @pytest.mark.contract("1 envelope")
-@given(asks, user_datas, st.sampled_from([None, "upstream_timeout"]))
+@given(requests, user_datas, st.sampled_from([None, "upstream_timeout"]))
 def test_shape__any_json__every_key_with_its_type(
-    given_ask: dict[str, str], user_data: dict[str, Any], error: str | None
+    parameters: dict[str, str], user_data: dict[str, Any], error: str | None
 ) -> None:
-    ask = parse(None, given_ask.items())
-    wanted = dict(ENVELOPE)
-    for section in ask.query.sections:
-        wanted |= SECTION[section]
-    for record in (record_of(ask, user_data), Record(unknown_at=AT), Record()):
-        body = read_json(shape(ask, record, error=error))
-        assert conforms(body, wanted)
+    request = parse(None, parameters.items())
+    types = dict(ENVELOPE)
+    for section in request.query.sections:
+        types |= SECTION[section]
+    for record in (record_of(request, user_data), Record(unknown_at=AT), Record()):
+        body = read_json(shape(request, record, error=error))
+        assert conforms(body, types)
 
 
 @pytest.mark.parametrize("control", [True, "true", 1, 1.0])
 def test_shape__control_group_flag_of_any_type__no_items(control: object) -> None:
-    ask = parse("recommendations", {"user_id": "u", "rec_id": "a"}.items())
+    request = parse("recommendations", {"user_id": "u", "rec_id": "a"}.items())
     entry = {"rec_id": "a", "items": ["x"], "is_control": control}
-    body = json.loads(shape(ask, record_of(ask, {"recommendations": [entry]})))
+    body = json.loads(shape(request, record_of(request, {"recommendations": [entry]})))
     assert (body["items"], body["is_control"], body["control_items"]) == ([], True, ["x"])
 
 
 @pytest.mark.contract("1 control group")
-@given(asks, user_datas)
+@given(requests, user_datas)
 def test_shape__any_user_data__no_items_for_the_control_group(
-    given_ask: dict[str, str], user_data: dict[str, Any]
+    parameters: dict[str, str], user_data: dict[str, Any]
 ) -> None:
-    ask = parse(None, given_ask.items())
-    for entry in json.loads(shape(ask, record_of(ask, user_data))).get("recommendations", []):
+    request = parse(None, parameters.items())
+    for entry in json.loads(shape(request, record_of(request, user_data))).get("recommendations", []):
         assert entry["personalized"] == bool(entry["items"])
         assert not (entry["is_control"] and entry["items"])
 
@@ -131,8 +133,10 @@ texts = st.text(st.sampled_from('a,"\\:é '), max_size=3)
 def test_shape__requested_cohorts__member_only_of_the_stored_cohorts(
     stored: list[str | int], requested: list[str]
 ) -> None:
-    ask = ProfileRequest(Identity("u", None), ProfileQuery(("cohorts",), cohort_ids=tuple(dict.fromkeys(requested))))
-    body = json.loads(shape(ask, Record({COHORTS: CachedPart(encoding.write(stored), AT)})))
+    request = ProfileRequest(
+        Identity("u", None), ProfileQuery(("cohorts",), cohort_ids=tuple(dict.fromkeys(requested)))
+    )
+    body = json.loads(shape(request, Record({COHORTS: CachedPart(encoding.write(stored), AT)})))
     assert body["member"] == {cohort: cohort in set(map(str, stored)) for cohort in requested}
     assert body["cohort_ids"] == [cohort for cohort in dict.fromkeys(requested) if cohort in set(map(str, stored))]
     assert body["is_member"] is all(body["member"].values())
@@ -182,16 +186,16 @@ def test_body__lone_surrogate_or_large_integer__is_written_by_the_standard_libra
 
 
 def test_shape__alias_equal_to_another_cohort_id__alias_has_priority() -> None:
-    ask = parse("cohorts", {"user_id": "u"}.items(), Aliases(aliases("cohorts.vip=c1")))
-    body = json.loads(shape(ask, Record({COHORTS: CachedPart(encoding.write(["vip"]), AT)})))
+    request = parse("cohorts", {"user_id": "u"}.items(), Aliases(aliases("cohorts.vip=c1")))
+    body = json.loads(shape(request, Record({COHORTS: CachedPart(encoding.write(["vip"]), AT)})))
     assert body["member"] == {"vip": False}
 
 
 @pytest.mark.parametrize("cohorts", [(), ("a",)])
 def test_shape__stored_cohorts_not_a_list__no_cohorts(cohorts: tuple[str, ...]) -> None:
-    ask = ProfileRequest(Identity("u", None), ProfileQuery(("cohorts",), cohort_ids=cohorts))
+    request = ProfileRequest(Identity("u", None), ProfileQuery(("cohorts",), cohort_ids=cohorts))
     for stored in ({"a": 1}, "a", None, 7):
-        body = json.loads(shape(ask, Record({COHORTS: CachedPart(encoding.write(stored), AT)})))
+        body = json.loads(shape(request, Record({COHORTS: CachedPart(encoding.write(stored), AT)})))
         assert (body["cohort_ids"], body["member"]) == ([], dict.fromkeys(cohorts, False))
 
 
@@ -201,19 +205,19 @@ def test_shape__stored_cohorts_not_a_list__no_cohorts(cohorts: tuple[str, ...]) 
     st.lists(st.text(max_size=6, min_size=1), min_size=1, max_size=4),
 )
 def test_shape__properties_with_and_without_keys__same_names(stored: dict[str, int], keys: list[str]) -> None:
-    every = json.loads(shape(parse("properties", {"user_id": "u"}.items()), record_of_properties(stored)))
-    ask = ProfileRequest(Identity("u", None), ProfileQuery(("properties",), keys=tuple(dict.fromkeys(keys))))
-    limited = json.loads(shape(ask, record_of_properties(stored)))
-    present = {key for key in ask.query.keys if key in stored or f"gp:{key}" in stored}
-    assert set(limited["properties_by_name"]) == set(ask.query.keys)
+    complete = json.loads(shape(parse("properties", {"user_id": "u"}.items()), record_of_properties(stored)))
+    request = ProfileRequest(Identity("u", None), ProfileQuery(("properties",), keys=tuple(dict.fromkeys(keys))))
+    limited = json.loads(shape(request, record_of_properties(stored)))
+    present = {key for key in request.query.keys if key in stored or f"gp:{key}" in stored}
+    assert set(limited["properties_by_name"]) == set(request.query.keys)
     for name, value in limited["properties"].items():
-        assert value is None or every["properties"][name] == value
+        assert value is None or complete["properties"][name] == value
     assert sum(value is not None for value in limited["properties_by_name"].values()) == len(present)
 
 
 @pytest.mark.contract("1 computations")
 @pytest.mark.parametrize(
-    ("stored", "is_number"),
+    ("stored", "expected"),
     [
         ("3", 3),
         ("0", 0),
@@ -226,10 +230,10 @@ def test_shape__properties_with_and_without_keys__same_names(stored: dict[str, i
         ("12345678901234.5", 12345678901234.5),
     ],
 )
-def test_number__canonical_decimal__converted(stored: str, is_number: float) -> None:
+def test_number__canonical_decimal__converted(stored: str, expected: float) -> None:
     converted = number(stored)
-    assert converted == is_number
-    assert type(converted) is type(is_number)
+    assert converted == expected
+    assert type(converted) is type(expected)
 
 
 NOT_CANONICAL = "02134,+1,-0,-0.0,1e5,0.00001,NaN,, 1,1\n,1.,.5,1_000,٣,true,1234567890123456,1234567890.123456"

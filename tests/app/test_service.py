@@ -1,4 +1,4 @@
-"""The real service under its shipped configuration, over real HTTP, judged by the sandbox's own count."""
+"""The real service with its shipped configuration, over HTTP. The sandbox counts the calls."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def user() -> str:
 
 
 def at_once(service: Service, paths: list[str]) -> list[requests.Response]:
-    """Ask for all of `paths` at the same instant."""
+    """Send requests for all `paths` at the same instant, and return the answers."""
     start = threading.Barrier(len(paths))
 
     def ask(path: str) -> requests.Response:
@@ -111,8 +111,8 @@ def test_call__ends_after_the_deadline__answers_in_time_and_result_is_cached(
 
 def test_call__slower_than_the_deadline__next_request_is_a_hit(service: Service, user: str) -> None:
     service.sandbox.break_with(Fault("slow", seconds=1.4, user_id=user))
-    (took,) = milliseconds(service.log, service.get(f"/v1/cohorts?user_id={user}"))
-    assert took < 1600
+    (elapsed_ms,) = milliseconds(service.log, service.get(f"/v1/cohorts?user_id={user}"))
+    assert elapsed_ms < 1600
     until(lambda: service.get(f"/v1/cohorts?user_id={user}").json()["ok"])
     hit = service.get(f"/v1/cohorts?user_id={user}")
     assert hit.json()["ok"]
@@ -149,7 +149,7 @@ def test_fault__default_retry_and_drop_in__error_word_until_the_fault_ends(
     drop_in = service.get(f"/v1/userprofile?user_id={user}&get_cohort_ids=true")
     assert (drop_in.status_code, drop_in.json()) == (500, {"error": word})
     service.sandbox.break_with(None)
-    until(lambda: service.get(path).json()["ok"], "not whole again within 10 seconds")
+    until(lambda: service.get(path).json()["ok"], "no complete answer within 10 seconds of the end of the fault")
 
 
 @pytest.mark.contract("1 recovery")
@@ -158,12 +158,12 @@ def test_429__retry_after_is_over__calls_resume_within_5_seconds(start_service: 
         service = start_service(sandbox)
         sandbox.break_with(Fault("quota", times=1))
         assert service.get("/v1/cohorts?user_id=ava").json()["error"] == "quota_exhausted"
-        began = time.monotonic()
+        started_at = time.monotonic()
         refused = service.get("/v1/cohorts?user_id=ava&on_error=retry")
         assert refused.headers["X-Amplitude-Calls"] == "0"
         assert refused.headers["Retry-After"] == "2"
         until(lambda: service.get("/v1/cohorts?user_id=ava").json()["ok"], seconds=2 + 5)
-        assert time.monotonic() >= began + 1.5
+        assert time.monotonic() >= started_at + 1.5
         assert sandbox.report()["calls"] == 2
 
 
@@ -174,7 +174,10 @@ def test_amplitude_credentials__wrong__upstream_rejected_until_accepted(start_se
         ready = requests.get(f"{service.url}/readyz", timeout=5)
         assert (ready.status_code, ready.json()["upstream"]) == (503, "rejected")
         sandbox.secret_key = "another"
-        until(lambda: service.get("/v1/cohorts?user_id=ava").json()["ok"], "not whole again within 10 seconds")
+        until(
+            lambda: service.get("/v1/cohorts?user_id=ava").json()["ok"],
+            "no complete answer within 10 seconds of the end of the fault",
+        )
 
 
 @pytest.mark.contract("1 computations")
@@ -273,9 +276,9 @@ def test_log__call_fails__id_of_the_request_that_started_the_call(
     for number in range(3):
         ask(f"user-{number}", f"before-{number}")
     sandbox.break_with(Fault("reset"))
-    ask("user-4", "the-one")
+    ask("user-4", "failing")
     failures = [line for line in log_lines(service.log) if line["event"] == "no answer from Amplitude"]
-    assert [line["request_id"] for line in failures] == ["the-one"]
+    assert [line["request_id"] for line in failures] == ["failing"]
 
 
 @pytest.mark.contract("1 another user")
@@ -286,7 +289,7 @@ def test_answer__about_another_user__not_cached_and_logged_without_an_id(
     sandbox.break_with(Fault("broken-json", times=1))
     service.get("/v1/cohorts?user_id=user-1")
     sandbox.break_with(Fault("another-user"))
-    for number in range(3, 10):  # more than the failures in a row that stop calls
+    for number in range(3, 10):  # more failures in a row than the number that pauses calls
         answer = service.get(f"/v1/cohorts?user_id=user-{number}")
         assert (answer.json()["error"], answer.headers["X-Amplitude-Calls"]) == ("upstream_invalid", "1")
         assert answer.json()["cohort_ids"] == []
@@ -314,7 +317,7 @@ def test_connection__answer_arrives_late__no_user_gets_data_of_another(
         return Reply(f"HTTP/1.1 {status}\r\n{length}\r\n".encode(), late=whole.encode(), patience=0.15)
 
     with Upstream(reply) as upstream:
-        # With the check of the id off, nothing but the transport keeps users apart.
+        # ACCEPT_MAPPED_USERS turns off the check of the id, so only the transport keeps users apart.
         service = start_service(sandbox, AMPLITUDE_BASE_URL=upstream.url, ACCEPT_MAPPED_USERS="true")
         for user in ("alice", "bob", "carol", "dave"):
             answer = service.get(f"/v1/properties?user_id={user}").json()

@@ -1,4 +1,4 @@
-"""How a wrong setting stops the start: a line a fault, no traceback, no secret, no worker respawned."""
+"""Invalid settings stop the start: one line for each, no traceback, no secret, no respawned worker."""
 
 from __future__ import annotations
 

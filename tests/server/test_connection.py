@@ -1,4 +1,4 @@
-"""What one connection may cost: bytes, time and turns, whatever its client sends."""
+"""Limits of one connection for any client: bytes, time and turns."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ TRAILERS = b"a: b\r\n" * 10_000
 
 
 def flood(address: tuple[str, int], head: str, body: bytes, *, seconds: float = 5, until_reset: bool = False) -> bytes:
-    """Send `body` again and again, as fast as it is taken, until the service ends the connection or even resets it.
+    """Send `body` repeatedly until the service closes or resets the connection. Return the answers.
 
-    Return the answers. The service has `seconds` for it.
+    With `until_reset`, only a reset ends the sending. Fails if the connection is still open after `seconds`.
     """
     received, unsent = b"", head.encode()
     deadline = time.monotonic() + seconds
@@ -168,7 +168,7 @@ def test_read_body__8_mib_in_small_chunks__read_whole(service: Service) -> None:
     body = b"400\r\n" + b" " * 1024 + b"\r\n"
     head = f"POST /v1/webhooks/amplitude/cohorts HTTP/1.1\r\n{CHUNKED}{KEY}{JSON}Connection: close\r\n\r\n"
     answer = exchange(service.address, head.encode() + body * 8191 + b"2\r\n{}\r\n0\r\n\r\n")
-    assert b"cohort_id" in answer, "the JSON was read; what it lacks is named"
+    assert b"cohort_id" in answer, "the JSON was read, and the error names the missing field"
 
 
 def test_read_body__pipelined_and_cut_off__400(service: Service) -> None:
@@ -266,7 +266,7 @@ def test_reading__data_always_ready__other_greenlets_run() -> None:
 
 
 def test_small_chunks__sent_with_the_head__other_greenlets_run() -> None:
-    """The parser needs several milliseconds for 1,300 chunks, and reads nothing meanwhile."""
+    """Parse 1,300 chunks that are already in memory, which takes milliseconds without a read of the socket."""
     turns = 0
 
     def others() -> None:
@@ -296,7 +296,7 @@ def test_head__byte_by_byte__returned_in_few_pieces() -> None:
 
 @pytest.mark.parametrize("start", range(10))
 def test_head__start_came_with_the_previous_request__rest_is_returned(start: int) -> None:
-    rest = b"Host: x\r\n\r\n"[start + 1 :]  # what came before is in the parser already; this comes byte by byte
+    rest = b"Host: x\r\n\r\n"[start + 1 :]  # the parser already has the start; the rest comes byte by byte
     with pair() as (connection, client), gevent.Timeout(1):
         gevent.spawn(lambda: [(client.send(rest[at : at + 1]), gevent.sleep(0.001)) for at in range(len(rest))])
         received = b""
@@ -315,12 +315,12 @@ def test_two_workers__many_new_connections__answered_before_a_busy_one_is_half_d
     def ask(id: str) -> bytes:
         return f"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Request-ID: {id}\r\n\r\n".encode()
 
-    with contextlib.ExitStack() as opened:
+    with contextlib.ExitStack() as stack:
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
-            opened.callback(os.kill, pid, signal.SIGCONT)
+            stack.callback(os.kill, pid, signal.SIGCONT)
         clients = [
-            opened.enter_context(socket.create_connection(service.address, timeout=10)) for _ in range(newcomers + 1)
+            stack.enter_context(socket.create_connection(service.address, timeout=10)) for _ in range(newcomers + 1)
         ]
         clients[0].sendall(b"".join(ask(f"busy-{number}") for number in range(busy)))
         for number, client in enumerate(clients[1:]):

@@ -1,4 +1,4 @@
-"""Who may call."""
+"""Authentication: accepted credentials, refusals and protected routes."""
 
 from __future__ import annotations
 
@@ -82,18 +82,18 @@ def test_refusals__several_addresses__logged_once_a_minute_with_a_count(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     client = create_app(settings, fetch=source.fetch, clock=clock).test_client()
-    monkeypatch.setattr(logging.getLogger("proxy"), "propagate", True)  # a test that configures logging turns it off
+    monkeypatch.setattr(logging.getLogger("proxy"), "propagate", True)  # tests that configure logging turn this off
     caplog.set_level(logging.INFO, "proxy")
 
-    def refused(address: str, times: int) -> None:
+    def send_wrong_secret(address: str, times: int) -> None:
         for _ in range(times):
             wrong = {"X-API-Key": "wrong-secret-of-somebody"}
             assert client.get(PATH, headers=wrong, environ_base={"REMOTE_ADDR": address}).status_code == 401
 
-    refused("192.0.2.1", 5)
-    refused("192.0.2.2", 1)
+    send_wrong_secret("192.0.2.1", 5)
+    send_wrong_secret("192.0.2.2", 1)
     clock.advance(61)
-    refused("192.0.2.1", 2)
+    send_wrong_secret("192.0.2.1", 2)
     logged = [(record.address, record.times) for record in caplog.records if record.msg == "callers refused"]  # type: ignore[attr-defined]
     assert logged == [("192.0.2.1", 1), ("192.0.2.2", 1), ("192.0.2.1", 5)]
     assert len(caplog.records) == len(logged)

@@ -35,14 +35,16 @@ def test_background_request__ready_body__not_used_and_data_becomes_fresh_for_lon
     client: FlaskClient, caller: dict[str, str], clock: FakeClock
 ) -> None:
     for _ in range(4):
-        usual = client.get("/v1/cohorts?user_id=u", headers=caller)
-    assert usual.headers["X-Amplitude-Calls"] == "0"
-    clock.advance(1)  # the place of this moment was taken
+        foreground = client.get("/v1/cohorts?user_id=u", headers=caller)
+    assert foreground.headers["X-Amplitude-Calls"] == "0"
+    clock.advance(1)  # the first call took the slot of this moment in the quota
     background = caller | {"Priority": "u=7"}
-    warmed = [client.get("/v1/cohorts?user_id=u", headers=background).headers for _ in range(4)]
-    assert [headers["X-Amplitude-Calls"] for headers in warmed] == ["1", "0", "0", "0"]
-    after = client.get("/v1/cohorts?user_id=u", headers=caller).headers
-    assert after["Cache-Control"] == warmed[-1]["Cache-Control"] != usual.headers["Cache-Control"]
+    background_headers = [client.get("/v1/cohorts?user_id=u", headers=background).headers for _ in range(4)]
+    assert [headers["X-Amplitude-Calls"] for headers in background_headers] == ["1", "0", "0", "0"]
+    later_headers = client.get("/v1/cohorts?user_id=u", headers=caller).headers
+    assert (
+        later_headers["Cache-Control"] == background_headers[-1]["Cache-Control"] != foreground.headers["Cache-Control"]
+    )
 
 
 @pytest.mark.parametrize("query", ["", "user_id=", "user_id=%20&device_id=", "user_id=a&user_id=a", "user_id=%FF"])

@@ -57,7 +57,7 @@ def test_readyz__outage__503_without_cached_users_and_degraded_with_them(
     fetch(client, caller, "another")
     assert readyz(client) == (200, {"status": "degraded", "upstream": upstream, "quota": "ok"})
     clock.advance(61)
-    assert readyz(client)[1]["upstream"] == "unknown", "without calls nobody can tell for ever"
+    assert readyz(client)[1]["upstream"] == "unknown", "without calls, the last outcome counts for a minute"
 
 
 @pytest.mark.contract("3 probes")

@@ -1,4 +1,4 @@
-"""/metrics: what happened is counted, under names that stay, and without anybody's id."""
+"""/metrics: events and states under stable names, without user ids or secrets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REDIS_NOWHERE = "redis://127.0.0.1:1"
 
 
 def read(client: FlaskClient) -> dict[str, float]:
-    """Return every sample: its name with its labels as written, without the prefix."""
+    """Return the value of every sample by its name and labels, without the prefix `ccproxy_`."""
     text = client.get("/metrics", headers={"X-API-Key": SECRET}).text
     metrics = {}
     for family in text_string_to_metric_families(text):
@@ -65,7 +65,7 @@ def test_requests_total__hits_misses_and_failures__counted_by_route_status_and_c
     metrics = read(client)
     of_route = "route=/v1/cohorts,status="
     assert metrics[f"requests_total{{cache=hit,{of_route}200}}"] == 2
-    assert metrics[f"requests_total{{cache=stale,{of_route}200}}"] == 2, "refreshed behind, and standing in"
+    assert metrics[f"requests_total{{cache=stale,{of_route}200}}"] == 2, "a stale copy and a copy after a failed call"
     assert metrics[f"requests_total{{cache=miss,{of_route}200}}"] == 2
     assert metrics[f"requests_total{{cache=miss,{of_route}500}}"] == 1
     assert metrics[f"requests_total{{cache=none,{of_route}200}}"] == 1
@@ -119,7 +119,7 @@ def test_cache_and_backlog_metrics__evictions_and_full_backlog__exact_values(
     assert (metrics["cache_bytes"], metrics["cache_records"]) == (store.memory.size, store.memory.records)
     assert metrics["cache_max_bytes"] == 1024 * 1024
     assert metrics["cache_evictions_total"] == 10 - store.memory.records > 0
-    assert read(client)["cache_evictions_total"] == 10 - store.memory.records, "counted once"
+    assert read(client)["cache_evictions_total"] == 10 - store.memory.records, "each eviction is counted once"
     installed(app).rate_limiter.pause(1000)
     ask(client, "cohorts?user_id=late")
     metrics = read(client)
@@ -172,12 +172,12 @@ def test_grafana_dashboard__queries__use_exactly_the_served_metrics(
     source.fault = UpstreamUnavailable()
     ask(client, "cohorts?user_id=another")
     client.get("/v1/cohorts")
-    answered = {re.sub(r"\{.*", "", name) for name in read(client)}
-    drawn = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    named = {name for expression in drawn for name in re.findall(r"ccproxy_(\w+)", expression)}
-    assert all("ccproxy_" in expression for expression in drawn)
-    assert named <= answered, named - answered
-    kinds = {re.sub(r"_(bucket|count|sum)$", "", name) for name in answered}
-    assert kinds == {re.sub(r"_(bucket|count|sum)$", "", name) for name in named}, "something is not drawn"
-    labels = set(re.findall(r"by \(([\w, ]+)\)", " ".join(drawn)))
+    served = {re.sub(r"\{.*", "", name) for name in read(client)}
+    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    queried = {name for expression in expressions for name in re.findall(r"ccproxy_(\w+)", expression)}
+    assert all("ccproxy_" in expression for expression in expressions)
+    assert queried <= served, queried - served
+    families = {re.sub(r"_(bucket|count|sum)$", "", name) for name in served}
+    assert families == {re.sub(r"_(bucket|count|sum)$", "", name) for name in queried}, "the dashboard lacks a metric"
+    labels = set(re.findall(r"by \(([\w, ]+)\)", " ".join(expressions)))
     assert labels == {"cache", "error", "le", "outcome", "why", "route, status"}

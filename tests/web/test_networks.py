@@ -1,4 +1,4 @@
-"""From where callers may call."""
+"""ALLOWED_NETWORKS: the addresses that may call, also behind trusted proxies."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def test_profile__three_sections__union_of_the_single_routes_for_one_call(get: A
         single |= get(f"/v1/{path}").json
     profile = get("/v1/profile?user_id=ava&rec_id=a&include=properties,recommendations,cohorts").json
     assert profile == single
-    assert len(source.calls) == 1, "properties and cohorts rode along with the recommendations"
+    assert len(source.calls) == 1, "the first call also fetched properties and cohorts"
 
 
 @pytest.mark.contract("1 routes")
@@ -78,10 +78,10 @@ def test_parameters__query_form_or_json__same_answer(get: Any, post: Any) -> Non
 @pytest.mark.contract("1 head")
 def test_head__cached_user__headers_of_get_without_the_body(client: FlaskClient, caller: dict[str, str]) -> None:
     client.get("/v1/cohorts?user_id=ava", headers=caller)
-    shown = client.get("/v1/cohorts?user_id=ava", headers=caller)
+    get_answer = client.get("/v1/cohorts?user_id=ava", headers=caller)
     head = client.head("/v1/cohorts?user_id=ava", headers=caller)
     assert head.data == b""
-    differing = {name for name, value in shown.headers if head.headers.get(name) != value}
+    differing = {name for name, value in get_answer.headers if head.headers.get(name) != value}
     assert differing <= {"X-Request-ID"}
 
 
@@ -258,12 +258,12 @@ def test_if_none_match__same_etag__304_on_get_and_head_only(
     clock.advance(10)
     for method in ("GET", "HEAD"):
         for sent in (etag, f'"other", {etag}', "*", f"W/{etag}"):
-            same = client.open(path, method=method, headers=caller | {"If-None-Match": sent})
-            assert (same.status_code, same.data) == (304, b"")
-            assert same.headers["ETag"] == etag
-            assert same.headers["Age"] == "10"
-            assert same.headers["Cache-Control"] == "private, max-age=900"
-            assert "hit" in same.headers["Cache-Status"]
+            not_modified = client.open(path, method=method, headers=caller | {"If-None-Match": sent})
+            assert (not_modified.status_code, not_modified.data) == (304, b"")
+            assert not_modified.headers["ETag"] == etag
+            assert not_modified.headers["Age"] == "10"
+            assert not_modified.headers["Cache-Control"] == "private, max-age=900"
+            assert "hit" in not_modified.headers["Cache-Status"]
     assert client.get(path, headers=caller | {"If-None-Match": '"other"'}).status_code == 200
     assert client.post(path, headers=caller | {"If-None-Match": etag}).status_code == 200
     assert client.get(path, headers=caller | {"If-Match": '"other"'}).status_code == 200
@@ -303,10 +303,10 @@ def test_cohorts__expired_copy__fetched_again_or_served_when_the_call_fails(
     clock.advance(5000)
     source.fault = UpstreamUnavailable()
     for path in ("/v1/cohorts?user_id=ava", "/v1/cohorts?user_id=ava&on_error=retry"):
-        spare = get(path)
-        assert (spare.status_code, spare.json["ok"], spare.json["stale"]) == (200, True, True)
-        assert spare.headers["Cache-Status"] == "connected-content-proxy; fwd=stale; detail=upstream_unavailable"
-        assert spare.headers["X-Amplitude-Calls"] == "1"
+        old_copy = get(path)
+        assert (old_copy.status_code, old_copy.json["ok"], old_copy.json["stale"]) == (200, True, True)
+        assert old_copy.headers["Cache-Status"] == "connected-content-proxy; fwd=stale; detail=upstream_unavailable"
+        assert old_copy.headers["X-Amplitude-Calls"] == "1"
     source.fault = None
     assert get("/v1/cohorts?user_id=ava").headers["Cache-Status"] == "connected-content-proxy; fwd=stale; stored"
 
@@ -392,7 +392,7 @@ def test_aliases__name_or_id__same_answer_from_one_cached_part(
     for rec_id in ("home", "abc123"):
         answer = json.loads(client.get(f"/v1/recommendations?user_id=u&rec_id={rec_id}", headers=caller).data)
         assert (answer["rec_id"], answer["items"]) == (rec_id, ["shoe"])
-    assert len(source.calls) == 2, "a name and its id are kept once"
+    assert len(source.calls) == 2, "a name and its id share one cached part"
 
 
 @pytest.mark.contract("2 request ids")
@@ -419,17 +419,17 @@ def test_repeated_request__same_copy__same_bytes_with_its_current_age(
     first = get(path)
     for repeat in range(1, 6):
         clock.advance(10)
-        again = get(path)
-        assert again.data == first.data
-        assert again.headers["ETag"] == first.headers["ETag"]
-        assert again.headers["Age"] == str(10 * repeat)
-        assert again.headers["Cache-Status"] == f"connected-content-proxy; hit; ttl={900 - 10 * repeat}"
+        repeated = get(path)
+        assert repeated.data == first.data
+        assert repeated.headers["ETag"] == first.headers["ETag"]
+        assert repeated.headers["Age"] == str(10 * repeat)
+        assert repeated.headers["Cache-Status"] == f"connected-content-proxy; hit; ttl={900 - 10 * repeat}"
         assert client.get(path, headers=caller | {"If-None-Match": first.headers["ETag"]}).status_code == 304
     assert len(source.calls) == 1
 
     source.user_data = AVA | {"cohort_ids": ["new"]}
-    forced = client.get(path, headers=caller | {"Cache-Control": "max-age=20"})
-    assert json.loads(forced.data)["cohort_ids"] == ["new"]
+    refetched = client.get(path, headers=caller | {"Cache-Control": "max-age=20"})
+    assert json.loads(refetched.data)["cohort_ids"] == ["new"]
     assert get(path).json["cohort_ids"] == ["new"]
     for _ in range(3):
         get(path)

@@ -1,4 +1,4 @@
-"""The drop-in for Amplitude's own endpoint."""
+"""/v1/userprofile, the drop-in replacement for Amplitude's own endpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`POST /v1/webhooks/amplitude/…`: what Amplitude pushes, and what is answered from it."""
+"""`POST /v1/webhooks/amplitude/…`: pushes from Amplitude, and answers with the pushed data."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def settings() -> Settings:
 
 
 class Hooks:
-    """Amplitude, as it calls the webhooks; and Braze, as it asks afterwards."""
+    """Sends webhooks as Amplitude does, and requests as Braze does."""
 
     def __init__(self, client: FlaskClient, clock: FakeClock) -> None:
         self.client = client
@@ -60,7 +60,7 @@ class Hooks:
             "in_cohort": in_cohort,
             "computed_time": str(int(self.clock() - ago)),
             "message_id": message_id,
-            "users": [{"user_id": one} if isinstance(one, str) else one for one in users],
+            "users": [{"user_id": user} if isinstance(user, str) else user for user in users],
         }
         answer = self.post(COHORTS, body)
         assert answer.status_code == 200, answer.text
@@ -87,7 +87,7 @@ def test_cohort__pushed__answered_without_a_call_with_the_age_of_the_push(
 ) -> None:
     hooks.cohort("ava", ago=100)
     for query in ("user_id=ava", "user_id=ava&device_id=phone"):
-        for _ in range(3):  # laid over, written down, ready
+        for _ in range(3):  # built from the push, then built and stored as ready body, then served from the ready body
             answer = hooks.ask(f"cohorts?{query}&cohort_id=vip")
             assert answer.json is not None
             assert (answer.json["is_member"], answer.json["cohort_ids"], answer.json["found"]) == (True, ["vip"], True)
@@ -99,7 +99,7 @@ def test_cohort__pushed__answered_without_a_call_with_the_age_of_the_push(
     assert not source.calls
     clock.advance(3501)
     assert "ttl=-" in hooks.ask("cohorts?user_id=ava&cohort_id=vip").headers["Cache-Status"], (
-        "served and refreshed behind"
+        "a stale copy is served and refreshed in the background"
     )
     source.wait_for_call()
 
@@ -128,7 +128,7 @@ def test_cohort_list__pushes_after_the_fetch__included_until_the_next_fetch(
     answer = hooks.ask("cohorts?user_id=ava")
     assert answer.json is not None
     assert answer.json["cohort_ids"] == ["far", "new"]
-    assert (answer.headers["Age"], answer.json["as_of"]) == ("60", int(START)), "as old as the list"
+    assert (answer.headers["Age"], answer.json["as_of"]) == ("60", int(START)), "the age is that of the list"
     assert len(source.calls) == 1
     assert hooks.ask("userprofile?user_id=ava&get_cohort_ids=true").json == {
         "userData": {
@@ -141,7 +141,7 @@ def test_cohort_list__pushes_after_the_fetch__included_until_the_next_fetch(
     }
     clock.advance(1)
     hooks.ask("cohorts?user_id=ava", **{"Cache-Control": "no-cache"})
-    assert hooks.ask("cohorts?user_id=ava").json["cohort_ids"] == ["far", "vip"], "a later fetch wins"  # type: ignore[index]
+    assert hooks.ask("cohorts?user_id=ava").json["cohort_ids"] == ["far", "vip"], "a later fetch replaces the pushes"  # type: ignore[index]
 
 
 @pytest.mark.contract("3 webhooks")
@@ -163,7 +163,7 @@ def test_cohort__pushed_for_an_unknown_user__user_is_found(hooks: Hooks, source:
     assert (answer.json["found"], answer.json["is_member"]) == (True, True)  # type: ignore[index]
     assert len(source.calls) == 1
     source.user_data = {"user_id": "new", "cohort_ids": ["far", "vip"]}
-    assert hooks.ask("cohorts?user_id=new").json["cohort_ids"] == ["far", "vip"], "and is asked about anew"  # type: ignore[index]
+    assert hooks.ask("cohorts?user_id=new").json["cohort_ids"] == ["far", "vip"], "the list of cohorts is fetched"  # type: ignore[index]
     assert len(source.calls) == 2
 
 
@@ -398,7 +398,7 @@ def test_webhook__redis_unavailable__500_with_retry_after(
 
 
 class Body(io.BytesIO):
-    """A body that counts what was read of it, and may break."""
+    """A request body that raises `error`, if any, when it is read."""
 
     def __init__(self, content: bytes, error: BaseException | None = None) -> None:
         super().__init__(content)
@@ -416,7 +416,7 @@ class Body(io.BytesIO):
 
 
 def send(hooks: Hooks, body: io.BytesIO, length: int | None, content_type: str = "application/json") -> TestResponse:
-    """Send a body of that length; None for one without a length, as in chunks."""
+    """Send a body with `length` as its Content-Length. None sends the body without a length, as with chunks."""
     return hooks.client.post(
         COHORTS,
         input_stream=body,
@@ -427,8 +427,8 @@ def send(hooks: Hooks, body: io.BytesIO, length: int | None, content_type: str =
 
 
 @contextlib.contextmanager
-def full(app: Flask, size: int = LARGE) -> Iterator[None]:
-    """Hold all the room for bodies of that size. Fails when some of it is held already."""
+def all_memory_reserved(app: Flask, size: int = LARGE) -> Iterator[None]:
+    """Reserve all the memory for bodies of `size` bytes. Fails if any of the memory is already reserved."""
     ingester = installed(app).ingester
     with contextlib.ExitStack() as stack:
         for _ in range(3 if size == LARGE else 32):
@@ -440,7 +440,7 @@ def full(app: Flask, size: int = LARGE) -> Iterator[None]:
 @pytest.mark.parametrize("length", [LARGE, 300_000, None])
 def test_body__no_memory_left__500_and_nothing_is_read(hooks: Hooks, app: Flask, length: int | None) -> None:
     body = Body(b" " * 300_000)
-    with full(app):
+    with all_memory_reserved(app):
         answer = send(hooks, body, length)
     assert (answer.status_code, answer.headers["Retry-After"]) == (500, "1")
     assert body.tell() == 0
@@ -451,12 +451,12 @@ def test_body__no_memory_left__500_and_nothing_is_read(hooks: Hooks, app: Flask,
 
 @pytest.mark.contract("3 webhook limits")
 def test_body__large_bodies_use_their_memory__small_body_is_accepted(hooks: Hooks, app: Flask) -> None:
-    with full(app), installed(app).ingester.reserve_batch(LARGE):
+    with all_memory_reserved(app), installed(app).ingester.reserve_batch(LARGE):
         assert hooks.post(COHORTS, COHORT_EXAMPLE).status_code == 200
 
 
 def test_body__small_bodies_use_their_memory__large_body_is_accepted(hooks: Hooks, app: Flask) -> None:
-    with full(app, SMALL):
+    with all_memory_reserved(app, SMALL):
         assert hooks.post(COHORTS, json.dumps(COHORT_EXAMPLE).encode() + b" " * 300_000).status_code == 200
 
 
@@ -483,8 +483,8 @@ def test_body__accepted_or_refused__memory_and_batch_slot_are_released(
     assert send(hooks, body, length, content_type).status_code == status
     ingester = installed(app).ingester
     with (
-        full(app),
-        full(app, SMALL),
+        all_memory_reserved(app),
+        all_memory_reserved(app, SMALL),
         ingester.reserve_batch(LARGE),
         ingester.reserve_batch(SMALL),
         ingester.reserve_batch(SMALL),
@@ -502,7 +502,7 @@ def test_body__processing_fails__memory_and_batch_slot_are_released(
     with monkeypatch.context() as patch, contextlib.suppress(SystemExit):
         patch.setattr(installed(app).ingester, "push", fail)
         assert hooks.post(COHORTS, json.dumps(COHORT_EXAMPLE).encode() + b" " * 300_000).status_code == 500
-    with full(app), installed(app).ingester.reserve_batch(LARGE):
+    with all_memory_reserved(app), installed(app).ingester.reserve_batch(LARGE):
         pass
 
 
@@ -516,7 +516,7 @@ def test_body__length_is_not_a_number__counts_as_the_largest(hooks: Hooks, app: 
         "headers": {"X-API-Key": SECRET},
         "environ_overrides": environ,
     }
-    with full(app):
+    with all_memory_reserved(app):
         assert hooks.client.post(COHORTS, **options).status_code == 500
     assert body.tell() == 0
     assert hooks.client.post(COHORTS, **options).status_code == 200

@@ -1,4 +1,4 @@
-"""The OpenAPI document is true: every answer it promises is given, as promised, and no other route exists."""
+"""The OpenAPI document: it has every route, and every documented answer occurs as documented."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def source(clock: FakeClock) -> FakeSource:
     return PopulatedSource(clock)
 
 
-def question(path: str, **others: str) -> dict[str, str]:
-    """Return what is asked of the data route for example, in the document itself."""
+def example_parameters(path: str, **others: str) -> dict[str, str]:
+    """Return the example parameters of a data route from the document, changed by `others`."""
     body = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]
     assert as_text(body["application/json"]["example"]) == body["application/x-www-form-urlencoded"]["example"]
     return {**body["application/x-www-form-urlencoded"]["example"], **others}
@@ -52,7 +52,7 @@ def unreachable(*_: object) -> None:
 
 
 def ask(client: FlaskClient, path: str, method: str = "GET", headers: Any = None, **others: str) -> TestResponse:
-    """Ask the route its example question, the parameters where the method has them."""
+    """Send the example request of a route, changed by `others`. The method decides between query and form."""
     headers = {"X-API-Key": SECRET} if headers is None else headers
     if path == RENDER:
         body = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"]
@@ -65,7 +65,7 @@ def ask(client: FlaskClient, path: str, method: str = "GET", headers: Any = None
         return client.post(path, headers=headers, json={**body, "more": others.get("more", "") * 72})
     if not path.startswith("/v1/"):
         return client.open(path.replace("{name}", others.get("name", "site.css")), method=method, headers=headers)
-    parameters = {name: value for name, value in question(path, **others).items() if value}
+    parameters = {name: value for name, value in example_parameters(path, **others).items() if value}
     place = "data" if method == "POST" else "query_string"
     return client.open(path, method=method, headers=headers, **{place: parameters})  # type: ignore[arg-type]
 
@@ -82,7 +82,7 @@ def test_document__validated__valid_openapi_3_1() -> None:
 
 
 def test_document__examples__valid_by_their_schemas() -> None:
-    def shown(value: Any) -> Iterator[tuple[dict[str, Any], Any]]:
+    def examples_in(value: Any) -> Iterator[tuple[dict[str, Any], Any]]:
         if isinstance(value, dict):
             if isinstance(value.get("schema"), dict):
                 named = value.get("examples", {})
@@ -92,17 +92,17 @@ def test_document__examples__valid_by_their_schemas() -> None:
                 yield from ((value["schema"], example) for example in examples)
             value = list(value.values())
         if isinstance(value, list):
-            for below in value:
-                yield from shown(below)
+            for item in value:
+                yield from examples_in(item)
 
-    examples = [(schema, example) for schema, example in shown(DOCUMENT) if not is_form(schema)]
+    examples = [(schema, example) for schema, example in examples_in(DOCUMENT) if not is_form(schema)]
     assert len(examples) > 60
     for schema, example in examples:
         assert list(faults(DOCUMENT, schema, example)) == []
 
 
 def is_form(schema: dict[str, Any]) -> bool:
-    """Say whether this is a form's, whose example is text as sent; each of its fields has one of its own."""
+    """Return whether the schema is of a form. Its example is encoded text, and its fields have examples too."""
     fields = schema.get("properties", {})
     return any(field.get("examples") for field in fields.values() if isinstance(field, dict))
 
@@ -136,7 +136,7 @@ def test_routes__no_credentials__401_only_where_documented(client: FlaskClient) 
         assert (answer.status_code == 401) is bool(operation["security"]), (path, method)
 
 
-# One scenario for each status that is promised anywhere: what makes the route answer so.
+# One scenario for each documented status: a request that gets an answer with this status.
 
 
 def not_modified(client: FlaskClient, path: str, method: str) -> TestResponse:
@@ -144,13 +144,13 @@ def not_modified(client: FlaskClient, path: str, method: str) -> TestResponse:
     return ask(client, path, method, {"X-API-Key": SECRET, "If-None-Match": tag})
 
 
-def from_elsewhere(client: FlaskClient, path: str, method: str) -> TestResponse:
+def from_another_network(client: FlaskClient, path: str, method: str) -> TestResponse:
     env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "ALLOWED_NETWORKS": "192.0.2.0/24"}
     return ask(create_app(Settings.from_env(env)).test_client(), path, method)
 
 
-def never_answered(client: FlaskClient, path: str, method: str) -> TestResponse:
-    the_source(client).fault = next(kind() for kind in UpstreamError.__subclasses__())
+def call_fails(client: FlaskClient, path: str, method: str) -> TestResponse:
+    source_of(client).fault = next(kind() for kind in UpstreamError.__subclasses__())
     if path == "/readyz":
         ask(client, "/v1/cohorts")
     if method == "DELETE":
@@ -160,16 +160,16 @@ def never_answered(client: FlaskClient, path: str, method: str) -> TestResponse:
     return ask(client, path, method, on_error="retry")
 
 
-def seen_as(status: int) -> Callable[[FlaskClient, str, str], TestResponse]:
+def unknown_user_with_status(status: int) -> Callable[[FlaskClient, str, str], TestResponse]:
     def scenario(client: FlaskClient, path: str, method: str) -> TestResponse:
-        unknown = Fetched(Record(unknown_at=the_source(client).clock(), unknown_status=status), {})
+        unknown = Fetched(Record(unknown_at=source_of(client).clock(), unknown_status=status), {})
         client.application.extensions["connected-content-proxy"].executor.fetch = lambda *_: unknown
         return ask(client, path, method, user_id="nobody")
 
     return scenario
 
 
-def the_source(client: FlaskClient) -> FakeSource:
+def source_of(client: FlaskClient) -> FakeSource:
     source: FakeSource = client.application.extensions["connected-content-proxy"].executor.fetch.__self__
     return source
 
@@ -179,23 +179,23 @@ SCENARIOS: dict[str, Callable[[FlaskClient, str, str], TestResponse]] = {
     "304": not_modified,
     "400": lambda client, path, method: ask(client, path, method, user_id="", template=""),
     "401": lambda client, path, method: ask(client, path, method, headers={}),
-    "403": from_elsewhere,
+    "403": from_another_network,
     "404": lambda client, path, method: ask(client, path, method, name="secrets.txt"),
-    "4XX": seen_as(404),
+    "4XX": unknown_user_with_status(404),
     "413": lambda client, path, method: ask(client, path, method, more="x" * 128 * 1024),
     "415": lambda client, path, method: client.open(
         path, method=method, data="?", content_type="text/plain", headers={"X-API-Key": SECRET}
     ),
-    "500": never_answered,
-    "503": never_answered,
+    "500": call_fails,
+    "503": call_fails,
 }
-PROMISES = [
+DOCUMENTED_STATUSES = [
     (path, method, status) for path, method, operation in operations(DOCUMENT) for status in operation["responses"]
 ]
 
 
 @pytest.mark.contract("3 openapi")
-@pytest.mark.parametrize(("path", "method", "status"), PROMISES, ids=lambda value: str(value))
+@pytest.mark.parametrize(("path", "method", "status"), DOCUMENTED_STATUSES, ids=lambda value: str(value))
 def test_route__each_documented_status__answers_as_documented(
     client: FlaskClient, path: str, method: str, status: str
 ) -> None:
@@ -230,7 +230,7 @@ def test_data_route__any_upstream_error__answers_as_documented(
             answer = ask(client, path, method, on_error=on_error)
             check(path, method, answer, 500 if on_error == "retry" or path not in FLAT else 200)
     source.fault = None
-    clock.advance(100)  # past any standing back
+    clock.advance(100)  # after any pause of calls
     check(path, "GET", ask(client, path))
     clock.advance(1000)
     check(path, "GET", ask(client, path))
@@ -262,7 +262,6 @@ def test_data_route__json_example_or_form_example__same_answer(client: FlaskClie
 def test_unknown_path_or_method__put__shared_response_of_the_document(client: FlaskClient, path: str) -> None:
     shared = DOCUMENT["components"]["responses"]
     answer = client.put(path.replace("{name}", "site.css"))
-    # Who calls comes before what is called.
     name = "NotFound" if path == "/nowhere" else "MethodNotAllowed"
     assert answer.status_code == shared[name]["content"]["application/problem+json"]["example"]["status"]
     assert differences(DOCUMENT, shared[name], answer) == []
@@ -288,7 +287,7 @@ def test_problem_examples__each_status__same_as_the_service(client: FlaskClient,
 
 
 def test_differences__key_added_or_missing__reported(client: FlaskClient) -> None:
-    """Show that the checks above can fail: the same answer with a key more, and with one less."""
+    """Prove that the checks above can fail: for an answer with an added key, and with a missing key."""
     response = {"content": {"application/json": {"schema": DOCUMENT["components"]["schemas"]["CohortsAnswer"]}}}
     answer = ask(client, "/v1/cohorts")
     whole = json.loads(answer.data)

@@ -1,4 +1,4 @@
-"""The pages and their files: a strict policy, nothing inline, kept for as long as they stay the same."""
+"""The pages and their static files: content policy, caching, compression and colours."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.docs import fragment
 PAGES = ["/", "/docs"]
 
 
-def loaded(text: str) -> list[str]:
+def loaded_urls(text: str) -> list[str]:
     return re.findall(r'(?:src|rel="(?:icon|stylesheet)"[^>]* href)="([^"]+)"', text)
 
 
@@ -36,7 +36,7 @@ def test_page__html_and_policy__allow_only_files_of_this_service(client: FlaskCl
     }
     assert page.headers["X-Content-Type-Options"] == "nosniff"
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]* src=)", page.text)
-    assert all(url.startswith("/static/") for url in loaded(page.text))
+    assert all(url.startswith("/static/") for url in loaded_urls(page.text))
 
 
 def test_content_policy__not_a_page__allows_nothing(client: FlaskClient) -> None:
@@ -56,7 +56,7 @@ def test_page__unchanged__revalidated_with_304(client: FlaskClient, path: str) -
 @pytest.mark.parametrize("path", PAGES)
 def test_static_file__loaded_by_a_page__served_as_immutable(client: FlaskClient, path: str) -> None:
     kinds = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
-    urls = loaded(client.get(path).text)
+    urls = loaded_urls(client.get(path).text)
     assert len(urls) > 1
     for url in urls:
         file = client.get(url)
@@ -70,25 +70,25 @@ def test_static_file__loaded_by_a_page__served_as_immutable(client: FlaskClient,
 
 def test_static_file__client_accepts_gzip__compressed(client: FlaskClient) -> None:
     plain = client.get("/static/swagger-ui-bundle.js")
-    squeezed = client.get("/static/swagger-ui-bundle.js", headers={"Accept-Encoding": "br, gzip"})
+    compressed = client.get("/static/swagger-ui-bundle.js", headers={"Accept-Encoding": "br, gzip"})
     assert "Content-Encoding" not in plain.headers
-    assert squeezed.headers["Content-Encoding"] == "gzip"
-    assert gzip.decompress(squeezed.data) == plain.data
-    assert len(squeezed.data) < len(plain.data) / 3
-    assert plain.headers["Vary"] == squeezed.headers["Vary"] == "Accept-Encoding"
-    assert plain.headers["ETag"] != squeezed.headers["ETag"], "a strong tag is of these very bytes"
+    assert compressed.headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(compressed.data) == plain.data
+    assert len(compressed.data) < len(plain.data) / 3
+    assert plain.headers["Vary"] == compressed.headers["Vary"] == "Accept-Encoding"
+    assert plain.headers["ETag"] != compressed.headers["ETag"], "a strong ETag identifies the exact bytes"
     assert (
         client.get("/static/site.css", headers={"Accept-Encoding": "gzip;q=0"}).headers.get("Content-Encoding") is None
     )
 
 
-ELSEWHERE = """
+OTHER_PATHS = """
     /static /static/ /static/.. /static/../pages.py /static/%2e%2e%2fpages.py /static/..%5cpages.py /static//site.css
     /static/site.css%00 /static/index.html /static/swagger-ui.js /docs/index.css
 """
 
 
-@pytest.mark.parametrize("path", ELSEWHERE.split())
+@pytest.mark.parametrize("path", OTHER_PATHS.split())
 def test_static_file__any_other_path__404(client: FlaskClient, path: str) -> None:
     answer = client.get(path)
     assert answer.status_code == 404
@@ -138,7 +138,7 @@ def test_colours__text_on_its_backgrounds__enough_contrast(scheme: str) -> None:
     blocks = re.findall(r":root \{(.*?)\n *\}", css, re.S)
     assert len(blocks) == 2
     light, dark = (dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", block)) for block in blocks)
-    assert light.keys() == dark.keys(), "a colour without its other half"
+    assert light.keys() == dark.keys(), "a colour is missing in the light or the dark scheme"
     colours = light if scheme == "light" else dark
     for ground, texts in TEXT_ON.items():
         for text in texts:
@@ -172,5 +172,5 @@ from proxy.web.pages import assets, docs
 create_app(Settings.from_env({{"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": "{KEYS}"}}))
 print(docs.document_json.cache_info().currsize, assets.load.cache_info().currsize, "flask_swagger_ui" in sys.modules)
 """
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert ended.stdout.strip() == "0 0 False"
+    completed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert completed.stdout.strip() == "0 0 False"

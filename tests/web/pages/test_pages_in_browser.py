@@ -1,4 +1,4 @@
-"""The pages in a real browser, before the real service: they show what they should, and nothing is blocked."""
+"""The pages of the real service in a real browser: content, layout and no blocked resources."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def authorize(browser: Browser) -> None:
     browser.press(".btn.modal-btn.auth.btn-done")
 
 
-def answered(browser: Browser, operation: str) -> tuple[str, dict[str, Any]]:
-    """Execute an operation that is open as its form stands; return status and body as the page shows them."""
+def execute(browser: Browser, operation: str) -> tuple[str, dict[str, Any]]:
+    """Execute an open operation with its prefilled form. Return the status and the body that the page shows."""
     browser.press(f"{operation} .btn.execute")
     live = f"{operation} .live-responses-table .response"
     status = browser.find(f"{live} .response-col_status").text.split()[0]
@@ -57,11 +57,11 @@ def answered(browser: Browser, operation: str) -> tuple[str, dict[str, Any]]:
 
 @pytest.mark.contract("3 docs")
 def test_docs__route_executed_with_basic_credentials__shows_the_answer(service: Service, browser: Browser) -> None:
-    # As who comes from the playground may have it: with credentials in its own address.
+    # The address may have credentials in it, for example after a link from the playground.
     browser.open(f"{service.url.replace('://', f'://braze:{SECRET}@')}/docs")
     authorize(browser)
     browser.press(f"{OPERATION} .opblock-summary-control")
-    status, body = answered(browser, OPERATION)
+    status, body = execute(browser, OPERATION)
     assert status == "200"
     assert body["ok"] is True
     assert body["user_id"] == "ava"
@@ -76,7 +76,7 @@ def test_docs__prefilled_body_executed__200(service: Service, browser: Browser, 
     authorize(browser)
     browser.press(f"{operation} .opblock-summary-control")
     Select(browser.find(f"{operation} .body-param-content-type select")).select_by_value(kind)
-    status, body = answered(browser, operation)
+    status, body = execute(browser, operation)
     assert status == "200"
     assert "trail-shoe" in json.dumps(body)
     assert browser.complaints() == []
@@ -105,7 +105,7 @@ def test_landing_page__keyboard_only__opens_the_docs(service: Service, browser: 
         focused.append(active.get_attribute("href"))
         if active.get_attribute("class") == "button":
             break
-    assert focused[0] == f"{service.url}/#main", "the first stop skips the navigation"
+    assert focused[0] == f"{service.url}/#main", "the first link skips the navigation"
     assert focused[-1] == f"{service.url}/docs"
     browser.driver.switch_to.active_element.send_keys("\ue007")  # Enter
     browser.find(OPERATION)
@@ -114,7 +114,7 @@ def test_landing_page__keyboard_only__opens_the_docs(service: Service, browser: 
 
 
 def test_docs__keyboard_only__focus_is_outlined(service: Service, browser: Browser) -> None:
-    browser.dress(scheme="dark")  # there Swagger UI takes most outlines away
+    browser.dress(scheme="dark")  # in the dark scheme, Swagger UI removes most outlines
     browser.open(f"{service.url}/docs")
     browser.driver.execute_script("arguments[0].focus()", browser.find(f"{OPERATION} .opblock-summary-control"))
     styles, classes = set(), set()
@@ -129,7 +129,7 @@ def test_docs__keyboard_only__focus_is_outlined(service: Service, browser: Brows
 
 
 def test_browser_complaints__style_blocked_by_the_policy__reported(service: Service, browser: Browser) -> None:
-    """Show that the tests above can fail."""
+    """Prove that the tests above can fail."""
     browser.open(f"{service.url}/")
     browser.driver.execute_script("document.body.insertAdjacentHTML('beforeend', '<p style=\"color: red\">x</p>')")
     assert any("style-src" in complaint for complaint in browser.complaints())

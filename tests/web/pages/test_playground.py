@@ -1,4 +1,4 @@
-"""The playground's routes through the client: who may render, what comes back, and that only our routes are asked."""
+"""The playground's routes through the client: access, results, and calls to data routes only."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_render__url_without_a_data_route__not_called(
         assert body["message"] == "[]"
         assert body["tags"][0]["status"] is None
         assert "elsewhere" in [finding["rule"] for finding in body["findings"]]
-    # The host is not looked at: a message that is moved here from Amplitude's own endpoint is asked here.
+    # The host is ignored, so a message written for Amplitude's own endpoint calls this service.
     moved = "{% connected_content https://profile-api.amplitude.com/v1/userprofile?user_id=u :save x %}"
     moved += "{{ x.userData.user_id }}"
     assert render(client, caller, moved)["message"] == "u"
@@ -265,15 +265,15 @@ def test_render__example_of_the_document__documented_answer(client: FlaskClient,
 
 
 class Unfinished(io.BytesIO):
-    """A body that nobody finishes until `finish` is set."""
+    """A request body that cannot be read until `finish` is set. Each read releases `started`."""
 
-    def __init__(self, content: bytes, came: threading.Semaphore, finish: threading.Event) -> None:
+    def __init__(self, content: bytes, started: threading.Semaphore, finish: threading.Event) -> None:
         super().__init__(content)
-        self.came = came
+        self.started = started
         self.finish = finish
 
     def read(self, size: int | None = -1, /) -> bytes:
-        self.came.release()
+        self.started.release()
         assert self.finish.wait(10)
         return super().read(size)
 
@@ -285,12 +285,12 @@ class Unfinished(io.BytesIO):
 
 @contextmanager
 def unfinished(client: FlaskClient, caller: dict[str, str], number: int) -> Iterator[None]:
-    """Keep so many of the largest bodies from being finished."""
-    came, finish = threading.Semaphore(0), threading.Event()
+    """Keep `number` bodies of the largest size unfinished."""
+    started, finish = threading.Semaphore(0), threading.Event()
     content = b'{"template": "x"}'.ljust(128 * 1024)
 
     def send() -> int:
-        body = Unfinished(content, came, finish)
+        body = Unfinished(content, started, finish)
         options: dict[str, Any] = {"content_length": len(content), "content_type": "application/json"}
         return (
             client.application.test_client()
@@ -299,14 +299,14 @@ def unfinished(client: FlaskClient, caller: dict[str, str], number: int) -> Iter
         )
 
     with ThreadPoolExecutor(number) as pool:
-        sent = [pool.submit(send) for _ in range(number)]
+        futures = [pool.submit(send) for _ in range(number)]
         try:
-            for _ in sent:
-                assert came.acquire(timeout=10)
+            for _ in futures:
+                assert started.acquire(timeout=10)
             yield
         finally:
             finish.set()
-        assert {target.result(10) for target in sent} == {200}
+        assert {future.result(10) for future in futures} == {200}
 
 
 def test_body__32_unfinished_bodies__refused_until_they_finish(client: FlaskClient, caller: dict[str, str]) -> None:

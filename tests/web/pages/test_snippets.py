@@ -1,4 +1,4 @@
-"""The shipped snippets: they render alike by python-liquid and Ruby's Liquid, for real answers and for none."""
+"""The shipped snippets: python-liquid and Ruby's Liquid render the same messages, also when Amplitude fails."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.conftest import SECRET, Service
 from tests.support import liquid
 
 SNIPPETS = snippets()
-SENT = {
+EXPECTED = {
     "Recommendations with a default": {
         "ava": "Chosen for you:\n- trail-shoe\n- rain-shell\n- head-torch",
         "ben": "Our bestsellers:\n- see them all at example.com/bestsellers",
@@ -59,7 +59,7 @@ def ask(service: Service) -> Ask:
 
 
 def test_snippets__all__have_expected_messages_and_cover_every_route() -> None:
-    assert list(SENT) == list(SNIPPETS)
+    assert list(EXPECTED) == list(SNIPPETS)
     routes = {name for text in SNIPPETS.values() for name in re.findall(r"/v1/(\w+)", text)}
     assert routes == tag_syntax.ROUTES - {"userprofile"}
 
@@ -69,9 +69,9 @@ def test_snippet__linted__no_problem(title: str) -> None:
     assert [finding for finding in tags.findings(scanner.markups(SNIPPETS[title])) if finding.level == "problem"] == []
 
 
-@pytest.mark.parametrize(("title", "user"), [(title, user) for title, users in SENT.items() for user in users])
+@pytest.mark.parametrize(("title", "user"), [(title, user) for title, users in EXPECTED.items() for user in users])
 def test_snippet__each_engine__expected_message(ask: Ask, engine: liquid.Engine, title: str, user: str) -> None:
-    assert engine(SNIPPETS[title], user, ask).strip() == SENT[title][user]
+    assert engine(SNIPPETS[title], user, ask).strip() == EXPECTED[title][user]
 
 
 @pytest.mark.contract("3 playground")
