@@ -89,11 +89,11 @@ def test_credentials__each_documented_scheme__accepted_on_its_routes(service: Se
 
 
 def test_url_and_headers__below_and_above_documented_limits__200_or_414_or_431(service: Service) -> None:
-    description = DOCUMENT["info"]["description"].replace("\n", " ")
+    about = DOCUMENT["info"]["description"].replace("\n", " ")
     limits = re.search(
         r"URL over (\d+) KiB is a 414 .+ more than (\d+) headers, one over (\d+) KiB, or more than (\d+) KiB in all, "
         "a 431",
-        description,
+        about,
     )
     assert limits
     url, count, field, total = (int(number) for number in limits.groups())
