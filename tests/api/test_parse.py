@@ -1,4 +1,4 @@
-"""Request parameters."""
+"""Parsing of request parameters."""
 
 import json
 from typing import Any
@@ -19,44 +19,44 @@ def ask(section: Section | None, **parameters: Any) -> ProfileRequest:
     return parse(section, parameters.items())
 
 
-def test_the_parts_of_a_profile_come_in_the_order_in_which_errors_are_named() -> None:
+def test_parse__profile_sections__parts_in_the_order_of_errors() -> None:
     request = ask(None, user_id="u", include="cohorts,recommendations,properties", rec_id="b,a", rec_type="model")
     assert request.query.parts == (recommendation("b", "model"), recommendation("a", "model"), PROPERTIES, COHORTS)
 
 
 @pytest.mark.contract("1 profile")
-def test_a_section_that_is_not_included_is_not_asked_even_when_its_ids_are_given() -> None:
+def test_parse__ids_of_a_section_not_included__section_is_not_requested() -> None:
     assert ask(None, user_id="u", include="cohorts", rec_id="a").query.parts == (COHORTS,)
 
 
 @pytest.mark.contract("1 parameters")
 @pytest.mark.contract("1 identity")
-def test_values_are_trimmed_and_blank_ids_dropped() -> None:
+def test_parse__white_space_in_ids__trimmed_and_blank_ids_dropped() -> None:
     assert ask("cohorts", user_id=" \n u\t", device_id="  ").identity == Identity("u", None)
 
 
 @pytest.mark.parametrize("id", ["a\u200bb", "a\u00adb", "\U0001fae9", "\ue000"])
-def test_an_id_may_hold_what_is_not_shown(id: str) -> None:
+def test_parse__invisible_characters_in_an_id__kept(id: str) -> None:
     assert parse("cohorts", {"user_id": id}.items()).identity.user_id == id
 
 
 @pytest.mark.contract("1 lists")
-def test_lists_are_trimmed_in_order_without_blanks_and_repeats() -> None:
+def test_parse__list__trimmed_in_order_without_blanks_and_repeats() -> None:
     assert ask("recommendations", user_id="u", rec_id=" b ,,a,b,\n").query.rec_ids == ("b", "a")
 
 
 @pytest.mark.parametrize("parameters", [{"user_id": ""}, {"device_id": " "}, {"user_id": "\n", "device_id": ""}])
-def test_a_blank_id_is_anonymous_and_no_mistake(parameters: dict[str, str]) -> None:
+def test_parse__blank_id__anonymous(parameters: dict[str, str]) -> None:
     assert ask("cohorts", **parameters).anonymous
 
 
 @pytest.mark.contract("1 repeated parameters")
-def test_an_unknown_parameter_is_ignored_even_twice_and_malformed() -> None:
+def test_parse__unknown_parameter_repeated_or_malformed__ignored() -> None:
     parameters = [("user_id", "u"), ("cb", "1"), ("cb", "\x00"), ("rec_id", "x" * 999), ("rec_id", "y")]
     assert parse("cohorts", parameters) == ProfileRequest(Identity("u", None), ProfileQuery(("cohorts",)))
 
 
-def test_the_same_wish_of_another_user_is_not_read_again() -> None:
+def test_parse__same_query_for_another_user__query_is_reused() -> None:
     first = ask(None, user_id="u", include="cohorts,properties", cohort_id="a, b")
     again = ask(None, user_id="v", include="cohorts,properties", cohort_id="a, b")
     assert again.query is first.query
@@ -64,14 +64,14 @@ def test_the_same_wish_of_another_user_is_not_read_again() -> None:
     assert ask(None, user_id="u", include="cohorts,properties", cohort_id="a").query != first.query
 
 
-def test_a_wish_too_long_to_be_remembered_is_read_all_the_same() -> None:
+def test_parse__query_too_long_to_remember__parsed_each_time() -> None:
     keys = ",".join(f"{number:0512}" for number in range(3))
     assert ask("properties", user_id="u", keys=keys).query is not ask("properties", user_id="u", keys=keys).query
     assert ask("properties", user_id="u", keys=keys).query.keys == tuple(keys.split(","))
 
 
 @pytest.mark.parametrize("blank", ["", " "])
-def test_a_blank_optional_parameter_counts_as_absent(blank: str) -> None:
+def test_parse__blank_optional_parameter__counts_as_absent(blank: str) -> None:
     request = ask("recommendations", user_id="u", rec_id="a", rec_type=blank, on_error=blank)
     assert (request.query.rec_type, request.query.on_error) == (None, "default")
 
@@ -102,7 +102,7 @@ def test_a_blank_optional_parameter_counts_as_absent(blank: str) -> None:
         ("properties", {"user_id": ["u"]}, "user_id"),
     ],
 )
-def test_a_mistake_is_refused_by_the_name_of_its_parameter(
+def test_parse__invalid_request__error_names_the_parameter(
     section: Section | None, parameters: dict[str, Any], parameter: str
 ) -> None:
     with pytest.raises(BadRequest, match=parameter):
@@ -120,32 +120,32 @@ def test_a_mistake_is_refused_by_the_name_of_its_parameter(
         ({"rec_id": ["a,b"]}, "rec_id has an entry with a comma, which Amplitude would read as two: send two entries"),
     ],
 )
-def test_a_refusal_names_the_entry_and_the_mend(parameters: dict[str, Any], message: str) -> None:
+def test_parse__invalid_value_or_entry__error_names_the_fix(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(BadRequest) as error:
         ask(None, **({"user_id": "u", "include": "properties,recommendations", "rec_id": "a"} | parameters))
     assert error.value.detail == message
 
 
-def test_what_json_does_not_know_is_refused_with_a_mend() -> None:
+def test_from_json__nan__error_names_the_fix() -> None:
     with pytest.raises(BadRequest, match="not JSON: send a number or a text, or leave the key out"):
         from_json(b'{"user_id": "u", "cb": NaN}')
 
 
 @pytest.mark.contract("1 parameters")
 @pytest.mark.contract("1 lists")
-def test_exactly_512_characters_and_20_entries_are_taken() -> None:
+def test_parse__512_characters_and_20_entries__accepted() -> None:
     request = ask("cohorts", user_id=" " + "é" * 512, cohort_id=",".join(map(str, range(20))) + ",0,,1")
     assert len(request.query.cohort_ids) == 20
 
 
 @pytest.mark.contract("1 repeated parameters")
-def test_a_known_parameter_given_twice_is_refused_even_when_equal() -> None:
+def test_parse__known_parameter_twice_with_one_value__refused() -> None:
     with pytest.raises(BadRequest, match="more than once"):
         parse("cohorts", [("user_id", "u"), ("user_id", "u")])
 
 
 @pytest.mark.contract("1 json bodies")
-def test_json_numbers_keep_their_text_and_arrays_their_commas() -> None:
+def test_from_json__numbers_and_commas_in_arrays__kept_as_written() -> None:
     body = b'{"user_id": 00012e3, "keys": ["a,b", 1.50]}'.replace(b"00012e3", b"12345678901234567890.0")
     request = parse("properties", from_json(body))
     assert request.identity.user_id == "12345678901234567890.0"
@@ -168,7 +168,7 @@ def test_json_numbers_keep_their_text_and_arrays_their_commas() -> None:
         b"[" * 16000,
     ],
 )
-def test_a_body_that_is_not_one_plain_json_object_is_refused(body: bytes) -> None:
+def test_from_json__not_one_plain_object__refused(body: bytes) -> None:
     with pytest.raises(BadRequest):
         from_json(body)
 
@@ -179,7 +179,7 @@ sections = st.sampled_from(["recommendations", "properties", "cohorts", None])
 
 @pytest.mark.contract("1 json bodies")
 @given(sections, st.dictionaries(names | st.text(max_size=5), json_values(6)))
-def test_any_json_object_is_understood_or_refused_and_a_refusal_repeats_no_value(
+def test_parse__any_json_object__parsed_or_refused_without_repeating_a_value(
     section: Section | None, document: dict[str, Any]
 ) -> None:
     try:

@@ -1,4 +1,4 @@
-"""A URL's query, as the standard library reads it."""
+"""Parsing of a URL's query, compared with the standard library."""
 
 from urllib.parse import parse_qsl
 
@@ -16,17 +16,17 @@ PIECES = "user_id = & user_id= &user_id= a % %2 %26 %3D + é ; device_id=d xuser
 @example("a=user_id=b&user_id=%C3%A9+%2B")
 @example("&&user_id=&a=1&")
 @example("a=1&user_id=" + "x" * 2000)
-def test_names_and_values_are_those_of_the_standard_library(text: str) -> None:
+def test_pairs__any_query__same_as_the_standard_library(text: str) -> None:
     try:
-        wanted = sorted(parse_qsl(text, keep_blank_values=True, errors="strict"))
+        expected = sorted(parse_qsl(text, keep_blank_values=True, errors="strict"))
     except UnicodeDecodeError:
         with pytest.raises(UnicodeDecodeError):
             pairs(text)
     else:
-        assert sorted(pairs(text)) == wanted
+        assert sorted(pairs(text)) == expected
 
 
-def test_what_one_caller_does_with_its_pairs_no_other_sees() -> None:
+def test_pairs__result_is_modified__next_result_is_complete() -> None:
     first = pairs("a=1&user_id=b")
     first.clear()
     assert pairs("a=1&user_id=b") == [("a", "1"), ("user_id", "b")]

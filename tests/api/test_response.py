@@ -1,4 +1,4 @@
-"""The body of an answer: cases from files, and properties that hold for any JSON."""
+"""Bodies of answers: cases from files, and rules that hold for any JSON."""
 
 import json
 from pathlib import Path
@@ -26,12 +26,12 @@ CASES = sorted((Path(__file__).parent.parent / "cases").glob("*.json"))
 AT = 1_795_000_000.9
 
 
-def record_of(ask: ProfileRequest, user_data: dict[str, Any] | None) -> Record:
-    """Keep `user_data` as the service would, every call of the plan answered with it; None when none came."""
+def record_of(request: ProfileRequest, user_data: dict[str, Any] | None) -> Record:
+    """Return the record that the service stores if every call returns `user_data`. Empty for None."""
     parts: dict[Part, CachedPart] = {}
     if user_data is None:
         return Record()
-    for call in plan_calls(ask.query.parts):
+    for call in plan_calls(request.query.parts):
         values, _ = split_response(call, user_data)
         parts |= {part: CachedPart(encoding.write(value), AT) for part, value in values.items()}
     return Record(parts, None, user_data.get("user_id"), user_data.get("device_id"))
@@ -41,15 +41,17 @@ def record_of(ask: ProfileRequest, user_data: dict[str, Any] | None) -> Record:
 @pytest.mark.contract("1 cohorts")
 @pytest.mark.contract("1 propensities")
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
-def test_case(path: Path) -> None:
+def test_shape__case_from_a_file__expected_body(path: Path) -> None:
     case = json.loads(path.read_text(encoding="utf-8"))
-    ask = parse(case["route"] if case["route"] != "profile" else None, case["ask"].items())
-    body = json.loads(shape(ask, record_of(ask, case["userData"]), error=case.get("error")))
+    request = parse(case["route"] if case["route"] != "profile" else None, case["ask"].items())
+    body = json.loads(shape(request, record_of(request, case["userData"]), error=case.get("error")))
     assert body == case["body"]
-    assert case.keys() <= {"route", "ask", "userData", "error", "body"}, "a key that no test reads"
+    assert case.keys() <= {"route", "ask", "userData", "error", "body"}, (
+        "the case has a key that this test does not use"
+    )
 
 
-def test_there_are_cases() -> None:
+def test_case_files__collected__at_least_8() -> None:
     assert len(CASES) >= 8
 
 
@@ -77,7 +79,7 @@ user_datas = st.fixed_dictionaries(
         "device_id": st.text() | st.none(),
     },
 )
-asks = st.sampled_from(
+requests = st.sampled_from(
     [
         {"user_id": "u", "include": "recommendations,properties,cohorts", "rec_id": "a,b"},
         {"user_id": "u", "include": "recommendations", "rec_id": "7"},
@@ -90,32 +92,34 @@ asks = st.sampled_from(
 
 
 @pytest.mark.contract("1 envelope")
-@given(asks, user_datas, st.sampled_from([None, "upstream_timeout"]))
-def test_any_json_at_all_gives_every_key_with_its_type(
-    given_ask: dict[str, str], user_data: dict[str, Any], error: str | None
+@given(requests, user_datas, st.sampled_from([None, "upstream_timeout"]))
+def test_shape__any_json__every_key_with_its_type(
+    parameters: dict[str, str], user_data: dict[str, Any], error: str | None
 ) -> None:
-    ask = parse(None, given_ask.items())
-    wanted = dict(ENVELOPE)
-    for section in ask.query.sections:
-        wanted |= SECTION[section]
-    for record in (record_of(ask, user_data), Record(unknown_at=AT), Record()):
-        body = read_json(shape(ask, record, error=error))
-        assert conforms(body, wanted)
+    request = parse(None, parameters.items())
+    types = dict(ENVELOPE)
+    for section in request.query.sections:
+        types |= SECTION[section]
+    for record in (record_of(request, user_data), Record(unknown_at=AT), Record()):
+        body = read_json(shape(request, record, error=error))
+        assert conforms(body, types)
 
 
 @pytest.mark.parametrize("control", [True, "true", 1, 1.0])
-def test_whoever_is_in_the_control_group_in_whatever_words_is_shown_nothing(control: object) -> None:
-    ask = parse("recommendations", {"user_id": "u", "rec_id": "a"}.items())
+def test_shape__control_group_flag_of_any_type__no_items(control: object) -> None:
+    request = parse("recommendations", {"user_id": "u", "rec_id": "a"}.items())
     entry = {"rec_id": "a", "items": ["x"], "is_control": control}
-    body = json.loads(shape(ask, record_of(ask, {"recommendations": [entry]})))
+    body = json.loads(shape(request, record_of(request, {"recommendations": [entry]})))
     assert (body["items"], body["is_control"], body["control_items"]) == ([], True, ["x"])
 
 
 @pytest.mark.contract("1 control group")
-@given(asks, user_datas)
-def test_items_are_never_shown_to_the_control_group(given_ask: dict[str, str], user_data: dict[str, Any]) -> None:
-    ask = parse(None, given_ask.items())
-    for entry in json.loads(shape(ask, record_of(ask, user_data))).get("recommendations", []):
+@given(requests, user_datas)
+def test_shape__any_user_data__no_items_for_the_control_group(
+    parameters: dict[str, str], user_data: dict[str, Any]
+) -> None:
+    request = parse(None, parameters.items())
+    for entry in json.loads(shape(request, record_of(request, user_data))).get("recommendations", []):
         assert entry["personalized"] == bool(entry["items"])
         assert not (entry["is_control"] and entry["items"])
 
@@ -126,11 +130,13 @@ texts = st.text(st.sampled_from('a,"\\:é '), max_size=3)
 @example(["a", "b"], [","])
 @example(["a", '"'], ['"', "a"])
 @given(st.lists(texts | st.integers(0, 9), max_size=5), st.lists(texts, min_size=1, max_size=3))
-def test_a_user_is_in_the_asked_cohorts_that_are_listed_and_in_no_other(
+def test_shape__requested_cohorts__member_only_of_the_stored_cohorts(
     stored: list[str | int], requested: list[str]
 ) -> None:
-    ask = ProfileRequest(Identity("u", None), ProfileQuery(("cohorts",), cohort_ids=tuple(dict.fromkeys(requested))))
-    body = json.loads(shape(ask, Record({COHORTS: CachedPart(encoding.write(stored), AT)})))
+    request = ProfileRequest(
+        Identity("u", None), ProfileQuery(("cohorts",), cohort_ids=tuple(dict.fromkeys(requested)))
+    )
+    body = json.loads(shape(request, Record({COHORTS: CachedPart(encoding.write(stored), AT)})))
     assert body["member"] == {cohort: cohort in set(map(str, stored)) for cohort in requested}
     assert body["cohort_ids"] == [cohort for cohort in dict.fromkeys(requested) if cohort in set(map(str, stored))]
     assert body["is_member"] is all(body["member"].values())
@@ -179,17 +185,17 @@ def test_body__lone_surrogate_or_large_integer__is_written_by_the_standard_libra
     assert (body["user_id"], body["items"], body["last_updated"]) == ("u?", [str(2**70), "x"], 2**64)
 
 
-def test_a_name_of_a_cohort_is_what_its_id_says_though_another_cohort_has_that_name_for_an_id() -> None:
-    ask = parse("cohorts", {"user_id": "u"}.items(), Aliases(aliases("cohorts.vip=c1")))
-    body = json.loads(shape(ask, Record({COHORTS: CachedPart(encoding.write(["vip"]), AT)})))
+def test_shape__alias_equal_to_another_cohort_id__alias_has_priority() -> None:
+    request = parse("cohorts", {"user_id": "u"}.items(), Aliases(aliases("cohorts.vip=c1")))
+    body = json.loads(shape(request, Record({COHORTS: CachedPart(encoding.write(["vip"]), AT)})))
     assert body["member"] == {"vip": False}
 
 
 @pytest.mark.parametrize("cohorts", [(), ("a",)])
-def test_cohorts_that_are_no_list_are_none(cohorts: tuple[str, ...]) -> None:
-    ask = ProfileRequest(Identity("u", None), ProfileQuery(("cohorts",), cohort_ids=cohorts))
+def test_shape__stored_cohorts_not_a_list__no_cohorts(cohorts: tuple[str, ...]) -> None:
+    request = ProfileRequest(Identity("u", None), ProfileQuery(("cohorts",), cohort_ids=cohorts))
     for stored in ({"a": 1}, "a", None, 7):
-        body = json.loads(shape(ask, Record({COHORTS: CachedPart(encoding.write(stored), AT)})))
+        body = json.loads(shape(request, Record({COHORTS: CachedPart(encoding.write(stored), AT)})))
         assert (body["cohort_ids"], body["member"]) == ([], dict.fromkeys(cohorts, False))
 
 
@@ -198,20 +204,20 @@ def test_cohorts_that_are_no_list_are_none(cohorts: tuple[str, ...]) -> None:
     st.dictionaries(st.text(max_size=6), st.integers()),
     st.lists(st.text(max_size=6, min_size=1), min_size=1, max_size=4),
 )
-def test_a_property_is_called_the_same_with_and_without_keys(stored: dict[str, int], keys: list[str]) -> None:
-    every = json.loads(shape(parse("properties", {"user_id": "u"}.items()), record_of_properties(stored)))
-    ask = ProfileRequest(Identity("u", None), ProfileQuery(("properties",), keys=tuple(dict.fromkeys(keys))))
-    limited = json.loads(shape(ask, record_of_properties(stored)))
-    present = {key for key in ask.query.keys if key in stored or f"gp:{key}" in stored}
-    assert set(limited["properties_by_name"]) == set(ask.query.keys)
+def test_shape__properties_with_and_without_keys__same_names(stored: dict[str, int], keys: list[str]) -> None:
+    complete = json.loads(shape(parse("properties", {"user_id": "u"}.items()), record_of_properties(stored)))
+    request = ProfileRequest(Identity("u", None), ProfileQuery(("properties",), keys=tuple(dict.fromkeys(keys))))
+    limited = json.loads(shape(request, record_of_properties(stored)))
+    present = {key for key in request.query.keys if key in stored or f"gp:{key}" in stored}
+    assert set(limited["properties_by_name"]) == set(request.query.keys)
     for name, value in limited["properties"].items():
-        assert value is None or every["properties"][name] == value
+        assert value is None or complete["properties"][name] == value
     assert sum(value is not None for value in limited["properties_by_name"].values()) == len(present)
 
 
 @pytest.mark.contract("1 computations")
 @pytest.mark.parametrize(
-    ("stored", "is_number"),
+    ("stored", "expected"),
     [
         ("3", 3),
         ("0", 0),
@@ -224,10 +230,10 @@ def test_a_property_is_called_the_same_with_and_without_keys(stored: dict[str, i
         ("12345678901234.5", 12345678901234.5),
     ],
 )
-def test_a_canonical_decimal_becomes_a_number(stored: str, is_number: float) -> None:
+def test_number__canonical_decimal__converted(stored: str, expected: float) -> None:
     converted = number(stored)
-    assert converted == is_number
-    assert type(converted) is type(is_number)
+    assert converted == expected
+    assert type(converted) is type(expected)
 
 
 NOT_CANONICAL = "02134,+1,-0,-0.0,1e5,0.00001,NaN,, 1,1\n,1.,.5,1_000,٣,true,1234567890123456,1234567890.123456"
@@ -235,13 +241,13 @@ NOT_CANONICAL = "02134,+1,-0,-0.0,1e5,0.00001,NaN,, 1,1\n,1.,.5,1_000,٣,true,12
 
 @pytest.mark.contract("1 computations")
 @pytest.mark.parametrize("stored", NOT_CANONICAL.split(","))
-def test_anything_else_stays_text(stored: str) -> None:
+def test_number__not_canonical__stays_text(stored: str) -> None:
     assert number(stored) == stored
     assert isinstance(number(stored), str)
 
 
 @given(st.one_of(st.floats(allow_nan=False, allow_infinity=False), st.integers()).map(str))
-def test_no_digit_is_made_up_or_lost(stored: str) -> None:
+def test_number__any_number__value_is_unchanged(stored: str) -> None:
     converted = number(stored)
     assert converted == stored or float(stored) == converted
 

@@ -1,4 +1,4 @@
-"""/metrics of several worker processes: one sum, also after one of them has gone."""
+"""/metrics with several worker processes: sums over all workers, also after a worker was killed."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def value(service: Service, name: str) -> float:
 
 
 @pytest.mark.contract("3 metrics")
-def test_workers_are_counted_together_and_one_that_was_killed_keeps_only_what_it_counted(
+def test_metrics__two_workers_and_one_killed__counts_kept_and_memory_of_live_workers(
     start_service: Callable[..., Service], sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    nowhere = f"redis://127.0.0.1:{free_port()}"
-    service = start_service(sandbox, WEB_CONCURRENCY="2", REDIS_URL=nowhere, TMPDIR=str(tmp_path))
+    unreachable_redis = f"redis://127.0.0.1:{free_port()}"
+    service = start_service(sandbox, WEB_CONCURRENCY="2", REDIS_URL=unreachable_redis, TMPDIR=str(tmp_path))
     until(lambda: len(service.workers()) == 2, "only one worker was started")
     (folder,) = tmp_path.glob("connected-content-proxy-metrics-*")
     for number in range(40):
@@ -32,11 +32,14 @@ def test_workers_are_counted_together_and_one_that_was_killed_keeps_only_what_it
     misses = 'requests_total{cache="miss",route="/v1/cohorts",status="200"}'
     assert value(service, misses) == 40
     until(lambda: value(service, "cache_max_bytes") == 2 * 64 * 1024 * 1024, "a worker is not counted")
-    assert value(service, "quota_calls_limit") == 600, "theirs together, not each one's"
+    assert value(service, "quota_calls_limit") == 600, "the quota is shared by all workers"
 
     os.kill(service.workers()[0], signal.SIGKILL)
-    until(lambda: len(service.workers()) == 3, "no worker took its place")
-    until(lambda: value(service, "cache_max_bytes") == 2 * 64 * 1024 * 1024, "one that has gone still holds memory")
+    until(lambda: len(service.workers()) == 3, "the killed worker was not replaced")
+    until(
+        lambda: value(service, "cache_max_bytes") == 2 * 64 * 1024 * 1024,
+        "the memory of the killed worker is still counted",
+    )
     assert value(service, misses) == 40
     service.process.terminate()
     service.process.wait(30)

@@ -1,4 +1,4 @@
-"""The real service under its shipped configuration, over real HTTP, judged by the sandbox's own count."""
+"""The real service with its shipped configuration, over HTTP. The sandbox counts the calls."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def user() -> str:
 
 
 def at_once(service: Service, paths: list[str]) -> list[requests.Response]:
-    """Ask for all of `paths` at the same instant."""
+    """Send requests for all `paths` at the same instant, and return the answers."""
     start = threading.Barrier(len(paths))
 
     def ask(path: str) -> requests.Response:
@@ -47,7 +47,7 @@ def at_once(service: Service, paths: list[str]) -> list[requests.Response]:
 
 
 @pytest.mark.contract("1 cache-status")
-def test_a_hundred_identical_requests_at_once_cost_one_call(service: Service, user: str) -> None:
+def test_recommendations__100_identical_requests_at_once__one_call(service: Service, user: str) -> None:
     answers = at_once(service, [f"/v1/recommendations?user_id={user}&rec_id=homepage"] * 100)
     assert {answer.status_code for answer in answers} == {200}
     assert all(answer.json()["ok"] for answer in answers)
@@ -58,19 +58,19 @@ def test_a_hundred_identical_requests_at_once_cost_one_call(service: Service, us
     assert outcomes.count("fwd=miss; stored") == 1
 
 
-def test_recommendations_then_properties_then_cohorts_cost_one_call(service: Service, user: str) -> None:
+def test_recommendations__then_properties_and_cohorts__one_call(service: Service, user: str) -> None:
     for path in ("recommendations?rec_id=homepage&", "properties?", "cohorts?"):
         assert service.get(f"/v1/{path}user_id={user}").json()["ok"]
     assert service.sandbox.report()["calls"] == 1
 
 
-def test_properties_then_recommendations_cost_two(service: Service, user: str) -> None:
+def test_properties__then_recommendations__two_calls(service: Service, user: str) -> None:
     for path in ("properties?", "recommendations?rec_id=homepage&"):
         assert service.get(f"/v1/{path}user_id={user}").json()["ok"]
     assert service.sandbox.report()["calls"] == 2
 
 
-def test_a_profile_costs_one_and_then_each_route_none(service: Service, user: str) -> None:
+def test_profile__then_each_route__one_call(service: Service, user: str) -> None:
     include = "include=recommendations,properties,cohorts&rec_id=homepage"
     assert service.get(f"/v1/profile?user_id={user}&{include}").headers["X-Amplitude-Calls"] == "1"
     for path in ("recommendations?rec_id=homepage&", "properties?", "cohorts?"):
@@ -78,13 +78,15 @@ def test_a_profile_costs_one_and_then_each_route_none(service: Service, user: st
     assert service.sandbox.report()["calls"] == 1
 
 
-def test_recommendations_and_properties_at_the_same_instant_cost_at_most_two(service: Service, user: str) -> None:
+def test_recommendations__properties_at_the_same_instant__at_most_two_calls(service: Service, user: str) -> None:
     at_once(service, [f"/v1/recommendations?user_id={user}&rec_id=homepage", f"/v1/properties?user_id={user}"])
     assert service.sandbox.report()["calls"] <= 2
 
 
 @pytest.mark.contract("1 profile")
-def test_no_recommendation_is_fetched_that_nobody_asked_for(service: Service, user: str) -> None:
+def test_exposures__profile_then_recommendations__only_of_requested_recommendations(
+    service: Service, user: str
+) -> None:
     service.get(f"/v1/profile?user_id={user}&include=properties,cohorts&rec_id=homepage")
     service.get(f"/v1/recommendations?user_id={user}&rec_id=homepage,also-bought")
     assert sorted(service.sandbox.exposures) == [(user, "also-bought"), (user, "homepage")]
@@ -109,8 +111,8 @@ def test_call__ends_after_the_deadline__answers_in_time_and_result_is_cached(
 
 def test_call__slower_than_the_deadline__next_request_is_a_hit(service: Service, user: str) -> None:
     service.sandbox.break_with(Fault("slow", seconds=1.4, user_id=user))
-    (took,) = milliseconds(service.log, service.get(f"/v1/cohorts?user_id={user}"))
-    assert took < 1600
+    (elapsed_ms,) = milliseconds(service.log, service.get(f"/v1/cohorts?user_id={user}"))
+    assert elapsed_ms < 1600
     until(lambda: service.get(f"/v1/cohorts?user_id={user}").json()["ok"])
     hit = service.get(f"/v1/cohorts?user_id={user}")
     assert hit.json()["ok"]
@@ -135,7 +137,7 @@ WORDS: list[tuple[FaultKind, str]] = [
 @pytest.mark.contract("1 error words")
 @pytest.mark.contract("1 recovery")
 @pytest.mark.parametrize(("kind", "word"), WORDS, ids=[kind for kind, _ in WORDS])
-def test_every_fault_has_its_word_both_ways_and_ends_when_it_ends(
+def test_fault__default_retry_and_drop_in__error_word_until_the_fault_ends(
     service: Service, user: str, kind: FaultKind, word: str
 ) -> None:
     service.sandbox.break_with(Fault(kind, seconds=3.2))
@@ -147,36 +149,39 @@ def test_every_fault_has_its_word_both_ways_and_ends_when_it_ends(
     drop_in = service.get(f"/v1/userprofile?user_id={user}&get_cohort_ids=true")
     assert (drop_in.status_code, drop_in.json()) == (500, {"error": word})
     service.sandbox.break_with(None)
-    until(lambda: service.get(path).json()["ok"], "not whole again within 10 seconds")
+    until(lambda: service.get(path).json()["ok"], "no complete answer within 10 seconds of the end of the fault")
 
 
 @pytest.mark.contract("1 recovery")
-def test_a_429_is_over_soon_after_its_retry_after(start_service: Callable[..., Service]) -> None:
+def test_429__retry_after_is_over__calls_resume_within_5_seconds(start_service: Callable[..., Service]) -> None:
     with Sandbox(documented=Documented(retry_after=2)) as sandbox:
         service = start_service(sandbox)
         sandbox.break_with(Fault("quota", times=1))
         assert service.get("/v1/cohorts?user_id=ava").json()["error"] == "quota_exhausted"
-        began = time.monotonic()
+        started_at = time.monotonic()
         refused = service.get("/v1/cohorts?user_id=ava&on_error=retry")
         assert refused.headers["X-Amplitude-Calls"] == "0"
         assert refused.headers["Retry-After"] == "2"
         until(lambda: service.get("/v1/cohorts?user_id=ava").json()["ok"], seconds=2 + 5)
-        assert time.monotonic() >= began + 1.5
+        assert time.monotonic() >= started_at + 1.5
         assert sandbox.report()["calls"] == 2
 
 
-def test_wrong_credentials_are_rejected_by_word(start_service: Callable[..., Service]) -> None:
+def test_amplitude_credentials__wrong__upstream_rejected_until_accepted(start_service: Callable[..., Service]) -> None:
     with Sandbox() as sandbox:
         service = start_service(sandbox, AMPLITUDE_SECRET_KEY="another")
         assert service.get("/v1/cohorts?user_id=ava").json()["error"] == "upstream_rejected"
         ready = requests.get(f"{service.url}/readyz", timeout=5)
         assert (ready.status_code, ready.json()["upstream"]) == (503, "rejected")
         sandbox.secret_key = "another"
-        until(lambda: service.get("/v1/cohorts?user_id=ava").json()["ok"], "not whole again within 10 seconds")
+        until(
+            lambda: service.get("/v1/cohorts?user_id=ava").json()["ok"],
+            "no complete answer within 10 seconds of the end of the fault",
+        )
 
 
 @pytest.mark.contract("1 computations")
-def test_properties_and_computations_are_told_apart_over_http(service: Service) -> None:
+def test_profile__properties_computations_and_propensities__kept_apart(service: Service) -> None:
     body = service.get(
         "/v1/profile?user_id=ava&include=properties,computations,propensities&prediction_id=pred-buy"
     ).json()
@@ -191,7 +196,7 @@ def test_properties_and_computations_are_told_apart_over_http(service: Service) 
 
 
 @pytest.mark.contract("4 quota")
-def test_more_users_than_the_quota_are_told_at_once_and_amplitude_never_refuses(
+def test_quota__more_users_than_calls__quota_exhausted_in_time_and_no_429(
     start_service: Callable[..., Service],
 ) -> None:
     with Sandbox(per_minute=60) as sandbox:
@@ -206,14 +211,14 @@ def test_more_users_than_the_quota_are_told_at_once_and_amplitude_never_refuses(
 
 
 @pytest.mark.contract("1 status 4xx")
-def test_a_chunked_body_over_the_limit_is_a_413(service: Service) -> None:
+def test_body__chunked_and_over_the_limit__413(service: Service) -> None:
     chunks = (b"x" * 1000 for _ in range(40))
     headers = {"X-API-Key": SECRET, "Content-Type": "application/json"}
     answer = requests.post(f"{service.url}/v1/cohorts?user_id=u", data=chunks, headers=headers, timeout=5)
     assert answer.status_code == 413
 
 
-def test_a_broken_chunk_is_a_400(service: Service) -> None:
+def test_body__broken_chunk__400(service: Service) -> None:
     head = f"POST /v1/cohorts HTTP/1.1\r\nHost: x\r\nX-API-Key: {SECRET}\r\nContent-Type: application/json\r\n"
     with socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2])), timeout=5) as connection:
         connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n5\r\nuser_\r\nzz\r\n".encode())
@@ -221,7 +226,7 @@ def test_a_broken_chunk_is_a_400(service: Service) -> None:
 
 
 @pytest.mark.contract("2 secrets")
-def test_the_log_has_a_json_line_a_request_and_no_id_or_secret(service: Service) -> None:
+def test_log__valid_and_broken_requests__json_lines_without_ids_or_secrets(service: Service) -> None:
     service.sandbox.break_with(Fault("bad-header"))
     hidden = "hidden-user@example.com"
     auth = ("braze", SECRET)
@@ -259,7 +264,7 @@ def test_the_log_has_a_json_line_a_request_and_no_id_or_secret(service: Service)
 
 
 @pytest.mark.contract("2 request ids")
-def test_a_fault_in_the_background_names_the_request_that_opened_the_call(
+def test_log__call_fails__id_of_the_request_that_started_the_call(
     start_service: Callable[..., Service], sandbox: Sandbox
 ) -> None:
     service = start_service(sandbox)
@@ -271,20 +276,20 @@ def test_a_fault_in_the_background_names_the_request_that_opened_the_call(
     for number in range(3):
         ask(f"user-{number}", f"before-{number}")
     sandbox.break_with(Fault("reset"))
-    ask("user-4", "the-one")
+    ask("user-4", "failing")
     failures = [line for line in log_lines(service.log) if line["event"] == "no answer from Amplitude"]
-    assert [line["request_id"] for line in failures] == ["the-one"]
+    assert [line["request_id"] for line in failures] == ["failing"]
 
 
 @pytest.mark.contract("1 another user")
-def test_answer_about_another_user__not_kept_and_logged_apart_without_an_id(
+def test_answer__about_another_user__not_cached_and_logged_without_an_id(
     start_service: Callable[..., Service], sandbox: Sandbox
 ) -> None:
     service = start_service(sandbox)
     sandbox.break_with(Fault("broken-json", times=1))
     service.get("/v1/cohorts?user_id=user-1")
     sandbox.break_with(Fault("another-user"))
-    for number in range(3, 10):  # more than the failures in a row that stop calls
+    for number in range(3, 10):  # more failures in a row than the number that pauses calls
         answer = service.get(f"/v1/cohorts?user_id=user-{number}")
         assert (answer.json()["error"], answer.headers["X-Amplitude-Calls"]) == ("upstream_invalid", "1")
         assert answer.json()["cohort_ids"] == []
@@ -302,7 +307,7 @@ def test_answer_about_another_user__not_kept_and_logged_apart_without_an_id(
 
 @pytest.mark.contract("1 mixed-up answers")
 @pytest.mark.parametrize("status", ["103 Early Hints", "204 No Content", "200 OK"])
-def test_answers_that_come_late_on_a_connection__no_user_gets_anothers(
+def test_connection__answer_arrives_late__no_user_gets_data_of_another(
     start_service: Callable[..., Service], sandbox: Sandbox, status: str
 ) -> None:
     def reply(user: str) -> Reply:
@@ -312,7 +317,7 @@ def test_answers_that_come_late_on_a_connection__no_user_gets_anothers(
         return Reply(f"HTTP/1.1 {status}\r\n{length}\r\n".encode(), late=whole.encode(), patience=0.15)
 
     with Upstream(reply) as upstream:
-        # With the check of the id off, nothing but the transport keeps users apart.
+        # ACCEPT_MAPPED_USERS turns off the check of the id, so only the transport keeps users apart.
         service = start_service(sandbox, AMPLITUDE_BASE_URL=upstream.url, ACCEPT_MAPPED_USERS="true")
         for user in ("alice", "bob", "carol", "dave"):
             answer = service.get(f"/v1/properties?user_id={user}").json()

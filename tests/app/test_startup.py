@@ -1,4 +1,4 @@
-"""How a wrong setting stops the start: a line a fault, no traceback, no secret, no worker respawned."""
+"""Invalid settings stop the start: one line for each, no traceback, no secret, no respawned worker."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def start(command: list[str], **variables: str) -> subprocess.CompletedProcess[s
 @pytest.mark.parametrize(
     "command", [["-m", "gunicorn", "wsgi:app", "--bind", f"127.0.0.1:{free_port()}"], ["-c", "import wsgi"]]
 )
-def test_every_fault_is_a_line_and_the_start_ends(command: list[str]) -> None:
+def test_start__invalid_settings__one_line_each_and_exit(command: list[str]) -> None:
     completed = start(command, **BAD)
     assert completed.returncode not in (0, None)
     faults = [line for line in completed.stderr.splitlines() if ", e.g. " in line]
@@ -42,7 +42,7 @@ def test_every_fault_is_a_line_and_the_start_ends(command: list[str]) -> None:
     assert "short-secret" not in completed.stderr
 
 
-def test_create_app__called__leaves_logging_of_the_process_alone() -> None:
+def test_create_app__called__logging_of_the_process_is_unchanged() -> None:
     program = f"""
 import logging
 from proxy.app import create_app
@@ -64,7 +64,7 @@ print(state()[1:] == before[1:], state()[0][1:] == before[0][1:])
     assert (completed.stdout, completed.stderr) == ("True True\n", "<string>\n")
 
 
-def test_a_worker_that_finds_the_fault_itself_is_not_respawned() -> None:
+def test_worker__invalid_settings__not_respawned() -> None:
     completed = start(["-m", "gunicorn", "wsgi:app", "-c", os.devnull, "--bind", f"127.0.0.1:{free_port()}"], **BAD)
     assert completed.returncode == 4
     assert completed.stderr.count("AMPLITUDE_SECRET_KEY is missing") == 1

@@ -62,7 +62,7 @@ def test_point__times__interpolated_within_the_buckets(clock: FakeClock) -> None
     median, high = point.answer_time
     assert abs(median - 0.001 * 50 / 90) < 1e-9
     assert abs(high - (0.1 + 0.15 * 5 / 10)) < 1e-9
-    assert point.call_time == (10, 10), "beyond the last bound only that is known"
+    assert point.call_time == (10, 10), "only the bound is known for longer times"
 
 
 @pytest.mark.contract("3 status")

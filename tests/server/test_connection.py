@@ -1,4 +1,4 @@
-"""What one connection may cost: bytes, time and turns, whatever its client sends."""
+"""Limits of one connection for any client: bytes, time and turns."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ TRAILERS = b"a: b\r\n" * 10_000
 
 
 def flood(address: tuple[str, int], head: str, body: bytes, *, seconds: float = 5, until_reset: bool = False) -> bytes:
-    """Send `body` again and again, as fast as it is taken, until the service ends the connection or even resets it.
+    """Send `body` repeatedly until the service closes or resets the connection. Return the answers.
 
-    Return the answers. The service has `seconds` for it.
+    With `until_reset`, only a reset ends the sending. Fails if the connection is still open after `seconds`.
     """
     received, unsent = b"", head.encode()
     deadline = time.monotonic() + seconds
@@ -99,7 +99,7 @@ def pair(idle_seconds: float = 5) -> Iterator[tuple[Connection, gevent.socket.so
         ("GET /metrics", "Expect: 100-continue\r\n", 401),
     ],
 )
-def test_unread_body__without_end__answered_and_closed(
+def test_unread_body__endless__answered_and_closed(
     service: Service, line: str, headers: str, expected: int, body: bytes
 ) -> None:
     answer = flood(service.address, f"{line} HTTP/1.1\r\n{CHUNKED}{headers}\r\n", body)
@@ -138,7 +138,7 @@ def test_unread_body__more_than_64_chunks__answered_and_closed(service: Service)
     assert status(exchange(service.address, first + b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")) == 200
 
 
-def test_unread_body__too_long_to_discard__answer_says_close(service: Service) -> None:
+def test_unread_body__too_long_to_discard__answer_has_connection_close(service: Service) -> None:
     head = b"POST /v1/cohorts HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
     answer = exchange(service.address, head + b"x" * 100_000)
     assert (status(answer), b"connection: close" in answer.lower()) == (401, True)
@@ -149,17 +149,17 @@ def test_unread_body__broken_chunk__no_second_answer(service: Service) -> None:
     assert status(answer) == 200
 
 
-def test_read_body__without_end__refused_and_closed(service: Service) -> None:
+def test_read_body__endless__413_and_closed(service: Service) -> None:
     head = f"POST /v1/cohorts HTTP/1.1\r\n{CHUNKED}{KEY}{JSON}\r\n"
     assert status(flood(service.address, head, TINY_CHUNKS)) == 413
 
 
-def test_read_body__trailers_without_end__refused(service: Service) -> None:
+def test_read_body__endless_trailers__400(service: Service) -> None:
     head = f"POST /v1/webhooks/amplitude/cohorts HTTP/1.1\r\n{CHUNKED}{KEY}{JSON}\r\n"
     assert status(flood(service.address, head + "2\r\n{}\r\n0\r\n", TRAILERS)) == 400
 
 
-def test_read_body__chunk_size_without_end__refused(service: Service) -> None:
+def test_read_body__endless_chunk_size__400(service: Service) -> None:
     head = f"POST /v1/webhooks/amplitude/cohorts HTTP/1.1\r\n{CHUNKED}{KEY}{JSON}\r\n"
     assert status(flood(service.address, head, b"0" * 65536)) == 400
 
@@ -168,10 +168,10 @@ def test_read_body__8_mib_in_small_chunks__read_whole(service: Service) -> None:
     body = b"400\r\n" + b" " * 1024 + b"\r\n"
     head = f"POST /v1/webhooks/amplitude/cohorts HTTP/1.1\r\n{CHUNKED}{KEY}{JSON}Connection: close\r\n\r\n"
     answer = exchange(service.address, head.encode() + body * 8191 + b"2\r\n{}\r\n0\r\n\r\n")
-    assert b"cohort_id" in answer, "the JSON was read; what it lacks is named"
+    assert b"cohort_id" in answer, "the JSON was read, and the error names the missing field"
 
 
-def test_read_body__pipelined_and_cut_off__not_taken_for_whole(service: Service) -> None:
+def test_read_body__pipelined_and_cut_off__400(service: Service) -> None:
     form = f"Host: x\r\n{KEY}Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 20\r\n\r\nuser_id=av"
     with socket.create_connection(service.address, timeout=5) as client:
         client.sendall(f"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nPOST /v1/cohorts HTTP/1.1\r\n{form}".encode())
@@ -196,7 +196,7 @@ def test_read_body__pipelined_and_cut_off__not_taken_for_whole(service: Service)
         ("PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n", b"x" * 10_000, 400),
     ],
 )
-def test_head__without_end__refused(service: Service, start: str, more: bytes, expected: int) -> None:
+def test_head__endless__refused(service: Service, start: str, more: bytes, expected: int) -> None:
     assert status(flood(service.address, start, more)) == expected
 
 
@@ -219,7 +219,7 @@ def test_headers__over_32_kib_together__431(service: Service, name: str) -> None
     assert b"each at most 8 KiB, 32 KiB in all" in refused
 
 
-def test_endless_bodies__others_are_answered_at_once(service: Service) -> None:
+def test_endless_bodies__several_clients__other_requests_are_answered_at_once(service: Service) -> None:
     stop = threading.Event()
     webhook = f"POST /v1/webhooks/amplitude/cohorts HTTP/1.1\r\n{CHUNKED}{KEY}{JSON}\r\n"
 
@@ -253,7 +253,7 @@ def test_request__data_always_ready__ends_in_time(monkeypatch: pytest.MonkeyPatc
             sum(len(connection.recv(1)) for _ in range(100_000))
 
 
-def test_reading__data_always_ready__others_have_their_turn() -> None:
+def test_reading__data_always_ready__other_greenlets_run() -> None:
     with pair() as (connection, client):
         client.sendall(b"x" * 100_000)
         greenlet = gevent.spawn(lambda: None)
@@ -265,8 +265,8 @@ def test_reading__data_always_ready__others_have_their_turn() -> None:
         assert greenlet.ready()
 
 
-def test_small_chunks__came_with_the_head__others_have_their_turn() -> None:
-    """The parser needs several milliseconds for 1,300 chunks, and reads nothing meanwhile."""
+def test_small_chunks__sent_with_the_head__other_greenlets_run() -> None:
+    """Parse 1,300 chunks that are already in memory, which takes milliseconds without a read of the socket."""
     turns = 0
 
     def others() -> None:
@@ -284,7 +284,7 @@ def test_small_chunks__came_with_the_head__others_have_their_turn() -> None:
     assert turns > 2
 
 
-def test_head__byte_by_byte__handed_over_in_few_pieces() -> None:
+def test_head__byte_by_byte__returned_in_few_pieces() -> None:
     head = b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a: b\r\n" * 100 + b"\r\n"
     with pair() as (connection, client):
         gevent.spawn(lambda: [(client.send(head[at : at + 1]), gevent.sleep(0.0002)) for at in range(len(head))])
@@ -295,8 +295,8 @@ def test_head__byte_by_byte__handed_over_in_few_pieces() -> None:
 
 
 @pytest.mark.parametrize("start", range(10))
-def test_head__start_came_with_the_request_before__end_is_handed_over(start: int) -> None:
-    rest = b"Host: x\r\n\r\n"[start + 1 :]  # what came before is in the parser already; this comes byte by byte
+def test_head__start_came_with_the_previous_request__rest_is_returned(start: int) -> None:
+    rest = b"Host: x\r\n\r\n"[start + 1 :]  # the parser already has the start; the rest comes byte by byte
     with pair() as (connection, client), gevent.Timeout(1):
         gevent.spawn(lambda: [(client.send(rest[at : at + 1]), gevent.sleep(0.001)) for at in range(len(rest))])
         received = b""
@@ -304,7 +304,7 @@ def test_head__start_came_with_the_request_before__end_is_handed_over(start: int
             received += connection.recv(8192)
 
 
-def test_two_workers__many_connections_at_once__all_accepted_before_busy_ones_go_on(
+def test_two_workers__many_new_connections__answered_before_a_busy_one_is_half_done(
     start_service: Start, sandbox: Sandbox
 ) -> None:
     service = start_service(sandbox, WEB_CONCURRENCY="2", REDIS_URL=f"redis://127.0.0.1:{free_port()}")
@@ -315,12 +315,12 @@ def test_two_workers__many_connections_at_once__all_accepted_before_busy_ones_go
     def ask(id: str) -> bytes:
         return f"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Request-ID: {id}\r\n\r\n".encode()
 
-    with contextlib.ExitStack() as opened:
+    with contextlib.ExitStack() as stack:
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
-            opened.callback(os.kill, pid, signal.SIGCONT)
+            stack.callback(os.kill, pid, signal.SIGCONT)
         clients = [
-            opened.enter_context(socket.create_connection(service.address, timeout=10)) for _ in range(newcomers + 1)
+            stack.enter_context(socket.create_connection(service.address, timeout=10)) for _ in range(newcomers + 1)
         ]
         clients[0].sendall(b"".join(ask(f"busy-{number}") for number in range(busy)))
         for number, client in enumerate(clients[1:]):

@@ -1,4 +1,4 @@
-"""The worker: fair turns, slow clients, the stop, and the limits of the process."""
+"""The worker: fair turns, slow clients, graceful stop and process limits."""
 
 from __future__ import annotations
 
@@ -60,62 +60,62 @@ class Watched(Sandbox):
 @contextlib.contextmanager
 def half_sent(service: Service, number: int) -> Iterator[list[socket.socket]]:
     """Open connections whose request headers never end."""
-    with contextlib.ExitStack() as opened:
-        connections = [opened.enter_context(socket.create_connection(service.address)) for _ in range(number)]
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(socket.create_connection(service.address)) for _ in range(number)]
         for connection in connections:
             connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ")
         yield connections
 
 
-def test_half_sent_requests__hundreds__others_are_answered(service: Service) -> None:
+def test_half_sent_requests__hundreds__other_requests_are_answered(service: Service) -> None:
     assert service.get("/v1/cohorts?user_id=ava").json()["ok"]
-    with half_sent(service, 300) as dawdling:
+    with half_sent(service, 300) as half_sent_connections:
         for number in range(60):
-            dawdling[number].sendall(b"x")
+            half_sent_connections[number].sendall(b"x")
             assert (
                 service.get("/v1/cohorts?user_id=ava")
                 .headers["Cache-Status"]
                 .startswith("connected-content-proxy; hit")
             )
-        # Nor is any of them lost: whoever ends the request in time has an answer.
-        dawdling[-1].sendall(b"x\r\n\r\n")
-        assert dawdling[-1].recv(65536).startswith(b"HTTP/1.1 200")
+        # A half-sent request that is completed in time is answered.
+        half_sent_connections[-1].sendall(b"x\r\n\r\n")
+        assert half_sent_connections[-1].recv(65536).startswith(b"HTTP/1.1 200")
 
 
 def test_connections__several_ready__take_turns(start_service: Start) -> None:
     with Watched(latency=1.0) as sandbox:
         service = start_service(sandbox)
-        with contextlib.ExitStack() as opened:
-            # Both wait for the same call; behind it each has sent all that it will ever ask.
+        with contextlib.ExitStack() as stack:
+            # Both connections wait for the same call, and all of their later requests are already sent.
             for name in "ab":
-                connection = opened.enter_context(socket.create_connection(service.address))
+                connection = stack.enter_context(socket.create_connection(service.address))
                 connection.sendall(f"GET /v1/cohorts?user_id=ava HTTP/1.1\r\n{HEAD}\r\n".encode())
                 for number in range(50):
                     head = f"{HEAD}X-Request-ID: turn-{name}-{number}\r\n"
                     connection.sendall(f"GET /v1/cohorts?user_id=ava HTTP/1.1\r\n{head}\r\n".encode())
-            until(lambda: service.log.read_text().count('"turn-') >= 100, "not everything was answered")
+            until(lambda: service.log.read_text().count('"turn-') >= 100, "some requests have no answer")
         turns = re.findall(r'"turn-(\w)-\d+"', service.log.read_text())
     assert max(len(list(same)) for _, same in itertools.groupby(turns)) <= 3
 
 
-def test_request__drips__ends_after_its_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_request__bytes_arrive_slowly__ends_after_its_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "REQUEST_SECONDS", 0.3)
     accepted, client = gevent.socket.socketpair()
     connection = Connection(accepted, idle_seconds=5)
-    # Never a pause as long as the time as a whole.
-    dripping = gevent.spawn(lambda: [(client.send(b"x"), gevent.sleep(0.02)) for _ in range(500)])
+    # Each pause is shorter than the time limit.
+    sender = gevent.spawn(lambda: [(client.send(b"x"), gevent.sleep(0.02)) for _ in range(500)])
     started = time.monotonic()
     with pytest.raises(ConnectionResetError):
         sum(len(connection.recv(1)) for _ in range(500))
     assert 0.3 <= time.monotonic() - started < 3
     connection.request_ended()
     assert connection.recv(1) == b"x", "the next request has its own time"
-    dripping.kill()
+    sender.kill()
     client.close()
     connection.close()
 
 
-def test_body__half_sent__is_a_400(service: Service) -> None:
+def test_body__half_sent__400(service: Service) -> None:
     head = f"POST /v1/cohorts HTTP/1.1\r\n{HEAD}Content-Type: application/x-www-form-urlencoded\r\n"
     with socket.create_connection(service.address, timeout=5) as connection:
         connection.sendall(f"{head}Content-Length: 20\r\n\r\nuser_id=av".encode())
@@ -133,7 +133,7 @@ def test_connection__idle__ends_after_its_own_time() -> None:
     client.close()
 
 
-def test_answer__not_taken__connection_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answer__client_does_not_read__connection_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "REQUEST_SECONDS", 0.1)
     accepted, client = gevent.socket.socketpair()
     connection = Connection(accepted, idle_seconds=5)
@@ -145,16 +145,16 @@ def test_answer__not_taken__connection_ends(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_connections__more_than_allowed__longest_idle_are_closed(start_service: Start, sandbox: Sandbox) -> None:
     service = start_service(sandbox, options=("--worker-connections", "10"))
-    with contextlib.ExitStack() as opened:
+    with contextlib.ExitStack() as stack:
         clients = [
-            opened.enter_context(contextlib.closing(HTTPConnection(*service.address, timeout=10))) for _ in range(30)
+            stack.enter_context(contextlib.closing(HTTPConnection(*service.address, timeout=10))) for _ in range(30)
         ]
         for connection in clients:
             connection.request("GET", "/healthz")
             answer = connection.getresponse()
             assert (answer.status, answer.getheader("Connection")) == (200, "keep-alive")
             answer.read()
-        # The longest unused has gone, the one used last has not.
+        # The connection that was idle longest is closed. The last used connection is open.
         assert clients[0].sock.recv(1) == b""
         clients[-1].request("GET", "/healthz")
         assert clients[-1].getresponse().status == 200
@@ -164,21 +164,21 @@ def test_refusal__unread_bytes__arrives_without_a_reset(service: Service) -> Non
     with socket.create_connection(service.address, timeout=5) as connection:
         connection.sendall(b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n" + b"y" * 30_000)
         received = b""
-        while data := connection.recv(65536):  # and no reset, which may destroy what is not yet read
+        while data := connection.recv(65536):  # a reset could discard bytes that were not yet read
             received += data
     assert received.startswith(b"HTTP/1.1 414")
     assert json.loads(received.partition(b"\r\n\r\n")[2])["status"] == 414
 
 
 def readiness(connection: HTTPConnection) -> tuple[int, str, str | None]:
-    """Return status and word of /readyz, and its Connection header."""
+    """Return the HTTP status, the status word and the Connection header of /readyz."""
     connection.request("GET", "/readyz")
     answer = connection.getresponse()
     return answer.status, json.loads(answer.read())["status"], answer.getheader("Connection")
 
 
 @pytest.mark.contract("3 probes")
-def test_stop__requests_under_way__answered_and_connections_closed(start_service: Start) -> None:
+def test_stop__requests_in_progress__answered_and_connections_closed(start_service: Start) -> None:
     with Watched(latency=0.8) as sandbox:
         service = start_service(sandbox)
         first, second = (HTTPConnection(*service.address, timeout=10) for _ in range(2))
@@ -191,8 +191,8 @@ def test_stop__requests_under_way__answered_and_connections_closed(start_service
                 assert sandbox.arrivals.acquire(timeout=10)
             service.process.send_signal(signal.SIGTERM)
 
-            # The signal may come in the midst of an answer, which then says "ok" and "close"; the next one is sure.
-            until(lambda: readiness(first)[2] == "close", "the kept-alive connection was never told")
+            # An answer sent while the signal arrives may have "ok" and "close". The next answer has "draining".
+            until(lambda: readiness(first)[2] == "close", "the kept-alive connection got no Connection: close")
             assert readiness(second) == (503, "draining", "close")
             answers = [answer.result() for answer in pending]
             assert {answer.status_code for answer in answers} == {200}
@@ -209,17 +209,17 @@ def test_stop__call_without_a_caller__finishes_first(start_service: Start) -> No
         assert service.get("/v1/cohorts?user_id=ava").json()["error"] == "upstream_timeout"
         service.process.send_signal(signal.SIGTERM)
         assert service.process.wait(20) == 0
-        assert sandbox.answered_at, "the process ended before its call did"
-        assert time.monotonic() - sandbox.answered_at < 5, "and not much later"
+        assert sandbox.answered_at, "the process ended before its call"
+        assert time.monotonic() - sandbox.answered_at < 5, "the process did not end soon after its call"
 
 
 def test_stop__request_waits_for_a_call__answer_closes_the_connection(start_service: Start) -> None:
     with Sandbox(latency=1.0) as sandbox, ThreadPoolExecutor(1) as pool:
         service = start_service(sandbox)
-        waiting = pool.submit(service.get, "/v1/cohorts?user_id=ava")
+        pending = pool.submit(service.get, "/v1/cohorts?user_id=ava")
         until(lambda: sandbox.calls, "no call came")
         service.process.send_signal(signal.SIGTERM)
-        answer = waiting.result(10)
+        answer = pending.result(10)
     assert answer.json()["ok"]
     assert answer.headers["Connection"] == "close"
 
@@ -231,9 +231,7 @@ def test_stop__idle_connections__ends_soon(start_service: Start, sandbox: Sandbo
         stopped_at = time.monotonic()
         service.process.send_signal(signal.SIGTERM)
         assert service.process.wait(20) == 0
-        assert time.monotonic() - stopped_at < 10, (
-            "2 s for what may be on its way; not the 25 s of the graceful timeout"
-        )
+        assert time.monotonic() - stopped_at < 10, "half-sent requests have 2 s, not the graceful timeout of 25 s"
 
 
 def test_worker__killed__is_replaced(start_service: Start, sandbox: Sandbox) -> None:
@@ -243,7 +241,7 @@ def test_worker__killed__is_replaced(start_service: Start, sandbox: Sandbox) -> 
     until(lambda: len(service.workers()) == 2, "no other worker was started")
     answer = service.get("/v1/cohorts?user_id=ava")
     assert answer.json()["ok"]
-    assert answer.headers["X-Amplitude-Calls"] == "1", "without Redis its cache is gone with it"
+    assert answer.headers["X-Amplitude-Calls"] == "1", "without Redis, the cache of a killed worker is lost"
 
 
 @pytest.mark.contract("4 workers")
@@ -262,7 +260,7 @@ def test_start__several_workers_with_redis__all_run(start_service: Start, sandbo
     assert "WEB_CONCURRENCY" not in service.log.read_text()
 
 
-def refused(*options: str, **variables: str) -> str:
+def failed_start(*options: str, **variables: str) -> str:
     """Return the error output of a start that fails."""
     completed = subprocess.run(
         [sys.executable, "-m", "gunicorn", "wsgi:app", "--bind", f"127.0.0.1:{free_port()}", *options],
@@ -280,12 +278,12 @@ def refused(*options: str, **variables: str) -> str:
 
 @pytest.mark.parametrize("count", ["0", "1000"])
 def test_start__worker_count_out_of_range__refused(count: str) -> None:
-    error = refused(REDIS_URL="redis://127.0.0.1:1", WEB_CONCURRENCY=count)
+    error = failed_start(REDIS_URL="redis://127.0.0.1:1", WEB_CONCURRENCY=count)
     assert error.strip() == "WEB_CONCURRENCY must be a whole number from 1 to 64, e.g. WEB_CONCURRENCY=2"
 
 
 def test_start__certificate__refused() -> None:
-    assert "let a proxy in front end TLS" in refused("--certfile", "wsgi.py", "--keyfile", "wsgi.py")
+    assert "let a proxy in front end TLS" in failed_start("--certfile", "wsgi.py", "--keyfile", "wsgi.py")
 
 
 @pytest.mark.parametrize(
@@ -294,11 +292,11 @@ def test_start__certificate__refused() -> None:
     ids=lambda option: option[0],
 )
 def test_start__protocol_without_limits__refused(option: tuple[str, ...]) -> None:
-    assert "; remove the option from gunicorn's settings" in refused(*option)
+    assert "; remove the option from gunicorn's settings" in failed_start(*option)
 
 
 def limited(limits: str) -> tuple[str, ...]:
-    """Return a command that runs another within these limits on open files."""
+    """Return a command that runs another command with `limits` on open files."""
     return "sh", "-c", f'{limits} && exec "$@"', "sh"
 
 
@@ -345,7 +343,7 @@ def test_master__before_the_fork__imports_nothing_that_takes_a_lock() -> None:
         "proxy.server.worker",
         "proxy.settings",
     }
-    # Of the standard library, what would keep a lock that blocks every greenlet, and what gevent cannot patch late.
+    # These modules keep a lock that blocks every greenlet, or gevent cannot patch them later.
     assert not {"concurrent.futures.thread", "flask", "requests", "urllib3", "redis"} & set(loaded)
 
 
@@ -375,5 +373,5 @@ def test_call_over_tls__faulty_upstream__ends_in_time(tls_service: Service, kind
     tls_service.sandbox.break_with(Fault(kind, seconds=20))
     answer = tls_service.get(f"/v1/cohorts?user_id={user}")
     assert answer.json()["error"] == "upstream_timeout"
-    (took,) = milliseconds(tls_service.log, answer)
-    assert took < 1200, "by the call's own time limit, not by the request's"
+    (elapsed_ms,) = milliseconds(tls_service.log, answer)
+    assert elapsed_ms < 1200, "the call's own time limit applies, not the request's"

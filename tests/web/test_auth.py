@@ -1,4 +1,4 @@
-"""Who may call."""
+"""Authentication: accepted credentials, refusals and protected routes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def basic(name: str, secret: str) -> str:
 
 @pytest.mark.contract("2 authentication")
 @pytest.mark.parametrize("secret", [OLD, NEW, OTHER])
-def test_all_four_schemes_open(client: FlaskClient, secret: str) -> None:
+def test_credentials__each_of_four_schemes__accepted(client: FlaskClient, secret: str) -> None:
     name = "ops" if secret == OTHER else "braze"
     for headers in (
         {"Authorization": basic(name, secret)},
@@ -62,7 +62,9 @@ def test_all_four_schemes_open(client: FlaskClient, secret: str) -> None:
         {"Authorization": "Bearer wrong", "X-API-Key": OLD},
     ],
 )
-def test_anything_else_is_a_401_however_often(client: FlaskClient, source: FakeSource, headers: dict[str, str]) -> None:
+def test_credentials__missing_or_wrong__401_on_every_request(
+    client: FlaskClient, source: FakeSource, headers: dict[str, str]
+) -> None:
     for _ in range(3):
         answer = client.get(PATH, headers=headers)
         assert answer.status_code == 401
@@ -80,18 +82,18 @@ def test_refusals__several_addresses__logged_once_a_minute_with_a_count(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     client = create_app(settings, fetch=source.fetch, clock=clock).test_client()
-    monkeypatch.setattr(logging.getLogger("proxy"), "propagate", True)  # a test that configures logging turns it off
+    monkeypatch.setattr(logging.getLogger("proxy"), "propagate", True)  # tests that configure logging turn this off
     caplog.set_level(logging.INFO, "proxy")
 
-    def refused(address: str, times: int) -> None:
+    def send_wrong_secret(address: str, times: int) -> None:
         for _ in range(times):
             wrong = {"X-API-Key": "wrong-secret-of-somebody"}
             assert client.get(PATH, headers=wrong, environ_base={"REMOTE_ADDR": address}).status_code == 401
 
-    refused("192.0.2.1", 5)
-    refused("192.0.2.2", 1)
+    send_wrong_secret("192.0.2.1", 5)
+    send_wrong_secret("192.0.2.2", 1)
     clock.advance(61)
-    refused("192.0.2.1", 2)
+    send_wrong_secret("192.0.2.1", 2)
     logged = [(record.address, record.times) for record in caplog.records if record.msg == "callers refused"]  # type: ignore[attr-defined]
     assert logged == [("192.0.2.1", 1), ("192.0.2.2", 1), ("192.0.2.1", 5)]
     assert len(caplog.records) == len(logged)
@@ -99,12 +101,12 @@ def test_refusals__several_addresses__logged_once_a_minute_with_a_count(
 
 
 @pytest.mark.contract("2 authentication")
-def test_authorization_wins_over_x_api_key(client: FlaskClient) -> None:
+def test_authorization__valid_with_wrong_x_api_key__accepted(client: FlaskClient) -> None:
     assert client.get(PATH, headers={"Authorization": f"Bearer {OLD}", "X-API-Key": "wrong"}).status_code == 200
 
 
 @pytest.mark.contract("1 routes")
-def test_every_data_route_is_guarded_and_the_probes_are_not(client: FlaskClient) -> None:
+def test_routes__no_credentials__401_for_data_playground_metrics_and_status(client: FlaskClient) -> None:
     for rule in client.application.url_map.iter_rules():
         expected = 401 if rule.rule.startswith(("/v1/", "/playground", "/metrics", "/status")) else 200
         method = "GET" if "GET" in (rule.methods or ()) else "POST"

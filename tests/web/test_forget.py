@@ -9,7 +9,7 @@ from tests.support.fakes import FakeClock, FakeSource
 
 
 @pytest.mark.contract("3 forget")
-def test_a_user_is_forgotten_and_how_much_that_was_is_said(
+def test_forget__cached_user__only_its_records_are_deleted_and_counted(
     client: FlaskClient, caller: dict[str, str], source: FakeSource
 ) -> None:
     for query in ("user_id=u", "user_id=u&device_id=d", "user_id=v"):
@@ -24,29 +24,31 @@ def test_a_user_is_forgotten_and_how_much_that_was_is_said(
     assert len(source.calls) == calls + 1
 
 
-def test_an_answer_that_was_kept_ready_is_forgotten_too(client: FlaskClient, caller: dict[str, str]) -> None:
+def test_forget__ready_body__deleted_too(client: FlaskClient, caller: dict[str, str]) -> None:
     for _ in range(4):
         client.get("/v1/cohorts?user_id=u", headers=caller)
     client.delete("/v1/profile?user_id=u", headers=caller)
     assert client.get("/v1/cohorts?user_id=u", headers=caller).headers["X-Amplitude-Calls"] == "1"
 
 
-def test_an_answer_that_was_kept_ready_does_for_nobody_who_prepares_a_send(
+def test_background_request__ready_body__not_used_and_data_becomes_fresh_for_longer(
     client: FlaskClient, caller: dict[str, str], clock: FakeClock
 ) -> None:
     for _ in range(4):
-        usual = client.get("/v1/cohorts?user_id=u", headers=caller)
-    assert usual.headers["X-Amplitude-Calls"] == "0"
-    clock.advance(1)  # the place of this moment was taken
+        foreground = client.get("/v1/cohorts?user_id=u", headers=caller)
+    assert foreground.headers["X-Amplitude-Calls"] == "0"
+    clock.advance(1)  # the first call took the slot of this moment in the quota
     background = caller | {"Priority": "u=7"}
-    warmed = [client.get("/v1/cohorts?user_id=u", headers=background).headers for _ in range(4)]
-    assert [headers["X-Amplitude-Calls"] for headers in warmed] == ["1", "0", "0", "0"]
-    after = client.get("/v1/cohorts?user_id=u", headers=caller).headers
-    assert after["Cache-Control"] == warmed[-1]["Cache-Control"] != usual.headers["Cache-Control"]
+    background_headers = [client.get("/v1/cohorts?user_id=u", headers=background).headers for _ in range(4)]
+    assert [headers["X-Amplitude-Calls"] for headers in background_headers] == ["1", "0", "0", "0"]
+    later_headers = client.get("/v1/cohorts?user_id=u", headers=caller).headers
+    assert (
+        later_headers["Cache-Control"] == background_headers[-1]["Cache-Control"] != foreground.headers["Cache-Control"]
+    )
 
 
 @pytest.mark.parametrize("query", ["", "user_id=", "user_id=%20&device_id=", "user_id=a&user_id=a", "user_id=%FF"])
-def test_nobody_in_particular_is_a_mistake_and_nothing_is_forgotten(
+def test_forget__no_or_invalid_user__400_and_nothing_is_deleted(
     client: FlaskClient, caller: dict[str, str], query: str
 ) -> None:
     client.get("/v1/cohorts?user_id=a", headers=caller)
@@ -55,12 +57,12 @@ def test_nobody_in_particular_is_a_mistake_and_nothing_is_forgotten(
     assert client.get("/v1/cohorts?user_id=a", headers=caller).headers["X-Amplitude-Calls"] == "0"
 
 
-def test_without_an_id_it_is_said_how_to_name_a_user(client: FlaskClient, caller: dict[str, str]) -> None:
+def test_forget__no_id__detail_names_the_parameters(client: FlaskClient, caller: dict[str, str]) -> None:
     detail = client.delete("/v1/profile?user=a", headers=caller).get_json()["detail"]
     assert detail == "no user: send user_id or device_id, e.g. user_id=12345"
 
 
-def test_forgetting_needs_credentials(client: FlaskClient, caller: dict[str, str]) -> None:
+def test_forget__no_credentials__401_and_nothing_is_deleted(client: FlaskClient, caller: dict[str, str]) -> None:
     client.get("/v1/cohorts?user_id=a", headers=caller)
     assert client.delete("/v1/profile?user_id=a").status_code == 401
     assert client.get("/v1/cohorts?user_id=a", headers=caller).headers["X-Amplitude-Calls"] == "0"

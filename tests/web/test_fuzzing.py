@@ -1,6 +1,6 @@
-"""Requests made up from the OpenAPI document, right and wrong ones: no unpromised 5xx, no answer but as promised.
+"""Valid and invalid requests, generated from the OpenAPI document: all answers are as documented.
 
-FUZZ_EXAMPLES says how many of each kind for each operation; `-s` shows how many requests that were.
+FUZZ_EXAMPLES sets the number of requests of each kind for each operation. With `-s`, pytest shows the total.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.support.openapi import operations
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "8"))
 OPERATIONS = [(path, method) for path, method, _ in operations(document())]
 DATA = [(path, method) for path, method in OPERATIONS if path.startswith("/v1/")]
-# Here one parameter needs another, and the drop-in answers an unknown user with a 400.
+# Some parameters of these routes need other parameters, and /v1/userprofile answers an unknown user with a 400.
 CONDITIONAL = ("/v1/profile", "/v1/userprofile")
 
 
@@ -45,11 +45,11 @@ def schema() -> schemathesis.BaseSchema:
     env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "AMPLITUDE_REQUESTS_PER_MINUTE": "100000"}
     clock = FakeClock()
     app = create_app(Settings.from_env(env), fetch=PopulatedSource(clock).fetch, clock=Clock(now=clock))
-    # schemathesis compiles a validator per schema: 22 MB and 0.3 s for each that has the pattern of a list of 20 ids.
+    # schemathesis compiles a validator per schema: 22 MB and 0.3 s for each schema with a list of 20 ids.
     document = app.test_client().get("/openapi.json").text
     schema = schemathesis.openapi.from_dict(json.loads(document.replace("{0,512}", "{0,20}")))
     schema.app = app
-    # Or most requests would come with made-up credentials, and end at the door.
+    # With generated credentials, most requests would only get a 401.
     schema.config.generation.update(with_security_parameters=False)
     return schema
 
@@ -57,7 +57,7 @@ def schema() -> schemathesis.BaseSchema:
 def fuzz(
     operation: schemathesis.APIOperation[Any, Any, Any, Any], mode: GenerationMode, statuses: Counter[int]
 ) -> None:
-    # Values are trimmed and what is unknown is ignored, so a request that breaks the rules may still be answered.
+    # Values are trimmed and unknown parameters are ignored, so an invalid request may still be answered.
     excluded: list[CheckFunction] = [negative_data_rejection]
     if operation.path in CONDITIONAL:
         excluded.append(positive_data_acceptance)
@@ -67,7 +67,7 @@ def fuzz(
     @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
     def send(case: schemathesis.Case[Any]) -> None:
         if by_url and mode.is_positive and "device_id" not in case.query:
-            # One of the two ids must be there: a schema of a body says so, the parameters of a URL cannot.
+            # One of the two ids is required. A schema can express this for a body, but not for the parameters of a URL.
             case.query.setdefault("user_id", "ava")
         answer = case.call_and_validate(headers={"X-API-Key": SECRET}, excluded_checks=excluded)
         statuses[answer.status_code] += 1
@@ -78,14 +78,14 @@ def fuzz(
 
 @pytest.mark.contract("3 openapi")
 @pytest.mark.parametrize(("path", "method"), OPERATIONS)
-def test_what_the_document_allows_is_accepted_and_answered_as_promised(
+def test_operation__documented_request__accepted_and_answered_as_documented(
     schema: schemathesis.BaseSchema, statuses: Counter[int], path: str, method: str
 ) -> None:
     fuzz(schema[path][method], GenerationMode.POSITIVE, statuses)
 
 
 @pytest.mark.parametrize(("path", "method"), DATA)
-def test_what_the_document_does_not_allow_is_answered_as_promised(
+def test_v1_operation__request_against_the_document__answered_as_documented(
     schema: schemathesis.BaseSchema, statuses: Counter[int], path: str, method: str
 ) -> None:
     fuzz(schema[path][method], GenerationMode.NEGATIVE, statuses)

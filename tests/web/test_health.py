@@ -26,13 +26,13 @@ def readyz(client: FlaskClient) -> tuple[int, dict[str, str]]:
 
 
 @pytest.mark.contract("3 probes")
-def test_healthz_says_ok(client: FlaskClient) -> None:
+def test_healthz__running__200_ok(client: FlaskClient) -> None:
     answer = client.get("/healthz")
     assert (answer.status_code, answer.json) == (200, {"status": "ok"})
 
 
 @pytest.mark.contract("3 probes")
-def test_readyz_spends_no_call_and_knows_nothing_before_the_first(client: FlaskClient, source: FakeSource) -> None:
+def test_readyz__before_the_first_call__upstream_unknown_and_no_call(client: FlaskClient, source: FakeSource) -> None:
     assert readyz(client) == (200, {"status": "ok", "upstream": "unknown", "quota": "ok"})
     assert not source.calls
 
@@ -42,7 +42,7 @@ def test_readyz_spends_no_call_and_knows_nothing_before_the_first(client: FlaskC
     ("fault", "upstream"),
     [(UpstreamRejected(), "rejected"), (UpstreamUnavailable(), "failing"), (UpstreamTimeout(), "failing")],
 )
-def test_an_outage_takes_us_out_of_rotation_only_while_nothing_can_be_answered(
+def test_readyz__outage__503_without_cached_users_and_degraded_with_them(
     client: FlaskClient, caller: dict[str, str], source: FakeSource, fault: Exception, upstream: str, clock: FakeClock
 ) -> None:
     source.fault = fault
@@ -57,11 +57,11 @@ def test_an_outage_takes_us_out_of_rotation_only_while_nothing_can_be_answered(
     fetch(client, caller, "another")
     assert readyz(client) == (200, {"status": "degraded", "upstream": upstream, "quota": "ok"})
     clock.advance(61)
-    assert readyz(client)[1]["upstream"] == "unknown", "without calls nobody can tell for ever"
+    assert readyz(client)[1]["upstream"] == "unknown", "without calls, the last outcome counts for a minute"
 
 
 @pytest.mark.contract("3 probes")
-def test_while_draining_readyz_takes_us_out_of_rotation_and_everything_else_is_answered(
+def test_readyz__draining__503_while_other_routes_answer(
     app: Flask, client: FlaskClient, caller: dict[str, str]
 ) -> None:
     fetch(client, caller)
@@ -71,28 +71,28 @@ def test_while_draining_readyz_takes_us_out_of_rotation_and_everything_else_is_a
     assert json.loads(client.get("/v1/cohorts?user_id=another", headers=caller).data)["ok"]
 
 
-def test_an_invalid_answer_is_no_reason_to_leave_the_rotation(
-    client: FlaskClient, caller: dict[str, str], source: FakeSource
-) -> None:
+def test_readyz__invalid_answer__200_degraded(client: FlaskClient, caller: dict[str, str], source: FakeSource) -> None:
     source.fault = UpstreamInvalid()
     fetch(client, caller)
     assert readyz(client) == (200, {"status": "degraded", "upstream": "invalid", "quota": "ok"})
 
 
-def test_a_small_quota_at_its_pace_is_not_spent(source: FakeSource, caller: dict[str, str], clock: FakeClock) -> None:
+def test_readyz__small_quota_used_at_its_pace__quota_ok(
+    source: FakeSource, caller: dict[str, str], clock: FakeClock
+) -> None:
     env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "AMPLITUDE_REQUESTS_PER_MINUTE": "10"}
     app = create_app(Settings.from_env(env), fetch=source.fetch, clock=clock)
     fetch(app.test_client(), caller)
     assert readyz(app.test_client())[1]["quota"] == "ok"
 
 
-def test_a_spent_quota_is_degraded(client: FlaskClient, caller: dict[str, str], source: FakeSource) -> None:
+def test_readyz__quota_spent__200_degraded(client: FlaskClient, caller: dict[str, str], source: FakeSource) -> None:
     source.fault = QuotaExhausted(retry_after=60)
     fetch(client, caller)
     assert readyz(client) == (200, {"status": "degraded", "upstream": "ok", "quota": "spent"})
 
 
-def test_a_redis_that_is_gone_is_degraded_and_callers_are_answered_all_the_same(caller: dict[str, str]) -> None:
+def test_readyz__redis_unreachable__200_degraded_and_data_routes_answer(caller: dict[str, str]) -> None:
     env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "REDIS_URL": "redis://127.0.0.1:1"}
     client = create_app(Settings.from_env(env)).test_client()
     answer = client.get("/v1/cohorts?user_id=u", headers=caller)
@@ -101,7 +101,7 @@ def test_a_redis_that_is_gone_is_degraded_and_callers_are_answered_all_the_same(
     client.application.extensions["connected-content-proxy"].redis.stop()
 
 
-def test_a_quota_that_sends_callers_away_is_spent_until_it_no_longer_does(
+def test_readyz__quota_refuses_requests__spent_until_a_call_is_possible(
     source: FakeSource, caller: dict[str, str], clock: FakeClock
 ) -> None:
     env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "AMPLITUDE_REQUESTS_PER_MINUTE": "10"}
@@ -113,7 +113,7 @@ def test_a_quota_that_sends_callers_away_is_spent_until_it_no_longer_does(
     assert readyz(client)[1]["quota"] == "ok"
 
 
-def test_what_was_wrong_last_is_wrong_until_a_call_succeeds_though_nobody_asks(
+def test_status_findings__no_requests_after_a_fault__kept_until_a_call_succeeds(
     client: FlaskClient, caller: dict[str, str], source: FakeSource, clock: FakeClock
 ) -> None:
     def problems() -> list[str]:

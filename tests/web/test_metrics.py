@@ -1,4 +1,4 @@
-"""/metrics: what happened is counted, under names that stay, and without anybody's id."""
+"""/metrics: events and states under stable names, without user ids or secrets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REDIS_NOWHERE = "redis://127.0.0.1:1"
 
 
 def read(client: FlaskClient) -> dict[str, float]:
-    """Return every sample: its name with its labels as written, without the prefix."""
+    """Return the value of every sample by its name and labels, without the prefix `ccproxy_`."""
     text = client.get("/metrics", headers={"X-API-Key": SECRET}).text
     metrics = {}
     for family in text_string_to_metric_families(text):
@@ -38,7 +38,7 @@ def ask(client: FlaskClient, question: str, **headers: str) -> None:
 
 
 @pytest.mark.contract("3 metrics")
-def test_metrics_are_for_callers_and_are_prometheus_text(client: FlaskClient) -> None:
+def test_metrics__with_or_without_credentials__prometheus_text_or_401(client: FlaskClient) -> None:
     assert client.get("/metrics").status_code == 401
     answer = client.get("/metrics", headers={"X-API-Key": SECRET})
     assert answer.status_code == 200
@@ -47,7 +47,7 @@ def test_metrics_are_for_callers_and_are_prometheus_text(client: FlaskClient) ->
 
 
 @pytest.mark.contract("3 metrics")
-def test_requests_are_counted_by_rule_status_and_where_the_answer_came_from(
+def test_requests_total__hits_misses_and_failures__counted_by_route_status_and_cache(
     client: FlaskClient, source: FakeSource, clock: FakeClock
 ) -> None:
     ask(client, "cohorts?user_id=u")
@@ -65,7 +65,7 @@ def test_requests_are_counted_by_rule_status_and_where_the_answer_came_from(
     metrics = read(client)
     of_route = "route=/v1/cohorts,status="
     assert metrics[f"requests_total{{cache=hit,{of_route}200}}"] == 2
-    assert metrics[f"requests_total{{cache=stale,{of_route}200}}"] == 2, "refreshed behind, and standing in"
+    assert metrics[f"requests_total{{cache=stale,{of_route}200}}"] == 2, "a stale copy and a copy after a failed call"
     assert metrics[f"requests_total{{cache=miss,{of_route}200}}"] == 2
     assert metrics[f"requests_total{{cache=miss,{of_route}500}}"] == 1
     assert metrics[f"requests_total{{cache=none,{of_route}200}}"] == 1
@@ -75,7 +75,7 @@ def test_requests_are_counted_by_rule_status_and_where_the_answer_came_from(
     assert metrics["request_duration_seconds_count{route=/v1/cohorts}"] == 8
 
 
-def test_calls_are_counted_with_how_they_ended_how_long_they_took_and_the_exposures_they_log(
+def test_upstream_calls__success_and_failure__counted_by_outcome_with_exposures(
     client: FlaskClient, source: FakeSource
 ) -> None:
     ask(client, "recommendations?user_id=u&rec_id=a,b")
@@ -89,7 +89,7 @@ def test_calls_are_counted_with_how_they_ended_how_long_they_took_and_the_exposu
 
 
 @pytest.mark.contract("3 metrics")
-def test_the_quota_is_told_used_and_left_and_given_back_by_the_minute(
+def test_quota_metrics__calls_a_minute_later_and_a_429__used_left_and_closed(
     client: FlaskClient, source: FakeSource, clock: FakeClock
 ) -> None:
     for number in range(3):
@@ -104,7 +104,9 @@ def test_the_quota_is_told_used_and_left_and_given_back_by_the_minute(
     assert (metrics["quota_closed"], metrics["quota_calls_left"]) == (1, 0)
 
 
-def test_what_is_kept_what_waits_and_what_left_is_told(source: FakeSource, clock: FakeClock) -> None:
+def test_cache_and_backlog_metrics__evictions_and_full_backlog__exact_values(
+    source: FakeSource, clock: FakeClock
+) -> None:
     env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "CACHE_MAX_MB": "1"}
     biography = Random(1).randbytes(200_000).hex()  # noqa: S311  # does not compress
     source.user_data = {"user_id": "u", "amp_props": {"biography": biography}}
@@ -117,14 +119,16 @@ def test_what_is_kept_what_waits_and_what_left_is_told(source: FakeSource, clock
     assert (metrics["cache_bytes"], metrics["cache_records"]) == (store.memory.size, store.memory.records)
     assert metrics["cache_max_bytes"] == 1024 * 1024
     assert metrics["cache_evictions_total"] == 10 - store.memory.records > 0
-    assert read(client)["cache_evictions_total"] == 10 - store.memory.records, "counted once"
+    assert read(client)["cache_evictions_total"] == 10 - store.memory.records, "each eviction is counted once"
     installed(app).rate_limiter.pause(1000)
     ask(client, "cohorts?user_id=late")
     metrics = read(client)
     assert (metrics["backlog_users"], metrics["backlog_dropped_total"]) == (0, 1)
 
 
-def test_an_outage_and_an_absent_redis_are_ones(client: FlaskClient, source: FakeSource, clock: FakeClock) -> None:
+def test_outage_and_redis_metrics__outage_or_redis_unreachable__1(
+    client: FlaskClient, source: FakeSource, clock: FakeClock
+) -> None:
     metrics = read(client)
     assert (metrics["upstream_outage"], metrics["redis_gone"]) == (0, 0)
     source.fault = UpstreamRejected()
@@ -140,7 +144,7 @@ def test_an_outage_and_an_absent_redis_are_ones(client: FlaskClient, source: Fak
     redis.stop()
 
 
-def test_callers_refused_are_counted_by_why(client: FlaskClient, source: FakeSource) -> None:
+def test_callers_refused__wrong_or_no_credentials__counted_by_reason(client: FlaskClient, source: FakeSource) -> None:
     client.get("/v1/cohorts?user_id=u", headers={"X-API-Key": "wrong"})
     client.get("/v1/cohorts?user_id=u")
     assert read(client)["callers_refused_total{why=credentials}"] == 2
@@ -148,7 +152,7 @@ def test_callers_refused_are_counted_by_why(client: FlaskClient, source: FakeSou
 
 @pytest.mark.contract("3 metrics")
 @pytest.mark.parametrize("path", ["/v1/cohorts?user_id=somebody-42", "/v1/somebody-42", "/static/somebody-42"])
-def test_no_id_and_no_secret_is_in_a_metric(app: Flask, client: FlaskClient, path: str) -> None:
+def test_metrics__ids_and_secrets_in_requests__not_in_the_text(app: Flask, client: FlaskClient, path: str) -> None:
     client.get(path, headers={"X-API-Key": SECRET, "X-Request-ID": "somebody-42"})
     client.open(path, method="SOMEBODY-42", headers={"X-API-Key": "somebody-42"})
     text = client.get("/metrics", headers={"X-API-Key": SECRET}).text
@@ -158,7 +162,7 @@ def test_no_id_and_no_secret_is_in_a_metric(app: Flask, client: FlaskClient, pat
 
 
 @pytest.mark.contract("3 grafana")
-def test_every_metric_that_the_dashboard_draws_is_one_that_is_answered(
+def test_grafana_dashboard__queries__use_exactly_the_served_metrics(
     client: FlaskClient, source: FakeSource, caller: dict[str, str]
 ) -> None:
     answer = client.get("/static/grafana.json")
@@ -168,12 +172,12 @@ def test_every_metric_that_the_dashboard_draws_is_one_that_is_answered(
     source.fault = UpstreamUnavailable()
     ask(client, "cohorts?user_id=another")
     client.get("/v1/cohorts")
-    answered = {re.sub(r"\{.*", "", name) for name in read(client)}
-    drawn = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    named = {name for expression in drawn for name in re.findall(r"ccproxy_(\w+)", expression)}
-    assert all("ccproxy_" in expression for expression in drawn)
-    assert named <= answered, named - answered
-    kinds = {re.sub(r"_(bucket|count|sum)$", "", name) for name in answered}
-    assert kinds == {re.sub(r"_(bucket|count|sum)$", "", name) for name in named}, "something is not drawn"
-    labels = set(re.findall(r"by \(([\w, ]+)\)", " ".join(drawn)))
+    served = {re.sub(r"\{.*", "", name) for name in read(client)}
+    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    queried = {name for expression in expressions for name in re.findall(r"ccproxy_(\w+)", expression)}
+    assert all("ccproxy_" in expression for expression in expressions)
+    assert queried <= served, queried - served
+    families = {re.sub(r"_(bucket|count|sum)$", "", name) for name in served}
+    assert families == {re.sub(r"_(bucket|count|sum)$", "", name) for name in queried}, "the dashboard lacks a metric"
+    labels = set(re.findall(r"by \(([\w, ]+)\)", " ".join(expressions)))
     assert labels == {"cache", "error", "le", "outcome", "why", "route, status"}

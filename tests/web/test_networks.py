@@ -1,4 +1,4 @@
-"""From where callers may call."""
+"""ALLOWED_NETWORKS: the addresses that may call, also behind trusted proxies."""
 
 from __future__ import annotations
 
@@ -47,12 +47,14 @@ def status(source: FakeSource, networks: str, peer: str, forwarded: str | None =
         ("192.0.2.0/24", "", 403),
     ],
 )
-def test_only_addresses_in_the_networks_may_call(source: FakeSource, networks: str, peer: str, expected: int) -> None:
+def test_allowed_networks__address_inside_or_outside__200_or_403(
+    source: FakeSource, networks: str, peer: str, expected: int
+) -> None:
     assert status(source, networks, peer) == expected
     assert len(source.calls) == (expected == 200)
 
 
-def test_who_may_not_call_is_told_who_can_mend_it(source: FakeSource) -> None:
+def test_allowed_networks__address_outside__detail_names_the_fix_but_not_the_address(source: FakeSource) -> None:
     answer = client(source, "192.0.2.0/24").get(PATH, environ_base={"REMOTE_ADDR": "198.51.100.1"})
     detail = answer.get_json()["detail"]
     assert "an operator adds it to ALLOWED_NETWORKS" in detail
@@ -82,13 +84,13 @@ def test_who_may_not_call_is_told_who_can_mend_it(source: FakeSource) -> None:
         (1, "10.0.0.1", "[::ffff:192.0.2.9]:4711", 200),
     ],
 )
-def test_forwarded_addresses_count_from_the_trusted_end(
+def test_x_forwarded_for__number_of_trusted_hops__selects_the_client_address(
     source: FakeSource, hops: int, peer: str, forwarded: str | None, expected: int
 ) -> None:
     assert status(source, "192.0.2.0/24", peer, forwarded, hops) == expected
 
 
-def test_the_network_comes_before_the_credentials_and_probes_are_open(source: FakeSource) -> None:
+def test_allowed_networks__address_outside__403_before_401_and_probes_are_open(source: FakeSource) -> None:
     outside = {"REMOTE_ADDR": "198.51.100.1"}
     caller_client = client(source, "192.0.2.0/24")
     refused = caller_client.get(PATH, environ_base=outside)

@@ -1,4 +1,4 @@
-"""Whatever a WSGI server lets through in headers, paths and query strings: refused or ignored, never a 500."""
+"""Odd headers, paths and query strings that a WSGI server accepts: refused or ignored, never a 500."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.fakes import FakeSource
 from tests.support.odd import HEADERS, QUERIES, ROUTES, TARGETS, Route
 
 BYTES = st.text(st.characters(max_codepoint=255, exclude_characters="\r\n"), max_size=60)
-"""What a WSGI server hands on: bytes as Latin-1."""
+"""Any bytes, as a WSGI server passes them to the application: decoded as Latin-1."""
 KNOWN = st.sampled_from([value.decode("latin-1") for values in HEADERS.values() for value in values])
 WORDS = st.sampled_from(
     [
@@ -48,7 +48,7 @@ TEXTS = st.sampled_from([text.decode("latin-1") for text in (*QUERIES, *TARGETS)
 
 @pytest.fixture
 def app(source: FakeSource) -> Flask:
-    """Return an application that reads every header, X-Forwarded-For too."""
+    """Return an application that reads every header, including X-Forwarded-For."""
     env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "AMPLITUDE_REQUESTS_PER_MINUTE": "1000000"} | {
         "ALLOWED_NETWORKS": "0.0.0.0/0,::/0",
         "TRUSTED_PROXY_HOPS": "1",
@@ -57,7 +57,7 @@ def app(source: FakeSource) -> Flask:
 
 
 def environment(route: Route, headers: dict[str, str]) -> dict[str, Any]:
-    """Return what a WSGI server hands on, of a request that would be answered but for `headers`."""
+    """Return the WSGI environment of a valid request to which `headers` are added."""
     environ: dict[str, Any] = {
         "REQUEST_METHOD": route.method,
         "PATH_INFO": route.path,
@@ -84,7 +84,7 @@ def environment(route: Route, headers: dict[str, str]) -> dict[str, Any]:
 
 
 def ask(app: Flask, environ: dict[str, Any]) -> int:
-    """Return the status. Fails when something was logged as an error."""
+    """Send a request and return its status. Fails if an error was logged."""
     log = io.StringIO()
     handler = logging.StreamHandler(log)
     handler.setLevel(logging.ERROR)
@@ -121,7 +121,7 @@ def test_routes__usual_request__answered(app: Flask, route: Route) -> None:
     assert ask(app, environment(route, {})) == 200
 
 
-def test_routes__of_the_application__all_are_asked(app: Flask) -> None:
+def test_routes__of_the_application__all_are_requested(app: Flask) -> None:
     rules = {
         (rule.rule.replace("<name>", "site.css"), method)
         for rule in app.url_map.iter_rules()

@@ -1,4 +1,4 @@
-"""Headers, paths and query strings that no usual client sends, to the real service: refused or ignored, never a 500."""
+"""Odd headers, paths and query strings, sent to the real service: refused or ignored, never a 500."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ KEY = b"X-API-Key: " + SECRET.encode()
 
 @pytest.fixture(scope="module")
 def strict_service(start_service: Callable[..., Service]) -> Iterator[Service]:
-    """Return a service that looks at every header: X-Forwarded-For, too."""
+    """Return a service that reads every header, including X-Forwarded-For."""
     with Sandbox() as sandbox:
         yield start_service(sandbox, ALLOWED_NETWORKS="0.0.0.0/0,::/0", TRUSTED_PROXY_HOPS="1")
 
 
 def status_of(service: Service, method: str, target: bytes, headers: Iterable[bytes], body: bytes = b"") -> int:
-    """Return the status of the final answer; 0 when there is none."""
+    """Return the status of the final answer, or 0 without an answer."""
     lines = [method.encode() + b" " + target + b" HTTP/1.1", *headers]
     names = {line.partition(b":")[0].lower() for line in lines[1:]}
     usual = [b"Host: x", b"Connection: close", b"X-Forwarded-For: 192.0.2.1"]
@@ -46,13 +46,13 @@ def status_of(service: Service, method: str, target: bytes, headers: Iterable[by
 
 
 def errors_in_log(service: Service, since: int) -> list[str]:
-    """Return the lines after the first `since` characters that say that something failed."""
+    """Return the error lines of the log after its first `since` characters."""
     words = ('"level": "ERROR"', "Traceback", "[ERROR]", "[CRITICAL]")
     return [line for line in service.log.read_text()[since:].splitlines() if any(word in line for word in words)]
 
 
 def target_of(route: Route) -> bytes:
-    """Return path and query."""
+    """Return the request target: path and query."""
     return f"{route.path}?{route.query}".encode() if route.query else route.path.encode()
 
 
@@ -61,8 +61,8 @@ def test_request__usual__answered(strict_service: Service, route: Route) -> None
     assert status_of(strict_service, route.method, target_of(route), [KEY], route.body) == 200
 
 
-def refused_or_ignored(service: Service, name: str, requests: Iterable[tuple[Route, bytes]]) -> None:
-    """Send each route the header with the value: no answer is a 5xx, none is let in by it, and nothing fails."""
+def check_refused_or_ignored(service: Service, name: str, requests: Iterable[tuple[Route, bytes]]) -> None:
+    """Send the header with each value. Fails on a 5xx, on a logged error, or if the value works as credentials."""
     before = len(service.log.read_text())
     statuses: dict[tuple[str, str, bytes], int] = {}
     for route, value in requests:
@@ -80,16 +80,16 @@ def refused_or_ignored(service: Service, name: str, requests: Iterable[tuple[Rou
 
 @pytest.mark.parametrize("name", HEADERS)
 def test_header__odd_value__never_a_500(strict_service: Service, name: str) -> None:
-    """Each value is sent to one route, all routes in turn; the next test sends all values to all routes."""
+    """Send each value to one route, with all routes in turn. The next test sends every value to every route."""
     first = list(HEADERS).index(name)
     turns = itertools.islice(itertools.cycle(ROUTES), first, None)
-    refused_or_ignored(strict_service, name, zip(turns, HEADERS[name], strict=False))
+    check_refused_or_ignored(strict_service, name, zip(turns, HEADERS[name], strict=False))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HEADERS)
 def test_header__odd_value_on_every_route__never_a_500(strict_service: Service, name: str) -> None:
-    refused_or_ignored(strict_service, name, itertools.product(ROUTES, HEADERS[name]))
+    check_refused_or_ignored(strict_service, name, itertools.product(ROUTES, HEADERS[name]))
 
 
 @pytest.mark.contract("1 status 401")

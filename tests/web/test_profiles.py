@@ -40,7 +40,7 @@ def post(client: FlaskClient, caller: dict[str, str]) -> Any:
     return lambda path, **options: client.post(path, headers=caller, **options)
 
 
-def test_the_first_recommendation_is_spread_at_the_top(get: Any) -> None:
+def test_recommendations__two_rec_ids__first_is_spread_at_the_top_level(get: Any) -> None:
     body = get("/v1/recommendations?user_id=ava&rec_id=a,b").json
     assert list(body)[:7] == ENVELOPE
     assert (body["items"], body["personalized"], body["rec_id"]) == (["1", "2"], True, "a")
@@ -49,17 +49,17 @@ def test_the_first_recommendation_is_spread_at_the_top(get: Any) -> None:
 
 
 @pytest.mark.contract("1 profile")
-def test_the_profile_is_the_union_of_the_sections_named(get: Any, source: FakeSource) -> None:
+def test_profile__three_sections__union_of_the_single_routes_for_one_call(get: Any, source: FakeSource) -> None:
     single: dict[str, Any] = {}
     for path in ("recommendations?user_id=ava&rec_id=a", "properties?user_id=ava", "cohorts?user_id=ava"):
         single |= get(f"/v1/{path}").json
     profile = get("/v1/profile?user_id=ava&rec_id=a&include=properties,recommendations,cohorts").json
     assert profile == single
-    assert len(source.calls) == 1, "properties and cohorts rode along with the recommendations"
+    assert len(source.calls) == 1, "the first call also fetched properties and cohorts"
 
 
 @pytest.mark.contract("1 routes")
-def test_get_with_query_and_post_with_form_or_json_are_the_same_question(get: Any, post: Any) -> None:
+def test_parameters__query_form_or_json__same_answer(get: Any, post: Any) -> None:
     answers = [
         get("/v1/cohorts?user_id=ava&cohort_id=vip,x"),
         get("/v1/cohorts/?user_id=ava&cohort_id=vip,x"),
@@ -76,18 +76,18 @@ def test_get_with_query_and_post_with_form_or_json_are_the_same_question(get: An
 
 
 @pytest.mark.contract("1 head")
-def test_head_is_get_without_the_body(client: FlaskClient, caller: dict[str, str]) -> None:
+def test_head__cached_user__headers_of_get_without_the_body(client: FlaskClient, caller: dict[str, str]) -> None:
     client.get("/v1/cohorts?user_id=ava", headers=caller)
-    shown = client.get("/v1/cohorts?user_id=ava", headers=caller)
+    get_answer = client.get("/v1/cohorts?user_id=ava", headers=caller)
     head = client.head("/v1/cohorts?user_id=ava", headers=caller)
     assert head.data == b""
-    differing = {name for name, value in shown.headers if head.headers.get(name) != value}
+    differing = {name for name, value in get_answer.headers if head.headers.get(name) != value}
     assert differing <= {"X-Request-ID"}
 
 
 @pytest.mark.contract("1 headers")
 @pytest.mark.contract("1 cache-status")
-def test_headers_of_a_miss_and_of_the_hit_after_it(get: Any, clock: FakeClock) -> None:
+def test_headers__miss_then_hit__cache_status_calls_age_and_lifetime(get: Any, clock: FakeClock) -> None:
     miss = get("/v1/cohorts?user_id=ava")
     assert miss.content_type == "application/json"
     assert miss.headers["Cache-Status"] == "connected-content-proxy; fwd=miss; stored"
@@ -104,9 +104,7 @@ def test_headers_of_a_miss_and_of_the_hit_after_it(get: Any, clock: FakeClock) -
 
 
 @pytest.mark.contract("1 headers")
-def test_parts_of_different_age_are_as_old_as_the_oldest_and_fresh_as_long_as_the_first_to_go(
-    get: Any, clock: FakeClock
-) -> None:
+def test_headers__parts_of_different_ages__greatest_age_and_least_freshness(get: Any, clock: FakeClock) -> None:
     get("/v1/recommendations?user_id=ava&rec_id=a")
     clock.advance(300)
     answer = get("/v1/recommendations?user_id=ava&rec_id=a,b")
@@ -116,7 +114,7 @@ def test_parts_of_different_age_are_as_old_as_the_oldest_and_fresh_as_long_as_th
     assert answer.json["as_of"] == int(clock() - 300)
 
 
-def test_an_unknown_user_is_an_answer_and_fresh_only_briefly(get: Any, source: FakeSource) -> None:
+def test_recommendations__unknown_user__ok_not_found_and_fresh_for_60_seconds(get: Any, source: FakeSource) -> None:
     source.user_data = None
     answer = get("/v1/recommendations?user_id=who&rec_id=a")
     assert answer.status_code == 200
@@ -126,7 +124,7 @@ def test_an_unknown_user_is_an_answer_and_fresh_only_briefly(get: Any, source: F
 
 
 @pytest.mark.contract("1 status blank id")
-def test_a_blank_id_is_answered_without_a_call_also_with_retry(get: Any, post: Any, source: FakeSource) -> None:
+def test_blank_id__default_or_retry__200_blank_id_without_a_call(get: Any, post: Any, source: FakeSource) -> None:
     for answer in (
         get("/v1/recommendations?user_id=&rec_id=a"),
         get("/v1/recommendations?user_id=%20&device_id=&rec_id=a&on_error=retry"),
@@ -154,7 +152,7 @@ FAULTS = [
 
 @pytest.mark.contract("1 envelope")
 @pytest.mark.parametrize(("fault", "word"), FAULTS, ids=[word for _, word in FAULTS])
-def test_a_fault_is_a_200_with_every_key_at_its_empty_value(
+def test_fault__on_error_default__200_with_every_key_at_its_empty_value(
     get: Any, source: FakeSource, fault: Exception, word: str
 ) -> None:
     source.fault = fault
@@ -170,9 +168,7 @@ def test_a_fault_is_a_200_with_every_key_at_its_empty_value(
 
 @pytest.mark.contract("1 status 500")
 @pytest.mark.parametrize(("fault", "word"), FAULTS, ids=[word for _, word in FAULTS])
-def test_with_retry_a_fault_is_a_500_that_braze_tries_again(
-    get: Any, source: FakeSource, fault: Exception, word: str
-) -> None:
+def test_fault__on_error_retry__500_with_retry_after(get: Any, source: FakeSource, fault: Exception, word: str) -> None:
     source.fault = fault
     answer = get("/v1/cohorts?user_id=ava&on_error=retry")
     assert answer.status_code == 500
@@ -185,7 +181,7 @@ def test_with_retry_a_fault_is_a_500_that_braze_tries_again(
 
 
 @pytest.mark.contract("1 cache-status")
-def test_parts_that_are_there_are_filled_when_another_fails(get: Any, source: FakeSource) -> None:
+def test_profile__one_part_fails__cached_parts_are_filled(get: Any, source: FakeSource) -> None:
     get("/v1/cohorts?user_id=ava")
     source.fault = UpstreamUnavailable()
     answer = get("/v1/profile?user_id=ava&include=cohorts,recommendations&rec_id=a")
@@ -197,7 +193,7 @@ def test_parts_that_are_there_are_filled_when_another_fails(get: Any, source: Fa
 
 
 @pytest.mark.contract("1 size")
-def test_an_answer_too_large_for_braze_is_no_answer(get: Any, source: FakeSource) -> None:
+def test_properties__answer_too_large_for_braze__upstream_invalid(get: Any, source: FakeSource) -> None:
     source.user_data = AVA | {"amp_props": {"gp:blob": "é" * 300_000}}
     answer = get("/v1/properties?user_id=ava")
     assert (answer.status_code, answer.json["error"]) == (200, "upstream_invalid")
@@ -230,7 +226,7 @@ def test_an_answer_too_large_for_braze_is_no_answer(get: Any, source: FakeSource
         ("GET", "/v1//cohorts?user_id=a", {}, 404),
     ],
 )
-def test_a_mistake_is_problem_json_without_a_call(
+def test_request__invalid__problem_json_without_a_call(
     client: FlaskClient,
     caller: dict[str, str],
     source: FakeSource,
@@ -252,7 +248,7 @@ def test_a_mistake_is_problem_json_without_a_call(
 
 
 @pytest.mark.contract("1 head")
-def test_an_etag_is_strong_and_saves_the_body_on_get_and_head(
+def test_if_none_match__same_etag__304_on_get_and_head_only(
     client: FlaskClient, caller: dict[str, str], clock: FakeClock
 ) -> None:
     path = "/v1/cohorts?user_id=ava"
@@ -262,12 +258,12 @@ def test_an_etag_is_strong_and_saves_the_body_on_get_and_head(
     clock.advance(10)
     for method in ("GET", "HEAD"):
         for sent in (etag, f'"other", {etag}', "*", f"W/{etag}"):
-            same = client.open(path, method=method, headers=caller | {"If-None-Match": sent})
-            assert (same.status_code, same.data) == (304, b"")
-            assert same.headers["ETag"] == etag
-            assert same.headers["Age"] == "10"
-            assert same.headers["Cache-Control"] == "private, max-age=900"
-            assert "hit" in same.headers["Cache-Status"]
+            not_modified = client.open(path, method=method, headers=caller | {"If-None-Match": sent})
+            assert (not_modified.status_code, not_modified.data) == (304, b"")
+            assert not_modified.headers["ETag"] == etag
+            assert not_modified.headers["Age"] == "10"
+            assert not_modified.headers["Cache-Control"] == "private, max-age=900"
+            assert "hit" in not_modified.headers["Cache-Status"]
     assert client.get(path, headers=caller | {"If-None-Match": '"other"'}).status_code == 200
     assert client.post(path, headers=caller | {"If-None-Match": etag}).status_code == 200
     assert client.get(path, headers=caller | {"If-Match": '"other"'}).status_code == 200
@@ -276,7 +272,7 @@ def test_an_etag_is_strong_and_saves_the_body_on_get_and_head(
 
 
 @pytest.mark.contract("1 as_of")
-def test_the_body_of_one_copy_stays_the_same_bytes_while_stale_keeps_its_value(get: Any, clock: FakeClock) -> None:
+def test_body__same_fresh_copy__same_bytes(get: Any, clock: FakeClock) -> None:
     bodies = [get("/v1/cohorts?user_id=ava").data]
     for _ in range(3):
         clock.advance(250)
@@ -285,7 +281,7 @@ def test_the_body_of_one_copy_stays_the_same_bytes_while_stale_keeps_its_value(g
 
 
 @pytest.mark.contract("1 cache-status")
-def test_a_stale_copy_is_served_at_once_with_what_it_is(get: Any, source: FakeSource, clock: FakeClock) -> None:
+def test_cohorts__stale_copy__served_at_once_and_marked_stale(get: Any, source: FakeSource, clock: FakeClock) -> None:
     get("/v1/cohorts?user_id=ava")
     clock.advance(940)
     source.open.clear()
@@ -300,15 +296,17 @@ def test_a_stale_copy_is_served_at_once_with_what_it_is(get: Any, source: FakeSo
 
 
 @pytest.mark.contract("1 cache-status")
-def test_a_copy_too_old_to_serve_is_fetched_or_stands_in(get: Any, source: FakeSource, clock: FakeClock) -> None:
+def test_cohorts__expired_copy__fetched_again_or_served_when_the_call_fails(
+    get: Any, source: FakeSource, clock: FakeClock
+) -> None:
     get("/v1/cohorts?user_id=ava")
     clock.advance(5000)
     source.fault = UpstreamUnavailable()
     for path in ("/v1/cohorts?user_id=ava", "/v1/cohorts?user_id=ava&on_error=retry"):
-        spare = get(path)
-        assert (spare.status_code, spare.json["ok"], spare.json["stale"]) == (200, True, True)
-        assert spare.headers["Cache-Status"] == "connected-content-proxy; fwd=stale; detail=upstream_unavailable"
-        assert spare.headers["X-Amplitude-Calls"] == "1"
+        old_copy = get(path)
+        assert (old_copy.status_code, old_copy.json["ok"], old_copy.json["stale"]) == (200, True, True)
+        assert old_copy.headers["Cache-Status"] == "connected-content-proxy; fwd=stale; detail=upstream_unavailable"
+        assert old_copy.headers["X-Amplitude-Calls"] == "1"
     source.fault = None
     assert get("/v1/cohorts?user_id=ava").headers["Cache-Status"] == "connected-content-proxy; fwd=stale; stored"
 
@@ -328,7 +326,7 @@ def test_a_copy_too_old_to_serve_is_fetched_or_stands_in(get: Any, source: FakeS
         ("no-store, only-if-cached, min-fresh=9999", "hit; ttl=800"),
     ],
 )
-def test_the_caller_may_want_nothing_older(
+def test_request_cache_control__each_directive__hit_or_fetched_again(
     client: FlaskClient, caller: dict[str, str], clock: FakeClock, directive: str, status: str
 ) -> None:
     client.get("/v1/cohorts?user_id=ava", headers=caller)
@@ -337,7 +335,7 @@ def test_the_caller_may_want_nothing_older(
     assert answer.headers["Cache-Status"] == f"connected-content-proxy; {status}"
 
 
-def test_every_answer_has_the_security_headers(client: FlaskClient, caller: dict[str, str]) -> None:
+def test_security_headers__any_route_and_status__present(client: FlaskClient, caller: dict[str, str]) -> None:
     for path in ("/v1/cohorts?user_id=ava", "/v1/cohorts", "/healthz", "/nowhere"):
         for headers in (caller, {}):
             answer = client.get(path, headers=headers)
@@ -347,25 +345,25 @@ def test_every_answer_has_the_security_headers(client: FlaskClient, caller: dict
 
 
 @pytest.mark.contract("1 ignored bodies")
-def test_a_body_is_ignored_on_get_and_an_empty_post_needs_no_type(get: Any, post: Any) -> None:
+def test_request__body_on_get_or_empty_post__200(get: Any, post: Any) -> None:
     assert get("/v1/cohorts?user_id=ava", data=b"{", content_type="text/plain").status_code == 200
     assert post("/v1/cohorts?user_id=ava").status_code == 200
 
 
 @pytest.mark.contract("1 headers")
 @pytest.mark.parametrize("sane", ["a1b2c3d4-e5f6", "A" * 200])
-def test_a_sane_request_id_is_kept(client: FlaskClient, sane: str) -> None:
+def test_request_id__valid__kept(client: FlaskClient, sane: str) -> None:
     assert client.get("/healthz", headers={"X-Request-ID": sane}).headers["X-Request-ID"] == sane
 
 
 @pytest.mark.parametrize("odd", ["", "a b", "A" * 201, "<script>", "é"])
-def test_another_request_id_is_replaced(client: FlaskClient, odd: str) -> None:
+def test_request_id__invalid__replaced(client: FlaskClient, odd: str) -> None:
     replaced = client.get("/healthz", headers={"X-Request-ID": odd}).headers["X-Request-ID"]
     assert replaced != odd
     assert len(replaced) == 32
 
 
-def test_an_unexpected_fault_is_a_500_that_says_nothing(client: FlaskClient, caller: dict[str, str]) -> None:
+def test_data_route__unexpected_exception__500_without_the_user_id(client: FlaskClient, caller: dict[str, str]) -> None:
     client.application.extensions["connected-content-proxy"] = None
     answer = client.get("/v1/cohorts?user_id=secret-user", headers=caller)
     assert answer.status_code == 500
@@ -374,7 +372,9 @@ def test_an_unexpected_fault_is_a_500_that_says_nothing(client: FlaskClient, cal
 
 
 @pytest.mark.contract("1 aliases")
-def test_names_work_over_http_and_ids_as_before(source: FakeSource, clock: FakeClock, caller: dict[str, str]) -> None:
+def test_aliases__name_or_id__same_answer_from_one_cached_part(
+    source: FakeSource, clock: FakeClock, caller: dict[str, str]
+) -> None:
     env = {
         "AMPLITUDE_SECRET_KEY": "k",
         "PROXY_API_KEYS": KEYS,
@@ -392,11 +392,11 @@ def test_names_work_over_http_and_ids_as_before(source: FakeSource, clock: FakeC
     for rec_id in ("home", "abc123"):
         answer = json.loads(client.get(f"/v1/recommendations?user_id=u&rec_id={rec_id}", headers=caller).data)
         assert (answer["rec_id"], answer["items"]) == (rec_id, ["shoe"])
-    assert len(source.calls) == 2, "a name and its id are kept once"
+    assert len(source.calls) == 2, "a name and its id share one cached part"
 
 
 @pytest.mark.contract("2 request ids")
-def test_a_call_is_made_under_the_id_of_the_request_that_opened_it(
+def test_call__request_with_an_id__has_that_request_id(
     client: FlaskClient, source: FakeSource, caller: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = []
@@ -412,24 +412,24 @@ def test_a_call_is_made_under_the_id_of_the_request_that_opened_it(
     assert ids == ["request-0", "request-1", "request-2"]
 
 
-def test_an_answer_asked_again_and_again_is_the_same_bytes_and_as_old_as_it_is(
+def test_repeated_request__same_copy__same_bytes_with_its_current_age(
     client: FlaskClient, get: Any, caller: dict[str, str], clock: FakeClock, source: FakeSource
 ) -> None:
     path = "/v1/profile?user_id=ava&include=properties,cohorts"
     first = get(path)
     for repeat in range(1, 6):
         clock.advance(10)
-        again = get(path)
-        assert again.data == first.data
-        assert again.headers["ETag"] == first.headers["ETag"]
-        assert again.headers["Age"] == str(10 * repeat)
-        assert again.headers["Cache-Status"] == f"connected-content-proxy; hit; ttl={900 - 10 * repeat}"
+        repeated = get(path)
+        assert repeated.data == first.data
+        assert repeated.headers["ETag"] == first.headers["ETag"]
+        assert repeated.headers["Age"] == str(10 * repeat)
+        assert repeated.headers["Cache-Status"] == f"connected-content-proxy; hit; ttl={900 - 10 * repeat}"
         assert client.get(path, headers=caller | {"If-None-Match": first.headers["ETag"]}).status_code == 304
     assert len(source.calls) == 1
 
     source.user_data = AVA | {"cohort_ids": ["new"]}
-    forced = client.get(path, headers=caller | {"Cache-Control": "max-age=20"})
-    assert json.loads(forced.data)["cohort_ids"] == ["new"]
+    refetched = client.get(path, headers=caller | {"Cache-Control": "max-age=20"})
+    assert json.loads(refetched.data)["cohort_ids"] == ["new"]
     assert get(path).json["cohort_ids"] == ["new"]
     for _ in range(3):
         get(path)

@@ -1,4 +1,4 @@
-"""Where paths lead, asked once and again, and what a request leaves behind."""
+"""Routing of paths, and the objects that a request leaves in memory."""
 
 import gc
 
@@ -10,24 +10,22 @@ from werkzeug.test import EnvironBuilder
 from proxy.profile.parts import SECTIONS
 from proxy.web.services import installed
 
-ASK = "/v1/cohorts?user_id=ava"
+TARGET = "/v1/cohorts?user_id=ava"
 
 
 @pytest.mark.parametrize("path", ["/v1/cohorts", "/v1/cohorts/", "//v1/cohorts", "/v1//cohorts", "/v1/<section>"])
-def test_a_path_leads_to_the_same_however_often_it_is_asked(
-    client: FlaskClient, caller: dict[str, str], path: str
-) -> None:
-    def sizes_of() -> list[int]:
+def test_path__requested_three_times__same_statuses(client: FlaskClient, caller: dict[str, str], path: str) -> None:
+    def statuses() -> list[int]:
         return [
             client.open(path, method=method, query_string="user_id=ava", headers=caller).status_code
             for method in ("GET", "HEAD", "POST", "PUT", "OPTIONS")
         ]
 
-    first = sizes_of()
-    assert sizes_of() == first == sizes_of()
+    first = statuses()
+    assert statuses() == first == statuses()
 
 
-def test_a_path_that_leads_nowhere_is_told_where_others_lead(client: FlaskClient) -> None:
+def test_unknown_path__404__detail_lists_the_routes(client: FlaskClient) -> None:
     detail = client.get("/v1/nonsense").get_json()["detail"]
     rules = {str(rule) for rule in client.application.url_map.iter_rules()}
     named = {word.strip(",;") for word in detail.split() if word.startswith("/")}
@@ -35,23 +33,23 @@ def test_a_path_that_leads_nowhere_is_told_where_others_lead(client: FlaskClient
 
 
 @pytest.mark.parametrize("host", ["", "a..b", "x" * 300, "[::1", "proxy.example:8000"])
-def test_no_route_depends_on_the_host(client: FlaskClient, caller: dict[str, str], host: str) -> None:
-    assert client.get(ASK, headers=caller | {"Host": host}).status_code == 200
+def test_data_route__any_host_header__200(client: FlaskClient, caller: dict[str, str], host: str) -> None:
+    assert client.get(TARGET, headers=caller | {"Host": host}).status_code == 200
 
 
-def test_a_service_below_a_path_of_its_own_has_the_same_routes(client: FlaskClient, caller: dict[str, str]) -> None:
-    answer = client.get(ASK, headers=caller, environ_overrides={"SCRIPT_NAME": "/proxy"})
+def test_data_route__service_mounted_below_a_path__200(client: FlaskClient, caller: dict[str, str]) -> None:
+    answer = client.get(TARGET, headers=caller, environ_overrides={"SCRIPT_NAME": "/proxy"})
     assert answer.status_code == 200
 
 
-def test_a_cached_answer_leaves_nothing_to_the_garbage_collector(app: Flask, caller: dict[str, str]) -> None:
-    environ = EnvironBuilder(ASK, headers=caller.items()).get_environ()
+def test_cached_answer__repeated__leaves_no_reference_cycles(app: Flask, caller: dict[str, str]) -> None:
+    environ = EnvironBuilder(TARGET, headers=caller.items()).get_environ()
 
     def ask() -> None:
         body = app.wsgi_app(dict(environ), lambda *_: lambda _: None)
         assert b'"ok":true' in b"".join(body)
 
-    def left_behind() -> int:
+    def collected_after_requests() -> int:
         gc.collect()
         for _ in range(50):
             ask()
@@ -59,14 +57,14 @@ def test_a_cached_answer_leaves_nothing_to_the_garbage_collector(app: Flask, cal
 
     gc.disable()
     try:
-        garbage = [left_behind() for _ in range(4)]
+        collected = [collected_after_requests() for _ in range(4)]
     finally:
         gc.enable()
-    # Threads of other tests may end meanwhile, and leave something; who asks leaves it each time.
-    assert min(garbage) == 0
+    # Threads of other tests may end at the same time and leave objects. A leak of a request occurs in every round.
+    assert min(collected) == 0
 
 
-def test_an_answer_is_kept_ready_when_the_same_is_asked_again_and_not_before(
+def test_ready_body__same_request_repeated__stored_at_the_second_hit(
     app: Flask, client: FlaskClient, caller: dict[str, str]
 ) -> None:
     store = installed(app).store

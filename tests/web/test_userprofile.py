@@ -1,4 +1,4 @@
-"""The drop-in for Amplitude's own endpoint."""
+"""/v1/userprofile, the drop-in replacement for Amplitude's own endpoint."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def data(**parts: Any) -> dict[str, Any]:
         ("", {}),
     ],
 )
-def test_it_answers_what_amplitude_would_with_its_own_values(get: Any, query: str, parts: dict[str, Any]) -> None:
+def test_userprofile__each_parameter__same_json_as_amplitude(get: Any, query: str, parts: dict[str, Any]) -> None:
     answer = get(f"user_id=ava&{query}")
     assert answer.status_code == 200
     assert answer.content_type == "application/json"
@@ -66,7 +66,7 @@ def test_it_answers_what_amplitude_would_with_its_own_values(get: Any, query: st
 
 
 @pytest.mark.contract("1 drop-in")
-def test_it_lives_from_the_same_cache(
+def test_userprofile__cached_by_a_data_route__hit_without_a_call(
     client: FlaskClient, caller: dict[str, str], source: FakeSource, get: Any
 ) -> None:
     client.get("/v1/recommendations?user_id=ava&rec_id=a", headers=caller)
@@ -77,7 +77,7 @@ def test_it_lives_from_the_same_cache(
     assert len(source.calls) == 1
 
 
-def test_properties_and_computations_are_merged_as_amplitude_merges_them(get: Any, source: FakeSource) -> None:
+def test_userprofile__properties_and_computations__merged_in_amp_props(get: Any, source: FakeSource) -> None:
     get("user_id=ava&get_amp_props=true")
     source.user_data = AVA | {"amp_props": {"orders": "3"}}
     answer = get("user_id=ava&get_amp_props=true&comp_id=c")
@@ -85,7 +85,7 @@ def test_properties_and_computations_are_merged_as_amplitude_merges_them(get: An
 
 
 @pytest.mark.contract("1 json bodies")
-def test_json_bodies_may_hold_booleans(client: FlaskClient, caller: dict[str, str]) -> None:
+def test_userprofile__booleans_in_a_json_body__accepted(client: FlaskClient, caller: dict[str, str]) -> None:
     body = {"user_id": "ava", "get_cohort_ids": True, "get_amp_props": False}
     answer = client.post("/v1/userprofile", json=body, headers=caller)
     assert answer.json == data(cohort_ids=["vip"])
@@ -95,7 +95,7 @@ def test_json_bodies_may_hold_booleans(client: FlaskClient, caller: dict[str, st
 @pytest.mark.parametrize(
     ("seen", "status"), [(400, 400), (200, 200), (404, 404), (302, 400), (500, 400), (429, 400), (401, 400)]
 )
-def test_unknown_is_amplitudes_error_with_the_status_it_was_seen_to_use(
+def test_userprofile__unknown_user__amplitude_error_with_amplitude_status_or_400(
     client: FlaskClient, caller: dict[str, str], source: FakeSource, clock: FakeClock, seen: int, status: int
 ) -> None:
     unknown = Fetched(Record(unknown_at=clock(), unknown_status=seen), {})
@@ -107,7 +107,7 @@ def test_unknown_is_amplitudes_error_with_the_status_it_was_seen_to_use(
     assert answer.headers["Cache-Status"].startswith("connected-content-proxy; hit")
 
 
-def test_blank_is_unknown_without_a_call(get: Any, source: FakeSource) -> None:
+def test_userprofile__blank_id__error_of_an_unknown_user_without_a_call(get: Any, source: FakeSource) -> None:
     answer = get("user_id=&get_amp_props=true")
     assert (answer.status_code, answer.json) == (400, {"error": "User id and device id not seen before"})
     assert "Cache-Status" not in answer.headers
@@ -115,7 +115,7 @@ def test_blank_is_unknown_without_a_call(get: Any, source: FakeSource) -> None:
 
 
 @pytest.mark.contract("1 drop-in")
-def test_no_answer_is_a_500_whatever_on_error_says(get: Any, source: FakeSource) -> None:
+def test_userprofile__timeout__500_with_any_on_error(get: Any, source: FakeSource) -> None:
     source.fault = UpstreamTimeout()
     for query in ("", "&on_error=default", "&on_error=nonsense"):
         answer = get(f"user_id=ava&get_amp_props=true{query}")
@@ -123,7 +123,7 @@ def test_no_answer_is_a_500_whatever_on_error_says(get: Any, source: FakeSource)
         assert answer.headers["Cache-Control"] == "no-store"
 
 
-def test_an_old_copy_stands_in(get: Any, source: FakeSource, clock: FakeClock) -> None:
+def test_userprofile__expired_copy_and_timeout__copy_is_served(get: Any, source: FakeSource, clock: FakeClock) -> None:
     get("user_id=ava&get_cohort_ids=true")
     clock.advance(5000)
     source.fault = UpstreamTimeout()
@@ -136,5 +136,5 @@ def test_an_old_copy_stands_in(get: Any, source: FakeSource, clock: FakeClock) -
     "query",
     ["", "get_amp_props=true", "user_id=a&get_recs=true", "user_id=a&get_propensity=true", "user_id=a&get_recs=maybe"],
 )
-def test_a_mistake_is_refused(get: Any, query: str) -> None:
+def test_userprofile__invalid_parameters__400(get: Any, query: str) -> None:
     assert get(query).status_code == 400

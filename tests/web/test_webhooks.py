@@ -1,4 +1,4 @@
-"""`POST /v1/webhooks/amplitude/…`: what Amplitude pushes, and what is answered from it."""
+"""`POST /v1/webhooks/amplitude/…`: pushes from Amplitude, and answers with the pushed data."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def settings() -> Settings:
 
 
 class Hooks:
-    """Amplitude, as it calls the webhooks; and Braze, as it asks afterwards."""
+    """Sends webhooks as Amplitude does, and requests as Braze does."""
 
     def __init__(self, client: FlaskClient, clock: FakeClock) -> None:
         self.client = client
@@ -60,7 +60,7 @@ class Hooks:
             "in_cohort": in_cohort,
             "computed_time": str(int(self.clock() - ago)),
             "message_id": message_id,
-            "users": [{"user_id": one} if isinstance(one, str) else one for one in users],
+            "users": [{"user_id": user} if isinstance(user, str) else user for user in users],
         }
         answer = self.post(COHORTS, body)
         assert answer.status_code == 200, answer.text
@@ -82,12 +82,12 @@ def hooks(client: FlaskClient, clock: FakeClock) -> Hooks:
 
 
 @pytest.mark.contract("3 webhooks")
-def test_a_cohort_that_was_pushed_is_answered_without_a_call_and_its_age_is_the_push_s(
+def test_cohort__pushed__answered_without_a_call_with_the_age_of_the_push(
     hooks: Hooks, source: FakeSource, clock: FakeClock
 ) -> None:
     hooks.cohort("ava", ago=100)
     for query in ("user_id=ava", "user_id=ava&device_id=phone"):
-        for _ in range(3):  # laid over, written down, ready
+        for _ in range(3):  # built from the push, then built and stored as ready body, then served from the ready body
             answer = hooks.ask(f"cohorts?{query}&cohort_id=vip")
             assert answer.json is not None
             assert (answer.json["is_member"], answer.json["cohort_ids"], answer.json["found"]) == (True, ["vip"], True)
@@ -99,12 +99,12 @@ def test_a_cohort_that_was_pushed_is_answered_without_a_call_and_its_age_is_the_
     assert not source.calls
     clock.advance(3501)
     assert "ttl=-" in hooks.ask("cohorts?user_id=ava&cohort_id=vip").headers["Cache-Status"], (
-        "served and refreshed behind"
+        "a stale copy is served and refreshed in the background"
     )
     source.wait_for_call()
 
 
-def test_leaving_a_cohort_is_answered_at_once_and_an_older_word_changes_nothing(hooks: Hooks) -> None:
+def test_cohort__user_leaves__answered_at_once_and_older_push_is_ignored(hooks: Hooks) -> None:
     hooks.cohort("ava", ago=100)
     for _ in range(3):
         assert hooks.ask("cohorts?user_id=ava&cohort_id=vip").json["is_member"]  # type: ignore[index]
@@ -116,7 +116,7 @@ def test_leaving_a_cohort_is_answered_at_once_and_an_older_word_changes_nothing(
 
 
 @pytest.mark.contract("3 webhooks")
-def test_the_list_of_all_cohorts_has_what_was_pushed_after_it_was_fetched(
+def test_cohort_list__pushes_after_the_fetch__included_until_the_next_fetch(
     hooks: Hooks, source: FakeSource, clock: FakeClock
 ) -> None:
     source.user_data = {"user_id": "ava", "cohort_ids": ["far", "vip"]}
@@ -128,7 +128,7 @@ def test_the_list_of_all_cohorts_has_what_was_pushed_after_it_was_fetched(
     answer = hooks.ask("cohorts?user_id=ava")
     assert answer.json is not None
     assert answer.json["cohort_ids"] == ["far", "new"]
-    assert (answer.headers["Age"], answer.json["as_of"]) == ("60", int(START)), "as old as the list"
+    assert (answer.headers["Age"], answer.json["as_of"]) == ("60", int(START)), "the age is that of the list"
     assert len(source.calls) == 1
     assert hooks.ask("userprofile?user_id=ava&get_cohort_ids=true").json == {
         "userData": {
@@ -141,11 +141,11 @@ def test_the_list_of_all_cohorts_has_what_was_pushed_after_it_was_fetched(
     }
     clock.advance(1)
     hooks.ask("cohorts?user_id=ava", **{"Cache-Control": "no-cache"})
-    assert hooks.ask("cohorts?user_id=ava").json["cohort_ids"] == ["far", "vip"], "a later fetch wins"  # type: ignore[index]
+    assert hooks.ask("cohorts?user_id=ava").json["cohort_ids"] == ["far", "vip"], "a later fetch replaces the pushes"  # type: ignore[index]
 
 
 @pytest.mark.contract("3 webhooks")
-def test_a_question_about_a_cohort_that_was_not_pushed_costs_a_call(hooks: Hooks, source: FakeSource) -> None:
+def test_cohort__one_requested_cohort_not_pushed__costs_a_call(hooks: Hooks, source: FakeSource) -> None:
     source.user_data = {"user_id": "ava", "cohort_ids": ["far"]}
     hooks.cohort("ava", ago=5)
     answer = hooks.ask("cohorts?user_id=ava&cohort_id=vip,far")
@@ -153,7 +153,7 @@ def test_a_question_about_a_cohort_that_was_not_pushed_costs_a_call(hooks: Hooks
 
 
 @pytest.mark.contract("3 webhooks")
-def test_who_was_unknown_is_known_by_a_later_push(hooks: Hooks, source: FakeSource, clock: FakeClock) -> None:
+def test_cohort__pushed_for_an_unknown_user__user_is_found(hooks: Hooks, source: FakeSource, clock: FakeClock) -> None:
     source.user_data = None
     for _ in range(3):
         assert hooks.ask("cohorts?user_id=new&cohort_id=vip").json["found"] is False  # type: ignore[index]
@@ -163,12 +163,12 @@ def test_who_was_unknown_is_known_by_a_later_push(hooks: Hooks, source: FakeSour
     assert (answer.json["found"], answer.json["is_member"]) == (True, True)  # type: ignore[index]
     assert len(source.calls) == 1
     source.user_data = {"user_id": "new", "cohort_ids": ["far", "vip"]}
-    assert hooks.ask("cohorts?user_id=new").json["cohort_ids"] == ["far", "vip"], "and is asked about anew"  # type: ignore[index]
+    assert hooks.ask("cohorts?user_id=new").json["cohort_ids"] == ["far", "vip"], "the list of cohorts is fetched"  # type: ignore[index]
     assert len(source.calls) == 2
 
 
 @pytest.mark.contract("3 webhooks")
-def test_a_whole_set_of_properties_is_fresh_and_a_part_of_one_never_pretends_to_be(
+def test_properties__whole_or_partial_set_pushed__only_a_whole_set_saves_the_call(
     hooks: Hooks, source: FakeSource, clock: FakeClock
 ) -> None:
     hooks.user("ava", ago=100, whole=True, first_name="Ava", points=420)
@@ -194,7 +194,7 @@ def test_a_whole_set_of_properties_is_fresh_and_a_part_of_one_never_pretends_to_
 
 
 @pytest.mark.contract("3 webhooks")
-def test_what_was_added_to_in_a_whole_set_is_asked_of_amplitude_and_never_missing(
+def test_properties__add_after_a_whole_set__fetched_when_the_property_is_requested(
     hooks: Hooks, source: FakeSource, clock: FakeClock
 ) -> None:
     hooks.user("ava", ago=20, whole=True, points=5, name="A")
@@ -206,7 +206,7 @@ def test_what_was_added_to_in_a_whole_set_is_asked_of_amplitude_and_never_missin
 
 
 @pytest.mark.contract("3 webhooks")
-def test_a_copy_that_was_cleared_since_is_fetched_anew(hooks: Hooks, source: FakeSource, clock: FakeClock) -> None:
+def test_properties__cleared_after_the_fetch__fetched_again(hooks: Hooks, source: FakeSource, clock: FakeClock) -> None:
     source.user_data = {"user_id": "ava", "amp_props": {"gp:city": "Oslo"}}
     assert hooks.ask("properties?user_id=ava").json["properties"] == {"city": "Oslo"}  # type: ignore[index]
     clock.advance(2)
@@ -217,7 +217,7 @@ def test_a_copy_that_was_cleared_since_is_fetched_anew(hooks: Hooks, source: Fak
 
 
 @pytest.mark.contract("3 webhooks")
-def test_keys_that_were_all_pushed_are_answered_without_a_call(hooks: Hooks, source: FakeSource) -> None:
+def test_properties__all_keys_pushed__answered_without_a_call(hooks: Hooks, source: FakeSource) -> None:
     hooks.cohort({"user_id": "ava", "user_properties": {"first_name": "Ava", "city": "Oslo"}}, ago=30)
     for keys, by_name in (("first_name", {"first_name": "Ava"}), ("gp:city", {"gp:city": "Oslo"})):
         answer = hooks.ask(f"properties?user_id=ava&keys={keys}")
@@ -229,7 +229,7 @@ def test_keys_that_were_all_pushed_are_answered_without_a_call(hooks: Hooks, sou
 
 
 @pytest.mark.contract("3 webhooks")
-def test_what_was_pushed_stands_in_when_amplitude_cannot_answer(
+def test_cohort__expired_push_and_failed_call__served_as_stale(
     hooks: Hooks, source: FakeSource, clock: FakeClock
 ) -> None:
     from proxy.profile.errors import UpstreamUnavailable
@@ -242,7 +242,7 @@ def test_what_was_pushed_stands_in_when_amplitude_cannot_answer(
     assert "fwd=stale; detail=upstream_unavailable" in answer.headers["Cache-Status"]
 
 
-def test_who_prepares_a_send_finds_what_was_pushed_warm(hooks: Hooks, source: FakeSource) -> None:
+def test_background_request__whole_set_pushed__no_call(hooks: Hooks, source: FakeSource) -> None:
     hooks.user("ava", whole=True, first_name="Ava")
     answer = hooks.ask("properties?user_id=ava", Priority="u=7")
     assert answer.headers["X-Amplitude-Calls"] == "0"
@@ -250,7 +250,7 @@ def test_who_prepares_a_send_finds_what_was_pushed_warm(hooks: Hooks, source: Fa
 
 
 @pytest.mark.contract("3 webhook order")
-def test_a_repeated_message_is_a_duplicate(hooks: Hooks) -> None:
+def test_message__same_id_and_direction_repeated__duplicate(hooks: Hooks) -> None:
     first, again = (hooks.cohort("ava", message_id="m").json for _ in range(2))
     assert first == {
         "applied": 1,
@@ -265,7 +265,7 @@ def test_a_repeated_message_is_a_duplicate(hooks: Hooks) -> None:
 
 
 @pytest.mark.contract("3 webhooks")
-def test_a_push_of_a_clock_that_is_ahead_does_not_win_over_a_later_fetch(
+def test_push__time_in_the_future__replaced_by_a_later_fetch(
     hooks: Hooks, source: FakeSource, clock: FakeClock
 ) -> None:
     hooks.user("ava", ago=-500, tier="pushed")
@@ -279,14 +279,14 @@ def test_a_push_of_a_clock_that_is_ahead_does_not_win_over_a_later_fetch(
 
 
 @pytest.mark.contract("3 webhooks")
-def test_without_a_time_a_retry_does_not_win_over_what_was_said_since(hooks: Hooks) -> None:
+def test_push__without_a_time__does_not_replace_a_push_with_a_time(hooks: Hooks) -> None:
     hooks.user("ava", ago=1, tier="new")
     assert hooks.post(USERS, {"user_id": "ava", "user_properties": {"tier": "old"}}).json["applied"] == 1  # type: ignore[index]
     assert hooks.ask("properties?user_id=ava&keys=tier").json["properties"] == {"tier": "new"}  # type: ignore[index]
 
 
 @pytest.mark.contract("3 webhook faults")
-def test_malformed_users_are_counted_and_skipped_and_the_log_has_their_number_and_nobody_s_id(
+def test_users__malformed__skipped_and_logged_as_counts_without_ids(
     hooks: Hooks, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "proxy.web.webhooks"):
@@ -308,7 +308,7 @@ def test_malformed_users_are_counted_and_skipped_and_the_log_has_their_number_an
 @pytest.mark.contract("3 webhook faults")
 @pytest.mark.parametrize("path", [COHORTS, USERS])
 @pytest.mark.parametrize("body", [b"", b"{", b"3", b'"secret-ava"', b"\xff", b"[" * 100_000])
-def test_a_wholly_malformed_body_is_a_400_that_names_the_mend(hooks: Hooks, path: str, body: bytes) -> None:
+def test_body__malformed__400_names_the_fix_and_no_id(hooks: Hooks, path: str, body: bytes) -> None:
     answer = hooks.post(path, body)
     assert (answer.status_code, answer.mimetype) == (400, "application/problem+json")
     assert "secret" not in answer.text
@@ -317,7 +317,7 @@ def test_a_wholly_malformed_body_is_a_400_that_names_the_mend(hooks: Hooks, path
 
 
 @pytest.mark.contract("3 webhook faults")
-def test_a_body_of_8_mib_is_taken_and_a_larger_one_is_told_what_to_do(hooks: Hooks) -> None:
+def test_body__8_mib_or_larger__200_or_413_with_the_fix(hooks: Hooks) -> None:
     def body(size: int) -> bytes:
         whole = {**COHORT_EXAMPLE, "message_id": None, "filler": ""}
         return json.dumps(whole | {"filler": "x" * (size - len(json.dumps(whole)))}).encode()
@@ -340,7 +340,7 @@ def test_a_body_of_8_mib_is_taken_and_a_larger_one_is_told_what_to_do(hooks: Hoo
 
 
 @pytest.mark.contract("3 webhook limits")
-def test_more_than_can_be_read_at_once_is_a_413_and_one_user_of_it_is_skipped(hooks: Hooks) -> None:
+def test_body__too_many_values__413_but_a_single_large_user_is_skipped(hooks: Hooks) -> None:
     assert hooks.post(USERS, b"[" + b"{}," * 60_000 + b"{}]").status_code == 413
     large = {"user_id": "big", "user_properties": {f"key {number}": number for number in range(100_000)}}
     rest = b'{"user_id": "ok", "user_properties": {"a": 1}}, {"user_id": "odd", "user_properties": {"a": NaN}}'
@@ -352,7 +352,7 @@ def test_more_than_can_be_read_at_once_is_a_413_and_one_user_of_it_is_skipped(ho
     assert hooks.post(USERS, large).json["skipped_by_reason"] == {"too_large": 1}  # type: ignore[index]
 
 
-def test_another_type_is_a_415_and_no_credentials_a_401_before_anything_is_read(hooks: Hooks) -> None:
+def test_webhook__wrong_type_no_credentials_or_get__415_401_or_405(hooks: Hooks) -> None:
     for path in (COHORTS, USERS):
         answer = hooks.client.post(path, data="user_id=u", headers={"X-API-Key": SECRET})
         assert answer.status_code == 415
@@ -371,13 +371,13 @@ def test_another_type_is_a_415_and_no_credentials_a_401_before_anything_is_read(
         {"Authorization": "Basic YnJhemU6YS1zZWNyZXQtb2YtYS10ZXN0"},
     ],
 )
-def test_every_scheme_of_the_data_routes_opens(hooks: Hooks, headers: dict[str, str]) -> None:
+def test_webhook__each_scheme_of_the_data_routes__accepted(hooks: Hooks, headers: dict[str, str]) -> None:
     answer = hooks.client.post(COHORTS, json=COHORT_EXAMPLE, headers=headers | {"User-Agent": "Amplitude/Webhook/1.0"})
     assert answer.status_code == 200
 
 
 @pytest.mark.contract("3 webhook faults")
-def test_amplitude_may_call_from_anywhere_and_by_that_nobody_may_ask(clock: FakeClock) -> None:
+def test_webhook__address_outside_the_networks__200_but_403_on_data_routes(clock: FakeClock) -> None:
     env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "ALLOWED_NETWORKS": "192.0.2.0/24"}
     client = create_app(Settings.from_env(env), clock=clock).test_client()
     headers = {"X-API-Key": SECRET}
@@ -386,7 +386,7 @@ def test_amplitude_may_call_from_anywhere_and_by_that_nobody_may_ask(clock: Fake
     assert client.get("/v1/cohorts?user_id=u", headers=headers).status_code == 403
 
 
-def test_when_redis_could_not_be_told_amplitude_is_to_send_it_again(
+def test_webhook__redis_unavailable__500_with_retry_after(
     hooks: Hooks, app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unreachable(*_: object) -> None:
@@ -398,7 +398,7 @@ def test_when_redis_could_not_be_told_amplitude_is_to_send_it_again(
 
 
 class Body(io.BytesIO):
-    """A body that counts what was read of it, and may break."""
+    """A request body that raises `error`, if any, when it is read."""
 
     def __init__(self, content: bytes, error: BaseException | None = None) -> None:
         super().__init__(content)
@@ -416,7 +416,7 @@ class Body(io.BytesIO):
 
 
 def send(hooks: Hooks, body: io.BytesIO, length: int | None, content_type: str = "application/json") -> TestResponse:
-    """Send a body of that length; None for one without a length, as in chunks."""
+    """Send a body with `length` as its Content-Length. None sends the body without a length, as with chunks."""
     return hooks.client.post(
         COHORTS,
         input_stream=body,
@@ -427,8 +427,8 @@ def send(hooks: Hooks, body: io.BytesIO, length: int | None, content_type: str =
 
 
 @contextlib.contextmanager
-def full(app: Flask, size: int = LARGE) -> Iterator[None]:
-    """Hold all the room for bodies of that size. Fails when some of it is held already."""
+def all_memory_reserved(app: Flask, size: int = LARGE) -> Iterator[None]:
+    """Reserve all the memory for bodies of `size` bytes. Fails if any of the memory is already reserved."""
     ingester = installed(app).ingester
     with contextlib.ExitStack() as stack:
         for _ in range(3 if size == LARGE else 32):
@@ -438,9 +438,9 @@ def full(app: Flask, size: int = LARGE) -> Iterator[None]:
 
 @pytest.mark.contract("3 webhook limits")
 @pytest.mark.parametrize("length", [LARGE, 300_000, None])
-def test_body__no_room__busy_and_nothing_is_read(hooks: Hooks, app: Flask, length: int | None) -> None:
+def test_body__no_memory_left__500_and_nothing_is_read(hooks: Hooks, app: Flask, length: int | None) -> None:
     body = Body(b" " * 300_000)
-    with full(app):
+    with all_memory_reserved(app):
         answer = send(hooks, body, length)
     assert (answer.status_code, answer.headers["Retry-After"]) == (500, "1")
     assert body.tell() == 0
@@ -450,13 +450,13 @@ def test_body__no_room__busy_and_nothing_is_read(hooks: Hooks, app: Flask, lengt
 
 
 @pytest.mark.contract("3 webhook limits")
-def test_body__large_ones_take_all_room__small_one_is_taken(hooks: Hooks, app: Flask) -> None:
-    with full(app), installed(app).ingester.reserve_batch(LARGE):
+def test_body__large_bodies_use_their_memory__small_body_is_accepted(hooks: Hooks, app: Flask) -> None:
+    with all_memory_reserved(app), installed(app).ingester.reserve_batch(LARGE):
         assert hooks.post(COHORTS, COHORT_EXAMPLE).status_code == 200
 
 
-def test_body__small_ones_take_all_room__large_one_is_taken(hooks: Hooks, app: Flask) -> None:
-    with full(app, SMALL):
+def test_body__small_bodies_use_their_memory__large_body_is_accepted(hooks: Hooks, app: Flask) -> None:
+    with all_memory_reserved(app, SMALL):
         assert hooks.post(COHORTS, json.dumps(COHORT_EXAMPLE).encode() + b" " * 300_000).status_code == 200
 
 
@@ -477,14 +477,14 @@ def test_body__small_ones_take_all_room__large_one_is_taken(hooks: Hooks, app: F
         (415, Body(b" " * 300_000), 300_000, "text/plain"),
     ],
 )
-def test_body__whatever_becomes_of_it__room_and_place_are_given_back(
+def test_body__accepted_or_refused__memory_and_batch_slot_are_released(
     hooks: Hooks, app: Flask, status: int, body: Body, length: int | None, content_type: str
 ) -> None:
     assert send(hooks, body, length, content_type).status_code == status
     ingester = installed(app).ingester
     with (
-        full(app),
-        full(app, SMALL),
+        all_memory_reserved(app),
+        all_memory_reserved(app, SMALL),
         ingester.reserve_batch(LARGE),
         ingester.reserve_batch(SMALL),
         ingester.reserve_batch(SMALL),
@@ -493,7 +493,7 @@ def test_body__whatever_becomes_of_it__room_and_place_are_given_back(
 
 
 @pytest.mark.parametrize("error", [RedisUnavailable(), RuntimeError("unexpected"), SystemExit()])
-def test_body__processing_fails__room_and_place_are_given_back(
+def test_body__processing_fails__memory_and_batch_slot_are_released(
     hooks: Hooks, app: Flask, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     def fail(*_: object) -> None:
@@ -502,12 +502,12 @@ def test_body__processing_fails__room_and_place_are_given_back(
     with monkeypatch.context() as patch, contextlib.suppress(SystemExit):
         patch.setattr(installed(app).ingester, "push", fail)
         assert hooks.post(COHORTS, json.dumps(COHORT_EXAMPLE).encode() + b" " * 300_000).status_code == 500
-    with full(app), installed(app).ingester.reserve_batch(LARGE):
+    with all_memory_reserved(app), installed(app).ingester.reserve_batch(LARGE):
         pass
 
 
 @pytest.mark.parametrize("length", ["9" * 5000, "1_0", "\xb2"])
-def test_body__length_is_no_number__counts_as_the_largest(hooks: Hooks, app: Flask, length: str) -> None:
+def test_body__length_is_not_a_number__counts_as_the_largest(hooks: Hooks, app: Flask, length: str) -> None:
     environ = {"CONTENT_LENGTH": length, "wsgi.input_terminated": True}
     body = Body(json.dumps(COHORT_EXAMPLE).encode())
     options: dict[str, Any] = {
@@ -516,13 +516,13 @@ def test_body__length_is_no_number__counts_as_the_largest(hooks: Hooks, app: Fla
         "headers": {"X-API-Key": SECRET},
         "environ_overrides": environ,
     }
-    with full(app):
+    with all_memory_reserved(app):
         assert hooks.client.post(COHORTS, **options).status_code == 500
     assert body.tell() == 0
     assert hooks.client.post(COHORTS, **options).status_code == 200
 
 
-def test_who_is_forgotten_loses_what_was_pushed(hooks: Hooks, source: FakeSource) -> None:
+def test_forget__pushed_user__pushes_are_deleted(hooks: Hooks, source: FakeSource) -> None:
     hooks.cohort("ava", "ben")
     for user in ("ava", "ben"):
         for _ in range(3):
@@ -535,7 +535,7 @@ def test_who_is_forgotten_loses_what_was_pushed(hooks: Hooks, source: FakeSource
     assert hooks.ask("cohorts?user_id=ben&cohort_id=vip").headers["X-Amplitude-Calls"] == "0"
 
 
-def test_messages_and_users_are_counted(hooks: Hooks) -> None:
+def test_webhook_metrics__messages_and_users__counted_by_outcome(hooks: Hooks) -> None:
     hooks.cohort("ava", {}, message_id="m")
     hooks.cohort("ava", {}, message_id="m")
     hooks.user("ava", city="Oslo")

@@ -1,4 +1,4 @@
-"""The OpenAPI document is true: every answer it promises is given, as promised, and no other route exists."""
+"""The OpenAPI document: it has every route, and every documented answer occurs as documented."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def source(clock: FakeClock) -> FakeSource:
     return PopulatedSource(clock)
 
 
-def question(path: str, **others: str) -> dict[str, str]:
-    """Return what is asked of the data route for example, in the document itself."""
+def example_parameters(path: str, **others: str) -> dict[str, str]:
+    """Return the example parameters of a data route from the document, changed by `others`."""
     body = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]
     assert as_text(body["application/json"]["example"]) == body["application/x-www-form-urlencoded"]["example"]
     return {**body["application/x-www-form-urlencoded"]["example"], **others}
@@ -52,7 +52,7 @@ def unreachable(*_: object) -> None:
 
 
 def ask(client: FlaskClient, path: str, method: str = "GET", headers: Any = None, **others: str) -> TestResponse:
-    """Ask the route its example question, the parameters where the method has them."""
+    """Send the example request of a route, changed by `others`. The method decides between query and form."""
     headers = {"X-API-Key": SECRET} if headers is None else headers
     if path == RENDER:
         body = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"]
@@ -65,7 +65,7 @@ def ask(client: FlaskClient, path: str, method: str = "GET", headers: Any = None
         return client.post(path, headers=headers, json={**body, "more": others.get("more", "") * 72})
     if not path.startswith("/v1/"):
         return client.open(path.replace("{name}", others.get("name", "site.css")), method=method, headers=headers)
-    parameters = {name: value for name, value in question(path, **others).items() if value}
+    parameters = {name: value for name, value in example_parameters(path, **others).items() if value}
     place = "data" if method == "POST" else "query_string"
     return client.open(path, method=method, headers=headers, **{place: parameters})  # type: ignore[arg-type]
 
@@ -76,13 +76,13 @@ def check(path: str, method: str, answer: TestResponse, status: int | None = Non
 
 
 @pytest.mark.contract("3 openapi")
-def test_the_document_is_valid_openapi() -> None:
+def test_document__validated__valid_openapi_3_1() -> None:
     assert list(OpenAPIV31SpecValidator(DOCUMENT).iter_errors()) == []
     assert DOCUMENT["openapi"].startswith("3.1.")
 
 
-def test_every_example_is_valid_by_the_schema_it_stands_beside() -> None:
-    def shown(value: Any) -> Iterator[tuple[dict[str, Any], Any]]:
+def test_document__examples__valid_by_their_schemas() -> None:
+    def examples_in(value: Any) -> Iterator[tuple[dict[str, Any], Any]]:
         if isinstance(value, dict):
             if isinstance(value.get("schema"), dict):
                 named = value.get("examples", {})
@@ -92,27 +92,27 @@ def test_every_example_is_valid_by_the_schema_it_stands_beside() -> None:
                 yield from ((value["schema"], example) for example in examples)
             value = list(value.values())
         if isinstance(value, list):
-            for below in value:
-                yield from shown(below)
+            for item in value:
+                yield from examples_in(item)
 
-    examples = [(schema, example) for schema, example in shown(DOCUMENT) if not is_form(schema)]
+    examples = [(schema, example) for schema, example in examples_in(DOCUMENT) if not is_form(schema)]
     assert len(examples) > 60
     for schema, example in examples:
         assert list(faults(DOCUMENT, schema, example)) == []
 
 
 def is_form(schema: dict[str, Any]) -> bool:
-    """Say whether this is a form's, whose example is text as sent; each of its fields has one of its own."""
+    """Return whether the schema is of a form. Its example is encoded text, and its fields have examples too."""
     fields = schema.get("properties", {})
     return any(field.get("examples") for field in fields.values() if isinstance(field, dict))
 
 
-def test_the_document_served_is_the_one_that_is_true(client: FlaskClient) -> None:
+def test_openapi_json__requested__serves_the_document(client: FlaskClient) -> None:
     assert client.get("/openapi.json").json == json.loads(json.dumps(DOCUMENT))
 
 
 @pytest.mark.contract("3 openapi")
-def test_every_route_and_method_of_the_application_is_in_the_document_and_no_other(app: Flask) -> None:
+def test_document__routes_and_methods__exactly_those_of_the_application(app: Flask) -> None:
     routes = {
         (re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), method)
         for rule in app.url_map.iter_rules()
@@ -121,7 +121,7 @@ def test_every_route_and_method_of_the_application_is_in_the_document_and_no_oth
     assert routes == set(OPERATIONS)
 
 
-def test_every_operation_has_a_name_of_its_own_a_summary_and_a_known_tag() -> None:
+def test_document__operations__have_unique_ids_summaries_and_known_tags() -> None:
     tags = {tag["name"] for tag in DOCUMENT["tags"]}
     names = [operation["operationId"] for _, _, operation in operations(DOCUMENT)]
     assert len(names) == len(set(names))
@@ -130,13 +130,13 @@ def test_every_operation_has_a_name_of_its_own_a_summary_and_a_known_tag() -> No
         assert set(operation["tags"]) <= tags
 
 
-def test_the_routes_that_need_credentials_are_those_that_say_so(client: FlaskClient) -> None:
+def test_routes__no_credentials__401_only_where_documented(client: FlaskClient) -> None:
     for path, method, operation in operations(DOCUMENT):
         answer = ask(client, path, method, headers={})
         assert (answer.status_code == 401) is bool(operation["security"]), (path, method)
 
 
-# One scenario for each status that is promised anywhere: what makes the route answer so.
+# One scenario for each documented status: a request that gets an answer with this status.
 
 
 def not_modified(client: FlaskClient, path: str, method: str) -> TestResponse:
@@ -144,13 +144,13 @@ def not_modified(client: FlaskClient, path: str, method: str) -> TestResponse:
     return ask(client, path, method, {"X-API-Key": SECRET, "If-None-Match": tag})
 
 
-def from_elsewhere(client: FlaskClient, path: str, method: str) -> TestResponse:
+def from_another_network(client: FlaskClient, path: str, method: str) -> TestResponse:
     env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "ALLOWED_NETWORKS": "192.0.2.0/24"}
     return ask(create_app(Settings.from_env(env)).test_client(), path, method)
 
 
-def never_answered(client: FlaskClient, path: str, method: str) -> TestResponse:
-    the_source(client).fault = next(kind() for kind in UpstreamError.__subclasses__())
+def call_fails(client: FlaskClient, path: str, method: str) -> TestResponse:
+    source_of(client).fault = next(kind() for kind in UpstreamError.__subclasses__())
     if path == "/readyz":
         ask(client, "/v1/cohorts")
     if method == "DELETE":
@@ -160,16 +160,16 @@ def never_answered(client: FlaskClient, path: str, method: str) -> TestResponse:
     return ask(client, path, method, on_error="retry")
 
 
-def seen_as(status: int) -> Callable[[FlaskClient, str, str], TestResponse]:
+def unknown_user_with_status(status: int) -> Callable[[FlaskClient, str, str], TestResponse]:
     def scenario(client: FlaskClient, path: str, method: str) -> TestResponse:
-        unknown = Fetched(Record(unknown_at=the_source(client).clock(), unknown_status=status), {})
+        unknown = Fetched(Record(unknown_at=source_of(client).clock(), unknown_status=status), {})
         client.application.extensions["connected-content-proxy"].executor.fetch = lambda *_: unknown
         return ask(client, path, method, user_id="nobody")
 
     return scenario
 
 
-def the_source(client: FlaskClient) -> FakeSource:
+def source_of(client: FlaskClient) -> FakeSource:
     source: FakeSource = client.application.extensions["connected-content-proxy"].executor.fetch.__self__
     return source
 
@@ -179,38 +179,38 @@ SCENARIOS: dict[str, Callable[[FlaskClient, str, str], TestResponse]] = {
     "304": not_modified,
     "400": lambda client, path, method: ask(client, path, method, user_id="", template=""),
     "401": lambda client, path, method: ask(client, path, method, headers={}),
-    "403": from_elsewhere,
+    "403": from_another_network,
     "404": lambda client, path, method: ask(client, path, method, name="secrets.txt"),
-    "4XX": seen_as(404),
+    "4XX": unknown_user_with_status(404),
     "413": lambda client, path, method: ask(client, path, method, more="x" * 128 * 1024),
     "415": lambda client, path, method: client.open(
         path, method=method, data="?", content_type="text/plain", headers={"X-API-Key": SECRET}
     ),
-    "500": never_answered,
-    "503": never_answered,
+    "500": call_fails,
+    "503": call_fails,
 }
-PROMISES = [
+DOCUMENTED_STATUSES = [
     (path, method, status) for path, method, operation in operations(DOCUMENT) for status in operation["responses"]
 ]
 
 
 @pytest.mark.contract("3 openapi")
-@pytest.mark.parametrize(("path", "method", "status"), PROMISES, ids=lambda value: str(value))
-def test_every_answer_that_is_promised_is_given_as_promised(
+@pytest.mark.parametrize(("path", "method", "status"), DOCUMENTED_STATUSES, ids=lambda value: str(value))
+def test_route__each_documented_status__answers_as_documented(
     client: FlaskClient, path: str, method: str, status: str
 ) -> None:
     answer = SCENARIOS[status](client, path, method)
     check(path, method, answer, 404 if status == "4XX" else int(status))
 
 
-def test_a_compressed_file_is_as_promised(client: FlaskClient) -> None:
+def test_static_file__compressed__as_documented(client: FlaskClient) -> None:
     answer = client.get("/static/site.css", headers={"Accept-Encoding": "gzip"})
     answer.set_data(gzip.decompress(answer.data))
     check("/static/{name}", "GET", answer, 200)
 
 
 @pytest.mark.parametrize("path", DATA)
-def test_data_route__any_user__answers_as_the_document_says(client: FlaskClient, clock: FakeClock, path: str) -> None:
+def test_data_route__any_user__answers_as_documented(client: FlaskClient, clock: FakeClock, path: str) -> None:
     for method in ("GET", "HEAD", "POST"):
         clock.advance(10_000)
         for user in ("ava", "ben", "cleo", "dário & söhne", "user-17", "nobody", " "):
@@ -221,7 +221,7 @@ def test_data_route__any_user__answers_as_the_document_says(client: FlaskClient,
 @pytest.mark.contract("3 openapi")
 @pytest.mark.parametrize("path", DATA)
 @pytest.mark.parametrize("fault", UpstreamError.__subclasses__())
-def test_answers_are_as_promised_whatever_amplitude_does(
+def test_data_route__any_upstream_error__answers_as_documented(
     client: FlaskClient, source: FakeSource, clock: FakeClock, path: str, fault: type[UpstreamError]
 ) -> None:
     source.fault = fault()
@@ -230,7 +230,7 @@ def test_answers_are_as_promised_whatever_amplitude_does(
             answer = ask(client, path, method, on_error=on_error)
             check(path, method, answer, 500 if on_error == "retry" or path not in FLAT else 200)
     source.fault = None
-    clock.advance(100)  # past any standing back
+    clock.advance(100)  # after any pause of calls
     check(path, "GET", ask(client, path))
     clock.advance(1000)
     check(path, "GET", ask(client, path))
@@ -239,7 +239,9 @@ def test_answers_are_as_promised_whatever_amplitude_does(
     check(path, "GET", ask(client, path), 200)
 
 
-def test_a_part_missing_among_others_is_as_promised(client: FlaskClient, source: FakeSource, clock: FakeClock) -> None:
+def test_profile__one_part_missing__answers_as_documented(
+    client: FlaskClient, source: FakeSource, clock: FakeClock
+) -> None:
     path = "/v1/profile"
     ask(client, "/v1/cohorts")
     source.fault = UpstreamError.__subclasses__()[0]()
@@ -249,7 +251,7 @@ def test_a_part_missing_among_others_is_as_promised(client: FlaskClient, source:
 
 
 @pytest.mark.parametrize("path", DATA)
-def test_the_json_body_of_the_example_is_the_same_question_as_the_form(client: FlaskClient, path: str) -> None:
+def test_data_route__json_example_or_form_example__same_answer(client: FlaskClient, path: str) -> None:
     body = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"]
     answer = client.post(path, json=body, headers={"X-API-Key": SECRET})
     check(path, "POST", answer, 200)
@@ -257,16 +259,15 @@ def test_the_json_body_of_the_example_is_the_same_question_as_the_form(client: F
 
 
 @pytest.mark.parametrize("path", [*DOCUMENT["paths"], "/nowhere"])
-def test_unknown_paths_and_methods_are_answered_as_the_shared_responses_say(client: FlaskClient, path: str) -> None:
+def test_unknown_path_or_method__put__shared_response_of_the_document(client: FlaskClient, path: str) -> None:
     shared = DOCUMENT["components"]["responses"]
     answer = client.put(path.replace("{name}", "site.css"))
-    # Who calls comes before what is called.
     name = "NotFound" if path == "/nowhere" else "MethodNotAllowed"
     assert answer.status_code == shared[name]["content"]["application/problem+json"]["example"]["status"]
     assert differences(DOCUMENT, shared[name], answer) == []
 
 
-def test_the_examples_of_the_faults_are_what_the_service_says(client: FlaskClient, source: FakeSource) -> None:
+def test_problem_examples__each_status__same_as_the_service(client: FlaskClient, source: FakeSource) -> None:
     for name, response in DOCUMENT["components"]["responses"].items():
         example = response["content"]["application/problem+json"]["example"]
         method = "POST" if example["status"] in (413, 415) else "GET"
@@ -285,8 +286,8 @@ def test_the_examples_of_the_faults_are_what_the_service_says(client: FlaskClien
         assert json.loads(answer.data) == example, name
 
 
-def test_what_is_promised_closed_admits_no_other_key(client: FlaskClient) -> None:
-    """Show that the checks above can fail: the same answer with a key more, and with one less."""
+def test_differences__key_added_or_missing__reported(client: FlaskClient) -> None:
+    """Prove that the checks above can fail: for an answer with an added key, and with a missing key."""
     response = {"content": {"application/json": {"schema": DOCUMENT["components"]["schemas"]["CohortsAnswer"]}}}
     answer = ask(client, "/v1/cohorts")
     whole = json.loads(answer.data)

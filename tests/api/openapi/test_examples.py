@@ -1,4 +1,4 @@
-"""The examples and credentials of the OpenAPI document, tried on the real service before the sandbox."""
+"""The examples, credentials and limits of the OpenAPI document, sent to the real service."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ HOOKS = sorted(path for path in DOCUMENT["paths"] if path.startswith("/v1/webhoo
 USERS = {"ava": "ava", "ben": "ben", "unknown": "nobody", "blank": ""}
 
 
-def question(path: str) -> dict[str, str]:
-    """Return the examples of the parameters of a URL, as a client that reads the document would send them."""
+def example_parameters(path: str) -> dict[str, str]:
+    """Return the example parameters of a route, as a client that reads the document sends them."""
     values = {}
     for parameter in DOCUMENT["paths"][path]["get"]["parameters"]:
         if "example" in parameter:
@@ -33,7 +33,7 @@ def question(path: str) -> dict[str, str]:
 
 @pytest.mark.contract("3 openapi")
 @pytest.mark.parametrize("path", DATA)
-def test_every_example_is_what_the_service_answers(service: Service, path: str) -> None:
+def test_data_route__example_request__documented_example_answer(service: Service, path: str) -> None:
     responses = DOCUMENT["paths"][path]["get"]["responses"]
     examples: dict[str, Any] = responses["200"]["content"]["application/json"]["examples"]
     assert "ava" in examples
@@ -41,7 +41,7 @@ def test_every_example_is_what_the_service_answers(service: Service, path: str) 
         if name == "missing":
             continue
         answer = requests.get(
-            service.url + path, question(path) | {"user_id": USERS[name]}, auth=("braze", SECRET), timeout=10
+            service.url + path, example_parameters(path) | {"user_id": USERS[name]}, auth=("braze", SECRET), timeout=10
         )
         assert answer.status_code == 200
         body = answer.json()
@@ -52,15 +52,17 @@ def test_every_example_is_what_the_service_answers(service: Service, path: str) 
 
 
 @pytest.mark.parametrize("path", HOOKS)
-def test_the_example_of_a_webhook_is_taken_as_it_says(service: Service, path: str) -> None:
+def test_webhook__example_request__documented_example_answer(service: Service, path: str) -> None:
     operation = DOCUMENT["paths"][path]["post"]
     sent = operation["requestBody"]["content"]["application/json"]["example"]
     expected = operation["responses"]["200"]["content"]["application/json"]["example"]
-    sent = sent | {name: time.time() for name in ("computed_time", "event_time") if name in sent}  # or it is too old
+    sent = sent | {
+        name: time.time() for name in ("computed_time", "event_time") if name in sent
+    }  # the times in the example are too old
     assert requests.post(service.url + path, json=sent, auth=("braze", SECRET), timeout=10).json() == expected
 
 
-def test_the_example_of_a_missing_answer_is_what_the_service_says_without_quota(service: Service) -> None:
+def test_missing_example__each_data_route__blank_example_with_quota_exhausted(service: Service) -> None:
     for path in DATA:
         examples = DOCUMENT["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["examples"]
         if path == "/v1/userprofile":
@@ -69,7 +71,7 @@ def test_the_example_of_a_missing_answer_is_what_the_service_says_without_quota(
         assert missing == blank | {"error": "quota_exhausted", "user_id": "ava"}
 
 
-def test_every_kind_of_credentials_that_the_document_names_opens_the_routes_that_take_it(service: Service) -> None:
+def test_credentials__each_documented_scheme__accepted_on_its_routes(service: Service) -> None:
     basic = base64.b64encode(f"braze:{SECRET}".encode()).decode()
     sent = {
         "basic": {"Authorization": f"Basic {basic}"},
@@ -79,14 +81,14 @@ def test_every_kind_of_credentials_that_the_document_names_opens_the_routes_that
     }
     assert sent.keys() == DOCUMENT["components"]["securitySchemes"].keys()
     for path, method, operation in operations(DOCUMENT):
-        for scheme in (name for way in operation["security"] for name in way):
+        for scheme in (name for requirement in operation["security"] for name in requirement):
             answer = requests.request(method, service.url + path, headers=sent[scheme], timeout=10)
             typeless = method == "POST" and path not in DATA
-            asked_for_nobody = 415 if typeless else 400 if path.startswith("/v1/") else 200
-            assert answer.status_code == asked_for_nobody, "let in"
+            status_without_a_user = 415 if typeless else 400 if path.startswith("/v1/") else 200
+            assert answer.status_code == status_without_a_user, "the credentials were not accepted"
 
 
-def test_a_url_and_headers_are_refused_where_the_document_says_and_not_before(service: Service) -> None:
+def test_url_and_headers__below_and_above_documented_limits__200_or_414_or_431(service: Service) -> None:
     about = DOCUMENT["info"]["description"].replace("\n", " ")
     limits = re.search(
         r"URL over (\d+) KiB is a 414 .+ more than (\d+) headers, one over (\d+) KiB, or more than (\d+) KiB in all, "
@@ -94,26 +96,28 @@ def test_a_url_and_headers_are_refused_where_the_document_says_and_not_before(se
         about,
     )
     assert limits
-    url, count, field, together = (int(number) for number in limits.groups())
+    url, count, field, total = (int(number) for number in limits.groups())
 
     def ask(length: int, headers: dict[str, str]) -> requests.Response:
         target = f"{service.url}/v1/cohorts?user_id=ava&more="
-        every = {"X-API-Key": SECRET} | headers
-        return requests.get(target + "x" * (length - len(target.removeprefix(service.url))), headers=every, timeout=10)
+        all_headers = {"X-API-Key": SECRET} | headers
+        return requests.get(
+            target + "x" * (length - len(target.removeprefix(service.url))), headers=all_headers, timeout=10
+        )
 
-    few, many = ({f"X-More-{number}": "x" for number in range(size)} for size in (count - 10, count + 1))
-    large = {f"X-More-{number}": "x" * (together * 1024 // 4 - 32) for number in range(4)}
-    # What the client itself sends beside them is about 200 bytes, in seven headers.
-    less = large | {"X-More-0": large["X-More-0"][:-200]}
+    below_count, above_count = ({f"X-More-{number}": "x" for number in range(size)} for size in (count - 10, count + 1))
+    above_total = {f"X-More-{number}": "x" * (total * 1024 // 4 - 32) for number in range(4)}
+    # The client adds about 200 bytes of its own, in seven headers.
+    below_total = above_total | {"X-More-0": above_total["X-More-0"][:-200]}
     for status, length, headers in (
         (200, url * 1024 - 32, {}),
         (414, url * 1024, {}),
         (200, 100, {"X-More": "x" * (field * 1024 - 32)}),
         (431, 100, {"X-More": "x" * field * 1024}),
-        (200, 100, few),
-        (431, 100, many),
-        (200, 100, less),
-        (431, 100, large),
+        (200, 100, below_count),
+        (431, 100, above_count),
+        (200, 100, below_total),
+        (431, 100, above_total),
     ):
         answer = ask(length, headers)
         assert answer.status_code == status

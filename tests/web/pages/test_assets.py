@@ -1,4 +1,4 @@
-"""The pages and their files: a strict policy, nothing inline, kept for as long as they stay the same."""
+"""The pages and their static files: content policy, caching, compression and colours."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.support.docs import fragment
 PAGES = ["/", "/docs"]
 
 
-def loaded(text: str) -> list[str]:
+def loaded_urls(text: str) -> list[str]:
     return re.findall(r'(?:src|rel="(?:icon|stylesheet)"[^>]* href)="([^"]+)"', text)
 
 
 @pytest.mark.contract("3 docs")
 @pytest.mark.parametrize("path", PAGES)
-def test_a_page_takes_nothing_inline_and_nothing_from_elsewhere(client: FlaskClient, path: str) -> None:
+def test_page__html_and_policy__allow_only_files_of_this_service(client: FlaskClient, path: str) -> None:
     page = client.get(path)
     assert page.content_type == "text/html; charset=utf-8"
     policy = dict(rule.split(" ", 1) for rule in page.headers["Content-Security-Policy"].split("; "))
@@ -36,18 +36,16 @@ def test_a_page_takes_nothing_inline_and_nothing_from_elsewhere(client: FlaskCli
     }
     assert page.headers["X-Content-Type-Options"] == "nosniff"
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]* src=)", page.text)
-    assert all(url.startswith("/static/") for url in loaded(page.text))
+    assert all(url.startswith("/static/") for url in loaded_urls(page.text))
 
 
-def test_answers_that_are_no_pages_keep_the_policy_that_allows_nothing(client: FlaskClient) -> None:
+def test_content_policy__not_a_page__allows_nothing(client: FlaskClient) -> None:
     for path in ("/healthz", "/openapi.json", "/v1/cohorts", "/static/site.css", "/nowhere"):
         assert client.get(path).headers["Content-Security-Policy"] == "default-src 'none'; frame-ancestors 'none'"
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/openapi.json"])
-def test_what_may_change_is_asked_for_again_and_answered_by_304_while_it_has_not(
-    client: FlaskClient, path: str
-) -> None:
+def test_page__unchanged__revalidated_with_304(client: FlaskClient, path: str) -> None:
     first = client.get(path)
     assert first.headers["Cache-Control"] == "no-cache"
     second = client.get(path, headers={"If-None-Match": first.headers["ETag"]})
@@ -56,9 +54,9 @@ def test_what_may_change_is_asked_for_again_and_answered_by_304_while_it_has_not
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_every_file_of_a_page_is_there_and_may_be_kept_for_good(client: FlaskClient, path: str) -> None:
+def test_static_file__loaded_by_a_page__served_as_immutable(client: FlaskClient, path: str) -> None:
     kinds = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
-    urls = loaded(client.get(path).text)
+    urls = loaded_urls(client.get(path).text)
     assert len(urls) > 1
     for url in urls:
         file = client.get(url)
@@ -70,35 +68,35 @@ def test_every_file_of_a_page_is_there_and_may_be_kept_for_good(client: FlaskCli
         assert (stale.data, stale.headers["Cache-Control"]) == (file.data, "public, max-age=3600")
 
 
-def test_a_file_is_sent_compressed_to_those_who_take_it(client: FlaskClient) -> None:
+def test_static_file__client_accepts_gzip__compressed(client: FlaskClient) -> None:
     plain = client.get("/static/swagger-ui-bundle.js")
-    squeezed = client.get("/static/swagger-ui-bundle.js", headers={"Accept-Encoding": "br, gzip"})
+    compressed = client.get("/static/swagger-ui-bundle.js", headers={"Accept-Encoding": "br, gzip"})
     assert "Content-Encoding" not in plain.headers
-    assert squeezed.headers["Content-Encoding"] == "gzip"
-    assert gzip.decompress(squeezed.data) == plain.data
-    assert len(squeezed.data) < len(plain.data) / 3
-    assert plain.headers["Vary"] == squeezed.headers["Vary"] == "Accept-Encoding"
-    assert plain.headers["ETag"] != squeezed.headers["ETag"], "a strong tag is of these very bytes"
+    assert compressed.headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(compressed.data) == plain.data
+    assert len(compressed.data) < len(plain.data) / 3
+    assert plain.headers["Vary"] == compressed.headers["Vary"] == "Accept-Encoding"
+    assert plain.headers["ETag"] != compressed.headers["ETag"], "a strong ETag identifies the exact bytes"
     assert (
         client.get("/static/site.css", headers={"Accept-Encoding": "gzip;q=0"}).headers.get("Content-Encoding") is None
     )
 
 
-ELSEWHERE = """
+OTHER_PATHS = """
     /static /static/ /static/.. /static/../pages.py /static/%2e%2e%2fpages.py /static/..%5cpages.py /static//site.css
     /static/site.css%00 /static/index.html /static/swagger-ui.js /docs/index.css
 """
 
 
-@pytest.mark.parametrize("path", ELSEWHERE.split())
-def test_nothing_is_served_but_the_files_of_the_pages(client: FlaskClient, path: str) -> None:
+@pytest.mark.parametrize("path", OTHER_PATHS.split())
+def test_static_file__any_other_path__404(client: FlaskClient, path: str) -> None:
     answer = client.get(path)
     assert answer.status_code == 404
     assert answer.content_type == "application/problem+json"
 
 
 @pytest.mark.contract("3 landing page")
-def test_the_message_on_the_first_page_is_the_one_of_the_readme_for_this_host(client: FlaskClient) -> None:
+def test_landing_page__message__same_as_in_the_readme_with_this_host(client: FlaskClient) -> None:
     match = re.search(r"<pre[^>]*><code>(.*?)</code></pre>", client.get("/", base_url="https://cc.example").text, re.S)
     assert match
     message = html.unescape(re.sub(r"</?span[^>]*>", "", match[1]))
@@ -109,7 +107,7 @@ def test_the_message_on_the_first_page_is_the_one_of_the_readme_for_this_host(cl
     "host", ["127.0.0.1:8000", "localhost", "10.0.0.7", "[::1]", "cc.example.com:8443", "a_b.example"]
 )
 @pytest.mark.parametrize("path", ["/", "/playground"])
-def test_a_host_that_braze_cannot_call_is_not_put_into_a_message(
+def test_page__host_that_braze_cannot_call__placeholder_in_the_message(
     client: FlaskClient, caller: dict[str, str], host: str, path: str
 ) -> None:
     page = client.get(path, base_url=f"http://{host}", headers=caller)
@@ -118,7 +116,7 @@ def test_a_host_that_braze_cannot_call_is_not_put_into_a_message(
     assert f"https://{host}" not in page.text
 
 
-def test_a_host_made_up_by_the_caller_does_not_become_markup(client: FlaskClient) -> None:
+def test_landing_page__script_in_the_host_header__not_in_the_page(client: FlaskClient) -> None:
     page = client.get("/", headers={"Host": '"><script>alert(1)</script>'})
     assert "<script>" not in page.text
 
@@ -135,12 +133,12 @@ TEXT_ON = {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_colour_can_be_read_on_its_grounds(scheme: str) -> None:
+def test_colours__text_on_its_backgrounds__enough_contrast(scheme: str) -> None:
     css = (ROOT / "proxy" / "web" / "pages" / "static" / "site.css").read_text()
     blocks = re.findall(r":root \{(.*?)\n *\}", css, re.S)
     assert len(blocks) == 2
     light, dark = (dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", block)) for block in blocks)
-    assert light.keys() == dark.keys(), "a colour without its other half"
+    assert light.keys() == dark.keys(), "a colour is missing in the light or the dark scheme"
     colours = light if scheme == "light" else dark
     for ground, texts in TEXT_ON.items():
         for text in texts:
@@ -161,11 +159,11 @@ def contrast(first: str, second: str) -> float:
     return (lighter + 0.05) / (darker + 0.05)
 
 
-def test_pages_need_no_credentials_and_are_the_same_with_a_trailing_slash(client: FlaskClient) -> None:
+def test_docs__trailing_slash_without_credentials__same_page(client: FlaskClient) -> None:
     assert client.get("/docs/").text == client.get("/docs").text
 
 
-def test_application__created__neither_document_nor_files_are_loaded() -> None:
+def test_create_app__called__document_and_files_are_not_loaded() -> None:
     code = f"""
 import sys
 from proxy.app import create_app
@@ -174,5 +172,5 @@ from proxy.web.pages import assets, docs
 create_app(Settings.from_env({{"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": "{KEYS}"}}))
 print(docs.document_json.cache_info().currsize, assets.load.cache_info().currsize, "flask_swagger_ui" in sys.modules)
 """
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert ended.stdout.strip() == "0 0 False"
+    completed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert completed.stdout.strip() == "0 0 False"

@@ -1,4 +1,4 @@
-"""The pages in a real browser, before the real service: they show what they should, and nothing is blocked."""
+"""The pages of the real service in a real browser: content, layout and no blocked resources."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OPERATION = "#operations-Data-getRecommendations"
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1200])
 @pytest.mark.parametrize("path", ["/", "/docs"])
-def test_a_page_fits_its_window_and_has_nothing_to_complain_of(
+def test_page__each_width_and_scheme__fits_without_problems(
     service: Service, browser: Browser, path: str, width: int, scheme: Scheme
 ) -> None:
     browser.dress(width=width, scheme=scheme)
@@ -47,8 +47,8 @@ def authorize(browser: Browser) -> None:
     browser.press(".btn.modal-btn.auth.btn-done")
 
 
-def answered(browser: Browser, operation: str) -> tuple[str, dict[str, Any]]:
-    """Execute an operation that is open as its form stands; return status and body as the page shows them."""
+def execute(browser: Browser, operation: str) -> tuple[str, dict[str, Any]]:
+    """Execute an open operation with its prefilled form. Return the status and the body that the page shows."""
     browser.press(f"{operation} .btn.execute")
     live = f"{operation} .live-responses-table .response"
     status = browser.find(f"{live} .response-col_status").text.split()[0]
@@ -56,12 +56,12 @@ def answered(browser: Browser, operation: str) -> tuple[str, dict[str, Any]]:
 
 
 @pytest.mark.contract("3 docs")
-def test_a_route_is_tried_on_the_page_with_basic_credentials(service: Service, browser: Browser) -> None:
-    # As who comes from the playground may have it: with credentials in its own address.
+def test_docs__route_executed_with_basic_credentials__shows_the_answer(service: Service, browser: Browser) -> None:
+    # The address may have credentials in it, for example after a link from the playground.
     browser.open(f"{service.url.replace('://', f'://braze:{SECRET}@')}/docs")
     authorize(browser)
     browser.press(f"{OPERATION} .opblock-summary-control")
-    status, body = answered(browser, OPERATION)
+    status, body = execute(browser, OPERATION)
     assert status == "200"
     assert body["ok"] is True
     assert body["user_id"] == "ava"
@@ -71,21 +71,19 @@ def test_a_route_is_tried_on_the_page_with_basic_credentials(service: Service, b
 
 @pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded"])
 @pytest.mark.parametrize("operation", ["#operations-Data-postProfile", "#operations-Drop-in-postUserprofile"])
-def test_a_body_is_filled_with_what_works_as_it_stands(
-    service: Service, browser: Browser, operation: str, kind: str
-) -> None:
+def test_docs__prefilled_body_executed__200(service: Service, browser: Browser, operation: str, kind: str) -> None:
     browser.open(f"{service.url}/docs")
     authorize(browser)
     browser.press(f"{operation} .opblock-summary-control")
     Select(browser.find(f"{operation} .body-param-content-type select")).select_by_value(kind)
-    status, body = answered(browser, operation)
+    status, body = execute(browser, operation)
     assert status == "200"
     assert "trail-shoe" in json.dumps(body)
     assert browser.complaints() == []
 
 
 @pytest.mark.parametrize("operation", [OPERATION, "#operations-Data-postProfile"])
-def test_an_open_route_fits_a_phone(service: Service, browser: Browser, operation: str) -> None:
+def test_docs__open_route_on_a_phone__fits_without_problems(service: Service, browser: Browser, operation: str) -> None:
     browser.dress(width=390)
     browser.open(f"{service.url}/docs")
     browser.press(f"{operation} .opblock-summary-control")
@@ -97,7 +95,7 @@ def test_an_open_route_fits_a_phone(service: Service, browser: Browser, operatio
 
 
 @pytest.mark.contract("3 landing page")
-def test_the_first_page_leads_to_the_docs_by_keyboard(service: Service, browser: Browser) -> None:
+def test_landing_page__keyboard_only__opens_the_docs(service: Service, browser: Browser) -> None:
     browser.open(f"{service.url}/")
     focused = []
     for _ in range(12):
@@ -107,7 +105,7 @@ def test_the_first_page_leads_to_the_docs_by_keyboard(service: Service, browser:
         focused.append(active.get_attribute("href"))
         if active.get_attribute("class") == "button":
             break
-    assert focused[0] == f"{service.url}/#main", "the first stop skips the navigation"
+    assert focused[0] == f"{service.url}/#main", "the first link skips the navigation"
     assert focused[-1] == f"{service.url}/docs"
     browser.driver.switch_to.active_element.send_keys("\ue007")  # Enter
     browser.find(OPERATION)
@@ -115,8 +113,8 @@ def test_the_first_page_leads_to_the_docs_by_keyboard(service: Service, browser:
     assert browser.complaints() == []
 
 
-def test_who_goes_through_the_docs_by_keyboard_sees_where(service: Service, browser: Browser) -> None:
-    browser.dress(scheme="dark")  # there Swagger UI takes most outlines away
+def test_docs__keyboard_only__focus_is_outlined(service: Service, browser: Browser) -> None:
+    browser.dress(scheme="dark")  # in the dark scheme, Swagger UI removes most outlines
     browser.open(f"{service.url}/docs")
     browser.driver.execute_script("arguments[0].focus()", browser.find(f"{OPERATION} .opblock-summary-control"))
     styles, classes = set(), set()
@@ -130,8 +128,8 @@ def test_who_goes_through_the_docs_by_keyboard_sees_where(service: Service, brow
     assert styles == {"solid"}
 
 
-def test_what_a_policy_blocks_is_a_complaint(service: Service, browser: Browser) -> None:
-    """Show that the tests above can fail."""
+def test_browser_complaints__style_blocked_by_the_policy__reported(service: Service, browser: Browser) -> None:
+    """Prove that the tests above can fail."""
     browser.open(f"{service.url}/")
     browser.driver.execute_script("document.body.insertAdjacentHTML('beforeend', '<p style=\"color: red\">x</p>')")
     assert any("style-src" in complaint for complaint in browser.complaints())

@@ -1,4 +1,4 @@
-"""The playground's routes through the client: who may render, what comes back, and that only our routes are asked."""
+"""The playground's routes through the client: access, results, and calls to data routes only."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def render(client: FlaskClient, caller: dict[str, str], template: str = RECS, **
 
 
 @pytest.mark.contract("3 playground access")
-def test_a_rendering_says_what_is_sent_and_what_each_tag_asked_got_and_cost(
+def test_render__first_and_second_time__message_and_details_of_the_tag(
     client: FlaskClient, caller: dict[str, str], source: FakeSource, clock: FakeClock
 ) -> None:
     first = render(client, caller)
@@ -69,14 +69,14 @@ def test_a_rendering_says_what_is_sent_and_what_each_tag_asked_got_and_cost(
     assert len(source.calls) == 1
 
 
-def test_a_message_that_aborts_is_not_sent_and_says_why(client: FlaskClient, caller: dict[str, str]) -> None:
+def test_render__abort_message__aborted_with_the_reason(client: FlaskClient, caller: dict[str, str]) -> None:
     template = RECS + "{% unless recs.is_member %}{% abort_message('no member') %}{% endunless %}"
     body = render(client, caller, template)
     assert (body["outcome"], body["reason"], body["message"]) == ("aborted", "no member", "")
     assert body["tags"][0]["status"] == 200
 
 
-def test_a_failed_call_shows_its_error_and_retries_only_with_both(
+def test_render__call_fails__retried_only_with_on_error_retry_and_retry_option(
     client: FlaskClient, caller: dict[str, str], source: FakeSource
 ) -> None:
     source.fault = UpstreamUnavailable()
@@ -88,7 +88,7 @@ def test_a_failed_call_shows_its_error_and_retries_only_with_both(
     assert "line 1" in body["reason"]
 
 
-def test_a_tag_is_asked_with_the_credentials_of_the_caller_and_no_other(
+def test_render__other_key_in_the_tag__credentials_of_the_caller_are_used(
     client: FlaskClient, caller: dict[str, str], source: FakeSource, clock: FakeClock
 ) -> None:
     template = RECS.replace(":save", ':headers {"X-API-Key": "another", "Cache-Control": "no-cache"} :save')
@@ -99,7 +99,7 @@ def test_a_tag_is_asked_with_the_credentials_of_the_caller_and_no_other(
 
 
 @pytest.mark.contract("3 playground access")
-def test_an_address_elsewhere_and_another_route_of_ours_are_never_asked(
+def test_render__url_without_a_data_route__not_called(
     client: FlaskClient, caller: dict[str, str], source: FakeSource
 ) -> None:
     for url in ("https://example.com/", "https://h/readyz", "https://h/playground/render", "http://169.254.169.254/v1"):
@@ -107,13 +107,13 @@ def test_an_address_elsewhere_and_another_route_of_ours_are_never_asked(
         assert body["message"] == "[]"
         assert body["tags"][0]["status"] is None
         assert "elsewhere" in [finding["rule"] for finding in body["findings"]]
-    # The host is not looked at: a message that is moved here from Amplitude's own endpoint is asked here.
+    # The host is ignored, so a message written for Amplitude's own endpoint calls this service.
     moved = "{% connected_content https://profile-api.amplitude.com/v1/userprofile?user_id=u :save x %}"
     moved += "{{ x.userData.user_id }}"
     assert render(client, caller, moved)["message"] == "u"
 
 
-def test_a_post_reaches_the_route_as_braze_sends_it(client: FlaskClient, caller: dict[str, str]) -> None:
+def test_render__post_with_form_or_json__reaches_the_route(client: FlaskClient, caller: dict[str, str]) -> None:
     form = ":method post :body user_id={{${user_id} | url_param_escape}}&rec_id=home"
     parts = '{"user_id": "{{${user_id}}}", "rec_id": ["home"]}'
     for options in (form, f":method post :content_type application/json :body {parts}"):
@@ -121,12 +121,12 @@ def test_a_post_reaches_the_route_as_braze_sends_it(client: FlaskClient, caller:
         assert render(client, caller, template)["message"] == "a"
 
 
-def test_the_device_id_is_known_to_the_message(client: FlaskClient, caller: dict[str, str]) -> None:
+def test_render__device_id__available_in_the_message(client: FlaskClient, caller: dict[str, str]) -> None:
     template = "{{most_recently_used_device.${id}}}/{{${user_id}}}"
     assert render(client, caller, template, user_id=" ", device_id=" d1 ")["message"] == "d1/"
 
 
-def test_the_requests_own_log_line_and_id_survive_what_is_asked_inside(
+def test_render__request_id__kept_with_one_log_line_for_each_request(
     client: FlaskClient, caller: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO"):
@@ -142,7 +142,7 @@ def test_the_requests_own_log_line_and_id_survive_what_is_asked_inside(
 
 
 @pytest.mark.parametrize("path", ["/playground", "/playground/"])
-def test_the_page_has_the_snippets_with_this_host_and_a_strict_policy(
+def test_playground_page__known_host__snippets_with_the_host_and_strict_policy(
     client: FlaskClient, caller: dict[str, str], path: str
 ) -> None:
     answer = client.get(path, headers=caller, base_url="https://cc.example.com")
@@ -155,14 +155,14 @@ def test_the_page_has_the_snippets_with_this_host_and_a_strict_policy(
 
 
 @pytest.mark.contract("3 playground access")
-def test_page_and_rendering_need_credentials_for_which_a_browser_asks(client: FlaskClient) -> None:
+def test_playground__no_credentials__401_with_a_basic_challenge(client: FlaskClient) -> None:
     for answer in (client.get("/playground"), client.post("/playground/render", json={"template": "x"})):
         assert answer.status_code == 401
         assert answer.headers["WWW-Authenticate"].startswith("Basic ")
 
 
 @pytest.mark.contract("3 playground access")
-def test_allowed_networks_hold_for_the_playground_too(source: FakeSource, caller: dict[str, str]) -> None:
+def test_render__address_inside_or_outside_the_networks__200_or_403(source: FakeSource, caller: dict[str, str]) -> None:
     env = {
         "AMPLITUDE_SECRET_KEY": "k",
         "PROXY_API_KEYS": KEYS,
@@ -192,7 +192,7 @@ def test_allowed_networks_hold_for_the_playground_too(source: FakeSource, caller
         ({"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"}, 403),
     ],
 )
-def test_no_page_of_another_site_can_render(
+def test_render__request_from_another_site__403(
     client: FlaskClient, caller: dict[str, str], source: FakeSource, headers: dict[str, str], status: int
 ) -> None:
     answer = client.post("/playground/render", json={"template": RECS, "user_id": "u"}, headers={**caller, **headers})
@@ -214,7 +214,7 @@ def test_no_page_of_another_site_can_render(
         (json.dumps({"template": "x" * 200_000}), "application/json", 413),
     ],
 )
-def test_a_mistake_is_problem_json(
+def test_render__invalid_body__problem_json(
     client: FlaskClient, caller: dict[str, str], body: str, content_type: str, status: int
 ) -> None:
     answer = client.post("/playground/render", data=body, content_type=content_type, headers=caller)
@@ -223,7 +223,7 @@ def test_a_mistake_is_problem_json(
     assert "16 KiB" not in answer.text
 
 
-def test_odd_text_is_rendered_and_none_is_a_500(client: FlaskClient, caller: dict[str, str]) -> None:
+def test_render__lone_surrogates__200(client: FlaskClient, caller: dict[str, str]) -> None:
     body = json.dumps({"template": "\ud800{{${user_id}}}" + RECS, "user_id": "\udfff é"})
     answer = client.post("/playground/render", data=body, content_type="application/json", headers=caller)
     assert answer.status_code == 200
@@ -234,7 +234,7 @@ def test_render__line_break_in_the_content_type__no_500(client: FlaskClient, cal
     assert render(client, caller, tag)["tags"][0]["status"] == 415
 
 
-def test_render__every_place_is_taken__refused_at_once(
+def test_render__all_render_slots_taken__refused_at_once(
     client: FlaskClient, caller: dict[str, str], source: FakeSource
 ) -> None:
     source.open.clear()
@@ -258,22 +258,22 @@ def test_render__every_place_is_taken__refused_at_once(
     assert render(client, caller)["outcome"] == "sent"
 
 
-def test_the_example_of_the_document_is_rendered_as_it_shows(client: FlaskClient, caller: dict[str, str]) -> None:
+def test_render__example_of_the_document__documented_answer(client: FlaskClient, caller: dict[str, str]) -> None:
     answer = client.post("/playground/render", json=EXAMPLE, headers=caller)
     varying = {"cache_status": None, "age": None, "ms": 0, "json": None}
     assert json.loads(answer.data)["tags"][0] | varying == RENDERED["tags"][0] | varying | {"calls": 1}
 
 
 class Unfinished(io.BytesIO):
-    """A body that nobody finishes until `finish` is set."""
+    """A request body that cannot be read until `finish` is set. Each read releases `started`."""
 
-    def __init__(self, content: bytes, came: threading.Semaphore, finish: threading.Event) -> None:
+    def __init__(self, content: bytes, started: threading.Semaphore, finish: threading.Event) -> None:
         super().__init__(content)
-        self.came = came
+        self.started = started
         self.finish = finish
 
     def read(self, size: int | None = -1, /) -> bytes:
-        self.came.release()
+        self.started.release()
         assert self.finish.wait(10)
         return super().read(size)
 
@@ -285,12 +285,12 @@ class Unfinished(io.BytesIO):
 
 @contextmanager
 def unfinished(client: FlaskClient, caller: dict[str, str], number: int) -> Iterator[None]:
-    """Keep so many of the largest bodies from being finished."""
-    came, finish = threading.Semaphore(0), threading.Event()
+    """Keep `number` bodies of the largest size unfinished."""
+    started, finish = threading.Semaphore(0), threading.Event()
     content = b'{"template": "x"}'.ljust(128 * 1024)
 
     def send() -> int:
-        body = Unfinished(content, came, finish)
+        body = Unfinished(content, started, finish)
         options: dict[str, Any] = {"content_length": len(content), "content_type": "application/json"}
         return (
             client.application.test_client()
@@ -299,17 +299,17 @@ def unfinished(client: FlaskClient, caller: dict[str, str], number: int) -> Iter
         )
 
     with ThreadPoolExecutor(number) as pool:
-        sent = [pool.submit(send) for _ in range(number)]
+        futures = [pool.submit(send) for _ in range(number)]
         try:
-            for _ in sent:
-                assert came.acquire(timeout=10)
+            for _ in futures:
+                assert started.acquire(timeout=10)
             yield
         finally:
             finish.set()
-        assert {target.result(10) for target in sent} == {200}
+        assert {future.result(10) for future in futures} == {200}
 
 
-def test_body__many_are_not_finished__refused_until_they_are(client: FlaskClient, caller: dict[str, str]) -> None:
+def test_body__32_unfinished_bodies__refused_until_they_finish(client: FlaskClient, caller: dict[str, str]) -> None:
     with unfinished(client, caller, 32):
         assert render(client, caller, "x")["outcome"] == "refused"
     assert render(client, caller, "x")["outcome"] == "sent"

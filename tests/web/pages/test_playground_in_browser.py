@@ -1,4 +1,4 @@
-"""The playground in a real browser and over real HTTP, before the real service."""
+"""The playground of the real service, in a real browser."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ STOP = """
 const focused = document.activeElement;
 const style = getComputedStyle(focused);
 const name = focused.labels?.[0]?.textContent || focused.getAttribute("aria-label") || focused.textContent;
-const seen = style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2;
-return {id: focused.id, name: name.trim(), outline: seen};
+const visible = style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2;
+return {id: focused.id, name: name.trim(), outline: visible};
 """
 
 
@@ -38,18 +38,18 @@ def write(browser: Browser, message: str) -> None:
     browser.find("#template").send_keys(message)
 
 
-def rendered(browser: Browser, word: str = "sent") -> str:
+def rendered_message(browser: Browser, word: str = "sent") -> str:
     browser.until(lambda: browser.find("#outcome").text == word, f"outcome {word}")
     return str(browser.driver.execute_script("return document.getElementById('message').textContent")).strip()
 
 
 @pytest.mark.contract("3 playground access")
-def test_a_message_is_edited_and_what_is_sent_changes_with_it(service: Service, browser: Browser) -> None:
+def test_playground__message_edited__rendered_message_changes(service: Service, browser: Browser) -> None:
     open_playground(browser, service)
     assert browser.find("#will-expose").text.startswith("Rendering this asks for a recommendation")
     browser.find("#user").send_keys("ava")
     browser.press("#render")
-    assert rendered(browser).startswith("Chosen for you:\n- trail-shoe")
+    assert rendered_message(browser).startswith("Chosen for you:\n- trail-shoe")
     card = browser.find(".call").text
     for text in ("GET /v1/recommendations", "recs", "status 200", "to Amplitude", "Exposure", '"trail-shoe"', " ms"):
         assert text in card
@@ -58,7 +58,7 @@ def test_a_message_is_edited_and_what_is_sent_changes_with_it(service: Service, 
     assert not browser.driver.find_element("id", "will-expose").is_displayed()
     browser.press("#render")
     browser.until(lambda: browser.all("[data-rule=unescaped]"), "the findings")
-    assert rendered(browser) == "Hi"
+    assert rendered_message(browser) == "Hi"
     rules = [item.get_attribute("data-rule") for item in browser.all(".findings li")]
     assert sorted(map(str, rules)) == ["insecure", "syntax", "unescaped", "unsafe-name"]
     browser.press("[data-rule=unsafe-name] .line")
@@ -67,30 +67,32 @@ def test_a_message_is_edited_and_what_is_sent_changes_with_it(service: Service, 
 
     write(browser, BROKEN.replace("gp:", "properties.").replace("http:", "https:") + "!{% abort_message('enough') %}")
     browser.press("#render")
-    assert rendered(browser, "aborted") == ""
+    assert rendered_message(browser, "aborted") == ""
     assert browser.find("#reason").text == "aborted: enough"
     assert browser.complaints() == []
     hosts = {urlsplit(url).netloc.rpartition("@")[2] for url in browser.requested()}
     assert hosts == {urlsplit(service.url).netloc}
 
 
-def test_a_snippet_is_chosen_and_rendered_by_keyboard_alone(service: Service, browser: Browser) -> None:
+def test_playground__keyboard_only__snippet_is_chosen_and_rendered(service: Service, browser: Browser) -> None:
     open_playground(browser, service)
     browser.driver.execute_script("document.getElementById('user').focus()")
     active = browser.driver.switch_to.active_element
     active.send_keys("ben\ue004")  # Tab, to the device
     browser.driver.switch_to.active_element.send_keys("\ue004")
     browser.driver.switch_to.active_element.send_keys("Greeting")
-    assert "/v1/recommendations?" in str(browser.find("#template").get_property("value")), "only looked at so far"
+    assert "/v1/recommendations?" in str(browser.find("#template").get_property("value")), (
+        "selecting a snippet does not load it"
+    )
     browser.driver.switch_to.active_element.send_keys("\ue004")
     browser.driver.switch_to.active_element.send_keys(" ")  # Load
     assert "/v1/properties?" in str(browser.find("#template").get_property("value"))
     browser.driver.switch_to.active_element.send_keys("\ue009\ue007")  # Ctrl Enter
-    assert rendered(browser) == "Hi Ben!"
+    assert rendered_message(browser) == "Hi Ben!"
     assert browser.complaints() == []
 
 
-def test_a_message_is_copied_as_it_stands_for_a_host_that_braze_can_call(service: Service, browser: Browser) -> None:
+def test_playground__copy_pressed__clipboard_has_the_message_unchanged(service: Service, browser: Browser) -> None:
     open_playground(browser, service)
     message = str(browser.find("#template").get_property("value"))
     assert "https://your-host/v1/recommendations?" in message
@@ -98,15 +100,15 @@ def test_a_message_is_copied_as_it_stands_for_a_host_that_braze_can_call(service
     browser.until(lambda: browser.find("#copied").text == "copied", "copied")
     write(browser, "")
     browser.find("#template").send_keys(Keys.CONTROL, "v")
-    browser.until(lambda: browser.find("#template").get_property("value") == message, "what was copied")
+    browser.until(lambda: browser.find("#template").get_property("value") == message, "the copied message")
     assert browser.complaints() == []
 
 
-def test_by_keyboard_everything_is_reached_in_order_named_and_seen(service: Service, browser: Browser) -> None:
+def test_playground__tab_key__controls_in_order_named_and_outlined(service: Service, browser: Browser) -> None:
     open_playground(browser, service)
     browser.find("#user").send_keys("ava")
     browser.press("#render")
-    rendered(browser)
+    rendered_message(browser)
     browser.driver.execute_script("document.getElementById('user').focus()")
     stops = []
     for _ in range(9):
@@ -121,31 +123,33 @@ def test_by_keyboard_everything_is_reached_in_order_named_and_seen(service: Serv
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1200])
-def test_the_playground_fits_its_window(service: Service, browser: Browser, width: int, scheme: Scheme) -> None:
+def test_playground__each_width_and_scheme__fits_and_shows_the_message(
+    service: Service, browser: Browser, width: int, scheme: Scheme
+) -> None:
     browser.dress(width=width, scheme=scheme)
     open_playground(browser, service)
     browser.find("#user").send_keys("ava")
     browser.press("#render")
-    rendered(browser)
+    rendered_message(browser)
     top = browser.driver.execute_script("return document.getElementById('result').getBoundingClientRect().top")
-    assert top < 600, "what is sent must be seen without scrolling"
+    assert top < 600, "the result must be visible without scrolling"
     assert browser.problems(scheme) == []
 
 
-def test_what_a_user_is_called_cannot_become_part_of_the_page(service: Service, browser: Browser) -> None:
+def test_playground__markup_in_message_and_user_id__shown_as_text(service: Service, browser: Browser) -> None:
     open_playground(browser, service)
     write(browser, "<img src=x onerror='window.broken = 1'>{{${user_id}}}")
     browser.find("#user").send_keys("<script>window.broken = 1</script>")
     browser.press("#render")
-    assert rendered(browser) == "<img src=x onerror='window.broken = 1'><script>window.broken = 1</script>"
+    assert rendered_message(browser) == "<img src=x onerror='window.broken = 1'><script>window.broken = 1</script>"
     assert browser.driver.execute_script("return window.broken") is None
     assert browser.complaints() == []
 
 
 @pytest.mark.parametrize("scheme", get_args(Scheme))
-def test_the_readme_s_picture_is_taken_as_it_is_kept(service: Service, browser: Browser, scheme: Scheme) -> None:
-    taken = picture.take(browser, service.url.replace("://", f"://braze:{SECRET}@"), scheme)
-    picture_bytes = (picture.FOLDER / picture.name(scheme)).read_bytes()
-    assert taken[:4] == picture_bytes[:4] == b"RIFF"
-    assert taken[8:12] == picture_bytes[8:12] == b"WEBP"
-    assert max(len(taken), len(picture_bytes)) < 200_000
+def test_readme_picture__new_and_stored__webp_below_200_kb(service: Service, browser: Browser, scheme: Scheme) -> None:
+    new_picture = picture.take(browser, service.url.replace("://", f"://braze:{SECRET}@"), scheme)
+    stored_picture = (picture.FOLDER / picture.name(scheme)).read_bytes()
+    assert new_picture[:4] == stored_picture[:4] == b"RIFF"
+    assert new_picture[8:12] == stored_picture[8:12] == b"WEBP"
+    assert max(len(new_picture), len(stored_picture)) < 200_000

@@ -1,4 +1,4 @@
-"""Renderings beside the real service: they delay no other request, and none of their processes is left behind."""
+"""Render processes of the real service: no delay of other requests, and no process remains."""
 
 from __future__ import annotations
 
@@ -39,14 +39,17 @@ def render(service: Service, template: str) -> dict[str, Any]:
 
 
 def children(service: Service) -> list[psutil.Process]:
-    """Return the processes of the service's workers that render, and those that have not been waited for."""
+    """Return the child processes of the service's workers: running renderings, and zombies."""
     workers = psutil.Process(service.process.pid).children()
     return [child for worker in workers for child in worker.children()]
 
 
-def rendering(service: Service) -> psutil.Process:
-    """Return the process that renders, as soon as Amplitude is called for its tag."""
-    until(lambda: any(query.get("user_id") == "rendered" for _, query in service.sandbox.calls), "nothing is rendered")
+def process_of_rendering(service: Service) -> psutil.Process:
+    """Wait until the tag of a rendering calls Amplitude. Return the process of the rendering."""
+    until(
+        lambda: any(query.get("user_id") == "rendered" for _, query in service.sandbox.calls),
+        "no rendering called Amplitude",
+    )
     (child,) = (child for child in children(service) if child.status() != psutil.STATUS_ZOMBIE)
     return child
 
@@ -59,11 +62,11 @@ def own_service(start_service: Callable[..., Service]) -> Iterator[Service]:
 
 
 @pytest.mark.contract("3 playground process")
-def test_cached_answers__beside_a_rendering__come_before_it_ends(service: Service) -> None:
+def test_cached_answers__during_a_rendering__sent_before_it_ends(service: Service) -> None:
     assert service.get("/v1/cohorts?user_id=ava").json()["ok"]
     with ThreadPoolExecutor() as pool:
         result = pool.submit(render, service, ENDLESS)
-        child = rendering(service)
+        child = process_of_rendering(service)
         for _ in range(50):
             assert service.get("/v1/cohorts?user_id=ava").status_code == 200
         assert not result.done()
@@ -75,22 +78,22 @@ def test_render__unclosed_output_in_a_tag__refused(service: Service) -> None:
     assert render(service, UNCLOSED)["reason"].startswith("line 1: {{ in a tag is never closed")
 
 
-def test_render__client_has_gone__process_ends_and_is_reaped(own_service: Service) -> None:
+def test_render__client_disconnects__process_ends_and_is_reaped(own_service: Service) -> None:
     body = json.dumps({"template": CALL}).encode()
     head = f"POST /playground/render HTTP/1.1\r\nHost: x\r\nX-API-Key: {SECRET}\r\nContent-Type: application/json\r\n"
     with socket.create_connection(own_service.address) as client:
         client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        child = rendering(own_service)
-    child.wait(15)  # as long as the rendering takes, at most
+        child = process_of_rendering(own_service)
+    child.wait(15)  # the longest time that a rendering may take
     assert not child.is_running()
     assert render(own_service, "a")["message"] == "a"
     assert all(process.status() != psutil.STATUS_ZOMBIE for process in children(own_service))
 
 
-def test_service__stopped_in_the_midst_of_a_rendering__answers_it_and_leaves_no_process(own_service: Service) -> None:
+def test_service__stopped_during_a_rendering__answers_and_leaves_no_process(own_service: Service) -> None:
     with ThreadPoolExecutor() as pool:
         result = pool.submit(render, own_service, CALL + "{{ c.found }}")
-        child = rendering(own_service)
+        child = process_of_rendering(own_service)
         own_service.process.terminate()
         assert result.result()["outcome"] == "sent"
     own_service.process.wait(30)
@@ -99,10 +102,10 @@ def test_service__stopped_in_the_midst_of_a_rendering__answers_it_and_leaves_no_
 
 @pytest.mark.slow
 @pytest.mark.contract("3 playground process")
-def test_worker__killed_in_the_midst_of_a_rendering__leaves_no_process(own_service: Service) -> None:
+def test_worker__killed_during_a_rendering__leaves_no_process(own_service: Service) -> None:
     with ThreadPoolExecutor() as pool:
         result = pool.submit(render, own_service, ENDLESS)
-        child = rendering(own_service)
+        child = process_of_rendering(own_service)
         (worker,) = psutil.Process(own_service.process.pid).children()
         worker.kill()
         with pytest.raises(requests.ConnectionError):
@@ -111,9 +114,9 @@ def test_worker__killed_in_the_midst_of_a_rendering__leaves_no_process(own_servi
     assert not child.is_running()
 
 
-def test_preview__template_that_never_ends__limited() -> None:
+def test_preview__unclosed_output__refused_within_10_cpu_seconds() -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    ended = run("preview", "-", "--demo", stdin=UNCLOSED)
-    assert ended.returncode == 1
-    assert "refused: line 1: {{ in a tag is never closed" in ended.stderr
+    completed = run("preview", "-", "--demo", stdin=UNCLOSED)
+    assert completed.returncode == 1
+    assert "refused: line 1: {{ in a tag is never closed" in completed.stderr
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 10

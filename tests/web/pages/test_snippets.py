@@ -1,4 +1,4 @@
-"""The shipped snippets: they render alike by python-liquid and Ruby's Liquid, for real answers and for none."""
+"""The shipped snippets: python-liquid and Ruby's Liquid render the same messages, also when Amplitude fails."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.conftest import SECRET, Service
 from tests.support import liquid
 
 SNIPPETS = snippets()
-SENT = {
+EXPECTED = {
     "Recommendations with a default": {
         "ava": "Chosen for you:\n- trail-shoe\n- rain-shell\n- head-torch",
         "ben": "Our bestsellers:\n- see them all at example.com/bestsellers",
@@ -58,31 +58,31 @@ def ask(service: Service) -> Ask:
     return running_service(service.url, f"braze:{SECRET}")
 
 
-def test_every_snippet_has_what_it_must_send_and_every_route_a_snippet() -> None:
-    assert list(SENT) == list(SNIPPETS)
+def test_snippets__all__have_expected_messages_and_cover_every_route() -> None:
+    assert list(EXPECTED) == list(SNIPPETS)
     routes = {name for text in SNIPPETS.values() for name in re.findall(r"/v1/(\w+)", text)}
     assert routes == tag_syntax.ROUTES - {"userprofile"}
 
 
 @pytest.mark.parametrize("title", SNIPPETS)
-def test_a_snippet_has_nothing_that_breaks_in_braze(title: str) -> None:
+def test_snippet__linted__no_problem(title: str) -> None:
     assert [finding for finding in tags.findings(scanner.markups(SNIPPETS[title])) if finding.level == "problem"] == []
 
 
-@pytest.mark.parametrize(("title", "user"), [(title, user) for title, users in SENT.items() for user in users])
-def test_a_snippet_sends_what_its_author_means(ask: Ask, engine: liquid.Engine, title: str, user: str) -> None:
-    assert engine(SNIPPETS[title], user, ask).strip() == SENT[title][user]
+@pytest.mark.parametrize(("title", "user"), [(title, user) for title, users in EXPECTED.items() for user in users])
+def test_snippet__each_engine__expected_message(ask: Ask, engine: liquid.Engine, title: str, user: str) -> None:
+    assert engine(SNIPPETS[title], user, ask).strip() == EXPECTED[title][user]
 
 
 @pytest.mark.contract("3 playground")
 @pytest.mark.parametrize("title", SNIPPETS)
-def test_both_engines_agree_to_the_letter_for_every_user(ask: Ask, ruby: liquid.Engine, title: str) -> None:
+def test_snippet__every_user__both_engines_render_the_same(ask: Ask, ruby: liquid.Engine, title: str) -> None:
     for user in USERS:
         assert liquid.python(SNIPPETS[title], user, ask) == ruby(SNIPPETS[title], user, ask), user
 
 
 @pytest.mark.parametrize("title", SNIPPETS)
-def test_both_engines_agree_when_amplitude_fails(failing: Ask, engine: liquid.Engine, title: str) -> None:
+def test_snippet__amplitude_fails__default_message_or_abort(failing: Ask, engine: liquid.Engine, title: str) -> None:
     sent = engine(SNIPPETS[title], "ava", failing).strip()
     if title == "Abort when missing":
         assert sent == "aborted: the recommendations are missing"

@@ -1,4 +1,4 @@
-"""The status page in a real browser: it draws what happened, and says what is wrong and when it is mended."""
+"""The status page in a real browser: its charts, and its findings during a fault and after the fix."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.fakes import FakeClock, FakeSource
 pytestmark = pytest.mark.slow
 
 CHARTS = ("quota", "answers", "answer", "call", "backlog", "errors")
-DRAWN = """
+PAGE_CONTENT = """
 const texts = ["#answers-now", "#answers-of", "#errors-now", "#errors-legend", "#quota-now", "#quota-of"];
 return {
   ...Object.fromEntries(texts.map((selector) => [selector, document.querySelector(selector).innerText.trim()])),
@@ -37,7 +37,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def url(app: Flask) -> Iterator[str]:
-    """Serve the application, whose clock the test moves, over HTTP."""
+    """Serve the application over HTTP. The test advances its clock."""
     server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -52,8 +52,8 @@ def open_status(browser: Browser, url: str) -> None:
     browser.find("#looked.good")
 
 
-def words(browser: Browser, begin: str) -> str:
-    """Return what is said to be wrong, as soon as it begins like this: the page is redrawn under our eyes."""
+def findings_text(browser: Browser, begin: str) -> str:
+    """Wait until the text of the findings starts with `begin`, and return it. The page updates itself."""
 
     def look() -> str | None:
         text = str(browser.driver.execute_script("return document.getElementById('findings').innerText"))
@@ -62,32 +62,32 @@ def words(browser: Browser, begin: str) -> str:
     return browser.until(look, begin)
 
 
-def drawn(browser: Browser) -> dict[str, Any]:
-    """Return what the page shows now, read at one moment."""
-    text: dict[str, Any] = browser.driver.execute_script(DRAWN, CHARTS)
+def page_content(browser: Browser) -> dict[str, Any]:
+    """Return the texts and charts of the page, all read at the same moment."""
+    text: dict[str, Any] = browser.driver.execute_script(PAGE_CONTENT, CHARTS)
     return text
 
 
 @pytest.fixture
-def hurried(browser: Browser) -> Iterator[Browser]:
-    """Return a window in whose pages a second is over in a fiftieth of one."""
+def fast_browser(browser: Browser) -> Iterator[Browser]:
+    """Return a browser whose pages run their intervals 50 times faster."""
     quick = "const real = window.setInterval; window.setInterval = (call, ms) => real(call, ms / 50);"
     devtools = browser.driver.execute_cdp_cmd
     added = devtools("Page.addScriptToEvaluateOnNewDocument", {"source": quick})
     yield browser
-    browser.open("about:blank")  # it would go on to ask when nobody answers any more
+    browser.open("about:blank")  # otherwise the page would send requests to a stopped server
     browser.complaints()
     devtools("Page.removeScriptToEvaluateOnNewDocument", added)
 
 
 @pytest.mark.contract("3 status")
-def test_the_page_draws_the_last_hour_and_says_what_is_wrong_and_when_it_is_mended(
-    app: Flask, url: str, source: FakeSource, clock: FakeClock, hurried: Browser
+def test_status_page__fault_then_fix__charts_and_findings_follow(
+    app: Flask, url: str, source: FakeSource, clock: FakeClock, fast_browser: Browser
 ) -> None:
-    browser = hurried
+    browser = fast_browser
     open_status(browser, url)
-    assert words(browser, "All is well")
-    assert drawn(browser)["#answers-of"] == "nobody asked in the last hour"
+    assert findings_text(browser, "All is well")
+    assert page_content(browser)["#answers-of"] == "nobody asked in the last hour"
 
     client = app.test_client()
     for number in range(20):
@@ -95,8 +95,10 @@ def test_the_page_draws_the_last_hour_and_says_what_is_wrong_and_when_it_is_mend
     source.fault = UpstreamRejected()
     client.get("/v1/cohorts?user_id=user-11", headers={"X-API-Key": SECRET})
     clock.advance(10)
-    assert "AMPLITUDE_SECRET_KEY" in words(browser, "Amplitude rejects")
-    page = browser.until(lambda: text if (text := drawn(browser))["#answers-now"] == "48 %" else None, "the share")
+    assert "AMPLITUDE_SECRET_KEY" in findings_text(browser, "Amplitude rejects")
+    page = browser.until(
+        lambda: text if (text := page_content(browser))["#answers-now"] == "48 %" else None, "the share"
+    )
     assert (page["#errors-now"], page["#errors-legend"]) == ("1", "credentials rejected")
     assert (page["#quota-now"], page["#quota-of"]) == ("11", "of 600 calls used, 589 left this minute")
     assert page["bars"] == [1, 0, 1, 1]
@@ -105,7 +107,7 @@ def test_the_page_draws_the_last_hour_and_says_what_is_wrong_and_when_it_is_mend
     source.fault = None
     client.get("/v1/cohorts?user_id=user-12", headers={"X-API-Key": SECRET})
     clock.advance(70)
-    assert words(browser, "All is well")
+    assert findings_text(browser, "All is well")
     assert browser.complaints() == []
     hosts = {urlsplit(loaded).netloc.rpartition("@")[2] for loaded in browser.requested()}
     assert hosts == {urlsplit(url).netloc}
@@ -113,7 +115,9 @@ def test_the_page_draws_the_last_hour_and_says_what_is_wrong_and_when_it_is_mend
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1200])
-def test_the_status_page_fits_its_window(service: Service, browser: Browser, width: int, scheme: Scheme) -> None:
+def test_status_page__each_width_and_scheme__fits_without_problems(
+    service: Service, browser: Browser, width: int, scheme: Scheme
+) -> None:
     browser.dress(width=width, scheme=scheme)
     open_status(browser, service.url)
     browser.find("#errors svg")
