@@ -206,13 +206,13 @@ def _json(response: requests.Response) -> dict[str, Any]:
 def redirect_target(url: str, location: str) -> str:
     """Return the URL of a redirect. Raises NotDownloaded when others could read the members of the cohort there."""
     try:
-        url = urljoin(url, location)
-        parts = parse_url(url)
+        target = urljoin(url, location)
+        parts = parse_url(target)
     except ValueError:
         raise NotDownloaded("the link to the cohort's file leads to what is no address") from None
-    if not is_confidential(parts):
+    if not is_confidential(parts) or (parts.scheme == "http" and url.startswith("https:")):
         raise NotDownloaded(f"the link to the cohort's file leads to {parts.scheme}://, which is not https")
-    return url
+    return target
 
 
 def _pause_after(attempts: int) -> float:

@@ -188,14 +188,19 @@ class FetchScheduler:
                 self._refuse(identity, late)
             try:
                 self._start(self._run, identity, batch, outcome)
+                return True
             except RuntimeError:  # no thread can be started, or the process ends
+                with self._lock:
+                    if self._batches.get(identity) is not batch:
+                        return True  # a thread that has just become free runs it
+                    del self._batches[identity]
+                    self._lock.notify_all()
                 outcome.cancel()
                 outcome = QuotaExhausted()
-            else:
-                return True
-        with self._lock:
-            del self._batches[identity]
-            self._lock.notify_all()
+        else:
+            with self._lock:
+                del self._batches[identity]
+                self._lock.notify_all()
         self._refuse(identity, list(batch.parts.values()), outcome)
         return False
 

@@ -230,7 +230,8 @@ def known(updates: Updates) -> Known:
             case b"f":
                 cleared_at = at
         latest = max(latest, at)
-    return Known(cohorts, values, whole_at, latest, cleared_at)
+    # Sorted, so that Liquid-safe names do not depend on the order of the pushes.
+    return Known(cohorts, dict(sorted(values.items())), whole_at, latest, cleared_at)
 
 
 def checksum(user_id: str) -> int:

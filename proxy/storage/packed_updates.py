@@ -26,6 +26,5 @@ def merged_packed(packed: bytes | None, new: Updates, horizon: float) -> bytes |
     """
     if packed is not None:
         new = merged(since(read_packed(packed), horizon), new)
-        if too_large(new):
-            return None
-    return compressed(pack(new))
+    # Updates that the previous version stored may be too large alone: their names take more bytes now.
+    return None if too_large(new) else compressed(pack(new))

@@ -266,7 +266,9 @@ def test_an_amplitude_that_is_not_there_is_said_so(sandbox: Sandbox) -> None:
     assert len(download.slept) == 4
 
 
-@pytest.mark.parametrize("location", ["http://storage.example.com/f", "file:///etc/passwd", "http://[", "ftp://h/f"])
+@pytest.mark.parametrize(
+    "location", ["http://storage.example.com/f", "file:///etc/passwd", "http://[", "ftp://h/f", "http://localhost/f"]
+)
 def test_a_link_is_followed_only_to_where_nobody_reads_along(location: str) -> None:
     assert redirect_target("https://amplitude.com/a/b", "/c?d=e") == "https://amplitude.com/c?d=e"
     assert (
@@ -279,7 +281,15 @@ def test_a_link_is_followed_only_to_where_nobody_reads_along(location: str) -> N
 
 @pytest.mark.parametrize(
     "location",
-    [f"https://{'a' * 64}.x/", "https://a..b/", "https://a:99999/", "https://a b/", "https:///f", "https://[::1"],
+    [
+        "https://a.example\\@127.0.0.1/",
+        f"https://{'a' * 64}.x/",
+        "https://a..b/",
+        "https://a:99999/",
+        "https://a b/",
+        "https:///f",
+        "https://[::1",
+    ],
 )
 def test_a_link_that_no_client_can_follow_is_one_fault_and_not_tried_again(
     sandbox: Sandbox, download: Download, monkeypatch: pytest.MonkeyPatch, location: str

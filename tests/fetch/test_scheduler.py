@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -746,3 +746,19 @@ def test_call__no_thread_can_be_started__refused_and_never_sent_later(
 
 def _cannot_start(_: threading.Thread) -> None:
     raise RuntimeError("can't start new thread")
+
+
+def test_call__already_running_when_the_pool_fails_to_start_a_thread__answered_and_counted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit = ThreadPoolExecutor.submit
+
+    def submit_and_fail(pool: ThreadPoolExecutor, work: Callable[..., Any], /, *args: Any) -> Any:
+        submit(pool, work, *args).result(10)
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(ThreadPoolExecutor, "submit", submit_and_fail)
+        result = world.get(COHORTS)
+    assert (result.error, result.calls) == (None, 1)
+    assert world.rate_limiter.used == 1

@@ -143,3 +143,10 @@ def test_what_a_clock_ahead_said_is_ordered_by_its_moment_and_no_younger_than_it
             result = merged(result, one)
         assert known(result).properties == {"a": (101.0, b"2")}
     assert known(merged(again, first)).latest == known(merged(first, again)).latest == 100.0
+
+
+def test_known__properties_pushed_in_any_order__sorted_by_name() -> None:
+    whole = properties({"plan.type": b"1", "plan type": b"2"}, 1.0, whole=True)
+    later = properties({"plan type": b"3"}, 2.0)
+    assert list(known(whole).properties) == ["plan type", "plan.type"]
+    assert list(known(merged(whole, later)).properties) == ["plan type", "plan.type"]

@@ -1,5 +1,6 @@
 """The memory store: records, updates and ready bodies."""
 
+import struct
 import tracemalloc
 from weakref import ref
 
@@ -9,7 +10,7 @@ from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity, recommendation
 from proxy.profile.query import ProfileQuery
 from proxy.profile.record import EMPTY, CachedPart, Record
-from proxy.profile.updates import membership
+from proxy.profile.updates import membership, pack, unpack
 from proxy.storage.memory import MemoryStore
 from proxy.storage.ready_bodies import ReadyBody
 from proxy.storage.tombstones import names
@@ -245,3 +246,15 @@ def test_size__ready_bodies__bytes_that_are_taken(clock: FakeClock) -> None:
     taken = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert 0.9 < (store.size - before) / taken < 1.15
+
+
+def test_push__properties_of_the_previous_version_grow_too_large__skipped_and_user_is_answered(
+    clock: FakeClock,
+) -> None:
+    moment = struct.pack(">d", clock())
+    fields = {b"p" + b"%05d" % number: moment + b"1" * 40 for number in range(1000)}
+    new = unpack(pack(fields))
+    store = a_store(clock)
+    assert store.push([("u", new)], 0) == {"too_large": 1}
+    assert store.with_updates(USER, EMPTY, QUERY) is EMPTY
+    assert store.updates("u") == {}

@@ -408,3 +408,27 @@ def test_a_whole_set_that_was_pushed_answers_in_the_other_process_and_a_part_of_
     one.push(("u", properties({"a": b"1"}, now, whole=True)), ("v", properties({"a": b"1"}, now)))
     assert other.get(PROPERTIES).forwarded is None
     assert other.get(PROPERTIES, identity=Identity("v", None)).forwarded == "miss"
+
+
+@pytest.mark.parametrize("kind", [b"s", b"p"])
+@pytest.mark.parametrize("field_lines", [True, False])
+def test_update__stored_set_without_line_ends__takes_no_long_time_in_redis(
+    running: RedisServer, kind: bytes, field_lines: bool
+) -> None:
+    process = Process(running.url)
+    settled(process)
+    now = time.time()
+    new = properties({"a": b"1"}, now)
+    (field, value), *_ = new.items()
+    long = b"x" * 60_000
+    stored = {field: value + long} if field_lines else {kind + long: value, b"s" + b"b\n": value}
+    with redis.Redis.from_url(running.url) as operator:
+        operator.set(b"test:pushed:" + name_of("u"), pack(stored))
+        operator.config_resetstat()
+        process.push(("u", new))
+        slowest = max(
+            stats["usec_per_call"]
+            for name, stats in operator.info("commandstats").items()
+            if name.startswith("cmdstat_eval")
+        )
+    assert slowest < 2_000_000, "17 s before"
