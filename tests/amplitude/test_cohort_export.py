@@ -77,7 +77,9 @@ def download(sandbox: Sandbox) -> Download:
 
 
 @pytest.mark.contract("5 warm cohort")
-def test_members_come_from_the_storage_which_is_told_no_credentials(sandbox: Sandbox, download: Download) -> None:
+def test_download__file_in_the_storage__members_and_no_credentials_sent_there(
+    sandbox: Sandbox, download: Download
+) -> None:
     assert download("c31") == ["ava", "dário & söhne", *download.users[2:]]
     assert set(download.users[2:]) <= {f"user-{number}" for number in range(1, 2001)}
     assert len(download.users) > 50
@@ -87,7 +89,7 @@ def test_members_come_from_the_storage_which_is_told_no_credentials(sandbox: San
     assert [line for line in download.progress if "members in the cohort" in line]
 
 
-def test_the_storage_of_the_sandbox_notices_credentials(sandbox: Sandbox) -> None:
+def test_sandbox_storage__request_with_credentials__400_and_counted(sandbox: Sandbox) -> None:
     auth = (sandbox.api_key, sandbox.secret_key)
     request_id = requests.get(f"{sandbox.url}/api/5/cohorts/request/vip", auth=auth, timeout=5).json()["request_id"]
     link = f"{sandbox.url}/api/5/cohorts/request/{request_id}/file"
@@ -97,7 +99,7 @@ def test_the_storage_of_the_sandbox_notices_credentials(sandbox: Sandbox) -> Non
     assert requests.get(location, timeout=5).text == '"amplitude_id","user_id"\n"356000000001","ava"\n'
 
 
-def test_a_small_cohort_comes_at_once_and_anonymous_members_are_nobody() -> None:
+def test_download__small_cohort__no_pause_and_anonymous_members_are_blank() -> None:
     with Sandbox(documented=Documented(cohort_file="inline", cohort_polls=0)) as sandbox:
         download = Download(sandbox)
         assert download("crowd-3") == ["user-1", "user-2", "user-3"]
@@ -107,7 +109,7 @@ def test_a_small_cohort_comes_at_once_and_anonymous_members_are_nobody() -> None
 
 
 @pytest.mark.contract("5 warm cohort")
-def test_pauses_between_looks_grow_and_stay_within_what_amplitude_allows() -> None:
+def test_download__long_export__pauses_grow_and_polls_stay_within_amplitudes_limit() -> None:
     with Sandbox(documented=Documented(cohort_polls=40)) as sandbox:
         download = Download(sandbox)
         assert download("crowd-1") == ["user-1"]
@@ -127,7 +129,9 @@ def _moments(pauses: list[float]) -> list[float]:
 
 @pytest.mark.contract("5 warm cohort")
 @pytest.mark.parametrize("kind", ["cohort-429", "cohort-500", "cohort-stuck"])
-def test_what_passes_is_waited_for(sandbox: Sandbox, download: Download, kind: FaultKind) -> None:
+def test_download__temporary_fault__retried_until_it_ends(
+    sandbox: Sandbox, download: Download, kind: FaultKind
+) -> None:
     sandbox.break_with(Fault(kind, seconds=7))
     download.fix_after = 3
     assert download("crowd-2") == ["user-1", "user-2"]
@@ -152,7 +156,7 @@ def test_what_passes_is_waited_for(sandbox: Sandbox, download: Download, kind: F
         ("cohort-elsewhere", "ftp://, which is not https"),
     ],
 )
-def test_what_does_not_pass_is_given_up_with_the_reason(
+def test_download__lasting_fault__fails_with_the_reason(
     sandbox: Sandbox, download: Download, kind: FaultKind, reason: str
 ) -> None:
     sandbox.break_with(Fault(kind))
@@ -165,7 +169,9 @@ def test_what_does_not_pass_is_given_up_with_the_reason(
 
 
 @pytest.mark.parametrize("kind", ["cohort-file-429", "cohort-storage-429"])
-def test_who_is_asked_to_come_later_for_the_file_does(sandbox: Sandbox, download: Download, kind: FaultKind) -> None:
+def test_download__429_for_the_file__retried_for_at_most_ten_minutes(
+    sandbox: Sandbox, download: Download, kind: FaultKind
+) -> None:
     sandbox.break_with(Fault(kind, seconds=50))
     download.fix_after = 8
     assert download("crowd-2") == ["user-1", "user-2"]
@@ -178,7 +184,7 @@ def test_who_is_asked_to_come_later_for_the_file_does(sandbox: Sandbox, download
 
 
 @pytest.mark.contract("5 warm cohort")
-def test_a_file_that_broke_off_is_fetched_again_by_a_new_link_and_none_of_it_is_lost(
+def test_download__file_is_cut_off__fetched_again_by_a_new_link_and_complete(
     sandbox: Sandbox, download: Download
 ) -> None:
     # The request and two looks go well, then the file, here and in the storage, is cut off.
@@ -190,7 +196,7 @@ def test_a_file_that_broke_off_is_fetched_again_by_a_new_link_and_none_of_it_is_
 
 
 @pytest.mark.parametrize("kind", ["cohort-gzip", "cohort-unbounded"])
-def test_a_whole_file_is_taken_however_the_storage_sends_it(
+def test_download__compressed_or_without_length__complete(
     sandbox: Sandbox, download: Download, kind: FaultKind
 ) -> None:
     sandbox.break_with(Fault(kind))
@@ -198,14 +204,16 @@ def test_a_whole_file_is_taken_however_the_storage_sends_it(
     assert sandbox.report()["cohorts"]["stored"] == 1
 
 
-def test_a_coding_that_nobody_asked_for_is_said_so(download: Download, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download__encoding_that_was_not_requested__fails_with_its_name(
+    download: Download, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reply = Reply(200, b"\x0b\x02\x80", {"Content-Encoding": "br"})
     answer_the_file(monkeypatch, reply)
     with pytest.raises(NotDownloaded, match="a coding that nobody asked for, 'br'"):
         download("vip")
 
 
-def test_a_row_that_cannot_be_read_costs_nobody_else_their_place(
+def test_download__invalid_rows__other_rows_are_kept_unless_the_last_row_is_invalid(
     download: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = b'amplitude_id,user_id\n1,ava\n2,"be"n"\n3\n"4"5,x\n6,c\x01\n7,dora\n'
@@ -218,7 +226,7 @@ def test_a_row_that_cannot_be_read_costs_nobody_else_their_place(
 
 
 @pytest.mark.parametrize("head", [b'"amplitude_id","us', b'"amplitude"_id","user_id"\n"1","ava"\n'])
-def test_a_head_that_cannot_be_read_is_said_so(
+def test_download__invalid_first_line__fails_with_the_reason(
     download: Download, monkeypatch: pytest.MonkeyPatch, head: bytes
 ) -> None:
     monkeypatch.setattr(cohort_api, "table", lambda _: head)
@@ -226,7 +234,7 @@ def test_a_head_that_cannot_be_read_is_said_so(
         download("any")
 
 
-def test_an_id_that_was_cut_off_is_never_taken_for_one(
+def test_download__last_id_is_cut_off__fetched_again_and_complete(
     sandbox: Sandbox, download: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cohort_api, "table", lambda _: b"user_id\nava\nbartholomew-montgomery-the-third\n")
@@ -236,7 +244,7 @@ def test_an_id_that_was_cut_off_is_never_taken_for_one(
     assert any("it ends within a line" in line for line in download.progress)
 
 
-def test_a_file_that_was_cut_off_without_a_word_is_seen_by_its_last_row(
+def test_download__file_ends_within_a_row_or_is_html__fails_with_the_reason(
     sandbox: Sandbox, download: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cohort_api, "table", lambda _: b'"amplitude_id","user_id"\n"1","user-1"\n"2","us')
@@ -247,19 +255,19 @@ def test_a_file_that_was_cut_off_without_a_word_is_seen_by_its_last_row(
         download("any")
 
 
-def test_a_cohort_that_there_is_not_is_said_so(download: Download) -> None:
+def test_download__unknown_cohort__fails_with_its_id(download: Download) -> None:
     with pytest.raises(NotDownloaded, match="Amplitude has no cohort 'a b/c'"):
         download("a b/c")
 
 
-def test_wrong_credentials_are_said_to_be_wrong_and_not_tried_again(sandbox: Sandbox) -> None:
+def test_download__wrong_credentials__fails_without_a_retry(sandbox: Sandbox) -> None:
     download = Download(sandbox, secret="another-secret")
     with pytest.raises(NotDownloaded, match="Amplitude says 401: compare AMPLITUDE_API_KEY"):
         download("vip")
     assert download.slept == []
 
 
-def test_an_amplitude_that_is_not_there_is_said_so(sandbox: Sandbox) -> None:
+def test_download__amplitude_is_unreachable__fails_after_four_retries(sandbox: Sandbox) -> None:
     download = Download(sandbox, url=f"http://127.0.0.1:{free_port()}")
     with pytest.raises(NotDownloaded, match=r"127\.0\.0\.1 gives no answer \(ConnectionError\)"):
         download("vip")
@@ -267,7 +275,7 @@ def test_an_amplitude_that_is_not_there_is_said_so(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("location", ["http://storage.example.com/f", "file:///etc/passwd", "http://[", "ftp://h/f"])
-def test_a_link_is_followed_only_to_where_nobody_reads_along(location: str) -> None:
+def test_redirect_target__not_https__refused(location: str) -> None:
     assert redirect_target("https://amplitude.com/a/b", "/c?d=e") == "https://amplitude.com/c?d=e"
     assert (
         redirect_target("https://amplitude.com/a", "https://storage.example.com/f?s=1")
@@ -281,7 +289,7 @@ def test_a_link_is_followed_only_to_where_nobody_reads_along(location: str) -> N
     "location",
     [f"https://{'a' * 64}.x/", "https://a..b/", "https://a:99999/", "https://a b/", "https:///f", "https://[::1"],
 )
-def test_a_link_that_no_client_can_follow_is_one_fault_and_not_tried_again(
+def test_download__link_with_an_invalid_host__fails_without_a_retry(
     sandbox: Sandbox, download: Download, monkeypatch: pytest.MonkeyPatch, location: str
 ) -> None:
     reply = Reply(302, "", {"Location": location})

@@ -14,7 +14,7 @@ from tests.support.fakes import FakeClock
 FOREVER = float("inf")
 
 
-def test_a_tenth_may_go_at_once_and_the_rest_goes_evenly(clock: FakeClock) -> None:
+def test_reserve__many_calls__a_tenth_of_the_quota_at_once_and_the_rest_evenly(clock: FakeClock) -> None:
     rate_limiter = RateLimiter(600, clock=clock)
     moments = [
         reservation.at - clock() for reservation in (rate_limiter.reserve(FOREVER) for _ in range(70)) if reservation
@@ -24,7 +24,7 @@ def test_a_tenth_may_go_at_once_and_the_rest_goes_evenly(clock: FakeClock) -> No
     assert steps == pytest.approx([60 / 541] * 10)
 
 
-def test_who_cannot_be_helped_in_time_is_told_at_once_and_spends_nothing(clock: FakeClock) -> None:
+def test_reserve__no_slot_in_time__refused_and_no_quota_used(clock: FakeClock) -> None:
     rate_limiter = RateLimiter(10, clock=clock)
     assert rate_limiter.reserve(clock()) is not None
     assert rate_limiter.reserve(clock() + 5.9) is None
@@ -32,7 +32,7 @@ def test_who_cannot_be_helped_in_time_is_told_at_once_and_spends_nothing(clock: 
     assert rate_limiter.reserve(clock() + 6.1) is not None
 
 
-def test_now_is_never_too_late_though_the_clock_moves_on_while_we_ask() -> None:
+def test_reserve__deadline_is_now_and_the_clock_moves_on__not_too_late() -> None:
     ticks = itertools.count(1000)
     rate_limiter = RateLimiter(600, clock=Clock(monotonic=lambda: float(next(ticks))))
     for _ in range(30):
@@ -42,7 +42,7 @@ def test_now_is_never_too_late_though_the_clock_moves_on_while_we_ask() -> None:
     assert rate_limiter.reserve(0.0) is not None
 
 
-def test_a_cancelled_place_is_free_again(clock: FakeClock) -> None:
+def test_cancel__whole_burst_was_reserved__slots_are_free_again(clock: FakeClock) -> None:
     rate_limiter = RateLimiter(600, clock=clock)
     reservations = [rate_limiter.reserve(clock()) for _ in range(60)]
     assert rate_limiter.reserve(clock()) is None
@@ -52,7 +52,7 @@ def test_a_cancelled_place_is_free_again(clock: FakeClock) -> None:
     assert all(rate_limiter.reserve(clock()) for _ in range(60))
 
 
-def test_a_place_is_taken_until_a_minute_after_the_call_has_ended(clock: FakeClock) -> None:
+def test_complete__long_call__slot_is_taken_until_a_minute_after_its_end(clock: FakeClock) -> None:
     rate_limiter = RateLimiter(1, clock=clock)
     reservation = rate_limiter.reserve(clock())
     assert reservation is not None
@@ -66,7 +66,7 @@ def test_a_place_is_taken_until_a_minute_after_the_call_has_ended(clock: FakeClo
     assert following.at == clock() + 60
 
 
-def test_a_call_that_was_given_up_may_still_arrive(clock: FakeClock) -> None:
+def test_complete__call_may_arrive_for_5_seconds__slot_is_taken_for_65_seconds(clock: FakeClock) -> None:
     rate_limiter = RateLimiter(1, clock=clock)
     reservation = rate_limiter.reserve(clock())
     assert reservation is not None
@@ -74,7 +74,7 @@ def test_a_call_that_was_given_up_may_still_arrive(clock: FakeClock) -> None:
     assert rate_limiter.wait() == pytest.approx(65)
 
 
-def test_after_amplitude_s_429_nothing_is_sent_until_the_stand_back_is_over(clock: FakeClock) -> None:
+def test_pause__second_pause_is_shorter__no_call_until_the_longer_one_ends(clock: FakeClock) -> None:
     rate_limiter = RateLimiter(600, clock=clock)
     rate_limiter.pause(60)
     rate_limiter.pause(5)
@@ -95,7 +95,7 @@ event_lists = st.lists(
 
 @pytest.mark.contract("4 quota")
 @given(st.integers(1, 30), event_lists, st.floats(0, 4))
-def test_no_60_seconds_hold_more_calls_than_the_quota_wherever_they_arrived(
+def test_reserve__any_calls__no_60_seconds_contain_more_than_the_quota(
     per_minute: int, events: list[tuple[float, float, str]], patience: float
 ) -> None:
     clock = FakeClock(0)
@@ -129,7 +129,7 @@ def test_no_60_seconds_hold_more_calls_than_the_quota_wherever_they_arrived(
         assert in_window <= per_minute
 
 
-def test_a_minute_under_pressure_is_used_whole_and_never_starves(clock: FakeClock) -> None:
+def test_reserve__constant_demand__98_percent_of_the_quota_and_no_long_gaps(clock: FakeClock) -> None:
     rate_limiter = RateLimiter(600, clock=clock)
     start = clock()
     ends: list[tuple[float, Reservation]] = []

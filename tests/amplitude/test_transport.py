@@ -304,7 +304,7 @@ def test_reuse_connection__more_has_arrived__stays_out_of_the_pool(tls: ssl.SSLC
         assert not read_and_release(upstream)
 
 
-def test_connection__many_threads__reuse_connections_and_get_their_own() -> None:
+def test_connection__many_threads__connections_are_reused_and_answers_are_their_own() -> None:
     users = [f"user-{number}" for number in range(60)]
     answers: dict[str, str] = {}
     with Upstream(
@@ -379,7 +379,7 @@ def about(**ids: Any) -> Callable[[str], Reply]:
     return lambda user: Reply(sized(json.dumps({"userData": {"amp_props": {"gp:name": user}, **ids}}).encode()))
 
 
-def test_answer__another_users_came_between_check_and_request__is_invalid() -> None:
+def test_answer__another_users_answer_came_after_the_check__is_invalid() -> None:
     # Alice's answer is sent a second time right in front of Bob's, too late for any look at the connection.
     with Upstream(
         lambda user: Reply(whole(user), late=whole(user) if user == "alice" else b"", patience=5)
@@ -405,7 +405,7 @@ def test_answer__another_users_came_between_check_and_request__is_invalid() -> N
         (Identity(None, "12345"), {"device_id": 12345}),
     ],
 )
-def test_answer__about_the_asked_user__is_taken_and_the_connection_reused(
+def test_answer__about_the_requested_user__is_taken_and_the_connection_reused(
     requested: Identity, ids: dict[str, Any]
 ) -> None:
     with Upstream(about(**ids)) as upstream:
@@ -424,7 +424,7 @@ def test_answer__id_is_a_fraction__compared_by_its_text() -> None:
 
 @pytest.mark.contract("1 another user")
 @pytest.mark.parametrize("ids", [{}, {"user_id": None}, {"user_id": "", "device_id": None}, {"user_id": " \t"}])
-def test_answer__names_nobody__is_taken_and_the_connection_closed(ids: dict[str, Any]) -> None:
+def test_answer__without_an_id__is_taken_and_the_connection_closed(ids: dict[str, Any]) -> None:
     """A second copy of it would pass for an answer about the next user."""
     with Upstream(about(**ids)) as upstream:
         client = amplitude(upstream, accept_mapped_users=False)
@@ -434,7 +434,7 @@ def test_answer__names_nobody__is_taken_and_the_connection_closed(ids: dict[str,
 
 
 @pytest.mark.contract("1 mixed-up answers")
-def test_answer__about_a_device_came_a_second_time__is_invalid_for_the_next_user() -> None:
+def test_answer__about_a_device_was_repeated__is_invalid_for_the_next_user() -> None:
     about_device = about(user_id=None, device_id="device")("device").now
     with Upstream(lambda user: Reply(about_device, late=about_device, patience=5)) as upstream:
         client = amplitude(upstream, accept_mapped_users=False)

@@ -31,7 +31,7 @@ def popped(waiting: Backlog) -> list[tuple[str | None, set[Part]]]:
     return users
 
 
-def test_users_of_whom_something_is_missing_come_first_then_refreshes_each_newest_first(clock: FakeClock) -> None:
+def test_pop__misses_and_refreshes__misses_come_first_and_newest_first_in_each_group(clock: FakeClock) -> None:
     waiting = backlog(clock)
     add(waiting, clock, user(1), [COHORTS])
     add(waiting, clock, user(2), [COHORTS], refresh=True)
@@ -41,7 +41,7 @@ def test_users_of_whom_something_is_missing_come_first_then_refreshes_each_newes
     assert [name for name, _ in popped(waiting)] == ["u1", "u3", "u4", "u2"]
 
 
-def test_a_user_waits_once_with_all_that_is_wanted(clock: FakeClock) -> None:
+def test_add__same_user_again__one_entry_with_all_parts(clock: FakeClock) -> None:
     waiting = backlog(clock)
     add(waiting, clock, user(1), [COHORTS])
     add(waiting, clock, user(1), [PROPERTIES], refresh=True)
@@ -50,7 +50,7 @@ def test_a_user_waits_once_with_all_that_is_wanted(clock: FakeClock) -> None:
     assert waiting.pop() is None
 
 
-def test_the_oldest_refresh_leaves_a_full_backlog_and_then_the_oldest_miss(clock: FakeClock) -> None:
+def test_add__backlog_is_full__oldest_refresh_is_dropped_and_then_oldest_miss(clock: FakeClock) -> None:
     waiting = backlog(clock, max_users=2)
     add(waiting, clock, user(1), [COHORTS])
     add(waiting, clock, user(2), [COHORTS], refresh=True)
@@ -61,7 +61,7 @@ def test_the_oldest_refresh_leaves_a_full_backlog_and_then_the_oldest_miss(clock
 
 
 @pytest.mark.contract("1 backlog")
-def test_who_was_not_asked_for_again_in_time_leaves(clock: FakeClock) -> None:
+def test_pop__user_not_requested_again_within_max_age__is_dropped(clock: FakeClock) -> None:
     waiting = backlog(clock)
     add(waiting, clock, user(1), [COHORTS])
     add(waiting, clock, user(2), [COHORTS])
@@ -72,7 +72,7 @@ def test_who_was_not_asked_for_again_in_time_leaves(clock: FakeClock) -> None:
     assert waiting.dropped == 1
 
 
-def test_a_recommendation_is_refreshed_only_just_after_it_was_asked_for(clock: FakeClock) -> None:
+def test_pop__recommendation_refresh_requested_6_seconds_ago__is_dropped(clock: FakeClock) -> None:
     waiting = backlog(clock)
     add(waiting, clock, user(1), [REC, COHORTS], refresh=True)
     add(waiting, clock, user(2), [REC], refresh=True)
@@ -81,14 +81,14 @@ def test_a_recommendation_is_refreshed_only_just_after_it_was_asked_for(clock: F
     assert popped(waiting) == [("u3", {REC}), ("u1", {COHORTS})]
 
 
-def test_nothing_waits_where_no_room_is_given(clock: FakeClock) -> None:
+def test_add__max_users_is_zero__stays_empty(clock: FakeClock) -> None:
     waiting = backlog(clock, max_users=0)
     add(waiting, clock, user(1), [COHORTS])
     assert waiting.pop() is None
     assert not len(waiting)
 
 
-def test_who_failed_is_put_back_as_old_as_before_and_behind_newer_ones(clock: FakeClock) -> None:
+def test_add__user_returns_after_a_failure__keeps_its_age_and_comes_after_newer_users(clock: FakeClock) -> None:
     waiting = backlog(clock)
     add(waiting, clock, user(1), [COHORTS])
     add(waiting, clock, user(1), [PROPERTIES], refresh=True)

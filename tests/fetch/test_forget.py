@@ -34,7 +34,7 @@ def forget(world: World, ids: Identity = IDS) -> Forgot:
     return ForgetService(world.store, world.backlog).forget(ids)
 
 
-def test_the_digests_stay_what_they_are_since_processes_of_two_versions_share_them() -> None:
+def test_digests__known_ids__same_as_in_earlier_versions() -> None:
     assert pair_digest(Identity('ü"x\\', None)) == b"fc569fee2fb3f82324d42813352c61f0"
     assert pair_digest(Identity("a", "b\n")) == b"0211f139de5415d1f980005b596d3404"
     assert names(Identity("q", None)) == {name_of("q")}
@@ -44,7 +44,7 @@ def test_the_digests_stay_what_they_are_since_processes_of_two_versions_share_th
     }
 
 
-def test_every_pair_with_the_id_is_forgotten_and_no_other(world: World) -> None:
+def test_forget__several_pairs__only_pairs_with_the_id_are_removed(world: World) -> None:
     world.source.user_data = {"cohort_ids": []}
     pairs = [Identity("u", None), Identity("u", "d"), Identity("v", None), Identity(None, "u")]
     for pair in pairs:
@@ -54,14 +54,14 @@ def test_every_pair_with_the_id_is_forgotten_and_no_other(world: World) -> None:
     assert forget(world) == Forgot(records=0, waiting=0)
 
 
-def test_who_was_asked_by_device_is_forgotten_by_the_user_id_that_amplitude_returned(world: World) -> None:
+def test_forget__record_fetched_by_device__removed_by_its_returned_user_id(world: World) -> None:
     world.get(COHORTS, identity=Identity(None, "d"))
     assert forget(world).records == 1
     assert world.store.memory.read(Identity(None, "d")) == EMPTY
 
 
 @pytest.mark.contract("3 forget")
-def test_what_was_asked_before_a_user_was_forgotten_is_answered_but_not_kept(world: World) -> None:
+def test_forget__call_in_flight__request_is_answered_but_not_cached(world: World) -> None:
     world.source.open.clear()
     sent = world.ask(COHORTS)
     world.wait_until_sent(COHORTS)
@@ -73,7 +73,7 @@ def test_what_was_asked_before_a_user_was_forgotten_is_answered_but_not_kept(wor
     assert world.get(COHORTS).forwarded is None, "and that is cached"
 
 
-def test_what_was_queued_before_is_not_kept_either(world: World) -> None:
+def test_forget__call_is_queued__request_is_answered_but_not_cached(world: World) -> None:
     world.spend_the_burst()
     queued = world.ask(COHORTS)
     world.wait_until_waiting(COHORTS)
@@ -83,7 +83,7 @@ def test_what_was_queued_before_is_not_kept_either(world: World) -> None:
     assert world.store.memory.read(USER) == EMPTY
 
 
-def test_nobody_who_was_forgotten_waits_in_the_backlog_or_comes_back_into_it(world: World) -> None:
+def test_forget__user_in_backlog__removed_and_not_added_again_by_a_failed_call(world: World) -> None:
     asked_at = world.clock()
     world.backlog.add(USER, {PROPERTIES: Wanted(asked_at, False), COHORTS: Wanted(asked_at, True)})
     world.backlog.add(Identity("v", None), {COHORTS: Wanted(asked_at, False)})
@@ -101,7 +101,7 @@ def test_nobody_who_was_forgotten_waits_in_the_backlog_or_comes_back_into_it(wor
     assert world.backlog.pop() is None
 
 
-def test_forget__backlog_tries_to_reserve_a_time_for_the_user__user_does_not_return_to_the_backlog(
+def test_forget__backlog_is_reserving_a_time_for_the_user__user_does_not_return(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = threading.Event()
@@ -120,7 +120,7 @@ def test_forget__backlog_tries_to_reserve_a_time_for_the_user__user_does_not_ret
 
 @pytest.mark.contract("3 forget")
 @given(st.lists(st.sampled_from(["request", "complete", "forget", "forget another"]), max_size=30))
-def test_any_order_of_landing_and_forgetting_keeps_nothing_that_was_asked_before(steps: list[str]) -> None:
+def test_forget__any_order_of_requests_and_results__earlier_requests_are_not_cached(steps: list[str]) -> None:
     clock = FakeClock()
     store = TieredStore(max_bytes=100_000, policy=FreshnessPolicy(fresh=900, negative=60), clock=clock)
     in_flight: list[tuple[int, bool]] = []  # the generation, and whether the user was forgotten since

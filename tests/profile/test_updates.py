@@ -99,12 +99,12 @@ def test_unpack__updates_of_the_previous_version__same_content(one: Updates, two
 
 
 @pytest.mark.parametrize("garbage", [b"x", b"xyz", b"\0\0\0\1", b"1"])
-def test_what_was_never_packed_is_told(garbage: bytes) -> None:
+def test_unpack__bytes_that_were_not_packed__value_error(garbage: bytes) -> None:
     with pytest.raises(ValueError, match="packed"):
         unpack(garbage)
 
 
-def test_more_than_is_kept_of_one_user_is_told_before_it_is_unpacked() -> None:
+def test_too_large__over_the_limits_of_one_user__true_and_unpack_fails() -> None:
     for large in ({"a": b"1" * 70_000}, {f"name {number}": b"1" for number in range(1001)}):
         assert too_large(properties(large, 5.0))
     assert not too_large(properties({f"name {number}": b"1" for number in range(1000)}, 5.0))
@@ -112,13 +112,13 @@ def test_more_than_is_kept_of_one_user_is_told_before_it_is_unpacked() -> None:
         unpack(pack(properties({"a": b"1" * 70_000}, 5.0)))
 
 
-def test_fields_of_somebody_else_are_as_good_as_not_there() -> None:
+def test_known__foreign_fields__ignored() -> None:
     result = known({b"c1": b"short", b"z": b"12345678", b"": b"12345678"} | membership("c", True, 7.0))
     assert result.cohorts == {"c": (7.0, True)}
     assert not result.properties
 
 
-def test_a_set_pushed_whole_ends_what_was_said_before_and_not_what_is_said_after() -> None:
+def test_merged__whole_set__replaces_earlier_values_and_keeps_later_ones() -> None:
     early, late = properties({"a": b"1", "b": b"1"}, 1.0), properties({"c": b"3"}, 3.0)
     whole = properties({"a": b"2"}, 2.0, whole=True)
     for order in ([early, late, whole], [whole, late, early], [late, whole, early]):
@@ -129,12 +129,12 @@ def test_a_set_pushed_whole_ends_what_was_said_before_and_not_what_is_said_after
         assert known(result).whole_at == 2.0
 
 
-def test_cohorts_do_not_end_with_a_whole_set_of_properties() -> None:
+def test_merged__whole_set_of_properties__cohorts_are_kept() -> None:
     result = merged(membership("c", True, 1.0), properties({}, 2.0, whole=True))
     assert known(result).cohorts == {"c": (1.0, True)}
 
 
-def test_what_a_clock_ahead_said_is_ordered_by_its_moment_and_no_younger_than_it_came() -> None:
+def test_merged__clock_of_the_sender_is_ahead__ordered_by_its_time_and_aged_from_receipt() -> None:
     first, second = properties({"a": b"1"}, 110.0, 100.0), properties({"a": b"2"}, 120.0, 101.0)
     again = properties({"a": b"1"}, 110.0, 105.0)
     for order in ([first, second, again], [again, first, second]):

@@ -87,7 +87,7 @@ def test_merge__record_exceeds_the_cache__not_kept_and_the_old_one_dropped(clock
     assert store.size == 0
 
 
-def test_size__records__bytes_that_are_taken(clock: FakeClock) -> None:
+def test_size__records__within_15_percent_of_the_memory_in_use(clock: FakeClock) -> None:
     store = a_store(clock, max_bytes=1 << 30)
 
     def fill(prefix: str, count: int) -> None:
@@ -215,7 +215,7 @@ def test_forget__many_records__yields_before_each_500(clock: FakeClock) -> None:
     assert store.records == 1499
 
 
-def test_size__ready_bodies__within_the_bound(clock: FakeClock) -> None:
+def test_size__ready_bodies__within_max_bytes(clock: FakeClock) -> None:
     store = a_store(clock, max_bytes=160_000)
     before = store.size
     for number in range(100):
@@ -229,7 +229,7 @@ def test_size__ready_bodies__within_the_bound(clock: FakeClock) -> None:
     assert store.size > before + 1000 * len(ready_users)
 
 
-def test_size__ready_bodies__bytes_that_are_taken(clock: FakeClock) -> None:
+def test_size__ready_bodies__within_15_percent_of_the_memory_in_use(clock: FakeClock) -> None:
     store = a_store(clock, max_bytes=1 << 30)
 
     def fill(prefix: str, count: int) -> None:

@@ -163,7 +163,7 @@ def reserve_all(quota: RateLimiter, latest: float = 0.0) -> list[Reservation]:
 
 
 @pytest.mark.contract("4 redis")
-def test_the_burst_and_the_pace_are_shared(running: RedisServer) -> None:
+def test_reserve__two_processes__share_the_burst_and_the_even_slots(running: RedisServer) -> None:
     process_a, process_b = Process(running.url), Process(running.url)
     settled(process_a, process_b)
     began = time.monotonic()
@@ -183,7 +183,7 @@ def test_the_burst_and_the_pace_are_shared(running: RedisServer) -> None:
 
 
 @pytest.mark.contract("4 redis")
-def test_no_minute_holds_more_than_the_quota_whoever_books(running: RedisServer) -> None:
+def test_reserve__four_processes__no_minute_contains_more_than_the_quota(running: RedisServer) -> None:
     processes = [Process(running.url, per_minute=20) for _ in range(4)]
     settled(*processes)
     places = []
@@ -204,7 +204,7 @@ def test_no_minute_holds_more_than_the_quota_whoever_books(running: RedisServer)
     assert following[0].at >= time.monotonic() + 59
 
 
-def test_a_cancelled_place_is_free_for_the_others(running: RedisServer) -> None:
+def test_cancel__slot_of_one_process__free_for_the_others(running: RedisServer) -> None:
     process_a, process_b = Process(running.url, per_minute=10), Process(running.url, per_minute=10)
     settled(process_a, process_b)
     place = process_a.quota.reserve(0)
@@ -215,7 +215,7 @@ def test_a_cancelled_place_is_free_for_the_others(running: RedisServer) -> None:
 
 
 @pytest.mark.contract("4 redis")
-def test_a_429_makes_everybody_stand_back(running: RedisServer) -> None:
+def test_pause__one_process_got_429__all_processes_pause(running: RedisServer) -> None:
     process_a, process_b = Process(running.url), Process(running.url)
     settled(process_a, process_b)
     process_a.quota.pause(30)
@@ -225,7 +225,7 @@ def test_a_429_makes_everybody_stand_back(running: RedisServer) -> None:
 
 
 @pytest.mark.contract("4 redis faults")
-def test_while_redis_is_gone_nothing_is_sent_for_a_window_and_then_each_process_s_share(
+def test_reserve__redis_unavailable__no_call_for_a_minute_and_then_the_share_of_each_process(
     valkey: RedisServer, clock: FakeClock
 ) -> None:
     processes = [Process(valkey.url, per_minute=90, clock=Clock(monotonic=clock)) for _ in range(3)]
@@ -249,7 +249,7 @@ def test_while_redis_is_gone_nothing_is_sent_for_a_window_and_then_each_process_
 
 
 @pytest.mark.contract("4 redis faults")
-def test_what_was_sent_is_written_back_into_a_redis_that_returns_empty(settling_valkey: RedisServer) -> None:
+def test_reserve__redis_returns_empty__earlier_calls_still_count(settling_valkey: RedisServer) -> None:
     process_a, process_b = Process(settling_valkey.url, per_minute=10), Process(settling_valkey.url, per_minute=10)
     settled(process_a, process_b)
     places = [
@@ -268,7 +268,7 @@ def test_what_was_sent_is_written_back_into_a_redis_that_returns_empty(settling_
 
 @pytest.mark.contract("4 redis faults")
 @pytest.mark.parametrize("lost", [b"quota:places", b"quota:bursts", b"quota:pace"])
-def test_a_part_of_the_book_that_redis_lost_is_written_back_before_anything_is_booked(
+def test_reserve__redis_lost_a_key_of_the_quota__earlier_calls_still_count(
     settling_valkey: RedisServer, lost: bytes
 ) -> None:
     process_a, process_b = Process(settling_valkey.url, per_minute=10), Process(settling_valkey.url, per_minute=10)
@@ -297,7 +297,7 @@ def test_a_part_of_the_book_that_redis_lost_is_written_back_before_anything_is_b
 
 
 @pytest.mark.contract("4 redis faults")
-def test_the_number_of_processes_is_not_forgotten_with_an_empty_redis(valkey: RedisServer) -> None:
+def test_register__redis_was_emptied__number_of_processes_is_kept(valkey: RedisServer) -> None:
     process_a, process_b = Process(valkey.url), Process(valkey.url)
     settled(process_a, process_b)
     process_b.server.stop()
@@ -329,7 +329,7 @@ def test_completed_calls__a_minute_later__leave_the_local_window_while_redis_kee
 
 
 @pytest.mark.contract("4 redis faults")
-def test_what_is_no_record_of_ours_is_as_good_as_not_there_and_spoils_it_for_nobody_else(running: RedisServer) -> None:
+def test_records__foreign_or_damaged_values__ignored_and_redis_stays_available(running: RedisServer) -> None:
     process = Process(running.url)
     settled(process)
     process.get(COHORTS)
@@ -358,7 +358,7 @@ def test_what_is_no_record_of_ours_is_as_good_as_not_there_and_spoils_it_for_nob
 
 
 @pytest.mark.contract("4 redis faults")
-def test_going_and_coming_back_is_one_line_each(valkey: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_log__redis_stops_and_returns__one_line_each(valkey: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     process = Process(valkey.url)
     settled(process)
     with caplog.at_level(logging.INFO, "proxy"):
@@ -398,7 +398,7 @@ def test_redis__cannot_be_used__counts_as_unavailable_until_it_can(valkey: Redis
 
 
 @pytest.mark.contract("4 redis faults")
-def test_one_late_answer_is_no_reason_to_do_without_redis(valkey: RedisServer) -> None:
+def test_redis__one_late_answer__still_counts_as_available(valkey: RedisServer) -> None:
     process = Process(valkey.url)
     settled(process)
     process.server.stop()
@@ -410,7 +410,7 @@ def test_one_late_answer_is_no_reason_to_do_without_redis(valkey: RedisServer) -
     wait_until(lambda: process.quota.reserve(0))
 
 
-def test_any_record_comes_back_as_it_was(running: RedisServer) -> None:
+def test_records__saved_and_read__unchanged(running: RedisServer) -> None:
     process = Process(running.url)
     now = time.time()
     parts = {
@@ -434,7 +434,7 @@ def test_any_record_comes_back_as_it_was(running: RedisServer) -> None:
 
 
 @pytest.mark.contract("4 redis")
-def test_merging_in_redis_is_merging_here(running: RedisServer) -> None:
+def test_records__merged_in_redis__same_as_merged_in_python(running: RedisServer) -> None:
     process = Process(running.url)
     now = time.time()
 
@@ -458,7 +458,7 @@ def test_merging_in_redis_is_merging_here(running: RedisServer) -> None:
         assert (stored.parts, stored.unknown_at) == (merged.parts, merged.unknown_at)
 
 
-def test_every_key_expires_and_what_may_not_be_served_any_more_does_not_pile_up(running: RedisServer) -> None:
+def test_records__saved__every_key_expires_and_expired_parts_are_dropped(running: RedisServer) -> None:
     process = Process(running.url)
     settled(process)
     process.get(COHORTS)
@@ -475,7 +475,7 @@ def test_every_key_expires_and_what_may_not_be_served_any_more_does_not_pile_up(
 
 
 @pytest.mark.contract("4 warm freshness")
-def test_what_was_warmed_is_kept_in_redis_for_as_long_as_it_is_of_use(running: RedisServer) -> None:
+def test_records__warmed_part__key_expires_with_the_warm_lifetime(running: RedisServer) -> None:
     process = Process(running.url, policy=FreshnessPolicy(fresh=900, negative=60, warm=86_400))
     settled(process)
     now = time.time()
@@ -491,7 +491,7 @@ def test_what_was_warmed_is_kept_in_redis_for_as_long_as_it_is_of_use(running: R
 
 
 @pytest.mark.contract("4 redis")
-def test_one_user_asked_of_two_processes_at_once_costs_one_call(running: RedisServer) -> None:
+def test_get__same_user_in_two_processes_at_once__one_call(running: RedisServer) -> None:
     process_a, process_b = Process(running.url), Process(running.url)
     settled(process_a, process_b)
     process_a.source.open.clear()
@@ -508,7 +508,7 @@ def test_one_user_asked_of_two_processes_at_once_costs_one_call(running: RedisSe
     assert not process_b.source.calls
 
 
-def test_a_failure_is_shared_with_the_other_process_too(running: RedisServer) -> None:
+def test_get__call_of_another_process_fails__same_error_without_a_call(running: RedisServer) -> None:
     process_a, process_b = Process(running.url), Process(running.url)
     settled(process_a, process_b)
     process_a.source.open.clear()
@@ -524,7 +524,7 @@ def test_a_failure_is_shared_with_the_other_process_too(running: RedisServer) ->
     assert not process_b.source.calls
 
 
-def test_the_call_of_a_process_that_died_is_taken_over(valkey: RedisServer) -> None:
+def test_get__process_with_the_lease_died__another_process_makes_the_call(valkey: RedisServer) -> None:
     dead, survivor = Process(valkey.url, lease_seconds=0.3), Process(valkey.url)
     settled(dead, survivor)
     assert dead.store.lease(USER, [COHORTS]).granted == {COHORTS}
@@ -533,7 +533,7 @@ def test_the_call_of_a_process_that_died_is_taken_over(valkey: RedisServer) -> N
 
 
 @pytest.mark.contract("4 redis")
-def test_what_one_process_fetched_is_a_hit_in_the_other_by_one_round_trip_and_then_by_none(
+def test_get__cached_by_another_process__one_round_trip_and_then_none(
     running: RedisServer,
 ) -> None:
     process_a, process_b = Process(running.url), Process(running.url)
@@ -560,7 +560,7 @@ def left_of(url: str, *ids: str) -> list[bytes]:
 
 
 @pytest.mark.contract("3 forget")
-def test_who_is_forgotten_is_gone_from_every_process_and_from_redis_within_a_second(running: RedisServer) -> None:
+def test_forget__two_processes__removed_from_both_and_from_redis_within_a_second(running: RedisServer) -> None:
     process_a, process_b = Process(running.url), Process(running.url)
     settled(process_a, process_b)
     pairs = [
@@ -588,7 +588,7 @@ def test_who_is_forgotten_is_gone_from_every_process_and_from_redis_within_a_sec
     assert process_a.forget_service.forget(Identity("forget-me", None)).records == 0
 
 
-def test_a_device_is_forgotten_with_all_who_were_seen_on_it(running: RedisServer) -> None:
+def test_forget__device_id__every_record_with_the_device_is_removed(running: RedisServer) -> None:
     process_a = Process(running.url)
     settled(process_a)
     process_a.source.user_data = {"user_id": "u", "device_id": "phone"}
@@ -601,7 +601,7 @@ def test_a_device_is_forgotten_with_all_who_were_seen_on_it(running: RedisServer
 
 
 @pytest.mark.contract("3 forget")
-def test_what_is_on_its_way_anywhere_when_a_user_is_forgotten_is_not_kept(running: RedisServer) -> None:
+def test_forget__call_in_flight_in_another_process__answered_but_not_cached(running: RedisServer) -> None:
     process_a, process_b = Process(running.url), Process(running.url)
     settled(process_a, process_b)
     process_b.source.user_data = {"user_id": "u", "cohort_ids": ["c"]}
@@ -629,7 +629,7 @@ def test_what_is_on_its_way_anywhere_when_a_user_is_forgotten_is_not_kept(runnin
     assert left_of(running.url) == []
 
 
-def test_who_is_asked_anew_after_being_forgotten_is_kept_again(running: RedisServer) -> None:
+def test_forget__user_is_requested_again__cached_again(running: RedisServer) -> None:
     process_a = Process(running.url)
     settled(process_a)
     process_a.get(COHORTS)
@@ -647,7 +647,7 @@ def test_who_is_asked_anew_after_being_forgotten_is_kept_again(running: RedisSer
 
 
 @pytest.mark.contract("3 forget")
-def test_forgetting_while_redis_is_gone_is_done_here_and_said_to_be_incomplete(valkey: RedisServer) -> None:
+def test_forget__redis_unavailable__removed_from_memory_and_error_raised(valkey: RedisServer) -> None:
     process_a = Process(valkey.url)
     settled(process_a)
     process_a.get(COHORTS)
@@ -659,7 +659,9 @@ def test_forgetting_while_redis_is_gone_is_done_here_and_said_to_be_incomplete(v
 
 @pytest.mark.contract("4 redis")
 @pytest.mark.parametrize("verify", [True, False])
-def test_rediss_is_verified_or_not(tmp_path: Path, verify: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rediss__verification_on_or_off__unknown_certificate_is_refused_or_accepted(
+    tmp_path: Path, verify: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     certificate = authority.issue_cert("127.0.0.1")
