@@ -62,8 +62,8 @@ def test_plan_calls__two_sets_of_computations__two_calls() -> None:
 
 
 def test_plan_calls__scores_and_percentiles__two_calls_with_the_rest_in_the_first() -> None:
-    wanted = [prediction("p"), prediction("q"), prediction("p", "pct"), recommendation("a", "model"), COHORTS]
-    first, second = plan_calls(wanted)
+    requested = [prediction("p"), prediction("q"), prediction("p", "pct"), recommendation("a", "model"), COHORTS]
+    first, second = plan_calls(requested)
     assert first.parameters(Identity("u", None)) == {
         "user_id": "u",
         "get_recs": "true",
@@ -86,11 +86,13 @@ parts = st.one_of(
 
 
 @given(st.lists(parts, unique=True), st.sampled_from([(), ALONG, (COHORTS,)]))
-def test_plan_calls__any_parts__each_in_one_call_without_conflicts(wanted: list[Part], along: tuple[Part, ...]) -> None:
-    calls = plan_calls(wanted, along)
-    brought = [part for call in calls for part in call.parts]
-    assert len(brought) == len(set(brought))
-    assert set(wanted) <= set(brought) <= {*wanted, *along}
+def test_plan_calls__any_parts__each_in_one_call_without_conflicts(
+    requested: list[Part], along: tuple[Part, ...]
+) -> None:
+    calls = plan_calls(requested, along)
+    planned = [part for call in calls for part in call.parts]
+    assert len(planned) == len(set(planned))
+    assert set(requested) <= set(planned) <= {*requested, *along}
     for call in calls:
         assert sum(part == PROPERTIES or part.section == "computations" for part in call.parts) <= 1
         for section in ("recommendations", "propensities"):
@@ -98,11 +100,11 @@ def test_plan_calls__any_parts__each_in_one_call_without_conflicts(wanted: list[
 
 
 @given(st.lists(parts, unique=True))
-def test_plan_calls__any_parts__as_few_calls_as_the_conflicts_allow(wanted: list[Part]) -> None:
-    types = {section: {part.type for part in wanted if part.section == section} for section in SECTIONS}
-    one_field = sum(part == PROPERTIES or part.section == "computations" for part in wanted)
-    demanded = [len(types["recommendations"]), len(types["propensities"]), one_field, bool(wanted)]
-    assert len(plan_calls(wanted)) == max(demanded)
+def test_plan_calls__any_parts__as_few_calls_as_the_conflicts_allow(requested: list[Part]) -> None:
+    types = {section: {part.type for part in requested if part.section == section} for section in SECTIONS}
+    amp_props_calls = sum(part == PROPERTIES or part.section == "computations" for part in requested)
+    required = [len(types["recommendations"]), len(types["propensities"]), amp_props_calls, bool(requested)]
+    assert len(plan_calls(requested)) == max(required)
 
 
 BOTH = Call(frozenset({recommendation("a"), recommendation("b"), *ALONG}), ("a", "b"))

@@ -1,4 +1,4 @@
-"""The client against the sandbox, over loopback."""
+"""The client for Amplitude, with the sandbox as its server."""
 
 from __future__ import annotations
 
@@ -136,14 +136,14 @@ def test_fetch__each_fault__its_error_in_time_and_the_next_call_succeeds(
     sandbox: Sandbox, kind: FaultKind, fault: type[UpstreamError]
 ) -> None:
     sandbox.break_with(Fault(kind, seconds=20))
-    # Only a fault that lasts until the timeout gets a short one: a busy machine may take longer for the others.
+    # Only faults that last until the timeout get a short timeout. Other faults may take longer on a busy machine.
     timeout = 0.4 if fault is UpstreamTimeout else 5.0
     started = time.monotonic()
     with pytest.raises(fault):
         fetch(sandbox, COHORTS, timeout=timeout)
     assert time.monotonic() - started < 10
     sandbox.break_with(None)
-    assert fetch(sandbox, COHORTS).record.parts, "and the next call is none the worse"
+    assert fetch(sandbox, COHORTS).record.parts, "the next call succeeds"
 
 
 @pytest.mark.parametrize(
@@ -176,25 +176,25 @@ def test_fetch__redirect_with_any_location__invalid(
 def test_fetch__two_of_three_addresses_are_silent__third_is_reached_in_time(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    knocked = []
+    attempts = []
     connect = socket.socket.connect
 
     def look_up(host: str, *_: Any, **__: Any) -> list[Any]:
         hosts = [f"127.0.0.{number}" for number in (1, 2, 3)] if host == "localhost" else [host]
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, sandbox.port)) for address in hosts]
 
-    def reach(sock: socket.socket, address: Any) -> None:
-        knocked.append((address[0], sock.gettimeout()))
+    def connect_to_last(sock: socket.socket, address: Any) -> None:
+        attempts.append((address[0], sock.gettimeout()))
         if address[0] != "127.0.0.3":
             raise TimeoutError
         connect(sock, ("127.0.0.1", sandbox.port))
 
     client = AmplitudeClient(f"http://localhost:{sandbox.port}", sandbox.secret_key, timeout=0.9)
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    monkeypatch.setattr(socket.socket, "connect", reach)
+    monkeypatch.setattr(socket.socket, "connect", connect_to_last)
     assert client.fetch(Identity("ava", None), plan_calls([COHORTS])[0]).record.parts
-    assert [host for host, _ in knocked] == ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
-    assert knocked[0][1] == pytest.approx(0.3, abs=0.05)
+    assert [host for host, _ in attempts] == ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
+    assert attempts[0][1] == pytest.approx(0.3, abs=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +221,7 @@ def test_tls__certificate_of_a_private_authority__accepted_with_its_bundle(
 def test_tls__untrusted_certificate__unavailable_and_the_secret_is_not_sent(secure_sandbox: Sandbox) -> None:
     with pytest.raises(UpstreamUnavailable):
         fetch(secure_sandbox, COHORTS)
-    assert not secure_sandbox.calls, "and the secret was not sent"
+    assert not secure_sandbox.calls, "the secret was not sent"
 
 
 @pytest.mark.parametrize("kind", ["hang", "drip-headers", "drip-body"])
@@ -251,18 +251,18 @@ def test_fetch__no_server_on_the_port__unavailable() -> None:
 
 
 def test_fetch__five_calls__one_connection(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = []
+    connections = []
     connect = urllib3.connection.HTTPConnection.connect
 
-    def counted(connection: urllib3.connection.HTTPConnection) -> None:
-        opened.append(connection)
+    def count_and_connect(connection: urllib3.connection.HTTPConnection) -> None:
+        connections.append(connection)
         connect(connection)
 
-    monkeypatch.setattr(urllib3.connection.HTTPConnection, "connect", counted)
+    monkeypatch.setattr(urllib3.connection.HTTPConnection, "connect", count_and_connect)
     client = amplitude(sandbox)
     for _ in range(5):
         client.fetch(Identity("ava", None), plan_calls([COHORTS])[0])
-    assert len(opened) == 1
+    assert len(connections) == 1
 
 
 def test_fetch__netrc_entry_and_proxy_variable__ignored_on_loopback(
@@ -295,8 +295,8 @@ def test_translate_error__read_or_connect_timeout__timeout_or_unavailable() -> N
 def test_fetch__call_fails__error_contains_no_id(sandbox: Sandbox) -> None:
     sandbox.break_with(Fault("reset"))
     with pytest.raises(UpstreamError) as fault:
-        fetch(sandbox, COHORTS, user="somebody@example.com")
-    assert "somebody" not in repr(fault.value)
+        fetch(sandbox, COHORTS, user="person@example.com")
+    assert "person" not in repr(fault.value)
     assert fault.value.__cause__ is None
 
 

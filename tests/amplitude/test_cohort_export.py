@@ -1,4 +1,4 @@
-"""A cohort is downloaded over real HTTP, whatever Amplitude, the storage and the way there do."""
+"""Downloads of cohorts over real HTTP, with faults of Amplitude, of the storage and of the network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.fakes import FakeClock
 
 
 class Download:
-    """A client whose pauses pass at once, with its progress and the rows that it passed on."""
+    """A client whose pauses end at once. Records the progress and the rows of its last download."""
 
     def __init__(self, sandbox: Sandbox, url: str | None = None, secret: str | None = None) -> None:
         self.sandbox = sandbox
@@ -61,8 +61,8 @@ class Download:
                 self.users.append(row.user_id)
 
 
-def answer_the_file(monkeypatch: pytest.MonkeyPatch, reply: Reply) -> None:
-    """Let the sandbox answer `reply` to the request for a file."""
+def replace_file(monkeypatch: pytest.MonkeyPatch, reply: Reply) -> None:
+    """Make the sandbox answer every request for a file with `reply`."""
     answer = Exports.answer
     monkeypatch.setattr(
         Exports,
@@ -84,7 +84,7 @@ def test_download__file_in_the_storage__members_and_no_credentials_sent_there(
     assert set(download.users[2:]) <= {f"user-{number}" for number in range(1, 2001)}
     assert len(download.users) > 50
     assert sandbox.report()["cohorts"] == {"requests": 1, "polls": 2, "files": 1, "stored": 1}
-    assert sandbox.report()["calls"] == 0, "that is another quota"
+    assert sandbox.report()["calls"] == 0, "exports use no calls of the User Profile API"
     assert download.slept == [2.0]
     assert [line for line in download.progress if "members in the cohort" in line]
 
@@ -117,13 +117,14 @@ def test_download__long_export__pauses_grow_and_polls_stay_within_amplitudes_lim
     assert download.slept[0] == 2.0
     assert max(download.slept) == 30.0
     assert sorted(download.slept) == download.slept
-    most = max(
-        sum(moment <= later < moment + 600 for later in _moments(download.slept)) for moment in _moments(download.slept)
+    busiest = max(
+        sum(start <= later < start + 600 for later in _request_times(download.slept))
+        for start in _request_times(download.slept)
     )
-    assert most + 2 <= 60
+    assert busiest + 2 <= 60
 
 
-def _moments(pauses: list[float]) -> list[float]:
+def _request_times(pauses: list[float]) -> list[float]:
     return [sum(pauses[:number]) for number in range(len(pauses) + 1)]
 
 
@@ -180,14 +181,14 @@ def test_download__429_for_the_file__retried_for_at_most_ten_minutes(
     sandbox.break_with(Fault(kind, seconds=50))
     with pytest.raises(NotDownloaded, match="429"):
         download("crowd-2")
-    assert download.slept[8:] == [2.0, *[50.0] * 12], "the ten minutes in which Amplitude allows so many requests"
+    assert download.slept[8:] == [2.0, *[50.0] * 12], "retries end after the ten minutes of Amplitude's limit"
 
 
 @pytest.mark.contract("5 warm cohort")
 def test_download__file_is_cut_off__fetched_again_by_a_new_link_and_complete(
     sandbox: Sandbox, download: Download
 ) -> None:
-    # The request and two looks go well, then the file, here and in the storage, is cut off.
+    # The first pause is between the two polls. Then the file is cut off twice before the fault ends.
     sandbox.break_with(Fault("cohort-cut-off"))
     download.fix_after = 3
     assert download("crowd-500") == [f"user-{number}" for number in range(1, 501)]
@@ -208,7 +209,7 @@ def test_download__encoding_that_was_not_requested__fails_with_its_name(
     download: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reply = Reply(200, b"\x0b\x02\x80", {"Content-Encoding": "br"})
-    answer_the_file(monkeypatch, reply)
+    replace_file(monkeypatch, reply)
     with pytest.raises(NotDownloaded, match="a coding that nobody asked for, 'br'"):
         download("vip")
 
@@ -293,7 +294,7 @@ def test_download__link_with_an_invalid_host__fails_without_a_retry(
     sandbox: Sandbox, download: Download, monkeypatch: pytest.MonkeyPatch, location: str
 ) -> None:
     reply = Reply(302, "", {"Location": location})
-    answer_the_file(monkeypatch, reply)
+    replace_file(monkeypatch, reply)
     with pytest.raises(NotDownloaded, match="leads to what is no address"):
         download("vip")
-    assert download.slept == [2.0], "between two looks at the job"
+    assert download.slept == [2.0], "only the pause between two polls"

@@ -16,11 +16,11 @@ FOREVER = float("inf")
 
 def test_reserve__many_calls__a_tenth_of_the_quota_at_once_and_the_rest_evenly(clock: FakeClock) -> None:
     rate_limiter = RateLimiter(600, clock=clock)
-    moments = [
+    times = [
         reservation.at - clock() for reservation in (rate_limiter.reserve(FOREVER) for _ in range(70)) if reservation
     ]
-    assert moments[:60] == [0] * 60
-    steps = [later - earlier for earlier, later in pairwise(moments[59:])]
+    assert times[:60] == [0] * 60
+    steps = [later - earlier for earlier, later in pairwise(times[59:])]
     assert steps == pytest.approx([60 / 541] * 10)
 
 
@@ -57,13 +57,13 @@ def test_complete__long_call__slot_is_taken_until_a_minute_after_its_end(clock: 
     reservation = rate_limiter.reserve(clock())
     assert reservation is not None
     clock.advance(100)
-    assert rate_limiter.reserve(FOREVER) is None, "a call on the way may still arrive"
+    assert rate_limiter.reserve(FOREVER) is None, "a call in flight may still arrive"
     assert rate_limiter.wait() is None
     reservation.complete()
     reservation.complete()
-    following = rate_limiter.reserve(FOREVER)
-    assert following is not None
-    assert following.at == clock() + 60
+    next_reservation = rate_limiter.reserve(FOREVER)
+    assert next_reservation is not None
+    assert next_reservation.at == clock() + 60
 
 
 def test_complete__call_may_arrive_for_5_seconds__slot_is_taken_for_65_seconds(clock: FakeClock) -> None:
@@ -124,7 +124,7 @@ def test_reserve__any_calls__no_60_seconds_contain_more_than_the_quota(
             in_flight.append((reservation.at + duration, reservation.at, reservation))
     advance(clock() + 100)
 
-    for _, start in calls:  # the worst window begins just as some call arrives, and that may be at its end
+    for _, start in calls:  # the fullest window begins when a call arrives, at the latest at the end of that call
         in_window = sum(1 for began, end in calls if end >= start and began < start + 60)
         assert in_window <= per_minute
 
@@ -133,19 +133,19 @@ def test_reserve__constant_demand__98_percent_of_the_quota_and_no_long_gaps(cloc
     rate_limiter = RateLimiter(600, clock=clock)
     start = clock()
     ends: list[tuple[float, Reservation]] = []
-    moments = []
+    times = []
     while clock() < start + 600:
         while ends and ends[0][0] <= clock():
             ends.pop(0)[1].complete()
         if reservation := rate_limiter.reserve(clock() + 1):
-            moments.append(reservation.at)
+            times.append(reservation.at)
             ends.append((reservation.at + 0.5, reservation))
             ends.sort(key=lambda call: call[0])
         else:
             clock.advance(0.05)
-    assert len(moments) >= 0.98 * 600 * 10
-    moments.sort()
-    assert max(later - earlier for earlier, later in pairwise(moments)) < 1.5
+    assert len(times) >= 0.98 * 600 * 10
+    times.sort()
+    assert max(later - earlier for earlier, later in pairwise(times)) < 1.5
 
 
 def test_reservation__block_left_without_complete__slot_is_free_again(clock: FakeClock) -> None:

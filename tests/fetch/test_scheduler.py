@@ -29,7 +29,7 @@ LIFETIMES = FreshnessPolicy(fresh=900, negative=60, stale_while_revalidate=100, 
 
 
 class World:
-    """The services below the web, as in production except for the clock and the source."""
+    """All services below the web layer, as in production except for the clock and the source."""
 
     created: ClassVar[list[World]] = []
 
@@ -77,29 +77,29 @@ class World:
         return self.callers.submit(self.get, *parts, identity=identity, patience=patience)
 
     def spend_the_burst(self) -> None:
-        """Reserve every slot that is free now, so that the next call is queued."""
+        """Reserve every slot that is free now, so that the next call must be queued."""
         while self.rate_limiter.reserve(self.clock()):
             pass
 
     def wait_until_waiting(self, part: Part, identity: Identity = USER) -> None:
-        """Return when `part` is pending."""
+        """Wait until `part` is pending."""
         self.wait_until(lambda: part in self.scheduler.pending(identity))
 
     def wait_until_sent(self, part: Part, identity: Identity = USER) -> None:
-        """Return when a call that fetches `part` is in flight."""
+        """Wait until a call that fetches `part` is in flight."""
         self.wait_until(lambda: (pending := self.scheduler.pending(identity).get(part)) and pending.call is not None)
 
-    def wait_until(self, holds: Callable[[], object]) -> None:
-        """Return when `holds` does, by the work of other threads."""
+    def wait_until(self, condition: Callable[[], object]) -> None:
+        """Wait until other threads have made `condition` true."""
         for _ in range(10_000):
-            if holds():
+            if condition():
                 return
             threading.Event().wait(0.001)
-        raise AssertionError("the condition never held")
+        raise AssertionError("the condition never became true")
 
 
 @pytest.fixture(autouse=True)
-def ended() -> Iterator[None]:
+def end_worlds() -> Iterator[None]:
     yield
     while World.created:
         World.created.pop().end()
@@ -141,7 +141,7 @@ def test_get__shared_call_fails__every_request_gets_the_error(world: World) -> N
     world.source.open.set()
     words = {answer.result(10).error.word for answer in answers}  # type: ignore[union-attr]
     assert words == {"upstream_unavailable"}
-    assert len(world.source.calls) <= 2, "a caller that came after the failure may try again, the others may not"
+    assert len(world.source.calls) <= 2, "only a request that came after the failure may cause a second call"
 
 
 def test_batch__other_parts_requested_while_queued__one_call_for_all(clock: FakeClock) -> None:
@@ -257,22 +257,22 @@ def test_recommendation__deadline_passed_before_the_call__fetched_only_for_a_ret
     world = World(clock, per_minute=100)
     world.spend_the_burst()
     waiter = world.scheduler.join(USER, [recommendation("a"), COHORTS], until=clock() + 1.2, wanted_later=retry)
-    clock.advance(5)  # the thread that flies was kept from running for longer than the caller stayed
+    clock.advance(5)  # the sending thread runs only after the caller's deadline
     waiter.wait(10)
     assert isinstance(waiter.outcome(COHORTS), Record)
     fetched_parts = [part for _, call in world.source.calls for part in call.parts if part == recommendation("a")]
     assert len(fetched_parts) == calls
 
 
-@pytest.mark.parametrize(("stays", "comes_back"), [(1.2, True), (9, False)])
+@pytest.mark.parametrize(("patience", "retry"), [(1.2, True), (9, False)])
 def test_recommendation__second_waiter_uses_retry_or_waits_longer__is_fetched(
-    clock: FakeClock, stays: float, comes_back: bool
+    clock: FakeClock, patience: float, retry: bool
 ) -> None:
     world = World(clock, per_minute=100)
     world.spend_the_burst()
     part = recommendation("a")
     first = world.scheduler.join(USER, [part], until=clock() + 1.2, wanted_later=False)
-    world.scheduler.join(USER, [part], until=clock() + stays, wanted_later=comes_back)
+    world.scheduler.join(USER, [part], until=clock() + patience, wanted_later=retry)
     clock.advance(5)
     first.wait(10)
     assert isinstance(first.outcome(part), Record)
@@ -357,11 +357,11 @@ def test_get__user_becomes_known_between_two_calls__error_for_the_missing_part(w
 
 def test_get__another_call_brings_the_part__answered_before_its_own_call_ends(clock: FakeClock) -> None:
     world = World(clock, along=(COHORTS,))
-    hanging, original_fetch = threading.Event(), world.source.fetch
+    first_call_may_end, original_fetch = threading.Event(), world.source.fetch
 
     def fetch(identity: Identity, call: Call) -> Fetched:
         if call.parts == {COHORTS}:
-            assert hanging.wait(10)
+            assert first_call_may_end.wait(10)
             raise UpstreamUnavailable
         return original_fetch(identity, call)
 
@@ -371,17 +371,17 @@ def test_get__another_call_brings_the_part__answered_before_its_own_call_ends(cl
     world.wait_until(lambda: not world.scheduler.stats().queued)
     assert world.get(PROPERTIES).error is None
     assert waiting.result(10).error is None
-    hanging.set()
+    first_call_may_end.set()
 
 
 @pytest.mark.contract("1 recovery")
 @pytest.mark.parametrize("seconds", [3, 30])
 def test_get__ten_slow_calls_before__succeeds_one_second_later(world: World, seconds: int) -> None:
-    def slow(identity: Identity, call: Call) -> Fetched:
+    def fetch(identity: Identity, call: Call) -> Fetched:
         world.clock.advance(seconds)
         raise UpstreamTimeout
 
-    original_fetch, world.executor.fetch = world.executor.fetch, slow
+    original_fetch, world.executor.fetch = world.executor.fetch, fetch
     for number in range(10):
         world.get(COHORTS, identity=Identity(str(number), None))
     world.executor.fetch = original_fetch
@@ -403,7 +403,7 @@ def test_get__stale_copy__served_at_once_and_refreshed_by_one_call(world: World)
     late_result.result(10)
     assert not world.get(COHORTS).stale
     assert len(world.source.calls) == 2
-    assert world.source.calls[1][1].parts == {COHORTS, recommendation("a")}, "only what was just asked for"
+    assert world.source.calls[1][1].parts == {COHORTS, recommendation("a")}, "only the requested parts"
 
 
 def test_refresh__copy_was_refreshed_already__no_second_call(world: World) -> None:
@@ -413,7 +413,7 @@ def test_refresh__copy_was_refreshed_already__no_second_call(world: World) -> No
     world.get(recommendation("a"))
     world.source.wait_for_call()
     world.wait_until(lambda: not world.scheduler.pending(USER))
-    world.scheduler.refresh(USER, [recommendation("a")])  # by who read the copy before it was refreshed
+    world.scheduler.refresh(USER, [recommendation("a")])  # by a request that read the copy before the refresh
     world.wait_until(lambda: not world.scheduler.stats().queued and not world.scheduler.pending(USER))
     assert len(world.source.calls) == 2
 
@@ -425,7 +425,7 @@ def test_batch__sent_after_the_deadline__properties_join_but_recommendations_do_
     world.wait_until_waiting(COHORTS)
     late = world.get(recommendation("a"), patience=0.6)
     assert isinstance(late.error, QuotaExhausted)
-    assert world.get(PROPERTIES, patience=0).error is not None, "but properties do, for the next who asks"
+    assert world.get(PROPERTIES, patience=0).error is not None, "properties join, for later requests"
     clock.advance(0.7)
     assert waiting.result(10).error is None
     ((_, call),) = world.source.calls
@@ -438,8 +438,8 @@ def test_get__part_is_cached_between_cache_lookup_and_join__hit(
     world = World(clock, per_minute=1)
     world.get(COHORTS)
     read = world.store.memory.read
-    looks = iter([Record()])
-    monkeypatch.setattr(world.store.memory, "read", lambda identity: next(looks, None) or read(identity))
+    reads = iter([Record()])
+    monkeypatch.setattr(world.store.memory, "read", lambda identity: next(reads, None) or read(identity))
     answer = world.get(COHORTS)
     assert (answer.error, answer.calls, answer.forwarded) == (None, 0, None)
 
@@ -452,7 +452,7 @@ def test_refresh__only_the_burst_is_free__not_queued(clock: FakeClock) -> None:
         pass
     assert world.get(COHORTS).stale
     assert world.scheduler.stats().queued == 0
-    assert world.rate_limiter.reserve(clock()) is not None, "the burst is left to those who wait"
+    assert world.rate_limiter.reserve(clock()) is not None, "the burst is left to waiting requests"
 
 
 @pytest.mark.contract("4 stale")
@@ -535,7 +535,7 @@ def _call(*parts: Part) -> Call:
     return plan_calls(parts)[0]
 
 
-def sent(world: World) -> list[tuple[str | None, frozenset[Part]]]:
+def sent_calls(world: World) -> list[tuple[str | None, frozenset[Part]]]:
     return [(identity.user_id, call.parts) for identity, call in world.source.calls]
 
 
@@ -551,7 +551,7 @@ def test_backlog__refused_users__fetched_with_unused_quota_newest_request_first(
         world.source.wait_for_call()
         world.wait_until(lambda: not world.scheduler.stats().running)
         assert world.get(COHORTS, identity=Identity(name, None)).forwarded is None
-    assert [name for name, _ in sent(world)] == ["a", "c", "b"], "each once"
+    assert [name for name, _ in sent_calls(world)] == ["a", "c", "b"], "each user is fetched once"
 
 
 @pytest.mark.contract("1 backlog")
@@ -560,16 +560,16 @@ def test_backlog__requests_are_waiting__takes_none_of_their_slots(clock: FakeClo
     world.spend_the_burst()
     for number in range(3):
         world.get(COHORTS, identity=Identity(f"late{number}", None), patience=0)
-    live = []
+    requests = []
     for number in range(4):
         identity = Identity(f"live{number}", None)
-        live.append(world.ask(COHORTS, identity=identity, patience=9))
-        world.wait_until(lambda: world.scheduler.stats().reserved == len(live))
-    for answer in live:
+        requests.append(world.ask(COHORTS, identity=identity, patience=9))
+        world.wait_until(lambda: world.scheduler.stats().reserved == len(requests))
+    for answer in requests:
         clock.advance(0.66)
         world.source.wait_for_call()
         assert answer.result(10).error is None
-    assert [name for name, _ in sent(world)] == ["live0", "live1", "live2", "live3"]
+    assert [name for name, _ in sent_calls(world)] == ["live0", "live1", "live2", "live3"]
 
 
 @pytest.mark.contract("1 backlog")
@@ -582,7 +582,7 @@ def test_backlog__recommendation_was_refused__kept_only_for_a_retry(
     world.get(COHORTS, recommendation("a"), retry=retry)
     clock.advance(6)
     world.source.wait_for_call()
-    assert sent(world) == [("u", frozenset(parts))]
+    assert sent_calls(world) == [("u", frozenset(parts))]
 
 
 @pytest.mark.contract("1 backlog")
@@ -591,7 +591,7 @@ def test_backlog__user_without_data_and_old_copy__user_without_data_comes_first(
     old = Identity("old", None)
     world.get(COHORTS, identity=old)
     world.source.wait_for_call()
-    clock.advance(1100)  # too old to be served but as a spare
+    clock.advance(1100)  # old: served only if no call can be sent or the call fails
     world.spend_the_burst()
     world.get(COHORTS)
     served = world.get(COHORTS, identity=old)
@@ -599,7 +599,7 @@ def test_backlog__user_without_data_and_old_copy__user_without_data_comes_first(
     for _ in range(2):
         clock.advance(6)
         world.source.wait_for_call()
-    assert [name for name, _ in sent(world)] == ["old", "u", "old"]
+    assert [name for name, _ in sent_calls(world)] == ["old", "u", "old"]
 
 
 def test_backlog__call_got_429__repeated_after_retry_after(world: World) -> None:
@@ -696,7 +696,7 @@ def test_backlog__users_were_cached_since__no_slot_is_used_for_them(clock: FakeC
             world.store.memory.merge(identity, Record({COHORTS: CachedPart(b"[]", clock())}))
     clock.advance(6)
     world.source.wait_for_call()
-    assert [name for name, _ in sent(world)] == ["u0"]
+    assert [name for name, _ in sent_calls(world)] == ["u0"]
 
 
 def test_reserve__fails_by_a_bug__caller_gets_an_error_and_the_next_call_succeeds(
@@ -716,33 +716,33 @@ def test_reserve__fails_by_a_bug__caller_gets_an_error_and_the_next_call_succeed
 
 
 def test_get__joined_refresh_gets_no_reservation__not_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    book = world.rate_limiter.reserve
-    widened: list[Future[ProfileResult]] = []
+    original_reserve = world.rate_limiter.reserve
+    requests: list[Future[ProfileResult]] = []
 
-    def slow(latest: float, *, burst: float = 1.0) -> Reservation | None:
-        if not widened:
-            widened.append(world.ask(PROPERTIES))
+    def join_first(latest: float, *, burst: float = 1.0) -> Reservation | None:
+        if not requests:
+            requests.append(world.ask(PROPERTIES))
             world.wait_until_waiting(PROPERTIES)
             return None
-        return book(latest, burst=burst)
+        return original_reserve(latest, burst=burst)
 
-    monkeypatch.setattr(world.rate_limiter, "reserve", slow)
+    monkeypatch.setattr(world.rate_limiter, "reserve", join_first)
     world.scheduler.refresh(USER, [COHORTS])
-    assert widened[0].result(10).error is None
+    assert requests[0].result(10).error is None
 
 
 def test_call__no_thread_can_be_started__refused_and_never_sent_later(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(threading.Thread, "start", _cannot_start)
+        broken.setattr(threading.Thread, "start", _fail_to_start)
         refused = world.get(COHORTS)
     assert isinstance(refused.error, QuotaExhausted)
     assert world.rate_limiter.used == 0
     assert world.get(COHORTS, identity=Identity("other", None)).error is None
     world.wait_until(lambda: not world.scheduler.stats().running)
-    assert sent(world)[0] == ("other", frozenset({COHORTS}))
+    assert sent_calls(world)[0] == ("other", frozenset({COHORTS}))
 
 
-def _cannot_start(_: threading.Thread) -> None:
+def _fail_to_start(_: threading.Thread) -> None:
     raise RuntimeError("can't start new thread")

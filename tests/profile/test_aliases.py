@@ -1,4 +1,4 @@
-"""Short names: what may be one, which id is asked for it, and what the answer is keyed by."""
+"""Aliases: valid entries, the ids that are fetched, and the keys of the answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.api.drop_in import parse_drop_in, shape_drop_in
-from proxy.api.parse import parse as parse_ask
+from proxy.api.parse import parse as parse_request
 from proxy.api.response import shape
 from proxy.profile.aliases import Alias, Aliases, parse
 from proxy.profile.parts import COHORTS, computations, prediction, recommendation
@@ -24,8 +24,8 @@ NAMES = Aliases(
 
 
 def body(section: Any, user_data: dict[str, Any] | None, **parameters: str) -> dict[str, Any]:
-    ask = parse_ask(section, {"user_id": "u", **parameters}.items(), NAMES)
-    answer: dict[str, Any] = json.loads(shape(ask, record_of(ask, user_data)))
+    request = parse_request(section, {"user_id": "u", **parameters}.items(), NAMES)
+    answer: dict[str, Any] = json.loads(shape(request, record_of(request, user_data)))
     return answer
 
 
@@ -71,16 +71,16 @@ def test_alias__requested__its_id_is_fetched_and_the_answer_has_the_alias() -> N
         "propensities": [{"pred_id": "pred-1", "prop": 0.5}],
     }
     parameters = {"rec_id": "home,other", "cohort_id": "vip,c7,c31,gone", "prediction_id": "buy"}
-    ask = parse_ask(
+    request = parse_request(
         None, {"user_id": "u", "include": "recommendations,cohorts,propensities", **parameters}.items(), NAMES
     )
-    assert ask.query.parts == (
+    assert request.query.parts == (
         recommendation("abc123", None),
         recommendation("other", None),
         COHORTS,
         prediction("pred-1", "score"),
     )
-    answer = json.loads(shape(ask, record_of(ask, user_values)))
+    answer = json.loads(shape(request, record_of(request, user_values)))
     assert (answer["rec_id"], answer["items"]) == ("home", ["shoe"])
     assert answer["recommendations_by_id"]["other"]["items"] == ["hat"]
     assert answer["member"] == {"vip": True, "c7": True, "c31": True, "gone": False}
@@ -90,19 +90,19 @@ def test_alias__requested__its_id_is_fetched_and_the_answer_has_the_alias() -> N
 
 @pytest.mark.parametrize(("cohort_ids", "vip"), [(["c31", "c7"], True), (["c7"], False), ([], False)])
 def test_cohort_alias__all_cohorts_requested__is_a_key_of_member(cohort_ids: list[str], vip: bool) -> None:
-    ask = parse_ask("cohorts", {"user_id": "u"}.items(), NAMES)
-    answer = json.loads(shape(ask, record_of(ask, {"cohort_ids": cohort_ids})))
+    request = parse_request("cohorts", {"user_id": "u"}.items(), NAMES)
+    answer = json.loads(shape(request, record_of(request, {"cohort_ids": cohort_ids})))
     assert answer["member"] == dict.fromkeys(cohort_ids, True) | {"vip": vip}
     assert (answer["cohort_ids"], answer["is_member"]) == (cohort_ids, False)
 
 
 def test_alias__requested_with_its_id__one_part() -> None:
-    ask = parse_ask("recommendations", {"user_id": "u", "rec_id": "home,abc123"}.items(), NAMES)
-    assert ask.query.parts == (recommendation("abc123", None),)
+    request = parse_request("recommendations", {"user_id": "u", "rec_id": "home,abc123"}.items(), NAMES)
+    assert request.query.parts == (recommendation("abc123", None),)
 
 
 def test_alias__used_for_another_kind__is_an_id() -> None:
-    assert parse_ask("propensities", {"user_id": "u", "prediction_id": "vip"}.items(), NAMES).query.parts == (
+    assert parse_request("propensities", {"user_id": "u", "prediction_id": "vip"}.items(), NAMES).query.parts == (
         prediction("vip", "score"),
     )
 
@@ -128,22 +128,23 @@ def test_computation_alias__user_with_or_without_a_value__key_is_present(
 
 
 def test_computation_aliases__several_requested__set_of_their_ids() -> None:
-    ask = parse_ask("computations", {"user_id": "u", "comp_id": "spend,orders"}.items(), NAMES)
-    assert ask.query.parts == (computations(("comp-1", "a=b")),)
+    request = parse_request("computations", {"user_id": "u", "comp_id": "spend,orders"}.items(), NAMES)
+    assert request.query.parts == (computations(("comp-1", "a=b")),)
 
 
 def test_drop_in__alias_requested__answer_is_amplitudes_own() -> None:
-    ask = parse_drop_in({"user_id": "u", "rec_id": "home"}.items(), NAMES)
+    request = parse_drop_in({"user_id": "u", "rec_id": "home"}.items(), NAMES)
     user_values = {"user_id": "u", "recommendations": [{"rec_id": "abc123", "items": ["shoe"]}]}
     assert (
-        shape_drop_in(ask, record_of(ask, user_values))["userData"]["recommendations"] == user_values["recommendations"]
+        shape_drop_in(request, record_of(request, user_values))["userData"]["recommendations"]
+        == user_values["recommendations"]
     )
 
 
 def test_query__same_parameters_again__reused_only_with_the_same_aliases() -> None:
     parameters = {"user_id": "u", "rec_id": "home"}
     other = Aliases(parse("recommendations.home=xyz"))
-    queries = [parse_ask("recommendations", parameters.items(), names).query for names in (NAMES, other, NAMES)]
+    queries = [parse_request("recommendations", parameters.items(), names).query for names in (NAMES, other, NAMES)]
     assert queries[0] is queries[2]
     assert queries[0] != queries[1]
     assert [query.parts[0].id for query in queries] == ["abc123", "xyz", "abc123"]

@@ -1,4 +1,4 @@
-"""The form in which values are kept."""
+"""The encoding of cached values."""
 
 import json
 from typing import Any
@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 from proxy.profile import encoding
 from tests.support.json_values import json_values
 
-anything = json_values(max_text=5)
+any_json = json_values(max_text=5)
 
 
-@given(anything)
+@given(any_json)
 def test_read__written_value__unchanged(value: Any) -> None:
     if "\\ud" not in json.dumps(value):
         assert encoding.read(encoding.write(value)) == value
 
 
-@given(st.dictionaries(st.text(max_size=5), anything, max_size=4))
+@given(st.dictionaries(st.text(max_size=5), any_json, max_size=4))
 def test_split__any_object__each_name_with_its_value(value: dict[str, Any]) -> None:
     names, values = encoding.split(encoding.write(value))
     assert dict(zip(json.loads(names), map(json.loads, values), strict=True)) == encoding.read(encoding.write(value))

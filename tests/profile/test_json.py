@@ -1,4 +1,4 @@
-"""JSON read strictly and written for any parser."""
+"""JSON is read strictly and written so that any parser can read it."""
 
 import json
 from typing import Any

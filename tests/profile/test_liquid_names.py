@@ -1,4 +1,4 @@
-"""Liquid-safe names."""
+"""Names that are safe in Liquid."""
 
 import re
 

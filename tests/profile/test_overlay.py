@@ -34,7 +34,7 @@ def of_keys(*keys: str) -> ProfileQuery:
 def record(at: float, *, cohorts: Any = None, props: Any = None, warm: bool = False) -> Record:
     values_by_part = {COHORTS: cohorts, PROPERTIES: props}
     return Record(
-        {part: CachedPart(encoding.write(one), at, warm) for part, one in values_by_part.items() if one is not None},
+        {part: CachedPart(encoding.write(raw), at, warm) for part, raw in values_by_part.items() if raw is not None},
         None,
         "u",
     )
@@ -42,8 +42,8 @@ def record(at: float, *, cohorts: Any = None, props: Any = None, warm: bool = Fa
 
 def overlaid(cached: Record, query: ProfileQuery, *pushes: Updates) -> Record:
     pushed: Updates = {}
-    for one in pushes:
-        pushed = merged(pushed, one)
+    for push in pushes:
+        pushed = merged(pushed, push)
     return apply_updates(cached, known(pushed), query)
 
 
@@ -52,7 +52,7 @@ def value(result: Record, part: Any) -> Any:
 
 
 def props(at: float, *, whole: bool = False, **values: Any) -> Updates:
-    return properties({name: write_json(one) for name, one in values.items()}, at, whole=whole)
+    return properties({name: write_json(raw) for name, raw in values.items()}, at, whole=whole)
 
 
 def test_cohorts__all_requested_were_pushed__known_with_the_age_of_the_oldest_push() -> None:
@@ -99,7 +99,7 @@ def test_properties__whole_set_was_pushed__replaces_fetched_values_under_their_n
     older = overlaid(
         record(5, props={"gp:a": 0, "gp:old": 0, "b": 0}), PROPERTIES_ALL, props(10, whole=True, a=1, b=2, c=3)
     )
-    assert value(older, PROPERTIES) == {"gp:a": 1, "b": 2, "gp:c": 3}, "called as it was when it was fetched"
+    assert value(older, PROPERTIES) == {"gp:a": 1, "b": 2, "gp:c": 3}, "the names of the fetched properties are kept"
 
 
 def test_properties__only_some_were_pushed__applied_to_a_fetched_set_and_else_a_miss() -> None:
@@ -144,7 +144,7 @@ def test_properties__whole_set_with_a_value_only_amplitude_knows__not_a_whole_se
     cached = record(5, props={"gp:n": 1, "gp:old": 1})
     for query in (PROPERTIES_ALL, of_keys("n")):
         result = overlaid(cached, query, *pushes)
-        assert value(result, PROPERTIES) == {"gp:n": 1, "gp:m": 3}, "the copy has the last that is known of it"
+        assert value(result, PROPERTIES) == {"gp:n": 1, "gp:m": 3}, "the fetched copy has the last known value"
         assert (result.parts[PROPERTIES].fetched_at, result.parts[PROPERTIES].pushed) == (5, False)
 
 
@@ -184,7 +184,7 @@ def test_updates__warmed_parts__stay_warmed() -> None:
     result = overlaid(
         cached, ProfileQuery(("properties", "cohorts"), cohort_ids=("a",)), membership("a", False, 6), props(6, x=2)
     )
-    assert all(one.warm for one in result.parts.values())
+    assert all(part.warm for part in result.parts.values())
 
 
 def test_freshness__pushed_part__has_its_own_lifetime_and_counts_as_warmed() -> None:
@@ -195,29 +195,29 @@ def test_freshness__pushed_part__has_its_own_lifetime_and_counts_as_warmed() -> 
     assert not policy.is_warm(result, COHORTS, 4600.0)
     assert policy.updates_usable_for == 3700
     short = FreshnessPolicy(fresh=900, negative=60, pushed=1)
-    assert short.ttl(result, COHORTS, 1000.0) > 800, "never for a shorter time than what was fetched"
+    assert short.ttl(result, COHORTS, 1000.0) > 800, "a pushed part is fresh at least as long as a fetched part"
 
 
-ANY_WISH = st.sampled_from(
+ANY_QUERY = st.sampled_from(
     [COHORTS_ALL, PROPERTIES_ALL, in_cohorts("a"), in_cohorts("a", "b"), of_keys("a"), of_keys("b")]
 )
 ANY_VALUE = st.sampled_from([None, [], ["a"], {"gp:a": 1}, {"a": 1, "gp:b": 2}, 3, "x"])
 
 
-@given(st.lists(PUSHES, max_size=5), ANY_VALUE, ANY_VALUE, st.sampled_from([1.0, 2.0, 5.0]), ANY_WISH)
+@given(st.lists(PUSHES, max_size=5), ANY_VALUE, ANY_VALUE, st.sampled_from([1.0, 2.0, 5.0]), ANY_QUERY)
 def test_updates__any_cached_values__applied_without_making_a_part_older(
     pushes: list[Updates], cohorts: Any, properties_value: Any, at: float, query: ProfileQuery
 ) -> None:
     cached = record(at, cohorts=cohorts, props=properties_value)
     result = overlaid(cached, query, *pushes)
-    nothing: Updates = {}
-    content = known(functools.reduce(merged, pushes, nothing))
+    no_updates: Updates = {}
+    content = known(functools.reduce(merged, pushes, no_updates))
     assert result.parts.keys() | ({PROPERTIES} if content.cleared_at is not None else set()) >= cached.parts.keys()
-    # Of a set that was cleared, or pushed whole, nothing is left: what is there instead was said whenever it was.
+    # After a clear or a whole push, the fetched set does not count, so a pushed value may be older than the fetch.
     replaced = content.cleared_at is not None or content.whole_at is not None
-    for part, one in result.parts.items():
-        assert one.fetched_at >= at or part not in cached.parts or (part == PROPERTIES and replaced)
-        encoding.read(one.value)
+    for part, part_value in result.parts.items():
+        assert part_value.fetched_at >= at or part not in cached.parts or (part == PROPERTIES and replaced)
+        encoding.read(part_value.value)
 
 
 @pytest.mark.parametrize("query", [COHORTS_ALL, of_keys("a")])

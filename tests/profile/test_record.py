@@ -50,8 +50,8 @@ def test_merge__unknown_and_known__later_record_wins() -> None:
 
 
 def test_merge__answer_without_an_id__earlier_id_is_kept() -> None:
-    named = Record({COHORTS: CachedPart(b"1", 1)}, None, "ava", "device-ava")
-    merged = merge(named, Record({PROPERTIES: CachedPart(b"1", 2)}, None, None, "device-2"))
+    with_ids = Record({COHORTS: CachedPart(b"1", 1)}, None, "ava", "device-ava")
+    merged = merge(with_ids, Record({PROPERTIES: CachedPart(b"1", 2)}, None, None, "device-2"))
     assert (merged.user_id, merged.device_id) == ("ava", "device-2")
 
 
@@ -89,5 +89,5 @@ def test_merge__any_records__idempotent_and_latest_parts_are_kept(old: Record, n
     if merged.unknown_at is None:
         for part in (*old.parts, *new.parts):
             if old.unknown_at is None and new.unknown_at is None:
-                times = [r.parts[part].fetched_at for r in (old, new) if part in r.parts]
+                times = [record.parts[part].fetched_at for record in (old, new) if part in record.parts]
                 assert merged.parts[part].fetched_at == max(times)

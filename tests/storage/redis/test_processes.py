@@ -1,4 +1,4 @@
-"""Several processes that share one Redis: quota, records, leases. A process is simulated by a set of services."""
+"""Several processes that share one Redis: quota, records and leases. A set of services simulates a process."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ LONGEST = 8.0
 def shared_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     binary = program() if request.param == "valkey" else shutil.which("redis-server")
     if binary is None:
-        pytest.skip("Redis itself is not installed: apt-get install redis-server")
+        pytest.skip("redis-server is not installed; run apt-get install redis-server")
     with RedisServer(binary=binary) as server:
         yield server
 
 
 @pytest.fixture
 def running(shared_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> RedisServer:
-    """An empty server that loses nothing: a new epoch begins as soon as all processes know it."""
+    """Return an empty server that keeps its data for the whole test. A new epoch of the quota begins after 0.05 s."""
     monkeypatch.setattr(rate_limiter_redis, "SETTLE_SECONDS", 0.05)
     with redis.Redis.from_url(shared_server.url) as operator:
         operator.flushall()
@@ -62,7 +62,7 @@ def running(shared_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Redi
 
 @pytest.fixture
 def valkey(monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
-    """A server that may be stopped or emptied. A new epoch begins at once."""
+    """Yield a server that the test may stop or empty. A new epoch of the quota begins after 0.05 s."""
     monkeypatch.setattr(rate_limiter_redis, "SETTLE_SECONDS", 0.05)
     with RedisServer() as server:
         yield server
@@ -70,13 +70,13 @@ def valkey(monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def settling_valkey() -> Iterator[RedisServer]:
-    """A server that may be stopped or emptied. A new epoch begins when all had time to write back their calls."""
+    """Yield a server that the test may stop or empty. A new epoch begins after all processes had time to report."""
     with RedisServer() as server:
         yield server
 
 
 class CountingProfiles(RedisProfiles):
-    """Counts its leases, so that a test can wait until a process has found a part leased by another."""
+    """Counts leases, so that a test can wait until a process has found a part that another process leased."""
 
     leases = 0
 
@@ -87,7 +87,7 @@ class CountingProfiles(RedisProfiles):
 
 
 class Process:
-    """The services of one worker process, without the web."""
+    """The services of one worker process, without the web layer."""
 
     started: ClassVar[list[Process]] = []
 
@@ -107,13 +107,13 @@ class Process:
         self.quota = FallbackRateLimiter(self.server, b"test:", per_minute, clock=clock, longest=LONGEST)
         self.store = TieredStore(max_bytes=1_000_000, policy=policy, clock=clock, shared=self.records)
         self.source = FakeSource(FakeClock(time.time()))
-        outage = CircuitBreaker(clock)
-        self.executor = CallExecutor(self.source.fetch, self.quota, outage, clock=clock)
+        circuit_breaker = CircuitBreaker(clock)
+        self.executor = CallExecutor(self.source.fetch, self.quota, circuit_breaker, clock=clock)
         self.backlog = backlog = Backlog(max_users=100, max_age=600, clock=clock)
         self.forget_service = ForgetService(self.store, backlog, self.records)
         self.server.register_by(self.register)
         self.scheduler = FetchScheduler(
-            self.executor, self.store, self.quota, outage, backlog, policy, along=(), threads=20, clock=clock
+            self.executor, self.store, self.quota, circuit_breaker, backlog, policy, along=(), threads=20, clock=clock
         )
         self.profiles = ProfileService(self.store, self.scheduler, policy, clock=clock)
 
@@ -137,25 +137,25 @@ def stopped() -> Iterator[None]:
 
 
 def settled(*processes: Process) -> None:
-    """Return when all are registered and calls may be reserved."""
+    """Wait until all processes are registered and can reserve calls."""
     for process in processes:
         process.server.start()
     wait_until(lambda: all(process.quota.epoch for process in processes))
     for process in processes:
-        process.server.register_soon()  # the first does not know the others yet
+        process.server.register_soon()  # the first process does not know the others yet
     wait_until(lambda: all(process.quota.processes == len(processes) for process in processes))
     wait_until(lambda: not any(process.quota.paused_for for process in processes))
 
 
-def wait_until(holds: Callable[[], object], seconds: float = 10) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 10) -> None:
     deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it never came to be"
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never became true"
         threading.Event().wait(0.005)
 
 
 def reserve_all(quota: RateLimiter, latest: float = 0.0) -> list[Reservation]:
-    """Reserve until nothing is free by `latest` (monotonic seconds)."""
+    """Reserve calls until no slot is free by `latest` (monotonic seconds)."""
     reservations = []
     while reservation := quota.reserve(latest):
         reservations.append(reservation)
@@ -174,43 +174,45 @@ def test_reserve__two_processes__share_the_burst_and_the_even_slots(running: Red
     done = time.monotonic()
     bursts = [reservation.at for half in halves for reservation in half if not reservation.even]
     assert len(bursts) == 59
-    assert max(bursts) <= done, "at once"
-    moments = sorted(reservation.at for half in halves for reservation in half if reservation.even)
-    assert moments[0] <= done, "one goes beside the burst"
-    assert len(moments) > 9
-    steps = [later - earlier for earlier, later in pairwise(moments)]
-    assert all(0.05 < step < 0.17 for step in steps), "one after the other at 9 a second, whoever books"
+    assert max(bursts) <= done, "the burst is sent at once"
+    times = sorted(reservation.at for half in halves for reservation in half if reservation.even)
+    assert times[0] <= done, "one even call is sent with the burst"
+    assert len(times) > 9
+    steps = [later - earlier for earlier, later in pairwise(times)]
+    assert all(0.05 < step < 0.17 for step in steps), "both processes together send 9 even calls a second"
 
 
 @pytest.mark.contract("4 redis")
 def test_reserve__four_processes__no_minute_contains_more_than_the_quota(running: RedisServer) -> None:
     processes = [Process(running.url, per_minute=20) for _ in range(4)]
     settled(*processes)
-    places = []
+    reservations = []
     for _ in range(10):
         for process in processes:
-            places += reserve_all(process.quota, time.monotonic() + 59.9)
-    assert 19 <= len(places) <= 20
-    assert not reserve_all(processes[0].quota, time.monotonic() + 60), "nor while the first of them may be on its way"
-    for place in places[:5]:
-        place.complete()
-    following: list[Reservation] = []
+            reservations += reserve_all(process.quota, time.monotonic() + 59.9)
+    assert 19 <= len(reservations) <= 20
+    assert not reserve_all(processes[0].quota, time.monotonic() + 60), (
+        "no slot is free while the first calls may be in flight"
+    )
+    for reservation in reservations[:5]:
+        reservation.complete()
+    next_reservations: list[Reservation] = []
 
-    def another() -> bool:
-        following[:] = reserve_all(processes[1].quota, time.monotonic() + 64)
-        return bool(following)
+    def reserve_next() -> bool:
+        next_reservations[:] = reserve_all(processes[1].quota, time.monotonic() + 64)
+        return bool(next_reservations)
 
-    wait_until(another)
-    assert following[0].at >= time.monotonic() + 59
+    wait_until(reserve_next)
+    assert next_reservations[0].at >= time.monotonic() + 59
 
 
 def test_cancel__slot_of_one_process__free_for_the_others(running: RedisServer) -> None:
     process_a, process_b = Process(running.url, per_minute=10), Process(running.url, per_minute=10)
     settled(process_a, process_b)
-    place = process_a.quota.reserve(0)
-    assert place is not None
+    reservation = process_a.quota.reserve(0)
+    assert reservation is not None
     assert process_b.quota.reserve(0) is None
-    place.cancel()
+    reservation.cancel()
     wait_until(lambda: process_b.quota.reserve(0))
 
 
@@ -245,18 +247,18 @@ def test_reserve__redis_unavailable__no_call_for_a_minute_and_then_the_share_of_
                 reservation.complete()
                 sent += 1
         clock.advance(0.599)
-    assert 75 < sent <= 90, "in a minute the three together send what one may"
+    assert 75 < sent <= 90, "the three shares add up to the quota"
 
 
 @pytest.mark.contract("4 redis faults")
 def test_reserve__redis_returns_empty__earlier_calls_still_count(settling_valkey: RedisServer) -> None:
     process_a, process_b = Process(settling_valkey.url, per_minute=10), Process(settling_valkey.url, per_minute=10)
     settled(process_a, process_b)
-    places = [
+    reservations = [
         *reserve_all(process_a.quota, time.monotonic() + 59),
         *reserve_all(process_b.quota, time.monotonic() + 59),
     ]
-    assert len(places) == 10
+    assert len(reservations) == 10
     settling_valkey.stop()
     wait_until(lambda: process_a.server.unavailable_since and process_b.server.unavailable_since)
     settling_valkey.start()
@@ -368,7 +370,7 @@ def test_log__redis_stops_and_returns__one_line_each(valkey: RedisServer, caplog
             process.store.get(USER)
             process.quota.reserve(0)
         valkey.start()
-        wait_until(lambda: len(caplog.records) > 1)  # it is back a moment before it says so
+        wait_until(lambda: len(caplog.records) > 1)  # the state changes shortly before the log line
     assert [line.getMessage() for line in caplog.records] == [
         "Redis is gone: each process goes on with what it has",
         "Redis is back",
@@ -392,7 +394,7 @@ def test_redis__cannot_be_used__counts_as_unavailable_until_it_can(valkey: Redis
     with redis.Redis.from_url(valkey.url) as operator:
         operator.execute_command(*begin.split())
         wait_until(lambda: process.server.unavailable_since)
-        assert process.get(COHORTS).forwarded is None, "what the process has is still served"
+        assert process.get(COHORTS).forwarded is None, "cached data is still served"
         operator.execute_command(*end.split())
     wait_until(lambda: process.server.unavailable_since is None)
 
@@ -471,7 +473,7 @@ def test_records__saved__every_key_expires_and_expired_parts_are_dropped(running
         ages = {key: client.pttl(key) for key in client.scan_iter()}
     assert len(ages) >= 4
     assert all(age > 0 for age in ages.values()), ages
-    assert not any(key.rpartition(b":")[2] == b"u" for key in ages), "keys hold no ids"
+    assert not any(key.rpartition(b":")[2] == b"u" for key in ages), "keys contain no ids"
 
 
 @pytest.mark.contract("4 warm freshness")
@@ -574,8 +576,8 @@ def test_forget__two_processes__removed_from_both_and_from_redis_within_a_second
         for pair in pairs:
             process.get(COHORTS, identity=pair)
         process_b.backlog.add(pairs[1], {PROPERTIES: Wanted(time.monotonic(), False)})
-    process_a.source.user_data = {"user_id": "somebody-else", "device_id": "x"}
-    bystander = Identity("somebody-else", None)
+    process_a.source.user_data = {"user_id": "another-user", "device_id": "x"}
+    bystander = Identity("another-user", None)
     process_a.get(COHORTS, identity=bystander)
     began = time.monotonic()
     assert process_a.forget_service.forget(Identity("forget-me", None)) == Forgot(records=4, waiting=0)
@@ -611,11 +613,11 @@ def test_forget__call_in_flight_in_another_process__answered_but_not_cached(runn
         process_b.source.wait_for_call()
         process_a.forget_service.forget(USER)
         process_b.source.open.set()
-        assert request.result(10).record.has(COHORTS), "who waits for it is answered"
+        assert request.result(10).record.has(COHORTS), "the waiting request is answered"
     assert left_of(running.url) == []
     assert process_a.store.get(USER) == EMPTY
     wait_until(lambda: process_b.store.memory.generation > 0 and process_b.store.memory.read(USER) == EMPTY, seconds=1)
-    # And when the process has heard of it before the answer lands.
+    # The same if the process has forgotten the user before the answer arrives.
     process_b.source.open.clear()
     with ThreadPoolExecutor(1) as callers:
         request = callers.submit(process_b.get, PROPERTIES, patience=5)
@@ -639,7 +641,7 @@ def test_forget__user_is_requested_again__cached_again(running: RedisServer) -> 
     with redis.Redis.from_url(running.url) as client:
         tombstones = list(client.scan_iter(b"*:pairs:*"))
         assert all(0 < client.pttl(tombstone) <= 20_000 for tombstone in tombstones), (
-            "it is barred in Redis only for a moment"
+            "tombstones expire in Redis after at most 20 seconds"
         )
         client.delete(*tombstones)
     assert process_a.get(PROPERTIES).forwarded == "miss"
@@ -669,7 +671,7 @@ def test_rediss__verification_on_or_off__unknown_certificate_is_refused_or_accep
     certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
     binary = shutil.which("redis-server")
     if binary is None:
-        pytest.skip("a Redis with TLS is not installed: apt-get install redis-server")
+        pytest.skip("redis-server, which supports TLS, is not installed; run apt-get install redis-server")
     plain = RedisServer(binary=binary)
     files = {"cert-file": "cert.pem", "key-file": "key.pem", "ca-cert-file": "ca.pem"}
     tls = {f"tls-{name}": f"{tmp_path / file}" for name, file in files.items()}
