@@ -12,7 +12,7 @@ from proxy.profile.parts import COHORTS, PROPERTIES, SECTIONS, Identity, Part, c
 ALONG = (PROPERTIES, COHORTS)
 
 
-def test_everything_without_a_conflict_is_one_call() -> None:
+def test_plan_calls__parts_without_conflicts__one_call() -> None:
     (call,) = plan_calls([recommendation("a"), recommendation("b"), PROPERTIES, COHORTS])
     assert call.parameters(Identity("u", "d")) == {
         "user_id": "u",
@@ -25,7 +25,7 @@ def test_everything_without_a_conflict_is_one_call() -> None:
 
 
 @pytest.mark.contract("1 recommendations")
-def test_recommendations_of_two_types_need_two_calls_and_the_rest_goes_with_the_first() -> None:
+def test_plan_calls__recommendations_of_two_types__two_calls_with_the_rest_in_the_first() -> None:
     first, second = plan_calls([recommendation("a", "model"), recommendation("a"), COHORTS])
     assert first.parts == {recommendation("a", "model"), COHORTS}
     assert second.parts == {recommendation("a")}
@@ -33,37 +33,37 @@ def test_recommendations_of_two_types_need_two_calls_and_the_rest_goes_with_the_
     assert "rec_type" not in second.parameters(Identity("u", None))
 
 
-def test_what_rides_along_is_never_worth_a_call_of_its_own() -> None:
+def test_plan_calls__parts_to_fetch_along__added_only_to_other_calls() -> None:
     assert plan_calls([], ALONG) == []
     (call,) = plan_calls([recommendation("a")], ALONG)
     assert call.parts == {recommendation("a"), *ALONG}
 
 
-def test_nothing_but_what_was_asked_is_in_a_call_when_nothing_rides_along() -> None:
+def test_plan_calls__nothing_to_fetch_along__only_requested_parts() -> None:
     (call,) = plan_calls([COHORTS])
     assert call.parameters(Identity(None, "d")) == {"device_id": "d", "get_cohort_ids": "true"}
 
 
-def test_properties_and_computations_are_never_in_one_call() -> None:
+def test_plan_calls__properties_and_computations__two_calls() -> None:
     first, second = plan_calls([PROPERTIES, COHORTS, computations(["b", "a"])], ALONG)
     assert first.parts == {PROPERTIES, COHORTS}
     assert second.parameters(Identity("u", None)) == {"user_id": "u", "comp_id": "a,b"}
 
 
-def test_properties_do_not_ride_where_computations_sit() -> None:
+def test_plan_calls__call_with_computations__properties_are_not_fetched_along() -> None:
     (call,) = plan_calls([computations(), recommendation("a")], ALONG)
     assert call.parts == {computations(), recommendation("a"), COHORTS}
     assert call.parameters(Identity("u", None))["get_computations"] == "true"
 
 
-def test_two_sets_of_computations_are_two_calls() -> None:
+def test_plan_calls__two_sets_of_computations__two_calls() -> None:
     calls = plan_calls([computations(["a"]), computations(["a", "b"])])
     assert [call.parameters(Identity("u", None))["comp_id"] for call in calls] == ["a", "a,b"]
 
 
-def test_scores_and_percentiles_are_two_calls_each_beside_whatever_else_there_is() -> None:
-    wanted = [prediction("p"), prediction("q"), prediction("p", "pct"), recommendation("a", "model"), COHORTS]
-    first, second = plan_calls(wanted)
+def test_plan_calls__scores_and_percentiles__two_calls_with_the_rest_in_the_first() -> None:
+    requested = [prediction("p"), prediction("q"), prediction("p", "pct"), recommendation("a", "model"), COHORTS]
+    first, second = plan_calls(requested)
     assert first.parameters(Identity("u", None)) == {
         "user_id": "u",
         "get_recs": "true",
@@ -86,13 +86,13 @@ parts = st.one_of(
 
 
 @given(st.lists(parts, unique=True), st.sampled_from([(), ALONG, (COHORTS,)]))
-def test_every_part_is_brought_exactly_once_and_nothing_unasked_but_what_rides(
-    wanted: list[Part], along: tuple[Part, ...]
+def test_plan_calls__any_parts__each_in_one_call_without_conflicts(
+    requested: list[Part], along: tuple[Part, ...]
 ) -> None:
-    calls = plan_calls(wanted, along)
-    brought = [part for call in calls for part in call.parts]
-    assert len(brought) == len(set(brought))
-    assert set(wanted) <= set(brought) <= {*wanted, *along}
+    calls = plan_calls(requested, along)
+    planned = [part for call in calls for part in call.parts]
+    assert len(planned) == len(set(planned))
+    assert set(requested) <= set(planned) <= {*requested, *along}
     for call in calls:
         assert sum(part == PROPERTIES or part.section == "computations" for part in call.parts) <= 1
         for section in ("recommendations", "propensities"):
@@ -100,51 +100,51 @@ def test_every_part_is_brought_exactly_once_and_nothing_unasked_but_what_rides(
 
 
 @given(st.lists(parts, unique=True))
-def test_no_plan_has_more_calls_than_the_conflicts_demand(wanted: list[Part]) -> None:
-    types = {section: {part.type for part in wanted if part.section == section} for section in SECTIONS}
-    one_field = sum(part == PROPERTIES or part.section == "computations" for part in wanted)
-    demanded = [len(types["recommendations"]), len(types["propensities"]), one_field, bool(wanted)]
-    assert len(plan_calls(wanted)) == max(demanded)
+def test_plan_calls__any_parts__as_few_calls_as_the_conflicts_allow(requested: list[Part]) -> None:
+    types = {section: {part.type for part in requested if part.section == section} for section in SECTIONS}
+    amp_props_calls = sum(part == PROPERTIES or part.section == "computations" for part in requested)
+    required = [len(types["recommendations"]), len(types["propensities"]), amp_props_calls, bool(requested)]
+    assert len(plan_calls(requested)) == max(required)
 
 
 BOTH = Call(frozenset({recommendation("a"), recommendation("b"), *ALONG}), ("a", "b"))
 
 
-def test_null_and_missing_are_empty_answers() -> None:
+def test_split_response__null_or_missing_values__empty_values() -> None:
     for data in ({}, {"recommendations": None, "amp_props": None, "cohort_ids": None}):
         values, faulty = split_response(BOTH, data)
         assert values == {recommendation("a"): None, recommendation("b"): None, PROPERTIES: {}, COHORTS: []}
         assert not faulty
 
 
-def test_another_type_than_documented_is_no_answer_for_that_part_alone() -> None:
+def test_split_response__undocumented_types__only_their_parts_are_faulty() -> None:
     values, faulty = split_response(BOTH, {"recommendations": "x", "amp_props": [], "cohort_ids": ["c"]})
     assert values == {COHORTS: ["c"]}
     assert faulty == {recommendation("a"), recommendation("b"), PROPERTIES}
 
 
-def test_entries_are_found_by_id_whatever_their_order_and_their_neighbours() -> None:
+def test_split_response__other_order_and_invalid_entries__entries_are_found_by_id() -> None:
     entries = [{"rec_id": "b", "items": ["2"]}, "odd", {"items": []}, {"rec_id": "a", "items": ["1"]}]
     values, _ = split_response(BOTH, {"recommendations": entries})
     assert values[recommendation("a")]["items"] == ["1"]
     assert values[recommendation("b")]["items"] == ["2"]
 
 
-def test_a_single_entry_without_id_answers_a_single_question() -> None:
+def test_split_response__one_entry_without_id__is_the_one_requested_recommendation() -> None:
     (call,) = plan_calls([recommendation("a")])
     values, _ = split_response(call, {"recommendations": [{"items": ["1"]}]})
     assert values[recommendation("a")] == {"items": ["1"]}
 
 
 @given(st.dictionaries(st.sampled_from(["recommendations", "amp_props", "cohort_ids"]), st.from_type(object)))
-def test_each_part_is_either_answered_or_faulty(data: dict[str, Any]) -> None:
+def test_split_response__any_data__each_part_is_either_answered_or_faulty(data: dict[str, Any]) -> None:
     values, faulty = split_response(BOTH, data)
     assert values.keys() | faulty == BOTH.parts
     assert not values.keys() & faulty
 
 
 @pytest.mark.contract("1 propensities")
-def test_propensities_are_found_by_id_and_a_single_one_also_by_its_own_field() -> None:
+def test_split_response__propensities__found_by_id_and_a_single_one_by_its_own_field() -> None:
     (call,) = plan_calls([prediction("p", "pct"), prediction("q", "pct")])
     user_data = {"propensity": 1, "propensities": [{"pred_id": "q", "prop": 97, "prop_type": "score"}]}
     assert split_response(call, user_data)[0] == {prediction("p", "pct"): None, prediction("q", "pct"): 97}
@@ -154,6 +154,6 @@ def test_propensities_are_found_by_id_and_a_single_one_also_by_its_own_field() -
     assert split_response(single, {"propensities": "x"})[1] == {prediction("p")}
 
 
-def test_amp_props_are_computations_when_those_were_asked() -> None:
+def test_split_response__computations_were_requested__amp_props_are_computations() -> None:
     (call,) = plan_calls([computations(["a"])])
     assert split_response(call, {"amp_props": {"orders": "3"}}) == ({computations(["a"]): {"orders": "3"}}, set())

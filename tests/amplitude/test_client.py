@@ -1,4 +1,4 @@
-"""The client against the sandbox, over loopback."""
+"""The client for Amplitude, with the sandbox as its server."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def value_of(fetched: Fetched, part: Part) -> Any:
     return encoding.read(fetched.record.parts[part].value)
 
 
-def test_one_call_brings_several_parts_and_logs_only_the_exposure_asked(sandbox: Sandbox) -> None:
+def test_fetch__several_parts__one_call_and_one_exposure(sandbox: Sandbox) -> None:
     before = time.time()
     fetched = fetch(sandbox, HOMEPAGE, PROPERTIES, COHORTS)
     assert value_of(fetched, HOMEPAGE)["items"] == ["trail-shoe", "rain-shell", "head-torch"]
@@ -62,12 +62,12 @@ def test_one_call_brings_several_parts_and_logs_only_the_exposure_asked(sandbox:
     assert sandbox.report()["calls"] == 1
 
 
-def test_awkward_ids_arrive_as_they_are(sandbox: Sandbox) -> None:
+def test_fetch__id_with_special_characters__arrives_unchanged(sandbox: Sandbox) -> None:
     assert value_of(fetch(sandbox, PROPERTIES, user="dário & söhne"), PROPERTIES)["gp:日本"] == "Japan"
     assert sandbox.calls[0][1]["user_id"] == "dário & söhne"
 
 
-def test_a_device_alone_is_a_user_too(sandbox: Sandbox) -> None:
+def test_fetch__device_id_only__returns_its_data(sandbox: Sandbox) -> None:
     fetched = amplitude(sandbox).fetch(Identity(None, "device-only"), plan_calls([COHORTS])[0])
     assert value_of(fetched, COHORTS) == ["app-users"]
     assert (fetched.record.user_id, fetched.record.device_id) == (None, "device-only")
@@ -75,16 +75,14 @@ def test_a_device_alone_is_a_user_too(sandbox: Sandbox) -> None:
 
 @pytest.mark.contract("1 unknown users")
 @pytest.mark.parametrize("status", [200, 400, 404, 500])
-def test_unknown_is_recognised_whatever_the_status(sandbox: Sandbox, status: int) -> None:
+def test_fetch__unknown_user__recognised_with_any_status(sandbox: Sandbox, status: int) -> None:
     sandbox.documented = Documented(unknown_status=status)
     assert fetch(sandbox, COHORTS, user="nobody").record.unknown_at == pytest.approx(time.time(), abs=5)
 
 
 @pytest.mark.parametrize("unasked", ["null", "missing"])
 @pytest.mark.parametrize("dormant", ["null", "missing", "empty"])
-def test_a_dormant_user_has_no_recommendations_however_that_is_said(
-    sandbox: Sandbox, dormant: Any, unasked: Any
-) -> None:
+def test_fetch__dormant_user__no_recommendations_and_no_fault(sandbox: Sandbox, dormant: Any, unasked: Any) -> None:
     sandbox.documented = Documented(dormant=dormant, unasked=unasked)
     fetched = fetch(sandbox, HOMEPAGE, PROPERTIES, user="cleo")
     assert value_of(fetched, HOMEPAGE) is None
@@ -92,7 +90,7 @@ def test_a_dormant_user_has_no_recommendations_however_that_is_said(
     assert not fetched.faults
 
 
-def test_both_ways_to_authenticate(sandbox: Sandbox) -> None:
+def test_fetch__api_key_header_and_basic_auth__accepted_where_expected(sandbox: Sandbox) -> None:
     sandbox.documented = Documented(credentials="api-key")
     assert fetch(sandbox, COHORTS).record.parts
     sandbox.documented = Documented(credentials="basic")
@@ -101,13 +99,13 @@ def test_both_ways_to_authenticate(sandbox: Sandbox) -> None:
         fetch(sandbox, COHORTS)
 
 
-def test_a_wrong_secret_is_rejected(sandbox: Sandbox) -> None:
+def test_fetch__wrong_secret__rejected(sandbox: Sandbox) -> None:
     with pytest.raises(UpstreamRejected):
         fetch(sandbox, COHORTS, secret="another")
 
 
 @pytest.mark.parametrize(("retry_after", "seconds"), [(None, 60), (7, 7), (0, 1), (999_999, 3600)])
-def test_a_429_says_for_how_long_to_stand_back(sandbox: Sandbox, retry_after: int | None, seconds: int) -> None:
+def test_fetch__429__retry_after_is_read_within_limits(sandbox: Sandbox, retry_after: int | None, seconds: int) -> None:
     sandbox.documented = Documented(retry_after=retry_after)
     sandbox.per_minute = 1
     fetch(sandbox, COHORTS)
@@ -134,30 +132,30 @@ FAULTS: list[tuple[FaultKind, type[UpstreamError]]] = [
 
 @pytest.mark.contract("1 error words")
 @pytest.mark.parametrize(("kind", "fault"), FAULTS, ids=[kind for kind, _ in FAULTS])
-def test_every_fault_has_its_word_within_the_whole_calls_time(
+def test_fetch__each_fault__its_error_in_time_and_the_next_call_succeeds(
     sandbox: Sandbox, kind: FaultKind, fault: type[UpstreamError]
 ) -> None:
     sandbox.break_with(Fault(kind, seconds=20))
-    # Only a fault that lasts until the timeout gets a short one: a busy machine may take longer for the others.
+    # Only faults that last until the timeout get a short timeout. Other faults may take longer on a busy machine.
     timeout = 0.4 if fault is UpstreamTimeout else 5.0
     started = time.monotonic()
     with pytest.raises(fault):
         fetch(sandbox, COHORTS, timeout=timeout)
     assert time.monotonic() - started < 10
     sandbox.break_with(None)
-    assert fetch(sandbox, COHORTS).record.parts, "and the next call is none the worse"
+    assert fetch(sandbox, COHORTS).record.parts, "the next call succeeds"
 
 
 @pytest.mark.parametrize(
     ("status", "fault"), [(403, UpstreamRejected), (404, UpstreamInvalid), (503, UpstreamUnavailable)]
 )
-def test_other_statuses(sandbox: Sandbox, status: int, fault: type[UpstreamError]) -> None:
+def test_fetch__other_error_status__its_error(sandbox: Sandbox, status: int, fault: type[UpstreamError]) -> None:
     sandbox.break_with(Fault("status", status=status))
     with pytest.raises(fault):
         fetch(sandbox, COHORTS)
 
 
-def test_no_redirect_is_followed(sandbox: Sandbox) -> None:
+def test_fetch__redirect__not_followed(sandbox: Sandbox) -> None:
     sandbox.break_with(Fault("redirect"))
     with pytest.raises(UpstreamInvalid):
         fetch(sandbox, COHORTS)
@@ -165,7 +163,9 @@ def test_no_redirect_is_followed(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("target", ["http://[::1", "/\u00ff", "/elsewhere"])
-def test_a_redirect_is_not_even_looked_at(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+def test_fetch__redirect_with_any_location__invalid(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
     monkeypatch.setattr(sandbox, "url", target if target != "/elsewhere" else sandbox.url + target)
     client = AmplitudeClient(f"http://127.0.0.1:{sandbox.port}", sandbox.secret_key, timeout=1)
     sandbox.break_with(Fault("redirect"))
@@ -173,28 +173,28 @@ def test_a_redirect_is_not_even_looked_at(sandbox: Sandbox, monkeypatch: pytest.
         client.fetch(Identity("ava", None), plan_calls([COHORTS])[0])
 
 
-def test_silent_addresses_share_one_deadline_and_leave_time_for_the_last(
+def test_fetch__two_of_three_addresses_are_silent__third_is_reached_in_time(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    knocked = []
+    attempts = []
     connect = socket.socket.connect
 
     def look_up(host: str, *_: Any, **__: Any) -> list[Any]:
         hosts = [f"127.0.0.{number}" for number in (1, 2, 3)] if host == "localhost" else [host]
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, sandbox.port)) for address in hosts]
 
-    def reach(sock: socket.socket, address: Any) -> None:
-        knocked.append((address[0], sock.gettimeout()))
+    def connect_to_last(sock: socket.socket, address: Any) -> None:
+        attempts.append((address[0], sock.gettimeout()))
         if address[0] != "127.0.0.3":
             raise TimeoutError
         connect(sock, ("127.0.0.1", sandbox.port))
 
     client = AmplitudeClient(f"http://localhost:{sandbox.port}", sandbox.secret_key, timeout=0.9)
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    monkeypatch.setattr(socket.socket, "connect", reach)
+    monkeypatch.setattr(socket.socket, "connect", connect_to_last)
     assert client.fetch(Identity("ava", None), plan_calls([COHORTS])[0]).record.parts
-    assert [host for host, _ in knocked] == ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
-    assert knocked[0][1] == pytest.approx(0.3, abs=0.05)
+    assert [host for host, _ in attempts] == ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
+    assert attempts[0][1] == pytest.approx(0.3, abs=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ def secure_sandbox(authority: trustme.CA) -> Iterator[Sandbox]:
         yield running
 
 
-def test_over_tls_a_certificate_of_the_operators_own_authority_is_accepted(
+def test_tls__certificate_of_a_private_authority__accepted_with_its_bundle(
     secure_sandbox: Sandbox, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with authority.cert_pem.tempfile() as bundle:
@@ -218,14 +218,14 @@ def test_over_tls_a_certificate_of_the_operators_own_authority_is_accepted(
         assert value_of(fetch(secure_sandbox, COHORTS), COHORTS) == ["vip", "c31"]
 
 
-def test_over_tls_a_certificate_that_nobody_vouches_for_is_unavailable(secure_sandbox: Sandbox) -> None:
+def test_tls__untrusted_certificate__unavailable_and_the_secret_is_not_sent(secure_sandbox: Sandbox) -> None:
     with pytest.raises(UpstreamUnavailable):
         fetch(secure_sandbox, COHORTS)
-    assert not secure_sandbox.calls, "and the secret was not sent"
+    assert not secure_sandbox.calls, "the secret was not sent"
 
 
 @pytest.mark.parametrize("kind", ["hang", "drip-headers", "drip-body"])
-def test_over_tls_the_whole_call_ends_in_time_too(
+def test_tls__slow_response__times_out(
     secure_sandbox: Sandbox, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch, kind: FaultKind
 ) -> None:
     secure_sandbox.break_with(Fault(kind, seconds=20))
@@ -237,35 +237,35 @@ def test_over_tls_the_whole_call_ends_in_time_too(
     assert time.monotonic() - started < 10
 
 
-def test_wrong_types_are_a_fault_of_their_part_alone(sandbox: Sandbox) -> None:
+def test_fetch__values_of_wrong_types__one_fault_for_each_part(sandbox: Sandbox) -> None:
     sandbox.break_with(Fault("wrong-types"))
     fetched = fetch(sandbox, HOMEPAGE, PROPERTIES, COHORTS)
     assert fetched.faults.keys() == {HOMEPAGE, PROPERTIES, COHORTS}
     assert not fetched.record.parts
 
 
-def test_nobody_listening_is_unavailable() -> None:
+def test_fetch__no_server_on_the_port__unavailable() -> None:
     client = AmplitudeClient(f"http://127.0.0.1:{free_port()}", "secret", timeout=1)
     with pytest.raises(UpstreamUnavailable):
         client.fetch(Identity("u", None), plan_calls([COHORTS])[0])
 
 
-def test_connections_are_kept_and_used_again(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = []
+def test_fetch__five_calls__one_connection(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    connections = []
     connect = urllib3.connection.HTTPConnection.connect
 
-    def counted(connection: urllib3.connection.HTTPConnection) -> None:
-        opened.append(connection)
+    def count_and_connect(connection: urllib3.connection.HTTPConnection) -> None:
+        connections.append(connection)
         connect(connection)
 
-    monkeypatch.setattr(urllib3.connection.HTTPConnection, "connect", counted)
+    monkeypatch.setattr(urllib3.connection.HTTPConnection, "connect", count_and_connect)
     client = amplitude(sandbox)
     for _ in range(5):
         client.fetch(Identity("ava", None), plan_calls([COHORTS])[0])
-    assert len(opened) == 1
+    assert len(connections) == 1
 
 
-def test_a_netrc_entry_and_a_proxy_variable_do_not_reach_loopback_calls(
+def test_fetch__netrc_entry_and_proxy_variable__ignored_on_loopback(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     netrc = tmp_path / "netrc"
@@ -283,25 +283,27 @@ def subclasses(kind: type[BaseException]) -> Iterator[type[BaseException]]:
 
 @pytest.mark.contract("1 error words")
 @pytest.mark.parametrize("kind", sorted({requests.RequestException, *subclasses(requests.RequestException)}, key=str))
-def test_every_exception_of_requests_has_a_word(kind: type[requests.RequestException]) -> None:
+def test_translate_error__each_exception_of_requests__upstream_error(kind: type[requests.RequestException]) -> None:
     assert isinstance(translate_error(kind.__new__(kind)), UpstreamError)
 
 
-def test_times_out_means_sent_and_no_connection_means_unavailable() -> None:
+def test_translate_error__read_or_connect_timeout__timeout_or_unavailable() -> None:
     assert isinstance(translate_error(requests.ReadTimeout()), UpstreamTimeout)
     assert isinstance(translate_error(requests.ConnectTimeout()), UpstreamUnavailable)
 
 
-def test_no_text_of_a_fault_holds_an_id(sandbox: Sandbox) -> None:
+def test_fetch__call_fails__error_contains_no_id(sandbox: Sandbox) -> None:
     sandbox.break_with(Fault("reset"))
     with pytest.raises(UpstreamError) as fault:
-        fetch(sandbox, COHORTS, user="somebody@example.com")
-    assert "somebody" not in repr(fault.value)
+        fetch(sandbox, COHORTS, user="person@example.com")
+    assert "person" not in repr(fault.value)
     assert fault.value.__cause__ is None
 
 
 @pytest.mark.contract("2 secrets")
-def test_the_http_library_logs_nothing_even_of_odd_headers(sandbox: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
+def test_log__invalid_response_header__contains_no_id_and_no_credentials(
+    sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
     configure_logging("DEBUG")
     sandbox.break_with(Fault("bad-header"))
     with caplog.at_level(logging.DEBUG):
@@ -310,5 +312,5 @@ def test_the_http_library_logs_nothing_even_of_odd_headers(sandbox: Sandbox, cap
     assert "Api-Key" not in caplog.text
 
 
-def test_the_secret_is_in_no_repr() -> None:
+def test_repr__attributes_of_the_client__contain_no_secret() -> None:
     assert "the-secret" not in repr(vars(AmplitudeClient("http://127.0.0.1", "the-secret", timeout=1)))

@@ -1,4 +1,4 @@
-"""A cohort is downloaded over real HTTP, whatever Amplitude, the storage and the way there do."""
+"""Downloads of cohorts over real HTTP, with faults of Amplitude, of the storage and of the network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.fakes import FakeClock
 
 
 class Download:
-    """A client whose pauses pass at once, with its progress and the rows that it passed on."""
+    """A client whose pauses end at once. Records the progress and the rows of its last download."""
 
     def __init__(self, sandbox: Sandbox, url: str | None = None, secret: str | None = None) -> None:
         self.sandbox = sandbox
@@ -61,8 +61,8 @@ class Download:
                 self.users.append(row.user_id)
 
 
-def answer_the_file(monkeypatch: pytest.MonkeyPatch, reply: Reply) -> None:
-    """Let the sandbox answer `reply` to the request for a file."""
+def replace_file(monkeypatch: pytest.MonkeyPatch, reply: Reply) -> None:
+    """Make the sandbox answer every request for a file with `reply`."""
     answer = Exports.answer
     monkeypatch.setattr(
         Exports,
@@ -77,17 +77,19 @@ def download(sandbox: Sandbox) -> Download:
 
 
 @pytest.mark.contract("5 warm cohort")
-def test_members_come_from_the_storage_which_is_told_no_credentials(sandbox: Sandbox, download: Download) -> None:
+def test_download__file_in_the_storage__members_and_no_credentials_sent_there(
+    sandbox: Sandbox, download: Download
+) -> None:
     assert download("c31") == ["ava", "dário & söhne", *download.users[2:]]
     assert set(download.users[2:]) <= {f"user-{number}" for number in range(1, 2001)}
     assert len(download.users) > 50
     assert sandbox.report()["cohorts"] == {"requests": 1, "polls": 2, "files": 1, "stored": 1}
-    assert sandbox.report()["calls"] == 0, "that is another quota"
+    assert sandbox.report()["calls"] == 0, "exports use no calls of the User Profile API"
     assert download.slept == [2.0]
     assert [line for line in download.progress if "members in the cohort" in line]
 
 
-def test_the_storage_of_the_sandbox_notices_credentials(sandbox: Sandbox) -> None:
+def test_sandbox_storage__request_with_credentials__400_and_counted(sandbox: Sandbox) -> None:
     auth = (sandbox.api_key, sandbox.secret_key)
     request_id = requests.get(f"{sandbox.url}/api/5/cohorts/request/vip", auth=auth, timeout=5).json()["request_id"]
     link = f"{sandbox.url}/api/5/cohorts/request/{request_id}/file"
@@ -97,7 +99,7 @@ def test_the_storage_of_the_sandbox_notices_credentials(sandbox: Sandbox) -> Non
     assert requests.get(location, timeout=5).text == '"amplitude_id","user_id"\n"356000000001","ava"\n'
 
 
-def test_a_small_cohort_comes_at_once_and_anonymous_members_are_nobody() -> None:
+def test_download__small_cohort__no_pause_and_anonymous_members_are_blank() -> None:
     with Sandbox(documented=Documented(cohort_file="inline", cohort_polls=0)) as sandbox:
         download = Download(sandbox)
         assert download("crowd-3") == ["user-1", "user-2", "user-3"]
@@ -107,7 +109,7 @@ def test_a_small_cohort_comes_at_once_and_anonymous_members_are_nobody() -> None
 
 
 @pytest.mark.contract("5 warm cohort")
-def test_pauses_between_looks_grow_and_stay_within_what_amplitude_allows() -> None:
+def test_download__long_export__pauses_grow_and_polls_stay_within_amplitudes_limit() -> None:
     with Sandbox(documented=Documented(cohort_polls=40)) as sandbox:
         download = Download(sandbox)
         assert download("crowd-1") == ["user-1"]
@@ -115,19 +117,22 @@ def test_pauses_between_looks_grow_and_stay_within_what_amplitude_allows() -> No
     assert download.slept[0] == 2.0
     assert max(download.slept) == 30.0
     assert sorted(download.slept) == download.slept
-    most = max(
-        sum(moment <= later < moment + 600 for later in _moments(download.slept)) for moment in _moments(download.slept)
+    busiest = max(
+        sum(start <= later < start + 600 for later in _request_times(download.slept))
+        for start in _request_times(download.slept)
     )
-    assert most + 2 <= 60
+    assert busiest + 2 <= 60
 
 
-def _moments(pauses: list[float]) -> list[float]:
+def _request_times(pauses: list[float]) -> list[float]:
     return [sum(pauses[:number]) for number in range(len(pauses) + 1)]
 
 
 @pytest.mark.contract("5 warm cohort")
 @pytest.mark.parametrize("kind", ["cohort-429", "cohort-500", "cohort-stuck"])
-def test_what_passes_is_waited_for(sandbox: Sandbox, download: Download, kind: FaultKind) -> None:
+def test_download__temporary_fault__retried_until_it_ends(
+    sandbox: Sandbox, download: Download, kind: FaultKind
+) -> None:
     sandbox.break_with(Fault(kind, seconds=7))
     download.fix_after = 3
     assert download("crowd-2") == ["user-1", "user-2"]
@@ -152,7 +157,7 @@ def test_what_passes_is_waited_for(sandbox: Sandbox, download: Download, kind: F
         ("cohort-elsewhere", "ftp://, which is not https"),
     ],
 )
-def test_what_does_not_pass_is_given_up_with_the_reason(
+def test_download__lasting_fault__fails_with_the_reason(
     sandbox: Sandbox, download: Download, kind: FaultKind, reason: str
 ) -> None:
     sandbox.break_with(Fault(kind))
@@ -165,7 +170,9 @@ def test_what_does_not_pass_is_given_up_with_the_reason(
 
 
 @pytest.mark.parametrize("kind", ["cohort-file-429", "cohort-storage-429"])
-def test_who_is_asked_to_come_later_for_the_file_does(sandbox: Sandbox, download: Download, kind: FaultKind) -> None:
+def test_download__429_for_the_file__retried_for_at_most_ten_minutes(
+    sandbox: Sandbox, download: Download, kind: FaultKind
+) -> None:
     sandbox.break_with(Fault(kind, seconds=50))
     download.fix_after = 8
     assert download("crowd-2") == ["user-1", "user-2"]
@@ -174,14 +181,14 @@ def test_who_is_asked_to_come_later_for_the_file_does(sandbox: Sandbox, download
     sandbox.break_with(Fault(kind, seconds=50))
     with pytest.raises(NotDownloaded, match="429"):
         download("crowd-2")
-    assert download.slept[8:] == [2.0, *[50.0] * 12], "the ten minutes in which Amplitude allows so many requests"
+    assert download.slept[8:] == [2.0, *[50.0] * 12], "retries end after the ten minutes of Amplitude's limit"
 
 
 @pytest.mark.contract("5 warm cohort")
-def test_a_file_that_broke_off_is_fetched_again_by_a_new_link_and_none_of_it_is_lost(
+def test_download__file_is_cut_off__fetched_again_by_a_new_link_and_complete(
     sandbox: Sandbox, download: Download
 ) -> None:
-    # The request and two looks go well, then the file, here and in the storage, is cut off.
+    # The first pause is between the two polls. Then the file is cut off twice before the fault ends.
     sandbox.break_with(Fault("cohort-cut-off"))
     download.fix_after = 3
     assert download("crowd-500") == [f"user-{number}" for number in range(1, 501)]
@@ -190,7 +197,7 @@ def test_a_file_that_broke_off_is_fetched_again_by_a_new_link_and_none_of_it_is_
 
 
 @pytest.mark.parametrize("kind", ["cohort-gzip", "cohort-unbounded"])
-def test_a_whole_file_is_taken_however_the_storage_sends_it(
+def test_download__compressed_or_without_length__complete(
     sandbox: Sandbox, download: Download, kind: FaultKind
 ) -> None:
     sandbox.break_with(Fault(kind))
@@ -198,14 +205,16 @@ def test_a_whole_file_is_taken_however_the_storage_sends_it(
     assert sandbox.report()["cohorts"]["stored"] == 1
 
 
-def test_a_coding_that_nobody_asked_for_is_said_so(download: Download, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download__encoding_that_was_not_requested__fails_with_its_name(
+    download: Download, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reply = Reply(200, b"\x0b\x02\x80", {"Content-Encoding": "br"})
-    answer_the_file(monkeypatch, reply)
+    replace_file(monkeypatch, reply)
     with pytest.raises(NotDownloaded, match="a coding that nobody asked for, 'br'"):
         download("vip")
 
 
-def test_a_row_that_cannot_be_read_costs_nobody_else_their_place(
+def test_download__invalid_rows__other_rows_are_kept_unless_the_last_row_is_invalid(
     download: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = b'amplitude_id,user_id\n1,ava\n2,"be"n"\n3\n"4"5,x\n6,c\x01\n7,dora\n'
@@ -218,7 +227,7 @@ def test_a_row_that_cannot_be_read_costs_nobody_else_their_place(
 
 
 @pytest.mark.parametrize("head", [b'"amplitude_id","us', b'"amplitude"_id","user_id"\n"1","ava"\n'])
-def test_a_head_that_cannot_be_read_is_said_so(
+def test_download__invalid_first_line__fails_with_the_reason(
     download: Download, monkeypatch: pytest.MonkeyPatch, head: bytes
 ) -> None:
     monkeypatch.setattr(cohort_api, "table", lambda _: head)
@@ -226,7 +235,7 @@ def test_a_head_that_cannot_be_read_is_said_so(
         download("any")
 
 
-def test_an_id_that_was_cut_off_is_never_taken_for_one(
+def test_download__last_id_is_cut_off__fetched_again_and_complete(
     sandbox: Sandbox, download: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cohort_api, "table", lambda _: b"user_id\nava\nbartholomew-montgomery-the-third\n")
@@ -236,7 +245,7 @@ def test_an_id_that_was_cut_off_is_never_taken_for_one(
     assert any("it ends within a line" in line for line in download.progress)
 
 
-def test_a_file_that_was_cut_off_without_a_word_is_seen_by_its_last_row(
+def test_download__file_ends_within_a_row_or_is_html__fails_with_the_reason(
     sandbox: Sandbox, download: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cohort_api, "table", lambda _: b'"amplitude_id","user_id"\n"1","user-1"\n"2","us')
@@ -247,19 +256,19 @@ def test_a_file_that_was_cut_off_without_a_word_is_seen_by_its_last_row(
         download("any")
 
 
-def test_a_cohort_that_there_is_not_is_said_so(download: Download) -> None:
+def test_download__unknown_cohort__fails_with_its_id(download: Download) -> None:
     with pytest.raises(NotDownloaded, match="Amplitude has no cohort 'a b/c'"):
         download("a b/c")
 
 
-def test_wrong_credentials_are_said_to_be_wrong_and_not_tried_again(sandbox: Sandbox) -> None:
+def test_download__wrong_credentials__fails_without_a_retry(sandbox: Sandbox) -> None:
     download = Download(sandbox, secret="another-secret")
     with pytest.raises(NotDownloaded, match="Amplitude says 401: compare AMPLITUDE_API_KEY"):
         download("vip")
     assert download.slept == []
 
 
-def test_an_amplitude_that_is_not_there_is_said_so(sandbox: Sandbox) -> None:
+def test_download__amplitude_is_unreachable__fails_after_four_retries(sandbox: Sandbox) -> None:
     download = Download(sandbox, url=f"http://127.0.0.1:{free_port()}")
     with pytest.raises(NotDownloaded, match=r"127\.0\.0\.1 gives no answer \(ConnectionError\)"):
         download("vip")
@@ -269,7 +278,7 @@ def test_an_amplitude_that_is_not_there_is_said_so(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize(
     "location", ["http://storage.example.com/f", "file:///etc/passwd", "http://[", "ftp://h/f", "http://localhost/f"]
 )
-def test_a_link_is_followed_only_to_where_nobody_reads_along(location: str) -> None:
+def test_redirect_target__not_https__refused(location: str) -> None:
     assert redirect_target("https://amplitude.com/a/b", "/c?d=e") == "https://amplitude.com/c?d=e"
     assert (
         redirect_target("https://amplitude.com/a", "https://storage.example.com/f?s=1")
@@ -291,11 +300,11 @@ def test_a_link_is_followed_only_to_where_nobody_reads_along(location: str) -> N
         "https://[::1",
     ],
 )
-def test_a_link_that_no_client_can_follow_is_one_fault_and_not_tried_again(
+def test_download__link_with_an_invalid_host__fails_without_a_retry(
     sandbox: Sandbox, download: Download, monkeypatch: pytest.MonkeyPatch, location: str
 ) -> None:
     reply = Reply(302, "", {"Location": location})
-    answer_the_file(monkeypatch, reply)
+    replace_file(monkeypatch, reply)
     with pytest.raises(NotDownloaded, match="leads to what is no address"):
         download("vip")
-    assert download.slept == [2.0], "between two looks at the job"
+    assert download.slept == [2.0], "only the pause between two polls"

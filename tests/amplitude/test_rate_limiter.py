@@ -14,17 +14,17 @@ from tests.support.fakes import FakeClock
 FOREVER = float("inf")
 
 
-def test_a_tenth_may_go_at_once_and_the_rest_goes_evenly(clock: FakeClock) -> None:
+def test_reserve__many_calls__a_tenth_of_the_quota_at_once_and_the_rest_evenly(clock: FakeClock) -> None:
     rate_limiter = RateLimiter(600, clock=clock)
-    moments = [
+    times = [
         reservation.at - clock() for reservation in (rate_limiter.reserve(FOREVER) for _ in range(70)) if reservation
     ]
-    assert moments[:60] == [0] * 60
-    steps = [later - earlier for earlier, later in pairwise(moments[59:])]
+    assert times[:60] == [0] * 60
+    steps = [later - earlier for earlier, later in pairwise(times[59:])]
     assert steps == pytest.approx([60 / 541] * 10)
 
 
-def test_who_cannot_be_helped_in_time_is_told_at_once_and_spends_nothing(clock: FakeClock) -> None:
+def test_reserve__no_slot_in_time__refused_and_no_quota_used(clock: FakeClock) -> None:
     rate_limiter = RateLimiter(10, clock=clock)
     assert rate_limiter.reserve(clock()) is not None
     assert rate_limiter.reserve(clock() + 5.9) is None
@@ -32,7 +32,7 @@ def test_who_cannot_be_helped_in_time_is_told_at_once_and_spends_nothing(clock: 
     assert rate_limiter.reserve(clock() + 6.1) is not None
 
 
-def test_now_is_never_too_late_though_the_clock_moves_on_while_we_ask() -> None:
+def test_reserve__deadline_is_now_and_the_clock_moves_on__not_too_late() -> None:
     ticks = itertools.count(1000)
     rate_limiter = RateLimiter(600, clock=Clock(monotonic=lambda: float(next(ticks))))
     for _ in range(30):
@@ -42,7 +42,7 @@ def test_now_is_never_too_late_though_the_clock_moves_on_while_we_ask() -> None:
     assert rate_limiter.reserve(0.0) is not None
 
 
-def test_a_cancelled_place_is_free_again(clock: FakeClock) -> None:
+def test_cancel__whole_burst_was_reserved__slots_are_free_again(clock: FakeClock) -> None:
     rate_limiter = RateLimiter(600, clock=clock)
     reservations = [rate_limiter.reserve(clock()) for _ in range(60)]
     assert rate_limiter.reserve(clock()) is None
@@ -52,21 +52,21 @@ def test_a_cancelled_place_is_free_again(clock: FakeClock) -> None:
     assert all(rate_limiter.reserve(clock()) for _ in range(60))
 
 
-def test_a_place_is_taken_until_a_minute_after_the_call_has_ended(clock: FakeClock) -> None:
+def test_complete__long_call__slot_is_taken_until_a_minute_after_its_end(clock: FakeClock) -> None:
     rate_limiter = RateLimiter(1, clock=clock)
     reservation = rate_limiter.reserve(clock())
     assert reservation is not None
     clock.advance(100)
-    assert rate_limiter.reserve(FOREVER) is None, "a call on the way may still arrive"
+    assert rate_limiter.reserve(FOREVER) is None, "a call in flight may still arrive"
     assert rate_limiter.wait() is None
     reservation.complete()
     reservation.complete()
-    following = rate_limiter.reserve(FOREVER)
-    assert following is not None
-    assert following.at == clock() + 60
+    next_reservation = rate_limiter.reserve(FOREVER)
+    assert next_reservation is not None
+    assert next_reservation.at == clock() + 60
 
 
-def test_a_call_that_was_given_up_may_still_arrive(clock: FakeClock) -> None:
+def test_complete__call_may_arrive_for_5_seconds__slot_is_taken_for_65_seconds(clock: FakeClock) -> None:
     rate_limiter = RateLimiter(1, clock=clock)
     reservation = rate_limiter.reserve(clock())
     assert reservation is not None
@@ -74,7 +74,7 @@ def test_a_call_that_was_given_up_may_still_arrive(clock: FakeClock) -> None:
     assert rate_limiter.wait() == pytest.approx(65)
 
 
-def test_after_amplitude_s_429_nothing_is_sent_until_the_stand_back_is_over(clock: FakeClock) -> None:
+def test_pause__second_pause_is_shorter__no_call_until_the_longer_one_ends(clock: FakeClock) -> None:
     rate_limiter = RateLimiter(600, clock=clock)
     rate_limiter.pause(60)
     rate_limiter.pause(5)
@@ -95,7 +95,7 @@ event_lists = st.lists(
 
 @pytest.mark.contract("4 quota")
 @given(st.integers(1, 30), event_lists, st.floats(0, 4))
-def test_no_60_seconds_hold_more_calls_than_the_quota_wherever_they_arrived(
+def test_reserve__any_calls__no_60_seconds_contain_more_than_the_quota(
     per_minute: int, events: list[tuple[float, float, str]], patience: float
 ) -> None:
     clock = FakeClock(0)
@@ -124,28 +124,28 @@ def test_no_60_seconds_hold_more_calls_than_the_quota_wherever_they_arrived(
             in_flight.append((reservation.at + duration, reservation.at, reservation))
     advance(clock() + 100)
 
-    for _, start in calls:  # the worst window begins just as some call arrives, and that may be at its end
+    for _, start in calls:  # the fullest window begins when a call arrives, at the latest at the end of that call
         in_window = sum(1 for began, end in calls if end >= start and began < start + 60)
         assert in_window <= per_minute
 
 
-def test_a_minute_under_pressure_is_used_whole_and_never_starves(clock: FakeClock) -> None:
+def test_reserve__constant_demand__98_percent_of_the_quota_and_no_long_gaps(clock: FakeClock) -> None:
     rate_limiter = RateLimiter(600, clock=clock)
     start = clock()
     ends: list[tuple[float, Reservation]] = []
-    moments = []
+    times = []
     while clock() < start + 600:
         while ends and ends[0][0] <= clock():
             ends.pop(0)[1].complete()
         if reservation := rate_limiter.reserve(clock() + 1):
-            moments.append(reservation.at)
+            times.append(reservation.at)
             ends.append((reservation.at + 0.5, reservation))
             ends.sort(key=lambda call: call[0])
         else:
             clock.advance(0.05)
-    assert len(moments) >= 0.98 * 600 * 10
-    moments.sort()
-    assert max(later - earlier for earlier, later in pairwise(moments)) < 1.5
+    assert len(times) >= 0.98 * 600 * 10
+    times.sort()
+    assert max(later - earlier for earlier, later in pairwise(times)) < 1.5
 
 
 def test_reservation__block_left_without_complete__slot_is_free_again(clock: FakeClock) -> None:

@@ -1,4 +1,4 @@
-"""The sliding window in Python and in Lua: one sequence of operations, one outcome."""
+"""The sliding window in Python and in Lua: the same operations have the same outcomes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ prefixes = (b"window%d:" % number for number in itertools.count())
 
 
 class RedisWithClock(RedisClient):
-    """Runs the scripts as they are, except that they read the time of `clock` from a key."""
+    """Runs the original scripts, but makes them read the time of `clock` from a key."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -49,8 +49,8 @@ class RedisWithClock(RedisClient):
         return run_now
 
 
-# All times are multiples of half a second, and the intervals between even calls are sums of a few powers of two: they
-# are exact in Python, in Lua and in six decimals, so that equal times are equal everywhere.
+# All times are multiples of half a second. The intervals between even calls are sums of a few powers of two.
+# Both are exact in Python, in Lua and in six decimals, so equal times compare as equal everywhere.
 PER_MINUTE = [0, 1, 2, 8, 10, 16, 21, 21, 25, 34, 69]
 halves = st.one_of(
     st.sampled_from([0.0, 0.5, 1.0, 3.0, 60.0, 60.0, 130.0]), st.integers(0, 140).map(lambda number: number / 2)
@@ -75,7 +75,7 @@ def client() -> Iterator[RedisWithClock]:
 
 
 class Run:
-    """A rate limiter, what was reserved in it, and the outcome of each operation."""
+    """A rate limiter with its reservations."""
 
     def __init__(self, limiter: RateLimiter, clock: FakeClock) -> None:
         self.limiter = limiter
@@ -83,6 +83,7 @@ class Run:
         self.reservations: list[Reservation] = []
 
     def apply(self, operation: Operation) -> object:
+        """Return the outcome of `operation`, which both implementations must share."""
         name, seconds, burst, number = operation
         if name == "reserve":
             slots = []
@@ -106,10 +107,10 @@ class Run:
 @pytest.mark.contract("4 redis")
 @settings(deadline=None, max_examples=150)
 @given(st.sampled_from(PER_MINUTE), st.lists(OPERATIONS, min_size=3, max_size=40))
-@example(  # At the very time of the next even call, the call is an even one.
+@example(  # A call at the exact time of the next even call is an even call.
     21, [("reserve", 0.0, 1.0, 1), ("advance", 2.5, 0.0, 0), ("reserve", 0.0, 1.0, 1)]
 )
-@example(  # A burst counts for less than a minute.
+@example(  # Burst calls count for less than a minute.
     21,
     [
         ("reserve", 0.0, 1.0, 2),
@@ -119,7 +120,7 @@ class Run:
         ("reserve", 60.0, 1.0, 1),
     ],
 )
-@example(  # A refusal until a slot is free, and then a slot that is given back: the burst before still counts.
+@example(  # A refusal, then a cancelled reservation: the earlier burst still counts.
     21,
     [
         ("reserve", 0.0, 1.0, 2),
@@ -147,4 +148,4 @@ def test_sliding_window__same_operations_in_python_and_in_lua__same_outcomes(
         outcome = in_python.apply(operation)
         assert in_lua.apply(operation) == outcome, operation
         if operation[0] == "reserve":
-            clock.advance(0.5)  # with Redis, a refusal is remembered for 0.1 s
+            clock.advance(0.5)  # with Redis, a process remembers a refusal for 0.1 s

@@ -1,8 +1,8 @@
-"""A response never answers another request, whatever an upstream sends and whenever it sends it.
+"""Responses never answer another request, for any bytes that an upstream sends at any time.
 
-The upstream of these tests sends a response's late bytes on the same connection, directly in front of the answer to
-the next request, or while the connection is idle. The check of the user id is off (`accept_mapped_users`), except in
-the tests that are about it, so that it does not hide a fault of the transport.
+The upstream of these tests sends late bytes of a response on the same connection, while the connection is idle or
+directly before the next answer. The check of the user id is off (`accept_mapped_users`), so that it cannot hide a
+fault of the transport. Only the tests of that check turn it on.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def amplitude(upstream: Upstream, *, timeout: float = 5.0, accept_mapped_users: 
     return AmplitudeClient(upstream.url, "secret", timeout=timeout, accept_mapped_users=accept_mapped_users)
 
 
-def ask(client: AmplitudeClient, user: str) -> str:
-    """Return the name of the user whom the answer is about, or the error word."""
+def fetch_name(client: AmplitudeClient, user: str) -> str:
+    """Return the name of the user in the answer, or the error word."""
     try:
         fetched = client.fetch(Identity(user, None), CALL)
     except UpstreamError as fault:
@@ -52,11 +52,11 @@ def ask(client: AmplitudeClient, user: str) -> str:
     return name
 
 
-def ask_in_turn(client: AmplitudeClient, upstream: Upstream, *, idle: bool = False) -> list[str]:
-    """Ask about each user. `idle`: late bytes arrive before the next request, else with it."""
+def fetch_each(client: AmplitudeClient, upstream: Upstream, *, idle: bool = False) -> list[str]:
+    """Return the answer for each user. `idle`: late bytes arrive before the next request, and otherwise with it."""
     answers = []
     for user in USERS:
-        answers.append(ask(client, user))
+        answers.append(fetch_name(client, user))
         if idle:
             assert upstream.replied.acquire(timeout=5)
     return answers
@@ -90,7 +90,7 @@ OVERSIZE = json.dumps({"userData": {"amp_props": {"gp:name": "x" * 2_200_000}}})
 HALF_GZIP = gzip.compress(body("alice"))[:-12]
 
 OWN = "the user's own"
-"""The outcome of a scenario in which every user gets their own answer; else it is the error word that all get."""
+"""The outcome if every user gets their own answer. Any other outcome is the error word for all users."""
 
 REUSED: dict[str, Callable[[str], Reply]] = {
     "content length": lambda user: Reply(whole(user)),
@@ -108,7 +108,7 @@ REUSED: dict[str, Callable[[str], Reply]] = {
     "103, response comes late": lambda user: Reply(informational("103 Early Hints"), late=whole(user)),
     "103 twice, response comes late": lambda user: Reply(2 * informational("103 Early Hints"), late=whole(user)),
 }
-"""Everybody gets their own answer, on one connection."""
+"""Every user gets their own answer, on one connection."""
 
 CLOSED: dict[str, tuple[str, Callable[[str], Reply]]] = {
     "101": ("upstream_invalid", lambda user: Reply(informational("101 Switching Protocols"), late=whole(user))),
@@ -177,11 +177,11 @@ CLOSED: dict[str, tuple[str, Callable[[str], Reply]]] = {
         OWN,
         lambda user: Reply(response(body(user), f"Content-Length: +{len(body(user))}"), late=whole(user)),
     ),
-    "header line that hides those after it": (
+    "header line that hides the next lines": (
         OWN,
         lambda user: Reply(sized(body(user), "Odd name: x", "Transfer-Encoding: chunked"), late=whole(user)),
     ),
-    "Connection: close, and it stays open": (
+    "Connection: close, but the connection stays open": (
         OWN,
         lambda user: Reply(sized(body(user), "Connection: close"), late=whole(user)),
     ),
@@ -206,7 +206,7 @@ CLOSED: dict[str, tuple[str, Callable[[str], Reply]]] = {
         lambda user: Reply(chunked(body(user), end=b"0\r\nX-Sum: 1\r\n"), close=True),
     ),
 }
-"""The outcome for everybody, each on a connection of their own."""
+"""The outcome for all users. Each call opens a new connection."""
 
 TIMED_OUT: dict[str, Callable[[str], Reply]] = {
     "no byte in time": lambda user: Reply(b"", late=whole(user), patience=2),
@@ -217,9 +217,9 @@ TIMED_OUT: dict[str, Callable[[str], Reply]] = {
     "negative chunk size": lambda user: Reply(
         response(b"-5\r\n" + body(user), "Transfer-Encoding: chunked"), whole(user), patience=2
     ),
-    "no length, and it stays open": lambda user: Reply(response(body(user)), whole(user), patience=2),
+    "no length, and the connection stays open": lambda user: Reply(response(body(user)), whole(user), patience=2),
 }
-"""The response is still on its way when the time is up."""
+"""The response is incomplete at the timeout."""
 
 
 @pytest.fixture(params=["late bytes with the next request", "late bytes while idle"])
@@ -231,7 +231,7 @@ def idle(request: pytest.FixtureRequest) -> bool:
 @pytest.mark.parametrize("reply", REUSED.values(), ids=REUSED)
 def test_connection__whole_response__is_reused(reply: Callable[[str], Reply], idle: bool) -> None:
     with Upstream(reply) as upstream:
-        assert ask_in_turn(amplitude(upstream), upstream, idle=idle) == list(USERS)
+        assert fetch_each(amplitude(upstream), upstream, idle=idle) == list(USERS)
         assert upstream.users == list(USERS)
         assert upstream.connections == 1
 
@@ -243,8 +243,8 @@ def test_connection__response_not_whole_or_not_documented__is_closed(
 ) -> None:
     with Upstream(reply) as upstream:
         expected = list(USERS) if outcome == OWN else [outcome] * 4
-        assert ask_in_turn(amplitude(upstream), upstream, idle=idle) == expected
-        assert upstream.users == list(USERS), "each was asked about once, without a retry"
+        assert fetch_each(amplitude(upstream), upstream, idle=idle) == expected
+        assert upstream.users == list(USERS), "each user was requested once, without a retry"
         assert upstream.connections == 4
 
 
@@ -252,7 +252,7 @@ def test_connection__response_not_whole_or_not_documented__is_closed(
 @pytest.mark.parametrize("reply", TIMED_OUT.values(), ids=TIMED_OUT)
 def test_connection__timed_out__is_closed(reply: Callable[[str], Reply]) -> None:
     with Upstream(reply) as upstream:
-        assert ask_in_turn(amplitude(upstream, timeout=0.1), upstream) == ["upstream_timeout"] * 4
+        assert fetch_each(amplitude(upstream, timeout=0.1), upstream) == ["upstream_timeout"] * 4
         assert upstream.users == list(USERS)
         assert upstream.connections == 4
 
@@ -263,25 +263,25 @@ def test_connection__timed_out__is_closed(reply: Callable[[str], Reply]) -> None
 )
 def test_connection__bytes_arrive_while_it_is_idle__is_closed(extra: bytes) -> None:
     with Upstream(lambda user: Reply(whole(user), late=extra)) as upstream:
-        assert ask_in_turn(amplitude(upstream), upstream, idle=True) == list(USERS)
+        assert fetch_each(amplitude(upstream), upstream, idle=True) == list(USERS)
         assert upstream.connections == 4
 
 
 def test_connection__closed_by_upstream_while_idle__is_opened_again() -> None:
     with Upstream(lambda user: Reply(whole(user), close=True)) as upstream:
-        assert ask_in_turn(amplitude(upstream), upstream, idle=True) == list(USERS)
+        assert fetch_each(amplitude(upstream), upstream, idle=True) == list(USERS)
         assert upstream.connections == 4
 
 
 def test_connection__unknown_user__is_closed() -> None:
     unknown = sized(b'{"error": "User id and device id not seen before"}', status="400 Bad Request")
     with Upstream(lambda user: Reply(unknown)) as upstream:
-        assert ask_in_turn(amplitude(upstream), upstream) == ["unknown"] * 4
+        assert fetch_each(amplitude(upstream), upstream) == ["unknown"] * 4
         assert upstream.connections == 4
 
 
 def read_and_release(upstream: Upstream, *, size: int | None = None) -> bool:
-    """Read `size` bytes of a response, or all, ask for its connection to be reused, and return whether it will be."""
+    """Read `size` bytes of a response (None: all), and return whether its connection went back to the pool."""
     session = Session(upstream.url)
     with session.get(f"{upstream.url}?user_id=alice", stream=True, timeout=5) as response:
         response.raw.read(size)
@@ -304,7 +304,7 @@ def test_reuse_connection__more_has_arrived__stays_out_of_the_pool(tls: ssl.SSLC
         assert not read_and_release(upstream)
 
 
-def test_connection__many_threads__reuse_connections_and_get_their_own() -> None:
+def test_connection__many_threads__connections_are_reused_and_answers_are_their_own() -> None:
     users = [f"user-{number}" for number in range(60)]
     answers: dict[str, str] = {}
     with Upstream(
@@ -312,9 +312,9 @@ def test_connection__many_threads__reuse_connections_and_get_their_own() -> None
     ) as upstream:
         client = amplitude(upstream)
 
-        def work(mine: list[str]) -> None:
-            for user in mine:
-                answers[user] = ask(client, user)
+        def work(own_users: list[str]) -> None:
+            for user in own_users:
+                answers[user] = fetch_name(client, user)
 
         threads = [threading.Thread(target=work, args=(users[first::6],)) for first in range(6)]
         for thread in threads:
@@ -326,66 +326,66 @@ def test_connection__many_threads__reuse_connections_and_get_their_own() -> None
 
 
 class Killed(BaseException):
-    """Stands for what ends a greenlet or a thread: no `except Exception` sees it."""
+    """Like the exceptions that end a greenlet or a thread: `except Exception` does not catch it."""
 
 
 @pytest.mark.parametrize("reads", [1, 2], ids=["head", "body"])
 def test_connection__killed_while_reading__is_closed(reads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     read = socket.socket.recv_into
-    left = reads
+    remaining_reads = reads
 
-    def dies(sock: socket.socket, *args: Any) -> int:
-        nonlocal left
-        left -= 1
-        if left == 0:
+    def kill(sock: socket.socket, *args: Any) -> int:
+        nonlocal remaining_reads
+        remaining_reads -= 1
+        if remaining_reads == 0:
             raise Killed
         return read(sock, *args)
 
     with Upstream(lambda user: Reply(whole(user)[:-9], late=whole(user)[-9:])) as upstream:
         client = amplitude(upstream)
-        monkeypatch.setattr(socket.socket, "recv_into", dies)
+        monkeypatch.setattr(socket.socket, "recv_into", kill)
         with pytest.raises(Killed):
-            ask(client, "alice")
+            fetch_name(client, "alice")
         monkeypatch.undo()
-        assert [ask(client, user) for user in USERS[1:]] == list(USERS[1:])
+        assert [fetch_name(client, user) for user in USERS[1:]] == list(USERS[1:])
         assert upstream.connections == 2
 
 
 def test_connection__killed_between_head_and_body__is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def dies(*_: Any) -> None:
+    def kill(*_: Any) -> None:
         raise Killed
 
     with Upstream(lambda user: Reply(whole(user))) as upstream:
         client = amplitude(upstream)
-        monkeypatch.setattr(requests.adapters, "extract_cookies_to_jar", dies)
+        monkeypatch.setattr(requests.adapters, "extract_cookies_to_jar", kill)
         with pytest.raises(Killed):
-            ask(client, "alice")
+            fetch_name(client, "alice")
         monkeypatch.undo()
-        assert [ask(client, user) for user in USERS[1:]] == list(USERS[1:])
+        assert [fetch_name(client, user) for user in USERS[1:]] == list(USERS[1:])
         assert upstream.connections == 2
 
 
 def test_head__longer_than_64_kib__is_invalid() -> None:
     lines = [f"X-Line-{number}: {'x' * 900}" for number in range(80)]
     with Upstream(lambda user: Reply(sized(body(user), *lines))) as upstream:
-        assert ask(amplitude(upstream), "alice") == "upstream_invalid"
+        assert fetch_name(amplitude(upstream), "alice") == "upstream_invalid"
 
 
-# The check of the id, which holds where the transport cannot know.
+# The check of the user id finds mixed-up answers that the transport cannot detect.
 
 
 def about(**ids: Any) -> Callable[[str], Reply]:
-    """Return an upstream's behaviour: answers with these ids whoever was asked about."""
+    """Return a function that answers every request with these ids."""
     return lambda user: Reply(sized(json.dumps({"userData": {"amp_props": {"gp:name": user}, **ids}}).encode()))
 
 
-def test_answer__another_users_came_between_check_and_request__is_invalid() -> None:
-    # Alice's answer is sent a second time right in front of Bob's, too late for any look at the connection.
+def test_answer__another_users_answer_came_after_the_check__is_invalid() -> None:
+    # Alice's answer is sent again directly before Bob's, too late for a check of the connection.
     with Upstream(
         lambda user: Reply(whole(user), late=whole(user) if user == "alice" else b"", patience=5)
     ) as upstream:
         client = amplitude(upstream, accept_mapped_users=False)
-        assert ask_in_turn(client, upstream) == ["alice", "upstream_invalid", "carol", "dave"]
+        assert fetch_each(client, upstream) == ["alice", "upstream_invalid", "carol", "dave"]
         assert upstream.connections == 2
 
 
@@ -405,7 +405,7 @@ def test_answer__another_users_came_between_check_and_request__is_invalid() -> N
         (Identity(None, "12345"), {"device_id": 12345}),
     ],
 )
-def test_answer__about_the_asked_user__is_taken_and_the_connection_reused(
+def test_answer__about_the_requested_user__is_taken_and_the_connection_reused(
     requested: Identity, ids: dict[str, Any]
 ) -> None:
     with Upstream(about(**ids)) as upstream:
@@ -424,8 +424,8 @@ def test_answer__id_is_a_fraction__compared_by_its_text() -> None:
 
 @pytest.mark.contract("1 another user")
 @pytest.mark.parametrize("ids", [{}, {"user_id": None}, {"user_id": "", "device_id": None}, {"user_id": " \t"}])
-def test_answer__names_nobody__is_taken_and_the_connection_closed(ids: dict[str, Any]) -> None:
-    """A second copy of it would pass for an answer about the next user."""
+def test_answer__without_an_id__is_taken_and_the_connection_closed(ids: dict[str, Any]) -> None:
+    """A late copy of such an answer could pass as the answer for the next user."""
     with Upstream(about(**ids)) as upstream:
         client = amplitude(upstream, accept_mapped_users=False)
         assert client.fetch(Identity("alice", None), CALL).record.parts
@@ -434,12 +434,12 @@ def test_answer__names_nobody__is_taken_and_the_connection_closed(ids: dict[str,
 
 
 @pytest.mark.contract("1 mixed-up answers")
-def test_answer__about_a_device_came_a_second_time__is_invalid_for_the_next_user() -> None:
+def test_answer__about_a_device_was_repeated__is_invalid_for_the_next_user() -> None:
     about_device = about(user_id=None, device_id="device")("device").now
     with Upstream(lambda user: Reply(about_device, late=about_device, patience=5)) as upstream:
         client = amplitude(upstream, accept_mapped_users=False)
         assert client.fetch(Identity(None, "device"), CALL).record.parts
-        assert ask(client, "bob") == "upstream_invalid"
+        assert fetch_name(client, "bob") == "upstream_invalid"
         with pytest.raises(AnotherUser):
             client.fetch(Identity("bob", "device of bob"), CALL)
 
@@ -507,7 +507,7 @@ def filling(user: str, size: int) -> bytes:
 
 def test_tls__good_responses__connection_is_reused(tls: ssl.SSLContext) -> None:
     with Upstream(lambda user: Reply(whole(user)), tls) as upstream:
-        assert ask_in_turn(amplitude(upstream), upstream) == list(USERS)
+        assert fetch_each(amplitude(upstream), upstream) == list(USERS)
         assert upstream.connections == 1
 
 
@@ -518,24 +518,24 @@ def test_tls__second_response_is_left_in_the_tls_layer__connection_is_closed(tls
         return Reply(filling(user, 8192) + whole(user))
 
     with Upstream(reply, tls) as upstream:
-        assert ask_in_turn(amplitude(upstream), upstream) == list(USERS)
+        assert fetch_each(amplitude(upstream), upstream) == list(USERS)
         assert upstream.connections == 4
 
 
 def test_tls__bytes_arrive_while_idle__connection_is_closed(tls: ssl.SSLContext) -> None:
     with Upstream(lambda user: Reply(whole(user), late=whole(user)), tls) as upstream:
-        assert ask_in_turn(amplitude(upstream), upstream, idle=True) == list(USERS)
+        assert fetch_each(amplitude(upstream), upstream, idle=True) == list(USERS)
         assert upstream.connections == 4
 
 
 def test_tls__204_whose_answer_comes_late__connection_is_closed(tls: ssl.SSLContext, idle: bool) -> None:
     with Upstream(lambda user: Reply(response(b"", status="204 No Content"), late=whole(user)), tls) as upstream:
-        assert ask_in_turn(amplitude(upstream), upstream, idle=idle) == ["upstream_invalid"] * 4
+        assert fetch_each(amplitude(upstream), upstream, idle=idle) == ["upstream_invalid"] * 4
         assert upstream.connections == 4
 
 
 class Tunnel:
-    """A proxy that opens tunnels (CONNECT) and counts them. `extra` follows the head of its answer."""
+    """A proxy that opens tunnels (CONNECT) and counts them. It sends `extra` after the head of its answer."""
 
     def __init__(self, extra: bytes = b"") -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -567,7 +567,7 @@ class Tunnel:
 
 
 def _join(client: socket.socket, upstream: socket.socket) -> None:
-    """Pass on what either side sends until one of them closes."""
+    """Copy bytes in both directions until one side closes."""
     with client, upstream, suppress(OSError):
         while True:
             for source in select.select([client, upstream], [], [])[0]:
@@ -588,7 +588,7 @@ def test_tunnel__through_an_operators_proxy__reused_like_a_connection(
     with Tunnel() as proxy, Upstream(reply, tls) as upstream:
         monkeypatch.setenv("https_proxy", proxy.url)
         monkeypatch.delenv("no_proxy", raising=False)
-        assert ask_in_turn(amplitude(upstream), upstream) == list(USERS)
+        assert fetch_each(amplitude(upstream), upstream) == list(USERS)
         assert (proxy.tunnels, upstream.connections) == (tunnels, tunnels)
 
 
@@ -598,5 +598,5 @@ def test_tunnel__bytes_follow_the_proxys_answer__is_unavailable(
     with Tunnel(extra=whole("mallory")) as proxy, Upstream(lambda user: Reply(whole(user)), tls) as upstream:
         monkeypatch.setenv("https_proxy", proxy.url)
         monkeypatch.delenv("no_proxy", raising=False)
-        assert ask(amplitude(upstream), "alice") == "upstream_unavailable"
+        assert fetch_name(amplitude(upstream), "alice") == "upstream_unavailable"
         assert not upstream.users

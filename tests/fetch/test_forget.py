@@ -1,4 +1,4 @@
-"""Forgetting a user in the store, in calls in flight and in the backlog."""
+"""Forgetting a user in the memory store, in calls in flight and in the backlog."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def forget(world: World, ids: Identity = IDS) -> Forgot:
     return ForgetService(world.store, world.backlog).forget(ids)
 
 
-def test_the_digests_stay_what_they_are_since_processes_of_two_versions_share_them() -> None:
+def test_digests__known_ids__same_as_in_earlier_versions() -> None:
+    # Processes of two versions share digests in Redis.
     assert pair_digest(Identity('ü"x\\', None)) == b"fc569fee2fb3f82324d42813352c61f0"
     assert pair_digest(Identity("a", "b\n")) == b"0211f139de5415d1f980005b596d3404"
     assert names(Identity("q", None)) == {name_of("q")}
@@ -44,7 +45,7 @@ def test_the_digests_stay_what_they_are_since_processes_of_two_versions_share_th
     }
 
 
-def test_every_pair_with_the_id_is_forgotten_and_no_other(world: World) -> None:
+def test_forget__several_pairs__only_pairs_with_the_id_are_removed(world: World) -> None:
     world.source.user_data = {"cohort_ids": []}
     pairs = [Identity("u", None), Identity("u", "d"), Identity("v", None), Identity(None, "u")]
     for pair in pairs:
@@ -54,73 +55,73 @@ def test_every_pair_with_the_id_is_forgotten_and_no_other(world: World) -> None:
     assert forget(world) == Forgot(records=0, waiting=0)
 
 
-def test_who_was_asked_by_device_is_forgotten_by_the_user_id_that_amplitude_returned(world: World) -> None:
+def test_forget__record_fetched_by_device__removed_by_its_returned_user_id(world: World) -> None:
     world.get(COHORTS, identity=Identity(None, "d"))
     assert forget(world).records == 1
     assert world.store.memory.read(Identity(None, "d")) == EMPTY
 
 
 @pytest.mark.contract("3 forget")
-def test_what_was_asked_before_a_user_was_forgotten_is_answered_but_not_kept(world: World) -> None:
+def test_forget__call_in_flight__request_is_answered_but_not_cached(world: World) -> None:
     world.source.open.clear()
-    sent = world.ask(COHORTS)
+    request = world.ask(COHORTS)
     world.wait_until_sent(COHORTS)
     forget(world)
     world.source.open.set()
-    assert sent.result(10).record.has(COHORTS)
+    assert request.result(10).record.has(COHORTS)
     assert world.store.memory.read(USER) == EMPTY
-    assert world.get(COHORTS).forwarded == "miss", "who asks anew fetches anew"
-    assert world.get(COHORTS).forwarded is None, "and that is cached"
+    assert world.get(COHORTS).forwarded == "miss", "a new request needs a new call"
+    assert world.get(COHORTS).forwarded is None, "the new result is cached"
 
 
-def test_what_was_queued_before_is_not_kept_either(world: World) -> None:
+def test_forget__call_is_queued__request_is_answered_but_not_cached(world: World) -> None:
     world.spend_the_burst()
-    queued = world.ask(COHORTS)
+    request = world.ask(COHORTS)
     world.wait_until_waiting(COHORTS)
     forget(world)
     world.clock.advance(1)
-    assert queued.result(10).record.has(COHORTS)
+    assert request.result(10).record.has(COHORTS)
     assert world.store.memory.read(USER) == EMPTY
 
 
-def test_nobody_who_was_forgotten_waits_in_the_backlog_or_comes_back_into_it(world: World) -> None:
-    asked_at = world.clock()
-    world.backlog.add(USER, {PROPERTIES: Wanted(asked_at, False), COHORTS: Wanted(asked_at, True)})
-    world.backlog.add(Identity("v", None), {COHORTS: Wanted(asked_at, False)})
+def test_forget__user_in_backlog__removed_and_not_added_again_by_a_failed_call(world: World) -> None:
+    requested_at = world.clock()
+    world.backlog.add(USER, {PROPERTIES: Wanted(requested_at, False), COHORTS: Wanted(requested_at, True)})
+    world.backlog.add(Identity("v", None), {COHORTS: Wanted(requested_at, False)})
     assert forget(world) == Forgot(records=0, waiting=1)
     assert len(world.backlog) == 1
     world.source.open.clear()
-    sent = world.ask(COHORTS)
+    request = world.ask(COHORTS)
     world.wait_until_sent(COHORTS)
     forget(world)
     world.source.fault = QuotaExhausted(retry_after=60)
     world.source.open.set()
-    assert sent.result(10).error
+    assert request.result(10).error
     world.wait_until(lambda: not world.scheduler.stats().running)
-    assert world.backlog.pop() == (Identity("v", None), {COHORTS: Wanted(asked_at, refresh=False)})
+    assert world.backlog.pop() == (Identity("v", None), {COHORTS: Wanted(requested_at, refresh=False)})
     assert world.backlog.pop() is None
 
 
-def test_forget__backlog_tries_to_reserve_a_time_for_the_user__user_does_not_return_to_the_backlog(
+def test_forget__backlog_is_reserving_a_time_for_the_user__user_does_not_return(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried = threading.Event()
+    reserve_was_called = threading.Event()
 
     def reserve(latest: float, *, burst: float = 1.0) -> None:
         if burst == 0:  # the backlog, which has removed the user
             forget(world)
-            tried.set()
+            reserve_was_called.set()
 
     monkeypatch.setattr(world.rate_limiter, "reserve", reserve)
     world.get(COHORTS)
-    assert tried.wait(10)
+    assert reserve_was_called.wait(10)
     world.wait_until(lambda: not world.scheduler.pending(USER))
     assert not len(world.backlog)
 
 
 @pytest.mark.contract("3 forget")
 @given(st.lists(st.sampled_from(["request", "complete", "forget", "forget another"]), max_size=30))
-def test_any_order_of_landing_and_forgetting_keeps_nothing_that_was_asked_before(steps: list[str]) -> None:
+def test_forget__any_order_of_requests_and_results__earlier_requests_are_not_cached(steps: list[str]) -> None:
     clock = FakeClock()
     store = TieredStore(max_bytes=100_000, policy=FreshnessPolicy(fresh=900, negative=60), clock=clock)
     in_flight: list[tuple[int, bool]] = []  # the generation, and whether the user was forgotten since

@@ -29,7 +29,7 @@ LIFETIMES = FreshnessPolicy(fresh=900, negative=60, stale_while_revalidate=100, 
 
 
 class World:
-    """The services below the web, as in production except for the clock and the source."""
+    """All services below the web layer, as in production except for the clock and the source."""
 
     created: ClassVar[list[World]] = []
 
@@ -77,29 +77,29 @@ class World:
         return self.callers.submit(self.get, *parts, identity=identity, patience=patience)
 
     def spend_the_burst(self) -> None:
-        """Reserve every slot that is free now, so that the next call is queued."""
+        """Reserve every slot that is free now, so that the next call must be queued."""
         while self.rate_limiter.reserve(self.clock()):
             pass
 
     def wait_until_waiting(self, part: Part, identity: Identity = USER) -> None:
-        """Return when `part` is pending."""
+        """Wait until `part` is pending."""
         self.wait_until(lambda: part in self.scheduler.pending(identity))
 
     def wait_until_sent(self, part: Part, identity: Identity = USER) -> None:
-        """Return when a call that fetches `part` is in flight."""
+        """Wait until a call that fetches `part` is in flight."""
         self.wait_until(lambda: (pending := self.scheduler.pending(identity).get(part)) and pending.call is not None)
 
-    def wait_until(self, holds: Callable[[], object]) -> None:
-        """Return when `holds` does, by the work of other threads."""
+    def wait_until(self, condition: Callable[[], object]) -> None:
+        """Wait until other threads have made `condition` true."""
         for _ in range(10_000):
-            if holds():
+            if condition():
                 return
             threading.Event().wait(0.001)
-        raise AssertionError("the condition never held")
+        raise AssertionError("the condition never became true")
 
 
 @pytest.fixture(autouse=True)
-def ended() -> Iterator[None]:
+def end_worlds() -> Iterator[None]:
     yield
     while World.created:
         World.created.pop().end()
@@ -110,7 +110,7 @@ def world(clock: FakeClock) -> World:
     return World(clock)
 
 
-def test_a_miss_is_fetched_and_the_next_is_a_hit(world: World) -> None:
+def test_get__two_requests_in_a_row__miss_and_then_hit(world: World) -> None:
     first = world.get(COHORTS)
     assert (first.forwarded, first.opened, first.calls, first.error) == ("miss", True, 1, None)
     second = world.get(COHORTS)
@@ -118,7 +118,7 @@ def test_a_miss_is_fetched_and_the_next_is_a_hit(world: World) -> None:
     assert len(world.source.calls) == 1
 
 
-def test_a_hundred_at_once_share_one_call(world: World) -> None:
+def test_get__fifty_requests_at_once__one_call(world: World) -> None:
     world.source.open.clear()
     start = threading.Barrier(50)
 
@@ -133,7 +133,7 @@ def test_a_hundred_at_once_share_one_call(world: World) -> None:
     assert len(world.source.calls) == 1
 
 
-def test_failure_is_shared_as_success_is(world: World) -> None:
+def test_get__shared_call_fails__every_request_gets_the_error(world: World) -> None:
     world.source.open.clear()
     world.source.fault = UpstreamUnavailable()
     answers = [world.ask(COHORTS) for _ in range(10)]
@@ -141,10 +141,10 @@ def test_failure_is_shared_as_success_is(world: World) -> None:
     world.source.open.set()
     words = {answer.result(10).error.word for answer in answers}  # type: ignore[union-attr]
     assert words == {"upstream_unavailable"}
-    assert len(world.source.calls) <= 2, "a caller that came after the failure may try again, the others may not"
+    assert len(world.source.calls) <= 2, "only a request that came after the failure may cause a second call"
 
 
-def test_a_queued_flight_is_widened_so_two_questions_cost_one_call(clock: FakeClock) -> None:
+def test_batch__other_parts_requested_while_queued__one_call_for_all(clock: FakeClock) -> None:
     world = World(clock, per_minute=100)
     world.spend_the_burst()
     answers = [world.ask(COHORTS), world.ask(PROPERTIES), world.ask(recommendation("a"))]
@@ -157,7 +157,7 @@ def test_a_queued_flight_is_widened_so_two_questions_cost_one_call(clock: FakeCl
     assert call.parts == {COHORTS, PROPERTIES, recommendation("a")}
 
 
-def test_what_is_asked_while_a_call_is_on_its_way_joins_or_goes_with_another(world: World) -> None:
+def test_get__call_in_flight__its_parts_are_joined_and_other_parts_need_a_call(world: World) -> None:
     world.source.open.clear()
     first = world.ask(COHORTS)
     world.source.wait_for_call()
@@ -169,7 +169,7 @@ def test_what_is_asked_while_a_call_is_on_its_way_joins_or_goes_with_another(wor
     assert not joined.result().opened
 
 
-def test_what_rides_along_can_be_joined_and_is_kept(clock: FakeClock) -> None:
+def test_fetch_along__call_for_another_part__added_parts_are_joined_and_cached(clock: FakeClock) -> None:
     world = World(clock, along=(PROPERTIES, COHORTS))
     world.source.open.clear()
     first = world.ask(recommendation("a"))
@@ -182,13 +182,13 @@ def test_what_rides_along_can_be_joined_and_is_kept(clock: FakeClock) -> None:
 
 
 @pytest.mark.contract("1 recommendations")
-def test_recommendations_of_two_types_are_two_calls_each_with_its_place_in_the_quota(world: World) -> None:
+def test_get__recommendations_of_two_types__two_calls(world: World) -> None:
     answer = world.get(recommendation("a", "model"), recommendation("a", "random"))
     assert (answer.error, answer.calls) == (None, 2)
     assert len(world.source.calls) == 2
 
 
-def test_nobody_waits_for_what_cannot_come_in_time(clock: FakeClock) -> None:
+def test_get__quota_used_up__refused_with_retry_after_and_without_a_call(clock: FakeClock) -> None:
     world = World(clock, per_minute=1)
     assert world.get(COHORTS).error is None
     refused = world.get(COHORTS, identity=Identity("other", None))
@@ -198,7 +198,7 @@ def test_nobody_waits_for_what_cannot_come_in_time(clock: FakeClock) -> None:
     assert len(world.source.calls) == 1
 
 
-def test_the_parts_that_are_there_are_answered_when_the_others_cannot_be(clock: FakeClock) -> None:
+def test_get__quota_used_up_and_one_part_cached__partial_answer(clock: FakeClock) -> None:
     world = World(clock, per_minute=1)
     world.get(COHORTS)
     partial = world.get(PROPERTIES, COHORTS)
@@ -207,7 +207,7 @@ def test_the_parts_that_are_there_are_answered_when_the_others_cannot_be(clock: 
     assert partial.record.parts.keys() == {COHORTS}
 
 
-def test_a_late_answer_is_kept_and_its_caller_told_that_it_is_awaited(world: World) -> None:
+def test_get__answer_after_the_deadline__times_out_and_the_answer_is_cached(world: World) -> None:
     world.source.open.clear()
     assert world.get(COHORTS, patience=0.05).error.word == "upstream_timeout"  # type: ignore[union-attr]
     late_result = world.scheduler.pending(USER)[COHORTS].future
@@ -217,7 +217,7 @@ def test_a_late_answer_is_kept_and_its_caller_told_that_it_is_awaited(world: Wor
 
 
 @pytest.mark.contract("1 unknown users")
-def test_unknown_is_unknown_for_every_section_and_only_briefly(world: World) -> None:
+def test_get__unknown_user__unknown_for_every_section_for_60_seconds(world: World) -> None:
     world.source.user_data = None
     world.get(COHORTS)
     second = world.get(PROPERTIES, recommendation("a"))
@@ -228,7 +228,7 @@ def test_unknown_is_unknown_for_every_section_and_only_briefly(world: World) -> 
     assert len(world.source.calls) == 2
 
 
-def test_after_429_nobody_is_sent_until_the_stand_back_is_over(world: World) -> None:
+def test_get__after_429__no_call_until_retry_after_has_passed(world: World) -> None:
     world.source.fault = QuotaExhausted(retry_after=60)
     assert world.get(COHORTS).error.word == "quota_exhausted"  # type: ignore[union-attr]
     world.source.fault = None
@@ -238,7 +238,7 @@ def test_after_429_nobody_is_sent_until_the_stand_back_is_over(world: World) -> 
     assert world.get(COHORTS).error is None
 
 
-def test_a_queued_flight_is_not_sent_into_a_stand_back(clock: FakeClock) -> None:
+def test_batch__rate_limiter_pauses_while_queued__fails_without_a_call(clock: FakeClock) -> None:
     world = World(clock, per_minute=100)
     world.spend_the_burst()
     answer = world.ask(COHORTS)
@@ -251,34 +251,34 @@ def test_a_queued_flight_is_not_sent_into_a_stand_back(clock: FakeClock) -> None
 
 @pytest.mark.contract("1 exposures")
 @pytest.mark.parametrize(("retry", "calls"), [(False, 0), (True, 1)])
-def test_a_recommendation_whose_message_has_gone_is_fetched_only_for_who_comes_back(
+def test_recommendation__deadline_passed_before_the_call__fetched_only_for_a_retry(
     clock: FakeClock, retry: bool, calls: int
 ) -> None:
     world = World(clock, per_minute=100)
     world.spend_the_burst()
     waiter = world.scheduler.join(USER, [recommendation("a"), COHORTS], until=clock() + 1.2, wanted_later=retry)
-    clock.advance(5)  # the thread that flies was kept from running for longer than the caller stayed
+    clock.advance(5)  # the sending thread runs only after the caller's deadline
     waiter.wait(10)
     assert isinstance(waiter.outcome(COHORTS), Record)
     fetched_parts = [part for _, call in world.source.calls for part in call.parts if part == recommendation("a")]
     assert len(fetched_parts) == calls
 
 
-@pytest.mark.parametrize(("stays", "comes_back"), [(1.2, True), (9, False)])
-def test_who_joins_and_comes_back_or_stays_longer_keeps_a_recommendation_whose_first_asker_has_gone(
-    clock: FakeClock, stays: float, comes_back: bool
+@pytest.mark.parametrize(("patience", "retry"), [(1.2, True), (9, False)])
+def test_recommendation__second_waiter_uses_retry_or_waits_longer__is_fetched(
+    clock: FakeClock, patience: float, retry: bool
 ) -> None:
     world = World(clock, per_minute=100)
     world.spend_the_burst()
     part = recommendation("a")
     first = world.scheduler.join(USER, [part], until=clock() + 1.2, wanted_later=False)
-    world.scheduler.join(USER, [part], until=clock() + stays, wanted_later=comes_back)
+    world.scheduler.join(USER, [part], until=clock() + patience, wanted_later=retry)
     clock.advance(5)
     first.wait(10)
     assert isinstance(first.outcome(part), Record)
 
 
-def test_call__parts_were_cached_since_it_was_queued__nothing_is_sent_and_the_slot_is_given_back(
+def test_call__parts_were_cached_while_it_was_queued__not_sent_and_the_slot_is_free_again(
     clock: FakeClock,
 ) -> None:
     world = World(clock, per_minute=100)
@@ -295,7 +295,7 @@ def test_call__parts_were_cached_since_it_was_queued__nothing_is_sent_and_the_sl
     assert world.rate_limiter.used == used
 
 
-def test_call__planning_fails_by_a_bug__caller_gets_an_error_and_the_slot_is_given_back(
+def test_call__planning_fails_by_a_bug__caller_gets_an_error_and_the_slot_is_free_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(world.store, "lease", lambda *_: 1 / 0)
@@ -304,7 +304,7 @@ def test_call__planning_fails_by_a_bug__caller_gets_an_error_and_the_slot_is_giv
     assert world.rate_limiter.used == 0
 
 
-def test_a_fault_of_ours_leaves_nobody_waiting_and_spends_no_more_than_the_call(world: World) -> None:
+def test_call__client_fails_by_a_bug__caller_gets_an_error_and_the_next_call_succeeds(world: World) -> None:
     world.source.fault = ValueError("a bug")
     assert isinstance(world.get(COHORTS).error, UpstreamInvalid)
     world.source.fault = None
@@ -313,7 +313,7 @@ def test_a_fault_of_ours_leaves_nobody_waiting_and_spends_no_more_than_the_call(
     assert world.scheduler.stats().queued == 0
 
 
-def test_when_every_place_to_wait_is_taken_the_next_caller_leaves_at_once_and_its_call_is_kept(
+def test_get__max_waiting_is_reached__fails_at_once_and_its_call_is_cached(
     clock: FakeClock,
 ) -> None:
     world = World(clock, max_waiting=1)
@@ -331,7 +331,7 @@ def test_when_every_place_to_wait_is_taken_the_next_caller_leaves_at_once_and_it
     assert world.get(COHORTS, identity=other).forwarded is None
 
 
-def test_a_user_who_becomes_known_meanwhile_is_never_answered_with_a_hole(world: World) -> None:
+def test_get__user_becomes_known_between_two_calls__error_for_the_missing_part(world: World) -> None:
     first, second = threading.Event(), threading.Event()
 
     def fetch(_: Identity, call: Call) -> Fetched:
@@ -355,13 +355,13 @@ def test_a_user_who_becomes_known_meanwhile_is_never_answered_with_a_hole(world:
     assert isinstance(answer.error, UpstreamInvalid)
 
 
-def test_a_part_that_came_by_another_call_is_there_for_who_waits_for_the_first(clock: FakeClock) -> None:
+def test_get__another_call_brings_the_part__answered_before_its_own_call_ends(clock: FakeClock) -> None:
     world = World(clock, along=(COHORTS,))
-    hanging, original_fetch = threading.Event(), world.source.fetch
+    first_call_may_end, original_fetch = threading.Event(), world.source.fetch
 
     def fetch(identity: Identity, call: Call) -> Fetched:
         if call.parts == {COHORTS}:
-            assert hanging.wait(10)
+            assert first_call_may_end.wait(10)
             raise UpstreamUnavailable
         return original_fetch(identity, call)
 
@@ -371,17 +371,17 @@ def test_a_part_that_came_by_another_call_is_there_for_who_waits_for_the_first(c
     world.wait_until(lambda: not world.scheduler.stats().queued)
     assert world.get(PROPERTIES).error is None
     assert waiting.result(10).error is None
-    hanging.set()
+    first_call_may_end.set()
 
 
 @pytest.mark.contract("1 recovery")
 @pytest.mark.parametrize("seconds", [3, 30])
-def test_after_slow_calls_the_next_may_still_go(world: World, seconds: int) -> None:
-    def slow(identity: Identity, call: Call) -> Fetched:
+def test_get__ten_slow_calls_before__succeeds_one_second_later(world: World, seconds: int) -> None:
+    def fetch(identity: Identity, call: Call) -> Fetched:
         world.clock.advance(seconds)
         raise UpstreamTimeout
 
-    original_fetch, world.executor.fetch = world.executor.fetch, slow
+    original_fetch, world.executor.fetch = world.executor.fetch, fetch
     for number in range(10):
         world.get(COHORTS, identity=Identity(str(number), None))
     world.executor.fetch = original_fetch
@@ -390,7 +390,7 @@ def test_after_slow_calls_the_next_may_still_go(world: World, seconds: int) -> N
 
 
 @pytest.mark.contract("4 stale")
-def test_a_stale_copy_is_served_at_once_and_refreshed_behind_by_one_call(world: World) -> None:
+def test_get__stale_copy__served_at_once_and_refreshed_by_one_call(world: World) -> None:
     world.get(COHORTS, recommendation("a"))
     world.source.wait_for_call()
     world.clock.advance(950)
@@ -403,48 +403,48 @@ def test_a_stale_copy_is_served_at_once_and_refreshed_behind_by_one_call(world: 
     late_result.result(10)
     assert not world.get(COHORTS).stale
     assert len(world.source.calls) == 2
-    assert world.source.calls[1][1].parts == {COHORTS, recommendation("a")}, "only what was just asked for"
+    assert world.source.calls[1][1].parts == {COHORTS, recommendation("a")}, "only the requested parts"
 
 
-def test_a_copy_that_was_refreshed_meanwhile_is_not_refreshed_again(world: World) -> None:
+def test_refresh__copy_was_refreshed_already__no_second_call(world: World) -> None:
     world.get(recommendation("a"))
     world.source.wait_for_call()
     world.clock.advance(950)
     world.get(recommendation("a"))
     world.source.wait_for_call()
     world.wait_until(lambda: not world.scheduler.pending(USER))
-    world.scheduler.refresh(USER, [recommendation("a")])  # by who read the copy before it was refreshed
+    world.scheduler.refresh(USER, [recommendation("a")])  # by a request that read the copy before the refresh
     world.wait_until(lambda: not world.scheduler.stats().queued and not world.scheduler.pending(USER))
     assert len(world.source.calls) == 2
 
 
-def test_a_recommendation_does_not_board_a_flight_that_leaves_too_late_for_it(clock: FakeClock) -> None:
+def test_batch__sent_after_the_deadline__properties_join_but_recommendations_do_not(clock: FakeClock) -> None:
     world = World(clock, per_minute=100)
     world.spend_the_burst()
     waiting = world.ask(COHORTS, patience=3)
     world.wait_until_waiting(COHORTS)
     late = world.get(recommendation("a"), patience=0.6)
     assert isinstance(late.error, QuotaExhausted)
-    assert world.get(PROPERTIES, patience=0).error is not None, "but properties do, for the next who asks"
+    assert world.get(PROPERTIES, patience=0).error is not None, "properties join, for later requests"
     clock.advance(0.7)
     assert waiting.result(10).error is None
     ((_, call),) = world.source.calls
     assert call.parts == {COHORTS, PROPERTIES}
 
 
-def test_what_landed_while_we_turned_from_store_to_flights_is_a_hit(
+def test_get__part_is_cached_between_cache_lookup_and_join__hit(
     clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World(clock, per_minute=1)
     world.get(COHORTS)
     read = world.store.memory.read
-    looks = iter([Record()])
-    monkeypatch.setattr(world.store.memory, "read", lambda identity: next(looks, None) or read(identity))
+    reads = iter([Record()])
+    monkeypatch.setattr(world.store.memory, "read", lambda identity: next(reads, None) or read(identity))
     answer = world.get(COHORTS)
     assert (answer.error, answer.calls, answer.forwarded) == (None, 0, None)
 
 
-def test_a_refresh_takes_no_moment_that_somebody_waits_for(clock: FakeClock) -> None:
+def test_refresh__only_the_burst_is_free__not_queued(clock: FakeClock) -> None:
     world = World(clock, per_minute=100)
     world.get(COHORTS)
     clock.advance(950)
@@ -452,11 +452,11 @@ def test_a_refresh_takes_no_moment_that_somebody_waits_for(clock: FakeClock) -> 
         pass
     assert world.get(COHORTS).stale
     assert world.scheduler.stats().queued == 0
-    assert world.rate_limiter.reserve(clock()) is not None, "the burst is left to those who wait"
+    assert world.rate_limiter.reserve(clock()) is not None, "the burst is left to waiting requests"
 
 
 @pytest.mark.contract("4 stale")
-def test_a_spare_stands_in_only_when_amplitude_cannot_answer(world: World) -> None:
+def test_get__old_copy__served_only_if_amplitude_fails(world: World) -> None:
     world.get(COHORTS)
     world.clock.advance(1100)
     world.source.fault = UpstreamUnavailable()
@@ -469,7 +469,7 @@ def test_a_spare_stands_in_only_when_amplitude_cannot_answer(world: World) -> No
     assert (fetched.error, fetched.fault, fetched.forwarded, fetched.stale) == (None, None, "stale", False)
 
 
-def test_a_spare_is_served_at_once_while_the_quota_is_spent(clock: FakeClock) -> None:
+def test_get__old_copy_and_quota_used_up__served_without_a_call(clock: FakeClock) -> None:
     world = World(clock, per_minute=1)
     world.get(COHORTS)
     clock.advance(1100)
@@ -481,7 +481,7 @@ def test_a_spare_is_served_at_once_while_the_quota_is_spent(clock: FakeClock) ->
 
 
 @pytest.mark.contract("4 stale")
-def test_a_copy_too_old_to_stand_in_is_gone(world: World) -> None:
+def test_get__copy_older_than_stale_if_error__not_served(world: World) -> None:
     world.get(COHORTS)
     world.clock.advance(900 + 5000)
     world.source.fault = UpstreamUnavailable()
@@ -489,7 +489,7 @@ def test_a_copy_too_old_to_stand_in_is_gone(world: World) -> None:
 
 
 @pytest.mark.contract("1 request cache-control")
-def test_a_caller_may_want_nothing_older(world: World) -> None:
+def test_get__copy_older_than_max_age__served_only_if_the_call_fails(world: World) -> None:
     world.get(COHORTS)
     world.clock.advance(50)
     assert world.profiles.get(USER, [COHORTS], until=world.clock() + 1, max_age=50).forwarded is None
@@ -503,7 +503,7 @@ def test_a_caller_may_want_nothing_older(world: World) -> None:
 
 
 @pytest.mark.contract("1 request cache-control")
-def test_who_wants_nothing_old_joins_a_call_in_flight(world: World) -> None:
+def test_get__max_age_0_and_a_call_in_flight__joins_the_call(world: World) -> None:
     world.get(COHORTS)
     world.source.wait_for_call()
     world.clock.advance(950)
@@ -516,7 +516,7 @@ def test_who_wants_nothing_old_joins_a_call_in_flight(world: World) -> None:
     assert len(world.source.calls) == 2
 
 
-def test_properties_and_computations_are_two_calls_whose_answers_are_told_apart(clock: FakeClock) -> None:
+def test_get__properties_and_computations__two_calls_that_are_cached_separately(clock: FakeClock) -> None:
     world = World(clock, along=(PROPERTIES, COHORTS))
     world.source.user_data = {"amp_props": {"x": "1"}, "cohort_ids": []}
     assert world.get(PROPERTIES, computations(["a"])).calls == 2
@@ -525,7 +525,7 @@ def test_properties_and_computations_are_two_calls_whose_answers_are_told_apart(
     assert world.get(computations()).calls == 1
 
 
-def test_no_thread_runs_before_the_first_call(clock: FakeClock) -> None:
+def test_scheduler__before_the_first_call__no_thread_runs(clock: FakeClock) -> None:
     before = threading.active_count()
     World(clock)
     assert threading.active_count() == before
@@ -535,12 +535,12 @@ def _call(*parts: Part) -> Call:
     return plan_calls(parts)[0]
 
 
-def sent(world: World) -> list[tuple[str | None, frozenset[Part]]]:
+def sent_calls(world: World) -> list[tuple[str | None, frozenset[Part]]]:
     return [(identity.user_id, call.parts) for identity, call in world.source.calls]
 
 
 @pytest.mark.contract("1 backlog")
-def test_who_was_sent_away_is_fetched_at_moments_nobody_booked_the_newest_ask_first(clock: FakeClock) -> None:
+def test_backlog__refused_users__fetched_with_unused_quota_newest_request_first(clock: FakeClock) -> None:
     world = World(clock, per_minute=10)
     world.spend_the_burst()
     for name in ("a", "b", "c", "a"):
@@ -551,45 +551,47 @@ def test_who_was_sent_away_is_fetched_at_moments_nobody_booked_the_newest_ask_fi
         world.source.wait_for_call()
         world.wait_until(lambda: not world.scheduler.stats().running)
         assert world.get(COHORTS, identity=Identity(name, None)).forwarded is None
-    assert [name for name, _ in sent(world)] == ["a", "c", "b"], "each once"
+    assert [name for name, _ in sent_calls(world)] == ["a", "c", "b"], "each user is fetched once"
 
 
 @pytest.mark.contract("1 backlog")
-def test_the_backlog_never_takes_a_moment_that_somebody_waits_for(clock: FakeClock) -> None:
+def test_backlog__requests_are_waiting__takes_none_of_their_slots(clock: FakeClock) -> None:
     world = World(clock, per_minute=100)
     world.spend_the_burst()
     for number in range(3):
         world.get(COHORTS, identity=Identity(f"late{number}", None), patience=0)
-    live = []
+    requests = []
     for number in range(4):
         identity = Identity(f"live{number}", None)
-        live.append(world.ask(COHORTS, identity=identity, patience=9))
-        world.wait_until(lambda: world.scheduler.stats().reserved == len(live))
-    for answer in live:
+        requests.append(world.ask(COHORTS, identity=identity, patience=9))
+        world.wait_until(lambda: world.scheduler.stats().reserved == len(requests))
+    for answer in requests:
         clock.advance(0.66)
         world.source.wait_for_call()
         assert answer.result(10).error is None
-    assert [name for name, _ in sent(world)] == ["live0", "live1", "live2", "live3"]
+    assert [name for name, _ in sent_calls(world)] == ["live0", "live1", "live2", "live3"]
 
 
 @pytest.mark.contract("1 backlog")
 @pytest.mark.parametrize(("retry", "parts"), [(False, {COHORTS}), (True, {COHORTS, recommendation("a")})])
-def test_a_recommendation_waits_on_only_for_who_comes_back(clock: FakeClock, retry: bool, parts: set[Part]) -> None:
+def test_backlog__recommendation_was_refused__kept_only_for_a_retry(
+    clock: FakeClock, retry: bool, parts: set[Part]
+) -> None:
     world = World(clock, per_minute=10)
     world.spend_the_burst()
     world.get(COHORTS, recommendation("a"), retry=retry)
     clock.advance(6)
     world.source.wait_for_call()
-    assert sent(world) == [("u", frozenset(parts))]
+    assert sent_calls(world) == [("u", frozenset(parts))]
 
 
 @pytest.mark.contract("1 backlog")
-def test_users_of_whom_there_is_nothing_are_fetched_before_copies_are_refreshed(clock: FakeClock) -> None:
+def test_backlog__user_without_data_and_old_copy__user_without_data_comes_first(clock: FakeClock) -> None:
     world = World(clock, per_minute=10)
     old = Identity("old", None)
     world.get(COHORTS, identity=old)
     world.source.wait_for_call()
-    clock.advance(1100)  # too old to be served but as a spare
+    clock.advance(1100)  # old: served only if no call can be sent or the call fails
     world.spend_the_burst()
     world.get(COHORTS)
     served = world.get(COHORTS, identity=old)
@@ -597,10 +599,10 @@ def test_users_of_whom_there_is_nothing_are_fetched_before_copies_are_refreshed(
     for _ in range(2):
         clock.advance(6)
         world.source.wait_for_call()
-    assert [name for name, _ in sent(world)] == ["old", "u", "old"]
+    assert [name for name, _ in sent_calls(world)] == ["old", "u", "old"]
 
 
-def test_a_call_that_met_a_429_is_made_again_after_the_stand_back(world: World) -> None:
+def test_backlog__call_got_429__repeated_after_retry_after(world: World) -> None:
     world.source.fault = QuotaExhausted(retry_after=60)
     world.get(COHORTS)
     world.source.wait_for_call()
@@ -614,7 +616,7 @@ def test_a_call_that_met_a_429_is_made_again_after_the_stand_back(world: World) 
 
 
 @pytest.mark.contract("1 outages")
-def test_in_an_outage_callers_are_told_at_once_and_one_probe_at_a_time_is_sent(world: World) -> None:
+def test_outage__many_requests__fail_at_once_and_one_trial_call_at_a_time_is_sent(world: World) -> None:
     world.source.fault = UpstreamUnavailable()
     for number in range(20):
         answer = world.get(COHORTS, identity=Identity(f"u{number}", None))
@@ -631,7 +633,7 @@ def test_in_an_outage_callers_are_told_at_once_and_one_probe_at_a_time_is_sent(w
 
 
 @pytest.mark.contract("1 outages")
-def test_wrong_credentials_are_tried_by_a_probe_and_told_once_a_minute(
+def test_wrong_credentials__many_requests__few_trial_calls_and_one_error_in_the_log(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.source.fault = UpstreamRejected()
@@ -642,7 +644,7 @@ def test_wrong_credentials_are_tried_by_a_probe_and_told_once_a_minute(
     assert len([line for line in caplog.records if line.levelname == "ERROR"]) == 1
 
 
-def test_draining_waits_for_what_callers_wait_for_and_leaves_the_backlog(clock: FakeClock) -> None:
+def test_drain__call_in_flight_and_backlog__waits_for_the_call_and_stops_the_backlog(clock: FakeClock) -> None:
     world = World(clock, per_minute=10)
     world.source.open.clear()
     waiting = world.ask(COHORTS)
@@ -659,7 +661,7 @@ def test_draining_waits_for_what_callers_wait_for_and_leaves_the_backlog(clock: 
     assert len(world.source.calls) == 1
 
 
-def test_a_refresh_that_met_a_429_stays_a_refresh_and_a_recommendation_of_it_is_asked_no_more(world: World) -> None:
+def test_backlog__refresh_of_a_recommendation_got_429__dropped_without_another_call(world: World) -> None:
     world.get(recommendation("a"))
     world.source.wait_for_call()
     world.clock.advance(950)
@@ -673,7 +675,7 @@ def test_a_refresh_that_met_a_429_stays_a_refresh_and_a_recommendation_of_it_is_
     assert len(world.source.calls) == 2
 
 
-def test_what_fails_again_and_again_waits_no_longer_than_it_may(clock: FakeClock) -> None:
+def test_backlog__call_fails_repeatedly__user_is_dropped_after_max_age(clock: FakeClock) -> None:
     world = World(clock)
     world.source.fault = QuotaExhausted(retry_after=60)
     world.get(recommendation("a"), retry=True)
@@ -684,7 +686,7 @@ def test_what_fails_again_and_again_waits_no_longer_than_it_may(clock: FakeClock
     world.wait_until(lambda: not len(world.backlog))
 
 
-def test_who_is_answered_already_costs_the_backlog_no_moment(clock: FakeClock) -> None:
+def test_backlog__users_were_cached_since__no_slot_is_used_for_them(clock: FakeClock) -> None:
     world = World(clock, per_minute=10)
     world.spend_the_burst()
     for number in range(5):
@@ -694,7 +696,7 @@ def test_who_is_answered_already_costs_the_backlog_no_moment(clock: FakeClock) -
             world.store.memory.merge(identity, Record({COHORTS: CachedPart(b"[]", clock())}))
     clock.advance(6)
     world.source.wait_for_call()
-    assert [name for name, _ in sent(world)] == ["u0"]
+    assert [name for name, _ in sent_calls(world)] == ["u0"]
 
 
 def test_reserve__fails_by_a_bug__caller_gets_an_error_and_the_next_call_succeeds(
@@ -713,38 +715,36 @@ def test_reserve__fails_by_a_bug__caller_gets_an_error_and_the_next_call_succeed
     assert world.get(COHORTS).error is None
 
 
-def test_who_has_no_copy_is_not_refused_with_a_refresh_that_was_being_booked(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    book = world.rate_limiter.reserve
-    widened: list[Future[ProfileResult]] = []
+def test_get__joined_refresh_gets_no_reservation__not_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    original_reserve = world.rate_limiter.reserve
+    requests: list[Future[ProfileResult]] = []
 
-    def slow(latest: float, *, burst: float = 1.0) -> Reservation | None:
-        if not widened:
-            widened.append(world.ask(PROPERTIES))
+    def join_first(latest: float, *, burst: float = 1.0) -> Reservation | None:
+        if not requests:
+            requests.append(world.ask(PROPERTIES))
             world.wait_until_waiting(PROPERTIES)
             return None
-        return book(latest, burst=burst)
+        return original_reserve(latest, burst=burst)
 
-    monkeypatch.setattr(world.rate_limiter, "reserve", slow)
+    monkeypatch.setattr(world.rate_limiter, "reserve", join_first)
     world.scheduler.refresh(USER, [COHORTS])
-    assert widened[0].result(10).error is None
+    assert requests[0].result(10).error is None
 
 
 def test_call__no_thread_can_be_started__refused_and_never_sent_later(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(threading.Thread, "start", _cannot_start)
+        broken.setattr(threading.Thread, "start", _fail_to_start)
         refused = world.get(COHORTS)
     assert isinstance(refused.error, QuotaExhausted)
     assert world.rate_limiter.used == 0
     assert world.get(COHORTS, identity=Identity("other", None)).error is None
     world.wait_until(lambda: not world.scheduler.stats().running)
-    assert sent(world)[0] == ("other", frozenset({COHORTS}))
+    assert sent_calls(world)[0] == ("other", frozenset({COHORTS}))
 
 
-def _cannot_start(_: threading.Thread) -> None:
+def _fail_to_start(_: threading.Thread) -> None:
     raise RuntimeError("can't start new thread")
 
 

@@ -1,4 +1,4 @@
-"""Liquid-safe names."""
+"""Names that are safe in Liquid."""
 
 import re
 
@@ -32,15 +32,15 @@ from proxy.profile.liquid_names import safe_names
         ("plan\n", "plan"),
     ],
 )
-def test_a_name_is_kept_or_rewritten(exact: str, safe: str) -> None:
+def test_safe_names__one_name__kept_if_safe_and_else_rewritten(exact: str, safe: str) -> None:
     assert safe_names([exact]) == {exact: safe}
 
 
-def test_a_name_that_was_safe_keeps_it_against_an_earlier_one_that_was_not() -> None:
+def test_safe_names__safe_name_after_an_unsafe_one__safe_name_is_kept() -> None:
     assert safe_names(["my prop", "my_prop"]) == {"my prop": "my_prop_2", "my_prop": "my_prop"}
 
 
-def test_among_equals_the_first_keeps_the_name_and_later_ones_get_the_first_free_number() -> None:
+def test_safe_names__unsafe_names_collide__later_names_get_the_first_free_number() -> None:
     assert safe_names(["a b", "a.b", "a_b_2", "a:b"]) == {
         "a b": "a_b",
         "a.b": "a_b_3",
@@ -49,20 +49,20 @@ def test_among_equals_the_first_keeps_the_name_and_later_ones_get_the_first_free
     }
 
 
-def test_a_name_that_needed_no_change_goes_before_one_that_lost_its_prefix() -> None:
+def test_safe_names__rewritten_name_collides__name_with_fewer_changes_is_kept() -> None:
     assert safe_names(["gp:plan", "plan"]) == {"gp:plan": "plan_2", "plan": "plan"}
     assert safe_names(["gp:my plan", "gp:my_plan"]) == {"gp:my plan": "my_plan_2", "gp:my_plan": "my_plan"}
     assert safe_names(["plan", "gp:plan"]) == {"plan": "plan", "gp:plan": "plan_2"}
 
 
 @pytest.mark.contract("1 liquid-safe names")
-def test_missing_names_come_after_all_others() -> None:
+def test_safe_names__missing_name_collides__existing_name_is_kept() -> None:
     assert safe_names(["a b"], missing=["a_b"]) == {"a b": "a_b", "a_b": "a_b_2"}
 
 
 @pytest.mark.contract("1 liquid-safe names")
 @given(st.lists(st.text(max_size=6), unique=True), st.lists(st.text(max_size=6), unique=True))
-def test_names_are_unique_safe_and_complete_whatever_they_were(exact: list[str], missing: list[str]) -> None:
+def test_safe_names__any_names__complete_unique_and_safe(exact: list[str], missing: list[str]) -> None:
     names = safe_names(exact, missing)
     assert set(names) == {*exact, *missing}
     assert len(set(names.values())) == len(names)
@@ -70,7 +70,7 @@ def test_names_are_unique_safe_and_complete_whatever_they_were(exact: list[str],
 
 
 @given(st.lists(st.text(alphabet="ab _.", max_size=4), unique=True), st.data())
-def test_an_existing_name_does_not_depend_on_what_is_missing(exact: list[str], data: st.DataObject) -> None:
+def test_safe_names__any_missing_names__existing_names_are_unchanged(exact: list[str], data: st.DataObject) -> None:
     missing = data.draw(st.lists(st.text(alphabet="ab _.", max_size=4), unique=True))
     with_missing = safe_names(exact, missing)
     assert {name: with_missing[name] for name in exact} == safe_names(exact)

@@ -23,30 +23,30 @@ from proxy.profile.updates import (
     unpack,
 )
 
-NOWS = st.sampled_from([float("inf"), 1.0, 1.5, 1_700_000_000.0])
-MOMENTS = st.sampled_from([1.5, 2.0, 3.25, 1_700_000_000.001, 1_700_000_000.002])
+RECEIPT_TIMES = st.sampled_from([float("inf"), 1.0, 1.5, 1_700_000_000.0])
+EVENT_TIMES = st.sampled_from([1.5, 2.0, 3.25, 1_700_000_000.001, 1_700_000_000.002])
 NAMES = st.sampled_from(["a", "b", "f", "naïve", ""])
 PUSHES = st.one_of(
-    st.builds(membership, NAMES, st.booleans(), MOMENTS, NOWS),
+    st.builds(membership, NAMES, st.booleans(), EVENT_TIMES, RECEIPT_TIMES),
     st.builds(
         properties,
         st.dictionaries(NAMES, st.sampled_from([b"1", b"2", b'"x"', REMOVED, UNKNOWN]), max_size=3),
-        MOMENTS,
-        NOWS,
+        EVENT_TIMES,
+        RECEIPT_TIMES,
         whole=st.booleans(),
     ),
-    st.builds(cleared, MOMENTS, NOWS),
+    st.builds(cleared, EVENT_TIMES, RECEIPT_TIMES),
 )
 
 
 def all_of(pushes: list[Updates]) -> Updates:
     """Return the pushes merged."""
-    nothing: Updates = {}
-    return functools.reduce(merged, pushes, nothing)
+    no_updates: Updates = {}
+    return functools.reduce(merged, pushes, no_updates)
 
 
 def previous(updates: Updates) -> dict[bytes, bytes]:
-    """Return the fields by which the previous version stored these updates: one for each property."""
+    """Return these updates as the previous version stored them: one field for each property."""
     fields: dict[bytes, bytes] = {}
     for field, value in updates.items():
         start = value[:17] if value[8:9] == b"\xff" else value[:8]
@@ -63,11 +63,13 @@ def previous(updates: Updates) -> dict[bytes, bytes]:
 @pytest.mark.contract("3 webhook order")
 @settings(deadline=None)
 @given(PUSHES, PUSHES, PUSHES)
-def test_merged__any_order_portions_and_repetitions__same_content(one: Updates, two: Updates, three: Updates) -> None:
-    assert known(merged(one, two)) == known(merged(two, one))
-    assert known(merged(merged(one, two), three)) == known(merged(one, merged(two, three)))
-    assert merged(merged(one, two), two) == merged(one, two)
-    assert merged({}, one) == merged(one, one) == merged(one, {})
+def test_merged__any_order_portions_and_repetitions__same_content(
+    first: Updates, second: Updates, third: Updates
+) -> None:
+    assert known(merged(first, second)) == known(merged(second, first))
+    assert known(merged(merged(first, second), third)) == known(merged(first, merged(second, third)))
+    assert merged(merged(first, second), second) == merged(first, second)
+    assert merged({}, first) == merged(first, first) == merged(first, {})
 
 
 @settings(deadline=None)
@@ -93,18 +95,18 @@ def test_pack__any_updates__unpacked_as_they_were(pushes: list[Updates]) -> None
 
 @settings(deadline=None)
 @given(PUSHES, PUSHES)
-def test_unpack__updates_of_the_previous_version__same_content(one: Updates, two: Updates) -> None:
-    assert known(unpack(pack(previous(one)))) == known(one)
-    assert known(merged(unpack(pack(previous(one))), two)) == known(merged(one, two))
+def test_unpack__updates_of_the_previous_version__same_content(first: Updates, second: Updates) -> None:
+    assert known(unpack(pack(previous(first)))) == known(first)
+    assert known(merged(unpack(pack(previous(first))), second)) == known(merged(first, second))
 
 
-@pytest.mark.parametrize("garbage", [b"x", b"xyz", b"\0\0\0\1", b"1"])
-def test_what_was_never_packed_is_told(garbage: bytes) -> None:
+@pytest.mark.parametrize("data", [b"x", b"xyz", b"\0\0\0\1", b"1"])
+def test_unpack__bytes_that_were_not_packed__value_error(data: bytes) -> None:
     with pytest.raises(ValueError, match="packed"):
-        unpack(garbage)
+        unpack(data)
 
 
-def test_more_than_is_kept_of_one_user_is_told_before_it_is_unpacked() -> None:
+def test_too_large__over_the_limits_of_one_user__true_and_unpack_fails() -> None:
     for large in ({"a": b"1" * 70_000}, {f"name {number}": b"1" for number in range(1001)}):
         assert too_large(properties(large, 5.0))
     assert not too_large(properties({f"name {number}": b"1" for number in range(1000)}, 5.0))
@@ -112,35 +114,35 @@ def test_more_than_is_kept_of_one_user_is_told_before_it_is_unpacked() -> None:
         unpack(pack(properties({"a": b"1" * 70_000}, 5.0)))
 
 
-def test_fields_of_somebody_else_are_as_good_as_not_there() -> None:
+def test_known__foreign_fields__ignored() -> None:
     result = known({b"c1": b"short", b"z": b"12345678", b"": b"12345678"} | membership("c", True, 7.0))
     assert result.cohorts == {"c": (7.0, True)}
     assert not result.properties
 
 
-def test_a_set_pushed_whole_ends_what_was_said_before_and_not_what_is_said_after() -> None:
+def test_merged__whole_set__replaces_earlier_values_and_keeps_later_ones() -> None:
     early, late = properties({"a": b"1", "b": b"1"}, 1.0), properties({"c": b"3"}, 3.0)
     whole = properties({"a": b"2"}, 2.0, whole=True)
     for order in ([early, late, whole], [whole, late, early], [late, whole, early]):
         result: Updates = {}
-        for one in order:
-            result = merged(result, one)
+        for push in order:
+            result = merged(result, push)
         assert known(result).properties == {"a": (2.0, b"2"), "c": (3.0, b"3")}
         assert known(result).whole_at == 2.0
 
 
-def test_cohorts_do_not_end_with_a_whole_set_of_properties() -> None:
+def test_merged__whole_set_of_properties__cohorts_are_kept() -> None:
     result = merged(membership("c", True, 1.0), properties({}, 2.0, whole=True))
     assert known(result).cohorts == {"c": (1.0, True)}
 
 
-def test_what_a_clock_ahead_said_is_ordered_by_its_moment_and_no_younger_than_it_came() -> None:
+def test_merged__clock_of_the_sender_is_ahead__ordered_by_its_time_and_aged_from_receipt() -> None:
     first, second = properties({"a": b"1"}, 110.0, 100.0), properties({"a": b"2"}, 120.0, 101.0)
     again = properties({"a": b"1"}, 110.0, 105.0)
     for order in ([first, second, again], [again, first, second]):
         result: Updates = {}
-        for one in order:
-            result = merged(result, one)
+        for push in order:
+            result = merged(result, push)
         assert known(result).properties == {"a": (101.0, b"2")}
     assert known(merged(again, first)).latest == known(merged(first, again)).latest == 100.0
 

@@ -22,11 +22,11 @@ OTHER_QUERY = ProfileQuery(("cohorts",), cohort_ids=("a",))
 USER = Identity("u", None)
 
 
-def a_store(clock: FakeClock, max_bytes: int = 1_000_000) -> MemoryStore:
+def new_store(clock: FakeClock, max_bytes: int = 1_000_000) -> MemoryStore:
     return MemoryStore(max_bytes=max_bytes, policy=POLICY, clock=clock)
 
 
-def a_record(clock: FakeClock, size: int = 10) -> Record:
+def new_record(clock: FakeClock, size: int = 10) -> Record:
     return Record({COHORTS: CachedPart(bytes(size), clock())})
 
 
@@ -37,7 +37,7 @@ def answer(
     times: int = 2,
     identity: Identity = USER,
 ) -> None:
-    """Answer the query as the web layer does: a body that is written again is kept."""
+    """Answer the query as the web layer does, which keeps a body that it writes a second time."""
     for _ in range(times):
         hit = store.fresh(identity, QUERY)
         if hit and hit.again:
@@ -51,8 +51,8 @@ def ready(store: MemoryStore, identity: Identity = USER, query: ProfileQuery = Q
 
 @pytest.mark.contract("1 identity")
 def test_merge__parts_of_one_identity__one_record(clock: FakeClock) -> None:
-    store = a_store(clock)
-    store.merge(USER, a_record(clock))
+    store = new_store(clock)
+    store.merge(USER, new_record(clock))
     store.merge(USER, Record({PROPERTIES: CachedPart(b"{}", clock())}))
     assert store.read(USER).parts.keys() == {COHORTS, PROPERTIES}
     assert store.read(Identity("u", "d")) == EMPTY
@@ -60,7 +60,7 @@ def test_merge__parts_of_one_identity__one_record(clock: FakeClock) -> None:
 
 
 def test_merge__older_parts_expired__dropped(clock: FakeClock) -> None:
-    store = a_store(clock)
+    store = new_store(clock)
     for number in range(50):
         store.merge(USER, Record({recommendation(str(number)): CachedPart(b"{}", clock())}))
         clock.advance(100)
@@ -68,11 +68,11 @@ def test_merge__older_parts_expired__dropped(clock: FakeClock) -> None:
 
 
 def test_merge__cache_is_full__least_recently_used_is_evicted(clock: FakeClock) -> None:
-    store = a_store(clock, max_bytes=20_000)
-    store.merge(Identity("first", None), a_record(clock, 1000))
+    store = new_store(clock, max_bytes=20_000)
+    store.merge(Identity("first", None), new_record(clock, 1000))
     for number in range(100):
         store.read(Identity("first", None))
-        store.merge(Identity(str(number), None), a_record(clock, 1000))
+        store.merge(Identity(str(number), None), new_record(clock, 1000))
         assert store.size <= 20_000
     assert store.read(Identity("first", None)) != EMPTY
     assert store.read(Identity("0", None)) == EMPTY
@@ -80,16 +80,16 @@ def test_merge__cache_is_full__least_recently_used_is_evicted(clock: FakeClock) 
 
 
 def test_merge__record_exceeds_the_cache__not_kept_and_the_old_one_dropped(clock: FakeClock) -> None:
-    store = a_store(clock, max_bytes=20_000)
-    store.merge(USER, a_record(clock))
+    store = new_store(clock, max_bytes=20_000)
+    store.merge(USER, new_record(clock))
     clock.advance(1)
-    store.merge(USER, a_record(clock, 30_000))
+    store.merge(USER, new_record(clock, 30_000))
     assert store.records == 0
     assert store.size == 0
 
 
-def test_size__records__bytes_that_are_taken(clock: FakeClock) -> None:
-    store = a_store(clock, max_bytes=1 << 30)
+def test_size__records__within_15_percent_of_the_memory_in_use(clock: FakeClock) -> None:
+    store = new_store(clock, max_bytes=1 << 30)
 
     def fill(prefix: str, count: int) -> None:
         for number in range(count):
@@ -106,14 +106,14 @@ def test_size__records__bytes_that_are_taken(clock: FakeClock) -> None:
     tracemalloc.start()
     before = store.size
     fill("user", 4000)
-    taken = tracemalloc.get_traced_memory()[0]
+    used_memory = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    assert 0.9 < (store.size - before) / taken < 1.15
+    assert 0.9 < (store.size - before) / used_memory < 1.15
 
 
 def test_fresh__same_query_twice__ready_body_until_stale(clock: FakeClock) -> None:
-    store = a_store(clock)
-    store.merge(USER, a_record(clock))
+    store = new_store(clock)
+    store.merge(USER, new_record(clock))
     answer(store, times=1)
     answer(store, times=1)
     clock.advance(100)
@@ -127,8 +127,8 @@ def test_fresh__same_query_twice__ready_body_until_stale(clock: FakeClock) -> No
 
 
 def test_fresh__queries_alternate__no_ready_body(clock: FakeClock) -> None:
-    store = a_store(clock)
-    store.merge(USER, a_record(clock))
+    store = new_store(clock)
+    store.merge(USER, new_record(clock))
     for query in (QUERY, OTHER_QUERY, QUERY, OTHER_QUERY):
         hit = store.fresh(USER, query)
         assert hit is not None
@@ -139,17 +139,17 @@ def test_fresh__queries_alternate__no_ready_body(clock: FakeClock) -> None:
 
 
 def test_fresh__body_of_another_query_is_ready__not_used(clock: FakeClock) -> None:
-    store = a_store(clock)
-    store.merge(USER, a_record(clock))
+    store = new_store(clock)
+    store.merge(USER, new_record(clock))
     answer(store)
     for query in (OTHER_QUERY, OTHER_QUERY, QUERY):
         assert ready(store, query=query) is None
-    assert ready(store), "still kept for its own query"
+    assert ready(store), "the body is still ready for its own query"
 
 
 def test_fresh__query_is_dropped_by_its_caller__not_kept_alive(clock: FakeClock) -> None:
-    store = a_store(clock)
-    store.merge(USER, a_record(clock))
+    store = new_store(clock)
+    store.merge(USER, new_record(clock))
     query = ProfileQuery(("cohorts",), cohort_ids=("a", "b, c"))
     assert query.cohorts
     for _ in range(2):
@@ -162,8 +162,8 @@ def test_fresh__query_is_dropped_by_its_caller__not_kept_alive(clock: FakeClock)
 
 
 def test_fresh__clock_was_set_back__age_is_zero(clock: FakeClock) -> None:
-    store = a_store(clock)
-    store.merge(USER, a_record(clock))
+    store = new_store(clock)
+    store.merge(USER, new_record(clock))
     answer(store)
     clock.advance(-5)
     hit = store.fresh(USER, QUERY)
@@ -173,20 +173,20 @@ def test_fresh__clock_was_set_back__age_is_zero(clock: FakeClock) -> None:
 
 
 def test_fresh__newer_record_was_merged__ready_body_is_dropped(clock: FakeClock) -> None:
-    store = a_store(clock)
-    store.merge(USER, a_record(clock))
+    store = new_store(clock)
+    store.merge(USER, new_record(clock))
     answer(store)
     old = store.read(USER)
     clock.advance(1)
-    store.merge(USER, a_record(clock))
+    store.merge(USER, new_record(clock))
     assert ready(store) is None
-    store.keep_ready(USER, QUERY, old, b"{}", "etag")  # by a request that took longer
+    store.keep_ready(USER, QUERY, old, b"{}", "etag")  # by a slower request
     assert ready(store) is None
 
 
 def test_forget__ready_body__nothing_is_left(clock: FakeClock) -> None:
-    store = a_store(clock)
-    store.merge(USER, a_record(clock))
+    store = new_store(clock)
+    store.merge(USER, new_record(clock))
     answer(store)
     assert ready(store)
     store.forget(names(USER))
@@ -195,11 +195,11 @@ def test_forget__ready_body__nothing_is_left(clock: FakeClock) -> None:
 
 
 def test_forget__record_of_a_ready_body_was_evicted__body_is_dropped(clock: FakeClock) -> None:
-    store = a_store(clock, max_bytes=64_000)
-    store.merge(USER, a_record(clock))
+    store = new_store(clock, max_bytes=64_000)
+    store.merge(USER, new_record(clock))
     answer(store, body=bytes(2000))
     for number in range(20):
-        store.merge(Identity(str(number), None), a_record(clock, 5000))
+        store.merge(Identity(str(number), None), new_record(clock, 5000))
     assert store.read(USER) == EMPTY
     before = store.size
     store.forget(names(Identity("returned-u", None)))
@@ -207,7 +207,7 @@ def test_forget__record_of_a_ready_body_was_evicted__body_is_dropped(clock: Fake
 
 
 def test_forget__many_records__yields_before_each_500(clock: FakeClock) -> None:
-    store = a_store(clock)
+    store = new_store(clock)
     for number in range(1500):
         store.push([(str(number), membership("vip", True, clock()))], store.generation)
     records_at_checkpoint: list[int] = []
@@ -216,12 +216,12 @@ def test_forget__many_records__yields_before_each_500(clock: FakeClock) -> None:
     assert store.records == 1499
 
 
-def test_size__ready_bodies__within_the_bound(clock: FakeClock) -> None:
-    store = a_store(clock, max_bytes=160_000)
+def test_size__ready_bodies__within_max_bytes(clock: FakeClock) -> None:
+    store = new_store(clock, max_bytes=160_000)
     before = store.size
     for number in range(100):
         identity = Identity(str(number), None)
-        store.merge(identity, a_record(clock))
+        store.merge(identity, new_record(clock))
         answer(store, body=bytes(1000), identity=identity)
         assert store.size <= 160_000
     ready_users = [number for number in range(100) if ready(store, Identity(str(number), None))]
@@ -230,8 +230,8 @@ def test_size__ready_bodies__within_the_bound(clock: FakeClock) -> None:
     assert store.size > before + 1000 * len(ready_users)
 
 
-def test_size__ready_bodies__bytes_that_are_taken(clock: FakeClock) -> None:
-    store = a_store(clock, max_bytes=1 << 30)
+def test_size__ready_bodies__within_15_percent_of_the_memory_in_use(clock: FakeClock) -> None:
+    store = new_store(clock, max_bytes=1 << 30)
 
     def fill(prefix: str, count: int) -> None:
         for number in range(count):
@@ -243,9 +243,9 @@ def test_size__ready_bodies__bytes_that_are_taken(clock: FakeClock) -> None:
     tracemalloc.start()
     before = store.size
     fill("user", 4000)
-    taken = tracemalloc.get_traced_memory()[0]
+    used_memory = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    assert 0.9 < (store.size - before) / taken < 1.15
+    assert 0.9 < (store.size - before) / used_memory < 1.15
 
 
 def test_push__properties_of_the_previous_version_grow_too_large__skipped_and_user_is_answered(

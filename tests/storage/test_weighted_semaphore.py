@@ -1,4 +1,4 @@
-"""The weighted semaphore: how much is in use at once, who waits, and that everything is given back."""
+"""The weighted semaphore: its limit, the order of waiting callers, and the release of every amount."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LONG = 10.0
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Return once the condition holds."""
+    """Wait until the condition is true."""
     deadline = time.monotonic() + LONG
     while not condition():
         assert time.monotonic() < deadline
@@ -41,7 +41,7 @@ def test_hold__more_than_the_limit__busy_and_nothing_is_lost() -> None:
         pass
 
 
-def test_hold__given_back_in_time__held() -> None:
+def test_hold__released_in_time__held() -> None:
     semaphore = WeightedSemaphore(10, wait_seconds=LONG)
 
     def hold() -> None:
@@ -55,7 +55,7 @@ def test_hold__given_back_in_time__held() -> None:
         waiting.result(LONG)
 
 
-def test_hold__a_larger_one_waits__does_not_overtake() -> None:
+def test_hold__larger_amount_waits__smaller_amount_does_not_overtake() -> None:
     semaphore = WeightedSemaphore(10, wait_seconds=LONG)
     order: list[int] = []
 
@@ -74,11 +74,11 @@ def test_hold__a_larger_one_waits__does_not_overtake() -> None:
     assert order == [10, 1]
 
 
-def test_hold__the_first_in_line_gives_up__the_next_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hold__first_waiter_times_out__next_waiter_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
     time_is_up = Event()
 
-    class GivenUp(Event):
-        """Waits until `time_is_up` and not for the given time."""
+    class ControlledEvent(Event):
+        """Waits for `time_is_up` and ignores the timeout."""
 
         def wait(self, timeout: float | None = None) -> bool:
             return time_is_up.wait(LONG) and self.is_set()
@@ -94,7 +94,7 @@ def test_hold__the_first_in_line_gives_up__the_next_is_served(monkeypatch: pytes
 
     with ThreadPoolExecutor(2) as pool, semaphore.hold(8):
         with monkeypatch.context() as patch:
-            patch.setattr("proxy.storage.weighted_semaphore.Event", GivenUp)
+            patch.setattr("proxy.storage.weighted_semaphore.Event", ControlledEvent)
             large = pool.submit(hold, 10)
             until(lambda: semaphore.waiting == 1)
         small = pool.submit(hold, 2)
@@ -106,7 +106,7 @@ def test_hold__the_first_in_line_gives_up__the_next_is_served(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_hold__block_ends_with_an_error__given_back(error: type[BaseException]) -> None:
+def test_hold__block_ends_with_an_error__released(error: type[BaseException]) -> None:
     semaphore = WeightedSemaphore(10, wait_seconds=0)
     with pytest.raises(error), semaphore.hold(10):
         raise error

@@ -1,4 +1,4 @@
-"""AutoPipeline: which requests share a batch, and what happens when a batch fails or is late."""
+"""AutoPipeline: the requests that share a batch, and batches that fail or are late."""
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +11,7 @@ from proxy.storage.redis.auto_pipeline import MAX_BATCH, MAX_IN_FLIGHT, AutoPipe
 
 
 class Batches:
-    """Stands for Redis: answers each number with its negative, once `answers` is set."""
+    """Replaces Redis: answers each number with its negative, once `answers` is set."""
 
     def __init__(self) -> None:
         self.sent: list[list[int]] = []
@@ -39,7 +39,7 @@ def pipeline(batches: Batches) -> AutoPipeline[int, int]:
 
 
 def run(batches: Batches, pipeline: AutoPipeline[int, int], waiting: int) -> list[Future[int]]:
-    """Run as many requests as there may be batches, and `waiting` more while those are in flight; answer all."""
+    """Fill every batch in flight with one request, run `waiting` more requests, and then answer all."""
     with ThreadPoolExecutor(MAX_IN_FLIGHT + waiting) as threads:
         running = [threads.submit(pipeline.run, number) for number in range(MAX_IN_FLIGHT)]
         for _ in range(MAX_IN_FLIGHT):
@@ -86,7 +86,7 @@ def test_run__sender_is_stopped__the_others_go_on(batches: Batches, pipeline: Au
     batches.fault = SystemExit()
     running = run(batches, pipeline, 2)
     assert [type(future.exception()) for future in running[: MAX_IN_FLIGHT + 1]] == [SystemExit] * (MAX_IN_FLIGHT + 1)
-    assert isinstance(running[-1].exception(), RedisUnavailable)  # the stopped sender had its request too
+    assert isinstance(running[-1].exception(), RedisUnavailable)  # its request was in the stopped sender's batch
     assert pipeline.stats() == PipelineStats(0, 0)
 
 

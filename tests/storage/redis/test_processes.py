@@ -1,4 +1,4 @@
-"""Several processes that share one Redis: quota, records, leases. A process is simulated by a set of services."""
+"""Several processes that share one Redis: quota, records and leases. A set of services simulates a process."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ LONGEST = 8.0
 def shared_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     binary = program() if request.param == "valkey" else shutil.which("redis-server")
     if binary is None:
-        pytest.skip("Redis itself is not installed: apt-get install redis-server")
+        pytest.skip("redis-server is not installed; run apt-get install redis-server")
     with RedisServer(binary=binary) as server:
         yield server
 
 
 @pytest.fixture
 def running(shared_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> RedisServer:
-    """An empty server that loses nothing: a new epoch begins as soon as all processes know it."""
+    """Return an empty server that keeps its data for the whole test. A new epoch of the quota begins after 0.05 s."""
     monkeypatch.setattr(rate_limiter_redis, "SETTLE_SECONDS", 0.05)
     with redis.Redis.from_url(shared_server.url) as operator:
         operator.flushall()
@@ -62,7 +62,7 @@ def running(shared_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Redi
 
 @pytest.fixture
 def valkey(monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
-    """A server that may be stopped or emptied. A new epoch begins at once."""
+    """Yield a server that the test may stop or empty. A new epoch of the quota begins after 0.05 s."""
     monkeypatch.setattr(rate_limiter_redis, "SETTLE_SECONDS", 0.05)
     with RedisServer() as server:
         yield server
@@ -70,13 +70,13 @@ def valkey(monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def settling_valkey() -> Iterator[RedisServer]:
-    """A server that may be stopped or emptied. A new epoch begins when all had time to write back their calls."""
+    """Yield a server that the test may stop or empty. A new epoch begins after all processes had time to report."""
     with RedisServer() as server:
         yield server
 
 
 class CountingProfiles(RedisProfiles):
-    """Counts its leases, so that a test can wait until a process has found a part leased by another."""
+    """Counts leases, so that a test can wait until a process has found a part that another process leased."""
 
     leases = 0
 
@@ -87,7 +87,7 @@ class CountingProfiles(RedisProfiles):
 
 
 class Process:
-    """The services of one worker process, without the web."""
+    """The services of one worker process, without the web layer."""
 
     started: ClassVar[list[Process]] = []
 
@@ -107,13 +107,13 @@ class Process:
         self.quota = FallbackRateLimiter(self.server, b"test:", per_minute, clock=clock, longest=LONGEST)
         self.store = TieredStore(max_bytes=1_000_000, policy=policy, clock=clock, shared=self.records)
         self.source = FakeSource(FakeClock(time.time()))
-        outage = CircuitBreaker(clock)
-        self.executor = CallExecutor(self.source.fetch, self.quota, outage, clock=clock)
+        circuit_breaker = CircuitBreaker(clock)
+        self.executor = CallExecutor(self.source.fetch, self.quota, circuit_breaker, clock=clock)
         self.backlog = backlog = Backlog(max_users=100, max_age=600, clock=clock)
         self.forget_service = ForgetService(self.store, backlog, self.records)
         self.server.register_by(self.register)
         self.scheduler = FetchScheduler(
-            self.executor, self.store, self.quota, outage, backlog, policy, along=(), threads=20, clock=clock
+            self.executor, self.store, self.quota, circuit_breaker, backlog, policy, along=(), threads=20, clock=clock
         )
         self.profiles = ProfileService(self.store, self.scheduler, policy, clock=clock)
 
@@ -137,25 +137,25 @@ def stopped() -> Iterator[None]:
 
 
 def settled(*processes: Process) -> None:
-    """Return when all are registered and calls may be reserved."""
+    """Wait until all processes are registered and can reserve calls."""
     for process in processes:
         process.server.start()
     wait_until(lambda: all(process.quota.epoch for process in processes))
     for process in processes:
-        process.server.register_soon()  # the first does not know the others yet
+        process.server.register_soon()  # the first process does not know the others yet
     wait_until(lambda: all(process.quota.processes == len(processes) for process in processes))
     wait_until(lambda: not any(process.quota.paused_for for process in processes))
 
 
-def wait_until(holds: Callable[[], object], seconds: float = 10) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 10) -> None:
     deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it never came to be"
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never became true"
         threading.Event().wait(0.005)
 
 
 def reserve_all(quota: RateLimiter, latest: float = 0.0) -> list[Reservation]:
-    """Reserve until nothing is free by `latest` (monotonic seconds)."""
+    """Reserve calls until no slot is free by `latest` (monotonic seconds)."""
     reservations = []
     while reservation := quota.reserve(latest):
         reservations.append(reservation)
@@ -163,7 +163,7 @@ def reserve_all(quota: RateLimiter, latest: float = 0.0) -> list[Reservation]:
 
 
 @pytest.mark.contract("4 redis")
-def test_the_burst_and_the_pace_are_shared(running: RedisServer) -> None:
+def test_reserve__two_processes__share_the_burst_and_the_even_slots(running: RedisServer) -> None:
     process_a, process_b = Process(running.url), Process(running.url)
     settled(process_a, process_b)
     began = time.monotonic()
@@ -174,48 +174,50 @@ def test_the_burst_and_the_pace_are_shared(running: RedisServer) -> None:
     done = time.monotonic()
     bursts = [reservation.at for half in halves for reservation in half if not reservation.even]
     assert len(bursts) == 59
-    assert max(bursts) <= done, "at once"
-    moments = sorted(reservation.at for half in halves for reservation in half if reservation.even)
-    assert moments[0] <= done, "one goes beside the burst"
-    assert len(moments) > 9
-    steps = [later - earlier for earlier, later in pairwise(moments)]
-    assert all(0.05 < step < 0.17 for step in steps), "one after the other at 9 a second, whoever books"
+    assert max(bursts) <= done, "the burst is sent at once"
+    times = sorted(reservation.at for half in halves for reservation in half if reservation.even)
+    assert times[0] <= done, "one even call is sent with the burst"
+    assert len(times) > 9
+    steps = [later - earlier for earlier, later in pairwise(times)]
+    assert all(0.05 < step < 0.17 for step in steps), "both processes together send 9 even calls a second"
 
 
 @pytest.mark.contract("4 redis")
-def test_no_minute_holds_more_than_the_quota_whoever_books(running: RedisServer) -> None:
+def test_reserve__four_processes__no_minute_contains_more_than_the_quota(running: RedisServer) -> None:
     processes = [Process(running.url, per_minute=20) for _ in range(4)]
     settled(*processes)
-    places = []
+    reservations = []
     for _ in range(10):
         for process in processes:
-            places += reserve_all(process.quota, time.monotonic() + 59.9)
-    assert 19 <= len(places) <= 20
-    assert not reserve_all(processes[0].quota, time.monotonic() + 60), "nor while the first of them may be on its way"
-    for place in places[:5]:
-        place.complete()
-    following: list[Reservation] = []
+            reservations += reserve_all(process.quota, time.monotonic() + 59.9)
+    assert 19 <= len(reservations) <= 20
+    assert not reserve_all(processes[0].quota, time.monotonic() + 60), (
+        "no slot is free while the first calls may be in flight"
+    )
+    for reservation in reservations[:5]:
+        reservation.complete()
+    next_reservations: list[Reservation] = []
 
-    def another() -> bool:
-        following[:] = reserve_all(processes[1].quota, time.monotonic() + 64)
-        return bool(following)
+    def reserve_next() -> bool:
+        next_reservations[:] = reserve_all(processes[1].quota, time.monotonic() + 64)
+        return bool(next_reservations)
 
-    wait_until(another)
-    assert following[0].at >= time.monotonic() + 59
+    wait_until(reserve_next)
+    assert next_reservations[0].at >= time.monotonic() + 59
 
 
-def test_a_cancelled_place_is_free_for_the_others(running: RedisServer) -> None:
+def test_cancel__slot_of_one_process__free_for_the_others(running: RedisServer) -> None:
     process_a, process_b = Process(running.url, per_minute=10), Process(running.url, per_minute=10)
     settled(process_a, process_b)
-    place = process_a.quota.reserve(0)
-    assert place is not None
+    reservation = process_a.quota.reserve(0)
+    assert reservation is not None
     assert process_b.quota.reserve(0) is None
-    place.cancel()
+    reservation.cancel()
     wait_until(lambda: process_b.quota.reserve(0))
 
 
 @pytest.mark.contract("4 redis")
-def test_a_429_makes_everybody_stand_back(running: RedisServer) -> None:
+def test_pause__one_process_got_429__all_processes_pause(running: RedisServer) -> None:
     process_a, process_b = Process(running.url), Process(running.url)
     settled(process_a, process_b)
     process_a.quota.pause(30)
@@ -225,7 +227,7 @@ def test_a_429_makes_everybody_stand_back(running: RedisServer) -> None:
 
 
 @pytest.mark.contract("4 redis faults")
-def test_while_redis_is_gone_nothing_is_sent_for_a_window_and_then_each_process_s_share(
+def test_reserve__redis_unavailable__no_call_for_a_minute_and_then_the_share_of_each_process(
     valkey: RedisServer, clock: FakeClock
 ) -> None:
     processes = [Process(valkey.url, per_minute=90, clock=Clock(monotonic=clock)) for _ in range(3)]
@@ -245,18 +247,18 @@ def test_while_redis_is_gone_nothing_is_sent_for_a_window_and_then_each_process_
                 reservation.complete()
                 sent += 1
         clock.advance(0.599)
-    assert 75 < sent <= 90, "in a minute the three together send what one may"
+    assert 75 < sent <= 90, "the three shares add up to the quota"
 
 
 @pytest.mark.contract("4 redis faults")
-def test_what_was_sent_is_written_back_into_a_redis_that_returns_empty(settling_valkey: RedisServer) -> None:
+def test_reserve__redis_returns_empty__earlier_calls_still_count(settling_valkey: RedisServer) -> None:
     process_a, process_b = Process(settling_valkey.url, per_minute=10), Process(settling_valkey.url, per_minute=10)
     settled(process_a, process_b)
-    places = [
+    reservations = [
         *reserve_all(process_a.quota, time.monotonic() + 59),
         *reserve_all(process_b.quota, time.monotonic() + 59),
     ]
-    assert len(places) == 10
+    assert len(reservations) == 10
     settling_valkey.stop()
     wait_until(lambda: process_a.server.unavailable_since and process_b.server.unavailable_since)
     settling_valkey.start()
@@ -268,7 +270,7 @@ def test_what_was_sent_is_written_back_into_a_redis_that_returns_empty(settling_
 
 @pytest.mark.contract("4 redis faults")
 @pytest.mark.parametrize("lost", [b"quota:places", b"quota:bursts", b"quota:pace"])
-def test_a_part_of_the_book_that_redis_lost_is_written_back_before_anything_is_booked(
+def test_reserve__redis_lost_a_key_of_the_quota__earlier_calls_still_count(
     settling_valkey: RedisServer, lost: bytes
 ) -> None:
     process_a, process_b = Process(settling_valkey.url, per_minute=10), Process(settling_valkey.url, per_minute=10)
@@ -297,7 +299,7 @@ def test_a_part_of_the_book_that_redis_lost_is_written_back_before_anything_is_b
 
 
 @pytest.mark.contract("4 redis faults")
-def test_the_number_of_processes_is_not_forgotten_with_an_empty_redis(valkey: RedisServer) -> None:
+def test_register__redis_was_emptied__number_of_processes_is_kept(valkey: RedisServer) -> None:
     process_a, process_b = Process(valkey.url), Process(valkey.url)
     settled(process_a, process_b)
     process_b.server.stop()
@@ -329,7 +331,7 @@ def test_completed_calls__a_minute_later__leave_the_local_window_while_redis_kee
 
 
 @pytest.mark.contract("4 redis faults")
-def test_what_is_no_record_of_ours_is_as_good_as_not_there_and_spoils_it_for_nobody_else(running: RedisServer) -> None:
+def test_records__foreign_or_damaged_values__ignored_and_redis_stays_available(running: RedisServer) -> None:
     process = Process(running.url)
     settled(process)
     process.get(COHORTS)
@@ -358,7 +360,7 @@ def test_what_is_no_record_of_ours_is_as_good_as_not_there_and_spoils_it_for_nob
 
 
 @pytest.mark.contract("4 redis faults")
-def test_going_and_coming_back_is_one_line_each(valkey: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_log__redis_stops_and_returns__one_line_each(valkey: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     process = Process(valkey.url)
     settled(process)
     with caplog.at_level(logging.INFO, "proxy"):
@@ -368,7 +370,7 @@ def test_going_and_coming_back_is_one_line_each(valkey: RedisServer, caplog: pyt
             process.store.get(USER)
             process.quota.reserve(0)
         valkey.start()
-        wait_until(lambda: len(caplog.records) > 1)  # it is back a moment before it says so
+        wait_until(lambda: len(caplog.records) > 1)  # the state changes shortly before the log line
     assert [line.getMessage() for line in caplog.records] == [
         "Redis is gone: each process goes on with what it has",
         "Redis is back",
@@ -392,13 +394,13 @@ def test_redis__cannot_be_used__counts_as_unavailable_until_it_can(valkey: Redis
     with redis.Redis.from_url(valkey.url) as operator:
         operator.execute_command(*begin.split())
         wait_until(lambda: process.server.unavailable_since)
-        assert process.get(COHORTS).forwarded is None, "what the process has is still served"
+        assert process.get(COHORTS).forwarded is None, "cached data is still served"
         operator.execute_command(*end.split())
     wait_until(lambda: process.server.unavailable_since is None)
 
 
 @pytest.mark.contract("4 redis faults")
-def test_one_late_answer_is_no_reason_to_do_without_redis(valkey: RedisServer) -> None:
+def test_redis__one_late_answer__still_counts_as_available(valkey: RedisServer) -> None:
     process = Process(valkey.url)
     settled(process)
     process.server.stop()
@@ -410,7 +412,7 @@ def test_one_late_answer_is_no_reason_to_do_without_redis(valkey: RedisServer) -
     wait_until(lambda: process.quota.reserve(0))
 
 
-def test_any_record_comes_back_as_it_was(running: RedisServer) -> None:
+def test_records__saved_and_read__unchanged(running: RedisServer) -> None:
     process = Process(running.url)
     now = time.time()
     parts = {
@@ -434,7 +436,7 @@ def test_any_record_comes_back_as_it_was(running: RedisServer) -> None:
 
 
 @pytest.mark.contract("4 redis")
-def test_merging_in_redis_is_merging_here(running: RedisServer) -> None:
+def test_records__merged_in_redis__same_as_merged_in_python(running: RedisServer) -> None:
     process = Process(running.url)
     now = time.time()
 
@@ -458,7 +460,7 @@ def test_merging_in_redis_is_merging_here(running: RedisServer) -> None:
         assert (stored.parts, stored.unknown_at) == (merged.parts, merged.unknown_at)
 
 
-def test_every_key_expires_and_what_may_not_be_served_any_more_does_not_pile_up(running: RedisServer) -> None:
+def test_records__saved__every_key_expires_and_expired_parts_are_dropped(running: RedisServer) -> None:
     process = Process(running.url)
     settled(process)
     process.get(COHORTS)
@@ -471,11 +473,11 @@ def test_every_key_expires_and_what_may_not_be_served_any_more_does_not_pile_up(
         ages = {key: client.pttl(key) for key in client.scan_iter()}
     assert len(ages) >= 4
     assert all(age > 0 for age in ages.values()), ages
-    assert not any(key.rpartition(b":")[2] == b"u" for key in ages), "keys hold no ids"
+    assert not any(key.rpartition(b":")[2] == b"u" for key in ages), "keys contain no ids"
 
 
 @pytest.mark.contract("4 warm freshness")
-def test_what_was_warmed_is_kept_in_redis_for_as_long_as_it_is_of_use(running: RedisServer) -> None:
+def test_records__warmed_part__key_expires_with_the_warm_lifetime(running: RedisServer) -> None:
     process = Process(running.url, policy=FreshnessPolicy(fresh=900, negative=60, warm=86_400))
     settled(process)
     now = time.time()
@@ -491,7 +493,7 @@ def test_what_was_warmed_is_kept_in_redis_for_as_long_as_it_is_of_use(running: R
 
 
 @pytest.mark.contract("4 redis")
-def test_one_user_asked_of_two_processes_at_once_costs_one_call(running: RedisServer) -> None:
+def test_get__same_user_in_two_processes_at_once__one_call(running: RedisServer) -> None:
     process_a, process_b = Process(running.url), Process(running.url)
     settled(process_a, process_b)
     process_a.source.open.clear()
@@ -508,7 +510,7 @@ def test_one_user_asked_of_two_processes_at_once_costs_one_call(running: RedisSe
     assert not process_b.source.calls
 
 
-def test_a_failure_is_shared_with_the_other_process_too(running: RedisServer) -> None:
+def test_get__call_of_another_process_fails__same_error_without_a_call(running: RedisServer) -> None:
     process_a, process_b = Process(running.url), Process(running.url)
     settled(process_a, process_b)
     process_a.source.open.clear()
@@ -524,7 +526,7 @@ def test_a_failure_is_shared_with_the_other_process_too(running: RedisServer) ->
     assert not process_b.source.calls
 
 
-def test_the_call_of_a_process_that_died_is_taken_over(valkey: RedisServer) -> None:
+def test_get__process_with_the_lease_died__another_process_makes_the_call(valkey: RedisServer) -> None:
     dead, survivor = Process(valkey.url, lease_seconds=0.3), Process(valkey.url)
     settled(dead, survivor)
     assert dead.store.lease(USER, [COHORTS]).granted == {COHORTS}
@@ -533,7 +535,7 @@ def test_the_call_of_a_process_that_died_is_taken_over(valkey: RedisServer) -> N
 
 
 @pytest.mark.contract("4 redis")
-def test_what_one_process_fetched_is_a_hit_in_the_other_by_one_round_trip_and_then_by_none(
+def test_get__cached_by_another_process__one_round_trip_and_then_none(
     running: RedisServer,
 ) -> None:
     process_a, process_b = Process(running.url), Process(running.url)
@@ -560,7 +562,7 @@ def left_of(url: str, *ids: str) -> list[bytes]:
 
 
 @pytest.mark.contract("3 forget")
-def test_who_is_forgotten_is_gone_from_every_process_and_from_redis_within_a_second(running: RedisServer) -> None:
+def test_forget__two_processes__removed_from_both_and_from_redis_within_a_second(running: RedisServer) -> None:
     process_a, process_b = Process(running.url), Process(running.url)
     settled(process_a, process_b)
     pairs = [
@@ -574,8 +576,8 @@ def test_who_is_forgotten_is_gone_from_every_process_and_from_redis_within_a_sec
         for pair in pairs:
             process.get(COHORTS, identity=pair)
         process_b.backlog.add(pairs[1], {PROPERTIES: Wanted(time.monotonic(), False)})
-    process_a.source.user_data = {"user_id": "somebody-else", "device_id": "x"}
-    bystander = Identity("somebody-else", None)
+    process_a.source.user_data = {"user_id": "another-user", "device_id": "x"}
+    bystander = Identity("another-user", None)
     process_a.get(COHORTS, identity=bystander)
     began = time.monotonic()
     assert process_a.forget_service.forget(Identity("forget-me", None)) == Forgot(records=4, waiting=0)
@@ -588,7 +590,7 @@ def test_who_is_forgotten_is_gone_from_every_process_and_from_redis_within_a_sec
     assert process_a.forget_service.forget(Identity("forget-me", None)).records == 0
 
 
-def test_a_device_is_forgotten_with_all_who_were_seen_on_it(running: RedisServer) -> None:
+def test_forget__device_id__every_record_with_the_device_is_removed(running: RedisServer) -> None:
     process_a = Process(running.url)
     settled(process_a)
     process_a.source.user_data = {"user_id": "u", "device_id": "phone"}
@@ -601,7 +603,7 @@ def test_a_device_is_forgotten_with_all_who_were_seen_on_it(running: RedisServer
 
 
 @pytest.mark.contract("3 forget")
-def test_what_is_on_its_way_anywhere_when_a_user_is_forgotten_is_not_kept(running: RedisServer) -> None:
+def test_forget__call_in_flight_in_another_process__answered_but_not_cached(running: RedisServer) -> None:
     process_a, process_b = Process(running.url), Process(running.url)
     settled(process_a, process_b)
     process_b.source.user_data = {"user_id": "u", "cohort_ids": ["c"]}
@@ -611,11 +613,11 @@ def test_what_is_on_its_way_anywhere_when_a_user_is_forgotten_is_not_kept(runnin
         process_b.source.wait_for_call()
         process_a.forget_service.forget(USER)
         process_b.source.open.set()
-        assert request.result(10).record.has(COHORTS), "who waits for it is answered"
+        assert request.result(10).record.has(COHORTS), "the waiting request is answered"
     assert left_of(running.url) == []
     assert process_a.store.get(USER) == EMPTY
     wait_until(lambda: process_b.store.memory.generation > 0 and process_b.store.memory.read(USER) == EMPTY, seconds=1)
-    # And when the process has heard of it before the answer lands.
+    # The same if the process has forgotten the user before the answer arrives.
     process_b.source.open.clear()
     with ThreadPoolExecutor(1) as callers:
         request = callers.submit(process_b.get, PROPERTIES, patience=5)
@@ -629,7 +631,7 @@ def test_what_is_on_its_way_anywhere_when_a_user_is_forgotten_is_not_kept(runnin
     assert left_of(running.url) == []
 
 
-def test_who_is_asked_anew_after_being_forgotten_is_kept_again(running: RedisServer) -> None:
+def test_forget__user_is_requested_again__cached_again(running: RedisServer) -> None:
     process_a = Process(running.url)
     settled(process_a)
     process_a.get(COHORTS)
@@ -639,7 +641,7 @@ def test_who_is_asked_anew_after_being_forgotten_is_kept_again(running: RedisSer
     with redis.Redis.from_url(running.url) as client:
         tombstones = list(client.scan_iter(b"*:pairs:*"))
         assert all(0 < client.pttl(tombstone) <= 20_000 for tombstone in tombstones), (
-            "it is barred in Redis only for a moment"
+            "tombstones expire in Redis after at most 20 seconds"
         )
         client.delete(*tombstones)
     assert process_a.get(PROPERTIES).forwarded == "miss"
@@ -647,7 +649,7 @@ def test_who_is_asked_anew_after_being_forgotten_is_kept_again(running: RedisSer
 
 
 @pytest.mark.contract("3 forget")
-def test_forgetting_while_redis_is_gone_is_done_here_and_said_to_be_incomplete(valkey: RedisServer) -> None:
+def test_forget__redis_unavailable__removed_from_memory_and_error_raised(valkey: RedisServer) -> None:
     process_a = Process(valkey.url)
     settled(process_a)
     process_a.get(COHORTS)
@@ -659,7 +661,9 @@ def test_forgetting_while_redis_is_gone_is_done_here_and_said_to_be_incomplete(v
 
 @pytest.mark.contract("4 redis")
 @pytest.mark.parametrize("verify", [True, False])
-def test_rediss_is_verified_or_not(tmp_path: Path, verify: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rediss__verification_on_or_off__unknown_certificate_is_refused_or_accepted(
+    tmp_path: Path, verify: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     certificate = authority.issue_cert("127.0.0.1")
@@ -667,7 +671,7 @@ def test_rediss_is_verified_or_not(tmp_path: Path, verify: bool, monkeypatch: py
     certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
     binary = shutil.which("redis-server")
     if binary is None:
-        pytest.skip("a Redis with TLS is not installed: apt-get install redis-server")
+        pytest.skip("redis-server, which supports TLS, is not installed; run apt-get install redis-server")
     plain = RedisServer(binary=binary)
     files = {"cert-file": "cert.pem", "key-file": "key.pem", "ca-cert-file": "ca.pem"}
     tls = {f"tls-{name}": f"{tmp_path / file}" for name, file in files.items()}
