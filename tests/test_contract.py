@@ -19,7 +19,7 @@ def test_contract__each_paragraph__is_named_by_a_test() -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_random_requests_meet_no_unpromised_5xx_and_no_missing_key(service: Service, seed: int) -> None:
+def test_service__random_requests__no_unexpected_5xx_and_no_missing_key(service: Service, seed: int) -> None:
     """The short form of `python -m tests.bench.random_requests`."""
     dice = random_requests.Dice(seed)
     _, port = service.address

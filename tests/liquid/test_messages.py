@@ -84,7 +84,7 @@ MESSAGES = [
 
 
 @pytest.mark.parametrize(("message", "user", "sent"), MESSAGES)
-def test_a_message_renders_as_its_author_meant(
+def test_message__real_answers__renders_as_intended(
     service: Service, engine: liquid.Engine, message: str, user: str, sent: str
 ) -> None:
     def get(path: str) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def test_a_message_renders_as_its_author_meant(
     ("message", "sent"),
     [(SHELF, "Our bestsellers"), (GREETING, "Hi there!"), (BRANCH, "everybody"), (BRANCH_BY_NAME, ".")],
 )
-def test_a_message_still_renders_when_amplitude_fails(
+def test_message__amplitude_fails__renders_the_default(
     failing_service: Service, engine: liquid.Engine, message: str, sent: str
 ) -> None:
     assert liquid.render(message, "ava", lambda path: failing_service.get(path).json(), engine) == sent
@@ -138,5 +138,5 @@ ODD = {
         ("a{%- if o.yes -%} b {%- endif -%} c{% if o.yes %}\n {% endif %}d", "abcd"),
     ],
 )  # fmt: skip
-def test_values_compare_and_print_as_in_ruby(engine: liquid.Engine, message: str, sent: str) -> None:
+def test_values__compared_and_printed__as_in_ruby(engine: liquid.Engine, message: str, sent: str) -> None:
     assert liquid.render(tag("cohorts", "", "o") + message, "ava", lambda path: ODD, engine) == sent

@@ -92,7 +92,7 @@ def written() -> None:
 
 
 @pytest.mark.contract("3 webhook templates")
-def test_the_default_payload_of_a_cohort_needs_no_template(
+def test_default_payload__cohort__stored_without_a_template(
     client: FlaskClient, caller: dict[str, str], source: FakeSource
 ) -> None:
     assert push(client, caller, "cohorts", json.dumps(COHORT))["applied"] == 3
@@ -104,7 +104,9 @@ def test_the_default_payload_of_a_cohort_needs_no_template(
 
 
 @pytest.mark.contract("3 webhook templates")
-def test_the_default_payloads_of_events_and_users_need_no_template(client: FlaskClient, caller: dict[str, str]) -> None:
+def test_default_payload__events_and_users__stored_without_a_template(
+    client: FlaskClient, caller: dict[str, str]
+) -> None:
     taken = push(client, caller, "users", json.dumps(EVENT))
     assert (taken["applied"], taken["unapplied_properties"]) == (1, 0)
     assert push(client, caller, "users", json.dumps(EVENT))["duplicate"]
@@ -117,7 +119,7 @@ def test_the_default_payloads_of_events_and_users_need_no_template(client: Flask
 
 
 @pytest.mark.contract("3 webhook templates")
-def test_cohort_template__of_the_guide__is_the_cohort(
+def test_cohort_template__awkward_values__stored_unchanged(
     client: FlaskClient, caller: dict[str, str], written: None
 ) -> None:
     body = freemarker.render(OF_COHORTS, COHORT)
@@ -131,16 +133,16 @@ def test_cohort_template__of_the_guide__is_the_cohort(
 
 
 @pytest.mark.contract("3 webhook templates")
-def test_user_template__of_the_guide__is_whole(client: FlaskClient, caller: dict[str, str], written: None) -> None:
+def test_user_template__awkward_values__stored_as_a_complete_set(
+    client: FlaskClient, caller: dict[str, str], written: None
+) -> None:
     taken = push(client, caller, "users", freemarker.render(OF_USERS, EVENT))
     assert (taken["applied"], taken["skipped"], taken["unapplied_properties"]) == (1, 0, 0)
     assert ask(client, caller, "properties", user_id="user_one@example.com")["properties"] == PLAIN
     assert push(client, caller, "users", freemarker.render(OF_USERS, EVENT))["duplicate"]
 
 
-def test_user_template__user_not_logged_in__is_skipped(
-    client: FlaskClient, caller: dict[str, str], written: None
-) -> None:
+def test_user_template__user_not_logged_in__skipped(client: FlaskClient, caller: dict[str, str], written: None) -> None:
     anonymous = {name: value for name, value in EVENT.items() if name in ("device_id", "event_time")}
     taken = push(client, caller, "users", freemarker.render(OF_USERS, anonymous))
     assert (taken["applied"], taken["skipped_by_reason"]) == (0, {"no_user_id": 1})

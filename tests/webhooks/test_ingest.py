@@ -151,7 +151,7 @@ def known_in(store: MemoryStore, user: str) -> Known:
 @pytest.mark.contract("3 webhook order")
 @settings(max_examples=300, deadline=None)
 @given(st.lists(STATEMENTS, max_size=12), st.lists(GARBAGE, max_size=3), st.randoms(use_true_random=False))
-def test_any_order_portions_repeats_and_garbage_end_in_the_truth(
+def test_push__any_order_repeats_and_invalid_bodies__latest_statements_win(
     statements: list[Statement], garbage: list[bytes], dice: random.Random
 ) -> None:
     store = a_store()
@@ -163,7 +163,7 @@ def test_any_order_portions_repeats_and_garbage_end_in_the_truth(
 
 @settings(deadline=None)
 @given(st.lists(STATEMENTS, max_size=8), st.randoms(use_true_random=False), MOMENTS)
-def test_an_answer_over_a_copy_that_was_fetched_says_what_was_pushed_later(
+def test_with_updates__fetched_record__later_updates_applied(
     statements: list[Statement], dice: random.Random, fetched: int
 ) -> None:
     store = a_store()
@@ -195,7 +195,7 @@ def a_batch(
     return read_cohorts(json.dumps(body | {"users": [{"user_id": one} for one in users]}).encode(), now, nothing)
 
 
-def test_a_repeated_message_is_known_for_a_day() -> None:
+def test_push__repeated_message__ignored_for_a_day() -> None:
     clock = FakeClock(START)
     ingester = UpdateIngester(a_store(), clock=clock)
     assert ingester.push(a_batch("u", message="m"), 0)
@@ -208,7 +208,7 @@ def test_a_repeated_message_is_known_for_a_day() -> None:
 
 
 @pytest.mark.contract("3 webhook order")
-def test_a_message_that_failed_half_way_is_not_known_and_its_repetition_is_applied(
+def test_push__message_failed_halfway__applied_when_repeated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = a_store()
@@ -227,7 +227,7 @@ def test_a_message_that_failed_half_way_is_not_known_and_its_repetition_is_appli
     assert known_in(store, "u").cohorts == known_in(store, "v").cohorts == {"c1": (START - 10, True)}
 
 
-def test_without_redis_it_is_said_once_that_one_process_alone_has_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_push__no_redis__warns_once(caplog: pytest.LogCaptureFixture) -> None:
     ingester = UpdateIngester(a_store(), clock=FakeClock(START))
     with caplog.at_level(logging.WARNING, "proxy"):
         ingester.push(a_batch("u"), 0)
@@ -238,7 +238,7 @@ def test_without_redis_it_is_said_once_that_one_process_alone_has_it(caplog: pyt
 
 
 @pytest.mark.contract("3 webhook forget")
-def test_who_is_forgotten_loses_what_was_pushed_and_what_is_being_pushed() -> None:
+def test_forget__user_with_updates__removes_them_and_ignores_older_pushes() -> None:
     store = a_store()
     ingester = UpdateIngester(store, clock=FakeClock(START))
     ingester.push(a_batch("u", "v"), ingester.generation)
@@ -260,7 +260,7 @@ def test_who_is_forgotten_loses_what_was_pushed_and_what_is_being_pushed() -> No
 
 
 @pytest.mark.contract("3 webhook limits")
-def test_what_is_too_old_or_would_be_too_much_of_one_user_is_counted_and_not_kept() -> None:
+def test_push__too_old_or_too_many_updates__skipped_and_counted() -> None:
     store = a_store()
     ingester = UpdateIngester(store, clock=FakeClock(START))
     old = a_batch("u", "v", at=START - 90_000)
@@ -275,7 +275,7 @@ def test_what_is_too_old_or_would_be_too_much_of_one_user_is_counted_and_not_kep
     assert len(known_in(store, "u").properties) == 1000
 
 
-def test_of_those_who_wait_to_be_looked_up_none_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_catch_up__more_users_than_one_run_allows__all_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
     store = a_store()
     for number in range(1000):
         store.merge(Identity(f"user-{number}", None), Record({COHORTS: CachedPart(b"[]", START)}))
@@ -294,7 +294,7 @@ def test_of_those_who_wait_to_be_looked_up_none_is_passed_over(monkeypatch: pyte
     assert len(set(looked)) == 1000
 
 
-def test_a_device_that_is_forgotten_takes_nothing_with_it_that_was_pushed_about_its_user() -> None:
+def test_forget__device__keeps_the_updates_of_its_user() -> None:
     store = a_store()
     user = Identity("u", None)
     store.merge(user, Record({COHORTS: CachedPart(b"[]", START - 20)}, None, "u", "phone"))
@@ -305,7 +305,7 @@ def test_a_device_that_is_forgotten_takes_nothing_with_it_that_was_pushed_about_
 
 
 @pytest.mark.contract("3 webhook processes")
-def test_an_answer_that_was_kept_ready_is_not_served_over_a_later_push() -> None:
+def test_ready_body__user_has_a_later_push__no_longer_served() -> None:
     store = a_store()
     query = ProfileQuery(("cohorts",))
 
@@ -334,7 +334,7 @@ def test_an_answer_that_was_kept_ready_is_not_served_over_a_later_push() -> None
     assert ready(Identity("u", "d")), "nor does what was said before"
 
 
-def test_what_was_pushed_is_counted_within_the_bound_and_leaves_with_the_longest_unused() -> None:
+def test_memory_store__many_pushed_users__stays_within_its_limit_by_eviction() -> None:
     store = a_store(max_bytes=100_000)
     for number in range(500):
         store.push(a_batch(f"user-{number}").updates, store.generation)
@@ -344,7 +344,7 @@ def test_what_was_pushed_is_counted_within_the_bound_and_leaves_with_the_longest
     assert store.evicted > 0
 
 
-def test_the_bytes_counted_for_what_was_pushed_are_the_bytes_taken() -> None:
+def test_memory_store__pushed_users__size_matches_the_memory_used() -> None:
     import tracemalloc
 
     store = a_store(max_bytes=1 << 30)
@@ -363,7 +363,7 @@ def test_the_bytes_counted_for_what_was_pushed_are_the_bytes_taken() -> None:
     assert 0.85 < (store.size - before) / taken < 1.2
 
 
-def test_others_have_their_turn_every_millisecond_while_ten_thousand_are_taken(
+def test_push__ten_thousand_users__pauses_every_millisecond(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     turns: list[float] = []

@@ -96,7 +96,7 @@ def pair(valkey: RedisServer) -> tuple[Process, Process]:
 
 
 @pytest.mark.contract("3 webhook processes")
-def test_what_one_process_was_pushed_the_other_finds_by_one_round_trip_and_then_by_none(
+def test_push__to_one_process__the_other_reads_it_in_one_round_trip(
     pair: tuple[Process, Process],
 ) -> None:
     one, other = pair
@@ -111,7 +111,7 @@ def test_what_one_process_was_pushed_the_other_finds_by_one_round_trip_and_then_
     assert not other.source.calls
 
 
-def test_a_user_that_a_process_holds_is_heard_of_within_a_second(pair: tuple[Process, Process]) -> None:
+def test_push__user_cached_by_the_other_process__updated_there_within_a_second(pair: tuple[Process, Process]) -> None:
     one, other = pair
     pairs = [USER, Identity("u", "phone"), Identity("v", "tablet")]
     now = time.time()
@@ -137,7 +137,7 @@ def forgotten_as_ready(process: Process, identity: Identity) -> bool:
 
 
 @pytest.mark.contract("3 webhook processes")
-def test_ten_thousand_are_one_word_to_the_others_and_only_those_they_hold_are_looked_up(
+def test_push__ten_thousand_users__the_other_process_looks_up_only_cached_users(
     pair: tuple[Process, Process],
 ) -> None:
     one, other = pair
@@ -153,7 +153,7 @@ def test_ten_thousand_are_one_word_to_the_others_and_only_those_they_hold_are_lo
     assert one.cohorts(Identity("user-7", None)) == b'["c1"]'
 
 
-def test_catch_up__after_an_absence_too_long_to_hear_of_all__looks_up_every_user(pair: tuple[Process, Process]) -> None:
+def test_catch_up__absent_longer_than_announcements_last__looks_up_every_user(pair: tuple[Process, Process]) -> None:
     one, other = pair
     other.server.stop()
     wait_until(lambda: not other.server.stats().registers)
@@ -168,9 +168,7 @@ def test_catch_up__after_an_absence_too_long_to_hear_of_all__looks_up_every_user
     assert known_in(other.store.memory, "u").cohorts
 
 
-def test_a_push_that_comes_while_a_process_looks_is_not_missed(
-    pair: tuple[Process, Process], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_get__push_during_the_read__reads_again(pair: tuple[Process, Process], monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = pair
     read = other.records.read
     looked: list[Any] = []
@@ -189,7 +187,7 @@ def test_a_push_that_comes_while_a_process_looks_is_not_missed(
     assert [bool(found.updates) for found in looked] == [False, True]
 
 
-def test_what_is_fetched_while_something_is_pushed_comes_with_it(pair: tuple[Process, Process]) -> None:
+def test_lease__user_with_updates__returns_them(pair: tuple[Process, Process]) -> None:
     one, _ = pair
     one.push(("u", membership("c1", True, time.time())))
     stored, _ = one.records.lease(Identity("u", "phone"), [COHORTS])
@@ -223,7 +221,7 @@ def test_save__any_updates_also_of_the_previous_version__merged_as_in_memory(
 @pytest.mark.contract("3 webhook order")
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(STATEMENTS, max_size=10), st.lists(GARBAGE, max_size=3), st.randoms(use_true_random=False))
-def test_whichever_process_they_reach_they_end_in_the_truth(
+def test_push__to_any_process__latest_statements_win_in_all(
     pair: tuple[Process, Process], statements: list[Any], garbage: list[bytes], dice: random.Random
 ) -> None:
     for process in pair:
@@ -239,7 +237,7 @@ def test_whichever_process_they_reach_they_end_in_the_truth(
             assert agrees(known_in(process.store.memory, user), named, user)
 
 
-def test_every_key_of_a_push_expires_and_none_says_who(running: RedisServer) -> None:
+def test_redis_keys__after_a_push__expire_and_contain_no_ids(running: RedisServer) -> None:
     process = Process(running.url)
     started(process)
     process.push(("a-user-id", membership("c1", True, time.time())), message="a-message-id")
@@ -252,7 +250,7 @@ def test_every_key_of_a_push_expires_and_none_says_who(running: RedisServer) -> 
     assert not any(word in key + held[key] for key in ages for word in (b"a-user-id", b"a-message-id"))
 
 
-def test_what_is_of_no_use_any_more_does_not_pile_up(valkey: RedisServer) -> None:
+def test_push__update_too_old_to_be_served__not_stored(valkey: RedisServer) -> None:
     process = Process(valkey.url)
     started(process)
     now = time.time()
@@ -263,7 +261,7 @@ def test_what_is_of_no_use_any_more_does_not_pile_up(valkey: RedisServer) -> Non
 
 
 @pytest.mark.contract("3 webhook forget")
-def test_who_is_forgotten_loses_what_was_pushed_everywhere_within_a_second(pair: tuple[Process, Process]) -> None:
+def test_forget__pushed_user__removed_everywhere_within_a_second(pair: tuple[Process, Process]) -> None:
     one, other = pair
     now = time.time()
     for process in pair:
@@ -283,7 +281,7 @@ def test_who_is_forgotten_loses_what_was_pushed_everywhere_within_a_second(pair:
 
 
 @pytest.mark.contract("3 webhook forget")
-def test_what_is_pushed_while_a_user_is_forgotten_is_kept_nowhere(pair: tuple[Process, Process]) -> None:
+def test_push__older_than_a_forget__not_stored_in_any_process(pair: tuple[Process, Process]) -> None:
     one, other = pair
     before, forgotten = other.store.memory.generation, time.time()
     one.forget_service.forget(USER)
@@ -307,7 +305,7 @@ def test_what_is_pushed_while_a_user_is_forgotten_is_kept_nowhere(pair: tuple[Pr
 
 
 @pytest.mark.contract("3 webhook forget")
-def test_who_hears_late_of_a_forgetting_loses_nothing_that_was_said_after_it(
+def test_forget__process_starts_later__keeps_updates_pushed_after_it(
     pair: tuple[Process, Process], valkey: RedisServer
 ) -> None:
     one, _ = pair
@@ -321,7 +319,7 @@ def test_who_hears_late_of_a_forgetting_loses_nothing_that_was_said_after_it(
 
 
 @pytest.mark.contract("3 webhook limits")
-def test_what_would_be_too_much_of_one_user_is_refused_in_redis_and_what_is_there_already_ends(
+def test_push__too_many_properties_or_oversized_record__refused_or_replaced(
     pair: tuple[Process, Process],
 ) -> None:
     one, _ = pair
@@ -339,7 +337,7 @@ def test_what_would_be_too_much_of_one_user_is_refused_in_redis_and_what_is_ther
     assert known(one.pushes.read(["u"])[0]).cohorts
 
 
-def test_redis_takes_apart_no_more_at_once_than_others_can_wait_for_and_takes_all_in_the_end(
+def test_save__many_different_properties__merged_in_several_round_trips(
     pair: tuple[Process, Process],
 ) -> None:
     one, _ = pair
@@ -354,7 +352,7 @@ def test_redis_takes_apart_no_more_at_once_than_others_can_wait_for_and_takes_al
     assert [len(known(one.pushes.read([f"u{user}"])[0]).properties) for user in range(40)] == [900] * 40
 
 
-def test_a_repeated_message_is_known_to_every_process_once_it_was_applied(
+def test_push__repeated_message__ignored_by_every_process_once_applied(
     pair: tuple[Process, Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = pair
@@ -373,7 +371,7 @@ def test_a_repeated_message_is_known_to_every_process_once_it_was_applied(
     assert not other.push(news, message="m")
 
 
-def test_while_redis_is_gone_a_push_is_kept_here_and_said_to_be_incomplete(valkey: RedisServer) -> None:
+def test_push__redis_unavailable__stored_in_memory_and_raises(valkey: RedisServer) -> None:
     process = Process(valkey.url)
     started(process)
     valkey.stop()
@@ -386,7 +384,7 @@ def test_while_redis_is_gone_a_push_is_kept_here_and_said_to_be_incomplete(valke
     assert process.pushes.read(["u"]) != [{}]
 
 
-def test_what_is_none_of_ours_in_redis_is_as_good_as_nothing(valkey: RedisServer) -> None:
+def test_read__invalid_value_in_redis__treated_as_absent(valkey: RedisServer) -> None:
     process = Process(valkey.url)
     started(process)
     process.push(("u", membership("c1", True, time.time())))
@@ -399,7 +397,7 @@ def test_what_is_none_of_ours_in_redis_is_as_good_as_nothing(valkey: RedisServer
     assert process.cohorts() == b'["c1"]'
 
 
-def test_a_whole_set_that_was_pushed_answers_in_the_other_process_and_a_part_of_one_costs_a_call(
+def test_get__properties_pushed_to_another_process__call_only_if_not_whole(
     pair: tuple[Process, Process],
 ) -> None:
     one, other = pair

@@ -73,7 +73,9 @@ def calls(service: Service, query: str) -> int:
 
 
 @pytest.mark.contract("5 warm")
-def test_everybody_is_warm_after_it_and_passed_over_the_second_time(target: Service, tmp_path: Path) -> None:
+def test_warm__file_with_an_invalid_line__caches_valid_users_and_skips_them_next_time(
+    target: Service, tmp_path: Path
+) -> None:
     target.sandbox.reset()
     users = crowd(tmp_path, 1000, 60)
     with users.open("a") as more:
@@ -97,7 +99,7 @@ def test_everybody_is_warm_after_it_and_passed_over_the_second_time(target: Serv
     assert warm(target, users).returncode == 0
 
 
-def test_a_column_of_a_table_on_standard_input_is_read(target: Service) -> None:
+def test_warm__column_of_csv_on_stdin__reads_the_user_ids(target: Service) -> None:
     target.sandbox.reset()
     ended = warm(target, "-", "--column", "id", stdin="\ufeffid,name\nava,A\nben,B\n")
     assert (ended.returncode, ended.stdout.partition(",")[0]) == (0, "2 done")
@@ -110,7 +112,7 @@ def test_a_column_of_a_table_on_standard_input_is_read(target: Service) -> None:
 
 
 @pytest.mark.contract("5 warm cohort")
-def test_a_cohort_is_downloaded_and_everybody_in_it_is_warm(target: Service) -> None:
+def test_warm__cohort__downloads_and_caches_its_members(target: Service) -> None:
     target.sandbox.reset()
     ended = warm(target, "", "--cohort", "crowd-40")
     assert ended.returncode == 0, ended.stderr
@@ -124,7 +126,7 @@ def test_a_cohort_is_downloaded_and_everybody_in_it_is_warm(target: Service) -> 
 
 
 @pytest.mark.contract("5 warm cohort")
-def test_a_cohort_that_cannot_be_had_ends_it_with_what_to_mend(target: Service, tmp_path: Path) -> None:
+def test_warm__unavailable_cohort_or_wrong_options__fails_with_a_reason(target: Service, tmp_path: Path) -> None:
     target.sandbox.reset()
     for arguments, message in (
         (("--cohort", "nowhere"), "Amplitude has no cohort 'nowhere'"),
@@ -143,7 +145,7 @@ def test_a_cohort_that_cannot_be_had_ends_it_with_what_to_mend(target: Service, 
 
 
 @pytest.mark.contract("5 warm faults")
-def test_a_table_without_a_column_is_refused_and_the_option_named(target: Service) -> None:
+def test_warm__csv_without_the_column_option__fails_with_a_hint(target: Service) -> None:
     target.sandbox.reset()
     for table, message in (
         ("name,user_id\nAva,ava\n", "--column user_id"),
@@ -165,7 +167,7 @@ def wait_for_calls(sandbox: Sandbox, calls: int) -> None:
 
 
 @pytest.mark.contract("5 warm faults")
-def test_warm__ctrl_c_while_it_waits_for_quota__ends(target: Service, tmp_path: Path) -> None:
+def test_warm__ctrl_c_while_waiting_for_quota__stops_with_a_summary(target: Service, tmp_path: Path) -> None:
     target.sandbox.reset()
     process = start(*words(target, crowd(tmp_path, 60_000, 30), "--quota", "1"))
     assert process.stderr
@@ -186,7 +188,7 @@ def test_warm__ctrl_c_while_it_waits_for_quota__ends(target: Service, tmp_path: 
         pytest.param(signal.SIGKILL, "cohort", marks=pytest.mark.slow),
     ],
 )
-def test_warm__stopped_half_way_and_run_again__loses_nobody(
+def test_warm__stopped_halfway_and_run_again__caches_all_users_with_few_extra_calls(
     start_service: Callable[..., Service], tmp_path: Path, number: signal.Signals, users: str
 ) -> None:
     with Sandbox(per_minute=100_000, latency=0.02, documented=Documented(cohort_polls=0)) as sandbox:
@@ -213,7 +215,7 @@ def test_warm__stopped_half_way_and_run_again__loses_nobody(
 
 
 @pytest.mark.contract("5 warm resumed")
-def test_recommendations_are_fetched_only_by_who_takes_the_exposures_on(target: Service, tmp_path: Path) -> None:
+def test_warm__recommendations__fetched_only_with_log_exposures(target: Service, tmp_path: Path) -> None:
     target.sandbox.reset()
     users = crowd(tmp_path, 40_000, 3)
     options = ("--include", "recommendations", "--rec-id", "homepage")
@@ -227,7 +229,7 @@ def test_recommendations_are_fetched_only_by_who_takes_the_exposures_on(target: 
 
 @pytest.mark.contract("5 warm resumed")
 @pytest.mark.usefixtures("impatient")
-def test_who_is_missing_at_the_end_is_counted_by_reason_and_the_exit_says_so(
+def test_warm__amplitude_fails__counts_failures_by_reason_and_exits_with_1(
     start_service: Callable[..., Service], tmp_path: Path
 ) -> None:
     with Sandbox(per_minute=100_000) as sandbox:
@@ -240,7 +242,7 @@ def test_who_is_missing_at_the_end_is_counted_by_reason_and_the_exit_says_so(
 
 
 @pytest.mark.contract("5 warm resumed")
-def test_without_a_url_redis_is_warmed_within_the_shared_quota(
+def test_warm__no_url__caches_in_redis_or_fails_without_redis_url(
     start_service: Callable[..., Service], tmp_path: Path
 ) -> None:
     users = crowd(tmp_path, 1, 20)
@@ -267,7 +269,7 @@ def test_without_a_url_redis_is_warmed_within_the_shared_quota(
 @pytest.mark.contract("5 warm faults")
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("through", ["service", "redis"])
-def test_warm__redis_ends__stops_before_anything_is_lost(
+def test_warm__redis_stops__ends_with_the_reason(
     start_service: Callable[..., Service], tmp_path: Path, through: str
 ) -> None:
     users = crowd(tmp_path, 1, 3000)
@@ -298,7 +300,9 @@ def test_warm__redis_ends__stops_before_anything_is_lost(
         assert "Redis does not answer" in ended.stderr + ended.stdout
 
 
-def test_what_a_load_balancer_says_meanwhile_ends_nothing(target: Service, tmp_path: Path) -> None:
+def test_warm__temporary_errors_of_a_load_balancer__retries_until_all_are_cached(
+    target: Service, tmp_path: Path
+) -> None:
     target.sandbox.reset()
     passing = dict(enumerate([502, 503, 504, 500, 408, 429], start=12))
     with balancer(target.url, passing.get) as url:
@@ -312,7 +316,7 @@ def test_what_a_load_balancer_says_meanwhile_ends_nothing(target: Service, tmp_p
     ("status", "message"),
     [(302, "answered 302"), (404, "answered 404"), (502, "answered 502 all along")],
 )
-def test_what_would_be_answered_again_ends_it_and_the_summary_is_printed(
+def test_warm__same_error_for_every_request__stops_and_prints_the_summary(
     target: Service, tmp_path: Path, status: int, message: str
 ) -> None:
     target.sandbox.reset()
@@ -324,7 +328,7 @@ def test_what_would_be_answered_again_ends_it_and_the_summary_is_printed(
     assert target.sandbox.report()["calls"] == 0
 
 
-def test_refused_half_way_it_says_how_far_it_came(target: Service, tmp_path: Path) -> None:
+def test_warm__address_refused_halfway__stops_and_prints_the_progress(target: Service, tmp_path: Path) -> None:
     target.sandbox.reset()
     with balancer(target.url, lambda number: 403 if number > 20 else None) as url:
         ended = warm(target, crowd(tmp_path, 76_000, 60), "--url", url)
@@ -335,7 +339,7 @@ def test_refused_half_way_it_says_how_far_it_came(target: Service, tmp_path: Pat
     assert "run it again with the same file: who is warm is passed over" in ended.stdout
 
 
-def test_whom_a_load_balancer_answers_about_to_the_last_try_is_counted(target: Service) -> None:
+def test_warmer__load_balancer_error_on_the_last_try__counted_as_failed(target: Service) -> None:
     target.sandbox.reset()
     with balancer(target.url, lambda number: 502 if number > 4 else None) as url:
         asks = [running_service(url, CREDENTIALS)] * 2
@@ -345,7 +349,7 @@ def test_whom_a_load_balancer_answers_about_to_the_last_try_is_counted(target: S
     assert progress.failures == {"no answer from the service (502)": 2}
 
 
-def test_a_mistake_ends_it_at_once_and_says_what_to_mend(target: Service, tmp_path: Path) -> None:
+def test_warm__wrong_option__stops_at_once_with_the_reason(target: Service, tmp_path: Path) -> None:
     users = crowd(tmp_path, 50_000, 3)
     for arguments, message in (
         (("--include", "wishes"), "--include takes"),
@@ -363,15 +367,13 @@ def test_a_mistake_ends_it_at_once_and_says_what_to_mend(target: Service, tmp_pa
     assert "nobody is named" in warm(target, "-", stdin="\n").stderr
 
 
-def test_warm__missing_option__is_reported_before_anybody_is_read() -> None:
+def test_warm__missing_option__reported_before_users_are_read() -> None:
     with start("warm", "-", "--include", "propensities") as process:
         # Nothing is written to it and it stays open: reading it first would wait.
         assert process.wait(20) == 2
 
 
-def test_a_service_that_is_not_there_is_asked_after_before_anybody_is_asked_about(
-    target: Service, tmp_path: Path
-) -> None:
+def test_warm__unreachable_service__fails_before_any_user_is_requested(target: Service, tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     ended = warm(target, crowd(tmp_path, 1, 3), "--url", url)
     assert (ended.returncode, ended.stdout) == (1, "")
