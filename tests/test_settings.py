@@ -1,4 +1,4 @@
-"""The environment, read once."""
+"""Reading the settings from the environment."""
 
 import json
 from collections.abc import Callable

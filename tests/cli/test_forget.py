@@ -39,7 +39,7 @@ def test_forget__redis__running_service_forgets_within_a_second(start_service: C
         service = start_service(sandbox, REDIS_URL=redis.url)
         deadline = time.monotonic() + 20
         while calls(service, "user_id=ava") or not sandbox.report()["calls"]:
-            assert time.monotonic() < deadline, "it was never cached"
+            assert time.monotonic() < deadline, "the user was never cached"
         settings = {
             "AMPLITUDE_BASE_URL": sandbox.url,
             "AMPLITUDE_SECRET_KEY": sandbox.secret_key,
@@ -92,7 +92,7 @@ def test_credentials__several_sources__option_wins_then_current_variable(
 
 def test_credentials__missing_without_a_terminal__usage_error_without_warning(service: Service) -> None:
     commands = ["forget", "--user", "u"], ["warm", "-"], ["preview", "-"]
-    # In sessions of their own: otherwise the terminal of the tests would be asked.
+    # In separate sessions, or the commands would ask for credentials in the terminal of the tests.
     for process in [start(*command, "--url", service.url) for command in commands]:
         _, errors = process.communicate("", timeout=30)
         assert process.returncode == 2

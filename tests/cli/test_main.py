@@ -27,7 +27,7 @@ from tests.support.redis_server import RedisServer
 
 @contextmanager
 def running(*arguments: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Start a command and yield it with what it printed up to the line that explains how to stop it."""
+    """Start a command. Yield the process and its output up to the line that explains how to stop it."""
     process = start(*arguments, **variables)
     assert process.stdout
     printed = ""
@@ -62,7 +62,7 @@ def test_new_key__valid_name__prints_a_secret_and_a_matching_entry() -> None:
     secret = re.search(r"^secret\s+(\S+)$", printed, re.MULTILINE)
     assert secret
     line = printed.strip().splitlines()[-1]
-    # As a shell would read it: unquoted, the $ and what follows it would be lost.
+    # A shell reads the line: without quotes, the $ and the text after it would be lost.
     entry = subprocess.run(
         ["sh", "-c", f'{line}; printf %s "$PROXY_API_KEYS"'], capture_output=True, text=True, check=True
     ).stdout
@@ -94,7 +94,7 @@ def check(sandbox: Sandbox, **variables: str) -> tuple[int, list[str]]:
 
 
 def marks(sandbox: Sandbox, **variables: str) -> tuple[int, list[str]]:
-    """Run `check` in front of `sandbox`; return its exit code and the mark of each point."""
+    """Run `check` in front of `sandbox`; return its exit code and the mark of each check."""
     code, lines = check(sandbox, **variables)
     return code, [" ".join(line.split(":")[0].split()) for line in lines]
 
@@ -123,8 +123,8 @@ def test_check__failure__marks_the_failed_check(sandbox: Sandbox) -> None:
 
 def test_check__misspelt_variables_and_long_deadline__warns_without_values(sandbox: Sandbox) -> None:
     misspelt = {"CACHE_FRESH_SECOND": "a-value", "AMPLITUDE_TIMEOUT": "a-value", "cache_max_mb": "a-value"}
-    others = {"REDIS_TLS_URL": "rediss://host", "CACHE_DIR": "/var/cache", "NAME": "host", "PROXY_CREDENTIALS": "a:b"}
-    code, lines = check(sandbox, RESPONSE_DEADLINE_SECONDS="2", **misspelt, **others)
+    extra = {"REDIS_TLS_URL": "rediss://host", "CACHE_DIR": "/var/cache", "NAME": "host", "PROXY_CREDENTIALS": "a:b"}
+    code, lines = check(sandbox, RESPONSE_DEADLINE_SECONDS="2", **misspelt, **extra)
     assert code == 0
     warned = [line for line in lines if line.startswith("warn ")]
     assert len(warned) == 4, lines
@@ -155,7 +155,7 @@ def test_check__former_name_of_a_variable__warns_and_fails_if_both_are_set(sandb
 
 @pytest.mark.contract("5 commands")
 def test_demo__port_in_use__uses_another_port_and_prints_working_commands() -> None:
-    # Whatever the user's shell has set, the demo needs none of it and heeds none of it.
+    # The demo ignores the variables of the user's shell.
     noise = {"AMPLITUDE_REQUESTS_PER_MINUTE": "nonsense", "WEB_CONCURRENCY": "5", "GUNICORN_CMD_ARGS": "--bad"}
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
@@ -176,18 +176,18 @@ def test_demo__port_in_use__uses_another_port_and_prints_working_commands() -> N
             "userprofile",
         ]
         for line in curls:
-            body = json.loads(in_a_shell(line))
+            body = json.loads(run_in_shell(line))
             if "/v1/" in line:
                 assert body.get("ok", True)
                 assert body.get("userData", body)["user_id"] == "ava"
-        assert json.loads(in_a_shell(push))["applied"] == 1
-        assert "1 done" in in_a_shell(warm)
+        assert json.loads(run_in_shell(push))["applied"] == 1
+        assert "1 done" in run_in_shell(warm)
         assert printed.count("{% connected_content") == len(routes)
         urls = set(re.findall(r"http://127\.0\.0\.1:\d+", printed))
         assert len(urls) == 2
         assert f"http://127.0.0.1:{port}" not in urls
         assert "drip-headers, drip-body and bad-header befall who is known: try user_id=user-9" in printed
-        assert find("user-9", None), "somebody unknown shows none of them"
+        assert find("user-9", None), "these faults affect only known users"
         for page in ("/playground", "/docs", "/status"):
             assert f"{re.findall('http://[^ ]+', printed)[0]}{page} " in printed
         process.send_signal(signal.SIGINT)
@@ -195,8 +195,8 @@ def test_demo__port_in_use__uses_another_port_and_prints_working_commands() -> N
         assert all(refuses_connections(url) for url in urls)
 
 
-def in_a_shell(line: str) -> str:
-    """Paste a line into a shell in the project's folder, and return its output."""
+def run_in_shell(line: str) -> str:
+    """Run a line in a shell in the project's folder, and return its output."""
     ended = subprocess.run(["sh", "-c", line], cwd=ROOT, capture_output=True, text=True, check=True)
     return ended.stdout + ended.stderr
 
@@ -225,7 +225,7 @@ def test_sandbox__started_alone__answers_and_injects_faults_until_sigterm() -> N
 
 def test_sandbox__default_port_in_use__printed_command_starts_the_service() -> None:
     with ExitStack() as stack:
-        with suppress(OSError):  # another program has it
+        with suppress(OSError):  # another program uses the port
             stack.enter_context(socket.create_server(("127.0.0.1", 8001)))
         _, printed = stack.enter_context(running("sandbox"))
         (line,) = re.findall(r"^  (AMPLITUDE_BASE_URL=.*gunicorn.*)$", printed, re.M)

@@ -15,12 +15,12 @@ COLOUR = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
 def read_terminal(descriptor: int) -> str:
-    """Return what was written to a pseudo-terminal whose other end is closed."""
+    """Return the output of a pseudo-terminal whose other end is closed."""
     output = b""
     try:
         while chunk := os.read(descriptor, 65536):
             output += chunk
-    except OSError:  # how Linux reports the end
+    except OSError:  # Linux reports the end of the output as an error
         pass
     os.close(descriptor)
     return output.decode()

@@ -36,7 +36,7 @@ def test_preview__settings_in_the_environment__renders_with_one_call(sandbox: Sa
     ended = preview(RECS, "--user", "ava", **settings, ALLOWED_NETWORKS="192.0.2.0/24", LOG_LEVEL="DEBUG")
     assert (ended.returncode, ended.stdout.strip()) == (0, CHOSEN)
     assert sandbox.report()["calls"] == 1
-    assert '"event"' not in ended.stderr, "the log of the moment's service is nobody's"
+    assert '"event"' not in ended.stderr, "the log of the temporary service is not printed"
     assert sandbox.secret_key not in ended.stderr
 
     sandbox.break_with(Fault("status", status=500))

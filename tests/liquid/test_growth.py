@@ -1,4 +1,4 @@
-"""The time for a template grows with its length, and not with the square of it."""
+"""Rendering time grows with the length of a template, not with its square."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from proxy.liquid.scanner import OUTPUT
 from proxy.liquid.types import Answer, Request, User
 
 N = 4_000
-"""Characters; four times as many are a little less than the most that is rendered."""
+"""Characters. Four times as many are just below the limit for a template."""
 
 LONG_DATE = "{% assign x = '1.' %}{% for i in (1..11) %}{% assign x = x | append: x %}{% endfor %}"
 
@@ -66,7 +66,7 @@ def answer(request: Request) -> Answer:
 
 
 def processor_seconds(template: str, quick: float = 0) -> float:
-    """Return the least of up to three runs, which a busy machine delays least. The first below `quick` is the last."""
+    """Return the shortest of up to three runs. A run of at most `quick` seconds is the last."""
     least = math.inf
     for _ in range(3):
         began = time.process_time()
@@ -80,7 +80,7 @@ def processor_seconds(template: str, quick: float = 0) -> float:
 @pytest.mark.contract("3 playground")
 @pytest.mark.parametrize("build", GROWING.values(), ids=GROWING)
 def test_render__template_four_times_as_long__takes_about_four_times_as_long(build: Callable[[int], str]) -> None:
-    # What is over in 0.15 s is too short to compare. A square would be 16 times.
+    # Runs of up to 0.15 s are too short to compare. Quadratic growth would take 16 times as long.
     seconds = processor_seconds(build(4 * N), quick=0.15)
     assert seconds <= 0.15 or seconds <= 10 * processor_seconds(build(N))
 

@@ -1,4 +1,4 @@
-"""Each finding of the lint by cases: what it fires on, and what comes close and is right."""
+"""Each rule of the lint by cases: wrong templates, and right templates that look similar."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_findings__unknown_parameter__suggests_the_similar_one_or_lists_all() ->
     assert "key is no parameter of /v1/properties, and is ignored" in finding.problem
     assert (finding.fix, finding.level) == ("write keys", "problem")
     (finding,) = findings_of(tag("https://h/v1/cohorts?user_id=1&cb=7 :save c"), "unknown-parameter")
-    assert finding.level == "note", "it may be there to get past a cache"
+    assert finding.level == "note", "the parameter may serve to bypass a cache"
     assert "user_id, device_id, on_error, cohort_id" in finding.fix
 
 

@@ -1,4 +1,4 @@
-"""Braze's dialect by cases: what is asked, what the template sees, what is sent."""
+"""Braze's Liquid by cases: the requests, the data in the template, and the message."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TAG = "{% connected_content https://h/v1/cohorts?user_id={{${user_id} | url_para
 
 
 class Service:
-    """Answers each request alike, and remembers them."""
+    """Gives every request the same answer, and records the requests."""
 
     def __init__(self, body: Any = None, status: int = 200) -> None:
         self.body = body if isinstance(body, str) else json.dumps({"ok": True} if body is None else body)

@@ -1,4 +1,4 @@
-"""Rendering in a process of its own: what goes over, what ends it, and that none is left."""
+"""Rendering in child processes: the data that they receive, their limits, and their end."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ def answer(request: Request) -> Answer:
     return Answer(200, {"age": "3"}, json.dumps({"name": "Zoë", "target": request.target, "body": request.body}), 1.5)
 
 
-others: set[int] = set()
+unrelated_pids: set[int] = set()
 
 
 @pytest.fixture(autouse=True)
-def _other_processes() -> None:
-    """Note the processes of other tests, after the one that the playground may have kept ready was ended."""
+def _unrelated_processes() -> None:
+    """Record the child processes of other tests, after ending the ready process of the playground."""
     playground.RENDERER.close()
-    others.clear()
-    others.update(process.pid for process in psutil.Process().children())
+    unrelated_pids.clear()
+    unrelated_pids.update(process.pid for process in psutil.Process().children())
 
 
 @pytest.fixture
@@ -63,8 +63,8 @@ def rendered(renderer: Renderer, template: str, ask: Callable[[Request], Answer]
 
 
 def children() -> list[psutil.Process]:
-    """Return the processes that render for this one, those that ended and were not waited for included."""
-    own = [process for process in psutil.Process().children() if process.pid not in others]
+    """Return the rendering child processes, including those that ended and were not reaped."""
+    own = [process for process in psutil.Process().children() if process.pid not in unrelated_pids]
     return [process for process in own if process.status() == psutil.STATUS_ZOMBIE or is_child(process)]
 
 
@@ -195,10 +195,10 @@ def test_child__parent_killed_during_a_rendering__ends() -> None:
     )
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
-        child = psutil.Process(int(parent.stdout.readline()))  # it renders
+        child = psutil.Process(int(parent.stdout.readline()))  # it has begun to render
         parent.kill()
         parent.wait()
-    assert child.wait(5) is None  # not our own child, so without its status
+    assert child.wait(5) is None  # only its parent could read its exit status
 
 
 def test_renderer__next_message__rendered_by_a_new_process_that_was_ready(renderer: Renderer) -> None:
@@ -229,11 +229,11 @@ def test_renderer__ready_process_was_killed__next_message_rendered(renderer: Ren
 
 
 def test_renderer__maximum_of_renderings_in_progress__refused_at_once(renderer: Renderer) -> None:
-    reached, go_on = threading.Semaphore(0), threading.Event()
+    reached, resume = threading.Semaphore(0), threading.Event()
 
     def ask(request: Request) -> Answer:
         reached.release()
-        assert go_on.wait(10)
+        assert resume.wait(10)
         return answer(request)
 
     outcomes: list[str] = []
@@ -245,7 +245,7 @@ def test_renderer__maximum_of_renderings_in_progress__refused_at_once(renderer: 
         thread.start()
         assert reached.acquire(timeout=10)
     refused = rendered(renderer, "a")
-    go_on.set()
+    resume.set()
     for thread in threads:
         thread.join(10)
     assert refused["reason"] == "others are rendering just now: try again in a moment"

@@ -30,13 +30,13 @@ NUMBERS = LONG_INTEGERS | st.from_regex(r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,20})?
 BROKEN = {"not_json": b'{"a": [NaN, "]\\"}"]}', "nested_too_deeply": b"[" * 101 + b"]" * 101}
 
 
-def nothing() -> None:
+def no_pause() -> None:
     """Do not pause."""
 
 
 def read(body: bytes) -> Any:
     """Return the document with its arrays as lists."""
-    value = envelope.read(body, nothing)
+    value = envelope.read(body, no_pause)
     if isinstance(value, dict):
         return {name: list(member) if isinstance(member, Iterator) else member for name, member in value.items()}
     return list(value) if isinstance(value, Iterator) else value
@@ -57,9 +57,9 @@ def test_read__one_invalid_entry__other_entries_same_as_read_json(
     texts = [json.dumps(entry).encode() for entry in entries]
     texts.insert(place, BROKEN[reason])
     body = b"[" + b" , ".join(texts) + b"]"
-    found = read(b'{"a\\"": 1, "users" :' + body + b"}")["users"] if is_member else read(body)
-    assert found.pop(min(place, len(entries))) == Unread(reason)
-    assert found == [read_json(json.dumps(entry).encode()) for entry in entries]
+    result = read(b'{"a\\"": 1, "users" :' + body + b"}")["users"] if is_member else read(body)
+    assert result.pop(min(place, len(entries))) == Unread(reason)
+    assert result == [read_json(json.dumps(entry).encode()) for entry in entries]
 
 
 @settings(deadline=None)
@@ -125,8 +125,8 @@ def test_read__syntax_error_in_an_entry_of_a_large_body__refused() -> None:
 @pytest.mark.parametrize("broken", [b"1", b"NaN"])
 def test_read__too_large_entry__skipped(broken: bytes) -> None:
     large = json.dumps({"user_id": "big", "properties": {f"key {number}": number for number in range(100_000)}})
-    found = read(b"[" + large.encode() + b", " + broken + b", 2]")
-    assert found == [TOO_LARGE, 1 if broken == b"1" else Unread("not_json"), 2]
+    result = read(b"[" + large.encode() + b", " + broken + b", 2]")
+    assert result == [TOO_LARGE, 1 if broken == b"1" else Unread("not_json"), 2]
 
 
 def test_read__entry_of_wide_characters__limited_by_characters_not_bytes() -> None:
@@ -136,8 +136,8 @@ def test_read__entry_of_wide_characters__limited_by_characters_not_bytes() -> No
 
 
 @pytest.fixture
-def a_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Allow a tenth of the entries and values, so that a tenth of the largest body proves the same."""
+def tenth_of_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Allow a tenth of the entries and values, so that a tenth of the largest body tests the same."""
     for name in ("MAX_ENTRIES", "MAX_VALUES"):
         monkeypatch.setattr(envelope, name, getattr(envelope, name) // 10)
 
@@ -153,7 +153,7 @@ def test_read__maximum_number_of_entries__read() -> None:
     assert envelope.MAX_VALUES == 500_000
 
 
-@pytest.mark.usefixtures("a_tenth")
+@pytest.mark.usefixtures("tenth_of_the_limits")
 @pytest.mark.parametrize(
     "body",
     [
@@ -182,7 +182,7 @@ def test_read__many_entries__pauses_before_each(entry: bytes) -> None:
 
 
 @pytest.mark.contract("3 webhook limits")
-@pytest.mark.usefixtures("a_tenth")
+@pytest.mark.usefixtures("tenth_of_the_limits")
 @pytest.mark.parametrize(
     ("body", "error"),
     [
@@ -202,7 +202,7 @@ def test_read__large_invalid_body__refused_quickly_with_little_memory(body: byte
     began = time.process_time()
     with pytest.raises(error):
         read(body)
-    assert time.process_time() - began < 1, "a tenth of that on an idle machine"
+    assert time.process_time() - began < 1, "an idle machine takes a tenth of this"
     tracemalloc.start()
     try:
         with contextlib.suppress(error):

@@ -1,4 +1,4 @@
-"""`python -m proxy warm`, run as a marketer runs it: before a service before the sandbox."""
+"""`python -m proxy warm`, run as a marketer runs it: a service in front of the sandbox caches the users."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.redis_server import RedisServer
 
 CREDENTIALS = f"braze:{SECRET}"
 MANY = 200
-"""Users, enough to be stopped half-way through them: about 1.5 s of warming."""
+"""Users that take about 1.5 s to warm, so that a test can stop `warm` halfway."""
 
 
 @pytest.fixture(scope="module")
@@ -37,18 +37,18 @@ def target(start_service: Callable[..., Service]) -> Iterator[Service]:
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `warm` retry and look at Redis without long pauses."""
+def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `warm` retry and check Redis without long pauses."""
     monkeypatch.setattr(command, "Warmer", partial(Warmer, retry_interval=0.01, report_interval=0.05))
 
 
-def words(service: Service, users: Path | str, *arguments: str) -> list[str]:
+def warm_arguments(service: Service, users: Path | str, *arguments: str) -> list[str]:
     options = ["--url", service.url, "--credentials", CREDENTIALS, "--quota", "12000", *arguments]
     return ["warm", *([str(users)] if users else []), *options]
 
 
-def of_amplitude(sandbox: Sandbox) -> dict[str, str]:
-    """Return the settings with which a cohort is downloaded from `sandbox`."""
+def amplitude_settings(sandbox: Sandbox) -> dict[str, str]:
+    """Return the settings that download a cohort from `sandbox`."""
     return {
         "AMPLITUDE_COHORTS_URL": sandbox.url,
         "AMPLITUDE_API_KEY": sandbox.api_key,
@@ -59,10 +59,10 @@ def of_amplitude(sandbox: Sandbox) -> dict[str, str]:
 def warm(
     service: Service, users: Path | str, *arguments: str, stdin: str | None = None
 ) -> subprocess.CompletedProcess[str]:
-    return run(*words(service, users, *arguments), stdin=stdin, **of_amplitude(service.sandbox))
+    return run(*warm_arguments(service, users, *arguments), stdin=stdin, **amplitude_settings(service.sandbox))
 
 
-def crowd(tmp_path: Path, first: int, count: int) -> Path:
+def write_users(tmp_path: Path, first: int, count: int) -> Path:
     users = tmp_path / "users.txt"
     users.write_text("".join(f"user-{number}\n" for number in range(first, first + count)))
     return users
@@ -77,11 +77,11 @@ def test_warm__file_with_an_invalid_line__caches_valid_users_and_skips_them_next
     target: Service, tmp_path: Path
 ) -> None:
     target.sandbox.reset()
-    users = crowd(tmp_path, 1000, 60)
-    with users.open("a") as more:
-        more.write("nobody-here\n\nbad\x01id\nuser-1000\n")
+    users = write_users(tmp_path, 1000, 60)
+    with users.open("a") as file:
+        file.write("nobody-here\n\nbad\x01id\nuser-1000\n")
     ended = warm(target, users)
-    assert ended.returncode == 1, "somebody in the file was not fetched"
+    assert ended.returncode == 1, "a line of the file could not be read"
     assert "1 line could not be read: nobody there was asked about" in ended.stdout
     assert "mend it, and run it again: who is warm is passed over" in ended.stdout
     assert "61 users, 61 calls at 9,600 a minute: 1 min" in ended.stderr
@@ -94,7 +94,7 @@ def test_warm__file_with_an_invalid_line__caches_valid_users_and_skips_them_next
     assert answer.headers["Cache-Control"] == "private, max-age=86400"
     again = warm(target, users)
     assert "0 done" in again.stdout
-    assert target.sandbox.report()["calls"] - 61 < 10, "only who is unknown is asked about again"
+    assert target.sandbox.report()["calls"] - 61 < 10, "only unknown users are fetched again"
     users.write_text("\n".join(line for line in users.read_text().splitlines() if line != "bad\x01id"))
     assert warm(target, users).returncode == 0
 
@@ -104,7 +104,7 @@ def test_warm__column_of_csv_on_stdin__reads_the_user_ids(target: Service) -> No
     ended = warm(target, "-", "--column", "id", stdin="\ufeffid,name\nava,A\nben,B\n")
     assert (ended.returncode, ended.stdout.partition(",")[0]) == (0, "2 done")
     ended = warm(target, "-", "--column", "id", stdin="id,name\nava,A\n,B\n")
-    assert ended.returncode == 0, "a row without an id is nobody"
+    assert ended.returncode == 0, "a row without an id is not an error"
     assert "could not be read" not in ended.stdout
     ended = warm(target, "-", "--column", "user", stdin="id\nava\n")
     assert ended.returncode == 1
@@ -120,7 +120,9 @@ def test_warm__cohort__downloads_and_caches_its_members(target: Service) -> None
     assert "1 member without a user id passed over" in ended.stderr
     assert target.sandbox.report()["calls"] == 40
     assert target.sandbox.report()["cohorts"] == {"requests": 1, "polls": 1, "files": 1, "stored": 1}
-    assert sum(calls(target, f"user_id=user-{number}") for number in range(1, 41)) < 5, "of whom it knows nobody"
+    assert sum(calls(target, f"user_id=user-{number}") for number in range(1, 41)) < 5, (
+        "only unknown users are fetched again"
+    )
     for secret in (target.sandbox.secret_key, target.sandbox.api_key, SECRET):
         assert secret not in ended.stderr + ended.stdout
 
@@ -140,7 +142,7 @@ def test_warm__unavailable_cohort_or_wrong_options__fails_with_a_reason(target: 
         ended = warm(target, "", *arguments)
         assert ended.returncode != 0
         assert message in " ".join(ended.stderr.split())
-    assert "not both" in " ".join(warm(target, crowd(tmp_path, 1, 1), "--cohort", "vip").stderr.split())
+    assert "not both" in " ".join(warm(target, write_users(tmp_path, 1, 1), "--cohort", "vip").stderr.split())
     assert target.sandbox.report()["calls"] == 0
 
 
@@ -162,14 +164,14 @@ def test_warm__csv_without_the_column_option__fails_with_a_hint(target: Service)
 def wait_for_calls(sandbox: Sandbox, calls: int) -> None:
     deadline = time.monotonic() + 20
     while sandbox.report()["calls"] < calls:
-        assert time.monotonic() < deadline, "it never came so far"
+        assert time.monotonic() < deadline, "the sandbox received too few calls"
         time.sleep(0.01)
 
 
 @pytest.mark.contract("5 warm faults")
 def test_warm__ctrl_c_while_waiting_for_quota__stops_with_a_summary(target: Service, tmp_path: Path) -> None:
     target.sandbox.reset()
-    process = start(*words(target, crowd(tmp_path, 60_000, 30), "--quota", "1"))
+    process = start(*warm_arguments(target, write_users(tmp_path, 60_000, 30), "--quota", "1"))
     assert process.stderr
     assert "30 users, 30 calls at 1 a minute: 30 min" in process.stderr.readline()
     wait_for_calls(target.sandbox, 1)
@@ -193,19 +195,19 @@ def test_warm__stopped_halfway_and_run_again__caches_all_users_with_few_extra_ca
 ) -> None:
     with Sandbox(per_minute=100_000, latency=0.02, documented=Documented(cohort_polls=0)) as sandbox:
         service = start_service(sandbox, AMPLITUDE_REQUESTS_PER_MINUTE="12000", LOG_LEVEL="WARNING")
-        arguments = ["", "--cohort", f"crowd-{MANY}"] if users == "cohort" else [str(crowd(tmp_path, 1, MANY))]
-        process = start(*words(service, *arguments), **of_amplitude(sandbox))
+        arguments = ["", "--cohort", f"crowd-{MANY}"] if users == "cohort" else [str(write_users(tmp_path, 1, MANY))]
+        process = start(*warm_arguments(service, *arguments), **amplitude_settings(sandbox))
         wait_for_calls(sandbox, MANY // 4)
         process.send_signal(number)
         printed, _ = process.communicate(timeout=20)
-        assert sandbox.report()["calls"] < MANY, "it was done before it was stopped"
+        assert sandbox.report()["calls"] < MANY, "`warm` ended before it was stopped"
         if number == signal.SIGINT:
             assert process.returncode == 1
             assert "run it again" in printed
         ended = warm(service, *arguments)
         assert ended.returncode == 0, ended.stderr
         unknown = sandbox.report()["statuses"].get("400", 0)
-        assert sandbox.report()["calls"] <= MANY + 16 + unknown, "repeated is only what was on its way"
+        assert sandbox.report()["calls"] <= MANY + 16 + unknown, "only calls in progress are repeated"
         with requests.Session() as session:
             session.auth = ("braze", SECRET)
             url = f"{service.url}/v1/cohorts?user_id=user-"
@@ -217,7 +219,7 @@ def test_warm__stopped_halfway_and_run_again__caches_all_users_with_few_extra_ca
 @pytest.mark.contract("5 warm resumed")
 def test_warm__recommendations__fetched_only_with_log_exposures(target: Service, tmp_path: Path) -> None:
     target.sandbox.reset()
-    users = crowd(tmp_path, 40_000, 3)
+    users = write_users(tmp_path, 40_000, 3)
     options = ("--include", "recommendations", "--rec-id", "homepage")
     refused = warm(target, users, *options)
     assert refused.returncode == 2
@@ -228,14 +230,14 @@ def test_warm__recommendations__fetched_only_with_log_exposures(target: Service,
 
 
 @pytest.mark.contract("5 warm resumed")
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_intervals")
 def test_warm__amplitude_fails__counts_failures_by_reason_and_exits_with_1(
     start_service: Callable[..., Service], tmp_path: Path
 ) -> None:
     with Sandbox(per_minute=100_000) as sandbox:
         service = start_service(sandbox)
         sandbox.break_with(Fault("status", status=500))
-        ended = warm(service, crowd(tmp_path, 1, 2))
+        ended = warm(service, write_users(tmp_path, 1, 2))
     assert ended.returncode == 1
     assert "2 failed" in ended.stdout
     assert "failed: upstream_unavailable, 2 times" in ended.stdout
@@ -245,7 +247,7 @@ def test_warm__amplitude_fails__counts_failures_by_reason_and_exits_with_1(
 def test_warm__no_url__caches_in_redis_or_fails_without_redis_url(
     start_service: Callable[..., Service], tmp_path: Path
 ) -> None:
-    users = crowd(tmp_path, 1, 20)
+    users = write_users(tmp_path, 1, 20)
     with RedisServer() as redis, Sandbox(latency=0.02) as sandbox:
         settings = {
             "AMPLITUDE_BASE_URL": sandbox.url,
@@ -267,14 +269,14 @@ def test_warm__no_url__caches_in_redis_or_fails_without_redis_url(
 
 
 @pytest.mark.contract("5 warm faults")
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_intervals")
 @pytest.mark.parametrize("through", ["service", "redis"])
 def test_warm__redis_stops__ends_with_the_reason(
     start_service: Callable[..., Service], tmp_path: Path, through: str
 ) -> None:
-    users = crowd(tmp_path, 1, 3000)
+    users = write_users(tmp_path, 1, 3000)
     with Sandbox(per_minute=100_000, latency=0.02) as sandbox, RedisServer() as redis:
-        settings = of_amplitude(sandbox) | {
+        settings = amplitude_settings(sandbox) | {
             "AMPLITUDE_BASE_URL": sandbox.url,
             "AMPLITUDE_REQUESTS_PER_MINUTE": "1200",
             "REDIS_URL": redis.url,
@@ -282,7 +284,7 @@ def test_warm__redis_stops__ends_with_the_reason(
         arguments = ["warm", str(users)]
         if through == "service":
             service = start_service(sandbox, REDIS_URL=redis.url, AMPLITUDE_REQUESTS_PER_MINUTE="1200")
-            arguments = words(service, users)
+            arguments = warm_arguments(service, users)
 
         def stop_redis() -> None:
             wait_for_calls(sandbox, 20)
@@ -306,7 +308,7 @@ def test_warm__temporary_errors_of_a_load_balancer__retries_until_all_are_cached
     target.sandbox.reset()
     passing = dict(enumerate([502, 503, 504, 500, 408, 429], start=12))
     with balancer(target.url, passing.get) as url:
-        ended = warm(target, crowd(tmp_path, 70_000, 24), "--url", url)
+        ended = warm(target, write_users(tmp_path, 70_000, 24), "--url", url)
     assert ended.returncode == 0, ended.stderr
     assert "0 failed, 0 not asked; 24 calls" in ended.stdout
     assert target.sandbox.report()["calls"] == 24
@@ -321,7 +323,7 @@ def test_warm__same_error_for_every_request__stops_and_prints_the_summary(
 ) -> None:
     target.sandbox.reset()
     with balancer(target.url, lambda _: status) as url:
-        ended = warm(target, crowd(tmp_path, 75_000, 40), "--url", url)
+        ended = warm(target, write_users(tmp_path, 75_000, 40), "--url", url)
     assert ended.returncode == 1
     assert message in ended.stderr
     assert "0 done, 0 fresh already, 0 unknown to Amplitude" in ended.stdout
@@ -331,7 +333,7 @@ def test_warm__same_error_for_every_request__stops_and_prints_the_summary(
 def test_warm__address_refused_halfway__stops_and_prints_the_progress(target: Service, tmp_path: Path) -> None:
     target.sandbox.reset()
     with balancer(target.url, lambda number: 403 if number > 20 else None) as url:
-        ended = warm(target, crowd(tmp_path, 76_000, 60), "--url", url)
+        ended = warm(target, write_users(tmp_path, 76_000, 60), "--url", url)
     assert ended.returncode == 1
     assert "does not let this address ask (403)" in ended.stderr
     assert f"; {target.sandbox.report()['calls']} calls" in ended.stdout
@@ -350,7 +352,7 @@ def test_warmer__load_balancer_error_on_the_last_try__counted_as_failed(target: 
 
 
 def test_warm__wrong_option__stops_at_once_with_the_reason(target: Service, tmp_path: Path) -> None:
-    users = crowd(tmp_path, 50_000, 3)
+    users = write_users(tmp_path, 50_000, 3)
     for arguments, message in (
         (("--include", "wishes"), "--include takes"),
         (("--include", "propensities"), "--include propensities needs --prediction-id"),
@@ -369,12 +371,12 @@ def test_warm__wrong_option__stops_at_once_with_the_reason(target: Service, tmp_
 
 def test_warm__missing_option__reported_before_users_are_read() -> None:
     with start("warm", "-", "--include", "propensities") as process:
-        # Nothing is written to it and it stays open: reading it first would wait.
+        # Standard input stays open and empty, so that reading it first would block.
         assert process.wait(20) == 2
 
 
 def test_warm__unreachable_service__fails_before_any_user_is_requested(target: Service, tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    ended = warm(target, crowd(tmp_path, 1, 3), "--url", url)
+    ended = warm(target, write_users(tmp_path, 1, 3), "--url", url)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert f"{url} gives no answer (ConnectionError): does it run there?" in ended.stderr

@@ -14,7 +14,7 @@ def test_plan__any_input__stays_within_the_quota(recipients: int, calls: int, pe
     plan = Plan(recipients, calls, per_minute, percent / 100)
     assert plan.minutes * plan.calls_a_minute >= plan.calls > (plan.minutes - 1) * plan.calls_a_minute
     assert plan.messages_a_minute * calls <= plan.calls_a_minute < (plan.messages_a_minute + 1) * calls
-    # In whole numbers: 29 % of 100 is 29, whatever 0.29 * 100 is.
+    # In integers, since 29 % of 100 is 29, but 0.29 * 100 is less.
     assert plan.calls_a_minute == max(1, per_minute * percent // 100)
 
 

@@ -1,4 +1,4 @@
-"""Who is warmed, how fast, and how far it has come; and what was warmed is fresh for longer."""
+"""Reading user ids, the pace and progress of warming, and how long warmed data is fresh."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def test_read__column_of_quoted_csv__ids_with_their_line_numbers() -> None:
 def test_pacer__after_a_pause__burst_of_8_and_then_an_even_pace(clock: FakeClock) -> None:
     pacer = Pacer(60, monotonic=clock)
     clock.advance(1000)
-    taken = 0
+    reserved = 0
     for _ in range(100):
         while not pacer.reserve():
-            taken += 1
+            reserved += 1
         clock.advance(pacer.reserve())
-    assert taken == 8 + 99
+    assert reserved == 8 + 99
 
 
 def test_pacer__request_of_0_or_2_calls__takes_no_time_or_twice_the_time(clock: FakeClock) -> None:
@@ -100,7 +100,7 @@ def test_freshness_policy__warmed_record__longer_of_warm_and_usual_time() -> Non
     assert policy.prune(record, DAY + 99) is record
     assert not policy.prune(record, DAY + 100).parts
     short = dataclasses.replace(policy, warm=1.0)
-    assert short.ttl(record, COHORTS, 10) == 890, "never for less than what is fetched as usual"
+    assert short.ttl(record, COHORTS, 10) == 890, "never for less time than other data"
 
 
 @pytest.mark.contract("4 warm freshness")
@@ -108,9 +108,9 @@ def test_warming__part_cached_by_a_request__fetched_again_and_fresh_for_a_day(wo
     world.get(COHORTS)
     world.clock.advance(1)
     warm(world, COHORTS)
-    assert len(world.source.calls) == 2, "what goes stale in minutes is not warm"
+    assert len(world.source.calls) == 2, "data that goes stale in minutes is not warm"
     warm(world, COHORTS)
-    assert len(world.source.calls) == 2, "and what is warm is passed over"
+    assert len(world.source.calls) == 2, "warm data is not fetched again"
     world.clock.advance(DAY - 10)
     assert world.get(COHORTS).forwarded is None
     assert len(world.source.calls) == 2
@@ -118,7 +118,7 @@ def test_warming__part_cached_by_a_request__fetched_again_and_fresh_for_a_day(wo
 
 @pytest.mark.contract("5 warm")
 def test_warming__other_requests_need_the_quota__waits_and_skips_the_backlog(world: World) -> None:
-    world.get(COHORTS, identity=Identity("first", None))  # the even place of this moment
+    world.get(COHORTS, identity=Identity("first", None))  # uses the evenly spaced call that is due now
     warming = world.callers.submit(warm, world, COHORTS)
     world.wait_until_waiting(COHORTS)
     for number in range(30):
@@ -127,13 +127,15 @@ def test_warming__other_requests_need_the_quota__waits_and_skips_the_backlog(wor
     for _ in range(40):
         world.clock.advance(0.05)
     warming.result(10)
-    assert not len(world.backlog), "who prepares a send comes again"
+    assert not len(world.backlog), "`warm` itself retries"
 
 
 def test_warming__two_calls_for_a_user__first_does_not_wait_for_the_second(world: World) -> None:
     warmed = world.callers.submit(warm, world, PROPERTIES, computations())
     world.source.wait_for_call()
-    assert [call.parts for _, call in world.source.calls] == [{PROPERTIES}], "without the clock having moved"
+    assert [call.parts for _, call in world.source.calls] == [{PROPERTIES}], (
+        "the first call is sent before the clock advances"
+    )
     for _ in range(40):
         world.clock.advance(0.05)
     warmed.result(10)
@@ -160,7 +162,7 @@ def test_request__joins_a_warming_call__answered_as_fast_as_alone(world: World) 
     world.wait_until_waiting(COHORTS)
     live = world.ask(COHORTS)
     world.wait_until(lambda: not world.scheduler.pending(USER)[COHORTS].background)
-    world.clock.advance(0.03)  # less than the next even place needs
+    world.clock.advance(0.03)  # less than the interval between calls
     assert live.result(10).record.has(COHORTS)
     slow.result(10)
     assert len(world.source.calls) == 2
@@ -192,11 +194,11 @@ def test_warmer__quota_exhausted_then_redis_lost__reports_both_and_stops(
         {},
         10**9,
         report=print_progress,
-        lost=lambda: "the cellar is flooded" if next(checks) > 20 else None,
+        lost=lambda: "Redis is down" if next(checks) > 20 else None,
         report_interval=0.01,
     )
     progress = warmer.run(["a", "b"], 2)
-    assert (progress.remaining, warmer.stopped_by) == (2, "the cellar is flooded")
+    assert (progress.remaining, warmer.stopped_by) == (2, "Redis is down")
     lines = capsys.readouterr().err.splitlines()
     assert "nobody came through meanwhile: others spend the quota, or Amplitude has said 429" in lines
 
