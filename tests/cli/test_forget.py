@@ -23,7 +23,7 @@ def calls(service: Service, query: str) -> int:
 
 
 @pytest.mark.contract("5 forget")
-def test_a_running_service_forgets_whom_the_command_names(service: Service) -> None:
+def test_forget__url_of_a_running_service__deletes_only_the_named_users(service: Service) -> None:
     for user in ("user-7001", "user-7002", "user-7003"):
         calls(service, f"user_id={user}")
     ended = forget(
@@ -34,12 +34,12 @@ def test_a_running_service_forgets_whom_the_command_names(service: Service) -> N
 
 
 @pytest.mark.contract("5 forget")
-def test_in_redis_the_command_reaches_a_service_within_a_second(start_service: Callable[..., Service]) -> None:
+def test_forget__redis__running_service_forgets_within_a_second(start_service: Callable[..., Service]) -> None:
     with RedisServer() as redis, Sandbox() as sandbox:
         service = start_service(sandbox, REDIS_URL=redis.url)
         deadline = time.monotonic() + 20
         while calls(service, "user_id=ava") or not sandbox.report()["calls"]:
-            assert time.monotonic() < deadline, "it was never cached"
+            assert time.monotonic() < deadline, "the user was never cached"
         settings = {
             "AMPLITUDE_BASE_URL": sandbox.url,
             "AMPLITUDE_SECRET_KEY": sandbox.secret_key,
@@ -53,7 +53,7 @@ def test_in_redis_the_command_reaches_a_service_within_a_second(start_service: C
 
 
 @pytest.mark.contract("5 forget")
-def test_the_command_says_why_nobody_was_forgotten(service: Service) -> None:
+def test_forget__mistake_or_failure__prints_the_reason_and_fails(service: Service) -> None:
     to_the_service = ("--url", service.url, "--credentials")
     alone = {"AMPLITUDE_SECRET_KEY": "k"}
     for arguments, variables, message in (
@@ -84,15 +84,15 @@ def test_the_command_says_why_nobody_was_forgotten(service: Service) -> None:
         ([], {"FORGET_CREDENTIALS": KEYS}),
     ],
 )
-def test_credentials__option_variable_and_former_variable__the_first_counts(
+def test_credentials__several_sources__option_wins_then_current_variable(
     service: Service, option: list[str], variables: dict[str, str]
 ) -> None:
     assert forget("--user", "user-7004", "--url", service.url, *option, **variables).returncode == 0
 
 
-def test_credentials__missing_without_a_terminal__one_line(service: Service) -> None:
+def test_credentials__missing_without_a_terminal__usage_error_without_warning(service: Service) -> None:
     commands = ["forget", "--user", "u"], ["warm", "-"], ["preview", "-"]
-    # In sessions of their own: otherwise the terminal of the tests would be asked.
+    # In separate sessions, or the commands would ask for credentials in the terminal of the tests.
     for process in [start(*command, "--url", service.url) for command in commands]:
         _, errors = process.communicate("", timeout=30)
         assert process.returncode == 2

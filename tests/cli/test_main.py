@@ -27,7 +27,7 @@ from tests.support.redis_server import RedisServer
 
 @contextmanager
 def running(*arguments: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Start a command and yield it with what it printed up to the line that explains how to stop it."""
+    """Start a command. Yield the process and its output up to the line that explains how to stop it."""
     process = start(*arguments, **variables)
     assert process.stdout
     printed = ""
@@ -52,17 +52,17 @@ def refuses_connections(url: str) -> bool:
 
 
 @pytest.mark.contract("5 commands")
-def test_version() -> None:
+def test_version_option__given__prints_the_version() -> None:
     assert run("--version").stdout.strip().endswith(__version__)
 
 
 @pytest.mark.contract("5 commands")
-def test_new_key_prints_a_secret_and_an_entry_that_accepts_it() -> None:
+def test_new_key__valid_name__prints_a_secret_and_a_matching_entry() -> None:
     printed = run("new-key", "braze").stdout
     secret = re.search(r"^secret\s+(\S+)$", printed, re.MULTILINE)
     assert secret
     line = printed.strip().splitlines()[-1]
-    # As a shell would read it: unquoted, the $ and what follows it would be lost.
+    # A shell reads the line: without quotes, the $ and the text after it would be lost.
     entry = subprocess.run(
         ["sh", "-c", f'{line}; printf %s "$PROXY_API_KEYS"'], capture_output=True, text=True, check=True
     ).stdout
@@ -70,13 +70,13 @@ def test_new_key_prints_a_secret_and_an_entry_that_accepts_it() -> None:
     assert secret[1] not in entry
 
 
-def test_new_key_refuses_a_name_that_no_entry_can_have() -> None:
+def test_new_key__invalid_name__usage_error_lists_allowed_characters() -> None:
     refused = run("new-key", "a b")
     assert refused.returncode == 2
     assert "letters, digits" in refused.stderr
 
 
-def test_a_command_that_does_not_exist_says_which_do() -> None:
+def test_main__unknown_command__usage_error_and_help_lists_the_commands() -> None:
     assert run("dmeo").returncode == 2
     assert "demo" in run("--help").stdout
 
@@ -94,13 +94,13 @@ def check(sandbox: Sandbox, **variables: str) -> tuple[int, list[str]]:
 
 
 def marks(sandbox: Sandbox, **variables: str) -> tuple[int, list[str]]:
-    """Run `check` in front of `sandbox`; return its exit code and the mark of each point."""
+    """Run `check` in front of `sandbox`; return its exit code and the mark of each check."""
     code, lines = check(sandbox, **variables)
     return code, [" ".join(line.split(":")[0].split()) for line in lines]
 
 
 @pytest.mark.contract("5 commands")
-def test_check_says_point_by_point_what_is_right_and_spends_one_call(sandbox: Sandbox) -> None:
+def test_check__correct_settings__every_check_passes_with_one_call(sandbox: Sandbox) -> None:
     code, points = marks(sandbox)
     assert code == 0
     assert points == ["ok settings", "ok callers", "ok networks", "ok reachable", "ok credentials", "ok quota"]
@@ -108,7 +108,7 @@ def test_check_says_point_by_point_what_is_right_and_spends_one_call(sandbox: Sa
     assert not sandbox.exposures
 
 
-def test_check_says_what_is_wrong(sandbox: Sandbox) -> None:
+def test_check__failure__marks_the_failed_check(sandbox: Sandbox) -> None:
     assert marks(sandbox, AMPLITUDE_SECRET_KEY="another")[1][3:] == ["ok reachable", "wrong credentials", "? quota"]
     code, points = marks(sandbox, AMPLITUDE_BASE_URL=f"http://127.0.0.1:{free_port()}")
     assert (code, points[3:]) == (1, ["wrong reachable", "? credentials", "? quota"])
@@ -121,10 +121,10 @@ def test_check_says_what_is_wrong(sandbox: Sandbox) -> None:
     assert [point.split()[:2] for point in points] == [["wrong", "PROXY_API_KEYS"], ["wrong", "CACHE_MAX_MB"]]
 
 
-def test_check_warns_of_what_braze_will_not_wait_for_and_of_misspelt_variables(sandbox: Sandbox) -> None:
+def test_check__misspelt_variables_and_long_deadline__warns_without_values(sandbox: Sandbox) -> None:
     misspelt = {"CACHE_FRESH_SECOND": "a-value", "AMPLITUDE_TIMEOUT": "a-value", "cache_max_mb": "a-value"}
-    others = {"REDIS_TLS_URL": "rediss://host", "CACHE_DIR": "/var/cache", "NAME": "host", "PROXY_CREDENTIALS": "a:b"}
-    code, lines = check(sandbox, RESPONSE_DEADLINE_SECONDS="2", **misspelt, **others)
+    extra = {"REDIS_TLS_URL": "rediss://host", "CACHE_DIR": "/var/cache", "NAME": "host", "PROXY_CREDENTIALS": "a:b"}
+    code, lines = check(sandbox, RESPONSE_DEADLINE_SECONDS="2", **misspelt, **extra)
     assert code == 0
     warned = [line for line in lines if line.startswith("warn ")]
     assert len(warned) == 4, lines
@@ -138,14 +138,14 @@ def test_check_warns_of_what_braze_will_not_wait_for_and_of_misspelt_variables(s
     assert "a-value" not in "".join(lines)
 
 
-def test_check_warns_of_a_misspelt_variable_also_where_a_setting_is_missing(sandbox: Sandbox) -> None:
+def test_check__misspelt_variable_and_missing_setting__suggests_the_right_name(sandbox: Sandbox) -> None:
     code, lines = check(sandbox, AMPLITUDE_SECRET_KEY="", AMPLITUDE_SECRETKEY="a-value")
     assert code == 1
     assert [line.split()[:2] for line in lines] == [["warn", "variables:"], ["wrong", "AMPLITUDE_SECRET_KEY"]]
     assert "is AMPLITUDE_SECRET_KEY meant?" in lines[0]
 
 
-def test_check__former_name_of_a_variable__warns(sandbox: Sandbox) -> None:
+def test_check__former_name_of_a_variable__warns_and_fails_if_both_are_set(sandbox: Sandbox) -> None:
     code, lines = check(sandbox, NAMES="cohorts.vip=c31")
     assert code == 0
     assert lines[0] == "warn   variables: NAMES is now called ALIASES: rename the variable"
@@ -154,8 +154,8 @@ def test_check__former_name_of_a_variable__warns(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.contract("5 commands")
-def test_demo__its_port_is_taken__takes_the_next_prints_lines_that_work_and_ends_with_ctrl_c() -> None:
-    # Whatever the user's shell has set, the demo needs none of it and heeds none of it.
+def test_demo__port_in_use__uses_another_port_and_prints_working_commands() -> None:
+    # The demo ignores the variables of the user's shell.
     noise = {"AMPLITUDE_REQUESTS_PER_MINUTE": "nonsense", "WEB_CONCURRENCY": "5", "GUNICORN_CMD_ARGS": "--bad"}
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
@@ -176,18 +176,18 @@ def test_demo__its_port_is_taken__takes_the_next_prints_lines_that_work_and_ends
             "userprofile",
         ]
         for line in curls:
-            body = json.loads(in_a_shell(line))
+            body = json.loads(run_in_shell(line))
             if "/v1/" in line:
                 assert body.get("ok", True)
                 assert body.get("userData", body)["user_id"] == "ava"
-        assert json.loads(in_a_shell(push))["applied"] == 1
-        assert "1 done" in in_a_shell(warm)
+        assert json.loads(run_in_shell(push))["applied"] == 1
+        assert "1 done" in run_in_shell(warm)
         assert printed.count("{% connected_content") == len(routes)
         urls = set(re.findall(r"http://127\.0\.0\.1:\d+", printed))
         assert len(urls) == 2
         assert f"http://127.0.0.1:{port}" not in urls
         assert "drip-headers, drip-body and bad-header befall who is known: try user_id=user-9" in printed
-        assert find("user-9", None), "somebody unknown shows none of them"
+        assert find("user-9", None), "these faults affect only known users"
         for page in ("/playground", "/docs", "/status"):
             assert f"{re.findall('http://[^ ]+', printed)[0]}{page} " in printed
         process.send_signal(signal.SIGINT)
@@ -195,14 +195,14 @@ def test_demo__its_port_is_taken__takes_the_next_prints_lines_that_work_and_ends
         assert all(refuses_connections(url) for url in urls)
 
 
-def in_a_shell(line: str) -> str:
-    """Paste a line into a shell in the project's folder, and return its output."""
+def run_in_shell(line: str) -> str:
+    """Run a line in a shell in the project's folder, and return its output."""
     ended = subprocess.run(["sh", "-c", line], cwd=ROOT, capture_output=True, text=True, check=True)
     return ended.stdout + ended.stderr
 
 
 @pytest.mark.contract("5 commands")
-def test_sandbox__alone__answers_and_shows_faults_until_it_is_stopped() -> None:
+def test_sandbox__started_alone__answers_and_injects_faults_until_sigterm() -> None:
     port = free_port()
     with running("sandbox", "--port", str(port), "--unknown-status", "404") as (process, printed):
         base = f"http://127.0.0.1:{port}"
@@ -223,9 +223,9 @@ def test_sandbox__alone__answers_and_shows_faults_until_it_is_stopped() -> None:
         assert process.wait(10) == 0
 
 
-def test_sandbox__default_port_is_taken__its_line_starts_the_service_in_front_of_it() -> None:
+def test_sandbox__default_port_in_use__printed_command_starts_the_service() -> None:
     with ExitStack() as stack:
-        with suppress(OSError):  # another program has it
+        with suppress(OSError):  # another program uses the port
             stack.enter_context(socket.create_server(("127.0.0.1", 8001)))
         _, printed = stack.enter_context(running("sandbox"))
         (line,) = re.findall(r"^  (AMPLITUDE_BASE_URL=.*gunicorn.*)$", printed, re.M)
@@ -246,7 +246,7 @@ def test_sandbox__default_port_is_taken__its_line_starts_the_service_in_front_of
 
 
 @pytest.mark.contract("5 plan")
-def test_plan_says_minutes_to_warm_and_the_speed_of_a_cold_send() -> None:
+def test_plan__recipients_and_quota__prints_warming_time_and_send_rate() -> None:
     printed = run("plan", "--recipients", "100000", "--calls", "2", "--quota", "600", "--share", "80").stdout
     assert "200,000 (2 a user), at 480 a minute" in printed
     assert "6 h 57 min" in printed
@@ -256,7 +256,7 @@ def test_plan_says_minutes_to_warm_and_the_speed_of_a_cold_send() -> None:
     assert run("plan", "--recipients", "0").returncode == 2
 
 
-def test_check_says_whether_redis_answers(sandbox: Sandbox) -> None:
+def test_check__redis_running_or_stopped__marks_redis_ok_or_wrong(sandbox: Sandbox) -> None:
     with RedisServer() as running:
         code, points = marks(sandbox, REDIS_URL=running.url)
         assert (code, "ok redis" in points) == (0, True)

@@ -15,12 +15,12 @@ COLOUR = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
 def read_terminal(descriptor: int) -> str:
-    """Return what was written to a pseudo-terminal whose other end is closed."""
+    """Return the output of a pseudo-terminal whose other end is closed."""
     output = b""
     try:
         while chunk := os.read(descriptor, 65536):
             output += chunk
-    except OSError:  # how Linux reports the end
+    except OSError:  # Linux reports the end of the output as an error
         pass
     os.close(descriptor)
     return output.decode()
@@ -50,7 +50,7 @@ def test_plan__narrow_terminal__wraps_within_the_column() -> None:
     assert "to warm the cache  3 h 29 min, before the send," in lines
 
 
-def test_check__terminal__colours_the_marks() -> None:
+def test_check__terminal__colours_the_marks_unless_no_color_is_set() -> None:
     printed = run_on_terminal("check", AMPLITUDE_SECRETKEY="x")
     assert "\x1b[33mwarn   \x1b[0m" in printed
     assert "\x1b[1;31mwrong  \x1b[0m" in printed

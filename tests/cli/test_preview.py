@@ -22,7 +22,7 @@ def preview(*arguments: str | Path, stdin: str | None = None, **variables: str) 
 
 
 @pytest.mark.contract("5 preview")
-def test_in_the_demo_a_message_is_rendered_with_nothing_set() -> None:
+def test_preview__demo_without_settings__renders_the_message() -> None:
     ended = preview(RECS, "--user", "ava", "--demo")
     assert (ended.returncode, ended.stdout.strip()) == (0, CHOSEN)
     for message in ("line 1: GET https://your-host/v1/recommendations?user_id=ava", "1 call to Amplitude", "exposure"):
@@ -31,12 +31,12 @@ def test_in_the_demo_a_message_is_rendered_with_nothing_set() -> None:
 
 
 @pytest.mark.contract("5 preview")
-def test_with_the_settings_of_the_environment_amplitude_is_asked_once(sandbox: Sandbox) -> None:
+def test_preview__settings_in_the_environment__renders_with_one_call(sandbox: Sandbox) -> None:
     settings = {"AMPLITUDE_BASE_URL": sandbox.url, "AMPLITUDE_SECRET_KEY": sandbox.secret_key}
     ended = preview(RECS, "--user", "ava", **settings, ALLOWED_NETWORKS="192.0.2.0/24", LOG_LEVEL="DEBUG")
     assert (ended.returncode, ended.stdout.strip()) == (0, CHOSEN)
     assert sandbox.report()["calls"] == 1
-    assert '"event"' not in ended.stderr, "the log of the moment's service is nobody's"
+    assert '"event"' not in ended.stderr, "the log of the temporary service is not printed"
     assert sandbox.secret_key not in ended.stderr
 
     sandbox.break_with(Fault("status", status=500))
@@ -46,7 +46,7 @@ def test_with_the_settings_of_the_environment_amplitude_is_asked_once(sandbox: S
 
 
 @pytest.mark.contract("5 preview")
-def test_a_running_service_is_asked_with_credentials(service: Service) -> None:
+def test_preview__running_service__renders_unless_credentials_are_wrong(service: Service) -> None:
     ended = preview(RECS, "--user", "ava", "--url", service.url, PREVIEW_CREDENTIALS=f"braze:{SECRET}")
     assert (ended.returncode, ended.stdout.strip()) == (0, CHOSEN)
     ended = preview(RECS, "--user", "ava", "--url", service.url, "--credentials", "braze:wrong")
@@ -55,7 +55,7 @@ def test_a_running_service_is_asked_with_credentials(service: Service) -> None:
     assert "by --credentials or PROXY_CREDENTIALS" in ended.stderr
 
 
-def test_a_message_from_standard_input_that_aborts_is_not_sent() -> None:
+def test_preview__message_that_aborts__fails_with_its_reason() -> None:
     ended = preview("-", "--demo", stdin="before{% abort_message('nobody home') %}after")
     assert (ended.returncode, ended.stdout.strip()) == (1, "")
     assert "aborted: nobody home" in ended.stderr
@@ -74,13 +74,13 @@ def test_a_message_from_standard_input_that_aborts_is_not_sent() -> None:
         (["nowhere.liquid"], 2, "No such file"),
     ],
 )
-def test_a_mistake_is_said_in_a_line(arguments: list[str], code: int, message: str) -> None:
+def test_preview__wrong_option_or_setting__fails_with_the_reason(arguments: list[str], code: int, message: str) -> None:
     ended = preview(*arguments, stdin=RECS.read_text(encoding="utf-8"))
     assert (ended.returncode, ended.stdout) == (code, "")
     assert message in ended.stderr
 
 
-def test_a_service_that_is_not_there_is_said_so() -> None:
+def test_preview__unreachable_service__fails_with_its_url_but_no_secret() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     ended = preview(RECS, "--url", url, "--credentials", f"braze:{SECRET}")
     assert ended.returncode == 1
@@ -88,13 +88,13 @@ def test_a_service_that_is_not_there_is_said_so() -> None:
     assert SECRET not in ended.stderr
 
 
-def test_another_service_is_said_to_be_one_and_no_message_is_judged_by_it(sandbox: Sandbox) -> None:
+def test_preview__url_of_another_service__fails_without_rendering(sandbox: Sandbox) -> None:
     ended = preview(RECS, "--user", "ava", "--url", sandbox.url, "--credentials", f"braze:{SECRET}")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert "answered 404: it is another service, or something in front of it" in ended.stderr
 
 
-def test_a_file_that_is_not_utf_8_is_said_so(tmp_path: Path) -> None:
+def test_preview__file_not_in_utf_8__fails_and_names_the_encoding(tmp_path: Path) -> None:
     file = tmp_path / "message.liquid"
     file.write_bytes("é".encode("latin-1"))
     ended = preview(file, "--demo")
@@ -102,7 +102,7 @@ def test_a_file_that_is_not_utf_8_is_said_so(tmp_path: Path) -> None:
     assert "UTF-8" in ended.stderr
 
 
-def test_what_breaks_in_braze_is_said_with_its_line_and_mend() -> None:
+def test_preview__problems_in_the_message__prints_line_and_fix() -> None:
     message = "{% connected_content http://h/v1/properties?user_id={{${user_id}}} :save p %}\n{{ p.gp:email }}"
     ended = preview("-", "--user", "ava", "--demo", stdin=message)
     assert ended.returncode == 0

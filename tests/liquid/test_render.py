@@ -1,4 +1,4 @@
-"""Braze's dialect by cases: what is asked, what the template sees, what is sent."""
+"""Braze's Liquid by cases: the requests, the data in the template, and the message."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TAG = "{% connected_content https://h/v1/cohorts?user_id={{${user_id} | url_para
 
 
 class Service:
-    """Answers each request alike, and remembers them."""
+    """Gives every request the same answer, and records the requests."""
 
     def __init__(self, body: Any = None, status: int = 200) -> None:
         self.body = body if isinstance(body, str) else json.dumps({"ok": True} if body is None else body)
@@ -55,7 +55,7 @@ def sent(source: str, service: Service | None = None) -> str:
         ("{{ 'say \"x\"' | json_escape }}", 'say \\"x\\"'),
     ],
 )
-def test_attributes_and_filters_of_braze_are_understood(source: str, message: str) -> None:
+def test_render__attributes_and_filters_of_braze__supported(source: str, message: str) -> None:
     assert sent(source) == message
 
 
@@ -73,7 +73,7 @@ def test_attributes_and_filters_of_braze_are_understood(source: str, message: st
         (":auth_credentials us :body ignored :save x", "GET", {}, "", ""),
     ],
 )  # fmt: skip
-def test_the_options_of_a_tag_decide_what_is_asked(
+def test_render__options_of_a_tag__decide_the_request(
     options: str, method: str, headers: dict[str, str], body: str, content_type: str
 ) -> None:
     service = Service()
@@ -83,7 +83,7 @@ def test_the_options_of_a_tag_decide_what_is_asked(
     assert not [entry for entry in rendering.findings if entry.rule == "unknown-option"]
 
 
-def test_a_url_holds_liquid_and_a_later_tag_may_use_what_an_earlier_one_saved() -> None:
+def test_render__url_with_liquid_and_saved_data__requests_the_resulting_url() -> None:
     service = Service({"id": "x/y"})
     source = (
         "{% assign route = 'cohorts' %}{% connected_content https://h/v1/{{route}}?user_id={{ ${user_id} | "
@@ -109,17 +109,19 @@ def test_a_url_holds_liquid_and_a_later_tag_may_use_what_an_earlier_one_saved() 
         ("plain", 200, " "),
     ],
 )
-def test_the_status_is_added_to_an_object_of_a_2xx_only(body: Any, status: int, expected: str) -> None:
+def test_saved_answer__any_status_and_type__has_a_status_code_only_for_2xx_objects(
+    body: Any, status: int, expected: str
+) -> None:
     assert sent(TAG + "{{ c.a }} {{ c.__http_status_code__ }}", Service(body, status)) == expected
 
 
-def test_without_save_text_is_printed_and_json_becomes_the_variable_connected() -> None:
+def test_render__no_save_option__prints_text_and_saves_json_as_connected() -> None:
     tag = "{% connected_content https://h/v1/cohorts?user_id=u %}"
     assert sent(f"<{tag}>", Service("plain <b>text</b>")) == "<plain <b>text</b>>"
     assert sent(f"<{tag}>{{{{ connected.a }}}}", Service({"a": 7})) == "<>7"
 
 
-def test_text_is_saved_as_text_and_a_404_is_empty() -> None:
+def test_saved_answer__text_or_404__text_or_empty() -> None:
     assert sent(TAG + "[{{ c }}]", Service("plain")) == "[plain]"
     assert sent(TAG + "[{{ c }}]{% if c %}there{% endif %}", Service({"title": "Not Found"}, 404)) == "[]"
 
@@ -129,7 +131,7 @@ def test_text_is_saved_as_text_and_a_404_is_empty() -> None:
     ["https://elsewhere.example/steal", "https://h/v1/../metrics", "https://h/v1/cohorts/../../x", "file:///etc/passwd",
      "https://h/healthz", "//h/v2/cohorts", "https://[h/v1/cohorts", "{{ nothing }}", "https://h/v1/%63ohorts"],
 )  # fmt: skip
-def test_no_address_but_a_data_route_is_ever_asked(url: str) -> None:
+def test_render__url_outside_the_data_routes__never_requested(url: str) -> None:
     service = Service()
     rendering = rendered(f"{{% connected_content {url} :save x %}}[{{{{ x }}}}]", service)
     assert not service.requests
@@ -138,7 +140,7 @@ def test_no_address_but_a_data_route_is_ever_asked(url: str) -> None:
     assert rendering.tags[0]["status"] is None
 
 
-def test_abort_message_ends_the_message_with_its_reason() -> None:
+def test_render__abort_message__aborts_with_its_reason() -> None:
     rendering = rendered(TAG + "{% unless c.found %}{% abort_message('no (such) user') %}{% endunless %}text")
     assert (rendering.outcome, rendering.reason, rendering.message) == ("aborted", "no (such) user", "")
     assert len(rendering.tags) == 1
@@ -148,7 +150,7 @@ def test_abort_message_ends_the_message_with_its_reason() -> None:
     assert rendered("{% if false %}{% connected_content %}{% endif %}text").message == "text"
 
 
-def test_a_failed_call_with_retry_is_tried_again_unless_the_message_aborts() -> None:
+def test_render__failed_call_with_retry__retried_unless_the_message_aborts() -> None:
     retrying = TAG.replace(":save", ":retry :save")
     assert rendered(retrying + "x", Service(status=500)).outcome == "retried"
     assert rendered(retrying + "x", Service()).outcome == "sent"
@@ -163,7 +165,7 @@ def test_a_failed_call_with_retry_is_tried_again_unless_the_message_aborts() -> 
         ("c.number > '2'", "Liquid error: comparison of Integer with String failed"),
     ],
 )
-def test_an_error_shows_in_the_message_with_its_line_and_the_rest_is_rendered(condition: str, expected: str) -> None:
+def test_render__liquid_error__shown_in_the_message_and_reported_with_its_line(condition: str, expected: str) -> None:
     source = TAG + f"a\n{{% if true %}}b {{% if {condition} %}}x{{% endif %}} c{{% endif %}}\nd"
     rendering = rendered(source, Service({"text": "3", "number": 3}))
     assert rendering.message == f"a\nb {expected} c\nd"
@@ -176,7 +178,7 @@ def test_an_error_shows_in_the_message_with_its_line_and_the_rest_is_rendered(co
     [(True, "true"), (None, ""), (1.5, "1.5"), (1e20, "1.0e+20"), ([1, ["a", None, False]], "1afalse"),
      ({"a": [1, None, "s"], "b": {"c": True}}, '{"a"=>[1, nil, "s"], "b"=>{"c"=>true}}')],
 )  # fmt: skip
-def test_values_are_printed_as_ruby_prints_them(value: Any, printed: str) -> None:
+def test_render__value_of_any_type__printed_as_in_ruby(value: Any, printed: str) -> None:
     assert sent(TAG + "{{ c.value }}|{% echo c.value %}", Service({"value": value})) == f"{printed}|{printed}"
 
 
@@ -192,7 +194,7 @@ def test_values_are_printed_as_ruby_prints_them(value: Any, printed: str) -> Non
         ("{% if a" + " and a" * 2000 + " %}{% endif %}", 0, ""),
     ],
 )
-def test_what_liquid_refuses_is_refused_with_its_line(source: str, line: int, why: str) -> None:
+def test_render__invalid_liquid__refused_with_its_line(source: str, line: int, why: str) -> None:
     rendering = rendered(source)
     assert rendering.outcome == "refused"
     assert why in rendering.reason
@@ -247,14 +249,14 @@ def test_render__endless_or_huge_template__refused_within_5_s_of_processor_time(
         "\n" * 16000 + "{{ a }}",
     ],
 )
-def test_render__odd_template__read_within_3_s_of_processor_time(source: str) -> None:
+def test_render__odd_template__ends_within_3_s_of_processor_time(source: str) -> None:
     started = time.process_time()
     rendered(source)
     assert time.process_time() - started < 3
 
 
 @pytest.mark.contract("3 playground")
-def test_a_rendering_ends_when_its_time_is_spent() -> None:
+def test_render__time_limit_reached__refused() -> None:
     clock = FakeClock()
 
     def slow(request: Request) -> Answer:
@@ -282,13 +284,13 @@ def test_a_rendering_ends_when_its_time_is_spent() -> None:
         "{{ 1.5 | floor | date: c }}",
     ],
 )
-def test_odd_values_for_a_filter_never_end_in_an_exception(source: str) -> None:
+def test_render__odd_values_for_filters_and_tags__no_exception(source: str) -> None:
     rendering = rendered(TAG + source + "after", Service({"list": [1, "a", {"b": 1}]}))
     assert rendering.outcome == "sent"
     assert rendering.message.endswith("after")
 
 
-def test_render__call_raises__passed_on() -> None:
+def test_render__call_raises__exception_propagates() -> None:
     class CallError(Exception):
         pass
 

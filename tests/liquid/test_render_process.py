@@ -1,4 +1,4 @@
-"""Rendering in a process of its own: what goes over, what ends it, and that none is left."""
+"""Rendering in child processes: the data that they receive, their limits, and their end."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ def answer(request: Request) -> Answer:
     return Answer(200, {"age": "3"}, json.dumps({"name": "Zoë", "target": request.target, "body": request.body}), 1.5)
 
 
-others: set[int] = set()
+unrelated_pids: set[int] = set()
 
 
 @pytest.fixture(autouse=True)
-def _other_processes() -> None:
-    """Note the processes of other tests, after the one that the playground may have kept ready was ended."""
+def _unrelated_processes() -> None:
+    """Record the child processes of other tests, after ending the ready process of the playground."""
     playground.RENDERER.close()
-    others.clear()
-    others.update(process.pid for process in psutil.Process().children())
+    unrelated_pids.clear()
+    unrelated_pids.update(process.pid for process in psutil.Process().children())
 
 
 @pytest.fixture
@@ -63,8 +63,8 @@ def rendered(renderer: Renderer, template: str, ask: Callable[[Request], Answer]
 
 
 def children() -> list[psutil.Process]:
-    """Return the processes that render for this one, those that ended and were not waited for included."""
-    own = [process for process in psutil.Process().children() if process.pid not in others]
+    """Return the rendering child processes, including those that ended and were not reaped."""
+    own = [process for process in psutil.Process().children() if process.pid not in unrelated_pids]
     return [process for process in own if process.status() == psutil.STATUS_ZOMBIE or is_child(process)]
 
 
@@ -87,14 +87,14 @@ def test_child__message_with_calls__same_report_as_in_this_process() -> None:
     assert expected["findings"]
 
 
-def test_child__half_a_character__rendered_as_in_this_process() -> None:
+def test_child__lone_surrogates__rendered_as_in_this_process() -> None:
     template = "\ud800 {{${user_id}}}" + CALL
     with Child() as child:
         result = json.loads(child.render(template, User("\udfff"), answer))
     assert result["message"] == render.render(template, User("\udfff"), answer).message
 
 
-def test_child__time_is_spent__says_so() -> None:
+def test_child__time_limit_reached__refused_with_the_limit() -> None:
     with Child() as child:
         result = json.loads(child.render(ENDLESS, USER, answer, seconds=0.2))
     assert result["outcome"] == "refused"
@@ -102,7 +102,7 @@ def test_child__time_is_spent__says_so() -> None:
 
 
 @pytest.mark.contract("3 playground process")
-def test_child__does_not_end_when_its_time_is_spent__killed() -> None:
+def test_child__hangs_past_the_time_limit__killed() -> None:
     with Child() as child:
         os.kill(child.process.pid, signal.SIGSTOP)
         result = json.loads(child.render("a", USER, answer, seconds=0.1, grace_seconds=0.1))
@@ -111,7 +111,7 @@ def test_child__does_not_end_when_its_time_is_spent__killed() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS does not limit the address space")
-def test_child__needs_much_memory__refused() -> None:
+def test_child__exceeds_the_memory_limit__refused() -> None:
     with Child() as child:
         result = json.loads(child.render("{% for i in (1..1000000000) reversed %}{% endfor %}", USER, answer))
     assert result == {**result, "outcome": "refused", "reason": "it takes more memory than a preview may"}
@@ -128,7 +128,7 @@ def test_child__killed_by_the_system__refused() -> None:
     assert result == {**result, "outcome": "refused", "reason": "it takes more memory or time than a preview may"}
 
 
-def test_child__fails__refused() -> None:
+def test_child__internal_error__refused() -> None:
     no_text: Any = 5
     with Child() as child:
         result = json.loads(child.render(no_text, USER, answer))
@@ -136,7 +136,7 @@ def test_child__fails__refused() -> None:
     assert "a fault of its own" in result["reason"]
 
 
-def test_child__call_raises__passed_on_and_process_ended() -> None:
+def test_child__call_raises__exception_propagates_and_process_ends() -> None:
     class CallError(Exception):
         pass
 
@@ -186,7 +186,7 @@ def test_child__sockets_of_clients__not_inherited() -> None:
 
 
 @pytest.mark.slow
-def test_child__parent_is_killed_in_the_midst_of_a_rendering__ends() -> None:
+def test_child__parent_killed_during_a_rendering__ends() -> None:
     program = (
         "from proxy.liquid.render_process import Child\nfrom proxy.liquid.types import Answer, User\n"
         "child = Child()\n"
@@ -195,13 +195,13 @@ def test_child__parent_is_killed_in_the_midst_of_a_rendering__ends() -> None:
     )
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
-        child = psutil.Process(int(parent.stdout.readline()))  # it renders
+        child = psutil.Process(int(parent.stdout.readline()))  # it has begun to render
         parent.kill()
         parent.wait()
-    assert child.wait(5) is None  # not our own child, so without its status
+    assert child.wait(5) is None  # only its parent could read its exit status
 
 
-def test_renderer__second_message__in_another_process_that_was_ready(renderer: Renderer) -> None:
+def test_renderer__next_message__rendered_by_a_new_process_that_was_ready(renderer: Renderer) -> None:
     assert not children()
     template = "{% increment x %}{{ secret }}{% assign secret = 'a' %}"
     assert [rendered(renderer, template)["message"] for _ in range(3)] == ["0", "0", "0"]
@@ -211,7 +211,7 @@ def test_renderer__second_message__in_another_process_that_was_ready(renderer: R
     assert len(children()) == 1
 
 
-def test_renderer__no_message_for_a_while__ready_process_ended_and_reaped() -> None:
+def test_renderer__idle__ready_process_ended_and_reaped() -> None:
     renderer = Renderer(idle_seconds=0.1)
     rendered(renderer, "a")
     until(lambda: not children())
@@ -228,12 +228,12 @@ def test_renderer__ready_process_was_killed__next_message_rendered(renderer: Ren
     assert rendered(renderer, "b")["message"] == "b"
 
 
-def test_renderer__every_place_is_taken__refused_at_once(renderer: Renderer) -> None:
-    reached, go_on = threading.Semaphore(0), threading.Event()
+def test_renderer__maximum_of_renderings_in_progress__refused_at_once(renderer: Renderer) -> None:
+    reached, resume = threading.Semaphore(0), threading.Event()
 
     def ask(request: Request) -> Answer:
         reached.release()
-        assert go_on.wait(10)
+        assert resume.wait(10)
         return answer(request)
 
     outcomes: list[str] = []
@@ -245,7 +245,7 @@ def test_renderer__every_place_is_taken__refused_at_once(renderer: Renderer) -> 
         thread.start()
         assert reached.acquire(timeout=10)
     refused = rendered(renderer, "a")
-    go_on.set()
+    resume.set()
     for thread in threads:
         thread.join(10)
     assert refused["reason"] == "others are rendering just now: try again in a moment"

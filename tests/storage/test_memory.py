@@ -254,7 +254,7 @@ def test_push__properties_of_the_previous_version_grow_too_large__skipped_and_us
     moment = struct.pack(">d", clock())
     fields = {b"p" + b"%05d" % number: moment + b"1" * 40 for number in range(1000)}
     new = unpack(pack(fields))
-    store = a_store(clock)
+    store = new_store(clock)
     assert store.push([("u", new)], 0) == {"too_large": 1}
     assert store.with_updates(USER, EMPTY, QUERY) is EMPTY
     assert store.updates("u") == {}

@@ -30,13 +30,13 @@ NUMBERS = LONG_INTEGERS | st.from_regex(r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,20})?
 BROKEN = {"not_json": b'{"a": [NaN, "]\\"}"]}', "nested_too_deeply": b"[" * 101 + b"]" * 101}
 
 
-def nothing() -> None:
+def no_pause() -> None:
     """Do not pause."""
 
 
 def read(body: bytes) -> Any:
     """Return the document with its arrays as lists."""
-    value = envelope.read(body, nothing)
+    value = envelope.read(body, no_pause)
     if isinstance(value, dict):
         return {name: list(member) if isinstance(member, Iterator) else member for name, member in value.items()}
     return list(value) if isinstance(value, Iterator) else value
@@ -44,34 +44,34 @@ def read(body: bytes) -> Any:
 
 @settings(deadline=None)
 @given(JSON, st.sampled_from([None, 2]), st.booleans())
-def test_read__any_document__same_as_in_one_go(value: Any, indent: int | None, ascii_only: bool) -> None:
+def test_read__any_document__same_as_read_json(value: Any, indent: int | None, ascii_only: bool) -> None:
     body = json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "replace")
     assert read(body) == read_json(body)
 
 
 @settings(deadline=None)
 @given(st.lists(JSON, max_size=5), st.sampled_from(list(BROKEN)), st.booleans(), st.integers(0, 5))
-def test_read__one_broken_entry__the_others_same_as_in_one_go(
+def test_read__one_invalid_entry__other_entries_same_as_read_json(
     entries: list[Any], reason: str, is_member: bool, place: int
 ) -> None:
     texts = [json.dumps(entry).encode() for entry in entries]
     texts.insert(place, BROKEN[reason])
     body = b"[" + b" , ".join(texts) + b"]"
-    found = read(b'{"a\\"": 1, "users" :' + body + b"}")["users"] if is_member else read(body)
-    assert found.pop(min(place, len(entries))) == Unread(reason)
-    assert found == [read_json(json.dumps(entry).encode()) for entry in entries]
+    result = read(b'{"a\\"": 1, "users" :' + body + b"}")["users"] if is_member else read(body)
+    assert result.pop(min(place, len(entries))) == Unread(reason)
+    assert result == [read_json(json.dumps(entry).encode()) for entry in entries]
 
 
 @settings(deadline=None)
 @given(st.lists(NUMBERS, min_size=1))
-def test_read__any_number__same_value_as_in_one_go(numbers: list[str]) -> None:
+def test_read__any_number__same_value_as_read_json(numbers: list[str]) -> None:
     body = f"[[{','.join(numbers)}]]".encode()
     assert repr(read(body)) == repr(read_json(body))
 
 
 @settings(deadline=None)
 @given(st.text(alphabet='{}[]",:1e\\ \n-tru', max_size=30))
-def test_read__text_that_may_not_be_json__refused_as_in_one_go(text: str) -> None:
+def test_read__text_that_may_not_be_json__same_result_as_read_json(text: str) -> None:
     def outcome(reader: Any) -> Any:
         try:
             return reader(text.encode())
@@ -104,56 +104,56 @@ def test_read__text_that_may_not_be_json__refused_as_in_one_go(text: str) -> Non
         b"[NaN] [1]",
     ],
 )
-def test_read__not_json__value_error(body: bytes) -> None:
+def test_read__invalid_json__value_error(body: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         read(body)
 
 
-def test_read__deep_entries_and_constants__skipped_and_the_others_read() -> None:
+def test_read__deep_entries_and_constants__skipped_and_other_entries_read() -> None:
     deep = b"[" * 101 + b"]" * 101
     body = b'[1, {"a": [NaN, "]\\"}"]}, {"a": ' + deep + b"}, Infinity, " + b"[" * 9_000 + b"]" * 9_000 + b", 2]"
     reasons = ["not_json", "nested_too_deeply", "not_json", "nested_too_deeply"]
     assert read(body) == [1, *map(Unread, reasons), 2]
 
 
-def test_read__syntax_error_in_an_entry__refused_however_much_follows() -> None:
+def test_read__syntax_error_in_an_entry_of_a_large_body__refused() -> None:
     for wrong in (b'{"a": b}', b'"a', b"1.e", b"tru", b"[1,]"):
         with pytest.raises(ValueError, match=r"."):
             read(b"[1, " + wrong + b", " + b"1234567," * 40_000 + b"1]")
 
 
 @pytest.mark.parametrize("broken", [b"1", b"NaN"])
-def test_read__one_large_entry__skipped(broken: bytes) -> None:
+def test_read__too_large_entry__skipped(broken: bytes) -> None:
     large = json.dumps({"user_id": "big", "properties": {f"key {number}": number for number in range(100_000)}})
-    found = read(b"[" + large.encode() + b", " + broken + b", 2]")
-    assert found == [TOO_LARGE, 1 if broken == b"1" else Unread("not_json"), 2]
+    result = read(b"[" + large.encode() + b", " + broken + b", 2]")
+    assert result == [TOO_LARGE, 1 if broken == b"1" else Unread("not_json"), 2]
 
 
-def test_read__entry_of_many_wide_characters__limited_by_its_characters() -> None:
+def test_read__entry_of_wide_characters__limited_by_characters_not_bytes() -> None:
     text = "é" * (envelope.MAX_CHARACTERS - 2)
     for wide, expected in ((text, text), (text + "é", TOO_LARGE)):
         assert read(json.dumps([wide], ensure_ascii=False).encode()) == [expected]
 
 
 @pytest.fixture
-def a_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Allow a tenth of the entries and values, so that a tenth of the largest body proves the same."""
+def tenth_of_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Allow a tenth of the entries and values, so that a tenth of the largest body tests the same."""
     for name in ("MAX_ENTRIES", "MAX_VALUES"):
         monkeypatch.setattr(envelope, name, getattr(envelope, name) // 10)
 
 
 @pytest.mark.contract("3 webhook limits")
-def test_read__white_space__an_empty_array() -> None:
+def test_read__array_of_8_mib_of_white_space__empty() -> None:
     assert read(b"[" + b" " * LIMIT + b"]" + b"\n" * 1000) == []
 
 
 @pytest.mark.contract("3 webhook limits")
-def test_read__as_many_entries_as_allowed__read() -> None:
+def test_read__maximum_number_of_entries__read() -> None:
     assert len(read(b"[" + b"0," * 49_999 + b"0]")) == 50_000
     assert envelope.MAX_VALUES == 500_000
 
 
-@pytest.mark.usefixtures("a_tenth")
+@pytest.mark.usefixtures("tenth_of_the_limits")
 @pytest.mark.parametrize(
     "body",
     [
@@ -164,7 +164,7 @@ def test_read__as_many_entries_as_allowed__read() -> None:
     ],
     ids=["entries", "broken entries", "entries and a member", "values"],
 )
-def test_read__one_more_than_allowed__too_many(body: bytes) -> None:
+def test_read__one_entry_or_value_more_than_allowed__too_many(body: bytes) -> None:
     with pytest.raises(TooMany):
         read(body)
 
@@ -174,7 +174,7 @@ def test_read__commas_in_texts__not_counted_as_values() -> None:
 
 
 @pytest.mark.parametrize("entry", [b'"NaN"', b"NaN"])
-def test_read__many_entries__a_pause_before_each(entry: bytes) -> None:
+def test_read__many_entries__pauses_before_each(entry: bytes) -> None:
     pauses: list[None] = []
     entries = envelope.read(b"[" + entry + b', {"user_id": "user"}' * 10_000 + b"]", lambda: pauses.append(None))
     assert len(list(entries)) == 10_001
@@ -182,7 +182,7 @@ def test_read__many_entries__a_pause_before_each(entry: bytes) -> None:
 
 
 @pytest.mark.contract("3 webhook limits")
-@pytest.mark.usefixtures("a_tenth")
+@pytest.mark.usefixtures("tenth_of_the_limits")
 @pytest.mark.parametrize(
     ("body", "error"),
     [
@@ -198,13 +198,11 @@ def test_read__many_entries__a_pause_before_each(entry: bytes) -> None:
     ],
     ids=["open", "open in object", "nested", "cut", "cut object", "tiny users", "empty lists", "texts", "quotes"],
 )
-def test_read__large_body_that_cannot_be_read__refused_soon_and_in_little_memory(
-    body: bytes, error: type[Exception]
-) -> None:
+def test_read__large_invalid_body__refused_quickly_with_little_memory(body: bytes, error: type[Exception]) -> None:
     began = time.process_time()
     with pytest.raises(error):
         read(body)
-    assert time.process_time() - began < 1, "a tenth of that on an idle machine"
+    assert time.process_time() - began < 1, "an idle machine takes a tenth of this"
     tracemalloc.start()
     try:
         with contextlib.suppress(error):
@@ -226,7 +224,7 @@ def test_read__large_body_that_cannot_be_read__refused_soon_and_in_little_memory
     ],
     ids=["large member", "large entry", "broken text", "broken word", "deep", "wide characters"],
 )
-def test_read__any_body__nothing_left_for_the_garbage_collector(body: bytes) -> None:
+def test_read__any_body__leaves_no_reference_cycles(body: bytes) -> None:
     # The collector seldom runs in a worker: a reference cycle would keep a body of 8 MiB for minutes.
     gc.collect()
     gc.disable()

@@ -1,4 +1,4 @@
-"""The FreeMarker templates of the webhook guide, by FreeMarker itself; and Amplitude's default payloads."""
+"""The FreeMarker templates of the webhook guide, rendered by FreeMarker, and Amplitude's default payloads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support import freemarker
 from tests.support.docs import fragment
 from tests.support.fakes import FakeClock, FakeSource
 
-OF_COHORTS, OF_USERS = (fragment(f"template {kind}").block("ftl") for kind in ("cohorts", "users"))
+COHORT_TEMPLATE, USER_TEMPLATE = (fragment(f"template {kind}").block("ftl") for kind in ("cohorts", "users"))
 AT = 1_692_206_763
 AWKWARD: dict[str, Any] = {
     "name": 'John "Johnny" Doe\n\\ </script> ${user} é 🎽',
@@ -77,7 +77,7 @@ def push(client: FlaskClient, caller: dict[str, str], hook: str, body: str) -> d
     return dict(answer.json)
 
 
-def ask(client: FlaskClient, caller: dict[str, str], path: str, **query: str) -> dict[str, Any]:
+def get(client: FlaskClient, caller: dict[str, str], path: str, **query: str) -> dict[str, Any]:
     answer = client.get(f"/v1/{path}", query_string=query, headers=caller)
     assert answer.headers["X-Amplitude-Calls"] == "0", answer.text
     assert answer.headers["Age"] == "60"
@@ -86,61 +86,65 @@ def ask(client: FlaskClient, caller: dict[str, str], path: str, **query: str) ->
 
 
 @pytest.fixture
-def written() -> None:
-    if absent := freemarker.missing():
-        pytest.skip(absent)
+def needs_freemarker() -> None:
+    if reason := freemarker.missing():
+        pytest.skip(reason)
 
 
 @pytest.mark.contract("3 webhook templates")
-def test_the_default_payload_of_a_cohort_needs_no_template(
+def test_default_payload__cohort__stored_without_a_template(
     client: FlaskClient, caller: dict[str, str], source: FakeSource
 ) -> None:
     assert push(client, caller, "cohorts", json.dumps(COHORT))["applied"] == 3
     for user in ("user_one@example.com", 'user "two"', "user_three@example.com"):
-        assert ask(client, caller, "cohorts", user_id=user, cohort_id="7khm89cz")["is_member"]
-    asked = ask(client, caller, "properties", user_id="user_one@example.com", keys="name,country")
-    assert asked["properties"] == {"name": "Jane Smith", "country": "US"}
+        assert get(client, caller, "cohorts", user_id=user, cohort_id="7khm89cz")["is_member"]
+    answer = get(client, caller, "properties", user_id="user_one@example.com", keys="name,country")
+    assert answer["properties"] == {"name": "Jane Smith", "country": "US"}
     assert not source.calls
 
 
 @pytest.mark.contract("3 webhook templates")
-def test_the_default_payloads_of_events_and_users_need_no_template(client: FlaskClient, caller: dict[str, str]) -> None:
-    taken = push(client, caller, "users", json.dumps(EVENT))
-    assert (taken["applied"], taken["unapplied_properties"]) == (1, 0)
-    assert push(client, caller, "users", json.dumps(EVENT))["duplicate"]
-    asked = ask(client, caller, "properties", user_id="user_one@example.com", keys="name,points,sizes,city")
-    assert asked["properties"] == {name: PLAIN[name] for name in ("name", "points", "sizes", "city")}
-    taken = push(client, caller, "users", json.dumps(IDENTIFY))
-    assert (taken["applied"], taken["unapplied_properties"]) == (1, 1)
-    asked = ask(client, caller, "properties", user_id="user_two@example.com", keys="name,country")
-    assert asked["properties"] == {"name": "Jane Smith", "country": None}
-
-
-@pytest.mark.contract("3 webhook templates")
-def test_cohort_template__of_the_guide__is_the_cohort(
-    client: FlaskClient, caller: dict[str, str], written: None
+def test_default_payload__events_and_users__stored_without_a_template(
+    client: FlaskClient, caller: dict[str, str]
 ) -> None:
-    body = freemarker.render(OF_COHORTS, COHORT)
-    assert json.loads(body)["users"][1] == {"user_id": 'user "two"', "user_properties": AWKWARD}
-    taken = push(client, caller, "cohorts", body)
-    assert (taken["applied"], taken["skipped"], taken["unapplied_properties"]) == (3, 0, 0)
-    assert push(client, caller, "cohorts", body)["duplicate"]
-    assert ask(client, caller, "cohorts", user_id='user "two"', cohort_id="7khm89cz")["is_member"]
-    keys = ",".join(PLAIN)
-    assert ask(client, caller, "properties", user_id='user "two"', keys=keys)["properties"] == PLAIN
+    pushed = push(client, caller, "users", json.dumps(EVENT))
+    assert (pushed["applied"], pushed["unapplied_properties"]) == (1, 0)
+    assert push(client, caller, "users", json.dumps(EVENT))["duplicate"]
+    answer = get(client, caller, "properties", user_id="user_one@example.com", keys="name,points,sizes,city")
+    assert answer["properties"] == {name: PLAIN[name] for name in ("name", "points", "sizes", "city")}
+    pushed = push(client, caller, "users", json.dumps(IDENTIFY))
+    assert (pushed["applied"], pushed["unapplied_properties"]) == (1, 1)
+    answer = get(client, caller, "properties", user_id="user_two@example.com", keys="name,country")
+    assert answer["properties"] == {"name": "Jane Smith", "country": None}
 
 
 @pytest.mark.contract("3 webhook templates")
-def test_user_template__of_the_guide__is_whole(client: FlaskClient, caller: dict[str, str], written: None) -> None:
-    taken = push(client, caller, "users", freemarker.render(OF_USERS, EVENT))
-    assert (taken["applied"], taken["skipped"], taken["unapplied_properties"]) == (1, 0, 0)
-    assert ask(client, caller, "properties", user_id="user_one@example.com")["properties"] == PLAIN
-    assert push(client, caller, "users", freemarker.render(OF_USERS, EVENT))["duplicate"]
+def test_cohort_template__awkward_values__stored_unchanged(
+    client: FlaskClient, caller: dict[str, str], needs_freemarker: None
+) -> None:
+    body = freemarker.render(COHORT_TEMPLATE, COHORT)
+    assert json.loads(body)["users"][1] == {"user_id": 'user "two"', "user_properties": AWKWARD}
+    pushed = push(client, caller, "cohorts", body)
+    assert (pushed["applied"], pushed["skipped"], pushed["unapplied_properties"]) == (3, 0, 0)
+    assert push(client, caller, "cohorts", body)["duplicate"]
+    assert get(client, caller, "cohorts", user_id='user "two"', cohort_id="7khm89cz")["is_member"]
+    keys = ",".join(PLAIN)
+    assert get(client, caller, "properties", user_id='user "two"', keys=keys)["properties"] == PLAIN
 
 
-def test_user_template__user_not_logged_in__is_skipped(
-    client: FlaskClient, caller: dict[str, str], written: None
+@pytest.mark.contract("3 webhook templates")
+def test_user_template__awkward_values__stored_as_a_complete_set(
+    client: FlaskClient, caller: dict[str, str], needs_freemarker: None
+) -> None:
+    pushed = push(client, caller, "users", freemarker.render(USER_TEMPLATE, EVENT))
+    assert (pushed["applied"], pushed["skipped"], pushed["unapplied_properties"]) == (1, 0, 0)
+    assert get(client, caller, "properties", user_id="user_one@example.com")["properties"] == PLAIN
+    assert push(client, caller, "users", freemarker.render(USER_TEMPLATE, EVENT))["duplicate"]
+
+
+def test_user_template__user_not_logged_in__skipped(
+    client: FlaskClient, caller: dict[str, str], needs_freemarker: None
 ) -> None:
     anonymous = {name: value for name, value in EVENT.items() if name in ("device_id", "event_time")}
-    taken = push(client, caller, "users", freemarker.render(OF_USERS, anonymous))
-    assert (taken["applied"], taken["skipped_by_reason"]) == (0, {"no_user_id": 1})
+    pushed = push(client, caller, "users", freemarker.render(USER_TEMPLATE, anonymous))
+    assert (pushed["applied"], pushed["skipped_by_reason"]) == (0, {"no_user_id": 1})

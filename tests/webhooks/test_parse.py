@@ -1,4 +1,4 @@
-"""Amplitude's payloads, read."""
+"""Reading Amplitude's payloads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from proxy.api.errors import BadRequest
 from proxy.profile.updates import REMOVED, UNKNOWN, Known, known
 from proxy.webhooks.parse import Batch, read_cohorts, read_users
-from tests.webhooks.test_envelope import JSON, nothing
+from tests.webhooks.test_envelope import JSON, no_pause
 
 NOW = 1_700_000_000.0
 AT = 1_692_206_763.0
@@ -26,45 +26,45 @@ COHORT: dict[str, Any] = {
 }
 
 
-def cohorts(**others: Any) -> Batch:
-    body = {name: value for name, value in {**COHORT, **others}.items() if value is not ...}
-    return read_cohorts(json.dumps(body).encode(), NOW, nothing)
+def cohorts(**changes: Any) -> Batch:
+    body = {name: value for name, value in {**COHORT, **changes}.items() if value is not ...}
+    return read_cohorts(json.dumps(body).encode(), NOW, no_pause)
 
 
 def users(body: Any) -> Batch:
-    return read_users(json.dumps(body).encode(), NOW, nothing)
+    return read_users(json.dumps(body).encode(), NOW, no_pause)
 
 
-def of(batch: Batch) -> dict[str, Known]:
+def known_by_user(batch: Batch) -> dict[str, Known]:
     return {user_id: known(pushed) for user_id, pushed in batch.updates}
 
 
-def test_the_default_payload_of_a_cohort_is_read() -> None:
+def test_read_cohorts__default_payload__each_user_is_a_member() -> None:
     batch = cohorts()
-    assert {user: one.cohorts for user, one in of(batch).items()} == {
+    assert {user: updates.cohorts for user, updates in known_by_user(batch).items()} == {
         "user_one@example.com": {"7khm89cz": (AT, True)},
         "user_two@example.com": {"7khm89cz": (AT, True)},
     }
     assert (batch.skipped.total(), batch.unapplied) == (0, 0)
 
 
-def test_properties_that_go_along_with_a_cohort_are_some_of_the_user_s() -> None:
-    given = {"name": "John Doe", "gp:city": "Łódź", "points": 4.5, "vip": True, "gone": None, "list": ["a", 1]}
-    (found,) = of(cohorts(users=[{"user_id": "u", "user_properties": given}])).values()
-    assert found.properties == {
+def test_read_cohorts__user_properties__read_as_a_partial_set() -> None:
+    values = {"name": "John Doe", "gp:city": "Łódź", "points": 4.5, "vip": True, "empty": None, "list": ["a", 1]}
+    (result,) = known_by_user(cohorts(users=[{"user_id": "u", "user_properties": values}])).values()
+    assert result.properties == {
         "name": (AT, b'"John Doe"'),
         "city": (AT, '"Łódź"'.encode()),
         "points": (AT, b"4.5"),
         "vip": (AT, b"true"),
-        "gone": (AT, b"null"),
+        "empty": (AT, b"null"),
         "list": (AT, b'["a",1]'),
     }
-    assert found.whole_at is None
+    assert result.whole_at is None
 
 
-@pytest.mark.parametrize(("given", "is_in"), [(True, True), (False, False), ("true", True), ("False", False)])
-def test_in_cohort_may_be_text_as_a_template_without_c_writes_it(given: Any, is_in: bool) -> None:
-    assert {one.cohorts["7khm89cz"][1] for one in of(cohorts(in_cohort=given)).values()} == {is_in}
+@pytest.mark.parametrize(("value", "is_in"), [(True, True), (False, False), ("true", True), ("False", False)])
+def test_read_cohorts__in_cohort_as_text__read_as_a_boolean(value: Any, is_in: bool) -> None:
+    assert {user.cohorts["7khm89cz"][1] for user in known_by_user(cohorts(in_cohort=value)).values()} == {is_in}
 
 
 @pytest.mark.parametrize(
@@ -81,33 +81,33 @@ def test_in_cohort_may_be_text_as_a_template_without_c_writes_it(given: Any, is_
         (" 1692206763 ", AT),
     ],
 )
-def test_a_time_is_read_in_every_form_that_amplitude_has(time: Any, at: float) -> None:
-    (found,) = of(users({"user_id": "u", "event_time": time, "user_properties": {"a": 1}})).values()
-    assert found.latest == pytest.approx(at, abs=1e-6)
+def test_read_users__time_in_any_format_of_amplitude__read(time: Any, at: float) -> None:
+    (result,) = known_by_user(users({"user_id": "u", "event_time": time, "user_properties": {"a": 1}})).values()
+    assert result.latest == pytest.approx(at, abs=1e-6)
 
 
-def test_an_event_without_a_time_is_as_old_as_a_retry_may_be_and_else_of_the_first_it_has() -> None:
-    (found,) = of(users({"user_id": "u", "user_properties": {"a": 1}})).values()
-    assert found.latest == NOW - 4 * 3600
-    (found,) = of(
+def test_read_users__no_event_time__next_time_field_or_four_hours_ago() -> None:
+    (result,) = known_by_user(users({"user_id": "u", "user_properties": {"a": 1}})).values()
+    assert result.latest == NOW - 4 * 3600
+    (result,) = known_by_user(
         users({"user_id": "u", "event_time": "", "time": 1692206763000, "user_properties": {"a": 1}})
     ).values()
-    assert found.latest == AT
+    assert result.latest == AT
 
 
-def test_nothing_was_so_later_than_amplitude_heard_of_it_or_than_it_came() -> None:
+def test_read__time_in_the_future__limited_to_the_time_of_receipt() -> None:
     event = {"user_id": "u", "client_event_time": NOW + 300, "user_properties": {"a": 1}}
-    (found,) = of(users(event | {"server_received_time": NOW - 5})).values()
-    assert found.latest == NOW - 5
-    (found,) = of(users(event | {"event_time": NOW + 300, "server_upload_time": NOW - 5})).values()
-    assert found.latest == NOW - 5
-    (found,) = of(users(event)).values()
-    assert found.latest == NOW
-    assert of(cohorts(computed_time=NOW + 300))["user_one@example.com"].cohorts == {"7khm89cz": (NOW, True)}
+    (result,) = known_by_user(users(event | {"server_received_time": NOW - 5})).values()
+    assert result.latest == NOW - 5
+    (result,) = known_by_user(users(event | {"event_time": NOW + 300, "server_upload_time": NOW - 5})).values()
+    assert result.latest == NOW - 5
+    (result,) = known_by_user(users(event)).values()
+    assert result.latest == NOW
+    assert known_by_user(cohorts(computed_time=NOW + 300))["user_one@example.com"].cohorts == {"7khm89cz": (NOW, True)}
 
 
 @pytest.mark.parametrize(
-    ("others", "named"),
+    ("changes", "field"),
     [
         ({"cohort_id": ...}, "cohort_id"),
         ({"cohort_id": " "}, "cohort_id"),
@@ -122,28 +122,28 @@ def test_nothing_was_so_later_than_amplitude_heard_of_it_or_than_it_came() -> No
         ({"users": {}}, "users"),
     ],
 )
-def test_what_is_wrong_with_all_of_a_cohort_is_refused_by_its_name_and_with_the_mend(
-    others: dict[str, Any], named: str
+def test_read_cohorts__missing_or_wrong_field__refused_with_its_name_and_a_hint(
+    changes: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(BadRequest) as refused:
-        cohorts(**others)
-    assert refused.value.detail.startswith(named)
+        cohorts(**changes)
+    assert refused.value.detail.startswith(field)
     assert "the template needs" in refused.value.detail
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"3", b"\xff", b'{"a": NaN}', b"{} {}"])
-def test_a_cohort_that_is_no_object_is_refused(body: bytes) -> None:
+def test_read_cohorts__body_is_not_one_object__refused(body: bytes) -> None:
     with pytest.raises(BadRequest):
-        read_cohorts(body, NOW, nothing)
+        read_cohorts(body, NOW, no_pause)
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"3", b'"u"', b"null", b'{"users": 3}', b'{"users": null}'])
-def test_users_that_are_none_are_refused(body: bytes) -> None:
+def test_read_users__body_without_users__refused(body: bytes) -> None:
     with pytest.raises(BadRequest):
-        read_users(body, NOW, nothing)
+        read_users(body, NOW, no_pause)
 
 
-def test_a_user_that_cannot_be_read_is_counted_by_reason_and_the_rest_taken() -> None:
+def test_read_cohorts__invalid_users__counted_by_reason_and_other_users_read() -> None:
     batch = cohorts(
         users=[
             {"user_id": "u"},
@@ -159,12 +159,12 @@ def test_a_user_that_cannot_be_read_is_counted_by_reason_and_the_rest_taken() ->
             {"user_id": " v ", "user_properties": "none"},
         ]
     )
-    assert list(of(batch)) == ["u", "12345", "v"]
+    assert list(known_by_user(batch)) == ["u", "12345", "v"]
     assert batch.skipped == {"no_user_id": 3, "unreadable_user_id": 4, "not_an_object": 1}
     assert batch.unapplied == 1
 
 
-def test_what_is_said_to_be_of_tomorrow_is_passed_over_or_it_would_win_for_ever() -> None:
+def test_read__time_far_ahead_or_unreadable__skipped_with_the_reason() -> None:
     batch = cohorts(computed_time=str(int(NOW) + 86_400))
     assert (batch.updates, batch.skipped) == ([], {"time_ahead": 2})
     assert cohorts(computed_time=str(int(NOW) + 60)).skipped.total() == 0
@@ -172,7 +172,7 @@ def test_what_is_said_to_be_of_tomorrow_is_passed_over_or_it_would_win_for_ever(
     assert users({"user_id": "u", "event_time": "soon", "user_properties": {"a": 1}}).skipped == {"unreadable_time": 1}
 
 
-def test_amplitude_s_operators_are_applied_where_they_can_be_and_counted_where_not() -> None:
+def test_read_users__operators__applied_or_counted_as_unapplied() -> None:
     batch = users(
         {
             "user_id": "u",
@@ -189,8 +189,8 @@ def test_amplitude_s_operators_are_applied_where_they_can_be_and_counted_where_n
             },
         }
     )
-    (found,) = of(batch).values()
-    assert {name: value for name, (_, value) in found.properties.items()} == {
+    (result,) = known_by_user(batch).values()
+    assert {name: value for name, (_, value) in result.properties.items()} == {
         "plain": b"1",
         "a": b'"A"',
         "b": b"[1]",
@@ -201,10 +201,10 @@ def test_amplitude_s_operators_are_applied_where_they_can_be_and_counted_where_n
         "$email": b'"is no operator"',
     }
     assert batch.unapplied == 5
-    assert found.whole_at is None
+    assert result.whole_at is None
 
 
-def test_clearing_all_ends_what_was_said_before_but_makes_nothing_whole() -> None:
+def test_read_users__clear_all__removes_earlier_values_but_is_not_whole() -> None:
     batch = users({"user_id": "u", "event_time": AT, "user_properties": {"$clearAll": "-", "$set": {"a": 1}}})
     ((_, pushed),) = batch.updates
     assert known(pushed).whole_at is None
@@ -212,7 +212,7 @@ def test_clearing_all_ends_what_was_said_before_but_makes_nothing_whole() -> Non
     assert b"f" in pushed
 
 
-def test_a_set_is_whole_only_where_that_is_said_and_never_with_operators() -> None:
+def test_read_users__whole_flag__complete_set_unless_operators_are_used() -> None:
     event = {"user_id": "u", "event_time": AT, "user_properties": {"a": 1}}
     assert known(users(event).updates[0][1]).whole_at is None
     for word in (True, "true"):
@@ -222,32 +222,33 @@ def test_a_set_is_whole_only_where_that_is_said_and_never_with_operators() -> No
     assert known(users(changed).updates[0][1]).whole_at is None
 
 
-def test_events_come_alone_or_several_at_once() -> None:
-    one = {"user_id": "u", "user_properties": {"a": 1}}
-    other = {"user_id": "v", "user_properties": {"a": 1}}
-    bodies = ([one, other], {"users": [one, other]}, {"events": [one, other]}, {"identification": [one, other]})
+def test_read_users__single_event_or_list__read_and_skips_counted() -> None:
+    event_u = {"user_id": "u", "user_properties": {"a": 1}}
+    event_v = {"user_id": "v", "user_properties": {"a": 1}}
+    both = [event_u, event_v]
+    bodies = (both, {"users": both}, {"events": both}, {"identification": both})
     for body in bodies:
-        assert list(of(users(body))) == ["u", "v"]
-    assert list(of(users({"identification": one}))) == ["u"]
-    assert users([one, 3]).skipped == {"not_an_object": 1}
+        assert list(known_by_user(users(body))) == ["u", "v"]
+    assert list(known_by_user(users({"identification": event_u}))) == ["u"]
+    assert users([event_u, 3]).skipped == {"not_an_object": 1}
     assert users({"device_id": "d", "user_properties": {"a": 1}}).skipped == {"no_user_id": 1}
     assert users({"user_id": "u", "event_type": "click"}).skipped == {"no_properties": 1}
     assert users({"user_id": "u", "user_properties": {}}).skipped == {"nothing_to_apply": 1}
 
 
-def test_a_message_is_known_by_what_amplitude_calls_it() -> None:
+def test_message__id_in_the_payload__identifies_repeated_messages() -> None:
     event = {"user_id": "u", "user_properties": {"a": 1}}
     assert users(event).message is None
     assert users(event | {"uuid": "1"}).message == users(event | {"uuid": "1"}).message is not None
     assert users(event | {"uuid": "1"}).message != users(event | {"uuid": "2"}).message
     assert users({"users": [event], "uuid": "1"}).message is None
     assert cohorts().message == cohorts().message is not None
-    assert cohorts().message != cohorts(in_cohort=False).message, "should a template of one's own repeat an id"
+    assert cohorts().message != cohorts(in_cohort=False).message, "a custom template may repeat an id"
     assert cohorts(message_id="").message is None
 
 
 @pytest.mark.contract("3 webhook order")
-def test_the_same_id_of_another_user_or_of_other_users_is_another_message() -> None:
+def test_message__same_id_with_other_users__different_message() -> None:
     event = {"insert_id": "signup", "user_properties": {"a": 1}}
     assert users(event | {"user_id": "u"}).message != users(event | {"user_id": "v"}).message
     assert cohorts().message != cohorts(users=[{"user_id": "other"}]).message
@@ -255,11 +256,11 @@ def test_the_same_id_of_another_user_or_of_other_users_is_another_message() -> N
 
 @settings(deadline=None)
 @given(JSON | st.fixed_dictionaries(dict.fromkeys(COHORT, JSON)))
-def test_any_json_is_read_or_refused_and_a_refusal_repeats_no_value(value: Any) -> None:
+def test_read__any_json__read_or_refused_with_a_short_message(value: Any) -> None:
     body = json.dumps(value).encode()
     for read in (read_cohorts, read_users):
         try:
-            batch = read(body, NOW, nothing)
+            batch = read(body, NOW, no_pause)
         except BadRequest as error:
             refused = error.detail
         else:

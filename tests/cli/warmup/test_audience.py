@@ -11,7 +11,7 @@ import pytest
 from proxy.cli.warmup.audience import Audience, DiskFull
 
 
-def test_add__duplicates__each_once_and_in_order() -> None:
+def test_add__duplicate_users__stored_once_in_order() -> None:
     with closing(Audience()) as audience:
         audience.add(["b", "a", "b", "c'; --", "ü"])
         audience.add(["a", "d"])
@@ -19,7 +19,7 @@ def test_add__duplicates__each_once_and_in_order() -> None:
         assert len(audience) == 5
 
 
-def test_clear__after_an_add_that_failed__empty() -> None:
+def test_clear__after_a_failed_add__removes_all_users() -> None:
     def broken() -> Iterator[str]:
         yield "e"
         raise ConnectionError

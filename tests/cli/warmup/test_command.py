@@ -1,4 +1,4 @@
-"""`python -m proxy warm`, run as a marketer runs it: before a service before the sandbox."""
+"""`python -m proxy warm`, run as a marketer runs it: a service in front of the sandbox caches the users."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.redis_server import RedisServer
 
 CREDENTIALS = f"braze:{SECRET}"
 MANY = 200
-"""Users, enough to be stopped half-way through them: about 1.5 s of warming."""
+"""Users that take about 1.5 s to warm, so that a test can stop `warm` halfway."""
 
 
 @pytest.fixture(scope="module")
@@ -37,18 +37,18 @@ def target(start_service: Callable[..., Service]) -> Iterator[Service]:
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `warm` retry and look at Redis without long pauses."""
+def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `warm` retry and check Redis without long pauses."""
     monkeypatch.setattr(command, "Warmer", partial(Warmer, retry_interval=0.01, report_interval=0.05))
 
 
-def words(service: Service, users: Path | str, *arguments: str) -> list[str]:
+def warm_arguments(service: Service, users: Path | str, *arguments: str) -> list[str]:
     options = ["--url", service.url, "--credentials", CREDENTIALS, "--quota", "12000", *arguments]
     return ["warm", *([str(users)] if users else []), *options]
 
 
-def of_amplitude(sandbox: Sandbox) -> dict[str, str]:
-    """Return the settings with which a cohort is downloaded from `sandbox`."""
+def amplitude_settings(sandbox: Sandbox) -> dict[str, str]:
+    """Return the settings that download a cohort from `sandbox`."""
     return {
         "AMPLITUDE_COHORTS_URL": sandbox.url,
         "AMPLITUDE_API_KEY": sandbox.api_key,
@@ -59,10 +59,10 @@ def of_amplitude(sandbox: Sandbox) -> dict[str, str]:
 def warm(
     service: Service, users: Path | str, *arguments: str, stdin: str | None = None
 ) -> subprocess.CompletedProcess[str]:
-    return run(*words(service, users, *arguments), stdin=stdin, **of_amplitude(service.sandbox))
+    return run(*warm_arguments(service, users, *arguments), stdin=stdin, **amplitude_settings(service.sandbox))
 
 
-def crowd(tmp_path: Path, first: int, count: int) -> Path:
+def write_users(tmp_path: Path, first: int, count: int) -> Path:
     users = tmp_path / "users.txt"
     users.write_text("".join(f"user-{number}\n" for number in range(first, first + count)))
     return users
@@ -73,13 +73,15 @@ def calls(service: Service, query: str) -> int:
 
 
 @pytest.mark.contract("5 warm")
-def test_everybody_is_warm_after_it_and_passed_over_the_second_time(target: Service, tmp_path: Path) -> None:
+def test_warm__file_with_an_invalid_line__caches_valid_users_and_skips_them_next_time(
+    target: Service, tmp_path: Path
+) -> None:
     target.sandbox.reset()
-    users = crowd(tmp_path, 1000, 60)
-    with users.open("a") as more:
-        more.write("nobody-here\n\nbad\x01id\nuser-1000\n")
+    users = write_users(tmp_path, 1000, 60)
+    with users.open("a") as file:
+        file.write("nobody-here\n\nbad\x01id\nuser-1000\n")
     ended = warm(target, users)
-    assert ended.returncode == 1, "somebody in the file was not fetched"
+    assert ended.returncode == 1, "a line of the file could not be read"
     assert "1 line could not be read: nobody there was asked about" in ended.stdout
     assert "mend it, and run it again: who is warm is passed over" in ended.stdout
     assert "61 users, 61 calls at 9,600 a minute: 1 min" in ended.stderr
@@ -92,17 +94,17 @@ def test_everybody_is_warm_after_it_and_passed_over_the_second_time(target: Serv
     assert answer.headers["Cache-Control"] == "private, max-age=86400"
     again = warm(target, users)
     assert "0 done" in again.stdout
-    assert target.sandbox.report()["calls"] - 61 < 10, "only who is unknown is asked about again"
+    assert target.sandbox.report()["calls"] - 61 < 10, "only unknown users are fetched again"
     users.write_text("\n".join(line for line in users.read_text().splitlines() if line != "bad\x01id"))
     assert warm(target, users).returncode == 0
 
 
-def test_a_column_of_a_table_on_standard_input_is_read(target: Service) -> None:
+def test_warm__column_of_csv_on_stdin__reads_the_user_ids(target: Service) -> None:
     target.sandbox.reset()
     ended = warm(target, "-", "--column", "id", stdin="\ufeffid,name\nava,A\nben,B\n")
     assert (ended.returncode, ended.stdout.partition(",")[0]) == (0, "2 done")
     ended = warm(target, "-", "--column", "id", stdin="id,name\nava,A\n,B\n")
-    assert ended.returncode == 0, "a row without an id is nobody"
+    assert ended.returncode == 0, "a row without an id is not an error"
     assert "could not be read" not in ended.stdout
     ended = warm(target, "-", "--column", "user", stdin="id\nava\n")
     assert ended.returncode == 1
@@ -110,7 +112,7 @@ def test_a_column_of_a_table_on_standard_input_is_read(target: Service) -> None:
 
 
 @pytest.mark.contract("5 warm cohort")
-def test_a_cohort_is_downloaded_and_everybody_in_it_is_warm(target: Service) -> None:
+def test_warm__cohort__downloads_and_caches_its_members(target: Service) -> None:
     target.sandbox.reset()
     ended = warm(target, "", "--cohort", "crowd-40")
     assert ended.returncode == 0, ended.stderr
@@ -118,13 +120,15 @@ def test_a_cohort_is_downloaded_and_everybody_in_it_is_warm(target: Service) -> 
     assert "1 member without a user id passed over" in ended.stderr
     assert target.sandbox.report()["calls"] == 40
     assert target.sandbox.report()["cohorts"] == {"requests": 1, "polls": 1, "files": 1, "stored": 1}
-    assert sum(calls(target, f"user_id=user-{number}") for number in range(1, 41)) < 5, "of whom it knows nobody"
+    assert sum(calls(target, f"user_id=user-{number}") for number in range(1, 41)) < 5, (
+        "only unknown users are fetched again"
+    )
     for secret in (target.sandbox.secret_key, target.sandbox.api_key, SECRET):
         assert secret not in ended.stderr + ended.stdout
 
 
 @pytest.mark.contract("5 warm cohort")
-def test_a_cohort_that_cannot_be_had_ends_it_with_what_to_mend(target: Service, tmp_path: Path) -> None:
+def test_warm__unavailable_cohort_or_wrong_options__fails_with_a_reason(target: Service, tmp_path: Path) -> None:
     target.sandbox.reset()
     for arguments, message in (
         (("--cohort", "nowhere"), "Amplitude has no cohort 'nowhere'"),
@@ -138,12 +142,12 @@ def test_a_cohort_that_cannot_be_had_ends_it_with_what_to_mend(target: Service, 
         ended = warm(target, "", *arguments)
         assert ended.returncode != 0
         assert message in " ".join(ended.stderr.split())
-    assert "not both" in " ".join(warm(target, crowd(tmp_path, 1, 1), "--cohort", "vip").stderr.split())
+    assert "not both" in " ".join(warm(target, write_users(tmp_path, 1, 1), "--cohort", "vip").stderr.split())
     assert target.sandbox.report()["calls"] == 0
 
 
 @pytest.mark.contract("5 warm faults")
-def test_a_table_without_a_column_is_refused_and_the_option_named(target: Service) -> None:
+def test_warm__csv_without_the_column_option__fails_with_a_hint(target: Service) -> None:
     target.sandbox.reset()
     for table, message in (
         ("name,user_id\nAva,ava\n", "--column user_id"),
@@ -160,14 +164,14 @@ def test_a_table_without_a_column_is_refused_and_the_option_named(target: Servic
 def wait_for_calls(sandbox: Sandbox, calls: int) -> None:
     deadline = time.monotonic() + 20
     while sandbox.report()["calls"] < calls:
-        assert time.monotonic() < deadline, "it never came so far"
+        assert time.monotonic() < deadline, "the sandbox received too few calls"
         time.sleep(0.01)
 
 
 @pytest.mark.contract("5 warm faults")
-def test_warm__ctrl_c_while_it_waits_for_quota__ends(target: Service, tmp_path: Path) -> None:
+def test_warm__ctrl_c_while_waiting_for_quota__stops_with_a_summary(target: Service, tmp_path: Path) -> None:
     target.sandbox.reset()
-    process = start(*words(target, crowd(tmp_path, 60_000, 30), "--quota", "1"))
+    process = start(*warm_arguments(target, write_users(tmp_path, 60_000, 30), "--quota", "1"))
     assert process.stderr
     assert "30 users, 30 calls at 1 a minute: 30 min" in process.stderr.readline()
     wait_for_calls(target.sandbox, 1)
@@ -186,24 +190,24 @@ def test_warm__ctrl_c_while_it_waits_for_quota__ends(target: Service, tmp_path: 
         pytest.param(signal.SIGKILL, "cohort", marks=pytest.mark.slow),
     ],
 )
-def test_warm__stopped_half_way_and_run_again__loses_nobody(
+def test_warm__stopped_halfway_and_run_again__caches_all_users_with_few_extra_calls(
     start_service: Callable[..., Service], tmp_path: Path, number: signal.Signals, users: str
 ) -> None:
     with Sandbox(per_minute=100_000, latency=0.02, documented=Documented(cohort_polls=0)) as sandbox:
         service = start_service(sandbox, AMPLITUDE_REQUESTS_PER_MINUTE="12000", LOG_LEVEL="WARNING")
-        arguments = ["", "--cohort", f"crowd-{MANY}"] if users == "cohort" else [str(crowd(tmp_path, 1, MANY))]
-        process = start(*words(service, *arguments), **of_amplitude(sandbox))
+        arguments = ["", "--cohort", f"crowd-{MANY}"] if users == "cohort" else [str(write_users(tmp_path, 1, MANY))]
+        process = start(*warm_arguments(service, *arguments), **amplitude_settings(sandbox))
         wait_for_calls(sandbox, MANY // 4)
         process.send_signal(number)
         printed, _ = process.communicate(timeout=20)
-        assert sandbox.report()["calls"] < MANY, "it was done before it was stopped"
+        assert sandbox.report()["calls"] < MANY, "`warm` ended before it was stopped"
         if number == signal.SIGINT:
             assert process.returncode == 1
             assert "run it again" in printed
         ended = warm(service, *arguments)
         assert ended.returncode == 0, ended.stderr
         unknown = sandbox.report()["statuses"].get("400", 0)
-        assert sandbox.report()["calls"] <= MANY + 16 + unknown, "repeated is only what was on its way"
+        assert sandbox.report()["calls"] <= MANY + 16 + unknown, "only calls in progress are repeated"
         with requests.Session() as session:
             session.auth = ("braze", SECRET)
             url = f"{service.url}/v1/cohorts?user_id=user-"
@@ -213,9 +217,9 @@ def test_warm__stopped_half_way_and_run_again__loses_nobody(
 
 
 @pytest.mark.contract("5 warm resumed")
-def test_recommendations_are_fetched_only_by_who_takes_the_exposures_on(target: Service, tmp_path: Path) -> None:
+def test_warm__recommendations__fetched_only_with_log_exposures(target: Service, tmp_path: Path) -> None:
     target.sandbox.reset()
-    users = crowd(tmp_path, 40_000, 3)
+    users = write_users(tmp_path, 40_000, 3)
     options = ("--include", "recommendations", "--rec-id", "homepage")
     refused = warm(target, users, *options)
     assert refused.returncode == 2
@@ -226,24 +230,24 @@ def test_recommendations_are_fetched_only_by_who_takes_the_exposures_on(target: 
 
 
 @pytest.mark.contract("5 warm resumed")
-@pytest.mark.usefixtures("impatient")
-def test_who_is_missing_at_the_end_is_counted_by_reason_and_the_exit_says_so(
+@pytest.mark.usefixtures("short_intervals")
+def test_warm__amplitude_fails__counts_failures_by_reason_and_exits_with_1(
     start_service: Callable[..., Service], tmp_path: Path
 ) -> None:
     with Sandbox(per_minute=100_000) as sandbox:
         service = start_service(sandbox)
         sandbox.break_with(Fault("status", status=500))
-        ended = warm(service, crowd(tmp_path, 1, 2))
+        ended = warm(service, write_users(tmp_path, 1, 2))
     assert ended.returncode == 1
     assert "2 failed" in ended.stdout
     assert "failed: upstream_unavailable, 2 times" in ended.stdout
 
 
 @pytest.mark.contract("5 warm resumed")
-def test_without_a_url_redis_is_warmed_within_the_shared_quota(
+def test_warm__no_url__caches_in_redis_or_fails_without_redis_url(
     start_service: Callable[..., Service], tmp_path: Path
 ) -> None:
-    users = crowd(tmp_path, 1, 20)
+    users = write_users(tmp_path, 1, 20)
     with RedisServer() as redis, Sandbox(latency=0.02) as sandbox:
         settings = {
             "AMPLITUDE_BASE_URL": sandbox.url,
@@ -265,14 +269,14 @@ def test_without_a_url_redis_is_warmed_within_the_shared_quota(
 
 
 @pytest.mark.contract("5 warm faults")
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_intervals")
 @pytest.mark.parametrize("through", ["service", "redis"])
-def test_warm__redis_ends__stops_before_anything_is_lost(
+def test_warm__redis_stops__ends_with_the_reason(
     start_service: Callable[..., Service], tmp_path: Path, through: str
 ) -> None:
-    users = crowd(tmp_path, 1, 3000)
+    users = write_users(tmp_path, 1, 3000)
     with Sandbox(per_minute=100_000, latency=0.02) as sandbox, RedisServer() as redis:
-        settings = of_amplitude(sandbox) | {
+        settings = amplitude_settings(sandbox) | {
             "AMPLITUDE_BASE_URL": sandbox.url,
             "AMPLITUDE_REQUESTS_PER_MINUTE": "1200",
             "REDIS_URL": redis.url,
@@ -280,7 +284,7 @@ def test_warm__redis_ends__stops_before_anything_is_lost(
         arguments = ["warm", str(users)]
         if through == "service":
             service = start_service(sandbox, REDIS_URL=redis.url, AMPLITUDE_REQUESTS_PER_MINUTE="1200")
-            arguments = words(service, users)
+            arguments = warm_arguments(service, users)
 
         def stop_redis() -> None:
             wait_for_calls(sandbox, 20)
@@ -298,11 +302,13 @@ def test_warm__redis_ends__stops_before_anything_is_lost(
         assert "Redis does not answer" in ended.stderr + ended.stdout
 
 
-def test_what_a_load_balancer_says_meanwhile_ends_nothing(target: Service, tmp_path: Path) -> None:
+def test_warm__temporary_errors_of_a_load_balancer__retries_until_all_are_cached(
+    target: Service, tmp_path: Path
+) -> None:
     target.sandbox.reset()
     passing = dict(enumerate([502, 503, 504, 500, 408, 429], start=12))
     with balancer(target.url, passing.get) as url:
-        ended = warm(target, crowd(tmp_path, 70_000, 24), "--url", url)
+        ended = warm(target, write_users(tmp_path, 70_000, 24), "--url", url)
     assert ended.returncode == 0, ended.stderr
     assert "0 failed, 0 not asked; 24 calls" in ended.stdout
     assert target.sandbox.report()["calls"] == 24
@@ -312,22 +318,22 @@ def test_what_a_load_balancer_says_meanwhile_ends_nothing(target: Service, tmp_p
     ("status", "message"),
     [(302, "answered 302"), (404, "answered 404"), (502, "answered 502 all along")],
 )
-def test_what_would_be_answered_again_ends_it_and_the_summary_is_printed(
+def test_warm__same_error_for_every_request__stops_and_prints_the_summary(
     target: Service, tmp_path: Path, status: int, message: str
 ) -> None:
     target.sandbox.reset()
     with balancer(target.url, lambda _: status) as url:
-        ended = warm(target, crowd(tmp_path, 75_000, 40), "--url", url)
+        ended = warm(target, write_users(tmp_path, 75_000, 40), "--url", url)
     assert ended.returncode == 1
     assert message in ended.stderr
     assert "0 done, 0 fresh already, 0 unknown to Amplitude" in ended.stdout
     assert target.sandbox.report()["calls"] == 0
 
 
-def test_refused_half_way_it_says_how_far_it_came(target: Service, tmp_path: Path) -> None:
+def test_warm__address_refused_halfway__stops_and_prints_the_progress(target: Service, tmp_path: Path) -> None:
     target.sandbox.reset()
     with balancer(target.url, lambda number: 403 if number > 20 else None) as url:
-        ended = warm(target, crowd(tmp_path, 76_000, 60), "--url", url)
+        ended = warm(target, write_users(tmp_path, 76_000, 60), "--url", url)
     assert ended.returncode == 1
     assert "does not let this address ask (403)" in ended.stderr
     assert f"; {target.sandbox.report()['calls']} calls" in ended.stdout
@@ -335,7 +341,7 @@ def test_refused_half_way_it_says_how_far_it_came(target: Service, tmp_path: Pat
     assert "run it again with the same file: who is warm is passed over" in ended.stdout
 
 
-def test_whom_a_load_balancer_answers_about_to_the_last_try_is_counted(target: Service) -> None:
+def test_warmer__load_balancer_error_on_the_last_try__counted_as_failed(target: Service) -> None:
     target.sandbox.reset()
     with balancer(target.url, lambda number: 502 if number > 4 else None) as url:
         asks = [running_service(url, CREDENTIALS)] * 2
@@ -345,8 +351,8 @@ def test_whom_a_load_balancer_answers_about_to_the_last_try_is_counted(target: S
     assert progress.failures == {"no answer from the service (502)": 2}
 
 
-def test_a_mistake_ends_it_at_once_and_says_what_to_mend(target: Service, tmp_path: Path) -> None:
-    users = crowd(tmp_path, 50_000, 3)
+def test_warm__wrong_option__stops_at_once_with_the_reason(target: Service, tmp_path: Path) -> None:
+    users = write_users(tmp_path, 50_000, 3)
     for arguments, message in (
         (("--include", "wishes"), "--include takes"),
         (("--include", "propensities"), "--include propensities needs --prediction-id"),
@@ -363,16 +369,14 @@ def test_a_mistake_ends_it_at_once_and_says_what_to_mend(target: Service, tmp_pa
     assert "nobody is named" in warm(target, "-", stdin="\n").stderr
 
 
-def test_warm__missing_option__is_reported_before_anybody_is_read() -> None:
+def test_warm__missing_option__reported_before_users_are_read() -> None:
     with start("warm", "-", "--include", "propensities") as process:
-        # Nothing is written to it and it stays open: reading it first would wait.
+        # Standard input stays open and empty, so that reading it first would block.
         assert process.wait(20) == 2
 
 
-def test_a_service_that_is_not_there_is_asked_after_before_anybody_is_asked_about(
-    target: Service, tmp_path: Path
-) -> None:
+def test_warm__unreachable_service__fails_before_any_user_is_requested(target: Service, tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    ended = warm(target, crowd(tmp_path, 1, 3), "--url", url)
+    ended = warm(target, write_users(tmp_path, 1, 3), "--url", url)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert f"{url} gives no answer (ConnectionError): does it run there?" in ended.stderr
