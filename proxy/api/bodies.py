@@ -74,7 +74,7 @@ class Properties(TypedDict):
 
 class Cohorts(TypedDict):
     cohort_ids: Annotated[list[str], about("The user's cohorts, limited to `cohort_id` if present.")]
-    member: Annotated[dict[str, bool], about("True or false by cohort id: whether the user is in the cohort.")]
+    member: Annotated[dict[str, bool], about("Values by cohort id: true if the user is in the cohort, else false.")]
     is_member: Annotated[bool, about("True if the user is in all requested cohorts. False without `cohort_id`.")]
 
 

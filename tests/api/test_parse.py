@@ -130,7 +130,7 @@ def test_parse__invalid_value_or_entry__error_names_the_field_and_the_fix(
 
 
 def test_from_json__nan__error_names_the_fix() -> None:
-    with pytest.raises(BadRequest, match="NaN .* omit the key"):
+    with pytest.raises(BadRequest, match=r"NaN .* omit the key"):
         from_json(b'{"user_id": "u", "cb": NaN}')
 
 

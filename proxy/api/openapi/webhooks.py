@@ -47,7 +47,7 @@ SCHEMAS: dict[str, Schema] = {
     },
     "UserMessage": {
         "type": "object",
-        "description": "An event in Amplitude's export format, or an identified user. Unknown fields are ignored.",
+        "description": "An event in Amplitude's export format, or the properties of a user. Unknown fields are ignored.",
         "properties": {
             "user_id": {"type": "string"},
             "user_properties": _PROPERTIES,
@@ -58,7 +58,7 @@ SCHEMAS: dict[str, Schema] = {
             "whole": {"description": "`true` if the user has only these properties."},
             "message_id": {
                 "type": "string",
-                "description": "An id of the message; `uuid` is accepted too. A message with the same id is skipped.",
+                "description": "Id of the message. `uuid` is accepted too. A message with the same id is skipped.",
             },
             "users": _BATCH,
             "events": _BATCH,
