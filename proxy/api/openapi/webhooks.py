@@ -47,7 +47,7 @@ SCHEMAS: dict[str, Schema] = {
     },
     "UserMessage": {
         "type": "object",
-        "description": "An event in Amplitude's export format, or the properties of a user. Unknown fields are ignored.",
+        "description": "An event in Amplitude's export format, or properties of a user. Unknown fields are ignored.",
         "properties": {
             "user_id": {"type": "string"},
             "user_properties": _PROPERTIES,
