@@ -174,7 +174,7 @@ class Tally:
     retry: list[str] = field(default_factory=list)
     not_personalised: list[str] = field(default_factory=list)
     requested: set[str] = field(default_factory=set)
-    """Users for whom a template requested recommendations."""
+    """Users whose template requested recommendations."""
     times: list[float] = field(default_factory=list)
     statuses: Counter[str] = field(default_factory=Counter)
 

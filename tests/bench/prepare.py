@@ -49,7 +49,7 @@ class Stage:
 
 
 Preparation = Callable[[Stage], set[str]]
-"""Prepares a send. Returns the users for whom the service then has all data of their message."""
+"""Prepares a send. Returns the users whose data is then complete in the service."""
 
 
 def warmed(minutes: int) -> Preparation:

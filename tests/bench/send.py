@@ -78,7 +78,7 @@ class Result:
     """Maximum memory of the service in bytes; 0 without the service."""
     observer: Observer
     prepared: set[str]
-    """Users for whom the service had all data before the send."""
+    """Users whose data was complete in the service before the send."""
 
     @property
     def exposures(self) -> list[tuple[str, str]]:
