@@ -1,4 +1,4 @@
-"""Fixtures: a clock, settings, the application with a fake Amplitude, and the real service before the sandbox."""
+"""Fixtures: a clock, settings, the application with a fake Amplitude, and the real service with the sandbox."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ __all__ = ["KEYS", "ROOT", "SECRET", "Service", "free_port"]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail a run that skipped anything where NO_SKIPS is set: there, everything needed is installed."""
+    """Fail a run with skipped tests if NO_SKIPS is set. Set it where all optional programs are installed."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("NO_SKIPS") and reporter and reporter.stats.get("skipped") and session.exitstatus == 0:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        reporter.write_line("\nNO_SKIPS is set, so a skipped test fails the run", red=True)
+        reporter.write_line("\nA test was skipped although NO_SKIPS is set; install the missing program", red=True)
 
 
 @pytest.fixture
@@ -64,15 +64,15 @@ def caller() -> dict[str, str]:
 
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
-    with Sandbox() as running:
-        yield running
+    with Sandbox() as sandbox:
+        yield sandbox
 
 
 @pytest.fixture(scope="session")
 def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Service]]:
-    """Return a function that starts a service in front of a sandbox, with settings by name.
+    """Return a function that starts the service with a sandbox as Amplitude.
 
-    `before` is a command that runs the one given to it, `options` are gunicorn's own.
+    before: a command that gunicorn's command is appended to. options: options of gunicorn. variables: settings by name.
     """
     started: list[subprocess.Popen[bytes]] = []
 
@@ -103,17 +103,17 @@ def shared_service(start_service: Callable[..., Service]) -> Iterator[Service]:
     with Sandbox(latency=0.05) as sandbox:
         service = start_service(sandbox)
         yield service
-        # Everything that was asked of it, at DEBUG and with every fault: nothing of it may be in the log.
+        # All tests share this service, with LOG_LEVEL=DEBUG and all faults. The log must contain no ids or secrets.
         log = service.log.read_text()
         assert '"event": "request"' in log
-        people = r"user-\d+|user_id|rec_id=|device-ava|d%C3%A1rio|dário|hidden-user|nobody knows me"
-        found = re.findall(rf"{people}|{SECRET}|{sandbox.secret_key}|{sandbox.api_key}", log)
-        assert not found, f"ids or secrets in the log: {set(found)}"
+        ids = r"user-\d+|user_id|rec_id=|device-ava|d%C3%A1rio|dário|hidden-user|nobody knows me"
+        leaks = re.findall(rf"{ids}|{SECRET}|{sandbox.secret_key}|{sandbox.api_key}", log)
+        assert not leaks, f"the log contains ids or secrets: {set(leaks)}"
 
 
 @pytest.fixture
 def service(shared_service: Service) -> Service:
-    """Return the service before a sandbox without faults or counts. It keeps its cache: ask for users of your own."""
+    """Return the shared service, with its sandbox reset. The cache is not cleared, so each test needs its own users."""
     shared_service.sandbox.break_with(None)
     shared_service.sandbox.reset()
     return shared_service
@@ -122,29 +122,29 @@ def service(shared_service: Service) -> Service:
 @pytest.fixture(scope="session")
 def ruby() -> Iterator[liquid.Engine]:
     if liquid.ruby_is_missing():
-        pytest.skip("Ruby's Liquid is not installed: apt-get install ruby ruby-liquid")
-    with liquid.ruby() as running:
-        yield running
+        pytest.skip("Ruby's Liquid is not installed; run apt-get install ruby ruby-liquid")
+    with liquid.ruby() as engine:
+        yield engine
 
 
 @pytest.fixture(params=["python-liquid", "ruby-liquid"])
 def engine(request: pytest.FixtureRequest) -> liquid.Engine:
     if request.param == "python-liquid":
         return liquid.python
-    found: liquid.Engine = request.getfixturevalue("ruby")
-    return found
+    ruby_engine: liquid.Engine = request.getfixturevalue("ruby")
+    return ruby_engine
 
 
 @pytest.fixture(scope="session")
 def shared_browser() -> Iterator[Browser]:
-    if absent := browsers.missing():
-        pytest.skip(absent)
-    with browsers.running() as running:
-        yield running
+    if reason := browsers.missing():
+        pytest.skip(reason)
+    with browsers.running() as browser:
+        yield browser
 
 
 @pytest.fixture
 def browser(shared_browser: Browser) -> Browser:
-    """Return a window of desktop size in light colours."""
+    """Return the browser with a desktop window and the light colour scheme."""
     shared_browser.dress()
     return shared_browser

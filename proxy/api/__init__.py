@@ -1,1 +1,1 @@
-"""The service's interface: requests to queries, records to response bodies. No I/O, no web framework."""
+"""Parses requests into queries, and builds response bodies from records. No I/O, no web framework."""

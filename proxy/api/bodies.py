@@ -1,6 +1,6 @@
-"""The JSON bodies of responses, as types: the code builds these, and the OpenAPI document describes these.
+"""Types of the JSON bodies of responses. The code builds these bodies, and the OpenAPI document describes them.
 
-A docstring here, or an `about`, is a description in that document.
+The docstring of a class, and each `about`, is a description in the document.
 """
 
 from __future__ import annotations
@@ -15,38 +15,42 @@ from proxy.profile.query import PropensityType
 
 
 def about(description: str) -> Meta:
-    """Return the description of a key."""
+    """Describe a key in the OpenAPI document."""
     return Meta(description=description)
 
 
 MISSING_WORDS = [kind.word for kind in UpstreamError.__subclasses__()]
-"""The error words that `on_error=retry` can meet: why Amplitude's answer is not there."""
+"""The error words for missing data. With `on_error=retry`, each of them causes a 500."""
 ErrorWord = Annotated[str, Meta(extra_json_schema={"enum": MISSING_WORDS})]
 Count = Annotated[int, Meta(ge=0)]
 LiquidName = Annotated[str, Meta(pattern="^[A-Za-z_][A-Za-z0-9_-]*$")]
 
 
 class Envelope(TypedDict):
-    ok: Annotated[bool, about("Every part that was asked is answered, fresh or stale.")]
-    found: Annotated[bool, about("Amplitude knows this user.")]
+    ok: Annotated[bool, about("True if no requested data is missing.")]
+    found: Annotated[bool, about("True if Amplitude knows this user.")]
     error: Annotated[
         str | None,
         Meta(
-            description="Null when `ok`; else why the first missing part is missing. Others are filled all the same.",
+            description="Null if `ok` is true; else the reason why data is missing. The other data is in the answer.",
             extra_json_schema={"enum": [None, BLANK_ID, *MISSING_WORDS]},
         ),
     ]
-    stale: Annotated[bool, about("Some part is older than its freshness lifetime.")]
-    as_of: Annotated[int | None, about("When Amplitude said so (the oldest part's), in Unix seconds.")]
-    user_id: Annotated[str | None, about("As Amplitude returned it, else as asked.")]
-    device_id: Annotated[str | None, about("As Amplitude returned it, else as asked.")]
+    stale: Annotated[bool, about("True if some data is older than its freshness lifetime.")]
+    as_of: Annotated[
+        int | None, about("Time of the oldest data in the answer, in Unix seconds. Null if there is no data.")
+    ]
+    user_id: Annotated[str | None, about("The id that Amplitude returned, or else the requested id.")]
+    device_id: Annotated[str | None, about("The id that Amplitude returned, or else the requested id.")]
 
 
 class FirstRecommendation(TypedDict):
-    items: Annotated[list[str], about("The items to show; empty when there are none, and for the control group.")]
-    personalized: Annotated[bool, about("`items` is not empty.")]
-    is_control: Annotated[bool, about("The user is in the control group: show the default.")]
-    control_items: Annotated[list[str], about("What Amplitude sent for a user of the control group: not to be shown.")]
+    items: Annotated[list[str], about("The items to show. Empty for users in the control group.")]
+    personalized: Annotated[bool, about("True if `items` is not empty.")]
+    is_control: Annotated[bool, about("True if the user is in the control group. Show the default to these users.")]
+    control_items: Annotated[
+        list[str], about("The items that Amplitude sent for a user in the control group. Do not show them.")
+    ]
     rec_id: str
     source: Annotated[str | None, about("Amplitude's `recommendation_source`.")]
     last_updated: Annotated[int | None, about("Unix seconds.")]
@@ -57,35 +61,37 @@ class Recommendation(FirstRecommendation):
 
 
 class Recommendations(FirstRecommendation):
-    recommendations: Annotated[list[Recommendation], about("One entry per `rec_id`, in the order asked.")]
+    recommendations: Annotated[list[Recommendation], about("One entry per `rec_id`, in the requested order.")]
     recommendations_by_id: Annotated[dict[str, Recommendation], about("The same entries by `rec_id`.")]
 
 
 class Properties(TypedDict):
-    properties: Annotated[dict[LiquidName, Any], about("By Liquid-safe name.")]
-    properties_by_name: Annotated[dict[str, Any], about("By exact name, or as called in `keys`.")]
+    properties: Annotated[dict[LiquidName, Any], about("Values by Liquid-safe name.")]
+    properties_by_name: Annotated[
+        dict[str, Any], about("Values by the name in `keys`; without `keys`, by Amplitude's exact name.")
+    ]
 
 
 class Cohorts(TypedDict):
-    cohort_ids: Annotated[list[str], about("The user's cohorts, of those asked.")]
-    member: Annotated[dict[str, bool], about("Cohort id to whether the user is in it.")]
-    is_member: Annotated[bool, about("In every asked `cohort_id`; false when none was asked.")]
+    cohort_ids: Annotated[list[str], about("The user's cohorts, limited to `cohort_id` if present.")]
+    member: Annotated[dict[str, bool], about("Values by cohort id: true if the user is in the cohort, else false.")]
+    is_member: Annotated[bool, about("True if the user is in all requested cohorts. False without `cohort_id`.")]
 
 
 class Computations(TypedDict):
-    computations: Annotated[dict[LiquidName, Any], about("By Liquid-safe name; decimals are numbers.")]
-    computations_by_name: Annotated[dict[str, Any], about("By Amplitude's exact name.")]
+    computations: Annotated[dict[LiquidName, Any], about("Values by Liquid-safe name. Decimals are JSON numbers.")]
+    computations_by_name: Annotated[dict[str, Any], about("Values by Amplitude's exact name.")]
 
 
 class Propensity(TypedDict):
     prediction_id: str
-    value: Annotated[float | None, about("Null when Amplitude has none.")]
+    value: Annotated[float | None, about("Null if Amplitude has no value.")]
     type: PropensityType
 
 
 class Propensities(TypedDict):
-    propensity: Annotated[float | None, about("The first asked prediction's.")]
-    propensities: Annotated[list[Propensity], about("One entry per `prediction_id`, in the order asked.")]
+    propensity: Annotated[float | None, about("The value of the first prediction.")]
+    propensities: Annotated[list[Propensity], about("One entry per `prediction_id`, in the requested order.")]
     propensities_by_id: Annotated[dict[str, Propensity], about("The same entries by `prediction_id`.")]
 
 
@@ -96,19 +102,21 @@ class AmplitudesPropensity(TypedDict):
 
 
 class UserData(TypedDict):
-    """What Amplitude's own endpoint answers; parts not asked for are null."""
+    """The answer of Amplitude's own endpoint. Parts that were not requested are null."""
 
     recommendations: list[AmplitudesRecommendation] | None
     user_id: str | None
     device_id: str | None
-    amp_props: Annotated[dict[str, Any] | None, about("Properties and computations, merged.")]
+    amp_props: Annotated[dict[str, Any] | None, about("Properties and computations together.")]
     cohort_ids: list[str] | None
-    propensity: NotRequired[Annotated[float | None, about("The first asked prediction's; only when asked.")]]
-    propensities: NotRequired[Annotated[list[AmplitudesPropensity], about("Only when asked.")]]
+    propensity: NotRequired[
+        Annotated[float | None, about("The value of the first prediction. Present only if requested.")]
+    ]
+    propensities: NotRequired[Annotated[list[AmplitudesPropensity], about("Present only if requested.")]]
 
 
 class AmplitudesRecommendation(TypedDict, total=False):
-    """As Amplitude sent it."""
+    """A recommendation as Amplitude sent it."""
 
     rec_id: str
     child_rec_id: str | None
@@ -131,38 +139,38 @@ class NoAnswer(TypedDict):
 
 
 class Problem(TypedDict):
-    """RFC 9457."""
+    """An error in the format of RFC 9457."""
 
     type: Literal["about:blank"]
     title: str
     status: int
-    detail: Annotated[str, about("The fault and the mend; never an id or a secret.")]
+    detail: Annotated[str, about("The problem and the fix. Never contains an id or a secret.")]
 
 
 class TryAgain(Problem):
-    """RFC 9457, with the error word that a 200 would have had."""
+    """An error in the format of RFC 9457, with the error word of the missing data."""
 
     ok: Annotated[bool, Meta(extra_json_schema={"const": False})]
     error: ErrorWord
 
 
-class Forgotten(TypedDict):
-    records: Annotated[Count, about("How many pairs something was kept about, in the process asked or in Redis.")]
-    waiting: Annotated[Count, about("How many of them waited for a call in the process asked.")]
+class ForgetResult(TypedDict):
+    records: Annotated[Count, about("Number of deleted records, in Redis and in the process that answers.")]
+    waiting: Annotated[Count, about("Number of users removed from the backlog of the process that answers.")]
 
 
-class Taken(TypedDict):
-    applied: Annotated[Count, about("Users of whom something was taken.")]
-    skipped: Annotated[Count, about("Users of whom nothing could be.")]
+class WebhookResult(TypedDict):
+    applied: Annotated[Count, about("Number of users with at least one stored update.")]
+    skipped: Annotated[Count, about("Number of users without a usable update.")]
     skipped_by_reason: dict[str, Count]
     unapplied_properties: Annotated[
         Count,
         about(
-            "Properties that could not be taken: malformed, or changed by an operator whose outcome only Amplitude "
-            "knows."
+            "Number of properties that could not be stored: malformed, or changed by an operator whose result only "
+            "Amplitude knows."
         ),
     ]
-    duplicate: Annotated[bool, about("A message that was applied before; nothing was done.")]
+    duplicate: Annotated[bool, about("True if the message was applied before. In this case, the service does nothing.")]
 
 
 class Health(TypedDict):
@@ -183,8 +191,8 @@ class Unready(Readiness):
 class StatusFinding(TypedDict):
     level: Literal["good", "warn", "bad"]
     what: str
-    meaning: Annotated[str, about("For messages.")]
-    fix: Annotated[str, about("What to do; empty where there is nothing.")]
+    meaning: Annotated[str, about("The consequence for messages.")]
+    fix: Annotated[str, about("The action for the operator. Empty if no action is needed.")]
 
 
 class StatusHourAnswers(TypedDict):
@@ -195,14 +203,14 @@ class StatusHourAnswers(TypedDict):
 
 
 class StatusHourTimes(TypedDict):
-    """In milliseconds; null where nothing was asked."""
+    """Times in milliseconds. Null where there were no requests."""
 
     median: list[Annotated[float, Meta(ge=0)] | None]
     p95: list[Annotated[float, Meta(ge=0)] | None]
 
 
 class StatusHour(TypedDict):
-    at: Annotated[list[Count], about("Unix seconds; the other lists have an entry for each of these.")]
+    at: Annotated[list[Count], about("Times in Unix seconds. Each other list has one entry for each time.")]
     answers: StatusHourAnswers
     answer_ms: StatusHourTimes
     call_ms: StatusHourTimes
@@ -215,36 +223,36 @@ class StatusHour(TypedDict):
 class Status(TypedDict):
     findings: Annotated[list[StatusFinding], Meta(min_length=1)]
     now: Annotated[
-        dict[str, Count], about("How things stand, by the names of the gauges in `/metrics` without their prefix.")
+        dict[str, Count], about("Current values, by the names of the gauges in `/metrics` without the prefix.")
     ]
     step_seconds: Count
     kept_seconds: Count
     hour: StatusHour
 
 
-Line = Annotated[int, Meta(ge=1, description="Of the message, counted from 1.")]
+Line = Annotated[int, Meta(ge=1, description="Line of the message, counted from 1.")]
 
 
 class TagCall(TypedDict):
     line: Line
     method: str
-    url: Annotated[str, about("As rendered; its host is not looked at.")]
-    called: Annotated[str | None, about("The data route; null when the URL names none.")]
+    url: Annotated[str, about("The rendered URL. Its host is ignored.")]
+    called: Annotated[str | None, about("The data route. Null if the URL has no data route.")]
     saved_as: str | None
-    status: Annotated[int | None, about("Null when nothing was called.")]
-    json: Annotated[Any, about("The answer; text when it is not JSON.")]
+    status: Annotated[int | None, about("Null if no route was called.")]
+    json: Annotated[Any, about("The answer. A string if the answer is not JSON.")]
     cache_status: str | None
     age: Count | None
-    calls: Annotated[Count, about("To Amplitude, sent or joined.")]
+    calls: Annotated[Count, about("Number of calls to Amplitude that the request sent or joined.")]
     ms: Count
-    exposure: Annotated[str | None, about("Null where no recommendation was asked for.")]
+    exposure: Annotated[str | None, about("Null if the tag requests no recommendation.")]
 
 
 class Finding(TypedDict):
     line: Line
     rule: str
     problem: str
-    fix: Annotated[str, about("What to write instead.")]
+    fix: Annotated[str, about("The correction.")]
     level: Literal["problem", "note"]
 
 
@@ -252,8 +260,8 @@ class Rendering(TypedDict):
     outcome: Annotated[
         Literal["sent", "aborted", "retried", "refused"],
         about(
-            "What Braze would do: send `message`; abort, for `reason`; try again later, since a call with `:retry` "
-            "failed; refuse the message, for `reason`."
+            "The action of Braze. `sent`: send `message`. `aborted`: abort for `reason`. `retried`: try again later, "
+            "because a call with `:retry` failed. `refused`: reject the message for `reason`."
         ),
     ]
     message: str

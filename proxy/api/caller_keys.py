@@ -1,7 +1,7 @@
-"""Caller keys: make, hash and check.
+"""Generates, hashes and checks caller keys.
 
-Secrets are generated, not chosen, so one SHA-256 is enough and costs less than a microsecond. A password hash
-would limit a core to eleven requests a second.
+Secrets are random, so one SHA-256 is enough; it takes less than a microsecond. A password hash would limit a core
+to eleven requests a second.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _HASHED = re.compile(r"sha256\$([0-9a-fA-F]{64})\Z")
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Key:
-    """One caller's name and the SHA-256 of the secret. Its repr shows no digest."""
+    """A caller's name and the SHA-256 of the secret. The repr does not show the digest."""
 
     name: str
     digest: bytes
@@ -31,9 +31,9 @@ class Key:
 
 
 def parse(entries: str) -> tuple[Key, ...]:
-    """Return the keys in `name:secret,name:sha256$<hex>,...`. Raises BadValue with every fault, and shows no secret.
+    """Return the keys in `name:secret,name:sha256$<hex>,...`. Raises BadValue with all errors, without secrets.
 
-    A name may have several keys during a rotation: each of the secrets works.
+    During a rotation, a name may have several keys. All of them work.
     """
     return parse_list(entries, _key)
 
@@ -41,16 +41,20 @@ def parse(entries: str) -> tuple[Key, ...]:
 def _key(number: int, entry: str) -> Key:
     name, colon, secret = entry.partition(":")
     if not colon or not _NAME.match(name):
-        raise BadValue(f"entry {number} is not name:secret, with a name of letters, digits, '.', '_', '@' or '-'")
+        raise BadValue(
+            f"entry {number} is malformed; write name:secret, with a name of letters, digits, '.', '_', '@' or '-'"
+        )
     if hashed := _HASHED.match(secret):
         return Key(name, bytes.fromhex(hashed[1]))
     if secret.startswith("sha256$"):
-        raise BadValue(f"entry {number} ({name}) needs 64 hexadecimal digits after sha256$")
+        raise BadValue(f"entry {number} ({name}) is malformed; write 64 hexadecimal digits after sha256$")
     if re.match(r"sha256[0-9a-f]*\Z", secret):
-        raise BadValue(f"entry {number} ({name}) lost the $ after sha256 to a shell: put it in single quotes there")
+        raise BadValue(
+            f"entry {number} ({name}) has no $ after sha256; put the value in single quotes, so that the shell keeps it"
+        )
     if not _PLAIN.match(secret):
         raise BadValue(
-            f"entry {number} ({name}) needs a secret of 16 or more of A-Z a-z 0-9 . _ ~ + / - (then = where padded)"
+            f"entry {number} ({name}) has an invalid secret; use at least 16 of A-Z a-z 0-9 . _ ~ + / - (= only at end)"
         )
     return Key(name, _digest(secret))
 
@@ -61,19 +65,19 @@ def generate() -> str:
 
 
 def entry(name: str, secret: str) -> str:
-    """Return the entry of PROXY_API_KEYS that accepts `secret` and does not reveal it. Raises BadValue."""
+    """Return the entry of PROXY_API_KEYS with the hash of `secret`. Raises BadValue."""
     key = _key(1, f"{name}:{secret}")
     return f"{key.name}:sha256${key.digest.hex()}"
 
 
 class KeyRing:
-    """Compares credentials with every key, in time that does not depend on which key matches."""
+    """Checks credentials against all keys, in a time that does not depend on the matching key."""
 
     def __init__(self, keys: tuple[Key, ...]) -> None:
         self._keys = keys
 
     def check(self, secret: str, name: str | None = None) -> str | None:
-        """Return the caller's name, or None. A `name` that was sent with the secret (Basic) must match too."""
+        """Return the caller's name, or None. If a `name` came with the secret (Basic), both must match."""
         digest = _digest(secret)
         caller = None
         for key in self._keys:
@@ -87,10 +91,10 @@ _MAX_REMEMBERED = 64
 
 
 class Accepted:
-    """Remembers accepted credentials as they were sent, so that a later request skips parsing and checking them.
+    """Caches accepted credentials by their headers, so that later requests skip parsing and checking.
 
-    Without it, a cached answer takes 15 % longer. It holds keyed digests only: a digest that leaks, by timing or
-    otherwise, is no credential.
+    Without this cache, a cached answer takes 15 % longer. The cache contains only keyed digests, so a leaked digest,
+    by timing or otherwise, is not a credential.
     """
 
     def __init__(self) -> None:
@@ -98,11 +102,11 @@ class Accepted:
         self._callers: dict[bytes, str] = {}
 
     def caller(self, sent: tuple[str | None, str | None]) -> str | None:
-        """Return the caller that was accepted with exactly these headers; None when they have yet to be checked."""
+        """Return the caller that was accepted with exactly these headers; None if the headers are unchecked."""
         return self._callers.get(self._digest(sent))
 
     def remember(self, sent: tuple[str | None, str | None], caller: str) -> None:
-        """Remember that `sent` are the credentials of `caller`."""
+        """Store `sent` as credentials of `caller`. Drops the oldest entry if the cache is full."""
         while len(self._callers) >= _MAX_REMEMBERED:
             self._callers.pop(next(iter(self._callers)), None)
         self._callers[self._digest(sent)] = caller

@@ -1,4 +1,4 @@
-"""The drop-in for Amplitude's own endpoint: reads its parameters and builds the answer that Amplitude would give."""
+"""Emulates Amplitude's own endpoint: reads Amplitude's parameters and builds Amplitude's answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from proxy.api import bodies
 from proxy.api.errors import BadRequest
-from proxy.api.parameters import BOOLEANS, DEVICE_ID, USER_ID, Parameter, entries, flag, identified, is_short, word
+from proxy.api.parameters import BOOLEANS, DEVICE_ID, USER_ID, Parameter, entries, flag, is_short, parse_identity, word
 from proxy.api.parse import CACHED_QUERIES, COMP_ID, PREDICTION_ID, PROPENSITY_TYPE, REC_ID, REC_TYPE
 from proxy.profile.aliases import NO_ALIASES, Aliases
 from proxy.profile.encoding import part_object, part_value
@@ -16,11 +16,15 @@ from proxy.profile.parts import COHORTS, PROPERTIES, SECTIONS, Section
 from proxy.profile.query import ProfileQuery, ProfileRequest
 from proxy.profile.record import Record
 
-GET_RECS = Parameter("get_recs", "answer recommendations; `rec_id` alone implies it", words=BOOLEANS)
-GET_AMP_PROPS = Parameter("get_amp_props", "answer user properties", words=BOOLEANS)
-GET_COHORT_IDS = Parameter("get_cohort_ids", "answer the user's cohorts", words=BOOLEANS)
-GET_COMPUTATIONS = Parameter("get_computations", "answer all computations, or those in `comp_id`", words=BOOLEANS)
-GET_PROPENSITY = Parameter("get_propensity", "answer the propensities in `prediction_id`", words=BOOLEANS)
+GET_RECS = Parameter("get_recs", "return recommendations; true by default if `rec_id` is present", words=BOOLEANS)
+GET_AMP_PROPS = Parameter("get_amp_props", "return user properties", words=BOOLEANS)
+GET_COHORT_IDS = Parameter("get_cohort_ids", "return the user's cohorts", words=BOOLEANS)
+GET_COMPUTATIONS = Parameter(
+    "get_computations",
+    "return the computations in `comp_id`, or else all; true by default if `comp_id` is present",
+    words=BOOLEANS,
+)
+GET_PROPENSITY = Parameter("get_propensity", "return the propensities for `prediction_id`", words=BOOLEANS)
 DROP_IN = (
     USER_ID,
     DEVICE_ID,
@@ -38,8 +42,8 @@ DROP_IN = (
 
 
 def parse_drop_in(pairs: Iterable[tuple[str, Any]], aliases: Aliases = NO_ALIASES) -> ProfileRequest:
-    """Return the request that Amplitude's own parameters describe. Raises BadRequest as `parse` does."""
-    identity, values = identified(_NAMES, pairs)
+    """Return the request for Amplitude's own parameters. Raises BadRequest as `parse` does."""
+    identity, values = parse_identity(_NAMES, pairs)
     query = _query if is_short(values.values()) else _query.__wrapped__
     return ProfileRequest(identity, query(tuple(values.items()), aliases))
 
@@ -50,10 +54,10 @@ def _query(sent: tuple[tuple[str, Any], ...], aliases: Aliases) -> ProfileQuery:
     rec_ids, comp_ids, prediction_ids = (entries(values, ids) for ids in (REC_ID, COMP_ID, PREDICTION_ID))
     recommended = flag(values, GET_RECS, default=bool(rec_ids))
     if recommended and not rec_ids:
-        raise BadRequest("get_recs needs rec_id: name one or more recommendations, e.g. rec_id=abc123")
+        raise BadRequest("get_recs requires rec_id; add rec_id=<id>")
     predicted = flag(values, GET_PROPENSITY)
     if predicted and not prediction_ids:
-        raise BadRequest("get_propensity needs prediction_id: name one or more, e.g. prediction_id=abc123")
+        raise BadRequest("get_propensity requires prediction_id; add prediction_id=<id>")
     requested: dict[Section, bool] = {
         "recommendations": recommended,
         "properties": flag(values, GET_AMP_PROPS),
@@ -76,7 +80,7 @@ _NAMES = frozenset(parameter.name for parameter in DROP_IN)
 
 
 def shape_drop_in(request: ProfileRequest, record: Record) -> dict[str, Any]:
-    """Return `{"userData": …}` as Amplitude would, with its own values; parts that were not requested are null."""
+    """Return `{"userData": …}` with Amplitude's own values. Parts that were not requested are null."""
     data: bodies.UserData = {
         "recommendations": None,
         "user_id": record.user_id if record.user_id is not None else request.identity.user_id,

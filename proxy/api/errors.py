@@ -1,15 +1,18 @@
-"""Errors of the caller, with their HTTP status."""
+"""Errors in a caller's request, with their HTTP status."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
 BLANK_ID = "blank_id"
-"""The error word for an anonymous user: not a mistake, and no call is made."""
+"""The error word for an anonymous user. The answer is a 200 and costs no call."""
 
 
 class ApiError(Exception):
-    """An error of the caller. `detail` names the problem and the fix, and never repeats an id or a secret."""
+    """An error in a caller's request.
+
+    detail: the field, the problem and the fix; never an id or a secret.
+    """
 
     status: ClassVar[int]
 
@@ -19,7 +22,7 @@ class ApiError(Exception):
 
 
 class BadRequest(ApiError):
-    """The request itself is wrong; sending it again unchanged cannot help."""
+    """The request is wrong. Sending the same request again does not help."""
 
     status = 400
 
@@ -31,6 +34,6 @@ class Unauthorized(ApiError):
 
 
 class Forbidden(ApiError):
-    """The caller's address is not allowed."""
+    """The caller's address is not in the allowed networks."""
 
     status = 403

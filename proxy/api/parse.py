@@ -1,4 +1,4 @@
-"""Parses request parameters into a `ProfileRequest`: a query and the user it is about."""
+"""Parses request parameters into a `ProfileRequest`: a user and a query."""
 
 from __future__ import annotations
 
@@ -7,23 +7,32 @@ from functools import lru_cache
 from typing import Any, get_args
 
 from proxy.api.errors import BadRequest
-from proxy.api.parameters import DEVICE_ID, USER_ID, Parameter, entries, identified, is_short, word
+from proxy.api.parameters import DEVICE_ID, USER_ID, Parameter, entries, is_short, parse_identity, word
 from proxy.profile.aliases import NO_ALIASES, Aliases
 from proxy.profile.parts import SECTIONS, Identity, Section
 from proxy.profile.query import OnError, ProfileQuery, ProfileRequest, PropensityType
 
 CACHED_QUERIES = 256
-"""How many queries are cached: in a send the users differ, and the query does not."""
+"""Number of cached queries. The requests of a send have different users and the same query."""
 
-ON_ERROR = Parameter("on_error", "what to answer when something is missing", words=get_args(OnError))
-REC_ID = Parameter("rec_id", "the recommendations to show", many=True)
-REC_TYPE = Parameter("rec_type", "`model`, `random`, or any word Amplitude comes to know; absent obeys the experiment")
-KEYS = Parameter("keys", "only the properties of these exact names", many=True, holds_comma=True)
-COHORT_ID = Parameter("cohort_id", "speak only of these cohorts", many=True, holds_comma=True)
-COMP_ID = Parameter("comp_id", "only these computations; without it, all of the user's", many=True)
-PREDICTION_ID = Parameter("prediction_id", "the predictions whose propensities to answer", many=True)
-PROPENSITY_TYPE = Parameter("propensity_type", "a score from 0 to 1, or a percentile", words=get_args(PropensityType))
-INCLUDE = Parameter("include", "the sections to answer", many=True, words=SECTIONS)
+ON_ERROR = Parameter(
+    "on_error", "the status if data is missing: 200 (`default`) or 500 (`retry`)", words=get_args(OnError)
+)
+REC_ID = Parameter("rec_id", "the ids of the recommendations", many=True)
+REC_TYPE = Parameter(
+    "rec_type",
+    "`model`, `random` or another type that Amplitude supports; if absent, Amplitude's experiment chooses the type",
+)
+KEYS = Parameter("keys", "the exact names of the properties; if absent, all properties", many=True, holds_comma=True)
+COHORT_ID = Parameter(
+    "cohort_id", "the ids of the cohorts; if absent, all of the user's cohorts", many=True, holds_comma=True
+)
+COMP_ID = Parameter("comp_id", "the ids of the computations; if absent, all of the user's", many=True)
+PREDICTION_ID = Parameter("prediction_id", "the ids of the predictions", many=True)
+PROPENSITY_TYPE = Parameter(
+    "propensity_type", "a score from 0 to 1 (`score`) or a percentile (`pct`)", words=get_args(PropensityType)
+)
+INCLUDE = Parameter("include", "the sections in the answer", many=True, words=SECTIONS)
 
 COMMON = (USER_ID, DEVICE_ID, ON_ERROR)
 OF_SECTION: Mapping[Section, tuple[Parameter, ...]] = {
@@ -36,19 +45,19 @@ OF_SECTION: Mapping[Section, tuple[Parameter, ...]] = {
 
 
 def parameters_of(section: Section | None) -> tuple[Parameter, ...]:
-    """Return the parameters of a route: those of its section, or all and `include` for the profile (None)."""
+    """Return the parameters of the route of `section`; None is the profile, which takes all and `include`."""
     if section is not None:
         return COMMON + OF_SECTION[section]
     return (*COMMON, INCLUDE, *(parameter for of_section in OF_SECTION.values() for parameter in of_section))
 
 
 def parse(section: Section | None, pairs: Iterable[tuple[str, Any]], aliases: Aliases = NO_ALIASES) -> ProfileRequest:
-    """Return the request that a caller sent to the route of `section` (None: the profile).
+    """Return the parsed request to the route of `section`; None is the profile.
 
-    pairs: names and values as sent, repeats included; text from a URL or form, or the result of `from_json`.
-    Raises BadRequest, whose text names the parameter and the fix and repeats no value.
+    pairs: names and values as sent, with duplicates; text from a URL or form, or the result of `from_json`.
+    Raises BadRequest, whose text has the parameter and the fix, but no value.
     """
-    identity, values = identified(_KNOWN[section], pairs)
+    identity, values = parse_identity(_KNOWN[section], pairs)
     query = _query if is_short(values.values()) else _query.__wrapped__
     return ProfileRequest(identity, query(section, tuple(values.items()), aliases))
 
@@ -62,9 +71,9 @@ def _query(section: Section | None, sent: tuple[tuple[str, Any], ...], aliases: 
     else:
         included = entries(values, INCLUDE)
         if not included:
-            raise BadRequest(f"include is missing: name one or more of {', '.join(SECTIONS)}")
+            raise BadRequest(f"include is required; add one or more of {', '.join(SECTIONS)}")
         sections = tuple(name for name in SECTIONS if name in included)
-    # A parameter of another section is ignored, whether it is valid or not.
+    # Parameters of other sections are ignored, even invalid ones.
     relevant = {parameter.name for name in sections for parameter in OF_SECTION[name]}
     values = {name: value for name, value in values.items() if name in relevant}
     query = ProfileQuery(
@@ -80,9 +89,9 @@ def _query(section: Section | None, sent: tuple[tuple[str, Any], ...], aliases: 
         aliases=aliases,
     )
     if "recommendations" in sections and not query.rec_ids:
-        raise BadRequest("rec_id is missing: name one or more recommendations, e.g. rec_id=abc123")
+        raise BadRequest("rec_id is required; add rec_id=<id>")
     if "propensities" in sections and not query.prediction_ids:
-        raise BadRequest("prediction_id is missing: name one or more predictions, e.g. prediction_id=abc123")
+        raise BadRequest("prediction_id is required; add prediction_id=<id>")
     return query
 
 
@@ -92,8 +101,8 @@ FORGETTING = (USER_ID, DEVICE_ID)
 
 
 def parse_forgetting(pairs: Iterable[tuple[str, Any]]) -> Identity:
-    """Return the ids to forget, at least one. Raises BadRequest as `parse` does."""
-    identity, _ = identified({parameter.name for parameter in FORGETTING}, pairs)
+    """Return the ids of the user to forget. Raises BadRequest as `parse` does, and if both ids are blank."""
+    identity, _ = parse_identity({parameter.name for parameter in FORGETTING}, pairs)
     if not any(identity):
-        raise BadRequest("no user: every id is blank, and nothing is kept about an anonymous user")
+        raise BadRequest("user_id and device_id are blank; send at least one of them")
     return identity

@@ -1,4 +1,4 @@
-"""URLs in settings and options."""
+"""Parses URLs in settings and options."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from proxy.profile.values import BadValue
 
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]+")
 _AMBIGUOUS = re.compile(r"[\\\s]")
-"""In front of the path, other clients end the host at a backslash."""
+"""Some clients end the host at a backslash."""
 
 
 def parse_url(url: str) -> SplitResult:
-    """Return the parts of a URL with a host and a port that a client can connect to. Raises BadValue."""
+    """Return the parts of a URL. Raises BadValue if a client cannot connect to the host and port."""
     try:
         parts = urlsplit(url)
-        (parts.hostname or "").encode("idna")  # as the resolver does; it raises for a label that is empty or too long
+        (parts.hostname or "").encode("idna")  # as the resolver does; raises if a label is empty or too long
         malformed = (
             parts.port == 0
             or _AMBIGUOUS.search(parts.netloc) is not None
@@ -26,22 +26,24 @@ def parse_url(url: str) -> SplitResult:
     except ValueError:
         malformed = True
     if malformed or not parts.hostname:
-        raise BadValue("is not a URL: its host or port is missing or malformed")
+        raise BadValue("has a missing or malformed host or port")
     return parts
 
 
 def parse_service_url(url: str) -> SplitResult:
-    """Return the parts of the URL of a service that a secret is sent to. Raises BadValue."""
+    """Return the parts of the URL of a service that receives a secret. Raises BadValue."""
     parts = parse_url(url)
     if not is_confidential(parts):
-        raise BadValue("must be https: the secret travels in it (http is for a loopback address only)")
+        raise BadValue(
+            "must start with https://, because requests contain a secret; http:// is allowed only for loopback"
+        )
     if "?" in url or "#" in url or "@" in parts.netloc:
-        raise BadValue("may have a host and a path only, and no credentials")
+        raise BadValue("must have only a host and a path, without credentials or a query")
     return parts
 
 
 def is_confidential(parts: SplitResult) -> bool:
-    """Return whether nobody else can read what is sent to a URL: https, or http within this machine."""
+    """Return whether requests to a URL are confidential: https, or http within this machine."""
     return parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname or ""))
 
 

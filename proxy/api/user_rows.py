@@ -13,47 +13,49 @@ from proxy.api.parse import parse_forgetting
 _SEPARATORS = re.compile(r"[,;\t]")
 _HEADERS = {"id", "ids", "userid", "userids", "externalid", "externaluserid", "amplitudeid"}
 _MAX_SHOWN = 60
-"""Characters of a first line in an error message."""
+"""Limit on the characters of a first line in an error message."""
 
 
 class NoColumn(Exception):
-    """The column is not in the table, or was not named. The text names the fix."""
+    """The column is not in the table, or was not given. The text has the fix."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A user id, or why the line has none."""
+    """A user id, or the reason why the line has no user id."""
 
     line: int
     user_id: str = ""
     fault: str = ""
     torn: bool = False
-    """Whether the line is not a complete row of the table."""
+    """True if the line is an incomplete row of the table."""
     blank: bool = False
-    """Whether the row is complete and its user id blank."""
+    """True if the row is complete and the user id blank."""
 
 
 def read(lines: Iterable[str], column: str | None = None) -> Iterator[Row]:
-    """Return the rows of a list with one id per line, or of a CSV table with its ids in `column`.
+    """Yield the rows of a list with one id per line, or of a CSV table with the ids in `column`.
 
-    Skips blank lines of a list. Raises NoColumn, also for a list whose first line is that of a table.
+    Skips blank lines of a list. Raises NoColumn, also if the first line of a list is a table header.
     """
     if column is None:
-        first = True
+        is_first = True
         for number, text in enumerate(lines, start=1):
             if text.strip():
-                if first:
+                if is_first:
                     _require_list(text.strip())
-                first = False
+                is_first = False
                 yield _row(number, text)
         return
     table = csv.reader(lines, strict=True)
     try:
         header = [name.strip() for name in next(table, [])]
     except csv.Error as error:
-        raise NoColumn(f"no column {column!r}: the first line is not CSV ({error})") from None
+        raise NoColumn(f"column {column!r} is missing; the first line is not CSV ({error})") from None
     if column not in header:
-        raise NoColumn(f"no column {column!r}: the first line names {', '.join(map(repr, header)) or 'none'}")
+        raise NoColumn(
+            f"column {column!r} is missing; the first line has {', '.join(map(repr, header)) or 'no columns'}"
+        )
     position = header.index(column)
     while True:
         try:
@@ -69,15 +71,15 @@ def read(lines: Iterable[str], column: str | None = None) -> Iterator[Row]:
             yield Row(table.line_num, fault=f"has no {column}", torn=True)
 
 
-def _require_list(first: str) -> None:
-    names = [name.strip(" \"'") for name in _SEPARATORS.split(first)]
-    if len(names) == 1 and re.sub(r"[\s_\"'-]", "", first.lower()) not in _HEADERS:
+def _require_list(first_line: str) -> None:
+    names = [name.strip(" \"'") for name in _SEPARATORS.split(first_line)]
+    if len(names) == 1 and re.sub(r"[\s_\"'-]", "", first_line.lower()) not in _HEADERS:
         return
-    shown = first if len(first) <= _MAX_SHOWN else f"{first[:_MAX_SHOWN]}…"
-    if ";" in first or "\t" in first:
-        raise NoColumn(f"the first line, {shown!r}, is no user id: save the table as CSV, with commas")
+    shown = first_line if len(first_line) <= _MAX_SHOWN else f"{first_line[:_MAX_SHOWN]}…"
+    if ";" in first_line or "\t" in first_line:
+        raise NoColumn(f"the first line, {shown!r}, is not a user id; save the table as CSV, with commas")
     raise NoColumn(
-        f"the first line, {shown!r}, is that of a table and no user id: name the column of the user ids, "
+        f"the first line, {shown!r}, is a table header; add the column of the user ids: "
         f"--column {next((name for name in names if 'id' in name.lower()), names[0])}"
     )
 

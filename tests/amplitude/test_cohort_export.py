@@ -252,7 +252,7 @@ def test_download__file_ends_within_a_row_or_is_html__fails_with_the_reason(
     with pytest.raises(NotDownloaded, match="line 3 is not CSV"):
         download("any")
     monkeypatch.setattr(cohort_api, "table", lambda _: b"<html>maintenance</html>")
-    with pytest.raises(NotDownloaded, match="no column 'user_id': the first line names '<html>"):
+    with pytest.raises(NotDownloaded, match="column 'user_id' is missing; the first line has '<html>"):
         download("any")
 
 

@@ -110,24 +110,27 @@ def test_parse__invalid_request__error_names_the_parameter(
 
 
 @pytest.mark.parametrize(
-    ("parameters", "message"),
+    ("parameters", "field", "words"),
     [
-        ({"user_id": "u" * 513}, "user_id is too long: 512 characters at most"),
-        ({"keys": "a," + "b" * 513}, "an entry of keys is too long: 512 characters at most"),
-        ({"user_id": "a%\x00b"}, "user_id holds a control character: remove it"),
-        ({"keys": "a,b\x7fc"}, "an entry of keys holds a control character: remove it"),
-        ({"user_id": "a\ud800b"}, "user_id is not valid Unicode: encode it as UTF-8"),
-        ({"rec_id": ["a,b"]}, "rec_id has an entry with a comma, which Amplitude would read as two: send two entries"),
+        ({"user_id": "u" * 513}, "user_id", ["512"]),
+        ({"keys": "a," + "b" * 513}, "keys", ["entry", "512"]),
+        ({"user_id": "a%\x00b"}, "user_id", ["control character"]),
+        ({"keys": "a,b\x7fc"}, "keys", ["entry", "control character"]),
+        ({"user_id": "a\ud800b"}, "user_id", ["UTF-8"]),
+        ({"rec_id": ["a,b"]}, "rec_id", ["entry", "comma"]),
     ],
 )
-def test_parse__invalid_value_or_entry__error_names_the_fix(parameters: dict[str, Any], message: str) -> None:
+def test_parse__invalid_value_or_entry__error_names_the_field_and_the_fix(
+    parameters: dict[str, Any], field: str, words: list[str]
+) -> None:
     with pytest.raises(BadRequest) as error:
         ask(None, **({"user_id": "u", "include": "properties,recommendations", "rec_id": "a"} | parameters))
-    assert error.value.detail == message
+    assert error.value.detail.startswith(f"{field} ")
+    assert [word for word in words if word not in error.value.detail] == []
 
 
 def test_from_json__nan__error_names_the_fix() -> None:
-    with pytest.raises(BadRequest, match="not JSON: send a number or a text, or leave the key out"):
+    with pytest.raises(BadRequest, match=r"NaN .* omit the key"):
         from_json(b'{"user_id": "u", "cb": NaN}')
 
 

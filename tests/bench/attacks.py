@@ -1,8 +1,8 @@
-"""Cached answers while somebody tries to stop the worker: `python -m tests.bench.attacks`.
+"""Measures cached answers during attacks: `python -m tests.bench.attacks`.
 
-One worker as shipped answers 500 requests a second over 64 connections, first undisturbed, then beside each attack. The
-table shows how long the cached answers took, whether the worker was restarted, and its largest memory. Each answer is
-timed from the moment its request was sent.
+One worker with the shipped configuration answers 500 requests a second over 64 connections, first without an attack,
+then during each attack. The table has the times of the cached answers, the restarts of the worker, and its maximum
+memory. The time of an answer starts when its request is sent.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from dataclasses import dataclass
 import psutil
 
 from tests.bench.load import Offered, command_line, offer, percentile, table
-from tests.bench.processes import AUTHORIZATION, LASTING, SandboxProcess, Service, warm
+from tests.bench.processes import AUTHORIZATION, LONG_LIVED, SandboxProcess, Service, warm
 from tests.support.service import SECRET
 
 RATE = 500
 CONNECTIONS = 64
 USERS = 100
-PATIENCE_SECONDS = 60
-"""Added to the duration of the load, before a service that answers no more is given up."""
+GRACE_SECONDS = 60
+"""Time after the end of the load until a service that does not answer counts as down."""
 
 Attack = Callable[[int, float], None]
-"""Called with the port and the `time.monotonic()` at which the attack ends."""
+"""A function of the port and the `time.monotonic()` of the end of the attack."""
 
 
 def endless_chunks(path: str) -> Attack:
-    """Return an attack that sends 1-byte chunks at 2 MB/s, without credentials and without an end."""
+    """Return an attack that sends endless 1-byte chunks at 2 MB/s, without credentials."""
 
     def attack(port: int, end: float) -> None:
         piece = b"1\r\nx\r\n" * 2000
@@ -51,7 +51,7 @@ def endless_chunks(path: str) -> Attack:
 
 
 def many_small_chunks(port: int, end: float) -> None:
-    """Open 200 connections each second that send 8 KB of 1-byte chunks together with their heads."""
+    """Open 200 connections a second. Each sends a request with 8 KB of 1-byte chunks in one piece."""
     request = b"POST /healthz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 1300
     while time.monotonic() < end:
         with contextlib.ExitStack() as peers, contextlib.suppress(OSError):
@@ -72,28 +72,28 @@ def large_headers(port: int, end: float) -> None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=30) as peer:
                 peer.sendall(request)
                 peer.recv(65536)
-            time.sleep(0.05)  # an attacker that takes both cores would slow every service
+            time.sleep(0.05)  # an attacker that uses both cores would slow down any service
 
-    _together([send] * 8)
+    _run_together([send] * 8)
 
 
 def renderings(template: str) -> Attack:
-    """Return an attack that renders `template` in the playground, ten at once."""
+    """Return an attack that renders `template` in the playground, ten times at once."""
     body = json.dumps({"template": template, "user_id": "user-1", "device_id": ""}).encode()
 
     def attack(port: int, end: float) -> None:
-        _together([lambda: _posts(port, "/playground/render", body, end)] * 10)
+        _run_together([lambda: _post_repeatedly(port, "/playground/render", body, end)] * 10)
 
     return attack
 
 
 def large_webhooks(port: int, end: float) -> None:
-    """Send webhooks of nearly 8 MiB, forty at once."""
+    """Send webhooks of almost 8 MiB, forty at once."""
     user = '{"user_id": "pushed-%d", "user_properties": {"note": "' + "x" * 800 + '"}}'
     users = ",".join(user % number for number in range(9_600))
     now = int(time.time())
     body = f'{{"cohort_id": "c1", "in_cohort": true, "computed_time": "{now}", "users": [{users}]}}'.encode()
-    _together([lambda: _posts(port, "/v1/webhooks/amplitude/cohorts", body, end)] * 40)
+    _run_together([lambda: _post_repeatedly(port, "/v1/webhooks/amplitude/cohorts", body, end)] * 40)
 
 
 ALL = "all"
@@ -112,7 +112,7 @@ ATTACKS: dict[str, Attack] = {
 }
 
 
-def _together(tasks: list[Callable[[], None]]) -> None:
+def _run_together(tasks: list[Callable[[], None]]) -> None:
     threads = [threading.Thread(target=task) for task in tasks]
     for thread in threads:
         thread.start()
@@ -120,7 +120,7 @@ def _together(tasks: list[Callable[[], None]]) -> None:
         thread.join()
 
 
-def _posts(port: int, path: str, body: bytes, end: float) -> None:
+def _post_repeatedly(port: int, path: str, body: bytes, end: float) -> None:
     head = (
         f"POST {path} HTTP/1.1\r\nHost: x\r\nX-API-Key: {SECRET}\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
@@ -135,15 +135,15 @@ def _posts(port: int, path: str, body: bytes, end: float) -> None:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Load under one attack: None for `offered` where the service did not answer all of it in time."""
+class Measurement:
+    """The load during an attack. `offered` is None if the service did not answer in time."""
 
     offered: Offered | None
     restarts: int
     megabytes: float
 
     def row(self, name: str) -> list[str]:
-        """Return the table's row."""
+        """Return the row of the table."""
         if self.offered is None:
             times = ["no answers"] * 3
         else:
@@ -153,16 +153,16 @@ class Measured:
         return [name, *times, unanswered, str(self.restarts), f"{self.megabytes:.0f}"]
 
 
-def measure(service: Service, attack: Attack | None, seconds: float) -> Measured:
-    """Offer the load for `seconds` beside `attack`, which runs in a process of its own."""
+def measure(service: Service, attack: Attack | None, seconds: float) -> Measurement:
+    """Send the load for `seconds` during `attack`, which runs in a separate process."""
     workers = service.workers()
-    largest = [0.0]
-    over = threading.Event()
+    maximum = [0.0]
+    stop = threading.Event()
 
     def watch() -> None:
-        while not over.wait(0.05):
+        while not stop.wait(0.05):
             with contextlib.suppress(psutil.Error):
-                largest[0] = max(largest[0], *(worker.memory_info().rss / 2**20 for worker in service.workers()))
+                maximum[0] = max(maximum[0], *(worker.memory_info().rss / 2**20 for worker in service.workers()))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -174,16 +174,16 @@ def measure(service: Service, attack: Attack | None, seconds: float) -> Measured
         offered = asyncio.run(_offered(service.port, seconds))
     finally:
         if attacker:
-            attacker.join(PATIENCE_SECONDS)
+            attacker.join(GRACE_SECONDS)
             attacker.kill()
-        over.set()
+        stop.set()
         watcher.join()
-    return Measured(offered, len({w.pid for w in service.workers()} - {w.pid for w in workers}), largest[0])
+    return Measurement(offered, len({w.pid for w in service.workers()} - {w.pid for w in workers}), maximum[0])
 
 
 async def _offered(port: int, seconds: float) -> Offered | None:
     try:
-        async with asyncio.timeout(seconds + PATIENCE_SECONDS):
+        async with asyncio.timeout(seconds + GRACE_SECONDS):
             return await offer(port, _requests(), rate=RATE, connections=CONNECTIONS, seconds=seconds)
     except (TimeoutError, OSError):
         return None
@@ -196,23 +196,23 @@ def _requests() -> Iterator[bytes]:
 
 
 def _path(number: int) -> str:
-    return f"/v1/properties?user_id=user-{2 * number + 1}"  # the emulated Amplitude knows these
+    return f"/v1/properties?user_id=user-{2 * number + 1}"  # users known to the emulated Amplitude
 
 
 def main() -> None:
-    """Measure without an attack and beside each, and print a line for each as soon as it is known."""
+    """Measure without an attack and during each attack. Print each line of the table at once."""
     parser = command_line(__doc__)
-    parser.add_argument("--seconds", type=float, default=30, help="how long each attack goes on")
-    parser.add_argument("--attack", choices=[ALL, *ATTACKS], default=ALL, help="measure only this one")
+    parser.add_argument("--seconds", type=float, default=30, help="duration of each attack")
+    parser.add_argument("--attack", choices=[ALL, *ATTACKS], default=ALL, help="measure only this attack")
     options = parser.parse_args()
     columns = ["attack", "median ms", "p99 ms", "slowest ms", "unanswered", "worker restarts", "worker MiB"]
     print(table(columns, []), flush=True)
     with SandboxProcess() as sandbox:
         for name in [None, *(ATTACKS if options.attack == ALL else [options.attack])]:
-            with Service(sandbox, options=("--log-level", "error"), **LASTING) as service:
+            with Service(sandbox, options=("--log-level", "error"), **LONG_LIVED) as service:
                 warm(service.port, [_path(number) for number in range(1, USERS + 1)])
-                measured = measure(service, ATTACKS[name] if name else None, options.seconds)
-                print(f"| {' | '.join(measured.row(name or 'none'))} |", flush=True)
+                measurement = measure(service, ATTACKS[name] if name else None, options.seconds)
+                print(f"| {' | '.join(measurement.row(name or 'none'))} |", flush=True)
 
 
 if __name__ == "__main__":

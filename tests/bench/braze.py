@@ -1,7 +1,8 @@
-"""Braze as a caller: messages of several parts, its cache, time limit, retries, and the unhealthy-host rule.
+"""Simulates Braze: messages with several parts, Braze's cache, time limit and retries, and the unhealthy-host rule.
 
-Written from the documentation of Connected Content, which leaves two points open: how often Braze's cache answers a
-repeated call (four in five here), and the first wait and jitter of the backoff (an option, and a fifth either way).
+Source: Braze's documentation of Connected Content. The documentation does not give two numbers. The first is the share
+of repeated calls that Braze's cache answers; the simulation uses 80 %. The second is the first wait and the jitter of
+the backoff; the simulation uses an option and 20 %.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from proxy.sandbox.people import find
-from tests.bench.load import PATIENCE, Connections, paced
+from tests.bench.load import TIMEOUT_SECONDS, Connections, paced
 
 TRIES = 6
-"""The first, and `:retry` up to five times."""
+"""The first try, and up to five tries of `:retry`."""
 PARTS = 3
-"""HTML, plain text and AMP are rendered separately."""
+"""Braze renders HTML, plain text and AMP separately."""
 REC_ID = "homepage"
 COHORT_ID = "c7"
 ALL = ("recommendations", "properties", "cohorts")
 """One tag for each section."""
 PUSHABLE = ("properties", "membership")
-"""Tags that Amplitude's webhooks can answer: all properties, and membership of one cohort."""
+"""Tags for data that Amplitude's webhooks push: all properties, and membership in one cohort."""
 _CACHED_SHARE = 0.8
 _FAILURES = {408, 429, 502, 503, 504, 529}
 _WINDOW_SECONDS = 60.0
@@ -46,41 +47,44 @@ _AMPLITUDE = {
 }
 _find = functools.cache(find)
 
-Ask = Callable[[str, str], Awaitable[int]]
-"""Renders a tag for a user; returns the status of the answer."""
+TagCaller = Callable[[str, str], Awaitable[int]]
+"""Calls the host for a user and a tag. Returns the status of the answer."""
 
 
-def ask_service(connections: Connections) -> Ask:
-    """Return how a template with `:retry` calls the service. A wrong answer is an AssertionError."""
+def service_caller(connections: Connections) -> TagCaller:
+    """Return a function that calls the service as a template with `:retry`. Wrong data raises AssertionError."""
 
-    async def ask(user: str, tag: str) -> int:
+    async def call(user: str, tag: str) -> int:
         answer = await connections.get(f"/v1/{_SERVICE[tag]}user_id={user}&on_error=retry")
         if answer.status == 200:
             body = json.loads(answer.body)
-            if body["ok"] is not True or not _is_true(user, tag, body):
-                raise AssertionError(f"{tag} of {user} differ from Amplitude's: {body}")
+            if body["ok"] is not True or not _is_correct(user, tag, body):
+                raise AssertionError(f"the answer for {tag} of {user} differs from Amplitude's data: {body}")
         return answer.status
 
-    return ask
+    return call
 
 
-def ask_amplitude(connections: Connections, *, cached: bool) -> Ask:
-    """Return how a template calls Amplitude itself, with a plain cache by URL or without."""
+def amplitude_caller(connections: Connections, *, cached: bool) -> TagCaller:
+    """Return a function that calls Amplitude directly.
+
+    cached: use a plain cache by URL.
+    """
     cache: set[tuple[str, str]] = set()
 
-    async def ask(user: str, tag: str) -> int:
+    async def call(user: str, tag: str) -> int:
         if cached and (user, tag) in cache:
             return 200
         answer = await connections.get(f"/v1/userprofile?user_id={user}&{_AMPLITUDE[tag]}")
-        status = 200 if answer.status == 400 else answer.status  # "not seen before" is an answer
+        status = 200 if answer.status == 400 else answer.status  # "not seen before" counts as an answer
         if status == 200:
             cache.add((user, tag))
         return status
 
-    return ask
+    return call
 
 
-def _is_true(user: str, tag: str, body: dict[str, Any]) -> bool:
+def _is_correct(user: str, tag: str, body: dict[str, Any]) -> bool:
     person = _find(user, None)
     if person is None:
         return body["found"] is False
@@ -100,35 +104,39 @@ def _is_true(user: str, tag: str, body: dict[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class Recipient:
-    """When a user gets a message, and how long Braze waits between its tries; the same for every policy."""
+    """The time of a user's message, and Braze's waits between its tries. Every policy has the same recipients."""
 
     user: str
     at: float
-    """Seconds after the send's begin."""
+    """Seconds after the start of the send."""
     waits: tuple[float, ...]
     seed: str
 
     @property
     def last_try(self) -> float:
-        """Return when the last try begins, in seconds after the send's begin, if each try before fails at once."""
+        """Return the start of the last try if all earlier tries fail at once, in seconds after the send starts."""
         return self.at + sum(self.waits)
 
 
 def recipients(count: int, seconds: float, backoff: float, seed: int) -> list[Recipient]:
-    """Return the recipients, at an even rate over `seconds`; the first retry comes after about `backoff`."""
-    drawn = []
+    """Return the recipients, at an even rate over `seconds`.
+
+    backoff: seconds until the first retry, on average.
+    """
+    result = []
     for number in range(count):
         own_seed = f"{seed} {number}"
-        dice = random.Random(own_seed)  # noqa: S311  # chance, not secrets
+        dice = random.Random(own_seed)  # noqa: S311  # not a secret
         waits = tuple(backoff * 2**retry * dice.uniform(0.8, 1.2) for retry in range(TRIES - 1))
-        drawn.append(Recipient(f"user-{number + 1}", seconds * number / count, waits, own_seed))
-    return drawn
+        result.append(Recipient(f"user-{number + 1}", seconds * number / count, waits, own_seed))
+    return result
 
 
 class HostHealth:
-    """Unhealthy-host detection: over 3,000 failures and over 90 % of calls within a minute halt all calls for one.
+    """Braze's unhealthy-host detection.
 
-    Failures are the statuses that Braze lists, and calls without an answer in time.
+    If more than 3,000 calls and more than 90 % of the calls in a minute fail, Braze halts all calls for a minute.
+    A call fails by a status in Braze's list, or without an answer in time.
     """
 
     def __init__(self) -> None:
@@ -139,11 +147,11 @@ class HostHealth:
 
     @property
     def halted(self) -> bool:
-        """Return whether calls are halted now."""
+        """Return whether Braze currently halts calls."""
         return time.monotonic() < self._halted_until
 
-    def note(self, status: int) -> None:
-        """Count a call by its status; 0 for one without an answer."""
+    def count(self, status: int) -> None:
+        """Count a call by its status. Status 0 means no answer."""
         now = time.monotonic()
         failed = status == 0 or status in _FAILURES
         self._calls.append((now, failed))
@@ -161,46 +169,46 @@ class HostHealth:
 class Tally:
     """The outcome of a send."""
 
-    first: list[str] = field(default_factory=list)
-    """Users whose message was personalised at the first try: every call was answered, even by "unknown"."""
-    retried: list[str] = field(default_factory=list)
-    lost: list[str] = field(default_factory=list)
-    asked: set[str] = field(default_factory=set)
-    """Users for whom a template requested recommendations."""
+    first_try: list[str] = field(default_factory=list)
+    """Users whose message was personalised at the first try: all calls were answered, some by "unknown user"."""
+    retry: list[str] = field(default_factory=list)
+    not_personalised: list[str] = field(default_factory=list)
+    requested: set[str] = field(default_factory=set)
+    """Users whose template requested recommendations."""
     times: list[float] = field(default_factory=list)
     statuses: Counter[str] = field(default_factory=Counter)
 
 
 class Sender:
-    """Sends one message, with these tags in each of its parts, to each recipient."""
+    """Sends a message with `tags` in each part to each recipient."""
 
-    def __init__(self, ask: Ask, tags: Sequence[str]) -> None:
-        self._ask = ask
+    def __init__(self, caller: TagCaller, tags: Sequence[str]) -> None:
+        self._caller = caller
         self._tags = tags
         self._cache: set[tuple[str, str]] = set()
         self.health = HostHealth()
         self.tally = Tally()
 
-    async def send(self, to: list[Recipient], seconds: float) -> None:
-        """Send; return once the last message is sent or lost."""
+    async def send(self, audience: list[Recipient], seconds: float) -> None:
+        """Send the messages. Return after the last try of the last message."""
         async with asyncio.TaskGroup() as messages:
-            async for number, _ in paced(len(to), seconds):
-                messages.create_task(self._message(to[number]))
+            async for number, _ in paced(len(audience), seconds):
+                messages.create_task(self._message(audience[number]))
 
     async def _message(self, recipient: Recipient) -> None:
-        dice = random.Random(recipient.seed)  # noqa: S311  # chance, not secrets
+        dice = random.Random(recipient.seed)  # noqa: S311  # not a secret
         for number, wait in enumerate((0.0, *recipient.waits)):
             await asyncio.sleep(wait)
-            if await self._rendered(recipient.user, dice):
-                (self.tally.retried if number else self.tally.first).append(recipient.user)
+            if await self._render(recipient.user, dice):
+                (self.tally.retry if number else self.tally.first_try).append(recipient.user)
                 return
-        self.tally.lost.append(recipient.user)
+        self.tally.not_personalised.append(recipient.user)
 
-    async def _rendered(self, user: str, dice: random.Random) -> bool:
-        """Render the parts of a message one call after the other; return whether each was answered in time."""
+    async def _render(self, user: str, dice: random.Random) -> bool:
+        """Render the parts of a message, one call after another. Return whether all calls were answered in time."""
         for _ in range(PARTS):
             for tag in self._tags:
-                # Braze guarantees no cache hit.
+                # Braze's cache does not guarantee a hit.
                 if (user, tag) in self._cache and dice.random() < _CACHED_SHARE:
                     continue
                 if await self._call(user, tag) != 200:
@@ -213,15 +221,15 @@ class Sender:
             self.tally.statuses["halted"] += 1
             return 0
         if tag == "recommendations":
-            self.tally.asked.add(user)
+            self.tally.requested.add(user)
         status, error_name = 0, ""
         began = time.monotonic()
         try:
-            async with asyncio.timeout(PATIENCE):
-                status = await self._ask(user, tag)
-        except OSError as error:  # TimeoutError is one
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                status = await self._caller(user, tag)
+        except OSError as error:  # includes TimeoutError
             error_name = type(error).__name__
         self.tally.times.append(time.monotonic() - began)
         self.tally.statuses[error_name or str(status)] += 1
-        self.health.note(status)
+        self.health.count(status)
         return status

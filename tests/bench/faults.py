@@ -1,11 +1,11 @@
-"""Faults of Amplitude, Redis and the service under load: `python -m tests.bench.faults [--only hang]`.
+"""Breaks Amplitude, Redis and the service under load: `python -m tests.bench.faults [--only hang]`.
 
-Under a steady load of cached users, new users (with and without retries) and copies to be renewed, the emulated
-Amplitude fails for 30 seconds in one way after the other; Redis is stopped and started; the service is stopped by
-SIGTERM and started; a worker is killed. Ten minutes. Prints a table, then each broken promise; exit code 1 if any.
+The load has requests for cached users, new users (with and without retries), and requests with `no-cache`. The emulated
+Amplitude has each fault for 30 seconds. Redis and the service are stopped and started, and a worker is killed. Takes
+ten minutes. Prints a table, then each broken promise. Exit code 1: a promise was broken.
 
-An answer is complete when it is a 200 with `ok: true` and fresh data. "Complete again" is the time from the fault's end
-to the last request whose answer was not.
+An answer is complete if it has status 200, `ok: true` and fresh data. "complete again after" is the time from the end
+of the fault to the last incomplete answer.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from dataclasses import dataclass, field
 
 from proxy.sandbox.faults import Fault
 from proxy.sandbox.user_data import Documented
-from tests.bench.load import PATIENCE, Observer, command_line, milliseconds, table
+from tests.bench.load import TIMEOUT_SECONDS, Observer, command_line, milliseconds, table
 from tests.bench.processes import Report, SandboxProcess, Service
 from tests.bench.steady import CACHED, RENEWED, Kind, Load, Outcome
 from tests.support.redis_server import RedisServer
 
 PER_MINUTE = 600
 BEFORE_SECONDS = 5.0
-REDIS_STOPPED_SECONDS = 70.0  # a minute without calls, then ten seconds with a share of the quota
+REDIS_STOPPED_SECONDS = 70.0  # a minute without calls, then ten seconds with a part of the quota
 WATCHED_SECONDS = 15.0
 COMPLETE_WITHIN_SECONDS = 10.0
 COMPLETE_AFTER_PAUSE_SECONDS = 5.0
-RETRY_AFTER = 12  # of the emulated Amplitude's 429; the last pause so lasts longer than the fault
-CROSSING_SECONDS = 0.05  # a request sent so shortly before its connection is closed may cross that on the way
+RETRY_AFTER = 12  # of the emulated Amplitude's 429; so the last pause ends after the fault
+CROSSING_SECONDS = 0.05  # a request sent within this time before its connection is closed may stay unanswered
 UPSTREAM = {
     "hang": (Fault("hang", seconds=30), "upstream_timeout"),
     "drip-body": (Fault("drip-body", seconds=30), "upstream_timeout"),
@@ -46,11 +46,11 @@ UPSTREAM = {
 
 @dataclass
 class Run:
-    """One fault under load: when it began and ended, and from when on every answer must be complete."""
+    """A fault under load: its start and end, and the time after which every answer must be complete."""
 
     name: str
     seconds: float
-    """How long Amplitude fails."""
+    """Duration of Amplitude's fault."""
     outcomes: list[Outcome] = field(default_factory=list)
     began: float = 0.0
     ended: float = 0.0
@@ -60,13 +60,13 @@ class Run:
     observer: Observer = field(default_factory=Observer)
     broken: list[str] = field(default_factory=list)
 
-    def promise(self, kept: bool, text: str) -> None:
-        """Record a promise that was broken."""
-        if not kept:
+    def promise(self, is_kept: bool, text: str) -> None:
+        """Record a promise that is broken."""
+        if not is_kept:
             self.broken.append(text)
 
     def during(self, *kinds: Kind) -> list[Outcome]:
-        """Return the outcomes from the fault's begin until all answers must be complete again."""
+        """Return the outcomes from the start of the fault until all answers must be complete again."""
         return [
             outcome
             for outcome in self.outcomes
@@ -74,7 +74,7 @@ class Run:
         ]
 
     def end(self) -> None:
-        """Note the end of the fault."""
+        """Record the end of the fault."""
         self.ended = time.monotonic()
         self.complete_from = self.ended + COMPLETE_WITHIN_SECONDS
 
@@ -86,35 +86,40 @@ class Run:
         refusals: bool = False,
         excused: Callable[[Outcome], bool] = lambda outcome: False,
     ) -> None:
-        """Check the promises that hold in every fault. An `excused` request may stay unanswered."""
+        """Check the promises for every fault.
+
+        refusals: Amplitude may answer 429. excused: whether a request may stay unanswered.
+        """
         self.calls = sum(self.began <= moment < self.ended for moment, _ in report.calls)
-        before = [outcome for outcome in self.outcomes if outcome.began < self.began - PATIENCE]
-        self.promise(all(outcome.complete for outcome in before), "answers were complete before the fault")
+        before = [outcome for outcome in self.outcomes if outcome.began < self.began - TIMEOUT_SECONDS]
+        self.promise(all(outcome.complete for outcome in before), "all answers are complete before the fault")
         unanswered = [outcome for outcome in self.outcomes if isinstance(outcome.status, str) and not excused(outcome)]
         self.promise(not unanswered, f"every request is answered: {_counts(outcome.status for outcome in unanswered)}")
         answered = [outcome for outcome in self.outcomes if isinstance(outcome.status, int)]
         allowed = {"retried": (200, 500)}
-        odd = [outcome.status for outcome in answered if outcome.status not in allowed.get(outcome.kind, (200,))]
-        self.promise(not odd, f"200, or with retry 500: {_counts(odd)}")
-        lost = [outcome.error for outcome in answered if outcome.kind in ("cached", "renewed") and not outcome.ok]
-        self.promise(not lost, f"cached users are answered from the cache: {_counts(lost)}")
+        unexpected = [outcome.status for outcome in answered if outcome.status not in allowed.get(outcome.kind, (200,))]
+        self.promise(not unexpected, f"the status is 200, or 500 with on_error=retry: {_counts(unexpected)}")
+        missing = [outcome.error for outcome in answered if outcome.kind in ("cached", "renewed") and not outcome.ok]
+        self.promise(not missing, f"cached users are answered from the cache: {_counts(missing)}")
         wrong = [outcome.error for outcome in self.outcomes if outcome.error and outcome.error not in errors]
-        self.promise(not wrong, f"no error but {' and '.join(sorted(errors))}: {_counts(wrong)}")
-        late = sum(outcome.seconds > PATIENCE for outcome in answered)
-        self.promise(not late, f"no answer over {PATIENCE:g} s: {late}")
+        self.promise(not wrong, f"no error except {' and '.join(sorted(errors))}: {_counts(wrong)}")
+        late = sum(outcome.seconds > TIMEOUT_SECONDS for outcome in answered)
+        self.promise(not late, f"no answer over {TIMEOUT_SECONDS:g} s: {late}")
         incomplete = sum(outcome.began >= self.complete_from and not outcome.complete for outcome in self.outcomes)
         after = self.complete_from - self.ended
-        self.promise(not incomplete, f"complete again {after:.0f} s after the end: {incomplete} were not")
-        self.promise(report.worst_minute <= PER_MINUTE, f"{report.worst_minute} calls in a minute")
+        self.promise(not incomplete, f"answers are complete {after:.0f} s after the end: {incomplete} were incomplete")
+        self.promise(
+            report.worst_minute <= PER_MINUTE, f"at most {PER_MINUTE} calls in a minute: {report.worst_minute}"
+        )
         self.promise(refusals or not report.statuses.get(429), f"no 429: {report.statuses.get(429)}")
 
     def check_redis(self, report: Report) -> None:
-        """Check that data in Redis outlives a process."""
-        again = {user for moment, user in report.calls if moment > self.began and user in CACHED}
-        self.promise(not again, f"data in Redis outlives the process: {len(again)} users were fetched again")
+        """Check that data in Redis is used after a process ends."""
+        refetched = {user for moment, user in report.calls if moment > self.began and user in CACHED}
+        self.promise(not refetched, f"data in Redis is used after a restart: {len(refetched)} users were fetched again")
 
     def row(self) -> list[str]:
-        """Return the run's line of the table."""
+        """Return the row of the table."""
         during = self.during("cached", "renewed", "missed", "retried")
         answers = [outcome for outcome in during if isinstance(outcome.status, int)]
         not_cached = self.during("missed", "renewed")
@@ -138,8 +143,8 @@ class Run:
 
 
 HEAD = [
-    "fault", "statuses, `default`", "statuses, `retry`", "unanswered", "answered though not cached",
-    "calls during the fault", "errors", "slowest", "complete again after", "generator late at p99",
+    "fault", "statuses, `default`", "statuses, `retry`", "unanswered", "complete answers without cached data",
+    "calls during the fault", "errors", "slowest answer", "complete again after", "generator delay, p99",
 ]  # fmt: skip
 
 
@@ -203,15 +208,15 @@ async def _sigterm(run: Run, running: ExitStack) -> None:
     print(f"  the service ended {stopped - run.began:.1f} s after the signal", file=sys.stderr)
 
     def excused(outcome: Outcome) -> bool:
-        # From the signal on the service may refuse connections. It answers requests on open connections.
+        # After the signal, the service may refuse connections. It still answers requests on open connections.
         if outcome.status == "refused":
             return run.began <= outcome.began <= run.ended
         return abs(outcome.began - run.began) < CROSSING_SECONDS or -CROSSING_SECONDS < outcome.began - stopped < 0
 
     run.check(report, {"quota_exhausted", "upstream_timeout"}, excused=excused)
     run.check_redis(report)
-    twice = {user for user, times in Counter(user for _, user in report.calls).items() if times > 1} - set(RENEWED)
-    run.promise(not twice, f"answers to calls under way are stored: {len(twice)} users were fetched again")
+    refetched = {user for user, times in Counter(user for _, user in report.calls).items() if times > 1} - set(RENEWED)
+    run.promise(not refetched, f"answers to calls in flight are stored: {len(refetched)} users were fetched again")
 
 
 async def _kill(run: Run, running: ExitStack) -> None:
@@ -225,19 +230,19 @@ async def _kill(run: Run, running: ExitStack) -> None:
         run.ended = run.began
         await asyncio.sleep(WATCHED_SECONDS + 5)
     report = sandbox.report()
-    # The requests of the killed worker are lost with it, and those sent before its connections are known to be closed.
+    # The killed worker answers no requests, including requests sent before the client sees the closed connection.
     run.check(
         report,
         {"quota_exhausted", "upstream_timeout"},
         excused=lambda outcome: (
-            outcome.status == "cut off" and -PATIENCE < outcome.began - run.began < CROSSING_SECONDS
+            outcome.status == "closed" and -TIMEOUT_SECONDS < outcome.began - run.began < CROSSING_SECONDS
         ),
     )
     run.check_redis(report)
 
 
 def _two_workers(run: Run, running: ExitStack) -> tuple[SandboxProcess, RedisServer, Service]:
-    """Start two workers with Redis, and an Amplitude so slow that some call is always under way."""
+    """Start two workers with Redis, and a slow Amplitude, so that a call is always in flight."""
     sandbox = running.enter_context(SandboxProcess(per_minute=PER_MINUTE, latency=0.8))
     redis = running.enter_context(RedisServer())
     service = running.enter_context(Service(sandbox, REDIS_URL=redis.url, WEB_CONCURRENCY="2"))
@@ -262,10 +267,10 @@ async def _run(run: Run, running: ExitStack) -> None:
 
 
 def main() -> int:
-    """Run the faults one after the other, print a table and the broken promises, and return the exit code."""
+    """Run the faults one after another, print a table and the broken promises, and return the exit code."""
     parser = command_line(__doc__)
     parser.add_argument("--only", choices=list(RUNS), action="append", help="may be repeated (default: all)")
-    parser.add_argument("--seconds", type=float, default=30, help="how long Amplitude fails")
+    parser.add_argument("--seconds", type=float, default=30, help="duration of Amplitude's fault")
     options = parser.parse_args()
     runs = [Run(name, options.seconds) for name in options.only or RUNS]
     for run in runs:

@@ -1,4 +1,4 @@
-"""Load from one event loop over kept-alive connections, and whether that loop was fast enough to be believed."""
+"""Sends load from one event loop over keep-alive connections, and checks that the loop was fast enough."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from typing import NamedTuple
 
 import psutil
 
-PATIENCE = 2.0
-"""Seconds after which Braze gives a call up."""
+TIMEOUT_SECONDS = 2.0
+"""Braze's time limit for a call."""
 _TOO_LATE_SECONDS = 0.05
-"""If the loop was later than this (p99), its figures say nothing about the service."""
+"""If the delay of the loop (p99) is larger, the figures are invalid."""
 _TICK = 0.01
 
 
 class Answer(NamedTuple):
-    """An answer with its undecoded headers."""
+    """An answer with undecoded headers."""
 
     status: int
     head: bytes
     body: bytes
 
     def header(self, name: str) -> str | None:
-        """Return a header's value, or None."""
+        """Return the value of a header, or None."""
         _, separator, rest = self.head.lower().partition(f"\r\n{name.lower()}: ".encode())
         return rest.partition(b"\r\n")[0].decode() if separator else None
 
 
 class Connection(asyncio.Protocol):
-    """A kept-alive connection with at most one request under way."""
+    """A keep-alive connection with at most one request in flight."""
 
     def __init__(self) -> None:
         self.closed = False
@@ -48,7 +48,7 @@ class Connection(asyncio.Protocol):
         self._transport = transport
 
     def request(self, request: bytes) -> asyncio.Future[Answer]:
-        """Send a request; return its answer to come, or ConnectionError."""
+        """Send a request. Return a future with the answer or a ConnectionError."""
         self._received = b""
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(request)
@@ -79,28 +79,28 @@ async def connect(port: int) -> Connection:
 
 
 def get_request(path: str, *headers: str) -> bytes:
-    """Return the bytes of a GET."""
+    """Return the bytes of a GET request."""
     return "\r\n".join([f"GET {path} HTTP/1.1", "Host: x", *headers, "", ""]).encode()
 
 
 class Connections:
-    """Connections to one port, used in turn: at least `least`, and as many as are needed at once."""
+    """Connections to one port, used in turn: at least `minimum`, and as many as there are concurrent requests."""
 
-    def __init__(self, port: int, *headers: str, least: int = 0) -> None:
+    def __init__(self, port: int, *headers: str, minimum: int = 0) -> None:
         self._port = port
         self._headers = headers
-        self._least = least
+        self._minimum = minimum
         self._open = 0
         self._idle: deque[Connection] = deque()
 
     async def open(self, count: int) -> None:
-        """Open connections for later."""
+        """Open `count` idle connections."""
         for _ in range(count):
             self._idle.append(await connect(self._port))
             self._open += 1
 
     async def get(self, path: str, *headers: str) -> Answer:
-        """Return the answer to a GET, or OSError; a cancelled wait closes the connection."""
+        """Return the answer to a GET request. Raises OSError. A cancelled wait closes the connection."""
         connection = await self._connection()
         answer = None
         try:
@@ -113,7 +113,7 @@ class Connections:
         return answer
 
     async def _connection(self) -> Connection:
-        while self._idle and self._open >= self._least:
+        while self._idle and self._open >= self._minimum:
             connection = self._idle.popleft()
             if not connection.closed:
                 return connection
@@ -134,7 +134,7 @@ class Connections:
 
 @dataclass
 class Offered:
-    """Milliseconds from request to answer, of hits and misses; `late`: how late the requests were sent."""
+    """Times in milliseconds from request to answer: `hits` are cached, `misses` are not. `late`: delays of requests."""
 
     hits: list[float] = field(default_factory=list)
     misses: list[float] = field(default_factory=list)
@@ -152,28 +152,28 @@ async def offer(
     connections: int,
     seconds: float,
 ) -> Offered:
-    """Send `rate` hits a second, and misses beside them, whether or not answers come; use each connection in turn.
+    """Send `rate` requests of `hits` a second, and `misses_a_second` of `misses`, without waiting for answers.
 
-    TimeoutError if no connection is free for 10 seconds.
+    Uses the connections in turn. Raises TimeoutError if no connection is free for 10 seconds.
     """
     offered = Offered()
     next_miss = iter(misses)
-    everyone = [await connect(port) for _ in range(connections)]
-    free = deque(everyone)
+    all_connections = [await connect(port) for _ in range(connections)]
+    free = deque(all_connections)
 
     def send(request: bytes, times: list[float]) -> None:
         connection = free.popleft()
         began = time.perf_counter()
 
-        def note(answer: asyncio.Future[Answer]) -> None:
-            # A connection without a 200 is not used again, and counts as unanswered.
+        def record(answer: asyncio.Future[Answer]) -> None:
+            # A connection without a 200 is not used again; its request counts as unanswered.
             if answer.exception() is None and answer.result().status == 200:
                 times.append((time.perf_counter() - began) * 1000)
                 free.append(connection)
 
-        connection.request(request).add_done_callback(note)
+        connection.request(request).add_done_callback(record)
 
-    await asyncio.sleep(1)  # until the server has accepted all
+    await asyncio.sleep(1)  # until the server has accepted all connections
     async for number, due in paced(int(rate * seconds), seconds):
         async with asyncio.timeout(10):
             while len(free) < 2:
@@ -187,28 +187,31 @@ async def offer(
             break
         await asyncio.sleep(0.1)
     offered.unanswered = connections - len(free)
-    for connection in everyone:
+    for connection in all_connections:
         connection.close()
     return offered
 
 
 async def paced(count: int, seconds: float) -> AsyncIterator[tuple[int, float]]:
-    """Yield 0 to `count` - 1, each at its moment, and that moment; a late one does not delay those after it."""
+    """Yield the numbers below `count` at even intervals over `seconds`, each with its planned time.
+
+    A late number does not delay the next numbers.
+    """
     began = time.monotonic()
     for number in range(count):
         due = began + seconds * number / count
-        await asyncio.sleep(max(0.0, due - time.monotonic()))  # zero too, so that answers are read
+        await asyncio.sleep(max(0.0, due - time.monotonic()))  # also for zero seconds, so that answers are read
         yield number, due
 
 
 class Observer:
-    """Watches the generator's own loop and the machine during an `async with`."""
+    """Measures the delay of the event loop and the load of the machine during an `async with`."""
 
     def __init__(self) -> None:
         self._late: list[float] = []
 
     async def __aenter__(self) -> Observer:
-        psutil.cpu_times_percent()  # begins the interval
+        psutil.cpu_times_percent()  # starts the interval
         self._task = asyncio.create_task(self._tick())
         return self
 
@@ -224,35 +227,35 @@ class Observer:
 
     @property
     def lag(self) -> float:
-        """Return how late the loop was, in seconds, at the 99th percentile."""
+        """Return the 99th percentile of the delay of the loop, in seconds."""
         return percentile(self._late, 0.99)
 
     @property
     def too_busy(self) -> bool:
-        """Return whether the machine was too busy for the figures to mean anything."""
+        """Return whether the machine was too busy, so that the figures are invalid."""
         return self.lag > _TOO_LATE_SECONDS
 
     def __str__(self) -> str:
         stolen = getattr(self.percent, "steal", 0)
         return (
             f"{os.cpu_count()} cores, {self.percent.idle:.0f} % idle, {stolen:.0f} % stolen; "
-            f"generator late by {milliseconds(self.lag)} at p99{' (**too busy**)' * self.too_busy}"
+            f"generator delay {milliseconds(self.lag)} at p99{' (**too busy**)' * self.too_busy}"
         )
 
 
 def command_line(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser for a benchmark's options. From here on SIGTERM leaves every block, as Ctrl-C does."""
+    """Return a parser for the options of a benchmark. SIGTERM then exits through all `with` blocks, as Ctrl-C does."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return the value below which `share` of them lie; 0 without any."""
+    """Return the percentile `share` (0 to 1) of `values`; 0 if there are no values."""
     return sorted(values)[min(int(len(values) * share), len(values) - 1)] if values else 0.0
 
 
 def milliseconds(seconds: float) -> str:
-    """Return seconds for a table: below ten milliseconds with one decimal."""
+    """Format seconds as milliseconds, with a decimal if below 10 ms."""
     return f"{seconds * 1000:.1f} ms" if seconds < 0.01 else f"{seconds * 1000:.0f} ms"
 
 

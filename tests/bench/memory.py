@@ -1,8 +1,8 @@
-"""Memory of the cache: `python -m tests.bench.memory` puts a million users through it, then some over HTTP.
+"""Measures the memory of the cache: `python -m tests.bench.memory`.
 
-First the store as the application builds it, with the profiles of the emulated Amplitude; then the service, asked for
-users whose profiles are several times its cache. Prints bytes per profile and the growth of the processes. Exit code 1
-when memory grew by more than CACHE_MAX_MB and 32 MiB (the allocator's slack, threads and connections).
+Stores a million profiles of the emulated Amplitude in the application's store. Then requests profiles over HTTP,
+several times as many as fit into the cache. Prints bytes per profile and the growth of the processes. Exit code 1:
+memory grew by more than CACHE_MAX_MB and 32 MiB (for the allocator, threads and connections).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _record(user_id: str) -> Record:
 
 
 def fill_store(users: int, cache_max_mb: int) -> tuple[list[list[str]], float]:
-    """Put distinct users through a store; return the table's lines and the MiB by which this process grew."""
+    """Store distinct users. Return the rows of the table, and the growth of this process in MiB."""
     process = psutil.Process()
     store = _store(cache_max_mb)
     at_rest = process.memory_info().rss
@@ -67,74 +67,74 @@ def fill_store(users: int, cache_max_mb: int) -> tuple[list[list[str]], float]:
         store.memory.merge(Identity(f"user-{number}", None), record)
         if number % max(1, users // 20) == 0:
             print(f"  {number:,} users, {process.memory_info().rss / MIB:.0f} MiB", file=sys.stderr, flush=True)
-    # The least recently used leave first, so the cached users are the newest.
+    # The store evicts the least recently used users, so the cached users are the newest.
     while cached < users and store.memory.read(Identity(f"user-{users - cached}", None)) != Record():
         cached += 1
     size = store.memory.size
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - at_rest) / MIB
     rows = [
         ["distinct users", f"{users:,}"],
-        ["JSON of a profile", f"{profile_bytes / users:,.0f} bytes"],
-        ["counted for a profile", f"{size / cached:,.0f} bytes"],
-        ["… of 2,800 bytes", f"{size / cached + 2800 - profile_bytes / users:,.0f} bytes"],
-        ["resident for a profile", f"{(process.memory_info().rss - at_rest) / cached:,.0f} bytes"],
+        ["JSON per profile", f"{profile_bytes / users:,.0f} bytes"],
+        ["counted per profile", f"{size / cached:,.0f} bytes"],
+        ["… with 2,800 bytes of JSON", f"{size / cached + 2800 - profile_bytes / users:,.0f} bytes"],
+        ["resident memory per profile", f"{(process.memory_info().rss - at_rest) / cached:,.0f} bytes"],
         ["cached profiles", f"{cached:,} in {size / MIB:.1f} MiB"],
         ["profiles per 64 MiB", f"{cached * 64 * MIB / size:,.0f}"],
-        ["grown by at most", f"{grown:.0f} MiB, of CACHE_MAX_MB={cache_max_mb} and {SLACK_MIB}"],
+        ["maximum growth", f"{grown:.0f} MiB (limit: CACHE_MAX_MB={cache_max_mb} and {SLACK_MIB} MiB)"],
     ]
     return rows, grown
 
 
 async def _request_all(service: Service, users: int) -> int:
-    """Request each user once; return the most bytes that the service took."""
+    """Request each user once. Return the maximum memory of the service in bytes."""
     connections = Connections(service.port, f"Authorization: {AUTHORIZATION}")
-    highest = 0
+    maximum = 0
     numbers = iter(range(1, users + 1))
 
     async def request() -> None:
-        nonlocal highest
+        nonlocal maximum
         for number in numbers:
             answer = await connections.get(f"{PATH}{number}")
             if answer.status != 200 or b'"ok":true' not in answer.body:
-                sys.exit(f"no answer about user-{number}: {answer}")
+                sys.exit(f"the answer for user-{number} is incomplete: {answer}")
             if number % max(1, users // 20) == 0:
-                highest = max(highest, await asyncio.to_thread(service.memory))
+                maximum = max(maximum, await asyncio.to_thread(service.memory))
 
     await asyncio.gather(*(request() for _ in range(CONNECTIONS)))
     connections.close()
-    return highest
+    return maximum
 
 
 def fill_service(users: int, cache_max_mb: int) -> tuple[list[list[str]], float]:
-    """Request distinct users from the service; return the table's lines and the MiB by which it grew."""
+    """Request distinct users from the service. Return the rows of the table, and the growth of the service in MiB."""
     settings = {"AMPLITUDE_REQUESTS_PER_MINUTE": str(UNLIMITED), "CACHE_MAX_MB": str(cache_max_mb)}
     with SandboxProcess() as sandbox, Service(sandbox, **settings) as service:
         at_rest = service.memory()
-        highest = asyncio.run(_request_all(service, users))
-    grown = (highest - at_rest) / MIB
+        maximum = asyncio.run(_request_all(service, users))
+    grown = (maximum - at_rest) / MIB
     rows = [
         ["over HTTP: distinct users", f"{users:,}"],
-        ["over HTTP: at rest, all processes", f"{at_rest / MIB:.0f} MiB"],
-        ["over HTTP: grown by at most", f"{grown:.0f} MiB, of CACHE_MAX_MB={cache_max_mb} and {SLACK_MIB}"],
+        ["over HTTP: memory of all processes at the start", f"{at_rest / MIB:.0f} MiB"],
+        ["over HTTP: maximum growth", f"{grown:.0f} MiB (limit: CACHE_MAX_MB={cache_max_mb} and {SLACK_MIB} MiB)"],
     ]
     return rows, grown
 
 
 def main() -> int:
-    """Run both, print a table, and return the exit code."""
+    """Run both measurements, print a table, and return the exit code."""
     parser = command_line(__doc__)
-    parser.add_argument("--users", type=int, default=1_000_000, help="put through the store")
-    parser.add_argument("--cache-max-mb", type=int, default=64, help="of the store")
-    parser.add_argument("--http-users", type=int, default=15_000, help="requested over HTTP")
-    parser.add_argument("--http-cache-max-mb", type=int, default=16, help="of the service")
+    parser.add_argument("--users", type=int, default=1_000_000, help="number of users in the store")
+    parser.add_argument("--cache-max-mb", type=int, default=64, help="CACHE_MAX_MB of the store")
+    parser.add_argument("--http-users", type=int, default=15_000, help="number of users requested over HTTP")
+    parser.add_argument("--http-cache-max-mb", type=int, default=16, help="CACHE_MAX_MB of the service")
     options = parser.parse_args()
     rows, grown = fill_store(options.users, options.cache_max_mb)
     http_rows, http_grown = fill_service(options.http_users, options.http_cache_max_mb)
     print(table(["", ""], rows + http_rows))
-    within = grown <= options.cache_max_mb + SLACK_MIB and http_grown <= options.http_cache_max_mb + SLACK_MIB
-    if not within:
-        print("\nBROKEN: memory grew by more than CACHE_MAX_MB and the slack")
-    return 0 if within else 1
+    is_within_limit = grown <= options.cache_max_mb + SLACK_MIB and http_grown <= options.http_cache_max_mb + SLACK_MIB
+    if not is_within_limit:
+        print("\nBROKEN: memory grew by more than the limit")
+    return 0 if is_within_limit else 1
 
 
 if __name__ == "__main__":

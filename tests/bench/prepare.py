@@ -1,11 +1,11 @@
-"""Ways to prepare a simulated send: warming, and Amplitude's webhooks.
+"""Prepares a simulated send: warms the cache, or pushes data by Amplitude's webhooks.
 
-Warming for N minutes fetches what N minutes of the quota allow, with the real command and service. It runs with ten
-times the quota, followed by the minute for which the quota counts; else the simulation would take as long as warming.
+Warming for N minutes uses the real command and service, and fetches as many users as N minutes of the quota allow. To
+save time, it runs with ten times the quota, and then waits for the minute in which these calls count.
 
-Webhooks send what Amplitude sends: the default payload of a cohort, first its members, then users who left it; and all
-properties of each user. That every other user has left the cohort is an assumption: Amplitude says nothing of users who
-never were members.
+The webhooks push the default payload of a cohort, first for its members, then for users who left it. They also push all
+properties of each user. In the simulation, every user outside the cohort has left it. In reality, Amplitude pushes
+nothing about users who never were members.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from tests.bench.processes import SandboxProcess, Service
 from tests.support.service import KEYS, ROOT, SECRET
 
 SHARE = 80
-"""Percent of the quota that warming takes by default."""
-_FASTER = 10
+"""Percentage of the quota that `warm` uses by default."""
+_SPEEDUP = 10
 _CONNECTIONS = 8
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a send will take place: Amplitude, the service's settings, and the users in the order of the send."""
+    """The conditions of a send: Amplitude, the settings of the service, and the users in the order of the send."""
 
     sandbox: SandboxProcess
     settings: Mapping[str, str]
@@ -49,17 +49,17 @@ class Stage:
 
 
 Preparation = Callable[[Stage], set[str]]
-"""Prepares a send. Returns the users for whom the service then has all that their message needs."""
+"""Prepares a send. Returns the users whose data is then complete in the service."""
 
 
 def warmed(minutes: int) -> Preparation:
-    """Return a preparation that warms the cache for this long, in another order than that of the send."""
+    """Return a preparation that warms the cache for `minutes`, in a different order than the send."""
 
     def prepare(stage: Stage) -> set[str]:
         audience = list(stage.users)
-        random.Random(stage.seed).shuffle(audience)  # noqa: S311  # chance, not secrets
+        random.Random(stage.seed).shuffle(audience)  # noqa: S311  # not a secret
         audience = audience[: minutes * stage.per_minute * SHARE // 100]
-        quota = stage.per_minute * _FASTER
+        quota = stage.per_minute * _SPEEDUP
         stage.sandbox.reset(quota)
         settings = {**stage.settings, "AMPLITUDE_REQUESTS_PER_MINUTE": str(quota)}
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as file, Service(stage.sandbox, **settings) as service:
@@ -76,7 +76,7 @@ def warmed(minutes: int) -> Preparation:
 
 
 def pushed(stage: Stage) -> set[str]:
-    """Have Amplitude push a cohort and all properties of every user it knows. Causes no call."""
+    """Push a cohort, and all properties of every user known to Amplitude. Causes no call."""
     people = [person for user in stage.users if (person := find(user, None))]
     with Service(stage.sandbox, **stage.settings) as service:
         url = f"{service.url}/v1/webhooks/amplitude"
@@ -91,7 +91,7 @@ def pushed(stage: Stage) -> set[str]:
 
 
 def _cohort(people: Sequence[Person], *, is_in: bool) -> dict[str, Any]:
-    """Return the cohort webhook's default payload."""
+    """Return the default payload of a cohort webhook."""
     return {
         "cohort_name": "Active this week",
         "cohort_id": COHORT_ID,
@@ -103,7 +103,7 @@ def _cohort(people: Sequence[Person], *, is_in: bool) -> dict[str, Any]:
 
 
 def _all_properties(person: Person) -> dict[str, Any]:
-    """Return the body of the README's template for a stream: Amplitude sends names without their prefix."""
+    """Return the body of the template in docs/webhooks.md. Amplitude sends names without the prefix `gp:`."""
     return {
         "user_id": person.user_id,
         "event_time": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f"),

@@ -1,4 +1,4 @@
-"""The processes of a benchmark: the emulated Amplitude, and the service under gunicorn."""
+"""Starts the processes of a benchmark: the emulated Amplitude, and the service under gunicorn."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ from tests.support.service import KEYS, environment, free_port, gunicorn, start
 
 AUTHORIZATION = "Basic " + base64.b64encode(KEYS.encode()).decode()
 UNLIMITED = 1_000_000
-"""Calls a minute, so that warming waits only for the machine."""
-LASTING = {
+"""A quota in calls a minute that never delays warming."""
+LONG_LIVED = {
     "AMPLITUDE_REQUESTS_PER_MINUTE": str(UNLIMITED),
     "CACHE_FRESH_SECONDS": "86400",
     "LOG_LEVEL": "WARNING",
 }
-"""Settings of a service whose cache outlives the benchmark, without a line per request."""
+"""Settings of a service whose cached data stays fresh during the benchmark, without a log line per request."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """The calls that the emulated Amplitude has received so far."""
+    """The calls to the emulated Amplitude so far."""
 
     calls: list[tuple[float, str]]
-    """`time.monotonic()`, which all processes of a machine share, and the user asked about."""
+    """The `time.monotonic()` of each call, which all processes of a machine share, and the requested user."""
     exposures: list[tuple[str, str]]
     statuses: Mapping[int, int]
     worst_minute: int
-    """The most calls in any 60 seconds, including refused calls."""
+    """The maximum number of calls in any 60 seconds, including rejected calls."""
 
 
 class _Sandbox(Sandbox):
-    """A sandbox whose attributes are read by methods, since a manager shares only those."""
+    """A sandbox with methods for its attributes, because a manager shares only methods."""
 
     def address(self) -> tuple[int, str]:
         return self.port, self.secret_key
@@ -64,15 +64,15 @@ class _Manager(BaseManager):
     pass
 
 
-def _running_sandbox(arguments: Mapping[str, Any]) -> Sandbox:
+def _start_sandbox(arguments: Mapping[str, Any]) -> Sandbox:
     return _Sandbox(**arguments).__enter__()
 
 
-_Manager.register("sandbox", _running_sandbox)
+_Manager.register("sandbox", _start_sandbox)
 
 
 class SandboxProcess:
-    """The emulated Amplitude in a process of its own; a context manager. Takes the arguments of `Sandbox`."""
+    """Runs the emulated Amplitude in a separate process. A context manager with the arguments of `Sandbox`."""
 
     def __init__(self, per_minute: int = UNLIMITED, **arguments: Any) -> None:
         self._manager = _Manager(ctx=multiprocessing.get_context("spawn"))
@@ -93,7 +93,7 @@ class SandboxProcess:
         self._sandbox.break_with(fault)
 
     def reset(self, per_minute: int) -> None:
-        """Clear the counts and set the quota."""
+        """Clear the counts, and set the quota."""
         self._sandbox.reset()
         self._sandbox.limit(per_minute)
 
@@ -109,7 +109,10 @@ class SandboxProcess:
 
 
 class Service:
-    """The service, or another WSGI `app`, with the shipped configuration; a context manager. Settings by name."""
+    """Runs the service, or another WSGI `app`, with the shipped configuration. A context manager.
+
+    variables: settings by name.
+    """
 
     def __init__(
         self, sandbox: SandboxProcess, *, app: str = "wsgi:app", options: Sequence[str] = (), **variables: str
@@ -133,7 +136,7 @@ class Service:
         self.stop()
 
     def start(self) -> None:
-        """Start the service and return once it answers; `seconds_to_start` is how long that took."""
+        """Start the service, wait for its first answer, and set `seconds_to_start`."""
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             self._process = start(self._command, self.port, Path(folder) / "log", self._environment)
@@ -141,7 +144,7 @@ class Service:
         self._master = psutil.Process(self._process.pid)
 
     def stop(self) -> None:
-        """Stop the service by SIGTERM, unless it is stopped, and wait for its end."""
+        """Stop the service by SIGTERM, and wait for its end. Does nothing if the service is stopped."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait(40)
@@ -152,11 +155,11 @@ class Service:
         return self._master.children()
 
     def processor_seconds(self) -> float:
-        """Return the processor time that master and workers have used."""
+        """Return the processor time of the master and the workers."""
         return sum(sum(process.cpu_times()[:2]) for process in (self._master, *self.workers()))
 
     def memory(self) -> int:
-        """Return the bytes of memory of all processes; pages that they share count once."""
+        """Return the memory of all processes in bytes. Shared pages count once."""
         total = 0
         for process in (self._master, *self._master.children(recursive=True)):
             try:
@@ -167,7 +170,7 @@ class Service:
 
 
 def get_all(port: int, paths: Sequence[str], authorization: str = AUTHORIZATION) -> Iterator[tuple[Any, bytes]]:
-    """Request each path over one connection; yield each response with its body."""
+    """Request the paths over one connection. Yield each response with its body."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
         for path in paths:
@@ -179,7 +182,7 @@ def get_all(port: int, paths: Sequence[str], authorization: str = AUTHORIZATION)
 
 
 def warm(port: int, paths: Sequence[str], *, connections: int = 16) -> None:
-    """Request each path once. RuntimeError unless each answer is complete."""
+    """Request each path once. Raises RuntimeError if an answer is incomplete."""
 
     def warm_part(part: Sequence[str]) -> None:
         for response, body in get_all(port, part):

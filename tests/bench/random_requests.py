@@ -1,7 +1,7 @@
-"""Random requests to the real service: `python -m tests.bench.random_requests` sends 10,000 with any bytes in them.
+"""Sends 10,000 random requests to the real service: `python -m tests.bench.random_requests`.
 
-Prints the statuses, and fails on a 5xx other than the promised 500 and on a data answer without a key or with a value
-of another type. The emulated Amplitude changes its fault every few hundred requests.
+Requests can contain any bytes. The emulated Amplitude changes its fault every few hundred requests. Prints the
+statuses. Exit code 1: there was an undocumented 5xx, or a data answer with a missing key or a value of the wrong type.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ HEADERS = "Cache-Control If-None-Match X-Request-ID X-Forwarded-For Accept Conte
 
 
 class Dice(random.Random):
-    """Draws requests, most of them nearly valid."""
+    """Generates random requests, most of them almost valid."""
 
-    def junk(self, most: int = 40) -> bytes:
-        return self.randbytes(self.randrange(most))
+    def junk(self, limit: int = 40) -> bytes:
+        return self.randbytes(self.randrange(limit))
 
     def word(self) -> bytes:
-        known = ["ava", "ben", "user-7", "homepage", "vip", "pred-buy", "score", "model", "retry", "true", "no-cache"]
-        known += [*SECTIONS, "", " ", "a,b", "é", "😀", "x" * 600, "\ud800".encode("utf-8", "surrogatepass").hex()]
-        return self.choice(known).encode() if self.random() < 0.85 else self.junk()
+        words = ["ava", "ben", "user-7", "homepage", "vip", "pred-buy", "score", "model", "retry", "true", "no-cache"]
+        words += [*SECTIONS, "", " ", "a,b", "é", "😀", "x" * 600, "\ud800".encode("utf-8", "surrogatepass").hex()]
+        return self.choice(words).encode() if self.random() < 0.85 else self.junk()
 
     def parameters(self) -> list[tuple[str | bytes, bytes]]:
         sent: list[tuple[str | bytes, bytes]] = [
-            ("user_id", self.choice([b"ava", b"ben", b"cleo", b"user-7", b"who", b""]))
+            ("user_id", self.choice([b"ava", b"ben", b"cleo", b"user-7", b"unknown", b""]))
         ]
         sent += [("rec_id", b"homepage,also-bought"), ("prediction_id", b"pred-buy")]
         sent.append(("include", ",".join(self.sample(SECTIONS, self.randrange(1, 6))).encode()))
@@ -58,8 +58,14 @@ class Dice(random.Random):
         kind = self.randrange(8 if depth < 3 else 5)
         if kind > 5:
             return {self.junk(6).decode("latin-1"): self.json(depth + 1) for _ in range(self.randrange(3))}
-        some = [None, self.random() < 0.5, self.randrange(10**9), self.word().decode("latin-1"), self.random() * 1e300]
-        return [self.json(depth + 1) for _ in range(self.randrange(3))] if kind == 5 else some[kind]
+        values = [
+            None,
+            self.random() < 0.5,
+            self.randrange(10**9),
+            self.word().decode("latin-1"),
+            self.random() * 1e300,
+        ]
+        return [self.json(depth + 1) for _ in range(self.randrange(3))] if kind == 5 else values[kind]
 
     def request(self) -> tuple[str, bytes]:
         """Return the route and the bytes of a request."""
@@ -96,7 +102,7 @@ class Dice(random.Random):
 
 
 def exchange(port: int, request: bytes) -> tuple[int, dict[str, str], bytes]:
-    """Send raw bytes; return status, headers and body."""
+    """Send raw bytes. Return the status, headers and body."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall(request)
         response = http.client.HTTPResponse(connection, method="HEAD" if request.startswith(b"HEAD") else None)
@@ -105,34 +111,34 @@ def exchange(port: int, request: bytes) -> tuple[int, dict[str, str], bytes]:
 
 
 def fault_in(route: str, request: bytes, status: int, headers: dict[str, str], body: bytes) -> str | None:
-    """Return what is wrong with an answer, or None."""
+    """Return the error in an answer, or None."""
     if request.startswith(b"HEAD") or status == 304:
         return None
     kind = headers.get("content-type", "")
     if status >= 500:
-        promised = status == 500 and kind in ("application/problem+json", "application/json")
-        if not promised or "error" not in json.loads(body):
-            return f"a {status} that was not promised: {body[:200]!r}"
+        is_documented = status == 500 and kind in ("application/problem+json", "application/json")
+        if not is_documented or "error" not in json.loads(body):
+            return f"the status {status} is not documented: {body[:200]!r}"
     elif status == 200 and request.split(b" ")[1].startswith(b"/v1/") and route in (*SECTIONS, "profile"):
         document = json.loads(body)
         sections: list[Section] = [section for section in SECTIONS if next(iter(SECTION[section])) in document]
-        wanted = dict(ENVELOPE)
+        expected = dict(ENVELOPE)
         for section in sections:
-            wanted |= SECTION[section]
-        if not conforms(document, wanted) or (route != "profile" and sections != [route]) or not sections:
-            return f"a key is missing or of another type: {body[:300]!r}"
+            expected |= SECTION[section]
+        if not conforms(document, expected) or (route != "profile" and sections != [route]) or not sections:
+            return f"a key is missing or has the wrong type: {body[:300]!r}"
     elif status >= 400 and route != "userprofile" and kind == "application/problem+json":
         document = json.loads(body)
         if not {"type", "title", "status", "detail"} <= document.keys():
-            return f"a problem without its keys: {body[:200]!r}"
+            return f"a problem lacks required keys: {body[:200]!r}"
     return None
 
 
 def main() -> int:
-    """Run, and return the exit code."""
+    """Send the requests, and return the exit code."""
     parser = command_line(__doc__)
-    parser.add_argument("--requests", type=int, default=10_000, help="how many")
-    parser.add_argument("--seed", type=int, default=1, help="the same seed sends the same requests")
+    parser.add_argument("--requests", type=int, default=10_000, help="number of requests")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the random requests")
     options = parser.parse_args()
     dice = Dice(options.seed)
     kinds = [kind for kind in get_args(FaultKind) if kind not in ("hang", "slow", "drip-body", "drip-headers", "quota")]
@@ -154,8 +160,8 @@ def _send_all(dice: Dice, count: int, port: int, sandbox: SandboxProcess, kinds:
         route, request = dice.request()
         status, headers, body = exchange(port, request)
         statuses[status] += 1
-        if wrong := fault_in(route, request, status, headers, body):
-            faults.append(f"{wrong}\n  request: {request[:400]!r}")
+        if error := fault_in(route, request, status, headers, body):
+            faults.append(f"{error}\n  request: {request[:400]!r}")
         if number % 1000 == 0 or number == count:
             print(f"{number} requests, {len(faults)} faults, statuses {dict(sorted(statuses.items()))}", flush=True)
     print("\n".join(faults[:10]))

@@ -1,7 +1,7 @@
-"""Servers that the service is compared with: a Flask view, a bare WSGI function and nginx with the same answers.
+"""Servers for comparison with the service: a Flask view, a bare WSGI function and nginx, with the same answers.
 
-The two applications read their answer from the file that REFERENCE_ANSWER names, so that gunicorn can start them as it
-starts the service. nginx caches the service's own answers, one per user, for the right credentials.
+The two applications read their answer from the file in the variable REFERENCE_ANSWER, so that gunicorn can start them.
+nginx caches the service's answers, one per user, and checks the credentials.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _SET_BY_SERVERS = {"date", "server", "connection", "content-length", "transfer-e
 
 
 def save_answer(path: Path, headers: Iterable[tuple[str, str]], body: bytes) -> None:
-    """Write an answer of the service for the applications below."""
-    own = [(name, value) for name, value in headers if name.lower() not in _SET_BY_SERVERS]
-    path.write_text(json.dumps({"headers": own, "body": body.decode()}))
+    """Write an answer of the service to a file for the reference applications."""
+    kept_headers = [(name, value) for name, value in headers if name.lower() not in _SET_BY_SERVERS]
+    path.write_text(json.dumps({"headers": kept_headers, "body": body.decode()}))
 
 
 def _answer() -> tuple[list[tuple[str, str]], bytes]:
@@ -37,7 +37,7 @@ def flask_app() -> Flask:
     """Return an application with one view that returns the answer."""
     headers, body = _answer()
     app = Flask("reference", static_folder=None)
-    app.extensions |= create_app().extensions  # the worker stops the services
+    app.extensions |= create_app().extensions  # the worker stops these services
 
     @app.get("/v1/profile")
     def profile() -> Response:
@@ -47,7 +47,7 @@ def flask_app() -> Flask:
 
 
 class RawApp:
-    """The least that a WSGI server can call."""
+    """A minimal WSGI application."""
 
     def __init__(self) -> None:
         headers, self._body = _answer()
@@ -82,7 +82,7 @@ http {{
 
 
 def nginx(folder: Path, port: int, url: str) -> list[str]:
-    """Write a configuration into `folder` and return the command that runs it: a cache in front of `url`."""
+    """Write the configuration of a cache in front of `url` into `folder`. Return the command that starts nginx."""
     user = "user root;" if os.geteuid() == 0 else ""
     configuration = folder / "nginx.conf"
     configuration.write_text(NGINX.format(user=user, folder=folder, port=port, url=url, authorization=AUTHORIZATION))

@@ -1,8 +1,8 @@
-"""Whether `warm` loses users when it is stopped: `python -m tests.bench.resume` warms 100,000 users.
+"""Checks that `warm` loses no users if it is interrupted: `python -m tests.bench.resume`.
 
-The command is stopped by Ctrl-C after a third and by `kill -9` after two thirds, and started again with the same file.
-Then every user is requested. Prints each run. Exit code 1 when a known user is not answered from the cache as warm, or
-when more calls were repeated than were under way when the command was stopped.
+Warms 100,000 users. Stops the command by Ctrl-C after a third and by `kill -9` after two thirds, and starts it again
+with the same file. Then requests every user. Prints each run. Exit code 1: a known user was not warm in the cache, or
+the number of repeated calls exceeded the number of calls in flight at the stops.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from tests.support.service import KEYS, ROOT
 
 STOPS = ((1 / 3, signal.SIGINT), (2 / 3, signal.SIGKILL))
 _FRESH_SECONDS = 900
-"""How long what was not warmed is fresh at most."""
+"""Maximum freshness in seconds of data that was not warmed."""
 _CHECKS_AT_ONCE = 16
 
 
 def warm(sandbox: SandboxProcess, service: Service, users: Path, until: float, stop: signal.Signals | None) -> str:
-    """Warm until this many calls were made, then stop; without `stop`, to the end. Return a line about the run."""
+    """Warm until `until` calls, then send the signal `stop`; without `stop`, warm all. Return a line about the run."""
     began, calls_before = time.monotonic(), sandbox.calls()
     options = ["--url", service.url, "--credentials", KEYS, "--quota", str(UNLIMITED)]
     with subprocess.Popen(
@@ -40,17 +40,17 @@ def warm(sandbox: SandboxProcess, service: Service, users: Path, until: float, s
             time.sleep(0.1)
         if stop is not None:
             process.send_signal(stop)
-        printed, _ = process.communicate()
-    end = stop.name if stop is not None else f"to its end, exit code {process.returncode}"
+        output, _ = process.communicate()
+    end = stop.name if stop is not None else f"complete, exit code {process.returncode}"
     calls = sandbox.calls() - calls_before
-    return f"{end}: {time.monotonic() - began:.0f} s, {calls:,} calls. {printed.strip() or '(nothing printed)'}"
+    return f"{end}: {time.monotonic() - began:.0f} s, {calls:,} calls. {output.strip() or '(no output)'}"
 
 
 async def lost_users(service: Service, count: int) -> list[str]:
-    """Return the users who are known to Amplitude and are not answered from the cache as warm."""
+    """Return the users known to Amplitude who are not warm in the cache."""
     connections = Connections(service.port, f"Authorization: {AUTHORIZATION}")
     users = (f"user-{number}" for number in range(1, count + 1) if find(f"user-{number}", None))
-    lost = []
+    lost: list[str] = []
 
     async def check() -> None:
         for user in users:
@@ -69,7 +69,7 @@ async def lost_users(service: Service, count: int) -> list[str]:
 def main() -> int:
     """Warm, stop, resume, and return the exit code."""
     parser = command_line(__doc__)
-    parser.add_argument("--users", type=int, default=100_000, help="to be warmed")
+    parser.add_argument("--users", type=int, default=100_000, help="number of users to warm")
     count = parser.parse_args().users
     settings = {
         "AMPLITUDE_REQUESTS_PER_MINUTE": str(UNLIMITED),
@@ -91,7 +91,7 @@ def main() -> int:
     repeated = {user: number - 1 for user, number in times.items() if number > 1}
     known = sum(number for user, number in repeated.items() if find(user, None))
     print(f"lost: {len(lost):,} {lost[:5] or ''}")
-    print(f"repeated calls: {known:,} about known users, {sum(repeated.values()) - known:,} about unknown users")
+    print(f"repeated calls: {known:,} for known users, {sum(repeated.values()) - known:,} for unknown users")
     return 1 if lost or known > len(STOPS) * CONNECTIONS else 0
 
 

@@ -1,4 +1,4 @@
-"""A steady load of several kinds of requests, and the outcome of each request."""
+"""Sends a steady load of several kinds of requests, and records the outcome of each request."""
 
 from __future__ import annotations
 
@@ -12,53 +12,53 @@ from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any, Literal
 
-from tests.bench.load import PATIENCE, Connections
+from tests.bench.load import TIMEOUT_SECONDS, Connections
 from tests.bench.processes import AUTHORIZATION
 from tests.bench.wrk import known_users
 
 CONNECTIONS = 41
-"""A prime number, so that each user is requested over every connection, and so from every worker."""
+"""A prime number, so that each user is requested over every connection, and from every worker."""
 COMPLETE_SECONDS = 30.0
 ACCEPTED_SECONDS = 0.2
 
 Kind = Literal["cached", "renewed", "missed", "retried"]
 RATES: dict[Kind, float] = {"cached": 100, "renewed": 1, "missed": 2, "retried": 0.5}
-"""Requests a second: so few that the quota cannot hide a fault."""
+"""Requests a second. The rates are low, so that the quota does not hide a fault."""
 _USERS = [f"user-{number}" for number in islice(known_users(), 40)]
 CACHED, RENEWED = _USERS[:30], _USERS[30:]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a request: a status, or why there was none."""
+    """The outcome of a request: a status, or the reason why there is no answer."""
 
     kind: Kind
     user: str
     began: float
     seconds: float
-    status: int | Literal["refused", "cut off", "gave up"]
+    status: int | Literal["refused", "closed", "timeout"]
     ok: bool = False
     error: str | None = None
-    """The error word of the body, or the reason for which an older copy is returned."""
+    """The error word of the body, or of `Cache-Status` if an older copy is returned."""
 
     @property
     def complete(self) -> bool:
-        """Return whether the answer was a success with fresh data."""
+        """Return whether the answer has status 200, `ok: true` and fresh data."""
         return self.status == 200 and self.ok and self.error is None
 
 
 class Load:
-    """A steady load of all kinds during an `async with`."""
+    """Sends a steady load of all kinds during an `async with`."""
 
     def __init__(self, port: int, workers: Sequence[int] = ()) -> None:
         self._workers = workers
-        self._connections = Connections(port, f"Authorization: {AUTHORIZATION}", least=CONNECTIONS)
+        self._connections = Connections(port, f"Authorization: {AUTHORIZATION}", minimum=CONNECTIONS)
         self._tasks: set[asyncio.Future[Any]] = set()
         self.outcomes: list[Outcome] = []
 
     async def __aenter__(self) -> Load:
         for worker in self._workers:
-            # The first worker to accept takes nearly all connections, so the others are stopped for a moment.
+            # The first worker accepts almost all connections, so the other workers are stopped for a moment.
             others = [other for other in self._workers if other != worker]
             for other in others:
                 os.kill(other, signal.SIGSTOP)
@@ -66,12 +66,12 @@ class Load:
             await asyncio.sleep(ACCEPTED_SECONDS)
             for other in others:
                 os.kill(other, signal.SIGCONT)
-        # A service with a new Redis sends no calls at first.
+        # With a new Redis, the service sends no calls at first.
         async with asyncio.timeout(COMPLETE_SECONDS):
             while not all(outcome.complete for outcome in await self._request_all()):
                 pass
         self.outcomes.clear()
-        for _ in range(CONNECTIONS):  # so that each worker has its own copies
+        for _ in range(CONNECTIONS):  # so that each worker has the data in its own memory
             await self._request_all()
         requests: dict[Kind, Callable[[int], Awaitable[object]]] = {
             "cached": lambda number: self.request("cached", CACHED[number % len(CACHED)], "properties"),
@@ -93,22 +93,22 @@ class Load:
         return await asyncio.gather(*(self.request("cached", user, "properties") for user in CACHED + RENEWED))
 
     async def request(self, kind: Kind, user: str, route: str) -> Outcome:
-        """Request once; record and return the outcome."""
+        """Send a request. Record and return the outcome."""
         query = {"profile": "&include=properties,cohorts", "recommendations": "&rec_id=homepage"}.get(route, "")
         query += "&on_error=retry" if kind == "retried" else ""
         headers = ["Cache-Control: no-cache"] if kind == "renewed" else []
         began = time.monotonic()
-        status: int | Literal["refused", "cut off", "gave up"]
+        status: int | Literal["refused", "closed", "timeout"]
         ok, error = False, None
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT_SECONDS):
                 answer = await self._connections.get(f"/v1/{route}?user_id={user}{query}", *headers)
         except TimeoutError:
-            status = "gave up"
+            status = "timeout"
         except ConnectionRefusedError:
             status = "refused"
         except OSError:
-            status = "cut off"
+            status = "closed"
         else:
             status = answer.status
             body = json.loads(answer.body)

@@ -1,4 +1,4 @@
-"""Load with wrk: as many requests as the target answers, over keep-alive connections."""
+"""Sends load with wrk over keep-alive connections, at full speed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Literal
 from proxy.sandbox.people import find
 from tests.bench.processes import AUTHORIZATION
 
-Kind = Literal["same user", "other users", "other users, new query"]
-"""A new query has parameters that no request had before: the record answers it, a finished body does not."""
+Kind = Literal["same URL", "another user each time", "another user and query each time"]
+"""Another query has parameters that no earlier request had, so only the record is cached, and not the body."""
 
 PATH = "/v1/profile?include=recommendations,properties,cohorts&rec_id=homepage&user_id=user-"
 
@@ -46,7 +46,7 @@ def require_wrk() -> None:
 
 
 def known_users(start: int = 1) -> Iterator[int]:
-    """Yield the numbers of users whose answers are alike: known, and with recommendations."""
+    """Yield the numbers of users with similar answers: known users with recommendations."""
     for number in itertools.count(start):
         person = find(f"user-{number}", None)
         if person and person.recommendations:
@@ -55,7 +55,10 @@ def known_users(start: int = 1) -> Iterator[int]:
 
 @dataclass(frozen=True)
 class Run:
-    """Requests per second, median and 99th percentile in milliseconds, and connections lost or timed out."""
+    """The result of a run.
+
+    rate: answers per second. p50, p99: in milliseconds. lost: connections that were closed or timed out.
+    """
 
     rate: float
     p50: float
@@ -64,7 +67,10 @@ class Run:
 
 
 class Wrk:
-    """Runs wrk. `folder` takes the script; `users` are the numbers of the users requested in turn."""
+    """Runs wrk.
+
+    folder: the folder for the script. users: the numbers of the users to request in turn.
+    """
 
     def __init__(self, folder: Path, users: Sequence[int]) -> None:
         self._script = folder / "load.lua"
@@ -72,21 +78,21 @@ class Wrk:
         self._runs = 0
 
     def run(self, url: str, kind: Kind, *, connections: int, seconds: int) -> Run:
-        """Load `url`. RuntimeError when some answer was not a success."""
+        """Send load to `url`. Raises RuntimeError if an answer does not have a 2xx status."""
         self._runs += 1
         other = _OTHER_USERS.format(
             users=",".join(map(str, self._users)),
             start=self._runs * 997 % len(self._users),
             path=PATH,
-            more=f'"&cohort_id=run-{self._runs}-pass-" .. pass' if kind == "other users, new query" else '""',
+            more=f'"&cohort_id=run-{self._runs}-pass-" .. pass' if kind == "another user and query each time" else '""',
             authorization=AUTHORIZATION,
         )
-        self._script.write_text(_DONE if kind == "same user" else other + _DONE)
+        self._script.write_text(_DONE if kind == "same URL" else other + _DONE)
         options = [f"-c{connections}", f"-d{seconds}s", "-t1", "-s", str(self._script)]
         options += ["-H", f"Authorization: {AUTHORIZATION}"]
         target = f"{url}{PATH}{self._users[0]}"
         output = subprocess.run(["wrk", *options, target], capture_output=True, text=True, check=True).stdout
         result = json.loads(output.rstrip().rpartition("\n")[2])
         if result["refused"]:
-            raise RuntimeError(f"{result['refused']} answers of {url} were no success")
+            raise RuntimeError(f"{result['refused']} answers of {url} do not have a 2xx status")
         return Run(result["requests"] / result["seconds"], result["p50"], result["p99"], result["lost"])

@@ -66,7 +66,7 @@ def test_preview__message_that_aborts__fails_with_its_reason() -> None:
     [
         (["-"], 1, "AMPLITUDE_SECRET_KEY is missing"),
         (["-", "--demo", "--url", "https://h"], 2, "exclude each other"),
-        (["-", "--url", "http://example.com", "--credentials", "a:b"], 1, "must be https"),
+        (["-", "--url", "http://example.com", "--credentials", "a:b"], 1, "must start with https://"),
         (["-", "--url", "localhost:8000", "--credentials", "a:b"], 1, "no https:// or http:// in front"),
         (["-", "--url", "your-host", "--credentials", "a:b"], 1, "no https:// or http:// in front"),
         (["-", "--url", "ftp://example.com", "--credentials", "a:b"], 1, "https://your-host"),

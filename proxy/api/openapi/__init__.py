@@ -1,1 +1,1 @@
-"""The OpenAPI 3.1 document of every route: built from the table of parameters, and true by test."""
+"""Builds the OpenAPI 3.1 document of all routes, from the parameters and the types of the bodies."""

@@ -1,4 +1,4 @@
-"""The document. A route that is added to the application is added to `_paths` too."""
+"""Builds the document. Add each new route of the application to `_paths`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def document() -> Schema:
         "info": {
             "title": "Connected Content proxy",
             "version": __version__,
-            "summary": "What Amplitude knows of a user, as cached JSON for Braze Connected Content.",
+            "summary": "Amplitude's user data as cached JSON for Braze Connected Content.",
             "description": _ABOUT,
         },
         "tags": [{"name": name, "description": about} for name, about in _TAGS.items()],
@@ -39,35 +39,41 @@ def document() -> Schema:
 
 
 _ABOUT = """\
-Every data route answers `GET`, `POST` and `HEAD` (as `GET`, without the body), with a trailing slash too; nothing is
-ever redirected. At least one of `user_id` and `device_id` must be present. Values are trimmed, a known parameter given
-twice is a 400, an unknown one is ignored.
+Every data route accepts `GET`, `POST` and `HEAD`. `HEAD` returns the headers of `GET`. A trailing slash is accepted,
+and the service never redirects.
 
-When something is missing the answer is a 200 with `ok: false`, the reason in `error`, and every key at its empty value;
-with `on_error=retry` it is a 500, on which Braze's `:retry` acts. An anonymous user (every id blank) is a 200 with
-`error: blank_id` and costs no call. An unknown path is a 404, a method that a route does not take a 405 with `Allow`.
+At least one of `user_id` and `device_id` must be present. Values are trimmed. A known parameter that occurs twice
+causes a 400. Unknown parameters are ignored.
 
-Whatever the route and the credentials, a URL over 8 KiB is a 414 (send the parameters in the body of a POST), and more
-than 100 headers, one over 8 KiB, or more than 32 KiB in all, a 431; both are problems as the others are, without
+If data is missing, the answer has status 200, `ok: false`, the reason in `error`, and every key with its empty value.
+With `on_error=retry`, the status is 500, so that Braze's `:retry` tries again.
+
+A user is anonymous if all ids are blank. The answer then has status 200 and `error: blank_id`, and costs no call.
+
+An unknown path causes a 404. A method that the route does not accept causes a 405.
+
+On every route, a URL over 8 KiB causes a 414: send the parameters in the body of a POST. More than 100 headers, a
+header over 8 KiB, or more than 32 KiB of headers in all causes a 431. Answers with status 414 or 431 have no
 `X-Request-ID`.
 
-Asking for a `rec_id` that is not in the cache logs an exposure in Amplitude, here as anywhere.\
+Each recommendation that is fetched logs an exposure in Amplitude. A cached answer logs none. Requests from this page
+log exposures too.\
 """
 
 _TAGS = {
-    "Data": "What Amplitude knows of a user, for templates.",
-    "Drop-in": "Amplitude's own endpoint, from the same cache and within the same quota.",
-    "Webhooks": "What Amplitude pushes, so that it need not be asked for.",
-    "Operation": "For platforms and monitors. These cost no call.",
-    "Pages": "For people.",
+    "Data": "The data of a user in Amplitude, for templates.",
+    "Drop-in": "Amplitude's own parameters and JSON, from the same cache and within the same quota.",
+    "Webhooks": "Data that Amplitude pushes. The service then answers requests for this data without a call.",
+    "Operation": "Routes for platforms and monitors. These requests cost no call.",
+    "Pages": "Pages for the browser, and their files.",
 }
 
 _SUMMARIES: Mapping[Section | None, str] = {
     "recommendations": "The items to show to a user",
     "properties": "A user's properties",
-    "cohorts": "The cohorts a user is in",
-    "computations": "What was computed of a user",
-    "propensities": "How likely a user is to do something",
+    "cohorts": "A user's cohorts",
+    "computations": "A user's computed values",
+    "propensities": "Predictions about a user",
     None: "Several sections in one answer",
 }
 _REQUIRED: Mapping[Section | None, tuple[Parameter, ...]] = {
@@ -76,8 +82,8 @@ _REQUIRED: Mapping[Section | None, tuple[Parameter, ...]] = {
     None: (INCLUDE,),
 }
 _ABOUT_PROFILE = (
-    "The answer is the union of what the routes of the sections in `include` answer. `recommendations` needs `rec_id`, "
-    "`propensities` needs `prediction_id`; what belongs to a section that is not named is ignored."
+    "The answer has the fields of all sections in `include`. The section `recommendations` requires `rec_id`, and "
+    "`propensities` requires `prediction_id`. Parameters of sections that are not in `include` are ignored."
 )
 
 
@@ -85,62 +91,70 @@ def _paths() -> dict[str, Schema]:
     page, cache_control = _revalidated("text/html", "The page."), ["Cache-Control"]
     return {
         **{f"/v1/{section}": _data(section) for section in SECTIONS},
-        "/v1/profile": _data(None) | {"delete": _forgetting()},
+        "/v1/profile": _data(None) | {"delete": _forget()},
         "/v1/userprofile": _drop_in(),
         "/v1/webhooks/amplitude/cohorts": webhooks.cohorts(),
         "/v1/webhooks/amplitude/users": webhooks.users(),
         "/healthz": _get(
             "Healthz",
             "Operation",
-            "Whether the process serves",
-            {"200": answer("It does.", as_json("Health", example={"status": "ok"}))},
+            "Liveness",
+            {"200": answer("The process is running.", as_json("Health", example={"status": "ok"}))},
         ),
         "/readyz": _get(
             "Readyz",
             "Operation",
-            "Whether it can answer",
+            "Readiness",
             {
                 "200": answer(
-                    "It can, if perhaps only from what it has kept.",
+                    "The service can answer requests. If `status` is `degraded`, it may answer only from the cache.",
                     as_json("Readiness", example={"status": "degraded", "upstream": "failing", "quota": "ok"}),
                 ),
                 "503": answer(
-                    "Nothing could be answered, or the process is stopping.",
+                    "The service cannot answer any request, or is stopping.",
                     as_json("Unready", example={"status": "unavailable", "upstream": "rejected", "quota": "ok"}),
                 ),
             },
-            description="Judged by the last call to Amplitude, if that ended in the last minute.",
+            description="The result depends on the last call to Amplitude, if that call ended within the last minute.",
         ),
         "/metrics": _get(
             "Metrics",
             "Operation",
-            "What is counted, as Prometheus reads it",
-            {"200": answer("As it is now.", {"text/plain": {"schema": {"type": "string"}}}, cache_control)},
+            "Metrics for Prometheus",
+            {"200": answer("The current metrics.", {"text/plain": {"schema": {"type": "string"}}}, cache_control)},
             guarded=True,
-            description="All worker processes together, by route rule: no id, no path, no secret.",
+            description="The sum over all worker processes. The labels contain no ids, paths or secrets.",
         ),
-        "/status": _get("Status", "Pages", "How things go: what is wrong now, and the last hour", page, guarded=True),
+        "/status": _get("Status", "Pages", "The status page: current problems and the last hour", page, guarded=True),
         "/status.json": _get(
             "StatusData",
             "Operation",
-            "What the status page shows",
-            {"200": answer("As it is now.", as_json("Status"), cache_control)},
+            "The data of the status page",
+            {"200": answer("The current status.", as_json("Status"), cache_control)},
             guarded=True,
-            description="Of all worker processes of this machine, as far back as the one that answers has run.",
+            description="Data of all worker processes on this machine, since the start of the process that answers.",
         ),
-        "/": _get("Home", "Pages", "What this is and where to go", page),
-        "/docs": _get("Docs", "Pages", "This document, to be tried", page),
+        "/": _get("Home", "Pages", "The landing page", page),
+        "/docs": _get("Docs", "Pages", "The reference, to try in the browser", page),
         "/playground": _get(
-            "Playground", "Pages", "A message on the left, what Braze would send on the right", page, guarded=True
+            "Playground", "Pages", "The playground: a message and its rendered result", page, guarded=True
         ),
         "/playground/render": {"post": playground.rendering()},
-        "/openapi.json": _get("Openapi", "Pages", "This document", _revalidated("application/json", "The document.")),
+        "/openapi.json": _get(
+            "Openapi",
+            "Pages",
+            "The reference as an OpenAPI document",
+            _revalidated("application/json", "The document."),
+        ),
         "/static/{name}": _file(),
     }
 
 
 def _get(name: str, tag: str, summary: str, responses: Schema, *, guarded: bool = False, **more: Any) -> Schema:
-    """Return the path of a route that takes GET and HEAD. guarded: it requires credentials."""
+    """Return the path of a route that accepts GET and HEAD.
+
+    guarded: the route requires credentials.
+    """
     operation = {
         "operationId": f"get{name}",
         "tags": [tag],
@@ -156,32 +170,35 @@ _GUARDED = shared("Unauthorized", "Forbidden")
 
 
 def _data(section: Section | None) -> Schema:
-    described = {"description": _ABOUT_PROFILE} if section is None else {}
+    description = {"description": _ABOUT_PROFILE} if section is None else {}
     content = as_json(answer_name(section), examples.answers(section))
     return _data_route(
         (section or "profile").capitalize(),
-        {"tags": ["Data"], "summary": _SUMMARIES[section], **described},
-        (parameters_of(section), _REQUIRED.get(section, ()), examples.QUESTIONS[section]),
+        {"tags": ["Data"], "summary": _SUMMARIES[section], **description},
+        (parameters_of(section), _REQUIRED.get(section, ()), examples.REQUESTS[section]),
         {
-            "200": answer("An answer, `ok: false` included.", content, (*DATA_HEADERS, "ETag")),
+            "200": answer("The answer, also if data is missing (`ok: false`).", content, (*DATA_HEADERS, "ETag")),
             **shared("BadRequest", "TryAgain"),
         },
     )
 
 
-def _forgetting() -> Schema:
+def _forget() -> Schema:
     example = {"records": 1, "waiting": 0}
     return {
         "operationId": "deleteProfile",
         "tags": ["Data"],
         "summary": "Forget a user",
-        "description": "Forgets every pair of ids that has this `user_id`, or this `device_id`, be it as asked or as "
-        "Amplitude returned it: in every process within a second, in Redis, and in what waits for a call. What is on "
-        "its way is not kept when it comes. Amplitude is told nothing, and who asks again fetches again.",
+        "description": "Deletes every record with this `user_id` or `device_id`, in every process and in Redis, within "
+        "a second. The id can be the requested id or the id that Amplitude returned. Also removes the user from the "
+        "backlog. The result of a call in flight is not cached. The data in Amplitude stays: the next request for "
+        "the user fetches it again.",
         "security": SECURITY,
         "parameters": [*query_parameters(FORGETTING, (), {"user_id": "user-17"}), ref("RequestId", "parameters")],
         "responses": {
-            "200": answer("Forgotten.", as_json("Forgotten", example=example), headers=["Cache-Control"]),
+            "200": answer(
+                "The user is forgotten.", as_json("ForgetResult", example=example), headers=["Cache-Control"]
+            ),
             **shared("BadRequest"),
             **_GUARDED,
             "500": problem(
@@ -195,7 +212,7 @@ def _forgetting() -> Schema:
 
 
 def _drop_in() -> Schema:
-    unknown = {"user": {"summary": "An unknown or blank user", "value": examples.NOT_SEEN_BEFORE}}
+    unknown = {"user": {"summary": "An unknown or anonymous user", "value": examples.NOT_SEEN_BEFORE}}
     not_seen_before = as_json("NotSeenBefore", unknown)
     either = {"anyOf": [ref("UserProfile"), ref("NotSeenBefore")]}
     known = {"ava": {"summary": "A known user", "value": examples.drop_in_answer()}}
@@ -204,27 +221,30 @@ def _drop_in() -> Schema:
         {
             "tags": ["Drop-in"],
             "summary": "Amplitude's own endpoint",
-            "description": "Takes Amplitude's parameters and answers Amplitude's JSON: a template written for it works "
-            "with another host and secret. `get_recs` needs `rec_id`, `get_propensity` needs `prediction_id`.",
+            "description": "Accepts Amplitude's parameters and returns Amplitude's JSON. In a template for Amplitude's "
+            "endpoint, change only the host and the secret. `get_recs` requires `rec_id`, and `get_propensity` "
+            "requires `prediction_id`.",
         },
-        (DROP_IN, (), examples.DROP_IN_QUESTION),
+        (DROP_IN, (), examples.DROP_IN_REQUEST),
         {
             "200": answer(
-                "As Amplitude answers.",
+                "Amplitude's answer.",
                 {"application/json": {"schema": either, "examples": known}},
                 DATA_HEADERS,
-                perhaps=["ETag"],
+                optional=["ETag"],
             ),
             "400": answer(
-                "An unknown or blank user, as Amplitude says it; or a mistake.",
+                "Amplitude's error for an unknown or anonymous user, or an error in the request.",
                 not_seen_before | SHARED["BadRequest"]["content"],
-                perhaps=DATA_HEADERS,
+                optional=DATA_HEADERS,
             ),
             "4XX": answer(
-                "An unknown user, with the status that Amplitude was seen to use.", not_seen_before, DATA_HEADERS
+                "Amplitude's error for an unknown user, with the status that Amplitude used.",
+                not_seen_before,
+                DATA_HEADERS,
             ),
             "500": answer(
-                "No answer, as Amplitude is when it is unavailable.",
+                "Data is missing. `error` has the error word.",
                 as_json("NoAnswer", {"missing": {"value": {"error": "quota_exhausted"}}}),
                 ("Cache-Control", "Cache-Status", "X-Amplitude-Calls"),
             ),
@@ -238,12 +258,12 @@ def _data_route(
     parameters: tuple[Collection[Parameter], Collection[Parameter], Mapping[str, Any]],
     responses: Schema,
 ) -> Schema:
-    """Return the path of a route that takes the same `parameters` as GET, as HEAD and in the body of a POST.
+    """Return the path of a route that accepts the same `parameters` in GET and HEAD, and in the body of a POST.
 
-    parameters: all of them, the required ones, and values for an example.
+    parameters: all parameters, the required parameters, and the values of an example.
     """
     responses = responses | _GUARDED
-    unchanged = {"304": answer("Still what `If-None-Match` names.", headers=(*DATA_HEADERS, "ETag"))}
+    unchanged = {"304": answer("The answer still has the `ETag` in `If-None-Match`.", headers=(*DATA_HEADERS, "ETag"))}
     refresh, priority, if_none_match, request_id = (
         ref(name, "parameters") for name in ("RequestCacheControl", "RequestPriority", "IfNoneMatch", "RequestId")
     )
@@ -257,7 +277,7 @@ def _data_route(
     post = {
         **about,
         "operationId": f"post{name}",
-        "summary": f"{about['summary']} (ids kept out of URLs)",
+        "summary": f"{about['summary']} (parameters in the body)",
         "security": SECURITY,
         "parameters": [refresh, priority, request_id],
         "requestBody": body(*parameters),
@@ -281,17 +301,15 @@ def _file() -> Schema:
     responses["200"]["content"] = {kind: {"schema": {"type": "string"}} for kind in kinds}
     responses["200"]["headers"] |= headers
     responses["304"]["headers"] |= headers
-    return _get(
-        "File", "Pages", "A file that a page loads", responses, parameters=[name, ref("IfNoneMatch", "parameters")]
-    )
+    return _get("File", "Pages", "A file of the pages", responses, parameters=[name, ref("IfNoneMatch", "parameters")])
 
 
 def _revalidated(kind: str, description: str) -> Schema:
-    """Return the answers of a page or file that browsers may keep, and check with its ETag before each use."""
+    """Return the responses of a page or file that browsers cache and revalidate with the ETag."""
     content = {kind: {"schema": {"type": "object" if kind == "application/json" else "string"}}}
     responses = {
         "200": answer(description, content, ["ETag"]),
-        "304": answer("Still what `If-None-Match` names.", headers=["ETag"]),
+        "304": answer("The content still has the `ETag` in `If-None-Match`.", headers=["ETag"]),
     }
     for response in responses.values():
         response["headers"]["Cache-Control"] = {"required": True, "schema": {"type": "string"}}

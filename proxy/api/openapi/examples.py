@@ -1,4 +1,4 @@
-"""Example requests and answers: Ava and Ben of the sandbox, shaped by the functions that the service uses."""
+"""Example requests and answers for the demo users Ava and Ben, built by the code of the service."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from proxy.profile.record import EMPTY, CachedPart, Record
 
 AS_OF = 1_795_000_000
 
-QUESTIONS: Mapping[Section | None, Mapping[str, Any]] = {
+REQUESTS: Mapping[Section | None, Mapping[str, Any]] = {
     "recommendations": {"user_id": "ava", "rec_id": ["homepage"]},
     "properties": {"user_id": "ava", "keys": ["first_name", "loyalty_points"]},
     "cohorts": {"user_id": "ava", "cohort_id": ["vip"]},
@@ -33,7 +33,7 @@ QUESTIONS: Mapping[Section | None, Mapping[str, Any]] = {
 }
 """Example parameters of each route; None is the profile."""
 
-DROP_IN_QUESTION: Mapping[str, Any] = {
+DROP_IN_REQUEST: Mapping[str, Any] = {
     "user_id": "ava",
     "get_recs": "true",
     "rec_id": ["homepage"],
@@ -69,29 +69,29 @@ _BEN: Mapping[Part, Any] = {
 
 
 def answers(section: Section | None) -> dict[str, dict[str, Any]]:
-    """Return what the route of `section` may answer with a 200, each as an OpenAPI example."""
+    """Return example answers of the route of `section` with status 200, as OpenAPI examples."""
     examples = {"ava": ("A known user", _answer(section, "ava", _record("ava", _AVA)))}
     if section == "recommendations":
-        examples["ben"] = ("A user of the control group", _answer(section, "ben", _record("ben", _BEN)))
-    examples["unknown"] = ("A user whom Amplitude does not know", _answer(section, "nobody", Record(unknown_at=AS_OF)))
+        examples["ben"] = ("A user in the control group", _answer(section, "ben", _record("ben", _BEN)))
+    examples["unknown"] = ("A user unknown to Amplitude", _answer(section, "nobody", Record(unknown_at=AS_OF)))
     examples["blank"] = ("An anonymous user", _answer(section, "", EMPTY, error=BLANK_ID))
-    examples["missing"] = ("No answer in time", _answer(section, "ava", EMPTY, error=QuotaExhausted.word))
+    examples["missing"] = ("Missing data", _answer(section, "ava", EMPTY, error=QuotaExhausted.word))
     return {name: {"summary": summary, "value": value} for name, (summary, value) in examples.items()}
 
 
 def drop_in_answer() -> dict[str, Any]:
-    """Return what the drop-in answers to its question."""
-    return shape_drop_in(parse_drop_in(as_text(DROP_IN_QUESTION).items()), _record("ava", _AVA))
+    """Return the answer of the drop-in to its example request."""
+    return shape_drop_in(parse_drop_in(as_text(DROP_IN_REQUEST).items()), _record("ava", _AVA))
 
 
-def as_text(question: Mapping[str, Any]) -> dict[str, str]:
-    """Return `question` as it goes into a URL or form: lists with commas."""
-    return {name: ",".join(value) if isinstance(value, list) else value for name, value in question.items()}
+def as_text(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return `values` as text for a URL or form: lists become comma-separated."""
+    return {name: ",".join(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def _answer(section: Section | None, user_id: str, record: Record, error: str | None = None) -> dict[str, Any]:
-    question = {**QUESTIONS[section], "user_id": user_id}
-    body: dict[str, Any] = json.loads(shape(parse(section, as_text(question).items()), record, error=error))
+    request = {**REQUESTS[section], "user_id": user_id}
+    body: dict[str, Any] = json.loads(shape(parse(section, as_text(request).items()), record, error=error))
     return body
 
 

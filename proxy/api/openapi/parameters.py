@@ -1,4 +1,4 @@
-"""Parameters, bodies, request headers and credentials of operations, from the parameter tables of the parser."""
+"""Describes parameters, bodies, request headers and credentials, from the parameters of the parser."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ SECURITY_SCHEMES: Mapping[str, Schema] = {
         "type": "apiKey",
         "in": "header",
         "name": "X-API-Key",
-        "description": "`X-API-Key: <secret>`; looked at when there is no `Authorization`.",
+        "description": "`X-API-Key: <secret>`. Ignored if the request has `Authorization`.",
     },
     "apiKey": {
         "type": "apiKey",
         "in": "header",
         "name": "Authorization",
-        "description": "`Authorization: Api-Key <secret>`, as a template written for Amplitude sends it. "
-        "The value is `Api-Key`, a space and the secret.",
+        "description": "`Authorization: Api-Key <secret>`, as in templates for Amplitude's endpoint. "
+        "Enter `Api-Key`, a space and the secret.",
     },
     "bearer": {"type": "http", "scheme": "bearer", "description": "`Authorization: Bearer <secret>`."},
-    # Last, for there Swagger UI puts the cursor.
+    # Last, because Swagger UI puts the cursor there.
     "basic": {
         "type": "http",
         "scheme": "basic",
-        "description": "Name and secret of a key; what Braze's `:basic_auth` sends.",
+        "description": "Name and secret of a key, as sent by Braze's `:basic_auth`.",
     },
 }
 SECURITY: list[dict[str, list[str]]] = [{name: []} for name in SECURITY_SCHEMES]
 
-# Inside a value, for at its ends white space is trimmed. As what must not match: Swagger UI would make up values from
-# a pattern that must, and fill its forms with them.
+# A control character inside a value; at the ends, white space is trimmed. Used with `not`, because Swagger UI fills its
+# forms with values made up from a positive `pattern`.
 _CONTROL = r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]|\S\s*[\t-\r\x1c-\x1f\x85]\s*\S"
 _CONTROL_OR_COMMA = f"{_CONTROL}|,"
-# What a regular expression of JSON Schema takes for white space is less than what is trimmed.
+# The parser trims more characters than `\s` matches in JSON Schema.
 _NOT_BLANK = r"[^\s\x1c-\x1f\x85]"
 
 
@@ -48,24 +48,27 @@ def _header(name: str, description: str) -> Schema:
 REQUEST_HEADERS: Mapping[str, Schema] = {
     "RequestCacheControl": _header(
         "Cache-Control",
-        "`no-cache` or `max-age=N`: nothing older than that, if Amplitude can answer. Other directives are ignored.",
+        "`no-cache` requests an answer from Amplitude. `max-age=N` does the same if the cached copy is older than N "
+        "seconds. If Amplitude cannot answer, an older copy is returned. Other directives are ignored.",
     ),
     "RequestPriority": _header(
         "Priority",
-        "`u=7` (RFC 9218) lets everybody else go first, and what is fetched is fresh for longer: for "
-        "warming the cache ahead of a send. Any other priority is ignored.",
+        "`u=7` (RFC 9218) gives all other requests priority, and the fetched data stays fresh for longer. Use it to "
+        "warm the cache before a send. Other priorities are ignored.",
     ),
     "IfNoneMatch": _header(
-        "If-None-Match", "The `ETag` of an answer that you have: a 304 without a body while it is still the same."
+        "If-None-Match", "The `ETag` of an earlier answer. If the answer still has this `ETag`, the status is 304."
     ),
-    "RequestId": _header("X-Request-ID", "1 to 200 of `A-Z a-z 0-9 . _ ~ + / = -`; anything else is replaced."),
+    "RequestId": _header(
+        "X-Request-ID", "An id for the log: 1 to 200 of `A-Z a-z 0-9 . _ ~ + / = -`. Other values are replaced."
+    ),
 }
 
 
 def query_parameters(
-    known: Collection[Parameter], required: Collection[Parameter], question: Mapping[str, Any]
+    known: Collection[Parameter], required: Collection[Parameter], example: Mapping[str, Any]
 ) -> list[Schema]:
-    """Return the parameters of a URL, those of the `question` with its values as examples."""
+    """Return the parameters of a URL, with the values of `example`."""
     return [
         {
             "name": parameter.name,
@@ -74,14 +77,14 @@ def query_parameters(
             **({"required": True} if parameter in required else {}),
             **(_LIST_STYLE if parameter.many else {}),
             "schema": _in_url(parameter, parameter in required),
-            **({"example": question[parameter.name]} if parameter.name in question else {}),
+            **({"example": example[parameter.name]} if parameter.name in example else {}),
         }
         for parameter in known
     ]
 
 
-def body(known: Collection[Parameter], required: Collection[Parameter], question: Mapping[str, Any]) -> Schema:
-    """Return the body of a POST: the same parameters as a form or as a JSON object."""
+def body(known: Collection[Parameter], required: Collection[Parameter], example: Mapping[str, Any]) -> Schema:
+    """Return the body of a POST: the same parameters, as a form or as a JSON object."""
     rules = {
         "type": "object",
         "required": [parameter.name for parameter in required],
@@ -91,18 +94,20 @@ def body(known: Collection[Parameter], required: Collection[Parameter], question
         parameter.name: _described(parameter) | _in_json(parameter, parameter in required) for parameter in known
     }
     in_form = {
-        parameter.name: _described(parameter) | _in_url(parameter, parameter in required) | _shown(parameter, question)
+        parameter.name: _described(parameter)
+        | _in_url(parameter, parameter in required)
+        | _form_example(parameter, example)
         for parameter in known
     }
     return {
-        "description": "A parameter may be in the URL or in the body, not in both. 16 KiB at most.",
+        "description": "A parameter may be in the URL or in the body, but not in both. The body is at most 16 KiB.",
         "required": True,
         "content": {
-            "application/json": {"schema": {**rules, "properties": in_json}, "example": dict(question)},
+            "application/json": {"schema": {**rules, "properties": in_json}, "example": dict(example)},
             "application/x-www-form-urlencoded": {
                 "schema": {**rules, "properties": in_form},
                 "encoding": {parameter.name: _LIST_STYLE for parameter in known if parameter.many},
-                "example": as_text(question),
+                "example": as_text(example),
             },
         },
     }
@@ -113,13 +118,13 @@ _LIST_STYLE = {"style": "form", "explode": False}
 
 def _described(parameter: Parameter) -> Schema:
     about = parameter.help[0].upper() + parameter.help[1:] + "."
-    return {"description": f"{about} Comma separated, {MAX_ENTRIES} at most." if parameter.many else about}
+    return {"description": f"{about} Comma-separated, at most {MAX_ENTRIES}." if parameter.many else about}
 
 
-def _shown(parameter: Parameter, question: Mapping[str, Any]) -> Schema:
-    """Return what a form shows in a field: the question's value, else nothing rather than a made-up one."""
-    if parameter.name in question:
-        return {"examples": [question[parameter.name]]}
+def _form_example(parameter: Parameter, example: Mapping[str, Any]) -> Schema:
+    """Return the example of a form field. Without a value, it is blank, or Swagger UI would make up a value."""
+    if parameter.name in example:
+        return {"examples": [example[parameter.name]]}
     if parameter.words == BOOLEANS:
         return {"examples": ["false"]}
     return {} if parameter.words else {"examples": [[] if parameter.many else ""]}
@@ -159,20 +164,20 @@ def _text(parameter: Parameter) -> Schema:
 
 
 def _entry(not_allowed: str, required: bool) -> Schema:
-    # An entry of white space is dropped, so where one is required it must have something else in it.
+    # The parser drops blank entries, so an entry of a required list must not be blank.
     not_blank = {"pattern": _NOT_BLANK} if required else {}
     return {"type": "string", "maxLength": MAX_LENGTH, "not": {"pattern": not_allowed}, **not_blank}
 
 
 ID = _entry(_CONTROL, required=True)
-"""An id that must be there."""
+"""The schema of a required id."""
 
 
 def _listed(required: bool) -> Schema:
     entry = rf"[^\x00-\x1f\x7f-\x9f,]{{0,{MAX_LENGTH}}}"
     return {
         "type": "string",
-        "description": "Comma separated.",
+        "description": "Comma-separated.",
         "pattern": rf"^\s*{entry}(,{entry}){{0,{MAX_ENTRIES - 1}}}\s*$",
         **({"allOf": [{"pattern": r"[^\s,]"}]} if required else {}),
     }

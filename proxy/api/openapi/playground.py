@@ -1,4 +1,4 @@
-"""Operations of the playground."""
+"""Describes the operations of the playground."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ SCHEMAS: dict[str, Schema] = {
     "Message": {
         "type": "object",
         "properties": {
-            "template": {"type": "string", "description": "The message as it is written in Braze."},
-            "user_id": {"type": "string", "default": "", "description": "Who it is rendered for; blank: anonymous."},
+            "template": {"type": "string", "description": "The message as written in Braze."},
+            "user_id": {
+                "type": "string",
+                "default": "",
+                "description": "The id of the user. If blank, the user is anonymous.",
+            },
             "device_id": {"type": "string", "default": ""},
         },
         "required": ["template"],
@@ -55,9 +59,9 @@ def rendering() -> Schema:
     return {
         "operationId": "postRendering",
         "tags": ["Pages"],
-        "summary": "What Braze would send of a message",
-        "description": "Each Connected Content tag is asked of the data routes here, with the caller's credentials: "
-        "it costs calls, and logs exposures, as a sent message does. Refused to pages of other sites.",
+        "summary": "Render a message as Braze would",
+        "description": "Each Connected Content tag calls the data routes of this service, with the credentials of the "
+        "caller. The tags cost calls and log exposures, as in a sent message. Pages of other sites get a 403.",
         "security": SECURITY,
         "requestBody": {
             "required": True,
@@ -65,7 +69,9 @@ def rendering() -> Schema:
         },
         "responses": {
             "200": answer(
-                "What would happen, a refusal included.", as_json("Rendering", example=RENDERED), ["Cache-Control"]
+                "The result of rendering, also if Braze would reject the message.",
+                as_json("Rendering", example=RENDERED),
+                ["Cache-Control"],
             ),
             **shared("BadRequest", "Unauthorized", "Forbidden", "ContentTooLarge", "UnsupportedMediaType"),
         },

@@ -1,4 +1,4 @@
-"""Responses of operations: headers, problems, and the answers that routes share."""
+"""Describes responses: headers, problems, and the responses that routes share."""
 
 from __future__ import annotations
 
@@ -23,30 +23,34 @@ def _header(kind: str, description: str, *, required: bool = True, example: str 
 HEADERS: Mapping[str, Schema] = {
     "X-Request-ID": _header(
         "string",
-        "The caller's when it sent a sane one, else a new one; the log has it too.",
+        "The id of the request in the log: the caller's id if valid, or else a new id.",
         pattern="^[A-Za-z0-9._~+/=-]{1,200}$",
     ),
-    "Age": _header("integer", "Seconds since Amplitude said so (the oldest part's).", required=False, minimum=0),
+    "Age": _header("integer", "Age in seconds of the oldest data in the answer.", required=False, minimum=0),
     "Cache-Control": _header(
         "string",
-        "For how long it is fresh, counted from `Age` 0; `no-store` when `ok` is false.",
+        "How long the answer is fresh, counted from age 0. `no-store` if `ok` is false.",
         pattern="^(private, max-age=[0-9]+|no-store)$",
     ),
     "Cache-Status": _header(
         "string",
-        "Where the answer came from (RFC 9211); `detail` is an error word. None for a blank id.",
+        "The origin of the answer (RFC 9211). `detail` is an error word. Absent for an anonymous user.",
         required=False,
         example=f"{_CACHE}; hit; ttl=231",
         pattern=rf"^{_CACHE}; (hit; ttl=-?[0-9]+"
         rf"|fwd=(miss|partial|request|stale); (stored|collapsed|detail=({'|'.join(MISSING_WORDS)})))$",
     ),
     "X-Amplitude-Calls": _header(
-        "integer", "How many calls to Amplitude this answer sent or joined; 0 for a hit.", minimum=0
+        "integer",
+        "Number of calls to Amplitude that the request sent or joined. 0 if the answer is from the cache.",
+        minimum=0,
     ),
-    "ETag": _header("string", "Of these very bytes; for `If-None-Match`.", pattern='^"[0-9a-f]+(-gzip)?"$'),
+    "ETag": _header("string", "A strong validator of the body, for `If-None-Match`.", pattern='^"[0-9a-f]+(-gzip)?"$'),
     "Retry-After": _header("integer", "Seconds until another try may help.", minimum=1),
-    "WWW-Authenticate": _header("string", "The scheme that every HTTP client knows.", pattern='^Basic realm="'),
-    "Allow": _header("string", "The methods that the route takes.", pattern="^[A-Z]+(, [A-Z]+)*$"),
+    "WWW-Authenticate": _header(
+        "string", "The Basic scheme, which every HTTP client supports.", pattern='^Basic realm="'
+    ),
+    "Allow": _header("string", "The methods that the route accepts.", pattern="^[A-Z]+(, [A-Z]+)*$"),
 }
 DATA_HEADERS = ("Age", "Cache-Control", "Cache-Status", "X-Amplitude-Calls")
 
@@ -55,24 +59,29 @@ def answer(
     description: str,
     content: Mapping[str, Schema] | None = None,
     headers: Iterable[str] = (),
-    perhaps: Iterable[str] = (),
+    optional: Iterable[str] = (),
 ) -> Schema:
-    """Return a response. Every one has a request id beside its `headers`; those in `perhaps` may be missing."""
-    optional = {name: {key: value for key, value in HEADERS[name].items() if key != "required"} for name in perhaps}
+    """Return a response.
+
+    headers: the headers that are always present, besides X-Request-ID. optional: the headers that may be absent.
+    """
+    optional_headers = {
+        name: {key: value for key, value in HEADERS[name].items() if key != "required"} for name in optional
+    }
     return {
         "description": description,
-        "headers": {name: ref(name, "headers") for name in ("X-Request-ID", *headers)} | optional,
+        "headers": {name: ref(name, "headers") for name in ("X-Request-ID", *headers)} | optional_headers,
         **({"content": dict(content)} if content else {}),
     }
 
 
 def as_json(schema: str, examples: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Schema]:
-    """Return the content of a JSON answer of the component `schema`."""
+    """Return the content of a JSON answer with the component `schema`."""
     return {"application/json": {"schema": ref(schema), **({"examples": examples} if examples else {}), **more}}
 
 
 def problem(status: int, title: str, detail: str, *headers: str, schema: str = "Problem", **more: Any) -> Schema:
-    """Return a response in RFC 9457's form, with what it says for example."""
+    """Return an error response in the format of RFC 9457, with an example."""
     example = {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}
     return answer(
         title, {"application/problem+json": {"schema": ref(schema), "example": example}}, ["Cache-Control", *headers]
@@ -80,17 +89,17 @@ def problem(status: int, title: str, detail: str, *headers: str, schema: str = "
 
 
 def shared(*names: str) -> Schema:
-    """Return these of the shared responses, by status."""
+    """Return the shared responses with these names, by status."""
     problems = {name: SHARED[name]["content"]["application/problem+json"]["example"] for name in names}
     return {str(problem["status"]): ref(name, "responses") for name, problem in problems.items()}
 
 
 def headers_only(get: Schema) -> Schema:
-    """Return the HEAD of a GET: the same without bodies."""
+    """Return the HEAD operation of a GET operation: the same responses without bodies."""
     responses = {}
     for status, response in get["responses"].items():
-        whole = SHARED[response["$ref"].rpartition("/")[2]] if "$ref" in response else response
-        responses[status] = {"description": whole["description"], "headers": whole["headers"]}
+        full = SHARED[response["$ref"].rpartition("/")[2]] if "$ref" in response else response
+        responses[status] = {"description": full["description"], "headers": full["headers"]}
     return {
         **get,
         "operationId": f"head{get['operationId'].removeprefix('get')}",
@@ -100,9 +109,7 @@ def headers_only(get: Schema) -> Schema:
 
 
 SHARED: Mapping[str, Schema] = {
-    "BadRequest": problem(
-        400, "Bad Request", "rec_id is missing: name one or more recommendations, e.g. rec_id=abc123"
-    ),
+    "BadRequest": problem(400, "Bad Request", "rec_id is required; add rec_id=<id>"),
     "Unauthorized": problem(
         401,
         "Unauthorized",

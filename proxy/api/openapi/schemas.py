@@ -1,4 +1,4 @@
-"""JSON Schemas of response bodies, from their types."""
+"""Builds the JSON Schemas of response bodies from their types."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Schema = dict[str, Any]
 
 
 def ref(name: str, kind: str = "schemas") -> Schema:
-    """Return a reference to one of the document's components."""
+    """Return a reference to a component of the document."""
     return {"$ref": f"#/components/{kind}/{name}"}
 
 
 def answer_name(section: Section | None) -> str:
-    """Return the component's name for the answers of `section`; None is the profile."""
+    """Return the name of the component for answers of `section`; None is the profile."""
     return f"{(section or 'profile').capitalize()}Answer"
 
 
@@ -27,7 +27,7 @@ def components() -> dict[str, Schema]:
     types = {name: kind for name, kind in vars(bodies).items() if is_typeddict(kind)}
     schemas: dict[str, Schema] = schema_components(types.values(), ref_template=ref("{name}")["$ref"])[1]
     for name, schema in schemas.items():
-        # msgspec sorts the keys of a TypedDict, and leaves it open.
+        # msgspec sorts the keys of a TypedDict, and allows additional keys.
         keys = types[name].__annotations__
         schema["properties"] = {key: schema["properties"][key] for key in keys}
         schema["required"] = [key for key in keys if key in schema.get("required", ())]
@@ -38,7 +38,7 @@ def components() -> dict[str, Schema]:
     envelope = schemas.pop("Envelope")
     profile = envelope | {
         "title": answer_name(None),
-        "description": "The envelope, and all keys of each section that `include` names.",
+        "description": "The common fields, and the fields of all sections in `include`.",
         "dependentRequired": {},
     }
     for section in SECTIONS:
@@ -50,7 +50,7 @@ def components() -> dict[str, Schema]:
             "required": envelope["required"] + keys,
         }
         profile["properties"] = profile["properties"] | properties
-        # A section is there whole or not at all.
+        # All keys of a section are present, or none of them.
         profile["dependentRequired"] |= {key: [other for other in keys if other != key] for key in keys}
     schemas[answer_name(None)] = profile
     return schemas

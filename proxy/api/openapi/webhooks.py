@@ -1,4 +1,4 @@
-"""Operations of Amplitude's webhooks."""
+"""Describes the operations of Amplitude's webhooks."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from proxy.api.openapi.parameters import ID, SECURITY
 from proxy.api.openapi.responses import answer, as_json, problem, shared
 from proxy.api.openapi.schemas import Schema, ref
 
-_MOMENT: Schema = {
-    "description": "Unix seconds, as text or as a number. What is older than it could be served is passed over.",
+_TIME: Schema = {
+    "description": "Unix seconds, as a string or a number. Updates older than the cache lifetime are skipped.",
     "anyOf": [
         {"type": "string", "pattern": r"^[1-9][0-9]{0,17}$"},
         {"type": "number", "exclusiveMinimum": 0, "maximum": 1e17},
@@ -17,21 +17,24 @@ _MOMENT: Schema = {
 }
 _PROPERTIES: Schema = {
     "type": "object",
-    "description": "Names and values, or Amplitude's operators (`$set`, `$unset`; of what the others leave only "
-    "Amplitude knows the value).",
+    "description": "Names and values, or Amplitude's operators `$set` and `$unset`. For properties with other "
+    "operators, only Amplitude knows the result, so the service fetches them again.",
 }
-_SEVERAL: Schema = {"type": ["array", "object"], "description": "Several of them instead."}
+_BATCH: Schema = {"type": ["array", "object"], "description": "A batch of messages."}
 
 SCHEMAS: dict[str, Schema] = {
     "CohortMessage": {
         "type": "object",
-        "description": "Amplitude's default payload of a cohort webhook. A user without a readable `user_id` is "
-        "counted and passed over; unknown fields are ignored.",
+        "description": "Amplitude's default payload of a cohort webhook. Users without a valid `user_id` are skipped "
+        "and counted. Unknown fields are ignored.",
         "properties": {
             "cohort_id": ID,
-            "in_cohort": {"description": "Whether the users entered or left.", "enum": [True, False, "true", "false"]},
-            "computed_time": _MOMENT,
-            "message_id": {"type": "string", "description": "The same message again is passed over."},
+            "in_cohort": {
+                "description": "True if the users entered the cohort, false if they left it.",
+                "enum": [True, False, "true", "false"],
+            },
+            "computed_time": _TIME,
+            "message_id": {"type": "string", "description": "A message with the same id is skipped."},
             "users": {
                 "type": "array",
                 "items": {
@@ -44,19 +47,22 @@ SCHEMAS: dict[str, Schema] = {
     },
     "UserMessage": {
         "type": "object",
-        "description": "An event as Amplitude exports it, or a user as identified. Unknown fields are ignored.",
+        "description": "An event in Amplitude's export format, or properties of a user. Unknown fields are ignored.",
         "properties": {
             "user_id": {"type": "string"},
             "user_properties": _PROPERTIES,
             "event_time": {
-                "description": "When that was so: an ISO 8601 time, in UTC where it names no zone, or Unix seconds or "
-                "milliseconds. Absent: four hours ago, for so long Amplitude tries again."
+                "description": "The time of the properties: ISO 8601 (UTC if without a zone), Unix seconds or "
+                "milliseconds. If absent, four hours ago, because Amplitude retries for four hours."
             },
-            "whole": {"description": "`true`: the user has no other properties than these."},
-            "message_id": {"type": "string", "description": "Or `uuid`. The same message again is passed over."},
-            "users": _SEVERAL,
-            "events": _SEVERAL,
-            "identification": _SEVERAL,
+            "whole": {"description": "`true` if the user has only these properties."},
+            "message_id": {
+                "type": "string",
+                "description": "Id of the message. `uuid` is accepted too. A message with the same id is skipped.",
+            },
+            "users": _BATCH,
+            "events": _BATCH,
+            "identification": _BATCH,
         },
     },
 }
@@ -79,35 +85,39 @@ USER_EXAMPLE: dict[str, Any] = {
     "uuid": "bf0b9b2a-304d-11e6-934f-22000b56058f",
     "user_properties": {"name": "John Doe", "loyalty_points": 420},
 }
-_TAKEN = {"applied": 2, "skipped": 0, "skipped_by_reason": {}, "unapplied_properties": 0, "duplicate": False}
+_RESULT = {"applied": 2, "skipped": 0, "skipped_by_reason": {}, "unapplied_properties": 0, "duplicate": False}
 
 
 def cohorts() -> Schema:
     """Return the path of the cohort webhook."""
-    return _webhook("Cohorts", "Who entered a cohort, or left it", ref("CohortMessage"), COHORT_EXAMPLE, _TAKEN)
+    return _webhook("Cohorts", "Users who entered or left a cohort", ref("CohortMessage"), COHORT_EXAMPLE, _RESULT)
 
 
 def users() -> Schema:
     """Return the path of the streaming webhook."""
     message = ref("UserMessage")
     messages = {"anyOf": [message, {"type": "array", "items": message}]}
-    return _webhook("Users", "Properties of users", messages, USER_EXAMPLE, _TAKEN | {"applied": 1})
+    return _webhook("Users", "Properties of users", messages, USER_EXAMPLE, _RESULT | {"applied": 1})
 
 
-def _webhook(name: str, summary: str, schema: Schema, example: Any, taken: Any) -> Schema:
+def _webhook(name: str, summary: str, schema: Schema, example: Any, result: Any) -> Schema:
     operation = {
         "operationId": f"postAmplitude{name}",
         "tags": ["Webhooks"],
         "summary": summary,
-        "description": "For Amplitude to call, from whatever address: `ALLOWED_NETWORKS` is not asked. What was said "
-        "later wins, by its own time, in whatever order it comes and however often. 8 MiB, 50,000 "
-        "users and 500,000 values at most, and 64 KiB per user. 500 with `Retry-After` when too many bodies are being "
-        "processed, or Redis does not answer.",
+        "description": "Amplitude calls this route, from any address: `ALLOWED_NETWORKS` does not apply. The update "
+        "with the latest time takes precedence, in any order of arrival. A body has at most 8 MiB, 50,000 users, "
+        "500,000 values, and 64 KiB per user. The status is 500 with `Retry-After` if too many batches are being "
+        "processed, or if Redis does not answer.",
         "security": SECURITY,
         "parameters": [ref("RequestId", "parameters")],
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}},
         "responses": {
-            "200": answer("Taken, as far as could be.", as_json("Taken", example=taken), ["Cache-Control"]),
+            "200": answer(
+                "The valid updates are stored; the others are counted.",
+                as_json("WebhookResult", example=result),
+                ["Cache-Control"],
+            ),
             **shared("BadRequest", "Unauthorized", "ContentTooLarge", "UnsupportedMediaType"),
             "500": problem(
                 500, "Not kept everywhere", "Redis does not answer: kept here alone; send it again", "Retry-After"

@@ -91,8 +91,8 @@ def test_credentials__each_documented_scheme__accepted_on_its_routes(service: Se
 def test_url_and_headers__below_and_above_documented_limits__200_or_414_or_431(service: Service) -> None:
     about = DOCUMENT["info"]["description"].replace("\n", " ")
     limits = re.search(
-        r"URL over (\d+) KiB is a 414 .+ more than (\d+) headers, one over (\d+) KiB, or more than (\d+) KiB in all, "
-        "a 431",
+        r"URL over (\d+) KiB causes a 414.+ More than (\d+) headers, a header over (\d+) KiB, or more than (\d+) KiB "
+        "of headers in all causes a 431",
         about,
     )
     assert limits

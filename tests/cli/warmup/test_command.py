@@ -85,7 +85,7 @@ def test_warm__file_with_an_invalid_line__caches_valid_users_and_skips_them_next
     assert "1 line could not be read: nobody there was asked about" in ended.stdout
     assert "mend it, and run it again: who is warm is passed over" in ended.stdout
     assert "61 users, 61 calls at 9,600 a minute: 1 min" in ended.stderr
-    assert "line 63: user_id holds a control character" in ended.stderr
+    assert "line 63: user_id contains a control character" in ended.stderr
     assert "0 fresh already" in ended.stdout
     assert "0 failed, 0 not asked; 61 calls" in ended.stdout
     assert target.sandbox.report()["calls"] == 61
@@ -108,7 +108,7 @@ def test_warm__column_of_csv_on_stdin__reads_the_user_ids(target: Service) -> No
     assert "could not be read" not in ended.stdout
     ended = warm(target, "-", "--column", "user", stdin="id\nava\n")
     assert ended.returncode == 1
-    assert "no column 'user'" in ended.stderr
+    assert "column 'user' is missing" in ended.stderr
 
 
 @pytest.mark.contract("5 warm cohort")
@@ -152,7 +152,7 @@ def test_warm__csv_without_the_column_option__fails_with_a_hint(target: Service)
     for table, message in (
         ("name,user_id\nAva,ava\n", "--column user_id"),
         ("\nuser_id\nava\n", "--column user_id"),
-        ("ava,Ava,Portugal\n", "is that of a table"),
+        ("ava,Ava,Portugal\n", "is a table header"),
         ("id;name\n1;A\n", "save the table as CSV"),
     ):
         ended = warm(target, "-", stdin=table)
