@@ -249,7 +249,7 @@ def test_the_log_has_a_json_line_a_request_and_no_id_or_secret(service: Service)
     text = service.log.read_text()
     for secret in (hidden, "hidden-user", SECRET, "wrong-secret", service.sandbox.secret_key):
         assert secret not in text
-    assert "requests that are no HTTP" in text
+    assert "http_request_invalid" in text
     requested = [
         line for line in log_lines(service.log) if line["event"] == "request" and line["route"] == "/v1/cohorts"
     ]
