@@ -55,8 +55,8 @@ def test_only_addresses_in_the_networks_may_call(source: FakeSource, networks: s
 def test_who_may_not_call_is_told_who_can_mend_it(source: FakeSource) -> None:
     answer = client(source, "192.0.2.0/24").get(PATH, environ_base={"REMOTE_ADDR": "198.51.100.1"})
     detail = answer.get_json()["detail"]
-    assert "an operator adds it to ALLOWED_NETWORKS" in detail
-    assert "the log has it" in detail
+    assert "ask the operator" in detail
+    assert "from the log to ALLOWED_NETWORKS" in detail
     assert "198.51.100.1" not in detail
 
 

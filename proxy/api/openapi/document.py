@@ -187,7 +187,7 @@ def _forgetting() -> Schema:
             "500": problem(
                 500,
                 "Not forgotten everywhere",
-                "Redis does not answer: forgotten here alone; try again",
+                "Redis is unavailable, so only this process has forgotten the user; send the request again",
                 "Retry-After",
             ),
         },

@@ -120,4 +120,4 @@ def test_a_url_and_headers_are_refused_where_the_document_says_and_not_before(se
         if status != 200:
             assert answer.headers["Content-Type"] == "application/problem+json"
             assert faults(DOCUMENT, DOCUMENT["components"]["schemas"]["Problem"], answer.json()) == []
-            assert re.fullmatch(r".+ (?:is|are) too (?:long|large): send .+", answer.json()["detail"])
+            assert re.fullmatch(r".+ (?:is|are) too (?:long|large); send .+", answer.json()["detail"])
