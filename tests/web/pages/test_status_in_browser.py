@@ -49,7 +49,7 @@ def url(app: Flask) -> Iterator[str]:
 
 def open_status(browser: Browser, url: str) -> None:
     browser.open(url.replace("://", f"://braze:{SECRET}@") + "/status")
-    browser.find("#looked.good")
+    browser.find("#updated.good")
 
 
 def words(browser: Browser, begin: str) -> str:
@@ -87,7 +87,7 @@ def test_the_page_draws_the_last_hour_and_says_what_is_wrong_and_when_it_is_mend
     browser = hurried
     open_status(browser, url)
     assert words(browser, "All is well")
-    assert drawn(browser)["#answers-of"] == "nobody asked in the last hour"
+    assert drawn(browser)["#answers-of"] == "no answers in the last hour"
 
     client = app.test_client()
     for number in range(20):
