@@ -80,7 +80,7 @@ function source(tag) {
   const cached = `from the cache${age}`;
   if (kind === "hit") return parameter.includes("=-") ? `${cached}, being refreshed` : cached;
   if (kind === "fwd=stale" && error) return `${cached}: ${error}`;
-  if (kind === "fwd=partial") return error ? `partly from the cache: ${error}` : "partly from the cache, rest fetched";
+  if (kind === "fwd=partial") return `partly from the cache, rest ${error ? `missing: ${error}` : "fetched"}`;
   if (error) return `no data: ${error}`;
   if (parameter === "collapsed") return "from a call that was already sent";
   if (kind === "fwd=stale") return "fetched again: the cached copy was too old";

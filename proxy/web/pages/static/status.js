@@ -38,7 +38,7 @@ const maximum = (numbers) => Math.max(0, ...numbers.filter((number) => number !=
 const latest = (numbers) => numbers.findLast((number) => number !== null);
 const count = (number) => number.toLocaleString("en");
 const plural = (number, noun) => `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
-const milliseconds = (number) => (number < 10 ? `${number.toFixed(1)} ms` : `${count(Math.round(number))} ms`);
+const milliseconds = (number) => (number < 10 ? `${number.toFixed(1)}\u00a0ms` : `${count(Math.round(number))}\u00a0ms`);
 
 function roundUp(number) {
   if (number <= 2) return 2;
@@ -152,9 +152,9 @@ function showAnswers(data) {
 
 function showTimes(id, title, data, times) {
   const now = latest(times.median);
-  byId(`${id}-now`).textContent = now === undefined ? "–" : `median ${milliseconds(now)},`;
+  byId(`${id}-now`).textContent = now === undefined ? "–" : milliseconds(now);
   byId(`${id}-of`).textContent =
-    now === undefined ? "no data in the last hour" : `p95 ${milliseconds(latest(times.p95))}`;
+    now === undefined ? ", no data in the last hour" : `, p95 ${milliseconds(latest(times.p95))}`;
   lines(id, `${title}: p95 at most ${milliseconds(maximum(times.p95))}`, data, [times.median, times.p95]);
 }
 
