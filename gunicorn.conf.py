@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-# The master imports this, and gevent's patches come in the worker: nothing that takes a lock may be imported here.
+# The master imports this file, but gevent patches locks only in the worker. So import no module that takes a lock.
 from proxy.settings import Settings, SettingsError, renamed_variables
 
 try:
@@ -19,18 +19,20 @@ except SettingsError as error:
 
 shared = settings.redis_url is not None
 
-# A platform that sets PORT connects from outside. Without it only this machine can connect.
-everywhere = "0.0.0.0"  # noqa: S104
-bind = f"{everywhere if os.environ.get('PORT', '').strip() else '127.0.0.1'}:{settings.port}"
-# Without Redis each process has its own cache and quota: two processes would spend the quota twice.
+# A platform that sets PORT connects from outside. Without PORT, only this machine can connect.
+all_interfaces = "0.0.0.0"  # noqa: S104
+bind = f"{all_interfaces if os.environ.get('PORT', '').strip() else '127.0.0.1'}:{settings.port}"
+# Without Redis, each process has its own cache and quota, so two processes would spend the quota twice.
 workers = settings.web_concurrency if shared else 1
-# gevent with fair turns, because slow clients and waiting requests use up threads. p99 of cached answers at
-# 1,000 a second over 2,000 connections, while 90 callers a second wait for calls of 1.5 s: 21 ms, with 208 threads
-# 1,320; beside 1,000 clients that send headers slowly: 4 ms, with threads three of four got no answer. 64 busy
-# connections: 2,840 answers a second at 32 ms; with threads 2,350 at 87; with gunicorn's own gevent 2,970 at 720 ms.
-# The sync and tornado workers run one request at a time. Repeat with `python -m tests.bench.workers`.
+# Slow clients and waiting requests would use up threads, so the worker uses gevent, with fair scheduling.
+# - p99 of cached answers at 1,000 a second over 2,000 connections, while 90 requests a second wait for calls of 1.5 s:
+#   21 ms; with 208 threads 1,320 ms.
+# - p99 of cached answers while 1,000 clients send headers slowly: 4 ms; with threads, three of four got no answer.
+# - 64 busy connections: 2,840 answers a second with a p99 of 32 ms; with threads 2,350 a second and 87 ms; with
+#   gunicorn's own gevent worker 2,970 a second and 720 ms.
+# The sync and tornado workers run one request at a time. Repeat the measurements with `python -m tests.bench.workers`.
 worker_class = "proxy.server.worker.Worker"
-# Per worker: 2,000 kept-alive connections, 1,000 slow ones, and short ones.
+# Per worker: 2,000 kept-alive connections, 1,000 slow connections, and short connections.
 worker_connections = 4000
 # A send opens all of Braze's connections at once. The system limits this (net.core.somaxconn, usually 4096).
 backlog = 4096
@@ -50,12 +52,12 @@ _OTHER_FILES = 400
 
 
 def on_starting(server):
-    """Make room for the connections, and say what differs from what was asked for."""
+    """Raise the limit on open files, and log each setting that is ignored or reduced."""
     if not shared and settings.web_concurrency > 1:
-        server.log.info("WEB_CONCURRENCY is ignored without REDIS_URL: one worker process keeps the quota exact")
+        server.log.info("WEB_CONCURRENCY is ignored without REDIS_URL; set REDIS_URL to run several worker processes")
     for warning in renamed_variables(os.environ):
         server.log.warning(warning)
-    # The metrics of several workers are added up from files, a new folder of them at each start. One needs none.
+    # Several workers write their metrics into files, in a new folder at each start. A single worker needs no files.
     os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
     if server.cfg.workers > 1:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="connected-content-proxy-metrics-")
@@ -66,17 +68,18 @@ def on_starting(server):
     allowed = required if hard == resource.RLIM_INFINITY else min(required, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     if allowed < required:
-        places = max(allowed - _OTHER_FILES, allowed // 2)
-        server.cfg.set("worker_connections", places)
+        connections = max(allowed - _OTHER_FILES, allowed // 2)
+        server.cfg.set("worker_connections", connections)
         server.log.warning(
-            "a process may open %d files: a worker takes %d connections, not %d; allow %d (ulimit -Hn, LimitNOFILE=)",
-            allowed, places, required - _OTHER_FILES, required,
+            "the limit of %d open files allows a worker %d connections instead of %d; raise the limit to %d "
+            "(ulimit -Hn, LimitNOFILE=)",
+            allowed, connections, required - _OTHER_FILES, required,
         )  # fmt: skip
 
 
 def child_exit(server, worker):
-    """Remove the gauges of an ended worker; its counters stay."""
-    # Like prometheus_client.mark_process_dead, which takes locks when imported.
+    """Delete the gauges of a worker that has ended, and keep its counters."""
+    # Replaces prometheus_client.mark_process_dead, whose import takes locks.
     if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         for file in Path(folder).glob(f"gauge_live*_{worker.pid}.db"):
             file.unlink(missing_ok=True)

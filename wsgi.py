@@ -13,7 +13,7 @@ except SettingsError as error:
     print(error, file=sys.stderr)
     # gunicorn's master restarts a worker that exits with any other code.
     sys.exit(4)
-# Here and not in create_app: it changes the whole process. Here and not in gunicorn.conf.py: any server gets the same
-# log lines, and handlers take locks, which may not exist before gevent has patched the worker.
+# Not in create_app, because logging belongs to the whole process. Not in gunicorn.conf.py, because every WSGI server
+# must write the same log lines, and because log handlers take locks, which must not exist before gevent patches them.
 configure_logging(settings.log_level)
 app = create_app(settings)

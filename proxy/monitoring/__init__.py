@@ -1,1 +1,1 @@
-"""Logs, metrics, their recent history, and the findings drawn from them."""
+"""Logs, metrics, the history of the last hour, and the diagnosis of current problems."""

@@ -1,4 +1,4 @@
-"""The time, as a value: components take a `Clock` as an argument, so that a test can pass one that it moves."""
+"""The time as a value. Components take a `Clock` as an argument, so that a test can control the time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True, eq=False)
 class Clock:
-    """`now` returns Unix seconds, `monotonic` seconds that never go back, and `sleep` waits for a number of seconds."""
+    """Time functions: `now` returns Unix seconds, `monotonic` returns seconds that never decrease, `sleep` waits."""
 
     now: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic

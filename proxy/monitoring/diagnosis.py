@@ -1,4 +1,4 @@
-"""Finds current problems and how to fix them."""
+"""Finds current problems, and describes how to fix them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ _FULL = 0.9
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The state to judge. `upstream_errors`: error words of recent calls; `dropped`, `refused`: recent counts."""
+    """The input of the diagnosis.
+
+    `upstream_errors` are the error words of recent calls. `dropped` and `refused` are counts of the last ten minutes.
+    """
 
     upstream_errors: frozenset[str] = frozenset()
     outage: bool = False
     cached: bool = True
     quota_closed: bool = False
     quota_spent: bool = False
-    redis_gone: bool = False
+    redis_unavailable: bool = False
     backlog_users: int = 0
     backlog_max: int = 1
     dropped: int = 0
@@ -31,7 +34,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`what` is wrong, its `meaning` for messages, and the `fix`."""
+    """A problem or the all-clear: `what` is wrong, the `meaning` for messages, and the `fix`."""
 
     level: Level
     what: str
@@ -40,77 +43,82 @@ class Finding:
 
 
 def findings(state: State) -> list[Finding]:
-    """Return the problems, worst first, or a single good finding."""
+    """Return the problems, worst first. Without problems, return a single good finding."""
     problems = sorted(_problems(state), key=lambda finding: finding.level != "bad")
     return problems or [
-        Finding("good", "All is well", "Messages are personalised, and there is quota for users not seen before.", "")
+        Finding("good", "All is well", "Messages are personalised, and quota is left for new users.", "")
     ]
 
 
 def _problems(state: State) -> Iterator[Finding]:
-    stand_in = "Users of whom something is kept get that" if state.cached else "Nothing is kept yet"
-    defaults = f"{stand_in}; everybody else gets the message's default."
+    if state.cached:
+        defaults = "Cached users get their cached data. New users get the default."
+    else:
+        defaults = "Nothing is cached yet, so all users get the default."
     if UpstreamRejected.word in state.upstream_errors:
         yield Finding(
             "bad",
             "Amplitude rejects this service's credentials",
             defaults,
-            "Compare AMPLITUDE_SECRET_KEY, and AMPLITUDE_API_KEY where it is set, with the project's settings in "
-            "Amplitude, then run: python -m proxy check",
+            "Compare AMPLITUDE_SECRET_KEY, and AMPLITUDE_API_KEY if set, with the project's settings in Amplitude. "
+            "Then run: python -m proxy check",
         )
     elif state.outage or state.upstream_errors & {UpstreamTimeout.word, UpstreamUnavailable.word}:
         yield Finding(
             "bad" if state.outage else "warn",
-            "Amplitude is failing" if state.outage else "Some calls to Amplitude fail",
+            "Amplitude is down or cannot be reached" if state.outage else "Some calls to Amplitude fail",
             defaults,
-            "Nothing need be done here: while users are asked for, a probe is sent every few seconds, and all resumes "
-            "by itself. If it lasts, look at status.amplitude.com, and whether this host reaches AMPLITUDE_BASE_URL.",
+            "Wait: the service sends a trial call every few seconds, and recovers by itself. If the problem lasts, "
+            "check status.amplitude.com, and check that this host can reach AMPLITUDE_BASE_URL.",
         )
     if UpstreamInvalid.word in state.upstream_errors:
         yield Finding(
             "warn",
-            "Amplitude gives answers that it does not document",
+            "Amplitude's answers differ from its documentation",
             defaults,
-            "Run: python -m proxy check. Is AMPLITUDE_BASE_URL Amplitude's own address, and nothing else's? If the log "
-            "says that answers are about another user, and User Mapping merges users in this project, set "
+            "Run: python -m proxy check. Make sure that AMPLITUDE_BASE_URL is an address of Amplitude. If the log "
+            "reports answers about another user, and User Mapping merges users in this project, set "
             "ACCEPT_MAPPED_USERS=true.",
         )
     if state.quota_closed:
         yield Finding(
             "bad",
-            "Amplitude said that the organisation's quota is spent (429)",
-            f"No call is sent until its minute has passed. {defaults}",
-            "Something else spends the same quota: lower AMPLITUDE_REQUESTS_PER_MINUTE to what it leaves.",
+            "Amplitude answered 429: the organisation's quota is used up",
+            f"No call is sent until the time in Amplitude's answer has passed, usually one minute. {defaults}",
+            "Another program uses the same quota. Lower AMPLITUDE_REQUESTS_PER_MINUTE to the part that is left.",
         )
     elif state.quota_spent:
         yield Finding(
             "warn",
-            "The quota is spent just now",
-            f"{defaults} They are fetched as the quota allows, for Braze's next try.",
-            "Slow the send down in Braze (delivery speed) to the quota's pace, let its tags use :retry with "
-            "on_error=retry, or send to the same users again once they are kept.",
+            "Quota used up: new users get the default",
+            f"{defaults} Missing data is fetched as the quota allows, for Braze's next try. Recommendations are "
+            "fetched only for tags with on_error=retry.",
+            "Lower the delivery speed in Braze to the pace of the quota. Or add :retry and on_error=retry to the tags. "
+            "Or send again to the same users after their data has been cached.",
         )
-    if state.redis_gone:
+    if state.redis_unavailable:
         yield Finding(
             "bad",
-            "Redis is gone",
-            "Each process goes on with what it has. No call is sent for a minute, then each sends its share.",
-            "See to the server that REDIS_URL names: is it up, not full and not read-only? It is used again by itself.",
+            "Redis is unavailable",
+            "Each process continues with its own cache. No call is sent for one minute. After that, each process sends "
+            "its share of the quota.",
+            "Check the server of REDIS_URL: is it down, full or read-only? This service reconnects by itself.",
         )
     if state.dropped or state.backlog_users >= _FULL * max(state.backlog_max, 1):
         yield Finding(
             "warn",
-            "The backlog is full" if not state.dropped else "Users leave the backlog unserved",
-            "More users were asked for than the quota serves in time; Braze's next try finds nothing of the oldest.",
-            "Slow the send down in Braze, or raise BACKLOG_MAX_USERS and BACKLOG_MAX_AGE_SECONDS.",
+            "Users are removed from the backlog without an answer" if state.dropped else "The backlog is full",
+            "More users are requested than the quota allows. The oldest users in the backlog are removed, and get the "
+            "default at Braze's next try.",
+            "Lower the delivery speed in Braze, or increase BACKLOG_MAX_USERS and BACKLOG_MAX_AGE_SECONDS.",
         )
     if state.refused:
         yield Finding(
             "warn",
             f"{state.refused} request{'s were' if state.refused != 1 else ' was'} refused in the last ten minutes",
-            "Wrong credentials, or an address outside ALLOWED_NETWORKS: these messages got no content.",
-            "The log has a line a minute for each address and why. credentials: compare what is stored in Braze with "
-            "PROXY_API_KEYS. address: if it may call, add it to ALLOWED_NETWORKS.",
+            "The credentials are wrong, or the address is outside ALLOWED_NETWORKS. These messages have no content.",
+            "Search the log for caller_refused. If `why` is credentials, compare the secret in Braze with "
+            "PROXY_API_KEYS. If `why` is address, and the address may call, add it to ALLOWED_NETWORKS.",
         )
     if state.draining:
-        yield Finding("warn", "This process is stopping", "What was begun is still answered.", "")
+        yield Finding("warn", "This process is stopping", "Requests that were received are still answered.", "")

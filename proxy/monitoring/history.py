@@ -14,10 +14,10 @@ from proxy.monitoring.clock import Clock
 from proxy.monitoring.metrics import ANSWER_BUCKETS, CALL_BUCKETS, PREFIX, Metrics
 
 STEP_SECONDS = 10.0
-KEPT_SECONDS = 3600.0
+HISTORY_SECONDS = 3600.0
 _DATA = "/v1/"
 _FETCHED = ("miss", "collapsed", "partial", "request", "expired")
-_REFUSED = ("401", "403")  # on data routes only: a browser gets a 401 before it asks for credentials
+_REFUSED = ("401", "403")  # counted on data routes only: a browser gets a 401 before it asks for credentials
 _BLANK = "blank_id"  # nothing is missing for an anonymous user
 
 _Counts = Counter[tuple[str, str | float]]
@@ -43,18 +43,18 @@ class Point:
 
 
 class History:
-    """Adds a point every ten seconds, provided that `tick` is called often. Safe for threads."""
+    """Adds a point every ten seconds if `tick` is called often enough. Thread-safe."""
 
     def __init__(self, metrics: Metrics, *, clock: Clock) -> None:
         self._metrics = metrics
         self._clock = clock
         self._lock = Lock()
-        self._points: deque[Point] = deque(maxlen=int(KEPT_SECONDS / STEP_SECONDS))
+        self._points: deque[Point] = deque(maxlen=int(HISTORY_SECONDS / STEP_SECONDS))
         self._last: _Counts | None = None
         self._taken_at = float("-inf")
 
     def tick(self) -> None:
-        """Add a point when one is due."""
+        """Add a point if ten seconds have passed since the last point."""
         with self._lock:
             now = self._clock.monotonic()
             seconds = now - self._taken_at
@@ -69,7 +69,7 @@ class History:
         """Return the current gauges by name, without the prefix."""
         return _totals(self._metrics)[1]
 
-    def points(self, seconds: float = KEPT_SECONDS) -> list[Point]:
+    def points(self, seconds: float = HISTORY_SECONDS) -> list[Point]:
         """Return the points of the last `seconds`, oldest first."""
         horizon = self._clock.now() - seconds
         with self._lock:
@@ -129,7 +129,7 @@ def _point(at: float, seconds: float, counts: _Counts, gauges: Mapping[str, floa
 
 
 def _quantiles(counts: Counter[float], bounds: Sequence[float]) -> tuple[float, float] | None:
-    """Return median and 95th percentile of cumulative counts by bound, as Prometheus' `histogram_quantile` does."""
+    """Return the median and the 95th percentile of cumulative counts, as Prometheus' `histogram_quantile` does."""
     return (_quantile(0.5, counts, bounds), _quantile(0.95, counts, bounds)) if counts[math.inf] else None
 
 
@@ -143,7 +143,7 @@ def _quantile(share: float, counts: Counter[float], bounds: Sequence[float]) -> 
 
 
 def as_columns(points: Iterable[Point]) -> dict[str, Any]:
-    """Return the points as lists with an entry per point, for plotting."""
+    """Return the points as columns for plotting: each list has one entry per point."""
     points = list(points)
     words = sorted({word for point in points for word in point.errors})
     return {

@@ -1,7 +1,7 @@
 """Prometheus metrics of all worker processes, without ids or secrets. The status page reads them too.
 
-With several workers `PROMETHEUS_MULTIPROC_DIR` is set before this module is imported. The library then keeps each
-process's values in a file there, and the worker that answers adds them up.
+With several workers, `PROMETHEUS_MULTIPROC_DIR` is set before this module is imported. The library then stores the
+values of each process in a file in that folder. The worker that answers /metrics adds up all files.
 """
 
 from __future__ import annotations
@@ -17,43 +17,43 @@ from prometheus_client.registry import Collector
 
 PREFIX = "ccproxy"
 ANSWER_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0)
-"""Seconds. Braze may give up between the last two."""
+"""Upper bounds in seconds. Braze gives up after 2 seconds."""
 CALL_BUCKETS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0)
 
 
 _SUM, _MAX = "livesum", "livemax"
 _GAUGES = {
-    "quota_calls_used": ("Calls that hold a place in the quota: of the last minute, or booked", _SUM),
+    "quota_calls_used": ("Calls that count against the quota: sent in the last minute, or reserved", _SUM),
     "quota_calls_limit": ("Calls that this service may send in any minute", _MAX),
-    "quota_closed": ("1 while no call is sent because Amplitude said 429", _MAX),
-    "backlog_users": ("Users who wait for a call that nobody waits for any more", _SUM),
-    "cache_bytes": ("Memory that the kept records take", _SUM),
-    "cache_max_bytes": ("Memory that kept records may take", _SUM),
-    "cache_records": ("Users of whom something is kept in memory", _SUM),
-    "upstream_outage": ("1 while Amplitude fails and nothing but probes is sent", _MAX),
-    "upstream_rejected": ("1 while that is because it rejects the credentials", _MAX),
-    "redis_gone": ("1 while there is a REDIS_URL and each process goes on alone", _MAX),
+    "quota_closed": ("1 while no call is sent because Amplitude answered 429", _MAX),
+    "backlog_users": ("Users in the backlog: their data is fetched when quota is unused", _SUM),
+    "cache_bytes": ("Memory used by cached records", _SUM),
+    "cache_max_bytes": ("Memory available for cached records", _SUM),
+    "cache_records": ("Users in the memory cache", _SUM),
+    "upstream_outage": ("1 while Amplitude fails and only trial calls are sent", _MAX),
+    "upstream_rejected": ("1 while Amplitude rejects the credentials", _MAX),
+    "redis_gone": ("1 while Redis is unavailable and each process continues alone", _MAX),
 }
 _SAMPLED_COUNTERS = {
-    "backlog_dropped": "Users who left the backlog unserved",
-    "cache_evictions": "Records that left the memory for others",
+    "backlog_dropped": "Users removed from the backlog without an answer",
+    "cache_evictions": "Records removed from the memory cache to make room for others",
 }
 
 
 class Metrics(Collector):
-    """Counts events as they happen and samples the gauges of this process. Safe for threads."""
+    """Counts events, and samples the gauges of this process. Thread-safe."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter that nothing reads
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per counter, without a reader
         self._registry = CollectorRegistry()
-        self._requests = self._counter("requests", "Requests answered", ("route", "status", "cache"))
-        self._seconds = self._histogram("request_duration_seconds", "From request to answer", "route", ANSWER_BUCKETS)
-        self._missing = self._counter("answers_missing", "Data answers with something missing", ("error",))
+        self._requests = self._counter("requests", "Answered requests", ("route", "status", "cache"))
+        self._seconds = self._histogram("request_duration_seconds", "Time to answer a request", "route", ANSWER_BUCKETS)
+        self._missing = self._counter("answers_missing", "Data answers with missing data", ("error",))
         self._calls = self._histogram("upstream_call_duration_seconds", "Calls to Amplitude", "outcome", CALL_BUCKETS)
-        self._exposures = self._counter("exposures", "Recommendations asked of Amplitude, each of which it logs")
-        self._messages = self._counter("webhook_messages", "Messages of Amplitude's webhooks", ("hook", "outcome"))
-        self._users = self._counter("webhook_users", "Users in messages of Amplitude's webhooks", ("hook", "outcome"))
-        self._refused = self._counter("callers_refused", "Callers refused", ("why",))
+        self._exposures = self._counter("exposures", "Fetched recommendations; Amplitude logs each")
+        self._messages = self._counter("webhook_messages", "Messages from Amplitude's webhooks", ("hook", "outcome"))
+        self._users = self._counter("webhook_users", "Users in messages from Amplitude's webhooks", ("hook", "outcome"))
+        self._refused = self._counter("callers_refused", "Refused callers", ("why",))
         self._gauges = {
             name: Gauge(f"{PREFIX}_{name}", help, registry=self._registry, multiprocess_mode=mode)  # type: ignore[arg-type]
             for name, (help, mode) in _GAUGES.items()
@@ -65,11 +65,11 @@ class Metrics(Collector):
         self._sampling = Lock()
 
     def read_by(self, read: Callable[[], Mapping[str, float]]) -> None:
-        """Set the function that returns the gauges of this process, and its counts since the start, by name."""
+        """Set the function that returns, by name, the gauges of this process and its counts since the start."""
         self._read = read
 
     def answered(self, route: str, status: int, cache: str, seconds: float) -> None:
-        """Count an answer. `route` is the rule, never the path."""
+        """Count an answer. `route` is the URL rule, not the path, because a path can contain an id."""
         key = (route, status, cache)
         bound = self._bound.get(key)
         if bound is None:
@@ -125,7 +125,7 @@ class Metrics(Collector):
         used, limit = (values.get(f"{PREFIX}_quota_calls_{word}", 0.0) for word in ("used", "limit"))
         closed = values.get(f"{PREFIX}_quota_closed", 0.0)
         remaining = 0.0 if closed else max(limit - used, 0.0)
-        yield GaugeMetricFamily(f"{PREFIX}_quota_calls_left", "Calls that may still be sent in this minute", remaining)
+        yield GaugeMetricFamily(f"{PREFIX}_quota_calls_left", "Calls that can still be sent in this minute", remaining)
 
     def text(self) -> bytes:
         """Return all metrics in the text format of Prometheus."""

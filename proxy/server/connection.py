@@ -1,6 +1,6 @@
-"""A client's connection and its requests, with limits on time, bytes and turns.
+"""Client connections and their requests, with limits on time, size and uninterrupted processing.
 
-The worker imports this module before gevent patches locks: import nothing that takes one.
+The worker imports this module before gevent patches locks. So do not import a module that takes a lock.
 """
 
 from __future__ import annotations
@@ -18,28 +18,30 @@ from gunicorn.http.body import Body, ChunkedReader, LengthReader
 from gunicorn.http.errors import LimitRequestHeaders
 
 REQUEST_SECONDS = 10.0
-"""Limit on reading a request, and on sending an answer. Braze gives up after 2 s."""
+"""Time limit for reading a request, and for sending an answer. Braze gives up after 2 s."""
 LINGER_SECONDS = 2.0
-"""How long a connection stays open before it is closed: for the client to read the answer and, while the worker stops,
-for a request that is already on its way."""
+"""Time for which a connection stays open before it is closed, so that the client can read the answer.
+
+While the worker stops, a request that the client has already sent can arrive in this time.
+"""
 HEADER_BYTES = 32 * 1024
-"""Limit on all headers of a request together, without the request line."""
+"""Limit on the total size of a request's headers, without the request line."""
 UNREAD_BODY_BYTES = 64 * 1024
-"""Limit on the part of a body that the application did not read, chunk sizes included."""
+"""Limit on the part of a body that the application did not read, including chunk sizes."""
 _UNREAD_CHUNKS = 64
-"""Limit on the chunks of an unread body: 64 KiB of 1-byte chunks take 55 ms of processor time on each connection."""
+"""Limit on the chunks of an unread body. 64 KiB of 1-byte chunks take 55 ms of processor time per connection."""
 _TRAILER_BYTES = 4096
-"""Limit on trailers. Nothing reads them, and gunicorn searches all of them again for each piece."""
+"""Limit on trailers. The application ignores trailers, and gunicorn searches all trailers again for each piece."""
 _RECEIVED_AT_ONCE = 8192
 """The size of gunicorn's reads while the length is unknown."""
 _TURN_SECONDS = 0.001
 _SHORTEST_SLEEP = 1e-6
-"""With a sleep of 0, gevent resumes before it polls the other connections."""
+"""After a sleep of 0, gevent resumes this connection before it polls the others."""
 _HEAD_ENDS = b"\n\r\n"
 
 
 class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no types
-    """A client's socket with time limits. Reading yields to other connections."""
+    """A client's socket with time limits. Each read yields to other connections."""
 
     def __init__(self, accepted: Any, idle_seconds: float) -> None:
         super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
@@ -54,7 +56,7 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
         return self.reading and self._complete_by is None
 
     def request_ended(self) -> None:
-        """Wait for the next request."""
+        """Reset the state for the next request."""
         self._complete_by: float | None = None
         self._turn_ends = 0.0
         self._head: bytearray | None = bytearray()  # received so far; None within a body
@@ -62,7 +64,7 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
         self._lingers = False
 
     def head_ended(self) -> None:
-        """Read the body of a request from here on."""
+        """Switch from reading the head of a request to reading its body."""
         self._head = None
         if self._complete_by is None:  # the head arrived together with the previous request
             self._begin()
@@ -72,16 +74,16 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
         self._unread_allowed = UNREAD_BODY_BYTES
 
     def recv(self, size: int) -> bytes:
-        """Return the bytes received; none when the client has left, or is silent between two requests.
+        """Return the received bytes. The result is empty if the client left, or is silent between two requests.
 
-        Raises ConnectionResetError when the client leaves, is too slow or sends too much within a request, so that
-        half a body is never treated as complete.
+        Raises ConnectionResetError if the client leaves, is too slow or sends too much within a request. So an
+        incomplete body is never treated as complete.
         """
         head = self._head
         if head is None:
             return self._receive(size)
-        # gunicorn searches the whole head again for every piece: 32 KiB, sent byte by byte, took 3.5 s. So each piece
-        # is at least as long as all before it, unless the head ends sooner.
+        # gunicorn searches the whole head again for each piece: 32 KiB, sent byte by byte, took 3.5 s. So each piece
+        # is at least as long as all previous pieces together, unless the head ends sooner.
         before = searched = len(head)
         head += self._receive(size)
         while (missing := min(before, size) - (len(head) - before)) > 0:
@@ -92,7 +94,7 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
         return bytes(head[before:])
 
     def take_turn(self) -> None:
-        """Let other connections run if this one has run for a millisecond."""
+        """Let other connections run if this connection has run for a millisecond."""
         if time.monotonic() >= self._turn_ends:
             gevent.sleep(_SHORTEST_SLEEP)
             self._turn_ends = time.monotonic() + _TURN_SECONDS
@@ -116,7 +118,7 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
         except TimeoutError:
             pass
         except OSError as error:
-            if error.errno != errno.EBADF:  # gevent raises it after a shutdown on this side
+            if error.errno != errno.EBADF:  # gevent raises EBADF after a shutdown on this side
                 raise
         finally:
             self.reading = False
@@ -135,7 +137,7 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
         self._turn_ends = now + _TURN_SECONDS
 
     def sendall(self, *args: Any) -> None:
-        """Send all bytes. Raises ConnectionResetError when the client does not take them in time."""
+        """Send all bytes. Raises ConnectionResetError if the client does not receive them in time."""
         self._lingers = False
         try:
             super().sendall(*args)
@@ -144,9 +146,9 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
         self._lingers = True
 
     def close(self) -> None:
-        """Close, after the client had time to read the answer (RFC 9112, section 9.6).
+        """Close the connection after the client had time to read the answer (RFC 9112, section 9.6).
 
-        Closing with unread bytes resets the connection, and the client's system may discard the answer.
+        Closing a socket with unread bytes resets the connection, and the client's system may then discard the answer.
         """
         if self._lingers:
             self._linger()
@@ -161,7 +163,7 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
             self.shutdown(socket.SHUT_WR)
             while read < UNREAD_BODY_BYTES:
                 read += len(self.recv(_RECEIVED_AT_ONCE))
-            # The client still sends. That fills its own buffers and costs nothing here.
+            # The client still sends. The bytes fill the client's buffers and cost this process nothing.
             gevent.sleep(max(0.0, until - time.monotonic()))
 
 
@@ -170,10 +172,10 @@ def _reset() -> ConnectionResetError:
 
 
 class _ChunkedReader(ChunkedReader):  # type: ignore[misc]  # gunicorn has no types
-    """Reads a chunked body and lets other connections run, even while it parses many small chunks without a read."""
+    """Reads a chunked body. Other connections run even while many small chunks are parsed without a read."""
 
     chunks_allowed: int | None = None
-    """How many more chunks are parsed before the connection ends; None for any number."""
+    """Number of further chunks to parse before the connection is reset; None for no limit."""
 
     def parse_chunk_size(self, unreader: Any, data: Any = None) -> Any:
         unreader.sock.take_turn()
@@ -185,10 +187,10 @@ class _ChunkedReader(ChunkedReader):  # type: ignore[misc]  # gunicorn has no ty
 
 
 class _Request(http.Request):  # type: ignore[misc]  # gunicorn has no types
-    """A request with a limit on all headers together, that decides late whether its connection closes.
+    """A request with a limit on the total size of its headers.
 
-    gunicorn limits the number of headers and the size of each; their product, 800 KB, limits all headers together. That
-    limit is the attribute `max_buffer_headers`. No setting changes it, and it limits the trailers too.
+    gunicorn limits the number of headers and the size of each, which allows 800 KB in total. gunicorn's attribute
+    `max_buffer_headers` has that total. No setting changes the attribute, and it limits the trailers too.
     """
 
     body: Any
@@ -196,7 +198,7 @@ class _Request(http.Request):  # type: ignore[misc]  # gunicorn has no types
     _closes: bool | None = None
 
     def parse(self, unreader: Any) -> Any:
-        # Applies until the end is found; bytes that were read past the end count too.
+        # This limit applies until gunicorn finds the end of the headers. Bytes that were read past the end count too.
         self.max_buffer_headers = HEADER_BYTES + len(b"\r\n\r\n") + _RECEIVED_AT_ONCE
         unused = super().parse(unreader)
         self.max_buffer_headers = _TRAILER_BYTES
@@ -213,16 +215,16 @@ class _Request(http.Request):  # type: ignore[misc]  # gunicorn has no types
         return super().parse_headers(data, from_trailer)
 
     def should_close(self) -> bool:
-        """Return whether the connection closes after the answer. Decided once, when the headers are written.
+        """Return whether the connection closes after the answer. The first call, when headers are written, decides.
 
-        A request that waits for a call while the worker begins to stop, or whose body was not read, closes it too.
+        The connection also closes if the worker is stopping, or if too much of the body is unread.
         """
         if self._closes is None:
             self._closes = super().should_close() or not self.worker.alive or self.has_too_much_unread()
         return self._closes
 
     def has_too_much_unread(self) -> bool:
-        """Return whether the unread rest of the body is known to be too long to discard."""
+        """Return whether Content-Length shows that the unread rest of the body is too long to discard."""
         reader = self.body.reader
         return isinstance(reader, LengthReader) and reader.length > UNREAD_BODY_BYTES
 
@@ -235,8 +237,8 @@ class Requests(http.RequestParser):  # type: ignore[misc]  # gunicorn has no typ
     def finish_body(self, deadline: float | None = None, max_bytes: int | None = None) -> bool:
         """Discard the rest of a request's body. Return False if the connection must be closed.
 
-        gunicorn calls this before it reads the next request, without a limit. Its own limit, `max_bytes`, does not
-        count chunk sizes and their extensions. Raises no error, because the request has been answered.
+        gunicorn calls this method before it reads the next request, and passes no limit. gunicorn's limit, `max_bytes`,
+        ignores chunk sizes and chunk extensions. This method raises no errors, because the answer has been sent.
         """
         connection = self.unreader.sock
         if self.mesg is not None and isinstance(self.mesg.body.reader, _ChunkedReader):

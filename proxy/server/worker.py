@@ -1,8 +1,8 @@
-"""gunicorn's gevent worker with limits on each connection, fair turns, and a stop that loses no answer.
+"""A gevent worker for gunicorn with limits per connection, fair scheduling, and a stop that loses no answer.
 
-The master imports this module before it forks; gunicorn lets gevent patch locks, sockets and sleep only in the worker.
-So import neither the rest of the package nor anything that takes a lock at the top: it would keep the unpatched locks,
-which block the whole process.
+The master imports this module before it forks, but gevent patches locks, sockets and sleep only in the worker. So do
+not import the rest of the package, or a module that takes a lock, at the top of this file. Such a module would keep
+unpatched locks, which block the whole process.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
-    """Serves many connections on one thread: an idle or half-sent one costs a few kilobytes and no time."""
+    """Serves many connections on one thread. An idle connection costs a few kilobytes and no processor time."""
 
     alive: bool
     _services: Services
@@ -43,9 +43,9 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
-        """Reject options that this worker would silently ignore."""
+        """Raise RuntimeError for gunicorn options that this worker does not support."""
         if cfg.is_ssl:
-            raise RuntimeError("--certfile and --keyfile are not supported: let a proxy in front end TLS")
+            raise RuntimeError("--certfile and --keyfile are not supported; terminate TLS in a reverse proxy")
         for option, supported in (("protocol", "http"), ("http2_cleartext", "off"), ("proxy_protocol", "off")):
             if getattr(cfg, option) != supported:
                 raise RuntimeError(f"{option} must be {supported}; remove the option from gunicorn's settings")
@@ -63,7 +63,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             self._connections.pop(connection, None)
 
     def _serve(self, listener_name: Any, connection: Connection, addr: Any) -> None:
-        # Replaces gunicorn's own loop: no setting gives it a parser with limits on an unread body.
+        # Replaces gunicorn's own loop, because no setting changes its parser, which does not limit unread bodies.
         try:
             for request in Requests(self.cfg, connection, addr):
                 self.handle_request(listener_name, request, connection, addr)
@@ -71,7 +71,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             pass  # the last answer was sent, or the client has left
         except OSError as error:
             if error.errno != errno.ENOTCONN:
-                self.log.exception("a connection failed")
+                self.log.exception("connection_failed")
         except Exception as error:  # noqa: BLE001  # logged and answered
             self.handle_error(None, connection, addr, error)
 
@@ -82,14 +82,14 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         super().handle_request(listener_name, req, sock, addr)
         if sock in self._connections:
             self._connections[sock] = self._connections.pop(sock)
-        # A quick client has sent its next request by now and would be served again before any other connection is
-        # polled. With 64 busy connections p99 was 0.7 s without this line and is 0.03 s with it.
+        # A fast client has already sent its next request. Without this line, gevent would serve that request before it
+        # polls the other connections. With 64 busy connections, p99 is 0.03 s with this line and 0.7 s without it.
         gevent.sleep(0)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """Answer and log a request that could not be read or failed outside the application.
+        """Answer and log a request that is not valid HTTP, or that failed outside the application.
 
-        gunicorn's own handler writes parts of the request into its log and its answer.
+        gunicorn's own handler would write parts of the request into the log and the answer.
         """
         from proxy.server.bad_requests import refusal
 
@@ -97,12 +97,12 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             client.sendall(refusal(exc, addr))
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """Begin to stop: from now on every answer closes its connection."""
+        """Begin to stop. After this call, every answer closes its connection."""
         super().handle_exit(sig, frame)
         self._stopping.set()
 
     def load_wsgi(self) -> None:
-        """Load the application and start what runs beside it."""
+        """Load the application, tune the garbage collector and connect to Redis."""
         super().load_wsgi()
         from proxy.web.services import installed
 
@@ -112,13 +112,13 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             self._services.redis.start()
 
     def run(self) -> None:
-        """Serve until the stop; then finish requests and calls within the graceful timeout."""
-        places = gevent.pool.Pool(self.worker_connections)
-        servers = [gevent.server.StreamServer(s, handle=partial(self.handle, s), spawn=places) for s in self.sockets]
+        """Serve until the stop signal, then finish requests and calls within the graceful timeout."""
+        pool = gevent.pool.Pool(self.worker_connections)
+        servers = [gevent.server.StreamServer(s, handle=partial(self.handle, s), spawn=pool) for s in self.sockets]
         for server in servers:
             if self.cfg.workers > 1:
-                # gunicorn accepts 1 connection in each turn of the loop, to share them with the other workers. With
-                # many busy connections a turn is long: of 1,000 connections opened at once the last waited for 4 s.
+                # gunicorn accepts 1 connection per iteration of the event loop, so that all workers get connections.
+                # An iteration with many busy connections is long: of 1,000 new connections, the last waited for 4 s.
                 server.max_accept = 100
             server.start()
         while self.alive:
@@ -126,28 +126,31 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             self._stopping.wait(1.0)
             self._every_second()
             if os.getppid() != self.ppid:
-                self.log.info("the master has gone")
+                self.log.info("master_exited")
                 self.alive = False
-        self._stop(servers, places)
+        self._stop(servers, pool)
 
     def _every_second(self) -> None:
-        """Sample the metrics, for the status page and for the other workers, and log overdue counts."""
+        """Sample the metrics for the status page and for other workers, and log overdue counts."""
         from proxy.monitoring.logs import log_overdue
 
         try:
             self._services.history.tick()
             self._services.metrics.sample()  # another worker may answer /metrics
             log_overdue()
-        except Exception:  # serving matters more than counting
-            self.log.exception("the metrics could not be sampled")
+        except Exception:  # an error in the metrics must not stop the worker
+            self.log.exception("metrics_sampling_failed")
 
     def notify(self) -> None:
-        """Report to the master that this worker is alive. GeventWorker's ends the process when the master is gone."""
+        """Report to the master that this worker is alive.
+
+        GeventWorker's method would also end the process at once if the master has exited.
+        """
         self.tmp.notify()
 
-    def _stop(self, servers: list[Any], places: Any) -> None:
-        # The master kills the worker when the graceful timeout is over.
-        until = time.monotonic() + self.cfg.graceful_timeout - 1.0
+    def _stop(self, servers: list[Any], pool: Any) -> None:
+        # The master kills the worker at the end of the graceful timeout.
+        deadline = time.monotonic() + self.cfg.graceful_timeout - 1.0
         self._services.draining.set()
         for server in servers:
             server.close()
@@ -157,10 +160,10 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         gevent.spawn_later(
             LINGER_SECONDS, _stop_reading, [connection for connection in self._connections if connection.reading]
         )
-        while len(places) and (remaining := until - time.monotonic()) > 0:
+        while len(pool) and (remaining := deadline - time.monotonic()) > 0:
             self.notify()
-            places.join(min(1.0, remaining))
-        self._services.scheduler.drain(until - time.monotonic())
+            pool.join(min(1.0, remaining))
+        self._services.scheduler.drain(deadline - time.monotonic())
         if self._services.redis:
             self._services.redis.stop()
 
@@ -173,7 +176,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
 
 def _stop_reading(connections: list[Connection]) -> None:
-    """End the reading of connections that have sent no request, or only part of one."""
+    """Stop reading from connections that have sent no request, or an incomplete request."""
     for connection in connections:
         if connection.reading:
             with contextlib.suppress(OSError):  # the client has left

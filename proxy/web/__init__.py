@@ -1,1 +1,1 @@
-"""Everything that knows HTTP on our side."""
+"""The HTTP routes of this service, with authentication, request logs and pages."""

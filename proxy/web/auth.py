@@ -1,4 +1,7 @@
-"""Authentication by Basic, Bearer, Api-Key or X-API-Key (`Authorization` wins), and the allowed networks."""
+"""Authentication by Basic, Bearer, Api-Key or X-API-Key, and the allowed networks.
+
+If a request has both headers, `Authorization` takes precedence over `X-API-Key`.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,15 @@ from proxy.web.services import Services, services
 
 def refusals(clock: Clock) -> OncePerMinute:
     """Return the log of refused callers."""
-    return OncePerMinute(logging.getLogger(__name__), "callers refused", clock)
+    return OncePerMinute(logging.getLogger(__name__), "caller_refused", clock)
 
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-_ELSEWHERE = "this address may not call: the log has it, and an operator adds it to ALLOWED_NETWORKS if it is to"
+_ADDRESS_REFUSED = "this address is not allowed; ask the operator to add the address from the log to ALLOWED_NETWORKS"
 
 
 def admit() -> None:
-    """Set `g.caller`, or raise Forbidden or Unauthorized. For `before_request` of a blueprint."""
+    """Set `g.caller`, or raise Forbidden or Unauthorized. Register this function as a blueprint's `before_request`."""
     app_services = services()
     if app_services.networks:
         _require_network(app_services.networks)
@@ -33,7 +36,7 @@ def admit() -> None:
 
 
 def admit_from_anywhere() -> None:
-    """Set `g.caller`, or raise Unauthorized. For a blueprint whose callers have no fixed addresses."""
+    """Set `g.caller`, or raise Unauthorized. Use this function for callers without fixed addresses."""
     _admit(services())
 
 
@@ -47,26 +50,26 @@ def _admit(app_services: Services) -> None:
         if caller is None:
             _count_refusal("credentials")
             raise Unauthorized(
-                "no valid credentials: send Basic (name and secret), Authorization: Bearer or Api-Key, or X-API-Key"
+                "credentials are missing or wrong; send Basic (name and secret), Bearer, Api-Key or X-API-Key"
             )
         app_services.accepted.remember(credentials, caller)
     g.caller = caller
 
 
 def _require_network(networks: Iterable[IPv4Network | IPv6Network]) -> None:
-    """Raise Forbidden when the caller's address is in none of `networks`.
+    """Raise Forbidden if none of `networks` contains the caller's address.
 
-    The address is the peer's, or the one that TRUSTED_PROXY_HOPS proxies report. Entries that the caller itself puts
-    into X-Forwarded-For are ignored.
+    The address is the peer's address, or the address that TRUSTED_PROXY_HOPS proxies report. Entries that the caller
+    adds to X-Forwarded-For are ignored.
     """
     address = _caller_address()
     if address is None or not any(address in network for network in networks):
         _count_refusal("address")
-        raise Forbidden(_ELSEWHERE)
+        raise Forbidden(_ADDRESS_REFUSED)
 
 
 def _count_refusal(why: str) -> None:
-    # Logged once a minute with a count: otherwise anybody could flood the log.
+    # Logged once a minute with a count, so that no caller can flood the log.
     app_services = services()
     app_services.metrics.refused(why)
     address = str(_caller_address() or "unreadable")
@@ -74,7 +77,7 @@ def _count_refusal(why: str) -> None:
 
 
 def _caller_address() -> Address | None:
-    """Return the address in front of the trusted proxies; None when the header has fewer entries than those."""
+    """Return the address that called the trusted proxies, or None if X-Forwarded-For has too few entries."""
     hops = services().trusted_proxy_hops
     if not hops:
         return _address(request.remote_addr or "")
@@ -83,7 +86,7 @@ def _caller_address() -> Address | None:
 
 
 def _address(text: str) -> Address | None:
-    """Return the address in `text`, without a port. An IPv4-mapped IPv6 address is returned as IPv4."""
+    """Parse an address and ignore its port. Convert an IPv4-mapped IPv6 address to IPv4. Return None if invalid."""
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:

@@ -35,7 +35,7 @@ def headers_of(result: ProfileResult) -> list[tuple[str, str]]:
 
 
 def is_cacheable(result: ProfileResult) -> bool:
-    """Say whether a client may cache `result`: it is complete, and the user has an id."""
+    """Return whether a client may cache `result`: the result is complete, and the user has an id."""
     return result.error is None and result is not ANONYMOUS
 
 
@@ -45,7 +45,7 @@ def etag_of(body: bytes) -> str:
 
 
 def is_not_modified(request: Request, result: ProfileResult, etag: str) -> bool:
-    """Say whether the client has the body with this `etag`, so that a 304 without a body suffices."""
+    """Return whether the client already has the body with this `etag`, so that a 304 is enough."""
     return (
         "HTTP_IF_NONE_MATCH" in request.environ  # the property parses even without a header
         and request.if_none_match.contains_weak(etag)
@@ -64,7 +64,10 @@ def _cache_status(result: ProfileResult) -> str:
 
 
 def cache_label(result: ProfileResult) -> str:
-    """Return where the result came from, as a metric label: `stale` for an old copy, `expired` for a replaced one."""
+    """Return the source of `result` as a metric label.
+
+    `stale` is an old copy from the cache. `expired` is an answer that replaced an old copy.
+    """
     if result.forwarded is None or result.fault is not None:
         if result.freshness is None and result.forwarded is None:
             return "none"
@@ -75,7 +78,7 @@ def cache_label(result: ProfileResult) -> str:
 
 
 def requested_max_age(request: Request) -> float | None:
-    """Return the greatest age in seconds that the client accepts (0 for no-cache), or None without a limit."""
+    """Return the maximum age in seconds that the client accepts (0 for no-cache), or None without a limit."""
     header = request.environ.get("HTTP_CACHE_CONTROL")
     if header is None:
         return None
@@ -88,6 +91,6 @@ def requested_max_age(request: Request) -> float | None:
 
 
 def is_background(request: Request) -> bool:
-    """Say whether the client lets all others go first (RFC 9218: urgency 7), as when it prepares a send."""
+    """Return whether all other requests have priority over this request (RFC 9218, urgency 7), as with `warm`."""
     header = request.environ.get("HTTP_PRIORITY")
     return header is not None and "u=7" in map(str.strip, header.split(","))

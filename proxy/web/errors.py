@@ -44,17 +44,17 @@ def _http_error(error: HTTPException) -> Response:
 
 
 _DETAILS = {
-    404: "there is nothing here: the data routes are "
-    f"{', '.join(f'/v1/{name}' for name in (*SECTIONS, 'profile', 'userprofile'))}; all routes are on /docs",
-    405: "this route does not take that method; Allow names those it takes",
-    413: "the body is too large: 16 KiB at most",
-    415: "the body is of another type: send application/x-www-form-urlencoded or application/json",
+    404: "the path is unknown; use "
+    f"{', '.join(f'/v1/{name}' for name in (*SECTIONS, 'profile', 'userprofile'))}, or see /docs for all routes",
+    405: "the method is not allowed on this route; use a method from the Allow header",
+    413: "the body is too large; send at most 16 KiB",
+    415: "the content type is not supported; send application/x-www-form-urlencoded or application/json",
 }
 
 
 def _unexpected(error: Exception) -> Response:
-    _log.error("unexpected error", exc_info=error)
-    return problem(500, InternalServerError().name, f"internal error; the log has it under request id {g.request_id}")
+    _log.error("unexpected_error", exc_info=error)
+    return problem(500, InternalServerError().name, f"internal error; search the log for request id {g.request_id}")
 
 
 def install(app: Flask) -> None:

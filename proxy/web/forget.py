@@ -21,12 +21,13 @@ def forget() -> Response:
     """Delete everything stored about a user, in every process, and return the counts."""
     parameters = pairs_of(request.query_string, "the URL")
     if not {name for name, _ in parameters} & {parameter.name for parameter in FORGETTING}:
-        raise BadRequest("no user: send user_id or device_id, e.g. user_id=12345")
+        raise BadRequest("user_id or device_id is required; add user_id=<id>")
     identity = parse_forgetting(parameters)
     try:
         forgotten = services().forget_service.forget(identity)
     except RedisUnavailable:
-        response = problem(500, "Not forgotten everywhere", "Redis does not answer: forgotten here alone; try again")
+        detail = "Redis is unavailable, so only this process has forgotten the user; send the request again"
+        response = problem(500, "Not forgotten everywhere", detail)
         response.headers["Retry-After"] = "1"
         return response
     response = jsonify(records=forgotten.records, waiting=forgotten.waiting)

@@ -1,4 +1,4 @@
-"""/healthz (liveness) and /readyz (readiness). Neither spends a call."""
+"""/healthz (liveness) and /readyz (readiness). Neither costs a call."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from proxy.web.services import services
 blueprint = Blueprint("health", __name__)
 
 _JUDGED_FOR_SECONDS = 60.0
-"""How long the last call counts. Without a limit, an instance out of rotation, which sends no calls, would stay out
-forever."""
+"""Time after which the last call is ignored. Without calls, an instance out of rotation would never be ready again."""
 
 _UPSTREAM_WORDS = {
     None: "ok",
@@ -31,9 +30,9 @@ def healthz() -> Response:
 
 @blueprint.get("/readyz", provide_automatic_options=False)
 def readyz() -> tuple[Response, int]:
-    """Return the state of upstream, quota and, where it is used, Redis. Upstream is judged by the last real call.
+    """Return the state of Amplitude, of the quota and, if configured, of Redis. The last call determines Amplitude's.
 
-    503 only while the process stops, or when no request could be answered.
+    The status is 503 only while the process stops, or if no request can be answered.
     """
     app_services = services()
     call = app_services.executor.last_call

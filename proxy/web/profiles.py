@@ -29,14 +29,14 @@ MAX_ANSWER_BYTES = 1_000_000
 """Braze's limit for a Connected Content response."""
 
 NOT_SEEN_BEFORE = "User id and device id not seen before"
-"""Amplitude's message for an unknown user, repeated by the drop-in route."""
+"""Amplitude's message for an unknown user. The drop-in route returns the same message."""
 
 blueprint = Blueprint("v1", __name__, url_prefix="/v1")
 blueprint.before_request(admit)
 
 
 def answer(section: Section | None) -> Response:
-    """Respond with the sections requested from one route; `section` is None for /profile."""
+    """Return the requested sections. `section` is that of the route, or None for /v1/profile."""
     app_services, request = services(), current_request()
     profile_request = parse(section, sent_parameters(request), app_services.aliases)
     identity, query = profile_request
@@ -57,14 +57,14 @@ def answer(section: Section | None) -> Response:
 
 
 def userprofile() -> Response:
-    """Respond as Amplitude's own endpoint does, including its errors, from the same cache and quota."""
+    """Answer as Amplitude's own endpoint does, errors included, but from this service's cache and quota."""
     app_services, request = services(), current_request()
     profile_request = parse_drop_in(sent_parameters(request), app_services.aliases)
-    # Without any part, only whether the user is known is asked; cohorts are the smallest part that tells it.
+    # A request without parts asks only whether the user is known. Cohorts are the smallest part that shows this.
     result = _get(app_services, profile_request, profile_request.query.parts or (COHORTS,), request)
     if profile_request.anonymous or result.record.unknown_at is not None:
         status = result.record.unknown_status
-        # Never a redirect, nor a status that Braze counts towards halting every call to this host.
+        # Excludes redirects, and statuses that count towards Braze's unhealthy-host detection.
         usual = status == 200 or (400 <= status < 500 and status not in (401, 403, 408, 429))
         return _respond(_json({"error": NOT_SEEN_BEFORE}), result, request, status if usual else 400)
     body = _json(shape_drop_in(profile_request, result.record))
@@ -91,7 +91,7 @@ def _get(
     app_services: Services, profile_request: ProfileRequest, parts: tuple[Part, ...], request: Request
 ) -> ProfileResult:
     identity, query = profile_request
-    context = g._get_current_object()  # every attribute of the proxy itself costs 1.5 microseconds
+    context = g._get_current_object()  # each attribute access through the proxy costs 1.5 microseconds
     result = app_services.profiles.get(
         identity,
         parts,
@@ -123,7 +123,7 @@ def _respond(
 
 
 def _note_for_log(context: _AppCtxGlobals, result: ProfileResult) -> None:
-    """Leave the cache status and the error where the log line and the metrics find them."""
+    """Store the cache status and the error for the log line and the metrics."""
     context.cache = cache_headers.cache_label(result)
     if result is ANONYMOUS:
         context.error = BLANK_ID
@@ -136,19 +136,19 @@ def _json(body: dict[str, Any]) -> bytes:
 
 
 def _ask_for_retry(result: ProfileResult, error: UpstreamError) -> Response:
-    # 500 and not 502, 503, 504 or 429: those count towards Braze's unhealthy-host detection, which would halt every
-    # call to this host. Braze's :retry retries after a 500.
-    response = problem(500, "No answer yet", _WHY[error.word], ok=False, error=error.word)
-    del response.headers["Cache-Control"]  # replaced by that of the result
+    # Braze's :retry retries after a 500. A 502, 503, 504 or 429 would count towards Braze's unhealthy-host detection,
+    # which stops every call to this host.
+    response = problem(500, "No answer yet", _RETRY_DETAILS[error.word], ok=False, error=error.word)
+    del response.headers["Cache-Control"]  # headers_of adds the result's own
     response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after or 1)))
     response.headers.extend(cache_headers.headers_of(result))
     return response
 
 
-_WHY = {
-    "quota_exhausted": "the call to Amplitude could not be sent in time within the quota; try again",
-    "upstream_timeout": "Amplitude has not answered in time; its answer is still awaited, try again",
-    "upstream_unavailable": "Amplitude cannot be reached or fails; try again",
-    "upstream_rejected": "Amplitude rejects this service's credentials; its operator must mend AMPLITUDE_SECRET_KEY",
-    "upstream_invalid": "Amplitude's answer is not what it documents; try again",
+_RETRY_DETAILS = {
+    "quota_exhausted": "the quota is used up, so the call to Amplitude could not be sent in time; try again",
+    "upstream_timeout": "Amplitude did not answer in time; try again, because a late answer is cached",
+    "upstream_unavailable": "Amplitude is down or cannot be reached; try again",
+    "upstream_rejected": "Amplitude rejects the credentials; ask the operator to correct AMPLITUDE_SECRET_KEY",
+    "upstream_invalid": "Amplitude's answer differs from its documentation; try again",
 }

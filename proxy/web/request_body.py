@@ -16,13 +16,13 @@ from proxy.api.query_string import pairs_of
 
 @contextmanager
 def reading_the_body() -> Iterator[None]:
-    """Translate the errors of a server that cannot read a body into BadRequest."""
+    """Convert a server's errors while reading a body into BadRequest."""
     try:
         yield
     except HTTPException:
         raise
     except Exception:  # noqa: BLE001  # each server raises its own error for a broken transfer coding
-        raise BadRequest("the body could not be read: is its transfer coding broken?") from None
+        raise BadRequest("the body could not be read; correct its Content-Length or Transfer-Encoding") from None
 
 
 MAX_BODY_BYTES = 16 * 1024

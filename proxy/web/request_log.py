@@ -1,4 +1,4 @@
-"""Every request's id, log line and metrics."""
+"""The id, the log line and the metrics of each request."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from proxy.web.services import services
 _log = logging.getLogger(__name__)
 _new_ids = random.Random()  # noqa: S311  # a request id is not secret
 os.register_at_fork(after_in_child=_new_ids.seed)
-_SANE_ID = re.compile(r"[A-Za-z0-9._~+/=-]{1,200}\Z")
+_VALID_ID = re.compile(r"[A-Za-z0-9._~+/=-]{1,200}\Z")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 def install(app: Flask) -> None:
-    """Register what happens before and after each request."""
+    """Register the functions that run before and after each request."""
     app.before_request(_begin)
     app.after_request(_end)
 
@@ -32,12 +32,14 @@ def _begin() -> None:
     context = g._get_current_object()
     context.started = services().clock.monotonic()
     received = request.environ.get("HTTP_X_REQUEST_ID")
-    context.request_id = id = received if received and _SANE_ID.match(received) else f"{_new_ids.getrandbits(128):032x}"
+    context.request_id = id = (
+        received if received and _VALID_ID.match(received) else f"{_new_ids.getrandbits(128):032x}"
+    )
     request_id.set(id)
 
 
 def _end(response: Response) -> Response:
-    # Each access to these proxies is a lookup.
+    # Each access through these proxies costs a lookup, so each is read once.
     app_services, context, rule = services(), g._get_current_object(), request.url_rule
     route, seconds = rule.rule if rule else None, app_services.clock.monotonic() - context.started
     headers = (("X-Request-ID", context.request_id), *SECURITY_HEADERS)
@@ -49,7 +51,7 @@ def _end(response: Response) -> Response:
     app_services.metrics.answered(route or "none", response.status_code, context.get("cache", "none"), seconds)
     if error := context.get("error"):
         app_services.metrics.missing(error)
-    if response.status_code not in (401, 403):  # those are logged once a minute, with a count
+    if response.status_code not in (401, 403):  # refused callers are logged once a minute, with a count
         level = logging.INFO if "caller" in context else logging.DEBUG
         if _log.isEnabledFor(level):
             _log.log(level, "request", extra=_line(response, route, seconds, context))

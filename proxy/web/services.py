@@ -31,9 +31,10 @@ _KEY = "connected-content-proxy"
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The objects that views use, built once. `wait_seconds`: how long a data view may wait for missing parts.
+    """The objects that views use, built once.
 
-    The server sets `draining` when it stops. Requests on open connections are still answered.
+    A data view may wait `wait_seconds` for missing parts. The server sets `draining` when it stops. Requests on open
+    connections are still answered.
     """
 
     profiles: ProfileService
@@ -75,6 +76,6 @@ def services() -> Services:
 
 
 def current_request() -> Request:
-    """Return the request itself: each access through the proxy `request` is a lookup."""
+    """Return the request object. Each access through Flask's proxy `request` would cost a lookup."""
     unwrapped: Request = request._get_current_object()  # type: ignore[attr-defined]  # typed as the request itself
     return unwrapped

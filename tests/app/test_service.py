@@ -254,7 +254,7 @@ def test_log__valid_and_broken_requests__json_lines_without_ids_or_secrets(servi
     text = service.log.read_text()
     for secret in (hidden, "hidden-user", SECRET, "wrong-secret", service.sandbox.secret_key):
         assert secret not in text
-    assert "requests that are no HTTP" in text
+    assert "http_request_invalid" in text
     requested = [
         line for line in log_lines(service.log) if line["event"] == "request" and line["route"] == "/v1/cohorts"
     ]

@@ -8,14 +8,14 @@ from proxy.monitoring.diagnosis import State, findings
 
 PROBLEMS = {
     "rejects this service's credentials": State(upstream_errors=frozenset({"upstream_rejected"}), outage=True),
-    "Amplitude is failing": State(upstream_errors=frozenset({"upstream_unavailable"}), outage=True),
+    "Amplitude is down": State(upstream_errors=frozenset({"upstream_unavailable"}), outage=True),
     "Some calls to Amplitude fail": State(upstream_errors=frozenset({"upstream_timeout"})),
-    "does not document": State(upstream_errors=frozenset({"upstream_invalid"})),
-    "(429)": State(quota_closed=True, quota_spent=True),
-    "The quota is spent just now": State(quota_spent=True),
-    "Redis is gone": State(redis_gone=True),
+    "differ from its documentation": State(upstream_errors=frozenset({"upstream_invalid"})),
+    "429": State(quota_closed=True, quota_spent=True),
+    "Quota used up": State(quota_spent=True),
+    "Redis is unavailable": State(redis_unavailable=True),
     "The backlog is full": State(backlog_users=90, backlog_max=100),
-    "leave the backlog unserved": State(dropped=1, backlog_max=100),
+    "removed from the backlog": State(dropped=1, backlog_max=100),
     "7 requests were refused": State(refused=7),
     "1 request was refused": State(refused=1),
 }
@@ -37,10 +37,10 @@ def test_findings__one_problem__one_finding_with_meaning_and_fix(words: str, sta
 
 
 def test_findings__several_problems__worst_first_and_no_all_clear() -> None:
-    several = findings(State(redis_gone=True, quota_spent=True, draining=True))
+    several = findings(State(redis_unavailable=True, quota_spent=True, draining=True))
     assert [finding.level for finding in several] == ["bad", "warn", "warn"]
 
 
 def test_findings__empty_cache__meaning_says_that_nothing_is_cached() -> None:
-    assert "Nothing is kept yet" in findings(State(quota_spent=True, cached=False))[0].meaning
-    assert "get that" in findings(State(quota_spent=True))[0].meaning
+    assert "Nothing is cached" in findings(State(quota_spent=True, cached=False))[0].meaning
+    assert "Cached users" in findings(State(quota_spent=True))[0].meaning

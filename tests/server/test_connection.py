@@ -216,7 +216,7 @@ def test_headers__over_32_kib_together__431(service: Service, name: str) -> None
     assert status(ask(32 * 1024, f"GET /healthz?{'x' * 8000} HTTP/1.1")) == 200, "the URL has its own limit"
     refused = ask(32 * 1024 + 1)
     assert status(refused) == 431
-    assert b"each at most 8 KiB, 32 KiB in all" in refused
+    assert b"8 KiB each and 32 KiB in total" in refused
 
 
 def test_endless_bodies__several_clients__other_requests_are_answered_at_once(service: Service) -> None:

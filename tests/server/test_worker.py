@@ -283,7 +283,7 @@ def test_start__worker_count_out_of_range__refused(count: str) -> None:
 
 
 def test_start__certificate__refused() -> None:
-    assert "let a proxy in front end TLS" in failed_start("--certfile", "wsgi.py", "--keyfile", "wsgi.py")
+    assert "terminate TLS in a reverse proxy" in failed_start("--certfile", "wsgi.py", "--keyfile", "wsgi.py")
 
 
 @pytest.mark.parametrize(
@@ -317,7 +317,8 @@ def test_start__low_hard_limit_on_open_files__logged_with_the_fix(start_service:
     service = start_service(sandbox, before=limited("ulimit -n 700"))
     warnings = [line for line in service.log.read_text().splitlines() if "files" in line]
     assert len(warnings) == 1
-    assert "may open 700 files: a worker takes 350 connections, not 4000; allow 4400 (ulimit -Hn" in warnings[0]
+    assert "limit of 700 open files allows a worker 350 connections instead of 4000" in warnings[0]
+    assert "raise the limit to 4400 (ulimit -Hn" in warnings[0]
 
 
 def test_master__before_the_fork__imports_nothing_that_takes_a_lock() -> None:

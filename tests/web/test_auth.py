@@ -94,7 +94,7 @@ def test_refusals__several_addresses__logged_once_a_minute_with_a_count(
     send_wrong_secret("192.0.2.2", 1)
     clock.advance(61)
     send_wrong_secret("192.0.2.1", 2)
-    logged = [(record.address, record.times) for record in caplog.records if record.msg == "callers refused"]  # type: ignore[attr-defined]
+    logged = [(record.address, record.times) for record in caplog.records if record.msg == "caller_refused"]  # type: ignore[attr-defined]
     assert logged == [("192.0.2.1", 1), ("192.0.2.2", 1), ("192.0.2.1", 5)]
     assert len(caplog.records) == len(logged)
     assert "wrong-secret" not in caplog.text

@@ -101,7 +101,7 @@ def test_authorization__bytes_above_127__401_counted_by_the_minute(strict_servic
             status = status_of(strict_service, route.method, target_of(route), [b"Authorization: " + value], route.body)
             assert status == 401, route
     log = strict_service.log.read_text()[before:]
-    assert log.count('"event": "callers refused"') <= 1
+    assert log.count('"event": "caller_refused"') <= 1
     assert '"event": "request"' not in log
 
 

@@ -204,7 +204,7 @@ def _forget() -> Schema:
             "500": problem(
                 500,
                 "Not forgotten everywhere",
-                "Redis does not answer: forgotten here alone; try again",
+                "Redis is unavailable, so only this process has forgotten the user; send the request again",
                 "Retry-After",
             ),
         },

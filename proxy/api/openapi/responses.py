@@ -113,33 +113,36 @@ SHARED: Mapping[str, Schema] = {
     "Unauthorized": problem(
         401,
         "Unauthorized",
-        "no valid credentials: send Basic (name and secret), Authorization: Bearer or Api-Key, or X-API-Key",
+        "credentials are missing or wrong; send Basic (name and secret), Bearer, Api-Key or X-API-Key",
         "WWW-Authenticate",
     ),
     "Forbidden": problem(
         403,
         "Forbidden",
-        "this address may not call: the log has it, and an operator adds it to ALLOWED_NETWORKS if it is to",
+        "this address is not allowed; ask the operator to add the address from the log to ALLOWED_NETWORKS",
     ),
     "NotFound": problem(
         404,
         "Not Found",
-        "there is nothing here: the data routes are /v1/recommendations, /v1/properties, /v1/cohorts, "
-        "/v1/computations, /v1/propensities, /v1/profile, /v1/userprofile; all routes are on /docs",
+        "the path is unknown; use /v1/recommendations, /v1/properties, /v1/cohorts, /v1/computations, "
+        "/v1/propensities, /v1/profile, /v1/userprofile, or see /docs for all routes",
     ),
     "MethodNotAllowed": problem(
-        405, "Method Not Allowed", "this route does not take that method; Allow names those it takes", "Allow"
+        405,
+        "Method Not Allowed",
+        "the method is not allowed on this route; use a method from the Allow header",
+        "Allow",
     ),
-    "ContentTooLarge": problem(413, "Request Entity Too Large", "the body is too large: 16 KiB at most"),
+    "ContentTooLarge": problem(413, "Request Entity Too Large", "the body is too large; send at most 16 KiB"),
     "UnsupportedMediaType": problem(
         415,
         "Unsupported Media Type",
-        "the body is of another type: send application/x-www-form-urlencoded or application/json",
+        "the content type is not supported; send application/x-www-form-urlencoded or application/json",
     ),
     "TryAgain": problem(
         500,
         "No answer yet",
-        "the call to Amplitude could not be sent in time within the quota; try again",
+        "the quota is used up, so the call to Amplitude could not be sent in time; try again",
         "Retry-After",
         "Cache-Status",
         "X-Amplitude-Calls",

@@ -1,1 +1,1 @@
-"""Pages for people: landing page, documentation, playground and status."""
+"""HTML pages: landing page, documentation, playground and status."""

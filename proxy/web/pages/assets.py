@@ -1,4 +1,4 @@
-"""HTML pages with a strict policy, and the files they load, with URLs that change with their content."""
+"""HTML pages with a strict Content-Security-Policy, and their static files with versioned URLs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
     "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
-"""Content-Security-Policy of a page: nothing from other hosts, nothing inline."""
+"""Content-Security-Policy of a page. It allows no content from other hosts, and no inline scripts or styles."""
 
 _TYPES = {
     "css": "text/css; charset=utf-8",
@@ -32,23 +32,23 @@ _SWAGGER_UI = ("swagger-ui-bundle.js", "swagger-ui.css")
 
 
 def page(template: str, **values: Any) -> Response:
-    """Return the page of `template`, which extends `base.html` and names its files through `asset`."""
+    """Render `template`, which extends `base.html` and builds URLs of static files with `asset`."""
     response = Response(render_template(template, asset=asset, **values), content_type="text/html; charset=utf-8")
     response.headers["Content-Security-Policy"] = _POLICY
     return revalidated(response)
 
 
 def host_in_braze() -> str:
-    """Return the host to write into a tag: the request's, or `your-host` where Braze cannot call that.
+    """Return the host for a tag: the host of the request, or `your-host` if Braze cannot call that host.
 
-    Braze calls host names over TLS at the standard port, so an address or a host with a port does not work.
+    Braze calls host names over TLS at the standard port. An IP address or a host with a port does not work.
     """
     host = request.host
     return host if _NAME.fullmatch(host) else "your-host"
 
 
 def revalidated(response: Response) -> Response:
-    """Let a browser cache `response` and revalidate it each time: 304 while it is unchanged."""
+    """Let a browser cache `response` and revalidate it each time. An unchanged response is a 304."""
     response.headers["Cache-Control"] = "no-cache"
     response.add_etag()
     return _conditional(response)
@@ -62,13 +62,13 @@ def uncached(data: bytes, content_type: str = "application/json") -> Response:
 
 
 def asset(name: str) -> str:
-    """Return the URL of a file with its tag, so that a browser may cache it forever and still gets the next version."""
+    """Return the URL of a static file with the tag of its version, so that a browser can cache the file forever."""
     return f"/static/{name}?v={load(name).tag}"
 
 
 @blueprint.get("/static/<name>", provide_automatic_options=False)
 def static(name: str) -> Response:
-    """Return a file that the pages load."""
+    """Return a static file."""
     file = load(name)
     response = Response(file.body, content_type=_TYPES[name.rpartition(".")[2]])
     response.headers["Vary"] = "Accept-Encoding"
@@ -77,31 +77,31 @@ def static(name: str) -> Response:
         response.set_data(file.squeezed)
         response.headers["Content-Encoding"] = "gzip"
         response.set_etag(f"{file.tag}-gzip")
-    # A URL with another tag asks for another version, so this one may be cached only briefly.
+    # A URL with another tag asks for another version, so a browser may cache this version only briefly.
     immutable = f"v={file.tag}".encode() in request.query_string.split(b"&")
     response.headers["Cache-Control"] = f"public, max-age={'31536000, immutable' if immutable else '3600'}"
     return _conditional(response)
 
 
 def _conditional(response: Response) -> Response:
-    # No file has a date, and werkzeug raises OverflowError for some dates that callers send.
+    # Files have no dates, and werkzeug raises OverflowError for some values of If-Modified-Since.
     response.make_conditional({**request.environ, "HTTP_IF_MODIFIED_SINCE": None})
-    del response.headers["Date"]  # the server adds one
+    del response.headers["Date"]  # the server adds the header
     return response
 
 
 class File(NamedTuple):
-    """A served file. Its `tag` changes with its content."""
+    """A static file. `tag` changes with the content."""
 
     body: bytes
     tag: str
     squeezed: bytes | None
-    """Compressed by gzip: Swagger UI's 1.9 MB shrink to a quarter."""
+    """Body compressed by gzip, or None. Compression reduces Swagger UI's 1.9 MB to a quarter."""
 
 
 @cache
 def _files() -> dict[str, Traversable]:
-    """Return every served file by name. No other file is served."""
+    """Return all static files by name. The service returns no other files."""
     own = {file.name: file for file in (files("proxy.web.pages") / "static").iterdir()}
     swagger_ui = files("flask_swagger_ui") / "dist"
     return {**own, **{name: swagger_ui / name for name in _SWAGGER_UI}}
@@ -109,7 +109,7 @@ def _files() -> dict[str, Traversable]:
 
 @cache
 def load(name: str) -> File:
-    """Return a file that the pages load, read on the first request. Raises NotFound."""
+    """Return a static file, which is read on the first request. Raises NotFound."""
     if name not in _files():
         raise NotFound
     body = _files()[name].read_bytes()

@@ -1,4 +1,4 @@
-"""The landing page, the OpenAPI document and the page that shows it."""
+"""The landing page, the OpenAPI document and its interactive page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def home() -> Response:
 
 @blueprint.get("/docs", provide_automatic_options=False)
 def docs() -> Response:
-    """Return the page with every route, to try."""
+    """Return the interactive page with all routes."""
     return page("docs.html")
 
 
@@ -33,5 +33,5 @@ def openapi() -> Response:
 
 @cache
 def document_json() -> bytes:
-    """Return the OpenAPI document, built on the first request and not at the start."""
+    """Return the OpenAPI document, which is built on the first request."""
     return json.dumps(document(), ensure_ascii=False).encode() + b"\n"

@@ -20,9 +20,9 @@ from proxy.web.pages.wsgi_client import asker
 
 MAX_BODY_BYTES = 128 * 1024
 _BODIES = WeightedSemaphore(4 * 1024 * 1024, wait_seconds=1)
-"""Limit on bodies being read: 32 of the largest size. Without a limit, 4,000 slow clients would take 500 MiB."""
+"""Limit on bodies that are being read: 32 of the maximum size. Without it, 4,000 slow clients would take 500 MiB."""
 RENDERER = Renderer()
-"""Renders for all requests of this process."""
+"""The renderer for all requests of this process."""
 _CALLER_HEADERS = ("Authorization", "X-API-Key", "X-Forwarded-For")
 
 blueprint = Blueprint("playground", __name__, url_prefix="/playground")
@@ -37,8 +37,8 @@ def show() -> Response:
 
 @blueprint.post("/render", provide_automatic_options=False)
 def render() -> Response:
-    """Return the rendered message, the calls of its tags and the findings."""
-    _require_our_page()
+    """Return the rendered message, the answers to its tags and the findings."""
+    _require_same_origin()
     try:
         with _BODIES.hold(min(request.content_length or MAX_BODY_BYTES, MAX_BODY_BYTES)):
             message = _message()
@@ -52,7 +52,7 @@ def render() -> Response:
 
 @cache
 def snippets() -> dict[str, str]:
-    """Return the example messages, title to Liquid, in the order of their file names."""
+    """Return the example messages by title, in the order of their file names."""
     folder = files("proxy.web.pages") / "snippets"
     templates = sorted(folder.iterdir(), key=lambda file: file.name)
     return {
@@ -61,15 +61,15 @@ def snippets() -> dict[str, str]:
     }
 
 
-def _require_our_page() -> None:
-    # A browser sends Basic credentials with requests of any page.
+def _require_same_origin() -> None:
+    # A browser adds stored Basic credentials to requests from every page, also of other sites.
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
     if site is None and origin is not None:
         # Not urlsplit, which raises ValueError for an origin such as `http://[`.
         host = origin.partition("://")[2]
         site = "same-origin" if host and host == request.host else "cross-site"
     if site not in (None, "same-origin"):
-        raise Forbidden("this was sent by a page of another site: open /playground itself")
+        raise Forbidden("the request comes from a page of another site; open /playground on this host")
     if request.mimetype != "application/json":
         raise UnsupportedMediaType
 
@@ -79,19 +79,19 @@ def _message() -> dict[str, str]:
     try:
         message = read_json(request.get_data())
     except ValueError:
-        raise BadRequest("the body is not JSON") from None
+        raise BadRequest("the body is not JSON; send an object with template") from None
     if not isinstance(message, dict) or not isinstance(message.get("template"), str):
-        raise BadRequest("the body needs a template, a text; user_id and device_id are texts too")
+        raise BadRequest("template is required; send an object with template as a string")
     if not all(isinstance(message.get(name, ""), str) for name in ("user_id", "device_id")):
-        raise BadRequest("user_id and device_id are texts")
+        raise BadRequest("user_id and device_id must be strings; put them in quotes")
     return message
 
 
 @blueprint.errorhandler(RequestEntityTooLarge)
 def _too_large(error: RequestEntityTooLarge) -> Response:
-    return problem(413, "Content Too Large", f"the body is too large: {MAX_BODY_BYTES // 1024} KiB at most")
+    return problem(413, "Content Too Large", f"the body is too large; send at most {MAX_BODY_BYTES // 1024} KiB")
 
 
 @blueprint.errorhandler(UnsupportedMediaType)
 def _other_type(error: UnsupportedMediaType) -> Response:
-    return problem(415, "Unsupported Media Type", "the body is of another type: send application/json")
+    return problem(415, "Unsupported Media Type", "the content type is not supported; send application/json")

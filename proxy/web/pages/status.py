@@ -1,4 +1,4 @@
-"""/metrics for Prometheus and /status for people. Neither contains an id or a secret, or spends a call."""
+"""/metrics for Prometheus, and the status page. Neither contains an id or a secret, or costs a call."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flask import Blueprint, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from proxy.monitoring.diagnosis import State, findings
-from proxy.monitoring.history import KEPT_SECONDS, STEP_SECONDS, as_columns
+from proxy.monitoring.history import HISTORY_SECONDS, STEP_SECONDS, as_columns
 from proxy.profile.errors import QuotaExhausted, UpstreamRejected
 from proxy.profile.json import write_json
 from proxy.web.auth import admit
@@ -31,13 +31,13 @@ def metrics() -> Response:
 
 @blueprint.get("/status", provide_automatic_options=False)
 def status() -> Response:
-    """Return the page, which fetches /status.json."""
+    """Return the status page, which fetches /status.json."""
     return page("status.html")
 
 
 @blueprint.get("/status.json", provide_automatic_options=False)
 def status_json() -> Response:
-    """Return what the page shows: the problems, the current gauges and the last hour."""
+    """Return the data of the status page: the findings, the current gauges and the last hour."""
     history = services().history
     history.tick()
     gauges = history.gauges()
@@ -45,7 +45,7 @@ def status_json() -> Response:
         "findings": [asdict(finding) for finding in findings(_state(gauges))],
         "now": {name: round(value) for name, value in sorted(gauges.items())},
         "step_seconds": int(STEP_SECONDS),
-        "kept_seconds": int(KEPT_SECONDS),
+        "kept_seconds": int(HISTORY_SECONDS),
         "hour": as_columns(history.points()),
     }
     return uncached(write_json(body) + b"\n")
@@ -66,7 +66,7 @@ def _state(gauges: Mapping[str, float]) -> State:
         cached=app_services.store.memory.records > 0,
         quota_closed=bool(gauges["quota_closed"]),
         quota_spent=app_services.rate_limiter.spent,
-        redis_gone=bool(gauges["redis_gone"]),
+        redis_unavailable=bool(gauges["redis_gone"]),
         backlog_users=round(gauges["backlog_users"]),
         backlog_max=app_services.backlog_max_users,
         dropped=sum(point.dropped for point in points),

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def asker(app: WSGIApplication, headers: Mapping[str, str], address: str) -> Ask:
-    """Return a function that calls `app` with these headers, which hold the credentials, as from `address`."""
+    """Return a function that sends requests to `app` as from `address`. `headers` contain the credentials."""
     client = Client(app, use_cookies=False)
 
     def ask(request: Request) -> Answer:
         path, _, query = request.target.partition("?")
         started = time.monotonic()
-        # In a separate context: otherwise Flask shares `g` with the outer request, and its log line gets mixed up.
+        # In one context, Flask would share `g` between both requests and mix up their log lines.
         answer = contextvars.Context().run(
             client.open,
             path,

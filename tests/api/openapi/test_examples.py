@@ -124,4 +124,4 @@ def test_url_and_headers__below_and_above_documented_limits__200_or_414_or_431(s
         if status != 200:
             assert answer.headers["Content-Type"] == "application/problem+json"
             assert faults(DOCUMENT, DOCUMENT["components"]["schemas"]["Problem"], answer.json()) == []
-            assert re.fullmatch(r".+ (?:is|are) too (?:long|large): send .+", answer.json()["detail"])
+            assert re.fullmatch(r".+ (?:is|are) too (?:long|large); send .+", answer.json()["detail"])

@@ -46,13 +46,14 @@ def rendered_message(browser: Browser, word: str = "sent") -> str:
 @pytest.mark.contract("3 playground access")
 def test_playground__message_edited__rendered_message_changes(service: Service, browser: Browser) -> None:
     open_playground(browser, service)
-    assert browser.find("#will-expose").text.startswith("Rendering this asks for a recommendation")
+    assert browser.find("#will-expose").text.startswith("This message requests a recommendation")
     browser.find("#user").send_keys("ava")
     browser.press("#render")
     assert rendered_message(browser).startswith("Chosen for you:\n- trail-shoe")
     card = browser.find(".call").text
     for text in ("GET /v1/recommendations", "recs", "status 200", "to Amplitude", "Exposure", '"trail-shoe"', " ms"):
         assert text in card
+    assert "from the cache, " in card or "fetched from Amplitude" in card
 
     write(browser, BROKEN)
     assert not browser.driver.find_element("id", "will-expose").is_displayed()

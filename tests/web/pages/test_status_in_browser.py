@@ -49,7 +49,7 @@ def url(app: Flask) -> Iterator[str]:
 
 def open_status(browser: Browser, url: str) -> None:
     browser.open(url.replace("://", f"://braze:{SECRET}@") + "/status")
-    browser.find("#looked.good")
+    browser.find("#updated.good")
 
 
 def findings_text(browser: Browser, begin: str) -> str:
@@ -87,7 +87,7 @@ def test_status_page__fault_then_fix__charts_and_findings_follow(
     browser = fast_browser
     open_status(browser, url)
     assert findings_text(browser, "All is well")
-    assert page_content(browser)["#answers-of"] == "nobody asked in the last hour"
+    assert page_content(browser)["#answers-of"] == "no answers in the last hour"
 
     client = app.test_client()
     for number in range(20):

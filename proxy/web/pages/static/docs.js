@@ -1,12 +1,12 @@
-// Starts Swagger UI on our own document. Nothing is asked of another host, and no credential is stored.
+// Starts Swagger UI with this service's OpenAPI document. No other host is called, and no credentials are stored.
 
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
-const dress = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
-dark.addEventListener("change", dress);
-dress();
+const applyScheme = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
+dark.addEventListener("change", applyScheme);
+applyScheme();
 
 SwaggerUIBundle({
-  // Whole, for a page opened as https://name:secret@host has those in front of every path that is relative.
+  // An absolute URL: on a page opened as https://name:secret@host, a relative URL would contain the credentials.
   url: `${location.origin}/openapi.json`,
   dom_id: "#swagger-ui",
   validatorUrl: null,

@@ -1,18 +1,26 @@
-// Sends the message to this service and shows what comes back. Everything is put into the page as text, never as HTML.
+// Sends the message to this service and shows the answer. All texts go into the page as text, never as HTML.
 
 const byId = (id) => document.getElementById(id);
 const form = byId("form");
 const editor = byId("template");
 const result = byId("result");
-let latest = 0;
+let latestRendering = 0;
 
 const OUTCOMES = {
   sent: ["sent", "good"],
   aborted: ["aborted", "warn"],
-  retried: ["tried again later", "warn"],
+  retried: ["retried later", "warn"],
   refused: ["refused", "bad"],
   failed: ["not rendered", "bad"],
 };
+const ERRORS = {
+  quota_exhausted: "quota used up",
+  upstream_timeout: "Amplitude did not answer in time",
+  upstream_unavailable: "Amplitude is down or cannot be reached",
+  upstream_rejected: "Amplitude rejects the credentials",
+  upstream_invalid: "invalid answer from Amplitude",
+};
+const UNITS = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
 
 function element(name, className, ...children) {
   const node = document.createElement(name);
@@ -22,8 +30,8 @@ function element(name, className, ...children) {
 }
 
 function warnOfExposure() {
-  const asks = /\/v1\/recommendations\b|\brec_id=|\bget_recs=true\b/.test(editor.value);
-  byId("will-expose").hidden = !asks;
+  const exposes = /\/v1\/recommendations\b|\brec_id=|\bget_recs=true\b/.test(editor.value);
+  byId("will-expose").hidden = !exposes;
 }
 
 function goToLine(line) {
@@ -38,7 +46,7 @@ function goToLine(line) {
 function lineButton(line) {
   const button = element("button", "line", `line ${line}`);
   button.type = "button";
-  button.setAttribute("aria-label", `line ${line}: show it in the message`);
+  button.setAttribute("aria-label", `show line ${line} in the message`);
   button.addEventListener("click", () => goToLine(line));
   return button;
 }
@@ -62,6 +70,23 @@ function plural(count, noun) {
   return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
 
+// Returns Cache-Status and Age in words, such as "from the cache, 2 minutes old".
+function source(tag) {
+  const [kind, parameter = ""] = tag.cache_status.split("; ");
+  const word = parameter.startsWith("detail=") ? parameter.slice("detail=".length) : null;
+  const error = ERRORS[word] ?? word;
+  const [unit, seconds] = UNITS.find(([, length]) => tag.age >= length) ?? UNITS.at(-1);
+  const age = tag.age === null ? "" : `, ${plural(Math.floor(tag.age / seconds), unit)} old`;
+  const cached = `from the cache${age}`;
+  if (kind === "hit") return parameter.includes("=-") ? `${cached}, being refreshed` : cached;
+  if (kind === "fwd=stale" && error) return `${cached}: ${error}`;
+  if (kind === "fwd=partial") return `partly from the cache, rest ${error ? `missing: ${error}` : "fetched"}`;
+  if (error) return `no data: ${error}`;
+  if (parameter === "collapsed") return "from a call that was already sent";
+  if (kind === "fwd=stale") return "fetched again: the cached copy was too old";
+  return kind === "fwd=request" ? "fetched again, as the tag requests" : "fetched from Amplitude";
+}
+
 function call(tag) {
   const card = element("article", "call");
   const title = element("h3", "", element("code", "", `${tag.method} ${tag.called ?? ""}`));
@@ -69,23 +94,26 @@ function call(tag) {
   title.append(lineButton(tag.line));
   card.append(title, element("p", "url", tag.url));
   if (tag.status === null) {
-    card.append(element("p", "notice warn", "Not called: this is no data route of this service."));
+    card.append(element("p", "notice warn", "Not called: the URL is not a data route of this service."));
     return card;
   }
   const facts = element("p", "row");
   facts.append(element("span", tag.status === 200 ? "badge good" : "badge bad", `status ${tag.status}`));
   facts.append(element("span", tag.calls ? "badge warn" : "badge good", `${plural(tag.calls, "call")} to Amplitude`));
-  if (tag.cache_status) facts.append(element("span", "badge", `cache ${tag.cache_status}`));
-  if (tag.age !== null) facts.append(element("span", "badge", `age ${tag.age} s`));
+  if (tag.cache_status) {
+    const badge = element("span", "badge", source(tag));
+    badge.title = `Cache-Status: ${tag.cache_status}`;
+    facts.append(badge);
+  }
   facts.append(element("span", "badge", `${tag.ms} ms`));
   card.append(facts);
   if (tag.exposure) {
     card.append(element("p", tag.calls ? "notice warn exposure" : "notice exposure", `Exposure: ${tag.exposure}.`));
   }
   const body = typeof tag.json === "string" ? tag.json : JSON.stringify(tag.json, null, 2);
-  const shown = element("pre", "wrap", body);
-  shown.tabIndex = 0;
-  const details = element("details", "", element("summary", "", "The answer"), shown);
+  const json = element("pre", "wrap", body);
+  json.tabIndex = 0;
+  const details = element("details", "", element("summary", "", "Answer"), json);
   details.open = true;
   card.append(details);
   return card;
@@ -100,7 +128,7 @@ function show(rendering) {
   byId("reason").hidden = !rendering.reason;
   byId("message").textContent = rendering.message;
   byId("message").hidden = rendering.outcome !== "sent" && !rendering.message;
-  // The tag's own card reports its exposure.
+  // The card of a tag shows the tag's exposure, so a finding about the same exposure is left out.
   const exposed = new Set(rendering.tags.filter((tag) => tag.exposure).map((tag) => tag.line));
   showFindings(rendering.findings.filter((finding) => finding.rule !== "exposure" || !exposed.has(finding.line)));
   byId("tags").replaceChildren(...rendering.tags.map(call));
@@ -111,11 +139,11 @@ function failed(reason) {
 }
 
 async function render() {
-  const turn = ++latest;
+  const rendering = ++latestRendering;
   result.setAttribute("aria-busy", "true");
   byId("outcome").textContent = "rendering …";
   try {
-    // Whole, for a page opened as https://name:secret@host has those in front of every path that is relative.
+    // An absolute URL: on a page opened as https://name:secret@host, a relative URL would contain the credentials.
     const answer = await fetch(`${location.origin}/playground/render`, {
       method: "POST",
       headers: { "Content-Type": "application/json" },
@@ -126,13 +154,13 @@ async function render() {
       }),
     });
     const body = await answer.json();
-    if (turn !== latest) return;
+    if (rendering !== latestRendering) return;
     if (answer.ok) show(body);
     else failed(body.detail ?? `the service answered ${answer.status}`);
   } catch {
-    if (turn === latest) failed("the service cannot be reached: is it running, and are you connected?");
+    if (rendering === latestRendering) failed("the service cannot be reached; check that it runs, and your connection");
   } finally {
-    if (turn === latest) {
+    if (rendering === latestRendering) {
       result.setAttribute("aria-busy", "false");
       if (result.getBoundingClientRect().top > innerHeight / 2) result.scrollIntoView();
     }
@@ -151,12 +179,12 @@ form.addEventListener("keydown", (event) => {
   }
 });
 
-// By a button and not on change: who goes through the list by keyboard would lose the message at each step.
+// A button loads the example. Loading on change would replace the message at each step through the list by keyboard.
 byId("load").addEventListener("click", () => {
   const text = byId(byId("snippet").value).textContent;
   editor.focus();
   editor.select();
-  // So that undo brings back what was there; where a browser no longer can, the text is simply replaced.
+  // insertText lets undo restore the previous message. A browser without insertText replaces the text.
   if (!document.execCommand("insertText", false, text)) editor.value = text;
   editor.setSelectionRange(0, 0);
   editor.scrollTop = 0;
@@ -171,7 +199,7 @@ byId("copy").addEventListener("click", async () => {
     editor.select();
     copied = document.execCommand("copy");
   }
-  byId("copied").textContent = copied ? "copied" : "select the text and copy it yourself";
+  byId("copied").textContent = copied ? "copied" : "copy failed; select the text and copy it";
 });
 
 editor.addEventListener("input", () => {

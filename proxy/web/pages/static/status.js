@@ -1,4 +1,4 @@
-// Asks this service every ten seconds how things go and draws the last hour. Words go into the page as text only.
+// Fetches the status every ten seconds and draws the last hour. All texts go into the page as text, never as HTML.
 
 const byId = (id) => document.getElementById(id);
 const EVERY_MS = 10_000;
@@ -10,13 +10,13 @@ const LEFT = 34;
 const TOP = 8;
 const BOTTOM = 18;
 const SERIES = ["a", "b", "c", "d"];
-const FAULTS = ["d", "b", "c", "e", "a"];
-const WORDS = {
-  quota_exhausted: "quota spent",
-  upstream_timeout: "too late",
-  upstream_unavailable: "Amplitude fails",
+const ERROR_SERIES = ["d", "b", "c", "e", "a"];
+const ERRORS = {
+  quota_exhausted: "quota used up",
+  upstream_timeout: "Amplitude too slow",
+  upstream_unavailable: "Amplitude down",
   upstream_rejected: "credentials rejected",
-  upstream_invalid: "odd answer",
+  upstream_invalid: "invalid answer",
 };
 
 function element(name, className, ...children) {
@@ -26,7 +26,7 @@ function element(name, className, ...children) {
   return node;
 }
 
-function drawn(name, attributes, text) {
+function shape(name, attributes, text) {
   const node = document.createElementNS(SVG, name);
   for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
   if (text !== undefined) node.textContent = text;
@@ -34,11 +34,11 @@ function drawn(name, attributes, text) {
 }
 
 const sum = (numbers) => numbers.reduce((total, number) => total + number, 0);
-const most = (numbers) => Math.max(0, ...numbers.filter((number) => number !== null));
+const maximum = (numbers) => Math.max(0, ...numbers.filter((number) => number !== null));
 const latest = (numbers) => numbers.findLast((number) => number !== null);
 const count = (number) => number.toLocaleString("en");
 const plural = (number, noun) => `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
-const milliseconds = (number) => (number < 10 ? `${number.toFixed(1)} ms` : `${count(Math.round(number))} ms`);
+const milliseconds = (number) => (number < 10 ? `${number.toFixed(1)}\u00a0ms` : `${count(Math.round(number))}\u00a0ms`);
 
 function roundUp(number) {
   if (number <= 2) return 2;
@@ -46,18 +46,19 @@ function roundUp(number) {
   return [1, 2, 4, 6, 8, 10].map((step) => step * unit).find((step) => step >= number);
 }
 
-// The frame of a chart: what it shows in words, two lines of a grid, the hour beneath. Returns where things go.
+// Draws the frame of a chart: its description for screen readers, grid lines and the time axis.
+// Returns the SVG element and a function that converts a value to a y coordinate.
 function chart(id, words, top) {
-  const svg = drawn("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": words });
+  const svg = shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": words });
   const high = HEIGHT - BOTTOM - TOP;
   const y = (value) => TOP + high - (value / top) * high;
   for (const value of [0, top / 2, top]) {
-    svg.append(drawn("line", { class: "grid", x1: LEFT, x2: WIDTH, y1: y(value), y2: y(value) }));
-    if (value || top) svg.append(drawn("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, short(value)));
+    svg.append(shape("line", { class: "grid", x1: LEFT, x2: WIDTH, y1: y(value), y2: y(value) }));
+    if (value || top) svg.append(shape("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, short(value)));
   }
   svg.append(
-    drawn("text", { x: LEFT, y: HEIGHT - 3 }, "1 h ago"),
-    drawn("text", { x: WIDTH, y: HEIGHT - 3, "text-anchor": "end" }, "now"),
+    shape("text", { x: LEFT, y: HEIGHT - 3 }, "1 h ago"),
+    shape("text", { x: WIDTH, y: HEIGHT - 3, "text-anchor": "end" }, "now"),
   );
   byId(id).replaceChildren(svg);
   return { svg, y };
@@ -67,10 +68,10 @@ const short = (value) => (value >= 1000 ? `${value / 1000}k` : String(value));
 const across = (data, at) => LEFT + (1 - (data.until - at) / data.kept_seconds) * (WIDTH - LEFT);
 
 function lines(id, words, data, series, { limit, top } = {}) {
-  const { svg, y } = chart(id, words, roundUp(top ?? most(series.flat())));
-  if (limit) svg.append(drawn("line", { class: "limit", x1: LEFT, x2: WIDTH, y1: y(limit), y2: y(limit) }));
+  const { svg, y } = chart(id, words, roundUp(top ?? maximum(series.flat())));
+  if (limit) svg.append(shape("line", { class: "limit", x1: LEFT, x2: WIDTH, y1: y(limit), y2: y(limit) }));
   series.forEach((values, number) => {
-    // A gap in what is known is a gap in the line; a lone point is a dot, by the round end of its line.
+    // A missing value leaves a gap in the line. The round end of the line shows a single value as a dot.
     let path = "";
     let pen = false;
     let last = null;
@@ -84,9 +85,9 @@ function lines(id, words, data, series, { limit, top } = {}) {
       pen = true;
     });
     const colour = series.length > 1 && number ? "c" : "a";
-    svg.append(drawn("path", { class: `line ${colour}`, d: path }));
-    // Or the first minutes, and a figure that has just moved, could not be seen.
-    if (last) svg.append(drawn("circle", { class: `last ${colour}`, ...last, r: 3.5 }));
+    svg.append(shape("path", { class: `line ${colour}`, d: path }));
+    // A dot at the last value shows the first minutes, and a value that has just changed.
+    if (last) svg.append(shape("circle", { class: `last ${colour}`, ...last, r: 3.5 }));
   });
 }
 
@@ -95,18 +96,18 @@ function bars(id, words, data, series, colours = SERIES) {
   const bins = series.map(() => new Array(number).fill(0));
   data.hour.at.forEach((at, index) => {
     const bin = number - 1 - Math.floor((data.until - at) / BAR_SECONDS);
-    if (bin >= 0 && bin < number) series.forEach((values, which) => (bins[which][bin] += values[index]));
+    if (bin >= 0 && bin < number) series.forEach((values, row) => (bins[row][bin] += values[index]));
   });
   const totals = bins[0]?.map((value, bin) => sum(bins.map((values) => values[bin]))) ?? [];
-  const { svg, y } = chart(id, words, roundUp(most(totals)));
+  const { svg, y } = chart(id, words, roundUp(maximum(totals)));
   const wide = (WIDTH - LEFT) / number;
   for (let bin = 0; bin < number; bin += 1) {
     let below = 0;
-    bins.forEach((values, which) => {
+    bins.forEach((values, index) => {
       if (!values[bin]) return;
       const [from, to] = [y(below), y(below + values[bin])];
-      const place = { x: LEFT + bin * wide + 0.5, y: to, width: wide - 1, height: from - to };
-      svg.append(drawn("rect", { class: `bar ${colours[which]}`, ...place }));
+      const box = { x: LEFT + bin * wide + 0.5, y: to, width: wide - 1, height: from - to };
+      svg.append(shape("rect", { class: `bar ${colours[index]}`, ...box }));
       below += values[bin];
     });
   }
@@ -120,10 +121,10 @@ function showFindings(findings) {
     if (finding.fix) notice.append(element("p", "fix", `→ ${finding.fix}`));
     return notice;
   });
-  // Only when it differs: a reader would be told the same every ten seconds.
-  const box = byId("findings");
-  const holder = element("div", "", ...notices);
-  if (holder.textContent !== box.textContent) box.replaceChildren(...notices);
+  // Without this check, a screen reader would read the same findings every ten seconds.
+  const section = byId("findings");
+  const update = element("div", "", ...notices);
+  if (update.textContent !== section.textContent) section.replaceChildren(...notices);
 }
 
 function showQuota(data) {
@@ -131,13 +132,13 @@ function showQuota(data) {
   byId("quota-now").textContent = count(used);
   byId("quota-of").textContent = `of ${plural(limit, "call")} used, ${count(left)} left this minute`;
   const part = Math.min(1, limit ? used / limit : 0);
-  byId("quota-meter").setAttribute("aria-label", `${Math.round(part * 100)} of 100 of the quota used`);
+  byId("quota-meter").setAttribute("aria-label", `${Math.round(part * 100)} % of the quota used`);
   byId("quota-meter").replaceChildren(
-    drawn("rect", { class: "all", width: 300, height: 10 }),
-    drawn("rect", { class: part > 0.9 ? "part bad" : "part", width: 300 * part, height: 10 }),
+    shape("rect", { class: "all", width: 300, height: 10 }),
+    shape("rect", { class: part > 0.9 ? "part bad" : "part", width: 300 * part, height: 10 }),
   );
   const all = data.hour.quota_used;
-  lines("quota", `Calls in the minute: at most ${most(all)} of ${limit}`, data, [all], { limit, top: limit });
+  lines("quota", `Calls in a minute: at most ${maximum(all)} of ${limit}`, data, [all], { limit, top: limit });
 }
 
 function showAnswers(data) {
@@ -145,25 +146,25 @@ function showAnswers(data) {
   const [cached, all] = [sum(hit) + sum(stale), sum(hit) + sum(stale) + sum(fetched) + sum(missing)];
   const share = all ? `${Math.round((100 * cached) / all)} %` : "–";
   byId("answers-now").textContent = share;
-  byId("answers-of").textContent = all ? `of ${count(all)} in the last hour` : "nobody asked in the last hour";
+  byId("answers-of").textContent = all ? `of ${plural(all, "answer")} in the last hour` : "no answers in the last hour";
   bars("answers", `From the cache: ${share} of ${all} answers`, data, [hit, stale, fetched, missing]);
 }
 
-function showTimes(id, what, data, times) {
+function showTimes(id, title, data, times) {
   const now = latest(times.median);
   byId(`${id}-now`).textContent = now === undefined ? "–" : milliseconds(now);
   byId(`${id}-of`).textContent =
-    now === undefined ? "nothing in the last hour" : `median of late, 95 of 100 within ${milliseconds(latest(times.p95))}`;
-  lines(id, `${what}: at most ${milliseconds(most(times.p95))} for 95 of 100`, data, [times.median, times.p95]);
+    now === undefined ? ", no data in the last hour" : `, p95 ${milliseconds(latest(times.p95))}`;
+  lines(id, `${title}: p95 at most ${milliseconds(maximum(times.p95))}`, data, [times.median, times.p95]);
 }
 
 function showErrors(data) {
   const { errors } = data.hour;
   const words = Object.keys(errors);
   byId("errors-now").textContent = count(sum(Object.values(errors).flat()));
-  const missing = words.map((word) => `${WORDS[word] ?? word} ${sum(errors[word])}`).join(", ");
-  bars("errors", `Missing: ${missing || "nothing"}`, data, Object.values(errors), FAULTS);
-  const legend = words.map((word, which) => element("li", FAULTS[which], WORDS[word] ?? word));
+  const missing = words.map((word) => `${ERRORS[word] ?? word} ${sum(errors[word])}`).join(", ");
+  bars("errors", `Answers with missing data: ${missing || "none"}`, data, Object.values(errors), ERROR_SERIES);
+  const legend = words.map((word, index) => element("li", ERROR_SERIES[index], ERRORS[word] ?? word));
   byId("errors-legend").replaceChildren(...legend);
 }
 
@@ -172,29 +173,29 @@ function show(data) {
   showFindings(data.findings);
   showQuota(data);
   showAnswers(data);
-  showTimes("answer", "Time to answer", data, data.hour.answer_ms);
-  showTimes("call", "Amplitude's time", data, data.hour.call_ms);
+  showTimes("answer", "Response time", data, data.hour.answer_ms);
+  showTimes("call", "Amplitude's response time", data, data.hour.call_ms);
   const waiting = data.now.backlog_users;
   byId("backlog-now").textContent = count(waiting);
-  byId("backlog-of").textContent = waiting === 1 ? "user waits to be fetched" : "users wait to be fetched";
-  lines("backlog", `Users waiting: at most ${most(data.hour.backlog)}`, data, [data.hour.backlog]);
+  byId("backlog-of").textContent = waiting === 1 ? "user waiting" : "users waiting";
+  lines("backlog", `Users waiting: at most ${maximum(data.hour.backlog)}`, data, [data.hour.backlog]);
   showErrors(data);
 }
 
-async function look() {
-  const badge = byId("looked");
+async function update() {
+  const badge = byId("updated");
   try {
-    // With the whole address the browser would refuse one that has the credentials in it.
+    // On a page opened as https://name:secret@host, the browser rejects a relative URL.
     const answer = await fetch(new URL("/status.json", location.origin), { cache: "no-store" });
     if (!answer.ok) throw new Error(`status ${answer.status}`);
     show(await answer.json());
-    badge.textContent = `as of ${new Date().toLocaleTimeString()}`;
+    badge.textContent = `updated at ${new Date().toLocaleTimeString()}`;
     badge.className = "badge good";
   } catch (error) {
-    badge.textContent = `not reached: ${error.message}`;
+    badge.textContent = `update failed: ${error.message}`;
     badge.className = "badge bad";
   }
 }
 
-look();
-setInterval(look, EVERY_MS);
+update();
+setInterval(update, EVERY_MS);
