@@ -145,5 +145,5 @@ def shared_browser() -> Iterator[Browser]:
 @pytest.fixture
 def browser(shared_browser: Browser) -> Browser:
     """Return a window of desktop size in light colours."""
-    shared_browser.dress()
+    shared_browser.set_display()
     return shared_browser

@@ -87,12 +87,12 @@ parts = st.one_of(
 
 @given(st.lists(parts, unique=True), st.sampled_from([(), ALONG, (COHORTS,)]))
 def test_every_part_is_brought_exactly_once_and_nothing_unasked_but_what_rides(
-    wanted: list[Part], along: tuple[Part, ...]
+    wanted: list[Part], extra_parts: tuple[Part, ...]
 ) -> None:
-    calls = plan_calls(wanted, along)
+    calls = plan_calls(wanted, extra_parts)
     brought = [part for call in calls for part in call.parts]
     assert len(brought) == len(set(brought))
-    assert set(wanted) <= set(brought) <= {*wanted, *along}
+    assert set(wanted) <= set(brought) <= {*wanted, *extra_parts}
     for call in calls:
         assert sum(part == PROPERTIES or part.section == "computations" for part in call.parts) <= 1
         for section in ("recommendations", "propensities"):

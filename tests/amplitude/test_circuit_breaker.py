@@ -83,11 +83,11 @@ def test_pauses_grow_to_four_seconds_counted_from_the_probe_s_start(clock: FakeC
 
 def test_what_was_on_the_way_when_it_began_lengthens_nothing_and_an_answer_among_it_ends_it(clock: FakeClock) -> None:
     circuit_breaker = CircuitBreaker(clock)
-    in_flight = [circuit_breaker.begin() for _ in range(20)]
-    for trial in in_flight[:19]:
+    running = [circuit_breaker.begin() for _ in range(20)]
+    for trial in running[:19]:
         circuit_breaker.record(UpstreamUnavailable(), trial=trial)
     assert circuit_breaker.wait() == pytest.approx(0.5)
-    circuit_breaker.record(None, trial=in_flight[19])
+    circuit_breaker.record(None, trial=running[19])
     assert circuit_breaker.open_fault() is None
 
 

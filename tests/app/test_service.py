@@ -272,7 +272,7 @@ def test_a_fault_in_the_background_names_the_request_that_opened_the_call(
         ask(f"user-{number}", f"before-{number}")
     sandbox.break_with(Fault("reset"))
     ask("user-4", "the-one")
-    failures = [line for line in log_lines(service.log) if line["event"] == "no answer from Amplitude"]
+    failures = [line for line in log_lines(service.log) if line["event"] == "upstream_call_failed"]
     assert [line["request_id"] for line in failures] == ["the-one"]
 
 
@@ -293,7 +293,7 @@ def test_answer_about_another_user__not_kept_and_logged_apart_without_an_id(
         answer = service.get(f"/v1/cohorts?user_id=user-{number}")
         assert (answer.json()["error"], answer.headers["X-Amplitude-Calls"]) == (None, "1")
     text = service.log.read_text()
-    failures = [line for line in log_lines(service.log) if line["event"] == "no answer from Amplitude"]
+    failures = [line for line in log_lines(service.log) if line["event"] == "upstream_call_failed"]
     assert ["ACCEPT_MAPPED_USERS" in line["why"] for line in failures] == [False, True]
     assert {line["error"] for line in failures} == {"upstream_invalid"}
     assert "another-user" not in text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.fetch.backlog import Backlog, Wanted
+from proxy.fetch.backlog import Backlog, PartRequest
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity, Part, recommendation
 from tests.support.fakes import FakeClock
 
@@ -20,7 +20,7 @@ def backlog(clock: FakeClock, max_users: int = 100) -> Backlog:
 
 
 def add(waiting: Backlog, clock: FakeClock, identity: Identity, parts: list[Part], *, refresh: bool = False) -> None:
-    waiting.add(identity, dict.fromkeys(parts, Wanted(clock(), refresh)))
+    waiting.add(identity, dict.fromkeys(parts, PartRequest(clock(), refresh)))
 
 
 def popped(waiting: Backlog) -> list[tuple[str | None, set[Part]]]:
@@ -96,10 +96,10 @@ def test_who_failed_is_put_back_as_old_as_before_and_behind_newer_ones(clock: Fa
     clock.advance(400)
     add(waiting, clock, user(2), [COHORTS])
     waiting.pop()
-    assert waiting.pop() == (user(1), {COHORTS: Wanted(before, False), PROPERTIES: Wanted(before, True)})
+    assert waiting.pop() == (user(1), {COHORTS: PartRequest(before, False), PROPERTIES: PartRequest(before, True)})
     add(waiting, clock, user(3), [COHORTS])
-    waiting.add(user(1), {COHORTS: Wanted(before, False)})
+    waiting.add(user(1), {COHORTS: PartRequest(before, False)})
     assert [name for name, _ in popped(waiting)] == ["u3", "u1"]
-    waiting.add(user(1), {COHORTS: Wanted(before, False)})
+    waiting.add(user(1), {COHORTS: PartRequest(before, False)})
     clock.advance(300)
     assert waiting.pop() is None

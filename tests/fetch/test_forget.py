@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.fetch.backlog import Wanted
-from proxy.fetch.forget import ForgetService, Forgot
+from proxy.fetch.backlog import PartRequest
+from proxy.fetch.forget import ForgetResult, ForgetService
 from proxy.profile.errors import QuotaExhausted
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity
@@ -30,7 +30,7 @@ def world(clock: FakeClock) -> Iterator[World]:
     world.end()
 
 
-def forget(world: World, ids: Identity = IDS) -> Forgot:
+def forget(world: World, ids: Identity = IDS) -> ForgetResult:
     return ForgetService(world.store, world.backlog).forget(ids)
 
 
@@ -49,9 +49,9 @@ def test_every_pair_with_the_id_is_forgotten_and_no_other(world: World) -> None:
     pairs = [Identity("u", None), Identity("u", "d"), Identity("v", None), Identity(None, "u")]
     for pair in pairs:
         world.get(COHORTS, identity=pair)
-    assert forget(world) == Forgot(records=2, waiting=0)
+    assert forget(world) == ForgetResult(records=2, waiting=0)
     assert [bool(world.store.memory.read(pair).parts) for pair in pairs] == [False, False, True, True]
-    assert forget(world) == Forgot(records=0, waiting=0)
+    assert forget(world) == ForgetResult(records=0, waiting=0)
 
 
 def test_who_was_asked_by_device_is_forgotten_by_the_user_id_that_amplitude_returned(world: World) -> None:
@@ -85,9 +85,9 @@ def test_what_was_queued_before_is_not_kept_either(world: World) -> None:
 
 def test_nobody_who_was_forgotten_waits_in_the_backlog_or_comes_back_into_it(world: World) -> None:
     asked_at = world.clock()
-    world.backlog.add(USER, {PROPERTIES: Wanted(asked_at, False), COHORTS: Wanted(asked_at, True)})
-    world.backlog.add(Identity("v", None), {COHORTS: Wanted(asked_at, False)})
-    assert forget(world) == Forgot(records=0, waiting=1)
+    world.backlog.add(USER, {PROPERTIES: PartRequest(asked_at, False), COHORTS: PartRequest(asked_at, True)})
+    world.backlog.add(Identity("v", None), {COHORTS: PartRequest(asked_at, False)})
+    assert forget(world) == ForgetResult(records=0, waiting=1)
     assert len(world.backlog) == 1
     world.source.open.clear()
     sent = world.ask(COHORTS)
@@ -97,7 +97,7 @@ def test_nobody_who_was_forgotten_waits_in_the_backlog_or_comes_back_into_it(wor
     world.source.open.set()
     assert sent.result(10).error
     world.wait_until(lambda: not world.scheduler.stats().running)
-    assert world.backlog.pop() == (Identity("v", None), {COHORTS: Wanted(asked_at, refresh=False)})
+    assert world.backlog.pop() == (Identity("v", None), {COHORTS: PartRequest(asked_at, refresh=False)})
     assert world.backlog.pop() is None
 
 
@@ -123,19 +123,19 @@ def test_forget__backlog_tries_to_reserve_a_time_for_the_user__user_does_not_ret
 def test_any_order_of_landing_and_forgetting_keeps_nothing_that_was_asked_before(steps: list[str]) -> None:
     clock = FakeClock()
     store = TieredStore(max_bytes=100_000, policy=FreshnessPolicy(fresh=900, negative=60), clock=clock)
-    in_flight: list[tuple[int, bool]] = []  # the generation, and whether the user was forgotten since
+    running: list[tuple[int, bool]] = []  # the generation, and whether the user was forgotten since
     cached = False
     for step in steps:
         clock.advance(1)
         if step == "request":
-            in_flight.append((store.memory.generation, False))
-        elif step == "complete" and in_flight:
-            generation, forgotten = in_flight.pop(0)
+            running.append((store.memory.generation, False))
+        elif step == "complete" and running:
+            generation, forgotten = running.pop(0)
             store.save(USER, Record({COHORTS: CachedPart(b"[]", clock())}), [COHORTS], generation=generation)
             cached = cached or not forgotten
         elif step == "forget":
             store.memory.forget(names(IDS))
-            in_flight = [(generation, True) for generation, _ in in_flight]
+            running = [(generation, True) for generation, _ in running]
             cached = False
         elif step == "forget another":
             store.memory.forget(names(Identity("v", "w")))

@@ -38,7 +38,7 @@ class World:
         clock: FakeClock,
         *,
         per_minute: int = 600,
-        along: tuple[Part, ...] = (),
+        extra_parts: tuple[Part, ...] = (),
         max_waiting: int = 50,
         policy: FreshnessPolicy = LIFETIMES,
     ) -> None:
@@ -56,7 +56,7 @@ class World:
             self.circuit_breaker,
             self.backlog,
             policy,
-            along=along,
+            extra_parts=extra_parts,
             threads=20,
             clock=clock,
         )
@@ -170,7 +170,7 @@ def test_what_is_asked_while_a_call_is_on_its_way_joins_or_goes_with_another(wor
 
 
 def test_what_rides_along_can_be_joined_and_is_kept(clock: FakeClock) -> None:
-    world = World(clock, along=(PROPERTIES, COHORTS))
+    world = World(clock, extra_parts=(PROPERTIES, COHORTS))
     world.source.open.clear()
     first = world.ask(recommendation("a"))
     world.source.wait_for_call()
@@ -356,7 +356,7 @@ def test_a_user_who_becomes_known_meanwhile_is_never_answered_with_a_hole(world:
 
 
 def test_a_part_that_came_by_another_call_is_there_for_who_waits_for_the_first(clock: FakeClock) -> None:
-    world = World(clock, along=(COHORTS,))
+    world = World(clock, extra_parts=(COHORTS,))
     hanging, original_fetch = threading.Event(), world.source.fetch
 
     def fetch(identity: Identity, call: Call) -> Fetched:
@@ -517,7 +517,7 @@ def test_who_wants_nothing_old_joins_a_call_in_flight(world: World) -> None:
 
 
 def test_properties_and_computations_are_two_calls_whose_answers_are_told_apart(clock: FakeClock) -> None:
-    world = World(clock, along=(PROPERTIES, COHORTS))
+    world = World(clock, extra_parts=(PROPERTIES, COHORTS))
     world.source.user_data = {"amp_props": {"x": "1"}, "cohort_ids": []}
     assert world.get(PROPERTIES, computations(["a"])).calls == 2
     assert world.get(COHORTS).forwarded is None

@@ -17,7 +17,7 @@ from proxy.profile.overlay import apply_updates
 from proxy.profile.parts import COHORTS, PROPERTIES, recommendation
 from proxy.profile.query import ProfileQuery
 from proxy.profile.record import EMPTY, CachedPart, Record
-from proxy.profile.updates import REMOVED, UNKNOWN, Updates, cleared, known, membership, merged, properties
+from proxy.profile.updates import REMOVED, UNKNOWN, Updates, cleared, membership, merged, parse_updates, properties
 from tests.profile.test_updates import PUSHES
 
 COHORTS_ALL, PROPERTIES_ALL = ProfileQuery(("cohorts",)), ProfileQuery(("properties",))
@@ -44,7 +44,7 @@ def overlaid(cached: Record, query: ProfileQuery, *pushes: Updates) -> Record:
     pushed: Updates = {}
     for one in pushes:
         pushed = merged(pushed, one)
-    return apply_updates(cached, known(pushed), query)
+    return apply_updates(cached, parse_updates(pushed), query)
 
 
 def value(result: Record, part: Any) -> Any:
@@ -211,7 +211,7 @@ def test_whatever_is_kept_can_be_laid_over_and_grows_no_older_by_it(
     cached = record(at, cohorts=cohorts, props=properties_value)
     result = overlaid(cached, query, *pushes)
     nothing: Updates = {}
-    content = known(functools.reduce(merged, pushes, nothing))
+    content = parse_updates(functools.reduce(merged, pushes, nothing))
     assert result.parts.keys() | ({PROPERTIES} if content.cleared_at is not None else set()) >= cached.parts.keys()
     # Of a set that was cleared, or pushed whole, nothing is left: what is there instead was said whenever it was.
     replaced = content.cleared_at is not None or content.whole_at is not None

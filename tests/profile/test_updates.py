@@ -14,10 +14,10 @@ from proxy.profile.updates import (
     UNKNOWN,
     Updates,
     cleared,
-    known,
     membership,
     merged,
     pack,
+    parse_updates,
     properties,
     too_large,
     unpack,
@@ -64,8 +64,8 @@ def previous(updates: Updates) -> dict[bytes, bytes]:
 @settings(deadline=None)
 @given(PUSHES, PUSHES, PUSHES)
 def test_merged__any_order_portions_and_repetitions__same_content(one: Updates, two: Updates, three: Updates) -> None:
-    assert known(merged(one, two)) == known(merged(two, one))
-    assert known(merged(merged(one, two), three)) == known(merged(one, merged(two, three)))
+    assert parse_updates(merged(one, two)) == parse_updates(merged(two, one))
+    assert parse_updates(merged(merged(one, two), three)) == parse_updates(merged(one, merged(two, three)))
     assert merged(merged(one, two), two) == merged(one, two)
     assert merged({}, one) == merged(one, one) == merged(one, {})
 
@@ -80,7 +80,7 @@ def test_known__any_updates__each_property_has_its_latest_value(pushes: list[Upd
     floor = latest.get(b"f", b"")[:8]
     values = {field[1:].decode(): value for field, value in latest.items() if field[:1] == b"p" and value >= floor}
     contents = {name: value[17:] if value[8:9] == b"\xff" else value[8:] for name, value in values.items()}
-    assert {name: content for name, (_, content) in known(all_of(pushes)).properties.items()} == contents
+    assert {name: content for name, (_, content) in parse_updates(all_of(pushes)).properties.items()} == contents
 
 
 @settings(deadline=None)
@@ -94,8 +94,8 @@ def test_pack__any_updates__unpacked_as_they_were(pushes: list[Updates]) -> None
 @settings(deadline=None)
 @given(PUSHES, PUSHES)
 def test_unpack__updates_of_the_previous_version__same_content(one: Updates, two: Updates) -> None:
-    assert known(unpack(pack(previous(one)))) == known(one)
-    assert known(merged(unpack(pack(previous(one))), two)) == known(merged(one, two))
+    assert parse_updates(unpack(pack(previous(one)))) == parse_updates(one)
+    assert parse_updates(merged(unpack(pack(previous(one))), two)) == parse_updates(merged(one, two))
 
 
 @pytest.mark.parametrize("garbage", [b"x", b"xyz", b"\0\0\0\1", b"1"])
@@ -113,7 +113,7 @@ def test_more_than_is_kept_of_one_user_is_told_before_it_is_unpacked() -> None:
 
 
 def test_fields_of_somebody_else_are_as_good_as_not_there() -> None:
-    result = known({b"c1": b"short", b"z": b"12345678", b"": b"12345678"} | membership("c", True, 7.0))
+    result = parse_updates({b"c1": b"short", b"z": b"12345678", b"": b"12345678"} | membership("c", True, 7.0))
     assert result.cohorts == {"c": (7.0, True)}
     assert not result.properties
 
@@ -125,13 +125,13 @@ def test_a_set_pushed_whole_ends_what_was_said_before_and_not_what_is_said_after
         result: Updates = {}
         for one in order:
             result = merged(result, one)
-        assert known(result).properties == {"a": (2.0, b"2"), "c": (3.0, b"3")}
-        assert known(result).whole_at == 2.0
+        assert parse_updates(result).properties == {"a": (2.0, b"2"), "c": (3.0, b"3")}
+        assert parse_updates(result).whole_at == 2.0
 
 
 def test_cohorts_do_not_end_with_a_whole_set_of_properties() -> None:
     result = merged(membership("c", True, 1.0), properties({}, 2.0, whole=True))
-    assert known(result).cohorts == {"c": (1.0, True)}
+    assert parse_updates(result).cohorts == {"c": (1.0, True)}
 
 
 def test_what_a_clock_ahead_said_is_ordered_by_its_moment_and_no_younger_than_it_came() -> None:
@@ -141,5 +141,5 @@ def test_what_a_clock_ahead_said_is_ordered_by_its_moment_and_no_younger_than_it
         result: Updates = {}
         for one in order:
             result = merged(result, one)
-        assert known(result).properties == {"a": (101.0, b"2")}
-    assert known(merged(again, first)).latest == known(merged(first, again)).latest == 100.0
+        assert parse_updates(result).properties == {"a": (101.0, b"2")}
+    assert parse_updates(merged(again, first)).latest == parse_updates(merged(first, again)).latest == 100.0

@@ -20,7 +20,7 @@ from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity
 from proxy.profile.query import ProfileQuery
 from proxy.profile.record import EMPTY, CachedPart, Record
-from proxy.profile.updates import Known, checksum, known
+from proxy.profile.updates import ParsedUpdates, checksum, parse_updates
 from proxy.storage.memory import MemoryStore
 from proxy.storage.tombstones import names
 from proxy.webhooks.ingest import UpdateIngester
@@ -133,7 +133,7 @@ def deliver(to: Callable[[], UpdateIngester], sent: list[tuple[bool, bytes]]) ->
         ingester.push(batch, ingester.generation)
 
 
-def agrees(found: Known, statements: list[Statement], user: str) -> bool:
+def agrees(found: ParsedUpdates, statements: list[Statement], user: str) -> bool:
     """Say whether what is known of the user is the truth."""
     cohorts, values, whole_at = truth(statements, user)
     there = {name: json.loads(value) for name, (_, value) in found.properties.items() if value}
@@ -144,8 +144,8 @@ def a_store(max_bytes: int = 1_000_000) -> MemoryStore:
     return MemoryStore(max_bytes=max_bytes, policy=LIFETIMES, clock=FakeClock(START))
 
 
-def known_in(store: MemoryStore, user: str) -> Known:
-    return known(store.updates(user))
+def known_in(store: MemoryStore, user: str) -> ParsedUpdates:
+    return parse_updates(store.updates(user))
 
 
 @pytest.mark.contract("3 webhook order")
@@ -232,9 +232,7 @@ def test_without_redis_it_is_said_once_that_one_process_alone_has_it(caplog: pyt
     with caplog.at_level(logging.WARNING, "proxy"):
         ingester.push(a_batch("u"), 0)
         ingester.push(a_batch("v"), 0)
-    assert [line.getMessage() for line in caplog.records] == [
-        "what is pushed is kept in the memory of this one process: there is no REDIS_URL"
-    ]
+    assert [line.getMessage() for line in caplog.records] == ["webhooks_without_redis"]
 
 
 @pytest.mark.contract("3 webhook forget")

@@ -17,7 +17,7 @@ from proxy.monitoring.clock import Clock
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity
 from proxy.profile.query import ProfileQuery
 from proxy.profile.record import EMPTY, CachedPart, Record
-from proxy.profile.updates import REMOVED, Updates, known, membership, merged, pack, properties
+from proxy.profile.updates import REMOVED, Updates, membership, merged, pack, parse_updates, properties
 from proxy.storage.redis import RedisUnavailable
 from proxy.storage.redis.updates import RedisUpdates
 from proxy.storage.tombstones import name_of
@@ -53,12 +53,12 @@ class Process(Alone):
         super().__init__(url, **options)
         self.seconds_away = 0.0
         self.use_updates_for(POLICY.updates_usable_for)
-        self.pushes_of_any_age = RedisUpdates(self.server, b"test:", use=1e10)
+        self.pushes_of_any_age = RedisUpdates(self.server, b"test:", kept_for=1e10)
 
     def use_updates_for(self, seconds: float) -> None:
         """Take updates as old as that from now on."""
         self.store.memory.updates_usable_for = seconds
-        self.pushes = RedisUpdates(self.server, b"test:", use=seconds)
+        self.pushes = RedisUpdates(self.server, b"test:", kept_for=seconds)
         self.ingester = UpdateIngester(
             self.store.memory, self.pushes, clock=Clock(monotonic=lambda: time.monotonic() + self.seconds_away)
         )
@@ -193,7 +193,7 @@ def test_what_is_fetched_while_something_is_pushed_comes_with_it(pair: tuple[Pro
     one, _ = pair
     one.push(("u", membership("c1", True, time.time())))
     stored, _ = one.records.lease(Identity("u", "phone"), [COHORTS])
-    assert known(stored.updates).cohorts.keys() == {"c1"}
+    assert parse_updates(stored.updates).cohorts.keys() == {"c1"}
     stored, _ = one.records.lease(Identity(None, "phone"), [COHORTS])
     assert stored.updates == {}
 
@@ -216,7 +216,7 @@ def test_save__any_updates_also_of_the_previous_version__merged_as_in_memory(
             if number % 2 and expected:
                 operator.set(b"test:pushed:" + name_of(user), pack(previous(expected)))
     stored, nothing = updates.read([user, "nobody"])
-    assert known(stored) == known(expected)
+    assert parse_updates(stored) == parse_updates(expected)
     assert not nothing
 
 
@@ -259,7 +259,7 @@ def test_what_is_of_no_use_any_more_does_not_pile_up(valkey: RedisServer) -> Non
     process.push(
         ("u", membership("old", True, now - POLICY.updates_usable_for - 1)), ("u", membership("new", True, now))
     )
-    assert known(process.pushes.read(["u"])[0]).cohorts.keys() == {"new"}
+    assert parse_updates(process.pushes.read(["u"])[0]).cohorts.keys() == {"new"}
 
 
 @pytest.mark.contract("3 webhook forget")
@@ -303,7 +303,7 @@ def test_what_is_pushed_while_a_user_is_forgotten_is_kept_nowhere(pair: tuple[Pr
     batch = Batch("m", [("u", membership("c2", True, forgotten))])
     assert other.ingester.push(batch, other.ingester.generation)
     assert (batch.applied, batch.skipped) == (0, {"forgotten": 1}), "also when there is something new of the user"
-    assert known(one.pushes.read(["u"])[0]).cohorts.keys() == {"c1"}
+    assert parse_updates(one.pushes.read(["u"])[0]).cohorts.keys() == {"c1"}
 
 
 @pytest.mark.contract("3 webhook forget")
@@ -336,7 +336,7 @@ def test_what_would_be_too_much_of_one_user_is_refused_in_redis_and_what_is_ther
         operator.set(key, pack(properties({"a": b"1" * 70_000}, now)))
     assert one.pushes.read(["u"]) == [{}]
     one.push(("u", membership("c1", True, now)))
-    assert known(one.pushes.read(["u"])[0]).cohorts
+    assert parse_updates(one.pushes.read(["u"])[0]).cohorts
 
 
 def test_redis_takes_apart_no_more_at_once_than_others_can_wait_for_and_takes_all_in_the_end(
@@ -351,7 +351,7 @@ def test_redis_takes_apart_no_more_at_once_than_others_can_wait_for_and_takes_al
         counts.append(one.server.stats().round_trips)
     assert counts[1] - counts[0] == 1
     assert counts[-1] - counts[0] > 6
-    assert [len(known(one.pushes.read([f"u{user}"])[0]).properties) for user in range(40)] == [900] * 40
+    assert [len(parse_updates(one.pushes.read([f"u{user}"])[0]).properties) for user in range(40)] == [900] * 40
 
 
 def test_a_repeated_message_is_known_to_every_process_once_it_was_applied(

@@ -127,8 +127,8 @@ def test_a_cohort_is_downloaded_and_everybody_in_it_is_warm(target: Service) -> 
 def test_a_cohort_that_cannot_be_had_ends_it_with_what_to_mend(target: Service, tmp_path: Path) -> None:
     target.sandbox.reset()
     for arguments, message in (
-        (("--cohort", "nowhere"), "Amplitude has no cohort 'nowhere'"),
-        (("--cohort", "vip", "--api-key", "wrong"), "Amplitude says 401"),
+        (("--cohort", "nowhere"), "cohort 'nowhere' does not exist"),
+        (("--cohort", "vip", "--api-key", "wrong"), "Amplitude returned status 401"),
         (("--cohort", "vip", "--api-key", ""), "give it by --api-key"),
         (("--cohort", "vip", "--api-key", "key:secret"), "AMPLITUDE_API_KEY holds a colon"),
         (("--cohort", "vip", "--column", "user_id"), "not both"),

@@ -24,7 +24,7 @@ OPERATION = "#operations-Data-getRecommendations"
 def test_a_page_fits_its_window_and_has_nothing_to_complain_of(
     service: Service, browser: Browser, path: str, width: int, scheme: Scheme
 ) -> None:
-    browser.dress(width=width, scheme=scheme)
+    browser.set_display(width=width, scheme=scheme)
     browser.open(service.url + path)
     browser.find("h1, .info .title")
     if path == "/docs":
@@ -66,7 +66,7 @@ def test_a_route_is_tried_on_the_page_with_basic_credentials(service: Service, b
     assert body["ok"] is True
     assert body["user_id"] == "ava"
     assert body["items"] == ["trail-shoe", "rain-shell", "head-torch"]
-    assert browser.complaints() == []
+    assert browser.errors() == []
 
 
 @pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded"])
@@ -81,12 +81,12 @@ def test_a_body_is_filled_with_what_works_as_it_stands(
     status, body = answered(browser, operation)
     assert status == "200"
     assert "trail-shoe" in json.dumps(body)
-    assert browser.complaints() == []
+    assert browser.errors() == []
 
 
 @pytest.mark.parametrize("operation", [OPERATION, "#operations-Data-postProfile"])
 def test_an_open_route_fits_a_phone(service: Service, browser: Browser, operation: str) -> None:
-    browser.dress(width=390)
+    browser.set_display(width=390)
     browser.open(f"{service.url}/docs")
     browser.press(f"{operation} .opblock-summary-control")
     browser.find(f"{operation} .btn.execute")
@@ -112,11 +112,11 @@ def test_the_first_page_leads_to_the_docs_by_keyboard(service: Service, browser:
     browser.driver.switch_to.active_element.send_keys("\ue007")  # Enter
     browser.find(OPERATION)
     assert browser.driver.current_url == f"{service.url}/docs"
-    assert browser.complaints() == []
+    assert browser.errors() == []
 
 
 def test_who_goes_through_the_docs_by_keyboard_sees_where(service: Service, browser: Browser) -> None:
-    browser.dress(scheme="dark")  # there Swagger UI takes most outlines away
+    browser.set_display(scheme="dark")  # there Swagger UI takes most outlines away
     browser.open(f"{service.url}/docs")
     browser.driver.execute_script("arguments[0].focus()", browser.find(f"{OPERATION} .opblock-summary-control"))
     styles, classes = set(), set()
@@ -134,4 +134,4 @@ def test_what_a_policy_blocks_is_a_complaint(service: Service, browser: Browser)
     """Show that the tests above can fail."""
     browser.open(f"{service.url}/")
     browser.driver.execute_script("document.body.insertAdjacentHTML('beforeend', '<p style=\"color: red\">x</p>')")
-    assert any("style-src" in complaint for complaint in browser.complaints())
+    assert any("style-src" in complaint for complaint in browser.errors())

@@ -69,7 +69,7 @@ def test_a_message_is_edited_and_what_is_sent_changes_with_it(service: Service, 
     browser.press("#render")
     assert rendered(browser, "aborted") == ""
     assert browser.find("#reason").text == "aborted: enough"
-    assert browser.complaints() == []
+    assert browser.errors() == []
     hosts = {urlsplit(url).netloc.rpartition("@")[2] for url in browser.requested()}
     assert hosts == {urlsplit(service.url).netloc}
 
@@ -87,7 +87,7 @@ def test_a_snippet_is_chosen_and_rendered_by_keyboard_alone(service: Service, br
     assert "/v1/properties?" in str(browser.find("#template").get_property("value"))
     browser.driver.switch_to.active_element.send_keys("\ue009\ue007")  # Ctrl Enter
     assert rendered(browser) == "Hi Ben!"
-    assert browser.complaints() == []
+    assert browser.errors() == []
 
 
 def test_a_message_is_copied_as_it_stands_for_a_host_that_braze_can_call(service: Service, browser: Browser) -> None:
@@ -99,7 +99,7 @@ def test_a_message_is_copied_as_it_stands_for_a_host_that_braze_can_call(service
     write(browser, "")
     browser.find("#template").send_keys(Keys.CONTROL, "v")
     browser.until(lambda: browser.find("#template").get_property("value") == message, "what was copied")
-    assert browser.complaints() == []
+    assert browser.errors() == []
 
 
 def test_by_keyboard_everything_is_reached_in_order_named_and_seen(service: Service, browser: Browser) -> None:
@@ -122,7 +122,7 @@ def test_by_keyboard_everything_is_reached_in_order_named_and_seen(service: Serv
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1200])
 def test_the_playground_fits_its_window(service: Service, browser: Browser, width: int, scheme: Scheme) -> None:
-    browser.dress(width=width, scheme=scheme)
+    browser.set_display(width=width, scheme=scheme)
     open_playground(browser, service)
     browser.find("#user").send_keys("ava")
     browser.press("#render")
@@ -139,7 +139,7 @@ def test_what_a_user_is_called_cannot_become_part_of_the_page(service: Service, 
     browser.press("#render")
     assert rendered(browser) == "<img src=x onerror='window.broken = 1'><script>window.broken = 1</script>"
     assert browser.driver.execute_script("return window.broken") is None
-    assert browser.complaints() == []
+    assert browser.errors() == []
 
 
 @pytest.mark.parametrize("scheme", get_args(Scheme))

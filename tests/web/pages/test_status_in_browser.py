@@ -76,7 +76,7 @@ def hurried(browser: Browser) -> Iterator[Browser]:
     added = devtools("Page.addScriptToEvaluateOnNewDocument", {"source": quick})
     yield browser
     browser.open("about:blank")  # it would go on to ask when nobody answers any more
-    browser.complaints()
+    browser.errors()
     devtools("Page.removeScriptToEvaluateOnNewDocument", added)
 
 
@@ -106,7 +106,7 @@ def test_the_page_draws_the_last_hour_and_says_what_is_wrong_and_when_it_is_mend
     client.get("/v1/cohorts?user_id=user-12", headers={"X-API-Key": SECRET})
     clock.advance(70)
     assert words(browser, "All is well")
-    assert browser.complaints() == []
+    assert browser.errors() == []
     hosts = {urlsplit(loaded).netloc.rpartition("@")[2] for loaded in browser.requested()}
     assert hosts == {urlsplit(url).netloc}
 
@@ -114,7 +114,7 @@ def test_the_page_draws_the_last_hour_and_says_what_is_wrong_and_when_it_is_mend
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1200])
 def test_the_status_page_fits_its_window(service: Service, browser: Browser, width: int, scheme: Scheme) -> None:
-    browser.dress(width=width, scheme=scheme)
+    browser.set_display(width=width, scheme=scheme)
     open_status(browser, service.url)
     browser.find("#errors svg")
     assert browser.problems(scheme) == []
