@@ -37,7 +37,7 @@ class Call:
             query["get_cohort_ids"] = "true"
         if (computed := self.computations) is not None:
             # Amplitude's pages contradict each other on get_computations together with comp_id, so a call has only one
-            # of them.
+            # of both parameters.
             query |= {"comp_id": computed.id} if computed.id else {"get_computations": "true"}
         if self.prediction_ids:
             query |= {"get_propensity": "true", "prediction_id": ",".join(self.prediction_ids)}
@@ -82,9 +82,8 @@ def _by_type(wanted: Collection[Part], section: Section) -> list[tuple[str | Non
 def split_response(call: Call, user_data: Mapping[str, Any]) -> tuple[dict[Part, Any], set[Part]]:
     """Split Amplitude's `userData` into a value for each part of `call`.
 
-    Also return the parts with an undocumented type.
-    Null or a missing key is an empty value, as documented for users without recommendations. A value of an
-    undocumented type must not be cached as an empty value.
+    Also return the parts with an undocumented type. Null or a missing key is an empty value, as documented for users
+    without recommendations. A value of an undocumented type must not be cached as an empty value.
     """
     values: dict[Part, Any] = {}
     fields = {name: value for name, value in user_data.items() if value is not None}

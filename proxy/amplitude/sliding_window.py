@@ -54,7 +54,7 @@ class SlidingWindow:
         return len(self._open) + len(self._ended)
 
     def first(self, earliest: float, rate: Rate, burst: float = 1.0) -> Slot | None:
-        """Return the first free slot from `earliest` on; None if it depends on calls in progress.
+        """Return the first free slot from `earliest` on; None if the slot depends on calls in progress.
 
         `burst`: the share of the burst that may be used.
         """

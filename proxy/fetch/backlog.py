@@ -102,8 +102,8 @@ class Backlog:
 
 def _insert(queue: _Queue, identity: Identity, requested: Mapping[Part, float]) -> None:
     newest = max(next(reversed(queue.values())).values()) if queue else float("-inf")
-    known = queue.pop(identity, {})
-    queue[identity] = known | {part: max(at, known.get(part, at)) for part, at in requested.items()}
+    queued = queue.pop(identity, {})
+    queue[identity] = queued | {part: max(at, queued.get(part, at)) for part, at in requested.items()}
     if max(requested.values()) < newest:
         # The user returns after a failed attempt and keeps its age, so that newer requests stay ahead.
         queue.move_to_end(identity, last=False)

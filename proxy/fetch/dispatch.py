@@ -54,8 +54,8 @@ class Decision:
     """The call to send now."""
     settled: Mapping[Part, Record | UpstreamError]
     """The outcomes of parts that need no call."""
-    later: Mapping[Part, PendingPart]
-    """Leased parts that do not fit into the call and need another one."""
+    next_call: Mapping[Part, PendingPart]
+    """Leased parts that do not fit into the call and need another call."""
     refused: Sequence[PendingPart]
     """Parts that cannot be fetched now."""
     fault: UpstreamError
@@ -131,16 +131,16 @@ class Dispatcher:
                 generation = min(wanted[part].generation for part in to_fetch)
                 number = self._pending.mark_sent(identity, calls[0].parts, wanted)
                 call = SentCall(number, calls[0], trial, generation)
-            later = {part: wanted[part] for planned in calls[1:] for part in planned.parts}
+            next_call = {part: wanted[part] for planned in calls[1:] for part in planned.parts}
             followed = RemoteCall(self._pending.mark_remote(remote), remote) if remote else None
         return Decision(
             call,
             settled,
-            later,
+            next_call,
             [wanted[part] for part in refused],
             fault,
             followed,
-            released=lease.granted - later.keys() - (call.call.parts if call else frozenset()),
+            released=lease.granted - next_call.keys() - (call.call.parts if call else frozenset()),
         )
 
     def complete(self, identity: Identity, sent: SentCall, outcome: Fetched | UpstreamError) -> list[PendingPart]:

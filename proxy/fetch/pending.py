@@ -99,10 +99,10 @@ class PendingParts:
         self, identity: Identity, wanted: Iterable[PendingPart]
     ) -> tuple[dict[Part, PendingPart], dict[Part, PendingPart]]:
         """Merge `wanted` into the pending parts. Return the pending part of each, and the new pending parts."""
-        known = self.of(identity)
+        user_parts = self.of(identity)
         joined, new = {}, {}
         for request in wanted:
-            if pending := known.get(request.part):
+            if pending := user_parts.get(request.part):
                 pending.until = max(pending.until, request.until)
                 pending.wanted_later |= request.wanted_later
                 pending.min_fetched_at = max(pending.min_fetched_at, request.min_fetched_at)
@@ -123,10 +123,10 @@ class PendingParts:
         `wanted`: the parts queued for this call. Return the number of the call.
         """
         number = next(self._numbers)
-        known = self._parts.setdefault(identity, {})
+        user_parts = self._parts.setdefault(identity, {})
         for part in parts:
             # If an earlier call carries this extra part, the callers of the part keep waiting for that call.
-            pending = known.setdefault(part, PendingPart(part))
+            pending = user_parts.setdefault(part, PendingPart(part))
             if part in wanted or pending.call is None:
                 pending.call = number
         return number
@@ -151,15 +151,15 @@ class PendingParts:
         A failure applies only to parts that `call` carries (None: parts without a call).
         """
         with self.lock:
-            known = self._parts.get(identity, {})
+            user_parts = self._parts.get(identity, {})
             # A record serves every caller, even one that waits for another call. Another call may still fetch a failed
             # part.
             settled = [
-                known.pop(part)
+                user_parts.pop(part)
                 for part, outcome in outcomes.items()
-                if part in known and (isinstance(outcome, Record) or known[part].call == call)
+                if part in user_parts and (isinstance(outcome, Record) or user_parts[part].call == call)
             ]
-            if not known:
+            if not user_parts:
                 self._parts.pop(identity, None)
         for pending in settled:
             outcome = outcomes[pending.part]

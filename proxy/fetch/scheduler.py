@@ -112,7 +112,7 @@ class FetchScheduler:
         into the backlog.
         `wanted_later`: the parts are needed even after the deadline.
         `min_fetched_at`: copies that were fetched earlier (Unix seconds) are too old for the caller.
-        `refresh`: the parts of which the caller has a cached copy. Users without cached data take priority. A batch of
+        `refresh`: the parts for which the caller has a cached copy. Users without cached data take priority. A batch of
         refreshes therefore uses only free quota and at most half of the burst, or no burst if no caller waits.
         `background`: the caller warms the cache. The batch uses only free quota that no other caller waits for. The
         parts do not enter the backlog, because the caller retries.
@@ -302,11 +302,11 @@ class FetchScheduler:
             self._pending.settle(identity, decision.settled, call=None)
             if decision.refused:
                 self._refuse(identity, decision.refused, decision.fault)
-            if any(part.background for part in decision.later.values()):
+            if any(part.background for part in decision.next_call.values()):
                 # A background batch waits for unused quota; the first call must not wait for it.
-                self._start(self._schedule_leased, identity, decision.later)
-            elif decision.later:
-                self._schedule_leased(identity, decision.later)
+                self._start(self._schedule_leased, identity, decision.next_call)
+            elif decision.next_call:
+                self._schedule_leased(identity, decision.next_call)
             if decision.followed:
                 self._start(self._follow, identity, decision.followed)
             if decision.released:

@@ -43,7 +43,7 @@ def _alias(number: int, entry: str) -> Alias:
     match = _ENTRY.match(entry)
     if match is None:
         raise BadValue(
-            f"has an invalid entry ({number}); write kind.name=id, with a kind of {', '.join(KINDS)} "
+            f"has an entry ({number}) that is not kind.name=id; use a kind of {', '.join(KINDS)}, "
             "and a name of letters, digits, _ and - that begins with a letter or _"
         )
     alias = Alias(cast(Kind, match[1]), match[2], match[3].strip())

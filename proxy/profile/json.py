@@ -1,4 +1,5 @@
-"""Reads and writes JSON without changing values. Uses orjson if it is exact, and else the standard library."""
+"""Reads and writes JSON without changing values. Uses orjson where orjson is exact, and otherwise the standard
+library."""
 
 from __future__ import annotations
 

@@ -22,9 +22,9 @@ def apply_updates(record: Record, updates: ParsedUpdates, query: ProfileQuery) -
     """Return `record` with every update that is later than the fetch of the changed part.
 
     A changed list of cohorts or set of properties keeps the time of its fetch. If every cohort or key in `query` was
-    pushed, it gets the time of the oldest of these updates. A whole set does not count as whole if a property later got
-    a value that only Amplitude knows. A set that was cleared after its fetch is removed. A later update overrides
-    "unknown user".
+    pushed, the list or set gets the time of the oldest of these updates. A whole set does not count as whole if a
+    property later got a value that only Amplitude knows. A set that was cleared after its fetch is removed. A later
+    update overrides "unknown user".
     """
     if record.unknown_at is not None:
         if updates.latest <= record.unknown_at:

@@ -162,7 +162,7 @@ def too_large(updates: Updates) -> bool:
     return count > MAX_FIELDS or packed_size(updates) > MAX_BYTES
 
 
-def since(updates: Updates, moment: float, *, forgotten: float | None = None) -> Updates:
+def updates_since(updates: Updates, moment: float, *, forgotten: float | None = None) -> Updates:
     """Return the updates at `moment` or later that arrived after `forgotten`.
 
     Return `updates` itself if none is removed.

@@ -12,7 +12,7 @@ from proxy.profile.freshness import Freshness, FreshnessPolicy, freshness
 from proxy.profile.parts import Identity
 from proxy.profile.query import ProfileQuery
 from proxy.profile.record import EMPTY, Record, merge
-from proxy.profile.updates import Updates, since
+from proxy.profile.updates import Updates, updates_since
 from proxy.storage.lru import Entry, SizedLRU, size_of
 from proxy.storage.packed_updates import merged_packed, read_packed, with_packed
 from proxy.storage.ready_bodies import ReadyBodies, ReadyBody
@@ -181,7 +181,7 @@ class MemoryStore:
                     continue
                 forgotten_at = self._tombstones.forgotten_at(identity)
                 if forgotten_at is not None:
-                    new = since(new, horizon, forgotten=forgotten_at)
+                    new = updates_since(new, horizon, forgotten=forgotten_at)
                 if not new:
                     skipped["forgotten"] += 1
                     continue

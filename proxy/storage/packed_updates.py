@@ -6,7 +6,7 @@ from proxy.profile.encoding import compressed, decompressed
 from proxy.profile.overlay import apply_updates
 from proxy.profile.query import ProfileQuery
 from proxy.profile.record import Record
-from proxy.profile.updates import Updates, merged, pack, parse_updates, since, too_large, unpack
+from proxy.profile.updates import Updates, merged, pack, parse_updates, too_large, unpack, updates_since
 
 
 def read_packed(packed: bytes | None) -> Updates:
@@ -25,7 +25,7 @@ def merged_packed(packed: bytes | None, new: Updates, horizon: float) -> bytes |
     Packed updates older than `horizon` (Unix seconds) are removed.
     """
     if packed is not None:
-        new = merged(since(read_packed(packed), horizon), new)
+        new = merged(updates_since(read_packed(packed), horizon), new)
         if too_large(new):
             return None
     return compressed(pack(new))

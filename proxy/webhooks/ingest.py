@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from cachetools import TTLCache
 
 from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
-from proxy.profile.updates import MESSAGE_SECONDS, Updates, checksum, packed_size, since
+from proxy.profile.updates import MESSAGE_SECONDS, Updates, checksum, packed_size, updates_since
 from proxy.storage.checkpoint import Checkpoint
 from proxy.storage.memory import MemoryStore
 from proxy.storage.redis import RedisUnavailable
@@ -139,7 +139,7 @@ class UpdateIngester:
         for user_id, updates in batch.updates:
             checkpoint()
             if last is None or last[0] is not updates:  # the users of a cohort share their updates
-                last = updates, since(updates, horizon)
+                last = updates, updates_since(updates, horizon)
             if last[1]:
                 usable.append((user_id, last[1]))
             else:

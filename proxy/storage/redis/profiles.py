@@ -114,9 +114,9 @@ class RedisProfiles:
             keys += [self._prefix + b"pairs:" + name, self.record_key(identity)]
             keys += [self._prefix + b"pushed:" + name, self._prefix + b"forgot:" + name]
             digests.append(name)
-        barred = self._lease_milliseconds + _QUEUED_SECONDS * 1000
+        blocked = self._lease_milliseconds + _QUEUED_SECONDS * 1000
         announced, remembered = int(self._policy.max_age * 1000), int(REMEMBERED_SECONDS * 1000)
-        deleted = self._forget(keys, [self._prefix + _RECORD, barred, announced, remembered, *digests])
+        deleted = self._forget(keys, [self._prefix + _RECORD, blocked, announced, remembered, *digests])
         return set(deleted)
 
     def forgotten(self, since: float) -> list[tuple[bytes, float]]:

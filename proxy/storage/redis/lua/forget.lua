@@ -4,7 +4,7 @@
 --       announcement is kept; milliseconds for which older updates may arrive; then the digests of the ids
 -- Returns the digests of the pairs that had a record or updates
 local announcements_key, record_prefix = KEYS[1], ARGV[1]
-local barred_milliseconds, announced_milliseconds, remembered_milliseconds = ARGV[2], ARGV[3], ARGV[4]
+local blocked_milliseconds, announced_milliseconds, remembered_milliseconds = ARGV[2], ARGV[3], ARGV[4]
 local clock = redis.call('TIME')
 local moment = clock[1] * 1000000 + clock[2]
 local last = redis.call('ZREVRANGE', announcements_key, 0, 0, 'WITHSCORES')[2]
@@ -24,7 +24,7 @@ for index = 2, #KEYS, 4 do
     delete(record_key, updates_key)
     redis.call('DEL', pairs_key)
     redis.call('SADD', pairs_key, '!')
-    redis.call('PEXPIRE', pairs_key, barred_milliseconds)
+    redis.call('PEXPIRE', pairs_key, blocked_milliseconds)
     redis.call('ZADD', announcements_key, score, ARGV[4 + (index + 2) / 4])
     redis.call('SET', forgotten_key, string.format('%.6f', moment / 1000000), 'PX', remembered_milliseconds)
 end

@@ -115,10 +115,10 @@ local function keep_each_property_once(values)
     return count
 end
 
-local forgotten, too_large, unpacked, done = {}, {}, 0, 0
+local forgotten, too_large, unpacked, processed = {}, {}, 0, 0
 for user = 1, #ARGV - 7 do
     if unpacked > max_unpacked then break end
-    done = user
+    processed = user
     local updates_key, forgotten_key, packed = KEYS[2 * user], KEYS[2 * user + 1], ARGV[7 + user]
     local stored, forgotten_at = redis.call('GET', updates_key), tonumber(redis.call('GET', forgotten_key) or '')
     -- Another program wrote a larger value, which would block Redis for too long.
@@ -159,4 +159,4 @@ local announced_since = string.format('%.0f', now - announced_milliseconds * 100
 redis.call('ZREMRANGEBYSCORE', announcements_key, '-inf', announced_since)
 redis.call('ZADD', announcements_key, score, score .. ' ' .. checksums)
 redis.call('PEXPIRE', announcements_key, announced_milliseconds)
-return {done, forgotten, too_large}
+return {processed, forgotten, too_large}
