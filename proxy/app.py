@@ -1,4 +1,4 @@
-"""The composition root: builds the services from settings, then the Flask application."""
+"""Builds the services from the settings, and then the Flask application (composition root)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from proxy.web.pages import assets, docs, playground, status
 from proxy.webhooks.ingest import UpdateIngester
 
 _MARGIN_SECONDS = 0.12
-"""Part of the deadline that is kept for writing the answer, and for the wait before the request is processed."""
+"""Seconds of the deadline that are reserved for the start of the request and for writing the answer."""
 _MAX_FETCH_THREADS = 256
 
 
@@ -46,14 +46,14 @@ def create_app(
 ) -> Flask:
     """Return the application. Starts no thread, opens no connection and does not configure logging.
 
-    Without `settings` they are read from the environment; raises SettingsError when that has faults.
-    `fetch`, a replacement for Amplitude, and `clock` are for tests.
+    `settings`: by default read from the environment; raises SettingsError if the environment is invalid.
+    `fetch` replaces calls to Amplitude, and `clock` replaces the system clock, in tests.
     """
     settings = settings or Settings.from_env(os.environ)
     app = FastFlask("proxy", static_folder=None, template_folder="web/pages/templates")
     # One byte over the limit: Werkzeug silently truncates a body without a length; the extra byte shows the excess.
     app.config["MAX_CONTENT_LENGTH"] = request_body.MAX_BODY_BYTES + 1
-    # Braze follows no redirect, so there must never be one: neither for a trailing slash nor for a double one.
+    # Braze follows no redirects, so a trailing or double slash must not redirect.
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     services.install(app, _services(settings, fetch, clock))
@@ -65,7 +65,7 @@ def create_app(
 
 
 def amplitude(settings: Settings) -> AmplitudeClient:
-    """Return the client of Amplitude that the settings describe."""
+    """Return a client of Amplitude for these settings."""
     return AmplitudeClient(
         settings.amplitude_base_url,
         settings.amplitude_secret_key,
@@ -86,12 +86,12 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
         warm=settings.cache_warm_seconds,
         pushed=settings.cache_pushed_seconds,
     )
-    # From the reserved time: a delayed thread, a call that takes its whole timeout, and its arrival.
+    # Seconds from the reserved time: the delay of a thread, the timeout of the call, and its late arrival.
     longest = 2 + settings.amplitude_timeout_seconds + MAY_ARRIVE_SECONDS
     limiter = RateLimiter(settings.amplitude_requests_per_minute, clock=clock)
     redis = redis_limiter = records = updates = None
     if settings.redis_url is not None:
-        # Only then: the library takes longer to load than all the rest together.
+        # Imported only with Redis, because the library takes longer to load than all other modules together.
         from proxy.amplitude.rate_limiter_fallback import FallbackRateLimiter
         from proxy.storage.redis.client import RedisClient
         from proxy.storage.redis.profiles import RedisProfiles
@@ -108,7 +108,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
             longest=longest,
             processes=settings.web_concurrency,
         )
-        updates = RedisUpdates(redis, prefix, use=policy.updates_usable_for)
+        updates = RedisUpdates(redis, prefix, kept_for=policy.updates_usable_for)
     store = TieredStore(max_bytes=int(settings.cache_max_mb * 1024 * 1024), policy=policy, clock=clock, shared=records)
     circuit_breaker = CircuitBreaker(clock)
     metrics = Metrics()
@@ -148,7 +148,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
         circuit_breaker,
         backlog,
         policy,
-        along=settings.fetch_along,
+        extra_parts=settings.fetch_along,
         threads=_fetch_threads(settings),
         clock=clock,
     )
@@ -175,13 +175,13 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
 
 
 def _prefix(settings: Settings) -> bytes:
-    """Return what all keys begin with: two projects of Amplitude may share a Redis, but never a user or a quota."""
+    """Return the prefix of all Redis keys. Amplitude projects that share a Redis must not share users or quota."""
     project = (settings.amplitude_base_url, settings.amplitude_api_key, settings.amplitude_secret_key)
     return b"ccp2:" + hashlib.sha256(repr(project).encode()).hexdigest()[:12].encode() + b":"
 
 
 def _fetch_threads(settings: Settings) -> int:
-    """Return how many calls can be booked or on the way at once: a burst, and what the pace adds meanwhile."""
+    """Return how many calls can be reserved or in progress at once: a burst, and the evenly spaced calls."""
     per_second = settings.amplitude_requests_per_minute / WINDOW_SECONDS
     longest = settings.response_deadline_seconds + settings.amplitude_timeout_seconds
     return min(_MAX_FETCH_THREADS, settings.amplitude_requests_per_minute // 10 + int(per_second * longest) + 8)

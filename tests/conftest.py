@@ -146,5 +146,5 @@ def shared_browser() -> Iterator[Browser]:
 @pytest.fixture
 def browser(shared_browser: Browser) -> Browser:
     """Return the browser with a desktop window and the light colour scheme."""
-    shared_browser.dress()
+    shared_browser.set_display()
     return shared_browser

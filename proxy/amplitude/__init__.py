@@ -1,1 +1,1 @@
-"""Clients of Amplitude's APIs, and what protects its quota: rate limiter and circuit breaker."""
+"""Calls Amplitude's APIs. A rate limiter and a circuit breaker protect the quota."""

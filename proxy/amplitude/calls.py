@@ -11,7 +11,7 @@ from proxy.profile.parts import COHORTS, PROPERTIES, Identity, Part, Section, pr
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call to Amplitude, with the parts that it fetches: properties or one set of computations, not both."""
+    """One call to Amplitude and the parts that it fetches. A call fetches properties or one set of computations."""
 
     parts: frozenset[Part]
     rec_ids: tuple[str, ...] = ()
@@ -21,11 +21,11 @@ class Call:
 
     @property
     def computations(self) -> Part | None:
-        """Return the set of computations that this call fetches."""
+        """Return the set of computations that this call fetches, or None."""
         return next((part for part in self.parts if part.section == "computations"), None)
 
     def parameters(self, identity: Identity) -> dict[str, str]:
-        """Return the query parameters of this call, as documented for Amplitude's User Profile API."""
+        """Return the query parameters of this call, as documented for the User Profile API."""
         query = {name: value for name, value in identity._asdict().items() if value is not None}
         if self.rec_ids:
             query |= {"get_recs": "true", "rec_id": ",".join(self.rec_ids)}
@@ -36,7 +36,8 @@ class Call:
         if COHORTS in self.parts:
             query["get_cohort_ids"] = "true"
         if (computed := self.computations) is not None:
-            # Amplitude's pages differ on what get_computations together with comp_id returns: never combined.
+            # Amplitude's pages contradict each other on get_computations together with comp_id, so a call has only one
+            # of both parameters.
             query |= {"comp_id": computed.id} if computed.id else {"get_computations": "true"}
         if self.prediction_ids:
             query |= {"get_propensity": "true", "prediction_id": ",".join(self.prediction_ids)}
@@ -44,12 +45,12 @@ class Call:
         return query
 
 
-def plan_calls(wanted: Collection[Part], along: Collection[Part] = ()) -> list[Call]:
-    """Return the fewest calls that fetch all of `wanted`, with the parts of `along` added where they cost no call.
+def plan_calls(wanted: Collection[Part], extra_parts: Collection[Part] = ()) -> list[Call]:
+    """Return the fewest calls that fetch all `wanted` parts. Add `extra_parts` where they need no additional call.
 
-    A call has one `rec_type` and one `propensity_type`. Properties and computations are returned in the same field,
-    so a call fetches properties or one set of computations. `along` alone causes no call, and contains no
-    recommendations: each of those logs an exposure.
+    A call has one `rec_type` and one `propensity_type`. Amplitude returns properties and computations in the same
+    field, so a call fetches properties or one set of computations. `extra_parts` contains no recommendations, because
+    each fetched recommendation logs an exposure.
     """
     recommended = _by_type(wanted, "recommendations")
     predicted = _by_type(wanted, "propensities")
@@ -60,8 +61,8 @@ def plan_calls(wanted: Collection[Part], along: Collection[Part] = ()) -> list[C
     for number in range(needed):
         parts: set[Part] = set(same_field[number : number + 1])
         if number == 0:
-            parts |= {part for part in (*wanted, *along) if part == COHORTS}
-            parts |= {part for part in along if part == PROPERTIES and not same_field}
+            parts |= {part for part in (*wanted, *extra_parts) if part == COHORTS}
+            parts |= {part for part in extra_parts if part == PROPERTIES and not same_field}
         rec_type, rec_ids = recommended[number] if number < len(recommended) else (None, ())
         propensity_type, prediction_ids = predicted[number] if number < len(predicted) else (None, ())
         parts |= {recommendation(rec_id, rec_type) for rec_id in rec_ids}
@@ -79,10 +80,10 @@ def _by_type(wanted: Collection[Part], section: Section) -> list[tuple[str | Non
 
 
 def split_response(call: Call, user_data: Mapping[str, Any]) -> tuple[dict[Part, Any], set[Part]]:
-    """Split Amplitude's `userData` into a value for each part of `call`, and the parts with an undocumented type.
+    """Split Amplitude's `userData` into a value for each part of `call`.
 
-    Null or a missing key is an empty value, as documented for users without recommendations. A value of an
-    undocumented type must not be cached as if it were empty.
+    Also return the parts with an undocumented type. Null or a missing key is an empty value, as documented for users
+    without recommendations. A value of an undocumented type must not be cached as an empty value.
     """
     values: dict[Part, Any] = {}
     fields = {name: value for name, value in user_data.items() if value is not None}
@@ -105,7 +106,7 @@ def split_response(call: Call, user_data: Mapping[str, Any]) -> tuple[dict[Part,
 
 
 def _entry(key: str, wanted: str, entries: list[Any], *, alone: bool) -> dict[str, Any] | None:
-    """Return the entry with the id `wanted`. `alone`: the call has one id, so a single entry may have none."""
+    """Return the entry with the id `wanted`. `alone`: the call has a single id, so its entry may lack the id."""
     candidates = [entry for entry in entries if isinstance(entry, dict)]
     for entry in candidates:
         id = entry.get(key)

@@ -1,4 +1,4 @@
-"""Client of Amplitude's User Profile API. Returns a record or raises an UpstreamError.
+"""Calls Amplitude's User Profile API. Returns a record or raises an UpstreamError.
 
 Source: amplitude.com/docs/apis/analytics/user-profile.
 """
@@ -41,16 +41,17 @@ _OVER_LIMIT = re.compile(r"[\s\"]*number of requests per minute exceeds", re.IGN
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """The record that a call returned, and the parts of the call that had an undocumented type."""
+    """The result of a call: the record, and an error for each part with an undocumented type."""
 
     record: Record
     faults: Mapping[Part, UpstreamError]
 
 
 class AmplitudeClient:
-    """A client of `GET /v1/userprofile`. Safe for threads; connections are pooled and opened on first use.
+    """Sends `GET /v1/userprofile`. Thread-safe. Connections are pooled and opened on first use.
 
-    `accept_mapped_users`: also accept a response about another user than the requested one.
+    `timeout`: seconds for a whole call. `accept_mapped_users`: accept responses about another user than the requested
+    user.
     """
 
     def __init__(
@@ -75,11 +76,11 @@ class AmplitudeClient:
             self._session.headers["Authorization"] = f"Api-Key {secret_key}"
 
     def fetch(self, identity: Identity, call: Call) -> Fetched:
-        """Send one call and return its parts. Raises UpstreamError for every failure of the call.
+        """Send one call and return its parts. Raises UpstreamError if the call fails.
 
-        The timeout includes the connection. It does not include the DNS lookup, which the system's resolver bounds,
-        nor the response of an HTTP proxy to CONNECT, which may take as long again.
-        A call is never retried: each one uses quota and, with a recommendation, logs an exposure.
+        The timeout includes the connection. The timeout excludes the DNS lookup, which the system's resolver limits.
+        An HTTP proxy may take as long again to answer CONNECT.
+        A call is never retried, because each call uses quota and may log an exposure.
         """
         try:
             with self._session.get(
@@ -90,8 +91,8 @@ class AmplitudeClient:
                 timeout=urllib3.Timeout(total=self._timeout),  # type: ignore[arg-type]  # requests passes it on
             ) as response:
                 fetched = self._parse(identity, call, response.status_code, response.headers, _body(response))
-                # A response that names nobody would pass for anybody's, if it arrived a second time.
-                if not fetched.faults and _names_somebody(fetched.record):
+                # A response without ids could be mistaken for an answer about another user if it arrived a second time.
+                if not fetched.faults and _has_id(fetched.record):
                     reuse_connection(response)
                 return fetched
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
@@ -106,16 +107,20 @@ class AmplitudeClient:
         if _UNKNOWN.match(error_text):
             return Fetched(Record(unknown_at=now, unknown_status=status), {})
         if status == 429 or _OVER_LIMIT.match(error_text):
-            raise QuotaExhausted("Amplitude says 429", retry_after=retry_after(headers.get("Retry-After"), now))
+            raise QuotaExhausted(
+                "Amplitude returned status 429", retry_after=retry_after(headers.get("Retry-After"), now)
+            )
         if status in (401, 403):
-            raise UpstreamRejected(f"Amplitude says {status}")
+            raise UpstreamRejected(f"Amplitude returned status {status}")
         if status >= 500:
-            raise UpstreamUnavailable(f"Amplitude says {status}")
+            raise UpstreamUnavailable(f"Amplitude returned status {status}")
         if status != 200:
-            raise UpstreamInvalid(f"Amplitude says {status}")
+            raise UpstreamInvalid(f"Amplitude returned status {status}")
         user_data = document.get("userData") if isinstance(document, dict) else None
         if not isinstance(user_data, dict):
-            raise UpstreamInvalid("larger than 2 MiB" if body is None else "not the documented shape")
+            raise UpstreamInvalid(
+                "the answer is larger than 2 MiB" if body is None else "the answer does not have the documented form"
+            )
         if not self._accept_mapped_users and not _is_about(identity, user_data):
             raise AnotherUser
         values, faulty = split_response(call, user_data)
@@ -125,11 +130,11 @@ class AmplitudeClient:
             _id(user_data.get("user_id")),
             _id(user_data.get("device_id")),
         )
-        return Fetched(record, {part: UpstreamInvalid(f"{part.section} of another type") for part in faulty})
+        return Fetched(record, {part: UpstreamInvalid(f"{part.section} has an undocumented type") for part in faulty})
 
 
 def _body(response: requests.Response) -> bytes | None:
-    """Return the decoded body, None when it is larger than MAX_BYTES. The transport limits the time of all reads."""
+    """Return the decoded body; None if the body is larger than MAX_BYTES. The transport limits the total time."""
     chunks = []
     size = 0
     while chunk := response.raw.read1(65536, decode_content=True):
@@ -141,7 +146,7 @@ def _body(response: requests.Response) -> bytes | None:
 
 
 def translate_error(error: Exception) -> UpstreamError:
-    """Return the UpstreamError for an error of requests or urllib3. Its text has no URL, which would contain ids."""
+    """Return the UpstreamError for an error of requests or urllib3. The text omits the URL, which contains ids."""
     name = type(error).__name__
     if isinstance(error, requests.ConnectTimeout | requests.exceptions.SSLError):
         return UpstreamUnavailable(name)
@@ -160,22 +165,22 @@ def _document(body: bytes | None) -> Any:
 
 
 def _error_text(document: Any, body: bytes | None) -> str:
-    """Return the error text of a response: Amplitude sends {"error": …} or plain text."""
+    """Return the error text of a response. Amplitude sends {"error": …} or plain text."""
     if isinstance(document, dict):
         error = document.get("error")
         return error if isinstance(error, str) and document.get("userData") is None else ""
     return (body or b"")[:200].decode("utf-8", "replace")
 
 
-def _names_somebody(record: Record) -> bool:
+def _has_id(record: Record) -> bool:
     return any((id or "").strip() for id in (record.user_id, record.device_id))
 
 
 def _is_about(identity: Identity, user_data: Mapping[str, Any]) -> bool:
-    """Return whether a response is about the requested user, or names nobody.
+    """Return whether a response is about the requested user or contains no ids.
 
-    The device id says nothing beside the user id, since a user has several devices. Where the request or the response
-    has no user id, the device ids must be equal.
+    The user ids decide, because a user has several devices. If the request or the response has no user id, the device
+    ids must be equal.
     """
     user_id, device_id = _returned_id(user_data.get("user_id")), _returned_id(user_data.get("device_id"))
     if identity.user_id is not None and user_id is not None:
@@ -184,7 +189,7 @@ def _is_about(identity: Identity, user_data: Mapping[str, Any]) -> bool:
 
 
 def _returned_id(value: Any) -> Any:
-    """Return an id as text, trimmed, None when it is blank, and a value of another type as it is: it equals no id."""
+    """Return an id as trimmed text; None if the id is blank. Values of other types are unchanged and equal no id."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     return (value.strip() or None) if isinstance(value, str) else value
@@ -197,7 +202,7 @@ def _id(value: Any) -> str | None:
 
 
 def retry_after(value: str | None, now: float) -> float:
-    """Return the seconds of a Retry-After header, a number or a date (RFC 9110, 10.2.3)."""
+    """Return the seconds in a Retry-After header, which contains a number or a date (RFC 9110, 10.2.3)."""
     text = (value or "").strip()
     is_number = text.isascii() and text.isdigit()
     try:

@@ -1,7 +1,7 @@
-"""Downloads the members of a cohort from Amplitude: requests the export, waits for it and fetches the file.
+"""Downloads the members of a cohort from Amplitude: requests an export, waits until it is ready, and fetches the file.
 
 Source: amplitude.com/docs/apis/analytics/behavioral-cohorts. The link to the file is valid for a week and can be
-requested again. It redirects to a storage whose link is valid for a minute and receives no credentials.
+requested again. The link redirects to a storage URL, which is valid for a minute and gets no credentials.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import urllib3
 from requests.auth import HTTPBasicAuth
 
 from proxy.amplitude.client import retry_after
-from proxy.amplitude.streamed_lines import TORN, BrokenOff, lines_of
+from proxy.amplitude.streamed_lines import GZIP_ERRORS, IncompleteBody, lines_of
 from proxy.amplitude.transport import Session
 from proxy.api.urls import is_confidential, parse_url
 from proxy.api.user_rows import NoColumn, Row, read
@@ -32,21 +32,21 @@ _MAX_BYTES = 1024 * 1024  # of a response other than the file
 _MAX_REDIRECTS = 3
 _TRIES = 5
 _BUSY_TRIES = 12
-"""After a 429. Amplitude allows 60 requests in ten minutes, so twelve pauses of a minute must suffice."""
+"""Attempts after a 429. Amplitude allows 60 requests in ten minutes, so twelve pauses of one minute are enough."""
 _FIRST_PAUSE_SECONDS = 2.0
 _LONGEST_PAUSE_SECONDS = 30.0
 _GROWTH = 1.5
 _JOB_SECONDS = 3600.0
 _PROGRESS_SECONDS = 5.0
-_TRANSPORT_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, *TORN)
+_TRANSPORT_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, *GZIP_ERRORS)
 
 
 class NotDownloaded(Exception):
-    """The cohort was not downloaded. The text has the reason and the fix."""
+    """The download of the cohort failed. The text contains the reason and the action."""
 
 
 class _Busy(Exception):
-    """Amplitude or the storage returned 429: retry after `seconds`."""
+    """Amplitude or the storage returned 429. Retry after `seconds`."""
 
     def __init__(self, text: str, seconds: float) -> None:
         super().__init__(text)
@@ -54,7 +54,7 @@ class _Busy(Exception):
 
 
 class CohortExport:
-    """A client of the Behavioral Cohorts API. `tell` is called with each line of progress."""
+    """Calls the Behavioral Cohorts API. Passes each line of progress to `on_progress`."""
 
     def __init__(
         self,
@@ -62,31 +62,31 @@ class CohortExport:
         api_key: str,
         secret_key: str,
         *,
-        tell: Callable[[str], None],
+        on_progress: Callable[[str], None],
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._base = base_url
         self._session = Session(base_url, HTTPBasicAuth(api_key, secret_key))
-        self._tell = tell
+        self._on_progress = on_progress
         self._clock = clock
 
     def download(self, cohort_id: str, take: Callable[[Iterator[Row]], None]) -> None:
-        """Pass the rows of the cohort's file to `take`, again from the first row after an incomplete file.
+        """Pass the rows of the cohort's file to `take`. Raises NotDownloaded.
 
-        Raises NotDownloaded.
+        After an incomplete file, `take` is called again with all rows.
         """
         request_id = self._request_export(cohort_id)
         self._wait_for_export(request_id)
         try:
-            self._retry(lambda: self._pass_rows(request_id, take), "the file of the cohort did not come whole")
+            self._retry(lambda: self._pass_rows(request_id, take), "the cohort file is incomplete")
         except NoColumn as error:
-            raise NotDownloaded(f"the file of the cohort is none of Amplitude's: {error}") from None
+            raise NotDownloaded(f"the cohort file is not an Amplitude export: {error}") from None
 
     def _retry(self, attempt: Callable[[], T], failure: str) -> T:
         """Return the result of `attempt`, which is repeated after a temporary failure. Raises NotDownloaded.
 
-        urllib3's Retry cannot do this: it does not see a failure within a body, and an incomplete file needs a new
-        link; it counts 429 and 5xx together, whose limits differ here; it reads the body of an error without a limit.
+        urllib3's Retry is not enough. It ignores failures within a body, counts 429 and 5xx together, and reads the
+        body of an error without a limit. An incomplete file also needs a new link.
         """
         failures = busy = 0
         while True:
@@ -95,31 +95,34 @@ class CohortExport:
             except _Busy as error:
                 busy += 1
                 if busy > _BUSY_TRIES:
-                    raise NotDownloaded(f"{error}: try again later") from None
-                pause, progress = error.seconds, f"{error}: again in {error.seconds:.0f} s"
-            except (BrokenOff, *_TRANSPORT_ERRORS) as error:
+                    raise NotDownloaded(f"{error}; try again later") from None
+                pause, progress = error.seconds, f"{error}; retrying in {error.seconds:.0f} s"
+            except (IncompleteBody, *_TRANSPORT_ERRORS) as error:
                 failures += 1
-                reason = str(error) if isinstance(error, BrokenOff) else type(error).__name__
+                reason = str(error) if isinstance(error, IncompleteBody) else type(error).__name__
                 if failures >= _TRIES:
-                    raise NotDownloaded(f"{failure} ({reason}): try again later") from None
-                pause, progress = _pause_after(failures), f"{failure} ({reason}); once more"
-            self._tell(progress)
+                    raise NotDownloaded(f"{failure} ({reason}); try again later") from None
+                pause, progress = _pause_after(failures), f"{failure} ({reason}); retrying"
+            self._on_progress(progress)
             self._clock.sleep(pause)
 
     def _request_export(self, cohort_id: str) -> str:
         status, document = self._get_json(f"/api/5/cohorts/request/{quote(cohort_id, safe='')}")
         if status in (400, 404) or str(document.get("cohort_id", cohort_id)) != cohort_id:
             raise NotDownloaded(
-                f"Amplitude has no cohort {cohort_id!r}: its id is the last part of its address in Amplitude"
+                f"cohort {cohort_id!r} does not exist in Amplitude; copy the id from the end of the cohort's URL in "
+                "Amplitude"
             )
         request_id = document.get("request_id")
         if status not in (200, 202) or not isinstance(request_id, str | int):
-            raise NotDownloaded(f"Amplitude says {status} to the request for the cohort")
-        self._tell("cohort requested")
+            raise NotDownloaded(
+                f"Amplitude returned status {status} for the request to export the cohort; try again later"
+            )
+        self._on_progress("cohort requested")
         return str(request_id)
 
     def _wait_for_export(self, request_id: str) -> None:
-        """Wait until Amplitude has prepared the export."""
+        """Wait until the export is ready."""
         path = f"/api/5/cohorts/request-status/{quote(request_id, safe='')}"
         started = self._clock.monotonic()
         polls = 0
@@ -128,12 +131,14 @@ class CohortExport:
             if status == 200 and document.get("async_status", "JOB COMPLETED") == "JOB COMPLETED":
                 return
             if status != 202:
-                raise NotDownloaded(f"Amplitude does not prepare the cohort: {document.get('async_status', status)}")
+                raise NotDownloaded(
+                    f"Amplitude cannot export the cohort ({document.get('async_status', status)}); try again later"
+                )
             waited = self._clock.monotonic() - started
             if waited > _JOB_SECONDS:
-                raise NotDownloaded(f"Amplitude has not prepared the cohort in {waited / 60:.0f} min: try again later")
+                raise NotDownloaded(f"the export was not ready after {waited / 60:.0f} min; try again later")
             polls += 1
-            self._tell(f"Amplitude prepares the cohort, {waited:.0f} s so far")
+            self._on_progress(f"Amplitude is exporting the cohort ({waited:.0f} s)")
             self._clock.sleep(_pause_after(polls))
 
     def _rows(self, lines: Iterator[str]) -> Iterator[Row]:
@@ -141,19 +146,19 @@ class CohortExport:
         torn: Row | None = None
         for number, row in enumerate(read(lines, _COLUMN), start=1):
             if torn is not None:
-                yield torn  # other rows follow, so it is one bad row and not the end of the file
+                yield torn  # other rows follow, so the row is malformed and not the end of an incomplete file
             torn = row if row.torn else None
             if torn is None:
                 yield row
             if (now := self._clock.monotonic()) - progress_at >= _PROGRESS_SECONDS:
                 progress_at = now
-                self._tell(f"{number:,} members so far")
+                self._on_progress(f"members received: {number:,}")
         if torn is not None:
-            raise BrokenOff(f"line {torn.line} {torn.fault}")
-        self._tell(f"members in the cohort: {number:,}")
+            raise IncompleteBody(f"line {torn.line} {torn.fault}")
+        self._on_progress(f"members in the cohort: {number:,}")
 
     def _pass_rows(self, request_id: str, take: Callable[[Iterator[Row]], None]) -> None:
-        """Open the file, following the redirect to a storage, and pass its rows to `take`."""
+        """Open the file, follow the redirect to the storage, and pass the rows to `take`."""
         session, url = self._session, f"{self._base}/api/5/cohorts/request/{quote(request_id, safe='')}/file"
         for _ in range(_MAX_REDIRECTS + 1):
             with self._get(session, url, _FILE_SECONDS, {"Accept-Encoding": "identity"}) as response:
@@ -161,36 +166,37 @@ class CohortExport:
                     take(self._rows(lines_of(response)))
                     return
                 if not response.is_redirect:
-                    raise BrokenOff(f"{urlsplit(url).hostname} says {response.status_code}")
+                    raise IncompleteBody(f"{urlsplit(url).hostname} returned status {response.status_code}")
                 url = redirect_target(url, response.headers["Location"])
-            session = Session(url)  # without credentials: the link contains its own
-        raise NotDownloaded(f"the link to the cohort's file leads from one address to the next, {_MAX_REDIRECTS} times")
+            session = Session(url)  # without credentials, because the link contains them
+        raise NotDownloaded(f"the link to the cohort file redirects more than {_MAX_REDIRECTS} times; try again later")
 
     def _get_json(self, path: str) -> tuple[int, dict[str, Any]]:
-        """Return the status and the JSON of a response below 500."""
+        """Return the status and the JSON of a response with a status below 500."""
 
         def attempt() -> tuple[int, dict[str, Any]]:
             with self._get(self._session, self._base + path, _RESPONSE_SECONDS) as response:
                 if response.status_code >= 500:
-                    raise BrokenOff(f"it says {response.status_code}")
+                    raise IncompleteBody(f"status {response.status_code}")
                 return response.status_code, _json(response)
 
-        return self._retry(attempt, f"{urlsplit(self._base).hostname} gives no answer")
+        return self._retry(attempt, f"{urlsplit(self._base).hostname} does not answer")
 
     @contextmanager
     def _get(
         self, session: Session, url: str, seconds: float, headers: Mapping[str, str] | None = None
     ) -> Iterator[requests.Response]:
-        """Yield the response of a GET. Raises _Busy for a 429, and NotDownloaded when Amplitude refuses the keys."""
+        """Yield the response of a GET. Raises _Busy for a 429, and NotDownloaded if Amplitude rejects the keys."""
         timeout: Any = urllib3.Timeout(total=seconds)  # requests passes it on
         with session.get(url, headers=headers, stream=True, allow_redirects=False, timeout=timeout) as response:
             if response.status_code == 429:
                 pause = retry_after(response.headers.get("Retry-After"), self._clock.now())
-                raise _Busy(f"{urlsplit(url).hostname} allows no more such requests for now (429)", pause)
+                raise _Busy(f"{urlsplit(url).hostname} limits the rate of requests (429)", pause)
             if response.status_code in (401, 403) and session is self._session:
                 raise NotDownloaded(
-                    f"Amplitude says {response.status_code}: compare AMPLITUDE_API_KEY and AMPLITUDE_SECRET_KEY with "
-                    "the project's settings, and AMPLITUDE_COHORTS_URL with its region"
+                    f"Amplitude returned status {response.status_code}; compare AMPLITUDE_API_KEY and "
+                    "AMPLITUDE_SECRET_KEY "
+                    "with the project's settings, and AMPLITUDE_COHORTS_URL with the project's region"
                 )
             yield response
 
@@ -204,14 +210,17 @@ def _json(response: requests.Response) -> dict[str, Any]:
 
 
 def redirect_target(url: str, location: str) -> str:
-    """Return the URL of a redirect. Raises NotDownloaded when others could read the members of the cohort there."""
+    """Return the URL of a redirect. Raises NotDownloaded if the URL is invalid or not confidential."""
     try:
         target = urljoin(url, location)
         parts = parse_url(target)
     except ValueError:
-        raise NotDownloaded("the link to the cohort's file leads to what is no address") from None
+        raise NotDownloaded("the link to the cohort file redirects to an invalid URL; try again later") from None
     if not is_confidential(parts) or (parts.scheme == "http" and url.startswith("https:")):
-        raise NotDownloaded(f"the link to the cohort's file leads to {parts.scheme}://, which is not https")
+        raise NotDownloaded(
+            f"the link to the cohort file redirects to {parts.scheme}:// instead of https://; check "
+            "AMPLITUDE_COHORTS_URL"
+        )
     return target
 
 

@@ -18,22 +18,22 @@ from proxy.profile.parts import Identity
 _log = logging.getLogger(__name__)
 
 MAY_ARRIVE_SECONDS = 1.0
-"""How long an abandoned call may still reach Amplitude: it may be in a buffer on the way."""
-_FIRST_GUESS_SECONDS = 0.5  # of a typical call, until calls were measured
+"""Seconds for which an abandoned call may still reach Amplitude, for example from a network buffer."""
+_FIRST_GUESS_SECONDS = 0.5  # duration of a call, before any call was measured
 
 
 @dataclass(frozen=True, slots=True)
 class LastCall:
-    """The error word of the last call, None if it succeeded; and when it ended (monotonic seconds)."""
+    """The last call: its error word, or None for success, and when it ended (monotonic seconds)."""
 
     error: str | None
     at: float
 
 
 class CallExecutor:
-    """`typical`: the seconds that recent calls took, as a moving average. Safe for threads.
+    """Sends calls. Thread-safe. `typical`: the moving average of recent calls' seconds.
 
-    `on_ended` is called after each call with `ok` or the error word, its seconds and its number of recommendations.
+    `on_ended` is called after each call with `ok` or the error word, the seconds, and the number of recommendations.
     """
 
     def __init__(
@@ -50,14 +50,14 @@ class CallExecutor:
         self._circuit_breaker = circuit_breaker
         self._clock = clock
         self._on_ended = on_ended
-        self._failures = OncePerMinute(_log, "no answer from Amplitude", clock)
+        self._failures = OncePerMinute(_log, "upstream_call_failed", clock)
         self.typical = _FIRST_GUESS_SECONDS
         self.last_call: LastCall | None = None
 
     def execute(
         self, identity: Identity, call: Call, reservation: Reservation, *, trial: bool
     ) -> Fetched | UpstreamError:
-        """Send `call` and return its result or its error. `trial`: the result of `CircuitBreaker.begin`."""
+        """Send `call` and return the result or the error. `trial`: the result of `CircuitBreaker.begin`."""
         started = self._clock.monotonic()
         outcome: Fetched | UpstreamError | None = None
         try:
@@ -70,15 +70,14 @@ class CallExecutor:
         ended = self._clock.monotonic()
         fault = outcome if isinstance(outcome, UpstreamError) else None
         if fault is None:
-            # Only successful calls: failures do not show how long a response takes, and after an outage callers may
-            # expect the usual time at once.
+            # Failures are excluded, because they do not show how long an answer takes.
             self.typical += 0.2 * (ended - started - self.typical)
         else:
             if isinstance(fault, QuotaExhausted):
                 self._rate_limiter.pause(fault.retry_after or 0.0)
-            # No retry helps with wrong credentials: an operator must fix them.
+            # Wrong credentials are an ERROR, because only an operator can fix them.
             level = logging.ERROR if isinstance(fault, UpstreamRejected) else logging.WARNING
-            # The type is the key: a response about another user must not hide other invalid responses from the log.
+            # The key is the type, so that responses about another user do not hide other invalid responses in the log.
             self._failures.note(type(fault).__name__, level=level, error=fault.word, why=str(fault))
         self._circuit_breaker.record(fault, trial=trial)
         word = fault.word if fault else None

@@ -1,4 +1,4 @@
-"""The rate limiter of one process, and the base of those that share the quota with other processes."""
+"""Limits the calls of one process. Base class of the rate limiters that share the quota with other processes."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from proxy.monitoring.clock import Clock
 
 NEVER = float("-inf")
 JITTER_SECONDS = 0.05
-"""How much the same time may differ between two replies of Redis, each of which took its time to arrive."""
+"""Tolerance for comparing a time from two replies of Redis, whose network delays differ."""
 _RECENT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """A slot for one call, which may be sent from `at` (monotonic seconds) on.
+    """A slot of the quota for one call, which may be sent from `at` (monotonic seconds) on.
 
-    As a context manager, it gives the slot back at the end of the block unless `complete` was called.
+    A `with` block cancels the reservation at its end, unless `complete` was called.
     """
 
     at: float
     even: bool
     id: str
-    """Unique among all processes."""
+    """Unique across all processes."""
     limiter: RateLimiter = field(repr=False, compare=False)
 
     def complete(self, *, may_arrive_for: float = 0.0) -> bool:
-        """Report the end of the call, failed or not: Amplitude counts both. Return False if it had ended before.
+        """Report the end of the call, even of a failed call, because Amplitude counts both. Return False on repetition.
 
         `may_arrive_for`: seconds for which an abandoned call may still reach Amplitude.
         """
         return self.limiter.complete(self, may_arrive_for)
 
     def cancel(self) -> bool:
-        """Give the slot back, as no call was sent. Return False after `complete` or `cancel`."""
+        """Free the slot, because no call was sent. Return False after `complete` or `cancel`."""
         return self.limiter.cancel(self)
 
     def __enter__(self) -> Reservation:
@@ -48,10 +48,10 @@ class Reservation:
 
 
 class RateLimiter:
-    """Allows `per_minute` calls in any 60 seconds. Safe for threads.
+    """Allows `per_minute` calls in any 60 seconds. Thread-safe.
 
-    `with limiter.reserve(latest) as reservation:` is the one way to spend quota. A subclass takes its slots from the
-    quota of several processes and records here those that this process holds.
+    `with limiter.reserve(latest) as reservation:` is the only way to use quota. Subclasses take slots from the quota
+    of several processes, and record the slots of this process in the base class.
     """
 
     def __init__(self, per_minute: int, *, clock: Clock) -> None:
@@ -66,36 +66,36 @@ class RateLimiter:
 
     @property
     def used(self) -> int:
-        """Return how many slots the calls of this process hold."""
+        """Return the number of slots that the calls of this process hold."""
         with self._lock:
             self._window.forget(self._clock.monotonic())
             return len(self._window)
 
     @property
     def recorded(self) -> int:
-        """Return how many slots take up memory. Some of them may be free by now."""
+        """Return the number of slots in memory, including slots that became free recently."""
         return len(self._window)
 
     @property
     def paused(self) -> bool:
-        """Return whether nothing may be sent now. A slot that was reserved before must then not be used."""
+        """Return whether no call may be sent now, not even with an earlier reservation."""
         return self._clock.monotonic() < self._paused_until - JITTER_SECONDS
 
     @property
     def paused_for(self) -> float:
-        """Return the seconds until the end of the pause, 0 without one."""
+        """Return the seconds until the end of the pause; 0 without a pause."""
         return max(0.0, self._paused_until - self._clock.monotonic())
 
     @property
     def spent(self) -> bool:
-        """Return whether a call without cached data was refused recently, or the limiter is paused."""
+        """Return whether a call for a user without cached data was refused recently, or the limiter is paused."""
         return self.paused or self._clock.monotonic() - self._refused_at < max(_RECENT_SECONDS, self.rate.interval)
 
     def reserve(self, latest: float, *, burst: float = 1.0) -> Reservation | None:
-        """Reserve the first free slot; return None when it is after `latest` (monotonic seconds).
+        """Reserve the first free slot. Return None if the slot is after `latest` (monotonic seconds).
 
-        A `latest` in the past means now. `burst`: the share of the burst that may be used; calls that can wait
-        leave it to those that cannot.
+        A `latest` in the past means now. `burst`: the share of the burst that may be used, from 0 to 1. Calls that can
+        wait use less than 1 and leave the burst to urgent calls.
         """
         reservation = self._reserve(latest, burst)
         if reservation is None and burst >= 1:
@@ -103,21 +103,21 @@ class RateLimiter:
         return reservation
 
     def pause(self, seconds: float) -> None:
-        """Send nothing for some seconds, in no process: Amplitude returned 429, so another client uses the quota."""
+        """Stop the calls of all processes for `seconds`, because Amplitude returned 429."""
         with self._lock:
             self._paused_until = max(self._paused_until, self._clock.monotonic() + seconds)
 
     def wait(self) -> float | None:
-        """Return the seconds until the first free slot; None when it depends on calls in flight."""
+        """Return the seconds until the first free slot; None if they depend on calls in progress."""
         return self._wait_at(self.rate)
 
     def cancel(self, reservation: Reservation) -> bool:
-        """Free the slot; see `Reservation.cancel`."""
+        """Free the slot. See `Reservation.cancel`."""
         with self._lock:
             return self._window.cancel(reservation.id, self.rate)
 
     def complete(self, reservation: Reservation, may_arrive_for: float) -> bool:
-        """Hold the slot for another minute after the last moment at which the call may arrive."""
+        """Hold the slot until one minute after the latest possible arrival of the call."""
         with self._lock:
             now = self._clock.monotonic()
             self._window.forget(now)
@@ -127,7 +127,7 @@ class RateLimiter:
         return self._reserve_at(self.rate, latest, burst)
 
     def _reserve_at(self, rate: Rate, latest: float, burst: float, not_before: float = NEVER) -> Reservation | None:
-        """Reserve the first free slot from `not_before` on, as if `rate` was the quota."""
+        """Reserve the first free slot from `not_before` on, with `rate` as the quota."""
         with self._lock:
             now = self._clock.monotonic()
             slot = self._first(rate, now, burst, not_before)
@@ -150,6 +150,6 @@ class RateLimiter:
         return f"{self._id}:{next(self._numbers)}"
 
     def _hold(self, id: str, slot: Slot, rate: Rate) -> Reservation:
-        """Record a slot that was reserved. Needs the lock."""
+        """Record a reserved slot. Requires the lock."""
         self._window.take(id, slot, rate)
         return Reservation(slot.at, slot.even, id, self)

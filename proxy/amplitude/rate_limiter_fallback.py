@@ -1,8 +1,8 @@
-"""The rate limiter that goes on while Redis is unavailable.
+"""Limits calls through Redis, and continues with a share of the quota while Redis is unavailable.
 
-Without Redis, no process sees what the others send. So nothing is sent for one window, in which earlier calls may
-still count. Then each process keeps to its share: the quota divided by the last known number of processes. When Redis
-returns, each process reports what it sent.
+Without Redis, a process does not know which calls the others send. No process reserves a call for one window, in which
+earlier calls may still count. Then each process uses its share: the quota divided by the last known number of
+processes. When Redis returns, each process reports the calls that it sent.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from proxy.storage.redis import RedisUnavailable
 
 
 class FallbackRateLimiter(RedisRateLimiter):
-    """Shares the quota through Redis; while that is unavailable, allows this process its share of the quota."""
+    """Shares the quota through Redis. While Redis is unavailable, allows this process its share of the quota."""
 
     def wait(self) -> float | None:
         """Return the seconds until the first free slot."""
@@ -30,7 +30,7 @@ class FallbackRateLimiter(RedisRateLimiter):
             return super()._reserve(latest, burst)
         except RedisUnavailable:
             share = self._share()
-        if share is None:  # a single late reply, or available again: the next request uses Redis
+        if share is None:  # one late reply, or Redis is available again: the next request uses Redis
             return None
         rate, opens_at = share
         reservation = self._reserve_at(rate, latest, burst, opens_at)
@@ -39,7 +39,7 @@ class FallbackRateLimiter(RedisRateLimiter):
         return reservation
 
     def _share(self) -> tuple[Rate, float] | None:
-        """Return the rate of this process without Redis, and when it begins (monotonic seconds); None with Redis."""
+        """Return the rate of this process without Redis and its start (monotonic seconds); None with Redis."""
         unavailable_since = self._client.unavailable_since
         if unavailable_since is None:
             return None

@@ -1,4 +1,4 @@
-"""The rate limiter of all processes that share a Redis. Its scripts use the clock of Redis."""
+"""Limits the calls of all processes that share a Redis. The Lua scripts use the clock of Redis."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from proxy.storage.redis.client import RedisClient
 _LUA = Path(__file__).parent / "lua"
 
 _COUNTED_SECONDS = 15.0
-"""How long a process counts after its last registration."""
+"""Seconds for which a process counts after its last registration."""
 _REMEMBERED_SECONDS = 20.0
-"""How long the highest number of processes counts: the first one that finds an empty Redis is alone for a moment."""
+"""Seconds for which the highest number of processes counts, because an empty Redis knows only the first process."""
 SETTLE_SECONDS = 0.8
-"""How long nothing is reserved in a Redis that lost its data. Each process registers several times a second, so that
-all have reported their calls by then. Short enough for a caller to wait for."""
+"""Seconds for which no call is reserved after Redis lost its data. Each process registers several times a second, so
+all processes have reported their calls by then. A caller can wait this long."""
 _IDLE_MILLISECONDS = 2 * 3600 * 1000
-"""When unused keys expire: longer than any pause."""
+"""Time until unused keys expire. Longer than any pause."""
 _REFUSED_SECONDS = 0.1
-"""How long the first free slot of a refusal is trusted, so that a storm of misses does not become one of scripts."""
+"""Seconds for which the first free slot of a refusal is reused, so that many misses do not run as many scripts."""
 
 
 class RedisRateLimiter(RateLimiter):
     """Shares the quota with other processes. `reserve` and `register` take a round trip and may raise RedisUnavailable.
 
-    The slots of this process are recorded in memory too, for a Redis that loses them. `longest`: seconds from a
-    reservation's time until its call can no longer reach Amplitude. `processes`: how many processes there are at least.
+    The slots of this process are also recorded in memory, because Redis may lose them.
+    `longest`: seconds from a reserved time until the call can no longer reach Amplitude.
+    `processes`: the minimum number of processes.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class RedisRateLimiter(RateLimiter):
     ) -> None:
         super().__init__(per_minute, clock=clock)
         self.epoch = b""
-        """The state of Redis in which this process has registered: a Redis that lost data has another one."""
+        """Identifies the data of Redis when this process registered. Redis gets another epoch when it loses data."""
         self._client = client
         self._longest = longest
         self._min_processes = processes
@@ -47,27 +48,27 @@ class RedisRateLimiter(RateLimiter):
         self._reserve_script, self._cancel_script, self._complete_script, self._register_script = (
             client.script(_LUA / f"{name}.lua") for name in ("reserve", "cancel", "complete", "register")
         )
-        self._counts: deque[tuple[float, int]] = deque()  # when, and how many processes there were
+        self._counts: deque[tuple[float, int]] = deque()  # time and number of processes
         self._unreported = 0
-        self._first_free = (NEVER, NEVER)  # when Redis last replied, and the first free slot by that reply
+        self._first_free = (NEVER, NEVER)  # time of the last reply of Redis, and its first free slot
 
     @property
     def processes(self) -> int:
-        """Return how many processes share the quota, as far as is known."""
+        """Return the known number of processes that share the quota."""
         with self._lock:
             return max([self._min_processes, *(count for _, count in self._counts)])
 
     def wait(self) -> float | None:
-        """Return the seconds until the first free slot by the last reply of Redis."""
+        """Return the seconds until the first free slot, according to the last reply of Redis."""
         return max(0.0, self.paused_for, self._first_free[1] - self._clock.monotonic())
 
     def pause(self, seconds: float) -> None:
-        """Send nothing for some seconds, in no process that Redis reaches."""
+        """Stop the calls of all processes that share the Redis for `seconds`."""
         super().pause(seconds)
         self._report("", pause=seconds)
 
     def cancel(self, reservation: Reservation) -> bool:
-        """Free the slot. If Redis is unavailable, the slot expires there by itself."""
+        """Free the slot. If Redis is unavailable, the slot expires in Redis."""
         cancelled = super().cancel(reservation)
         if cancelled:
             self._first_free = (NEVER, NEVER)
@@ -77,14 +78,14 @@ class RedisRateLimiter(RateLimiter):
         return cancelled
 
     def complete(self, reservation: Reservation, may_arrive_for: float) -> bool:
-        """Hold the slot for another minute after the last moment at which the call may arrive."""
+        """Hold the slot until one minute after the latest possible arrival of the call."""
         completed = super().complete(reservation, may_arrive_for)
         if completed:
             self._report(reservation.id, free_in=may_arrive_for + WINDOW_SECONDS)
         return completed
 
     def register(self) -> None:
-        """Count this process among those that share the quota, and report what Redis does not know."""
+        """Register this process as a user of the quota, and report the calls that Redis does not know."""
         unreported, unavailable = self._unreported, self._client.unavailable_since is not None
         uncertain = unavailable or unreported > 0
         process = [self._client.id, _COUNTED_SECONDS, SETTLE_SECONDS, int(uncertain), _IDLE_MILLISECONDS]
@@ -93,7 +94,7 @@ class RedisRateLimiter(RateLimiter):
             with self._lock:
                 now = self._clock.monotonic()
                 self._window.forget(now)
-                slots = [value for id, free_at in self._window.held(self._longest) for value in (id, free_at - now)]
+                slots = [value for id, free_at in self._window.slots(self._longest) for value in (id, free_at - now)]
             processes, epoch, paused_for = self._register_script(self._keys, [*process, self.paused_for, *slots])
             self.epoch = epoch
         self._learn_pause(float(paused_for))
@@ -126,11 +127,11 @@ class RedisRateLimiter(RateLimiter):
                 _IDLE_MILLISECONDS,
             ],
         )
-        if reserved == -1:  # Redis lost data. Another thread registers: no caller has the time.
+        if reserved == -1:  # Redis lost data. Another thread registers, because callers cannot wait.
             self._client.register_soon()
             return None
         wait, even, paused_for = slot
-        # From the reply on, which is later than the time that Redis counts from: never too early.
+        # The reply arrives after the time from which Redis counts, so the call is never too early.
         now = self._clock.monotonic()
         self._first_free = (now, now + float(wait))
         self._learn_pause(float(paused_for))
@@ -140,7 +141,7 @@ class RedisRateLimiter(RateLimiter):
             return self._hold(id, Slot(now + float(wait), bool(even)), self.rate)
 
     def _report(self, id: str, *, free_in: float = 0.0, pause: float = 0.0) -> None:
-        """Report the end of a call or a pause, by the next registration if Redis is unavailable now."""
+        """Report the end of a call, or a pause. If Redis is unavailable, the next registration reports it."""
         slots, _, pacing, _ = self._keys
         try:
             paused_for = self._complete_script([slots, pacing], [id, free_in, pause, _IDLE_MILLISECONDS])
@@ -150,12 +151,12 @@ class RedisRateLimiter(RateLimiter):
             self._learn_pause(float(paused_for))
 
     def _report_later(self) -> None:
-        """Have the next registration report the slots of this process: Redis does not know all of them."""
+        """Let the next registration report the slots of this process, because Redis does not know all of them."""
         with self._lock:
             self._unreported += 1
 
     def _learn_pause(self, seconds: float) -> None:
-        """Take over the pause that Redis knows, unless it is the present one by another reply."""
+        """Use the pause from Redis, unless it equals the current pause."""
         with self._lock:
             until = self._clock.monotonic() + seconds
             if until > self._paused_until + JITTER_SECONDS:

@@ -10,18 +10,21 @@ from typing import Any
 
 import requests
 
-TORN = (EOFError, zlib.error)
-"""The errors of an incomplete gzip stream, in addition to those of requests, urllib3 and the system."""
+GZIP_ERRORS = (EOFError, zlib.error)
+"""The errors that an incomplete gzip stream raises."""
 
 
-class BrokenOff(Exception):
-    """The body is incomplete. A new request may succeed."""
+class IncompleteBody(Exception):
+    """The body is incomplete or unreadable. A new request may succeed."""
 
 
 def lines_of(response: requests.Response) -> Iterator[str]:
-    """Yield the lines of a body. An incomplete body raises BrokenOff or one of TORN after its last complete line."""
+    """Yield the lines of a body.
+
+    After the last complete line, an incomplete body raises IncompleteBody or GZIP_ERRORS.
+    """
     raw = response.raw
-    raw.auto_close = False  # otherwise it would be closed before the buffer is read
+    raw.auto_close = False  # urllib3 would close the body before the buffer is read
     raw.decode_content = False
     bounded = raw.chunked or raw.length_remaining is not None
     source: Any = raw
@@ -29,20 +32,20 @@ def lines_of(response: requests.Response) -> Iterator[str]:
         case "identity":
             pass
         case "gzip" | "x-gzip":
-            # Some storages send gzip that was not requested. urllib3 would accept half a stream.
+            # Some storages send gzip without a request for it. urllib3 would accept an incomplete stream.
             source, bounded = gzip.GzipFile(fileobj=raw), True
         case coding:
-            raise BrokenOff(f"it comes in a coding that nobody asked for, {coding[:40]!r}")
+            raise IncompleteBody(f"the content coding {coding[:40]!r} was not requested")
     text = io.TextIOWrapper(io.BufferedReader(source, 65536), "utf-8-sig", "surrogateescape", newline="")
     return text if bounded else _terminated(text)
 
 
 def _terminated(lines: Iterator[str]) -> Iterator[str]:
-    """Yield lines of a body that ends with the connection, which may have ended within a line."""
+    """Yield the lines of a body without a length. Such a body is incomplete if it ends within a line."""
     line = ""
     for line in lines:
         if not line.endswith(("\r", "\n")):
             break
         yield line
     if not line.endswith(("\r", "\n")):
-        raise BrokenOff("it ends within a line")
+        raise IncompleteBody("the body ends within a line")

@@ -1,11 +1,11 @@
-"""A transport for requests with a total timeout, and with connections that never mix up two responses.
+"""Extends requests with a total timeout, and with connections that never mix up two responses.
 
-Timeout: the `timeout` of requests limits each read from the socket, so a response that sends a byte a second could
-hold a thread for any time. Here the timeout limits all reads of a response together.
+Timeout: the `timeout` of requests limits each read from the socket, so a response of one byte a second could block a
+thread without end. In this module, the timeout limits all reads of a response together.
 
 Reuse: requests returns a connection to the pool as soon as a response seems to have ended. Bytes that arrive later
-are then read as the response to the next request, which may be about another user. Here a connection is closed unless
-`reuse_connection` is called after its response was read and checked.
+would be read as the response to the next request, which may be about another user. This module closes a connection
+unless `reuse_connection` is called after the response was read and checked.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionErr
 from proxy import __version__
 
 _MAX_HEAD_BYTES = 65_536
-"""Limit on the head of a response plus any number of informational responses before it."""
+"""Maximum size of the head of a response, including all informational responses before it."""
 
 
 class InvalidResponse(HTTPError):
-    """The upstream sent an invalid response. Neither urllib3 nor requests replaces an error of this class."""
+    """The upstream sent an invalid response. urllib3 and requests pass errors of this class on unchanged."""
 
 
 class _UntilDeadline(io.RawIOBase):
-    """Reads from a socket file. Each read may take the remaining time."""
+    """Reads from a socket until a deadline. Each read may take the remaining time."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._raw = sock.makefile("rb", buffering=0)
@@ -46,9 +46,9 @@ class _UntilDeadline(io.RawIOBase):
         timeout = sock.gettimeout()
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self.bytes_left: int | None = None
-        """How many bytes may be read; None for any number."""
+        """The number of bytes that may still be read; None for no limit."""
         self.ended = False
-        """Whether the response has ended. Nothing is read after the end."""
+        """Whether the response has ended. No bytes are read after the end."""
 
     def readable(self) -> bool:
         return True
@@ -59,7 +59,7 @@ class _UntilDeadline(io.RawIOBase):
         if self._deadline is not None:
             remaining = self._deadline - time.monotonic()
             if remaining <= 0:
-                raise TimeoutError("the answer was not complete in time")
+                raise TimeoutError("the answer was incomplete at the timeout")
             self._sock.settimeout(remaining)
         size = self._raw.readinto(buffer)
         if self.bytes_left is not None:
@@ -74,7 +74,7 @@ class _UntilDeadline(io.RawIOBase):
 
 
 class _ResponseFile(io.BufferedReader):
-    """Buffers a response. Closes the connection after the response if more bytes were read than belong to it."""
+    """Buffers a response. Closes the connection if bytes were read beyond the end of the response."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.source = _UntilDeadline(sock)
@@ -105,18 +105,18 @@ class _BoundedResponse(HTTPResponse):
         super().begin()
         while self.status < 200:
             if self.status == 101:
-                raise InvalidResponse("the upstream switched protocols")
-            self.headers = self.msg = None  # type: ignore[assignment]  # or begin() would return at once
+                raise InvalidResponse("the upstream switched the protocol")
+            self.headers = self.msg = None  # type: ignore[assignment]  # otherwise begin() would return at once
             super().begin()
         source.bytes_left = None
         if not self._allows_reuse():
-            self.will_close = True  # http.client then closes the connection, and urllib3 opens another one
+            self.will_close = True  # http.client closes the connection, and urllib3 opens a new connection
 
     def _allows_reuse(self) -> bool:
-        """Return whether the head is unambiguous about the end of the response and the connection stays open.
+        """Return whether the head defines the end of the response without ambiguity and keeps the connection open.
 
-        http.client uses only the first of several headers with the same name. It ignores all headers after a malformed
-        line: its email parser reads them as text.
+        http.client uses only the first of several headers with the same name, and ignores all headers after a malformed
+        line.
         """
         lengths = self.msg.get_all("Content-Length", [])
         codings = self.msg.get_all("Transfer-Encoding", [])
@@ -130,18 +130,18 @@ class _BoundedResponse(HTTPResponse):
 
 
 class _Connection(HTTPConnection):
-    """Tries all addresses of a host within one deadline. urllib3 would give each of them the whole timeout.
+    """Tries all addresses of a host within one deadline. urllib3 would give each address the whole timeout.
 
-    `_new_conn` and `_dns_host` are private to urllib3, whose public API has no way to do this.
+    `_new_conn` and `_dns_host` are private to urllib3. Its public API has no alternative.
     """
 
     response_class = _BoundedResponse
 
     @property
     def is_connected(self) -> bool:
-        """Whether the connection is open and nothing has arrived on it. The pool checks this before each reuse.
+        """Return whether the connection is open and no bytes have arrived. The pool checks this before each reuse.
 
-        urllib3 only checks whether the socket is readable, which does not show bytes that TLS has decrypted already.
+        urllib3 only checks whether the socket is readable, and would miss bytes that TLS has already decrypted.
         """
         if self.sock is None:
             return False
@@ -166,7 +166,7 @@ class _Connection(HTTPConnection):
         addresses = list(dict.fromkeys(str(info[4][0]) for info in address_infos))
         try:
             while True:
-                # An address that does not reply must leave time for the next ones.
+                # An address that does not reply must leave time for the next addresses.
                 self._dns_host = addresses.pop(0)
                 self.timeout = max((deadline - time.monotonic()) / (len(addresses) + 1), 0.001)
                 try:
@@ -194,15 +194,15 @@ class _SecurePool(HTTPSConnectionPool):
 
 
 class _Adapter(HTTPAdapter):
-    """An HTTPAdapter with the connections of this module, also through a proxy. Never retries."""
+    """Uses the connections of this module, also through a proxy. Never retries."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
         _bound(self.poolmanager)
 
     def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
-        """Build the response of requests. Its connection does not return to the pool automatically."""
-        # urllib3 would release it after the last byte of the body, before the body is checked.
+        """Return a response whose connection does not return to the pool automatically."""
+        # urllib3 would release the connection after the last byte of the body, before the body is checked.
         resp.release_conn = lambda: None
         return super().build_response(req, resp)
 
@@ -213,7 +213,7 @@ class _Adapter(HTTPAdapter):
 
 
 def reuse_connection(response: requests.Response) -> None:
-    """Return the connection of a valid response to its pool, if the whole response was read and nothing follows it.
+    """Return the connection of a valid response to its pool if the response was read to its end and no bytes follow.
 
     Otherwise the connection is closed with the response.
     """
@@ -227,11 +227,11 @@ def _bound(manager: PoolManager) -> None:
 
 
 class Session(requests.Session):
-    """Follows no redirects, stores no cookies and sends no credentials except `auth`, even with a .netrc.
+    """Follows no redirects, stores no cookies, and sends no credentials except `auth`, even with a .netrc.
 
     Responses must be closed. A connection is reused only after `reuse_connection`.
 
-    The proxy and the certificates of the environment are read once, for `url`; requests would read them in each call.
+    The proxy and the certificates of the environment are read once, for `url`. requests would read them in each call.
     """
 
     def __init__(self, url: str, auth: AuthBase | None = None, *, connections: int = 1) -> None:
@@ -248,5 +248,5 @@ class Session(requests.Session):
             self.mount(scheme, _Adapter(pool_connections=1, pool_maxsize=connections))
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """Return no target: requests would read the body of a redirect without a limit, even without following it."""
+        """Return None, because requests would read the body of a redirect without a limit."""
         return None

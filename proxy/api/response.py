@@ -153,7 +153,7 @@ def _cohorts(query: ProfileQuery, record: Record) -> bodies.Cohorts:
 def _computations(query: ProfileQuery, record: Record) -> bodies.Computations:
     computed = encoding.part_object(record, query.computations)
     values: dict[str, Any] = {name: Fragment(write_json(number(value))) for name, value in computed.items()}
-    aliases = [name for name in query.aliases.known("computations") if not query.comp_ids or name in query.comp_ids]
+    aliases = [name for name in query.aliases.names("computations") if not query.comp_ids or name in query.comp_ids]
     if aliases and len(query.comp_ids) == len(values) == 1:
         # The only value belongs to the only requested computation, although Amplitude uses another name.
         values = dict(zip(aliases, values.values(), strict=True))

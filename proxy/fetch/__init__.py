@@ -1,1 +1,1 @@
-"""Request coalescing: one call to Amplitude for many callers, sent within the quota. No HTTP and no Flask."""
+"""Request coalescing: one call to Amplitude for many callers, sent within the quota. Without HTTP and Flask."""

@@ -1,7 +1,7 @@
-"""Backlog: requested parts that could not be fetched in time, so that a retry by Braze finds them cached.
+"""Queues users whose requested parts could not be fetched in time, so that a retry by Braze finds the parts cached.
 
-Users without cached data come before refreshes, and the newest request comes first: the caller of an older one has
-already retried or given up. Each user waits once, with all requested parts.
+Users without cached data come before refreshes. In each group, the newest request comes first, because the caller of
+an older request has already retried or given up. Each user is queued once, with all requested parts.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from proxy.profile.parts import Identity, Part
 _log = logging.getLogger(__name__)
 
 _RECENT_SECONDS = 5.0
-"""A recommendation is only refreshed this soon after a request for it: fetching it logs an exposure."""
+"""A recommendation is refreshed only if its last request is at most this old, because each fetch logs an exposure."""
 
 _Queue = OrderedDict[Identity, dict[Part, float]]
 
 
-class Wanted(NamedTuple):
-    """The time of the last request for a part (monotonic seconds), and whether a cached copy only needs a refresh."""
+class PartRequest(NamedTuple):
+    """A queued part: the time of its last request (monotonic seconds), and whether a cached copy exists."""
 
     requested_at: float
     refresh: bool
 
 
 class Backlog:
-    """At most `max_users`, each for at most `max_age` seconds after the last request. Safe for threads."""
+    """Holds at most `max_users` users, each for at most `max_age` seconds after the last request. Thread-safe."""
 
     def __init__(self, *, max_users: int, max_age: float, clock: Clock) -> None:
         self._max_users = max_users
@@ -42,14 +42,14 @@ class Backlog:
         self._missing: _Queue = OrderedDict()
         self._refreshes: _Queue = OrderedDict()
         self.dropped = 0
-        """Users removed because the backlog was full or they had waited for too long."""
-        self._dropped_log = OncePerMinute(_log, "the backlog dropped users", clock)
+        """The number of users removed because the backlog was full or the request was too old."""
+        self._dropped_log = OncePerMinute(_log, "backlog_dropped", clock)
         self._dropped_logged = 0
 
     def __len__(self) -> int:
         return len(self._missing) + len(self._refreshes)
 
-    def add(self, identity: Identity, parts: Mapping[Part, Wanted]) -> None:
+    def add(self, identity: Identity, parts: Mapping[Part, PartRequest]) -> None:
         """Add parts of a user."""
         with self._lock:
             for queue, refresh in ((self._missing, False), (self._refreshes, True)):
@@ -65,8 +65,8 @@ class Backlog:
         if dropped:
             self._dropped_log.note("backlog", times=dropped, in_all=self.dropped)
 
-    def pop(self) -> tuple[Identity, dict[Part, Wanted]] | None:
-        """Remove and return the next user and all parts wanted for it; None when the backlog is empty."""
+    def pop(self) -> tuple[Identity, dict[Part, PartRequest]] | None:
+        """Remove and return the next user with all its queued parts. Return None if the backlog is empty."""
         with self._lock:
             self._drop_expired()
             recent = self._clock.monotonic() - _RECENT_SECONDS
@@ -74,17 +74,17 @@ class Backlog:
                 identity = next(reversed(self._missing or self._refreshes))
                 missing, refreshes = self._missing.pop(identity, {}), self._refreshes.pop(identity, {})
                 wanted = {
-                    part: Wanted(at, True)
+                    part: PartRequest(at, True)
                     for part, at in refreshes.items()
                     if part.section != "recommendations" or at > recent
                 }
-                wanted |= {part: Wanted(at, False) for part, at in missing.items()}
+                wanted |= {part: PartRequest(at, False) for part, at in missing.items()}
                 if wanted:
                     return identity, wanted
             return None
 
     def forget(self, matches: Callable[[Identity], bool]) -> int:
-        """Remove every user that `matches`. Return how many there were."""
+        """Remove every user that `matches`. Return the number of removed users."""
         with self._lock:
             removed = {identity for identity in (*self._missing, *self._refreshes) if matches(identity)}
             for identity in removed:
@@ -102,8 +102,8 @@ class Backlog:
 
 def _insert(queue: _Queue, identity: Identity, requested: Mapping[Part, float]) -> None:
     newest = max(next(reversed(queue.values())).values()) if queue else float("-inf")
-    known = queue.pop(identity, {})
-    queue[identity] = known | {part: max(at, known.get(part, at)) for part, at in requested.items()}
+    queued = queue.pop(identity, {})
+    queue[identity] = queued | {part: max(at, queued.get(part, at)) for part, at in requested.items()}
     if max(requested.values()) < newest:
-        # Returned after a failed attempt: it keeps its age, and newer requests stay ahead of it.
+        # The user returns after a failed attempt and keeps its age, so that newer requests stay ahead.
         queue.move_to_end(identity, last=False)

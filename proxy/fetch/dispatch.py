@@ -1,7 +1,7 @@
-"""Decides what to fetch just before a call is sent, and stores what the call returned.
+"""Decides which parts to fetch just before a call is sent, and stores the result of the call.
 
-Calls are planned at this late moment so that one call carries every part requested until then. A part is leased before
-it is fetched: if another process that shares the Redis fetches it already, that call is followed instead.
+Calls are planned this late so that one call carries every part requested until then. A part is leased before the call.
+If another process that shares the Redis already fetches the part, this process waits for that call instead.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ from proxy.storage.tiered import TieredStore
 
 
 @dataclass(frozen=True, slots=True)
-class InFlightCall:
-    """A call being sent. `number`: unique in this process; `trial`: whether it is the half-open trial."""
+class SentCall:
+    """A call in progress.
+
+    `number`: unique in this process; `trial`: whether the call is a trial of the circuit breaker.
+    """
 
     number: int
     call: Call
@@ -34,7 +37,10 @@ class InFlightCall:
 
 @dataclass(frozen=True, slots=True)
 class RemoteCall:
-    """A call of another process, by the number that it has here, and the parts it fetches for callers here."""
+    """A call of another process.
+
+    `number`: unique in this process; `parts`: the parts that callers of this process need.
+    """
 
     number: int
     parts: Sequence[PendingPart]
@@ -42,26 +48,26 @@ class RemoteCall:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The handling of every part of a batch."""
+    """The decision for each part of a batch."""
 
-    call: InFlightCall | None
+    call: SentCall | None
     """The call to send now."""
     settled: Mapping[Part, Record | UpstreamError]
-    """Parts that need no call, and their outcomes."""
-    later: Mapping[Part, PendingPart]
-    """Leased parts that do not fit into the call and need another one."""
+    """The outcomes of parts that need no call."""
+    next_call: Mapping[Part, PendingPart]
+    """Leased parts that do not fit into the call and need another call."""
     refused: Sequence[PendingPart]
     """Parts that cannot be fetched now."""
     fault: UpstreamError
-    """Why parts are refused."""
+    """The reason for `refused`."""
     followed: RemoteCall | None
     """Parts that another process fetches."""
     released: frozenset[Part]
-    """Leased parts that are not fetched after all."""
+    """Leased parts that no longer need a call."""
 
 
 class Dispatcher:
-    """Turns queued parts into calls and their results into cached records. Safe for threads."""
+    """Turns queued parts into calls, and the results of calls into cached records. Thread-safe."""
 
     def __init__(
         self,
@@ -71,7 +77,7 @@ class Dispatcher:
         circuit_breaker: CircuitBreaker,
         policy: FreshnessPolicy,
         *,
-        along: tuple[Part, ...],
+        extra_parts: tuple[Part, ...],
         clock: Clock,
     ) -> None:
         self._pending = pending
@@ -79,14 +85,14 @@ class Dispatcher:
         self._rate_limiter = rate_limiter
         self._circuit_breaker = circuit_breaker
         self._policy = policy
-        self._along = along
+        self._extra_parts = extra_parts
         self._clock = clock
 
     def prepare(self, identity: Identity, wanted: Mapping[Part, PendingPart]) -> Decision:
-        """Decide what happens to each of the `wanted` parts. Marks the parts of the call as sent."""
+        """Decide how to handle each of the `wanted` parts, and mark the parts of the call as sent."""
         record, now = self._store.memory.read(identity), self._clock.now()
-        riders = [part for part in self._along if not self._policy.is_fresh(record, part, now, NEVER)]
-        lease = self._store.lease(identity, {*wanted, *riders})
+        extra_parts = [part for part in self._extra_parts if not self._policy.is_fresh(record, part, now, NEVER)]
+        lease = self._store.lease(identity, {*wanted, *extra_parts})
         settled: dict[Part, Record | UpstreamError] = {
             part: fault for part, fault in lease.faults.items() if part in wanted
         }
@@ -96,7 +102,8 @@ class Dispatcher:
         remote: list[PendingPart] = []
         trial = False
         with self._pending.lock:
-            # Read under the lock: otherwise a call could complete between the read and the decision. No I/O here.
+            # The record is read under the lock, so that no call completes between the read and the decision. No I/O is
+            # allowed.
             record, now = self._store.memory.read(identity), self._clock.now()
             for part, pending in wanted.items():
                 if self._policy.is_fresh(record, part, now, pending.min_fetched_at):
@@ -116,32 +123,37 @@ class Dispatcher:
                     trial = self._circuit_breaker.begin()
                 except UpstreamError as outage:
                     to_fetch, refused, fault = [], to_fetch, outage
-            calls = plan_calls(to_fetch, [part for part in riders if part in lease.granted and part not in settled])
+            calls = plan_calls(
+                to_fetch, [part for part in extra_parts if part in lease.granted and part not in settled]
+            )
             call = None
             if calls:
                 generation = min(wanted[part].generation for part in to_fetch)
                 number = self._pending.mark_sent(identity, calls[0].parts, wanted)
-                call = InFlightCall(number, calls[0], trial, generation)
-            later = {part: wanted[part] for planned in calls[1:] for part in planned.parts}
+                call = SentCall(number, calls[0], trial, generation)
+            next_call = {part: wanted[part] for planned in calls[1:] for part in planned.parts}
             followed = RemoteCall(self._pending.mark_remote(remote), remote) if remote else None
         return Decision(
             call,
             settled,
-            later,
+            next_call,
             [wanted[part] for part in refused],
             fault,
             followed,
-            released=lease.granted - later.keys() - (call.call.parts if call else frozenset()),
+            released=lease.granted - next_call.keys() - (call.call.parts if call else frozenset()),
         )
 
-    def complete(self, identity: Identity, sent: InFlightCall, outcome: Fetched | UpstreamError) -> list[PendingPart]:
-        """Cache and settle what a call returned. Return the requested parts that a 429 failed, which stay pending."""
+    def complete(self, identity: Identity, sent: SentCall, outcome: Fetched | UpstreamError) -> list[PendingPart]:
+        """Cache the result of a call and pass it to the callers.
+
+        Return the parts that failed with 429 and stay pending.
+        """
         parts = sent.call.parts
         if isinstance(outcome, Fetched):
             with self._pending.lock:
                 warm = any(pending.warm for pending in self._pending.carried_by(identity, sent.number))
             record = outcome.record.warm() if warm else outcome.record
-            # Cached before it is settled: a caller that comes in between finds one or the other.
+            # The record is cached first, so that a new caller finds either the pending part or the cached record.
             self._store.save(identity, record, parts, generation=sent.generation)
             settled = {part: outcome.faults.get(part, record) for part in parts}
             self._pending.settle(identity, settled, call=sent.number)
@@ -159,7 +171,7 @@ class Dispatcher:
     def poll(self, identity: Identity, remote: RemoteCall) -> tuple[RemoteCall, dict[Part, PendingPart]]:
         """Settle the parts of a remote call that have arrived or failed.
 
-        Return the remaining ones, and those that the other process gave up: they are leased here now.
+        Return the remaining parts, and the parts that the other process gave up and that this process now leases.
         """
         lease = self._store.lease(identity, [pending.part for pending in remote.parts])
         record, now = self._store.memory.read(identity), self._clock.now()

@@ -1,4 +1,4 @@
-"""Forgets users: first in Redis, which informs the other processes, then in this process and its backlog."""
+"""Forgets users: first in Redis, which notifies the other processes, then in this process and its backlog."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Forgot:
-    """The number of forgotten records, here and in Redis, and of users that waited in the backlog."""
+class ForgetResult:
+    """The numbers of forgotten records (in this process or Redis), and of users removed from the backlog."""
 
     records: int
     waiting: int
 
 
 class ForgetService:
-    """Safe for threads. Only the thread that keeps the connection to Redis calls `catch_up`."""
+    """Forgets users. Thread-safe, except that only the thread of the Redis client calls `catch_up`."""
 
     def __init__(self, store: TieredStore, backlog: Backlog, shared: RedisProfiles | None = None) -> None:
         self._store = store
@@ -34,16 +34,16 @@ class ForgetService:
         self._shared = shared
         self._caught_up_to = 0.0
 
-    def forget(self, ids: Identity) -> Forgot:
+    def forget(self, ids: Identity) -> ForgetResult:
         """Forget every identity with the user id or device id of `ids`, as requested or as returned by Amplitude.
 
-        The results of calls in flight are not cached. Raises RedisUnavailable when the user is forgotten here, but the
-        other processes could not be informed.
+        The results of calls in progress are not cached. Raises RedisUnavailable if only this process forgot the user,
+        because the other processes could not be notified.
         """
         unavailable: RedisUnavailable | None = None
         shared_records: set[bytes] = set()
         if self._shared is not None:
-            # Redis first: otherwise a copy in Redis could be cached here again.
+            # Redis comes first, so that this process cannot cache the copy in Redis again.
             try:
                 shared_records = self._shared.forget(ids)
             except RedisUnavailable as error:
@@ -51,10 +51,10 @@ class ForgetService:
         local_records, waiting = self._forget_locally(names(ids))
         if unavailable is not None:
             raise unavailable
-        return Forgot(len(shared_records | local_records), waiting)
+        return ForgetResult(len(shared_records | local_records), waiting)
 
     def catch_up(self) -> None:
-        """Forget the users that other processes forgot since the last time. Raises RedisUnavailable."""
+        """Forget the users that other processes forgot since the last call. Raises RedisUnavailable."""
         if self._shared is None:
             return
         forgotten = self._shared.forgotten(self._caught_up_to)

@@ -1,8 +1,9 @@
 """Coalesces requests: one upstream call per user, sent at a reserved time and planned just before sending.
 
-A batch is the queued parts of one user. Until its reserved time, further requests for the user join it. A part that is
-already being fetched is never fetched twice, by no process that shares the Redis. Callers never call Amplitude
-themselves. Parts that cannot be fetched in time go into the backlog, which uses the quota that no caller needs.
+A batch holds the queued parts of one user. Further requests for the user join the batch until its reserved time.
+A part that is being fetched is not fetched again, even by other processes that share the Redis. Calls run in the
+threads of the scheduler, never in the threads of callers. Parts that cannot be fetched in time go into the backlog,
+which uses only the quota that no waiting caller needs.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from typing import NamedTuple
 from proxy.amplitude.circuit_breaker import CircuitBreaker
 from proxy.amplitude.executor import CallExecutor
 from proxy.amplitude.rate_limiter import RateLimiter, Reservation
-from proxy.fetch.backlog import Backlog, Wanted
-from proxy.fetch.dispatch import Decision, Dispatcher, InFlightCall, RemoteCall
+from proxy.fetch.backlog import Backlog, PartRequest
+from proxy.fetch.dispatch import Decision, Dispatcher, RemoteCall, SentCall
 from proxy.fetch.pending import NEVER, PendingPart, PendingParts, Waiter
 from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.monitoring.logs import request_id
@@ -31,23 +32,23 @@ from proxy.storage.tiered import TieredStore
 
 _log = logging.getLogger(__name__)
 
-_BATCH_POLL_SECONDS = 0.05  # between attempts to reserve a time for a background batch, which callers may join
+_BATCH_POLL_SECONDS = 0.05  # between attempts to reserve a time for a background batch; callers may join in between
 _MIN_WAIT_SECONDS = 0.02  # before a background batch tries to reserve again
-_REMOTE_POLL_SECONDS = 0.05  # between checks of another process's call
+_REMOTE_POLL_SECONDS = 0.05  # between checks of a call of another process
 _MIN_BACKLOG_PAUSE_SECONDS = 0.01
 _MAX_BACKLOG_PAUSE_SECONDS = 1.0  # an outage may end early, and a reservation may be cancelled
 
 
 @dataclass(slots=True, eq=False)
 class _Batch:
-    """The queued parts of one user. `reservation` is None until a time is reserved."""
+    """The queued parts of one user. `reservation` is None before a time is reserved."""
 
     parts: dict[Part, PendingPart]
     reservation: Reservation | None = None
 
 
 class SchedulerStats(NamedTuple):
-    """Batches that are queued, those of them that have a reservation, and batches that run."""
+    """The numbers of queued batches, of queued batches with a reservation, and of running batches."""
 
     queued: int
     reserved: int
@@ -55,13 +56,13 @@ class SchedulerStats(NamedTuple):
 
 
 def _with_request_id(id: str | None, work: Callable[..., None], *args: object) -> None:
-    """Run `work` so that its log lines name the request it is for, not the one that started the thread."""
+    """Run `work` with the request id `id`, so that log lines name the request that caused the work."""
     request_id.set(id)
     work(*args)
 
 
 class FetchScheduler:
-    """Sends calls from its own threads, which start with the first call."""
+    """Sends calls from its own threads. The threads start with the first call."""
 
     def __init__(
         self,
@@ -72,7 +73,7 @@ class FetchScheduler:
         backlog: Backlog,
         policy: FreshnessPolicy,
         *,
-        along: tuple[Part, ...],
+        extra_parts: tuple[Part, ...],
         threads: int,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -87,7 +88,7 @@ class FetchScheduler:
         self._pending = PendingParts()
         self._lock = self._pending.lock
         self._dispatcher = Dispatcher(
-            self._pending, store, rate_limiter, circuit_breaker, policy, along=along, clock=clock
+            self._pending, store, rate_limiter, circuit_breaker, policy, extra_parts=extra_parts, clock=clock
         )
         self._batches: dict[Identity, _Batch] = {}
         self._running = 0
@@ -105,14 +106,16 @@ class FetchScheduler:
         refresh: Collection[Part] = (),
         background: bool = False,
     ) -> Waiter:
-        """Return a waiter for `parts`. Pending parts are joined; the others are queued for a call.
+        """Return a waiter for `parts`. The caller joins pending parts; all other parts are queued for a call.
 
         `until`: the caller's deadline (monotonic seconds). Parts that cannot be fetched in time fail at once and go
-        into the backlog. `min_fetched_at`: a copy that another call has fetched will do if it is no older than this
-        (Unix seconds). `refresh`: those of `parts` of which the caller has a cached copy; users without cached data
-        take priority, so a batch of refreshes only uses quota that is free now, at most half of the burst, and none of
-        the burst when no caller waits. `background`: the caller prepares a send; the batch only uses quota that is
-        free now and that no other caller waits for, and does not enter the backlog, since the caller retries.
+        into the backlog.
+        `wanted_later`: the parts are needed even after the deadline.
+        `min_fetched_at`: copies that were fetched earlier (Unix seconds) are too old for the caller.
+        `refresh`: the parts for which the caller has a cached copy. Users without cached data take priority. A batch of
+        refreshes therefore uses only free quota and at most half of the burst, or no burst if no caller waits.
+        `background`: the caller warms the cache. The batch uses only free quota that no other caller waits for. The
+        parts do not enter the backlog, because the caller retries.
         """
         generation = self._store.memory.generation
         with self._lock:
@@ -141,17 +144,17 @@ class FetchScheduler:
         return Waiter(joined, frozenset(new))
 
     def refresh(self, identity: Identity, parts: Collection[Part]) -> None:
-        """Fetch `parts`, of which cached copies are served, again with unused quota. No caller waits for them."""
+        """Fetch `parts` again with unused quota. Callers already have cached copies and do not wait."""
         self.join(identity, parts, until=self._clock.monotonic(), wanted_later=True, refresh=parts)
 
     def drain(self, seconds: float) -> None:
-        """Return when every queued and running batch has ended, at the latest after `seconds`. Stops the backlog."""
+        """Stop the backlog and wait until every queued and running batch has ended, for at most `seconds`."""
         with self._lock:
             self._closed = True
             self._lock.wait_for(self.idle, timeout=seconds)
 
     def idle(self) -> bool:
-        """Say whether no batch is queued or running."""
+        """Return whether no batch is queued or running."""
         return not self._running and not self._batches
 
     def stats(self) -> SchedulerStats:
@@ -168,7 +171,7 @@ class FetchScheduler:
     # Queueing and reserving.
 
     def _add_to_batch(self, identity: Identity, parts: Mapping[Part, PendingPart]) -> _Batch | None:
-        """Add `parts` to the user's batch. Return the batch if it is new and must be scheduled. Needs the lock."""
+        """Add `parts` to the user's batch. Return the batch if it is new and must be scheduled. Requires the lock."""
         if not parts:
             return None
         if batch := self._batches.get(identity):
@@ -189,7 +192,7 @@ class FetchScheduler:
             try:
                 self._start(self._run, identity, batch, outcome)
                 return True
-            except RuntimeError:  # no thread can be started, or the process ends
+            except RuntimeError:  # no thread can be started, or the process is stopping
                 with self._lock:
                     if self._batches.get(identity) is not batch:
                         return True  # a thread that has just become free runs it
@@ -205,14 +208,17 @@ class FetchScheduler:
         return False
 
     def _schedule_leased(self, identity: Identity, parts: Mapping[Part, PendingPart]) -> None:
-        """Queue `parts`, which are leased by this process, for a call of their own, or release them."""
+        """Queue `parts`, which this process leases, for another call.
+
+        Release the leases if no call can be scheduled.
+        """
         with self._lock:
             batch = self._add_to_batch(identity, parts)
         if batch and not self._schedule(identity, batch):
             self._store.save(identity, EMPTY, parts.keys())
 
     def _reserve(self, batch: _Batch) -> Reservation | UpstreamError:
-        """Return a reservation, or the reason why there is none."""
+        """Return a reservation, or the error if no call can be sent in time."""
         last_attempt = None
         try:
             while True:
@@ -226,28 +232,28 @@ class FetchScheduler:
                 if attempt == last_attempt:
                     return QuotaExhausted(retry_after=self._rate_limiter.wait())
                 now = self._clock.monotonic()
-                if background or until == NEVER:  # for a send, or from the backlog: unused quota only
+                if background or until == NEVER:  # warming and the backlog use unused quota only
                     latest, burst = now, 0.0
                 elif refresh:
                     latest, burst = now, 0.5 if until > now else 0.0
                 else:
-                    # A call that can be sent now is sent, even if calls are slow: a late result is still cached.
+                    # A call that can be sent now is sent even if calls are slow, because a late result is still cached.
                     latest, burst = until - self._executor.typical, 1.0
                 if reservation := self._rate_limiter.reserve(latest, burst=burst):
                     return reservation
                 if background and now < until:
-                    # Not reserved ahead: a later caller would have to wait behind the reservation.
+                    # A reservation ahead of time would delay callers that arrive later.
                     pause = min(max(self._rate_limiter.wait() or 0.0, _MIN_WAIT_SECONDS), _BATCH_POLL_SECONDS)
                     self._clock.sleep(min(pause, until - now))
                 else:
-                    # Another attempt follows if a caller has joined that may wait longer or has no cached copy.
+                    # Try again if a caller joined that can wait longer or has no cached copy.
                     last_attempt = attempt
-        except Exception:  # noqa: BLE001  # otherwise later callers would join a batch that is never sent
-            _log.exception("a call could not be booked")
-            return UpstreamInvalid("a fault of ours")
+        except Exception:  # noqa: BLE001  # later callers must not join a batch that is never sent
+            _log.exception("reserve_failed")
+            return UpstreamInvalid("internal error")
 
     def _remove_late(self, batch: _Batch | None) -> list[PendingPart]:
-        """Remove and return recommendations that would arrive after the last caller has left. Needs the lock."""
+        """Remove and return recommendations that would arrive after the last deadline. Requires the lock."""
         if batch is None or batch.reservation is None or batch.reservation.at <= self._clock.monotonic():
             return []
         arrival = batch.reservation.at + self._executor.typical
@@ -259,7 +265,7 @@ class FetchScheduler:
     # Sending.
 
     def _start(self, work: Callable[..., None], *args: object) -> None:
-        """Run `work` on a thread of the pool. Raises RuntimeError when there is none."""
+        """Run `work` in a thread of the pool. Raises RuntimeError if no thread can be started."""
         self._pool.submit(_with_request_id, request_id.get(), work, *args)
 
     def _run(self, identity: Identity, batch: _Batch, reservation: Reservation) -> None:
@@ -267,11 +273,11 @@ class FetchScheduler:
             self._clock.sleep(delay)
         with self._lock:
             if self._batches.get(identity) is not batch:
-                return  # refused: the pool could not start a thread for it, and yet kept it in its queue
-            # From now on the batch accepts no parts. Callers may still join those that are pending.
+                return  # refused already: the pool failed to start a thread, but kept the task in its queue
+            # From now on the batch accepts no parts. Callers may still join its pending parts.
             del self._batches[identity]
             self._running += 1
-        sent: InFlightCall | None = None
+        sent: SentCall | None = None
         try:
             with reservation:
                 decision = self._dispatcher.prepare(identity, batch.parts)
@@ -284,8 +290,8 @@ class FetchScheduler:
             if refused and isinstance(outcome, UpstreamError):
                 self._refuse(identity, refused, outcome, call=sent.number)
         except Exception:  # noqa: BLE001  # callers that wait must get an outcome
-            _log.exception("a flight failed on our side")
-            fault = UpstreamInvalid("a fault of ours")
+            _log.exception("fetch_failed")
+            fault = UpstreamInvalid("internal error")
             self._pending.settle(identity, dict.fromkeys(batch.parts, fault), call=None)
             if sent is not None:
                 self._circuit_breaker.record(fault, trial=sent.trial)
@@ -301,20 +307,20 @@ class FetchScheduler:
             self._pending.settle(identity, decision.settled, call=None)
             if decision.refused:
                 self._refuse(identity, decision.refused, decision.fault)
-            if any(part.background for part in decision.later.values()):
+            if any(part.background for part in decision.next_call.values()):
                 # A background batch waits for unused quota; the first call must not wait for it.
-                self._start(self._schedule_leased, identity, decision.later)
-            elif decision.later:
-                self._schedule_leased(identity, decision.later)
+                self._start(self._schedule_leased, identity, decision.next_call)
+            elif decision.next_call:
+                self._schedule_leased(identity, decision.next_call)
             if decision.followed:
                 self._start(self._follow, identity, decision.followed)
             if decision.released:
                 self._store.save(identity, EMPTY, decision.released)
-        except Exception:  # noqa: BLE001  # a call that is marked as sent must be sent
-            _log.exception("what goes by another call could not be seen to")
+        except Exception:  # noqa: BLE001  # the call is marked as sent, so it must be sent
+            _log.exception("decision_failed")
 
     def _follow(self, identity: Identity, remote: RemoteCall) -> None:
-        """Wait for another process's call while a caller waits, and fetch here what that process gives up."""
+        """Wait for a call of another process while a caller waits. Fetch the parts that the other process gives up."""
         try:
             while remote.parts:
                 seconds = max(part.until for part in remote.parts) - self._clock.monotonic()
@@ -326,8 +332,8 @@ class FetchScheduler:
                 if given_up:
                     self._schedule_leased(identity, given_up)
         except Exception:  # noqa: BLE001  # callers that wait must get an outcome
-            _log.exception("a call of another process could not be followed")
-            fault = UpstreamInvalid("a fault of ours")
+            _log.exception("remote_call_failed")
+            fault = UpstreamInvalid("internal error")
             self._pending.settle(
                 identity, dict.fromkeys((part.part for part in remote.parts), fault), call=remote.number
             )
@@ -342,12 +348,12 @@ class FetchScheduler:
         *,
         call: int | None = None,
     ) -> None:
-        """Fail `parts` for the callers that wait, and put those that are still worth fetching into the backlog.
+        """Fail `parts` for the waiting callers, and put the parts that are still needed into the backlog.
 
-        `fault`: None when the quota is exhausted. `call`: the call that carries the parts.
+        `fault`: the reason; None if the quota is used up. `call`: the number of the call that carries the parts.
         """
         worthwhile = {
-            pending.part: Wanted(pending.requested_at, pending.refresh)
+            pending.part: PartRequest(pending.requested_at, pending.refresh)
             for pending in parts
             if pending.requested
             and not pending.background
@@ -361,7 +367,8 @@ class FetchScheduler:
             if self._backlog_running or self._closed or not len(self._backlog):
                 return
             self._backlog_running = True
-        # Not on the pool: the process waits for the pool's threads when it ends, and a backlog may last for minutes.
+        # A separate thread, because the process waits for the threads of the pool at its end, and a backlog can last
+        # minutes.
         try:
             Thread(target=self._run_backlog, name="backlog", daemon=True).start()
         except RuntimeError:  # no thread can be started; the next refusal tries again
@@ -369,7 +376,7 @@ class FetchScheduler:
 
     def _run_backlog(self) -> None:
         """Send calls from the backlog until it is empty."""
-        request_id.set(None)  # the calls belong to no request, in particular not to the one that started the thread
+        request_id.set(None)  # the calls belong to no request, not even to the request that started the thread
         while True:
             with self._lock:
                 if self._closed or not len(self._backlog):
@@ -377,8 +384,8 @@ class FetchScheduler:
                     return
             try:
                 pause = self._circuit_breaker.wait() or self._schedule_from_backlog()
-            except Exception:  # noqa: BLE001  # the thread survives a bug
-                _log.exception("the backlog could not be served")
+            except Exception:  # noqa: BLE001  # a bug must not end the thread
+                _log.exception("backlog_failed")
                 pause = _MAX_BACKLOG_PAUSE_SECONDS
             if pause > 0:
                 self._clock.sleep(min(pause, _MAX_BACKLOG_PAUSE_SECONDS))

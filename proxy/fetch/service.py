@@ -1,4 +1,4 @@
-"""Answers profile requests: decides what is fresh, what to fetch, and how long to wait."""
+"""Answers profile requests: decides which parts are fresh, which to fetch, and how long to wait."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from proxy.storage.ready_bodies import ReadyBody
 from proxy.storage.tiered import TieredStore
 
 MAX_WAITING = 1000
-"""Callers that may wait for calls at once. Each takes 23 KB. When all of them time out at the same moment, the last of
-1,000 is answered after 1.46 s, and the last of 2,000 after 1.7 s."""
+"""The number of callers that may wait for calls at once. Each takes 23 KB. If all callers time out at the same moment,
+the last of 1,000 is answered after 1.46 s, and the last of 2,000 after 1.7 s."""
 
 _ANONYMOUS = Identity(None, None)
 
@@ -30,11 +30,14 @@ Forwarded = Literal["miss", "partial", "stale", "request"]
 class ProfileResult(NamedTuple):
     """The result of a profile request: a ready body or a record.
 
-    `record` has the requested parts that could be served. `error`: why the first missing part is missing. `fault`: why
-    an old copy was served instead of a new one. `forwarded`: why a call was needed, None when the cache was enough.
-    `opened`: this request was the first for some fetched part. `calls`: how many calls were sent or joined.
-    `ready`: the response body written earlier for the same query; `record` is empty then. `repeated`: the user's last
-    request had the same query, so the response body is worth keeping.
+    `record`: the requested parts that could be served.
+    `error`: why the first missing part is missing.
+    `fault`: why an old copy was served instead of a new copy.
+    `forwarded`: why a call was needed; None if the cache had all parts.
+    `opened`: whether this request was the first for a fetched part.
+    `calls`: how many calls were sent or joined.
+    `ready`: the response body written earlier for the same query; `record` is then empty.
+    `repeated`: whether the user's last request had the same query, so that keeping the response body pays off.
     """
 
     record: Record
@@ -49,16 +52,16 @@ class ProfileResult(NamedTuple):
 
     @property
     def stale(self) -> bool:
-        """Say whether a part is older than its freshness lifetime."""
+        """Return whether a part is older than its freshness lifetime."""
         return self.freshness is not None and self.freshness.ttl < 0
 
 
 ANONYMOUS = ProfileResult(EMPTY)
-"""The result for a request without any id."""
+"""The result of a request without an id."""
 
 
 class ProfileService:
-    """Serves cached parts and waits for missing ones, never beyond the caller's deadline."""
+    """Serves cached parts and waits for missing parts, never beyond the caller's deadline."""
 
     def __init__(
         self,
@@ -86,12 +89,12 @@ class ProfileService:
         background: bool = False,
         query: ProfileQuery = ANY_QUERY,
     ) -> ProfileResult:
-        """Return `parts` of a profile at `until` (monotonic seconds), or earlier when waiting gains nothing.
+        """Return `parts` of a profile at `until` (monotonic seconds), or earlier if waiting cannot help.
 
-        `wanted_later`: the caller retries for missing parts (`on_error=retry`). `max_age`: the caller accepts no copy
-        older than this (seconds) if Amplitude can answer. `background`: the caller prepares a send, lets all other
-        callers go first, and what it fetches is fresh for longer. `query`: the cohorts and keys that are of interest;
-        a pushed update of only these needs no call.
+        `wanted_later`: the caller retries for missing parts (`on_error=retry`).
+        `max_age`: the caller accepts no copy older than this (seconds) if Amplitude can answer.
+        `background`: the caller warms the cache. All other callers take priority, and the result is fresh for longer.
+        `query`: the requested cohorts and keys. If all of them were pushed, no call is needed.
         """
         if identity == _ANONYMOUS:
             return ANONYMOUS
@@ -101,10 +104,10 @@ class ProfileService:
             and parts is query.parts
             and (hit := self._store.memory.fresh(identity, query))
         ):
-            return ProfileResult(hit.record, freshness=hit.freshness, ready=hit.ready, repeated=hit.again)
+            return ProfileResult(hit.record, freshness=hit.freshness, ready=hit.ready, repeated=hit.repeated)
         now = self._clock.now()
         min_fetched_at = NEVER if max_age is None else now - max_age
-        for lookup in (self._store.memory.read, self._store.get):  # from memory first, then from Redis
+        for lookup in (self._store.memory.read, self._store.get):  # memory first, then Redis
             stored = lookup(identity)
             updated = self._store.memory.with_updates(identity, stored, query)
             record = self._policy.prune(updated, now)
@@ -112,7 +115,7 @@ class ProfileService:
             if not needed and not to_refresh:
                 return ProfileResult(record, freshness=freshness(record, parts, self._policy, now))
         if stored.unknown_at is not None and updated.unknown_at is None:
-            # A later pushed update says that the user is known.
+            # A later pushed update shows that the user is known.
             min_fetched_at = max(min_fetched_at, math.nextafter(stored.unknown_at, math.inf))
         for part in parts:
             if part in stored.parts and not updated.has(part):  # cleared by a pushed update
@@ -122,9 +125,9 @@ class ProfileService:
             self._scheduler.refresh(identity, to_refresh)
             return ProfileResult(record, freshness=freshness(record, parts, self._policy, now))
         if background:
-            min_fetched_at = max(min_fetched_at, now)  # a copy with the usual lifetime is not enough
+            min_fetched_at = max(min_fetched_at, now)  # warming needs a copy with the longer lifetime
 
-        # Any cached copy is better than waiting long, unless the caller rules old copies out.
+        # A cached copy is better than a long wait, unless the caller rules out old copies.
         cached = [part for part in needed if record.has(part)] if max_age is None and not background else []
         waiter, outcomes = self._fetch(
             identity, needed, cached, to_refresh, until, wanted_later, min_fetched_at, background
@@ -141,8 +144,8 @@ class ProfileService:
             else:
                 error = error or outcome
         if any(not answer.has(part) for part in parts):
-            # Without an error: two concurrent calls disagreed on whether the user is known, and the later one won.
-            error = error or UpstreamInvalid("answers that contradict each other")
+            # No part failed: two concurrent calls disagreed on whether the user is known, and the later answer won.
+            error = error or UpstreamInvalid("two answers contradict each other")
         else:
             error = None
         return ProfileResult(
@@ -156,14 +159,14 @@ class ProfileService:
         )
 
     def keep_body(self, identity: Identity, query: ProfileQuery, result: ProfileResult, body: bytes, etag: str) -> None:
-        """Keep the response `body` written from `result`, if the same request is likely to be repeated."""
+        """Keep the response `body` of `result` if the same request is likely to be repeated."""
         if result.repeated:
             self._store.memory.keep_ready(identity, query, result.record, body, etag)
 
     def _not_fresh(
         self, record: Record, parts: Sequence[Part], min_fetched_at: float, now: float, background: bool
     ) -> tuple[list[Part], list[Part]]:
-        """Return the parts that need a call, and the stale ones that are served and refreshed afterwards."""
+        """Return the parts that need a call, and the stale parts that are served and then refreshed."""
         if background:
             return [part for part in parts if not self._policy.is_warm(record, part, now)], []
         needed, to_refresh = [], []
@@ -188,7 +191,7 @@ class ProfileService:
     ) -> tuple[Waiter, dict[Part, Record | UpstreamError]]:
         may_wait = self._waiting.acquire(blocking=False)
         try:
-            # A caller that may not wait requests the parts all the same: they are cached for its retry.
+            # A caller that may not wait still requests the parts, so that they are cached for a retry.
             deadline = until if may_wait else self._clock.monotonic()
             waiter = self._scheduler.join(
                 identity,

@@ -1,1 +1,1 @@
-"""User profile data and the rules about it. No I/O, and nothing about HTTP."""
+"""User profile data and its rules. Without I/O and HTTP."""

@@ -1,4 +1,4 @@
-"""Type conversion of values from Amplitude."""
+"""Converts the types of values from Amplitude."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 _DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?\Z")
 
-_MAX_DIGITS = 15  # what a double holds exactly, so that no digit is made up or lost
+_MAX_DIGITS = 15  # a double represents this many digits exactly
 
 
 def number(value: Any) -> Any:
-    """Return a canonical decimal as a number, so that Liquid can compare it; anything else as it is.
+    """Return a canonical decimal as a number, so that Liquid can compare it. Return any other value unchanged.
 
-    Amplitude sends computed values as text. "3" becomes 3 and "1.10" 1.1; "02134", "+1", "-0", "1e5" and
-    what has more than 15 digits, or what Python would write with an exponent, stay text.
+    Amplitude sends computed values as text. "3" becomes 3, and "1.10" becomes 1.1. These stay text: "02134", "+1",
+    "-0", "1e5", more than 15 digits, and numbers that Python would write with an exponent.
     """
     if not isinstance(value, str) or not _DECIMAL.match(value) or sum(map(str.isdigit, value)) > _MAX_DIGITS:
         return value
@@ -26,7 +26,7 @@ def number(value: Any) -> Any:
 
 
 def text(value: Any) -> str | None:
-    """Return a JSON string as it is and a number as written; None for anything else, booleans too."""
+    """Return a string unchanged and a number as text; None for any other value, including booleans."""
     if isinstance(value, str):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -36,7 +36,7 @@ def text(value: Any) -> str | None:
 
 def text_list(value: Any) -> list[str]:
     entries: list[Any] = value if isinstance(value, list) else []
-    if set(map(type, entries)) <= {str}:  # as Amplitude documents it
+    if set(map(type, entries)) <= {str}:  # the documented type
         return entries
     return [entry for entry in map(text, entries) if entry is not None]
 

@@ -1,9 +1,9 @@
-"""The stored form of a part's value, in memory and in Redis: the names of an object apart from its values.
+"""Converts the value of a part to and from its stored form, which separates the names of an object from its values.
 
-The first line is the names, as a JSON array; each further line is one value. Anything but an object with members is a
-single line of JSON. So an answer takes values over without reading them, and what follows from the names, which many
-users of a campaign share, is computed once. Long text is compressed by LZ4, which takes 290 bytes more per user than
-deflate and a tenth of its time to undo.
+The first line contains the names as a JSON array. Each further line contains one value. Any other value, including an
+empty object, is a single line of JSON. An answer therefore copies values without parsing them, and work on the names is
+done once for all users with the same names. LZ4 compresses long text. It takes 290 bytes more per user than deflate,
+and a tenth of the time to decompress.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ def write(value: Any) -> bytes:
 
 
 def assemble(members: Mapping[str, bytes]) -> bytes:
-    """Return the stored form of an object, whose values `write_json` has written already."""
+    """Return the stored form of an object. `members`: the JSON of each value, from `write_json`."""
     if not members:
         return b"{}"
-    # Two names may be equal once each is in UTF-8; the later one wins, as in any JSON.
+    # Two names may become equal in UTF-8. The later value wins, as in any JSON.
     lines = {write_json(name): value for name, value in members.items()}
     return compressed(b"\n".join([b"[" + b",".join(lines) + b"]", *lines.values()]))
 
 
 def read(stored: bytes) -> Any:
-    """Return the value that was stored."""
+    """Return the value of a stored form."""
     lines = decompressed(stored)
     if b"\n" not in lines:
         return read_written(lines)
@@ -44,36 +44,36 @@ def read(stored: bytes) -> Any:
 
 
 def part_value(record: Record, part: Part) -> Any:
-    """Return the value of `part`; None where the record does not have it."""
+    """Return the value of `part`; None if the record does not contain the part."""
     cached = record.parts.get(part)
     return read(cached.value) if cached is not None else None
 
 
 def part_object(record: Record, part: Part) -> dict[str, Any]:
-    """Return the value of `part` if it is an object; an empty one for anything else."""
+    """Return the value of `part` if the value is an object, else an empty object."""
     value = part_value(record, part)
     return value if isinstance(value, dict) else {}
 
 
 def members(stored: bytes) -> dict[str, bytes]:
-    """Return the names of a stored object and its values, each as JSON; nothing for any other value."""
+    """Return the JSON of each value of a stored object, by name; an empty dict for any other value."""
     names, values = split(stored)
     return dict(zip(read_written(names), values, strict=True))
 
 
 def split(stored: bytes) -> tuple[bytes, list[bytes]]:
-    """Return the names of a stored object, as a JSON array, and its values, each as JSON; no names for others."""
+    """Return the names of a stored object as a JSON array, and the JSON of its values; no names for any other value."""
     names, newline, values = decompressed(stored).partition(b"\n")
     return (names, values.split(b"\n")) if newline else (b"[]", [])
 
 
 def compressed(lines: bytes) -> bytes:
-    """Return what does not begin with the byte 4, compressed if it is long."""
+    """Compress `lines` if they are long. `lines` must not begin with the byte 4."""
     return _COMPRESSED + lz4.block.compress(lines) if len(lines) >= _LONG else lines
 
 
 def decompressed(stored: bytes) -> bytes:
-    """Return what was given to `compressed`."""
+    """Return the argument of `compressed`."""
     if stored[:1] != _COMPRESSED:
         return stored
     lines: bytes = lz4.block.decompress(memoryview(stored)[1:])

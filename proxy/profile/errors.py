@@ -1,6 +1,6 @@
-"""Errors that mean Amplitude's answer is missing.
+"""The errors for a missing answer of Amplitude.
 
-UpstreamError           error word in the body; the caller did nothing wrong
+UpstreamError           (base class)
 ├─ UpstreamTimeout      upstream_timeout
 ├─ UpstreamUnavailable  upstream_unavailable
 ├─ UpstreamRejected     upstream_rejected
@@ -8,8 +8,9 @@ UpstreamError           error word in the body; the caller did nothing wrong
 │  └─ AnotherUser       upstream_invalid
 └─ QuotaExhausted       quota_exhausted
 
-An `UpstreamError` has no HTTP status on purpose: it becomes a 200 with `ok: false`, or a 500 for `on_error=retry`. It
-can then never become a 429, 502, 503 or 504, which Braze would count towards halting every call to the host.
+The second column has the error word. An `UpstreamError` intentionally has no HTTP status. It becomes a 200 with
+`ok: false`, or a 500 for `on_error=retry`, and never a 429, 502, 503 or 504. Braze counts those statuses, and pauses
+all calls to a host that returns too many.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import ClassVar
 
 
 class UpstreamError(Exception):
-    """Amplitude's answer is missing. retry_after: seconds until a retry may help, where known."""
+    """Amplitude's answer is missing. `retry_after`: seconds until a retry may help; None if unknown."""
 
     word: ClassVar[str]
 
@@ -28,40 +29,40 @@ class UpstreamError(Exception):
 
 
 class UpstreamTimeout(UpstreamError):
-    """The call was sent and no complete answer came in time; the outcome is unknown."""
+    """The call was sent, but no complete answer arrived in time."""
 
     word = "upstream_timeout"
 
 
 class UpstreamUnavailable(UpstreamError):
-    """No connection, a reset, or a 5xx: a retry later may succeed."""
+    """The connection failed, or Amplitude returned a 5xx. A later retry may succeed."""
 
     word = "upstream_unavailable"
 
 
 class UpstreamRejected(UpstreamError):
-    """401 or 403: the operator's credentials are wrong, and no retry helps before they are fixed."""
+    """Amplitude returned 401 or 403. No retry succeeds before an operator corrects the credentials."""
 
     word = "upstream_rejected"
 
 
 class UpstreamInvalid(UpstreamError):
-    """The answer does not have the documented shape."""
+    """The answer differs from Amplitude's documentation, or an internal error occurred."""
 
     word = "upstream_invalid"
 
 
 class AnotherUser(UpstreamInvalid):
-    """The answer is about another user than the requested one. This says nothing about Amplitude's health."""
+    """The answer is about another user than the requested user. Amplitude itself works."""
 
     def __init__(self) -> None:
         super().__init__(
-            "the answer is about another user than the requested one; "
+            "the answer is about another user than the requested user; "
             "set ACCEPT_MAPPED_USERS=true if Amplitude's User Mapping merges users in this project"
         )
 
 
 class QuotaExhausted(UpstreamError):
-    """The call could not be sent in time within our quota, or Amplitude answered 429."""
+    """The quota did not allow the call in time, or Amplitude returned 429."""
 
     word = "quota_exhausted"

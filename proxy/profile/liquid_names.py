@@ -1,4 +1,4 @@
-"""Liquid-safe names: names that a template can write after a dot.
+"""Maps property names to Liquid-safe names, which a template can write after a dot.
 
 `{{ p.gp:email }}`, `{{ p.my prop }}` and `{{ p.plan.type }}` are silently empty in Liquid.
 """
@@ -9,50 +9,49 @@ import re
 from collections.abc import Iterable
 
 _SAFE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
-_OTHERS = re.compile(r"[^A-Za-z0-9_-]+")
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 USER_PROPERTY = "gp:"
-"""Amplitude's prefix for a user property; callers may leave it out."""
+"""Amplitude's prefix for a user property. Callers may omit it."""
 
 
 def is_safe(name: str) -> bool:
-    """Tell whether a property has this name in Liquid too, without its `gp:`, whatever other properties there are."""
+    """Return whether Liquid can use this name (without `gp:`) unchanged, regardless of other properties."""
     return bool(_SAFE.match(name.removeprefix(USER_PROPERTY)))
 
 
 def safe_names(exact: Iterable[str], missing: Iterable[str] = ()) -> dict[str, str]:
-    """Map exact names to Liquid-safe ones, no two alike.
+    """Map exact names to unique Liquid-safe names.
 
-    The less was changed of a name, the better its claim: one that was safe keeps it, then one that is safe once
-    its `gp:` is dropped, then one that had to be rewritten. Among equals the first in order wins; each of the
-    others gets, in order, the first free of `_2`, `_3`, and so on. The names in `missing` are settled after all
-    of `exact`.
+    If several names map to the same safe name, a name that is already safe has priority. Names that are safe without
+    `gp:` come second, and rewritten names come last. Within a group, the first name wins. Each other name gets the
+    first free suffix of `_2`, `_3` and so on. The names in `missing` come after all names in `exact`.
     """
     settled: dict[str, str] = {}
-    taken: dict[str, int] = {}  # a name, and the first number that may be free behind it
+    next_suffix: dict[str, int] = {}  # by safe name: the lowest suffix that may be free
     for group in (list(exact), list(missing)):
         queries = {name: name.removeprefix(USER_PROPERTY) for name in group if name not in settled}
         for untouched in (True, False):
             for name, query in queries.items():
-                if (query == name) is untouched and _SAFE.match(query) and query not in taken:
+                if (query == name) is untouched and _SAFE.match(query) and query not in next_suffix:
                     settled[name] = query
-                    taken[query] = 2
+                    next_suffix[query] = 2
         for name, query in queries.items():
             if name not in settled:
-                settled[name] = _first_free(query if _SAFE.match(query) else _rewritten(query), taken)
+                settled[name] = _first_free(query if _SAFE.match(query) else _rewritten(query), next_suffix)
     return settled
 
 
 def _rewritten(name: str) -> str:
-    name = _OTHERS.sub("_", name).strip("_-")
+    name = _UNSAFE.sub("_", name).strip("_-")
     if not name:
         return "_"
     return f"_{name}" if name[0].isdigit() else name
 
 
-def _first_free(name: str, taken: dict[str, int]) -> str:
+def _first_free(name: str, next_suffix: dict[str, int]) -> str:
     free = name
-    while free in taken:
-        free = f"{name}_{taken[name]}"
-        taken[name] += 1
-    taken[free] = 2
+    while free in next_suffix:
+        free = f"{name}_{next_suffix[name]}"
+        next_suffix[name] += 1
+    next_suffix[free] = 2
     return free

@@ -1,6 +1,6 @@
-"""Applies updates that webhooks pushed to a cached record, for one query.
+"""Applies pushed updates to a cached record, for one query.
 
-The age of an update is not judged here: the freshness policy does that, as for any cached part.
+The freshness policy decides later whether an update is too old, as for any cached part.
 """
 
 from __future__ import annotations
@@ -13,35 +13,35 @@ from proxy.profile.liquid_names import USER_PROPERTY, is_safe
 from proxy.profile.parts import COHORTS, PROPERTIES
 from proxy.profile.query import ProfileQuery
 from proxy.profile.record import CachedPart, Record
-from proxy.profile.updates import REMOVED, UNKNOWN, Known
+from proxy.profile.updates import REMOVED, UNKNOWN, ParsedUpdates
 
 _NEVER_FETCHED = float("-inf")
 
 
-def apply_updates(record: Record, known: Known, query: ProfileQuery) -> Record:
-    """Return `record` with every update that is later than the fetch of the part it changes.
+def apply_updates(record: Record, updates: ParsedUpdates, query: ProfileQuery) -> Record:
+    """Return `record` with every update that is later than the fetch of the changed part.
 
-    A changed list of cohorts, or set of properties, keeps its age. It has the age of the oldest update only where
-    every cohort, or every key, that `query` names was pushed. A whole set with a property that was changed later to
-    a value that only Amplitude knows does not count as whole. A set that was cleared after its fetch is dropped. A
-    later update overrides "unknown user".
+    A changed list of cohorts or set of properties keeps the time of its fetch. If every cohort or key in `query` was
+    pushed, the list or set gets the time of the oldest of these updates. A whole set does not count as whole if a
+    property later got a value that only Amplitude knows. A set that was cleared after its fetch is removed. A later
+    update overrides "unknown user".
     """
     if record.unknown_at is not None:
-        if known.latest <= record.unknown_at:
+        if updates.latest <= record.unknown_at:
             return record
         record = Record({}, None, record.user_id, record.device_id)
     changed = {
-        COHORTS: _cohorts(record.parts.get(COHORTS), known, query),
-        PROPERTIES: _properties(record.parts.get(PROPERTIES), known, query.keys),
+        COHORTS: _cohorts(record.parts.get(COHORTS), updates, query),
+        PROPERTIES: _properties(record.parts.get(PROPERTIES), updates, query.keys),
     }
-    others = {part: cached for part, cached in record.parts.items() if part not in changed}
-    parts = others | {part: cached for part, cached in changed.items() if cached is not None}
+    unchanged = {part: cached for part, cached in record.parts.items() if part not in changed}
+    parts = unchanged | {part: cached for part, cached in changed.items() if cached is not None}
     return Record(parts, None, record.user_id, record.device_id, record.unknown_status)
 
 
-def _cohorts(cached: CachedPart | None, known: Known, query: ProfileQuery) -> CachedPart | None:
+def _cohorts(cached: CachedPart | None, updates: ParsedUpdates, query: ProfileQuery) -> CachedPart | None:
     fetched_at = cached.fetched_at if cached else _NEVER_FETCHED
-    later = {cohort: update for cohort, update in known.cohorts.items() if update[0] > fetched_at}
+    later = {cohort: update for cohort, update in updates.cohorts.items() if update[0] > fetched_at}
     if not later:
         return cached
     requested = {query.aliases.id_of("cohorts", cohort) for cohort in query.cohort_ids}
@@ -59,33 +59,33 @@ def _cohorts(cached: CachedPart | None, known: Known, query: ProfileQuery) -> Ca
     return CachedPart(value, fetched_at, warm)
 
 
-def _properties(cached: CachedPart | None, known: Known, keys: tuple[str, ...]) -> CachedPart | None:
-    if cached is not None and known.cleared_at is not None and known.cleared_at > cached.fetched_at:
-        cached = None  # cleared values must not be served, and only Amplitude knows which ones were not cleared
+def _properties(cached: CachedPart | None, updates: ParsedUpdates, keys: tuple[str, ...]) -> CachedPart | None:
+    if cached is not None and updates.cleared_at is not None and updates.cleared_at > cached.fetched_at:
+        cached = None  # cleared values must not be served, and only Amplitude knows the remaining values
     warm, fetched_at = cached is not None and cached.warm, cached.fetched_at if cached else _NEVER_FETCHED
     fetched: dict[str, bytes] = {}
     if cached is not None:
         fetched = encoding.members(cached.value)
-    whole = known.whole_at is not None and known.whole_at > fetched_at
-    later = {name: update for name, update in known.properties.items() if whole or update[0] > fetched_at}
+    whole = updates.whole_at is not None and updates.whole_at > fetched_at
+    later = {name: update for name, update in updates.properties.items() if whole or update[0] > fetched_at}
     if not later and not whole:
         return cached
     uncertain = {name for name, (_, value) in later.items() if value == UNKNOWN}
-    # A whole set also tells which properties the user does not have.
-    otherwise = (known.whole_at, REMOVED) if whole and known.whole_at is not None else (fetched_at, UNKNOWN)
+    # In a whole set, a missing property is a property that the user does not have.
+    otherwise = (updates.whole_at, REMOVED) if whole and updates.whole_at is not None else (fetched_at, UNKNOWN)
     requested = [later.get(key.removeprefix(USER_PROPERTY), otherwise) for key in keys]
     narrow = bool(keys) and all(value != UNKNOWN for _, value in requested)
     if cached is None and (not whole or uncertain) and not (narrow and all(is_safe(key) for key in keys)):
-        # Liquid-safe names are chosen among all properties; only a name that is safe already does not depend on others.
+        # A Liquid-safe name depends on all properties, unless the exact name is already safe.
         return None
     values: Mapping[str, bytes] = fetched
-    if whole:  # it replaces all fetched values except those changed later to a value that only Amplitude knows
+    if whole:  # a whole set replaces all fetched values, except values that only Amplitude knows
         values = {name: value for name, value in fetched.items() if name.removeprefix(USER_PROPERTY) in uncertain}
     value = encoding.assemble(_changed(values, later, fetched, keys))
     if narrow:
         return CachedPart(value, min(at for at, _ in requested), warm, pushed=True)
-    if whole and known.whole_at is not None and not uncertain:
-        return CachedPart(value, known.whole_at, warm, pushed=True)
+    if whole and updates.whole_at is not None and not uncertain:
+        return CachedPart(value, updates.whole_at, warm, pushed=True)
     return CachedPart(value, fetched_at, warm)
 
 
@@ -95,9 +95,9 @@ def _changed(
     fetched: Collection[str],
     keys: Collection[str],
 ) -> dict[str, bytes]:
-    """Return `values` with the updates in `later`, under the names of the fetched properties, or else of `keys`.
+    """Return `values` with the updates in `later`, named as the fetched properties or as `keys`.
 
-    Amplitude pushes names without the prefix that its answers have.
+    Amplitude's answers have names with a prefix, and its pushes have names without a prefix.
     """
     changed = dict(values)
     prefixed = any(name.startswith(USER_PROPERTY) for name in fetched)

@@ -1,4 +1,4 @@
-"""Parts: the smallest pieces of a profile that are fetched and cached separately."""
+"""Defines the parts of a profile, which are fetched and cached separately."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SECTIONS: tuple[Section, ...] = get_args(Section)
 
 
 class Identity(NamedTuple):
-    """The pair of ids under which a record is stored, as requested: trimmed, None when blank."""
+    """The pair of ids that identifies a record, as requested: trimmed, and None if blank."""
 
     user_id: str | None
     device_id: str | None
@@ -31,14 +31,14 @@ COHORTS = Part("cohorts")
 
 
 def recommendation(rec_id: str, rec_type: str | None = None) -> Part:
-    """Return the part of one `rec_id`; an absent `rec_type` is a type of its own (it obeys the experiment)."""
+    """Return the part of one `rec_id`. A missing `rec_type` is a separate type, which follows the experiment."""
     return Part("recommendations", rec_id, rec_type)
 
 
 def computations(comp_ids: Iterable[str] = ()) -> Part:
     """Return the part of exactly this set of ids, in any order; without ids, the part of all computations.
 
-    A `comp_id` is not the name under which its value comes back, so one set never answers another.
+    Amplitude's answers do not contain the `comp_id`, so a set of computations cannot answer a request for another set.
     """
     return Part("computations", ",".join(sorted(comp_ids)))
 

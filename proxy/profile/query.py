@@ -1,4 +1,4 @@
-"""Profile query: the sections, ids and options of one request, apart from the user."""
+"""Defines the query of a request: its sections, ids and options, without the user."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _numbers = count(1)
 
 @dataclass(frozen=True)
 class ProfileQuery:
-    """The sections, ids and options of a request, for any user. An id may be an alias."""
+    """The sections, ids and options of a request. An id may be an alias."""
 
     sections: tuple[Section, ...]
     rec_ids: tuple[str, ...] = ()
@@ -41,11 +41,11 @@ class ProfileQuery:
     on_error: OnError = "default"
     aliases: Aliases = NO_ALIASES
     number: int = field(init=False, compare=False, repr=False, default_factory=_numbers.__next__)
-    """Stands for this object in caches that must not keep it alive. Never used again."""
+    """Identifies this object in caches without keeping it in memory. Never reused."""
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
-        """Return the requested parts, in the order in which a missing one determines the error."""
+        """Return the requested parts. The first missing part determines the error."""
         parts: list[Part] = []
         for section in self.sections:
             match section:
@@ -63,37 +63,37 @@ class ProfileQuery:
 
     @cached_property
     def recommendations(self) -> tuple[tuple[str, Part], ...]:
-        """Return each of `rec_ids` and the part that answers it."""
+        """Return each of `rec_ids` with its part."""
         ids = ((rec_id, self.aliases.id_of("recommendations", rec_id)) for rec_id in self.rec_ids)
         return tuple((rec_id, recommendation(id, self.rec_type)) for rec_id, id in ids)
 
     @cached_property
     def cohorts(self) -> tuple[tuple[str, str], ...]:
-        """Return each of `cohort_ids`, or each alias of a cohort where there are none, with its id in Amplitude."""
-        names = self.cohort_ids or self.aliases.known("cohorts")
+        """Return each of `cohort_ids` with its id in Amplitude. Without `cohort_ids`, return all cohort aliases."""
+        names = self.cohort_ids or self.aliases.names("cohorts")
         return tuple((name, self.aliases.id_of("cohorts", name)) for name in names)
 
     @cached_property
     def computations(self) -> Part:
-        """Return the part that answers `comp_ids`."""
+        """Return the part of `comp_ids`."""
         return computations({self.aliases.id_of("computations", id) for id in self.comp_ids})
 
     def prediction(self, prediction_id: str) -> Part:
-        """Return the part that answers one of `prediction_ids`."""
+        """Return the part of one prediction id or alias."""
         return prediction(self.aliases.id_of("predictions", prediction_id), self.propensity_type)
 
 
 ANY_QUERY = ProfileQuery(())
-"""The query of a caller that requests no part."""
+"""A query without parts."""
 
 
 class ProfileRequest(NamedTuple):
-    """A query and the user it is about."""
+    """A query and its user."""
 
     identity: Identity
     query: ProfileQuery
 
     @property
     def anonymous(self) -> bool:
-        """Tell whether every id was blank: the template is rendered for an anonymous user."""
+        """Return whether every id was blank, because the template was rendered for an anonymous user."""
         return self.identity == (None, None)

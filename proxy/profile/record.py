@@ -1,4 +1,4 @@
-"""Record: the cached parts of one user, each with the time of its fetch, and the rule for merging two records."""
+"""Defines the record of a user, which contains the cached parts with their fetch times, and merges records."""
 
 from __future__ import annotations
 
@@ -10,46 +10,46 @@ from proxy.profile.parts import Part
 
 
 class CachedPart(NamedTuple):
-    """The value of one part as `encoding` stores it, and the time of its fetch (Unix seconds)."""
+    """The value of a part in the form of `encoding`, and the time of its fetch (Unix seconds)."""
 
     value: bytes
     fetched_at: float
     warm: bool = False
-    """Whether the part was fetched ahead of a send, and stays fresh for as long as the setting for that says."""
+    """Whether the part was warmed, and is fresh for `CACHE_WARM_SECONDS`."""
     pushed: bool = False
-    """Whether a webhook pushed the value. Never set in storage: only in a record built for one answer."""
+    """Whether a webhook pushed the value. Set only in the record for one answer, never in storage."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The cached parts of one user, or the fact that Amplitude does not know the user. Never both."""
+    """The cached parts of a user, or the fact that Amplitude does not know the user (`unknown_at`). Never both."""
 
     parts: Mapping[Part, CachedPart] = field(default_factory=dict)
     unknown_at: float | None = None
     user_id: str | None = None
     device_id: str | None = None
     unknown_status: int = 400
-    """The HTTP status of the "unknown user" answer, which Amplitude does not document."""
+    """The HTTP status of Amplitude's "unknown user" answer. Amplitude does not document the status."""
 
     def has(self, part: Part) -> bool:
-        """Tell whether the record answers `part`, if only by "unknown user"."""
+        """Return whether the record answers `part`, even with "unknown user"."""
         return self.unknown_at is not None or part in self.parts
 
     def has_all(self, parts: Iterable[Part]) -> bool:
-        """Tell whether the record answers each of `parts`."""
+        """Return whether the record answers all `parts`."""
         return self.unknown_at is not None or all(map(self.parts.__contains__, parts))
 
     def fetched_at(self, part: Part) -> float:
-        """Return when `part` was fetched (Unix seconds). Raises KeyError where `has` is false."""
+        """Return when `part` was fetched (Unix seconds). Raises KeyError if the record does not answer the part."""
         return self.unknown_at if self.unknown_at is not None else self.parts[part].fetched_at
 
     def only(self, parts: Iterable[Part]) -> Record:
-        """Return the record with only these parts."""
+        """Return a copy of the record with only these parts."""
         cached = {part: self.parts[part] for part in parts if part in self.parts}
         return replace(self, parts=cached)
 
     def warm(self) -> Record:
-        """Return the record with all parts marked as fetched ahead of a send."""
+        """Return a copy of the record with all parts marked as warmed."""
         return replace(self, parts={part: cached._replace(warm=True) for part, cached in self.parts.items()})
 
 
@@ -57,7 +57,7 @@ EMPTY = Record()
 
 
 def merge(old: Record, new: Record) -> Record:
-    """Merge two records; the later value wins, part by part, and "unknown user" against all parts."""
+    """Merge two records. The later value of each part wins. "Unknown user" competes with all parts together."""
     if old is EMPTY:
         return new
     if old.unknown_at is not None or new.unknown_at is not None:

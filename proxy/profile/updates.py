@@ -1,12 +1,12 @@
-"""Updates that Amplitude pushed about one user: cohorts entered or left, and properties, each with its time.
+"""Defines the updates that Amplitude pushes about a user: cohorts entered or left, and properties.
 
-A value begins with its time, in eight bytes that sort as times do. The later value is therefore the greater one, and
-a merge takes the greater one, in any order and however often. A value from a clock ahead of ours also holds the lead
-of that clock: its time orders the updates, but its age counts from its arrival. A set of properties that was pushed
-whole replaces all earlier values of any property.
+A value begins with its time, in eight bytes that sort like the times. The later value is therefore the greater value. A
+merge takes the greater value, so order and repetition do not matter. If the sender's clock is ahead, the value also
+contains the lead of that clock: the time orders the updates, but the age counts from the arrival. A whole set of
+properties replaces all earlier values of all properties.
 
-Properties that were pushed together are one field: their names, and a value with a line of JSON per property. Only
-pushes of different names about the same user are taken apart.
+Properties that were pushed together are one field: the names, and a value with a line of JSON for each property. A
+field is split only if pushes about the same user have different names.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ import msgspec
 from proxy.profile.json import write_json
 
 Updates = Mapping[bytes, bytes]
-"""By field: a cohort, a set of properties, or the floor, the time before which no value of a property counts."""
+"""Values by field. A field is a cohort, a set of properties, or the floor: the time before which no property counts."""
 
 REMOVED = b""
-"""The value of a property that was removed."""
+"""The value of a removed property."""
 UNKNOWN = b"?"
-"""The value of a property that was changed to a value that only Amplitude knows."""
+"""The value of a property whose new value only Amplitude knows."""
 
 _FLOOR = b"f"
 _COHORT = b"c"
 _SET = b"s"
 _PROPERTY = b"p"
-"""A single property, as the previous version stored it in Redis."""
+"""A single property, in the format of the previous version in Redis."""
 _WHOLE = b"W"
-"""The previous version, which knows no sets, takes this for "cleared", and fetches."""
+"""The previous version, which has no sets, treats this value as "cleared" and fetches the properties."""
 _PREVIOUS_WHOLE = b"w"
 _IN, _OUT = b"1", b"0"
 _MOMENT = struct.Struct(">d")
@@ -45,26 +45,26 @@ _NAMES = msgspec.json.Decoder(list[str])
 
 
 MESSAGE_SECONDS = 86_400.0
-"""How long a repeated message is recognised. Amplitude's last retry comes after four hours."""
+"""Seconds for which a repeated message is recognised. Amplitude's last retry comes after four hours."""
 MAX_BYTES = 64 * 1024
 MAX_FIELDS = 1_000
-"""The maximum for one user, packed."""
+"""The maximum for one user in packed form: MAX_BYTES and MAX_FIELDS."""
 
 
 def _moment(at: float, now: float) -> bytes:
-    # The lead and not the arrival: of a repeated update the first arrival counts, which has the greater lead.
+    # The lead is stored, not the arrival: the first arrival of a repeated update counts, and has the greater lead.
     return _MOMENT.pack(at) + (_AHEAD + _MOMENT.pack(at - now) if at > now else b"")
 
 
 def membership(cohort_id: str, is_in: bool, at: float, now: float = _NO_ARRIVAL) -> dict[bytes, bytes]:
-    """Return the update that a user is in a cohort, or is not. at: its time; now: its arrival (Unix seconds)."""
+    """Return the update that a user entered or left a cohort. `at`: its time. `now`: its arrival (Unix seconds)."""
     return {_COHORT + cohort_id.encode("utf-8", "replace"): _moment(at, now) + (_IN if is_in else _OUT)}
 
 
 def properties(
     values: Mapping[str, bytes], at: float, now: float = _NO_ARRIVAL, *, whole: bool = False
 ) -> dict[bytes, bytes]:
-    """Return the update of properties: JSON, REMOVED or UNKNOWN by name. whole: the user has no other properties."""
+    """Return the update of properties: JSON, REMOVED or UNKNOWN by name. `whole`: the user has no other properties."""
     lines = {write_json(name): value for name, value in values.items()}
     return property_lines(_joined(lines), _joined(lines.values()), at, now, whole=whole)
 
@@ -72,10 +72,7 @@ def properties(
 def property_lines(
     names: bytes, values: bytes, at: float, now: float = _NO_ARRIVAL, *, whole: bool = False
 ) -> dict[bytes, bytes]:
-    """Return the update of properties as `properties` does. names, values: a line of JSON, as written here, for each.
-
-    This is quick: no property is looked at.
-    """
+    """Return the same update as `properties`, without parsing. `names`, `values`: a line of JSON for each property."""
     moment = _moment(at, now)
     update = {_FLOOR: moment + _WHOLE} if whole else {}
     if names:
@@ -84,16 +81,16 @@ def property_lines(
 
 
 def cleared(at: float, now: float = _NO_ARRIVAL) -> Updates:
-    """Return the update that all property values before `at` are void, and only Amplitude knows the present ones."""
+    """Return the update that clears all property values before `at`. Only Amplitude knows the current values."""
     return {_FLOOR: _moment(at, now) + UNKNOWN}
 
 
 def merged(old: Updates, new: Updates) -> Updates:
-    """Merge two sets of updates: the later value wins; of two with the same time, the greater one."""
-    both = dict(old)
+    """Merge two sets of updates. The later value wins; at the same time, the greater value wins."""
+    result = dict(old)
     for field, value in new.items():
-        both[field] = _later(field, both.get(field, b""), value)
-    return _each_property_once(both)
+        result[field] = _later(field, result.get(field, b""), value)
+    return _without_outdated(result)
 
 
 def _later(field: bytes, value: bytes, other: bytes) -> bytes:
@@ -105,8 +102,8 @@ def _later(field: bytes, value: bytes, other: bytes) -> bytes:
     return max(value, other)
 
 
-def _each_property_once(updates: dict[bytes, bytes]) -> dict[bytes, bytes]:
-    """Take out, in place, properties that are void, and those of which another set has a later value."""
+def _without_outdated(updates: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """Remove cleared properties, and properties with a later value in another set. Changes `updates` in place."""
     sets = [field for field in updates if field[:1] == _SET]
     if sets and (floor := updates.get(_FLOOR)):
         for field in sets:
@@ -144,29 +141,32 @@ def _content_start(value: bytes) -> int:
 
 
 def _arrived_at(value: bytes) -> float:
-    """Return the time of a field's value, at the latest its arrival."""
+    """Return the time of a value, or its arrival if that is earlier."""
     at: float = _MOMENT.unpack_from(value)[0]
     return at if _content_start(value) == 8 else at - _MOMENT.unpack_from(value, 9)[0]
 
 
 def pack(updates: Updates) -> bytes:
-    """Return the updates as they are sent and stored: the same bytes for the same fields, in any order."""
+    """Return the stored form of updates. The same fields give the same bytes, in any order."""
     return b"".join([_SIZES.pack(len(field), len(value)) + field + value for field, value in sorted(updates.items())])
 
 
 def packed_size(updates: Updates) -> int:
-    """Return the bytes that the updates take when they are packed."""
+    """Return the number of bytes of the packed updates."""
     return len(b"".join((*updates, *updates.values()))) + _SIZES.size * len(updates)
 
 
 def too_large(updates: Updates) -> bool:
-    """Tell whether the updates exceed the maximum for one user."""
+    """Return whether the updates exceed the maximum for one user."""
     count = sum([field.count(b"\n") if field[:1] == _SET else 1 for field in updates])
     return count > MAX_FIELDS or packed_size(updates) > MAX_BYTES
 
 
-def since(updates: Updates, moment: float, *, forgotten: float | None = None) -> Updates:
-    """Return the updates at `moment` or later, and later than `forgotten`; `updates` itself if that is all of it."""
+def updates_since(updates: Updates, moment: float, *, forgotten: float | None = None) -> Updates:
+    """Return the updates at `moment` or later that arrived after `forgotten`.
+
+    Return `updates` itself if none is removed.
+    """
     least = _MOMENT.pack(max(moment, 0.0))
     if forgotten is None and min(updates.values(), default=least) >= least:
         return updates
@@ -177,9 +177,9 @@ def since(updates: Updates, moment: float, *, forgotten: float | None = None) ->
 
 
 def unpack(packed: bytes) -> Updates:
-    """Return packed updates as they were. Raises ValueError for anything else, and for too many."""
+    """Return unpacked updates. Raises ValueError if `packed` is malformed or larger than MAX_BYTES."""
     if len(packed) > MAX_BYTES:
-        raise ValueError("more than is ever packed")
+        raise ValueError("the packed updates are too large")
     updates: dict[bytes, bytes] = {}
     at = 0
     try:
@@ -193,12 +193,12 @@ def unpack(packed: bytes) -> Updates:
                 value += b"\n"
             updates[field] = max(value, updates.get(field, b""))
     except struct.error:
-        raise ValueError("not what was packed") from None
+        raise ValueError("the packed updates are malformed") from None
     return updates
 
 
-class Known(NamedTuple):
-    """Updates as read: times and values by cohort and by property, and when a whole set was pushed, or cleared."""
+class ParsedUpdates(NamedTuple):
+    """The content of updates: times and values by cohort and property, and when a whole set was pushed or cleared."""
 
     cohorts: Mapping[str, tuple[float, bool]]
     properties: Mapping[str, tuple[float, bytes]]
@@ -207,14 +207,14 @@ class Known(NamedTuple):
     cleared_at: float | None = None
 
 
-def known(updates: Updates) -> Known:
-    """Return the content of `updates`. Unknown fields are ignored."""
+def parse_updates(updates: Updates) -> ParsedUpdates:
+    """Parse `updates`. Unknown fields are ignored."""
     cohorts: dict[str, tuple[float, bool]] = {}
     values: dict[str, tuple[float, bytes]] = {}
     whole_at = cleared_at = None
     latest = float("-inf")
     readable = {field: value for field, value in updates.items() if len(value) >= _MOMENT.size}
-    for field, value in sorted(_each_property_once(readable).items()):
+    for field, value in sorted(_without_outdated(readable).items()):
         at, content = _arrived_at(value), value[_content_start(value) :]
         match field[:1]:
             case b"c":
@@ -223,7 +223,7 @@ def known(updates: Updates) -> Known:
                 try:
                     names = _NAMES.decode(b"[" + field[1:-1].replace(b"\n", b",") + b"]")
                 except (msgspec.DecodeError, UnicodeDecodeError):
-                    continue  # written by another program
+                    continue  # another program wrote the field
                 values |= {name: (at, line) for name, line in zip(names, _lines(content), strict=False)}
             case b"f" if content in (_WHOLE, _PREVIOUS_WHOLE):
                 whole_at = at
@@ -231,9 +231,9 @@ def known(updates: Updates) -> Known:
                 cleared_at = at
         latest = max(latest, at)
     # Sorted, so that Liquid-safe names do not depend on the order of the pushes.
-    return Known(cohorts, dict(sorted(values.items())), whole_at, latest, cleared_at)
+    return ParsedUpdates(cohorts, dict(sorted(values.items())), whole_at, latest, cleared_at)
 
 
 def checksum(user_id: str) -> int:
-    """Return a number for a user, the same in all processes, with which they notify each other of a push."""
+    """Return a checksum of a user id. Processes announce updates by these checksums."""
     return zlib.crc32(user_id.encode("utf-8", "surrogatepass"))

@@ -1,4 +1,4 @@
-"""Values that an operator writes as text: faults, and comma separated lists."""
+"""Parses text values from an operator, such as comma separated lists, and reports faults."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ T = TypeVar("T")
 
 
 class BadValue(ValueError):
-    """A value that cannot be used. Each of `faults` is the rest of a sentence that begins with the name of the value.
+    """An invalid value. Each of `faults` completes a sentence that begins with the name of the value.
 
-    Shows no part of a value that may be secret.
+    A fault never repeats a value that may be secret.
     """
 
     def __init__(self, *faults: str) -> None:
@@ -20,12 +20,12 @@ class BadValue(ValueError):
 
 
 def split_list(value: str) -> list[str]:
-    """Return the entries of a comma separated list, without blank ones."""
+    """Return the entries of a comma separated list, without blank entries."""
     return [entry.strip() for entry in value.split(",") if entry.strip()]
 
 
 def parse_list(value: str, parse: Callable[[int, str], T]) -> tuple[T, ...]:
-    """Return `parse(number, entry)` of each entry that is not blank; the first is number 1.
+    """Return `parse(number, entry)` of each entry that is not blank. Numbers begin at 1.
 
     Raises BadValue with the faults of all entries.
     """

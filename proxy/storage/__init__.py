@@ -1,1 +1,1 @@
-"""The cache of profiles: a memory store per process and, optionally, Redis. No HTTP and no calls to Amplitude."""
+"""Caches profiles: in the memory of each process and, optionally, in Redis. Without HTTP and calls to Amplitude."""

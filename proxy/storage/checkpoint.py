@@ -6,7 +6,8 @@ import time
 
 _INTERVAL_SECONDS = 0.001
 _SHORTEST_SLEEP = 1e-6
-"""Not 0: after `sleep(0)` gevent polls its sockets only every fiftieth time, which delayed other requests by 100 ms."""
+"""Not 0, because gevent polls its sockets only after every fiftieth `sleep(0)`. This delayed other requests by 100
+ms."""
 
 
 class Checkpoint:
@@ -16,7 +17,7 @@ class Checkpoint:
         self._due = 0.0
 
     def __call__(self) -> None:
-        """Yield if the last yield is a millisecond ago."""
+        """Yield if the last yield was at least a millisecond ago."""
         if time.perf_counter() >= self._due:
             time.sleep(_SHORTEST_SLEEP)
             self._due = time.perf_counter() + _INTERVAL_SECONDS

@@ -1,4 +1,4 @@
-"""A least-recently-used cache of records, bounded by the bytes that its entries take."""
+"""Caches records up to a number of bytes, and evicts the least recently used records first."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from proxy.profile.parts import Identity
 from proxy.profile.record import EMPTY, CachedPart, Record
 
 _ENTRY_BYTES = 368
-"""Bytes per entry of the cache's three tables and the objects that hold a record. Checked by a test."""
+"""Bytes per entry in the three tables of the cache and in the objects around a record. A test checks the number."""
 _PART_BYTES = sys.getsizeof(CachedPart(b"", 0.0)) + sys.getsizeof(0.0)
 
 
 class Entry:
-    """The cached record of one identity. `size` is in bytes.
+    """The cached record of one identity.
 
-    `updates`: the packed updates of the user, only in the entry of the bare `user_id`.
-    `last_query`: the number of the last query that was answered from this entry; 0 for none.
+    `size`: bytes. `updates`: the packed updates of the user; only for an identity without a device id.
+    `last_query`: the number of the last query that this entry answered; 0 for none.
     """
 
     __slots__ = ("last_query", "record", "size", "updates")
@@ -31,7 +31,7 @@ class Entry:
 
 
 def size_of(identity: Identity, record: Record, updates: bytes | None = None) -> int:
-    """Return the bytes that an entry takes, without objects that are shared between entries."""
+    """Return the bytes that an entry takes, without the objects that entries share."""
     size = _ENTRY_BYTES + sys.getsizeof(identity) + (sys.getsizeof(updates) if updates else 0)
     size += sys.getsizeof(record.parts) if record is not EMPTY else 0
     for text in (*identity, record.user_id, record.device_id):
@@ -44,14 +44,14 @@ def size_of(identity: Identity, record: Record, updates: bytes | None = None) ->
 
 
 class SizedLRU(LRUCache[Identity, Entry]):
-    """Evicts the least recently used entry first. Not safe for threads: MemoryStore locks."""
+    """Evicts the least recently used entry first. Not thread-safe; MemoryStore locks."""
 
     def __init__(self, max_bytes: int) -> None:
         super().__init__(max_bytes, getsizeof=lambda entry: entry.size)
         self.evicted = 0
-        """The number of entries that were evicted to make room."""
+        """The number of evicted entries."""
 
     def popitem(self) -> tuple[Identity, Entry]:
-        """Evict the least recently used entry, and count it."""
+        """Evict the least recently used entry, and count the eviction."""
         self.evicted += 1
         return super().popitem()

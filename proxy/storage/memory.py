@@ -1,4 +1,4 @@
-"""Records, updates and ready bodies in the memory of this process, bounded in bytes. No I/O."""
+"""Stores records, updates and ready bodies in the memory of this process, up to a number of bytes. No I/O."""
 
 from __future__ import annotations
 
@@ -12,44 +12,44 @@ from proxy.profile.freshness import Freshness, FreshnessPolicy, freshness
 from proxy.profile.parts import Identity
 from proxy.profile.query import ProfileQuery
 from proxy.profile.record import EMPTY, Record, merge
-from proxy.profile.updates import Updates, since
+from proxy.profile.updates import Updates, updates_since
 from proxy.storage.lru import Entry, SizedLRU, size_of
 from proxy.storage.packed_updates import merged_packed, read_packed, with_packed
 from proxy.storage.ready_bodies import ReadyBodies, ReadyBody
 from proxy.storage.tombstones import Tombstones, names, pair_digest
 
 _CHECKPOINT_EVERY = 500
-"""Entries that a loop visits between two checkpoints: half a millisecond."""
+"""Entries that a loop visits between two checkpoints. They take half a millisecond."""
 _READY_SHARE = 16
-"""One part in this many of the memory is for ready bodies. They serve repeated queries; a campaign repeats none."""
+"""Ready bodies get this fraction (1/16) of the memory. They serve repeated queries, and a campaign repeats none."""
 
 
 class Hit(NamedTuple):
     """A fresh answer from memory.
 
-    `ready`: the response body as written before; `record` is empty then. `again`: the identity's previous query was the
-    same, which is rare in a campaign, so the body is worth keeping.
+    `ready`: the response body written earlier; `record` is then empty.
+    `repeated`: whether the previous query of the identity was the same, so that keeping the body pays off.
     """
 
     record: Record
     freshness: Freshness
     ready: ReadyBody | None
-    again: bool
+    repeated: bool
 
 
 class MemoryStore:
-    """Evicts the least recently used records first. Safe for threads.
+    """Caches records, and evicts the least recently used records first. Thread-safe.
 
-    Long loops call `checkpoint` often, outside the lock, so that other greenlets can run.
+    Long loops call `checkpoint` often and without the lock, so that other greenlets can run.
     """
 
     def __init__(self, *, max_bytes: int, policy: FreshnessPolicy, clock: Clock) -> None:
         self.max_size = max_bytes
-        """The bytes that may be used."""
+        """The maximum size in bytes."""
         self.updates_usable_for = policy.updates_usable_for
         """Seconds for which updates are kept."""
         self.updates_announced = 0
-        """The number of calls of `held`: how often another process announced updates."""
+        """The number of announcements of other processes, which is the number of calls of `cached_users`."""
         self._cache = SizedLRU(max_bytes - max_bytes // _READY_SHARE)
         self._ready = ReadyBodies(max_bytes // _READY_SHARE)
         self._tombstones = Tombstones(clock)
@@ -60,7 +60,10 @@ class MemoryStore:
 
     @property
     def generation(self) -> int:
-        """Take this before requesting data and pass it to `merge` or `push`: users forgotten since are skipped."""
+        """Return the number of times that users were forgotten.
+
+        Read the generation before a request for data. `merge` and `push` skip users who were forgotten later.
+        """
         return self._tombstones.generation
 
     def forgotten(self, identity: Identity, generation: int) -> bool:
@@ -74,14 +77,15 @@ class MemoryStore:
         moments: Mapping[bytes, float] | None = None,
         checkpoint: Callable[[], object] = lambda: None,
     ) -> set[bytes]:
-        """Drop every record that has an id with one of these digests (see `names`), and add tombstones for them.
+        """Remove all records with an id in `digests` (see `names`), and add tombstones.
 
-        `moments`: when each was forgotten (Unix seconds), if not now. Returns the digests of the dropped identities.
+        Returns the digests of the removed identities.
+        `moments`: the times at which the ids were forgotten (Unix seconds by digest), if not now.
         """
         with self._lock:
             self._tombstones.add(digests, moments)
             entries = list(self._cache.items())
-            # Without its record it is unknown which ids Amplitude returned for a body.
+            # Without a record, the ids that Amplitude returned for a body are unknown.
             self._ready.discard_others(self._cache)
         dropped = set()
         for number, (identity, entry) in enumerate(entries):
@@ -93,38 +97,38 @@ class MemoryStore:
             with self._lock:
                 current = self._cache.pop(identity, None)
                 self._ready.discard(identity)
-                # Updates belong to the user id alone, whatever device the record was seen on.
+                # Updates belong to the user id only, and not to the device id of the record.
                 if current and current.updates and names(identity).isdisjoint(digests):
                     self._keep(identity, EMPTY, current.updates)
         return dropped
 
     def read(self, identity: Identity) -> Record:
-        """Return the cached record, fresh or not; an empty one if there is none."""
+        """Return the cached record, fresh or stale; an empty record if none is cached."""
         with self._lock:
             entry = self._cache.get(identity)
         return entry.record if entry else EMPTY
 
     def fresh(self, identity: Identity, query: ProfileQuery) -> Hit | None:
-        """Return the answer if all parts are cached and fresh, and note the query as the identity's last one."""
+        """Return the answer if all parts are cached and fresh. Record `query` as the last query of the identity."""
         with self._lock:
             try:
                 entry = self._cache[identity]
             except KeyError:
                 return None
             number = query.number
-            again = entry.last_query == number
+            repeated = entry.last_query == number
             entry.last_query = number
             updates = self._updates(identity) if self._has_updates else None
-            ready = self._ready.find(identity, number, updates) if again else None
+            ready = self._ready.find(identity, number, updates) if repeated else None
         now = self._clock.now()
         if ready is not None and ready.fresh_until > now:
-            return Hit(EMPTY, Freshness(max(0.0, now - ready.fetched_at), ready.fresh_until - now), ready, again)
+            return Hit(EMPTY, Freshness(max(0.0, now - ready.fetched_at), ready.fresh_until - now), ready, repeated)
         record = with_packed(entry.record, updates, query)
         fresh = freshness(record, query.parts, self._policy, now) if record.has_all(query.parts) else None
-        return Hit(record, fresh, None, again) if fresh and fresh.ttl > 0 else None
+        return Hit(record, fresh, None, repeated) if fresh and fresh.ttl > 0 else None
 
     def keep_ready(self, identity: Identity, query: ProfileQuery, record: Record, body: bytes, etag: str) -> None:
-        """Keep the body that was written from `record`, unless the cache has newer data by now."""
+        """Keep the response body of `record`, unless the cache has newer data now."""
         with self._lock:
             entry = self._cache.get(identity)
             updates = self._updates(identity)
@@ -137,7 +141,7 @@ class MemoryStore:
             self._ready.keep(identity, ReadyBody(body, etag, fetched_at, fresh_until, query.number, updates))
 
     def with_updates(self, identity: Identity, record: Record, query: ProfileQuery) -> Record:
-        """Return `record`, which is of `identity`, with the user's updates applied."""
+        """Return the `record` of `identity` with the updates of its user applied."""
         if not self._has_updates:
             return record
         with self._lock:
@@ -145,7 +149,7 @@ class MemoryStore:
         return with_packed(record, updates, query)
 
     def updates(self, user_id: str) -> Updates:
-        """Return the updates that are kept about a user."""
+        """Return the cached updates of a user."""
         with self._lock:
             return read_packed(self._updates(Identity(user_id, None)))
 
@@ -154,13 +158,13 @@ class MemoryStore:
         updates: Collection[tuple[str, Updates]],
         generation: int,
         *,
-        all_of_them: bool = True,
+        cached_only: bool = False,
         checkpoint: Callable[[], object] = lambda: None,
     ) -> Counter[str]:
-        """Merge these updates, by user id, into those that are kept; unless `all_of_them`, only about cached users.
+        """Merge `updates` (user ids and their new updates) into the cached updates. Return the skipped users by reason.
 
-        Skips users who were forgotten after `generation` or after the update was made, and users whose updates would
-        grow too large. Returns the number of skipped users by reason.
+        `cached_only`: ignore users who are not cached. Users are skipped if they were forgotten after `generation` or
+        after the time of the update, or if their updates would become too large.
         """
         skipped: Counter[str] = Counter()
         horizon = self._clock.now() - self.updates_usable_for
@@ -169,7 +173,7 @@ class MemoryStore:
         for user_id, new in updates:
             checkpoint()
             identity = Identity(user_id, None)
-            if not all_of_them and identity not in self._cache:
+            if cached_only and identity not in self._cache:
                 continue
             with self._lock:
                 if self._tombstones.forgotten_since(generation, identity):
@@ -177,14 +181,14 @@ class MemoryStore:
                     continue
                 forgotten_at = self._tombstones.forgotten_at(identity)
                 if forgotten_at is not None:
-                    new = since(new, horizon, forgotten=forgotten_at)
+                    new = updates_since(new, horizon, forgotten=forgotten_at)
                 if not new:
                     skipped["forgotten"] += 1
                     continue
                 entry = self._cache.get(identity)
                 old = entry.updates if entry else None
                 if old is None and new is last:
-                    packed = last_packed  # the users of a cohort have the same updates, and share one packed copy
+                    packed = last_packed  # the users of a cohort have the same updates and share one packed copy
                 else:
                     packed = merged_packed(old, new, horizon)
                     if old is None:
@@ -196,8 +200,10 @@ class MemoryStore:
                     self._keep(identity, entry.record if entry else EMPTY, packed)
         return skipped
 
-    def held(self, selects: Callable[[str], bool], checkpoint: Callable[[], object] = lambda: None) -> list[str]:
-        """Return the cached user ids that `selects` accepts: those whose updates another process announced."""
+    def cached_users(
+        self, selects: Callable[[str], bool], checkpoint: Callable[[], object] = lambda: None
+    ) -> list[str]:
+        """Return the cached user ids for which `selects` is true. Called when another process announces updates."""
         with self._lock:
             self.updates_announced += 1
             identities = list(self._cache)
@@ -210,10 +216,10 @@ class MemoryStore:
         return list(user_ids)
 
     def merge(self, identity: Identity, new: Record, generation: int | None = None) -> Record:
-        """Merge `new` into the cached record, later parts winning, drop parts that are too old, and return the result.
+        """Merge `new` into the cached record, and return the merged record.
 
-        Ignores `new` if the user was forgotten after `generation`. A record that exceeds the whole cache is returned,
-        but not cached.
+        Newer parts win; outdated parts are removed.
+        `new` is ignored if the user was forgotten after `generation`. A record larger than the cache is not cached.
         """
         with self._lock:
             entry = self._cache.get(identity)
@@ -228,15 +234,15 @@ class MemoryStore:
             return record
 
     def _keep(self, identity: Identity, record: Record, updates: bytes | None) -> None:
-        """Called under the lock."""
+        """Cache the record and the updates. Requires the lock."""
         self._ready.discard(identity)
         try:
             self._cache[identity] = Entry(record, size_of(identity, record, updates), updates)
-        except ValueError:  # it exceeds the whole cache
+        except ValueError:  # the entry is larger than the cache
             self._cache.pop(identity, None)
 
     def _updates(self, identity: Identity) -> bytes | None:
-        """Return the user's packed updates and mark them as recently used. Called under the lock."""
+        """Return the user's packed updates, and mark them as recently used. Requires the lock."""
         if identity.user_id is None or not self._has_updates:
             return None
         entry = self._cache.get(identity if identity.device_id is None else Identity(identity.user_id, None))
@@ -254,5 +260,5 @@ class MemoryStore:
 
     @property
     def evicted(self) -> int:
-        """The number of entries that were evicted to make room."""
+        """The number of evicted entries."""
         return self._cache.evicted

@@ -1,4 +1,4 @@
-"""The updates of one user as the memory store keeps them: packed, and compressed if long."""
+"""Converts updates to and from the form in the memory store: packed, and compressed if long."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from proxy.profile.encoding import compressed, decompressed
 from proxy.profile.overlay import apply_updates
 from proxy.profile.query import ProfileQuery
 from proxy.profile.record import Record
-from proxy.profile.updates import Updates, known, merged, pack, since, too_large, unpack
+from proxy.profile.updates import Updates, merged, pack, parse_updates, too_large, unpack, updates_since
 
 
 def read_packed(packed: bytes | None) -> Updates:
-    """Return the updates that were packed."""
+    """Return the unpacked updates."""
     return unpack(decompressed(packed)) if packed is not None else {}
 
 
 def with_packed(record: Record, packed: bytes | None, query: ProfileQuery) -> Record:
     """Return `record` with the packed updates applied."""
-    return record if packed is None else apply_updates(record, known(read_packed(packed)), query)
+    return record if packed is None else apply_updates(record, parse_updates(read_packed(packed)), query)
 
 
 def merged_packed(packed: bytes | None, new: Updates, horizon: float) -> bytes | None:
-    """Return packed updates with `new` merged in; None if that is too much of one user.
+    """Return packed updates with `new` merged in; None if they exceed the maximum for one user.
 
-    Packed updates from before `horizon` (Unix seconds) are dropped.
+    Packed updates older than `horizon` (Unix seconds) are removed.
     """
     if packed is not None:
-        new = merged(since(read_packed(packed), horizon), new)
+        new = merged(updates_since(read_packed(packed), horizon), new)
     # Updates that the previous version stored may be too large alone: their names take more bytes now.
     return None if too_large(new) else compressed(pack(new))

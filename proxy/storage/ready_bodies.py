@@ -1,4 +1,4 @@
-"""Response bodies that are kept as written, for identities that get the same query again and again."""
+"""Stores finished response bodies for identities that repeat the same query."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from cachetools import LRUCache
 from proxy.profile.parts import Identity
 
 _ENTRY_BYTES = 600
-"""Bytes that an entry takes in addition to its body. Checked by a test."""
+"""Bytes that an entry takes in addition to its body. A test checks the number."""
 
 
 class ReadyBody(NamedTuple):
-    """A response body, and what it was written from.
+    """A response body and the data on which it depends.
 
-    `fetched_at`: when the oldest part was fetched; `fresh_until`: when the first part goes stale (both Unix seconds).
-    `updates`: the packed updates of the user at that time.
+    `fetched_at`: when the oldest part was fetched. `fresh_until`: when the first part becomes stale (Unix seconds).
+    `updates`: the packed updates of the user that the body includes.
     """
 
     body: bytes
@@ -30,7 +30,7 @@ class ReadyBody(NamedTuple):
 
 
 class ReadyBodies:
-    """The last body of each identity, bounded in bytes. Not safe for threads: MemoryStore locks."""
+    """Stores the last body of each identity, up to a number of bytes. Not thread-safe; MemoryStore locks."""
 
     def __init__(self, max_bytes: int) -> None:
         self._bodies: LRUCache[Identity, ReadyBody] = LRUCache(
@@ -38,23 +38,23 @@ class ReadyBodies:
         )
 
     def find(self, identity: Identity, query: int, updates: bytes | None) -> ReadyBody | None:
-        """Return the body if it answers the query of this number and includes exactly these updates."""
+        """Return the body if it answers the query with this number and includes exactly these updates."""
         ready = self._bodies.get(identity)
         if ready is None or ready.query != query or ready.updates != updates:
             return None
         return ready
 
     def keep(self, identity: Identity, ready: ReadyBody) -> None:
-        """Keep a body instead of the previous one of `identity`, unless it exceeds the bound alone."""
+        """Replace the body of `identity`, unless the new body exceeds the maximum size."""
         with contextlib.suppress(ValueError):
             self._bodies[identity] = ready
 
     def discard(self, identity: Identity) -> None:
-        """Drop the body of `identity`, if any."""
+        """Remove the body of `identity`, if any."""
         self._bodies.pop(identity, None)
 
     def discard_others(self, identities: Container[Identity]) -> None:
-        """Drop every body whose identity is not in `identities`."""
+        """Remove every body whose identity is not in `identities`."""
         for identity in [identity for identity in self._bodies if identity not in identities]:
             del self._bodies[identity]
 

@@ -1,7 +1,7 @@
-"""Two cache tiers: the memory of this process and, optionally, Redis, which all processes share.
+"""Combines two cache tiers: the memory of this process and, optionally, a Redis that all processes share.
 
-Redis is asked for what memory does not have fresh, and is sent what was fetched. While Redis is unavailable, memory
-alone is used.
+Redis is read if memory has no fresh copy. Fetched data is written to both tiers. While Redis is unavailable, only
+memory is used.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 class TieredStore:
-    """The cache as the other packages see it. Safe for threads.
+    """The cache for all other packages. Thread-safe.
 
-    `memory` is the first tier. The methods here also use Redis, which may take a round trip.
+    `memory`: the first tier. The methods of this class also use Redis and may take a round trip.
     """
 
     def __init__(
@@ -41,12 +41,12 @@ class TieredStore:
         self._clock = clock
 
     def get(self, identity: Identity) -> Record:
-        """Return the record from Redis merged with the one in memory, and keep it in memory."""
+        """Merge the record from Redis into the record in memory, and return the merged record."""
         if self._redis is None:
             return self.memory.read(identity)
         generation, announced = self.memory.generation, -1
         try:
-            # Updates that are announced during the read may have been skipped, as the user was not in memory yet.
+            # Updates announced during the read may be missing, because the user was not in memory. Then read again.
             while announced != self.memory.updates_announced:
                 announced = self.memory.updates_announced
                 record = self._keep(identity, self._redis.read(identity), generation)
@@ -55,7 +55,7 @@ class TieredStore:
         return record
 
     def lease(self, identity: Identity, parts: Collection[Part]) -> Lease:
-        """Refresh the record in memory from Redis, and lease those of `parts` that no other process fetches.
+        """Update the record in memory from Redis, and lease the `parts` that no other process fetches.
 
         `save` ends the leases.
         """
@@ -77,16 +77,16 @@ class TieredStore:
     def save(
         self, identity: Identity, new: Record, parts: Collection[Part], word: str = "", generation: int | None = None
     ) -> None:
-        """Keep what was fetched in both tiers, and end the leases of `parts`.
+        """Save fetched data in both tiers, and end the leases of `parts`.
 
-        `word`: the error word if the call failed. Keeps nothing if the user was forgotten after `generation`.
+        `word`: the error word of a failed call. The data is not saved if the user was forgotten after `generation`.
         """
         if generation is not None and self.memory.forgotten(identity, generation):
             new = EMPTY
         record = self.memory.merge(identity, new, generation)
         if self._redis is not None:
             if new is not EMPTY:
-                # Ids that Amplitude returned earlier stay, even if this response had none.
+                # Keep the ids that Amplitude returned earlier, even if this response has none.
                 new = replace(new, user_id=record.user_id, device_id=record.device_id)
             with contextlib.suppress(RedisUnavailable):
                 self._redis.save(identity, new, parts, self._clock.now(), word)

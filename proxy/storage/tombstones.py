@@ -1,4 +1,4 @@
-"""Recently forgotten users, so that data which was requested or sent before is not cached when it arrives."""
+"""Records recently forgotten users, so that data requested or sent earlier is not cached when it arrives."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from proxy.monitoring.clock import Clock
 from proxy.profile.parts import Identity
 
 REMEMBERED_SECONDS = 4 * 3600 + 600.0
-"""Longer than any call takes, and longer than Amplitude retries a webhook."""
+"""Longer than any call, and longer than Amplitude retries a webhook."""
 _MAX_TOMBSTONES = 100_000
 
 Names = frozenset[bytes]
 
 
 def names(*identities: Identity) -> Names:
-    """Return a digest of each id in `identities`: requests to forget must not reveal ids to the other processes."""
+    """Return a digest of each id in `identities`. Digests let processes forget users without sharing their ids."""
     return frozenset(
         _digest(f"{kind}{id}")
         for identity in identities
@@ -27,7 +27,7 @@ def names(*identities: Identity) -> Names:
 
 
 def name_of(user_id: str) -> bytes:
-    """Return the digest of a user id."""
+    """Return the digest of a user id, as in `names`."""
     return _digest(f"u{user_id}")
 
 
@@ -42,17 +42,17 @@ def _digest(text: str) -> bytes:
 
 
 class Tombstones:
-    """The digests of ids that were forgotten recently, in order. Not safe for threads: MemoryStore locks."""
+    """The digests of recently forgotten ids, oldest first. Not thread-safe; MemoryStore locks."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        # generation, when it was added, when the id was forgotten; oldest first
+        # by digest: generation, time of the addition, time at which the id was forgotten; oldest first
         self._last: dict[bytes, tuple[int, float, float]] = {}
         self.generation = 0
-        """Increases with every call of `add`."""
+        """The number of calls of `add`."""
 
     def add(self, digests: Collection[bytes], moments: Mapping[bytes, float] | None = None) -> None:
-        """Record that these ids were forgotten: at `moments` (Unix seconds by digest), or now."""
+        """Record that these ids were forgotten, at `moments` (Unix seconds by digest) or now."""
         self.generation += 1
         now = self._clock.now()
         for digest in digests:
@@ -67,7 +67,7 @@ class Tombstones:
         return next(iter(self._last.values()))[1]
 
     def forgotten_at(self, identity: Identity) -> float | None:
-        """Return when an id of `identity` was last forgotten (Unix seconds); None if it was not, or long ago."""
+        """Return when an id of `identity` was last forgotten (Unix seconds); None if it was not forgotten recently."""
         if not self._last:
             return None
         return max((self._last[digest][2] for digest in names(identity) if digest in self._last), default=None)

@@ -1,4 +1,4 @@
-"""Limits how much of a resource is in use at once, such as bytes of request bodies in memory."""
+"""Limits the concurrent use of a resource, such as the memory for request bodies."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from threading import Event, Lock
 
 
 class Busy(Exception):
-    """All is in use and nothing was released in time."""
+    """The resource was not free in time."""
 
 
 class WeightedSemaphore:
-    """Hands out amounts of a limited resource in the order in which they were requested. Safe for threads.
+    """Grants amounts of a limited resource in the order of the requests. Thread-safe.
 
-    The order matters: if small requests could overtake, a stream of them would keep a large one waiting forever.
+    Small requests do not overtake large requests, which could otherwise wait without end.
     """
 
     def __init__(self, limit: int, *, wait_seconds: float) -> None:
@@ -31,12 +31,12 @@ class WeightedSemaphore:
 
     @contextmanager
     def hold(self, amount: int) -> Iterator[None]:
-        """Hold `amount` for the length of the block. Raises Busy when it is not free in time."""
+        """Hold `amount` during the `with` block. Raises Busy if the amount is not free in time."""
         request = _Request(amount)
         with self._lock:
             self._waiting.append(request)
             self._grant()
-        # The wait is inside the `try`: a greenlet that is killed while it waits must leave the queue.
+        # The wait is inside the `try`, because a greenlet that is killed during the wait must leave the queue.
         try:
             if not request.granted.wait(self._wait_seconds):
                 raise Busy

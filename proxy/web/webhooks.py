@@ -1,4 +1,4 @@
-"""Amplitude's webhooks: store a batch of users, and report how many were applied."""
+"""Receives Amplitude's webhooks: stores a batch of users, and reports the numbers of applied and skipped users."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from proxy.webhooks.parse import Batch, TooLarge, read_cohorts, read_users
 _log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
-"""Ten thousand users with twenty properties each."""
+"""The size of ten thousand users with twenty properties each."""
 
 _PIECE_BYTES = 64 * 1024
 _LENGTH = re.compile(r"[0-9]{1,18}\Z")
 
 blueprint = Blueprint("webhooks", __name__, url_prefix="/v1/webhooks/amplitude")
-# Amplitude sends from many hosts. ALLOWED_NETWORKS lists Braze's and does not apply.
+# ALLOWED_NETWORKS does not apply, because Amplitude sends from many hosts.
 blueprint.before_request(admit_from_anywhere)
 
 
@@ -61,16 +61,16 @@ def _ingest(hook: str, read: Callable[[bytes | bytearray, float, Callable[[], ob
         return problem(413, RequestEntityTooLarge().name, _TOO_LARGE)
     except UnsupportedMediaType:
         app_services.metrics.pushed(hook, "refused")
-        return problem(415, UnsupportedMediaType().name, "the body is of another type: send application/json")
+        return problem(415, UnsupportedMediaType().name, "the content type is not supported; send application/json")
     except BadRequest:
         app_services.metrics.pushed(hook, "refused")
         raise
     except (RedisUnavailable, Busy) as error:
         app_services.metrics.pushed(hook, "failed")
         if isinstance(error, RedisUnavailable):
-            response = problem(500, "Not kept everywhere", _NOT_SHARED)
+            response = problem(500, "Redis not updated", _NOT_SHARED)
         else:
-            response = problem(500, "Too many at once", _BUSY)
+            response = problem(500, "Too many batches", _BUSY)
         response.headers["Retry-After"] = "1"
         return response
     if duplicate:
@@ -79,7 +79,7 @@ def _ingest(hook: str, read: Callable[[bytes | bytearray, float, Callable[[], ob
     app_services.metrics.pushed(hook, "duplicate" if duplicate else "applied", applied=applied, skipped=skipped)
     if skipped or batch.unapplied:
         fields = {"hook": hook, "applied": applied, "skipped": dict(batch.skipped), "unapplied": batch.unapplied}
-        _log.warning("not all that was pushed could be taken", extra=fields)
+        _log.warning("webhook_partially_applied", extra=fields)
     response = jsonify(
         applied=applied,
         skipped=skipped,
@@ -104,9 +104,9 @@ def _max_size() -> int:
 
 
 def _body(checkpoint: Callable[[], object]) -> bytearray:
-    # One byte more than allowed: Werkzeug cuts a body without a length silently, and this one must be refused.
+    # One byte over the limit: Werkzeug silently truncates a body without a length; the extra byte shows the excess.
     request.max_content_length = MAX_BODY_BYTES + 1
-    body = bytearray()  # grows in place; joining a list of pieces would need twice the memory
+    body = bytearray()  # grows in place, because joining a list of pieces needs twice the memory
     with reading_the_body():
         while piece := request.stream.read(_PIECE_BYTES):
             body += piece
@@ -116,9 +116,9 @@ def _body(checkpoint: Callable[[], object]) -> bytearray:
     return body
 
 
-_NOT_SHARED = "Redis does not answer: kept here alone; send it again"
-_BUSY = "too many other batches are being processed; send the batch again"
+_NOT_SHARED = "Redis is unavailable, so only one process stored the batch; send the batch again"
+_BUSY = "too many batches are being processed; send the batch again"
 _TOO_LARGE = (
-    "the body is too large: 8 MiB and 50,000 users at most; select fewer user properties for this sync in Amplitude, "
-    "or send fewer of them by the template"
+    "the body is larger than 8 MiB, 50,000 users or 500,000 values; select fewer user properties for this sync in "
+    "Amplitude, or remove properties from the template"
 )

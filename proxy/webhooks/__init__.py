@@ -1,1 +1,1 @@
-"""Webhooks: parse a batch that Amplitude pushes, and store it. HTTP is in `web`, what an update means in `profile`."""
+"""Parses and stores the batches that Amplitude pushes. `web` handles HTTP, and `profile` has the rules for updates."""

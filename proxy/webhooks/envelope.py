@@ -1,9 +1,9 @@
-"""Reads the JSON document of a webhook: split by msgspec, then decoded one user at a time, within limits.
+"""Reads the JSON document of a webhook: splits it into users, and decodes one user at a time, within limits.
 
-msgspec splits 8 MiB into raw users in 5 to 10 ms. It refuses a whole document for NaN, half of a surrogate pair or
-nesting beyond the recursion limit in a single user. Such a document is split here, at a tenth of the speed, so that one
-broken user does not cost the others. No library finds the end of such a user: the standard library's `raw_decode` also
-fails on nesting, and has built all values of a user before their number is known.
+msgspec splits 8 MiB into raw users in 5 to 10 ms. But msgspec rejects the whole document if a single user contains NaN,
+half of a surrogate pair, or too deep nesting. This module then splits the document itself, at a tenth of the speed, so
+that one invalid user does not affect the others. No library finds the end of an invalid user: the standard library's
+`raw_decode` fails on nesting, and builds all values of a user before their number is known.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ import msgspec
 from proxy.profile.json import TooDeep, read_json
 
 MAX_ENTRIES = 50_000
-"""Users, and members of the objects around them, in one document."""
+"""The maximum number of users in a document, including the members of the objects around them."""
 MAX_VALUES = 500_000
-"""Values within them: each takes a hundred bytes."""
+"""The maximum number of values in a document. Each value takes a hundred bytes."""
 MAX_CHARACTERS = 512 * 1024
-"""Length of one user, who is decoded in five milliseconds at most."""
+"""The maximum length of a user, which is decoded in at most five milliseconds."""
 _SIGNS_PER_VALUE = 3
-"""A comma and two brackets: so many for each of MAX_VALUES are looked at by the slower path, in 0.4 s."""
+"""A comma and two brackets. The slower path processes this number of signs for each of MAX_VALUES, in 0.4 s."""
 _SIGNS_AT_ONCE = 1_000
 _SHALLOW = 100
-"""Fewer brackets than this never nest too deeply."""
+"""A document with fewer brackets never nests too deeply."""
 _LONG_INTEGER = b"0" * 4_000
-"""`read_json` keeps an integer of more characters as text."""
+"""`read_json` keeps a longer integer as text."""
 _DIGITS_AS_ZERO = bytes.maketrans(b"123456789", b"000000000")
 _WHITE_SPACE = b" \t\n\r"
 
@@ -40,8 +40,8 @@ _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _VALUE = msgspec.json.Decoder()
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _NAME = re.compile(rb"(" + _STRING + rb")[ \t\n\r]*:", re.DOTALL)
-# Up to the next comma or bracket outside of strings. Between two of them JSON has a name and a value at most; of more
-# strings, or one without an end, the pattern finds the quote.
+# Matches up to the next comma or bracket outside of strings. JSON has at most a name and a value in between. If there
+# are more strings, or a string has no end, the pattern ends at a quote.
 _NEXT_SIGN = re.compile(rb'[^"\[\]{},]*+(?:' + _STRING + rb'[^"\[\]{},]*+){0,2}+(.|\Z)', re.DOTALL)
 _DEPTHS = {b"[": 1, b"{": 1, b"]": -1, b"}": -1, b",": 0}
 
@@ -49,26 +49,27 @@ _DEPTHS = {b"[": 1, b"{": 1, b"]": -1, b"}": -1, b",": 0}
 _Raws = TypeVar("_Raws", list[msgspec.Raw], dict[str, msgspec.Raw])
 
 
-class Unread(NamedTuple):
-    """Takes the place of a value that was skipped."""
+class SkippedValue(NamedTuple):
+    """Replaces a value that was skipped."""
 
     reason: str
 
 
-TOO_LARGE = Unread("too_large")
+TOO_LARGE = SkippedValue("too_large")
 
 
 class TooMany(Exception):
-    """The document has more entries, or values within them, than allowed."""
+    """The document has more than MAX_ENTRIES entries or MAX_VALUES values."""
 
 
 def read(body: bytes | bytearray, checkpoint: Callable[[], object]) -> Any:
-    """Decode `body`. Raises ValueError if it is not JSON, and TooMany.
+    """Decode `body`. Raises ValueError if the body is not JSON, and TooMany.
 
-    An array, alone or in an object, is returned as an iterator that decodes one entry at a time. An entry that is too
-    large, nests too deeply or contains NaN is an `Unread`, and so is any other value that is too large.
+    An array, alone or in an object, is returned as an iterator that decodes one entry at a time. An entry becomes a
+    `SkippedValue` if it is too large, nests too deeply or contains NaN. Any other value that is too large also becomes
+    a `SkippedValue`.
     """
-    body.decode()  # refuses what is not UTF-8: msgspec does not look into strings that it skips
+    body.decode()  # rejects invalid UTF-8, because msgspec does not check strings that it skips
     return _Reader(body, checkpoint).document(body.strip(_WHITE_SPACE), objects=1)
 
 
@@ -81,11 +82,11 @@ class _Reader:
         for separator in b",", b"[", b"{":
             separators += body.count(separator)
             checkpoint()
-        # Every value but the first follows one of these. Only a document that has more of them is counted exactly.
+        # Each value except the first follows a separator. Values are counted exactly only if there are more separators.
         self._is_small = separators < MAX_VALUES
 
     def document(self, data: bytes | bytearray | msgspec.Raw, *, objects: int) -> Any:
-        """Decode `data`. Up to `objects` objects within each other are decoded by their members."""
+        """Decode `data`. Up to `objects` nested objects are decoded member by member."""
         self._checkpoint()
         first = bytes(memoryview(data)[:1])
         if first == b"[":
@@ -98,7 +99,7 @@ class _Reader:
         entries = self._raws(_ARRAY, data)
         if entries is not None:
             return map(self._entry, map(bytes, entries))
-        # All of them, since a syntax error in any refuses the document.
+        # All entries are decoded first, because a syntax error in any entry invalidates the document.
         return _drain(deque(map(self._entry, self._split(bytes(data)))))
 
     def _members(self, data: bytes | bytearray | msgspec.Raw) -> Iterable[tuple[str, bytes | msgspec.Raw]]:
@@ -125,9 +126,9 @@ class _Reader:
         except JSONDecodeError:
             raise
         except TooDeep:
-            return Unread("nested_too_deeply")
+            return SkippedValue("nested_too_deeply")
         except ValueError:
-            return Unread("not_json")
+            return SkippedValue("not_json")
 
     def _value(self, data: bytes) -> Any:
         if len(data) > MAX_CHARACTERS and len(data.decode()) > MAX_CHARACTERS:
@@ -140,12 +141,12 @@ class _Reader:
         return value
 
     def _split(self, data: bytes) -> Iterator[bytes]:
-        """Yield the entries of an array, or the members of an object, without looking at anything but where they end.
+        """Yield the raw entries of an array or members of an object. Raises ValueError.
 
-        Raises ValueError.
+        Only the ends of entries are parsed.
         """
         if not data.endswith(b"}" if data.startswith(b"{") else b"]"):
-            raise ValueError("the end is missing")
+            raise ValueError("the closing bracket is missing")
         depth, start = 0, 1
         for number, match in enumerate(_NEXT_SIGN.finditer(data)):
             if number % _SIGNS_AT_ONCE == 0:
@@ -154,7 +155,7 @@ class _Reader:
                     raise TooMany
             sign, end = match[1], match.end()
             if sign not in _DEPTHS:
-                raise ValueError("a string without an end, or no end")
+                raise ValueError("a string or the document has no end")
             depth += _DEPTHS[sign]
             if depth == 0 or (depth == 1 and sign == b","):
                 part = data[start : end - 1].strip(_WHITE_SPACE)
@@ -171,12 +172,12 @@ class _Reader:
 def _member(text: bytes) -> tuple[str, bytes]:
     name = _NAME.match(text)
     if name is None:
-        raise ValueError("no name, or no colon behind it")
+        raise ValueError("a name or its colon is missing")
     return read_json(name[1]), text[name.end() :].strip(_WHITE_SPACE)
 
 
 def _decode(data: bytes) -> Any:
-    """Decode one value as `read_json` does: by msgspec, in a third of the time, where that makes no difference."""
+    """Decode a value as `read_json` does. If the result is the same, msgspec decodes it in a third of the time."""
     is_shallow = data.count(b"[") + data.count(b"{") < _SHALLOW
     if is_shallow and (len(data) < len(_LONG_INTEGER) or _LONG_INTEGER not in data.translate(_DIGITS_AS_ZERO)):
         with suppress(msgspec.DecodeError):
@@ -185,13 +186,13 @@ def _decode(data: bytes) -> Any:
 
 
 def _values(value: Any) -> int:
-    """Count the values within each other."""
+    """Return the number of values, including nested values."""
     if not isinstance(value, dict | list):
         return 1
     return 1 + sum(map(_values, value.values() if isinstance(value, dict) else value))
 
 
 def _drain(entries: deque[Any]) -> Iterator[Any]:
-    """Yield each entry and release it: together they take as much memory as the data that is read from them."""
+    """Yield each entry and release its memory. All entries together would double the memory in use."""
     while entries:
         yield entries.popleft()

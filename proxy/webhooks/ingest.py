@@ -1,7 +1,7 @@
-"""Stores batches that Amplitude pushes: in Redis first, where other processes see them, then in this process.
+"""Stores the batches that Amplitude pushes: first in Redis, for all processes, then in this process.
 
-A message is remembered only after all of it was stored, so that a retry completes a message that failed half-way.
-Storing a part of it twice changes nothing.
+A message is recorded only after it was stored completely, so that a retry completes a message that failed in between.
+Storing a part of a message twice changes nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from cachetools import TTLCache
 
 from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
-from proxy.profile.updates import MESSAGE_SECONDS, Updates, checksum, packed_size, since
+from proxy.profile.updates import MESSAGE_SECONDS, Updates, checksum, packed_size, updates_since
 from proxy.storage.checkpoint import Checkpoint
 from proxy.storage.memory import MemoryStore
 from proxy.storage.redis import RedisUnavailable
@@ -31,19 +31,19 @@ _log = logging.getLogger(__name__)
 _MAX_MESSAGES = 10_000
 _USERS_AT_ONCE = 250
 _BYTES_AT_ONCE = 128 * 1024
-"""Size of a portion, which keeps Redis busy for a few milliseconds."""
+"""The size of a portion, which occupies Redis for a few milliseconds."""
 _SMALL_BYTES = 256 * 1024
-"""Largest small body. Reading and storing it takes up to 50 ms; it never waits for large bodies, which take seconds."""
+"""The maximum size of a small body, which takes up to 50 ms. Small bodies never wait for large bodies."""
 _MEMORY_WAIT_SECONDS = 1.0
-"""How long a body waits before it is read. Amplitude waits 1 to 2 seconds for an answer."""
+"""Seconds for which a body may wait before it is read. Amplitude waits 1 to 2 seconds for an answer."""
 _PARSE_WAIT_SECONDS = 5.0
-"""How long a body that was read waits before it is parsed. Amplitude may have given up, but its retry is short then."""
+"""Seconds for which a body may wait before it is parsed. After a timeout, Amplitude's retry is quick."""
 CATCH_UP_USERS = 5_000
-"""Users that one `catch_up` looks up; the rest waits for the next one."""
+"""The maximum number of users that one `catch_up` looks up."""
 
 
 class _Limits:
-    """Limits the bytes of bodies in memory, and the number of batches that are parsed and stored at once."""
+    """Limits the bytes of bodies in memory, and the number of batches that are processed at once."""
 
     def __init__(self, max_bytes: int, max_batches: int) -> None:
         self.memory = WeightedSemaphore(max_bytes, wait_seconds=_MEMORY_WAIT_SECONDS)
@@ -51,9 +51,9 @@ class _Limits:
 
 
 class UpdateIngester:
-    """Stores updates of users, and looks up those that other processes stored. Safe for threads.
+    """Stores updates of users, and fetches the updates that other processes stored. Thread-safe.
 
-    `catch_up` is for the thread that keeps the connection to Redis.
+    Only the thread of the Redis client calls `catch_up`.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class UpdateIngester:
         self._clock = clock
         self._messages: TTLCache[str, bool] = TTLCache(_MAX_MESSAGES, MESSAGE_SECONDS, timer=clock.now)
         self._lock = Lock()
-        # Parsing a body of 8 MiB takes up to 60 MiB more, and two at once finish no sooner on one core.
+        # Parsing a body of 8 MiB takes up to 60 MiB more. Two bodies at once are not faster on one core.
         self._large = _Limits(24 * 1024 * 1024, 1)
         self._small = _Limits(8 * 1024 * 1024, 2)
         self._warned = False
@@ -89,13 +89,16 @@ class UpdateIngester:
 
     @property
     def generation(self) -> int:
-        """The generation to pass to `push`: read before the batch, it excludes users who are forgotten later."""
+        """The generation to pass to `push`.
+
+        Read it before the batch, so that users who are forgotten later are skipped.
+        """
         return self._memory.generation
 
     def push(self, batch: Batch, generation: int) -> bool:
         """Store `batch`. Return False for a repeated message.
 
-        Raises RedisUnavailable when only this process stored it.
+        Raises RedisUnavailable if only this process stored the batch.
         """
         if batch.message is not None and self._is_repeated(batch.message):
             return False
@@ -112,20 +115,20 @@ class UpdateIngester:
                     stored = [update for place, update in enumerate(portion) if place not in refused]
                     for reason in refused.values():
                         batch.refuse(reason)
-            # Users whose updates are in Redis are found there, and need not displace others from memory.
+            # With Redis, only cached users are updated in memory, so that a push does not evict other users.
             all_users = self._shared is None or unavailable is not None
-            refusals = self._memory.push(stored, generation, all_of_them=all_users, checkpoint=checkpoint)
+            refusals = self._memory.push(stored, generation, cached_only=not all_users, checkpoint=checkpoint)
             if all_users:
                 for reason, users in refusals.items():
                     batch.refuse(reason, users)
         if unavailable is not None:
             raise unavailable
-        # The message may bring something new about a forgotten user when it is sent again.
+        # A retry of the message may contain new data about a forgotten user.
         if batch.message is not None and not batch.skipped["forgotten"]:
             self._remember(batch.message)
         if self._shared is None and not self._warned:
             self._warned = True
-            _log.warning("what is pushed is kept in the memory of this one process: there is no REDIS_URL")
+            _log.warning("webhooks_without_redis", extra={"why": "pushed data is only in the memory of this process"})
         return True
 
     def _usable(self, batch: Batch, checkpoint: Checkpoint) -> list[tuple[str, Updates]]:
@@ -135,8 +138,8 @@ class UpdateIngester:
         last: tuple[Updates, Updates] | None = None
         for user_id, updates in batch.updates:
             checkpoint()
-            if last is None or last[0] is not updates:  # the users of a cohort share theirs
-                last = updates, since(updates, horizon)
+            if last is None or last[0] is not updates:  # the users of a cohort share their updates
+                last = updates, updates_since(updates, horizon)
             if last[1]:
                 usable.append((user_id, last[1]))
             else:
@@ -144,16 +147,16 @@ class UpdateIngester:
         return usable
 
     def catch_up(self) -> None:
-        """Fetch the updates that other processes stored for users in this memory. Raises RedisUnavailable."""
+        """Fetch the updates that other processes stored for cached users. Raises RedisUnavailable."""
         if self._shared is None:
             return
         checkpoint, started = Checkpoint(), self._clock.monotonic()
         checksums, last_change = self._shared.announced(self._last_change)
         if self._caught_up_at is not None and not self._shared.announces_for(started - self._caught_up_at):
-            self._pending = self._memory.held(lambda _: True, checkpoint)
+            self._pending = self._memory.cached_users(lambda _: True, checkpoint)
         elif checksums:
-            held = self._memory.held(lambda user_id: checksum(user_id) in checksums, checkpoint)
-            self._pending = list(dict.fromkeys([*self._pending, *held]))  # in order, or some would wait forever
+            users = self._memory.cached_users(lambda user_id: checksum(user_id) in checksums, checkpoint)
+            self._pending = list(dict.fromkeys([*self._pending, *users]))  # in order, so that no user waits without end
         self._last_change, self._caught_up_at = last_change, started
         for _ in range(CATCH_UP_USERS // _USERS_AT_ONCE):
             users, self._pending = self._pending[:_USERS_AT_ONCE], self._pending[_USERS_AT_ONCE:]
@@ -183,7 +186,9 @@ class UpdateIngester:
         with self._lock:
             self._messages[message] = True
         if self._shared is not None:
-            with contextlib.suppress(RedisUnavailable):  # a repeated message is stored again, which changes nothing
+            with contextlib.suppress(
+                RedisUnavailable
+            ):  # otherwise a repeated message is stored again, which changes nothing
                 self._shared.remember(message)
 
 

@@ -1,7 +1,7 @@
-"""Parses the body of a webhook: the updates of each user, and why others were skipped.
+"""Parses the body of a webhook into the updates of each user and the number of skipped users by reason.
 
-Invalid users are skipped and counted; rejecting the batch would make Amplitude resend it up to ten times. A body that
-is invalid as a whole is refused with an explanation.
+Invalid users are skipped and counted, because rejecting the batch would make Amplitude resend it up to ten times. A
+body that is invalid as a whole is rejected with an explanation.
 """
 
 from __future__ import annotations
@@ -34,38 +34,41 @@ from proxy.profile.updates import (
     too_large,
 )
 from proxy.webhooks import envelope
-from proxy.webhooks.envelope import TooMany, Unread
+from proxy.webhooks.envelope import SkippedValue, TooMany
 
 _AHEAD_SECONDS = 600.0
-"""How far Amplitude's clock may be ahead of ours. A later time would win against every later update."""
+"""Seconds by which Amplitude's clock may be ahead. A later time would override all later updates."""
 RETRIED_SECONDS = 4 * 3600.0
-"""How long Amplitude retries. An update without a time may be so old, and must not win over a newer one."""
+"""Seconds for which Amplitude retries. An update without a time may be this old, and must not override newer
+updates."""
 _MILLISECONDS, _MICROSECONDS = 1e11, 1e14  # a number of seconds stays below the first until the year 5138
 _TIMES = ("event_time", "server_received_time", "server_upload_time", "time", "client_event_time")
-"""Amplitude's own times first: `time` and `client_event_time` come from the user's device."""
+"""In order of preference: Amplitude's own times first, then the times of the user's device."""
 _RECEIVED_TIMES = ("server_received_time", "server_upload_time")
-"""When Amplitude received an event. The event is not later, whatever the clock of the device says."""
+"""The times at which Amplitude received an event. The event cannot be later, even if the clock of the device is
+ahead."""
 _MESSAGE_IDS = ("message_id", "uuid", "$insert_id", "insert_id")
 _UNKNOWABLE = ("$add", "$append", "$prepend", "$preInsert", "$postInsert", "$remove")
-"""Operators whose result depends on the former value, which only Amplitude knows."""
+"""Operators whose result depends on the previous value, which only Amplitude knows."""
 _BYTES_AT_ONCE = 256 * 1024
-"""Bytes hashed between two checkpoints, in a quarter of a millisecond."""
+"""Bytes that are hashed between two checkpoints, in a quarter of a millisecond."""
 _OPERATORS = frozenset({*_UNKNOWABLE, "$set", "$setOnce", "$unset", "$clearAll"})
 
 
 @dataclass(slots=True)
 class Batch:
-    """The content of a body: updates by user, and how many were skipped."""
+    """The content of a body: the updates of each user, and the numbers of skipped users."""
 
     message: str | None = None
-    """Digest of a message that has an id of Amplitude's: a repeated message has the same."""
+    """The digest of a message that has an id from Amplitude. A repeated message has the same digest."""
     updates: list[tuple[str, Updates]] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
-    """Users without any usable update, by reason."""
+    """The number of users without a stored update, by reason."""
     unapplied: int = 0
-    """Properties of other users that were not applied: malformed, or changed in a way only Amplitude can know."""
+    """The number of applied users' properties that were not stored: malformed, or with a result that only Amplitude
+    knows."""
     refused: int = 0
-    """Users in `updates` whose updates were not stored. They are counted in `skipped` too."""
+    """The number of users in `updates` whose updates were not stored. `skipped` counts them too."""
 
     def refuse(self, reason: str, users: int = 1) -> None:
         """Count users in `updates` whose updates were not stored."""
@@ -80,7 +83,7 @@ class Batch:
 
 
 class TooLarge(Exception):
-    """A body has more users, or values, than allowed."""
+    """The body has too many users or values."""
 
 
 class _Skipped(Exception):
@@ -92,24 +95,24 @@ class _Skipped(Exception):
 
 
 def read_cohorts(body: bytes | bytearray, now: float, checkpoint: Callable[[], object]) -> Batch:
-    """Parse the body of a cohort webhook: Amplitude's default payload. Raises BadRequest and TooLarge."""
+    """Parse the body of a cohort webhook. Raises BadRequest and TooLarge."""
     payload = _document(body, checkpoint)
     if not isinstance(payload, dict):
-        raise BadRequest(f"the body is not a JSON object: send Amplitude's default payload, e.g. {_DEFAULT}")
+        raise BadRequest(f"the body is not a JSON object; send Amplitude's default payload, for example {_DEFAULT}")
     cohort_id = readable_id(payload.get("cohort_id"))
     if cohort_id is None:
-        raise BadRequest('cohort_id is missing or no text: the template needs "cohort_id": "${input.cohort_id}"')
+        raise BadRequest('cohort_id is missing or not text; add "cohort_id": "${input.cohort_id}" to the template')
     is_in = {"true": True, "false": False}.get(str(payload.get("in_cohort")).lower())
     if is_in is None:
-        raise BadRequest('in_cohort is not true or false: the template needs "in_cohort": ${input.in_cohort?c}')
+        raise BadRequest('in_cohort is not true or false; add "in_cohort": ${input.in_cohort?c} to the template')
     at = _moment(payload.get("computed_time"))
     if at is None:
         raise BadRequest(
-            'computed_time is missing or no time: the template needs "computed_time": "${input.computed_time}"'
+            'computed_time is missing or not a time; add "computed_time": "${input.computed_time}" to the template'
         )
     users = payload.get("users")
     if not isinstance(users, Iterator):
-        raise BadRequest('users is not an array: the template needs "users": [...], as Amplitude\'s default payload')
+        raise BadRequest('users is not an array; add "users": [...] to the template, as in the default payload')
     batch = Batch()
     batch.message = _message(payload, ("message_id",), body, checkpoint)
     member = membership(cohort_id, is_in, at, now)
@@ -120,15 +123,15 @@ def read_cohorts(body: bytes | bytearray, now: float, checkpoint: Callable[[], o
         values = user.get("user_properties")
         return member if values is None else {**member, **_properties(values, at, now, batch)}
 
-    _each(users, batch, updates_of, checkpoint)
+    _parse_users(users, batch, updates_of, checkpoint)
     return batch
 
 
 def read_users(body: bytes | bytearray, now: float, checkpoint: Callable[[], object]) -> Batch:
-    """Parse the body of a streaming webhook: one event or user, or an array of them. Raises BadRequest and TooLarge.
+    """Parse the body of a streaming webhook: an event, a user, or an array of both. Raises BadRequest and TooLarge.
 
-    Events are as Amplitude exports them, users as its Identify API takes them. `whole` marks a complete set of
-    properties.
+    Events have the form of Amplitude's exports. Users have the form of its Identify API. `whole` marks a complete set
+    of properties.
     """
     payload = _document(body, checkpoint)
     batch = Batch()
@@ -140,7 +143,7 @@ def read_users(body: bytes | bytearray, now: float, checkpoint: Callable[[], obj
     else:
         users = payload
     if not isinstance(users, Iterator):
-        raise BadRequest("the body is not a JSON object or an array of them: send Amplitude's default payload")
+        raise BadRequest("the body is not a JSON object or an array of JSON objects; send Amplitude's default payload")
 
     def updates_of(user: dict[str, Any]) -> Updates:
         values = user.get("user_properties")
@@ -151,7 +154,7 @@ def read_users(body: bytes | bytearray, now: float, checkpoint: Callable[[], obj
             raise _Skipped("nothing_to_apply")
         return updates
 
-    _each(users, batch, updates_of, checkpoint)
+    _parse_users(users, batch, updates_of, checkpoint)
     return batch
 
 
@@ -165,11 +168,11 @@ def _document(body: bytes | bytearray, checkpoint: Callable[[], object]) -> Any:
         raise TooLarge from None
     except ValueError:
         raise BadRequest(
-            "the body is not JSON: does the template put text in quotes, and escape it with ?json_string?"
+            "the body is not JSON; in the template, put text in quotes and escape it with ?json_string"
         ) from None
 
 
-def _each(
+def _parse_users(
     users: Iterable[Any],
     batch: Batch,
     updates_of: Callable[[dict[str, Any]], Updates],
@@ -178,7 +181,7 @@ def _each(
     for user in users:
         checkpoint()
         try:
-            if isinstance(user, Unread):
+            if isinstance(user, SkippedValue):
                 raise _Skipped(user.reason)
             if not isinstance(user, dict):
                 raise _Skipped("not_an_object")
@@ -197,9 +200,9 @@ def _each(
 def _message(
     payload: Mapping[str, Any], names: Iterable[str], body: bytes | bytearray, checkpoint: Callable[[], object]
 ) -> str | None:
-    """Return a digest of the body if it has an id of Amplitude's, else None.
+    """Return a digest of the body if the message has an id from Amplitude, else None.
 
-    The id alone does not identify a message: an `insert_id` is unique per user only, and a custom template may repeat
+    The id alone does not identify a message. An `insert_id` is unique per user only, and a custom template may repeat
     any id.
     """
     if not any(isinstance(message_id, str) and message_id.strip() for message_id in map(payload.get, names)):
@@ -212,15 +215,15 @@ def _message(
 
 
 def _properties(value: Any, at: float, now: float, batch: Batch, *, whole: bool = False) -> Updates:
-    """Return the updates in `user_properties`: names and values, or Amplitude's operators on them."""
-    if isinstance(value, Unread):
+    """Return the updates in `user_properties`, which contains names and values, or Amplitude's operators."""
+    if isinstance(value, SkippedValue):
         raise _Skipped(value.reason)
     if not isinstance(value, dict):
         batch.unapplied += 1
         return {}
     operands = [value[name] for name in _OPERATORS & value.keys()]
     if len(value) + sum(len(operand) for operand in operands if isinstance(operand, dict | list)) > MAX_FIELDS:
-        raise _Skipped("too_large")  # before other requests have to wait for the encoding
+        raise _Skipped("too_large")  # checked before the encoding, which would delay other requests
     if not operands:
         return _property_values(value, at, now, whole=whole)
     updates: Updates = {}
@@ -249,8 +252,8 @@ def _properties(value: Any, at: float, now: float, batch: Batch, *, whole: bool 
 def _property_values(values: Mapping[str, Any], at: float, now: float, *, whole: bool) -> Updates:
     """Return the updates of properties that have these values.
 
-    A batch holds hundreds of thousands of values, and most are of types that msgspec writes as `write_json` does: it
-    writes the values of a user at once, in a twentieth of the time that one after the other takes.
+    A batch has hundreds of thousands of values, and msgspec writes most types exactly as `write_json` does. msgspec
+    writes all values of a user at once, in a twentieth of the time.
     """
     if _SAME_IN_MSGSPEC.issuperset(map(type, values.values())):
         with suppress(UnicodeEncodeError):  # half of a surrogate pair
@@ -270,12 +273,12 @@ def _plain(name: str) -> str:
 
 
 def _encoded(values: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return the JSON of each value by the plain name of its property."""
+    """Return the JSON of each value by property name without prefix."""
     return {_plain(name): write_json(value) for name, value in values.items()}
 
 
 def _time(user: Mapping[str, Any], now: float) -> float:
-    """Return the time of the user's update; without one, the earliest time that a retry can have."""
+    """Return the time of the user's update. An update without a time gets the earliest time that a retry can have."""
     value = next((user[name] for name in _TIMES if user.get(name) not in (None, "")), None)
     if value is None:
         return now - RETRIED_SECONDS
@@ -292,7 +295,7 @@ _NUMBER = re.compile(r"[0-9]{1,18}(\.[0-9]{1,9})?\Z")
 
 
 def _moment(value: Any) -> float | None:
-    """Return Unix seconds of a number of seconds, milliseconds or microseconds, of its text, or of an ISO 8601 time."""
+    """Return Unix seconds for a time in seconds, milliseconds, microseconds (as number or text) or ISO 8601."""
     if isinstance(value, str):
         value = value.strip()
         if not _NUMBER.match(value):

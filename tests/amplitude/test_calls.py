@@ -87,12 +87,12 @@ parts = st.one_of(
 
 @given(st.lists(parts, unique=True), st.sampled_from([(), ALONG, (COHORTS,)]))
 def test_plan_calls__any_parts__each_in_one_call_without_conflicts(
-    requested: list[Part], along: tuple[Part, ...]
+    requested: list[Part], extra_parts: tuple[Part, ...]
 ) -> None:
-    calls = plan_calls(requested, along)
+    calls = plan_calls(requested, extra_parts)
     planned = [part for call in calls for part in call.parts]
     assert len(planned) == len(set(planned))
-    assert set(requested) <= set(planned) <= {*requested, *along}
+    assert set(requested) <= set(planned) <= {*requested, *extra_parts}
     for call in calls:
         assert sum(part == PROPERTIES or part.section == "computations" for part in call.parts) <= 1
         for section in ("recommendations", "propensities"):

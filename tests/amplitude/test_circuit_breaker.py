@@ -81,11 +81,11 @@ def test_wait__trial_calls_fail__pauses_grow_to_4_seconds_from_the_start_of_the_
 
 def test_record__calls_begun_before_the_outage__failures_do_not_extend_it_and_success_ends_it(clock: FakeClock) -> None:
     circuit_breaker = CircuitBreaker(clock)
-    in_flight = [circuit_breaker.begin() for _ in range(20)]
-    for trial in in_flight[:19]:
+    running = [circuit_breaker.begin() for _ in range(20)]
+    for trial in running[:19]:
         circuit_breaker.record(UpstreamUnavailable(), trial=trial)
     assert circuit_breaker.wait() == pytest.approx(0.5)
-    circuit_breaker.record(None, trial=in_flight[19])
+    circuit_breaker.record(None, trial=running[19])
     assert circuit_breaker.open_fault() is None
 
 

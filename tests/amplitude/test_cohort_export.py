@@ -36,7 +36,7 @@ class Download:
             url or sandbox.url,
             sandbox.api_key,
             secret or sandbox.secret_key,
-            tell=self.progress.append,
+            on_progress=self.progress.append,
             clock=Clock(monotonic=self.clock, sleep=self._sleep),
         )
 
@@ -145,16 +145,16 @@ def test_download__temporary_fault__retried_until_it_ends(
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        ("cohort-429", "allows no more such requests for now (429)"),
-        ("cohort-500", "it says 500"),
-        ("cohort-stuck", "has not prepared the cohort in 6"),
-        ("cohort-cut-off", "did not come whole (ProtocolError)"),
-        ("cohort-gzip-cut", "did not come whole (EOFError)"),
-        ("cohort-unbounded-cut", "did not come whole (it ends within a line)"),
-        ("cohort-expired", "did not come whole (127.0.0.1 says 403)"),
-        ("cohort-loop", "from one address to the next, 3 times"),
-        ("cohort-nowhere", "leads to what is no address"),
-        ("cohort-elsewhere", "ftp://, which is not https"),
+        ("cohort-429", "limits the rate of requests (429)"),
+        ("cohort-500", "(status 500)"),
+        ("cohort-stuck", "the export was not ready after 6"),
+        ("cohort-cut-off", "the cohort file is incomplete (ProtocolError)"),
+        ("cohort-gzip-cut", "the cohort file is incomplete (EOFError)"),
+        ("cohort-unbounded-cut", "the cohort file is incomplete (the body ends within a line)"),
+        ("cohort-expired", "the cohort file is incomplete (127.0.0.1 returned status 403)"),
+        ("cohort-loop", "redirects more than 3 times"),
+        ("cohort-nowhere", "redirects to an invalid URL"),
+        ("cohort-elsewhere", "ftp:// instead of https://"),
     ],
 )
 def test_download__lasting_fault__fails_with_the_reason(
@@ -193,7 +193,7 @@ def test_download__file_is_cut_off__fetched_again_by_a_new_link_and_complete(
     download.fix_after = 3
     assert download("crowd-500") == [f"user-{number}" for number in range(1, 501)]
     assert sandbox.report()["cohorts"]["files"] == 3
-    assert any("once more" in line for line in download.progress)
+    assert any("retrying" in line for line in download.progress)
 
 
 @pytest.mark.parametrize("kind", ["cohort-gzip", "cohort-unbounded"])
@@ -210,7 +210,7 @@ def test_download__encoding_that_was_not_requested__fails_with_its_name(
 ) -> None:
     reply = Reply(200, b"\x0b\x02\x80", {"Content-Encoding": "br"})
     replace_file(monkeypatch, reply)
-    with pytest.raises(NotDownloaded, match="a coding that nobody asked for, 'br'"):
+    with pytest.raises(NotDownloaded, match="content coding 'br'"):
         download("vip")
 
 
@@ -242,7 +242,7 @@ def test_download__last_id_is_cut_off__fetched_again_and_complete(
     sandbox.break_with(Fault("cohort-unbounded-cut"))
     download.fix_after = 2
     assert download("any") == ["ava", "bartholomew-montgomery-the-third"]
-    assert any("it ends within a line" in line for line in download.progress)
+    assert any("the body ends within a line" in line for line in download.progress)
 
 
 def test_download__file_ends_within_a_row_or_is_html__fails_with_the_reason(
@@ -257,20 +257,20 @@ def test_download__file_ends_within_a_row_or_is_html__fails_with_the_reason(
 
 
 def test_download__unknown_cohort__fails_with_its_id(download: Download) -> None:
-    with pytest.raises(NotDownloaded, match="Amplitude has no cohort 'a b/c'"):
+    with pytest.raises(NotDownloaded, match="cohort 'a b/c' does not exist"):
         download("a b/c")
 
 
 def test_download__wrong_credentials__fails_without_a_retry(sandbox: Sandbox) -> None:
     download = Download(sandbox, secret="another-secret")
-    with pytest.raises(NotDownloaded, match="Amplitude says 401: compare AMPLITUDE_API_KEY"):
+    with pytest.raises(NotDownloaded, match="Amplitude returned status 401; compare AMPLITUDE_API_KEY"):
         download("vip")
     assert download.slept == []
 
 
 def test_download__amplitude_is_unreachable__fails_after_four_retries(sandbox: Sandbox) -> None:
     download = Download(sandbox, url=f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(NotDownloaded, match=r"127\.0\.0\.1 gives no answer \(ConnectionError\)"):
+    with pytest.raises(NotDownloaded, match=r"127\.0\.0\.1 does not answer \(ConnectionError\)"):
         download("vip")
     assert len(download.slept) == 4
 
@@ -284,7 +284,7 @@ def test_redirect_target__not_https__refused(location: str) -> None:
         redirect_target("https://amplitude.com/a", "https://storage.example.com/f?s=1")
         == "https://storage.example.com/f?s=1"
     )
-    with pytest.raises(NotDownloaded, match="the link to the cohort's file leads to"):
+    with pytest.raises(NotDownloaded, match="the link to the cohort file redirects to"):
         redirect_target("https://amplitude.com/a", location)
 
 
@@ -305,6 +305,6 @@ def test_download__link_with_an_invalid_host__fails_without_a_retry(
 ) -> None:
     reply = Reply(302, "", {"Location": location})
     replace_file(monkeypatch, reply)
-    with pytest.raises(NotDownloaded, match="leads to what is no address"):
+    with pytest.raises(NotDownloaded, match="redirects to an invalid URL"):
         download("vip")
     assert download.slept == [2.0], "only the pause between two polls"

@@ -100,16 +100,16 @@ def test_reserve__any_calls__no_60_seconds_contain_more_than_the_quota(
 ) -> None:
     clock = FakeClock(0)
     rate_limiter = RateLimiter(per_minute, clock=clock)
-    in_flight: list[tuple[float, float, Reservation]] = []  # ends, began
+    running: list[tuple[float, float, Reservation]] = []  # ends, began
     calls: list[tuple[float, float]] = []
 
     def advance(to: float) -> None:
-        for end, began, reservation in sorted(in_flight, key=lambda call: call[0]):
+        for end, began, reservation in sorted(running, key=lambda call: call[0]):
             if end <= to:
                 clock.advance(max(0.0, end - clock()))
                 reservation.complete()
                 calls.append((began, end))
-                in_flight.remove((end, began, reservation))
+                running.remove((end, began, reservation))
         clock.advance(max(0.0, to - clock()))
 
     for gap, duration, action in events:
@@ -121,7 +121,7 @@ def test_reserve__any_calls__no_60_seconds_contain_more_than_the_quota(
         if action == "cancel":
             reservation.cancel()
         else:
-            in_flight.append((reservation.at + duration, reservation.at, reservation))
+            running.append((reservation.at + duration, reservation.at, reservation))
     advance(clock() + 100)
 
     for _, start in calls:  # the fullest window begins when a call arrives, at the latest at the end of that call

@@ -277,7 +277,7 @@ def test_log__call_fails__id_of_the_request_that_started_the_call(
         ask(f"user-{number}", f"before-{number}")
     sandbox.break_with(Fault("reset"))
     ask("user-4", "failing")
-    failures = [line for line in log_lines(service.log) if line["event"] == "no answer from Amplitude"]
+    failures = [line for line in log_lines(service.log) if line["event"] == "upstream_call_failed"]
     assert [line["request_id"] for line in failures] == ["failing"]
 
 
@@ -298,7 +298,7 @@ def test_answer__about_another_user__not_cached_and_logged_without_an_id(
         answer = service.get(f"/v1/cohorts?user_id=user-{number}")
         assert (answer.json()["error"], answer.headers["X-Amplitude-Calls"]) == (None, "1")
     text = service.log.read_text()
-    failures = [line for line in log_lines(service.log) if line["event"] == "no answer from Amplitude"]
+    failures = [line for line in log_lines(service.log) if line["event"] == "upstream_call_failed"]
     assert ["ACCEPT_MAPPED_USERS" in line["why"] for line in failures] == [False, True]
     assert {line["error"] for line in failures} == {"upstream_invalid"}
     assert "another-user" not in text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.fetch.backlog import Backlog, Wanted
+from proxy.fetch.backlog import Backlog, PartRequest
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity, Part, recommendation
 from tests.support.fakes import FakeClock
 
@@ -20,7 +20,7 @@ def new_backlog(clock: FakeClock, max_users: int = 100) -> Backlog:
 
 
 def add(backlog: Backlog, clock: FakeClock, identity: Identity, parts: list[Part], *, refresh: bool = False) -> None:
-    backlog.add(identity, dict.fromkeys(parts, Wanted(clock(), refresh)))
+    backlog.add(identity, dict.fromkeys(parts, PartRequest(clock(), refresh)))
 
 
 def pop_all(backlog: Backlog) -> list[tuple[str | None, set[Part]]]:
@@ -97,10 +97,10 @@ def test_add__user_returns_after_a_failure__keeps_its_age_and_comes_after_newer_
     clock.advance(400)
     add(backlog, clock, user(2), [COHORTS])
     backlog.pop()
-    assert backlog.pop() == (user(1), {COHORTS: Wanted(before, False), PROPERTIES: Wanted(before, True)})
+    assert backlog.pop() == (user(1), {COHORTS: PartRequest(before, False), PROPERTIES: PartRequest(before, True)})
     add(backlog, clock, user(3), [COHORTS])
-    backlog.add(user(1), {COHORTS: Wanted(before, False)})
+    backlog.add(user(1), {COHORTS: PartRequest(before, False)})
     assert [name for name, _ in pop_all(backlog)] == ["u3", "u1"]
-    backlog.add(user(1), {COHORTS: Wanted(before, False)})
+    backlog.add(user(1), {COHORTS: PartRequest(before, False)})
     clock.advance(300)
     assert backlog.pop() is None

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.fetch.backlog import Wanted
-from proxy.fetch.forget import ForgetService, Forgot
+from proxy.fetch.backlog import PartRequest
+from proxy.fetch.forget import ForgetResult, ForgetService
 from proxy.profile.errors import QuotaExhausted
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity
@@ -30,7 +30,7 @@ def world(clock: FakeClock) -> Iterator[World]:
     world.end()
 
 
-def forget(world: World, ids: Identity = IDS) -> Forgot:
+def forget(world: World, ids: Identity = IDS) -> ForgetResult:
     return ForgetService(world.store, world.backlog).forget(ids)
 
 
@@ -50,9 +50,9 @@ def test_forget__several_pairs__only_pairs_with_the_id_are_removed(world: World)
     pairs = [Identity("u", None), Identity("u", "d"), Identity("v", None), Identity(None, "u")]
     for pair in pairs:
         world.get(COHORTS, identity=pair)
-    assert forget(world) == Forgot(records=2, waiting=0)
+    assert forget(world) == ForgetResult(records=2, waiting=0)
     assert [bool(world.store.memory.read(pair).parts) for pair in pairs] == [False, False, True, True]
-    assert forget(world) == Forgot(records=0, waiting=0)
+    assert forget(world) == ForgetResult(records=0, waiting=0)
 
 
 def test_forget__record_fetched_by_device__removed_by_its_returned_user_id(world: World) -> None:
@@ -86,9 +86,9 @@ def test_forget__call_is_queued__request_is_answered_but_not_cached(world: World
 
 def test_forget__user_in_backlog__removed_and_not_added_again_by_a_failed_call(world: World) -> None:
     requested_at = world.clock()
-    world.backlog.add(USER, {PROPERTIES: Wanted(requested_at, False), COHORTS: Wanted(requested_at, True)})
-    world.backlog.add(Identity("v", None), {COHORTS: Wanted(requested_at, False)})
-    assert forget(world) == Forgot(records=0, waiting=1)
+    world.backlog.add(USER, {PROPERTIES: PartRequest(requested_at, False), COHORTS: PartRequest(requested_at, True)})
+    world.backlog.add(Identity("v", None), {COHORTS: PartRequest(requested_at, False)})
+    assert forget(world) == ForgetResult(records=0, waiting=1)
     assert len(world.backlog) == 1
     world.source.open.clear()
     request = world.ask(COHORTS)
@@ -98,7 +98,7 @@ def test_forget__user_in_backlog__removed_and_not_added_again_by_a_failed_call(w
     world.source.open.set()
     assert request.result(10).error
     world.wait_until(lambda: not world.scheduler.stats().running)
-    assert world.backlog.pop() == (Identity("v", None), {COHORTS: Wanted(requested_at, refresh=False)})
+    assert world.backlog.pop() == (Identity("v", None), {COHORTS: PartRequest(requested_at, refresh=False)})
     assert world.backlog.pop() is None
 
 
@@ -124,19 +124,19 @@ def test_forget__backlog_is_reserving_a_time_for_the_user__user_does_not_return(
 def test_forget__any_order_of_requests_and_results__earlier_requests_are_not_cached(steps: list[str]) -> None:
     clock = FakeClock()
     store = TieredStore(max_bytes=100_000, policy=FreshnessPolicy(fresh=900, negative=60), clock=clock)
-    in_flight: list[tuple[int, bool]] = []  # the generation, and whether the user was forgotten since
+    running: list[tuple[int, bool]] = []  # the generation, and whether the user was forgotten since
     cached = False
     for step in steps:
         clock.advance(1)
         if step == "request":
-            in_flight.append((store.memory.generation, False))
-        elif step == "complete" and in_flight:
-            generation, forgotten = in_flight.pop(0)
+            running.append((store.memory.generation, False))
+        elif step == "complete" and running:
+            generation, forgotten = running.pop(0)
             store.save(USER, Record({COHORTS: CachedPart(b"[]", clock())}), [COHORTS], generation=generation)
             cached = cached or not forgotten
         elif step == "forget":
             store.memory.forget(names(IDS))
-            in_flight = [(generation, True) for generation, _ in in_flight]
+            running = [(generation, True) for generation, _ in running]
             cached = False
         elif step == "forget another":
             store.memory.forget(names(Identity("v", "w")))

@@ -38,7 +38,7 @@ class World:
         clock: FakeClock,
         *,
         per_minute: int = 600,
-        along: tuple[Part, ...] = (),
+        extra_parts: tuple[Part, ...] = (),
         max_waiting: int = 50,
         policy: FreshnessPolicy = LIFETIMES,
     ) -> None:
@@ -56,7 +56,7 @@ class World:
             self.circuit_breaker,
             self.backlog,
             policy,
-            along=along,
+            extra_parts=extra_parts,
             threads=20,
             clock=clock,
         )
@@ -170,7 +170,7 @@ def test_get__call_in_flight__its_parts_are_joined_and_other_parts_need_a_call(w
 
 
 def test_fetch_along__call_for_another_part__added_parts_are_joined_and_cached(clock: FakeClock) -> None:
-    world = World(clock, along=(PROPERTIES, COHORTS))
+    world = World(clock, extra_parts=(PROPERTIES, COHORTS))
     world.source.open.clear()
     first = world.ask(recommendation("a"))
     world.source.wait_for_call()
@@ -356,7 +356,7 @@ def test_get__user_becomes_known_between_two_calls__error_for_the_missing_part(w
 
 
 def test_get__another_call_brings_the_part__answered_before_its_own_call_ends(clock: FakeClock) -> None:
-    world = World(clock, along=(COHORTS,))
+    world = World(clock, extra_parts=(COHORTS,))
     first_call_may_end, original_fetch = threading.Event(), world.source.fetch
 
     def fetch(identity: Identity, call: Call) -> Fetched:
@@ -517,7 +517,7 @@ def test_get__max_age_0_and_a_call_in_flight__joins_the_call(world: World) -> No
 
 
 def test_get__properties_and_computations__two_calls_that_are_cached_separately(clock: FakeClock) -> None:
-    world = World(clock, along=(PROPERTIES, COHORTS))
+    world = World(clock, extra_parts=(PROPERTIES, COHORTS))
     world.source.user_data = {"amp_props": {"x": "1"}, "cohort_ids": []}
     assert world.get(PROPERTIES, computations(["a"])).calls == 2
     assert world.get(COHORTS).forwarded is None

@@ -46,7 +46,7 @@ def test_parse__valid_entries__kinds_names_and_ids() -> None:
         ("cohorts.1st=c31", "begins with a letter"),
         ("cohorts.vip=", "entry (1)"),
         ("cohorts.vip=a\tb", "control character"),
-        ("cohorts.vip=" + "x" * 513, "too long"),
+        ("cohorts.vip=" + "x" * 513, "longer than 512"),
         ("cohorts.vip=c31,cohorts.vip=c31", "cohorts.vip twice"),
     ],
 )

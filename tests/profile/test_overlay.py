@@ -17,7 +17,7 @@ from proxy.profile.overlay import apply_updates
 from proxy.profile.parts import COHORTS, PROPERTIES, recommendation
 from proxy.profile.query import ProfileQuery
 from proxy.profile.record import EMPTY, CachedPart, Record
-from proxy.profile.updates import REMOVED, UNKNOWN, Updates, cleared, known, membership, merged, properties
+from proxy.profile.updates import REMOVED, UNKNOWN, Updates, cleared, membership, merged, parse_updates, properties
 from tests.profile.test_updates import PUSHES
 
 COHORTS_ALL, PROPERTIES_ALL = ProfileQuery(("cohorts",)), ProfileQuery(("properties",))
@@ -44,7 +44,7 @@ def overlaid(cached: Record, query: ProfileQuery, *pushes: Updates) -> Record:
     pushed: Updates = {}
     for push in pushes:
         pushed = merged(pushed, push)
-    return apply_updates(cached, known(pushed), query)
+    return apply_updates(cached, parse_updates(pushed), query)
 
 
 def value(result: Record, part: Any) -> Any:
@@ -211,7 +211,7 @@ def test_updates__any_cached_values__applied_without_making_a_part_older(
     cached = record(at, cohorts=cohorts, props=properties_value)
     result = overlaid(cached, query, *pushes)
     no_updates: Updates = {}
-    content = known(functools.reduce(merged, pushes, no_updates))
+    content = parse_updates(functools.reduce(merged, pushes, no_updates))
     assert result.parts.keys() | ({PROPERTIES} if content.cleared_at is not None else set()) >= cached.parts.keys()
     # After a clear or a whole push, the fetched set does not count, so a pushed value may be older than the fetch.
     replaced = content.cleared_at is not None or content.whole_at is not None

@@ -14,10 +14,10 @@ from proxy.profile.updates import (
     UNKNOWN,
     Updates,
     cleared,
-    known,
     membership,
     merged,
     pack,
+    parse_updates,
     properties,
     too_large,
     unpack,
@@ -66,8 +66,8 @@ def previous(updates: Updates) -> dict[bytes, bytes]:
 def test_merged__any_order_portions_and_repetitions__same_content(
     first: Updates, second: Updates, third: Updates
 ) -> None:
-    assert known(merged(first, second)) == known(merged(second, first))
-    assert known(merged(merged(first, second), third)) == known(merged(first, merged(second, third)))
+    assert parse_updates(merged(first, second)) == parse_updates(merged(second, first))
+    assert parse_updates(merged(merged(first, second), third)) == parse_updates(merged(first, merged(second, third)))
     assert merged(merged(first, second), second) == merged(first, second)
     assert merged({}, first) == merged(first, first) == merged(first, {})
 
@@ -82,7 +82,7 @@ def test_known__any_updates__each_property_has_its_latest_value(pushes: list[Upd
     floor = latest.get(b"f", b"")[:8]
     values = {field[1:].decode(): value for field, value in latest.items() if field[:1] == b"p" and value >= floor}
     contents = {name: value[17:] if value[8:9] == b"\xff" else value[8:] for name, value in values.items()}
-    assert {name: content for name, (_, content) in known(all_of(pushes)).properties.items()} == contents
+    assert {name: content for name, (_, content) in parse_updates(all_of(pushes)).properties.items()} == contents
 
 
 @settings(deadline=None)
@@ -96,8 +96,8 @@ def test_pack__any_updates__unpacked_as_they_were(pushes: list[Updates]) -> None
 @settings(deadline=None)
 @given(PUSHES, PUSHES)
 def test_unpack__updates_of_the_previous_version__same_content(first: Updates, second: Updates) -> None:
-    assert known(unpack(pack(previous(first)))) == known(first)
-    assert known(merged(unpack(pack(previous(first))), second)) == known(merged(first, second))
+    assert parse_updates(unpack(pack(previous(first)))) == parse_updates(first)
+    assert parse_updates(merged(unpack(pack(previous(first))), second)) == parse_updates(merged(first, second))
 
 
 @pytest.mark.parametrize("data", [b"x", b"xyz", b"\0\0\0\1", b"1"])
@@ -115,7 +115,7 @@ def test_too_large__over_the_limits_of_one_user__true_and_unpack_fails() -> None
 
 
 def test_known__foreign_fields__ignored() -> None:
-    result = known({b"c1": b"short", b"z": b"12345678", b"": b"12345678"} | membership("c", True, 7.0))
+    result = parse_updates({b"c1": b"short", b"z": b"12345678", b"": b"12345678"} | membership("c", True, 7.0))
     assert result.cohorts == {"c": (7.0, True)}
     assert not result.properties
 
@@ -127,13 +127,13 @@ def test_merged__whole_set__replaces_earlier_values_and_keeps_later_ones() -> No
         result: Updates = {}
         for push in order:
             result = merged(result, push)
-        assert known(result).properties == {"a": (2.0, b"2"), "c": (3.0, b"3")}
-        assert known(result).whole_at == 2.0
+        assert parse_updates(result).properties == {"a": (2.0, b"2"), "c": (3.0, b"3")}
+        assert parse_updates(result).whole_at == 2.0
 
 
 def test_merged__whole_set_of_properties__cohorts_are_kept() -> None:
     result = merged(membership("c", True, 1.0), properties({}, 2.0, whole=True))
-    assert known(result).cohorts == {"c": (1.0, True)}
+    assert parse_updates(result).cohorts == {"c": (1.0, True)}
 
 
 def test_merged__clock_of_the_sender_is_ahead__ordered_by_its_time_and_aged_from_receipt() -> None:
@@ -143,12 +143,12 @@ def test_merged__clock_of_the_sender_is_ahead__ordered_by_its_time_and_aged_from
         result: Updates = {}
         for push in order:
             result = merged(result, push)
-        assert known(result).properties == {"a": (101.0, b"2")}
-    assert known(merged(again, first)).latest == known(merged(first, again)).latest == 100.0
+        assert parse_updates(result).properties == {"a": (101.0, b"2")}
+    assert parse_updates(merged(again, first)).latest == parse_updates(merged(first, again)).latest == 100.0
 
 
-def test_known__properties_pushed_in_any_order__sorted_by_name() -> None:
+def test_parse_updates__properties_pushed_in_any_order__sorted_by_name() -> None:
     whole = properties({"plan.type": b"1", "plan type": b"2"}, 1.0, whole=True)
     later = properties({"plan type": b"3"}, 2.0)
-    assert list(known(whole).properties) == ["plan type", "plan.type"]
-    assert list(known(merged(whole, later)).properties) == ["plan type", "plan.type"]
+    assert list(parse_updates(whole).properties) == ["plan type", "plan.type"]
+    assert list(parse_updates(merged(whole, later)).properties) == ["plan type", "plan.type"]

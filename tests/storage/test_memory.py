@@ -40,7 +40,7 @@ def answer(
     """Answer the query as the web layer does, which keeps a body that it writes a second time."""
     for _ in range(times):
         hit = store.fresh(identity, QUERY)
-        if hit and hit.again:
+        if hit and hit.repeated:
             store.keep_ready(identity, QUERY, hit.record, body, "etag")
 
 
@@ -132,7 +132,7 @@ def test_fresh__queries_alternate__no_ready_body(clock: FakeClock) -> None:
     for query in (QUERY, OTHER_QUERY, QUERY, OTHER_QUERY):
         hit = store.fresh(USER, query)
         assert hit is not None
-        assert (hit.record, hit.ready, hit.again) == (store.read(USER), None, False)
+        assert (hit.record, hit.ready, hit.repeated) == (store.read(USER), None, False)
     answer(store)
     assert ready(store)
     assert ready(store, query=OTHER_QUERY) is None

@@ -1,4 +1,4 @@
-"""A load balancer in front of a service, which forwards requests or answers them itself."""
+"""Runs a load balancer in front of a service. The load balancer forwards requests or answers them itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FORWARDED = ("Content-Type", "X-Amplitude-Calls", "Cache-Control")
 
 @contextmanager
 def balancer(service: str, answers: Callable[[int], int | None]) -> Iterator[str]:
-    """Yield the URL. `answers` returns the status with which the balancer itself answers the nth POST, or None."""
+    """Yield the URL of a load balancer. `answers(n)` returns the status for the nth POST, or None to forward it."""
     lock = threading.Lock()
     posts = 0
 

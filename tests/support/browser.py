@@ -1,4 +1,4 @@
-"""A real Chromium that reports console errors and violations of a page's policy."""
+"""Runs Chromium, and reports console errors and violations of the Content-Security-Policy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 Scheme = Literal["light", "dark"]
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 _ARGUMENTS = (
     "--headless=new",
@@ -27,7 +27,7 @@ _ARGUMENTS = (
     "--disable-sync",
     "--force-color-profile=srgb",
 )
-# Before anything of the page runs, so that nothing is missed.
+# Runs before the scripts of the page, so that no violation is missed.
 _WATCH = """
 window.violations = [];
 document.addEventListener("securitypolicyviolation", (event) => {
@@ -37,68 +37,68 @@ document.addEventListener("securitypolicyviolation", (event) => {
 
 
 def missing() -> str | None:
-    """Return why there is no browser here, None when there is one."""
+    """Return the missing programs and the command that installs them; None if all are installed."""
     absent = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
     return f"{' and '.join(absent)} not installed: apt-get install chromium chromium-driver" if absent else None
 
 
 class Browser:
-    """One window. `driver` is selenium's own for whatever else a test needs."""
+    """A browser window. `driver`: the driver of selenium, for all other actions."""
 
     def __init__(self, driver: webdriver.Chrome) -> None:
         self.driver = driver
 
     def open(self, url: str) -> None:
-        """Go to a page and wait until it is loaded."""
+        """Open a page and wait until it is loaded."""
         self.driver.get(url)
 
-    def dress(self, *, width: int = 1200, height: int = 900, scheme: Scheme = "light", scale: int = 1) -> None:
-        """Set the size of the window, the colours that the user prefers, and the screen's dots a pixel."""
+    def set_display(self, *, width: int = 1200, height: int = 900, scheme: Scheme = "light", scale: int = 1) -> None:
+        """Set the size of the window, the preferred colour scheme, and the number of device pixels per pixel."""
         metrics = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": width < 600}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         preferred = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", preferred)
 
     def find(self, selector: str) -> WebElement:
-        """Return the first element of a CSS selector once it is there and can be seen."""
+        """Wait until an element of a CSS selector is visible, and return the first visible element."""
         return self.until(
             lambda: next((element for element in self.all(selector) if element.is_displayed()), None), selector
         )
 
     def all(self, selector: str) -> list[WebElement]:
-        """Return the elements of a CSS selector that exist now."""
+        """Return all current elements of a CSS selector."""
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def press(self, selector: str) -> None:
-        """Scroll to an element and click on it."""
+        """Scroll to an element and click the element."""
         element = self.find(selector)
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
         element.click()
 
-    def until(self, look: Callable[[], Found | None], why: str = "") -> Found:
-        """Return the first true result of `look`."""
+    def until(self, condition: Callable[[], Result | None], why: str = "") -> Result:
+        """Wait for a true result of `condition`, and return the result."""
         wait = WebDriverWait(self.driver, 10, poll_frequency=0.05)
-        return wait.until(lambda _: look() or False, f"waited in vain for {why}")
+        return wait.until(lambda _: condition() or False, f"timeout: waited for {why}")
 
-    def complaints(self) -> list[str]:
-        """Return violations and console errors since the page was opened, without warnings."""
+    def errors(self) -> list[str]:
+        """Return policy violations and console errors since the page was opened, without warnings."""
         violations: list[str] = self.driver.execute_script("return window.violations")
         log: list[dict[str, Any]] = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
         return violations + [entry["message"] for entry in log if entry["level"] == "SEVERE"]
 
     def problems(self, scheme: Scheme) -> list[str]:
-        """Return the complaints, and what is wrong with the size and the colours of the page."""
-        sideways = self.driver.execute_script("return document.documentElement.scrollWidth > innerWidth")
-        ground = self.driver.execute_script("return getComputedStyle(document.body).backgroundColor")
-        light = sum(map(int, ground[4:-1].split(","))) > 380
+        """Return the errors of the page, and faults of its width and background."""
+        scrolls = self.driver.execute_script("return document.documentElement.scrollWidth > innerWidth")
+        background = self.driver.execute_script("return getComputedStyle(document.body).backgroundColor")
+        light = sum(map(int, background[4:-1].split(","))) > 380
         return (
-            self.complaints()
-            + ["the page can be scrolled sideways"] * sideways
-            + [f"{ground} is not {scheme}"] * (light is not (scheme == "light"))
+            self.errors()
+            + ["the page scrolls horizontally"] * scrolls
+            + [f"background {background} is not {scheme}"] * (light is not (scheme == "light"))
         )
 
     def requested(self) -> list[str]:
-        """Return the URLs that the page has loaded, itself left out."""
+        """Return the URLs that the page loaded, without the URL of the page."""
         names = "return performance.getEntriesByType('resource').map((entry) => entry.name)"
         urls: list[str] = self.driver.execute_script(names)
         return urls
@@ -106,7 +106,7 @@ class Browser:
 
 @contextmanager
 def running() -> Iterator[Browser]:
-    """Start a browser with a profile of its own, and end it."""
+    """Start a browser with its own profile, and stop the browser at the end."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})

@@ -1,7 +1,7 @@
-"""The checked fragments of README.md and docs/.
+"""Parses the checked fragments of README.md and docs/.
 
-A line `<!-- test: NAME -->` marks a fragment: the code blocks and the first table or list after it, up to the next such
-line or heading. Prose in between is ignored.
+A line `<!-- test: NAME -->` marks a fragment. The fragment contains the code blocks and the first table or list after
+the line, up to the next such line or heading. Prose in between is ignored.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Fragment:
 
 @dataclass(frozen=True)
 class Page:
-    """What a page consists of."""
+    """The content of a page."""
 
     fragments: list[Fragment]
     blocks: list[tuple[str, str]]
@@ -94,22 +94,22 @@ PARSED = {path: _parse(path) for path in PAGES}
 
 def fragments(kind: str) -> list[Fragment]:
     """Return the fragments whose names are `kind`, alone or followed by another word."""
-    return [fragment for fragment in _all() if fragment.name == kind or fragment.name.startswith(f"{kind} ")]
+    return [fragment for fragment in _all_fragments() if fragment.name == kind or fragment.name.startswith(f"{kind} ")]
 
 
 def fragment(name: str) -> Fragment:
     """Return the only fragment of this name."""
-    (found,) = (fragment for fragment in _all() if fragment.name == name)
-    return found
+    (match,) = (fragment for fragment in _all_fragments() if fragment.name == name)
+    return match
 
 
 def table(name: str) -> dict[str, list[str]]:
-    """Return the rows of all fragments of this name: first cell, without backticks, and the other cells."""
-    return {first: rest for fragment in fragments(name) for first, rest in fragment.table().items()}
+    """Return the rows of all fragments of this name: the first cell, without backticks, and the other cells."""
+    return {first: cells for fragment in fragments(name) for first, cells in fragment.table().items()}
 
 
 def commands() -> Iterator[tuple[Path, str]]:
-    """Yield every command in the shell blocks, with its page; a command that is continued is one line."""
+    """Yield every command in the shell blocks with its page. Continued lines are joined."""
     for path, page in PARSED.items():
         for language, text in page.blocks:
             if language == "sh":
@@ -117,6 +117,6 @@ def commands() -> Iterator[tuple[Path, str]]:
                     yield path, line.strip()
 
 
-def _all() -> Iterator[Fragment]:
+def _all_fragments() -> Iterator[Fragment]:
     for page in PARSED.values():
         yield from page.fragments

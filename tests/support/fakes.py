@@ -1,4 +1,4 @@
-"""Doubles that tests pass in by argument: a clock that is moved, and an Amplitude that answers on command."""
+"""Fakes that tests pass as arguments: a clock that tests advance, and a replacement of Amplitude."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from proxy.sandbox.user_data import Documented, user_data
 
 
 class FakeClock(Clock):
-    """A clock whose seconds pass only by `advance`. `sleep` returns once enough of them have passed."""
+    """A clock that only `advance` moves. `sleep` returns after enough calls of `advance`."""
 
     def __init__(self, start: float = 1_000_000.0) -> None:
         super().__init__(now=self, monotonic=self, sleep=self._wait)
@@ -36,12 +36,12 @@ class FakeClock(Clock):
         with self._advanced:
             until = self._seconds + seconds
             while not self._advanced.wait_for(lambda: self._seconds >= until, timeout=10):
-                # The thread of the backlog may sleep until the end of the test.
-                assert threading.current_thread().daemon, "nobody advanced the clock"
+                # The backlog thread may sleep until the end of the test.
+                assert threading.current_thread().daemon, "the test did not advance the clock"
 
 
 class FakeSource:
-    """Replaces Amplitude's client. Records calls; once `open`, returns `user_data` or raises `fault`."""
+    """Replaces the client of Amplitude. Records calls, waits for `open`, and returns `user_data` or raises `fault`."""
 
     def __init__(self, clock: FakeClock, user_data: dict[str, Any] | None = None) -> None:
         self.clock = clock
@@ -55,28 +55,28 @@ class FakeSource:
     def fetch(self, identity: Identity, call: Call) -> Fetched:
         self.calls.append((identity, call))
         self.reached.release()
-        assert self.open.wait(10), "the test never let the call end"
+        assert self.open.wait(10), "the test did not set `open`"
         if self.fault is not None:
             raise self.fault
-        answer = self.says(identity, call)
+        answer = self.find_user_data(identity, call)
         if answer is None:
             return Fetched(Record(unknown_at=self.clock()), {})
         values, _ = split_response(call, answer)
         parts = {part: CachedPart(encoding.write(value), self.clock()) for part, value in values.items()}
         return Fetched(Record(parts, None, answer.get("user_id"), answer.get("device_id")), {})
 
-    def says(self, identity: Identity, call: Call) -> dict[str, Any] | None:
-        """Return the `userData` of a call, None for a user not seen before."""
+    def find_user_data(self, identity: Identity, call: Call) -> dict[str, Any] | None:
+        """Return the `userData` for a call; None for an unknown user."""
         return self.user_data
 
     def wait_for_call(self) -> None:
-        """Return once another call has begun."""
-        assert self.reached.acquire(timeout=10), "no call came"
+        """Wait until another call has begun."""
+        assert self.reached.acquire(timeout=10), "no call began"
 
 
 class PopulatedSource(FakeSource):
-    """Knows the people of the sandbox."""
+    """Answers with the users of the emulated Amplitude."""
 
-    def says(self, identity: Identity, call: Call) -> dict[str, Any] | None:
+    def find_user_data(self, identity: Identity, call: Call) -> dict[str, Any] | None:
         person = find(*identity)
         return user_data(person, call.parameters(identity), Documented()) if person else None

@@ -31,13 +31,13 @@ class Render {
 
 @functools.cache
 def missing() -> str:
-    """Return why FreeMarker cannot be run here; nothing where it can."""
+    """Return the command that installs FreeMarker; an empty text if FreeMarker is installed."""
     available = shutil.which("javac") and _JAR.exists()
     return "" if available else "FreeMarker is not installed: apt-get install default-jdk-headless libfreemarker-java"
 
 
 def render(template: str, data: Any) -> str:
-    """Render `template`, in which `data` is called `input`."""
+    """Render `template`. The template refers to `data` as `input`."""
     with TemporaryDirectory() as folder:
         program, text, sent = (Path(folder) / name for name in ("Render.java", "template.ftl", "input.json"))
         program.write_text(_RENDER, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""JSON values of any shape, for hypothesis."""
+"""Generates JSON values of any shape with hypothesis."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 
 def json_values(max_leaves: int = 12, *, max_text: int | None = None) -> st.SearchStrategy[Any]:
-    """Return a strategy of JSON values. max_text: the characters of a text or name."""
+    """Return a strategy of JSON values. `max_text`: the maximum length of a text or name."""
     texts = st.text(max_size=max_text)
     return st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,

@@ -52,13 +52,13 @@ Engine = Callable[[str, str, Ask], str]
 
 
 def python(message: str, user_id: str, ask: Ask) -> str:
-    """Return the message that the playground renders."""
+    """Render a message as the playground does."""
     return _text(preview(message, User(user_id), ask))
 
 
 @contextmanager
 def ruby() -> Iterator[Engine]:
-    """Start Ruby's Liquid, on which Braze's engine is built; yield a function that renders the same answers with it."""
+    """Start Ruby's Liquid, on which Braze builds. Yield a function that renders a message with the same answers."""
     with subprocess.Popen(
         ["ruby", "-Eutf-8", "-e", _RUBY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
     ) as process:
@@ -78,7 +78,7 @@ def ruby() -> Iterator[Engine]:
             preview(message, User(user_id), recorded)
             print(json.dumps({"message": message, "user_id": user_id, "answers": answers}), file=stdin, flush=True)
             line = stdout.readline()
-            assert line, "Ruby has ended; see standard error"
+            assert line, "Ruby stopped; see standard error"
             return str(json.loads(line))
 
         yield render
@@ -95,16 +95,16 @@ def ruby_is_missing() -> bool:
 
 
 def render(message: str, user_id: str, get: Callable[[str], dict[str, Any]], engine: Engine) -> str:
-    """Return the message without surrounding blanks; `get` answers each tag's path."""
+    """Return the rendered message without surrounding white space. `get`: returns the JSON for the path of a tag."""
     urls = []
 
     def ask(request: Request) -> Answer:
         urls.append(request.target)
         return Answer(200, {}, json.dumps(get(request.target)), 0.0)
 
-    sent = engine(message, user_id, ask).strip()
-    assert urls, "no tag was understood"
-    return sent
+    rendered = engine(message, user_id, ask).strip()
+    assert urls, "the message has no valid tag"
+    return rendered
 
 
 def _text(rendering: Rendering) -> str:

@@ -1,4 +1,4 @@
-"""Odd values of headers, paths and query strings, and the routes to send them to."""
+"""Unusual values for headers, paths and query strings, and the routes that receive them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import base64
 from typing import NamedTuple
 
 LONG = 8000
-"""Nearly as long as gunicorn takes a header or a URL."""
+"""Slightly shorter than the maximum length of a header or URL in gunicorn."""
 
 
 class Route(NamedTuple):
-    """A route with what makes it answer 200."""
+    """A route with a request that returns 200."""
 
     method: str
     path: str

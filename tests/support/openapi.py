@@ -14,29 +14,29 @@ from werkzeug.test import TestResponse
 Document = dict[str, Any]
 
 EVERYWHERE = {"Content-Type", "Content-Length", "X-Content-Type-Options", "Content-Security-Policy", "Referrer-Policy"}
-"""Headers that no operation names: those of the body, and of security, which are on every answer."""
+"""Headers of every answer, about the body and security. Operations do not list these headers."""
 
 
 def operations(document: Document) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Return path, method and operation of everything in the document."""
+    """Yield path, method and operation for every operation in the document."""
     for path, item in document["paths"].items():
         for method, operation in item.items():
             yield path, method.upper(), operation
 
 
 def faults_in(document: Document, operation: dict[str, Any], answer: TestResponse) -> list[str]:
-    """Return what differs between the answer and what the operation promises."""
+    """Return the differences between the answer and the responses of the operation."""
     status = str(answer.status_code)
     responses = operation["responses"]
     response = responses.get(status) or responses.get(f"{status[0]}XX")
-    return [f"{status} is not promised"] if response is None else differences(document, response, answer)
+    return [f"status {status} is not documented"] if response is None else differences(document, response, answer)
 
 
 def differences(document: Document, response: dict[str, Any], answer: TestResponse) -> list[str]:
-    """Return what differs between the answer and one promised response."""
+    """Return the differences between the answer and a documented response."""
     response = _resolved(document, response)
     headers = {name: _resolved(document, header) for name, header in response.get("headers", {}).items()}
-    problems = [f"header {name} is not promised" for name in answer.headers.keys() - headers.keys() - EVERYWHERE]
+    problems = [f"header {name} is not documented" for name in answer.headers.keys() - headers.keys() - EVERYWHERE]
     for name, header in headers.items():
         if name in answer.headers:
             text = answer.headers[name]
@@ -46,10 +46,10 @@ def differences(document: Document, response: dict[str, Any], answer: TestRespon
             problems.append(f"header {name} is missing")
     content = response.get("content")
     if not content:
-        return problems + (["a body where none is promised"] if answer.data else [])
+        return problems + (["the answer has an undocumented body"] if answer.data else [])
     kind = answer.mimetype or "nothing"
     if kind not in content:
-        return [*problems, f"{kind} is not promised"]
+        return [*problems, f"content type {kind} is not documented"]
     body = json.loads(answer.data) if kind.endswith("json") else answer.text
     return problems + faults(document, content[kind]["schema"], body)
 
@@ -62,7 +62,7 @@ def _resolved(document: Document, value: dict[str, Any]) -> dict[str, Any]:
 
 
 def faults(document: Document, schema: dict[str, Any], value: Any) -> list[str]:
-    """Return where `value` breaks the schema."""
-    # References are to the document's components, so these go along.
+    """Return the differences between `value` and the schema."""
+    # The schema refers to the components of the document.
     validator = Draft202012Validator({**schema, "components": document["components"]})
     return [f"{error.json_path} {error.message}" for error in validator.iter_errors(value)]

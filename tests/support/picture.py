@@ -1,6 +1,6 @@
 """Takes the README's pictures of the playground from the running demo: `python -m tests.support.picture`.
 
-Needs chromium and chromium-driver. Run it again when the page looks different.
+Requires chromium and chromium-driver. Run this program after a visible change to the playground.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.support.browser import Browser, Scheme
 from tests.support.service import ROOT
 
 FOLDER = ROOT / ".github"
-"""Where hosts of repositories look for such files; nothing in it is served or imported."""
+"""The usual folder for such files. The service does not serve or import them."""
 SNIPPET = "Whole profile in one tag"
 WIDTH, HEIGHT = 1080, 1500
 _MARGIN = 16
@@ -27,22 +27,22 @@ _FRAME = """
 const top = document.querySelector(".bench").getBoundingClientRect().top;
 return [top, document.getElementById("template-hint").getBoundingClientRect().bottom - top];
 """
-"""From the top of both cards to the end of the message: a whole page would be too long for the README."""
+"""The area from the top of both cards to the end of the message. The whole page is too long for the README."""
 
 
 def name(scheme: Scheme) -> str:
-    """Return the file name of the picture in these colours."""
+    """Return the file name of the picture in this colour scheme."""
     return f"playground-{scheme}.webp"
 
 
 def take(browser: Browser, url: str, scheme: Scheme) -> bytes:
-    """Return a picture of the playground at `url`, credentials in it, after a message for ava has been rendered."""
-    browser.dress(width=WIDTH, height=HEIGHT, scheme=scheme, scale=2)
+    """Return a picture of the playground with a rendered message for ava. `url`: with credentials."""
+    browser.set_display(width=WIDTH, height=HEIGHT, scheme=scheme, scale=2)
     browser.open(f"{url}/playground")
     browser.find("#user").send_keys("ava")
     Select(browser.find("#snippet")).select_by_visible_text(SNIPPET)
-    browser.find("#load").send_keys(Keys.ENTER)  # not by the mouse: what it rests on is drawn otherwise
-    for _ in range(2):  # the second time from the cache, whoever asked before
+    browser.find("#load").send_keys(Keys.ENTER)  # not with the mouse, which would highlight the button
+    for _ in range(2):  # the second rendering always uses the cache
         browser.find("#template").send_keys(Keys.CONTROL, Keys.ENTER)
         browser.until(lambda: browser.find("#result").get_attribute("aria-busy") == "false", "the message")
     browser.until(lambda: browser.find("#outcome").text == "sent", "the outcome")
@@ -54,7 +54,7 @@ def take(browser: Browser, url: str, scheme: Scheme) -> bytes:
 
 
 def main() -> int:
-    """Take both, and return the exit code."""
+    """Take both pictures, and return the exit code."""
     if absent := browsers.missing():
         print(absent, file=sys.stderr)
         return 1

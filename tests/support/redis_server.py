@@ -1,4 +1,4 @@
-"""A real Redis for tests and benches: Valkey, which comes by pip, or Debian's redis-server where that has none."""
+"""Runs a real Redis for tests and benchmarks: Valkey from pip, or redis-server from Debian."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from tests.support.wait import until
 
 
 def program() -> str:
-    """Return the path of a server that can be started here. FileNotFoundError where there is none."""
+    """Return the path of an installed server. Raises FileNotFoundError if no server is installed."""
     try:
         return str(get_binary_path())
     except ValkeyBinaryNotFoundError:
         if path := shutil.which("redis-server"):
             return path
-        raise FileNotFoundError("no Redis can be started: apt-get install redis-server") from None
+        raise FileNotFoundError("no Redis server is installed; run apt-get install redis-server") from None
 
 
 class RedisServer:
-    """A server on a port of its own that keeps nothing on disk; a context manager.
+    """A server on a free port that writes nothing to disk. Use it as a context manager.
 
-    `directives` are those of its configuration file, e.g. {"maxmemory": "1mb"}. After `stop`, `start` brings it
-    back on the same port, empty. `binary` is for a test that wants a certain one.
+    `directives`: lines of the configuration file, for example {"maxmemory": "1mb"}. After `stop`, `start` restarts the
+    server on the same port without data. `binary`: a specific server program.
     """
 
     def __init__(self, directives: Mapping[str, str] | None = None, *, binary: str | None = None) -> None:
@@ -47,11 +47,11 @@ class RedisServer:
         self.stop()
 
     def start(self) -> None:
-        """Start it, and return once it answers. Does nothing while it runs."""
+        """Start the server and wait until it answers. Do nothing if the server is running."""
         if self._process is not None:
             return
         config = {"bind": "127.0.0.1", "port": f"{self.port}", "dir": tempfile.gettempdir()}
-        # Nothing on disk, so that the server is empty after a restart.
+        # The server writes nothing to disk, so that it is empty after a restart.
         config |= {"save": "", "appendonly": "no", "loglevel": "warning"}
         arguments = [text for name, value in (config | self._directives).items() for text in (f"--{name}", value)]
         self._process = subprocess.Popen(
@@ -60,7 +60,7 @@ class RedisServer:
         until(self._answers, f"{self._binary} did not start on port {self.port}")
 
     def stop(self) -> None:
-        """Stop it and wait for its end. Its data is lost. Does nothing while it is stopped."""
+        """Stop the server and wait for its end. The data is lost. Do nothing if the server is stopped."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait(10)
@@ -70,7 +70,7 @@ class RedisServer:
         try:
             with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
                 connection.sendall(b"PING\r\n")
-                # With a password the answer is "-NOAUTH".
+                # With a password, the answer is "-NOAUTH".
                 return connection.recv(64)[:1] in (b"+", b"-")
         except OSError:
             return False

@@ -1,4 +1,4 @@
-"""The real service under gunicorn, and what a program of this project needs to run."""
+"""Runs the real service under gunicorn."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KEYS = f"braze:{SECRET}"
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Return what any program needs to run, and the settings by name."""
+    """Return `variables` and the environment variables that every program needs."""
     return {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ} | variables
 
 
@@ -42,7 +42,7 @@ def gunicorn(app: str, port: int, *options: str) -> list[str]:
 def start(
     command: Sequence[str], port: int, log: Path, env: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start a server and return once it answers. AssertionError with its log where it does not."""
+    """Start a server and wait until it answers. Raises AssertionError with the server's log if the server stops."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=ROOT, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
@@ -71,7 +71,7 @@ def _answers(port: int) -> bool:
 
 @dataclass
 class Service:
-    """The service in front of a sandbox."""
+    """A running service in front of the emulated Amplitude."""
 
     url: str
     sandbox: Sandbox
@@ -86,5 +86,5 @@ class Service:
         return requests.get(f"{self.url}{path}", headers={"X-API-Key": SECRET}, timeout=10, **options)
 
     def workers(self) -> list[int]:
-        """Return the process ids of the workers started so far."""
+        """Return the process ids of all workers that were started."""
         return [int(pid) for pid in re.findall(r"Booting worker with pid: (\d+)", self.log.read_text())]

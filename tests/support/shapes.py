@@ -1,4 +1,4 @@
-"""The keys and types that the contract gives to every answer, written down once more and apart from the code."""
+"""Lists the keys and types of every answer, independently of the code."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ SECTION: dict[Section, dict[str, Any]] = {
 }
 
 
-def conforms(value: Any, wanted: Any) -> bool:
-    """Say whether `value` is of the type the contract gives."""
-    match wanted:
+def conforms(value: Any, expected: Any) -> bool:
+    """Return whether `value` has the type `expected`."""
+    match expected:
         case tuple():
-            return value is None or conforms(value, wanted[0])
+            return value is None or conforms(value, expected[0])
         case list():
-            return isinstance(value, list) and all(conforms(entry, wanted[0]) for entry in value)
-        case dict() if str in wanted:
-            return isinstance(value, dict) and all(conforms(entry, wanted[str]) for entry in value.values())
+            return isinstance(value, list) and all(conforms(entry, expected[0]) for entry in value)
+        case dict() if str in expected:
+            return isinstance(value, dict) and all(conforms(entry, expected[str]) for entry in value.values())
         case dict():
             return (
                 isinstance(value, dict)
-                and value.keys() == wanted.keys()
-                and all(conforms(value[key], kind) for key, kind in wanted.items())
+                and value.keys() == expected.keys()
+                and all(conforms(value[key], kind) for key, kind in expected.items())
             )
-    if wanted in (int, float):
-        return isinstance(value, int | wanted) and not isinstance(value, bool)
-    return isinstance(value, wanted)
+    if expected in (int, float):
+        return isinstance(value, int | expected) and not isinstance(value, bool)
+    return isinstance(value, expected)

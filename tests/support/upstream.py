@@ -1,4 +1,4 @@
-"""An HTTP server on loopback whose every byte is chosen by a test, for responses that no HTTP library would send."""
+"""Runs an HTTP server that sends any bytes, for responses that no HTTP library would send."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from urllib.parse import parse_qsl, urlsplit
 class Reply:
     """The bytes that answer a request.
 
-    `late` is sent on the same connection as soon as the next request has arrived, in front of the answer to it, or
-    after `patience` seconds without one.
+    `late`: bytes that are sent on the same connection before the next answer, or after `patience` seconds without a
+    request.
     """
 
     now: bytes
@@ -27,7 +27,7 @@ class Reply:
 
 
 class Upstream:
-    """A context manager. `users`: the ids asked about, in order (a device id where only that was sent)."""
+    """A server, used as a context manager. `users`: the requested user ids (or device ids), in order."""
 
     def __init__(self, reply: Callable[[str], Reply], tls: ssl.SSLContext | None = None) -> None:
         self._reply = reply
@@ -38,7 +38,7 @@ class Upstream:
         self.users: list[str] = []
         self.connections = 0
         self.replied = threading.Semaphore(0)
-        """Released once per request, when its reply and the late bytes are sent, or the client has gone."""
+        """Released once per request, after the reply and the late bytes were sent or the client disconnected."""
         self.port = self._listener.getsockname()[1]
         self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.port}"
 
@@ -49,7 +49,7 @@ class Upstream:
     def __exit__(self, *_: object) -> None:
         self._listener.close()
         for connection in self._open:
-            with suppress(OSError):  # it is closed already
+            with suppress(OSError):  # the connection is already closed
                 connection.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join(5)
@@ -66,7 +66,7 @@ class Upstream:
             self._threads.append(thread)
 
     def _serve(self, connection: socket.socket) -> None:
-        # The client closes most connections in the middle, as the tests expect.
+        # The client closes most connections early, as the tests expect.
         with suppress(OSError), connection:
             if self._tls is not None:
                 connection = self._tls.wrap_socket(connection, server_side=True)
@@ -94,7 +94,7 @@ class Upstream:
 
 
 def _request(connection: socket.socket) -> str:
-    """Return the head of the next request, or nothing at the end of the connection."""
+    """Return the head of the next request; an empty text at the end of the connection."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         received = connection.recv(65536)

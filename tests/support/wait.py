@@ -1,4 +1,4 @@
-"""Waiting for a condition, and durations on the service's own clock."""
+"""Waits for a condition, and reads log lines of a service."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import requests
 
 
 def until(condition: Callable[[], object], why: str = "", seconds: float = 10) -> None:
-    """Return as soon as `condition` holds. Fails with `why` after `seconds`."""
+    """Wait until `condition` is true. Fail with the message `why` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, why
@@ -20,11 +20,11 @@ def until(condition: Callable[[], object], why: str = "", seconds: float = 10) -
 
 
 def log_lines(log: Path) -> list[dict[str, Any]]:
-    """Return the JSON lines of a service's log."""
+    """Return the JSON lines of the log of a service."""
     return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
 
 
 def milliseconds(log: Path, *answers: requests.Response) -> list[float]:
-    """Return how long the service took for each answer, by its log: a busy machine delays the client more."""
+    """Return the milliseconds for each answer from the log. A busy machine delays the client more than the service."""
     took = {line["request_id"]: line["ms"] for line in log_lines(log) if line["event"] == "request"}
     return [took[answer.headers["X-Request-ID"]] for answer in answers]

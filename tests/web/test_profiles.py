@@ -400,13 +400,13 @@ def test_call__request_with_an_id__has_that_request_id(
     client: FlaskClient, source: FakeSource, caller: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = []
-    says = source.says
+    find_user_data = source.find_user_data
 
     def record_id(*arguments: Any) -> Any:
         ids.append(request_id.get())
-        return says(*arguments)
+        return find_user_data(*arguments)
 
-    monkeypatch.setattr(source, "says", record_id)
+    monkeypatch.setattr(source, "find_user_data", record_id)
     for number in range(3):
         client.get(f"/v1/cohorts?user_id=u{number}", headers={**caller, "X-Request-ID": f"request-{number}"})
     assert ids == ["request-0", "request-1", "request-2"]

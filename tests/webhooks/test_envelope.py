@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from proxy.profile.json import read_json
 from proxy.webhooks import envelope
-from proxy.webhooks.envelope import TOO_LARGE, TooMany, Unread
+from proxy.webhooks.envelope import TOO_LARGE, SkippedValue, TooMany
 
 LIMIT = 8 * 1024 * 1024
 TENTH = LIMIT // 10
@@ -58,7 +58,7 @@ def test_read__one_invalid_entry__other_entries_same_as_read_json(
     texts.insert(place, BROKEN[reason])
     body = b"[" + b" , ".join(texts) + b"]"
     result = read(b'{"a\\"": 1, "users" :' + body + b"}")["users"] if is_member else read(body)
-    assert result.pop(min(place, len(entries))) == Unread(reason)
+    assert result.pop(min(place, len(entries))) == SkippedValue(reason)
     assert result == [read_json(json.dumps(entry).encode()) for entry in entries]
 
 
@@ -113,7 +113,7 @@ def test_read__deep_entries_and_constants__skipped_and_other_entries_read() -> N
     deep = b"[" * 101 + b"]" * 101
     body = b'[1, {"a": [NaN, "]\\"}"]}, {"a": ' + deep + b"}, Infinity, " + b"[" * 9_000 + b"]" * 9_000 + b", 2]"
     reasons = ["not_json", "nested_too_deeply", "not_json", "nested_too_deeply"]
-    assert read(body) == [1, *map(Unread, reasons), 2]
+    assert read(body) == [1, *map(SkippedValue, reasons), 2]
 
 
 def test_read__syntax_error_in_an_entry_of_a_large_body__refused() -> None:
@@ -126,7 +126,7 @@ def test_read__syntax_error_in_an_entry_of_a_large_body__refused() -> None:
 def test_read__too_large_entry__skipped(broken: bytes) -> None:
     large = json.dumps({"user_id": "big", "properties": {f"key {number}": number for number in range(100_000)}})
     result = read(b"[" + large.encode() + b", " + broken + b", 2]")
-    assert result == [TOO_LARGE, 1 if broken == b"1" else Unread("not_json"), 2]
+    assert result == [TOO_LARGE, 1 if broken == b"1" else SkippedValue("not_json"), 2]
 
 
 def test_read__entry_of_wide_characters__limited_by_characters_not_bytes() -> None:

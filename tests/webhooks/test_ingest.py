@@ -20,7 +20,7 @@ from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity
 from proxy.profile.query import ProfileQuery
 from proxy.profile.record import EMPTY, CachedPart, Record
-from proxy.profile.updates import Known, checksum, known
+from proxy.profile.updates import ParsedUpdates, checksum, parse_updates
 from proxy.storage.memory import MemoryStore
 from proxy.storage.tombstones import names
 from proxy.webhooks.ingest import UpdateIngester
@@ -143,7 +143,7 @@ def push_bodies(choose_ingester: Callable[[], UpdateIngester], sent: list[tuple[
         ingester.push(batch, ingester.generation)
 
 
-def matches_truth(result: Known, statements: list[Statement], user: str) -> bool:
+def matches_truth(result: ParsedUpdates, statements: list[Statement], user: str) -> bool:
     """Return whether the known data of the user equals the truth."""
     cohorts, values, whole_at = truth(statements, user)
     properties = {name: json.loads(value) for name, (_, value) in result.properties.items() if value}
@@ -158,8 +158,8 @@ def new_store(max_bytes: int = 1_000_000) -> MemoryStore:
     return MemoryStore(max_bytes=max_bytes, policy=LIFETIMES, clock=FakeClock(START))
 
 
-def known_in(store: MemoryStore, user: str) -> Known:
-    return known(store.updates(user))
+def known_in(store: MemoryStore, user: str) -> ParsedUpdates:
+    return parse_updates(store.updates(user))
 
 
 @pytest.mark.contract("3 webhook order")
@@ -248,9 +248,7 @@ def test_push__no_redis__warns_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "proxy"):
         ingester.push(new_batch("u"), 0)
         ingester.push(new_batch("v"), 0)
-    assert [line.getMessage() for line in caplog.records] == [
-        "what is pushed is kept in the memory of this one process: there is no REDIS_URL"
-    ]
+    assert [line.getMessage() for line in caplog.records] == ["webhooks_without_redis"]
 
 
 @pytest.mark.contract("3 webhook forget")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.api.errors import BadRequest
-from proxy.profile.updates import REMOVED, UNKNOWN, Known, known
+from proxy.profile.updates import REMOVED, UNKNOWN, ParsedUpdates, parse_updates
 from proxy.webhooks.parse import Batch, read_cohorts, read_users
 from tests.webhooks.test_envelope import JSON, no_pause
 
@@ -35,8 +35,8 @@ def users(body: Any) -> Batch:
     return read_users(json.dumps(body).encode(), NOW, no_pause)
 
 
-def known_by_user(batch: Batch) -> dict[str, Known]:
-    return {user_id: known(pushed) for user_id, pushed in batch.updates}
+def known_by_user(batch: Batch) -> dict[str, ParsedUpdates]:
+    return {user_id: parse_updates(pushed) for user_id, pushed in batch.updates}
 
 
 def test_read_cohorts__default_payload__each_user_is_a_member() -> None:
@@ -128,7 +128,7 @@ def test_read_cohorts__missing_or_wrong_field__refused_with_its_name_and_a_hint(
     with pytest.raises(BadRequest) as refused:
         cohorts(**changes)
     assert refused.value.detail.startswith(field)
-    assert "the template needs" in refused.value.detail
+    assert "to the template" in refused.value.detail
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"3", b"\xff", b'{"a": NaN}', b"{} {}"])
@@ -207,19 +207,19 @@ def test_read_users__operators__applied_or_counted_as_unapplied() -> None:
 def test_read_users__clear_all__removes_earlier_values_but_is_not_whole() -> None:
     batch = users({"user_id": "u", "event_time": AT, "user_properties": {"$clearAll": "-", "$set": {"a": 1}}})
     ((_, pushed),) = batch.updates
-    assert known(pushed).whole_at is None
-    assert known(pushed).properties == {"a": (AT, b"1")}
+    assert parse_updates(pushed).whole_at is None
+    assert parse_updates(pushed).properties == {"a": (AT, b"1")}
     assert b"f" in pushed
 
 
 def test_read_users__whole_flag__complete_set_unless_operators_are_used() -> None:
     event = {"user_id": "u", "event_time": AT, "user_properties": {"a": 1}}
-    assert known(users(event).updates[0][1]).whole_at is None
+    assert parse_updates(users(event).updates[0][1]).whole_at is None
     for word in (True, "true"):
-        assert known(users(event | {"whole": word}).updates[0][1]).whole_at == AT
-    assert known(users(event | {"whole": "no"}).updates[0][1]).whole_at is None
+        assert parse_updates(users(event | {"whole": word}).updates[0][1]).whole_at == AT
+    assert parse_updates(users(event | {"whole": "no"}).updates[0][1]).whole_at is None
     changed = event | {"whole": True, "user_properties": {"$set": {"a": 1}}}
-    assert known(users(changed).updates[0][1]).whole_at is None
+    assert parse_updates(users(changed).updates[0][1]).whole_at is None
 
 
 def test_read_users__single_event_or_list__read_and_skips_counted() -> None:

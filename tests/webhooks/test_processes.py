@@ -17,7 +17,7 @@ from proxy.monitoring.clock import Clock
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity
 from proxy.profile.query import ProfileQuery
 from proxy.profile.record import EMPTY, CachedPart, Record
-from proxy.profile.updates import REMOVED, Updates, known, membership, merged, pack, properties
+from proxy.profile.updates import REMOVED, Updates, membership, merged, pack, parse_updates, properties
 from proxy.storage.redis import RedisUnavailable
 from proxy.storage.redis.updates import RedisUpdates
 from proxy.storage.tombstones import name_of
@@ -53,12 +53,12 @@ class Process(BaseProcess):
         super().__init__(url, **options)
         self.seconds_away = 0.0
         self.use_updates_for(POLICY.updates_usable_for)
-        self.pushes_of_any_age = RedisUpdates(self.server, b"test:", use=1e10)
+        self.pushes_of_any_age = RedisUpdates(self.server, b"test:", kept_for=1e10)
 
     def use_updates_for(self, seconds: float) -> None:
         """Accept updates of up to this age from now on."""
         self.store.memory.updates_usable_for = seconds
-        self.pushes = RedisUpdates(self.server, b"test:", use=seconds)
+        self.pushes = RedisUpdates(self.server, b"test:", kept_for=seconds)
         self.ingester = UpdateIngester(
             self.store.memory, self.pushes, clock=Clock(monotonic=lambda: time.monotonic() + self.seconds_away)
         )
@@ -193,7 +193,7 @@ def test_lease__user_with_updates__returns_them(pair: tuple[Process, Process]) -
     first, _ = pair
     first.push(("u", membership("c1", True, time.time())))
     stored, _ = first.records.lease(Identity("u", "phone"), [COHORTS])
-    assert known(stored.updates).cohorts.keys() == {"c1"}
+    assert parse_updates(stored.updates).cohorts.keys() == {"c1"}
     stored, _ = first.records.lease(Identity(None, "phone"), [COHORTS])
     assert stored.updates == {}
 
@@ -216,7 +216,7 @@ def test_save__any_updates_also_of_the_previous_version__merged_as_in_memory(
             if number % 2 and expected:
                 operator.set(b"test:pushed:" + name_of(user), pack(previous(expected)))
     stored, missing = updates.read([user, "nobody"])
-    assert known(stored) == known(expected)
+    assert parse_updates(stored) == parse_updates(expected)
     assert not missing
 
 
@@ -259,7 +259,7 @@ def test_push__update_too_old_to_be_served__not_stored(valkey: RedisServer) -> N
     process.push(
         ("u", membership("old", True, now - POLICY.updates_usable_for - 1)), ("u", membership("new", True, now))
     )
-    assert known(process.pushes.read(["u"])[0]).cohorts.keys() == {"new"}
+    assert parse_updates(process.pushes.read(["u"])[0]).cohorts.keys() == {"new"}
 
 
 @pytest.mark.contract("3 webhook forget")
@@ -303,7 +303,7 @@ def test_push__older_than_a_forget__not_stored_in_any_process(pair: tuple[Proces
     batch = Batch("m", [("u", membership("c2", True, forgotten))])
     assert second.ingester.push(batch, second.ingester.generation)
     assert (batch.applied, batch.skipped) == (0, {"forgotten": 1}), "also if newer data of the user is stored"
-    assert known(first.pushes.read(["u"])[0]).cohorts.keys() == {"c1"}
+    assert parse_updates(first.pushes.read(["u"])[0]).cohorts.keys() == {"c1"}
 
 
 @pytest.mark.contract("3 webhook forget")
@@ -336,7 +336,7 @@ def test_push__too_many_properties_or_oversized_record__refused_or_replaced(
         operator.set(key, pack(properties({"a": b"1" * 70_000}, now)))
     assert first.pushes.read(["u"]) == [{}]
     first.push(("u", membership("c1", True, now)))
-    assert known(first.pushes.read(["u"])[0]).cohorts
+    assert parse_updates(first.pushes.read(["u"])[0]).cohorts
 
 
 def test_save__many_different_properties__merged_in_several_round_trips(
@@ -351,7 +351,7 @@ def test_save__many_different_properties__merged_in_several_round_trips(
         counts.append(first.server.stats().round_trips)
     assert counts[1] - counts[0] == 1
     assert counts[-1] - counts[0] > 6
-    assert [len(known(first.pushes.read([f"u{user}"])[0]).properties) for user in range(40)] == [900] * 40
+    assert [len(parse_updates(first.pushes.read([f"u{user}"])[0]).properties) for user in range(40)] == [900] * 40
 
 
 def test_push__repeated_message__ignored_by_every_process_once_applied(

@@ -1,7 +1,7 @@
--- Reports the end of a call, or a pause, or both. Returns the seconds until the end of the pause.
-local slots = KEYS[1] -- sorted set: reservation ids by the time when their slot is free again
+-- Report the end of a call, a pause, or both. Returns the seconds until the end of the pause.
+local slots = KEYS[1] -- sorted set: reservation ids by the time when the slot becomes free
 local pacing = KEYS[2] -- hash: epoch, closed_until (the end of the pause), next_even
-local id = ARGV[1] -- '' for none
+local id = ARGV[1] -- '' to report only a pause
 local free_in = tonumber(ARGV[2]) -- seconds until the slot is free
 local pause = tonumber(ARGV[3]) -- seconds
 local idle_milliseconds = ARGV[4] -- until unused keys expire

@@ -1,16 +1,16 @@
--- Counts a process among those that share the quota, and writes what it sent.
+-- Register a process as a user of the quota, and store the slots that the process holds.
 -- Returns {number of processes, epoch, seconds until the end of the pause}.
-local slots = KEYS[1] -- sorted set: reservation ids by the time when their slot is free again
-local bursts = KEYS[2] -- sorted set: reservation ids of the burst by their time
+local slots = KEYS[1] -- sorted set: reservation ids by the time when the slot becomes free
+local bursts = KEYS[2] -- sorted set: reservation ids of the burst by reserved time
 local pacing = KEYS[3] -- hash: epoch, closed_until (the end of the pause), next_even
-local processes = KEYS[4] -- sorted set: process ids by the time until which they count
+local processes = KEYS[4] -- sorted set: process ids by the end of their registration
 local process_id = ARGV[1]
-local counted_for = tonumber(ARGV[2]) -- seconds for which the process counts
-local settle = tonumber(ARGV[3]) -- seconds in which the other processes report what they sent
-local uncertain = ARGV[4] == '1' -- whether Redis may not know all that the process sent
+local counted_for = tonumber(ARGV[2]) -- seconds until the registration ends
+local settle = tonumber(ARGV[3]) -- seconds in which the other processes report their slots
+local uncertain = ARGV[4] == '1' -- whether Redis may lack slots of the process
 local idle_milliseconds = ARGV[5] -- until unused keys expire
 local pause = tonumber(ARGV[6]) -- seconds
-local first_slot = 7 -- from here on pairs: reservation id, seconds until its slot is free
+local first_slot = 7 -- pairs from this index on: reservation id, seconds until the slot becomes free
 
 local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1000000
@@ -25,7 +25,7 @@ if data_lost then
     redis.call('ZADD', bursts, '+inf', 'mark')
 end
 if data_lost or uncertain then
-    -- Nothing is reserved before all processes have had the time to report what they sent.
+    -- No slot is reserved before all processes had time to report their slots.
     paused_until = math.max(paused_until, now + settle)
 end
 paused_until = math.max(paused_until, now + pause)

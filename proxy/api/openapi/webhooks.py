@@ -120,7 +120,10 @@ def _webhook(name: str, summary: str, schema: Schema, example: Any, result: Any)
             ),
             **shared("BadRequest", "Unauthorized", "ContentTooLarge", "UnsupportedMediaType"),
             "500": problem(
-                500, "Not kept everywhere", "Redis does not answer: kept here alone; send it again", "Retry-After"
+                500,
+                "Redis not updated",
+                "Redis is unavailable, so only one process stored the batch; send the batch again",
+                "Retry-After",
             ),
         },
     }

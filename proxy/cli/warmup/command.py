@@ -237,6 +237,6 @@ def _download(cohort: str, api_key: str | None, audience: Audience, reader: _Row
         audience.add(reader.user_ids(rows))
 
     keys = settings.amplitude_api_key, settings.amplitude_secret_key
-    CohortExport(settings.amplitude_cohorts_url, *keys, tell=_print_status).download(cohort, replace_audience)
+    CohortExport(settings.amplitude_cohorts_url, *keys, on_progress=_print_status).download(cohort, replace_audience)
     if reader.blank:
         _print_status(f"{format_count(reader.blank, 'member')} without a user id passed over")

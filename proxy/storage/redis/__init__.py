@@ -1,6 +1,6 @@
-"""Records, updates and leases that all processes share through one Redis. Only `client` imports the library.
+"""Stores records, updates and leases in a Redis that all processes share.
 
-The types here are for callers that must not load the library.
+Only the module `client` imports the library. This module has the types for callers that must not load the library.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from proxy.profile.updates import Updates
 
 
 class RedisUnavailable(Exception):
-    """Redis did not answer, or answered with an error. The command may have been executed."""
+    """Redis did not answer, or returned an error. Redis may have executed the command."""
 
 
 class StoredProfile(NamedTuple):
-    """The record of an identity, and the updates about its user."""
+    """The record of an identity, and the updates of its user."""
 
     record: Record
     updates: Updates
@@ -28,7 +28,7 @@ class StoredProfile(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The parts that this process is to fetch, and why a recent fetch of others failed in another process."""
+    """The parts that this process must fetch, and the recent failures of other processes by part."""
 
     granted: frozenset[Part]
     faults: Mapping[Part, UpstreamError] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Pipelines concurrent requests: those that arrive while all batches are in flight share the next batch."""
+"""Sends concurrent requests in batches: requests that arrive while all batches are in progress share the next batch."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from proxy.storage.redis import RedisUnavailable
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
-MAX_IN_FLIGHT = 4
-"""Batches at a time. A single one would be too few for a distant Redis."""
+MAX_RUNNING = 4
+"""The number of concurrent batches. A single batch would be too slow with a distant Redis."""
 MAX_BATCH = 64
-"""Requests per batch: their responses are read in half a millisecond."""
+"""The maximum number of requests in a batch. Their responses are read in half a millisecond."""
 
 
 class PipelineStats(NamedTuple):
-    """Requests that wait for a batch, and batches in flight."""
+    """The numbers of waiting requests and of batches in progress."""
 
     waiting: int
-    in_flight: int
+    running: int
 
 
 class AutoPipeline(Generic[Request, Response]):
-    """Runs requests in batches, each sent by the thread of its first request. Safe for threads.
+    """Runs requests in batches. The thread of the first request in a batch sends the batch. Thread-safe.
 
     `send` takes a batch and returns the responses in the same order. A request that waits longer than `max_wait`
-    seconds for its response calls `on_timeout`, and fails unless its turn has just come.
+    seconds calls `on_timeout`, and fails unless its batch can start now.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class AutoPipeline(Generic[Request, Response]):
         self._max_wait = max_wait
         self._on_timeout = on_timeout
         self._waiting: deque[_Pending[Request, Response]] = deque()
-        self._free = MAX_IN_FLIGHT
+        self._free = MAX_RUNNING
         self._lock = Lock()
 
     def run(self, request: Request) -> Response:
-        """Return the response. Raises RedisUnavailable if the batch failed, or could not be sent in time."""
+        """Return the response. Raises RedisUnavailable if the batch failed or was not sent in time."""
         pending: _Pending[Request, Response] = _Pending(request)
         with self._lock:
             if self._free:
@@ -67,9 +67,9 @@ class AutoPipeline(Generic[Request, Response]):
         return pending.responses[0]
 
     def stats(self) -> PipelineStats:
-        """Return what waits and what is in flight."""
+        """Return the numbers of waiting requests and of batches in progress."""
         with self._lock:
-            return PipelineStats(len(self._waiting), MAX_IN_FLIGHT - self._free)
+            return PipelineStats(len(self._waiting), MAX_RUNNING - self._free)
 
     def _run_batch(self, batch: Sequence[_Pending[Request, Response]]) -> None:
         try:
@@ -86,7 +86,7 @@ class AutoPipeline(Generic[Request, Response]):
             self._start_next()
 
     def _start_next(self) -> None:
-        """Wake the first waiting request to send a batch of those that wait."""
+        """Let the first waiting request send a batch of the waiting requests."""
         with self._lock:
             if not self._waiting:
                 self._free += 1
@@ -102,8 +102,8 @@ class _Pending(Generic[Request, Response]):
     def __init__(self, request: Request) -> None:
         self.request = request
         self.responses: list[Response] = []
-        """Empty, or the response: which may itself be None."""
+        """Empty, or a single response, which may be None."""
         self.batch: Sequence[_Pending[Request, Response]] = []
-        """The batch that this request's thread has to send, this request first; empty if another thread sends it."""
+        """The batch that the thread of this request must send; empty if another thread sends the request."""
         self.woken = Lock()
         self.woken.acquire()

@@ -1,7 +1,7 @@
-"""The connection pool of one Redis, and whether that is available. The only module that imports the library.
+"""Connects to Redis, and detects whether Redis is available. The only module that imports the library.
 
-A Redis that is slow, restarting, full, read-only or unreachable counts as unavailable: commands fail at once, and a
-thread tries it several times a second until it works again. Each change is logged in one line.
+A Redis that is slow, restarting, full, read-only or unreachable counts as unavailable. Commands then fail at once, and
+a thread tests Redis several times a second until it works again. Each change is logged in one line.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from proxy.storage.redis.auto_pipeline import AutoPipeline
 _log = logging.getLogger(__name__)
 
 _TIMEOUT_SECONDS = 0.4
-"""For a response. A caller waits up to three times as long; in a burst, responses lie unread until their turn."""
+"""Timeout of a response. A caller may wait three times as long, because responses of a burst are read in turn."""
 _READ_SECONDS = 0.8
-"""For a read, including the wait for a batch. After that Redis cannot keep up with the requests."""
-_MAX_TIMEOUTS = 3  # in a row; a single one may be caused by a busy machine
-_CONNECTION_SECONDS = 1.0  # for a free connection: if all are in use, Redis is not at fault
-_REGISTER_SECONDS = 0.3  # well within the time that RedisRateLimiter waits for all to write back their reservations
+"""Timeout of a read, including the wait for a batch. A longer wait means that Redis is too slow for the requests."""
+_MAX_TIMEOUTS = 3  # consecutive; a busy machine may cause a single timeout
+_CONNECTION_SECONDS = 1.0  # wait for a free connection; if all are in use, Redis is not the cause
+_REGISTER_SECONDS = 0.3  # shorter than SETTLE_SECONDS, in which all processes must report their reservations
 _CONNECTIONS = 64
 _HGETALL = b"*2\r\n$7\r\nHGETALL\r\n$%d\r\n%b\r\n"
 _GET = b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n"
 
 
 class RedisStats(NamedTuple):
-    """Round trips that callers waited for, and whether the thread that registers this process runs."""
+    """The number of round trips of callers, and whether the thread that registers this process is running."""
 
     round_trips: int
     registers: bool
 
 
 class RedisClient:
-    """Commands and scripts, each one round trip. Safe for threads. Connects with the first command.
+    """Runs commands and scripts, each in one round trip. Thread-safe. Connects with the first command.
 
-    Every command raises RedisUnavailable. `unavailable_since`: monotonic seconds; None while Redis is available.
+    Every command may raise RedisUnavailable. `unavailable_since`: monotonic seconds; None while Redis is available.
     """
 
     def __init__(self, url: str, *, verify: bool = True, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -63,7 +63,7 @@ class RedisClient:
             socket_timeout=_TIMEOUT_SECONDS,
             socket_connect_timeout=_TIMEOUT_SECONDS,
             retry=Retry(NoBackoff(), 0),
-            # Otherwise the timeout grows to ten seconds while a managed Redis moves to another machine.
+            # Otherwise the library raises the timeout to ten seconds while a managed Redis moves to another machine.
             maint_notifications_config=MaintNotificationsConfig(enabled=False),
             driver_info=None,  # saves two round trips per connection
             **options,
@@ -79,32 +79,32 @@ class RedisClient:
         self._reads = AutoPipeline[list[bytes], list[Any] | None](
             lambda batch: self._run(lambda: self._read(batch)),
             max_wait=_READ_SECONDS,
-            on_timeout=lambda: self._lost("reads that wait"),
+            on_timeout=lambda: self._mark_unavailable("reads are too slow"),
         )
         self._timeouts = 0
         self._round_trips = 0
         self.id = secrets.token_hex(8)
-        """Identifies this process to the others."""
+        """Identifies this process to the other processes."""
         self.unavailable_since: float | None = None
 
     def register_by(self, register: Callable[[], None]) -> None:
-        """Call `register` several times a second, also to find out whether Redis is available again."""
+        """Call `register` several times a second. The calls also show when Redis is available again."""
         self._register = register
 
     def start(self) -> None:
-        """Start the thread that registers this process. Not before a fork. Does nothing if it runs already."""
+        """Start the thread that registers this process, unless it is running. Call this after a fork, not before."""
         with self._lock:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._keep_registered, name="redis", daemon=True)
                 self._thread.start()
 
     def stop(self) -> None:
-        """End that thread. The other processes count this one for a while longer. Commands still work."""
+        """Stop the thread that registers this process. The registration expires later. Commands still work."""
         self._stopped = True
         self._wake.set()
 
     def register_soon(self) -> None:
-        """Register at once: the other processes do not know this one any more."""
+        """Register this process at once, because Redis lost the registration."""
         self._wake.set()
 
     def stats(self) -> RedisStats:
@@ -116,21 +116,20 @@ class RedisClient:
         return self.hash_and_value(key, None)[0]
 
     def hash_and_value(self, key: bytes, other: bytes | None) -> tuple[dict[bytes, bytes], bytes | None]:
-        """Return all fields of a hash, and the value of another key if one is given, in one round trip."""
+        """Return all fields of a hash, and the value of the key `other` unless it is None, in one round trip."""
         commands = [_HGETALL % (len(key), key)] + ([_GET % (len(other), other)] if other is not None else [])
         responses = self._reads.run(commands)
         if responses is None:
             raise RedisUnavailable
         fields, *values = responses
-        # A list if the URL says protocol=2.
+        # The fields are a list if the URL has protocol=2.
         fields = fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
         return fields, values[0] if values else None
 
     def _read(self, batch: Sequence[list[bytes]]) -> list[list[Any] | None]:
-        """Send packed commands: this takes a third of the time of the client's own pipeline.
+        """Send packed commands, in a third of the time of the library's pipeline.
 
-        Returns the responses to each list of commands; None if one of its keys is of another type, which says nothing
-        about the other lists.
+        Returns the responses to each list of commands. The responses to a list are None if a key has the wrong type.
         """
         connection: Any = self._pool.get_connection()  # type: ignore[no-untyped-call]
         try:
@@ -147,11 +146,11 @@ class RedisClient:
         return self._run(lambda: self._client.mget(keys)) if keys else []
 
     def put(self, key: bytes, seconds: float) -> None:
-        """Set a key that expires after so many seconds."""
+        """Set a key that expires after `seconds`."""
         self._run(lambda: self._client.set(key, b"1", px=int(seconds * 1000)))
 
     def above(self, key: bytes, score: float) -> list[tuple[bytes, float]]:
-        """Return the members of a sorted set with a score above this one, and their scores."""
+        """Return the members of a sorted set with a score above `score`, and their scores."""
         return self._run(  # type: ignore[no-any-return]
             lambda: self._client.zrangebyscore(key, f"({score:.0f}", "+inf", withscores=True)
         )
@@ -175,28 +174,28 @@ class RedisClient:
         except redis.TimeoutError:
             self._timeouts += 1
             if self._timeouts >= _MAX_TIMEOUTS:
-                self._lost("late answers")
+                self._mark_unavailable("answers are too slow")
             raise RedisUnavailable from None
-        except Exception as error:  # noqa: BLE001  # of the library, of a name look-up: no answer depends on Redis
+        except Exception as error:  # noqa: BLE001  # any error of the library or of a name lookup, because no answer may depend on Redis
             if not _is_wrong_type(error):
-                self._lost(type(error).__name__)
+                self._mark_unavailable(type(error).__name__)
             raise RedisUnavailable from None
         self._timeouts = 0
         return response
 
-    def _lost(self, why: str) -> None:
+    def _mark_unavailable(self, why: str) -> None:
         with self._lock:
             if self.unavailable_since is not None:
                 return
             self.unavailable_since = self._clock.monotonic()
-        _log.warning("Redis is gone: each process goes on with what it has", extra={"why": why})
+        _log.warning("redis_unavailable", extra={"why": why})
 
     def _keep_registered(self) -> None:
         loaded = False
         while not self._stopped:
             try:
                 if not loaded or self.unavailable_since is not None:
-                    # Otherwise the first caller of each script takes three round trips.
+                    # Otherwise the first call of each script takes three round trips.
                     for text in self._scripts:
                         self._run(partial(self._client.script_load, text))
                     loaded = True
@@ -204,12 +203,12 @@ class RedisClient:
                     self._register()
             except RedisUnavailable:
                 pass
-            except Exception:  # noqa: BLE001  # without this thread Redis would stay unavailable
-                _log.exception("Redis could not be tried")
+            except Exception:  # noqa: BLE001  # without this thread, Redis would stay unavailable
+                _log.exception("redis_register_failed")
             else:
                 if self.unavailable_since is not None:
                     self.unavailable_since = None
-                    _log.warning("Redis is back")
+                    _log.warning("redis_available")
             self._wake.wait(_REGISTER_SECONDS)
             self._wake.clear()
 
@@ -226,5 +225,5 @@ def _responses(connection: Any, count: int) -> list[Any] | None:
 
 
 def _is_wrong_type(error: Exception) -> bool:
-    """Return whether a key is of another type: another program's fault, and no reason to do without Redis."""
+    """Return whether a key has the wrong type. Another program caused this error, so Redis counts as available."""
     return "WRONGTYPE" in str(error)

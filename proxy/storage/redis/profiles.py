@@ -1,7 +1,7 @@
-"""Records in Redis: a hash per identity with a field per part, read in one round trip; and leases of parts.
+"""Stores records and leases in Redis. A record is a hash with a field per part, and is read in one round trip.
 
-Keys are digests, so that no id appears in Redis' slow log. The key of a record has a version: after a change of the
-format the old records are not found, and expire. Leases and quota are shared with processes of the previous version.
+Keys are digests, so that no id appears in the slow log of Redis. The key of a record contains a version. After a change
+of the format, old records are not found, and expire. Processes of the previous version share the leases and the quota.
 """
 
 from __future__ import annotations
@@ -38,18 +38,21 @@ _META = b"m"
 _UNKNOWN = b"?"
 _MOMENT = struct.Struct(">d")
 _CRC = struct.Struct(">I")
-_WARM = b"w"  # no value begins with this byte, neither JSON nor compressed data
+_WARM = b"w"  # no value begins with this byte
 _FAULT_SECONDS = 1.0
-"""How long a failed call is reported to the other processes, so that they do not try the same again."""
+"""Seconds for which the other processes see a failed call, so that they do not repeat the call."""
 _QUEUED_SECONDS = 10
-"""Longer than a caller waits for a call to be sent."""
+"""Longer than a call is queued before it is sent."""
 _UNREADABLE = (ValueError, TypeError, LookupError, struct.error)
 _decode = json.JSONDecoder().decode
 _FAULTS = {kind.word: kind for kind in UpstreamError.__subclasses__()}
 
 
 class RedisProfiles:
-    """Each method takes one round trip and raises RedisUnavailable. `longest`: seconds that a call may take."""
+    """Stores records.
+
+    Each method takes one round trip and may raise RedisUnavailable. `longest`: maximum seconds of a call.
+    """
 
     def __init__(self, server: RedisClient, prefix: bytes, policy: FreshnessPolicy, *, longest: float) -> None:
         self._server = server
@@ -65,12 +68,12 @@ class RedisProfiles:
         return self._prefix + _RECORD + pair_digest(identity)
 
     def read(self, identity: Identity) -> StoredProfile:
-        """Return the record of `identity`, and the updates about its user."""
+        """Return the record of `identity`, and the updates of its user."""
         fields, updates = self._server.hash_and_value(self.record_key(identity), updates_key(self._prefix, identity))
         return StoredProfile(_record(fields), read_updates(updates))
 
     def lease(self, identity: Identity, parts: Collection[Part]) -> tuple[StoredProfile, Lease]:
-        """Read as `read` does, and lease those of `parts` that no other process fetches."""
+        """Read the record as `read` does, and lease the `parts` that no other process fetches."""
         wanted = list(parts)
         key = updates_key(self._prefix, identity)
         keys = [*self._keys(identity), *([key] if key else [])]
@@ -82,9 +85,9 @@ class RedisProfiles:
         return stored, Lease(frozenset(part for part, outcome in by_part.items() if outcome == 1), faults)
 
     def save(self, identity: Identity, record: Record, leased: Collection[Part], now: float, word: str = "") -> None:
-        """Merge `record` into the stored one, and end the leases of `leased`.
+        """Merge `record` into the stored record, and end the leases of `leased`.
 
-        `now`: Unix seconds; `word`: the error word if the call failed.
+        `now`: Unix seconds. `word`: the error word of a failed call.
         """
         fields = _fields(record)
         unknown = record.unknown_at is not None
@@ -93,14 +96,17 @@ class RedisProfiles:
         head = [self._server.id, int(usable_for * 1000), horizon, int(unknown), len(fields)]
         pairs = [item for pair in fields for item in pair]
         requested, returned = names(identity), names(Identity(record.user_id, record.device_id))
-        # An identity of one id needs no listing: its record is found by the id itself.
+        # A record with a single id needs no listing, because the id leads to its key.
         listed = requested | returned if len(requested) > 1 else returned - requested
         tail = [len(leased), *map(_field, leased), word, int(_FAULT_SECONDS * 1000), len(listed)]
         listings = [self._prefix + b"pairs:" + name for name in (*listed, *(requested - listed))]
         self._save([*self._keys(identity), *listings], [*head, *pairs, *tail])
 
     def forget(self, ids: Identity) -> set[bytes]:
-        """Delete every record with one of `ids`, and announce it to all processes. Return their `pair_digest`s."""
+        """Delete every record with one of `ids`, and notify all processes.
+
+        Return the `pair_digest` of each deleted record.
+        """
         bare = [pair for pair in (Identity(ids.user_id, None), Identity(None, ids.device_id)) if any(pair)]
         keys, digests = [self._forgotten_key], []
         for identity in bare:
@@ -108,15 +114,15 @@ class RedisProfiles:
             keys += [self._prefix + b"pairs:" + name, self.record_key(identity)]
             keys += [self._prefix + b"pushed:" + name, self._prefix + b"forgot:" + name]
             digests.append(name)
-        barred = self._lease_milliseconds + _QUEUED_SECONDS * 1000
+        blocked = self._lease_milliseconds + _QUEUED_SECONDS * 1000
         announced, remembered = int(self._policy.max_age * 1000), int(REMEMBERED_SECONDS * 1000)
-        deleted = self._forget(keys, [self._prefix + _RECORD, barred, announced, remembered, *digests])
+        deleted = self._forget(keys, [self._prefix + _RECORD, blocked, announced, remembered, *digests])
         return set(deleted)
 
     def forgotten(self, since: float) -> list[tuple[bytes, float]]:
-        """Return the digests of ids that were forgotten after `since`, each with its moment.
+        """Return the digests of the ids that were forgotten after `since`, each with its time.
 
-        Moments are microseconds on Redis' clock; 0 is before all.
+        Times are microseconds on the clock of Redis.
         """
         return self._server.above(self._forgotten_key, since)
 
@@ -139,7 +145,7 @@ def _part(field: bytes) -> Part:
 
 
 def _fields(record: Record) -> list[tuple[bytes, bytes]]:
-    """Return the hash fields of `record`, the meta field first; none for an empty record."""
+    """Return the hash fields of `record`, with the meta field first; an empty list for an empty record."""
     unknown = record.unknown_at is not None
     moments = [cached.fetched_at for cached in record.parts.values()]
     if record.unknown_at is not None:
@@ -167,16 +173,19 @@ def _record(fields: dict[bytes, bytes]) -> Record:
     parts = {}
     for field, value in fields.items():
         try:
-            whole = _checked(value)
-            warm = whole[8:9] == _WARM
-            parts[_part(field)] = CachedPart(whole[9:] if warm else whole[8:], _moment(whole), warm)
+            content = _checked(value)
+            warm = content[8:9] == _WARM
+            parts[_part(field)] = CachedPart(content[9:] if warm else content[8:], _moment(content), warm)
         except _UNREADABLE:
-            continue  # written by another version, or by another program
+            continue  # written by another version or another program
     return Record(parts, unknown_at, user_id, device_id, unknown_status)
 
 
 def _checked(value: bytes) -> bytes:
-    """Return the value without its checksum. ValueError if it is damaged: values go into answers unparsed."""
+    """Return the value without its checksum.
+
+    Raises ValueError if the value is damaged; answers contain values unparsed.
+    """
     content, crc = value[: -_CRC.size], value[-_CRC.size :]
     if crc != _CRC.pack(zlib.crc32(content)):
         raise ValueError

@@ -1,7 +1,7 @@
-"""Updates about users in Redis: one value per user, merged by a script, and announced to the other processes.
+"""Stores the updates of users in Redis: one value per user. A script merges new updates and announces them.
 
-Keys are digests, as those of records. An announcement has checksums of the user ids; a process looks up those of its
-cached users that match. A false match costs one look-up.
+Keys are digests, as for records. An announcement contains checksums of user ids. Each process looks up its cached users
+with matching checksums. A false match costs one lookup.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from proxy.storage.tombstones import name_of
 _LUA = Path(__file__).parent / "lua"
 
 _ANNOUNCED_SECONDS = 120.0
-"""How long announcements are kept: a process that was away for less misses none."""
+"""Seconds for which announcements are kept. A process that was disconnected for less time misses none."""
 _MARGIN_SECONDS = 20.0
 _MAX_UNPACKED_BYTES = 512 * 1024
-"""Limit on the bytes that one script unpacks and merges: about 10 ms, in which Redis serves nobody else."""
+"""Limit on the bytes that one script unpacks and merges. They block Redis for about 10 ms."""
 _CHECKSUM = Struct(">I")
 
 
 def updates_key(prefix: bytes, identity: Identity) -> bytes | None:
-    """Return the key of the updates about the user of `identity`; None without a user id."""
+    """Return the key of the updates of the user of `identity`; None without a user id."""
     return None if identity.user_id is None else prefix + b"pushed:" + name_of(identity.user_id)
 
 
 def read_updates(value: bytes | None) -> Updates:
-    """Return the updates in the value of such a key. An unreadable value counts as none."""
+    """Return the updates in a value from Redis; no updates if the value is unreadable."""
     try:
         return unpack(value or b"")
     except ValueError:
@@ -40,34 +40,38 @@ def read_updates(value: bytes | None) -> Updates:
 
 
 class RedisUpdates:
-    """Each method raises RedisUnavailable, and takes one round trip; `save` may take several.
+    """Stores updates. Each method may raise RedisUnavailable, and takes one round trip; `save` may take several.
 
-    `use`: seconds for which updates are kept.
+    `kept_for`: seconds for which updates are kept.
     """
 
-    def __init__(self, server: RedisClient, prefix: bytes, *, use: float) -> None:
+    def __init__(self, server: RedisClient, prefix: bytes, *, kept_for: float) -> None:
         self._server = server
         self._prefix = prefix
-        self._use = use
+        self._kept_for = kept_for
         self._update = server.script(_LUA / "update.lua")
 
     def save(self, updates: Sequence[tuple[str, Updates]], now: float) -> dict[int, str]:
-        """Merge these updates, by user id, into those that are kept. Return why some were skipped, by index.
+        """Merge `updates` (user ids and their new updates) into the stored updates.
 
-        `forgotten`: all were made before the user was forgotten; `too_large`: there would be too much of one user. If
-        much is kept already, this takes several scripts, between which Redis serves others.
+        Return the reasons of skips by index.
+        `forgotten`: the updates are older than the request to forget the user. `too_large`: the user's updates would
+        exceed the maximum. Large updates take several scripts, and Redis serves other clients in between.
         """
         skipped: dict[int, str] = {}
         start = 0
         while start < len(updates):
-            done, forgotten, too_large = self._save_some(updates[start:], now)
+            processed, forgotten, too_large = self._save_some(updates[start:], now)
             skipped |= {start + place - 1: "forgotten" for place in forgotten}
             skipped |= {start + place - 1: "too_large" for place in too_large}
-            start += done
+            start += processed
         return skipped
 
     def _save_some(self, updates: Sequence[tuple[str, Updates]], now: float) -> tuple[int, list[int], list[int]]:
-        """Merge the first updates. Return how many, and the places, from 1, of the forgotten and the too large."""
+        """Merge the first updates.
+
+        Return the number of processed users, and the positions (from 1) of skipped users.
+        """
         keys, checksums = [self._announcements], []
         for user_id, _ in updates:
             name = name_of(user_id)
@@ -75,32 +79,34 @@ class RedisUpdates:
             checksums.append(_CHECKSUM.pack(checksum(user_id)))
         packed: list[bytes] = []
         for place, (_, new) in enumerate(updates):
-            # All users of a cohort webhook have the same updates.
+            # All users of a cohort webhook share the same updates.
             packed.append(packed[-1] if place and new is updates[place - 1][1] else pack(new))
-        head = [int(self._use * 1000), now - self._use, b"".join(checksums), int(_ANNOUNCED_SECONDS * 1000)]
-        done, forgotten, too_large = self._update(keys, [*head, MAX_BYTES, MAX_FIELDS, _MAX_UNPACKED_BYTES, *packed])
-        return done, forgotten, too_large
+        head = [int(self._kept_for * 1000), now - self._kept_for, b"".join(checksums), int(_ANNOUNCED_SECONDS * 1000)]
+        processed, forgotten, too_large = self._update(
+            keys, [*head, MAX_BYTES, MAX_FIELDS, _MAX_UNPACKED_BYTES, *packed]
+        )
+        return processed, forgotten, too_large
 
     def read(self, user_ids: Sequence[str]) -> list[Updates]:
-        """Return the updates about each of these users."""
+        """Return the updates of each of these users."""
         keys = [self._prefix + b"pushed:" + name_of(user_id) for user_id in user_ids]
         return [read_updates(value) for value in self._server.values(keys)]
 
     def announced(self, since: float) -> tuple[frozenset[int], float]:
-        """Return the checksums of users with updates after `since`, and the moment of the last of them.
+        """Return the checksums of users with updates after `since`, and the time of the last announcement.
 
-        Moments are microseconds on Redis' clock; 0 is before all.
+        Times are microseconds on the clock of Redis.
         """
         members = self._server.above(self._announcements, since)
         checksums = {value for member, _ in members for (value,) in _CHECKSUM.iter_unpack(member.partition(b" ")[2])}
         return frozenset(checksums), max((moment for _, moment in members), default=since)
 
     def announces_for(self, seconds: float) -> bool:
-        """Return whether announcements are kept for so long that a process which was away misses none."""
+        """Return whether a process that was disconnected for `seconds` missed no announcement."""
         return seconds < _ANNOUNCED_SECONDS - _MARGIN_SECONDS
 
     def remembers(self, message: str) -> bool:
-        """Return whether this message was applied already."""
+        """Return whether this message was applied before."""
         return self._server.values([self._message_key(message)]) != [None]
 
     def remember(self, message: str) -> None:

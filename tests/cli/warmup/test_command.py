@@ -131,8 +131,8 @@ def test_warm__cohort__downloads_and_caches_its_members(target: Service) -> None
 def test_warm__unavailable_cohort_or_wrong_options__fails_with_a_reason(target: Service, tmp_path: Path) -> None:
     target.sandbox.reset()
     for arguments, message in (
-        (("--cohort", "nowhere"), "Amplitude has no cohort 'nowhere'"),
-        (("--cohort", "vip", "--api-key", "wrong"), "Amplitude says 401"),
+        (("--cohort", "nowhere"), "cohort 'nowhere' does not exist"),
+        (("--cohort", "vip", "--api-key", "wrong"), "Amplitude returned status 401"),
         (("--cohort", "vip", "--api-key", ""), "give it by --api-key"),
         (("--cohort", "vip", "--api-key", "key:secret"), "AMPLITUDE_API_KEY holds a colon"),
         (("--cohort", "vip", "--column", "user_id"), "not both"),

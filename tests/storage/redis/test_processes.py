@@ -21,8 +21,8 @@ from proxy.amplitude.circuit_breaker import CircuitBreaker
 from proxy.amplitude.executor import CallExecutor
 from proxy.amplitude.rate_limiter import RateLimiter, Reservation
 from proxy.amplitude.rate_limiter_fallback import FallbackRateLimiter
-from proxy.fetch.backlog import Backlog, Wanted
-from proxy.fetch.forget import ForgetService, Forgot
+from proxy.fetch.backlog import Backlog, PartRequest
+from proxy.fetch.forget import ForgetResult, ForgetService
 from proxy.fetch.scheduler import FetchScheduler
 from proxy.fetch.service import ProfileResult, ProfileService
 from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
@@ -113,7 +113,15 @@ class Process:
         self.forget_service = ForgetService(self.store, backlog, self.records)
         self.server.register_by(self.register)
         self.scheduler = FetchScheduler(
-            self.executor, self.store, self.quota, circuit_breaker, backlog, policy, along=(), threads=20, clock=clock
+            self.executor,
+            self.store,
+            self.quota,
+            circuit_breaker,
+            backlog,
+            policy,
+            extra_parts=(),
+            threads=20,
+            clock=clock,
         )
         self.profiles = ProfileService(self.store, self.scheduler, policy, clock=clock)
 
@@ -372,8 +380,8 @@ def test_log__redis_stops_and_returns__one_line_each(valkey: RedisServer, caplog
         valkey.start()
         wait_until(lambda: len(caplog.records) > 1)  # the state changes shortly before the log line
     assert [line.getMessage() for line in caplog.records] == [
-        "Redis is gone: each process goes on with what it has",
-        "Redis is back",
+        "redis_unavailable",
+        "redis_available",
     ]
 
 
@@ -575,12 +583,12 @@ def test_forget__two_processes__removed_from_both_and_from_redis_within_a_second
         process.source.user_data = {"user_id": "forget-me", "device_id": "laptop", "cohort_ids": ["c"]}
         for pair in pairs:
             process.get(COHORTS, identity=pair)
-        process_b.backlog.add(pairs[1], {PROPERTIES: Wanted(time.monotonic(), False)})
+        process_b.backlog.add(pairs[1], {PROPERTIES: PartRequest(time.monotonic(), False)})
     process_a.source.user_data = {"user_id": "another-user", "device_id": "x"}
     bystander = Identity("another-user", None)
     process_a.get(COHORTS, identity=bystander)
     began = time.monotonic()
-    assert process_a.forget_service.forget(Identity("forget-me", None)) == Forgot(records=4, waiting=0)
+    assert process_a.forget_service.forget(Identity("forget-me", None)) == ForgetResult(records=4, waiting=0)
     assert not any(process_a.store.memory.read(pair).parts for pair in pairs)
     wait_until(lambda: not any(process_b.store.memory.read(pair).parts for pair in pairs), seconds=1)
     wait_until(lambda: not len(process_b.backlog), seconds=1)

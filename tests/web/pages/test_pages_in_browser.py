@@ -24,7 +24,7 @@ OPERATION = "#operations-Data-getRecommendations"
 def test_page__each_width_and_scheme__fits_without_problems(
     service: Service, browser: Browser, path: str, width: int, scheme: Scheme
 ) -> None:
-    browser.dress(width=width, scheme=scheme)
+    browser.set_display(width=width, scheme=scheme)
     browser.open(service.url + path)
     browser.find("h1, .info .title")
     if path == "/docs":
@@ -66,7 +66,7 @@ def test_docs__route_executed_with_basic_credentials__shows_the_answer(service: 
     assert body["ok"] is True
     assert body["user_id"] == "ava"
     assert body["items"] == ["trail-shoe", "rain-shell", "head-torch"]
-    assert browser.complaints() == []
+    assert browser.errors() == []
 
 
 @pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded"])
@@ -79,12 +79,12 @@ def test_docs__prefilled_body_executed__200(service: Service, browser: Browser, 
     status, body = execute(browser, operation)
     assert status == "200"
     assert "trail-shoe" in json.dumps(body)
-    assert browser.complaints() == []
+    assert browser.errors() == []
 
 
 @pytest.mark.parametrize("operation", [OPERATION, "#operations-Data-postProfile"])
 def test_docs__open_route_on_a_phone__fits_without_problems(service: Service, browser: Browser, operation: str) -> None:
-    browser.dress(width=390)
+    browser.set_display(width=390)
     browser.open(f"{service.url}/docs")
     browser.press(f"{operation} .opblock-summary-control")
     browser.find(f"{operation} .btn.execute")
@@ -110,11 +110,11 @@ def test_landing_page__keyboard_only__opens_the_docs(service: Service, browser: 
     browser.driver.switch_to.active_element.send_keys("\ue007")  # Enter
     browser.find(OPERATION)
     assert browser.driver.current_url == f"{service.url}/docs"
-    assert browser.complaints() == []
+    assert browser.errors() == []
 
 
 def test_docs__keyboard_only__focus_is_outlined(service: Service, browser: Browser) -> None:
-    browser.dress(scheme="dark")  # in the dark scheme, Swagger UI removes most outlines
+    browser.set_display(scheme="dark")  # in the dark scheme, Swagger UI removes most outlines
     browser.open(f"{service.url}/docs")
     browser.driver.execute_script("arguments[0].focus()", browser.find(f"{OPERATION} .opblock-summary-control"))
     styles, classes = set(), set()
@@ -132,4 +132,4 @@ def test_browser_complaints__style_blocked_by_the_policy__reported(service: Serv
     """Prove that the tests above can fail."""
     browser.open(f"{service.url}/")
     browser.driver.execute_script("document.body.insertAdjacentHTML('beforeend', '<p style=\"color: red\">x</p>')")
-    assert any("style-src" in complaint for complaint in browser.complaints())
+    assert any("style-src" in complaint for complaint in browser.errors())

@@ -70,7 +70,7 @@ def test_playground__message_edited__rendered_message_changes(service: Service, 
     browser.press("#render")
     assert rendered_message(browser, "aborted") == ""
     assert browser.find("#reason").text == "aborted: enough"
-    assert browser.complaints() == []
+    assert browser.errors() == []
     hosts = {urlsplit(url).netloc.rpartition("@")[2] for url in browser.requested()}
     assert hosts == {urlsplit(service.url).netloc}
 
@@ -90,7 +90,7 @@ def test_playground__keyboard_only__snippet_is_chosen_and_rendered(service: Serv
     assert "/v1/properties?" in str(browser.find("#template").get_property("value"))
     browser.driver.switch_to.active_element.send_keys("\ue009\ue007")  # Ctrl Enter
     assert rendered_message(browser) == "Hi Ben!"
-    assert browser.complaints() == []
+    assert browser.errors() == []
 
 
 def test_playground__copy_pressed__clipboard_has_the_message_unchanged(service: Service, browser: Browser) -> None:
@@ -102,7 +102,7 @@ def test_playground__copy_pressed__clipboard_has_the_message_unchanged(service: 
     write(browser, "")
     browser.find("#template").send_keys(Keys.CONTROL, "v")
     browser.until(lambda: browser.find("#template").get_property("value") == message, "the copied message")
-    assert browser.complaints() == []
+    assert browser.errors() == []
 
 
 def test_playground__tab_key__controls_in_order_named_and_outlined(service: Service, browser: Browser) -> None:
@@ -127,7 +127,7 @@ def test_playground__tab_key__controls_in_order_named_and_outlined(service: Serv
 def test_playground__each_width_and_scheme__fits_and_shows_the_message(
     service: Service, browser: Browser, width: int, scheme: Scheme
 ) -> None:
-    browser.dress(width=width, scheme=scheme)
+    browser.set_display(width=width, scheme=scheme)
     open_playground(browser, service)
     browser.find("#user").send_keys("ava")
     browser.press("#render")
@@ -144,7 +144,7 @@ def test_playground__markup_in_message_and_user_id__shown_as_text(service: Servi
     browser.press("#render")
     assert rendered_message(browser) == "<img src=x onerror='window.broken = 1'><script>window.broken = 1</script>"
     assert browser.driver.execute_script("return window.broken") is None
-    assert browser.complaints() == []
+    assert browser.errors() == []
 
 
 @pytest.mark.parametrize("scheme", get_args(Scheme))

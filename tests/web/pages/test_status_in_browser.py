@@ -76,7 +76,7 @@ def fast_browser(browser: Browser) -> Iterator[Browser]:
     added = devtools("Page.addScriptToEvaluateOnNewDocument", {"source": quick})
     yield browser
     browser.open("about:blank")  # otherwise the page would send requests to a stopped server
-    browser.complaints()
+    browser.errors()
     devtools("Page.removeScriptToEvaluateOnNewDocument", added)
 
 
@@ -108,7 +108,7 @@ def test_status_page__fault_then_fix__charts_and_findings_follow(
     client.get("/v1/cohorts?user_id=user-12", headers={"X-API-Key": SECRET})
     clock.advance(70)
     assert findings_text(browser, "All is well")
-    assert browser.complaints() == []
+    assert browser.errors() == []
     hosts = {urlsplit(loaded).netloc.rpartition("@")[2] for loaded in browser.requested()}
     assert hosts == {urlsplit(url).netloc}
 
@@ -118,7 +118,7 @@ def test_status_page__fault_then_fix__charts_and_findings_follow(
 def test_status_page__each_width_and_scheme__fits_without_problems(
     service: Service, browser: Browser, width: int, scheme: Scheme
 ) -> None:
-    browser.dress(width=width, scheme=scheme)
+    browser.set_display(width=width, scheme=scheme)
     open_status(browser, service.url)
     browser.find("#errors svg")
     assert browser.problems(scheme) == []

@@ -1,10 +1,10 @@
--- Delete every record that has one of these ids, bar data that is on its way, and announce it to all processes.
--- KEYS  announcements, then for each id: its pairs, the record of the bare id, the updates, when it was forgotten
--- ARGV  prefix of a record's key, milliseconds for which data that was requested before may arrive, milliseconds for
---       which the announcement is kept, milliseconds for which older updates may arrive, then the digests of the ids
+-- Delete every record with one of these ids, block data that was requested earlier, and notify all processes.
+-- KEYS  announcements, then for each id: its pairs, the record of the id alone, the updates, the time of forgetting
+-- ARGV  prefix of record keys; milliseconds for which data requested earlier may arrive; milliseconds for which the
+--       announcement is kept; milliseconds for which older updates may arrive; then the digests of the ids
 -- Returns the digests of the pairs that had a record or updates
 local announcements_key, record_prefix = KEYS[1], ARGV[1]
-local barred_milliseconds, announced_milliseconds, remembered_milliseconds = ARGV[2], ARGV[3], ARGV[4]
+local blocked_milliseconds, announced_milliseconds, remembered_milliseconds = ARGV[2], ARGV[3], ARGV[4]
 local clock = redis.call('TIME')
 local moment = clock[1] * 1000000 + clock[2]
 local last = redis.call('ZREVRANGE', announcements_key, 0, 0, 'WITHSCORES')[2]
@@ -24,7 +24,7 @@ for index = 2, #KEYS, 4 do
     delete(record_key, updates_key)
     redis.call('DEL', pairs_key)
     redis.call('SADD', pairs_key, '!')
-    redis.call('PEXPIRE', pairs_key, barred_milliseconds)
+    redis.call('PEXPIRE', pairs_key, blocked_milliseconds)
     redis.call('ZADD', announcements_key, score, ARGV[4 + (index + 2) / 4])
     redis.call('SET', forgotten_key, string.format('%.6f', moment / 1000000), 'PX', remembered_milliseconds)
 end

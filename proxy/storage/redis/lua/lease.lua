@@ -1,9 +1,9 @@
 -- Read a user's record and updates, and lease the parts that no other process fetches.
--- KEYS  record, leases, updates about the user (if the identity has a user id)
--- ARGV  process id, milliseconds that a lease lasts, fields of the parts
--- Returns {record as HGETALL gives it; for each part 1 (leased), 0 (leased by another process) or the error word of a
--- call that failed; updates or false}
--- A lease is '<milliseconds at which it ends> <process id, or ! and the error word>'.
+-- KEYS  record, leases, updates of the user (if the identity has a user id)
+-- ARGV  process id, duration of a lease in milliseconds, fields of the parts
+-- Returns {record as from HGETALL; for each part 1 (leased), 0 (leased by another process) or the error word of a
+-- failed call; updates or false}
+-- A lease is '<end in milliseconds> <process id, or ! and the error word>'.
 local record_key, leases_key, updates_key = KEYS[1], KEYS[2], KEYS[3]
 local process_id, lease_milliseconds = ARGV[1], tonumber(ARGV[2])
 local clock = redis.call('TIME')

@@ -1,12 +1,12 @@
--- Merge what was fetched into a record, later parts winning, and end the leases.
+-- Merge fetched parts into a record, and end the leases. The later value of a part wins.
 -- KEYS  record, leases, then the pairs of each id
--- ARGV  process id, milliseconds that the record is usable for, Unix seconds before which parts are too old,
---       1 if the user is unknown, number of fields, the fields and their values in turn, number of leases, fields of the
---       leases, error word ('' for success), milliseconds for which a failure is reported, number of ids (the first of
---       KEYS) among whose pairs this record is listed
--- Keeps nothing if one of the ids was forgotten ("!") while the call was in flight.
--- A value begins with the moment at which it was fetched, as eight bytes. The field "m" has the moment of the record,
--- whether the user is unknown, and the ids.
+-- ARGV  process id; milliseconds for which the record is usable; Unix seconds before which parts are too old;
+--       1 if the user is unknown; number of fields; each field and its value; number of leases; fields of the leases;
+--       error word ('' for success); milliseconds for which a failure is reported; number of ids (from the third of
+--       KEYS on) whose pairs list this record
+-- Saves nothing if one of the ids was forgotten ("!") during the call.
+-- A value begins with the time of its fetch, as eight bytes. The field "m" has the time of the record, whether the user
+-- is unknown, and the ids.
 local record_key, leases_key = KEYS[1], KEYS[2]
 local process_id, usable_milliseconds, horizon = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local is_unknown, field_count = ARGV[4] == '1', tonumber(ARGV[5])
@@ -18,7 +18,7 @@ local listed_count = tonumber(ARGV[#ARGV])
 local function fetched_at(value) return value and #value >= 8 and struct.unpack('>d', value) or -1 end
 
 local function extend_expiry(key)
-    -- Data that was fetched ahead of a campaign may be usable for longer than what is fetched now.
+    -- Warmed data may be usable for longer than the new data.
     if redis.call('PTTL', key) < usable_milliseconds then redis.call('PEXPIRE', key, usable_milliseconds) end
 end
 

@@ -1,24 +1,24 @@
--- Merge new updates about users into those that are kept, later values winning, and announce them to all processes.
--- KEYS  announcements, then for each user: updates, when the user was forgotten
--- ARGV  milliseconds that updates are kept, Unix seconds before which they are too old, checksums to announce,
---       milliseconds that an announcement is kept, largest number of bytes and of fields per user, bytes to unpack at
---       most, then for each user the new updates, packed
--- Returns the number of users that were processed; the places, from 1, of those whose updates are older than the moment
--- they were forgotten; and the places of those of whom there would be too much
--- Packed are fields and values, each behind the sizes of both. A value begins with its moment, as eight bytes. If the
--- sender's clock was ahead, the byte 255 and the lead, as eight bytes, follow.
--- The field "f" is the moment before which no property counts. A field "s..." is a set of properties: a line with each
+-- Merge new updates of users into the stored updates, and announce them to all processes. Later values win.
+-- KEYS  announcements, then for each user: updates, the time at which the user was forgotten
+-- ARGV  milliseconds for which updates are kept; Unix seconds before which updates are too old; checksums to announce;
+--       milliseconds for which an announcement is kept; maximum bytes and maximum fields per user; maximum bytes to
+--       unpack; then the packed new updates of each user
+-- Returns the number of processed users; the positions (from 1) of users who were forgotten after their updates; and
+-- the positions of users whose updates would be too large
+-- The packed form of each field and value begins with the sizes of both. A value begins with its time, as eight bytes.
+-- If the sender's clock was ahead, the byte 255 and the lead, as eight bytes, follow.
+-- The field "f" is the time before which no property counts. A field "s..." is a set of properties: a line for each
 -- name, and in the value a line for each name. The previous version wrote a field "p..." per property.
 local announcements_key = KEYS[1]
 local kept_milliseconds, horizon, checksums, announced_milliseconds = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local max_bytes, max_fields, max_unpacked = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
--- A property that is looked at takes as long as so many bytes that are unpacked.
+-- Comparing a property takes as long as unpacking this many bytes.
 local PROPERTY_COST = 60
 local PROPERTY, SET, CLOCK_AHEAD = 112, 115, 255
 
 local function moment(value) return #value >= 8 and struct.unpack('>d', value) or -1 end
 
--- Returns the moment of a value as it is packed, with the lead, and what follows.
+-- Returns the packed time of a value, including the lead, and the content.
 local function split(value)
     local start = #value >= 17 and string.byte(value, 9) == CLOCK_AHEAD and 17 or 8
     return string.sub(value, 1, start), string.sub(value, start + 1)
@@ -43,7 +43,7 @@ end
 
 local function joined(list) return table.concat(list, '\n') .. '\n' end
 
--- Compares bytes as Python does; Lua's own comparison depends on the locale.
+-- Compares bytes as Python does, because Lua's own comparison depends on the locale.
 local function is_later(value, other)
     local at, other_at = moment(value), moment(other)
     if at ~= other_at then return at > other_at end
@@ -70,7 +70,7 @@ local function later(field, value, other)
     return start .. joined(list)
 end
 
--- Merges `packed` into `values`; returns how many of its fields arrived after `after`, if that is given.
+-- Merges `packed` into `values`. Returns the number of fields, or of fields that arrived after `after` if given.
 local function unpack_into(values, packed, after)
     local at, last, count = 1, #packed, 0
     while at + 7 <= last do
@@ -89,7 +89,7 @@ local function unpack_into(values, packed, after)
     return count
 end
 
--- Takes properties of which another set has a later value out of `values`. Returns how many it looked at.
+-- Removes properties from sets in `values` if another set has a later value. Returns the number of compared properties.
 local function keep_each_property_once(values)
     local sets, latest, count = {}, {}, 0
     for field, value in pairs(values) do
@@ -121,13 +121,13 @@ local function keep_each_property_once(values)
     return count
 end
 
-local forgotten, too_large, unpacked, done = {}, {}, 0, 0
+local forgotten, too_large, unpacked, processed = {}, {}, 0, 0
 for user = 1, #ARGV - 7 do
     if unpacked > max_unpacked then break end
-    done = user
+    processed = user
     local updates_key, forgotten_key, packed = KEYS[2 * user], KEYS[2 * user + 1], ARGV[7 + user]
     local stored, forgotten_at = redis.call('GET', updates_key), tonumber(redis.call('GET', forgotten_key) or '')
-    -- A larger value was written by another program, and would block Redis for long.
+    -- Another program wrote a larger value, which would block Redis for too long.
     if stored and #stored > max_bytes then stored = false end
     local field_count, new_count = 0, 1
     if stored or forgotten_at then
@@ -165,4 +165,4 @@ local announced_since = string.format('%.0f', now - announced_milliseconds * 100
 redis.call('ZREMRANGEBYSCORE', announcements_key, '-inf', announced_since)
 redis.call('ZADD', announcements_key, score, score .. ' ' .. checksums)
 redis.call('PEXPIRE', announcements_key, announced_milliseconds)
-return {done, forgotten, too_large}
+return {processed, forgotten, too_large}
