@@ -84,6 +84,7 @@ class Upstream:
             try:
                 connection.sendall(late + reply.now)
                 if reply.close:
+                    connection.close()
                     return
                 late = reply.late
                 if late and not select.select([connection], [], [], reply.patience)[0]:
