@@ -45,7 +45,7 @@ _NAMED = (
     Person(
         "ava",
         "device-ava",
-        "a regular customer with everything set",
+        "has recommendations, properties, cohorts, computations and propensities",
         {
             "gp:first_name": "Ava",
             "gp:email": "ava@example.com",
@@ -66,7 +66,7 @@ _NAMED = (
     Person(
         "ben",
         "device-ben",
-        "in the control group: Amplitude sends random items that must not be shown",
+        "is in the control group, so messages must show the default",
         {"gp:first_name": "Ben", "gp:loyalty_points": 15},
         ("newsletter",),
         {
@@ -76,11 +76,11 @@ _NAMED = (
         {"orders": "0"},
         {"pred-buy": (0.11, 20)},
     ),
-    Person("cleo", "device-cleo", "dormant: known, but nothing recommended", {"gp:first_name": "Cleo"}),
+    Person("cleo", "device-cleo", "is inactive, and has no recommendations", {"gp:first_name": "Cleo"}),
     Person(
         "dário & söhne",
         "device-dário",
-        "awkward names and values, as tracking plans grow them",
+        "has names and values with special characters",
         {
             "gp:first name": 'Dário "D" O\'Neil <b>&amp;</b>',
             "first_name": "Dário",
@@ -102,7 +102,7 @@ _NAMED = (
     Person(
         None,
         "device-only",
-        "a device that nobody has logged in on",
+        "is a device without a user id",
         {"platform": "iOS"},
         ("app-users",),
         {"homepage": _recommendation("homepage", ["starter-pack"])},
@@ -144,7 +144,7 @@ def _crowd(user_id: str) -> Person | None:
     return Person(
         user_id,
         f"device-{user_id}",
-        "one of the crowd",
+        "is a numbered user for load tests",
         {
             "gp:first_name": dice.choice(["Noor", "Mateo", "Yuki", "Ines", "Tariq", "Freya"]),
             "gp:loyalty_points": points,

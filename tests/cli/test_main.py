@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -154,13 +156,29 @@ def test_check__former_name_of_a_variable__warns(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.contract("5 commands")
-def test_demo__its_port_is_taken__takes_the_next_prints_lines_that_work_and_ends_with_ctrl_c() -> None:
-    # Whatever the user's shell has set, the demo needs none of it and heeds none of it.
-    noise = {"AMPLITUDE_REQUESTS_PER_MINUTE": "nonsense", "WEB_CONCURRENCY": "5", "GUNICORN_CMD_ARGS": "--bad"}
+def test_demo__port_is_taken__prints_15_lines_whose_links_work_and_ends_with_ctrl_c() -> None:
+    # The demo ignores the settings of the user's shell.
+    ignored = {"AMPLITUDE_REQUESTS_PER_MINUTE": "nonsense", "WEB_CONCURRENCY": "5", "GUNICORN_CMD_ARGS": "--bad"}
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
-        running("demo", "--port", str(port := taken.getsockname()[1]), **noise) as (process, printed),
+        running("demo", "--port", str(port := taken.getsockname()[1]), **ignored) as (process, printed),
     ):
+        assert len(printed.splitlines()) == 15
+        links = re.findall(r"http://demo:\S+", printed)
+        assert [link.rpartition("/")[2] for link in links] == ["playground", "docs", "status"]
+        assert [in_a_shell(f"curl -s -o /dev/null -w '%{{http_code}}' {link}") for link in links] == ["200"] * 3
+        assert re.findall(r"^  (ava|ben|cleo) ", printed, re.M) == ["ava", "ben", "cleo"]
+        (curl,) = re.findall(r"^  (curl .*)$", printed, re.M)
+        assert json.loads(in_a_shell(curl))["user_id"] == "ava"
+        assert f"127.0.0.1:{port}/" not in printed
+        process.send_signal(signal.SIGINT)
+        assert process.wait(15) == 0
+        assert refuses_connections(links[0])
+
+
+@pytest.mark.contract("5 commands")
+def test_demo__more__prints_commands_and_tags_that_work() -> None:
+    with running("demo", "--more") as (_, printed):
         joined = [line.strip() for line in printed.replace("\\\n", " ").splitlines()]
         curls = [line for line in joined if line.startswith("curl")]
         (push,) = [curls.pop(number) for number, line in enumerate(curls) if "/v1/webhooks/" in line]
@@ -183,16 +201,19 @@ def test_demo__its_port_is_taken__takes_the_next_prints_lines_that_work_and_ends
         assert json.loads(in_a_shell(push))["applied"] == 1
         assert "1 done" in in_a_shell(warm)
         assert printed.count("{% connected_content") == len(routes)
-        urls = set(re.findall(r"http://127\.0\.0\.1:\d+", printed))
-        assert len(urls) == 2
-        assert f"http://127.0.0.1:{port}" not in urls
-        assert "drip-headers, drip-body and bad-header befall who is known: try user_id=user-9" in printed
-        assert find("user-9", None), "somebody unknown shows none of them"
-        for page in ("/playground", "/docs", "/status"):
-            assert f"{re.findall('http://[^ ]+', printed)[0]}{page} " in printed
-        process.send_signal(signal.SIGINT)
-        assert process.wait(15) == 0
-        assert all(refuses_connections(url) for url in urls)
+        assert "only to known users, e.g. user_id=user-9" in printed
+        assert find("user-9", None), "the faults have no effect for an unknown user"
+
+
+@pytest.mark.parametrize("version", [(2, 7, 18), (3, 9, 2), (3, 10, 13)])
+def test_import__old_python__one_line_names_the_version(version: tuple[int, ...]) -> None:
+    program = f"import sys; sys.version_info = {version}; import proxy"
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    (line,) = ended.stderr.splitlines()
+    (required,) = re.findall(r'requires-python = ">=(.+)"', (ROOT / "pyproject.toml").read_text())
+    assert line.startswith(f"Python {required} or newer is required")
+    ast.parse((ROOT / "proxy" / "__init__.py").read_text(), feature_version=(3, 4))
 
 
 def in_a_shell(line: str) -> str:
@@ -230,7 +251,7 @@ def test_sandbox__default_port_is_taken__its_line_starts_the_service_in_front_of
         _, printed = stack.enter_context(running("sandbox"))
         (line,) = re.findall(r"^  (AMPLITUDE_BASE_URL=.*gunicorn.*)$", printed, re.M)
         assert "AMPLITUDE_BASE_URL=http://127.0.0.1:8001 " not in line
-        (credentials,) = re.findall(r"name (\S+) with the secret (\S+):", printed)
+        (credentials,) = re.findall(r"name (\S+), secret (\S+)\):", printed)
         (address,) = re.findall(r"--bind (\S+)", line)
         service = subprocess.Popen(["sh", "-c", f"exec env {line}"], cwd=ROOT, stderr=subprocess.DEVNULL)
         try:
