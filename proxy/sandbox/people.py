@@ -1,4 +1,4 @@
-"""The sandbox's users, the same at every start."""
+"""The users of the sandbox, which are the same at every start."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 LAST_UPDATED = 1_763_856_000  # Unix seconds; fixed, so that answers can be compared
 REC_IDS = ("homepage", "also-bought")
 COMPUTATIONS = {"comp-orders": "orders", "comp-spend": "lifetime_spend", "comp-zip": "zip"}
-"""Computation id to the name of its value in an answer."""
+"""Computation id to the name of the value in an answer."""
 PREDICTIONS = ("pred-buy", "pred-churn")
 
 
@@ -114,15 +114,14 @@ _NUMBERED = re.compile(r"user-([1-9][0-9]{0,8})\Z")
 
 
 def named() -> tuple[Person, ...]:
-    """Return the users with names."""
+    """Return the named users."""
     return _NAMED
 
 
 def find(user_id: str | None, device_id: str | None) -> Person | None:
-    """Return the user with this user id or else this device id; None for "not seen before".
+    """Return the user with this user id, or else with this device id; None if the user is unknown.
 
-    `user-1` to `user-999999999` are a crowd for load tests: about 2 % are unknown, 5 % dormant and 10 % in the control
-    group.
+    `user-1` to `user-999999999` are for load tests: about 2 % are unknown, 5 % dormant and 10 % in the control group.
     """
     if user_id:
         return _BY_USER.get(user_id) or _crowd(user_id)
@@ -132,7 +131,7 @@ def find(user_id: str | None, device_id: str | None) -> Person | None:
 def _crowd(user_id: str) -> Person | None:
     if not _NUMBERED.match(user_id):
         return None
-    dice = random.Random(user_id)  # noqa: S311  # the same person at every start
+    dice = random.Random(user_id)  # noqa: S311  # the same user at every start
     kind = dice.random()
     if kind < 0.02:
         return None

@@ -1,4 +1,4 @@
-"""The command line, run as a user runs it."""
+"""The command line, run like a user runs each command."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.redis_server import RedisServer
 
 @contextmanager
 def running(*arguments: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Start a command and yield it with what it printed up to the line that explains how to stop it."""
+    """Start a command and yield the process and its output up to the line that explains how to stop the command."""
     process = start(*arguments, **variables)
     assert process.stdout
     printed = ""
@@ -59,12 +59,12 @@ def test_version() -> None:
 
 
 @pytest.mark.contract("5 commands")
-def test_new_key_prints_a_secret_and_an_entry_that_accepts_it() -> None:
+def test_new_key__name__prints_a_secret_and_an_entry_that_accepts_the_secret() -> None:
     printed = run("new-key", "braze").stdout
     secret = re.search(r"^secret\s+(\S+)$", printed, re.MULTILINE)
     assert secret
     line = printed.strip().splitlines()[-1]
-    # As a shell would read it: unquoted, the $ and what follows it would be lost.
+    # Parsed by a shell, because without quotes the shell would drop the part after $.
     entry = subprocess.run(
         ["sh", "-c", f'{line}; printf %s "$PROXY_API_KEYS"'], capture_output=True, text=True, check=True
     ).stdout
@@ -72,13 +72,13 @@ def test_new_key_prints_a_secret_and_an_entry_that_accepts_it() -> None:
     assert secret[1] not in entry
 
 
-def test_new_key_refuses_a_name_that_no_entry_can_have() -> None:
+def test_new_key__invalid_name__is_rejected() -> None:
     refused = run("new-key", "a b")
     assert refused.returncode == 2
     assert "letters, digits" in refused.stderr
 
 
-def test_a_command_that_does_not_exist_says_which_do() -> None:
+def test_main__unknown_command__is_rejected_and_help_lists_the_commands() -> None:
     assert run("dmeo").returncode == 2
     assert "demo" in run("--help").stdout
 
@@ -102,7 +102,7 @@ def marks(sandbox: Sandbox, **variables: str) -> tuple[int, list[str]]:
 
 
 @pytest.mark.contract("5 commands")
-def test_check_says_point_by_point_what_is_right_and_spends_one_call(sandbox: Sandbox) -> None:
+def test_check__everything_right__all_checks_pass_with_one_call(sandbox: Sandbox) -> None:
     code, points = marks(sandbox)
     assert code == 0
     assert points == ["ok settings", "ok callers", "ok networks", "ok reachable", "ok credentials", "ok quota"]
@@ -110,7 +110,7 @@ def test_check_says_point_by_point_what_is_right_and_spends_one_call(sandbox: Sa
     assert not sandbox.exposures
 
 
-def test_check_says_what_is_wrong(sandbox: Sandbox) -> None:
+def test_check__problems__are_marked(sandbox: Sandbox) -> None:
     assert marks(sandbox, AMPLITUDE_SECRET_KEY="another")[1][3:] == ["ok reachable", "wrong credentials", "? quota"]
     code, points = marks(sandbox, AMPLITUDE_BASE_URL=f"http://127.0.0.1:{free_port()}")
     assert (code, points[3:]) == (1, ["wrong reachable", "? credentials", "? quota"])
@@ -123,7 +123,7 @@ def test_check_says_what_is_wrong(sandbox: Sandbox) -> None:
     assert [point.split()[:2] for point in points] == [["wrong", "PROXY_API_KEYS"], ["wrong", "CACHE_MAX_MB"]]
 
 
-def test_check_warns_of_what_braze_will_not_wait_for_and_of_misspelt_variables(sandbox: Sandbox) -> None:
+def test_check__long_deadline_and_misspelt_variables__warns(sandbox: Sandbox) -> None:
     misspelt = {"CACHE_FRESH_SECOND": "a-value", "AMPLITUDE_TIMEOUT": "a-value", "cache_max_mb": "a-value"}
     others = {"REDIS_TLS_URL": "rediss://host", "CACHE_DIR": "/var/cache", "NAME": "host", "PROXY_CREDENTIALS": "a:b"}
     code, lines = check(sandbox, RESPONSE_DEADLINE_SECONDS="2", **misspelt, **others)
@@ -131,28 +131,28 @@ def test_check_warns_of_what_braze_will_not_wait_for_and_of_misspelt_variables(s
     warned = [line for line in lines if line.startswith("warn ")]
     assert len(warned) == 4, lines
     for warning in (
-        "AMPLITUDE_TIMEOUT is no setting: is AMPLITUDE_TIMEOUT_SECONDS meant?",
-        "CACHE_FRESH_SECOND is no setting: is CACHE_FRESH_SECONDS meant?",
-        "cache_max_mb is no setting: is CACHE_MAX_MB meant?",
-        "Braze gives up at 2 s: set it lower, e.g. RESPONSE_DEADLINE_SECONDS=1.5",
+        "AMPLITUDE_TIMEOUT is not a setting; if you mean AMPLITUDE_TIMEOUT_SECONDS,",
+        "CACHE_FRESH_SECOND is not a setting; if you mean CACHE_FRESH_SECONDS,",
+        "cache_max_mb is not a setting; if you mean CACHE_MAX_MB,",
+        "lower the deadline, e.g. RESPONSE_DEADLINE_SECONDS=1.5",
     ):
         assert any(warning in line for line in warned), warned
     assert "a-value" not in "".join(lines)
 
 
-def test_check_warns_of_a_misspelt_variable_also_where_a_setting_is_missing(sandbox: Sandbox) -> None:
+def test_check__misspelt_variable_and_missing_setting__reports_both(sandbox: Sandbox) -> None:
     code, lines = check(sandbox, AMPLITUDE_SECRET_KEY="", AMPLITUDE_SECRETKEY="a-value")
     assert code == 1
     assert [line.split()[:2] for line in lines] == [["warn", "variables:"], ["wrong", "AMPLITUDE_SECRET_KEY"]]
-    assert "is AMPLITUDE_SECRET_KEY meant?" in lines[0]
+    assert "if you mean AMPLITUDE_SECRET_KEY," in lines[0]
 
 
 def test_check__former_name_of_a_variable__warns(sandbox: Sandbox) -> None:
     code, lines = check(sandbox, NAMES="cohorts.vip=c31")
     assert code == 0
-    assert lines[0] == "warn   variables: NAMES is now called ALIASES: rename the variable"
+    assert lines[0] == "warn   variables: NAMES is now called ALIASES; rename the variable"
     code, lines = check(sandbox, NAMES="cohorts.vip=c31", ALIASES="cohorts.vip=c31")
-    assert (code, lines[1].split()[:4]) == (1, ["wrong", "ALIASES", "and", "NAMES,"])
+    assert (code, lines[1].split()[:4]) == (1, ["wrong", "ALIASES", "and", "its"])
 
 
 @pytest.mark.contract("5 commands")
@@ -199,7 +199,7 @@ def test_demo__more__prints_commands_and_tags_that_work() -> None:
                 assert body.get("ok", True)
                 assert body.get("userData", body)["user_id"] == "ava"
         assert json.loads(in_a_shell(push))["applied"] == 1
-        assert "1 done" in in_a_shell(warm)
+        assert "1 fetched" in in_a_shell(warm)
         assert printed.count("{% connected_content") == len(routes)
         assert "only to known users, e.g. user_id=user-9" in printed
         assert find("user-9", None), "the faults have no effect for an unknown user"
@@ -244,7 +244,7 @@ def test_sandbox__alone__answers_and_shows_faults_until_it_is_stopped() -> None:
         assert process.wait(10) == 0
 
 
-def test_sandbox__default_port_is_taken__its_line_starts_the_service_in_front_of_it() -> None:
+def test_sandbox__default_port_is_taken__printed_command_starts_the_service() -> None:
     with ExitStack() as stack:
         with suppress(OSError):  # another program has it
             stack.enter_context(socket.create_server(("127.0.0.1", 8001)))
@@ -267,17 +267,17 @@ def test_sandbox__default_port_is_taken__its_line_starts_the_service_in_front_of
 
 
 @pytest.mark.contract("5 plan")
-def test_plan_says_minutes_to_warm_and_the_speed_of_a_cold_send() -> None:
+def test_plan__recipients__prints_duration_and_send_rate() -> None:
     printed = run("plan", "--recipients", "100000", "--calls", "2", "--quota", "600", "--share", "80").stdout
-    assert "200,000 (2 a user), at 480 a minute" in printed
+    assert "200,000 (2 per user), at 480 a minute" in printed
     assert "6 h 57 min" in printed
-    assert "send 240 messages a minute at most" in printed
+    assert "at most 240 messages a minute" in printed
     too_slow = run("plan", "--recipients", "10", "--calls", "3", "--quota", "2", "--share", "100").stdout
-    assert "not even one message a minute" in too_slow
+    assert "less than one message a minute" in too_slow
     assert run("plan", "--recipients", "0").returncode == 2
 
 
-def test_check_says_whether_redis_answers(sandbox: Sandbox) -> None:
+def test_check__redis_up_or_down__is_reported(sandbox: Sandbox) -> None:
     with RedisServer() as running:
         code, points = marks(sandbox, REDIS_URL=running.url)
         assert (code, "ok redis" in points) == (0, True)

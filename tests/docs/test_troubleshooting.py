@@ -117,11 +117,11 @@ def test_old_data__no_cache__is_fetched_again(service: Service, run: Callable[..
 BREAKS = {
     "liquid error": (
         "{% if p.properties.first_name > 3 %}x{% endif %}\n{{ p.gp:first_name }}",
-        ("line 2: it puts “Liquid error: comparison", "line 3: Liquid cannot read .gp:first_name"),
+        ("line 2: Liquid prints “Liquid error: comparison", "line 3: Liquid cannot read .gp:first_name"),
     ),
     "only in braze": (
         "",
-        ("line 1: http:// sends", "| url_param_escape", "line 1: Braze calls this without credentials"),
+        ("line 1: http:// sends", "| url_param_escape", "line 1: the tag has no credentials"),
     ),
 }
 

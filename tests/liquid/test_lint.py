@@ -1,4 +1,4 @@
-"""Each finding of the lint by cases: what it fires on, and what comes close and is right."""
+"""Each rule of the lint by cases: wrong templates, and right templates that look similar."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(("rule", "template"), [(rule, entry) for rule, (wrong, _) in CASES.items() for entry in wrong])
-def test_problem__found__has_its_line_and_a_fix(rule: str, template: str) -> None:
+def test_lint__wrong_template__finding_has_line_and_fix(rule: str, template: str) -> None:
     findings = findings_of("first line\n" + template, rule)
     assert len(findings) == 1, findings
     assert findings[0].line == 2
@@ -150,33 +150,33 @@ def test_problem__found__has_its_line_and_a_fix(rule: str, template: str) -> Non
 
 
 @pytest.mark.parametrize(("rule", "template"), [(rule, entry) for rule, (_, right) in CASES.items() for entry in right])
-def test_what_is_right_is_not_found_fault_with(rule: str, template: str) -> None:
+def test_lint__right_template__no_finding(rule: str, template: str) -> None:
     assert not findings_of(template, rule)
 
 
-def test_a_parameter_that_is_unknown_is_told_with_the_one_that_is_meant() -> None:
+def test_unknown_parameter__similar_name__fix_names_the_parameter() -> None:
     (finding,) = findings_of(tag("https://h/v1/properties?user_id=1&key=first_name :save p"), "unknown-parameter")
-    assert "key is no parameter of /v1/properties, and is ignored" in finding.problem
+    assert "key is not a parameter of /v1/properties and is ignored" in finding.problem
     assert (finding.fix, finding.level) == ("write keys", "problem")
     (finding,) = findings_of(tag("https://h/v1/cohorts?user_id=1&cb=7 :save c"), "unknown-parameter")
-    assert finding.level == "note", "it may be there to get past a cache"
+    assert finding.level == "note", "the parameter may be a cache-buster"
     assert "user_id, device_id, on_error, cohort_id" in finding.fix
 
 
-def test_every_rule_of_the_lint_has_its_cases() -> None:
+def test_lint__every_rule__has_cases() -> None:
     modules = ("lint/tags", "lint/expressions", "lint/aborts", "tag_syntax")
     texts = "".join((ROOT / "proxy" / "liquid" / f"{module}.py").read_text(encoding="utf-8") for module in modules)
     rules = set(re.findall(r'line,\s+"([a-z-]+)"', texts))
     assert rules == set(CASES)
 
 
-def test_what_is_in_comments_and_raw_blocks_is_no_fault() -> None:
+def test_lint__comments_and_raw_blocks__no_finding() -> None:
     for name in ("comment", "raw"):
         template = f"{{% {name} %}}{tag('http://x')}{{{{ p.gp:email }}}}{{% end{name} %}}"
         assert not list(tags.findings(scanner.markups(template)))
 
 
-def test_lines_are_those_of_the_template() -> None:
+def test_lint__several_findings__lines_of_the_template() -> None:
     template = (
         "a\n{% comment %}\n\n{% endcomment %}\n{{ p.gp:x }}\n"
         + tag("http://h/v1/cohorts\n:basic_auth us :save c")
@@ -188,7 +188,7 @@ def test_lines_are_those_of_the_template() -> None:
     assert [markup.line for markup in scanner.markups(template)] == [2, 5, 6, 8]
 
 
-def test_a_template_that_cannot_be_read_says_where() -> None:
+def test_markups__unreadable_template__error_has_the_line() -> None:
     with pytest.raises(scanner.Unreadable) as unreadable:
         scanner.markups("a\n{% if x")
     assert unreadable.value.line == 2

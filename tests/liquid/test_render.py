@@ -1,4 +1,4 @@
-"""Braze's dialect by cases: what is asked, what the template sees, what is sent."""
+"""Braze's dialect by cases: the calls, the variables and the message."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TAG = "{% connected_content https://h/v1/cohorts?user_id={{${user_id} | url_para
 
 
 class Service:
-    """Answers each request alike, and remembers them."""
+    """Gives every request the same answer, and records the requests."""
 
     def __init__(self, body: Any = None, status: int = 200) -> None:
         self.body = body if isinstance(body, str) else json.dumps({"ok": True} if body is None else body)
@@ -55,7 +55,7 @@ def sent(source: str, service: Service | None = None) -> str:
         ("{{ 'say \"x\"' | json_escape }}", 'say \\"x\\"'),
     ],
 )
-def test_attributes_and_filters_of_braze_are_understood(source: str, message: str) -> None:
+def test_render__attributes_and_filters_of_braze__rendered(source: str, message: str) -> None:
     assert sent(source) == message
 
 
@@ -73,7 +73,7 @@ def test_attributes_and_filters_of_braze_are_understood(source: str, message: st
         (":auth_credentials us :body ignored :save x", "GET", {}, "", ""),
     ],
 )  # fmt: skip
-def test_the_options_of_a_tag_decide_what_is_asked(
+def test_tag__options__decide_the_request(
     options: str, method: str, headers: dict[str, str], body: str, content_type: str
 ) -> None:
     service = Service()
@@ -83,7 +83,7 @@ def test_the_options_of_a_tag_decide_what_is_asked(
     assert not [entry for entry in rendering.findings if entry.rule == "unknown-option"]
 
 
-def test_a_url_holds_liquid_and_a_later_tag_may_use_what_an_earlier_one_saved() -> None:
+def test_tag__url_with_liquid__later_tag_uses_saved_answer() -> None:
     service = Service({"id": "x/y"})
     source = (
         "{% assign route = 'cohorts' %}{% connected_content https://h/v1/{{route}}?user_id={{ ${user_id} | "
@@ -148,7 +148,7 @@ def test_abort_message_ends_the_message_with_its_reason() -> None:
     assert rendered("{% if false %}{% connected_content %}{% endif %}text").message == "text"
 
 
-def test_a_failed_call_with_retry_is_tried_again_unless_the_message_aborts() -> None:
+def test_render__failed_call_with_retry__is_retried_unless_aborted() -> None:
     retrying = TAG.replace(":save", ":retry :save")
     assert rendered(retrying + "x", Service(status=500)).outcome == "retried"
     assert rendered(retrying + "x", Service()).outcome == "sent"
@@ -163,7 +163,7 @@ def test_a_failed_call_with_retry_is_tried_again_unless_the_message_aborts() -> 
         ("c.number > '2'", "Liquid error: comparison of Integer with String failed"),
     ],
 )
-def test_an_error_shows_in_the_message_with_its_line_and_the_rest_is_rendered(condition: str, expected: str) -> None:
+def test_render__liquid_error__is_printed_and_reported_with_its_line(condition: str, expected: str) -> None:
     source = TAG + f"a\n{{% if true %}}b {{% if {condition} %}}x{{% endif %}} c{{% endif %}}\nd"
     rendering = rendered(source, Service({"text": "3", "number": 3}))
     assert rendering.message == f"a\nb {expected} c\nd"
@@ -176,7 +176,7 @@ def test_an_error_shows_in_the_message_with_its_line_and_the_rest_is_rendered(co
     [(True, "true"), (None, ""), (1.5, "1.5"), (1e20, "1.0e+20"), ([1, ["a", None, False]], "1afalse"),
      ({"a": [1, None, "s"], "b": {"c": True}}, '{"a"=>[1, nil, "s"], "b"=>{"c"=>true}}')],
 )  # fmt: skip
-def test_values_are_printed_as_ruby_prints_them(value: Any, printed: str) -> None:
+def test_render__values__are_printed_like_ruby(value: Any, printed: str) -> None:
     assert sent(TAG + "{{ c.value }}|{% echo c.value %}", Service({"value": value})) == f"{printed}|{printed}"
 
 
@@ -192,7 +192,7 @@ def test_values_are_printed_as_ruby_prints_them(value: Any, printed: str) -> Non
         ("{% if a" + " and a" * 2000 + " %}{% endif %}", 0, ""),
     ],
 )
-def test_what_liquid_refuses_is_refused_with_its_line(source: str, line: int, why: str) -> None:
+def test_render__unreadable_template__is_refused_with_its_line(source: str, line: int, why: str) -> None:
     rendering = rendered(source)
     assert rendering.outcome == "refused"
     assert why in rendering.reason
@@ -254,7 +254,7 @@ def test_render__odd_template__read_within_3_s_of_processor_time(source: str) ->
 
 
 @pytest.mark.contract("3 playground")
-def test_a_rendering_ends_when_its_time_is_spent() -> None:
+def test_render__time_limit_exceeded__is_refused() -> None:
     clock = FakeClock()
 
     def slow(request: Request) -> Answer:
@@ -282,7 +282,7 @@ def test_a_rendering_ends_when_its_time_is_spent() -> None:
         "{{ 1.5 | floor | date: c }}",
     ],
 )
-def test_odd_values_for_a_filter_never_end_in_an_exception(source: str) -> None:
+def test_render__odd_values_for_a_filter__no_exception(source: str) -> None:
     rendering = rendered(TAG + source + "after", Service({"list": [1, "a", {"b": 1}]}))
     assert rendering.outcome == "sent"
     assert rendering.message.endswith("after")

@@ -1,4 +1,4 @@
-"""Who is warmed, how fast, and how far it has come; and what was warmed is fresh for longer."""
+"""Warming: input rows, pace, progress, priority, and freshness of warmed data."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def warm(world: World, *parts: object) -> object:
 
 
 @pytest.mark.contract("5 warm resumed")
-def test_one_id_a_line_is_read_and_what_cannot_be_is_told_with_its_line() -> None:
+def test_read__one_id_per_line__unreadable_lines_are_reported() -> None:
     lines = ["ava\n", "\n", "  ben \r\n", "c\x01\n", "x" * 513 + "\n", "\udcff\n", "dário & söhne"]
     rows = list(read(lines))
     assert [(row.line, row.user_id) for row in rows if not row.fault] == [(1, "ava"), (3, "ben"), (7, "dário & söhne")]
@@ -44,7 +44,7 @@ def test_one_id_a_line_is_read_and_what_cannot_be_is_told_with_its_line() -> Non
     assert all("user_id" in row.fault for row in rows if row.fault)
 
 
-def test_a_column_of_a_table_is_read_over_quotes_and_lines_within_them() -> None:
+def test_read__table__quotes_and_line_breaks_in_cells_are_understood() -> None:
     lines = ["name, id \n", '"A,\n', 'va",ava\n', "short\n", ",\n", '"q""",b"en\n']
     rows = list(read(lines, "id"))
     assert rows[0] == Row(3, "ava")
@@ -58,7 +58,7 @@ def test_a_column_of_a_table_is_read_over_quotes_and_lines_within_them() -> None
 
 
 @pytest.mark.contract("5 warm")
-def test_the_pace_is_even_but_for_a_few_and_a_pause_ends_in_no_storm(clock: FakeClock) -> None:
+def test_pacer__after_a_pause__small_burst_then_even_pace(clock: FakeClock) -> None:
     pacer = Pacer(60, monotonic=clock)
     clock.advance(1000)
     taken = 0
@@ -69,7 +69,7 @@ def test_the_pace_is_even_but_for_a_few_and_a_pause_ends_in_no_storm(clock: Fake
     assert taken == 8 + 99
 
 
-def test_what_cost_nothing_takes_no_time_and_what_cost_two_takes_twice(clock: FakeClock) -> None:
+def test_pacer__cost_of_requests__decides_the_wait(clock: FakeClock) -> None:
     pacer = Pacer(60, monotonic=clock)
     for _ in range(1000):
         assert pacer.reserve() == 0
@@ -81,17 +81,17 @@ def test_what_cost_nothing_takes_no_time_and_what_cost_two_takes_twice(clock: Fa
     assert pacer.reserve() == pytest.approx(wait + 1)
 
 
-def test_progress_says_rate_and_time_left() -> None:
+def test_progress__line__has_rate_and_time_left() -> None:
     progress = WarmupProgress(1000, done=80, fresh=10, unknown=7, failed=3)
     assert progress.remaining == 900
     line = progress.line(60)
-    assert "100 of 1,000: 80 done, 10 fresh already, 7 unknown, 3 failed" in line
+    assert "100 of 1,000: 80 fetched, 10 already cached, 7 unknown, 3 failed" in line
     assert "100 users a minute, 9 min left" in line
     assert "no estimate yet" in WarmupProgress(10).line(0)
 
 
 @pytest.mark.contract("4 warm freshness")
-def test_what_was_warmed_is_fresh_for_its_own_time_and_the_later_word_still_wins() -> None:
+def test_policy__warmed_record__is_fresh_for_the_warm_lifetime() -> None:
     policy = FreshnessPolicy(fresh=900, negative=60, stale_if_error=100, warm=DAY)
     record = Record({COHORTS: CachedPart(b"[]", 0.0), PROPERTIES: CachedPart(b"{}", 0.0)}).only([COHORTS]).warm()
     assert policy.ttl(record, COHORTS, 1000) == DAY - 1000
@@ -100,25 +100,25 @@ def test_what_was_warmed_is_fresh_for_its_own_time_and_the_later_word_still_wins
     assert policy.prune(record, DAY + 99) is record
     assert not policy.prune(record, DAY + 100).parts
     short = dataclasses.replace(policy, warm=1.0)
-    assert short.ttl(record, COHORTS, 10) == 890, "never for less than what is fetched as usual"
+    assert short.ttl(record, COHORTS, 10) == 890, "warmed data must not be fresh for less time than other data"
 
 
 @pytest.mark.contract("4 warm freshness")
-def test_a_send_the_next_day_finds_what_was_warmed_and_a_usual_copy_is_fetched_again(world: World) -> None:
+def test_warm__next_day__warmed_data_is_still_fresh(world: World) -> None:
     world.get(COHORTS)
     world.clock.advance(1)
     warm(world, COHORTS)
-    assert len(world.source.calls) == 2, "what goes stale in minutes is not warm"
+    assert len(world.source.calls) == 2, "data with the usual lifetime is not warm"
     warm(world, COHORTS)
-    assert len(world.source.calls) == 2, "and what is warm is passed over"
+    assert len(world.source.calls) == 2, "warm data must not be fetched again"
     world.clock.advance(DAY - 10)
     assert world.get(COHORTS).forwarded is None
     assert len(world.source.calls) == 2
 
 
 @pytest.mark.contract("5 warm")
-def test_warming_takes_no_place_that_somebody_else_could_use(world: World) -> None:
-    world.get(COHORTS, identity=Identity("first", None))  # the even place of this moment
+def test_warm__live_requests__take_priority(world: World) -> None:
+    world.get(COHORTS, identity=Identity("first", None))  # takes the even slot of this moment
     warming = world.callers.submit(warm, world, COHORTS)
     world.wait_until_waiting(COHORTS)
     for number in range(30):
@@ -127,13 +127,13 @@ def test_warming_takes_no_place_that_somebody_else_could_use(world: World) -> No
     for _ in range(40):
         world.clock.advance(0.05)
     warming.result(10)
-    assert not len(world.backlog), "who prepares a send comes again"
+    assert not len(world.backlog), "warming requests must not enter the backlog"
 
 
-def test_the_first_of_two_calls_of_a_user_does_not_wait_for_the_place_of_the_second(world: World) -> None:
+def test_warm__two_calls_of_a_user__first_is_sent_at_once(world: World) -> None:
     warmed = world.callers.submit(warm, world, PROPERTIES, computations())
     world.source.wait_for_call()
-    assert [call.parts for _, call in world.source.calls] == [{PROPERTIES}], "without the clock having moved"
+    assert [call.parts for _, call in world.source.calls] == [{PROPERTIES}], "the clock has not moved"
     for _ in range(40):
         world.clock.advance(0.05)
     warmed.result(10)
@@ -141,7 +141,7 @@ def test_the_first_of_two_calls_of_a_user_does_not_wait_for_the_place_of_the_sec
     assert world.store.memory.read(USER).parts.keys() == {PROPERTIES, computations()}
 
 
-def test_who_waits_for_a_place_is_let_go_when_it_is_stopped() -> None:
+def test_pacer__stopped__waiting_thread_ends() -> None:
     pacer = Pacer(1, monotonic=time.monotonic)
     stop = threading.Event()
     while not pacer.reserve():
@@ -154,13 +154,13 @@ def test_who_waits_for_a_place_is_let_go_when_it_is_stopped() -> None:
 
 
 @pytest.mark.contract("5 warm")
-def test_who_joins_a_warming_call_goes_as_fast_as_alone(world: World) -> None:
+def test_warm__live_request_joins__call_is_sent_without_delay(world: World) -> None:
     world.get(COHORTS, identity=Identity("first", None))
     slow = world.callers.submit(warm, world, COHORTS)
     world.wait_until_waiting(COHORTS)
     live = world.ask(COHORTS)
     world.wait_until(lambda: not world.scheduler.pending(USER)[COHORTS].background)
-    world.clock.advance(0.03)  # less than the next even place needs
+    world.clock.advance(0.03)  # less than the wait for the next even slot
     assert live.result(10).record.has(COHORTS)
     slow.result(10)
     assert len(world.source.calls) == 2
@@ -192,13 +192,15 @@ def test_warmer__quota_exhausted_then_data_lost__reports_the_obstacle_and_ends(
         {},
         10**9,
         report=print_progress,
-        lost=lambda: "the cellar is flooded" if next(checks) > 20 else None,
+        lost=lambda: "the disk is full" if next(checks) > 20 else None,
         report_interval=0.01,
     )
     progress = warmer.run(["a", "b"], 2)
-    assert (progress.remaining, warmer.stopped_by) == (2, "the cellar is flooded")
+    assert (progress.remaining, warmer.stopped_by) == (2, "the disk is full")
     lines = capsys.readouterr().err.splitlines()
-    assert "nobody came through meanwhile: others spend the quota, or Amplitude has said 429" in lines
+    assert (
+        "no user was fetched since the last report: other requests use up the quota, or Amplitude answered 429" in lines
+    )
 
 
 def test_retry_queue__retries__wait_for_new_users_unless_too_many_wait() -> None:
@@ -213,16 +215,16 @@ def test_retry_queue__retries__wait_for_new_users_unless_too_many_wait() -> None
 
 
 @pytest.mark.parametrize("first", ["user_id", '"User ID"', "ids", "a,b", "a;b", "a\tb"])
-def test_a_list_that_begins_as_a_table_does_is_no_list(first: str) -> None:
+def test_read__list_that_begins_like_a_table__is_rejected(first: str) -> None:
     with pytest.raises(NoColumn, match="first line"):
         list(read(["\n", f"{first}\n", "ava\n"]))
 
 
 @pytest.mark.parametrize("first", ["user-1", "42", "id-7", "ava@example.com", "dário & söhne"])
-def test_an_id_at_the_top_is_an_id(first: str) -> None:
+def test_read__first_line_is_an_id__is_read_as_an_id(first: str) -> None:
     assert [row.user_id for row in read([f"{first}\n", "a,b\n"])] == [first, "a,b"]
 
 
-def test_a_table_that_ends_within_quotes_is_torn_and_a_blank_cell_is_nobody() -> None:
+def test_read__table_ends_within_quotes__last_row_is_torn() -> None:
     rows = list(read(['"n","id"\n', '"1",""\n', '"2"\n', '"3","us'], "id"))
     assert [(row.torn, row.blank) for row in rows] == [(False, True), (True, False), (True, False)]
