@@ -1,7 +1,7 @@
 """Renders messages in child processes, so that a template cannot block the process that answers Braze.
 
-A thread would block it, because it holds the interpreter's lock. Each child renders one message, so no rendering can
-affect another. Parent and child exchange lines of JSON over two pipes:
+A thread would block the process, because a thread holds the interpreter's lock. Each child renders one message, so
+no rendering can affect another. Parent and child exchange lines of JSON over two pipes:
 
 - the parent sends `{"template": …, "user_id": …, "device_id": …, "seconds": …}`;
 - for each Connected Content call the child sends `ask {"method": …, "target": …, "headers": …, "body": …,
@@ -27,7 +27,7 @@ from proxy.liquid.types import SECONDS, Ask, Rendering, Request, User
 from proxy.profile.json import write_json
 
 AT_ONCE = 2
-"""Concurrent renderings per process. Each may need a processor and 384 MiB; a small one takes 20 ms."""
+"""Concurrent renderings per process. Each may need a processor and 384 MiB; a small message takes 20 ms."""
 OTHERS_RENDER = "the preview is busy with other messages; try again in a moment"
 _GRACE_SECONDS = 2.0
 """Extra time for loading Liquid on a busy machine."""

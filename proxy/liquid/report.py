@@ -46,7 +46,7 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
 def tag_report(
     line: int, method: str, url: str, route: str | None, saved_as: str | None, answer: Answer | None, content: Any
 ) -> dict[str, Any]:
-    """Return the part of a report about one tag. Its `exposure` is empty. `content` is the body of `answer`."""
+    """Return the report of a tag, with an empty `exposure`. `content` is the body of `answer`."""
     headers = answer.headers if answer else {}
     age = headers.get("age")
     return {

@@ -12,7 +12,7 @@ ATTRIBUTES = "__braze__"
 OPEN_OUTPUT = r"\{\{(?:[^$}]|\$(?!\{)|\$\{[^}]*+\}|\}(?!\}))*+"
 """Pattern of a `{{ … ` without its `}}`. The first brace after `${user_id` closes the attribute."""
 OUTPUT = re.compile(OPEN_OUTPUT + r"(?:(?P<closed>\}\})|.*)", re.DOTALL)
-"""A `{{ … }}`, or an unclosed one with all the text after it, so that a search takes linear time."""
+"""A `{{ … }}`, or an unclosed `{{` with all text after it, so that a search takes linear time."""
 
 _BLOCKS = frozenset({"if", "unless", "case", "for", "tablerow", "capture", "ifchanged"})
 _MARKUP = re.compile(OPEN_OUTPUT + r"(?P<output>\}\})?|\{(?=%)(?:.*?(?P<tag>%\})|)", re.DOTALL)
@@ -50,7 +50,7 @@ class Markup:
 
 
 def markups(source: str) -> list[Markup]:
-    """Return the Liquid in `source` in order; a comment or raw block is one piece. Raises Unreadable.
+    """Return the Liquid in `source` in order; a comment or raw block is a single piece. Raises Unreadable.
 
     Does not use python-liquid's lexer, which ends an output in the middle of `{{${user_id}}}`. For some templates, the
     time of that lexer grows with the square of the length.
@@ -98,7 +98,7 @@ def rewritten(source: str, pieces: Iterable[Markup]) -> str:
 
 
 def attributes(text: str) -> list[tuple[str, str]]:
-    """Return the prefix ("" without one) and the name of each `${…}` in a piece of Liquid."""
+    """Return the prefix ("" if missing) and the name of each `${…}` in a piece of Liquid."""
     return [(prefix, name.strip()) for prefix, name in _ATTRIBUTE.findall(text)]
 
 

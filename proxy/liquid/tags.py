@@ -21,8 +21,8 @@ from proxy.liquid.report import tag_report
 from proxy.liquid.state import Aborted, Run
 from proxy.liquid.types import Request
 
-_EXPOSED = "the service called Amplitude, which logs an exposure for this user"
-_NOT_EXPOSED = "the service did not call Amplitude, so no exposure was logged"
+_EXPOSED = "Amplitude was called, which logs an exposure for this user"
+_NOT_EXPOSED = "Amplitude was not called, so no exposure was logged"
 _NOT_IN_HEADERS = re.compile(r"[^\x20-\x7e]")
 
 

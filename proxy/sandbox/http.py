@@ -44,7 +44,7 @@ class QuietHandler(BaseHTTPRequestHandler):
         """Print nothing."""
 
     def send(self, reply: Reply) -> None:
-        """Send a reply. The connection ends after an incomplete one."""
+        """Send a reply. An incomplete reply ends the connection."""
         body, headers = reply.body, dict(reply.headers)
         if not isinstance(body, bytes):
             is_text = isinstance(body, str)

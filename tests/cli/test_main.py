@@ -54,7 +54,7 @@ def refuses_connections(url: str) -> bool:
 
 
 @pytest.mark.contract("5 commands")
-def test_version() -> None:
+def test_main__version__is_printed() -> None:
     assert run("--version").stdout.strip().endswith(__version__)
 
 

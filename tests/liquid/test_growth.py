@@ -66,7 +66,7 @@ def answer(request: Request) -> Answer:
 
 
 def processor_seconds(template: str, quick: float = 0) -> float:
-    """Return the least time of up to three runs, because other load delays runs. A run below `quick` ends the series."""
+    """Return the least time of up to three runs, because other load delays runs. A run below `quick` is the last."""
     least = math.inf
     for _ in range(3):
         began = time.process_time()

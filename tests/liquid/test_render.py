@@ -109,17 +109,17 @@ def test_tag__url_with_liquid__later_tag_uses_saved_answer() -> None:
         ("plain", 200, " "),
     ],
 )
-def test_the_status_is_added_to_an_object_of_a_2xx_only(body: Any, status: int, expected: str) -> None:
+def test_tag__status_of_the_answer__is_added_to_2xx_objects_only(body: Any, status: int, expected: str) -> None:
     assert sent(TAG + "{{ c.a }} {{ c.__http_status_code__ }}", Service(body, status)) == expected
 
 
-def test_without_save_text_is_printed_and_json_becomes_the_variable_connected() -> None:
+def test_tag__without_save__prints_text_and_stores_json_as_connected() -> None:
     tag = "{% connected_content https://h/v1/cohorts?user_id=u %}"
     assert sent(f"<{tag}>", Service("plain <b>text</b>")) == "<plain <b>text</b>>"
     assert sent(f"<{tag}>{{{{ connected.a }}}}", Service({"a": 7})) == "<>7"
 
 
-def test_text_is_saved_as_text_and_a_404_is_empty() -> None:
+def test_tag__text_or_404__saved_as_text_or_empty() -> None:
     assert sent(TAG + "[{{ c }}]", Service("plain")) == "[plain]"
     assert sent(TAG + "[{{ c }}]{% if c %}there{% endif %}", Service({"title": "Not Found"}, 404)) == "[]"
 
@@ -129,7 +129,7 @@ def test_text_is_saved_as_text_and_a_404_is_empty() -> None:
     ["https://elsewhere.example/steal", "https://h/v1/../metrics", "https://h/v1/cohorts/../../x", "file:///etc/passwd",
      "https://h/healthz", "//h/v2/cohorts", "https://[h/v1/cohorts", "{{ nothing }}", "https://h/v1/%63ohorts"],
 )  # fmt: skip
-def test_no_address_but_a_data_route_is_ever_asked(url: str) -> None:
+def test_tag__other_url_than_a_data_route__no_request(url: str) -> None:
     service = Service()
     rendering = rendered(f"{{% connected_content {url} :save x %}}[{{{{ x }}}}]", service)
     assert not service.requests
@@ -138,7 +138,7 @@ def test_no_address_but_a_data_route_is_ever_asked(url: str) -> None:
     assert rendering.tags[0]["status"] is None
 
 
-def test_abort_message_ends_the_message_with_its_reason() -> None:
+def test_abort_message__reached__ends_the_message_with_its_reason() -> None:
     rendering = rendered(TAG + "{% unless c.found %}{% abort_message('no (such) user') %}{% endunless %}text")
     assert (rendering.outcome, rendering.reason, rendering.message) == ("aborted", "no (such) user", "")
     assert len(rendering.tags) == 1

@@ -83,8 +83,8 @@ def warm(
     USERS has one user id per line, or is a CSV table with --column. Instead of USERS, --cohort names an Amplitude
     cohort. Fetched data stays fresh for CACHE_WARM_SECONDS. Requests from Braze take priority.
 
-    Without --url, the command itself fetches the data and stores it in Redis. It then needs the settings of the
-    service in its environment, and shares the quota with the service.
+    Without --url, the command itself fetches the data and stores the data in Redis. The command then needs the
+    settings of the service in its environment, and shares the quota with the service.
 
     You can stop the command at any time and run it again: users already cached are skipped.
 
