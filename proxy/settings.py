@@ -1,4 +1,4 @@
-"""Reads the environment into settings. Reports all faults together, and shows no secret."""
+"""Reads settings from the environment. Reports all errors together, without secrets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class SettingsError(Exception):
-    """Settings are wrong. Each of `faults` is a line with variable, fault and example, and shows no secret."""
+    """Settings are invalid. Each of `faults` is a line with variable, problem and example, without secrets."""
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__("\n".join(faults))
@@ -30,13 +30,13 @@ class SettingsError(Exception):
 
 def _text(value: str) -> str:
     if not value.isprintable() or not value.isascii() or " " in value:
-        raise BadValue("holds a space or another character that no key has: was it pasted whole?")
+        raise BadValue("contains a space or another character that no key has; copy the key again")
     return value
 
 
 def _api_key(value: str) -> str:
     if ":" in value:
-        raise BadValue("holds a colon, where Basic would cut it in two: is the secret key pasted behind it?")
+        raise BadValue("contains a colon; set the API key alone, without the secret key")
     return _text(value)
 
 
@@ -48,9 +48,9 @@ def _base_url(value: str) -> str:
 def _redis_url(value: str) -> str:
     url = parse_url(value)
     if url.scheme not in ("redis", "rediss"):
-        raise BadValue("is not a redis: or rediss: URL with a host")
+        raise BadValue("must be a redis: or rediss: URL with a host")
     if url.query or url.fragment or not re.fullmatch(r"/?[0-9]*", url.path):
-        raise BadValue("may end in a database number only")
+        raise BadValue("must have nothing after the port except a database number")
     return value
 
 
@@ -82,13 +82,13 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
 
 def _boolean(value: str) -> bool:
     if value.lower() not in ("true", "false"):
-        raise BadValue("is not true or false")
+        raise BadValue("must be true or false")
     return value.lower() == "true"
 
 
 def _level(value: str) -> str:
     if value.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-        raise BadValue("is not DEBUG, INFO, WARNING or ERROR")
+        raise BadValue("must be DEBUG, INFO, WARNING or ERROR")
     return value.upper()
 
 
@@ -96,35 +96,35 @@ def _fetch_along(value: str) -> tuple[Part, ...]:
     free = {"properties": PROPERTIES, "cohorts": COHORTS}
     words = split_list(value)
     if not set(words) <= free.keys():
-        raise BadValue("may name properties and cohorts only (a recommendation logs an exposure), or be empty")
+        raise BadValue("must be properties, cohorts, both, or empty; other data is fetched only on request")
     return tuple(part for word, part in free.items() if word in words)
 
 
 def _networks(value: str) -> tuple[Network, ...]:
     networks = parse_list(value, _network)
     if not networks:
-        raise BadValue("holds no network")
+        raise BadValue("has no network; add a network, or remove the variable")
     return networks
 
 
 def _network(number: int, entry: str) -> Network:
     try:
-        # A form may show 52.58.142.0/24 as 52.58.142.7/24.
+        # Not strict, because some forms show 52.58.142.0/24 as 52.58.142.7/24.
         return ipaddress.ip_network(entry, strict=False)
     except ValueError:
-        raise BadValue(f"entry {number} is not an address or a network in CIDR notation") from None
+        raise BadValue(f"entry {number} must be an address or a network in CIDR notation") from None
 
 
 def _keys(value: str) -> tuple[Key, ...]:
     keys = parse_keys(value)
     if not keys:
-        raise BadValue("holds no entry")
+        raise BadValue("has no entry; add name:secret")
     return keys
 
 
 def _braze_key(value: str) -> tuple[Key, ...]:
     if ":" in value or "," in value:
-        raise BadValue("is a secret alone: what has names goes into PROXY_API_KEYS")
+        raise BadValue("must be a secret alone; put entries with names into PROXY_API_KEYS")
     return _keys(f"braze:{value}")
 
 
@@ -137,7 +137,7 @@ def _setting(
     secret: bool = False,
     former: str | None = None,
 ) -> Any:
-    """Return the field of a variable. A default that is text is read as the variable would be."""
+    """Return the field of a variable. A text default is parsed like the variable."""
     metadata = {"read": read, "help": help, "example": example or default, "former": former}
     return field(default=read(default) if isinstance(default, str) else default, repr=not secret, metadata=metadata)
 
@@ -260,7 +260,7 @@ class Settings:
     def from_env(cls, env: Mapping[str, str]) -> Settings:
         """Read the settings from `env`. Raises SettingsError with all faults.
 
-        A blank variable counts as absent, except for FETCH_ALONG, where it is a value.
+        A blank variable counts as not set, except FETCH_ALONG.
         """
         values: dict[str, Any] = {}
         faults = []
@@ -268,14 +268,14 @@ class Settings:
             variable, former, example = setting.name.upper(), setting.metadata["former"], setting.metadata["example"]
             if former and _is_set(env, former):
                 if _is_set(env, variable):
-                    faults.append(f"{variable} and {former}, its former name, are both set: remove {former}")
+                    faults.append(f"{variable} and its former name {former} are both set; remove {former}")
                     continue
                 variable = former
             if not _is_set(env, variable):
                 if variable == "PROXY_API_KEYS" and _is_set(env, "BRAZE_SECRET"):
                     values[setting.name] = ()
                 elif setting.default is MISSING:
-                    faults.append(f"{variable} is missing: set it, e.g. {variable}={example}")
+                    faults.append(f"{variable} is required; set it, e.g. {variable}={example}")
                 continue
             try:
                 values[setting.name] = setting.metadata["read"](env[variable].strip())
@@ -287,18 +287,18 @@ class Settings:
 
 
 VARIABLES = {setting.name.upper(): setting.metadata["former"] for setting in fields(Settings)}
-"""Each variable, and its former name or None."""
+"""Each variable with its former name, or None."""
 
 
 def renamed_variables(env: Mapping[str, str]) -> list[str]:
     """Return a warning for each variable of `env` that is set under its former name."""
     return [
-        f"{former} is now called {variable}: rename the variable"
+        f"{former} is now called {variable}; rename the variable"
         for variable, former in VARIABLES.items()
         if former and _is_set(env, former)
     ]
 
 
 def _is_set(env: Mapping[str, str], variable: str) -> bool:
-    # Hosting dashboards leave variables blank.
+    # Hosting dashboards set unused variables to blank values.
     return bool(env.get(variable, "").strip()) or (variable == "FETCH_ALONG" and variable in env)

@@ -1,4 +1,4 @@
-"""Reading the settings from the environment."""
+"""Settings, read from the environment."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,7 @@ GOOD = {"AMPLITUDE_SECRET_KEY": "amplitude-secret", "PROXY_API_KEYS": "braze:012
 
 
 @pytest.mark.contract("4 settings")
-def test_from_env__required_variables_only__documented_defaults() -> None:
+def test_settings__required_only__defaults_of_the_contract() -> None:
     settings = Settings.from_env(GOOD)
     assert settings.amplitude_base_url == "https://profile-api.amplitude.com"
     assert settings.amplitude_requests_per_minute == 600
@@ -32,7 +32,7 @@ def test_from_env__required_variables_only__documented_defaults() -> None:
 
 
 @pytest.mark.contract("4 settings")
-def test_from_env__several_errors__all_reported_with_variable_and_example() -> None:
+def test_settings__several_errors__all_reported_with_variable_and_example() -> None:
     with pytest.raises(SettingsError) as wrong:
         Settings.from_env({"AMPLITUDE_TIMEOUT_SECONDS": "soon", "CACHE_MAX_MB": "0"})
     assert [fault.split()[0] for fault in wrong.value.faults] == [
@@ -80,7 +80,7 @@ def test_from_env__several_errors__all_reported_with_variable_and_example() -> N
         ("LOG_LEVEL", "LOUD"),
     ],
 )
-def test_from_env__invalid_value__error_names_the_variable_without_the_value(variable: str, value: str) -> None:
+def test_settings__invalid_value__error_names_the_variable_without_the_value(variable: str, value: str) -> None:
     with pytest.raises(SettingsError) as wrong:
         Settings.from_env(GOOD | {variable: value})
     (fault,) = wrong.value.faults
@@ -93,13 +93,11 @@ def test_from_env__invalid_value__error_names_the_variable_without_the_value(var
     ("variable", "value", "expected"),
     [
         ("PROXY_API_KEYS", "new:123,foo,ok:0123456789abcdef,bar:12", ["entry 1 (new)", "entry 2 is", "entry 4 (bar)"]),
-        ("ALLOWED_NETWORKS", "10.0.0.0/33,192.0.2.0/24,,example.com", ["entry 1 is not", "entry 4 is not"]),
+        ("ALLOWED_NETWORKS", "10.0.0.0/33,192.0.2.0/24,,example.com", ["entry 1 must", "entry 4 must"]),
         ("ALIASES", "vip=c31,cohorts.gold=c32,cohorts.x=", ["has an entry (1)", "has an entry (3)"]),
     ],
 )
-def test_from_env__several_wrong_entries_in_a_list__one_error_each(
-    variable: str, value: str, expected: list[str]
-) -> None:
+def test_settings__several_invalid_entries__one_error_each(variable: str, value: str, expected: list[str]) -> None:
     with pytest.raises(SettingsError) as wrong:
         Settings.from_env(GOOD | {variable: value})
     assert len(wrong.value.faults) == len(expected)
@@ -118,24 +116,24 @@ def test_from_env__several_wrong_entries_in_a_list__one_error_each(
         ("CACHE_MAX_MB", "-5", "must be a number from 1 to 1048576,"),
     ],
 )
-def test_from_env__invalid_number__error_has_the_range(variable: str, value: str, expected: str) -> None:
+def test_settings__invalid_number__error_has_the_range(variable: str, value: str, expected: str) -> None:
     with pytest.raises(SettingsError) as wrong:
         Settings.from_env(GOOD | {variable: value})
     assert wrong.value.faults[0].startswith(f"{variable} {expected}")
 
 
-def test_from_env__api_key_with_a_colon__refused_without_the_value() -> None:
-    with pytest.raises(SettingsError, match="AMPLITUDE_API_KEY holds a colon") as wrong:
+def test_settings__api_key_with_colon__is_rejected() -> None:
+    with pytest.raises(SettingsError, match="AMPLITUDE_API_KEY contains a colon") as wrong:
         Settings.from_env(GOOD | {"AMPLITUDE_API_KEY": "the-api-key:the-secret-key"})
     assert "the-secret-key" not in str(wrong.value)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8001", "localhost:8001", "[::1]:8001", "127.1.2.3"])
-def test_from_env__http_url_of_loopback__accepted(host: str) -> None:
+def test_settings__http_url__only_for_loopback(host: str) -> None:
     assert Settings.from_env(GOOD | {"AMPLITUDE_BASE_URL": f"http://{host}/"}).amplitude_base_url == f"http://{host}"
 
 
-def test_from_env__blank_variable__not_set_except_fetch_along() -> None:
+def test_settings__blank_value__counts_as_not_set_except_fetch_along() -> None:
     settings = Settings.from_env(GOOD | {"AMPLITUDE_API_KEY": " ", "FETCH_ALONG": ""})
     assert settings.amplitude_api_key is None
     assert settings.fetch_along == ()
@@ -144,7 +142,7 @@ def test_from_env__blank_variable__not_set_except_fetch_along() -> None:
 def test_former_name__used_alone__accepted_with_a_warning() -> None:
     env = GOOD | {"NAMES": "cohorts.vip=c31", "ALIASES": " "}
     assert Settings.from_env(env).aliases == (Alias("cohorts", "vip", "c31"),)
-    assert renamed_variables(env) == ["NAMES is now called ALIASES: rename the variable"]
+    assert renamed_variables(env) == ["NAMES is now called ALIASES; rename the variable"]
     assert renamed_variables(GOOD | {"ALIASES": "cohorts.vip=c31", "NAMES": ""}) == []
     with pytest.raises(SettingsError, match=r"^NAMES has an entry \(1\)"):
         Settings.from_env(GOOD | {"NAMES": "vip"})
@@ -157,31 +155,31 @@ def test_former_name__service_starts__warning_logged_once(start_service: Callabl
     assert service.log.read_text().count("NAMES is now called ALIASES") == 1
 
 
-def test_former_name__both_names_set__error_has_both() -> None:
+def test_former_name__both_set__is_an_error_that_names_both() -> None:
     with pytest.raises(SettingsError) as raised:
         Settings.from_env(GOOD | {"NAMES": "cohorts.vip=c31", "ALIASES": "cohorts.vip=c31"})
     (fault,) = raised.value.faults
-    assert fault.startswith("ALIASES and NAMES")
+    assert fault.startswith("ALIASES and its former name NAMES")
 
 
-def test_repr__settings_with_secrets__has_no_secret() -> None:
+def test_settings__repr__has_no_secret() -> None:
     shown = repr(Settings.from_env(GOOD | {"AMPLITUDE_API_KEY": "amplitude-api-key"}))
     assert "amplitude-secret" not in shown
     assert "amplitude-api-key" not in shown
     assert "braze" not in shown
 
 
-def test_braze_secret__secret_without_a_name__becomes_the_caller_braze() -> None:
+def test_settings__braze_secret_alone__creates_the_caller_braze() -> None:
     settings = Settings.from_env({"AMPLITUDE_SECRET_KEY": "k", "BRAZE_SECRET": "0123456789abcdef" * 4})
     ring = KeyRing(settings.proxy_api_keys + settings.braze_secret)
     assert ring.check("0123456789abcdef" * 4, "braze") == "braze"
-    with pytest.raises(SettingsError, match="BRAZE_SECRET is a secret alone"):
+    with pytest.raises(SettingsError, match="BRAZE_SECRET must be a secret alone"):
         Settings.from_env({"AMPLITUDE_SECRET_KEY": "k", "BRAZE_SECRET": "braze:0123456789abcdef"})
-    with pytest.raises(SettingsError, match="PROXY_API_KEYS is missing"):
+    with pytest.raises(SettingsError, match="PROXY_API_KEYS is required"):
         Settings.from_env({"AMPLITUDE_SECRET_KEY": "k", "BRAZE_SECRET": " "})
 
 
-def test_app_json__heroku_button__has_only_existing_and_all_required_settings() -> None:
+def test_heroku_button__settings__exist_and_include_all_required() -> None:
     variables = json.loads((ROOT / "app.json").read_text(encoding="utf-8"))["env"]
     names = {setting.name.upper() for setting in fields(Settings)}
     assert variables.keys() <= names

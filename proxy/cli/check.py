@@ -1,4 +1,4 @@
-"""The check command: what is right or wrong with the settings and Amplitude, by one call that logs no exposure."""
+"""The check command: validates the settings and makes one call to Amplitude, which logs no exposure."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import click
 
 from proxy.amplitude.calls import plan_calls
 from proxy.app import amplitude
+from proxy.cli.formats import format_count
 from proxy.cli.output import print_row
 from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid, UpstreamRejected
 from proxy.profile.parts import COHORTS, Identity
@@ -21,12 +22,12 @@ from proxy.settings import VARIABLES, Settings, SettingsError, renamed_variables
 from proxy.storage.redis import RedisUnavailable
 
 Mark = Literal["ok", "warn", "wrong", "?"]
-"""The result of a check; "?" where another fault kept the check from being made."""
+"""The result of a check; "?" if another problem prevented the check."""
 
 _STYLES = {"ok": "green", "warn": "yellow", "wrong": "bold red", "?": "dim"}
 _BRAZE_TIMEOUT_SECONDS = 2
 _MIN_SIMILARITY = 0.82
-"""difflib's ratio. Below it are variables that platforms set, such as REDIS_TLS_URL."""
+"""The ratio of difflib. Variables that platforms set, such as REDIS_TLS_URL, have a lower ratio."""
 _MIN_LENGTH = 6
 """Shorter names resemble too many settings: some shells set NAME."""
 _CHECK_USER = Identity("connected-content-proxy-check", None)
@@ -34,7 +35,7 @@ _CHECK_USER = Identity("connected-content-proxy-check", None)
 
 @click.command()
 def check() -> None:
-    """Say point by point what is right or wrong with the settings and with Amplitude. Makes one call."""
+    """Check the settings and the connection to Amplitude, with one call. Exits with 1 if a check fails."""
     passed = True
     for mark, text in _findings(os.environ):
         print_row(mark, text, width=7, style=_STYLES[mark])
@@ -43,7 +44,7 @@ def check() -> None:
 
 
 def _findings(env: Mapping[str, str]) -> Iterator[tuple[Mark, str]]:
-    """Yield mark and text of each point as soon as it is known."""
+    """Yield mark and text of each check as soon as its result is known."""
     for warning in [*renamed_variables(env), *_misspelt(env)]:
         yield "warn", f"variables: {warning}"
     try:
@@ -52,7 +53,7 @@ def _findings(env: Mapping[str, str]) -> Iterator[tuple[Mark, str]]:
         for fault in error.faults:
             yield "wrong", fault
         return
-    yield "ok", "settings: each is well formed"
+    yield "ok", "settings: all settings are valid"
     yield from _service_findings(settings)
     yield from _amplitude_findings(settings)
 
@@ -65,28 +66,32 @@ def _misspelt(env: Mapping[str, str]) -> Iterator[str]:
             continue
         longer = [setting for setting in VARIABLES if "_" in name and setting.startswith(f"{name}_")]
         for similar in get_close_matches(name, longer or VARIABLES, 1, 0 if longer else _MIN_SIMILARITY):
-            yield f"{variable} is no setting: is {similar} meant?"
+            yield f"{variable} is not a setting; if you mean {similar}, rename the variable"
 
 
 def _service_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
     keys = Counter(key.name for key in settings.proxy_api_keys + settings.braze_secret)
     callers = ", ".join(f"{name} ({count} keys)" if count > 1 else name for name, count in keys.items())
-    yield "ok", f"callers: {callers} may call"
+    yield "ok", f"callers: the service accepts {callers}"
     networks = len(settings.allowed_networks)
-    yield "ok", f"networks: {f'{networks} may call' if networks else 'all may call, ALLOWED_NETWORKS is empty'}"
+    allowed = f"{format_count(networks, 'network')} allowed" if networks else "all allowed; ALLOWED_NETWORKS is not set"
+    yield "ok", f"networks: {allowed}"
     if settings.response_deadline_seconds >= _BRAZE_TIMEOUT_SECONDS:
         yield (
             "warn",
-            f"deadline: an answer may take {settings.response_deadline_seconds:.10g} s, and Braze gives up at "
-            f"{_BRAZE_TIMEOUT_SECONDS} s: set it lower, e.g. RESPONSE_DEADLINE_SECONDS=1.5",
+            f"deadline: an answer may take {settings.response_deadline_seconds:.10g} s, but Braze gives up after "
+            f"{_BRAZE_TIMEOUT_SECONDS} s; lower the deadline, e.g. RESPONSE_DEADLINE_SECONDS=1.5",
         )
     if settings.redis_url is not None:
         if _answers(settings.redis_url, verify=settings.redis_tls_verify):
-            yield "ok", "redis: REDIS_URL answers"
+            yield "ok", "redis: Redis answers"
         else:
-            yield "wrong", "redis: REDIS_URL does not answer: look at host, port, password, and REDIS_TLS_VERIFY"
+            yield (
+                "wrong",
+                "redis: Redis does not answer; check host, port and password in REDIS_URL, and REDIS_TLS_VERIFY",
+            )
     elif settings.web_concurrency > 1:
-        yield "ok", "workers: one runs: WEB_CONCURRENCY counts only where there is a REDIS_URL"
+        yield "ok", "workers: one process runs; set REDIS_URL to use WEB_CONCURRENCY"
 
 
 def _answers(redis_url: str, *, verify: bool) -> bool:
@@ -112,23 +117,26 @@ def _amplitude_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
     took = f"{time.monotonic() - started:.2f} s"
     where = settings.amplitude_base_url
     reachable: tuple[Mark, str] = "ok", f"{where} answers in {took}"
-    credentials: tuple[Mark, str] = "?", "not known before Amplitude answers"
+    credentials: tuple[Mark, str] = "?", "unknown until Amplitude answers"
     quota = credentials
     match fault:
         case None:
             per_minute = settings.amplitude_requests_per_minute
-            credentials = "ok", "Amplitude accepts them"
-            quota = "ok", f"some is left; this service may use {per_minute} calls a minute"
+            credentials = "ok", "Amplitude accepts the credentials"
+            quota = "ok", f"Amplitude accepted a call; this service may use {format_count(per_minute, 'call')} a minute"
         case UpstreamRejected():
             keys = (
                 "AMPLITUDE_API_KEY and AMPLITUDE_SECRET_KEY" if settings.amplitude_api_key else "AMPLITUDE_SECRET_KEY"
             )
-            credentials = "wrong", f"{fault}: copy {keys} again from the settings of the project"
+            credentials = "wrong", f"{fault}; copy {keys} again from the project settings in Amplitude"
         case QuotaExhausted():
-            quota = "wrong", f"{fault}, so others spend it too: lower AMPLITUDE_REQUESTS_PER_MINUTE"
+            quota = "wrong", f"{fault}, so other programs use the quota too; lower AMPLITUDE_REQUESTS_PER_MINUTE"
         case UpstreamInvalid():
-            reachable = "wrong", f"{where} answers, but not as Amplitude does ({fault}): is the URL right?"
+            reachable = "wrong", f"{where} does not answer like Amplitude ({fault}); check AMPLITUDE_BASE_URL"
         case _:
-            reachable = "wrong", f"{where} gives no answer ({fault}, {took}): look at URL, network and proxy"
+            reachable = (
+                "wrong",
+                f"{where} does not answer ({fault}, {took}); check AMPLITUDE_BASE_URL, the network and the HTTP proxy",
+            )
     for point, (mark, text) in {"reachable": reachable, "credentials": credentials, "quota": quota}.items():
         yield mark, f"{point}: {text}"

@@ -1,4 +1,4 @@
-"""Sends requests to a running service, or to one in this process."""
+"""Sends requests to a running service, or to a service in this process."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _VARIABLE = "PROXY_CREDENTIALS"
 
 _SECONDS = 10.0
-"""Longer than a data answer may take: a hosted service may have to start first."""
+"""Longer than a data answer may take, because a hosted service may have to start first."""
 
 
 class ServiceUnavailable(click.ClickException):
-    """No service answers, its URL is invalid, or it cannot be made from the environment. The text names the fix."""
+    """No service can be reached or created. The text names the problem and the fix."""
 
 
 class ServiceRefused(ServiceUnavailable):
-    """The service refuses every request from here; a retry would not help."""
+    """The service refuses every request of this command; a retry would not help."""
 
 
 def service_options(url_help: str) -> Callable[[_Command], _Command]:
@@ -46,7 +46,7 @@ def service_options(url_help: str) -> Callable[[_Command], _Command]:
             "--credentials",
             envvar=[_VARIABLE, former],
             metavar="NAME:SECRET",
-            help=f"The key for --url; asked for when missing.  [env var: {_VARIABLE}]",
+            help=f"Key for --url; prompted for if missing.  [env var: {_VARIABLE}]",
         )
         return click.option("--url", metavar="URL", help=url_help)(credentials(command))
 
@@ -54,9 +54,9 @@ def service_options(url_help: str) -> Callable[[_Command], _Command]:
 
 
 def own_settings(environ: Mapping[str, str]) -> tuple[Settings, str]:
-    """Return the settings of `environ` with one caller, whose secret is returned too. Raises ServiceUnavailable.
+    """Return the settings of `environ` with one caller, and the secret of this caller. Raises ServiceUnavailable.
 
-    They are for a service that listens nowhere: PROXY_API_KEYS and ALLOWED_NETWORKS do not matter.
+    The settings are for a service that does not listen, so PROXY_API_KEYS and ALLOWED_NETWORKS are replaced.
     """
     secret = generate()
     overrides = {"PROXY_API_KEYS": entry("cli", secret), "ALLOWED_NETWORKS": "", "LOG_LEVEL": "ERROR"}
@@ -67,7 +67,7 @@ def own_settings(environ: Mapping[str, str]) -> tuple[Settings, str]:
 
 
 def own_service(environ: Mapping[str, str]) -> tuple[Services, Ask]:
-    """Return a service in this process, with the settings of `environ`, and a function that sends requests to it.
+    """Create a service in this process from `environ`, and return it with a function that sends requests to it.
 
     Raises ServiceUnavailable.
     """
@@ -78,9 +78,11 @@ def own_service(environ: Mapping[str, str]) -> tuple[Services, Ask]:
 
 
 def own_service_with_redis(environ: Mapping[str, str]) -> tuple[Services, Ask]:
-    """Return `own_service` with the Redis of the running services. Raises also RedisUnavailable."""
+    """Return `own_service` with the shared Redis. Also raises RedisUnavailable."""
     if not environ.get("REDIS_URL", "").strip():
-        raise ServiceUnavailable("no REDIS_URL: a service without Redis keeps what it knows to itself; give its --url")
+        raise ServiceUnavailable(
+            "REDIS_URL is not set, so the command cannot reach the cache; set REDIS_URL, or add --url=https://your-host"
+        )
     services, ask = own_service(environ)
     if services.redis is not None:
         services.redis.hash(b"connected-content-proxy-check")
@@ -88,23 +90,23 @@ def own_service_with_redis(environ: Mapping[str, str]) -> tuple[Services, Ask]:
 
 
 def require_credentials(url: str | None, credentials: str | None) -> str:
-    """Return the credentials for `url`, prompting on the terminal where they are missing. "" without a URL."""
+    """Return the credentials for `url`, and prompt for missing credentials. Returns "" without a URL."""
     if credentials or not url:
         return credentials or ""
     with warnings.catch_warnings():
-        warnings.simplefilter("error", GetPassWarning)  # it would show the credentials
+        warnings.simplefilter("error", GetPassWarning)  # getpass would show the credentials
         try:
             return str(click.prompt("name:secret", hide_input=True, err=True))
         except GetPassWarning:
             raise click.UsageError(
-                f"--url needs --credentials, or {_VARIABLE}, where there is no terminal to ask for them"
+                f"--url needs credentials, and there is no terminal for a prompt; add --credentials, or set {_VARIABLE}"
             ) from None
 
 
 def running_service(url: str, credentials: str) -> Ask:
-    """Return a function that sends requests to the service at `url`, and to no other address.
+    """Return a function that sends requests to the service at `url` only.
 
-    `credentials` is `name:secret`. Both raise ServiceUnavailable.
+    `credentials` is `name:secret`. Both functions raise ServiceUnavailable.
     """
     base = _base(url)
     name, _, secret = credentials.partition(":")
@@ -126,7 +128,9 @@ def running_service(url: str, credentials: str) -> Ask:
                 allow_redirects=False,
             )
         except requests.RequestException as error:
-            raise ServiceUnavailable(f"{base} gives no answer ({type(error).__name__}): does it run there?") from None
+            raise ServiceUnavailable(
+                f"{base} does not answer ({type(error).__name__}); check the URL, and that the service runs"
+            ) from None
         milliseconds = (time.monotonic() - started) * 1000
         lower = {key.lower(): value for key, value in answer.headers.items()}
         return Answer(answer.status_code, lower, answer.content.decode(errors="replace"), milliseconds)
@@ -135,19 +139,19 @@ def running_service(url: str, credentials: str) -> Ask:
 
 
 def require_access(ask: Ask) -> Ask:
-    """Return `ask` with ServiceRefused for the statuses of a refusal, a redirect, or another service."""
+    """Wrap `ask` to raise ServiceRefused for statuses 401, 403, 404 and redirects."""
 
     def ask_or_raise(request: Request) -> Answer:
         answer = ask(request)
         if answer.status == 401:
             raise ServiceRefused(
-                "the service refuses these credentials (401): give name and secret of an entry of its keys, "
-                f"by --credentials or {_VARIABLE}"
+                "the service rejects the credentials (401); pass the name and the secret of a key "
+                f"with --credentials or {_VARIABLE}"
             )
         if answer.status == 403:
             raise ServiceRefused(
-                "the service does not let this address ask (403): an operator adds it, which the service's log has, "
-                "to ALLOWED_NETWORKS"
+                "the service rejects the address of this machine (403); add the address to ALLOWED_NETWORKS "
+                "(the log of the service contains the address)"
             )
         if answer.status == 404 or 300 <= answer.status < 400:
             raise refusal(answer)
@@ -157,13 +161,13 @@ def require_access(ask: Ask) -> Ask:
 
 
 def refusal(answer: Answer) -> ServiceRefused:
-    """Return the error of an answer that is none of a profile."""
-    detail = json_object(answer).get("detail", "it is another service, or something in front of it")
+    """Return the error for an answer without a profile."""
+    detail = json_object(answer).get("detail", "the answer is not from this service; check --url")
     return ServiceRefused(f"the service answered {answer.status}: {detail}")
 
 
 def json_object(answer: Answer) -> dict[str, Any]:
-    """Return the body as a JSON object, an empty one when it is something else."""
+    """Return the body as a JSON object; empty if the body is anything else."""
     try:
         body = json.loads(answer.body)
     except ValueError:
@@ -173,9 +177,9 @@ def json_object(answer: Answer) -> dict[str, Any]:
 
 def _base(url: str) -> str:
     if "://" not in url:
-        raise ServiceUnavailable("the URL has no https:// or http:// in front: write https://your-host")
+        raise ServiceUnavailable("--url must begin with https:// or http://; write --url=https://your-host")
     try:
         parts = parse_service_url(url.partition("#")[0])
     except BadValue as error:
-        raise ServiceUnavailable(f"the URL {error}: write https://your-host") from None
+        raise ServiceUnavailable(f"--url {error}; write --url=https://your-host") from None
     return f"{parts.scheme}://{parts.netloc}"

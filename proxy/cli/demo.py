@@ -1,4 +1,4 @@
-"""The sandbox and demo commands: the emulated Amplitude alone, or with the real service in front of it."""
+"""The demo and sandbox commands: the emulated Amplitude with or without the real service."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from proxy.settings import VARIABLES
 _ROOT = Path(__file__).parent.parent.parent
 _PORT = click.IntRange(1, 65535)
 _DEMO_CALLER = "demo"
-_TRIES = (
+_EXAMPLES = (
     ("recommendations", "user_id=ava&rec_id=homepage", "recs"),
     ("properties", "user_id=ava", "props"),
     ("cohorts", "user_id=ava&cohort_id=vip", "cohorts"),
@@ -41,7 +41,7 @@ _TRIES = (
 
 
 def _switches(command: Any) -> Any:
-    """Add an option for each behaviour on which Amplitude's documentation contradicts itself."""
+    """Add an option for each point on which Amplitude's documentation is silent or contradicts itself."""
     hints = get_type_hints(Documented)
     for switch in reversed(fields(Documented)):
         words = get_args(hints[switch.name])
@@ -54,7 +54,7 @@ def _switches(command: Any) -> Any:
 
 
 @click.command()
-@click.option("--port", type=_PORT, help="Where it listens.  [default: 8001, or the next free one]")
+@click.option("--port", type=_PORT, help="Port to listen on.  [default: 8001, or the next free port]")
 @click.option("--secret-key", default="sandbox-secret-key", show_default=True)
 @click.option("--api-key", default="sandbox-api-key", show_default=True)
 @click.option("--requests-per-minute", type=click.IntRange(1), default=600, show_default=True)
@@ -65,7 +65,7 @@ def _switches(command: Any) -> Any:
 def sandbox(
     port: int | None, secret_key: str, api_key: str, requests_per_minute: int, latency: float, **switches: Any
 ) -> None:
-    """Run the emulated Amplitude alone. Faults: POST /sandbox/fault?kind=…; counts: GET /sandbox/report."""
+    """Run only the emulated Amplitude, and print the command that starts the service in front of it."""
     try:
         emulated = Sandbox(
             port=port or _free_port(8001),
@@ -77,25 +77,26 @@ def sandbox(
         )
     except OSError as error:
         raise click.ClickException(
-            f"cannot listen on port {port} ({error.strerror}): choose another with --port"
+            f"port {port} is not available ({error.strerror}); choose another port with --port"
         ) from None
     with emulated:
         secret = secrets.token_urlsafe(24)
-        click.secho(f"Amplitude (emulated) is at {emulated.url}.", bold=True)
-        click.echo(f"The service in front of it, for callers of the name {_DEMO_CALLER} with the secret {secret}:")
+        click.secho(f"The emulated Amplitude is running at {emulated.url}.", bold=True)
+        click.echo(f"Start the service in front of it (name {_DEMO_CALLER}, secret {secret}):")
         command = f"{shlex.quote(_python())} -m gunicorn wsgi:app --bind 127.0.0.1:{_free_port(8000)}"
         click.echo(f"  {_shell(**_service_settings(emulated, secret))} {command}")
-        _describe_sandbox(emulated)
-        click.echo("Ctrl-C stops it.")
+        _print_sandbox(emulated)
+        click.echo("Ctrl-C stops the emulated Amplitude.")
         _stop_event().wait()
 
 
 @click.command()
 @click.option(
-    "--port", type=_PORT, default=8000, show_default=True, help="Where the service listens; the next free one if taken."
+    "--port", type=_PORT, default=8000, show_default=True, help="Port of the service; if taken, the next free port."
 )
-def demo(port: int) -> None:
-    """Run the real service in front of an emulated Amplitude, and print what to paste. Nothing to configure."""
+@click.option("--more", is_flag=True, help="Print commands and tags for every route, more users, and faults to try.")
+def demo(port: int, more: bool) -> None:
+    """Run the real service in front of an emulated Amplitude, and print links. Needs no account and no settings."""
     secret = secrets.token_urlsafe(24)
     stop = _stop_event()
     overridden = {*VARIABLES.keys(), *VARIABLES.values(), "GUNICORN_CMD_ARGS"}
@@ -106,19 +107,21 @@ def demo(port: int) -> None:
             [sys.executable, "-m", "gunicorn", "wsgi:app", "--bind", address, "--log-level", "warning"],
             cwd=_ROOT,
             env=environment | _service_settings(emulated, secret),
-            # Ctrl-C reaches this process only, which stops the service in order and once.
+            # Ctrl-C then reaches only this process, which stops the service once and in order.
             start_new_session=True,
         )
         try:
             if not _answers(f"http://{address}/healthz", service, stop):
                 if stop.is_set():
                     return
-                raise click.ClickException("the service did not start; its own lines above say why")
-            _describe_demo(f"http://{address}", emulated, secret)
+                raise click.ClickException("the service did not start; read its errors above")
+            _print_demo(address, emulated, secret, more=more)
             while not stop.wait(0.2):
                 if service.poll() is not None:
-                    raise click.ClickException(f"the service ended by itself with code {service.returncode}")
-            click.echo("\nstopping")
+                    raise click.ClickException(
+                        f"the service stopped unexpectedly with exit code {service.returncode}; read its log above"
+                    )
+            click.echo("\nThe demo is stopping.")
         finally:
             service.terminate()
             service.wait()
@@ -151,10 +154,10 @@ def _python() -> str:
 
 def _free_port(first: int) -> int:
     for port in (*range(first, min(first + 20, 65536)), 0):
-        # With SO_REUSEADDR, as gunicorn: a port in TIME_WAIT from the last demo is free.
+        # create_server sets SO_REUSEADDR, as gunicorn does, so a port in TIME_WAIT from the last demo is free.
         with suppress(OSError), socket.create_server(("127.0.0.1", port)) as probe:
             return int(probe.getsockname()[1])
-    raise click.ClickException("no port is free on 127.0.0.1")
+    raise click.ClickException("port: no port is free on 127.0.0.1; stop another program")
 
 
 def _answers(url: str, service: subprocess.Popen[bytes], stop: threading.Event) -> bool:
@@ -167,48 +170,63 @@ def _answers(url: str, service: subprocess.Popen[bytes], stop: threading.Event) 
     return False
 
 
-def _describe_demo(service: str, emulated: Sandbox, secret: str) -> None:
-    click.secho(f"The service is at {service} (name {_DEMO_CALLER}, secret {secret}),", bold=True)
-    click.echo(f"in front of an emulated Amplitude at {emulated.url}.")
-    click.echo("In a browser, with that name and secret:")
-    click.echo(f"  {service}/playground  to write a message and see what Braze would send")
-    click.echo(f"  {service}/docs        to try every route")
-    click.echo(f"  {service}/status      to see how it does, and what is wrong when something is\n")
-    click.secho("Paste one of these into another terminal:", bold=True)
-    for route, query, _ in _TRIES:
+def _print_demo(address: str, emulated: Sandbox, secret: str, *, more: bool) -> None:
+    service, login = f"http://{address}", f"http://{_DEMO_CALLER}:{secret}@{address}"
+    click.secho(
+        "The demo is running, with an emulated Amplitude. "
+        f"Open a link in a browser (name {_DEMO_CALLER}, secret {secret}):",
+        bold=True,
+    )
+    click.echo(f"  {login}/playground  write a message and see the text that Braze would send")
+    click.echo(f"  {login}/docs        call every route")
+    click.echo(f"  {login}/status      see whether the service works\n")
+    click.secho("Users to try:", bold=True)
+    for person in named()[:3]:
+        click.echo(f"  {person.user_id:8}{person.about}")
+    click.echo()
+    click.secho("Call the service from another terminal:", bold=True)
+    for route, query, _ in _EXAMPLES if more else _EXAMPLES[:1]:
         click.echo(f"  curl -s -u {_DEMO_CALLER}:{secret} '{service}/v1/{route}?{query}'")
     click.echo()
-    click.secho("The same in a Braze message (credentials stored in Braze under the name us):", bold=True)
-    for route, query, variable in _TRIES:
+    if more:
+        _print_more(service, emulated, secret)
+    else:
+        click.echo("Add --more to print a command and a Braze tag for every route, more users, and faults to try.")
+    click.echo("Ctrl-C stops the demo. The log of the service follows, with one line per request:")
+
+
+def _print_more(service: str, emulated: Sandbox, secret: str) -> None:
+    click.secho("The same calls as tags in a Braze message (Braze stores the credentials as us):", bold=True)
+    for route, query, variable in _EXAMPLES:
         query = query.replace("user_id=ava", "user_id={{${user_id} | url_param_escape}}")
         tag = f"connected_content https://your-host/v1/{route}?{query} :basic_auth us :save {variable}"
         click.echo(f"  {{% {tag} %}}")
     click.echo()
-    _describe_sandbox(emulated)
-    click.secho("To warm a cohort of it before a send, and to push one to the service:", bold=True)
+    _print_sandbox(emulated)
+    click.secho("Warm the cache for a cohort:", bold=True)
     click.echo(f"  {_cohort_settings(emulated)} {_python()} -m proxy warm --cohort vip \\")
     click.echo(f"    --url {service} --credentials {_DEMO_CALLER}:{secret}")
     webhook = '{"cohort_id":"c31","in_cohort":true,"computed_time":"\'$(date +%s)\'","users":[{"user_id":"ava"}]}'
+    click.secho("Push a cohort to the service:", bold=True)
     click.echo(f"  curl -s -u {_DEMO_CALLER}:{secret} -H 'Content-Type: application/json' \\")
     click.echo(f"    -d '{webhook}' {service}/v1/webhooks/amplitude/cohorts\n")
-    click.echo("Below is the service's log, a line a request. Ctrl-C stops all of it.\n")
 
 
-def _describe_sandbox(emulated: Sandbox) -> None:
-    click.secho("Who lives there:", bold=True)
+def _print_sandbox(emulated: Sandbox) -> None:
+    click.secho(f"Users and cohorts of the emulated Amplitude at {emulated.url}:", bold=True)
     for person in named():
         name, value = ("user_id", person.user_id) if person.user_id else ("device_id", person.device_id)
         click.echo(f"  {name + '=' + quote(value or ''):40}{person.about}")
-    click.echo(f"  {'user_id=user-1 ...':40}a crowd without end, some unknown as every other id is")
+    click.echo(f"  {'user_id=user-1 ... user-999999999':40}numbered users for load tests; 2 % of them are unknown")
     click.echo(f"  {'cohorts vip, c31, crowd-1000 ...':40}for warm --cohort, with {_cohort_settings(emulated)}")
-    click.secho("What it was asked; how to break it for users not asked about yet; how to mend it:", bold=True)
+    click.secho("Count the calls to Amplitude, set a fault for later calls, and clear the fault:", bold=True)
     click.echo(f"  curl -s {emulated.url}/sandbox/report")
     click.echo(f"  curl -s -X POST '{emulated.url}/sandbox/fault?kind=slow&seconds=2'")
     click.echo(f"  curl -s -X DELETE {emulated.url}/sandbox/fault")
-    click.echo(f"  kinds: {', '.join(get_args(FaultKind))}")
-    click.echo("  (after quota, a 429, the service stands back for a minute)")
-    click.echo("  (drip-headers, drip-body and bad-header befall who is known: try user_id=user-9;")
-    click.echo("  of bad-header no trace is meant to be seen, for the service reads past it)")
+    click.echo(f"  Kinds: {', '.join(get_args(FaultKind))}.")
+    click.echo("  After quota (status 429), the service sends no call for a minute.")
+    click.echo("  drip-headers, drip-body and bad-header apply only to known users, e.g. user_id=user-9.")
+    click.echo("  bad-header has no visible effect, because the service ignores the header.\n")
 
 
 def _stop_event() -> threading.Event:

@@ -1,4 +1,4 @@
-"""The forget command: deletes users through a running service, or in the Redis of all processes."""
+"""The forget command: deletes users through a running service, or in the shared Redis."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from proxy.storage.redis import RedisUnavailable
 
 
 @click.command()
-@click.option("--user", "users", multiple=True, metavar="ID", help="A user id; may be given several times.")
-@click.option("--device", "devices", multiple=True, metavar="ID", help="A device id; may be given several times.")
-@service_options("Tell the service that runs there; without it, Redis at REDIS_URL is told.")
+@click.option("--user", "users", multiple=True, metavar="ID", help="User id to delete; can be repeated.")
+@click.option("--device", "devices", multiple=True, metavar="ID", help="Device id to delete; can be repeated.")
+@service_options("Running service; default: the Redis at REDIS_URL.")
 def forget(users: tuple[str, ...], devices: tuple[str, ...], url: str | None, credentials: str | None) -> None:
-    """Forget everything kept about users, in every process and in Redis.
+    """Delete the stored data of users, in every process and in Redis.
 
-    Every pair of ids that has the user id or the device id, as asked or as Amplitude returned it. Amplitude is told
-    nothing. Without --url the settings of the environment are needed, with which the service runs.
+    Deletes every record whose user id or device id matches, as requested or as returned by Amplitude. The data in
+    Amplitude stays. Without --url, the command needs the settings of the service in its environment.
     """
     ids = [Identity(user.strip() or None, None) for user in users]
     ids += [Identity(None, device.strip() or None) for device in devices]
     if not ids or not all(map(any, ids)):
-        raise click.UsageError("whom? Give --user or --device, and no blank one")
+        raise click.UsageError("specify --user or --device, without blank ids")
     credentials = require_credentials(url, credentials)
     try:
         if url:
@@ -45,8 +45,10 @@ def forget(users: tuple[str, ...], devices: tuple[str, ...], url: str | None, cr
             service = own_service_with_redis(os.environ)[0].forget_service
             records = sum(service.forget(identity).records for identity in ids)
     except RedisUnavailable:
-        raise click.ClickException("Redis does not answer: not all are forgotten; try again") from None
-    click.echo(f"forgotten: {format_count(records, 'record')}")
+        raise click.ClickException(
+            "Redis does not answer, so some data may not be deleted; run the command again"
+        ) from None
+    click.echo(f"deleted {format_count(records, 'record')}")
 
 
 def _in_service(url: str, credentials: str) -> Callable[[Identity], int]:

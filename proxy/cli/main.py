@@ -19,7 +19,7 @@ from proxy.profile.values import BadValue
 @click.group()
 @click.version_option(__version__, prog_name="connected-content-proxy")
 def main() -> None:
-    """What Amplitude knows of a user, as cached JSON for Braze Connected Content."""
+    """Serve Amplitude's user data to Braze messages as cached JSON."""
     silence_http_library()
 
 
@@ -30,14 +30,17 @@ for command in (demo, sandbox, check, preview, forget, warm, plan):
 @main.command("new-key")
 @click.argument("name")
 def new_key(name: str) -> None:
-    """Make a caller's key: the secret, shown once, and its PROXY_API_KEYS entry, which does not reveal it."""
+    """Create a key for a caller: a secret, shown once, and its PROXY_API_KEYS entry, which has only a hash."""
     secret = generate()
     try:
         line = entry(name, secret)
     except BadValue:
-        raise click.BadParameter("use 1 to 64 letters, digits, '.', '_', '@' or '-'", param_hint="NAME") from None
+        raise click.BadParameter(
+            "NAME is invalid; use 1 to 64 letters, digits, '.', '_', '@' or '-'", param_hint="NAME"
+        ) from None
     click.echo(f"name    {name}")
     click.echo(f"secret  {secret}")
-    click.echo("Give both to the caller, and the service the entry. An older one of the same name, kept beside it")
-    click.echo("after a comma, still works. In a shell it needs single quotes, or the $ is lost:")
+    click.echo("Give the name and the secret to the caller. Set the variable below for the service.")
+    click.echo("To replace a key, keep the old entry after a comma until all callers use the new secret.")
+    click.echo("In a shell, keep the single quotes:")
     click.echo(f"export PROXY_API_KEYS='{line}'")

@@ -1,4 +1,4 @@
-"""Rows of output: laid out and coloured on a terminal, plain lines elsewhere."""
+"""Prints rows: wrapped and coloured on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.text import Text
 
 
 def print_row(label: str, text: str, *, width: int, style: str = "") -> None:
-    """Print a label in a column of `width` characters, and the text beside it. `style` is rich's, for the label."""
+    """Print a label in a column of `width` characters, and the text beside it. `style` is the label's rich style."""
     if not sys.stdout.isatty():
         click.echo(f"{label:{width}}{text}")
         return

@@ -1,4 +1,4 @@
-"""The preview command: renders a template as the playground does, with a running service or one in this process."""
+"""The preview command: renders a message like the playground, with a running or a temporary service."""
 
 from __future__ import annotations
 
@@ -26,24 +26,23 @@ from proxy.sandbox.server import Sandbox
 
 @click.command()
 @click.argument("template", type=click.File("r", encoding="utf-8"))
-@click.option("--user", "user_id", default="", help="The user id to render for; without it, an anonymous user.")
-@click.option("--device", "device_id", default="", help="The id of the user's device.")
-@click.option("--demo", is_flag=True, help="Ask the emulated Amplitude, in which ava, ben and cleo live.")
-@service_options("Ask the service that runs there.")
+@click.option("--user", "user_id", default="", help="User id to render for; default: an anonymous user.")
+@click.option("--device", "device_id", default="", help="Device id of the user.")
+@click.option("--demo", is_flag=True, help="Use an emulated Amplitude, with the users ava, ben and cleo.")
+@service_options("Running service that answers the tags.")
 def preview(
     template: TextIO, user_id: str, device_id: str, demo: bool, url: str | None, credentials: str | None
 ) -> None:
-    """Print what Braze would send of the message in the file TEMPLATE (- is standard input).
+    """Print the text that Braze would send for the message in TEMPLATE (a file, or - for stdin).
 
-    What each tag asked and got, and what breaks in Braze, follows on standard error. Exits with 1 when
-    nothing would be sent now.
+    Problems, and the request and answer of each tag, go to stderr. Exits with 1 if Braze would not send the message
+    now.
 
-    Without --url or --demo a service is made for the moment, with the settings of the environment, of which
-    only AMPLITUDE_SECRET_KEY is needed. A recommendation that is fetched logs an exposure in Amplitude for
-    the user, as a sent message does.
+    Without --url and --demo, the command starts a temporary service with the settings of the environment. Only
+    AMPLITUDE_SECRET_KEY is required. Each recommendation that is fetched logs an exposure in Amplitude for the user.
     """
     if demo and url:
-        raise click.UsageError("--demo and --url exclude each other: both say who is asked")
+        raise click.UsageError("specify either --demo or --url")
     credentials = require_credentials(url, credentials)
     try:
         source = template.read()
@@ -51,7 +50,7 @@ def preview(
         with Child() as child, _service(demo, url, credentials) as ask:
             report = json.loads(child.render(source, User(user_id.strip(), device_id.strip()), ask))
     except UnicodeDecodeError:
-        raise click.ClickException(f"{template.name} is not UTF-8: save it as that") from None
+        raise click.ClickException(f"{template.name} is not UTF-8; save the file as UTF-8") from None
     click.echo(report["message"], nl=not report["message"].endswith("\n"))
     for line in lines(report):
         click.echo(line, err=True)

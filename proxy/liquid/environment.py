@@ -24,7 +24,7 @@ _FILTER_ERRORS = (ValueError, TypeError, ArithmeticError, LookupError, Attribute
 
 
 class BrazeEnvironment(Environment):
-    """As lax as Ruby's Liquid, and reports the syntax that it skips. For one rendering."""
+    """Tolerates invalid syntax like Ruby's Liquid, and reports the skipped syntax. For one rendering."""
 
     loop_iteration_limit = limits.MAX_ITERATIONS
     output_stream_limit = limits.MAX_OUTPUT
@@ -46,7 +46,7 @@ class BrazeEnvironment(Environment):
             self.add_filter(function.__name__, function)
 
     def from_string(self, source: str, *arguments: Any, **named: Any) -> BoundTemplate:
-        """Parse plain Liquid that begins in the line of the node that is rendered."""
+        """Parse plain Liquid that begins in the line of the node being rendered."""
         template = super().from_string(source, *arguments, **named)
         nodes = list(_walk(template.nodes))
         for node in nodes:
@@ -58,7 +58,7 @@ class BrazeEnvironment(Environment):
         return template
 
     def error(self, exc: type[LiquidError] | LiquidError, msg: str | None = None, token: Token | None = None) -> None:
-        """Raise the errors that Ruby's Liquid raises too; report the others."""
+        """Raise the errors that Ruby's Liquid also raises; report the others."""
         error = exc if isinstance(exc, LiquidError) else exc(msg, token=token)
         error.token = error.token or token
         text = str(error.message)
@@ -68,8 +68,8 @@ class BrazeEnvironment(Environment):
             Finding(
                 self.run.line_of(error.token),
                 "syntax",
-                f"this is not plain Liquid ({text}); the preview leaves it out",
-                "write it in plain Liquid: what Braze makes of it is not certain",
+                f"the tag or output is not plain Liquid ({text}); the preview leaves it out",
+                "use plain Liquid; the result in Braze is not certain",
             )
         )
 
@@ -85,8 +85,8 @@ class BrazeContext(RenderContext):
                 Finding(
                     run.line,
                     "unknown-filter",
-                    f"the filter {name} is not known here, so it changes nothing",
-                    "look at its spelling; if it is one of Braze's own, test it in Braze",
+                    f"the filter {name} is unknown to the preview and changes nothing",
+                    "check the spelling; if the filter is Braze's own, test the message in Braze",
                 )
             )
         function = super().filter(name, token)
@@ -95,7 +95,7 @@ class BrazeContext(RenderContext):
             run.check_time()
             limits.require_little_work(value, (*arguments, *named.values()))
             if name in filters.OF_TEXT:
-                # An undefined value stays undefined: the filter handles it.
+                # An undefined value stays undefined, because the filter handles undefined values.
                 if value is not None and not is_undefined(value):
                     value = ruby.text(value)
                 arguments = tuple(ruby.text(entry) if isinstance(entry, bool) else entry for entry in arguments)
@@ -129,18 +129,18 @@ class _Guarded(Node):
         except LiquidError as error:
             text = str(error.message)
             shown = "divided by 0" if "divide by 0" in text else text
-            fix = "guard it with an if, or fix the values it is given"
+            fix = "add an if around the expression, or correct its values"
             if isinstance(error, LiquidTypeError):
-                fix = "compare like with like; text becomes a number with {% assign n = … | plus: 0 %}"
+                fix = "compare values of the same type; convert text to a number with {% assign n = … | plus: 0 %}"
         except _FILTER_ERRORS:
-            shown, fix = "internal", "a filter is given what it is not made for: look at its arguments"
+            shown, fix = "internal", "a filter has an unsuitable value; check its arguments"
         shown = f"Liquid error: {shown}"
-        self.run.note(Finding(self.line, "liquid-error", f"it puts “{shown}” into the message", fix))
+        self.run.note(Finding(self.line, "liquid-error", f"Liquid prints “{shown}” into the message", fix))
         return buffer.write(shown)
 
 
 def _walk(nodes: Iterable[Node]) -> Iterator[Node]:
     for node in nodes:
         yield node
-        # No built-in node uses the context here; only tags that include other templates do, and there are none.
+        # Only nodes that include other templates use the context, and no such tag is registered.
         yield from _walk(node.children(cast(RenderContext, None), include_partials=False))

@@ -12,7 +12,7 @@ from liquid.builtin.filters import array, misc
 from liquid.exceptions import ResourceLimitError
 from liquid.filter import with_environment
 
-from proxy.liquid.ruby import prints, text
+from proxy.liquid.ruby import printed, text
 
 OF_TEXT = frozenset(
     {"append", "prepend", "upcase", "downcase", "capitalize", "escape", "escape_once", "url_encode", "url_decode"}
@@ -24,22 +24,22 @@ OF_TEXT = frozenset(
 _MAX_DATE = 200
 """Characters. python-dateutil takes 1.5 s for 80 KB of digits and dots, with quadratic growth."""
 _MAX_UNIQ = 5_000
-"""Entries. python-liquid compares each with all before it: 0.3 s for this many, with quadratic growth."""
+"""Entries. python-liquid compares all pairs: 0.3 s for this number, with quadratic growth."""
 
 
 def url_param_escape(value: object) -> str:
     """Escape every reserved character of a URL."""
-    return quote(prints(value), safe="")
+    return quote(printed(value), safe="")
 
 
 def url_escape(value: object) -> str:
     """Escape characters that are invalid in a URL, but not its separators."""
-    return quote(prints(value), safe="/:?#[]@!$&'()*+,;=")
+    return quote(printed(value), safe="/:?#[]@!$&'()*+,;=")
 
 
 def json_escape(value: object) -> str:
     """Escape a value for use inside a JSON string."""
-    return json.dumps(prints(value), ensure_ascii=False)[1:-1]
+    return json.dumps(printed(value), ensure_ascii=False)[1:-1]
 
 
 def property_accessor(value: object, name: object) -> object:
@@ -48,7 +48,7 @@ def property_accessor(value: object, name: object) -> object:
 
 
 def truncatewords(value: object, words: object = 15, end: object = "...") -> str:
-    """Cut a text after this many words; a shorter text is unchanged."""
+    """Cut a text after `words` words; a shorter text is unchanged."""
     full = text(value)
     most = max(1, int(str(words)))
     parts = full.split()
@@ -57,7 +57,7 @@ def truncatewords(value: object, words: object = 15, end: object = "...") -> str
 
 @with_environment
 def date(value: Any, form: Any, *, environment: Environment) -> object:
-    """Format a date. Text that is no date, or too long to be one, is unchanged."""
+    """Format a date. Text that is not a date, or too long for a date, is unchanged."""
     if isinstance(value, str) and len(value) > _MAX_DATE:
         return value
     return misc.date(value, form, environment=environment)
@@ -66,7 +66,7 @@ def date(value: Any, form: Any, *, environment: Environment) -> object:
 def uniq(value: Any, key: object = None) -> object:
     """Return a list without duplicates."""
     if isinstance(value, list | tuple | range) and len(value) > _MAX_UNIQ:
-        raise ResourceLimitError("the list given to uniq is too long", token=None)
+        raise ResourceLimitError("the list for uniq is too long; shorten the list", token=None)
     return array.uniq(value, key)
 
 

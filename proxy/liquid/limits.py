@@ -1,4 +1,4 @@
-"""Limits on the work and the memory of a rendering, which no real message reaches."""
+"""Limits on the work and memory of a rendering. Real messages stay below them."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ _MAX_WORK = 20_000_000
 
 
 def require_little_work(value: Any, arguments: tuple[Any, ...]) -> None:
-    """Raise ResourceLimitError when a filter could produce an enormous value."""
+    """Raise ResourceLimitError if a filter could produce an enormous value."""
     heaviest = max(map(_weight, arguments), default=0)
     if _weight(value) * max(1, heaviest) > _MAX_WORK:
-        raise ResourceLimitError("a filter is given too much at once", token=None)
+        raise ResourceLimitError("the input of a filter is too large; shorten the input", token=None)
 
 
 def require_light(value: Any) -> None:
-    """Raise ResourceLimitError when a filter has produced too large a value."""
+    """Raise ResourceLimitError if a filter has produced too large a value."""
     if _weight(value) > _MAX_WEIGHT:
-        raise ResourceLimitError("a value grows too large", token=None)
+        raise ResourceLimitError("a value is too large; shorten the value", token=None)
 
 
 def _weight(value: Any) -> float:
     """Return the approximate size of a value: characters of text, entries of lists; infinite for a huge number."""
     match value:
         case int() if not isinstance(value, bool):
-            # A number squared in a loop soon takes longer to multiply than any text to copy.
+            # Multiplying a huge number, such as a number squared in a loop, takes longer than copying any text.
             return math.inf if value.bit_length() > 4096 else 1
         case range():
             return max(0, value.stop - value.start)

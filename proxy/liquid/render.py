@@ -1,4 +1,4 @@
-"""Renders a Braze message with python-liquid, asking the service for each Connected Content tag."""
+"""Renders a Braze message with python-liquid. Each Connected Content tag calls the service."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from liquid.output import LimitedStringIO
 from proxy.liquid.environment import BrazeContext, BrazeEnvironment
 from proxy.liquid.limits import MAX_FINDINGS, MAX_OUTPUT, MAX_SOURCE
 from proxy.liquid.lint.tags import findings
-from proxy.liquid.ruby import sound
+from proxy.liquid.ruby import encodable
 from proxy.liquid.scanner import Unreadable, line_at, markups, rewritten
 from proxy.liquid.state import Aborted, Run
 from proxy.liquid.types import SECONDS, Ask, Finding, Rendering, User
@@ -22,23 +22,25 @@ from proxy.liquid.types import SECONDS, Ask, Finding, Rendering, User
 def render(
     source: str, user: User, ask: Ask, *, seconds: float = SECONDS, monotonic: Callable[[], float] = time.monotonic
 ) -> Rendering:
-    """Return the message that Braze would send to `user`, and the findings. `ask` answers each tag."""
+    """Return the message that Braze would send to `user`, with the findings. `ask` answers each tag."""
     run = Run(user, ask, seconds, monotonic)
-    source = sound(source)
+    source = encodable(source)
     try:
         if len(source) > MAX_SOURCE:
-            raise Unreadable(1, f"it is longer than {MAX_SOURCE:,} characters, the most that is previewed")
+            raise Unreadable(1, f"the message is longer than {MAX_SOURCE:,} characters; shorten the message")
         pieces = markups(source)
         # Stops at the limit of findings.
         all(map(run.note, findings(pieces)))
         message = _message(rewritten(source, pieces), run)
     except Unreadable as unreadable:
-        run.note(Finding(unreadable.line, "unreadable", unreadable.problem, "fix it: Braze refuses the whole message"))
+        run.note(
+            Finding(unreadable.line, "unreadable", unreadable.problem, "fix this line; Braze refuses the whole message")
+        )
         return _rendering(run, "refused", reason=f"line {unreadable.line}: {unreadable.problem}")
     except Aborted as aborted:
         return _rendering(run, "aborted", reason=aborted.reason)
     except RecursionError:
-        return _rendering(run, "refused", reason="an expression is nested too deeply to be previewed")
+        return _rendering(run, "refused", reason="an expression is nested too deeply; simplify the expression")
     except LiquidError as error:
         return _rendering(run, "refused", reason=_reason(error))
     if run.retried is not None:
@@ -62,8 +64,8 @@ def _message(plain: str, run: Run) -> str:
 def _rendering(run: Run, outcome: Any, *, message: str = "", reason: str = "") -> Rendering:
     ordered = sorted(run.findings, key=lambda finding: finding.line)
     if len(ordered) >= MAX_FINDINGS:
-        problem = f"only the first {MAX_FINDINGS:,} findings are shown; there may be more"
-        ordered.append(Finding(ordered[-1].line, "more-findings", problem, "fix these first", level="note"))
+        problem = f"the preview shows only the first {MAX_FINDINGS:,} findings"
+        ordered.append(Finding(ordered[-1].line, "more-findings", problem, "fix these findings first", level="note"))
     return Rendering(outcome, message, reason, tuple(run.tags), tuple(ordered))
 
 
@@ -72,4 +74,4 @@ def _reason(error: LiquidError) -> str:
     where = ""
     if token is not None and token.start_index >= 0:
         where = f"line {line_at(token.source, token.start_index)}: "
-    return where + re.sub(r"\s+", " ", str(error.message or "Liquid cannot read it"))
+    return where + re.sub(r"\s+", " ", str(error.message or "Liquid cannot read the message; check its syntax"))

@@ -19,7 +19,7 @@ from proxy.profile.json import write_json
 _MEMORY_BYTES = 384 * 1024 * 1024
 """Limit on address space. Python with Liquid reserves 151 MiB and uses 28; ten answers of 1 MB take 130 more."""
 _CPU_SECONDS = 12
-"""Above any time limit, with room for loading Liquid: for a child whose parent can no longer end it."""
+"""Longer than any time limit, with time to load Liquid. Ends a child whose parent cannot end the child."""
 _NICENESS = 10
 _MAX_CALL_BYTES = 256 * 1024
 """Limit on a call as JSON, 16 times that of a data route."""
@@ -30,7 +30,7 @@ def main() -> None:
     _limit_resources()
     incoming: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(incoming,), daemon=True).start()
-    # Imported after the limits are set and, in a child that is kept ready, before the message arrives.
+    # Imported after the limits are set, and in a spare child before the message arrives.
     from liquid.exceptions import ResourceLimitError
 
     from proxy.liquid.render import render
@@ -38,7 +38,7 @@ def main() -> None:
     def ask(request: Request) -> Answer:
         call = json.dumps(asdict(request)).encode()
         if len(call) > _MAX_CALL_BYTES:
-            raise ResourceLimitError("the call is too large", token=None)
+            raise ResourceLimitError("the call is too large; shorten its body", token=None)
         _write(b"ask", call)
         return Answer(**json.loads(incoming.get()))
 
@@ -48,7 +48,7 @@ def main() -> None:
         rendering = render(message["template"], user, ask, seconds=message["seconds"])
         body = write_json(report(rendering))
     except MemoryError:
-        body = write_json(report(Rendering("refused", reason="it takes more memory than a preview may")))
+        body = write_json(report(Rendering("refused", reason="rendering takes too much memory; simplify the message")))
     _write(b"report", body)
 
 

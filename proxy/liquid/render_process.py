@@ -1,7 +1,7 @@
 """Renders messages in child processes, so that a template cannot block the process that answers Braze.
 
-A thread would block it, because it holds the interpreter's lock. Each child renders one message, so no rendering can
-affect another. Parent and child exchange lines of JSON over two pipes:
+A thread would block the process, because a thread holds the interpreter's lock. Each child renders one message, so
+no rendering can affect another. Parent and child exchange lines of JSON over two pipes:
 
 - the parent sends `{"template": …, "user_id": …, "device_id": …, "seconds": …}`;
 - for each Connected Content call the child sends `ask {"method": …, "target": …, "headers": …, "body": …,
@@ -27,12 +27,12 @@ from proxy.liquid.types import SECONDS, Ask, Rendering, Request, User
 from proxy.profile.json import write_json
 
 AT_ONCE = 2
-"""Concurrent renderings per process. Each may need a processor and 384 MiB; a small one takes 20 ms."""
-OTHERS_RENDER = "others are rendering just now: try again in a moment"
+"""Concurrent renderings per process. Each may need a processor and 384 MiB; a small message takes 20 ms."""
+OTHERS_RENDER = "the preview is busy with other messages; try again in a moment"
 _GRACE_SECONDS = 2.0
-"""Extra time for a child that has to load Liquid first on a busy machine. Most children end in time."""
+"""Extra time for loading Liquid on a busy machine."""
 _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-"""Variables that Python needs. A child sees no other, so no secret."""
+"""Variables that Python needs. A child gets no other variable, so no secret."""
 _SOURCE = Path(__file__).resolve().parents[2]
 
 
@@ -65,7 +65,7 @@ class Child:
         """Kill the process and wait until it has ended."""
         self.process.kill()
         for pipe in (self.process.stdin, self.process.stdout):
-            with contextlib.suppress(OSError):  # the process has not read everything
+            with contextlib.suppress(OSError):  # the process has not read all input
                 cast(IO[bytes], pipe).close()
         self.process.wait()
 
@@ -80,7 +80,7 @@ class Child:
     ) -> bytes:
         """Render `template` for `user` and return the report as JSON. `ask` answers each call, in this thread.
 
-        A child ends itself after `seconds` and is killed `grace_seconds` later. That and other failures are reported.
+        A child ends itself after `seconds` and is killed `grace_seconds` later. The report names such failures.
         Errors of `ask` are raised.
         """
         began = time.monotonic()
@@ -97,13 +97,13 @@ class Child:
         finally:
             limit.cancel()
         if time.monotonic() - began >= seconds:
-            return refused(f"it takes longer than {seconds:g} s")
+            return refused(f"rendering takes longer than {seconds:g} s; simplify the message")
         if self.process.wait() < 0:
-            return refused("it takes more memory or time than a preview may")
-        return refused("the preview cannot render it, through a fault of its own: please report this message")
+            return refused("rendering takes too much memory or time; simplify the message")
+        return refused("the preview failed with an internal error; report this message")
 
     def _exchange(self, message: object) -> tuple[bytes, bytes]:
-        """Send a message and return kind and data of the child's next one."""
+        """Send a message and return kind and data of the child's next message."""
         stdin, stdout = cast(IO[bytes], self.process.stdin), cast(IO[bytes], self.process.stdout)
         stdin.write(json.dumps(message).encode() + b"\n")
         stdin.flush()
@@ -117,7 +117,7 @@ class Child:
 class Renderer:
     """Renders a few messages at once, and keeps a child ready for the next message.
 
-    A child needs 0.2 s to load Liquid. None is started before the first message, and an unused one ends after a minute.
+    A child needs 0.2 s to load Liquid. The first message starts a child, and an unused child ends after a minute.
     """
 
     def __init__(self, *, idle_seconds: float = 60.0) -> None:
@@ -134,7 +134,7 @@ class Renderer:
             try:
                 child = self._child()
             except OSError:
-                return refused("the server cannot start another process right now: try again in a moment")
+                return refused("the server cannot start a process now; try again in a moment")
             with child:
                 rendered = child.render(template, user, ask)
             with contextlib.suppress(OSError):  # the next message starts a child itself

@@ -1,4 +1,4 @@
-"""A rendering as JSON, for the page, and as text, for the terminal."""
+"""Formats a rendering as JSON for the page and as text for the terminal."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def report(rendering: Rendering) -> dict[str, Any]:
 
 
 def lines(report: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines that a terminal shows beside the message."""
+    """Yield the lines that a terminal shows after the message."""
     exposed = {tag["line"] for tag in report["tags"] if tag["exposure"]}
     for finding in report["findings"]:
         if finding["rule"] == "exposure" and finding["line"] in exposed:
-            continue  # the tag's own lines below report it
+            continue  # the lines of the tag below report the exposure
         yield f"line {finding['line']}: {finding['problem']}"
         yield f"    fix: {finding['fix']}"
     for tag in report["tags"]:
         saved = f" as {tag['saved_as']}" if tag["saved_as"] else ""
         yield f"line {tag['line']}: {tag['method']} {tag['url']}{saved}"
         if tag["status"] is None:
-            yield "    not called"
+            yield "    no call was made"
             continue
         facts = [str(tag["status"]), tag["cache_status"] or "", f"age {tag['age']} s" if tag["age"] is not None else ""]
         facts += [f"{tag['calls']} call{'s' * (tag['calls'] != 1)} to Amplitude", f"{tag['ms']} ms"]
@@ -46,7 +46,7 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
 def tag_report(
     line: int, method: str, url: str, route: str | None, saved_as: str | None, answer: Answer | None, content: Any
 ) -> dict[str, Any]:
-    """Return the part of a report about one tag. Its `exposure` is empty. `content` is the body of `answer`."""
+    """Return the report of a tag, with an empty `exposure`. `content` is the body of `answer`."""
     headers = answer.headers if answer else {}
     age = headers.get("age")
     return {

@@ -1,4 +1,6 @@
-"""Prints and compares values as Ruby's Liquid does, on which Braze builds, where python-liquid differs.
+"""Prints and compares values like Ruby's Liquid, on which Braze builds.
+
+Replaces the parts of python-liquid that differ.
 
 Numbers are compared with numbers and text with text; a mix is an error.
 """
@@ -28,23 +30,23 @@ _Compare = Callable[[Any, Any], bool]
 
 
 def text(value: object) -> str:
-    """Return a value as a text filter receives it: unlike in a message, a list has brackets."""
-    return _inspect(value) if isinstance(value, list | tuple) else prints(value)
+    """Return a value as the input of a text filter: a list has brackets, unlike in a message."""
+    return _inspect(value) if isinstance(value, list | tuple) else printed(value)
 
 
-def prints(value: object) -> str:
-    """Return a value as rendered into a message."""
+def printed(value: object) -> str:
+    """Return a value as printed into a message."""
     match value:
         case None:
             return ""
         case str():
-            return sound(value)
+            return encodable(value)
         case bool():
             return str(value).lower()
         case float():
             return _float(value)
         case list() | tuple():
-            return "".join(prints(entry) for entry in value)
+            return "".join(printed(entry) for entry in value)
         case dict():
             return _inspect(value)
         case range():
@@ -52,8 +54,8 @@ def prints(value: object) -> str:
     return str(value)
 
 
-def sound(text: str) -> str:
-    """Return text that UTF-8 can encode: JSON can contain lone surrogates."""
+def encodable(text: str) -> str:
+    """Return text that UTF-8 can encode, because JSON can contain lone surrogates."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -73,12 +75,12 @@ def _inspect(value: object) -> str:
             return "{" + ", ".join(f"{_inspect(key)}=>{_inspect(entry)}" for key, entry in value.items()) + "}"
         case list() | tuple():
             return "[" + ", ".join(_inspect(entry) for entry in value) + "]"
-    return prints(value)
+    return printed(value)
 
 
 class _RubyNode(EchoNode):
     def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
-        return buffer.write(prints(self.expression.evaluate(context)))
+        return buffer.write(printed(self.expression.evaluate(context)))
 
 
 class RubyOutput(Output):
@@ -94,7 +96,7 @@ class RubyEcho(EchoTag):
 
 
 def compare_as_ruby(expressions: Iterable[Expression]) -> None:
-    """Replace python-liquid's comparisons by Ruby's in each of `expressions` and below it."""
+    """Replace python-liquid's comparisons by Ruby's in `expressions` and their children."""
     for expression in expressions:
         for part in ("expression", "left", "right"):
             inner = getattr(expression, part, None)
@@ -127,7 +129,7 @@ def _order(sign: _Compare, left: Any, right: Any) -> bool:
         return False
     if kinds[0] is not kinds[1]:
         left_type = "String" if isinstance(left, str) else "Integer" if isinstance(left, int) else "Float"
-        shown = prints(right) if kinds[1] is float else "String"
+        shown = printed(right) if kinds[1] is float else "String"
         raise LiquidTypeError(f"comparison of {left_type} with {shown} failed", token=None)
     return sign(left, right)
 
@@ -141,7 +143,7 @@ def _contains(left: Any, right: Any) -> bool:
         return _kind(right) is float and left.start <= right < left.stop
     if not isinstance(left, list | tuple | dict):
         return False
-    # Not by hash: `right` may be a list, and in Python true equals 1.
+    # Not `in`: Python treats true and 1 as equal.
     return any(entry == right and isinstance(entry, bool) is isinstance(right, bool) for entry in left)
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 ATTRIBUTES = "__braze__"
-"""The variable with the attributes of a `${…}` that has no prefix."""
+"""The variable for attributes in `${…}` without a prefix."""
 OPEN_OUTPUT = r"\{\{(?:[^$}]|\$(?!\{)|\$\{[^}]*+\}|\}(?!\}))*+"
 """Pattern of a `{{ … ` without its `}}`. The first brace after `${user_id` closes the attribute."""
 OUTPUT = re.compile(OPEN_OUTPUT + r"(?:(?P<closed>\}\})|.*)", re.DOTALL)
-"""A `{{ … }}`, or an unclosed one with all the text after it, so that a search takes linear time."""
+"""A `{{ … }}`, or an unclosed `{{` with all text after it, so that a search takes linear time."""
 
 _BLOCKS = frozenset({"if", "unless", "case", "for", "tablerow", "capture", "ifchanged"})
 _MARKUP = re.compile(OPEN_OUTPUT + r"(?P<output>\}\})?|\{(?=%)(?:.*?(?P<tag>%\})|)", re.DOTALL)
@@ -29,7 +29,7 @@ _MAX_BRACKETS = 500
 
 
 class Unreadable(Exception):
-    """A template that Liquid refuses. `line` counts from 1."""
+    """Liquid refuses the template. `line` counts from 1."""
 
     def __init__(self, line: int, problem: str) -> None:
         super().__init__(problem)
@@ -50,10 +50,10 @@ class Markup:
 
 
 def markups(source: str) -> list[Markup]:
-    """Return the Liquid in `source` in order; a comment or raw block is one piece. Raises Unreadable.
+    """Return the Liquid in `source` in order; a comment or raw block is a single piece. Raises Unreadable.
 
-    Not by python-liquid's lexer, which ends an output in the middle of `{{${user_id}}}`, and takes a time that grows
-    with the square of the length of some templates.
+    Does not use python-liquid's lexer, which ends an output in the middle of `{{${user_id}}}`. For some templates, the
+    time of that lexer grows with the square of the length.
     """
     pieces: list[Markup] = []
     at = 0
@@ -61,11 +61,11 @@ def markups(source: str) -> list[Markup]:
         start, at = match.span()
         line = line_at(source, start)
         if not match.lastgroup:
-            raise Unreadable(line, f"{source[start : start + 2]} is never closed")
+            raise Unreadable(line, f"{source[start : start + 2]} is never closed; add the closing delimiter")
         text = match[0]
-        # python-liquid tries every way to split a run of blanks.
+        # The time of python-liquid grows fast with the length of a run of blanks.
         if _LONG_BLANK.search(text):
-            raise Unreadable(line, "200 blanks in a row inside a tag are more than this preview reads")
+            raise Unreadable(line, "a tag has 200 blanks in a row; remove blanks")
         if match["output"]:
             _require_few_brackets(text, line)
             pieces.append(Markup("output", text, "", text[2:-2].strip("-").strip(), start, line))
@@ -75,7 +75,7 @@ def markups(source: str) -> list[Markup]:
         if name in ("raw", "comment", "doc"):
             end = re.compile(rf"\{{%-?\s*end{name}\s*-?%\}}").search(source, at)
             if end is None:
-                raise Unreadable(line, f"{{% {name} %}} is never closed")
+                raise Unreadable(line, f"{{% {name} %}} is never closed; add {{% end{name} %}}")
             at = end.end()
             pieces.append(Markup("verbatim", source[start:at], name, "", start, line))
             continue
@@ -89,7 +89,7 @@ def markups(source: str) -> list[Markup]:
 
 
 def rewritten(source: str, pieces: Iterable[Markup]) -> str:
-    """Return `source`, which consists of these pieces and text, as plain Liquid with the same line numbers."""
+    """Return `source`, of which `pieces` are the Liquid, as plain Liquid with the same line numbers."""
     plain, at = "", 0
     for markup in pieces:
         plain += source[at : markup.start] + _plain(markup)
@@ -98,12 +98,12 @@ def rewritten(source: str, pieces: Iterable[Markup]) -> str:
 
 
 def attributes(text: str) -> list[tuple[str, str]]:
-    """Return the prefix ("" without one) and the name of each `${…}` in a piece of Liquid."""
+    """Return the prefix ("" if missing) and the name of each `${…}` in a piece of Liquid."""
     return [(prefix, name.strip()) for prefix, name in _ATTRIBUTE.findall(text)]
 
 
 def line_at(source: str, index: int) -> int:
-    """Return the line of a place in `source`, from 1."""
+    """Return the line of an index in `source`, counted from 1."""
     return source.count("\n", 0, index) + 1
 
 
@@ -115,7 +115,8 @@ def _require_closed_blocks(pieces: Iterable[Markup]) -> None:
         elif open_blocks and markup.name == f"end{open_blocks[-1].name}":
             open_blocks.pop()
     if open_blocks:
-        raise Unreadable(open_blocks[-1].line, f"{{% {open_blocks[-1].name} %}} is never closed")
+        name = open_blocks[-1].name
+        raise Unreadable(open_blocks[-1].line, f"{{% {name} %}} is never closed; add {{% end{name} %}}")
 
 
 def _require_closed_outputs(tag: str, line: int) -> None:
@@ -128,7 +129,7 @@ def _require_closed_outputs(tag: str, line: int) -> None:
 
 def _require_few_brackets(expression: str, line: int) -> None:
     if expression.count("(") + expression.count("[") > _MAX_BRACKETS:
-        raise Unreadable(line, f"more than {_MAX_BRACKETS} brackets in one expression; use fewer")
+        raise Unreadable(line, f"an expression has more than {_MAX_BRACKETS} brackets; use fewer")
 
 
 def _plain(markup: Markup) -> str:

@@ -31,24 +31,26 @@ class Run:
         self.findings: dict[Finding, None] = {}
         self.retried: str | None = None
         self.line = 1
-        """The line of the node that is rendered, in which the template that is parsed now begins."""
+        """Line of the node being rendered, in which the template being parsed begins."""
         self._seconds = seconds
         self._monotonic = monotonic
         self._until = monotonic() + seconds
 
     def check_time(self) -> None:
-        """Raise ResourceLimitError when the time is over."""
+        """Raise ResourceLimitError after the time limit."""
         if self._monotonic() > self._until:
-            raise ResourceLimitError(f"it takes longer than {self._seconds:g} s", token=None)
+            raise ResourceLimitError(
+                f"rendering takes longer than {self._seconds:g} s; simplify the message", token=None
+            )
 
     def line_of(self, token: Token | None) -> int:
-        """Return the line in the message of a token of the template that is parsed now."""
+        """Return the line in the message of a token of the template being parsed."""
         if token is None or token.start_index < 0:
             return self.line
         return self.line - 1 + line_at(token.source, token.start_index)
 
     def note(self, finding: Finding) -> bool:
-        """Add a finding once. Return whether there is room for more: a loop can add a thousand a second."""
+        """Add a finding once. Return whether more findings fit; the number is limited, because a loop can add many."""
         if len(self.findings) < MAX_FINDINGS:
             self.findings[finding] = None
             return True

@@ -20,7 +20,7 @@ OPTIONS = {
 """The options of a tag, and whether each has a value."""
 ROUTES = frozenset({*SECTIONS, "profile", "userprofile"})
 UNSAVED = "connected"
-"""The variable for a JSON answer of a tag without `:save`."""
+"""The variable for a JSON answer if the tag has no `:save`."""
 FORM = "application/x-www-form-urlencoded"
 
 _OPTION = re.compile(r":([a-z_]+)\Z")
@@ -29,7 +29,7 @@ _PIECE = re.compile(OUTPUT.pattern + r'|\s+|\\?"|[{}]|[^\s"{}\\]+|\\', re.DOTALL
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """A parsed tag. `options`: name to text, "" for a flag; `unknown`: words that are no option."""
+    """A parsed tag. `options`: name to text, "" for a flag; `unknown`: words that are not options."""
 
     url: str
     options: Mapping[str, str]
@@ -89,7 +89,7 @@ def route(url: str) -> str | None:
 
 
 def query(url: str) -> str:
-    """Return the query of a URL, which may hold Liquid."""
+    """Return the query of a URL, which may contain Liquid."""
     return url.partition("?")[2].partition("#")[0]
 
 
@@ -111,12 +111,12 @@ def logs_exposure(name: str | None, parameters: Mapping[str, str]) -> bool:
 
 
 def elsewhere(line: int) -> Finding:
-    """Return the finding for a tag whose URL is no data route of this service."""
+    """Return the finding for a tag whose URL is not a data route of this service."""
     return Finding(
         line,
         "elsewhere",
-        "this is no data route of this service, so the preview calls nothing and saves nothing",
-        f"the routes are /v1/ and one of {', '.join(sorted(ROUTES))}",
+        "the URL is not a data route of this service, so the preview makes no call",
+        f"use /v1/ and one of {', '.join(sorted(ROUTES))}",
     )
 
 

@@ -22,7 +22,7 @@ from proxy.liquid.state import Aborted, Run
 from proxy.liquid.types import Request
 
 _EXPOSED = "Amplitude was called, which logs an exposure for this user"
-_NOT_EXPOSED = "Amplitude was not called, so no exposure was logged; a call logs one for this user"
+_NOT_EXPOSED = "Amplitude was not called, so no exposure was logged"
 _NOT_IN_HEADERS = re.compile(r"[^\x20-\x7e]")
 
 
@@ -63,7 +63,9 @@ class _ConnectedContentNode(Node):
     def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
         run, tag = self.run, self.tag
         if len(run.tags) >= MAX_TAGS:
-            raise ResourceLimitError(f"more than {MAX_TAGS} Connected Content calls", token=self.token)
+            raise ResourceLimitError(
+                f"the message has more than {MAX_TAGS} Connected Content calls; use fewer tags", token=self.token
+            )
         line = run.line
 
         def rendered(text: str) -> str:
@@ -94,7 +96,7 @@ class _ConnectedContentNode(Node):
             call["exposure"] = _EXPOSED if call["calls"] else _NOT_EXPOSED
         run.tags.append(call)
         if answer is not None and answer.status >= 500 and tag.retries:
-            run.retried = f"the call in line {line} failed with {answer.status}, and has :retry"
+            run.retried = f"the call in line {line} failed with status {answer.status} and has :retry"
         if saved_as is None:
             return buffer.write(value)
         context.assign(saved_as, value)
@@ -127,12 +129,12 @@ def _read(stream: TokenStream) -> tuple[Token, str]:
 
 
 def _request(name: str, url: str, tag: tag_syntax.Tag, body: str, headers: str) -> Request:
-    # Percent-encoded as over HTTP, whatever characters the template has in its URL.
+    # Percent-encoded as over HTTP, because the URL in a template may contain any character.
     query = quote(tag_syntax.query(url), safe="%/:?[]@!$&'()*+,;=", errors="replace")
     target = f"/v1/{name}" + (f"?{query}" if query else "")
     if tag.method != "POST":
         return Request("GET", target, _headers(headers))
-    # Braces keep blanks together in an option, line breaks too, and no header may hold those.
+    # An option in braces may contain line breaks, which are invalid in a header.
     return Request("POST", target, _headers(headers), body, _NOT_IN_HEADERS.sub("", tag.content_type))
 
 
@@ -144,7 +146,7 @@ def _content(body: str) -> Any:
 
 
 def _headers(text: str) -> dict[str, str]:
-    """Return the tag's Cache-Control. No other header is passed on: credentials and request id come from elsewhere."""
+    """Return the tag's Cache-Control header. Other headers are dropped: the preview sets credentials and request id."""
     try:
         headers = json.loads(text or "{}")
     except ValueError:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 SECONDS = 8.0
-"""Time limit of a rendering, with its calls."""
+"""Time limit of a rendering, including its calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,12 @@ class Answer:
 
 
 Ask = Callable[[Request], Answer]
-"""Calls this service, and no other host."""
+"""Calls only this service."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that breaks in Braze, or a note. `fix` is what to write instead."""
+    """A problem that occurs in Braze, or a note. `fix` is the text of the fix."""
 
     line: int
     rule: str
@@ -58,9 +58,9 @@ class Finding:
 class Rendering:
     """The outcome of a message in Braze.
 
-    `sent`: Braze sends `message`. `aborted`: an abort_message tag gave `reason`. `retried`: a call with :retry has
-    failed, so Braze tries again later; `message` is the content of this try. `refused`: the template cannot be
-    rendered, for `reason`.
+    `sent`: Braze sends `message`. `aborted`: an abort_message tag gave `reason`. `retried`: a call with :retry
+    failed, so Braze tries again later; `message` is the text of this attempt. `refused`: the template cannot be
+    rendered because of `reason`.
     """
 
     outcome: Literal["sent", "aborted", "retried", "refused"]

@@ -1,1 +1,1 @@
-"""An emulated Amplitude, written from its documentation. Shares no code with the client that it tests."""
+"""An emulated Amplitude, written from its documentation. Shares no code with the tested client."""

@@ -1,7 +1,7 @@
-"""The emulated Behavioral Cohorts API: request a job, poll its status, download its file here or from a storage.
+"""The emulated Behavioral Cohorts API: request a job, poll its status, download its file.
 
-The storage has a separate port, as Amplitude's is another host. It counts and rejects requests with credentials, as a
-storage with signed links does.
+Large files are redirected to a storage with its own port, because Amplitude's storage is another host. The storage
+counts and rejects requests with credentials, like a storage with signed links.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _REQUESTS = 60
 _WINDOW_SECONDS = 600.0
 _LINK_SECONDS = 60.0
 _CUT_OFF = len('"356000000001",""\n')
-"""Bytes that `cohort-cut-off` withholds: the last row of `crowd-N`, so that the rest looks complete."""
+"""Number of bytes that `cohort-cut-off` withholds: the last row of `crowd-N`, so that the rest looks complete."""
 
 
 @dataclass
@@ -31,11 +31,11 @@ class _Job:
     cohort_id: str
     file: bytes
     polls: int
-    """How often it is still reported as in progress."""
+    """Number of further polls that report the job as in progress."""
 
 
 class Exports:
-    """Jobs and their files. `polls`: how often a job is reported as in progress. Safe for threads."""
+    """Jobs and their files. `polls` is the number of polls that report a job as in progress. Safe for threads."""
 
     def __init__(self, *, polls: int, inline: bool) -> None:
         self._polls = polls
@@ -45,7 +45,7 @@ class Exports:
         self._requests: deque[float] = deque()
         self._storage: _Storage | None = None
         self.counts: Counter[str] = Counter()
-        """Counts `requests`, `polls` and `files`, and in the storage `stored` and `credentials`."""
+        """Counts of `requests`, `polls` and `files`, and of `stored` and `credentials` in the storage."""
 
     def close(self) -> None:
         """Stop the storage."""
@@ -118,7 +118,7 @@ class Exports:
         elif kind == "cohort-unbounded-cut":
             reply = Reply(200, file, headers, _CUT_OFF + len("\n"), unbounded=True)
         elif kind.startswith("cohort-gzip"):
-            # A file that is stored compressed is sent compressed, whatever the request accepts.
+            # A file that is stored compressed is sent compressed, even if the request does not accept gzip.
             packed = gzip.compress(file)
             packed = packed[: len(packed) // 2] if kind == "cohort-gzip-cut" else packed
             reply = Reply(200, packed, headers | {"Content-Encoding": "gzip"})
@@ -134,7 +134,7 @@ class _Storage(QuietServer):
         super().__init__(("127.0.0.1", 0), _StorageHandler)
         self.counts = counts
         self.links: dict[str, tuple[float, Reply]] = {}
-        """By path: when the link expires, in monotonic seconds, and the reply."""
+        """By path: the expiry time in monotonic seconds, and the reply."""
 
 
 class _StorageHandler(QuietHandler):

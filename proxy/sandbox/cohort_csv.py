@@ -1,4 +1,4 @@
-"""The members of the sandbox's cohorts as Amplitude's CSV download.
+"""Formats the members of the sandbox's cohorts as Amplitude's CSV download.
 
 Follows amplitude.com/docs/apis/analytics/behavioral-cohorts and published examples of such a file: every cell is
 quoted, and a member who has never logged in has a blank `user_id`.
@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from proxy.sandbox.people import find, named
 
 _CROWD = 2000
-"""How many users of the crowd are searched for members of a cohort."""
+"""Number of numbered users that are searched for members of a cohort."""
 _SIZED = re.compile(r"crowd-([1-9][0-9]{0,6})\Z")
 
 
 def table(cohort_id: str) -> bytes | None:
-    """Return the CSV of a cohort's members; None for an unknown cohort.
+    """Return the CSV of a cohort's members; None if the cohort is unknown.
 
-    `crowd-N` has the members `user-1` to `user-N` and an anonymous one.
+    `crowd-N` has the members `user-1` to `user-N` and an anonymous member.
     """
     members = list(_members(cohort_id))
     if not members:

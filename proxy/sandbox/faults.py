@@ -1,4 +1,4 @@
-"""The faults that the sandbox can show."""
+"""The faults that the sandbox can emulate."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ FaultKind = Literal[
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault of the next `times` calls (0: until cleared), or only of calls for one `user_id`.
+    """A fault of the next `times` calls (0: until cleared), optionally only for the calls of `user_id`.
 
-    Kinds that begin with `cohort-` affect the download of cohorts, all others the calls for users.
+    Kinds that begin with `cohort-` affect the download of cohorts. All other kinds affect the calls for users.
     """
 
     kind: FaultKind
@@ -36,13 +36,13 @@ class Fault:
 
 
 def fault_from(query: Mapping[str, str]) -> Fault:
-    """Return the fault that a query describes. Raises ValueError, with the fix in its text, for a wrong query."""
+    """Return the fault for a query. Raises ValueError, whose text names the fix, for an invalid query."""
     kind = query.get("kind", "")
     if kind not in get_args(FaultKind):
         raise ValueError(f"kind must be one of {', '.join(get_args(FaultKind))}")
     unknown = query.keys() - {field.name for field in fields(Fault)}
     if unknown:
-        raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
+        raise ValueError(f"{', '.join(sorted(unknown))}: unknown parameters; remove them")
     fault = Fault(kind)  # type: ignore[arg-type]  # checked just above
     try:
         return replace(
@@ -53,4 +53,4 @@ def fault_from(query: Mapping[str, str]) -> Fault:
             user_id=query.get("user_id"),
         )
     except ValueError:
-        raise ValueError("seconds, status and times are numbers") from None
+        raise ValueError("seconds, status and times must be numbers") from None

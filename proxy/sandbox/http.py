@@ -1,4 +1,4 @@
-"""HTTP for the emulated servers: threads, no output, and bodies that can break off."""
+"""HTTP servers for the emulated Amplitude: threaded, silent, and able to cut off bodies."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer: bytes, text, or a value to send as JSON."""
+    """An answer whose body is bytes, text, or a value to send as JSON."""
 
     status: int
     body: Any = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     cut: int = 0
-    """Bytes at the end of the body that are announced but not sent."""
+    """Number of bytes at the end of the body that Content-Length counts but that are not sent."""
     unbounded: bool = False
-    """Whether the body is sent without a length, until the connection ends."""
+    """Whether the body is sent without Content-Length, until the connection ends."""
 
 
 class QuietServer(ThreadingHTTPServer):
@@ -29,14 +29,14 @@ class QuietServer(ThreadingHTTPServer):
     request_queue_size = 1024
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Print nothing: clients disconnect during a fault on purpose."""
+        """Print nothing, because faults make clients disconnect."""
 
 
 class QuietHandler(BaseHTTPRequestHandler):
-    """Sends replies."""
+    """Sends replies over HTTP/1.1."""
 
     protocol_version = "HTTP/1.1"
-    # Unbuffered writes and Nagle's algorithm together cost 40 ms an answer.
+    # Unbuffered writes and Nagle's algorithm together cost 40 ms per answer.
     wbufsize = 65536
     disable_nagle_algorithm = True
 
@@ -44,14 +44,14 @@ class QuietHandler(BaseHTTPRequestHandler):
         """Print nothing."""
 
     def send(self, reply: Reply) -> None:
-        """Send a reply. The connection ends after an incomplete one."""
+        """Send a reply. An incomplete reply ends the connection."""
         body, headers = reply.body, dict(reply.headers)
         if not isinstance(body, bytes):
             is_text = isinstance(body, str)
             headers.setdefault("Content-Type", "text/plain" if is_text else "application/json")
             body = (body if is_text else json.dumps(body)).encode()
         self.send_response(reply.status)
-        if not reply.unbounded:  # first, since clients ignore what follows a malformed header
+        if not reply.unbounded:  # first, because clients ignore all headers after a malformed header
             self.send_header("Content-Length", str(len(body)))
         for name, value in headers.items():
             self.send_header(name, value)

@@ -1,4 +1,4 @@
-"""The sandbox's users, the same at every start."""
+"""The users of the sandbox, which are the same at every start."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 LAST_UPDATED = 1_763_856_000  # Unix seconds; fixed, so that answers can be compared
 REC_IDS = ("homepage", "also-bought")
 COMPUTATIONS = {"comp-orders": "orders", "comp-spend": "lifetime_spend", "comp-zip": "zip"}
-"""Computation id to the name of its value in an answer."""
+"""Computation id to the name of the value in an answer."""
 PREDICTIONS = ("pred-buy", "pred-churn")
 
 
@@ -45,7 +45,7 @@ _NAMED = (
     Person(
         "ava",
         "device-ava",
-        "a regular customer with everything set",
+        "has recommendations, properties, cohorts, computations and propensities",
         {
             "gp:first_name": "Ava",
             "gp:email": "ava@example.com",
@@ -66,7 +66,7 @@ _NAMED = (
     Person(
         "ben",
         "device-ben",
-        "in the control group: Amplitude sends random items that must not be shown",
+        "is in the control group, so messages must show the default",
         {"gp:first_name": "Ben", "gp:loyalty_points": 15},
         ("newsletter",),
         {
@@ -76,11 +76,11 @@ _NAMED = (
         {"orders": "0"},
         {"pred-buy": (0.11, 20)},
     ),
-    Person("cleo", "device-cleo", "dormant: known, but nothing recommended", {"gp:first_name": "Cleo"}),
+    Person("cleo", "device-cleo", "is inactive, and has no recommendations", {"gp:first_name": "Cleo"}),
     Person(
         "dário & söhne",
         "device-dário",
-        "awkward names and values, as tracking plans grow them",
+        "has names and values with special characters",
         {
             "gp:first name": 'Dário "D" O\'Neil <b>&amp;</b>',
             "first_name": "Dário",
@@ -102,7 +102,7 @@ _NAMED = (
     Person(
         None,
         "device-only",
-        "a device that nobody has logged in on",
+        "is a device without a user id",
         {"platform": "iOS"},
         ("app-users",),
         {"homepage": _recommendation("homepage", ["starter-pack"])},
@@ -114,15 +114,14 @@ _NUMBERED = re.compile(r"user-([1-9][0-9]{0,8})\Z")
 
 
 def named() -> tuple[Person, ...]:
-    """Return the users with names."""
+    """Return the named users."""
     return _NAMED
 
 
 def find(user_id: str | None, device_id: str | None) -> Person | None:
-    """Return the user with this user id or else this device id; None for "not seen before".
+    """Return the user with this user id, or else with this device id; None if the user is unknown.
 
-    `user-1` to `user-999999999` are a crowd for load tests: about 2 % are unknown, 5 % dormant and 10 % in the control
-    group.
+    `user-1` to `user-999999999` are for load tests: about 2 % are unknown, 5 % dormant and 10 % in the control group.
     """
     if user_id:
         return _BY_USER.get(user_id) or _crowd(user_id)
@@ -132,7 +131,7 @@ def find(user_id: str | None, device_id: str | None) -> Person | None:
 def _crowd(user_id: str) -> Person | None:
     if not _NUMBERED.match(user_id):
         return None
-    dice = random.Random(user_id)  # noqa: S311  # the same person at every start
+    dice = random.Random(user_id)  # noqa: S311  # the same user at every start
     kind = dice.random()
     if kind < 0.02:
         return None
@@ -144,7 +143,7 @@ def _crowd(user_id: str) -> Person | None:
     return Person(
         user_id,
         f"device-{user_id}",
-        "one of the crowd",
+        "is a numbered user for load tests",
         {
             "gp:first_name": dice.choice(["Noor", "Mateo", "Yuki", "Ines", "Tariq", "Freya"]),
             "gp:loyalty_points": points,

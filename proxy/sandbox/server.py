@@ -1,6 +1,6 @@
-"""The emulated User Profile API over HTTP, with its quota, faults on request, and counts of calls.
+"""The emulated Amplitude over HTTP, with quota, faults on request, and counts of calls.
 
-It serves `/v1/userprofile`, the download of cohorts below `/api/5/cohorts/`, `GET /sandbox/report`,
+Serves `/v1/userprofile`, the download of cohorts below `/api/5/cohorts/`, `GET /sandbox/report`,
 `POST /sandbox/fault?kind=…` and `DELETE /sandbox/fault`.
 """
 
@@ -29,14 +29,14 @@ WINDOW_SECONDS = 60.0
 
 
 class Sandbox:
-    """Runs the emulated Amplitude on a thread. A context manager with public counts."""
+    """Runs the emulated Amplitude on a thread, as a context manager."""
 
     def __init__(
         self,
         *,
         port: int = 0,
         host: str = "127.0.0.1",
-        secret_key: str = "sandbox-secret-key",  # noqa: S107  # opens nothing but this sandbox
+        secret_key: str = "sandbox-secret-key",  # noqa: S107  # accepted only by this sandbox
         api_key: str = "sandbox-api-key",
         per_minute: int = 600,
         latency: float = 0.0,
@@ -54,7 +54,7 @@ class Sandbox:
         self._fault: Fault | None = None
         self._faulty_calls = 0
         self._accepted: deque[float] = deque()  # within the quota, in the last minute
-        self._arrived: deque[float] = deque()  # refused calls included
+        self._arrived: deque[float] = deque()  # including rejected calls
         self.reset()
         self._server = _Server((host, port), self)
         if tls is not None:
@@ -76,8 +76,8 @@ class Sandbox:
     def reset(self) -> None:
         """Reset the counts and the quota."""
         with self._lock:
-            self.calls: list[tuple[float, dict[str, str]]] = []  # when (monotonic seconds), and the query
-            self.exposures: list[tuple[str, str]] = []  # user or device, and rec_id
+            self.calls: list[tuple[float, dict[str, str]]] = []  # time in monotonic seconds, and the query
+            self.exposures: list[tuple[str, str]] = []  # user id or device id, and rec_id
             self.statuses: Counter[int] = Counter()
             self._accepted.clear()
             self._arrived.clear()
@@ -105,10 +105,8 @@ class Sandbox:
             self._fault = fault
             self._faulty_calls = 0
 
-    # Called by a handler.
-
     def admit(self, query: dict[str, str]) -> tuple[bool, Fault | None]:
-        """Count a call. Return whether it is within the quota, and the fault to show."""
+        """Count a call. Return whether the call is within the quota, and its fault."""
         with self._lock:
             now = time.monotonic()
             self.calls.append((now, query))
@@ -128,7 +126,7 @@ class Sandbox:
             return self._due(None, of_a_cohort=True)
 
     def _due(self, user_id: str | None, *, of_a_cohort: bool) -> Fault | None:
-        """Return the fault of a call and count it. Called under the lock."""
+        """Return the fault of a call, and count the faulty call. Called under the lock."""
         fault = self._fault
         if fault is None or fault.of_a_cohort is not of_a_cohort or fault.user_id not in (None, user_id):
             return None
@@ -225,7 +223,7 @@ class _Handler(QuietHandler):
         self.server.sandbox.answered(status)
 
     def _unauthorized(self, wanted: str | None = None) -> str | None:
-        """Return the text of a 401, or None for a caller with the right key. `wanted`: the only accepted scheme."""
+        """Return the text of a 401, or None if the key is right. `wanted` is the only accepted scheme."""
         sandbox = self.server.sandbox
         credentials = self.headers.get("Authorization", "")
         if not credentials:
@@ -237,7 +235,7 @@ class _Handler(QuietHandler):
         return None if credentials in accepted else "Invalid Api-Key"
 
     def _fail(self, fault: Fault) -> bool:
-        """Answer as the fault has it. Return False for one that changes or delays the usual answer."""
+        """Send the answer of a fault. Return False if the fault only changes or delays the usual answer."""
         match fault.kind:
             case "slow":
                 self.server.sandbox.closing.wait(fault.seconds)
@@ -269,7 +267,7 @@ class _Handler(QuietHandler):
         return True
 
     def _drip(self, fault: Fault, body: bytes) -> None:
-        """Send one byte at a time, so that no single read ever waits long."""
+        """Send one byte at a time, so that no single read waits long."""
         head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
         if fault.kind == "drip-body":
             self.wfile.write(head)

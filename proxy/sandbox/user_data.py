@@ -1,7 +1,7 @@
-"""The answers of the emulated User Profile API.
+"""Builds the answers of the emulated User Profile API.
 
-Follows amplitude.com/docs/apis/analytics/user-profile. `Documented` has a switch where the pages contradict each other
-or are silent.
+Follows amplitude.com/docs/apis/analytics/user-profile. `Documented` has a switch for each point on which the
+pages contradict each other or are silent.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from proxy.sandbox.people import COMPUTATIONS, Person
 
 @dataclass(frozen=True)
 class Documented:
-    """How to interpret the documentation where it is silent or contradicts itself."""
+    """Interpretation of the documentation where the pages are silent or contradict each other."""
 
     unknown_status: int = 400
-    """The status of "User id and device id not seen before"."""
+    """Status of "User id and device id not seen before"."""
     unasked: Literal["null", "missing"] = "null"
     dormant: Literal["null", "missing", "empty"] = "null"
     credentials: Literal["both", "api-key", "basic"] = "both"
     retry_after: int | None = None
-    """Seconds in the 429's Retry-After header; None sends none."""
+    """Seconds in the Retry-After header of a 429; None sends no header."""
     cohort_file: Literal["redirect", "inline"] = "redirect"
-    """Whether the file of a cohort is sent directly, as for a small cohort."""
+    """Whether the file of a cohort is sent directly, as for small cohorts, or after a redirect."""
     cohort_polls: int = 1
-    """How often a job is reported as in progress."""
+    """Number of polls that report a job as in progress."""
 
 
 def user_data(person: Person, query: Mapping[str, str], documented: Documented) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def user_data(person: Person, query: Mapping[str, str], documented: Documented) 
 
 
 def listed(query: Mapping[str, str], name: str) -> list[str]:
-    """Return the entries of a comma separated parameter."""
+    """Return the entries of a comma-separated parameter."""
     return [entry for entry in query.get(name, "").split(",") if entry]
 
 

@@ -1,4 +1,4 @@
-"""`python -m proxy forget`, run as an operator runs it."""
+"""`python -m proxy forget`, run like an operator runs the command."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def calls(service: Service, query: str) -> int:
 
 
 @pytest.mark.contract("5 forget")
-def test_forget__url_of_a_running_service__deletes_only_the_named_users(service: Service) -> None:
+def test_forget__running_service__deletes_the_named_users(service: Service) -> None:
     for user in ("user-7001", "user-7002", "user-7003"):
         calls(service, f"user_id={user}")
     ended = forget(
         "--user", "user-7001", "--user", "user-7002", "--url", service.url, "--credentials", f"braze:{SECRET}"
     )
-    assert (ended.returncode, ended.stdout) == (0, "forgotten: 2 records\n")
+    assert (ended.returncode, ended.stdout) == (0, "deleted 2 records\n")
     assert [calls(service, f"user_id=user-700{number}") for number in (1, 2, 3)] == [1, 1, 0]
 
 
 @pytest.mark.contract("5 forget")
-def test_forget__redis__running_service_forgets_within_a_second(start_service: Callable[..., Service]) -> None:
+def test_forget__shared_redis__reaches_the_service_within_a_second(start_service: Callable[..., Service]) -> None:
     with RedisServer() as redis, Sandbox() as sandbox:
         service = start_service(sandbox, REDIS_URL=redis.url)
         deadline = time.monotonic() + 20
@@ -46,27 +46,31 @@ def test_forget__redis__running_service_forgets_within_a_second(start_service: C
             "PROXY_API_KEYS": KEYS,
         }
         ended = forget("--user", "ava", **settings, REDIS_URL=redis.url)
-        assert (ended.returncode, ended.stdout) == (0, "forgotten: 1 record\n"), ended.stderr
+        assert (ended.returncode, ended.stdout) == (0, "deleted 1 record\n"), ended.stderr
         forgotten_at = time.monotonic()
         while not calls(service, "user_id=ava"):
             assert time.monotonic() < forgotten_at + 1, "the service still answers from its cache"
 
 
 @pytest.mark.contract("5 forget")
-def test_forget__mistake_or_failure__prints_the_reason_and_fails(service: Service) -> None:
+def test_forget__mistake_or_failure__names_the_cause(service: Service) -> None:
     to_the_service = ("--url", service.url, "--credentials")
     alone = {"AMPLITUDE_SECRET_KEY": "k"}
     for arguments, variables, message in (
-        ((), {}, "whom?"),
-        (("--user", " "), {}, "whom?"),
+        ((), {}, "specify --user or --device"),
+        (("--user", " "), {}, "specify --user or --device"),
         (("--user", "u", *to_the_service, "braze:wrong-secret-of-a-test"), {}, "credentials (401)"),
         (("--user", "u", *to_the_service, "braze:wrong-secret-of-a-test"), {}, "or PROXY_CREDENTIALS"),
-        (("--user", "u", "--url", service.sandbox.url, "--credentials", "a:b"), {}, "it is another service"),
-        (("--user", "u", "--url", "your-host", "--credentials", "a:b"), {}, "no https:// or http:// in front"),
+        (
+            ("--user", "u", "--url", service.sandbox.url, "--credentials", "a:b"),
+            {},
+            "the answer is not from this service",
+        ),
+        (("--user", "u", "--url", "your-host", "--credentials", "a:b"), {}, "must begin with https:// or http://"),
         (("--user", "u" * 600, *to_the_service, f"braze:{SECRET}"), {}, "answered 400: user_id is too long"),
-        (("--user", "u", "--url", f"http://127.0.0.1:{free_port()}", "--credentials", "a:b"), {}, "does it run there?"),
-        (("--user", "u"), {"REDIS_URL": "redis://127.0.0.1"}, "AMPLITUDE_SECRET_KEY is missing"),
-        (("--user", "u"), alone, "no REDIS_URL"),
+        (("--user", "u", "--url", f"http://127.0.0.1:{free_port()}", "--credentials", "a:b"), {}, "check the URL"),
+        (("--user", "u"), {"REDIS_URL": "redis://127.0.0.1"}, "AMPLITUDE_SECRET_KEY is required"),
+        (("--user", "u"), alone, "REDIS_URL is not set"),
         (("--user", "u"), alone | {"REDIS_URL": f"redis://127.0.0.1:{free_port()}"}, "Redis does not answer"),
     ):
         ended = forget(*arguments, **variables)
@@ -84,7 +88,7 @@ def test_forget__mistake_or_failure__prints_the_reason_and_fails(service: Servic
         ([], {"FORGET_CREDENTIALS": KEYS}),
     ],
 )
-def test_credentials__several_sources__option_wins_then_current_variable(
+def test_credentials__option_variable_and_former_variable__the_first_is_used(
     service: Service, option: list[str], variables: dict[str, str]
 ) -> None:
     assert forget("--user", "user-7004", "--url", service.url, *option, **variables).returncode == 0
@@ -92,9 +96,9 @@ def test_credentials__several_sources__option_wins_then_current_variable(
 
 def test_credentials__missing_without_a_terminal__usage_error_without_warning(service: Service) -> None:
     commands = ["forget", "--user", "u"], ["warm", "-"], ["preview", "-"]
-    # In separate sessions, or the commands would ask for credentials in the terminal of the tests.
+    # Each process has its own session; otherwise the prompt would appear in the terminal of the tests.
     for process in [start(*command, "--url", service.url) for command in commands]:
         _, errors = process.communicate("", timeout=30)
         assert process.returncode == 2
-        assert "--url needs --credentials" in errors
+        assert "--url needs credentials" in errors
         assert "Warning" not in errors

@@ -1,12 +1,14 @@
-"""The command line, run as a user runs it."""
+"""The command line, run like a user runs each command."""
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -27,7 +29,7 @@ from tests.support.redis_server import RedisServer
 
 @contextmanager
 def running(*arguments: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Start a command. Yield the process and its output up to the line that explains how to stop it."""
+    """Start a command and yield the process and its output up to the line that explains how to stop the command."""
     process = start(*arguments, **variables)
     assert process.stdout
     printed = ""
@@ -52,17 +54,17 @@ def refuses_connections(url: str) -> bool:
 
 
 @pytest.mark.contract("5 commands")
-def test_version_option__given__prints_the_version() -> None:
+def test_main__version__is_printed() -> None:
     assert run("--version").stdout.strip().endswith(__version__)
 
 
 @pytest.mark.contract("5 commands")
-def test_new_key__valid_name__prints_a_secret_and_a_matching_entry() -> None:
+def test_new_key__name__prints_a_secret_and_an_entry_that_accepts_the_secret() -> None:
     printed = run("new-key", "braze").stdout
     secret = re.search(r"^secret\s+(\S+)$", printed, re.MULTILINE)
     assert secret
     line = printed.strip().splitlines()[-1]
-    # A shell reads the line: without quotes, the $ and the text after it would be lost.
+    # Parsed by a shell, because without quotes the shell would drop the part after $.
     entry = subprocess.run(
         ["sh", "-c", f'{line}; printf %s "$PROXY_API_KEYS"'], capture_output=True, text=True, check=True
     ).stdout
@@ -70,13 +72,13 @@ def test_new_key__valid_name__prints_a_secret_and_a_matching_entry() -> None:
     assert secret[1] not in entry
 
 
-def test_new_key__invalid_name__usage_error_lists_allowed_characters() -> None:
+def test_new_key__invalid_name__is_rejected() -> None:
     refused = run("new-key", "a b")
     assert refused.returncode == 2
     assert "letters, digits" in refused.stderr
 
 
-def test_main__unknown_command__usage_error_and_help_lists_the_commands() -> None:
+def test_main__unknown_command__is_rejected_and_help_lists_the_commands() -> None:
     assert run("dmeo").returncode == 2
     assert "demo" in run("--help").stdout
 
@@ -100,7 +102,7 @@ def marks(sandbox: Sandbox, **variables: str) -> tuple[int, list[str]]:
 
 
 @pytest.mark.contract("5 commands")
-def test_check__correct_settings__every_check_passes_with_one_call(sandbox: Sandbox) -> None:
+def test_check__everything_right__all_checks_pass_with_one_call(sandbox: Sandbox) -> None:
     code, points = marks(sandbox)
     assert code == 0
     assert points == ["ok settings", "ok callers", "ok networks", "ok reachable", "ok credentials", "ok quota"]
@@ -108,7 +110,7 @@ def test_check__correct_settings__every_check_passes_with_one_call(sandbox: Sand
     assert not sandbox.exposures
 
 
-def test_check__failure__marks_the_failed_check(sandbox: Sandbox) -> None:
+def test_check__problems__are_marked(sandbox: Sandbox) -> None:
     assert marks(sandbox, AMPLITUDE_SECRET_KEY="another")[1][3:] == ["ok reachable", "wrong credentials", "? quota"]
     code, points = marks(sandbox, AMPLITUDE_BASE_URL=f"http://127.0.0.1:{free_port()}")
     assert (code, points[3:]) == (1, ["wrong reachable", "? credentials", "? quota"])
@@ -121,7 +123,7 @@ def test_check__failure__marks_the_failed_check(sandbox: Sandbox) -> None:
     assert [point.split()[:2] for point in points] == [["wrong", "PROXY_API_KEYS"], ["wrong", "CACHE_MAX_MB"]]
 
 
-def test_check__misspelt_variables_and_long_deadline__warns_without_values(sandbox: Sandbox) -> None:
+def test_check__long_deadline_and_misspelt_variables__warns(sandbox: Sandbox) -> None:
     misspelt = {"CACHE_FRESH_SECOND": "a-value", "AMPLITUDE_TIMEOUT": "a-value", "cache_max_mb": "a-value"}
     extra = {"REDIS_TLS_URL": "rediss://host", "CACHE_DIR": "/var/cache", "NAME": "host", "PROXY_CREDENTIALS": "a:b"}
     code, lines = check(sandbox, RESPONSE_DEADLINE_SECONDS="2", **misspelt, **extra)
@@ -129,38 +131,54 @@ def test_check__misspelt_variables_and_long_deadline__warns_without_values(sandb
     warned = [line for line in lines if line.startswith("warn ")]
     assert len(warned) == 4, lines
     for warning in (
-        "AMPLITUDE_TIMEOUT is no setting: is AMPLITUDE_TIMEOUT_SECONDS meant?",
-        "CACHE_FRESH_SECOND is no setting: is CACHE_FRESH_SECONDS meant?",
-        "cache_max_mb is no setting: is CACHE_MAX_MB meant?",
-        "Braze gives up at 2 s: set it lower, e.g. RESPONSE_DEADLINE_SECONDS=1.5",
+        "AMPLITUDE_TIMEOUT is not a setting; if you mean AMPLITUDE_TIMEOUT_SECONDS,",
+        "CACHE_FRESH_SECOND is not a setting; if you mean CACHE_FRESH_SECONDS,",
+        "cache_max_mb is not a setting; if you mean CACHE_MAX_MB,",
+        "lower the deadline, e.g. RESPONSE_DEADLINE_SECONDS=1.5",
     ):
         assert any(warning in line for line in warned), warned
     assert "a-value" not in "".join(lines)
 
 
-def test_check__misspelt_variable_and_missing_setting__suggests_the_right_name(sandbox: Sandbox) -> None:
+def test_check__misspelt_variable_and_missing_setting__reports_both(sandbox: Sandbox) -> None:
     code, lines = check(sandbox, AMPLITUDE_SECRET_KEY="", AMPLITUDE_SECRETKEY="a-value")
     assert code == 1
     assert [line.split()[:2] for line in lines] == [["warn", "variables:"], ["wrong", "AMPLITUDE_SECRET_KEY"]]
-    assert "is AMPLITUDE_SECRET_KEY meant?" in lines[0]
+    assert "if you mean AMPLITUDE_SECRET_KEY," in lines[0]
 
 
 def test_check__former_name_of_a_variable__warns_and_fails_if_both_are_set(sandbox: Sandbox) -> None:
     code, lines = check(sandbox, NAMES="cohorts.vip=c31")
     assert code == 0
-    assert lines[0] == "warn   variables: NAMES is now called ALIASES: rename the variable"
+    assert lines[0] == "warn   variables: NAMES is now called ALIASES; rename the variable"
     code, lines = check(sandbox, NAMES="cohorts.vip=c31", ALIASES="cohorts.vip=c31")
-    assert (code, lines[1].split()[:4]) == (1, ["wrong", "ALIASES", "and", "NAMES,"])
+    assert (code, lines[1].split()[:4]) == (1, ["wrong", "ALIASES", "and", "its"])
 
 
 @pytest.mark.contract("5 commands")
-def test_demo__port_in_use__uses_another_port_and_prints_working_commands() -> None:
-    # The demo ignores the variables of the user's shell.
-    noise = {"AMPLITUDE_REQUESTS_PER_MINUTE": "nonsense", "WEB_CONCURRENCY": "5", "GUNICORN_CMD_ARGS": "--bad"}
+def test_demo__port_is_taken__prints_15_lines_whose_links_work_and_ends_with_ctrl_c() -> None:
+    # The demo ignores the settings of the user's shell.
+    ignored = {"AMPLITUDE_REQUESTS_PER_MINUTE": "nonsense", "WEB_CONCURRENCY": "5", "GUNICORN_CMD_ARGS": "--bad"}
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
-        running("demo", "--port", str(port := taken.getsockname()[1]), **noise) as (process, printed),
+        running("demo", "--port", str(port := taken.getsockname()[1]), **ignored) as (process, printed),
     ):
+        assert len(printed.splitlines()) == 15
+        links = re.findall(r"http://demo:\S+", printed)
+        assert [link.rpartition("/")[2] for link in links] == ["playground", "docs", "status"]
+        assert [run_in_shell(f"curl -s -o /dev/null -w '%{{http_code}}' {link}") for link in links] == ["200"] * 3
+        assert re.findall(r"^  (ava|ben|cleo) ", printed, re.M) == ["ava", "ben", "cleo"]
+        (curl,) = re.findall(r"^  (curl .*)$", printed, re.M)
+        assert json.loads(run_in_shell(curl))["user_id"] == "ava"
+        assert f"127.0.0.1:{port}/" not in printed
+        process.send_signal(signal.SIGINT)
+        assert process.wait(15) == 0
+        assert refuses_connections(links[0])
+
+
+@pytest.mark.contract("5 commands")
+def test_demo__more__prints_commands_and_tags_that_work() -> None:
+    with running("demo", "--more") as (_, printed):
         joined = [line.strip() for line in printed.replace("\\\n", " ").splitlines()]
         curls = [line for line in joined if line.startswith("curl")]
         (push,) = [curls.pop(number) for number, line in enumerate(curls) if "/v1/webhooks/" in line]
@@ -181,18 +199,21 @@ def test_demo__port_in_use__uses_another_port_and_prints_working_commands() -> N
                 assert body.get("ok", True)
                 assert body.get("userData", body)["user_id"] == "ava"
         assert json.loads(run_in_shell(push))["applied"] == 1
-        assert "1 done" in run_in_shell(warm)
+        assert "1 fetched" in run_in_shell(warm)
         assert printed.count("{% connected_content") == len(routes)
-        urls = set(re.findall(r"http://127\.0\.0\.1:\d+", printed))
-        assert len(urls) == 2
-        assert f"http://127.0.0.1:{port}" not in urls
-        assert "drip-headers, drip-body and bad-header befall who is known: try user_id=user-9" in printed
-        assert find("user-9", None), "these faults affect only known users"
-        for page in ("/playground", "/docs", "/status"):
-            assert f"{re.findall('http://[^ ]+', printed)[0]}{page} " in printed
-        process.send_signal(signal.SIGINT)
-        assert process.wait(15) == 0
-        assert all(refuses_connections(url) for url in urls)
+        assert "only to known users, e.g. user_id=user-9" in printed
+        assert find("user-9", None), "the faults have no effect for an unknown user"
+
+
+@pytest.mark.parametrize("version", [(2, 7, 18), (3, 9, 2), (3, 10, 13)])
+def test_import__old_python__one_line_names_the_version(version: tuple[int, ...]) -> None:
+    program = f"import sys; sys.version_info = {version}; import proxy"
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    (line,) = ended.stderr.splitlines()
+    (required,) = re.findall(r'requires-python = ">=(.+)"', (ROOT / "pyproject.toml").read_text())
+    assert line.startswith(f"Python {required} or newer is required")
+    ast.parse((ROOT / "proxy" / "__init__.py").read_text(), feature_version=(3, 4))
 
 
 def run_in_shell(line: str) -> str:
@@ -223,14 +244,14 @@ def test_sandbox__started_alone__answers_and_injects_faults_until_sigterm() -> N
         assert process.wait(10) == 0
 
 
-def test_sandbox__default_port_in_use__printed_command_starts_the_service() -> None:
+def test_sandbox__default_port_is_taken__printed_command_starts_the_service() -> None:
     with ExitStack() as stack:
         with suppress(OSError):  # another program uses the port
             stack.enter_context(socket.create_server(("127.0.0.1", 8001)))
         _, printed = stack.enter_context(running("sandbox"))
         (line,) = re.findall(r"^  (AMPLITUDE_BASE_URL=.*gunicorn.*)$", printed, re.M)
         assert "AMPLITUDE_BASE_URL=http://127.0.0.1:8001 " not in line
-        (credentials,) = re.findall(r"name (\S+) with the secret (\S+):", printed)
+        (credentials,) = re.findall(r"name (\S+), secret (\S+)\):", printed)
         (address,) = re.findall(r"--bind (\S+)", line)
         service = subprocess.Popen(["sh", "-c", f"exec env {line}"], cwd=ROOT, stderr=subprocess.DEVNULL)
         try:
@@ -246,17 +267,17 @@ def test_sandbox__default_port_in_use__printed_command_starts_the_service() -> N
 
 
 @pytest.mark.contract("5 plan")
-def test_plan__recipients_and_quota__prints_warming_time_and_send_rate() -> None:
+def test_plan__recipients__prints_duration_and_send_rate() -> None:
     printed = run("plan", "--recipients", "100000", "--calls", "2", "--quota", "600", "--share", "80").stdout
-    assert "200,000 (2 a user), at 480 a minute" in printed
+    assert "200,000 (2 per user), at 480 a minute" in printed
     assert "6 h 57 min" in printed
-    assert "send 240 messages a minute at most" in printed
+    assert "at most 240 messages a minute" in printed
     too_slow = run("plan", "--recipients", "10", "--calls", "3", "--quota", "2", "--share", "100").stdout
-    assert "not even one message a minute" in too_slow
+    assert "less than one message a minute" in too_slow
     assert run("plan", "--recipients", "0").returncode == 2
 
 
-def test_check__redis_running_or_stopped__marks_redis_ok_or_wrong(sandbox: Sandbox) -> None:
+def test_check__redis_up_or_down__is_reported(sandbox: Sandbox) -> None:
     with RedisServer() as running:
         code, points = marks(sandbox, REDIS_URL=running.url)
         assert (code, "ok redis" in points) == (0, True)

@@ -45,14 +45,14 @@ def run_on_terminal(*arguments: str, **variables: str) -> str:
 def test_plan__narrow_terminal__wraps_within_the_column() -> None:
     printed = run_on_terminal("plan", "--recipients", "100000", COLUMNS="50")
     lines = [line.rstrip() for line in COLOUR.sub("", printed).splitlines()]
-    assert lines[0] == "calls              100,000 (1 a user), at 480 a"
+    assert lines[0] == "calls              100,000 (1 per user), at 480 a"
     assert lines[1] == "                   minute"
-    assert "to warm the cache  3 h 29 min, before the send," in lines
+    assert "warming takes      3 h 29 min; after that, the" in lines
 
 
 def test_check__terminal__colours_the_marks_unless_no_color_is_set() -> None:
     printed = run_on_terminal("check", AMPLITUDE_SECRETKEY="x")
     assert "\x1b[33mwarn   \x1b[0m" in printed
     assert "\x1b[1;31mwrong  \x1b[0m" in printed
-    assert "AMPLITUDE_SECRET_KEY is missing" in COLOUR.sub("", printed)
+    assert "AMPLITUDE_SECRET_KEY is required" in COLOUR.sub("", printed)
     assert "\x1b[33m" not in run_on_terminal("check", AMPLITUDE_SECRETKEY="x", NO_COLOR="1")

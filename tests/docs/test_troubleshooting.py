@@ -1,4 +1,4 @@
-"""The troubleshooting guide, walked: each symptom is brought about, and its command finds the cause."""
+"""The troubleshooting guide: the test causes each symptom, and the command of the guide finds the cause."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.docs import fragment, fragments
 
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., str]:
-    """Return a function that runs a symptom's command, as written, against a service; it returns what is printed."""
+    """Return a function that runs the command of a symptom against a service, and returns the output."""
 
     def run(service: Service, symptom: str, *, user: str = "12345", secret: str = SECRET, message: str = "") -> str:
         (tmp_path / "message.liquid").write_text(message)
@@ -58,9 +58,9 @@ def poor(start_service: Callable[..., Service]) -> Iterator[Service]:
         yield start_service(sandbox, AMPLITUDE_REQUESTS_PER_MINUTE="1")
 
 
-def test_symptoms__of_the_guide__are_those_walked_here() -> None:
-    walked = {"no content", "401", "everybody", "some users", "old data", "quota", *BREAKS}
-    assert {part.name.removeprefix("symptom ") for part in fragments("symptom")} == walked
+def test_symptoms__of_the_guide__are_those_tested() -> None:
+    tested = {"no content", "401", "all users", "some users", "old data", "quota", *PROBLEMS}
+    assert {part.name.removeprefix("symptom ") for part in fragments("symptom")} == tested
 
 
 def test_no_content__fault_or_control_group__answer_names_the_cause(service: Service, run: Callable[..., str]) -> None:
@@ -79,17 +79,17 @@ def test_401__right_or_wrong_secret__status_differs_without_a_call(service: Serv
     assert service.sandbox.report()["calls"] == before
 
 
-def test_everybody__credentials_or_quota_or_ids__word_names_the_cause(
+def test_all_users__credentials_or_quota_or_ids__word_names_the_cause(
     service: Service, rejected: Service, poor: Service, run: Callable[..., str]
 ) -> None:
     for _ in range(2):
         rejected.get("/v1/cohorts?user_id=ava")
-    assert '"upstream":"rejected"' in run(rejected, "everybody").replace(" ", "")
+    assert '"upstream":"rejected"' in run(rejected, "all users").replace(" ", "")
     for user in ("ava", "ben", "cleo"):
         poor.get(f"/v1/cohorts?user_id={user}")
-    assert '"quota":"spent"' in run(poor, "everybody").replace(" ", "")
-    assert "Quota used up" in run(poor, "quota")
-    assert '"found":false' in run(service, "no content", user="nobody").replace(" ", "")
+    assert '"quota":"spent"' in run(poor, "all users").replace(" ", "")
+    assert "The quota is spent just now" in run(poor, "quota")
+    assert '"found":false' in run(service, "no content", user="an-unknown-user").replace(" ", "")
 
 
 @pytest.mark.contract("1 another user")
@@ -114,20 +114,20 @@ def test_old_data__no_cache__is_fetched_again(service: Service, run: Callable[..
     assert "last_updated" in output
 
 
-BREAKS = {
+PROBLEMS = {
     "liquid error": (
         "{% if p.properties.first_name > 3 %}x{% endif %}\n{{ p.gp:first_name }}",
-        ("line 2: it puts “Liquid error: comparison", "line 3: Liquid cannot read .gp:first_name"),
+        ("line 2: Liquid prints “Liquid error: comparison", "line 3: Liquid cannot read .gp:first_name"),
     ),
     "only in braze": (
         "",
-        ("line 1: http:// sends", "| url_param_escape", "line 1: Braze calls this without credentials"),
+        ("line 1: http:// sends", "| url_param_escape", "line 1: the tag has no credentials"),
     ),
 }
 
 
 @pytest.mark.parametrize(
-    ("symptom", "message", "expected"), [(key, *value) for key, value in BREAKS.items()], ids=BREAKS
+    ("symptom", "message", "expected"), [(key, *value) for key, value in PROBLEMS.items()], ids=PROBLEMS
 )
 def test_preview__message_that_breaks_in_braze__names_the_line(
     service: Service, run: Callable[..., str], symptom: str, message: str, expected: tuple[str, ...]

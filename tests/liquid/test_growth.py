@@ -1,4 +1,4 @@
-"""Rendering time grows with the length of a template, not with its square."""
+"""The time for a template grows with its length, not with the square of the length."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from proxy.liquid.scanner import OUTPUT
 from proxy.liquid.types import Answer, Request, User
 
 N = 4_000
-"""Characters. Four times as many are just below the limit for a template."""
+"""Characters. Four times as many are slightly less than the maximum."""
 
 LONG_DATE = "{% assign x = '1.' %}{% for i in (1..11) %}{% assign x = x | append: x %}{% endfor %}"
 
@@ -66,7 +66,7 @@ def answer(request: Request) -> Answer:
 
 
 def processor_seconds(template: str, quick: float = 0) -> float:
-    """Return the shortest of up to three runs. A run of at most `quick` seconds is the last."""
+    """Return the least time of up to three runs, because other load delays runs. A run below `quick` is the last."""
     least = math.inf
     for _ in range(3):
         began = time.process_time()
@@ -80,7 +80,7 @@ def processor_seconds(template: str, quick: float = 0) -> float:
 @pytest.mark.contract("3 playground")
 @pytest.mark.parametrize("build", GROWING.values(), ids=GROWING)
 def test_render__template_four_times_as_long__takes_about_four_times_as_long(build: Callable[[int], str]) -> None:
-    # Runs of up to 0.15 s are too short to compare. Quadratic growth would take 16 times as long.
+    # Times below 0.15 s are too short to compare. Quadratic growth would give a factor of 16.
     seconds = processor_seconds(build(4 * N), quick=0.15)
     assert seconds <= 0.15 or seconds <= 10 * processor_seconds(build(N))
 
@@ -102,7 +102,7 @@ def test_parse_tag__spaces_inside_outputs__do_not_split_words() -> None:
         ("}} {", []),
     ],
 )
-def test_output_pattern__text_of_a_tag__finds_only_closed_outputs(text: str, expected: list[str]) -> None:
+def test_outputs__text_of_a_tag__finds_the_closed_outputs(text: str, expected: list[str]) -> None:
     assert [match[0] for match in OUTPUT.finditer(text) if match["closed"]] == expected
 
 
@@ -115,12 +115,12 @@ def test_render__unclosed_output_in_a_tag__refused_with_line_and_fix() -> None:
 
 def test_render__more_than_500_brackets_in_an_expression__refused_with_line() -> None:
     rendering = render("\n{% if " + "(" * 501 + " %}{% endif %}", User("u"), answer)
-    assert rendering.reason.startswith("line 2: more than 500 brackets")
+    assert rendering.reason.startswith("line 2: an expression has more than 500 brackets")
     body = "{% connected_content https://h/v1/cohorts :method post :body [" + "[1]," * 501 + "] %}"
     assert render(body, User("u"), answer).outcome == "sent"
 
 
-def test_render__a_thousand_findings__lists_the_first_200_and_mentions_the_rest() -> None:
+def test_render__a_thousand_findings__first_findings_and_a_note() -> None:
     rendering = render("{{ a.b:c }}\n" * 1000, User("u"), answer)
     assert len(rendering.findings) == 201
     assert [finding.line for finding in rendering.findings[:200]] == list(range(1, 201))
@@ -138,7 +138,7 @@ def test_render__a_thousand_findings__lists_the_first_200_and_mentions_the_rest(
         ("{{ 'b,a,b' | split: ',' | uniq | join }}", "b a"),
     ],
 )  # fmt: skip
-def test_render__expensive_value__rendered_quickly(template: str, message: str) -> None:
+def test_render__value_that_needs_much_time__is_quick(template: str, message: str) -> None:
     began = time.process_time()
     rendering = render(template, User("u"), answer)
     assert (rendering.outcome, rendering.message) == ("sent", message)

@@ -141,7 +141,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(("rule", "template"), [(rule, entry) for rule, (wrong, _) in CASES.items() for entry in wrong])
-def test_findings__wrong_template__one_finding_with_line_and_fix(rule: str, template: str) -> None:
+def test_lint__wrong_template__finding_has_line_and_fix(rule: str, template: str) -> None:
     findings = findings_of("first line\n" + template, rule)
     assert len(findings) == 1, findings
     assert findings[0].line == 2
@@ -150,33 +150,33 @@ def test_findings__wrong_template__one_finding_with_line_and_fix(rule: str, temp
 
 
 @pytest.mark.parametrize(("rule", "template"), [(rule, entry) for rule, (_, right) in CASES.items() for entry in right])
-def test_findings__right_template__no_finding(rule: str, template: str) -> None:
+def test_lint__right_template__no_finding(rule: str, template: str) -> None:
     assert not findings_of(template, rule)
 
 
-def test_findings__unknown_parameter__suggests_the_similar_one_or_lists_all() -> None:
+def test_unknown_parameter__similar_name__fix_names_the_parameter() -> None:
     (finding,) = findings_of(tag("https://h/v1/properties?user_id=1&key=first_name :save p"), "unknown-parameter")
-    assert "key is no parameter of /v1/properties, and is ignored" in finding.problem
+    assert "key is not a parameter of /v1/properties and is ignored" in finding.problem
     assert (finding.fix, finding.level) == ("write keys", "problem")
     (finding,) = findings_of(tag("https://h/v1/cohorts?user_id=1&cb=7 :save c"), "unknown-parameter")
-    assert finding.level == "note", "the parameter may serve to bypass a cache"
+    assert finding.level == "note", "the parameter may be a cache-buster"
     assert "user_id, device_id, on_error, cohort_id" in finding.fix
 
 
-def test_cases__every_rule_of_the_lint__has_cases() -> None:
+def test_lint__every_rule__has_cases() -> None:
     modules = ("lint/tags", "lint/expressions", "lint/aborts", "tag_syntax")
     texts = "".join((ROOT / "proxy" / "liquid" / f"{module}.py").read_text(encoding="utf-8") for module in modules)
     rules = set(re.findall(r'line,\s+"([a-z-]+)"', texts))
     assert rules == set(CASES)
 
 
-def test_findings__problems_in_comments_and_raw_blocks__ignored() -> None:
+def test_lint__comments_and_raw_blocks__no_finding() -> None:
     for name in ("comment", "raw"):
         template = f"{{% {name} %}}{tag('http://x')}{{{{ p.gp:email }}}}{{% end{name} %}}"
         assert not list(tags.findings(scanner.markups(template)))
 
 
-def test_findings__template_of_several_lines__have_its_line_numbers() -> None:
+def test_lint__several_findings__lines_of_the_template() -> None:
     template = (
         "a\n{% comment %}\n\n{% endcomment %}\n{{ p.gp:x }}\n"
         + tag("http://h/v1/cohorts\n:basic_auth us :save c")
@@ -188,7 +188,7 @@ def test_findings__template_of_several_lines__have_its_line_numbers() -> None:
     assert [markup.line for markup in scanner.markups(template)] == [2, 5, 6, 8]
 
 
-def test_markups__unclosed_tag__raises_with_its_line() -> None:
+def test_markups__unreadable_template__error_has_the_line() -> None:
     with pytest.raises(scanner.Unreadable) as unreadable:
         scanner.markups("a\n{% if x")
     assert unreadable.value.line == 2

@@ -38,7 +38,7 @@ GREETING = tag("properties", "", "p") + (
 GREETING_BY_KEYS = tag("properties", "&keys=first_name,loyalty_points", "p") + (
     "{{ p.properties.first_name | default: 'there' }}/{{ p.properties_by_name['loyalty_points'] | default: 0 }}"
 )
-BRANCH = tag("cohorts", "&cohort_id=vip", "c") + "{% if c.is_member %}VIP{% else %}regular{% endif %}"
+BRANCH = tag("cohorts", "&cohort_id=vip", "c") + "{% if c.is_member %}VIP{% else %}others{% endif %}"
 BRANCH_BY_NAME = tag("cohorts", "", "c") + (
     "{% if c.member.c31 %}31{% endif %}{% if c.cohort_ids contains 'c3' %}3{% endif %}."
 )
@@ -56,7 +56,7 @@ MESSAGES = [
     (SHELF, "ava", "For you: trail-shoe, rain-shell, head-torch"),
     (SHELF, "ben", "Our bestsellers"),
     (SHELF, "cleo", "Our bestsellers"),
-    (SHELF, "nobody knows me", "Our bestsellers"),
+    (SHELF, "an unknown user", "Our bestsellers"),
     (SHELF, "", "Our bestsellers"),
     (SHELF, "dário & söhne", "For you: item, with comma, ítem/ünïcode"),
     (SHELF_BY_LOOP, "ava", "<li>merino-sock</li><li>soft-flask</li>"),
@@ -66,15 +66,15 @@ MESSAGES = [
     (GREETING, "", "Hi there!"),
     (GREETING_BY_KEYS, "ava", "Ava/420"),
     (GREETING_BY_KEYS, "cleo", "Cleo/0"),
-    (GREETING_BY_KEYS, "nobody knows me", "there/0"),
+    (GREETING_BY_KEYS, "an unknown user", "there/0"),
     (BRANCH, "ava", "VIP"),
-    (BRANCH, "ben", "regular"),
-    (BRANCH, "", "regular"),
+    (BRANCH, "ben", "others"),
+    (BRANCH, "", "others"),
     (BRANCH_BY_NAME, "ava", "31."),
     (BRANCH_BY_NAME, "dário & söhne", "313."),
     (WHOLE, "ava", "Ava|trail-shoe|true|false|true"),
     (WHOLE, "ben", "Ben|none||true|true"),
-    (WHOLE, "nobody knows me", "you|none||false|false"),
+    (WHOLE, "an unknown user", "you|none||false|false"),
     (
         AWKWARD,
         "dário & söhne",
@@ -84,7 +84,7 @@ MESSAGES = [
 
 
 @pytest.mark.parametrize(("message", "user", "sent"), MESSAGES)
-def test_message__real_answers__renders_as_intended(
+def test_message__each_kind_of_user__renders_as_expected(
     service: Service, engine: liquid.Engine, message: str, user: str, sent: str
 ) -> None:
     def get(path: str) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def test_message__real_answers__renders_as_intended(
 
 @pytest.mark.parametrize(
     ("message", "sent"),
-    [(SHELF, "Our bestsellers"), (GREETING, "Hi there!"), (BRANCH, "regular"), (BRANCH_BY_NAME, ".")],
+    [(SHELF, "Our bestsellers"), (GREETING, "Hi there!"), (BRANCH, "others"), (BRANCH_BY_NAME, ".")],
 )
 def test_message__amplitude_fails__renders_the_default(
     failing_service: Service, engine: liquid.Engine, message: str, sent: str
@@ -138,5 +138,5 @@ ODD = {
         ("a{%- if o.yes -%} b {%- endif -%} c{% if o.yes %}\n {% endif %}d", "abcd"),
     ],
 )  # fmt: skip
-def test_values__compared_and_printed__as_in_ruby(engine: liquid.Engine, message: str, sent: str) -> None:
+def test_message__odd_values__compare_and_print_like_ruby(engine: liquid.Engine, message: str, sent: str) -> None:
     assert liquid.render(tag("cohorts", "", "o") + message, "ava", lambda path: ODD, engine) == sent

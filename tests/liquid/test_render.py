@@ -1,4 +1,4 @@
-"""Braze's Liquid by cases: the requests, the data in the template, and the message."""
+"""Braze's dialect by cases: the calls, the variables and the message."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def sent(source: str, service: Service | None = None) -> str:
         ("{{ 'say \"x\"' | json_escape }}", 'say \\"x\\"'),
     ],
 )
-def test_render__attributes_and_filters_of_braze__supported(source: str, message: str) -> None:
+def test_render__attributes_and_filters_of_braze__rendered(source: str, message: str) -> None:
     assert sent(source) == message
 
 
@@ -73,7 +73,7 @@ def test_render__attributes_and_filters_of_braze__supported(source: str, message
         (":auth_credentials us :body ignored :save x", "GET", {}, "", ""),
     ],
 )  # fmt: skip
-def test_render__options_of_a_tag__decide_the_request(
+def test_tag__options__decide_the_request(
     options: str, method: str, headers: dict[str, str], body: str, content_type: str
 ) -> None:
     service = Service()
@@ -83,7 +83,7 @@ def test_render__options_of_a_tag__decide_the_request(
     assert not [entry for entry in rendering.findings if entry.rule == "unknown-option"]
 
 
-def test_render__url_with_liquid_and_saved_data__requests_the_resulting_url() -> None:
+def test_tag__url_with_liquid__later_tag_uses_saved_answer() -> None:
     service = Service({"id": "x/y"})
     source = (
         "{% assign route = 'cohorts' %}{% connected_content https://h/v1/{{route}}?user_id={{ ${user_id} | "
@@ -109,19 +109,17 @@ def test_render__url_with_liquid_and_saved_data__requests_the_resulting_url() ->
         ("plain", 200, " "),
     ],
 )
-def test_saved_answer__any_status_and_type__has_a_status_code_only_for_2xx_objects(
-    body: Any, status: int, expected: str
-) -> None:
+def test_tag__status_of_the_answer__is_added_to_2xx_objects_only(body: Any, status: int, expected: str) -> None:
     assert sent(TAG + "{{ c.a }} {{ c.__http_status_code__ }}", Service(body, status)) == expected
 
 
-def test_render__no_save_option__prints_text_and_saves_json_as_connected() -> None:
+def test_tag__without_save__prints_text_and_stores_json_as_connected() -> None:
     tag = "{% connected_content https://h/v1/cohorts?user_id=u %}"
     assert sent(f"<{tag}>", Service("plain <b>text</b>")) == "<plain <b>text</b>>"
     assert sent(f"<{tag}>{{{{ connected.a }}}}", Service({"a": 7})) == "<>7"
 
 
-def test_saved_answer__text_or_404__text_or_empty() -> None:
+def test_tag__text_or_404__saved_as_text_or_empty() -> None:
     assert sent(TAG + "[{{ c }}]", Service("plain")) == "[plain]"
     assert sent(TAG + "[{{ c }}]{% if c %}there{% endif %}", Service({"title": "Not Found"}, 404)) == "[]"
 
@@ -131,7 +129,7 @@ def test_saved_answer__text_or_404__text_or_empty() -> None:
     ["https://elsewhere.example/steal", "https://h/v1/../metrics", "https://h/v1/cohorts/../../x", "file:///etc/passwd",
      "https://h/healthz", "//h/v2/cohorts", "https://[h/v1/cohorts", "{{ nothing }}", "https://h/v1/%63ohorts"],
 )  # fmt: skip
-def test_render__url_outside_the_data_routes__never_requested(url: str) -> None:
+def test_tag__other_url_than_a_data_route__no_request(url: str) -> None:
     service = Service()
     rendering = rendered(f"{{% connected_content {url} :save x %}}[{{{{ x }}}}]", service)
     assert not service.requests
@@ -140,7 +138,7 @@ def test_render__url_outside_the_data_routes__never_requested(url: str) -> None:
     assert rendering.tags[0]["status"] is None
 
 
-def test_render__abort_message__aborts_with_its_reason() -> None:
+def test_abort_message__reached__ends_the_message_with_its_reason() -> None:
     rendering = rendered(TAG + "{% unless c.found %}{% abort_message('no (such) user') %}{% endunless %}text")
     assert (rendering.outcome, rendering.reason, rendering.message) == ("aborted", "no (such) user", "")
     assert len(rendering.tags) == 1
@@ -150,7 +148,7 @@ def test_render__abort_message__aborts_with_its_reason() -> None:
     assert rendered("{% if false %}{% connected_content %}{% endif %}text").message == "text"
 
 
-def test_render__failed_call_with_retry__retried_unless_the_message_aborts() -> None:
+def test_render__failed_call_with_retry__is_retried_unless_aborted() -> None:
     retrying = TAG.replace(":save", ":retry :save")
     assert rendered(retrying + "x", Service(status=500)).outcome == "retried"
     assert rendered(retrying + "x", Service()).outcome == "sent"
@@ -165,7 +163,7 @@ def test_render__failed_call_with_retry__retried_unless_the_message_aborts() -> 
         ("c.number > '2'", "Liquid error: comparison of Integer with String failed"),
     ],
 )
-def test_render__liquid_error__shown_in_the_message_and_reported_with_its_line(condition: str, expected: str) -> None:
+def test_render__liquid_error__is_printed_and_reported_with_its_line(condition: str, expected: str) -> None:
     source = TAG + f"a\n{{% if true %}}b {{% if {condition} %}}x{{% endif %}} c{{% endif %}}\nd"
     rendering = rendered(source, Service({"text": "3", "number": 3}))
     assert rendering.message == f"a\nb {expected} c\nd"
@@ -178,7 +176,7 @@ def test_render__liquid_error__shown_in_the_message_and_reported_with_its_line(c
     [(True, "true"), (None, ""), (1.5, "1.5"), (1e20, "1.0e+20"), ([1, ["a", None, False]], "1afalse"),
      ({"a": [1, None, "s"], "b": {"c": True}}, '{"a"=>[1, nil, "s"], "b"=>{"c"=>true}}')],
 )  # fmt: skip
-def test_render__value_of_any_type__printed_as_in_ruby(value: Any, printed: str) -> None:
+def test_render__values__are_printed_like_ruby(value: Any, printed: str) -> None:
     assert sent(TAG + "{{ c.value }}|{% echo c.value %}", Service({"value": value})) == f"{printed}|{printed}"
 
 
@@ -194,7 +192,7 @@ def test_render__value_of_any_type__printed_as_in_ruby(value: Any, printed: str)
         ("{% if a" + " and a" * 2000 + " %}{% endif %}", 0, ""),
     ],
 )
-def test_render__invalid_liquid__refused_with_its_line(source: str, line: int, why: str) -> None:
+def test_render__unreadable_template__is_refused_with_its_line(source: str, line: int, why: str) -> None:
     rendering = rendered(source)
     assert rendering.outcome == "refused"
     assert why in rendering.reason
@@ -256,7 +254,7 @@ def test_render__odd_template__ends_within_3_s_of_processor_time(source: str) ->
 
 
 @pytest.mark.contract("3 playground")
-def test_render__time_limit_reached__refused() -> None:
+def test_render__time_limit_exceeded__is_refused() -> None:
     clock = FakeClock()
 
     def slow(request: Request) -> Answer:
@@ -284,7 +282,7 @@ def test_render__time_limit_reached__refused() -> None:
         "{{ 1.5 | floor | date: c }}",
     ],
 )
-def test_render__odd_values_for_filters_and_tags__no_exception(source: str) -> None:
+def test_render__odd_values_for_a_filter__no_exception(source: str) -> None:
     rendering = rendered(TAG + source + "after", Service({"list": [1, "a", {"b": 1}]}))
     assert rendering.outcome == "sent"
     assert rendering.message.endswith("after")

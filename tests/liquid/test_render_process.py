@@ -1,4 +1,4 @@
-"""Rendering in child processes: the data that they receive, their limits, and their end."""
+"""Rendering in child processes: the protocol, the limits, and the end of every child."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ unrelated_pids: set[int] = set()
 
 
 @pytest.fixture(autouse=True)
-def _unrelated_processes() -> None:
-    """Record the child processes of other tests, after ending the ready process of the playground."""
+def _other_processes() -> None:
+    """Note the child processes of other tests, after ending the spare child of the playground."""
     playground.RENDERER.close()
     unrelated_pids.clear()
     unrelated_pids.update(process.pid for process in psutil.Process().children())
@@ -63,7 +63,7 @@ def rendered(renderer: Renderer, template: str, ask: Callable[[Request], Answer]
 
 
 def children() -> list[psutil.Process]:
-    """Return the rendering child processes, including those that ended and were not reaped."""
+    """Return the rendering children of this process, including zombies."""
     own = [process for process in psutil.Process().children() if process.pid not in unrelated_pids]
     return [process for process in own if process.status() == psutil.STATUS_ZOMBIE or is_child(process)]
 
@@ -94,27 +94,31 @@ def test_child__lone_surrogates__rendered_as_in_this_process() -> None:
     assert result["message"] == render.render(template, User("\udfff"), answer).message
 
 
-def test_child__time_limit_reached__refused_with_the_limit() -> None:
+def test_child__time_limit_exceeded__report_names_the_limit() -> None:
     with Child() as child:
         result = json.loads(child.render(ENDLESS, USER, answer, seconds=0.2))
     assert result["outcome"] == "refused"
-    assert "it takes longer than 0.2 s" in result["reason"]
+    assert "rendering takes longer than 0.2 s" in result["reason"]
 
 
 @pytest.mark.contract("3 playground process")
-def test_child__hangs_past_the_time_limit__killed() -> None:
+def test_child__does_not_end_after_the_time_limit__killed() -> None:
     with Child() as child:
         os.kill(child.process.pid, signal.SIGSTOP)
         result = json.loads(child.render("a", USER, answer, seconds=0.1, grace_seconds=0.1))
         until(lambda: child.process.poll() is not None)
-    assert result == {**result, "outcome": "refused", "reason": "it takes longer than 0.1 s"}
+    assert result == {
+        **result,
+        "outcome": "refused",
+        "reason": "rendering takes longer than 0.1 s; simplify the message",
+    }
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS does not limit the address space")
 def test_child__exceeds_the_memory_limit__refused() -> None:
     with Child() as child:
         result = json.loads(child.render("{% for i in (1..1000000000) reversed %}{% endfor %}", USER, answer))
-    assert result == {**result, "outcome": "refused", "reason": "it takes more memory than a preview may"}
+    assert result == {**result, "outcome": "refused", "reason": "rendering takes too much memory; simplify the message"}
 
 
 def test_child__killed_by_the_system__refused() -> None:
@@ -125,7 +129,11 @@ def test_child__killed_by_the_system__refused() -> None:
             return answer(request)
 
         result = json.loads(child.render(CALL, USER, ask))
-    assert result == {**result, "outcome": "refused", "reason": "it takes more memory or time than a preview may"}
+    assert result == {
+        **result,
+        "outcome": "refused",
+        "reason": "rendering takes too much memory or time; simplify the message",
+    }
 
 
 def test_child__internal_error__refused() -> None:
@@ -133,7 +141,7 @@ def test_child__internal_error__refused() -> None:
     with Child() as child:
         result = json.loads(child.render(no_text, USER, answer))
     assert result["outcome"] == "refused"
-    assert "a fault of its own" in result["reason"]
+    assert "an internal error" in result["reason"]
 
 
 def test_child__call_raises__exception_propagates_and_process_ends() -> None:
@@ -186,7 +194,7 @@ def test_child__sockets_of_clients__not_inherited() -> None:
 
 
 @pytest.mark.slow
-def test_child__parent_killed_during_a_rendering__ends() -> None:
+def test_child__parent_is_killed_during_a_rendering__ends() -> None:
     program = (
         "from proxy.liquid.render_process import Child\nfrom proxy.liquid.types import Answer, User\n"
         "child = Child()\n"
@@ -195,13 +203,13 @@ def test_child__parent_killed_during_a_rendering__ends() -> None:
     )
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
-        child = psutil.Process(int(parent.stdout.readline()))  # it has begun to render
+        child = psutil.Process(int(parent.stdout.readline()))  # the child is rendering
         parent.kill()
         parent.wait()
-    assert child.wait(5) is None  # only its parent could read its exit status
+    assert child.wait(5) is None  # not a child of this process, so without a status
 
 
-def test_renderer__next_message__rendered_by_a_new_process_that_was_ready(renderer: Renderer) -> None:
+def test_renderer__second_message__rendered_by_the_spare_child(renderer: Renderer) -> None:
     assert not children()
     template = "{% increment x %}{{ secret }}{% assign secret = 'a' %}"
     assert [rendered(renderer, template)["message"] for _ in range(3)] == ["0", "0", "0"]
@@ -211,7 +219,7 @@ def test_renderer__next_message__rendered_by_a_new_process_that_was_ready(render
     assert len(children()) == 1
 
 
-def test_renderer__idle__ready_process_ended_and_reaped() -> None:
+def test_renderer__no_message_for_a_while__spare_child_ended_and_reaped() -> None:
     renderer = Renderer(idle_seconds=0.1)
     rendered(renderer, "a")
     until(lambda: not children())
@@ -220,7 +228,7 @@ def test_renderer__idle__ready_process_ended_and_reaped() -> None:
     assert not children()
 
 
-def test_renderer__ready_process_was_killed__next_message_rendered(renderer: Renderer) -> None:
+def test_renderer__spare_child_was_killed__next_message_rendered(renderer: Renderer) -> None:
     rendered(renderer, "a")
     (ready,) = children()
     ready.kill()
@@ -228,7 +236,7 @@ def test_renderer__ready_process_was_killed__next_message_rendered(renderer: Ren
     assert rendered(renderer, "b")["message"] == "b"
 
 
-def test_renderer__maximum_of_renderings_in_progress__refused_at_once(renderer: Renderer) -> None:
+def test_renderer__too_many_messages__refused_at_once(renderer: Renderer) -> None:
     reached, resume = threading.Semaphore(0), threading.Event()
 
     def ask(request: Request) -> Answer:
@@ -248,6 +256,6 @@ def test_renderer__maximum_of_renderings_in_progress__refused_at_once(renderer: 
     resume.set()
     for thread in threads:
         thread.join(10)
-    assert refused["reason"] == "others are rendering just now: try again in a moment"
+    assert refused["reason"] == "the preview is busy with other messages; try again in a moment"
     assert outcomes == ["sent"] * AT_ONCE
     assert rendered(renderer, "a")["outcome"] == "sent"

@@ -1,4 +1,4 @@
-"""Runs a command of the project as a user does, with only the given settings."""
+"""Runs a command of the project with only the settings that the test passes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _INHERITED = ("PATH", "HOME", "LANG")
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Return `variables` and the environment variables that every command needs."""
+    """Return the environment of a command: the variables that every command needs, and `variables`."""
     return {name: value for name, value in os.environ.items() if name in _INHERITED} | variables
 
 
 def run(*arguments: str, stdin: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in this process and return its result. Exceptions of the command are raised."""
+    """Run a command in this process with `stdin`, and return its result. Unexpected exceptions are raised."""
     env: dict[str, str | None] = {name: None for name in os.environ if name not in _INHERITED}
     with _restored():
         result = CliRunner(catch_exceptions=False).invoke(
@@ -35,7 +35,7 @@ def run(*arguments: str, stdin: str | None = None, **variables: str) -> subproce
 
 @contextmanager
 def _restored() -> Iterator[None]:
-    """Restore the signal handlers and the logging that a command changes."""
+    """Restore signal handlers and logging after a command."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     loggers = [logging.getLogger(name) for name in ("proxy", "urllib3", "requests")]
     states = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
@@ -52,7 +52,7 @@ def _restored() -> Iterator[None]:
 
 
 def start(*arguments: str, **variables: str) -> subprocess.Popen[str]:
-    """Start a command in a separate process and session, with pipes for standard input, output and error."""
+    """Start a command in its own session, with pipes for its three files."""
     return subprocess.Popen(
         [sys.executable, "-m", "proxy", *arguments],
         cwd=ROOT,

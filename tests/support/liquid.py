@@ -58,7 +58,7 @@ def python(message: str, user_id: str, ask: Ask) -> str:
 
 @contextmanager
 def ruby() -> Iterator[Engine]:
-    """Start Ruby's Liquid, on which Braze builds. Yield a function that renders a message with the same answers."""
+    """Start Ruby's Liquid, on which Braze builds, and yield a function that renders messages with it."""
     with subprocess.Popen(
         ["ruby", "-Eutf-8", "-e", _RUBY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
     ) as process:
@@ -69,13 +69,13 @@ def ruby() -> Iterator[Engine]:
         def render(message: str, user_id: str, ask: Ask) -> str:
             answers: dict[str, Any] = {}
 
-            def recorded(request: Request) -> Answer:
+            def record(request: Request) -> Answer:
                 answer = ask(request)
                 data = json.loads(answer.body) if answer.status == 200 else None
                 answers[f"{request.target} {request.body}".strip()] = data
                 return answer
 
-            preview(message, User(user_id), recorded)
+            preview(message, User(user_id), record)
             print(json.dumps({"message": message, "user_id": user_id, "answers": answers}), file=stdin, flush=True)
             line = stdout.readline()
             assert line, "Ruby stopped; see standard error"
@@ -102,9 +102,9 @@ def render(message: str, user_id: str, get: Callable[[str], dict[str, Any]], eng
         urls.append(request.target)
         return Answer(200, {}, json.dumps(get(request.target)), 0.0)
 
-    rendered = engine(message, user_id, ask).strip()
-    assert urls, "the message has no valid tag"
-    return rendered
+    sent = engine(message, user_id, ask).strip()
+    assert urls, "the message made no call"
+    return sent
 
 
 def _text(rendering: Rendering) -> str:

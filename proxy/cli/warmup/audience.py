@@ -1,4 +1,7 @@
-"""The users to warm, without duplicates and in order, in a temporary file: millions of users take no memory."""
+"""Stores the users to warm in a temporary file, in order and without duplicates.
+
+Millions of users then need no memory.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,16 @@ class DiskFull(Exception):
 
 
 class Audience:
-    """A set of user ids that keeps their order. `database` is for tests."""
+    """An ordered set of user ids. `database` is for tests."""
 
     def __init__(self, database: sqlite3.Connection | None = None) -> None:
-        # An empty name is a private temporary file, which SQLite deletes when it is closed.
+        # For an empty name, SQLite creates a private temporary file and deletes it on closing.
         self._database = database or sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute("CREATE TABLE users (position INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE)")
 
     def add(self, ids: Iterable[str]) -> None:
-        """Add the ids that are not in the set yet. Raises DiskFull."""
+        """Add ids, without duplicates. Raises DiskFull."""
         try:
             self._database.execute("BEGIN")
             self._database.executemany("INSERT OR IGNORE INTO users (id) VALUES (?)", ((user_id,) for user_id in ids))
@@ -29,7 +32,7 @@ class Audience:
             raise DiskFull(str(error)) from None
 
     def clear(self) -> None:
-        """Remove all ids, and those of an `add` that did not end."""
+        """Remove all ids, including those of an unfinished `add`."""
         if self._database.in_transaction:
             self._database.execute("COMMIT")
         self._database.execute("DELETE FROM users")

@@ -1,4 +1,4 @@
-"""The warm command: fills the cache of a running service, or the Redis of several, before a send."""
+"""The warm command: fills the cache of a running service, or a shared Redis, before a send."""
 
 from __future__ import annotations
 
@@ -35,32 +35,35 @@ from proxy.storage.redis import RedisUnavailable
 
 CONNECTIONS = 16
 _MAX_PRINTED = 20
-"""Unreadable rows whose fault is printed."""
+"""Number of unreadable rows whose problem is printed."""
 _REQUIRED_IDS = {"recommendations": "rec_id", "propensities": "prediction_id"}
-_LOST = "Redis does not answer: what is fetched now would be lost"
+_LOST = "Redis does not answer, so fetched data would be lost"
 
 
 @click.command()
 @click.argument("users", required=False, type=click.File("r", encoding="utf-8-sig", errors="surrogateescape"))
-@click.option("--column", help="USERS is a CSV table, and this the column of the user ids.")
-@click.option("--cohort", metavar="ID", help="Instead of USERS: the members of this cohort, downloaded from Amplitude.")
+@click.option("--column", help="Column with the user ids, if USERS is a CSV table.")
+@click.option("--cohort", metavar="ID", help="Amplitude cohort to download, instead of USERS.")
 @click.option(
     "--api-key",
     envvar="AMPLITUDE_API_KEY",
     show_envvar=True,
     metavar="KEY",
-    help="The project's API key, for --cohort, which needs AMPLITUDE_SECRET_KEY too.",
+    help="API key of the Amplitude project. --cohort needs this key and AMPLITUDE_SECRET_KEY.",
 )
 @click.option(
-    "--include", default="properties,cohorts", show_default=True, help="The sections, as /v1/profile names them."
+    "--include",
+    default="properties,cohorts",
+    show_default=True,
+    help="Sections of /v1/profile to fetch, comma separated.",
 )
-@click.option("--rec-id", default="", help="The recommendations, comma separated.")
-@click.option("--rec-type", default="", help="Their type, as the message will ask for them.")
-@click.option("--comp-id", default="", help="The computations, comma separated; without it, all.")
-@click.option("--prediction-id", default="", help="The predictions, comma separated.")
+@click.option("--rec-id", default="", help="Recommendation ids, comma separated.")
+@click.option("--rec-type", default="", help="Type of the recommendations, as in the message.")
+@click.option("--comp-id", default="", help="Computation ids, comma separated; default: all.")
+@click.option("--prediction-id", default="", help="Prediction ids, comma separated.")
 @click.option("--propensity-type", default="", help="`score` or `pct`.")
-@click.option("--log-exposures", is_flag=True, help="Fetch recommendations, although each logs an exposure.")
-@service_options("The service whose cache is to be warm; without it, Redis at REDIS_URL.")
+@click.option("--log-exposures", is_flag=True, help="Confirm that each fetched recommendation logs an exposure.")
+@service_options("Service whose cache is filled; default: the Redis at REDIS_URL.")
 @quota_options("warming")
 def warm(
     users: TextIO | None,
@@ -75,48 +78,51 @@ def warm(
     share: int,
     **narrowed: str,
 ) -> None:
-    """Fetch what a message will ask about USERS (a file, - is standard input), so that the send finds it.
+    """Fetch the data of USERS (a file, or - for stdin) into the cache before a send.
 
-    One user id a line, or a CSV table with --column, or --cohort. Without --url it fetches by itself, into Redis and
-    within the quota that is shared there, with the settings of the environment, with which the services run. What is
-    fetched is fresh for CACHE_WARM_SECONDS. Live questions go first. Stopped at any moment, it may be run again with
-    the same users: who is warm is passed over.
+    USERS has one user id per line, or is a CSV table with --column. Instead of USERS, --cohort names an Amplitude
+    cohort. Fetched data stays fresh for CACHE_WARM_SECONDS. Requests from Braze take priority.
 
-    Exits with 1 when users are missing.
+    Without --url, the command itself fetches the data and stores the data in Redis. The command then needs the
+    settings of the service in its environment, and shares the quota with the service.
+
+    You can stop the command at any time and run it again: users already cached are skipped.
+
+    Exits with 1 if the data of some users is missing.
     """
     sections = split_list(include)
     if not sections or not set(sections) <= set(SECTIONS):
-        raise click.UsageError(f"--include takes {', '.join(SECTIONS)}")
+        raise click.UsageError(f"--include must name one or more of {', '.join(SECTIONS)}")
     if "recommendations" in sections and not log_exposures:
         raise click.UsageError(
-            "each recommendation that is fetched logs an exposure in Amplitude for that user, whether or not the "
-            "message is ever sent, and spoils what it measures; with --log-exposures they are fetched all the same"
+            "--include recommendations logs an exposure in Amplitude for each user, even if the message is never sent; "
+            "to confirm this, add --log-exposures"
         )
     for section, parameter in _REQUIRED_IDS.items():
         if section in sections and not split_list(narrowed[parameter]):
-            raise click.UsageError(f"--include {section} needs --{parameter.replace('_', '-')}: name one or more")
+            raise click.UsageError(f"--include {section} needs ids; add --{parameter.replace('_', '-')}")
     cohort = (cohort or "").strip()
     if (users is None) is not bool(cohort) or (column and cohort):
-        raise click.UsageError("who? Give USERS, a file or - for standard input, or --cohort, and not both")
+        raise click.UsageError("specify either USERS (a file, or - for stdin) or --cohort")
     credentials = require_credentials(url, credentials)
     question = {"include": ",".join(sections), "on_error": "retry"} | {k: v for k, v in narrowed.items() if v}
-    # Properties and computations are in the same field of Amplitude's answer, so they take two calls.
+    # Amplitude returns properties and computations in the same field, so they need two calls.
     calls_a_user = 2 if {"properties", "computations"} <= set(sections) else 1
     audience, rows = Audience(), _RowReader(report_blank=not cohort)
     click.get_current_context().call_on_close(audience.close)
     try:
-        # Before a download: Amplitude limits their number.
+        # Check the service before the download, because Amplitude limits the number of downloads.
         asks, lost = _service(url, credentials)
         if users is not None:
             audience.add(rows.user_ids(read(users, column)))
         else:
             _download(cohort, api_key, audience, rows)
         if not len(audience):
-            raise click.ClickException("nobody is named there")
+            raise click.ClickException(f"{'--cohort' if cohort else 'USERS'} has no user ids; check its content")
         plan = Plan(len(audience), calls_a_user, quota, share / 100)
         _print_status(
             f"{format_count(len(audience), 'user')}, {format_count(plan.calls, 'call')} at {plan.calls_a_minute:,} "
-            f"a minute: {format_minutes(plan.minutes)}, less for those that are warm already"
+            f"a minute: {format_minutes(plan.minutes)} at most; users already cached are skipped"
         )
         with progress_report() as report:
             warmer = Warmer(asks, question, plan.calls_a_minute, report=report, lost=lost)
@@ -126,13 +132,17 @@ def warm(
         raise click.ClickException(str(error)) from None
     _summarise(progress, rows.unreadable)
     if warmer.stopped_by is not None:
-        click.echo(f"{warmer.stopped_by}; what was fetched in the last seconds may be lost too")
+        click.echo(f"{warmer.stopped_by}; data fetched in the last seconds may be lost too")
     missing = bool(progress.failed or progress.remaining or warmer.stopped_by is not None)
-    if missing and (progress.finished or warmer.refused is None):  # a service that refused all users will do so again
-        click.echo(f"run it again with the same {'cohort' if cohort else 'file'}: who is warm is passed over")
+    if missing and (
+        progress.finished or warmer.refused is None
+    ):  # a service that refused all users will refuse them again
+        click.echo(
+            f"run the command again with the same {'cohort' if cohort else 'file'}; users already cached are skipped"
+        )
     elif rows.unreadable and not missing and not cohort:
-        them = "it" if rows.unreadable == 1 else "them"
-        click.echo(f"mend {them}, and run it again: who is warm is passed over")
+        lines = "line" if rows.unreadable == 1 else "lines"
+        click.echo(f"correct the unreadable {lines} and run the command again; users already cached are skipped")
     if warmer.refused is not None:
         raise warmer.refused
     if missing or rows.unreadable:
@@ -140,7 +150,7 @@ def warm(
 
 
 def _stop_on_signals(stop: Event) -> None:
-    """Set `stop` on the first signal to end; a second one ends the process at once."""
+    """Set `stop` on the first SIGINT or SIGTERM; the second signal ends the process at once."""
 
     def handle(number: int, _: object) -> None:
         stop.set()
@@ -152,15 +162,17 @@ def _stop_on_signals(stop: Event) -> None:
 
 def _summarise(progress: WarmupProgress, unreadable: int) -> None:
     click.echo(
-        f"{progress.done:,} done, {progress.fresh:,} fresh already, {progress.unknown:,} unknown to Amplitude, "
-        f"{progress.failed:,} failed, {progress.remaining:,} not asked; {format_count(progress.calls, 'call')}"
+        f"{progress.done:,} fetched, {progress.fresh:,} already cached, {progress.unknown:,} unknown to Amplitude, "
+        f"{progress.failed:,} failed, {progress.remaining:,} not requested; {format_count(progress.calls, 'call')}"
     )
     if progress.unknown:
-        click.echo("who is unknown is believed to be so for CACHE_NEGATIVE_SECONDS only, and then asked about again")
+        click.echo("unknown users are fetched again after CACHE_NEGATIVE_SECONDS")
     for error, times in sorted(progress.failures.items()):
         click.echo(f"failed: {error}, {format_count(times, 'time')}")
     if unreadable:
-        click.echo(f"{format_count(unreadable, 'line')} could not be read: nobody there was asked about")
+        click.echo(
+            f"{format_count(unreadable, 'line')} could not be read and {'was' if unreadable == 1 else 'were'} skipped"
+        )
 
 
 def _print_status(line: str) -> None:
@@ -168,19 +180,19 @@ def _print_status(line: str) -> None:
 
 
 def _service(url: str | None, credentials: str) -> tuple[list[Ask], Callable[[], str | None]]:
-    """Return a function for each thread that sends requests, and a function that returns why answers would be lost.
+    """Return one request function per thread, and a function that returns why fetched data would be lost.
 
-    The service is the one at `url`, or one in this process that uses the Redis of the services.
+    The functions send requests to the service at `url`, or to a service in this process that uses the shared Redis.
     """
     if url:
         asks = [require_access(running_service(url, credentials)) for _ in range(CONNECTIONS)]
         monitor = running_service(url, credentials)
-        monitor(Request("GET", "/healthz"))  # fails at once where no service runs
+        monitor(Request("GET", "/healthz"))  # fails at once if no service runs
         return asks, lambda: _lost_redis(monitor)
     try:
         services, ask = own_service_with_redis(os.environ)
     except RedisUnavailable:
-        raise ServiceUnavailable(f"{_LOST}. Look at REDIS_URL, and REDIS_TLS_VERIFY") from None
+        raise ServiceUnavailable(f"{_LOST}; check REDIS_URL and REDIS_TLS_VERIFY") from None
     redis = services.redis
     return [ask] * CONNECTIONS, lambda: _LOST if redis is not None and redis.unavailable_since is not None else None
 
@@ -190,23 +202,23 @@ def _lost_redis(ask: Ask) -> str | None:
         lost = json_object(ask(Request("GET", "/readyz"))).get("redis") == "gone"
     except ServiceUnavailable:
         return None  # the threads report a service that does not answer
-    return f"the service has lost its Redis, says its /readyz. {_LOST}" if lost else None
+    return f"the service reports at /readyz that {_LOST}" if lost else None
 
 
 class _RowReader:
-    """Reads the user ids of rows, and reports and counts the rows without a readable one.
+    """Reads the user ids of rows, and reports and counts the other rows.
 
-    `report_blank`: whether rows with a blank id are reported, too.
+    `report_blank`: whether rows with a blank id are also reported.
     """
 
     def __init__(self, *, report_blank: bool) -> None:
         self._report_blank = report_blank
         self.unreadable = 0
-        """The unreadable rows of the last `user_ids`, without blank ones."""
+        """Number of unreadable rows of the last `user_ids`, without blank ids."""
         self.blank = 0
 
     def user_ids(self, rows: Iterable[Row]) -> Iterator[str]:
-        """Yield the readable ids. Print the faults of the first other rows, and the line numbers of the rest."""
+        """Yield the readable ids. Print the problems of the first unreadable rows, and the line numbers of the rest."""
         self.unreadable = self.blank = 0
         faulty: list[int] = []
         for row in rows:
@@ -221,15 +233,15 @@ class _RowReader:
             if len(faulty) <= _MAX_PRINTED:
                 _print_status(f"line {row.line}: {row.fault}")
         if more := faulty[_MAX_PRINTED:]:
-            _print_status(f"and so {'is line' if len(more) == 1 else 'are lines'} {', '.join(map(str, more))}")
+            _print_status(f"{'line' if len(more) == 1 else 'lines'} {', '.join(map(str, more))}: also unreadable")
 
 
 def _download(cohort: str, api_key: str | None, audience: Audience, reader: _RowReader) -> None:
-    """Put the members of a cohort into `audience`."""
+    """Download the members of a cohort into `audience`."""
     settings, _ = own_settings({**os.environ, "AMPLITUDE_API_KEY": api_key or ""})
     if not settings.amplitude_api_key:
         raise NotDownloaded(
-            "cohorts are downloaded with the project's API key too: give it by --api-key, or set AMPLITUDE_API_KEY"
+            "--cohort needs the API key of the Amplitude project; add --api-key, or set AMPLITUDE_API_KEY"
         )
 
     def replace_audience(rows: Iterator[Row]) -> None:
@@ -239,4 +251,4 @@ def _download(cohort: str, api_key: str | None, audience: Audience, reader: _Row
     keys = settings.amplitude_api_key, settings.amplitude_secret_key
     CohortExport(settings.amplitude_cohorts_url, *keys, on_progress=_print_status).download(cohort, replace_audience)
     if reader.blank:
-        _print_status(f"{format_count(reader.blank, 'member')} without a user id passed over")
+        _print_status(f"{format_count(reader.blank, 'member')} without a user id skipped")

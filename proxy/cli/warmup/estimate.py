@@ -1,4 +1,4 @@
-"""The plan command: how long warming the cache takes, and how fast a send may be without it."""
+"""The plan command: estimates how long warming takes, and how fast a send may be without warming."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from proxy.cli.output import print_row
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The calls of a send within the quota. `share` is the part of `per_minute` to spend, from 0 to 1."""
+    """The calls of a send within the quota. `share` is the part of `per_minute` to use, from 0 to 1."""
 
     recipients: int
     calls_a_user: int
@@ -34,14 +34,14 @@ class Plan:
 
     @property
     def minutes(self) -> int:
-        """Return the minutes that all calls take."""
+        """Return how many minutes all calls take."""
         return math.ceil(self.calls / self.calls_a_minute)
 
     @property
     def messages_a_minute(self) -> int:
-        """Return the fastest send in which every user's calls can be made with a cold cache.
+        """Return the maximum messages a minute for which every user's calls fit into the quota.
 
-        0 where a minute's quota is less than the calls of one user.
+        Assumes an empty cache. 0 if a minute's quota is less than the calls of one user.
         """
         return self.calls_a_minute // self.calls_a_user
 
@@ -62,30 +62,34 @@ def quota_options(purpose: str) -> Callable[[Any], Any]:
         type=click.IntRange(1, 100),
         default=80,
         show_default=True,
-        help=f"Percent of it to spend on {purpose}.",
+        help=f"Percentage of the quota to use for {purpose}.",
     )
     return lambda command: quota(share(command))
 
 
 @click.command()
-@click.option("--recipients", type=click.IntRange(1), required=True, help="How many users the message goes to.")
+@click.option("--recipients", type=click.IntRange(1), required=True, help="Number of users that receive the message.")
 @click.option(
-    "--calls", type=click.IntRange(1, 40), default=1, show_default=True, help="Calls a user: /v1/profile says how many."
+    "--calls",
+    type=click.IntRange(1, 40),
+    default=1,
+    show_default=True,
+    help="Calls per user; 2 for properties together with computations.",
 )
 @quota_options("this send")
 def plan(recipients: int, calls: int, quota: int, share: int) -> None:
-    """Say how long warming the cache for a send takes, or how fast the send may go without."""
+    """Estimate how long warming the cache for a send takes, and how fast a send without warming may be."""
     estimate = Plan(recipients, calls, quota, share / 100)
     if estimate.messages_a_minute:
-        cold = f"send {format_count(estimate.messages_a_minute, 'message')} a minute at most: set that in Braze"
+        cold = f"at most {format_count(estimate.messages_a_minute, 'message')} a minute; set this rate in Braze"
     else:
-        cold = "not even one message a minute: the quota is too small for a send that is cold"
+        cold = "less than one message a minute; warm the cache, or increase --quota or --share"
     for label, text in (
-        ("calls", f"{estimate.calls:,} ({calls} a user), at {estimate.calls_a_minute:,} a minute"),
+        ("calls", f"{estimate.calls:,} ({calls} per user), at {estimate.calls_a_minute:,} a minute"),
         (
-            "to warm the cache",
-            f"{format_minutes(estimate.minutes)}, before the send, which then may be as fast as Braze can",
+            "warming takes",
+            f"{format_minutes(estimate.minutes)}; after that, the send may be as fast as Braze allows",
         ),
-        ("or, without that", cold),
+        ("without warming", cold),
     ):
         print_row(label, text, width=19, style="bold")

@@ -7,14 +7,14 @@ from threading import Condition
 
 _BURST = 8
 _POLL_SECONDS = 0.25
-"""Interval at which a waiting thread checks whether it is to stop."""
+"""Interval at which a waiting thread checks whether to stop."""
 
 
 class Pacer:
     """Allows `per_minute` calls, evenly spaced except for a small burst. Safe for threads.
 
-    A request reserves the time of one call; `complete` corrects that when the number of calls is known. Waiting
-    threads continue as soon as a request turns out to have cost nothing, so users already cached are skipped fast.
+    A request reserves the time of one call, and `complete` corrects the reservation when the number of calls is known.
+    If a request made no call, a waiting thread continues at once, so cached users are skipped fast.
     """
 
     def __init__(self, per_minute: float, *, monotonic: Callable[[], float]) -> None:
@@ -24,7 +24,7 @@ class Pacer:
         self._next = monotonic()
 
     def wait(self, stopped: Callable[[], bool] = lambda: False) -> None:
-        """Return when the next call may be sent, or, without a reservation, soon after `stopped` is true."""
+        """Wait until the next call may be sent. If `stopped` becomes true, return soon without a reservation."""
         with self._changed:
             while not stopped() and (seconds := self.reserve()) > 0:
                 self._changed.wait(min(seconds, _POLL_SECONDS))
@@ -32,7 +32,7 @@ class Pacer:
     def reserve(self) -> float:
         """Reserve the next call and return 0, or return the seconds until a call may be available."""
         now = self._monotonic()
-        # Unused time is lost: a pause must not end in a larger burst.
+        # Unused time is lost, so that a pause does not cause a larger burst.
         scheduled = max(self._next, now - (_BURST - 1) * self._interval)
         if scheduled > now:
             return scheduled - now

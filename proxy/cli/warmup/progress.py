@@ -23,13 +23,13 @@ class WarmupProgress:
     users: int
     done: int = 0
     fresh: int = 0
-    """Users that were in the cache already."""
+    """Users already in the cache."""
     unknown: int = 0
     """Users that Amplitude does not know."""
     failed: int = 0
     calls: int = 0
     failures: Counter[str] = field(default_factory=Counter)
-    """Failed users by error word."""
+    """Number of failed users by error word."""
 
     @property
     def finished(self) -> int:
@@ -42,18 +42,18 @@ class WarmupProgress:
         return self.users - self.finished
 
     def line(self, seconds: float) -> str:
-        """Return the progress after so many seconds, as one line."""
+        """Return the progress after `seconds` as one line."""
         rate = self.finished / seconds if seconds > 0 else 0.0
         remaining = f"{self.remaining / rate / 60:.0f} min left" if rate > 0 else "no estimate yet"
         return (
-            f"{self.finished:,} of {self.users:,}: {self.done:,} done, {self.fresh:,} fresh already, "
+            f"{self.finished:,} of {self.users:,}: {self.done:,} fetched, {self.fresh:,} already cached, "
             f"{self.unknown:,} unknown, {self.failed:,} failed; {format_count(round(rate * 60), 'user')} a minute, "
             f"{remaining}"
         )
 
 
 Report = Callable[[WarmupProgress, float, str], None]
-"""Called every few seconds with the progress, the seconds since the start, and what holds all users up, or ""."""
+"""Called every few seconds with the progress, the seconds since the start, and the reason for a standstill or ""."""
 
 
 @contextmanager
@@ -86,4 +86,4 @@ def print_progress(progress: WarmupProgress, seconds: float, obstacle: str) -> N
 def _lines(progress: WarmupProgress, seconds: float, obstacle: str) -> Iterator[str]:
     yield progress.line(seconds)
     if obstacle:
-        yield f"nobody came through meanwhile: {obstacle}"
+        yield f"no user was fetched since the last report: {obstacle}"

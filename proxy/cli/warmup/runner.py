@@ -16,40 +16,43 @@ from proxy.cli.warmup.progress import Report, WarmupProgress
 from proxy.liquid.types import Answer, Ask, Request
 
 _MAX_ATTEMPTS = 5
-"""Per user, where the service or Amplitude fails. An attempt that finds no quota does not count."""
+"""Per user, if the service or Amplitude fails. Attempts that find no quota do not count."""
 _MAX_WAITING_RETRIES = 1000
 _TRANSIENT_STATUSES = (408, 429)
-"""The statuses below 500 that a retry may help with."""
+"""Statuses below 500 that are retried."""
 _MAX_UNEXPECTED_AT_START = 20
-"""Unexpected answers, such as a load balancer's, before the first of the service: more than are sent at once."""
+"""Limit on unexpected answers, such as a load balancer's, before the first answer of the service.
+
+More than the number of concurrent requests.
+"""
 _MAX_UNEXPECTED = 1000
-"""Unexpected answers in a row after that: about a minute of them. A restart of the service is shorter."""
-_EXPLANATIONS = {"quota_exhausted": "others spend the quota, or Amplitude has said 429"}
+"""Limit on consecutive unexpected answers after that. They take about a minute, and a restart takes less."""
+_EXPLANATIONS = {"quota_exhausted": "other requests use up the quota, or Amplitude answered 429"}
 
 
 class RetryQueue:
-    """The users to request. Retries wait until all other users were requested, unless too many wait."""
+    """The queue of users to request. Retries wait until all other users were requested, unless too many wait."""
 
     def __init__(self, users: Iterable[str]) -> None:
         self._users = iter(users)
-        # A deque that is polled: in Python 3.11 `SimpleQueue.get(timeout=…)` may block for ever.
+        # A polled deque, because `SimpleQueue.get(timeout=…)` may block for ever in Python 3.11.
         self._retries: deque[tuple[str, int]] = deque()
 
     def next(self) -> tuple[str, int] | None:
-        """Return a user and the number of the attempt; None while all remaining users are being requested."""
+        """Return a user and the number of the attempt; None if all remaining users are being requested."""
         if len(self._retries) < _MAX_WAITING_RETRIES and (user := next(self._users, None)) is not None:
             return user, 1
         return self._retries.popleft() if self._retries else None
 
     def retry(self, user: str, attempt: int) -> None:
-        """Return a user to the queue; the next attempt has this number."""
+        """Return a user to the queue for the attempt number `attempt`."""
         self._retries.append((user, attempt))
 
 
 class Warmer:
-    """Warms a cache through `asks`, one thread for each. All durations are in seconds.
+    """Warms a cache through `asks`, with one thread per function. Durations are in seconds.
 
-    `lost` returns why fetched data would be lost, or None. `report` is called every `report_interval`.
+    `lost` returns the reason why fetched data would be lost, or None. `report` is called every `report_interval`.
     """
 
     def __init__(
@@ -79,12 +82,12 @@ class Warmer:
         self.stop = threading.Event()
         """Ends the run after the requests that have been sent."""
         self.stopped_by: str | None = None
-        """Why fetched data would be lost, when that ended the run."""
+        """The reason why fetched data would be lost, if this ended the run."""
         self.refused: ServiceRefused | None = None
-        """The refusal that ended the run."""
+        """The refusal that ended the run, if any."""
 
     def run(self, users: Iterable[str], number: int) -> WarmupProgress:
-        """Request all `number` users and return the outcome, also when the run was ended."""
+        """Request all `number` users and return the outcome, also if the run ended early."""
         queue, progress = RetryQueue(users), WarmupProgress(number)
         started, finished = time.monotonic(), 0
         self._stop_if_lost()
@@ -125,7 +128,7 @@ class Warmer:
                 self.refused = error
                 self.stop.set()
             except BaseException:
-                self.stop.set()  # or the other threads would wait for this user for ever
+                self.stop.set()  # otherwise the other threads would wait for this user for ever
                 raise
 
     def _attempt(self, ask: Ask, user: str, attempt: int, queue: RetryQueue, progress: WarmupProgress) -> None:
@@ -171,7 +174,7 @@ class Warmer:
             queue.retry(user, attempt)
 
     def _error(self, answer: Answer, body: Mapping[str, object]) -> str:
-        """Return the reason of an attempt that failed. Called under the lock. Raises ServiceRefused."""
+        """Return the reason for a failed attempt. Called under the lock. Raises ServiceRefused."""
         status, word = answer.status, body.get("error")
         if status == 500 and isinstance(word, str):
             self._unexpected, self._max_unexpected = 0, _MAX_UNEXPECTED
@@ -181,6 +184,7 @@ class Warmer:
         self._unexpected += 1
         if self._unexpected >= self._max_unexpected:
             raise ServiceRefused(
-                f"the service answered {status} all along, {self._unexpected:,} times: it is another service, or gone"
+                f"the service answered {status} to the last {self._unexpected:,} requests; "
+                "check --url, and that the service runs"
             )
         return f"no answer from the service ({status})"

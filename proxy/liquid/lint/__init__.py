@@ -1,1 +1,1 @@
-"""Findings about a template that need no rendering."""
+"""Findings about a message that need no rendering."""

@@ -19,13 +19,13 @@ class _Block:
     """An open if, unless or case."""
 
     mentioned: set[str] = field(default_factory=set)
-    """The names in its conditions so far."""
+    """Names in the conditions so far."""
     answered: set[str] = field(default_factory=set)
-    """The variables whose tag was answered whenever the current branch is entered."""
+    """Variables whose call has succeeded if the current branch is entered."""
 
 
 def aborts_against_retry(pieces: Iterable[Markup]) -> Iterator[Finding]:
-    """Yield a finding for each abort_message that is reached when a call with a retry fails."""
+    """Yield a finding for each abort_message that is reached if a call with a retry fails."""
     retried: dict[str, int] = {}
     blocks: list[_Block] = []
     for markup in pieces:
@@ -62,7 +62,7 @@ def _findings(abort: Markup, blocks: list[_Block], retried: dict[str, int]) -> I
             yield Finding(
                 abort.line,
                 "abort-against-retry",
-                f"when the call in line {line} fails, {variable} is empty and this aborts at once: "
-                "Braze does not try again",
-                f"abort only inside {{% if {variable}.ok %}}, or remove :retry and on_error=retry there",
+                f"abort_message prevents the retry: if the call in line {line} fails, {variable} is empty and the "
+                "message aborts at once",
+                f"abort only inside {{% if {variable}.ok %}}, or remove :retry and on_error=retry in line {line}",
             )

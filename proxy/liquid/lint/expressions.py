@@ -1,4 +1,4 @@
-"""Finds conditions and names that Liquid parses differently than intended."""
+"""Finds conditions and names that Liquid parses differently than expected."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ _BRACKETED = re.compile(r"""\[\s*(["'])([^"']{0,100}[\[\]][^"']{0,100})\1\s*\]""
 
 
 def condition_findings(markup: Markup) -> Iterator[Finding]:
-    """Yield a finding for each comparison or grouping that Liquid cannot do."""
+    """Yield a finding for each comparison or grouping that Liquid does not support."""
     if markup.name not in _CONDITIONS:
         return
     if _ORDER.search(markup.rest):
         yield Finding(
             markup.line,
             "text-against-number",
-            "text in quotes is compared with < or >: with a number, Liquid prints an error into the message",
-            "write the number without quotes: this service answers numbers as numbers",
+            "the comparison with < or > has text in quotes; if the other side is a number, Liquid prints an error",
+            "write the number without quotes",
         )
     elif _NUMBER_AS_TEXT.search(markup.rest):
         yield Finding(
             markup.line,
             "text-against-number",
-            "a computed number is compared with text in quotes, and never equals it",
+            "the comparison of a number with text in quotes is never true",
             "write the number without quotes",
         )
     if re.search(r"[()]", _RANGE.sub("", _QUOTED.sub("", markup.rest))):
         yield Finding(
             markup.line,
             "parentheses",
-            "Liquid knows no parentheses in a condition, and reads it otherwise than it looks",
-            "nest two ifs, or ask for the one boolean that already says it: ok, personalized, is_member",
+            "Liquid does not support parentheses, so the condition has a different meaning",
+            "nest two ifs, or use one of the booleans ok, personalized and is_member",
         )
 
 
@@ -66,14 +66,14 @@ def name_findings(markup: Markup) -> Iterator[Finding]:
             yield Finding(
                 markup.line,
                 "unsafe-name",
-                f"Liquid cannot read .{match[1].strip()[:80]} after a dot, and prints nothing",
-                "use the name that properties gives it (gp: dropped, each other character a _), "
-                "or properties_by_name['the exact name']",
+                f"Liquid cannot read .{match[1].strip()[:80]} after a dot and prints nothing",
+                "use the name in properties (without gp:, and with _ for other characters), "
+                "or write properties_by_name['the exact name']",
             )
     for match in _BRACKETED.finditer(markup.rest):
         yield Finding(
             markup.line,
             "unsafe-name",
-            f"Liquid cannot write a name with brackets in brackets: {match[2][:80]}",
-            f"{{% assign key = '{match[2][:80]}' %}} first, then [key]",
+            f"Liquid cannot read the name {match[2][:80]} in brackets, because the name contains brackets",
+            f"write {{% assign key = '{match[2][:80]}' %}} first, and then [key]",
         )

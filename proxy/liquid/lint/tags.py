@@ -1,4 +1,4 @@
-"""Finds problems in a template without rendering it."""
+"""Finds problems in a message without rendering."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _PARAMETERS: Mapping[str, tuple[str, ...]] = {
     )
 }
 _QUOTED_CHARACTERS = 80
-"""Characters of the template that a finding quotes."""
-_CLOSE = 0.65
-"""Similarity by difflib: `key` is close to `keys`; `cb` is close to no parameter."""
+"""Maximum length of a quotation in a finding."""
+_MIN_SIMILARITY = 0.65
+"""Similarity by difflib: `key` is similar to `keys`; `cb` is similar to no parameter."""
 _KNOWN = frozenset({("", "user_id"), ("most_recently_used_device", "id"), ("targeted_device", "id")})
 
 
 def findings(pieces: Sequence[Markup]) -> Iterator[Finding]:
-    """Yield the problems and notes of a template, of which these are the pieces."""
+    """Yield the problems and notes of a template that consists of `pieces`."""
     for markup in pieces:
         if markup.kind == "verbatim":
             continue
@@ -57,7 +57,7 @@ def _unescaped(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
                 yield Finding(
                     line,
                     "unescaped",
-                    f"{{{{{expression}}}}} goes into the call as it is: with a + or & in it, it is another value",
+                    f"{{{{{expression}}}}} is not escaped, so a value with + or & becomes a different value",
                     f"write {{{{{expression} | url_param_escape}}}}",
                 )
 
@@ -67,14 +67,14 @@ def _call(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
         yield Finding(
             line,
             "unsaved",
-            "without :save the answer goes into the variable connected, or is printed when it is not JSON",
-            "add :save and a name, and ask that name for what you need",
+            "the tag has no :save, so Braze stores the answer as connected, or prints an answer that is not JSON",
+            "add :save and a variable name",
         )
     if tag.url.lower().startswith("http://"):
         yield Finding(
             line,
             "insecure",
-            "http:// sends the id and the credentials readable for everybody on the way",
+            "http:// sends the user id and the credentials without encryption",
             "write https://",
         )
     url = _without_outputs(tag.url.partition("?")[0])
@@ -85,15 +85,15 @@ def _call(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
         yield Finding(
             line,
             "without-credentials",
-            "Braze calls this without credentials and gets a 401; only the preview calls it with yours",
-            "add :basic_auth and the name under which Braze stores the key",
+            "the tag has no credentials, so Braze gets status 401; the preview uses your credentials",
+            "add :basic_auth and the name of the credentials in Braze",
         )
     if tag.method == "POST" and "cache_max_age" in tag.options:
         yield Finding(
             line,
             "cached-post",
-            "Braze caches by URL alone: a POST with :cache_max_age shows one user's content to another",
-            "remove :cache_max_age, or ask with GET",
+            "a POST with :cache_max_age shows one user's content to another, because Braze caches by URL alone",
+            "remove :cache_max_age, or use GET",
         )
 
 
@@ -103,14 +103,14 @@ def _half_retry(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
         yield Finding(
             line,
             "half-retry",
-            ":retry acts on a failed call, but without on_error=retry a missing user is a 200, which is sent",
+            "without on_error=retry, :retry does not act on missing data, because the status is then 200",
             "add on_error=retry to the parameters, or remove :retry",
         )
     if on_error and not tag.retries:
         yield Finding(
             line,
             "half-retry",
-            "on_error=retry makes a missing user a failed call, but without :retry Braze sends without an answer",
+            "on_error=retry without :retry makes Braze send the message with empty data",
             "add :retry to the tag, or remove on_error=retry",
         )
 
@@ -123,13 +123,13 @@ def _unknown_parameters(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
     for name in tag_syntax.parameters(url, body if tag.method == "POST" else ""):
         if not known or name in known or "{}" in name:
             continue
-        close = get_close_matches(name.lower(), known, 1, _CLOSE)
+        similar = get_close_matches(name.lower(), known, 1, _MIN_SIMILARITY)
         yield Finding(
             line,
             "unknown-parameter",
-            f"{name[:_QUOTED_CHARACTERS]} is no parameter of /v1/{route}, and is ignored",
-            f"write {close[0]}" if close else f"remove it, where it is no cache-buster; there are {', '.join(known)}",
-            level="problem" if close else "note",
+            f"{name[:_QUOTED_CHARACTERS]} is not a parameter of /v1/{route} and is ignored",
+            f"write {similar[0]}" if similar else f"remove the parameter, or use one of {', '.join(known)}",
+            level="problem" if similar else "note",
         )
 
 
@@ -137,9 +137,14 @@ def _unknown_options(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
     if tag.unknown:
         words = " ".join(tag.unknown)[:_QUOTED_CHARACTERS]
         known = ", ".join(f":{name}" for name in sorted(tag_syntax.OPTIONS))
-        yield Finding(line, "unknown-option", f"{words} is no option of the tag", f"the options are {known}")
+        yield Finding(line, "unknown-option", f"{words} is not an option of the tag", f"use one of {known}")
     if tag.method not in ("GET", "POST"):
-        yield Finding(line, "unknown-option", "Braze knows no such method", "write :method post, or leave it")
+        yield Finding(
+            line,
+            "unknown-option",
+            "Braze supports only the methods GET and POST",
+            "write :method post, or remove :method",
+        )
 
 
 def _exposure(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
@@ -147,8 +152,8 @@ def _exposure(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
         yield Finding(
             line,
             "exposure",
-            "each recommendation that is fetched logs an exposure in Amplitude for this user, from here too",
-            "ask only for what the message shows, and preview with a user of your own",
+            "each recommendation that is fetched logs an exposure in Amplitude for this user, also from the preview",
+            "request only recommendations that the message shows, and preview with your own user",
             level="note",
         )
 
@@ -160,8 +165,8 @@ def _unknown_attributes(markup: Markup) -> Iterator[Finding]:
             yield Finding(
                 markup.line,
                 "unknown-attribute",
-                f"only Braze knows {attribute}: here it is empty",
-                "look at this part of the message in Braze",
+                f"{attribute} is empty in the preview, because only Braze has the value",
+                "test this part of the message in Braze",
                 level="note",
             )
 

@@ -1,4 +1,4 @@
-"""The users to warm, without duplicates and in order."""
+"""The audience: ordered user ids without duplicates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m proxy warm`, run as a marketer runs it: a service in front of the sandbox caches the users."""
+"""`python -m proxy warm`, run like a marketer runs the command, with a service and the sandbox."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.redis_server import RedisServer
 
 CREDENTIALS = f"braze:{SECRET}"
 MANY = 200
-"""Users that take about 1.5 s to warm, so that a test can stop `warm` halfway."""
+"""Number of users. Warming takes about 1.5 s, so that a test can stop the run half-way."""
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def target(start_service: Callable[..., Service]) -> Iterator[Service]:
 
 
 @pytest.fixture
-def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `warm` retry and check Redis without long pauses."""
     monkeypatch.setattr(command, "Warmer", partial(Warmer, retry_interval=0.01, report_interval=0.05))
 
@@ -48,7 +48,7 @@ def warm_arguments(service: Service, users: Path | str, *arguments: str) -> list
 
 
 def amplitude_settings(sandbox: Sandbox) -> dict[str, str]:
-    """Return the settings that download a cohort from `sandbox`."""
+    """Return the settings with which a cohort is downloaded from `sandbox`."""
     return {
         "AMPLITUDE_COHORTS_URL": sandbox.url,
         "AMPLITUDE_API_KEY": sandbox.api_key,
@@ -73,36 +73,34 @@ def calls(service: Service, query: str) -> int:
 
 
 @pytest.mark.contract("5 warm")
-def test_warm__file_with_an_invalid_line__caches_valid_users_and_skips_them_next_time(
-    target: Service, tmp_path: Path
-) -> None:
+def test_warm__file__all_users_are_cached_and_skipped_the_second_time(target: Service, tmp_path: Path) -> None:
     target.sandbox.reset()
     users = write_users(tmp_path, 1000, 60)
     with users.open("a") as file:
         file.write("nobody-here\n\nbad\x01id\nuser-1000\n")
     ended = warm(target, users)
-    assert ended.returncode == 1, "a line of the file could not be read"
-    assert "1 line could not be read: nobody there was asked about" in ended.stdout
-    assert "mend it, and run it again: who is warm is passed over" in ended.stdout
+    assert ended.returncode == 1, "a user in the file was not fetched"
+    assert "1 line could not be read and was skipped" in ended.stdout
+    assert "correct the unreadable line and run the command again; users already cached are skipped" in ended.stdout
     assert "61 users, 61 calls at 9,600 a minute: 1 min" in ended.stderr
-    assert "line 63: user_id contains a control character" in ended.stderr
-    assert "0 fresh already" in ended.stdout
-    assert "0 failed, 0 not asked; 61 calls" in ended.stdout
+    assert "line 63: user_id holds a control character" in ended.stderr
+    assert "0 already cached" in ended.stdout
+    assert "0 failed, 0 not requested; 61 calls" in ended.stdout
     assert target.sandbox.report()["calls"] == 61
     assert [calls(target, f"user_id=user-{number}") for number in range(1000, 1060)] == [0] * 60
     answer = target.get("/v1/cohorts?user_id=user-1001")
     assert answer.headers["Cache-Control"] == "private, max-age=86400"
     again = warm(target, users)
-    assert "0 done" in again.stdout
+    assert "0 fetched" in again.stdout
     assert target.sandbox.report()["calls"] - 61 < 10, "only unknown users are fetched again"
     users.write_text("\n".join(line for line in users.read_text().splitlines() if line != "bad\x01id"))
     assert warm(target, users).returncode == 0
 
 
-def test_warm__column_of_csv_on_stdin__reads_the_user_ids(target: Service) -> None:
+def test_warm__table_on_stdin__reads_the_column(target: Service) -> None:
     target.sandbox.reset()
     ended = warm(target, "-", "--column", "id", stdin="\ufeffid,name\nava,A\nben,B\n")
-    assert (ended.returncode, ended.stdout.partition(",")[0]) == (0, "2 done")
+    assert (ended.returncode, ended.stdout.partition(",")[0]) == (0, "2 fetched")
     ended = warm(target, "-", "--column", "id", stdin="id,name\nava,A\n,B\n")
     assert ended.returncode == 0, "a row without an id is not an error"
     assert "could not be read" not in ended.stdout
@@ -112,42 +110,42 @@ def test_warm__column_of_csv_on_stdin__reads_the_user_ids(target: Service) -> No
 
 
 @pytest.mark.contract("5 warm cohort")
-def test_warm__cohort__downloads_and_caches_its_members(target: Service) -> None:
+def test_warm__cohort__all_members_are_cached(target: Service) -> None:
     target.sandbox.reset()
     ended = warm(target, "", "--cohort", "crowd-40")
     assert ended.returncode == 0, ended.stderr
     assert "40 users, 40 calls at 9,600 a minute" in ended.stderr
-    assert "1 member without a user id passed over" in ended.stderr
+    assert "1 member without a user id skipped" in ended.stderr
     assert target.sandbox.report()["calls"] == 40
     assert target.sandbox.report()["cohorts"] == {"requests": 1, "polls": 1, "files": 1, "stored": 1}
-    assert sum(calls(target, f"user_id=user-{number}") for number in range(1, 41)) < 5, (
-        "only unknown users are fetched again"
-    )
+    assert sum(calls(target, f"user_id=user-{number}") for number in range(1, 41)) < 5, "only unknown users need a call"
     for secret in (target.sandbox.secret_key, target.sandbox.api_key, SECRET):
         assert secret not in ended.stderr + ended.stdout
 
 
 @pytest.mark.contract("5 warm cohort")
-def test_warm__unavailable_cohort_or_wrong_options__fails_with_a_reason(target: Service, tmp_path: Path) -> None:
+def test_warm__cohort_not_available__error_names_the_fix(target: Service, tmp_path: Path) -> None:
     target.sandbox.reset()
     for arguments, message in (
-        (("--cohort", "nowhere"), "cohort 'nowhere' does not exist"),
-        (("--cohort", "vip", "--api-key", "wrong"), "Amplitude returned status 401"),
-        (("--cohort", "vip", "--api-key", ""), "give it by --api-key"),
-        (("--cohort", "vip", "--api-key", "key:secret"), "AMPLITUDE_API_KEY holds a colon"),
-        (("--cohort", "vip", "--column", "user_id"), "not both"),
-        (("--cohort", " "), "who?"),
-        ((), "who?"),
+        (("--cohort", "nowhere"), "Amplitude has no cohort 'nowhere'"),
+        (("--cohort", "vip", "--api-key", "wrong"), "Amplitude says 401"),
+        (("--cohort", "vip", "--api-key", ""), "add --api-key"),
+        (("--cohort", "vip", "--api-key", "key:secret"), "AMPLITUDE_API_KEY contains a colon"),
+        (("--cohort", "vip", "--column", "user_id"), "specify either USERS"),
+        (("--cohort", " "), "specify either USERS"),
+        ((), "specify either USERS"),
     ):
         ended = warm(target, "", *arguments)
         assert ended.returncode != 0
         assert message in " ".join(ended.stderr.split())
-    assert "not both" in " ".join(warm(target, write_users(tmp_path, 1, 1), "--cohort", "vip").stderr.split())
+    assert "specify either USERS" in " ".join(
+        warm(target, write_users(tmp_path, 1, 1), "--cohort", "vip").stderr.split()
+    )
     assert target.sandbox.report()["calls"] == 0
 
 
 @pytest.mark.contract("5 warm faults")
-def test_warm__csv_without_the_column_option__fails_with_a_hint(target: Service) -> None:
+def test_warm__table_without_column__error_names_the_option(target: Service) -> None:
     target.sandbox.reset()
     for table, message in (
         ("name,user_id\nAva,ava\n", "--column user_id"),
@@ -164,12 +162,12 @@ def test_warm__csv_without_the_column_option__fails_with_a_hint(target: Service)
 def wait_for_calls(sandbox: Sandbox, calls: int) -> None:
     deadline = time.monotonic() + 20
     while sandbox.report()["calls"] < calls:
-        assert time.monotonic() < deadline, "the sandbox received too few calls"
+        assert time.monotonic() < deadline, "the run made too few calls"
         time.sleep(0.01)
 
 
 @pytest.mark.contract("5 warm faults")
-def test_warm__ctrl_c_while_waiting_for_quota__stops_with_a_summary(target: Service, tmp_path: Path) -> None:
+def test_warm__ctrl_c_during_wait_for_quota__ends(target: Service, tmp_path: Path) -> None:
     target.sandbox.reset()
     process = start(*warm_arguments(target, write_users(tmp_path, 60_000, 30), "--quota", "1"))
     assert process.stderr
@@ -178,7 +176,7 @@ def test_warm__ctrl_c_while_waiting_for_quota__stops_with_a_summary(target: Serv
     process.send_signal(signal.SIGINT)
     printed, _ = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert "not asked" in printed
+    assert "not requested" in printed
 
 
 @pytest.mark.contract("5 warm resumed")
@@ -190,7 +188,7 @@ def test_warm__ctrl_c_while_waiting_for_quota__stops_with_a_summary(target: Serv
         pytest.param(signal.SIGKILL, "cohort", marks=pytest.mark.slow),
     ],
 )
-def test_warm__stopped_halfway_and_run_again__caches_all_users_with_few_extra_calls(
+def test_warm__stopped_half_way_and_run_again__fetches_all_users(
     start_service: Callable[..., Service], tmp_path: Path, number: signal.Signals, users: str
 ) -> None:
     with Sandbox(per_minute=100_000, latency=0.02, documented=Documented(cohort_polls=0)) as sandbox:
@@ -200,14 +198,14 @@ def test_warm__stopped_halfway_and_run_again__caches_all_users_with_few_extra_ca
         wait_for_calls(sandbox, MANY // 4)
         process.send_signal(number)
         printed, _ = process.communicate(timeout=20)
-        assert sandbox.report()["calls"] < MANY, "`warm` ended before it was stopped"
+        assert sandbox.report()["calls"] < MANY, "the run ended before the signal"
         if number == signal.SIGINT:
             assert process.returncode == 1
-            assert "run it again" in printed
+            assert "run the command again" in printed
         ended = warm(service, *arguments)
         assert ended.returncode == 0, ended.stderr
         unknown = sandbox.report()["statuses"].get("400", 0)
-        assert sandbox.report()["calls"] <= MANY + 16 + unknown, "only calls in progress are repeated"
+        assert sandbox.report()["calls"] <= MANY + 16 + unknown, "only requests in progress are repeated"
         with requests.Session() as session:
             session.auth = ("braze", SECRET)
             url = f"{service.url}/v1/cohorts?user_id=user-"
@@ -217,7 +215,7 @@ def test_warm__stopped_halfway_and_run_again__caches_all_users_with_few_extra_ca
 
 
 @pytest.mark.contract("5 warm resumed")
-def test_warm__recommendations__fetched_only_with_log_exposures(target: Service, tmp_path: Path) -> None:
+def test_warm__recommendations__need_log_exposures(target: Service, tmp_path: Path) -> None:
     target.sandbox.reset()
     users = write_users(tmp_path, 40_000, 3)
     options = ("--include", "recommendations", "--rec-id", "homepage")
@@ -230,8 +228,8 @@ def test_warm__recommendations__fetched_only_with_log_exposures(target: Service,
 
 
 @pytest.mark.contract("5 warm resumed")
-@pytest.mark.usefixtures("short_intervals")
-def test_warm__amplitude_fails__counts_failures_by_reason_and_exits_with_1(
+@pytest.mark.usefixtures("impatient")
+def test_warm__users_fail__are_counted_by_reason_and_exit_code_is_1(
     start_service: Callable[..., Service], tmp_path: Path
 ) -> None:
     with Sandbox(per_minute=100_000) as sandbox:
@@ -244,7 +242,7 @@ def test_warm__amplitude_fails__counts_failures_by_reason_and_exits_with_1(
 
 
 @pytest.mark.contract("5 warm resumed")
-def test_warm__no_url__caches_in_redis_or_fails_without_redis_url(
+def test_warm__without_url__fills_redis_within_the_shared_quota(
     start_service: Callable[..., Service], tmp_path: Path
 ) -> None:
     users = write_users(tmp_path, 1, 20)
@@ -256,7 +254,7 @@ def test_warm__no_url__caches_in_redis_or_fails_without_redis_url(
         }
         ended = run("warm", str(users), **settings, REDIS_URL=redis.url)
         assert ended.returncode == 0, ended.stderr
-        assert "0 failed, 0 not asked; 20 calls" in ended.stdout
+        assert "0 failed, 0 not requested; 20 calls" in ended.stdout
         assert sandbox.report()["calls"] == 20
         service = start_service(sandbox, REDIS_URL=redis.url, AMPLITUDE_REQUESTS_PER_MINUTE="1200")
         answers = [service.get(f"/v1/cohorts?user_id=user-{number}") for number in range(1, 21)]
@@ -265,13 +263,13 @@ def test_warm__no_url__caches_in_redis_or_fails_without_redis_url(
         assert set(calls_of_known) == {"0"}
         alone = run("warm", str(users), **settings)
         assert alone.returncode == 1
-        assert "no REDIS_URL" in alone.stderr
+        assert "REDIS_URL is not set" in alone.stderr
 
 
 @pytest.mark.contract("5 warm faults")
 @pytest.mark.usefixtures("short_intervals")
 @pytest.mark.parametrize("through", ["service", "redis"])
-def test_warm__redis_stops__ends_with_the_reason(
+def test_warm__redis_ends__stops_before_data_is_lost(
     start_service: Callable[..., Service], tmp_path: Path, through: str
 ) -> None:
     users = write_users(tmp_path, 1, 3000)
@@ -295,30 +293,28 @@ def test_warm__redis_stops__ends_with_the_reason(
         ended = run(*arguments, **settings)
         stopping.join()
         assert ended.returncode == 1, ended.stderr
-        assert "Redis does not answer: what is fetched now would be lost" in ended.stdout
-        assert "run it again with the same file" in ended.stdout
+        assert "Redis does not answer, so fetched data would be lost" in ended.stdout
+        assert "run the command again with the same file" in ended.stdout
         ended = run(*arguments, **settings)
         assert ended.returncode == 1
         assert "Redis does not answer" in ended.stderr + ended.stdout
 
 
-def test_warm__temporary_errors_of_a_load_balancer__retries_until_all_are_cached(
-    target: Service, tmp_path: Path
-) -> None:
+def test_warm__errors_of_a_load_balancer__are_retried(target: Service, tmp_path: Path) -> None:
     target.sandbox.reset()
     passing = dict(enumerate([502, 503, 504, 500, 408, 429], start=12))
     with balancer(target.url, passing.get) as url:
         ended = warm(target, write_users(tmp_path, 70_000, 24), "--url", url)
     assert ended.returncode == 0, ended.stderr
-    assert "0 failed, 0 not asked; 24 calls" in ended.stdout
+    assert "0 failed, 0 not requested; 24 calls" in ended.stdout
     assert target.sandbox.report()["calls"] == 24
 
 
 @pytest.mark.parametrize(
     ("status", "message"),
-    [(302, "answered 302"), (404, "answered 404"), (502, "answered 502 all along")],
+    [(302, "answered 302"), (404, "answered 404"), (502, "answered 502 to the last")],
 )
-def test_warm__same_error_for_every_request__stops_and_prints_the_summary(
+def test_warm__every_answer_is_unexpected__ends_with_a_summary(
     target: Service, tmp_path: Path, status: int, message: str
 ) -> None:
     target.sandbox.reset()
@@ -326,22 +322,22 @@ def test_warm__same_error_for_every_request__stops_and_prints_the_summary(
         ended = warm(target, write_users(tmp_path, 75_000, 40), "--url", url)
     assert ended.returncode == 1
     assert message in ended.stderr
-    assert "0 done, 0 fresh already, 0 unknown to Amplitude" in ended.stdout
+    assert "0 fetched, 0 already cached, 0 unknown to Amplitude" in ended.stdout
     assert target.sandbox.report()["calls"] == 0
 
 
-def test_warm__address_refused_halfway__stops_and_prints_the_progress(target: Service, tmp_path: Path) -> None:
+def test_warm__refused_half_way__summary_counts_the_progress(target: Service, tmp_path: Path) -> None:
     target.sandbox.reset()
     with balancer(target.url, lambda number: 403 if number > 20 else None) as url:
         ended = warm(target, write_users(tmp_path, 76_000, 60), "--url", url)
     assert ended.returncode == 1
-    assert "does not let this address ask (403)" in ended.stderr
+    assert "rejects the address of this machine (403)" in ended.stderr
     assert f"; {target.sandbox.report()['calls']} calls" in ended.stdout
-    assert "0 failed, 40 not asked" in ended.stdout
-    assert "run it again with the same file: who is warm is passed over" in ended.stdout
+    assert "0 failed, 40 not requested" in ended.stdout
+    assert "run the command again with the same file; users already cached are skipped" in ended.stdout
 
 
-def test_warmer__load_balancer_error_on_the_last_try__counted_as_failed(target: Service) -> None:
+def test_warmer__load_balancer_fails_every_attempt__users_are_counted_as_failed(target: Service) -> None:
     target.sandbox.reset()
     with balancer(target.url, lambda number: 502 if number > 4 else None) as url:
         asks = [running_service(url, CREDENTIALS)] * 2
@@ -351,32 +347,35 @@ def test_warmer__load_balancer_error_on_the_last_try__counted_as_failed(target: 
     assert progress.failures == {"no answer from the service (502)": 2}
 
 
-def test_warm__wrong_option__stops_at_once_with_the_reason(target: Service, tmp_path: Path) -> None:
+def test_warm__mistake__error_names_the_fix(target: Service, tmp_path: Path) -> None:
     users = write_users(tmp_path, 50_000, 3)
     for arguments, message in (
-        (("--include", "wishes"), "--include takes"),
-        (("--include", "propensities"), "--include propensities needs --prediction-id"),
-        (("--include", "recommendations", "--log-exposures", "--rec-id", " ,"), "recommendations needs --rec-id"),
+        (("--include", "wishes"), "--include must name"),
+        (("--include", "propensities"), "--include propensities needs ids; add --prediction-id"),
+        (
+            ("--include", "recommendations", "--log-exposures", "--rec-id", " ,"),
+            "recommendations needs ids; add --rec-id",
+        ),
         (("--include", "propensities", "--prediction-id", "a", "--propensity-type", "b"), "answered 400: propensity_t"),
-        (("--credentials", "braze:wrong-secret-of-a-test"), "refuses these credentials (401)"),
-        (("--credentials", "braze:wrong-secret-of-a-test"), "by --credentials or PROXY_CREDENTIALS"),
-        (("--url", "localhost:8000"), "no https:// or http:// in front"),
+        (("--credentials", "braze:wrong-secret-of-a-test"), "rejects the credentials (401)"),
+        (("--credentials", "braze:wrong-secret-of-a-test"), "with --credentials or PROXY_CREDENTIALS"),
+        (("--url", "localhost:8000"), "must begin with https:// or http://"),
     ):
         ended = warm(target, users, *arguments)
         assert ended.returncode != 0
         assert message in ended.stderr
-        assert "run it again" not in ended.stdout
-    assert "nobody is named" in warm(target, "-", stdin="\n").stderr
+        assert "run the command again" not in ended.stdout
+    assert "has no user ids" in warm(target, "-", stdin="\n").stderr
 
 
-def test_warm__missing_option__reported_before_users_are_read() -> None:
+def test_warm__missing_option__is_reported_before_input_is_read() -> None:
     with start("warm", "-", "--include", "propensities") as process:
-        # Standard input stays open and empty, so that reading it first would block.
+        # Standard input stays open without data, so reading it first would block.
         assert process.wait(20) == 2
 
 
-def test_warm__unreachable_service__fails_before_any_user_is_requested(target: Service, tmp_path: Path) -> None:
+def test_warm__no_service__ends_before_the_first_request(target: Service, tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     ended = warm(target, write_users(tmp_path, 1, 3), "--url", url)
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert f"{url} gives no answer (ConnectionError): does it run there?" in ended.stderr
+    assert f"{url} does not answer (ConnectionError); check the URL" in ended.stderr

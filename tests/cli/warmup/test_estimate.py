@@ -1,4 +1,4 @@
-"""How long a send takes to prepare."""
+"""Estimates of the plan command."""
 
 import pytest
 from hypothesis import given
@@ -10,11 +10,11 @@ from proxy.cli.warmup.estimate import Plan
 
 @pytest.mark.contract("5 plan")
 @given(st.integers(1, 10**7), st.integers(1, 40), st.integers(1, 10**6), st.integers(1, 100))
-def test_plan__any_input__stays_within_the_quota(recipients: int, calls: int, per_minute: int, percent: int) -> None:
+def test_plan__any_send__stays_within_the_quota(recipients: int, calls: int, per_minute: int, percent: int) -> None:
     plan = Plan(recipients, calls, per_minute, percent / 100)
     assert plan.minutes * plan.calls_a_minute >= plan.calls > (plan.minutes - 1) * plan.calls_a_minute
     assert plan.messages_a_minute * calls <= plan.calls_a_minute < (plan.messages_a_minute + 1) * calls
-    # In integers, since 29 % of 100 is 29, but 0.29 * 100 is less.
+    # Computed with integers: 29 % of 100 is 29, but 0.29 * 100 is less than 29.
     assert plan.calls_a_minute == max(1, per_minute * percent // 100)
 
 

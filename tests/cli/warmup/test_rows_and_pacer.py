@@ -1,4 +1,4 @@
-"""Reading user ids, the pace and progress of warming, and how long warmed data is fresh."""
+"""Warming: input rows, pace, progress, priority, and freshness of warmed data."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def warm(world: World, *parts: object) -> object:
 
 
 @pytest.mark.contract("5 warm resumed")
-def test_read__one_id_per_line__valid_ids_and_the_lines_of_invalid_ids() -> None:
+def test_read__one_id_per_line__unreadable_lines_are_reported() -> None:
     lines = ["ava\n", "\n", "  ben \r\n", "c\x01\n", "x" * 513 + "\n", "\udcff\n", "dário & söhne"]
     rows = list(read(lines))
     assert [(row.line, row.user_id) for row in rows if not row.fault] == [(1, "ava"), (3, "ben"), (7, "dário & söhne")]
@@ -44,7 +44,7 @@ def test_read__one_id_per_line__valid_ids_and_the_lines_of_invalid_ids() -> None
     assert all("user_id" in row.fault for row in rows if row.fault)
 
 
-def test_read__column_of_quoted_csv__ids_with_their_line_numbers() -> None:
+def test_read__table__quotes_and_line_breaks_in_cells_are_understood() -> None:
     lines = ["name, id \n", '"A,\n', 'va",ava\n', "short\n", ",\n", '"q""",b"en\n']
     rows = list(read(lines, "id"))
     assert rows[0] == Row(3, "ava")
@@ -58,7 +58,7 @@ def test_read__column_of_quoted_csv__ids_with_their_line_numbers() -> None:
 
 
 @pytest.mark.contract("5 warm")
-def test_pacer__after_a_pause__burst_of_8_and_then_an_even_pace(clock: FakeClock) -> None:
+def test_pacer__after_a_pause__small_burst_then_even_pace(clock: FakeClock) -> None:
     pacer = Pacer(60, monotonic=clock)
     clock.advance(1000)
     reserved = 0
@@ -69,7 +69,7 @@ def test_pacer__after_a_pause__burst_of_8_and_then_an_even_pace(clock: FakeClock
     assert reserved == 8 + 99
 
 
-def test_pacer__request_of_0_or_2_calls__takes_no_time_or_twice_the_time(clock: FakeClock) -> None:
+def test_pacer__cost_of_requests__decides_the_wait(clock: FakeClock) -> None:
     pacer = Pacer(60, monotonic=clock)
     for _ in range(1000):
         assert pacer.reserve() == 0
@@ -81,17 +81,17 @@ def test_pacer__request_of_0_or_2_calls__takes_no_time_or_twice_the_time(clock: 
     assert pacer.reserve() == pytest.approx(wait + 1)
 
 
-def test_progress_line__users_processed__has_counts_rate_and_time_left() -> None:
+def test_progress__line__has_rate_and_time_left() -> None:
     progress = WarmupProgress(1000, done=80, fresh=10, unknown=7, failed=3)
     assert progress.remaining == 900
     line = progress.line(60)
-    assert "100 of 1,000: 80 done, 10 fresh already, 7 unknown, 3 failed" in line
+    assert "100 of 1,000: 80 fetched, 10 already cached, 7 unknown, 3 failed" in line
     assert "100 users a minute, 9 min left" in line
     assert "no estimate yet" in WarmupProgress(10).line(0)
 
 
 @pytest.mark.contract("4 warm freshness")
-def test_freshness_policy__warmed_record__longer_of_warm_and_usual_time() -> None:
+def test_policy__warmed_record__is_fresh_for_the_warm_lifetime() -> None:
     policy = FreshnessPolicy(fresh=900, negative=60, stale_if_error=100, warm=DAY)
     record = Record({COHORTS: CachedPart(b"[]", 0.0), PROPERTIES: CachedPart(b"{}", 0.0)}).only([COHORTS]).warm()
     assert policy.ttl(record, COHORTS, 1000) == DAY - 1000
@@ -100,25 +100,25 @@ def test_freshness_policy__warmed_record__longer_of_warm_and_usual_time() -> Non
     assert policy.prune(record, DAY + 99) is record
     assert not policy.prune(record, DAY + 100).parts
     short = dataclasses.replace(policy, warm=1.0)
-    assert short.ttl(record, COHORTS, 10) == 890, "never for less time than other data"
+    assert short.ttl(record, COHORTS, 10) == 890, "warmed data must not be fresh for less time than other data"
 
 
 @pytest.mark.contract("4 warm freshness")
-def test_warming__part_cached_by_a_request__fetched_again_and_fresh_for_a_day(world: World) -> None:
+def test_warm__next_day__warmed_data_is_still_fresh(world: World) -> None:
     world.get(COHORTS)
     world.clock.advance(1)
     warm(world, COHORTS)
-    assert len(world.source.calls) == 2, "data that goes stale in minutes is not warm"
+    assert len(world.source.calls) == 2, "data with the usual lifetime is not warm"
     warm(world, COHORTS)
-    assert len(world.source.calls) == 2, "warm data is not fetched again"
+    assert len(world.source.calls) == 2, "warm data must not be fetched again"
     world.clock.advance(DAY - 10)
     assert world.get(COHORTS).forwarded is None
     assert len(world.source.calls) == 2
 
 
 @pytest.mark.contract("5 warm")
-def test_warming__other_requests_need_the_quota__waits_and_skips_the_backlog(world: World) -> None:
-    world.get(COHORTS, identity=Identity("first", None))  # uses the evenly spaced call that is due now
+def test_warm__live_requests__take_priority(world: World) -> None:
+    world.get(COHORTS, identity=Identity("first", None))  # takes the even slot of this moment
     warming = world.callers.submit(warm, world, COHORTS)
     world.wait_until_waiting(COHORTS)
     for number in range(30):
@@ -127,15 +127,13 @@ def test_warming__other_requests_need_the_quota__waits_and_skips_the_backlog(wor
     for _ in range(40):
         world.clock.advance(0.05)
     warming.result(10)
-    assert not len(world.backlog), "`warm` itself retries"
+    assert not len(world.backlog), "warming requests must not enter the backlog"
 
 
-def test_warming__two_calls_for_a_user__first_does_not_wait_for_the_second(world: World) -> None:
+def test_warm__two_calls_of_a_user__first_is_sent_at_once(world: World) -> None:
     warmed = world.callers.submit(warm, world, PROPERTIES, computations())
     world.source.wait_for_call()
-    assert [call.parts for _, call in world.source.calls] == [{PROPERTIES}], (
-        "the first call is sent before the clock advances"
-    )
+    assert [call.parts for _, call in world.source.calls] == [{PROPERTIES}], "the clock has not moved"
     for _ in range(40):
         world.clock.advance(0.05)
     warmed.result(10)
@@ -143,7 +141,7 @@ def test_warming__two_calls_for_a_user__first_does_not_wait_for_the_second(world
     assert world.store.memory.read(USER).parts.keys() == {PROPERTIES, computations()}
 
 
-def test_pacer__stopped_while_waiting__returns() -> None:
+def test_pacer__stopped__waiting_thread_ends() -> None:
     pacer = Pacer(1, monotonic=time.monotonic)
     stop = threading.Event()
     while not pacer.reserve():
@@ -156,13 +154,13 @@ def test_pacer__stopped_while_waiting__returns() -> None:
 
 
 @pytest.mark.contract("5 warm")
-def test_request__joins_a_warming_call__answered_as_fast_as_alone(world: World) -> None:
+def test_warm__live_request_joins__call_is_sent_without_delay(world: World) -> None:
     world.get(COHORTS, identity=Identity("first", None))
     slow = world.callers.submit(warm, world, COHORTS)
     world.wait_until_waiting(COHORTS)
     live = world.ask(COHORTS)
     world.wait_until(lambda: not world.scheduler.pending(USER)[COHORTS].background)
-    world.clock.advance(0.03)  # less than the interval between calls
+    world.clock.advance(0.03)  # less than the wait for the next even slot
     assert live.result(10).record.has(COHORTS)
     slow.result(10)
     assert len(world.source.calls) == 2
@@ -194,13 +192,15 @@ def test_warmer__quota_exhausted_then_redis_lost__reports_both_and_stops(
         {},
         10**9,
         report=print_progress,
-        lost=lambda: "Redis is down" if next(checks) > 20 else None,
+        lost=lambda: "the disk is full" if next(checks) > 20 else None,
         report_interval=0.01,
     )
     progress = warmer.run(["a", "b"], 2)
-    assert (progress.remaining, warmer.stopped_by) == (2, "Redis is down")
+    assert (progress.remaining, warmer.stopped_by) == (2, "the disk is full")
     lines = capsys.readouterr().err.splitlines()
-    assert "nobody came through meanwhile: others spend the quota, or Amplitude has said 429" in lines
+    assert (
+        "no user was fetched since the last report: other requests use up the quota, or Amplitude answered 429" in lines
+    )
 
 
 def test_retry_queue__retries__come_after_new_users_unless_too_many_wait() -> None:
@@ -215,16 +215,16 @@ def test_retry_queue__retries__come_after_new_users_unless_too_many_wait() -> No
 
 
 @pytest.mark.parametrize("first", ["user_id", '"User ID"', "ids", "a,b", "a;b", "a\tb"])
-def test_read__first_line_looks_like_a_csv_header__raises_no_column(first: str) -> None:
+def test_read__list_that_begins_like_a_table__is_rejected(first: str) -> None:
     with pytest.raises(NoColumn, match="first line"):
         list(read(["\n", f"{first}\n", "ava\n"]))
 
 
 @pytest.mark.parametrize("first", ["user-1", "42", "id-7", "ava@example.com", "dário & söhne"])
-def test_read__first_line_looks_like_an_id__read_as_an_id(first: str) -> None:
+def test_read__first_line_is_an_id__is_read_as_an_id(first: str) -> None:
     assert [row.user_id for row in read([f"{first}\n", "a,b\n"])] == [first, "a,b"]
 
 
-def test_read__blank_cell_or_incomplete_row__marked_blank_or_torn() -> None:
+def test_read__table_ends_within_quotes__last_row_is_torn() -> None:
     rows = list(read(['"n","id"\n', '"1",""\n', '"2"\n', '"3","us'], "id"))
     assert [(row.torn, row.blank) for row in rows] == [(False, True), (True, False), (True, False)]
