@@ -66,7 +66,7 @@ def test_preview__message_from_stdin_aborts__exits_with_1() -> None:
     [
         (["-"], 1, "AMPLITUDE_SECRET_KEY is required"),
         (["-", "--demo", "--url", "https://h"], 2, "either --demo or --url"),
-        (["-", "--url", "http://example.com", "--credentials", "a:b"], 1, "must be https"),
+        (["-", "--url", "http://example.com", "--credentials", "a:b"], 1, "must start with https:"),
         (["-", "--url", "localhost:8000", "--credentials", "a:b"], 1, "must begin with https:// or http://"),
         (["-", "--url", "your-host", "--credentials", "a:b"], 1, "must begin with https:// or http://"),
         (["-", "--url", "ftp://example.com", "--credentials", "a:b"], 1, "https://your-host"),

@@ -88,7 +88,7 @@ def test_all_users__credentials_or_quota_or_ids__word_names_the_cause(
     for user in ("ava", "ben", "cleo"):
         poor.get(f"/v1/cohorts?user_id={user}")
     assert '"quota":"spent"' in run(poor, "all users").replace(" ", "")
-    assert "The quota is spent just now" in run(poor, "quota")
+    assert "Quota used up" in run(poor, "quota")
     assert '"found":false' in run(service, "no content", user="an-unknown-user").replace(" ", "")
 
 

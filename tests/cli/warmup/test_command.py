@@ -83,7 +83,7 @@ def test_warm__file__all_users_are_cached_and_skipped_the_second_time(target: Se
     assert "1 line could not be read and was skipped" in ended.stdout
     assert "correct the unreadable line and run the command again; users already cached are skipped" in ended.stdout
     assert "61 users, 61 calls at 9,600 a minute: 1 min" in ended.stderr
-    assert "line 63: user_id holds a control character" in ended.stderr
+    assert "line 63: user_id contains a control character" in ended.stderr
     assert "0 already cached" in ended.stdout
     assert "0 failed, 0 not requested; 61 calls" in ended.stdout
     assert target.sandbox.report()["calls"] == 61
@@ -127,7 +127,7 @@ def test_warm__cohort__all_members_are_cached(target: Service) -> None:
 def test_warm__cohort_not_available__error_names_the_fix(target: Service, tmp_path: Path) -> None:
     target.sandbox.reset()
     for arguments, message in (
-        (("--cohort", "nowhere"), "Amplitude has no cohort 'nowhere'"),
+        (("--cohort", "nowhere"), "cohort 'nowhere' does not exist in Amplitude"),
         (("--cohort", "vip", "--api-key", "wrong"), "Amplitude says 401"),
         (("--cohort", "vip", "--api-key", ""), "add --api-key"),
         (("--cohort", "vip", "--api-key", "key:secret"), "AMPLITUDE_API_KEY contains a colon"),
@@ -267,7 +267,7 @@ def test_warm__without_url__fills_redis_within_the_shared_quota(
 
 
 @pytest.mark.contract("5 warm faults")
-@pytest.mark.usefixtures("short_intervals")
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("through", ["service", "redis"])
 def test_warm__redis_ends__stops_before_data_is_lost(
     start_service: Callable[..., Service], tmp_path: Path, through: str
