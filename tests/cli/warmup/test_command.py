@@ -128,7 +128,7 @@ def test_warm__cohort_not_available__error_names_the_fix(target: Service, tmp_pa
     target.sandbox.reset()
     for arguments, message in (
         (("--cohort", "nowhere"), "cohort 'nowhere' does not exist in Amplitude"),
-        (("--cohort", "vip", "--api-key", "wrong"), "Amplitude says 401"),
+        (("--cohort", "vip", "--api-key", "wrong"), "Amplitude returned status 401"),
         (("--cohort", "vip", "--api-key", ""), "add --api-key"),
         (("--cohort", "vip", "--api-key", "key:secret"), "AMPLITUDE_API_KEY contains a colon"),
         (("--cohort", "vip", "--column", "user_id"), "specify either USERS"),
