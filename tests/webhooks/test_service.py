@@ -125,8 +125,8 @@ def test_log__pushed_ids__not_logged(pair: Service) -> None:
     answer = requests.post(f"{pair.url}/v1/webhooks/amplitude/cohorts", json=body, headers=HEADERS, timeout=10)
     assert answer.json()["skipped"] == 1
     lines = [json.loads(line) for line in pair.log.read_text().splitlines() if line.startswith("{")]
-    told = [line for line in lines if line["event"] == "webhook_partially_applied"]
-    assert told[-1]["skipped"] == {"not_an_object": 1}
+    log_lines = [line for line in lines if line["event"] == "webhook_partially_applied"]
+    assert log_lines[-1]["skipped"] == {"not_an_object": 1}
     for word in ("log-ava", "crowd-", "user-50", SECRET):
         assert word not in pair.log.read_text()
 
