@@ -185,3 +185,9 @@ def test_heroku_button__settings__exist_and_include_all_required() -> None:
     assert variables.keys() <= names
     env = {name: variable.get("value", "0123456789abcdef") for name, variable in variables.items()}
     assert Settings.from_env(env).trusted_proxy_hops == 1
+
+
+def test_redis_url__backslash_in_the_password__accepted() -> None:
+    url = "redis://:pa\\ss@host:6379/0"
+    env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": "braze:a-secret-of-a-test", "REDIS_URL": url}
+    assert Settings.from_env(env).redis_url == url

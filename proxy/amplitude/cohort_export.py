@@ -132,7 +132,7 @@ class CohortExport:
                 return
             if status != 202:
                 raise NotDownloaded(
-                    f"Amplitude cannot export the cohort ({document.get('async_status', status)}); try again later"
+                    f"Amplitude cannot export the cohort ({document.get('async_status', status)!r}); try again later"
                 )
             waited = self._clock.monotonic() - started
             if waited > _JOB_SECONDS:
@@ -215,8 +215,10 @@ def redirect_target(url: str, location: str) -> str:
         target = urljoin(url, location)
         parts = parse_url(target)
     except ValueError:
-        raise NotDownloaded("the link to the cohort file redirects to an invalid URL; try again later") from None
-    if not is_confidential(parts) or (parts.scheme == "http" and url.startswith("https:")):
+        parts = None
+    if parts is None or "\\" in parts.netloc:  # urllib3 ends the host at a backslash
+        raise NotDownloaded("the link to the cohort file redirects to an invalid URL; try again later")
+    if not is_confidential(parts) or (parts.scheme == "http" and urlsplit(url).scheme == "https"):
         raise NotDownloaded(
             f"the link to the cohort file redirects to {parts.scheme}:// instead of https://; check "
             "AMPLITUDE_COHORTS_URL"

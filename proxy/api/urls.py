@@ -9,8 +9,6 @@ from urllib.parse import SplitResult, urlsplit
 from proxy.profile.values import BadValue
 
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]+")
-_AMBIGUOUS = re.compile(r"[\\\s]")
-"""Some clients end the host at a backslash."""
 
 
 def parse_url(url: str) -> SplitResult:
@@ -18,11 +16,7 @@ def parse_url(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
         (parts.hostname or "").encode("idna")  # as the resolver does; raises if a label is empty or too long
-        malformed = (
-            parts.port == 0
-            or _AMBIGUOUS.search(parts.netloc) is not None
-            or not _HOST.fullmatch(parts.netloc.rpartition("@")[2])
-        )
+        malformed = parts.port == 0 or not _HOST.fullmatch(parts.netloc.rpartition("@")[2])
     except ValueError:
         malformed = True
     if malformed or not parts.hostname:

@@ -78,9 +78,10 @@ def _require_list(first_line: str) -> None:
     shown = first_line if len(first_line) <= _MAX_SHOWN else f"{first_line[:_MAX_SHOWN]}…"
     if ";" in first_line or "\t" in first_line:
         raise NoColumn(f"the first line, {shown!r}, is not a user id; save the table as CSV, with commas")
+    column = next((name for name in names if "id" in name.lower()), names[0])
     raise NoColumn(
         f"the first line, {shown!r}, is a table header; add the column of the user ids: "
-        f"--column {next((name for name in names if 'id' in name.lower()), names[0])}"
+        f"--column {''.join(filter(str.isprintable, column))}"
     )
 
 

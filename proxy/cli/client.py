@@ -162,8 +162,9 @@ def require_access(ask: Ask) -> Ask:
 
 def refusal(answer: Answer) -> ServiceRefused:
     """Return the error for an answer without a profile."""
-    detail = json_object(answer).get("detail", "the answer is not from this service; check --url")
-    return ServiceRefused(f"the service answered {answer.status}: {detail}")
+    detail = str(json_object(answer).get("detail", "the answer is not from this service; check --url"))
+    # The other side may be any program: no control characters reach the terminal.
+    return ServiceRefused(f"the service answered {answer.status}: {''.join(filter(str.isprintable, detail))}")
 
 
 def json_object(answer: Answer) -> dict[str, Any]:

@@ -68,7 +68,8 @@ def _problems(state: State) -> Iterator[Finding]:
             "bad" if state.outage else "warn",
             "Amplitude is down or cannot be reached" if state.outage else "Some calls to Amplitude fail",
             defaults,
-            "Wait: the service sends a trial call every few seconds, and recovers by itself. If the problem lasts, "
+            "Wait: while users are requested, the service sends a trial call every few seconds, and recovers by "
+            "itself. If the problem lasts, "
             "check status.amplitude.com, and check that this host can reach AMPLITUDE_BASE_URL.",
         )
     if UpstreamInvalid.word in state.upstream_errors:

@@ -284,8 +284,9 @@ def test_redirect_target__not_https__refused(location: str) -> None:
         redirect_target("https://amplitude.com/a", "https://storage.example.com/f?s=1")
         == "https://storage.example.com/f?s=1"
     )
-    with pytest.raises(NotDownloaded, match="the link to the cohort file redirects to"):
-        redirect_target("https://amplitude.com/a", location)
+    for url in ("https://amplitude.com/a", "HTTPS://amplitude.com/a"):
+        with pytest.raises(NotDownloaded, match="the link to the cohort file redirects to"):
+            redirect_target(url, location)
 
 
 @pytest.mark.parametrize(

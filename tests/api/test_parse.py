@@ -126,6 +126,7 @@ def test_parse__invalid_value_or_entry__error_names_the_field_and_the_fix(
     with pytest.raises(BadRequest) as error:
         ask(None, **({"user_id": "u", "include": "properties,recommendations", "rec_id": "a"} | parameters))
     assert error.value.detail.startswith(f"{field} ")
+    assert not any(str(value) in error.value.detail for value in parameters.values()), "the value is repeated"
     assert [word for word in words if word not in error.value.detail] == []
 
 

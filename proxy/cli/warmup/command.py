@@ -122,7 +122,7 @@ def warm(
         plan = Plan(len(audience), calls_a_user, quota, share / 100)
         _print_status(
             f"{format_count(len(audience), 'user')}, {format_count(plan.calls, 'call')} at {plan.calls_a_minute:,} "
-            f"a minute: {format_minutes(plan.minutes)} at most; users already cached are skipped"
+            f"a minute: about {format_minutes(plan.minutes)}; less if users are already cached"
         )
         with progress_report() as report:
             warmer = Warmer(asks, question, plan.calls_a_minute, report=report, lost=lost)
@@ -166,7 +166,9 @@ def _summarise(progress: WarmupProgress, unreadable: int) -> None:
         f"{progress.failed:,} failed, {progress.remaining:,} not requested; {format_count(progress.calls, 'call')}"
     )
     if progress.unknown:
-        click.echo("unknown users are fetched again after CACHE_NEGATIVE_SECONDS")
+        click.echo(
+            "unknown users stay unknown for CACHE_NEGATIVE_SECONDS; the next request after that fetches them again"
+        )
     for error, times in sorted(progress.failures.items()):
         click.echo(f"failed: {error}, {format_count(times, 'time')}")
     if unreadable:
@@ -202,7 +204,7 @@ def _lost_redis(ask: Ask) -> str | None:
         lost = json_object(ask(Request("GET", "/readyz"))).get("redis") == "gone"
     except ServiceUnavailable:
         return None  # the threads report a service that does not answer
-    return f"the service reports at /readyz that {_LOST}" if lost else None
+    return f"{_LOST} (redis is gone at /readyz)" if lost else None
 
 
 class _RowReader:

@@ -43,7 +43,7 @@ def condition_findings(markup: Markup) -> Iterator[Finding]:
         yield Finding(
             markup.line,
             "text-against-number",
-            "the comparison of a number with text in quotes is never true",
+            "a number never equals text in quotes",
             "write the number without quotes",
         )
     if re.search(r"[()]", _RANGE.sub("", _QUOTED.sub("", markup.rest))):
