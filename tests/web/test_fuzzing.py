@@ -26,6 +26,7 @@ from tests.conftest import KEYS, SECRET
 from tests.support.fakes import FakeClock, PopulatedSource
 from tests.support.openapi import operations
 
+pytestmark = pytest.mark.slow
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "8"))
 OPERATIONS = [(path, method) for path, method, _ in operations(document())]
 DATA = [(path, method) for path, method in OPERATIONS if path.startswith("/v1/")]

@@ -179,6 +179,7 @@ def send(service: Service, body: bytes, framing: str = "") -> bytes:
     return b""
 
 
+@pytest.mark.slow
 @pytest.mark.contract("3 webhook limits")
 @pytest.mark.parametrize("framing", ["", CHUNKED])
 def test_bodies__forty_of_8_mib_at_once__use_less_than_100_mib(single_worker: Service, framing: str) -> None:
@@ -198,6 +199,7 @@ def test_bodies__forty_of_8_mib_at_once__use_less_than_100_mib(single_worker: Se
     assert send(single_worker, body, framing) == b"200", "all of the memory is available again"
 
 
+@pytest.mark.slow
 def test_bodies__large_ones_never_end__small_ones_accepted_and_memory_released(single_worker: Service) -> None:
     with contextlib.ExitStack() as connections:
         for _ in range(3):
