@@ -30,9 +30,10 @@ class Reservation:
     limiter: RateLimiter = field(repr=False, compare=False)
 
     def complete(self, *, may_arrive_for: float = 0.0) -> bool:
-        """Report the end of the call, even of a failed call, because Amplitude counts both. Return False on repetition.
+        """Report the end of a call. Return False if the reservation has already ended.
 
-        `may_arrive_for`: seconds for which an abandoned call may still reach Amplitude.
+        Report failed calls too, because Amplitude counts them. `may_arrive_for`: seconds for which an abandoned call
+        may still reach Amplitude.
         """
         return self.limiter.complete(self, may_arrive_for)
 

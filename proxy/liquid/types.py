@@ -45,7 +45,7 @@ Ask = Callable[[Request], Answer]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A problem that occurs in Braze, or a note. `fix` is the text of the fix."""
+    """A problem that occurs in Braze, or a note. `fix`: the action for the author of the message."""
 
     line: int
     rule: str

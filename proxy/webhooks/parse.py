@@ -78,7 +78,7 @@ class Batch:
 
     @property
     def applied(self) -> int:
-        """The number of users with a stored update."""
+        """Return the number of users with a stored update."""
         return len(self.updates) - self.refused
 
 

@@ -304,7 +304,7 @@ def test_head__start_came_with_the_previous_request__rest_is_returned(start: int
             received += connection.recv(8192)
 
 
-def test_two_workers__many_new_connections__answered_before_a_busy_one_is_half_done(
+def test_two_workers__many_new_connections__answered_before_a_busy_connection_is_half_done(
     start_service: Start, sandbox: Sandbox
 ) -> None:
     service = start_service(sandbox, WEB_CONCURRENCY="2", REDIS_URL=f"redis://127.0.0.1:{free_port()}")

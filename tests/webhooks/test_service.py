@@ -105,7 +105,7 @@ def test_push__ten_thousand_users_twice__takes_at_most_1_s_of_cpu_and_less_when_
     users = [f"crowd-{number}" for number in range(10_000)]
     body = {"cohort_id": "crowd", "in_cohort": True, "computed_time": time.time(), "message_id": "crowd::enter::0"}
     sent = json.dumps(body | {"users": [{"user_id": user} for user in users]})
-    took = []
+    cpu_seconds = []
     for applied in (10_000, 0):
         began = seconds_of_cpu()
         answer = requests.post(
@@ -114,10 +114,10 @@ def test_push__ten_thousand_users_twice__takes_at_most_1_s_of_cpu_and_less_when_
             headers=HEADERS | {"Content-Type": "application/json"},
             timeout=10,
         ).json()
-        took.append(seconds_of_cpu() - began)
+        cpu_seconds.append(seconds_of_cpu() - began)
         assert (answer["applied"], answer["duplicate"]) == (applied, not applied)
-    assert took[0] < 1
-    assert took[1] < took[0]
+    assert cpu_seconds[0] < 1
+    assert cpu_seconds[1] < cpu_seconds[0]
 
 
 def test_log__pushed_ids__not_logged(pair: Service) -> None:
@@ -125,8 +125,8 @@ def test_log__pushed_ids__not_logged(pair: Service) -> None:
     answer = requests.post(f"{pair.url}/v1/webhooks/amplitude/cohorts", json=body, headers=HEADERS, timeout=10)
     assert answer.json()["skipped"] == 1
     lines = [json.loads(line) for line in pair.log.read_text().splitlines() if line.startswith("{")]
-    told = [line for line in lines if line["event"] == "webhook_partially_applied"]
-    assert told[-1]["skipped"] == {"not_an_object": 1}
+    skip_lines = [line for line in lines if line["event"] == "webhook_partially_applied"]
+    assert skip_lines[-1]["skipped"] == {"not_an_object": 1}
     for word in ("log-ava", "crowd-", "user-50", SECRET):
         assert word not in pair.log.read_text()
 
@@ -198,7 +198,7 @@ def test_bodies__forty_of_8_mib_at_once__use_less_than_100_mib(single_worker: Se
     assert send(single_worker, body, framing) == b"200", "all of the memory is available again"
 
 
-def test_bodies__large_ones_never_end__small_ones_accepted_and_memory_released(single_worker: Service) -> None:
+def test_bodies__large_bodies_never_end__small_bodies_accepted_and_memory_released(single_worker: Service) -> None:
     with contextlib.ExitStack() as connections:
         for _ in range(3):
             connection = connections.enter_context(socket.create_connection(single_worker.address, timeout=10))
