@@ -104,12 +104,12 @@ class RateLimiter:
         return reservation
 
     def pause(self, seconds: float) -> None:
-        """Stop the calls of all processes for `seconds`, because Amplitude returned 429."""
+        """Send no call for `seconds`, because Amplitude returned 429."""
         with self._lock:
             self._paused_until = max(self._paused_until, self._clock.monotonic() + seconds)
 
     def wait(self) -> float | None:
-        """Return the seconds until the first free slot; None if they depend on calls in progress."""
+        """Return the seconds until the first free slot; None if the slot depends on calls in progress."""
         return self._wait_at(self.rate)
 
     def cancel(self, reservation: Reservation) -> bool:

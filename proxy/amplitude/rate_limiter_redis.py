@@ -156,7 +156,7 @@ class RedisRateLimiter(RateLimiter):
             self._unreported += 1
 
     def _learn_pause(self, seconds: float) -> None:
-        """Use the pause from Redis, unless it equals the current pause."""
+        """Use the pause from Redis if it ends later than the current pause."""
         with self._lock:
             until = self._clock.monotonic() + seconds
             if until > self._paused_until + JITTER_SECONDS:

@@ -10,7 +10,7 @@ from proxy.profile.values import BadValue
 
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]+")
 _AMBIGUOUS = re.compile(r"[\\\s]")
-"""Some clients end the host at a backslash."""
+"""Characters that are refused, because clients differ on them: some end the host at a backslash."""
 
 
 def parse_url(url: str) -> SplitResult:

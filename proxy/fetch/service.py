@@ -13,7 +13,7 @@ from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid
 from proxy.profile.freshness import Freshness, FreshnessPolicy, freshness
 from proxy.profile.parts import Identity, Part
-from proxy.profile.query import ANY_QUERY, ProfileQuery
+from proxy.profile.query import EMPTY_QUERY, ProfileQuery
 from proxy.profile.record import EMPTY, Record, merge
 from proxy.storage.ready_bodies import ReadyBody
 from proxy.storage.tiered import TieredStore
@@ -87,9 +87,9 @@ class ProfileService:
         wanted_later: bool = False,
         max_age: float | None = None,
         background: bool = False,
-        query: ProfileQuery = ANY_QUERY,
+        query: ProfileQuery = EMPTY_QUERY,
     ) -> ProfileResult:
-        """Return `parts` of a profile at `until` (monotonic seconds), or earlier if waiting cannot help.
+        """Return `parts` of a profile at `until` (monotonic seconds) at the latest, or earlier if waiting cannot help.
 
         `wanted_later`: the caller retries for missing parts (`on_error=retry`).
         `max_age`: the caller accepts no copy older than this (seconds) if Amplitude can answer.

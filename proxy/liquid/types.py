@@ -40,7 +40,7 @@ class Answer:
 
 
 Ask = Callable[[Request], Answer]
-"""Calls only this service."""
+"""A function that sends a request to a service, and to no other host."""
 
 
 @dataclass(frozen=True, slots=True)

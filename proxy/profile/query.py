@@ -83,7 +83,7 @@ class ProfileQuery:
         return prediction(self.aliases.id_of("predictions", prediction_id), self.propensity_type)
 
 
-ANY_QUERY = ProfileQuery(())
+EMPTY_QUERY = ProfileQuery(())
 """A query without parts."""
 
 

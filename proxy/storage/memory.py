@@ -79,7 +79,7 @@ class MemoryStore:
     ) -> set[bytes]:
         """Remove all records with an id in `digests` (see `id_digests`), and add tombstones.
 
-        Returns the digests of the removed identities.
+        Return the `pair_digest` of each removed identity.
         `moments`: the times at which the ids were forgotten (Unix seconds by digest), if not now.
         """
         with self._lock:

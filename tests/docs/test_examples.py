@@ -34,7 +34,7 @@ def quiet_service(start_service: Callable[..., Service]) -> Iterator[Service]:
 
 
 def run(command: str, service: Service) -> str:
-    """Return what a curl command prints, with the host and the credentials of `service` in it."""
+    """Run a curl command with the host and the credentials of `service`, and return its output."""
     line = command.replace(HOST, service.url).replace("name:secret", f"braze:{SECRET}").replace("the-secret", SECRET)
     return subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=30, check=True).stdout
 

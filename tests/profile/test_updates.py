@@ -40,7 +40,7 @@ PUSHES = st.one_of(
 
 
 def all_of(pushes: list[Updates]) -> Updates:
-    """Return the pushes merged."""
+    """Merge all pushes."""
     no_updates: Updates = {}
     return functools.reduce(merged, pushes, no_updates)
 

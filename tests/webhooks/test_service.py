@@ -56,7 +56,7 @@ def members(service: Service, user: str, cohort_id: str = "") -> list[list[str]]
 
 
 def until_all(service: Service, user: str, expected: list[str], seconds: float) -> None:
-    """Return when every answer is as expected. Fail after `seconds`."""
+    """Wait until every answer is as expected. Fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while any(cohorts != expected for cohorts in members(service, user)):
         assert time.monotonic() < deadline, "a worker does not have the push"

@@ -26,7 +26,7 @@ _MAX_UNEXPECTED_AT_START = 20
 More than the number of concurrent requests.
 """
 _MAX_UNEXPECTED = 1000
-"""Limit on consecutive unexpected answers after that. They take about a minute, and a restart takes less."""
+"""Limit on consecutive unexpected answers once the service has answered. They take longer than a restart: a minute."""
 _EXPLANATIONS = {"quota_exhausted": "other requests use up the quota, or Amplitude answered 429"}
 
 

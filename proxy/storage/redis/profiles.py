@@ -42,7 +42,7 @@ _WARM = b"w"  # no value begins with this byte
 _FAULT_SECONDS = 1.0
 """Seconds for which the other processes see a failed call, so that they do not repeat the call."""
 _QUEUED_SECONDS = 10
-"""Longer than a call is queued before it is sent."""
+"""Longer than any call is queued before it is sent."""
 _UNREADABLE = (ValueError, TypeError, LookupError, struct.error)
 _decode = json.JSONDecoder().decode
 _FAULTS = {kind.word: kind for kind in UpstreamError.__subclasses__()}

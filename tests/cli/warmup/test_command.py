@@ -1,4 +1,4 @@
-"""`python -m proxy warm`, run like a marketer runs the command, with a service and the sandbox."""
+"""`python -m proxy warm`, run as a marketer runs the command, with a service and the sandbox."""
 
 from __future__ import annotations
 
