@@ -1,4 +1,4 @@
-"""Connected Content proxy: Amplitude's user data as JSON for Braze templates."""
+"""The Connected Content proxy: the service, its commands and its sandbox; no tests and no server configuration."""
 
 import sys
 

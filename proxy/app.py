@@ -114,7 +114,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
     metrics = Metrics()
     executor = CallExecutor(fetch, limiter, circuit_breaker, clock=clock, on_ended=metrics.called)
     backlog = Backlog(max_users=settings.backlog_max_users, max_age=settings.backlog_max_age_seconds, clock=clock)
-    metrics.read_by(
+    metrics.set_reader(
         lambda: {
             "quota_calls_used": limiter.used,
             "quota_calls_limit": limiter.rate.per_minute,
@@ -140,7 +140,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
             forget_service.catch_up()
             ingester.catch_up()
 
-        redis.register_by(register)
+        redis.set_registration(register)
     scheduler = FetchScheduler(
         executor,
         store,

@@ -1,1 +1,1 @@
-"""Calls Amplitude's APIs. A rate limiter and a circuit breaker protect the quota."""
+"""Clients of Amplitude's APIs, the rate limiter and the circuit breaker; no caching, and no decision what to fetch."""

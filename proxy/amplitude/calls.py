@@ -36,8 +36,7 @@ class Call:
         if COHORTS in self.parts:
             query["get_cohort_ids"] = "true"
         if (computed := self.computations) is not None:
-            # Amplitude's pages contradict each other on get_computations together with comp_id, so a call has only one
-            # of both parameters.
+            # Amplitude's pages contradict each other on whether get_computations and comp_id may be combined.
             query |= {"comp_id": computed.id} if computed.id else {"get_computations": "true"}
         if self.prediction_ids:
             query |= {"get_propensity": "true", "prediction_id": ",".join(self.prediction_ids)}

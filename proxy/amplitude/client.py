@@ -50,7 +50,7 @@ class Fetched:
 class AmplitudeClient:
     """Sends `GET /v1/userprofile`. Thread-safe. Connections are pooled and opened on first use.
 
-    `timeout`: seconds for a whole call. `accept_mapped_users`: accept responses about another user than the requested
+    `timeout`: seconds for a whole call. `accept_mapped_users`: accept responses about a user other than the requested
     user.
     """
 
@@ -78,7 +78,7 @@ class AmplitudeClient:
     def fetch(self, identity: Identity, call: Call) -> Fetched:
         """Send one call and return its parts. Raises UpstreamError if the call fails.
 
-        The timeout includes the connection. The timeout excludes the DNS lookup, which the system's resolver limits.
+        The timeout covers connecting, but not the DNS lookup, which the system's resolver limits.
         An HTTP proxy may take as long again to answer CONNECT.
         A call is never retried, because each call uses quota and may log an exposure.
         """
@@ -91,7 +91,7 @@ class AmplitudeClient:
                 timeout=urllib3.Timeout(total=self._timeout),  # type: ignore[arg-type]  # requests passes it on
             ) as response:
                 fetched = self._parse(identity, call, response.status_code, response.headers, _body(response))
-                # A response without ids could be mistaken for an answer about another user if it arrived a second time.
+                # A response without ids cannot be checked: a second copy would pass as the answer for the next user.
                 if not fetched.faults and _has_id(fetched.record):
                     reuse_connection(response)
                 return fetched

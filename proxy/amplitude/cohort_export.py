@@ -42,7 +42,7 @@ _TRANSPORT_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OS
 
 
 class NotDownloaded(Exception):
-    """The download of the cohort failed. The text contains the reason and the action."""
+    """The download of the cohort failed. The text contains the reason and the fix."""
 
 
 class _Busy(Exception):
@@ -83,7 +83,7 @@ class CohortExport:
             raise NotDownloaded(f"the cohort file is not an Amplitude export: {error}") from None
 
     def _retry(self, attempt: Callable[[], T], failure: str) -> T:
-        """Return the result of `attempt`, which is repeated after a temporary failure. Raises NotDownloaded.
+        """Repeat `attempt` after temporary failures, and return its result. Raises NotDownloaded.
 
         urllib3's Retry is not enough. It ignores failures within a body, counts 429 and 5xx together, and reads the
         body of an error without a limit. An incomplete file also needs a new link.

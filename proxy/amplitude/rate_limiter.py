@@ -30,9 +30,10 @@ class Reservation:
     limiter: RateLimiter = field(repr=False, compare=False)
 
     def complete(self, *, may_arrive_for: float = 0.0) -> bool:
-        """Report the end of the call, even of a failed call, because Amplitude counts both. Return False on repetition.
+        """Report the end of a call. Return False if the reservation has already ended.
 
-        `may_arrive_for`: seconds for which an abandoned call may still reach Amplitude.
+        Report failed calls too, because Amplitude counts them. `may_arrive_for`: seconds for which an abandoned call
+        may still reach Amplitude.
         """
         return self.limiter.complete(self, may_arrive_for)
 
@@ -103,12 +104,12 @@ class RateLimiter:
         return reservation
 
     def pause(self, seconds: float) -> None:
-        """Stop the calls of all processes for `seconds`, because Amplitude returned 429."""
+        """Send no call for `seconds`, because Amplitude returned 429."""
         with self._lock:
             self._paused_until = max(self._paused_until, self._clock.monotonic() + seconds)
 
     def wait(self) -> float | None:
-        """Return the seconds until the first free slot; None if they depend on calls in progress."""
+        """Return the seconds until the first free slot; None if the slot depends on calls in progress."""
         return self._wait_at(self.rate)
 
     def cancel(self, reservation: Reservation) -> bool:

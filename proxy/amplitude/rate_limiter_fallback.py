@@ -1,8 +1,8 @@
 """Limits calls through Redis, and continues with a share of the quota while Redis is unavailable.
 
-Without Redis, a process does not know which calls the others send. No process reserves a call for one window, in which
-earlier calls may still count. Then each process uses its share: the quota divided by the last known number of
-processes. When Redis returns, each process reports the calls that it sent.
+Without Redis, a process does not know which calls the other processes send. At first, no process reserves a call, until
+all earlier calls have left the window. After that, each process uses its share: the quota divided by the last known
+number of processes. When Redis returns, each process reports the calls that it sent.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class FallbackRateLimiter(RedisRateLimiter):
         return reservation
 
     def _share(self) -> tuple[Rate, float] | None:
-        """Return the rate of this process without Redis and its start (monotonic seconds); None with Redis."""
+        """Return the share of this process, and the time from which it may be used; None while Redis is available."""
         unavailable_since = self._client.unavailable_since
         if unavailable_since is None:
             return None

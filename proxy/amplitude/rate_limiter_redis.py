@@ -131,7 +131,7 @@ class RedisRateLimiter(RateLimiter):
             self._client.register_soon()
             return None
         wait, even, paused_for = slot
-        # The reply arrives after the time from which Redis counts, so the call is never too early.
+        # Redis measured the wait before `now`, so a call at `now + wait` is never too early.
         now = self._clock.monotonic()
         self._first_free = (now, now + float(wait))
         self._learn_pause(float(paused_for))
@@ -156,7 +156,7 @@ class RedisRateLimiter(RateLimiter):
             self._unreported += 1
 
     def _learn_pause(self, seconds: float) -> None:
-        """Use the pause from Redis, unless it equals the current pause."""
+        """Use the pause from Redis if it ends later than the current pause."""
         with self._lock:
             until = self._clock.monotonic() + seconds
             if until > self._paused_until + JITTER_SECONDS:

@@ -239,7 +239,7 @@ class Session(requests.Session):
         self.auth = auth
         self.headers["User-Agent"] = f"connected-content-proxy/{__version__}"
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        if urlsplit(url).scheme != "http":  # that is a loopback address
+        if urlsplit(url).scheme != "http":  # plain HTTP stays on this machine and needs no proxy
             environment = self.merge_environment_settings(url, {}, None, None, None)
             self.proxies = environment["proxies"]
             self.verify = environment["verify"]

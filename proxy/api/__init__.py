@@ -1,1 +1,1 @@
-"""Parses requests into queries, and builds response bodies from records. No I/O, no web framework."""
+"""Parsing of request parameters into queries, and response bodies built from records; no I/O and no web framework."""

@@ -58,7 +58,7 @@ def parse_identity(known: Collection[str], sent: Iterable[tuple[str, Any]]) -> t
 
 
 def readable_id(value: Any) -> str | None:
-    """Return an id from another source as a caller would send it; None if the id is invalid in a request."""
+    """Return an id from a webhook as trimmed text; None if no request could contain the id."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None
     try:

@@ -45,7 +45,7 @@ OF_SECTION: Mapping[Section, tuple[Parameter, ...]] = {
 
 
 def parameters_of(section: Section | None) -> tuple[Parameter, ...]:
-    """Return the parameters of the route of `section`; None is the profile, which takes all and `include`."""
+    """Return the parameters of the route of `section`. None: /v1/profile, with those of all sections and `include`."""
     if section is not None:
         return COMMON + OF_SECTION[section]
     return (*COMMON, INCLUDE, *(parameter for of_section in OF_SECTION.values() for parameter in of_section))
@@ -97,12 +97,12 @@ def _query(section: Section | None, sent: tuple[tuple[str, Any], ...], aliases: 
 
 _KNOWN = {section: frozenset(parameter.name for parameter in parameters_of(section)) for section in (*SECTIONS, None)}
 
-FORGETTING = (USER_ID, DEVICE_ID)
+ID_PARAMETERS = (USER_ID, DEVICE_ID)
 
 
-def parse_forgetting(pairs: Iterable[tuple[str, Any]]) -> Identity:
-    """Return the ids of the user to forget. Raises BadRequest as `parse` does, and if both ids are blank."""
-    identity, _ = parse_identity({parameter.name for parameter in FORGETTING}, pairs)
+def parse_ids(pairs: Iterable[tuple[str, Any]]) -> Identity:
+    """Return the ids of a user. Raises BadRequest as `parse` does, and if both ids are blank."""
+    identity, _ = parse_identity({parameter.name for parameter in ID_PARAMETERS}, pairs)
     if not any(identity):
         raise BadRequest("user_id and device_id are blank; send at least one of them")
     return identity

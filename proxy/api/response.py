@@ -1,6 +1,6 @@
 """Builds the body of an answer from a request and a record. Every key is present, whatever Amplitude sent.
 
-This module converts the values; the cache stores Amplitude's own values, so a change of type needs no new call.
+The cache stores Amplitude's own values, and this module converts them. A new conversion therefore needs no new call.
 """
 
 from __future__ import annotations

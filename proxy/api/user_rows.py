@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from proxy.api.errors import BadRequest
-from proxy.api.parse import parse_forgetting
+from proxy.api.parse import parse_ids
 
 _SEPARATORS = re.compile(r"[,;\t]")
 _HEADERS = {"id", "ids", "userid", "userids", "externalid", "externaluserid", "amplitudeid"}
@@ -87,6 +87,6 @@ def _require_list(first_line: str) -> None:
 
 def _row(line: int, text: str) -> Row:
     try:
-        return Row(line, parse_forgetting([("user_id", text)]).user_id or "")
+        return Row(line, parse_ids([("user_id", text)]).user_id or "")
     except BadRequest as error:
         return Row(line, fault=error.detail, blank=not text.strip())

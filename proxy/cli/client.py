@@ -78,7 +78,7 @@ def own_service(environ: Mapping[str, str]) -> tuple[Services, Ask]:
 
 
 def own_service_with_redis(environ: Mapping[str, str]) -> tuple[Services, Ask]:
-    """Return `own_service` with the shared Redis. Also raises RedisUnavailable."""
+    """Create a service as `own_service` does, with the shared Redis. Also raises RedisUnavailable."""
     if not environ.get("REDIS_URL", "").strip():
         raise ServiceUnavailable(
             "REDIS_URL is not set, so the command cannot reach the cache; set REDIS_URL, or add --url=https://your-host"
@@ -106,7 +106,7 @@ def require_credentials(url: str | None, credentials: str | None) -> str:
 def running_service(url: str, credentials: str) -> Ask:
     """Return a function that sends requests to the service at `url` only.
 
-    `credentials` is `name:secret`. Both functions raise ServiceUnavailable.
+    `credentials` is `name:secret`. This function and the returned function raise ServiceUnavailable.
     """
     base = _base(url)
     name, _, secret = credentials.partition(":")

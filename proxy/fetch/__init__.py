@@ -1,1 +1,1 @@
-"""Request coalescing: one call to Amplitude for many callers, sent within the quota. Without HTTP and Flask."""
+"""Request coalescing: decides what to fetch and when, and keeps the backlog; no HTTP (see `amplitude` and `web`)."""

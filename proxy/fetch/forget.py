@@ -11,7 +11,7 @@ from proxy.profile.parts import Identity
 from proxy.storage.checkpoint import Checkpoint
 from proxy.storage.redis import RedisUnavailable
 from proxy.storage.tiered import TieredStore
-from proxy.storage.tombstones import names
+from proxy.storage.tombstones import id_digests
 
 if TYPE_CHECKING:
     from proxy.storage.redis.profiles import RedisProfiles
@@ -48,7 +48,7 @@ class ForgetService:
                 shared_records = self._shared.forget(ids)
             except RedisUnavailable as error:
                 unavailable = error
-        local_records, waiting = self._forget_locally(names(ids))
+        local_records, waiting = self._forget_locally(id_digests(ids))
         if unavailable is not None:
             raise unavailable
         return ForgetResult(len(shared_records | local_records), waiting)
@@ -66,5 +66,5 @@ class ForgetService:
         self, forgotten: Collection[bytes], moments: Mapping[bytes, float] | None = None
     ) -> tuple[set[bytes], int]:
         records = self._store.memory.forget(forgotten, moments, Checkpoint())
-        waiting = self._backlog.forget(lambda identity: not names(identity).isdisjoint(forgotten))
+        waiting = self._backlog.forget(lambda identity: not id_digests(identity).isdisjoint(forgotten))
         return records, waiting

@@ -73,7 +73,7 @@ class Waiter:
         return fault if isinstance(fault, UpstreamError) else pending.future.result()
 
     @property
-    def opened(self) -> bool:
+    def started_fetch(self) -> bool:
         """Return whether this caller was the first to request a part that this process fetches."""
         return any(not self.parts[part].remote for part in self.first_requested)
 

@@ -113,7 +113,7 @@ class FetchScheduler:
         `wanted_later`: the parts are needed even after the deadline.
         `min_fetched_at`: copies that were fetched earlier (Unix seconds) are too old for the caller.
         `refresh`: the parts for which the caller has a cached copy. Users without cached data take priority. A batch of
-        refreshes therefore uses only free quota and at most half of the burst, or no burst if no caller waits.
+        refreshes therefore uses only free quota: at most half of the burst while a caller waits, otherwise no burst.
         `background`: the caller warms the cache. The batch uses only free quota that no other caller waits for. The
         parts do not enter the backlog, because the caller retries.
         """

@@ -34,7 +34,7 @@ class ProfileResult(NamedTuple):
     `error`: why the first missing part is missing.
     `fault`: why an old copy was served instead of a new copy.
     `forwarded`: why a call was needed; None if the cache had all parts.
-    `opened`: whether this request was the first for a fetched part.
+    `started_fetch`: whether this request was the first for a fetched part.
     `calls`: how many calls were sent or joined.
     `ready`: the response body written earlier for the same query; `record` is then empty.
     `repeated`: whether the user's last request had the same query, so that keeping the response body pays off.
@@ -44,7 +44,7 @@ class ProfileResult(NamedTuple):
     error: UpstreamError | None = None
     fault: UpstreamError | None = None
     forwarded: Forwarded | None = None
-    opened: bool = False
+    started_fetch: bool = False
     calls: int = 0
     freshness: Freshness | None = None
     ready: ReadyBody | None = None
@@ -89,7 +89,7 @@ class ProfileService:
         background: bool = False,
         query: ProfileQuery = ANY_QUERY,
     ) -> ProfileResult:
-        """Return `parts` of a profile at `until` (monotonic seconds), or earlier if waiting cannot help.
+        """Return `parts` of a profile at `until` (monotonic seconds) at the latest, or earlier if waiting cannot help.
 
         `wanted_later`: the caller retries for missing parts (`on_error=retry`).
         `max_age`: the caller accepts no copy older than this (seconds) if Amplitude can answer.
@@ -153,7 +153,7 @@ class ProfileService:
             error,
             fault,
             self._forwarded(record, parts, needed, now) if waiter.calls or error or fault else None,
-            opened=waiter.opened,
+            started_fetch=waiter.started_fetch,
             calls=waiter.calls,
             freshness=freshness(answer, parts, self._policy, self._clock.now()),
         )

@@ -24,7 +24,7 @@ _FILTER_ERRORS = (ValueError, TypeError, ArithmeticError, LookupError, Attribute
 
 
 class BrazeEnvironment(Environment):
-    """Tolerates invalid syntax like Ruby's Liquid, and reports the skipped syntax. For one rendering."""
+    """Tolerates invalid syntax like Ruby's Liquid, and reports the skipped syntax. Each rendering needs its own."""
 
     loop_iteration_limit = limits.MAX_ITERATIONS
     output_stream_limit = limits.MAX_OUTPUT
@@ -78,7 +78,7 @@ class BrazeContext(RenderContext):
     """Checks the arguments and the result of each filter."""
 
     def filter(self, name: str, token: Token | None) -> Callable[..., object]:
-        """Return the filter of this name, within the limits."""
+        """Return the filter of this name, with checks of the limits."""
         run = cast(BrazeEnvironment, self.env).run
         if name not in self.env.filters:
             run.note(

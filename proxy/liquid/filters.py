@@ -79,4 +79,4 @@ FILTERS: tuple[Callable[..., object], ...] = (
     date,
     uniq,
 )
-"""Each is registered under its own name."""
+"""The filters, which are registered under the names of these functions."""

@@ -29,7 +29,7 @@ _MAX_BRACKETS = 500
 
 
 class Unreadable(Exception):
-    """Liquid refuses the template. `line` counts from 1."""
+    """Liquid rejects the template. `line` counts from 1."""
 
     def __init__(self, line: int, problem: str) -> None:
         super().__init__(problem)
@@ -89,7 +89,7 @@ def markups(source: str) -> list[Markup]:
 
 
 def rewritten(source: str, pieces: Iterable[Markup]) -> str:
-    """Return `source`, of which `pieces` are the Liquid, as plain Liquid with the same line numbers."""
+    """Return `source` as plain Liquid with the same line numbers. `pieces`: the Liquid in `source`."""
     plain, at = "", 0
     for markup in pieces:
         plain += source[at : markup.start] + _plain(markup)
@@ -141,7 +141,7 @@ def _plain(markup: Markup) -> str:
     if markup.kind == "verbatim" or markup.name == "abort_message":
         return markup.text
     text = _ATTRIBUTE.sub(_attribute_lookup, markup.text)
-    if markup.name == "connected_content":  # a host may end in .in
+    if markup.name == "connected_content":  # outside of outputs, `.in` is the end of a host
         return OUTPUT.sub(lambda output: _with_quoted_words(output[0]), text)
     return _with_quoted_words(text)
 

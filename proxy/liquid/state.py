@@ -31,7 +31,7 @@ class Run:
         self.findings: dict[Finding, None] = {}
         self.retried: str | None = None
         self.line = 1
-        """Line of the node being rendered, in which the template being parsed begins."""
+        """The line of the node being rendered. A template that this node parses begins in the same line."""
         self._seconds = seconds
         self._monotonic = monotonic
         self._until = monotonic() + seconds

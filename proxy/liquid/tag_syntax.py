@@ -110,7 +110,7 @@ def logs_exposure(name: str | None, parameters: Mapping[str, str]) -> bool:
     return False
 
 
-def elsewhere(line: int) -> Finding:
+def other_url_finding(line: int) -> Finding:
     """Return the finding for a tag whose URL is not a data route of this service."""
     return Finding(
         line,
@@ -133,7 +133,7 @@ def _of_body(body: str) -> dict[str, str]:
 
 
 def _words(text: str) -> Iterator[str]:
-    """Yield the words between blanks; blanks inside Liquid, braces or quotes in braces do not separate."""
+    """Yield the words between blanks; blanks inside Liquid, braces or quotes in braces do not separate words."""
     word, depth, quoted = "", 0, False
     for match in _PIECE.finditer(text):
         piece = match[0]

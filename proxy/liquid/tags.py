@@ -83,7 +83,7 @@ class _ConnectedContentNode(Node):
         answer = run.ask(_request(name, url, tag, body, rendered(tag.options.get("headers", "")))) if name else None
         run.check_time()
         if name is None:
-            run.note(tag_syntax.elsewhere(line))
+            run.note(tag_syntax.other_url_finding(line))
         content: Any = _content(answer.body) if answer else None
         value = content
         if answer is None or not 200 <= answer.status < 300:

@@ -40,12 +40,12 @@ class Answer:
 
 
 Ask = Callable[[Request], Answer]
-"""Calls only this service."""
+"""A function that sends a request to a service, and to no other host."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A problem that occurs in Braze, or a note. `fix` is the text of the fix."""
+    """A problem that occurs in Braze, or a note. `fix`: the action for the author of the message."""
 
     line: int
     rule: str

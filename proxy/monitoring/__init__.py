@@ -1,1 +1,1 @@
-"""Logs, metrics, the history of the last hour, and the diagnosis of current problems."""
+"""Logs, metrics, their history, the clock and the diagnosis of current problems; no routes or pages (see `web`)."""

@@ -34,7 +34,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A problem or the all-clear: `what` is wrong, the `meaning` for messages, and the `fix`."""
+    """A problem, or the statement that all is well. `what`: the problem. `meaning`: its effect on messages."""
 
     level: Level
     what: str

@@ -64,7 +64,7 @@ class Metrics(Collector):
         self._read: Callable[[], Mapping[str, float]] = dict
         self._sampling = Lock()
 
-    def read_by(self, read: Callable[[], Mapping[str, float]]) -> None:
+    def set_reader(self, read: Callable[[], Mapping[str, float]]) -> None:
         """Set the function that returns, by name, the gauges of this process and its counts since the start."""
         self._read = read
 

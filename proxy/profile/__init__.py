@@ -1,1 +1,1 @@
-"""User profile data and its rules. Without I/O and HTTP."""
+"""User data and its rules: parts, records, freshness, updates and names; no I/O and no HTTP."""

@@ -35,6 +35,7 @@ def text(value: Any) -> str | None:
 
 
 def text_list(value: Any) -> list[str]:
+    """Return the texts and numbers of a list as texts; an empty list for any other value."""
     entries: list[Any] = value if isinstance(value, list) else []
     if set(map(type, entries)) <= {str}:  # the documented type
         return entries
@@ -42,6 +43,7 @@ def text_list(value: Any) -> list[str]:
 
 
 def whole_number(value: Any) -> int | None:
+    """Return an integer, also from a float without fraction or from up to 15 digits; None for any other value."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 15:
         return int(value)
     if isinstance(value, float) and value.is_integer():

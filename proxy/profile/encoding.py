@@ -73,7 +73,7 @@ def compressed(lines: bytes) -> bytes:
 
 
 def decompressed(stored: bytes) -> bytes:
-    """Return the argument of `compressed`."""
+    """Return the lines that `compressed` was called with."""
     if stored[:1] != _COMPRESSED:
         return stored
     lines: bytes = lz4.block.decompress(memoryview(stored)[1:])

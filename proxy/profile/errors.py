@@ -53,7 +53,7 @@ class UpstreamInvalid(UpstreamError):
 
 
 class AnotherUser(UpstreamInvalid):
-    """The answer is about another user than the requested user. Amplitude itself works."""
+    """The answer is about a user other than the requested user. Amplitude itself works."""
 
     def __init__(self) -> None:
         super().__init__(

@@ -31,7 +31,7 @@ COHORTS = Part("cohorts")
 
 
 def recommendation(rec_id: str, rec_type: str | None = None) -> Part:
-    """Return the part of one `rec_id`. A missing `rec_type` is a separate type, which follows the experiment."""
+    """Return the part of one `rec_id` and one type. Without `rec_type`, Amplitude's experiment chooses the type."""
     return Part("recommendations", rec_id, rec_type)
 
 

@@ -26,7 +26,7 @@ Updates = Mapping[bytes, bytes]
 REMOVED = b""
 """The value of a removed property."""
 UNKNOWN = b"?"
-"""The value of a property whose new value only Amplitude knows."""
+"""Stands for the new value of a property if only Amplitude knows this value."""
 
 _FLOOR = b"f"
 _COHORT = b"c"
@@ -47,8 +47,9 @@ _NAMES = msgspec.json.Decoder(list[str])
 MESSAGE_SECONDS = 86_400.0
 """Seconds for which a repeated message is recognised. Amplitude's last retry comes after four hours."""
 MAX_BYTES = 64 * 1024
+"""The maximum size of the packed updates of a user."""
 MAX_FIELDS = 1_000
-"""The maximum for one user in packed form: MAX_BYTES and MAX_FIELDS."""
+"""The maximum number of cohorts and properties in the updates of a user."""
 
 
 def _moment(at: float, now: float) -> bytes:

@@ -1,1 +1,1 @@
-"""An emulated Amplitude, written from its documentation. Shares no code with the tested client."""
+"""An emulated Amplitude, written from its documentation; no code of the service, so that no error is in both."""

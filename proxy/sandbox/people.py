@@ -11,7 +11,7 @@ from typing import Any
 LAST_UPDATED = 1_763_856_000  # Unix seconds; fixed, so that answers can be compared
 REC_IDS = ("homepage", "also-bought")
 COMPUTATIONS = {"comp-orders": "orders", "comp-spend": "lifetime_spend", "comp-zip": "zip"}
-"""Computation id to the name of the value in an answer."""
+"""The name of the value in an answer, by computation id."""
 PREDICTIONS = ("pred-buy", "pred-churn")
 
 
@@ -27,7 +27,7 @@ class Person:
     recommendations: Mapping[str, Mapping[str, Any]] | None = None
     computations: Mapping[str, str] = field(default_factory=dict)
     propensities: Mapping[str, tuple[float, int]] = field(default_factory=dict)
-    """Prediction id: score and percentile."""
+    """Score and percentile by prediction id."""
 
 
 def _recommendation(rec_id: str, items: list[str], *, control: bool = False) -> dict[str, Any]:

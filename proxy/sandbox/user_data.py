@@ -20,7 +20,9 @@ class Documented:
     unknown_status: int = 400
     """Status of "User id and device id not seen before"."""
     unasked: Literal["null", "missing"] = "null"
+    """The form of parts that were not requested."""
     dormant: Literal["null", "missing", "empty"] = "null"
+    """The form of the recommendations of a user who has been inactive for 90 days."""
     credentials: Literal["both", "api-key", "basic"] = "both"
     retry_after: int | None = None
     """Seconds in the Retry-After header of a 429; None sends no header."""

@@ -1,1 +1,1 @@
-"""The gunicorn worker and its connections. Only this package imports gunicorn and gevent."""
+"""The gunicorn worker, its connections, and answers to requests that are not valid HTTP; no routes (see `web`)."""

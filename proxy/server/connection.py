@@ -36,7 +36,7 @@ _RECEIVED_AT_ONCE = 8192
 """The size of gunicorn's reads while the length is unknown."""
 _TURN_SECONDS = 0.001
 _SHORTEST_SLEEP = 1e-6
-"""After a sleep of 0, gevent resumes this connection before it polls the others."""
+"""Not 0, because gevent would then resume this connection before it polls the others."""
 _HEAD_ENDS = b"\n\r\n"
 
 

@@ -1,1 +1,1 @@
-"""Caches profiles: in the memory of each process and, optionally, in Redis. Without HTTP and calls to Amplitude."""
+"""The cache in the memory of each process and, optionally, in Redis; no HTTP and no calls to Amplitude."""

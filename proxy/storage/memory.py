@@ -16,7 +16,7 @@ from proxy.profile.updates import Updates, updates_since
 from proxy.storage.lru import Entry, SizedLRU, size_of
 from proxy.storage.packed_updates import merged_packed, read_packed, with_packed
 from proxy.storage.ready_bodies import ReadyBodies, ReadyBody
-from proxy.storage.tombstones import Tombstones, names, pair_digest
+from proxy.storage.tombstones import Tombstones, id_digests, pair_digest
 
 _CHECKPOINT_EVERY = 500
 """Entries that a loop visits between two checkpoints. They take half a millisecond."""
@@ -77,9 +77,9 @@ class MemoryStore:
         moments: Mapping[bytes, float] | None = None,
         checkpoint: Callable[[], object] = lambda: None,
     ) -> set[bytes]:
-        """Remove all records with an id in `digests` (see `names`), and add tombstones.
+        """Remove all records with an id in `digests` (see `id_digests`), and add tombstones.
 
-        Returns the digests of the removed identities.
+        Return the `pair_digest` of each removed identity.
         `moments`: the times at which the ids were forgotten (Unix seconds by digest), if not now.
         """
         with self._lock:
@@ -91,14 +91,14 @@ class MemoryStore:
         for number, (identity, entry) in enumerate(entries):
             if number % _CHECKPOINT_EVERY == 0:
                 checkpoint()
-            if names(identity, Identity(entry.record.user_id, entry.record.device_id)).isdisjoint(digests):
+            if id_digests(identity, Identity(entry.record.user_id, entry.record.device_id)).isdisjoint(digests):
                 continue
             dropped.add(pair_digest(identity))
             with self._lock:
                 current = self._cache.pop(identity, None)
                 self._ready.discard(identity)
                 # Updates belong to the user id only, and not to the device id of the record.
-                if current and current.updates and names(identity).isdisjoint(digests):
+                if current and current.updates and id_digests(identity).isdisjoint(digests):
                     self._keep(identity, EMPTY, current.updates)
         return dropped
 
@@ -250,15 +250,15 @@ class MemoryStore:
 
     @property
     def records(self) -> int:
-        """The number of entries."""
+        """Return the number of entries."""
         return len(self._cache)
 
     @property
     def size(self) -> int:
-        """The bytes in use."""
+        """Return the bytes in use."""
         return int(self._cache.currsize) + self._ready.size
 
     @property
     def evicted(self) -> int:
-        """The number of evicted entries."""
+        """Return the number of evicted entries."""
         return self._cache.evicted

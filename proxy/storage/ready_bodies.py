@@ -60,5 +60,5 @@ class ReadyBodies:
 
     @property
     def size(self) -> int:
-        """The bytes in use."""
+        """Return the bytes in use."""
         return int(self._bodies.currsize)

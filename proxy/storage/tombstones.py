@@ -13,10 +13,10 @@ REMEMBERED_SECONDS = 4 * 3600 + 600.0
 """Longer than any call, and longer than Amplitude retries a webhook."""
 _MAX_TOMBSTONES = 100_000
 
-Names = frozenset[bytes]
+IdDigests = frozenset[bytes]
 
 
-def names(*identities: Identity) -> Names:
+def id_digests(*identities: Identity) -> IdDigests:
     """Return a digest of each id in `identities`. Digests let processes forget users without sharing their ids."""
     return frozenset(
         _digest(f"{kind}{id}")
@@ -26,8 +26,8 @@ def names(*identities: Identity) -> Names:
     )
 
 
-def name_of(user_id: str) -> bytes:
-    """Return the digest of a user id, as in `names`."""
+def user_id_digest(user_id: str) -> bytes:
+    """Return the digest of a user id, as in `id_digests`."""
     return _digest(f"u{user_id}")
 
 
@@ -70,10 +70,10 @@ class Tombstones:
         """Return when an id of `identity` was last forgotten (Unix seconds); None if it was not forgotten recently."""
         if not self._last:
             return None
-        return max((self._last[digest][2] for digest in names(identity) if digest in self._last), default=None)
+        return max((self._last[digest][2] for digest in id_digests(identity) if digest in self._last), default=None)
 
     def forgotten_since(self, generation: int, *identities: Identity) -> bool:
         """Return whether an id in `identities` was forgotten after `generation`."""
         if generation == self.generation:
             return False
-        return any(self._last.get(digest, (0,))[0] > generation for digest in names(*identities))
+        return any(self._last.get(digest, (0,))[0] > generation for digest in id_digests(*identities))

@@ -26,7 +26,7 @@ class WeightedSemaphore:
 
     @property
     def waiting(self) -> int:
-        """The number of waiting requests."""
+        """Return the number of waiting requests."""
         return len(self._waiting)
 
     @contextmanager

@@ -1,1 +1,1 @@
-"""The HTTP routes of this service, with authentication, request logs and pages."""
+"""The Flask routes, with authentication, errors and request logs; no rules about data (see `api` and `profile`)."""

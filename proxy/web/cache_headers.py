@@ -60,7 +60,8 @@ def _cache_status(result: ProfileResult) -> str:
         return f"fwd={'partial' if result.freshness else 'miss'}; detail={result.error.word}"
     if result.fault is not None:
         return f"fwd=stale; detail={result.fault.word}"
-    return f"fwd={result.forwarded}; {'collapsed' if result.forwarded == 'miss' and not result.opened else 'stored'}"
+    collapsed = result.forwarded == "miss" and not result.started_fetch
+    return f"fwd={result.forwarded}; {'collapsed' if collapsed else 'stored'}"
 
 
 def cache_label(result: ProfileResult) -> str:
@@ -72,7 +73,7 @@ def cache_label(result: ProfileResult) -> str:
         if result.freshness is None and result.forwarded is None:
             return "none"
         return "stale" if result.stale else "hit"
-    if result.forwarded == "miss" and result.error is None and not result.opened:
+    if result.forwarded == "miss" and result.error is None and not result.started_fetch:
         return "collapsed"
     return "expired" if result.forwarded == "stale" else result.forwarded
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, jsonify, request
 
 from proxy.api.errors import BadRequest
-from proxy.api.parse import FORGETTING, parse_forgetting
+from proxy.api.parse import ID_PARAMETERS, parse_ids
 from proxy.api.query_string import pairs_of
 from proxy.storage.redis import RedisUnavailable
 from proxy.web.auth import admit
@@ -20,9 +20,9 @@ blueprint.before_request(admit)
 def forget() -> Response:
     """Delete everything stored about a user, in every process, and return the counts."""
     parameters = pairs_of(request.query_string, "the URL")
-    if not {name for name, _ in parameters} & {parameter.name for parameter in FORGETTING}:
+    if not {name for name, _ in parameters} & {parameter.name for parameter in ID_PARAMETERS}:
         raise BadRequest("user_id or device_id is required; add user_id=<id>")
-    identity = parse_forgetting(parameters)
+    identity = parse_ids(parameters)
     try:
         forgotten = services().forget_service.forget(identity)
     except RedisUnavailable:

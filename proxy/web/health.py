@@ -10,7 +10,7 @@ from proxy.web.services import services
 blueprint = Blueprint("health", __name__)
 
 _JUDGED_FOR_SECONDS = 60.0
-"""Time after which the last call is ignored. Without calls, an instance out of rotation would never be ready again."""
+"""Time after which the last call is ignored. An instance that is not ready gets no requests, and so makes no calls."""
 
 _UPSTREAM_WORDS = {
     None: "ok",

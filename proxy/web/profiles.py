@@ -106,7 +106,9 @@ def _get(
 
 
 def _too_large(result: ProfileResult) -> ProfileResult:
-    result = ProfileResult(EMPTY, UpstreamInvalid(), forwarded="miss", opened=result.opened, calls=result.calls)
+    result = ProfileResult(
+        EMPTY, UpstreamInvalid(), forwarded="miss", started_fetch=result.started_fetch, calls=result.calls
+    )
     _note_for_log(g._get_current_object(), result)
     return result
 

@@ -1,1 +1,1 @@
-"""Parses and stores the batches that Amplitude pushes. `web` handles HTTP, and `profile` has the rules for updates."""
+"""Parsing and storing of Amplitude's pushes; no HTTP (see `web`) and no rules for merging (see `profile`)."""

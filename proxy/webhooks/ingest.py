@@ -89,7 +89,7 @@ class UpdateIngester:
 
     @property
     def generation(self) -> int:
-        """The generation to pass to `push`.
+        """Return the generation to pass to `push`.
 
         Read it before the batch, so that users who are forgotten later are skipped.
         """
@@ -152,7 +152,7 @@ class UpdateIngester:
             return
         checkpoint, started = Checkpoint(), self._clock.monotonic()
         checksums, last_change = self._shared.announced(self._last_change)
-        if self._caught_up_at is not None and not self._shared.announces_for(started - self._caught_up_at):
+        if self._caught_up_at is not None and not self._shared.keeps_announcements_for(started - self._caught_up_at):
             self._pending = self._memory.cached_users(lambda _: True, checkpoint)
         elif checksums:
             users = self._memory.cached_users(lambda user_id: checksum(user_id) in checksums, checkpoint)

@@ -65,8 +65,9 @@ class Batch:
     skipped: Counter[str] = field(default_factory=Counter)
     """The number of users without a stored update, by reason."""
     unapplied: int = 0
-    """The number of applied users' properties that were not stored: malformed, or with a result that only Amplitude
-    knows."""
+    """The number of properties of applied users that were not stored: malformed, or with a result that only Amplitude
+    knows.
+    """
     refused: int = 0
     """The number of users in `updates` whose updates were not stored. `skipped` counts them too."""
 
@@ -78,7 +79,7 @@ class Batch:
 
     @property
     def applied(self) -> int:
-        """The number of users with a stored update."""
+        """Return the number of users with a stored update."""
         return len(self.updates) - self.refused
 
 

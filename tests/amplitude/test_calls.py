@@ -33,13 +33,13 @@ def test_plan_calls__recommendations_of_two_types__two_calls_with_the_rest_in_th
     assert "rec_type" not in second.parameters(Identity("u", None))
 
 
-def test_plan_calls__parts_to_fetch_along__added_only_to_other_calls() -> None:
+def test_plan_calls__extra_parts__added_but_cause_no_call() -> None:
     assert plan_calls([], ALONG) == []
     (call,) = plan_calls([recommendation("a")], ALONG)
     assert call.parts == {recommendation("a"), *ALONG}
 
 
-def test_plan_calls__nothing_to_fetch_along__only_requested_parts() -> None:
+def test_plan_calls__no_extra_parts__only_requested_parts() -> None:
     (call,) = plan_calls([COHORTS])
     assert call.parameters(Identity(None, "d")) == {"device_id": "d", "get_cohort_ids": "true"}
 
@@ -50,7 +50,7 @@ def test_plan_calls__properties_and_computations__two_calls() -> None:
     assert second.parameters(Identity("u", None)) == {"user_id": "u", "comp_id": "a,b"}
 
 
-def test_plan_calls__call_with_computations__properties_are_not_fetched_along() -> None:
+def test_plan_calls__call_with_computations__extra_properties_are_not_added() -> None:
     (call,) = plan_calls([computations(), recommendation("a")], ALONG)
     assert call.parts == {computations(), recommendation("a"), COHORTS}
     assert call.parameters(Identity("u", None))["get_computations"] == "true"
@@ -144,7 +144,7 @@ def test_split_response__any_data__each_part_is_either_answered_or_faulty(data: 
 
 
 @pytest.mark.contract("1 propensities")
-def test_split_response__propensities__found_by_id_and_a_single_one_by_its_own_field() -> None:
+def test_split_response__propensities__found_by_id_or_a_single_propensity_by_its_field() -> None:
     (call,) = plan_calls([prediction("p", "pct"), prediction("q", "pct")])
     user_data = {"propensity": 1, "propensities": [{"pred_id": "q", "prop": 97, "prop_type": "score"}]}
     assert split_response(call, user_data)[0] == {prediction("p", "pct"): None, prediction("q", "pct"): 97}

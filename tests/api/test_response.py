@@ -55,26 +55,26 @@ def test_case_files__collected__at_least_8() -> None:
     assert len(CASES) >= 8
 
 
-anything = json_values(max_text=5)
+any_value = json_values(max_text=5)
 entries = st.fixed_dictionaries(
     {},
     optional={
         "rec_id": st.sampled_from(["a", "b", 7, None]),
-        "child_rec_id": anything,
-        "items": anything | st.lists(st.text(max_size=3)),
-        "is_control": anything,
-        "recommendation_source": anything,
-        "last_updated": anything,
+        "child_rec_id": any_value,
+        "items": any_value | st.lists(st.text(max_size=3)),
+        "is_control": any_value,
+        "recommendation_source": any_value,
+        "last_updated": any_value,
     },
 )
 user_datas = st.fixed_dictionaries(
     {},
     optional={
-        "recommendations": anything | st.lists(entries | anything, max_size=3),
-        "amp_props": anything | st.dictionaries(st.text(max_size=5), anything),
-        "cohort_ids": anything | st.lists(anything, max_size=4),
-        "propensity": anything,
-        "propensities": anything | st.lists(st.fixed_dictionaries({"pred_id": st.just("p"), "prop": anything})),
+        "recommendations": any_value | st.lists(entries | any_value, max_size=3),
+        "amp_props": any_value | st.dictionaries(st.text(max_size=5), any_value),
+        "cohort_ids": any_value | st.lists(any_value, max_size=4),
+        "propensity": any_value,
+        "propensities": any_value | st.lists(st.fixed_dictionaries({"pred_id": st.just("p"), "prop": any_value})),
         "user_id": st.text() | st.none(),
         "device_id": st.text() | st.none(),
     },

@@ -1,4 +1,4 @@
-"""`python -m proxy forget`, run like an operator runs the command."""
+"""`python -m proxy forget`, run as an operator runs the command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line, run like a user runs each command."""
+"""The command line, run as a user runs each command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m proxy preview`, run like a user runs the command."""
+"""`python -m proxy preview`, run as a user runs the command."""
 
 from __future__ import annotations
 

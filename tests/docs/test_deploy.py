@@ -24,7 +24,9 @@ HOST = "cc.example.com"
 @pytest.fixture
 def nginx(service: Service, tmp_path: Path) -> Iterator[str]:
     """Run nginx with the block of the guide in front of the service, and return its URL."""
-    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")  # where Debian has it, for root alone
+    program = shutil.which(
+        "nginx", path=f"{os.environ['PATH']}:/usr/sbin"
+    )  # Debian's folder, which only root has in PATH
     if program is None:
         pytest.skip("nginx is not installed: apt-get install nginx-light")
     location = fragment("nginx").block("nginx").replace("http://127.0.0.1:8000", service.url)

@@ -34,7 +34,7 @@ def quiet_service(start_service: Callable[..., Service]) -> Iterator[Service]:
 
 
 def run(command: str, service: Service) -> str:
-    """Return what a curl command prints, with the host and the credentials of `service` in it."""
+    """Run a curl command with the host and the credentials of `service`, and return its output."""
     line = command.replace(HOST, service.url).replace("name:secret", f"braze:{SECRET}").replace("the-secret", SECRET)
     return subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=30, check=True).stdout
 
@@ -43,7 +43,7 @@ def without_time(body: dict[str, Any]) -> dict[str, Any]:
     return {name: type(value) if name == "as_of" else value for name, value in body.items()}
 
 
-def test_examples__all_routes__have_one() -> None:
+def test_examples__every_route__has_an_example() -> None:
     routes = {route for example in EXAMPLES for route in re.findall(r"/v1/(\w+)", example.block("liquid"))}
     assert routes == {*SECTIONS, "profile", "userprofile"}
 
@@ -106,9 +106,9 @@ def test_curl__run_as_shown__prints_the_json_shown(quiet_service: Service, shown
 
 def test_curl__other_commands_of_the_guides__succeed(quiet_service: Service) -> None:
     shown = {line for kind in ("answer", "symptom", "push") for part in fragments(kind) for line in lines_of(part)}
-    others = [line for _, line in commands() if line.startswith("curl ") and line not in shown]
-    assert others
-    for line in others:
+    other_commands = [line for _, line in commands() if line.startswith("curl ") and line not in shown]
+    assert other_commands
+    for line in other_commands:
         assert run(f"{line} -s -o /dev/null -w '%{{http_code}}'", quiet_service) == "200", line
 
 

@@ -24,19 +24,19 @@ ANCHORS = {
 def invocations() -> list[tuple[str, list[str]]]:
     """Return the module and the arguments of each `python -m …`, in shell blocks and in prose."""
     lines = [line for _, line in commands()] + [code for _, code in INLINE]
-    found = []
+    module_calls = []
     for line in lines:
         for part in re.split(r"\s&&\s", line):
             if module := re.search(r"(?:^|\s)-m ((?:proxy|tests|pytest)[\w.]*)(.*)", part):
-                found.append((module[1], shlex.split(module[2], comments=True)))
-    return found
+                module_calls.append((module[1], shlex.split(module[2], comments=True)))
+    return module_calls
 
 
-def test_ci__test_command__is_the_one_in_the_readme() -> None:
+def test_ci__test_command__same_as_in_the_readme() -> None:
     assert fragment("tests").block("sh").strip() in (ROOT / ".ci" / "run").read_text().splitlines()
 
 
-def test_commands__every_command_of_the_program__is_in_the_guides_and_no_other() -> None:
+def test_commands__of_the_program__same_as_in_the_guides() -> None:
     assert {arguments[0] for module, arguments in invocations() if module == "proxy" and arguments} == set(
         main.commands
     )
@@ -53,7 +53,7 @@ def test_commands__every_option__exists() -> None:
             assert used <= options[arguments[0]], arguments
 
 
-def test_option_tables__every_option__belongs_to_some_command() -> None:
+def test_option_tables__every_option__belongs_to_a_command() -> None:
     known = {
         option
         for command in main.commands.values()
@@ -79,7 +79,7 @@ def test_links__of_a_page__lead_to_a_file_and_a_heading(page: Path) -> None:
         assert not anchor or anchor in ANCHORS[linked], target
 
 
-def test_guides__all_of_them__are_linked_from_the_readme() -> None:
+def test_guides__every_guide__is_linked_from_the_readme() -> None:
     linked = set(re.findall(r"\]\((docs/[^)#]+)", PAGES[README]))
     assert linked == {path.relative_to(ROOT).as_posix() for path in PAGES if path != README}
 

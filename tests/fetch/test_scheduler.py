@@ -112,7 +112,7 @@ def world(clock: FakeClock) -> World:
 
 def test_get__two_requests_in_a_row__miss_and_then_hit(world: World) -> None:
     first = world.get(COHORTS)
-    assert (first.forwarded, first.opened, first.calls, first.error) == ("miss", True, 1, None)
+    assert (first.forwarded, first.started_fetch, first.calls, first.error) == ("miss", True, 1, None)
     second = world.get(COHORTS)
     assert (second.forwarded, second.calls) == (None, 0)
     assert len(world.source.calls) == 1
@@ -166,7 +166,7 @@ def test_get__call_in_flight__its_parts_are_joined_and_other_parts_need_a_call(w
     world.source.open.set()
     assert [answer.result(10).calls for answer in (first, joined, other)] == [1, 1, 2]
     assert [call.parts for _, call in world.source.calls] == [{COHORTS}, {PROPERTIES}]
-    assert not joined.result().opened
+    assert not joined.result().started_fetch
 
 
 def test_fetch_along__call_for_another_part__added_parts_are_joined_and_cached(clock: FakeClock) -> None:
@@ -295,7 +295,7 @@ def test_call__parts_were_cached_while_it_was_queued__not_sent_and_the_slot_is_f
     assert world.rate_limiter.used == used
 
 
-def test_call__planning_fails_by_a_bug__caller_gets_an_error_and_the_slot_is_free_again(
+def test_call__bug_in_planning__caller_gets_an_error_and_the_slot_is_free_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(world.store, "lease", lambda *_: 1 / 0)
@@ -304,7 +304,7 @@ def test_call__planning_fails_by_a_bug__caller_gets_an_error_and_the_slot_is_fre
     assert world.rate_limiter.used == 0
 
 
-def test_call__client_fails_by_a_bug__caller_gets_an_error_and_the_next_call_succeeds(world: World) -> None:
+def test_call__bug_in_the_client__caller_gets_an_error_and_the_next_call_succeeds(world: World) -> None:
     world.source.fault = ValueError("a bug")
     assert isinstance(world.get(COHORTS).error, UpstreamInvalid)
     world.source.fault = None
@@ -699,7 +699,7 @@ def test_backlog__users_were_cached_since__no_slot_is_used_for_them(clock: FakeC
     assert [name for name, _ in sent_calls(world)] == ["u0"]
 
 
-def test_reserve__fails_by_a_bug__caller_gets_an_error_and_the_next_call_succeeds(
+def test_reserve__bug_in_the_rate_limiter__caller_gets_an_error_and_the_next_call_succeeds(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempts = []

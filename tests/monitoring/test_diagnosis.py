@@ -37,8 +37,8 @@ def test_findings__one_problem__one_finding_with_meaning_and_fix(words: str, sta
 
 
 def test_findings__several_problems__worst_first_and_no_all_clear() -> None:
-    several = findings(State(redis_unavailable=True, quota_spent=True, draining=True))
-    assert [finding.level for finding in several] == ["bad", "warn", "warn"]
+    problems = findings(State(redis_unavailable=True, quota_spent=True, draining=True))
+    assert [finding.level for finding in problems] == ["bad", "warn", "warn"]
 
 
 def test_findings__empty_cache__meaning_says_that_nothing_is_cached() -> None:

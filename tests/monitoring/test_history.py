@@ -13,7 +13,7 @@ ROUTE = "/v1/cohorts"
 
 def history(clock: FakeClock) -> tuple[Metrics, History]:
     metrics = Metrics()
-    metrics.read_by(lambda: {"quota_calls_limit": 600})
+    metrics.set_reader(lambda: {"quota_calls_limit": 600})
     hour = History(metrics, clock=clock)
     hour.tick()
     return metrics, hour
@@ -35,7 +35,7 @@ def test_point__after_a_step__has_the_counts_since_the_previous(clock: FakeClock
     metrics.called("upstream_timeout", 0.15, 0)
     metrics.answered(ROUTE, 401, "none", 0.001)
     metrics.answered("/status", 401, "none", 0.001)
-    metrics.read_by(lambda: {"quota_calls_limit": 600, "quota_calls_used": 3, "backlog_dropped": 5})
+    metrics.set_reader(lambda: {"quota_calls_limit": 600, "quota_calls_used": 3, "backlog_dropped": 5})
     step(hour, clock)
     step(hour, clock)
     first, second = hour.points()

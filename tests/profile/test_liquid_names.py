@@ -32,11 +32,11 @@ from proxy.profile.liquid_names import safe_names
         ("plan\n", "plan"),
     ],
 )
-def test_safe_names__one_name__kept_if_safe_and_else_rewritten(exact: str, safe: str) -> None:
+def test_safe_names__single_name__kept_if_safe_or_rewritten(exact: str, safe: str) -> None:
     assert safe_names([exact]) == {exact: safe}
 
 
-def test_safe_names__safe_name_after_an_unsafe_one__safe_name_is_kept() -> None:
+def test_safe_names__safe_name_after_an_unsafe_name__safe_name_is_kept() -> None:
     assert safe_names(["my prop", "my_prop"]) == {"my prop": "my_prop_2", "my_prop": "my_prop"}
 
 

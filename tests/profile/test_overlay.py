@@ -102,7 +102,7 @@ def test_properties__whole_set_was_pushed__replaces_fetched_values_under_their_n
     assert value(older, PROPERTIES) == {"gp:a": 1, "b": 2, "gp:c": 3}, "the names of the fetched properties are kept"
 
 
-def test_properties__only_some_were_pushed__applied_to_a_fetched_set_and_else_a_miss() -> None:
+def test_properties__only_a_part_was_pushed__applied_to_a_fetched_set_or_a_miss() -> None:
     assert not overlaid(EMPTY, PROPERTIES_ALL, props(10, a=1)).parts
     result = overlaid(record(5, props={"gp:a": 0, "b": 0}), PROPERTIES_ALL, props(10, a=1, c=1), props(4, b=1))
     assert value(result, PROPERTIES) == {"gp:a": 1, "b": 0, "gp:c": 1}
@@ -157,7 +157,7 @@ def test_properties__cleared__earlier_set_is_dropped_and_later_set_is_kept() -> 
     assert overlaid(after, PROPERTIES_ALL, cleared(7)) == after
 
 
-def test_properties__fetched_with_and_without_prefix__push_changes_the_prefixed_one() -> None:
+def test_properties__fetched_with_and_without_prefix__push_changes_the_prefixed_property() -> None:
     result = overlaid(record(5, props={"name": "built in", "gp:name": "old"}), PROPERTIES_ALL, props(10, name="new"))
     assert value(result, PROPERTIES) == {"name": "built in", "gp:name": "new"}
     plain = overlaid(record(5, props={"name": "old"}), PROPERTIES_ALL, props(10, name="new", other=1))

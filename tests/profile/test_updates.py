@@ -40,7 +40,7 @@ PUSHES = st.one_of(
 
 
 def all_of(pushes: list[Updates]) -> Updates:
-    """Return the pushes merged."""
+    """Merge all pushes."""
     no_updates: Updates = {}
     return functools.reduce(merged, pushes, no_updates)
 
@@ -74,7 +74,7 @@ def test_merged__any_order_portions_and_repetitions__same_content(
 
 @settings(deadline=None)
 @given(st.lists(PUSHES, max_size=6))
-def test_known__any_updates__each_property_has_its_latest_value(pushes: list[Updates]) -> None:
+def test_parse_updates__any_updates__each_property_has_its_latest_value(pushes: list[Updates]) -> None:
     latest: dict[bytes, bytes] = {}
     for push in pushes:
         for field, value in previous(push).items():
@@ -114,7 +114,7 @@ def test_too_large__over_the_limits_of_one_user__true_and_unpack_fails() -> None
         unpack(pack(properties({"a": b"1" * 70_000}, 5.0)))
 
 
-def test_known__foreign_fields__ignored() -> None:
+def test_parse_updates__foreign_fields__ignored() -> None:
     result = parse_updates({b"c1": b"short", b"z": b"12345678", b"": b"12345678"} | membership("c", True, 7.0))
     assert result.cohorts == {"c": (7.0, True)}
     assert not result.properties

@@ -269,7 +269,7 @@ def test_small_chunks__sent_with_the_head__other_greenlets_run() -> None:
     """Parse 1,300 chunks that are already in memory, which takes milliseconds without a read of the socket."""
     turns = 0
 
-    def others() -> None:
+    def count_turns() -> None:
         nonlocal turns
         while True:
             turns += 1
@@ -278,7 +278,7 @@ def test_small_chunks__sent_with_the_head__other_greenlets_run() -> None:
     with pair() as (connection, client):
         client.sendall(f"POST / HTTP/1.1\r\n{CHUNKED}\r\n".encode() + TINY_CHUNKS[:7800] + b"0\r\n\r\n")
         request = next(iter(Requests(Config(), connection, ("127.0.0.1", 1))))
-        other = gevent.spawn(others)
+        other = gevent.spawn(count_turns)
         assert request.body.read() == b"x" * 1300
         other.kill()
     assert turns > 2
@@ -304,7 +304,7 @@ def test_head__start_came_with_the_previous_request__rest_is_returned(start: int
             received += connection.recv(8192)
 
 
-def test_two_workers__many_new_connections__answered_before_a_busy_one_is_half_done(
+def test_two_workers__many_new_connections__answered_before_a_busy_connection_is_half_done(
     start_service: Start, sandbox: Sandbox
 ) -> None:
     service = start_service(sandbox, WEB_CONCURRENCY="2", REDIS_URL=f"redis://127.0.0.1:{free_port()}")

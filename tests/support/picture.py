@@ -19,7 +19,7 @@ from tests.support.browser import Browser, Scheme
 from tests.support.service import ROOT
 
 FOLDER = ROOT / ".github"
-"""The usual folder for such files. The service does not serve or import them."""
+"""A folder for files that GitHub shows. The service does not serve them."""
 SNIPPET = "Whole profile in one tag"
 WIDTH, HEIGHT = 1080, 1500
 _MARGIN = 16

@@ -26,5 +26,5 @@ def log_lines(log: Path) -> list[dict[str, Any]]:
 
 def milliseconds(log: Path, *answers: requests.Response) -> list[float]:
     """Return the milliseconds for each answer from the log. A busy machine delays the client more than the service."""
-    took = {line["request_id"]: line["ms"] for line in log_lines(log) if line["event"] == "request"}
-    return [took[answer.headers["X-Request-ID"]] for answer in answers]
+    durations = {line["request_id"]: line["ms"] for line in log_lines(log) if line["event"] == "request"}
+    return [durations[answer.headers["X-Request-ID"]] for answer in answers]

@@ -22,7 +22,7 @@ from proxy.profile.query import ProfileQuery
 from proxy.profile.record import EMPTY, CachedPart, Record
 from proxy.profile.updates import ParsedUpdates, checksum, parse_updates
 from proxy.storage.memory import MemoryStore
-from proxy.storage.tombstones import names
+from proxy.storage.tombstones import id_digests
 from proxy.webhooks.ingest import UpdateIngester
 from proxy.webhooks.parse import Batch, read_cohorts, read_users
 from tests.support.fakes import FakeClock
@@ -257,7 +257,7 @@ def test_forget__user_with_updates__removes_them_and_ignores_older_pushes() -> N
     ingester = UpdateIngester(store, clock=FakeClock(START))
     ingester.push(new_batch("u", "v"), ingester.generation)
     before = ingester.generation
-    assert len(store.forget(names(Identity("u", None)))) == 1
+    assert len(store.forget(id_digests(Identity("u", None)))) == 1
     assert store.with_updates(Identity("u", "d"), EMPTY, ProfileQuery(("cohorts",), cohort_ids=("c1",))) == EMPTY
     ingester.push(new_batch("u"), before)
     assert not known_in(store, "u").cohorts
@@ -300,7 +300,9 @@ def test_catch_up__more_users_than_one_run_allows__all_looked_up(monkeypatch: py
         looked_up.extend(users)
         return [{} for _ in users]
 
-    shared: Any = SimpleNamespace(announced=lambda _: (announced, 1.0), announces_for=lambda _: True, read=read)
+    shared: Any = SimpleNamespace(
+        announced=lambda _: (announced, 1.0), keeps_announcements_for=lambda _: True, read=read
+    )
     monkeypatch.setattr("proxy.webhooks.ingest.CATCH_UP_USERS", 250)
     ingester = UpdateIngester(store, shared, clock=FakeClock(START))
     for _ in range(4):
@@ -313,7 +315,7 @@ def test_forget__device__keeps_the_updates_of_its_user() -> None:
     user = Identity("u", None)
     store.merge(user, Record({COHORTS: CachedPart(b"[]", START - 20)}, None, "u", "phone"))
     store.push(new_batch("u").updates, store.generation)
-    store.forget(names(Identity(None, "phone")))
+    store.forget(id_digests(Identity(None, "phone")))
     assert store.read(user) == EMPTY
     assert known_in(store, "u").cohorts
 

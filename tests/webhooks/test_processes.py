@@ -20,7 +20,7 @@ from proxy.profile.record import EMPTY, CachedPart, Record
 from proxy.profile.updates import REMOVED, Updates, membership, merged, pack, parse_updates, properties
 from proxy.storage.redis import RedisUnavailable
 from proxy.storage.redis.updates import RedisUpdates
-from proxy.storage.tombstones import name_of
+from proxy.storage.tombstones import user_id_digest
 from proxy.webhooks.ingest import UpdateIngester
 from proxy.webhooks.parse import Batch
 from tests.profile.test_updates import PUSHES, previous
@@ -96,7 +96,7 @@ def pair(valkey: RedisServer) -> tuple[Process, Process]:
 
 
 @pytest.mark.contract("3 webhook processes")
-def test_push__to_one_process__the_other_reads_it_in_one_round_trip(
+def test_push__to_one_process__other_process_reads_it_in_one_round_trip(
     pair: tuple[Process, Process],
 ) -> None:
     first, second = pair
@@ -214,7 +214,7 @@ def test_save__any_updates_also_of_the_previous_version__merged_as_in_memory(
             expected = merged(expected, push)
             updates.save([(user, push), (f"other-{user}", push)], time.time())
             if number % 2 and expected:
-                operator.set(b"test:pushed:" + name_of(user), pack(previous(expected)))
+                operator.set(b"test:pushed:" + user_id_digest(user), pack(previous(expected)))
     stored, missing = updates.read([user, "nobody"])
     assert parse_updates(stored) == parse_updates(expected)
     assert not missing
@@ -307,7 +307,7 @@ def test_push__older_than_a_forget__not_stored_in_any_process(pair: tuple[Proces
 
 
 @pytest.mark.contract("3 webhook forget")
-def test_forget__process_starts_later__keeps_updates_pushed_after_it(
+def test_forget__process_starts_later__keeps_updates_pushed_after_the_forget(
     pair: tuple[Process, Process], valkey: RedisServer
 ) -> None:
     first, _ = pair
@@ -423,7 +423,7 @@ def test_update__stored_set_without_line_ends__takes_no_long_time_in_redis(
     long = b"x" * 60_000
     stored = {field: value + long} if field_lines else {kind + long: value, b"s" + b"b\n": value}
     with redis.Redis.from_url(running.url) as operator:
-        operator.set(b"test:pushed:" + name_of("u"), pack(stored))
+        operator.set(b"test:pushed:" + user_id_digest("u"), pack(stored))
         operator.config_resetstat()
         process.push(("u", new))
         slowest = max(

@@ -56,7 +56,7 @@ def members(service: Service, user: str, cohort_id: str = "") -> list[list[str]]
 
 
 def until_all(service: Service, user: str, expected: list[str], seconds: float) -> None:
-    """Return when every answer is as expected. Fail after `seconds`."""
+    """Wait until every answer is as expected. Fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while any(cohorts != expected for cohorts in members(service, user)):
         assert time.monotonic() < deadline, "a worker does not have the push"
@@ -105,7 +105,7 @@ def test_push__ten_thousand_users_twice__takes_at_most_1_s_of_cpu_and_less_when_
     users = [f"crowd-{number}" for number in range(10_000)]
     body = {"cohort_id": "crowd", "in_cohort": True, "computed_time": time.time(), "message_id": "crowd::enter::0"}
     sent = json.dumps(body | {"users": [{"user_id": user} for user in users]})
-    took = []
+    cpu_seconds = []
     for applied in (10_000, 0):
         began = seconds_of_cpu()
         answer = requests.post(
@@ -114,10 +114,10 @@ def test_push__ten_thousand_users_twice__takes_at_most_1_s_of_cpu_and_less_when_
             headers=HEADERS | {"Content-Type": "application/json"},
             timeout=10,
         ).json()
-        took.append(seconds_of_cpu() - began)
+        cpu_seconds.append(seconds_of_cpu() - began)
         assert (answer["applied"], answer["duplicate"]) == (applied, not applied)
-    assert took[0] < 1
-    assert took[1] < took[0]
+    assert cpu_seconds[0] < 1
+    assert cpu_seconds[1] < cpu_seconds[0]
 
 
 def test_log__pushed_ids__not_logged(pair: Service) -> None:
@@ -200,7 +200,7 @@ def test_bodies__forty_of_8_mib_at_once__use_less_than_100_mib(single_worker: Se
 
 
 @pytest.mark.slow
-def test_bodies__large_ones_never_end__small_ones_accepted_and_memory_released(single_worker: Service) -> None:
+def test_bodies__large_bodies_never_end__small_bodies_accepted_and_memory_released(single_worker: Service) -> None:
     with contextlib.ExitStack() as connections:
         for _ in range(3):
             connection = connections.enter_context(socket.create_connection(single_worker.address, timeout=10))

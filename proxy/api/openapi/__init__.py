@@ -1,1 +1,1 @@
-"""Builds the OpenAPI 3.1 document of all routes, from the parameters and the types of the bodies."""
+"""The OpenAPI document of all routes, built from the parameters and body types of `api`; no parsing of requests."""

@@ -1,4 +1,4 @@
-"""Builds the document. Add each new route of the application to `_paths`."""
+"""Builds the OpenAPI document. Add each new route of the application to `_paths`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from proxy.api.openapi.parameters import REQUEST_HEADERS, SECURITY, SECURITY_SCH
 from proxy.api.openapi.responses import DATA_HEADERS, HEADERS, SHARED, answer, as_json, headers_only, problem, shared
 from proxy.api.openapi.schemas import Schema, answer_name, components, ref
 from proxy.api.parameters import Parameter
-from proxy.api.parse import FORGETTING, INCLUDE, PREDICTION_ID, REC_ID, parameters_of
+from proxy.api.parse import ID_PARAMETERS, INCLUDE, PREDICTION_ID, REC_ID, parameters_of
 from proxy.profile.parts import SECTIONS, Section
 
 
@@ -194,7 +194,7 @@ def _forget() -> Schema:
         "backlog. The result of a call in flight is not cached. The data in Amplitude stays: the next request for "
         "the user fetches it again.",
         "security": SECURITY,
-        "parameters": [*query_parameters(FORGETTING, (), {"user_id": "user-17"}), ref("RequestId", "parameters")],
+        "parameters": [*query_parameters(ID_PARAMETERS, (), {"user_id": "user-17"}), ref("RequestId", "parameters")],
         "responses": {
             "200": answer(
                 "The user is forgotten.", as_json("ForgetResult", example=example), headers=["Cache-Control"]
@@ -214,7 +214,7 @@ def _forget() -> Schema:
 def _drop_in() -> Schema:
     unknown = {"user": {"summary": "An unknown or anonymous user", "value": examples.NOT_SEEN_BEFORE}}
     not_seen_before = as_json("NotSeenBefore", unknown)
-    either = {"anyOf": [ref("UserProfile"), ref("NotSeenBefore")]}
+    profile_or_unknown = {"anyOf": [ref("UserProfile"), ref("NotSeenBefore")]}
     known = {"ava": {"summary": "A known user", "value": examples.drop_in_answer()}}
     return _data_route(
         "Userprofile",
@@ -229,7 +229,7 @@ def _drop_in() -> Schema:
         {
             "200": answer(
                 "Amplitude's answer.",
-                {"application/json": {"schema": either, "examples": known}},
+                {"application/json": {"schema": profile_or_unknown, "examples": known}},
                 DATA_HEADERS,
                 optional=["ETag"],
             ),

@@ -1,4 +1,4 @@
-"""Describes parameters, bodies, request headers and credentials, from the parameters of the parser."""
+"""Builds the OpenAPI descriptions of the parser's parameters, and of bodies, request headers and credentials."""
 
 from __future__ import annotations
 

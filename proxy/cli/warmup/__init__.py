@@ -1,1 +1,1 @@
-"""The commands `warm` and `plan`."""
+"""The commands `warm` and `plan` with their queue, pace and progress; no other commands."""

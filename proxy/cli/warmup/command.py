@@ -112,7 +112,7 @@ def warm(
     click.get_current_context().call_on_close(audience.close)
     try:
         # Check the service before the download, because Amplitude limits the number of downloads.
-        asks, lost = _service(url, credentials)
+        ask_functions, loss_reason = _service(url, credentials)
         if users is not None:
             audience.add(rows.user_ids(read(users, column)))
         else:
@@ -125,7 +125,7 @@ def warm(
             f"a minute: about {format_minutes(plan.minutes)}; less if users are already cached"
         )
         with progress_report() as report:
-            warmer = Warmer(asks, question, plan.calls_a_minute, report=report, lost=lost)
+            warmer = Warmer(ask_functions, question, plan.calls_a_minute, report=report, loss_reason=loss_reason)
             _stop_on_signals(warmer.stop)
             progress = warmer.run(audience, len(audience))
     except (NoColumn, DiskFull, NotDownloaded) as error:
@@ -187,10 +187,10 @@ def _service(url: str | None, credentials: str) -> tuple[list[Ask], Callable[[],
     The functions send requests to the service at `url`, or to a service in this process that uses the shared Redis.
     """
     if url:
-        asks = [require_access(running_service(url, credentials)) for _ in range(CONNECTIONS)]
+        ask_functions = [require_access(running_service(url, credentials)) for _ in range(CONNECTIONS)]
         monitor = running_service(url, credentials)
         monitor(Request("GET", "/healthz"))  # fails at once if no service runs
-        return asks, lambda: _lost_redis(monitor)
+        return ask_functions, lambda: _redis_loss_reason(monitor)
     try:
         services, ask = own_service_with_redis(os.environ)
     except RedisUnavailable:
@@ -199,7 +199,7 @@ def _service(url: str | None, credentials: str) -> tuple[list[Ask], Callable[[],
     return [ask] * CONNECTIONS, lambda: _LOST if redis is not None and redis.unavailable_since is not None else None
 
 
-def _lost_redis(ask: Ask) -> str | None:
+def _redis_loss_reason(ask: Ask) -> str | None:
     try:
         lost = json_object(ask(Request("GET", "/readyz"))).get("redis") == "gone"
     except ServiceUnavailable:

@@ -32,7 +32,7 @@ class Pacer:
     def reserve(self) -> float:
         """Reserve the next call and return 0, or return the seconds until a call may be available."""
         now = self._monotonic()
-        # Unused time is lost, so that a pause does not cause a larger burst.
+        # Unused time does not accumulate, so that a pause does not cause a larger burst.
         scheduled = max(self._next, now - (_BURST - 1) * self._interval)
         if scheduled > now:
             return scheduled - now

@@ -26,7 +26,7 @@ _MAX_UNEXPECTED_AT_START = 20
 More than the number of concurrent requests.
 """
 _MAX_UNEXPECTED = 1000
-"""Limit on consecutive unexpected answers after that. They take about a minute, and a restart takes less."""
+"""Limit on consecutive unexpected answers once the service has answered. They take longer than a restart: a minute."""
 _EXPLANATIONS = {"quota_exhausted": "other requests use up the quota, or Amplitude answered 429"}
 
 
@@ -50,27 +50,27 @@ class RetryQueue:
 
 
 class Warmer:
-    """Warms a cache through `asks`, with one thread per function. Durations are in seconds.
+    """Warms a cache through `ask_functions`, with one thread for each. Durations are in seconds.
 
-    `lost` returns the reason why fetched data would be lost, or None. `report` is called every `report_interval`.
+    `loss_reason` returns why fetched data would be lost, or None. `report` is called every `report_interval`.
     """
 
     def __init__(
         self,
-        asks: Sequence[Ask],
+        ask_functions: Sequence[Ask],
         question: Mapping[str, str],
         per_minute: float,
         *,
         report: Report,
-        lost: Callable[[], str | None] = lambda: None,
+        loss_reason: Callable[[], str | None] = lambda: None,
         report_interval: float = 5.0,
         retry_interval: float = 1.0,
         poll_interval: float = 0.2,
     ) -> None:
-        self._asks = asks
+        self._ask_functions = ask_functions
         self._question = question
         self._report = report
-        self._lost = lost
+        self._loss_reason = loss_reason
         self._report_interval = report_interval
         self._retry_interval = retry_interval
         self._poll_interval = poll_interval
@@ -91,8 +91,8 @@ class Warmer:
         queue, progress = RetryQueue(users), WarmupProgress(number)
         started, finished = time.monotonic(), 0
         self._stop_if_lost()
-        with ThreadPoolExecutor(len(self._asks)) as pool:
-            threads = [pool.submit(self._work, ask, queue, progress) for ask in self._asks]
+        with ThreadPoolExecutor(len(self._ask_functions)) as pool:
+            threads = [pool.submit(self._work, ask, queue, progress) for ask in self._ask_functions]
             while wait(threads, timeout=self._report_interval).not_done:
                 with self._lock:
                     snapshot = replace(progress)
@@ -106,7 +106,7 @@ class Warmer:
         return progress
 
     def _stop_if_lost(self) -> None:
-        if self.stopped_by is None and (reason := self._lost()):
+        if self.stopped_by is None and (reason := self._loss_reason()):
             self.stopped_by = reason
             self.stop.set()
 

@@ -1,1 +1,1 @@
-"""Findings about a message that need no rendering."""
+"""Rules that find problems in a message without rendering; findings of a rendering are in `liquid`."""

@@ -80,7 +80,7 @@ def _call(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
     url = _without_outputs(tag.url.partition("?")[0])
     # A path with an output is known only after rendering.
     if tag_syntax.route(url) is None and "{}" not in re.sub(r"\A\w*:?//[^/]*", "", url):
-        yield tag_syntax.elsewhere(line)
+        yield tag_syntax.other_url_finding(line)
     if not tag.options.keys() & {"basic_auth", "auth_credentials", "headers"}:
         yield Finding(
             line,

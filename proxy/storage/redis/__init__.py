@@ -1,4 +1,4 @@
-"""Stores records, updates and leases in a Redis that all processes share.
+"""Records, updates and leases in a Redis that all processes share; no rate limiter, which is in `amplitude`.
 
 Only the module `client` imports the library. This module has the types for callers that must not load the library.
 """

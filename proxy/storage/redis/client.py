@@ -87,8 +87,10 @@ class RedisClient:
         """Identifies this process to the other processes."""
         self.unavailable_since: float | None = None
 
-    def register_by(self, register: Callable[[], None]) -> None:
-        """Call `register` several times a second. The calls also show when Redis is available again."""
+    def set_registration(self, register: Callable[[], None]) -> None:
+        """Set the function that registers this process.
+
+        The client's thread calls `register` several times a second, and so detects when Redis is available again."""
         self._register = register
 
     def start(self) -> None:
@@ -149,7 +151,7 @@ class RedisClient:
         """Set a key that expires after `seconds`."""
         self._run(lambda: self._client.set(key, b"1", px=int(seconds * 1000)))
 
-    def above(self, key: bytes, score: float) -> list[tuple[bytes, float]]:
+    def members_above(self, key: bytes, score: float) -> list[tuple[bytes, float]]:
         """Return the members of a sorted set with a score above `score`, and their scores."""
         return self._run(  # type: ignore[no-any-return]
             lambda: self._client.zrangebyscore(key, f"({score:.0f}", "+inf", withscores=True)

@@ -21,7 +21,7 @@ from proxy.profile.record import EMPTY, CachedPart, Record
 from proxy.storage.redis import Lease, StoredProfile
 from proxy.storage.redis.client import RedisClient
 from proxy.storage.redis.updates import read_updates, updates_key
-from proxy.storage.tombstones import REMEMBERED_SECONDS, names, pair_digest
+from proxy.storage.tombstones import REMEMBERED_SECONDS, id_digests, pair_digest
 
 _LUA = Path(__file__).parent / "lua"
 
@@ -42,7 +42,7 @@ _WARM = b"w"  # no value begins with this byte
 _FAULT_SECONDS = 1.0
 """Seconds for which the other processes see a failed call, so that they do not repeat the call."""
 _QUEUED_SECONDS = 10
-"""Longer than a call is queued before it is sent."""
+"""Longer than any call is queued before it is sent."""
 _UNREADABLE = (ValueError, TypeError, LookupError, struct.error)
 _decode = json.JSONDecoder().decode
 _FAULTS = {kind.word: kind for kind in UpstreamError.__subclasses__()}
@@ -95,8 +95,8 @@ class RedisProfiles:
         horizon = now - self._policy.max_age
         head = [self._server.id, int(usable_for * 1000), horizon, int(unknown), len(fields)]
         pairs = [item for pair in fields for item in pair]
-        requested, returned = names(identity), names(Identity(record.user_id, record.device_id))
-        # A record with a single id needs no listing, because the id leads to its key.
+        requested, returned = id_digests(identity), id_digests(Identity(record.user_id, record.device_id))
+        # A record with a single id needs no listing, because its key follows from the id.
         listed = requested | returned if len(requested) > 1 else returned - requested
         tail = [len(leased), *map(_field, leased), word, int(_FAULT_SECONDS * 1000), len(listed)]
         listings = [self._prefix + b"pairs:" + name for name in (*listed, *(requested - listed))]
@@ -110,10 +110,10 @@ class RedisProfiles:
         bare = [pair for pair in (Identity(ids.user_id, None), Identity(None, ids.device_id)) if any(pair)]
         keys, digests = [self._forgotten_key], []
         for identity in bare:
-            (name,) = names(identity)
-            keys += [self._prefix + b"pairs:" + name, self.record_key(identity)]
-            keys += [self._prefix + b"pushed:" + name, self._prefix + b"forgot:" + name]
-            digests.append(name)
+            (digest,) = id_digests(identity)
+            keys += [self._prefix + b"pairs:" + digest, self.record_key(identity)]
+            keys += [self._prefix + b"pushed:" + digest, self._prefix + b"forgot:" + digest]
+            digests.append(digest)
         blocked = self._lease_milliseconds + _QUEUED_SECONDS * 1000
         announced, remembered = int(self._policy.max_age * 1000), int(REMEMBERED_SECONDS * 1000)
         deleted = self._forget(keys, [self._prefix + _RECORD, blocked, announced, remembered, *digests])
@@ -124,7 +124,7 @@ class RedisProfiles:
 
         Times are microseconds on the clock of Redis.
         """
-        return self._server.above(self._forgotten_key, since)
+        return self._server.members_above(self._forgotten_key, since)
 
     @property
     def _forgotten_key(self) -> bytes:

@@ -14,7 +14,7 @@ from struct import Struct
 from proxy.profile.parts import Identity
 from proxy.profile.updates import MAX_BYTES, MAX_FIELDS, MESSAGE_SECONDS, Updates, checksum, pack, unpack
 from proxy.storage.redis.client import RedisClient
-from proxy.storage.tombstones import name_of
+from proxy.storage.tombstones import user_id_digest
 
 _LUA = Path(__file__).parent / "lua"
 
@@ -28,7 +28,7 @@ _CHECKSUM = Struct(">I")
 
 def updates_key(prefix: bytes, identity: Identity) -> bytes | None:
     """Return the key of the updates of the user of `identity`; None without a user id."""
-    return None if identity.user_id is None else prefix + b"pushed:" + name_of(identity.user_id)
+    return None if identity.user_id is None else prefix + b"pushed:" + user_id_digest(identity.user_id)
 
 
 def read_updates(value: bytes | None) -> Updates:
@@ -74,8 +74,8 @@ class RedisUpdates:
         """
         keys, checksums = [self._announcements], []
         for user_id, _ in updates:
-            name = name_of(user_id)
-            keys += [self._prefix + b"pushed:" + name, self._prefix + b"forgot:" + name]
+            digest = user_id_digest(user_id)
+            keys += [self._prefix + b"pushed:" + digest, self._prefix + b"forgot:" + digest]
             checksums.append(_CHECKSUM.pack(checksum(user_id)))
         packed: list[bytes] = []
         for place, (_, new) in enumerate(updates):
@@ -89,7 +89,7 @@ class RedisUpdates:
 
     def read(self, user_ids: Sequence[str]) -> list[Updates]:
         """Return the updates of each of these users."""
-        keys = [self._prefix + b"pushed:" + name_of(user_id) for user_id in user_ids]
+        keys = [self._prefix + b"pushed:" + user_id_digest(user_id) for user_id in user_ids]
         return [read_updates(value) for value in self._server.values(keys)]
 
     def announced(self, since: float) -> tuple[frozenset[int], float]:
@@ -97,12 +97,12 @@ class RedisUpdates:
 
         Times are microseconds on the clock of Redis.
         """
-        members = self._server.above(self._announcements, since)
+        members = self._server.members_above(self._announcements, since)
         checksums = {value for member, _ in members for (value,) in _CHECKSUM.iter_unpack(member.partition(b" ")[2])}
         return frozenset(checksums), max((moment for _, moment in members), default=since)
 
-    def announces_for(self, seconds: float) -> bool:
-        """Return whether a process that was disconnected for `seconds` missed no announcement."""
+    def keeps_announcements_for(self, seconds: float) -> bool:
+        """Return whether announcements are kept for at least `seconds`, so that a disconnected process misses none."""
         return seconds < _ANNOUNCED_SECONDS - _MARGIN_SECONDS
 
     def remembers(self, message: str) -> bool:

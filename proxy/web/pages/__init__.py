@@ -1,1 +1,1 @@
-"""HTML pages: landing page, documentation, playground and status."""
+"""The HTML pages with their static files and the routes that only these pages use; no data routes."""

@@ -40,32 +40,32 @@ def source(clock: FakeClock) -> FakeSource:
     return PopulatedSource(clock)
 
 
-def example_parameters(path: str, **others: str) -> dict[str, str]:
+def example_parameters(path: str, **changes: str) -> dict[str, str]:
     """Return the example parameters of a data route from the document, changed by `others`."""
     body = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]
     assert as_text(body["application/json"]["example"]) == body["application/x-www-form-urlencoded"]["example"]
-    return {**body["application/x-www-form-urlencoded"]["example"], **others}
+    return {**body["application/x-www-form-urlencoded"]["example"], **changes}
 
 
 def unreachable(*_: object) -> None:
     raise RedisUnavailable
 
 
-def ask(client: FlaskClient, path: str, method: str = "GET", headers: Any = None, **others: str) -> TestResponse:
+def ask(client: FlaskClient, path: str, method: str = "GET", headers: Any = None, **changes: str) -> TestResponse:
     """Send the example request of a route, changed by `others`. The method decides between query and form."""
     headers = {"X-API-Key": SECRET} if headers is None else headers
     if path == RENDER:
         body = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"]
-        message = {name: value for name, value in {**body, **others}.items() if value}
+        message = {name: value for name, value in {**body, **changes}.items() if value}
         return client.post(path, headers=headers, json=message)
     if path in HOOKS:
         body = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"]
-        if others.get("template") == "":
+        if changes.get("template") == "":
             return client.post(path, headers=headers, json="no object")
-        return client.post(path, headers=headers, json={**body, "more": others.get("more", "") * 72})
+        return client.post(path, headers=headers, json={**body, "more": changes.get("more", "") * 72})
     if not path.startswith("/v1/"):
-        return client.open(path.replace("{name}", others.get("name", "site.css")), method=method, headers=headers)
-    parameters = {name: value for name, value in example_parameters(path, **others).items() if value}
+        return client.open(path.replace("{name}", changes.get("name", "site.css")), method=method, headers=headers)
+    parameters = {name: value for name, value in example_parameters(path, **changes).items() if value}
     place = "data" if method == "POST" else "query_string"
     return client.open(path, method=method, headers=headers, **{place: parameters})  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""`python -m proxy warm`, run like a marketer runs the command, with a service and the sandbox."""
+"""`python -m proxy warm`, run as a marketer runs the command, with a service and the sandbox."""
 
 from __future__ import annotations
 
@@ -340,8 +340,8 @@ def test_warm__refused_half_way__summary_counts_the_progress(target: Service, tm
 def test_warmer__load_balancer_fails_every_attempt__users_are_counted_as_failed(target: Service) -> None:
     target.sandbox.reset()
     with balancer(target.url, lambda number: 502 if number > 4 else None) as url:
-        asks = [running_service(url, CREDENTIALS)] * 2
-        warmer = Warmer(asks, {"include": "cohorts"}, 10**6, report=print_progress, retry_interval=0.01)
+        ask_functions = [running_service(url, CREDENTIALS)] * 2
+        warmer = Warmer(ask_functions, {"include": "cohorts"}, 10**6, report=print_progress, retry_interval=0.01)
         progress = warmer.run(map("user-77{}".format, range(6)), 6)
     assert (progress.done + progress.unknown, progress.failed, progress.remaining) == (4, 2, 0)
     assert progress.failures == {"no answer from the service (502)": 2}

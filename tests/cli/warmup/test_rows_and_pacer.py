@@ -192,7 +192,7 @@ def test_warmer__quota_exhausted_then_redis_lost__reports_both_and_stops(
         {},
         10**9,
         report=print_progress,
-        lost=lambda: "the disk is full" if next(checks) > 20 else None,
+        loss_reason=lambda: "the disk is full" if next(checks) > 20 else None,
         report_interval=0.01,
     )
     progress = warmer.run(["a", "b"], 2)

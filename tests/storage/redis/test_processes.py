@@ -111,7 +111,7 @@ class Process:
         self.executor = CallExecutor(self.source.fetch, self.quota, circuit_breaker, clock=clock)
         self.backlog = backlog = Backlog(max_users=100, max_age=600, clock=clock)
         self.forget_service = ForgetService(self.store, backlog, self.records)
-        self.server.register_by(self.register)
+        self.server.set_registration(self.register)
         self.scheduler = FetchScheduler(
             self.executor,
             self.store,
@@ -513,7 +513,7 @@ def test_get__same_user_in_two_processes_at_once__one_call(running: RedisServer)
         process_a.source.open.set()
         assert first.result(10).error is None
         answer = second.result(10)
-    assert (answer.error, answer.calls, answer.opened) == (None, 1, False)
+    assert (answer.error, answer.calls, answer.started_fetch) == (None, 1, False)
     assert answer.record.has(COHORTS)
     assert not process_b.source.calls
 
@@ -687,7 +687,7 @@ def test_rediss__verification_on_or_off__unknown_certificate_is_refused_or_accep
         url = f"rediss://127.0.0.1:{plain.port}/0"
         server = RedisClient(url, verify=verify)
         ready = not verify
-        server.register_by(lambda: None)
+        server.set_registration(lambda: None)
         if ready:
             assert server.hash(b"nothing") == {}
         else:
