@@ -54,7 +54,8 @@ def _key(number: int, entry: str) -> Key:
         )
     if not _PLAIN.match(secret):
         raise BadValue(
-            f"entry {number} ({name}) has an invalid secret; use at least 16 of A-Z a-z 0-9 . _ ~ + / - (= only at end)"
+            f"entry {number} ({name}) has an invalid secret; use at least 16 characters from A-Z a-z 0-9 . _ ~ + / - "
+            "(= only at the end)"
         )
     return Key(name, _digest(secret))
 

@@ -1,4 +1,4 @@
-"""Parses text values from an operator, such as comma separated lists, and reports faults."""
+"""Parses text values from an operator, such as comma-separated lists, and reports faults."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class BadValue(ValueError):
 
 
 def split_list(value: str) -> list[str]:
-    """Return the entries of a comma separated list, without blank entries."""
+    """Return the entries of a comma-separated list, without blank entries."""
     return [entry.strip() for entry in value.split(",") if entry.strip()]
 
 
