@@ -169,9 +169,7 @@ class Settings:
     amplitude_requests_per_minute: int = _setting(
         _whole(1, 1_000_000), "calls a minute from the organisation's quota that this service may use", "600"
     )
-    amplitude_timeout_seconds: float = _setting(
-        _number(0.1, 60), "time after which a call to Amplitude is abandoned", "5"
-    )
+    amplitude_timeout_seconds: float = _setting(_number(0.1, 60), "timeout of a call to Amplitude", "5")
     accept_mapped_users: bool = _setting(
         _boolean,
         "`true` if Amplitude's User Mapping merges users in this project: answers about a user other than the "
@@ -206,7 +204,7 @@ class Settings:
         former="NAMES",
     )
     response_deadline_seconds: float = _setting(
-        _number(0.1, 30), "time within which every data answer is sent; Braze gives up after 2", "1.5"
+        _number(0.1, 30), "time limit for every data answer; Braze gives up after 2 seconds", "1.5"
     )
     cache_fresh_seconds: float = _setting(_duration, "how long an answer is served as fresh", "900")
     cache_stale_while_revalidate_seconds: float = _setting(

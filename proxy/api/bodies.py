@@ -62,25 +62,29 @@ class Recommendation(FirstRecommendation):
 
 class Recommendations(FirstRecommendation):
     recommendations: Annotated[list[Recommendation], about("One entry per `rec_id`, in the requested order.")]
-    recommendations_by_id: Annotated[dict[str, Recommendation], about("The same entries by `rec_id`.")]
+    recommendations_by_id: Annotated[dict[str, Recommendation], about("The same entries, keyed by `rec_id`.")]
 
 
 class Properties(TypedDict):
-    properties: Annotated[dict[LiquidName, Any], about("Values by Liquid-safe name.")]
+    properties: Annotated[dict[LiquidName, Any], about("Values, keyed by Liquid-safe name.")]
     properties_by_name: Annotated[
-        dict[str, Any], about("Values by the name in `keys`; without `keys`, by Amplitude's exact name.")
+        dict[str, Any], about("Values, keyed by the name in `keys`, or by Amplitude's exact name without `keys`.")
     ]
 
 
 class Cohorts(TypedDict):
     cohort_ids: Annotated[list[str], about("The user's cohorts, limited to `cohort_id` if present.")]
-    member: Annotated[dict[str, bool], about("Values by cohort id: true if the user is in the cohort, else false.")]
+    member: Annotated[
+        dict[str, bool], about("Values, keyed by cohort id: true if the user is in the cohort, else false.")
+    ]
     is_member: Annotated[bool, about("True if the user is in all requested cohorts. False without `cohort_id`.")]
 
 
 class Computations(TypedDict):
-    computations: Annotated[dict[LiquidName, Any], about("Values by Liquid-safe name. Decimals are JSON numbers.")]
-    computations_by_name: Annotated[dict[str, Any], about("Values by Amplitude's exact name.")]
+    computations: Annotated[
+        dict[LiquidName, Any], about("Values, keyed by Liquid-safe name. Decimals are JSON numbers.")
+    ]
+    computations_by_name: Annotated[dict[str, Any], about("Values, keyed by Amplitude's exact name.")]
 
 
 class Propensity(TypedDict):
@@ -92,7 +96,7 @@ class Propensity(TypedDict):
 class Propensities(TypedDict):
     propensity: Annotated[float | None, about("The value of the first prediction.")]
     propensities: Annotated[list[Propensity], about("One entry per `prediction_id`, in the requested order.")]
-    propensities_by_id: Annotated[dict[str, Propensity], about("The same entries by `prediction_id`.")]
+    propensities_by_id: Annotated[dict[str, Propensity], about("The same entries, keyed by `prediction_id`.")]
 
 
 class AmplitudesPropensity(TypedDict):
@@ -264,9 +268,9 @@ class Rendering(TypedDict):
     outcome: Annotated[
         Literal["sent", "aborted", "retried", "refused"],
         about(
-            "The outcome in Braze. `sent`: Braze sends `message`. `aborted`: `reason` says why the message aborts. "
-            "`retried`: Braze tries again later, because a call with `:retry` failed. `refused`: `reason` says why "
-            "Braze rejects the message."
+            "The outcome in Braze. `sent`: Braze sends `message`. `aborted`: Braze aborts the message for `reason`. "
+            "`retried`: Braze tries again later, because a call with `:retry` failed. `refused`: Braze rejects the "
+            "message for `reason`."
         ),
     ]
     message: str

@@ -30,7 +30,7 @@ from proxy.storage.redis import RedisUnavailable
 def forget(users: tuple[str, ...], devices: tuple[str, ...], url: str | None, credentials: str | None) -> None:
     """Delete the stored data of users, in every process and in Redis.
 
-    Deletes every record whose user id or device id matches, as requested or as returned by Amplitude. The data in
+    Deletes every record with one of these ids, whether the id was requested or returned by Amplitude. The data in
     Amplitude stays. Without --url, the command needs the settings of the service in its environment.
     """
     ids = [Identity(user.strip() or None, None) for user in users]

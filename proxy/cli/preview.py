@@ -35,8 +35,8 @@ def preview(
 ) -> None:
     """Print the text that Braze would send for the message in TEMPLATE (a file, or - for stdin).
 
-    Problems, and the request and answer of each tag, go to stderr. Exits with 1 if Braze would not send the message
-    now.
+    Problems, and the request and answer of each tag, go to stderr. Exits with status 1 if Braze would not send
+    the message now.
 
     Without --url and --demo, the command starts a temporary service with the settings of the environment. Only
     AMPLITUDE_SECRET_KEY is required. Each recommendation that is fetched logs an exposure in Amplitude for the user.

@@ -122,4 +122,4 @@ def _problems(state: State) -> Iterator[Finding]:
             "PROXY_API_KEYS. If `why` is address, and you trust the address, add it to ALLOWED_NETWORKS.",
         )
     if state.draining:
-        yield Finding("warn", "This process is stopping", "Requests that were received are still answered.", "")
+        yield Finding("warn", "This process is stopping", "Requests already received are still answered.", "")

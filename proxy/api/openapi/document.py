@@ -48,7 +48,8 @@ causes a 400. Unknown parameters are ignored.
 If data is missing, the answer has status 200, `ok: false`, the reason in `error`, and every key with its empty value.
 With `on_error=retry`, the status is 500, so that Braze's `:retry` tries again.
 
-A user is anonymous if all ids are blank. The answer then has status 200 and `error: blank_id`, and costs no call.
+A user is anonymous if all ids are blank. The answer then has status 200 and `error: blank_id`, without a call
+to Amplitude.
 
 An unknown path causes a 404. A method that the route does not accept causes a 405.
 
@@ -63,8 +64,8 @@ log exposures too.\
 _TAGS = {
     "Data": "The data of a user in Amplitude, for templates.",
     "Drop-in": "Amplitude's own parameters and JSON, from the same cache and within the same quota.",
-    "Webhooks": "Data that Amplitude pushes. The service then answers requests for this data without a call.",
-    "Operation": "Routes for platforms and monitors. These requests cost no call.",
+    "Webhooks": "Data that Amplitude pushes. The service answers requests for this data without a call to Amplitude.",
+    "Operation": "Routes for platforms and monitors. These requests make no call to Amplitude.",
     "Pages": "Pages for the browser, and their files.",
 }
 

@@ -61,8 +61,8 @@ def rendering() -> Schema:
         "tags": ["Pages"],
         "summary": "Render a message as Braze would",
         "description": "Each Connected Content tag calls the data routes of this service, with the credentials of the "
-        "caller. The tags cost calls and log exposures, as in a sent message. A request from a page of another site "
-        "gets a 403.",
+        "caller. The tags make calls to Amplitude and log exposures, as in a sent message. A request "
+        "from a page of another site gets a 403.",
         "security": SECURITY,
         "requestBody": {
             "required": True,

@@ -80,15 +80,15 @@ def warm(
 ) -> None:
     """Fetch the data of USERS (a file, or - for stdin) into the cache before a send.
 
-    USERS has one user id per line, or is a CSV table with --column. Instead of USERS, --cohort names an Amplitude
-    cohort. Fetched data stays fresh for CACHE_WARM_SECONDS. Requests from Braze take priority.
+    USERS contains one user id per line. With --column, USERS is a CSV table. Instead of USERS, --cohort names an
+    Amplitude cohort. Fetched data stays fresh for CACHE_WARM_SECONDS. Requests from Braze take priority.
 
-    Without --url, the command itself fetches the data and stores the data in Redis. The command then needs the
-    settings of the service in its environment, and shares the quota with the service.
+    Without --url, the command itself fetches the data and stores it in Redis. The command then needs the settings of
+    the service in its environment, and shares the quota with the service.
 
     You can stop the command at any time and run it again: users already cached are skipped.
 
-    Exits with 1 if the data of some users is missing.
+    Exits with status 1 if the data of some users is missing.
     """
     sections = split_list(include)
     if not sections or not set(sections) <= set(SECTIONS):

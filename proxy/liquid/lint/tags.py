@@ -154,7 +154,7 @@ def _exposure(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
         yield Finding(
             line,
             "exposure",
-            "each recommendation that is fetched logs an exposure in Amplitude for this user, also from the preview",
+            "each recommendation that is fetched logs an exposure in Amplitude for this user, even in the preview",
             "request only recommendations that the message shows, and preview with your own user",
             level="note",
         )
