@@ -30,7 +30,7 @@ class SettingsError(Exception):
 
 def _text(value: str) -> str:
     if not value.isprintable() or not value.isascii() or " " in value:
-        raise BadValue("contains a space or another character that no key has; copy the key again")
+        raise BadValue("contains a space or another invalid character; copy the key again")
     return value
 
 
@@ -124,7 +124,7 @@ def _keys(value: str) -> tuple[Key, ...]:
 
 def _braze_key(value: str) -> tuple[Key, ...]:
     if ":" in value or "," in value:
-        raise BadValue("must be a secret alone; put entries with names into PROXY_API_KEYS")
+        raise BadValue("must be a secret without a name; put entries with names into PROXY_API_KEYS")
     return _keys(f"braze:{value}")
 
 
@@ -167,11 +167,9 @@ class Settings:
         "https://amplitude.com",
     )
     amplitude_requests_per_minute: int = _setting(
-        _whole(1, 1_000_000), "calls a minute that this service may use of the organisation's quota", "600"
+        _whole(1, 1_000_000), "calls a minute from the organisation's quota that this service may use", "600"
     )
-    amplitude_timeout_seconds: float = _setting(
-        _number(0.1, 60), "time after which a call to Amplitude is abandoned", "5"
-    )
+    amplitude_timeout_seconds: float = _setting(_number(0.1, 60), "timeout of a call to Amplitude", "5")
     accept_mapped_users: bool = _setting(
         _boolean,
         "`true` if Amplitude's User Mapping merges users in this project: answers about a user other than the "
@@ -181,7 +179,7 @@ class Settings:
     )
     fetch_along: tuple[Part, ...] = _setting(
         _fetch_along,
-        "data that is added, at no cost, to calls that are sent anyway; empty to fetch only the requested data",
+        "data that each call also fetches, at no extra cost; empty to fetch only the requested data",
         "properties,cohorts",
     )
     proxy_api_keys: tuple[Key, ...] = _setting(
@@ -192,7 +190,7 @@ class Settings:
     )
     braze_secret: tuple[Key, ...] = _setting(
         _braze_key,
-        "secret of the caller `braze`, for platforms that generate it; with `PROXY_API_KEYS` or instead of it",
+        "secret of the caller `braze`, for platforms that generate a secret; use with or instead of `PROXY_API_KEYS`",
         (),
         example="<16 or more letters and digits>",
         secret=True,
@@ -206,20 +204,22 @@ class Settings:
         former="NAMES",
     )
     response_deadline_seconds: float = _setting(
-        _number(0.1, 30), "time within which every data answer is sent; Braze gives up after 2", "1.5"
+        _number(0.1, 30), "time limit for every data answer; Braze gives up after 2 seconds", "1.5"
     )
     cache_fresh_seconds: float = _setting(_duration, "how long an answer is served as fresh", "900")
     cache_stale_while_revalidate_seconds: float = _setting(
-        _number(0, _YEAR), "how long after that a stale answer is served at once and refreshed in the background", "900"
+        _number(0, _YEAR),
+        "how long after becoming stale an answer is served at once and refreshed in the background",
+        "900",
     )
     cache_stale_if_error_seconds: float = _setting(
         _number(0, _YEAR),
-        "how long after becoming stale an old answer is served if Amplitude cannot answer",
+        "how long after becoming stale an answer is served if Amplitude cannot answer",
         "86400",
     )
     cache_warm_seconds: float = _setting(_duration, "how long data fetched by `warm` is served as fresh", "86400")
     cache_pushed_seconds: float = _setting(_duration, "how long data pushed by Amplitude is served as fresh", "86400")
-    cache_negative_seconds: float = _setting(_duration, "how long the cache keeps that a user is unknown", "60")
+    cache_negative_seconds: float = _setting(_duration, "how long the cache remembers that a user is unknown", "60")
     cache_max_mb: float = _setting(_number(1, 1_048_576), "memory of the cache in each process, in MiB", "64")
     backlog_max_users: int = _setting(_whole(0, 10_000_000), "maximum number of users in the backlog", "10000")
     backlog_max_age_seconds: float = _setting(
@@ -227,14 +227,14 @@ class Settings:
     )
     redis_url: str | None = _setting(
         _redis_url,
-        "Redis that processes and machines share for cache, quota and calls; without it, one worker process runs",
+        "URL of the Redis that processes and machines share for cache, quota and calls; if not set, one process runs",
         None,
         example="rediss://:password@host:6380/0",
         secret=True,
     )
     redis_tls_verify: bool = _setting(
         _boolean,
-        "`false` if the provider signs its own certificates (Heroku Key-Value Store)",
+        "`false` if the provider uses self-signed certificates (Heroku Key-Value Store)",
         "true",
         example="false",
     )

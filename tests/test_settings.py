@@ -173,7 +173,7 @@ def test_settings__braze_secret_alone__creates_the_caller_braze() -> None:
     settings = Settings.from_env({"AMPLITUDE_SECRET_KEY": "k", "BRAZE_SECRET": "0123456789abcdef" * 4})
     ring = KeyRing(settings.proxy_api_keys + settings.braze_secret)
     assert ring.check("0123456789abcdef" * 4, "braze") == "braze"
-    with pytest.raises(SettingsError, match="BRAZE_SECRET must be a secret alone"):
+    with pytest.raises(SettingsError, match="BRAZE_SECRET must be a secret without a name"):
         Settings.from_env({"AMPLITUDE_SECRET_KEY": "k", "BRAZE_SECRET": "braze:0123456789abcdef"})
     with pytest.raises(SettingsError, match="PROXY_API_KEYS is required"):
         Settings.from_env({"AMPLITUDE_SECRET_KEY": "k", "BRAZE_SECRET": " "})

@@ -118,7 +118,7 @@ class CohortExport:
             raise NotDownloaded(
                 f"Amplitude returned status {status} for the request to export the cohort; try again later"
             )
-        self._on_progress("cohort requested")
+        self._on_progress("export of the cohort requested")
         return str(request_id)
 
     def _wait_for_export(self, request_id: str) -> None:

@@ -35,7 +35,7 @@ def lines_of(response: requests.Response) -> Iterator[str]:
             # Some storages send gzip without a request for it. urllib3 would accept an incomplete stream.
             source, bounded = gzip.GzipFile(fileobj=raw), True
         case coding:
-            raise IncompleteBody(f"the content coding {coding[:40]!r} was not requested")
+            raise IncompleteBody(f"the Content-Encoding {coding[:40]!r} is not supported")
     text = io.TextIOWrapper(io.BufferedReader(source, 65536), "utf-8-sig", "surrogateescape", newline="")
     return text if bounded else _terminated(text)
 
@@ -48,4 +48,4 @@ def _terminated(lines: Iterator[str]) -> Iterator[str]:
             break
         yield line
     if not line.endswith(("\r", "\n")):
-        raise IncompleteBody("the body ends within a line")
+        raise IncompleteBody("the body ends in the middle of a line")

@@ -65,7 +65,7 @@ class _UntilDeadline(io.RawIOBase):
         if self.bytes_left is not None:
             self.bytes_left -= size or 0
             if self.bytes_left < 0:
-                raise InvalidResponse("the head of the response is too long")
+                raise InvalidResponse("the response headers are too long")
         return size
 
     def close(self) -> None:
@@ -105,7 +105,7 @@ class _BoundedResponse(HTTPResponse):
         super().begin()
         while self.status < 200:
             if self.status == 101:
-                raise InvalidResponse("the upstream switched the protocol")
+                raise InvalidResponse("the upstream switched protocols")
             self.headers = self.msg = None  # type: ignore[assignment]  # otherwise begin() would return at once
             super().begin()
         source.bytes_left = None

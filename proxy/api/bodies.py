@@ -32,7 +32,7 @@ class Envelope(TypedDict):
     error: Annotated[
         str | None,
         Meta(
-            description="Null if `ok` is true; else the reason why data is missing. The other data is in the answer.",
+            description="Null if `ok` is true; else the reason why data is missing. All other data is still included.",
             extra_json_schema={"enum": [None, BLANK_ID, *MISSING_WORDS]},
         ),
     ]
@@ -47,7 +47,7 @@ class Envelope(TypedDict):
 class FirstRecommendation(TypedDict):
     items: Annotated[list[str], about("The items to show. Empty for users in the control group.")]
     personalized: Annotated[bool, about("True if `items` is not empty.")]
-    is_control: Annotated[bool, about("True if the user is in the control group. Show the default to these users.")]
+    is_control: Annotated[bool, about("True if the user is in the control group. Show the default content.")]
     control_items: Annotated[
         list[str], about("The items that Amplitude sent for a user in the control group. Do not show them.")
     ]
@@ -62,25 +62,29 @@ class Recommendation(FirstRecommendation):
 
 class Recommendations(FirstRecommendation):
     recommendations: Annotated[list[Recommendation], about("One entry per `rec_id`, in the requested order.")]
-    recommendations_by_id: Annotated[dict[str, Recommendation], about("The same entries by `rec_id`.")]
+    recommendations_by_id: Annotated[dict[str, Recommendation], about("The same entries, keyed by `rec_id`.")]
 
 
 class Properties(TypedDict):
-    properties: Annotated[dict[LiquidName, Any], about("Values by Liquid-safe name.")]
+    properties: Annotated[dict[LiquidName, Any], about("Values, keyed by Liquid-safe name.")]
     properties_by_name: Annotated[
-        dict[str, Any], about("Values by the name in `keys`; without `keys`, by Amplitude's exact name.")
+        dict[str, Any], about("Values, keyed by the name in `keys`, or by Amplitude's exact name without `keys`.")
     ]
 
 
 class Cohorts(TypedDict):
     cohort_ids: Annotated[list[str], about("The user's cohorts, limited to `cohort_id` if present.")]
-    member: Annotated[dict[str, bool], about("Values by cohort id: true if the user is in the cohort, else false.")]
+    member: Annotated[
+        dict[str, bool], about("Values, keyed by cohort id: true if the user is in the cohort, else false.")
+    ]
     is_member: Annotated[bool, about("True if the user is in all requested cohorts. False without `cohort_id`.")]
 
 
 class Computations(TypedDict):
-    computations: Annotated[dict[LiquidName, Any], about("Values by Liquid-safe name. Decimals are JSON numbers.")]
-    computations_by_name: Annotated[dict[str, Any], about("Values by Amplitude's exact name.")]
+    computations: Annotated[
+        dict[LiquidName, Any], about("Values, keyed by Liquid-safe name. Decimals are JSON numbers.")
+    ]
+    computations_by_name: Annotated[dict[str, Any], about("Values, keyed by Amplitude's exact name.")]
 
 
 class Propensity(TypedDict):
@@ -92,7 +96,7 @@ class Propensity(TypedDict):
 class Propensities(TypedDict):
     propensity: Annotated[float | None, about("The value of the first prediction.")]
     propensities: Annotated[list[Propensity], about("One entry per `prediction_id`, in the requested order.")]
-    propensities_by_id: Annotated[dict[str, Propensity], about("The same entries by `prediction_id`.")]
+    propensities_by_id: Annotated[dict[str, Propensity], about("The same entries, keyed by `prediction_id`.")]
 
 
 class AmplitudesPropensity(TypedDict):
@@ -155,8 +159,12 @@ class TryAgain(Problem):
 
 
 class ForgetResult(TypedDict):
-    records: Annotated[Count, about("Number of deleted records, in Redis and in the process that answers.")]
-    waiting: Annotated[Count, about("Number of users removed from the backlog of the process that answers.")]
+    records: Annotated[
+        Count, about("Number of records deleted from Redis and from the process that handles the request.")
+    ]
+    waiting: Annotated[
+        Count, about("Number of users removed from the backlog of the process that handles the request.")
+    ]
 
 
 class WebhookResult(TypedDict):
@@ -166,11 +174,11 @@ class WebhookResult(TypedDict):
     unapplied_properties: Annotated[
         Count,
         about(
-            "Number of properties that could not be stored: malformed, or changed by an operator whose result only "
-            "Amplitude knows."
+            "Number of properties that could not be stored: malformed properties, and properties changed by an "
+            "operator that only Amplitude can evaluate."
         ),
     ]
-    duplicate: Annotated[bool, about("True if the message was applied before. In this case, the service does nothing.")]
+    duplicate: Annotated[bool, about("True if the message was already applied. The service then changes nothing.")]
 
 
 class Health(TypedDict):
@@ -223,14 +231,14 @@ class StatusHour(TypedDict):
 class Status(TypedDict):
     findings: Annotated[list[StatusFinding], Meta(min_length=1)]
     now: Annotated[
-        dict[str, Count], about("Current values, by the names of the gauges in `/metrics` without the prefix.")
+        dict[str, Count], about("Current values. The keys are the gauges of `/metrics`, without the prefix.")
     ]
     step_seconds: Count
     kept_seconds: Count
     hour: StatusHour
 
 
-Line = Annotated[int, Meta(ge=1, description="Line of the message, counted from 1.")]
+Line = Annotated[int, Meta(ge=1, description="Line number in the message. The first line is 1.")]
 
 
 class TagCall(TypedDict):
@@ -252,7 +260,7 @@ class Finding(TypedDict):
     line: Line
     rule: str
     problem: str
-    fix: Annotated[str, about("The correction.")]
+    fix: Annotated[str, about("The action that fixes the problem.")]
     level: Literal["problem", "note"]
 
 
@@ -260,8 +268,9 @@ class Rendering(TypedDict):
     outcome: Annotated[
         Literal["sent", "aborted", "retried", "refused"],
         about(
-            "The action of Braze. `sent`: send `message`. `aborted`: abort for `reason`. `retried`: try again later, "
-            "because a call with `:retry` failed. `refused`: reject the message for `reason`."
+            "The outcome in Braze. `sent`: Braze sends `message`. `aborted`: Braze aborts the message for `reason`. "
+            "`retried`: Braze tries again later, because a call with `:retry` failed. `refused`: Braze rejects the "
+            "message for `reason`."
         ),
     ]
     message: str

@@ -50,11 +50,12 @@ def _key(number: int, entry: str) -> Key:
         raise BadValue(f"entry {number} ({name}) is malformed; write 64 hexadecimal digits after sha256$")
     if re.match(r"sha256[0-9a-f]*\Z", secret):
         raise BadValue(
-            f"entry {number} ({name}) has no $ after sha256; put the value in single quotes, so that the shell keeps it"
+            f"entry {number} ({name}) has no $ after sha256; put the value in single quotes, so that the shell keeps $"
         )
     if not _PLAIN.match(secret):
         raise BadValue(
-            f"entry {number} ({name}) has an invalid secret; use at least 16 of A-Z a-z 0-9 . _ ~ + / - (= only at end)"
+            f"entry {number} ({name}) has an invalid secret; use at least 16 characters from A-Z a-z 0-9 . _ ~ + / - "
+            "(= only at the end)"
         )
     return Key(name, _digest(secret))
 

@@ -21,7 +21,7 @@ GET_AMP_PROPS = Parameter("get_amp_props", "return user properties", words=BOOLE
 GET_COHORT_IDS = Parameter("get_cohort_ids", "return the user's cohorts", words=BOOLEANS)
 GET_COMPUTATIONS = Parameter(
     "get_computations",
-    "return the computations in `comp_id`, or else all; true by default if `comp_id` is present",
+    "return the computations in `comp_id`, or all if `comp_id` is absent; true by default if `comp_id` is present",
     words=BOOLEANS,
 )
 GET_PROPENSITY = Parameter("get_propensity", "return the propensities for `prediction_id`", words=BOOLEANS)

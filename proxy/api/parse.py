@@ -27,7 +27,7 @@ KEYS = Parameter("keys", "the exact names of the properties; if absent, all prop
 COHORT_ID = Parameter(
     "cohort_id", "the ids of the cohorts; if absent, all of the user's cohorts", many=True, holds_comma=True
 )
-COMP_ID = Parameter("comp_id", "the ids of the computations; if absent, all of the user's", many=True)
+COMP_ID = Parameter("comp_id", "the ids of the computations; if absent, all of the user's computations", many=True)
 PREDICTION_ID = Parameter("prediction_id", "the ids of the predictions", many=True)
 PROPENSITY_TYPE = Parameter(
     "propensity_type", "a score from 0 to 1 (`score`) or a percentile (`pct`)", words=get_args(PropensityType)

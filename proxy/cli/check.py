@@ -35,7 +35,7 @@ _CHECK_USER = Identity("connected-content-proxy-check", None)
 
 @click.command()
 def check() -> None:
-    """Check the settings and the connection to Amplitude, with one call. Exits with 1 if a check fails."""
+    """Check the settings and the connection to Amplitude, with one call. Exits with status 1 if a check fails."""
     passed = True
     for mark, text in _findings(os.environ):
         print_row(mark, text, width=7, style=_STYLES[mark])

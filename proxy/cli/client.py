@@ -129,7 +129,7 @@ def running_service(url: str, credentials: str) -> Ask:
             )
         except requests.RequestException as error:
             raise ServiceUnavailable(
-                f"{base} does not answer ({type(error).__name__}); check the URL, and that the service runs"
+                f"{base} does not answer ({type(error).__name__}); check the URL, and that the service is running"
             ) from None
         milliseconds = (time.monotonic() - started) * 1000
         lower = {key.lower(): value for key, value in answer.headers.items()}

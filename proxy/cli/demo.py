@@ -59,7 +59,11 @@ def _switches(command: Any) -> Any:
 @click.option("--api-key", default="sandbox-api-key", show_default=True)
 @click.option("--requests-per-minute", type=click.IntRange(1), default=600, show_default=True)
 @click.option(
-    "--latency", type=click.FloatRange(0, 60), default=0.15, show_default=True, help="Seconds before each answer."
+    "--latency",
+    type=click.FloatRange(0, 60),
+    default=0.15,
+    show_default=True,
+    help="Delay before each answer, in seconds.",
 )
 @_switches
 def sandbox(
@@ -92,7 +96,11 @@ def sandbox(
 
 @click.command()
 @click.option(
-    "--port", type=_PORT, default=8000, show_default=True, help="Port of the service; if taken, the next free port."
+    "--port",
+    type=_PORT,
+    default=8000,
+    show_default=True,
+    help="Port of the service. If in use, the next free port is used.",
 )
 @click.option("--more", is_flag=True, help="Print commands and tags for every route, more users, and faults to try.")
 def demo(port: int, more: bool) -> None:
@@ -224,7 +232,7 @@ def _print_sandbox(emulated: Sandbox) -> None:
     click.echo(f"  curl -s -X POST '{emulated.url}/sandbox/fault?kind=slow&seconds=2'")
     click.echo(f"  curl -s -X DELETE {emulated.url}/sandbox/fault")
     click.echo(f"  Kinds: {', '.join(get_args(FaultKind))}.")
-    click.echo("  After quota (status 429), the service sends no call for a minute.")
+    click.echo("  After the fault quota (status 429), the service sends no call for a minute.")
     click.echo("  drip-headers, drip-body and bad-header apply only to known users, e.g. user_id=user-9.")
     click.echo("  bad-header has no visible effect, because the service ignores the header.\n")
 

@@ -26,17 +26,17 @@ from proxy.storage.redis import RedisUnavailable
 @click.command()
 @click.option("--user", "users", multiple=True, metavar="ID", help="User id to delete; can be repeated.")
 @click.option("--device", "devices", multiple=True, metavar="ID", help="Device id to delete; can be repeated.")
-@service_options("Running service; default: the Redis at REDIS_URL.")
+@service_options("URL of a running service, instead of the Redis at REDIS_URL.")
 def forget(users: tuple[str, ...], devices: tuple[str, ...], url: str | None, credentials: str | None) -> None:
     """Delete the stored data of users, in every process and in Redis.
 
-    Deletes every record whose user id or device id matches, as requested or as returned by Amplitude. The data in
+    Deletes every record with one of these ids, whether the id was requested or returned by Amplitude. The data in
     Amplitude stays. Without --url, the command needs the settings of the service in its environment.
     """
     ids = [Identity(user.strip() or None, None) for user in users]
     ids += [Identity(None, device.strip() or None) for device in devices]
     if not ids or not all(map(any, ids)):
-        raise click.UsageError("specify --user or --device, without blank ids")
+        raise click.UsageError("specify --user or --device; no id may be blank")
     credentials = require_credentials(url, credentials)
     try:
         if url:

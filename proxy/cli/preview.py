@@ -29,14 +29,14 @@ from proxy.sandbox.server import Sandbox
 @click.option("--user", "user_id", default="", help="User id to render for; default: an anonymous user.")
 @click.option("--device", "device_id", default="", help="Device id of the user.")
 @click.option("--demo", is_flag=True, help="Use an emulated Amplitude, with the users ava, ben and cleo.")
-@service_options("Running service that answers the tags.")
+@service_options("URL of a running service that answers the tags.")
 def preview(
     template: TextIO, user_id: str, device_id: str, demo: bool, url: str | None, credentials: str | None
 ) -> None:
     """Print the text that Braze would send for the message in TEMPLATE (a file, or - for stdin).
 
-    Problems, and the request and answer of each tag, go to stderr. Exits with 1 if Braze would not send the message
-    now.
+    Problems, and the request and answer of each tag, go to stderr. Exits with status 1 if Braze would not send
+    the message now.
 
     Without --url and --demo, the command starts a temporary service with the settings of the environment. Only
     AMPLITUDE_SECRET_KEY is required. Each recommendation that is fetched logs an exposure in Amplitude for the user.

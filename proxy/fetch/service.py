@@ -145,7 +145,7 @@ class ProfileService:
                 error = error or outcome
         if any(not answer.has(part) for part in parts):
             # No part failed: two concurrent calls disagreed on whether the user is known, and the later answer won.
-            error = error or UpstreamInvalid("two answers contradict each other")
+            error = error or UpstreamInvalid("two concurrent answers contradict each other")
         else:
             error = None
         return ProfileResult(

@@ -68,8 +68,8 @@ class BrazeEnvironment(Environment):
             Finding(
                 self.run.line_of(error.token),
                 "syntax",
-                f"the tag or output is not plain Liquid ({text}); the preview leaves it out",
-                "use plain Liquid; the result in Braze is not certain",
+                f"the tag or output is not standard Liquid ({text}), so the preview skips it",
+                "use standard Liquid, because the result in Braze may differ",
             )
         )
 
@@ -85,7 +85,7 @@ class BrazeContext(RenderContext):
                 Finding(
                     run.line,
                     "unknown-filter",
-                    f"the filter {name} is unknown to the preview and changes nothing",
+                    f"the preview does not know the filter {name} and leaves the value unchanged",
                     "check the spelling; if the filter is Braze's own, test the message in Braze",
                 )
             )
@@ -133,7 +133,7 @@ class _Guarded(Node):
             if isinstance(error, LiquidTypeError):
                 fix = "compare values of the same type; convert text to a number with {% assign n = … | plus: 0 %}"
         except _FILTER_ERRORS:
-            shown, fix = "internal", "a filter has an unsuitable value; check its arguments"
+            shown, fix = "internal", "a filter has an invalid input or argument; correct the value"
         shown = f"Liquid error: {shown}"
         self.run.note(Finding(self.line, "liquid-error", f"Liquid prints “{shown}” into the message", fix))
         return buffer.write(shown)

@@ -65,7 +65,7 @@ def markups(source: str) -> list[Markup]:
         text = match[0]
         # The time of python-liquid grows fast with the length of a run of blanks.
         if _LONG_BLANK.search(text):
-            raise Unreadable(line, "a tag has 200 blanks in a row; remove blanks")
+            raise Unreadable(line, "a tag has 200 spaces in a row; remove spaces")
         if match["output"]:
             _require_few_brackets(text, line)
             pieces.append(Markup("output", text, "", text[2:-2].strip("-").strip(), start, line))

@@ -96,7 +96,7 @@ class _ConnectedContentNode(Node):
             call["exposure"] = _EXPOSED if call["calls"] else _NOT_EXPOSED
         run.tags.append(call)
         if answer is not None and answer.status >= 500 and tag.retries:
-            run.retried = f"the call in line {line} failed with status {answer.status} and has :retry"
+            run.retried = f"the call on line {line} failed with status {answer.status}, and its tag has :retry"
         if saved_as is None:
             return buffer.write(value)
         context.assign(saved_as, value)

@@ -46,15 +46,15 @@ def findings(state: State) -> list[Finding]:
     """Return the problems, worst first. Without problems, return a single good finding."""
     problems = sorted(_problems(state), key=lambda finding: finding.level != "bad")
     return problems or [
-        Finding("good", "All is well", "Messages are personalised, and quota is left for new users.", "")
+        Finding("good", "All is well", "Messages are personalised, and quota is left for users who are not cached.", "")
     ]
 
 
 def _problems(state: State) -> Iterator[Finding]:
     if state.cached:
-        defaults = "Cached users get their cached data. New users get the default."
+        defaults = "Cached users get their cached data. All other users get the default content."
     else:
-        defaults = "Nothing is cached yet, so all users get the default."
+        defaults = "Nothing is cached yet, so all users get the default content."
     if UpstreamRejected.word in state.upstream_errors:
         yield Finding(
             "bad",
@@ -86,24 +86,25 @@ def _problems(state: State) -> Iterator[Finding]:
             "bad",
             "Amplitude answered 429: the organisation's quota is used up",
             f"No call is sent until the time in Amplitude's answer has passed, usually one minute. {defaults}",
-            "Another program uses the same quota. Lower AMPLITUDE_REQUESTS_PER_MINUTE to the part that is left.",
+            "Another program uses the same quota. Lower AMPLITUDE_REQUESTS_PER_MINUTE to the part that is left for "
+            "this service.",
         )
     elif state.quota_spent:
         yield Finding(
             "warn",
-            "Quota used up: new users get the default",
+            "Quota used up: users who are not cached get the default content",
             f"{defaults} Missing data is fetched as the quota allows, for Braze's next try. Recommendations are "
             "fetched only for tags with on_error=retry.",
-            "Lower the delivery speed in Braze to the pace of the quota. Or add :retry and on_error=retry to the tags. "
+            "Lower the delivery speed in Braze to match the quota. Or add :retry and on_error=retry to the tags. "
             "Or send again to the same users after their data has been cached.",
         )
     if state.redis_unavailable:
         yield Finding(
             "bad",
             "Redis is unavailable",
-            "Each process continues with its own cache. No call is sent for one minute. After that, each process sends "
+            "Each process continues with its own cache. No call is sent for one minute. After that, each process uses "
             "its share of the quota.",
-            "Check the server of REDIS_URL: is it down, full or read-only? This service reconnects by itself.",
+            "Check whether the Redis at REDIS_URL is down, full or read-only. This service reconnects by itself.",
         )
     if state.dropped or state.backlog_users >= _FULL * max(state.backlog_max, 1):
         yield Finding(
@@ -117,9 +118,9 @@ def _problems(state: State) -> Iterator[Finding]:
         yield Finding(
             "warn",
             f"{state.refused} request{'s were' if state.refused != 1 else ' was'} refused in the last ten minutes",
-            "The credentials are wrong, or the address is outside ALLOWED_NETWORKS. These messages have no content.",
+            "The credentials are wrong, or the address is outside ALLOWED_NETWORKS. These requests get no data.",
             "Search the log for caller_refused. If `why` is credentials, compare the secret in Braze with "
-            "PROXY_API_KEYS. If `why` is address, and the address may call, add it to ALLOWED_NETWORKS.",
+            "PROXY_API_KEYS. If `why` is address, and you trust the address, add it to ALLOWED_NETWORKS.",
         )
     if state.draining:
-        yield Finding("warn", "This process is stopping", "Requests that were received are still answered.", "")
+        yield Finding("warn", "This process is stopping", "Requests already received are still answered.", "")

@@ -32,7 +32,7 @@ _GAUGES = {
     "cache_records": ("Users in the memory cache", _SUM),
     "upstream_outage": ("1 while Amplitude fails and only trial calls are sent", _MAX),
     "upstream_rejected": ("1 while Amplitude rejects the credentials", _MAX),
-    "redis_gone": ("1 while Redis is unavailable and each process continues alone", _MAX),
+    "redis_gone": ("1 while Redis is unavailable and each process uses only its own cache", _MAX),
 }
 _SAMPLED_COUNTERS = {
     "backlog_dropped": "Users removed from the backlog without an answer",
@@ -48,12 +48,14 @@ class Metrics(Collector):
         self._registry = CollectorRegistry()
         self._requests = self._counter("requests", "Answered requests", ("route", "status", "cache"))
         self._seconds = self._histogram("request_duration_seconds", "Time to answer a request", "route", ANSWER_BUCKETS)
-        self._missing = self._counter("answers_missing", "Data answers with missing data", ("error",))
+        self._missing = self._counter("answers_missing", "Answers of the data routes with missing data", ("error",))
         self._calls = self._histogram("upstream_call_duration_seconds", "Calls to Amplitude", "outcome", CALL_BUCKETS)
-        self._exposures = self._counter("exposures", "Fetched recommendations; Amplitude logs each")
+        self._exposures = self._counter("exposures", "Fetched recommendations; Amplitude logs an exposure for each")
         self._messages = self._counter("webhook_messages", "Messages from Amplitude's webhooks", ("hook", "outcome"))
         self._users = self._counter("webhook_users", "Users in messages from Amplitude's webhooks", ("hook", "outcome"))
-        self._refused = self._counter("callers_refused", "Refused callers", ("why",))
+        self._refused = self._counter(
+            "callers_refused", "Requests refused because of their credentials or address", ("why",)
+        )
         self._gauges = {
             name: Gauge(f"{PREFIX}_{name}", help, registry=self._registry, multiprocess_mode=mode)  # type: ignore[arg-type]
             for name, (help, mode) in _GAUGES.items()

@@ -57,7 +57,7 @@ class AnotherUser(UpstreamInvalid):
 
     def __init__(self) -> None:
         super().__init__(
-            "the answer is about another user than the requested user; "
+            "the answer is about another user, not the requested one; "
             "set ACCEPT_MAPPED_USERS=true if Amplitude's User Mapping merges users in this project"
         )
 

@@ -42,7 +42,7 @@ def fault_from(query: Mapping[str, str]) -> Fault:
         raise ValueError(f"kind must be one of {', '.join(get_args(FaultKind))}")
     unknown = query.keys() - {field.name for field in fields(Fault)}
     if unknown:
-        raise ValueError(f"{', '.join(sorted(unknown))}: unknown parameters; remove them")
+        raise ValueError(f"unknown parameters: {', '.join(sorted(unknown))}; remove them")
     fault = Fault(kind)  # type: ignore[arg-type]  # checked just above
     try:
         return replace(

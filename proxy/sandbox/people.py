@@ -66,7 +66,7 @@ _NAMED = (
     Person(
         "ben",
         "device-ben",
-        "is in the control group, so messages must show the default",
+        "is in the control group, so messages must show the default content",
         {"gp:first_name": "Ben", "gp:loyalty_points": 15},
         ("newsletter",),
         {

@@ -20,14 +20,15 @@ from proxy.web.security_headers import SECURITY_HEADERS
 
 _log = logging.getLogger(__name__)
 _invalid_requests = OncePerMinute(_log, "http_request_invalid")
-_INTERNAL = (500, "Internal Server Error", "internal error; the log of the service has the cause")
+_INTERNAL = (500, "Internal Server Error", "internal error; search the service's log for request_failed")
 _HEADERS = "the headers are too large; send at most 100 headers, 8 KiB each and 32 KiB in total, and no cookies"
+_EXPECT = "the Expect header is not supported; send Expect: 100-continue, or omit the header"
 _STATUSES: tuple[tuple[type[Exception], tuple[int, str, str]], ...] = (
     (InvalidResponseHeader, _INTERNAL),
     (InvalidResponseHeaderName, _INTERNAL),
     (LimitRequestLine, (414, "URI Too Long", "the URL is too long; send the parameters in the body of a POST")),
     (LimitRequestHeaders, (431, "Request Header Fields Too Large", _HEADERS)),
-    (ExpectationFailed, (417, "Expectation Failed", "the Expect header is not supported; send 100-continue or none")),
+    (ExpectationFailed, (417, "Expectation Failed", _EXPECT)),
     (ParseException, (400, "Bad Request", "the request is not valid HTTP; percent-encode the URL")),
 )
 

@@ -168,7 +168,7 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
 
 
 def _reset() -> ConnectionResetError:
-    return ConnectionResetError(errno.ECONNRESET, "the client left, was too slow or sent too much")
+    return ConnectionResetError(errno.ECONNRESET, "the client disconnected, was too slow or sent too much data")
 
 
 class _ChunkedReader(ChunkedReader):  # type: ignore[misc]  # gunicorn has no types

@@ -150,7 +150,7 @@ def test_download__temporary_fault__retried_until_it_ends(
         ("cohort-stuck", "the export was not ready after 6"),
         ("cohort-cut-off", "the cohort file is incomplete (ProtocolError)"),
         ("cohort-gzip-cut", "the cohort file is incomplete (EOFError)"),
-        ("cohort-unbounded-cut", "the cohort file is incomplete (the body ends within a line)"),
+        ("cohort-unbounded-cut", "the cohort file is incomplete (the body ends in the middle of a line)"),
         ("cohort-expired", "the cohort file is incomplete (127.0.0.1 returned status 403)"),
         ("cohort-loop", "redirects more than 3 times"),
         ("cohort-nowhere", "redirects to an invalid URL"),
@@ -210,7 +210,7 @@ def test_download__encoding_that_was_not_requested__fails_with_its_name(
 ) -> None:
     reply = Reply(200, b"\x0b\x02\x80", {"Content-Encoding": "br"})
     replace_file(monkeypatch, reply)
-    with pytest.raises(NotDownloaded, match="content coding 'br'"):
+    with pytest.raises(NotDownloaded, match="Content-Encoding 'br'"):
         download("vip")
 
 
@@ -242,7 +242,7 @@ def test_download__last_id_is_cut_off__fetched_again_and_complete(
     sandbox.break_with(Fault("cohort-unbounded-cut"))
     download.fix_after = 2
     assert download("any") == ["ava", "bartholomew-montgomery-the-third"]
-    assert any("the body ends within a line" in line for line in download.progress)
+    assert any("the body ends in the middle of a line" in line for line in download.progress)
 
 
 def test_download__file_ends_within_a_row_or_is_html__fails_with_the_reason(

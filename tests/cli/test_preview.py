@@ -42,7 +42,7 @@ def test_preview__settings_of_the_environment__one_call_to_amplitude(sandbox: Sa
     sandbox.break_with(Fault("status", status=500))
     ended = preview(SNIPPETS / "8-retry-when-missing.liquid", "--user", "ben", **settings)
     assert ended.returncode == 1
-    assert "retried: the call in line 1 failed with status 500" in ended.stderr
+    assert "retried: the call on line 1 failed with status 500" in ended.stderr
 
 
 @pytest.mark.contract("5 preview")

@@ -157,7 +157,7 @@ def test_lint__right_template__no_finding(rule: str, template: str) -> None:
 def test_unknown_parameter__similar_name__fix_names_the_parameter() -> None:
     (finding,) = findings_of(tag("https://h/v1/properties?user_id=1&key=first_name :save p"), "unknown-parameter")
     assert "key is not a parameter of /v1/properties and is ignored" in finding.problem
-    assert (finding.fix, finding.level) == ("write keys", "problem")
+    assert (finding.fix, finding.level) == ("rename the parameter to keys", "problem")
     (finding,) = findings_of(tag("https://h/v1/cohorts?user_id=1&cb=7 :save c"), "unknown-parameter")
     assert finding.level == "note", "the parameter may be a cache-buster"
     assert "user_id, device_id, on_error, cohort_id" in finding.fix

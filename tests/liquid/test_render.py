@@ -187,7 +187,7 @@ def test_render__values__are_printed_like_ruby(value: Any, printed: str) -> None
         ("a\n\n{{ x", 3, "never closed"),
         ("{% nosuch %}", 1, "nosuch"),
         ("\n{% raw %}", 2, "never closed"),
-        ("{{" + " " * 300 + "x }}", 1, "blanks"),
+        ("{{" + " " * 300 + "x }}", 1, "spaces"),
         ("x" * (MAX_SOURCE + 1), 1, "longer than"),
         ("{% if a" + " and a" * 2000 + " %}{% endif %}", 0, ""),
     ],

@@ -48,12 +48,13 @@ causes a 400. Unknown parameters are ignored.
 If data is missing, the answer has status 200, `ok: false`, the reason in `error`, and every key with its empty value.
 With `on_error=retry`, the status is 500, so that Braze's `:retry` tries again.
 
-A user is anonymous if all ids are blank. The answer then has status 200 and `error: blank_id`, and costs no call.
+A user is anonymous if all ids are blank. The answer then has status 200 and `error: blank_id`, without a call
+to Amplitude.
 
 An unknown path causes a 404. A method that the route does not accept causes a 405.
 
 On every route, a URL over 8 KiB causes a 414: send the parameters in the body of a POST. More than 100 headers, a
-header over 8 KiB, or more than 32 KiB of headers in all causes a 431. Answers with status 414 or 431 have no
+header over 8 KiB, or more than 32 KiB of headers in total causes a 431. Answers with status 414 or 431 have no
 `X-Request-ID`.
 
 Each recommendation that is fetched logs an exposure in Amplitude. A cached answer logs none. Requests from this page
@@ -63,8 +64,8 @@ log exposures too.\
 _TAGS = {
     "Data": "The data of a user in Amplitude, for templates.",
     "Drop-in": "Amplitude's own parameters and JSON, from the same cache and within the same quota.",
-    "Webhooks": "Data that Amplitude pushes. The service then answers requests for this data without a call.",
-    "Operation": "Routes for platforms and monitors. These requests cost no call.",
+    "Webhooks": "Data that Amplitude pushes. The service answers requests for this data without a call to Amplitude.",
+    "Operation": "Routes for platforms and monitors. These requests make no call to Amplitude.",
     "Pages": "Pages for the browser, and their files.",
 }
 
@@ -132,10 +133,11 @@ def _paths() -> dict[str, Schema]:
             "The data of the status page",
             {"200": answer("The current status.", as_json("Status"), cache_control)},
             guarded=True,
-            description="Data of all worker processes on this machine, since the start of the process that answers.",
+            description="Data of all worker processes on this machine, since the start of the process that handles the "
+            "request.",
         ),
         "/": _get("Home", "Pages", "The landing page", page),
-        "/docs": _get("Docs", "Pages", "The reference, to try in the browser", page),
+        "/docs": _get("Docs", "Pages", "The API reference, with requests to try in the browser", page),
         "/playground": _get(
             "Playground", "Pages", "The playground: a message and its rendered result", page, guarded=True
         ),
@@ -143,7 +145,7 @@ def _paths() -> dict[str, Schema]:
         "/openapi.json": _get(
             "Openapi",
             "Pages",
-            "The reference as an OpenAPI document",
+            "The API reference as an OpenAPI document",
             _revalidated("application/json", "The document."),
         ),
         "/static/{name}": _file(),
@@ -177,7 +179,7 @@ def _data(section: Section | None) -> Schema:
         {"tags": ["Data"], "summary": _SUMMARIES[section], **description},
         (parameters_of(section), _REQUIRED.get(section, ()), examples.REQUESTS[section]),
         {
-            "200": answer("The answer, also if data is missing (`ok: false`).", content, (*DATA_HEADERS, "ETag")),
+            "200": answer("The answer, even if data is missing (`ok: false`).", content, (*DATA_HEADERS, "ETag")),
             **shared("BadRequest", "TryAgain"),
         },
     )
@@ -263,7 +265,9 @@ def _data_route(
     parameters: all parameters, the required parameters, and the values of an example.
     """
     responses = responses | _GUARDED
-    unchanged = {"304": answer("The answer still has the `ETag` in `If-None-Match`.", headers=(*DATA_HEADERS, "ETag"))}
+    unchanged = {
+        "304": answer("Not modified: the `ETag` in `If-None-Match` is still current.", headers=(*DATA_HEADERS, "ETag"))
+    }
     refresh, priority, if_none_match, request_id = (
         ref(name, "parameters") for name in ("RequestCacheControl", "RequestPriority", "IfNoneMatch", "RequestId")
     )
@@ -301,7 +305,9 @@ def _file() -> Schema:
     responses["200"]["content"] = {kind: {"schema": {"type": "string"}} for kind in kinds}
     responses["200"]["headers"] |= headers
     responses["304"]["headers"] |= headers
-    return _get("File", "Pages", "A file of the pages", responses, parameters=[name, ref("IfNoneMatch", "parameters")])
+    return _get(
+        "File", "Pages", "A static file of the pages", responses, parameters=[name, ref("IfNoneMatch", "parameters")]
+    )
 
 
 def _revalidated(kind: str, description: str) -> Schema:
@@ -309,7 +315,7 @@ def _revalidated(kind: str, description: str) -> Schema:
     content = {kind: {"schema": {"type": "object" if kind == "application/json" else "string"}}}
     responses = {
         "200": answer(description, content, ["ETag"]),
-        "304": answer("The content still has the `ETag` in `If-None-Match`.", headers=["ETag"]),
+        "304": answer("Not modified: the `ETag` in `If-None-Match` is still current.", headers=["ETag"]),
     }
     for response in responses.values():
         response["headers"]["Cache-Control"] = {"required": True, "schema": {"type": "string"}}

@@ -53,14 +53,15 @@ REQUEST_HEADERS: Mapping[str, Schema] = {
     ),
     "RequestPriority": _header(
         "Priority",
-        "`u=7` (RFC 9218) gives all other requests priority, and the fetched data stays fresh for longer. Use it to "
-        "warm the cache before a send. Other priorities are ignored.",
+        "`u=7` (RFC 9218) gives this request the lowest priority, and keeps the fetched data fresh for longer. Use "
+        "`u=7` to warm the cache before a send. Other priorities are ignored.",
     ),
     "IfNoneMatch": _header(
-        "If-None-Match", "The `ETag` of an earlier answer. If the answer still has this `ETag`, the status is 304."
+        "If-None-Match", "The `ETag` of an earlier answer. The status is 304 if this `ETag` is still current."
     ),
     "RequestId": _header(
-        "X-Request-ID", "An id for the log: 1 to 200 of `A-Z a-z 0-9 . _ ~ + / = -`. Other values are replaced."
+        "X-Request-ID",
+        "An id for the log: 1 to 200 characters from `A-Z a-z 0-9 . _ ~ + / = -`. Other values are replaced.",
     ),
 }
 

@@ -61,7 +61,8 @@ def rendering() -> Schema:
         "tags": ["Pages"],
         "summary": "Render a message as Braze would",
         "description": "Each Connected Content tag calls the data routes of this service, with the credentials of the "
-        "caller. The tags cost calls and log exposures, as in a sent message. Pages of other sites get a 403.",
+        "caller. The tags make calls to Amplitude and log exposures, as in a sent message. A request "
+        "from a page of another site gets a 403.",
         "security": SECURITY,
         "requestBody": {
             "required": True,
@@ -69,7 +70,7 @@ def rendering() -> Schema:
         },
         "responses": {
             "200": answer(
-                "The result of rendering, also if Braze would reject the message.",
+                "The rendered message, even if Braze would reject it.",
                 as_json("Rendering", example=RENDERED),
                 ["Cache-Control"],
             ),

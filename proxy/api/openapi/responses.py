@@ -29,7 +29,7 @@ HEADERS: Mapping[str, Schema] = {
     "Age": _header("integer", "Age in seconds of the oldest data in the answer.", required=False, minimum=0),
     "Cache-Control": _header(
         "string",
-        "How long the answer is fresh, counted from age 0. `no-store` if `ok` is false.",
+        "How long the answer stays fresh, measured from age 0. `no-store` if `ok` is false.",
         pattern="^(private, max-age=[0-9]+|no-store)$",
     ),
     "Cache-Status": _header(
@@ -46,7 +46,7 @@ HEADERS: Mapping[str, Schema] = {
         minimum=0,
     ),
     "ETag": _header("string", "A strong validator of the body, for `If-None-Match`.", pattern='^"[0-9a-f]+(-gzip)?"$'),
-    "Retry-After": _header("integer", "Seconds until another try may help.", minimum=1),
+    "Retry-After": _header("integer", "Seconds to wait before trying again.", minimum=1),
     "WWW-Authenticate": _header(
         "string", "The Basic scheme, which every HTTP client supports.", pattern='^Basic realm="'
     ),

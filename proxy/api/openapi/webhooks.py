@@ -34,7 +34,10 @@ SCHEMAS: dict[str, Schema] = {
                 "enum": [True, False, "true", "false"],
             },
             "computed_time": _TIME,
-            "message_id": {"type": "string", "description": "A message with the same id is skipped."},
+            "message_id": {
+                "type": "string",
+                "description": "A message with an id that was already applied is skipped.",
+            },
             "users": {
                 "type": "array",
                 "items": {
@@ -53,12 +56,13 @@ SCHEMAS: dict[str, Schema] = {
             "user_properties": _PROPERTIES,
             "event_time": {
                 "description": "The time of the properties: ISO 8601 (UTC if without a zone), Unix seconds or "
-                "milliseconds. If absent, four hours ago, because Amplitude retries for four hours."
+                "milliseconds. The default is four hours ago, because Amplitude retries for four hours."
             },
-            "whole": {"description": "`true` if the user has only these properties."},
+            "whole": {"description": "`true` if the user has no other properties."},
             "message_id": {
                 "type": "string",
-                "description": "Id of the message. `uuid` is accepted too. A message with the same id is skipped.",
+                "description": "Id of the message. `uuid` is accepted too. A message with an id that was already "
+                "applied is skipped.",
             },
             "users": _BATCH,
             "events": _BATCH,
@@ -106,7 +110,7 @@ def _webhook(name: str, summary: str, schema: Schema, example: Any, result: Any)
         "tags": ["Webhooks"],
         "summary": summary,
         "description": "Amplitude calls this route, from any address: `ALLOWED_NETWORKS` does not apply. The update "
-        "with the latest time takes precedence, in any order of arrival. A body has at most 8 MiB, 50,000 users, "
+        "with the latest time takes precedence, whatever the order of arrival. A body has at most 8 MiB, 50,000 users, "
         "500,000 values, and 64 KiB per user. The status is 500 with `Retry-After` if too many batches are being "
         "processed, or if Redis does not answer.",
         "security": SECURITY,
@@ -114,7 +118,7 @@ def _webhook(name: str, summary: str, schema: Schema, example: Any, result: Any)
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}},
         "responses": {
             "200": answer(
-                "The valid updates are stored; the others are counted.",
+                "The valid updates are stored. The others are skipped and counted.",
                 as_json("WebhookResult", example=result),
                 ["Cache-Control"],
             ),

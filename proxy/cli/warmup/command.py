@@ -55,15 +55,15 @@ _LOST = "Redis does not answer, so fetched data would be lost"
     "--include",
     default="properties,cohorts",
     show_default=True,
-    help="Sections of /v1/profile to fetch, comma separated.",
+    help="Sections of /v1/profile to fetch, comma-separated.",
 )
-@click.option("--rec-id", default="", help="Recommendation ids, comma separated.")
+@click.option("--rec-id", default="", help="Recommendation ids, comma-separated.")
 @click.option("--rec-type", default="", help="Type of the recommendations, as in the message.")
-@click.option("--comp-id", default="", help="Computation ids, comma separated; default: all.")
-@click.option("--prediction-id", default="", help="Prediction ids, comma separated.")
+@click.option("--comp-id", default="", help="Computation ids, comma-separated; default: all.")
+@click.option("--prediction-id", default="", help="Prediction ids, comma-separated.")
 @click.option("--propensity-type", default="", help="`score` or `pct`.")
 @click.option("--log-exposures", is_flag=True, help="Confirm that each fetched recommendation logs an exposure.")
-@service_options("Service whose cache is filled; default: the Redis at REDIS_URL.")
+@service_options("URL of a running service whose cache to fill, instead of the Redis at REDIS_URL.")
 @quota_options("warming")
 def warm(
     users: TextIO | None,
@@ -80,15 +80,15 @@ def warm(
 ) -> None:
     """Fetch the data of USERS (a file, or - for stdin) into the cache before a send.
 
-    USERS has one user id per line, or is a CSV table with --column. Instead of USERS, --cohort names an Amplitude
-    cohort. Fetched data stays fresh for CACHE_WARM_SECONDS. Requests from Braze take priority.
+    USERS contains one user id per line. With --column, USERS is a CSV table. Instead of USERS, --cohort names an
+    Amplitude cohort. Fetched data stays fresh for CACHE_WARM_SECONDS. Requests from Braze take priority.
 
-    Without --url, the command itself fetches the data and stores the data in Redis. The command then needs the
-    settings of the service in its environment, and shares the quota with the service.
+    Without --url, the command itself fetches the data and stores it in Redis. The command then needs the settings of
+    the service in its environment, and shares the quota with the service.
 
     You can stop the command at any time and run it again: users already cached are skipped.
 
-    Exits with 1 if the data of some users is missing.
+    Exits with status 1 if the data of some users is missing.
     """
     sections = split_list(include)
     if not sections or not set(sections) <= set(SECTIONS):
@@ -253,4 +253,4 @@ def _download(cohort: str, api_key: str | None, audience: Audience, reader: _Row
     keys = settings.amplitude_api_key, settings.amplitude_secret_key
     CohortExport(settings.amplitude_cohorts_url, *keys, on_progress=_print_status).download(cohort, replace_audience)
     if reader.blank:
-        _print_status(f"{format_count(reader.blank, 'member')} without a user id skipped")
+        _print_status(f"skipped {format_count(reader.blank, 'member')} without a user id")

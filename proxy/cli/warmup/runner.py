@@ -185,6 +185,6 @@ class Warmer:
         if self._unexpected >= self._max_unexpected:
             raise ServiceRefused(
                 f"the service answered {status} to the last {self._unexpected:,} requests; "
-                "check --url, and that the service runs"
+                "check --url, and that the service is running"
             )
         return f"no answer from the service ({status})"

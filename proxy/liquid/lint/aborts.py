@@ -62,7 +62,7 @@ def _findings(abort: Markup, blocks: list[_Block], retried: dict[str, int]) -> I
             yield Finding(
                 abort.line,
                 "abort-against-retry",
-                f"abort_message prevents the retry: if the call in line {line} fails, {variable} is empty and the "
+                f"abort_message prevents the retry: if the call on line {line} fails, {variable} is empty and the "
                 "message aborts at once",
-                f"abort only inside {{% if {variable}.ok %}}, or remove :retry and on_error=retry in line {line}",
+                f"abort only inside {{% if {variable}.ok %}}, or remove :retry and on_error=retry on line {line}",
             )

@@ -67,7 +67,7 @@ def _call(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
         yield Finding(
             line,
             "unsaved",
-            "the tag has no :save, so Braze stores the answer as connected, or prints an answer that is not JSON",
+            "the tag has no :save, so Braze saves JSON in the variable connected, and prints any other answer",
             "add :save and a variable name",
         )
     if tag.url.lower().startswith("http://"):
@@ -103,7 +103,7 @@ def _half_retry(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
         yield Finding(
             line,
             "half-retry",
-            "without on_error=retry, :retry does not act on missing data, because the status is then 200",
+            "without on_error=retry, :retry has no effect on missing data, because the status is 200",
             "add on_error=retry to the parameters, or remove :retry",
         )
     if on_error and not tag.retries:
@@ -128,7 +128,9 @@ def _unknown_parameters(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
             line,
             "unknown-parameter",
             f"{name[:_QUOTED_CHARACTERS]} is not a parameter of /v1/{route} and is ignored",
-            f"write {similar[0]}" if similar else f"remove the parameter, or use one of {', '.join(known)}",
+            f"rename the parameter to {similar[0]}"
+            if similar
+            else f"remove the parameter, or use one of {', '.join(known)}",
             level="problem" if similar else "note",
         )
 
@@ -152,7 +154,7 @@ def _exposure(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
         yield Finding(
             line,
             "exposure",
-            "each recommendation that is fetched logs an exposure in Amplitude for this user, also from the preview",
+            "each recommendation that is fetched logs an exposure in Amplitude for this user, even in the preview",
             "request only recommendations that the message shows, and preview with your own user",
             level="note",
         )

@@ -79,9 +79,9 @@ def _message() -> dict[str, str]:
     try:
         message = read_json(request.get_data())
     except ValueError:
-        raise BadRequest("the body is not JSON; send an object with template") from None
+        raise BadRequest("the body is not JSON; send an object with the key template") from None
     if not isinstance(message, dict) or not isinstance(message.get("template"), str):
-        raise BadRequest("template is required; send an object with template as a string")
+        raise BadRequest("template is required; add template with the message as a string")
     if not all(isinstance(message.get(name, ""), str) for name in ("user_id", "device_id")):
         raise BadRequest("user_id and device_id must be strings; put them in quotes")
     return message
@@ -89,9 +89,9 @@ def _message() -> dict[str, str]:
 
 @blueprint.errorhandler(RequestEntityTooLarge)
 def _too_large(error: RequestEntityTooLarge) -> Response:
-    return problem(413, "Content Too Large", f"the body is too large; send at most {MAX_BODY_BYTES // 1024} KiB")
+    return problem(413, error.name, f"the body is too large; send at most {MAX_BODY_BYTES // 1024} KiB")
 
 
 @blueprint.errorhandler(UnsupportedMediaType)
 def _other_type(error: UnsupportedMediaType) -> Response:
-    return problem(415, "Unsupported Media Type", "the content type is not supported; send application/json")
+    return problem(415, error.name, "the content type is not supported; send application/json")

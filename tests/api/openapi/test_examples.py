@@ -92,7 +92,7 @@ def test_url_and_headers__below_and_above_documented_limits__200_or_414_or_431(s
     about = DOCUMENT["info"]["description"].replace("\n", " ")
     limits = re.search(
         r"URL over (\d+) KiB causes a 414.+ More than (\d+) headers, a header over (\d+) KiB, or more than (\d+) KiB "
-        "of headers in all causes a 431",
+        "of headers in total causes a 431",
         about,
     )
     assert limits

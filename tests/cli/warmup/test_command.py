@@ -115,7 +115,7 @@ def test_warm__cohort__all_members_are_cached(target: Service) -> None:
     ended = warm(target, "", "--cohort", "crowd-40")
     assert ended.returncode == 0, ended.stderr
     assert "40 users, 40 calls at 9,600 a minute" in ended.stderr
-    assert "1 member without a user id skipped" in ended.stderr
+    assert "skipped 1 member without a user id" in ended.stderr
     assert target.sandbox.report()["calls"] == 40
     assert target.sandbox.report()["cohorts"] == {"requests": 1, "polls": 1, "files": 1, "stored": 1}
     assert sum(calls(target, f"user_id=user-{number}") for number in range(1, 41)) < 5, "only unknown users need a call"

@@ -80,9 +80,9 @@ function source(tag) {
   const cached = `from the cache${age}`;
   if (kind === "hit") return parameter.includes("=-") ? `${cached}, being refreshed` : cached;
   if (kind === "fwd=stale" && error) return `${cached}: ${error}`;
-  if (kind === "fwd=partial") return `partly from the cache, rest ${error ? `missing: ${error}` : "fetched"}`;
+  if (kind === "fwd=partial") return `partly from the cache, the rest ${error ? `is missing: ${error}` : "was fetched"}`;
   if (error) return `no data: ${error}`;
-  if (parameter === "collapsed") return "from a call that was already sent";
+  if (parameter === "collapsed") return "from a call that was already in progress";
   if (kind === "fwd=stale") return "fetched again: the cached copy was too old";
   return kind === "fwd=request" ? "fetched again, as the tag requests" : "fetched from Amplitude";
 }
@@ -158,7 +158,7 @@ async function render() {
     if (answer.ok) show(body);
     else failed(body.detail ?? `the service answered ${answer.status}`);
   } catch {
-    if (rendering === latestRendering) failed("the service cannot be reached; check that it runs, and your connection");
+    if (rendering === latestRendering) failed("the service cannot be reached; check that the service is running, and check your connection");
   } finally {
     if (rendering === latestRendering) {
       result.setAttribute("aria-busy", "false");
