@@ -78,10 +78,11 @@ def warm(
     share: int,
     **narrowed: str,
 ) -> None:
-    """Fetch the data of USERS (a file, or - for stdin) into the cache before a send.
+    """Fetch the data of users into the cache before a send.
 
-    USERS has one user id per line, or is a CSV table with --column. Instead of USERS, --cohort names an Amplitude
-    cohort. Fetched data stays fresh for CACHE_WARM_SECONDS. Requests from Braze take priority.
+    USERS is a file, or - for stdin, with one user id per line, or a CSV table with --column. Instead of USERS,
+    --cohort names an Amplitude cohort. Fetched data stays fresh for CACHE_WARM_SECONDS. Requests from Braze take
+    priority.
 
     Without --url, the command itself fetches the data and stores the data in Redis. The command then needs the
     settings of the service in its environment, and shares the quota with the service.
