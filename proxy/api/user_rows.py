@@ -89,4 +89,5 @@ def _row(line: int, text: str) -> Row:
     try:
         return Row(line, parse_ids([("user_id", text)]).user_id or "")
     except BadRequest as error:
-        return Row(line, fault=error.detail, blank=not text.strip())
+        blank = not text.strip()
+        return Row(line, fault="user_id is blank" if blank else error.detail, blank=blank)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -35,7 +36,9 @@ _CHECK_USER = Identity("connected-content-proxy-check", None)
 
 @click.command()
 def check() -> None:
-    """Check the settings and the connection to Amplitude, with one call. Exits with status 1 if a check fails."""
+    """Check the settings and the connection to Amplitude. Makes one call. Exits with status 1 if a check fails."""
+    # Without a handler, Python would print the names of log events to stderr, beside the results.
+    logging.getLogger("proxy").addHandler(logging.NullHandler())
     passed = True
     for mark, text in _findings(os.environ):
         print_row(mark, text, width=7, style=_STYLES[mark])

@@ -69,7 +69,7 @@ def _switches(command: Any) -> Any:
 def sandbox(
     port: int | None, secret_key: str, api_key: str, requests_per_minute: int, latency: float, **switches: Any
 ) -> None:
-    """Run only the emulated Amplitude, and print the command that starts the service in front of it."""
+    """Run only the emulated Amplitude. Prints the command that starts the service in front of it."""
     try:
         emulated = Sandbox(
             port=port or _free_port(8001),
@@ -104,7 +104,7 @@ def sandbox(
 )
 @click.option("--more", is_flag=True, help="Print commands and tags for every route, more users, and faults to try.")
 def demo(port: int, more: bool) -> None:
-    """Run the real service in front of an emulated Amplitude, and print links. Needs no account and no settings."""
+    """Run the real service in front of an emulated Amplitude. Prints links. Needs no account and no settings."""
     secret = secrets.token_urlsafe(24)
     stop = _stop_event()
     overridden = {*VARIABLES.keys(), *VARIABLES.values(), "GUNICORN_CMD_ARGS"}
@@ -186,7 +186,7 @@ def _print_demo(address: str, emulated: Sandbox, secret: str, *, more: bool) -> 
         bold=True,
     )
     click.echo(f"  {login}/playground  write a message and see the text that Braze would send")
-    click.echo(f"  {login}/docs        call every route")
+    click.echo(f"  {login}/docs        call every route; press Authorize first, and enter the name and secret")
     click.echo(f"  {login}/status      see whether the service works\n")
     click.secho("Users to try:", bold=True)
     for person in named()[:3]:

@@ -30,7 +30,7 @@ for command in (demo, sandbox, check, preview, forget, warm, plan):
 @main.command("new-key")
 @click.argument("name")
 def new_key(name: str) -> None:
-    """Create a key for a caller: a secret, shown once, and its PROXY_API_KEYS entry, which has only a hash."""
+    """Create a key for a caller. Shows its secret once, and its PROXY_API_KEYS entry, which has only a hash."""
     secret = generate()
     try:
         line = entry(name, secret)

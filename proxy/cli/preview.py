@@ -33,7 +33,9 @@ from proxy.sandbox.server import Sandbox
 def preview(
     template: TextIO, user_id: str, device_id: str, demo: bool, url: str | None, credentials: str | None
 ) -> None:
-    """Print the text that Braze would send for the message in TEMPLATE (a file, or - for stdin).
+    """Print the text that Braze would send for a message.
+
+    TEMPLATE is a file with the message, or - for stdin.
 
     Problems, and the request and answer of each tag, go to stderr. Exits with status 1 if Braze would not send
     the message now.

@@ -24,6 +24,7 @@ from proxy.sandbox.people import find
 from proxy.sandbox.server import Sandbox
 from tests.conftest import ROOT, free_port
 from tests.support.command import run, start
+from tests.support.picture import PLAYGROUND
 from tests.support.redis_server import RedisServer
 
 
@@ -80,7 +81,9 @@ def test_new_key__invalid_name__is_rejected() -> None:
 
 def test_main__unknown_command__is_rejected_and_help_lists_the_commands() -> None:
     assert run("dmeo").returncode == 2
-    assert "demo" in run("--help").stdout
+    listed = run("--help").stdout
+    assert "demo" in listed
+    assert "..." not in listed.partition("Commands:")[2], "a summary is cut off"
 
 
 def check(sandbox: Sandbox, **variables: str) -> tuple[int, list[str]]:
@@ -92,6 +95,7 @@ def check(sandbox: Sandbox, **variables: str) -> tuple[int, list[str]]:
     }
     ended = run("check", **settings | variables)
     assert sandbox.secret_key not in ended.stdout
+    assert ended.stderr == ""
     return ended.returncode, ended.stdout.splitlines()
 
 
@@ -165,6 +169,8 @@ def test_demo__port_is_taken__prints_15_lines_whose_links_work_and_ends_with_ctr
     ):
         assert len(printed.splitlines()) == 15
         links = re.findall(r"http://demo:\S+", printed)
+        assert (found := PLAYGROUND.search(printed))
+        assert f"{found[1]}/playground" == links[0]
         assert [link.rpartition("/")[2] for link in links] == ["playground", "docs", "status"]
         assert [run_in_shell(f"curl -s -o /dev/null -w '%{{http_code}}' {link}") for link in links] == ["200"] * 3
         assert re.findall(r"^  (ava|ben|cleo) ", printed, re.M) == ["ava", "ben", "cleo"]

@@ -21,6 +21,8 @@ from tests.support.service import ROOT
 FOLDER = ROOT / ".github"
 """A folder for files that GitHub shows. The service does not serve them."""
 SNIPPET = "Whole profile in one tag"
+PLAYGROUND = re.compile(r"(http://\S+)/playground")
+"""The link that the demo prints, with credentials."""
 WIDTH, HEIGHT = 1080, 1500
 _MARGIN = 16
 _FRAME = """
@@ -61,13 +63,12 @@ def main() -> int:
     demo = subprocess.Popen([sys.executable, "-m", "proxy", "demo"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert demo.stdout
-        match = re.search(r"at http://(\S+) \(name (\S+), secret (\S+)\)", demo.stdout.readline())
+        match = PLAYGROUND.search(demo.stdout.readline() + demo.stdout.readline())
         assert match, "the demo did not start"
-        host, caller, secret = match.groups()
         FOLDER.mkdir(exist_ok=True)
         with browsers.running() as browser:
             for scheme in get_args(Scheme):
-                picture = take(browser, f"http://{caller}:{secret}@{host}", scheme)
+                picture = take(browser, match[1], scheme)
                 (FOLDER / name(scheme)).write_bytes(picture)
                 print(f".github/{name(scheme)}: {len(picture) // 1024} KB")
     finally:

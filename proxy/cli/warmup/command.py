@@ -78,10 +78,10 @@ def warm(
     share: int,
     **narrowed: str,
 ) -> None:
-    """Fetch the data of USERS (a file, or - for stdin) into the cache before a send.
+    """Fetch the data of users into the cache before a send.
 
-    USERS contains one user id per line. With --column, USERS is a CSV table. Instead of USERS, --cohort names an
-    Amplitude cohort. Fetched data stays fresh for CACHE_WARM_SECONDS. Requests from Braze take priority.
+    USERS is a file, or - for stdin, with one user id per line; with --column, a CSV table. Instead of USERS, --cohort
+    names an Amplitude cohort. Fetched data stays fresh for CACHE_WARM_SECONDS. Requests from Braze take priority.
 
     Without --url, the command itself fetches the data and stores it in Redis. The command then needs the settings of
     the service in its environment, and shares the quota with the service.

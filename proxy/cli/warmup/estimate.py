@@ -78,7 +78,7 @@ def quota_options(purpose: str) -> Callable[[Any], Any]:
 )
 @quota_options("this send")
 def plan(recipients: int, calls: int, quota: int, share: int) -> None:
-    """Estimate how long warming the cache for a send takes, and how fast a send without warming can be."""
+    """Estimate how long warming the cache takes. Also estimates how fast a send without warming can be."""
     estimate = Plan(recipients, calls, quota, share / 100)
     if estimate.messages_a_minute:
         cold = f"at most {format_count(estimate.messages_a_minute, 'message')} a minute; set this rate in Braze"

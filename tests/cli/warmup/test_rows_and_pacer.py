@@ -228,3 +228,4 @@ def test_read__first_line_is_an_id__is_read_as_an_id(first: str) -> None:
 def test_read__table_ends_within_quotes__last_row_is_torn() -> None:
     rows = list(read(['"n","id"\n', '"1",""\n', '"2"\n', '"3","us'], "id"))
     assert [(row.torn, row.blank) for row in rows] == [(False, True), (True, False), (True, False)]
+    assert rows[0].fault == "user_id is blank"
