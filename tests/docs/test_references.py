@@ -102,3 +102,10 @@ def test_markers__every_name__is_used_by_a_test() -> None:
     names = {part.name for page in PARSED.values() for part in page.fragments}
     used = {name for name in names if f'"{name}"' in sources or f'("{name.split()[0]}")' in sources}
     assert names - used == set()
+
+
+def test_architecture_guide__names_of_classes__exist() -> None:
+    names = set(re.findall(r"`([A-Z][a-z]+\w*)[`.(]", (ROOT / "docs" / "architecture.md").read_text()))
+    code = "\n".join(path.read_text() for path in (ROOT / "proxy").rglob("*.py"))
+    assert len(names) > 10
+    assert [name for name in names if not re.search(rf"^class {name}\b", code, re.M)] == []
