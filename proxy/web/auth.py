@@ -27,6 +27,12 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _ADDRESS_REFUSED = "this address is not allowed; ask the operator to add the address from the log to ALLOWED_NETWORKS"
 
 
+def admit_to_data() -> None:
+    """Admit a caller of a data route. Pages of other sites are refused, because browsers add stored credentials."""
+    _require_own_page()
+    admit()
+
+
 def admit() -> None:
     """Set `g.caller`, or raise Forbidden or Unauthorized. Register this function as a blueprint's `before_request`."""
     app_services = services()
@@ -36,8 +42,16 @@ def admit() -> None:
 
 
 def admit_from_anywhere() -> None:
-    """Set `g.caller`, or raise Unauthorized. Use this function for callers without fixed addresses."""
+    """Admit a caller of a data route that has no fixed address."""
+    _require_own_page()
     _admit(services())
+
+
+def _require_own_page() -> None:
+    """Raise Forbidden if a browser sends the request for a page of another site, or another subdomain."""
+    site = request.environ.get("HTTP_SEC_FETCH_SITE")
+    if site is not None and site not in ("same-origin", "none"):
+        raise Forbidden("the request comes from a page of another site; call the data routes from a server")
 
 
 def _admit(app_services: Services) -> None:

@@ -19,7 +19,7 @@ from proxy.profile.parts import COHORTS, SECTIONS, Part, Section
 from proxy.profile.query import ProfileRequest
 from proxy.profile.record import EMPTY
 from proxy.web import cache_headers
-from proxy.web.auth import admit
+from proxy.web.auth import admit_to_data
 from proxy.web.errors import problem
 from proxy.web.fast_flask import FastResponse
 from proxy.web.request_body import sent_parameters
@@ -32,7 +32,7 @@ NOT_SEEN_BEFORE = "User id and device id not seen before"
 """Amplitude's message for an unknown user. The drop-in route returns the same message."""
 
 blueprint = Blueprint("v1", __name__, url_prefix="/v1")
-blueprint.before_request(admit)
+blueprint.before_request(admit_to_data)
 
 
 def answer(section: Section | None) -> Response:

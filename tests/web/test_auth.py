@@ -112,3 +112,22 @@ def test_routes__no_credentials__401_for_data_playground_metrics_and_status(clie
         method = "GET" if "GET" in (rule.methods or ()) else "POST"
         path = rule.rule.replace("<name>", "site.css")
         assert client.open(path, method=method).status_code == expected, rule.rule
+
+
+@pytest.mark.parametrize(
+    ("site", "status"), [("cross-site", 403), ("same-site", 403), ("", 403), ("same-origin", 200), ("none", 200)]
+)
+def test_data_route__browser_request_from_another_site__403_without_a_call(
+    client: FlaskClient, source: FakeSource, site: str, status: int
+) -> None:
+    headers = {"X-API-Key": OLD, "Sec-Fetch-Site": site}
+    assert client.get(PATH, headers=headers).status_code == status
+    assert len(source.calls) == (status == 200)
+    assert client.delete("/v1/profile?user_id=u", headers=headers).status_code == status
+
+
+def test_webhook_route__browser_request_from_another_site__403(client: FlaskClient) -> None:
+    headers = {"X-API-Key": OLD, "Sec-Fetch-Site": "same-site"}
+    answer = client.post("/v1/webhooks/amplitude/cohorts", json={}, headers=headers)
+    assert answer.status_code == 403
+    assert "another site" in answer.get_json()["detail"]

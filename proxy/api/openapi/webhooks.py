@@ -122,7 +122,7 @@ def _webhook(name: str, summary: str, schema: Schema, example: Any, result: Any)
                 as_json("WebhookResult", example=result),
                 ["Cache-Control"],
             ),
-            **shared("BadRequest", "Unauthorized", "ContentTooLarge", "UnsupportedMediaType"),
+            **shared("BadRequest", "Unauthorized", "Forbidden", "ContentTooLarge", "UnsupportedMediaType"),
             "500": problem(
                 500,
                 "Redis not updated",
