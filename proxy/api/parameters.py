@@ -137,7 +137,7 @@ def from_json(body: bytes) -> list[tuple[str, Any]]:
 
     try:
         document = json.loads(
-            body.decode("utf-8"),
+            body.decode("utf-8-sig"),
             object_pairs_hook=members,
             parse_int=_Number,
             parse_float=_Number,

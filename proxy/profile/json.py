@@ -62,11 +62,12 @@ def read_written(text: bytes) -> Any:
 def read_json(body: bytes) -> Any:
     """Return the document in `body`. Raises ValueError if the body is not JSON, and TooDeep above 100 levels.
 
+    A byte order mark is ignored: Windows tools write one (RFC 8259, section 8.1 allows to ignore it).
     Unlike the standard library, this function rejects `NaN`, and reads 1e999 as the text "1e999" instead of an
     infinity.
     """
     try:
-        document = _DECODER.decode(body.decode("utf-8"))
+        document = _DECODER.decode(body.decode("utf-8-sig"))
     except RecursionError:
         raise TooDeep("nested too deeply") from None
     _require_shallow(document)

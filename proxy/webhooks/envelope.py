@@ -9,6 +9,7 @@ that one invalid user does not affect the others. No library finds the end of an
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -69,6 +70,8 @@ def read(body: bytes | bytearray, checkpoint: Callable[[], object]) -> Any:
     `SkippedValue` if it is too large, nests too deeply or contains NaN. Any other value that is too large also becomes
     a `SkippedValue`.
     """
+    if body.startswith(BOM_UTF8):
+        body = body[len(BOM_UTF8) :]
     body.decode()  # rejects invalid UTF-8, because msgspec does not check strings that it skips
     return _Reader(body, checkpoint).document(body.strip(_WHITE_SPACE), objects=1)
 

@@ -201,3 +201,7 @@ def test_parse__any_json_object__parsed_or_refused_without_repeating_a_value(
             assert 0 < len(text) <= 512
         return
     assert not any(isinstance(value, str) and len(value) > 20 and value in message for value in document.values())
+
+
+def test_from_json__byte_order_mark__ignored() -> None:
+    assert from_json(b'\xef\xbb\xbf{"user_id": "u"}') == [("user_id", "u")]

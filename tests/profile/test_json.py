@@ -29,3 +29,9 @@ def test_write_json__lone_surrogate__replaced() -> None:
 def test_write_json__any_value_that_was_read__read_again_unchanged(value: Any) -> None:
     result = read_json(json.dumps(value).encode())
     assert read_json(write_json(result)) == result
+
+
+def test_read_json__byte_order_mark__ignored() -> None:
+    assert read_json(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
+    with pytest.raises(json.JSONDecodeError):
+        read_json(b'{\xef\xbb\xbf"a": 1}')

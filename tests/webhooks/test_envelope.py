@@ -236,3 +236,8 @@ def test_read__any_body__leaves_no_reference_cycles(body: bytes) -> None:
     finally:
         tracemalloc.stop()
         gc.enable()
+
+
+@pytest.mark.parametrize("body", [b'{"users": [1, {"a": 2}]}', b"[1, NaN]", b"7"])
+def test_read__byte_order_mark__ignored(body: bytes) -> None:
+    assert read(b"\xef\xbb\xbf" + body) == read(body)
