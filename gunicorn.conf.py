@@ -40,6 +40,8 @@ backlog = 4096
 keepalive = 100
 graceful_timeout = 25
 control_socket_disable = True
+# By default, a peer on loopback could change the path of a request by headers such as SCRIPT_NAME.
+forwarder_headers = ""
 # Enough for an id of 512 percent-encoded characters of any script; longer requests use the body of a POST.
 limit_request_line = 8190
 # The C parser, if installed, bypasses the limit on all headers together (proxy/server/connection.py).

@@ -376,3 +376,9 @@ def test_call_over_tls__faulty_upstream__ends_in_time(tls_service: Service, kind
     assert answer.json()["error"] == "upstream_timeout"
     (elapsed_ms,) = milliseconds(tls_service.log, answer)
     assert elapsed_ms < 1200, "the call's own time limit applies, not the request's"
+
+
+def test_request__headers_that_name_a_script_or_path__do_not_change_the_path(service: Service) -> None:
+    for name in ("SCRIPT_NAME", "PATH_INFO", "Script-Name", "Path-Info"):
+        answer = requests.get(f"{service.url}/healthz", headers={name: "/v1"}, timeout=10)
+        assert (answer.status_code, answer.json()["status"]) == (200, "ok"), name
