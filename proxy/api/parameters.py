@@ -58,11 +58,15 @@ def parse_identity(known: Collection[str], sent: Iterable[tuple[str, Any]]) -> t
 
 
 def readable_id(value: Any) -> str | None:
-    """Return an id from a webhook as trimmed text; None if no request could contain the id."""
+    """Return an id from a webhook as text; None if no request could contain the id.
+
+    Requests are trimmed. An id with white space at an end must not be taken for the trimmed id of another user.
+    """
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None
+    text = str(value)
     try:
-        return _clean(USER_ID, str(value)) or None
+        return text if text and _clean(USER_ID, text) == text else None
     except BadRequest:
         return None
 

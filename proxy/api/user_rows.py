@@ -45,7 +45,7 @@ def read(lines: Iterable[str], column: str | None = None) -> Iterator[Row]:
                 if is_first:
                     _require_list(text.strip())
                 is_first = False
-                yield _row(number, text)
+                yield _row(number, text.strip(" \t\r\n"))
         return
     table = csv.reader(lines, strict=True)
     try:
@@ -87,7 +87,10 @@ def _require_list(first_line: str) -> None:
 
 def _row(line: int, text: str) -> Row:
     try:
-        return Row(line, parse_ids([("user_id", text)]).user_id or "")
+        user_id = parse_ids([("user_id", text)]).user_id or ""
     except BadRequest as error:
         blank = not text.strip()
         return Row(line, fault="user_id is blank" if blank else error.detail, blank=blank)
+    if user_id != text:
+        return Row(line, fault="user_id begins or ends with white space; remove the white space")
+    return Row(line, user_id)

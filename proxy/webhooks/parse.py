@@ -102,7 +102,10 @@ def read_cohorts(body: bytes | bytearray, now: float, checkpoint: Callable[[], o
         raise BadRequest(f"the body is not a JSON object; send Amplitude's default payload, for example {_DEFAULT}")
     cohort_id = readable_id(payload.get("cohort_id"))
     if cohort_id is None:
-        raise BadRequest('cohort_id is missing or not text; add "cohort_id": "${input.cohort_id}" to the template')
+        raise BadRequest(
+            "cohort_id is missing, not text, or has white space at an end; "
+            'add "cohort_id": "${input.cohort_id}" to the template'
+        )
     is_in = {"true": True, "false": False}.get(str(payload.get("in_cohort")).lower())
     if is_in is None:
         raise BadRequest('in_cohort is not true or false; add "in_cohort": ${input.in_cohort?c} to the template')

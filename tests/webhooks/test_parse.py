@@ -156,11 +156,14 @@ def test_read_cohorts__invalid_users__counted_by_reason_and_other_users_read() -
             {"user_id": True},
             "u",
             {"user_id": 12345},
-            {"user_id": " v ", "user_properties": "none"},
+            {"user_id": "v", "user_properties": "none"},
+            {"user_id": " u"},
+            {"user_id": "u\u00a0"},
+            {"user_id": "  "},
         ]
     )
     assert list(known_by_user(batch)) == ["u", "12345", "v"]
-    assert batch.skipped == {"no_user_id": 3, "unreadable_user_id": 4, "not_an_object": 1}
+    assert batch.skipped == {"no_user_id": 3, "unreadable_user_id": 7, "not_an_object": 1}
     assert batch.unapplied == 1
 
 
@@ -267,3 +270,10 @@ def test_read__any_json__read_or_refused_with_a_short_message(value: Any) -> Non
             refused = ""
             assert all(user_id.strip() == user_id != "" for user_id, _ in batch.updates)
         assert len(refused) < 200
+
+
+@pytest.mark.parametrize("cohort_id", ["c ", "\u00a0c", " "])
+def test_cohort_id__white_space_at_an_end__refused(cohort_id: str) -> None:
+    body = {"cohort_id": cohort_id, "in_cohort": True, "computed_time": NOW, "users": []}
+    with pytest.raises(BadRequest, match=r"cohort_id .*white space"):
+        read_cohorts(json.dumps(body).encode(), NOW, lambda: None)

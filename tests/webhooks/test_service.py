@@ -121,12 +121,13 @@ def test_push__ten_thousand_users_twice__takes_at_most_1_s_of_cpu_and_less_when_
 
 
 def test_log__pushed_ids__not_logged(pair: Service) -> None:
-    body = {"cohort_id": "c", "in_cohort": True, "computed_time": time.time(), "users": [{"user_id": "log-ava\n"}, 3]}
+    users = [{"user_id": "log-ava"}, {"user_id": "log-ava\n"}, 3]
+    body = {"cohort_id": "c", "in_cohort": True, "computed_time": time.time(), "users": users}
     answer = requests.post(f"{pair.url}/v1/webhooks/amplitude/cohorts", json=body, headers=HEADERS, timeout=10)
-    assert answer.json()["skipped"] == 1
+    assert answer.json()["skipped"] == 2
     lines = [json.loads(line) for line in pair.log.read_text().splitlines() if line.startswith("{")]
     log_lines = [line for line in lines if line["event"] == "webhook_partially_applied"]
-    assert log_lines[-1]["skipped"] == {"not_an_object": 1}
+    assert log_lines[-1]["skipped"] == {"not_an_object": 1, "unreadable_user_id": 1}
     for word in ("log-ava", "crowd-", "user-50", SECRET):
         assert word not in pair.log.read_text()
 

@@ -229,3 +229,11 @@ def test_read__table_ends_within_quotes__last_row_is_torn() -> None:
     rows = list(read(['"n","id"\n', '"1",""\n', '"2"\n', '"3","us'], "id"))
     assert [(row.torn, row.blank) for row in rows] == [(False, True), (True, False), (True, False)]
     assert rows[0].fault == "user_id is blank"
+
+
+@pytest.mark.parametrize("column", [None, "id"])
+def test_read__white_space_at_an_end_of_an_id__reported_unless_a_list_can_lose_it(column: str | None) -> None:
+    lines = ["ava\u00a0\n", "\u2003ben\n", " cleo\t\r\n"]
+    rows = list(read(["id\n", *lines] if column else lines, column))
+    assert [row.user_id for row in rows] == ["", "", "" if column else "cleo"]
+    assert all("white space" in row.fault for row in rows if not row.user_id)
