@@ -9,6 +9,7 @@ import ipaddress
 import logging
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network
+from typing import TYPE_CHECKING
 
 from flask import g, request
 
@@ -16,6 +17,9 @@ from proxy.api.errors import Forbidden, Unauthorized
 from proxy.monitoring.clock import Clock
 from proxy.monitoring.logs import OncePerMinute
 from proxy.web.services import Services, services
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 
 def refusals(clock: Clock) -> OncePerMinute:
@@ -29,33 +33,38 @@ _ADDRESS_REFUSED = "this address is not allowed; ask the operator to add the add
 
 def admit_to_data() -> None:
     """Admit a caller of a data route. Pages of other sites are refused, because browsers add stored credentials."""
-    _require_own_page()
-    admit()
+    headers = request.environ
+    _require_own_page(headers)
+    _admit_from_network(headers)
 
 
 def admit() -> None:
     """Set `g.caller`, or raise Forbidden or Unauthorized. Register this function as a blueprint's `before_request`."""
-    app_services = services()
-    if app_services.networks:
-        _require_network(app_services.networks)
-    _admit(app_services)
+    _admit_from_network(request.environ)
 
 
 def admit_from_anywhere() -> None:
     """Admit a caller of a data route that has no fixed address."""
-    _require_own_page()
-    _admit(services())
+    headers = request.environ
+    _require_own_page(headers)
+    _admit(services(), headers)
 
 
-def _require_own_page() -> None:
+def _require_own_page(headers: WSGIEnvironment) -> None:
     """Raise Forbidden if a browser sends the request for a page of another site, or another subdomain."""
-    site = request.environ.get("HTTP_SEC_FETCH_SITE")
+    site = headers.get("HTTP_SEC_FETCH_SITE")
     if site is not None and site not in ("same-origin", "none"):
         raise Forbidden("the request comes from a page of another site; call the data routes from a server")
 
 
-def _admit(app_services: Services) -> None:
-    headers = request.environ
+def _admit_from_network(headers: WSGIEnvironment) -> None:
+    app_services = services()
+    if app_services.networks:
+        _require_network(app_services.networks)
+    _admit(app_services, headers)
+
+
+def _admit(app_services: Services, headers: WSGIEnvironment) -> None:
     credentials = headers.get("HTTP_AUTHORIZATION"), headers.get("HTTP_X_API_KEY")
     caller = app_services.accepted.caller(credentials)
     if caller is None:
