@@ -56,8 +56,9 @@ def create_app(
     # Braze follows no redirects, so a trailing or double slash must not redirect.
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
-    services.install(app, _services(settings, fetch, clock))
-    request_log.install(app)
+    app_services = _services(settings, fetch, clock)
+    services.install(app, app_services)
+    request_log.install(app, app_services)
     errors.install(app)
     for module in (profiles, forget, webhooks, health, assets, docs, playground, status):
         app.register_blueprint(module.blueprint)

@@ -16,7 +16,7 @@ from flask import g, request
 from proxy.api.errors import Forbidden, Unauthorized
 from proxy.monitoring.clock import Clock
 from proxy.monitoring.logs import OncePerMinute
-from proxy.web.services import Services, services
+from proxy.web.services import services
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -33,39 +33,34 @@ _ADDRESS_REFUSED = "this address is not allowed; ask the operator to add the add
 
 def admit_to_data() -> None:
     """Admit a caller of a data route. Pages of other sites are refused, because browsers add stored credentials."""
-    headers = request.environ
-    _require_own_page(headers)
-    _admit_from_network(headers)
+    environ = request.environ
+    _require_own_page(environ)
+    _admit(environ)
 
 
 def admit() -> None:
     """Set `g.caller`, or raise Forbidden or Unauthorized. Register this function as a blueprint's `before_request`."""
-    _admit_from_network(request.environ)
+    _admit(request.environ)
 
 
 def admit_from_anywhere() -> None:
     """Admit a caller of a data route that has no fixed address."""
-    headers = request.environ
-    _require_own_page(headers)
-    _admit(services(), headers)
+    environ = request.environ
+    _require_own_page(environ)
+    _admit(environ, any_address=True)
 
 
-def _require_own_page(headers: WSGIEnvironment) -> None:
+def _require_own_page(environ: WSGIEnvironment) -> None:
     """Raise Forbidden if a browser sends the request for a page of another site, or another subdomain."""
-    site = headers.get("HTTP_SEC_FETCH_SITE")
-    if site is not None and site not in ("same-origin", "none"):
+    if environ.get("HTTP_SEC_FETCH_SITE", "none") not in ("same-origin", "none"):
         raise Forbidden("the request comes from a page of another site; call the data routes from a server")
 
 
-def _admit_from_network(headers: WSGIEnvironment) -> None:
+def _admit(environ: WSGIEnvironment, *, any_address: bool = False) -> None:
     app_services = services()
-    if app_services.networks:
+    if app_services.networks and not any_address:
         _require_network(app_services.networks)
-    _admit(app_services, headers)
-
-
-def _admit(app_services: Services, headers: WSGIEnvironment) -> None:
-    credentials = headers.get("HTTP_AUTHORIZATION"), headers.get("HTTP_X_API_KEY")
+    credentials = environ.get("HTTP_AUTHORIZATION"), environ.get("HTTP_X_API_KEY")
     caller = app_services.accepted.caller(credentials)
     if caller is None:
         name, secret = _name_and_secret()

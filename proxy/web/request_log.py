@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import re
+from functools import partial
 
 from flask import Flask, Response, g, request
 from flask.ctx import _AppCtxGlobals
@@ -13,7 +14,7 @@ from flask.ctx import _AppCtxGlobals
 from proxy.monitoring.logs import request_id
 from proxy.web.fast_flask import FastResponse
 from proxy.web.security_headers import SECURITY_HEADERS
-from proxy.web.services import services
+from proxy.web.services import Services
 
 _log = logging.getLogger(__name__)
 _new_ids = random.Random()  # noqa: S311  # a request id is not secret
@@ -22,15 +23,15 @@ _VALID_ID = re.compile(r"[A-Za-z0-9._~+/=-]{1,200}\Z")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-def install(app: Flask) -> None:
+def install(app: Flask, app_services: Services) -> None:
     """Register the functions that run before and after each request."""
-    app.before_request(_begin)
-    app.after_request(_end)
+    app.before_request(partial(_begin, app_services))
+    app.after_request(partial(_end, app_services))
 
 
-def _begin() -> None:
+def _begin(app_services: Services) -> None:
     context = g._get_current_object()
-    context.started = services().clock.monotonic()
+    context.started = app_services.clock.monotonic()
     received = request.environ.get("HTTP_X_REQUEST_ID")
     context.request_id = id = (
         received if received and _VALID_ID.match(received) else f"{_new_ids.getrandbits(128):032x}"
@@ -38,9 +39,9 @@ def _begin() -> None:
     request_id.set(id)
 
 
-def _end(response: Response) -> Response:
+def _end(app_services: Services, response: Response) -> Response:
     # Each access through these proxies costs a lookup, so each is read once.
-    app_services, context, rule = services(), g._get_current_object(), request.url_rule
+    context, rule = g._get_current_object(), request.url_rule
     route, seconds = rule.rule if rule else None, app_services.clock.monotonic() - context.started
     headers = (("X-Request-ID", context.request_id), *SECURITY_HEADERS)
     if isinstance(response, FastResponse):
@@ -48,10 +49,11 @@ def _end(response: Response) -> Response:
     else:
         for name, value in headers:
             response.headers.setdefault(name, value)
-    app_services.metrics.answered(route or "none", response.status_code, context.get("cache", "none"), seconds)
+    status = response.status_code
+    app_services.metrics.answered(route or "none", status, context.get("cache", "none"), seconds)
     if error := context.get("error"):
         app_services.metrics.missing(error)
-    if response.status_code not in (401, 403):  # refused callers are logged once a minute, with a count
+    if status not in (401, 403):  # refused callers are logged once a minute, with a count
         level = logging.INFO if "caller" in context else logging.DEBUG
         if _log.isEnabledFor(level):
             _log.log(level, "request", extra=_line(response, route, seconds, context))
