@@ -27,6 +27,7 @@ from proxy.profile.errors import UpstreamRejected
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import Identity
 from proxy.settings import Settings
+from proxy.storage.shared_snapshots import SharedSnapshots
 from proxy.storage.tiered import TieredStore
 from proxy.web import auth, errors, forget, health, profiles, request_body, request_log, services, webhooks
 from proxy.web.fast_flask import FastFlask
@@ -90,12 +91,13 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
     # Seconds from the reserved time: the delay of a thread, the timeout of the call, and its late arrival.
     longest = 2 + settings.amplitude_timeout_seconds + MAY_ARRIVE_SECONDS
     limiter = RateLimiter(settings.amplitude_requests_per_minute, clock=clock)
-    redis = redis_limiter = records = updates = None
+    redis = redis_limiter = records = updates = shared_snapshots = None
     if settings.redis_url is not None:
         # Imported only with Redis, because the library takes longer to load than all other modules together.
         from proxy.amplitude.rate_limiter_fallback import FallbackRateLimiter
         from proxy.storage.redis.client import RedisClient
         from proxy.storage.redis.profiles import RedisProfiles
+        from proxy.storage.redis.snapshots import RedisSnapshots
         from proxy.storage.redis.updates import RedisUpdates
 
         redis = RedisClient(settings.redis_url, verify=settings.redis_tls_verify, clock=clock)
@@ -110,6 +112,9 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
             processes=settings.web_concurrency,
         )
         updates = RedisUpdates(redis, prefix, kept_for=policy.updates_usable_for)
+        shared_snapshots = RedisSnapshots(
+            redis, prefix, forgotten_key=records.forgotten_key, usable_for=policy.updates_usable_for
+        )
     store = TieredStore(max_bytes=int(settings.cache_max_mb * 1024 * 1024), policy=policy, clock=clock, shared=records)
     circuit_breaker = CircuitBreaker(clock)
     metrics = Metrics()
@@ -131,8 +136,9 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
             "redis_gone": redis is not None and redis.unavailable_since is not None,
         }
     )
-    forget_service = ForgetService(store, backlog, records)
+    forget_service = ForgetService(store, backlog, records, shared_snapshots)
     ingester = UpdateIngester(store.memory, updates, clock=clock)
+    snapshots = SharedSnapshots(store.memory, shared_snapshots, clock=clock)
     if redis is not None and redis_limiter is not None:
         register_limiter = redis_limiter.register
 
@@ -140,6 +146,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
             register_limiter()
             forget_service.catch_up()
             ingester.catch_up()
+            snapshots.catch_up()
 
         redis.set_registration(register)
     scheduler = FetchScheduler(
@@ -161,6 +168,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
         store=store,
         forget_service=forget_service,
         ingester=ingester,
+        snapshots=snapshots,
         redis=redis,
         keyring=KeyRing(settings.proxy_api_keys + settings.braze_secret),
         networks=settings.allowed_networks,

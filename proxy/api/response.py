@@ -48,7 +48,7 @@ def _envelope(request: ProfileRequest, record: Record, error: str | None, stale:
         as_of = min([part.fetched_at for part in parts if part is not None], default=None)
     return {
         "ok": error is None,
-        "found": bool(record.parts),
+        "found": record.found,
         "error": error,
         "stale": stale,
         "as_of": int(as_of) if as_of is not None else None,

@@ -15,6 +15,7 @@ from proxy.storage.tombstones import id_digests
 
 if TYPE_CHECKING:
     from proxy.storage.redis.profiles import RedisProfiles
+    from proxy.storage.redis.snapshots import RedisSnapshots
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +29,17 @@ class ForgetResult:
 class ForgetService:
     """Forgets users. Thread-safe, except that only the thread of the Redis client calls `catch_up`."""
 
-    def __init__(self, store: TieredStore, backlog: Backlog, shared: RedisProfiles | None = None) -> None:
+    def __init__(
+        self,
+        store: TieredStore,
+        backlog: Backlog,
+        shared: RedisProfiles | None = None,
+        snapshots: RedisSnapshots | None = None,
+    ) -> None:
         self._store = store
         self._backlog = backlog
         self._shared = shared
+        self._snapshots = snapshots
         self._caught_up_to = 0.0
 
     def forget(self, ids: Identity) -> ForgetResult:
@@ -46,6 +54,8 @@ class ForgetService:
             # Redis comes first, so that this process cannot cache the copy in Redis again.
             try:
                 shared_records = self._shared.forget(ids)
+                if self._snapshots is not None:
+                    self._snapshots.forget(id_digests(ids))
             except RedisUnavailable as error:
                 unavailable = error
         local_records, waiting = self._forget_locally(id_digests(ids))

@@ -108,8 +108,9 @@ class ProfileService:
         now = self._clock.now()
         min_fetched_at = NEVER if max_age is None else now - max_age
         for lookup in (self._store.memory.read, self._store.get):  # memory first, then Redis
+            complete = lookup != self._store.memory.read or self._store.knows_updates(identity)
             stored = lookup(identity)
-            updated = self._store.memory.with_updates(identity, stored, query)
+            updated = self._store.memory.with_updates(identity, stored, query, snapshots=complete)
             record = self._policy.prune(updated, now)
             needed, to_refresh = self._not_fresh(record, parts, min_fetched_at, now, background)
             if not needed and not to_refresh:

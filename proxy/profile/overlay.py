@@ -1,4 +1,4 @@
-"""Applies pushed updates to a cached record, for one query.
+"""Applies pushed updates and snapshots of cohorts to a cached record, for one query.
 
 The freshness policy decides later whether an update is too old, as for any cached part.
 """
@@ -13,25 +13,32 @@ from proxy.profile.liquid_names import USER_PROPERTY, is_safe
 from proxy.profile.parts import COHORTS, PROPERTIES
 from proxy.profile.query import ProfileQuery
 from proxy.profile.record import CachedPart, Record
+from proxy.profile.snapshot import Membership
 from proxy.profile.updates import REMOVED, UNKNOWN, ParsedUpdates
 
 _NEVER_FETCHED = float("-inf")
+_NO_SNAPSHOTS: Mapping[str, Membership] = {}
 
 
-def apply_updates(record: Record, updates: ParsedUpdates, query: ProfileQuery) -> Record:
+def apply_updates(
+    record: Record, updates: ParsedUpdates, query: ProfileQuery, snapshots: Mapping[str, Membership] = _NO_SNAPSHOTS
+) -> Record:
     """Return `record` with every update that is later than the fetch of the changed part.
 
     A changed list of cohorts or set of properties keeps the time of its fetch. If every cohort or key in `query` was
     pushed, the list or set gets the time of the oldest of these updates. A whole set does not count as whole if a
     property later got a value that only Amplitude knows. A set that was cleared after its fetch is removed. A later
     update overrides "unknown user".
+
+    `snapshots`: whether the snapshot of each cohort lists the user. Only a later update overrides a recent snapshot.
     """
     if record.unknown_at is not None:
-        if updates.latest <= record.unknown_at:
+        # An unknown user may be in a snapshot. Other parts than cohorts are then still unknown.
+        if updates.latest <= record.unknown_at and not (snapshots and query.parts == (COHORTS,)):
             return record
         record = Record({}, None, record.user_id, record.device_id)
     changed = {
-        COHORTS: _cohorts(record.parts.get(COHORTS), updates, query),
+        COHORTS: _cohorts(record.parts.get(COHORTS), updates, query, snapshots),
         PROPERTIES: _properties(record.parts.get(PROPERTIES), updates, query.keys),
     }
     unchanged = {part: cached for part, cached in record.parts.items() if part not in changed}
@@ -39,9 +46,16 @@ def apply_updates(record: Record, updates: ParsedUpdates, query: ProfileQuery) -
     return Record(parts, None, record.user_id, record.device_id, record.unknown_status)
 
 
-def _cohorts(cached: CachedPart | None, updates: ParsedUpdates, query: ProfileQuery) -> CachedPart | None:
+def _cohorts(
+    cached: CachedPart | None, updates: ParsedUpdates, query: ProfileQuery, snapshots: Mapping[str, Membership]
+) -> CachedPart | None:
     fetched_at = cached.fetched_at if cached else _NEVER_FETCHED
-    later = {cohort: update for cohort, update in updates.cohorts.items() if update[0] > fetched_at}
+    pushed = updates.cohorts
+    later = {cohort: update for cohort, update in pushed.items() if update[0] > fetched_at}
+    for cohort, (as_of, is_member, overrides) in snapshots.items():
+        if overrides or as_of > fetched_at:
+            push = pushed.get(cohort)
+            later[cohort] = push if push and push[0] > as_of else (as_of, is_member)
     if not later:
         return cached
     requested = {query.aliases.id_of("cohorts", cohort) for cohort in query.cohort_ids}
@@ -55,7 +69,8 @@ def _cohorts(cached: CachedPart | None, updates: ParsedUpdates, query: ProfileQu
     value = encoding.write([*old, *new])
     warm = cached is not None and cached.warm
     if narrow:
-        return CachedPart(value, min(later[cohort][0] for cohort in requested), warm, pushed=True)
+        unlisted = cached is None and updates.latest == _NEVER_FETCHED and not any(is_in for _, is_in in later.values())
+        return CachedPart(value, min(later[cohort][0] for cohort in requested), warm, pushed=True, unlisted=unlisted)
     return CachedPart(value, fetched_at, warm)
 
 

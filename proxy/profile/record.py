@@ -18,6 +18,10 @@ class CachedPart(NamedTuple):
     """Whether the part was warmed, and is fresh for `CACHE_WARM_SECONDS`."""
     pushed: bool = False
     """Whether a webhook pushed the value. Set only in the record for one answer, never in storage."""
+    unlisted: bool = False
+    """Whether the value comes only from snapshots that do not list the user, so the user may be unknown to Amplitude.
+    Set only in the record for one answer.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,11 @@ class Record:
     device_id: str | None = None
     unknown_status: int = 400
     """The HTTP status of Amplitude's "unknown user" answer. Amplitude does not document the status."""
+
+    @property
+    def found(self) -> bool:
+        """Return whether Amplitude knows the user."""
+        return not all(cached.unlisted for cached in self.parts.values())
 
     def has(self, part: Part) -> bool:
         """Return whether the record answers `part`, even with "unknown user"."""

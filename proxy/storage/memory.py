@@ -1,4 +1,4 @@
-"""Stores records, updates and ready bodies in the memory of this process, up to a number of bytes. No I/O."""
+"""Stores records, updates, snapshots and ready bodies in the memory of this process, within a maximum size. No I/O."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from proxy.profile.freshness import Freshness, FreshnessPolicy, freshness
 from proxy.profile.parts import Identity
 from proxy.profile.query import ProfileQuery
 from proxy.profile.record import EMPTY, Record, merge
+from proxy.profile.snapshot import Snapshot
 from proxy.profile.updates import Updates, updates_since
 from proxy.storage.lru import Entry, SizedLRU, size_of
 from proxy.storage.packed_updates import merged_packed, read_packed, with_packed
 from proxy.storage.ready_bodies import ReadyBodies, ReadyBody
-from proxy.storage.tombstones import Tombstones, id_digests, pair_digest
+from proxy.storage.snapshots import Snapshots
+from proxy.storage.tombstones import Tombstones, id_digests, member_digest, pair_digest
 
 _CHECKPOINT_EVERY = 500
 """Entries that a loop visits between two checkpoints. They take half a millisecond."""
@@ -53,6 +55,7 @@ class MemoryStore:
         self._cache = SizedLRU(max_bytes - max_bytes // _READY_SHARE)
         self._ready = ReadyBodies(max_bytes // _READY_SHARE)
         self._tombstones = Tombstones(clock)
+        self.snapshots = Snapshots(policy, clock)
         self._has_updates = False
         self._policy = policy
         self._clock = clock
@@ -87,6 +90,7 @@ class MemoryStore:
             entries = list(self._cache.items())
             # Without a record, the ids that Amplitude returned for a body are unknown.
             self._ready.discard_others(self._cache)
+            self.snapshots.forget(map(member_digest, digests))
         dropped = set()
         for number, (identity, entry) in enumerate(entries):
             if number % _CHECKPOINT_EVERY == 0:
@@ -123,7 +127,7 @@ class MemoryStore:
         now = self._clock.now()
         if ready is not None and ready.fresh_until > now:
             return Hit(EMPTY, Freshness(max(0.0, now - ready.fetched_at), ready.fresh_until - now), ready, repeated)
-        record = with_packed(entry.record, updates, query)
+        record = with_packed(entry.record, updates, query, self.snapshots.memberships(identity, query, now))
         fresh = freshness(record, query.parts, self._policy, now) if record.has_all(query.parts) else None
         return Hit(record, fresh, None, repeated) if fresh and fresh.ttl > 0 else None
 
@@ -132,21 +136,56 @@ class MemoryStore:
         with self._lock:
             entry = self._cache.get(identity)
             updates = self._updates(identity)
-            if entry is None or (entry.record is not record and updates is None):
+            if entry is None:
                 return
-            if updates is not None and with_packed(entry.record, updates, query) != record:
+            snapshots = self.snapshots.memberships(identity, query, self._clock.now())
+            current = with_packed(entry.record, updates, query, snapshots)
+            if current is not record and current != record:
                 return
             fetched_at = min(map(record.fetched_at, query.parts))
             fresh_until = min(self._policy.ttl(record, part, 0.0) for part in query.parts)
             self._ready.keep(identity, ReadyBody(body, etag, fetched_at, fresh_until, query.number, updates))
 
-    def with_updates(self, identity: Identity, record: Record, query: ProfileQuery) -> Record:
-        """Return the `record` of `identity` with the updates of its user applied."""
-        if not self._has_updates:
-            return record
+    def with_updates(
+        self, identity: Identity, record: Record, query: ProfileQuery, *, snapshots: bool = True
+    ) -> Record:
+        """Return the `record` of `identity` with the updates of its user, and the snapshots, applied.
+
+        `snapshots`: False if Redis may have a later update than the snapshots.
+        """
+        memberships = self.snapshots.memberships(identity, query, self._clock.now()) if snapshots else {}
         with self._lock:
             updates = self._updates(identity)
-        return with_packed(record, updates, query)
+        return with_packed(record, updates, query, memberships)
+
+    def install_snapshot(self, cohort_id: str, snapshot: Snapshot) -> bool:
+        """Replace the cohort's snapshot. Return False if the current snapshot is newer.
+
+        Users who were forgotten after `snapshot.as_of` are left out.
+        """
+        with self._lock:
+            forgotten = self._tombstones.forgotten_after(snapshot.as_of)
+            if not self.snapshots.install(cohort_id, snapshot.without(map(member_digest, forgotten))):
+                return False
+            self._ready.clear()
+            return True
+
+    def remove_snapshot(self, cohort_id: str) -> bool:
+        """Remove the cohort's snapshot. Return whether a snapshot existed."""
+        with self._lock:
+            self._ready.clear()
+            return self.snapshots.remove(cohort_id)
+
+    def knows_updates(self, identity: Identity) -> bool:
+        """Return whether the user of `identity` is cached, so that this process receives all updates of the user."""
+        return Identity(identity.user_id, None) in self._cache
+
+    def keep_empty(self, identity: Identity) -> None:
+        """Cache the user of `identity`, about whom Redis has no data, so that later updates are announced."""
+        user = Identity(identity.user_id, None)
+        with self._lock:
+            if user.user_id is not None and user not in self._cache:
+                self._keep(user, EMPTY, None)
 
     def updates(self, user_id: str) -> Updates:
         """Return the cached updates of a user."""

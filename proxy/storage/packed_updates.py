@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from proxy.profile.encoding import compressed, decompressed
 from proxy.profile.overlay import apply_updates
 from proxy.profile.query import ProfileQuery
 from proxy.profile.record import Record
+from proxy.profile.snapshot import Membership
 from proxy.profile.updates import Updates, merged, pack, parse_updates, too_large, unpack, updates_since
+
+_NO_SNAPSHOTS: Mapping[str, Membership] = {}
 
 
 def read_packed(packed: bytes | None) -> Updates:
@@ -14,9 +19,13 @@ def read_packed(packed: bytes | None) -> Updates:
     return unpack(decompressed(packed)) if packed is not None else {}
 
 
-def with_packed(record: Record, packed: bytes | None, query: ProfileQuery) -> Record:
-    """Return `record` with the packed updates applied."""
-    return record if packed is None else apply_updates(record, parse_updates(read_packed(packed)), query)
+def with_packed(
+    record: Record, packed: bytes | None, query: ProfileQuery, snapshots: Mapping[str, Membership] = _NO_SNAPSHOTS
+) -> Record:
+    """Return `record` with the packed updates and the snapshots applied (see `apply_updates`)."""
+    if packed is None and not snapshots:
+        return record
+    return apply_updates(record, parse_updates(read_packed(packed)), query, snapshots)
 
 
 def merged_packed(packed: bytes | None, new: Updates, horizon: float) -> bytes | None:

@@ -58,6 +58,10 @@ class ReadyBodies:
         for identity in [identity for identity in self._bodies if identity not in identities]:
             del self._bodies[identity]
 
+    def clear(self) -> None:
+        """Remove all bodies."""
+        self._bodies.clear()
+
     @property
     def size(self) -> int:
         """Return the bytes in use."""

@@ -50,9 +50,15 @@ class TieredStore:
             while announced != self.memory.updates_announced:
                 announced = self.memory.updates_announced
                 record = self._keep(identity, self._redis.read(identity), generation)
+                if self.memory.snapshots:
+                    self.memory.keep_empty(identity)
         except RedisUnavailable:
             return self.memory.read(identity)
         return record
+
+    def knows_updates(self, identity: Identity) -> bool:
+        """Return whether memory has all updates of the user, so that Redis has no later update."""
+        return self._redis is None or self.memory.knows_updates(identity)
 
     def lease(self, identity: Identity, parts: Collection[Part]) -> Lease:
         """Update the record in memory from Redis, and lease the `parts` that no other process fetches.

@@ -31,6 +31,11 @@ def user_id_digest(user_id: str) -> bytes:
     return _digest(f"u{user_id}")
 
 
+def member_digest(digest: bytes) -> int:
+    """Return the digest of a user id for snapshots: the first 64 bits. `digest`: see `user_id_digest`."""
+    return int(digest[:16], 16)
+
+
 def pair_digest(identity: Identity) -> bytes:
     """Return a digest of the pair of ids."""
     user_id, device_id = ["null" if id is None else encode_basestring(id) for id in identity]
@@ -71,6 +76,10 @@ class Tombstones:
         if not self._last:
             return None
         return max((self._last[digest][2] for digest in id_digests(identity) if digest in self._last), default=None)
+
+    def forgotten_after(self, moment: float) -> list[bytes]:
+        """Return the digests of the ids that were forgotten after `moment` (Unix seconds)."""
+        return [digest for digest, (_, _, at) in self._last.items() if at > moment]
 
     def forgotten_since(self, generation: int, *identities: Identity) -> bool:
         """Return whether an id in `identities` was forgotten after `generation`."""

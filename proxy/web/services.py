@@ -20,6 +20,7 @@ from proxy.monitoring.history import History
 from proxy.monitoring.logs import OncePerMinute
 from proxy.monitoring.metrics import Metrics
 from proxy.profile.aliases import Aliases
+from proxy.storage.shared_snapshots import SharedSnapshots
 from proxy.storage.tiered import TieredStore
 from proxy.webhooks.ingest import UpdateIngester
 
@@ -44,6 +45,7 @@ class Services:
     store: TieredStore
     forget_service: ForgetService
     ingester: UpdateIngester
+    snapshots: SharedSnapshots
     redis: RedisClient | None
     keyring: KeyRing
     networks: tuple[IPv4Network | IPv6Network, ...]

@@ -10,7 +10,7 @@ import logging
 import secrets
 import ssl
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -150,6 +150,17 @@ class RedisClient:
     def put(self, key: bytes, seconds: float) -> None:
         """Set a key that expires after `seconds`."""
         self._run(lambda: self._client.set(key, b"1", px=int(seconds * 1000)))
+
+    def put_fields(self, key: bytes, fields: Mapping[str, bytes], seconds: float) -> None:
+        """Set fields of a hash that expires after `seconds`."""
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.hset(key, mapping=dict(fields))  # type: ignore[arg-type]  # a dict is invariant
+        pipeline.pexpire(key, int(seconds * 1000))
+        self._run(pipeline.execute)
+
+    def fields(self, key: bytes, names: Sequence[str]) -> list[bytes | None]:
+        """Return the values of these fields of a hash."""
+        return self._run(lambda: self._client.hmget(key, list(names)))  # type: ignore[no-any-return]
 
     def members_above(self, key: bytes, score: float) -> list[tuple[bytes, float]]:
         """Return the members of a sorted set with a score above `score`, and their scores."""

@@ -108,7 +108,7 @@ class RedisProfiles:
         Return the `pair_digest` of each deleted record.
         """
         bare = [pair for pair in (Identity(ids.user_id, None), Identity(None, ids.device_id)) if any(pair)]
-        keys, digests = [self._forgotten_key], []
+        keys, digests = [self.forgotten_key], []
         for identity in bare:
             (digest,) = id_digests(identity)
             keys += [self._prefix + b"pairs:" + digest, self.record_key(identity)]
@@ -124,10 +124,11 @@ class RedisProfiles:
 
         Times are microseconds on the clock of Redis.
         """
-        return self._server.members_above(self._forgotten_key, since)
+        return self._server.members_above(self.forgotten_key, since)
 
     @property
-    def _forgotten_key(self) -> bytes:
+    def forgotten_key(self) -> bytes:
+        """Return the key of the sorted set that announces the digests of forgotten ids."""
         return self._prefix + b"forgotten"
 
     def _keys(self, identity: Identity) -> Sequence[bytes]:

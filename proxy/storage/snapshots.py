@@ -1,0 +1,79 @@
+"""Stores the current snapshot of each cohort in the memory of this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from proxy.monitoring.clock import Clock
+from proxy.profile.freshness import FreshnessPolicy
+from proxy.profile.parts import COHORTS, Identity
+from proxy.profile.query import ProfileQuery
+from proxy.profile.snapshot import Membership, Snapshot
+from proxy.storage.tombstones import member_digest, user_id_digest
+
+_NO_MEMBERSHIPS: Mapping[str, Membership] = {}
+
+
+class InstalledSnapshot(NamedTuple):
+    """Describes an installed snapshot. Times are Unix seconds."""
+
+    cohort_id: str
+    members: int
+    as_of: float
+    expires_at: float
+
+
+class Snapshots:
+    """The snapshots by cohort id. MemoryStore locks all changes; reading needs no lock."""
+
+    def __init__(self, policy: FreshnessPolicy, clock: Clock) -> None:
+        self._policy = policy
+        self._clock = clock
+        self._snapshots: dict[str, Snapshot] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._snapshots)
+
+    def memberships(self, identity: Identity, query: ProfileQuery, now: float) -> Mapping[str, Membership]:
+        """Return whether each snapshot of a cohort in `query` lists the user. Without `cohort_ids`: of all cohorts."""
+        if not self._snapshots or identity.user_id is None or COHORTS not in query.parts:
+            return _NO_MEMBERSHIPS
+        snapshots = self._snapshots
+        requested = {query.aliases.id_of("cohorts", cohort) for cohort in query.cohort_ids} or snapshots.keys()
+        digest = member_digest(user_id_digest(identity.user_id))
+        recent = now - self._policy.pushed
+        return {
+            cohort: Membership(snapshot.as_of, digest in snapshot, snapshot.as_of > recent)
+            for cohort in requested
+            if (snapshot := snapshots.get(cohort)) is not None
+            and snapshot.as_of > now - self._policy.updates_usable_for
+        }
+
+    def install(self, cohort_id: str, snapshot: Snapshot) -> bool:
+        """Replace the cohort's snapshot. Return False if the current snapshot is newer."""
+        current = self._snapshots.get(cohort_id)
+        if current is not None and current.as_of > snapshot.as_of:
+            return False
+        self._snapshots = {**self._snapshots, cohort_id: snapshot}
+        return True
+
+    def remove(self, cohort_id: str) -> bool:
+        """Remove the cohort's snapshot. Return whether a snapshot existed."""
+        existed = cohort_id in self._snapshots
+        self._snapshots = {cohort: snapshot for cohort, snapshot in self._snapshots.items() if cohort != cohort_id}
+        return existed
+
+    def forget(self, digests: Iterable[int]) -> None:
+        """Remove users from all snapshots."""
+        forgotten = list(digests) if self._snapshots else []
+        self._snapshots = {cohort: snapshot.without(forgotten) for cohort, snapshot in self._snapshots.items()}
+
+    def installed(self) -> list[InstalledSnapshot]:
+        """Return the snapshots that can still answer a request, sorted by cohort id."""
+        now, usable_for = self._clock.now(), self._policy.updates_usable_for
+        return [
+            InstalledSnapshot(cohort, snapshot.members, snapshot.as_of, snapshot.as_of + self._policy.pushed)
+            for cohort, snapshot in sorted(self._snapshots.items())
+            if snapshot.as_of + usable_for > now
+        ]

@@ -1,0 +1,230 @@
+"""Snapshots in the memory of a process, and in several processes that share one Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from proxy.fetch.backlog import Backlog
+from proxy.fetch.forget import ForgetService
+from proxy.monitoring.clock import SYSTEM_CLOCK
+from proxy.profile import encoding
+from proxy.profile.freshness import FreshnessPolicy
+from proxy.profile.parts import COHORTS, PROPERTIES, Identity
+from proxy.profile.query import ProfileQuery
+from proxy.profile.record import EMPTY, CachedPart, Record
+from proxy.profile.snapshot import Snapshot, SnapshotBuilder
+from proxy.profile.updates import membership
+from proxy.storage.memory import MemoryStore
+from proxy.storage.redis.client import RedisClient
+from proxy.storage.redis.profiles import RedisProfiles
+from proxy.storage.redis.snapshots import RedisSnapshots
+from proxy.storage.shared_snapshots import SharedSnapshots
+from proxy.storage.tiered import TieredStore
+from proxy.storage.tombstones import member_digest, user_id_digest
+from tests.support.fakes import FakeClock
+from tests.support.redis_server import RedisServer
+
+POLICY = FreshnessPolicy(fresh=900, negative=60, stale_if_error=5000, pushed=86400)
+AVA, BEN = Identity("ava", None), Identity("ben", None)
+C31 = ProfileQuery(("cohorts",), cohort_ids=("c31",))
+
+
+def snapshot_of(*user_ids: str, as_of: float) -> Snapshot:
+    builder = SnapshotBuilder()
+    for user_id in user_ids:
+        builder.add(member_digest(user_id_digest(user_id)))
+    return builder.build(as_of)
+
+
+@pytest.fixture
+def store(clock: FakeClock) -> MemoryStore:
+    return MemoryStore(max_bytes=1_000_000, policy=POLICY, clock=clock)
+
+
+def cohorts_of(store: MemoryStore, identity: Identity, query: ProfileQuery = C31, record: Record = EMPTY) -> object:
+    """Return the stored cohorts for `query`, or None if a call is needed."""
+    return encoding.part_value(store.with_updates(identity, record, query), COHORTS)
+
+
+def fetched(cohorts: list[str], at: float) -> Record:
+    return Record({COHORTS: CachedPart(encoding.write(cohorts), at)}, None, "ava", None)
+
+
+def test_snapshot__members_and_others__both_are_answered(store: MemoryStore, clock: FakeClock) -> None:
+    store.install_snapshot("c31", snapshot_of("ava", as_of=clock.now()))
+    member, other = (store.with_updates(identity, EMPTY, C31) for identity in (AVA, BEN))
+    assert (encoding.part_value(member, COHORTS), member.found) == (["c31"], True)
+    assert (encoding.part_value(other, COHORTS), other.found) == ([], False)
+    assert member.fetched_at(COHORTS) == clock.now()
+
+
+@pytest.mark.parametrize(
+    ("identity", "query"),
+    [
+        pytest.param(AVA, ProfileQuery(("cohorts",), cohort_ids=("c31", "c7")), id="another cohort too"),
+        pytest.param(AVA, ProfileQuery(("cohorts",)), id="all cohorts"),
+        pytest.param(Identity(None, "device"), C31, id="no user id"),
+        pytest.param(AVA, ProfileQuery(("properties",)), id="no cohorts"),
+    ],
+)
+def test_snapshot__request_for_more__not_answered_from_the_snapshot(
+    store: MemoryStore, clock: FakeClock, identity: Identity, query: ProfileQuery
+) -> None:
+    store.install_snapshot("c31", snapshot_of("ava", as_of=clock.now()))
+    assert store.with_updates(identity, EMPTY, query).has(COHORTS) is False
+
+
+def test_snapshot__list_was_fetched_later__snapshot_wins(store: MemoryStore, clock: FakeClock) -> None:
+    store.install_snapshot("c31", snapshot_of("ava", as_of=clock.now() - 60))
+    later = fetched(["c7"], clock.now())
+    assert cohorts_of(store, AVA, C31, later) == ["c7", "c31"]
+    assert cohorts_of(store, AVA, ProfileQuery(("cohorts",)), later) == ["c7", "c31"]
+
+
+def test_snapshot__older_than_cache_pushed_seconds__fetched_list_wins(store: MemoryStore, clock: FakeClock) -> None:
+    store.install_snapshot("c31", snapshot_of("ava", as_of=clock.now()))
+    clock.advance(POLICY.pushed)
+    assert cohorts_of(store, AVA, C31, fetched(["c7"], clock.now())) == ["c7"]
+    assert store.snapshots.installed()[0].expires_at == clock.now()
+    clock.advance(POLICY.stale_if_error)
+    assert store.snapshots.installed() == []
+    assert cohorts_of(store, AVA) is None
+
+
+@pytest.mark.parametrize(("seconds_later", "expected"), [(1, []), (-1, ["c31"]), (0, ["c31"])])
+def test_snapshot__webhook__later_one_wins(
+    store: MemoryStore, clock: FakeClock, seconds_later: int, expected: list[str]
+) -> None:
+    at = clock.now()
+    store.install_snapshot("c31", snapshot_of("ava", as_of=at))
+    store.push([("ava", membership("c31", False, at + seconds_later))], store.generation)
+    assert cohorts_of(store, AVA) == expected
+
+
+def test_snapshot__user_is_unknown_to_amplitude__only_cohorts_are_answered(
+    store: MemoryStore, clock: FakeClock
+) -> None:
+    store.install_snapshot("c31", snapshot_of("ava", as_of=clock.now()))
+    unknown = Record({}, clock.now())
+    assert store.with_updates(AVA, unknown, C31).found
+    both = ProfileQuery(("cohorts", "properties"), cohort_ids=("c31",))
+    assert store.with_updates(AVA, unknown, both) == unknown
+
+
+def test_install__older_than_the_installed_snapshot__refused(store: MemoryStore, clock: FakeClock) -> None:
+    assert store.install_snapshot("c31", snapshot_of("ava", as_of=clock.now()))
+    assert not store.install_snapshot("c31", snapshot_of("ben", as_of=clock.now() - 1))
+    assert store.install_snapshot("c31", snapshot_of("ben", as_of=clock.now()))
+    assert cohorts_of(store, AVA) == []
+
+
+def test_install__ready_body__replaced(store: MemoryStore, clock: FakeClock) -> None:
+    store.merge(AVA, fetched([], clock.now()))
+    for _ in range(2):
+        hit = store.fresh(AVA, C31)
+    assert hit is not None
+    store.install_snapshot("c31", snapshot_of("ava", as_of=clock.now()))
+    store.keep_ready(AVA, C31, hit.record, b"not a member", "etag")
+    after = store.fresh(AVA, C31)
+    assert after is not None
+    assert after.ready is None
+    store.keep_ready(AVA, C31, after.record, b"member", "etag")
+    again = store.fresh(AVA, C31)
+    assert again is not None
+    assert again.ready is not None
+    store.remove_snapshot("c31")
+    last = store.fresh(AVA, C31)
+    assert last is not None
+    assert last.ready is None
+
+
+def test_forget__member__not_in_this_and_not_in_an_older_snapshot(store: MemoryStore, clock: FakeClock) -> None:
+    store.install_snapshot("c31", snapshot_of("ava", "ben", as_of=clock.now()))
+    clock.advance(1)
+    store.forget({user_id_digest("ava")})
+    assert cohorts_of(store, AVA) == []
+    store.install_snapshot("c31", snapshot_of("ava", "ben", as_of=clock.now() - 0.5))
+    assert cohorts_of(store, AVA) == []
+    assert cohorts_of(store, BEN) == ["c31"]
+    store.install_snapshot("c31", snapshot_of("ava", as_of=clock.now() + 0.5))
+    assert cohorts_of(store, AVA) == ["c31"]
+
+
+class Process:
+    """The stores of one process that uses Redis. Snapshots are loaded without a thread."""
+
+    def __init__(self, url: str) -> None:
+        self.redis = RedisClient(url)
+        self.records = RedisProfiles(self.redis, b"test:", POLICY, longest=8)
+        self.shared = RedisSnapshots(
+            self.redis, b"test:", forgotten_key=self.records.forgotten_key, usable_for=POLICY.updates_usable_for
+        )
+        self.store = TieredStore(max_bytes=1_000_000, policy=POLICY, clock=SYSTEM_CLOCK, shared=self.records)
+        self.snapshots = SharedSnapshots(self.store.memory, self.shared, clock=SYSTEM_CLOCK, start=lambda load: load())
+        self.forget_service = ForgetService(
+            self.store, Backlog(max_users=10, max_age=60, clock=SYSTEM_CLOCK), self.records, self.shared
+        )
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def processes(server: RedisServer) -> Iterator[tuple[Process, Process]]:
+    pair = Process(server.url), Process(server.url)
+    for cohort_id in pair[0].shared.published():
+        pair[0].shared.withdraw(cohort_id)
+    yield pair
+    for process in pair:
+        process.redis.stop()
+
+
+def test_shared__installed_by_one_process__answered_by_the_other(processes: tuple[Process, Process]) -> None:
+    first, second = processes
+    as_of = SYSTEM_CLOCK.now()
+    assert first.snapshots.install("c31", snapshot_of("ava", as_of=as_of))
+    second.snapshots.catch_up()
+    assert cohorts_of(second.store.memory, AVA) == ["c31"]
+    assert cohorts_of(second.store.memory, BEN) == []
+    assert not second.snapshots.install("c31", snapshot_of("ben", as_of=as_of - 1))
+    assert second.snapshots.remove("c31")
+    first.snapshots.catch_up()
+    assert cohorts_of(first.store.memory, AVA) is None
+
+
+def test_shared__replaced_while_the_other_process_loads__next_call_loads_the_new_one(
+    processes: tuple[Process, Process],
+) -> None:
+    first, second = processes
+    first.snapshots.install("c31", snapshot_of("ava", as_of=1000))
+    old = first.shared.published()["c31"]
+    first.snapshots.install("c31", snapshot_of("ben", as_of=1001))
+    assert second.shared.read(old) is None
+    second.snapshots.catch_up()
+    assert second.store.memory.snapshots.installed() == first.store.memory.snapshots.installed()
+
+
+def test_shared__user_is_forgotten__removed_in_redis_and_in_older_uploads(processes: tuple[Process, Process]) -> None:
+    first, second = processes
+    as_of = SYSTEM_CLOCK.now() - 60
+    ids = [f"user-{number}" for number in range(2000)]
+    first.snapshots.install("c31", snapshot_of(*ids, as_of=as_of))
+    first.forget_service.forget(Identity("user-7", None))
+    expected = snapshot_of(*(user_id for user_id in ids if user_id != "user-7"), as_of=as_of)
+    assert second.shared.read(second.shared.published()["c31"]) == expected
+    second.snapshots.install("c7", snapshot_of(*ids, as_of=as_of))
+    assert first.shared.read(first.shared.published()["c7"]) == expected
+
+
+def test_get__user_has_a_later_update_only_in_redis__update_wins(processes: tuple[Process, Process]) -> None:
+    first, _ = processes
+    assert first.store.knows_updates(AVA) is False
+    first.snapshots.install("c31", snapshot_of("ava", as_of=SYSTEM_CLOCK.now()))
+    first.store.get(AVA)
+    assert first.store.knows_updates(AVA) is True
+    assert PROPERTIES not in first.store.memory.read(AVA).parts
