@@ -179,6 +179,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
         backlog_max_users=settings.backlog_max_users,
         wait_seconds=max(0.0, settings.response_deadline_seconds - _MARGIN_SECONDS),
         aliases=Aliases(settings.aliases),
+        text_properties=settings.text_properties,
         clock=clock,
     )
 

@@ -14,6 +14,7 @@ from proxy.api.caller_keys import parse as parse_keys
 from proxy.api.urls import parse_service_url, parse_url
 from proxy.profile.aliases import Alias
 from proxy.profile.aliases import parse as parse_aliases
+from proxy.profile.liquid_names import USER_PROPERTY
 from proxy.profile.parts import COHORTS, PROPERTIES, Part
 from proxy.profile.values import BadValue, parse_list, split_list
 
@@ -98,6 +99,10 @@ def _fetch_along(value: str) -> tuple[Part, ...]:
     if not set(words) <= free.keys():
         raise BadValue("must be properties, cohorts, both, or empty; other data is fetched only on request")
     return tuple(part for word, part in free.items() if word in words)
+
+
+def _property_names(value: str) -> frozenset[str]:
+    return frozenset(name.removeprefix(USER_PROPERTY) for name in split_list(value))
 
 
 def _networks(value: str) -> tuple[Network, ...]:
@@ -202,6 +207,12 @@ class Settings:
         (),
         example="recommendations.homepage=abc123,cohorts.vip=c31",
         former="NAMES",
+    )
+    text_properties: frozenset[str] = _setting(
+        _property_names,
+        "user properties whose values stay text when they arrive as text (files and webhooks), comma-separated",
+        frozenset(),
+        example="zip,phone",
     )
     response_deadline_seconds: float = _setting(
         _number(0.1, 30), "time limit for every data answer; Braze gives up after 2 seconds", "1.5"

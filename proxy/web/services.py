@@ -56,6 +56,7 @@ class Services:
     backlog_max_users: int
     wait_seconds: float
     aliases: Aliases
+    text_properties: frozenset[str]
     clock: Clock
     accepted: Accepted = field(default_factory=Accepted)
     draining: Event = field(default_factory=Event)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 
 from flask import Blueprint, Response, jsonify, request
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
@@ -44,7 +45,9 @@ def users() -> Response:
     return _ingest("users", read_users)
 
 
-def _ingest(hook: str, read: Callable[[bytes | bytearray, float, Callable[[], object]], Batch]) -> Response:
+def _ingest(
+    hook: str, read: Callable[[bytes | bytearray, float, Callable[[], object], AbstractSet[str]], Batch]
+) -> Response:
     app_services = services()
     ingester = app_services.ingester
     generation = ingester.generation
@@ -54,7 +57,7 @@ def _ingest(hook: str, read: Callable[[bytes | bytearray, float, Callable[[], ob
         with ingester.reserve_memory(size):
             body = _body(checkpoint)
             with ingester.reserve_batch(len(body)):
-                batch = read(body, app_services.clock.now(), checkpoint)
+                batch = read(body, app_services.clock.now(), checkpoint, app_services.text_properties)
                 duplicate = not ingester.push(batch, generation)
     except (RequestEntityTooLarge, TooLarge):
         app_services.metrics.pushed(hook, "refused")

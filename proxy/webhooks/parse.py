@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from proxy.api.errors import BadRequest
 from proxy.api.parameters import readable_id
 from proxy.profile.json import write_json
 from proxy.profile.liquid_names import USER_PROPERTY
+from proxy.profile.text_values import typed
 from proxy.profile.updates import (
     MAX_FIELDS,
     REMOVED,
@@ -52,6 +54,7 @@ _UNKNOWABLE = ("$add", "$append", "$prepend", "$preInsert", "$postInsert", "$rem
 """Operators whose result depends on the previous value, which only Amplitude knows."""
 _BYTES_AT_ONCE = 256 * 1024
 """Bytes that are hashed between two checkpoints, in a quarter of a millisecond."""
+_NO_PROPERTIES: AbstractSet[str] = frozenset()
 _OPERATORS = frozenset({*_UNKNOWABLE, "$set", "$setOnce", "$unset", "$clearAll"})
 
 
@@ -95,8 +98,16 @@ class _Skipped(Exception):
         self.reason = reason
 
 
-def read_cohorts(body: bytes | bytearray, now: float, checkpoint: Callable[[], object]) -> Batch:
-    """Parse the body of a cohort webhook. Raises BadRequest and TooLarge."""
+def read_cohorts(
+    body: bytes | bytearray,
+    now: float,
+    checkpoint: Callable[[], object],
+    text_properties: AbstractSet[str] = _NO_PROPERTIES,
+) -> Batch:
+    """Parse the body of a cohort webhook. Raises BadRequest and TooLarge.
+
+    `text_properties`: the properties whose text keeps its type (see `typed`).
+    """
     payload = _document(body, checkpoint)
     if not isinstance(payload, dict):
         raise BadRequest(f"the body is not a JSON object; send Amplitude's default payload, for example {_DEFAULT}")
@@ -125,17 +136,22 @@ def read_cohorts(body: bytes | bytearray, now: float, checkpoint: Callable[[], o
         if at > now + _AHEAD_SECONDS:
             raise _Skipped("time_ahead")
         values = user.get("user_properties")
-        return member if values is None else {**member, **_properties(values, at, now, batch)}
+        return member if values is None else {**member, **_properties(values, at, now, batch, text_properties)}
 
     _parse_users(users, batch, updates_of, checkpoint)
     return batch
 
 
-def read_users(body: bytes | bytearray, now: float, checkpoint: Callable[[], object]) -> Batch:
+def read_users(
+    body: bytes | bytearray,
+    now: float,
+    checkpoint: Callable[[], object],
+    text_properties: AbstractSet[str] = _NO_PROPERTIES,
+) -> Batch:
     """Parse the body of a streaming webhook: an event, a user, or an array of both. Raises BadRequest and TooLarge.
 
     Events have the form of Amplitude's exports. Users have the form of its Identify API. `whole` marks a complete set
-    of properties.
+    of properties. `text_properties`: the properties whose text keeps its type (see `typed`).
     """
     payload = _document(body, checkpoint)
     batch = Batch()
@@ -153,7 +169,8 @@ def read_users(body: bytes | bytearray, now: float, checkpoint: Callable[[], obj
         values = user.get("user_properties")
         if values is None:
             raise _Skipped("no_properties")
-        updates = _properties(values, _time(user, now), now, batch, whole=user.get("whole") in (True, "true"))
+        whole = user.get("whole") in (True, "true")
+        updates = _properties(values, _time(user, now), now, batch, text_properties, whole=whole)
         if not updates:
             raise _Skipped("nothing_to_apply")
         return updates
@@ -218,7 +235,9 @@ def _message(
     return digest.hexdigest()
 
 
-def _properties(value: Any, at: float, now: float, batch: Batch, *, whole: bool = False) -> Updates:
+def _properties(
+    value: Any, at: float, now: float, batch: Batch, text_properties: AbstractSet[str], *, whole: bool = False
+) -> Updates:
     """Return the updates in `user_properties`, which contains names and values, or Amplitude's operators."""
     if isinstance(value, SkippedValue):
         raise _Skipped(value.reason)
@@ -229,12 +248,12 @@ def _properties(value: Any, at: float, now: float, batch: Batch, *, whole: bool 
     if len(value) + sum(len(operand) for operand in operands if isinstance(operand, dict | list)) > MAX_FIELDS:
         raise _Skipped("too_large")  # checked before the encoding, which would delay other requests
     if not operands:
-        return _property_values(value, at, now, whole=whole)
+        return _property_values(_typed(value, text_properties), at, now, whole=whole)
     updates: Updates = {}
     values: dict[str, bytes] = {}
     for name, operand in value.items():
         if name not in _OPERATORS:
-            values |= _encoded({name: operand})
+            values |= _encoded(_typed({name: operand}, text_properties))
         elif name == "$clearAll":
             updates = cleared(at, now)
             batch.unapplied += 1
@@ -243,7 +262,7 @@ def _properties(value: Any, at: float, now: float, batch: Batch, *, whole: bool 
         elif not isinstance(operand, dict):
             batch.unapplied += 1
         elif name == "$set":
-            values |= _encoded(operand)
+            values |= _encoded(_typed(operand, text_properties))
         elif name == "$unset":
             values |= dict.fromkeys(map(_plain, operand), REMOVED)
         else:
@@ -274,6 +293,10 @@ _PREFIXED = f'"{USER_PROPERTY}'.encode()
 
 def _plain(name: str) -> str:
     return name.removeprefix(USER_PROPERTY)
+
+
+def _typed(values: Mapping[str, Any], text_properties: AbstractSet[str]) -> dict[str, Any]:
+    return {name: typed(_plain(name), value, text_properties) for name, value in values.items()}
 
 
 def _encoded(values: Mapping[str, Any]) -> dict[str, bytes]:

@@ -47,7 +47,7 @@ def test_settings_table__default_and_meaning__are_those_of_the_setting(setting: 
     assert meaning == setting.metadata["help"], f"| `{setting.name.upper()}` | {default} | {setting.metadata['help']} |"
     if setting.default is MISSING:
         assert default == "required"
-    elif setting.default in (None, ()):
+    elif setting.default in (None, (), frozenset()):
         assert default == "none"
     else:
         assert setting.metadata["read"](default.strip("`")) == setting.default

@@ -175,6 +175,22 @@ def test_read__time_far_ahead_or_unreadable__skipped_with_the_reason() -> None:
     assert users({"user_id": "u", "event_time": "soon", "user_properties": {"a": 1}}).skipped == {"unreadable_time": 1}
 
 
+def test_read__text_values__have_the_types_of_the_profile_api_unless_listed() -> None:
+    values = {"points": "12", "vip": "true", "gp:zip": "2134", "tags": '["a"]', "kept": 7, "name": "Ava"}
+    typed = {"points": b"12", "vip": b"true", "zip": b'"2134"', "tags": b'["a"]', "kept": b"7", "name": b'"Ava"'}
+    operators = {"$set": values}
+    cohort = {"cohort_id": "c31", "in_cohort": True, "computed_time": NOW}
+    for properties in (values, operators):
+        user = {"user_id": "ava", "user_properties": properties}
+        batches = (
+            read_users(json.dumps(user).encode(), NOW, no_pause, frozenset({"zip"})),
+            read_cohorts(json.dumps(cohort | {"users": [user]}).encode(), NOW, no_pause, frozenset({"zip"})),
+        )
+        for batch in batches:
+            updates = parse_updates(batch.updates[0][1])
+            assert {name: value for name, (_, value) in updates.properties.items()} == typed
+
+
 def test_read_users__operators__applied_or_counted_as_unapplied() -> None:
     batch = users(
         {
