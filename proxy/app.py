@@ -29,7 +29,7 @@ from proxy.profile.parts import Identity
 from proxy.settings import Settings
 from proxy.storage.shared_snapshots import SharedSnapshots
 from proxy.storage.tiered import TieredStore
-from proxy.web import auth, errors, forget, health, profiles, request_body, request_log, services, webhooks
+from proxy.web import auth, errors, forget, health, profiles, request_body, request_log, services, snapshots, webhooks
 from proxy.web.fast_flask import FastFlask
 from proxy.web.pages import assets, docs, playground, status
 from proxy.webhooks.ingest import UpdateIngester
@@ -61,7 +61,7 @@ def create_app(
     services.install(app, app_services)
     request_log.install(app, app_services)
     errors.install(app)
-    for module in (profiles, forget, webhooks, health, assets, docs, playground, status):
+    for module in (profiles, forget, webhooks, snapshots, health, assets, docs, playground, status):
         app.register_blueprint(module.blueprint)
     return app
 
@@ -91,7 +91,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
     # Seconds from the reserved time: the delay of a thread, the timeout of the call, and its late arrival.
     longest = 2 + settings.amplitude_timeout_seconds + MAY_ARRIVE_SECONDS
     limiter = RateLimiter(settings.amplitude_requests_per_minute, clock=clock)
-    redis = redis_limiter = records = updates = shared_snapshots = None
+    redis = redis_limiter = records = updates = redis_snapshots = None
     if settings.redis_url is not None:
         # Imported only with Redis, because the library takes longer to load than all other modules together.
         from proxy.amplitude.rate_limiter_fallback import FallbackRateLimiter
@@ -112,7 +112,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
             processes=settings.web_concurrency,
         )
         updates = RedisUpdates(redis, prefix, kept_for=policy.updates_usable_for)
-        shared_snapshots = RedisSnapshots(
+        redis_snapshots = RedisSnapshots(
             redis, prefix, forgotten_key=records.forgotten_key, usable_for=policy.updates_usable_for
         )
     store = TieredStore(max_bytes=int(settings.cache_max_mb * 1024 * 1024), policy=policy, clock=clock, shared=records)
@@ -136,9 +136,9 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
             "redis_gone": redis is not None and redis.unavailable_since is not None,
         }
     )
-    forget_service = ForgetService(store, backlog, records, shared_snapshots)
+    forget_service = ForgetService(store, backlog, records, redis_snapshots)
     ingester = UpdateIngester(store.memory, updates, clock=clock)
-    snapshots = SharedSnapshots(store.memory, shared_snapshots, clock=clock)
+    shared_snapshots = SharedSnapshots(store.memory, redis_snapshots, clock=clock)
     if redis is not None and redis_limiter is not None:
         register_limiter = redis_limiter.register
 
@@ -146,7 +146,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
             register_limiter()
             forget_service.catch_up()
             ingester.catch_up()
-            snapshots.catch_up()
+            shared_snapshots.catch_up()
 
         redis.set_registration(register)
     scheduler = FetchScheduler(
@@ -168,7 +168,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
         store=store,
         forget_service=forget_service,
         ingester=ingester,
-        snapshots=snapshots,
+        snapshots=shared_snapshots,
         redis=redis,
         keyring=KeyRing(settings.proxy_api_keys + settings.braze_secret),
         networks=settings.allowed_networks,

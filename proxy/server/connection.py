@@ -62,6 +62,7 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
         self._head: bytearray | None = bytearray()  # received so far; None within a body
         self._unread_allowed: int | None = None
         self._lingers = False
+        self._slow_body_until: float | None = None
 
     def head_ended(self) -> None:
         """Switch from reading the head of a request to reading its body."""
@@ -69,9 +70,14 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
         if self._complete_by is None:  # the head arrived together with the previous request
             self._begin()
 
+    def allow_slow_body(self, seconds: float) -> None:
+        """Let the client send this body for up to `seconds`, if no pause is longer than REQUEST_SECONDS."""
+        self._slow_body_until = time.monotonic() + seconds
+
     def answered(self) -> None:
         """Allow the client to send only UNREAD_BODY_BYTES more of this request."""
         self._unread_allowed = UNREAD_BODY_BYTES
+        self._slow_body_until = None
 
     def recv(self, size: int) -> bytes:
         """Return the received bytes. The result is empty if the client left, or is silent between two requests.
@@ -103,6 +109,8 @@ class Connection(gevent.socket.socket):  # type: ignore[misc]  # gevent has no t
         timeout = self.idle_seconds
         if self._complete_by is not None:
             self.take_turn()
+            if self._slow_body_until is not None:
+                self._complete_by = min(time.monotonic() + REQUEST_SECONDS, self._slow_body_until)
             timeout = self._complete_by - time.monotonic()
             if timeout <= 0:
                 raise _reset()

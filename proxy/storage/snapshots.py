@@ -31,6 +31,8 @@ class Snapshots:
         self._policy = policy
         self._clock = clock
         self._snapshots: dict[str, Snapshot] = {}
+        self.fresh_for = policy.pushed
+        """Seconds after `as_of` for which a snapshot answers as fresh."""
 
     def __bool__(self) -> bool:
         return bool(self._snapshots)

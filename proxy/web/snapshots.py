@@ -1,0 +1,215 @@
+"""`/v1/snapshots`: install, list and remove the snapshots of cohorts."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+from flask import Blueprint, Response, jsonify, request
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from proxy.api.errors import BadRequest, BodyTooLarge, UnsupportedMediaType
+from proxy.api.parameters import readable_id
+from proxy.profile.snapshot import MAX_MEMBERS, Snapshot, SnapshotBuilder
+from proxy.storage.checkpoint import Checkpoint
+from proxy.storage.redis import RedisUnavailable
+from proxy.storage.tombstones import member_digest, user_id_digest
+from proxy.storage.weighted_semaphore import Busy, WeightedSemaphore
+from proxy.web.auth import admit_to_data
+from proxy.web.errors import problem
+from proxy.web.services import services
+
+UPLOAD_SECONDS = 600.0
+"""Time limit for the upload of a snapshot."""
+MAX_LINE_BYTES = 4096
+"""Limit on a line. An id has at most 512 characters, and JSON may write each as six bytes."""
+MAX_TOTAL_MEMBERS = 10_000_000
+"""Limit on the members of all snapshots together, which take 80 MB in each process."""
+MAX_SNAPSHOTS = 1000
+_AHEAD_SECONDS = 600.0
+_MAX_BODY_BYTES = MAX_MEMBERS * MAX_LINE_BYTES
+_UPLOADS = WeightedSemaphore(2, wait_seconds=10)
+"""Limit on concurrent uploads. Each takes up to 20 MiB."""
+
+blueprint = Blueprint("snapshots", __name__, url_prefix="/v1/snapshots")
+blueprint.before_request(admit_to_data)
+
+
+@blueprint.get("", provide_automatic_options=False)
+def index() -> Response:
+    """Return the installed snapshots."""
+    installed = services().store.memory.snapshots.installed()
+    return _answer(
+        snapshots=[
+            {
+                "cohort_id": snapshot.cohort_id,
+                "members": snapshot.members,
+                "as_of": int(snapshot.as_of),
+                "expires_at": int(snapshot.expires_at),
+            }
+            for snapshot in installed
+        ]
+    )
+
+
+@blueprint.put("/<cohort_id>", provide_automatic_options=False)
+def install(cohort_id: str) -> Response:
+    """Install a snapshot from a body with a JSON string, the id of a member, on each line."""
+    app_services = services()
+    cohort_id = _cohort_id(cohort_id)
+    as_of = _as_of(app_services.clock.now(), app_services.store.memory.snapshots.fresh_for)
+    _require_room(cohort_id)
+    # An upload may take longer than any other request. Only an authenticated caller gets this far.
+    if (connection := request.environ.get("gunicorn.socket")) is not None:
+        connection.allow_slow_body(UPLOAD_SECONDS)
+    try:
+        with _UPLOADS.hold(1):
+            snapshot, skipped = _read_members(as_of)
+            if not snapshot.members and request.args.get("allow_empty", "").lower() != "true":
+                raise BadRequest(
+                    "the body has no user id; add allow_empty=true to install an empty snapshot", code="invalid_body"
+                )
+            installed = app_services.snapshots.install(cohort_id, snapshot)
+    except Busy:
+        return _retry_later(
+            "Too many uploads", "too many snapshots are being uploaded; send the snapshot again", "busy"
+        )
+    except RedisUnavailable:
+        detail = "Redis is unavailable, so the snapshot was not installed; send the snapshot again"
+        return _retry_later("Redis not updated", detail, "internal")
+    if not installed:
+        return problem(
+            409,
+            "Conflict",
+            "a newer snapshot of this cohort is installed; download the cohort again, or send a later as_of",
+            code="newer_snapshot",
+            parameter="as_of",
+        )
+    return _answer(cohort_id=cohort_id, members=snapshot.members, as_of=int(as_of), skipped=skipped)
+
+
+@blueprint.delete("/<cohort_id>", provide_automatic_options=False)
+def remove(cohort_id: str) -> Response:
+    """Remove a snapshot."""
+    cohort_id = _cohort_id(cohort_id)
+    try:
+        existed = services().snapshots.remove(cohort_id)
+    except RedisUnavailable:
+        detail = "Redis is unavailable, so the snapshot was not removed; send the request again"
+        return _retry_later("Redis not updated", detail, "internal")
+    if not existed:
+        return problem(
+            404, "Not Found", "no snapshot of this cohort is installed; GET /v1/snapshots lists them", code="not_found"
+        )
+    return _answer(cohort_id=cohort_id, removed=True)
+
+
+def _cohort_id(sent: str) -> str:
+    cohort_id = readable_id(sent)
+    if cohort_id is None:
+        raise BadRequest(
+            "cohort_id is too long, has white space at an end or a control character; send the cohort's id",
+            code="invalid_parameter",
+            parameter="cohort_id",
+        )
+    return services().aliases.id_of("cohorts", cohort_id)
+
+
+def _as_of(now: float, usable_for: float) -> float:
+    """Return the time of the snapshot (Unix seconds); `now` if the request has none or a later one."""
+    text = request.args.get("as_of", request.headers.get("X-As-Of"))
+    if text is None:
+        return now
+    try:
+        as_of = float(text)
+    except ValueError:
+        as_of = math.nan
+    if not now - usable_for < as_of <= now + _AHEAD_SECONDS:
+        raise BadRequest(
+            "as_of is not a time in Unix seconds, is more than 10 minutes ahead, or is older than "
+            f"CACHE_PUSHED_SECONDS ({usable_for:.0f}); send the time at which the download was requested",
+            code="invalid_parameter",
+            parameter="as_of",
+        )
+    return min(as_of, now)
+
+
+def _require_room(cohort_id: str) -> None:
+    others = [snapshot for snapshot in services().store.memory.snapshots.installed() if snapshot.cohort_id != cohort_id]
+    if len(others) >= MAX_SNAPSHOTS or sum(snapshot.members for snapshot in others) >= MAX_TOTAL_MEMBERS:
+        raise BodyTooLarge(
+            f"the installed snapshots have {MAX_TOTAL_MEMBERS:,} members, or are {MAX_SNAPSHOTS:,}; remove a snapshot "
+            "with DELETE /v1/snapshots/{cohort_id}"
+        )
+
+
+def _read_members(as_of: float) -> tuple[Snapshot, int]:
+    """Return the snapshot in the body, and the number of skipped lines."""
+    checkpoint = Checkpoint()
+    builder, skipped = SnapshotBuilder(), 0
+    for number, line in enumerate(_lines(), start=1):
+        checkpoint()
+        if number > MAX_MEMBERS:
+            raise BodyTooLarge(f"the body has more than {MAX_MEMBERS:,} lines; send a smaller cohort")
+        if line.isspace():
+            continue
+        user_id = readable_id(_text(line, number))
+        if user_id is None:
+            skipped += 1
+        else:
+            builder.add(member_digest(user_id_digest(user_id)))
+    return builder.build(as_of, checkpoint), skipped
+
+
+def _text(line: bytes, number: int) -> str:
+    if len(line) > MAX_LINE_BYTES:
+        raise BadRequest(
+            f"line {number:,} is longer than {MAX_LINE_BYTES:,} bytes; send one id per line", code="invalid_body"
+        )
+    try:
+        text = orjson.loads(line)
+    except ValueError:
+        text = None
+    if not isinstance(text, str):
+        raise BadRequest(
+            f'line {number:,} is not a JSON string; send one id per line, for example "user-1"', code="invalid_body"
+        )
+    return text
+
+
+def _lines() -> Iterator[bytes]:
+    """Yield the lines of the body. Raises BadRequest if the body is incomplete."""
+    coding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    zipped = request.mimetype in ("application/gzip", "application/x-gzip")
+    if (not zipped and request.mimetype != "application/x-ndjson") or coding not in ("identity", "gzip", "x-gzip"):
+        raise UnsupportedMediaType("the content type is not supported; send application/x-ndjson, or gzip of it")
+    request.max_content_length = _MAX_BODY_BYTES
+    source: Any = request.stream
+    if zipped or coding != "identity":
+        source = gzip.GzipFile(fileobj=source)
+    body = io.BufferedReader(source, 65536)
+    try:
+        while line := body.readline(MAX_LINE_BYTES + 1):
+            yield line
+    except RequestEntityTooLarge:
+        raise BodyTooLarge("the body is too large; send a smaller cohort") from None
+    except Exception:  # noqa: BLE001  # each server raises its own error for a broken transfer coding
+        raise BadRequest(
+            "the body is incomplete or damaged; send all of it, with the right Content-Length", code="invalid_body"
+        ) from None
+
+
+def _retry_later(title: str, detail: str, code: Any) -> Response:
+    response: Response = problem(500, title, detail, code=code)
+    response.headers["Retry-After"] = "1"
+    return response
+
+
+def _answer(**body: object) -> Response:
+    response = jsonify(**body)
+    response.headers["Cache-Control"] = "no-store"
+    return response

@@ -1,0 +1,201 @@
+"""`/v1/snapshots`: upload, list and removal of the snapshots of cohorts."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import json
+import socket
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+from flask import Flask
+from flask.testing import FlaskClient
+
+from proxy.web import snapshots
+from proxy.web.services import installed
+from tests.support.fakes import FakeClock, FakeSource
+from tests.support.service import SECRET, Service
+
+NDJSON = {"Content-Type": "application/x-ndjson"}
+
+
+def lines(*user_ids: object) -> bytes:
+    return b"".join(json.dumps(user_id).encode() + b"\n" for user_id in user_ids)
+
+
+@pytest.fixture
+def put(client: FlaskClient, caller: dict[str, str]) -> Any:
+    def send(path: str = "c31", body: bytes = lines("ava", "ben"), **headers: str) -> Any:
+        return client.put(
+            f"/v1/snapshots/{path}",
+            data=body,
+            headers=caller | NDJSON | {k.replace("_", "-"): v for k, v in headers.items()},
+        )
+
+    return send
+
+
+def is_member(client: FlaskClient, caller: dict[str, str], user_id: str, cohort_id: str = "c31") -> Any:
+    return client.get(f"/v1/cohorts?user_id={user_id}&cohort_id={cohort_id}", headers=caller).get_json()
+
+
+def test_put__members__cohort_is_answered_for_everybody_without_a_call(
+    client: FlaskClient, caller: dict[str, str], put: Any, source: FakeSource, clock: FakeClock
+) -> None:
+    response = put()
+    assert response.status_code == 200
+    assert response.get_json() == {"cohort_id": "c31", "members": 2, "as_of": int(clock.now()), "skipped": 0}
+    member, other = is_member(client, caller, "ava"), is_member(client, caller, "zoe")
+    assert (member["is_member"], member["member"], member["cohort_ids"]) == (True, {"c31": True}, ["c31"])
+    assert (member["ok"], member["found"], member["as_of"]) == (True, True, int(clock.now()))
+    assert (other["is_member"], other["member"], other["cohort_ids"]) == (False, {"c31": False}, [])
+    assert (other["ok"], other["found"]) == (True, False)
+    assert source.calls == []
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        pytest.param(gzip.compress(lines("ava")), {"Content_Encoding": "gzip"}, id="content encoding"),
+        pytest.param(gzip.compress(lines("ava")), {"Content_Type": "application/gzip"}, id="content type"),
+        pytest.param(
+            gzip.compress(lines("x")) + gzip.compress(lines("ava")), {"Content_Encoding": "gzip"}, id="two members"
+        ),
+        pytest.param(b'\n"ava"', {}, id="no line end"),
+        pytest.param(b'"\\u0061va"\r\n', {}, id="escapes and CRLF"),
+    ],
+)
+def test_put__form_of_the_body__is_read(
+    client: FlaskClient, caller: dict[str, str], put: Any, body: bytes, headers: dict[str, str]
+) -> None:
+    assert put(body=body, **headers).status_code == 200
+    assert is_member(client, caller, "ava")["is_member"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "status", "code", "parameter"),
+    [
+        ("c31", b"", {}, 400, "invalid_body", None),
+        ("c31", lines(" ava"), {}, 400, "invalid_body", None),
+        ("c31", b"ava\n", {}, 400, "invalid_body", None),
+        ("c31", lines("ava", 7), {}, 400, "invalid_body", None),
+        ("c31", lines("a" * 5000), {}, 400, "invalid_body", None),
+        ("c31", gzip.compress(lines("ava"))[:-6], {"Content_Encoding": "gzip"}, 400, "invalid_body", None),
+        ("c31", lines("ava"), {"Content_Encoding": "gzip"}, 400, "invalid_body", None),
+        ("c31", lines("ava"), {"Content_Encoding": "br"}, 415, "unsupported_media_type", None),
+        ("c31", lines("ava"), {"Content_Type": "application/json"}, 415, "unsupported_media_type", None),
+        ("c31%20", lines("ava"), {}, 400, "invalid_parameter", "cohort_id"),
+        ("c31?as_of=yesterday", lines("ava"), {}, 400, "invalid_parameter", "as_of"),
+        ("c31?as_of=nan", lines("ava"), {}, 400, "invalid_parameter", "as_of"),
+        ("c31?as_of=1000700", lines("ava"), {}, 400, "invalid_parameter", "as_of"),
+        ("c31?as_of=900000", lines("ava"), {}, 400, "invalid_parameter", "as_of"),
+        ("c31", lines("ava"), {"X_As_Of": "1"}, 400, "invalid_parameter", "as_of"),
+    ],
+)
+def test_put__invalid_request__problem_and_nothing_is_installed(
+    app: Flask, put: Any, path: str, body: bytes, headers: dict[str, str], status: int, code: str, parameter: str | None
+) -> None:
+    response = put(path, body, **headers)
+    problem = response.get_json()
+    assert (response.status_code, problem["code"], problem.get("parameter")) == (status, code, parameter), problem
+    assert installed(app).store.memory.snapshots.installed() == []
+
+
+def test_put__empty_snapshot_is_allowed__nobody_is_a_member(
+    client: FlaskClient, caller: dict[str, str], put: Any
+) -> None:
+    assert put("c31?allow_empty=true", b"").get_json()["members"] == 0
+    answer = is_member(client, caller, "ava")
+    assert (answer["ok"], answer["is_member"]) == (True, False)
+
+
+def test_put__unreadable_ids__skipped_and_counted(put: Any) -> None:
+    answer = put(body=lines("ava", "", " ben", "z" * 513, "tab\there", "ava")).get_json()
+    assert (answer["members"], answer["skipped"]) == (1, 4)
+
+
+def test_put__older_snapshot__conflict_and_the_same_time_replaces(
+    client: FlaskClient, caller: dict[str, str], put: Any, clock: FakeClock
+) -> None:
+    at = int(clock.now())
+    assert put(f"c31?as_of={at - 5}").status_code == 200
+    assert put(f"c31?as_of={at - 5}", lines("zoe")).status_code == 200
+    older = put(f"c31?as_of={at - 6}")
+    assert (older.status_code, older.get_json()["code"]) == (409, "newer_snapshot")
+    assert is_member(client, caller, "zoe")["is_member"]
+
+
+def test_put__as_of_is_ahead__counts_as_now(put: Any, clock: FakeClock) -> None:
+    assert put(X_As_Of=str(int(clock.now()) + 500)).get_json()["as_of"] == int(clock.now())
+
+
+def test_put__too_many_lines__refused(put: Any, app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "MAX_MEMBERS", 2)
+    assert put(body=lines("a", "b")).status_code == 200
+    response = put("c7", lines("a", "b", "c"))
+    assert (response.status_code, response.get_json()["code"]) == (413, "body_too_large")
+    monkeypatch.setattr(snapshots, "MAX_TOTAL_MEMBERS", 2)
+    assert put("c7", lines("a")).status_code == 413
+    assert put("c31", lines("a")).status_code == 200
+    assert [snapshot.cohort_id for snapshot in installed(app).store.memory.snapshots.installed()] == ["c31"]
+
+
+def test_get_and_delete__snapshots__listed_and_removed(
+    client: FlaskClient, caller: dict[str, str], put: Any, clock: FakeClock
+) -> None:
+    put("c7", lines("ava"))
+    put("c31")
+    at = int(clock.now())
+    expected = [
+        {"cohort_id": "c31", "members": 2, "as_of": at, "expires_at": at + 86400},
+        {"cohort_id": "c7", "members": 1, "as_of": at, "expires_at": at + 86400},
+    ]
+    assert client.get("/v1/snapshots", headers=caller).get_json() == {"snapshots": expected}
+    assert client.delete("/v1/snapshots/c31", headers=caller).status_code == 200
+    missing = client.delete("/v1/snapshots/c31", headers=caller)
+    assert (missing.status_code, missing.get_json()["code"]) == (404, "not_found")
+    assert client.get("/v1/snapshots", headers=caller).get_json() == {"snapshots": expected[1:]}
+
+
+def test_forget__member__removed_from_every_snapshot(
+    client: FlaskClient, caller: dict[str, str], put: Any, clock: FakeClock
+) -> None:
+    put("c31")
+    put("c7")
+    clock.advance(1)
+    client.delete("/v1/profile?user_id=ava", headers=caller)
+    assert not is_member(client, caller, "ava")["found"]
+    listed = client.get("/v1/snapshots", headers=caller).get_json()["snapshots"]
+    assert [snapshot["members"] for snapshot in listed] == [1, 1]
+
+
+def test_put__over_http__chunks_are_read_and_an_incomplete_body_installs_nothing(service: Service) -> None:
+    port = urlsplit(service.url).port
+
+    def upload(chunks: list[bytes], *, ends: bool) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.putrequest("PUT", "/v1/snapshots/http-cohort")
+        for name, value in {"X-API-Key": SECRET, "Transfer-Encoding": "chunked", **NDJSON}.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        for chunk in chunks:
+            connection.send(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+        if ends:
+            connection.send(b"0\r\n\r\n")
+            assert connection.getresponse().status == 200
+        else:
+            connection.sock.shutdown(socket.SHUT_WR)
+            connection.sock.recv(65536)  # returns after the service has given up
+        connection.close()
+
+    upload([lines("snapshot-user-1"), lines("snapshot-user-2")], ends=True)
+    upload([lines("snapshot-user-3")], ends=False)
+    answer = requests.get(
+        f"{service.url}/v1/cohorts?user_id=snapshot-user-1&cohort_id=http-cohort",
+        headers={"X-API-Key": SECRET},
+        timeout=10,
+    ).json()
+    assert (answer["is_member"], answer["error"]) == (True, None)
