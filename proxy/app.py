@@ -161,7 +161,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
         clock=clock,
     )
     return services.Services(
-        profiles=ProfileService(store, scheduler, policy, clock=clock),
+        profiles=ProfileService(store, scheduler, policy, profile_api=settings.amplitude_profile_api, clock=clock),
         scheduler=scheduler,
         executor=executor,
         rate_limiter=limiter,
@@ -178,6 +178,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
         history=History(metrics, clock=clock),
         backlog_max_users=settings.backlog_max_users,
         wait_seconds=max(0.0, settings.response_deadline_seconds - _MARGIN_SECONDS),
+        profile_api=settings.amplitude_profile_api,
         aliases=Aliases(settings.aliases),
         text_properties=settings.text_properties,
         clock=clock,

@@ -87,6 +87,12 @@ def _boolean(value: str) -> bool:
     return value.lower() == "true"
 
 
+def _on_off(value: str) -> bool:
+    if value.lower() not in ("on", "off"):
+        raise BadValue("must be on or off")
+    return value.lower() == "on"
+
+
 def _level(value: str) -> str:
     if value.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise BadValue("must be DEBUG, INFO, WARNING or ERROR")
@@ -153,6 +159,13 @@ class Settings:
 
     amplitude_secret_key: str = _setting(
         _text, "the project's secret key", example="0123456789abcdef0123456789abcdef", secret=True
+    )
+    amplitude_profile_api: bool = _setting(
+        _on_off,
+        "`off` to run without the User Profile API, as in Amplitude's EU region: only pushed and exported data is "
+        "served, and `AMPLITUDE_SECRET_KEY` is needed only by `warm --cohort`",
+        "on",
+        example="off",
     )
     amplitude_api_key: str | None = _setting(
         _api_key,
@@ -285,6 +298,10 @@ class Settings:
             if not _is_set(env, variable):
                 if variable == "PROXY_API_KEYS" and _is_set(env, "BRAZE_SECRET"):
                     values[setting.name] = ()
+                elif (
+                    variable == "AMPLITUDE_SECRET_KEY" and env.get("AMPLITUDE_PROFILE_API", "").strip().lower() == "off"
+                ):
+                    values[setting.name] = ""
                 elif setting.default is MISSING:
                     faults.append(f"{variable} is required; set it, e.g. {variable}={example}")
                 continue

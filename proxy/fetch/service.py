@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from proxy.fetch.pending import NEVER, Waiter
 from proxy.fetch.scheduler import FetchScheduler
 from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
-from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid
+from proxy.profile.errors import NotAvailable, QuotaExhausted, UpstreamError, UpstreamInvalid
 from proxy.profile.freshness import Freshness, FreshnessPolicy, freshness
 from proxy.profile.parts import Identity, Part
 from proxy.profile.query import ANY_QUERY, ProfileQuery
@@ -61,7 +61,10 @@ ANONYMOUS = ProfileResult(EMPTY)
 
 
 class ProfileService:
-    """Serves cached parts and waits for missing parts, never beyond the caller's deadline."""
+    """Serves cached parts and waits for missing parts, never beyond the caller's deadline.
+
+    `profile_api`: False to serve only pushed and exported data, and to send no calls.
+    """
 
     def __init__(
         self,
@@ -69,12 +72,14 @@ class ProfileService:
         scheduler: FetchScheduler,
         policy: FreshnessPolicy,
         *,
+        profile_api: bool = True,
         max_waiting: int = MAX_WAITING,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._store = store
         self._scheduler = scheduler
         self._policy = policy
+        self._profile_api = profile_api
         self._waiting = BoundedSemaphore(max_waiting)
         self._clock = clock
 
@@ -123,7 +128,8 @@ class ProfileService:
                 min_fetched_at = max(min_fetched_at, math.nextafter(stored.parts[part].fetched_at, math.inf))
         needed, to_refresh = self._not_fresh(record, parts, min_fetched_at, now, background)
         if not needed:
-            self._scheduler.refresh(identity, to_refresh)
+            if self._profile_api:
+                self._scheduler.refresh(identity, to_refresh)
             return ProfileResult(record, freshness=freshness(record, parts, self._policy, now))
         if background:
             min_fetched_at = max(min_fetched_at, now)  # warming needs a copy with the longer lifetime
@@ -190,6 +196,8 @@ class ProfileService:
         min_fetched_at: float,
         background: bool,
     ) -> tuple[Waiter, dict[Part, Record | UpstreamError]]:
+        if not self._profile_api:
+            return Waiter({}), {part: NotAvailable() for part in parts}
         may_wait = self._waiting.acquire(blocking=False)
         try:
             # A caller that may not wait still requests the parts, so that they are cached for a retry.

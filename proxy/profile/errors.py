@@ -6,7 +6,8 @@ UpstreamError           (base class)
 ├─ UpstreamRejected     upstream_rejected
 ├─ UpstreamInvalid      upstream_invalid
 │  └─ AnotherUser       upstream_invalid
-└─ QuotaExhausted       quota_exhausted
+├─ QuotaExhausted       quota_exhausted
+└─ NotAvailable         not_available
 
 The second column has the error word. An `UpstreamError` intentionally has no HTTP status. It becomes a 200 with
 `ok: false`, or a 500 for `on_error=retry`, and never a 429, 502, 503 or 504. Braze counts those statuses, and pauses
@@ -66,3 +67,9 @@ class QuotaExhausted(UpstreamError):
     """The quota did not allow the call in time, or Amplitude returned 429."""
 
     word = "quota_exhausted"
+
+
+class NotAvailable(UpstreamError):
+    """The service runs without the User Profile API, and nothing was pushed or exported about the user and section."""
+
+    word = "not_available"

@@ -39,13 +39,13 @@ def readyz() -> tuple[Response, int]:
     recent = call is not None and app_services.clock.monotonic() - call.at < _JUDGED_FOR_SECONDS
     upstream = _UPSTREAM_WORDS[call.error] if call is not None and recent else "unknown"
     words = {
-        "upstream": upstream,
+        "upstream": upstream if app_services.profile_api else "off",
         "quota": "spent" if app_services.rate_limiter.spent else "ok",
     }
     if app_services.redis is not None:
         words["redis"] = "ok" if app_services.redis.unavailable_since is None else "gone"
     unavailable = upstream in ("rejected", "failing") and not app_services.store.memory.records
-    healthy = all(word in ("ok", "unknown") for word in words.values())
+    healthy = all(word in ("ok", "unknown", "off") for word in words.values())
     if app_services.draining.is_set():
         status = "draining"
     elif unavailable:

@@ -13,7 +13,7 @@ from proxy.api.errors import BLANK_ID
 from proxy.api.parse import parse
 from proxy.api.response import shape
 from proxy.fetch.service import ANONYMOUS, ProfileResult
-from proxy.profile.errors import UpstreamError, UpstreamInvalid
+from proxy.profile.errors import NotAvailable, UpstreamError, UpstreamInvalid
 from proxy.profile.json import write_json
 from proxy.profile.parts import COHORTS, SECTIONS, Part, Section
 from proxy.profile.query import ProfileRequest
@@ -49,7 +49,7 @@ def answer(section: Section | None) -> Response:
         error = UpstreamInvalid.word
         result = _too_large(result)
         body = shape(profile_request, EMPTY, error=error) + b"\n"
-    if result.error is not None and query.on_error == "retry":
+    if result.error is not None and query.on_error == "retry" and not isinstance(result.error, NotAvailable):
         return _ask_for_retry(result, result.error)
     etag = cache_headers.etag_of(body)
     app_services.profiles.keep_body(identity, query, result, body, etag)

@@ -55,6 +55,7 @@ class Services:
     history: History
     backlog_max_users: int
     wait_seconds: float
+    profile_api: bool
     aliases: Aliases
     text_properties: frozenset[str]
     clock: Clock

@@ -19,6 +19,7 @@ const ERRORS = {
   upstream_unavailable: "Amplitude is down or cannot be reached",
   upstream_rejected: "Amplitude rejects the credentials",
   upstream_invalid: "invalid answer from Amplitude",
+  not_available: "nothing was pushed or exported about this user",
 };
 const UNITS = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
 

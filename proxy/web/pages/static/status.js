@@ -17,6 +17,7 @@ const ERRORS = {
   upstream_unavailable: "Amplitude down",
   upstream_rejected: "credentials rejected",
   upstream_invalid: "invalid answer",
+  not_available: "nothing pushed or exported",
 };
 
 function element(name, className, ...children) {
