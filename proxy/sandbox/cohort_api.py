@@ -13,11 +13,12 @@ import time
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 from proxy.sandbox.cohort_csv import table
 from proxy.sandbox.faults import Fault
 from proxy.sandbox.http import QuietHandler, QuietServer, Reply
+from proxy.sandbox.user_data import Documented
 
 _REQUESTS = 60
 _WINDOW_SECONDS = 600.0
@@ -35,11 +36,10 @@ class _Job:
 
 
 class Exports:
-    """Jobs and their files. `polls` is the number of polls that report a job as in progress. Safe for threads."""
+    """Jobs and their files. Safe for threads."""
 
-    def __init__(self, *, polls: int, inline: bool) -> None:
-        self._polls = polls
-        self._inline = inline
+    def __init__(self, documented: Documented) -> None:
+        self._documented = documented
         self._lock = threading.Lock()
         self._jobs: dict[str, _Job] = {}
         self._requests: deque[float] = deque()
@@ -53,8 +53,8 @@ class Exports:
             self._storage.shutdown()
             self._storage.server_close()
 
-    def answer(self, path: str, fault: Fault | None) -> Reply:
-        """Answer an authorized GET of this path below `/api/`."""
+    def answer(self, path: str, fault: Fault | None, query: str = "") -> Reply:
+        """Answer an authorized GET of this path and query below `/api/`."""
         kind = fault.kind if fault else ""
         later = {"Retry-After": f"{fault.seconds:.0f}"} if fault else {}
         if kind == "cohort-429" or (kind == "cohort-file-429" and path.endswith("/file")):
@@ -63,7 +63,7 @@ class Exports:
             return Reply(500, "Internal Server Error")
         match path.removeprefix("/api/5/cohorts/").split("/"):
             case ["request", cohort_id]:
-                return self._requested(unquote(cohort_id))
+                return self._requested(unquote(cohort_id), parse_qs(query), kind)
             case ["request-status", request_id] if request_id in self._jobs:
                 return self._status(request_id, stuck=kind == "cohort-stuck")
             case ["request", request_id, "file"] if request_id in self._jobs:
@@ -71,7 +71,7 @@ class Exports:
             case _:
                 return Reply(404)
 
-    def _requested(self, cohort_id: str) -> Reply:
+    def _requested(self, cohort_id: str, query: Mapping[str, list[str]], kind: str) -> Reply:
         with self._lock:
             self.counts["requests"] += 1
             now = time.monotonic()
@@ -80,11 +80,13 @@ class Exports:
             if len(self._requests) >= _REQUESTS:
                 return Reply(429, {"error": {"http_code": 429}})
             self._requests.append(now)
-        file = table(cohort_id)
+        # `props=1` alone requests all properties.
+        properties = (query.get("propKeys") or None) if query.get("props") == ["1"] else ()
+        file = table(cohort_id, self._documented, properties, repeated_column=kind == "cohort-two-columns")
         if file is None:
             return Reply(404, {"error": {"http_code": 404, "message": "cohort not found"}})
         request_id = secrets.token_hex(4)
-        self._jobs[request_id] = _Job(cohort_id, file, self._polls)
+        self._jobs[request_id] = _Job(cohort_id, file, self._documented.cohort_polls)
         return Reply(202, {"request_id": request_id, "cohort_id": cohort_id})
 
     def _status(self, request_id: str, *, stuck: bool) -> Reply:
@@ -99,8 +101,10 @@ class Exports:
     def _file(self, file: bytes, kind: str, later: Mapping[str, str]) -> Reply:
         self.counts["files"] += 1
         headers = {"Content-Type": "text/csv"}
+        if self._documented.cohort_gzip == "yes":  # the file itself, not the transfer
+            file, headers = gzip.compress(file), {"Content-Type": "application/gzip"}
         cut = _CUT_OFF if kind == "cohort-cut-off" else 0
-        if self._inline:
+        if self._documented.cohort_file == "inline":
             return Reply(200, file, headers, cut)
         if kind == "cohort-elsewhere":
             return Reply(302, "", {"Location": "ftp://127.0.0.1/members.csv"})

@@ -11,7 +11,7 @@ FaultKind = Literal[
     "wrong-types", "oversize", "redirect", "not-utf-8", "bad-header", "another-user",
     "cohort-429", "cohort-500", "cohort-stuck", "cohort-cut-off", "cohort-expired", "cohort-loop", "cohort-elsewhere",
     "cohort-gzip", "cohort-gzip-cut", "cohort-unbounded", "cohort-unbounded-cut", "cohort-file-429",
-    "cohort-storage-429", "cohort-nowhere",
+    "cohort-storage-429", "cohort-nowhere", "cohort-two-columns",
 ]  # fmt: skip
 
 

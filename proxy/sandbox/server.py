@@ -49,7 +49,7 @@ class Sandbox:
         self.secret_key = secret_key
         self.api_key = api_key
         self.closing = threading.Event()
-        self.exports = Exports(polls=self.documented.cohort_polls, inline=self.documented.cohort_file == "inline")
+        self.exports = Exports(self.documented)
         self._lock = threading.Lock()
         self._fault: Fault | None = None
         self._faulty_calls = 0
@@ -157,7 +157,8 @@ class _Handler(QuietHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        sandbox, path = self.server.sandbox, urlsplit(self.path).path
+        sandbox, url = self.server.sandbox, urlsplit(self.path)
+        path = url.path
         if path == "/v1/userprofile":
             self._userprofile(self._query())
         elif path == "/sandbox/report":
@@ -167,7 +168,7 @@ class _Handler(QuietHandler):
         elif refusal := self._unauthorized("basic"):
             self.send(Reply(401, refusal))
         else:
-            self.send(sandbox.exports.answer(path, sandbox.fault_of_a_cohort()))
+            self.send(sandbox.exports.answer(path, sandbox.fault_of_a_cohort(), url.query))
 
     def do_POST(self) -> None:
         try:

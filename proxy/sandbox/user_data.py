@@ -30,6 +30,18 @@ class Documented:
     """Whether the file of a cohort is sent directly, as for small cohorts, or after a redirect."""
     cohort_polls: int = 1
     """Number of polls that report a job as in progress."""
+    cohort_column: Literal["user_id", "User ID", "userId", "userID"] = "user_id"
+    """The header of the column with the user ids in the file of a cohort."""
+    cohort_prefix: Literal["none", "gp"] = "none"
+    """Whether the names of property columns begin with `gp:`."""
+    cohort_quoting: Literal["all", "minimal"] = "all"
+    """Whether all cells are quoted, or only those that need quotes."""
+    cohort_empty: Literal["blank", "null"] = "blank"
+    """The cell of a property that the member does not have."""
+    cohort_format: Literal["csv", "json"] = "csv"
+    """The format of a file with properties."""
+    cohort_gzip: Literal["no", "yes"] = "no"
+    """Whether the file of a cohort is compressed."""
 
 
 def user_data(person: Person, query: Mapping[str, str], documented: Documented) -> dict[str, Any]:

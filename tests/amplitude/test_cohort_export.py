@@ -67,7 +67,7 @@ def replace_file(monkeypatch: pytest.MonkeyPatch, reply: Reply) -> None:
     monkeypatch.setattr(
         Exports,
         "answer",
-        lambda exports, path, fault: reply if path.endswith("/file") else answer(exports, path, fault),
+        lambda exports, path, *rest: reply if path.endswith("/file") else answer(exports, path, *rest),
     )
 
 
@@ -218,10 +218,10 @@ def test_download__invalid_rows__other_rows_are_kept_unless_the_last_row_is_inva
     download: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = b'amplitude_id,user_id\n1,ava\n2,"be"n"\n3\n"4"5,x\n6,c\x01\n7,dora\n'
-    monkeypatch.setattr(cohort_api, "table", lambda _: table)
+    monkeypatch.setattr(cohort_api, "table", lambda *_, **__: table)
     assert download("any") == ["ava", "dora"]
     assert download.unreadable == [3, 4, 5, 6]
-    monkeypatch.setattr(cohort_api, "table", lambda _: table + b'8,"ev"e"\n')
+    monkeypatch.setattr(cohort_api, "table", lambda *_, **__: table + b'8,"ev"e"\n')
     with pytest.raises(NotDownloaded, match="line 8 is not CSV"):
         download("any")
 
@@ -230,7 +230,7 @@ def test_download__invalid_rows__other_rows_are_kept_unless_the_last_row_is_inva
 def test_download__invalid_first_line__fails_with_the_reason(
     download: Download, monkeypatch: pytest.MonkeyPatch, head: bytes
 ) -> None:
-    monkeypatch.setattr(cohort_api, "table", lambda _: head)
+    monkeypatch.setattr(cohort_api, "table", lambda *_, **__: head)
     with pytest.raises(NotDownloaded, match="the first line is not CSV"):
         download("any")
 
@@ -238,7 +238,7 @@ def test_download__invalid_first_line__fails_with_the_reason(
 def test_download__last_id_is_cut_off__fetched_again_and_complete(
     sandbox: Sandbox, download: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cohort_api, "table", lambda _: b"user_id\nava\nbartholomew-montgomery-the-third\n")
+    monkeypatch.setattr(cohort_api, "table", lambda *_, **__: b"user_id\nava\nbartholomew-montgomery-the-third\n")
     sandbox.break_with(Fault("cohort-unbounded-cut"))
     download.fix_after = 2
     assert download("any") == ["ava", "bartholomew-montgomery-the-third"]
@@ -248,10 +248,10 @@ def test_download__last_id_is_cut_off__fetched_again_and_complete(
 def test_download__file_ends_within_a_row_or_is_html__fails_with_the_reason(
     sandbox: Sandbox, download: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cohort_api, "table", lambda _: b'"amplitude_id","user_id"\n"1","user-1"\n"2","us')
+    monkeypatch.setattr(cohort_api, "table", lambda *_, **__: b'"amplitude_id","user_id"\n"1","user-1"\n"2","us')
     with pytest.raises(NotDownloaded, match="line 3 is not CSV"):
         download("any")
-    monkeypatch.setattr(cohort_api, "table", lambda _: b"<html>maintenance</html>")
+    monkeypatch.setattr(cohort_api, "table", lambda *_, **__: b"<html>maintenance</html>")
     with pytest.raises(NotDownloaded, match="column 'user_id' is missing; the first line has '<html>"):
         download("any")
 
