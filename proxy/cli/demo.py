@@ -102,8 +102,9 @@ def sandbox(
     show_default=True,
     help="Port of the service. If in use, the next free port is used.",
 )
+@click.option("--all-addresses", is_flag=True, help="Listen on all addresses, for example in a container.")
 @click.option("--more", is_flag=True, help="Print commands and tags for every route, more users, and faults to try.")
-def demo(port: int, more: bool) -> None:
+def demo(port: int, all_addresses: bool, more: bool) -> None:
     """Run the real service in front of an emulated Amplitude. Prints links. Needs no account and no settings."""
     secret = secrets.token_urlsafe(24)
     stop = _stop_event()
@@ -111,8 +112,9 @@ def demo(port: int, more: bool) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in overridden}
     with Sandbox(port=_free_port(port + 1), secret_key=secrets.token_hex(16), latency=0.15) as emulated:
         address = f"127.0.0.1:{_free_port(port)}"
+        bind = address.replace("127.0.0.1", "0.0.0.0") if all_addresses else address  # noqa: S104  # only on request
         service = subprocess.Popen(  # noqa: S603  # this interpreter, fixed arguments
-            [sys.executable, "-m", "gunicorn", "wsgi:app", "--bind", address, "--log-level", "warning"],
+            [sys.executable, "-m", "gunicorn", "wsgi:app", "--bind", bind, "--log-level", "warning"],
             cwd=_ROOT,
             env=environment | _service_settings(emulated, secret),
             # Ctrl-C then reaches only this process, which stops the service once and in order.
