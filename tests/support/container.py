@@ -22,7 +22,11 @@ from tests.support.service import ROOT
 
 _PYTHON_FOLDER = "/base-image"
 """Contains the command `python` of the base image."""
-_SHARED = ("/bin", "/dev", "/etc", "/lib", "/lib64", "/opt", "/proc", "/sbin", "/usr", sys.base_prefix)
+_SHARED = [
+    folder
+    for folder in ("/bin", "/dev", "/etc", "/lib", "/lib64", "/opt", "/proc", "/sbin", "/usr", sys.base_prefix)
+    if Path(folder).is_dir()
+]
 
 # Arguments: the root directory, the options of mount, the user, the working directory, and the command. Mounts end with
 # the command, because they belong to its own namespace.
