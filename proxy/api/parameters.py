@@ -47,10 +47,16 @@ def parse_identity(known: Collection[str], sent: Iterable[tuple[str, Any]]) -> t
     for name, value in sent:
         if name in known:
             if name in values:
-                raise BadRequest(f"{name} occurs more than once; send it once, in the URL or in the body")
+                raise BadRequest(
+                    f"{name} occurs more than once; send it once, in the URL or in the body",
+                    code="repeated_parameter",
+                    parameter=name,
+                )
             values[name] = value
     if USER_ID.name not in values and DEVICE_ID.name not in values:
-        raise BadRequest("user_id or device_id is required; add user_id={{${user_id} | url_param_escape}}")
+        raise BadRequest(
+            "user_id or device_id is required; add user_id={{${user_id} | url_param_escape}}", code="missing_parameter"
+        )
     identity = Identity(word(values, USER_ID), word(values, DEVICE_ID))
     values.pop(USER_ID.name, None)
     values.pop(DEVICE_ID.name, None)
@@ -82,10 +88,10 @@ def word(values: Mapping[str, Any], parameter: Parameter) -> str | None:
         return None
     value = values[parameter.name]
     if not isinstance(value, str):
-        raise BadRequest(f"{parameter.name} has the wrong type; send a string or a number")
+        raise _invalid(parameter, "has the wrong type; send a string or a number")
     text = _clean(parameter, value)
     if text and parameter.words and text not in parameter.words:
-        raise BadRequest(f"{parameter.name} has an unknown value; use {' or '.join(parameter.words)}")
+        raise _invalid(parameter, f"has an unknown value; use {' or '.join(parameter.words)}")
     return text or None
 
 
@@ -94,16 +100,16 @@ def entries(values: Mapping[str, Any], parameter: Parameter) -> tuple[str, ...]:
     value = values.get(parameter.name, "")
     sent: Any = value.split(",") if isinstance(value, str) else value
     if not isinstance(sent, list):
-        raise BadRequest(f"{parameter.name} has the wrong type; send a string, a number or an array")
+        raise _invalid(parameter, "has the wrong type; send a string, a number or an array")
     if not all(isinstance(entry, str) for entry in sent):
-        raise BadRequest(f"{parameter.name} has an entry of the wrong type; send only strings and numbers")
+        raise _invalid(parameter, "has an entry of the wrong type; send only strings and numbers")
     cleaned = tuple(dict.fromkeys(filter(None, (_clean(parameter, entry) for entry in sent))))
     if len(cleaned) > MAX_ENTRIES:
-        raise BadRequest(f"{parameter.name} has {len(cleaned)} entries; send at most {MAX_ENTRIES}")
+        raise _invalid(parameter, f"has {len(cleaned)} entries; send at most {MAX_ENTRIES}")
     if not parameter.holds_comma and any("," in entry for entry in cleaned):
-        raise BadRequest(f"{parameter.name} has an entry with a comma, which Amplitude would split; send two entries")
+        raise _invalid(parameter, "has an entry with a comma, which Amplitude would split; send two entries")
     if parameter.words and not set(cleaned) <= set(parameter.words):
-        raise BadRequest(f"{parameter.name} has an unknown value; use only {', '.join(parameter.words)}")
+        raise _invalid(parameter, f"has an unknown value; use only {', '.join(parameter.words)}")
     return cleaned
 
 
@@ -131,12 +137,13 @@ def from_json(body: bytes) -> list[tuple[str, Any]]:
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         if len(set(names)) < len(names):
-            raise BadRequest("the JSON body has a duplicate key; send each key once")
+            raise BadRequest("the JSON body has a duplicate key; send each key once", code="repeated_parameter")
         return dict(pairs)
 
     def reject_constant(_: str) -> None:
         raise BadRequest(
-            "the JSON body contains NaN or Infinity, which are not JSON; send a number or a string, or omit the key"
+            "the JSON body contains NaN or Infinity, which are not JSON; send a number or a string, or omit the key",
+            code="invalid_body",
         )
 
     try:
@@ -148,9 +155,13 @@ def from_json(body: bytes) -> list[tuple[str, Any]]:
             parse_constant=reject_constant,
         )
     except (ValueError, RecursionError):
-        raise BadRequest('the body is not JSON; send an object, e.g. {"user_id": "12345"}') from None
+        raise BadRequest(
+            'the body is not JSON; send an object, e.g. {"user_id": "12345"}', code="invalid_body"
+        ) from None
     if not isinstance(document, dict):
-        raise BadRequest('the JSON body is not an object; send an object, e.g. {"user_id": "12345"}')
+        raise BadRequest(
+            'the JSON body is not an object; send an object, e.g. {"user_id": "12345"}', code="invalid_body"
+        )
     return list(document.items())
 
 
@@ -158,11 +169,16 @@ def _clean(parameter: Parameter, text: str) -> str:
     text = str(text).strip()
     if len(text) <= MAX_LENGTH and text.isprintable():
         return text
-    subject = f"{parameter.name} has an entry that" if parameter.many else parameter.name
+    subject = "has an entry that " if parameter.many else ""
     if len(text) > MAX_LENGTH:
-        raise BadRequest(f"{subject} is too long; send at most {MAX_LENGTH} characters")
+        raise _invalid(parameter, f"{subject}is too long; send at most {MAX_LENGTH} characters")
     if match := _NOT_ALLOWED.search(text):
         if match[0] >= "\ud800":
-            raise BadRequest(f"{subject} is not valid Unicode; encode it as UTF-8")
-        raise BadRequest(f"{subject} contains a control character; remove the character")
+            raise _invalid(parameter, f"{subject}is not valid Unicode; encode it as UTF-8")
+        raise _invalid(parameter, f"{subject}contains a control character; remove the character")
     return text
+
+
+def _invalid(parameter: Parameter, problem: str) -> BadRequest:
+    """Return the error that `parameter` has. `problem` is the rest of the sentence, with the fix."""
+    return BadRequest(f"{parameter.name} {problem}", code="invalid_parameter", parameter=parameter.name)

@@ -40,4 +40,6 @@ def pairs_of(encoded: bytes, where: str) -> list[tuple[str, str]]:
     try:
         return pairs(encoded.decode("utf-8"))
     except UnicodeDecodeError:
-        raise BadRequest(f"{where} is not UTF-8 after percent-decoding; encode it as UTF-8") from None
+        raise BadRequest(
+            f"{where} is not UTF-8 after percent-decoding; encode it as UTF-8", code="invalid_parameter"
+        ) from None

@@ -208,6 +208,7 @@ def _forget() -> Schema:
                 "Not forgotten everywhere",
                 "Redis is unavailable, so only this process has forgotten the user; send the request again",
                 "Retry-After",
+                code="internal",
             ),
         },
     }
