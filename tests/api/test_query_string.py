@@ -1,11 +1,12 @@
 """Parsing of a URL's query, compared with the standard library."""
 
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from proxy.api.parse import parse
 from proxy.api.query_string import pairs
 
 PIECES = "user_id = & user_id= &user_id= a % %2 %26 %3D + é ; device_id=d xuser_id=1"
@@ -24,6 +25,23 @@ def test_pairs__any_query__same_as_the_standard_library(text: str) -> None:
             pairs(text)
     else:
         assert sorted(pairs(text)) == expected
+
+
+entries = st.text(st.characters(exclude_characters=",", exclude_categories=["Cc", "Cs"]), max_size=4)
+
+
+@pytest.mark.contract("1 repeated parameters")
+@given(
+    st.lists(st.lists(entries, min_size=1, max_size=6), min_size=1, max_size=3),
+    st.integers(min_value=0, max_value=3),
+)
+def test_pairs__list_split_over_repeats_and_commas__same_query_as_one_value(
+    split: list[list[str]], user_at: int
+) -> None:
+    lists = [("cohort_id", ",".join(values)) for values in split]
+    together = [("user_id", "u"), ("cohort_id", ",".join(entry for values in split for entry in values))]
+    repeated = [*lists[:user_at], ("user_id", "u"), *lists[user_at:]]
+    assert parse("cohorts", pairs(urlencode(repeated))) == parse("cohorts", pairs(urlencode(together)))
 
 
 def test_pairs__result_is_modified__next_result_is_complete() -> None:

@@ -86,6 +86,7 @@ def _message() -> dict[str, str]:
             code="missing_parameter",
             parameter="template",
         )
-    if not all(isinstance(message.get(name, ""), str) for name in ("user_id", "device_id")):
-        raise BadRequest("user_id and device_id must be strings; put them in quotes", code="invalid_parameter")
+    for name in ("user_id", "device_id"):
+        if not isinstance(message.get(name, ""), str):
+            raise BadRequest(f"{name} must be a string; put it in quotes", code="invalid_parameter", parameter=name)
     return message
