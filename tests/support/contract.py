@@ -12,7 +12,7 @@ PARAGRAPHS = {
     "1 recommendations": "A request has one or more `rec_id`s. Each `rec_type`, and its absence, is a separate type.",
     "1 profile": "The answer contains the sections in `include`. No other section is fetched.",
     "1 parameters": "At least one id is present. Values are trimmed and have a maximum length.",
-    "1 repeated parameters": "A repeated list is one list. Other repeated parameters are errors. Unknown ones are ignored.",
+    "1 repeated parameters": "A repeated list is one list. Other repeats are errors. Unknown parameters are ignored.",
     "1 lists": "Comma separated lists keep their order, lose blanks and repeats, and have at most 20 entries.",
     "1 json bodies": "A JSON body is a flat object of texts, numbers and lists.",
     "1 ignored bodies": "GET ignores the body. An empty POST needs no content type.",
