@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from msgspec import Meta
 
-from proxy.api.errors import BLANK_ID
+from proxy.api.errors import BLANK_ID, Code
 from proxy.profile.errors import UpstreamError
 from proxy.profile.query import PropensityType
 
@@ -149,6 +149,10 @@ class Problem(TypedDict):
     title: str
     status: int
     detail: Annotated[str, about("The problem and the fix. Never contains an id or a secret.")]
+    code: Annotated[Code, about("The kind of problem, for programs. `detail` may change, and `code` does not.")]
+    parameter: NotRequired[
+        Annotated[str, about("The parameter, or the field of the body, with the problem. Absent if not a single one.")]
+    ]
 
 
 class TryAgain(Problem):

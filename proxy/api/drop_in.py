@@ -54,10 +54,14 @@ def _query(sent: tuple[tuple[str, Any], ...], aliases: Aliases) -> ProfileQuery:
     rec_ids, comp_ids, prediction_ids = (entries(values, ids) for ids in (REC_ID, COMP_ID, PREDICTION_ID))
     recommended = flag(values, GET_RECS, default=bool(rec_ids))
     if recommended and not rec_ids:
-        raise BadRequest("get_recs requires rec_id; add rec_id=<id>")
+        raise BadRequest("get_recs requires rec_id; add rec_id=<id>", code="missing_parameter", parameter=REC_ID.name)
     predicted = flag(values, GET_PROPENSITY)
     if predicted and not prediction_ids:
-        raise BadRequest("get_propensity requires prediction_id; add prediction_id=<id>")
+        raise BadRequest(
+            "get_propensity requires prediction_id; add prediction_id=<id>",
+            code="missing_parameter",
+            parameter=PREDICTION_ID.name,
+        )
     requested: dict[Section, bool] = {
         "recommendations": recommended,
         "properties": flag(values, GET_AMP_PROPS),

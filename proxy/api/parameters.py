@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -41,16 +40,22 @@ DEVICE_ID = Parameter("device_id", "the device's id in Amplitude")
 def parse_identity(known: Collection[str], sent: Iterable[tuple[str, Any]]) -> tuple[Identity, dict[str, Any]]:
     """Return the ids and the other known parameters of a request.
 
-    Raises BadRequest if a known parameter occurs twice, if both ids are absent, or if an id is invalid.
+    Raises BadRequest if a known parameter occurs twice in `sent`, if both ids are absent, or if an id is invalid.
     """
     values: dict[str, Any] = {}
     for name, value in sent:
         if name in known:
             if name in values:
-                raise BadRequest(f"{name} occurs more than once; send it once, in the URL or in the body")
+                raise BadRequest(
+                    f"{name} occurs more than once; send it once, in the URL or in the body",
+                    code="repeated_parameter",
+                    parameter=name,
+                )
             values[name] = value
     if USER_ID.name not in values and DEVICE_ID.name not in values:
-        raise BadRequest("user_id or device_id is required; add user_id={{${user_id} | url_param_escape}}")
+        raise BadRequest(
+            "user_id or device_id is required; add user_id={{${user_id} | url_param_escape}}", code="missing_parameter"
+        )
     identity = Identity(word(values, USER_ID), word(values, DEVICE_ID))
     values.pop(USER_ID.name, None)
     values.pop(DEVICE_ID.name, None)
@@ -82,10 +87,10 @@ def word(values: Mapping[str, Any], parameter: Parameter) -> str | None:
         return None
     value = values[parameter.name]
     if not isinstance(value, str):
-        raise BadRequest(f"{parameter.name} has the wrong type; send a string or a number")
+        raise _invalid(parameter, "has the wrong type; send a string or a number")
     text = _clean(parameter, value)
     if text and parameter.words and text not in parameter.words:
-        raise BadRequest(f"{parameter.name} has an unknown value; use {' or '.join(parameter.words)}")
+        raise _invalid(parameter, f"has an unknown value; use {' or '.join(parameter.words)}")
     return text or None
 
 
@@ -94,16 +99,16 @@ def entries(values: Mapping[str, Any], parameter: Parameter) -> tuple[str, ...]:
     value = values.get(parameter.name, "")
     sent: Any = value.split(",") if isinstance(value, str) else value
     if not isinstance(sent, list):
-        raise BadRequest(f"{parameter.name} has the wrong type; send a string, a number or an array")
+        raise _invalid(parameter, "has the wrong type; send a string, a number or an array")
     if not all(isinstance(entry, str) for entry in sent):
-        raise BadRequest(f"{parameter.name} has an entry of the wrong type; send only strings and numbers")
+        raise _invalid(parameter, "has an entry of the wrong type; send only strings and numbers")
     cleaned = tuple(dict.fromkeys(filter(None, (_clean(parameter, entry) for entry in sent))))
     if len(cleaned) > MAX_ENTRIES:
-        raise BadRequest(f"{parameter.name} has {len(cleaned)} entries; send at most {MAX_ENTRIES}")
+        raise _invalid(parameter, f"has {len(cleaned)} entries; send at most {MAX_ENTRIES}")
     if not parameter.holds_comma and any("," in entry for entry in cleaned):
-        raise BadRequest(f"{parameter.name} has an entry with a comma, which Amplitude would split; send two entries")
+        raise _invalid(parameter, "has an entry with a comma, which Amplitude would split; send two entries")
     if parameter.words and not set(cleaned) <= set(parameter.words):
-        raise BadRequest(f"{parameter.name} has an unknown value; use only {', '.join(parameter.words)}")
+        raise _invalid(parameter, f"has an unknown value; use only {', '.join(parameter.words)}")
     return cleaned
 
 
@@ -116,53 +121,20 @@ def flag(values: Mapping[str, Any], parameter: Parameter, *, default: bool = Fal
     return default if text is None else text == "true"
 
 
-class _Number(str):
-    """The text of a JSON number, so that an id keeps every digit."""
-
-    __slots__ = ()
-
-
-def from_json(body: bytes) -> list[tuple[str, Any]]:
-    """Return the names and values of a JSON body.
-
-    Raises BadRequest if the body is not one object, or has duplicate keys.
-    """
-
-    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        if len(set(names)) < len(names):
-            raise BadRequest("the JSON body has a duplicate key; send each key once")
-        return dict(pairs)
-
-    def reject_constant(_: str) -> None:
-        raise BadRequest(
-            "the JSON body contains NaN or Infinity, which are not JSON; send a number or a string, or omit the key"
-        )
-
-    try:
-        document = json.loads(
-            body.decode("utf-8-sig"),
-            object_pairs_hook=members,
-            parse_int=_Number,
-            parse_float=_Number,
-            parse_constant=reject_constant,
-        )
-    except (ValueError, RecursionError):
-        raise BadRequest('the body is not JSON; send an object, e.g. {"user_id": "12345"}') from None
-    if not isinstance(document, dict):
-        raise BadRequest('the JSON body is not an object; send an object, e.g. {"user_id": "12345"}')
-    return list(document.items())
-
-
 def _clean(parameter: Parameter, text: str) -> str:
     text = str(text).strip()
     if len(text) <= MAX_LENGTH and text.isprintable():
         return text
-    subject = f"{parameter.name} has an entry that" if parameter.many else parameter.name
+    subject = "has an entry that " if parameter.many else ""
     if len(text) > MAX_LENGTH:
-        raise BadRequest(f"{subject} is too long; send at most {MAX_LENGTH} characters")
+        raise _invalid(parameter, f"{subject}is too long; send at most {MAX_LENGTH} characters")
     if match := _NOT_ALLOWED.search(text):
         if match[0] >= "\ud800":
-            raise BadRequest(f"{subject} is not valid Unicode; encode it as UTF-8")
-        raise BadRequest(f"{subject} contains a control character; remove the character")
+            raise _invalid(parameter, f"{subject}is not valid Unicode; encode it as UTF-8")
+        raise _invalid(parameter, f"{subject}contains a control character; remove the character")
     return text
+
+
+def _invalid(parameter: Parameter, problem: str) -> BadRequest:
+    """Return the error that `parameter` has. `problem` is the rest of the sentence, with the fix."""
+    return BadRequest(f"{parameter.name} {problem}", code="invalid_parameter", parameter=parameter.name)

@@ -51,10 +51,14 @@ def parameters_of(section: Section | None) -> tuple[Parameter, ...]:
     return (*COMMON, INCLUDE, *(parameter for of_section in OF_SECTION.values() for parameter in of_section))
 
 
+LISTS = frozenset(parameter.name for parameter in parameters_of(None) if parameter.many)
+"""The names of the parameters that are lists, on every route."""
+
+
 def parse(section: Section | None, pairs: Iterable[tuple[str, Any]], aliases: Aliases = NO_ALIASES) -> ProfileRequest:
     """Return the parsed request to the route of `section`; None is the profile.
 
-    pairs: names and values as sent, with duplicates; text from a URL or form, or the result of `from_json`.
+    pairs: names and values from the URL, then from the body, decoded by `pairs_of` or `from_json`.
     Raises BadRequest, whose text has the parameter and the fix, but no value.
     """
     identity, values = parse_identity(_KNOWN[section], pairs)
@@ -71,7 +75,11 @@ def _query(section: Section | None, sent: tuple[tuple[str, Any], ...], aliases: 
     else:
         included = entries(values, INCLUDE)
         if not included:
-            raise BadRequest(f"include is required; add one or more of {', '.join(SECTIONS)}")
+            raise BadRequest(
+                f"include is required; add one or more of {', '.join(SECTIONS)}",
+                code="missing_parameter",
+                parameter=INCLUDE.name,
+            )
         sections = tuple(name for name in SECTIONS if name in included)
     # Parameters of other sections are ignored, even invalid ones.
     relevant = {parameter.name for name in sections for parameter in OF_SECTION[name]}
@@ -89,9 +97,11 @@ def _query(section: Section | None, sent: tuple[tuple[str, Any], ...], aliases: 
         aliases=aliases,
     )
     if "recommendations" in sections and not query.rec_ids:
-        raise BadRequest("rec_id is required; add rec_id=<id>")
+        raise BadRequest("rec_id is required; add rec_id=<id>", code="missing_parameter", parameter=REC_ID.name)
     if "propensities" in sections and not query.prediction_ids:
-        raise BadRequest("prediction_id is required; add prediction_id=<id>")
+        raise BadRequest(
+            "prediction_id is required; add prediction_id=<id>", code="missing_parameter", parameter=PREDICTION_ID.name
+        )
     return query
 
 
@@ -104,5 +114,5 @@ def parse_ids(pairs: Iterable[tuple[str, Any]]) -> Identity:
     """Return the ids of a user. Raises BadRequest as `parse` does, and if both ids are blank."""
     identity, _ = parse_identity({parameter.name for parameter in ID_PARAMETERS}, pairs)
     if not any(identity):
-        raise BadRequest("user_id and device_id are blank; send at least one of them")
+        raise BadRequest("user_id and device_id are blank; send at least one of them", code="missing_parameter")
     return identity

@@ -54,7 +54,7 @@ class Metrics(Collector):
         self._messages = self._counter("webhook_messages", "Messages from Amplitude's webhooks", ("hook", "outcome"))
         self._users = self._counter("webhook_users", "Users in messages from Amplitude's webhooks", ("hook", "outcome"))
         self._refused = self._counter(
-            "callers_refused", "Requests refused because of their credentials or address", ("why",)
+            "callers_refused", "Requests refused because of their credentials, address or origin", ("why",)
         )
         self._gauges = {
             name: Gauge(f"{PREFIX}_{name}", help, registry=self._registry, multiprocess_mode=mode)  # type: ignore[arg-type]

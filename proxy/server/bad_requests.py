@@ -14,6 +14,7 @@ from gunicorn.http.errors import (
     ParseException,
 )
 
+from proxy.api.errors import Code
 from proxy.monitoring.logs import OncePerMinute, request_id
 from proxy.web.errors import problem
 from proxy.web.security_headers import SECURITY_HEADERS
@@ -40,12 +41,13 @@ def refusal(error: BaseException, address: Any) -> bytes:
     """
     request_id.set(None)  # otherwise the log line has the id of the previous request on this connection
     status, title, detail = next((answer for kind, answer in _STATUSES if isinstance(error, kind)), _INTERNAL)
+    code: Code = "internal" if status == 500 else "invalid_request"
     if status == 500:
         _log.error("request_failed", exc_info=error)
     else:
         host = address[0] if isinstance(address, tuple) else None
-        _invalid_requests.note(f"{host}", kind=type(error).__name__, address=host, status=status)
-    response = problem(status, title, detail)
+        _invalid_requests.note(f"{host}", kind=type(error).__name__, address=host, status=status, code=code)
+    response = problem(status, title, detail, code=code)
     headers = [("Connection", "close"), *response.headers, *SECURITY_HEADERS]
     head = f"HTTP/1.1 {status} {title}\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers) + "\r\n"
     body: bytes = response.data

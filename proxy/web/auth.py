@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING
 
 from flask import g, request
 
-from proxy.api.errors import Forbidden, Unauthorized
+from proxy.api.errors import Code, Forbidden, Unauthorized
 from proxy.monitoring.clock import Clock
 from proxy.monitoring.logs import OncePerMinute
 from proxy.web.services import services
@@ -53,7 +53,9 @@ def admit_from_anywhere() -> None:
 def _require_own_page(environ: WSGIEnvironment) -> None:
     """Raise Forbidden if a browser sends the request for a page of another site, or another subdomain."""
     if environ.get("HTTP_SEC_FETCH_SITE", "none") not in ("same-origin", "none"):
-        raise Forbidden("the request comes from a page of another site; call the data routes from a server")
+        raise Forbidden(
+            "the request comes from a page of another site; call the data routes from a server", code="cross_site"
+        )
 
 
 def _admit(environ: WSGIEnvironment, *, any_address: bool = False) -> None:
@@ -66,7 +68,6 @@ def _admit(environ: WSGIEnvironment, *, any_address: bool = False) -> None:
         name, secret = _name_and_secret()
         caller = app_services.keyring.check(secret, name) if secret else None
         if caller is None:
-            _count_refusal("credentials")
             raise Unauthorized(
                 "credentials are missing or wrong; send Basic (name and secret), Bearer, Api-Key or X-API-Key"
             )
@@ -82,16 +83,20 @@ def _require_network(networks: Iterable[IPv4Network | IPv6Network]) -> None:
     """
     address = _caller_address()
     if address is None or not any(address in network for network in networks):
-        _count_refusal("address")
-        raise Forbidden(_ADDRESS_REFUSED)
+        raise Forbidden(_ADDRESS_REFUSED, code="forbidden_network")
 
 
-def _count_refusal(why: str) -> None:
-    # Logged once a minute with a count, so that no caller can flood the log.
+def count_refusal(code: Code) -> None:
+    """Count and log a refused caller. The log has one line a minute, so that no caller can flood it."""
     app_services = services()
+    why = _WHY.get(code, code)
     app_services.metrics.refused(why)
     address = str(_caller_address() or "unreadable")
-    app_services.refusals.note(f"{why} {address}", address=address, why=why)
+    app_services.refusals.note(f"{why} {address}", address=address, why=why, code=code)
+
+
+_WHY: Mapping[Code, str] = {"unauthorized": "credentials", "forbidden_network": "address"}
+"""The label `why` of the metric, where it is not the code. Alerts depend on the words."""
 
 
 def _caller_address() -> Address | None:

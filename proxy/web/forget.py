@@ -21,13 +21,13 @@ def forget() -> Response:
     """Delete everything stored about a user, in every process, and return the counts."""
     parameters = pairs_of(request.query_string, "the URL")
     if not {name for name, _ in parameters} & {parameter.name for parameter in ID_PARAMETERS}:
-        raise BadRequest("user_id or device_id is required; add user_id=<id>")
+        raise BadRequest("user_id or device_id is required; add user_id=<id>", code="missing_parameter")
     identity = parse_ids(parameters)
     try:
         forgotten = services().forget_service.forget(identity)
     except RedisUnavailable:
         detail = "Redis is unavailable, so only this process has forgotten the user; send the request again"
-        response = problem(500, "Not forgotten everywhere", detail)
+        response: Response = problem(500, "Not forgotten everywhere", detail, code="internal")
         response.headers["Retry-After"] = "1"
         return response
     response = jsonify(records=forgotten.records, waiting=forgotten.waiting)

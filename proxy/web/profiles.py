@@ -140,7 +140,7 @@ def _json(body: dict[str, Any]) -> bytes:
 def _ask_for_retry(result: ProfileResult, error: UpstreamError) -> Response:
     # Braze's :retry retries after a 500. A 502, 503, 504 or 429 would count towards Braze's unhealthy-host detection,
     # which stops every call to this host.
-    response = problem(500, "No answer yet", _RETRY_DETAILS[error.word], ok=False, error=error.word)
+    response = problem(500, "No answer yet", _RETRY_DETAILS[error.word], code="no_answer", ok=False, error=error.word)
     del response.headers["Cache-Control"]  # headers_of adds the result's own
     response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after or 1)))
     response.headers.extend(cache_headers.headers_of(result))

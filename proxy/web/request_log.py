@@ -12,6 +12,7 @@ from flask import Flask, Response, g, request
 from flask.ctx import _AppCtxGlobals
 
 from proxy.monitoring.logs import request_id
+from proxy.web.errors import Problem
 from proxy.web.fast_flask import FastResponse
 from proxy.web.security_headers import SECURITY_HEADERS
 from proxy.web.services import Services
@@ -74,4 +75,8 @@ def _line(response: Response, route: str | None, seconds: float, context: _AppCt
         line["calls"] = int(response.headers["X-Amplitude-Calls"])
     if "error" in context:
         line["error"] = context.error
+    if isinstance(response, Problem):
+        line["code"] = response.code
+        if response.parameter is not None:
+            line["parameter"] = response.parameter
     return line

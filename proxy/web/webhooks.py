@@ -7,9 +7,8 @@ import re
 from collections.abc import Callable
 
 from flask import Blueprint, Response, jsonify, request
-from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
-from proxy.api.errors import BadRequest
+from proxy.api.errors import ApiError, BodyTooLarge, UnsupportedMediaType
 from proxy.storage.checkpoint import Checkpoint
 from proxy.storage.redis import RedisUnavailable
 from proxy.storage.weighted_semaphore import Busy
@@ -56,21 +55,18 @@ def _ingest(hook: str, read: Callable[[bytes | bytearray, float, Callable[[], ob
             with ingester.reserve_batch(len(body)):
                 batch = read(body, app_services.clock.now(), checkpoint)
                 duplicate = not ingester.push(batch, generation)
-    except (RequestEntityTooLarge, TooLarge):
+    except TooLarge:
         app_services.metrics.pushed(hook, "refused")
-        return problem(413, RequestEntityTooLarge().name, _TOO_LARGE)
-    except UnsupportedMediaType:
-        app_services.metrics.pushed(hook, "refused")
-        return problem(415, UnsupportedMediaType().name, "the content type is not supported; send application/json")
-    except BadRequest:
+        raise BodyTooLarge(_TOO_LARGE) from None
+    except ApiError:
         app_services.metrics.pushed(hook, "refused")
         raise
     except (RedisUnavailable, Busy) as error:
         app_services.metrics.pushed(hook, "failed")
         if isinstance(error, RedisUnavailable):
-            response = problem(500, "Redis not updated", _NOT_SHARED)
+            response: Response = problem(500, "Redis not updated", _NOT_SHARED, code="internal")
         else:
-            response = problem(500, "Too many batches", _BUSY)
+            response = problem(500, "Too many batches", _BUSY, code="busy")
         response.headers["Retry-After"] = "1"
         return response
     if duplicate:
@@ -92,14 +88,14 @@ def _ingest(hook: str, read: Callable[[bytes | bytearray, float, Callable[[], ob
 
 
 def _max_size() -> int:
-    """Return the largest possible size of the body. Raises UnsupportedMediaType or RequestEntityTooLarge."""
+    """Return the largest possible size of the body. Raises UnsupportedMediaType or BodyTooLarge."""
     if request.mimetype != "application/json":
-        raise UnsupportedMediaType
+        raise UnsupportedMediaType("the content type is not supported; send application/json")
     length = request.environ.get("CONTENT_LENGTH", "")
     # A body without a length may have the maximum size.
     size = int(length) if _LENGTH.match(length) else MAX_BODY_BYTES
     if size > MAX_BODY_BYTES:
-        raise RequestEntityTooLarge
+        raise BodyTooLarge(_TOO_LARGE)
     return size
 
 
@@ -107,12 +103,12 @@ def _body(checkpoint: Callable[[], object]) -> bytearray:
     # One byte over the limit: Werkzeug silently truncates a body without a length; the extra byte shows the excess.
     request.max_content_length = MAX_BODY_BYTES + 1
     body = bytearray()  # grows in place, because joining a list of pieces needs twice the memory
-    with reading_the_body():
+    with reading_the_body(_TOO_LARGE):
         while piece := request.stream.read(_PIECE_BYTES):
             body += piece
             checkpoint()
     if len(body) > MAX_BODY_BYTES:
-        raise RequestEntityTooLarge
+        raise BodyTooLarge(_TOO_LARGE)
     return body
 
 

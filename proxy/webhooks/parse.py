@@ -99,24 +99,39 @@ def read_cohorts(body: bytes | bytearray, now: float, checkpoint: Callable[[], o
     """Parse the body of a cohort webhook. Raises BadRequest and TooLarge."""
     payload = _document(body, checkpoint)
     if not isinstance(payload, dict):
-        raise BadRequest(f"the body is not a JSON object; send Amplitude's default payload, for example {_DEFAULT}")
+        raise BadRequest(
+            f"the body is not a JSON object; send Amplitude's default payload, for example {_DEFAULT}",
+            code="invalid_body",
+        )
     cohort_id = readable_id(payload.get("cohort_id"))
     if cohort_id is None:
         raise BadRequest(
             "cohort_id is missing, not text, or has white space at an end; "
-            'add "cohort_id": "${input.cohort_id}" to the template'
+            'add "cohort_id": "${input.cohort_id}" to the template',
+            code="invalid_body",
+            parameter="cohort_id",
         )
     is_in = {"true": True, "false": False}.get(str(payload.get("in_cohort")).lower())
     if is_in is None:
-        raise BadRequest('in_cohort is not true or false; add "in_cohort": ${input.in_cohort?c} to the template')
+        raise BadRequest(
+            'in_cohort is not true or false; add "in_cohort": ${input.in_cohort?c} to the template',
+            code="invalid_body",
+            parameter="in_cohort",
+        )
     at = _moment(payload.get("computed_time"))
     if at is None:
         raise BadRequest(
-            'computed_time is missing or not a time; add "computed_time": "${input.computed_time}" to the template'
+            'computed_time is missing or not a time; add "computed_time": "${input.computed_time}" to the template',
+            code="invalid_body",
+            parameter="computed_time",
         )
     users = payload.get("users")
     if not isinstance(users, Iterator):
-        raise BadRequest('users is not an array; add "users": [...] to the template, as in the default payload')
+        raise BadRequest(
+            'users is not an array; add "users": [...] to the template, as in the default payload',
+            code="invalid_body",
+            parameter="users",
+        )
     batch = Batch()
     batch.message = _message(payload, ("message_id",), body, checkpoint)
     member = membership(cohort_id, is_in, at, now)
@@ -147,7 +162,10 @@ def read_users(body: bytes | bytearray, now: float, checkpoint: Callable[[], obj
     else:
         users = payload
     if not isinstance(users, Iterator):
-        raise BadRequest("the body is not a JSON object or an array of JSON objects; send Amplitude's default payload")
+        raise BadRequest(
+            "the body is not a JSON object or an array of JSON objects; send Amplitude's default payload",
+            code="invalid_body",
+        )
 
     def updates_of(user: dict[str, Any]) -> Updates:
         values = user.get("user_properties")
@@ -172,7 +190,8 @@ def _document(body: bytes | bytearray, checkpoint: Callable[[], object]) -> Any:
         raise TooLarge from None
     except ValueError:
         raise BadRequest(
-            "the body is not JSON; in the template, put text in quotes and escape it with ?json_string"
+            "the body is not JSON; in the template, put text in quotes and escape it with ?json_string",
+            code="invalid_body",
         ) from None
 
 

@@ -83,6 +83,10 @@ def test_statuses_table__statuses__are_those_of_the_openapi_document() -> None:
     assert table("statuses").keys() == statuses
 
 
+def test_codes_table__codes__are_those_of_problems_in_the_openapi_document() -> None:
+    assert table("codes").keys() == set(document()["components"]["schemas"]["Problem"]["properties"]["code"]["enum"])
+
+
 def test_routes_table__routes_and_methods__are_those_of_the_openapi_document() -> None:
     paths = document()["paths"]
     assert {route: (methods, credentials) for route, (methods, credentials, _) in table("routes").items()} == {

@@ -42,8 +42,13 @@ _ABOUT = """\
 Every data route accepts `GET`, `POST` and `HEAD`. `HEAD` returns the headers of `GET`. A trailing slash is accepted,
 and the service never redirects.
 
-At least one of `user_id` and `device_id` must be present. Values are trimmed. A known parameter that occurs twice
-causes a 400. Unknown parameters are ignored.
+At least one of `user_id` and `device_id` must be present. Values are trimmed. Unknown parameters are ignored.
+
+A list in the URL or in a form is comma-separated (`rec_id=a,b`), or repeated (`rec_id=a&rec_id=b`), or both. In JSON,
+a list is an array or comma-separated text. Any other known parameter that occurs twice causes a 400, and so does a
+parameter in both the URL and the body.
+
+Every error has the type `application/problem+json`. `code` has the kind of problem, and `parameter` the parameter.
 
 If data is missing, the answer has status 200, `ok: false`, the reason in `error`, and every key with its empty value.
 With `on_error=retry`, the status is 500, so that Braze's `:retry` tries again.
@@ -208,6 +213,7 @@ def _forget() -> Schema:
                 "Not forgotten everywhere",
                 "Redis is unavailable, so only this process has forgotten the user; send the request again",
                 "Retry-After",
+                code="internal",
             ),
         },
     }

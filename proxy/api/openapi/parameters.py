@@ -74,7 +74,7 @@ def query_parameters(
         {
             "name": parameter.name,
             "in": "query",
-            **_described(parameter),
+            **_described(parameter, _LIST_IN_URL),
             **({"required": True} if parameter in required else {}),
             **(_LIST_STYLE if parameter.many else {}),
             "schema": _in_url(parameter, parameter in required),
@@ -92,10 +92,11 @@ def body(known: Collection[Parameter], required: Collection[Parameter], example:
         "anyOf": [{"required": ["user_id"]}, {"required": ["device_id"]}],
     }
     in_json = {
-        parameter.name: _described(parameter) | _in_json(parameter, parameter in required) for parameter in known
+        parameter.name: _described(parameter, _LIST_IN_JSON) | _in_json(parameter, parameter in required)
+        for parameter in known
     }
     in_form = {
-        parameter.name: _described(parameter)
+        parameter.name: _described(parameter, _LIST_IN_URL)
         | _in_url(parameter, parameter in required)
         | _form_example(parameter, example)
         for parameter in known
@@ -115,11 +116,14 @@ def body(known: Collection[Parameter], required: Collection[Parameter], example:
 
 
 _LIST_STYLE = {"style": "form", "explode": False}
+"""The shorter of the two accepted styles. With `explode: true`, clients would repeat the parameter."""
+_LIST_IN_URL = f"Comma-separated, or repeated. At most {MAX_ENTRIES} in all."
+_LIST_IN_JSON = f"An array, or comma-separated text. At most {MAX_ENTRIES}."
 
 
-def _described(parameter: Parameter) -> Schema:
+def _described(parameter: Parameter, about_list: str) -> Schema:
     about = parameter.help[0].upper() + parameter.help[1:] + "."
-    return {"description": f"{about} Comma-separated, at most {MAX_ENTRIES}." if parameter.many else about}
+    return {"description": f"{about} {about_list}" if parameter.many else about}
 
 
 def _form_example(parameter: Parameter, example: Mapping[str, Any]) -> Schema:

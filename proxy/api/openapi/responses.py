@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from proxy.api.bodies import MISSING_WORDS
+from proxy.api.errors import Code
 from proxy.api.openapi.schemas import Schema, ref
 
 _CACHE = "connected-content-proxy"
@@ -80,9 +81,11 @@ def as_json(schema: str, examples: Mapping[str, Any] | None = None, **more: Any)
     return {"application/json": {"schema": ref(schema), **({"examples": examples} if examples else {}), **more}}
 
 
-def problem(status: int, title: str, detail: str, *headers: str, schema: str = "Problem", **more: Any) -> Schema:
+def problem(
+    status: int, title: str, detail: str, *headers: str, code: Code, schema: str = "Problem", **more: Any
+) -> Schema:
     """Return an error response in the format of RFC 9457, with an example."""
-    example = {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}
+    example = {"type": "about:blank", "title": title, "status": status, "detail": detail, "code": code, **more}
     return answer(
         title, {"application/problem+json": {"schema": ref(schema), "example": example}}, ["Cache-Control", *headers]
     )
@@ -109,35 +112,44 @@ def headers_only(get: Schema) -> Schema:
 
 
 SHARED: Mapping[str, Schema] = {
-    "BadRequest": problem(400, "Bad Request", "rec_id is required; add rec_id=<id>"),
+    "BadRequest": problem(
+        400, "Bad Request", "rec_id is required; add rec_id=<id>", code="missing_parameter", parameter="rec_id"
+    ),
     "Unauthorized": problem(
         401,
         "Unauthorized",
         "credentials are missing or wrong; send Basic (name and secret), Bearer, Api-Key or X-API-Key",
         "WWW-Authenticate",
+        code="unauthorized",
     ),
     "Forbidden": problem(
         403,
         "Forbidden",
         "this address is not allowed; ask the operator to add the address from the log to ALLOWED_NETWORKS",
+        code="forbidden_network",
     ),
     "NotFound": problem(
         404,
         "Not Found",
         "the path is unknown; use /v1/recommendations, /v1/properties, /v1/cohorts, /v1/computations, "
         "/v1/propensities, /v1/profile, /v1/userprofile, or see /docs for all routes",
+        code="not_found",
     ),
     "MethodNotAllowed": problem(
         405,
         "Method Not Allowed",
         "the method is not allowed on this route; use a method from the Allow header",
         "Allow",
+        code="method_not_allowed",
     ),
-    "ContentTooLarge": problem(413, "Request Entity Too Large", "the body is too large; send at most 16 KiB"),
+    "ContentTooLarge": problem(
+        413, "Request Entity Too Large", "the body is too large; send at most 16 KiB", code="body_too_large"
+    ),
     "UnsupportedMediaType": problem(
         415,
         "Unsupported Media Type",
         "the content type is not supported; send application/x-www-form-urlencoded or application/json",
+        code="unsupported_media_type",
     ),
     "TryAgain": problem(
         500,
@@ -146,6 +158,7 @@ SHARED: Mapping[str, Schema] = {
         "Retry-After",
         "Cache-Status",
         "X-Amplitude-Calls",
+        code="no_answer",
         schema="TryAgain",
         ok=False,
         error="quota_exhausted",

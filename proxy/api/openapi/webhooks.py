@@ -128,6 +128,7 @@ def _webhook(name: str, summary: str, schema: Schema, example: Any, result: Any)
                 "Redis not updated",
                 "Redis is unavailable, so only one process stored the batch; send the batch again",
                 "Retry-After",
+                code="internal",
             ),
         },
     }

@@ -6,17 +6,16 @@ from functools import cache
 from importlib.resources import files
 
 from flask import Blueprint, Response, current_app, g, request
-from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
-from proxy.api.errors import BadRequest, Forbidden
+from proxy.api.errors import BadRequest, Forbidden, UnsupportedMediaType
 from proxy.liquid.render_process import OTHERS_RENDER, Renderer, refused
 from proxy.liquid.types import User
 from proxy.profile.json import read_json
 from proxy.storage.weighted_semaphore import Busy, WeightedSemaphore
 from proxy.web.auth import admit
-from proxy.web.errors import problem
 from proxy.web.pages.assets import host_in_braze, page, uncached
 from proxy.web.pages.wsgi_client import asker
+from proxy.web.request_body import read_body
 
 MAX_BODY_BYTES = 128 * 1024
 _BODIES = WeightedSemaphore(4 * 1024 * 1024, wait_seconds=1)
@@ -69,29 +68,25 @@ def _require_same_origin() -> None:
         host = origin.partition("://")[2]
         site = "same-origin" if host and host == request.host else "cross-site"
     if site not in (None, "same-origin"):
-        raise Forbidden("the request comes from a page of another site; open /playground on this host")
+        raise Forbidden(
+            "the request comes from a page of another site; open /playground on this host", code="cross_site"
+        )
     if request.mimetype != "application/json":
-        raise UnsupportedMediaType
+        raise UnsupportedMediaType("the content type is not supported; send application/json")
 
 
 def _message() -> dict[str, str]:
-    request.max_content_length = MAX_BODY_BYTES
     try:
-        message = read_json(request.get_data())
+        message = read_json(read_body(request, MAX_BODY_BYTES))
     except ValueError:
-        raise BadRequest("the body is not JSON; send an object with the key template") from None
+        raise BadRequest("the body is not JSON; send an object with the key template", code="invalid_body") from None
     if not isinstance(message, dict) or not isinstance(message.get("template"), str):
-        raise BadRequest("template is required; add template with the message as a string")
-    if not all(isinstance(message.get(name, ""), str) for name in ("user_id", "device_id")):
-        raise BadRequest("user_id and device_id must be strings; put them in quotes")
+        raise BadRequest(
+            "template is required; add template with the message as a string",
+            code="missing_parameter",
+            parameter="template",
+        )
+    for name in ("user_id", "device_id"):
+        if not isinstance(message.get(name, ""), str):
+            raise BadRequest(f"{name} must be a string; put it in quotes", code="invalid_parameter", parameter=name)
     return message
-
-
-@blueprint.errorhandler(RequestEntityTooLarge)
-def _too_large(error: RequestEntityTooLarge) -> Response:
-    return problem(413, error.name, f"the body is too large; send at most {MAX_BODY_BYTES // 1024} KiB")
-
-
-@blueprint.errorhandler(UnsupportedMediaType)
-def _other_type(error: UnsupportedMediaType) -> Response:
-    return problem(415, error.name, "the content type is not supported; send application/json")
