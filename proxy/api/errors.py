@@ -11,14 +11,15 @@ BLANK_ID = "blank_id"
 class ApiError(Exception):
     """An error in a caller's request.
 
-    detail: the field, the problem and the fix; never an id or a secret.
+    detail: the field, the problem and the fix; never an id or a secret. code: a stable word for programs.
     """
 
     status: ClassVar[int]
 
-    def __init__(self, detail: str) -> None:
+    def __init__(self, detail: str, *, code: str | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
+        self.code = code
 
 
 class BadRequest(ApiError):
@@ -34,6 +35,6 @@ class Unauthorized(ApiError):
 
 
 class Forbidden(ApiError):
-    """The caller's address is not in the allowed networks."""
+    """The credentials may be right, but not from this address or page, or not for this route."""
 
     status = 403

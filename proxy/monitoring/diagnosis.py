@@ -118,9 +118,11 @@ def _problems(state: State) -> Iterator[Finding]:
         yield Finding(
             "warn",
             f"{state.refused} request{'s were' if state.refused != 1 else ' was'} refused in the last ten minutes",
-            "The credentials are wrong, or the address is outside ALLOWED_NETWORKS. These requests get no data.",
+            "The credentials are wrong, the key lacks the scope of the route, or the address is outside "
+            "ALLOWED_NETWORKS. These requests get no data and store none.",
             "Search the log for caller_refused. If `why` is credentials, compare the secret in Braze with "
-            "PROXY_API_KEYS. If `why` is address, and you trust the address, add it to ALLOWED_NETWORKS.",
+            "PROXY_API_KEYS. If `why` is scope, give the caller a key with the scope of the route (new-key --scope). "
+            "If `why` is address, and you trust the address, add it to ALLOWED_NETWORKS.",
         )
     if state.draining:
         yield Finding("warn", "This process is stopping", "Requests already received are still answered.", "")

@@ -28,7 +28,8 @@ _TITLES = {400: "Bad Request", 401: "Unauthorized", 403: "Forbidden"}
 
 
 def _api_error(error: ApiError) -> Response:
-    response = problem(error.status, _TITLES[error.status], error.detail)
+    code = {"code": error.code} if error.code else {}
+    response = problem(error.status, _TITLES[error.status], error.detail, **code)
     if error.status == 401:
         response.headers["WWW-Authenticate"] = REALM
     return response
