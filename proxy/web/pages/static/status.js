@@ -149,7 +149,7 @@ function showAnswers(data) {
   const warmed = sum(data.hour.background);
   byId("answers-of").textContent =
     (all ? `of ${plural(all, "answer")} in the last hour` : "no answers in the last hour") +
-    (warmed ? `, without ${plural(warmed, "background request")} of warm` : "");
+    (warmed ? `, not counting ${plural(warmed, "background request")} of warm` : "");
   bars("answers", `From the cache: ${share} of ${all} answers`, data, [hit, stale, fetched, missing]);
 }
 
