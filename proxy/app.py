@@ -59,6 +59,7 @@ def create_app(
     app_services = _services(settings, fetch, clock)
     services.install(app, app_services)
     request_log.install(app, app_services)
+    auth.install(app, app_services)
     errors.install(app)
     for module in (profiles, forget, webhooks, health, assets, docs, playground, status):
         app.register_blueprint(module.blueprint)
@@ -162,7 +163,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
         forget_service=forget_service,
         ingester=ingester,
         redis=redis,
-        keyring=KeyRing(settings.proxy_api_keys + settings.braze_secret),
+        keyring=KeyRing(settings.caller_keys),
         networks=settings.allowed_networks,
         trusted_proxy_hops=settings.trusted_proxy_hops,
         refusals=auth.refusals(clock),

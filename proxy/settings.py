@@ -6,10 +6,11 @@ import ipaddress
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
+from urllib.parse import urlsplit
 
-from proxy.api.caller_keys import Key
+from proxy.api.caller_keys import Key, Scope, same_secret
 from proxy.api.caller_keys import parse as parse_keys
 from proxy.api.urls import parse_service_url, parse_url
 from proxy.profile.aliases import Alias
@@ -52,6 +53,11 @@ def _redis_url(value: str) -> str:
     if url.query or url.fragment or not re.fullmatch(r"/?[0-9]*", url.path):
         raise BadValue("must have nothing after the port except a database number")
     return value
+
+
+def _without_credentials(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _number(low: float, high: float) -> Callable[[str], float]:
@@ -122,10 +128,13 @@ def _keys(value: str) -> tuple[Key, ...]:
     return keys
 
 
-def _braze_key(value: str) -> tuple[Key, ...]:
-    if ":" in value or "," in value:
-        raise BadValue("must be a secret without a name; put entries with names into PROXY_API_KEYS")
-    return _keys(f"braze:{value}")
+def _secret(name: str, scope: Scope) -> Callable[[str], tuple[Key, ...]]:
+    def read(value: str) -> tuple[Key, ...]:
+        if ":" in value or "," in value:
+            raise BadValue("must be a secret without a name; put entries with names into PROXY_API_KEYS")
+        return _keys(f"{name}:{value}:{scope}")
+
+    return read
 
 
 def _setting(
@@ -136,9 +145,14 @@ def _setting(
     example: str | None = None,
     secret: bool = False,
     former: str | None = None,
+    shown: Callable[[str], str] | None = None,
 ) -> Any:
-    """Return the field of a variable. A text default is parsed like the variable."""
-    metadata = {"read": read, "help": help, "example": example or default, "former": former}
+    """Return the field of a variable. A text default is parsed like the variable.
+
+    shown: the text of the variable for the log; by default `set` for a secret, and the whole text for others.
+    """
+    shown = shown or ((lambda _: "set") if secret else str)
+    metadata = {"read": read, "help": help, "example": example or default, "former": former, "shown": shown}
     return field(default=read(default) if isinstance(default, str) else default, repr=not secret, metadata=metadata)
 
 
@@ -184,13 +198,22 @@ class Settings:
     )
     proxy_api_keys: tuple[Key, ...] = _setting(
         _keys,
-        "`name:secret` of each caller, comma-separated; `new-key` creates an entry",
-        example="braze:sha256$<64 hexadecimal digits>",
+        "`name:secret:scope` of each caller, comma-separated, with the scope `read`, `push` or `admin`; without a "
+        "scope, `admin`; `new-key` creates an entry",
+        example="braze:sha256$<64 hexadecimal digits>:read",
         secret=True,
     )
     braze_secret: tuple[Key, ...] = _setting(
-        _braze_key,
-        "secret of the caller `braze`, for platforms that generate a secret; use with or instead of `PROXY_API_KEYS`",
+        _secret("braze", "read"),
+        "secret of the caller `braze` with the scope `read`, for platforms that generate a secret; use with or instead "
+        "of `PROXY_API_KEYS`",
+        (),
+        example="<16 or more letters and digits>",
+        secret=True,
+    )
+    admin_secret: tuple[Key, ...] = _setting(
+        _secret("admin", "admin"),
+        "secret of the caller `admin` with the scope `admin`; use with or instead of `PROXY_API_KEYS`",
         (),
         example="<16 or more letters and digits>",
         secret=True,
@@ -231,6 +254,7 @@ class Settings:
         None,
         example="rediss://:password@host:6380/0",
         secret=True,
+        shown=_without_credentials,
     )
     redis_tls_verify: bool = _setting(
         _boolean,
@@ -272,7 +296,7 @@ class Settings:
                     continue
                 variable = former
             if not _is_set(env, variable):
-                if variable == "PROXY_API_KEYS" and _is_set(env, "BRAZE_SECRET"):
+                if variable == "PROXY_API_KEYS" and (_is_set(env, "BRAZE_SECRET") or _is_set(env, "ADMIN_SECRET")):
                     values[setting.name] = ()
                 elif setting.default is MISSING:
                     faults.append(f"{variable} is required; set it, e.g. {variable}={example}")
@@ -283,7 +307,34 @@ class Settings:
                 faults += [f"{variable} {fault}, e.g. {variable}={example}" for fault in error.faults]
         if faults:
             raise SettingsError(faults)
-        return cls(**values)
+        settings = cls(**values)
+        if same := same_secret(settings.caller_keys):
+            first, second = (f"{key.caller.name} ({key.caller.scope})" for key in same)
+            fault = f"PROXY_API_KEYS, BRAZE_SECRET or ADMIN_SECRET: {first} and {second} have the same secret"
+            raise SettingsError([f"{fault}; use a secret of its own for each scope"])
+        return settings
+
+    @property
+    def caller_keys(self) -> tuple[Key, ...]:
+        """The keys of all callers."""
+        return self.proxy_api_keys + self.braze_secret + self.admin_secret
+
+
+def changed_settings(settings: Settings, env: Mapping[str, str]) -> dict[str, str]:
+    """Return the text of each variable of `env` whose value differs from the default. A secret is only `set`.
+
+    settings: the settings from `env`.
+    """
+    return {
+        setting.name.upper(): setting.metadata["shown"](_text_of(env, setting))
+        for setting in fields(settings)
+        if getattr(settings, setting.name) != setting.default
+    }
+
+
+def _text_of(env: Mapping[str, str], setting: Field[Any]) -> str:
+    text = env.get(setting.name.upper(), "").strip()
+    return text or env.get(setting.metadata["former"] or "", "").strip()
 
 
 VARIABLES = {setting.name.upper(): setting.metadata["former"] for setting in fields(Settings)}

@@ -73,8 +73,10 @@ def _misspelt(env: Mapping[str, str]) -> Iterator[str]:
 
 
 def _service_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
-    keys = Counter(key.name for key in settings.proxy_api_keys + settings.braze_secret)
-    callers = ", ".join(f"{name} ({count} keys)" if count > 1 else name for name, count in keys.items())
+    keys = Counter(key.caller for key in settings.caller_keys)
+    callers = ", ".join(
+        f"{caller.name} ({caller.scope}{f', {count} keys' if count > 1 else ''})" for caller, count in keys.items()
+    )
     yield "ok", f"callers: the service accepts {callers}"
     networks = len(settings.allowed_networks)
     allowed = f"{format_count(networks, 'network')} allowed" if networks else "all allowed; ALLOWED_NETWORKS is not set"

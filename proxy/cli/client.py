@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 import requests
 
-from proxy.api.caller_keys import entry, generate
+from proxy.api.caller_keys import Scope, entry, generate
 from proxy.api.urls import parse_service_url
 from proxy.app import create_app
 from proxy.liquid.types import Answer, Ask, Request
@@ -37,8 +37,8 @@ class ServiceRefused(ServiceUnavailable):
     """The service refuses every request of this command; a retry would not help."""
 
 
-def service_options(url_help: str) -> Callable[[_Command], _Command]:
-    """Add the options --url and --credentials of a command that talks to a running service."""
+def service_options(url_help: str, scope: Scope) -> Callable[[_Command], _Command]:
+    """Add the options --url and --credentials of a command that needs a key with `scope` of a running service."""
 
     def decorate(command: _Command) -> _Command:
         former = f"{command.__name__.upper()}_CREDENTIALS"
@@ -46,7 +46,7 @@ def service_options(url_help: str) -> Callable[[_Command], _Command]:
             "--credentials",
             envvar=[_VARIABLE, former],
             metavar="NAME:SECRET",
-            help=f"Key for --url; prompted for if missing.  [env var: {_VARIABLE}]",
+            help=f"Key for --url with the scope {scope}; prompted for if missing.  [env var: {_VARIABLE}]",
         )
         return click.option("--url", metavar="URL", help=url_help)(credentials(command))
 
@@ -59,7 +59,7 @@ def own_settings(environ: Mapping[str, str]) -> tuple[Settings, str]:
     The settings are for a service that does not listen, so PROXY_API_KEYS and ALLOWED_NETWORKS are replaced.
     """
     secret = generate()
-    overrides = {"PROXY_API_KEYS": entry("cli", secret), "ALLOWED_NETWORKS": "", "LOG_LEVEL": "ERROR"}
+    overrides = {"PROXY_API_KEYS": entry("cli", secret, "admin"), "ALLOWED_NETWORKS": "", "LOG_LEVEL": "ERROR"}
     try:
         return Settings.from_env({**environ, **overrides}), secret
     except SettingsError as error:
@@ -148,12 +148,12 @@ def require_access(ask: Ask) -> Ask:
                 "the service rejects the credentials (401); pass the name and the secret of a key "
                 f"with --credentials or {_VARIABLE}"
             )
-        if answer.status == 403:
+        if answer.status == 403 and json_object(answer).get("code") != "scope":
             raise ServiceRefused(
                 "the service rejects the address of this machine (403); add the address to ALLOWED_NETWORKS "
                 "(the log of the service contains the address)"
             )
-        if answer.status == 404 or 300 <= answer.status < 400:
+        if answer.status in (403, 404) or 300 <= answer.status < 400:
             raise refusal(answer)
         return answer
 

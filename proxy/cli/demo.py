@@ -11,8 +11,10 @@ import subprocess
 import sys
 import threading
 import time
+import webbrowser
 from contextlib import suppress
 from dataclasses import fields, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 from urllib.parse import quote
@@ -104,7 +106,8 @@ def sandbox(
 )
 @click.option("--all-addresses", is_flag=True, help="Listen on all addresses, for example in a container.")
 @click.option("--more", is_flag=True, help="Print commands and tags for every route, more users, and faults to try.")
-def demo(port: int, all_addresses: bool, more: bool) -> None:
+@click.option("--open", "in_browser", is_flag=True, help="Open the playground in the browser, signed in.")
+def demo(port: int, all_addresses: bool, more: bool, in_browser: bool) -> None:
     """Run the real service in front of an emulated Amplitude. Prints links. Needs no account and no settings."""
     secret = secrets.token_urlsafe(24)
     stop = _stop_event()
@@ -126,6 +129,8 @@ def demo(port: int, all_addresses: bool, more: bool) -> None:
                     return
                 raise click.ClickException("the service did not start; read its errors above")
             _print_demo(address, emulated, secret, more=more)
+            if in_browser:
+                _open_playground(address, secret)
             while not stop.wait(0.2):
                 if service.poll() is not None:
                     raise click.ClickException(
@@ -135,6 +140,40 @@ def demo(port: int, all_addresses: bool, more: bool) -> None:
         finally:
             service.terminate()
             service.wait()
+
+
+def _open_playground(address: str, secret: str) -> None:
+    """Open the playground in the browser, signed in, through a redirect that works once.
+
+    The browser keeps the credentials of the redirect and leaves them out of its history. In the URL that is passed to
+    the browser, they would be visible in the list of processes.
+    """
+    path = f"/{secrets.token_urlsafe(24)}"
+
+    class Redirect(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path != path:
+                self.send_error(404)
+                return
+            self.send_response(302)
+            self.send_header("Location", f"http://{_DEMO_CALLER}:{secret}@{address}/playground")
+            # Without this header, the browser would store the credentials in its cache.
+            self.send_header("Cache-Control", "no-store")
+            self.end_headers()
+            threading.Thread(target=server.shutdown, daemon=True).start()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Log nothing: the path opens the playground."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Redirect)
+
+    def serve() -> None:
+        with server:
+            server.serve_forever()
+
+    threading.Thread(target=serve, daemon=True).start()
+    if not webbrowser.open(f"http://127.0.0.1:{server.server_port}{path}"):
+        click.echo("--open found no browser; open the first link above", err=True)
 
 
 def _service_settings(emulated: Sandbox, secret: str) -> dict[str, str]:

@@ -79,6 +79,18 @@ def test_forget__mistake_or_failure__names_the_cause(service: Service) -> None:
         assert ended.stdout == ""
 
 
+@pytest.mark.contract("2 scopes")
+def test_forget__key_without_the_scope__error_names_the_scope_and_the_fix(
+    start_service: Callable[..., Service], sandbox: Sandbox
+) -> None:
+    service = start_service(sandbox, PROXY_API_KEYS=f"{KEYS}:read")
+    ended = forget("--user", "u", "--url", service.url, "--credentials", KEYS)
+    assert ended.returncode == 1
+    assert "answered 403" in ended.stderr
+    assert "needs the scope admin" in ended.stderr
+    assert "new-key NAME --scope admin" in ended.stderr
+
+
 @pytest.mark.contract("5 forget")
 @pytest.mark.parametrize(
     ("option", "variables"),

@@ -30,6 +30,8 @@ def test_point__after_a_step__has_the_counts_since_the_previous(clock: FakeClock
         metrics.answered(ROUTE, 200, cache, 0.02)
     metrics.missing("quota_exhausted")
     metrics.missing("blank_id")
+    metrics.answered_in_background("miss", "quota_exhausted")
+    metrics.answered_in_background("hit", None)
     metrics.answered("/healthz", 200, "none", 9)
     metrics.called("ok", 0.15, 0)
     metrics.called("upstream_timeout", 0.15, 0)
@@ -43,7 +45,9 @@ def test_point__after_a_step__has_the_counts_since_the_previous(clock: FakeClock
     assert first.errors == {"quota_exhausted": 1}
     assert first.calls == {"ok": 1, "upstream_timeout": 1}
     assert (first.refused, first.dropped, first.seconds) == (1, 5, 10)
+    assert (first.background, second.background) == (2, 0)
     assert first.gauges["quota_calls_used"] == 3
+    assert "proxy_build_info" not in first.gauges
     assert first.gauges["quota_calls_left"] == 597
     assert sum(second.answers.values()) == 0
     assert (second.errors, second.refused, second.dropped, second.answer_time) == ({}, 0, 0, None)

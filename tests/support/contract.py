@@ -40,6 +40,7 @@ PARAGRAPHS = {
     "1 size": "Bodies are smaller than 1 MB.",
     "1 drop-in": "`/v1/userprofile` answers as Amplitude does.",
     "2 authentication": "Four authentication schemes, key rotation, and hashed secrets.",
+    "2 scopes": "Each route needs a key with a scope. Refusals for a scope are counted and logged.",
     "2 request ids": "The log lines of a background call have the id of the request that caused the call.",
     "2 secrets": "No log line contains a secret or an id.",
     "3 probes": "The health checks `/healthz` and `/readyz`.",

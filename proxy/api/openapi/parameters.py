@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from proxy.api.caller_keys import Scope
 from proxy.api.openapi.examples import as_text
 from proxy.api.openapi.schemas import Schema
 from proxy.api.parameters import BOOLEANS, MAX_ENTRIES, MAX_LENGTH, Parameter
@@ -31,7 +32,12 @@ SECURITY_SCHEMES: Mapping[str, Schema] = {
         "description": "Name and secret of a key, as sent by Braze's `:basic_auth`.",
     },
 }
-SECURITY: list[dict[str, list[str]]] = [{name: []} for name in SECURITY_SCHEMES]
+
+
+def security(scope: Scope) -> list[dict[str, list[str]]]:
+    """Return the requirement of a key with this scope, which is a role in OpenAPI 3.1 (Security Requirement Object)."""
+    return [{name: [scope]} for name in SECURITY_SCHEMES]
+
 
 # A control character inside a value; at the ends, white space is trimmed. Used with `not`, because Swagger UI fills its
 # forms with values made up from a positive `pattern`.

@@ -63,7 +63,7 @@ _LOST = "Redis does not answer, so fetched data would be lost"
 @click.option("--prediction-id", default="", help="Prediction ids, comma-separated.")
 @click.option("--propensity-type", default="", help="`score` or `pct`.")
 @click.option("--log-exposures", is_flag=True, help="Confirm that each fetched recommendation logs an exposure.")
-@service_options("URL of a running service whose cache to fill, instead of the Redis at REDIS_URL.")
+@service_options("URL of a running service whose cache to fill, instead of the Redis at REDIS_URL.", "read")
 @quota_options("warming")
 def warm(
     users: TextIO | None,

@@ -12,7 +12,6 @@ from proxy.liquid.render_process import OTHERS_RENDER, Renderer, refused
 from proxy.liquid.types import User
 from proxy.profile.json import read_json
 from proxy.storage.weighted_semaphore import Busy, WeightedSemaphore
-from proxy.web.auth import admit
 from proxy.web.pages.assets import host_in_braze, page, uncached
 from proxy.web.pages.wsgi_client import asker
 from proxy.web.request_body import read_body
@@ -25,7 +24,6 @@ RENDERER = Renderer()
 _CALLER_HEADERS = ("Authorization", "X-API-Key", "X-Forwarded-For")
 
 blueprint = Blueprint("playground", __name__, url_prefix="/playground")
-blueprint.before_request(admit)
 
 
 @blueprint.get("", provide_automatic_options=False)

@@ -88,8 +88,11 @@ def test_status_page__fault_then_fix__charts_and_findings_follow(
     open_status(browser, url)
     assert findings_text(browser, "All is well")
     assert page_content(browser)["#answers-of"] == "no answers in the last hour"
+    assert browser.find("#callers").text == "braze: admin"
 
     client = app.test_client()
+    warming = {"X-API-Key": SECRET, "Priority": "u=7"}
+    client.get("/v1/cohorts?user_id=", headers=warming)
     for number in range(20):
         client.get(f"/v1/cohorts?user_id=user-{number % 10}", headers={"X-API-Key": SECRET})
     source.fault = UpstreamRejected()
@@ -100,6 +103,7 @@ def test_status_page__fault_then_fix__charts_and_findings_follow(
         lambda: text if (text := page_content(browser))["#answers-now"] == "48 %" else None, "the share"
     )
     assert (page["#errors-now"], page["#errors-legend"]) == ("1", "credentials rejected")
+    assert page["#answers-of"] == "of 21 answers in the last hour, not counting 1 background request of warm"
     assert (page["#quota-now"], page["#quota-of"]) == ("11", "of 600 calls used, 589 left this minute")
     assert page["bars"] == [1, 0, 1, 1]
     assert all(page["charts"])

@@ -146,7 +146,10 @@ function showAnswers(data) {
   const [cached, all] = [sum(hit) + sum(stale), sum(hit) + sum(stale) + sum(fetched) + sum(missing)];
   const share = all ? `${Math.round((100 * cached) / all)} %` : "–";
   byId("answers-now").textContent = share;
-  byId("answers-of").textContent = all ? `of ${plural(all, "answer")} in the last hour` : "no answers in the last hour";
+  const warmed = sum(data.hour.background);
+  byId("answers-of").textContent =
+    (all ? `of ${plural(all, "answer")} in the last hour` : "no answers in the last hour") +
+    (warmed ? `, not counting ${plural(warmed, "background request")} of warm` : "");
   bars("answers", `From the cache: ${share} of ${all} answers`, data, [hit, stale, fetched, missing]);
 }
 
@@ -168,6 +171,11 @@ function showErrors(data) {
   byId("errors-legend").replaceChildren(...legend);
 }
 
+function showCallers(callers) {
+  const items = callers.map(({ name, scope }) => element("li", "badge", `${name}: ${scope}`));
+  byId("callers").replaceChildren(...items);
+}
+
 function show(data) {
   data.until = Math.max(Date.now() / 1000, ...data.hour.at.slice(-1));
   showFindings(data.findings);
@@ -180,6 +188,7 @@ function show(data) {
   byId("backlog-of").textContent = waiting === 1 ? "user waiting" : "users waiting";
   lines("backlog", `Users waiting: at most ${maximum(data.hour.backlog)}`, data, [data.hour.backlog]);
   showErrors(data);
+  showCallers(data.callers);
 }
 
 async function update() {
