@@ -17,7 +17,7 @@ from typing import cast
 from proxy.profile.errors import UpstreamError
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import Identity, Part, Section
-from proxy.profile.record import EMPTY, CachedPart, Record
+from proxy.profile.record import CLOCK_ERROR_SECONDS, EMPTY, CachedPart, Record, limited
 from proxy.storage.redis import Lease, StoredProfile
 from proxy.storage.redis.client import RedisClient
 from proxy.storage.redis.updates import read_updates, updates_key
@@ -87,20 +87,33 @@ class RedisProfiles:
     def save(self, identity: Identity, record: Record, leased: Collection[Part], now: float, word: str = "") -> None:
         """Merge `record` into the stored record, and end the leases of `leased`.
 
-        `now`: Unix seconds. `word`: the error word of a failed call.
+        `now`: Unix seconds. `word`: the error word of a failed call. If the clock of this process is ahead of the clock
+        of Redis, the times of `record` are limited to the latter, which takes a second round trip.
         """
+        redis_now = self._save_once(identity, record, leased, now, word)
+        if redis_now is not None:
+            latest = float(redis_now)
+            self._save_once(identity, limited(record, latest, latest), leased, latest, word)
+
+    def _save_once(
+        self, identity: Identity, record: Record, leased: Collection[Part], now: float, word: str
+    ) -> bytes | None:
+        """Save `record`. Return None, or the time of Redis if `record` is later; nothing is saved then."""
         fields = _fields(record)
         unknown = record.unknown_at is not None
         usable_for = self._policy.negative if unknown else self._policy.usable_for(record)
         horizon = now - self._policy.max_age
-        head = [self._server.id, int(usable_for * 1000), horizon, int(unknown), len(fields)]
+        latest = now + CLOCK_ERROR_SECONDS
+        head = [self._server.id, int(usable_for * 1000), horizon, latest, CLOCK_ERROR_SECONDS]
+        head += [int(unknown), len(fields)]
         pairs = [item for pair in fields for item in pair]
         requested, returned = id_digests(identity), id_digests(Identity(record.user_id, record.device_id))
         # A record with a single id needs no listing, because its key follows from the id.
         listed = requested | returned if len(requested) > 1 else returned - requested
         tail = [len(leased), *map(_field, leased), word, int(_FAULT_SECONDS * 1000), len(listed)]
         listings = [self._prefix + b"pairs:" + name for name in (*listed, *(requested - listed))]
-        self._save([*self._keys(identity), *listings], [*head, *pairs, *tail])
+        redis_now: bytes | None = self._save([*self._keys(identity), *listings], [*head, *pairs, *tail])
+        return redis_now
 
     def forget(self, ids: Identity) -> set[bytes]:
         """Delete every record with one of `ids`, and notify all processes.
