@@ -7,6 +7,7 @@ of the format, old records are not found, and expire. Processes of the previous 
 from __future__ import annotations
 
 import json
+import logging
 import struct
 import zlib
 from collections.abc import Collection, Sequence
@@ -14,6 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
+from proxy.monitoring.clock import SYSTEM_CLOCK
+from proxy.monitoring.logs import OncePerMinute
 from proxy.profile.errors import UpstreamError
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import Identity, Part, Section
@@ -22,6 +25,8 @@ from proxy.storage.redis import Lease, StoredProfile
 from proxy.storage.redis.client import RedisClient
 from proxy.storage.redis.updates import read_updates, updates_key
 from proxy.storage.tombstones import REMEMBERED_SECONDS, id_digests, pair_digest
+
+_log = logging.getLogger(__name__)
 
 _LUA = Path(__file__).parent / "lua"
 
@@ -59,6 +64,7 @@ class RedisProfiles:
         self._prefix = prefix
         self._policy = policy
         self._lease_milliseconds = int(longest * 1000)
+        self._clock_log = OncePerMinute(_log, "clock_ahead_of_redis", SYSTEM_CLOCK)
         self._lease = server.script(_LUA / "lease.lua")
         self._save = server.script(_LUA / "save.lua")
         self._forget = server.script(_LUA / "forget.lua")
@@ -93,6 +99,7 @@ class RedisProfiles:
         redis_now = self._save_once(identity, record, leased, now, word)
         if redis_now is not None:
             latest = float(redis_now)
+            self._clock_log.note("redis", seconds=round(now - latest))
             self._save_once(identity, limited(record, latest, latest), leased, latest, word)
 
     def _save_once(

@@ -77,13 +77,15 @@ def write_future_copy(url: str, key: bytes, at: float) -> None:
 
 
 def test_save__clock_of_the_process_is_ahead__stored_with_the_time_of_redis(
-    machines: Callable[..., list[Machine]],
+    machines: Callable[..., list[Machine]], caplog: pytest.LogCaptureFixture
 ) -> None:
     (ahead,) = machines(HOUR)
     ahead.answers("old")
     assert ahead.cohorts() == (b'["old"]', 1)
     stored = ahead.records.read(USER).record
     assert stored.fetched_at(COHORTS) == pytest.approx(time.time(), abs=5)
+    (line,) = [line for line in caplog.records if line.message == "clock_ahead_of_redis"]
+    assert vars(line)["seconds"] == pytest.approx(HOUR, abs=5)
     assert ahead.cohorts() == (b'["old"]', 0)
 
 
