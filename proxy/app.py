@@ -119,6 +119,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
     metrics.set_reader(
         lambda: {
             "quota_calls_used": limiter.used,
+            "quota_calls_left": limiter.left,
             "quota_calls_limit": limiter.rate.per_minute,
             "quota_closed": limiter.paused,
             "backlog_users": len(backlog),

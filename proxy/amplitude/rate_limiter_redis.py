@@ -23,6 +23,8 @@ SETTLE_SECONDS = 0.8
 all processes have reported their calls by then. A caller can wait this long."""
 _IDLE_MILLISECONDS = 2 * 3600 * 1000
 """Time until unused keys expire. Longer than any pause."""
+_LONG_AGO_SECONDS = 1e6
+"""Stands for the time since the last refusal if no call was refused."""
 _REFUSED_SECONDS = 0.1
 """Seconds for which the first free slot of a refusal is reused, so that many misses do not run as many scripts."""
 
@@ -49,8 +51,14 @@ class RedisRateLimiter(RateLimiter):
             client.script(_LUA / f"{name}.lua") for name in ("reserve", "cancel", "complete", "register")
         )
         self._counts: deque[tuple[float, int]] = deque()  # time and number of processes
+        self._shared_slots = 0  # at the last registration
         self._unreported = 0
         self._first_free = (NEVER, NEVER)  # time of the last reply of Redis, and its first free slot
+
+    @property
+    def used(self) -> int:
+        """Return the number of slots that the calls of all processes hold, as of the last registration."""
+        return max(self._own_slots(), self._shared_slots)
 
     @property
     def processes(self) -> int:
@@ -85,19 +93,26 @@ class RedisRateLimiter(RateLimiter):
         return completed
 
     def register(self) -> None:
-        """Register this process as a user of the quota, and report the calls that Redis does not know."""
+        """Register this process as a user of the quota, and report the calls that Redis does not know.
+
+        Exchange with the other processes the time of the last refusal, and learn how many slots are held.
+        """
         unreported, unavailable = self._unreported, self._client.unavailable_since is not None
         uncertain = unavailable or unreported > 0
         process = [self._client.id, _COUNTED_SECONDS, SETTLE_SECONDS, int(uncertain), _IDLE_MILLISECONDS]
-        processes, epoch, paused_for = self._register_script(self._keys, [*process, 0])
+        refused_for = min(self._clock.monotonic() - self._refused_at, _LONG_AGO_SECONDS)
+        state = self._register_script(self._keys, [*process, refused_for, 0])
+        epoch = state[1]
         if epoch != self.epoch or uncertain:
             with self._lock:
                 now = self._clock.monotonic()
                 self._window.forget(now)
                 slots = [value for id, free_at in self._window.slots(self._longest) for value in (id, free_at - now)]
-            processes, epoch, paused_for = self._register_script(self._keys, [*process, self.paused_for, *slots])
-            self.epoch = epoch
+            state = self._register_script(self._keys, [*process, refused_for, self.paused_for, *slots])
+            self.epoch = state[1]
+        processes, _, paused_for, self._shared_slots, refused_for = state
         self._learn_pause(float(paused_for))
+        self._refused_at = max(self._refused_at, self._clock.monotonic() - float(refused_for))
         if unavailable:
             self._first_free = (NEVER, NEVER)
         with self._lock:

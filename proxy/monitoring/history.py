@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from threading import Lock
 from typing import Any
@@ -51,7 +51,7 @@ class History:
         self._metrics = metrics
         self._clock = clock
         self._lock = Lock()
-        self._points: deque[Point] = deque(maxlen=int(HISTORY_SECONDS / STEP_SECONDS))
+        self._points: deque[tuple[float, Point]] = deque(maxlen=int(HISTORY_SECONDS / STEP_SECONDS))
         self._last: _Counts | None = None
         self._taken_at = float("-inf")
 
@@ -64,7 +64,7 @@ class History:
                 return
             counts, gauges = _totals(self._metrics)
             if self._last is not None:
-                self._points.append(_point(self._clock.now(), seconds, counts - self._last, gauges))
+                self._points.append((now, _point(self._clock.now(), seconds, counts - self._last, gauges)))
             self._last, self._taken_at = counts, now
 
     def gauges(self) -> Mapping[str, float]:
@@ -73,9 +73,11 @@ class History:
 
     def points(self, seconds: float = HISTORY_SECONDS) -> list[Point]:
         """Return the points of the last `seconds`, oldest first."""
-        horizon = self._clock.now() - seconds
+        horizon = self._clock.monotonic() - seconds
+        # The wall clock may have been set since a point was taken.
+        offset = self._clock.now() - self._clock.monotonic()
         with self._lock:
-            return [point for point in self._points if point.at > horizon]
+            return [replace(point, at=taken_at + offset) for taken_at, point in self._points if taken_at > horizon]
 
 
 def _totals(metrics: Metrics) -> tuple[_Counts, dict[str, float]]:

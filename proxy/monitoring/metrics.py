@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from threading import Lock
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
@@ -25,9 +25,11 @@ CALL_BUCKETS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0)
 
 
 _BUILD = {"version": __version__, "python_version": platform.python_version()}
-_SUM, _MAX = "livesum", "livemax"
+_SUM, _MAX, _LAST = "livesum", "livemax", "livemostrecent"
 _GAUGES = {
-    "quota_calls_used": ("Calls that count against the quota: sent in the last minute, or reserved", _SUM),
+    # Each worker knows the calls of all machines, so that a sum would count them several times.
+    "quota_calls_used": ("Calls that count against the quota: sent in the last minute, or reserved", _LAST),
+    "quota_calls_left": ("Calls that can still be sent in this minute; 0 while no call is sent", _LAST),
     "quota_calls_limit": ("Calls that this service may send in any minute", _MAX),
     "quota_closed": ("1 while no call is sent because Amplitude answered 429", _MAX),
     "backlog_users": ("Users in the backlog: their data is fetched when quota is unused", _SUM),
@@ -130,15 +132,7 @@ class Metrics(Collector):
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        values = {}
-        for family in registry.collect():
-            yield family
-            if len(family.samples) == 1:
-                values[family.name] = family.samples[0].value
-        used, limit = (values.get(f"{PREFIX}_quota_calls_{word}", 0.0) for word in ("used", "limit"))
-        closed = values.get(f"{PREFIX}_quota_closed", 0.0)
-        remaining = 0.0 if closed else max(limit - used, 0.0)
-        yield GaugeMetricFamily(f"{PREFIX}_quota_calls_left", "Calls that can still be sent in this minute", remaining)
+        yield from registry.collect()
         build = GaugeMetricFamily("proxy_build_info", "Always 1; the labels have the versions", labels=list(_BUILD))
         build.add_metric(list(_BUILD.values()), 1.0)
         yield build

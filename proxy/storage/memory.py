@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 from proxy.monitoring.clock import Clock
 from proxy.profile.freshness import Freshness, FreshnessPolicy, freshness
+from proxy.profile.overlay import apply_updates
 from proxy.profile.parts import Identity
 from proxy.profile.query import ProfileQuery
-from proxy.profile.record import EMPTY, Record, merge
-from proxy.profile.updates import Updates, updates_since
+from proxy.profile.record import CLOCK_ERROR_SECONDS, EMPTY, Record, correct_times, merge
+from proxy.profile.updates import Updates, correct_arrivals, parse_updates, updates_since
 from proxy.storage.lru import Entry, SizedLRU, size_of
 from proxy.storage.packed_updates import merged_packed, read_packed, with_packed
 from proxy.storage.ready_bodies import ReadyBodies, ReadyBody
@@ -105,7 +106,7 @@ class MemoryStore:
     def read(self, identity: Identity) -> Record:
         """Return the cached record, fresh or stale; an empty record if none is cached."""
         with self._lock:
-            entry = self._cache.get(identity)
+            entry = self._corrected(identity)
         return entry.record if entry else EMPTY
 
     def fresh(self, identity: Identity, query: ProfileQuery) -> Hit | None:
@@ -121,7 +122,8 @@ class MemoryStore:
             updates = self._updates(identity) if self._has_updates else None
             ready = self._ready.find(identity, number, updates) if repeated else None
         now = self._clock.now()
-        if ready is not None and ready.fresh_until > now:
+        # A body in the future is not used, because the clock was set back. Then `read` corrects the times.
+        if ready is not None and ready.fetched_at - CLOCK_ERROR_SECONDS <= now < ready.fresh_until:
             return Hit(EMPTY, Freshness(max(0.0, now - ready.fetched_at), ready.fresh_until - now), ready, repeated)
         record = with_packed(entry.record, updates, query)
         fresh = freshness(record, query.parts, self._policy, now) if record.has_all(query.parts) else None
@@ -146,7 +148,12 @@ class MemoryStore:
             return record
         with self._lock:
             updates = self._updates(identity)
-        return with_packed(record, updates, query)
+        if updates is None:
+            return record
+        parsed = parse_updates(read_packed(updates))
+        if parsed.latest > self._clock.now() + CLOCK_ERROR_SECONDS:  # the clock was set back
+            parsed = parse_updates(self._correct_updates(identity))
+        return apply_updates(record, parsed, query)
 
     def updates(self, user_id: str) -> Updates:
         """Return the cached updates of a user."""
@@ -167,11 +174,13 @@ class MemoryStore:
         after the time of the update, or if their updates would become too large.
         """
         skipped: Counter[str] = Counter()
-        horizon = self._clock.now() - self.updates_usable_for
+        now = self._clock.now()
+        horizon = now - self.updates_usable_for
         last: Updates = {}
         last_packed: bytes | None = None
         for user_id, new in updates:
             checkpoint()
+            new = correct_arrivals(new, now)  # another process may have stored them with a wrong clock
             identity = Identity(user_id, None)
             if cached_only and identity not in self._cache:
                 continue
@@ -222,7 +231,7 @@ class MemoryStore:
         `new` is ignored if the user was forgotten after `generation`. A record larger than the cache is not cached.
         """
         with self._lock:
-            entry = self._cache.get(identity)
+            entry = self._corrected(identity)
             old = entry.record if entry else EMPTY
             returned = Identity(new.user_id, new.device_id)
             if new is EMPTY or (
@@ -232,6 +241,26 @@ class MemoryStore:
             record = self._policy.prune(merge(old, new), self._clock.now())
             self._keep(identity, record, entry.updates if entry else None)
             return record
+
+    def _corrected(self, identity: Identity) -> Entry | None:
+        """Return the entry, after correcting its times if the clock was set back. Requires the lock."""
+        entry = self._cache.get(identity)
+        if entry is not None:
+            record = correct_times(entry.record, self._clock.now())
+            if record is not entry.record:
+                entry.record = record
+                self._ready.discard(identity)
+        return entry
+
+    def _correct_updates(self, identity: Identity) -> Updates:
+        """Correct the times of the user's updates after the clock was set back. Return the updates."""
+        user = Identity(identity.user_id, None)
+        with self._lock:
+            entry = self._cache.get(user)
+            updates = correct_arrivals(read_packed(entry.updates if entry else None), self._clock.now())
+            if entry is not None and updates:
+                self._keep(user, entry.record, merged_packed(None, updates, 0.0))
+        return updates
 
     def _keep(self, identity: Identity, record: Record, updates: bytes | None) -> None:
         """Cache the record and the updates. Requires the lock."""

@@ -46,7 +46,7 @@ class Tombstones:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        # by digest: generation, time of the addition, time at which the id was forgotten; oldest first
+        # by digest: generation, monotonic time of the addition, Unix time of forgetting the id; oldest first
         self._last: dict[bytes, tuple[int, float, float]] = {}
         self.generation = 0
         """The number of calls of `add`."""
@@ -54,12 +54,12 @@ class Tombstones:
     def add(self, digests: Collection[bytes], moments: Mapping[bytes, float] | None = None) -> None:
         """Record that these ids were forgotten, at `moments` (Unix seconds by digest) or now."""
         self.generation += 1
-        now = self._clock.now()
+        now, added_at = self._clock.now(), self._clock.monotonic()
         for digest in digests:
-            at = (moments or {}).get(digest, now)
+            at = min((moments or {}).get(digest, now), now)  # the clock of Redis may be ahead
             _, _, before = self._last.pop(digest, (0, 0.0, at))
-            self._last[digest] = self.generation, now, max(at, before)
-        while self._last and (len(self._last) > _MAX_TOMBSTONES or self._oldest < now - REMEMBERED_SECONDS):
+            self._last[digest] = self.generation, added_at, max(at, min(before, now))
+        while self._last and (len(self._last) > _MAX_TOMBSTONES or self._oldest < added_at - REMEMBERED_SECONDS):
             del self._last[next(iter(self._last))]
 
     @property
@@ -70,7 +70,15 @@ class Tombstones:
         """Return when an id of `identity` was last forgotten (Unix seconds); None if it was not forgotten recently."""
         if not self._last:
             return None
-        return max((self._last[digest][2] for digest in id_digests(identity) if digest in self._last), default=None)
+        now, latest = self._clock.now(), None
+        for digest in id_digests(identity):
+            if digest in self._last:
+                generation, added_at, at = self._last[digest]
+                if at > now:  # The clock was set back. All later updates would seem older.
+                    at = now
+                    self._last[digest] = generation, added_at, at
+                latest = at if latest is None else max(latest, at)
+        return latest
 
     def forgotten_since(self, generation: int, *identities: Identity) -> bool:
         """Return whether an id in `identities` was forgotten after `generation`."""

@@ -258,3 +258,12 @@ def test_push__properties_of_the_previous_version_grow_too_large__skipped_and_us
     assert store.push([("u", new)], 0) == {"too_large": 1}
     assert store.with_updates(USER, EMPTY, QUERY) is EMPTY
     assert store.updates("u") == {}
+
+
+def test_push__clock_was_set_back_after_the_user_was_forgotten__later_update_is_kept(clock: FakeClock) -> None:
+    store = new_store(clock)
+    store.forget(id_digests(USER))
+    clock.advance(-3600)
+    assert store.push([("u", membership("c1", True, clock()))], store.generation) == {"forgotten": 1}
+    clock.advance(1)
+    assert not store.push([("u", membership("c1", True, clock()))], store.generation)

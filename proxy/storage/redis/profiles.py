@@ -7,6 +7,7 @@ of the format, old records are not found, and expire. Processes of the previous 
 from __future__ import annotations
 
 import json
+import logging
 import struct
 import zlib
 from collections.abc import Collection, Sequence
@@ -14,14 +15,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
+from proxy.monitoring.clock import SYSTEM_CLOCK
+from proxy.monitoring.logs import OncePerMinute
 from proxy.profile.errors import UpstreamError
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import Identity, Part, Section
-from proxy.profile.record import EMPTY, CachedPart, Record
+from proxy.profile.record import CLOCK_ERROR_SECONDS, EMPTY, CachedPart, Record, limited
 from proxy.storage.redis import Lease, StoredProfile
 from proxy.storage.redis.client import RedisClient
 from proxy.storage.redis.updates import read_updates, updates_key
 from proxy.storage.tombstones import REMEMBERED_SECONDS, id_digests, pair_digest
+
+_log = logging.getLogger(__name__)
 
 _LUA = Path(__file__).parent / "lua"
 
@@ -59,6 +64,7 @@ class RedisProfiles:
         self._prefix = prefix
         self._policy = policy
         self._lease_milliseconds = int(longest * 1000)
+        self._clock_log = OncePerMinute(_log, "clock_ahead_of_redis", SYSTEM_CLOCK)
         self._lease = server.script(_LUA / "lease.lua")
         self._save = server.script(_LUA / "save.lua")
         self._forget = server.script(_LUA / "forget.lua")
@@ -87,20 +93,34 @@ class RedisProfiles:
     def save(self, identity: Identity, record: Record, leased: Collection[Part], now: float, word: str = "") -> None:
         """Merge `record` into the stored record, and end the leases of `leased`.
 
-        `now`: Unix seconds. `word`: the error word of a failed call.
+        `now`: Unix seconds. `word`: the error word of a failed call. If the clock of this process is ahead of the clock
+        of Redis, the times of `record` are limited to the latter, which takes a second round trip.
         """
+        redis_now = self._save_once(identity, record, leased, now, word)
+        if redis_now is not None:
+            latest = float(redis_now)
+            self._clock_log.note("redis", seconds=round(now - latest))
+            self._save_once(identity, limited(record, latest, latest), leased, latest, word)
+
+    def _save_once(
+        self, identity: Identity, record: Record, leased: Collection[Part], now: float, word: str
+    ) -> bytes | None:
+        """Save `record`. Return None, or the time of Redis if `record` is later; nothing is saved then."""
         fields = _fields(record)
         unknown = record.unknown_at is not None
         usable_for = self._policy.negative if unknown else self._policy.usable_for(record)
         horizon = now - self._policy.max_age
-        head = [self._server.id, int(usable_for * 1000), horizon, int(unknown), len(fields)]
+        latest = now + CLOCK_ERROR_SECONDS
+        head = [self._server.id, int(usable_for * 1000), horizon, latest, CLOCK_ERROR_SECONDS]
+        head += [int(unknown), len(fields)]
         pairs = [item for pair in fields for item in pair]
         requested, returned = id_digests(identity), id_digests(Identity(record.user_id, record.device_id))
         # A record with a single id needs no listing, because its key follows from the id.
         listed = requested | returned if len(requested) > 1 else returned - requested
         tail = [len(leased), *map(_field, leased), word, int(_FAULT_SECONDS * 1000), len(listed)]
         listings = [self._prefix + b"pairs:" + name for name in (*listed, *(requested - listed))]
-        self._save([*self._keys(identity), *listings], [*head, *pairs, *tail])
+        redis_now: bytes | None = self._save([*self._keys(identity), *listings], [*head, *pairs, *tail])
+        return redis_now
 
     def forget(self, ids: Identity) -> set[bytes]:
         """Delete every record with one of `ids`, and notify all processes.

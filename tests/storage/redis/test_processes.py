@@ -234,6 +234,47 @@ def test_pause__one_process_got_429__all_processes_pause(running: RedisServer) -
     assert process_b.quota.wait() == pytest.approx(30, abs=1)
 
 
+def test_used_and_left__calls_of_two_processes__same_numbers_in_both(running: RedisServer) -> None:
+    process_a, process_b = Process(running.url), Process(running.url)
+    settled(process_a, process_b)
+    for process, number in ((process_a, 5), (process_b, 2)):
+        for _ in range(number):
+            reservation = process.quota.reserve(0)
+            assert reservation is not None
+            reservation.complete()
+    assert process_a.quota.used >= 5, "calls of this process count at once"
+    numbers = [(7, 593)] * 2
+    wait_until(lambda: [(quota.used, quota.left) for quota in (process_a.quota, process_b.quota)] == numbers)
+
+
+@pytest.mark.contract("4 redis faults")
+def test_left__redis_unavailable__0_until_the_share_may_be_used(valkey: RedisServer, clock: FakeClock) -> None:
+    processes = [Process(valkey.url, per_minute=90, clock=Clock(monotonic=clock)) for _ in range(2)]
+    quota = processes[0].quota
+    for process in processes:
+        process.server.start()
+    wait_until(lambda: all(process.quota.processes == 2 for process in processes))
+    clock.advance(10)
+    states = [(quota.left, quota.spent)]
+    valkey.stop()
+    wait_until(lambda: processes[0].server.unavailable_since)
+    states.append((quota.left, quota.spent))
+    clock.advance(60 + LONGEST)
+    states.append((quota.left, quota.spent))
+    assert quota.reserve(clock()) is not None
+    states.append((quota.left, quota.spent))
+    assert states == [(90, False), (0, True), (90, False), (88, False)]
+    assert quota.used == 2, "an estimate: every process sends as many calls"
+
+
+def test_spent__another_process_refuses_calls__true_in_both(running: RedisServer) -> None:
+    process_a, process_b = Process(running.url, per_minute=30), Process(running.url, per_minute=30)
+    settled(process_a, process_b)
+    assert not process_b.quota.spent
+    reserve_all(process_a.quota)
+    wait_until(lambda: process_b.quota.spent)
+
+
 @pytest.mark.contract("4 redis faults")
 def test_reserve__redis_unavailable__no_call_for_a_minute_and_then_the_share_of_each_process(
     valkey: RedisServer, clock: FakeClock

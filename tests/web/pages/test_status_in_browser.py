@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,9 +13,11 @@ from flask import Flask
 from werkzeug.serving import make_server
 
 from proxy.profile.errors import UpstreamRejected
-from tests.conftest import SECRET, Service
+from proxy.sandbox.server import Sandbox
+from tests.conftest import SECRET, Service, free_port
 from tests.support.browser import Browser, Scheme
 from tests.support.fakes import FakeClock, FakeSource
+from tests.support.wait import until
 
 pytestmark = pytest.mark.slow
 
@@ -126,3 +128,13 @@ def test_status_page__each_width_and_scheme__fits_without_problems(
     open_status(browser, service.url)
     browser.find("#errors svg")
     assert browser.problems(scheme) == []
+
+
+def test_status_page__redis_unavailable__card_says_that_no_call_is_sent(
+    start_service: Callable[..., Service], sandbox: Sandbox, browser: Browser
+) -> None:
+    service = start_service(sandbox, REDIS_URL=f"redis://127.0.0.1:{free_port()}")
+    until(lambda: service.get("/readyz").json()["redis"] == "gone", "the service did not notice that Redis is missing")
+    open_status(browser, service.url)
+    card = page_content(browser)["#quota-of"]
+    assert card == "of 600 calls used. No call is sent now, because Redis is unavailable"

@@ -128,9 +128,13 @@ function showFindings(findings) {
 }
 
 function showQuota(data) {
-  const { quota_calls_used: used, quota_calls_limit: limit, quota_calls_left: left } = data.now;
+  const { quota_calls_used: used, quota_calls_limit: limit, quota_calls_left: left, redis_gone, quota_closed } = data.now;
   byId("quota-now").textContent = count(used);
-  byId("quota-of").textContent = `of ${plural(limit, "call")} used, ${count(left)} left this minute`;
+  let rest = `, ${count(left)} left this minute`;
+  if (redis_gone && left) rest = `, about ${count(left)} left while Redis is unavailable`;
+  else if (redis_gone) rest = ". No call is sent now, because Redis is unavailable";
+  else if (quota_closed) rest = ". No call is sent now";
+  byId("quota-of").textContent = `of ${plural(limit, "call")} used${rest}`;
   const part = Math.min(1, limit ? used / limit : 0);
   byId("quota-meter").setAttribute("aria-label", `${Math.round(part * 100)} % of the quota used`);
   byId("quota-meter").replaceChildren(
