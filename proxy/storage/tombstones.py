@@ -3,49 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from hashlib import blake2b
-from json.encoder import encode_basestring
 
 from proxy.monitoring.clock import Clock
 from proxy.profile.parts import Identity
+from proxy.storage.id_digests import IdDigester
 
 REMEMBERED_SECONDS = 4 * 3600 + 600.0
 """Longer than any call, and longer than Amplitude retries a webhook."""
 _MAX_TOMBSTONES = 100_000
 
-IdDigests = frozenset[bytes]
-
-
-def id_digests(*identities: Identity) -> IdDigests:
-    """Return a digest of each id in `identities`. Digests let processes forget users without sharing their ids."""
-    return frozenset(
-        _digest(f"{kind}{id}")
-        for identity in identities
-        for kind, id in zip("ud", identity, strict=True)
-        if id is not None
-    )
-
-
-def user_id_digest(user_id: str) -> bytes:
-    """Return the digest of a user id, as in `id_digests`."""
-    return _digest(f"u{user_id}")
-
-
-def pair_digest(identity: Identity) -> bytes:
-    """Return a digest of the pair of ids."""
-    user_id, device_id = ["null" if id is None else encode_basestring(id) for id in identity]
-    return _digest(f"[{user_id},{device_id}]")
-
-
-def _digest(text: str) -> bytes:
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest().encode()
-
 
 class Tombstones:
     """The digests of recently forgotten ids, oldest first. Not thread-safe; MemoryStore locks."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, digester: IdDigester) -> None:
         self._clock = clock
+        self._digester = digester
         # by digest: generation, time of the addition, time at which the id was forgotten; oldest first
         self._last: dict[bytes, tuple[int, float, float]] = {}
         self.generation = 0
@@ -70,10 +43,12 @@ class Tombstones:
         """Return when an id of `identity` was last forgotten (Unix seconds); None if it was not forgotten recently."""
         if not self._last:
             return None
-        return max((self._last[digest][2] for digest in id_digests(identity) if digest in self._last), default=None)
+        return max(
+            (self._last[digest][2] for digest in self._digester.ids(identity) if digest in self._last), default=None
+        )
 
     def forgotten_since(self, generation: int, *identities: Identity) -> bool:
         """Return whether an id in `identities` was forgotten after `generation`."""
         if generation == self.generation:
             return False
-        return any(self._last.get(digest, (0,))[0] > generation for digest in id_digests(*identities))
+        return any(self._last.get(digest, (0,))[0] > generation for digest in self._digester.ids(*identities))
