@@ -37,12 +37,14 @@ def empty(server: RedisServer) -> Iterator[None]:
     with redis.Redis.from_url(server.url) as operator:
         operator.flushall()
     yield
+    clients = []
     while started:
         services = installed(started.pop())
         services.scheduler.drain(10)
         if (client := services.redis) is not None:
             client.stop()
-            until(lambda client=client: not client.stats().registers, "the thread did not end")
+            clients.append(client)
+    until(lambda: not any(client.stats().registers for client in clients), "the threads did not end")
 
 
 def start(server: RedisServer, **variables: str) -> Flask:
@@ -60,8 +62,12 @@ def settled(*apps: Flask) -> None:
     until(lambda: not any(limiter.paused for limiter in limiters), "the limiters are paused for ever")
 
 
-def calls(app: Flask, user: str = "ava") -> str:
-    return app.test_client().get(f"/v1/cohorts?user_id={user}", headers={"X-API-Key": SECRET}).headers["Cache-Status"]
+def wait_for_call(app: Flask) -> None:
+    until(lambda: "stored" in cache_status(app), "the call was not sent")
+
+
+def cache_status(app: Flask) -> str:
+    return app.test_client().get("/v1/cohorts?user_id=ava", headers={"X-API-Key": SECRET}).headers["Cache-Status"]
 
 
 @pytest.mark.contract("4 redis")
@@ -89,15 +95,15 @@ def test_quota__same_project_with_other_settings__shared(server: RedisServer, va
 def test_quota_and_cache__another_project__not_shared(server: RedisServer, variables: dict[str, str]) -> None:
     first, second = start(server), start(server, **variables)
     settled(first, second)
-    until(lambda: "stored" in calls(first), "the call was not sent")
-    until(lambda: "stored" in calls(second), "the user was found in the cache of the other project")
+    wait_for_call(first)
+    until(lambda: "stored" in cache_status(second), "the user was found in the cache of the other project")
 
 
 def test_cache__credentials_change__kept(server: RedisServer) -> None:
     first, second = start(server), start(server, **OTHER)
     settled(first, second)
-    until(lambda: "stored" in calls(first), "the call was not sent")
-    assert "hit" in calls(second)
+    wait_for_call(first)
+    assert "hit" in cache_status(second)
 
 
 @pytest.mark.contract("4 redis")
@@ -108,7 +114,7 @@ def test_redis_keys__with_a_secret__differ_from_the_digests_that_anyone_can_calc
     guesses = {UNKEYED.pair(identity), *UNKEYED.ids(identity)}
     push = {"user_id": "ava", "event_time": time.time(), "user_properties": {"plan": "gold"}}
     for app, readable in ((keyed, False), (plain, True)):
-        until(lambda app=app: "stored" in calls(app), "the call was not sent")
+        wait_for_call(app)
         pushed = app.test_client().post("/v1/webhooks/amplitude/users", json=push, headers={"X-API-Key": SECRET})
         assert pushed.json is not None
         assert pushed.json["applied"] == 1
@@ -123,8 +129,8 @@ def test_redis_keys__with_a_secret__differ_from_the_digests_that_anyone_can_calc
 def test_forget__with_a_secret__removes_the_record_from_redis_and_from_the_other_process(server: RedisServer) -> None:
     first, second = (start(server, REDIS_KEY_SECRET=REDIS_SECRET) for _ in range(2))
     settled(first, second)
-    until(lambda: "stored" in calls(first), "the call was not sent")
-    assert "hit" in calls(second)
+    wait_for_call(first)
+    assert "hit" in cache_status(second)
     answer = first.test_client().delete("/v1/profile?user_id=ava", headers={"X-API-Key": SECRET})
     assert answer.json is not None
     assert answer.json["records"] == 1

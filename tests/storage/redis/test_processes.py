@@ -701,9 +701,7 @@ def test_reserve__clock_of_redis_stepped__earlier_calls_still_count_and_new_call
     wait_until(lambda: not ended.server.stats().registers)
     epoch = running[0].quota.epoch
     stepped.set_clock(seconds)
-    assert all(reservation.even for process in running for reservation in reserve_all(process.quota)), (
-        "the burst is used"
-    )
+    assert all(reservation.even for process in running for reservation in reserve_all(process.quota)), "burst is used"
     wait_until(lambda: all(process.quota.epoch != epoch for process in running))
     wait_until(lambda: running[0].quota.reserve(0))
     with redis.Redis.from_url(stepped.url) as operator:
