@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 from flask import Flask
 
@@ -27,6 +29,7 @@ from proxy.profile.errors import UpstreamRejected
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import Identity
 from proxy.settings import Settings
+from proxy.storage.id_digests import IdDigester
 from proxy.storage.tiered import TieredStore
 from proxy.web import auth, errors, forget, health, profiles, request_body, request_log, services, webhooks
 from proxy.web.fast_flask import FastFlask
@@ -100,17 +103,18 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
         from proxy.storage.redis.updates import RedisUpdates
 
         redis = RedisClient(settings.redis_url, verify=settings.redis_tls_verify, clock=clock)
-        prefix = _prefix(settings)
-        records = RedisProfiles(redis, prefix, policy, longest=longest)
+        prefix, digester = _cache_prefix(settings), IdDigester(settings.redis_key_secret)
+        records = RedisProfiles(redis, prefix, policy, longest=longest, digester=digester)
         limiter = redis_limiter = FallbackRateLimiter(
             redis,
-            prefix,
+            _prefix(settings),
             settings.amplitude_requests_per_minute,
             clock=clock,
             longest=longest,
             processes=settings.web_concurrency,
+            label=_label(settings),
         )
-        updates = RedisUpdates(redis, prefix, kept_for=policy.updates_usable_for)
+        updates = RedisUpdates(redis, prefix, kept_for=policy.updates_usable_for, digester=digester)
     store = TieredStore(max_bytes=int(settings.cache_max_mb * 1024 * 1024), policy=policy, clock=clock, shared=records)
     circuit_breaker = CircuitBreaker(clock)
     metrics = Metrics()
@@ -177,10 +181,47 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
     )
 
 
+def differing_settings(settings: Settings, redis_url: str) -> list[str]:
+    """Return which of AMPLITUDE_SECRET_KEY and REDIS_KEY_SECRET differ from those of the running services.
+
+    Raises RedisUnavailable.
+    """
+    from proxy.amplitude import rate_limiter_redis
+    from proxy.storage.redis.client import RedisClient
+
+    # A client of its own, because the client of a service registers the process.
+    client = RedisClient(redis_url, verify=settings.redis_tls_verify)
+    try:
+        members = client.members_above(_prefix(settings) + rate_limiter_redis.PROCESSES, time.time())
+    finally:
+        client.stop()
+    return rate_limiter_redis.differing_settings(_label(settings), [process for process, _ in members])
+
+
 def _prefix(settings: Settings) -> bytes:
-    """Return the prefix of all Redis keys. Amplitude projects that share a Redis must not share users or quota."""
-    project = (settings.amplitude_base_url, settings.amplitude_api_key, settings.amplitude_secret_key)
+    """Return the prefix of all Redis keys, which is the same for all processes of an Amplitude project.
+
+    It does not depend on the credentials, which differ between processes during a rotation.
+    """
+    url = urlsplit(settings.amplitude_base_url)
+    project = (url.scheme, url.netloc.lower().removesuffix(":443"), url.path, settings.amplitude_project)
     return b"ccp2:" + hashlib.sha256(repr(project).encode()).hexdigest()[:12].encode() + b":"
+
+
+def _cache_prefix(settings: Settings) -> bytes:
+    """Return the prefix of the Redis keys of the cache. Processes with different secrets share only the quota."""
+    secret = settings.redis_key_secret
+    return _prefix(settings) + (f"{_fingerprint(secret)}:".encode() if secret else b"")
+
+
+def _label(settings: Settings) -> str:
+    """Return digests of the settings that should be the same in all processes."""
+    secrets = {"AMPLITUDE_SECRET_KEY": settings.amplitude_secret_key, "REDIS_KEY_SECRET": settings.redis_key_secret}
+    return ",".join(f"{name}={_fingerprint(secret) if secret else 'none'}" for name, secret in secrets.items())
+
+
+def _fingerprint(secret: str) -> str:
+    return hashlib.blake2b(secret.encode(), digest_size=4, person=b"fingerprint").hexdigest()
 
 
 def _fetch_threads(settings: Settings) -> int:

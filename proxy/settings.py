@@ -41,6 +41,18 @@ def _api_key(value: str) -> str:
     return _text(value)
 
 
+def _project(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", value):
+        raise BadValue("must be 1 to 64 letters, digits, '.', '_' or '-'")
+    return value
+
+
+def _key_secret(value: str) -> str:
+    if not 32 <= len(value) <= 512 or not value.isascii() or not value.isprintable():
+        raise BadValue("must be 32 to 512 letters, digits or signs; create it with `openssl rand -hex 32`")
+    return value
+
+
 def _base_url(value: str) -> str:
     parse_service_url(value)
     return value.rstrip("/")
@@ -170,6 +182,12 @@ class Settings:
         example="fedcba9876543210fedcba9876543210",
         secret=True,
     )
+    amplitude_project: str | None = _setting(
+        _project,
+        "any name for the Amplitude project; set a different name for each project if several projects share one Redis",
+        None,
+        example="shop",
+    )
     amplitude_base_url: str = _setting(
         _base_url,
         "URL of Amplitude's User Profile API; `http:` only for loopback addresses",
@@ -261,6 +279,14 @@ class Settings:
         "`false` if the provider uses self-signed certificates (Heroku Key-Value Store)",
         "true",
         example="false",
+    )
+    redis_key_secret: str | None = _setting(
+        _key_secret,
+        "secret for the digests of ids in Redis keys, 32 characters or more; the same for all processes, `warm` and "
+        "`forget`; `openssl rand -hex 32` creates it",
+        None,
+        example="<64 hexadecimal digits>",
+        secret=True,
     )
     allowed_networks: tuple[Network, ...] = _setting(
         _networks,

@@ -217,13 +217,29 @@ def test_heroku_button__settings__exist_and_include_all_required() -> None:
     variables = json.loads((ROOT / "app.json").read_text(encoding="utf-8"))["env"]
     names = {setting.name.upper() for setting in fields(Settings)}
     assert variables.keys() <= names
-    env = {name: variable.get("value", f"0123456789abcdef-{name}") for name, variable in variables.items()}
+    env = {
+        name: variable.get("value", f"0123456789abcdef-0123456789abcdef-{name}") for name, variable in variables.items()
+    }
     assert Settings.from_env(env).trusted_proxy_hops == 1
     generated = {name for name, variable in variables.items() if variable.get("generator") == "secret"}
-    assert generated == {"BRAZE_SECRET", "ADMIN_SECRET"}
+    assert generated == {"BRAZE_SECRET", "ADMIN_SECRET", "REDIS_KEY_SECRET"}
 
 
 def test_redis_url__backslash_in_the_password__accepted() -> None:
     url = "redis://:pa\\ss@host:6379/0"
     env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": "braze:a-secret-of-a-test", "REDIS_URL": url}
     assert Settings.from_env(env).redis_url == url
+
+
+@pytest.mark.parametrize("secret", ["x" * 31, "x" * 513, "é" * 40])
+def test_redis_key_secret__unsuitable__error_names_the_fix_without_the_secret(secret: str) -> None:
+    with pytest.raises(SettingsError, match=r"REDIS_KEY_SECRET must be 32 to 512 .*openssl rand -hex 32") as error:
+        Settings.from_env(GOOD | {"REDIS_KEY_SECRET": secret})
+    assert secret not in str(error.value)
+    assert Settings.from_env(GOOD | {"REDIS_KEY_SECRET": "x" * 32}).redis_key_secret == "x" * 32
+
+
+@pytest.mark.parametrize("name", ["two words", "a:b", "x" * 65])
+def test_amplitude_project__unsuitable__error(name: str) -> None:
+    with pytest.raises(SettingsError, match="AMPLITUDE_PROJECT must be 1 to 64 letters"):
+        Settings.from_env(GOOD | {"AMPLITUDE_PROJECT": name})

@@ -14,7 +14,7 @@ from typing import Literal
 import click
 
 from proxy.amplitude.calls import plan_calls
-from proxy.app import amplitude
+from proxy.app import amplitude, differing_settings
 from proxy.cli.formats import format_count
 from proxy.cli.output import print_row
 from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid, UpstreamRejected
@@ -88,28 +88,39 @@ def _service_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
             f"{_BRAZE_TIMEOUT_SECONDS} s; lower the deadline, e.g. RESPONSE_DEADLINE_SECONDS=1.5",
         )
     if settings.redis_url is not None:
-        if _answers(settings.redis_url, verify=settings.redis_tls_verify):
-            yield "ok", "redis: Redis answers"
-        else:
+        try:
+            differing = differing_settings(settings, settings.redis_url)
+        except RedisUnavailable:
             yield (
                 "wrong",
                 "redis: Redis does not answer; check host, port and password in REDIS_URL, and REDIS_TLS_VERIFY",
             )
+        else:
+            yield "ok", "redis: Redis answers"
+            yield from _shared_redis_findings(settings, differing)
     elif settings.web_concurrency > 1:
         yield "ok", "workers: one process runs; set REDIS_URL to use WEB_CONCURRENCY"
 
 
-def _answers(redis_url: str, *, verify: bool) -> bool:
-    from proxy.storage.redis.client import RedisClient
-
-    server = RedisClient(redis_url, verify=verify)
-    try:
-        server.hash(b"connected-content-proxy-check")
-    except RedisUnavailable:
-        return False
-    finally:
-        server.stop()
-    return True
+def _shared_redis_findings(settings: Settings, differing: list[str]) -> Iterator[tuple[Mark, str]]:
+    if "AMPLITUDE_SECRET_KEY" in differing:
+        yield (
+            "warn",
+            "project: a running service with another AMPLITUDE_SECRET_KEY shares this cache and quota; if it serves "
+            "another Amplitude project, set a different AMPLITUDE_PROJECT for each project",
+        )
+    if "REDIS_KEY_SECRET" in differing:
+        yield (
+            "warn",
+            "ids: a running service has another REDIS_KEY_SECRET, so it does not share the cache; set the same secret "
+            "for all processes",
+        )
+    if settings.redis_key_secret is None:
+        yield (
+            "warn",
+            "ids: REDIS_KEY_SECRET is not set, so a reader of Redis keys can test guesses of user ids; set it to the "
+            "output of `openssl rand -hex 32`, the same for all processes",
+        )
 
 
 def _amplitude_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:

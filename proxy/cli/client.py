@@ -14,7 +14,7 @@ import requests
 
 from proxy.api.caller_keys import Scope, entry, generate
 from proxy.api.urls import parse_service_url
-from proxy.app import create_app
+from proxy.app import create_app, differing_settings
 from proxy.liquid.types import Answer, Ask, Request
 from proxy.monitoring.logs import configure_logging
 from proxy.profile.values import BadValue
@@ -46,7 +46,8 @@ def service_options(url_help: str, scope: Scope) -> Callable[[_Command], _Comman
             "--credentials",
             envvar=[_VARIABLE, former],
             metavar="NAME:SECRET",
-            help=f"Key for --url with the scope {scope}; prompted for if missing.  [env var: {_VARIABLE}]",
+            help=f"Key for --url with the scope {scope}. Set {_VARIABLE} instead: other users of the machine can see "
+            "options. Prompted for if missing.",
         )
         return click.option("--url", metavar="URL", help=url_help)(credentials(command))
 
@@ -79,14 +80,17 @@ def own_service(environ: Mapping[str, str]) -> tuple[Services, Ask]:
 
 def own_service_with_redis(environ: Mapping[str, str]) -> tuple[Services, Ask]:
     """Create a service as `own_service` does, with the shared Redis. Also raises RedisUnavailable."""
-    if not environ.get("REDIS_URL", "").strip():
+    settings, _ = own_settings(environ)
+    if settings.redis_url is None:
         raise ServiceUnavailable(
             "REDIS_URL is not set, so the command cannot reach the cache; set REDIS_URL, or add --url=https://your-host"
         )
-    services, ask = own_service(environ)
-    if services.redis is not None:
-        services.redis.hash(b"connected-content-proxy-check")
-    return services, ask
+    if "REDIS_KEY_SECRET" in differing_settings(settings, settings.redis_url):
+        raise ServiceUnavailable(
+            "REDIS_KEY_SECRET is not that of the running services, so the command would use another cache; "
+            "set the same secret"
+        )
+    return own_service(environ)
 
 
 def require_credentials(url: str | None, credentials: str | None) -> str:
@@ -99,7 +103,7 @@ def require_credentials(url: str | None, credentials: str | None) -> str:
             return str(click.prompt("name:secret", hide_input=True, err=True))
         except GetPassWarning:
             raise click.UsageError(
-                f"--url needs credentials, and there is no terminal for a prompt; add --credentials, or set {_VARIABLE}"
+                f"--url needs credentials, and there is no terminal for a prompt; set {_VARIABLE}=name:secret"
             ) from None
 
 
@@ -145,8 +149,8 @@ def require_access(ask: Ask) -> Ask:
         answer = ask(request)
         if answer.status == 401:
             raise ServiceRefused(
-                "the service rejects the credentials (401); pass the name and the secret of a key "
-                f"with --credentials or {_VARIABLE}"
+                "the service rejects the credentials (401); set the name and the secret of a key, "
+                f"{_VARIABLE}=name:secret"
             )
         if answer.status == 403 and json_object(answer).get("code") != "scope":
             raise ServiceRefused(

@@ -11,7 +11,6 @@ from proxy.profile.parts import Identity
 from proxy.storage.checkpoint import Checkpoint
 from proxy.storage.redis import RedisUnavailable
 from proxy.storage.tiered import TieredStore
-from proxy.storage.tombstones import id_digests
 
 if TYPE_CHECKING:
     from proxy.storage.redis.profiles import RedisProfiles
@@ -30,6 +29,7 @@ class ForgetService:
 
     def __init__(self, store: TieredStore, backlog: Backlog, shared: RedisProfiles | None = None) -> None:
         self._store = store
+        self._digests = store.memory.digester.ids
         self._backlog = backlog
         self._shared = shared
         self._caught_up_to = 0.0
@@ -48,7 +48,7 @@ class ForgetService:
                 shared_records = self._shared.forget(ids)
             except RedisUnavailable as error:
                 unavailable = error
-        local_records, waiting = self._forget_locally(id_digests(ids))
+        local_records, waiting = self._forget_locally(self._digests(ids))
         if unavailable is not None:
             raise unavailable
         return ForgetResult(len(shared_records | local_records), waiting)
@@ -66,5 +66,5 @@ class ForgetService:
         self, forgotten: Collection[bytes], moments: Mapping[bytes, float] | None = None
     ) -> tuple[set[bytes], int]:
         records = self._store.memory.forget(forgotten, moments, Checkpoint())
-        waiting = self._backlog.forget(lambda identity: not id_digests(identity).isdisjoint(forgotten))
+        waiting = self._backlog.forget(lambda identity: not self._digests(identity).isdisjoint(forgotten))
         return records, waiting

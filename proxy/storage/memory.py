@@ -14,10 +14,11 @@ from proxy.profile.parts import Identity
 from proxy.profile.query import ProfileQuery
 from proxy.profile.record import CLOCK_ERROR_SECONDS, EMPTY, Record, correct_times, merge
 from proxy.profile.updates import Updates, correct_arrivals, parse_updates, updates_since
+from proxy.storage.id_digests import UNKEYED, IdDigester
 from proxy.storage.lru import Entry, SizedLRU, size_of
 from proxy.storage.packed_updates import merged_packed, read_packed, with_packed
 from proxy.storage.ready_bodies import ReadyBodies, ReadyBody
-from proxy.storage.tombstones import Tombstones, id_digests, pair_digest
+from proxy.storage.tombstones import Tombstones
 
 _CHECKPOINT_EVERY = 500
 """Entries that a loop visits between two checkpoints. They take half a millisecond."""
@@ -44,16 +45,19 @@ class MemoryStore:
     Long loops call `checkpoint` often and without the lock, so that other greenlets can run.
     """
 
-    def __init__(self, *, max_bytes: int, policy: FreshnessPolicy, clock: Clock) -> None:
+    def __init__(
+        self, *, max_bytes: int, policy: FreshnessPolicy, clock: Clock, digester: IdDigester = UNKEYED
+    ) -> None:
         self.max_size = max_bytes
         """The maximum size in bytes."""
+        self.digester = digester
         self.updates_usable_for = policy.updates_usable_for
         """Seconds for which updates are kept."""
         self.updates_announced = 0
         """The number of announcements of other processes, which is the number of calls of `cached_users`."""
         self._cache = SizedLRU(max_bytes - max_bytes // _READY_SHARE)
         self._ready = ReadyBodies(max_bytes // _READY_SHARE)
-        self._tombstones = Tombstones(clock)
+        self._tombstones = Tombstones(clock, digester)
         self._has_updates = False
         self._policy = policy
         self._clock = clock
@@ -78,9 +82,9 @@ class MemoryStore:
         moments: Mapping[bytes, float] | None = None,
         checkpoint: Callable[[], object] = lambda: None,
     ) -> set[bytes]:
-        """Remove all records with an id in `digests` (see `id_digests`), and add tombstones.
+        """Remove all records with an id in `digests` (see `IdDigester.ids`), and add tombstones.
 
-        Return the `pair_digest` of each removed identity.
+        Return the digest of the pair of each removed identity.
         `moments`: the times at which the ids were forgotten (Unix seconds by digest), if not now.
         """
         with self._lock:
@@ -92,14 +96,14 @@ class MemoryStore:
         for number, (identity, entry) in enumerate(entries):
             if number % _CHECKPOINT_EVERY == 0:
                 checkpoint()
-            if id_digests(identity, Identity(entry.record.user_id, entry.record.device_id)).isdisjoint(digests):
+            if self.digester.ids(identity, Identity(entry.record.user_id, entry.record.device_id)).isdisjoint(digests):
                 continue
-            dropped.add(pair_digest(identity))
+            dropped.add(self.digester.pair(identity))
             with self._lock:
                 current = self._cache.pop(identity, None)
                 self._ready.discard(identity)
                 # Updates belong to the user id only, and not to the device id of the record.
-                if current and current.updates and id_digests(identity).isdisjoint(digests):
+                if current and current.updates and self.digester.ids(identity).isdisjoint(digests):
                     self._keep(identity, EMPTY, current.updates)
         return dropped
 

@@ -15,6 +15,7 @@ from proxy.monitoring.clock import Clock
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import Identity, Part
 from proxy.profile.record import EMPTY, Record, received
+from proxy.storage.id_digests import UNKEYED
 from proxy.storage.memory import MemoryStore
 from proxy.storage.redis import Lease, RedisUnavailable, StoredProfile
 
@@ -36,7 +37,8 @@ class TieredStore:
         clock: Clock,
         shared: RedisProfiles | None = None,
     ) -> None:
-        self.memory = MemoryStore(max_bytes=max_bytes, policy=policy, clock=clock)
+        digester = shared.digester if shared is not None else UNKEYED
+        self.memory = MemoryStore(max_bytes=max_bytes, policy=policy, clock=clock, digester=digester)
         self._redis = shared
         self._clock = clock
 

@@ -3,49 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from hashlib import blake2b
-from json.encoder import encode_basestring
 
 from proxy.monitoring.clock import Clock
 from proxy.profile.parts import Identity
+from proxy.storage.id_digests import IdDigester
 
 REMEMBERED_SECONDS = 4 * 3600 + 600.0
 """Longer than any call, and longer than Amplitude retries a webhook."""
 _MAX_TOMBSTONES = 100_000
 
-IdDigests = frozenset[bytes]
-
-
-def id_digests(*identities: Identity) -> IdDigests:
-    """Return a digest of each id in `identities`. Digests let processes forget users without sharing their ids."""
-    return frozenset(
-        _digest(f"{kind}{id}")
-        for identity in identities
-        for kind, id in zip("ud", identity, strict=True)
-        if id is not None
-    )
-
-
-def user_id_digest(user_id: str) -> bytes:
-    """Return the digest of a user id, as in `id_digests`."""
-    return _digest(f"u{user_id}")
-
-
-def pair_digest(identity: Identity) -> bytes:
-    """Return a digest of the pair of ids."""
-    user_id, device_id = ["null" if id is None else encode_basestring(id) for id in identity]
-    return _digest(f"[{user_id},{device_id}]")
-
-
-def _digest(text: str) -> bytes:
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest().encode()
-
 
 class Tombstones:
     """The digests of recently forgotten ids, oldest first. Not thread-safe; MemoryStore locks."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, digester: IdDigester) -> None:
         self._clock = clock
+        self._digester = digester
         # by digest: generation, monotonic time of the addition, Unix time of forgetting the id; oldest first
         self._last: dict[bytes, tuple[int, float, float]] = {}
         self.generation = 0
@@ -71,7 +44,7 @@ class Tombstones:
         if not self._last:
             return None
         now, latest = self._clock.now(), None
-        for digest in id_digests(identity):
+        for digest in self._digester.ids(identity):
             if digest in self._last:
                 generation, added_at, at = self._last[digest]
                 if at > now:  # The clock was set back. All later updates would seem older.
@@ -84,4 +57,4 @@ class Tombstones:
         """Return whether an id in `identities` was forgotten after `generation`."""
         if generation == self.generation:
             return False
-        return any(self._last.get(digest, (0,))[0] > generation for digest in id_digests(*identities))
+        return any(self._last.get(digest, (0,))[0] > generation for digest in self._digester.ids(*identities))

@@ -30,10 +30,10 @@ def run(tmp_path: Path) -> Callable[..., str]:
             .replace("https://your-host", service.url)
             .replace("name:secret", f"braze:{secret}")
         )
-        words = shlex.split(line.replace("12345", user).replace(".venv/bin/python", shlex.quote(sys.executable)))
+        line = line.replace("12345", user).replace(".venv/bin/python", shlex.quote(sys.executable))
         env = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         completed = subprocess.run(
-            words,
+            ["sh", "-c", line],
             cwd=tmp_path,
             env=env | {"PYTHONPATH": str(ROOT)},
             capture_output=True,

@@ -358,7 +358,7 @@ def test_warm__mistake__error_names_the_fix(target: Service, tmp_path: Path) -> 
         ),
         (("--include", "propensities", "--prediction-id", "a", "--propensity-type", "b"), "answered 400: propensity_t"),
         (("--credentials", "braze:wrong-secret-of-a-test"), "rejects the credentials (401)"),
-        (("--credentials", "braze:wrong-secret-of-a-test"), "with --credentials or PROXY_CREDENTIALS"),
+        (("--credentials", "braze:wrong-secret-of-a-test"), "PROXY_CREDENTIALS=name:secret"),
         (("--url", "localhost:8000"), "must begin with https:// or http://"),
     ):
         ended = warm(target, users, *arguments)

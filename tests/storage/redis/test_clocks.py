@@ -15,7 +15,7 @@ from proxy.profile.parts import COHORTS, PROPERTIES, Identity
 from proxy.profile.query import ProfileQuery
 from proxy.profile.record import CachedPart, Record
 from proxy.profile.updates import membership
-from proxy.storage.tombstones import pair_digest
+from proxy.storage.id_digests import UNKEYED
 from tests.storage.redis.test_processes import USER, Process, running, settled, shared_server, stopped
 from tests.support.fakes import FakeClock
 from tests.support.redis_server import RedisServer
@@ -181,7 +181,7 @@ def test_lease__clock_of_redis_was_set_back__lease_has_ended(machines: Callable[
     (machine,) = machines(0)
     with redis.Redis.from_url(machine.url) as operator:
         later = int(1000 * (time.time() + 300))
-        operator.hset(b"test:lease:" + pair_digest(USER), b"c\0", f"{later} !upstream_timeout".encode())
+        operator.hset(b"test:lease:" + UNKEYED.pair(USER), b"c\0", f"{later} !upstream_timeout".encode())
     machine.answers("new")
     assert machine.cohorts() == (b'["new"]', 1)
 

@@ -35,7 +35,7 @@ from proxy.storage.redis.client import RedisClient
 from proxy.storage.redis.profiles import RedisProfiles
 from proxy.storage.tiered import TieredStore
 from tests.support.fakes import FakeClock, FakeSource
-from tests.support.redis_server import RedisServer, program
+from tests.support.redis_server import RedisServer, SteppedRedisServer, faketime, program
 
 USER = Identity("u", None)
 POLICY = FreshnessPolicy(fresh=900, negative=60, stale_while_revalidate=100, stale_if_error=5000)
@@ -357,26 +357,6 @@ def test_register__redis_was_emptied__number_of_processes_is_kept(valkey: RedisS
         operator.flushall()
     process_a.quota.register()
     assert process_a.quota.processes == 2
-
-
-def test_completed_calls__a_minute_later__leave_the_local_window_while_redis_keeps_the_quota(
-    valkey: RedisServer, clock: FakeClock
-) -> None:
-    process = Process(valkey.url, clock=Clock(monotonic=clock))
-    process.server.start()
-    wait_until(lambda: process.quota.epoch)
-
-    def reserve() -> Reservation | None:
-        clock.advance(1)
-        return process.quota.reserve(clock())
-
-    for _ in range(3):
-        reservation: Reservation | None = None
-        while reservation is None:
-            reservation = reserve()
-        reservation.complete()
-        clock.advance(61)
-    assert process.quota.recorded == 1
 
 
 @pytest.mark.contract("4 redis faults")
@@ -736,3 +716,49 @@ def test_rediss__verification_on_or_off__unknown_certificate_is_refused_or_accep
                 server.hash(b"nothing")
             monkeypatch.setenv("SSL_CERT_FILE", f"{tmp_path / 'ca.pem'}")
             assert RedisClient(url, verify=True).hash(b"nothing") == {}
+
+
+@pytest.fixture
+def stepped() -> Iterator[SteppedRedisServer]:
+    if faketime() is None:
+        pytest.skip("libfaketime is not installed; run apt-get install faketime")
+    with SteppedRedisServer() as server:
+        yield server
+
+
+@pytest.mark.contract("4 redis faults")
+@pytest.mark.parametrize("seconds", [70, 0.6, -0.6, -300])
+def test_reserve__clock_of_redis_stepped__earlier_calls_still_count_and_new_calls_go_on(
+    stepped: SteppedRedisServer, seconds: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    processes = [Process(stepped.url, per_minute=120) for _ in range(3)]
+    settled(*processes)
+    ended, *running = processes
+    for number in range(12):
+        reservation = processes[number % 3].quota.reserve(0)
+        assert reservation is not None
+        reservation.complete()
+    ended.server.stop()
+    wait_until(lambda: not ended.server.stats().registers)
+    epoch = running[0].quota.epoch
+    stepped.set_clock(seconds)
+    assert all(reservation.even for process in running for reservation in reserve_all(process.quota)), "burst is used"
+    wait_until(lambda: all(process.quota.epoch != epoch for process in running))
+    wait_until(lambda: running[0].quota.reserve(0))
+    with redis.Redis.from_url(stepped.url) as operator:
+        moments = [moment for member, moment in operator.zrange(b"test:quota:places", 0, -1, withscores=True)][:12]
+        (now, microseconds) = operator.time()
+    left = [moment - now - microseconds / 1e6 for moment in moments]
+    assert len(left) == 12
+    assert all(45 < seconds_left <= 62 for seconds_left in left), "each call counts until a minute after its end"
+    assert "redis_clock_stepped" in [record.getMessage() for record in caplog.records]
+
+
+@pytest.mark.contract("4 redis faults")
+def test_lease__clock_of_redis_set_back__ends_as_usual(stepped: SteppedRedisServer) -> None:
+    dead, survivor = Process(stepped.url), Process(stepped.url)
+    settled(dead, survivor)
+    assert dead.store.lease(USER, [COHORTS]).granted == {COHORTS}
+    assert survivor.store.lease(USER, [COHORTS]).granted == set()
+    stepped.set_clock(-300)
+    assert survivor.store.lease(USER, [COHORTS]).granted == {COHORTS}
