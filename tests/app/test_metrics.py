@@ -58,7 +58,8 @@ def test_quota_metrics__two_services_with_two_workers_and_one_redis__calls_of_al
             services[number % 2].get(f"/v1/cohorts?user_id=user-{number}")
         for service in services:
             until(lambda: value(service, "quota_calls_used") == 8, "not the calls of all processes")  # noqa: B023
-            assert value(service, "quota_calls_left") == 592
+            # Another worker may answer, and learns of the calls a moment later.
+            until(lambda: value(service, "quota_calls_left") == 592, "not the rest of all processes")  # noqa: B023
             assert service.get("/status.json").json()["now"]["quota_calls_left"] == 592
         redis.stop()
         until(lambda: value(services[0], "quota_calls_left") == 0, "calls are left although no call is sent")
