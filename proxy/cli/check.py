@@ -14,7 +14,7 @@ from typing import Literal
 import click
 
 from proxy.amplitude.calls import plan_calls
-from proxy.app import amplitude
+from proxy.app import amplitude, redis_client
 from proxy.cli.formats import format_count
 from proxy.cli.output import print_row
 from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid, UpstreamRejected
@@ -86,28 +86,13 @@ def _service_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
             f"{_BRAZE_TIMEOUT_SECONDS} s; lower the deadline, e.g. RESPONSE_DEADLINE_SECONDS=1.5",
         )
     if settings.redis_url is not None:
-        if _answers(settings.redis_url, verify=settings.redis_tls_verify):
-            yield "ok", "redis: Redis answers"
-        else:
-            yield (
-                "wrong",
-                "redis: Redis does not answer; check host, port and password in REDIS_URL, and REDIS_TLS_VERIFY",
-            )
+        try:
+            redis_client(settings, settings.redis_url).probe()
+            yield "ok", "redis: Redis answers and permits every command of the service"
+        except RedisUnavailable as error:
+            yield "wrong", f"redis: {error}"
     elif settings.web_concurrency > 1:
         yield "ok", "workers: one process runs; set REDIS_URL to use WEB_CONCURRENCY"
-
-
-def _answers(redis_url: str, *, verify: bool) -> bool:
-    from proxy.storage.redis.client import RedisClient
-
-    server = RedisClient(redis_url, verify=verify)
-    try:
-        server.hash(b"connected-content-proxy-check")
-    except RedisUnavailable:
-        return False
-    finally:
-        server.stop()
-    return True
 
 
 def _amplitude_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:

@@ -19,6 +19,7 @@ from proxy.liquid.types import Answer, Ask, Request
 from proxy.monitoring.logs import configure_logging
 from proxy.profile.values import BadValue
 from proxy.settings import Settings, SettingsError
+from proxy.storage.redis import RedisRefused
 from proxy.web.pages.wsgi_client import asker
 from proxy.web.services import Services, installed
 
@@ -85,7 +86,10 @@ def own_service_with_redis(environ: Mapping[str, str]) -> tuple[Services, Ask]:
         )
     services, ask = own_service(environ)
     if services.redis is not None:
-        services.redis.hash(b"connected-content-proxy-check")
+        try:
+            services.redis.probe()
+        except RedisRefused as error:
+            raise ServiceUnavailable(str(error)) from None
     return services, ask
 
 
