@@ -19,7 +19,7 @@ from proxy.liquid.types import Answer, Ask, Request
 from proxy.monitoring.logs import configure_logging
 from proxy.profile.values import BadValue
 from proxy.settings import Settings, SettingsError
-from proxy.storage.redis import RedisRefused
+from proxy.storage.redis import RedisUnavailable
 from proxy.web.pages.wsgi_client import asker
 from proxy.web.services import Services, installed
 
@@ -79,7 +79,7 @@ def own_service(environ: Mapping[str, str]) -> tuple[Services, Ask]:
 
 
 def own_service_with_redis(environ: Mapping[str, str]) -> tuple[Services, Ask]:
-    """Create a service as `own_service` does, with the shared Redis. Also raises RedisUnavailable."""
+    """Create a service as `own_service` does, with the shared Redis, which must work."""
     if not environ.get("REDIS_URL", "").strip():
         raise ServiceUnavailable(
             "REDIS_URL is not set, so the command cannot reach the cache; set REDIS_URL, or add --url=https://your-host"
@@ -88,7 +88,7 @@ def own_service_with_redis(environ: Mapping[str, str]) -> tuple[Services, Ask]:
     if services.redis is not None:
         try:
             services.redis.probe()
-        except RedisRefused as error:
+        except RedisUnavailable as error:
             raise ServiceUnavailable(str(error)) from None
     return services, ask
 

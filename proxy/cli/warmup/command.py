@@ -31,7 +31,6 @@ from proxy.cli.warmup.runner import Warmer
 from proxy.liquid.types import Ask, Request
 from proxy.profile.parts import SECTIONS
 from proxy.profile.values import split_list
-from proxy.storage.redis import RedisUnavailable
 
 CONNECTIONS = 16
 _MAX_PRINTED = 20
@@ -191,10 +190,7 @@ def _service(url: str | None, credentials: str) -> tuple[list[Ask], Callable[[],
         monitor = running_service(url, credentials)
         monitor(Request("GET", "/healthz"))  # fails at once if no service runs
         return ask_functions, lambda: _redis_loss_reason(monitor)
-    try:
-        services, ask = own_service_with_redis(os.environ)
-    except RedisUnavailable:
-        raise ServiceUnavailable(f"{_LOST}; check REDIS_URL and REDIS_TLS_VERIFY") from None
+    services, ask = own_service_with_redis(os.environ)
     redis = services.redis
     return [ask] * CONNECTIONS, lambda: _LOST if redis is not None and redis.unavailable_since is not None else None
 
