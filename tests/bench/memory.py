@@ -11,6 +11,7 @@ memory grew by more than CACHE_MAX_MB and 32 MiB (for the allocator, threads and
 from __future__ import annotations
 
 import asyncio
+import logging
 import resource
 import sys
 import time
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -55,7 +57,7 @@ CONNECTIONS = 32
 PREFIX = b"ccp2:0123456789ab:"
 POLICY = FreshnessPolicy(fresh=900, negative=60, stale_while_revalidate=900, stale_if_error=86_400)
 PROFILES = {"small": (10, 5, 0), "medium": (40, 20, 1), "large": (200, 100, 3)}
-"""The numbers of properties, cohorts and recommendations of 10 items. A third of the properties are numbers."""
+"""The numbers of properties, cohorts and recommendations of 10 items. Properties have four types."""
 POLICIES = ("noeviction", "allkeys-lru", "volatile-lfu", "volatile-ttl", "allkeys-random")
 _CALL = plan_calls([recommendation("homepage"), PROPERTIES, COHORTS])[0]
 
@@ -144,16 +146,28 @@ def fill_service(users: int, cache_max_mb: int) -> tuple[list[list[str]], float]
     return rows, grown
 
 
+def _properties(random: Random, count: int) -> dict[str, Any]:
+    """Return properties with the names of every user and with random values."""
+    kinds, subjects = ("last", "total", "favourite", "average"), ("order", "visit", "store", "device", "campaign")
+    makers = (
+        lambda: f"{random.getrandbits(64):x}",
+        lambda: f"2026-{random.randint(1, 12):02}-{random.randint(1, 28):02}T{random.randint(0, 23):02}:00:00Z",
+        lambda: random.randrange(100_000),
+        lambda: random.random() < 0.5,
+    )
+    return {
+        f"{kinds[index % 4]} {subjects[index % 5]} {index}": makers[index % len(makers)]() for index in range(count)
+    }
+
+
 def _profile(number: int, size: str, now: float) -> Record:
     """Return the record of a user. Amplitude's answer has the ids of the user and of a device."""
     properties, cohorts, recommendations = PROFILES[size]
-    values = {
-        f"property name {index}": number * index if index % 3 == 0 else f"value {number} of {index}, as text"
-        for index in range(properties)
-    }
-    parts: dict[Any, Any] = {PROPERTIES: values, COHORTS: [f"cohort{index:02}" for index in range(cohorts)]}
+    random = Random(number)  # noqa: S311  # repeatable
+    values = _properties(random, properties)
+    parts: dict[Any, Any] = {PROPERTIES: values, COHORTS: [f"{random.getrandbits(40):010x}" for _ in range(cohorts)]}
     for index in range(recommendations):
-        items = [f"product-{number}-{item}" for item in range(10)]
+        items = [f"product-{random.randrange(100_000)}" for _ in range(10)]
         parts[recommendation(f"rec-{index}")] = {"rec_id": f"rec-{index}", "items": items, "is_control": False}
     cached = {part: CachedPart(encoding.write(value), now) for part, value in parts.items()}
     return Record(cached, None, f"user-{number}", f"device-{number}")
@@ -201,12 +215,16 @@ def fill_redis(users: int) -> list[list[str]]:
     with _empty_server() as (server, folder, db):
         client = RedisClient(server.url)
         pushed = RedisUpdates(client, PREFIX, kept_for=POLICY.updates_usable_for)
-        values = {f"property name {index}": encoding.write(f"value of {index}, as text") for index in range(20)}
+        values: dict[str, bytes] = {}
         at_rest = db.info("memory")["used_memory"]
         for start in range(0, users, 500):
             now = time.time()
-            new = updates.properties(values, now)
-            pushed.save([(f"user-{number}", new) for number in range(start, start + 500)], now)
+            batch = []
+            for number in range(start, start + 500):
+                random = Random(number)  # noqa: S311  # repeatable
+                values = {name: write_json(value) for name, value in _properties(random, 20).items()}
+                batch.append((f"user-{number}", updates.properties(values, now)))
+            pushed.save(batch, now)
         json_bytes = users * sum(len(write_json(name)) + len(value) for name, value in values.items())
         rows.append(["pushed by a webhook: 20 properties", *_per_100_000(db, folder, users, json_bytes, at_rest)])
         client.stop()
@@ -258,8 +276,9 @@ def main() -> int:
     parser.add_argument("--cache-max-mb", type=int, default=64, help="CACHE_MAX_MB of the store")
     parser.add_argument("--http-users", type=int, default=15_000, help="number of users requested over HTTP")
     parser.add_argument("--http-cache-max-mb", type=int, default=16, help="CACHE_MAX_MB of the service")
-    parser.add_argument("--redis-users", type=int, default=20_000, help="number of users of each size in Redis")
+    parser.add_argument("--redis-users", type=int, default=10_000, help="number of users of each size in Redis")
     options = parser.parse_args()
+    logging.disable(logging.WARNING)  # a full Redis is unavailable
     if "redis" in options.parts:
         head = ["profile", "JSON per user", "Redis, 100,000 users", "RDB file, 100,000 users"]
         print(table(head, fill_redis(options.redis_users)))

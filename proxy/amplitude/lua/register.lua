@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Register a process as a user of the quota, and store the slots that the process holds.
 -- Returns {number of processes, epoch, seconds until the end of the pause}.
 local slots = KEYS[1] -- sorted set: reservation ids by the time when the slot becomes free

@@ -37,6 +37,7 @@ _MAX_PRINTED = 20
 """Number of unreadable rows whose problem is printed."""
 _REQUIRED_IDS = {"recommendations": "rec_id", "propensities": "prediction_id"}
 _LOST = "Redis does not answer, so fetched data would be lost"
+_FULL = "Redis is full, so fetched data would be lost; raise maxmemory"
 
 
 @click.command()
@@ -192,15 +193,21 @@ def _service(url: str | None, credentials: str) -> tuple[list[Ask], Callable[[],
         return ask_functions, lambda: _redis_loss_reason(monitor)
     services, ask = own_service_with_redis(os.environ)
     redis = services.redis
-    return [ask] * CONNECTIONS, lambda: _LOST if redis is not None and redis.unavailable_since is not None else None
+
+    def loss_reason() -> str | None:
+        if redis is None:
+            return None
+        return _LOST if redis.unavailable_since is not None else _FULL if redis.full else None
+
+    return [ask] * CONNECTIONS, loss_reason
 
 
 def _redis_loss_reason(ask: Ask) -> str | None:
     try:
-        lost = json_object(ask(Request("GET", "/readyz"))).get("redis") == "gone"
+        word = json_object(ask(Request("GET", "/readyz"))).get("redis", "")
     except ServiceUnavailable:
         return None  # the threads report a service that does not answer
-    return f"{_LOST} (redis is gone at /readyz)" if lost else None
+    return {"gone": f"{_LOST} (redis is gone at /readyz)", "full": _FULL}.get(str(word))
 
 
 class _RowReader:

@@ -1,10 +1,11 @@
 """Connects to Redis, and detects whether Redis is available.
 
-A Redis that is slow, restarting, full, read-only or unreachable counts as unavailable. Commands then fail at once, and
+A Redis that is slow, restarting, read-only or unreachable counts as unavailable. Commands then fail at once, and
 a thread tests Redis several times a second until it works again. Each change is logged in one line.
 
 If Redis forbids a command, only that command fails, and the missing permission is logged once a minute. Without the
-commands of the quota, Redis counts as unavailable.
+commands of the quota, Redis counts as unavailable. If Redis is full, only the commands that store user data fail: the
+scripts of the quota and of `forget` have the flag allow-oom (redis.io/docs, "Redis Lua API reference").
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.monitoring.logs import OncePerMinute
 from proxy.storage.redis import RedisRefused, RedisUnavailable
 from proxy.storage.redis.auto_pipeline import AutoPipeline
-from proxy.storage.redis.errors import is_refusal, is_unusable, is_wrong_type, translate
+from proxy.storage.redis.errors import is_full, is_refusal, is_unusable, is_wrong_type, translate
 from proxy.storage.redis.permissions import (
     KEY_PREFIX,
     acl_rule,
@@ -62,7 +63,7 @@ class RedisClient:
     """Runs commands and scripts, each in one round trip. Thread-safe. Connects with the first command.
 
     Every command may raise RedisUnavailable. `prefix`: start of the key that `probe` uses.
-    `unavailable_since`: monotonic seconds; None while Redis is available.
+    `unavailable_since`: monotonic seconds; None while Redis is available. `full`: whether Redis refuses new data.
     """
 
     def __init__(
@@ -102,9 +103,11 @@ class RedisClient:
         """Identifies this process to the other processes."""
         self._probe_key = prefix + b"check:" + self.id.encode()
         self._permission_log = OncePerMinute(_log, "redis_permission_missing", clock)
+        self._full_log = OncePerMinute(_log, "redis_full", clock)
         self._refused = self._quota_refused = False
         self._missing = ""  # the last text of `probe` about permissions
         self.unavailable_since: float | None = None
+        self.full = False
 
     def set_registration(self, register: Callable[[], None]) -> None:
         """Set the function that registers this process.
@@ -229,6 +232,9 @@ class RedisClient:
         except Exception as error:  # noqa: BLE001  # any error of the library or of a name lookup, because no answer may depend on Redis
             if is_refusal(error):
                 self._refuse(required)
+            elif is_full(error):
+                self.full = True
+                self._full_log.note("", fix=str(translate(error)))
             elif not is_wrong_type(error):
                 self._mark_unavailable(str(translate(error)))
             raise RedisUnavailable from None
@@ -251,9 +257,9 @@ class RedisClient:
                 self.unavailable_since = self.unavailable_since or self._clock.monotonic()
 
     def _check_permissions(self) -> None:
-        """Log the missing permission after a refusal, until the permission is granted."""
+        """Log the missing permission after a refusal, until the permission is granted. Detect that Redis has room."""
         refused, self._refused = self._refused, False
-        if not (refused or self._quota_refused or self._missing):
+        if not (refused or self._quota_refused or self._missing or self.full):
             return
         try:
             self.probe()
@@ -262,6 +268,7 @@ class RedisClient:
         except RedisUnavailable:
             return
         else:
+            self.full = False
             # If the probe never failed, Redis forbids a key that the probe does not use.
             fix, self._missing = "" if self._missing else f"run ACL SETUSER <user> {acl_rule()}", ""
             self._quota_refused = False

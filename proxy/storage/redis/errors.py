@@ -63,6 +63,11 @@ def is_refusal(reply: object) -> bool:
     )
 
 
+def is_full(error: Exception) -> bool:
+    """Return whether Redis has no memory for new data."""
+    return isinstance(error, exceptions.OutOfMemoryError)
+
+
 def is_wrong_type(error: Exception) -> bool:
     """Return whether a key has the wrong type. Another program caused this error, so Redis counts as available."""
     return "WRONGTYPE" in str(error)
