@@ -222,8 +222,8 @@ def test_probe__redis_cannot_be_used__cause_is_named(operator: Operator, begin: 
     assert "database number" in str(problem(operator.url.replace("limited:p%40ss@", "").replace("/0", "/99")))
 
 
-def test_probe__cluster__is_named() -> None:
-    files = {"cluster-config-file": f"nodes-{free_port()}.conf", "cluster-port": str(free_port())}
+def test_probe__cluster__is_named(tmp_path: Path) -> None:
+    files = {"dir": str(tmp_path), "cluster-port": str(free_port())}
     with RedisServer({"cluster-enabled": "yes", **files}) as cluster:
         error = problem(cluster.url)
         assert isinstance(error, RedisRefused)
