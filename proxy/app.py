@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from flask import Flask
@@ -35,6 +36,9 @@ from proxy.web import auth, errors, forget, health, profiles, request_body, requ
 from proxy.web.fast_flask import FastFlask
 from proxy.web.pages import assets, docs, playground, status
 from proxy.webhooks.ingest import UpdateIngester
+
+if TYPE_CHECKING:
+    from proxy.storage.redis.client import RedisClient
 
 _MARGIN_SECONDS = 0.12
 """Seconds of the deadline that are reserved for the start of the request and for writing the answer."""
@@ -81,6 +85,14 @@ def amplitude(settings: Settings) -> AmplitudeClient:
     )
 
 
+def redis_client(settings: Settings, url: str, clock: Clock = SYSTEM_CLOCK) -> RedisClient:
+    """Return a client of the Redis at `url`, which is REDIS_URL of these settings."""
+    # Imported only with Redis, because the library takes longer to load than all other modules together.
+    from proxy.storage.redis.client import RedisClient
+
+    return RedisClient(url, verify=settings.redis_tls_verify, prefix=_prefix(settings), clock=clock)
+
+
 def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | None, clock: Clock) -> services.Services:
     fetch = fetch or amplitude(settings).fetch
     policy = FreshnessPolicy(
@@ -96,13 +108,12 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
     limiter = RateLimiter(settings.amplitude_requests_per_minute, clock=clock)
     redis = redis_limiter = records = updates = None
     if settings.redis_url is not None:
-        # Imported only with Redis, because the library takes longer to load than all other modules together.
+        # Imported only with Redis, as in `redis_client`.
         from proxy.amplitude.rate_limiter_fallback import FallbackRateLimiter
-        from proxy.storage.redis.client import RedisClient
         from proxy.storage.redis.profiles import RedisProfiles
         from proxy.storage.redis.updates import RedisUpdates
 
-        redis = RedisClient(settings.redis_url, verify=settings.redis_tls_verify, clock=clock)
+        redis = redis_client(settings, settings.redis_url, clock)
         prefix, digester = _cache_prefix(settings), IdDigester(settings.redis_key_secret)
         records = RedisProfiles(redis, prefix, policy, longest=longest, digester=digester)
         limiter = redis_limiter = FallbackRateLimiter(
@@ -187,10 +198,9 @@ def differing_settings(settings: Settings, redis_url: str) -> list[str]:
     Raises RedisUnavailable.
     """
     from proxy.amplitude import rate_limiter_redis
-    from proxy.storage.redis.client import RedisClient
 
     # A client of its own, because the client of a service registers the process.
-    client = RedisClient(redis_url, verify=settings.redis_tls_verify)
+    client = redis_client(settings, redis_url)
     try:
         members = client.members_above(_prefix(settings) + rate_limiter_redis.PROCESSES, time.time())
     finally:

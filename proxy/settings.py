@@ -59,12 +59,33 @@ def _base_url(value: str) -> str:
 
 
 def _redis_url(value: str) -> str:
-    url = parse_url(value)
-    if url.scheme not in ("redis", "rediss"):
-        raise BadValue("must be a redis: or rediss: URL with a host")
-    if url.query or url.fragment or not re.fullmatch(r"/?[0-9]*", url.path):
+    scheme, separator, rest = value.partition("://")
+    if scheme.lower() == "unix":
+        raise BadValue("names a Unix socket, which is not supported; use the host and port of Redis")
+    if scheme.lower() not in ("redis", "rediss") or not separator:
+        raise BadValue("must begin with redis:// or rediss://")
+    if not value.isprintable():
+        raise BadValue("contains a control character; copy the URL again")
+    url = f"{scheme.lower()}://{rest}"
+    # An unencoded password may contain any character, but nothing after the host contains @.
+    credentials, at, location = rest.rpartition("@")
+    parts = parse_url(f"redis://{location}")
+    try:
+        is_encoded = urlsplit(url).netloc == credentials + at + parts.netloc
+    except ValueError:
+        is_encoded = False
+    if not is_encoded:
+        raise BadValue(
+            "has a user or password with special characters; percent-encode them: / as %2F, ? as %3F, # as %23, "
+            "@ as %40, % as %25, [ as %5B"
+        )
+    if "?" in location:
+        raise BadValue(
+            "has options after ?; remove them, and set REDIS_TLS_VERIFY=false if they turn off the verification"
+        )
+    if parts.fragment or not re.fullmatch(r"/?[0-9]{0,5}", parts.path):
         raise BadValue("must have nothing after the port except a database number")
-    return value
+    return url
 
 
 def _without_credentials(url: str) -> str:

@@ -83,7 +83,8 @@ class RedisRateLimiter(RateLimiter):
         self._min_processes = processes
         self._keys = [prefix + name for name in (b"quota:places", b"quota:bursts", b"quota:pace", PROCESSES)]
         self._reserve_script, self._cancel_script, self._complete_script, self._register_script = (
-            client.script(_LUA / f"{name}.lua") for name in ("reserve", "cancel", "complete", "register")
+            client.script(_LUA / f"{name}.lua", required=name in ("reserve", "register"))
+            for name in ("reserve", "cancel", "complete", "register")
         )
         self._counts: deque[tuple[float, int]] = deque()  # time and number of processes
         self._shared_slots = 0  # at the last registration

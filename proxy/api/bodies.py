@@ -195,7 +195,7 @@ class Readiness(TypedDict):
     status: Literal["ok", "degraded"]
     upstream: Literal["ok", "unknown", "rejected", "failing", "invalid"]
     quota: Literal["ok", "spent"]
-    redis: NotRequired[Literal["ok", "gone"]]
+    redis: NotRequired[Literal["ok", "full", "gone"]]
 
 
 class Unready(Readiness):

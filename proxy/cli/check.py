@@ -14,7 +14,7 @@ from typing import Literal
 import click
 
 from proxy.amplitude.calls import plan_calls
-from proxy.app import amplitude, differing_settings
+from proxy.app import amplitude, differing_settings, redis_client
 from proxy.cli.formats import format_count
 from proxy.cli.output import print_row
 from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid, UpstreamRejected
@@ -89,14 +89,12 @@ def _service_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
         )
     if settings.redis_url is not None:
         try:
+            redis_client(settings, settings.redis_url).probe()
             differing = differing_settings(settings, settings.redis_url)
-        except RedisUnavailable:
-            yield (
-                "wrong",
-                "redis: Redis does not answer; check host, port and password in REDIS_URL, and REDIS_TLS_VERIFY",
-            )
+        except RedisUnavailable as error:
+            yield "wrong", f"redis: {error}"
         else:
-            yield "ok", "redis: Redis answers"
+            yield "ok", "redis: Redis answers and permits every command of the service"
             yield from _shared_redis_findings(settings, differing)
     elif settings.web_concurrency > 1:
         yield "ok", "workers: one process runs; set REDIS_URL to use WEB_CONCURRENCY"

@@ -19,6 +19,7 @@ from proxy.liquid.types import Answer, Ask, Request
 from proxy.monitoring.logs import configure_logging
 from proxy.profile.values import BadValue
 from proxy.settings import Settings, SettingsError
+from proxy.storage.redis import RedisUnavailable
 from proxy.web.pages.wsgi_client import asker
 from proxy.web.services import Services, installed
 
@@ -79,18 +80,25 @@ def own_service(environ: Mapping[str, str]) -> tuple[Services, Ask]:
 
 
 def own_service_with_redis(environ: Mapping[str, str]) -> tuple[Services, Ask]:
-    """Create a service as `own_service` does, with the shared Redis. Also raises RedisUnavailable."""
+    """Create a service as `own_service` does, with the shared Redis, which must work."""
     settings, _ = own_settings(environ)
     if settings.redis_url is None:
         raise ServiceUnavailable(
             "REDIS_URL is not set, so the command cannot reach the cache; set REDIS_URL, or add --url=https://your-host"
         )
-    if "REDIS_KEY_SECRET" in differing_settings(settings, settings.redis_url):
+    services, ask = own_service(environ)
+    try:
+        if services.redis is not None:
+            services.redis.probe()
+        differing = differing_settings(settings, settings.redis_url)
+    except RedisUnavailable as error:
+        raise ServiceUnavailable(str(error)) from None
+    if "REDIS_KEY_SECRET" in differing:
         raise ServiceUnavailable(
             "REDIS_KEY_SECRET is not that of the running services, so the command would use another cache; "
             "set the same secret"
         )
-    return own_service(environ)
+    return services, ask
 
 
 def require_credentials(url: str | None, credentials: str | None) -> str:

@@ -104,7 +104,8 @@ def _problems(state: State) -> Iterator[Finding]:
             "Redis is unavailable",
             "Each process continues with its own cache. No call is sent for one minute. After that, each process uses "
             "its share of the quota.",
-            "Check whether the Redis at REDIS_URL is down, full or read-only. This service reconnects by itself.",
+            "Check whether the Redis at REDIS_URL is down or read-only. The log has the cause (redis_unavailable "
+            "or redis_permission_missing). This service reconnects by itself.",
         )
     if state.dropped or state.backlog_users >= _FULL * max(state.backlog_max, 1):
         yield Finding(

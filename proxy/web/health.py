@@ -45,7 +45,8 @@ def readyz() -> tuple[Response, int]:
         "quota": "spent" if app_services.rate_limiter.spent else "ok",
     }
     if app_services.redis is not None:
-        words["redis"] = "ok" if app_services.redis.unavailable_since is None else "gone"
+        redis = app_services.redis
+        words["redis"] = "gone" if redis.unavailable_since is not None else "full" if redis.full else "ok"
     unavailable = upstream in ("rejected", "failing") and not app_services.store.memory.records
     healthy = all(word in ("ok", "unknown") for word in words.values())
     if app_services.draining.is_set():

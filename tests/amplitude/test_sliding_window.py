@@ -32,7 +32,7 @@ class RedisWithClock(RedisClient):
         self.clock = FakeClock()
         self.operator = redis.Redis.from_url(url)
 
-    def script(self, path: Path) -> Callable[[Sequence[bytes], Sequence[Any]], Any]:
+    def script(self, path: Path, *, required: bool = False) -> Callable[[Sequence[bytes], Sequence[Any]], Any]:
         original = path.read_text()
         with_clock = original.replace("redis.call('TIME')", f"redis.call('HMGET', '{CLOCK_KEY.decode()}', 's', 'us')")
         assert with_clock != original

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Register a process as a user of the quota, and store the slots that the process holds.
 -- Returns {ids of the processes, epoch, seconds until the end of the pause, time of Redis in seconds, number of held
 -- slots, seconds since a process last refused a call}.

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Reserve the first free slot of the quota, unless the slot is later than `latest`.
 -- SlidingWindow.first and take in proxy/amplitude/sliding_window.py have the same algorithm. A test compares both.
 -- Returns {1 if reserved, else 0; seconds until the first free slot; 1 for an evenly spaced call, 0 for the burst;

@@ -31,13 +31,13 @@ from proxy.cli.warmup.runner import Warmer
 from proxy.liquid.types import Ask, Request
 from proxy.profile.parts import SECTIONS
 from proxy.profile.values import split_list
-from proxy.storage.redis import RedisUnavailable
 
 CONNECTIONS = 16
 _MAX_PRINTED = 20
 """Number of unreadable rows whose problem is printed."""
 _REQUIRED_IDS = {"recommendations": "rec_id", "propensities": "prediction_id"}
 _LOST = "Redis does not answer, so fetched data would be lost"
+_FULL = "Redis is full, so fetched data would be lost; raise maxmemory"
 
 
 @click.command()
@@ -191,20 +191,23 @@ def _service(url: str | None, credentials: str) -> tuple[list[Ask], Callable[[],
         monitor = running_service(url, credentials)
         monitor(Request("GET", "/healthz"))  # fails at once if no service runs
         return ask_functions, lambda: _redis_loss_reason(monitor)
-    try:
-        services, ask = own_service_with_redis(os.environ)
-    except RedisUnavailable:
-        raise ServiceUnavailable(f"{_LOST}; check REDIS_URL and REDIS_TLS_VERIFY") from None
+    services, ask = own_service_with_redis(os.environ)
     redis = services.redis
-    return [ask] * CONNECTIONS, lambda: _LOST if redis is not None and redis.unavailable_since is not None else None
+
+    def loss_reason() -> str | None:
+        if redis is None:
+            return None
+        return _LOST if redis.unavailable_since is not None else _FULL if redis.full else None
+
+    return [ask] * CONNECTIONS, loss_reason
 
 
 def _redis_loss_reason(ask: Ask) -> str | None:
     try:
-        lost = json_object(ask(Request("GET", "/readyz"))).get("redis") == "gone"
+        word = json_object(ask(Request("GET", "/readyz"))).get("redis", "")
     except ServiceUnavailable:
         return None  # the threads report a service that does not answer
-    return f"{_LOST} (redis is gone at /readyz)" if lost else None
+    return {"gone": f"{_LOST} (redis is gone at /readyz)", "full": _FULL}.get(str(word))
 
 
 class _RowReader:

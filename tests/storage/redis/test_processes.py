@@ -410,11 +410,10 @@ def test_log__redis_stops_and_returns__one_line_each(valkey: RedisServer, caplog
 @pytest.mark.parametrize(
     ("begin", "end"),
     [
-        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
         ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
         ("CLIENT PAUSE 60000 WRITE", "CLIENT UNPAUSE"),
     ],
-    ids=["full", "read-only", "slow"],
+    ids=["read-only", "slow"],
 )
 def test_redis__cannot_be_used__counts_as_unavailable_until_it_can(valkey: RedisServer, begin: str, end: str) -> None:
     process = Process(valkey.url)
