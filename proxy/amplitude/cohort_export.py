@@ -19,7 +19,7 @@ from proxy.amplitude.client import retry_after
 from proxy.amplitude.streamed_lines import GZIP_ERRORS, MAX_LINE, IncompleteBody, LineTooLong, lines_of
 from proxy.amplitude.transport import Session
 from proxy.api.urls import is_confidential, parse_url
-from proxy.api.user_rows import NoColumn, Row, read
+from proxy.api.user_rows import BLANK_LINE, NoColumn, Row, UnreadableRow, read
 from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.profile.json import read_json
 
@@ -104,9 +104,9 @@ class CohortExport:
                 if busy > _BUSY_TRIES:
                     raise NotDownloaded(f"{error}; try again later") from None
                 pause, progress = error.seconds, f"{error}; retrying in {error.seconds:.0f} s"
-            except (IncompleteBody, *_TRANSPORT_ERRORS) as error:
+            except (IncompleteBody, UnreadableRow, *_TRANSPORT_ERRORS) as error:
                 failures += 1
-                reason = str(error) if isinstance(error, IncompleteBody) else type(error).__name__
+                reason = str(error) if isinstance(error, IncompleteBody | UnreadableRow) else type(error).__name__
                 if failures >= _TRIES:
                     raise NotDownloaded(f"{failure} ({reason}); try again later") from None
                 pause, progress = _pause_after(failures), f"{failure} ({reason}); retrying"
@@ -162,7 +162,8 @@ class CohortExport:
                     raise LineTooLong(f"the row after row {number:,} is longer than {MAX_LINE:,} characters")
                 yield line
 
-        for number, row in enumerate(read(limited(), _COLUMN), start=1):
+        members = (row for row in read(limited(), _COLUMN) if row.fault != BLANK_LINE)
+        for number, row in enumerate(members, start=1):
             row_size = 0
             if number > MAX_USERS:
                 raise NotDownloaded(
@@ -177,7 +178,7 @@ class CohortExport:
                 progress_at = now
                 self._on_progress(f"members received: {number:,}")
         if torn is not None:
-            raise IncompleteBody(f"line {torn.line} {torn.fault}")
+            raise IncompleteBody(f"line {torn.line}: {torn.fault}")
         self._on_progress(f"members in the cohort: {number:,}")
 
     def _pass_rows(self, request_id: str, take: Callable[[Iterator[Row]], None]) -> None:

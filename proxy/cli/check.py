@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Literal
 
@@ -36,7 +37,9 @@ _CHECK_USER = Identity("connected-content-proxy-check", None)
 
 @click.command()
 def check() -> None:
-    """Check the settings and the connection to Amplitude. Makes one call. Exits with status 1 if a check fails."""
+    """Check the settings and the connection to Amplitude. Makes one call, or two if Amplitude rejects the first.
+
+    Exits with status 1 if a check fails."""
     # Without a handler, Python would print the names of log events to stderr, beside the results.
     logging.getLogger("proxy").addHandler(logging.NullHandler())
     passed = True
@@ -121,6 +124,23 @@ def _shared_redis_findings(settings: Settings, differing: list[str]) -> Iterator
         )
 
 
+def _credentials_fix(settings: Settings) -> str:
+    """Return the fix for credentials that Amplitude rejects. May make one more call, with the secret key alone."""
+    if not settings.amplitude_api_key:
+        return (
+            "copy AMPLITUDE_SECRET_KEY again from the project settings in Amplitude; if Amplitude requires Basic "
+            "credentials, set AMPLITUDE_API_KEY too (Basic was not tried)"
+        )
+    try:
+        amplitude(replace(settings, amplitude_api_key=None)).fetch(_CHECK_USER, plan_calls([COHORTS])[0])
+    except UpstreamError as error:
+        return (
+            "copy AMPLITUDE_API_KEY and AMPLITUDE_SECRET_KEY again from the project settings in Amplitude "
+            f"(2 calls: Basic was rejected; Api-Key with the secret key alone failed: {error})"
+        )
+    return "remove AMPLITUDE_API_KEY (2 calls: Basic was rejected; Api-Key with the secret key alone was accepted)"
+
+
 def _amplitude_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
     started = time.monotonic()
     fault: UpstreamError | None = None
@@ -139,10 +159,7 @@ def _amplitude_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
             credentials = "ok", "Amplitude accepts the credentials"
             quota = "ok", f"Amplitude accepted a call; this service may use {format_count(per_minute, 'call')} a minute"
         case UpstreamRejected():
-            keys = (
-                "AMPLITUDE_API_KEY and AMPLITUDE_SECRET_KEY" if settings.amplitude_api_key else "AMPLITUDE_SECRET_KEY"
-            )
-            credentials = "wrong", f"{fault}; copy {keys} again from the project settings in Amplitude"
+            credentials = "wrong", f"{fault}; {_credentials_fix(settings)}"
         case QuotaExhausted():
             quota = "wrong", f"{fault}, so other programs use the quota too; lower AMPLITUDE_REQUESTS_PER_MINUTE"
         case UpstreamInvalid():

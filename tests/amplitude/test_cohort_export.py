@@ -56,7 +56,7 @@ class Download:
     def _take(self, rows: Iterator[Row]) -> None:
         self.users, self.blank, self.unreadable = [], 0, []
         for row in rows:
-            if row.blank:
+            if row.no_user:
                 self.blank += 1
             elif row.fault:
                 self.unreadable.append(row.line)
@@ -225,7 +225,7 @@ def test_download__invalid_rows__other_rows_are_kept_unless_the_last_row_is_inva
     assert download("any") == ["ava", "dora"]
     assert download.unreadable == [3, 4, 5, 6]
     monkeypatch.setattr(cohort_api, "table", lambda _: table + b'8,"ev"e"\n')
-    with pytest.raises(NotDownloaded, match="line 8 is not CSV"):
+    with pytest.raises(NotDownloaded, match="line 8: the row is not CSV"):
         download("any")
 
 
@@ -252,7 +252,7 @@ def test_download__file_ends_within_a_row_or_is_html__fails_with_the_reason(
     sandbox: Sandbox, download: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cohort_api, "table", lambda _: b'"amplitude_id","user_id"\n"1","user-1"\n"2","us')
-    with pytest.raises(NotDownloaded, match="line 3 is not CSV"):
+    with pytest.raises(NotDownloaded, match="line 3: a quote is not closed"):
         download("any")
     monkeypatch.setattr(cohort_api, "table", lambda _: b"<html>maintenance</html>")
     with pytest.raises(NotDownloaded, match="column 'user_id' is missing; the first line has '<html>"):

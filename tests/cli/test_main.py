@@ -25,6 +25,7 @@ from proxy.api.caller_keys import Caller, KeyRing, Scope, parse
 from proxy.sandbox.faults import Fault
 from proxy.sandbox.people import find
 from proxy.sandbox.server import Sandbox
+from proxy.sandbox.user_data import Documented
 from tests.conftest import ROOT, free_port
 from tests.support.browser import Browser
 from tests.support.command import run, start
@@ -136,6 +137,19 @@ def test_check__problems__are_marked(sandbox: Sandbox) -> None:
     code, points = marks(sandbox, PROXY_API_KEYS="", CACHE_MAX_MB="x")
     assert code == 1
     assert [point.split()[:2] for point in points] == [["wrong", "PROXY_API_KEYS"], ["wrong", "CACHE_MAX_MB"]]
+
+
+def test_check__credentials_are_rejected__other_scheme_is_tried_and_reported() -> None:
+    with Sandbox(documented=Documented(credentials="api-key")) as sandbox:
+        code, lines = check(sandbox, AMPLITUDE_API_KEY=sandbox.api_key)
+        assert (code, sandbox.report()["calls"]) == (1, 2)
+        assert "remove AMPLITUDE_API_KEY (2 calls: Basic was rejected; Api-Key with" in lines[4]
+        _, lines = check(sandbox, AMPLITUDE_API_KEY=sandbox.api_key, AMPLITUDE_SECRET_KEY="another")
+        assert "copy AMPLITUDE_API_KEY and AMPLITUDE_SECRET_KEY again" in lines[4]
+        assert "secret key alone failed" in lines[4]
+    with Sandbox(documented=Documented(credentials="basic")) as sandbox:
+        assert "set AMPLITUDE_API_KEY too (Basic was not tried)" in check(sandbox)[1][4]
+        assert check(sandbox, AMPLITUDE_API_KEY=sandbox.api_key)[0] == 0
 
 
 def test_check__long_deadline_and_misspelt_variables__warns(sandbox: Sandbox) -> None:
