@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from flask import Flask
 
@@ -27,12 +30,16 @@ from proxy.profile.errors import UpstreamRejected
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import Identity
 from proxy.settings import Settings
+from proxy.storage.id_digests import IdDigester
 from proxy.storage.shared_snapshots import SharedSnapshots
 from proxy.storage.tiered import TieredStore
 from proxy.web import auth, errors, forget, health, profiles, request_body, request_log, services, snapshots, webhooks
 from proxy.web.fast_flask import FastFlask
 from proxy.web.pages import assets, docs, playground, status
 from proxy.webhooks.ingest import UpdateIngester
+
+if TYPE_CHECKING:
+    from proxy.storage.redis.client import RedisClient
 
 _MARGIN_SECONDS = 0.12
 """Seconds of the deadline that are reserved for the start of the request and for writing the answer."""
@@ -60,9 +67,11 @@ def create_app(
     app_services = _services(settings, fetch, clock)
     services.install(app, app_services)
     request_log.install(app, app_services)
+    auth.install(app, app_services)
     errors.install(app)
     for module in (profiles, forget, webhooks, snapshots, health, assets, docs, playground, status):
         app.register_blueprint(module.blueprint)
+    app.register_blueprint(snapshots.removal)
     return app
 
 
@@ -76,6 +85,14 @@ def amplitude(settings: Settings) -> AmplitudeClient:
         connections=_fetch_threads(settings),
         accept_mapped_users=settings.accept_mapped_users,
     )
+
+
+def redis_client(settings: Settings, url: str, clock: Clock = SYSTEM_CLOCK) -> RedisClient:
+    """Return a client of the Redis at `url`, which is REDIS_URL of these settings."""
+    # Imported only with Redis, because the library takes longer to load than all other modules together.
+    from proxy.storage.redis.client import RedisClient
+
+    return RedisClient(url, verify=settings.redis_tls_verify, prefix=_prefix(settings), clock=clock)
 
 
 def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | None, clock: Clock) -> services.Services:
@@ -93,25 +110,25 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
     limiter = RateLimiter(settings.amplitude_requests_per_minute, clock=clock)
     redis = redis_limiter = records = updates = redis_snapshots = None
     if settings.redis_url is not None:
-        # Imported only with Redis, because the library takes longer to load than all other modules together.
+        # Imported only with Redis, as in `redis_client`.
         from proxy.amplitude.rate_limiter_fallback import FallbackRateLimiter
-        from proxy.storage.redis.client import RedisClient
         from proxy.storage.redis.profiles import RedisProfiles
         from proxy.storage.redis.snapshots import RedisSnapshots
         from proxy.storage.redis.updates import RedisUpdates
 
-        redis = RedisClient(settings.redis_url, verify=settings.redis_tls_verify, clock=clock)
-        prefix = _prefix(settings)
-        records = RedisProfiles(redis, prefix, policy, longest=longest)
+        redis = redis_client(settings, settings.redis_url, clock)
+        prefix, digester = _cache_prefix(settings), IdDigester(settings.redis_key_secret)
+        records = RedisProfiles(redis, prefix, policy, longest=longest, digester=digester)
         limiter = redis_limiter = FallbackRateLimiter(
             redis,
-            prefix,
+            _prefix(settings),
             settings.amplitude_requests_per_minute,
             clock=clock,
             longest=longest,
             processes=settings.web_concurrency,
+            label=_label(settings),
         )
-        updates = RedisUpdates(redis, prefix, kept_for=policy.updates_usable_for)
+        updates = RedisUpdates(redis, prefix, kept_for=policy.updates_usable_for, digester=digester)
         redis_snapshots = RedisSnapshots(
             redis, prefix, forgotten_key=records.forgotten_key, usable_for=policy.updates_usable_for
         )
@@ -123,6 +140,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
     metrics.set_reader(
         lambda: {
             "quota_calls_used": limiter.used,
+            "quota_calls_left": limiter.left,
             "quota_calls_limit": limiter.rate.per_minute,
             "quota_closed": limiter.paused,
             "backlog_users": len(backlog),
@@ -170,7 +188,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
         ingester=ingester,
         snapshots=shared_snapshots,
         redis=redis,
-        keyring=KeyRing(settings.proxy_api_keys + settings.braze_secret),
+        keyring=KeyRing(settings.caller_keys),
         networks=settings.allowed_networks,
         trusted_proxy_hops=settings.trusted_proxy_hops,
         refusals=auth.refusals(clock),
@@ -185,10 +203,46 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
     )
 
 
+def differing_settings(settings: Settings, redis_url: str) -> list[str]:
+    """Return which of AMPLITUDE_SECRET_KEY and REDIS_KEY_SECRET differ from those of the running services.
+
+    Raises RedisUnavailable.
+    """
+    from proxy.amplitude import rate_limiter_redis
+
+    # A client of its own, because the client of a service registers the process.
+    client = redis_client(settings, redis_url)
+    try:
+        members = client.members_above(_prefix(settings) + rate_limiter_redis.PROCESSES, time.time())
+    finally:
+        client.stop()
+    return rate_limiter_redis.differing_settings(_label(settings), [process for process, _ in members])
+
+
 def _prefix(settings: Settings) -> bytes:
-    """Return the prefix of all Redis keys. Amplitude projects that share a Redis must not share users or quota."""
-    project = (settings.amplitude_base_url, settings.amplitude_api_key, settings.amplitude_secret_key)
+    """Return the prefix of all Redis keys, which is the same for all processes of an Amplitude project.
+
+    It does not depend on the credentials, which differ between processes during a rotation.
+    """
+    url = urlsplit(settings.amplitude_base_url)
+    project = (url.scheme, url.netloc.lower().removesuffix(":443"), url.path, settings.amplitude_project)
     return b"ccp2:" + hashlib.sha256(repr(project).encode()).hexdigest()[:12].encode() + b":"
+
+
+def _cache_prefix(settings: Settings) -> bytes:
+    """Return the prefix of the Redis keys of the cache. Processes with different secrets share only the quota."""
+    secret = settings.redis_key_secret
+    return _prefix(settings) + (f"{_fingerprint(secret)}:".encode() if secret else b"")
+
+
+def _label(settings: Settings) -> str:
+    """Return digests of the settings that should be the same in all processes."""
+    secrets = {"AMPLITUDE_SECRET_KEY": settings.amplitude_secret_key, "REDIS_KEY_SECRET": settings.redis_key_secret}
+    return ",".join(f"{name}={_fingerprint(secret) if secret else 'none'}" for name, secret in secrets.items())
+
+
+def _fingerprint(secret: str) -> str:
+    return hashlib.blake2b(secret.encode(), digest_size=4, person=b"fingerprint").hexdigest()
 
 
 def _fetch_threads(settings: Settings) -> int:

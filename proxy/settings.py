@@ -6,10 +6,11 @@ import ipaddress
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
+from urllib.parse import urlsplit
 
-from proxy.api.caller_keys import Key
+from proxy.api.caller_keys import Key, Scope, same_secret
 from proxy.api.caller_keys import parse as parse_keys
 from proxy.api.urls import parse_service_url, parse_url
 from proxy.profile.aliases import Alias
@@ -41,18 +42,56 @@ def _api_key(value: str) -> str:
     return _text(value)
 
 
+def _project(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", value):
+        raise BadValue("must be 1 to 64 letters, digits, '.', '_' or '-'")
+    return value
+
+
+def _key_secret(value: str) -> str:
+    if not 32 <= len(value) <= 512 or not value.isascii() or not value.isprintable():
+        raise BadValue("must be 32 to 512 letters, digits or signs; create it with `openssl rand -hex 32`")
+    return value
+
+
 def _base_url(value: str) -> str:
     parse_service_url(value)
     return value.rstrip("/")
 
 
 def _redis_url(value: str) -> str:
-    url = parse_url(value)
-    if url.scheme not in ("redis", "rediss"):
-        raise BadValue("must be a redis: or rediss: URL with a host")
-    if url.query or url.fragment or not re.fullmatch(r"/?[0-9]*", url.path):
+    scheme, separator, rest = value.partition("://")
+    if scheme.lower() == "unix":
+        raise BadValue("names a Unix socket, which is not supported; use the host and port of Redis")
+    if scheme.lower() not in ("redis", "rediss") or not separator:
+        raise BadValue("must begin with redis:// or rediss://")
+    if not value.isprintable():
+        raise BadValue("contains a control character; copy the URL again")
+    url = f"{scheme.lower()}://{rest}"
+    # An unencoded password may contain any character, but nothing after the host contains @.
+    credentials, at, location = rest.rpartition("@")
+    parts = parse_url(f"redis://{location}")
+    try:
+        is_encoded = urlsplit(url).netloc == credentials + at + parts.netloc
+    except ValueError:
+        is_encoded = False
+    if not is_encoded:
+        raise BadValue(
+            "has a user or password with special characters; percent-encode them: / as %2F, ? as %3F, # as %23, "
+            "@ as %40, % as %25, [ as %5B"
+        )
+    if "?" in location:
+        raise BadValue(
+            "has options after ?; remove them, and set REDIS_TLS_VERIFY=false if they turn off the verification"
+        )
+    if parts.fragment or not re.fullmatch(r"/?[0-9]{0,5}", parts.path):
         raise BadValue("must have nothing after the port except a database number")
-    return value
+    return url
+
+
+def _without_credentials(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _number(low: float, high: float) -> Callable[[str], float]:
@@ -133,10 +172,13 @@ def _keys(value: str) -> tuple[Key, ...]:
     return keys
 
 
-def _braze_key(value: str) -> tuple[Key, ...]:
-    if ":" in value or "," in value:
-        raise BadValue("must be a secret without a name; put entries with names into PROXY_API_KEYS")
-    return _keys(f"braze:{value}")
+def _secret(name: str, scope: Scope) -> Callable[[str], tuple[Key, ...]]:
+    def read(value: str) -> tuple[Key, ...]:
+        if ":" in value or "," in value:
+            raise BadValue("must be a secret without a name; put entries with names into PROXY_API_KEYS")
+        return _keys(f"{name}:{value}:{scope}")
+
+    return read
 
 
 def _setting(
@@ -147,9 +189,14 @@ def _setting(
     example: str | None = None,
     secret: bool = False,
     former: str | None = None,
+    shown: Callable[[str], str] | None = None,
 ) -> Any:
-    """Return the field of a variable. A text default is parsed like the variable."""
-    metadata = {"read": read, "help": help, "example": example or default, "former": former}
+    """Return the field of a variable. A text default is parsed like the variable.
+
+    shown: the text of the variable for the log; by default `set` for a secret, and the whole text for others.
+    """
+    shown = shown or ((lambda _: "set") if secret else str)
+    metadata = {"read": read, "help": help, "example": example or default, "former": former, "shown": shown}
     return field(default=read(default) if isinstance(default, str) else default, repr=not secret, metadata=metadata)
 
 
@@ -173,6 +220,12 @@ class Settings:
         None,
         example="fedcba9876543210fedcba9876543210",
         secret=True,
+    )
+    amplitude_project: str | None = _setting(
+        _project,
+        "any name for the Amplitude project; set a different name for each project if several projects share one Redis",
+        None,
+        example="shop",
     )
     amplitude_base_url: str = _setting(
         _base_url,
@@ -202,13 +255,22 @@ class Settings:
     )
     proxy_api_keys: tuple[Key, ...] = _setting(
         _keys,
-        "`name:secret` of each caller, comma-separated; `new-key` creates an entry",
-        example="braze:sha256$<64 hexadecimal digits>",
+        "`name:secret:scope` of each caller, comma-separated, with the scope `read`, `push` or `admin`; without a "
+        "scope, `admin`; `new-key` creates an entry",
+        example="braze:sha256$<64 hexadecimal digits>:read",
         secret=True,
     )
     braze_secret: tuple[Key, ...] = _setting(
-        _braze_key,
-        "secret of the caller `braze`, for platforms that generate a secret; use with or instead of `PROXY_API_KEYS`",
+        _secret("braze", "read"),
+        "secret of the caller `braze` with the scope `read`, for platforms that generate a secret; use with or instead "
+        "of `PROXY_API_KEYS`",
+        (),
+        example="<16 or more letters and digits>",
+        secret=True,
+    )
+    admin_secret: tuple[Key, ...] = _setting(
+        _secret("admin", "admin"),
+        "secret of the caller `admin` with the scope `admin`; use with or instead of `PROXY_API_KEYS`",
         (),
         example="<16 or more letters and digits>",
         secret=True,
@@ -255,12 +317,21 @@ class Settings:
         None,
         example="rediss://:password@host:6380/0",
         secret=True,
+        shown=_without_credentials,
     )
     redis_tls_verify: bool = _setting(
         _boolean,
         "`false` if the provider uses self-signed certificates (Heroku Key-Value Store)",
         "true",
         example="false",
+    )
+    redis_key_secret: str | None = _setting(
+        _key_secret,
+        "secret for the digests of ids in Redis keys, 32 characters or more; the same for all processes, `warm` and "
+        "`forget`; `openssl rand -hex 32` creates it",
+        None,
+        example="<64 hexadecimal digits>",
+        secret=True,
     )
     allowed_networks: tuple[Network, ...] = _setting(
         _networks,
@@ -296,7 +367,7 @@ class Settings:
                     continue
                 variable = former
             if not _is_set(env, variable):
-                if variable == "PROXY_API_KEYS" and _is_set(env, "BRAZE_SECRET"):
+                if variable == "PROXY_API_KEYS" and (_is_set(env, "BRAZE_SECRET") or _is_set(env, "ADMIN_SECRET")):
                     values[setting.name] = ()
                 elif (
                     variable == "AMPLITUDE_SECRET_KEY" and env.get("AMPLITUDE_PROFILE_API", "").strip().lower() == "off"
@@ -311,7 +382,34 @@ class Settings:
                 faults += [f"{variable} {fault}, e.g. {variable}={example}" for fault in error.faults]
         if faults:
             raise SettingsError(faults)
-        return cls(**values)
+        settings = cls(**values)
+        if same := same_secret(settings.caller_keys):
+            first, second = (f"{key.caller.name} ({key.caller.scope})" for key in same)
+            fault = f"PROXY_API_KEYS, BRAZE_SECRET or ADMIN_SECRET: {first} and {second} have the same secret"
+            raise SettingsError([f"{fault}; use a secret of its own for each scope"])
+        return settings
+
+    @property
+    def caller_keys(self) -> tuple[Key, ...]:
+        """The keys of all callers."""
+        return self.proxy_api_keys + self.braze_secret + self.admin_secret
+
+
+def changed_settings(settings: Settings, env: Mapping[str, str]) -> dict[str, str]:
+    """Return the text of each variable of `env` whose value differs from the default. A secret is only `set`.
+
+    settings: the settings from `env`.
+    """
+    return {
+        setting.name.upper(): setting.metadata["shown"](_text_of(env, setting))
+        for setting in fields(settings)
+        if getattr(settings, setting.name) != setting.default
+    }
+
+
+def _text_of(env: Mapping[str, str], setting: Field[Any]) -> str:
+    text = env.get(setting.name.upper(), "").strip()
+    return text or env.get(setting.metadata["former"] or "", "").strip()
 
 
 VARIABLES = {setting.name.upper(): setting.metadata["former"] for setting in fields(Settings)}

@@ -107,6 +107,7 @@ def shared_service(start_service: Callable[..., Service]) -> Iterator[Service]:
         log = service.log.read_text()
         assert '"event": "request"' in log
         ids = r"user-\d+|user_id|rec_id=|device-ava|d%C3%A1rio|dário|hidden-user|nobody knows me"
+        log = log.replace('"parameter": "user_id"', "")  # the name of a parameter with a problem, without its value
         leaks = re.findall(rf"{ids}|{SECRET}|{sandbox.secret_key}|{sandbox.api_key}", log)
         assert not leaks, f"the log contains ids or secrets: {set(leaks)}"
 

@@ -6,11 +6,11 @@ from dataclasses import fields
 
 import pytest
 
-from proxy.api.caller_keys import KeyRing
+from proxy.api.caller_keys import Caller, KeyRing
 from proxy.profile.aliases import Alias
 from proxy.profile.parts import COHORTS, PROPERTIES
 from proxy.sandbox.server import Sandbox
-from proxy.settings import Settings, SettingsError, renamed_variables
+from proxy.settings import Settings, SettingsError, changed_settings, renamed_variables
 from tests.conftest import ROOT, Service
 
 GOOD = {"AMPLITUDE_SECRET_KEY": "amplitude-secret", "PROXY_API_KEYS": "braze:0123456789abcdef"}
@@ -169,25 +169,77 @@ def test_settings__repr__has_no_secret() -> None:
     assert "braze" not in shown
 
 
-def test_settings__braze_secret_alone__creates_the_caller_braze() -> None:
-    settings = Settings.from_env({"AMPLITUDE_SECRET_KEY": "k", "BRAZE_SECRET": "0123456789abcdef" * 4})
-    ring = KeyRing(settings.proxy_api_keys + settings.braze_secret)
-    assert ring.check("0123456789abcdef" * 4, "braze") == "braze"
-    with pytest.raises(SettingsError, match="BRAZE_SECRET must be a secret without a name"):
-        Settings.from_env({"AMPLITUDE_SECRET_KEY": "k", "BRAZE_SECRET": "braze:0123456789abcdef"})
+@pytest.mark.contract("2 scopes")
+@pytest.mark.parametrize(
+    ("variable", "caller"),
+    [("BRAZE_SECRET", Caller("braze", "read")), ("ADMIN_SECRET", Caller("admin", "admin"))],
+)
+def test_settings__secret_without_keys__creates_its_caller(variable: str, caller: Caller) -> None:
+    settings = Settings.from_env({"AMPLITUDE_SECRET_KEY": "k", variable: "0123456789abcdef" * 4})
+    assert KeyRing(settings.caller_keys).check("0123456789abcdef" * 4, caller.name) == caller
+    for value in ("somebody:0123456789abcdef", "0123456789abcdef:admin"):
+        with pytest.raises(SettingsError, match=f"{variable} must be a secret without a name"):
+            Settings.from_env({"AMPLITUDE_SECRET_KEY": "k", variable: value})
     with pytest.raises(SettingsError, match="PROXY_API_KEYS is required"):
-        Settings.from_env({"AMPLITUDE_SECRET_KEY": "k", "BRAZE_SECRET": " "})
+        Settings.from_env({"AMPLITUDE_SECRET_KEY": "k", variable: " "})
+
+
+@pytest.mark.contract("2 scopes")
+def test_settings__one_secret_with_two_scopes__error_names_the_callers_without_the_secret() -> None:
+    secret = "0123456789abcdef"
+    with pytest.raises(SettingsError) as raised:
+        Settings.from_env({"AMPLITUDE_SECRET_KEY": "k", "BRAZE_SECRET": secret, "ADMIN_SECRET": secret})
+    (fault,) = raised.value.faults
+    assert "braze (read) and admin (admin) have the same secret" in fault
+    assert secret not in fault
+
+
+def test_changed_settings__some_set__only_these_without_secrets() -> None:
+    env = GOOD | {
+        "CACHE_MAX_MB": "128",
+        "LOG_LEVEL": "info",
+        "NAMES": "cohorts.vip=c31",
+        "FETCH_ALONG": "",
+        "REDIS_URL": "rediss://user:pass-word@host:6380/1",
+        "ALLOWED_NETWORKS": " ",
+    }
+    assert changed_settings(Settings.from_env(env), env) == {
+        "AMPLITUDE_SECRET_KEY": "set",
+        "PROXY_API_KEYS": "set",
+        "CACHE_MAX_MB": "128",
+        "ALIASES": "cohorts.vip=c31",
+        "FETCH_ALONG": "",
+        "REDIS_URL": "rediss://host:6380/1",
+    }
 
 
 def test_heroku_button__settings__exist_and_include_all_required() -> None:
     variables = json.loads((ROOT / "app.json").read_text(encoding="utf-8"))["env"]
     names = {setting.name.upper() for setting in fields(Settings)}
     assert variables.keys() <= names
-    env = {name: variable.get("value", "0123456789abcdef") for name, variable in variables.items()}
+    env = {
+        name: variable.get("value", f"0123456789abcdef-0123456789abcdef-{name}") for name, variable in variables.items()
+    }
     assert Settings.from_env(env).trusted_proxy_hops == 1
+    generated = {name for name, variable in variables.items() if variable.get("generator") == "secret"}
+    assert generated == {"BRAZE_SECRET", "ADMIN_SECRET", "REDIS_KEY_SECRET"}
 
 
 def test_redis_url__backslash_in_the_password__accepted() -> None:
     url = "redis://:pa\\ss@host:6379/0"
     env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": "braze:a-secret-of-a-test", "REDIS_URL": url}
     assert Settings.from_env(env).redis_url == url
+
+
+@pytest.mark.parametrize("secret", ["x" * 31, "x" * 513, "é" * 40])
+def test_redis_key_secret__unsuitable__error_names_the_fix_without_the_secret(secret: str) -> None:
+    with pytest.raises(SettingsError, match=r"REDIS_KEY_SECRET must be 32 to 512 .*openssl rand -hex 32") as error:
+        Settings.from_env(GOOD | {"REDIS_KEY_SECRET": secret})
+    assert secret not in str(error.value)
+    assert Settings.from_env(GOOD | {"REDIS_KEY_SECRET": "x" * 32}).redis_key_secret == "x" * 32
+
+
+@pytest.mark.parametrize("name", ["two words", "a:b", "x" * 65])
+def test_amplitude_project__unsuitable__error(name: str) -> None:
+    with pytest.raises(SettingsError, match="AMPLITUDE_PROJECT must be 1 to 64 letters"):
+        Settings.from_env(GOOD | {"AMPLITUDE_PROJECT": name})

@@ -16,11 +16,12 @@ import urllib3
 from requests.auth import HTTPBasicAuth
 
 from proxy.amplitude.calls import Call, split_response
-from proxy.amplitude.transport import InvalidResponse, Session, reuse_connection
+from proxy.amplitude.transport import ClosedOnReuse, InvalidResponse, Session, reuse_connection
 from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.profile import encoding
 from proxy.profile.errors import (
     AnotherUser,
+    ConnectionClosed,
     QuotaExhausted,
     UpstreamError,
     UpstreamInvalid,
@@ -71,30 +72,39 @@ class AmplitudeClient:
         self._clock = clock
         auth = HTTPBasicAuth(api_key, secret_key) if api_key is not None else None
         self._session = Session(self._url, auth, connections=connections)
-        self._session.headers["Accept"] = "application/json"
-        if auth is None:
-            self._session.headers["Authorization"] = f"Api-Key {secret_key}"
+        self._retry_session = Session(self._url, auth, connections=connections)  # never reuses a connection
+        for session in (self._session, self._retry_session):
+            session.headers["Accept"] = "application/json"
+            if auth is None:
+                session.headers["Authorization"] = f"Api-Key {secret_key}"
 
-    def fetch(self, identity: Identity, call: Call) -> Fetched:
-        """Send one call and return its parts. Raises UpstreamError if the call fails.
+    def fetch(self, identity: Identity, call: Call, *, retry_within: float | None = None) -> Fetched:
+        """Send one request and return the parts of the call. Raises UpstreamError if the request fails.
 
         The timeout covers connecting, but not the DNS lookup, which the system's resolver limits.
         An HTTP proxy may take as long again to answer CONNECT.
-        A call is never retried, because each call uses quota and may log an exposure.
+        This method never retries, because each request uses quota and may log an exposure. After ConnectionClosed, the
+        caller may send the call once more with `retry_within`: the seconds that remain of the timeout. A retry uses a
+        new connection.
         """
+        is_retry = retry_within is not None
+        timeout = self._timeout if retry_within is None else retry_within
+        started = self._clock.monotonic()
         try:
-            with self._session.get(
+            with (self._retry_session if is_retry else self._session).get(
                 self._url,
                 params=call.parameters(identity),
                 stream=True,
                 allow_redirects=False,
-                timeout=urllib3.Timeout(total=self._timeout),  # type: ignore[arg-type]  # requests passes it on
+                timeout=urllib3.Timeout(total=timeout),  # type: ignore[arg-type]  # requests passes it on
             ) as response:
                 fetched = self._parse(identity, call, response.status_code, response.headers, _body(response))
                 # A response without ids cannot be checked: a second copy would pass as the answer for the next user.
-                if not fetched.faults and _has_id(fetched.record):
+                if not is_retry and not fetched.faults and _has_id(fetched.record):
                     reuse_connection(response)
                 return fetched
+        except ClosedOnReuse:
+            raise ConnectionClosed(self._timeout - (self._clock.monotonic() - started)) from None
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise translate_error(error) from None
 

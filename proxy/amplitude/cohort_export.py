@@ -16,10 +16,10 @@ import urllib3
 from requests.auth import HTTPBasicAuth
 
 from proxy.amplitude.client import retry_after
-from proxy.amplitude.streamed_lines import GZIP_ERRORS, IncompleteBody, lines_of
+from proxy.amplitude.streamed_lines import GZIP_ERRORS, MAX_LINE, IncompleteBody, LineTooLong, lines_of
 from proxy.amplitude.transport import Session
 from proxy.api.urls import is_confidential, parse_url
-from proxy.api.user_rows import NoColumn, Row, read
+from proxy.api.user_rows import BLANK_LINE, NoColumn, Row, UnreadableRow, read
 from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.profile.json import read_json
 
@@ -30,6 +30,8 @@ _RESPONSE_SECONDS = 30.0  # for a response other than the file
 _FILE_SECONDS = 900.0
 _MAX_BYTES = 1024 * 1024  # of a response other than the file
 _MAX_REDIRECTS = 3
+MAX_USERS = 2_000_000
+"""Amplitude's limit for the export of a cohort."""
 _TRIES = 5
 _BUSY_TRIES = 12
 """Attempts after a 429. Amplitude allows 60 requests in ten minutes, so twelve pauses of one minute are enough."""
@@ -81,6 +83,11 @@ class CohortExport:
             self._retry(lambda: self._pass_rows(request_id, take), "the cohort file is incomplete")
         except NoColumn as error:
             raise NotDownloaded(f"the cohort file is not an Amplitude export: {error}") from None
+        except LineTooLong as error:
+            raise NotDownloaded(
+                f"the cohort file is not an Amplitude export: {error}; export the user ids to a file, and "
+                "pass the file as USERS"
+            ) from None
 
     def _retry(self, attempt: Callable[[], T], failure: str) -> T:
         """Repeat `attempt` after temporary failures, and return its result. Raises NotDownloaded.
@@ -97,9 +104,9 @@ class CohortExport:
                 if busy > _BUSY_TRIES:
                     raise NotDownloaded(f"{error}; try again later") from None
                 pause, progress = error.seconds, f"{error}; retrying in {error.seconds:.0f} s"
-            except (IncompleteBody, *_TRANSPORT_ERRORS) as error:
+            except (IncompleteBody, UnreadableRow, *_TRANSPORT_ERRORS) as error:
                 failures += 1
-                reason = str(error) if isinstance(error, IncompleteBody) else type(error).__name__
+                reason = str(error) if isinstance(error, IncompleteBody | UnreadableRow) else type(error).__name__
                 if failures >= _TRIES:
                     raise NotDownloaded(f"{failure} ({reason}); try again later") from None
                 pause, progress = _pause_after(failures), f"{failure} ({reason}); retrying"
@@ -144,7 +151,24 @@ class CohortExport:
     def _rows(self, lines: Iterator[str]) -> Iterator[Row]:
         progress_at, number = self._clock.monotonic(), 0
         torn: Row | None = None
-        for number, row in enumerate(read(lines, _COLUMN), start=1):
+        row_size = 0
+
+        def limited() -> Iterator[str]:
+            """Limit the size of a row, which has several lines if a cell contains line breaks."""
+            nonlocal row_size
+            for line in lines:
+                row_size += len(line)
+                if row_size > MAX_LINE:
+                    raise LineTooLong(f"the row after row {number:,} is longer than {MAX_LINE:,} characters")
+                yield line
+
+        members = (row for row in read(limited(), _COLUMN) if row.fault != BLANK_LINE)
+        for number, row in enumerate(members, start=1):
+            row_size = 0
+            if number > MAX_USERS:
+                raise NotDownloaded(
+                    f"the cohort file has more than {MAX_USERS:,} users, Amplitude's limit; split the cohort"
+                )
             if torn is not None:
                 yield torn  # other rows follow, so the row is malformed and not the end of an incomplete file
             torn = row if row.torn else None
@@ -154,7 +178,7 @@ class CohortExport:
                 progress_at = now
                 self._on_progress(f"members received: {number:,}")
         if torn is not None:
-            raise IncompleteBody(f"line {torn.line} {torn.fault}")
+            raise IncompleteBody(f"line {torn.line}: {torn.fault}")
         self._on_progress(f"members in the cohort: {number:,}")
 
     def _pass_rows(self, request_id: str, take: Callable[[Iterator[Row]], None]) -> None:

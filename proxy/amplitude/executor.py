@@ -12,7 +12,7 @@ from proxy.amplitude.client import Fetched
 from proxy.amplitude.rate_limiter import RateLimiter, Reservation
 from proxy.monitoring.clock import Clock
 from proxy.monitoring.logs import OncePerMinute
-from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamRejected, UpstreamTimeout
+from proxy.profile.errors import ConnectionClosed, QuotaExhausted, UpstreamError, UpstreamRejected, UpstreamTimeout
 from proxy.profile.parts import Identity
 
 _log = logging.getLogger(__name__)
@@ -33,12 +33,13 @@ class LastCall:
 class CallExecutor:
     """Sends calls. Thread-safe. `typical`: the moving average of recent calls' seconds.
 
-    `on_ended` is called after each call with `ok` or the error word, the seconds, and the number of recommendations.
+    `fetch`: as `AmplitudeClient.fetch`.
+    `on_ended` is called after each request with `ok` or the error word, the seconds, and the number of recommendations.
     """
 
     def __init__(
         self,
-        fetch: Callable[[Identity, Call], Fetched],
+        fetch: Callable[..., Fetched],
         rate_limiter: RateLimiter,
         circuit_breaker: CircuitBreaker,
         *,
@@ -51,17 +52,49 @@ class CallExecutor:
         self._clock = clock
         self._on_ended = on_ended
         self._failures = OncePerMinute(_log, "upstream_call_failed", clock)
+        self._retries = OncePerMinute(_log, "upstream_call_retried", clock)
         self.typical = _FIRST_GUESS_SECONDS
         self.last_call: LastCall | None = None
 
     def execute(
         self, identity: Identity, call: Call, reservation: Reservation, *, trial: bool
     ) -> Fetched | UpstreamError:
-        """Send `call` and return the result or the error. `trial`: the result of `CircuitBreaker.begin`."""
+        """Send `call` and return the result or the error. `trial`: the result of `CircuitBreaker.begin`.
+
+        If a reused connection was closed before the answer, the call is sent once more on a new connection (RFC 9110,
+        section 9.2.2). The retry has a reservation of its own, because Amplitude may have counted the first request.
+        """
+        outcome = self._send(identity, call, reservation)
+        if isinstance(outcome, ConnectionClosed) and (retry := self._reserve_retry(outcome, trial=trial)):
+            self._retries.note("", level=logging.INFO, why=str(outcome))
+            with retry:
+                outcome = self._send(identity, call, retry, retry_within=outcome.seconds_left)
+        fault = outcome if isinstance(outcome, UpstreamError) else None
+        if fault is not None:
+            # Wrong credentials are an ERROR, because only an operator can fix them.
+            level = logging.ERROR if isinstance(fault, UpstreamRejected) else logging.WARNING
+            # The key is the type, so that responses about another user do not hide other invalid responses in the log.
+            self._failures.note(type(fault).__name__, level=level, error=fault.word, why=str(fault))
+        self._circuit_breaker.record(fault, trial=trial)
+        return outcome
+
+    def _reserve_retry(self, closed: ConnectionClosed, *, trial: bool) -> Reservation | None:
+        """Return a reservation for now; None if no retry may be sent now."""
+        if closed.seconds_left <= 0:
+            return None
+        # The retry of a trial call belongs to the trial, during which the circuit breaker stops all other calls.
+        if not trial and self._circuit_breaker.open_fault() is not None:
+            return None
+        return self._rate_limiter.reserve(self._clock.monotonic())
+
+    def _send(
+        self, identity: Identity, call: Call, reservation: Reservation, **retry: float
+    ) -> Fetched | UpstreamError:
+        """Send one request, and record its end. `retry`: `retry_within` for a retry."""
         started = self._clock.monotonic()
         outcome: Fetched | UpstreamError | None = None
         try:
-            outcome = self.fetch(identity, call)
+            outcome = self.fetch(identity, call, **retry)
         except UpstreamError as error:
             outcome = error
         finally:
@@ -72,14 +105,8 @@ class CallExecutor:
         if fault is None:
             # Failures are excluded, because they do not show how long an answer takes.
             self.typical += 0.2 * (ended - started - self.typical)
-        else:
-            if isinstance(fault, QuotaExhausted):
-                self._rate_limiter.pause(fault.retry_after or 0.0)
-            # Wrong credentials are an ERROR, because only an operator can fix them.
-            level = logging.ERROR if isinstance(fault, UpstreamRejected) else logging.WARNING
-            # The key is the type, so that responses about another user do not hide other invalid responses in the log.
-            self._failures.note(type(fault).__name__, level=level, error=fault.word, why=str(fault))
-        self._circuit_breaker.record(fault, trial=trial)
+        elif isinstance(fault, QuotaExhausted):
+            self._rate_limiter.pause(fault.retry_after or 0.0)
         word = fault.word if fault else None
         exposures = sum(part.section == "recommendations" for part in call.parts)
         self._on_ended(word or "ok", ended - started, exposures)

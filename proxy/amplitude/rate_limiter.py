@@ -67,10 +67,13 @@ class RateLimiter:
 
     @property
     def used(self) -> int:
-        """Return the number of slots that the calls of this process hold."""
-        with self._lock:
-            self._window.forget(self._clock.monotonic())
-            return len(self._window)
+        """Return the number of slots that the calls of all processes with the same quota hold."""
+        return self._own_slots()
+
+    @property
+    def left(self) -> int:
+        """Return the number of calls that can still be sent in this minute; 0 while no call is sent."""
+        return 0 if self._stopped else max(self.rate.per_minute - self.used, 0)
 
     @property
     def recorded(self) -> int:
@@ -89,8 +92,13 @@ class RateLimiter:
 
     @property
     def spent(self) -> bool:
-        """Return whether a call for a user without cached data was refused recently, or the limiter is paused."""
-        return self.paused or self._clock.monotonic() - self._refused_at < max(_RECENT_SECONDS, self.rate.interval)
+        """Return whether a call for a user without cached data was refused recently, or no call is sent now."""
+        return self._stopped or self._clock.monotonic() - self._refused_at < max(_RECENT_SECONDS, self.rate.interval)
+
+    @property
+    def _stopped(self) -> bool:
+        """Return whether no call is sent now, even if slots are free."""
+        return self.paused
 
     def reserve(self, latest: float, *, burst: float = 1.0) -> Reservation | None:
         """Reserve the first free slot. Return None if the slot is after `latest` (monotonic seconds).
@@ -123,6 +131,11 @@ class RateLimiter:
             now = self._clock.monotonic()
             self._window.forget(now)
             return self._window.complete(reservation.id, now + may_arrive_for + WINDOW_SECONDS)
+
+    def _own_slots(self) -> int:
+        with self._lock:
+            self._window.forget(self._clock.monotonic())
+            return len(self._window)
 
     def _reserve(self, latest: float, burst: float) -> Reservation | None:
         return self._reserve_at(self.rate, latest, burst)

@@ -16,6 +16,29 @@ from proxy.storage.redis import RedisUnavailable
 class FallbackRateLimiter(RedisRateLimiter):
     """Shares the quota through Redis. While Redis is unavailable, allows this process its share of the quota."""
 
+    @property
+    def used(self) -> int:
+        """Return the number of held slots.
+
+        While Redis is unavailable, return an estimate: as if every process had as many slots as this process.
+        """
+        if self._client.unavailable_since is None:
+            return super().used
+        return min(self._own_slots() * self.processes, self.rate.per_minute)
+
+    @property
+    def left(self) -> int:
+        """Return the number of calls that can still be sent; while Redis is unavailable, an estimate as for `used`."""
+        share = self._share()
+        if share is None or self._stopped:
+            return super().left
+        return max(share[0].per_minute - self._own_slots(), 0) * self.processes
+
+    @property
+    def _stopped(self) -> bool:
+        share = self._share()
+        return super()._stopped or (share is not None and self._clock.monotonic() < share[1])
+
     def wait(self) -> float | None:
         """Return the seconds until the first free slot."""
         share = self._share()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from proxy.amplitude.rate_limiter import JITTER_SECONDS, NEVER, RateLimiter, Reservation
 from proxy.amplitude.sliding_window import WINDOW_SECONDS, Slot
 from proxy.monitoring.clock import Clock
+from proxy.monitoring.logs import OncePerMinute
 from proxy.storage.redis import RedisUnavailable
 from proxy.storage.redis.client import RedisClient
+
+_log = logging.getLogger(__name__)
 
 _LUA = Path(__file__).parent / "lua"
 
@@ -23,8 +28,28 @@ SETTLE_SECONDS = 0.8
 all processes have reported their calls by then. A caller can wait this long."""
 _IDLE_MILLISECONDS = 2 * 3600 * 1000
 """Time until unused keys expire. Longer than any pause."""
+_LONG_AGO_SECONDS = 1e6
+"""Stands for the time since the last refusal if no call was refused."""
+_DRIFT_SECONDS = 0.2
+"""Tolerance for comparing the clock of Redis with the clock of this process. A larger difference is a step."""
+_TRANSIT_SECONDS = 1.0
+"""Maximum seconds from reading the clock of this process until Redis runs a script."""
 _REFUSED_SECONDS = 0.1
 """Seconds for which the first free slot of a refusal is reused, so that many misses do not run as many scripts."""
+
+
+PROCESSES = b"quota:processes"
+"""Name of the key with the registered processes, without the prefix."""
+
+
+def differing_settings(label: str, processes: Iterable[bytes]) -> list[str]:
+    """Return the names in `label` that have another value in the label of one of the registered `processes`.
+
+    A label is `NAME=digest` for each setting, comma-separated.
+    """
+    own = set(label.split(","))
+    labels = {process.decode(errors="replace").partition(":")[2] for process in processes}
+    return sorted({entry.partition("=")[0] for other in labels for entry in own.symmetric_difference(other.split(","))})
 
 
 class RedisRateLimiter(RateLimiter):
@@ -32,25 +57,44 @@ class RedisRateLimiter(RateLimiter):
 
     The slots of this process are also recorded in memory, because Redis may lose them.
     `longest`: seconds from a reserved time until the call can no longer reach Amplitude.
-    `processes`: the minimum number of processes.
+    `processes`: the minimum number of processes. `label`: digests of the settings that should be the same in all
+    processes (see `differing_settings`).
     """
 
     def __init__(
-        self, client: RedisClient, prefix: bytes, per_minute: int, *, clock: Clock, longest: float, processes: int = 1
+        self,
+        client: RedisClient,
+        prefix: bytes,
+        per_minute: int,
+        *,
+        clock: Clock,
+        longest: float,
+        processes: int = 1,
+        label: str = "",
     ) -> None:
         super().__init__(per_minute, clock=clock)
         self.epoch = b""
         """Identifies the data of Redis when this process registered. Redis gets another epoch when it loses data."""
         self._client = client
+        self._ahead = (0.0, 0.0)  # limits of the difference between the clocks of Redis and this process, in this epoch
+        self._label = label
+        self._differing = OncePerMinute(_log, "redis_settings_differ", clock)
         self._longest = longest
         self._min_processes = processes
-        self._keys = [prefix + name for name in (b"quota:places", b"quota:bursts", b"quota:pace", b"quota:processes")]
+        self._keys = [prefix + name for name in (b"quota:places", b"quota:bursts", b"quota:pace", PROCESSES)]
         self._reserve_script, self._cancel_script, self._complete_script, self._register_script = (
-            client.script(_LUA / f"{name}.lua") for name in ("reserve", "cancel", "complete", "register")
+            client.script(_LUA / f"{name}.lua", required=name in ("reserve", "register"))
+            for name in ("reserve", "cancel", "complete", "register")
         )
         self._counts: deque[tuple[float, int]] = deque()  # time and number of processes
+        self._shared_slots = 0  # at the last registration
         self._unreported = 0
         self._first_free = (NEVER, NEVER)  # time of the last reply of Redis, and its first free slot
+
+    @property
+    def used(self) -> int:
+        """Return the number of slots that the calls of all processes hold, as of the last registration."""
+        return max(self._own_slots(), self._shared_slots)
 
     @property
     def processes(self) -> int:
@@ -85,26 +129,55 @@ class RedisRateLimiter(RateLimiter):
         return completed
 
     def register(self) -> None:
-        """Register this process as a user of the quota, and report the calls that Redis does not know."""
+        """Register this process as a user of the quota, and report the calls that Redis does not know.
+
+        Exchange with the other processes the time of the last refusal, and learn how many slots are held.
+        """
         unreported, unavailable = self._unreported, self._client.unavailable_since is not None
         uncertain = unavailable or unreported > 0
-        process = [self._client.id, _COUNTED_SECONDS, SETTLE_SECONDS, int(uncertain), _IDLE_MILLISECONDS]
-        processes, epoch, paused_for = self._register_script(self._keys, [*process, 0])
-        if epoch != self.epoch or uncertain:
+        process = [
+            f"{self._client.id}:{self._label}",
+            _COUNTED_SECONDS,
+            SETTLE_SECONDS,
+            int(uncertain),
+            _IDLE_MILLISECONDS,
+            min(self._clock.monotonic() - self._refused_at, _LONG_AGO_SECONDS),
+        ]
+        held_for = self._longest + WINDOW_SECONDS
+        began = self._clock.monotonic()
+        state = self._register_script(self._keys, [*process, 0, "", 0, held_for])
+        epoch, redis_now = state[1], float(state[3])
+        ahead = redis_now - self._clock.monotonic(), redis_now - began
+        step = self._step(ahead) if epoch == self.epoch else 0.0
+        if epoch != self.epoch or uncertain or step:
             with self._lock:
                 now = self._clock.monotonic()
                 self._window.forget(now)
                 slots = [value for id, free_at in self._window.slots(self._longest) for value in (id, free_at - now)]
-            processes, epoch, paused_for = self._register_script(self._keys, [*process, self.paused_for, *slots])
-            self.epoch = epoch
+            reported = [self.paused_for, self.epoch, step, held_for, *slots]
+            state = self._register_script(self._keys, [*process, *reported])
+            if state[1] != self.epoch:
+                self._ahead = ahead
+                self.epoch = state[1]
+            if step:
+                _log.warning("redis_clock_stepped", extra={"seconds": round(step, 1)})
+        processes, _, paused_for, _, self._shared_slots, refused_for = state
+        if names := ",".join(differing_settings(self._label, processes)):
+            self._differing.note(names, settings=names)
         self._learn_pause(float(paused_for))
+        self._refused_at = max(self._refused_at, self._clock.monotonic() - float(refused_for))
         if unavailable:
             self._first_free = (NEVER, NEVER)
         with self._lock:
             self._unreported -= unreported
-            self._counts.append((self._clock.monotonic(), int(processes)))
+            self._counts.append((self._clock.monotonic(), len(processes)))
             while self._counts[0][0] < self._clock.monotonic() - _REMEMBERED_SECONDS:
                 self._counts.popleft()
+
+    def _step(self, ahead: tuple[float, float]) -> float:
+        """Return the seconds by which the clock of Redis was stepped in this epoch, at most; 0 without a step."""
+        lowest, highest = ahead[0] - self._ahead[1], ahead[1] - self._ahead[0]
+        return highest if lowest > _DRIFT_SECONDS or highest < -_DRIFT_SECONDS else 0.0
 
     def _reserve(self, latest: float, burst: float) -> Reservation | None:
         now = self._clock.monotonic()
@@ -113,7 +186,7 @@ class RedisRateLimiter(RateLimiter):
             return None
         if not self.epoch:
             self.register()
-        id = self._new_id()
+        id, ahead, sent = self._new_id(), self._ahead, self._clock.monotonic()
         reserved, *slot = self._reserve_script(
             self._keys[:3],
             [
@@ -125,9 +198,13 @@ class RedisRateLimiter(RateLimiter):
                 self._longest + WINDOW_SECONDS,
                 self.epoch,
                 _IDLE_MILLISECONDS,
+                sent + ahead[0] - _DRIFT_SECONDS,
+                sent + ahead[1] + _DRIFT_SECONDS + _TRANSIT_SECONDS,
             ],
         )
-        if reserved == -1:  # Redis lost data. Another thread registers, because callers cannot wait.
+        if (
+            reserved == -1
+        ):  # Redis lost data, or its clock was stepped. Another thread registers, because callers cannot wait.
             self._client.register_soon()
             return None
         wait, even, paused_for = slot

@@ -33,8 +33,24 @@ _MAX_HEAD_BYTES = 65_536
 """Maximum size of the head of a response, including all informational responses before it."""
 
 
+_CLOSED = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+"""The errors of a connection that the upstream has closed."""
+
+
 class InvalidResponse(HTTPError):
     """The upstream sent an invalid response. urllib3 and requests pass errors of this class on unchanged."""
+
+
+class ClosedOnReuse(HTTPError):
+    """The upstream closed a reused connection before any byte of the response.
+
+    The upstream probably closed the idle connection while the request was on its way (RFC 9112, section 9.3.1).
+    urllib3 and requests pass errors of this class on unchanged.
+    """
+
+
+class _NoByte(ConnectionError):
+    """The connection ended before any byte of the response."""
 
 
 class _UntilDeadline(io.RawIOBase):
@@ -102,7 +118,12 @@ class _BoundedResponse(HTTPResponse):
         """
         source = self.fp.source
         source.bytes_left = _MAX_HEAD_BYTES
-        super().begin()
+        try:
+            super().begin()
+        except _CLOSED as error:
+            if source.bytes_left == _MAX_HEAD_BYTES:
+                raise _NoByte(type(error).__name__) from None
+            raise
         while self.status < 200:
             if self.status == 101:
                 raise InvalidResponse("the upstream switched protocols")
@@ -136,6 +157,34 @@ class _Connection(HTTPConnection):
     """
 
     response_class = _BoundedResponse
+    is_reused = False
+    """Whether the connection has carried a response that `reuse_connection` accepted."""
+
+    def connect(self) -> None:
+        """Open the connection. A closed connection of the pool is opened again."""
+        self.is_reused = False
+        super().connect()
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        """Send a request. Raises ClosedOnReuse.
+
+        urllib3 ignores a ConnectionError here, because the upstream may have answered before it closed the connection.
+        """
+        try:
+            super().request(*args, **kwargs)
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
+            if self.is_reused:
+                raise ClosedOnReuse(type(error).__name__) from None
+            raise
+
+    def getresponse(self) -> Any:
+        """Return the response. Raises ClosedOnReuse."""
+        try:
+            return super().getresponse()
+        except _NoByte as error:
+            if self.is_reused:
+                raise ClosedOnReuse(str(error)) from None
+            raise
 
     @property
     def is_connected(self) -> bool:
@@ -219,6 +268,7 @@ def reuse_connection(response: requests.Response) -> None:
     """
     raw = response.raw
     if raw.isclosed() and raw.connection is not None and raw.connection.is_connected:
+        raw.connection.is_reused = True  # type: ignore[union-attr]  # a connection of this module
         urllib3.HTTPResponse.release_conn(raw)
 
 

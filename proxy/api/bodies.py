@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from msgspec import Meta
 
+from proxy.api.caller_keys import Scope
 from proxy.api.errors import BLANK_ID, Code
 from proxy.profile.errors import UpstreamError
 from proxy.profile.query import PropensityType
@@ -187,13 +188,14 @@ class WebhookResult(TypedDict):
 
 class Health(TypedDict):
     status: Literal["ok"]
+    version: NotRequired[Annotated[str, about("Only with the credentials of a key.")]]
 
 
 class Readiness(TypedDict):
     status: Literal["ok", "degraded"]
     upstream: Literal["ok", "unknown", "rejected", "failing", "invalid"]
     quota: Literal["ok", "spent"]
-    redis: NotRequired[Literal["ok", "gone"]]
+    redis: NotRequired[Literal["ok", "full", "gone"]]
 
 
 class Unready(Readiness):
@@ -230,6 +232,12 @@ class StatusHour(TypedDict):
     quota_used: list[Count]
     backlog: list[Count]
     errors: dict[ErrorWord, list[Count]]
+    background: Annotated[list[Count], about("Answers to background requests of `warm`. The other lists omit these.")]
+
+
+class StatusCaller(TypedDict):
+    name: str
+    scope: Scope
 
 
 class Status(TypedDict):
@@ -240,6 +248,7 @@ class Status(TypedDict):
     step_seconds: Count
     kept_seconds: Count
     hour: StatusHour
+    callers: Annotated[list[StatusCaller], about("The callers that the service accepts.")]
 
 
 Line = Annotated[int, Meta(ge=1, description="Line number in the message. The first line is 1.")]

@@ -10,7 +10,9 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
 
 from proxy.profile.values import BadValue, parse_list
 
@@ -19,33 +21,53 @@ _PLAIN = re.compile(r"[A-Za-z0-9._~+/-]{16,}=*\Z")
 _HASHED = re.compile(r"sha256\$([0-9a-fA-F]{64})\Z")
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Key:
-    """A caller's name and the SHA-256 of the secret. The repr does not show the digest."""
+Scope = Literal["read", "push", "admin"]
+"""The routes that a key may use. An `admin` key may use every route."""
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+
+
+class Caller(NamedTuple):
+    """The name and the scope of an accepted key."""
 
     name: str
+    scope: Scope
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Key:
+    """A caller and the SHA-256 of the secret. The repr does not show the digest."""
+
+    caller: Caller
     digest: bytes
 
     def __repr__(self) -> str:
-        return f"Key({self.name!r})"
+        return f"Key({self.caller.name!r}, {self.caller.scope!r})"
 
 
 def parse(entries: str) -> tuple[Key, ...]:
-    """Return the keys in `name:secret,name:sha256$<hex>,...`. Raises BadValue with all errors, without secrets.
+    """Return the keys in `name:secret,name:sha256$<hex>:scope,...`. Raises BadValue with all errors, without secrets.
 
-    During a rotation, a name may have several keys. All of them work.
+    An entry without a scope is an `admin` key. During a rotation, a name may have several keys. All of them work.
     """
     return parse_list(entries, _key)
 
 
 def _key(number: int, entry: str) -> Key:
-    name, colon, secret = entry.partition(":")
+    name, colon, rest = entry.partition(":")
+    secret, *scopes = rest.split(":")
     if not colon or not _NAME.match(name):
         raise BadValue(
             f"entry {number} is malformed; write name:secret, with a name of letters, digits, '.', '_', '@' or '-'"
         )
+    if len(scopes) > 1 or not set(scopes) <= set(SCOPES):
+        # Not shown: a secret with a colon in it would end up in the text after the colon.
+        raise BadValue(
+            f"entry {number} ({name}) has an unknown scope after the second colon; end the entry in :read, :push or "
+            ":admin, or without a scope; a secret has no colon"
+        )
+    caller = Caller(name, scopes[0] if scopes else "admin")  # type: ignore[arg-type]  # checked above
     if hashed := _HASHED.match(secret):
-        return Key(name, bytes.fromhex(hashed[1]))
+        return Key(caller, bytes.fromhex(hashed[1]))
     if secret.startswith("sha256$"):
         raise BadValue(f"entry {number} ({name}) is malformed; write 64 hexadecimal digits after sha256$")
     if re.match(r"sha256[0-9a-f]*\Z", secret):
@@ -57,7 +79,7 @@ def _key(number: int, entry: str) -> Key:
             f"entry {number} ({name}) has an invalid secret; use at least 16 characters from A-Z a-z 0-9 . _ ~ + / - "
             "(= only at the end)"
         )
-    return Key(name, _digest(secret))
+    return Key(caller, _digest(secret))
 
 
 def generate() -> str:
@@ -65,10 +87,20 @@ def generate() -> str:
     return secrets.token_urlsafe(32)
 
 
-def entry(name: str, secret: str) -> str:
+def entry(name: str, secret: str, scope: Scope) -> str:
     """Return the entry of PROXY_API_KEYS with the hash of `secret`. Raises BadValue."""
-    key = _key(1, f"{name}:{secret}")
-    return f"{key.name}:sha256${key.digest.hex()}"
+    key = _key(1, f"{name}:{secret}:{scope}")
+    return f"{name}:sha256${key.digest.hex()}:{scope}"
+
+
+def same_secret(keys: Iterable[Key]) -> tuple[Key, Key] | None:
+    """Return two of `keys` that have the same secret and different scopes; None if there are none."""
+    first: dict[bytes, Key] = {}
+    for key in keys:
+        other = first.setdefault(key.digest, key)
+        if other.caller.scope != key.caller.scope:
+            return other, key
+    return None
 
 
 class KeyRing:
@@ -77,14 +109,19 @@ class KeyRing:
     def __init__(self, keys: tuple[Key, ...]) -> None:
         self._keys = keys
 
-    def check(self, secret: str, name: str | None = None) -> str | None:
-        """Return the caller's name, or None. If a `name` came with the secret (Basic), both must match."""
+    @property
+    def callers(self) -> tuple[Caller, ...]:
+        """The callers in the order of their keys, each once."""
+        return tuple(dict.fromkeys(key.caller for key in self._keys))
+
+    def check(self, secret: str, name: str | None = None) -> Caller | None:
+        """Return the caller, or None. If a `name` came with the secret (Basic), both must match."""
         digest = _digest(secret)
         caller = None
         for key in self._keys:
             matches = hmac.compare_digest(key.digest, digest)
-            if matches and (name is None or name == key.name):
-                caller = key.name
+            if matches and (name is None or name == key.caller.name):
+                caller = key.caller
         return caller
 
 
@@ -100,13 +137,13 @@ class Accepted:
 
     def __init__(self) -> None:
         self._key = secrets.token_bytes(32)
-        self._callers: dict[bytes, str] = {}
+        self._callers: dict[bytes, Caller] = {}
 
-    def caller(self, sent: tuple[str | None, str | None]) -> str | None:
+    def caller(self, sent: tuple[str | None, str | None]) -> Caller | None:
         """Return the caller that was accepted with exactly these headers; None if the headers are unchecked."""
         return self._callers.get(self._digest(sent))
 
-    def remember(self, sent: tuple[str | None, str | None], caller: str) -> None:
+    def remember(self, sent: tuple[str | None, str | None], caller: Caller) -> None:
         """Store `sent` as credentials of `caller`. Drops the oldest entry if the cache is full."""
         while len(self._callers) >= _MAX_REMEMBERED:
             self._callers.pop(next(iter(self._callers)), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -41,7 +40,7 @@ DEVICE_ID = Parameter("device_id", "the device's id in Amplitude")
 def parse_identity(known: Collection[str], sent: Iterable[tuple[str, Any]]) -> tuple[Identity, dict[str, Any]]:
     """Return the ids and the other known parameters of a request.
 
-    Raises BadRequest if a known parameter occurs twice, if both ids are absent, or if an id is invalid.
+    Raises BadRequest if a known parameter occurs twice in `sent`, if both ids are absent, or if an id is invalid.
     """
     values: dict[str, Any] = {}
     for name, value in sent:
@@ -120,49 +119,6 @@ def flag(values: Mapping[str, Any], parameter: Parameter, *, default: bool = Fal
         return value
     text = word({parameter.name: value.lower() if isinstance(value, str) else value}, parameter)
     return default if text is None else text == "true"
-
-
-class _Number(str):
-    """The text of a JSON number, so that an id keeps every digit."""
-
-    __slots__ = ()
-
-
-def from_json(body: bytes) -> list[tuple[str, Any]]:
-    """Return the names and values of a JSON body.
-
-    Raises BadRequest if the body is not one object, or has duplicate keys.
-    """
-
-    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        if len(set(names)) < len(names):
-            raise BadRequest("the JSON body has a duplicate key; send each key once", code="repeated_parameter")
-        return dict(pairs)
-
-    def reject_constant(_: str) -> None:
-        raise BadRequest(
-            "the JSON body contains NaN or Infinity, which are not JSON; send a number or a string, or omit the key",
-            code="invalid_body",
-        )
-
-    try:
-        document = json.loads(
-            body.decode("utf-8-sig"),
-            object_pairs_hook=members,
-            parse_int=_Number,
-            parse_float=_Number,
-            parse_constant=reject_constant,
-        )
-    except (ValueError, RecursionError):
-        raise BadRequest(
-            'the body is not JSON; send an object, e.g. {"user_id": "12345"}', code="invalid_body"
-        ) from None
-    if not isinstance(document, dict):
-        raise BadRequest(
-            'the JSON body is not an object; send an object, e.g. {"user_id": "12345"}', code="invalid_body"
-        )
-    return list(document.items())
 
 
 def _clean(parameter: Parameter, text: str) -> str:

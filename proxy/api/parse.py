@@ -51,10 +51,14 @@ def parameters_of(section: Section | None) -> tuple[Parameter, ...]:
     return (*COMMON, INCLUDE, *(parameter for of_section in OF_SECTION.values() for parameter in of_section))
 
 
+LISTS = frozenset(parameter.name for parameter in parameters_of(None) if parameter.many)
+"""The names of the parameters that are lists, on every route."""
+
+
 def parse(section: Section | None, pairs: Iterable[tuple[str, Any]], aliases: Aliases = NO_ALIASES) -> ProfileRequest:
     """Return the parsed request to the route of `section`; None is the profile.
 
-    pairs: names and values as sent, with duplicates; text from a URL or form, or the result of `from_json`.
+    pairs: names and values from the URL, then from the body, decoded by `pairs_of` or `from_json`.
     Raises BadRequest, whose text has the parameter and the fix, but no value.
     """
     identity, values = parse_identity(_KNOWN[section], pairs)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from urllib.parse import parse_qsl, unquote_plus
 
 from proxy.api.errors import BadRequest
+from proxy.api.parse import LISTS
 
 _SHORT = 1000
 """Limit on the characters of a text whose pairs are cached."""
@@ -15,6 +17,7 @@ _USER_ID = "user_id="
 def pairs(text: str) -> list[tuple[str, str]]:
     """Return names and values, in any order, including blank values. Raises UnicodeDecodeError if not UTF-8.
 
+    The values of a repeated list are joined, as `with_joined_lists` describes.
     Caches the pairs of all parameters except `user_id`, because the requests of a send differ only in the user.
     Without this cache, a cached answer with four parameters takes 5 % longer.
     """
@@ -26,10 +29,22 @@ def pairs(text: str) -> list[tuple[str, str]]:
 
 
 def _parsed(text: str) -> list[tuple[str, str]]:
-    return parse_qsl(text, keep_blank_values=True, errors="strict")
+    return with_joined_lists(parse_qsl(text, keep_blank_values=True, errors="strict"))
 
 
 _cached = lru_cache(256)(_parsed)
+
+
+def with_joined_lists(sent: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Join the values of each repeated list with commas: `rec_id=a&rec_id=b` is `rec_id=a,b`."""
+    others: list[tuple[str, str]] = []
+    lists: dict[str, str] = {}
+    for name, value in sent:
+        if name not in LISTS:
+            others.append((name, value))
+        else:
+            lists[name] = f"{lists[name]},{value}" if name in lists else value
+    return [*others, *lists.items()]
 
 
 def pairs_of(encoded: bytes, where: str) -> list[tuple[str, str]]:

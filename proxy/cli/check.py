@@ -8,13 +8,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Literal
 
 import click
 
 from proxy.amplitude.calls import plan_calls
-from proxy.app import amplitude
+from proxy.app import amplitude, differing_settings, redis_client
 from proxy.cli.formats import format_count
 from proxy.cli.output import print_row
 from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid, UpstreamRejected
@@ -36,7 +37,9 @@ _CHECK_USER = Identity("connected-content-proxy-check", None)
 
 @click.command()
 def check() -> None:
-    """Check the settings and the connection to Amplitude. Makes one call. Exits with status 1 if a check fails."""
+    """Check the settings and the connection to Amplitude. Makes one call, or two if Amplitude rejects the first.
+
+    Exits with status 1 if a check fails."""
     # Without a handler, Python would print the names of log events to stderr, beside the results.
     logging.getLogger("proxy").addHandler(logging.NullHandler())
     passed = True
@@ -73,8 +76,10 @@ def _misspelt(env: Mapping[str, str]) -> Iterator[str]:
 
 
 def _service_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
-    keys = Counter(key.name for key in settings.proxy_api_keys + settings.braze_secret)
-    callers = ", ".join(f"{name} ({count} keys)" if count > 1 else name for name, count in keys.items())
+    keys = Counter(key.caller for key in settings.caller_keys)
+    callers = ", ".join(
+        f"{caller.name} ({caller.scope}{f', {count} keys' if count > 1 else ''})" for caller, count in keys.items()
+    )
     yield "ok", f"callers: the service accepts {callers}"
     networks = len(settings.allowed_networks)
     allowed = f"{format_count(networks, 'network')} allowed" if networks else "all allowed; ALLOWED_NETWORKS is not set"
@@ -86,28 +91,54 @@ def _service_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
             f"{_BRAZE_TIMEOUT_SECONDS} s; lower the deadline, e.g. RESPONSE_DEADLINE_SECONDS=1.5",
         )
     if settings.redis_url is not None:
-        if _answers(settings.redis_url, verify=settings.redis_tls_verify):
-            yield "ok", "redis: Redis answers"
+        try:
+            redis_client(settings, settings.redis_url).probe()
+            differing = differing_settings(settings, settings.redis_url)
+        except RedisUnavailable as error:
+            yield "wrong", f"redis: {error}"
         else:
-            yield (
-                "wrong",
-                "redis: Redis does not answer; check host, port and password in REDIS_URL, and REDIS_TLS_VERIFY",
-            )
+            yield "ok", "redis: Redis answers and permits every command of the service"
+            yield from _shared_redis_findings(settings, differing)
     elif settings.web_concurrency > 1:
         yield "ok", "workers: one process runs; set REDIS_URL to use WEB_CONCURRENCY"
 
 
-def _answers(redis_url: str, *, verify: bool) -> bool:
-    from proxy.storage.redis.client import RedisClient
+def _shared_redis_findings(settings: Settings, differing: list[str]) -> Iterator[tuple[Mark, str]]:
+    if "AMPLITUDE_SECRET_KEY" in differing:
+        yield (
+            "warn",
+            "project: a running service with another AMPLITUDE_SECRET_KEY shares this cache and quota; if it serves "
+            "another Amplitude project, set a different AMPLITUDE_PROJECT for each project",
+        )
+    if "REDIS_KEY_SECRET" in differing:
+        yield (
+            "warn",
+            "ids: a running service has another REDIS_KEY_SECRET, so it does not share the cache; set the same secret "
+            "for all processes",
+        )
+    if settings.redis_key_secret is None:
+        yield (
+            "warn",
+            "ids: REDIS_KEY_SECRET is not set, so a reader of Redis keys can test guesses of user ids; set it to the "
+            "output of `openssl rand -hex 32`, the same for all processes",
+        )
 
-    server = RedisClient(redis_url, verify=verify)
+
+def _credentials_fix(settings: Settings) -> str:
+    """Return the fix for credentials that Amplitude rejects. May make one more call, with the secret key alone."""
+    if not settings.amplitude_api_key:
+        return (
+            "copy AMPLITUDE_SECRET_KEY again from the project settings in Amplitude; if Amplitude requires Basic "
+            "credentials, set AMPLITUDE_API_KEY too (Basic was not tried)"
+        )
     try:
-        server.hash(b"connected-content-proxy-check")
-    except RedisUnavailable:
-        return False
-    finally:
-        server.stop()
-    return True
+        amplitude(replace(settings, amplitude_api_key=None)).fetch(_CHECK_USER, plan_calls([COHORTS])[0])
+    except UpstreamError as error:
+        return (
+            "copy AMPLITUDE_API_KEY and AMPLITUDE_SECRET_KEY again from the project settings in Amplitude "
+            f"(2 calls: Basic was rejected; Api-Key with the secret key alone failed: {error})"
+        )
+    return "remove AMPLITUDE_API_KEY (2 calls: Basic was rejected; Api-Key with the secret key alone was accepted)"
 
 
 def _amplitude_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
@@ -128,10 +159,7 @@ def _amplitude_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
             credentials = "ok", "Amplitude accepts the credentials"
             quota = "ok", f"Amplitude accepted a call; this service may use {format_count(per_minute, 'call')} a minute"
         case UpstreamRejected():
-            keys = (
-                "AMPLITUDE_API_KEY and AMPLITUDE_SECRET_KEY" if settings.amplitude_api_key else "AMPLITUDE_SECRET_KEY"
-            )
-            credentials = "wrong", f"{fault}; copy {keys} again from the project settings in Amplitude"
+            credentials = "wrong", f"{fault}; {_credentials_fix(settings)}"
         case QuotaExhausted():
             quota = "wrong", f"{fault}, so other programs use the quota too; lower AMPLITUDE_REQUESTS_PER_MINUTE"
         case UpstreamInvalid():

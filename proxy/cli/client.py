@@ -12,13 +12,14 @@ from typing import Any, TypeVar
 import click
 import requests
 
-from proxy.api.caller_keys import entry, generate
+from proxy.api.caller_keys import Scope, entry, generate
 from proxy.api.urls import parse_service_url
-from proxy.app import create_app
+from proxy.app import create_app, differing_settings
 from proxy.liquid.types import Answer, Ask, Request
 from proxy.monitoring.logs import configure_logging
 from proxy.profile.values import BadValue
 from proxy.settings import Settings, SettingsError
+from proxy.storage.redis import RedisUnavailable
 from proxy.web.pages.wsgi_client import asker
 from proxy.web.services import Services, installed
 
@@ -37,8 +38,8 @@ class ServiceRefused(ServiceUnavailable):
     """The service refuses every request of this command; a retry would not help."""
 
 
-def service_options(url_help: str) -> Callable[[_Command], _Command]:
-    """Add the options --url and --credentials of a command that talks to a running service."""
+def service_options(url_help: str, scope: Scope) -> Callable[[_Command], _Command]:
+    """Add the options --url and --credentials of a command that needs a key with `scope` of a running service."""
 
     def decorate(command: _Command) -> _Command:
         former = f"{command.__name__.upper()}_CREDENTIALS"
@@ -46,7 +47,8 @@ def service_options(url_help: str) -> Callable[[_Command], _Command]:
             "--credentials",
             envvar=[_VARIABLE, former],
             metavar="NAME:SECRET",
-            help=f"Key for --url; prompted for if missing.  [env var: {_VARIABLE}]",
+            help=f"Key for --url with the scope {scope}. Set {_VARIABLE} instead: other users of the machine can see "
+            "options. Prompted for if missing.",
         )
         return click.option("--url", metavar="URL", help=url_help)(credentials(command))
 
@@ -59,7 +61,7 @@ def own_settings(environ: Mapping[str, str]) -> tuple[Settings, str]:
     The settings are for a service that does not listen, so PROXY_API_KEYS and ALLOWED_NETWORKS are replaced.
     """
     secret = generate()
-    overrides = {"PROXY_API_KEYS": entry("cli", secret), "ALLOWED_NETWORKS": "", "LOG_LEVEL": "ERROR"}
+    overrides = {"PROXY_API_KEYS": entry("cli", secret, "admin"), "ALLOWED_NETWORKS": "", "LOG_LEVEL": "ERROR"}
     try:
         return Settings.from_env({**environ, **overrides}), secret
     except SettingsError as error:
@@ -78,14 +80,24 @@ def own_service(environ: Mapping[str, str]) -> tuple[Services, Ask]:
 
 
 def own_service_with_redis(environ: Mapping[str, str]) -> tuple[Services, Ask]:
-    """Create a service as `own_service` does, with the shared Redis. Also raises RedisUnavailable."""
-    if not environ.get("REDIS_URL", "").strip():
+    """Create a service as `own_service` does, with the shared Redis, which must work."""
+    settings, _ = own_settings(environ)
+    if settings.redis_url is None:
         raise ServiceUnavailable(
             "REDIS_URL is not set, so the command cannot reach the cache; set REDIS_URL, or add --url=https://your-host"
         )
     services, ask = own_service(environ)
-    if services.redis is not None:
-        services.redis.hash(b"connected-content-proxy-check")
+    try:
+        if services.redis is not None:
+            services.redis.probe()
+        differing = differing_settings(settings, settings.redis_url)
+    except RedisUnavailable as error:
+        raise ServiceUnavailable(str(error)) from None
+    if "REDIS_KEY_SECRET" in differing:
+        raise ServiceUnavailable(
+            "REDIS_KEY_SECRET is not that of the running services, so the command would use another cache; "
+            "set the same secret"
+        )
     return services, ask
 
 
@@ -99,7 +111,7 @@ def require_credentials(url: str | None, credentials: str | None) -> str:
             return str(click.prompt("name:secret", hide_input=True, err=True))
         except GetPassWarning:
             raise click.UsageError(
-                f"--url needs credentials, and there is no terminal for a prompt; add --credentials, or set {_VARIABLE}"
+                f"--url needs credentials, and there is no terminal for a prompt; set {_VARIABLE}=name:secret"
             ) from None
 
 
@@ -145,15 +157,15 @@ def require_access(ask: Ask) -> Ask:
         answer = ask(request)
         if answer.status == 401:
             raise ServiceRefused(
-                "the service rejects the credentials (401); pass the name and the secret of a key "
-                f"with --credentials or {_VARIABLE}"
+                "the service rejects the credentials (401); set the name and the secret of a key, "
+                f"{_VARIABLE}=name:secret"
             )
-        if answer.status == 403:
+        if answer.status == 403 and json_object(answer).get("code") != "scope":
             raise ServiceRefused(
                 "the service rejects the address of this machine (403); add the address to ALLOWED_NETWORKS "
                 "(the log of the service contains the address)"
             )
-        if answer.status == 404 or 300 <= answer.status < 400:
+        if answer.status in (403, 404) or 300 <= answer.status < 400:
             raise refusal(answer)
         return answer
 

@@ -11,8 +11,10 @@ import subprocess
 import sys
 import threading
 import time
+import webbrowser
 from contextlib import suppress
 from dataclasses import fields, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 from urllib.parse import quote
@@ -102,8 +104,10 @@ def sandbox(
     show_default=True,
     help="Port of the service. If in use, the next free port is used.",
 )
+@click.option("--all-addresses", is_flag=True, help="Listen on all addresses, for example in a container.")
 @click.option("--more", is_flag=True, help="Print commands and tags for every route, more users, and faults to try.")
-def demo(port: int, more: bool) -> None:
+@click.option("--open", "in_browser", is_flag=True, help="Open the playground in the browser, signed in.")
+def demo(port: int, all_addresses: bool, more: bool, in_browser: bool) -> None:
     """Run the real service in front of an emulated Amplitude. Prints links. Needs no account and no settings."""
     secret = secrets.token_urlsafe(24)
     stop = _stop_event()
@@ -111,8 +115,9 @@ def demo(port: int, more: bool) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in overridden}
     with Sandbox(port=_free_port(port + 1), secret_key=secrets.token_hex(16), latency=0.15) as emulated:
         address = f"127.0.0.1:{_free_port(port)}"
+        bind = address.replace("127.0.0.1", "0.0.0.0") if all_addresses else address  # noqa: S104  # only on request
         service = subprocess.Popen(  # noqa: S603  # this interpreter, fixed arguments
-            [sys.executable, "-m", "gunicorn", "wsgi:app", "--bind", address, "--log-level", "warning"],
+            [sys.executable, "-m", "gunicorn", "wsgi:app", "--bind", bind, "--log-level", "warning"],
             cwd=_ROOT,
             env=environment | _service_settings(emulated, secret),
             # Ctrl-C then reaches only this process, which stops the service once and in order.
@@ -124,6 +129,8 @@ def demo(port: int, more: bool) -> None:
                     return
                 raise click.ClickException("the service did not start; read its errors above")
             _print_demo(address, emulated, secret, more=more)
+            if in_browser:
+                _open_playground(address, secret)
             while not stop.wait(0.2):
                 if service.poll() is not None:
                     raise click.ClickException(
@@ -133,6 +140,40 @@ def demo(port: int, more: bool) -> None:
         finally:
             service.terminate()
             service.wait()
+
+
+def _open_playground(address: str, secret: str) -> None:
+    """Open the playground in the browser, signed in, through a redirect that works once.
+
+    The browser keeps the credentials of the redirect and leaves them out of its history. In the URL that is passed to
+    the browser, they would be visible in the list of processes.
+    """
+    path = f"/{secrets.token_urlsafe(24)}"
+
+    class Redirect(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path != path:
+                self.send_error(404)
+                return
+            self.send_response(302)
+            self.send_header("Location", f"http://{_DEMO_CALLER}:{secret}@{address}/playground")
+            # Without this header, the browser would store the credentials in its cache.
+            self.send_header("Cache-Control", "no-store")
+            self.end_headers()
+            threading.Thread(target=server.shutdown, daemon=True).start()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Log nothing: the path opens the playground."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Redirect)
+
+    def serve() -> None:
+        with server:
+            server.serve_forever()
+
+    threading.Thread(target=serve, daemon=True).start()
+    if not webbrowser.open(f"http://127.0.0.1:{server.server_port}{path}"):
+        click.echo("--open found no browser; open the first link above", err=True)
 
 
 def _service_settings(emulated: Sandbox, secret: str) -> dict[str, str]:
@@ -212,8 +253,8 @@ def _print_more(service: str, emulated: Sandbox, secret: str) -> None:
     click.echo()
     _print_sandbox(emulated)
     click.secho("Warm the cache for a cohort:", bold=True)
-    click.echo(f"  {_cohort_settings(emulated)} {_python()} -m proxy warm --cohort vip \\")
-    click.echo(f"    --url {service} --credentials {_DEMO_CALLER}:{secret}")
+    click.echo(f"  PROXY_CREDENTIALS={_DEMO_CALLER}:{secret} {_cohort_settings(emulated)} \\")
+    click.echo(f"    {_python()} -m proxy warm --cohort vip --url {service}")
     webhook = '{"cohort_id":"c31","in_cohort":true,"computed_time":"\'$(date +%s)\'","users":[{"user_id":"ava"}]}'
     click.secho("Push a cohort to the service:", bold=True)
     click.echo(f"  curl -s -u {_DEMO_CALLER}:{secret} -H 'Content-Type: application/json' \\")

@@ -26,7 +26,7 @@ from proxy.storage.redis import RedisUnavailable
 @click.command()
 @click.option("--user", "users", multiple=True, metavar="ID", help="User id to delete; can be repeated.")
 @click.option("--device", "devices", multiple=True, metavar="ID", help="Device id to delete; can be repeated.")
-@service_options("URL of a running service, instead of the Redis at REDIS_URL.")
+@service_options("URL of a running service, instead of the Redis at REDIS_URL.", "admin")
 def forget(users: tuple[str, ...], devices: tuple[str, ...], url: str | None, credentials: str | None) -> None:
     """Delete the stored data of users, in every process and in Redis.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from proxy import __version__
-from proxy.api.caller_keys import entry, generate
+from proxy.api.caller_keys import SCOPES, Scope, entry, generate
 from proxy.cli.check import check
 from proxy.cli.demo import demo, sandbox
 from proxy.cli.forget import forget
@@ -29,17 +29,25 @@ for command in (demo, sandbox, check, preview, forget, warm, plan):
 
 @main.command("new-key")
 @click.argument("name")
-def new_key(name: str) -> None:
+@click.option(
+    "--scope",
+    type=click.Choice(SCOPES),
+    default="read",
+    show_default=True,
+    help="read: data routes, playground, status and metrics. push: webhooks. admin: every route.",
+)
+def new_key(name: str, scope: Scope) -> None:
     """Create a key for a caller. Shows its secret once, and its PROXY_API_KEYS entry, which has only a hash."""
     secret = generate()
     try:
-        line = entry(name, secret)
+        line = entry(name, secret, scope)
     except BadValue:
         raise click.BadParameter(
             "NAME is invalid; use 1 to 64 letters, digits, '.', '_', '@' or '-'", param_hint="NAME"
         ) from None
     click.echo(f"name    {name}")
     click.echo(f"secret  {secret}")
+    click.echo(f"scope   {scope}")
     click.echo("Give the name and the secret to the caller. Set the variable below for the service.")
     click.echo("To replace a key, keep the old entry after a comma until all callers use the new secret.")
     click.echo("In a shell, keep the single quotes:")

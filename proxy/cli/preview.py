@@ -29,7 +29,7 @@ from proxy.sandbox.server import Sandbox
 @click.option("--user", "user_id", default="", help="User id to render for; default: an anonymous user.")
 @click.option("--device", "device_id", default="", help="Device id of the user.")
 @click.option("--demo", is_flag=True, help="Use an emulated Amplitude, with the users ava, ben and cleo.")
-@service_options("URL of a running service that answers the tags.")
+@service_options("URL of a running service that answers the tags.", "read")
 def preview(
     template: TextIO, user_id: str, device_id: str, demo: bool, url: str | None, credentials: str | None
 ) -> None:

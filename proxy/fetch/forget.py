@@ -11,7 +11,6 @@ from proxy.profile.parts import Identity
 from proxy.storage.checkpoint import Checkpoint
 from proxy.storage.redis import RedisUnavailable
 from proxy.storage.tiered import TieredStore
-from proxy.storage.tombstones import id_digests
 
 if TYPE_CHECKING:
     from proxy.storage.redis.profiles import RedisProfiles
@@ -37,6 +36,7 @@ class ForgetService:
         snapshots: RedisSnapshots | None = None,
     ) -> None:
         self._store = store
+        self._digests = store.memory.digester.ids
         self._backlog = backlog
         self._shared = shared
         self._snapshots = snapshots
@@ -55,10 +55,10 @@ class ForgetService:
             try:
                 shared_records = self._shared.forget(ids)
                 if self._snapshots is not None:
-                    self._snapshots.forget(id_digests(ids))
+                    self._snapshots.forget(self._digests(ids))
             except RedisUnavailable as error:
                 unavailable = error
-        local_records, waiting = self._forget_locally(id_digests(ids))
+        local_records, waiting = self._forget_locally(self._digests(ids))
         if unavailable is not None:
             raise unavailable
         return ForgetResult(len(shared_records | local_records), waiting)
@@ -76,5 +76,5 @@ class ForgetService:
         self, forgotten: Collection[bytes], moments: Mapping[bytes, float] | None = None
     ) -> tuple[set[bytes], int]:
         records = self._store.memory.forget(forgotten, moments, Checkpoint())
-        waiting = self._backlog.forget(lambda identity: not id_digests(identity).isdisjoint(forgotten))
+        waiting = self._backlog.forget(lambda identity: not self._digests(identity).isdisjoint(forgotten))
         return records, waiting

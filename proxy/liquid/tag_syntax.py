@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit
 
+from proxy.api.query_string import with_joined_lists
 from proxy.liquid.scanner import OUTPUT
 from proxy.liquid.types import Finding
 from proxy.profile.parts import SECTIONS
@@ -95,7 +96,7 @@ def query(url: str) -> str:
 
 def parameters(url: str, body: str = "") -> dict[str, str]:
     """Return the parameters of a URL and of a body, which is a form or a JSON object."""
-    return dict(parse_qsl(query(url), keep_blank_values=True)) | _of_body(body.strip())
+    return _of_form(query(url)) | _of_body(body.strip())
 
 
 def logs_exposure(name: str | None, parameters: Mapping[str, str]) -> bool:
@@ -120,9 +121,13 @@ def other_url_finding(line: int) -> Finding:
     )
 
 
+def _of_form(text: str) -> dict[str, str]:
+    return dict(with_joined_lists(parse_qsl(text, keep_blank_values=True)))
+
+
 def _of_body(body: str) -> dict[str, str]:
     if not body.startswith("{") or body.startswith("{{"):
-        return dict(parse_qsl(body, keep_blank_values=True))
+        return _of_form(body)
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError):

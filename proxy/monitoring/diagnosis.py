@@ -104,7 +104,8 @@ def _problems(state: State) -> Iterator[Finding]:
             "Redis is unavailable",
             "Each process continues with its own cache. No call is sent for one minute. After that, each process uses "
             "its share of the quota.",
-            "Check whether the Redis at REDIS_URL is down, full or read-only. This service reconnects by itself.",
+            "Check whether the Redis at REDIS_URL is down or read-only. The log has the cause (redis_unavailable "
+            "or redis_permission_missing). This service reconnects by itself.",
         )
     if state.dropped or state.backlog_users >= _FULL * max(state.backlog_max, 1):
         yield Finding(
@@ -118,9 +119,12 @@ def _problems(state: State) -> Iterator[Finding]:
         yield Finding(
             "warn",
             f"{state.refused} request{'s were' if state.refused != 1 else ' was'} refused in the last ten minutes",
-            "The credentials are wrong, or the address is outside ALLOWED_NETWORKS. These requests get no data.",
+            "The credentials are wrong, the key lacks the scope of the route, the address is outside ALLOWED_NETWORKS, "
+            "or a browser sends the request for a page of another site. These requests get no data and store none.",
             "Search the log for caller_refused. If `why` is credentials, compare the secret in Braze with "
-            "PROXY_API_KEYS. If `why` is address, and you trust the address, add it to ALLOWED_NETWORKS.",
+            "PROXY_API_KEYS. If `why` is scope, give the caller a key with the scope of the route (new-key --scope). "
+            "If `why` is address, and you trust the address, add it to ALLOWED_NETWORKS. If `why` is cross_site, call "
+            "the data routes from a server.",
         )
     if state.draining:
         yield Finding("warn", "This process is stopping", "Requests already received are still answered.", "")

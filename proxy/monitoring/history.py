@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from threading import Lock
 from typing import Any
@@ -27,7 +27,8 @@ _Counts = Counter[tuple[str, str | float]]
 class Point:
     """Counts of the `seconds` before `at` (Unix seconds), and the gauges at `at`.
 
-    `answers`, `errors` and `calls` are counts by word. Times are (median, 95th percentile) in seconds, or None.
+    `answers`, `errors` and `calls` are counts by word. `background` counts the requests of `warm`, which `answers`,
+    `errors` and the times omit. Times are (median, 95th percentile) in seconds, or None.
     """
 
     at: float
@@ -37,6 +38,7 @@ class Point:
     calls: Mapping[str, int]
     refused: int
     dropped: int
+    background: int
     answer_time: tuple[float, float] | None
     call_time: tuple[float, float] | None
     gauges: Mapping[str, float]
@@ -49,7 +51,7 @@ class History:
         self._metrics = metrics
         self._clock = clock
         self._lock = Lock()
-        self._points: deque[Point] = deque(maxlen=int(HISTORY_SECONDS / STEP_SECONDS))
+        self._points: deque[tuple[float, Point]] = deque(maxlen=int(HISTORY_SECONDS / STEP_SECONDS))
         self._last: _Counts | None = None
         self._taken_at = float("-inf")
 
@@ -62,7 +64,7 @@ class History:
                 return
             counts, gauges = _totals(self._metrics)
             if self._last is not None:
-                self._points.append(_point(self._clock.now(), seconds, counts - self._last, gauges))
+                self._points.append((now, _point(self._clock.now(), seconds, counts - self._last, gauges)))
             self._last, self._taken_at = counts, now
 
     def gauges(self) -> Mapping[str, float]:
@@ -71,9 +73,11 @@ class History:
 
     def points(self, seconds: float = HISTORY_SECONDS) -> list[Point]:
         """Return the points of the last `seconds`, oldest first."""
-        horizon = self._clock.now() - seconds
+        horizon = self._clock.monotonic() - seconds
+        # The wall clock may have been set since a point was taken.
+        offset = self._clock.now() - self._clock.monotonic()
         with self._lock:
-            return [point for point in self._points if point.at > horizon]
+            return [replace(point, at=taken_at + offset) for taken_at, point in self._points if taken_at > horizon]
 
 
 def _totals(metrics: Metrics) -> tuple[_Counts, dict[str, float]]:
@@ -94,13 +98,15 @@ def _totals(metrics: Metrics) -> tuple[_Counts, dict[str, float]]:
                     key = "errors", labels["error"]
                 case "upstream_call_duration_seconds_count":
                     key = "calls", labels["outcome"]
+                case "background_requests_total":
+                    key = "background", ""
                 case "backlog_dropped_total":
                     key = "dropped", ""
                 case "request_duration_seconds_bucket" if is_data:
                     key = "answer_times", float(labels["le"])
                 case "upstream_call_duration_seconds_bucket":
                     key = "call_times", float(labels["le"])
-                case _ if family.type == "gauge":
+                case _ if family.type == "gauge" and name != sample.name:
                     gauges[name] = sample.value
             if key:
                 counts[key] += int(sample.value)
@@ -122,6 +128,7 @@ def _point(at: float, seconds: float, counts: _Counts, gauges: Mapping[str, floa
         by_kind["calls"],
         by_kind["refused"].total(),
         by_kind["dropped"].total(),
+        by_kind["background"].total(),
         _quantiles(by_kind["answer_times"], ANSWER_BUCKETS),
         _quantiles(by_kind["call_times"], CALL_BUCKETS),
         gauges,
@@ -155,6 +162,7 @@ def as_columns(points: Iterable[Point]) -> dict[str, Any]:
         "quota_used": [round(point.gauges.get("quota_calls_used", 0)) for point in points],
         "backlog": [round(point.gauges.get("backlog_users", 0)) for point in points],
         "errors": {word: [point.errors.get(word, 0) for point in points] for word in words},
+        "background": [point.background for point in points],
     }
 
 

@@ -7,6 +7,7 @@ values of each process in a file in that folder. The worker that answers /metric
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable, Iterator, Mapping
 from threading import Lock
 
@@ -15,15 +16,20 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from proxy import __version__
+
 PREFIX = "ccproxy"
 ANSWER_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0)
 """Upper bounds in seconds. Braze gives up after 2 seconds."""
 CALL_BUCKETS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0)
 
 
-_SUM, _MAX = "livesum", "livemax"
+_BUILD = {"version": __version__, "python_version": platform.python_version()}
+_SUM, _MAX, _LAST = "livesum", "livemax", "livemostrecent"
 _GAUGES = {
-    "quota_calls_used": ("Calls that count against the quota: sent in the last minute, or reserved", _SUM),
+    # Each worker knows the calls of all machines, so that a sum would count them several times.
+    "quota_calls_used": ("Calls that count against the quota: sent in the last minute, or reserved", _LAST),
+    "quota_calls_left": ("Calls that can still be sent in this minute; 0 while no call is sent", _LAST),
     "quota_calls_limit": ("Calls that this service may send in any minute", _MAX),
     "quota_closed": ("1 while no call is sent because Amplitude answered 429", _MAX),
     "backlog_users": ("Users in the backlog: their data is fetched when quota is unused", _SUM),
@@ -49,12 +55,15 @@ class Metrics(Collector):
         self._requests = self._counter("requests", "Answered requests", ("route", "status", "cache"))
         self._seconds = self._histogram("request_duration_seconds", "Time to answer a request", "route", ANSWER_BUCKETS)
         self._missing = self._counter("answers_missing", "Answers of the data routes with missing data", ("error",))
+        self._background = self._counter(
+            "background_requests", "Answered background requests of warm, not in the other counts", ("cache", "error")
+        )
         self._calls = self._histogram("upstream_call_duration_seconds", "Calls to Amplitude", "outcome", CALL_BUCKETS)
         self._exposures = self._counter("exposures", "Fetched recommendations; Amplitude logs an exposure for each")
         self._messages = self._counter("webhook_messages", "Messages from Amplitude's webhooks", ("hook", "outcome"))
         self._users = self._counter("webhook_users", "Users in messages from Amplitude's webhooks", ("hook", "outcome"))
         self._refused = self._counter(
-            "callers_refused", "Requests refused because of their credentials or address", ("why",)
+            "callers_refused", "Requests refused because of their credentials, address or origin", ("why",)
         )
         self._gauges = {
             name: Gauge(f"{PREFIX}_{name}", help, registry=self._registry, multiprocess_mode=mode)  # type: ignore[arg-type]
@@ -83,6 +92,10 @@ class Metrics(Collector):
     def missing(self, error: str) -> None:
         """Count a data answer with this error word."""
         self._missing.labels(error).inc()
+
+    def answered_in_background(self, cache: str, error: str | None) -> None:
+        """Count an answer to a background request. It is in no other count, because no message waits for it."""
+        self._background.labels(cache, error or "none").inc()
 
     def called(self, outcome: str, seconds: float, exposures: int) -> None:
         """Count a finished call to Amplitude. `outcome` is `ok` or the error word."""
@@ -119,15 +132,10 @@ class Metrics(Collector):
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        values = {}
-        for family in registry.collect():
-            yield family
-            if len(family.samples) == 1:
-                values[family.name] = family.samples[0].value
-        used, limit = (values.get(f"{PREFIX}_quota_calls_{word}", 0.0) for word in ("used", "limit"))
-        closed = values.get(f"{PREFIX}_quota_closed", 0.0)
-        remaining = 0.0 if closed else max(limit - used, 0.0)
-        yield GaugeMetricFamily(f"{PREFIX}_quota_calls_left", "Calls that can still be sent in this minute", remaining)
+        yield from registry.collect()
+        build = GaugeMetricFamily("proxy_build_info", "Always 1; the labels have the versions", labels=list(_BUILD))
+        build.add_metric(list(_BUILD.values()), 1.0)
+        yield build
 
     def text(self) -> bytes:
         """Return all metrics in the text format of Prometheus."""

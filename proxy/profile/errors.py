@@ -3,6 +3,7 @@
 UpstreamError           (base class)
 ├─ UpstreamTimeout      upstream_timeout
 ├─ UpstreamUnavailable  upstream_unavailable
+│  └─ ConnectionClosed  upstream_unavailable
 ├─ UpstreamRejected     upstream_rejected
 ├─ UpstreamInvalid      upstream_invalid
 │  └─ AnotherUser       upstream_invalid
@@ -39,6 +40,17 @@ class UpstreamUnavailable(UpstreamError):
     """The connection failed, or Amplitude returned a 5xx. A later retry may succeed."""
 
     word = "upstream_unavailable"
+
+
+class ConnectionClosed(UpstreamUnavailable):
+    """A reused connection was closed before any byte of the answer. A retry on a new connection usually succeeds.
+
+    `seconds_left`: seconds that remain of the timeout of the call.
+    """
+
+    def __init__(self, seconds_left: float) -> None:
+        super().__init__("Amplitude closed a reused connection before the answer")
+        self.seconds_left = seconds_left
 
 
 class UpstreamRejected(UpstreamError):

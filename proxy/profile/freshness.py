@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from proxy.profile.parts import PROPERTIES, Part
-from proxy.profile.record import EMPTY, CachedPart, Record
+from proxy.profile.record import CLOCK_ERROR_SECONDS, EMPTY, CachedPart, Record
 
 _JITTER = 0.1
 
@@ -89,9 +89,14 @@ class Freshness(NamedTuple):
 
 
 def freshness(record: Record, parts: Collection[Part], policy: FreshnessPolicy, now: float) -> Freshness | None:
-    """Return the highest age and the shortest ttl of the cached `parts`; None if no part is cached."""
+    """Return the highest age and the shortest ttl of the cached `parts`.
+
+    Return None if no part is cached, or if the parts are in the future because the clock was set back.
+    """
     if record.unknown_at is not None:
-        return Freshness(max(0.0, now - record.unknown_at), policy.ttl(record, PROPERTIES, now)) if parts else None
+        if not parts or record.unknown_at > now + CLOCK_ERROR_SECONDS:
+            return None
+        return Freshness(max(0.0, now - record.unknown_at), policy.ttl(record, PROPERTIES, now))
     # A list of parts and two calls of min() instead of this loop make a cached answer 1 % slower.
     oldest = shortest = float("inf")
     times: tuple[object, ...] = ()
@@ -101,4 +106,4 @@ def freshness(record: Record, parts: Collection[Part], policy: FreshnessPolicy, 
             times, ttl = cached[1:], policy.ttl_of(cached, now)
             oldest = cached.fetched_at if cached.fetched_at < oldest else oldest
             shortest = ttl if ttl < shortest else shortest
-    return Freshness(max(0.0, now - oldest), shortest) if oldest < float("inf") else None
+    return Freshness(max(0.0, now - oldest), shortest) if oldest <= now + CLOCK_ERROR_SECONDS else None

@@ -65,6 +65,48 @@ class Record:
 EMPTY = Record()
 
 
+CLOCK_ERROR_SECONDS = 5.0
+"""Seconds by which the clocks of two machines may differ. A time that is further ahead comes from a wrong clock."""
+
+
+def limited(record: Record, latest: float, instead: float) -> Record:
+    """Return the record with `instead` for each time after `latest` (Unix seconds)."""
+    if _latest(record) <= latest:
+        return record
+    if record.unknown_at is not None:
+        return replace(record, unknown_at=instead)
+    return replace(
+        record,
+        parts={
+            part: cached if cached.fetched_at <= latest else cached._replace(fetched_at=instead)
+            for part, cached in record.parts.items()
+        },
+    )
+
+
+def correct_times(record: Record, now: float) -> Record:
+    """Return the record with the current time for each time that a wrong clock set in the future.
+
+    The result is a little earlier than `now` (Unix seconds), so that the copy does not pass as newer than a request
+    for a new copy.
+    """
+    return limited(record, now + CLOCK_ERROR_SECONDS, now - CLOCK_ERROR_SECONDS)
+
+
+def received(record: Record, known: Record, now: float) -> Record:
+    """Return what to merge into the `known` record from the `record` of another process.
+
+    A copy with a time in the future does not replace a known copy, because its age is unknown.
+    """
+    latest = now + CLOCK_ERROR_SECONDS
+    if _latest(record) <= latest:
+        return record
+    if record.unknown_at is not None or known.unknown_at is not None:
+        return correct_times(record, now) if known is EMPTY else EMPTY
+    usable = [part for part, cached in record.parts.items() if cached.fetched_at <= latest or part not in known.parts]
+    return correct_times(record.only(usable), now)
+
+
 def merge(old: Record, new: Record) -> Record:
     """Merge two records. The later value of each part wins. "Unknown user" competes with all parts together."""
     if old is EMPTY:

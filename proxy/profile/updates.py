@@ -19,6 +19,7 @@ from typing import NamedTuple
 import msgspec
 
 from proxy.profile.json import write_json
+from proxy.profile.record import CLOCK_ERROR_SECONDS
 
 Updates = Mapping[bytes, bytes]
 """Values by field. A field is a cohort, a set of properties, or the floor: the time before which no property counts."""
@@ -145,6 +146,23 @@ def _arrived_at(value: bytes) -> float:
     """Return the time of a value, or its arrival if that is earlier."""
     at: float = _MOMENT.unpack_from(value)[0]
     return at if _content_start(value) == 8 else at - _MOMENT.unpack_from(value, 9)[0]
+
+
+def correct_arrivals(updates: Updates, now: float) -> Updates:
+    """Return the updates with an arrival of now for each arrival that a wrong clock set in the future.
+
+    The order of the updates stays. The arrival is a little earlier than `now` (Unix seconds), and later than the time
+    that a record gets in the same case. Return `updates` itself if no arrival is in the future.
+    """
+    if max(updates.values(), default=b"") < _MOMENT.pack(max(now, 0.0)):
+        return updates
+    latest, arrived = now + CLOCK_ERROR_SECONDS, now - CLOCK_ERROR_SECONDS / 2
+    ahead = {
+        field: _moment(_MOMENT.unpack_from(value)[0], arrived) + value[_content_start(value) :]
+        for field, value in updates.items()
+        if len(value) >= _MOMENT.size and _arrived_at(value) > latest
+    }
+    return {**updates, **ahead} if ahead else updates
 
 
 def pack(updates: Updates) -> bytes:

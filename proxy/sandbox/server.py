@@ -38,6 +38,7 @@ class Sandbox:
         host: str = "127.0.0.1",
         secret_key: str = "sandbox-secret-key",  # noqa: S107  # accepted only by this sandbox
         api_key: str = "sandbox-api-key",
+        former_secret_key: str | None = None,
         per_minute: int = 600,
         latency: float = 0.0,
         documented: Documented | None = None,
@@ -48,6 +49,8 @@ class Sandbox:
         self.per_minute = per_minute
         self.secret_key = secret_key
         self.api_key = api_key
+        self.former_secret_key = former_secret_key
+        """Accepted too, during a rotation."""
         self.closing = threading.Event()
         self.exports = Exports(self.documented)
         self._lock = threading.Lock()
@@ -229,11 +232,13 @@ class _Handler(QuietHandler):
         credentials = self.headers.get("Authorization", "")
         if not credentials:
             return "Missing Api-Key in Authorization header"
-        basic = base64.b64encode(f"{sandbox.api_key}:{sandbox.secret_key}".encode()).decode()
-        right = {"api-key": f"Api-Key {sandbox.secret_key}", "basic": f"Basic {basic}"}
         wanted = wanted or sandbox.documented.credentials
-        accepted = right.values() if wanted == "both" else [right[wanted]]
-        return None if credentials in accepted else "Invalid Api-Key"
+        for secret_key in filter(None, (sandbox.secret_key, sandbox.former_secret_key)):
+            basic = base64.b64encode(f"{sandbox.api_key}:{secret_key}".encode()).decode()
+            right = {"api-key": f"Api-Key {secret_key}", "basic": f"Basic {basic}"}
+            if credentials in (right.values() if wanted == "both" else [right[wanted]]):
+                return None
+        return "Invalid Api-Key"
 
     def _fail(self, fault: Fault) -> bool:
         """Send the answer of a fault. Return False if the fault only changes or delays the usual answer."""

@@ -19,6 +19,7 @@ import gevent
 import gevent.event
 import gevent.pool
 import gevent.server
+from gunicorn.errors import AppImportError
 from gunicorn.http.errors import NoMoreData
 from gunicorn.workers.ggevent import GeventWorker
 
@@ -26,7 +27,12 @@ from proxy.server import gc_tuning
 from proxy.server.connection import LINGER_SECONDS, Connection, Requests
 
 if TYPE_CHECKING:
+    from proxy.storage.redis.client import RedisClient
     from proxy.web.services import Services
+
+
+_PROBE_SECONDS = 2.0
+"""Longer than Redis may take to answer. A Redis that cannot be reached must not delay the start for longer."""
 
 
 class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -109,7 +115,22 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         self._services = installed(self.wsgi)
         gc_tuning.tune()
         if self._services.redis:
+            if self.age == 1:
+                self._require_permissions(self._services.redis)
             self._services.redis.start()
+
+    def _require_permissions(self, redis: RedisClient) -> None:
+        """Stop the start of the server if Redis refuses the user of REDIS_URL.
+
+        Only the first worker calls this method: a worker that is started later must not stop the others.
+        """
+        from proxy.storage.redis import RedisRefused, RedisUnavailable
+
+        with gevent.Timeout(_PROBE_SECONDS, False), contextlib.suppress(RedisUnavailable):
+            try:
+                redis.probe()
+            except RedisRefused as error:
+                raise AppImportError(str(error)) from None
 
     def run(self) -> None:
         """Serve until the stop signal, then finish requests and calls within the graceful timeout."""

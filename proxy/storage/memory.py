@@ -9,16 +9,18 @@ from typing import NamedTuple
 
 from proxy.monitoring.clock import Clock
 from proxy.profile.freshness import Freshness, FreshnessPolicy, freshness
+from proxy.profile.overlay import apply_updates
 from proxy.profile.parts import Identity
 from proxy.profile.query import ProfileQuery
-from proxy.profile.record import EMPTY, Record, merge
+from proxy.profile.record import CLOCK_ERROR_SECONDS, EMPTY, Record, correct_times, merge
 from proxy.profile.snapshot import Snapshot
-from proxy.profile.updates import Updates, updates_since
+from proxy.profile.updates import Updates, correct_arrivals, parse_updates, updates_since
+from proxy.storage.id_digests import UNKEYED, IdDigester, member_of
 from proxy.storage.lru import Entry, SizedLRU, size_of
 from proxy.storage.packed_updates import merged_packed, read_packed, with_packed
 from proxy.storage.ready_bodies import ReadyBodies, ReadyBody
 from proxy.storage.snapshots import Snapshots
-from proxy.storage.tombstones import Tombstones, id_digests, member_digest, pair_digest
+from proxy.storage.tombstones import Tombstones
 
 _CHECKPOINT_EVERY = 500
 """Entries that a loop visits between two checkpoints. They take half a millisecond."""
@@ -45,17 +47,20 @@ class MemoryStore:
     Long loops call `checkpoint` often and without the lock, so that other greenlets can run.
     """
 
-    def __init__(self, *, max_bytes: int, policy: FreshnessPolicy, clock: Clock) -> None:
+    def __init__(
+        self, *, max_bytes: int, policy: FreshnessPolicy, clock: Clock, digester: IdDigester = UNKEYED
+    ) -> None:
         self.max_size = max_bytes
         """The maximum size in bytes."""
+        self.digester = digester
         self.updates_usable_for = policy.updates_usable_for
         """Seconds for which updates are kept."""
         self.updates_announced = 0
         """The number of announcements of other processes, which is the number of calls of `cached_users`."""
         self._cache = SizedLRU(max_bytes - max_bytes // _READY_SHARE)
         self._ready = ReadyBodies(max_bytes // _READY_SHARE)
-        self._tombstones = Tombstones(clock)
-        self.snapshots = Snapshots(policy, clock)
+        self._tombstones = Tombstones(clock, digester)
+        self.snapshots = Snapshots(policy, clock, digester)
         self._has_updates = False
         self._policy = policy
         self._clock = clock
@@ -80,9 +85,9 @@ class MemoryStore:
         moments: Mapping[bytes, float] | None = None,
         checkpoint: Callable[[], object] = lambda: None,
     ) -> set[bytes]:
-        """Remove all records with an id in `digests` (see `id_digests`), and add tombstones.
+        """Remove all records with an id in `digests` (see `IdDigester.ids`), and add tombstones.
 
-        Return the `pair_digest` of each removed identity.
+        Return the digest of the pair of each removed identity.
         `moments`: the times at which the ids were forgotten (Unix seconds by digest), if not now.
         """
         with self._lock:
@@ -90,26 +95,26 @@ class MemoryStore:
             entries = list(self._cache.items())
             # Without a record, the ids that Amplitude returned for a body are unknown.
             self._ready.discard_others(self._cache)
-            self.snapshots.forget(map(member_digest, digests))
+            self.snapshots.forget(map(member_of, digests))
         dropped = set()
         for number, (identity, entry) in enumerate(entries):
             if number % _CHECKPOINT_EVERY == 0:
                 checkpoint()
-            if id_digests(identity, Identity(entry.record.user_id, entry.record.device_id)).isdisjoint(digests):
+            if self.digester.ids(identity, Identity(entry.record.user_id, entry.record.device_id)).isdisjoint(digests):
                 continue
-            dropped.add(pair_digest(identity))
+            dropped.add(self.digester.pair(identity))
             with self._lock:
                 current = self._cache.pop(identity, None)
                 self._ready.discard(identity)
                 # Updates belong to the user id only, and not to the device id of the record.
-                if current and current.updates and id_digests(identity).isdisjoint(digests):
+                if current and current.updates and self.digester.ids(identity).isdisjoint(digests):
                     self._keep(identity, EMPTY, current.updates)
         return dropped
 
     def read(self, identity: Identity) -> Record:
         """Return the cached record, fresh or stale; an empty record if none is cached."""
         with self._lock:
-            entry = self._cache.get(identity)
+            entry = self._corrected(identity)
         return entry.record if entry else EMPTY
 
     def fresh(self, identity: Identity, query: ProfileQuery) -> Hit | None:
@@ -125,7 +130,8 @@ class MemoryStore:
             updates = self._updates(identity) if self._has_updates else None
             ready = self._ready.find(identity, number, updates) if repeated else None
         now = self._clock.now()
-        if ready is not None and ready.fresh_until > now:
+        # A body in the future is not used, because the clock was set back. Then `read` corrects the times.
+        if ready is not None and ready.fetched_at - CLOCK_ERROR_SECONDS <= now < ready.fresh_until:
             return Hit(EMPTY, Freshness(max(0.0, now - ready.fetched_at), ready.fresh_until - now), ready, repeated)
         record = with_packed(entry.record, updates, query, self.snapshots.memberships(identity, query, now))
         fresh = freshness(record, query.parts, self._policy, now) if record.has_all(query.parts) else None
@@ -156,7 +162,12 @@ class MemoryStore:
         memberships = self.snapshots.memberships(identity, query, self._clock.now()) if snapshots else {}
         with self._lock:
             updates = self._updates(identity)
-        return with_packed(record, updates, query, memberships)
+        if updates is None and not memberships:
+            return record
+        parsed = parse_updates(read_packed(updates))
+        if parsed.latest > self._clock.now() + CLOCK_ERROR_SECONDS:  # the clock was set back
+            parsed = parse_updates(self._correct_updates(identity))
+        return apply_updates(record, parsed, query, memberships)
 
     def install_snapshot(self, cohort_id: str, snapshot: Snapshot) -> bool:
         """Replace the cohort's snapshot. Return False if the current snapshot is newer.
@@ -165,7 +176,7 @@ class MemoryStore:
         """
         with self._lock:
             forgotten = self._tombstones.forgotten_after(snapshot.as_of)
-            if not self.snapshots.install(cohort_id, snapshot.without(map(member_digest, forgotten))):
+            if not self.snapshots.install(cohort_id, snapshot.without(map(member_of, forgotten))):
                 return False
             self._ready.clear()
             return True
@@ -206,11 +217,13 @@ class MemoryStore:
         after the time of the update, or if their updates would become too large.
         """
         skipped: Counter[str] = Counter()
-        horizon = self._clock.now() - self.updates_usable_for
+        now = self._clock.now()
+        horizon = now - self.updates_usable_for
         last: Updates = {}
         last_packed: bytes | None = None
         for user_id, new in updates:
             checkpoint()
+            new = correct_arrivals(new, now)  # another process may have stored them with a wrong clock
             identity = Identity(user_id, None)
             if cached_only and identity not in self._cache:
                 continue
@@ -261,7 +274,7 @@ class MemoryStore:
         `new` is ignored if the user was forgotten after `generation`. A record larger than the cache is not cached.
         """
         with self._lock:
-            entry = self._cache.get(identity)
+            entry = self._corrected(identity)
             old = entry.record if entry else EMPTY
             returned = Identity(new.user_id, new.device_id)
             if new is EMPTY or (
@@ -271,6 +284,26 @@ class MemoryStore:
             record = self._policy.prune(merge(old, new), self._clock.now())
             self._keep(identity, record, entry.updates if entry else None)
             return record
+
+    def _corrected(self, identity: Identity) -> Entry | None:
+        """Return the entry, after correcting its times if the clock was set back. Requires the lock."""
+        entry = self._cache.get(identity)
+        if entry is not None:
+            record = correct_times(entry.record, self._clock.now())
+            if record is not entry.record:
+                entry.record = record
+                self._ready.discard(identity)
+        return entry
+
+    def _correct_updates(self, identity: Identity) -> Updates:
+        """Correct the times of the user's updates after the clock was set back. Return the updates."""
+        user = Identity(identity.user_id, None)
+        with self._lock:
+            entry = self._cache.get(user)
+            updates = correct_arrivals(read_packed(entry.updates if entry else None), self._clock.now())
+            if entry is not None and updates:
+                self._keep(user, entry.record, merged_packed(None, updates, 0.0))
+        return updates
 
     def _keep(self, identity: Identity, record: Record, updates: bytes | None) -> None:
         """Cache the record and the updates. Requires the lock."""

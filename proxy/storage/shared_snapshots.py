@@ -51,7 +51,7 @@ class SharedSnapshots:
         with self._loading:
             published = self._shared.publish(cohort_id, snapshot, self._clock.now())
             if published is not None:
-                self._memory.install_snapshot(cohort_id, snapshot)
+                self._memory.install_snapshot(cohort_id, Snapshot(published.as_of, snapshot.pieces))
                 self._loaded[cohort_id] = published
         return published is not None
 
@@ -89,7 +89,8 @@ class SharedSnapshots:
                     continue
                 snapshot = self._shared.read(entry)
                 if snapshot is not None:  # otherwise it was replaced, and the next call sees the replacement
-                    self._memory.install_snapshot(cohort_id, snapshot)
+                    as_of = min(snapshot.as_of, self._clock.now())  # the clock of this machine may be behind
+                    self._memory.install_snapshot(cohort_id, Snapshot(as_of, snapshot.pieces))
                     self._loaded[cohort_id] = entry
         except RedisUnavailable:
             pass  # the next call tries again

@@ -10,7 +10,7 @@ from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import COHORTS, Identity
 from proxy.profile.query import ProfileQuery
 from proxy.profile.snapshot import Membership, Snapshot
-from proxy.storage.tombstones import member_digest, user_id_digest
+from proxy.storage.id_digests import IdDigester
 
 _NO_MEMBERSHIPS: Mapping[str, Membership] = {}
 
@@ -27,9 +27,10 @@ class InstalledSnapshot(NamedTuple):
 class Snapshots:
     """The snapshots by cohort id. MemoryStore locks all changes; reading needs no lock."""
 
-    def __init__(self, policy: FreshnessPolicy, clock: Clock) -> None:
+    def __init__(self, policy: FreshnessPolicy, clock: Clock, digester: IdDigester) -> None:
         self._policy = policy
         self._clock = clock
+        self._digester = digester
         self._snapshots: dict[str, Snapshot] = {}
         self.fresh_for = policy.pushed
         """Seconds after `as_of` for which a snapshot answers as fresh."""
@@ -43,7 +44,7 @@ class Snapshots:
             return _NO_MEMBERSHIPS
         snapshots = self._snapshots
         requested = {query.aliases.id_of("cohorts", cohort) for cohort in query.cohort_ids} or snapshots.keys()
-        digest = member_digest(user_id_digest(identity.user_id))
+        digest = self._digester.member(identity.user_id)
         recent = now - self._policy.pushed
         return {
             cohort: Membership(snapshot.as_of, digest in snapshot, snapshot.as_of > recent)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from proxy.monitoring.clock import Clock
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import Identity, Part
-from proxy.profile.record import EMPTY, Record
+from proxy.profile.record import EMPTY, Record, received
+from proxy.storage.id_digests import UNKEYED
 from proxy.storage.memory import MemoryStore
 from proxy.storage.redis import Lease, RedisUnavailable, StoredProfile
 
@@ -36,7 +37,8 @@ class TieredStore:
         clock: Clock,
         shared: RedisProfiles | None = None,
     ) -> None:
-        self.memory = MemoryStore(max_bytes=max_bytes, policy=policy, clock=clock)
+        digester = shared.digester if shared is not None else UNKEYED
+        self.memory = MemoryStore(max_bytes=max_bytes, policy=policy, clock=clock, digester=digester)
         self._redis = shared
         self._clock = clock
 
@@ -78,7 +80,8 @@ class TieredStore:
     def _keep(self, identity: Identity, stored: StoredProfile, generation: int) -> Record:
         if stored.updates and identity.user_id is not None:
             self.memory.push([(identity.user_id, stored.updates)], generation)
-        return self.memory.merge(identity, stored.record, generation)
+        record = received(stored.record, self.memory.read(identity), self._clock.now())
+        return self.memory.merge(identity, record, generation)
 
     def save(
         self, identity: Identity, new: Record, parts: Collection[Part], word: str = "", generation: int | None = None

@@ -1,4 +1,4 @@
-"""Authentication by Basic, Bearer, Api-Key or X-API-Key, and the allowed networks.
+"""Authentication by Basic, Bearer, Api-Key or X-API-Key, the scopes of the routes, and the allowed networks.
 
 If a request has both headers, `Authorization` takes precedence over `X-API-Key`.
 """
@@ -8,15 +8,17 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections.abc import Iterable, Mapping
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from flask import g, request
+from flask import Flask, g, request
 
+from proxy.api.caller_keys import Caller, Scope
 from proxy.api.errors import Code, Forbidden, Unauthorized
 from proxy.monitoring.clock import Clock
 from proxy.monitoring.logs import OncePerMinute
-from proxy.web.services import services
+from proxy.web.services import Services, current_request, services
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -31,23 +33,36 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _ADDRESS_REFUSED = "this address is not allowed; ask the operator to add the address from the log to ALLOWED_NETWORKS"
 
 
-def admit_to_data() -> None:
-    """Admit a caller of a data route. Pages of other sites are refused, because browsers add stored credentials."""
-    environ = request.environ
-    _require_own_page(environ)
-    _admit(environ)
+class Access(NamedTuple):
+    """Which requests a blueprint accepts.
+
+    any_address: ALLOWED_NETWORKS does not apply. any_site: pages of other sites may link to the routes. Otherwise,
+    requests for such pages are refused, because browsers add stored credentials.
+    """
+
+    scope: Scope
+    any_address: bool = False
+    any_site: bool = False
 
 
-def admit() -> None:
-    """Set `g.caller`, or raise Forbidden or Unauthorized. Register this function as a blueprint's `before_request`."""
-    _admit(request.environ)
+ACCESS: Mapping[str, Access | None] = {
+    "v1": Access("read"),
+    "forget": Access("admin"),
+    "webhooks": Access("push", any_address=True),  # Amplitude sends from many hosts
+    "snapshots": Access("push"),
+    "snapshot_removal": Access("admin"),
+    "playground": Access("read", any_site=True),
+    "status": Access("read", any_site=True),
+    "docs": None,
+    "health": None,
+    "pages": None,
+}
+"""Which requests each blueprint accepts; None accepts all. Without an entry here, each request fails."""
 
 
-def admit_from_anywhere() -> None:
-    """Admit a caller of a data route that has no fixed address."""
-    environ = request.environ
-    _require_own_page(environ)
-    _admit(environ, any_address=True)
+def install(app: Flask, app_services: Services) -> None:
+    """Register the check of each request."""
+    app.before_request(partial(_admit, app_services))
 
 
 def _require_own_page(environ: WSGIEnvironment) -> None:
@@ -58,21 +73,55 @@ def _require_own_page(environ: WSGIEnvironment) -> None:
         )
 
 
-def _admit(environ: WSGIEnvironment, *, any_address: bool = False) -> None:
-    app_services = services()
-    if app_services.networks and not any_address:
+def _admit(app_services: Services) -> None:
+    """Set `g.caller` on a route that needs a key, or raise Forbidden or Unauthorized."""
+    request = current_request()
+    if request.url_rule is None:  # a 404 or 405
+        return
+    # Not `request.blueprint`, which costs a microsecond.
+    access = ACCESS[request.url_rule.endpoint.partition(".")[0]]
+    if access is None:
+        return
+    environ = request.environ
+    if not access.any_site:
+        _require_own_page(environ)
+    if app_services.networks and not access.any_address:
         _require_network(app_services.networks)
+    caller = _caller(environ, app_services)
+    if caller is None:
+        raise Unauthorized(
+            "credentials are missing or wrong; send Basic (name and secret), Bearer, Api-Key or X-API-Key"
+        )
+    g.caller = caller
+    if caller.scope not in (access.scope, "admin"):
+        raise Forbidden(
+            f"the key has the scope {caller.scope}, and this route needs the scope {access.scope}; use another key, "
+            f"from: python -m proxy new-key NAME --scope {access.scope}",
+            code="scope",
+        )
+
+
+def _caller(environ: WSGIEnvironment, app_services: Services) -> Caller | None:
+    """Return the caller with the credentials of this request; None if the credentials are missing or wrong."""
     credentials = environ.get("HTTP_AUTHORIZATION"), environ.get("HTTP_X_API_KEY")
     caller = app_services.accepted.caller(credentials)
     if caller is None:
         name, secret = _name_and_secret()
         caller = app_services.keyring.check(secret, name) if secret else None
-        if caller is None:
-            raise Unauthorized(
-                "credentials are missing or wrong; send Basic (name and secret), Bearer, Api-Key or X-API-Key"
-            )
-        app_services.accepted.remember(credentials, caller)
-    g.caller = caller
+        if caller is not None:
+            app_services.accepted.remember(credentials, caller)
+    return caller
+
+
+def is_known_caller() -> bool:
+    """Return whether a request to a public route has right credentials. Counts wrong ones as a refusal."""
+    environ = request.environ
+    if "HTTP_AUTHORIZATION" not in environ and "HTTP_X_API_KEY" not in environ:
+        return False
+    known = _caller(environ, services()) is not None
+    if not known:
+        count_refusal("unauthorized")
+    return known
 
 
 def _require_network(networks: Iterable[IPv4Network | IPv6Network]) -> None:
@@ -92,7 +141,17 @@ def count_refusal(code: Code) -> None:
     why = _WHY.get(code, code)
     app_services.metrics.refused(why)
     address = str(_caller_address() or "unreadable")
-    app_services.refusals.note(f"{why} {address}", address=address, why=why, code=code)
+    key, fields = address, {}
+    if why == "scope":
+        # By caller and route, because Amplitude pushes from many addresses.
+        fields = {
+            "caller": g.caller.name,
+            "scope": g.caller.scope,
+            "method": request.method,
+            "route": str(request.url_rule),
+        }
+        key = " ".join(fields.values())
+    app_services.refusals.note(f"{why} {key}", address=address, why=why, code=code, **fields)
 
 
 _WHY: Mapping[Code, str] = {"unauthorized": "credentials", "forbidden_network": "address"}

@@ -8,12 +8,10 @@ from proxy.api.errors import BadRequest
 from proxy.api.parse import ID_PARAMETERS, parse_ids
 from proxy.api.query_string import pairs_of
 from proxy.storage.redis import RedisUnavailable
-from proxy.web.auth import admit_to_data
 from proxy.web.errors import problem
 from proxy.web.services import services
 
 blueprint = Blueprint("forget", __name__, url_prefix="/v1")
-blueprint.before_request(admit_to_data)
 
 
 @blueprint.delete("/profile", provide_automatic_options=False)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify
 
+from proxy import __version__
 from proxy.profile.errors import QuotaExhausted, UpstreamInvalid, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
+from proxy.web.auth import is_known_caller
 from proxy.web.services import services
 
 blueprint = Blueprint("health", __name__)
@@ -24,8 +26,8 @@ _UPSTREAM_WORDS = {
 
 @blueprint.get("/healthz", provide_automatic_options=False)
 def healthz() -> Response:
-    """Return 200 while the process serves."""
-    return jsonify(status="ok")
+    """Return 200 while the process serves. A caller with a key also gets the version."""
+    return jsonify(status="ok", version=__version__) if is_known_caller() else jsonify(status="ok")
 
 
 @blueprint.get("/readyz", provide_automatic_options=False)
@@ -43,7 +45,8 @@ def readyz() -> tuple[Response, int]:
         "quota": "spent" if app_services.rate_limiter.spent else "ok",
     }
     if app_services.redis is not None:
-        words["redis"] = "ok" if app_services.redis.unavailable_since is None else "gone"
+        redis = app_services.redis
+        words["redis"] = "gone" if redis.unavailable_since is not None else "full" if redis.full else "ok"
     unavailable = upstream in ("rejected", "failing") and not app_services.store.memory.records
     healthy = all(word in ("ok", "unknown", "off") for word in words.values())
     if app_services.draining.is_set():

@@ -19,7 +19,6 @@ from proxy.profile.parts import COHORTS, SECTIONS, Part, Section
 from proxy.profile.query import ProfileRequest
 from proxy.profile.record import EMPTY
 from proxy.web import cache_headers
-from proxy.web.auth import admit_to_data
 from proxy.web.errors import problem
 from proxy.web.fast_flask import FastResponse
 from proxy.web.request_body import sent_parameters
@@ -32,7 +31,6 @@ NOT_SEEN_BEFORE = "User id and device id not seen before"
 """Amplitude's message for an unknown user. The drop-in route returns the same message."""
 
 blueprint = Blueprint("v1", __name__, url_prefix="/v1")
-blueprint.before_request(admit_to_data)
 
 
 def answer(section: Section | None) -> Response:
@@ -92,13 +90,16 @@ def _get(
 ) -> ProfileResult:
     identity, query = profile_request
     context = g._get_current_object()  # each attribute access through the proxy costs 1.5 microseconds
+    background = cache_headers.is_background(request)
+    if background:
+        context.background = True
     result = app_services.profiles.get(
         identity,
         parts,
         until=context.started + app_services.wait_seconds,
         wanted_later=query.on_error == "retry",
         max_age=cache_headers.requested_max_age(request),
-        background=cache_headers.is_background(request),
+        background=background,
         query=query,
     )
     _note_for_log(context, result)

@@ -10,7 +10,7 @@ from flask import Request
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from proxy.api.errors import BadRequest, BodyTooLarge, UnsupportedMediaType
-from proxy.api.parameters import from_json
+from proxy.api.json_body import from_json
 from proxy.api.query_string import pairs_of
 
 

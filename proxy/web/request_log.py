@@ -21,6 +21,8 @@ _log = logging.getLogger(__name__)
 _new_ids = random.Random()  # noqa: S311  # a request id is not secret
 os.register_at_fork(after_in_child=_new_ids.seed)
 _VALID_ID = re.compile(r"[A-Za-z0-9._~+/=-]{1,200}\Z")
+_POLLED = frozenset({"/metrics", "/status", "/status.json"})
+"""Routes that monitors and the status page request every few seconds."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -51,11 +53,15 @@ def _end(app_services: Services, response: Response) -> Response:
         for name, value in headers:
             response.headers.setdefault(name, value)
     status = response.status_code
-    app_services.metrics.answered(route or "none", status, context.get("cache", "none"), seconds)
-    if error := context.get("error"):
-        app_services.metrics.missing(error)
+    cache, error = context.get("cache", "none"), context.get("error")
+    if "background" in context:
+        app_services.metrics.answered_in_background(cache, error)
+    else:
+        app_services.metrics.answered(route or "none", status, cache, seconds)
+        if error:
+            app_services.metrics.missing(error)
     if status not in (401, 403):  # refused callers are logged once a minute, with a count
-        level = logging.INFO if "caller" in context else logging.DEBUG
+        level = logging.DEBUG if "caller" not in context or (route in _POLLED and status < 400) else logging.INFO
         if _log.isEnabledFor(level):
             _log.log(level, "request", extra=_line(response, route, seconds, context))
     return response
@@ -67,7 +73,7 @@ def _line(response: Response, route: str | None, seconds: float, context: _AppCt
         "route": route,
         "status": response.status_code,
         "ms": round(seconds * 1000, 1),
-        "caller": context.get("caller"),
+        "caller": context.caller.name if "caller" in context else None,
     }
     if "Cache-Status" in response.headers:
         line["cache"] = response.headers["Cache-Status"].partition("; ")[2]

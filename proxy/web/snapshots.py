@@ -17,9 +17,7 @@ from proxy.api.parameters import readable_id
 from proxy.profile.snapshot import MAX_MEMBERS, Snapshot, SnapshotBuilder
 from proxy.storage.checkpoint import Checkpoint
 from proxy.storage.redis import RedisUnavailable
-from proxy.storage.tombstones import member_digest, user_id_digest
 from proxy.storage.weighted_semaphore import Busy, WeightedSemaphore
-from proxy.web.auth import admit_to_data
 from proxy.web.errors import problem
 from proxy.web.services import services
 
@@ -36,7 +34,8 @@ _UPLOADS = WeightedSemaphore(2, wait_seconds=10)
 """Limit on concurrent uploads. Each takes up to 20 MiB."""
 
 blueprint = Blueprint("snapshots", __name__, url_prefix="/v1/snapshots")
-blueprint.before_request(admit_to_data)
+removal = Blueprint("snapshot_removal", __name__, url_prefix="/v1/snapshots")
+"""Has its own entry in `auth.ACCESS`, because removal needs another scope."""
 
 
 @blueprint.get("", provide_automatic_options=False)
@@ -92,7 +91,7 @@ def install(cohort_id: str) -> Response:
     return _answer(cohort_id=cohort_id, members=snapshot.members, as_of=int(as_of), skipped=skipped)
 
 
-@blueprint.delete("/<cohort_id>", provide_automatic_options=False)
+@removal.delete("/<cohort_id>", provide_automatic_options=False)
 def remove(cohort_id: str) -> Response:
     """Remove a snapshot."""
     cohort_id = _cohort_id(cohort_id)
@@ -150,7 +149,7 @@ def _require_room(cohort_id: str) -> None:
 def _read_members(as_of: float) -> tuple[Snapshot, int]:
     """Return the snapshot in the body, and the number of skipped lines."""
     checkpoint = Checkpoint()
-    builder, skipped = SnapshotBuilder(), 0
+    builder, skipped, digester = SnapshotBuilder(), 0, services().store.memory.digester
     for number, line in enumerate(_lines(), start=1):
         checkpoint()
         if number > MAX_MEMBERS:
@@ -161,7 +160,7 @@ def _read_members(as_of: float) -> tuple[Snapshot, int]:
         if user_id is None:
             skipped += 1
         else:
-            builder.add(member_digest(user_id_digest(user_id)))
+            builder.add(digester.member(user_id))
     return builder.build(as_of, checkpoint), skipped
 
 

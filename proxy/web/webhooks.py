@@ -13,7 +13,6 @@ from proxy.api.errors import ApiError, BodyTooLarge, UnsupportedMediaType
 from proxy.storage.checkpoint import Checkpoint
 from proxy.storage.redis import RedisUnavailable
 from proxy.storage.weighted_semaphore import Busy
-from proxy.web.auth import admit_from_anywhere
 from proxy.web.errors import problem
 from proxy.web.request_body import reading_the_body
 from proxy.web.services import services
@@ -28,8 +27,6 @@ _PIECE_BYTES = 64 * 1024
 _LENGTH = re.compile(r"[0-9]{1,18}\Z")
 
 blueprint = Blueprint("webhooks", __name__, url_prefix="/v1/webhooks/amplitude")
-# ALLOWED_NETWORKS does not apply, because Amplitude sends from many hosts.
-blueprint.before_request(admit_from_anywhere)
 
 
 @blueprint.post("/cohorts", provide_automatic_options=False)

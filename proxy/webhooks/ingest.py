@@ -66,7 +66,7 @@ class UpdateIngester:
         self._memory = memory
         self._shared = shared
         self._clock = clock
-        self._messages: TTLCache[str, bool] = TTLCache(_MAX_MESSAGES, MESSAGE_SECONDS, timer=clock.now)
+        self._messages: TTLCache[str, bool] = TTLCache(_MAX_MESSAGES, MESSAGE_SECONDS, timer=clock.monotonic)
         self._lock = Lock()
         # Parsing a body of 8 MiB takes up to 60 MiB more. Two bodies at once are not faster on one core.
         self._large = _Limits(24 * 1024 * 1024, 1)

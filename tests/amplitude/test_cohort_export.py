@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
+import zlib
 from collections.abc import Iterator
 
 import pytest
 import requests
 
+from proxy.amplitude import cohort_export
 from proxy.amplitude.cohort_export import CohortExport, NotDownloaded, redirect_target
 from proxy.api.user_rows import Row
 from proxy.monitoring.clock import Clock
@@ -53,7 +56,7 @@ class Download:
     def _take(self, rows: Iterator[Row]) -> None:
         self.users, self.blank, self.unreadable = [], 0, []
         for row in rows:
-            if row.blank:
+            if row.no_user:
                 self.blank += 1
             elif row.fault:
                 self.unreadable.append(row.line)
@@ -222,7 +225,7 @@ def test_download__invalid_rows__other_rows_are_kept_unless_the_last_row_is_inva
     assert download("any") == ["ava", "dora"]
     assert download.unreadable == [3, 4, 5, 6]
     monkeypatch.setattr(cohort_api, "table", lambda *_, **__: table + b'8,"ev"e"\n')
-    with pytest.raises(NotDownloaded, match="line 8 is not CSV"):
+    with pytest.raises(NotDownloaded, match="line 8: the row is not CSV"):
         download("any")
 
 
@@ -249,7 +252,7 @@ def test_download__file_ends_within_a_row_or_is_html__fails_with_the_reason(
     sandbox: Sandbox, download: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cohort_api, "table", lambda *_, **__: b'"amplitude_id","user_id"\n"1","user-1"\n"2","us')
-    with pytest.raises(NotDownloaded, match="line 3 is not CSV"):
+    with pytest.raises(NotDownloaded, match="line 3: a quote is not closed"):
         download("any")
     monkeypatch.setattr(cohort_api, "table", lambda *_, **__: b"<html>maintenance</html>")
     with pytest.raises(NotDownloaded, match="column 'user_id' is missing; the first line has '<html>"):
@@ -309,3 +312,53 @@ def test_download__link_with_an_invalid_host__fails_without_a_retry(
     with pytest.raises(NotDownloaded, match="redirects to an invalid URL"):
         download("vip")
     assert download.slept == [2.0], "only the pause between two polls"
+
+
+ENDLESS = 16 * 1024 * 1024
+"""Sixteen times the longest row."""
+
+
+def endless(start: bytes, unit: bytes) -> bytes:
+    """Return a gzip file of `start` and of `unit`, repeated."""
+    packer = zlib.compressobj(wbits=31)
+    block = unit * (1024 * 1024 // len(unit))
+    packed = [packer.compress(start), *(packer.compress(block) for _ in range(ENDLESS // len(block)))]
+    return b"".join([*packed, packer.flush()])
+
+
+@pytest.mark.parametrize(
+    ("start", "unit"),
+    [(b"", b"x"), (b"user_id\n", b"x"), (b"user_id\nava\n", b'"x\n",'), (b"user_id\n", b",")],
+    ids=["header", "line", "row of many lines", "cells"],
+)
+def test_download__endless_row_in_a_small_gzip_file__fails_with_the_limit_and_little_memory(
+    download: Download, monkeypatch: pytest.MonkeyPatch, start: bytes, unit: bytes
+) -> None:
+    replace_file(monkeypatch, Reply(200, endless(start, unit), {"Content-Encoding": "gzip"}))
+    tracemalloc.start()
+    try:
+        with pytest.raises(NotDownloaded) as caught:
+            download("c31")
+        assert tracemalloc.get_traced_memory()[1] < ENDLESS
+    finally:
+        tracemalloc.stop()
+    assert "1,048,576 characters" in str(caught.value)
+
+
+@pytest.mark.parametrize("unbounded", [False, True], ids=["with a length", "until the connection ends"])
+def test_download__endless_plain_line__fails_with_the_limit_without_a_retry(
+    download: Download, monkeypatch: pytest.MonkeyPatch, unbounded: bool
+) -> None:
+    replace_file(monkeypatch, Reply(200, b"user_id\n" + b"x" * (4 * 1024 * 1024), unbounded=unbounded))
+    with pytest.raises(NotDownloaded, match="line 2 is longer than 1,048,576 characters"):
+        download("c31")
+    assert not any("retrying" in line for line in download.progress)
+
+
+def test_download__more_users_than_amplitude_exports__fails_with_the_limit(
+    download: Download, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cohort_export, "MAX_USERS", 3)
+    replace_file(monkeypatch, Reply(200, b"user_id\n" + b"ava\n" * 4))
+    with pytest.raises(NotDownloaded, match="more than 3 users"):
+        download("c31")

@@ -32,7 +32,7 @@ class RedisWithClock(RedisClient):
         self.clock = FakeClock()
         self.operator = redis.Redis.from_url(url)
 
-    def script(self, path: Path) -> Callable[[Sequence[bytes], Sequence[Any]], Any]:
+    def script(self, path: Path, *, required: bool = False) -> Callable[[Sequence[bytes], Sequence[Any]], Any]:
         original = path.read_text()
         with_clock = original.replace("redis.call('TIME')", f"redis.call('HMGET', '{CLOCK_KEY.decode()}', 's', 'us')")
         assert with_clock != original
@@ -149,3 +149,46 @@ def test_sliding_window__same_operations_in_python_and_in_lua__same_outcomes(
         assert in_lua.apply(operation) == outcome, operation
         if operation[0] == "reserve":
             clock.advance(0.5)  # with Redis, a process remembers a refusal for 0.1 s
+
+
+def test_completed_calls__a_minute_later__leave_the_local_window_while_redis_keeps_the_quota(
+    client: RedisWithClock,
+) -> None:
+    clock = client.clock = FakeClock()
+    shared = FallbackRateLimiter(client, next(prefixes), 600, clock=clock, longest=8)
+    shared.register()
+    clock.advance(SETTLE_SECONDS + 0.2)
+    for _ in range(3):
+        reservation = shared.reserve(clock())
+        assert reservation is not None
+        reservation.complete()
+        clock.advance(61)
+    assert shared.recorded == 1
+
+
+def test_register__clock_of_one_process_stood_still__slots_of_the_others_are_not_prolonged(
+    client: RedisWithClock,
+) -> None:
+    clock, late_clock, prefix = FakeClock(), FakeClock(), next(prefixes)
+    client.clock = clock
+    running, suspended = (FallbackRateLimiter(client, prefix, 10, clock=own, longest=8) for own in (clock, late_clock))
+
+    def settle() -> None:
+        for limiter in (running, suspended):
+            limiter.register()
+        for own in (clock, late_clock):
+            own.advance(SETTLE_SECONDS + 0.2)
+
+    settle()
+    for _ in range(10):
+        reservation = running.reserve(clock())
+        assert reservation is not None
+        reservation.complete()
+        clock.advance(6)
+        late_clock.advance(6)
+    clock.advance(40)  # the machine of the other process was suspended
+    epoch = running.epoch
+    suspended.register()
+    settle()
+    assert running.epoch != epoch
+    assert running.reserve(clock()) is not None

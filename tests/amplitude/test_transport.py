@@ -13,13 +13,12 @@ import select
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import pytest
 import requests
-import trustme
 
 from proxy.amplitude.calls import plan_calls
 from proxy.amplitude.client import AmplitudeClient
@@ -478,20 +477,6 @@ def test_answer__about_another_user__is_invalid_and_its_connection_closed(
 
 
 # TLS, and an operator's proxy.
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def tls(authority: trustme.CA, monkeypatch: pytest.MonkeyPatch) -> Iterator[ssl.SSLContext]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    with authority.cert_pem.tempfile() as bundle:
-        monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
-        yield context
 
 
 def filling(user: str, size: int) -> bytes:

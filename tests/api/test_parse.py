@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.api.errors import BadRequest
-from proxy.api.parameters import from_json
+from proxy.api.json_body import from_json
 from proxy.api.parse import parse
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity, Section, recommendation
 from proxy.profile.query import ProfileQuery, ProfileRequest
@@ -144,8 +144,9 @@ def test_parse__512_characters_and_20_entries__accepted() -> None:
 
 @pytest.mark.contract("1 repeated parameters")
 def test_parse__known_parameter_twice_with_one_value__refused() -> None:
-    with pytest.raises(BadRequest, match="more than once"):
+    with pytest.raises(BadRequest, match="more than once") as error:
         parse("cohorts", [("user_id", "u"), ("user_id", "u")])
+    assert (error.value.code, error.value.parameter) == ("repeated_parameter", "user_id")
 
 
 @pytest.mark.contract("1 json bodies")

@@ -11,6 +11,7 @@ import pytest
 
 from proxy.sandbox.server import Sandbox
 from tests.conftest import Service, free_port
+from tests.support.redis_server import RedisServer
 from tests.support.wait import until
 
 
@@ -44,3 +45,22 @@ def test_metrics__two_workers_and_one_killed__counts_kept_and_memory_of_live_wor
     service.process.terminate()
     service.process.wait(30)
     assert not folder.exists()
+
+
+def test_quota_metrics__two_services_with_two_workers_and_one_redis__calls_of_all_counted_once(
+    start_service: Callable[..., Service], sandbox: Sandbox
+) -> None:
+    with RedisServer() as redis:
+        services = [start_service(sandbox, WEB_CONCURRENCY="2", REDIS_URL=redis.url) for _ in range(2)]
+        for service in services:
+            until(lambda: value(service, "quota_calls_left") == 600, "the quota is not open")  # noqa: B023
+        for number in range(8):
+            services[number % 2].get(f"/v1/cohorts?user_id=user-{number}")
+        for service in services:
+            until(lambda: value(service, "quota_calls_used") == 8, "not the calls of all processes")  # noqa: B023
+            # Another worker may answer, and learns of the calls a moment later.
+            until(lambda: value(service, "quota_calls_left") == 592, "not the rest of all processes")  # noqa: B023
+            assert service.get("/status.json").json()["now"]["quota_calls_left"] == 592
+        redis.stop()
+        until(lambda: value(services[0], "quota_calls_left") == 0, "calls are left although no call is sent")
+        until(lambda: services[0].get("/readyz").json()["quota"] == "spent", "no call is sent, but the quota is ok")

@@ -249,7 +249,8 @@ def test_log__valid_and_broken_requests__json_lines_without_ids_or_secrets(servi
             assert head.startswith(b"HTTP/1.1 4")
             assert b"application/problem+json" in head
             assert b"Content-Security-Policy: default-src 'none'" in head
-            assert json.loads(body)["status"] == int(head.split()[1])
+            problem = json.loads(body)
+            assert (problem["status"], problem["code"]) == (int(head.split()[1]), "invalid_request")
             assert b"hidden" not in body
     text = service.log.read_text()
     for secret in (hidden, "hidden-user", SECRET, "wrong-secret", service.sandbox.secret_key):

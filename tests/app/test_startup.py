@@ -1,14 +1,18 @@
-"""Invalid settings stop the start: one line for each, no traceback, no secret, no respawned worker."""
+"""The start: invalid settings stop it, with one line for each, no traceback and no secret; a log line describes it."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
-from tests.conftest import KEYS, ROOT, free_port
+from proxy import __version__
+from proxy.sandbox.server import Sandbox
+from tests.conftest import KEYS, ROOT, Service, free_port
+from tests.support.wait import log_lines
 
 BAD = {
     "AMPLITUDE_BASE_URL": "http://profile-api.amplitude.com",
@@ -69,3 +73,30 @@ def test_worker__invalid_settings__not_respawned() -> None:
     assert completed.returncode == 4
     assert completed.stderr.count("AMPLITUDE_SECRET_KEY is required") == 1
     assert "Traceback" not in completed.stderr
+
+
+def test_started_line__settings_with_secrets__version_pid_and_changed_settings_once(
+    start_service: Callable[..., Service], sandbox: Sandbox
+) -> None:
+    service = start_service(sandbox, CACHE_MAX_MB="128", ADMIN_SECRET="a-secret-of-the-admin")
+    (started,) = [line for line in log_lines(service.log) if line["event"] == "started"]
+    assert (started["level"], started["version"], [started["pid"]]) == ("INFO", __version__, service.workers())
+    assert started["settings"] == {
+        "AMPLITUDE_SECRET_KEY": "set",
+        "AMPLITUDE_BASE_URL": sandbox.url,
+        "PROXY_API_KEYS": "set",
+        "ADMIN_SECRET": "set",
+        "CACHE_MAX_MB": "128",
+        "LOG_LEVEL": "DEBUG",
+    }
+
+
+def test_request_lines__polls_and_other_requests__only_polls_at_debug(
+    start_service: Callable[..., Service], sandbox: Sandbox
+) -> None:
+    service = start_service(sandbox)
+    for path in ("/metrics", "/status", "/status.json", "/healthz", "/readyz", "/v1/cohorts?user_id=", "/playground"):
+        assert service.get(path).status_code == 200
+    levels = {line["route"]: line["level"] for line in log_lines(service.log) if line["event"] == "request"}
+    assert {route for route, level in levels.items() if level == "INFO"} == {"/v1/cohorts", "/playground"}
+    assert levels["/metrics"] == levels["/status.json"] == levels["/status"] == "DEBUG"

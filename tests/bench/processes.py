@@ -128,6 +128,10 @@ class Service:
         self._environment = environment(**required | variables)
         self._process: subprocess.Popen[bytes] | None = None
 
+    def change(self, **variables: str) -> None:
+        """Change settings for the next start."""
+        self._environment |= variables
+
     def __enter__(self) -> Service:
         self.start()
         return self

@@ -12,6 +12,7 @@ from proxy.sandbox.server import Sandbox
 from tests.conftest import KEYS, SECRET, Service, free_port
 from tests.support.command import run, start
 from tests.support.redis_server import RedisServer
+from tests.support.wait import until
 
 
 def forget(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -60,7 +61,7 @@ def test_forget__mistake_or_failure__names_the_cause(service: Service) -> None:
         ((), {}, "specify --user or --device"),
         (("--user", " "), {}, "specify --user or --device"),
         (("--user", "u", *to_the_service, "braze:wrong-secret-of-a-test"), {}, "credentials (401)"),
-        (("--user", "u", *to_the_service, "braze:wrong-secret-of-a-test"), {}, "or PROXY_CREDENTIALS"),
+        (("--user", "u", *to_the_service, "braze:wrong-secret-of-a-test"), {}, "PROXY_CREDENTIALS=name:secret"),
         (
             ("--user", "u", "--url", service.sandbox.url, "--credentials", "a:b"),
             {},
@@ -77,6 +78,18 @@ def test_forget__mistake_or_failure__names_the_cause(service: Service) -> None:
         assert ended.returncode != 0
         assert message in ended.stderr
         assert ended.stdout == ""
+
+
+@pytest.mark.contract("2 scopes")
+def test_forget__key_without_the_scope__error_names_the_scope_and_the_fix(
+    start_service: Callable[..., Service], sandbox: Sandbox
+) -> None:
+    service = start_service(sandbox, PROXY_API_KEYS=f"{KEYS}:read")
+    ended = forget("--user", "u", "--url", service.url, "--credentials", KEYS)
+    assert ended.returncode == 1
+    assert "answered 403" in ended.stderr
+    assert "needs the scope admin" in ended.stderr
+    assert "new-key NAME --scope admin" in ended.stderr
 
 
 @pytest.mark.contract("5 forget")
@@ -102,3 +115,28 @@ def test_credentials__missing_without_a_terminal__usage_error_without_warning(se
         assert process.returncode == 2
         assert "--url needs credentials" in errors
         assert "Warning" not in errors
+
+
+def test_forget__another_redis_key_secret__refused_and_a_second_try_with_the_right_secret_works(
+    start_service: Callable[..., Service],
+) -> None:
+    right, wrong = {"REDIS_KEY_SECRET": "0123456789abcdef" * 4}, {"REDIS_KEY_SECRET": "fedcba9876543210" * 4}
+    with Sandbox() as sandbox, RedisServer() as server:
+        service = start_service(sandbox, REDIS_URL=server.url, **right)
+        until(lambda: service.get("/v1/cohorts?user_id=user-7001").json()["ok"], "the call was not sent")
+        settings = {
+            "REDIS_URL": server.url,
+            "AMPLITUDE_BASE_URL": sandbox.url,
+            "AMPLITUDE_SECRET_KEY": sandbox.secret_key,
+        }
+        refused = forget("--user", "user-7001", **settings, **wrong)
+        assert (refused.returncode, "REDIS_KEY_SECRET is not that of the running services" in refused.stderr) == (
+            1,
+            True,
+        )
+        checked = run("check", **settings, **wrong, PROXY_API_KEYS=KEYS)
+        assert "a running service has another REDIS_KEY_SECRET" in checked.stdout
+        assert "deleted 1 record" in forget("--user", "user-7001", **settings, **right).stdout
+        unset = run("check", **settings | {"PROXY_API_KEYS": KEYS, "AMPLITUDE_SECRET_KEY": "another-key"})
+        assert "REDIS_KEY_SECRET is not set" in unset.stdout
+        assert "set a different AMPLITUDE_PROJECT" in unset.stdout

@@ -7,10 +7,13 @@ import json
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -18,14 +21,17 @@ from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
 from proxy import __version__
-from proxy.api.caller_keys import KeyRing, parse
+from proxy.api.caller_keys import Caller, KeyRing, Scope, parse
 from proxy.sandbox.faults import Fault
 from proxy.sandbox.people import find
 from proxy.sandbox.server import Sandbox
+from proxy.sandbox.user_data import Documented
 from tests.conftest import ROOT, free_port
+from tests.support.browser import Browser
 from tests.support.command import run, start
 from tests.support.picture import PLAYGROUND
 from tests.support.redis_server import RedisServer
+from tests.support.wait import until
 
 
 @contextmanager
@@ -60,8 +66,13 @@ def test_main__version__is_printed() -> None:
 
 
 @pytest.mark.contract("5 commands")
-def test_new_key__name__prints_a_secret_and_an_entry_that_accepts_the_secret() -> None:
-    printed = run("new-key", "braze").stdout
+@pytest.mark.parametrize(
+    ("options", "scope"), [((), "read"), (("--scope", "push"), "push"), (("--scope", "admin"), "admin")]
+)
+def test_new_key__name__prints_a_secret_and_an_entry_that_accepts_the_secret(
+    options: tuple[str, ...], scope: Scope
+) -> None:
+    printed = run("new-key", "braze", *options).stdout
     secret = re.search(r"^secret\s+(\S+)$", printed, re.MULTILINE)
     assert secret
     line = printed.strip().splitlines()[-1]
@@ -69,7 +80,8 @@ def test_new_key__name__prints_a_secret_and_an_entry_that_accepts_the_secret() -
     entry = subprocess.run(
         ["sh", "-c", f'{line}; printf %s "$PROXY_API_KEYS"'], capture_output=True, text=True, check=True
     ).stdout
-    assert KeyRing(parse(entry)).check(secret[1], "braze") == "braze"
+    assert KeyRing(parse(entry)).check(secret[1], "braze") == Caller("braze", scope)
+    assert f"scope   {scope}" in printed.splitlines()
     assert secret[1] not in entry
 
 
@@ -125,6 +137,19 @@ def test_check__problems__are_marked(sandbox: Sandbox) -> None:
     code, points = marks(sandbox, PROXY_API_KEYS="", CACHE_MAX_MB="x")
     assert code == 1
     assert [point.split()[:2] for point in points] == [["wrong", "PROXY_API_KEYS"], ["wrong", "CACHE_MAX_MB"]]
+
+
+def test_check__credentials_are_rejected__other_scheme_is_tried_and_reported() -> None:
+    with Sandbox(documented=Documented(credentials="api-key")) as sandbox:
+        code, lines = check(sandbox, AMPLITUDE_API_KEY=sandbox.api_key)
+        assert (code, sandbox.report()["calls"]) == (1, 2)
+        assert "remove AMPLITUDE_API_KEY (2 calls: Basic was rejected; Api-Key with" in lines[4]
+        _, lines = check(sandbox, AMPLITUDE_API_KEY=sandbox.api_key, AMPLITUDE_SECRET_KEY="another")
+        assert "copy AMPLITUDE_API_KEY and AMPLITUDE_SECRET_KEY again" in lines[4]
+        assert "secret key alone failed" in lines[4]
+    with Sandbox(documented=Documented(credentials="basic")) as sandbox:
+        assert "set AMPLITUDE_API_KEY too (Basic was not tried)" in check(sandbox)[1][4]
+        assert check(sandbox, AMPLITUDE_API_KEY=sandbox.api_key)[0] == 0
 
 
 def test_check__long_deadline_and_misspelt_variables__warns(sandbox: Sandbox) -> None:
@@ -209,6 +234,43 @@ def test_demo__more__prints_commands_and_tags_that_work() -> None:
         assert printed.count("{% connected_content") == len(routes)
         assert "only to known users, e.g. user_id=user-9" in printed
         assert find("user-9", None), "the faults have no effect for an unknown user"
+
+
+@pytest.mark.slow
+def test_demo__open__browser_shows_the_playground_signed_in_and_stores_no_secret(
+    browser: Browser, tmp_path: Path
+) -> None:
+    opened, command = tmp_path / "url", tmp_path / "browser"
+    command.write_text(f'#!/bin/sh\nprintf %s "$1" > {opened}\n')
+    command.chmod(0o700)
+    with running("demo", "--open", BROWSER=str(command)) as (_, printed):
+        (secret,) = set(re.findall(r"http://demo:(\S+)@", printed))
+        until(lambda: opened.exists() and opened.read_text(), "no browser was started", 10)
+        url = opened.read_text()
+        assert secret not in url
+        browser.open(url)
+        browser.find("#user").send_keys("ava")
+        browser.press("#render")
+        browser.until(lambda: browser.find("#outcome").text == "sent", "the rendered message")
+        assert browser.errors() == []
+        assert refuses_connections(url), "the URL works more than once"
+        browser.open("about:blank")
+        visited = until_visited(browser, "/playground")
+    assert not [address for address in visited if secret in address]
+
+
+def until_visited(browser: Browser, path: str) -> list[str]:
+    """Wait until the history of the browser has a URL with `path`, and return all URLs. The browser writes it late."""
+    file = Path(browser.driver.capabilities["chrome"]["userDataDir"], "Default", "History")
+    visited: list[str] = []
+
+    def read() -> bool:
+        with suppress(sqlite3.OperationalError), closing(sqlite3.connect(f"file:{file}?immutable=1", uri=True)) as data:
+            visited[:] = [url for (url,) in data.execute("SELECT url FROM urls")]
+        return any(urlsplit(url).path == path for url in visited)
+
+    until(read, "the browser wrote no history", 30)
+    return visited
 
 
 @pytest.mark.parametrize("version", [(2, 7, 18), (3, 9, 2), (3, 10, 13)])

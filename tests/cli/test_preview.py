@@ -52,7 +52,7 @@ def test_preview__running_service__uses_the_credentials(service: Service) -> Non
     ended = preview(RECS, "--user", "ava", "--url", service.url, "--credentials", "braze:wrong")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.startswith("Error: the service rejects the credentials (401)")
-    assert "with --credentials or PROXY_CREDENTIALS" in ended.stderr
+    assert "PROXY_CREDENTIALS=name:secret" in ended.stderr
 
 
 def test_preview__message_from_stdin_aborts__exits_with_1() -> None:

@@ -21,6 +21,7 @@ from proxy.settings import Settings
 from tests.conftest import ROOT
 from tests.support.docs import PAGES, README, fragment, table
 from tests.support.fakes import FakeClock
+from tests.support.openapi import scope_of
 
 SETTINGS = table("settings")
 GUIDES = {path.stem: text for path, text in PAGES.items()}
@@ -83,12 +84,16 @@ def test_statuses_table__statuses__are_those_of_the_openapi_document() -> None:
     assert table("statuses").keys() == statuses
 
 
+def test_codes_table__codes__are_those_of_problems_in_the_openapi_document() -> None:
+    assert table("codes").keys() == set(document()["components"]["schemas"]["Problem"]["properties"]["code"]["enum"])
+
+
 def test_routes_table__routes_and_methods__are_those_of_the_openapi_document() -> None:
     paths = document()["paths"]
-    assert {route: (methods, credentials) for route, (methods, credentials, _) in table("routes").items()} == {
+    assert {route: (methods, scopes) for route, (methods, scopes, _) in table("routes").items()} == {
         path: (
             ", ".join(sorted((method.upper() for method in operations), key=["GET", "HEAD", "POST", "DELETE"].index)),
-            "yes" if any(operation["security"] for operation in operations.values()) else "no",
+            ", ".join(dict.fromkeys(scope_of(operation) or "none" for operation in operations.values())),
         )
         for path, operations in paths.items()
     }

@@ -30,10 +30,10 @@ def run(tmp_path: Path) -> Callable[..., str]:
             .replace("https://your-host", service.url)
             .replace("name:secret", f"braze:{secret}")
         )
-        words = shlex.split(line.replace("12345", user).replace(".venv/bin/python", shlex.quote(sys.executable)))
+        line = line.replace("12345", user).replace(".venv/bin/python", shlex.quote(sys.executable))
         env = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         completed = subprocess.run(
-            words,
+            ["sh", "-c", line],
             cwd=tmp_path,
             env=env | {"PYTHONPATH": str(ROOT)},
             capture_output=True,
@@ -59,7 +59,7 @@ def poor(start_service: Callable[..., Service]) -> Iterator[Service]:
 
 
 def test_symptoms__of_the_guide__are_those_tested() -> None:
-    tested = {"no content", "401", "all users", "some users", "old data", "quota", *PROBLEMS}
+    tested = {"no content", "401", "403", "all users", "some users", "old data", "quota", *PROBLEMS}
     assert {part.name.removeprefix("symptom ") for part in fragments("symptom")} == tested
 
 
@@ -77,6 +77,15 @@ def test_401__right_or_wrong_secret__status_differs_without_a_call(service: Serv
     assert run(service, "401").startswith("HTTP/1.1 200")
     assert run(service, "401", secret="a-secret-that-is-not-stored").startswith("HTTP/1.1 401")
     assert service.sandbox.report()["calls"] == before
+
+
+def test_403__secret_that_may_read_or_do_everything__code_names_the_scope(
+    start_service: Callable[..., Service], sandbox: Sandbox, run: Callable[..., str]
+) -> None:
+    reader = "the-secret-of-a-reader"
+    service = start_service(sandbox, PROXY_API_KEYS=f"braze:{SECRET}", BRAZE_SECRET=reader)
+    assert '"code": "scope"' in run(service, "403", secret=reader)
+    assert run(service, "403").startswith("HTTP/1.1 415")
 
 
 def test_all_users__credentials_or_quota_or_ids__word_names_the_cause(

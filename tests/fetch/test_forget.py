@@ -15,8 +15,8 @@ from proxy.profile.errors import QuotaExhausted
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity
 from proxy.profile.record import EMPTY, CachedPart, Record
+from proxy.storage.id_digests import UNKEYED
 from proxy.storage.tiered import TieredStore
-from proxy.storage.tombstones import id_digests, pair_digest, user_id_digest
 from tests.fetch.test_scheduler import USER, World
 from tests.support.fakes import FakeClock
 
@@ -36,10 +36,10 @@ def forget(world: World, ids: Identity = IDS) -> ForgetResult:
 
 def test_digests__known_ids__same_as_in_earlier_versions() -> None:
     # Processes of two versions share digests in Redis.
-    assert pair_digest(Identity('ü"x\\', None)) == b"fc569fee2fb3f82324d42813352c61f0"
-    assert pair_digest(Identity("a", "b\n")) == b"0211f139de5415d1f980005b596d3404"
-    assert id_digests(Identity("q", None)) == {user_id_digest("q")}
-    assert id_digests(Identity("q", "z")) == {
+    assert UNKEYED.pair(Identity('ü"x\\', None)) == b"fc569fee2fb3f82324d42813352c61f0"
+    assert UNKEYED.pair(Identity("a", "b\n")) == b"0211f139de5415d1f980005b596d3404"
+    assert UNKEYED.ids(Identity("q", None)) == {UNKEYED.user_id("q")}
+    assert UNKEYED.ids(Identity("q", "z")) == {
         b"be7247acc079a372fac9595f906e426e",
         b"a66f1835049bfe8a7a45c8f3835f68d5",
     }
@@ -135,9 +135,9 @@ def test_forget__any_order_of_requests_and_results__earlier_requests_are_not_cac
             store.save(USER, Record({COHORTS: CachedPart(b"[]", clock())}), [COHORTS], generation=generation)
             cached = cached or not forgotten
         elif step == "forget":
-            store.memory.forget(id_digests(IDS))
+            store.memory.forget(UNKEYED.ids(IDS))
             running = [(generation, True) for generation, _ in running]
             cached = False
         elif step == "forget another":
-            store.memory.forget(id_digests(Identity("v", "w")))
+            store.memory.forget(UNKEYED.ids(Identity("v", "w")))
         assert bool(store.memory.read(USER).parts) is cached

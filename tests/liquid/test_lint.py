@@ -91,6 +91,7 @@ CASES = {
     ),
     "exposure": (
         [tag(f"{RECS} :save r"), tag("https://h/v1/profile?include=cohorts,%20recommendations&rec_id=a :save p"),
+         tag("https://h/v1/profile?include=recommendations&include=cohorts&rec_id=a :save p"),
          tag("https://h/v1/userprofile?user_id=1&rec_id=a :save u"),
          tag("https://h/v1/profile :method post :body include=recommendations&rec_id=a :save p"),
          tag('https://h/v1/profile :method post :body {"include": ["cohorts", "recommendations"]} :save p')],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from proxy.monitoring.clock import Clock
 from proxy.monitoring.history import History, as_columns
 from proxy.monitoring.metrics import Metrics
 from tests.support.fakes import FakeClock
@@ -11,7 +12,7 @@ from tests.support.fakes import FakeClock
 ROUTE = "/v1/cohorts"
 
 
-def history(clock: FakeClock) -> tuple[Metrics, History]:
+def history(clock: Clock) -> tuple[Metrics, History]:
     metrics = Metrics()
     metrics.set_reader(lambda: {"quota_calls_limit": 600})
     hour = History(metrics, clock=clock)
@@ -30,12 +31,14 @@ def test_point__after_a_step__has_the_counts_since_the_previous(clock: FakeClock
         metrics.answered(ROUTE, 200, cache, 0.02)
     metrics.missing("quota_exhausted")
     metrics.missing("blank_id")
+    metrics.answered_in_background("miss", "quota_exhausted")
+    metrics.answered_in_background("hit", None)
     metrics.answered("/healthz", 200, "none", 9)
     metrics.called("ok", 0.15, 0)
     metrics.called("upstream_timeout", 0.15, 0)
     metrics.answered(ROUTE, 401, "none", 0.001)
     metrics.answered("/status", 401, "none", 0.001)
-    metrics.set_reader(lambda: {"quota_calls_limit": 600, "quota_calls_used": 3, "backlog_dropped": 5})
+    metrics.set_reader(lambda: {"quota_calls_limit": 600, "quota_calls_left": 597, "backlog_dropped": 5})
     step(hour, clock)
     step(hour, clock)
     first, second = hour.points()
@@ -43,7 +46,8 @@ def test_point__after_a_step__has_the_counts_since_the_previous(clock: FakeClock
     assert first.errors == {"quota_exhausted": 1}
     assert first.calls == {"ok": 1, "upstream_timeout": 1}
     assert (first.refused, first.dropped, first.seconds) == (1, 5, 10)
-    assert first.gauges["quota_calls_used"] == 3
+    assert (first.background, second.background) == (2, 0)
+    assert "proxy_build_info" not in first.gauges
     assert first.gauges["quota_calls_left"] == 597
     assert sum(second.answers.values()) == 0
     assert (second.errors, second.refused, second.dropped, second.answer_time) == ({}, 0, 0, None)
@@ -93,3 +97,15 @@ def test_as_columns__two_points__two_entries_in_each_column(clock: FakeClock) ->
     assert columns["answer_ms"]["median"][0] is None
     for column in (columns["at"], *columns["answers"].values(), *columns["call_ms"].values(), columns["backlog"]):
         assert len(column) == 2
+
+
+def test_points__wall_clock_is_set_back__only_recent_points_with_corrected_times(clock: FakeClock) -> None:
+    wall = FakeClock(2_000_000)
+    metrics, hour = history(Clock(now=wall, monotonic=clock))
+    metrics.missing("quota_exhausted")
+    step(hour, clock)
+    wall.advance(-3600)
+    clock.advance(120)
+    hour.tick()
+    assert [point.at for point in hour.points()] == [wall() - 120, wall()]
+    assert [point.errors for point in hour.points(60)] == [{}]

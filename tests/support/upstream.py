@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +17,8 @@ from urllib.parse import parse_qsl, urlsplit
 class Reply:
     """The bytes that answer a request.
 
+    `ends`: how the connection ends when another request arrives, before any byte of an answer: "" (the connection stays
+    open), "close" or "reset".
     `late`: bytes that are sent on the same connection before the next answer, or after `patience` seconds without a
     request.
     """
@@ -24,6 +27,7 @@ class Reply:
     late: bytes = b""
     patience: float = 0.05
     close: bool = False
+    ends: str = ""
 
 
 class Upstream:
@@ -75,18 +79,22 @@ class Upstream:
                 self._answer_all(connection)
 
     def _answer_all(self, connection: socket.socket) -> None:
-        late = b""
+        late, ends = b"", ""
         while request := _request(connection):
             query = dict(parse_qsl(urlsplit(request.split(" ")[1]).query))
             user = query.get("user_id") or query["device_id"]
             self.users.append(user)
+            if ends:
+                if ends == "reset":
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                return
             reply = self._reply(user)
             try:
                 connection.sendall(late + reply.now)
                 if reply.close:
                     connection.close()
                     return
-                late = reply.late
+                late, ends = reply.late, reply.ends
                 if late and not select.select([connection], [], [], reply.patience)[0]:
                     connection.sendall(late)
                     late = b""

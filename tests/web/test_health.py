@@ -8,6 +8,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from proxy import __version__
 from proxy.app import create_app
 from proxy.profile.errors import QuotaExhausted, UpstreamInvalid, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
 from proxy.settings import Settings
@@ -29,6 +30,14 @@ def readyz(client: FlaskClient) -> tuple[int, dict[str, str]]:
 def test_healthz__running__200_ok(client: FlaskClient) -> None:
     answer = client.get("/healthz")
     assert (answer.status_code, answer.json) == (200, {"status": "ok"})
+
+
+@pytest.mark.contract("3 probes")
+def test_healthz__credentials__version_only_for_right_ones(client: FlaskClient, caller: dict[str, str]) -> None:
+    assert client.get("/healthz", headers=caller).json == {"status": "ok", "version": __version__}
+    wrong = client.get("/healthz", headers={"X-API-Key": "a-wrong-secret-of-a-test"})
+    assert (wrong.status_code, wrong.json) == (200, {"status": "ok"})
+    assert 'callers_refused_total{why="credentials"} 1.0' in client.get("/metrics", headers=caller).text
 
 
 @pytest.mark.contract("3 probes")

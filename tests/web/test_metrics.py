@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 from random import Random
 
@@ -11,6 +12,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 
+from proxy import __version__
 from proxy.app import create_app
 from proxy.profile.errors import QuotaExhausted, UpstreamRejected, UpstreamUnavailable
 from proxy.profile.parts import Identity
@@ -150,6 +152,27 @@ def test_callers_refused__wrong_or_no_credentials__counted_by_reason(client: Fla
     assert read(client)["callers_refused_total{why=credentials}"] == 2
 
 
+def test_background_requests__cached_fetched_and_missing__counted_apart(
+    client: FlaskClient, source: FakeSource, clock: FakeClock
+) -> None:
+    ask(client, "cohorts?user_id=u", Priority="u=7")
+    ask(client, "cohorts?user_id=u", Priority="u=7")
+    source.fault = UpstreamUnavailable()
+    clock.advance(61)
+    ask(client, "cohorts?user_id=another&on_error=retry", Priority="u=7")
+    metrics = read(client)
+    assert metrics["background_requests_total{cache=miss,error=none}"] == 1
+    assert metrics["background_requests_total{cache=hit,error=none}"] == 1
+    assert metrics["background_requests_total{cache=miss,error=upstream_unavailable}"] == 1
+    assert not [name for name in metrics if name.startswith(("answers_missing", "request")) and "/v1/cohorts" in name]
+    assert not [name for name in metrics if name.startswith("answers_missing")]
+
+
+def test_build_info__metrics__version_and_python_as_labels(client: FlaskClient) -> None:
+    version = platform.python_version()
+    assert read(client)[f"proxy_build_info{{python_version={version},version={__version__}}}"] == 1
+
+
 @pytest.mark.contract("3 metrics")
 @pytest.mark.parametrize("path", ["/v1/cohorts?user_id=somebody-42", "/v1/somebody-42", "/static/somebody-42"])
 def test_metrics__ids_and_secrets_in_requests__not_in_the_text(app: Flask, client: FlaskClient, path: str) -> None:
@@ -169,15 +192,19 @@ def test_grafana_dashboard__queries__use_exactly_the_served_metrics(
     assert (answer.status_code, answer.content_type) == (200, "application/json")
     dashboard = json.loads(answer.data)
     ask(client, "recommendations?user_id=u&rec_id=a")
+    ask(client, "cohorts?user_id=u", Priority="u=7")
     source.fault = UpstreamUnavailable()
     ask(client, "cohorts?user_id=another")
     client.get("/v1/cohorts")
     served = {re.sub(r"\{.*", "", name) for name in read(client)}
     expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    queried = {name for expression in expressions for name in re.findall(r"ccproxy_(\w+)", expression)}
-    assert all("ccproxy_" in expression for expression in expressions)
+    names = [re.findall(r"\b(?:cc)?proxy_\w+", expression) for expression in expressions]
+    assert all(names)
+    queried = {name.removeprefix("ccproxy_") for found in names for name in found}
     assert queried <= served, queried - served
     families = {re.sub(r"_(bucket|count|sum)$", "", name) for name in served}
     assert families == {re.sub(r"_(bucket|count|sum)$", "", name) for name in queried}, "the dashboard lacks a metric"
     labels = set(re.findall(r"by \(([\w, ]+)\)", " ".join(expressions)))
-    assert labels == {"cache", "error", "le", "outcome", "why", "route, status"}
+    assert labels == {
+        "cache", "cache, error", "error", "le", "outcome", "route, status", "version, python_version", "why"
+    }  # fmt: skip

@@ -21,8 +21,8 @@ from proxy.profile.parts import COHORTS, PROPERTIES, Identity
 from proxy.profile.query import ProfileQuery
 from proxy.profile.record import EMPTY, CachedPart, Record
 from proxy.profile.updates import ParsedUpdates, checksum, parse_updates
+from proxy.storage.id_digests import UNKEYED
 from proxy.storage.memory import MemoryStore
-from proxy.storage.tombstones import id_digests
 from proxy.webhooks.ingest import UpdateIngester
 from proxy.webhooks.parse import Batch, read_cohorts, read_users
 from tests.support.fakes import FakeClock
@@ -257,7 +257,7 @@ def test_forget__user_with_updates__removes_them_and_ignores_older_pushes() -> N
     ingester = UpdateIngester(store, clock=FakeClock(START))
     ingester.push(new_batch("u", "v"), ingester.generation)
     before = ingester.generation
-    assert len(store.forget(id_digests(Identity("u", None)))) == 1
+    assert len(store.forget(UNKEYED.ids(Identity("u", None)))) == 1
     assert store.with_updates(Identity("u", "d"), EMPTY, ProfileQuery(("cohorts",), cohort_ids=("c1",))) == EMPTY
     ingester.push(new_batch("u"), before)
     assert not known_in(store, "u").cohorts
@@ -315,7 +315,7 @@ def test_forget__device__keeps_the_updates_of_its_user() -> None:
     user = Identity("u", None)
     store.merge(user, Record({COHORTS: CachedPart(b"[]", START - 20)}, None, "u", "phone"))
     store.push(new_batch("u").updates, store.generation)
-    store.forget(id_digests(Identity(None, "phone")))
+    store.forget(UNKEYED.ids(Identity(None, "phone")))
     assert store.read(user) == EMPTY
     assert known_in(store, "u").cohorts
 

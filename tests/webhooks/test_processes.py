@@ -18,9 +18,9 @@ from proxy.profile.parts import COHORTS, PROPERTIES, Identity
 from proxy.profile.query import ProfileQuery
 from proxy.profile.record import EMPTY, CachedPart, Record
 from proxy.profile.updates import REMOVED, Updates, membership, merged, pack, parse_updates, properties
+from proxy.storage.id_digests import UNKEYED
 from proxy.storage.redis import RedisUnavailable
 from proxy.storage.redis.updates import RedisUpdates
-from proxy.storage.tombstones import user_id_digest
 from proxy.webhooks.ingest import UpdateIngester
 from proxy.webhooks.parse import Batch
 from tests.profile.test_updates import PUSHES, previous
@@ -214,7 +214,7 @@ def test_save__any_updates_also_of_the_previous_version__merged_as_in_memory(
             expected = merged(expected, push)
             updates.save([(user, push), (f"other-{user}", push)], time.time())
             if number % 2 and expected:
-                operator.set(b"test:pushed:" + user_id_digest(user), pack(previous(expected)))
+                operator.set(b"test:pushed:" + UNKEYED.user_id(user), pack(previous(expected)))
     stored, missing = updates.read([user, "nobody"])
     assert parse_updates(stored) == parse_updates(expected)
     assert not missing
@@ -423,7 +423,7 @@ def test_update__stored_set_without_line_ends__takes_no_long_time_in_redis(
     long = b"x" * 60_000
     stored = {field: value + long} if field_lines else {kind + long: value, b"s" + b"b\n": value}
     with redis.Redis.from_url(running.url) as operator:
-        operator.set(b"test:pushed:" + user_id_digest("u"), pack(stored))
+        operator.set(b"test:pushed:" + UNKEYED.user_id("u"), pack(stored))
         operator.config_resetstat()
         process.push(("u", new))
         slowest = max(

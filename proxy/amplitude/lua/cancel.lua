@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Free a slot for which no call was sent. SlidingWindow.cancel in proxy/amplitude/sliding_window.py is equivalent.
 local slots = KEYS[1] -- sorted set: reservation ids by the time when the slot becomes free
 local bursts = KEYS[2] -- sorted set: reservation ids of the burst by reserved time

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Report the end of a call, a pause, or both. Returns the seconds until the end of the pause.
 local slots = KEYS[1] -- sorted set: reservation ids by the time when the slot becomes free
 local pacing = KEYS[2] -- hash: epoch, closed_until (the end of the pause), next_even

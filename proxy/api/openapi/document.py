@@ -8,7 +8,7 @@ from typing import Any
 from proxy import __version__
 from proxy.api.drop_in import DROP_IN
 from proxy.api.openapi import examples, playground, webhooks
-from proxy.api.openapi.parameters import REQUEST_HEADERS, SECURITY, SECURITY_SCHEMES, body, query_parameters
+from proxy.api.openapi.parameters import REQUEST_HEADERS, SECURITY_SCHEMES, body, query_parameters, security
 from proxy.api.openapi.responses import DATA_HEADERS, HEADERS, SHARED, answer, as_json, headers_only, problem, shared
 from proxy.api.openapi.schemas import Schema, answer_name, components, ref
 from proxy.api.parameters import Parameter
@@ -27,7 +27,7 @@ def document() -> Schema:
             "description": _ABOUT,
         },
         "tags": [{"name": name, "description": about} for name, about in _TAGS.items()],
-        "paths": _paths(),
+        "paths": _with_scopes(_paths()),
         "components": {
             "schemas": components() | playground.SCHEMAS | webhooks.SCHEMAS,
             "responses": SHARED,
@@ -42,14 +42,22 @@ _ABOUT = """\
 Every data route accepts `GET`, `POST` and `HEAD`. `HEAD` returns the headers of `GET`. A trailing slash is accepted,
 and the service never redirects.
 
-At least one of `user_id` and `device_id` must be present. Values are trimmed. A known parameter that occurs twice
-causes a 400. Unknown parameters are ignored.
+At least one of `user_id` and `device_id` must be present. Values are trimmed. Unknown parameters are ignored.
+
+A list in the URL or in a form is comma-separated (`rec_id=a,b`), or repeated (`rec_id=a&rec_id=b`), or both. In JSON,
+a list is an array or comma-separated text. Any other known parameter that occurs twice causes a 400, and so does a
+parameter in both the URL and the body.
+
+Every error has the type `application/problem+json`. `code` has the kind of problem, and `parameter` the parameter.
 
 If data is missing, the answer has status 200, `ok: false`, the reason in `error`, and every key with its empty value.
 With `on_error=retry`, the status is 500, so that Braze's `:retry` tries again.
 
 A user is anonymous if all ids are blank. The answer then has status 200 and `error: blank_id`, without a call
 to Amplitude.
+
+A key has one scope: `read` for the data routes, the playground, the status and the metrics, `push` for the webhooks, or
+`admin` for every route. Another scope causes a 403 with `code: scope`.
 
 An unknown path causes a 404. A method that the route does not accept causes a 405.
 
@@ -101,6 +109,7 @@ def _paths() -> dict[str, Schema]:
             "Operation",
             "Liveness",
             {"200": answer("The process is running.", as_json("Health", example={"status": "ok"}))},
+            description="With the credentials of a key, the answer also has the version.",
         ),
         "/readyz": _get(
             "Readyz",
@@ -152,6 +161,15 @@ def _paths() -> dict[str, Schema]:
     }
 
 
+def _with_scopes(paths: dict[str, Schema]) -> dict[str, Schema]:
+    """Add the scope of the key to the description of each operation that needs one."""
+    for operation in (operation for operations in paths.values() for operation in operations.values()):
+        for scope in {scope for scheme in operation["security"] for scopes in scheme.values() for scope in scopes}:
+            sentence = f"Needs a key with the scope `{scope}`" + (" or `admin`." if scope != "admin" else ".")
+            operation["description"] = f"{operation.get('description', '')} {sentence}".strip()
+    return paths
+
+
 def _get(name: str, tag: str, summary: str, responses: Schema, *, guarded: bool = False, **more: Any) -> Schema:
     """Return the path of a route that accepts GET and HEAD.
 
@@ -161,7 +179,7 @@ def _get(name: str, tag: str, summary: str, responses: Schema, *, guarded: bool 
         "operationId": f"get{name}",
         "tags": [tag],
         "summary": summary,
-        "security": SECURITY if guarded else [],
+        "security": security("read") if guarded else [],
         "responses": {**responses, **(_GUARDED if guarded else {})},
         **more,
     }
@@ -195,7 +213,7 @@ def _forget() -> Schema:
         "a second. The id can be the requested id or the id that Amplitude returned. Also removes the user from the "
         "backlog. The result of a call in flight is not cached. The data in Amplitude stays: the next request for "
         "the user fetches it again.",
-        "security": SECURITY,
+        "security": security("admin"),
         "parameters": [*query_parameters(ID_PARAMETERS, (), {"user_id": "user-17"}), ref("RequestId", "parameters")],
         "responses": {
             "200": answer(
@@ -275,7 +293,7 @@ def _data_route(
     get = {
         **about,
         "operationId": f"get{name}",
-        "security": SECURITY,
+        "security": security("read"),
         "parameters": [*query_parameters(*parameters), refresh, priority, if_none_match, request_id],
         "responses": _sorted(responses | unchanged),
     }
@@ -283,7 +301,7 @@ def _data_route(
         **about,
         "operationId": f"post{name}",
         "summary": f"{about['summary']} (parameters in the body)",
-        "security": SECURITY,
+        "security": security("read"),
         "parameters": [refresh, priority, request_id],
         "requestBody": body(*parameters),
         "responses": _sorted(responses | shared("ContentTooLarge", "UnsupportedMediaType")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from proxy.api.caller_keys import Scope
 from proxy.api.openapi.examples import as_text
 from proxy.api.openapi.schemas import Schema
 from proxy.api.parameters import BOOLEANS, MAX_ENTRIES, MAX_LENGTH, Parameter
@@ -31,7 +32,12 @@ SECURITY_SCHEMES: Mapping[str, Schema] = {
         "description": "Name and secret of a key, as sent by Braze's `:basic_auth`.",
     },
 }
-SECURITY: list[dict[str, list[str]]] = [{name: []} for name in SECURITY_SCHEMES]
+
+
+def security(scope: Scope) -> list[dict[str, list[str]]]:
+    """Return the requirement of a key with this scope, which is a role in OpenAPI 3.1 (Security Requirement Object)."""
+    return [{name: [scope]} for name in SECURITY_SCHEMES]
+
 
 # A control character inside a value; at the ends, white space is trimmed. Used with `not`, because Swagger UI fills its
 # forms with values made up from a positive `pattern`.
@@ -74,7 +80,7 @@ def query_parameters(
         {
             "name": parameter.name,
             "in": "query",
-            **_described(parameter),
+            **_described(parameter, _LIST_IN_URL),
             **({"required": True} if parameter in required else {}),
             **(_LIST_STYLE if parameter.many else {}),
             "schema": _in_url(parameter, parameter in required),
@@ -92,10 +98,11 @@ def body(known: Collection[Parameter], required: Collection[Parameter], example:
         "anyOf": [{"required": ["user_id"]}, {"required": ["device_id"]}],
     }
     in_json = {
-        parameter.name: _described(parameter) | _in_json(parameter, parameter in required) for parameter in known
+        parameter.name: _described(parameter, _LIST_IN_JSON) | _in_json(parameter, parameter in required)
+        for parameter in known
     }
     in_form = {
-        parameter.name: _described(parameter)
+        parameter.name: _described(parameter, _LIST_IN_URL)
         | _in_url(parameter, parameter in required)
         | _form_example(parameter, example)
         for parameter in known
@@ -115,11 +122,14 @@ def body(known: Collection[Parameter], required: Collection[Parameter], example:
 
 
 _LIST_STYLE = {"style": "form", "explode": False}
+"""The shorter of the two accepted styles. With `explode: true`, clients would repeat the parameter."""
+_LIST_IN_URL = f"Comma-separated, or repeated. At most {MAX_ENTRIES} in all."
+_LIST_IN_JSON = f"An array, or comma-separated text. At most {MAX_ENTRIES}."
 
 
-def _described(parameter: Parameter) -> Schema:
+def _described(parameter: Parameter, about_list: str) -> Schema:
     about = parameter.help[0].upper() + parameter.help[1:] + "."
-    return {"description": f"{about} Comma-separated, at most {MAX_ENTRIES}." if parameter.many else about}
+    return {"description": f"{about} {about_list}" if parameter.many else about}
 
 
 def _form_example(parameter: Parameter, example: Mapping[str, Any]) -> Schema:

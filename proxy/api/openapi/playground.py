@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from proxy.api.openapi import examples
-from proxy.api.openapi.parameters import SECURITY
+from proxy.api.openapi.parameters import security
 from proxy.api.openapi.responses import answer, as_json, shared
 from proxy.api.openapi.schemas import Schema, ref
 
@@ -63,7 +63,7 @@ def rendering() -> Schema:
         "description": "Each Connected Content tag calls the data routes of this service, with the credentials of the "
         "caller. The tags make calls to Amplitude and log exposures, as in a sent message. A request "
         "from a page of another site gets a 403.",
-        "security": SECURITY,
+        "security": security("read"),
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": ref("Message"), "example": EXAMPLE}},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxy.api.openapi.parameters import ID, SECURITY
+from proxy.api.openapi.parameters import ID, security
 from proxy.api.openapi.responses import answer, as_json, problem, shared
 from proxy.api.openapi.schemas import Schema, ref
 
@@ -113,7 +113,7 @@ def _webhook(name: str, summary: str, schema: Schema, example: Any, result: Any)
         "with the latest time takes precedence, whatever the order of arrival. A body has at most 8 MiB, 50,000 users, "
         "500,000 values, and 64 KiB per user. The status is 500 with `Retry-After` if too many batches are being "
         "processed, or if Redis does not answer.",
-        "security": SECURITY,
+        "security": security("push"),
         "parameters": [ref("RequestId", "parameters")],
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}},
         "responses": {

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from threading import Event
-from typing import TextIO
+from typing import BinaryIO
 
 import click
 
 from proxy.amplitude.cohort_export import CohortExport, NotDownloaded
-from proxy.api.user_rows import NoColumn, Row, read
+from proxy.api.user_rows import Row
 from proxy.cli.client import (
     ServiceUnavailable,
     json_object,
@@ -24,6 +24,8 @@ from proxy.cli.client import (
     service_options,
 )
 from proxy.cli.formats import format_count, format_minutes
+from proxy.cli.user_file import UnreadableFile, file_name, read_user_file
+from proxy.cli.user_ids import UserIds
 from proxy.cli.warmup.audience import Audience, DiskFull
 from proxy.cli.warmup.estimate import Plan, quota_options
 from proxy.cli.warmup.progress import WarmupProgress, progress_report
@@ -31,17 +33,15 @@ from proxy.cli.warmup.runner import Warmer
 from proxy.liquid.types import Ask, Request
 from proxy.profile.parts import SECTIONS
 from proxy.profile.values import split_list
-from proxy.storage.redis import RedisUnavailable
 
 CONNECTIONS = 16
-_MAX_PRINTED = 20
-"""Number of unreadable rows whose problem is printed."""
 _REQUIRED_IDS = {"recommendations": "rec_id", "propensities": "prediction_id"}
 _LOST = "Redis does not answer, so fetched data would be lost"
+_FULL = "Redis is full, so fetched data would be lost; raise maxmemory"
 
 
 @click.command()
-@click.argument("users", required=False, type=click.File("r", encoding="utf-8-sig", errors="surrogateescape"))
+@click.argument("users", required=False, type=click.File("rb"))
 @click.option("--column", help="Column with the user ids, if USERS is a CSV table.")
 @click.option("--cohort", metavar="ID", help="Amplitude cohort to download, instead of USERS.")
 @click.option(
@@ -63,10 +63,10 @@ _LOST = "Redis does not answer, so fetched data would be lost"
 @click.option("--prediction-id", default="", help="Prediction ids, comma-separated.")
 @click.option("--propensity-type", default="", help="`score` or `pct`.")
 @click.option("--log-exposures", is_flag=True, help="Confirm that each fetched recommendation logs an exposure.")
-@service_options("URL of a running service whose cache to fill, instead of the Redis at REDIS_URL.")
+@service_options("URL of a running service whose cache to fill, instead of the Redis at REDIS_URL.", "read")
 @quota_options("warming")
 def warm(
-    users: TextIO | None,
+    users: BinaryIO | None,
     column: str | None,
     cohort: str | None,
     api_key: str | None,
@@ -80,8 +80,9 @@ def warm(
 ) -> None:
     """Fetch the data of users into the cache before a send.
 
-    USERS is a file, or - for stdin, with one user id per line; with --column, a CSV table. Instead of USERS, --cohort
-    names an Amplitude cohort. Fetched data stays fresh for CACHE_WARM_SECONDS. Requests from Braze take priority.
+    USERS is a file, or - for stdin, with one user id per line; with --column, a CSV table. The file may be compressed
+    with gzip or zip. Instead of USERS, --cohort names an Amplitude cohort. Fetched data stays fresh for
+    CACHE_WARM_SECONDS. Requests from Braze take priority.
 
     Without --url, the command itself fetches the data and stores it in Redis. The command then needs the settings of
     the service in its environment, and shares the quota with the service.
@@ -108,17 +109,21 @@ def warm(
     question = {"include": ",".join(sections), "on_error": "retry"} | {k: v for k, v in narrowed.items() if v}
     # Amplitude returns properties and computations in the same field, so they need two calls.
     calls_a_user = 2 if {"properties", "computations"} <= set(sections) else 1
-    audience, rows = Audience(), _RowReader(report_blank=not cohort)
+    audience, ids = Audience(), UserIds()
     click.get_current_context().call_on_close(audience.close)
     try:
         # Check the service before the download, because Amplitude limits the number of downloads.
         ask_functions, loss_reason = _service(url, credentials)
         if users is not None:
-            audience.add(rows.user_ids(read(users, column)))
+            audience.add(ids.of(read_user_file(users, column)))
         else:
-            _download(cohort, api_key, audience, rows)
+            _download(cohort, api_key, audience, ids)
+        skipped = list(ids.summary(len(audience)))
+        for line in skipped:
+            _print_status(line)
         if not len(audience):
-            raise click.ClickException(f"{'--cohort' if cohort else 'USERS'} has no user ids; check its content")
+            source = "the cohort" if users is None else file_name(users)
+            raise click.ClickException(f"{source} has no user ids; check its content")
         plan = Plan(len(audience), calls_a_user, quota, share / 100)
         _print_status(
             f"{format_count(len(audience), 'user')}, {format_count(plan.calls, 'call')} at {plan.calls_a_minute:,} "
@@ -128,9 +133,9 @@ def warm(
             warmer = Warmer(ask_functions, question, plan.calls_a_minute, report=report, loss_reason=loss_reason)
             _stop_on_signals(warmer.stop)
             progress = warmer.run(audience, len(audience))
-    except (NoColumn, DiskFull, NotDownloaded) as error:
+    except (UnreadableFile, DiskFull, NotDownloaded) as error:
         raise click.ClickException(str(error)) from None
-    _summarise(progress, rows.unreadable)
+    _summarise(progress, skipped)
     if warmer.stopped_by is not None:
         click.echo(f"{warmer.stopped_by}; data fetched in the last seconds may be lost too")
     missing = bool(progress.failed or progress.remaining or warmer.stopped_by is not None)
@@ -140,12 +145,12 @@ def warm(
         click.echo(
             f"run the command again with the same {'cohort' if cohort else 'file'}; users already cached are skipped"
         )
-    elif rows.unreadable and not missing and not cohort:
-        lines = "line" if rows.unreadable == 1 else "lines"
+    elif ids.unreadable and not missing and not cohort:
+        lines = "line" if ids.unreadable == 1 else "lines"
         click.echo(f"correct the unreadable {lines} and run the command again; users already cached are skipped")
     if warmer.refused is not None:
         raise warmer.refused
-    if missing or rows.unreadable:
+    if missing or ids.unreadable:
         sys.exit(1)
 
 
@@ -160,7 +165,7 @@ def _stop_on_signals(stop: Event) -> None:
         signal.signal(number, handle)
 
 
-def _summarise(progress: WarmupProgress, unreadable: int) -> None:
+def _summarise(progress: WarmupProgress, skipped: list[str]) -> None:
     click.echo(
         f"{progress.done:,} fetched, {progress.fresh:,} already cached, {progress.unknown:,} unknown to Amplitude, "
         f"{progress.failed:,} failed, {progress.remaining:,} not requested; {format_count(progress.calls, 'call')}"
@@ -171,10 +176,8 @@ def _summarise(progress: WarmupProgress, unreadable: int) -> None:
         )
     for error, times in sorted(progress.failures.items()):
         click.echo(f"failed: {error}, {format_count(times, 'time')}")
-    if unreadable:
-        click.echo(
-            f"{format_count(unreadable, 'line')} could not be read and {'was' if unreadable == 1 else 'were'} skipped"
-        )
+    for line in skipped:
+        click.echo(line)
 
 
 def _print_status(line: str) -> None:
@@ -191,54 +194,26 @@ def _service(url: str | None, credentials: str) -> tuple[list[Ask], Callable[[],
         monitor = running_service(url, credentials)
         monitor(Request("GET", "/healthz"))  # fails at once if no service runs
         return ask_functions, lambda: _redis_loss_reason(monitor)
-    try:
-        services, ask = own_service_with_redis(os.environ)
-    except RedisUnavailable:
-        raise ServiceUnavailable(f"{_LOST}; check REDIS_URL and REDIS_TLS_VERIFY") from None
+    services, ask = own_service_with_redis(os.environ)
     redis = services.redis
-    return [ask] * CONNECTIONS, lambda: _LOST if redis is not None and redis.unavailable_since is not None else None
+
+    def loss_reason() -> str | None:
+        if redis is None:
+            return None
+        return _LOST if redis.unavailable_since is not None else _FULL if redis.full else None
+
+    return [ask] * CONNECTIONS, loss_reason
 
 
 def _redis_loss_reason(ask: Ask) -> str | None:
     try:
-        lost = json_object(ask(Request("GET", "/readyz"))).get("redis") == "gone"
+        word = json_object(ask(Request("GET", "/readyz"))).get("redis", "")
     except ServiceUnavailable:
         return None  # the threads report a service that does not answer
-    return f"{_LOST} (redis is gone at /readyz)" if lost else None
+    return {"gone": f"{_LOST} (redis is gone at /readyz)", "full": _FULL}.get(str(word))
 
 
-class _RowReader:
-    """Reads the user ids of rows, and reports and counts the other rows.
-
-    `report_blank`: whether rows with a blank id are also reported.
-    """
-
-    def __init__(self, *, report_blank: bool) -> None:
-        self._report_blank = report_blank
-        self.unreadable = 0
-        """Number of unreadable rows of the last `user_ids`, without blank ids."""
-        self.blank = 0
-
-    def user_ids(self, rows: Iterable[Row]) -> Iterator[str]:
-        """Yield the readable ids. Print the problems of the first unreadable rows, and the line numbers of the rest."""
-        self.unreadable = self.blank = 0
-        faulty: list[int] = []
-        for row in rows:
-            if not row.fault:
-                yield row.user_id
-                continue
-            self.blank += row.blank
-            self.unreadable += not row.blank
-            if row.blank and not self._report_blank:
-                continue
-            faulty.append(row.line)
-            if len(faulty) <= _MAX_PRINTED:
-                _print_status(f"line {row.line}: {row.fault}")
-        if more := faulty[_MAX_PRINTED:]:
-            _print_status(f"{'line' if len(more) == 1 else 'lines'} {', '.join(map(str, more))}: also unreadable")
-
-
-def _download(cohort: str, api_key: str | None, audience: Audience, reader: _RowReader) -> None:
+def _download(cohort: str, api_key: str | None, audience: Audience, ids: UserIds) -> None:
     """Download the members of a cohort into `audience`."""
     settings, _ = own_settings({**os.environ, "AMPLITUDE_API_KEY": api_key or ""})
     if not settings.amplitude_api_key:
@@ -248,9 +223,7 @@ def _download(cohort: str, api_key: str | None, audience: Audience, reader: _Row
 
     def replace_audience(rows: Iterator[Row]) -> None:
         audience.clear()
-        audience.add(reader.user_ids(rows))
+        audience.add(ids.of(rows))
 
     keys = settings.amplitude_api_key, settings.amplitude_secret_key
     CohortExport(settings.amplitude_cohorts_url, *keys, on_progress=_print_status).download(cohort, replace_audience)
-    if reader.blank:
-        _print_status(f"skipped {format_count(reader.blank, 'member')} without a user id")

@@ -76,15 +76,28 @@ def quota_options(purpose: str) -> Callable[[Any], Any]:
     show_default=True,
     help="Calls per user; 2 for properties together with computations.",
 )
+@click.option(
+    "--tags",
+    type=click.IntRange(1, 40),
+    default=1,
+    show_default=True,
+    help="Connected Content tags in the message.",
+)
 @quota_options("this send")
-def plan(recipients: int, calls: int, quota: int, share: int) -> None:
+def plan(recipients: int, calls: int, tags: int, quota: int, share: int) -> None:
     """Estimate how long warming the cache takes. Also estimates how fast a send without warming can be."""
     estimate = Plan(recipients, calls, quota, share / 100)
     if estimate.messages_a_minute:
         cold = f"at most {format_count(estimate.messages_a_minute, 'message')} a minute; set this rate in Braze"
     else:
         cold = "less than one message a minute; warm the cache, or increase --quota or --share"
+    requests = recipients * tags
     for label, text in (
+        (
+            "requests",
+            f"{requests * 2:,} to {requests * 3:,} from Braze to the service ({format_count(tags, 'tag')}, "
+            "each requested 2 or 3 times per user)",
+        ),
         ("calls", f"{estimate.calls:,} ({calls} per user), at {estimate.calls_a_minute:,} a minute"),
         (
             "warming takes",

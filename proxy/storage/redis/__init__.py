@@ -1,6 +1,6 @@
 """Records, updates and leases in a Redis that all processes share; no rate limiter, which is in `amplitude`.
 
-Only the module `client` imports the library. This module has the types for callers that must not load the library.
+Only `client` and `errors` import the library. This module has the types for callers that must not load the library.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from proxy.profile.updates import Updates
 
 
 class RedisUnavailable(Exception):
-    """Redis did not answer, or returned an error. Redis may have executed the command."""
+    """Redis did not answer, or returned an error. Redis may have executed the command.
+
+    The text, if any, names the problem and the fix.
+    """
+
+
+class RedisRefused(RedisUnavailable):
+    """Redis answers, but does not accept the user or the settings of REDIS_URL. Retrying does not help."""
 
 
 class StoredProfile(NamedTuple):

@@ -1,7 +1,11 @@
-"""Connects to Redis, and detects whether Redis is available. The only module that imports the library.
+"""Connects to Redis, and detects whether Redis is available.
 
-A Redis that is slow, restarting, full, read-only or unreachable counts as unavailable. Commands then fail at once, and
+A Redis that is slow, restarting, read-only or unreachable counts as unavailable. Commands then fail at once, and
 a thread tests Redis several times a second until it works again. Each change is logged in one line.
+
+If Redis forbids a command, only that command fails, and the missing permission is logged once a minute. Without the
+commands of the quota, Redis counts as unavailable. If Redis is full, only the commands that store user data fail: the
+scripts of the quota and of `forget` have the flag allow-oom (redis.io/docs, "Redis Lua API reference").
 """
 
 from __future__ import annotations
@@ -22,8 +26,17 @@ from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
-from proxy.storage.redis import RedisUnavailable
+from proxy.monitoring.logs import OncePerMinute
+from proxy.storage.redis import RedisRefused, RedisUnavailable
 from proxy.storage.redis.auto_pipeline import AutoPipeline
+from proxy.storage.redis.errors import is_full, is_refusal, is_unusable, is_wrong_type, translate
+from proxy.storage.redis.permissions import (
+    KEY_PREFIX,
+    acl_rule,
+    first_probe,
+    further_probes,
+    missing_permissions,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -49,10 +62,13 @@ class RedisStats(NamedTuple):
 class RedisClient:
     """Runs commands and scripts, each in one round trip. Thread-safe. Connects with the first command.
 
-    Every command may raise RedisUnavailable. `unavailable_since`: monotonic seconds; None while Redis is available.
+    Every command may raise RedisUnavailable. `prefix`: start of the key that `probe` uses.
+    `unavailable_since`: monotonic seconds; None while Redis is available. `full`: whether Redis refuses new data.
     """
 
-    def __init__(self, url: str, *, verify: bool = True, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self, url: str, *, verify: bool = True, prefix: bytes = KEY_PREFIX, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         options: dict[str, Any] = {}
         if url.startswith("rediss:"):
             options = {"ssl_cert_reqs": ssl.CERT_REQUIRED if verify else ssl.CERT_NONE, "ssl_check_hostname": verify}
@@ -85,7 +101,13 @@ class RedisClient:
         self._round_trips = 0
         self.id = secrets.token_hex(8)
         """Identifies this process to the other processes."""
+        self._probe_key = prefix + b"check:" + self.id.encode()
+        self._permission_log = OncePerMinute(_log, "redis_permission_missing", clock)
+        self._full_log = OncePerMinute(_log, "redis_full", clock)
+        self._refused = self._quota_refused = False
+        self._missing = ""  # the last text of `probe` about permissions
         self.unavailable_since: float | None = None
+        self.full = False
 
     def set_registration(self, register: Callable[[], None]) -> None:
         """Set the function that registers this process.
@@ -168,14 +190,43 @@ class RedisClient:
             lambda: self._client.zrangebyscore(key, f"({score:.0f}", "+inf", withscores=True)
         )
 
-    def script(self, path: Path) -> Callable[[Sequence[bytes], Sequence[Any]], Any]:
-        """Return a function of keys and arguments that runs the Lua script in the file `path`."""
+    def script(self, path: Path, *, required: bool = False) -> Callable[[Sequence[bytes], Sequence[Any]], Any]:
+        """Return a function of keys and arguments that runs the Lua script in the file `path`.
+
+        `required`: whether Redis counts as unavailable if it forbids the script.
+        """
         text = path.read_bytes()
         self._scripts.append(text)
         loaded = self._client.register_script(text)
-        return lambda keys, arguments: self._run(lambda: loaded(keys, arguments))
+        return lambda keys, arguments: self._run(lambda: loaded(keys, arguments), required=required)
 
-    def _run(self, command: Callable[[], Any]) -> Any:
+    def probe(self) -> None:
+        """Try every command that the service uses, in two round trips and without changing its data.
+
+        Raises RedisRefused if the user of the URL may not run a command or use a key, and RedisUnavailable if Redis
+        does not work. The text of the error names the problem and the fix.
+        """
+        try:
+            (created,) = self._replies([first_probe(self._probe_key)])
+            probes = list(further_probes(self._probe_key, created=not isinstance(created, Exception)))
+            replies = self._replies([command for _, command in probes])
+        except Exception as error:  # noqa: BLE001  # any error of the library or of a name lookup
+            raise translate(error) from None
+        by_name = {"set": created} | dict(zip((name for name, _ in probes), replies, strict=True))
+        refused = {name: str(reply) for name, reply in by_name.items() if is_refusal(reply)}
+        if refused:
+            raise RedisRefused(missing_permissions(refused))
+        if unusable := next(filter(is_unusable, by_name.values()), None):
+            raise translate(unusable)
+
+    def _replies(self, commands: Sequence[Sequence[bytes]]) -> list[Any]:
+        """Run commands in one round trip. Errors of single commands are returned."""
+        pipeline = self._client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
+        return pipeline.execute(raise_on_error=False)
+
+    def _run(self, command: Callable[[], Any], *, required: bool = False) -> Any:
         if self._thread is None:
             self.start()
         if threading.current_thread() is not self._thread:
@@ -190,8 +241,13 @@ class RedisClient:
                 self._mark_unavailable("answers are too slow")
             raise RedisUnavailable from None
         except Exception as error:  # noqa: BLE001  # any error of the library or of a name lookup, because no answer may depend on Redis
-            if not _is_wrong_type(error):
-                self._mark_unavailable(type(error).__name__)
+            if is_refusal(error):
+                self._refuse(required)
+            elif is_full(error):
+                self.full = True
+                self._full_log.note("", fix=str(translate(error)))
+            elif not is_wrong_type(error):
+                self._mark_unavailable(str(translate(error)))
             raise RedisUnavailable from None
         self._timeouts = 0
         return response
@@ -203,14 +259,44 @@ class RedisClient:
             self.unavailable_since = self._clock.monotonic()
         _log.warning("redis_unavailable", extra={"why": why})
 
+    def _refuse(self, required: bool) -> None:
+        """Record that Redis forbids a command. The thread finds and logs the missing permission."""
+        with self._lock:
+            self._refused = True
+            if required:
+                self._quota_refused = True
+                self.unavailable_since = self.unavailable_since or self._clock.monotonic()
+
+    def _check_permissions(self) -> None:
+        """Log the missing permission after a refusal, until the permission is granted. Detect that Redis has room."""
+        refused, self._refused = self._refused, False
+        if not (refused or self._quota_refused or self._missing or self.full):
+            return
+        try:
+            self.probe()
+        except RedisRefused as error:
+            self._missing = str(error)
+        except RedisUnavailable:
+            return
+        else:
+            self.full = False
+            # If the probe never failed, Redis forbids a key that the probe does not use.
+            fix, self._missing = "" if self._missing else f"run ACL SETUSER <user> {acl_rule()}", ""
+            self._quota_refused = False
+            if refused and fix:
+                self._permission_log.note("", fix=fix)
+        if self._missing:
+            self._permission_log.note("", fix=self._missing)
+
     def _keep_registered(self) -> None:
         loaded = False
         while not self._stopped:
+            self._check_permissions()
             try:
                 if not loaded or self.unavailable_since is not None:
                     # Otherwise the first call of each script takes three round trips.
                     for text in self._scripts:
-                        self._run(partial(self._client.script_load, text))
+                        self._run(partial(self._client.script_load, text), required=True)
                     loaded = True
                 if self._register is not None:
                     self._register()
@@ -219,7 +305,7 @@ class RedisClient:
             except Exception:  # noqa: BLE001  # without this thread, Redis would stay unavailable
                 _log.exception("redis_register_failed")
             else:
-                if self.unavailable_since is not None:
+                if self.unavailable_since is not None and not self._quota_refused:
                     self.unavailable_since = None
                     _log.warning("redis_available")
             self._wake.wait(_REGISTER_SECONDS)
@@ -232,11 +318,6 @@ def _responses(connection: Any, count: int) -> list[Any] | None:
         try:
             responses.append(connection.read_response())
         except redis.ResponseError as error:
-            if not _is_wrong_type(error):
+            if not is_wrong_type(error):
                 raise
     return responses if len(responses) == count else None
-
-
-def _is_wrong_type(error: Exception) -> bool:
-    """Return whether a key has the wrong type. Another program caused this error, so Redis counts as available."""
-    return "WRONGTYPE" in str(error)

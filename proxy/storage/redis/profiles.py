@@ -1,12 +1,14 @@
 """Stores records and leases in Redis. A record is a hash with a field per part, and is read in one round trip.
 
-Keys are digests, so that no id appears in the slow log of Redis. The key of a record contains a version. After a change
-of the format, old records are not found, and expire. Processes of the previous version share the leases and the quota.
+Keys contain digests of ids. Values contain the ids that Amplitude returned. The key of a record contains a version.
+After a change of the format, old records are not found, and expire. Processes of the previous version share the leases
+and the quota.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import struct
 import zlib
 from collections.abc import Collection, Sequence
@@ -14,14 +16,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
+from proxy.monitoring.clock import SYSTEM_CLOCK
+from proxy.monitoring.logs import OncePerMinute
 from proxy.profile.errors import UpstreamError
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import Identity, Part, Section
-from proxy.profile.record import EMPTY, CachedPart, Record
+from proxy.profile.record import CLOCK_ERROR_SECONDS, EMPTY, CachedPart, Record, limited
+from proxy.storage.id_digests import UNKEYED, IdDigester
 from proxy.storage.redis import Lease, StoredProfile
 from proxy.storage.redis.client import RedisClient
 from proxy.storage.redis.updates import read_updates, updates_key
-from proxy.storage.tombstones import REMEMBERED_SECONDS, id_digests, pair_digest
+from proxy.storage.tombstones import REMEMBERED_SECONDS
+
+_log = logging.getLogger(__name__)
 
 _LUA = Path(__file__).parent / "lua"
 
@@ -54,28 +61,38 @@ class RedisProfiles:
     Each method takes one round trip and may raise RedisUnavailable. `longest`: maximum seconds of a call.
     """
 
-    def __init__(self, server: RedisClient, prefix: bytes, policy: FreshnessPolicy, *, longest: float) -> None:
+    def __init__(
+        self,
+        server: RedisClient,
+        prefix: bytes,
+        policy: FreshnessPolicy,
+        *,
+        longest: float,
+        digester: IdDigester = UNKEYED,
+    ) -> None:
+        self.digester = digester
         self._server = server
         self._prefix = prefix
         self._policy = policy
         self._lease_milliseconds = int(longest * 1000)
+        self._clock_log = OncePerMinute(_log, "clock_ahead_of_redis", SYSTEM_CLOCK)
         self._lease = server.script(_LUA / "lease.lua")
         self._save = server.script(_LUA / "save.lua")
         self._forget = server.script(_LUA / "forget.lua")
 
     def record_key(self, identity: Identity) -> bytes:
         """Return the key of the record of `identity`."""
-        return self._prefix + _RECORD + pair_digest(identity)
+        return self._prefix + _RECORD + self.digester.pair(identity)
 
     def read(self, identity: Identity) -> StoredProfile:
         """Return the record of `identity`, and the updates of its user."""
-        fields, updates = self._server.hash_and_value(self.record_key(identity), updates_key(self._prefix, identity))
+        fields, updates = self._server.hash_and_value(self.record_key(identity), self._updates_key(identity))
         return StoredProfile(_record(fields), read_updates(updates))
 
     def lease(self, identity: Identity, parts: Collection[Part]) -> tuple[StoredProfile, Lease]:
         """Read the record as `read` does, and lease the `parts` that no other process fetches."""
         wanted = list(parts)
-        key = updates_key(self._prefix, identity)
+        key = self._updates_key(identity)
         keys = [*self._keys(identity), *([key] if key else [])]
         fields, outcomes, updates = self._lease(keys, [self._server.id, self._lease_milliseconds, *map(_field, wanted)])
         stored = StoredProfile(_record(dict(zip(fields[::2], fields[1::2], strict=True))), read_updates(updates))
@@ -87,30 +104,45 @@ class RedisProfiles:
     def save(self, identity: Identity, record: Record, leased: Collection[Part], now: float, word: str = "") -> None:
         """Merge `record` into the stored record, and end the leases of `leased`.
 
-        `now`: Unix seconds. `word`: the error word of a failed call.
+        `now`: Unix seconds. `word`: the error word of a failed call. If the clock of this process is ahead of the clock
+        of Redis, the times of `record` are limited to the latter, which takes a second round trip.
         """
+        redis_now = self._save_once(identity, record, leased, now, word)
+        if redis_now is not None:
+            latest = float(redis_now)
+            self._clock_log.note("redis", seconds=round(now - latest))
+            self._save_once(identity, limited(record, latest, latest), leased, latest, word)
+
+    def _save_once(
+        self, identity: Identity, record: Record, leased: Collection[Part], now: float, word: str
+    ) -> bytes | None:
+        """Save `record`. Return None, or the time of Redis if `record` is later; nothing is saved then."""
         fields = _fields(record)
         unknown = record.unknown_at is not None
         usable_for = self._policy.negative if unknown else self._policy.usable_for(record)
         horizon = now - self._policy.max_age
-        head = [self._server.id, int(usable_for * 1000), horizon, int(unknown), len(fields)]
+        latest = now + CLOCK_ERROR_SECONDS
+        head = [self._server.id, int(usable_for * 1000), horizon, latest, CLOCK_ERROR_SECONDS]
+        head += [int(unknown), len(fields)]
         pairs = [item for pair in fields for item in pair]
-        requested, returned = id_digests(identity), id_digests(Identity(record.user_id, record.device_id))
+        requested = self.digester.ids(identity)
+        returned = self.digester.ids(Identity(record.user_id, record.device_id))
         # A record with a single id needs no listing, because its key follows from the id.
         listed = requested | returned if len(requested) > 1 else returned - requested
         tail = [len(leased), *map(_field, leased), word, int(_FAULT_SECONDS * 1000), len(listed)]
         listings = [self._prefix + b"pairs:" + name for name in (*listed, *(requested - listed))]
-        self._save([*self._keys(identity), *listings], [*head, *pairs, *tail])
+        redis_now: bytes | None = self._save([*self._keys(identity), *listings], [*head, *pairs, *tail])
+        return redis_now
 
     def forget(self, ids: Identity) -> set[bytes]:
         """Delete every record with one of `ids`, and notify all processes.
 
-        Return the `pair_digest` of each deleted record.
+        Return the digest of the pair of each deleted record.
         """
         bare = [pair for pair in (Identity(ids.user_id, None), Identity(None, ids.device_id)) if any(pair)]
         keys, digests = [self.forgotten_key], []
         for identity in bare:
-            (digest,) = id_digests(identity)
+            (digest,) = self.digester.ids(identity)
             keys += [self._prefix + b"pairs:" + digest, self.record_key(identity)]
             keys += [self._prefix + b"pushed:" + digest, self._prefix + b"forgot:" + digest]
             digests.append(digest)
@@ -131,8 +163,11 @@ class RedisProfiles:
         """Return the key of the sorted set that announces the digests of forgotten ids."""
         return self._prefix + b"forgotten"
 
+    def _updates_key(self, identity: Identity) -> bytes | None:
+        return None if identity.user_id is None else updates_key(self._prefix, self.digester, identity.user_id)
+
     def _keys(self, identity: Identity) -> Sequence[bytes]:
-        return self.record_key(identity), self._prefix + b"lease:" + pair_digest(identity)
+        return self.record_key(identity), self._prefix + b"lease:" + self.digester.pair(identity)
 
 
 def _field(part: Part) -> bytes:

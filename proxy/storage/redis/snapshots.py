@@ -49,7 +49,8 @@ class RedisSnapshots:
     def publish(self, cohort_id: str, snapshot: Snapshot, now: float) -> PublishedSnapshot | None:
         """Replace the cohort's snapshot for all processes. Return None if the current snapshot is newer.
 
-        Users who were forgotten after `snapshot.as_of` are left out. `now`: Unix seconds.
+        Users who were forgotten after `snapshot.as_of` are left out, and a time in the future counts as now.
+        `now`: Unix seconds.
         """
         suffix = secrets.token_hex(8)
         key = self._pieces_prefix + suffix.encode()
@@ -60,7 +61,8 @@ class RedisSnapshots:
         kept = max(1, int((snapshot.as_of + self._usable_for - now) * 1000))
         keys = [self._index, key, self._forgotten_key]
         arguments = [cohort_id, repr(snapshot.as_of), suffix, self._pieces_prefix, kept, f"{snapshot.as_of * 1e6:.0f}"]
-        return PublishedSnapshot(snapshot.as_of, suffix) if self._publish(keys, arguments) else None
+        as_of = self._publish(keys, arguments)
+        return None if as_of is None else PublishedSnapshot(float(as_of), suffix)
 
     def withdraw(self, cohort_id: str) -> bool:
         """Delete the cohort's snapshot for all processes. Return whether a snapshot existed."""

@@ -11,10 +11,9 @@ from hashlib import blake2b
 from pathlib import Path
 from struct import Struct
 
-from proxy.profile.parts import Identity
 from proxy.profile.updates import MAX_BYTES, MAX_FIELDS, MESSAGE_SECONDS, Updates, checksum, pack, unpack
+from proxy.storage.id_digests import UNKEYED, IdDigester
 from proxy.storage.redis.client import RedisClient
-from proxy.storage.tombstones import user_id_digest
 
 _LUA = Path(__file__).parent / "lua"
 
@@ -26,9 +25,9 @@ _MAX_UNPACKED_BYTES = 512 * 1024
 _CHECKSUM = Struct(">I")
 
 
-def updates_key(prefix: bytes, identity: Identity) -> bytes | None:
-    """Return the key of the updates of the user of `identity`; None without a user id."""
-    return None if identity.user_id is None else prefix + b"pushed:" + user_id_digest(identity.user_id)
+def updates_key(prefix: bytes, digester: IdDigester, user_id: str) -> bytes:
+    """Return the key of the updates of a user."""
+    return prefix + b"pushed:" + digester.user_id(user_id)
 
 
 def read_updates(value: bytes | None) -> Updates:
@@ -45,8 +44,9 @@ class RedisUpdates:
     `kept_for`: seconds for which updates are kept.
     """
 
-    def __init__(self, server: RedisClient, prefix: bytes, *, kept_for: float) -> None:
+    def __init__(self, server: RedisClient, prefix: bytes, *, kept_for: float, digester: IdDigester = UNKEYED) -> None:
         self._server = server
+        self._digester = digester
         self._prefix = prefix
         self._kept_for = kept_for
         self._update = server.script(_LUA / "update.lua")
@@ -74,7 +74,7 @@ class RedisUpdates:
         """
         keys, checksums = [self._announcements], []
         for user_id, _ in updates:
-            digest = user_id_digest(user_id)
+            digest = self._digester.user_id(user_id)
             keys += [self._prefix + b"pushed:" + digest, self._prefix + b"forgot:" + digest]
             checksums.append(_CHECKSUM.pack(checksum(user_id)))
         packed: list[bytes] = []
@@ -89,7 +89,7 @@ class RedisUpdates:
 
     def read(self, user_ids: Sequence[str]) -> list[Updates]:
         """Return the updates of each of these users."""
-        keys = [self._prefix + b"pushed:" + user_id_digest(user_id) for user_id in user_ids]
+        keys = [updates_key(self._prefix, self._digester, user_id) for user_id in user_ids]
         return [read_updates(value) for value in self._server.values(keys)]
 
     def announced(self, since: float) -> tuple[frozenset[int], float]:

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 from flask import Blueprint, Response, render_template, request
 from werkzeug.exceptions import NotFound
 
+from proxy import __version__
+
 blueprint = Blueprint("pages", __name__)
 
 _POLICY = (
@@ -33,7 +35,8 @@ _SWAGGER_UI = ("swagger-ui-bundle.js", "swagger-ui.css")
 
 def page(template: str, **values: Any) -> Response:
     """Render `template`, which extends `base.html` and builds URLs of static files with `asset`."""
-    response = Response(render_template(template, asset=asset, **values), content_type="text/html; charset=utf-8")
+    html = render_template(template, asset=asset, version=__version__, **values)
+    response = Response(html, content_type="text/html; charset=utf-8")
     response.headers["Content-Security-Policy"] = _POLICY
     return revalidated(response)
 

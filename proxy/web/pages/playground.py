@@ -12,7 +12,6 @@ from proxy.liquid.render_process import OTHERS_RENDER, Renderer, refused
 from proxy.liquid.types import User
 from proxy.profile.json import read_json
 from proxy.storage.weighted_semaphore import Busy, WeightedSemaphore
-from proxy.web.auth import admit
 from proxy.web.pages.assets import host_in_braze, page, uncached
 from proxy.web.pages.wsgi_client import asker
 from proxy.web.request_body import read_body
@@ -25,7 +24,6 @@ RENDERER = Renderer()
 _CALLER_HEADERS = ("Authorization", "X-API-Key", "X-Forwarded-For")
 
 blueprint = Blueprint("playground", __name__, url_prefix="/playground")
-blueprint.before_request(admit)
 
 
 @blueprint.get("", provide_automatic_options=False)
@@ -86,6 +84,7 @@ def _message() -> dict[str, str]:
             code="missing_parameter",
             parameter="template",
         )
-    if not all(isinstance(message.get(name, ""), str) for name in ("user_id", "device_id")):
-        raise BadRequest("user_id and device_id must be strings; put them in quotes", code="invalid_parameter")
+    for name in ("user_id", "device_id"):
+        if not isinstance(message.get(name, ""), str):
+            raise BadRequest(f"{name} must be a string; put it in quotes", code="invalid_parameter", parameter=name)
     return message

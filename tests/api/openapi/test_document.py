@@ -260,6 +260,28 @@ def test_data_route__json_example_or_form_example__same_answer(client: FlaskClie
     assert answer.json == ask(client, path, "POST").json
 
 
+@pytest.mark.contract("1 repeated parameters")
+@pytest.mark.parametrize("path", DATA)
+def test_lists__repeated_in_url_or_form__same_answer_as_with_commas(client: FlaskClient, path: str) -> None:
+    lists: dict[str, list[str]] = {
+        parameter["name"]: parameter["schema"]["items"].get("enum", ["a", "b"])[:2]
+        for parameter in DOCUMENT["paths"][path]["get"]["parameters"]
+        if parameter.get("schema", {}).get("type") == "array"
+    }
+    headers, ids = {"X-API-Key": SECRET}, {"rec_id": "a", "prediction_id": "b", "user_id": "ava"}
+    repeated: dict[str, Any] = {**ids, **lists}
+    commas = {**ids, **{name: ",".join(values) for name, values in lists.items()}}
+    expected = client.get(path, headers=headers, query_string=commas)
+    assert expected.status_code == 200
+    assert client.get(path, headers=headers, query_string=repeated).json == expected.json
+    assert client.post(path, headers=headers, data=repeated).json == expected.json
+    for name, (first, second) in lists.items():
+        query = {**commas, name: first}
+        answer = client.post(path, headers=headers, query_string=query, data={name: second})
+        problem = answer.get_json(force=True)
+        assert (answer.status_code, problem["code"], problem["parameter"]) == (400, "repeated_parameter", name)
+
+
 @pytest.mark.parametrize("path", [*DOCUMENT["paths"], "/nowhere"])
 def test_unknown_path_or_method__put__shared_response_of_the_document(client: FlaskClient, path: str) -> None:
     shared = DOCUMENT["components"]["responses"]

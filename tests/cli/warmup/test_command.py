@@ -80,10 +80,12 @@ def test_warm__file__all_users_are_cached_and_skipped_the_second_time(target: Se
         file.write("nobody-here\n\nbad\x01id\nuser-1000\n")
     ended = warm(target, users)
     assert ended.returncode == 1, "a user in the file was not fetched"
-    assert "1 line could not be read and was skipped" in ended.stdout
+    for output in (ended.stdout, ended.stderr):
+        assert "skipped 1 line (line 63): user_id contains a control character" in output
+        assert "skipped 1 line (line 62): the line is blank" in output
+        assert "skipped 1 duplicate user id" in output
     assert "correct the unreadable line and run the command again; users already cached are skipped" in ended.stdout
     assert "61 users, 61 calls at 9,600 a minute: about 1 min" in ended.stderr
-    assert "line 63: user_id contains a control character" in ended.stderr
     assert "0 already cached" in ended.stdout
     assert "0 failed, 0 not requested; 61 calls" in ended.stdout
     assert target.sandbox.report()["calls"] == 61
@@ -103,7 +105,7 @@ def test_warm__table_on_stdin__reads_the_column(target: Service) -> None:
     assert (ended.returncode, ended.stdout.partition(",")[0]) == (0, "2 fetched")
     ended = warm(target, "-", "--column", "id", stdin="id,name\nava,A\n,B\n")
     assert ended.returncode == 0, "a row without an id is not an error"
-    assert "could not be read" not in ended.stdout
+    assert "skipped 1 line (line 3): user_id is blank" in ended.stdout
     ended = warm(target, "-", "--column", "user", stdin="id\nava\n")
     assert ended.returncode == 1
     assert "column 'user' is missing" in ended.stderr
@@ -115,7 +117,7 @@ def test_warm__cohort__all_members_are_cached(target: Service) -> None:
     ended = warm(target, "", "--cohort", "crowd-40")
     assert ended.returncode == 0, ended.stderr
     assert "40 users, 40 calls at 9,600 a minute" in ended.stderr
-    assert "skipped 1 member without a user id" in ended.stderr
+    assert "skipped 1 line (line 42): user_id is blank" in ended.stderr
     assert target.sandbox.report()["calls"] == 40
     assert target.sandbox.report()["cohorts"] == {"requests": 1, "polls": 1, "files": 1, "stored": 1}
     assert sum(calls(target, f"user_id=user-{number}") for number in range(1, 41)) < 5, "only unknown users need a call"
@@ -151,7 +153,8 @@ def test_warm__table_without_column__error_names_the_option(target: Service) -> 
         ("name,user_id\nAva,ava\n", "--column user_id"),
         ("\nuser_id\nava\n", "--column user_id"),
         ("ava,Ava,Portugal\n", "is a table header"),
-        ("id;name\n1;A\n", "save the table as CSV"),
+        ("id;name\n1;A\n", "--column id"),
+        ("customer_id\nava\n", "--column customer_id"),
     ):
         ended = warm(target, "-", stdin=table)
         assert (ended.returncode, ended.stdout) == (1, "")
@@ -358,14 +361,23 @@ def test_warm__mistake__error_names_the_fix(target: Service, tmp_path: Path) -> 
         ),
         (("--include", "propensities", "--prediction-id", "a", "--propensity-type", "b"), "answered 400: propensity_t"),
         (("--credentials", "braze:wrong-secret-of-a-test"), "rejects the credentials (401)"),
-        (("--credentials", "braze:wrong-secret-of-a-test"), "with --credentials or PROXY_CREDENTIALS"),
+        (("--credentials", "braze:wrong-secret-of-a-test"), "PROXY_CREDENTIALS=name:secret"),
         (("--url", "localhost:8000"), "must begin with https:// or http://"),
     ):
         ended = warm(target, users, *arguments)
         assert ended.returncode != 0
         assert message in ended.stderr
         assert "run the command again" not in ended.stdout
-    assert "has no user ids" in warm(target, "-", stdin="\n").stderr
+    assert "standard input has no user ids" in warm(target, "-", stdin="\n").stderr
+    assert "standard input: the file is empty" in warm(target, "-", stdin="").stderr
+    for path, message in ((tmp_path, "Is a directory"), (tmp_path / "no.csv", "No such file or directory")):
+        ended = warm(target, path)
+        assert (ended.returncode, str(path) in ended.stderr, message in ended.stderr) == (2, True, True)
+    unclosed = tmp_path / "users.csv"
+    unclosed.write_text('user_id,name\nava,"A\nben,B\n')
+    ended = warm(target, unclosed, "--column", "user_id")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert f"{unclosed}: line 2: a quote is not closed" in ended.stderr
 
 
 def test_warm__missing_option__is_reported_before_input_is_read() -> None:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from proxy.cli.formats import format_count, format_minutes
 from proxy.cli.warmup.estimate import Plan
+from tests.support.command import run
 
 
 @pytest.mark.contract("5 plan")
@@ -16,6 +17,12 @@ def test_plan__any_send__stays_within_the_quota(recipients: int, calls: int, per
     assert plan.messages_a_minute * calls <= plan.calls_a_minute < (plan.messages_a_minute + 1) * calls
     # Computed with integers: 29 % of 100 is 29, but 0.29 * 100 is less than 29.
     assert plan.calls_a_minute == max(1, per_minute * percent // 100)
+
+
+def test_plan__tags__prints_the_requests_from_braze() -> None:
+    printed = run("plan", "--recipients", "1000", "--tags", "2", "--calls", "2").stdout
+    assert "4,000 to 6,000 from Braze to the service (2 tags, each requested 2 or 3 times per user)" in printed
+    assert "2,000 (2 per user)" in printed
 
 
 @pytest.mark.parametrize(

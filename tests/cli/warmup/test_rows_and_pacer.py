@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from proxy.api.user_rows import NoColumn, Row, read
+from proxy.api.user_rows import NoColumn, Row, UnreadableRow, read
 from proxy.cli.warmup.pacer import Pacer
 from proxy.cli.warmup.progress import WarmupProgress, print_progress
 from proxy.cli.warmup.runner import RetryQueue, Warmer
@@ -40,8 +40,8 @@ def test_read__one_id_per_line__unreadable_lines_are_reported() -> None:
     lines = ["ava\n", "\n", "  ben \r\n", "c\x01\n", "x" * 513 + "\n", "\udcff\n", "dário & söhne"]
     rows = list(read(lines))
     assert [(row.line, row.user_id) for row in rows if not row.fault] == [(1, "ava"), (3, "ben"), (7, "dário & söhne")]
-    assert [row.line for row in rows if row.fault] == [4, 5, 6]
-    assert all("user_id" in row.fault for row in rows if row.fault)
+    assert [row.line for row in rows if row.fault] == [2, 4, 5, 6]
+    assert [row.line for row in rows if row.no_user] == [2]
 
 
 def test_read__table__quotes_and_line_breaks_in_cells_are_understood() -> None:
@@ -49,6 +49,7 @@ def test_read__table__quotes_and_line_breaks_in_cells_are_understood() -> None:
     rows = list(read(lines, "id"))
     assert rows[0] == Row(3, "ava")
     assert [(row.line, bool(row.fault)) for row in rows[1:]] == [(4, True), (5, True), (6, False)]
+    assert [row.no_user for row in rows[1:]] == [False, True, False]
     with pytest.raises(NoColumn, match="'name', 'id'"):
         list(read(lines, "user"))
     with pytest.raises(NoColumn):
@@ -225,10 +226,11 @@ def test_read__first_line_is_an_id__is_read_as_an_id(first: str) -> None:
     assert [row.user_id for row in read([f"{first}\n", "a,b\n"])] == [first, "a,b"]
 
 
-def test_read__table_ends_within_quotes__last_row_is_torn() -> None:
-    rows = list(read(['"n","id"\n', '"1",""\n', '"2"\n', '"3","us'], "id"))
-    assert [(row.torn, row.blank) for row in rows] == [(False, True), (True, False), (True, False)]
-    assert rows[0].fault == "user_id is blank"
+def test_read__table_ends_within_quotes__fails_after_the_complete_rows() -> None:
+    rows = read(['"n","id"\n', '"1",""\n', '"2"\n', '"3","us'], "id")
+    assert [(row.torn, row.no_user) for row in (next(rows), next(rows))] == [(False, True), (True, False)]
+    with pytest.raises(UnreadableRow, match="line 4: a quote is not closed"):
+        next(rows)
 
 
 @pytest.mark.parametrize("column", [None, "id"])

@@ -35,7 +35,7 @@ from proxy.storage.redis.client import RedisClient
 from proxy.storage.redis.profiles import RedisProfiles
 from proxy.storage.tiered import TieredStore
 from tests.support.fakes import FakeClock, FakeSource
-from tests.support.redis_server import RedisServer, program
+from tests.support.redis_server import RedisServer, SteppedRedisServer, faketime, program
 
 USER = Identity("u", None)
 POLICY = FreshnessPolicy(fresh=900, negative=60, stale_while_revalidate=100, stale_if_error=5000)
@@ -234,6 +234,47 @@ def test_pause__one_process_got_429__all_processes_pause(running: RedisServer) -
     assert process_b.quota.wait() == pytest.approx(30, abs=1)
 
 
+def test_used_and_left__calls_of_two_processes__same_numbers_in_both(running: RedisServer) -> None:
+    process_a, process_b = Process(running.url), Process(running.url)
+    settled(process_a, process_b)
+    for process, number in ((process_a, 5), (process_b, 2)):
+        for _ in range(number):
+            reservation = process.quota.reserve(0)
+            assert reservation is not None
+            reservation.complete()
+    assert process_a.quota.used >= 5, "calls of this process count at once"
+    numbers = [(7, 593)] * 2
+    wait_until(lambda: [(quota.used, quota.left) for quota in (process_a.quota, process_b.quota)] == numbers)
+
+
+@pytest.mark.contract("4 redis faults")
+def test_left__redis_unavailable__0_until_the_share_may_be_used(valkey: RedisServer, clock: FakeClock) -> None:
+    processes = [Process(valkey.url, per_minute=90, clock=Clock(monotonic=clock)) for _ in range(2)]
+    quota = processes[0].quota
+    for process in processes:
+        process.server.start()
+    wait_until(lambda: all(process.quota.processes == 2 for process in processes))
+    clock.advance(10)
+    states = [(quota.left, quota.spent)]
+    valkey.stop()
+    wait_until(lambda: processes[0].server.unavailable_since)
+    states.append((quota.left, quota.spent))
+    clock.advance(60 + LONGEST)
+    states.append((quota.left, quota.spent))
+    assert quota.reserve(clock()) is not None
+    states.append((quota.left, quota.spent))
+    assert states == [(90, False), (0, True), (90, False), (88, False)]
+    assert quota.used == 2, "an estimate: every process sends as many calls"
+
+
+def test_spent__another_process_refuses_calls__true_in_both(running: RedisServer) -> None:
+    process_a, process_b = Process(running.url, per_minute=30), Process(running.url, per_minute=30)
+    settled(process_a, process_b)
+    assert not process_b.quota.spent
+    reserve_all(process_a.quota)
+    wait_until(lambda: process_b.quota.spent)
+
+
 @pytest.mark.contract("4 redis faults")
 def test_reserve__redis_unavailable__no_call_for_a_minute_and_then_the_share_of_each_process(
     valkey: RedisServer, clock: FakeClock
@@ -318,26 +359,6 @@ def test_register__redis_was_emptied__number_of_processes_is_kept(valkey: RedisS
     assert process_a.quota.processes == 2
 
 
-def test_completed_calls__a_minute_later__leave_the_local_window_while_redis_keeps_the_quota(
-    valkey: RedisServer, clock: FakeClock
-) -> None:
-    process = Process(valkey.url, clock=Clock(monotonic=clock))
-    process.server.start()
-    wait_until(lambda: process.quota.epoch)
-
-    def reserve() -> Reservation | None:
-        clock.advance(1)
-        return process.quota.reserve(clock())
-
-    for _ in range(3):
-        reservation: Reservation | None = None
-        while reservation is None:
-            reservation = reserve()
-        reservation.complete()
-        clock.advance(61)
-    assert process.quota.recorded == 1
-
-
 @pytest.mark.contract("4 redis faults")
 def test_records__foreign_or_damaged_values__ignored_and_redis_stays_available(running: RedisServer) -> None:
     process = Process(running.url)
@@ -389,11 +410,10 @@ def test_log__redis_stops_and_returns__one_line_each(valkey: RedisServer, caplog
 @pytest.mark.parametrize(
     ("begin", "end"),
     [
-        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
         ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
         ("CLIENT PAUSE 60000 WRITE", "CLIENT UNPAUSE"),
     ],
-    ids=["full", "read-only", "slow"],
+    ids=["read-only", "slow"],
 )
 def test_redis__cannot_be_used__counts_as_unavailable_until_it_can(valkey: RedisServer, begin: str, end: str) -> None:
     process = Process(valkey.url)
@@ -695,3 +715,49 @@ def test_rediss__verification_on_or_off__unknown_certificate_is_refused_or_accep
                 server.hash(b"nothing")
             monkeypatch.setenv("SSL_CERT_FILE", f"{tmp_path / 'ca.pem'}")
             assert RedisClient(url, verify=True).hash(b"nothing") == {}
+
+
+@pytest.fixture
+def stepped() -> Iterator[SteppedRedisServer]:
+    if faketime() is None:
+        pytest.skip("libfaketime is not installed; run apt-get install faketime")
+    with SteppedRedisServer() as server:
+        yield server
+
+
+@pytest.mark.contract("4 redis faults")
+@pytest.mark.parametrize("seconds", [70, 0.6, -0.6, -300])
+def test_reserve__clock_of_redis_stepped__earlier_calls_still_count_and_new_calls_go_on(
+    stepped: SteppedRedisServer, seconds: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    processes = [Process(stepped.url, per_minute=120) for _ in range(3)]
+    settled(*processes)
+    ended, *running = processes
+    for number in range(12):
+        reservation = processes[number % 3].quota.reserve(0)
+        assert reservation is not None
+        reservation.complete()
+    ended.server.stop()
+    wait_until(lambda: not ended.server.stats().registers)
+    epoch = running[0].quota.epoch
+    stepped.set_clock(seconds)
+    assert all(reservation.even for process in running for reservation in reserve_all(process.quota)), "burst is used"
+    wait_until(lambda: all(process.quota.epoch != epoch for process in running))
+    wait_until(lambda: running[0].quota.reserve(0))
+    with redis.Redis.from_url(stepped.url) as operator:
+        moments = [moment for member, moment in operator.zrange(b"test:quota:places", 0, -1, withscores=True)][:12]
+        (now, microseconds) = operator.time()
+    left = [moment - now - microseconds / 1e6 for moment in moments]
+    assert len(left) == 12
+    assert all(45 < seconds_left <= 62 for seconds_left in left), "each call counts until a minute after its end"
+    assert "redis_clock_stepped" in [record.getMessage() for record in caplog.records]
+
+
+@pytest.mark.contract("4 redis faults")
+def test_lease__clock_of_redis_set_back__ends_as_usual(stepped: SteppedRedisServer) -> None:
+    dead, survivor = Process(stepped.url), Process(stepped.url)
+    settled(dead, survivor)
+    assert dead.store.lease(USER, [COHORTS]).granted == {COHORTS}
+    assert survivor.store.lease(USER, [COHORTS]).granted == set()
+    stepped.set_clock(-300)
+    assert survivor.store.lease(USER, [COHORTS]).granted == {COHORTS}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,9 +13,11 @@ from flask import Flask
 from werkzeug.serving import make_server
 
 from proxy.profile.errors import UpstreamRejected
-from tests.conftest import SECRET, Service
+from proxy.sandbox.server import Sandbox
+from tests.conftest import SECRET, Service, free_port
 from tests.support.browser import Browser, Scheme
 from tests.support.fakes import FakeClock, FakeSource
+from tests.support.wait import until
 
 pytestmark = pytest.mark.slow
 
@@ -88,8 +90,11 @@ def test_status_page__fault_then_fix__charts_and_findings_follow(
     open_status(browser, url)
     assert findings_text(browser, "All is well")
     assert page_content(browser)["#answers-of"] == "no answers in the last hour"
+    assert browser.find("#callers").text == "braze: admin"
 
     client = app.test_client()
+    warming = {"X-API-Key": SECRET, "Priority": "u=7"}
+    client.get("/v1/cohorts?user_id=", headers=warming)
     for number in range(20):
         client.get(f"/v1/cohorts?user_id=user-{number % 10}", headers={"X-API-Key": SECRET})
     source.fault = UpstreamRejected()
@@ -100,6 +105,7 @@ def test_status_page__fault_then_fix__charts_and_findings_follow(
         lambda: text if (text := page_content(browser))["#answers-now"] == "48 %" else None, "the share"
     )
     assert (page["#errors-now"], page["#errors-legend"]) == ("1", "credentials rejected")
+    assert page["#answers-of"] == "of 21 answers in the last hour, not counting 1 background request of warm"
     assert (page["#quota-now"], page["#quota-of"]) == ("11", "of 600 calls used, 589 left this minute")
     assert page["bars"] == [1, 0, 1, 1]
     assert all(page["charts"])
@@ -122,3 +128,13 @@ def test_status_page__each_width_and_scheme__fits_without_problems(
     open_status(browser, service.url)
     browser.find("#errors svg")
     assert browser.problems(scheme) == []
+
+
+def test_status_page__redis_unavailable__card_says_that_no_call_is_sent(
+    start_service: Callable[..., Service], sandbox: Sandbox, browser: Browser
+) -> None:
+    service = start_service(sandbox, REDIS_URL=f"redis://127.0.0.1:{free_port()}")
+    until(lambda: service.get("/readyz").json()["redis"] == "gone", "the service did not notice that Redis is missing")
+    open_status(browser, service.url)
+    card = page_content(browser)["#quota-of"]
+    assert card == "of 600 calls used. No call is sent now, because Redis is unavailable"

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Delete every record with one of these ids, block data that was requested earlier, and notify all processes.
 -- KEYS  announcements, then for each id: its pairs, the record of the id alone, the updates, the time of forgetting
 -- ARGV  prefix of record keys; milliseconds for which data requested earlier may arrive; milliseconds for which the

@@ -13,7 +13,9 @@ local leased = false
 for index = 3, #ARGV do
     local field = ARGV[index]
     local ends_at, holder = string.match(redis.call('HGET', leases_key, field) or '', '^(%d+) (.*)$')
-    if not ends_at or tonumber(ends_at) <= now or holder == process_id then
+    -- A lease that lasts longer than any lease dates from before the clock of Redis was set back.
+    local is_over = not ends_at or tonumber(ends_at) <= now or tonumber(ends_at) > now + lease_milliseconds
+    if is_over or holder == process_id then
         redis.call('HSET', leases_key, field, string.format('%.0f', now + lease_milliseconds) .. ' ' .. process_id)
         leased = true
         outcomes[#outcomes + 1] = 1

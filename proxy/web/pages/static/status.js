@@ -129,9 +129,13 @@ function showFindings(findings) {
 }
 
 function showQuota(data) {
-  const { quota_calls_used: used, quota_calls_limit: limit, quota_calls_left: left } = data.now;
+  const { quota_calls_used: used, quota_calls_limit: limit, quota_calls_left: left, redis_gone, quota_closed } = data.now;
   byId("quota-now").textContent = count(used);
-  byId("quota-of").textContent = `of ${plural(limit, "call")} used, ${count(left)} left this minute`;
+  let rest = `, ${count(left)} left this minute`;
+  if (redis_gone && left) rest = `, about ${count(left)} left while Redis is unavailable`;
+  else if (redis_gone) rest = ". No call is sent now, because Redis is unavailable";
+  else if (quota_closed) rest = ". No call is sent now";
+  byId("quota-of").textContent = `of ${plural(limit, "call")} used${rest}`;
   const part = Math.min(1, limit ? used / limit : 0);
   byId("quota-meter").setAttribute("aria-label", `${Math.round(part * 100)} % of the quota used`);
   byId("quota-meter").replaceChildren(
@@ -147,7 +151,10 @@ function showAnswers(data) {
   const [cached, all] = [sum(hit) + sum(stale), sum(hit) + sum(stale) + sum(fetched) + sum(missing)];
   const share = all ? `${Math.round((100 * cached) / all)} %` : "–";
   byId("answers-now").textContent = share;
-  byId("answers-of").textContent = all ? `of ${plural(all, "answer")} in the last hour` : "no answers in the last hour";
+  const warmed = sum(data.hour.background);
+  byId("answers-of").textContent =
+    (all ? `of ${plural(all, "answer")} in the last hour` : "no answers in the last hour") +
+    (warmed ? `, not counting ${plural(warmed, "background request")} of warm` : "");
   bars("answers", `From the cache: ${share} of ${all} answers`, data, [hit, stale, fetched, missing]);
 }
 
@@ -169,6 +176,11 @@ function showErrors(data) {
   byId("errors-legend").replaceChildren(...legend);
 }
 
+function showCallers(callers) {
+  const items = callers.map(({ name, scope }) => element("li", "badge", `${name}: ${scope}`));
+  byId("callers").replaceChildren(...items);
+}
+
 function show(data) {
   data.until = Math.max(Date.now() / 1000, ...data.hour.at.slice(-1));
   showFindings(data.findings);
@@ -181,6 +193,7 @@ function show(data) {
   byId("backlog-of").textContent = waiting === 1 ? "user waiting" : "users waiting";
   lines("backlog", `Users waiting: at most ${maximum(data.hour.backlog)}`, data, [data.hour.backlog]);
   showErrors(data);
+  showCallers(data.callers);
 }
 
 async function update() {

@@ -1,0 +1,50 @@
+"""Digests ids, so that processes can name a user in the keys of Redis and to each other without the user's ids."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from json.encoder import encode_basestring
+
+from proxy.profile.parts import Identity
+
+
+class IdDigester:
+    """Digests ids with a secret key. Without `secret`, anyone can test whether a digest belongs to a guessed id."""
+
+    def __init__(self, secret: str | None = None) -> None:
+        # A digest, because blake2b takes at most 64 bytes as key.
+        self._key = b"" if secret is None else blake2b(secret.encode()).digest()
+
+    def ids(self, *identities: Identity) -> frozenset[bytes]:
+        """Return a digest of each id in `identities`."""
+        return frozenset(
+            self._digest(f"{kind}{id}")
+            for identity in identities
+            for kind, id in zip("ud", identity, strict=True)
+            if id is not None
+        )
+
+    def user_id(self, user_id: str) -> bytes:
+        """Return the digest of a user id, as in `ids`."""
+        return self._digest(f"u{user_id}")
+
+    def member(self, user_id: str) -> int:
+        """Return the digest of a user id for snapshots, with 64 bits."""
+        return member_of(self.user_id(user_id))
+
+    def pair(self, identity: Identity) -> bytes:
+        """Return a digest of the pair of ids."""
+        user_id, device_id = ["null" if id is None else encode_basestring(id) for id in identity]
+        return self._digest(f"[{user_id},{device_id}]")
+
+    def _digest(self, text: str) -> bytes:
+        return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16, key=self._key).hexdigest().encode()
+
+
+def member_of(digest: bytes) -> int:
+    """Return the digest for snapshots of a digest from `IdDigester.user_id`: its first 64 bits."""
+    return int(digest[:16], 16)
+
+
+UNKEYED = IdDigester()
+"""Digests without a secret."""
