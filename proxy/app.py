@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -105,6 +106,9 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
         warm=settings.cache_warm_seconds,
         pushed=settings.cache_pushed_seconds,
     )
+    if not settings.amplitude_profile_api:
+        # Nothing is refreshed, so all data has the lifetimes of pushed data.
+        policy = replace(policy, fresh=policy.pushed, warm=policy.pushed, stale_while_revalidate=policy.stale_if_error)
     # Seconds from the reserved time: the delay of a thread, the timeout of the call, and its late arrival.
     longest = 2 + settings.amplitude_timeout_seconds + MAY_ARRIVE_SECONDS
     limiter = RateLimiter(settings.amplitude_requests_per_minute, clock=clock)
@@ -238,6 +242,8 @@ def _cache_prefix(settings: Settings) -> bytes:
 def _label(settings: Settings) -> str:
     """Return digests of the settings that should be the same in all processes."""
     secrets = {"AMPLITUDE_SECRET_KEY": settings.amplitude_secret_key, "REDIS_KEY_SECRET": settings.redis_key_secret}
+    if not settings.amplitude_profile_api:
+        del secrets["AMPLITUDE_SECRET_KEY"]  # only `warm --cohort` needs the key
     return ",".join(f"{name}={_fingerprint(secret) if secret else 'none'}" for name, secret in secrets.items())
 
 

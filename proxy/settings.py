@@ -403,7 +403,8 @@ def changed_settings(settings: Settings, env: Mapping[str, str]) -> dict[str, st
     return {
         setting.name.upper(): setting.metadata["shown"](_text_of(env, setting))
         for setting in fields(settings)
-        if getattr(settings, setting.name) != setting.default
+        if (value := getattr(settings, setting.name)) != setting.default
+        and (value or setting.default is not MISSING)  # a required setting may be empty if it is not needed
     }
 
 

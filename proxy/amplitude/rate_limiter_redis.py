@@ -45,11 +45,15 @@ PROCESSES = b"quota:processes"
 def differing_settings(label: str, processes: Iterable[bytes]) -> list[str]:
     """Return the names in `label` that have another value in the label of one of the registered `processes`.
 
-    A label is `NAME=digest` for each setting, comma-separated.
+    A label is `NAME=digest` for each setting, comma-separated. A name that another label lacks is ignored.
     """
-    own = set(label.split(","))
-    labels = {process.decode(errors="replace").partition(":")[2] for process in processes}
-    return sorted({entry.partition("=")[0] for other in labels for entry in own.symmetric_difference(other.split(","))})
+    own = _digests(label)
+    others = [_digests(process.decode(errors="replace").partition(":")[2]) for process in processes]
+    return sorted({name for other in others for name in own.keys() & other.keys() if own[name] != other[name]})
+
+
+def _digests(label: str) -> dict[str, str]:
+    return {name: digest for name, _, digest in (entry.partition("=") for entry in label.split(","))}
 
 
 class RedisRateLimiter(RateLimiter):

@@ -110,16 +110,26 @@ class ProfileService:
             and (hit := self._store.memory.fresh(identity, query))
         ):
             return ProfileResult(hit.record, freshness=hit.freshness, ready=hit.ready, repeated=hit.repeated)
+        if not self._profile_api:
+            max_age, background = None, False  # no newer copy can be fetched
         now = self._clock.now()
         min_fetched_at = NEVER if max_age is None else now - max_age
         for lookup in (self._store.memory.read, self._store.get):  # memory first, then Redis
             complete = lookup != self._store.memory.read or self._store.knows_updates(identity)
             stored = lookup(identity)
-            updated = self._store.memory.with_updates(identity, stored, query, snapshots=complete)
+            updated = self._store.memory.with_updates(
+                identity, stored, query, snapshots=complete, accepted="certain" if self._profile_api else "pushed"
+            )
             record = self._policy.prune(updated, now)
             needed, to_refresh = self._not_fresh(record, parts, min_fetched_at, now, background)
             if not needed and not to_refresh:
                 return ProfileResult(record, freshness=freshness(record, parts, self._policy, now))
+        if not self._profile_api:
+            missing = not record.has_all(parts)
+            if missing:
+                updated = self._store.memory.with_updates(identity, stored, query, accepted="partial")
+                record = self._policy.prune(updated, now)
+            return self._without_calls(record.only(parts), missing, parts, now)
         if stored.unknown_at is not None and updated.unknown_at is None:
             # A later pushed update shows that the user is known.
             min_fetched_at = max(min_fetched_at, math.nextafter(stored.unknown_at, math.inf))
@@ -128,8 +138,7 @@ class ProfileService:
                 min_fetched_at = max(min_fetched_at, math.nextafter(stored.parts[part].fetched_at, math.inf))
         needed, to_refresh = self._not_fresh(record, parts, min_fetched_at, now, background)
         if not needed:
-            if self._profile_api:
-                self._scheduler.refresh(identity, to_refresh)
+            self._scheduler.refresh(identity, to_refresh)
             return ProfileResult(record, freshness=freshness(record, parts, self._policy, now))
         if background:
             min_fetched_at = max(min_fetched_at, now)  # warming needs a copy with the longer lifetime
@@ -165,6 +174,15 @@ class ProfileService:
             freshness=freshness(answer, parts, self._policy, self._clock.now()),
         )
 
+    def _without_calls(self, record: Record, missing: bool, parts: Sequence[Part], now: float) -> ProfileResult:
+        """Return the stored `parts`, fresh or stale. `missing`: whether some of them are not available."""
+        return ProfileResult(
+            record,
+            NotAvailable() if missing else None,
+            forwarded=("partial" if record.parts else "miss") if missing else None,
+            freshness=freshness(record, parts, self._policy, now),
+        )
+
     def keep_body(self, identity: Identity, query: ProfileQuery, result: ProfileResult, body: bytes, etag: str) -> None:
         """Keep the response `body` of `result` if the same request is likely to be repeated."""
         if result.repeated:
@@ -196,8 +214,6 @@ class ProfileService:
         min_fetched_at: float,
         background: bool,
     ) -> tuple[Waiter, dict[Part, Record | UpstreamError]]:
-        if not self._profile_api:
-            return Waiter({}), {part: NotAvailable() for part in parts}
         may_wait = self._waiting.acquire(blocking=False)
         try:
             # A caller that may not wait still requests the parts, so that they are cached for a retry.

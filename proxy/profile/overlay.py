@@ -6,6 +6,7 @@ The freshness policy decides later whether an update is too old, as for any cach
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Literal
 
 from proxy.profile import encoding
 from proxy.profile.coerce import text
@@ -19,9 +20,21 @@ from proxy.profile.updates import REMOVED, UNKNOWN, ParsedUpdates
 _NEVER_FETCHED = float("-inf")
 _NO_SNAPSHOTS: Mapping[str, Membership] = {}
 
+Accepted = Literal["certain", "pushed", "partial"]
+"""Which pushed properties answer a query without a fetched or whole set.
+
+`certain`: all requested keys, if later properties cannot change their names.
+`pushed`: all requested keys, whatever their names. For a service that fetches nothing.
+`partial`: the pushed properties, even if requested keys are missing.
+"""
+
 
 def apply_updates(
-    record: Record, updates: ParsedUpdates, query: ProfileQuery, snapshots: Mapping[str, Membership] = _NO_SNAPSHOTS
+    record: Record,
+    updates: ParsedUpdates,
+    query: ProfileQuery,
+    snapshots: Mapping[str, Membership] = _NO_SNAPSHOTS,
+    accepted: Accepted = "certain",
 ) -> Record:
     """Return `record` with every update that is later than the fetch of the changed part.
 
@@ -39,7 +52,7 @@ def apply_updates(
         record = Record({}, None, record.user_id, record.device_id)
     changed = {
         COHORTS: _cohorts(record.parts.get(COHORTS), updates, query, snapshots),
-        PROPERTIES: _properties(record.parts.get(PROPERTIES), updates, query.keys),
+        PROPERTIES: _properties(record.parts.get(PROPERTIES), updates, query.keys, accepted),
     }
     unchanged = {part: cached for part, cached in record.parts.items() if part not in changed}
     parts = unchanged | {part: cached for part, cached in changed.items() if cached is not None}
@@ -74,7 +87,9 @@ def _cohorts(
     return CachedPart(value, fetched_at, warm)
 
 
-def _properties(cached: CachedPart | None, updates: ParsedUpdates, keys: tuple[str, ...]) -> CachedPart | None:
+def _properties(
+    cached: CachedPart | None, updates: ParsedUpdates, keys: tuple[str, ...], accepted: Accepted
+) -> CachedPart | None:
     if cached is not None and updates.cleared_at is not None and updates.cleared_at > cached.fetched_at:
         cached = None  # cleared values must not be served, and only Amplitude knows the remaining values
     warm, fetched_at = cached is not None and cached.warm, cached.fetched_at if cached else _NEVER_FETCHED
@@ -90,8 +105,9 @@ def _properties(cached: CachedPart | None, updates: ParsedUpdates, keys: tuple[s
     otherwise = (updates.whole_at, REMOVED) if whole and updates.whole_at is not None else (fetched_at, UNKNOWN)
     requested = [later.get(key.removeprefix(USER_PROPERTY), otherwise) for key in keys]
     narrow = bool(keys) and all(value != UNKNOWN for _, value in requested)
-    if cached is None and (not whole or uncertain) and not (narrow and all(is_safe(key) for key in keys)):
-        # A Liquid-safe name depends on all properties, unless the exact name is already safe.
+    # A Liquid-safe name depends on all properties, unless the exact name is already safe.
+    certain = narrow and (accepted == "pushed" or all(is_safe(key) for key in keys))
+    if cached is None and (not whole or uncertain) and not certain and accepted != "partial":
         return None
     values: Mapping[str, bytes] = fetched
     if whole:  # a whole set replaces all fetched values, except values that only Amplitude knows
@@ -101,6 +117,9 @@ def _properties(cached: CachedPart | None, updates: ParsedUpdates, keys: tuple[s
         return CachedPart(value, min(at for at, _ in requested), warm, pushed=True)
     if whole and updates.whole_at is not None and not uncertain:
         return CachedPart(value, updates.whole_at, warm, pushed=True)
+    if cached is None:
+        known = [at for at, value in (requested if keys else later.values()) if value != UNKNOWN]
+        return CachedPart(value, min(known), pushed=True) if known else None
     return CachedPart(value, fetched_at, warm)
 
 

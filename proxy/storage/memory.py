@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from proxy.monitoring.clock import Clock
 from proxy.profile.freshness import Freshness, FreshnessPolicy, freshness
-from proxy.profile.overlay import apply_updates
+from proxy.profile.overlay import Accepted, apply_updates
 from proxy.profile.parts import Identity
 from proxy.profile.query import ProfileQuery
 from proxy.profile.record import CLOCK_ERROR_SECONDS, EMPTY, Record, correct_times, merge
@@ -153,21 +153,31 @@ class MemoryStore:
             self._ready.keep(identity, ReadyBody(body, etag, fetched_at, fresh_until, query.number, updates))
 
     def with_updates(
-        self, identity: Identity, record: Record, query: ProfileQuery, *, snapshots: bool = True
+        self,
+        identity: Identity,
+        record: Record,
+        query: ProfileQuery,
+        *,
+        snapshots: bool = True,
+        accepted: Accepted = "certain",
     ) -> Record:
         """Return the `record` of `identity` with the updates of its user, and the snapshots, applied.
 
         `snapshots`: False if Redis may have a later update than the snapshots.
+        `accepted`: see `apply_updates`.
         """
         memberships = self.snapshots.memberships(identity, query, self._clock.now()) if snapshots else {}
         with self._lock:
             updates = self._updates(identity)
         if updates is None and not memberships:
             return record
-        parsed = parse_updates(read_packed(updates))
+        unpacked = read_packed(updates)
+        if accepted == "partial":  # a single old property must not hide the others
+            unpacked = updates_since(unpacked, self._clock.now() - self.updates_usable_for)
+        parsed = parse_updates(unpacked)
         if parsed.latest > self._clock.now() + CLOCK_ERROR_SECONDS:  # the clock was set back
             parsed = parse_updates(self._correct_updates(identity))
-        return apply_updates(record, parsed, query, memberships)
+        return apply_updates(record, parsed, query, memberships, accepted)
 
     def install_snapshot(self, cohort_id: str, snapshot: Snapshot) -> bool:
         """Replace the cohort's snapshot. Return False if the current snapshot is newer.

@@ -40,10 +40,10 @@ def readyz() -> tuple[Response, int]:
     call = app_services.executor.last_call
     recent = call is not None and app_services.clock.monotonic() - call.at < _JUDGED_FOR_SECONDS
     upstream = _UPSTREAM_WORDS[call.error] if call is not None and recent else "unknown"
-    words = {
-        "upstream": upstream if app_services.profile_api else "off",
-        "quota": "spent" if app_services.rate_limiter.spent else "ok",
-    }
+    words = {"upstream": upstream, "quota": "spent" if app_services.rate_limiter.spent else "ok"}
+    if not app_services.profile_api:
+        # The rate limiter may be paused, for example in the minute after its first connection to Redis.
+        words = {"upstream": "off", "quota": "ok"}
     if app_services.redis is not None:
         redis = app_services.redis
         words["redis"] = "gone" if redis.unavailable_since is not None else "full" if redis.full else "ok"

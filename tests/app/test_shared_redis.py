@@ -152,6 +152,7 @@ def test_differing_settings__running_service__names_the_settings(
     assert differing(AMPLITUDE_API_KEY="key-of-a-test") == []
     assert differing(**OTHER, REDIS_KEY_SECRET=REDIS_SECRET) == ["AMPLITUDE_SECRET_KEY", "REDIS_KEY_SECRET"]
     assert differing(**OTHER, AMPLITUDE_PROJECT="shop") == []
+    assert differing(**OTHER, AMPLITUDE_PROFILE_API="off") == [], "only warm --cohort needs the key"
     assert not caplog.records
     settled(start(server, **OTHER))
     until(lambda: [record.getMessage() for record in caplog.records], "nothing was logged")

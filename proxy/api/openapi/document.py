@@ -51,7 +51,8 @@ parameter in both the URL and the body.
 Every error has the type `application/problem+json`. `code` has the kind of problem, and `parameter` the parameter.
 
 If data is missing, the answer has status 200, `ok: false`, the reason in `error`, and every key with its empty value.
-With `on_error=retry`, the status is 500, so that Braze's `:retry` tries again.
+With `on_error=retry`, the status is 500, so that Braze's `:retry` tries again. For `error: not_available`, which occurs
+only in services without the User Profile API, the status stays 200, because a retry cannot bring the data.
 
 A user is anonymous if all ids are blank. The answer then has status 200 and `error: blank_id`, without a call
 to Amplitude.
