@@ -1,4 +1,7 @@
-"""The check command: validates the settings and makes one call to Amplitude, which logs no exposure."""
+"""The check command: validates the settings and makes one call to Amplitude, which logs no exposure.
+
+With AMPLITUDE_PROFILE_API=off, it makes no call.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from proxy.cli.formats import format_count
 from proxy.cli.output import print_row
 from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid, UpstreamRejected
 from proxy.profile.parts import COHORTS, Identity
-from proxy.settings import VARIABLES, Settings, SettingsError, renamed_variables
+from proxy.settings import VARIABLES, Settings, SettingsError, changed_settings, renamed_variables
 from proxy.storage.redis import RedisUnavailable
 
 Mark = Literal["ok", "warn", "wrong", "?"]
@@ -33,11 +36,28 @@ _MIN_SIMILARITY = 0.82
 _MIN_LENGTH = 6
 """Shorter names resemble too many settings: some shells set NAME."""
 _CHECK_USER = Identity("connected-content-proxy-check", None)
+_ONLY_FOR_CALLS = {
+    "AMPLITUDE_REQUESTS_PER_MINUTE",
+    "AMPLITUDE_TIMEOUT_SECONDS",
+    "ACCEPT_MAPPED_USERS",
+    "FETCH_ALONG",
+    "RESPONSE_DEADLINE_SECONDS",
+    "CACHE_FRESH_SECONDS",
+    "CACHE_STALE_WHILE_REVALIDATE_SECONDS",
+    "CACHE_WARM_SECONDS",
+    "CACHE_NEGATIVE_SECONDS",
+    "BACKLOG_MAX_USERS",
+    "BACKLOG_MAX_AGE_SECONDS",
+}
+"""Settings without effect if the service makes no calls. AMPLITUDE_BASE_URL still determines the keys in Redis."""
+_EU_COHORTS_URL = "https://analytics.eu.amplitude.com"
 
 
 @click.command()
 def check() -> None:
     """Check the settings and the connection to Amplitude. Makes one call, or two if Amplitude rejects the first.
+
+    With AMPLITUDE_PROFILE_API=off, makes no call.
 
     Exits with status 1 if a check fails."""
     # Without a handler, Python would print the names of log events to stderr, beside the results.
@@ -61,7 +81,10 @@ def _findings(env: Mapping[str, str]) -> Iterator[tuple[Mark, str]]:
         return
     yield "ok", "settings: all settings are valid"
     yield from _service_findings(settings)
-    yield from _amplitude_findings(settings)
+    if settings.amplitude_profile_api:
+        yield from _amplitude_findings(settings)
+    else:
+        yield from _findings_without_profile_api(settings, env)
 
 
 def _misspelt(env: Mapping[str, str]) -> Iterator[str]:
@@ -84,7 +107,7 @@ def _service_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
     networks = len(settings.allowed_networks)
     allowed = f"{format_count(networks, 'network')} allowed" if networks else "all allowed; ALLOWED_NETWORKS is not set"
     yield "ok", f"networks: {allowed}"
-    if settings.response_deadline_seconds >= _BRAZE_TIMEOUT_SECONDS:
+    if settings.amplitude_profile_api and settings.response_deadline_seconds >= _BRAZE_TIMEOUT_SECONDS:
         yield (
             "warn",
             f"deadline: an answer may take {settings.response_deadline_seconds:.10g} s, but Braze gives up after "
@@ -171,3 +194,36 @@ def _amplitude_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
             )
     for point, (mark, text) in {"reachable": reachable, "credentials": credentials, "quota": quota}.items():
         yield mark, f"{point}: {text}"
+
+
+def _findings_without_profile_api(settings: Settings, env: Mapping[str, str]) -> Iterator[tuple[Mark, str]]:
+    yield (
+        "ok",
+        "profile API: off, so no call was made; the service answers from pushed and exported data only",
+    )
+    changed = changed_settings(settings, env).keys()
+    unused = _ONLY_FOR_CALLS | (set() if settings.redis_url else {"AMPLITUDE_BASE_URL"})
+    if without_effect := sorted(changed & unused):
+        yield (
+            "warn",
+            f"variables: {', '.join(without_effect)} {'has' if len(without_effect) == 1 else 'have'} no effect with "
+            f"AMPLITUDE_PROFILE_API=off; remove {'it' if len(without_effect) == 1 else 'them'}",
+        )
+    if settings.redis_url is None:
+        yield (
+            "warn",
+            "data: REDIS_URL is not set, so a restart loses all data, and no call can fetch the data again; "
+            "set REDIS_URL",
+        )
+    keys = {"AMPLITUDE_API_KEY": settings.amplitude_api_key, "AMPLITUDE_SECRET_KEY": settings.amplitude_secret_key}
+    missing = " and ".join(name for name, value in keys.items() if not value)
+    if missing:
+        yield "warn", f"exports: warm --cohort needs {missing}; set both keys where you run it (webhooks need no key)"
+    else:
+        yield "ok", "exports: both keys for warm --cohort are set"
+    if "AMPLITUDE_COHORTS_URL" not in changed:
+        yield (
+            "warn",
+            f"exports: warm --cohort downloads from {settings.amplitude_cohorts_url}; for a project in Amplitude's EU "
+            f"region, set AMPLITUDE_COHORTS_URL={_EU_COHORTS_URL}",
+        )

@@ -172,6 +172,15 @@ def require_access(ask: Ask) -> Ask:
     return ask_or_raise
 
 
+def require_profile_api(ask: Ask) -> None:
+    """Raise ServiceRefused if the service runs without the User Profile API, and so cannot fetch data."""
+    if json_object(ask(Request("GET", "/readyz"))).get("upstream") == "off":
+        raise ServiceRefused(
+            "the service runs with AMPLITUDE_PROFILE_API=off, so no data can be fetched per user; let Amplitude push "
+            "the data (docs/webhooks.md), or export it (docs/eu.md)"
+        )
+
+
 def refusal(answer: Answer) -> ServiceRefused:
     """Return the error for an answer without a profile."""
     detail = str(json_object(answer).get("detail", "the answer is not from this service; check --url"))

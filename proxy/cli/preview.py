@@ -41,7 +41,8 @@ def preview(
     the message now.
 
     Without --url and --demo, the command starts a temporary service with the settings of the environment. Only
-    AMPLITUDE_SECRET_KEY is required. Each recommendation that is fetched logs an exposure in Amplitude for the user.
+    AMPLITUDE_SECRET_KEY is required. With AMPLITUDE_PROFILE_API=off, the temporary service has only the data in Redis
+    (REDIS_URL). Each recommendation that is fetched logs an exposure in Amplitude for the user.
     """
     if demo and url:
         raise click.UsageError("specify either --demo or --url")

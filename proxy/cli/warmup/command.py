@@ -20,6 +20,7 @@ from proxy.cli.client import (
     own_settings,
     require_access,
     require_credentials,
+    require_profile_api,
     running_service,
     service_options,
 )
@@ -114,6 +115,7 @@ def warm(
     try:
         # Check the service before the download, because Amplitude limits the number of downloads.
         ask_functions, loss_reason = _service(url, credentials)
+        require_profile_api(ask_functions[0])
         if users is not None:
             audience.add(ids.of(read_user_file(users, column)))
         else:

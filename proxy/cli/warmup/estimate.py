@@ -83,8 +83,17 @@ def quota_options(purpose: str) -> Callable[[Any], Any]:
     show_default=True,
     help="Connected Content tags in the message.",
 )
+@click.option(
+    "--profile-api",
+    type=click.Choice(["on", "off"], case_sensitive=False),
+    default="on",
+    envvar="AMPLITUDE_PROFILE_API",
+    show_default=True,
+    show_envvar=True,
+    help="off: the service makes no calls.",
+)
 @quota_options("this send")
-def plan(recipients: int, calls: int, tags: int, quota: int, share: int) -> None:
+def plan(recipients: int, calls: int, tags: int, profile_api: str, quota: int, share: int) -> None:
     """Estimate how long warming the cache takes. Also estimates how fast a send without warming can be."""
     estimate = Plan(recipients, calls, quota, share / 100)
     if estimate.messages_a_minute:
@@ -92,7 +101,7 @@ def plan(recipients: int, calls: int, tags: int, quota: int, share: int) -> None
     else:
         cold = "less than one message a minute; warm the cache, or increase --quota or --share"
     requests = recipients * tags
-    for label, text in (
+    rows = [
         (
             "requests",
             f"{requests * 2:,} to {requests * 3:,} from Braze to the service ({format_count(tags, 'tag')}, "
@@ -104,5 +113,11 @@ def plan(recipients: int, calls: int, tags: int, quota: int, share: int) -> None
             f"{format_minutes(estimate.minutes)}; after that, the send may be as fast as Braze allows",
         ),
         ("without warming", cold),
-    ):
+    ]
+    if profile_api == "off":
+        rows[1:] = [
+            ("calls", "0, because AMPLITUDE_PROFILE_API is off; the send may be as fast as Braze allows"),
+            ("data", "pushed and exported data only; all other users get the default content"),
+        ]
+    for label, text in rows:
         print_row(label, text, width=19, style="bold")
