@@ -248,6 +248,7 @@ class Status(TypedDict):
     step_seconds: Count
     kept_seconds: Count
     hour: StatusHour
+    profile_api: Annotated[bool, about("False with `AMPLITUDE_PROFILE_API=off`: the service makes no calls.")]
     callers: Annotated[list[StatusCaller], about("The callers that the service accepts.")]
 
 

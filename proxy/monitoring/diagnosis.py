@@ -10,14 +10,22 @@ from proxy.profile.errors import UpstreamInvalid, UpstreamRejected, UpstreamTime
 
 Level = Literal["good", "warn", "bad"]
 _FULL = 0.9
+_MANY_NOT_AVAILABLE = 0.1
+"""Share of the answers."""
+_MIN_NOT_AVAILABLE = 10
 
 
 @dataclass(frozen=True, slots=True)
 class State:
     """The input of the diagnosis.
 
-    `upstream_errors` are the error words of recent calls. `dropped` and `refused` are counts of the last ten minutes.
+    `upstream_errors` are the error words of recent calls. `dropped`, `refused`, `answers` and `not_available` (answers
+    without data that was never pushed or exported) are counts of the last ten minutes.
     """
+
+    profile_api: bool = True
+    answers: int = 0
+    not_available: int = 0
 
     upstream_errors: frozenset[str] = frozenset()
     outage: bool = False
@@ -45,9 +53,10 @@ class Finding:
 def findings(state: State) -> list[Finding]:
     """Return the problems, worst first. Without problems, return a single good finding."""
     problems = sorted(_problems(state), key=lambda finding: finding.level != "bad")
-    return problems or [
-        Finding("good", "All is well", "Messages are personalised, and quota is left for users who are not cached.", "")
-    ]
+    meaning = "Messages are personalised, and quota is left for users who are not cached."
+    if not state.profile_api:
+        meaning = "Messages are personalised with pushed and exported data. The User Profile API is off."
+    return problems or [Finding("good", "All is well", meaning, "")]
 
 
 def _problems(state: State) -> Iterator[Finding]:
@@ -102,10 +111,24 @@ def _problems(state: State) -> Iterator[Finding]:
         yield Finding(
             "bad",
             "Redis is unavailable",
-            "Each process continues with its own cache. No call is sent for one minute. After that, each process uses "
-            "its share of the quota.",
+            "Each process continues with its own cache. "
+            + (
+                "No call is sent for one minute. After that, each process uses its share of the quota."
+                if state.profile_api
+                else "Pushed data that this process has not read yet is missing, and pushes fail until Redis answers."
+            ),
             "Check whether the Redis at REDIS_URL is down or read-only. The log has the cause (redis_unavailable "
             "or redis_permission_missing). This service reconnects by itself.",
+        )
+    if state.not_available >= max(_MIN_NOT_AVAILABLE, _MANY_NOT_AVAILABLE * state.answers):
+        share = state.not_available / max(state.answers, state.not_available)
+        yield Finding(
+            "warn",
+            f"{round(100 * share)} % of the answers of the last ten minutes lack data",
+            "Nothing was pushed or exported about these users and sections, or the data is too old. These users get "
+            "the default content.",
+            "Check that Amplitude's webhooks and the nightly export run, and that they contain these users, cohorts "
+            "and properties. Recommendations, computations and propensities need the User Profile API.",
         )
     if state.dropped or state.backlog_users >= _FULL * max(state.backlog_max, 1):
         yield Finding(

@@ -18,12 +18,15 @@ PROBLEMS = {
     "removed from the backlog": State(dropped=1, backlog_max=100),
     "7 requests were refused": State(refused=7),
     "1 request was refused": State(refused=1),
+    "20 % of the answers": State(profile_api=False, answers=100, not_available=20),
 }
 
 
 def test_findings__nothing_wrong__one_good_finding_without_a_fix() -> None:
-    (only,) = findings(State())
-    assert (only.level, only.what, only.fix) == ("good", "All is well", "")
+    for state in (State(), State(profile_api=False, answers=1000, not_available=99)):
+        (only,) = findings(state)
+        assert (only.level, only.what, only.fix) == ("good", "All is well", "")
+        assert ("quota" in only.meaning) is state.profile_api
 
 
 @pytest.mark.contract("3 status")
@@ -44,3 +47,9 @@ def test_findings__several_problems__worst_first_and_no_all_clear() -> None:
 def test_findings__empty_cache__meaning_says_that_nothing_is_cached() -> None:
     assert "Nothing is cached" in findings(State(quota_spent=True, cached=False))[0].meaning
     assert "Cached users" in findings(State(quota_spent=True))[0].meaning
+
+
+def test_findings__redis_unavailable_without_profile_api__meaning_names_no_calls() -> None:
+    (only,) = findings(State(redis_unavailable=True, profile_api=False))
+    assert "call" not in only.meaning
+    assert "pushes fail" in only.meaning

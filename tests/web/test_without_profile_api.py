@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -32,8 +33,10 @@ def ask(client: FlaskClient, caller: dict[str, str], source: FakeSource) -> Any:
     return send
 
 
-def push(client: FlaskClient, caller: dict[str, str], clock: FakeClock, **properties: object) -> None:
-    user = {"user_id": "ava", "user_properties": properties, "event_time": clock.now(), "whole": True}
+def push(
+    client: FlaskClient, caller: dict[str, str], clock: FakeClock, *, whole: bool = True, **properties: object
+) -> None:
+    user = {"user_id": "ava", "user_properties": properties, "event_time": clock.now(), "whole": whole}
     response = client.post("/v1/webhooks/amplitude/users", json=user, headers=caller)
     assert response.get_json()["applied"] == 1
 
@@ -76,6 +79,58 @@ def test_data__pushed_properties__served_stale_after_cache_pushed_seconds_and_th
     assert ask("properties?user_id=ava").get_json()["error"] == "not_available"
 
 
+def test_data__lifetimes_of_fetched_data_are_set__only_those_of_pushed_data_count(
+    source: FakeSource, caller: dict[str, str], clock: FakeClock
+) -> None:
+    lifetimes = {"CACHE_PUSHED_SECONDS": "60", "CACHE_STALE_IF_ERROR_SECONDS": "100"}
+    client = create_app(Settings.from_env(OFF | lifetimes), fetch=source.fetch, clock=clock).test_client()
+    push(client, caller, clock, plan="gold")
+    seen = []
+    for seconds in (0, 58, 4, 96, 4):
+        clock.advance(seconds)
+        response = client.get("/v1/properties?user_id=ava", headers=caller)
+        seen.append(
+            (
+                response.get_json()["ok"],
+                response.get_json()["stale"],
+                response.headers["Cache-Status"].partition("; ")[2],
+            )
+        )
+    assert seen == [
+        (True, False, "hit; ttl=60"),
+        (True, False, "hit; ttl=2"),
+        (True, True, "hit; ttl=-2"),
+        (True, True, "hit; ttl=-98"),
+        (False, False, "fwd=miss; detail=not_available"),
+    ]
+
+
+def test_data__some_requested_keys_were_pushed__their_values_and_not_available(
+    client: FlaskClient, caller: dict[str, str], clock: FakeClock, ask: Any
+) -> None:
+    push(client, caller, clock, whole=False, plan="gold")
+    clock.advance(86400 + 1)
+    push(client, caller, clock, whole=False, points=12)
+    response = ask("properties?user_id=ava&keys=plan,city&on_error=retry")
+    answer = response.get_json()
+    assert (answer["ok"], answer["found"], answer["error"]) == (False, True, "not_available")
+    assert answer["properties"] == {"plan": "gold", "city": None}
+    assert (answer["stale"], response.headers["Cache-Control"]) == (True, "no-store")
+    assert response.headers["Cache-Status"].endswith("fwd=partial; detail=not_available")
+    assert ask("properties?user_id=ava").get_json()["properties"] == {"plan": "gold", "points": 12}
+    clock.advance(86400)
+    assert ask("properties?user_id=ava&keys=plan,points").get_json()["properties"] == {"plan": None, "points": 12}
+    assert ask("properties?user_id=ava&keys=plan").headers["Cache-Status"].endswith("fwd=miss; detail=not_available")
+
+
+def test_data__key_with_a_space_was_pushed__complete(
+    client: FlaskClient, caller: dict[str, str], clock: FakeClock, ask: Any
+) -> None:
+    push(client, caller, clock, whole=False, **{"my prop": "a"})
+    answer = ask("properties?user_id=ava&keys=my prop").get_json()
+    assert (answer["ok"], answer["properties"]) == (True, {"my_prop": "a"})
+
+
 def test_data__snapshot__served_stale_after_cache_pushed_seconds(
     client: FlaskClient, caller: dict[str, str], clock: FakeClock, ask: Any
 ) -> None:
@@ -104,3 +159,30 @@ def test_settings__profile_api_is_on__secret_key_is_required() -> None:
             Settings.from_env(OFF | {"AMPLITUDE_PROFILE_API": value})
     with pytest.raises(SettingsError, match="AMPLITUDE_PROFILE_API must be on or off"):
         Settings.from_env(OFF | {"AMPLITUDE_PROFILE_API": "no", "AMPLITUDE_SECRET_KEY": "secret"})
+
+
+def test_status__many_answers_lack_data__finding_and_no_fault_of_amplitude(
+    client: FlaskClient, caller: dict[str, str], clock: FakeClock, ask: Any
+) -> None:
+    def status() -> dict[str, Any]:
+        clock.advance(10)
+        return json.loads(client.get("/status.json", headers=caller).data)  # type: ignore[no-any-return]
+
+    assert status()["profile_api"] is False
+    (only,) = status()["findings"]
+    assert (only["level"], "User Profile API is off" in only["meaning"]) == ("good", True)
+    for _ in range(20):
+        ask("properties?user_id=ava")
+    (only,) = status()["findings"]
+    assert (only["level"], only["what"]) == ("warn", "100 % of the answers of the last ten minutes lack data")
+    assert "Nothing was pushed or exported" in only["meaning"]
+
+
+def test_playground__page__offers_only_messages_that_can_be_answered(
+    client: FlaskClient, caller: dict[str, str]
+) -> None:
+    page = client.get("/playground", headers=caller).text
+    assert 'data-profile-api="off"' in page
+    assert "runs without the User Profile API" in page
+    assert re.findall(r'<option value="snippet-\d">(.+)</option>', page) == ["Greeting by property", "Branch by cohort"]
+    assert "/v1/recommendations" not in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib.resources import files
 
@@ -15,12 +16,14 @@ from proxy.storage.weighted_semaphore import Busy, WeightedSemaphore
 from proxy.web.pages.assets import host_in_braze, page, uncached
 from proxy.web.pages.wsgi_client import asker
 from proxy.web.request_body import read_body
+from proxy.web.services import services
 
 MAX_BODY_BYTES = 128 * 1024
 _BODIES = WeightedSemaphore(4 * 1024 * 1024, wait_seconds=1)
 """Limit on bodies that are being read: 32 of the maximum size. Without it, 4,000 slow clients would take 500 MiB."""
 RENDERER = Renderer()
 """The renderer for all requests of this process."""
+_NEEDS_PROFILE_API = re.compile("recommendations|computations|propensities")
 _CALLER_HEADERS = ("Authorization", "X-API-Key", "X-Forwarded-For")
 
 blueprint = Blueprint("playground", __name__, url_prefix="/playground")
@@ -29,7 +32,9 @@ blueprint = Blueprint("playground", __name__, url_prefix="/playground")
 @blueprint.get("", provide_automatic_options=False)
 def show() -> Response:
     """Return the page."""
-    return page("playground.html", snippets=snippets(), host=host_in_braze())
+    profile_api = services().profile_api
+    usable = {title: text for title, text in snippets().items() if profile_api or not _NEEDS_PROFILE_API.search(text)}
+    return page("playground.html", snippets=usable, host=host_in_braze(), profile_api=profile_api)
 
 
 @blueprint.post("/render", provide_automatic_options=False)

@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from proxy.monitoring.diagnosis import State, findings
 from proxy.monitoring.history import HISTORY_SECONDS, STEP_SECONDS, as_columns
-from proxy.profile.errors import QuotaExhausted, UpstreamRejected
+from proxy.profile.errors import NotAvailable, QuotaExhausted, UpstreamRejected
 from proxy.profile.json import write_json
 from proxy.web.pages.assets import page, uncached
 from proxy.web.services import services
@@ -45,6 +45,7 @@ def status_json() -> Response:
         "step_seconds": int(STEP_SECONDS),
         "kept_seconds": int(HISTORY_SECONDS),
         "hour": as_columns(history.points()),
+        "profile_api": services().profile_api,
         "callers": [caller._asdict() for caller in services().keyring.callers],
     }
     return uncached(write_json(body) + b"\n")
@@ -60,11 +61,14 @@ def _state(gauges: Mapping[str, float]) -> State:
         errors.add(UpstreamRejected.word)
     points = app_services.history.points(_REFUSED_SECONDS)
     return State(
+        profile_api=app_services.profile_api,
+        answers=sum(sum(point.answers.values()) for point in points),
+        not_available=sum(point.errors.get(NotAvailable.word, 0) for point in points),
         upstream_errors=frozenset(errors - {"ok", QuotaExhausted.word}),
         outage=bool(gauges["upstream_outage"]),
         cached=app_services.store.memory.records > 0,
-        quota_closed=bool(gauges["quota_closed"]),
-        quota_spent=app_services.rate_limiter.spent,
+        quota_closed=app_services.profile_api and bool(gauges["quota_closed"]),
+        quota_spent=app_services.profile_api and app_services.rate_limiter.spent,
         redis_unavailable=bool(gauges["redis_gone"]),
         backlog_users=round(gauges["backlog_users"]),
         backlog_max=app_services.backlog_max_users,

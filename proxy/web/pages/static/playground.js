@@ -4,6 +4,7 @@ const byId = (id) => document.getElementById(id);
 const form = byId("form");
 const editor = byId("template");
 const result = byId("result");
+const makesCalls = form.dataset.profileApi === "on";
 let latestRendering = 0;
 
 const OUTCOMES = {
@@ -32,7 +33,7 @@ function element(name, className, ...children) {
 
 function warnOfExposure() {
   const exposes = /\/v1\/recommendations\b|\brec_id=|\bget_recs=true\b/.test(editor.value);
-  byId("will-expose").hidden = !exposes;
+  byId("will-expose").hidden = !exposes || !makesCalls;
 }
 
 function goToLine(line) {
@@ -79,7 +80,8 @@ function source(tag) {
   const [unit, seconds] = UNITS.find(([, length]) => tag.age >= length) ?? UNITS.at(-1);
   const age = tag.age === null ? "" : `, ${plural(Math.floor(tag.age / seconds), unit)} old`;
   const cached = `from the cache${age}`;
-  if (kind === "hit") return parameter.includes("=-") ? `${cached}, being refreshed` : cached;
+  if (kind === "hit" && parameter.includes("=-")) return `${cached}, ${makesCalls ? "being refreshed" : "no longer fresh"}`;
+  if (kind === "hit") return cached;
   if (kind === "fwd=stale" && error) return `${cached}: ${error}`;
   if (kind === "fwd=partial") return `partly from the cache, the rest ${error ? `is missing: ${error}` : "was fetched"}`;
   if (error) return `no data: ${error}`;

@@ -184,6 +184,8 @@ function showCallers(callers) {
 function show(data) {
   data.until = Math.max(Date.now() / 1000, ...data.hour.at.slice(-1));
   showFindings(data.findings);
+  for (const card of document.querySelectorAll(".needs-profile-api")) card.hidden = !data.profile_api;
+  byId("profile-api-off").hidden = data.profile_api;
   showQuota(data);
   showAnswers(data);
   showTimes("answer", "Response time", data, data.hour.answer_ms);
