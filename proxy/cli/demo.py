@@ -22,6 +22,7 @@ from urllib.parse import quote
 import click
 import requests
 
+from proxy.cli.demo_pushes import PUSHED_EXAMPLES, about_pushed, push_users
 from proxy.sandbox.faults import FaultKind
 from proxy.sandbox.people import named
 from proxy.sandbox.server import Sandbox
@@ -107,13 +108,20 @@ def sandbox(
 @click.option("--all-addresses", is_flag=True, help="Listen on all addresses, for example in a container.")
 @click.option("--more", is_flag=True, help="Print commands and tags for every route, more users, and faults to try.")
 @click.option("--open", "in_browser", is_flag=True, help="Open the playground in the browser, signed in.")
-def demo(port: int, all_addresses: bool, more: bool, in_browser: bool) -> None:
+@click.option(
+    "--no-profile-api",
+    is_flag=True,
+    help="Run without the User Profile API, as in Amplitude's EU region. Data of the users is pushed at the start.",
+)
+def demo(port: int, all_addresses: bool, more: bool, in_browser: bool, no_profile_api: bool) -> None:
     """Run the real service in front of an emulated Amplitude. Prints links. Needs no account and no settings."""
     secret = secrets.token_urlsafe(24)
     stop = _stop_event()
     overridden = {*VARIABLES.keys(), *VARIABLES.values(), "GUNICORN_CMD_ARGS"}
     environment = {name: value for name, value in os.environ.items() if name not in overridden}
-    with Sandbox(port=_free_port(port + 1), secret_key=secrets.token_hex(16), latency=0.15) as emulated:
+    with Sandbox(
+        port=_free_port(port + 1), secret_key=secrets.token_hex(16), latency=0.15, profile_api=not no_profile_api
+    ) as emulated:
         address = f"127.0.0.1:{_free_port(port)}"
         bind = address.replace("127.0.0.1", "0.0.0.0") if all_addresses else address  # noqa: S104  # only on request
         service = subprocess.Popen(  # noqa: S603  # this interpreter, fixed arguments
@@ -128,6 +136,8 @@ def demo(port: int, all_addresses: bool, more: bool, in_browser: bool) -> None:
                 if stop.is_set():
                     return
                 raise click.ClickException("the service did not start; read its errors above")
+            if no_profile_api:
+                push_users(f"http://{address}", (_DEMO_CALLER, secret))
             _print_demo(address, emulated, secret, more=more)
             if in_browser:
                 _open_playground(address, secret)
@@ -181,6 +191,7 @@ def _service_settings(emulated: Sandbox, secret: str) -> dict[str, str]:
         "AMPLITUDE_BASE_URL": emulated.url,
         "AMPLITUDE_SECRET_KEY": emulated.secret_key,
         "PROXY_API_KEYS": f"{_DEMO_CALLER}:{secret}",
+        **({} if emulated.profile_api else {"AMPLITUDE_PROFILE_API": "off"}),
     }
 
 
@@ -222,7 +233,7 @@ def _answers(url: str, service: subprocess.Popen[bytes], stop: threading.Event) 
 def _print_demo(address: str, emulated: Sandbox, secret: str, *, more: bool) -> None:
     service, login = f"http://{address}", f"http://{_DEMO_CALLER}:{secret}@{address}"
     click.secho(
-        "The demo is running, with an emulated Amplitude. "
+        f"The demo is running, with an emulated Amplitude{'' if emulated.profile_api else ' and no Profile API'}. "
         f"Open a link in a browser (name {_DEMO_CALLER}, secret {secret}):",
         bold=True,
     )
@@ -231,10 +242,11 @@ def _print_demo(address: str, emulated: Sandbox, secret: str, *, more: bool) -> 
     click.echo(f"  {login}/status      see whether the service works\n")
     click.secho("Users to try:", bold=True)
     for person in named()[:3]:
-        click.echo(f"  {person.user_id:8}{person.about}")
+        click.echo(f"  {person.user_id:8}{person.about if emulated.profile_api else about_pushed(person)}")
     click.echo()
     click.secho("Call the service from another terminal:", bold=True)
-    for route, query, _ in _EXAMPLES if more else _EXAMPLES[:1]:
+    examples = _EXAMPLES if emulated.profile_api else PUSHED_EXAMPLES
+    for route, query, _ in examples if more else examples[:1]:
         click.echo(f"  curl -s -u {_DEMO_CALLER}:{secret} '{service}/v1/{route}?{query}'")
     click.echo()
     if more:
@@ -246,15 +258,20 @@ def _print_demo(address: str, emulated: Sandbox, secret: str, *, more: bool) -> 
 
 def _print_more(service: str, emulated: Sandbox, secret: str) -> None:
     click.secho("The same calls as tags in a Braze message (Braze stores the credentials as us):", bold=True)
-    for route, query, variable in _EXAMPLES:
+    for route, query, variable in _EXAMPLES if emulated.profile_api else PUSHED_EXAMPLES:
         query = query.replace("user_id=ava", "user_id={{${user_id} | url_param_escape}}")
         tag = f"connected_content https://your-host/v1/{route}?{query} :basic_auth us :save {variable}"
         click.echo(f"  {{% {tag} %}}")
     click.echo()
-    _print_sandbox(emulated)
-    click.secho("Warm the cache for a cohort:", bold=True)
-    click.echo(f"  PROXY_CREDENTIALS={_DEMO_CALLER}:{secret} {_cohort_settings(emulated)} \\")
-    click.echo(f"    {_python()} -m proxy warm --cohort vip --url {service}")
+    if emulated.profile_api:
+        _print_sandbox(emulated)
+        click.secho("Warm the cache for a cohort:", bold=True)
+        click.echo(f"  PROXY_CREDENTIALS={_DEMO_CALLER}:{secret} {_cohort_settings(emulated)} \\")
+        click.echo(f"    {_python()} -m proxy warm --cohort vip --url {service}")
+    else:
+        click.secho("List the snapshots of cohorts, and count the calls to Amplitude:", bold=True)
+        click.echo(f"  curl -s -u {_DEMO_CALLER}:{secret} {service}/v1/snapshots")
+        click.echo(f"  curl -s {emulated.url}/sandbox/report")
     webhook = '{"cohort_id":"c31","in_cohort":true,"computed_time":"\'$(date +%s)\'","users":[{"user_id":"ava"}]}'
     click.secho("Push a cohort to the service:", bold=True)
     click.echo(f"  curl -s -u {_DEMO_CALLER}:{secret} -H 'Content-Type: application/json' \\")

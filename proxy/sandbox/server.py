@@ -42,6 +42,7 @@ class Sandbox:
         per_minute: int = 600,
         latency: float = 0.0,
         documented: Documented | None = None,
+        profile_api: bool = True,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.documented = documented or Documented()
@@ -51,6 +52,8 @@ class Sandbox:
         self.api_key = api_key
         self.former_secret_key = former_secret_key
         """Accepted too, during a rotation."""
+        self.profile_api = profile_api
+        """False to answer calls as a host without the User Profile API, which Amplitude's EU region lacks."""
         self.closing = threading.Event()
         self.exports = Exports(self.documented)
         self._lock = threading.Lock()
@@ -197,6 +200,8 @@ class _Handler(QuietHandler):
         kind = fault.kind if fault else None
         if sandbox.latency:
             sandbox.closing.wait(sandbox.latency)
+        if not sandbox.profile_api:
+            return self._answer(404, "")
         if refusal := self._unauthorized():
             return self._answer(401, refusal)
         if not within or kind == "quota":
