@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shlex
 import signal
 import socket
 import sqlite3
@@ -29,6 +30,7 @@ from proxy.sandbox.user_data import Documented
 from tests.conftest import ROOT, free_port
 from tests.support.browser import Browser
 from tests.support.command import run, start
+from tests.support.docs import fragment
 from tests.support.picture import PLAYGROUND
 from tests.support.redis_server import RedisServer
 from tests.support.wait import until
@@ -236,6 +238,37 @@ def test_demo__more__prints_commands_and_tags_that_work() -> None:
         assert find("user-9", None), "the faults have no effect for an unknown user"
 
 
+@pytest.mark.contract("6 without the Profile API")
+def test_demo__no_profile_api__printed_commands_and_messages_show_pushed_data_without_a_call() -> None:
+    shown = shlex.split(fragment("eu demo").block("sh"))
+    assert shown[:3] == [".venv/bin/python", "-m", "proxy"]
+    with running(*shown[3:], "--more") as (_, printed):
+        joined = [line.strip() for line in printed.replace("\\\n", " ").splitlines()]
+        answers = {line: json.loads(run_in_shell(line)) for line in joined if line.startswith("curl ")}
+        data = [body for line, body in answers.items() if "/v1/" in line and "?" in line]
+        assert [(body["ok"], body["error"], body["user_id"]) for body in data] == [(True, None, "ava")] * 3
+        assert data[0]["properties"] == {"first_name": "Ava", "loyalty_points": 420}
+        assert data[1]["is_member"] is True
+        (snapshots,) = (body["snapshots"] for line, body in answers.items() if line.endswith("/v1/snapshots"))
+        assert {"vip", "c31", "newsletter"} <= {snapshot["cohort_id"] for snapshot in snapshots}
+        (login,) = re.findall(r"(http://demo:\S+)/playground", printed)
+        for template, user_id, message in (
+            ("{{ props.properties.first_name }}", "ava", "Ava"),
+            ("{{ cohorts.is_member }}", "cleo", "false"),
+            ("{{ profile.properties.first_name }} {{ profile.is_member }}", "ben", "Ben false"),
+        ):
+            (tag,) = [
+                line for line in joined if line.startswith("{%") and f":save {template[3:].split('.')[0]} " in line
+            ]
+            body = {"template": tag + template, "user_id": user_id}
+            rendered = requests.post(f"{login}/playground/render", json=body, timeout=30).json()
+            assert (rendered["outcome"], rendered["message"]) == ("sent", message)
+        (amplitude,) = re.findall(r"(http://\S+)/sandbox/report", printed)
+        assert requests.get(f"{amplitude}/sandbox/report", timeout=5).json()["calls"] == 0
+        assert requests.get(f"{amplitude}/v1/userprofile?user_id=ava", timeout=5).status_code == 404
+        assert not re.search("recommendation|computation|propensit|user-1", printed)
+
+
 @pytest.mark.slow
 def test_demo__open__browser_shows_the_playground_signed_in_and_stores_no_secret(
     browser: Browser, tmp_path: Path
@@ -351,3 +384,29 @@ def test_check__redis_up_or_down__is_reported(sandbox: Sandbox) -> None:
         assert (code, "ok redis" in points) == (0, True)
     code, points = marks(sandbox, REDIS_URL=running.url)
     assert (code, "wrong redis" in points) == (1, True)
+
+
+def test_check__profile_api_off__no_call_and_a_warning_for_each_gap(sandbox: Sandbox) -> None:
+    off = {"AMPLITUDE_PROFILE_API": "off", "RESPONSE_DEADLINE_SECONDS": "3", "CACHE_FRESH_SECONDS": "900"}
+    code, lines = check(sandbox, **off, AMPLITUDE_SECRET_KEY="")
+    assert code == 0
+    assert [" ".join(line.split(":")[0].split()) for line in lines] == [
+        "ok settings",
+        "ok callers",
+        "ok networks",
+        "ok profile API",
+        "warn variables",
+        "warn data",
+        "warn exports",
+        "warn exports",
+    ]
+    assert "no call was made" in lines[3]
+    assert "AMPLITUDE_BASE_URL, RESPONSE_DEADLINE_SECONDS have no effect" in lines[4]
+    assert "set REDIS_URL" in lines[5]
+    assert "needs AMPLITUDE_API_KEY and AMPLITUDE_SECRET_KEY" in lines[6]
+    assert "set AMPLITUDE_COHORTS_URL=https://analytics.eu.amplitude.com" in lines[7]
+    with RedisServer() as running:
+        complete = {"REDIS_URL": running.url, "AMPLITUDE_API_KEY": "key", "AMPLITUDE_COHORTS_URL": sandbox.url}
+        code, lines = check(sandbox, AMPLITUDE_PROFILE_API="off", REDIS_KEY_SECRET="0" * 64, **complete)
+    assert (code, [line for line in lines if not line.startswith("ok ")]) == (0, [])
+    assert sandbox.report()["calls"] == 0
