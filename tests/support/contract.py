@@ -82,4 +82,5 @@ PARAGRAPHS = {
     "1 another user": "An answer about another user is invalid and not cached, unless `ACCEPT_MAPPED_USERS` is set.",
     "3 playground process": "Rendering delays no other answer, and leaves no process running.",
     "3 grafana": "The dashboard shows only existing metrics.",
+    "6 without the Profile API": "With `AMPLITUDE_PROFILE_API=off`, pushed and exported data is served without calls.",
 }
