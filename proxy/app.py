@@ -29,7 +29,7 @@ from proxy.monitoring.metrics import Metrics
 from proxy.profile.aliases import Aliases
 from proxy.profile.errors import UpstreamRejected
 from proxy.profile.freshness import FreshnessPolicy
-from proxy.profile.parts import Identity
+from proxy.profile.parts import COHORTS, PROPERTIES, Identity
 from proxy.settings import Settings
 from proxy.storage.id_digests import IdDigester
 from proxy.storage.shared_snapshots import SharedSnapshots
@@ -136,7 +136,14 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
         redis_snapshots = RedisSnapshots(
             redis, prefix, forgotten_key=records.forgotten_key, usable_for=policy.updates_usable_for
         )
-    store = TieredStore(max_bytes=int(settings.cache_max_mb * 1024 * 1024), policy=policy, clock=clock, shared=records)
+    store = TieredStore(
+        max_bytes=int(settings.cache_max_mb * 1024 * 1024),
+        policy=policy,
+        clock=clock,
+        shared=records,
+        # Redis may have other parts from the time before the Profile API was turned off.
+        only=None if settings.amplitude_profile_api else (PROPERTIES, COHORTS),
+    )
     circuit_breaker = CircuitBreaker(clock)
     metrics = Metrics()
     executor = CallExecutor(fetch, limiter, circuit_breaker, clock=clock, on_ended=metrics.called)

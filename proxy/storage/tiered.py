@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 class TieredStore:
     """The cache for all other packages. Thread-safe.
 
+    `only`: the parts to read from Redis, by default all.
     `memory`: the first tier. The methods of this class also use Redis and may take a round trip.
     """
 
@@ -36,10 +37,12 @@ class TieredStore:
         policy: FreshnessPolicy,
         clock: Clock,
         shared: RedisProfiles | None = None,
+        only: Collection[Part] | None = None,
     ) -> None:
         digester = shared.digester if shared is not None else UNKEYED
         self.memory = MemoryStore(max_bytes=max_bytes, policy=policy, clock=clock, digester=digester)
         self._redis = shared
+        self._only = only
         self._clock = clock
 
     def get(self, identity: Identity) -> Record:
@@ -80,7 +83,8 @@ class TieredStore:
     def _keep(self, identity: Identity, stored: StoredProfile, generation: int) -> Record:
         if stored.updates and identity.user_id is not None:
             self.memory.push([(identity.user_id, stored.updates)], generation)
-        record = received(stored.record, self.memory.read(identity), self._clock.now())
+        shared = stored.record if self._only is None else stored.record.only(self._only)
+        record = received(shared, self.memory.read(identity), self._clock.now())
         return self.memory.merge(identity, record, generation)
 
     def save(

@@ -140,6 +140,14 @@ def test_forget__with_a_secret__removes_the_record_from_redis_and_from_the_other
         assert not list(operator.scan_iter("*:user3:*"))
 
 
+def test_cache__profile_api_was_turned_off__fetched_recommendation_is_missing(server: RedisServer) -> None:
+    on, off = start(server), start(server, AMPLITUDE_PROFILE_API="off")
+    settled(on)
+    query = "/v1/profile?user_id=u&include=cohorts,recommendations&rec_id=r"
+    answers = [app.test_client().get(query, headers={"X-API-Key": SECRET}).get_json() for app in (on, off, off)]
+    assert [answer["error"] for answer in answers] == [None, "not_available", "not_available"]
+
+
 def test_differing_settings__running_service__names_the_settings(
     server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
