@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import tracemalloc
 import zlib
-from collections.abc import Iterator
 
 import pytest
 import requests
 
 from proxy.amplitude import cohort_export
 from proxy.amplitude.cohort_export import CohortExport, NotDownloaded, redirect_target
-from proxy.api.user_rows import Row
+from proxy.amplitude.cohort_file import CohortFile
 from proxy.monitoring.clock import Clock
 from proxy.sandbox import cohort_api
 from proxy.sandbox.cohort_api import Exports
@@ -53,9 +52,9 @@ class Download:
         self.client.download(cohort_id, self._take)
         return self.users
 
-    def _take(self, rows: Iterator[Row]) -> None:
+    def _take(self, file: CohortFile) -> None:
         self.users, self.blank, self.unreadable = [], 0, []
-        for row in rows:
+        for row, _ in file.rows:
             if row.no_user:
                 self.blank += 1
             elif row.fault:

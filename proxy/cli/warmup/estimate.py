@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from proxy.amplitude.cohort_export import MAX_USERS
 from proxy.cli.formats import format_count, format_minutes
 from proxy.cli.output import print_row
 
@@ -44,6 +45,22 @@ class Plan:
         Assumes an empty cache. 0 if a minute's quota is less than the calls of one user.
         """
         return self.calls_a_minute // self.calls_a_user
+
+
+_PREPARE_MINUTES = 1
+"""Amplitude takes about a minute to prepare a download."""
+_STORED_A_MINUTE = 100_000
+"""Users whose properties are stored in a minute, on a slow machine."""
+
+
+def downloads(recipients: int) -> int:
+    """Return the number of cohort downloads for all recipients."""
+    return math.ceil(recipients / MAX_USERS)
+
+
+def export_minutes(recipients: int) -> int:
+    """Return how many minutes the downloads take, and storing their members."""
+    return downloads(recipients) * _PREPARE_MINUTES + math.ceil(recipients / _STORED_A_MINUTE)
 
 
 def quota_options(purpose: str) -> Callable[[Any], Any]:
@@ -98,11 +115,15 @@ def plan(recipients: int, calls: int, tags: int, quota: int, share: int) -> None
             f"{requests * 2:,} to {requests * 3:,} from Braze to the service ({format_count(tags, 'tag')}, "
             "each requested 2 or 3 times per user)",
         ),
-        ("calls", f"{estimate.calls:,} ({calls} per user), at {estimate.calls_a_minute:,} a minute"),
+        ("", f"{'by calls':32}by cohort download (properties, cohorts)"),
         (
-            "warming takes",
-            f"{format_minutes(estimate.minutes)}; after that, the send may be as fast as Braze allows",
+            "calls",
+            f"{f'{estimate.calls:,} ({calls} per user)':32}0",
         ),
+        ("downloads", f"{0:<32}{downloads(recipients)} of 500 a month"),
+        ("warming takes", f"{format_minutes(estimate.minutes):32}about {format_minutes(export_minutes(recipients))}"),
+        ("calls a minute", f"{estimate.calls_a_minute:<32,}0"),
+        ("after warming", "the send may be as fast as Braze allows"),
         ("without warming", cold),
     ):
         print_row(label, text, width=19, style="bold")
