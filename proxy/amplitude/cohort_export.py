@@ -40,7 +40,7 @@ _BUSY_TRIES = 12
 """Attempts after a 429. Amplitude allows 60 requests in ten minutes, so twelve pauses of one minute are enough."""
 _FIRST_PAUSE_SECONDS = 2.0
 _LONGEST_PAUSE_SECONDS = 30.0
-_GROWTH = 1.5
+_GROWTH = 2.0
 _JOB_SECONDS = 3600.0
 _PROGRESS_SECONDS = 5.0
 _TRANSPORT_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, *GZIP_ERRORS)

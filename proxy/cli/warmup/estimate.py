@@ -109,21 +109,25 @@ def plan(recipients: int, calls: int, tags: int, quota: int, share: int) -> None
     else:
         cold = "less than one message a minute; warm the cache, or increase --quota or --share"
     requests = recipients * tags
+    by_calls = f"{estimate.calls:,} ({calls} per user), at {estimate.calls_a_minute:,} a minute"
     for label, text in (
         (
             "requests",
             f"{requests * 2:,} to {requests * 3:,} from Braze to the service ({format_count(tags, 'tag')}, "
             "each requested 2 or 3 times per user)",
         ),
-        ("", f"{'by calls':32}by cohort download (properties, cohorts)"),
+        ("warming", _side_by_side("by calls", "by cohort download (properties and cohorts)")),
+        ("… calls", _side_by_side(by_calls, "0")),
+        ("… downloads", _side_by_side("0", f"{downloads(recipients)} of 500 a month")),
         (
-            "calls",
-            f"{f'{estimate.calls:,} ({calls} per user)':32}0",
+            "… takes",
+            _side_by_side(format_minutes(estimate.minutes), f"about {format_minutes(export_minutes(recipients))}"),
         ),
-        ("downloads", f"{0:<32}{downloads(recipients)} of 500 a month"),
-        ("warming takes", f"{format_minutes(estimate.minutes):32}about {format_minutes(export_minutes(recipients))}"),
-        ("calls a minute", f"{estimate.calls_a_minute:<32,}0"),
-        ("after warming", "the send may be as fast as Braze allows"),
+        ("with warming", "the send may be as fast as Braze allows"),
         ("without warming", cold),
     ):
         print_row(label, text, width=19, style="bold")
+
+
+def _side_by_side(first: str, second: str) -> str:
+    return f"{first:48}{second}"
