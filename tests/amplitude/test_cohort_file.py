@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.amplitude.cohort_file import UnusableFile, read_cohort_file
+from proxy.amplitude.streamed_lines import LineTooLong
 from proxy.api.user_rows import NoColumn
 
 
@@ -85,6 +86,14 @@ def test_read_cohort_file__ambiguous_or_other_file__refused_with_the_fix(
     with pytest.raises(UnusableFile) as refused:
         members(text, properties)
     assert message in str(refused.value)
+
+
+def test_read_cohort_file__json_without_line_breaks__refused_with_the_fix() -> None:
+    def read_line(_: int) -> str:
+        raise LineTooLong("line 1 is longer than 1,048,576 characters", '[{"amplitude_id": 1')
+
+    with pytest.raises(UnusableFile, match="JSON instead of CSV"):
+        read_cohort_file(map(read_line, range(1)), None)
 
 
 def test_read_cohort_file__no_column_of_user_ids__names_the_columns() -> None:

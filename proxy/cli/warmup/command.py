@@ -124,7 +124,9 @@ def warm(
                 if url and exported:
                     require_scopes(destination.ask_functions[0], read=bool(fetched))
                 announce(cohort_ids, content, calls_a_user)
-                complete, interrupted, skipped = export_cohorts(cohort_ids, api_key, destination, content, audience)
+                complete, interrupted, skipped = export_cohorts(
+                    cohort_ids, api_key, destination, content, audience if fetched else None
+                )
             if not fetched or interrupted:
                 sys.exit(0 if complete else 1)
             plan = Plan(len(audience), calls_a_user, quota, share / 100)

@@ -49,7 +49,7 @@ class Plan:
 
 _PREPARE_MINUTES = 1
 """Amplitude takes about a minute to prepare a download."""
-_STORED_A_MINUTE = 100_000
+_STORED_A_MINUTE = 200_000
 """Users whose properties are stored in a minute, on a slow machine."""
 
 

@@ -49,9 +49,13 @@ class ExportOutcome(NamedTuple):
 
 
 def export_cohorts(
-    cohort_ids: Sequence[str], api_key: str | None, destination: Destination, content: Content, audience: Audience
+    cohort_ids: Sequence[str],
+    api_key: str | None,
+    destination: Destination,
+    content: Content,
+    audience: Audience | None,
 ) -> ExportOutcome:
-    """Export the cohorts, add their members to `audience`, and print a summary.
+    """Export the cohorts, and print a summary. `audience` collects the members for later calls, if there are any.
 
     Raises NotDownloaded, DiskFull and ServiceUnavailable.
     """
@@ -71,7 +75,8 @@ def export_cohorts(
         exporter = Exporter(client, destination, content, settings.text_properties, staged, print_status=print_status)
         for cohort_id in cohort_ids:
             results.append(_export(exporter, aliases.id_of("cohorts", cohort_id), before, stop))
-            audience.add(staged)
+            if audience is not None:
+                audience.add(staged)
             if results[-1].interrupted:
                 break
     fits = True
