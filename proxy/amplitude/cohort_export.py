@@ -1,4 +1,6 @@
-"""Downloads the members of a cohort from Amplitude: requests an export, waits until it is ready, and fetches the file.
+"""Downloads the members of a cohort from Amplitude, with their user properties if requested.
+
+Requests an export, waits until it is ready, and fetches the file.
 
 Source: amplitude.com/docs/apis/analytics/behavioral-cohorts. The link to the file is valid for a week and can be
 requested again. The link redirects to a storage URL, which is valid for a minute and gets no credentials.
@@ -6,26 +8,27 @@ requested again. The link redirects to a storage URL, which is valid for a minut
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 import requests
 import urllib3
 from requests.auth import HTTPBasicAuth
 
 from proxy.amplitude.client import retry_after
+from proxy.amplitude.cohort_file import CohortFile, MemberRow, UnusableFile, read_cohort_file
 from proxy.amplitude.streamed_lines import GZIP_ERRORS, MAX_LINE, IncompleteBody, LineTooLong, lines_of
 from proxy.amplitude.transport import Session
 from proxy.api.urls import is_confidential, parse_url
-from proxy.api.user_rows import BLANK_LINE, NoColumn, Row, UnreadableRow, read
+from proxy.api.user_rows import NoColumn, UnreadableRow
 from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.profile.json import read_json
 
 T = TypeVar("T")
 
-_COLUMN = "user_id"
 _RESPONSE_SECONDS = 30.0  # for a response other than the file
 _FILE_SECONDS = 900.0
 _MAX_BYTES = 1024 * 1024  # of a response other than the file
@@ -37,7 +40,7 @@ _BUSY_TRIES = 12
 """Attempts after a 429. Amplitude allows 60 requests in ten minutes, so twelve pauses of one minute are enough."""
 _FIRST_PAUSE_SECONDS = 2.0
 _LONGEST_PAUSE_SECONDS = 30.0
-_GROWTH = 1.5
+_GROWTH = 2.0
 _JOB_SECONDS = 3600.0
 _PROGRESS_SECONDS = 5.0
 _TRANSPORT_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, *GZIP_ERRORS)
@@ -72,15 +75,21 @@ class CohortExport:
         self._on_progress = on_progress
         self._clock = clock
 
-    def download(self, cohort_id: str, take: Callable[[Iterator[Row]], None]) -> None:
-        """Pass the rows of the cohort's file to `take`. Raises NotDownloaded.
+    def download(
+        self, cohort_id: str, take: Callable[[CohortFile], None], properties: Sequence[str] | None = ()
+    ) -> float:
+        """Pass the cohort's file to `take`, and return the time of the request in Unix seconds. Raises NotDownloaded.
 
-        After an incomplete file, `take` is called again with all rows.
+        After an incomplete file, `take` is called again with the complete file. `properties`: the names of the
+        requested user properties; None for all. Amplitude may time out for all properties.
         """
-        request_id = self._request_export(cohort_id)
+        requested_at = self._clock.now()
+        request_id = self._request_export(cohort_id, properties)
         self._wait_for_export(request_id)
         try:
-            self._retry(lambda: self._pass_rows(request_id, take), "the cohort file is incomplete")
+            self._retry(lambda: self._pass_file(request_id, properties, take), "the cohort file is incomplete")
+        except UnusableFile as error:
+            raise NotDownloaded(str(error)) from None
         except NoColumn as error:
             raise NotDownloaded(f"the cohort file is not an Amplitude export: {error}") from None
         except LineTooLong as error:
@@ -88,6 +97,7 @@ class CohortExport:
                 f"the cohort file is not an Amplitude export: {error}; export the user ids to a file, and "
                 "pass the file as USERS"
             ) from None
+        return requested_at
 
     def _retry(self, attempt: Callable[[], T], failure: str) -> T:
         """Repeat `attempt` after temporary failures, and return its result. Raises NotDownloaded.
@@ -113,8 +123,13 @@ class CohortExport:
             self._on_progress(progress)
             self._clock.sleep(pause)
 
-    def _request_export(self, cohort_id: str) -> str:
-        status, document = self._get_json(f"/api/5/cohorts/request/{quote(cohort_id, safe='')}")
+    def _request_export(self, cohort_id: str, properties: Sequence[str] | None) -> str:
+        query = (
+            ""
+            if properties == ()
+            else "?" + urlencode([("props", 1), *(("propKeys", key) for key in properties or ())])
+        )
+        status, document = self._get_json(f"/api/5/cohorts/request/{quote(cohort_id, safe='')}{query}")
         if status in (400, 404) or str(document.get("cohort_id", cohort_id)) != cohort_id:
             raise NotDownloaded(
                 f"cohort {cohort_id!r} does not exist in Amplitude; copy the id from the end of the cohort's URL in "
@@ -148,10 +163,9 @@ class CohortExport:
             self._on_progress(f"Amplitude is exporting the cohort ({waited:.0f} s)")
             self._clock.sleep(_pause_after(polls))
 
-    def _rows(self, lines: Iterator[str]) -> Iterator[Row]:
-        progress_at, number = self._clock.monotonic(), 0
-        torn: Row | None = None
-        row_size = 0
+    def _file(self, lines: Iterator[str], properties: Sequence[str] | None) -> CohortFile:
+        """Return the file, with limits on the number of rows and on their sizes."""
+        row_size = number = 0
 
         def limited() -> Iterator[str]:
             """Limit the size of a row, which has several lines if a cell contains line breaks."""
@@ -162,32 +176,38 @@ class CohortExport:
                     raise LineTooLong(f"the row after row {number:,} is longer than {MAX_LINE:,} characters")
                 yield line
 
-        members = (row for row in read(limited(), _COLUMN) if row.fault != BLANK_LINE)
-        for number, row in enumerate(members, start=1):
-            row_size = 0
-            if number > MAX_USERS:
-                raise NotDownloaded(
-                    f"the cohort file has more than {MAX_USERS:,} users, Amplitude's limit; split the cohort"
-                )
+        def rows() -> Iterator[MemberRow]:
+            nonlocal row_size, number
+            progress_at = self._clock.monotonic()
+            torn: MemberRow | None = None
+            for number, member in enumerate(file.rows, start=1):
+                row_size = 0
+                if number > MAX_USERS:
+                    raise NotDownloaded(
+                        f"the cohort file has more than {MAX_USERS:,} users, Amplitude's limit; split the cohort"
+                    )
+                if torn is not None:
+                    yield torn  # other rows follow, so the row is malformed and not the end of an incomplete file
+                torn = member if member.row.torn else None
+                if torn is None:
+                    yield member
+                if (now := self._clock.monotonic()) - progress_at >= _PROGRESS_SECONDS:
+                    progress_at = now
+                    self._on_progress(f"members received: {number:,}")
             if torn is not None:
-                yield torn  # other rows follow, so the row is malformed and not the end of an incomplete file
-            torn = row if row.torn else None
-            if torn is None:
-                yield row
-            if (now := self._clock.monotonic()) - progress_at >= _PROGRESS_SECONDS:
-                progress_at = now
-                self._on_progress(f"members received: {number:,}")
-        if torn is not None:
-            raise IncompleteBody(f"line {torn.line}: {torn.fault}")
-        self._on_progress(f"members in the cohort: {number:,}")
+                raise IncompleteBody(f"line {torn.row.line}: {torn.row.fault}")
+            self._on_progress(f"members in the cohort: {number:,}")
 
-    def _pass_rows(self, request_id: str, take: Callable[[Iterator[Row]], None]) -> None:
-        """Open the file, follow the redirect to the storage, and pass the rows to `take`."""
+        file = read_cohort_file(limited(), properties)
+        return replace(file, rows=rows())
+
+    def _pass_file(self, request_id: str, properties: Sequence[str] | None, take: Callable[[CohortFile], None]) -> None:
+        """Open the file, follow the redirect to the storage, and pass the file to `take`."""
         session, url = self._session, f"{self._base}/api/5/cohorts/request/{quote(request_id, safe='')}/file"
         for _ in range(_MAX_REDIRECTS + 1):
             with self._get(session, url, _FILE_SECONDS, {"Accept-Encoding": "identity"}) as response:
                 if response.status_code == 200:
-                    take(self._rows(lines_of(response)))
+                    take(self._file(lines_of(response), properties))
                     return
                 if not response.is_redirect:
                     raise IncompleteBody(f"{urlsplit(url).hostname} returned status {response.status_code}")

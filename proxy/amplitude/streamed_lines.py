@@ -10,6 +10,7 @@ from typing import Any
 
 import requests
 
+_GZIP = b"\x1f\x8b"
 GZIP_ERRORS = (EOFError, zlib.error)
 """The errors that an incomplete gzip stream raises."""
 
@@ -23,7 +24,11 @@ MAX_LINE = 1024 * 1024
 
 
 class LineTooLong(Exception):
-    """A line is longer than MAX_LINE. A new request does not help."""
+    """A line is longer than MAX_LINE. A new request does not help. `line`: its beginning."""
+
+    def __init__(self, text: str, line: str = "") -> None:
+        super().__init__(text)
+        self.line = line
 
 
 def lines_of(response: requests.Response) -> Iterator[str]:
@@ -44,7 +49,10 @@ def lines_of(response: requests.Response) -> Iterator[str]:
             source, bounded = gzip.GzipFile(fileobj=raw), True
         case coding:
             raise IncompleteBody(f"the Content-Encoding {coding[:40]!r} is not supported")
-    text = io.TextIOWrapper(io.BufferedReader(source, 65536), "utf-8-sig", "surrogateescape", newline="")
+    buffered = io.BufferedReader(source, 65536)
+    if buffered.peek(len(_GZIP))[: len(_GZIP)] == _GZIP:  # the file itself is compressed
+        buffered, bounded = io.BufferedReader(gzip.GzipFile(fileobj=buffered), 65536), True
+    text = io.TextIOWrapper(buffered, "utf-8-sig", "surrogateescape", newline="")
     lines = _limited(text)
     return lines if bounded else _terminated(lines)
 
@@ -54,7 +62,7 @@ def _limited(text: io.TextIOWrapper) -> Iterator[str]:
     while line := text.readline(MAX_LINE + 1):
         number += 1
         if len(line) > MAX_LINE:
-            raise LineTooLong(f"line {number:,} is longer than {MAX_LINE:,} characters")
+            raise LineTooLong(f"line {number:,} is longer than {MAX_LINE:,} characters", line[:100])
         yield line
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
@@ -65,6 +65,42 @@ def read(lines: Iterable[str], column: str | None = None) -> Iterator[Row]:
     Raises NoColumn, also if the first line of a list is a table header. Raises UnreadableRow.
     """
     return _list_rows(lines) if column is None else _table_rows(lines, column)
+
+
+def _table_rows(lines: Iterable[str], column: str) -> Iterator[Row]:
+    _, rows = read_table(lines, column, column.__eq__)
+    for row, _ in rows:
+        yield row
+
+
+def read_table(
+    lines: Iterable[str], column: str, is_column: Callable[[str], bool]
+) -> tuple[list[str], Iterator[tuple[Row, list[str]]]]:
+    """Return the header of a CSV table, and an iterator of its rows with their cells.
+
+    `is_column`: whether a name in the header is the column of the user ids. `column`: its name in error messages.
+    A row that is not CSV has no cells. Raises NoColumn at once, and UnreadableRow during the iteration.
+    """
+    # The default limit of csv, 131,072 characters, is less than a cell with all properties of a user.
+    csv.field_size_limit(MAX_ROW_CHARACTERS)
+    source = iter(lines)
+    first, first_line, delimiter = "", 0, None
+    for line in source:
+        first, first_line = line, first_line + 1
+        if separator := _SEPARATOR_LINE.fullmatch(first):
+            delimiter = separator[1]
+        elif first.strip():
+            break
+    delimiter = delimiter or _delimiter(first, is_column)
+    recorded = _Lines(chain([first], source), first_line, delimiter)
+    table = csv.reader(recorded, delimiter=delimiter, strict=True)
+    try:
+        header = [name.strip() for name in next(table, [])]
+    except csv.Error as error:
+        raise NoColumn(
+            f"column {column!r} is missing; the first line is not CSV ({error}); {_FIX_QUOTES} in line {first_line}"
+        ) from None
+    return header, _rows(table, recorded, column, _position(header, column, is_column))
 
 
 def _list_rows(lines: Iterable[str]) -> Iterator[Row]:
@@ -146,27 +182,7 @@ class _Lines:
         return self.first + len(lines) - 1 - breaks
 
 
-def _table_rows(lines: Iterable[str], column: str) -> Iterator[Row]:
-    # The default limit of csv, 131,072 characters, is less than a cell with all properties of a user.
-    csv.field_size_limit(MAX_ROW_CHARACTERS)
-    source = iter(lines)
-    first, first_line, delimiter = "", 0, None
-    for line in source:
-        first, first_line = line, first_line + 1
-        if separator := _SEPARATOR_LINE.fullmatch(first):
-            delimiter = separator[1]
-        elif first.strip():
-            break
-    delimiter = delimiter or _delimiter(first, column)
-    recorded = _Lines(chain([first], source), first_line, delimiter)
-    table = csv.reader(recorded, delimiter=delimiter, strict=True)
-    try:
-        header = [name.strip() for name in next(table, [])]
-    except csv.Error as error:
-        raise NoColumn(
-            f"column {column!r} is missing; the first line is not CSV ({error}); {_FIX_QUOTES} in line {first_line}"
-        ) from None
-    position = _position(header, column)
+def _rows(table: Iterator[list[str]], recorded: _Lines, column: str, position: int) -> Iterator[tuple[Row, list[str]]]:
     while True:
         recorded.start_row()
         try:
@@ -179,35 +195,35 @@ def _table_rows(lines: Iterable[str], column: str) -> Iterator[Row]:
                 raise UnreadableRow(f"line {opening}: a quote is not closed; {_FIX_QUOTES}") from None
             size = len(recorded.row)
             opening = recorded.first if size == 1 else recorded.opening_line(end=-1)
-            yield Row(opening, fault=f"the row is not CSV ({error}); {_FIX_QUOTES}", torn=True, lines=size)
+            yield Row(opening, fault=f"the row is not CSV ({error}); {_FIX_QUOTES}", torn=True, lines=size), []
             continue
         number = recorded.first + len(recorded.row) - 1
         if len(cells) > position:
-            yield _row(number, cells[position])
+            yield _row(number, cells[position]), cells
         elif any(cells):
-            yield Row(number, fault=f"the row has no {column}; add the missing cells", torn=True)
+            yield Row(number, fault=f"the row has no {column}; add the missing cells", torn=True), cells
         else:
-            yield Row(number, fault=BLANK_LINE, no_user=True)
+            yield Row(number, fault=BLANK_LINE, no_user=True), cells
 
 
 def _cells(line: str, delimiter: str) -> list[str]:
     return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), [])]
 
 
-def _delimiter(header: str, column: str) -> str:
+def _delimiter(header: str, is_column: Callable[[str], bool]) -> str:
     """Return the delimiter with which the header has the column, or else the most columns."""
 
     def merit(delimiter: str) -> tuple[bool, int]:
         names = _cells(header, delimiter)
-        return column in names, len(names)
+        return any(map(is_column, names)), len(names)
 
     return max(_DELIMITERS, key=merit)
 
 
-def _position(header: list[str], column: str) -> int:
+def _position(header: list[str], column: str, is_column: Callable[[str], bool]) -> int:
     if not any(header):
         raise NoColumn(f"column {column!r} is missing; the file has no header")
-    positions = [position for position, name in enumerate(header) if name == column]
+    positions = [position for position, name in enumerate(header) if is_column(name)]
     if len(positions) == 1:
         return positions[0]
     if positions:

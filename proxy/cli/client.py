@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from getpass import GetPassWarning
 from typing import Any, TypeVar
 
 import click
 import requests
 
-from proxy.api.caller_keys import Scope, entry, generate
+from proxy.api.caller_keys import entry, generate
 from proxy.api.urls import parse_service_url
 from proxy.app import create_app, differing_settings
 from proxy.liquid.types import Answer, Ask, Request
@@ -28,6 +28,11 @@ _VARIABLE = "PROXY_CREDENTIALS"
 
 _SECONDS = 10.0
 """Longer than a data answer may take, because a hosted service may have to start first."""
+_UPLOAD_SECONDS = 120.0
+"""Time limit for the answer to an upload. The service installs 2,000,000 members in less than a minute."""
+
+Upload = Callable[[Request, Iterable[bytes]], Answer]
+"""A function that sends a request with a body in pieces, which need not fit into memory."""
 
 
 class ServiceUnavailable(click.ClickException):
@@ -38,7 +43,7 @@ class ServiceRefused(ServiceUnavailable):
     """The service refuses every request of this command; a retry would not help."""
 
 
-def service_options(url_help: str, scope: Scope) -> Callable[[_Command], _Command]:
+def service_options(url_help: str, scope: str) -> Callable[[_Command], _Command]:
     """Add the options --url and --credentials of a command that needs a key with `scope` of a running service."""
 
     def decorate(command: _Command) -> _Command:
@@ -120,12 +125,23 @@ def running_service(url: str, credentials: str) -> Ask:
 
     `credentials` is `name:secret`. This function and the returned function raise ServiceUnavailable.
     """
+    send = _sender(url, credentials)
+    return lambda request: send(request, request.body.encode(errors="replace"), _SECONDS)
+
+
+def uploader(url: str, credentials: str) -> Upload:
+    """Return a function that uploads to the service at `url` only. Errors are those of `running_service`."""
+    send = _sender(url, credentials)
+    return lambda request, pieces: send(request, pieces, _UPLOAD_SECONDS)
+
+
+def _sender(url: str, credentials: str) -> Callable[[Request, bytes | Iterable[bytes], float], Answer]:
     base = _base(url)
     name, _, secret = credentials.partition(":")
     session = requests.Session()
     session.auth = (name, secret)
 
-    def ask(request: Request) -> Answer:
+    def send(request: Request, body: bytes | Iterable[bytes], seconds: float) -> Answer:
         started = time.monotonic()
         headers = dict(request.headers)
         if request.content_type:
@@ -135,8 +151,8 @@ def running_service(url: str, credentials: str) -> Ask:
                 request.method,
                 base + request.target,
                 headers=headers,
-                data=request.body.encode(errors="replace"),
-                timeout=_SECONDS,
+                data=body,
+                timeout=seconds,
                 allow_redirects=False,
             )
         except requests.RequestException as error:
@@ -147,7 +163,7 @@ def running_service(url: str, credentials: str) -> Ask:
         lower = {key.lower(): value for key, value in answer.headers.items()}
         return Answer(answer.status_code, lower, answer.content.decode(errors="replace"), milliseconds)
 
-    return ask
+    return send
 
 
 def require_access(ask: Ask) -> Ask:
@@ -170,15 +186,6 @@ def require_access(ask: Ask) -> Ask:
         return answer
 
     return ask_or_raise
-
-
-def require_profile_api(ask: Ask) -> None:
-    """Raise ServiceRefused if the service runs without the User Profile API, and so cannot fetch data."""
-    if json_object(ask(Request("GET", "/readyz"))).get("upstream") == "off":
-        raise ServiceRefused(
-            "the service runs with AMPLITUDE_PROFILE_API=off, so no data can be fetched per user; let Amplitude push "
-            "the data (docs/webhooks.md), or export it (docs/eu.md)"
-        )
 
 
 def refusal(answer: Answer) -> ServiceRefused:

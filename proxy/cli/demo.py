@@ -265,13 +265,13 @@ def _print_more(service: str, emulated: Sandbox, secret: str) -> None:
     click.echo()
     if emulated.profile_api:
         _print_sandbox(emulated)
-        click.secho("Warm the cache for a cohort:", bold=True)
-        click.echo(f"  PROXY_CREDENTIALS={_DEMO_CALLER}:{secret} {_cohort_settings(emulated)} \\")
-        click.echo(f"    {_python()} -m proxy warm --cohort vip --url {service}")
     else:
         click.secho("List the snapshots of cohorts, and count the calls to Amplitude:", bold=True)
         click.echo(f"  curl -s -u {_DEMO_CALLER}:{secret} {service}/v1/snapshots")
         click.echo(f"  curl -s {emulated.url}/sandbox/report")
+    click.secho("Warm the cache for a cohort:", bold=True)
+    click.echo(f"  PROXY_CREDENTIALS={_DEMO_CALLER}:{secret} {_cohort_settings(emulated)} \\")
+    click.echo(f"    {_python()} -m proxy warm --cohort vip --url {service}")
     webhook = '{"cohort_id":"c31","in_cohort":true,"computed_time":"\'$(date +%s)\'","users":[{"user_id":"ava"}]}'
     click.secho("Push a cohort to the service:", bold=True)
     click.echo(f"  curl -s -u {_DEMO_CALLER}:{secret} -H 'Content-Type: application/json' \\")

@@ -29,19 +29,26 @@ class UserIds:
 
     def of(self, rows: Iterable[Row]) -> Iterator[str]:
         """Yield the ids of `rows`. Counts from the start again."""
-        self._skipped, self._number, self.unreadable = {}, 0, 0
-        for row in rows:
-            if not row.fault:
-                self._number += 1
-                yield row.user_id
-                continue
-            skipped = self._skipped.setdefault(row.fault, _Skipped())
-            skipped.count += row.lines
-            if len(skipped.lines) < _MAX_LINES:
-                skipped.lines.append(row.line)
-            self.unreadable += 0 if row.no_user else row.lines
+        self.restart()
+        return (row.user_id for row in rows if self.accepts(row))
 
-    def summary(self, distinct: int) -> Iterator[str]:
+    def restart(self) -> None:
+        """Count from the start again."""
+        self._skipped, self._number, self.unreadable = {}, 0, 0
+
+    def accepts(self, row: Row) -> bool:
+        """Return whether the row has a user id, and count the row."""
+        if not row.fault:
+            self._number += 1
+            return True
+        skipped = self._skipped.setdefault(row.fault, _Skipped())
+        skipped.count += row.lines
+        if len(skipped.lines) < _MAX_LINES:
+            skipped.lines.append(row.line)
+        self.unreadable += 0 if row.no_user else row.lines
+        return False
+
+    def summary(self, distinct: int, duplicates_note: str = "") -> Iterator[str]:
         """Yield a line for each reason to skip rows, if `distinct` of the ids are different."""
         for fault, skipped in self._skipped.items():
             label = "line" if skipped.count == 1 else "lines"
@@ -51,4 +58,4 @@ class UserIds:
                 f"{fault}"
             )
         if duplicates := self._number - distinct:
-            yield f"skipped {format_count(duplicates, 'duplicate user id')}"
+            yield f"skipped {format_count(duplicates, 'duplicate user id')}{duplicates_note}"

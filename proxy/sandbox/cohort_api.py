@@ -11,8 +11,8 @@ import secrets
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from urllib.parse import parse_qs, unquote
 
 from proxy.sandbox.cohort_csv import table
@@ -27,12 +27,28 @@ _CUT_OFF = len('"356000000001",""\n')
 """Number of bytes that `cohort-cut-off` withholds: the last row of `crowd-N`, so that the rest looks complete."""
 
 
+_PREPARE_SECONDS = 2.0
+"""Time after which a request is answered before its file is ready. Polls then report the job as in progress."""
+
+
 @dataclass
 class _Job:
+    """An export. `file`: None for an unknown cohort. `polls`: the number of polls that still report it in progress."""
+
     cohort_id: str
-    file: bytes
     polls: int
-    """Number of further polls that report the job as in progress."""
+    file: bytes | None = None
+    ready: threading.Event = field(default_factory=threading.Event)
+
+    def prepare(self, properties: Sequence[str] | None, documented: Documented, *, repeated_column: bool) -> None:
+        """Prepare the file in a thread, and wait a moment, so that small files are ready at once."""
+
+        def build() -> None:
+            self.file = table(self.cohort_id, documented, properties, repeated_column=repeated_column)
+            self.ready.set()
+
+        threading.Thread(target=build, daemon=True).start()
+        self.ready.wait(_PREPARE_SECONDS)
 
 
 class Exports:
@@ -67,7 +83,7 @@ class Exports:
             case ["request-status", request_id] if request_id in self._jobs:
                 return self._status(request_id, stuck=kind == "cohort-stuck")
             case ["request", request_id, "file"] if request_id in self._jobs:
-                return self._file(self._jobs[request_id].file, kind, later)
+                return self._file(self._jobs[request_id].file or b"", kind, later)
             case _:
                 return Reply(404)
 
@@ -82,11 +98,12 @@ class Exports:
             self._requests.append(now)
         # `props=1` alone requests all properties.
         properties = (query.get("propKeys") or None) if query.get("props") == ["1"] else ()
-        file = table(cohort_id, self._documented, properties, repeated_column=kind == "cohort-two-columns")
-        if file is None:
+        job = _Job(cohort_id, self._documented.cohort_polls)
+        job.prepare(properties, self._documented, repeated_column=kind == "cohort-two-columns")
+        if job.ready.is_set() and job.file is None:
             return Reply(404, {"error": {"http_code": 404, "message": "cohort not found"}})
         request_id = secrets.token_hex(4)
-        self._jobs[request_id] = _Job(cohort_id, file, self._documented.cohort_polls)
+        self._jobs[request_id] = job
         return Reply(202, {"request_id": request_id, "cohort_id": cohort_id})
 
     def _status(self, request_id: str, *, stuck: bool) -> Reply:
@@ -94,7 +111,7 @@ class Exports:
         with self._lock:
             self.counts["polls"] += 1
             job.polls -= 1
-            done = job.polls < 0 and not stuck
+            done = job.polls < 0 and job.ready.is_set() and not stuck
         job_ids = {"request_id": request_id, "cohort_id": job.cohort_id}
         return Reply(200 if done else 202, job_ids | {"async_status": "JOB COMPLETED" if done else "JOB INPROGRESS"})
 

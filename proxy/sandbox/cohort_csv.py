@@ -17,8 +17,8 @@ from typing import Any
 from proxy.sandbox.people import Person, find, named
 from proxy.sandbox.user_data import Documented
 
-_CROWD = 2000
-"""Number of numbered users that are searched for members of a cohort."""
+_CROWD = 4000
+"""Number of numbered users that are searched for members of a cohort, as many as the recipients of a simulated send."""
 _SIZED = re.compile(r"crowd-([1-9][0-9]{0,6})\Z")
 _PREFIX = "gp:"
 _FIRST_AMPLITUDE_ID = 356_000_000_001

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import tracemalloc
 import zlib
-from collections.abc import Iterator
 
 import pytest
 import requests
 
 from proxy.amplitude import cohort_export
 from proxy.amplitude.cohort_export import CohortExport, NotDownloaded, redirect_target
-from proxy.api.user_rows import Row
+from proxy.amplitude.cohort_file import CohortFile
 from proxy.monitoring.clock import Clock
 from proxy.sandbox import cohort_api
 from proxy.sandbox.cohort_api import Exports
@@ -53,9 +52,9 @@ class Download:
         self.client.download(cohort_id, self._take)
         return self.users
 
-    def _take(self, rows: Iterator[Row]) -> None:
+    def _take(self, file: CohortFile) -> None:
         self.users, self.blank, self.unreadable = [], 0, []
-        for row in rows:
+        for row, _ in file.rows:
             if row.no_user:
                 self.blank += 1
             elif row.fault:
@@ -84,7 +83,7 @@ def test_download__file_in_the_storage__members_and_no_credentials_sent_there(
     sandbox: Sandbox, download: Download
 ) -> None:
     assert download("c31") == ["ava", "dário & söhne", *download.users[2:]]
-    assert set(download.users[2:]) <= {f"user-{number}" for number in range(1, 2001)}
+    assert set(download.users[2:]) <= {f"user-{number}" for number in range(1, 4001)}
     assert len(download.users) > 50
     assert sandbox.report()["cohorts"] == {"requests": 1, "polls": 2, "files": 1, "stored": 1}
     assert sandbox.report()["calls"] == 0, "exports use no calls of the User Profile API"

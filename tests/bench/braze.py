@@ -87,7 +87,8 @@ def amplitude_caller(connections: Connections, *, cached: bool) -> TagCaller:
 def _is_correct(user: str, tag: str, body: dict[str, Any]) -> bool:
     person = _find(user, None)
     if person is None:
-        return body["found"] is False
+        # A cohort download lists every user of the sandbox, and unknown users without properties.
+        return body["found"] is False or body.get("properties_by_name") == {} or body.get("is_member") is False
     match tag:
         case "properties":
             # Pushed properties have no prefix.

@@ -6,6 +6,8 @@ save time, it runs with ten times the quota, and then waits for the minute in wh
 The webhooks push the default payload of a cohort, first for its members, then for users who left it. They also push all
 properties of each user. In the simulation, every user outside the cohort has left it. In reality, Amplitude pushes
 nothing about users who never were members.
+
+An export needs no such batches: its snapshot answers for every user.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from proxy.amplitude.sliding_window import WINDOW_SECONDS
 from proxy.profile.liquid_names import USER_PROPERTY
 from proxy.sandbox.people import Person, find
 from tests.bench.braze import COHORT_ID, REC_ID
+from tests.bench.export import export
 from tests.bench.processes import SandboxProcess, Service
 from tests.support.service import KEYS, ROOT, SECRET
 
@@ -88,6 +91,19 @@ def pushed(stage: Stage) -> set[str]:
     if calls := stage.sandbox.calls():
         raise AssertionError(f"the webhooks caused {calls} calls")
     return {person.user_id for person in people if person.user_id}
+
+
+def exported(stage: Stage) -> set[str]:
+    """Export all properties of all users, and the members of the cohort, by two downloads. Causes no call."""
+    began = time.monotonic()
+    everybody = f"crowd-{len(stage.users)}"
+    with Service(stage.sandbox, **stage.settings):
+        for cohort, section in ((everybody, "properties"), (COHORT_ID, "cohorts")):
+            export(stage.sandbox, [cohort], "--include", section, **stage.settings)
+    print(f"exported in {time.monotonic() - began:.0f} s", file=sys.stderr)
+    if calls := stage.sandbox.calls():
+        raise AssertionError(f"the export caused {calls} calls")
+    return {user for user in stage.users if find(user, None) is not None}
 
 
 def _cohort(people: Sequence[Person], *, is_in: bool) -> dict[str, Any]:

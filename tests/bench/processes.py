@@ -102,6 +102,11 @@ class SandboxProcess:
         count: int = self._sandbox.report()["calls"]
         return count
 
+    def downloads(self) -> dict[str, int]:
+        """Return the number of requests for cohorts so far, by kind."""
+        counts: dict[str, int] = self._sandbox.report()["cohorts"]
+        return counts
+
     def report(self) -> Report:
         """Return all calls so far."""
         report: Report = self._sandbox.details()

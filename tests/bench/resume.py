@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from proxy.cli.warmup.command import CONNECTIONS
+from proxy.cli.warmup.destination import CONNECTIONS
 from proxy.sandbox.people import find
 from tests.bench.load import Connections, command_line
 from tests.bench.processes import AUTHORIZATION, UNLIMITED, SandboxProcess, Service

@@ -232,7 +232,7 @@ def test_demo__more__prints_commands_and_tags_that_work() -> None:
                 assert body.get("ok", True)
                 assert body.get("userData", body)["user_id"] == "ava"
         assert json.loads(run_in_shell(push))["applied"] == 1
-        assert "1 fetched" in run_in_shell(warm)
+        assert "1 member, snapshot installed" in run_in_shell(warm)
         assert printed.count("{% connected_content") == len(routes)
         assert "only to known users, e.g. user_id=user-9" in printed
         assert find("user-9", None), "the faults have no effect for an unknown user"

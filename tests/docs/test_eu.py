@@ -16,7 +16,6 @@ import pytest
 import requests
 
 from proxy.cli.client import running_service
-from proxy.cli.main import main
 from proxy.profile.parts import SECTIONS
 from proxy.sandbox.server import Sandbox
 from proxy.settings import Settings
@@ -28,7 +27,6 @@ from tests.support.redis_server import RedisServer
 
 MESSAGE = fragment("eu message")
 PARAMETERS = {"recommendations": "rec_id=r", "cohorts": "cohort_id=vip", "propensities": "prediction_id=p"}
-_EXPORTS = any(parameter.name == "no_export" for parameter in main.commands["warm"].params)
 
 
 class Guide(NamedTuple):
@@ -147,7 +145,6 @@ def test_ages_table__defaults__are_those_of_the_settings() -> None:
     assert hours == [pushed, pushed + stale]
 
 
-@pytest.mark.skipif(not _EXPORTS, reason="warm --cohort has no exports yet; it fetches data per user")
 def test_export__cohort__answers_members_and_all_other_users(guide: Guide) -> None:
     sandbox = guide.service.sandbox
     line = {

@@ -58,6 +58,8 @@ PARAGRAPHS = {
     "5 warm": "`warm` fetches every user at the chosen share of the quota. Other requests take priority.",
     "5 warm resumed": "`warm` can be stopped and resumed, and reports unreadable rows, exposures and exit codes.",
     "5 warm cohort": "`warm` downloads a cohort and handles every failure.",
+    "6 export": "`warm --cohort` fills the cache from downloads without calls, and reports what is missing.",
+    "6 types": "The summary lists converted properties, and properties with values of two types.",
     "5 warm faults": "`warm` handles a missing column, an unavailable Redis, and Ctrl-C.",
     "4 warm freshness": "Warmed users are fresh for `CACHE_WARM_SECONDS`.",
     "3 webhooks": "Pushed values answer requests, with their own age.",

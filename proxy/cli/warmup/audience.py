@@ -1,4 +1,4 @@
-"""Stores the users to warm in a temporary file, in order and without duplicates.
+"""Stores the users to warm in a temporary file, without duplicates, optionally with their properties.
 
 Millions of users then need no memory.
 """
@@ -8,31 +8,44 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator
 
+import orjson
+
+Values = list[str | None]
+
 
 class DiskFull(Exception):
     """The disk has no room for the temporary file."""
 
 
 class Audience:
-    """An ordered set of user ids. `database` is for tests."""
+    """An ordered set of user ids, each with the values of its properties. `database` is for tests."""
 
     def __init__(self, database: sqlite3.Connection | None = None) -> None:
         # For an empty name, SQLite creates a private temporary file and deletes it on closing.
         self._database = database or sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._database.execute("PRAGMA journal_mode = OFF")
-        self._database.execute("CREATE TABLE users (position INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE)")
+        self._database.execute(
+            "CREATE TABLE users (position INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, cells BLOB NOT NULL)"
+        )
 
     def add(self, ids: Iterable[str]) -> None:
         """Add ids, without duplicates. Raises DiskFull."""
+        self._insert("INSERT OR IGNORE", ((user_id, b"[]") for user_id in ids))
+
+    def replace(self, members: Iterable[tuple[str, Values]]) -> None:
+        """Add ids with their values. The last values of an id win. Raises DiskFull."""
+        self._insert("INSERT OR REPLACE", ((user_id, orjson.dumps(values)) for user_id, values in members))
+
+    def _insert(self, command: str, rows: Iterable[tuple[str, bytes]]) -> None:
         try:
             self._database.execute("BEGIN")
-            self._database.executemany("INSERT OR IGNORE INTO users (id) VALUES (?)", ((user_id,) for user_id in ids))
+            self._database.executemany(f"{command} INTO users (id, cells) VALUES (?, ?)", rows)
             self._database.execute("COMMIT")
         except sqlite3.OperationalError as error:
             raise DiskFull(str(error)) from None
 
     def clear(self) -> None:
-        """Remove all ids, including those of an unfinished `add`."""
+        """Remove all ids, including those of an unfinished insertion."""
         if self._database.in_transaction:
             self._database.execute("COMMIT")
         self._database.execute("DELETE FROM users")
@@ -47,3 +60,10 @@ class Audience:
 
     def __iter__(self) -> Iterator[str]:
         return (user_id for (user_id,) in self._database.execute("SELECT id FROM users ORDER BY position"))
+
+    def members(self, step: int = 1) -> Iterator[tuple[str, Values]]:
+        """Yield ids with their values: of all users, or of one user in `step`."""
+        rows = self._database.execute(
+            "SELECT id, cells FROM users WHERE position % ? = 0 ORDER BY position", (max(1, step),)
+        )
+        return ((user_id, orjson.loads(cells)) for user_id, cells in rows)

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from proxy.amplitude.cohort_export import MAX_USERS
 from proxy.cli.formats import format_count, format_minutes
 from proxy.cli.output import print_row
 
@@ -44,6 +45,22 @@ class Plan:
         Assumes an empty cache. 0 if a minute's quota is less than the calls of one user.
         """
         return self.calls_a_minute // self.calls_a_user
+
+
+_PREPARE_MINUTES = 1
+"""Amplitude takes about a minute to prepare a download."""
+_STORED_A_MINUTE = 200_000
+"""Users whose properties are stored in a minute, on a slow machine."""
+
+
+def downloads(recipients: int) -> int:
+    """Return the number of cohort downloads for all recipients."""
+    return math.ceil(recipients / MAX_USERS)
+
+
+def export_minutes(recipients: int) -> int:
+    """Return how many minutes the downloads take, and storing their members."""
+    return downloads(recipients) * _PREPARE_MINUTES + math.ceil(recipients / _STORED_A_MINUTE)
 
 
 def quota_options(purpose: str) -> Callable[[Any], Any]:
@@ -101,17 +118,21 @@ def plan(recipients: int, calls: int, tags: int, profile_api: str, quota: int, s
     else:
         cold = "less than one message a minute; warm the cache, or increase --quota or --share"
     requests = recipients * tags
+    by_calls = f"{estimate.calls:,} ({calls} per user), at {estimate.calls_a_minute:,} a minute"
     rows = [
         (
             "requests",
             f"{requests * 2:,} to {requests * 3:,} from Braze to the service ({format_count(tags, 'tag')}, "
             "each requested 2 or 3 times per user)",
         ),
-        ("calls", f"{estimate.calls:,} ({calls} per user), at {estimate.calls_a_minute:,} a minute"),
+        ("warming", _side_by_side("by calls", "by cohort download (properties and cohorts)")),
+        ("… calls", _side_by_side(by_calls, "0")),
+        ("… downloads", _side_by_side("0", f"{downloads(recipients)} of 500 a month")),
         (
-            "warming takes",
-            f"{format_minutes(estimate.minutes)}; after that, the send may be as fast as Braze allows",
+            "… takes",
+            _side_by_side(format_minutes(estimate.minutes), f"about {format_minutes(export_minutes(recipients))}"),
         ),
+        ("with warming", "the send may be as fast as Braze allows"),
         ("without warming", cold),
     ]
     if profile_api == "off":
@@ -121,3 +142,7 @@ def plan(recipients: int, calls: int, tags: int, profile_api: str, quota: int, s
         ]
     for label, text in rows:
         print_row(label, text, width=19, style="bold")
+
+
+def _side_by_side(first: str, second: str) -> str:
+    return f"{first:48}{second}"

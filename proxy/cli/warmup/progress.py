@@ -1,4 +1,4 @@
-"""Progress of a warming run: a bar on a terminal, a line every few seconds elsewhere."""
+"""Progress of a warming run, by calls or by an export: a bar on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -52,7 +52,24 @@ class WarmupProgress:
         )
 
 
-Report = Callable[[WarmupProgress, float, str], None]
+@dataclass(slots=True)
+class StoreProgress:
+    """The users of a cohort whose properties are being stored. `finished`: the number of stored users."""
+
+    users: int
+    finished: int = 0
+
+    def line(self, seconds: float) -> str:
+        """Return the progress after `seconds` as one line."""
+        rate = self.finished / seconds if seconds > 0 else 0.0
+        remaining = f"{(self.users - self.finished) / rate:.0f} s left" if rate > 0 else "no estimate yet"
+        pace = f"{format_count(round(rate * 60), 'user')} a minute"
+        return f"{self.finished:,} of {self.users:,} stored; {pace}, {remaining}"
+
+
+AnyProgress = WarmupProgress | StoreProgress
+
+Report = Callable[[AnyProgress, float, str], None]
 """Called every few seconds with the progress, the seconds since the start, and the reason for a standstill or ""."""
 
 
@@ -70,20 +87,20 @@ def progress_report() -> Iterator[Report]:
         bar.console.show_cursor()
         task = bar.add_task("", total=None)
 
-        def update(progress: WarmupProgress, seconds: float, obstacle: str) -> None:
+        def update(progress: AnyProgress, seconds: float, obstacle: str) -> None:
             description = "\n".join(_lines(progress, seconds, obstacle))
             bar.update(task, total=progress.users, completed=progress.finished, description=description)
 
         yield update
 
 
-def print_progress(progress: WarmupProgress, seconds: float, obstacle: str) -> None:
+def print_progress(progress: AnyProgress, seconds: float, obstacle: str) -> None:
     """Print the progress as plain lines."""
     for line in _lines(progress, seconds, obstacle):
         click.echo(line, err=True)
 
 
-def _lines(progress: WarmupProgress, seconds: float, obstacle: str) -> Iterator[str]:
+def _lines(progress: AnyProgress, seconds: float, obstacle: str) -> Iterator[str]:
     yield progress.line(seconds)
     if obstacle:
         yield f"no user was fetched since the last report: {obstacle}"

@@ -38,3 +38,13 @@ def test_add__disk_full__raises() -> None:
         database.execute("PRAGMA max_page_count = 3")
         with pytest.raises(DiskFull, match="full"):
             audience.add(str(number) for number in range(10_000))
+
+
+def test_replace__user_twice__the_last_values_win() -> None:
+    with closing(Audience()) as audience:
+        audience.replace([("ava", ["gold", None]), ("ben", ["silver", "1"]), ("ava", [None, "ü\n"])])
+        assert dict(audience.members()) == {"ben": ["silver", "1"], "ava": [None, "ü\n"]}
+        assert len(audience) == 2
+        audience.clear()
+        audience.replace((f"user-{number}", ["1"]) for number in range(100))
+        assert len(list(audience.members(step=10))) == 10

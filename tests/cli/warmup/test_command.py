@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from proxy.cli.client import running_service
-from proxy.cli.warmup import command
+from proxy.cli.warmup import fetching
 from proxy.cli.warmup.progress import print_progress
 from proxy.cli.warmup.runner import Warmer
 from proxy.sandbox.faults import Fault
@@ -39,7 +39,7 @@ def target(start_service: Callable[..., Service]) -> Iterator[Service]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `warm` retry and check Redis without long pauses."""
-    monkeypatch.setattr(command, "Warmer", partial(Warmer, retry_interval=0.01, report_interval=0.05))
+    monkeypatch.setattr(fetching, "Warmer", partial(Warmer, retry_interval=0.01, report_interval=0.05))
 
 
 def warm_arguments(service: Service, users: Path | str, *arguments: str) -> list[str]:
@@ -112,9 +112,9 @@ def test_warm__table_on_stdin__reads_the_column(target: Service) -> None:
 
 
 @pytest.mark.contract("5 warm cohort")
-def test_warm__cohort__all_members_are_cached(target: Service) -> None:
+def test_warm__cohort_without_export__all_members_are_fetched(target: Service) -> None:
     target.sandbox.reset()
-    ended = warm(target, "", "--cohort", "crowd-40")
+    ended = warm(target, "", "--cohort", "crowd-40", "--no-export")
     assert ended.returncode == 0, ended.stderr
     assert "40 users, 40 calls at 9,600 a minute" in ended.stderr
     assert "skipped 1 line (line 42): user_id is blank" in ended.stderr
@@ -196,7 +196,11 @@ def test_warm__stopped_half_way_and_run_again__fetches_all_users(
 ) -> None:
     with Sandbox(per_minute=100_000, latency=0.02, documented=Documented(cohort_polls=0)) as sandbox:
         service = start_service(sandbox, AMPLITUDE_REQUESTS_PER_MINUTE="12000", LOG_LEVEL="WARNING")
-        arguments = ["", "--cohort", f"crowd-{MANY}"] if users == "cohort" else [str(write_users(tmp_path, 1, MANY))]
+        arguments = (
+            ["", "--cohort", f"crowd-{MANY}", "--no-export"]
+            if users == "cohort"
+            else [str(write_users(tmp_path, 1, MANY))]
+        )
         process = start(*warm_arguments(service, *arguments), **amplitude_settings(sandbox))
         wait_for_calls(sandbox, MANY // 4)
         process.send_signal(number)

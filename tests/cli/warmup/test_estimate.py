@@ -35,3 +35,14 @@ def test_format_minutes__any_duration__hours_and_minutes(minutes: int, text: str
 @pytest.mark.parametrize(("number", "text"), [(0, "0 calls"), (1, "1 call"), (2000, "2,000 calls")])
 def test_format_count__one__singular(number: int, text: str) -> None:
     assert format_count(number, "call") == text
+
+
+def test_plan__any_send__compares_calls_with_a_download() -> None:
+    rows = {
+        line[:19].strip(): line[19:].split("  ") for line in run("plan", "--recipients", "100000").stdout.splitlines()
+    }
+    compared = {label: [cell.strip() for cell in rows[label] if cell.strip()] for label in rows}
+    assert compared["… calls"] == ["100,000 (1 per user), at 480 a minute", "0"]
+    assert compared["… downloads"] == ["0", "1 of 500 a month"]
+    assert compared["… takes"] == ["3 h 29 min", "about 2 min"]
+    assert "2 of 500 a month" in run("plan", "--recipients", "2000001").stdout

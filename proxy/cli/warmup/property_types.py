@@ -1,0 +1,35 @@
+"""Counts the types of the property values in an export, for the summary."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+
+from proxy.cli.formats import format_count
+from proxy.profile.text_values import typed
+
+_NOUNS = {int: "number", float: "number", bool: "boolean", list: "list", dict: "object", str: "text"}
+
+
+class TypeCounts:
+    """The number of values of each type, by property. `text_properties` are not converted."""
+
+    def __init__(self, text_properties: AbstractSet[str]) -> None:
+        self._text_properties = text_properties
+        self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+
+    def add(self, name: str, value: str) -> None:
+        """Count a value."""
+        self._counts[name][_NOUNS[type(typed(name, value, self._text_properties))]] += 1
+
+    def lines(self) -> Iterator[str]:
+        """Yield a line for each property with a converted value."""
+        for name, counts in sorted(self._counts.items()):
+            if counts.keys() == {"text"}:
+                continue
+            numbers = ", ".join(
+                format_count(counts[noun], noun) for noun in dict.fromkeys(_NOUNS.values()) if counts[noun]
+            )
+            hint = f"; TEXT_PROPERTIES={name} keeps text" if len(counts) > 1 else ""
+            yield f"{name}: {numbers}{hint}"

@@ -1,0 +1,124 @@
+"""Measures `warm --cohort` with a cohort download: `python -m tests.bench.export`.
+
+Exports a cohort with five properties into the shipped service: one worker with the CACHE_MAX_MB that `warm` asks for,
+then two workers and Redis. Checks then that known users are answered without a call.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import psutil
+
+from proxy.sandbox.people import find
+from tests.bench.load import command_line
+from tests.bench.processes import SandboxProcess, Service, get_all
+from tests.support.redis_server import RedisServer
+from tests.support.service import KEYS, ROOT, environment
+
+KEYS_OF_PROPERTIES = "first_name,loyalty_points,attribute 00,attribute 01,attribute 02"
+_NEEDED = re.compile(r"CACHE_MAX_MB=([0-9,]+)")
+_CHECKED_USERS = 2000
+
+
+@dataclass(frozen=True)
+class Warming:
+    """A run of `warm`. `memory`: the most memory of the command, in bytes. `output`: both of its outputs."""
+
+    seconds: float
+    memory: int
+    output: str
+
+    @property
+    def needed_mb(self) -> int:
+        """Return the CACHE_MAX_MB that the command asks for."""
+        return int(_NEEDED.findall(self.output)[-1].replace(",", ""))
+
+
+def export(sandbox: SandboxProcess, cohorts: list[str], *options: str, **settings: str) -> Warming:
+    """Run `warm` with an export of the cohorts."""
+    variables = {
+        "AMPLITUDE_BASE_URL": sandbox.url,
+        "AMPLITUDE_COHORTS_URL": sandbox.url,
+        "AMPLITUDE_API_KEY": "sandbox-api-key",
+        "AMPLITUDE_SECRET_KEY": sandbox.secret_key,
+    }
+    named = [argument for cohort in cohorts for argument in ("--cohort", cohort)]
+    command = [sys.executable, "-m", "proxy", "warm", *named, *options]
+    began, memory = time.monotonic(), 0
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment(**variables | settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    watched = psutil.Process(process.pid)
+    while process.poll() is None:
+        try:
+            memory = max(memory, watched.memory_info().rss)
+        except psutil.NoSuchProcess:
+            break
+        time.sleep(0.1)
+    output, _ = process.communicate()
+    seconds = time.monotonic() - began
+    if process.returncode:
+        raise RuntimeError(output)
+    return Warming(seconds, memory, output)
+
+
+def measure(sandbox: SandboxProcess, members: int, name: str, settings: Mapping[str, str]) -> bool:
+    """Measure one kind of service, and print the figures. Return whether all known users cost no call."""
+    sandbox.reset(600)
+    cohort = f"crowd-{members}"
+    with Service(sandbox, options=("--log-level", "error"), LOG_LEVEL="WARNING", **settings) as service:
+        before = service.memory()
+        if "REDIS_URL" in settings:
+            warming = export(sandbox, [cohort], "--keys", KEYS_OF_PROPERTIES, REDIS_URL=settings["REDIS_URL"])
+        else:
+            options = ("--url", service.url, "--credentials", KEYS)
+            warming = export(sandbox, [cohort], "--keys", KEYS_OF_PROPERTIES, *options)
+        after = service.memory()
+        query = f"&include=properties,cohorts&keys=first_name,loyalty_points&cohort_id={cohort}"
+        step = max(1, members // _CHECKED_USERS)
+        known = [number for number in range(1, members + 1, step) if find(f"user-{number}", None)]
+        deadline = time.monotonic() + 5  # the other processes install a snapshot within 5 seconds
+        time.sleep(max(0.0, deadline - time.monotonic()))
+        answers = list(get_all(service.port, [f"/v1/profile?user_id=user-{number}{query}" for number in known]))
+    missed = sum(response.headers["X-Amplitude-Calls"] != "0" or b'"ok":true' not in body for response, body in answers)
+    print(warming.output)
+    print(
+        f"{name}: {members:,} members in {warming.seconds:.0f} s; {sandbox.calls()} calls of the Profile API; "
+        f"requests to Amplitude: {sandbox.downloads()}; the command took {warming.memory / 2**20:.0f} MiB, "
+        f"the service {before / 2**20:.0f} MiB before and {after / 2**20:.0f} MiB after; "
+        f"{missed} of {len(answers):,} users without an answer from the cache",
+        flush=True,
+    )
+    return missed == 0 and sandbox.calls() == 0
+
+
+def main() -> int:
+    """Measure both services, and return the exit code."""
+    parser = command_line(__doc__)
+    parser.add_argument("--members", type=int, default=100_000, help="number of members of the cohort")
+    members = parser.parse_args().members
+    with ExitStack() as running:
+        sandbox = running.enter_context(SandboxProcess())
+        redis = running.enter_context(RedisServer())
+        two = {"WEB_CONCURRENCY": "2", "REDIS_URL": redis.url}
+        with Service(sandbox, options=("--log-level", "error"), CACHE_MAX_MB="1024") as service:
+            credentials = ("--url", service.url, "--credentials", KEYS)
+            needed = export(sandbox, [f"crowd-{members}"], "--keys", KEYS_OF_PROPERTIES, *credentials).needed_mb
+        one = measure(sandbox, members, f"one worker, CACHE_MAX_MB={needed}", {"CACHE_MAX_MB": str(needed)})
+        return 0 if measure(sandbox, members, "two workers and Redis", two) and one else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
