@@ -107,7 +107,7 @@ def test_nginx__largest_webhook_batch__passes(nginx: str) -> None:
 
 
 class Broken(socketserver.StreamRequestHandler):
-    """Reads the head of a request, and closes the connection without an answer, as a service does that is killed."""
+    """Reads the head of a request, and closes the connection without an answer, as a killed service does."""
 
     def handle(self) -> None:
         self.rfile.readline()
