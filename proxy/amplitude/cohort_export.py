@@ -154,7 +154,7 @@ class CohortExport:
         row_size = 0
 
         def limited() -> Iterator[str]:
-            """Limit the size of a row, which has several lines if a cell contains line breaks."""
+            """Yield the lines, and limit the size of a row. A row has several lines if a cell contains line breaks."""
             nonlocal row_size
             for line in lines:
                 row_size += len(line)

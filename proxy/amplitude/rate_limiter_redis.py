@@ -29,7 +29,7 @@ all processes have reported their calls by then. A caller can wait this long."""
 _IDLE_MILLISECONDS = 2 * 3600 * 1000
 """Time until unused keys expire. Longer than any pause."""
 _LONG_AGO_SECONDS = 1e6
-"""Stands for the time since the last refusal if no call was refused."""
+"""Used as the time since the last refusal if no call was refused."""
 _DRIFT_SECONDS = 0.2
 """Tolerance for comparing the clock of Redis with the clock of this process. A larger difference is a step."""
 _TRANSIT_SECONDS = 1.0
@@ -43,7 +43,7 @@ PROCESSES = b"quota:processes"
 
 
 def differing_settings(label: str, processes: Iterable[bytes]) -> list[str]:
-    """Return the names in `label` that have another value in the label of one of the registered `processes`.
+    """Return the names in `label` whose value differs in the label of a registered process.
 
     A label is `NAME=digest` for each setting, comma-separated.
     """
@@ -175,7 +175,7 @@ class RedisRateLimiter(RateLimiter):
                 self._counts.popleft()
 
     def _step(self, ahead: tuple[float, float]) -> float:
-        """Return the seconds by which the clock of Redis was stepped in this epoch, at most; 0 without a step."""
+        """Return the maximum seconds by which the clock of Redis was stepped in this epoch; 0 without a step."""
         lowest, highest = ahead[0] - self._ahead[1], ahead[1] - self._ahead[0]
         return highest if lowest > _DRIFT_SECONDS or highest < -_DRIFT_SECONDS else 0.0
 
@@ -202,9 +202,8 @@ class RedisRateLimiter(RateLimiter):
                 sent + ahead[1] + _DRIFT_SECONDS + _TRANSIT_SECONDS,
             ],
         )
-        if (
-            reserved == -1
-        ):  # Redis lost data, or its clock was stepped. Another thread registers, because callers cannot wait.
+        # Redis lost data, or its clock was stepped. Another thread registers, because callers cannot wait.
+        if reserved == -1:
             self._client.register_soon()
             return None
         wait, even, paused_for = slot

@@ -152,7 +152,10 @@ class Problem(TypedDict):
     detail: Annotated[str, about("The problem and the fix. Never contains an id or a secret.")]
     code: Annotated[Code, about("The kind of problem, for programs. `detail` may change, and `code` does not.")]
     parameter: NotRequired[
-        Annotated[str, about("The parameter, or the field of the body, with the problem. Absent if not a single one.")]
+        Annotated[
+            str,
+            about("The parameter, or the field of the body, with the problem. Absent unless only one has the problem."),
+        ]
     ]
 
 

@@ -40,7 +40,7 @@ class NoColumn(Exception):
 
 
 class UnreadableRow(Exception):
-    """A quote is not closed, or a row is too long, so the end of the row is unknown. The text has line and fix."""
+    """A quote is not closed, or a row is too long, so the row has no known end. The text has the line and the fix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Row:
     torn: bool = False
     """True if the row is not a complete row of the table."""
     no_user: bool = False
-    """True if the row is complete but names no user: it is blank, or a table header."""
+    """True if no user is expected in the row: it is blank, or a table header."""
     lines: int = 1
     """The number of lines of an unreadable row."""
 
@@ -138,7 +138,7 @@ class _Lines:
         self.ended = True
 
     def opening_line(self, end: int | None = None) -> int:
-        """Return the number of the line whose quote is still open at the end of the row, or before its line `end`."""
+        """Return the line of the quote that is still open at the end of the row, or before its line `end`."""
         lines = self.row[:end]
         # The last cell of an incomplete row has all text since the quote.
         open_cell = next(csv.reader(lines, delimiter=self._delimiter))[-1]

@@ -47,8 +47,8 @@ def service_options(url_help: str, scope: Scope) -> Callable[[_Command], _Comman
             "--credentials",
             envvar=[_VARIABLE, former],
             metavar="NAME:SECRET",
-            help=f"Key for --url with the scope {scope}. Set {_VARIABLE} instead: other users of the machine can see "
-            "options. Prompted for if missing.",
+            help=f"Key for --url, with the scope {scope}. Prompted for if missing. Better set {_VARIABLE}, because "
+            "other users of the machine can see options.",
         )
         return click.option("--url", metavar="URL", help=url_help)(credentials(command))
 
@@ -80,7 +80,7 @@ def own_service(environ: Mapping[str, str]) -> tuple[Services, Ask]:
 
 
 def own_service_with_redis(environ: Mapping[str, str]) -> tuple[Services, Ask]:
-    """Create a service as `own_service` does, with the shared Redis, which must work."""
+    """Create a service as `own_service` does, with the shared Redis. Raises ServiceUnavailable without Redis."""
     settings, _ = own_settings(environ)
     if settings.redis_url is None:
         raise ServiceUnavailable(
@@ -95,8 +95,8 @@ def own_service_with_redis(environ: Mapping[str, str]) -> tuple[Services, Ask]:
         raise ServiceUnavailable(str(error)) from None
     if "REDIS_KEY_SECRET" in differing:
         raise ServiceUnavailable(
-            "REDIS_KEY_SECRET is not that of the running services, so the command would use another cache; "
-            "set the same secret"
+            "REDIS_KEY_SECRET differs from that of the running services, so the command would use another cache; "
+            "set the secret of the services"
         )
     return services, ask
 

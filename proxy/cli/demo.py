@@ -106,7 +106,7 @@ def sandbox(
 )
 @click.option("--all-addresses", is_flag=True, help="Listen on all addresses, for example in a container.")
 @click.option("--more", is_flag=True, help="Print commands and tags for every route, more users, and faults to try.")
-@click.option("--open", "in_browser", is_flag=True, help="Open the playground in the browser, signed in.")
+@click.option("--open", "in_browser", is_flag=True, help="Open the playground in your browser.")
 def demo(port: int, all_addresses: bool, more: bool, in_browser: bool) -> None:
     """Run the real service in front of an emulated Amplitude. Prints links. Needs no account and no settings."""
     secret = secrets.token_urlsafe(24)
@@ -143,10 +143,10 @@ def demo(port: int, all_addresses: bool, more: bool, in_browser: bool) -> None:
 
 
 def _open_playground(address: str, secret: str) -> None:
-    """Open the playground in the browser, signed in, through a redirect that works once.
+    """Open the playground in the browser, logged in, through a redirect that works once.
 
-    The browser keeps the credentials of the redirect and leaves them out of its history. In the URL that is passed to
-    the browser, they would be visible in the list of processes.
+    The browser keeps the credentials of the redirect, but not in its history. The URL that is passed to the browser is
+    visible in the list of processes, so it has no credentials.
     """
     path = f"/{secrets.token_urlsafe(24)}"
 
@@ -163,7 +163,7 @@ def _open_playground(address: str, secret: str) -> None:
             threading.Thread(target=server.shutdown, daemon=True).start()
 
         def log_message(self, format: str, *args: object) -> None:
-            """Log nothing: the path opens the playground."""
+            """Log nothing, because the path opens the playground."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Redirect)
 

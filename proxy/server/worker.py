@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 _PROBE_SECONDS = 2.0
-"""Longer than Redis may take to answer. A Redis that cannot be reached must not delay the start for longer."""
+"""Longer than Redis may take to answer, and the maximum delay of the start by an unreachable Redis."""
 
 
 class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types

@@ -45,10 +45,10 @@ and the service never redirects.
 At least one of `user_id` and `device_id` must be present. Values are trimmed. Unknown parameters are ignored.
 
 A list in the URL or in a form is comma-separated (`rec_id=a,b`), or repeated (`rec_id=a&rec_id=b`), or both. In JSON,
-a list is an array or comma-separated text. Any other known parameter that occurs twice causes a 400, and so does a
-parameter in both the URL and the body.
+a list is an array or comma-separated text. Any other known parameter that occurs twice causes a 400. A known parameter
+in both the URL and the body causes a 400 too.
 
-Every error has the type `application/problem+json`. `code` has the kind of problem, and `parameter` the parameter.
+Every error has the type `application/problem+json`. `code` names the kind of problem, and `parameter` the parameter.
 
 If data is missing, the answer has status 200, `ok: false`, the reason in `error`, and every key with its empty value.
 With `on_error=retry`, the status is 500, so that Braze's `:retry` tries again.
@@ -57,7 +57,7 @@ A user is anonymous if all ids are blank. The answer then has status 200 and `er
 to Amplitude.
 
 A key has one scope: `read` for the data routes, the playground, the status and the metrics, `push` for the webhooks, or
-`admin` for every route. Another scope causes a 403 with `code: scope`.
+`admin` for every route. A key without the scope of the route gets a 403 with `code: scope`.
 
 An unknown path causes a 404. A method that the route does not accept causes a 405.
 

@@ -12,7 +12,7 @@ _UNUSABLE: tuple[tuple[type[Exception] | tuple[type[Exception], ...], type[Redis
     (
         exceptions.AuthenticationError,
         RedisRefused,
-        "REDIS_URL has a wrong user or password, or none; copy both again, and percent-encode them, e.g. % as %25",
+        "REDIS_URL has no user or password, or wrong ones; copy both again, and percent-encode them, e.g. % as %25",
     ),
     (
         exceptions.MasterDownError,  # before its base class ClusterDownError
@@ -42,11 +42,11 @@ def translate(error: Exception) -> RedisUnavailable:
     if isinstance(error, exceptions.NoPermissionError):  # while the library connects
         return RedisRefused(missing_permissions({"select": str(error)}))
     if "DB index" in str(error):
-        return RedisRefused("REDIS_URL has a database number that Redis does not have; use /0")
+        return RedisRefused("REDIS_URL has an unknown database number; use /0")
     if "MISCONF" in str(error):
         return RedisUnavailable("Redis cannot save its data; check its disk and its log")
     return RedisUnavailable(
-        f"Redis does not answer ({type(error).__name__}); check host and port in REDIS_URL, and REDIS_TLS_VERIFY"
+        f"Redis does not answer ({type(error).__name__}); check the host and port in REDIS_URL, and REDIS_TLS_VERIFY"
     )
 
 
@@ -69,5 +69,5 @@ def is_full(error: Exception) -> bool:
 
 
 def is_wrong_type(error: Exception) -> bool:
-    """Return whether a key has the wrong type. Another program caused this error, so Redis counts as available."""
+    """Return whether a key has the wrong type. Another program wrote the key, so Redis counts as available."""
     return "WRONGTYPE" in str(error)

@@ -105,7 +105,7 @@ class RedisProfiles:
         """Merge `record` into the stored record, and end the leases of `leased`.
 
         `now`: Unix seconds. `word`: the error word of a failed call. If the clock of this process is ahead of the clock
-        of Redis, the times of `record` are limited to the latter, which takes a second round trip.
+        of Redis, the times of `record` are limited to the time of Redis, which takes a second round trip.
         """
         redis_now = self._save_once(identity, record, leased, now, word)
         if redis_now is not None:
@@ -116,7 +116,7 @@ class RedisProfiles:
     def _save_once(
         self, identity: Identity, record: Record, leased: Collection[Part], now: float, word: str
     ) -> bytes | None:
-        """Save `record`. Return None, or the time of Redis if `record` is later; nothing is saved then."""
+        """Save `record` and return None. If `record` is later than the time of Redis, only return this time."""
         fields = _fields(record)
         unknown = record.unknown_at is not None
         usable_for = self._policy.negative if unknown else self._policy.usable_for(record)
