@@ -62,7 +62,7 @@ def test_example__sent_to_the_service__answers_and_renders_as_shown(
     assert [without_time(answer) for answer in answers] == [without_time(json.loads(example.block("json")))]
 
 
-@pytest.mark.parametrize(("user", "place"), [("ava", 0), ("ben", 1), ("nobody", 1), ("", 1)])
+@pytest.mark.parametrize(("user", "place"), [("ava", 0), ("ben", 1), ("stranger", 1), ("", 1)])
 def test_readme_message__each_kind_of_user__is_rendered_as_shown(service: Service, user: str, place: int) -> None:
     message = fragment("message")
     shown = [text.strip() for language, text in message.blocks if language == "text"]

@@ -17,7 +17,7 @@ from proxy.settings import Settings
 from tests.support.fakes import FakeClock, FakeSource
 from tests.support.openapi import scope_of
 
-OLD, NEW, OTHER = "the-old-secret-16", "the-new-secret-16==", "somebody-else/s+x"
+OLD, NEW, OTHER = "the-old-secret-16", "the-new-secret-16==", "visitor-else/s+x"
 PATH = "/v1/cohorts?user_id=u"
 
 
@@ -56,7 +56,7 @@ def test_credentials__each_of_four_schemes__accepted(client: FlaskClient, secret
         {"X-API-Key": "wrong-wrong-wrong"},
         {"Authorization": basic("ops", OLD)},
         {"Authorization": basic("", OLD)},
-        {"Authorization": basic("nobody", OLD)},
+        {"Authorization": basic("stranger", OLD)},
         {"Authorization": "Basic !!!"},
         {"Authorization": "Basic"},
         {"Authorization": "Bearer"},
@@ -92,7 +92,7 @@ def test_refusals__several_addresses__logged_once_a_minute_with_a_count(
 
     def send_wrong_secret(address: str, times: int) -> None:
         for _ in range(times):
-            wrong = {"X-API-Key": "wrong-secret-of-somebody"}
+            wrong = {"X-API-Key": "wrong-secret-of-visitor"}
             assert client.get(PATH, headers=wrong, environ_base={"REMOTE_ADDR": address}).status_code == 401
 
     send_wrong_secret("192.0.2.1", 5)

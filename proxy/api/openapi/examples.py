@@ -73,7 +73,7 @@ def answers(section: Section | None) -> dict[str, dict[str, Any]]:
     examples = {"ava": ("A known user", _answer(section, "ava", _record("ava", _AVA)))}
     if section == "recommendations":
         examples["ben"] = ("A user in the control group", _answer(section, "ben", _record("ben", _BEN)))
-    examples["unknown"] = ("A user unknown to Amplitude", _answer(section, "nobody", Record(unknown_at=AS_OF)))
+    examples["unknown"] = ("A user unknown to Amplitude", _answer(section, "stranger", Record(unknown_at=AS_OF)))
     examples["blank"] = ("An anonymous user", _answer(section, "", EMPTY, error=BLANK_ID))
     examples["missing"] = ("Missing data", _answer(section, "ava", EMPTY, error=QuotaExhausted.word))
     return {name: {"summary": summary, "value": value} for name, (summary, value) in examples.items()}

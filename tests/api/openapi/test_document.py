@@ -166,7 +166,7 @@ def unknown_user_with_status(status: int) -> Callable[[FlaskClient, str, str], T
     def scenario(client: FlaskClient, path: str, method: str) -> TestResponse:
         unknown = Fetched(Record(unknown_at=source_of(client).clock(), unknown_status=status), {})
         client.application.extensions["connected-content-proxy"].executor.fetch = lambda *_: unknown
-        return ask(client, path, method, user_id="nobody")
+        return ask(client, path, method, user_id="stranger")
 
     return scenario
 
@@ -215,7 +215,7 @@ def test_static_file__compressed__as_documented(client: FlaskClient) -> None:
 def test_data_route__any_user__answers_as_documented(client: FlaskClient, clock: FakeClock, path: str) -> None:
     for method in ("GET", "HEAD", "POST"):
         clock.advance(10_000)
-        for user in ("ava", "ben", "cleo", "dário & söhne", "user-17", "nobody", " "):
+        for user in ("ava", "ben", "cleo", "dário & söhne", "user-17", "stranger", " "):
             for _ in range(2):  # fetched, and from the cache
                 check(path, method, ask(client, path, method, user_id=user))
 

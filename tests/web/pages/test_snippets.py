@@ -26,7 +26,7 @@ EXPECTED = {
     "Greeting by property": {
         "ava": "Hi Ava!\nYou have 420 points to spend.",
         "ben": "Hi Ben!",
-        "nobody": "Hi there!",
+        "stranger": "Hi there!",
         "": "Hi there!",
     },
     "Branch by cohort": {"ava": "Your VIP code: FASTLANE", "ben": "Join our VIP club"},
@@ -43,7 +43,7 @@ EXPECTED = {
         "dário & söhne": "Chosen for you: item, with comma, ítem/ünïcode",
     },
 }
-USERS = ("ava", "ben", "cleo", "dário & söhne", "nobody knows me", "user-7", "")
+USERS = ("ava", "ben", "cleo", "dário & söhne", "stranger to all", "user-7", "")
 
 
 @pytest.fixture(scope="module")
