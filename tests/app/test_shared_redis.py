@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -51,7 +52,7 @@ def empty(server: RedisServer) -> Iterator[None]:
     until(lambda: not any(client.stats().registers for client in clients), "the threads did not end")
 
 
-def start(server: RedisServer, *, fault: UpstreamError | None = None, **variables: str) -> Flask:
+def start(server: RedisServer, fault: UpstreamError | None = None, /, **variables: str) -> Flask:
     settings = Settings.from_env(BASE | {"REDIS_URL": server.url} | variables)
     source = FakeSource(FakeClock(time.time()))
     source.fault = fault
@@ -60,9 +61,12 @@ def start(server: RedisServer, *, fault: UpstreamError | None = None, **variable
     return app
 
 
-def ask(client: FlaskClient, user: str) -> dict[str, Any]:
-    answer: dict[str, Any] = client.get(f"/v1/cohorts?user_id={user}", headers=CALLER).json
-    return answer
+def ask(client: FlaskClient, user: str) -> Any:
+    return read(client, f"/v1/cohorts?user_id={user}")
+
+
+def read(client: FlaskClient, path: str) -> Any:
+    return json.loads(client.get(path, headers=CALLER).data)
 
 
 def settled(*apps: Flask) -> None:
@@ -172,11 +176,12 @@ def test_differing_settings__running_service__names_the_settings(
 
 @pytest.mark.contract("3 probes")
 def test_readyz__restart_in_an_outage__degraded_while_redis_may_have_copies(server: RedisServer) -> None:
-    client = start(server, fault=UpstreamUnavailable()).test_client()
+    client = start(server, UpstreamUnavailable()).test_client()
     until(lambda: ask(client, "u")["error"] == "upstream_unavailable", "no call was sent")
-    ready = client.get("/readyz")
-    assert (ready.status_code, ready.json["status"], ready.json["upstream"]) == (200, "degraded", "failing")
-    findings = client.get("/status.json", headers=CALLER).json["findings"]
+    assert client.get("/readyz").status_code == 200
+    ready = read(client, "/readyz")
+    assert (ready["status"], ready["upstream"]) == ("degraded", "failing")
+    findings = read(client, "/status.json")["findings"]
     assert findings[0]["what"] == "Some calls to Amplitude fail"
     assert not any("Nothing is cached" in finding["meaning"] for finding in findings)
 
@@ -189,8 +194,8 @@ def test_status__redis_full__finding_and_metric(server: RedisServer) -> None:
         operator.config_set("maxmemory", 1)
         try:
             assert ask(client, "second")["ok"]
-            until(lambda: client.get("/readyz").json["redis"] == "full", "Redis does not count as full")
-            findings = client.get("/status.json", headers=CALLER).json["findings"]
+            until(lambda: read(client, "/readyz")["redis"] == "full", "Redis does not count as full")
+            findings = read(client, "/status.json")["findings"]
             assert [finding["what"] for finding in findings] == ["Redis is full"]
             assert "ccproxy_redis_full 1.0" in client.get("/metrics", headers=CALLER).text
         finally:
