@@ -146,6 +146,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
             "upstream_outage": circuit_breaker.fault is not None,
             "upstream_rejected": isinstance(circuit_breaker.fault, UpstreamRejected),
             "redis_gone": redis is not None and redis.unavailable_since is not None,
+            "redis_full": redis is not None and redis.full,
         }
     )
     forget_service = ForgetService(store, backlog, records)

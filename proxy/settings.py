@@ -346,7 +346,8 @@ class Settings:
                 if variable == "PROXY_API_KEYS" and (_is_set(env, "BRAZE_SECRET") or _is_set(env, "ADMIN_SECRET")):
                     values[setting.name] = ()
                 elif setting.default is MISSING:
-                    faults.append(f"{variable} is required; set it, e.g. {variable}={example}")
+                    create = " (create an entry: python -m proxy new-key braze)" if variable == "PROXY_API_KEYS" else ""
+                    faults.append(f"{variable} is required; set it{create}, e.g. {variable}={example}")
                 continue
             try:
                 values[setting.name] = setting.metadata["read"](env[variable].strip())

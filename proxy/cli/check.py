@@ -167,7 +167,8 @@ def _amplitude_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
         case _:
             reachable = (
                 "wrong",
-                f"{where} does not answer ({fault}, {took}); check AMPLITUDE_BASE_URL, the network and the HTTP proxy",
+                f"{where} gives no usable answer ({fault}, {took}); check AMPLITUDE_BASE_URL, the network, the HTTP "
+                "proxy and status.amplitude.com",
             )
     for point, (mark, text) in {"reachable": reachable, "credentials": credentials, "quota": quota}.items():
         yield mark, f"{point}: {text}"

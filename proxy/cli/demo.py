@@ -115,6 +115,7 @@ def demo(port: int, all_addresses: bool, more: bool, in_browser: bool) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in overridden}
     with Sandbox(port=_free_port(port + 1), secret_key=secrets.token_hex(16), latency=0.15) as emulated:
         address = f"127.0.0.1:{_free_port(port)}"
+        click.echo("The demo is starting. The log of its service goes to this terminal:", err=True)
         bind = address.replace("127.0.0.1", "0.0.0.0") if all_addresses else address  # noqa: S104  # only on request
         service = subprocess.Popen(  # noqa: S603  # this interpreter, fixed arguments
             [sys.executable, "-m", "gunicorn", "wsgi:app", "--bind", bind, "--log-level", "warning"],

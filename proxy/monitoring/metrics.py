@@ -39,6 +39,7 @@ _GAUGES = {
     "upstream_outage": ("1 while Amplitude fails and only trial calls are sent", _MAX),
     "upstream_rejected": ("1 while Amplitude rejects the credentials", _MAX),
     "redis_gone": ("1 while Redis is unavailable and each process uses only its own cache", _MAX),
+    "redis_full": ("1 while Redis is full and stores no new data of users", _MAX),
 }
 _SAMPLED_COUNTERS = {
     "backlog_dropped": "Users removed from the backlog without an answer",

@@ -63,7 +63,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         if len(self._connections) >= self.worker_connections:
             self._make_room()
         try:
-            self._serve(listener.getsockname(), connection, addr)
+            # Not from the listener: a worker that stops may have closed the listener after it accepted this connection.
+            self._serve(connection.getsockname(), connection, addr)
         finally:
             connection.close()
             self._connections.pop(connection, None)

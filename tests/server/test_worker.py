@@ -23,11 +23,14 @@ import gevent.socket
 import pytest
 import requests
 import trustme
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
 
 from proxy.sandbox.faults import Fault, FaultKind
 from proxy.sandbox.server import Sandbox
 from proxy.server import connection as limits
 from proxy.server.connection import Connection
+from proxy.server.worker import Worker
 from tests.conftest import KEYS, ROOT, SECRET, Service, free_port
 from tests.support.wait import milliseconds, until
 
@@ -113,6 +116,24 @@ def test_request__bytes_arrive_slowly__ends_after_its_time_limit(monkeypatch: py
     sender.kill()
     client.close()
     connection.close()
+
+
+def test_connection__listener_is_already_closed__answered() -> None:
+    # A worker that stops closes its listeners. It may have accepted a connection just before.
+    listener, client = gevent.socket.socket(), gevent.socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    client.connect(listener.getsockname())
+    accepted, address = listener.accept()
+    listener.close()
+    config = Config()
+    worker = Worker(1, os.getpid(), [], None, 30, config, Logger(config))
+    client.sendall(b"not HTTP\r\n\r\n")
+    client.shutdown(socket.SHUT_WR)
+    worker.handle(listener, accepted, address)
+    assert client.recv(65536).startswith(b"HTTP/1.1 400")
+    client.close()
+    worker.tmp.close()
 
 
 def test_body__half_sent__400(service: Service) -> None:
@@ -257,7 +278,7 @@ def test_start__several_workers_without_redis__one_runs_and_it_is_logged(
 def test_start__several_workers_with_redis__all_run(start_service: Start, sandbox: Sandbox) -> None:
     service = start_service(sandbox, WEB_CONCURRENCY="2", REDIS_URL=f"redis://127.0.0.1:{free_port()}")
     until(lambda: len(service.workers()) == 2, "only one worker was started")
-    assert "WEB_CONCURRENCY" not in service.log.read_text()
+    assert "WEB_CONCURRENCY is ignored" not in service.log.read_text()
 
 
 def failed_start(*options: str, **variables: str) -> str:

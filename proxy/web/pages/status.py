@@ -62,10 +62,11 @@ def _state(gauges: Mapping[str, float]) -> State:
     return State(
         upstream_errors=frozenset(errors - {"ok", QuotaExhausted.word}),
         outage=bool(gauges["upstream_outage"]),
-        cached=app_services.store.memory.records > 0,
+        cached=app_services.may_have_copies,
         quota_closed=bool(gauges["quota_closed"]),
         quota_spent=app_services.rate_limiter.spent,
         redis_unavailable=bool(gauges["redis_gone"]),
+        redis_full=bool(gauges["redis_full"]),
         backlog_users=round(gauges["backlog_users"]),
         backlog_max=app_services.backlog_max_users,
         dropped=sum(point.dropped for point in points),
