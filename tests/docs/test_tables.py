@@ -104,6 +104,13 @@ def test_routes_table__routes_methods_and_scopes__are_those_of_the_application(a
     }
 
 
+def test_generators_table__versions__are_those_of_the_tests() -> None:
+    pinned = dict(re.findall(r"^(\S+)==(\S+) ", (ROOT / "tests/requirements.txt").read_text(), re.M))
+    pinned |= json.loads((ROOT / "tests/clients/package.json").read_text())["dependencies"]
+    for generator, (version, _) in table("generators").items():
+        assert pinned[generator] == version
+
+
 def test_metrics_table__names_and_types__are_those_exported() -> None:
     exported = dict(re.findall(r"^# TYPE (\S+) (\S+)$", Metrics().text().decode(), re.M))
     assert {name: kind for name, (kind, _) in table("metrics").items()} == exported
