@@ -177,7 +177,7 @@ def _data_route(name: str, about: Schema, request: _Request, responses: Schema) 
         "summary": f"{about['summary']} (parameters in the body)",
         "security": security("read"),
         "parameters": [refresh, priority, request_id],
-        "requestBody": request_body(ref(f"{name}Request"), known, example),
+        "requestBody": request_body(ref(f"{name}Request"), example),
         "responses": _sorted(responses | shared("ContentTooLarge", "UnsupportedMediaType")),
     }
     return {"get": get, "post": post}

@@ -84,7 +84,7 @@ def query_parameters(
             # The shorter of the two accepted styles. With `explode: true`, clients would repeat the parameter.
             **({"style": "form", "explode": False} if parameter.many else {}),
             "schema": _schema(parameter, parameter in required, _ENTRY) | _default(parameter),
-            **({"example": _value(parameter, example)} if parameter.name in example else {}),
+            **({"example": example[parameter.name]} if parameter.name in example else {}),
         }
         for parameter in known
     ]
@@ -97,7 +97,7 @@ def request_schema(known: Collection[Parameter], required: Collection[Parameter]
         "description": "At least one of `user_id` and `device_id` is required.",
         "properties": {
             parameter.name: {
-                "description": _description(parameter, ""),
+                "description": _description(parameter),
                 **_schema(parameter, parameter in required, _TEXT if parameter.holds_comma else _ENTRY),
             }
             for parameter in known
@@ -106,25 +106,19 @@ def request_schema(known: Collection[Parameter], required: Collection[Parameter]
     }
 
 
-def request_body(schema: Schema, known: Collection[Parameter], example: Mapping[str, Any]) -> Schema:
+def request_body(schema: Schema, example: Mapping[str, Any]) -> Schema:
     """Return the body of a POST with parameters, and the values of `example`."""
-    values = {parameter.name: _value(parameter, example) for parameter in known if parameter.name in example}
     return {
         "description": "A parameter may be in the URL or in the body, but not in both. The body is at most 16 KiB. "
         "A form with the same fields is accepted too (`application/x-www-form-urlencoded`).",
         "required": True,
-        "content": {"application/json": {"schema": schema, "example": values}},
+        "content": {"application/json": {"schema": schema, "example": dict(example)}},
     }
 
 
-def _description(parameter: Parameter, about_list: str) -> str:
+def _description(parameter: Parameter, *about_list: str) -> str:
     about = parameter.help[0].upper() + parameter.help[1:] + "."
-    return f"{about} {about_list} At most {MAX_ENTRIES}.".replace("  ", " ") if parameter.many else about
-
-
-def _value(parameter: Parameter, example: Mapping[str, Any]) -> Any:
-    value = example[parameter.name]
-    return value == "true" if parameter.words == BOOLEANS else value
+    return " ".join([about, *about_list, f"At most {MAX_ENTRIES}."]) if parameter.many else about
 
 
 def _default(parameter: Parameter) -> Schema:

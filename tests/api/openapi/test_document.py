@@ -295,6 +295,16 @@ def test_data_route__json_example_or_form_example__same_answer(client: FlaskClie
     assert answer.json == ask(client, path, "POST").json
 
 
+@pytest.mark.contract("1 json bodies")
+@pytest.mark.parametrize("path", DATA)
+def test_data_route__text_in_json_in_place_of_lists_and_booleans__same_answer(client: FlaskClient, path: str) -> None:
+    """The document has one simple form of each value, and the service accepts the others."""
+    body = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"]
+    expected, answer = (client.post(path, json=json_, headers={"X-API-Key": SECRET}) for json_ in (body, as_text(body)))
+    assert answer.status_code == 200
+    assert answer.json == expected.json
+
+
 @pytest.mark.contract("1 repeated parameters")
 @pytest.mark.parametrize("path", DATA)
 def test_lists__repeated_in_url_or_form__same_answer_as_with_commas(client: FlaskClient, path: str) -> None:
