@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from proxy.sandbox.server import Sandbox
 from tests.conftest import ROOT, SECRET, Service
 from tests.support import liquid
 from tests.support.docs import Fragment, commands, fragment, fragments
+from tests.support.service import environment
 
 EXAMPLES = fragments("example")
 HOST = "https://your-host"
@@ -105,7 +107,9 @@ def test_curl__run_as_shown__prints_the_json_shown(quiet_service: Service, shown
 
 
 def test_curl__other_commands_of_the_guides__succeed(quiet_service: Service) -> None:
-    shown = {line for kind in ("answer", "symptom", "push") for part in fragments(kind) for line in lines_of(part)}
+    shown = {
+        line for kind in ("answer", "symptom", "push", "client") for part in fragments(kind) for line in lines_of(part)
+    }
     other_commands = [line for _, line in commands() if line.startswith("curl ") and line not in shown]
     assert other_commands
     for line in other_commands:
@@ -113,7 +117,44 @@ def test_curl__other_commands_of_the_guides__succeed(quiet_service: Service) -> 
 
 
 def lines_of(part: Fragment) -> list[str]:
-    return part.block("sh").replace("\\\n", " ").splitlines()
+    return [
+        line for language, text in part.blocks if language == "sh" for line in text.replace("\\\n", " ").splitlines()
+    ]
+
+
+CLIENTS = {
+    "client curl": ("sh", ["sh"], "jq"),
+    "client python": ("python", [sys.executable, "-"], "python3"),
+    "client node": ("js", ["node", "--input-type=module"], "node"),
+}
+"""The language, the command and the program of each example of a client."""
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_client_example__right_and_wrong_credentials__prints_the_text_shown_or_fails(
+    service: Service, name: str
+) -> None:
+    language, command, program = CLIENTS[name]
+    if not shutil.which(program):
+        pytest.skip(f"{program} is not installed; run apt-get install nodejs jq")
+    source = fragment(name).block(language)
+    assert len(source.splitlines()) <= 10
+    assert "PROXY_CREDENTIALS" in source
+
+    def run_with(credentials: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            input=source.replace(HOST, service.url),
+            env=environment(PROXY_CREDENTIALS=credentials),
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    ended = run_with(f"braze:{SECRET}")
+    assert (ended.returncode, ended.stdout) == (0, fragment("client output").block("text")), ended.stderr
+    assert run_with("braze:wrong").returncode != 0
 
 
 @pytest.mark.parametrize("shown", fragments("run"), ids=lambda shown: shown.name)

@@ -35,9 +35,9 @@ REQUESTS: Mapping[Section | None, Mapping[str, Any]] = {
 
 DROP_IN_REQUEST: Mapping[str, Any] = {
     "user_id": "ava",
-    "get_recs": "true",
+    "get_recs": True,
     "rec_id": ["homepage"],
-    "get_cohort_ids": "true",
+    "get_cohort_ids": True,
 }
 
 NOT_SEEN_BEFORE = {"error": "User id and device id not seen before"}
@@ -86,7 +86,7 @@ def drop_in_answer() -> dict[str, Any]:
 
 def as_text(values: Mapping[str, Any]) -> dict[str, str]:
     """Return `values` as text for a URL or form: lists become comma-separated."""
-    return {name: ",".join(value) if isinstance(value, list) else value for name, value in values.items()}
+    return {name: ",".join(value) if isinstance(value, list) else str(value) for name, value in values.items()}
 
 
 def _answer(section: Section | None, user_id: str, record: Record, error: str | None = None) -> dict[str, Any]:

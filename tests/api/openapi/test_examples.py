@@ -26,7 +26,7 @@ def example_parameters(path: str) -> dict[str, str]:
     for parameter in DOCUMENT["paths"][path]["get"]["parameters"]:
         if "example" in parameter:
             value = parameter["example"]
-            assert isinstance(value, list) is (parameter["schema"]["type"] == "array")
+            assert isinstance(value, list) is (parameter["schema"].get("type") == "array")
             values[parameter["name"]] = ",".join(value) if isinstance(value, list) else value
     return values
 
