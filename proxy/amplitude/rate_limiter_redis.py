@@ -145,7 +145,7 @@ class RedisRateLimiter(RateLimiter):
         ]
         held_for = self._longest + WINDOW_SECONDS
         began = self._clock.monotonic()
-        state = self._register_script(self._keys, [*process, 0, "", 0, held_for])
+        state = self._register_script(self._keys, [*process, 0, self.epoch, 0, held_for])
         epoch, redis_now = state[1], float(state[3])
         ahead = redis_now - self._clock.monotonic(), redis_now - began
         step = self._step(ahead) if epoch == self.epoch else 0.0
@@ -220,8 +220,9 @@ class RedisRateLimiter(RateLimiter):
     def _report(self, id: str, *, free_in: float = 0.0, pause: float = 0.0) -> None:
         """Report the end of a call, or a pause. If Redis is unavailable, the next registration reports it."""
         slots, _, pacing, _ = self._keys
+        earliest_now = self._clock.monotonic() + self._ahead[0] - _DRIFT_SECONDS
         try:
-            paused_for = self._complete_script([slots, pacing], [id, free_in, pause, _IDLE_MILLISECONDS])
+            paused_for = self._complete_script([slots, pacing], [id, free_in, pause, _IDLE_MILLISECONDS, earliest_now])
         except RedisUnavailable:
             self._report_later()
         else:

@@ -761,3 +761,30 @@ def test_lease__clock_of_redis_set_back__ends_as_usual(stepped: SteppedRedisServ
     assert survivor.store.lease(USER, [COHORTS]).granted == set()
     stepped.set_clock(-300)
     assert survivor.store.lease(USER, [COHORTS]).granted == {COHORTS}
+
+
+@pytest.mark.contract("4 redis faults")
+def test_complete__clock_of_redis_was_set_back__no_pause(stepped: SteppedRedisServer) -> None:
+    process = Process(stepped.url)
+    settled(process)
+    reservation = process.quota.reserve(0)
+    assert reservation is not None
+    process.server.stop()
+    wait_until(lambda: not process.server.stats().registers)
+    stepped.set_clock(-300)
+    reservation.complete()  # before the process detects the step
+    assert process.quota.paused_for == 0
+    process.quota.register()
+    assert process.quota.paused_for < 1, "only until all processes have reported their calls"
+
+
+@pytest.mark.contract("4 redis faults")
+def test_register__clock_of_redis_was_set_back_while_no_process_ran__no_pause(stepped: SteppedRedisServer) -> None:
+    former = Process(stepped.url)
+    settled(former)
+    former.server.stop()
+    wait_until(lambda: not former.server.stats().registers)
+    stepped.set_clock(-300)
+    started = Process(stepped.url)
+    started.quota.register()
+    assert started.quota.paused_for < 1
