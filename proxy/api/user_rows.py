@@ -64,6 +64,8 @@ def read(lines: Iterable[str], column: str | None = None) -> Iterator[Row]:
     A table has one of the delimiters `,`, `;`, tab and `|`. The ids of a list may be quoted as in CSV.
     Raises NoColumn, also if the first line of a list is a table header. Raises UnreadableRow.
     """
+    # The default limit of csv, 131,072 characters, is less than a cell with all properties of a user.
+    csv.field_size_limit(MAX_ROW_CHARACTERS)
     return _list_rows(lines) if column is None else _table_rows(lines, column)
 
 
@@ -147,8 +149,6 @@ class _Lines:
 
 
 def _table_rows(lines: Iterable[str], column: str) -> Iterator[Row]:
-    # The default limit of csv, 131,072 characters, is less than a cell with all properties of a user.
-    csv.field_size_limit(MAX_ROW_CHARACTERS)
     source = iter(lines)
     first, first_line, delimiter = "", 0, None
     for line in source:

@@ -58,6 +58,13 @@ def tarred() -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_list__long_first_line__skipped(quote: str) -> None:
+    users, skipped = read(f"{quote}{'u' * 131_073}{quote}\nu2\n")
+    assert users == ["u2"]
+    assert skipped == ["skipped 1 line (line 1): user_id is too long; send at most 512 characters"]
+
+
 @pytest.mark.parametrize("characters", [131_073, 1_000_000])
 def test_table__long_cell__row_is_read(characters: int) -> None:
     table = f'user_id,properties\nu1,"{"x" * characters}"\nu2,\n'
