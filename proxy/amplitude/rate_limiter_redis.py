@@ -28,8 +28,8 @@ SETTLE_SECONDS = 0.8
 all processes have reported their calls by then. A caller can wait this long."""
 _IDLE_MILLISECONDS = 2 * 3600 * 1000
 """Time until unused keys expire. Longer than any pause."""
-_LONG_AGO_SECONDS = 1e6
-"""Stands for the time since the last refusal if no call was refused."""
+_LONG_SECONDS = 1e6
+"""Stands for a longer time, and for the time since the last refusal if no call was refused."""
 _DRIFT_SECONDS = 0.2
 """Tolerance for comparing the clock of Redis with the clock of this process. A larger difference is a step."""
 _TRANSIT_SECONDS = 1.0
@@ -141,7 +141,7 @@ class RedisRateLimiter(RateLimiter):
             SETTLE_SECONDS,
             int(uncertain),
             _IDLE_MILLISECONDS,
-            min(self._clock.monotonic() - self._refused_at, _LONG_AGO_SECONDS),
+            min(self._clock.monotonic() - self._refused_at, _LONG_SECONDS),
         ]
         held_for = self._longest + WINDOW_SECONDS
         began = self._clock.monotonic()
@@ -236,6 +236,7 @@ class RedisRateLimiter(RateLimiter):
     def _learn_pause(self, seconds: float) -> None:
         """Use the pause from Redis if it ends later than the current pause."""
         with self._lock:
-            until = self._clock.monotonic() + seconds
+            # Another program may have written an infinite time.
+            until = self._clock.monotonic() + min(seconds, _LONG_SECONDS)
             if until > self._paused_until + JITTER_SECONDS:
                 self._paused_until = until

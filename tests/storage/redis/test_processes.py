@@ -788,3 +788,30 @@ def test_register__clock_of_redis_was_set_back_while_no_process_ran__no_pause(st
     started = Process(stepped.url)
     started.quota.register()
     assert started.quota.paused_for < 1
+
+
+@pytest.mark.contract("4 redis faults")
+def test_pause__end_in_redis_is_infinite__finite_wait(running: RedisServer) -> None:
+    process = Process(running.url)
+    settled(process)
+    with redis.Redis.from_url(running.url) as operator:
+        operator.hset("test:quota:pace", "closed_until", "inf")
+        wait_until(lambda: process.quota.paused)
+    assert process.quota.wait() == pytest.approx(1_000_000, abs=10)
+
+
+@pytest.mark.contract("4 redis faults")
+@pytest.mark.parametrize("name", ["places", "bursts", "pace", "processes"])
+def test_quota__key_has_another_type__redis_counts_as_unavailable_until_the_key_is_deleted(
+    running: RedisServer, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = Process(running.url)
+    settled(process)
+    with redis.Redis.from_url(running.url) as operator:
+        operator.delete(f"test:quota:{name}")
+        operator.set(f"test:quota:{name}", "not of the quota")
+        wait_until(lambda: process.server.unavailable_since)
+        assert vars(caplog.records[-1])["why"] == "Redis has damaged keys; delete the keys ccp2:*:quota:*"
+        operator.delete(f"test:quota:{name}")
+    wait_until(lambda: process.server.unavailable_since is None)
+    wait_until(lambda: process.quota.reserve(0))
