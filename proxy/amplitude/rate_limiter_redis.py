@@ -202,9 +202,8 @@ class RedisRateLimiter(RateLimiter):
                 sent + ahead[1] + _DRIFT_SECONDS + _TRANSIT_SECONDS,
             ],
         )
-        if (
-            reserved == -1
-        ):  # Redis lost data, or its clock was stepped. Another thread registers, because callers cannot wait.
+        if reserved == -1:
+            # Redis lost data, or its clock was stepped. Another thread registers, because callers cannot wait.
             self._client.register_soon()
             return None
         wait, even, paused_for = slot

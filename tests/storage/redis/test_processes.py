@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import shutil
+import struct
 import threading
 import time
+import zlib
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -375,6 +377,11 @@ def test_records__foreign_or_damaged_values__ignored_and_redis_stays_available(r
         damaged = Process(running.url)
         settled(process, fresh, damaged)
         assert not damaged.store.get(USER).has(COHORTS)
+        operator.hset(key, b"c\0", whole)
+        for moment in (float("nan"), float("-inf")):
+            content = struct.pack(">d", moment) + whole[8:-4]
+            operator.hset(key, b"c\0", content + struct.pack(">I", zlib.crc32(content)))
+            assert not process.records.read(USER).record.has(COHORTS)
         operator.hset(key, b"c\0", whole)
         operator.hset(key, b"m", b"garbage, and more of it")
         third = Process(running.url)
