@@ -8,12 +8,15 @@ import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
+from typing import TextIO
 
 from proxy.api.errors import BadRequest
 from proxy.api.parse import parse_ids
 
-MAX_ROW_CHARACTERS = 4 * 1024 * 1024
+MAX_ROW_CHARACTERS = 1024 * 1024
 """Limit on the characters of a row. A quote that is not closed makes all following lines one row."""
+_MAX_ROW_LINES = 10_000
+"""Limit on the lines of a row. Each line takes about fifty bytes more than its characters."""
 BLANK_LINE = "the line is blank"
 _NOT_UTF_8 = "the line is not UTF-8; save the file as UTF-8"
 _FIX_QUOTES = "close each quote, and double each quote inside a cell"
@@ -40,7 +43,11 @@ class NoColumn(Exception):
 
 
 class UnreadableRow(Exception):
-    """A quote is not closed, or a row is too long, so the row has no known end. The text has the line and the fix."""
+    """A quote is not closed, so the row has no known end. The text has the line and the fix."""
+
+
+class RowTooLong(Exception):
+    """A row is longer than MAX_ROW_CHARACTERS or _MAX_ROW_LINES. The text has the line and the fix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +65,27 @@ class Row:
     """The number of lines of an unreadable row."""
 
 
+def bounded_lines(text: TextIO) -> Iterator[str]:
+    """Yield the lines of a text in bounded memory. Raises RowTooLong."""
+    number = 0
+    while line := text.readline(MAX_ROW_CHARACTERS + 1):
+        number += 1
+        if len(line) > MAX_ROW_CHARACTERS:
+            raise RowTooLong(
+                f"line {number}: the line has more than {MAX_ROW_CHARACTERS:,} characters; write one user per line, "
+                "and remove long columns"
+            )
+        yield line
+
+
 def read(lines: Iterable[str], column: str | None = None) -> Iterator[Row]:
     """Yield the rows of a list with one id per line, or of a CSV table with the ids in `column`.
 
     A table has one of the delimiters `,`, `;`, tab and `|`. The ids of a list may be quoted as in CSV.
-    Raises NoColumn, also if the first line of a list is a table header. Raises UnreadableRow.
+    Raises NoColumn, also if the first line of a list is a table header. Raises UnreadableRow and RowTooLong.
     """
+    # The default limit of csv, 131,072 characters, is less than a cell with all properties of a user.
+    csv.field_size_limit(MAX_ROW_CHARACTERS)
     return _list_rows(lines) if column is None else _table_rows(lines, column)
 
 
@@ -128,10 +150,10 @@ class _Lines:
     def __iter__(self) -> Iterator[str]:
         for line in self._lines:
             self._size += len(line)
-            if self._size > MAX_ROW_CHARACTERS:
-                raise UnreadableRow(
-                    f"line {self.opening_line() if self.row else self.first}: the row has more than "
-                    f"{MAX_ROW_CHARACTERS:,} characters; close its quotes, or remove its longest column"
+            if self._size > MAX_ROW_CHARACTERS or len(self.row) == _MAX_ROW_LINES:
+                raise RowTooLong(
+                    f"line {self.first}: the row has more than {MAX_ROW_CHARACTERS:,} characters or "
+                    f"{_MAX_ROW_LINES:,} lines; close its quotes, or remove its longest column"
                 )
             self.row.append(line)
             yield line
@@ -147,8 +169,6 @@ class _Lines:
 
 
 def _table_rows(lines: Iterable[str], column: str) -> Iterator[Row]:
-    # The default limit of csv, 131,072 characters, is less than a cell with all properties of a user.
-    csv.field_size_limit(MAX_ROW_CHARACTERS)
     source = iter(lines)
     first, first_line, delimiter = "", 0, None
     for line in source:

@@ -58,6 +58,13 @@ def tarred() -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_list__long_first_line__skipped(quote: str) -> None:
+    users, skipped = read(f"{quote}{'u' * 131_073}{quote}\nu2\n")
+    assert users == ["u2"]
+    assert skipped == ["skipped 1 line (line 1): user_id is too long; send at most 512 characters"]
+
+
 @pytest.mark.parametrize("characters", [131_073, 1_000_000])
 def test_table__long_cell__row_is_read(characters: int) -> None:
     table = f'user_id,properties\nu1,"{"x" * characters}"\nu2,\n'
@@ -72,7 +79,7 @@ def test_file__endless_line__fails_with_its_number_in_little_memory(column: str 
     message = failure(content, column)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert message.startswith("standard input: line 3: the line has more than 4,194,304 characters; ")
+    assert message.startswith("standard input: line 3: the line has more than 1,048,576 characters; ")
     assert peak < len(content) + 16 * MAX_ROW_CHARACTERS
 
 
@@ -211,6 +218,7 @@ def test_file__bomb__fails_in_little_memory(bomb: object) -> None:
         ('\nuser_id,n\r\nu1,"a\r\nu2,b\r\n', 3),
         ('user_id;n\nu1;"a\nu2;b\n', 2),
         ('user_id,n\nu1,a\nu2,"' + f"{'x' * 999}\n" * (MAX_ROW_CHARACTERS // 999), 3),
+        ('user_id,n\nu1,a\nu2,"' + "x\n" * 10_000, 3),
     ],
 )
 def test_table__quote_is_not_closed__fails_with_the_line_where_it_opens(table: str, line: int) -> None:

@@ -235,7 +235,7 @@ class RedisClient:
             elif is_full(error):
                 self.full = True
                 self._full_log.note("", fix=str(translate(error)))
-            elif not is_wrong_type(error):
+            elif required or not is_wrong_type(error):
                 self._mark_unavailable(str(translate(error)))
             raise RedisUnavailable from None
         self._timeouts = 0

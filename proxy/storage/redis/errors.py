@@ -5,7 +5,7 @@ from __future__ import annotations
 from redis import exceptions
 
 from proxy.storage.redis import RedisRefused, RedisUnavailable
-from proxy.storage.redis.permissions import missing_permissions
+from proxy.storage.redis.permissions import KEY_PREFIX, missing_permissions
 
 _CLUSTER = (exceptions.AskError, exceptions.ClusterDownError, exceptions.ClusterCrossSlotError)
 _UNUSABLE: tuple[tuple[type[Exception] | tuple[type[Exception], ...], type[RedisUnavailable], str], ...] = (
@@ -43,6 +43,8 @@ def translate(error: Exception) -> RedisUnavailable:
         return RedisRefused(missing_permissions({"select": str(error)}))
     if "DB index" in str(error):
         return RedisRefused("REDIS_URL has an unknown database number; use /0")
+    if is_wrong_type(error) or "user_script:" in str(error):  # the second is the start of an error in a Lua script
+        return RedisUnavailable(f"Redis has damaged keys; delete the keys {KEY_PREFIX.decode()}*:quota:*")
     if "MISCONF" in str(error):
         return RedisUnavailable("Redis cannot save its data; check its disk and its log")
     return RedisUnavailable(
@@ -69,5 +71,5 @@ def is_full(error: Exception) -> bool:
 
 
 def is_wrong_type(error: Exception) -> bool:
-    """Return whether a key has the wrong type. Another program wrote the key, so Redis counts as available."""
+    """Return whether a key has the wrong type, because another program has written the key."""
     return "WRONGTYPE" in str(error)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import struct
 import zlib
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import cast
 
 from proxy.monitoring.clock import SYSTEM_CLOCK
 from proxy.monitoring.logs import OncePerMinute
@@ -228,4 +228,8 @@ def _checked(value: bytes) -> bytes:
 
 
 def _moment(value: bytes) -> float:
-    return cast(float, _MOMENT.unpack_from(value)[0])
+    """Return the time at the start of a value. Raises ValueError if it is infinite or not a number."""
+    moment: float = _MOMENT.unpack_from(value)[0]
+    if not math.isfinite(moment):
+        raise ValueError
+    return moment
