@@ -16,10 +16,10 @@ import urllib3
 from requests.auth import HTTPBasicAuth
 
 from proxy.amplitude.client import retry_after
-from proxy.amplitude.streamed_lines import GZIP_ERRORS, MAX_LINE, IncompleteBody, LineTooLong, lines_of
+from proxy.amplitude.streamed_lines import GZIP_ERRORS, IncompleteBody, lines_of
 from proxy.amplitude.transport import Session
 from proxy.api.urls import is_confidential, parse_url
-from proxy.api.user_rows import BLANK_LINE, NoColumn, Row, UnreadableRow, read
+from proxy.api.user_rows import BLANK_LINE, NoColumn, Row, RowTooLong, UnreadableRow, read
 from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.profile.json import read_json
 
@@ -83,7 +83,7 @@ class CohortExport:
             self._retry(lambda: self._pass_rows(request_id, take), "the cohort file is incomplete")
         except NoColumn as error:
             raise NotDownloaded(f"the cohort file is not an Amplitude export: {error}") from None
-        except LineTooLong as error:
+        except RowTooLong as error:
             raise NotDownloaded(
                 f"the cohort file is not an Amplitude export: {error}; export the user ids to a file, and "
                 "pass the file as USERS"
@@ -151,20 +151,8 @@ class CohortExport:
     def _rows(self, lines: Iterator[str]) -> Iterator[Row]:
         progress_at, number = self._clock.monotonic(), 0
         torn: Row | None = None
-        row_size = 0
-
-        def limited() -> Iterator[str]:
-            """Limit the size of a row, which has several lines if a cell contains line breaks."""
-            nonlocal row_size
-            for line in lines:
-                row_size += len(line)
-                if row_size > MAX_LINE:
-                    raise LineTooLong(f"the row after row {number:,} is longer than {MAX_LINE:,} characters")
-                yield line
-
-        members = (row for row in read(limited(), _COLUMN) if row.fault != BLANK_LINE)
+        members = (row for row in read(lines, _COLUMN) if row.fault != BLANK_LINE)
         for number, row in enumerate(members, start=1):
-            row_size = 0
             if number > MAX_USERS:
                 raise NotDownloaded(
                     f"the cohort file has more than {MAX_USERS:,} users, Amplitude's limit; split the cohort"

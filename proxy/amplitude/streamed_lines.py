@@ -10,6 +10,8 @@ from typing import Any
 
 import requests
 
+from proxy.api.user_rows import bounded_lines
+
 GZIP_ERRORS = (EOFError, zlib.error)
 """The errors that an incomplete gzip stream raises."""
 
@@ -18,18 +20,10 @@ class IncompleteBody(Exception):
     """The body is incomplete or unreadable. A new request may succeed."""
 
 
-MAX_LINE = 1024 * 1024
-"""The maximum number of characters of a line."""
-
-
-class LineTooLong(Exception):
-    """A line is longer than MAX_LINE. A new request does not help."""
-
-
 def lines_of(response: requests.Response) -> Iterator[str]:
     """Yield the lines of a body.
 
-    After the last complete line, an incomplete body raises IncompleteBody or GZIP_ERRORS. Raises LineTooLong.
+    After the last complete line, an incomplete body raises IncompleteBody or GZIP_ERRORS. Raises RowTooLong.
     """
     raw = response.raw
     raw.auto_close = False  # urllib3 would close the body before the buffer is read
@@ -45,17 +39,8 @@ def lines_of(response: requests.Response) -> Iterator[str]:
         case coding:
             raise IncompleteBody(f"the Content-Encoding {coding[:40]!r} is not supported")
     text = io.TextIOWrapper(io.BufferedReader(source, 65536), "utf-8-sig", "surrogateescape", newline="")
-    lines = _limited(text)
+    lines = bounded_lines(text)
     return lines if bounded else _terminated(lines)
-
-
-def _limited(text: io.TextIOWrapper) -> Iterator[str]:
-    number = 0
-    while line := text.readline(MAX_LINE + 1):
-        number += 1
-        if len(line) > MAX_LINE:
-            raise LineTooLong(f"line {number:,} is longer than {MAX_LINE:,} characters")
-        yield line
 
 
 def _terminated(lines: Iterator[str]) -> Iterator[str]:

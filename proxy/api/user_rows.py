@@ -7,12 +7,14 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from io import StringIO
+from itertools import chain, count
+from typing import TextIO
 
 from proxy.api.errors import BadRequest
 from proxy.api.parse import parse_ids
 
-MAX_ROW_CHARACTERS = 4 * 1024 * 1024
+MAX_ROW_CHARACTERS = 1024 * 1024
 """Limit on the characters of a row. A quote that is not closed makes all following lines one row."""
 BLANK_LINE = "the line is blank"
 _NOT_UTF_8 = "the line is not UTF-8; save the file as UTF-8"
@@ -40,7 +42,14 @@ class NoColumn(Exception):
 
 
 class UnreadableRow(Exception):
-    """A quote is not closed, or a row is too long, so the end of the row is unknown. The text has line and fix."""
+    """A quote is not closed, so the end of the row is unknown. The text has the line and the fix."""
+
+
+class RowTooLong(Exception):
+    """A row has more than MAX_ROW_CHARACTERS. The text has the first line of the row, and no fix."""
+
+    def __init__(self, line: int) -> None:
+        super().__init__(f"line {line:,}: the row has more than {MAX_ROW_CHARACTERS:,} characters")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +67,22 @@ class Row:
     """The number of lines of an unreadable row."""
 
 
+def bounded_lines(text: TextIO) -> Iterator[str]:
+    """Yield the lines of a text. Raises RowTooLong, so that a line without an end needs little memory."""
+    for number in count(1):
+        line = text.readline(MAX_ROW_CHARACTERS + 1)
+        if not line:
+            return
+        if len(line) > MAX_ROW_CHARACTERS:
+            raise RowTooLong(number)
+        yield line
+
+
 def read(lines: Iterable[str], column: str | None = None) -> Iterator[Row]:
     """Yield the rows of a list with one id per line, or of a CSV table with the ids in `column`.
 
     A table has one of the delimiters `,`, `;`, tab and `|`. The ids of a list may be quoted as in CSV.
-    Raises NoColumn, also if the first line of a list is a table header. Raises UnreadableRow.
+    Raises NoColumn, also if the first line of a list is a table header. Raises UnreadableRow and RowTooLong.
     """
     return _list_rows(lines) if column is None else _table_rows(lines, column)
 
@@ -117,29 +137,29 @@ class _Lines:
         self._size = 0
         self.first = first_line
         """The line number of the first line of the row."""
-        self.row: list[str] = []
+        self.row_lines = 0
+        self._row = bytearray()  # a list of lines with a few characters each would need ten times the memory
         self.ended = False
 
     def start_row(self) -> None:
         """Forget the lines of the last row."""
-        self.first += len(self.row)
-        self._size, self.row = 0, []
+        self.first += self.row_lines
+        self._size, self.row_lines = 0, 0
+        self._row.clear()
 
     def __iter__(self) -> Iterator[str]:
         for line in self._lines:
             self._size += len(line)
             if self._size > MAX_ROW_CHARACTERS:
-                raise UnreadableRow(
-                    f"line {self.opening_line() if self.row else self.first}: the row has more than "
-                    f"{MAX_ROW_CHARACTERS:,} characters; close its quotes, or remove its longest column"
-                )
-            self.row.append(line)
+                raise RowTooLong(self.first)
+            self._row += line.encode("utf-8", "surrogatepass")
+            self.row_lines += 1
             yield line
         self.ended = True
 
     def opening_line(self, end: int | None = None) -> int:
         """Return the number of the line whose quote is still open at the end of the row, or before its line `end`."""
-        lines = self.row[:end]
+        lines = StringIO(self._row.decode("utf-8", "surrogatepass"), newline="").readlines()[:end]
         # The last cell of an incomplete row has all text since the quote.
         open_cell = next(csv.reader(lines, delimiter=self._delimiter))[-1]
         breaks = len(_LINE_BREAK.findall(open_cell)) - lines[-1].endswith(("\r", "\n"))
@@ -177,11 +197,11 @@ def _table_rows(lines: Iterable[str], column: str) -> Iterator[Row]:
             if recorded.ended:
                 opening = recorded.opening_line()
                 raise UnreadableRow(f"line {opening}: a quote is not closed; {_FIX_QUOTES}") from None
-            size = len(recorded.row)
-            opening = recorded.first if size == 1 else recorded.opening_line(end=-1)
-            yield Row(opening, fault=f"the row is not CSV ({error}); {_FIX_QUOTES}", torn=True, lines=size)
+            lines_read = recorded.row_lines
+            opening = recorded.first if lines_read == 1 else recorded.opening_line(end=-1)
+            yield Row(opening, fault=f"the row is not CSV ({error}); {_FIX_QUOTES}", torn=True, lines=lines_read)
             continue
-        number = recorded.first + len(recorded.row) - 1
+        number = recorded.first + recorded.row_lines - 1
         if len(cells) > position:
             yield _row(number, cells[position])
         elif any(cells):

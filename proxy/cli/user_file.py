@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from proxy.api.user_rows import MAX_ROW_CHARACTERS, NoColumn, Row, UnreadableRow, read
+from proxy.api.user_rows import NoColumn, Row, RowTooLong, UnreadableRow, bounded_lines, read
 
 _HEAD_BYTES = 512
 _CHUNK_BYTES = 1024 * 1024
@@ -73,6 +73,10 @@ def read_user_file(file: BinaryIO, column: str | None) -> Iterator[Row]:
                 yield _without_residue(row, column)
     except (UnreadableFile, NoColumn, UnreadableRow) as error:
         raise UnreadableFile(f"{name}: {error}") from None
+    except RowTooLong as error:
+        raise UnreadableFile(
+            f"{name}: {error}; write one user per line, close all quotes, and remove long columns"
+        ) from None
     except _DAMAGED:
         raise UnreadableFile(f"{name}: the compressed file is incomplete or damaged; create it again") from None
     except OSError as error:
@@ -169,16 +173,8 @@ def _only_member(source: BinaryIO) -> Callable[[], Any]:
 
 def _lines(content: BinaryIO) -> Generator[str, None, None]:
     text = io.TextIOWrapper(content, "utf-8-sig", "surrogateescape")
-    number = 0
     try:
-        while line := text.readline(MAX_ROW_CHARACTERS + 1):
-            number += 1
-            if len(line) > MAX_ROW_CHARACTERS:
-                raise UnreadableRow(
-                    f"line {number}: the line has more than {MAX_ROW_CHARACTERS:,} characters; "
-                    "write one user per line, and remove long columns"
-                )
-            yield line
+        yield from bounded_lines(text)
     finally:
         text.detach()  # otherwise the file would be closed, which its owner does
 

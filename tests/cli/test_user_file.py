@@ -72,7 +72,7 @@ def test_file__endless_line__fails_with_its_number_in_little_memory(column: str 
     message = failure(content, column)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert message.startswith("standard input: line 3: the line has more than 4,194,304 characters; ")
+    assert message.startswith("standard input: line 3: the row has more than 1,048,576 characters; ")
     assert peak < len(content) + 16 * MAX_ROW_CHARACTERS
 
 
