@@ -80,7 +80,10 @@ def own_service(environ: Mapping[str, str]) -> tuple[Services, Ask]:
 
 
 def own_service_with_redis(environ: Mapping[str, str]) -> tuple[Services, Ask]:
-    """Create a service as `own_service` does, with the shared Redis. Raises ServiceUnavailable without Redis."""
+    """Create a service as `own_service` does, with the shared Redis. Raises ServiceUnavailable without Redis.
+
+    The registration in Redis ends with the command.
+    """
     settings, _ = own_settings(environ)
     if settings.redis_url is None:
         raise ServiceUnavailable(
@@ -89,6 +92,7 @@ def own_service_with_redis(environ: Mapping[str, str]) -> tuple[Services, Ask]:
     services, ask = own_service(environ)
     try:
         if services.redis is not None:
+            click.get_current_context().call_on_close(services.redis.stop)
             services.redis.probe()
         differing = differing_settings(settings, settings.redis_url)
     except RedisUnavailable as error:

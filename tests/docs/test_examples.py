@@ -27,10 +27,10 @@ HOST = "https://your-host"
 
 
 @pytest.fixture(scope="module")
-def quiet_service(start_service: Callable[..., Service]) -> Iterator[Service]:
+def quiet_service(start_module_service: Callable[..., Service]) -> Iterator[Service]:
     """Return a service that has answered one request, about the user of the commands."""
     with Sandbox() as sandbox:
-        service = start_service(sandbox)
+        service = start_module_service(sandbox)
         service.get("/v1/cohorts?user_id=12345")
         yield service
 

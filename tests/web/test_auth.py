@@ -11,9 +11,10 @@ from flask.testing import FlaskClient
 from proxy.api.caller_keys import SCOPES, Scope
 from proxy.api.openapi.document import document
 from proxy.app import create_app
-from proxy.monitoring.logs import log_overdue
 from proxy.profile.parts import SECTIONS
 from proxy.settings import Settings
+from proxy.web import auth
+from proxy.web.services import installed
 from tests.support.fakes import FakeClock, FakeSource
 from tests.support.openapi import scope_of
 
@@ -188,9 +189,9 @@ def test_scopes__refused_pushes__logged_once_a_minute_with_caller_scope_and_rout
         assert push.status_code == 403
     client.delete("/v1/profile?user_id=u", headers={"X-API-Key": OLD})
     clock.advance(61)
-    log_overdue()
+    installed(client.application).refusals.tick()
     fields = ("why", "caller", "scope", "method", "route", "times")
-    logged = [tuple(vars(record)[name] for name in fields) for record in caplog.records]
+    logged = [tuple(vars(record)[name] for name in fields) for record in caplog.records if record.name == auth.__name__]
     push_line = ("scope", "braze", "read", "POST", "/v1/webhooks/amplitude/users")
     assert logged == [(*push_line, 1), ("scope", "braze", "read", "DELETE", "/v1/profile", 1), (*push_line, 3)]
     assert OLD not in caplog.text

@@ -31,9 +31,9 @@ MANY = 200
 
 
 @pytest.fixture(scope="module")
-def target(start_service: Callable[..., Service]) -> Iterator[Service]:
+def target(start_module_service: Callable[..., Service]) -> Iterator[Service]:
     with Sandbox(per_minute=100_000, latency=0.02, documented=Documented(cohort_polls=0)) as sandbox:
-        yield start_service(sandbox, AMPLITUDE_REQUESTS_PER_MINUTE="12000", LOG_LEVEL="WARNING")
+        yield start_module_service(sandbox, AMPLITUDE_REQUESTS_PER_MINUTE="12000", LOG_LEVEL="WARNING")
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import pytest
 import redis
 import requests
 
+from proxy.amplitude import rate_limiter_redis
 from proxy.amplitude.rate_limiter_fallback import FallbackRateLimiter
 from proxy.monitoring.clock import SYSTEM_CLOCK
 from proxy.profile.freshness import FreshnessPolicy
@@ -81,8 +82,9 @@ def operator(server: RedisServer) -> Iterator[Operator]:
 
 
 @pytest.fixture
-def connect() -> Iterator[Callable[..., RedisClient]]:
-    """Return RedisClient. Every client is stopped after the test."""
+def connect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., RedisClient]]:
+    """Return RedisClient. The threads of all clients end before the next test. The quota opens after 0.05 s."""
+    monkeypatch.setattr(rate_limiter_redis, "SETTLE_SECONDS", 0.05)
     clients: list[RedisClient] = []
 
     def connect(*arguments: object, **options: object) -> RedisClient:
@@ -92,6 +94,7 @@ def connect() -> Iterator[Callable[..., RedisClient]]:
     yield connect
     for client in clients:
         client.stop()
+    until(lambda: not any(client.stats().registers for client in clients), "the threads did not end")
 
 
 def fixes(caplog: pytest.LogCaptureFixture, event: str) -> list[str]:

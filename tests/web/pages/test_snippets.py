@@ -47,10 +47,10 @@ USERS = ("ava", "ben", "cleo", "dário & söhne", "stranger to all", "user-7", "
 
 
 @pytest.fixture(scope="module")
-def failing(start_service: Callable[..., Service]) -> Iterator[Ask]:
+def failing(start_module_service: Callable[..., Service]) -> Iterator[Ask]:
     with Sandbox() as sandbox:
         sandbox.break_with(Fault("status", status=500))
-        yield running_service(start_service(sandbox).url, f"braze:{SECRET}")
+        yield running_service(start_module_service(sandbox).url, f"braze:{SECRET}")
 
 
 @pytest.fixture
