@@ -163,6 +163,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
             "upstream_outage": circuit_breaker.fault is not None,
             "upstream_rejected": isinstance(circuit_breaker.fault, UpstreamRejected),
             "redis_gone": redis is not None and redis.unavailable_since is not None,
+            "redis_full": redis is not None and redis.full,
         }
     )
     forget_service = ForgetService(store, backlog, records, redis_snapshots)
@@ -215,7 +216,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
 
 
 def differing_settings(settings: Settings, redis_url: str) -> list[str]:
-    """Return which of AMPLITUDE_SECRET_KEY and REDIS_KEY_SECRET differ from those of the running services.
+    """Return the names among AMPLITUDE_SECRET_KEY and REDIS_KEY_SECRET whose values differ in the running services.
 
     Raises RedisUnavailable.
     """
@@ -233,7 +234,7 @@ def differing_settings(settings: Settings, redis_url: str) -> list[str]:
 def _prefix(settings: Settings) -> bytes:
     """Return the prefix of all Redis keys, which is the same for all processes of an Amplitude project.
 
-    It does not depend on the credentials, which differ between processes during a rotation.
+    The prefix does not depend on the credentials, which differ between processes during a rotation.
     """
     url = urlsplit(settings.amplitude_base_url)
     project = (url.scheme, url.netloc.lower().removesuffix(":443"), url.path, settings.amplitude_project)

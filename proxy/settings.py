@@ -62,13 +62,13 @@ def _base_url(value: str) -> str:
 def _redis_url(value: str) -> str:
     scheme, separator, rest = value.partition("://")
     if scheme.lower() == "unix":
-        raise BadValue("names a Unix socket, which is not supported; use the host and port of Redis")
+        raise BadValue("names a Unix socket, which is not supported; use redis://host:port")
     if scheme.lower() not in ("redis", "rediss") or not separator:
         raise BadValue("must begin with redis:// or rediss://")
     if not value.isprintable():
         raise BadValue("contains a control character; copy the URL again")
     url = f"{scheme.lower()}://{rest}"
-    # An unencoded password may contain any character, but nothing after the host contains @.
+    # An unencoded password may contain any character, but @ never occurs after the host.
     credentials, at, location = rest.rpartition("@")
     parts = parse_url(f"redis://{location}")
     try:
@@ -77,12 +77,12 @@ def _redis_url(value: str) -> str:
         is_encoded = False
     if not is_encoded:
         raise BadValue(
-            "has a user or password with special characters; percent-encode them: / as %2F, ? as %3F, # as %23, "
+            "has special characters in the user or password; percent-encode them: / as %2F, ? as %3F, # as %23, "
             "@ as %40, % as %25, [ as %5B"
         )
     if "?" in location:
         raise BadValue(
-            "has options after ?; remove them, and set REDIS_TLS_VERIFY=false if they turn off the verification"
+            "has options after ?; remove them, and set REDIS_TLS_VERIFY=false if they turn off the TLS verification"
         )
     if parts.fragment or not re.fullmatch(r"/?[0-9]{0,5}", parts.path):
         raise BadValue("must have nothing after the port except a database number")
@@ -193,7 +193,7 @@ def _setting(
 ) -> Any:
     """Return the field of a variable. A text default is parsed like the variable.
 
-    shown: the text of the variable for the log; by default `set` for a secret, and the whole text for others.
+    shown: returns the text for the log; by default `set` for a secret, and the whole text of other variables.
     """
     shown = shown or ((lambda _: "set") if secret else str)
     metadata = {"read": read, "help": help, "example": example or default, "former": former, "shown": shown}
@@ -374,7 +374,8 @@ class Settings:
                 ):
                     values[setting.name] = ""
                 elif setting.default is MISSING:
-                    faults.append(f"{variable} is required; set it, e.g. {variable}={example}")
+                    create = " (create an entry: python -m proxy new-key braze)" if variable == "PROXY_API_KEYS" else ""
+                    faults.append(f"{variable} is required; set it{create}, e.g. {variable}={example}")
                 continue
             try:
                 values[setting.name] = setting.metadata["read"](env[variable].strip())
@@ -386,7 +387,7 @@ class Settings:
         if same := same_secret(settings.caller_keys):
             first, second = (f"{key.caller.name} ({key.caller.scope})" for key in same)
             fault = f"PROXY_API_KEYS, BRAZE_SECRET or ADMIN_SECRET: {first} and {second} have the same secret"
-            raise SettingsError([f"{fault}; use a secret of its own for each scope"])
+            raise SettingsError([f"{fault}; use a different secret for each scope"])
         return settings
 
     @property

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import signal
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from flask import Flask
@@ -19,9 +17,9 @@ from tests.support import browser as browsers
 from tests.support import liquid
 from tests.support.browser import Browser
 from tests.support.fakes import FakeClock, FakeSource
-from tests.support.service import KEYS, ROOT, SECRET, Service, environment, free_port, gunicorn, start
+from tests.support.service import KEYS, ROOT, SECRET, Service, StartService, free_port, services
 
-__all__ = ["KEYS", "ROOT", "SECRET", "Service", "free_port"]
+__all__ = ["KEYS", "ROOT", "SECRET", "Service", "StartService", "free_port"]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -68,45 +66,29 @@ def sandbox() -> Iterator[Sandbox]:
         yield sandbox
 
 
-@pytest.fixture(scope="session")
-def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Service]]:
-    """Return a function that starts the service with a sandbox as Amplitude.
+@pytest.fixture
+def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartService]:
+    """Return a function that starts a service. The services are stopped after the test."""
+    with services(tmp_path_factory) as start:
+        yield start
 
-    before: a command that gunicorn's command is appended to. options: options of gunicorn. variables: settings by name.
-    """
-    started: list[subprocess.Popen[bytes]] = []
 
-    def launch(
-        sandbox: Sandbox, *, before: tuple[str, ...] = (), options: tuple[str, ...] = (), **variables: str
-    ) -> Service:
-        port = free_port()
-        log = tmp_path_factory.mktemp("service") / "log"
-        settings = {
-            "AMPLITUDE_BASE_URL": sandbox.url,
-            "AMPLITUDE_SECRET_KEY": sandbox.secret_key,
-            "PROXY_API_KEYS": KEYS,
-            "LOG_LEVEL": "DEBUG",
-        }
-        command = [*before, *gunicorn("wsgi:app", port, *options)]
-        started.append(start(command, port, log, environment(**settings | variables)))
-        return Service(f"http://127.0.0.1:{port}", sandbox, log, started[-1])
-
-    yield launch
-    for process in started:
-        process.send_signal(signal.SIGQUIT)  # after SIGTERM, idle connections stay open for 2 s
-    for process in started:
-        process.wait(30)
+@pytest.fixture(scope="module")
+def start_module_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartService]:
+    """Return a function that starts a service. The services are stopped after the last test of the module."""
+    with services(tmp_path_factory) as start:
+        yield start
 
 
 @pytest.fixture(scope="session")
-def shared_service(start_service: Callable[..., Service]) -> Iterator[Service]:
-    with Sandbox(latency=0.05) as sandbox:
-        service = start_service(sandbox)
+def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with Sandbox(latency=0.05) as sandbox, services(tmp_path_factory) as start:
+        service = start(sandbox)
         yield service
         # All tests share this service, with LOG_LEVEL=DEBUG and all faults. The log must contain no ids or secrets.
         log = service.log.read_text()
         assert '"event": "request"' in log
-        ids = r"user-\d+|user_id|rec_id=|device-ava|d%C3%A1rio|dário|hidden-user|nobody knows me"
+        ids = r"user-\d+|user_id|rec_id=|device-ava|d%C3%A1rio|dário|hidden-user|stranger to all"
         log = log.replace('"parameter": "user_id"', "")  # the name of a parameter with a problem, without its value
         leaks = re.findall(rf"{ids}|{SECRET}|{sandbox.secret_key}|{sandbox.api_key}", log)
         assert not leaks, f"the log contains ids or secrets: {set(leaks)}"

@@ -187,7 +187,7 @@ def test_compose__without_settings__demo_answers_at_the_printed_addresses(starte
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variable", ["AMPLITUDE_SECRET_KEY", "PROXY_API_KEYS", "BRAZE_SECRET"])
+@pytest.mark.parametrize("variable", ["AMPLITUDE_SECRET_KEY", "PROXY_API_KEYS", "BRAZE_SECRET", "ADMIN_SECRET"])
 def test_compose__only_some_settings__no_demo_starts(started: Any, log: Path, variable: str) -> None:
     secret = KEYS if variable == "PROXY_API_KEYS" else "a-secret-of-sixteen-or-more"
     assert started(compose_service("service")["command"], **{variable: secret}).wait(30) == 1

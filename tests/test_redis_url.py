@@ -36,14 +36,14 @@ def test_redis_url__case_of_the_scheme__is_ignored(scheme: str) -> None:
 def test_redis_url__password_is_not_encoded__error_names_the_cause(user: str, password: str) -> None:
     faults = redis_url(f"redis://{user}:{password}@host.example:6379/0")
     assert isinstance(faults, list)
-    assert faults[0].startswith("REDIS_URL has a user or password with special characters; percent-encode them")
+    assert faults[0].startswith("REDIS_URL has special characters in the user or password; percent-encode them")
     assert password == "/" or password not in faults[0]
 
 
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ("unix:///run/redis.sock?db=1", "Unix socket, which is not supported; use the host and port"),
+        ("unix:///run/redis.sock?db=1", "Unix socket, which is not supported; use redis://host:port"),
         ("host:6379", "must begin with redis:// or rediss://"),
         ("redis+sentinel://host", "must begin with redis:// or rediss://"),
         ("redis:/host", "must begin with redis:// or rediss://"),

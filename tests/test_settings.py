@@ -177,7 +177,7 @@ def test_settings__repr__has_no_secret() -> None:
 def test_settings__secret_without_keys__creates_its_caller(variable: str, caller: Caller) -> None:
     settings = Settings.from_env({"AMPLITUDE_SECRET_KEY": "k", variable: "0123456789abcdef" * 4})
     assert KeyRing(settings.caller_keys).check("0123456789abcdef" * 4, caller.name) == caller
-    for value in ("somebody:0123456789abcdef", "0123456789abcdef:admin"):
+    for value in ("visitor:0123456789abcdef", "0123456789abcdef:admin"):
         with pytest.raises(SettingsError, match=f"{variable} must be a secret without a name"):
             Settings.from_env({"AMPLITUDE_SECRET_KEY": "k", variable: value})
     with pytest.raises(SettingsError, match="PROXY_API_KEYS is required"):

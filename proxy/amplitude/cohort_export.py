@@ -20,10 +20,10 @@ from requests.auth import HTTPBasicAuth
 
 from proxy.amplitude.client import retry_after
 from proxy.amplitude.cohort_file import CohortFile, MemberRow, UnusableFile, read_cohort_file
-from proxy.amplitude.streamed_lines import GZIP_ERRORS, MAX_LINE, IncompleteBody, LineTooLong, lines_of
+from proxy.amplitude.streamed_lines import GZIP_ERRORS, IncompleteBody, lines_of
 from proxy.amplitude.transport import Session
 from proxy.api.urls import is_confidential, parse_url
-from proxy.api.user_rows import NoColumn, UnreadableRow
+from proxy.api.user_rows import NoColumn, RowTooLong, UnreadableRow
 from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.profile.json import read_json
 
@@ -92,10 +92,10 @@ class CohortExport:
             raise NotDownloaded(str(error)) from None
         except NoColumn as error:
             raise NotDownloaded(f"the cohort file is not an Amplitude export: {error}") from None
-        except LineTooLong as error:
+        except RowTooLong as error:
             raise NotDownloaded(
-                f"the cohort file is not an Amplitude export: {error}; export the user ids to a file, and "
-                "pass the file as USERS"
+                f"the cohort file is not an Amplitude export: {error}, or export the user ids to a file, and pass the "
+                "file as USERS"
             ) from None
         return requested_at
 
@@ -164,24 +164,13 @@ class CohortExport:
             self._clock.sleep(_pause_after(polls))
 
     def _file(self, lines: Iterator[str], properties: Sequence[str] | None) -> CohortFile:
-        """Return the file, with limits on the number of rows and on their sizes."""
-        row_size = number = 0
-
-        def limited() -> Iterator[str]:
-            """Limit the size of a row, which has several lines if a cell contains line breaks."""
-            nonlocal row_size
-            for line in lines:
-                row_size += len(line)
-                if row_size > MAX_LINE:
-                    raise LineTooLong(f"the row after row {number:,} is longer than {MAX_LINE:,} characters")
-                yield line
+        """Return the file, with a limit on the number of rows."""
+        file = read_cohort_file(lines, properties)
 
         def rows() -> Iterator[MemberRow]:
-            nonlocal row_size, number
-            progress_at = self._clock.monotonic()
+            progress_at, number = self._clock.monotonic(), 0
             torn: MemberRow | None = None
             for number, member in enumerate(file.rows, start=1):
-                row_size = 0
                 if number > MAX_USERS:
                     raise NotDownloaded(
                         f"the cohort file has more than {MAX_USERS:,} users, Amplitude's limit; split the cohort"
@@ -198,7 +187,6 @@ class CohortExport:
                 raise IncompleteBody(f"line {torn.row.line}: {torn.row.fault}")
             self._on_progress(f"members in the cohort: {number:,}")
 
-        file = read_cohort_file(limited(), properties)
         return replace(file, rows=rows())
 
     def _pass_file(self, request_id: str, properties: Sequence[str] | None, take: Callable[[CohortFile], None]) -> None:

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple
 
-from proxy.amplitude.streamed_lines import LineTooLong
-from proxy.api.user_rows import BLANK_LINE, NoColumn, Row, read_table
+from proxy.api.user_rows import BLANK_LINE, NoColumn, Row, RowTooLong, read_table
 from proxy.profile.liquid_names import USER_PROPERTY
 
 _USER_ID = "user_id"
@@ -86,8 +85,8 @@ def _table(lines: Iterator[str]) -> tuple[list[str], Iterator[tuple[Row, list[st
     try:
         first = next(lines, "")
         return read_table(chain([first], lines), _USER_ID, _is_user_id)
-    except (NoColumn, LineTooLong) as error:
-        start = error.line if isinstance(error, LineTooLong) else first
+    except (NoColumn, RowTooLong) as error:
+        start = error.beginning if isinstance(error, RowTooLong) else first
         if start.lstrip()[:1] not in ("{", "["):
             raise
         raise UnusableFile(

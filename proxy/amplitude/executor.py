@@ -79,7 +79,7 @@ class CallExecutor:
         return outcome
 
     def _reserve_retry(self, closed: ConnectionClosed, *, trial: bool) -> Reservation | None:
-        """Return a reservation for now; None if no retry may be sent now."""
+        """Return a reservation for a retry now; None if no retry may be sent now."""
         if closed.seconds_left <= 0:
             return None
         # The retry of a trial call belongs to the trial, during which the circuit breaker stops all other calls.
@@ -90,7 +90,7 @@ class CallExecutor:
     def _send(
         self, identity: Identity, call: Call, reservation: Reservation, **retry: float
     ) -> Fetched | UpstreamError:
-        """Send one request, and record its end. `retry`: `retry_within` for a retry."""
+        """Send one request, and record its end. `retry`: `retry_within`, only for a retry."""
         started = self._clock.monotonic()
         outcome: Fetched | UpstreamError | None = None
         try:

@@ -20,7 +20,7 @@ class FallbackRateLimiter(RedisRateLimiter):
     def used(self) -> int:
         """Return the number of held slots.
 
-        While Redis is unavailable, return an estimate: as if every process had as many slots as this process.
+        While Redis is unavailable, the result is an estimate, as if every process held as many slots as this process.
         """
         if self._client.unavailable_since is None:
             return super().used

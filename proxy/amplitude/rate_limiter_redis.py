@@ -28,8 +28,8 @@ SETTLE_SECONDS = 0.8
 all processes have reported their calls by then. A caller can wait this long."""
 _IDLE_MILLISECONDS = 2 * 3600 * 1000
 """Time until unused keys expire. Longer than any pause."""
-_LONG_AGO_SECONDS = 1e6
-"""Stands for the time since the last refusal if no call was refused."""
+_LONG_SECONDS = 1e6
+"""Used for any longer time, and as the time since the last refusal if no call was refused."""
 _DRIFT_SECONDS = 0.2
 """Tolerance for comparing the clock of Redis with the clock of this process. A larger difference is a step."""
 _TRANSIT_SECONDS = 1.0
@@ -43,7 +43,7 @@ PROCESSES = b"quota:processes"
 
 
 def differing_settings(label: str, processes: Iterable[bytes]) -> list[str]:
-    """Return the names in `label` that have another value in the label of one of the registered `processes`.
+    """Return the names in `label` whose value differs in the label of a registered process.
 
     A label is `NAME=digest` for each setting, comma-separated. A name that another label lacks is ignored.
     """
@@ -145,11 +145,11 @@ class RedisRateLimiter(RateLimiter):
             SETTLE_SECONDS,
             int(uncertain),
             _IDLE_MILLISECONDS,
-            min(self._clock.monotonic() - self._refused_at, _LONG_AGO_SECONDS),
+            min(self._clock.monotonic() - self._refused_at, _LONG_SECONDS),
         ]
         held_for = self._longest + WINDOW_SECONDS
         began = self._clock.monotonic()
-        state = self._register_script(self._keys, [*process, 0, "", 0, held_for])
+        state = self._register_script(self._keys, [*process, 0, self.epoch, 0, held_for])
         epoch, redis_now = state[1], float(state[3])
         ahead = redis_now - self._clock.monotonic(), redis_now - began
         step = self._step(ahead) if epoch == self.epoch else 0.0
@@ -179,7 +179,7 @@ class RedisRateLimiter(RateLimiter):
                 self._counts.popleft()
 
     def _step(self, ahead: tuple[float, float]) -> float:
-        """Return the seconds by which the clock of Redis was stepped in this epoch, at most; 0 without a step."""
+        """Return the maximum seconds by which the clock of Redis was stepped in this epoch; 0 without a step."""
         lowest, highest = ahead[0] - self._ahead[1], ahead[1] - self._ahead[0]
         return highest if lowest > _DRIFT_SECONDS or highest < -_DRIFT_SECONDS else 0.0
 
@@ -206,9 +206,8 @@ class RedisRateLimiter(RateLimiter):
                 sent + ahead[1] + _DRIFT_SECONDS + _TRANSIT_SECONDS,
             ],
         )
-        if (
-            reserved == -1
-        ):  # Redis lost data, or its clock was stepped. Another thread registers, because callers cannot wait.
+        if reserved == -1:
+            # Redis lost data, or its clock was stepped. Another thread registers, because callers cannot wait.
             self._client.register_soon()
             return None
         wait, even, paused_for = slot
@@ -224,8 +223,9 @@ class RedisRateLimiter(RateLimiter):
     def _report(self, id: str, *, free_in: float = 0.0, pause: float = 0.0) -> None:
         """Report the end of a call, or a pause. If Redis is unavailable, the next registration reports it."""
         slots, _, pacing, _ = self._keys
+        earliest_now = self._clock.monotonic() + self._ahead[0] - _DRIFT_SECONDS
         try:
-            paused_for = self._complete_script([slots, pacing], [id, free_in, pause, _IDLE_MILLISECONDS])
+            paused_for = self._complete_script([slots, pacing], [id, free_in, pause, _IDLE_MILLISECONDS, earliest_now])
         except RedisUnavailable:
             self._report_later()
         else:
@@ -239,6 +239,7 @@ class RedisRateLimiter(RateLimiter):
     def _learn_pause(self, seconds: float) -> None:
         """Use the pause from Redis if it ends later than the current pause."""
         with self._lock:
-            until = self._clock.monotonic() + seconds
+            # Another program may have written an infinite time.
+            until = self._clock.monotonic() + min(seconds, _LONG_SECONDS)
             if until > self._paused_until + JITTER_SECONDS:
                 self._paused_until = until

@@ -10,6 +10,8 @@ from typing import Any
 
 import requests
 
+from proxy.api.user_rows import bounded_lines
+
 _GZIP = b"\x1f\x8b"
 GZIP_ERRORS = (EOFError, zlib.error)
 """The errors that an incomplete gzip stream raises."""
@@ -19,22 +21,10 @@ class IncompleteBody(Exception):
     """The body is incomplete or unreadable. A new request may succeed."""
 
 
-MAX_LINE = 1024 * 1024
-"""The maximum number of characters of a line."""
-
-
-class LineTooLong(Exception):
-    """A line is longer than MAX_LINE. A new request does not help. `line`: its beginning."""
-
-    def __init__(self, text: str, line: str = "") -> None:
-        super().__init__(text)
-        self.line = line
-
-
 def lines_of(response: requests.Response) -> Iterator[str]:
     """Yield the lines of a body.
 
-    After the last complete line, an incomplete body raises IncompleteBody or GZIP_ERRORS. Raises LineTooLong.
+    After the last complete line, an incomplete body raises IncompleteBody or GZIP_ERRORS. Raises RowTooLong.
     """
     raw = response.raw
     raw.auto_close = False  # urllib3 would close the body before the buffer is read
@@ -52,18 +42,8 @@ def lines_of(response: requests.Response) -> Iterator[str]:
     buffered = io.BufferedReader(source, 65536)
     if buffered.peek(len(_GZIP))[: len(_GZIP)] == _GZIP:  # the file itself is compressed
         buffered, bounded = io.BufferedReader(gzip.GzipFile(fileobj=buffered), 65536), True
-    text = io.TextIOWrapper(buffered, "utf-8-sig", "surrogateescape", newline="")
-    lines = _limited(text)
+    lines = bounded_lines(io.TextIOWrapper(buffered, "utf-8-sig", "surrogateescape", newline=""))
     return lines if bounded else _terminated(lines)
-
-
-def _limited(text: io.TextIOWrapper) -> Iterator[str]:
-    number = 0
-    while line := text.readline(MAX_LINE + 1):
-        number += 1
-        if len(line) > MAX_LINE:
-            raise LineTooLong(f"line {number:,} is longer than {MAX_LINE:,} characters", line[:100])
-        yield line
 
 
 def _terminated(lines: Iterator[str]) -> Iterator[str]:

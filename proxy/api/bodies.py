@@ -22,7 +22,8 @@ def about(description: str) -> Meta:
 
 MISSING_WORDS = [kind.word for kind in UpstreamError.__subclasses__()]
 """The error words for missing data. With `on_error=retry`, each of them causes a 500."""
-ErrorWord = Annotated[str, Meta(extra_json_schema={"enum": MISSING_WORDS})]
+MissingWord = Annotated[str, Meta(extra_json_schema={"enum": MISSING_WORDS})]
+ErrorWord = Annotated[str, Meta(extra_json_schema={"enum": [BLANK_ID, *MISSING_WORDS]})]
 Count = Annotated[int, Meta(ge=0)]
 LiquidName = Annotated[str, Meta(pattern="^[A-Za-z_][A-Za-z0-9_-]*$")]
 
@@ -31,11 +32,8 @@ class Envelope(TypedDict):
     ok: Annotated[bool, about("True if no requested data is missing.")]
     found: Annotated[bool, about("True if Amplitude knows this user.")]
     error: Annotated[
-        str | None,
-        Meta(
-            description="Null if `ok` is true; else the reason why data is missing. All other data is still included.",
-            extra_json_schema={"enum": [None, BLANK_ID, *MISSING_WORDS]},
-        ),
+        ErrorWord | None,
+        about("Null if `ok` is true; else the reason why data is missing. All other data is still included."),
     ]
     stale: Annotated[bool, about("True if some data is older than its freshness lifetime.")]
     as_of: Annotated[
@@ -140,7 +138,7 @@ class NotSeenBefore(TypedDict):
 
 
 class NoAnswer(TypedDict):
-    error: ErrorWord
+    error: MissingWord
 
 
 class Problem(TypedDict):
@@ -152,7 +150,10 @@ class Problem(TypedDict):
     detail: Annotated[str, about("The problem and the fix. Never contains an id or a secret.")]
     code: Annotated[Code, about("The kind of problem, for programs. `detail` may change, and `code` does not.")]
     parameter: NotRequired[
-        Annotated[str, about("The parameter, or the field of the body, with the problem. Absent if not a single one.")]
+        Annotated[
+            str,
+            about("The parameter, or the field of the body, with the problem. Absent unless only one has the problem."),
+        ]
     ]
 
 
@@ -160,7 +161,7 @@ class TryAgain(Problem):
     """An error in the format of RFC 9457, with the error word of the missing data."""
 
     ok: Annotated[bool, Meta(extra_json_schema={"const": False})]
-    error: ErrorWord
+    error: MissingWord
 
 
 class ForgetResult(TypedDict):
@@ -231,7 +232,7 @@ class StatusHour(TypedDict):
     calls: list[Count]
     quota_used: list[Count]
     backlog: list[Count]
-    errors: dict[ErrorWord, list[Count]]
+    errors: dict[MissingWord, list[Count]]
     background: Annotated[list[Count], about("Answers to background requests of `warm`. The other lists omit these.")]
 
 

@@ -60,10 +60,10 @@ def _key(number: int, entry: str) -> Key:
             f"entry {number} is malformed; write name:secret, with a name of letters, digits, '.', '_', '@' or '-'"
         )
     if len(scopes) > 1 or not set(scopes) <= set(SCOPES):
-        # Not shown: a secret with a colon in it would end up in the text after the colon.
+        # The text after the colon is not shown, because it may be part of a secret that contains a colon.
         raise BadValue(
             f"entry {number} ({name}) has an unknown scope after the second colon; end the entry in :read, :push or "
-            ":admin, or without a scope; a secret has no colon"
+            ":admin, or omit the scope; a secret has no colon"
         )
     caller = Caller(name, scopes[0] if scopes else "admin")  # type: ignore[arg-type]  # checked above
     if hashed := _HASHED.match(secret):
@@ -94,7 +94,7 @@ def entry(name: str, secret: str, scope: Scope) -> str:
 
 
 def same_secret(keys: Iterable[Key]) -> tuple[Key, Key] | None:
-    """Return two of `keys` that have the same secret and different scopes; None if there are none."""
+    """Return two of `keys` with the same secret and different scopes; None without such a pair."""
     first: dict[bytes, Key] = {}
     for key in keys:
         other = first.setdefault(key.digest, key)

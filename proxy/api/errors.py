@@ -27,14 +27,14 @@ Code = Literal[
     "no_answer",
     "internal",
 ]
-"""The stable word of a problem, for programs. Callers depend on the words, so never rename one."""
+"""The stable word of a problem, for programs. Callers depend on the words, so never rename a word."""
 
 
 class ApiError(Exception):
     """An error in a caller's request.
 
     detail: the field, the problem and the fix; never an id or a secret. code: the stable word for programs.
-    parameter: the name of the parameter with the error, if it is a single one.
+    parameter: the name of the parameter, if only one has the error.
     """
 
     status: ClassVar[int]

@@ -46,7 +46,7 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members: dict[str, Any] = {}
     for name, value in pairs:
         if name in members:
-            # The key of an unknown parameter can be an id.
+            # An unknown key can be an id, so the error does not name it.
             parameter = name if name in _KNOWN else None
             raise BadRequest(
                 f"{parameter or 'a key'} occurs more than once in the JSON body; send each key once, with an array "

@@ -136,5 +136,5 @@ def _clean(parameter: Parameter, text: str) -> str:
 
 
 def _invalid(parameter: Parameter, problem: str) -> BadRequest:
-    """Return the error that `parameter` has. `problem` is the rest of the sentence, with the fix."""
+    """Return the error of `parameter`. `problem`: the rest of the sentence, with the fix."""
     return BadRequest(f"{parameter.name} {problem}", code="invalid_parameter", parameter=parameter.name)

@@ -8,12 +8,15 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
+from typing import TextIO
 
 from proxy.api.errors import BadRequest
 from proxy.api.parse import parse_ids
 
-MAX_ROW_CHARACTERS = 4 * 1024 * 1024
+MAX_ROW_CHARACTERS = 1024 * 1024
 """Limit on the characters of a row. A quote that is not closed makes all following lines one row."""
+_MAX_ROW_LINES = 10_000
+"""Limit on the lines of a row. Each line takes about fifty bytes more than its characters."""
 BLANK_LINE = "the line is blank"
 _NOT_UTF_8 = "the line is not UTF-8; save the file as UTF-8"
 _FIX_QUOTES = "close each quote, and double each quote inside a cell"
@@ -40,7 +43,18 @@ class NoColumn(Exception):
 
 
 class UnreadableRow(Exception):
-    """A quote is not closed, or a row is too long, so the end of the row is unknown. The text has line and fix."""
+    """A quote is not closed, so the row has no known end. The text has the line and the fix."""
+
+
+class RowTooLong(Exception):
+    """A row is longer than MAX_ROW_CHARACTERS or _MAX_ROW_LINES. The text has the line and the fix.
+
+    `beginning`: the first characters of a single line.
+    """
+
+    def __init__(self, text: str, beginning: str = "") -> None:
+        super().__init__(text)
+        self.beginning = beginning
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +67,33 @@ class Row:
     torn: bool = False
     """True if the row is not a complete row of the table."""
     no_user: bool = False
-    """True if the row is complete but names no user: it is blank, or a table header."""
+    """True if no user is expected in the row: it is blank, or a table header."""
     lines: int = 1
     """The number of lines of an unreadable row."""
+
+
+def bounded_lines(text: TextIO) -> Iterator[str]:
+    """Yield the lines of a text in bounded memory. Raises RowTooLong."""
+    number = 0
+    while line := text.readline(MAX_ROW_CHARACTERS + 1):
+        number += 1
+        if len(line) > MAX_ROW_CHARACTERS:
+            raise RowTooLong(
+                f"line {number}: the line has more than {MAX_ROW_CHARACTERS:,} characters; write one user per line, "
+                "and remove long columns",
+                line[:100],
+            )
+        yield line
 
 
 def read(lines: Iterable[str], column: str | None = None) -> Iterator[Row]:
     """Yield the rows of a list with one id per line, or of a CSV table with the ids in `column`.
 
     A table has one of the delimiters `,`, `;`, tab and `|`. The ids of a list may be quoted as in CSV.
-    Raises NoColumn, also if the first line of a list is a table header. Raises UnreadableRow.
+    Raises NoColumn, also if the first line of a list is a table header. Raises UnreadableRow and RowTooLong.
     """
+    # The default limit of csv, 131,072 characters, is less than a cell with all properties of a user.
+    csv.field_size_limit(MAX_ROW_CHARACTERS)
     return _list_rows(lines) if column is None else _table_rows(lines, column)
 
 
@@ -164,17 +194,17 @@ class _Lines:
     def __iter__(self) -> Iterator[str]:
         for line in self._lines:
             self._size += len(line)
-            if self._size > MAX_ROW_CHARACTERS:
-                raise UnreadableRow(
-                    f"line {self.opening_line() if self.row else self.first}: the row has more than "
-                    f"{MAX_ROW_CHARACTERS:,} characters; close its quotes, or remove its longest column"
+            if self._size > MAX_ROW_CHARACTERS or len(self.row) == _MAX_ROW_LINES:
+                raise RowTooLong(
+                    f"line {self.first}: the row has more than {MAX_ROW_CHARACTERS:,} characters or "
+                    f"{_MAX_ROW_LINES:,} lines; close its quotes, or remove its longest column"
                 )
             self.row.append(line)
             yield line
         self.ended = True
 
     def opening_line(self, end: int | None = None) -> int:
-        """Return the number of the line whose quote is still open at the end of the row, or before its line `end`."""
+        """Return the line of the quote that is still open at the end of the row, or before its line `end`."""
         lines = self.row[:end]
         # The last cell of an incomplete row has all text since the quote.
         open_cell = next(csv.reader(lines, delimiter=self._delimiter))[-1]

@@ -136,19 +136,19 @@ def _shared_redis_findings(settings: Settings, differing: list[str]) -> Iterator
     if "REDIS_KEY_SECRET" in differing:
         yield (
             "warn",
-            "ids: a running service has another REDIS_KEY_SECRET, so it does not share the cache; set the same secret "
+            "ids: a running service has another REDIS_KEY_SECRET, so the cache is not shared; set the same secret "
             "for all processes",
         )
     if settings.redis_key_secret is None:
         yield (
             "warn",
-            "ids: REDIS_KEY_SECRET is not set, so a reader of Redis keys can test guesses of user ids; set it to the "
+            "ids: REDIS_KEY_SECRET is not set, so a reader of Redis keys can test guessed user ids; set it to the "
             "output of `openssl rand -hex 32`, the same for all processes",
         )
 
 
 def _credentials_fix(settings: Settings) -> str:
-    """Return the fix for credentials that Amplitude rejects. May make one more call, with the secret key alone."""
+    """Return the fix for rejected credentials. If they were Basic, make one more call, with the secret key alone."""
     if not settings.amplitude_api_key:
         return (
             "copy AMPLITUDE_SECRET_KEY again from the project settings in Amplitude; if Amplitude requires Basic "
@@ -190,7 +190,8 @@ def _amplitude_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
         case _:
             reachable = (
                 "wrong",
-                f"{where} does not answer ({fault}, {took}); check AMPLITUDE_BASE_URL, the network and the HTTP proxy",
+                f"{where} gives no usable answer ({fault}, {took}); check AMPLITUDE_BASE_URL, the network, the HTTP "
+                "proxy and status.amplitude.com",
             )
     for point, (mark, text) in {"reachable": reachable, "credentials": credentials, "quota": quota}.items():
         yield mark, f"{point}: {text}"

@@ -52,8 +52,8 @@ def service_options(url_help: str, scope: str) -> Callable[[_Command], _Command]
             "--credentials",
             envvar=[_VARIABLE, former],
             metavar="NAME:SECRET",
-            help=f"Key for --url with the scope {scope}. Set {_VARIABLE} instead: other users of the machine can see "
-            "options. Prompted for if missing.",
+            help=f"Key for --url, with the scope {scope}. Prompted for if missing. Better set {_VARIABLE}, because "
+            "other users of the machine can see options.",
         )
         return click.option("--url", metavar="URL", help=url_help)(credentials(command))
 
@@ -85,7 +85,10 @@ def own_service(environ: Mapping[str, str]) -> tuple[Services, Ask]:
 
 
 def own_service_with_redis(environ: Mapping[str, str]) -> tuple[Services, Ask]:
-    """Create a service as `own_service` does, with the shared Redis, which must work."""
+    """Create a service as `own_service` does, with the shared Redis. Raises ServiceUnavailable without Redis.
+
+    The registration in Redis ends with the command.
+    """
     settings, _ = own_settings(environ)
     if settings.redis_url is None:
         raise ServiceUnavailable(
@@ -94,14 +97,15 @@ def own_service_with_redis(environ: Mapping[str, str]) -> tuple[Services, Ask]:
     services, ask = own_service(environ)
     try:
         if services.redis is not None:
+            click.get_current_context().call_on_close(services.redis.stop)
             services.redis.probe()
         differing = differing_settings(settings, settings.redis_url)
     except RedisUnavailable as error:
         raise ServiceUnavailable(str(error)) from None
     if "REDIS_KEY_SECRET" in differing:
         raise ServiceUnavailable(
-            "REDIS_KEY_SECRET is not that of the running services, so the command would use another cache; "
-            "set the same secret"
+            "REDIS_KEY_SECRET differs from that of the running services, so the command would use another cache; "
+            "set the secret of the services"
         )
     return services, ask
 

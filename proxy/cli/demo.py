@@ -107,7 +107,7 @@ def sandbox(
 )
 @click.option("--all-addresses", is_flag=True, help="Listen on all addresses, for example in a container.")
 @click.option("--more", is_flag=True, help="Print commands and tags for every route, more users, and faults to try.")
-@click.option("--open", "in_browser", is_flag=True, help="Open the playground in the browser, signed in.")
+@click.option("--open", "in_browser", is_flag=True, help="Open the playground in your browser.")
 @click.option(
     "--no-profile-api",
     is_flag=True,
@@ -123,6 +123,7 @@ def demo(port: int, all_addresses: bool, more: bool, in_browser: bool, no_profil
         port=_free_port(port + 1), secret_key=secrets.token_hex(16), latency=0.15, profile_api=not no_profile_api
     ) as emulated:
         address = f"127.0.0.1:{_free_port(port)}"
+        click.echo("The demo is starting. The log of its service goes to this terminal:", err=True)
         bind = address.replace("127.0.0.1", "0.0.0.0") if all_addresses else address  # noqa: S104  # only on request
         service = subprocess.Popen(  # noqa: S603  # this interpreter, fixed arguments
             [sys.executable, "-m", "gunicorn", "wsgi:app", "--bind", bind, "--log-level", "warning"],
@@ -153,10 +154,10 @@ def demo(port: int, all_addresses: bool, more: bool, in_browser: bool, no_profil
 
 
 def _open_playground(address: str, secret: str) -> None:
-    """Open the playground in the browser, signed in, through a redirect that works once.
+    """Open the playground in the browser, logged in, through a redirect that works once.
 
-    The browser keeps the credentials of the redirect and leaves them out of its history. In the URL that is passed to
-    the browser, they would be visible in the list of processes.
+    The browser keeps the credentials of the redirect, but not in its history. The URL that is passed to the browser is
+    visible in the list of processes, so it has no credentials.
     """
     path = f"/{secrets.token_urlsafe(24)}"
 
@@ -173,7 +174,7 @@ def _open_playground(address: str, secret: str) -> None:
             threading.Thread(target=server.shutdown, daemon=True).start()
 
         def log_message(self, format: str, *args: object) -> None:
-            """Log nothing: the path opens the playground."""
+            """Log nothing, because the path opens the playground."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Redirect)
 

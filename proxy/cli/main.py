@@ -49,6 +49,8 @@ def new_key(name: str, scope: Scope) -> None:
     click.echo(f"secret  {secret}")
     click.echo(f"scope   {scope}")
     click.echo("Give the name and the secret to the caller. Set the variable below for the service.")
-    click.echo("To replace a key, keep the old entry after a comma until all callers use the new secret.")
+    click.echo(
+        "If the variable already has entries, add this entry after a comma. Remove an old entry after its last use."
+    )
     click.echo("In a shell, keep the single quotes:")
     click.echo(f"export PROXY_API_KEYS='{line}'")

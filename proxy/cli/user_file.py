@@ -1,4 +1,4 @@
-"""Reads a file with user ids: recognises its form, decompresses and decodes it, and yields its rows."""
+"""Reads a file with user ids: detects its format, decompresses and decodes it, and yields its rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from proxy.api.user_rows import MAX_ROW_CHARACTERS, NoColumn, Row, UnreadableRow, read
+from proxy.api.user_rows import NoColumn, Row, RowTooLong, UnreadableRow, bounded_lines, read
 
 _HEAD_BYTES = 512
 _CHUNK_BYTES = 1024 * 1024
@@ -34,20 +34,20 @@ _OTHER_FORMS = (
     (rb"(?s:.{257})ustar", "is a tar archive; extract the file with the user ids"),
 )
 _SPREADSHEET_MEMBERS = {"[Content_Types].xml", "mimetype", "Index/Document.iwa"}
-"""Each is in the files of one program: Excel, LibreOffice, and Numbers."""
+"""Each is in the files of one program: Excel, LibreOffice or Numbers."""
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""The other methods decompress without a limit on the memory."""
+"""The other methods decompress without a limit on memory."""
 _ENCRYPTED = 1
 _MAX_SHOWN_FILES = 5
 _MAX_RATIO = 200
-"""Limit on the bytes that one compressed byte may become. Lists of ids have less than 20, a zip bomb has 1,000."""
+"""Limit on the content bytes for each compressed byte. Lists of ids have less than 20, a zip bomb has 1,000."""
 _MIN_LIMIT_BYTES = 8 * 1024 * 1024
 _DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile)
 _RESIDUES = (
     (re.compile(r"=.*"), "user_id is a spreadsheet formula; save the file with values, as text"),
     (
         re.compile(r"#+|#(N/A|(REF|VALUE|NAME|NUM|NULL|DIV/0|SPILL|CALC|FIELD|BLOCKED|CONNECT|BUSY)[!?])|Err:\d{3}"),
-        "user_id is an error of a spreadsheet; correct the formula of the cell",
+        "user_id is a spreadsheet error; correct the formula of the cell",
     ),
     (
         re.compile(r"[+-]?\d([.,]\d+)?E\+\d{2,}", re.IGNORECASE),
@@ -57,13 +57,13 @@ _RESIDUES = (
 
 
 class UnreadableFile(Exception):
-    """The file has no readable user ids. The text has the name of the file, the reason and the fix."""
+    """The file cannot be read. The text has the name of the file, the reason and the fix."""
 
 
 def read_user_file(file: BinaryIO, column: str | None) -> Iterator[Row]:
     """Yield the rows of a list with one user id per line, or of a CSV table with the ids in `column`.
 
-    The file may be compressed with gzip or zip. It is read as a stream: memory does not grow with the file.
+    The file may be compressed with gzip or zip. It is read as a stream, so memory does not grow with the file.
     Raises UnreadableFile.
     """
     name = file_name(file)
@@ -71,7 +71,7 @@ def read_user_file(file: BinaryIO, column: str | None) -> Iterator[Row]:
         with _seekable(file) as source, closing(_lines(_content(source))) as lines:
             for row in read(lines, column):
                 yield _without_residue(row, column)
-    except (UnreadableFile, NoColumn, UnreadableRow) as error:
+    except (UnreadableFile, NoColumn, UnreadableRow, RowTooLong) as error:
         raise UnreadableFile(f"{name}: {error}") from None
     except _DAMAGED:
         raise UnreadableFile(f"{name}: the compressed file is incomplete or damaged; create it again") from None
@@ -87,7 +87,7 @@ def file_name(file: BinaryIO) -> str:
 
 @contextmanager
 def _seekable(file: BinaryIO) -> Iterator[BinaryIO]:
-    """Yield the file, or a temporary copy of a pipe. The directory of a zip file is at its end."""
+    """Yield the file, or a temporary copy of a pipe, because the directory of a zip file is at its end."""
     if file.seekable():
         yield file
         return
@@ -126,7 +126,8 @@ def _require_harmless(content: Any, compressed_size: int) -> None:
         size += len(chunk)
         if size > limit:
             raise UnreadableFile(
-                f"the content is more than {_MAX_RATIO} times as large as the compressed file; extract and check it"
+                f"the content is more than {_MAX_RATIO} times as large as the compressed file; extract the file, "
+                "and check it"
             )
     if not size:
         _require_text(b"")
@@ -169,22 +170,14 @@ def _only_member(source: BinaryIO) -> Callable[[], Any]:
 
 def _lines(content: BinaryIO) -> Generator[str, None, None]:
     text = io.TextIOWrapper(content, "utf-8-sig", "surrogateescape")
-    number = 0
     try:
-        while line := text.readline(MAX_ROW_CHARACTERS + 1):
-            number += 1
-            if len(line) > MAX_ROW_CHARACTERS:
-                raise UnreadableRow(
-                    f"line {number}: the line has more than {MAX_ROW_CHARACTERS:,} characters; "
-                    "write one user per line, and remove long columns"
-                )
-            yield line
+        yield from bounded_lines(text)
     finally:
-        text.detach()  # otherwise the file would be closed, which its owner does
+        text.detach()  # otherwise the file would be closed; its owner closes it
 
 
 def _without_residue(row: Row, column: str | None) -> Row:
-    """Return a row with a fault instead of an id that a spreadsheet or a joined file left behind."""
+    """Return the row, with a fault if its id comes from a spreadsheet or from joining files."""
     if row.user_id and row.user_id == column:
         return replace(row, user_id="", fault="the line is a table header", no_user=True)
     if row.user_id.startswith("\ufeff"):

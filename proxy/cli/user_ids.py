@@ -9,7 +9,7 @@ from proxy.api.user_rows import Row
 from proxy.cli.formats import format_count
 
 _MAX_LINES = 10
-"""Number of skipped lines per reason whose numbers are kept."""
+"""Limit on the line numbers to print for each reason."""
 
 
 @dataclass(slots=True)
@@ -25,15 +25,15 @@ class UserIds:
         self._skipped: dict[str, _Skipped] = {}
         self._number = 0
         self.unreadable = 0
-        """Number of skipped lines, without those that name no user."""
+        """Number of skipped lines that should name a user."""
 
     def of(self, rows: Iterable[Row]) -> Iterator[str]:
-        """Yield the ids of `rows`. Counts from the start again."""
+        """Yield the ids of `rows`, and count the rows from zero."""
         self.restart()
         return (row.user_id for row in rows if self.accepts(row))
 
     def restart(self) -> None:
-        """Count from the start again."""
+        """Count from zero."""
         self._skipped, self._number, self.unreadable = {}, 0, 0
 
     def accepts(self, row: Row) -> bool:
@@ -49,7 +49,7 @@ class UserIds:
         return False
 
     def summary(self, distinct: int, duplicates_note: str = "") -> Iterator[str]:
-        """Yield a line for each reason to skip rows, if `distinct` of the ids are different."""
+        """Yield a line for each reason to skip rows. `distinct`: the number of different ids."""
         for fault, skipped in self._skipped.items():
             label = "line" if skipped.count == 1 else "lines"
             more = ", …" if skipped.count > len(skipped.lines) else ""

@@ -33,6 +33,7 @@ class State:
     quota_closed: bool = False
     quota_spent: bool = False
     redis_unavailable: bool = False
+    redis_full: bool = False
     backlog_users: int = 0
     backlog_max: int = 1
     dropped: int = 0
@@ -98,7 +99,7 @@ def _problems(state: State) -> Iterator[Finding]:
             "Another program uses the same quota. Lower AMPLITUDE_REQUESTS_PER_MINUTE to the part that is left for "
             "this service.",
         )
-    elif state.quota_spent:
+    elif state.quota_spent and not state.redis_unavailable:  # otherwise Redis is the cause, not the send
         yield Finding(
             "warn",
             "Quota used up: users who are not cached get the default content",
@@ -119,6 +120,14 @@ def _problems(state: State) -> Iterator[Finding]:
             ),
             "Check whether the Redis at REDIS_URL is down or read-only. The log has the cause (redis_unavailable "
             "or redis_permission_missing). This service reconnects by itself.",
+        )
+    elif state.redis_full:
+        yield Finding(
+            "bad",
+            "Redis is full",
+            "New data of users is only in the memory of one process. Amplitude's webhooks get status 500, and warmed "
+            "users can be lost.",
+            "Increase maxmemory of Redis, or use a larger Redis. The service continues by itself.",
         )
     if state.not_available >= max(_MIN_NOT_AVAILABLE, _MANY_NOT_AVAILABLE * state.answers):
         share = state.not_available / max(state.answers, state.not_available)

@@ -27,7 +27,7 @@ CALL_BUCKETS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0)
 _BUILD = {"version": __version__, "python_version": platform.python_version()}
 _SUM, _MAX, _LAST = "livesum", "livemax", "livemostrecent"
 _GAUGES = {
-    # Each worker knows the calls of all machines, so that a sum would count them several times.
+    # Each worker reports the calls of all machines, so a sum would count the calls several times.
     "quota_calls_used": ("Calls that count against the quota: sent in the last minute, or reserved", _LAST),
     "quota_calls_left": ("Calls that can still be sent in this minute; 0 while no call is sent", _LAST),
     "quota_calls_limit": ("Calls that this service may send in any minute", _MAX),
@@ -39,6 +39,7 @@ _GAUGES = {
     "upstream_outage": ("1 while Amplitude fails and only trial calls are sent", _MAX),
     "upstream_rejected": ("1 while Amplitude rejects the credentials", _MAX),
     "redis_gone": ("1 while Redis is unavailable and each process uses only its own cache", _MAX),
+    "redis_full": ("1 while Redis is full and stores no new data of users", _MAX),
 }
 _SAMPLED_COUNTERS = {
     "backlog_dropped": "Users removed from the backlog without an answer",
@@ -63,7 +64,7 @@ class Metrics(Collector):
         self._messages = self._counter("webhook_messages", "Messages from Amplitude's webhooks", ("hook", "outcome"))
         self._users = self._counter("webhook_users", "Users in messages from Amplitude's webhooks", ("hook", "outcome"))
         self._refused = self._counter(
-            "callers_refused", "Requests refused because of their credentials, address or origin", ("why",)
+            "callers_refused", "Requests refused because of their credentials, scope, address or origin", ("why",)
         )
         self._gauges = {
             name: Gauge(f"{PREFIX}_{name}", help, registry=self._registry, multiprocess_mode=mode)  # type: ignore[arg-type]

@@ -87,8 +87,8 @@ def limited(record: Record, latest: float, instead: float) -> Record:
 def correct_times(record: Record, now: float) -> Record:
     """Return the record with the current time for each time that a wrong clock set in the future.
 
-    The result is a little earlier than `now` (Unix seconds), so that the copy does not pass as newer than a request
-    for a new copy.
+    The corrected time is a little earlier than `now` (Unix seconds). Otherwise the copy could answer a request for a
+    newer copy.
     """
     return limited(record, now + CLOCK_ERROR_SECONDS, now - CLOCK_ERROR_SECONDS)
 

@@ -149,10 +149,10 @@ def _arrived_at(value: bytes) -> float:
 
 
 def correct_arrivals(updates: Updates, now: float) -> Updates:
-    """Return the updates with an arrival of now for each arrival that a wrong clock set in the future.
+    """Return the updates with the current time for each arrival that a wrong clock set in the future.
 
-    The order of the updates stays. The arrival is a little earlier than `now` (Unix seconds), and later than the time
-    that a record gets in the same case. Return `updates` itself if no arrival is in the future.
+    The order of the updates stays. The new arrival is a little earlier than `now` (Unix seconds), and later than the
+    time from `correct_times`. Return `updates` itself if no arrival is in the future.
     """
     if max(updates.values(), default=b"") < _MOMENT.pack(max(now, 0.0)):
         return updates

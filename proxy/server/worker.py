@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 _PROBE_SECONDS = 2.0
-"""Longer than Redis may take to answer. A Redis that cannot be reached must not delay the start for longer."""
+"""Longer than Redis may take to answer, and the maximum delay of the start by an unreachable Redis."""
 
 
 class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -63,7 +63,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         if len(self._connections) >= self.worker_connections:
             self._make_room()
         try:
-            self._serve(listener.getsockname(), connection, addr)
+            # Not from the listener: a worker that stops may have closed the listener after it accepted this connection.
+            self._serve(connection.getsockname(), connection, addr)
         finally:
             connection.close()
             self._connections.pop(connection, None)

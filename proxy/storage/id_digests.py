@@ -1,4 +1,4 @@
-"""Digests ids, so that processes can name a user in the keys of Redis and to each other without the user's ids."""
+"""Digests ids, so that keys in Redis and messages between processes contain no ids of users."""
 
 from __future__ import annotations
 

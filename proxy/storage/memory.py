@@ -130,7 +130,7 @@ class MemoryStore:
             updates = self._updates(identity) if self._has_updates else None
             ready = self._ready.find(identity, number, updates) if repeated else None
         now = self._clock.now()
-        # A body in the future is not used, because the clock was set back. Then `read` corrects the times.
+        # A body in the future is not used: the clock was set back, and `read` corrects the times.
         if ready is not None and ready.fetched_at - CLOCK_ERROR_SECONDS <= now < ready.fresh_until:
             return Hit(EMPTY, Freshness(max(0.0, now - ready.fetched_at), ready.fresh_until - now), ready, repeated)
         record = with_packed(entry.record, updates, query, self.snapshots.memberships(identity, query, now))

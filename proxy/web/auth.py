@@ -36,8 +36,8 @@ _ADDRESS_REFUSED = "this address is not allowed; ask the operator to add the add
 class Access(NamedTuple):
     """Which requests a blueprint accepts.
 
-    any_address: ALLOWED_NETWORKS does not apply. any_site: pages of other sites may link to the routes. Otherwise,
-    requests for such pages are refused, because browsers add stored credentials.
+    scope: the scope that the key needs. any_address: ALLOWED_NETWORKS does not apply. any_site: pages of other sites
+    may link to the routes. Otherwise, requests for such pages are refused, because browsers add stored credentials.
     """
 
     scope: Scope
@@ -57,7 +57,7 @@ ACCESS: Mapping[str, Access | None] = {
     "health": None,
     "pages": None,
 }
-"""Which requests each blueprint accepts; None accepts all. Without an entry here, each request fails."""
+"""Which requests each blueprint accepts; None accepts all. A blueprint without an entry fails every request."""
 
 
 def install(app: Flask, app_services: Services) -> None:
@@ -95,8 +95,8 @@ def _admit(app_services: Services) -> None:
     g.caller = caller
     if caller.scope not in (access.scope, "admin"):
         raise Forbidden(
-            f"the key has the scope {caller.scope}, and this route needs the scope {access.scope}; use another key, "
-            f"from: python -m proxy new-key NAME --scope {access.scope}",
+            f"the key has the scope {caller.scope}, and this route needs the scope {access.scope}; create a "
+            f"key: python -m proxy new-key NAME --scope {access.scope}",
             code="scope",
         )
 
@@ -114,7 +114,7 @@ def _caller(environ: WSGIEnvironment, app_services: Services) -> Caller | None:
 
 
 def is_known_caller() -> bool:
-    """Return whether a request to a public route has right credentials. Counts wrong ones as a refusal."""
+    """Return whether a request to a public route has valid credentials. Counts wrong credentials as a refusal."""
     environ = request.environ
     if "HTTP_AUTHORIZATION" not in environ and "HTTP_X_API_KEY" not in environ:
         return False
@@ -155,7 +155,7 @@ def count_refusal(code: Code) -> None:
 
 
 _WHY: Mapping[Code, str] = {"unauthorized": "credentials", "forbidden_network": "address"}
-"""The label `why` of the metric, where it is not the code. Alerts depend on the words."""
+"""The label `why` of the metric, if it differs from the code. Alerts depend on the words."""
 
 
 def _caller_address() -> Address | None:

@@ -47,7 +47,7 @@ def readyz() -> tuple[Response, int]:
     if app_services.redis is not None:
         redis = app_services.redis
         words["redis"] = "gone" if redis.unavailable_since is not None else "full" if redis.full else "ok"
-    unavailable = upstream in ("rejected", "failing") and not app_services.store.memory.records
+    unavailable = upstream in ("rejected", "failing") and not app_services.may_have_copies
     healthy = all(word in ("ok", "unknown", "off") for word in words.values())
     if app_services.draining.is_set():
         status = "draining"

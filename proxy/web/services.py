@@ -62,6 +62,12 @@ class Services:
     accepted: Accepted = field(default_factory=Accepted)
     draining: Event = field(default_factory=Event)
 
+    @property
+    def may_have_copies(self) -> bool:
+        """True if users are cached in this process, or if Redis is available and may have users."""
+        redis_available = self.redis is not None and self.redis.unavailable_since is None
+        return redis_available or self.store.memory.records > 0
+
 
 def install(app: Flask, services: Services) -> None:
     """Attach `services` to `app`."""

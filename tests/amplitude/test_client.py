@@ -77,7 +77,7 @@ def test_fetch__device_id_only__returns_its_data(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize("status", [200, 400, 404, 500])
 def test_fetch__unknown_user__recognised_with_any_status(sandbox: Sandbox, status: int) -> None:
     sandbox.documented = Documented(unknown_status=status)
-    assert fetch(sandbox, COHORTS, user="nobody").record.unknown_at == pytest.approx(time.time(), abs=5)
+    assert fetch(sandbox, COHORTS, user="stranger").record.unknown_at == pytest.approx(time.time(), abs=5)
 
 
 @pytest.mark.parametrize("unasked", ["null", "missing"])

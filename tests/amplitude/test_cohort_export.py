@@ -349,7 +349,7 @@ def test_download__endless_plain_line__fails_with_the_limit_without_a_retry(
     download: Download, monkeypatch: pytest.MonkeyPatch, unbounded: bool
 ) -> None:
     replace_file(monkeypatch, Reply(200, b"user_id\n" + b"x" * (4 * 1024 * 1024), unbounded=unbounded))
-    with pytest.raises(NotDownloaded, match="line 2 is longer than 1,048,576 characters"):
+    with pytest.raises(NotDownloaded, match="line 2: the line has more than 1,048,576 characters"):
         download("c31")
     assert not any("retrying" in line for line in download.progress)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.amplitude.cohort_file import UnusableFile, read_cohort_file
-from proxy.amplitude.streamed_lines import LineTooLong
-from proxy.api.user_rows import NoColumn
+from proxy.api.user_rows import NoColumn, RowTooLong
 
 
 def members(
@@ -90,7 +89,7 @@ def test_read_cohort_file__ambiguous_or_other_file__refused_with_the_fix(
 
 def test_read_cohort_file__json_without_line_breaks__refused_with_the_fix() -> None:
     def read_line(_: int) -> str:
-        raise LineTooLong("line 1 is longer than 1,048,576 characters", '[{"amplitude_id": 1')
+        raise RowTooLong("line 1 is longer than 1,048,576 characters", '[{"amplitude_id": 1')
 
     with pytest.raises(UnusableFile, match="JSON instead of CSV"):
         read_cohort_file(map(read_line, range(1)), None)

@@ -127,7 +127,7 @@ def test_check__any_text__does_not_raise(secret: str, name: str | None) -> None:
 
 def test_accepted__100_credentials__last_64_are_remembered_as_digests() -> None:
     accepted = Accepted()
-    credentials = [(f"Bearer a-secret-of-somebody-{number}", None) for number in range(100)]
+    credentials = [(f"Bearer a-secret-of-visitor-{number}", None) for number in range(100)]
     for pair in credentials:
         assert accepted.caller(pair) is None
         accepted.remember(pair, BRAZE)

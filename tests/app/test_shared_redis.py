@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
 from flask import Flask
+from flask.testing import FlaskClient
 
 from proxy.app import create_app, differing_settings
+from proxy.profile.errors import UpstreamError, UpstreamUnavailable
 from proxy.profile.parts import Identity
 from proxy.settings import Settings
 from proxy.storage.id_digests import UNKEYED
@@ -23,6 +27,7 @@ REDIS_SECRET = "0123456789abcdef" * 4
 BASE = {"AMPLITUDE_SECRET_KEY": "secret-of-a-test", "PROXY_API_KEYS": KEYS}
 ONE_SLOT = {"AMPLITUDE_REQUESTS_PER_MINUTE": "10"}
 OTHER = {"AMPLITUDE_SECRET_KEY": "new-secret-of-a-test"}
+CALLER = {"X-API-Key": SECRET}
 started: list[Flask] = []
 
 
@@ -47,11 +52,21 @@ def empty(server: RedisServer) -> Iterator[None]:
     until(lambda: not any(client.stats().registers for client in clients), "the threads did not end")
 
 
-def start(server: RedisServer, **variables: str) -> Flask:
+def start(server: RedisServer, fault: UpstreamError | None = None, /, **variables: str) -> Flask:
     settings = Settings.from_env(BASE | {"REDIS_URL": server.url} | variables)
-    app = create_app(settings, fetch=FakeSource(FakeClock(time.time())).fetch)
+    source = FakeSource(FakeClock(time.time()))
+    source.fault = fault
+    app = create_app(settings, fetch=source.fetch)
     started.append(app)
     return app
+
+
+def ask(client: FlaskClient, user: str) -> Any:
+    return read(client, f"/v1/cohorts?user_id={user}")
+
+
+def read(client: FlaskClient, path: str) -> Any:
+    return json.loads(client.get(path, headers=CALLER).data)
 
 
 def settled(*apps: Flask) -> None:
@@ -166,3 +181,31 @@ def test_differing_settings__running_service__names_the_settings(
     until(lambda: [record.getMessage() for record in caplog.records], "nothing was logged")
     assert caplog.records[0].getMessage() == "redis_settings_differ"
     assert caplog.records[0].__dict__["settings"] == "AMPLITUDE_SECRET_KEY"
+
+
+@pytest.mark.contract("3 probes")
+def test_readyz__restart_in_an_outage__degraded_while_redis_may_have_copies(server: RedisServer) -> None:
+    client = start(server, UpstreamUnavailable()).test_client()
+    until(lambda: ask(client, "u")["error"] == "upstream_unavailable", "no call was sent")
+    assert client.get("/readyz").status_code == 200
+    ready = read(client, "/readyz")
+    assert (ready["status"], ready["upstream"]) == ("degraded", "failing")
+    findings = read(client, "/status.json")["findings"]
+    assert findings[0]["what"] == "Some calls to Amplitude fail"
+    assert not any("Nothing is cached" in finding["meaning"] for finding in findings)
+
+
+@pytest.mark.contract("3 status")
+def test_status__redis_full__finding_and_metric(server: RedisServer) -> None:
+    client = start(server).test_client()
+    until(lambda: ask(client, "first")["ok"], "no call was sent")
+    with redis.Redis.from_url(server.url) as operator:
+        operator.config_set("maxmemory", 1)
+        try:
+            assert ask(client, "second")["ok"]
+            until(lambda: read(client, "/readyz")["redis"] == "full", "Redis does not count as full")
+            findings = read(client, "/status.json")["findings"]
+            assert [finding["what"] for finding in findings] == ["Redis is full"]
+            assert "ccproxy_redis_full 1.0" in client.get("/metrics", headers=CALLER).text
+        finally:
+            operator.config_set("maxmemory", 0)

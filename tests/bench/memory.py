@@ -209,8 +209,8 @@ def fill_redis(users: int) -> list[list[str]]:
                 list(pool.map(store, range(-100, 0)))  # connections and scripts
                 at_rest = db.info("memory")["used_memory"]
                 json_bytes = sum(pool.map(store, range(users)))
-            what = f"{size}: {properties} properties, {cohorts} cohorts, {recommendations} recommendations"
-            rows.append([what, *_per_100_000(db, folder, users, json_bytes, at_rest)])
+            profile = f"{size}: {properties} properties, {cohorts} cohorts, {recommendations} recommendations"
+            rows.append([profile, *_per_100_000(db, folder, users, json_bytes, at_rest)])
             client.stop()
     with _empty_server() as (server, folder, db):
         client = RedisClient(server.url)
@@ -278,7 +278,7 @@ def main() -> int:
     parser.add_argument("--http-cache-max-mb", type=int, default=16, help="CACHE_MAX_MB of the service")
     parser.add_argument("--redis-users", type=int, default=10_000, help="number of users of each size in Redis")
     options = parser.parse_args()
-    logging.disable(logging.WARNING)  # a full Redis is unavailable
+    logging.disable(logging.WARNING)  # a full Redis is logged
     if "redis" in options.parts:
         head = ["profile", "JSON per user", "Redis, 100,000 users", "RDB file, 100,000 users"]
         print(table(head, fill_redis(options.redis_users)))

@@ -2,8 +2,8 @@
 
 In each case, something happens to the services or to Redis. The emulated Amplitude accepts every call. Its log shows
 the maximum number of calls in any 60 seconds, and the longest time without a call in the 20 seconds after the event.
-Takes eight minutes; `--only` runs one case. Exit code 1: the calls exceed the quota, or
-stop for more than five seconds.
+Takes eight minutes; `--only` runs one case. The exit code is 1 if the calls exceed the quota, or stop for more than
+five seconds.
 """
 
 from __future__ import annotations

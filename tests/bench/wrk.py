@@ -42,7 +42,7 @@ end
 def require_wrk() -> None:
     """Exit if wrk is not installed."""
     if not shutil.which("wrk"):
-        sys.exit("wrk is not installed: apt-get install wrk")
+        sys.exit("wrk is not installed; run apt-get install wrk")
 
 
 def known_users(start: int = 1) -> Iterator[int]:

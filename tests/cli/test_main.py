@@ -136,9 +136,12 @@ def test_check__problems__are_marked(sandbox: Sandbox) -> None:
     assert marks(sandbox)[1][3:] == ["ok reachable", "? credentials", "wrong quota"]
     sandbox.break_with(Fault("redirect"))
     assert marks(sandbox)[1][3] == "wrong reachable"
+    sandbox.break_with(Fault("status", status=503))
+    assert "gives no usable answer (Amplitude returned status 503" in check(sandbox)[1][3]
     code, points = marks(sandbox, PROXY_API_KEYS="", CACHE_MAX_MB="x")
     assert code == 1
     assert [point.split()[:2] for point in points] == [["wrong", "PROXY_API_KEYS"], ["wrong", "CACHE_MAX_MB"]]
+    assert "create an entry: python -m proxy new-key" in check(sandbox, PROXY_API_KEYS="")[1][0]
 
 
 def test_check__credentials_are_rejected__other_scheme_is_tried_and_reported() -> None:

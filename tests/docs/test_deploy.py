@@ -37,7 +37,7 @@ def start_nginx(tmp_path: Path) -> Iterator[Callable[[str], str]]:
         "nginx", path=f"{os.environ['PATH']}:/usr/sbin"
     )  # Debian's folder, which only root has in PATH
     if program is None:
-        pytest.skip("nginx is not installed: apt-get install nginx-light")
+        pytest.skip("nginx is not installed; run apt-get install nginx-light")
     processes: list[subprocess.Popen[bytes]] = []
 
     def start(upstream: str) -> str:
@@ -107,7 +107,7 @@ def test_nginx__largest_webhook_batch__passes(nginx: str) -> None:
 
 
 class Broken(socketserver.StreamRequestHandler):
-    """Reads the head of a request, and closes the connection without an answer, as a service does that is killed."""
+    """Reads the head of a request, and closes the connection without an answer, as a killed service does."""
 
     def handle(self) -> None:
         self.rfile.readline()
@@ -151,7 +151,7 @@ def test_nginx__answered_requests__are_not_logged(nginx: str, tmp_path: Path) ->
 def unit(tmp_path: Path) -> Path:
     """Return the path of the systemd unit of the guide, with a program that exists on this machine."""
     if shutil.which("systemd-analyze") is None:
-        pytest.skip("systemd-analyze is not installed: apt-get install systemd")
+        pytest.skip("systemd-analyze is not installed; run apt-get install systemd")
     text = fragment("systemd").block("ini")
     program = "/srv/connected-content/.venv/bin/gunicorn"
     assert f"ExecStart={program} " in text

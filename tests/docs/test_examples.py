@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,16 +20,17 @@ from proxy.sandbox.server import Sandbox
 from tests.conftest import ROOT, SECRET, Service
 from tests.support import liquid
 from tests.support.docs import Fragment, commands, fragment, fragments
+from tests.support.service import environment
 
 EXAMPLES = fragments("example")
 HOST = "https://your-host"
 
 
 @pytest.fixture(scope="module")
-def quiet_service(start_service: Callable[..., Service]) -> Iterator[Service]:
+def quiet_service(start_module_service: Callable[..., Service]) -> Iterator[Service]:
     """Return a service that has answered one request, about the user of the commands."""
     with Sandbox() as sandbox:
-        service = start_service(sandbox)
+        service = start_module_service(sandbox)
         service.get("/v1/cohorts?user_id=12345")
         yield service
 
@@ -62,7 +64,7 @@ def test_example__sent_to_the_service__answers_and_renders_as_shown(
     assert [without_time(answer) for answer in answers] == [without_time(json.loads(example.block("json")))]
 
 
-@pytest.mark.parametrize(("user", "place"), [("ava", 0), ("ben", 1), ("nobody", 1), ("", 1)])
+@pytest.mark.parametrize(("user", "place"), [("ava", 0), ("ben", 1), ("stranger", 1), ("", 1)])
 def test_readme_message__each_kind_of_user__is_rendered_as_shown(service: Service, user: str, place: int) -> None:
     message = fragment("message")
     shown = [text.strip() for language, text in message.blocks if language == "text"]
@@ -105,7 +107,9 @@ def test_curl__run_as_shown__prints_the_json_shown(quiet_service: Service, shown
 
 
 def test_curl__other_commands_of_the_guides__succeed(quiet_service: Service) -> None:
-    shown = {line for kind in ("answer", "symptom", "push") for part in fragments(kind) for line in lines_of(part)}
+    shown = {
+        line for kind in ("answer", "symptom", "push", "client") for part in fragments(kind) for line in lines_of(part)
+    }
     other_commands = [line for _, line in commands() if line.startswith("curl ") and line not in shown]
     assert other_commands
     for line in other_commands:
@@ -113,7 +117,44 @@ def test_curl__other_commands_of_the_guides__succeed(quiet_service: Service) -> 
 
 
 def lines_of(part: Fragment) -> list[str]:
-    return part.block("sh").replace("\\\n", " ").splitlines()
+    return [
+        line for language, text in part.blocks if language == "sh" for line in text.replace("\\\n", " ").splitlines()
+    ]
+
+
+CLIENTS = {
+    "client curl": ("sh", ["sh"], "jq"),
+    "client python": ("python", [sys.executable, "-"], "python3"),
+    "client node": ("js", ["node", "--input-type=module"], "node"),
+}
+"""The language, the command and the program of each example of a client."""
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_client_example__right_and_wrong_credentials__prints_the_text_shown_or_fails(
+    service: Service, name: str
+) -> None:
+    language, command, program = CLIENTS[name]
+    if not shutil.which(program):
+        pytest.skip(f"{program} is not installed; run apt-get install nodejs jq")
+    source = fragment(name).block(language)
+    assert len(source.splitlines()) <= 10
+    assert "PROXY_CREDENTIALS" in source
+
+    def run_with(credentials: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            input=source.replace(HOST, service.url),
+            env=environment(PROXY_CREDENTIALS=credentials),
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    ended = run_with(f"braze:{SECRET}")
+    assert (ended.returncode, ended.stdout) == (0, fragment("client output").block("text")), ended.stderr
+    assert run_with("braze:wrong").returncode != 0
 
 
 @pytest.mark.parametrize("shown", fragments("run"), ids=lambda shown: shown.name)

@@ -34,7 +34,7 @@ LABEL = re.compile(r'(\w+)(?:=~|!~|!=|=)"([^"]*)"')
 def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run promtool in the top folder."""
     if shutil.which("promtool") is None:
-        pytest.skip("promtool is not installed: apt-get install prometheus")
+        pytest.skip("promtool is not installed; run apt-get install prometheus")
     return subprocess.run(["promtool", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
@@ -128,7 +128,7 @@ def test_alerts_table__rows__are_the_rules() -> None:
 @pytest.mark.slow
 def test_prometheus__example_files__scrape_the_service_and_evaluate_the_rules(service: Service, tmp_path: Path) -> None:
     if shutil.which("prometheus") is None:
-        pytest.skip("prometheus is not installed: apt-get install prometheus")
+        pytest.skip("prometheus is not installed; run apt-get install prometheus")
     shutil.copy(FOLDER / "alerts.yaml", tmp_path)
     (tmp_path / "secret").write_text(SECRET)
     text = (FOLDER / "scrape.yaml").read_text()

@@ -9,6 +9,7 @@ from dataclasses import MISSING, Field, fields
 from typing import Any
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 
 from proxy.api.errors import BLANK_ID
@@ -18,10 +19,10 @@ from proxy.cli.warmup.estimate import Plan
 from proxy.monitoring.metrics import Metrics
 from proxy.profile.errors import UpstreamError
 from proxy.settings import Settings
+from proxy.web.auth import ACCESS
 from tests.conftest import ROOT
 from tests.support.docs import PAGES, README, fragment, table
 from tests.support.fakes import FakeClock
-from tests.support.openapi import scope_of
 
 SETTINGS = table("settings")
 GUIDES = {path.stem: text for path, text in PAGES.items()}
@@ -85,18 +86,29 @@ def test_statuses_table__statuses__are_those_of_the_openapi_document() -> None:
 
 
 def test_codes_table__codes__are_those_of_problems_in_the_openapi_document() -> None:
-    assert table("codes").keys() == set(document()["components"]["schemas"]["Problem"]["properties"]["code"]["enum"])
+    assert table("codes").keys() == set(document()["components"]["schemas"]["ProblemCode"]["enum"])
 
 
-def test_routes_table__routes_and_methods__are_those_of_the_openapi_document() -> None:
-    paths = document()["paths"]
-    assert {route: (methods, scopes) for route, (methods, scopes, _) in table("routes").items()} == {
-        path: (
-            ", ".join(sorted((method.upper() for method in operations), key=["GET", "HEAD", "POST", "DELETE"].index)),
-            ", ".join(dict.fromkeys(scope_of(operation) or "none" for operation in operations.values())),
+def test_routes_table__routes_methods_and_scopes__are_those_of_the_application(app: Flask) -> None:
+    scopes: dict[str, dict[str, str]] = {}
+    for rule in app.url_map.iter_rules():
+        access = ACCESS[rule.endpoint.partition(".")[0]]
+        methods = dict.fromkeys(rule.methods or (), access.scope if access else "none")
+        scopes.setdefault(rule.rule.replace("<name>", "{name}"), {}).update(methods)
+    assert {route: (methods, needed) for route, (methods, needed, _) in table("routes").items()} == {
+        route: (
+            ", ".join(sorted(by_method, key=["GET", "HEAD", "POST", "PUT", "DELETE"].index)),
+            ", ".join(sorted(set(by_method.values()), key=["none", "read", "push", "admin"].index)),
         )
-        for path, operations in paths.items()
+        for route, by_method in scopes.items()
     }
+
+
+def test_generators_table__versions__are_those_of_the_tests() -> None:
+    pinned = dict(re.findall(r"^(\S+)==(\S+) ", (ROOT / "tests/requirements.txt").read_text(), re.M))
+    pinned |= json.loads((ROOT / "tests/clients/package.json").read_text())["dependencies"]
+    for generator, (version, _) in table("generators").items():
+        assert pinned[generator] == version
 
 
 def test_metrics_table__names_and_types__are_those_exported() -> None:

@@ -47,15 +47,15 @@ def run(tmp_path: Path) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="module")
-def rejected(start_service: Callable[..., Service]) -> Iterator[Service]:
+def rejected(start_module_service: Callable[..., Service]) -> Iterator[Service]:
     with Sandbox() as sandbox:
-        yield start_service(sandbox, AMPLITUDE_SECRET_KEY="another", PROXY_API_KEYS=f"braze:{SECRET}")
+        yield start_module_service(sandbox, AMPLITUDE_SECRET_KEY="another", PROXY_API_KEYS=f"braze:{SECRET}")
 
 
 @pytest.fixture(scope="module")
-def poor(start_service: Callable[..., Service]) -> Iterator[Service]:
+def poor(start_module_service: Callable[..., Service]) -> Iterator[Service]:
     with Sandbox() as sandbox:
-        yield start_service(sandbox, AMPLITUDE_REQUESTS_PER_MINUTE="1")
+        yield start_module_service(sandbox, AMPLITUDE_REQUESTS_PER_MINUTE="1")
 
 
 def test_symptoms__of_the_guide__are_those_tested() -> None:

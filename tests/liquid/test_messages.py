@@ -14,10 +14,10 @@ from tests.support import liquid
 
 
 @pytest.fixture(scope="module")
-def failing_service(start_service: Callable[..., Service]) -> Iterator[Service]:
+def failing_service(start_module_service: Callable[..., Service]) -> Iterator[Service]:
     with Sandbox() as sandbox:
         sandbox.break_with(Fault("status", status=500))
-        yield start_service(sandbox)
+        yield start_module_service(sandbox)
 
 
 def tag(route: str, query: str, variable: str) -> str:

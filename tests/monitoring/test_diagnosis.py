@@ -13,7 +13,8 @@ PROBLEMS = {
     "differ from its documentation": State(upstream_errors=frozenset({"upstream_invalid"})),
     "429": State(quota_closed=True, quota_spent=True),
     "Quota used up": State(quota_spent=True),
-    "Redis is unavailable": State(redis_unavailable=True),
+    "Redis is unavailable": State(redis_unavailable=True, quota_spent=True),
+    "Redis is full": State(redis_full=True),
     "The backlog is full": State(backlog_users=90, backlog_max=100),
     "removed from the backlog": State(dropped=1, backlog_max=100),
     "7 requests were refused": State(refused=7),
@@ -40,7 +41,7 @@ def test_findings__one_problem__one_finding_with_meaning_and_fix(words: str, sta
 
 
 def test_findings__several_problems__worst_first_and_no_all_clear() -> None:
-    problems = findings(State(redis_unavailable=True, quota_spent=True, draining=True))
+    problems = findings(State(redis_full=True, quota_spent=True, draining=True))
     assert [finding.level for finding in problems] == ["bad", "warn", "warn"]
 
 

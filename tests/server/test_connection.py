@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import gevent
 import gevent.socket
@@ -20,10 +20,9 @@ from gunicorn.config import Config
 from proxy.sandbox.server import Sandbox
 from proxy.server import connection as limits
 from proxy.server.connection import Connection, Requests
-from tests.conftest import SECRET, Service, free_port
+from tests.conftest import SECRET, Service, StartService, free_port
 from tests.support.wait import until
 
-Start = Callable[..., Service]
 KEY = f"X-API-Key: {SECRET}\r\n"
 CHUNKED = "Host: x\r\nTransfer-Encoding: chunked\r\n"
 JSON = "Content-Type: application/json\r\n"
@@ -305,7 +304,7 @@ def test_head__start_came_with_the_previous_request__rest_is_returned(start: int
 
 
 def test_two_workers__many_new_connections__answered_before_a_busy_connection_is_half_done(
-    start_service: Start, sandbox: Sandbox
+    start_service: StartService, sandbox: Sandbox
 ) -> None:
     service = start_service(sandbox, WEB_CONCURRENCY="2", REDIS_URL=f"redis://127.0.0.1:{free_port()}")
     until(lambda: len(service.workers()) == 2, "only one worker was started")

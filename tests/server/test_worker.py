@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
@@ -23,15 +23,17 @@ import gevent.socket
 import pytest
 import requests
 import trustme
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
 
 from proxy.sandbox.faults import Fault, FaultKind
 from proxy.sandbox.server import Sandbox
 from proxy.server import connection as limits
 from proxy.server.connection import Connection
-from tests.conftest import KEYS, ROOT, SECRET, Service, free_port
+from proxy.server.worker import Worker
+from tests.conftest import KEYS, ROOT, SECRET, Service, StartService, free_port
 from tests.support.wait import milliseconds, until
 
-Start = Callable[..., Service]
 HEAD = f"Host: x\r\nX-API-Key: {SECRET}\r\n"
 
 
@@ -82,7 +84,7 @@ def test_half_sent_requests__hundreds__other_requests_are_answered(service: Serv
         assert half_sent_connections[-1].recv(65536).startswith(b"HTTP/1.1 200")
 
 
-def test_connections__several_ready__take_turns(start_service: Start) -> None:
+def test_connections__several_ready__take_turns(start_service: StartService) -> None:
     with Watched(latency=1.0) as sandbox:
         service = start_service(sandbox)
         with contextlib.ExitStack() as stack:
@@ -115,6 +117,24 @@ def test_request__bytes_arrive_slowly__ends_after_its_time_limit(monkeypatch: py
     connection.close()
 
 
+def test_connection__listener_is_already_closed__answered() -> None:
+    # A worker that stops closes its listeners. It may have accepted a connection just before.
+    listener, client = gevent.socket.socket(), gevent.socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    client.connect(listener.getsockname())
+    accepted, address = listener.accept()
+    listener.close()
+    config = Config()
+    worker = Worker(1, os.getpid(), [], None, 30, config, Logger(config))
+    client.sendall(b"not HTTP\r\n\r\n")
+    client.shutdown(socket.SHUT_WR)
+    worker.handle(listener, accepted, address)
+    assert client.recv(65536).startswith(b"HTTP/1.1 400")
+    client.close()
+    worker.tmp.close()
+
+
 def test_body__half_sent__400(service: Service) -> None:
     head = f"POST /v1/cohorts HTTP/1.1\r\n{HEAD}Content-Type: application/x-www-form-urlencoded\r\n"
     with socket.create_connection(service.address, timeout=5) as connection:
@@ -143,7 +163,7 @@ def test_answer__client_does_not_read__connection_ends(monkeypatch: pytest.Monke
     client.close()
 
 
-def test_connections__more_than_allowed__longest_idle_are_closed(start_service: Start, sandbox: Sandbox) -> None:
+def test_connections__more_than_allowed__longest_idle_are_closed(start_service: StartService, sandbox: Sandbox) -> None:
     service = start_service(sandbox, options=("--worker-connections", "10"))
     with contextlib.ExitStack() as stack:
         clients = [
@@ -178,7 +198,7 @@ def readiness(connection: HTTPConnection) -> tuple[int, str, str | None]:
 
 
 @pytest.mark.contract("3 probes")
-def test_stop__requests_in_progress__answered_and_connections_closed(start_service: Start) -> None:
+def test_stop__requests_in_progress__answered_and_connections_closed(start_service: StartService) -> None:
     with Watched(latency=0.8) as sandbox:
         service = start_service(sandbox)
         first, second = (HTTPConnection(*service.address, timeout=10) for _ in range(2))
@@ -203,7 +223,7 @@ def test_stop__requests_in_progress__answered_and_connections_closed(start_servi
     assert "Traceback" not in service.log.read_text()
 
 
-def test_stop__call_without_a_caller__finishes_first(start_service: Start) -> None:
+def test_stop__call_without_a_caller__finishes_first(start_service: StartService) -> None:
     with Watched(latency=1.2) as sandbox:
         service = start_service(sandbox, RESPONSE_DEADLINE_SECONDS="0.5")
         assert service.get("/v1/cohorts?user_id=ava").json()["error"] == "upstream_timeout"
@@ -213,7 +233,7 @@ def test_stop__call_without_a_caller__finishes_first(start_service: Start) -> No
         assert time.monotonic() - sandbox.answered_at < 5, "the process did not end soon after its call"
 
 
-def test_stop__request_waits_for_a_call__answer_closes_the_connection(start_service: Start) -> None:
+def test_stop__request_waits_for_a_call__answer_closes_the_connection(start_service: StartService) -> None:
     with Sandbox(latency=1.0) as sandbox, ThreadPoolExecutor(1) as pool:
         service = start_service(sandbox)
         pending = pool.submit(service.get, "/v1/cohorts?user_id=ava")
@@ -224,7 +244,7 @@ def test_stop__request_waits_for_a_call__answer_closes_the_connection(start_serv
     assert answer.headers["Connection"] == "close"
 
 
-def test_stop__idle_connections__ends_soon(start_service: Start, sandbox: Sandbox) -> None:
+def test_stop__idle_connections__ends_soon(start_service: StartService, sandbox: Sandbox) -> None:
     service = start_service(sandbox)
     with half_sent(service, 20), requests.Session() as session:
         assert session.get(f"{service.url}/healthz", timeout=5).status_code == 200
@@ -234,7 +254,7 @@ def test_stop__idle_connections__ends_soon(start_service: Start, sandbox: Sandbo
         assert time.monotonic() - stopped_at < 10, "half-sent requests have 2 s, not the graceful timeout of 25 s"
 
 
-def test_worker__killed__is_replaced(start_service: Start, sandbox: Sandbox) -> None:
+def test_worker__killed__is_replaced(start_service: StartService, sandbox: Sandbox) -> None:
     service = start_service(sandbox)
     assert service.get("/v1/cohorts?user_id=ava").json()["ok"]
     os.kill(service.workers()[0], signal.SIGKILL)
@@ -246,7 +266,7 @@ def test_worker__killed__is_replaced(start_service: Start, sandbox: Sandbox) -> 
 
 @pytest.mark.contract("4 workers")
 def test_start__several_workers_without_redis__one_runs_and_it_is_logged(
-    start_service: Start, sandbox: Sandbox
+    start_service: StartService, sandbox: Sandbox
 ) -> None:
     service = start_service(sandbox, WEB_CONCURRENCY="3", REDIS_URL=" ")
     assert len(service.workers()) == 1
@@ -254,10 +274,10 @@ def test_start__several_workers_without_redis__one_runs_and_it_is_logged(
 
 
 @pytest.mark.contract("4 workers")
-def test_start__several_workers_with_redis__all_run(start_service: Start, sandbox: Sandbox) -> None:
+def test_start__several_workers_with_redis__all_run(start_service: StartService, sandbox: Sandbox) -> None:
     service = start_service(sandbox, WEB_CONCURRENCY="2", REDIS_URL=f"redis://127.0.0.1:{free_port()}")
     until(lambda: len(service.workers()) == 2, "only one worker was started")
-    assert "WEB_CONCURRENCY" not in service.log.read_text()
+    assert "WEB_CONCURRENCY is ignored" not in service.log.read_text()
 
 
 def failed_start(*options: str, **variables: str) -> str:
@@ -307,13 +327,15 @@ def open_files(pid: int) -> int:
     return int(limit[1])
 
 
-def test_start__low_soft_limit_on_open_files__raised(start_service: Start, sandbox: Sandbox) -> None:
+def test_start__low_soft_limit_on_open_files__raised(start_service: StartService, sandbox: Sandbox) -> None:
     service = start_service(sandbox, before=limited("ulimit -Sn 256"))
     assert open_files(service.workers()[0]) == 4400
     assert "files" not in service.log.read_text()
 
 
-def test_start__low_hard_limit_on_open_files__logged_with_the_fix(start_service: Start, sandbox: Sandbox) -> None:
+def test_start__low_hard_limit_on_open_files__logged_with_the_fix(
+    start_service: StartService, sandbox: Sandbox
+) -> None:
     service = start_service(sandbox, before=limited("ulimit -n 700"))
     warnings = [line for line in service.log.read_text().splitlines() if "files" in line]
     assert len(warnings) == 1
@@ -348,7 +370,7 @@ def test_master__before_the_fork__imports_nothing_that_takes_a_lock() -> None:
     assert not {"concurrent.futures.thread", "flask", "requests", "urllib3", "redis"} & set(loaded)
 
 
-def test_other_server__threads__serves_the_same_application(start_service: Start, sandbox: Sandbox) -> None:
+def test_other_server__threads__serves_the_same_application(start_service: StartService, sandbox: Sandbox) -> None:
     service = start_service(sandbox, options=("-c", os.devnull, "-k", "gthread", "--threads", "4"))
     assert "gthread" in service.log.read_text()
     with ThreadPoolExecutor(8) as pool:
@@ -358,13 +380,13 @@ def test_other_server__threads__serves_the_same_application(start_service: Start
 
 
 @pytest.fixture(scope="module")
-def tls_service(start_service: Start) -> Iterator[Service]:
+def tls_service(start_module_service: StartService) -> Iterator[Service]:
     """Return a service whose calls take at most 0.5 s, in front of a sandbox with TLS."""
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     with Sandbox(tls=context) as sandbox, authority.cert_pem.tempfile() as bundle:
-        yield start_service(sandbox, REQUESTS_CA_BUNDLE=bundle, AMPLITUDE_TIMEOUT_SECONDS="0.5")
+        yield start_module_service(sandbox, REQUESTS_CA_BUNDLE=bundle, AMPLITUDE_TIMEOUT_SECONDS="0.5")
 
 
 @pytest.mark.parametrize(("kind", "user"), [("hang", "ava"), ("drip-headers", "ben"), ("drip-body", "cleo")])

@@ -39,7 +39,7 @@ document.addEventListener("securitypolicyviolation", (event) => {
 def missing() -> str | None:
     """Return the missing programs and the command that installs them; None if all are installed."""
     absent = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
-    return f"{' and '.join(absent)} not installed: apt-get install chromium chromium-driver" if absent else None
+    return f"{' and '.join(absent)} not installed; run apt-get install chromium chromium-driver" if absent else None
 
 
 class Browser:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -35,7 +36,8 @@ def run(*arguments: str, stdin: str | None = None, **variables: str) -> subproce
 
 @contextmanager
 def _restored() -> Iterator[None]:
-    """Restore signal handlers and logging after a command."""
+    """Restore signal handlers and logging after a command, and wait until its connection to Redis is idle."""
+    before = set(threading.enumerate())
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     loggers = [logging.getLogger(name) for name in ("proxy", "urllib3", "requests")]
     states = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
@@ -43,6 +45,10 @@ def _restored() -> Iterator[None]:
     try:
         yield
     finally:
+        for thread in set(threading.enumerate()) - before:
+            if thread.name == "redis":
+                thread.join(10)
+                assert not thread.is_alive(), "the command did not end its registration in Redis"
         for number, handler in handlers.items():
             signal.signal(number, handler)
         for logger, (outputs, propagate, level) in zip(loggers, states, strict=True):

@@ -33,7 +33,9 @@ class Render {
 def missing() -> str:
     """Return the command that installs FreeMarker; an empty text if FreeMarker is installed."""
     available = shutil.which("javac") and _JAR.exists()
-    return "" if available else "FreeMarker is not installed: apt-get install default-jdk-headless libfreemarker-java"
+    return (
+        "" if available else "FreeMarker is not installed; run apt-get install default-jdk-headless libfreemarker-java"
+    )
 
 
 def render(template: str, data: Any) -> str:

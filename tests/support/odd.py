@@ -42,7 +42,7 @@ ROUTES = (
     Route("GET", "/v1/computations", "user_id=u"),
     Route("GET", "/v1/propensities", "user_id=u&prediction_id=p"),
     Route("GET", "/v1/profile", "user_id=u&include=cohorts"),
-    Route("DELETE", "/v1/profile", "user_id=nobody"),
+    Route("DELETE", "/v1/profile", "user_id=stranger"),
     Route("GET", "/v1/userprofile", "user_id=ava&get_cohort_ids=true"),
     Route(
         "POST",

@@ -24,12 +24,18 @@ def operations(document: Document) -> Iterator[tuple[str, str, dict[str, Any]]]:
             yield path, method.upper(), operation
 
 
-def faults_in(document: Document, operation: dict[str, Any], answer: TestResponse) -> list[str]:
-    """Return the differences between the answer and the responses of the operation."""
+def faults_in(
+    document: Document, operation: dict[str, Any], answer: TestResponse, *, has_body: bool = True
+) -> list[str]:
+    """Return the differences between the answer and the responses of the operation. has_body: false for HEAD."""
     status = str(answer.status_code)
     responses = operation["responses"]
     response = responses.get(status) or responses.get(f"{status[0]}XX")
-    return [f"status {status} is not documented"] if response is None else differences(document, response, answer)
+    if response is None:
+        return [f"status {status} is not documented"]
+    if not has_body:
+        response = {name: part for name, part in _resolved(document, response).items() if name != "content"}
+    return differences(document, response, answer)
 
 
 def differences(document: Document, response: dict[str, Any], answer: TestResponse) -> list[str]:

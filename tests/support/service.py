@@ -5,14 +5,17 @@ from __future__ import annotations
 import http.client
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import requests
 
 from proxy.sandbox.server import Sandbox
@@ -90,3 +93,38 @@ class Service:
     def workers(self) -> list[int]:
         """Return the process ids of all workers that were started."""
         return [int(pid) for pid in re.findall(r"Booting worker with pid: (\d+)", self.log.read_text())]
+
+
+StartService = Callable[..., Service]
+
+
+@contextmanager
+def services(folders: pytest.TempPathFactory) -> Iterator[StartService]:
+    """Yield a function that starts the service with a sandbox as Amplitude. Stop the services at the end.
+
+    before: a command that gunicorn's command is appended to. options: options of gunicorn. variables: settings by name.
+    """
+    started: list[subprocess.Popen[bytes]] = []
+
+    def launch(
+        sandbox: Sandbox, *, before: tuple[str, ...] = (), options: tuple[str, ...] = (), **variables: str
+    ) -> Service:
+        port = free_port()
+        log = folders.mktemp("service") / "log"
+        settings = {
+            "AMPLITUDE_BASE_URL": sandbox.url,
+            "AMPLITUDE_SECRET_KEY": sandbox.secret_key,
+            "PROXY_API_KEYS": KEYS,
+            "LOG_LEVEL": "DEBUG",
+        }
+        command = [*before, *gunicorn("wsgi:app", port, *options)]
+        started.append(start(command, port, log, environment(**settings | variables)))
+        return Service(f"http://127.0.0.1:{port}", sandbox, log, started[-1])
+
+    try:
+        yield launch
+    finally:
+        for process in started:
+            process.send_signal(signal.SIGQUIT)  # after SIGTERM, idle connections stay open for 2 s
+        for process in started:
+            process.wait(30)

@@ -17,10 +17,10 @@ KEY = b"X-API-Key: " + SECRET.encode()
 
 
 @pytest.fixture(scope="module")
-def strict_service(start_service: Callable[..., Service]) -> Iterator[Service]:
+def strict_service(start_module_service: Callable[..., Service]) -> Iterator[Service]:
     """Return a service that reads every header, including X-Forwarded-For."""
     with Sandbox() as sandbox:
-        yield start_service(sandbox, ALLOWED_NETWORKS="0.0.0.0/0,::/0", TRUSTED_PROXY_HOPS="1")
+        yield start_module_service(sandbox, ALLOWED_NETWORKS="0.0.0.0/0,::/0", TRUSTED_PROXY_HOPS="1")
 
 
 def status_of(service: Service, method: str, target: bytes, headers: Iterable[bytes], body: bytes = b"") -> int:

@@ -215,7 +215,7 @@ def test_save__any_updates_also_of_the_previous_version__merged_as_in_memory(
             updates.save([(user, push), (f"other-{user}", push)], time.time())
             if number % 2 and expected:
                 operator.set(b"test:pushed:" + UNKEYED.user_id(user), pack(previous(expected)))
-    stored, missing = updates.read([user, "nobody"])
+    stored, missing = updates.read([user, "stranger"])
     assert parse_updates(stored) == parse_updates(expected)
     assert not missing
 

@@ -24,9 +24,9 @@ HEADERS = {"Authorization": f"Bearer {SECRET}", "User-Agent": "Amplitude/Webhook
 
 
 @pytest.fixture(scope="module")
-def pair(start_service: Callable[..., Service]) -> Iterator[Service]:
+def pair(start_module_service: Callable[..., Service]) -> Iterator[Service]:
     with Sandbox() as sandbox, RedisServer() as redis:
-        yield start_service(sandbox, WEB_CONCURRENCY="2", REDIS_URL=redis.url)
+        yield start_module_service(sandbox, WEB_CONCURRENCY="2", REDIS_URL=redis.url)
 
 
 def push(service: Service, *users: str, cohort_id: str, in_cohort: bool = True, ago: float = 0) -> requests.Response:
@@ -153,9 +153,9 @@ CHUNKED = "Transfer-Encoding: chunked"
 
 
 @pytest.fixture(scope="module")
-def single_worker(start_service: Callable[..., Service]) -> Iterator[Service]:
+def single_worker(start_module_service: Callable[..., Service]) -> Iterator[Service]:
     with Sandbox() as sandbox:
-        yield start_service(sandbox)
+        yield start_module_service(sandbox)
 
 
 def large_body() -> bytes:

@@ -4,6 +4,8 @@
 -- slots, seconds since a process last refused a call}.
 -- The process that detects a step of the clock of Redis begins a new epoch, which moves all slots by the step. Then each
 -- process reports its slots again, measured with its own clock, because the clock of the first process may be wrong.
+-- A process that cannot measure the step, because it has just started, detects a clock that was set back by the
+-- registrations of the other processes.
 local slots = KEYS[1] -- sorted set: reservation ids by the time when the slot becomes free
 local bursts = KEYS[2] -- sorted set: reservation ids of the burst by reserved time
 local pacing = KEYS[3] -- hash: epoch, closed_until (the end of the pause), next_even, refused_at
@@ -23,7 +25,13 @@ local first_slot = 11 -- pairs from this index on: reservation id, seconds until
 local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1000000
 local epoch = redis.call('HGET', pacing, 'epoch')
+local paused_until = tonumber(redis.call('HGET', pacing, 'closed_until') or 0)
+local last_registration = (redis.call('ZRANGE', processes, -1, -1, 'WITHSCORES')[2] or 0) - counted_for
+if epoch ~= known_epoch and now < last_registration - 1 then
+    step, known_epoch = now - last_registration, epoch
+end
 if step ~= 0 and epoch == known_epoch then
+    paused_until = paused_until + math.min(step, 0)
     for _, key in ipairs({slots, bursts}) do
         local stepped = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
         for index = 1, #stepped, 2 do
@@ -34,7 +42,6 @@ if step ~= 0 and epoch == known_epoch then
     redis.call('DEL', pacing, processes)
     epoch = false
 end
-local paused_until = tonumber(redis.call('HGET', pacing, 'closed_until') or 0)
 local complete = redis.call('ZSCORE', slots, 'mark') and redis.call('ZSCORE', bursts, 'mark')
 local data_lost = not epoch or not complete
 if data_lost then

@@ -35,9 +35,9 @@ REQUESTS: Mapping[Section | None, Mapping[str, Any]] = {
 
 DROP_IN_REQUEST: Mapping[str, Any] = {
     "user_id": "ava",
-    "get_recs": "true",
+    "get_recs": True,
     "rec_id": ["homepage"],
-    "get_cohort_ids": "true",
+    "get_cohort_ids": True,
 }
 
 NOT_SEEN_BEFORE = {"error": "User id and device id not seen before"}
@@ -73,7 +73,7 @@ def answers(section: Section | None) -> dict[str, dict[str, Any]]:
     examples = {"ava": ("A known user", _answer(section, "ava", _record("ava", _AVA)))}
     if section == "recommendations":
         examples["ben"] = ("A user in the control group", _answer(section, "ben", _record("ben", _BEN)))
-    examples["unknown"] = ("A user unknown to Amplitude", _answer(section, "nobody", Record(unknown_at=AS_OF)))
+    examples["unknown"] = ("A user unknown to Amplitude", _answer(section, "stranger", Record(unknown_at=AS_OF)))
     examples["blank"] = ("An anonymous user", _answer(section, "", EMPTY, error=BLANK_ID))
     examples["missing"] = ("Missing data", _answer(section, "ava", EMPTY, error=QuotaExhausted.word))
     return {name: {"summary": summary, "value": value} for name, (summary, value) in examples.items()}
@@ -86,7 +86,7 @@ def drop_in_answer() -> dict[str, Any]:
 
 def as_text(values: Mapping[str, Any]) -> dict[str, str]:
     """Return `values` as text for a URL or form: lists become comma-separated."""
-    return {name: ",".join(value) if isinstance(value, list) else value for name, value in values.items()}
+    return {name: ",".join(value) if isinstance(value, list) else str(value) for name, value in values.items()}
 
 
 def _answer(section: Section | None, user_id: str, record: Record, error: str | None = None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Builds the OpenAPI descriptions of the parser's parameters, and of bodies, request headers and credentials."""
+"""Builds the OpenAPI descriptions of the parser's parameters, of request headers and of credentials."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from proxy.api.caller_keys import Scope
-from proxy.api.openapi.examples import as_text
 from proxy.api.openapi.schemas import Schema
 from proxy.api.parameters import BOOLEANS, MAX_ENTRIES, MAX_LENGTH, Parameter
 
@@ -39,12 +38,12 @@ def security(scope: Scope) -> list[dict[str, list[str]]]:
     return [{name: [scope]} for name in SECURITY_SCHEMES]
 
 
-# A control character inside a value; at the ends, white space is trimmed. Used with `not`, because Swagger UI fills its
-# forms with values made up from a positive `pattern`.
-_CONTROL = r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]|\S\s*[\t-\r\x1c-\x1f\x85]\s*\S"
-_CONTROL_OR_COMMA = f"{_CONTROL}|,"
-# The parser trims more characters than `\s` matches in JSON Schema.
-_NOT_BLANK = r"[^\s\x1c-\x1f\x85]"
+# Every regular expression library and every generator of clients accepts these. The wire accepts more: white space at
+# the ends is trimmed.
+_TEXT = r"^[^\x00-\x1f\x7f-\x9f]*$"
+_ENTRY = r"^[^\x00-\x1f\x7f-\x9f,]*$"
+# The parser drops blank entries, so an entry of a required list must not be blank.
+_REQUIRED_ENTRY = r"^[^\s\x00-\x1f\x7f-\x9f,][^\x00-\x1f\x7f-\x9f,]*$"
 
 
 def _header(name: str, description: str) -> Schema:
@@ -80,115 +79,60 @@ def query_parameters(
         {
             "name": parameter.name,
             "in": "query",
-            **_described(parameter, _LIST_IN_URL),
+            "description": _description(parameter, "Comma-separated, or repeated."),
             **({"required": True} if parameter in required else {}),
-            **(_LIST_STYLE if parameter.many else {}),
-            "schema": _in_url(parameter, parameter in required),
+            # The shorter of the two accepted styles. With `explode: true`, clients would repeat the parameter.
+            **({"style": "form", "explode": False} if parameter.many else {}),
+            "schema": _schema(parameter, parameter in required, _ENTRY) | _default(parameter),
             **({"example": example[parameter.name]} if parameter.name in example else {}),
         }
         for parameter in known
     ]
 
 
-def body(known: Collection[Parameter], required: Collection[Parameter], example: Mapping[str, Any]) -> Schema:
-    """Return the body of a POST: the same parameters, as a form or as a JSON object."""
-    rules = {
+def request_schema(known: Collection[Parameter], required: Collection[Parameter]) -> Schema:
+    """Return the schema of a JSON object with the same parameters, for the body of a POST."""
+    return {
         "type": "object",
-        "required": [parameter.name for parameter in required],
-        "anyOf": [{"required": ["user_id"]}, {"required": ["device_id"]}],
-    }
-    in_json = {
-        parameter.name: _described(parameter, _LIST_IN_JSON) | _in_json(parameter, parameter in required)
-        for parameter in known
-    }
-    in_form = {
-        parameter.name: _described(parameter, _LIST_IN_URL)
-        | _in_url(parameter, parameter in required)
-        | _form_example(parameter, example)
-        for parameter in known
-    }
-    return {
-        "description": "A parameter may be in the URL or in the body, but not in both. The body is at most 16 KiB.",
-        "required": True,
-        "content": {
-            "application/json": {"schema": {**rules, "properties": in_json}, "example": dict(example)},
-            "application/x-www-form-urlencoded": {
-                "schema": {**rules, "properties": in_form},
-                "encoding": {parameter.name: _LIST_STYLE for parameter in known if parameter.many},
-                "example": as_text(example),
-            },
+        "description": "At least one of `user_id` and `device_id` is required.",
+        "properties": {
+            parameter.name: {
+                "description": _description(parameter),
+                **_schema(parameter, parameter in required, _TEXT if parameter.holds_comma else _ENTRY),
+            }
+            for parameter in known
         },
+        "required": [parameter.name for parameter in required],
     }
 
 
-_LIST_STYLE = {"style": "form", "explode": False}
-"""The shorter of the two accepted styles. With `explode: true`, clients would repeat the parameter."""
-_LIST_IN_URL = f"Comma-separated, or repeated. At most {MAX_ENTRIES} in all."
-_LIST_IN_JSON = f"An array, or comma-separated text. At most {MAX_ENTRIES}."
-
-
-def _described(parameter: Parameter, about_list: str) -> Schema:
-    about = parameter.help[0].upper() + parameter.help[1:] + "."
-    return {"description": f"{about} {about_list}" if parameter.many else about}
-
-
-def _form_example(parameter: Parameter, example: Mapping[str, Any]) -> Schema:
-    """Return the example of a form field. Without a value, it is blank, or Swagger UI would make up a value."""
-    if parameter.name in example:
-        return {"examples": [example[parameter.name]]}
-    if parameter.words == BOOLEANS:
-        return {"examples": ["false"]}
-    return {} if parameter.words else {"examples": [[] if parameter.many else ""]}
-
-
-def _in_url(parameter: Parameter, required: bool) -> Schema:
-    if not parameter.many:
-        return _text(parameter)
-    entry = _words(parameter) if parameter.words else _entry(_CONTROL_OR_COMMA, required)
-    return {"type": "array", "items": entry, "maxItems": MAX_ENTRIES, **({"minItems": 1} if required else {})}
-
-
-def _in_json(parameter: Parameter, required: bool) -> Schema:
-    if not parameter.many:
-        if parameter.words == BOOLEANS:
-            return {"anyOf": [{"type": "boolean"}, _text(parameter)]}
-        return _text(parameter) if parameter.words else {"anyOf": [_text(parameter), _NUMBER]}
-    array = _in_url(parameter, required)
-    if parameter.words:
-        return {"anyOf": [array, array["items"]]}
-    not_allowed = _CONTROL if parameter.holds_comma else _CONTROL_OR_COMMA
-    array["items"] = {"anyOf": [_entry(not_allowed, required), _NUMBER]}
-    return {"anyOf": [array, _listed(required), _NUMBER]}
-
-
-_NUMBER = {"type": "number"}
-
-
-def _words(parameter: Parameter) -> Schema:
-    return {"type": "string", "enum": list(parameter.words)}
-
-
-def _text(parameter: Parameter) -> Schema:
-    if not parameter.words:
-        return {"type": "string", "maxLength": MAX_LENGTH, "not": {"pattern": _CONTROL}}
-    return _words(parameter) | ({} if parameter.words == BOOLEANS else {"default": parameter.words[0]})
-
-
-def _entry(not_allowed: str, required: bool) -> Schema:
-    # The parser drops blank entries, so an entry of a required list must not be blank.
-    not_blank = {"pattern": _NOT_BLANK} if required else {}
-    return {"type": "string", "maxLength": MAX_LENGTH, "not": {"pattern": not_allowed}, **not_blank}
-
-
-ID = _entry(_CONTROL, required=True)
-"""The schema of a required id."""
-
-
-def _listed(required: bool) -> Schema:
-    entry = rf"[^\x00-\x1f\x7f-\x9f,]{{0,{MAX_LENGTH}}}"
+def request_body(schema: Schema, example: Mapping[str, Any]) -> Schema:
+    """Return the body of a POST with parameters, and the values of `example`."""
     return {
-        "type": "string",
-        "description": "Comma-separated.",
-        "pattern": rf"^\s*{entry}(,{entry}){{0,{MAX_ENTRIES - 1}}}\s*$",
-        **({"allOf": [{"pattern": r"[^\s,]"}]} if required else {}),
+        "description": "A parameter may be in the URL or in the body, but not in both. The body is at most 16 KiB. "
+        "A form with the same fields is accepted too (`application/x-www-form-urlencoded`).",
+        "required": True,
+        "content": {"application/json": {"schema": schema, "example": dict(example)}},
     }
+
+
+def _description(parameter: Parameter, *about_list: str) -> str:
+    about = parameter.help[0].upper() + parameter.help[1:] + "."
+    return " ".join([about, *about_list, f"At most {MAX_ENTRIES}."]) if parameter.many else about
+
+
+def _default(parameter: Parameter) -> Schema:
+    if parameter.many or not parameter.words or parameter.words == BOOLEANS:
+        return {}
+    return {"default": parameter.words[0]}
+
+
+def _schema(parameter: Parameter, required: bool, entry: str) -> Schema:
+    if parameter.words == BOOLEANS:
+        return {"type": "boolean"}
+    pattern = _TEXT if not parameter.many else _REQUIRED_ENTRY if required else entry
+    rules = {"enum": list(parameter.words)} if parameter.words else {"maxLength": MAX_LENGTH, "pattern": pattern}
+    text = {"type": "string", **rules}
+    if not parameter.many:
+        return text
+    return {"type": "array", "items": text, "maxItems": MAX_ENTRIES, **({"minItems": 1} if required else {})}

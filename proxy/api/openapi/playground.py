@@ -1,36 +1,20 @@
-"""Describes the operations of the playground."""
+"""Describes the operation of the playground."""
 
 from __future__ import annotations
 
-from typing import Any
-
+from proxy.api.bodies import Rendering
 from proxy.api.openapi import examples
 from proxy.api.openapi.parameters import security
-from proxy.api.openapi.responses import answer, as_json, shared
+from proxy.api.openapi.responses import GUARDED, answer, as_json, shared
 from proxy.api.openapi.schemas import Schema, ref
+from proxy.api.request_bodies import Message
 
-SCHEMAS: dict[str, Schema] = {
-    "Message": {
-        "type": "object",
-        "properties": {
-            "template": {"type": "string", "description": "The message as written in Braze."},
-            "user_id": {
-                "type": "string",
-                "default": "",
-                "description": "The id of the user. If blank, the user is anonymous.",
-            },
-            "device_id": {"type": "string", "default": ""},
-        },
-        "required": ["template"],
-    },
-}
-
-EXAMPLE: dict[str, str] = {
+EXAMPLE: Message = {
     "template": "{% connected_content https://your-host/v1/properties?user_id={{${user_id} | url_param_escape}}"
     "&keys=first_name,loyalty_points :basic_auth us :save p %}Hi {{ p.properties.first_name | default: 'there' }}!",
     "user_id": "ava",
 }
-RENDERED: dict[str, Any] = {
+RENDERED: Rendering = {
     "outcome": "sent",
     "message": "Hi Ava!",
     "reason": "",
@@ -54,11 +38,11 @@ RENDERED: dict[str, Any] = {
 }
 
 
-def rendering() -> Schema:
-    """Return the operation that renders a message."""
-    return {
-        "operationId": "postRendering",
-        "tags": ["Pages"],
+def paths() -> dict[str, Schema]:
+    """Return the path of the playground."""
+    rendering = {
+        "operationId": "renderMessage",
+        "tags": ["Playground"],
         "summary": "Render a message as Braze would",
         "description": "Each Connected Content tag calls the data routes of this service, with the credentials of the "
         "caller. The tags make calls to Amplitude and log exposures, as in a sent message. A request "
@@ -74,6 +58,8 @@ def rendering() -> Schema:
                 as_json("Rendering", example=RENDERED),
                 ["Cache-Control"],
             ),
-            **shared("BadRequest", "Unauthorized", "Forbidden", "ContentTooLarge", "UnsupportedMediaType"),
+            **shared("BadRequest", "ContentTooLarge", "UnsupportedMediaType"),
+            **GUARDED,
         },
     }
+    return {"/playground/render": {"post": rendering}}

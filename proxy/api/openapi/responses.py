@@ -97,20 +97,6 @@ def shared(*names: str) -> Schema:
     return {str(problem["status"]): ref(name, "responses") for name, problem in problems.items()}
 
 
-def headers_only(get: Schema) -> Schema:
-    """Return the HEAD operation of a GET operation: the same responses without bodies."""
-    responses = {}
-    for status, response in get["responses"].items():
-        full = SHARED[response["$ref"].rpartition("/")[2]] if "$ref" in response else response
-        responses[status] = {"description": full["description"], "headers": full["headers"]}
-    return {
-        **get,
-        "operationId": f"head{get['operationId'].removeprefix('get')}",
-        "summary": f"{get['summary']} (headers only)",
-        "responses": responses,
-    }
-
-
 SHARED: Mapping[str, Schema] = {
     "BadRequest": problem(
         400, "Bad Request", "rec_id is required; add rec_id=<id>", code="missing_parameter", parameter="rec_id"
@@ -164,3 +150,6 @@ SHARED: Mapping[str, Schema] = {
         error="quota_exhausted",
     ),
 }
+
+GUARDED = shared("Unauthorized", "Forbidden")
+"""The responses of every route that needs a key."""

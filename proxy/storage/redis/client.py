@@ -246,7 +246,7 @@ class RedisClient:
             elif is_full(error):
                 self.full = True
                 self._full_log.note("", fix=str(translate(error)))
-            elif not is_wrong_type(error):
+            elif required or not is_wrong_type(error):
                 self._mark_unavailable(str(translate(error)))
             raise RedisUnavailable from None
         self._timeouts = 0
@@ -260,7 +260,7 @@ class RedisClient:
         _log.warning("redis_unavailable", extra={"why": why})
 
     def _refuse(self, required: bool) -> None:
-        """Record that Redis forbids a command. The thread finds and logs the missing permission."""
+        """Record that Redis forbids a command. The thread then finds and logs the missing permission."""
         with self._lock:
             self._refused = True
             if required:
@@ -268,7 +268,7 @@ class RedisClient:
                 self.unavailable_since = self.unavailable_since or self._clock.monotonic()
 
     def _check_permissions(self) -> None:
-        """Log the missing permission after a refusal, until the permission is granted. Detect that Redis has room."""
+        """Log a missing permission until it is granted. Detect that Redis is no longer full."""
         refused, self._refused = self._refused, False
         if not (refused or self._quota_refused or self._missing or self.full):
             return

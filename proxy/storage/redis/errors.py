@@ -5,14 +5,14 @@ from __future__ import annotations
 from redis import exceptions
 
 from proxy.storage.redis import RedisRefused, RedisUnavailable
-from proxy.storage.redis.permissions import missing_permissions
+from proxy.storage.redis.permissions import KEY_PREFIX, missing_permissions
 
 _CLUSTER = (exceptions.AskError, exceptions.ClusterDownError, exceptions.ClusterCrossSlotError)
 _UNUSABLE: tuple[tuple[type[Exception] | tuple[type[Exception], ...], type[RedisUnavailable], str], ...] = (
     (
         exceptions.AuthenticationError,
         RedisRefused,
-        "REDIS_URL has a wrong user or password, or none; copy both again, and percent-encode them, e.g. % as %25",
+        "REDIS_URL has no user or password, or wrong ones; copy both again, and percent-encode them, e.g. % as %25",
     ),
     (
         exceptions.MasterDownError,  # before its base class ClusterDownError
@@ -42,11 +42,13 @@ def translate(error: Exception) -> RedisUnavailable:
     if isinstance(error, exceptions.NoPermissionError):  # while the library connects
         return RedisRefused(missing_permissions({"select": str(error)}))
     if "DB index" in str(error):
-        return RedisRefused("REDIS_URL has a database number that Redis does not have; use /0")
+        return RedisRefused("REDIS_URL has an unknown database number; use /0")
+    if is_wrong_type(error) or "user_script:" in str(error):  # the second is the start of an error in a Lua script
+        return RedisUnavailable(f"Redis has damaged keys; delete the keys {KEY_PREFIX.decode()}*:quota:*")
     if "MISCONF" in str(error):
         return RedisUnavailable("Redis cannot save its data; check its disk and its log")
     return RedisUnavailable(
-        f"Redis does not answer ({type(error).__name__}); check host and port in REDIS_URL, and REDIS_TLS_VERIFY"
+        f"Redis does not answer ({type(error).__name__}); check the host and port in REDIS_URL, and REDIS_TLS_VERIFY"
     )
 
 
@@ -69,5 +71,5 @@ def is_full(error: Exception) -> bool:
 
 
 def is_wrong_type(error: Exception) -> bool:
-    """Return whether a key has the wrong type. Another program caused this error, so Redis counts as available."""
+    """Return whether a key has the wrong type, because another program has written the key."""
     return "WRONGTYPE" in str(error)

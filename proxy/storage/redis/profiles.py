@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import struct
 import zlib
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import cast
 
 from proxy.monitoring.clock import SYSTEM_CLOCK
 from proxy.monitoring.logs import OncePerMinute
@@ -105,7 +105,7 @@ class RedisProfiles:
         """Merge `record` into the stored record, and end the leases of `leased`.
 
         `now`: Unix seconds. `word`: the error word of a failed call. If the clock of this process is ahead of the clock
-        of Redis, the times of `record` are limited to the latter, which takes a second round trip.
+        of Redis, the times of `record` are limited to the time of Redis, which takes a second round trip.
         """
         redis_now = self._save_once(identity, record, leased, now, word)
         if redis_now is not None:
@@ -116,7 +116,7 @@ class RedisProfiles:
     def _save_once(
         self, identity: Identity, record: Record, leased: Collection[Part], now: float, word: str
     ) -> bytes | None:
-        """Save `record`. Return None, or the time of Redis if `record` is later; nothing is saved then."""
+        """Save `record` and return None. If `record` is later than the time of Redis, only return this time."""
         fields = _fields(record)
         unknown = record.unknown_at is not None
         usable_for = self._policy.negative if unknown else self._policy.usable_for(record)
@@ -229,4 +229,8 @@ def _checked(value: bytes) -> bytes:
 
 
 def _moment(value: bytes) -> float:
-    return cast(float, _MOMENT.unpack_from(value)[0])
+    """Return the time at the start of a value. Raises ValueError if it is infinite or not a number."""
+    moment: float = _MOMENT.unpack_from(value)[0]
+    if not math.isfinite(moment):
+        raise ValueError
+    return moment

@@ -17,7 +17,7 @@ from tests.support.openapi import faults, operations
 DOCUMENT = document()
 DATA = sorted({path for path, item in DOCUMENT["paths"].items() if path.startswith("/v1/") and "get" in item})
 HOOKS = sorted(path for path in DOCUMENT["paths"] if path.startswith("/v1/webhooks/"))
-USERS = {"ava": "ava", "ben": "ben", "unknown": "nobody", "blank": ""}
+USERS = {"ava": "ava", "ben": "ben", "unknown": "stranger", "blank": ""}
 
 
 def example_parameters(path: str) -> dict[str, str]:
@@ -26,7 +26,7 @@ def example_parameters(path: str) -> dict[str, str]:
     for parameter in DOCUMENT["paths"][path]["get"]["parameters"]:
         if "example" in parameter:
             value = parameter["example"]
-            assert isinstance(value, list) is (parameter["schema"]["type"] == "array")
+            assert isinstance(value, list) is (parameter["schema"].get("type") == "array")
             values[parameter["name"]] = ",".join(value) if isinstance(value, list) else value
     return values
 

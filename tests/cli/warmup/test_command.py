@@ -31,9 +31,9 @@ MANY = 200
 
 
 @pytest.fixture(scope="module")
-def target(start_service: Callable[..., Service]) -> Iterator[Service]:
+def target(start_module_service: Callable[..., Service]) -> Iterator[Service]:
     with Sandbox(per_minute=100_000, latency=0.02, documented=Documented(cohort_polls=0)) as sandbox:
-        yield start_service(sandbox, AMPLITUDE_REQUESTS_PER_MINUTE="12000", LOG_LEVEL="WARNING")
+        yield start_module_service(sandbox, AMPLITUDE_REQUESTS_PER_MINUTE="12000", LOG_LEVEL="WARNING")
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_warm__file__all_users_are_cached_and_skipped_the_second_time(target: Se
     target.sandbox.reset()
     users = write_users(tmp_path, 1000, 60)
     with users.open("a") as file:
-        file.write("nobody-here\n\nbad\x01id\nuser-1000\n")
+        file.write("stranger-here\n\nbad\x01id\nuser-1000\n")
     ended = warm(target, users)
     assert ended.returncode == 1, "a user in the file was not fetched"
     for output in (ended.stdout, ended.stderr):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 import shutil
@@ -16,6 +17,7 @@ import pytest
 import redis
 import requests
 
+from proxy.amplitude import rate_limiter_redis
 from proxy.amplitude.rate_limiter_fallback import FallbackRateLimiter
 from proxy.monitoring.clock import SYSTEM_CLOCK
 from proxy.profile.freshness import FreshnessPolicy
@@ -39,17 +41,23 @@ PREFIX = KEY_PREFIX + b"test:"
 
 
 class Operator:
-    """A connection with all permissions, and the URL of a user whose permissions the test sets."""
+    """A connection with all permissions, and the URL of a user whose permissions the test sets.
+
+    Each test has a user of its own, because commands that ran in this process leave connections behind.
+    """
+
+    _numbers = itertools.count(1)
 
     def __init__(self, server: RedisServer) -> None:
         self.redis: Any = redis.Redis.from_url(server.url)
-        self.url = server.url.replace("//", "//limited:p%40ss@")
+        self.user = f"limited-{next(self._numbers)}"
+        self.url = server.url.replace("//", f"//{self.user}:p%40ss@")
         self.redis.flushall()
         self.redis.acl_log_reset()
         self.permit("reset", "on", ">p@ss", *acl_rule().split())
 
     def permit(self, *rules: str) -> None:
-        self.redis.execute_command("ACL", "SETUSER", "limited", *rules)
+        self.redis.execute_command("ACL", "SETUSER", self.user, *rules)
 
     def refused(self) -> list[object]:
         """Return what Redis refused to this user."""
@@ -74,8 +82,9 @@ def operator(server: RedisServer) -> Iterator[Operator]:
 
 
 @pytest.fixture
-def connect() -> Iterator[Callable[..., RedisClient]]:
-    """Return RedisClient. Every client is stopped after the test."""
+def connect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., RedisClient]]:
+    """Return RedisClient. The threads of all clients end before the next test. The quota opens after 0.05 s."""
+    monkeypatch.setattr(rate_limiter_redis, "SETTLE_SECONDS", 0.05)
     clients: list[RedisClient] = []
 
     def connect(*arguments: object, **options: object) -> RedisClient:
@@ -85,6 +94,7 @@ def connect() -> Iterator[Callable[..., RedisClient]]:
     yield connect
     for client in clients:
         client.stop()
+    until(lambda: not any(client.stats().registers for client in clients), "the threads did not end")
 
 
 def fixes(caplog: pytest.LogCaptureFixture, event: str) -> list[str]:
@@ -208,18 +218,18 @@ def test_probe__repeated__leaves_no_key_and_changes_none(operator: Operator) -> 
     [
         ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0", "Redis is full; raise maxmemory"),
         ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE", "names a read-only replica; use the address of the primary"),
-        ("ACL SETUSER limited >another <p@ss", "PING", "wrong user or password"),
-        ("ACL SETUSER limited off", "PING", "wrong user or password"),
+        ("ACL SETUSER USER >another <p@ss", "PING", "no user or password, or wrong ones"),
+        ("ACL SETUSER USER off", "PING", "no user or password, or wrong ones"),
     ],
     ids=["full", "replica", "password", "off"],
 )
 def test_probe__redis_cannot_be_used__cause_is_named(operator: Operator, begin: str, end: str, words: str) -> None:
-    operator.redis.execute_command(*begin.split())
+    operator.redis.execute_command(*begin.replace(" USER ", f" {operator.user} ").split())
     try:
         assert words in str(problem(operator.url))
     finally:
         operator.redis.execute_command(*end.split())
-    assert "database number" in str(problem(operator.url.replace("limited:p%40ss@", "").replace("/0", "/99")))
+    assert "database number" in str(problem(operator.url.replace(f"{operator.user}:p%40ss@", "").replace("/0", "/99")))
 
 
 def test_probe__cluster__is_named(tmp_path: Path) -> None:
@@ -331,7 +341,7 @@ def test_permission__of_the_quota_taken_away__named_and_used_again_when_granted(
     client.start()
     until(lambda: quota.reserve(0) is not None, "no call could be reserved")
     with caplog.at_level(logging.INFO, "proxy"):
-        operator.permit("-zcount")  # only the script that reserves a call uses this command
+        operator.permit("-zcount")  # only the scripts of the quota use this command
         quota.reserve(0)
         until(lambda: fixes(caplog, "redis_permission_missing"), "nothing was logged")
         assert client.unavailable_since is not None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import shutil
+import struct
 import threading
 import time
+import zlib
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -375,6 +377,11 @@ def test_records__foreign_or_damaged_values__ignored_and_redis_stays_available(r
         damaged = Process(running.url)
         settled(process, fresh, damaged)
         assert not damaged.store.get(USER).has(COHORTS)
+        operator.hset(key, b"c\0", whole)
+        for moment in (float("nan"), float("-inf")):
+            content = struct.pack(">d", moment) + whole[8:-4]
+            operator.hset(key, b"c\0", content + struct.pack(">I", zlib.crc32(content)))
+            assert not process.records.read(USER).record.has(COHORTS)
         operator.hset(key, b"c\0", whole)
         operator.hset(key, b"m", b"garbage, and more of it")
         third = Process(running.url)
@@ -761,3 +768,57 @@ def test_lease__clock_of_redis_set_back__ends_as_usual(stepped: SteppedRedisServ
     assert survivor.store.lease(USER, [COHORTS]).granted == set()
     stepped.set_clock(-300)
     assert survivor.store.lease(USER, [COHORTS]).granted == {COHORTS}
+
+
+@pytest.mark.contract("4 redis faults")
+def test_complete__clock_of_redis_was_set_back__no_pause(stepped: SteppedRedisServer) -> None:
+    process = Process(stepped.url)
+    settled(process)
+    reservation = process.quota.reserve(0)
+    assert reservation is not None
+    process.server.stop()
+    wait_until(lambda: not process.server.stats().registers)
+    stepped.set_clock(-300)
+    reservation.complete()  # before the process detects the step
+    assert process.quota.paused_for == 0
+    process.quota.register()
+    assert process.quota.paused_for < 1, "only until all processes have reported their calls"
+
+
+@pytest.mark.contract("4 redis faults")
+def test_register__clock_of_redis_was_set_back_while_no_process_ran__no_pause(stepped: SteppedRedisServer) -> None:
+    former = Process(stepped.url)
+    settled(former)
+    former.server.stop()
+    wait_until(lambda: not former.server.stats().registers)
+    stepped.set_clock(-300)
+    started = Process(stepped.url)
+    started.quota.register()
+    assert started.quota.paused_for < 1
+
+
+@pytest.mark.contract("4 redis faults")
+def test_pause__end_in_redis_is_infinite__finite_wait(running: RedisServer) -> None:
+    process = Process(running.url)
+    settled(process)
+    with redis.Redis.from_url(running.url) as operator:
+        operator.hset("test:quota:pace", "closed_until", "inf")
+        wait_until(lambda: process.quota.paused)
+    assert process.quota.wait() == pytest.approx(1_000_000, abs=10)
+
+
+@pytest.mark.contract("4 redis faults")
+@pytest.mark.parametrize("name", ["places", "bursts", "pace", "processes"])
+def test_quota__key_has_another_type__redis_counts_as_unavailable_until_the_key_is_deleted(
+    running: RedisServer, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = Process(running.url)
+    settled(process)
+    with redis.Redis.from_url(running.url) as operator:
+        operator.delete(f"test:quota:{name}")
+        operator.set(f"test:quota:{name}", "not of the quota")
+        wait_until(lambda: process.server.unavailable_since)
+        assert vars(caplog.records[-1])["why"] == "Redis has damaged keys; delete the keys ccp2:*:quota:*"
+        operator.delete(f"test:quota:{name}")
+    wait_until(lambda: process.server.unavailable_since is None)
+    wait_until(lambda: process.quota.reserve(0))

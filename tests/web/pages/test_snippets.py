@@ -26,7 +26,7 @@ EXPECTED = {
     "Greeting by property": {
         "ava": "Hi Ava!\nYou have 420 points to spend.",
         "ben": "Hi Ben!",
-        "nobody": "Hi there!",
+        "stranger": "Hi there!",
         "": "Hi there!",
     },
     "Branch by cohort": {"ava": "Your VIP code: FASTLANE", "ben": "Join our VIP club"},
@@ -43,14 +43,14 @@ EXPECTED = {
         "dário & söhne": "Chosen for you: item, with comma, ítem/ünïcode",
     },
 }
-USERS = ("ava", "ben", "cleo", "dário & söhne", "nobody knows me", "user-7", "")
+USERS = ("ava", "ben", "cleo", "dário & söhne", "stranger to all", "user-7", "")
 
 
 @pytest.fixture(scope="module")
-def failing(start_service: Callable[..., Service]) -> Iterator[Ask]:
+def failing(start_module_service: Callable[..., Service]) -> Iterator[Ask]:
     with Sandbox() as sandbox:
         sandbox.break_with(Fault("status", status=500))
-        yield running_service(start_service(sandbox).url, f"braze:{SECRET}")
+        yield running_service(start_module_service(sandbox).url, f"braze:{SECRET}")
 
 
 @pytest.fixture

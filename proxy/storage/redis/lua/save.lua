@@ -6,7 +6,7 @@
 --       ('' for success); milliseconds for which a failure is reported; number of ids (from the third of KEYS on)
 --       whose pairs list this record
 -- Saves nothing if one of the ids was forgotten ("!") during the call.
--- Returns the time of this clock, in seconds, if the record is later; nothing is saved and no lease ends then.
+-- Returns the time of Redis, in seconds, if the record is later. Then nothing is saved and no lease ends.
 -- A value begins with the time of its fetch, as eight bytes. The field "m" has the time of the record, whether the user
 -- is unknown, and the ids.
 local record_key, leases_key = KEYS[1], KEYS[2]

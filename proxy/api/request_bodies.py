@@ -1,0 +1,74 @@
+"""Types of the JSON bodies that webhooks and the playground receive. The OpenAPI document describes these bodies.
+
+The parsers accept more: see `webhooks.parse`. The types have one simple form of each field, for generated clients.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, NotRequired, TypedDict
+
+from msgspec import Meta
+
+from proxy.api.bodies import about
+from proxy.api.parameters import MAX_LENGTH
+
+UserProperties = Annotated[
+    dict[str, Any],
+    about(
+        "Names and values, or Amplitude's operators `$set` and `$unset`. For properties with other operators, only "
+        "Amplitude knows the result, so the service fetches them again."
+    ),
+]
+MessageId = Annotated[str, about("A message with an id that was already applied is skipped.")]
+
+
+class CohortUser(TypedDict):
+    user_id: str
+    user_properties: NotRequired[UserProperties]
+
+
+class CohortMessage(TypedDict):
+    """Amplitude's default payload of a cohort webhook.
+
+    Users without a valid `user_id` are skipped and counted. Unknown fields are ignored.
+    """
+
+    cohort_id: Annotated[str, Meta(max_length=MAX_LENGTH, pattern=r"^[^\s\x00-\x1f\x7f-\x9f]+$")]
+    in_cohort: Annotated[bool, about("True if the users entered the cohort, false if they left it.")]
+    computed_time: Annotated[
+        str,
+        Meta(
+            pattern="^[1-9][0-9]{0,17}$",
+            description="Unix seconds. Updates older than the cache lifetime are skipped.",
+        ),
+    ]
+    users: list[CohortUser]
+    message_id: NotRequired[MessageId]
+    cohort_name: NotRequired[Annotated[str, about("Ignored.")]]
+
+
+class UserMessage(TypedDict, total=False):
+    """An event in Amplitude's export format, or properties of a user.
+
+    Messages without a valid `user_id` or without properties are skipped and counted. Unknown fields are ignored.
+    """
+
+    user_id: str
+    user_properties: UserProperties
+    event_time: Annotated[
+        str,
+        about(
+            "The time of the properties: ISO 8601 (UTC if without a zone), Unix seconds or milliseconds. The default "
+            "is four hours ago, because Amplitude retries for four hours."
+        ),
+    ]
+    whole: Annotated[bool, about("True if the user has no other properties.")]
+    message_id: MessageId
+    uuid: Annotated[str, about("Amplitude's id of an event. Replaces a missing `message_id`.")]
+    event_type: Annotated[str, about("Ignored.")]
+
+
+class Message(TypedDict):
+    template: Annotated[str, about("The message as written in Braze.")]
+    user_id: NotRequired[Annotated[str, about("The id of the user. If blank or absent, the user is anonymous.")]]
+    device_id: NotRequired[str]
