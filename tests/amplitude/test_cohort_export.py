@@ -337,7 +337,7 @@ def test_download__endless_row_in_a_small_gzip_file__fails_with_the_limit_and_li
     tracemalloc.start()
     try:
         with pytest.raises(NotDownloaded) as caught:
-            download("c31")
+            download("vip")
         assert tracemalloc.get_traced_memory()[1] < ENDLESS
     finally:
         tracemalloc.stop()
@@ -350,7 +350,7 @@ def test_download__endless_plain_line__fails_with_the_limit_without_a_retry(
 ) -> None:
     replace_file(monkeypatch, Reply(200, b"user_id\n" + b"x" * (4 * 1024 * 1024), unbounded=unbounded))
     with pytest.raises(NotDownloaded, match="line 2: the line has more than 1,048,576 characters"):
-        download("c31")
+        download("vip")
     assert not any("retrying" in line for line in download.progress)
 
 
@@ -360,4 +360,4 @@ def test_download__more_users_than_amplitude_exports__fails_with_the_limit(
     monkeypatch.setattr(cohort_export, "MAX_USERS", 3)
     replace_file(monkeypatch, Reply(200, b"user_id\n" + b"ava\n" * 4))
     with pytest.raises(NotDownloaded, match="more than 3 users"):
-        download("c31")
+        download("vip")

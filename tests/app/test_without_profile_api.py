@@ -24,9 +24,9 @@ MESSAGE = TAG + "Hi {{ p.properties.first_name | default: 'there' }}!"
 
 
 @pytest.fixture(scope="module")
-def service(start_service: Callable[..., Service]) -> Iterator[Service]:
+def service(start_module_service: Callable[..., Service]) -> Iterator[Service]:
     with Sandbox(profile_api=False) as sandbox:
-        service = start_service(
+        service = start_module_service(
             sandbox, AMPLITUDE_PROFILE_API="off", AMPLITUDE_SECRET_KEY="", CACHE_PUSHED_SECONDS="60"
         )
         yield service

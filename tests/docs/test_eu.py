@@ -59,7 +59,7 @@ class Guide(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def guide(start_service: Callable[..., Service]) -> Iterator[Guide]:
+def guide(start_module_service: Callable[..., Service]) -> Iterator[Guide]:
     """Follow the guide up to the first push, with Redis and without a key of Amplitude."""
     secrets, entries = {}, []
     for command in fragment("eu keys").block("sh").splitlines():
@@ -75,7 +75,7 @@ def guide(start_service: Callable[..., Service]) -> Iterator[Guide]:
         settings |= values
         checked = run("check", **settings)
         assert checked.returncode == 0, checked.stdout
-        service = start_service(sandbox, AMPLITUDE_SECRET_KEY="", **settings)
+        service = start_module_service(sandbox, AMPLITUDE_SECRET_KEY="", **settings)
         yield Guide(service, secrets)
         assert sandbox.report()["calls"] == 0
 

@@ -28,10 +28,12 @@ KEYS = f"braze:{SECRET},reader:{READ}:read,pusher:{PUSH}:push"
 
 
 @pytest.fixture(scope="module")
-def target(start_service: Callable[..., Service]) -> Iterator[Service]:
+def target(start_module_service: Callable[..., Service]) -> Iterator[Service]:
     """Return a service without Redis. Amplitude has no file of a cohort there."""
     with Sandbox(per_minute=100_000) as sandbox:
-        yield start_service(sandbox, AMPLITUDE_REQUESTS_PER_MINUTE="12000", LOG_LEVEL="WARNING", PROXY_API_KEYS=KEYS)
+        yield start_module_service(
+            sandbox, AMPLITUDE_REQUESTS_PER_MINUTE="12000", LOG_LEVEL="WARNING", PROXY_API_KEYS=KEYS
+        )
 
 
 @pytest.fixture
