@@ -92,7 +92,9 @@ def test_routes_table__routes_and_methods__are_those_of_the_openapi_document() -
     paths = document()["paths"]
     assert {route: (methods, scopes) for route, (methods, scopes, _) in table("routes").items()} == {
         path: (
-            ", ".join(sorted((method.upper() for method in operations), key=["GET", "HEAD", "POST", "DELETE"].index)),
+            ", ".join(
+                sorted((method.upper() for method in operations), key=["GET", "HEAD", "POST", "PUT", "DELETE"].index)
+            ),
             ", ".join(dict.fromkeys(scope_of(operation) or "none" for operation in operations.values())),
         )
         for path, operations in paths.items()

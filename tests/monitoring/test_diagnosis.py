@@ -17,6 +17,7 @@ PROBLEMS = {
     "The backlog is full": State(backlog_users=90, backlog_max=100),
     "removed from the backlog": State(dropped=1, backlog_max=100),
     "7 requests were refused": State(refused=7),
+    "has expired: c31, c7": State(expired_snapshots=("c31", "c7")),
     "1 request was refused": State(refused=1),
 }
 

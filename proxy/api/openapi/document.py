@@ -7,7 +7,7 @@ from typing import Any
 
 from proxy import __version__
 from proxy.api.drop_in import DROP_IN
-from proxy.api.openapi import examples, playground, webhooks
+from proxy.api.openapi import examples, playground, snapshots, webhooks
 from proxy.api.openapi.parameters import REQUEST_HEADERS, SECURITY_SCHEMES, body, query_parameters, security
 from proxy.api.openapi.responses import DATA_HEADERS, HEADERS, SHARED, answer, as_json, headers_only, problem, shared
 from proxy.api.openapi.schemas import Schema, answer_name, components, ref
@@ -56,10 +56,11 @@ With `on_error=retry`, the status is 500, so that Braze's `:retry` tries again.
 A user is anonymous if all ids are blank. The answer then has status 200 and `error: blank_id`, without a call
 to Amplitude.
 
-A key has one scope: `read` for the data routes, the playground, the status and the metrics, `push` for the webhooks, or
-`admin` for every route. Another scope causes a 403 with `code: scope`.
+A key has one scope: `read` for the data routes, the playground, the status and the metrics, `push` for the webhooks
+and snapshots, or `admin` for every route. Another scope causes a 403 with `code: scope`.
 
-An unknown path causes a 404. A method that the route does not accept causes a 405.
+An unknown path causes a 404. A method that the route does not accept causes a 405. A snapshot that is older than the
+installed one causes a 409.
 
 On every route, a URL over 8 KiB causes a 414: send the parameters in the body of a POST. More than 100 headers, a
 header over 8 KiB, or more than 32 KiB of headers in total causes a 431. Answers with status 414 or 431 have no
@@ -73,6 +74,8 @@ _TAGS = {
     "Data": "The data of a user in Amplitude, for templates.",
     "Drop-in": "Amplitude's own parameters and JSON, from the same cache and within the same quota.",
     "Webhooks": "Data that Amplitude pushes. The service answers requests for this data without a call to Amplitude.",
+    "Snapshots": "The members of cohorts, from a download. The service answers questions about these cohorts without a "
+    "call to Amplitude.",
     "Operation": "Routes for platforms and monitors. These requests make no call to Amplitude.",
     "Pages": "Pages for the browser, and their files.",
 }
@@ -104,6 +107,7 @@ def _paths() -> dict[str, Schema]:
         "/v1/userprofile": _drop_in(),
         "/v1/webhooks/amplitude/cohorts": webhooks.cohorts(),
         "/v1/webhooks/amplitude/users": webhooks.users(),
+        **snapshots.paths(),
         "/healthz": _get(
             "Healthz",
             "Operation",

@@ -15,7 +15,9 @@ from tests.conftest import SECRET, Service
 from tests.support.openapi import faults, operations
 
 DOCUMENT = document()
-DATA = sorted({path for path, item in DOCUMENT["paths"].items() if path.startswith("/v1/") and "get" in item})
+DATA = sorted(
+    {path for path, item in DOCUMENT["paths"].items() if path.startswith("/v1/") and {"get", "post"} <= item.keys()}
+)
 HOOKS = sorted(path for path in DOCUMENT["paths"] if path.startswith("/v1/webhooks/"))
 USERS = {"ava": "ava", "ben": "ben", "unknown": "nobody", "blank": ""}
 
