@@ -28,7 +28,7 @@ class Snapshots:
     """The snapshots by cohort id. MemoryStore locks all changes; reading needs no lock."""
 
     def __init__(self, policy: FreshnessPolicy, clock: Clock, digester: IdDigester) -> None:
-        self._policy = policy
+        self._usable_for = policy.updates_usable_for
         self._clock = clock
         self._digester = digester
         self._snapshots: dict[str, Snapshot] = {}
@@ -43,15 +43,15 @@ class Snapshots:
         if not self._snapshots or identity.user_id is None or COHORTS not in query.parts:
             return _NO_MEMBERSHIPS
         snapshots = self._snapshots
-        requested = {query.aliases.id_of("cohorts", cohort) for cohort in query.cohort_ids} or snapshots.keys()
         digest = self._digester.member(identity.user_id)
+        oldest, recent = now - self._usable_for, now - self.fresh_for
         memberships = {}
-        for cohort in requested:
+        for cohort in query.requested_cohorts or snapshots:
             snapshot = snapshots.get(cohort)
-            if snapshot is not None and self._usable(snapshot, now):
+            if snapshot is not None and snapshot.as_of > oldest:
                 # The clock of the sender, or of Redis, may be ahead of this clock.
-                as_of = min(snapshot.as_of, now)
-                memberships[cohort] = Membership(as_of, digest in snapshot, as_of > now - self.fresh_for)
+                as_of = snapshot.as_of if snapshot.as_of < now else now
+                memberships[cohort] = Membership(as_of, digest in snapshot, as_of > recent)
         return memberships
 
     def get(self, cohort_id: str) -> Snapshot | None:
@@ -86,4 +86,4 @@ class Snapshots:
         ]
 
     def _usable(self, snapshot: Snapshot, now: float) -> bool:
-        return snapshot.as_of + self._policy.updates_usable_for > now
+        return snapshot.as_of + self._usable_for > now
