@@ -86,7 +86,7 @@ def test_install__worker_is_killed__old_or_new_snapshot_and_a_rerun_installs_the
     for worker in service.workers():
         os.kill(worker, signal.SIGKILL)
     upload.join()
-    until(lambda: len(service.workers()) == 4, "the killed workers were not replaced", 30)
+    until(lambda: service.log.read_text().count('"event": "started"') == 4, "the workers were not replaced", 30)
     until(lambda: all(has_snapshot(service) for _ in range(20)), "a new process has no snapshot", 30)
     # All members are in the same snapshot, in every process.
     sample = range(0, count, 5_000)
