@@ -166,6 +166,12 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
             "redis_full": redis is not None and redis.full,
         }
     )
+    metrics.set_snapshots_reader(
+        lambda: [
+            (snapshot.cohort_id, snapshot.members, max(0.0, clock.now() - snapshot.as_of))
+            for snapshot in store.memory.snapshots.installed()
+        ]
+    )
     forget_service = ForgetService(store, backlog, records, redis_snapshots)
     ingester = UpdateIngester(store.memory, updates, clock=clock)
     shared_snapshots = SharedSnapshots(store.memory, redis_snapshots, clock=clock)

@@ -187,6 +187,31 @@ class WebhookResult(TypedDict):
     duplicate: Annotated[bool, about("True if the message was already applied. The service then changes nothing.")]
 
 
+class SnapshotResult(TypedDict):
+    cohort_id: str
+    members: Annotated[
+        Count, about("Number of members in the snapshot, without users who were forgotten after `as_of`.")
+    ]
+    as_of: Annotated[Count, about("The time of the snapshot in Unix seconds.")]
+    skipped: Annotated[Count, about("Number of lines without a valid user id.")]
+
+
+class Snapshot(TypedDict):
+    cohort_id: str
+    members: Annotated[Count, about("Number of members.")]
+    as_of: Annotated[Count, about("The time of the snapshot in Unix seconds.")]
+    expires_at: Annotated[Count, about("The Unix time from which the snapshot no longer counts as fresh.")]
+
+
+class SnapshotList(TypedDict):
+    snapshots: list[Snapshot]
+
+
+class SnapshotRemoval(TypedDict):
+    cohort_id: str
+    removed: Literal[True]
+
+
 class Health(TypedDict):
     status: Literal["ok"]
     version: NotRequired[Annotated[str, about("Only with the credentials of a key.")]]
@@ -248,6 +273,7 @@ class Status(TypedDict):
     ]
     step_seconds: Count
     kept_seconds: Count
+    snapshots: Annotated[list[Snapshot], about("The installed snapshots of cohorts.")]
     hour: StatusHour
     profile_api: Annotated[bool, about("False with `AMPLITUDE_PROFILE_API=off`: the service makes no calls.")]
     callers: Annotated[list[StatusCaller], about("The callers that the service accepts.")]

@@ -114,11 +114,12 @@ class ProfileService:
             max_age, background = None, False  # no newer copy can be fetched
         now = self._clock.now()
         min_fetched_at = NEVER if max_age is None else now - max_age
-        for lookup in (self._store.memory.read, self._store.get):  # memory first, then Redis
-            complete = lookup != self._store.memory.read or self._store.knows_updates(identity)
+        # Memory first, then Redis. A snapshot must not hide a later update that is only in Redis.
+        lookups = (self._store.memory.read, self._store.knows_updates(identity)), (self._store.get, True)
+        for lookup, knows_updates in lookups:
             stored = lookup(identity)
             updated = self._store.memory.with_updates(
-                identity, stored, query, snapshots=complete, accepted="certain" if self._profile_api else "pushed"
+                identity, stored, query, snapshots=knows_updates, accepted="certain" if self._profile_api else "pushed"
             )
             record = self._policy.prune(updated, now)
             needed, to_refresh = self._not_fresh(record, parts, min_fetched_at, now, background)

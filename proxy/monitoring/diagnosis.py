@@ -38,6 +38,7 @@ class State:
     backlog_max: int = 1
     dropped: int = 0
     refused: int = 0
+    expired_snapshots: tuple[str, ...] = ()
     draining: bool = False
 
 
@@ -157,6 +158,14 @@ def _problems(state: State) -> Iterator[Finding]:
             "PROXY_API_KEYS. If `why` is scope, give the caller a key with the scope of the route (new-key --scope). "
             "If `why` is address, and you trust the address, add it to ALLOWED_NETWORKS. If `why` is cross_site, call "
             "the data routes from a server.",
+        )
+    if state.expired_snapshots:
+        yield Finding(
+            "warn",
+            f"The snapshot of a cohort has expired: {', '.join(state.expired_snapshots)}",
+            "Answers about this cohort are old. With the User Profile API, each question costs a call again.",
+            "Run warm --cohort again, or send a new download to PUT /v1/snapshots/{cohort_id}. If no template needs "
+            "the cohort, remove it with DELETE /v1/snapshots/{cohort_id}.",
         )
     if state.draining:
         yield Finding("warn", "This process is stopping", "Requests already received are still answered.", "")

@@ -106,7 +106,7 @@ def _totals(metrics: Metrics) -> tuple[_Counts, dict[str, float]]:
                     key = "answer_times", float(labels["le"])
                 case "upstream_call_duration_seconds_bucket":
                     key = "call_times", float(labels["le"])
-                case _ if family.type == "gauge" and name != sample.name:
+                case _ if family.type == "gauge" and name != sample.name and not labels:
                     gauges[name] = sample.value
             if key:
                 counts[key] += int(sample.value)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from threading import Lock
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
@@ -40,6 +40,10 @@ _GAUGES = {
     "upstream_rejected": ("1 while Amplitude rejects the credentials", _MAX),
     "redis_gone": ("1 while Redis is unavailable and each process uses only its own cache", _MAX),
     "redis_full": ("1 while Redis is full and stores no new data of users", _MAX),
+}
+_SNAPSHOT_GAUGES = {
+    "members": "Users in the snapshot of a cohort",
+    "age_seconds": "Age of the snapshot of a cohort",
 }
 _SAMPLED_COUNTERS = {
     "backlog_dropped": "Users removed from the backlog without an answer",
@@ -73,8 +77,13 @@ class Metrics(Collector):
         self._sampled_counters = {name: self._counter(name, help) for name, help in _SAMPLED_COUNTERS.items()}
         self._last_counts = dict.fromkeys(_SAMPLED_COUNTERS, 0.0)
         self._bound: dict[tuple[str, int, str], tuple[Callable[[], None], Callable[[float], None]]] = {}
+        self._read_snapshots: Callable[[], Iterable[tuple[str, int, float]]] = tuple
         self._read: Callable[[], Mapping[str, float]] = dict
         self._sampling = Lock()
+
+    def set_snapshots_reader(self, read: Callable[[], Iterable[tuple[str, int, float]]]) -> None:
+        """Set the function that returns cohort id, members and age (seconds) of each snapshot in this process."""
+        self._read_snapshots = read
 
     def set_reader(self, read: Callable[[], Mapping[str, float]]) -> None:
         """Set the function that returns, by name, the gauges of this process and its counts since the start."""
@@ -137,6 +146,16 @@ class Metrics(Collector):
         build = GaugeMetricFamily("proxy_build_info", "Always 1; the labels have the versions", labels=list(_BUILD))
         build.add_metric(list(_BUILD.values()), 1.0)
         yield build
+        # Every worker has the same snapshots, so that a sum over the workers would be wrong.
+        members, age = (
+            GaugeMetricFamily(f"{PREFIX}_snapshot_{name}", about, labels=["cohort_id"])
+            for name, about in _SNAPSHOT_GAUGES.items()
+        )
+        for cohort_id, count, seconds in self._read_snapshots():
+            members.add_metric([cohort_id], count)
+            age.add_metric([cohort_id], seconds)
+        yield members
+        yield age
 
     def text(self) -> bytes:
         """Return all metrics in the text format of Prometheus."""

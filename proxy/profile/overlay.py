@@ -6,6 +6,7 @@ The freshness policy decides later whether an update is too old, as for any cach
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from typing import Literal
 
 from proxy.profile import encoding
@@ -50,13 +51,14 @@ def apply_updates(
         if updates.latest <= record.unknown_at and not (snapshots and query.parts == (COHORTS,)):
             return record
         record = Record({}, None, record.user_id, record.device_id)
-    changed = {
-        COHORTS: _cohorts(record.parts.get(COHORTS), updates, query, snapshots),
-        PROPERTIES: _properties(record.parts.get(PROPERTIES), updates, query.keys, accepted),
-    }
-    unchanged = {part: cached for part, cached in record.parts.items() if part not in changed}
-    parts = unchanged | {part: cached for part, cached in changed.items() if cached is not None}
-    return Record(parts, None, record.user_id, record.device_id, record.unknown_status)
+    old_cohorts, old_properties = record.parts.get(COHORTS), record.parts.get(PROPERTIES)
+    cohorts = _cohorts(old_cohorts, updates, query, snapshots)
+    properties = _properties(old_properties, updates, query.keys, accepted)
+    if cohorts is old_cohorts and properties is old_properties:
+        return record
+    unchanged = {part: cached for part, cached in record.parts.items() if part not in (COHORTS, PROPERTIES)}
+    changed = {part: cached for part, cached in ((COHORTS, cohorts), (PROPERTIES, properties)) if cached is not None}
+    return Record(unchanged | changed, None, record.user_id, record.device_id, record.unknown_status)
 
 
 def _cohorts(
@@ -71,25 +73,36 @@ def _cohorts(
             later[cohort] = push if push and push[0] > as_of else (as_of, is_member)
     if not later:
         return cached
-    requested = {query.aliases.id_of("cohorts", cohort) for cohort in query.cohort_ids}
-    narrow = bool(requested) and requested <= later.keys()
-    if cached is None and not narrow:
-        return None
-    stored = encoding.read(cached.value) if cached else []
-    old = [cohort for cohort in stored if text(cohort) not in later] if isinstance(stored, list) else []
-    present = {text(cohort) for cohort in old}
-    new = [cohort for cohort, (_, is_in) in later.items() if is_in and cohort not in present]
-    value = encoding.write([*old, *new])
+    requested = query.requested_cohorts
     warm = cached is not None and cached.warm
-    if narrow:
-        unlisted = cached is None and updates.latest == _NEVER_FETCHED and not any(is_in for _, is_in in later.values())
-        return CachedPart(value, min(later[cohort][0] for cohort in requested), warm, pushed=True, unlisted=unlisted)
-    return CachedPart(value, fetched_at, warm)
+    if requested and requested <= later.keys():  # an answer about these cohorts needs no others
+        members = tuple(cohort for cohort in requested if later[cohort][1])
+        as_of = min([later[cohort][0] for cohort in requested])
+        unlisted = not members and cached is None and updates.latest == _NEVER_FETCHED
+        return CachedPart(_written(members), as_of, warm, pushed=True, unlisted=unlisted)
+    if cached is None:
+        return None
+    value = encoding.read(cached.value)
+    stored = value if isinstance(value, list) else []
+    listed = {text(cohort) for cohort in stored}
+    if all((cohort in listed) is is_in for cohort, (_, is_in) in later.items()):
+        return cached
+    old = [cohort for cohort in stored if text(cohort) not in later]
+    new = [cohort for cohort, (_, is_in) in later.items() if is_in]
+    return CachedPart(encoding.write([*old, *new]), fetched_at, warm)
+
+
+@lru_cache(4096)
+def _written(cohorts: tuple[str, ...]) -> bytes:
+    """Return the stored form of a list of cohorts. Many users have the same list."""
+    return encoding.write(list(cohorts))
 
 
 def _properties(
     cached: CachedPart | None, updates: ParsedUpdates, keys: tuple[str, ...], accepted: Accepted
 ) -> CachedPart | None:
+    if not updates.properties and updates.whole_at is None and updates.cleared_at is None:
+        return cached
     if cached is not None and updates.cleared_at is not None and updates.cleared_at > cached.fetched_at:
         cached = None  # cleared values must not be served, and only Amplitude knows the remaining values
     warm, fetched_at = cached is not None and cached.warm, cached.fetched_at if cached else _NEVER_FETCHED

@@ -74,6 +74,11 @@ class ProfileQuery:
         return tuple((name, self.aliases.id_of("cohorts", name)) for name in names)
 
     @cached_property
+    def requested_cohorts(self) -> frozenset[str]:
+        """Return the ids in Amplitude of `cohort_ids`."""
+        return frozenset(self.aliases.id_of("cohorts", name) for name in self.cohort_ids)
+
+    @cached_property
     def computations(self) -> Part:
         """Return the part of `comp_ids`."""
         return computations({self.aliases.id_of("computations", id) for id in self.comp_ids})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,7 +17,6 @@ MAX_MEMBERS = 2_000_000
 """The maximum number of members, which is Amplitude's limit for a cohort download."""
 PIECES = 256
 _PIECE_SHIFT = 56
-_DIGEST_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +36,18 @@ class Snapshot:
         """Return the number of members."""
         return sum(map(len, self.pieces))
 
-    def without(self, digests: Iterable[int]) -> Snapshot:
+    def without(self, digests: Iterable[int], checkpoint: Callable[[], object] = lambda: None) -> Snapshot:
         """Return the snapshot without these members. Return the same object if it contains none of them."""
-        members = [digest for digest in digests if digest in self]
-        if not members:
-            return self
         pieces = list(self.pieces)
-        for digest in members:
-            piece = array("Q", pieces[digest >> _PIECE_SHIFT])
-            piece.remove(digest)
-            pieces[digest >> _PIECE_SHIFT] = piece
-        return Snapshot(self.as_of, tuple(pieces))
+        found = False
+        for digest in digests:
+            checkpoint()
+            piece = pieces[digest >> _PIECE_SHIFT]
+            place = bisect_left(piece, digest)
+            if place < len(piece) and piece[place] == digest:
+                pieces[digest >> _PIECE_SHIFT] = piece[:place] + piece[place + 1 :]
+                found = True
+        return Snapshot(self.as_of, tuple(pieces)) if found else self
 
 
 class SnapshotBuilder:
@@ -87,14 +87,9 @@ def pack_piece(piece: array[int]) -> bytes:
     return _swapped(piece).tobytes()
 
 
-def unpack_pieces(packed: Sequence[bytes]) -> tuple[array[int], ...]:
-    """Return the pieces that were packed. Raises ValueError if one has the wrong size."""
-    pieces = []
-    for data in packed:
-        if len(data) % _DIGEST_BYTES:
-            raise ValueError("the size of the piece is not a multiple of 8 bytes")
-        pieces.append(_swapped(array("Q", data)))
-    return tuple(pieces)
+def unpack_piece(packed: bytes) -> array[int]:
+    """Return the digests of a packed piece. Raises ValueError if the size is not a multiple of 8 bytes."""
+    return _swapped(array("Q", packed))
 
 
 def _swapped(piece: array[int]) -> array[int]:

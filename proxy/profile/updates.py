@@ -226,6 +226,9 @@ class ParsedUpdates(NamedTuple):
     cleared_at: float | None = None
 
 
+NO_UPDATES = ParsedUpdates({}, {}, None, float("-inf"))
+
+
 def parse_updates(updates: Updates) -> ParsedUpdates:
     """Parse `updates`. Unknown fields are ignored."""
     cohorts: dict[str, tuple[float, bool]] = {}

@@ -20,7 +20,7 @@ from proxy.storage.lru import Entry, SizedLRU, size_of
 from proxy.storage.packed_updates import merged_packed, read_packed, with_packed
 from proxy.storage.ready_bodies import ReadyBodies, ReadyBody
 from proxy.storage.snapshots import Snapshots
-from proxy.storage.tombstones import Tombstones
+from proxy.storage.tombstones import REMEMBERED_SECONDS, Tombstones
 
 _CHECKPOINT_EVERY = 500
 """Entries that a loop visits between two checkpoints. They take half a millisecond."""
@@ -59,7 +59,8 @@ class MemoryStore:
         """The number of announcements of other processes, which is the number of calls of `cached_users`."""
         self._cache = SizedLRU(max_bytes - max_bytes // _READY_SHARE)
         self._ready = ReadyBodies(max_bytes // _READY_SHARE)
-        self._tombstones = Tombstones(clock, digester)
+        # A snapshot may be as old as pushed data. Users who were forgotten after its time are left out.
+        self._tombstones = Tombstones(clock, digester, max(REMEMBERED_SECONDS, policy.pushed))
         self.snapshots = Snapshots(policy, clock, digester)
         self._has_updates = False
         self._policy = policy
@@ -179,17 +180,33 @@ class MemoryStore:
             parsed = parse_updates(self._correct_updates(identity))
         return apply_updates(record, parsed, query, memberships, accepted)
 
-    def install_snapshot(self, cohort_id: str, snapshot: Snapshot) -> bool:
-        """Replace the cohort's snapshot. Return False if the current snapshot is newer.
+    def install_snapshot(
+        self,
+        cohort_id: str,
+        snapshot: Snapshot,
+        checkpoint: Callable[[], object] = lambda: None,
+        *,
+        overwrite: bool = False,
+    ) -> Snapshot | None:
+        """Replace the cohort's snapshot. Return the installed snapshot; None if the current snapshot is newer.
 
-        Users who were forgotten after `snapshot.as_of` are left out.
+        Users who were forgotten after `snapshot.as_of` are left out. `overwrite`: replace a newer snapshot too.
         """
-        with self._lock:
-            forgotten = self._tombstones.forgotten_after(snapshot.as_of)
-            if not self.snapshots.install(cohort_id, snapshot.without(map(member_of, forgotten))):
-                return False
-            self._ready.clear()
-            return True
+        while True:
+            with self._lock:
+                generation = self.generation
+                forgotten = self._tombstones.forgotten_after(snapshot.as_of)
+            snapshot = snapshot.without(map(member_of, forgotten), checkpoint)
+            with self._lock:
+                if generation != self.generation:  # users were forgotten since
+                    continue
+                current = self.snapshots.get(cohort_id)
+                # A time in the future comes from a wrong clock.
+                if current and not overwrite and snapshot.as_of < current.as_of <= self._clock.now():
+                    return None
+                self.snapshots.install(cohort_id, snapshot)
+                self._ready.clear()
+                return snapshot
 
     def remove_snapshot(self, cohort_id: str) -> bool:
         """Remove the cohort's snapshot. Return whether a snapshot existed."""

@@ -9,7 +9,7 @@ from proxy.profile.overlay import apply_updates
 from proxy.profile.query import ProfileQuery
 from proxy.profile.record import Record
 from proxy.profile.snapshot import Membership
-from proxy.profile.updates import Updates, merged, pack, parse_updates, too_large, unpack, updates_since
+from proxy.profile.updates import NO_UPDATES, Updates, merged, pack, parse_updates, too_large, unpack, updates_since
 
 _NO_SNAPSHOTS: Mapping[str, Membership] = {}
 
@@ -25,7 +25,8 @@ def with_packed(
     """Return `record` with the packed updates and the snapshots applied (see `apply_updates`)."""
     if packed is None and not snapshots:
         return record
-    return apply_updates(record, parse_updates(read_packed(packed)), query, snapshots)
+    updates = parse_updates(read_packed(packed)) if packed is not None else NO_UPDATES
+    return apply_updates(record, updates, query, snapshots)
 
 
 def merged_packed(packed: bytes | None, new: Updates, horizon: float) -> bytes | None:

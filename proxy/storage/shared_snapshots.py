@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import logging
 from collections.abc import Callable
+from functools import partial
 from threading import Lock, Thread
 from typing import TYPE_CHECKING
 
 from proxy.monitoring.clock import Clock
+from proxy.monitoring.logs import OncePerMinute
 from proxy.profile.snapshot import Snapshot
+from proxy.storage.checkpoint import Checkpoint
 from proxy.storage.memory import MemoryStore
 from proxy.storage.redis import RedisUnavailable
 
 if TYPE_CHECKING:
     from proxy.storage.redis.snapshots import PublishedSnapshot, RedisSnapshots
 
-_log = logging.getLogger(__name__)
+
+def _release_memory() -> None:
+    """Return freed memory to the system: 24 MiB after 2,000,000 members were replaced, in 4 milliseconds."""
+    with contextlib.suppress(AttributeError, OSError):  # only glibc has the function
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class SharedSnapshots:
@@ -37,64 +46,85 @@ class SharedSnapshots:
         self._clock = clock
         self._start = start
         self._loaded: dict[str, PublishedSnapshot] = {}
-        """The snapshots of Redis that this process has installed, by cohort id."""
-        self._loading = Lock()
+        """The entries of the index in Redis that this process has applied, by cohort id."""
+        self._changing = Lock()
         """Held while `_loaded` and the memory differ from Redis."""
+        self._failures = OncePerMinute(logging.getLogger(__name__), "snapshot_load_failed", clock)
 
-    def install(self, cohort_id: str, snapshot: Snapshot) -> bool:
-        """Replace the cohort's snapshot in all processes. Return False if the current snapshot is newer.
+    def install(self, cohort_id: str, snapshot: Snapshot) -> Snapshot | None:
+        """Replace the cohort's snapshot in all processes. Return None if the current snapshot is newer.
 
-        The other processes install the snapshot within a second. Raises RedisUnavailable; nothing is installed then.
+        Return the installed snapshot, without the users who were forgotten after `snapshot.as_of`. The other processes
+        install it within a few seconds. Raises RedisUnavailable; nothing is installed then.
         """
+        try:
+            return self._install(cohort_id, snapshot)
+        finally:
+            _release_memory()
+
+    def _install(self, cohort_id: str, snapshot: Snapshot) -> Snapshot | None:
         if self._shared is None:
-            return self._memory.install_snapshot(cohort_id, snapshot)
-        with self._loading:
-            published = self._shared.publish(cohort_id, snapshot, self._clock.now())
-            if published is not None:
-                self._memory.install_snapshot(cohort_id, Snapshot(published.as_of, snapshot.pieces))
-                self._loaded[cohort_id] = published
-        return published is not None
+            return self._memory.install_snapshot(cohort_id, snapshot, Checkpoint())
+        with self._changing:
+            published = self._shared.publish(cohort_id, snapshot, Checkpoint())
+            if published is None:
+                return None
+            self._loaded[cohort_id] = published
+            # Redis has decided that this snapshot is the newest.
+            snapshot = Snapshot(published.as_of, snapshot.pieces)
+            return self._memory.install_snapshot(cohort_id, snapshot, Checkpoint(), overwrite=True)
 
     def remove(self, cohort_id: str) -> bool:
         """Remove the cohort's snapshot from all processes. Return whether it existed. Raises RedisUnavailable."""
-        with self._loading:
+        with self._changing:
             existed = self._shared is not None and self._shared.withdraw(cohort_id)
-            self._loaded.pop(cohort_id, None)
             return self._memory.remove_snapshot(cohort_id) or existed
 
     def catch_up(self) -> None:
-        """Start to install the snapshots that other processes published. Raises RedisUnavailable.
+        """Start to apply the changes of other processes. Raises RedisUnavailable.
 
-        Loading 2,000,000 members takes longer than this thread may be busy.
+        Loading 2,000,000 members takes longer than the thread of the Redis client may be busy.
         """
-        if self._shared is None or not self._loading.acquire(blocking=False):
+        if self._shared is None or not self._changing.acquire(blocking=False):
             return
+        loading = False
         try:
-            published = self._shared.published()
-        except BaseException:
-            self._loading.release()
-            raise
-        if published == self._loaded:
-            self._loading.release()
-            return
-        self._start(lambda: self._load(published))
+            published = self._shared.published(self._clock.now())
+            if published != self._loaded:
+                self._start(partial(self._load, self._shared, published))
+                loading = True
+        finally:
+            if not loading:
+                self._changing.release()
 
-    def _load(self, published: dict[str, PublishedSnapshot]) -> None:
+    def _load(self, shared: RedisSnapshots, published: dict[str, PublishedSnapshot]) -> None:
         try:
-            for cohort_id in self._loaded.keys() - published.keys():
-                self._memory.remove_snapshot(cohort_id)
-                del self._loaded[cohort_id]
             for cohort_id, entry in published.items():
-                if self._shared is None or self._loaded.get(cohort_id) == entry:
-                    continue
-                snapshot = self._shared.read(entry)
-                if snapshot is not None:  # otherwise it was replaced, and the next call sees the replacement
-                    as_of = min(snapshot.as_of, self._clock.now())  # the clock of this machine may be behind
-                    self._memory.install_snapshot(cohort_id, Snapshot(as_of, snapshot.pieces))
+                if entry != self._loaded.get(cohort_id) and self._apply(shared, cohort_id, entry):
                     self._loaded[cohort_id] = entry
+            for cohort_id in self._loaded.keys() - published.keys():
+                # The snapshot is too old, or Redis has lost its data.
+                snapshot = self._memory.snapshots.get(cohort_id)
+                if snapshot is None:
+                    self._memory.remove_snapshot(cohort_id)
+                else:
+                    shared.publish(cohort_id, snapshot, Checkpoint(), only_missing=True)
+                del self._loaded[cohort_id]  # the next call loads the published snapshot
         except RedisUnavailable:
             pass  # the next call tries again
-        except Exception:  # noqa: BLE001  # the thread would end without a log line
-            _log.exception("snapshot_load_failed")
+        except Exception as error:  # noqa: BLE001  # the thread would end without a log line
+            self._failures.note("", error=type(error).__name__)
         finally:
-            self._loading.release()
+            self._changing.release()
+            _release_memory()
+
+    def _apply(self, shared: RedisSnapshots, cohort_id: str, entry: PublishedSnapshot) -> bool:
+        """Install or remove a snapshot as in Redis. Return False if Redis no longer has it."""
+        if entry.key is None:
+            self._memory.remove_snapshot(cohort_id)
+            return True
+        snapshot = shared.read(entry, Checkpoint())
+        if snapshot is None:
+            return False
+        self._memory.install_snapshot(cohort_id, snapshot, Checkpoint(), overwrite=True)
+        return True

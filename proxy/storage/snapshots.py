@@ -28,7 +28,7 @@ class Snapshots:
     """The snapshots by cohort id. MemoryStore locks all changes; reading needs no lock."""
 
     def __init__(self, policy: FreshnessPolicy, clock: Clock, digester: IdDigester) -> None:
-        self._policy = policy
+        self._usable_for = policy.updates_usable_for
         self._clock = clock
         self._digester = digester
         self._snapshots: dict[str, Snapshot] = {}
@@ -43,23 +43,27 @@ class Snapshots:
         if not self._snapshots or identity.user_id is None or COHORTS not in query.parts:
             return _NO_MEMBERSHIPS
         snapshots = self._snapshots
-        requested = {query.aliases.id_of("cohorts", cohort) for cohort in query.cohort_ids} or snapshots.keys()
         digest = self._digester.member(identity.user_id)
-        recent = now - self._policy.pushed
-        return {
-            cohort: Membership(snapshot.as_of, digest in snapshot, snapshot.as_of > recent)
-            for cohort in requested
-            if (snapshot := snapshots.get(cohort)) is not None
-            and snapshot.as_of > now - self._policy.updates_usable_for
-        }
+        oldest, recent = now - self._usable_for, now - self.fresh_for
+        memberships = {}
+        for cohort in query.requested_cohorts or snapshots:
+            snapshot = snapshots.get(cohort)
+            if snapshot is not None and snapshot.as_of > oldest:
+                # The clock of the sender, or of Redis, may be ahead of this clock.
+                as_of = snapshot.as_of if snapshot.as_of < now else now
+                memberships[cohort] = Membership(as_of, digest in snapshot, as_of > recent)
+        return memberships
 
-    def install(self, cohort_id: str, snapshot: Snapshot) -> bool:
-        """Replace the cohort's snapshot. Return False if the current snapshot is newer."""
-        current = self._snapshots.get(cohort_id)
-        if current is not None and current.as_of > snapshot.as_of:
-            return False
-        self._snapshots = {**self._snapshots, cohort_id: snapshot}
-        return True
+    def get(self, cohort_id: str) -> Snapshot | None:
+        """Return the cohort's snapshot; None if there is none, or if it is too old to answer a request."""
+        snapshot = self._snapshots.get(cohort_id)
+        return snapshot if snapshot is not None and self._usable(snapshot, self._clock.now()) else None
+
+    def install(self, cohort_id: str, snapshot: Snapshot) -> None:
+        """Replace the cohort's snapshot, and free the memory of the snapshots that are too old to answer a request."""
+        now = self._clock.now()
+        usable = {cohort: other for cohort, other in self._snapshots.items() if self._usable(other, now)}
+        self._snapshots = {**usable, cohort_id: snapshot}
 
     def remove(self, cohort_id: str) -> bool:
         """Remove the cohort's snapshot. Return whether a snapshot existed."""
@@ -74,9 +78,12 @@ class Snapshots:
 
     def installed(self) -> list[InstalledSnapshot]:
         """Return the snapshots that can still answer a request, sorted by cohort id."""
-        now, usable_for = self._clock.now(), self._policy.updates_usable_for
+        now = self._clock.now()
         return [
-            InstalledSnapshot(cohort, snapshot.members, snapshot.as_of, snapshot.as_of + self._policy.pushed)
+            InstalledSnapshot(cohort, snapshot.members, snapshot.as_of, snapshot.as_of + self.fresh_for)
             for cohort, snapshot in sorted(self._snapshots.items())
-            if snapshot.as_of + usable_for > now
+            if self._usable(snapshot, now)
         ]
+
+    def _usable(self, snapshot: Snapshot, now: float) -> bool:
+        return snapshot.as_of + self._usable_for > now

@@ -14,9 +14,13 @@ _MAX_TOMBSTONES = 100_000
 
 
 class Tombstones:
-    """The digests of recently forgotten ids, oldest first. Not thread-safe; MemoryStore locks."""
+    """The digests of recently forgotten ids, oldest first. Not thread-safe; MemoryStore locks.
 
-    def __init__(self, clock: Clock, digester: IdDigester) -> None:
+    `seconds`: how long an id is remembered.
+    """
+
+    def __init__(self, clock: Clock, digester: IdDigester, seconds: float = REMEMBERED_SECONDS) -> None:
+        self._seconds = seconds
         self._clock = clock
         self._digester = digester
         # by digest: generation, monotonic time of the addition, Unix time of forgetting the id; oldest first
@@ -32,7 +36,7 @@ class Tombstones:
             at = min((moments or {}).get(digest, now), now)  # the clock of Redis may be ahead
             _, _, before = self._last.pop(digest, (0, 0.0, at))
             self._last[digest] = self.generation, added_at, max(at, min(before, now))
-        while self._last and (len(self._last) > _MAX_TOMBSTONES or self._oldest < added_at - REMEMBERED_SECONDS):
+        while self._last and (len(self._last) > _MAX_TOMBSTONES or self._oldest < added_at - self._seconds):
             del self._last[next(iter(self._last))]
 
     @property

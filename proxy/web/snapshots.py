@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import orjson
 from flask import Blueprint, Response, jsonify, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from proxy.api import bodies
 from proxy.api.errors import BadRequest, BodyTooLarge, UnsupportedMediaType
 from proxy.api.parameters import readable_id
 from proxy.profile.snapshot import MAX_MEMBERS, Snapshot, SnapshotBuilder
@@ -30,6 +32,7 @@ MAX_TOTAL_MEMBERS = 10_000_000
 MAX_SNAPSHOTS = 1000
 _AHEAD_SECONDS = 600.0
 _MAX_BODY_BYTES = MAX_MEMBERS * MAX_LINE_BYTES
+_TIME = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?", re.ASCII)
 _UPLOADS = WeightedSemaphore(2, wait_seconds=10)
 """Limit on concurrent uploads. Each takes up to 20 MiB."""
 
@@ -41,18 +44,20 @@ removal = Blueprint("snapshot_removal", __name__, url_prefix="/v1/snapshots")
 @blueprint.get("", provide_automatic_options=False)
 def index() -> Response:
     """Return the installed snapshots."""
-    installed = services().store.memory.snapshots.installed()
-    return _answer(
-        snapshots=[
-            {
-                "cohort_id": snapshot.cohort_id,
-                "members": snapshot.members,
-                "as_of": int(snapshot.as_of),
-                "expires_at": int(snapshot.expires_at),
-            }
-            for snapshot in installed
-        ]
-    )
+    return _answer(snapshots=installed_snapshots())
+
+
+def installed_snapshots() -> list[bodies.Snapshot]:
+    """Return the snapshots in this process."""
+    return [
+        {
+            "cohort_id": snapshot.cohort_id,
+            "members": snapshot.members,
+            "as_of": int(snapshot.as_of),
+            "expires_at": int(snapshot.expires_at),
+        }
+        for snapshot in services().store.memory.snapshots.installed()
+    ]
 
 
 @blueprint.put("/<cohort_id>", provide_automatic_options=False)
@@ -61,7 +66,7 @@ def install(cohort_id: str) -> Response:
     app_services = services()
     cohort_id = _cohort_id(cohort_id)
     as_of = _as_of(app_services.clock.now(), app_services.store.memory.snapshots.fresh_for)
-    _require_room(cohort_id)
+    _require_room(cohort_id, 1)
     # An upload may take longer than any other request. Only an authenticated caller gets this far.
     if (connection := request.environ.get("gunicorn.socket")) is not None:
         connection.allow_slow_body(UPLOAD_SECONDS)
@@ -72,15 +77,16 @@ def install(cohort_id: str) -> Response:
                 raise BadRequest(
                     "the body has no user id; add allow_empty=true to install an empty snapshot", code="invalid_body"
                 )
+            _require_room(cohort_id, snapshot.members)
             installed = app_services.snapshots.install(cohort_id, snapshot)
     except Busy:
         return _retry_later(
             "Too many uploads", "too many snapshots are being uploaded; send the snapshot again", "busy"
         )
     except RedisUnavailable:
-        detail = "Redis is unavailable, so the snapshot was not installed; send the snapshot again"
+        detail = "Redis is unavailable or full, so the snapshot was not installed; send the snapshot again"
         return _retry_later("Redis not updated", detail, "internal")
-    if not installed:
+    if installed is None:
         return problem(
             409,
             "Conflict",
@@ -88,7 +94,7 @@ def install(cohort_id: str) -> Response:
             code="newer_snapshot",
             parameter="as_of",
         )
-    return _answer(cohort_id=cohort_id, members=snapshot.members, as_of=int(as_of), skipped=skipped)
+    return _answer(cohort_id=cohort_id, members=installed.members, as_of=int(installed.as_of), skipped=skipped)
 
 
 @removal.delete("/<cohort_id>", provide_automatic_options=False)
@@ -118,31 +124,35 @@ def _cohort_id(sent: str) -> str:
     return services().aliases.id_of("cohorts", cohort_id)
 
 
-def _as_of(now: float, usable_for: float) -> float:
+def _as_of(now: float, fresh_for: float) -> float:
     """Return the time of the snapshot (Unix seconds); `now` if the request has none or a later one."""
-    text = request.args.get("as_of", request.headers.get("X-As-Of"))
-    if text is None:
+    sent = [*request.args.getlist("as_of"), *request.headers.getlist("X-As-Of")]
+    if len(sent) > 1:
+        raise BadRequest(
+            "as_of is given more than once; send it once, as as_of or X-As-Of",
+            code="repeated_parameter",
+            parameter="as_of",
+        )
+    if not sent:
         return now
-    try:
-        as_of = float(text)
-    except ValueError:
-        as_of = math.nan
-    if not now - usable_for < as_of <= now + _AHEAD_SECONDS:
+    as_of = float(sent[0]) if _TIME.fullmatch(sent[0]) else math.nan
+    if not now - fresh_for <= as_of <= now + _AHEAD_SECONDS:
         raise BadRequest(
             "as_of is not a time in Unix seconds, is more than 10 minutes ahead, or is older than "
-            f"CACHE_PUSHED_SECONDS ({usable_for:.0f}); send the time at which the download was requested",
+            f"CACHE_PUSHED_SECONDS ({fresh_for:.0f}); send the time at which the download was requested",
             code="invalid_parameter",
             parameter="as_of",
         )
     return min(as_of, now)
 
 
-def _require_room(cohort_id: str) -> None:
+def _require_room(cohort_id: str, members: int) -> None:
+    """Raise BodyTooLarge if a snapshot with `members` does not fit beside the snapshots of the other cohorts."""
     others = [snapshot for snapshot in services().store.memory.snapshots.installed() if snapshot.cohort_id != cohort_id]
-    if len(others) >= MAX_SNAPSHOTS or sum(snapshot.members for snapshot in others) >= MAX_TOTAL_MEMBERS:
+    if len(others) >= MAX_SNAPSHOTS or sum(snapshot.members for snapshot in others) + members > MAX_TOTAL_MEMBERS:
         raise BodyTooLarge(
-            f"the installed snapshots have {MAX_TOTAL_MEMBERS:,} members, or are {MAX_SNAPSHOTS:,}; remove a snapshot "
-            "with DELETE /v1/snapshots/{cohort_id}"
+            f"all snapshots together may have {MAX_TOTAL_MEMBERS:,} members, and there may be {MAX_SNAPSHOTS:,}; "
+            "remove a snapshot with DELETE /v1/snapshots/{cohort_id}"
         )
 
 

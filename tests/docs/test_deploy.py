@@ -42,6 +42,7 @@ def start_nginx(tmp_path: Path) -> Iterator[Callable[[str], str]]:
 
     def start(upstream: str) -> str:
         location = fragment("nginx").block("nginx").replace("http://127.0.0.1:8000", upstream)
+        assert location.count(f"proxy_pass {upstream};") == 2
         assert "/var/log/nginx/connected-content.log" in location
         location = location.replace("/var/log/nginx/connected-content.log", f"{tmp_path}/failed")
         port = free_port()
@@ -104,6 +105,22 @@ def test_nginx__largest_webhook_batch__passes(nginx: str) -> None:
     assert answer.json()["applied"] == len(users)
     lookup = requests.get(f"{nginx}/v1/cohorts?user_id=pushed-9999&cohort_id=large", headers=credentials, timeout=5)
     assert (lookup.headers["X-Amplitude-Calls"], lookup.json()["is_member"]) == ("0", True)
+
+
+@pytest.mark.contract("6 snapshot upload")
+def test_nginx__large_or_refused_snapshot__passes(nginx: str) -> None:
+    lines = b"".join(b'"member-%d"\n' % number for number in range(700_000))
+    assert len(lines) > MAX_BODY_BYTES
+    session = requests.Session()
+    session.headers.update({"Authorization": f"Bearer {SECRET}", "Content-Type": "application/x-ndjson"})
+    url = f"{nginx}/v1/snapshots/nginx-cohort"
+    answer = session.put(url, lines, timeout=60)
+    assert (answer.status_code, answer.json()["members"]) == (200, 700_000)
+    lookup = session.get(f"{nginx}/v1/cohorts?user_id=member-699999&cohort_id=nginx-cohort", timeout=5)
+    assert lookup.json()["is_member"]
+    # The service answers before it has read the body.
+    assert session.put(f"{url}?as_of=yesterday", lines, timeout=60).status_code == 400
+    assert session.delete(url, timeout=5).status_code == 200
 
 
 class Broken(socketserver.StreamRequestHandler):

@@ -94,7 +94,7 @@ def test_routes_table__routes_methods_and_scopes__are_those_of_the_application(a
     for rule in app.url_map.iter_rules():
         access = ACCESS[rule.endpoint.partition(".")[0]]
         methods = dict.fromkeys(rule.methods or (), access.scope if access else "none")
-        scopes.setdefault(rule.rule.replace("<name>", "{name}"), {}).update(methods)
+        scopes.setdefault(rule.rule.replace("<", "{").replace(">", "}"), {}).update(methods)
     assert {route: (methods, needed) for route, (methods, needed, _) in table("routes").items()} == {
         route: (
             ", ".join(sorted(by_method, key=["GET", "HEAD", "POST", "PUT", "DELETE"].index)),

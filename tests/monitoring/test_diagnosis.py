@@ -18,6 +18,7 @@ PROBLEMS = {
     "The backlog is full": State(backlog_users=90, backlog_max=100),
     "removed from the backlog": State(dropped=1, backlog_max=100),
     "7 requests were refused": State(refused=7),
+    "has expired: c31, c7": State(expired_snapshots=("c31", "c7")),
     "1 request was refused": State(refused=1),
     "20 % of the answers": State(profile_api=False, answers=100, not_available=20),
 }

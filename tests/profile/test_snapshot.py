@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.profile.snapshot import PIECES, Snapshot, SnapshotBuilder, pack_piece, unpack_pieces
+from proxy.profile.snapshot import PIECES, Snapshot, SnapshotBuilder, pack_piece, unpack_piece
 
 DIGESTS = st.sets(st.integers(0, 2**64 - 1) | st.integers(0, 300) | st.integers(2**64 - 300, 2**64 - 1))
 
@@ -28,7 +28,9 @@ def test_snapshot__any_digests__contains_exactly_the_added_ones(members: set[int
 @given(DIGESTS, DIGESTS)
 def test_without__any_digests__only_these_are_removed(members: set[int], removed: set[int]) -> None:
     snapshot = new_snapshot(members)
-    smaller = snapshot.without(removed)
+    yielded: list[int] = []
+    smaller = snapshot.without(removed, lambda: yielded.append(1))
+    assert len(yielded) == len(removed)
     assert smaller == new_snapshot(members - removed)
     assert snapshot == new_snapshot(members)
     assert (smaller is snapshot) == members.isdisjoint(removed)
@@ -38,7 +40,7 @@ def test_without__any_digests__only_these_are_removed(members: set[int], removed
 def test_pack_piece__any_snapshot__same_after_unpacking_and_in_the_order_of_bytes(members: set[int]) -> None:
     snapshot = new_snapshot(members)
     packed = [pack_piece(piece) for piece in snapshot.pieces]
-    assert unpack_pieces(packed) == snapshot.pieces
+    assert tuple(map(unpack_piece, packed)) == snapshot.pieces
     for first_byte, piece in enumerate(packed):
         digests = [piece[start : start + 8] for start in range(0, len(piece), 8)]
         assert digests == sorted(digests)

@@ -94,6 +94,7 @@ def pair(idle_seconds: float = 5) -> Iterator[tuple[Connection, gevent.socket.so
         ("POST /v1/cohorts", JSON, 401),
         ("GET /v1/cohorts?user_id=ava", KEY, 200),
         ("POST /v1/webhooks/amplitude/cohorts", JSON, 401),
+        ("PUT /v1/snapshots/c31", "Content-Type: application/x-ndjson\r\n", 401),
         ("POST /v1/webhooks/amplitude/users", f"{KEY}Content-Type: text/csv\r\n", 415),
         ("GET /metrics", "Expect: 100-continue\r\n", 401),
     ],
@@ -250,6 +251,72 @@ def test_request__data_always_ready__ends_in_time(monkeypatch: pytest.MonkeyPatc
         client.sendall(b"x" * 100_000)
         with pytest.raises(ConnectionResetError):
             sum(len(connection.recv(1)) for _ in range(100_000))
+
+
+class SteppedTime:
+    """Replaces `time` in the connection. Only the test moves the clock."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+@pytest.mark.contract("6 snapshot upload")
+@pytest.mark.parametrize(
+    ("allowed", "pause", "received"),
+    [
+        pytest.param(600, 9, 66, id="bytes keep coming for ten minutes"),
+        pytest.param(None, 4, 2, id="other requests"),
+    ],
+)
+def test_slow_body__bytes_after_pauses__received_until_a_limit(
+    monkeypatch: pytest.MonkeyPatch, allowed: float | None, pause: float, received: int
+) -> None:
+    clock = SteppedTime()
+    monkeypatch.setattr(limits, "time", clock)
+    with pair() as (connection, peer):
+        peer.sendall(b"x")
+        assert connection.recv(1) == b"x"
+        connection.head_ended()
+        if allowed is not None:
+            connection.allow_slow_body(allowed)
+        peer.sendall(b"x" * 1000)
+        for _ in range(received):
+            clock.seconds += pause
+            connection.recv(1)
+        clock.seconds += pause
+        with pytest.raises(ConnectionResetError):
+            connection.recv(1)
+
+
+def test_slow_body__client_pauses__reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "REQUEST_SECONDS", 0.05)
+    with pair() as (connection, peer):
+        peer.sendall(b"xy")
+        connection.recv(1)
+        connection.head_ended()
+        connection.allow_slow_body(600)
+        assert connection.recv(1) == b"y"
+        with pytest.raises(ConnectionResetError):
+            connection.recv(1)
+
+
+def test_slow_body__next_request__has_the_usual_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SteppedTime()
+    monkeypatch.setattr(limits, "time", clock)
+    with pair() as (connection, peer):
+        peer.sendall(b"xyz")
+        connection.recv(1)
+        connection.head_ended()
+        connection.allow_slow_body(600)
+        clock.seconds += 9
+        connection.recv(1)
+        connection.answered()
+        clock.seconds += 11
+        with pytest.raises(ConnectionResetError):
+            connection.recv(1)
 
 
 def test_reading__data_always_ready__other_greenlets_run() -> None:

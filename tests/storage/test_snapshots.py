@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import pytest
+from redis import Redis
 
 from proxy.fetch.backlog import Backlog
 from proxy.fetch.forget import ForgetService
-from proxy.monitoring.clock import SYSTEM_CLOCK
+from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.profile import encoding
 from proxy.profile.freshness import FreshnessPolicy
 from proxy.profile.parts import COHORTS, PROPERTIES, Identity
@@ -18,9 +20,11 @@ from proxy.profile.snapshot import Snapshot, SnapshotBuilder
 from proxy.profile.updates import membership
 from proxy.storage.id_digests import UNKEYED
 from proxy.storage.memory import MemoryStore
+from proxy.storage.redis import RedisUnavailable
 from proxy.storage.redis.client import RedisClient
 from proxy.storage.redis.profiles import RedisProfiles
 from proxy.storage.redis.snapshots import RedisSnapshots
+from proxy.storage.redis.updates import RedisUpdates
 from proxy.storage.shared_snapshots import SharedSnapshots
 from proxy.storage.tiered import TieredStore
 from tests.support.fakes import FakeClock
@@ -79,7 +83,7 @@ def test_snapshot__request_for_more__not_answered_from_the_snapshot(
 def test_snapshot__list_was_fetched_later__snapshot_wins(store: MemoryStore, clock: FakeClock) -> None:
     store.install_snapshot("c31", snapshot_of("ava", as_of=clock.now() - 60))
     later = fetched(["c7"], clock.now())
-    assert cohorts_of(store, AVA, C31, later) == ["c7", "c31"]
+    assert cohorts_of(store, AVA, C31, later) == ["c31"]
     assert cohorts_of(store, AVA, ProfileQuery(("cohorts",)), later) == ["c7", "c31"]
 
 
@@ -155,17 +159,26 @@ def test_forget__member__not_in_this_and_not_in_an_older_snapshot(store: MemoryS
 class Process:
     """The stores of one process that uses Redis. Snapshots are loaded without a thread."""
 
-    def __init__(self, url: str) -> None:
-        self.redis = RedisClient(url)
+    def __init__(self, server: RedisServer, *, clock: Clock = SYSTEM_CLOCK, client: type[RedisClient] = RedisClient):
+        self.redis = client(server.url)
         self.records = RedisProfiles(self.redis, b"test:", POLICY, longest=8)
         self.shared = RedisSnapshots(
             self.redis, b"test:", forgotten_key=self.records.forgotten_key, usable_for=POLICY.updates_usable_for
         )
-        self.store = TieredStore(max_bytes=1_000_000, policy=POLICY, clock=SYSTEM_CLOCK, shared=self.records)
-        self.snapshots = SharedSnapshots(self.store.memory, self.shared, clock=SYSTEM_CLOCK, start=lambda load: load())
+        self.store = TieredStore(max_bytes=1_000_000, policy=POLICY, clock=clock, shared=self.records)
+        self.snapshots = SharedSnapshots(self.store.memory, self.shared, clock=clock, start=lambda load: load())
         self.forget_service = ForgetService(
-            self.store, Backlog(max_users=10, max_age=60, clock=SYSTEM_CLOCK), self.records, self.shared
+            self.store, Backlog(max_users=10, max_age=60, clock=clock), self.records, self.shared
         )
+
+    def answer(self, identity: Identity) -> object:
+        """Return the stored membership of c31 after changes of other processes; None if a call is needed."""
+        self.forget_service.catch_up()
+        self.snapshots.catch_up()
+        return cohorts_of(self.store.memory, identity)
+
+    def in_redis(self, cohort_id: str) -> Snapshot | None:
+        return self.shared.read(self.shared.published(SYSTEM_CLOCK.now())[cohort_id], lambda: None)
 
 
 @pytest.fixture(scope="module")
@@ -175,56 +188,187 @@ def server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def processes(server: RedisServer) -> Iterator[tuple[Process, Process]]:
-    pair = Process(server.url), Process(server.url)
-    for cohort_id in pair[0].shared.published():
-        pair[0].shared.withdraw(cohort_id)
-    yield pair
-    for process in pair:
+def redis(server: RedisServer) -> Iterator[Redis]:
+    """Return a connection to the empty Redis of the processes."""
+    with Redis.from_url(server.url) as connection:
+        connection.flushall()
+        yield connection
+
+
+@pytest.fixture
+def start(server: RedisServer, redis: Redis) -> Iterator[Callable[..., Process]]:
+    """Return Process. Every process is stopped after the test."""
+    processes: list[Process] = []
+
+    def start(**options: Any) -> Process:
+        processes.append(Process(server, **options))
+        return processes[-1]
+
+    yield start
+    for process in processes:
         process.redis.stop()
+
+
+@pytest.fixture
+def processes(start: Callable[..., Process]) -> tuple[Process, Process]:
+    return start(), start()
+
+
+NOW = SYSTEM_CLOCK.now()
 
 
 def test_shared__installed_by_one_process__answered_by_the_other(processes: tuple[Process, Process]) -> None:
     first, second = processes
-    as_of = SYSTEM_CLOCK.now()
-    assert first.snapshots.install("c31", snapshot_of("ava", as_of=as_of))
-    second.snapshots.catch_up()
-    assert cohorts_of(second.store.memory, AVA) == ["c31"]
-    assert cohorts_of(second.store.memory, BEN) == []
-    assert not second.snapshots.install("c31", snapshot_of("ben", as_of=as_of - 1))
+    assert first.snapshots.install("c31", snapshot_of("ava", as_of=NOW))
+    assert second.answer(AVA) == ["c31"]
+    assert second.answer(BEN) == []
+    assert not second.snapshots.install("c31", snapshot_of("ben", as_of=NOW - 1))
     assert second.snapshots.remove("c31")
-    first.snapshots.catch_up()
-    assert cohorts_of(first.store.memory, AVA) is None
+    assert first.answer(AVA) is None
+    assert not first.snapshots.remove("c31")
+
+
+def test_shared__removed_cohort__older_download_is_accepted(processes: tuple[Process, Process]) -> None:
+    first, second = processes
+    first.snapshots.install("c31", snapshot_of("ava", as_of=NOW))
+    first.snapshots.remove("c31")
+    assert second.snapshots.install("c31", snapshot_of("ben", as_of=NOW - 60))
+    assert first.answer(BEN) == ["c31"]
 
 
 def test_shared__replaced_while_the_other_process_loads__next_call_loads_the_new_one(
     processes: tuple[Process, Process],
 ) -> None:
     first, second = processes
-    first.snapshots.install("c31", snapshot_of("ava", as_of=1000))
-    old = first.shared.published()["c31"]
-    first.snapshots.install("c31", snapshot_of("ben", as_of=1001))
-    assert second.shared.read(old) is None
-    second.snapshots.catch_up()
+    first.snapshots.install("c31", snapshot_of("ava", as_of=NOW - 1))
+    old = first.shared.published(NOW)["c31"]
+    first.snapshots.install("c31", snapshot_of("ben", as_of=NOW))
+    assert second.shared.read(old, lambda: None) is None
+    assert second.answer(BEN) == ["c31"]
     assert second.store.memory.snapshots.installed() == first.store.memory.snapshots.installed()
 
 
 def test_shared__user_is_forgotten__removed_in_redis_and_in_older_uploads(processes: tuple[Process, Process]) -> None:
     first, second = processes
-    as_of = SYSTEM_CLOCK.now() - 60
     ids = [f"user-{number}" for number in range(2000)]
-    first.snapshots.install("c31", snapshot_of(*ids, as_of=as_of))
+    first.snapshots.install("c31", snapshot_of(*ids, as_of=NOW - 60))
     first.forget_service.forget(Identity("user-7", None))
-    expected = snapshot_of(*(user_id for user_id in ids if user_id != "user-7"), as_of=as_of)
-    assert second.shared.read(second.shared.published()["c31"]) == expected
-    second.snapshots.install("c7", snapshot_of(*ids, as_of=as_of))
-    assert first.shared.read(first.shared.published()["c7"]) == expected
+    expected = snapshot_of(*(user_id for user_id in ids if user_id != "user-7"), as_of=NOW - 60)
+    assert second.in_redis("c31") == expected
+    assert second.answer(Identity("user-7", None)) == []
+    assert second.snapshots.install("c7", snapshot_of(*ids, as_of=NOW - 60)) == expected
+    assert first.in_redis("c7") == expected
+
+
+class Interrupted(RedisClient):
+    """Runs a function in the middle of an upload."""
+
+    def put_fields(self, key: bytes, fields: Mapping[str, bytes], seconds: float) -> None:
+        super().put_fields(key, fields, seconds)
+        if "128" in fields:
+            self.interrupt()
+
+    interrupt: Callable[[], None]
+
+
+def test_publish__user_is_forgotten_during_the_upload__removed(start: Callable[..., Process]) -> None:
+    first, second = start(client=Interrupted), start()
+    forget = second.forget_service.forget
+    first.redis.interrupt = lambda: forget(AVA)  # type: ignore[attr-defined]
+    first.snapshots.install("c31", snapshot_of("ava", "ben", as_of=NOW))
+    assert second.in_redis("c31") == snapshot_of("ben", as_of=NOW)
+    assert first.answer(AVA) == []
+
+
+def test_publish__redis_loses_its_data_during_the_upload__old_snapshot_stays(
+    start: Callable[..., Process], redis: Redis
+) -> None:
+    first, second = start(client=Interrupted), start()
+    first.redis.interrupt = lambda: None  # type: ignore[attr-defined]
+    first.snapshots.install("c31", snapshot_of("ava", as_of=NOW - 1))
+    assert second.answer(AVA) == ["c31"]
+    first.redis.interrupt = redis.flushall  # type: ignore[attr-defined]
+    with pytest.raises(RedisUnavailable):
+        first.snapshots.install("c31", snapshot_of("ben", as_of=NOW))
+    assert redis.keys() == []
+    first.redis.interrupt = lambda: None  # type: ignore[attr-defined]
+    assert first.answer(AVA) == ["c31"]
+    assert second.in_redis("c31") == snapshot_of("ava", as_of=NOW - 1)
+
+
+def test_publish__redis_is_full__partial_upload_is_deleted_and_the_old_snapshot_stays(
+    start: Callable[..., Process], redis: Redis
+) -> None:
+    first = start(client=Interrupted)
+    first.redis.interrupt = lambda: None  # type: ignore[attr-defined]
+    first.snapshots.install("c31", snapshot_of("ava", as_of=NOW - 1))
+    keys = set(redis.keys())
+    first.redis.interrupt = lambda: redis.config_set("maxmemory", "1")  # type: ignore[attr-defined]
+    try:
+        with pytest.raises(RedisUnavailable):
+            first.snapshots.install("c31", snapshot_of("ben", as_of=NOW))
+        assert set(redis.keys()) == keys
+        first.forget_service.forget(AVA)  # works while Redis is full
+        assert first.in_redis("c31") == snapshot_of(as_of=NOW - 1)
+        assert first.snapshots.remove("c31")
+    finally:
+        redis.config_set("maxmemory", "0")
+
+
+def test_redis_loses_its_data__snapshots_stay_and_reach_a_process_that_starts_later(
+    processes: tuple[Process, Process], start: Callable[..., Process], redis: Redis
+) -> None:
+    first, second = processes
+    first.snapshots.install("c31", snapshot_of("ava", as_of=NOW))
+    first.snapshots.install("removed", snapshot_of("ava", as_of=NOW))
+    second.snapshots.catch_up()
+    first.snapshots.remove("removed")
+    second.snapshots.catch_up()
+    redis.flushall()
+    for process in (first, second, start(), first):
+        assert process.answer(AVA) == ["c31"]
+    assert list(first.shared.published(NOW)) == ["c31"]
+    assert second.snapshots.remove("c31")
+    assert first.answer(AVA) is None
+
+
+def test_shared__snapshot_is_too_old__removed_everywhere(start: Callable[..., Process], redis: Redis) -> None:
+    clock = FakeClock(NOW)
+    process = start(clock=clock)
+    oldest = NOW - POLICY.updates_usable_for
+    process.snapshots.install("c31", snapshot_of("ava", as_of=oldest + 1000))
+    (key,) = redis.keys("test:snapshot:*")
+    assert 0 < redis.ttl(key) <= 1000
+    clock.advance(1001)
+    assert process.answer(AVA) is None
+    assert not process.store.memory.snapshots
+    redis.hset("test:snapshots", "c7", f"{oldest - 1} suffix")
+    process.snapshots.install("c1", snapshot_of("ava", as_of=NOW))
+    assert b"c7" not in redis.hkeys("test:snapshots")
+
+
+def test_publish__current_time_is_in_the_future__replaced(processes: tuple[Process, Process], redis: Redis) -> None:
+    first, second = processes
+    first.snapshots.install("c31", snapshot_of("ava", as_of=NOW))
+    suffix = first.shared.published(NOW)["c31"].key
+    redis.hset("test:snapshots", "c31", f"{NOW + 3600} {suffix}")  # the clock of Redis was ahead
+    assert first.answer(AVA) == ["c31"]
+    member = first.store.memory.with_updates(AVA, EMPTY, C31)
+    assert member.fetched_at(COHORTS) <= SYSTEM_CLOCK.now()
+    assert second.snapshots.install("c31", snapshot_of("ben", as_of=NOW))
+    assert first.answer(BEN) == ["c31"]
 
 
 def test_get__user_has_a_later_update_only_in_redis__update_wins(processes: tuple[Process, Process]) -> None:
-    first, _ = processes
-    assert first.store.knows_updates(AVA) is False
-    first.snapshots.install("c31", snapshot_of("ava", as_of=SYSTEM_CLOCK.now()))
-    first.store.get(AVA)
-    assert first.store.knows_updates(AVA) is True
-    assert PROPERTIES not in first.store.memory.read(AVA).parts
+    first, second = processes
+    updates = [RedisUpdates(process.redis, b"test:", kept_for=POLICY.updates_usable_for) for process in processes]
+    first.snapshots.install("c31", snapshot_of("ava", as_of=NOW))
+    second.snapshots.catch_up()
+    updates[0].save([("ava", membership("c31", False, NOW + 1))], NOW + 1)
+    assert second.store.knows_updates(AVA) is False
+    second.store.get(AVA)
+    assert second.store.knows_updates(AVA) is True
+    assert cohorts_of(second.store.memory, AVA) == []
+    second.store.get(BEN)
+    assert second.store.knows_updates(BEN) is True
+    assert PROPERTIES not in second.store.memory.read(BEN).parts

@@ -1,7 +1,7 @@
 """Lists the promises to callers, one paragraph each.
 
 The marker `@pytest.mark.contract("1 envelope")` links a test to a paragraph. The number is the section: 1 data routes,
-2 authentication, 3 other routes, 4 settings, 5 command line.
+2 authentication, 3 other routes, 4 settings, 5 command line, 6 bulk.
 """
 
 from __future__ import annotations
@@ -78,6 +78,9 @@ PARAGRAPHS = {
     "4 redis": "All processes share the quota, the records and the calls.",
     "4 redis faults": "Redis may be unavailable, slow, full or read-only, and may return.",
     "4 stale": "Stale copies are served while they are refreshed and while Amplitude fails.",
+    "6 snapshots": "A snapshot answers for every user without a call, in every process. A later webhook wins.",
+    "6 snapshot upload": "`PUT /v1/snapshots/{cohort_id}` installs a complete body or nothing.",
+    "6 snapshot forget": "A forgotten user is in no snapshot.",
     "3 metrics": "Metrics need credentials, include all workers, and contain no id or secret.",
     "3 status": "The status shows findings, actions and the last hour, in limited memory.",
     "1 mixed-up answers": "No user gets the answer of another user, regardless of the bytes on a connection.",

@@ -39,6 +39,12 @@ def ask(client: FlaskClient, question: str, **headers: str) -> None:
     client.get(f"/v1/{question}", headers={"X-API-Key": SECRET, **headers})
 
 
+def install_snapshot(client: FlaskClient, cohort_id: str, *user_ids: str) -> None:
+    lines = "".join(f'"{user_id}"\n' for user_id in user_ids)
+    headers = {"X-API-Key": SECRET, "Content-Type": "application/x-ndjson"}
+    assert client.put(f"/v1/snapshots/{cohort_id}", data=lines, headers=headers).status_code == 200
+
+
 @pytest.mark.contract("3 metrics")
 def test_metrics__with_or_without_credentials__prometheus_text_or_401(client: FlaskClient) -> None:
     assert client.get("/metrics").status_code == 401
@@ -168,6 +174,24 @@ def test_background_requests__cached_fetched_and_missing__counted_apart(
     assert not [name for name in metrics if name.startswith("answers_missing")]
 
 
+@pytest.mark.contract("6 snapshots")
+def test_snapshots__two_cohorts_and_one_expired__members_age_and_finding(client: FlaskClient, clock: FakeClock) -> None:
+    install_snapshot(client, "c31", "ava", "ben")
+    clock.advance(86_400)
+    install_snapshot(client, "c7", "ava")
+    metrics = read(client)
+    assert metrics["snapshot_members{cohort_id=c31}"] == 2
+    assert metrics["snapshot_members{cohort_id=c7}"] == 1
+    assert metrics["snapshot_age_seconds{cohort_id=c31}"] == 86_400
+    assert metrics["snapshot_age_seconds{cohort_id=c7}"] == 0
+    status = client.get("/status.json", headers={"X-API-Key": SECRET}).get_json()
+    assert [(snapshot["cohort_id"], snapshot["members"]) for snapshot in status["snapshots"]] == [("c31", 2), ("c7", 1)]
+    assert [finding["what"] for finding in status["findings"]] == ["The snapshot of a cohort has expired: c31"]
+    assert "snapshot_members" not in status["now"]
+    client.delete("/v1/snapshots/c31", headers={"X-API-Key": SECRET})
+    assert "snapshot_members{cohort_id=c31}" not in read(client)
+
+
 def test_build_info__metrics__version_and_python_as_labels(client: FlaskClient) -> None:
     version = platform.python_version()
     assert read(client)[f"proxy_build_info{{python_version={version},version={__version__}}}"] == 1
@@ -193,6 +217,7 @@ def test_grafana_dashboard__queries__use_exactly_the_served_metrics(
     dashboard = json.loads(answer.data)
     ask(client, "recommendations?user_id=u&rec_id=a")
     ask(client, "cohorts?user_id=u", Priority="u=7")
+    install_snapshot(client, "c31", "ava")
     source.fault = UpstreamUnavailable()
     ask(client, "cohorts?user_id=another")
     client.get("/v1/cohorts")
@@ -206,5 +231,6 @@ def test_grafana_dashboard__queries__use_exactly_the_served_metrics(
     assert families == {re.sub(r"_(bucket|count|sum)$", "", name) for name in queried}, "the dashboard lacks a metric"
     labels = set(re.findall(r"by \(([\w, ]+)\)", " ".join(expressions)))
     assert labels == {
-        "cache", "cache, error", "error", "le", "outcome", "route, status", "version, python_version", "why"
+        "cache", "cache, error", "cohort_id", "error", "le", "outcome", "route, status", "version, python_version",
+        "why",
     }  # fmt: skip

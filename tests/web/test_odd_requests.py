@@ -70,7 +70,7 @@ def environment(route: Route, headers: dict[str, str]) -> dict[str, Any]:
         "HTTP_HOST": "x",
         "HTTP_X_API_KEY": SECRET,
         "HTTP_X_FORWARDED_FOR": "192.0.2.1",
-        "CONTENT_TYPE": "application/json",
+        "CONTENT_TYPE": route.content_type,
         "CONTENT_LENGTH": str(len(route.body)),
         "wsgi.url_scheme": "http",
         "wsgi.input": io.BytesIO(route.body),
@@ -123,7 +123,7 @@ def test_routes__usual_request__answered(app: Flask, route: Route) -> None:
 
 def test_routes__of_the_application__all_are_requested(app: Flask) -> None:
     rules = {
-        (rule.rule.replace("<name>", "site.css"), method)
+        (rule.rule.replace("<name>", "site.css").replace("<cohort_id>", "c31"), method)
         for rule in app.url_map.iter_rules()
         for method in rule.methods or ()
     }

@@ -58,7 +58,8 @@ def target_of(route: Route) -> bytes:
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
 def test_request__usual__answered(strict_service: Service, route: Route) -> None:
-    assert status_of(strict_service, route.method, target_of(route), [KEY], route.body) == 200
+    headers = [KEY, *([b"Content-Type: " + route.content_type.encode()] if route.body else [])]
+    assert status_of(strict_service, route.method, target_of(route), headers, route.body) == 200
 
 
 def check_refused_or_ignored(service: Service, name: str, requests: Iterable[tuple[Route, bytes]]) -> None:

@@ -14,8 +14,11 @@ import requests
 from flask import Flask
 from flask.testing import FlaskClient
 
+from proxy.app import create_app
+from proxy.settings import Settings
 from proxy.web import snapshots
 from proxy.web.services import installed
+from tests.conftest import KEYS
 from tests.support.fakes import FakeClock, FakeSource
 from tests.support.service import SECRET, Service
 
@@ -42,6 +45,7 @@ def is_member(client: FlaskClient, caller: dict[str, str], user_id: str, cohort_
     return client.get(f"/v1/cohorts?user_id={user_id}&cohort_id={cohort_id}", headers=caller).get_json()
 
 
+@pytest.mark.contract("6 snapshots")
 def test_put__members__cohort_is_answered_for_everybody_without_a_call(
     client: FlaskClient, caller: dict[str, str], put: Any, source: FakeSource, clock: FakeClock
 ) -> None:
@@ -91,6 +95,7 @@ def test_put__form_of_the_body__is_read(
         ("c31?as_of=yesterday", lines("ava"), {}, 400, "invalid_parameter", "as_of"),
         ("c31?as_of=nan", lines("ava"), {}, 400, "invalid_parameter", "as_of"),
         ("c31?as_of=1000700", lines("ava"), {}, 400, "invalid_parameter", "as_of"),
+        ("c31?as_of=1_000_000", lines("ava"), {}, 400, "invalid_parameter", "as_of"),
         ("c31?as_of=900000", lines("ava"), {}, 400, "invalid_parameter", "as_of"),
         ("c31", lines("ava"), {"X_As_Of": "1"}, 400, "invalid_parameter", "as_of"),
     ],
@@ -143,6 +148,77 @@ def test_put__too_many_lines__refused(put: Any, app: Flask, monkeypatch: pytest.
     assert [snapshot.cohort_id for snapshot in installed(app).store.memory.snapshots.installed()] == ["c31"]
 
 
+class SlowConnection:
+    """Stands for the server's connection. Records the time limits of its bodies."""
+
+    def __init__(self) -> None:
+        self.limits: list[float] = []
+
+    def allow_slow_body(self, seconds: float) -> None:
+        self.limits.append(seconds)
+
+
+def test_put__slow_body__only_with_the_right_key(client: FlaskClient, caller: dict[str, str]) -> None:
+    for headers, limits in ((caller, [600.0]), ({}, [])):
+        connection = SlowConnection()
+        client.put(
+            "/v1/snapshots/c31",
+            data=lines("ava"),
+            headers={**headers, **NDJSON},
+            environ_overrides={"gunicorn.socket": connection},
+        )
+        assert connection.limits == limits
+
+
+def test_put__aliases_trailing_slash_and_repeated_time__as_on_data_routes(
+    source: FakeSource, caller: dict[str, str]
+) -> None:
+    env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "ALIASES": "cohorts.vip=c31"}
+    client = create_app(Settings.from_env(env), fetch=source.fetch).test_client()
+    answer = client.put("/v1/snapshots/vip/", data=lines("ava"), headers=caller | NDJSON)
+    assert (answer.status_code, answer.get_json()["cohort_id"]) == (200, "c31")
+    for cohort_id in ("vip", "c31"):
+        assert is_member(client, caller, "ava", cohort_id)["is_member"]
+    assert client.get("/v1/snapshots/", headers=caller).get_json()["snapshots"][0]["cohort_id"] == "c31"
+    repeated = client.put("/v1/snapshots/c31?as_of=1", data=lines("ava"), headers=caller | NDJSON | {"X-As-Of": "1"})
+    assert (repeated.status_code, repeated.get_json()["code"]) == (400, "repeated_parameter")
+    assert client.delete("/v1/snapshots/vip/", headers=caller).status_code == 200
+
+
+@pytest.mark.contract("6 snapshot forget")
+def test_put__users_were_forgotten_after_as_of__left_out_of_the_snapshot_and_the_count(
+    client: FlaskClient, caller: dict[str, str], put: Any, clock: FakeClock
+) -> None:
+    as_of = int(clock.now())
+    clock.advance(60)
+    client.delete("/v1/profile?user_id=ava", headers=caller)
+    clock.advance(20_000)  # longer than a webhook is retried
+    assert put(f"c31?as_of={as_of}").get_json()["members"] == 1
+    assert not is_member(client, caller, "ava")["is_member"]
+    assert put(f"c31?as_of={as_of + 61}").get_json()["members"] == 2
+
+
+@pytest.mark.contract("6 snapshots")
+def test_get__user_was_answered_from_a_snapshot__webhook_and_repeated_request(
+    client: FlaskClient, caller: dict[str, str], put: Any, clock: FakeClock, source: FakeSource
+) -> None:
+    put()
+    for _ in range(3):
+        answer = client.get("/v1/cohorts?user_id=ava&cohort_id=c31", headers=caller)
+        assert (answer.headers["Cache-Status"], answer.headers["X-Amplitude-Calls"]) == (
+            "connected-content-proxy; hit; ttl=86400",
+            "0",
+        )
+    clock.advance(60)
+    for seconds, expected in ((-120, True), (-1, False)):
+        message = {"cohort_id": "c31", "in_cohort": False, "users": [{"user_id": "ava"}]}
+        message["computed_time"] = clock.now() + seconds
+        assert client.post("/v1/webhooks/amplitude/cohorts", json=message, headers=caller).status_code == 200
+        assert is_member(client, caller, "ava")["is_member"] is expected
+    assert not is_member(client, caller, "zoe")["found"]
+    assert source.calls == []
+
+
 def test_get_and_delete__snapshots__listed_and_removed(
     client: FlaskClient, caller: dict[str, str], put: Any, clock: FakeClock
 ) -> None:
@@ -160,6 +236,7 @@ def test_get_and_delete__snapshots__listed_and_removed(
     assert client.get("/v1/snapshots", headers=caller).get_json() == {"snapshots": expected[1:]}
 
 
+@pytest.mark.contract("6 snapshot forget")
 def test_forget__member__removed_from_every_snapshot(
     client: FlaskClient, caller: dict[str, str], put: Any, clock: FakeClock
 ) -> None:
@@ -172,6 +249,7 @@ def test_forget__member__removed_from_every_snapshot(
     assert [snapshot["members"] for snapshot in listed] == [1, 1]
 
 
+@pytest.mark.contract("6 snapshot upload")
 def test_put__over_http__chunks_are_read_and_an_incomplete_body_installs_nothing(service: Service) -> None:
     port = urlsplit(service.url).port
 

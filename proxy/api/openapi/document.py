@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from proxy import __version__
-from proxy.api.openapi import data, monitoring, playground, webhooks
+from proxy.api.openapi import data, monitoring, playground, snapshots, webhooks
 from proxy.api.openapi.parameters import REQUEST_HEADERS, SECURITY_SCHEMES
 from proxy.api.openapi.responses import HEADERS, SHARED
 from proxy.api.openapi.schemas import Schema, components, for_generators, word_schemas
 
-_MODULES = (data, webhooks, monitoring, playground)
+_MODULES = (data, webhooks, snapshots, monitoring, playground)
 
 
 def document() -> Schema:
@@ -57,12 +57,13 @@ to Amplitude.
 A key has one scope, which the `security` of each operation names:
 
 - `read`: the data routes, the playground, the status and the metrics.
-- `push`: the webhooks.
+- `push`: the webhooks and the snapshots.
 - `admin`: every route, `DELETE` included.
 
 A key with another scope gets a 403 with `code: scope`.
 
-An unknown path causes a 404. A method that the route does not accept causes a 405.
+An unknown path causes a 404. A method that the route does not accept causes a 405. A snapshot that is older than the
+installed one causes a 409.
 
 On every route, a URL over 8 KiB causes a 414: send the parameters in the body of a POST. More than 100 headers, a
 header over 8 KiB, or more than 32 KiB of headers in total causes a 431. Answers with status 414 or 431 have no
@@ -76,6 +77,8 @@ _TAGS = {
     "Data": "The data of a user in Amplitude, for templates.",
     "Drop-in": "Amplitude's own parameters and JSON, from the same cache and within the same quota.",
     "Webhooks": "Data that Amplitude pushes. The service answers requests for this data without a call to Amplitude.",
+    "Snapshots": "The members of cohorts, from a download. The service answers questions about these cohorts without a "
+    "call to Amplitude.",
     "Operation": "Routes for platforms and monitors. These requests make no call to Amplitude.",
     "Playground": "The preview of a message.",
 }

@@ -173,6 +173,10 @@ class RedisClient:
         """Set a key that expires after `seconds`."""
         self._run(lambda: self._client.set(key, b"1", px=int(seconds * 1000)))
 
+    def delete(self, key: bytes) -> None:
+        """Delete a key."""
+        self._run(lambda: self._client.delete(key))
+
     def put_fields(self, key: bytes, fields: Mapping[str, bytes], seconds: float) -> None:
         """Set fields of a hash that expires after `seconds`."""
         pipeline = self._client.pipeline(transaction=False)

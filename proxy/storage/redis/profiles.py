@@ -147,7 +147,9 @@ class RedisProfiles:
             keys += [self._prefix + b"pushed:" + digest, self._prefix + b"forgot:" + digest]
             digests.append(digest)
         blocked = self._lease_milliseconds + _QUEUED_SECONDS * 1000
-        announced, remembered = int(self._policy.max_age * 1000), int(REMEMBERED_SECONDS * 1000)
+        # A process that starts later must leave the user out of records and of snapshots.
+        announced = int(max(self._policy.max_age, self._policy.updates_usable_for) * 1000)
+        remembered = int(REMEMBERED_SECONDS * 1000)
         deleted = self._forget(keys, [self._prefix + _RECORD, blocked, announced, remembered, *digests])
         return set(deleted)
 

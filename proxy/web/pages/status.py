@@ -14,6 +14,7 @@ from proxy.profile.errors import NotAvailable, QuotaExhausted, UpstreamRejected
 from proxy.profile.json import write_json
 from proxy.web.pages.assets import page, uncached
 from proxy.web.services import services
+from proxy.web.snapshots import installed_snapshots
 
 _RECENT_SECONDS = 60.0
 _REFUSED_SECONDS = 600.0
@@ -44,6 +45,7 @@ def status_json() -> Response:
         "now": {name: round(value) for name, value in sorted(gauges.items())},
         "step_seconds": int(STEP_SECONDS),
         "kept_seconds": int(HISTORY_SECONDS),
+        "snapshots": installed_snapshots(),
         "hour": as_columns(history.points()),
         "profile_api": services().profile_api,
         "callers": [caller._asdict() for caller in services().keyring.callers],
@@ -75,5 +77,10 @@ def _state(gauges: Mapping[str, float]) -> State:
         backlog_max=app_services.backlog_max_users,
         dropped=sum(point.dropped for point in points),
         refused=sum(point.refused for point in points),
+        expired_snapshots=tuple(
+            snapshot["cohort_id"]
+            for snapshot in installed_snapshots()
+            if snapshot["expires_at"] <= app_services.clock.now()
+        ),
         draining=app_services.draining.is_set(),
     )

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from flask import Flask
@@ -20,6 +21,7 @@ from proxy.api.openapi.examples import as_text
 from proxy.app import create_app
 from proxy.profile.errors import NotAvailable, UpstreamError
 from proxy.profile.record import Record
+from proxy.profile.snapshot import MAX_MEMBERS
 from proxy.settings import Settings
 from proxy.storage.redis import RedisUnavailable
 from proxy.web.services import installed
@@ -29,7 +31,10 @@ from tests.support.openapi import differences, faults, faults_in, operations, sc
 
 DOCUMENT = document()
 OPERATIONS = [(path, method) for path, method, _ in operations(DOCUMENT)]
-DATA = sorted({path for path, item in DOCUMENT["paths"].items() if path.startswith("/v1/") and "get" in item})
+DATA = sorted(
+    {path for path, item in DOCUMENT["paths"].items() if path.startswith("/v1/") and {"get", "post"} <= item.keys()}
+)
+SNAPSHOTS = [path for path in DOCUMENT["paths"] if path.startswith("/v1/snapshots")]
 HOOKS = sorted(path for path in DOCUMENT["paths"] if path.startswith("/v1/webhooks/"))
 RENDER = "/playground/render"
 FLAT = [path for path in DATA if path != "/v1/userprofile"]
@@ -62,11 +67,28 @@ def ask(client: FlaskClient, path: str, method: str = "GET", headers: Any = None
         if changes.get("template") == "":
             return client.post(path, headers=headers, json="no object")
         return client.post(path, headers=headers, json={**body, "more": changes.get("more", "") * 72})
+    if path in SNAPSHOTS:
+        return ask_for_snapshots(client, path, method, headers, **changes)
     if not path.startswith("/v1/"):
         return client.open(path, method=method, headers=headers)
     parameters = {name: value for name, value in example_parameters(path, **changes).items() if value}
     place = "data" if method == "POST" else "query_string"
     return client.open(path, method=method, headers=headers, **{place: parameters})  # type: ignore[arg-type]
+
+
+def ask_for_snapshots(client: FlaskClient, path: str, method: str, headers: Any, **changes: str) -> TestResponse:
+    """Send the example request of a route of snapshots."""
+    lines = DOCUMENT["paths"]["/v1/snapshots/{cohort_id}"]["put"]["requestBody"]["content"]["application/x-ndjson"]
+    if method == "DELETE" and "name" not in changes:
+        ask(client, path, "PUT")
+    with patch("proxy.web.snapshots.MAX_MEMBERS", 1 if "more" in changes else MAX_MEMBERS):
+        return client.open(
+            path.replace("{cohort_id}", "c31%20" if changes.get("template") == "" else "c31"),
+            method=method,
+            headers=headers,
+            query_string={name: value for name, value in changes.items() if name == "as_of"},
+            **({"data": lines["example"], "content_type": "application/x-ndjson"} if method == "PUT" else {}),
+        )
 
 
 def check(path: str, method: str, answer: TestResponse, status: int | None = None) -> None:
@@ -198,7 +220,15 @@ def call_fails(client: FlaskClient, path: str, method: str) -> TestResponse:
         installed(client.application).forget_service.forget = unreachable  # type: ignore[method-assign,assignment]
     if path in HOOKS:
         installed(client.application).ingester.push = unreachable  # type: ignore[method-assign,assignment]
+    if path in SNAPSHOTS:
+        installed(client.application).snapshots.install = unreachable  # type: ignore[method-assign,assignment]
+        installed(client.application).snapshots.remove = unreachable  # type: ignore[method-assign,assignment]
     return ask(client, path, method, on_error="retry")
+
+
+def newer_snapshot(client: FlaskClient, path: str, method: str) -> TestResponse:
+    ask(client, path, method)
+    return ask(client, path, method, as_of=str(int(source_of(client).clock()) - 60))
 
 
 def unknown_user_with_status(status: int) -> Callable[[FlaskClient, str, str], TestResponse]:
@@ -222,6 +252,7 @@ SCENARIOS: dict[str, Callable[[FlaskClient, str, str], TestResponse]] = {
     "401": lambda client, path, method: ask(client, path, method, headers={}),
     "403": from_another_network_or_site,
     "4XX": unknown_user_with_status(404),
+    "409": newer_snapshot,
     "413": lambda client, path, method: ask(client, path, method, more="x" * 128 * 1024),
     "415": lambda client, path, method: client.open(
         path, method=method, data="?", content_type="text/plain", headers={"X-API-Key": SECRET}
@@ -329,9 +360,9 @@ def test_lists__repeated_in_url_or_form__same_answer_as_with_commas(client: Flas
 
 
 @pytest.mark.parametrize("path", [*DOCUMENT["paths"], "/nowhere"])
-def test_unknown_path_or_method__put__shared_response_of_the_document(client: FlaskClient, path: str) -> None:
+def test_unknown_path_or_method__patch__shared_response_of_the_document(client: FlaskClient, path: str) -> None:
     shared = DOCUMENT["components"]["responses"]
-    answer = client.put(path)
+    answer = client.patch(path)
     name = "NotFound" if path == "/nowhere" else "MethodNotAllowed"
     assert answer.status_code == shared[name]["content"]["application/problem+json"]["example"]["status"]
     assert differences(DOCUMENT, shared[name], answer) == []

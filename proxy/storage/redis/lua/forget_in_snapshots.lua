@@ -1,12 +1,14 @@
+#!lua flags=allow-oom
 -- Remove users from all current snapshots.
 -- KEYS  index
 -- ARGV  prefix of the keys with pieces, then the digests of the ids
 -- A piece has 8 bytes per member. Its field is the first byte of the members.
-for _, entry in ipairs(redis.call('HVALS', KEYS[1])) do
-    local pieces_key = ARGV[1] .. string.match(entry, '%S+$')
-    for index = 2, #ARGV do
-        local field = tostring(tonumber(string.sub(ARGV[index], 1, 2), 16))
-        local member = string.gsub(string.sub(ARGV[index], 1, 16), '..', function(hex)
+local index, prefix = redis.call('HGETALL', KEYS[1]), ARGV[1]
+for entry = 2, #index, 2 do
+    local pieces_key = prefix .. string.match(index[entry], '%S+$')
+    for number = 2, #ARGV do
+        local field = tostring(tonumber(string.sub(ARGV[number], 1, 2), 16))
+        local member = string.gsub(string.sub(ARGV[number], 1, 16), '..', function(hex)
             return string.char(tonumber(hex, 16))
         end)
         local piece = redis.call('HGET', pieces_key, field) or ''

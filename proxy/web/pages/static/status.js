@@ -176,6 +176,25 @@ function showErrors(data) {
   byId("errors-legend").replaceChildren(...legend);
 }
 
+function duration(seconds) {
+  if (seconds < 90) return plural(Math.max(0, Math.round(seconds)), "second");
+  return seconds < 5400 ? plural(Math.round(seconds / 60), "minute") : plural(Math.round(seconds / 3600), "hour");
+}
+
+function showSnapshots(snapshots) {
+  const now = Date.now() / 1000;
+  const items = snapshots.map(({ cohort_id, members, as_of, expires_at }) => {
+    const left = expires_at - now;
+    const item = element("li", "", element("strong", "", cohort_id), `: ${plural(members, "member")}, ${duration(now - as_of)} old `);
+    // A tenth of the lifetime is enough time to run the download again.
+    const level = left <= 0 ? "bad" : left < (expires_at - as_of) / 10 ? "warn" : "good";
+    item.append(element("span", `badge ${level}`, left <= 0 ? "expired" : `expires in ${duration(left)}`));
+    return item;
+  });
+  byId("snapshots-card").hidden = items.length === 0;
+  byId("snapshots").replaceChildren(...items);
+}
+
 function showCallers(callers) {
   const items = callers.map(({ name, scope }) => element("li", "badge", `${name}: ${scope}`));
   byId("callers").replaceChildren(...items);
@@ -195,6 +214,7 @@ function show(data) {
   byId("backlog-of").textContent = waiting === 1 ? "user waiting" : "users waiting";
   lines("backlog", `Users waiting: at most ${maximum(data.hour.backlog)}`, data, [data.hour.backlog]);
   showErrors(data);
+  showSnapshots(data.snapshots);
   showCallers(data.callers);
 }
 
