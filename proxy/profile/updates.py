@@ -98,7 +98,7 @@ def merged(old: Updates, new: Updates) -> Updates:
 def _later(field: bytes, value: bytes, other: bytes) -> bytes:
     if value and field[:1] == _SET and value != other:
         start = _content_start(value)
-        if value[:start] == other[:start]:
+        if value[:start] == other[: _content_start(other)]:
             lines = zip(_lines(value[start:]), _lines(other[start:]), strict=False)
             return value[:start] + _joined(map(max, lines))
     return max(value, other)

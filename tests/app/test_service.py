@@ -105,7 +105,7 @@ def test_call__ends_after_the_deadline__answers_in_time_and_result_is_cached(
     service.sandbox.break_with(Fault(kind, seconds=4 if kind == "hang" else 2.2, user_id=user))
     paths = [f"/v1/cohorts?user_id={user}"] * 30
     answers = at_once(service, paths)
-    assert max(milliseconds(service.log, *answers)) < 1750
+    assert max(milliseconds(service.log, *answers)) < 2000  # when Braze gives up
     assert {answer.json()["error"] for answer in answers} == {"upstream_timeout"}
     assert calls_for(service, user) == 1
     if kind == "hang":

@@ -6,7 +6,7 @@ import functools
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from proxy.profile.updates import (
@@ -63,6 +63,7 @@ def previous(updates: Updates) -> dict[bytes, bytes]:
 @pytest.mark.contract("3 webhook order")
 @settings(deadline=None)
 @given(PUSHES, PUSHES, PUSHES)
+@example(properties({"a": b"1", "b": b"1"}, 1.5, 1.0), properties({"a": b"1", "b": b"2"}, 1.5, 1.5), {})  # other leads
 def test_merged__any_order_portions_and_repetitions__same_content(
     first: Updates, second: Updates, third: Updates
 ) -> None:
