@@ -209,7 +209,7 @@ class SnapshotList(TypedDict):
 
 class SnapshotRemoval(TypedDict):
     cohort_id: str
-    removed: Literal[True]
+    removed: bool
 
 
 class Health(TypedDict):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from io import BytesIO
 from typing import TypeVar
 
 import httpx
@@ -29,6 +30,7 @@ from generated_client.api.data import (
 from generated_client.api.drop_in import get_userprofile, post_userprofile
 from generated_client.api.operation import get_health, get_metrics, get_readiness, get_status
 from generated_client.api.playground import render_message
+from generated_client.api.snapshots import delete_snapshot, get_snapshots, put_snapshot
 from generated_client.api.webhooks import post_amplitude_cohorts, post_amplitude_users
 from generated_client.models import (
     CohortMessage,
@@ -60,6 +62,9 @@ from generated_client.models import (
     RenderingOutcome,
     Scope,
     Section,
+    SnapshotList,
+    SnapshotRemoval,
+    SnapshotResult,
     Status,
     UserMessage,
     UserMessageUserProperties,
@@ -67,6 +72,7 @@ from generated_client.models import (
     UserprofileRequest,
     WebhookResult,
 )
+from generated_client.types import File
 
 ITEMS = ["trail-shoe", "rain-shell", "head-torch"]
 Answer = TypeVar("Answer")
@@ -195,6 +201,20 @@ def call_webhooks(client: AuthenticatedClient) -> None:
     assert cohorts.is_member is True
 
 
+def call_snapshots(client: AuthenticatedClient) -> None:
+    lines = File(payload=BytesIO(b'"ava"\n"eve"\n'))
+    installed = put_snapshot.sync(client=client, cohort_id="c77", body=lines, as_of=str(int(time.time())))
+    assert expect(SnapshotResult, installed).members == 2
+    listed = expect(SnapshotList, get_snapshots.sync(client=client))
+    assert [snapshot.cohort_id for snapshot in listed.snapshots] == ["c77"]
+    cohorts = expect(CohortsAnswer, get_cohorts.sync(client=client, user_id="eve", cohort_id=["c77"]))
+    assert cohorts.is_member is True
+    older = put_snapshot.sync(client=client, cohort_id="c77", body=File(payload=BytesIO(b'"ava"')), as_of="1")
+    assert expect(Problem, older).parameter == "as_of"
+    assert expect(SnapshotRemoval, delete_snapshot.sync(client=client, cohort_id="c77")).removed
+    assert expect(Problem, delete_snapshot.sync(client=client, cohort_id="c77")).code is ProblemCode.NOT_FOUND
+
+
 def call_operation_and_playground(client: AuthenticatedClient) -> None:
     assert isinstance(expect(Health, get_health.sync(client=client)).version, str)
     assert expect(Readiness, get_readiness.sync(client=client)).status is ReadinessStatus.OK
@@ -225,6 +245,7 @@ def main(url: str, secret: str) -> None:
     call_data_routes(client)
     call_drop_in(client)
     call_webhooks(client)
+    call_snapshots(client)
     call_operation_and_playground(client)
     get_errors(client, AuthenticatedClient(url, token="wrong", raise_on_unexpected_status=True))
 

@@ -127,6 +127,23 @@ async function callWebhooks(): Promise<void> {
   assert.equal(cohorts.is_member, true);
 }
 
+async function callSnapshots(): Promise<void> {
+  const path = { cohort_id: "c77" };
+  const upload = {
+    body: '"ava"\n"eve"\n',
+    bodySerializer: (lines: string) => lines,
+    headers: { "Content-Type": "application/x-ndjson" },
+  };
+  assert.equal((await ok(client.PUT("/v1/snapshots/{cohort_id}", { params: { path }, ...upload }))).members, 2);
+  const listed = await ok(client.GET("/v1/snapshots"));
+  assert.deepEqual(listed.snapshots.map((snapshot) => snapshot.cohort_id), ["c77"]);
+  const cohorts = await ok(client.GET("/v1/cohorts", { params: { query: { user_id: "eve", cohort_id: ["c77"] } } }));
+  assert.equal(cohorts.is_member, true);
+  const older = await client.PUT("/v1/snapshots/{cohort_id}", { params: { path, query: { as_of: "1" } }, ...upload });
+  assert.equal(older.error?.parameter, "as_of");
+  assert((await ok(client.DELETE("/v1/snapshots/{cohort_id}", { params: { path } }))).removed);
+}
+
 async function callOperationAndPlayground(): Promise<void> {
   assert.match((await ok(client.GET("/healthz"))).version ?? "", /^\d/);
   assert.equal((await ok(client.GET("/readyz"))).status, "ok");
@@ -157,5 +174,6 @@ async function getErrors(): Promise<void> {
 await callDataRoutes();
 await callDropIn();
 await callWebhooks();
+await callSnapshots();
 await callOperationAndPlayground();
 await getErrors();

@@ -53,10 +53,10 @@ def _install() -> Schema:
         "tags": ["Snapshots"],
         "summary": "Install the members of a cohort",
         "description": "Replaces the snapshot of the cohort in every process within 5 seconds. Each line of the body "
-        "is a JSON string, the id of a member. A body has at most 2,000,000 lines. The upload may take 10 minutes, if "
-        "no pause is longer than 10 seconds. Nothing is installed if the body is incomplete. The snapshot expires "
-        "`CACHE_PUSHED_SECONDS` after `as_of`. The status is 500 with `Retry-After` if Redis does not answer, or if "
-        "two other snapshots are being uploaded.",
+        "is a JSON string, the id of a member. The lines may also be sent as `application/gzip`. A body has at most "
+        "2,000,000 lines. The upload may take 10 minutes, if no pause is longer than 10 seconds. Nothing is installed "
+        "if the body is incomplete. The snapshot expires `CACHE_PUSHED_SECONDS` after `as_of`. The status is 500 with "
+        "`Retry-After` if Redis does not answer, or if two other snapshots are being uploaded.",
         "security": security("push"),
         "parameters": [
             _COHORT_ID,
@@ -66,22 +66,19 @@ def _install() -> Schema:
                 "name": "allow_empty",
                 "in": "query",
                 "description": "`true` to install a snapshot without members. Then no user is a member.",
-                "schema": {"type": "string", "enum": ["true", "false"], "default": "false"},
+                "schema": {"type": "boolean", "default": False},
             },
             {
                 "name": "Content-Encoding",
                 "in": "header",
                 "description": "`gzip` if the body is compressed.",
-                "schema": {"type": "string", "enum": ["gzip", "identity"]},
+                "schema": {"type": "string"},
             },
             ref("RequestId", "parameters"),
         ],
         "requestBody": {
             "required": True,
-            "content": {
-                "application/x-ndjson": lines,
-                "application/gzip": {"schema": {"type": "string", "format": "binary"}},
-            },
+            "content": {"application/x-ndjson": lines},
         },
         "responses": {
             "200": answer(
