@@ -202,7 +202,7 @@ def call_webhooks(client: AuthenticatedClient) -> None:
 
 
 def call_snapshots(client: AuthenticatedClient) -> None:
-    lines = File(payload=BytesIO(b'"ava"\n"eve"\n'))
+    lines = File(payload=BytesIO(b'"fay"\n"eve"\n'))
     installed = put_snapshot.sync(client=client, cohort_id="c77", body=lines, as_of=str(int(time.time())))
     assert expect(SnapshotResult, installed).members == 2
     listed = expect(SnapshotList, get_snapshots.sync(client=client))
