@@ -60,7 +60,10 @@ def test_quota_metrics__two_services_with_two_workers_and_one_redis__calls_of_al
             until(lambda: value(service, "quota_calls_used") == 8, "not the calls of all processes")  # noqa: B023
             # Another worker may answer, and learns of the calls a moment later.
             until(lambda: value(service, "quota_calls_left") == 592, "not the rest of all processes")  # noqa: B023
-            until(lambda: service.get("/status.json").json()["now"]["quota_calls_left"] == 592, "status differs")  # noqa: B023
+            until(
+                lambda: service.get("/status.json").json()["now"]["quota_calls_left"] == 592,  # noqa: B023
+                "not the rest of all processes in /status.json",
+            )
         redis.stop()
         until(lambda: value(services[0], "quota_calls_left") == 0, "calls are left although no call is sent")
         until(lambda: services[0].get("/readyz").json()["quota"] == "spent", "no call is sent, but the quota is ok")

@@ -12,6 +12,7 @@ import redis
 from flask import Flask
 from flask.testing import FlaskClient
 
+from proxy.amplitude import rate_limiter_redis
 from proxy.app import create_app, differing_settings
 from proxy.profile.errors import UpstreamError, UpstreamUnavailable
 from proxy.profile.parts import Identity
@@ -38,7 +39,9 @@ def server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(autouse=True)
-def empty(server: RedisServer) -> Iterator[None]:
+def empty(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Empty Redis. A new epoch of the quota begins after 0.05 s."""
+    monkeypatch.setattr(rate_limiter_redis, "SETTLE_SECONDS", 0.05)
     with redis.Redis.from_url(server.url) as operator:
         operator.flushall()
     yield

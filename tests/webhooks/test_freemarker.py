@@ -136,10 +136,11 @@ def test_cohort_template__awkward_values__stored_unchanged(
 def test_user_template__awkward_values__stored_as_a_complete_set(
     client: FlaskClient, caller: dict[str, str], needs_freemarker: None
 ) -> None:
-    pushed = push(client, caller, "users", freemarker.render(USER_TEMPLATE, EVENT))
+    body = freemarker.render(USER_TEMPLATE, EVENT)
+    pushed = push(client, caller, "users", body)
     assert (pushed["applied"], pushed["skipped"], pushed["unapplied_properties"]) == (1, 0, 0)
     assert get(client, caller, "properties", user_id="user_one@example.com")["properties"] == PLAIN
-    assert push(client, caller, "users", freemarker.render(USER_TEMPLATE, EVENT))["duplicate"]
+    assert push(client, caller, "users", body)["duplicate"]
 
 
 def test_user_template__user_not_logged_in__skipped(

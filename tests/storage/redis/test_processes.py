@@ -146,14 +146,19 @@ def stopped() -> Iterator[None]:
     wait_until(lambda: not any(process.server.stats().registers for process in processes))
 
 
-def settled(*processes: Process) -> None:
-    """Wait until all processes are registered and can reserve calls."""
+def registered(*processes: Process) -> None:
+    """Wait until all processes are registered and know each other."""
     for process in processes:
         process.server.start()
     wait_until(lambda: all(process.quota.epoch for process in processes))
     for process in processes:
         process.server.register_soon()  # the first process does not know the others yet
     wait_until(lambda: all(process.quota.processes == len(processes) for process in processes))
+
+
+def settled(*processes: Process) -> None:
+    """Wait until all processes are registered and can reserve calls."""
+    registered(*processes)
     wait_until(lambda: not any(process.quota.paused_for for process in processes))
 
 
@@ -253,9 +258,7 @@ def test_used_and_left__calls_of_two_processes__same_numbers_in_both(running: Re
 def test_left__redis_unavailable__0_until_the_share_may_be_used(valkey: RedisServer, clock: FakeClock) -> None:
     processes = [Process(valkey.url, per_minute=90, clock=Clock(monotonic=clock)) for _ in range(2)]
     quota = processes[0].quota
-    for process in processes:
-        process.server.start()
-    wait_until(lambda: all(process.quota.processes == 2 for process in processes))
+    registered(*processes)
     clock.advance(10)
     states = [(quota.left, quota.spent)]
     valkey.stop()
@@ -285,9 +288,7 @@ def test_reserve__redis_unavailable__no_call_for_a_minute_and_then_the_share_of_
     # Time runs, because a clock that stands still looks like a step of the clock of Redis.
     clock = Clock(monotonic=lambda: time.monotonic() + skipped)
     processes = [Process(valkey.url, per_minute=90, clock=clock) for _ in range(3)]
-    for process in processes:
-        process.server.start()
-    wait_until(lambda: all(process.quota.processes == 3 for process in processes))
+    registered(*processes)
     valkey.stop()
     for process in processes:
         assert process.quota.reserve(clock.monotonic()) is None
@@ -820,8 +821,11 @@ def test_quota__key_has_another_type__redis_counts_as_unavailable_until_the_key_
     with redis.Redis.from_url(running.url) as operator:
         operator.delete(f"test:quota:{name}")
         operator.set(f"test:quota:{name}", "not of the quota")
-        wait_until(lambda: process.server.unavailable_since)
-        assert vars(caplog.records[-1])["why"] == "Redis has damaged keys; delete the keys ccp2:*:quota:*"
+        # The line is written after `unavailable_since` is set.
+        wait_until(lambda: any(line.getMessage() == "redis_unavailable" for line in caplog.records))
+        (reason,) = (vars(line)["why"] for line in caplog.records if line.getMessage() == "redis_unavailable")
+        assert reason == "Redis has damaged keys; delete the keys ccp2:*:quota:*"
+        assert process.server.unavailable_since
         operator.delete(f"test:quota:{name}")
     wait_until(lambda: process.server.unavailable_since is None)
     wait_until(lambda: process.quota.reserve(0))
