@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 _PROBE_SECONDS = 2.0
-"""Longer than Redis may take to answer, and the maximum delay of the start by an unreachable Redis."""
+"""Longer than Redis may take to answer. Redis delays the start of a worker by at most twice this time."""
 
 
 class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -119,6 +119,15 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             if self.age == 1:
                 self._require_permissions(self._services.redis)
             self._services.redis.start()
+            self._wait_for_snapshots(self._services.redis)
+
+    def _wait_for_snapshots(self, redis: RedisClient) -> None:
+        """Wait until this worker has the snapshots in Redis, because questions about cohorts would cost calls."""
+        deadline = time.monotonic() + _PROBE_SECONDS
+        while not self._services.snapshots.caught_up and time.monotonic() < deadline:
+            if redis.unavailable_since is not None:
+                return
+            gevent.sleep(0.01)
 
     def _require_permissions(self, redis: RedisClient) -> None:
         """Stop the start of the server if Redis refuses the user of REDIS_URL.

@@ -49,6 +49,8 @@ class SharedSnapshots:
         """The entries of the index in Redis that this process has applied, by cohort id."""
         self._changing = Lock()
         """Held while `_loaded` and the memory differ from Redis."""
+        self.caught_up = False
+        """Whether this process has had all snapshots of Redis since its start."""
         self._failures = OncePerMinute(logging.getLogger(__name__), "snapshot_load_failed", clock)
 
     def install(self, cohort_id: str, snapshot: Snapshot) -> Snapshot | None:
@@ -93,6 +95,8 @@ class SharedSnapshots:
             if published != self._loaded:
                 self._start(partial(self._load, self._shared, published))
                 loading = True
+            else:
+                self.caught_up = True
         finally:
             if not loading:
                 self._changing.release()

@@ -54,7 +54,9 @@ def test_forget__two_services__in_no_snapshot_of_any_process(
     forgotten = requests.delete(f"{services[1].url}/v1/profile?user_id=user-7", headers=HEADERS, timeout=10)
     assert forgotten.status_code == 200
     every_process_answers(services, "user-7", False)
-    for service in (*services, start_service(sandbox, REDIS_URL=redis.url)):
+    started = start_service(sandbox, REDIS_URL=redis.url)
+    assert is_member(started, "user-8") is True, "the first answer of a new process does not use the snapshot"
+    for service in (*services, started):
         every_process_answers([service], "user-8", True)
         assert is_member(service, "user-7") is False
         (listed,) = requests.get(f"{service.url}/v1/snapshots", headers=HEADERS, timeout=10).json()["snapshots"]
