@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-import time
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -38,8 +37,6 @@ from tests.bench.quota_bound import UsefulTime, paced_bound, quota_bound
 from tests.support.redis_server import RedisServer
 
 POINTS_BELOW_THE_BOUND = 2.0
-SNAPSHOT_SECONDS = 5.0
-"""A new process has the snapshots of Redis after this time. Until then, questions about cohorts cost calls."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +114,6 @@ def run(name: str, audience: list[Recipient], options: argparse.Namespace) -> Re
                 before = sandbox.report()
                 sandbox.reset(options.per_minute)
             service = running.enter_context(Service(sandbox, **settings))
-            if policy.prepare is exported:
-                time.sleep(SNAPSHOT_SECONDS)
             connections = Connections(service.port, f"Authorization: {AUTHORIZATION}")
             sender = Sender(service_caller(connections), policy.tags)
         else:
