@@ -66,7 +66,7 @@ class Download:
 def replace_file(monkeypatch: pytest.MonkeyPatch, reply: Reply) -> None:
     """Make the sandbox answer every request for a file with `reply`."""
     answer = Exports.answer
-    monkeypatch.setattr(cohort_api, "table", lambda _: b"")  # generating a large cohort takes a second
+    monkeypatch.setattr(cohort_api, "table", lambda *_, **__: b"")  # generating a large cohort takes a second
     monkeypatch.setattr(
         Exports,
         "answer",

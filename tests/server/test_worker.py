@@ -358,6 +358,7 @@ def test_master__before_the_fork__imports_nothing_that_takes_a_lock() -> None:
         "proxy.api.urls",
         "proxy.profile",
         "proxy.profile.aliases",
+        "proxy.profile.liquid_names",
         "proxy.profile.parts",
         "proxy.profile.values",
         "proxy.server",

@@ -118,19 +118,21 @@ def plan(recipients: int, calls: int, tags: int, profile_api: str, quota: int, s
     else:
         cold = "less than one message a minute; warm the cache, or increase --quota or --share"
     requests = recipients * tags
-    by_calls = f"{estimate.calls:,} ({calls} per user), at {estimate.calls_a_minute:,} a minute"
     rows = [
         (
             "requests",
             f"{requests * 2:,} to {requests * 3:,} from Braze to the service ({format_count(tags, 'tag')}, "
             "each requested 2 or 3 times per user)",
         ),
-        ("warming", _side_by_side("by calls", "by cohort download (properties and cohorts)")),
-        ("… calls", _side_by_side(by_calls, "0")),
-        ("… downloads", _side_by_side("0", f"{downloads(recipients)} of 500 a month")),
         (
-            "… takes",
-            _side_by_side(format_minutes(estimate.minutes), f"about {format_minutes(export_minutes(recipients))}"),
+            "warming by calls",
+            f"{format_minutes(estimate.minutes)}: {format_count(estimate.calls, 'call')} ({calls} per user), at "
+            f"{estimate.calls_a_minute:,} a minute",
+        ),
+        (
+            "warming by download",
+            f"about {format_minutes(export_minutes(recipients))}: no call, and {downloads(recipients)} of 500 cohort "
+            "downloads a month; only properties and cohorts",
         ),
         ("with warming", "the send may be as fast as Braze allows"),
         ("without warming", cold),
@@ -141,8 +143,4 @@ def plan(recipients: int, calls: int, tags: int, profile_api: str, quota: int, s
             ("data", "pushed and exported data only; all other users get the default content"),
         ]
     for label, text in rows:
-        print_row(label, text, width=19, style="bold")
-
-
-def _side_by_side(first: str, second: str) -> str:
-    return f"{first:48}{second}"
+        print_row(label, text, width=21, style="bold")
