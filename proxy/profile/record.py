@@ -38,7 +38,11 @@ class Record:
     @property
     def found(self) -> bool:
         """Return whether Amplitude knows the user."""
-        return not all(cached.unlisted for cached in self.parts.values())
+        # Not all() with a generator, which takes three times as long.
+        for cached in self.parts.values():  # noqa: SIM110
+            if not cached.unlisted:
+                return True
+        return False
 
     def has(self, part: Part) -> bool:
         """Return whether the record answers `part`, even with "unknown user"."""
