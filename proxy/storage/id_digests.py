@@ -29,8 +29,8 @@ class IdDigester:
         return self._digest(f"u{user_id}")
 
     def member(self, user_id: str) -> int:
-        """Return the digest of a user id for snapshots, with 64 bits."""
-        return member_of(self.user_id(user_id))
+        """Return the digest of a user id for snapshots, with 64 bits: `member_of` of the digest from `user_id`."""
+        return int.from_bytes(self._hash(f"u{user_id}").digest()[:8])
 
     def pair(self, identity: Identity) -> bytes:
         """Return a digest of the pair of ids."""
@@ -38,7 +38,10 @@ class IdDigester:
         return self._digest(f"[{user_id},{device_id}]")
 
     def _digest(self, text: str) -> bytes:
-        return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16, key=self._key).hexdigest().encode()
+        return self._hash(text).hexdigest().encode()
+
+    def _hash(self, text: str) -> blake2b:
+        return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16, key=self._key)
 
 
 def member_of(digest: bytes) -> int:
