@@ -221,7 +221,7 @@ class MemoryStore:
         return Identity(identity.user_id, None) in self._cache
 
     def keep_empty(self, identity: Identity) -> None:
-        """Cache the user of `identity`, about whom Redis has no data, so that later updates are announced."""
+        """Cache the user of `identity`, so that later updates are announced. Redis has no data of the user."""
         user = Identity(identity.user_id, None)
         with self._lock:
             if user.user_id is not None and user not in self._cache:

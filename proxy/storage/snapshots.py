@@ -55,7 +55,7 @@ class Snapshots:
         return memberships
 
     def get(self, cohort_id: str) -> Snapshot | None:
-        """Return the cohort's snapshot; None if there is none, or if it is too old to answer a request."""
+        """Return the cohort's snapshot; None without a snapshot that can still answer a request."""
         snapshot = self._snapshots.get(cohort_id)
         return snapshot if snapshot is not None and self._usable(snapshot, self._clock.now()) else None
 

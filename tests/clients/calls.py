@@ -179,7 +179,7 @@ def call_drop_in(client: AuthenticatedClient) -> None:
     )
     assert known.user_data.recommendations
     assert known.user_data.recommendations[0].items == ITEMS
-    unknown = get_userprofile.sync(client=client, user_id="nobody", get_cohort_ids=True)
+    unknown = get_userprofile.sync(client=client, user_id="unknown-user", get_cohort_ids=True)
     expect(NotSeenBefore, unknown)
     problem = expect(Problem, get_userprofile.sync(client=client, user_id="ava", get_recs=True))
     assert problem.parameter == "rec_id"

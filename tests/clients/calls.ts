@@ -102,7 +102,7 @@ async function callDropIn(): Promise<void> {
   assert("userData" in posted);
   assert.deepEqual(posted.userData.recommendations?.[0]?.items, items);
 
-  const unknown = await client.GET("/v1/userprofile", { params: { query: { user_id: "nobody", get_cohort_ids: true } } });
+  const unknown = await client.GET("/v1/userprofile", { params: { query: { user_id: "unknown-user", get_cohort_ids: true } } });
   assert(unknown.error && "error" in unknown.error);
   assert.equal(unknown.error.error, "User id and device id not seen before");
   const invalid = await client.GET("/v1/userprofile", { params: { query: { user_id, get_recs: true } } });

@@ -100,7 +100,7 @@ def test_readyz_and_status__service_of_the_guide_has_just_started__answers_as_sh
 
 
 @pytest.mark.contract("6 without the Profile API")
-@pytest.mark.parametrize(("user", "place"), [("ava", 0), ("nobody", 1), ("", 1)])
+@pytest.mark.parametrize(("user", "place"), [("ava", 0), ("unknown-user", 1), ("", 1)])
 def test_message__webhook_and_snapshot__rendered_as_shown(
     pushed: Guide, engine: liquid.Engine, user: str, place: int
 ) -> None:
@@ -119,7 +119,7 @@ def test_abort__data_is_missing__message_is_not_sent(pushed: Guide, engine: liqu
     ask = running_service(pushed.service.url, f"braze:{pushed.secrets['braze']}")
     template = fragment("eu abort").block("liquid")
     assert engine(template, "ava", ask).strip() == "Hi Ava!"
-    assert engine(template, "nobody", ask).strip() == "aborted: the name is missing"
+    assert engine(template, "unknown-user", ask).strip() == "aborted: the name is missing"
 
 
 def test_check__cohort_was_pushed__ok(guide: Guide) -> None:
@@ -155,7 +155,7 @@ def test_export__cohort__answers_members_and_all_other_users(guide: Guide) -> No
         "abc123": "crowd-40",
     }
     guide.shell("eu export", **line)
-    for user_id, is_member in (("user-1", True), ("nobody", False)):
+    for user_id, is_member in (("user-1", True), ("unknown-user", False)):
         url = f"{guide.service.url}/v1/cohorts?user_id={user_id}&cohort_id=crowd-40"
         answer = requests.get(url, auth=("braze", guide.secrets["braze"]), timeout=10).json()
         assert (answer["ok"], answer["is_member"]) == (True, is_member)

@@ -108,7 +108,7 @@ def test_warm__cohort__members_and_others_are_answered_without_a_call(
         "colour": None,
     }
     assert (answer["is_member"], answer["found"]) == (True, True)
-    other = target.get("/v1/cohorts?user_id=nobody-at-all&cohort_id=vip")
+    other = target.get("/v1/cohorts?user_id=another-user&cohort_id=vip")
     assert (other.json()["is_member"], other.headers["X-Amplitude-Calls"]) == (False, "0")
     assert sandbox.report()["calls"] == target.sandbox.report()["calls"] == 0
     assert sandbox.report()["cohorts"]["requests"] == 1
@@ -206,7 +206,7 @@ def test_warm__key_without_the_scope__refused_before_the_download(
     for credentials, arguments, message in (
         (f"reader:{READ}", (), "this route needs the scope push"),
         (f"pusher:{PUSH}", recommendations, "a cohort that also needs calls needs an admin key"),
-        ("pusher:a-secret-of-nobody", (), "rejects the credentials (401)"),
+        ("pusher:a-secret-of-another", (), "rejects the credentials (401)"),
     ):
         ended = warm(target, sandbox, "--cohort", "vip", *arguments, credentials=credentials)
         assert (ended.returncode, ended.stdout) == (1, "")
