@@ -89,6 +89,8 @@ def test_install__worker_is_killed__old_or_new_snapshot_and_a_rerun_installs_the
         os.kill(worker, signal.SIGKILL)
     upload.join()
     until(lambda: has_snapshot(service), "the new processes have no snapshot", 30)
+    # A new worker may have taken the upload from the queue, and the other worker then loads the new snapshot later.
+    until(lambda: len({is_member(service, f"user-{old}") for _ in range(20)}) == 1, "the processes differ")
     # All members are in the same snapshot. A process that has not loaded it yet fetches a user, which gives None.
     sample = range(0, count, 5_000)
     in_old, in_new = ({is_member(service, f"user-{first + number}") for number in sample} for first in (old, new))
