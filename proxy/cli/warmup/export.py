@@ -43,7 +43,7 @@ _FAILED_REASONS = frozenset({"too_large", "too_old"})
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What an export fills. `keys`: the names of the properties; None for all."""
+    """The data that an export stores. `keys`: the names of the properties; None for all."""
 
     cohorts: bool
     properties: bool
