@@ -22,7 +22,7 @@ _NEVER_FETCHED = float("-inf")
 _NO_SNAPSHOTS: Mapping[str, Membership] = {}
 
 Accepted = Literal["certain", "pushed", "partial"]
-"""Which pushed properties answer a query without a fetched or whole set.
+"""The pushed properties that answer a query without a fetched or whole set.
 
 `certain`: all requested keys, if later properties cannot change their names.
 `pushed`: all requested keys, whatever their names. For a service that fetches nothing.

@@ -11,8 +11,6 @@ from proxy.profile.record import Record
 from proxy.profile.snapshot import Membership
 from proxy.profile.updates import NO_UPDATES, Updates, merged, pack, parse_updates, too_large, unpack, updates_since
 
-_NO_SNAPSHOTS: Mapping[str, Membership] = {}
-
 
 def read_packed(packed: bytes | None) -> Updates:
     """Return the unpacked updates."""
@@ -20,7 +18,7 @@ def read_packed(packed: bytes | None) -> Updates:
 
 
 def with_packed(
-    record: Record, packed: bytes | None, query: ProfileQuery, snapshots: Mapping[str, Membership] = _NO_SNAPSHOTS
+    record: Record, packed: bytes | None, query: ProfileQuery, snapshots: Mapping[str, Membership]
 ) -> Record:
     """Return `record` with the packed updates and the snapshots applied (see `apply_updates`)."""
     if packed is None and not snapshots:

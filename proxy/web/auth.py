@@ -34,7 +34,7 @@ _ADDRESS_REFUSED = "this address is not allowed; ask the operator to add the add
 
 
 class Access(NamedTuple):
-    """Which requests a blueprint accepts.
+    """The requests that a blueprint accepts.
 
     scope: the scope that the key needs. any_address: ALLOWED_NETWORKS does not apply. any_site: pages of other sites
     may link to the routes. Otherwise, requests for such pages are refused, because browsers add stored credentials.
@@ -57,7 +57,7 @@ ACCESS: Mapping[str, Access | None] = {
     "health": None,
     "pages": None,
 }
-"""Which requests each blueprint accepts; None accepts all. A blueprint without an entry fails every request."""
+"""The requests that each blueprint accepts; None accepts all. A blueprint without an entry fails every request."""
 
 
 def install(app: Flask, app_services: Services) -> None:
