@@ -34,7 +34,7 @@ for command in (demo, sandbox, check, preview, forget, warm, plan):
     type=click.Choice(SCOPES),
     default="read",
     show_default=True,
-    help="read: data routes, playground, status and metrics. push: webhooks. admin: every route.",
+    help="read: data routes, playground, status and metrics. push: webhooks and snapshots. admin: every route.",
 )
 def new_key(name: str, scope: Scope) -> None:
     """Create a key for a caller. Shows its secret once, and its PROXY_API_KEYS entry, which has only a hash."""

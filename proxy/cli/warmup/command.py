@@ -104,7 +104,9 @@ def warm(
         raise click.UsageError("--no-export needs --cohort; remove --no-export")
     exported = [section for section in sections if section in _EXPORTED and cohort_ids and not no_export]
     if split_list(keys) and "properties" not in exported:
-        raise click.UsageError("--keys needs a download of properties; add --cohort, and remove --no-export")
+        raise click.UsageError(
+            "--keys needs a download of properties; add --cohort, add properties to --include, and remove --no-export"
+        )
     content = Content("cohorts" in exported, "properties" in exported, tuple(dict.fromkeys(split_list(keys))) or None)
     fetched = [section for section in sections if section not in exported]
     credentials = require_credentials(url, credentials)
@@ -121,8 +123,8 @@ def warm(
                 unreadable, skipped = _read_users(users, column, audience)
                 complete = not unreadable
             else:
-                if url and exported:
-                    require_scopes(destination.ask_functions[0], read=bool(fetched))
+                if url:
+                    require_scopes(destination.ask_functions[0], push=bool(exported), read=bool(fetched))
                 announce(cohort_ids, content, calls_a_user)
                 complete, interrupted, skipped = export_cohorts(
                     cohort_ids, api_key, destination, content, audience if fetched else None

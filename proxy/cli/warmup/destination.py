@@ -110,14 +110,20 @@ def shared_redis() -> Destination:
     )
 
 
-def require_scopes(ask: Ask, *, read: bool) -> None:
-    """Raise ServiceRefused if the key may not push, or not read if `read`. Requests no data of a user."""
-    ask(Request("GET", "/v1/snapshots"))
+def require_scopes(ask: Ask, *, push: bool, read: bool) -> None:
+    """Raise ServiceRefused if the key may not push or read, as required. Requests no data of a user."""
+    if push:
+        ask(Request("GET", "/v1/snapshots"))
     if read:
         try:
             ask(Request("GET", "/v1/profile?include=properties&user_id="))
-        except ServiceRefused as error:
-            raise ServiceRefused(f"{error}; a cohort that also needs calls needs an admin key") from None
+        except ServiceRefused:
+            if not push:
+                raise
+            raise ServiceRefused(
+                "the key can push, but not read; create a key: python -m proxy new-key NAME --scope admin, because the "
+                "run also makes calls"
+            ) from None
 
 
 def _install(services: Services, cohort_id: str, as_of: float, user_ids: Iterable[str]) -> Answer:

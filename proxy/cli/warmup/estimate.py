@@ -118,6 +118,11 @@ def plan(recipients: int, calls: int, tags: int, profile_api: str, quota: int, s
     else:
         cold = "less than one message a minute; warm the cache, or increase --quota or --share"
     requests = recipients * tags
+    download = (
+        "warming by download",
+        f"about {format_minutes(export_minutes(recipients))}: no call, and {downloads(recipients)} of 500 cohort "
+        "downloads a month; only properties and cohorts",
+    )
     rows = [
         (
             "requests",
@@ -129,18 +134,15 @@ def plan(recipients: int, calls: int, tags: int, profile_api: str, quota: int, s
             f"{format_minutes(estimate.minutes)}: {format_count(estimate.calls, 'call')} ({calls} per user), at "
             f"{estimate.calls_a_minute:,} a minute",
         ),
-        (
-            "warming by download",
-            f"about {format_minutes(export_minutes(recipients))}: no call, and {downloads(recipients)} of 500 cohort "
-            "downloads a month; only properties and cohorts",
-        ),
+        download,
         ("with warming", "the send may be as fast as Braze allows"),
         ("without warming", cold),
     ]
     if profile_api == "off":
         rows[1:] = [
-            ("calls", "0, because AMPLITUDE_PROFILE_API is off; the send may be as fast as Braze allows"),
-            ("data", "pushed and exported data only; all other users get the default content"),
+            ("calls", "0, because AMPLITUDE_PROFILE_API is off"),
+            download,
+            ("send", "may be as fast as Braze allows; users without pushed or exported data get the default content"),
         ]
     for label, text in rows:
         print_row(label, text, width=21, style="bold")

@@ -69,6 +69,8 @@ class ExportResult:
     snapshot: str = ""
     stored: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
+    valueless: tuple[str, ...] = ()
+    """The requested properties that no member has, in the order of the file."""
     loss_reason: str | None = None
     stopped: bool = False
 
@@ -93,6 +95,8 @@ class ExportResult:
         yield f"cohort {self.cohort_id}: {', '.join(filter(None, parts))}"
         yield from self.types.lines()
         yield from (f"property {name!r} is not in the file; correct --keys" for name in self.missing)
+        for name in self.valueless:
+            yield f"no member has the property {name!r}; check its name in --keys"
         yield from self.skipped_rows()
         for reason, count in sorted(self.skipped.items()):
             yield f"skipped {format_count(count, 'user')}: {_REASONS.get(reason, reason)}"
@@ -182,6 +186,8 @@ class Exporter:
                 result.loss_reason = self._destination.loss_reason()
                 if result.loss_reason:
                     return
+        if not whole:
+            result.valueless = tuple(name for name in result.names if name not in result.types)
         result.loss_reason = self._destination.loss_reason()
         report(progress, time.monotonic() - started, "")
 

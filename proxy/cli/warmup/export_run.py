@@ -57,7 +57,8 @@ def export_cohorts(
 ) -> ExportOutcome:
     """Export the cohorts, and print a summary. `audience` collects the members for later calls, if there are any.
 
-    Raises NotDownloaded, DiskFull and ServiceUnavailable.
+    A cohort whose download fails does not stop the others. Raises NotDownloaded if the keys of the project are missing
+    or no cohort was downloaded, DiskFull and ServiceUnavailable.
     """
     settings, _ = own_settings({**os.environ, "AMPLITUDE_API_KEY": api_key or ""})
     for name, value, option in (
@@ -71,10 +72,18 @@ def export_cohorts(
     aliases, stop = Aliases(settings.aliases), Event()
     before = destination.cache_state() if content.properties else None
     results: list[ExportResult] = []
+    failed: list[str] = []
     with closing(Audience()) as staged:
         exporter = Exporter(client, destination, content, settings.text_properties, staged, print_status=print_status)
         for cohort_id in cohort_ids:
-            results.append(_export(exporter, aliases.id_of("cohorts", cohort_id), before, stop))
+            try:
+                results.append(_export(exporter, aliases.id_of("cohorts", cohort_id), before, stop))
+            except NotDownloaded as error:
+                failed.append(cohort_id)
+                if len(failed) == len(cohort_ids):
+                    raise
+                click.echo(f"Error: {error}", err=True)
+                continue
             if audience is not None:
                 audience.add(staged)
             if results[-1].interrupted:
@@ -87,7 +96,10 @@ def export_cohorts(
         click.echo("run the command again with the same options; it downloads the cohorts again")
     elif content.properties and not destination.has_redis:
         click.echo("without Redis, a restart of the service loses this data")
-    complete = fits and all(result.complete for result in results)
+    if failed:
+        noun = "cohort" if len(failed) == 1 else "cohorts"
+        click.echo(f"{noun} {', '.join(failed)} failed; the errors are above")
+    complete = fits and not failed and all(result.complete for result in results)
     return ExportOutcome(complete, interrupted, [line for result in results for line in result.skipped_rows()])
 
 
@@ -97,7 +109,7 @@ def _export(exporter: Exporter, cohort_id: str, cache: CacheState | None, stop: 
     for line in result.skipped_rows():
         print_status(line)
     if not result.members:
-        raise click.ClickException(f"cohort {cohort_id} has no user ids; check the cohort in Amplitude")
+        raise NotDownloaded(f"cohort {cohort_id} has no user ids; check the cohort in Amplitude")
     if result.names:
         limit = f"; CACHE_MAX_MB is {cache.max_mib:,.0f}" if cache else ""
         print_status(f"the properties need CACHE_MAX_MB={exporter.needed_mib:,} or more{limit}")

@@ -23,6 +23,10 @@ class TypeCounts:
         """Count a value."""
         self._counts[name][_NOUNS[type(typed(name, value, self._text_properties))]] += 1
 
+    def __contains__(self, name: str) -> bool:
+        """Return whether a value of the property was counted."""
+        return name in self._counts
+
     def lines(self) -> Iterator[str]:
         """Yield a line for each property with a converted value."""
         for name, counts in sorted(self._counts.items()):

@@ -155,6 +155,17 @@ def test_warm__values_of_two_types__summary_names_the_setting(
     assert "zip:" not in text.stdout
 
 
+def test_warm__property_that_no_member_has__summary_asks_to_check_its_name(
+    target: Service, amplitude: Callable[..., Sandbox]
+) -> None:
+    ended = warm(target, amplitude(), "--cohort", "vip", "--keys", "first_name,frist_name")
+    assert ended.returncode == 0, ended.stderr
+    assert "no member has the property 'frist_name'; check its name in --keys" in ended.stdout.splitlines()
+    assert "'first_name'" not in ended.stdout
+    every = warm(target, amplitude(b"user_id,plan\nava,\n"), "--cohort", "vip", "--include", "properties")
+    assert "no member has" not in every.stdout, "the user did not name the property"
+
+
 @pytest.mark.contract("6 export")
 def test_warm__unusable_file__nothing_is_stored(target: Service, amplitude: Callable[..., Sandbox]) -> None:
     target.sandbox.reset()
@@ -197,6 +208,22 @@ def test_warm__several_cohorts__one_download_each(target: Service, amplitude: Ca
     }
 
 
+def test_warm__one_cohort_of_several_fails__others_are_stored(
+    target: Service, amplitude: Callable[..., Sandbox]
+) -> None:
+    sandbox = amplitude()
+    arguments = ("--cohort", "deleted-1", "--cohort", "c31", "--cohort", "deleted-2", "--cohort", "crowd-30")
+    ended = warm(target, sandbox, *arguments, "--keys", "first_name")
+    assert ended.returncode == 1
+    assert "Error: cohort 'deleted-1' does not exist in Amplitude" in ended.stderr
+    assert "cohort crowd-30: 30 members, snapshot installed, properties of 30 users stored" in ended.stdout
+    assert "cohorts deleted-1, deleted-2 failed; the errors are above" in ended.stdout
+    assert profile(target, "user_id=ava&cohort_id=c31,crowd-30&keys=first_name")["member"] == {
+        "c31": True,
+        "crowd-30": False,
+    }
+
+
 @pytest.mark.contract("6 export")
 def test_warm__key_without_the_scope__refused_before_the_download(
     target: Service, amplitude: Callable[..., Sandbox]
@@ -205,7 +232,8 @@ def test_warm__key_without_the_scope__refused_before_the_download(
     recommendations = ("--include", "recommendations,cohorts", "--rec-id", "homepage", "--log-exposures")
     for credentials, arguments, message in (
         (f"reader:{READ}", (), "this route needs the scope push"),
-        (f"pusher:{PUSH}", recommendations, "a cohort that also needs calls needs an admin key"),
+        (f"pusher:{PUSH}", recommendations, "new-key NAME --scope admin, because the run also makes calls"),
+        (f"pusher:{PUSH}", ("--no-export",), "this route needs the scope read"),
         ("pusher:a-secret-of-another", (), "rejects the credentials (401)"),
     ):
         ended = warm(target, sandbox, "--cohort", "vip", *arguments, credentials=credentials)
@@ -332,7 +360,7 @@ def test_warm__profile_api_is_off__only_the_export_works(
     ("arguments", "message"),
     [
         (("--cohort", "vip", "--keys", "plan", "--no-export"), "--keys needs a download of properties"),
-        (("--cohort", "vip", "--keys", "plan", "--include", "cohorts"), "--keys needs a download of properties"),
+        (("--cohort", "vip", "--keys", "plan", "--include", "cohorts"), "add properties to --include"),
         (("-", "--keys", "plan"), "--keys needs a download of properties"),
         (("-", "--no-export"), "--no-export needs --cohort"),
     ],
