@@ -73,6 +73,7 @@ def test_alerts__metrics_and_labels__are_exported(
     client.get("/v1/cohorts?user_id=", headers=caller)
     client.get("/v1/recommendations?user_id=u&rec_id=home", headers=caller)
     client.post("/v1/webhooks/amplitude/cohorts", headers=caller)
+    client.put("/v1/snapshots/c31", headers=caller, data=b'"u"', content_type="application/x-ndjson")
     labels: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(client.get("/metrics", headers=caller).text):
         for name in (family.name, *(sample.name for sample in family.samples)):
