@@ -37,7 +37,9 @@ _EXPORTED = ("properties", "cohorts")
     multiple=True,
     help="Amplitude cohort to download, instead of USERS. May be repeated.",
 )
-@click.option("--keys", default="", help="Properties to download with --cohort, comma-separated; default: all.")
+@click.option(
+    "--keys", multiple=True, help="Properties to download with --cohort, comma-separated or repeated; default: all."
+)
 @click.option("--no-export", is_flag=True, help="Fetch properties and cohorts by one call per member of the cohort.")
 @click.option(
     "--api-key",
@@ -67,7 +69,7 @@ def warm(
     users: BinaryIO | None,
     column: str | None,
     cohorts: tuple[str, ...],
-    keys: str,
+    keys: tuple[str, ...],
     no_export: bool,
     api_key: str | None,
     include: str,
@@ -100,14 +102,18 @@ def warm(
     cohort_ids = list(dict.fromkeys(cohort.strip() for cohort in cohorts if cohort.strip()))
     if (users is None) is not bool(cohort_ids) or (column and cohort_ids):
         raise click.UsageError("specify either USERS (a file, or - for stdin) or --cohort")
+    if listed := next((cohort for cohort in cohort_ids if "," in cohort), None):
+        each = " ".join(f"--cohort {cohort}" for cohort in split_list(listed))
+        raise click.UsageError(f"--cohort takes one id; write {each}")
     if no_export and not cohort_ids:
         raise click.UsageError("--no-export needs --cohort; remove --no-export")
     exported = [section for section in sections if section in _EXPORTED and cohort_ids and not no_export]
-    if split_list(keys) and "properties" not in exported:
+    names = tuple(dict.fromkeys(split_list(",".join(keys))))
+    if names and "properties" not in exported:
         raise click.UsageError(
             "--keys needs a download of properties; add --cohort, add properties to --include, and remove --no-export"
         )
-    content = Content("cohorts" in exported, "properties" in exported, tuple(dict.fromkeys(split_list(keys))) or None)
+    content = Content("cohorts" in exported, "properties" in exported, names or None)
     fetched = [section for section in sections if section not in exported]
     credentials = require_credentials(url, credentials)
     # Amplitude returns properties and computations in the same field, so they need two calls.

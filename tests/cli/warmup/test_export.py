@@ -158,10 +158,11 @@ def test_warm__values_of_two_types__summary_names_the_setting(
 def test_warm__property_that_no_member_has__summary_asks_to_check_its_name(
     target: Service, amplitude: Callable[..., Sandbox]
 ) -> None:
-    ended = warm(target, amplitude(), "--cohort", "vip", "--keys", "first_name,frist_name")
+    ended = warm(target, amplitude(), "--cohort", "vip", "--keys", "first_name", "--keys", "frist_name")
     assert ended.returncode == 0, ended.stderr
     assert "no member has the property 'frist_name'; check its name in --keys" in ended.stdout.splitlines()
     assert "'first_name'" not in ended.stdout
+    assert profile(target, "user_id=ava&cohort_id=vip&keys=first_name")["properties"] == {"first_name": "Ava"}
     every = warm(target, amplitude(b"user_id,plan\nava,\n"), "--cohort", "vip", "--include", "properties")
     assert "no member has" not in every.stdout, "the user did not name the property"
 
@@ -363,6 +364,7 @@ def test_warm__profile_api_is_off__only_the_export_works(
         (("--cohort", "vip", "--keys", "plan", "--include", "cohorts"), "add properties to --include"),
         (("-", "--keys", "plan"), "--keys needs a download of properties"),
         (("-", "--no-export"), "--no-export needs --cohort"),
+        (("--cohort", "vip,c31"), "--cohort takes one id; write --cohort vip --cohort c31"),
     ],
 )
 def test_warm__options_that_contradict_each_other__error_names_the_fix(
