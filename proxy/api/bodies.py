@@ -203,8 +203,17 @@ class Snapshot(TypedDict):
     expires_at: Annotated[Count, about("The Unix time from which the snapshot no longer counts as fresh.")]
 
 
+class CacheState(TypedDict):
+    """The memory cache of the process that handles the request."""
+
+    max_bytes: Annotated[Count, about("`CACHE_MAX_MB` in bytes.")]
+    records: Annotated[Count, about("Number of cached users.")]
+    evictions: Annotated[Count, about("Number of users that left the cache to make room, since the process started.")]
+
+
 class SnapshotList(TypedDict):
     snapshots: list[Snapshot]
+    cache: CacheState
 
 
 class SnapshotRemoval(TypedDict):

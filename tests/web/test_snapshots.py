@@ -229,11 +229,14 @@ def test_get_and_delete__snapshots__listed_and_removed(
         {"cohort_id": "c31", "members": 2, "as_of": at, "expires_at": at + 86400},
         {"cohort_id": "c7", "members": 1, "as_of": at, "expires_at": at + 86400},
     ]
-    assert client.get("/v1/snapshots", headers=caller).get_json() == {"snapshots": expected}
+    assert client.get("/v1/snapshots", headers=caller).get_json() == {
+        "snapshots": expected,
+        "cache": {"max_bytes": 64 * 2**20, "records": 0, "evictions": 0},
+    }
     assert client.delete("/v1/snapshots/c31", headers=caller).status_code == 200
     missing = client.delete("/v1/snapshots/c31", headers=caller)
     assert (missing.status_code, missing.get_json()["code"]) == (404, "not_found")
-    assert client.get("/v1/snapshots", headers=caller).get_json() == {"snapshots": expected[1:]}
+    assert client.get("/v1/snapshots", headers=caller).get_json()["snapshots"] == expected[1:]
 
 
 @pytest.mark.contract("6 snapshot forget")

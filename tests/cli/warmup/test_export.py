@@ -265,16 +265,25 @@ def test_store__stopped__ends_between_two_batches(target: Service, amplitude: Ca
 
 
 @pytest.mark.contract("6 export")
-def test_warm__cache_too_small__reports_the_users_that_did_not_fit(
+def test_warm__cache_too_small__key_that_can_only_push_counts_the_users_that_did_not_fit(
     start_service: Callable[..., Service], amplitude: Callable[..., Sandbox]
 ) -> None:
     sandbox = amplitude()
-    service = start_service(sandbox, CACHE_MAX_MB="1", LOG_LEVEL="WARNING")
-    ended = warm(service, sandbox, "--cohort", "crowd-2500", "--keys", "first_name", credentials=f"braze:{SECRET}")
-    assert ended.returncode == 1
-    assert "the properties need CACHE_MAX_MB=2 or more; CACHE_MAX_MB is 1" in ended.stderr
-    assert "users did not fit into CACHE_MAX_MB (1); set CACHE_MAX_MB=2 or more" in ended.stdout
-    assert "without Redis, a restart of the service loses this data" in ended.stdout
+    service = start_service(sandbox, CACHE_MAX_MB="1", LOG_LEVEL="WARNING", PROXY_API_KEYS=KEYS)
+    for _ in range(2):  # in the second run, every batch evicts users of the first run
+        ended = warm(service, sandbox, "--cohort", "crowd-2500", "--keys", "first_name")
+        assert ended.returncode == 1, ended.stderr
+        assert "the properties need CACHE_MAX_MB=2 or more; CACHE_MAX_MB is 1" in ended.stderr
+        cached = service.get("/v1/snapshots").json()["cache"]["records"]
+        assert 0 < cached < 2500
+        assert (
+            f"{2500 - cached:,} users did not fit into CACHE_MAX_MB (1); set CACHE_MAX_MB=2 or more, and run the "
+            "command again"
+        ) in ended.stdout.splitlines()
+        assert "without Redis, a restart of the service loses this data" in ended.stdout
+    ended = warm(service, sandbox, "--cohort", "crowd-100", "--keys", "first_name")
+    assert ended.returncode == 0, ended.stdout
+    assert "users not used recently left the cache, to make room for the members" in ended.stdout
 
 
 @pytest.mark.contract("6 export")
