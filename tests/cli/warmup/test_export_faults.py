@@ -1,21 +1,31 @@
-"""`python -m proxy warm --cohort` with faults of Amplitude."""
+"""`python -m proxy warm --cohort` with faults of Amplitude, and stopped while it stores a cohort."""
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import pytest
+import requests
 
 from proxy.amplitude.cohort_export import CohortExport
 from proxy.cli.warmup import export_run
 from proxy.monitoring.clock import Clock
 from proxy.sandbox.faults import Fault
+from proxy.sandbox.people import find
 from proxy.sandbox.server import Sandbox
 from proxy.sandbox.user_data import Documented
-from tests.conftest import KEYS, Service
-from tests.support.command import run
+from tests.conftest import KEYS, SECRET, Service
+from tests.support.command import run, start
 from tests.support.fakes import FakeClock
+from tests.support.wait import until
+
+MANY = 20_000
+SHOWN = "first_name,loyalty_points"
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +104,7 @@ def test_warm__permanent_fault_of_the_download__error_ends_with_the_fix_and_noth
     target: Service,
     pauses: list[float],
     fault: Fault | None,
-    switches: dict[str, str],
+    switches: dict[str, Any],
     secret_key: str | None,
     line: str,
 ) -> None:
@@ -142,3 +152,72 @@ def test_warm__temporary_fault_of_the_download__retried_and_stored(
     assert line in ended.stderr.splitlines()
     assert pauses[-1] == pause
     assert "cohort crowd-60: 60 members, snapshot installed, properties of 60 users stored" in ended.stdout
+
+
+def wait_for_line(process: subprocess.Popen[str], beginning: str) -> None:
+    assert process.stderr
+    for line in process.stderr:
+        if line.startswith(beginning):
+            return
+    raise AssertionError(f"the command ended without the line {beginning!r}")
+
+
+def profiles(service: Service) -> list[Any]:
+    """Return the answers about a sample of the members."""
+    query = f"include=properties,cohorts&keys={SHOWN}&cohort_id=crowd-{MANY}"
+    with requests.Session() as session:
+        session.headers["X-API-Key"] = SECRET
+        return [
+            session.get(f"{service.url}/v1/profile?user_id=user-{number}&{query}", timeout=10)
+            for number in range(1, MANY + 1, 400)
+            if find(f"user-{number}", None)
+        ]
+
+
+@pytest.mark.slow
+@pytest.mark.contract("5 warm resumed")
+@pytest.mark.parametrize(
+    ("number", "stage"),
+    [(signal.SIGINT, "properties"), (signal.SIGKILL, "properties"), (signal.SIGKILL, "snapshot")],
+)
+def test_warm__stopped_while_it_stores_a_cohort__nothing_is_half_installed_and_a_second_run_completes(
+    start_service: Callable[..., Service], number: signal.Signals, stage: str
+) -> None:
+    with Sandbox(documented=Documented(cohort_polls=0)) as sandbox:
+        service = start_service(sandbox, CACHE_MAX_MB="512", LOG_LEVEL="WARNING")
+
+        def state() -> Any:
+            return service.get("/v1/snapshots").json()
+
+        settings = amplitude_settings(sandbox)
+        options = ("--cohort", f"crowd-{MANY}", "--keys", SHOWN, "--url", service.url, "--credentials", KEYS)
+        process = start("warm", *options, **settings)
+        if stage == "snapshot":
+            wait_for_line(process, "the properties need")
+            time.sleep(0.05)  # the command is sending the snapshot now
+        else:
+            until(lambda: state()["cache"]["records"] >= 1000, "the command stored no properties", 60)
+        process.send_signal(number)
+        printed, _ = process.communicate(timeout=20)
+        stopped = state()
+        assert stopped["cache"]["records"] < MANY, "the run ended before the signal"
+        installed = [snapshot["members"] for snapshot in stopped["snapshots"]]
+        assert installed in ([MANY], [] if stage == "snapshot" else [MANY])
+        if number == signal.SIGINT:
+            assert process.returncode == 1
+            assert "stopped before all members were stored" in printed
+            assert "run the command again with the same options; it downloads the cohorts again" in printed
+        else:
+            assert (process.returncode, printed) == (-signal.SIGKILL, "")
+
+        ended = run("warm", *options, **settings)
+        assert ended.returncode == 0, ended.stderr
+        assert f"cohort crowd-{MANY}: {MANY:,} members, snapshot installed" in ended.stdout
+        assert f"properties of {MANY:,} users stored" in ended.stdout
+        assert [snapshot["members"] for snapshot in state()["snapshots"]] == [MANY]
+        for answer in profiles(service):
+            assert answer.headers["X-Amplitude-Calls"] == "0"
+            assert (answer.json()["is_member"], answer.json()["ok"]) == (True, True)
+            assert None not in answer.json()["properties"].values()
+        assert sandbox.report()["cohorts"]["requests"] == 2
+        assert sandbox.report()["calls"] == 0
