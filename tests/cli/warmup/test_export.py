@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from proxy.amplitude.cohort_export import CohortExport
 from proxy.cli.warmup.audience import Audience
 from proxy.cli.warmup.destination import running
 from proxy.cli.warmup.export import Content, Exporter
+from proxy.cli.warmup.export_run import export_cohorts
 from proxy.cli.warmup.progress import print_progress
 from proxy.sandbox import cohort_api
 from proxy.sandbox.faults import Fault
@@ -284,6 +286,25 @@ def test_warm__cache_too_small__key_that_can_only_push_counts_the_users_that_did
     ended = warm(service, sandbox, "--cohort", "crowd-100", "--keys", "first_name")
     assert ended.returncode == 0, ended.stdout
     assert "users not used recently left the cache, to make room for the members" in ended.stdout
+
+
+def test_warm__service_does_not_report_its_cache__summary_says_so(
+    target: Service,
+    amplitude: Callable[..., Sandbox],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sandbox = amplitude()
+    for name, value in amplitude_settings(sandbox).items():
+        monkeypatch.setenv(name, value)
+    destination = replace(running(target.url, f"pusher:{PUSH}"), cache_state=lambda: None)
+    content = Content(cohorts=False, properties=True, keys=("first_name",))
+    outcome = export_cohorts(["crowd-5"], sandbox.api_key, destination, content, None)
+    assert outcome.complete
+    assert (
+        "the service did not report its cache, so users that did not fit into CACHE_MAX_MB are not counted; set "
+        "CACHE_MAX_MB=1 or more"
+    ) in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.contract("6 export")
