@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from proxy.api.caller_keys import Scope
 from proxy.api.errors import BLANK_ID, Code
-from proxy.profile.errors import UpstreamError
+from proxy.profile.errors import NotAvailable, UpstreamError
 from proxy.profile.query import PropensityType
 
 
@@ -21,8 +21,11 @@ def about(description: str) -> Meta:
 
 
 MISSING_WORDS = [kind.word for kind in UpstreamError.__subclasses__()]
-"""The error words for missing data. With `on_error=retry`, each of them causes a 500."""
+"""The error words for missing data."""
+RETRY_WORDS = [word for word in MISSING_WORDS if word != NotAvailable.word]
+"""The error words that cause a 500 with `on_error=retry`. A retry cannot bring data that is not available."""
 MissingWord = Annotated[str, Meta(extra_json_schema={"enum": MISSING_WORDS})]
+RetryWord = Annotated[str, Meta(extra_json_schema={"enum": RETRY_WORDS})]
 ErrorWord = Annotated[str, Meta(extra_json_schema={"enum": [BLANK_ID, *MISSING_WORDS]})]
 Count = Annotated[int, Meta(ge=0)]
 LiquidName = Annotated[str, Meta(pattern="^[A-Za-z_][A-Za-z0-9_-]*$")]
@@ -161,7 +164,7 @@ class TryAgain(Problem):
     """An error in the format of RFC 9457, with the error word of the missing data."""
 
     ok: Annotated[bool, Meta(extra_json_schema={"const": False})]
-    error: MissingWord
+    error: RetryWord
 
 
 class ForgetResult(TypedDict):
@@ -203,8 +206,17 @@ class Snapshot(TypedDict):
     expires_at: Annotated[Count, about("The Unix time from which the snapshot no longer counts as fresh.")]
 
 
+class CacheState(TypedDict):
+    """The memory cache of the process that handles the request."""
+
+    max_bytes: Annotated[Count, about("`CACHE_MAX_MB` in bytes.")]
+    records: Annotated[Count, about("Number of cached users.")]
+    evictions: Annotated[Count, about("Number of users that left the cache to make room, since the process started.")]
+
+
 class SnapshotList(TypedDict):
     snapshots: list[Snapshot]
+    cache: CacheState
 
 
 class SnapshotRemoval(TypedDict):

@@ -12,7 +12,7 @@ from proxy.fetch.scheduler import FetchScheduler
 from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.profile.errors import NotAvailable, QuotaExhausted, UpstreamError, UpstreamInvalid
 from proxy.profile.freshness import Freshness, FreshnessPolicy, freshness
-from proxy.profile.parts import Identity, Part
+from proxy.profile.parts import COHORTS, Identity, Part
 from proxy.profile.query import ANY_QUERY, ProfileQuery
 from proxy.profile.record import EMPTY, Record, merge
 from proxy.storage.ready_bodies import ReadyBody
@@ -122,7 +122,8 @@ class ProfileService:
                 identity, stored, query, snapshots=knows_updates, accepted="certain" if self._profile_api else "pushed"
             )
             record = self._policy.prune(updated, now)
-            needed, to_refresh = self._not_fresh(record, parts, min_fetched_at, now, background)
+            settled = knows_updates and (max_age is not None or background) and self._settled(identity, query, now)
+            needed, to_refresh = self._not_fresh(record, parts, min_fetched_at, now, background, settled)
             if not needed and not to_refresh:
                 return ProfileResult(record, freshness=freshness(record, parts, self._policy, now))
         if not self._profile_api:
@@ -137,7 +138,7 @@ class ProfileService:
         for part in parts:
             if part in stored.parts and not updated.has(part):  # cleared by a pushed update
                 min_fetched_at = max(min_fetched_at, math.nextafter(stored.parts[part].fetched_at, math.inf))
-        needed, to_refresh = self._not_fresh(record, parts, min_fetched_at, now, background)
+        needed, to_refresh = self._not_fresh(record, parts, min_fetched_at, now, background, settled)
         if not needed:
             self._scheduler.refresh(identity, to_refresh)
             return ProfileResult(record, freshness=freshness(record, parts, self._policy, now))
@@ -189,10 +190,21 @@ class ProfileService:
         if result.repeated:
             self._store.memory.keep_ready(identity, query, result.record, body, etag)
 
+    def _settled(self, identity: Identity, query: ProfileQuery, now: float) -> bool:
+        """Return whether recent snapshots have all requested cohorts. A fetched answer does not override them."""
+        snapshots = self._store.memory.snapshots.memberships(identity, query, now)
+        requested = query.requested_cohorts
+        return bool(requested) and all(cohort in snapshots and snapshots[cohort].overrides for cohort in requested)
+
     def _not_fresh(
-        self, record: Record, parts: Sequence[Part], min_fetched_at: float, now: float, background: bool
+        self, record: Record, parts: Sequence[Part], min_fetched_at: float, now: float, background: bool, settled: bool
     ) -> tuple[list[Part], list[Part]]:
-        """Return the parts that need a call, and the stale parts that are served and then refreshed."""
+        """Return the parts that need a call, and the stale parts that are served and then refreshed.
+
+        `settled`: a call cannot change the cohorts in `record`.
+        """
+        if settled and COHORTS in record.parts:
+            parts = [part for part in parts if part != COHORTS]
         if background:
             return [part for part in parts if not self._policy.is_warm(record, part, now)], []
         needed, to_refresh = [], []

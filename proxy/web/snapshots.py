@@ -43,8 +43,14 @@ removal = Blueprint("snapshot_removal", __name__, url_prefix="/v1/snapshots")
 
 @blueprint.get("", provide_automatic_options=False)
 def index() -> Response:
-    """Return the installed snapshots."""
-    return _answer(snapshots=installed_snapshots())
+    """Return the installed snapshots, and the memory that pushed data can use."""
+    memory = services().store.memory
+    cache: bodies.CacheState = {
+        "max_bytes": memory.max_size,
+        "records": memory.records,
+        "evictions": memory.evicted,
+    }
+    return _answer(snapshots=installed_snapshots(), cache=cache)
 
 
 def installed_snapshots() -> list[bodies.Snapshot]:

@@ -1,11 +1,13 @@
 """Measures `warm --cohort` with a cohort download: `python -m tests.bench.export`.
 
 Exports a cohort with five properties into the shipped service: one worker with the CACHE_MAX_MB that `warm` asks for,
-then two workers and Redis. Checks then that known users are answered without a call.
+then two workers and Redis. Checks then that known users are answered without a call. `--membership` exports only the
+members into one worker, while clients request 100 cached answers a second.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -18,7 +20,9 @@ import psutil
 
 from proxy.sandbox.people import find
 from tests.bench.load import command_line
-from tests.bench.processes import SandboxProcess, Service, get_all
+from tests.bench.processes import LONG_LIVED, SandboxProcess, Service, get_all
+from tests.bench.snapshots import peak_memory
+from tests.bench.webhooks import cached_answers
 from tests.support.redis_server import RedisServer
 from tests.support.service import KEYS, ROOT, environment
 
@@ -104,11 +108,40 @@ def measure(sandbox: SandboxProcess, members: int, name: str, settings: Mapping[
     return missed == 0 and sandbox.calls() == 0
 
 
+def measure_membership(sandbox: SandboxProcess, members: int) -> bool:
+    """Measure an export of the members only, and print the figures. Return whether users cost no call afterwards."""
+    cohort = f"crowd-{members}"
+    with Service(sandbox, options=("--log-level", "error"), **LONG_LIVED) as service:
+        list(get_all(service.port, [f"/v1/cohorts?user_id=user-{number + 1}" for number in range(20)]))
+        calls, (before,) = sandbox.calls(), [process.memory_info().rss for process in service.workers()]
+        with cached_answers(service.port) as times, peak_memory(service.workers()) as peaks:
+            time.sleep(2)
+            quiet = len(times)
+            warming = export(sandbox, [cohort], "--include", "cohorts", "--url", service.url, "--credentials", KEYS)
+        after = service.workers()[0].memory_info().rss
+        paths = [f"/v1/cohorts?user_id=user-{number}&cohort_id={cohort}" for number in (1, members, members + 1)]
+        answers = [json.loads(body)["is_member"] for _, body in get_all(service.port, paths)]
+    print(warming.output)
+    print(
+        f"{members:,} members in {warming.seconds:.0f} s; the command took {warming.memory / 2**20:.0f} MiB, the "
+        f"worker {before / 2**20:.0f} MiB before, at most {peaks[0] / 2**20:.0f} MiB during the export and "
+        f"{after / 2**20:.0f} MiB after it; longest cached answer {max(times[:quiet]) * 1000:.0f} ms before and "
+        f"{max(times[quiet:]) * 1000:.0f} ms during the export",
+        flush=True,
+    )
+    return answers == [True, True, False] and sandbox.calls() == calls
+
+
 def main() -> int:
-    """Measure both services, and return the exit code."""
+    """Measure the services, and return the exit code."""
     parser = command_line(__doc__)
     parser.add_argument("--members", type=int, default=100_000, help="number of members of the cohort")
-    members = parser.parse_args().members
+    parser.add_argument("--membership", action="store_true", help="export no properties")
+    parsed = parser.parse_args()
+    members = parsed.members
+    if parsed.membership:
+        with SandboxProcess() as sandbox:
+            return 0 if measure_membership(sandbox, members) else 1
     with ExitStack() as running:
         sandbox = running.enter_context(SandboxProcess())
         redis = running.enter_context(RedisServer())

@@ -115,7 +115,7 @@ def run(name: str, audience: list[Recipient], options: argparse.Namespace) -> Re
                 sandbox.reset(options.per_minute)
             service = running.enter_context(Service(sandbox, **settings))
             connections = Connections(service.port, f"Authorization: {AUTHORIZATION}")
-            sender = Sender(service_caller(connections), policy.tags)
+            sender = Sender(service_caller(connections, exported=policy.prepare is exported), policy.tags)
         else:
             connections = Connections(sandbox.port, f"Authorization: Api-Key {sandbox.secret_key}")
             sender = Sender(amplitude_caller(connections, cached=name == "cache by URL"), policy.tags)

@@ -207,6 +207,8 @@ def call_snapshots(client: AuthenticatedClient) -> None:
     assert expect(SnapshotResult, installed).members == 2
     listed = expect(SnapshotList, get_snapshots.sync(client=client))
     assert [snapshot.cohort_id for snapshot in listed.snapshots] == ["c77"]
+    assert listed.cache.records > 0
+    assert listed.cache.evictions == 0
     cohorts = expect(CohortsAnswer, get_cohorts.sync(client=client, user_id="eve", cohort_id=["c77"]))
     assert cohorts.is_member is True
     older = put_snapshot.sync(client=client, cohort_id="c77", body=File(payload=BytesIO(b'"ava"')), as_of="1")

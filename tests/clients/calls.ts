@@ -137,6 +137,7 @@ async function callSnapshots(): Promise<void> {
   assert.equal((await ok(client.PUT("/v1/snapshots/{cohort_id}", { params: { path }, ...upload }))).members, 2);
   const listed = await ok(client.GET("/v1/snapshots"));
   assert.deepEqual(listed.snapshots.map((snapshot) => snapshot.cohort_id), ["c77"]);
+  assert(listed.cache.records > 0 && listed.cache.evictions === 0);
   const cohorts = await ok(client.GET("/v1/cohorts", { params: { query: { user_id: "eve", cohort_id: ["c77"] } } }));
   assert.equal(cohorts.is_member, true);
   const older = await client.PUT("/v1/snapshots/{cohort_id}", { params: { path, query: { as_of: "1" } }, ...upload });

@@ -79,6 +79,42 @@ def test_put__form_of_the_body__is_read(
     assert is_member(client, caller, "ava")["is_member"]
 
 
+@pytest.mark.contract("6 snapshots")
+@pytest.mark.parametrize("header", [("Cache-Control", "no-cache"), ("Cache-Control", "max-age=5"), ("Priority", "u=7")])
+def test_get__newer_answer_is_requested__no_call_because_it_could_not_override_the_snapshot(
+    client: FlaskClient,
+    caller: dict[str, str],
+    put: Any,
+    source: FakeSource,
+    clock: FakeClock,
+    header: tuple[str, str],
+) -> None:
+    headers = caller | dict([header])
+    source.user_data = {"user_id": "ava", "device_id": None, "amp_props": {"plan": "gold"}, "cohort_ids": ["c7"]}
+    put(body=lines("ava", "lou"))
+    clock.advance(100)
+
+    def ask(path: str) -> Any:
+        source.calls.clear()
+        return client.get(f"/v1/{path}", headers=headers)
+
+    for user_id, expected in (("ava", True), ("zoe", False)):
+        answer = ask(f"cohorts?user_id={user_id}&cohort_id=c31")
+        assert (answer.get_json()["is_member"], answer.headers["Age"], source.calls) == (expected, "100", [])
+        assert answer.headers["Cache-Status"] == "connected-content-proxy; hit; ttl=86300"
+    both = ask("profile?user_id=ava&include=properties,cohorts&cohort_id=c31")
+    assert (both.get_json()["is_member"], both.get_json()["properties"]) == (True, {"plan": "gold"})
+    assert len(source.calls) == 1, "only a call brings newer properties"
+    clock.advance(60)  # another background call may be sent
+    source.user_data |= {"user_id": "lou"}
+    other = ask("cohorts?user_id=lou&cohort_id=c31,c7")
+    assert (other.get_json()["member"], len(source.calls)) == ({"c31": True, "c7": True}, 1)
+    clock.advance(86400)
+    source.user_data |= {"user_id": "ava"}
+    assert ask("cohorts?user_id=ava&cohort_id=c31").get_json()["is_member"] is False
+    assert len(source.calls) == 1, "a fetched answer overrides an old snapshot"
+
+
 @pytest.mark.parametrize(
     ("path", "body", "headers", "status", "code", "parameter"),
     [
@@ -229,11 +265,14 @@ def test_get_and_delete__snapshots__listed_and_removed(
         {"cohort_id": "c31", "members": 2, "as_of": at, "expires_at": at + 86400},
         {"cohort_id": "c7", "members": 1, "as_of": at, "expires_at": at + 86400},
     ]
-    assert client.get("/v1/snapshots", headers=caller).get_json() == {"snapshots": expected}
+    assert client.get("/v1/snapshots", headers=caller).get_json() == {
+        "snapshots": expected,
+        "cache": {"max_bytes": 64 * 2**20, "records": 0, "evictions": 0},
+    }
     assert client.delete("/v1/snapshots/c31", headers=caller).status_code == 200
     missing = client.delete("/v1/snapshots/c31", headers=caller)
     assert (missing.status_code, missing.get_json()["code"]) == (404, "not_found")
-    assert client.get("/v1/snapshots", headers=caller).get_json() == {"snapshots": expected[1:]}
+    assert client.get("/v1/snapshots", headers=caller).get_json()["snapshots"] == expected[1:]
 
 
 @pytest.mark.contract("6 snapshot forget")

@@ -19,6 +19,7 @@ Schema = dict[str, Any]
 _WORDS: Mapping[str, tuple[Sequence[str], str]] = {
     "ErrorWord": ([BLANK_ID, *bodies.MISSING_WORDS], "The reason why data is missing."),
     "MissingWord": (bodies.MISSING_WORDS, "The reason why a part of the data is missing."),
+    "RetryWord": (bodies.RETRY_WORDS, "The reason why data is missing that a retry may bring."),
     "OnError": (get_args(OnError), "The status if data is missing: 200 (`default`) or 500 (`retry`)."),
     "ProblemCode": (get_args(Code), "The kind of a problem."),
     "PropensityType": (get_args(PropensityType), "A score from 0 to 1 (`score`) or a percentile (`pct`)."),

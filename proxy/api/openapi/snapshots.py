@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from proxy.api.bodies import CacheState
 from proxy.api.openapi.parameters import security
 from proxy.api.openapi.responses import GUARDED, answer, as_json, problem, shared
 from proxy.api.openapi.schemas import Schema, ref
@@ -32,11 +33,14 @@ def paths() -> dict[str, Schema]:
 
 
 def _index() -> Schema:
-    listed = {"snapshots": [_SNAPSHOT | {"expires_at": 1767312000}]}
+    cache: CacheState = {"max_bytes": 64 * 1024 * 1024, "records": 20_000, "evictions": 0}
+    listed = {"snapshots": [_SNAPSHOT | {"expires_at": 1767312000}], "cache": cache}
     return {
         "operationId": "getSnapshots",
         "tags": ["Snapshots"],
-        "summary": "The installed snapshots",
+        "summary": "The installed snapshots, and the memory of the cache",
+        "description": "`warm --cohort` reads `cache` before and after it stores properties, to count the users that "
+        "did not fit into `CACHE_MAX_MB`.",
         "security": security("push"),
         "parameters": [ref("RequestId", "parameters")],
         "responses": {

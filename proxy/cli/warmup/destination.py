@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 from urllib.parse import quote
 
 import orjson
 
+from proxy.api.bodies import CacheState
 from proxy.cli.client import (
     ServiceRefused,
     ServiceUnavailable,
@@ -22,7 +21,6 @@ from proxy.cli.client import (
     uploader,
 )
 from proxy.liquid.types import Answer, Ask, Request
-from proxy.monitoring.metrics import PREFIX
 from proxy.profile.snapshot import SnapshotBuilder
 from proxy.storage.redis import RedisUnavailable
 from proxy.web.services import Services
@@ -30,16 +28,7 @@ from proxy.web.services import Services
 CONNECTIONS = 16
 _LOST = "Redis does not answer, so fetched data would be lost"
 _FULL = "Redis is full, so fetched data would be lost; raise maxmemory"
-_EVICTIONS = re.compile(rf"^{PREFIX}_cache_evictions_total (\S+)$", re.MULTILINE)
-_MAX_BYTES = re.compile(rf"^{PREFIX}_cache_max_bytes (\S+)$", re.MULTILINE)
 _PIECE_BYTES = 64 * 1024
-
-
-class CacheState(NamedTuple):
-    """The memory cache of a service without Redis. `max_mib` is CACHE_MAX_MB."""
-
-    evictions: int
-    max_mib: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +37,8 @@ class Destination:
 
     `ask_functions`: one per thread. `install`: installs a snapshot of a cohort from its time (Unix seconds) and its
     members; may raise ServiceUnavailable. `loss_reason`: why stored data would be lost, or None.
-    `cache_state`: None with Redis, or if the key may not read the metrics. `profile_api`: whether the service calls
-    the User Profile API.
+    `cache_state`: the memory cache; None with Redis, or if the service does not report it. `profile_api`: whether the
+    service calls the User Profile API.
     """
 
     ask_functions: list[Ask]
@@ -73,11 +62,7 @@ def running(url: str, credentials: str) -> Destination:
         return upload(request, _packed_lines(user_ids))
 
     def cache_state() -> CacheState | None:
-        metrics = monitor(Request("GET", "/metrics")).body
-        evictions, max_bytes = _EVICTIONS.search(metrics), _MAX_BYTES.search(metrics)
-        if evictions is None or max_bytes is None:
-            return None
-        return CacheState(int(float(evictions[1])), float(max_bytes[1]) / 2**20)
+        return json_object(monitor(Request("GET", "/v1/snapshots"))).get("cache")
 
     has_redis = "redis" in state
     return Destination(

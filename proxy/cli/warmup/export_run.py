@@ -11,10 +11,11 @@ from typing import NamedTuple
 import click
 
 from proxy.amplitude.cohort_export import CohortExport, NotDownloaded
+from proxy.api.bodies import CacheState
 from proxy.cli.client import own_settings
 from proxy.cli.formats import format_count, format_minutes
 from proxy.cli.warmup.audience import Audience
-from proxy.cli.warmup.destination import CacheState, Destination
+from proxy.cli.warmup.destination import Destination
 from proxy.cli.warmup.estimate import export_minutes
 from proxy.cli.warmup.export import Content, Exporter, ExportResult
 from proxy.cli.warmup.fetching import set_by_signals
@@ -90,7 +91,8 @@ def export_cohorts(
                 break
     fits = True
     if content.properties:
-        fits = _report_memory(destination, before, exporter.needed_mib)
+        stored = sum(result.stored for result in results)
+        fits = _report_memory(destination, before, stored, exporter.needed_mib)
     interrupted = results[-1].interrupted
     if interrupted:
         click.echo("run the command again with the same options; it downloads the cohorts again")
@@ -111,7 +113,7 @@ def _export(exporter: Exporter, cohort_id: str, cache: CacheState | None, stop: 
     if not result.members:
         raise NotDownloaded(f"cohort {cohort_id} has no user ids; check the cohort in Amplitude")
     if result.names:
-        limit = f"; CACHE_MAX_MB is {cache.max_mib:,.0f}" if cache else ""
+        limit = f"; CACHE_MAX_MB is {_max_mib(cache)}" if cache else ""
         print_status(f"the properties need CACHE_MAX_MB={exporter.needed_mib:,} or more{limit}")
     try:
         with set_by_signals(stop), progress_report() as report:
@@ -122,21 +124,26 @@ def _export(exporter: Exporter, cohort_id: str, cache: CacheState | None, stop: 
     return result
 
 
-def _report_memory(destination: Destination, before: CacheState | None, needed_mib: int) -> bool:
-    """Print how many users did not fit into the memory of the service. Return whether all users fitted."""
+def _report_memory(destination: Destination, before: CacheState | None, stored: int, needed_mib: int) -> bool:
+    """Print how many users did not fit into the memory of the service. Return whether all users fitted.
+
+    `stored`: the number of stored users. A user of several cohorts counts once for each.
+    """
     if destination.has_redis:
         return True
     after = destination.cache_state()
     if before is None or after is None:
         click.echo(
-            f"the key may not read /metrics, so users that did not fit into CACHE_MAX_MB are not counted; set "
-            f"CACHE_MAX_MB={needed_mib:,} or more, or use an admin key"
+            "the service did not report its cache, so users that did not fit into CACHE_MAX_MB are not counted; set "
+            f"CACHE_MAX_MB={needed_mib:,} or more"
         )
         return True
-    evicted = after.evictions - before.evictions
-    if evicted > 0 and needed_mib > after.max_mib:
+    evicted = after["evictions"] - before["evictions"]
+    # Evicted users may be others, and may be stored again later: then only the cached users show what is missing.
+    missing = min(evicted, stored - after["records"])
+    if missing > 0:
         click.echo(
-            f"{format_count(evicted, 'user')} did not fit into CACHE_MAX_MB ({after.max_mib:,.0f}); set "
+            f"{format_count(missing, 'user')} did not fit into CACHE_MAX_MB ({_max_mib(after)}); set "
             f"CACHE_MAX_MB={needed_mib:,} or more, and run the command again"
         )
         return False
@@ -145,6 +152,10 @@ def _report_memory(destination: Destination, before: CacheState | None, needed_m
     else:
         click.echo("all users fitted into CACHE_MAX_MB")
     return True
+
+
+def _max_mib(cache: CacheState) -> str:
+    return f"{cache['max_bytes'] / 2**20:,.0f}"
 
 
 def print_status(line: str) -> None:

@@ -310,6 +310,21 @@ def test_data_route__any_upstream_error__answers_as_documented(
     check(path, "GET", ask(client, path), 200)
 
 
+@pytest.mark.contract("3 openapi")
+def test_data_route__status_500__document_has_exactly_the_error_words_that_occur(
+    client: FlaskClient, source: FakeSource, clock: FakeClock
+) -> None:
+    occurring = set()
+    for kind in UpstreamError.__subclasses__():
+        source.fault = kind()
+        answer = ask(client, "/v1/cohorts", on_error="retry")
+        occurring |= {answer.get_json()["error"]} if answer.status_code == 500 else set()
+        clock.advance(100)  # after any pause of calls
+    schemas = DOCUMENT["components"]["schemas"]
+    (name,) = schemas["TryAgain"]["properties"]["error"].values()
+    assert set(schemas[name.rpartition("/")[2]]["enum"]) == occurring
+
+
 def test_profile__one_part_missing__answers_as_documented(
     client: FlaskClient, source: FakeSource, clock: FakeClock
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from proxy.amplitude.cohort_export import CohortExport
 from proxy.cli.warmup.audience import Audience
 from proxy.cli.warmup.destination import running
 from proxy.cli.warmup.export import Content, Exporter
+from proxy.cli.warmup.export_run import export_cohorts
 from proxy.cli.warmup.progress import print_progress
 from proxy.sandbox import cohort_api
 from proxy.sandbox.faults import Fault
@@ -294,16 +296,44 @@ def test_store__stopped__ends_between_two_batches(target: Service, amplitude: Ca
 
 
 @pytest.mark.contract("6 export")
-def test_warm__cache_too_small__reports_the_users_that_did_not_fit(
+def test_warm__cache_too_small__key_that_can_only_push_counts_the_users_that_did_not_fit(
     start_service: Callable[..., Service], amplitude: Callable[..., Sandbox]
 ) -> None:
     sandbox = amplitude()
-    service = start_service(sandbox, CACHE_MAX_MB="1", LOG_LEVEL="WARNING")
-    ended = warm(service, sandbox, "--cohort", "crowd-2500", "--keys", "first_name", credentials=f"braze:{SECRET}")
-    assert ended.returncode == 1
-    assert "the properties need CACHE_MAX_MB=2 or more; CACHE_MAX_MB is 1" in ended.stderr
-    assert "users did not fit into CACHE_MAX_MB (1); set CACHE_MAX_MB=2 or more" in ended.stdout
-    assert "without Redis, a restart of the service loses this data" in ended.stdout
+    service = start_service(sandbox, CACHE_MAX_MB="1", LOG_LEVEL="WARNING", PROXY_API_KEYS=KEYS)
+    for _ in range(2):  # in the second run, every batch evicts users of the first run
+        ended = warm(service, sandbox, "--cohort", "crowd-2500", "--keys", "first_name")
+        assert ended.returncode == 1, ended.stderr
+        assert "the properties need CACHE_MAX_MB=2 or more; CACHE_MAX_MB is 1" in ended.stderr
+        cached = service.get("/v1/snapshots").json()["cache"]["records"]
+        assert 0 < cached < 2500
+        assert (
+            f"{2500 - cached:,} users did not fit into CACHE_MAX_MB (1); set CACHE_MAX_MB=2 or more, and run the "
+            "command again"
+        ) in ended.stdout.splitlines()
+        assert "without Redis, a restart of the service loses this data" in ended.stdout
+    ended = warm(service, sandbox, "--cohort", "crowd-100", "--keys", "first_name")
+    assert ended.returncode == 0, ended.stdout
+    assert "users not used recently left the cache, to make room for the members" in ended.stdout
+
+
+def test_warm__service_does_not_report_its_cache__summary_says_so(
+    target: Service,
+    amplitude: Callable[..., Sandbox],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sandbox = amplitude()
+    for name, value in amplitude_settings(sandbox).items():
+        monkeypatch.setenv(name, value)
+    destination = replace(running(target.url, f"pusher:{PUSH}"), cache_state=lambda: None)
+    content = Content(cohorts=False, properties=True, keys=("first_name",))
+    outcome = export_cohorts(["crowd-5"], sandbox.api_key, destination, content, None)
+    assert outcome.complete
+    assert (
+        "the service did not report its cache, so users that did not fit into CACHE_MAX_MB are not counted; set "
+        "CACHE_MAX_MB=1 or more"
+    ) in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.contract("6 export")

@@ -119,6 +119,41 @@ def test_status_page__fault_then_fix__charts_and_findings_follow(
     assert hosts == {urlsplit(url).netloc}
 
 
+@pytest.mark.contract("3 status")
+@pytest.mark.parametrize("width", [375, 1280])
+def test_status_page__snapshots__each_has_its_age_and_fits(
+    app: Flask, url: str, clock: FakeClock, browser: Browser, width: int
+) -> None:
+    browser.set_display(width=width)
+    open_status(browser, url)
+    assert not browser.all("#snapshots-card")[0].is_displayed()
+    headers = {"X-API-Key": SECRET, "Content-Type": "application/x-ndjson"}
+    now = clock.now()
+    clock.advance(-86_500)
+    longest = "c" * 512
+    for cohort, members, age in (("c31", 1, 86_450), ("c7", 1200, 80_000), (longest, 3, 18_000), ("vip", 2, 30)):
+        clock.advance(now - age - clock.now())
+        lines = "".join(f'"user-{number}"\n' for number in range(members))
+        answer = app.test_client().put(f"/v1/snapshots/{cohort}", data=lines, headers=headers)
+        assert answer.status_code == 200
+    clock.advance(now - clock.now())
+    open_status(browser, url)
+    browser.find("#snapshots-card")
+    texts = [" ".join(item.text.split()) for item in browser.all("#snapshots li")]
+    assert texts[:3] == [
+        "c31: 1 member, 24 hours old expired",
+        "c7: 1,200 members, 22 hours old expires in 2 hours",
+        f"{longest}: 3 members, 5 hours old expires in 19 hours",
+    ]
+    assert [badge.get_attribute("class") for badge in browser.all("#snapshots .badge")] == [
+        "badge bad",
+        "badge warn",
+        "badge good",
+        "badge good",
+    ]
+    assert browser.problems("light") == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1200])
 def test_status_page__each_width_and_scheme__fits_without_problems(
