@@ -6,6 +6,7 @@ The freshness policy decides later whether an update is too old, as for any cach
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Literal
 
@@ -19,6 +20,7 @@ from proxy.profile.snapshot import Membership
 from proxy.profile.updates import REMOVED, UNKNOWN, ParsedUpdates
 
 _NEVER_FETCHED = float("-inf")
+_NO_COHORTS = encoding.write([])
 _NO_SNAPSHOTS: Mapping[str, Membership] = {}
 
 Accepted = Literal["certain", "pushed", "partial"]
@@ -47,9 +49,8 @@ def apply_updates(
     `snapshots`: whether the snapshot of each cohort lists the user. Only a later update overrides a recent snapshot.
     """
     if record.unknown_at is not None:
-        # An unknown user may be in a snapshot. Other parts than cohorts are then still unknown.
-        if updates.latest <= record.unknown_at and not (snapshots and query.parts == (COHORTS,)):
-            return record
+        if updates.latest <= record.unknown_at:
+            return _unknown_but_listed(record, record.unknown_at, updates, query, snapshots)
         record = Record({}, None, record.user_id, record.device_id)
     old_cohorts, old_properties = record.parts.get(COHORTS), record.parts.get(PROPERTIES)
     cohorts = _cohorts(old_cohorts, updates, query, snapshots)
@@ -59,6 +60,29 @@ def apply_updates(
     unchanged = {part: cached for part, cached in record.parts.items() if part not in (COHORTS, PROPERTIES)}
     changed = {part: cached for part, cached in ((COHORTS, cohorts), (PROPERTIES, properties)) if cached is not None}
     return Record(unchanged | changed, None, record.user_id, record.device_id, record.unknown_status)
+
+
+def _unknown_but_listed(
+    record: Record,
+    unknown_at: float,
+    updates: ParsedUpdates,
+    query: ProfileQuery,
+    snapshots: Mapping[str, Membership],
+) -> Record:
+    """Return the record of an unknown user with the snapshots applied. `unknown_at`: that of the record.
+
+    If the snapshots answer all of `query`, the record no longer depends on `unknown_at`. Otherwise, the other cohorts
+    and parts stay unknown.
+    """
+    usable = {cohort: listed for cohort, listed in snapshots.items() if listed.overrides or listed.as_of > unknown_at}
+    if not usable:
+        return record
+    if query.parts == (COHORTS,) and (cohorts := _cohorts(None, updates, query, usable)):
+        return Record({COHORTS: cohorts}, None, record.user_id, record.device_id)
+    members = _cohorts(CachedPart(_NO_COHORTS, unknown_at), updates, query, usable)
+    if members is None or members.value == _NO_COHORTS:
+        return record
+    return replace(record, parts={COHORTS: members})
 
 
 def _cohorts(

@@ -107,14 +107,14 @@ def test_snapshot__webhook__later_one_wins(
     assert cohorts_of(store, AVA) == expected
 
 
-def test_snapshot__user_is_unknown_to_amplitude__only_cohorts_are_answered(
-    store: MemoryStore, clock: FakeClock
-) -> None:
+def test_snapshot__user_is_unknown_to_amplitude__other_parts_stay_unknown(store: MemoryStore, clock: FakeClock) -> None:
     store.install_snapshot("c31", snapshot_of("ava", as_of=clock.now()))
     unknown = Record({}, clock.now())
-    assert store.with_updates(AVA, unknown, C31).found
+    assert store.with_updates(AVA, unknown, C31).unknown_at is None
     both = ProfileQuery(("cohorts", "properties"), cohort_ids=("c31",))
-    assert store.with_updates(AVA, unknown, both) == unknown
+    member = store.with_updates(AVA, unknown, both)
+    assert (member.found, list(member.parts), member.unknown_at) == (True, [COHORTS], clock.now())
+    assert store.with_updates(BEN, unknown, both) == unknown
 
 
 def test_install__older_than_the_installed_snapshot__refused(store: MemoryStore, clock: FakeClock) -> None:

@@ -219,6 +219,65 @@ def test_get__user_was_answered_from_a_snapshot__webhook_and_repeated_request(
     assert source.calls == []
 
 
+def unknown_to_amplitude(client: FlaskClient, caller: dict[str, str], source: FakeSource) -> None:
+    """Make `ava` unknown to Amplitude, and cache this answer."""
+    source.user_data = None
+    client.get("/v1/properties?user_id=ava", headers=caller)
+    assert len(source.calls) == 1
+
+
+@pytest.mark.contract("6 snapshots")
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("cohorts?", (True, ["c31"], {"c31": True}, False)),
+        ("cohorts?cohort_id=c31", (True, ["c31"], {"c31": True}, True)),
+        ("cohorts?cohort_id=c31,c7", (True, ["c31"], {"c31": True, "c7": False}, False)),
+        ("cohorts?cohort_id=c9,c7", (False, [], {"c9": False, "c7": False}, False)),
+        ("profile?include=cohorts,properties&cohort_id=c31", (True, ["c31"], {"c31": True}, True)),
+        ("profile?include=properties,cohorts&cohort_id=c9", (False, [], {"c9": False}, False)),
+    ],
+)
+def test_get__user_is_unknown_to_amplitude__snapshots_are_applied_and_cost_no_call(
+    client: FlaskClient,
+    caller: dict[str, str],
+    put: Any,
+    source: FakeSource,
+    query: str,
+    expected: tuple[Any, ...],
+) -> None:
+    put("c31", lines("ava"))
+    put("c9", lines("ben"))
+    unknown_to_amplitude(client, caller, source)
+    for _ in range(3):
+        answer = client.get(f"/v1/{query}&user_id=ava", headers=caller).get_json()
+        assert (answer["found"], answer["cohort_ids"], answer["member"], answer["is_member"]) == expected
+    assert len(source.calls) == 1
+
+
+@pytest.mark.contract("6 snapshots")
+def test_get__the_call_for_other_parts_finds_no_user__member_of_the_snapshot(
+    client: FlaskClient, caller: dict[str, str], put: Any, source: FakeSource
+) -> None:
+    put()
+    source.user_data = None
+    answer = client.get("/v1/profile?include=cohorts,properties&cohort_id=c31&user_id=ava", headers=caller).get_json()
+    assert (answer["ok"], answer["is_member"], answer["properties"]) == (True, True, {})
+
+
+@pytest.mark.parametrize("query", ["cohorts?cohort_id=c31", "userprofile?get_cohort_ids=true"])
+def test_get__snapshot_is_older_than_the_unknown_user_and_not_fresh__user_stays_unknown_without_calls(
+    client: FlaskClient, caller: dict[str, str], put: Any, clock: FakeClock, source: FakeSource, query: str
+) -> None:
+    put()
+    clock.advance(90_000)
+    unknown_to_amplitude(client, caller, source)
+    for _ in range(3):
+        answer = client.get(f"/v1/{query}&user_id=ava", headers=caller).get_json()
+        assert (answer.get("found", False), answer.get("is_member", False)) == (False, False)
+    assert len(source.calls) == 1
+
+
 def test_get_and_delete__snapshots__listed_and_removed(
     client: FlaskClient, caller: dict[str, str], put: Any, clock: FakeClock
 ) -> None:
