@@ -12,7 +12,7 @@ from threading import Event
 
 from proxy.amplitude.cohort_export import CohortExport
 from proxy.amplitude.cohort_file import CohortFile
-from proxy.cli.formats import format_count
+from proxy.cli.formats import format_count, printable
 from proxy.cli.user_ids import UserIds
 from proxy.cli.warmup.audience import Audience, Values
 from proxy.cli.warmup.delivery import Stopped, batches, deliver, push
@@ -95,7 +95,7 @@ class ExportResult:
         yield from (f"property {name!r} is not in the file; correct --keys" for name in self.missing)
         yield from self.skipped_rows()
         for reason, count in sorted(self.skipped.items()):
-            yield f"skipped {format_count(count, 'user')}: {_REASONS.get(reason, reason)}"
+            yield f"skipped {format_count(count, 'user')}: {_REASONS.get(reason, printable(reason))}"
         if self.stopped:
             yield "stopped before all members were stored"
         if self.loss_reason:
