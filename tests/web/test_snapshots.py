@@ -148,6 +148,32 @@ def test_put__too_many_lines__refused(put: Any, app: Flask, monkeypatch: pytest.
     assert [snapshot.cohort_id for snapshot in installed(app).store.memory.snapshots.installed()] == ["c31"]
 
 
+class CountedCheckpoint:
+    """Replaces the checkpoint of an upload, and counts its calls."""
+
+    calls = 0
+
+    def __call__(self) -> None:
+        CountedCheckpoint.calls += 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"\x1f\x8b\x08\x08" + bytes(6) + b"n" * 100_000, id="long name in the header"),
+        pytest.param(gzip.compress(b"") * 5000 + b"x", id="empty members"),
+        pytest.param(gzip.compress(b"") + bytes(100_000) + b"x", id="padding"),
+    ],
+)
+def test_put__gzip_without_lines__other_requests_run_between_small_pieces(
+    put: Any, monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    monkeypatch.setattr(snapshots, "Checkpoint", CountedCheckpoint)
+    monkeypatch.setattr(CountedCheckpoint, "calls", 0)
+    assert put(body=body, Content_Encoding="gzip").status_code == 400
+    assert CountedCheckpoint.calls >= len(body) / 8192
+
+
 class SlowConnection:
     """Stands for the server's connection. Records the time limits of its bodies."""
 
