@@ -332,6 +332,32 @@ def test_redis_loses_its_data__snapshots_stay_and_reach_a_process_that_starts_la
     assert first.answer(AVA) is None
 
 
+def test_redis_evicts_a_snapshot__reaches_a_process_that_starts_later(
+    processes: tuple[Process, Process], start: Callable[..., Process], redis: Redis
+) -> None:
+    first, second = processes
+    first.snapshots.install("c31", snapshot_of("ava", as_of=NOW))
+    assert second.answer(AVA) == ["c31"]
+    redis.delete(*redis.keys("test:snapshot:*"))
+    third = start()
+    assert third.answer(AVA) is None
+    for process in (second, first, third):
+        assert process.answer(AVA) == ["c31"]
+    assert third.in_redis("c31") == snapshot_of("ava", as_of=NOW)
+
+
+def test_redis_evicts_a_snapshot_that_no_process_has__older_snapshot_is_published(
+    processes: tuple[Process, Process], redis: Redis
+) -> None:
+    first, second = processes
+    first.snapshots.install("c31", snapshot_of("ava", as_of=NOW - 1))
+    assert second.answer(AVA) == ["c31"]
+    redis.hset("test:snapshots", "c31", f"{NOW} evicted")
+    for _ in range(2):
+        assert (first.answer(AVA), second.answer(AVA)) == (["c31"], ["c31"])
+    assert first.in_redis("c31") == snapshot_of("ava", as_of=NOW - 1)
+
+
 def test_shared__snapshot_is_too_old__removed_everywhere(start: Callable[..., Process], redis: Redis) -> None:
     clock = FakeClock(NOW)
     process = start(clock=clock)
