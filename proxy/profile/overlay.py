@@ -24,11 +24,11 @@ _NO_COHORTS = encoding.write([])
 _NO_SNAPSHOTS: Mapping[str, Membership] = {}
 
 Accepted = Literal["certain", "pushed", "partial"]
-"""The pushed properties that answer a query without a fetched or whole set.
+"""The pushed data that answers a query without a fetched part or a whole set of properties.
 
 `certain`: all requested keys, if later properties cannot change their names.
 `pushed`: all requested keys, whatever their names. For a service that fetches nothing.
-`partial`: the pushed properties, even if requested keys are missing.
+`partial`: the pushed properties and cohorts, even if requested keys or cohorts are missing.
 """
 
 
@@ -53,7 +53,7 @@ def apply_updates(
             return _unknown_but_listed(record, record.unknown_at, updates, query, snapshots)
         record = Record({}, None, record.user_id, record.device_id)
     old_cohorts, old_properties = record.parts.get(COHORTS), record.parts.get(PROPERTIES)
-    cohorts = _cohorts(old_cohorts, updates, query, snapshots)
+    cohorts = _cohorts(old_cohorts, updates, query, snapshots, accepted)
     properties = _properties(old_properties, updates, query.keys, accepted)
     if cohorts is old_cohorts and properties is old_properties:
         return record
@@ -86,7 +86,11 @@ def _unknown_but_listed(
 
 
 def _cohorts(
-    cached: CachedPart | None, updates: ParsedUpdates, query: ProfileQuery, snapshots: Mapping[str, Membership]
+    cached: CachedPart | None,
+    updates: ParsedUpdates,
+    query: ProfileQuery,
+    snapshots: Mapping[str, Membership],
+    accepted: Accepted = "certain",
 ) -> CachedPart | None:
     fetched_at = cached.fetched_at if cached else _NEVER_FETCHED
     pushed = updates.cohorts
@@ -98,6 +102,8 @@ def _cohorts(
     if not later:
         return cached
     requested = query.requested_cohorts
+    if accepted == "partial" and cached is None:
+        requested = requested & later.keys()
     warm = cached is not None and cached.warm
     if requested and requested <= later.keys():  # an answer about these cohorts needs no others
         members = tuple(cohort for cohort in requested if later[cohort][1])
