@@ -127,9 +127,9 @@ class CohortExport:
         query = (
             ""
             if properties == ()
-            else "?" + urlencode([("props", 1), *(("propKeys", key) for key in properties or ())])
+            else "?" + urlencode([("props", 1), *(("propKeys", key) for key in properties or ())], errors="replace")
         )
-        status, document = self._get_json(f"/api/5/cohorts/request/{quote(cohort_id, safe='')}{query}")
+        status, document = self._get_json(f"/api/5/cohorts/request/{_quoted(cohort_id)}{query}")
         if status in (400, 404) or str(document.get("cohort_id", cohort_id)) != cohort_id:
             raise NotDownloaded(
                 f"cohort {cohort_id!r} does not exist in Amplitude; copy the id from the end of the cohort's URL in "
@@ -145,7 +145,7 @@ class CohortExport:
 
     def _wait_for_export(self, request_id: str) -> None:
         """Wait until the export is ready."""
-        path = f"/api/5/cohorts/request-status/{quote(request_id, safe='')}"
+        path = f"/api/5/cohorts/request-status/{_quoted(request_id)}"
         started = self._clock.monotonic()
         polls = 0
         while True:
@@ -191,7 +191,7 @@ class CohortExport:
 
     def _pass_file(self, request_id: str, properties: Sequence[str] | None, take: Callable[[CohortFile], None]) -> None:
         """Open the file, follow the redirect to the storage, and pass the file to `take`."""
-        session, url = self._session, f"{self._base}/api/5/cohorts/request/{quote(request_id, safe='')}/file"
+        session, url = self._session, f"{self._base}/api/5/cohorts/request/{_quoted(request_id)}/file"
         for _ in range(_MAX_REDIRECTS + 1):
             with self._get(session, url, _FILE_SECONDS, {"Accept-Encoding": "identity"}) as response:
                 if response.status_code == 200:
@@ -256,6 +256,11 @@ def redirect_target(url: str, location: str) -> str:
             "AMPLITUDE_COHORTS_URL"
         )
     return target
+
+
+def _quoted(id: str) -> str:
+    """Return an id for a path. Half of a surrogate pair becomes "?", which no id of Amplitude contains."""
+    return quote(id, safe="", errors="replace")
 
 
 def _pause_after(attempts: int) -> float:

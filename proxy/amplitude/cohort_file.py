@@ -65,6 +65,10 @@ def read_cohort_file(lines: Iterable[str], properties: Sequence[str] | None) -> 
             or (requested is not None and name not in requested)
         ):
             continue
+        if not _is_utf_8([name]):
+            raise UnusableFile(
+                f"the name of property {name!r} in the cohort file is not UTF-8; name the properties with --keys"
+            )
         if name in places:
             raise UnusableFile(
                 f"property {name!r} has two columns in the cohort file ({places[name] + 1} and {place + 1}), as in a "

@@ -15,6 +15,7 @@ import requests
 from proxy.api.caller_keys import entry, generate
 from proxy.api.urls import parse_service_url
 from proxy.app import create_app, differing_settings
+from proxy.cli.formats import printable
 from proxy.liquid.types import Answer, Ask, Request
 from proxy.monitoring.logs import configure_logging
 from proxy.profile.values import BadValue
@@ -195,8 +196,7 @@ def require_access(ask: Ask) -> Ask:
 def refusal(answer: Answer) -> ServiceRefused:
     """Return the error for an answer without a profile."""
     detail = str(json_object(answer).get("detail", "the answer is not from this service; check --url"))
-    # The other side may be any program: no control characters reach the terminal.
-    return ServiceRefused(f"the service answered {answer.status}: {''.join(filter(str.isprintable, detail))}")
+    return ServiceRefused(f"the service answered {answer.status}: {printable(detail)}")
 
 
 def json_object(answer: Answer) -> dict[str, Any]:

@@ -6,6 +6,7 @@ The freshness policy decides later whether an update is too old, as for any cach
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Literal
 
@@ -19,14 +20,15 @@ from proxy.profile.snapshot import Membership
 from proxy.profile.updates import REMOVED, UNKNOWN, ParsedUpdates
 
 _NEVER_FETCHED = float("-inf")
+_NO_COHORTS = encoding.write([])
 _NO_SNAPSHOTS: Mapping[str, Membership] = {}
 
 Accepted = Literal["certain", "pushed", "partial"]
-"""The pushed properties that answer a query without a fetched or whole set.
+"""The pushed data that answers a query without a fetched part or a whole set of properties.
 
 `certain`: all requested keys, if later properties cannot change their names.
 `pushed`: all requested keys, whatever their names. For a service that fetches nothing.
-`partial`: the pushed properties, even if requested keys are missing.
+`partial`: the pushed properties and cohorts, even if requested keys or cohorts are missing.
 """
 
 
@@ -47,12 +49,11 @@ def apply_updates(
     `snapshots`: whether the snapshot of each cohort lists the user. Only a later update overrides a recent snapshot.
     """
     if record.unknown_at is not None:
-        # An unknown user may be in a snapshot. Other parts than cohorts are then still unknown.
-        if updates.latest <= record.unknown_at and not (snapshots and query.parts == (COHORTS,)):
-            return record
+        if updates.latest <= record.unknown_at:
+            return _unknown_but_listed(record, record.unknown_at, updates, query, snapshots)
         record = Record({}, None, record.user_id, record.device_id)
     old_cohorts, old_properties = record.parts.get(COHORTS), record.parts.get(PROPERTIES)
-    cohorts = _cohorts(old_cohorts, updates, query, snapshots)
+    cohorts = _cohorts(old_cohorts, updates, query, snapshots, accepted)
     properties = _properties(old_properties, updates, query.keys, accepted)
     if cohorts is old_cohorts and properties is old_properties:
         return record
@@ -61,8 +62,35 @@ def apply_updates(
     return Record(unchanged | changed, None, record.user_id, record.device_id, record.unknown_status)
 
 
+def _unknown_but_listed(
+    record: Record,
+    unknown_at: float,
+    updates: ParsedUpdates,
+    query: ProfileQuery,
+    snapshots: Mapping[str, Membership],
+) -> Record:
+    """Return the record of an unknown user with the snapshots applied. `unknown_at`: that of the record.
+
+    If the snapshots answer all of `query`, the record no longer depends on `unknown_at`. Otherwise, the other cohorts
+    and parts stay unknown.
+    """
+    usable = {cohort: listed for cohort, listed in snapshots.items() if listed.overrides or listed.as_of > unknown_at}
+    if not usable:
+        return record
+    if query.parts == (COHORTS,) and (cohorts := _cohorts(None, updates, query, usable)):
+        return Record({COHORTS: cohorts}, None, record.user_id, record.device_id)
+    members = _cohorts(CachedPart(_NO_COHORTS, unknown_at), updates, query, usable)
+    if members is None or members.value == _NO_COHORTS:
+        return record
+    return replace(record, parts={COHORTS: members})
+
+
 def _cohorts(
-    cached: CachedPart | None, updates: ParsedUpdates, query: ProfileQuery, snapshots: Mapping[str, Membership]
+    cached: CachedPart | None,
+    updates: ParsedUpdates,
+    query: ProfileQuery,
+    snapshots: Mapping[str, Membership],
+    accepted: Accepted = "certain",
 ) -> CachedPart | None:
     fetched_at = cached.fetched_at if cached else _NEVER_FETCHED
     pushed = updates.cohorts
@@ -74,6 +102,8 @@ def _cohorts(
     if not later:
         return cached
     requested = query.requested_cohorts
+    if accepted == "partial" and cached is None:
+        requested = requested & later.keys()
     warm = cached is not None and cached.warm
     if requested and requested <= later.keys():  # an answer about these cohorts needs no others
         members = tuple(cohort for cohort in requested if later[cohort][1])

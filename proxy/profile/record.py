@@ -26,7 +26,10 @@ class CachedPart(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The cached parts of a user, or the fact that Amplitude does not know the user (`unknown_at`). Never both."""
+    """The cached parts of a user, or the fact that Amplitude does not know the user (`unknown_at`).
+
+    Never both in storage. In the record for one answer, an unknown user may have the cohorts of snapshots.
+    """
 
     parts: Mapping[Part, CachedPart] = field(default_factory=dict)
     unknown_at: float | None = None
@@ -57,7 +60,9 @@ class Record:
         return self.unknown_at if self.unknown_at is not None else self.parts[part].fetched_at
 
     def only(self, parts: Iterable[Part]) -> Record:
-        """Return a copy of the record with only these parts."""
+        """Return a copy of the record with only these parts; the record itself if the user is unknown."""
+        if self.unknown_at is not None:
+            return self
         cached = {part: self.parts[part] for part in parts if part in self.parts}
         return replace(self, parts=cached)
 

@@ -6,6 +6,7 @@ on one piece takes about a millisecond, and other requests run between two piece
 
 from __future__ import annotations
 
+import heapq
 import sys
 from array import array
 from bisect import bisect_left
@@ -17,6 +18,8 @@ MAX_MEMBERS = 2_000_000
 """The maximum number of members, which is Amplitude's limit for a cohort download."""
 PIECES = 256
 _PIECE_SHIFT = 56
+_RUN = 16_384
+"""Digests that are sorted at once, in a few milliseconds. A piece of the largest snapshot has about 7,800."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +64,33 @@ class SnapshotBuilder:
         self._pieces[digest >> _PIECE_SHIFT].append(digest)
 
     def build(self, as_of: float, checkpoint: Callable[[], object] = lambda: None) -> Snapshot:
-        """Return the snapshot, and remove its members from the builder. Call `checkpoint` after each piece."""
+        """Return the snapshot, and remove its members from the builder. Call `checkpoint` at least after each piece."""
         pieces = []
         for number, piece in enumerate(self._pieces):
-            pieces.append(array("Q", sorted(set(piece))))
+            pieces.append(_sorted(piece, checkpoint))
             self._pieces[number] = array("Q")
             checkpoint()
         return Snapshot(as_of, tuple(pieces))
+
+
+def _sorted(piece: array[int], checkpoint: Callable[[], object]) -> array[int]:
+    """Return the sorted digests of a piece without duplicates.
+
+    A piece is longer than a run only if an id is repeated often, or if ids were chosen by their digests.
+    """
+    runs = []
+    for start in range(0, len(piece), _RUN):
+        if start:
+            checkpoint()
+        runs.append(array("Q", sorted(set(piece[start : start + _RUN]))))
+    if len(runs) < 2:
+        return runs[0] if runs else array("Q")
+    merged = array("Q")
+    for digest in heapq.merge(*runs):
+        if not merged or digest != merged[-1]:
+            merged.append(digest)
+        checkpoint()
+    return merged
 
 
 class Membership(NamedTuple):

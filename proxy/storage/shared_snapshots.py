@@ -107,7 +107,7 @@ class SharedSnapshots:
                 if entry != self._loaded.get(cohort_id) and self._apply(shared, cohort_id, entry):
                     self._loaded[cohort_id] = entry
             for cohort_id in self._loaded.keys() - published.keys():
-                # The snapshot is too old, or Redis has lost its data.
+                # The snapshot is too old, or Redis has lost or evicted its data.
                 snapshot = self._memory.snapshots.get(cohort_id)
                 if snapshot is None:
                     self._memory.remove_snapshot(cohort_id)
@@ -129,6 +129,7 @@ class SharedSnapshots:
             return True
         snapshot = shared.read(entry, Checkpoint())
         if snapshot is None:
+            shared.discard(cohort_id, entry)
             return False
         self._memory.install_snapshot(cohort_id, snapshot, Checkpoint(), overwrite=True)
         return True

@@ -7,7 +7,7 @@ import io
 import math
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 import orjson
 from flask import Blueprint, Response, jsonify, request
@@ -33,6 +33,9 @@ MAX_SNAPSHOTS = 1000
 _AHEAD_SECONDS = 600.0
 _MAX_BODY_BYTES = MAX_MEMBERS * MAX_LINE_BYTES
 _TIME = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?", re.ASCII)
+_BODY_BYTES_AT_ONCE = 65_536
+_PACKED_BYTES_AT_ONCE = 8192
+"""Bytes of a compressed body between two checkpoints. 400 empty members take two milliseconds."""
 _UPLOADS = WeightedSemaphore(2, wait_seconds=10)
 """Limit on concurrent uploads. Each takes up to 20 MiB."""
 
@@ -166,7 +169,7 @@ def _read_members(as_of: float) -> tuple[Snapshot, int]:
     """Return the snapshot in the body, and the number of skipped lines."""
     checkpoint = Checkpoint()
     builder, skipped, digester = SnapshotBuilder(), 0, services().store.memory.digester
-    for number, line in enumerate(_lines(), start=1):
+    for number, line in enumerate(_lines(checkpoint), start=1):
         checkpoint()
         if number > MAX_MEMBERS:
             raise BodyTooLarge(f"the body has more than {MAX_MEMBERS:,} lines; send a smaller cohort")
@@ -196,7 +199,23 @@ def _text(line: bytes, number: int) -> str:
     return text
 
 
-def _lines() -> Iterator[bytes]:
+class _Packed:
+    """A compressed body for GzipFile. Other requests run between two reads.
+
+    GzipFile reads a header byte by byte, and passes over empty members and padding, without returning. A body of 20 MB
+    with such content blocked all requests for nine seconds.
+    """
+
+    def __init__(self, body: IO[bytes], checkpoint: Checkpoint) -> None:
+        self._body = body
+        self._checkpoint = checkpoint
+
+    def read(self, size: int) -> bytes:
+        self._checkpoint()
+        return self._body.read(min(size, _PACKED_BYTES_AT_ONCE))
+
+
+def _lines(checkpoint: Checkpoint) -> Iterator[bytes]:
     """Yield the lines of the body. Raises BadRequest if the body is incomplete."""
     coding = request.headers.get("Content-Encoding", "identity").strip().lower()
     zipped = request.mimetype in ("application/gzip", "application/x-gzip")
@@ -204,9 +223,11 @@ def _lines() -> Iterator[bytes]:
         raise UnsupportedMediaType("the content type is not supported; send application/x-ndjson, or gzip of it")
     request.max_content_length = _MAX_BODY_BYTES
     source: Any = request.stream
+    body = io.BufferedReader(source, _BODY_BYTES_AT_ONCE)
     if zipped or coding != "identity":
-        source = gzip.GzipFile(fileobj=source)
-    body = io.BufferedReader(source, 65536)
+        packed: Any = _Packed(body, checkpoint)
+        source = gzip.GzipFile(fileobj=packed, mode="rb")
+        body = io.BufferedReader(source, _BODY_BYTES_AT_ONCE)
     try:
         while line := body.readline(MAX_LINE_BYTES + 1):
             yield line

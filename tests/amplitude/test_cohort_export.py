@@ -264,6 +264,18 @@ def test_download__unknown_cohort__fails_with_its_id(download: Download) -> None
         download("a b/c")
 
 
+def test_download__id_or_name_is_not_unicode__fails_with_the_reason(
+    sandbox: Sandbox, download: Download, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(NotDownloaded, match="cohort 'c\\\\udce9' does not exist in Amplitude"):
+        download("c\udce9")
+    with pytest.raises(NotDownloaded, match="none of the requested properties"):
+        download.client.download("vip", lambda _: None, ["caf\udce9"])
+    monkeypatch.setattr(Exports, "answer", lambda *_: Reply(202, {"request_id": "\ud800"}))
+    with pytest.raises(NotDownloaded, match="the export was not ready"):
+        download("vip")
+
+
 def test_download__wrong_credentials__fails_without_a_retry(sandbox: Sandbox) -> None:
     download = Download(sandbox, secret="another-secret")
     with pytest.raises(NotDownloaded, match="Amplitude returned status 401; compare AMPLITUDE_API_KEY"):

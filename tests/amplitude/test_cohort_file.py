@@ -75,6 +75,11 @@ def test_read_cohort_file__rows_that_cannot_be_used__have_the_reason() -> None:
         ("user_id,plan,gp:plan\nava,a,b\n", None, "property 'plan' has two columns in the cohort file (2 and 3)"),
         ("user_id,plan,plan\nava,a,b\n", ["plan"], "property 'plan' has two columns"),
         ("user_id,zip\nava,1\n", ["plan"], "none of the requested properties; it has the columns 'user_id', 'zip'"),
+        (
+            "user_id,caf\udce9\nava,1\n",
+            None,
+            "'caf\\udce9' in the cohort file is not UTF-8; name the properties with --keys",
+        ),
         ('[{"amplitude_id": 1, "user_id": "ava"}]', None, "JSON instead of CSV; add --no-export"),
         ('{"user_id": "ava"}\n', ["plan"], "JSON instead of CSV"),
     ],
@@ -85,6 +90,10 @@ def test_read_cohort_file__ambiguous_or_other_file__refused_with_the_fix(
     with pytest.raises(UnusableFile) as refused:
         members(text, properties)
     assert message in str(refused.value)
+
+
+def test_read_cohort_file__name_is_not_utf_8_and_was_not_requested__ignored() -> None:
+    assert members("user_id,caf\udce9,plan\nava,1,gold\n", ["plan"]) == members("user_id,plan\nava,gold\n", ["plan"])
 
 
 def test_read_cohort_file__json_without_line_breaks__refused_with_the_fix() -> None:

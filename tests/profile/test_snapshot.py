@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,3 +53,14 @@ def test_build__any_snapshot__yields_after_each_piece() -> None:
     builder.add(7)
     builder.build(1.0, lambda: yielded.append(1))
     assert len(yielded) == PIECES
+
+
+@pytest.mark.parametrize("different", [1, 3, 50_000])
+def test_build__most_digests_are_in_one_piece__sorted_with_yields(different: int) -> None:
+    builder, yielded = SnapshotBuilder(), []
+    digests = [number * 7919 % different for number in range(100_000)]
+    for digest in digests:
+        builder.add(digest)
+    snapshot = builder.build(1.0, lambda: yielded.append(1))
+    assert list(snapshot.pieces[0]) == list(range(different))
+    assert len(yielded) > PIECES + 5

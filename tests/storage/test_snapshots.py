@@ -107,14 +107,14 @@ def test_snapshot__webhook__later_one_wins(
     assert cohorts_of(store, AVA) == expected
 
 
-def test_snapshot__user_is_unknown_to_amplitude__only_cohorts_are_answered(
-    store: MemoryStore, clock: FakeClock
-) -> None:
+def test_snapshot__user_is_unknown_to_amplitude__other_parts_stay_unknown(store: MemoryStore, clock: FakeClock) -> None:
     store.install_snapshot("c31", snapshot_of("ava", as_of=clock.now()))
     unknown = Record({}, clock.now())
-    assert store.with_updates(AVA, unknown, C31).found
+    assert store.with_updates(AVA, unknown, C31).unknown_at is None
     both = ProfileQuery(("cohorts", "properties"), cohort_ids=("c31",))
-    assert store.with_updates(AVA, unknown, both) == unknown
+    member = store.with_updates(AVA, unknown, both)
+    assert (member.found, list(member.parts), member.unknown_at) == (True, [COHORTS], clock.now())
+    assert store.with_updates(BEN, unknown, both) == unknown
 
 
 def test_install__older_than_the_installed_snapshot__refused(store: MemoryStore, clock: FakeClock) -> None:
@@ -330,6 +330,32 @@ def test_redis_loses_its_data__snapshots_stay_and_reach_a_process_that_starts_la
     assert list(first.shared.published(NOW)) == ["c31"]
     assert second.snapshots.remove("c31")
     assert first.answer(AVA) is None
+
+
+def test_redis_evicts_a_snapshot__reaches_a_process_that_starts_later(
+    processes: tuple[Process, Process], start: Callable[..., Process], redis: Redis
+) -> None:
+    first, second = processes
+    first.snapshots.install("c31", snapshot_of("ava", as_of=NOW))
+    assert second.answer(AVA) == ["c31"]
+    redis.delete(*redis.keys("test:snapshot:*"))
+    third = start()
+    assert third.answer(AVA) is None
+    for process in (second, first, third):
+        assert process.answer(AVA) == ["c31"]
+    assert third.in_redis("c31") == snapshot_of("ava", as_of=NOW)
+
+
+def test_redis_evicts_a_snapshot_that_no_process_has__older_snapshot_is_published(
+    processes: tuple[Process, Process], redis: Redis
+) -> None:
+    first, second = processes
+    first.snapshots.install("c31", snapshot_of("ava", as_of=NOW - 1))
+    assert second.answer(AVA) == ["c31"]
+    redis.hset("test:snapshots", "c31", f"{NOW} evicted")
+    for _ in range(2):
+        assert (first.answer(AVA), second.answer(AVA)) == (["c31"], ["c31"])
+    assert first.in_redis("c31") == snapshot_of("ava", as_of=NOW - 1)
 
 
 def test_shared__snapshot_is_too_old__removed_everywhere(start: Callable[..., Process], redis: Redis) -> None:

@@ -184,6 +184,32 @@ def test_put__too_many_lines__refused(put: Any, app: Flask, monkeypatch: pytest.
     assert [snapshot.cohort_id for snapshot in installed(app).store.memory.snapshots.installed()] == ["c31"]
 
 
+class CountedCheckpoint:
+    """Replaces the checkpoint of an upload, and counts its calls."""
+
+    calls = 0
+
+    def __call__(self) -> None:
+        CountedCheckpoint.calls += 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"\x1f\x8b\x08\x08" + bytes(6) + b"n" * 100_000, id="long name in the header"),
+        pytest.param(gzip.compress(b"") * 5000 + b"x", id="empty members"),
+        pytest.param(gzip.compress(b"") + bytes(100_000) + b"x", id="padding"),
+    ],
+)
+def test_put__gzip_without_lines__other_requests_run_between_small_pieces(
+    put: Any, monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    monkeypatch.setattr(snapshots, "Checkpoint", CountedCheckpoint)
+    monkeypatch.setattr(CountedCheckpoint, "calls", 0)
+    assert put(body=body, Content_Encoding="gzip").status_code == 400
+    assert CountedCheckpoint.calls >= len(body) / 8192
+
+
 class SlowConnection:
     """Stands for the server's connection. Records the time limits of its bodies."""
 
@@ -253,6 +279,65 @@ def test_get__user_was_answered_from_a_snapshot__webhook_and_repeated_request(
         assert is_member(client, caller, "ava")["is_member"] is expected
     assert not is_member(client, caller, "zoe")["found"]
     assert source.calls == []
+
+
+def unknown_to_amplitude(client: FlaskClient, caller: dict[str, str], source: FakeSource) -> None:
+    """Make `ava` unknown to Amplitude, and cache this answer."""
+    source.user_data = None
+    client.get("/v1/properties?user_id=ava", headers=caller)
+    assert len(source.calls) == 1
+
+
+@pytest.mark.contract("6 snapshots")
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("cohorts?", (True, ["c31"], {"c31": True}, False)),
+        ("cohorts?cohort_id=c31", (True, ["c31"], {"c31": True}, True)),
+        ("cohorts?cohort_id=c31,c7", (True, ["c31"], {"c31": True, "c7": False}, False)),
+        ("cohorts?cohort_id=c9,c7", (False, [], {"c9": False, "c7": False}, False)),
+        ("profile?include=cohorts,properties&cohort_id=c31", (True, ["c31"], {"c31": True}, True)),
+        ("profile?include=properties,cohorts&cohort_id=c9", (False, [], {"c9": False}, False)),
+    ],
+)
+def test_get__user_is_unknown_to_amplitude__snapshots_are_applied_and_cost_no_call(
+    client: FlaskClient,
+    caller: dict[str, str],
+    put: Any,
+    source: FakeSource,
+    query: str,
+    expected: tuple[Any, ...],
+) -> None:
+    put("c31", lines("ava"))
+    put("c9", lines("ben"))
+    unknown_to_amplitude(client, caller, source)
+    for _ in range(3):
+        answer = client.get(f"/v1/{query}&user_id=ava", headers=caller).get_json()
+        assert (answer["found"], answer["cohort_ids"], answer["member"], answer["is_member"]) == expected
+    assert len(source.calls) == 1
+
+
+@pytest.mark.contract("6 snapshots")
+def test_get__the_call_for_other_parts_finds_no_user__member_of_the_snapshot(
+    client: FlaskClient, caller: dict[str, str], put: Any, source: FakeSource
+) -> None:
+    put()
+    source.user_data = None
+    answer = client.get("/v1/profile?include=cohorts,properties&cohort_id=c31&user_id=ava", headers=caller).get_json()
+    assert (answer["ok"], answer["is_member"], answer["properties"]) == (True, True, {})
+
+
+@pytest.mark.parametrize("query", ["cohorts?cohort_id=c31", "userprofile?get_cohort_ids=true"])
+def test_get__snapshot_is_older_than_the_unknown_user_and_not_fresh__user_stays_unknown_without_calls(
+    client: FlaskClient, caller: dict[str, str], put: Any, clock: FakeClock, source: FakeSource, query: str
+) -> None:
+    put()
+    clock.advance(90_000)
+    unknown_to_amplitude(client, caller, source)
+    for _ in range(3):
+        answer = client.get(f"/v1/{query}&user_id=ava", headers=caller).get_json()
+        assert (answer.get("found", False), answer.get("is_member", False)) == (False, False)
+    assert len(source.calls) == 1
 
 
 def test_get_and_delete__snapshots__listed_and_removed(

@@ -61,6 +61,29 @@ def test_data__nothing_was_pushed__not_available_with_200(ask: Any, path: str, o
     assert response.headers["Cache-Control"] == "no-store"
 
 
+def test_cohorts__some_of_the_requested_are_known__these_are_answered(
+    client: FlaskClient, caller: dict[str, str], clock: FakeClock, ask: Any
+) -> None:
+    lines = {"Content-Type": "application/x-ndjson"}
+    assert client.put("/v1/snapshots/c31", data=b'"ava"\n', headers=caller | lines).status_code == 200
+    message = {"cohort_id": "c7", "in_cohort": False, "computed_time": clock.now(), "users": [{"user_id": "ava"}]}
+    assert client.post("/v1/webhooks/amplitude/cohorts", json=message, headers=caller).status_code == 200
+    response = ask("cohorts?user_id=ava&cohort_id=c99,c31,c7")
+    answer = response.get_json()
+    assert answer["member"] == {"c99": False, "c31": True, "c7": False}
+    assert (answer["ok"], answer["error"], answer["found"], answer["is_member"]) == (
+        False,
+        "not_available",
+        True,
+        False,
+    )
+    assert response.headers["Cache-Status"].endswith("fwd=partial; detail=not_available")
+    assert response.headers["Cache-Control"] == "no-store"
+    stranger = ask("cohorts?user_id=zoe&cohort_id=c99,c31").get_json()
+    assert (stranger["ok"], stranger["found"]) == (False, False)
+    assert ask("cohorts?user_id=ava").get_json()["cohort_ids"] == []
+
+
 def test_data__pushed_properties__served_stale_after_cache_pushed_seconds_and_then_missing(
     client: FlaskClient, caller: dict[str, str], clock: FakeClock, ask: Any
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from proxy.cli.client import ServiceRefused, ServiceUnavailable, json_object, refusal
+from proxy.cli.formats import printable
 from proxy.cli.warmup.audience import Values
 from proxy.liquid.types import Answer, Ask, Request
 
@@ -82,8 +83,8 @@ def deliver(send: Callable[[], Answer], stop: Event) -> Answer:
                 raise refusal(answer)
             retry_after = answer.headers.get("retry-after", "")
             pause = min(float(retry_after), _LONGEST_PAUSE_SECONDS) if retry_after.isdigit() else pause
-            detail = json_object(answer).get("detail", "check that the service is running")
-            problem = ServiceUnavailable(f"the service answered {answer.status}: {detail}")
+            detail = str(json_object(answer).get("detail", "check that the service is running"))
+            problem = ServiceUnavailable(f"the service answered {answer.status}: {printable(detail)}")
         if attempt < _TRIES and stop.wait(pause):
             raise Stopped
     raise problem

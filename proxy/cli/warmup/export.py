@@ -12,7 +12,7 @@ from threading import Event
 
 from proxy.amplitude.cohort_export import CohortExport
 from proxy.amplitude.cohort_file import CohortFile
-from proxy.cli.formats import format_count
+from proxy.cli.formats import format_count, printable
 from proxy.cli.user_ids import UserIds
 from proxy.cli.warmup.audience import Audience, Values
 from proxy.cli.warmup.delivery import Stopped, batches, deliver, push
@@ -99,7 +99,7 @@ class ExportResult:
             yield f"no member has the property {name!r}; check its name in --keys"
         yield from self.skipped_rows()
         for reason, count in sorted(self.skipped.items()):
-            yield f"skipped {format_count(count, 'user')}: {_REASONS.get(reason, reason)}"
+            yield f"skipped {format_count(count, 'user')}: {_REASONS.get(reason, printable(reason))}"
         if self.stopped:
             yield "stopped before all members were stored"
         if self.loss_reason:

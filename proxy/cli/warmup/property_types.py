@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 
-from proxy.cli.formats import format_count
+from proxy.cli.formats import format_count, printable
 from proxy.profile.text_values import typed
 
 _NOUNS = {int: "number", float: "number", bool: "boolean", list: "list", dict: "object", str: "text"}
@@ -35,5 +35,5 @@ class TypeCounts:
             numbers = ", ".join(
                 format_count(counts[noun], noun) for noun in dict.fromkeys(_NOUNS.values()) if counts[noun]
             )
-            hint = f"; TEXT_PROPERTIES={name} keeps text" if len(counts) > 1 else ""
-            yield f"{name}: {numbers}{hint}"
+            hint = f"; TEXT_PROPERTIES={printable(name)} keeps text" if len(counts) > 1 else ""
+            yield f"{printable(name)}: {numbers}{hint}"

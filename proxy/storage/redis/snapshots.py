@@ -51,6 +51,7 @@ class RedisSnapshots:
         self._publish = server.script(_LUA / "publish_snapshot.lua")
         self._withdraw = server.script(_LUA / "withdraw_snapshot.lua")
         self._forget = server.script(_LUA / "forget_in_snapshots.lua")
+        self._discard = server.script(_LUA / "discard_snapshot.lua")
 
     def publish(
         self, cohort_id: str, snapshot: Snapshot, checkpoint: Callable[[], object], *, only_missing: bool = False
@@ -109,9 +110,16 @@ class RedisSnapshots:
                 index[cohort_id.decode()] = PublishedSnapshot(float(as_of), None if suffix == _REMOVED else suffix)
         return index
 
+    def discard(self, cohort_id: str, published: PublishedSnapshot) -> None:
+        """Remove the snapshot from the index if it is current and Redis has evicted its pieces."""
+        self._discard([self._index, self._pieces_key(published)], [cohort_id, published.key])
+
+    def _pieces_key(self, published: PublishedSnapshot) -> bytes:
+        return self._pieces_prefix + (published.key or _REMOVED).encode()
+
     def read(self, published: PublishedSnapshot, checkpoint: Callable[[], object]) -> Snapshot | None:
-        """Return a snapshot; None if it was replaced, or is incomplete because it expires."""
-        key = self._pieces_prefix + (published.key or _REMOVED).encode()
+        """Return a snapshot; None if it was replaced or evicted, or is incomplete because it expires."""
+        key = self._pieces_key(published)
         pieces = []
         for start in range(0, PIECES, _PIECES_AT_ONCE):
             names = [str(number) for number in range(start, start + _PIECES_AT_ONCE)]

@@ -65,6 +65,14 @@ def test_deliver__refused__no_retry(status: int) -> None:
     assert pauses.seconds == []
 
 
+@pytest.mark.parametrize("status", [400, 500])
+def test_deliver__error_with_control_characters__escaped_for_the_terminal(status: int) -> None:
+    answer = Answer(status, {}, json.dumps({"detail": "wait\x1b[2J"}), 1.0)
+    with pytest.raises(ServiceUnavailable) as refused:
+        deliver(lambda: answer, Pauses())
+    assert str(refused.value) == f"the service answered {status}: 'wait\\x1b[2J'"
+
+
 def test_deliver__newer_snapshot__is_an_answer() -> None:
     assert send_all(answers(409), Pauses()).status == 409
 

@@ -169,6 +169,16 @@ def test_warm__property_that_no_member_has__summary_asks_to_check_its_name(
     assert "no member has" not in every.stdout, "the user did not name the property"
 
 
+def test_warm__names_with_control_characters__escaped_for_the_terminal(
+    target: Service, amplitude: Callable[..., Sandbox]
+) -> None:
+    file = b'user_id,\x1b[2Jzip,"a\nb"\nkit,2,1\nlou,x,2\n'
+    ended = warm(target, amplitude(file), "--cohort", "any", "--include", "properties")
+    assert ended.returncode == 0, ended.stderr
+    assert r"'\x1b[2Jzip': 1 number, 1 text; TEXT_PROPERTIES='\x1b[2Jzip' keeps text" in ended.stdout.splitlines()
+    assert r"'a\nb': 2 numbers" in ended.stdout.splitlines()
+
+
 @pytest.mark.contract("6 export")
 def test_warm__unusable_file__nothing_is_stored(target: Service, amplitude: Callable[..., Sandbox]) -> None:
     target.sandbox.reset()
