@@ -17,6 +17,7 @@ from proxy.sandbox.braze_objects import problem, user_key
 from proxy.sandbox.braze_profiles import BrazeProfiles, KnownUsers
 from proxy.sandbox.faults import BrazeFaultKind, Fault, FaultSwitch
 from proxy.sandbox.http import Reply
+from proxy.sandbox.receiving import disturbed, upstream_error
 from proxy.sandbox.request_log import ReceivedRequest, RequestLog, parsed
 
 ARRAYS = ("attributes", "events", "purchases")
@@ -122,7 +123,7 @@ class BrazeApi:
             fault = self.faults.take(lambda fault: fault.user_id is None or any(map(fault.concerns, users)))
             reply = self._rejection(path, headers, request, payload, arrays, fault)
             if reply is None:
-                reply = _disturbed(self._accept(arrays, fault), fault)
+                reply = disturbed(self._accept(arrays, fault), fault)
             reply = replace(reply, delay=reply.delay + self.latency)
             self._note_overlaps(users, request.arrived, reply)
             request.status = 0 if reply.lost else reply.status
@@ -192,10 +193,6 @@ class BrazeApi:
     def _faulty(self, fault: Fault, now: float) -> Reply | None:
         """Return the answer of a fault that rejects a request, or None."""
         match fault.kind:
-            case "status":
-                return _message(fault.status, "Internal Server Error")
-            case "status-text":
-                return Reply(fault.status, "<html><body>Bad gateway</body></html>", {"Content-Type": "text/html"})
             case "maintenance":
                 return Reply(503, _MAINTENANCE, {"Content-Type": "text/html"})
             case "429-retry-after" | "429-reset-epoch" | "429-reset-remaining" | "429-no-time":
@@ -209,7 +206,7 @@ class BrazeApi:
             case "too-long":
                 return _message(400, "Max Input Length Exceeded")
             case _:
-                return None
+                return upstream_error(fault, {"message": "Internal Server Error"})
 
     def _accept(self, arrays: Mapping[str, list[Any]], fault: Fault | None) -> Reply:
         """Apply the valid objects. Without any, the answer is a 400, as with real requests."""
@@ -233,6 +230,8 @@ class BrazeApi:
         if not any(processed.values()):
             return Reply(400, {"message": _NO_VALID_DATA, **detail})
         counts = {f"{name}_processed": count for name, count in processed.items()}
+        if fault and fault.kind == "queued":
+            return Reply(202, {"message": "queued"}, self._limit_headers())
         return Reply(201, {"message": "success", **counts, **detail}, self._limit_headers())
 
     def _limit_headers(self) -> dict[str, str]:
@@ -241,23 +240,6 @@ class BrazeApi:
             "X-RateLimit-Remaining": str(self.per_minute - len(self._accepted)),
             "X-RateLimit-Reset": str(int(self._accepted[0] + _WINDOW_SECONDS)),
         }
-
-
-def _disturbed(reply: Reply, fault: Fault | None) -> Reply:
-    """Return the answer to an accepted request, changed by a fault."""
-    match fault.kind if fault else "":
-        case "slow" if fault:
-            return replace(reply, delay=fault.seconds)
-        case "hang-accepted" if fault:
-            return replace(reply, delay=fault.seconds, lost=True)
-        case "uncertain":
-            return replace(reply, lost=True)
-        case "queued":
-            return Reply(202, {"message": "queued"})
-        case "broken-json":
-            return Reply(201, b'{"message": "succ')
-        case _:
-            return reply
 
 
 def _arrays(payload: Any) -> dict[str, list[Any]]:

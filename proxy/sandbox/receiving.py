@@ -1,12 +1,14 @@
-"""Serves an emulated API that receives data: its POSTs, and the JSON about what it received."""
+"""Serves the emulated APIs that receive data: their POSTs, their common faults, and the JSON about received data."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
+from dataclasses import replace
 from email.message import Message
 from typing import Any, Protocol
 
-from proxy.sandbox.faults import FaultSwitch
+from proxy.sandbox.faults import Fault, FaultSwitch
 from proxy.sandbox.http import QuietHandler, Reply
 
 
@@ -50,3 +52,29 @@ def received(api: ReceivingApi, detail: str) -> Reply:
         return Reply(200, api.report() | {"fault": vars(fault) if fault else None})
     found = api.details(detail)
     return Reply(404) if found is None else Reply(200, found)
+
+
+def upstream_error(fault: Fault, body: Mapping[str, Any]) -> Reply | None:
+    """Return the answer of the faults `status`, with `body`, and `status-text`; None for other faults."""
+    match fault.kind:
+        case "status":
+            return Reply(fault.status, body)
+        case "status-text":
+            return Reply(fault.status, "<html><body>Bad gateway</body></html>", {"Content-Type": "text/html"})
+        case _:
+            return None
+
+
+def disturbed(reply: Reply, fault: Fault | None) -> Reply:
+    """Return the answer to an accepted request, with the faults that delay, lose or garble it."""
+    match fault:
+        case Fault(kind="slow"):
+            return replace(reply, delay=fault.seconds)
+        case Fault(kind="hang-accepted"):
+            return replace(reply, delay=fault.seconds, lost=True)
+        case Fault(kind="uncertain"):
+            return replace(reply, lost=True)
+        case Fault(kind="broken-json"):
+            return replace(reply, body=b'{"message": "succ')
+        case _:
+            return reply

@@ -3,9 +3,10 @@
 Serves `/v1/userprofile`, the download of cohorts below `/api/5/cohorts/`, `GET /sandbox/report`,
 `POST /sandbox/fault?kind=…` and `DELETE /sandbox/fault`.
 
-Serves Braze's `/users/track` too. `GET /emulator/braze` returns what it received, and
-`GET /emulator/braze/users` (or `events`, `purchases`, `requests`) the data. `DELETE /emulator/braze` forgets all of it.
-`POST /emulator/braze/fault?kind=…` and `DELETE /emulator/braze/fault` set and clear its fault.
+Receives data at Braze's `/users/track` and at `/batch`, the Batch Event Upload API. NAME is `braze` or `batch`:
+`GET /emulator/NAME` returns the counts of received data, `GET /emulator/NAME/requests` (or `events`, and for Braze
+`users` and `purchases`) the data. `DELETE /emulator/NAME` forgets it. `POST /emulator/NAME/fault?kind=…` and
+`DELETE /emulator/NAME/fault` set and clear the fault.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dataclasses import asdict
 from typing import Any, get_args
 from urllib.parse import parse_qsl, urlsplit
 
+from proxy.sandbox.batch_api import BatchApi
 from proxy.sandbox.braze_api import BrazeApi
 from proxy.sandbox.cohort_api import Exports
 from proxy.sandbox.faults import Fault, FaultKind, FaultSwitch, fault_from
@@ -49,6 +51,7 @@ class Sandbox:
         profile_api: bool = True,
         tls: ssl.SSLContext | None = None,
         braze: BrazeApi | None = None,
+        batch: BatchApi | None = None,
     ) -> None:
         self.documented = documented or Documented()
         self.latency = latency
@@ -62,7 +65,8 @@ class Sandbox:
         self.closing = threading.Event()
         self.exports = Exports(self.documented)
         self.braze = braze or BrazeApi()
-        self.receiving: dict[str, ReceivingApi] = {"braze": self.braze}
+        self.batch = batch or BatchApi(key=api_key)
+        self.receiving: dict[str, ReceivingApi] = {"braze": self.braze, "batch": self.batch}
         """The emulated APIs that receive data, by their name below `/emulator/`."""
         self.faults = FaultSwitch(get_args(FaultKind))
         self._lock = threading.Lock()
@@ -176,8 +180,10 @@ class _Handler(QuietHandler):
 
     def do_POST(self) -> None:
         sandbox, path = self.server.sandbox, urlsplit(self.path).path
-        if path.rstrip("/") == "/users/track":
+        if path in ("/users/track", "/users/track/"):
             return receive(self, path, sandbox.braze, sandbox.closing)
+        if path == "/batch":
+            return receive(self, path, sandbox.batch, sandbox.closing)
         self.body()
         switch = self._switch(path)
         if switch is None:
