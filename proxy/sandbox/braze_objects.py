@@ -104,10 +104,17 @@ def _value_problem(name: str, value: Any) -> str | None:
             if any(isinstance(each, list) for each in value):  # "multi-dimensional arrays are not supported"
                 return _invalid(name)
             return next(filter(None, (_value_problem(name, each) for each in value)), None)
+        case dict() if is_operation(value):
+            if not _is_number(value.get("inc", 0)):
+                return _invalid(name)
+            lists = [value.get("add", []), value.get("remove", [])]
+            if any(not isinstance(each, list) for each in lists):
+                return _invalid(name)
+            return next(filter(None, (_value_problem(name, each) for each in lists)), None)
         case dict():
-            if any(not key or _FORBIDDEN_IN_KEYS.search(key) for key in value if not is_operation(value)):
+            if any(not key or _FORBIDDEN_IN_KEYS.search(key) for key in value):
                 return f"'{name}' has a key that is not valid"
-            if len(json.dumps(value, ensure_ascii=False).encode()) > _OBJECT_BYTES:
+            if _json_size(value) > _OBJECT_BYTES:
                 return f"'{name}' exceeds the maximum size of 100 KB"
             return next(filter(None, (_value_problem(name, each) for each in value.values())), None)
         case _:
@@ -161,9 +168,13 @@ def _properties_problem(item: Mapping[str, Any]) -> str | None:
         if not name or len(name) > _TEXT_LENGTH or name.startswith("$") or too_long:
             return _invalid("properties")
         nested = nested or isinstance(value, (list, dict))
-    if nested and len(json.dumps(properties, ensure_ascii=False).encode()) > _EVENT_PROPERTIES_BYTES:
+    if nested and _json_size(properties) > _EVENT_PROPERTIES_BYTES:
         return _invalid("properties")
     return None
+
+
+def _json_size(value: Any) -> int:
+    return len(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass"))
 
 
 def _invalid(field: str) -> str:

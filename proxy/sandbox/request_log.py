@@ -62,7 +62,7 @@ def parsed(body: bytes) -> Any:
     """Return the value of a JSON body; None if it is not JSON. NaN and Infinity are not JSON."""
     try:
         return json.loads(body, parse_constant=_reject_constant)
-    except ValueError:  # includes UnicodeDecodeError
+    except (ValueError, RecursionError):
         return None
 
 

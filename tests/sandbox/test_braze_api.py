@@ -96,6 +96,7 @@ def test_track__without_objects__key_path_and_body_decide(
     [
         (b"{", "application/json", "Bad Request"),
         (b"[]", "application/json", "Bad Request"),
+        (b"[" * 100_000, "application/json", "Bad Request"),
         (b'{"attributes": [{"external_id": "ava", "points": NaN}]}', "application/json", "Bad Request"),
         (b'{"attributes": [{"external_id": "ava"}]}', "text/plain", "Bad Request"),
         (b'{"attributes": {"external_id": "ava"}}', "application/json", NO_VALID_DATA),
@@ -150,6 +151,9 @@ def test_track__body_above_the_limits__400_for_the_option_and_413_for_4_mb(braze
         ({**AVA, "a": ["x" * 256]}, "'a' exceeds the maximum length of 255 characters"),
         ({**AVA, "a": [1] * 501}, "'a' exceeds the maximum of 500 items"),
         ({**AVA, "a": [[1]]}, "'a' is not valid"),
+        ({**AVA, "a": {"inc": "x"}}, "'a' is not valid"),
+        ({**AVA, "a": {"add": "x"}}, "'a' is not valid"),
+        ({**AVA, "a": {"remove": ["x" * 256]}}, "'a' exceeds the maximum length of 255 characters"),
         ({**AVA, "a": {"b c": 1}}, "'a' has a key that is not valid"),
         ({**AVA, "a": {"b": {"c.d": 1}}}, "'a' has a key that is not valid"),
         ({**AVA, "a": {f"b{n}": "x" * 250 for n in range(400)}}, "'a' exceeds the maximum size of 100 KB"),
@@ -163,7 +167,7 @@ def test_attributes__invalid_object__error_with_index(braze_sandbox: Sandbox, it
 @pytest.mark.parametrize(
     "attributes",
     [
-        {"a": "x" * 255, "a b": 1.5, "b": True, "c": ["x"] * 500, "d": {"e": [{"f": 1}]}, "g": None},
+        {"a": "x" * 255, "a b": 1.5, "b": True, "c": ["x"] * 500, "d": {"e": [{"f": "\ud800"}]}, "g": None},
         {"email": "ava@example.com", "gender": "F", "dob": "1990-11-28", "email_subscribe": "opted_in"},
         {"current_location": {"longitude": 1.5, "latitude": 2}, "date_of_first_session": "2026-11-28T10:00:00.000Z"},
     ],
