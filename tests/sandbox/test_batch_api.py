@@ -81,6 +81,7 @@ def test_batch__malformed_body__400(braze_sandbox: Sandbox, body: bytes, content
     ("invalid", "error", "indexes"),
     [
         (event(time="2026-11-28"), INVALID, {"events_with_invalid_fields": {"time": [1]}}),
+        (event(time=True), INVALID, {"events_with_invalid_fields": {"time": [1]}}),
         (event(time=1.5), INVALID, {"events_with_invalid_fields": {"time": [1]}}),
         (event(event_properties=["a"]), INVALID, {"events_with_invalid_fields": {"event_properties": [1]}}),
         (event(insert_id=7), INVALID, {"events_with_invalid_fields": {"insert_id": [1]}}),

@@ -102,10 +102,10 @@ def test_fault__429__has_only_the_documented_time(
 
 def test_fault__object_errors__only_objects_of_chosen_users_fail(braze_sandbox: Sandbox) -> None:
     braze_sandbox.braze.faults.set(Fault("object-errors", user_id="ben,cleo"))
-    response = track(braze_sandbox)
+    response = track(braze_sandbox, [*OBJECTS, {"external_id": "cle", "plan": "gold"}])
     (error,) = response.json()["errors"]
     assert (response.status_code, error["input_array"], error["index"]) == (201, "attributes", 1)
-    assert set(braze_sandbox.braze.profiles.attributes) == {"ava"}
+    assert set(braze_sandbox.braze.profiles.attributes) == {"ava", "cle"}
     assert "errors" not in track(braze_sandbox, OBJECTS[:1]).json()
     braze_sandbox.braze.faults.set(Fault("object-errors"))
     assert track(braze_sandbox).status_code == 400
