@@ -39,8 +39,6 @@ class BrazeApi:
     latency: seconds before each answer. clock: returns epoch seconds.
     """
 
-    path = "/users/track"
-
     def __init__(
         self,
         *,
