@@ -1,1 +1,1 @@
-"""An emulated Amplitude, written from its documentation; no code of the service, so that no error is in both."""
+"""An emulated Amplitude and Braze, written from their documentation, without code of the service."""
