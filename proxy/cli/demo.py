@@ -17,13 +17,16 @@ from dataclasses import fields, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote
 
 import click
 import requests
 
 from proxy.cli.demo_pushes import PUSHED_EXAMPLES, about_pushed, push_users
-from proxy.sandbox.faults import FaultKind
+from proxy.sandbox.batch_api import BatchApi
+from proxy.sandbox.braze_api import BrazeApi, RateLimitHeader
+from proxy.sandbox.braze_profiles import KnownUsers
+from proxy.sandbox.faults import BatchFaultKind, BrazeFaultKind, Fault, FaultKind, fault_from
 from proxy.sandbox.people import named
 from proxy.sandbox.server import Sandbox
 from proxy.sandbox.user_data import Documented
@@ -56,6 +59,18 @@ def _switches(command: Any) -> Any:
     return command
 
 
+def _fault(kinds: Any) -> Any:
+    """Return a callback of an option whose value is the query of a fault."""
+
+    def parse(_context: click.Context, _option: click.Parameter, value: str | None) -> Fault | None:
+        try:
+            return None if value is None else fault_from(dict(parse_qsl(value)), get_args(kinds))
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+
+    return parse
+
+
 @click.command()
 @click.option("--port", type=_PORT, help="Port to listen on.  [default: 8001, or the next free port]")
 @click.option("--secret-key", default="sandbox-secret-key", show_default=True)
@@ -68,11 +83,59 @@ def _switches(command: Any) -> Any:
     show_default=True,
     help="Delay before each answer, in seconds.",
 )
+@click.option("--braze-key", default="sandbox-braze-key", show_default=True, help="Accepted REST API key of Braze.")
+@click.option(
+    "--braze-users",
+    type=click.Choice(get_args(KnownUsers)),
+    default="sandbox",
+    show_default=True,
+    help="Users who exist in Braze from the start: the named and numbered users, every external id, or no user.",
+)
+@click.option("--braze-requests-per-minute", type=click.IntRange(1), default=60_000, show_default=True)
+@click.option(
+    "--braze-rate-limit-header",
+    type=click.Choice(get_args(RateLimitHeader)),
+    default="retry-after",
+    show_default=True,
+    help="The time in an answer with status 429.",
+)
+@click.option(
+    "--braze-batch-objects",
+    type=click.IntRange(1),
+    default=75,
+    show_default=True,
+    help="Most objects in one request to Braze.",
+)
+@click.option("--braze-fault", callback=_fault(BrazeFaultKind), help="Fault of Braze, e.g. 'kind=slow&seconds=2'.")
+@click.option("--batch-fault", callback=_fault(BatchFaultKind), help="Fault of Amplitude's Batch API.")
 @_switches
 def sandbox(
-    port: int | None, secret_key: str, api_key: str, requests_per_minute: int, latency: float, **switches: Any
+    port: int | None,
+    secret_key: str,
+    api_key: str,
+    requests_per_minute: int,
+    latency: float,
+    braze_key: str,
+    braze_users: KnownUsers,
+    braze_requests_per_minute: int,
+    braze_rate_limit_header: RateLimitHeader,
+    braze_batch_objects: int,
+    braze_fault: Fault | None,
+    batch_fault: Fault | None,
+    **switches: Any,
 ) -> None:
-    """Run only the emulated Amplitude. Prints the command that starts the service in front of it."""
+    """Run only the emulated Amplitude and Braze. Prints the command that starts the service in front of them."""
+    braze = BrazeApi(
+        key=braze_key,
+        known_users=braze_users,
+        per_minute=braze_requests_per_minute,
+        rate_limit_header=braze_rate_limit_header,
+        max_objects=braze_batch_objects,
+        latency=latency,
+    )
+    braze.faults.set(braze_fault)
+    batch = BatchApi(key=api_key, latency=latency)
+    batch.faults.set(batch_fault)
     try:
         emulated = Sandbox(
             port=port or _free_port(8001),
@@ -81,6 +144,8 @@ def sandbox(
             per_minute=requests_per_minute,
             latency=latency,
             documented=replace(Documented(), **switches),
+            braze=braze,
+            batch=batch,
         )
     except OSError as error:
         raise click.ClickException(
@@ -93,6 +158,7 @@ def sandbox(
         command = f"{shlex.quote(_python())} -m gunicorn wsgi:app --bind 127.0.0.1:{_free_port(8000)}"
         click.echo(f"  {_shell(**_service_settings(emulated, secret))} {command}")
         _print_sandbox(emulated)
+        _print_receiving(emulated)
         click.echo("Ctrl-C stops the emulated Amplitude.")
         _stop_event().wait()
 
@@ -294,6 +360,19 @@ def _print_sandbox(emulated: Sandbox) -> None:
     click.echo("  After the fault quota (status 429), the service sends no call for a minute.")
     click.echo("  drip-headers, drip-body and bad-header apply only to known users, e.g. user_id=user-9.")
     click.echo("  bad-header has no visible effect, because the service ignores the header.\n")
+
+
+def _print_receiving(emulated: Sandbox) -> None:
+    click.secho(f"The emulated Braze, for sync, and Amplitude's Batch API are at {emulated.url} too:", bold=True)
+    click.echo(f"  {_shell(BRAZE_REST_ENDPOINT=emulated.url, BRAZE_API_KEY=emulated.braze.key)}")
+    click.echo(f"  {_shell(AMPLITUDE_INGEST_URL=f'{emulated.url}/batch', AMPLITUDE_API_KEY=emulated.batch.key)}")
+    click.secho("See what they received (braze or batch), and set and clear their faults:", bold=True)
+    click.echo(f"  curl -s {emulated.url}/emulator/braze")
+    click.echo(f"  curl -s {emulated.url}/emulator/braze/users  (or events, purchases, requests)")
+    click.echo(f"  curl -s -X POST '{emulated.url}/emulator/braze/fault?kind=429-retry-after&seconds=5&times=1'")
+    click.echo(f"  curl -s -X DELETE {emulated.url}/emulator/braze/fault")
+    click.echo(f"  Kinds for braze: {', '.join(emulated.braze.faults.kinds)}.")
+    click.echo(f"  Kinds for batch: {', '.join(emulated.batch.faults.kinds)}.\n")
 
 
 def _stop_event() -> threading.Event:
