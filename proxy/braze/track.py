@@ -148,15 +148,20 @@ class TrackClient:
         elif "invalid api key" in text.lower():
             return Refused(f"Braze returned status {status}, Invalid API key: {_REFUSALS[401]}")
         everything = [entry for objects in arrays.values() for entry in objects]
+        # Braze rejects a request without any valid object, and names the reason of each object.
+        errors = self._errors(document, arrays, indexed_only=True) if isinstance(document, dict) else {}
+        if errors and len(errors) == len(everything):
+            return Accepted(errors)
         return Failed(f"Braze returned status {status}: {self._clean(text, everything) or 'no message'}")
 
     def _errors(
-        self, document: Mapping[str, Any], arrays: Mapping[str, Sequence[Object]]
+        self, document: Mapping[str, Any], arrays: Mapping[str, Sequence[Object]], *, indexed_only: bool = False
     ) -> dict[tuple[str, int], str]:
         """Return the reasons of a response by object.
 
         An error without a usable index fails all objects of its array, and an error without a known array fails all
         objects. Otherwise, an object that Braze ignored would count as accepted, and its values would never be sent.
+        `indexed_only`: ignore these errors.
         """
         listed = document.get("errors")
         reasons: dict[tuple[str, int], str] = {}
@@ -167,6 +172,8 @@ class TrackClient:
             numbers: Iterable[int] | None = None
             if len(names) == 1 and type(index) is int and 0 <= index < len(arrays[names[0]]):
                 numbers = [index]
+            elif indexed_only:
+                continue
             for array in names:
                 for number in numbers or range(len(arrays[array])):
                     reason = self._clean(kind, [arrays[array][number]]) if isinstance(kind, str) else ""

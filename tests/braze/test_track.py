@@ -140,6 +140,18 @@ def test_send__no_errors__accepted(errors: object) -> None:
     assert result_of(Answer(201, {"message": "success", "errors": errors})) == Accepted()
 
 
+def test_send__400_with_an_error_for_every_object__errors_by_object() -> None:
+    errors = [{"type": f"bad {index}", "input_array": "attributes", "index": index} for index in range(2)]
+    body = {"message": "Valid data must be provided", "errors": errors}
+    assert result_of(Answer(400, body)) == Accepted({("attributes", 0): "bad 0", ("attributes", 1): "bad 1"})
+
+
+@pytest.mark.parametrize("errors", [[{"type": "bad", "input_array": "attributes", "index": 0}], ["bad"]])
+def test_send__400_with_errors_for_some_objects__failed(errors: list[object]) -> None:
+    result = result_of(Answer(400, {"message": "no", "errors": errors}))
+    assert result == Failed("Braze returned status 400: no")
+
+
 NOW = 1_764_000_000
 
 
