@@ -64,9 +64,10 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Braze will never accept this request."""
+    """Braze will never accept this request. `status`: of the response."""
 
     reason: str
+    status: int
 
 
 TrackResult = Accepted | TooLarge | RateLimited | Unavailable | Refused | Failed
@@ -152,7 +153,7 @@ class TrackClient:
         errors = self._errors(document, arrays, indexed_only=True) if isinstance(document, dict) else {}
         if errors and len(errors) == len(everything):
             return Accepted(errors)
-        return Failed(f"Braze returned status {status}: {self._clean(text, everything) or 'no message'}")
+        return Failed(f"Braze returned status {status}: {self._clean(text, everything) or 'no message'}", status)
 
     def _errors(
         self, document: Mapping[str, Any], arrays: Mapping[str, Sequence[Object]], *, indexed_only: bool = False

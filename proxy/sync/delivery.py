@@ -72,7 +72,7 @@ def deliver(
 
     `on_accepted` is called with the accepted changes of a request before further requests use this thread, so that the
     state loses at most the requests in flight. `on_failed` gets a change that Braze never accepts, with the reason, and
-    a change of a batch that failed after all retries. `on_request` is called before each request. `on_uncertain` gets
+    a change of a batch that failed after all retries. `on_request` is called after each request. `on_uncertain` gets
     the changes of a request whose answer was lost; they are sent again, because setting the same value is harmless.
     No two of these functions run at the same time.
 
@@ -194,7 +194,7 @@ class _Delivery:
                 return first and second
             case TooLarge():
                 self._report(batch, {0: "the object is too large for Braze"})
-            case Failed(reason) | Unavailable(reason):
+            case Failed(reason=reason) | Unavailable(reason=reason):
                 self._report(batch, dict.fromkeys(range(len(batch)), reason))
                 return result
         return None
@@ -250,14 +250,14 @@ class _Delivery:
             with reservation:
                 if not self._wait(reservation.at) or self._limiter.paused:
                     continue
-                with self._callbacks:
-                    self._on_request()
                 result: TrackResult | None = None
                 try:
                     result = self._client.send([_object(change) for change in batch])
                 finally:
                     abandoned = isinstance(result, Unavailable) and result.uncertain
                     reservation.complete(may_arrive_for=MAY_ARRIVE_SECONDS if abandoned else 0.0)
+                with self._callbacks:
+                    self._on_request()
                 return result
         return None
 

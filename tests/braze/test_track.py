@@ -86,7 +86,9 @@ def test_send__known_message__accepted(message: str) -> None:
 
 @pytest.mark.parametrize("status", [200, 201, 202])
 def test_send__other_message__failed(status: int) -> None:
-    assert result_of(Answer(status, {"message": "ignored"})) == Failed(f"Braze returned status {status}: ignored")
+    assert result_of(Answer(status, {"message": "ignored"})) == Failed(
+        f"Braze returned status {status}: ignored", status
+    )
 
 
 @pytest.mark.parametrize("body", [b"<html>login</html>", b"", b"[]", b'{"message": "success"' + b" " * 300_000 + b"}"])
@@ -149,7 +151,7 @@ def test_send__400_with_an_error_for_every_object__errors_by_object() -> None:
 @pytest.mark.parametrize("errors", [[{"type": "bad", "input_array": "attributes", "index": 0}], ["bad"]])
 def test_send__400_with_errors_for_some_objects__failed(errors: list[object]) -> None:
     result = result_of(Answer(400, {"message": "no", "errors": errors}))
-    assert result == Failed("Braze returned status 400: no")
+    assert result == Failed("Braze returned status 400: no", 400)
 
 
 NOW = 1_764_000_000
@@ -203,7 +205,7 @@ def test_send__wrong_key_or_endpoint__refused_with_the_fix(answer: Answer, names
 
 def test_send__other_400__failed_without_ids_values_or_key() -> None:
     result = result_of(Answer(400, {"message": f"'ava' with 'gold' is invalid for {KEY}; 'plan'\x1b is unavailable"}))
-    assert result == Failed("Braze returned status 400: '…' with '…' is invalid for …; 'plan'  is unavailable")
+    assert result == Failed("Braze returned status 400: '…' with '…' is invalid for …; 'plan'  is unavailable", 400)
 
 
 def test_send__reason_of_an_object__without_its_values() -> None:
@@ -325,7 +327,7 @@ def test_send__without_objects__empty_request() -> None:
     with ScriptedServer(lambda _: Answer(400, {"message": "Valid data must be provided"})) as server:
         result = client(server.url).send([])
     assert server.requests[0].body == {}
-    assert result == Failed("Braze returned status 400: Valid data must be provided")
+    assert result == Failed("Braze returned status 400: Valid data must be provided", 400)
 
 
 def test_send__many_threads__all_accepted() -> None:
