@@ -66,8 +66,6 @@ class Sandbox:
         self.exports = Exports(self.documented)
         self.braze = braze or BrazeApi()
         self.batch = batch or BatchApi(key=api_key)
-        self.receiving: dict[str, ReceivingApi] = {"braze": self.braze, "batch": self.batch}
-        """The emulated APIs that receive data, by their name below `/emulator/`."""
         self.faults = FaultSwitch(get_args(FaultKind))
         self._lock = threading.Lock()
         self._accepted: deque[float] = deque()  # within the quota, in the last minute
@@ -79,6 +77,11 @@ class Sandbox:
         self.port = int(self._server.server_address[1])
         self.url = f"{'http' if tls is None else 'https'}://{host}:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+
+    @property
+    def receiving(self) -> dict[str, ReceivingApi]:
+        """Return the emulated APIs that receive data, by their name below `/emulator/`."""
+        return {"braze": self.braze, "batch": self.batch}
 
     def __enter__(self) -> Sandbox:
         self._thread.start()
