@@ -170,6 +170,8 @@ NOW = 1_764_000_000
         ({"X-Ratelimit-Retry-After": "nan", "X-RateLimit-Reset": "inf"}, None),
         ({"Retry-After": formatdate(NOW + 30, usegmt=True)}, 30),
         ({"Retry-After": "later"}, None),
+        ({"X-Ratelimit-Retry-After": "1e300"}, 366 * 86400),
+        ({"Retry-After": "9" * 40}, 366 * 86400),
         ({}, None),
     ],
 )
