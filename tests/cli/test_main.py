@@ -424,6 +424,36 @@ def test_check__redis_up_or_down__is_reported(sandbox: Sandbox) -> None:
     assert (code, "wrong redis" in points) == (1, True)
 
 
+@pytest.mark.parametrize(
+    ("fault", "mark", "text"),
+    [
+        (None, "ok", "Braze accepts the key at this instance"),
+        (Fault("wrong-key"), "wrong", "status 401: BRAZE_API_KEY is wrong, or BRAZE_REST_ENDPOINT names another"),
+        (Fault("no-permission"), "wrong", "status 403: BRAZE_API_KEY lacks the permission users.track"),
+        (Fault("429-retry-after"), "warn", "lower BRAZE_REQUESTS_PER_MINUTE"),
+        (Fault("maintenance"), "wrong", "gives no usable answer (Braze returned status 503); check"),
+    ],
+    ids=["right", "401", "403", "429", "503"],
+)
+def test_check__braze__one_request_that_writes_nothing(
+    sandbox: Sandbox, fault: Fault | None, mark: str, text: str
+) -> None:
+    sandbox.braze.faults.set(fault)
+    code, lines = check(sandbox, BRAZE_REST_ENDPOINT=sandbox.url, BRAZE_API_KEY=sandbox.braze.key)
+    assert code == (mark == "wrong")
+    (line,) = [line for line in lines if "braze: " in line]
+    assert line.split()[0] == mark
+    assert text in line
+    assert sandbox.braze.key not in "\n".join(lines)
+    report = sandbox.braze.report()
+    assert (report["requests"], report["objects"]) == (1, 0)
+
+
+def test_check__without_braze__no_request_to_braze(sandbox: Sandbox) -> None:
+    assert not any("braze: " in line for line in check(sandbox)[1])
+    assert sandbox.braze.report()["requests"] == 0
+
+
 def test_check__profile_api_off__no_call_and_a_warning_for_each_gap(sandbox: Sandbox) -> None:
     off = {"AMPLITUDE_PROFILE_API": "off", "RESPONSE_DEADLINE_SECONDS": "3", "CACHE_FRESH_SECONDS": "900"}
     code, lines = check(sandbox, **off, AMPLITUDE_SECRET_KEY="")

@@ -88,4 +88,5 @@ PARAGRAPHS = {
     "3 playground process": "Rendering delays no other answer, and leaves no process running.",
     "3 grafana": "The dashboard shows only existing metrics.",
     "6 without the Profile API": "With `AMPLITUDE_PROFILE_API=off`, pushed and exported data is served without calls.",
+    "7 delivery": "Requests to Braze stay within the limit. A passing fault loses no value.",
 }
