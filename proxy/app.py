@@ -35,6 +35,10 @@ from proxy.settings import Settings
 from proxy.storage.id_digests import IdDigester
 from proxy.storage.shared_snapshots import SharedSnapshots
 from proxy.storage.tiered import TieredStore
+from proxy.sync.delivered_events import REMEMBERED_SECONDS, DeliveredEvents
+from proxy.sync.event_stream import EventStream
+from proxy.sync.recent_values import RecentValues
+from proxy.sync.stream_objects import Selection
 from proxy.web import auth, errors, forget, health, profiles, request_body, request_log, services, snapshots, webhooks
 from proxy.web.fast_flask import FastFlask
 from proxy.web.pages import assets, docs, playground, status
@@ -46,6 +50,8 @@ if TYPE_CHECKING:
 _MARGIN_SECONDS = 0.12
 """Seconds of the deadline that are reserved for the start of the request and for writing the answer."""
 _MAX_FETCH_THREADS = 256
+_REQUEST_SHARE = 0.85
+"""The share of the time for a webhook that a request to Braze may take. The rest is for waiting for other objects."""
 _THREAD_DELAY_SECONDS = 2.0
 """Seconds that a thread may need from the reserved time of a call until the call starts."""
 _BRAZE_TIMEOUT_SECONDS = 10.0
@@ -217,12 +223,15 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
             for snapshot in store.memory.snapshots.installed()
         ]
     )
+    wait_seconds = max(0.0, settings.response_deadline_seconds - _MARGIN_SECONDS)
     forget_service = ForgetService(store, backlog, records, redis_snapshots)
     ingester = UpdateIngester(store.memory, updates, clock=clock)
     shared_snapshots = SharedSnapshots(store.memory, redis_snapshots, clock=clock)
     braze_rate_limiter: RateLimiter | None = None
+    event_stream: EventStream | None = None
     if settings.braze_rest_endpoint is not None:
         braze_rate_limiter, register_braze_limiter = braze_limiter(settings, redis, clock)
+        event_stream = _event_stream(settings, redis, braze_rate_limiter, metrics, wait_seconds, clock)
     else:
         register_braze_limiter = None
     if redis is not None and redis_limiter is not None:
@@ -257,6 +266,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
         store=store,
         forget_service=forget_service,
         ingester=ingester,
+        event_stream=event_stream,
         snapshots=shared_snapshots,
         redis=redis,
         keyring=KeyRing(settings.caller_keys),
@@ -266,10 +276,41 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
         metrics=metrics,
         history=History(metrics, clock=clock),
         backlog_max_users=settings.backlog_max_users,
-        wait_seconds=max(0.0, settings.response_deadline_seconds - _MARGIN_SECONDS),
+        wait_seconds=wait_seconds,
         profile_api=settings.amplitude_profile_api,
         aliases=Aliases(settings.aliases),
         text_properties=settings.text_properties,
+        clock=clock,
+    )
+
+
+def _event_stream(
+    settings: Settings,
+    redis: RedisClient | None,
+    limiter: RateLimiter,
+    metrics: Metrics,
+    wait_seconds: float,
+    clock: Clock,
+) -> EventStream | None:
+    """Return the forwarding of Amplitude's event stream to Braze; None if nothing is forwarded."""
+    selection = Selection(settings.forward_events, settings.forward_properties, settings.braze_app_id)
+    # A request ends before Amplitude gets its answer, so that the answer is certain.
+    client = braze(settings, timeout=wait_seconds * _REQUEST_SHARE, clock=clock)
+    if client is None or not selection:
+        return None
+    delivered = None
+    if redis is not None:
+        from proxy.storage.redis.delivered_events import RedisDeliveredEvents
+
+        delivered = RedisDeliveredEvents(redis, _cache_prefix(settings), kept_for=REMEMBERED_SECONDS)
+    return EventStream(
+        selection,
+        client,
+        limiter,
+        DeliveredEvents(delivered, clock=clock),
+        RecentValues(),
+        batch_objects=settings.braze_batch_objects,
+        on_outcome=metrics.forwarded,
         clock=clock,
     )
 

@@ -188,6 +188,12 @@ class WebhookResult(TypedDict):
         ),
     ]
     duplicate: Annotated[bool, about("True if the message was already applied. The service then changes nothing.")]
+    forwarded: NotRequired[
+        Annotated[
+            dict[str, Count],
+            about("Number of events and users by outcome at Braze. Present only if the service forwards to Braze."),
+        ]
+    ]
 
 
 class SnapshotResult(TypedDict):

@@ -67,6 +67,9 @@ class Metrics(Collector):
         self._exposures = self._counter("exposures", "Fetched recommendations; Amplitude logs an exposure for each")
         self._messages = self._counter("webhook_messages", "Messages from Amplitude's webhooks", ("hook", "outcome"))
         self._users = self._counter("webhook_users", "Users in messages from Amplitude's webhooks", ("hook", "outcome"))
+        self._forwarded = self._counter(
+            "forwarded_objects", "Objects of the event stream that were forwarded to Braze", ("kind", "outcome")
+        )
         self._refused = self._counter(
             "callers_refused", "Requests refused because of their credentials, scope, address or origin", ("why",)
         )
@@ -120,6 +123,10 @@ class Metrics(Collector):
             self._users.labels(hook, "applied").inc(applied)
         if skipped:
             self._users.labels(hook, "skipped").inc(skipped)
+
+    def forwarded(self, kind: str, outcome: str, objects: int) -> None:
+        """Count objects of the event stream. `kind` is `events`, `attributes` or `skipped`."""
+        self._forwarded.labels(kind, outcome).inc(objects)
 
     def refused(self, why: str) -> None:
         """Count a refused caller."""

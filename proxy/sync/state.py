@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+from proxy.storage.sent_values import Sent
 
-class Sent(NamedTuple):
-    """The last value of an attribute that Braze accepted: its keyed digest, and the time of the value (Unix seconds).
-
-    The time of a value is when Amplitude had it: of the download, of the answer, or of the event.
-    """
-
-    digest: bytes
-    at: float
+__all__ = ["Sent", "SentState"]
 
 
 class SentState(Protocol):
@@ -26,7 +20,7 @@ class SentState(Protocol):
         """Return the accepted attributes of each user; empty for an unknown user."""
 
     def record(self, accepted: Sequence[tuple[str, Mapping[str, Sent]]]) -> None:
-        """Store accepted attributes durably. Other attributes of the users stay. An older time never replaces a newer one."""
+        """Store accepted attributes, and keep the others. An older time never replaces a newer time."""
 
     def users(self) -> Iterator[tuple[str, Mapping[str, Sent]]]:
         """Yield every user of the state."""

@@ -22,6 +22,7 @@ from proxy.monitoring.metrics import Metrics
 from proxy.profile.aliases import Aliases
 from proxy.storage.shared_snapshots import SharedSnapshots
 from proxy.storage.tiered import TieredStore
+from proxy.sync.event_stream import EventStream
 from proxy.webhooks.ingest import UpdateIngester
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Services:
     store: TieredStore
     forget_service: ForgetService
     ingester: UpdateIngester
+    event_stream: EventStream | None
     snapshots: SharedSnapshots
     redis: RedisClient | None
     keyring: KeyRing

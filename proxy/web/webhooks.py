@@ -1,18 +1,23 @@
-"""Receives Amplitude's webhooks: stores a batch of users, and reports the numbers of applied and skipped users."""
+"""Receives Amplitude's webhooks: stores a batch of users, forwards it if switched on, and reports the outcome."""
 
 from __future__ import annotations
 
 import logging
+import math
 import re
+from collections import Counter
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
+from functools import partial
 
 from flask import Blueprint, Response, jsonify, request
 
-from proxy.api.errors import ApiError, BodyTooLarge, UnsupportedMediaType
+from proxy.api.errors import ApiError, BadRequest, BodyTooLarge, UnsupportedMediaType
 from proxy.storage.checkpoint import Checkpoint
 from proxy.storage.redis import RedisUnavailable
 from proxy.storage.weighted_semaphore import Busy
+from proxy.sync.event_stream import EventStream, ForwardResult
+from proxy.sync.stream_objects import stream_objects
 from proxy.web.errors import problem
 from proxy.web.request_body import reading_the_body
 from proxy.web.services import services
@@ -37,14 +42,25 @@ def cohorts() -> Response:
 
 @blueprint.post("/users", provide_automatic_options=False)
 def users() -> Response:
-    """Store properties of users, alone or with their events."""
-    return _ingest("users", read_users)
+    """Store properties of users, alone or with their events, and forward them to Braze if this is switched on."""
+    stream = services().event_stream if _forward_requested() else None
+    return _ingest("users", partial(read_users, keep_elements=stream is not None), stream)
+
+
+def _forward_requested() -> bool:
+    word = request.args.get("forward", "true")
+    if word not in ("true", "false"):
+        raise BadRequest("forward must be true or false", code="invalid_parameter", parameter="forward")
+    return word == "true"
 
 
 def _ingest(
-    hook: str, read: Callable[[bytes | bytearray, float, Callable[[], object], AbstractSet[str]], Batch]
+    hook: str,
+    read: Callable[[bytes | bytearray, float, Callable[[], object], AbstractSet[str]], Batch],
+    stream: EventStream | None = None,
 ) -> Response:
     app_services = services()
+    started = app_services.clock.monotonic()
     ingester = app_services.ingester
     generation = ingester.generation
     checkpoint = Checkpoint()
@@ -69,8 +85,17 @@ def _ingest(
             response = problem(500, "Too many batches", _BUSY, code="busy")
         response.headers["Retry-After"] = "1"
         return response
+    forwarded: ForwardResult | None = None
+    if stream is not None:
+        forwarded = _forward(stream, batch, app_services.wait_seconds - (app_services.clock.monotonic() - started))
+        if forwarded.retry_after is not None:
+            app_services.metrics.pushed(hook, "failed")
+            response = problem(503, "Not delivered to Braze", _NOT_DELIVERED, code="not_delivered")
+            response.headers["Retry-After"] = str(math.ceil(forwarded.retry_after))
+            return response
     if duplicate:
         batch = Batch()
+        duplicate = forwarded is None or forwarded.duplicate
     applied, skipped = batch.applied, batch.skipped.total()
     app_services.metrics.pushed(hook, "duplicate" if duplicate else "applied", applied=applied, skipped=skipped)
     if skipped or batch.unapplied:
@@ -82,9 +107,16 @@ def _ingest(
         skipped_by_reason=dict(batch.skipped),
         unapplied_properties=batch.unapplied,
         duplicate=duplicate,
+        **({} if forwarded is None else {"forwarded": forwarded.outcomes}),
     )
     response.headers["Cache-Control"] = "no-store"
     return response
+
+
+def _forward(stream: EventStream, batch: Batch, wait_seconds: float) -> ForwardResult:
+    skipped = Counter({"no_user_id": batch.skipped["no_user_id"]})
+    objects = [content for element in batch.elements for content in stream_objects(*element, stream.selection, skipped)]
+    return stream.forward(objects, wait_seconds, skipped)
 
 
 def _max_size() -> int:
@@ -113,6 +145,7 @@ def _body(checkpoint: Callable[[], object]) -> bytearray:
 
 
 _NOT_SHARED = "Redis is unavailable, so only one process stored the batch; send the batch again"
+_NOT_DELIVERED = "Braze has not accepted all objects; send the message again (the status page shows the reason)"
 _BUSY = "too many batches are being processed; send the batch again"
 _TOO_LARGE = (
     "the body is larger than 8 MiB, 50,000 users or 500,000 values; select fewer user properties for this sync in "

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -58,6 +58,16 @@ _NO_PROPERTIES: AbstractSet[str] = frozenset()
 _OPERATORS = frozenset({*_UNKNOWABLE, "$set", "$setOnce", "$unset", "$clearAll"})
 
 
+class Element(NamedTuple):
+    """A user of an event stream, as `fields`. Its properties have the time `at`, and its event has `event_at`."""
+
+    user_id: str
+    fields: Mapping[str, Any]
+    at: float
+    event_at: float
+    updates: Updates
+
+
 @dataclass(slots=True)
 class Batch:
     """The content of a body: the updates of each user, and the numbers of skipped users."""
@@ -73,6 +83,8 @@ class Batch:
     """
     refused: int = 0
     """The number of users in `updates` whose updates were not stored. `skipped` counts them too."""
+    elements: list[Element] = field(default_factory=list)
+    """The users of an event stream, if they are forwarded."""
 
     def refuse(self, reason: str, users: int = 1) -> None:
         """Count users in `updates` whose updates were not stored."""
@@ -147,7 +159,7 @@ def read_cohorts(
     batch.message = _message(payload, ("message_id",), body, checkpoint)
     member = membership(cohort_id, is_in, at, now)
 
-    def updates_of(user: dict[str, Any]) -> Updates:
+    def updates_of(_: str, user: dict[str, Any]) -> Updates:
         if at > now + _AHEAD_SECONDS:
             raise _Skipped("time_ahead")
         values = user.get("user_properties")
@@ -162,11 +174,14 @@ def read_users(
     now: float,
     checkpoint: Callable[[], object],
     text_properties: AbstractSet[str] = _NO_PROPERTIES,
+    *,
+    keep_elements: bool = False,
 ) -> Batch:
     """Parse the body of a streaming webhook: an event, a user, or an array of both. Raises BadRequest and TooLarge.
 
     Events have the form of Amplitude's exports. Users have the form of its Identify API. `whole` marks a complete set
-    of properties. `text_properties`: the properties whose text keeps its type (see `typed`).
+    of properties. `text_properties`: the properties whose text keeps its type (see `typed`). `keep_elements`: keep the
+    decoded elements, which are forwarded; an event without properties is then not skipped.
     """
     payload = _document(body, checkpoint)
     batch = Batch()
@@ -183,14 +198,19 @@ def read_users(
             code="invalid_body",
         )
 
-    def updates_of(user: dict[str, Any]) -> Updates:
+    def updates_of(user_id: str, user: dict[str, Any]) -> Updates:
         values = user.get("user_properties")
-        if values is None:
+        is_event = keep_elements and "event_type" in user
+        if values is None and not is_event:
             raise _Skipped("no_properties")
         whole = user.get("whole") in (True, "true")
-        updates = _properties(values, _time(user, now), now, batch, text_properties, whole=whole)
-        if not updates:
+        at = _time(user, now)
+        updates = {} if values is None else _properties(values, at, now, batch, text_properties, whole=whole)
+        if not updates and not is_event:
             raise _Skipped("nothing_to_apply")
+        if keep_elements:
+            event_at = at if any(user.get(name) not in (None, "") for name in _TIMES) else now
+            batch.elements.append(Element(user_id, user, at, event_at, updates))
         return updates
 
     _parse_users(users, batch, updates_of, checkpoint)
@@ -215,7 +235,7 @@ def _document(body: bytes | bytearray, checkpoint: Callable[[], object]) -> Any:
 def _parse_users(
     users: Iterable[Any],
     batch: Batch,
-    updates_of: Callable[[dict[str, Any]], Updates],
+    updates_of: Callable[[str, dict[str, Any]], Updates],
     checkpoint: Callable[[], object],
 ) -> None:
     for user in users:
@@ -229,10 +249,11 @@ def _parse_users(
             if user_id is None:
                 # Events of users who are not logged in have no user_id.
                 raise _Skipped("no_user_id" if user.get("user_id") in (None, "") else "unreadable_user_id")
-            updates = updates_of(user)
+            updates = updates_of(user_id, user)
             if too_large(updates):
                 raise _Skipped("too_large")
-            batch.updates.append((user_id, updates))
+            if updates:
+                batch.updates.append((user_id, updates))
         except _Skipped as skipped:
             batch.skipped[skipped.reason] += 1
 

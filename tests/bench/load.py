@@ -80,7 +80,12 @@ async def connect(port: int) -> Connection:
 
 def get_request(path: str, *headers: str) -> bytes:
     """Return the bytes of a GET request."""
-    return "\r\n".join([f"GET {path} HTTP/1.1", "Host: x", *headers, "", ""]).encode()
+    return request_head("GET", path, *headers)
+
+
+def request_head(method: str, path: str, *headers: str) -> bytes:
+    """Return the bytes of a request up to its body."""
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: x", *headers, "", ""]).encode()
 
 
 class Connections:
@@ -101,10 +106,18 @@ class Connections:
 
     async def get(self, path: str, *headers: str) -> Answer:
         """Return the answer to a GET request. Raises OSError. A cancelled wait closes the connection."""
+        return await self._answer(get_request(path, *self._headers, *headers))
+
+    async def post(self, path: str, body: bytes) -> Answer:
+        """Return the answer to a POST request with a JSON body. Errors are those of `get`."""
+        head = ("Content-Type: application/json", f"Content-Length: {len(body)}")
+        return await self._answer(request_head("POST", path, *self._headers, *head) + body)
+
+    async def _answer(self, request: bytes) -> Answer:
         connection = await self._connection()
         answer = None
         try:
-            answer = await connection.request(get_request(path, *self._headers, *headers))
+            answer = await connection.request(request)
         finally:
             if answer is None or answer.header("connection") == "close":
                 self._drop(connection)

@@ -35,6 +35,12 @@ _RESULT: WebhookResult = {
     "unapplied_properties": 0,
     "duplicate": False,
 }
+_FORWARD: Schema = {
+    "name": "forward",
+    "in": "query",
+    "description": "`false` to store the properties without forwarding anything to Braze.",
+    "schema": {"type": "boolean", "default": True},
+}
 
 
 def paths() -> dict[str, Schema]:
@@ -42,13 +48,20 @@ def paths() -> dict[str, Schema]:
     message = ref("UserMessage")
     messages = {"anyOf": [message, {"type": "array", "items": message}]}
     about_cohorts, about_users = "Users who entered or left a cohort", "Properties of users"
+    users = _webhook("Users", about_users, messages, USER_EXAMPLE, _RESULT | {"applied": 1})
+    users["post"]["parameters"].append(_FORWARD)
+    users["post"]["responses"]["503"] = problem(
+        503,
+        "Not delivered to Braze",
+        "Braze has not accepted all objects; send the message again (the status page shows the reason)",
+        "Retry-After",
+        code="not_delivered",
+    )
     return {
         "/v1/webhooks/amplitude/cohorts": _webhook(
             "Cohorts", about_cohorts, ref("CohortMessage"), COHORT_EXAMPLE, _RESULT
         ),
-        "/v1/webhooks/amplitude/users": _webhook(
-            "Users", about_users, messages, USER_EXAMPLE, _RESULT | {"applied": 1}
-        ),
+        "/v1/webhooks/amplitude/users": users,
     }
 
 

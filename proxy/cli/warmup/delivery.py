@@ -58,7 +58,7 @@ def _array(users: Iterable[bytes]) -> str:
 
 def push(ask: Ask, body: str, stop: Event) -> dict[str, int]:
     """Send a batch, and return the number of skipped users by reason. Errors are those of `deliver`."""
-    request = Request("POST", "/v1/webhooks/amplitude/users", {}, body, "application/json")
+    request = Request("POST", "/v1/webhooks/amplitude/users?forward=false", {}, body, "application/json")
     skipped = json_object(deliver(lambda: ask(request), stop)).get("skipped_by_reason", {})
     return {str(reason): int(count) for reason, count in skipped.items()}
 

@@ -1,0 +1,51 @@
+"""The last values of attributes that Braze accepted, in the memory of a process without Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from threading import Lock
+
+from cachetools import LRUCache
+
+from proxy.storage.sent_values import Sent, ValueDigester, merge, new_key
+
+_MAX_USERS = 100_000
+
+
+class RecentValues:
+    """A `SentState` that ends with the process, and forgets the users who were used least recently."""
+
+    def __init__(self, max_users: int = _MAX_USERS) -> None:
+        self._digester = ValueDigester(new_key())
+        self._lock = Lock()
+        self._users: LRUCache[str, dict[str, Sent]] = LRUCache(max_users)
+
+    def digest(self, value: object) -> bytes:
+        """Return the keyed digest of a JSON value."""
+        return self._digester.value(value)
+
+    def sent(self, user_ids: Sequence[str]) -> list[Mapping[str, Sent]]:
+        """Return the accepted attributes of each user."""
+        with self._lock:
+            return [dict(self._users.get(user_id, {})) for user_id in user_ids]
+
+    def record(self, accepted: Sequence[tuple[str, Mapping[str, Sent]]]) -> None:
+        """Store accepted attributes, except those with an older time than the stored ones."""
+        with self._lock:
+            for user_id, attributes in accepted:
+                self._users[user_id] = merge(self._users.get(user_id, {}), attributes)
+
+    def users(self) -> Iterator[tuple[str, Mapping[str, Sent]]]:
+        """Yield every user."""
+        with self._lock:
+            users = list(self._users.items())
+        return iter(users)
+
+    def count(self) -> int:
+        """Return the number of users."""
+        return len(self._users)
+
+    def forget(self, user_ids: Sequence[str]) -> int:
+        """Remove users. Return the number of removed users."""
+        with self._lock:
+            return sum(self._users.pop(user_id, None) is not None for user_id in user_ids)

@@ -1,0 +1,117 @@
+"""Converts a user of Amplitude's event stream to the objects for Braze. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import blake2b
+from typing import Any, Literal
+
+from proxy.braze.limits import PROFILE_FIELDS, STEERING_NAMES, LeftOut, fit_attribute, fit_event
+from proxy.profile.json import read_json
+from proxy.profile.updates import REMOVED, UNKNOWN, Updates, parse_updates
+
+Kind = Literal["events", "attributes"]
+ALL = "*"
+OWN_EVENT_PREFIX = "[Braze] "
+"""Start of the type of an event from Braze Currents. Braze must not get its own events back."""
+_EVENT_IDS = ("uuid", "insert_id", "$insert_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The event types and user properties to forward. `*` in a set stands for all."""
+
+    events: frozenset[str]
+    properties: frozenset[str]
+    app_id: str | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.events or self.properties)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamObject:
+    """An event, or the attributes of a user, for Braze.
+
+    `content`: without `external_id`. `event_id`: the digest of the event; None for attributes, and for an event without
+    an id, which cannot be recognised when it is repeated.
+    """
+
+    user_id: str
+    kind: Kind
+    content: Mapping[str, Any]
+    at: float
+    event_id: int | None = None
+
+
+def stream_objects(
+    user_id: str,
+    fields: Mapping[str, Any],
+    at: float,
+    event_at: float,
+    updates: Updates,
+    selection: Selection,
+    skipped: Counter[str],
+) -> Iterator[StreamObject]:
+    """Yield the objects of an element of a push that `selection` forwards. `skipped` counts other and cut values.
+
+    `fields`: the decoded element. `at`, `event_at`: the times of its properties and of its event (Unix seconds).
+    `updates`: its properties.
+    """
+    event_type = fields.get("event_type")
+    if isinstance(event_type, str) and (event_type in selection.events or ALL in selection.events):
+        if event_type.startswith(OWN_EVENT_PREFIX):
+            skipped["from_braze"] += 1
+        else:
+            properties = fields.get("event_properties")
+            fitted = fit_event(event_type, properties if isinstance(properties, dict) else {})
+            if isinstance(fitted, LeftOut):
+                skipped[fitted.reason] += 1
+            else:
+                skipped.update(fitted.reasons)
+                content = {} if selection.app_id is None else {"app_id": selection.app_id}
+                content |= {"name": event_type, "time": _iso(event_at)}
+                if fitted.value:
+                    content["properties"] = fitted.value
+                yield StreamObject(user_id, "events", content, event_at, _event_id(user_id, fields))
+    attributes = _attributes(updates, selection, skipped)
+    if attributes:
+        yield StreamObject(user_id, "attributes", attributes, at)
+
+
+def _iso(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+
+
+def _attributes(updates: Updates, selection: Selection, skipped: Counter[str]) -> dict[str, Any]:
+    attributes: dict[str, Any] = {}
+    if not selection.properties:
+        return attributes
+    for name, (_, value) in parse_updates(updates).properties.items():
+        if name not in selection.properties and ALL not in selection.properties:
+            continue
+        if name in STEERING_NAMES or name in PROFILE_FIELDS:
+            skipped["reserved_name"] += 1
+        elif value == UNKNOWN:
+            skipped["unknown_value"] += 1
+        else:
+            fitted = fit_attribute(name, None if value == REMOVED else read_json(value))
+            if isinstance(fitted, LeftOut):
+                skipped[fitted.reason] += 1
+            else:
+                skipped.update(fitted.reasons)
+                attributes[name] = fitted.value
+    return attributes
+
+
+def _event_id(user_id: str, fields: Mapping[str, Any]) -> int | None:
+    """Return a digest of the event. An insert id is unique per user only."""
+    for name in _EVENT_IDS:
+        value = fields.get(name)
+        if isinstance(value, str) and value.strip():
+            text = f"{name}\0{user_id}\0{value}".encode("utf-8", "surrogatepass")
+            return int.from_bytes(blake2b(text, digest_size=8).digest())
+    return None
