@@ -22,6 +22,7 @@ from proxy.monitoring.metrics import Metrics
 from proxy.profile.aliases import Aliases
 from proxy.storage.shared_snapshots import SharedSnapshots
 from proxy.storage.tiered import TieredStore
+from proxy.sync.relay import CurrentsRelay
 from proxy.webhooks.ingest import UpdateIngester
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Services:
     forget_service: ForgetService
     ingester: UpdateIngester
     snapshots: SharedSnapshots
+    currents_relay: CurrentsRelay | None
     redis: RedisClient | None
     keyring: KeyRing
     networks: tuple[IPv4Network | IPv6Network, ...]

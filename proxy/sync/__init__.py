@@ -1,0 +1,1 @@
+"""What is written to Braze and Amplitude; no HTTP (see `web`, `amplitude`)."""
