@@ -11,6 +11,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from proxy.app import create_app
+from proxy.sandbox.batch_api import BatchApi
+from proxy.sandbox.braze_api import BrazeApi
 from proxy.sandbox.server import Sandbox
 from proxy.settings import Settings
 from tests.support import browser as browsers
@@ -66,6 +68,27 @@ def sandbox() -> Iterator[Sandbox]:
         yield sandbox
 
 
+@pytest.fixture(scope="session")
+def shared_sandbox() -> Iterator[Sandbox]:
+    with Sandbox() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def braze_sandbox(shared_sandbox: Sandbox) -> Sandbox:
+    """Return a sandbox whose emulated Braze and Batch API have received nothing. The server is shared, so this is fast.
+
+    Braze: `url` is BRAZE_REST_ENDPOINT, and `braze.key` is BRAZE_API_KEY. `ava` and all `user-N` exist.
+    Replace `braze` by `BrazeApi(…)` for other options. Set a fault with
+    `braze.faults.set(Fault("429-retry-after", seconds=2, times=1))`. Read `braze.report()`, `braze.attributes("ava")`,
+    `braze.profiles.events` and `braze.log.requests`.
+    Batch API: `url + "/batch"` is AMPLITUDE_INGEST_URL, and `batch.key` is AMPLITUDE_API_KEY. Read `batch.report()`,
+    `batch.events` and `batch.by_insert_id()`.
+    """
+    shared_sandbox.braze, shared_sandbox.batch = BrazeApi(), BatchApi()
+    return shared_sandbox
+
+
 @pytest.fixture
 def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartService]:
     """Return a function that starts a service. The services are stopped after the test."""
@@ -83,7 +106,8 @@ def start_module_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 @pytest.fixture(scope="session")
 def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with Sandbox(latency=0.05) as sandbox, services(tmp_path_factory) as start:
-        service = start(sandbox)
+        batch_api = {"AMPLITUDE_API_KEY": sandbox.api_key, "AMPLITUDE_INGEST_URL": f"{sandbox.url}/batch"}
+        service = start(sandbox, **batch_api)
         yield service
         # All tests share this service, with LOG_LEVEL=DEBUG and all faults. The log must contain no ids or secrets.
         log = service.log.read_text()
