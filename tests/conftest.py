@@ -106,8 +106,7 @@ def start_module_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 @pytest.fixture(scope="session")
 def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with Sandbox(latency=0.05) as sandbox, services(tmp_path_factory) as start:
-        batch_api = {"AMPLITUDE_API_KEY": sandbox.api_key, "AMPLITUDE_INGEST_URL": f"{sandbox.url}/batch"}
-        service = start(sandbox, **batch_api)
+        service = start(sandbox, AMPLITUDE_API_KEY=sandbox.api_key)
         yield service
         # All tests share this service, with LOG_LEVEL=DEBUG and all faults. The log must contain no ids or secrets.
         log = service.log.read_text()

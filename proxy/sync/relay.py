@@ -99,7 +99,7 @@ class CurrentsRelay:
         return self.last is not None and isinstance(self.last.error, UpstreamRejected)
 
     def reserve_memory(self, size: int) -> AbstractContextManager[None]:
-        """Reserve memory for a body of at most `size` bytes until its events are sent. Raises Busy."""
+        """Reserve memory to read a body of at most `size` bytes, or to send its events. Raises Busy."""
         return self._memory.hold(size)
 
     def relay(self, braze_events: Iterable[Any]) -> RelayResult:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
@@ -41,7 +41,10 @@ def currents() -> Response:
     checkpoint = Checkpoint()
     try:
         with relay.reserve_memory(largest_size(request, MAX_BODY_BYTES, _TOO_LARGE)):
-            result = relay.relay(_events(checkpoint))
+            events, size = _events(checkpoint)
+        # The size of a body without a length is known only now.
+        with relay.reserve_memory(size):
+            result = relay.relay(events)
     except envelope.TooMany:
         raise BodyTooLarge(_TOO_LARGE) from None
     except Busy:
@@ -55,20 +58,20 @@ def currents() -> Response:
     return response
 
 
-def _events(checkpoint: Callable[[], object]) -> Iterable[Any]:
-    """Return the events in the body of the request. An event that is not JSON is a `SkippedValue`."""
+def _events(checkpoint: Callable[[], object]) -> tuple[list[Any], int]:
+    """Return the events in the body, and the size of the body. An event that is not JSON is a `SkippedValue`."""
     coding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if coding not in ("identity", "gzip", "x-gzip"):
         raise BadRequest("Content-Encoding is not supported; send the body as it is, or as gzip", code="invalid_body")
     body = read_large_body(request, MAX_BODY_BYTES, _TOO_LARGE, checkpoint, zipped=coding != "identity")
     if not body.strip():
-        return ()
+        return [], 0
     try:
         document = envelope.read(body, checkpoint, max_characters=_MAX_EVENT_CHARACTERS)
         if document == {}:
-            return ()
+            return [], 0
         if isinstance(document, dict) and isinstance(document.get("events"), Iterator):
-            return list(document["events"])  # decodes the events
+            return list(document["events"]), len(body)
     except ValueError:
         pass
     raise BadRequest('the body is not a batch of Currents; send {"events": [...]}', code="invalid_body")

@@ -113,6 +113,7 @@ def services(folders: pytest.TempPathFactory) -> Iterator[StartService]:
         log = folders.mktemp("service") / "log"
         settings = {
             "AMPLITUDE_BASE_URL": sandbox.url,
+            "AMPLITUDE_INGEST_URL": f"{sandbox.url}/batch",
             "AMPLITUDE_SECRET_KEY": sandbox.secret_key,
             "PROXY_API_KEYS": KEYS,
             "LOG_LEVEL": "DEBUG",

@@ -17,7 +17,7 @@ from proxy.api.openapi.document import document
 from proxy.app import create_app
 from proxy.settings import Settings
 from proxy.web.services import installed
-from tests.support.batch_upstream import API_KEY, BatchUpstream, Reply, braze_event
+from tests.support.batch_upstream import API_KEY, BatchUpstream, Events, Reply, braze_event
 from tests.support.fakes import FakeClock, FakeSource
 from tests.support.service import SECRET
 
@@ -244,6 +244,23 @@ def test_currents__too_many_batches__503_and_released_afterwards(
         post(client, body)
     with relay.reserve_memory(24 * 1024 * 1024):
         pass
+
+
+def test_currents__body_without_a_length__takes_only_its_size_while_it_is_sent(
+    client: FlaskClient, app: Flask, upstream: BatchUpstream
+) -> None:
+    relay = installed(app).currents_relay
+    assert relay is not None
+
+    def reply(_: Events) -> Reply:
+        with relay.reserve_memory(23 * 1024 * 1024):
+            return Reply()
+
+    upstream.reply = reply
+    body = json.dumps(batch("1")).encode()
+    environ = {"CONTENT_LENGTH": "", "wsgi.input_terminated": True}
+    headers = {"Authorization": f"Bearer {PUSH_SECRET}"}
+    assert client.post(ROUTE, data=body, headers=headers, environ_overrides=environ).status_code == 200
 
 
 @pytest.mark.contract("8 events")

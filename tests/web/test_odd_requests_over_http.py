@@ -21,7 +21,12 @@ KEY = b"X-API-Key: " + SECRET.encode()
 def strict_service(start_module_service: Callable[..., Service]) -> Iterator[Service]:
     """Return a service that reads every header, including X-Forwarded-For."""
     with Sandbox() as sandbox:
-        yield start_module_service(sandbox, ALLOWED_NETWORKS="0.0.0.0/0,::/0", TRUSTED_PROXY_HOPS="1")
+        yield start_module_service(
+            sandbox,
+            AMPLITUDE_API_KEY=sandbox.api_key,
+            ALLOWED_NETWORKS="0.0.0.0/0,::/0",
+            TRUSTED_PROXY_HOPS="1",
+        )
 
 
 def status_of(service: Service, method: str, target: bytes, headers: Iterable[bytes], body: bytes = b"") -> int:
