@@ -11,13 +11,13 @@ from proxy.sandbox.faults import Fault
 from proxy.sandbox.server import Sandbox
 from tests.bench import currents
 from tests.support.batch_upstream import braze_event
-from tests.support.service import SECRET, Service
+from tests.support.service import SECRET, Service, batch_api
 
 
 @pytest.fixture(scope="module")
 def service(start_module_service: Callable[..., Service]) -> Iterator[Service]:
     with Sandbox() as sandbox:
-        yield start_module_service(sandbox, AMPLITUDE_API_KEY=sandbox.api_key, AMPLITUDE_TIMEOUT_SECONDS="1")
+        yield start_module_service(sandbox, **batch_api(sandbox), AMPLITUDE_TIMEOUT_SECONDS="1")
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ import pytest
 from proxy.sandbox.server import Sandbox
 from tests.conftest import SECRET, Service
 from tests.support.odd import HEADERS, QUERIES, ROUTES, TARGETS, Route
+from tests.support.service import batch_api
 
 KEY = b"X-API-Key: " + SECRET.encode()
 (RENDER,) = (route for route in ROUTES if route.path == "/playground/render")
@@ -23,7 +24,7 @@ def strict_service(start_module_service: Callable[..., Service]) -> Iterator[Ser
     with Sandbox() as sandbox:
         yield start_module_service(
             sandbox,
-            AMPLITUDE_API_KEY=sandbox.api_key,
+            **batch_api(sandbox),
             ALLOWED_NETWORKS="0.0.0.0/0,::/0",
             TRUSTED_PROXY_HOPS="1",
         )
