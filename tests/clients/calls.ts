@@ -128,9 +128,7 @@ async function callWebhooks(): Promise<void> {
   const events: Schemas["CurrentsMessage"]["events"] = [
     { event_type: "users.messages.email.Open", id: "1", time: 1767225600, user: { external_user_id: "eve" } },
   ];
-  // The service has no AMPLITUDE_API_KEY.
-  const relayed = await client.POST("/v1/webhooks/braze/currents", { body: { events } });
-  assert.equal(relayed.error?.code, "not_delivered");
+  assert.equal((await ok(client.POST("/v1/webhooks/braze/currents", { body: { events } }))).accepted, 1);
 }
 
 async function callSnapshots(): Promise<void> {
