@@ -70,8 +70,6 @@ class StreamStats:
     waiting: int = 0
     is_refused: bool = False
     """Whether Braze refused the key or the instance, and has accepted nothing since."""
-    paused_for: float = 0.0
-    """Seconds for which no request is sent, because Braze returned 429."""
 
 
 class EventStream:
@@ -119,7 +117,6 @@ class EventStream:
             self._stats,
             waiting=waiting,
             is_refused=self._stats.is_refused and refused_for < _REFUSAL_SHOWN_SECONDS,
-            paused_for=self._limiter.paused_for if self._limiter.paused else 0.0,
         )
 
     def reserve_memory(self, size: int) -> AbstractContextManager[None]:

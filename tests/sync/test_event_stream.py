@@ -316,13 +316,6 @@ def test_stats__key_refused_and_then_accepted__refused_until_accepted(braze: San
     assert not stream.stats().is_refused
 
 
-def test_stats__braze_limits_the_rate__the_rest_of_the_pause(braze: Sandbox, stream: EventStream) -> None:
-    assert stream.stats().paused_for == 0
-    braze.braze.faults.set(Fault("429-retry-after", seconds=30, times=1))
-    forward(stream, event(1))
-    assert 25 < stream.stats().paused_for <= 30
-
-
 def test_forward__message_to_be_sent_again__its_skipped_objects_are_counted_once(braze: Sandbox) -> None:
     counted: Counter[str] = Counter()
     client = TrackClient(braze.url, braze.braze.key, create_users=True, timeout=1.0)
