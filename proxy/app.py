@@ -16,6 +16,7 @@ from proxy.amplitude.calls import Call
 from proxy.amplitude.circuit_breaker import CircuitBreaker
 from proxy.amplitude.client import AmplitudeClient, Fetched
 from proxy.amplitude.executor import MAY_ARRIVE_SECONDS, CallExecutor
+from proxy.amplitude.ingestion import BatchClient
 from proxy.amplitude.rate_limiter import RateLimiter
 from proxy.amplitude.sliding_window import WINDOW_SECONDS
 from proxy.api.caller_keys import KeyRing
@@ -38,8 +39,21 @@ from proxy.storage.tiered import TieredStore
 from proxy.sync.delivered_events import REMEMBERED_SECONDS, DeliveredEvents
 from proxy.sync.event_stream import EventStream
 from proxy.sync.recent_values import RecentValues
+from proxy.sync.relay import CurrentsRelay
 from proxy.sync.stream_objects import Selection
-from proxy.web import auth, errors, forget, health, profiles, request_body, request_log, services, snapshots, webhooks
+from proxy.web import (
+    auth,
+    currents,
+    errors,
+    forget,
+    health,
+    profiles,
+    request_body,
+    request_log,
+    services,
+    snapshots,
+    webhooks,
+)
 from proxy.web.fast_flask import FastFlask
 from proxy.web.pages import assets, docs, playground, status
 from proxy.webhooks.ingest import UpdateIngester
@@ -80,7 +94,7 @@ def create_app(
     request_log.install(app, app_services)
     auth.install(app, app_services)
     errors.install(app)
-    for module in (profiles, forget, webhooks, snapshots, health, assets, docs, playground, status):
+    for module in (profiles, forget, webhooks, currents, snapshots, health, assets, docs, playground, status):
         app.register_blueprint(module.blueprint)
     app.register_blueprint(snapshots.removal)
     return app
@@ -197,6 +211,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
     )
     circuit_breaker = CircuitBreaker(clock)
     metrics = Metrics()
+    relay = _currents_relay(settings, clock)
     executor = CallExecutor(fetch, limiter, circuit_breaker, clock=clock, on_ended=metrics.called)
     backlog = Backlog(max_users=settings.backlog_max_users, max_age=settings.backlog_max_age_seconds, clock=clock)
     metrics.set_reader(
@@ -213,6 +228,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
             "cache_evictions": store.memory.evicted,
             "upstream_outage": circuit_breaker.fault is not None,
             "upstream_rejected": isinstance(circuit_breaker.fault, UpstreamRejected),
+            "currents_rejected": relay is not None and relay.is_rejected,
             "redis_gone": redis is not None and redis.unavailable_since is not None,
             "redis_full": redis is not None and redis.full,
         }
@@ -268,6 +284,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
         ingester=ingester,
         event_stream=event_stream,
         snapshots=shared_snapshots,
+        currents_relay=relay,
         redis=redis,
         keyring=KeyRing(settings.caller_keys),
         networks=settings.allowed_networks,
@@ -318,6 +335,13 @@ def _event_stream(
 def _longest_call(timeout: float) -> float:
     """Return the seconds from the reserved time of a call until the call can no longer arrive."""
     return _THREAD_DELAY_SECONDS + timeout + MAY_ARRIVE_SECONDS
+
+
+def _currents_relay(settings: Settings, clock: Clock) -> CurrentsRelay | None:
+    if settings.amplitude_api_key is None:
+        return None
+    client = BatchClient(settings.ingest_url, settings.amplitude_api_key, clock=clock)
+    return CurrentsRelay(client, timeout=settings.amplitude_timeout_seconds, clock=clock)
 
 
 def differing_settings(settings: Settings, redis_url: str) -> list[str]:

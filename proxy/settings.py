@@ -13,6 +13,10 @@ from proxy.profile.aliases import parse as parse_aliases
 from proxy.profile.parts import Part
 from proxy.profile.values import BadValue
 
+EU_COHORTS_URL = "https://analytics.eu.amplitude.com"
+INGEST_URL = "https://api2.amplitude.com/batch"
+EU_INGEST_URL = "https://api.eu.amplitude.com/batch"
+
 
 class SettingsError(Exception):
     """Settings are invalid. Each of `faults` is a line with variable, problem and example, without secrets."""
@@ -77,6 +81,13 @@ class Settings:
         readers.base_url,
         "URL for the downloads of `warm --cohort`; `https://analytics.eu.amplitude.com` for a project in the EU",
         "https://amplitude.com",
+    )
+    amplitude_ingest_url: str | None = _setting(
+        readers.base_url,
+        f"URL of Amplitude's Batch API for events of Braze Currents; if not set, `{INGEST_URL}`, or "
+        f"`{EU_INGEST_URL}` if `AMPLITUDE_COHORTS_URL` is `{EU_COHORTS_URL}`",
+        None,
+        example=INGEST_URL,
     )
     amplitude_requests_per_minute: int = _setting(
         readers.whole(1, 1_000_000), "calls a minute from the organisation's quota that this service may use", "600"
@@ -283,6 +294,12 @@ class Settings:
             fault = f"PROXY_API_KEYS, BRAZE_SECRET or ADMIN_SECRET: {first} and {second} have the same secret"
             raise SettingsError([f"{fault}; use a different secret for each scope"])
         return settings
+
+    @property
+    def ingest_url(self) -> str:
+        """The URL of Amplitude's Batch API, in the region of AMPLITUDE_COHORTS_URL by default."""
+        is_eu = urlsplit(self.amplitude_cohorts_url).hostname == urlsplit(EU_COHORTS_URL).hostname
+        return self.amplitude_ingest_url or (EU_INGEST_URL if is_eu else INGEST_URL)
 
     @property
     def caller_keys(self) -> tuple[Key, ...]:

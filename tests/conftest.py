@@ -19,7 +19,7 @@ from tests.support import browser as browsers
 from tests.support import liquid
 from tests.support.browser import Browser
 from tests.support.fakes import FakeClock, FakeSource
-from tests.support.service import KEYS, ROOT, SECRET, Service, StartService, free_port, services
+from tests.support.service import KEYS, ROOT, SECRET, Service, StartService, batch_api, free_port, services
 
 __all__ = ["KEYS", "ROOT", "SECRET", "Service", "StartService", "free_port"]
 
@@ -106,7 +106,7 @@ def start_module_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 @pytest.fixture(scope="session")
 def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with Sandbox(latency=0.05) as sandbox, services(tmp_path_factory) as start:
-        service = start(sandbox)
+        service = start(sandbox, **batch_api(sandbox))
         yield service
         # All tests share this service, with LOG_LEVEL=DEBUG and all faults. The log must contain no ids or secrets.
         log = service.log.read_text()

@@ -137,6 +137,28 @@ def test_settings__http_url__only_for_loopback(host: str) -> None:
     assert Settings.from_env(GOOD | {"AMPLITUDE_BASE_URL": f"http://{host}/"}).amplitude_base_url == f"http://{host}"
 
 
+@pytest.mark.contract("8 events")
+@pytest.mark.parametrize(
+    ("variables", "url"),
+    [
+        ({}, "https://api2.amplitude.com/batch"),
+        ({"AMPLITUDE_COHORTS_URL": "https://Analytics.EU.amplitude.com/"}, "https://api.eu.amplitude.com/batch"),
+        ({"AMPLITUDE_COHORTS_URL": "https://amplitude.example"}, "https://api2.amplitude.com/batch"),
+        (
+            {
+                "AMPLITUDE_COHORTS_URL": "https://analytics.eu.amplitude.com",
+                "AMPLITUDE_INGEST_URL": "http://localhost:8001/batch",
+            },
+            "http://localhost:8001/batch",
+        ),
+    ],
+)
+def test_settings__ingest_url__in_the_region_of_the_cohorts_unless_it_is_set(
+    variables: dict[str, str], url: str
+) -> None:
+    assert Settings.from_env(GOOD | variables).ingest_url == url
+
+
 def test_settings__blank_value__counts_as_not_set_except_fetch_along() -> None:
     settings = Settings.from_env(GOOD | {"AMPLITUDE_API_KEY": " ", "FETCH_ALONG": ""})
     assert settings.amplitude_api_key is None

@@ -196,6 +196,15 @@ class WebhookResult(TypedDict):
     ]
 
 
+class CurrentsResult(TypedDict):
+    accepted: Annotated[Count, about("Number of events that Amplitude accepted. Amplitude ignores repeated events.")]
+    skipped: Annotated[Count, about("Number of events that Amplitude can never accept.")]
+    skipped_by_reason: dict[str, Count]
+    repeated: Annotated[
+        Count, about("Number of events that were accepted or skipped in an earlier attempt with status 503.")
+    ]
+
+
 class SnapshotResult(TypedDict):
     cohort_id: str
     members: Annotated[

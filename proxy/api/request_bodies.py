@@ -68,6 +68,29 @@ class UserMessage(TypedDict, total=False):
     event_type: Annotated[str, about("Ignored.")]
 
 
+class CurrentsUser(TypedDict, total=False):
+    external_user_id: Annotated[str, about("Amplitude's `user_id`.")]
+    device_id: str
+    user_id: Annotated[str, about("Braze's own id. Ignored.")]
+    timezone: Annotated[str, about("Ignored.")]
+
+
+class CurrentsEvent(TypedDict):
+    """An event in the format of Braze's custom HTTP connector. Unknown fields are ignored."""
+
+    event_type: Annotated[str, Meta(pattern="[A-Za-z0-9]", description="For example `users.messages.email.Open`.")]
+    id: Annotated[str, Meta(min_length=1, description="Becomes Amplitude's `insert_id`.")]
+    time: Annotated[float, Meta(gt=0, lt=1e11, description="Unix seconds.")]
+    user: Annotated[CurrentsUser, about("An event without `external_user_id` and `device_id` is skipped.")]
+    properties: NotRequired[dict[str, Any]]
+
+
+class CurrentsMessage(TypedDict):
+    """A batch of Braze Currents. Events that cannot be read are skipped and counted."""
+
+    events: list[CurrentsEvent]
+
+
 class Message(TypedDict):
     template: Annotated[str, about("The message as written in Braze.")]
     user_id: NotRequired[Annotated[str, about("The id of the user. If blank or absent, the user is anonymous.")]]

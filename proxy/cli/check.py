@@ -25,7 +25,7 @@ from proxy.cli.formats import format_count
 from proxy.cli.output import print_row
 from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid, UpstreamRejected
 from proxy.profile.parts import COHORTS, Identity
-from proxy.settings import VARIABLES, Settings, SettingsError, changed_settings, renamed_variables
+from proxy.settings import EU_COHORTS_URL, VARIABLES, Settings, SettingsError, changed_settings, renamed_variables
 from proxy.storage.redis import RedisUnavailable
 
 Mark = Literal["ok", "warn", "wrong", "?"]
@@ -52,7 +52,6 @@ _ONLY_FOR_CALLS = {
     "BACKLOG_MAX_AGE_SECONDS",
 }
 """Settings without effect if the service makes no calls. AMPLITUDE_BASE_URL still determines the keys in Redis."""
-_EU_COHORTS_URL = "https://analytics.eu.amplitude.com"
 
 
 @click.command()
@@ -252,5 +251,5 @@ def _findings_without_profile_api(settings: Settings, env: Mapping[str, str]) ->
         yield (
             "warn",
             f"exports: warm --cohort downloads from {settings.amplitude_cohorts_url}; for a project in Amplitude's EU "
-            f"region, set AMPLITUDE_COHORTS_URL={_EU_COHORTS_URL}",
+            f"region, set AMPLITUDE_COHORTS_URL={EU_COHORTS_URL}",
         )

@@ -39,6 +39,7 @@ class State:
     dropped: int = 0
     refused: int = 0
     expired_snapshots: tuple[str, ...] = ()
+    currents_rejected: bool = False
     draining: bool = False
 
 
@@ -91,6 +92,14 @@ def _problems(state: State) -> Iterator[Finding]:
             "Run: python -m proxy check. Make sure that AMPLITUDE_BASE_URL is an address of Amplitude. If the log "
             "reports answers about another user, and User Mapping merges users in this project, set "
             "ACCEPT_MAPPED_USERS=true.",
+        )
+    if state.currents_rejected:
+        yield Finding(
+            "bad",
+            "Amplitude rejects the API key, so no event of Braze Currents is delivered",
+            "Braze keeps the events and sends them again. After five days of failures, Braze turns the connector off.",
+            "Set AMPLITUDE_API_KEY to the API key of the project, and restart the service. For a project in the EU, "
+            "check AMPLITUDE_INGEST_URL too.",
         )
     if state.quota_closed:
         yield Finding(

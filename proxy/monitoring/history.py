@@ -16,6 +16,8 @@ from proxy.monitoring.metrics import ANSWER_BUCKETS, CALL_BUCKETS, PREFIX, Metri
 STEP_SECONDS = 10.0
 HISTORY_SECONDS = 3600.0
 _DATA = "/v1/"
+_RELAY = "/v1/webhooks/braze/currents"
+"""This route waits for Amplitude, and no message waits for its answer."""
 _FETCHED = ("miss", "collapsed", "partial", "request", "expired")
 _REFUSED = ("401", "403")  # counted on data routes only: a browser gets a 401 before it asks for credentials
 _BLANK = "blank_id"  # nothing is missing for an anonymous user
@@ -102,7 +104,7 @@ def _totals(metrics: Metrics) -> tuple[_Counts, dict[str, float]]:
                     key = "background", ""
                 case "backlog_dropped_total":
                     key = "dropped", ""
-                case "request_duration_seconds_bucket" if is_data:
+                case "request_duration_seconds_bucket" if is_data and labels["route"] != _RELAY:
                     key = "answer_times", float(labels["le"])
                 case "upstream_call_duration_seconds_bucket":
                     key = "call_times", float(labels["le"])

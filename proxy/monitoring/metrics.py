@@ -38,6 +38,7 @@ _GAUGES = {
     "cache_records": ("Users in the memory cache", _SUM),
     "upstream_outage": ("1 while Amplitude fails and only trial calls are sent", _MAX),
     "upstream_rejected": ("1 while Amplitude rejects the credentials", _MAX),
+    "currents_rejected": ("1 while Amplitude's Batch API rejects the API key", _MAX),
     "redis_gone": ("1 while Redis is unavailable and each process uses only its own cache", _MAX),
     "redis_full": ("1 while Redis is full and stores no new data of users", _MAX),
 }
@@ -70,6 +71,7 @@ class Metrics(Collector):
         self._forwarded = self._counter(
             "forwarded_objects", "Objects of the event stream that were forwarded to Braze", ("kind", "outcome")
         )
+        self._relayed = self._counter("currents_events", "Events of Braze Currents by their outcome", ("outcome",))
         self._refused = self._counter(
             "callers_refused", "Requests refused because of their credentials, scope, address or origin", ("why",)
         )
@@ -127,6 +129,11 @@ class Metrics(Collector):
     def forwarded(self, kind: str, outcome: str, objects: int) -> None:
         """Count objects of the event stream. `kind` is `events`, `attributes` or `skipped`."""
         self._forwarded.labels(kind, outcome).inc(objects)
+
+    def relayed(self, events: Mapping[str, int]) -> None:
+        """Count the events of a batch of Braze Currents. `events`: their number by outcome (`sync.relay.Outcome`)."""
+        for outcome, count in events.items():
+            self._relayed.labels(outcome).inc(count)
 
     def refused(self, why: str) -> None:
         """Count a refused caller."""

@@ -1,8 +1,10 @@
-"""Request parameters, from the query string and the body."""
+"""Request bodies, and request parameters from the query string and the body."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import gzip
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,6 +37,44 @@ def read_body(request: Request, max_bytes: int) -> bytes:
         body = request.get_data()
         if len(body) > max_bytes:
             raise RequestEntityTooLarge
+    return body
+
+
+_PIECE_BYTES = 64 * 1024
+_LENGTH = re.compile(r"[0-9]{1,18}\Z")
+
+
+def largest_size(request: Request, max_bytes: int, too_large: str) -> int:
+    """Return the largest possible size of the body.
+
+    Raises BodyTooLarge with the text `too_large` if the size is over `max_bytes`.
+    """
+    length = request.environ.get("CONTENT_LENGTH", "")
+    if not _LENGTH.match(length) or "Content-Encoding" in request.headers:
+        return max_bytes
+    size = int(length)
+    if size > max_bytes:
+        raise BodyTooLarge(too_large)
+    return size
+
+
+def read_large_body(
+    request: Request, max_bytes: int, too_large: str, checkpoint: Callable[[], object], *, zipped: bool = False
+) -> bytearray:
+    """Return the body, which may have up to `max_bytes` after it is unzipped. Yields to other greenlets.
+
+    Raises BadRequest, and BodyTooLarge with the text `too_large`.
+    """
+    # One byte over the limit: Werkzeug silently truncates a body without a length; the extra byte shows the excess.
+    request.max_content_length = max_bytes + 1
+    body = bytearray()  # grows in place, because joining a list of pieces needs twice the memory
+    with reading_the_body(too_large):
+        source: Any = gzip.GzipFile(fileobj=request.stream) if zipped else request.stream
+        while len(body) <= max_bytes and (piece := source.read(_PIECE_BYTES)):
+            body += piece
+            checkpoint()
+    if len(body) > max_bytes:
+        raise BodyTooLarge(too_large)
     return body
 
 

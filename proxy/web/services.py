@@ -23,6 +23,7 @@ from proxy.profile.aliases import Aliases
 from proxy.storage.shared_snapshots import SharedSnapshots
 from proxy.storage.tiered import TieredStore
 from proxy.sync.event_stream import EventStream
+from proxy.sync.relay import CurrentsRelay
 from proxy.webhooks.ingest import UpdateIngester
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Services:
     ingester: UpdateIngester
     event_stream: EventStream | None
     snapshots: SharedSnapshots
+    currents_relay: CurrentsRelay | None
     redis: RedisClient | None
     keyring: KeyRing
     networks: tuple[IPv4Network | IPv6Network, ...]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from collections import Counter
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
@@ -19,7 +18,7 @@ from proxy.storage.weighted_semaphore import Busy
 from proxy.sync.event_stream import EventStream, ForwardResult
 from proxy.sync.stream_objects import stream_objects
 from proxy.web.errors import problem
-from proxy.web.request_body import reading_the_body
+from proxy.web.request_body import largest_size, read_large_body
 from proxy.web.services import services
 from proxy.webhooks.parse import Batch, TooLarge, read_cohorts, read_users
 
@@ -27,9 +26,6 @@ _log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 """The size of ten thousand users with twenty properties each."""
-
-_PIECE_BYTES = 64 * 1024
-_LENGTH = re.compile(r"[0-9]{1,18}\Z")
 
 blueprint = Blueprint("webhooks", __name__, url_prefix="/v1/webhooks/amplitude")
 
@@ -65,9 +61,10 @@ def _ingest(
     generation = ingester.generation
     checkpoint = Checkpoint()
     try:
-        size = _max_size()
-        with ingester.reserve_memory(size):
-            body = _body(checkpoint)
+        if request.mimetype != "application/json":
+            raise UnsupportedMediaType("the content type is not supported; send application/json")
+        with ingester.reserve_memory(largest_size(request, MAX_BODY_BYTES, _TOO_LARGE)):
+            body = read_large_body(request, MAX_BODY_BYTES, _TOO_LARGE, checkpoint)
             with ingester.reserve_batch(len(body)):
                 batch = read(body, app_services.clock.now(), checkpoint, app_services.text_properties)
                 duplicate = not ingester.push(batch, generation)
@@ -117,31 +114,6 @@ def _forward(stream: EventStream, batch: Batch, wait_seconds: float) -> ForwardR
     skipped = Counter({"no_user_id": batch.skipped["no_user_id"]})
     objects = [content for element in batch.elements for content in stream_objects(*element, stream.selection, skipped)]
     return stream.forward(objects, wait_seconds, skipped)
-
-
-def _max_size() -> int:
-    """Return the largest possible size of the body. Raises UnsupportedMediaType or BodyTooLarge."""
-    if request.mimetype != "application/json":
-        raise UnsupportedMediaType("the content type is not supported; send application/json")
-    length = request.environ.get("CONTENT_LENGTH", "")
-    # A body without a length may have the maximum size.
-    size = int(length) if _LENGTH.match(length) else MAX_BODY_BYTES
-    if size > MAX_BODY_BYTES:
-        raise BodyTooLarge(_TOO_LARGE)
-    return size
-
-
-def _body(checkpoint: Callable[[], object]) -> bytearray:
-    # One byte over the limit: Werkzeug silently truncates a body without a length; the extra byte shows the excess.
-    request.max_content_length = MAX_BODY_BYTES + 1
-    body = bytearray()  # grows in place, because joining a list of pieces needs twice the memory
-    with reading_the_body(_TOO_LARGE):
-        while piece := request.stream.read(_PIECE_BYTES):
-            body += piece
-            checkpoint()
-    if len(body) > MAX_BODY_BYTES:
-        raise BodyTooLarge(_TOO_LARGE)
-    return body
 
 
 _NOT_SHARED = "Redis is unavailable, so only one process stored the batch; send the batch again"

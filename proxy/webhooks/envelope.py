@@ -68,22 +68,23 @@ class TooMany(Exception):
     """The document has more than MAX_ENTRIES entries or MAX_VALUES values."""
 
 
-def read(body: bytes | bytearray, checkpoint: Callable[[], object]) -> Any:
+def read(body: bytes | bytearray, checkpoint: Callable[[], object], *, max_characters: int = MAX_CHARACTERS) -> Any:
     """Decode `body`. Raises ValueError if the body is not JSON, and TooMany.
 
     An array, alone or in an object, is returned as an iterator that decodes one entry at a time. An entry becomes a
-    `SkippedValue` if it is too large, nests too deeply or contains NaN. Any other value that is too large also becomes
-    a `SkippedValue`.
+    `SkippedValue` if it is longer than `max_characters`, nests too deeply or contains NaN. Any other value that is too
+    long also becomes a `SkippedValue`.
     """
     if body.startswith(BOM_UTF8):
         body = body[len(BOM_UTF8) :]
     _require_utf8(body, checkpoint)  # msgspec does not check strings that it skips
-    return _Reader(body, checkpoint).document(_strip(body, 0, len(body), checkpoint), objects=1)
+    return _Reader(body, checkpoint, max_characters).document(_strip(body, 0, len(body), checkpoint), objects=1)
 
 
 class _Reader:
-    def __init__(self, body: bytes | bytearray, checkpoint: Callable[[], object]) -> None:
+    def __init__(self, body: bytes | bytearray, checkpoint: Callable[[], object], max_characters: int) -> None:
         self._checkpoint = checkpoint
+        self._max_characters = max_characters
         self._entries = 0
         self._values = 0
         separators = 0
@@ -140,7 +141,8 @@ class _Reader:
 
     def _value(self, data: bytes) -> Any:
         # A character has at most four bytes.
-        if len(data) > 4 * MAX_CHARACTERS or len(data) > MAX_CHARACTERS < len(data.decode()):
+        limit = self._max_characters
+        if len(data) > 4 * limit or len(data) > limit < len(data.decode()):
             return TOO_LARGE
         value = _decode(data)
         self._checkpoint()

@@ -31,7 +31,7 @@ from generated_client.api.drop_in import get_userprofile, post_userprofile
 from generated_client.api.operation import get_health, get_metrics, get_readiness, get_status
 from generated_client.api.playground import render_message
 from generated_client.api.snapshots import delete_snapshot, get_snapshots, put_snapshot
-from generated_client.api.webhooks import post_amplitude_cohorts, post_amplitude_users
+from generated_client.api.webhooks import post_amplitude_cohorts, post_amplitude_users, post_braze_currents
 from generated_client.models import (
     CohortMessage,
     CohortsAnswer,
@@ -39,6 +39,11 @@ from generated_client.models import (
     CohortUser,
     ComputationsAnswer,
     ComputationsRequest,
+    CurrentsEvent,
+    CurrentsEventProperties,
+    CurrentsMessage,
+    CurrentsResult,
+    CurrentsUser,
     ErrorWord,
     ForgetResult,
     Health,
@@ -199,6 +204,15 @@ def call_webhooks(client: AuthenticatedClient) -> None:
         assert expect(WebhookResult, post_amplitude_users.sync(client=client, body=body)).applied == 1
     cohorts = expect(CohortsAnswer, get_cohorts.sync(client=client, user_id="eve", cohort_id=["c9"]))
     assert cohorts.is_member is True
+    event = CurrentsEvent(
+        event_type="users.messages.email.Open",
+        id="1",
+        time=1767225600,
+        user=CurrentsUser(external_user_id="eve"),
+        properties=CurrentsEventProperties.from_dict({"campaign_name": "Spring sale"}),
+    )
+    relayed = post_braze_currents.sync(client=client, body=CurrentsMessage(events=[event]))
+    assert expect(CurrentsResult, relayed).accepted == 1
 
 
 def call_snapshots(client: AuthenticatedClient) -> None:

@@ -125,6 +125,10 @@ async function callWebhooks(): Promise<void> {
   }
   const cohorts = await ok(client.GET("/v1/cohorts", { params: { query: { user_id: "eve", cohort_id: ["c9"] } } }));
   assert.equal(cohorts.is_member, true);
+  const events: Schemas["CurrentsMessage"]["events"] = [
+    { event_type: "users.messages.email.Open", id: "1", time: 1767225600, user: { external_user_id: "eve" } },
+  ];
+  assert.equal((await ok(client.POST("/v1/webhooks/braze/currents", { body: { events } }))).accepted, 1);
 }
 
 async function callSnapshots(): Promise<void> {

@@ -20,6 +20,7 @@ import requests
 from proxy.sandbox.server import Sandbox
 from tests.conftest import ROOT, SECRET, Service
 from tests.support.openapi import operations
+from tests.support.service import batch_api
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
@@ -29,7 +30,7 @@ HERE = Path(__file__).parent
 def service(start_service: Callable[..., Service]) -> Iterator[Service]:
     """Return a service without cached users, because webhooks and `DELETE` change them."""
     with Sandbox() as sandbox:
-        yield start_service(sandbox)
+        yield start_service(sandbox, **batch_api(sandbox))
 
 
 def run(*command: str, cwd: Path, **variables: str) -> str:

@@ -11,6 +11,7 @@ PROBLEMS = {
     "Amplitude is down": State(upstream_errors=frozenset({"upstream_unavailable"}), outage=True),
     "Some calls to Amplitude fail": State(upstream_errors=frozenset({"upstream_timeout"})),
     "differ from its documentation": State(upstream_errors=frozenset({"upstream_invalid"})),
+    "no event of Braze Currents is delivered": State(currents_rejected=True),
     "429": State(quota_closed=True, quota_spent=True),
     "Quota used up": State(quota_spent=True),
     "Redis is unavailable": State(redis_unavailable=True, quota_spent=True),

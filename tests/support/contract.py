@@ -1,7 +1,7 @@
 """Lists the promises to callers, one paragraph each.
 
 The marker `@pytest.mark.contract("1 envelope")` links a test to a paragraph. The number is the section: 1 data routes,
-2 authentication, 3 other routes, 4 settings, 5 command line, 6 bulk.
+2 authentication, 3 other routes, 4 settings, 5 command line, 6 bulk, 8 Braze Currents.
 """
 
 from __future__ import annotations
@@ -89,4 +89,7 @@ PARAGRAPHS = {
     "3 grafana": "The dashboard shows only existing metrics.",
     "6 without the Profile API": "With `AMPLITUDE_PROFILE_API=off`, pushed and exported data is served without calls.",
     "7 delivery": "Requests to Braze stay within the limit. A passing fault loses no value.",
+    "8 names": "The name of an event is made of the last two parts of Braze's event type.",
+    "8 events": "Each readable event with an id becomes an event in Amplitude. Other events are skipped and counted.",
+    "8 answers": "Braze gets 503 for each failure of Amplitude, and never a status after which Braze drops events.",
 }

@@ -51,6 +51,7 @@ ROUTES = (
         body=b'{"cohort_id": "c", "in_cohort": true, "computed_time": "1700000000", "users": []}',
     ),
     Route("POST", "/v1/webhooks/amplitude/users", body=b'{"user_id": "u", "user_properties": {"a": 1}}'),
+    Route("POST", "/v1/webhooks/braze/currents", body=b'{"events": []}'),
     Route("GET", "/v1/snapshots"),
     Route("PUT", "/v1/snapshots/c31", body=b'"u"', content_type="application/x-ndjson"),
 )

@@ -98,6 +98,11 @@ class Service:
 StartService = Callable[..., Service]
 
 
+def batch_api(sandbox: Sandbox) -> dict[str, str]:
+    """Return the settings with which a service sends events to the sandbox."""
+    return {"AMPLITUDE_API_KEY": sandbox.api_key, "AMPLITUDE_INGEST_URL": f"{sandbox.url}/batch"}
+
+
 @contextmanager
 def services(folders: pytest.TempPathFactory) -> Iterator[StartService]:
     """Yield a function that starts the service with a sandbox as Amplitude. Stop the services at the end.

@@ -133,6 +133,7 @@ NEEDED: dict[tuple[str, str], Scope | None] = {
     ("/v1/profile", "DELETE"): "admin",
     ("/v1/webhooks/amplitude/cohorts", "POST"): "push",
     ("/v1/webhooks/amplitude/users", "POST"): "push",
+    ("/v1/webhooks/braze/currents", "POST"): "push",
     ("/v1/snapshots", "GET"): "push",
     ("/v1/snapshots", "HEAD"): "push",
     ("/v1/snapshots/<cohort_id>", "PUT"): "push",

@@ -219,6 +219,7 @@ def test_grafana_dashboard__queries__use_exactly_the_served_metrics(
     clock.advance(1)  # a background request waits for the next even slot of the quota
     ask(client, "cohorts?user_id=u", Priority="u=7")
     install_snapshot(client, "c31", "ava")
+    installed(client.application).metrics.relayed({"accepted": 1})
     source.fault = UpstreamUnavailable()
     ask(client, "cohorts?user_id=another")
     client.get("/v1/cohorts")

@@ -52,6 +52,7 @@ TEXTS = st.sampled_from([text.decode("latin-1") for text in (*QUERIES, *TARGETS)
 def app(source: FakeSource) -> Flask:
     """Return an application that reads every header, including X-Forwarded-For."""
     env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "AMPLITUDE_REQUESTS_PER_MINUTE": "1000000"} | {
+        "AMPLITUDE_API_KEY": "k",
         "ALLOWED_NETWORKS": "0.0.0.0/0,::/0",
         "TRUSTED_PROXY_HOPS": "1",
     }

@@ -12,6 +12,7 @@ import pytest
 from proxy.sandbox.server import Sandbox
 from tests.conftest import SECRET, Service
 from tests.support.odd import HEADERS, QUERIES, ROUTES, TARGETS, Route
+from tests.support.service import batch_api
 
 KEY = b"X-API-Key: " + SECRET.encode()
 (RENDER,) = (route for route in ROUTES if route.path == "/playground/render")
@@ -21,7 +22,12 @@ KEY = b"X-API-Key: " + SECRET.encode()
 def strict_service(start_module_service: Callable[..., Service]) -> Iterator[Service]:
     """Return a service that reads every header, including X-Forwarded-For."""
     with Sandbox() as sandbox:
-        yield start_module_service(sandbox, ALLOWED_NETWORKS="0.0.0.0/0,::/0", TRUSTED_PROXY_HOPS="1")
+        yield start_module_service(
+            sandbox,
+            **batch_api(sandbox),
+            ALLOWED_NETWORKS="0.0.0.0/0,::/0",
+            TRUSTED_PROXY_HOPS="1",
+        )
 
 
 def status_of(service: Service, method: str, target: bytes, headers: Iterable[bytes], body: bytes = b"") -> int:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from proxy import __version__
-from proxy.api.openapi import data, monitoring, playground, snapshots, webhooks
+from proxy.api.openapi import currents, data, monitoring, playground, snapshots, webhooks
 from proxy.api.openapi.parameters import REQUEST_HEADERS, SECURITY_SCHEMES
 from proxy.api.openapi.responses import HEADERS, SHARED
 from proxy.api.openapi.schemas import Schema, components, for_generators, word_schemas
 
-_MODULES = (data, webhooks, snapshots, monitoring, playground)
+_MODULES = (data, webhooks, currents, snapshots, monitoring, playground)
 
 
 def document() -> Schema:
@@ -76,7 +76,8 @@ log exposures too.\
 _TAGS = {
     "Data": "The data of a user in Amplitude, for templates.",
     "Drop-in": "Amplitude's own parameters and JSON, from the same cache and within the same quota.",
-    "Webhooks": "Data that Amplitude pushes. The service answers requests for this data without a call to Amplitude.",
+    "Webhooks": "Data that Amplitude pushes: the service answers requests for this data without a call to Amplitude. "
+    "Events that Braze pushes: the service sends them to Amplitude.",
     "Snapshots": "The members of cohorts, from a download. The service answers questions about these cohorts without a "
     "call to Amplitude.",
     "Operation": "Routes for platforms and monitors. These requests make no call to Amplitude.",

@@ -82,5 +82,6 @@ def _state(gauges: Mapping[str, float]) -> State:
             for snapshot in installed_snapshots()
             if snapshot["expires_at"] <= app_services.clock.now()
         ),
+        currents_rejected=bool(gauges["currents_rejected"]),
         draining=app_services.draining.is_set(),
     )

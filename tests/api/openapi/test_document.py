@@ -19,13 +19,15 @@ from proxy.api.caller_keys import SCOPES
 from proxy.api.openapi.document import document
 from proxy.api.openapi.examples import as_text
 from proxy.app import create_app
-from proxy.profile.errors import NotAvailable, UpstreamError
+from proxy.profile.errors import NotAvailable, UpstreamError, UpstreamUnavailable
 from proxy.profile.record import Record
 from proxy.profile.snapshot import MAX_MEMBERS
 from proxy.settings import Settings
 from proxy.storage.redis import RedisUnavailable
+from proxy.sync.relay import RelayResult
 from proxy.web.services import installed
 from tests.conftest import KEYS, SECRET
+from tests.support.batch_upstream import API_KEY, BatchUpstream
 from tests.support.fakes import FakeClock, FakeSource, PopulatedSource
 from tests.support.openapi import differences, faults, faults_in, operations, scope_of
 
@@ -36,8 +38,22 @@ DATA = sorted(
 )
 SNAPSHOTS = [path for path in DOCUMENT["paths"] if path.startswith("/v1/snapshots")]
 HOOKS = sorted(path for path in DOCUMENT["paths"] if path.startswith("/v1/webhooks/"))
+RELAY = "/v1/webhooks/braze/currents"
 RENDER = "/playground/render"
 FLAT = [path for path in DATA if path != "/v1/userprofile"]
+
+
+@pytest.fixture
+def settings() -> Iterator[Settings]:
+    with BatchUpstream() as upstream:
+        yield Settings.from_env(
+            {
+                "AMPLITUDE_SECRET_KEY": "k",
+                "AMPLITUDE_API_KEY": API_KEY,
+                "AMPLITUDE_INGEST_URL": upstream.url,
+                "PROXY_API_KEYS": KEYS,
+            }
+        )
 
 
 @pytest.fixture
@@ -221,6 +237,10 @@ def call_fails(client: FlaskClient, path: str, method: str) -> TestResponse:
         installed(client.application).forget_service.forget = unreachable  # type: ignore[method-assign,assignment]
     if path in HOOKS:
         installed(client.application).ingester.push = unreachable  # type: ignore[method-assign,assignment]
+    if path == RELAY:
+        relay = installed(client.application).currents_relay
+        assert relay is not None
+        relay.relay = lambda _: RelayResult(0, {"not_delivered": 1}, UpstreamUnavailable())  # type: ignore[method-assign,assignment]
     if path in SNAPSHOTS:
         installed(client.application).snapshots.install = unreachable  # type: ignore[method-assign,assignment]
         installed(client.application).snapshots.remove = unreachable  # type: ignore[method-assign,assignment]
