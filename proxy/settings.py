@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
+from urllib.parse import urlsplit
 
 from proxy.api import setting_readers as readers
 from proxy.api.caller_keys import Key, same_secret
