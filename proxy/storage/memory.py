@@ -152,7 +152,8 @@ class MemoryStore:
             if current is not record and current != record:
                 return
             fetched_at = min(map(record.fetched_at, query.parts))
-            fresh_until = min(self._policy.ttl(record, part, 0.0) for part in query.parts)
+            expiries = [as_of + self.snapshots.fresh_for for as_of, _, overrides in snapshots.values() if overrides]
+            fresh_until = min([*expiries, *(self._policy.ttl(record, part, 0.0) for part in query.parts)])
             self._ready.keep(identity, ReadyBody(body, etag, fetched_at, fresh_until, query.number, updates))
 
     def with_updates(
