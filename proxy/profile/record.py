@@ -24,9 +24,12 @@ class CachedPart(NamedTuple):
     """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Record:
-    """The cached parts of a user, or the fact that Amplitude does not know the user (`unknown_at`). Never both."""
+    """The cached parts of a user, or the fact that Amplitude does not know the user (`unknown_at`). Never both.
+
+    No code changes a record. The class is not frozen, because a frozen record takes 0.5 microseconds more to create.
+    """
 
     parts: Mapping[Part, CachedPart] = field(default_factory=dict)
     unknown_at: float | None = None

@@ -11,7 +11,6 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 MAX_MEMBERS = 2_000_000
 """The maximum number of members, which is Amplitude's limit for a cohort download."""
@@ -70,16 +69,11 @@ class SnapshotBuilder:
         return Snapshot(as_of, tuple(pieces))
 
 
-class Membership(NamedTuple):
-    """Whether a snapshot lists a user.
+Membership = tuple[float, bool, bool]
+"""The time of a snapshot, whether the snapshot lists the user, and whether the snapshot overrides a later fetch.
 
-    `overrides`: the snapshot is recent enough to override a list that was fetched later, because the User Profile API
-    omits cohorts that are not synced to it.
-    """
-
-    as_of: float
-    is_member: bool
-    overrides: bool
+Only a recent snapshot overrides, because the User Profile API omits cohorts that are not synced to it.
+"""
 
 
 def pack_piece(piece: array[int]) -> bytes:
