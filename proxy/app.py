@@ -112,12 +112,13 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
     # Seconds from the reserved time: the delay of a thread, the timeout of the call, and its late arrival.
     longest = 2 + settings.amplitude_timeout_seconds + MAY_ARRIVE_SECONDS
     limiter = RateLimiter(settings.amplitude_requests_per_minute, clock=clock)
-    redis = redis_limiter = records = updates = redis_snapshots = None
+    redis = redis_limiter = records = updates = redis_snapshots = sent = None
     if settings.redis_url is not None:
         # Imported only with Redis, as in `redis_client`.
         from proxy.amplitude.rate_limiter_fallback import FallbackRateLimiter
         from proxy.storage.redis.profiles import RedisProfiles
         from proxy.storage.redis.snapshots import RedisSnapshots
+        from proxy.storage.redis.sync_state import RedisSentState
         from proxy.storage.redis.updates import RedisUpdates
 
         redis = redis_client(settings, settings.redis_url, clock)
@@ -136,6 +137,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
         redis_snapshots = RedisSnapshots(
             redis, prefix, forgotten_key=records.forgotten_key, usable_for=policy.updates_usable_for
         )
+        sent = RedisSentState(redis, _prefix(settings), prefix, digester=digester, secret=settings.redis_key_secret)
     store = TieredStore(
         max_bytes=int(settings.cache_max_mb * 1024 * 1024),
         policy=policy,
@@ -172,7 +174,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
             for snapshot in store.memory.snapshots.installed()
         ]
     )
-    forget_service = ForgetService(store, backlog, records, redis_snapshots)
+    forget_service = ForgetService(store, backlog, records, redis_snapshots, sent)
     ingester = UpdateIngester(store.memory, updates, clock=clock)
     shared_snapshots = SharedSnapshots(store.memory, redis_snapshots, clock=clock)
     if redis is not None and redis_limiter is not None:
@@ -206,6 +208,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
         ingester=ingester,
         snapshots=shared_snapshots,
         redis=redis,
+        sent=sent,
         keyring=KeyRing(settings.caller_keys),
         networks=settings.allowed_networks,
         trusted_proxy_hops=settings.trusted_proxy_hops,

@@ -15,11 +15,15 @@ from proxy.storage.tiered import TieredStore
 if TYPE_CHECKING:
     from proxy.storage.redis.profiles import RedisProfiles
     from proxy.storage.redis.snapshots import RedisSnapshots
+    from proxy.storage.redis.sync_state import RedisSentState
 
 
 @dataclass(frozen=True, slots=True)
 class ForgetResult:
-    """The numbers of forgotten records (in this process or Redis), and of users removed from the backlog."""
+    """The numbers of forgotten records (in this process or Redis), and of users removed from the backlog.
+
+    The state of `sync` counts as a record of its user.
+    """
 
     records: int
     waiting: int
@@ -34,12 +38,14 @@ class ForgetService:
         backlog: Backlog,
         shared: RedisProfiles | None = None,
         snapshots: RedisSnapshots | None = None,
+        sent: RedisSentState | None = None,
     ) -> None:
         self._store = store
         self._digests = store.memory.digester.ids
         self._backlog = backlog
         self._shared = shared
         self._snapshots = snapshots
+        self._sent = sent
         self._caught_up_to = 0.0
 
     def forget(self, ids: Identity) -> ForgetResult:
@@ -50,18 +56,21 @@ class ForgetService:
         """
         unavailable: RedisUnavailable | None = None
         shared_records: set[bytes] = set()
+        states = 0
         if self._shared is not None:
             # Redis comes first, so that this process cannot cache the copy in Redis again.
             try:
                 shared_records = self._shared.forget(ids)
                 if self._snapshots is not None:
                     self._snapshots.forget(self._digests(ids))
+                if self._sent is not None and ids.user_id is not None:
+                    states = self._sent.forget([ids.user_id])
             except RedisUnavailable as error:
                 unavailable = error
         local_records, waiting = self._forget_locally(self._digests(ids))
         if unavailable is not None:
             raise unavailable
-        return ForgetResult(len(shared_records | local_records), waiting)
+        return ForgetResult(len(shared_records | local_records) + states, waiting)
 
     def catch_up(self) -> None:
         """Forget the users that other processes forgot since the last call. Raises RedisUnavailable."""

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+from proxy.storage.sent_values import Sent
 
-class Sent(NamedTuple):
-    """The last value of an attribute that Braze accepted: its keyed digest, and the time of the value (Unix seconds).
-
-    The time of a value is when Amplitude had it: of the download, of the answer, or of the event.
-    """
-
-    digest: bytes
-    at: float
+__all__ = ["Sent", "SentState"]
 
 
 class SentState(Protocol):
@@ -26,13 +20,22 @@ class SentState(Protocol):
         """Return the accepted attributes of each user; empty for an unknown user."""
 
     def record(self, accepted: Sequence[tuple[str, Mapping[str, Sent]]]) -> None:
-        """Store accepted attributes durably. Other attributes of the users stay. An older time never replaces a newer one."""
+        """Store accepted attributes durably. Other attributes of the users stay.
+
+        An older time never replaces a newer one.
+        """
 
     def users(self) -> Iterator[tuple[str, Mapping[str, Sent]]]:
-        """Yield every user of the state."""
+        """Yield every user of the state. Redis may yield a user twice."""
 
     def count(self) -> int:
         """Return the number of users."""
 
     def forget(self, user_ids: Sequence[str]) -> int:
         """Remove users. Return the number of removed users."""
+
+    def differing(self, endpoint: str, api_key: str) -> list[str]:
+        """Return the names of the settings that differ from those of the owner; empty without an owner."""
+
+    def claim(self, endpoint: str, api_key: str, *, clear: bool) -> None:
+        """Make an endpoint and a key the owner of the state. `clear`: remove all users first."""

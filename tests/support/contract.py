@@ -88,4 +88,6 @@ PARAGRAPHS = {
     "3 playground process": "Rendering delays no other answer, and leaves no process running.",
     "3 grafana": "The dashboard shows only existing metrics.",
     "6 without the Profile API": "With `AMPLITUDE_PROFILE_API=off`, pushed and exported data is served without calls.",
+    "7 state": "The state of `sync` has keyed digests, survives a killed run, and forgets users.",
+    "7 sync": "`sync` sends only changed values, resumes, and refuses unsafe runs.",
 }
