@@ -19,6 +19,7 @@ from proxy.amplitude.executor import MAY_ARRIVE_SECONDS, CallExecutor
 from proxy.amplitude.rate_limiter import RateLimiter
 from proxy.amplitude.sliding_window import WINDOW_SECONDS
 from proxy.api.caller_keys import KeyRing
+from proxy.braze.track import TrackClient
 from proxy.fetch.backlog import Backlog
 from proxy.fetch.forget import ForgetService
 from proxy.fetch.scheduler import FetchScheduler
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
 _MARGIN_SECONDS = 0.12
 """Seconds of the deadline that are reserved for the start of the request and for writing the answer."""
 _MAX_FETCH_THREADS = 256
+_THREAD_DELAY_SECONDS = 2.0
+"""Seconds that a thread may need from the reserved time of a call until the call starts."""
+_BRAZE_TIMEOUT_SECONDS = 10.0
 
 
 def create_app(
@@ -88,6 +92,48 @@ def amplitude(settings: Settings) -> AmplitudeClient:
     )
 
 
+def braze(
+    settings: Settings, *, timeout: float = _BRAZE_TIMEOUT_SECONDS, clock: Clock = SYSTEM_CLOCK
+) -> TrackClient | None:
+    """Return a client of Braze for these settings; None if nothing is written to Braze.
+
+    `timeout`: seconds for a request, at most 10, because the rate limiter counts on it.
+    """
+    if settings.braze_rest_endpoint is None or settings.braze_api_key is None:
+        return None
+    return TrackClient(
+        settings.braze_rest_endpoint,
+        settings.braze_api_key,
+        create_users=settings.braze_create_users,
+        timeout=min(timeout, _BRAZE_TIMEOUT_SECONDS),
+        clock=clock,
+    )
+
+
+def braze_limiter(
+    settings: Settings, redis: RedisClient | None, clock: Clock = SYSTEM_CLOCK
+) -> tuple[RateLimiter, Callable[[], None]]:
+    """Return the rate limiter for requests to Braze, and the function that registers this process as its user.
+
+    All processes with the same Redis share the limit. The function of `redis.set_registration` must call the second
+    value. Without Redis, the second value does nothing.
+    """
+    if redis is None:
+        return RateLimiter(settings.braze_requests_per_minute, clock=clock), lambda: None
+    # Imported only with Redis, as in `redis_client`.
+    from proxy.amplitude.rate_limiter_fallback import FallbackRateLimiter
+
+    limiter = FallbackRateLimiter(
+        redis,
+        _prefix(settings) + b"braze:",
+        settings.braze_requests_per_minute,
+        clock=clock,
+        longest=_longest_call(_BRAZE_TIMEOUT_SECONDS),
+        processes=settings.web_concurrency,
+    )
+    return limiter, limiter.register
+
+
 def redis_client(settings: Settings, url: str, clock: Clock = SYSTEM_CLOCK) -> RedisClient:
     """Return a client of the Redis at `url`, which is REDIS_URL of these settings."""
     # Imported only with Redis, because the library takes longer to load than all other modules together.
@@ -109,8 +155,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
     if not settings.amplitude_profile_api:
         # Nothing is refreshed, so all data has the lifetimes of pushed data.
         policy = replace(policy, fresh=policy.pushed, warm=policy.pushed, stale_while_revalidate=policy.stale_if_error)
-    # Seconds from the reserved time: the delay of a thread, the timeout of the call, and its late arrival.
-    longest = 2 + settings.amplitude_timeout_seconds + MAY_ARRIVE_SECONDS
+    longest = _longest_call(settings.amplitude_timeout_seconds)
     limiter = RateLimiter(settings.amplitude_requests_per_minute, clock=clock)
     redis = redis_limiter = records = updates = redis_snapshots = sent = None
     if settings.redis_url is not None:
@@ -177,11 +222,18 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
     forget_service = ForgetService(store, backlog, records, redis_snapshots, sent)
     ingester = UpdateIngester(store.memory, updates, clock=clock)
     shared_snapshots = SharedSnapshots(store.memory, redis_snapshots, clock=clock)
+    braze_rate_limiter: RateLimiter | None = None
+    if settings.braze_rest_endpoint is not None:
+        braze_rate_limiter, register_braze_limiter = braze_limiter(settings, redis, clock)
+    else:
+        register_braze_limiter = None
     if redis is not None and redis_limiter is not None:
         register_limiter = redis_limiter.register
 
         def register() -> None:
             register_limiter()
+            if register_braze_limiter is not None:
+                register_braze_limiter()
             forget_service.catch_up()
             ingester.catch_up()
             shared_snapshots.catch_up()
@@ -203,6 +255,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
         scheduler=scheduler,
         executor=executor,
         rate_limiter=limiter,
+        braze_rate_limiter=braze_rate_limiter,
         store=store,
         forget_service=forget_service,
         ingester=ingester,
@@ -222,6 +275,11 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
         text_properties=settings.text_properties,
         clock=clock,
     )
+
+
+def _longest_call(timeout: float) -> float:
+    """Return the seconds from the reserved time of a call until the call can no longer arrive."""
+    return _THREAD_DELAY_SECONDS + timeout + MAY_ARRIVE_SECONDS
 
 
 def differing_settings(settings: Settings, redis_url: str) -> list[str]:

@@ -11,6 +11,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from proxy.app import create_app
+from proxy.sandbox.batch_api import BatchApi
+from proxy.sandbox.braze_api import BrazeApi
 from proxy.sandbox.server import Sandbox
 from proxy.settings import Settings
 from tests.support import browser as browsers
@@ -64,6 +66,27 @@ def caller() -> dict[str, str]:
 def sandbox() -> Iterator[Sandbox]:
     with Sandbox() as sandbox:
         yield sandbox
+
+
+@pytest.fixture(scope="session")
+def shared_sandbox() -> Iterator[Sandbox]:
+    with Sandbox() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def braze_sandbox(shared_sandbox: Sandbox) -> Sandbox:
+    """Return a sandbox whose emulated Braze and Batch API have received nothing. The server is shared, so this is fast.
+
+    Braze: `url` is BRAZE_REST_ENDPOINT, and `braze.key` is BRAZE_API_KEY. `ava` and all `user-N` exist.
+    Replace `braze` by `BrazeApi(…)` for other options. Set a fault with
+    `braze.faults.set(Fault("429-retry-after", seconds=2, times=1))`. Read `braze.report()`, `braze.attributes("ava")`,
+    `braze.profiles.events` and `braze.log.requests`.
+    Batch API: `url + "/batch"` is AMPLITUDE_INGEST_URL, and `batch.key` is AMPLITUDE_API_KEY. Read `batch.report()`,
+    `batch.events` and `batch.by_insert_id()`.
+    """
+    shared_sandbox.braze, shared_sandbox.batch = BrazeApi(), BatchApi()
+    return shared_sandbox
 
 
 @pytest.fixture

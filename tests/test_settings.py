@@ -29,6 +29,10 @@ def test_settings__required_only__defaults_of_the_contract() -> None:
     assert settings.cache_negative_seconds == 60
     assert settings.cache_max_mb == 64
     assert settings.log_level == "INFO"
+    assert settings.braze_rest_endpoint is settings.braze_api_key is settings.braze_app_id is None
+    assert settings.braze_create_users is False
+    assert (settings.braze_batch_objects, settings.braze_requests_per_minute) == (75, 3000)
+    assert settings.forward_events == settings.forward_properties == frozenset()
 
 
 @pytest.mark.contract("4 settings")
@@ -166,7 +170,8 @@ def test_settings__repr__has_no_secret() -> None:
     shown = repr(Settings.from_env(GOOD | {"AMPLITUDE_API_KEY": "amplitude-api-key"}))
     assert "amplitude-secret" not in shown
     assert "amplitude-api-key" not in shown
-    assert "braze" not in shown
+    assert "0123456789abcdef" not in shown
+    assert "'braze'" not in shown
 
 
 @pytest.mark.contract("2 scopes")
@@ -218,7 +223,9 @@ def test_heroku_button__settings__exist_and_include_all_required() -> None:
     names = {setting.name.upper() for setting in fields(Settings)}
     assert variables.keys() <= names
     env = {
-        name: variable.get("value", f"0123456789abcdef-0123456789abcdef-{name}") for name, variable in variables.items()
+        name: variable.get("value", f"0123456789abcdef-0123456789abcdef-{name}")
+        for name, variable in variables.items()
+        if variable.get("required", True)
     }
     assert Settings.from_env(env).trusted_proxy_hops == 1
     generated = {name for name, variable in variables.items() if variable.get("generator") == "secret"}
@@ -243,3 +250,83 @@ def test_redis_key_secret__unsuitable__error_names_the_fix_without_the_secret(se
 def test_amplitude_project__unsuitable__error(name: str) -> None:
     with pytest.raises(SettingsError, match="AMPLITUDE_PROJECT must be 1 to 64 letters"):
         Settings.from_env(GOOD | {"AMPLITUDE_PROJECT": name})
+
+
+BRAZE = {"BRAZE_REST_ENDPOINT": "https://rest.iad-01.braze.com", "BRAZE_API_KEY": "braze-rest-key"}
+
+
+def test_braze__connection__read_without_the_key_in_repr() -> None:
+    env = (
+        GOOD
+        | BRAZE
+        | {"BRAZE_APP_ID": "app-id", "FORWARD_EVENTS": "Order Completed, *", "FORWARD_PROPERTIES": "gp:plan"}
+    )
+    settings = Settings.from_env(env)
+    assert settings.braze_rest_endpoint == "https://rest.iad-01.braze.com"
+    assert settings.forward_events == {"Order Completed", "*"}
+    assert settings.forward_properties == {"plan"}
+    assert "braze-rest-key" not in repr(settings)
+    assert changed_settings(settings, env)["BRAZE_API_KEY"] == "set"
+
+
+@pytest.mark.parametrize(
+    ("value", "endpoint"),
+    [
+        ("https://rest.fra-02.braze.eu/", "https://rest.fra-02.braze.eu"),
+        ("https://REST.us-10.braze.com", "https://rest.us-10.braze.com"),
+        ("http://127.0.0.1:8002/", "http://127.0.0.1:8002"),
+        ("http://[::1]:8002", "http://[::1]:8002"),
+        ("https://localhost:8002", "https://localhost:8002"),
+    ],
+)
+def test_braze_endpoint__valid__read_without_slash(value: str, endpoint: str) -> None:
+    assert Settings.from_env(GOOD | BRAZE | {"BRAZE_REST_ENDPOINT": value}).braze_rest_endpoint == endpoint
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("https://dashboard-01.braze.com", "is not the address of the REST API; set https://rest.iad-01.braze.com"),
+        ("https://dashboard-02.braze.eu/home", "is not the address of the REST API; set https://rest.fra-02.braze.eu"),
+        ("https://dashboard.us-10.braze.com", "is not the address of the REST API; set https://rest.us-10.braze.com"),
+        ("https://sdk.iad-03.braze.com", "is not the address of the REST API; set https://rest.iad-03.braze.com"),
+        (
+            "https://rest.iad-01.braze.com/users/track",
+            "must have nothing after the host; set https://rest.iad-01.braze.com",
+        ),
+        ("https://rest.iad-01.braze.com:443", "must have nothing after the host; set https://rest.iad-01.braze.com"),
+        ("http://127.0.0.1:1/a", "must have nothing after the host; set http://127.0.0.1:1"),
+        ("https://rest.braze.com", "must be a REST endpoint of Braze; copy it from"),
+        ("https://rest.iad-01.braze.com.example.org", "must be a REST endpoint of Braze; copy it from"),
+        ("rest.iad-01.braze.com", "has a missing or malformed host or port"),
+        ("http://rest.iad-01.braze.com", "must start with https://"),
+        ("https://rest.iad-01.braze.com?x=1", "must have only a host and a path"),
+    ],
+)
+def test_braze_endpoint__invalid__error_with_the_fix(value: str, problem: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        Settings.from_env(GOOD | BRAZE | {"BRAZE_REST_ENDPOINT": value})
+    (fault,) = raised.value.faults
+    assert fault.startswith(f"BRAZE_REST_ENDPOINT {problem}")
+
+
+@pytest.mark.parametrize(("variable", "other"), [tuple(BRAZE), tuple(reversed(BRAZE))])
+def test_braze__only_half_of_the_connection__error_names_both(variable: str, other: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        Settings.from_env(GOOD | {other: BRAZE[other], "FORWARD_EVENTS": "*"})
+    assert raised.value.faults == [f"{variable} is required with {other}; set {variable}, or remove {other}"]
+
+
+@pytest.mark.parametrize("variable", ["FORWARD_EVENTS", "FORWARD_PROPERTIES"])
+def test_forward__without_braze__error_names_the_settings(variable: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        Settings.from_env(GOOD | {variable: "*"})
+    assert raised.value.faults == [
+        f"{variable} needs BRAZE_REST_ENDPOINT and BRAZE_API_KEY; set both, or remove {variable}"
+    ]
+
+
+@pytest.mark.parametrize("objects", ["0", "76", "many"])
+def test_braze_batch_objects__out_of_range__error(objects: str) -> None:
+    with pytest.raises(SettingsError, match="BRAZE_BATCH_OBJECTS must be a whole number from 1 to 75"):
+        Settings.from_env(GOOD | {"BRAZE_BATCH_OBJECTS": objects})

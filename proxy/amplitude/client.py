@@ -212,11 +212,19 @@ def _id(value: Any) -> str | None:
 
 
 def retry_after(value: str | None, now: float) -> float:
-    """Return the seconds in a Retry-After header, which contains a number or a date (RFC 9110, 10.2.3)."""
+    """Return the seconds in a Retry-After header; 60 without a valid header, and at most an hour."""
+    seconds = parse_retry_after(value, now)
+    return min(max(_DEFAULT_PAUSE_SECONDS if seconds is None else seconds, 1.0), _MAX_PAUSE_SECONDS)
+
+
+def parse_retry_after(value: str | None, now: float) -> float | None:
+    """Return the seconds in a Retry-After header, which contains a number or a date (RFC 9110, 10.2.3).
+
+    Returns None without a valid header. A date in the past is negative.
+    """
     text = (value or "").strip()
     is_number = text.isascii() and text.isdigit()
     try:
-        seconds = float(text) if is_number else parsedate_to_datetime(text).timestamp() - now
+        return float(text) if is_number else parsedate_to_datetime(text).timestamp() - now
     except (TypeError, ValueError, OverflowError):
-        seconds = _DEFAULT_PAUSE_SECONDS
-    return min(max(seconds, 1.0), _MAX_PAUSE_SECONDS)
+        return None

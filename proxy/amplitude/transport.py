@@ -37,6 +37,9 @@ _CLOSED = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 """The errors of a connection that the upstream has closed."""
 
 
+_NOT_CONNECTED = "the connection was not opened"
+
+
 class InvalidResponse(HTTPError):
     """The upstream sent an invalid response. urllib3 and requests pass errors of this class on unchanged."""
 
@@ -163,7 +166,15 @@ class _Connection(HTTPConnection):
     def connect(self) -> None:
         """Open the connection. A closed connection of the pool is opened again."""
         self.is_reused = False
-        super().connect()
+        started = time.monotonic()
+        try:
+            super().connect()
+        except Exception as error:
+            error.add_note(_NOT_CONNECTED)
+            raise
+        if isinstance(self.timeout, int | float):
+            # urllib3 would give the request the whole timeout again after a TLS handshake.
+            self.timeout = max(self.timeout - (time.monotonic() - started), 0.001)
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         """Send a request. Raises ClosedOnReuse.
@@ -270,6 +281,16 @@ def reuse_connection(response: requests.Response) -> None:
     if raw.isclosed() and raw.connection is not None and raw.connection.is_connected:
         raw.connection.is_reused = True  # type: ignore[union-attr]  # a connection of this module
         urllib3.HTTPResponse.release_conn(raw)
+
+
+def is_unsent(error: BaseException) -> bool:
+    """Return whether an error of a session occurred before any byte of the request was sent."""
+    cause: BaseException | None = error
+    while cause is not None:  # urllib3 and requests wrap the error of the connection
+        if _NOT_CONNECTED in getattr(cause, "__notes__", ()):
+            return True
+        cause = cause.__context__
+    return False
 
 
 def _bound(manager: PoolManager) -> None:

@@ -38,10 +38,11 @@ def parse_service_url(url: str) -> SplitResult:
 
 def is_confidential(parts: SplitResult) -> bool:
     """Return whether requests to a URL are confidential: https, or http within this machine."""
-    return parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname or ""))
+    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,18 +1,31 @@
 """Sends one request to Braze's /users/track, and translates the response.
 
-Source: braze.com/docs/api/endpoints/user_data/post_user_track.
+Source: braze.com/docs/api/endpoints/user_data/post_user_track, and braze.com/docs/api/errors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import requests
+import urllib3
+
+from proxy.amplitude.client import parse_retry_after
+from proxy.amplitude.transport import Session, is_unsent, reuse_connection
 from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
+from proxy.profile.json import read_json, write_body
 
 Object = Mapping[str, Any]
 """An element of `attributes` or `events`, without `_update_existing_only`, which the client adds."""
+
+_MAX_RESPONSE_BYTES = 256 * 1024
+_MAX_REASON_CHARACTERS = 200
+_EPOCH_SECONDS = 1e8
+"""X-RateLimit-Reset is Unix time above this number, and the seconds remaining below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +64,10 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Braze will never accept this request."""
+    """Braze will never accept this request. `status`: of the response."""
 
     reason: str
+    status: int
 
 
 TrackResult = Accepted | TooLarge | RateLimited | Unavailable | Refused | Failed
@@ -75,8 +89,162 @@ class TrackClient:
         connections: int = 16,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        raise NotImplementedError
+        self._url = f"{endpoint}/users/track"
+        self._api_key = api_key
+        self._create_users = create_users
+        self._timeout = timeout
+        self._clock = clock
+        self._session = Session(self._url, connections=connections)
+        self._session.headers.update(
+            {"Accept": "application/json", "Authorization": f"Bearer {api_key}", "Content-Type": "application/json"}
+        )
 
     def send(self, attributes: Sequence[Object], events: Sequence[Object] = ()) -> TrackResult:
-        """Send one request with these objects, at most 75 in all. Returns a result for every failure."""
-        raise NotImplementedError
+        """Send one request with these objects, at most 75 in all. Returns a result for every failure.
+
+        The timeout covers connecting, sending and the whole response, but not the DNS lookup, which the system's
+        resolver limits. No reason contains the API key, an id or a value.
+        """
+        arrays = {"attributes": attributes, "events": events}
+        try:
+            with self._session.post(
+                self._url,
+                data=write_body({name: self._marked(objects) for name, objects in arrays.items() if objects}),
+                stream=True,
+                allow_redirects=False,
+                timeout=urllib3.Timeout(total=self._timeout),  # type: ignore[arg-type]  # requests passes it on
+            ) as response:
+                result = self._result(response, arrays)
+                reuse_connection(response)
+                return result
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            return Unavailable(type(error).__name__, uncertain=not is_unsent(error))
+
+    def _marked(self, objects: Sequence[Object]) -> list[Object]:
+        return list(objects) if self._create_users else [{**entry, "_update_existing_only": True} for entry in objects]
+
+    def _result(self, response: requests.Response, arrays: Mapping[str, Sequence[Object]]) -> TrackResult:
+        status = response.status_code
+        if status == 429:
+            return RateLimited(_pause(response.headers, self._clock.now()))
+        if status >= 500:
+            return Unavailable(f"Braze returned status {status}", uncertain=False)
+        if refusal := _REFUSALS.get(status):
+            return Refused(f"Braze returned status {status}: {refusal}")
+        if 300 <= status < 400:
+            return Refused(f"Braze returned the redirect {status}: {_REFUSALS[404]}")
+        if status == 413:
+            return TooLarge()
+        document = _document(response)
+        message = document.get("message") if isinstance(document, dict) else None
+        text = message if isinstance(message, str) else ""
+        if status < 300:
+            if text.lower() in ("success", "queued"):
+                return Accepted(self._errors(document, arrays))
+            if not isinstance(document, dict):
+                # For example a truncated body, or the page of a proxy: Braze may have accepted the request.
+                return Unavailable(f"Braze returned status {status} without a JSON object", uncertain=True)
+        elif "max input length exceeded" in text.lower():
+            return TooLarge()
+        elif "invalid api key" in text.lower():
+            return Refused(f"Braze returned status {status}, Invalid API key: {_REFUSALS[401]}")
+        everything = [entry for objects in arrays.values() for entry in objects]
+        # Braze rejects a request without any valid object, and names the reason of each object.
+        errors = self._errors(document, arrays, indexed_only=True) if isinstance(document, dict) else {}
+        if errors and len(errors) == len(everything):
+            return Accepted(errors)
+        return Failed(f"Braze returned status {status}: {self._clean(text, everything) or 'no message'}", status)
+
+    def _errors(
+        self, document: Mapping[str, Any], arrays: Mapping[str, Sequence[Object]], *, indexed_only: bool = False
+    ) -> dict[tuple[str, int], str]:
+        """Return the reasons of a response by object.
+
+        An error without a usable index fails all objects of its array, and an error without a known array fails all
+        objects. Otherwise, an object that Braze ignored would count as accepted, and its values would never be sent.
+        `indexed_only`: ignore these errors.
+        """
+        listed = document.get("errors")
+        reasons: dict[tuple[str, int], str] = {}
+        for error in listed if isinstance(listed, list) else [listed] if listed else []:
+            entry = error if isinstance(error, dict) else {"type": error}
+            name, index, kind = entry.get("input_array"), entry.get("index"), entry.get("type")
+            names = [name] if isinstance(name, str) and arrays.get(name) else list(arrays)
+            numbers: Iterable[int] | None = None
+            if len(names) == 1 and type(index) is int and 0 <= index < len(arrays[names[0]]):
+                numbers = [index]
+            elif indexed_only:
+                continue
+            for array in names:
+                for number in numbers or range(len(arrays[array])):
+                    reason = self._clean(kind, [arrays[array][number]]) if isinstance(kind, str) else ""
+                    reasons.setdefault((array, number), reason or "Braze rejected the object without a reason")
+        return reasons
+
+    def _clean(self, text: str, objects: Iterable[Object]) -> str:
+        """Return a text of Braze without the API key and the text values of the objects, such as their ids."""
+        for value in sorted({self._api_key, *_texts(list(objects))}, key=len, reverse=True):
+            if value in text:
+                text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "…", text)
+        printable = "".join(character if character.isprintable() else " " for character in text)
+        return printable.strip()[:_MAX_REASON_CHARACTERS]
+
+
+_REFUSALS = {
+    401: (
+        "BRAZE_API_KEY is wrong, or BRAZE_REST_ENDPOINT names another instance; copy the key and the REST endpoint of "
+        "the same workspace from Braze, Settings > API Keys"
+    ),
+    403: "BRAZE_API_KEY lacks the permission users.track, or its address list excludes this server; change the key in "
+    "Braze, Settings > API Keys, and check that BRAZE_REST_ENDPOINT names the instance of the key",
+    404: "BRAZE_REST_ENDPOINT is not a REST endpoint of Braze; set https://rest.<instance>.braze.com as in Braze, "
+    "Settings > API Keys",
+}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts in a JSON value, except the keys."""
+    if isinstance(value, str) and value:
+        yield value
+    elif isinstance(value, list | Mapping):
+        for member in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(member)
+
+
+def _document(response: requests.Response) -> Any:
+    """Return the JSON of the body; None if the body is not JSON or too large. The transport limits the total time."""
+    chunks = []
+    size = 0
+    while chunk := response.raw.read1(65536, decode_content=True):
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > _MAX_RESPONSE_BYTES:
+            return None
+    try:
+        return read_json(b"".join(chunks))
+    except ValueError:
+        return None
+
+
+def _pause(headers: Mapping[str, str], now: float) -> float | None:
+    """Return the seconds until the next request; None without a header.
+
+    Source: braze.com/docs/api/api_limits. A 429 has X-Ratelimit-Retry-After (seconds). Other responses have
+    X-RateLimit-Reset: Unix time, or on some contracts the seconds remaining.
+    """
+    seconds = _number(headers.get("X-Ratelimit-Retry-After"))
+    if seconds is None:
+        seconds = _number(headers.get("X-RateLimit-Reset"))
+        if seconds is not None and seconds > _EPOCH_SECONDS:
+            seconds -= now
+    if seconds is None:
+        seconds = parse_retry_after(headers.get("Retry-After"), now)
+    return None if seconds is None else max(seconds, 0.0)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        number = float(text or "")
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and number >= 0 else None

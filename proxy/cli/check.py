@@ -1,6 +1,7 @@
 """The check command: validates the settings and makes one call to Amplitude, which logs no exposure.
 
-With AMPLITUDE_PROFILE_API=off, it makes no call.
+With AMPLITUDE_PROFILE_API=off, it makes no call to Amplitude. With the settings of Braze, it sends Braze one request
+without objects.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from typing import Literal
 import click
 
 from proxy.amplitude.calls import plan_calls
-from proxy.app import amplitude, differing_settings, redis_client
+from proxy.app import amplitude, braze, differing_settings, redis_client
+from proxy.braze.track import Accepted, Failed, RateLimited, Refused, TooLarge, TrackClient, Unavailable
 from proxy.cli.formats import format_count
 from proxy.cli.output import print_row
 from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid, UpstreamRejected
@@ -55,9 +57,10 @@ _EU_COHORTS_URL = "https://analytics.eu.amplitude.com"
 
 @click.command()
 def check() -> None:
-    """Check the settings and the connection to Amplitude. Makes one call, or two if Amplitude rejects the first.
+    """Check the settings and the connections. Makes one call to Amplitude, or two if Amplitude rejects the first.
 
-    With AMPLITUDE_PROFILE_API=off, makes no call.
+    With AMPLITUDE_PROFILE_API=off, makes no call to Amplitude. With BRAZE_API_KEY, sends Braze one request without
+    data, so nothing is written.
 
     Exits with status 1 if a check fails."""
     # Without a handler, Python would print the names of log events to stderr, beside the results.
@@ -85,6 +88,8 @@ def _findings(env: Mapping[str, str]) -> Iterator[tuple[Mark, str]]:
         yield from _amplitude_findings(settings)
     else:
         yield from _findings_without_profile_api(settings, env)
+    if (client := braze(settings)) is not None:
+        yield from _braze_findings(client, settings)
 
 
 def _misspelt(env: Mapping[str, str]) -> Iterator[str]:
@@ -195,6 +200,27 @@ def _amplitude_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
             )
     for point, (mark, text) in {"reachable": reachable, "credentials": credentials, "quota": quota}.items():
         yield mark, f"{point}: {text}"
+
+
+def _braze_findings(client: TrackClient, settings: Settings) -> Iterator[tuple[Mark, str]]:
+    """Send a request without objects. Braze answers 400 if key and instance are right, and writes nothing."""
+    match client.send([]):
+        case Refused(reason):
+            yield "wrong", f"braze: {reason}"
+        case Failed(status=400) | Accepted() | TooLarge():
+            yield "ok", "braze: Braze accepts the key at this instance (a request without objects; nothing was written)"
+        case RateLimited():
+            yield (
+                "warn",
+                "braze: Braze returned status 429, so other programs use the rate limit too; lower "
+                "BRAZE_REQUESTS_PER_MINUTE, and run the command again to check the key",
+            )
+        case Failed(reason=reason) | Unavailable(reason=reason):
+            yield (
+                "wrong",
+                f"braze: {settings.braze_rest_endpoint} gives no usable answer ({reason}); check BRAZE_REST_ENDPOINT, "
+                "the network, the HTTP proxy and the status page of Braze",
+            )
 
 
 def _findings_without_profile_api(settings: Settings, env: Mapping[str, str]) -> Iterator[tuple[Mark, str]]:

@@ -7,9 +7,10 @@ import click
 from proxy import __version__
 from proxy.api.caller_keys import SCOPES, Scope, entry, generate
 from proxy.cli.check import check
-from proxy.cli.demo import demo, sandbox
+from proxy.cli.demo import demo
 from proxy.cli.forget import forget
 from proxy.cli.preview import preview
+from proxy.cli.sandbox import sandbox
 from proxy.cli.warmup.command import warm
 from proxy.cli.warmup.estimate import plan
 from proxy.monitoring.logs import silence_http_library

@@ -1,8 +1,10 @@
-"""HTTP servers for the emulated Amplitude: threaded, silent, and able to cut off bodies."""
+"""HTTP servers for the emulated APIs: threaded, silent, and able to cut off bodies and connections."""
 
 from __future__ import annotations
 
 import json
+import socket
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +22,10 @@ class Reply:
     """Number of bytes at the end of the body that Content-Length counts but that are not sent."""
     unbounded: bool = False
     """Whether the body is sent without Content-Length, until the connection ends."""
+    delay: float = 0.0
+    """Seconds before the answer."""
+    lost: bool = False
+    """Whether the connection ends instead of the answer."""
 
 
 class QuietServer(ThreadingHTTPServer):
@@ -43,8 +49,22 @@ class QuietHandler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Print nothing."""
 
+    def body(self) -> bytes:
+        """Read the body of the request."""
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def reset(self) -> None:
+        """End the connection with RST instead of an answer."""
+        # Closing with a linger of zero sends RST instead of FIN.
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.shutdown(socket.SHUT_RD)
+        self.close_connection = True
+
     def send(self, reply: Reply) -> None:
         """Send a reply. An incomplete reply ends the connection."""
+        if reply.lost:
+            self.close_connection = True
+            return
         body, headers = reply.body, dict(reply.headers)
         if not isinstance(body, bytes):
             is_text = isinstance(body, str)

@@ -128,6 +128,11 @@ def find(user_id: str | None, device_id: str | None) -> Person | None:
     return _BY_DEVICE.get(device_id)
 
 
+def has_user(user_id: str) -> bool:
+    """Return whether `user_id` is the id of a named or numbered user, also of a user unknown to Amplitude."""
+    return user_id in _BY_USER or _NUMBERED.match(user_id) is not None
+
+
 def _crowd(user_id: str) -> Person | None:
     if not _NUMBERED.match(user_id):
         return None

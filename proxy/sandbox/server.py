@@ -1,35 +1,41 @@
-"""The emulated Amplitude over HTTP, with quota, faults on request, and counts of calls.
+"""The emulated Amplitude and Braze over HTTP, with quota, faults on request, and counts of calls.
 
 Serves `/v1/userprofile`, the download of cohorts below `/api/5/cohorts/`, `GET /sandbox/report`,
 `POST /sandbox/fault?kind=…` and `DELETE /sandbox/fault`.
+
+Receives data at Braze's `/users/track` and at `/batch`, the Batch Event Upload API. NAME is `braze` or `batch`:
+`GET /emulator/NAME` returns the counts of received data, `GET /emulator/NAME/requests` (or `events`, and for Braze
+`users` and `purchases`) the data. `DELETE /emulator/NAME` forgets it. `POST /emulator/NAME/fault?kind=…` and
+`DELETE /emulator/NAME/fault` set and clear the fault.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import socket
 import ssl
-import struct
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import parse_qsl, urlsplit
 
+from proxy.sandbox.batch_api import BatchApi
+from proxy.sandbox.braze_api import BrazeApi
 from proxy.sandbox.cohort_api import Exports
-from proxy.sandbox.faults import Fault, fault_from
+from proxy.sandbox.faults import Fault, FaultKind, FaultSwitch, fault_from
 from proxy.sandbox.http import QuietHandler, QuietServer, Reply
 from proxy.sandbox.people import Person, find
+from proxy.sandbox.receiving import ReceivingApi, receive, received
 from proxy.sandbox.user_data import Documented, listed, user_data
 
 WINDOW_SECONDS = 60.0
 
 
 class Sandbox:
-    """Runs the emulated Amplitude on a thread, as a context manager."""
+    """Runs the emulated Amplitude and Braze on a thread, as a context manager."""
 
     def __init__(
         self,
@@ -44,6 +50,8 @@ class Sandbox:
         documented: Documented | None = None,
         profile_api: bool = True,
         tls: ssl.SSLContext | None = None,
+        braze: BrazeApi | None = None,
+        batch: BatchApi | None = None,
     ) -> None:
         self.documented = documented or Documented()
         self.latency = latency
@@ -56,9 +64,10 @@ class Sandbox:
         """False to answer calls as a host without the User Profile API, which Amplitude's EU region lacks."""
         self.closing = threading.Event()
         self.exports = Exports(self.documented)
+        self.braze = braze or BrazeApi()
+        self.batch = batch or BatchApi(key=api_key)
+        self.faults = FaultSwitch(get_args(FaultKind))
         self._lock = threading.Lock()
-        self._fault: Fault | None = None
-        self._faulty_calls = 0
         self._accepted: deque[float] = deque()  # within the quota, in the last minute
         self._arrived: deque[float] = deque()  # including rejected calls
         self.reset()
@@ -68,6 +77,11 @@ class Sandbox:
         self.port = int(self._server.server_address[1])
         self.url = f"{'http' if tls is None else 'https'}://{host}:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+
+    @property
+    def receiving(self) -> dict[str, ReceivingApi]:
+        """Return the emulated APIs that receive data, by their name below `/emulator/`."""
+        return {"braze": self.braze, "batch": self.batch}
 
     def __enter__(self) -> Sandbox:
         self._thread.start()
@@ -102,14 +116,12 @@ class Sandbox:
                 "worst_minute": self._worst_minute,
                 "per_minute": self.per_minute,
                 "cohorts": dict(self.exports.counts),
-                "fault": asdict(self._fault) if self._fault else None,
+                "fault": asdict(self.faults.current) if self.faults.current else None,
             }
 
     def break_with(self, fault: Fault | None) -> None:
-        """Set the fault of future calls; None clears it."""
-        with self._lock:
-            self._fault = fault
-            self._faulty_calls = 0
+        """Set the fault of future calls to Amplitude's downloads and profiles; None clears it."""
+        self.faults.set(fault)
 
     def admit(self, query: dict[str, str]) -> tuple[bool, Fault | None]:
         """Count a call. Return whether the call is within the quota, and its fault."""
@@ -124,23 +136,12 @@ class Sandbox:
             within = len(self._accepted) < self.per_minute
             if within:
                 self._accepted.append(now)
-            return within, self._due(query.get("user_id"), of_a_cohort=False)
+            user_id = query.get("user_id")
+            return within, self.faults.take(lambda fault: not fault.of_a_cohort and fault.concerns(user_id))
 
     def fault_of_a_cohort(self) -> Fault | None:
         """Return the fault of a cohort download."""
-        with self._lock:
-            return self._due(None, of_a_cohort=True)
-
-    def _due(self, user_id: str | None, *, of_a_cohort: bool) -> Fault | None:
-        """Return the fault of a call, and count the faulty call. Called under the lock."""
-        fault = self._fault
-        if fault is None or fault.of_a_cohort is not of_a_cohort or fault.user_id not in (None, user_id):
-            return None
-        if fault.times:
-            self._faulty_calls += 1
-            if self._faulty_calls >= fault.times:
-                self._fault = None
-        return fault
+        return self.faults.take(lambda fault: fault.of_a_cohort and fault.concerns(None))
 
     def expose(self, person: Person, rec_ids: list[str]) -> None:
         """Log an exposure event for each requested recommendation, as Amplitude does."""
@@ -169,6 +170,10 @@ class _Handler(QuietHandler):
             self._userprofile(self._query())
         elif path == "/sandbox/report":
             self.send(Reply(200, sandbox.report()))
+        elif path.startswith("/emulator/"):
+            name, _, detail = path.removeprefix("/emulator/").partition("/")
+            api = sandbox.receiving.get(name)
+            self.send(received(api, detail) if api else Reply(404))
         elif not path.startswith("/api/"):
             self.send(Reply(404))
         elif refusal := self._unauthorized("basic"):
@@ -177,19 +182,39 @@ class _Handler(QuietHandler):
             self.send(sandbox.exports.answer(path, sandbox.fault_of_a_cohort(), url.query))
 
     def do_POST(self) -> None:
+        sandbox, path = self.server.sandbox, urlsplit(self.path).path
+        if path in ("/users/track", "/users/track/"):
+            return receive(self, path, sandbox.braze, sandbox.closing)
+        if path == "/batch":
+            return receive(self, path, sandbox.batch, sandbox.closing)
+        self.body()
+        switch = self._switch(path)
+        if switch is None:
+            return self.send(Reply(404))
         try:
-            self._set_fault(fault_from(self._query()))
+            return self._set_fault(switch, fault_from(self._query(), switch.kinds))
         except ValueError as error:
-            self.send(Reply(400, {"error": str(error)}))
+            return self.send(Reply(400, {"error": str(error)}))
 
     def do_DELETE(self) -> None:
-        self._set_fault(None)
-
-    def _set_fault(self, fault: Fault | None) -> None:
-        if urlsplit(self.path).path != "/sandbox/fault":
+        path = urlsplit(self.path).path
+        if switch := self._switch(path):
+            return self._set_fault(switch, None)
+        api = self.server.sandbox.receiving.get(path.removeprefix("/emulator/"))
+        if api is None:
             return self.send(Reply(404))
-        self.server.sandbox.break_with(fault)
-        return self.send(Reply(200, {"fault": asdict(fault) if fault else None}))
+        api.reset()
+        return self.send(Reply(200, api.report()))
+
+    def _switch(self, path: str) -> FaultSwitch | None:
+        """Return the faults that are set below `path`."""
+        sandbox = self.server.sandbox
+        switches = {f"/emulator/{name}/fault": api.faults for name, api in sandbox.receiving.items()}
+        return (switches | {"/sandbox/fault": sandbox.faults}).get(path)
+
+    def _set_fault(self, switch: FaultSwitch, fault: Fault | None) -> None:
+        switch.set(fault)
+        self.send(Reply(200, {"fault": asdict(fault) if fault else None}))
 
     def _query(self) -> dict[str, str]:
         return dict(parse_qsl(urlsplit(self.path).query, keep_blank_values=True))
@@ -255,10 +280,7 @@ class _Handler(QuietHandler):
                 self.server.sandbox.closing.wait(fault.seconds)
                 self.close_connection = True
             case "reset":
-                # Closing with a linger of zero sends RST instead of FIN.
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                self.connection.shutdown(socket.SHUT_RD)
-                self.close_connection = True
+                self.reset()
             case "status":
                 self._answer(fault.status, {"error": "Internal Server Error"} if fault.status >= 500 else "")
             case "broken-json":

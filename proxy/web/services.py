@@ -43,6 +43,7 @@ class Services:
     scheduler: FetchScheduler
     executor: CallExecutor
     rate_limiter: RateLimiter
+    braze_rate_limiter: RateLimiter | None
     store: TieredStore
     forget_service: ForgetService
     ingester: UpdateIngester

@@ -348,6 +348,42 @@ def test_sandbox__started_alone__answers_and_injects_faults_until_sigterm() -> N
         assert process.wait(10) == 0
 
 
+def test_sandbox__braze_options__apply_and_are_printed() -> None:
+    options = ["--latency=0", "--braze-key=k", "--braze-users=none", "--braze-batch-objects=1"]
+    faults = ["--braze-fault", "kind=429-retry-after&seconds=7&times=1", "--batch-fault", "kind=throttled&times=1"]
+    with running("sandbox", "--port", str(free_port()), *options, *faults) as (_, printed):
+        (url,) = set(re.findall(r"BRAZE_REST_ENDPOINT=(\S+) BRAZE_API_KEY=k", printed))
+        (ingest,) = re.findall(r"AMPLITUDE_INGEST_URL=(\S+) AMPLITUDE_API_KEY=sandbox-api-key", printed)
+
+        def track(*users: str) -> requests.Response:
+            body = {"attributes": [{"external_id": user, "_update_existing_only": True, "a": 1} for user in users]}
+            headers = {"Authorization": "Bearer k"}
+            return requests.post(f"{url}/users/track", json=body, headers=headers, timeout=10)
+
+        limited = track("ava")
+        assert (limited.status_code, limited.headers["X-Ratelimit-Retry-After"]) == (429, "7")
+        assert track("ava").status_code == 201
+        assert track("ava", "ben").json() == {"message": "Max Input Length Exceeded"}
+        report = requests.get(f"{url}/emulator/braze", timeout=10).json()
+        assert (report["requests"], report["ignored_objects"]) == (3, 1)
+        batch = {"api_key": "sandbox-api-key", "events": [{"user_id": "user-1", "event_type": "open"}]}
+        assert [requests.post(ingest, json=batch, timeout=10).status_code for _ in range(2)] == [429, 200]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "problem"),
+    [
+        ("--braze-fault", "kind=throttled", "kind must be one of slow, "),
+        ("--batch-fault", "kind=slow&seconds=long", "seconds, status and times must be numbers"),
+        ("--braze-fault", "kind=slow&until=now", "unknown parameters: until; remove them"),
+    ],
+)
+def test_sandbox__invalid_fault__error_names_the_option(option: str, value: str, problem: str) -> None:
+    ended = run("sandbox", option, value)
+    assert ended.returncode == 2
+    assert f"'{option}': {problem}" in ended.stderr
+
+
 def test_sandbox__default_port_is_taken__printed_command_starts_the_service() -> None:
     with ExitStack() as stack:
         with suppress(OSError):  # another program uses the port
@@ -386,6 +422,36 @@ def test_check__redis_up_or_down__is_reported(sandbox: Sandbox) -> None:
         assert (code, "ok redis" in points) == (0, True)
     code, points = marks(sandbox, REDIS_URL=running.url)
     assert (code, "wrong redis" in points) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("fault", "mark", "text"),
+    [
+        (None, "ok", "Braze accepts the key at this instance"),
+        (Fault("wrong-key"), "wrong", "status 401: BRAZE_API_KEY is wrong, or BRAZE_REST_ENDPOINT names another"),
+        (Fault("no-permission"), "wrong", "status 403: BRAZE_API_KEY lacks the permission users.track"),
+        (Fault("429-retry-after"), "warn", "lower BRAZE_REQUESTS_PER_MINUTE"),
+        (Fault("maintenance"), "wrong", "gives no usable answer (Braze returned status 503); check"),
+    ],
+    ids=["right", "401", "403", "429", "503"],
+)
+def test_check__braze__one_request_that_writes_nothing(
+    sandbox: Sandbox, fault: Fault | None, mark: str, text: str
+) -> None:
+    sandbox.braze.faults.set(fault)
+    code, lines = check(sandbox, BRAZE_REST_ENDPOINT=sandbox.url, BRAZE_API_KEY=sandbox.braze.key)
+    assert code == (mark == "wrong")
+    (line,) = [line for line in lines if "braze: " in line]
+    assert line.split()[0] == mark
+    assert text in line
+    assert sandbox.braze.key not in "\n".join(lines)
+    report = sandbox.braze.report()
+    assert (report["requests"], report["objects"]) == (1, 0)
+
+
+def test_check__without_braze__no_request_to_braze(sandbox: Sandbox) -> None:
+    assert not any("braze: " in line for line in check(sandbox)[1])
+    assert sandbox.braze.report()["requests"] == 0
 
 
 def test_check__profile_api_off__no_call_and_a_warning_for_each_gap(sandbox: Sandbox) -> None:

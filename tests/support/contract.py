@@ -90,4 +90,5 @@ PARAGRAPHS = {
     "6 without the Profile API": "With `AMPLITUDE_PROFILE_API=off`, pushed and exported data is served without calls.",
     "7 state": "The state of `sync` has keyed digests, survives a killed run, and forgets users.",
     "7 sync": "`sync` sends only changed values, resumes, and refuses unsafe runs.",
+    "7 delivery": "Requests to Braze stay within the limit. A passing fault loses no value.",
 }
