@@ -26,6 +26,8 @@ _MAX_RESPONSE_BYTES = 256 * 1024
 _MAX_REASON_CHARACTERS = 200
 _EPOCH_SECONDS = 1e8
 """X-RateLimit-Reset is Unix time above this number, and the seconds remaining below."""
+_LONGEST_PAUSE_SECONDS = 366 * 86400.0
+"""Used for any longer time, which would be no date."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +241,7 @@ def _pause(headers: Mapping[str, str], now: float) -> float | None:
             seconds -= now
     if seconds is None:
         seconds = parse_retry_after(headers.get("Retry-After"), now)
-    return None if seconds is None else max(seconds, 0.0)
+    return None if seconds is None else min(max(seconds, 0.0), _LONGEST_PAUSE_SECONDS)
 
 
 def _number(text: str | None) -> float | None:

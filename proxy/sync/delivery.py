@@ -98,6 +98,7 @@ def deliver(
                 size += own_size
             if batch:
                 delivery.submit(list(batch.values()), pool)
+            delivery.wait()  # here, so that an interrupt ends the waits of the threads
         except BaseException:
             delivery.end(None)
             raise
@@ -148,6 +149,11 @@ class _Delivery:
             self._halted = True
             self.error = self.error or error
             self._changed.notify_all()
+
+    def wait(self) -> None:
+        """Wait until all batches are complete."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._batches == 0)
 
     def wait_for_user(self, user_id: str) -> None:
         """Wait until no batch has the user."""

@@ -6,6 +6,7 @@ import logging
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from email.utils import formatdate
@@ -169,6 +170,8 @@ NOW = 1_764_000_000
         ({"X-Ratelimit-Retry-After": "nan", "X-RateLimit-Reset": "inf"}, None),
         ({"Retry-After": formatdate(NOW + 30, usegmt=True)}, 30),
         ({"Retry-After": "later"}, None),
+        ({"X-Ratelimit-Retry-After": "1e300"}, 366 * 86400),
+        ({"Retry-After": "9" * 40}, 366 * 86400),
         ({}, None),
     ],
 )
@@ -312,6 +315,29 @@ def test_send__untrusted_certificate__not_uncertain() -> None:
         result = client(f"https://{address}").send(OBJECTS)
     assert isinstance(result, Unavailable)
     assert not result.uncertain
+
+
+@pytest.mark.slow
+def test_send__slow_handshake_and_no_reading__ends_at_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    released = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        released.wait(1.8)
+        with context.wrap_socket(connection, server_side=True):
+            released.wait(10)
+
+    with authority.cert_pem.tempfile() as bundle, raw_server(serve) as address:
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
+        started = time.monotonic()
+        result = client(f"https://{address}", timeout=2).send([{"external_id": "ava", "text": "x" * 20_000_000}])
+        took = time.monotonic() - started
+        released.set()
+    assert isinstance(result, Unavailable)
+    assert result.uncertain
+    assert took < 3.4  # 3.8 s if sending had the whole timeout again
 
 
 def test_send__any_failure__logs_neither_key_nor_ids(caplog: pytest.LogCaptureFixture) -> None:

@@ -15,7 +15,7 @@ class SteppingClock(Clock):
     """A clock that a sleeping thread advances at once. Requests take no time."""
 
     def __init__(self, start: float = 1_764_000_000.0) -> None:
-        super().__init__(now=self, monotonic=self, sleep=self._advance)
+        super().__init__(now=self, monotonic=self, sleep=self.advance)
         self._seconds = start
         self._lock = threading.Lock()
         self.slept = 0.0
@@ -23,7 +23,7 @@ class SteppingClock(Clock):
     def __call__(self) -> float:
         return self._seconds
 
-    def _advance(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         with self._lock:
             self._seconds += seconds
             self.slept += seconds

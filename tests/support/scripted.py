@@ -36,16 +36,17 @@ class ScriptedServer:
     """A server, used as a context manager. Records the requests, in the order in which they came."""
 
     def __init__(self, answer: Callable[[Request], Answer]) -> None:
-        scripted = self
+        requests: list[Request] = []
+        lock = threading.Lock()
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                with scripted._lock:
-                    request = Request(len(scripted.requests), self.path, dict(self.headers), json.loads(body))
-                    scripted.requests.append(request)
+                with lock:
+                    request = Request(len(requests), self.path, dict(self.headers), json.loads(body))
+                    requests.append(request)
                 reply = answer(request)
                 if reply.ends == "reset":
                     self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -77,8 +78,7 @@ class ScriptedServer:
             def handle_error(self, *_: object) -> None:
                 pass  # the client disconnected, as a test expects
 
-        self._lock = threading.Lock()
-        self.requests: list[Request] = []
+        self.requests = requests
         self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 

@@ -289,8 +289,8 @@ def test_deliver__stop_during_a_wait__ends(answer: Answer) -> None:
     stop = threading.Event()
 
     class StoppingClock(SteppingClock):
-        def _advance(self, seconds: float) -> None:
-            super()._advance(seconds)
+        def advance(self, seconds: float) -> None:
+            super().advance(seconds)
             stop.set()
 
     clock = StoppingClock()
