@@ -75,7 +75,7 @@ def read_cohort_file(lines: Iterable[str], properties: Sequence[str] | None) -> 
     if requested and not places:
         columns = ", ".join(map(repr, header[:_MAX_SHOWN])) + (", …" if len(header) > _MAX_SHOWN else "")
         raise UnusableFile(
-            f"the cohort file has none of the requested properties; it has the columns {columns}; correct --keys"
+            f"the cohort file has none of the requested properties; it has the columns {columns}; correct the names"
         )
     return CohortFile(tuple(places), missing, _member_rows(rows, len(header), list(places.values())))
 
