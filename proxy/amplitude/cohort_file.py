@@ -90,7 +90,7 @@ def _table(lines: Iterator[str]) -> tuple[list[str], Iterator[tuple[Row, list[st
         if start.lstrip()[:1] not in ("{", "["):
             raise
         raise UnusableFile(
-            "the cohort file is JSON instead of CSV; add --no-export to fetch the members one by one"
+            "the cohort file is JSON instead of CSV; add --no-export to warm, or pass the user ids in a file as USERS"
         ) from None
 
 

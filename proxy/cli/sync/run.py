@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import os
 import time
@@ -61,8 +62,7 @@ class FailuresFile:
     def add(self, user_id: str, reason: str) -> None:
         """Write a line."""
         if self._file is not None:
-            cells = (f'"{cell}"' for cell in (text.replace('"', '""') for text in (user_id, reason)))
-            self._file.write(",".join(cells) + "\n")
+            csv.writer(self._file, quoting=csv.QUOTE_ALL, lineterminator="\n").writerow([user_id, reason])
 
     def close(self) -> None:
         """Close the file."""

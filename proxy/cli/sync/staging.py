@@ -54,15 +54,18 @@ class Staging:
         self._insert("INSERT OR REPLACE INTO users (id, attributes, at) VALUES (?, ?, ?)", rows)
 
     def merge(self, user_id: str, attributes: Mapping[str, Any], at: float) -> None:
-        """Add the attributes in an answer to those of a user. The time of all attributes is the earlier time."""
+        """Add the attributes in an answer to those of a user. `at` is their time if nothing else was read.
+
+        With a download, its time counts for all attributes: only properties are also written by others, and only with
+        a file of users do properties come from answers.
+        """
         row = self._database.execute("SELECT attributes, at FROM users WHERE id = ?", [user_id]).fetchone()
         stored, stored_at = row or (None, None)
         merged = {**(read_written(stored) if stored is not None else {}), **attributes}
-        earliest = at if stored_at is None else min(at, stored_at)
         with _disk_errors():
             self._database.execute(
                 "UPDATE users SET attributes = ?, at = ?, answered = 1 WHERE id = ?",
-                [write_json(merged), earliest, user_id],
+                [write_json(merged), at if stored_at is None else stored_at, user_id],
             )
 
     def user_ids(self) -> Iterator[str]:
