@@ -69,7 +69,11 @@ class _Run:
 @click.argument("users", required=False, type=click.File("rb"))
 @click.option("--column", help="Column with the user ids, if USERS is a CSV table.")
 @click.option(
-    "--cohort", "cohorts", metavar="ID", multiple=True, help="Amplitude cohort to download, instead of USERS."
+    "--cohort",
+    "cohorts",
+    metavar="ID",
+    multiple=True,
+    help="Amplitude cohort to download, instead of USERS. May be repeated.",
 )
 @click.option("--properties", default="", help="User properties to write, comma-separated.")
 @click.option("--computations", default="", help="Computations to write, comma-separated ids or aliases.")
@@ -94,7 +98,7 @@ class _Run:
 @service_options("URL of a running service that makes the calls to Amplitude.", "admin")
 @click.option(
     "--quota",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 1_000_000),
     default=600,
     envvar="AMPLITUDE_REQUESTS_PER_MINUTE",
     show_default=True,
@@ -122,10 +126,11 @@ def sync(
     credentials: str | None,
     quota: int,
 ) -> None:
-    """Write values of Amplitude into Braze, as custom attributes of the same name.
+    """Write values from Amplitude into Braze as attributes.
 
-    The users are the members of one or more cohorts, or those of USERS: a file, or - for stdin, with one user id per
-    line; with --column, a CSV table. Only values that differ from the last ones that Braze accepted are sent.
+    Each value becomes a custom attribute of the same name. The users are the members of one or more cohorts, or those
+    of USERS: a file, or - for stdin, with one user id per line; with --column, a CSV table. Only values that differ
+    from the last ones that Braze accepted are sent.
 
     Properties and membership of a cohort come from its download, without calls. All other values cost one call a user:
     by the service at --url, or within the quota that is shared in Redis.

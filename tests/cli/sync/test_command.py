@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from proxy.sandbox import cohort_api
 from proxy.sandbox.braze_api import BrazeApi
@@ -25,6 +26,10 @@ from tests.conftest import SECRET, Service
 from tests.support.command import run, start
 from tests.support.redis_server import RedisServer
 from tests.support.wait import until
+
+
+def connection(url: str) -> Any:
+    return redis.Redis.from_url(url)
 
 
 class World:
@@ -370,11 +375,18 @@ def test_sync__reserved_names_and_limits__allowed_cut_and_reported(world: World)
 
 def test_sync__redis__state_is_shared_and_second_run_sends_nothing(world: World) -> None:
     world.cohort("user_id,plan", ["user-1,gold"])
-    with RedisServer() as redis:
+    with RedisServer() as server:
         for objects in (1, 0):
-            ended = world.sync("--cohort", "c31", "--properties", "plan", REDIS_URL=redis.url)
+            ended = world.sync("--cohort", "c31", "--properties", "plan", REDIS_URL=server.url)
             assert ended.returncode == 0, ended.stderr
             assert len(world.sent()) == objects
+        with connection(server.url) as database:
+            (lock,) = (key + b":lock" for key in database.keys("*:sent"))
+            database.set(lock, b"another run")
+            refused = world.sync("--cohort", "c31", "--properties", "plan", REDIS_URL=server.url)
+            assert (refused.returncode, "in use by another run; wait until" in refused.stderr) == (1, True)
+            dry_run = world.sync("--cohort", "c31", "--properties", "plan", "--dry-run", REDIS_URL=server.url)
+            assert (dry_run.returncode, database.get(lock)) == (0, b"another run")
 
 
 def test_sync__running_service__calls_go_through_it(
@@ -433,3 +445,17 @@ def test_sync__interrupted__ends_after_the_requests_in_flight_and_a_second_run_s
     ended = world.sync("--cohort", "c31", "--properties", "plan", BRAZE_BATCH_OBJECTS="5")
     assert f"{2000 - sent:,} changed values" in ended.stderr
     assert world.braze.report()["unchanged_values"] == 0
+
+
+def test_sync__computed_value_disappears__null_is_sent(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "users").write_text("ava\nben\n")
+    values = {"ava": {"orders": "3"}, "ben": {"orders": "4"}}
+    monkeypatch.setattr("proxy.sandbox.user_data._computations", lambda person, _: values[person.user_id])
+    options = (str(tmp_path / "users"), "--computations", "comp-orders")
+    assert world.sync(*options).returncode == 0
+    assert [item["orders"] for item in world.sent()] == [3, 4]
+    values["ava"] = {}
+    assert "null or false: 1 user" in world.sync(*options).stdout
+    assert world.sent() == [{"external_id": "ava", "orders": None}]
