@@ -20,7 +20,7 @@ from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.monitoring.logs import OncePerMinute
 from proxy.storage.redis import RedisUnavailable
 from proxy.sync.delivered_events import DeliveredEvents
-from proxy.sync.state import Sent, SentState
+from proxy.sync.state import AcceptedValues, Sent
 from proxy.sync.stream_objects import Kind, Selection, StreamObject
 
 _log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class EventStream:
         client: TrackClient,
         limiter: RateLimiter,
         delivered: DeliveredEvents,
-        state: SentState,
+        state: AcceptedValues,
         *,
         batch_objects: int,
         on_outcome: Callable[[str, str, int], None] = lambda *_: None,

@@ -28,6 +28,7 @@ from proxy.webhooks.ingest import UpdateIngester
 
 if TYPE_CHECKING:
     from proxy.storage.redis.client import RedisClient
+    from proxy.storage.redis.sync_state import RedisSentState
 
 _KEY = "connected-content-proxy"
 
@@ -37,7 +38,7 @@ class Services:
     """The objects that views use, built once.
 
     A data view may wait `wait_seconds` for missing parts. The server sets `draining` when it stops. Requests on open
-    connections are still answered.
+    connections are still answered. `sent`: the state of what was sent to Braze, with Redis.
     """
 
     profiles: ProfileService
@@ -52,6 +53,7 @@ class Services:
     snapshots: SharedSnapshots
     currents_relay: CurrentsRelay | None
     redis: RedisClient | None
+    sent: RedisSentState | None
     keyring: KeyRing
     networks: tuple[IPv4Network | IPv6Network, ...]
     trusted_proxy_hops: int

@@ -88,6 +88,8 @@ PARAGRAPHS = {
     "3 playground process": "Rendering delays no other answer, and leaves no process running.",
     "3 grafana": "The dashboard shows only existing metrics.",
     "6 without the Profile API": "With `AMPLITUDE_PROFILE_API=off`, pushed and exported data is served without calls.",
+    "7 state": "The state of `sync` has keyed digests, survives a killed run, and forgets users.",
+    "7 sync": "`sync` sends only changed values, resumes, and refuses unsafe runs.",
     "7 delivery": "Requests to Braze stay within the limit. A passing fault loses no value.",
     "8 names": "The name of an event is made of the last two parts of Braze's event type.",
     "8 events": "Each readable event with an id becomes an event in Amplitude. Other events are skipped and counted.",
