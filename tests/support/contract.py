@@ -91,6 +91,7 @@ PARAGRAPHS = {
     "7 state": "The state of `sync` has keyed digests, survives a killed run, and forgets users.",
     "7 sync": "`sync` sends only changed values, resumes, and refuses unsafe runs.",
     "7 delivery": "Requests to Braze stay within the limit. A passing fault loses no value.",
+    "7 event stream": "A message is answered with 200 after Braze has its objects. Each event and value is sent once.",
     "8 names": "The name of an event is made of the last two parts of Braze's event type.",
     "8 events": "Each readable event with an id becomes an event in Amplitude. Other events are skipped and counted.",
     "8 answers": "Braze gets 503 for each failure of Amplitude, and never a status after which Braze drops events.",
