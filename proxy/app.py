@@ -38,8 +38,10 @@ from proxy.storage.shared_snapshots import SharedSnapshots
 from proxy.storage.tiered import TieredStore
 from proxy.sync.delivered_events import REMEMBERED_SECONDS, DeliveredEvents
 from proxy.sync.event_stream import EventStream, StreamStats
+from proxy.sync.owned_state import OwnedState
 from proxy.sync.recent_values import RecentValues
 from proxy.sync.relay import CurrentsRelay, RelayStats
+from proxy.sync.state import AcceptedValues
 from proxy.sync.stream_objects import Selection
 from proxy.web import (
     auth,
@@ -177,13 +179,14 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
         policy = replace(policy, fresh=policy.pushed, warm=policy.pushed, stale_while_revalidate=policy.stale_if_error)
     longest = _longest_call(settings.amplitude_timeout_seconds)
     limiter = RateLimiter(settings.amplitude_requests_per_minute, clock=clock)
-    redis = redis_limiter = records = updates = redis_snapshots = sync_runs = None
+    redis = redis_limiter = records = updates = redis_snapshots = sent = sync_runs = None
     if settings.redis_url is not None:
         # Imported only with Redis, as in `redis_client`.
         from proxy.amplitude.rate_limiter_fallback import FallbackRateLimiter
         from proxy.storage.redis.profiles import RedisProfiles
         from proxy.storage.redis.snapshots import RedisSnapshots
         from proxy.storage.redis.sync_runs import RedisSyncRuns
+        from proxy.storage.redis.sync_state import RedisSentState
         from proxy.storage.redis.updates import RedisUpdates
 
         redis = redis_client(settings, settings.redis_url, clock)
@@ -203,6 +206,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
             redis, prefix, forgotten_key=records.forgotten_key, usable_for=policy.updates_usable_for
         )
         sync_runs = RedisSyncRuns(redis, _prefix(settings))
+        sent = RedisSentState(redis, _prefix(settings), prefix, digester=digester, secret=settings.redis_key_secret)
     store = TieredStore(
         max_bytes=int(settings.cache_max_mb * 1024 * 1024),
         policy=policy,
@@ -245,14 +249,18 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
         ]
     )
     wait_seconds = max(0.0, settings.response_deadline_seconds - _MARGIN_SECONDS)
-    forget_service = ForgetService(store, backlog, records, redis_snapshots)
+    accepted_values: AcceptedValues = RecentValues()
+    if sent is not None:
+        connection = settings.braze_rest_endpoint or "", settings.braze_api_key or ""
+        accepted_values = OwnedState(sent, accepted_values, *connection)
+    forget_service = ForgetService(store, backlog, records, redis_snapshots, accepted_values.forget)
     ingester = UpdateIngester(store.memory, updates, clock=clock)
     shared_snapshots = SharedSnapshots(store.memory, redis_snapshots, clock=clock)
     braze_rate_limiter: RateLimiter | None = None
     event_stream: EventStream | None = None
     if settings.braze_rest_endpoint is not None:
         braze_rate_limiter, register_braze_limiter = braze_limiter(settings, redis, clock)
-        event_stream = _event_stream(settings, redis, braze_rate_limiter, metrics, wait_seconds, clock)
+        event_stream = _event_stream(settings, redis, braze_rate_limiter, accepted_values, metrics, wait_seconds)
     else:
         register_braze_limiter = None
     if redis is not None and redis_limiter is not None:
@@ -292,6 +300,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
         currents_relay=relay,
         sync_runs=sync_runs,
         redis=redis,
+        sent=sent,
         keyring=KeyRing(settings.caller_keys),
         networks=settings.allowed_networks,
         trusted_proxy_hops=settings.trusted_proxy_hops,
@@ -311,14 +320,14 @@ def _event_stream(
     settings: Settings,
     redis: RedisClient | None,
     limiter: RateLimiter,
+    accepted_values: AcceptedValues,
     metrics: Metrics,
     wait_seconds: float,
-    clock: Clock,
 ) -> EventStream | None:
     """Return the forwarding of Amplitude's event stream to Braze; None if nothing is forwarded."""
     selection = Selection(settings.forward_events, settings.forward_properties, settings.braze_app_id)
     # A request ends before Amplitude gets its answer, so that the answer is certain.
-    client = braze(settings, timeout=wait_seconds * _REQUEST_SHARE, clock=clock)
+    client = braze(settings, timeout=wait_seconds * _REQUEST_SHARE)
     if client is None or not selection:
         return None
     delivered = None
@@ -330,11 +339,10 @@ def _event_stream(
         selection,
         client,
         limiter,
-        DeliveredEvents(delivered, clock=clock),
-        RecentValues(),
+        DeliveredEvents(delivered),
+        accepted_values,
         batch_objects=settings.braze_batch_objects,
         on_outcome=metrics.forwarded,
-        clock=clock,
     )
 
 

@@ -17,6 +17,7 @@ from compose_spec import PyCompose
 
 from proxy.sandbox.server import Sandbox
 from proxy.settings import VARIABLES
+from proxy.sync.sqlite_state import DEFAULT_PATH
 from tests.conftest import KEYS, ROOT, SECRET, free_port
 from tests.support import container
 from tests.support.container import Image
@@ -56,14 +57,15 @@ def test_dockerfile__base_image__is_the_python_version_of_the_project() -> None:
 
 def test_dockerignore__files_sent_to_the_engine__are_those_that_are_copied() -> None:
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
-    assert (lines[0], lines[-1]) == ("*", "**/__pycache__")
+    assert (lines[0], lines[-2:]) == ("*", ["**/__pycache__", f"**/{DEFAULT_PATH}*"])
     copied = [
         source
         for name, arguments in container.instructions()
         if name == "COPY" and "--from=" not in arguments
         for source in arguments.split()[:-1]
     ]
-    assert sorted(line.removeprefix("!") for line in lines[1:-1]) == sorted(copied)
+    assert sorted(line.removeprefix("!") for line in lines[1:-2]) == sorted(copied)
+    assert f"{DEFAULT_PATH}*" in (ROOT / ".gitignore").read_text().splitlines()
 
 
 def test_compose__specification__is_met() -> None:

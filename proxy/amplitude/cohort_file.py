@@ -79,7 +79,7 @@ def read_cohort_file(lines: Iterable[str], properties: Sequence[str] | None) -> 
     if requested and not places:
         columns = ", ".join(map(repr, header[:_MAX_SHOWN])) + (", …" if len(header) > _MAX_SHOWN else "")
         raise UnusableFile(
-            f"the cohort file has none of the requested properties; it has the columns {columns}; correct --keys"
+            f"the cohort file has none of the requested properties; it has the columns {columns}; correct the names"
         )
     return CohortFile(tuple(places), missing, _member_rows(rows, len(header), list(places.values())))
 
@@ -94,7 +94,7 @@ def _table(lines: Iterator[str]) -> tuple[list[str], Iterator[tuple[Row, list[st
         if start.lstrip()[:1] not in ("{", "["):
             raise
         raise UnusableFile(
-            "the cohort file is JSON instead of CSV; add --no-export to fetch the members one by one"
+            "the cohort file is JSON instead of CSV; add --no-export to warm, or pass the user ids in a file as USERS"
         ) from None
 
 

@@ -11,6 +11,7 @@ from proxy.cli.demo import demo
 from proxy.cli.forget import forget
 from proxy.cli.preview import preview
 from proxy.cli.sandbox import sandbox
+from proxy.cli.sync.command import sync
 from proxy.cli.warmup.command import warm
 from proxy.cli.warmup.estimate import plan
 from proxy.monitoring.logs import silence_http_library
@@ -24,7 +25,7 @@ def main() -> None:
     silence_http_library()
 
 
-for command in (demo, sandbox, check, preview, forget, warm, plan):
+for command in (demo, sandbox, check, preview, forget, warm, plan, sync):
     main.add_command(command)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ForgetResult:
-    """The numbers of forgotten records (in this process or Redis), and of users removed from the backlog."""
+    """The numbers of forgotten records (in this process or Redis), and of users removed from the backlog.
+
+    The state of `sync` counts as a record of its user.
+    """
 
     records: int
     waiting: int
@@ -34,12 +37,14 @@ class ForgetService:
         backlog: Backlog,
         shared: RedisProfiles | None = None,
         snapshots: RedisSnapshots | None = None,
+        forget_sent: Callable[[Sequence[str]], int] | None = None,
     ) -> None:
         self._store = store
         self._digests = store.memory.digester.ids
         self._backlog = backlog
         self._shared = shared
         self._snapshots = snapshots
+        self._forget_sent = forget_sent
         self._caught_up_to = 0.0
 
     def forget(self, ids: Identity) -> ForgetResult:
@@ -50,6 +55,7 @@ class ForgetService:
         """
         unavailable: RedisUnavailable | None = None
         shared_records: set[bytes] = set()
+        states = 0
         if self._shared is not None:
             # Redis comes first, so that this process cannot cache the copy in Redis again.
             try:
@@ -58,10 +64,15 @@ class ForgetService:
                     self._snapshots.forget(self._digests(ids))
             except RedisUnavailable as error:
                 unavailable = error
+        if self._forget_sent is not None and ids.user_id is not None:
+            try:
+                states = self._forget_sent([ids.user_id])
+            except RedisUnavailable as error:
+                unavailable = error
         local_records, waiting = self._forget_locally(self._digests(ids))
         if unavailable is not None:
             raise unavailable
-        return ForgetResult(len(shared_records | local_records), waiting)
+        return ForgetResult(len(shared_records | local_records) + states, waiting)
 
     def catch_up(self) -> None:
         """Forget the users that other processes forgot since the last call. Raises RedisUnavailable."""

@@ -1,4 +1,4 @@
-"""The form of the accepted attributes of a user, and the keyed digests of their values, for both states."""
+"""Packs the accepted attributes of a user, and digests their values. Both states of sent values use this form."""
 
 from __future__ import annotations
 

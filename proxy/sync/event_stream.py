@@ -15,14 +15,14 @@ from dataclasses import dataclass, replace
 from threading import Condition, Thread
 from typing import Any
 
-from proxy.amplitude.rate_limiter import RateLimiter
+from proxy.amplitude.rate_limiter import RateLimiter, Reservation
 from proxy.braze.track import Accepted, Failed, RateLimited, Refused, TooLarge, TrackClient, Unavailable
 from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.monitoring.logs import OncePerMinute
 from proxy.storage.redis import RedisUnavailable
 from proxy.storage.weighted_semaphore import WeightedSemaphore
 from proxy.sync.delivered_events import DeliveredEvents
-from proxy.sync.state import Sent, SentState
+from proxy.sync.state import AcceptedValues, Sent
 from proxy.sync.stream_objects import Kind, Selection, StreamObject
 from proxy.sync.stream_queue import Item, Outcome, take_batch
 
@@ -40,6 +40,7 @@ _REFUSED_SECONDS = 10.0
 """Seconds without a request after Braze refused the key."""
 _REFUSAL_SHOWN_SECONDS = 600.0
 """Seconds after which an old refusal says nothing about the key, because the permission may have been added."""
+_RESERVE_AGAIN_SECONDS = 0.1
 _MAY_ARRIVE_SECONDS = 1.0
 """Seconds for which an abandoned request may still reach Braze."""
 
@@ -84,7 +85,7 @@ class EventStream:
         client: TrackClient,
         limiter: RateLimiter,
         delivered: DeliveredEvents,
-        state: SentState,
+        state: AcceptedValues,
         *,
         batch_objects: int,
         on_outcome: Callable[[str, str, int], None] = lambda *_: None,
@@ -136,7 +137,7 @@ class EventStream:
         now = self._clock.monotonic()
         items = [Item(content, now, now + wait_seconds) for content in objects]
         with self._changed:
-            refusal = self._refusal(now, len(items))
+            refusal = self._refusal(now, wait_seconds, len(items))
             if refusal is None:
                 self._start()
                 self._waiting.extend(items)
@@ -157,11 +158,11 @@ class EventStream:
         words = Counter(outcome.word for outcome in outcomes)
         return ForwardResult(words + skipped, max(pauses, default=None))
 
-    def _refusal(self, now: float, objects: int) -> Outcome | None:
-        """Return the outcome of objects that cannot be sent now."""
+    def _refusal(self, now: float, wait_seconds: float, objects: int) -> Outcome | None:
+        """Return the outcome of objects that cannot be sent in time."""
         if now < self._refused_until:
             return Outcome("refused", self._refused_until - now)
-        if self._limiter.paused:
+        if self._limiter.paused_for > wait_seconds:
             return Outcome("rate_limited", self._limiter.paused_for)
         if self._waiting and len(self._waiting) + objects > _MAX_WAITING:
             return Outcome("busy", 1.0)
@@ -240,7 +241,7 @@ class EventStream:
         """Send the objects in one request, and settle them. Halves a request that Braze does not accept as a whole."""
         if not items:
             return
-        reservation = self._limiter.reserve(max(item.deadline for item in items))
+        reservation = self._reserve(max(item.deadline for item in items))
         if reservation is None:
             self._settle(items, Outcome("rate_limited", max(self._limiter.wait() or 0.0, 1.0)))
             return
@@ -286,6 +287,15 @@ class EventStream:
                 self._fail(items, "refused", reason, _REFUSED_SECONDS)
             case Unavailable(reason):
                 self._fail(items, "uncertain" if uncertain else "unavailable", reason, 1.0)
+
+    def _reserve(self, latest: float) -> Reservation | None:
+        """Reserve a request that can be sent by `latest`. Waits while Redis learns the requests of all processes."""
+        while (reservation := self._limiter.reserve(latest)) is None:
+            wait = self._limiter.wait()
+            if wait is None or self._clock.monotonic() + max(wait, _RESERVE_AGAIN_SECONDS) > latest:
+                return None
+            self._clock.sleep(_RESERVE_AGAIN_SECONDS)
+        return reservation
 
     def _accepted(self, items: Sequence[Item]) -> None:
         """Record the objects before Amplitude gets an answer, so that a repeated message is recognised."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from threading import Lock
 
 from cachetools import LRUCache
@@ -13,7 +13,7 @@ _MAX_USERS = 100_000
 
 
 class RecentValues:
-    """A `SentState` that ends with the process, and forgets the users who were used least recently."""
+    """Accepted values that end with the process. Drops the users who were used least recently."""
 
     def __init__(self, max_users: int = _MAX_USERS) -> None:
         self._digester = ValueDigester(new_key())
@@ -34,16 +34,6 @@ class RecentValues:
         with self._lock:
             for user_id, attributes in accepted:
                 self._users[user_id] = merge(self._users.get(user_id, {}), attributes)
-
-    def users(self) -> Iterator[tuple[str, Mapping[str, Sent]]]:
-        """Yield every user."""
-        with self._lock:
-            users = list(self._users.items())
-        return iter(users)
-
-    def count(self) -> int:
-        """Return the number of users."""
-        return len(self._users)
 
     def forget(self, user_ids: Sequence[str]) -> int:
         """Remove users. Return the number of removed users."""

@@ -10,7 +10,7 @@ from proxy.storage.sent_values import Sent
 __all__ = ["Sent", "SentState"]
 
 
-class SentState(Protocol):
+class AcceptedValues(Protocol):
     """The last accepted value of each attribute, by user id. Thread-safe."""
 
     def digest(self, value: object) -> bytes:
@@ -20,13 +20,26 @@ class SentState(Protocol):
         """Return the accepted attributes of each user; empty for an unknown user."""
 
     def record(self, accepted: Sequence[tuple[str, Mapping[str, Sent]]]) -> None:
-        """Store accepted attributes, and keep the others. An older time never replaces a newer time."""
+        """Store accepted attributes durably. Other attributes of the users stay.
+
+        An older time never replaces a newer one.
+        """
+
+    def forget(self, user_ids: Sequence[str]) -> int:
+        """Remove users. Return the number of removed users."""
+
+
+class SentState(AcceptedValues, Protocol):
+    """Accepted values that outlive the process, and belong to one endpoint and key of Braze."""
 
     def users(self) -> Iterator[tuple[str, Mapping[str, Sent]]]:
-        """Yield every user of the state."""
+        """Yield every user of the state. Redis may yield a user twice."""
 
     def count(self) -> int:
         """Return the number of users."""
 
-    def forget(self, user_ids: Sequence[str]) -> int:
-        """Remove users. Return the number of removed users."""
+    def differing(self, endpoint: str, api_key: str) -> list[str]:
+        """Return the names of the settings that differ from those of the owner; empty without an owner."""
+
+    def claim(self, endpoint: str, api_key: str, *, clear: bool) -> None:
+        """Make an endpoint and a key the owner of the state. `clear`: remove all users first."""

@@ -5,10 +5,17 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
+from proxy.app import create_app
 from proxy.sandbox.server import Sandbox
+from proxy.settings import Settings
+from proxy.sync.sqlite_state import SqliteState
+from proxy.sync.state import Sent, SentState
+from proxy.web.services import installed
 from tests.conftest import KEYS, SECRET, Service, free_port
 from tests.support.command import run, start
 from tests.support.redis_server import RedisServer
@@ -51,6 +58,50 @@ def test_forget__shared_redis__reaches_the_service_within_a_second(start_service
         forgotten_at = time.monotonic()
         while not calls(service, "user_id=ava"):
             assert time.monotonic() < forgotten_at + 1, "the service still answers from its cache"
+
+
+def sent(state: SentState) -> list[tuple[str, dict[str, Sent]]]:
+    return [(user, {"plan": Sent(state.digest("gold"), 1000.0)}) for user in ("ava", "ben", "kit")]
+
+
+@pytest.mark.contract("7 state")
+def test_forget__state_file__deletes_the_named_users(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    with closing(SqliteState(path)) as state:
+        state.record(sent(state))
+    ended = forget("--user", "ava", "--user", " kit ", "--user", "nobody", "--state", str(path))
+    assert (ended.returncode, ended.stdout) == (0, "deleted 2 records\n")
+    with closing(SqliteState(path)) as state:
+        assert [user for user, _ in state.users()] == ["ben"]
+        assert "is in use by another run" in forget("--user", "ben", "--state", str(path)).stderr
+    for arguments, message in (
+        (("--state", str(tmp_path / "other")), "does not exist; correct --state"),
+        (("--state", str(path), "--device", "d"), "--state contains only user ids; remove --url and --device"),
+        (("--state", str(path), "--url", "http://127.0.0.1:1"), "remove --url and --device"),
+    ):
+        ended = forget("--user", "ben", *arguments)
+        assert (ended.returncode != 0, message in ended.stderr) == (True, True)
+
+
+@pytest.mark.contract("7 state")
+@pytest.mark.parametrize("way", ["redis", "url"])
+def test_forget__state_in_redis__deletes_the_user(start_service: Callable[..., Service], way: str) -> None:
+    secret = {"REDIS_KEY_SECRET": "0123456789abcdef" * 4}
+    with RedisServer() as redis, Sandbox() as sandbox:
+        settings = {"AMPLITUDE_BASE_URL": sandbox.url, "AMPLITUDE_SECRET_KEY": sandbox.secret_key}
+        settings |= {"PROXY_API_KEYS": KEYS, "REDIS_URL": redis.url, **secret}
+        services = installed(create_app(Settings.from_env(settings)))
+        state, client = services.sent, services.redis
+        assert state is not None
+        assert client is not None
+        state.record(sent(state))
+        options = ["--url", start_service(sandbox, **settings).url, "--credentials", KEYS] if way == "url" else []
+        ended = forget("--user", "ava", *options, **(settings if way == "redis" else {}))
+        assert (ended.returncode, ended.stdout) == (0, "deleted 1 record\n"), ended.stderr
+        assert sorted(user for user, _ in state.users()) == ["ben", "kit"]
+        state.record(sent(state))
+        assert sorted(user for user, _ in state.users()) == ["ben", "kit"], "the values are older than the request"
+        client.stop()
 
 
 @pytest.mark.contract("5 forget")

@@ -155,7 +155,7 @@ def test_currents__8_mib_or_larger__200_or_413(
 
 @pytest.mark.contract("8 answers")
 @pytest.mark.parametrize(
-    ("coding", "body"), [("gzip", b"not gzip"), ("gzip", gzip.compress(b"{}" * 99)[:-9]), ("br", b"")]
+    ("coding", "body"), [("gzip", b"not gzip"), ("gzip", gzip.compress(b"{}" * 99, mtime=0)[:-9]), ("br", b"")]
 )
 def test_currents__unreadable_compression__400(client: FlaskClient, coding: str, body: bytes) -> None:
     answer = post(client, body, **{"Content-Encoding": coding})

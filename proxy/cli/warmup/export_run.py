@@ -21,6 +21,7 @@ from proxy.cli.warmup.export import Content, Exporter, ExportResult
 from proxy.cli.warmup.fetching import set_by_signals
 from proxy.cli.warmup.progress import progress_report
 from proxy.profile.aliases import Aliases
+from proxy.settings import Settings
 
 _EXAMPLE_MEMBERS = 100_000
 
@@ -62,14 +63,7 @@ def export_cohorts(
     or no cohort was downloaded, DiskFull and ServiceUnavailable.
     """
     settings, _ = own_settings({**os.environ, "AMPLITUDE_API_KEY": api_key or ""})
-    for name, value, option in (
-        ("AMPLITUDE_API_KEY", settings.amplitude_api_key, "add --api-key, or "),
-        ("AMPLITUDE_SECRET_KEY", settings.amplitude_secret_key, ""),
-    ):
-        if not value:
-            raise NotDownloaded(f"--cohort needs {name} of the Amplitude project; {option}set {name}")
-    keys = settings.amplitude_api_key or "", settings.amplitude_secret_key
-    client = CohortExport(settings.amplitude_cohorts_url, *keys, on_progress=print_status)
+    client = cohort_client(settings, "add --api-key, or ")
     aliases, stop = Aliases(settings.aliases), Event()
     before = destination.cache_state() if content.properties else None
     results: list[ExportResult] = []
@@ -103,6 +97,21 @@ def export_cohorts(
         click.echo(f"{noun} {', '.join(failed)} failed; the errors are above")
     complete = fits and not failed and all(result.complete for result in results)
     return ExportOutcome(complete, interrupted, [line for result in results for line in result.skipped_rows()])
+
+
+def cohort_client(settings: Settings, key_option: str = "") -> CohortExport:
+    """Return the client for the downloads. Raises NotDownloaded without the keys of the Amplitude project.
+
+    `key_option`: how else to pass the API key, for the error.
+    """
+    for name, value, option in (
+        ("AMPLITUDE_API_KEY", settings.amplitude_api_key, key_option),
+        ("AMPLITUDE_SECRET_KEY", settings.amplitude_secret_key, ""),
+    ):
+        if not value:
+            raise NotDownloaded(f"--cohort needs {name} of the Amplitude project; {option}set {name}")
+    keys = settings.amplitude_api_key or "", settings.amplitude_secret_key
+    return CohortExport(settings.amplitude_cohorts_url, *keys, on_progress=print_status)
 
 
 def _export(exporter: Exporter, cohort_id: str, cache: CacheState | None, stop: Event) -> ExportResult:

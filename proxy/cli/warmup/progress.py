@@ -1,4 +1,4 @@
-"""Progress of a warming run, by calls or by an export: a bar on a terminal, a line every few seconds elsewhere."""
+"""Progress of a long run: a bar on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import click
 from rich.console import Console
@@ -67,7 +68,18 @@ class StoreProgress:
         return f"{self.finished:,} of {self.users:,} stored; {pace}, {remaining}"
 
 
-AnyProgress = WarmupProgress | StoreProgress
+class AnyProgress(Protocol):
+    """The progress of any run: the number of users, and how many of them are finished."""
+
+    @property
+    def users(self) -> int: ...
+
+    @property
+    def finished(self) -> int: ...
+
+    def line(self, seconds: float) -> str:
+        """Return the progress after `seconds` as one line."""
+
 
 Report = Callable[[AnyProgress, float, str], None]
 """Called every few seconds with the progress, the seconds since the start, and the reason for a standstill or ""."""

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
+from typing import Any
 from urllib.parse import urlencode
 
 from proxy.cli.client import ServiceRefused, ServiceUnavailable, json_object, refusal
@@ -53,6 +54,8 @@ class Warmer:
     """Warms a cache through `ask_functions`, with one thread for each. Durations are in seconds.
 
     `loss_reason` returns why fetched data would be lost, or None. `report` is called every `report_interval`.
+    `on_answer` gets each user with the body of the answer, and `on_failed` each user without an answer and the reason.
+    No two of these calls run at the same time.
     """
 
     def __init__(
@@ -63,6 +66,8 @@ class Warmer:
         *,
         report: Report,
         loss_reason: Callable[[], str | None] = lambda: None,
+        on_answer: Callable[[str, Mapping[str, Any]], None] = lambda *_: None,
+        on_failed: Callable[[str, str], None] = lambda *_: None,
         report_interval: float = 5.0,
         retry_interval: float = 1.0,
         poll_interval: float = 0.2,
@@ -71,6 +76,8 @@ class Warmer:
         self._question = question
         self._report = report
         self._loss_reason = loss_reason
+        self._on_answer = on_answer
+        self._on_failed = on_failed
         self._report_interval = report_interval
         self._retry_interval = retry_interval
         self._poll_interval = poll_interval
@@ -150,6 +157,7 @@ class Warmer:
                 progress.calls += calls
                 if answer.status == 200 and "found" in body:
                     self._unexpected, self._max_unexpected = 0, _MAX_UNEXPECTED
+                    self._on_answer(user, body)
                     if not body["found"]:
                         progress.unknown += 1
                     elif answer.headers.get("x-amplitude-calls") == "0" and attempt == 1:
@@ -168,6 +176,7 @@ class Warmer:
             with self._lock:
                 progress.failed += 1
                 progress.failures[error] += 1
+                self._on_failed(user, error)
             return
         with self._lock:
             self._last_error = error

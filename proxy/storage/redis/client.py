@@ -14,7 +14,7 @@ import logging
 import secrets
 import ssl
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -184,9 +184,26 @@ class RedisClient:
         pipeline.pexpire(key, int(seconds * 1000))
         self._run(pipeline.execute)
 
-    def fields(self, key: bytes, names: Sequence[str]) -> list[bytes | None]:
+    def fields(self, key: bytes, names: Sequence[str | bytes]) -> list[bytes | None]:
         """Return the values of these fields of a hash."""
         return self._run(lambda: self._client.hmget(key, list(names)))  # type: ignore[no-any-return]
+
+    def field_count(self, key: bytes) -> int:
+        """Return the number of fields of a hash."""
+        return int(self._run(lambda: self._client.hlen(key)))
+
+    def scan_fields(self, key: bytes, at_once: int) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the fields of a hash, about `at_once` per round trip. A field may come twice while others write."""
+        cursor = 0
+        while True:
+            cursor, fields = self._run(partial(self._client.hscan, key, cursor, count=at_once))
+            yield from fields.items()
+            if cursor == 0:
+                return
+
+    def delete_fields(self, key: bytes, names: Sequence[bytes]) -> int:
+        """Delete fields of a hash, and return how many fields existed."""
+        return int(self._run(lambda: self._client.hdel(key, *names)))
 
     def members_above(self, key: bytes, score: float) -> list[tuple[bytes, float]]:
         """Return the members of a sorted set with a score above `score`, and their scores."""

@@ -129,7 +129,18 @@ def test_commands__lua_scripts_and_client__all_in_the_rule() -> None:
     scripts = "".join(path.read_text() for path in Path(ROOT, "proxy").rglob("*.lua"))
     called = {name.lower() for name in re.findall(r"redis\.p?call\(\s*'(\w+)'", scripts)}
     assert len(re.findall(r"redis\.p?call\(", scripts)) == len(re.findall(r"redis\.p?call\(\s*'\w+'", scripts))
-    sent_by_client = {"evalsha", "get", "hgetall", "mget", "script|load", "select", "set", "zrangebyscore"}
+    sent_by_client = {
+        "evalsha",
+        "get",
+        "hgetall",
+        "hlen",
+        "hscan",
+        "mget",
+        "script|load",
+        "select",
+        "set",
+        "zrangebyscore",
+    }
     assert set(COMMANDS) == called | sent_by_client
 
 

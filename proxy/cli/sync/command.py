@@ -1,0 +1,311 @@
+"""The sync command: writes values of Amplitude into Braze, as custom attributes of the same name."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import BinaryIO
+
+import click
+
+from proxy.amplitude.cohort_export import NotDownloaded
+from proxy.cli.client import (
+    require_credentials,
+    service_options,
+)
+from proxy.cli.formats import format_count, format_minutes
+from proxy.cli.sync.connection import BrazeTarget, braze_target, connect, open_state
+from proxy.cli.sync.reading import ReadResult, read_answers, read_cohorts, read_file
+from proxy.cli.sync.run import FailuresFile, Sender, forecast, limit_lines, plan
+from proxy.cli.sync.selection import Selection, parse_renames
+from proxy.cli.sync.staging import Staging
+from proxy.cli.user_file import UnreadableFile
+from proxy.cli.warmup.audience import DiskFull
+from proxy.cli.warmup.export_run import cohort_client, print_status
+from proxy.profile.aliases import Aliases
+from proxy.profile.values import split_list
+from proxy.settings import Settings
+from proxy.storage.redis import RedisUnavailable
+from proxy.storage.redis.sync_state import StateInUse
+from proxy.sync.changes import too_many_removals
+from proxy.sync.sqlite_state import DEFAULT_PATH, StateUnavailable
+from proxy.sync.state import SentState
+
+
+@dataclass(frozen=True, slots=True)
+class _Mode:
+    """The options that change what is sent."""
+
+    dry_run: bool
+    everything: bool
+    keep_state: bool
+    allow_removals: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What a run needs to plan and send. `start_over`: the values in the state do not count."""
+
+    selection: Selection
+    mode: _Mode
+    settings: Settings
+    target: BrazeTarget
+    state: SentState
+    start_over: bool
+    staging: Staging
+    result: ReadResult
+    failures: FailuresFile
+    stop: Event
+    lost: Event
+    """Set if another run took over the state."""
+
+
+@click.command()
+@click.argument("users", required=False, type=click.File("rb"))
+@click.option("--column", help="Column with the user ids, if USERS is a CSV table.")
+@click.option(
+    "--cohort",
+    "cohorts",
+    metavar="ID",
+    multiple=True,
+    help="Amplitude cohort to download, instead of USERS. May be repeated.",
+)
+@click.option("--properties", default="", help="User properties to write, comma-separated.")
+@click.option("--computations", default="", help="Computations to write, comma-separated ids or aliases.")
+@click.option(
+    "--recommendations", default="", help="Recommendations to write as lists, comma-separated ids or aliases."
+)
+@click.option("--log-exposures", is_flag=True, help="Confirm that each fetched recommendation logs an exposure.")
+@click.option("--membership", metavar="NAME", help="Attribute that is true in the cohort, and false after leaving it.")
+@click.option("--rename", multiple=True, metavar="OLD=NEW", help="Write an attribute under another name.")
+@click.option("--dry-run", is_flag=True, help="Read everything and print the costs, but write nothing.")
+@click.option("--all", "everything", is_flag=True, help="Send unchanged values too. Starts over for another key.")
+@click.option("--keep-state", is_flag=True, help="Use the state with a new key of the same workspace.")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help=f"File with the state of what was sent. Without REDIS_URL, default: {DEFAULT_PATH}",
+)
+@click.option("--allow-reserved", is_flag=True, help="Overwrite profile fields of Braze, such as email.")
+@click.option("--allow-removals", is_flag=True, help="Send null or false to any number of users.")
+@click.option("--failures", type=click.Path(path_type=Path), metavar="FILE", help="File for failed user ids.")
+@service_options("URL of a running service that makes the calls to Amplitude.", "admin")
+@click.option(
+    "--quota",
+    type=click.IntRange(1, 1_000_000),
+    default=600,
+    envvar="AMPLITUDE_REQUESTS_PER_MINUTE",
+    show_default=True,
+    show_envvar=True,
+    help="Calls a minute to Amplitude that the run may make.",
+)
+def sync(
+    users: BinaryIO | None,
+    column: str | None,
+    cohorts: tuple[str, ...],
+    properties: str,
+    computations: str,
+    recommendations: str,
+    log_exposures: bool,
+    membership: str | None,
+    rename: tuple[str, ...],
+    dry_run: bool,
+    everything: bool,
+    keep_state: bool,
+    state: Path | None,
+    allow_reserved: bool,
+    allow_removals: bool,
+    failures: Path | None,
+    url: str | None,
+    credentials: str | None,
+    quota: int,
+) -> None:
+    """Write values from Amplitude into Braze as attributes.
+
+    Each value becomes a custom attribute of the same name. The users are the members of one or more cohorts, or those
+    of USERS: a file, or - for stdin, with one user id per line; with --column, a CSV table. Only values that differ
+    from the last ones that Braze accepted are sent.
+
+    Properties and membership of a cohort come from its download, without calls. All other values cost one call a user:
+    by the service at --url, or within the quota that is shared in Redis.
+
+    Without REDIS_URL, the state of what was sent is in a file. Only one run may use a state. You can stop the command
+    at any time and run it again. Values already sent are skipped.
+
+    Exits with status 1 if values of some users could not be read or sent.
+    """
+    cohort_ids = list(dict.fromkeys(cohort.strip() for cohort in cohorts if cohort.strip()))
+    if (users is None) is not bool(cohort_ids) or (column and cohort_ids):
+        raise click.UsageError("specify either USERS (a file, or - for stdin) or --cohort")
+    selection = Selection(
+        _names(properties),
+        _names(computations),
+        _names(recommendations),
+        membership.strip() if membership and membership.strip() else None,
+        parse_renames(rename),
+        allow_reserved,
+    )
+    if not (selection.names or selection.computations):
+        raise click.UsageError("nothing to write; add --properties, --computations, --recommendations or --membership")
+    if selection.recommendations and not log_exposures:
+        raise click.UsageError(
+            "--recommendations logs an exposure in Amplitude for each user, even if no message is ever sent; to "
+            "confirm this, add --log-exposures"
+        )
+    if selection.membership is not None and len(cohort_ids) != 1:
+        raise click.UsageError("--membership needs exactly one --cohort; run the command once for each cohort")
+    selection.check()
+    if state is not None and os.environ.get("REDIS_URL", "").strip():
+        raise click.UsageError("--state is not used with REDIS_URL, because the state is in Redis; remove --state")
+    mode = _Mode(dry_run, everything, keep_state, allow_removals)
+    credentials = require_credentials(url, credentials)
+    with ExitStack() as stack:
+        try:
+            failed = FailuresFile(None if dry_run else failures)
+            stack.callback(failed.close)
+            question = _question(selection, from_file=users is not None)
+            settings, services, ask_functions = connect(url, credentials, question, quota)
+            target = braze_target(settings, services)
+            client = cohort_client(settings) if cohort_ids else None
+            stop, lost = Event(), Event()
+
+            def on_lost() -> None:
+                lost.set()
+                stop.set()
+
+            sent = stack.enter_context(open_state(services, state or Path(DEFAULT_PATH), on_lost, dry_run=dry_run))
+            start_over = _check_owner(sent, target, mode)
+            staging = stack.enter_context(closing(Staging()))
+            result = ReadResult()
+            if users is not None:
+                read_file(users, column, staging, result)
+            if client is not None:
+                ids = [Aliases(settings.aliases).id_of("cohorts", cohort_id) for cohort_id in cohort_ids]
+                read_cohorts(client, ids, selection, settings.text_properties, staging, result)
+            _check_rows(result, mode)
+            if question and len(staging):
+                calls = len(staging) * (
+                    2 if {"properties", "computations"} <= set(question["include"].split(",")) else 1
+                )
+                click.echo(
+                    f"{format_count(calls, 'call')} at {quota:,} a minute: about "
+                    f"{format_minutes(-(-calls // quota))}; less if users are already cached",
+                    err=True,
+                )
+                read_answers(ask_functions, question, quota, selection, staging, result, failed.add)
+                selection.check(list(result.computed))
+            complete = _write(
+                _Run(selection, mode, settings, target, sent, start_over, staging, result, failed, stop, lost)
+            )
+        except (UnreadableFile, DiskFull, NotDownloaded, StateUnavailable, StateInUse) as error:
+            raise click.ClickException(str(error)) from None
+        except RedisUnavailable as error:
+            raise click.ClickException(
+                f"{error or 'Redis does not answer'}; nothing of this run is lost, so run the command again"
+            ) from None
+    if not complete:
+        sys.exit(1)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(split_list(text)))
+
+
+def _question(selection: Selection, *, from_file: bool) -> dict[str, str]:
+    """Return the parameters of the calls; empty if the downloads have everything."""
+    sections = {
+        "properties": ("keys", selection.properties if from_file else ()),
+        "computations": ("comp_id", selection.computations),
+        "recommendations": ("rec_id", selection.recommendations),
+    }
+    wanted = {section: ids for section, ids in sections.items() if ids[1]}
+    if not wanted:
+        return {}
+    parameters = {parameter: ",".join(names) for parameter, names in wanted.values()}
+    return {"include": ",".join(wanted), "on_error": "retry", **parameters}
+
+
+def _check_owner(state: SentState, target: BrazeTarget, mode: _Mode) -> bool:
+    """Return whether the run starts over. Raises ClickException if the state belongs to another endpoint or key."""
+    differing = state.differing(target.endpoint, target.api_key)
+    if differing and not (mode.everything or mode.keep_state):
+        raise click.ClickException(
+            f"the state was written with another {' and another '.join(differing)}; add --all to start over, or "
+            "--keep-state for a new key of the same workspace"
+        )
+    return bool(differing) and not mode.keep_state
+
+
+def _check_rows(result: ReadResult, mode: _Mode) -> None:
+    if result.empty_cohorts and not mode.allow_removals:
+        raise click.ClickException(
+            f"cohort {result.empty_cohorts[0]} has no user ids, so nothing was sent; check the cohort in Amplitude, or "
+            "add --allow-removals"
+        )
+
+
+def _write(run: _Run) -> bool:
+    """Plan and send the changes, and print the forecast and the summary. Return whether all values were sent."""
+    result, mode, state, selection = run.result, run.mode, run.state, run.selection
+    notes = [*result.lines, *result.skipped_lines()]
+    if result.refused is not None or result.stopped:
+        _print(notes)
+        if result.refused is not None:
+            raise result.refused
+        click.echo("stopped before anything was sent; run the command again")
+        return False
+    state_users = 0 if run.start_over else state.count()
+    counts = plan(
+        run.staging,
+        state,
+        computed=[selection.attribute(name) for name in result.computed],
+        membership=None if selection.membership is None else selection.attribute(selection.membership),
+        at=result.at,
+        everything=mode.everything,
+        start_over=run.start_over,
+    )
+    costs = forecast(len(run.staging), counts, run.settings.braze_batch_objects)
+    notes += limit_lines(counts)
+    if counts.removals:
+        notes.append(f"null or false: {format_count(counts.removals, 'user')}")
+    if too_many_removals(counts.removals, state_users) and not mode.allow_removals:
+        _print([*notes, costs])
+        raise click.ClickException(
+            f"{format_count(counts.removals, 'user')} of {state_users:,} in the state would get null or false, so "
+            "nothing was sent; check the cohort and the properties in Amplitude, or add --allow-removals"
+        )
+    if mode.dry_run:
+        _print([*notes, costs, "dry run: nothing was sent"])
+        return result.complete
+    print_status(costs)
+    sender = Sender(
+        run.staging,
+        state,
+        run.target.client,
+        run.target.limiter,
+        users=counts.users,
+        batch_objects=run.settings.braze_batch_objects,
+        claim=lambda: state.claim(run.target.endpoint, run.target.api_key, clear=run.start_over),
+        failures=run.failures,
+    )
+    error = sender.run(run.stop)
+    _print([*notes, *sender.progress.lines(counts.unchanged)])
+    if error is not None:
+        raise click.ClickException(str(error))
+    if run.lost.is_set():
+        raise click.ClickException("another run took over the state in Redis; wait until it ends, and run this again")
+    if sender.progress.finished < counts.users:
+        click.echo("stopped before all values were sent; run the command again, and values already sent are skipped")
+        return False
+    return result.complete and not sender.progress.failed
+
+
+def _print(lines: Sequence[str]) -> None:
+    for line in lines:
+        click.echo(line)

@@ -1,0 +1,99 @@
+"""Connects a run of sync: to Amplitude's data, to Braze, and to the state."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from proxy.amplitude.rate_limiter import RateLimiter
+from proxy.app import braze, braze_limiter
+from proxy.braze.track import TrackClient
+from proxy.cli.client import ServiceUnavailable, own_service, own_service_with_redis, own_settings
+from proxy.cli.sync.reading import CONNECTIONS
+from proxy.cli.warmup.destination import running
+from proxy.liquid.types import Ask
+from proxy.profile.aliases import Aliases
+from proxy.settings import Settings
+from proxy.storage.redis.sync_state import RedisSentState
+from proxy.sync.sqlite_state import SqliteState
+from proxy.sync.state import SentState
+from proxy.web.services import Services
+
+
+@dataclass(frozen=True, slots=True)
+class BrazeTarget:
+    """Where the values go: the client, its rate limiter, and the endpoint and key that own the state."""
+
+    client: TrackClient
+    limiter: RateLimiter
+    endpoint: str
+    api_key: str
+
+
+def connect(
+    url: str | None, credentials: str, question: dict[str, str], quota: int
+) -> tuple[Settings, Services | None, Sequence[Ask]]:
+    """Return the settings, the services of this process, and functions that answer the question.
+
+    The services are None if neither Redis nor calls in this process are needed.
+    """
+    calls_here = bool(question) and not url
+    # A run that makes no calls needs no secret key, except for downloads.
+    environ = dict(os.environ) if calls_here else {**os.environ, "AMPLITUDE_PROFILE_API": "off"}
+    settings, _ = own_settings(environ)
+    if "comp_id" in question:
+        aliases = Aliases(settings.aliases)
+        ids = (aliases.id_of("computations", name) for name in question["comp_id"].split(","))
+        question["comp_id"] = ",".join(dict.fromkeys(ids))  # an alias would replace Amplitude's name
+    services: Services | None = None
+    ask_functions: Sequence[Ask] = ()
+    if settings.redis_url is not None:
+        services, ask = own_service_with_redis(environ)
+        ask_functions = [ask] * CONNECTIONS
+    elif calls_here:
+        click.echo(
+            f"warning: the run shares no quota with a service, and makes up to {quota:,} calls a minute; add --url, or "
+            "set REDIS_URL",
+            err=True,
+        )
+        services, ask = own_service({**environ, "AMPLITUDE_REQUESTS_PER_MINUTE": str(quota)})
+        ask_functions = [ask] * CONNECTIONS
+    has_profile_api = services is not None and services.profile_api
+    if url and question:
+        destination = running(url, credentials)
+        ask_functions, has_profile_api = destination.ask_functions, destination.profile_api
+    if question and not has_profile_api:
+        raise ServiceUnavailable(
+            f"{question['include']} cannot be fetched, because AMPLITUDE_PROFILE_API is off; use --cohort with "
+            "--properties or --membership"
+        )
+    return settings, services, ask_functions
+
+
+def braze_target(settings: Settings, services: Services | None) -> BrazeTarget:
+    client, endpoint, api_key = braze(settings), settings.braze_rest_endpoint, settings.braze_api_key
+    if client is None or endpoint is None or api_key is None:
+        raise click.ClickException("BRAZE_REST_ENDPOINT and BRAZE_API_KEY are required; set both")
+    limiter = services.braze_rate_limiter if services is not None else None
+    return BrazeTarget(client, limiter or braze_limiter(settings, None)[0], endpoint, api_key)
+
+
+@contextmanager
+def open_state(
+    services: Services | None, path: Path, on_lost: Callable[[], None], *, dry_run: bool
+) -> Iterator[SentState]:
+    """Open and lock the state. A dry run does not lock the state in Redis, because it writes nothing."""
+    in_redis: RedisSentState | None = services.sent if services is not None else None
+    if in_redis is None:
+        with closing(SqliteState(path, create=not dry_run)) as in_file:
+            yield in_file
+    elif dry_run:
+        yield in_redis
+    else:
+        with in_redis.locked(on_lost):
+            yield in_redis

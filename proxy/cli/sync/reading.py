@@ -1,0 +1,175 @@
+"""Reads the values that Braze should have: from cohort downloads, and by one call per user for other values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+import click
+
+from proxy.amplitude.cohort_export import CohortExport
+from proxy.amplitude.cohort_file import CohortFile
+from proxy.cli.client import ServiceRefused
+from proxy.cli.formats import format_count
+from proxy.cli.sync.selection import Selection
+from proxy.cli.sync.staging import Staging
+from proxy.cli.user_file import file_name, read_user_file
+from proxy.cli.user_ids import UserIds
+from proxy.cli.warmup.audience import Audience, Values
+from proxy.cli.warmup.fetching import set_by_signals
+from proxy.cli.warmup.progress import progress_report
+from proxy.cli.warmup.property_types import TypeCounts
+from proxy.cli.warmup.runner import Warmer
+from proxy.liquid.types import Ask
+from proxy.profile.text_values import typed
+from proxy.sync.changes import Desired
+
+CONNECTIONS = 16
+
+
+@dataclass(slots=True)
+class ReadResult:
+    """What a run read. `at`: the time of the last download (Unix seconds). `lines`: of the summary.
+
+    `computed`: the names of computed values in Amplitude's answers. `complete`: whether all rows and columns were read.
+    """
+
+    at: float = 0.0
+    empty_cohorts: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    computed: dict[str, None] = field(default_factory=dict)
+    complete: bool = True
+    unknown: int = 0
+    unanswered: int = 0
+    failed: int = 0
+    refused: ServiceRefused | None = None
+    stopped: bool = False
+
+    def skipped_lines(self) -> Iterator[str]:
+        """Yield a line for each reason to skip users."""
+        if self.unknown:
+            yield f"skipped {format_count(self.unknown, 'user')}: unknown to Amplitude"
+        if self.unanswered:
+            yield f"skipped {format_count(self.unanswered, 'user')}: Amplitude's answer has not all requested data"
+        if self.failed:
+            yield f"skipped {format_count(self.failed, 'user')}: no answer"
+
+
+def read_file(users: BinaryIO, column: str | None, staging: Staging, result: ReadResult) -> None:
+    """Read the user ids of a file. Raises UnreadableFile."""
+    ids = UserIds()
+    staging.add_users(ids.of(read_user_file(users, column)))
+    if not len(staging):
+        raise click.ClickException(f"{file_name(users)} has no user ids; check its content")
+    result.lines += ids.summary(len(staging))
+    result.complete &= not ids.unreadable
+
+
+def read_cohorts(
+    client: CohortExport,
+    cohort_ids: Sequence[str],
+    selection: Selection,
+    text_properties: frozenset[str],
+    staging: Staging,
+    result: ReadResult,
+) -> None:
+    """Download cohorts, and read their members with the selected properties. Raises NotDownloaded and DiskFull."""
+    types = TypeCounts(text_properties)
+    for cohort_id in cohort_ids:
+        with closing(Audience()) as audience:
+            result.at, names = _download(client, cohort_id, selection, audience, result)
+
+            def desired(names: tuple[str, ...] = names, at: float = result.at) -> Iterator[Desired]:
+                for user_id, values in audience.members():  # read before the next cohort
+                    yield Desired(user_id, _attributes(selection, names, values, types, text_properties), at)
+
+            staging.add(desired())
+    result.lines += types.lines()
+
+
+def _download(
+    client: CohortExport, cohort_id: str, selection: Selection, audience: Audience, result: ReadResult
+) -> tuple[float, tuple[str, ...]]:
+    """Download a cohort. Return the time of the request, and the names of the properties in the file."""
+    ids = UserIds()
+    names: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    def stage(file: CohortFile) -> None:
+        nonlocal names, missing
+        names, missing = file.names, file.missing
+        ids.restart()
+        audience.clear()
+        audience.replace((row.user_id, values) for row, values in file.rows if ids.accepts(row))
+
+    at = client.download(cohort_id, stage, selection.properties)
+    result.lines += ids.summary(len(audience), "; the last row of each user was used")
+    result.lines += [f"property {name!r} is not in the file; correct --properties" for name in missing]
+    result.complete &= not (ids.unreadable or missing)
+    if not len(audience):
+        result.empty_cohorts.append(cohort_id)
+    return at, names
+
+
+def _attributes(
+    selection: Selection,
+    names: Sequence[str],
+    values: Values,
+    types: TypeCounts,
+    text_properties: frozenset[str],
+) -> dict[str, Any]:
+    attributes: dict[str, Any] = {}
+    for name, value in zip(names, values, strict=True):
+        if value is not None:
+            types.add(name, value)
+        attributes[selection.attribute(name)] = typed(name, value, text_properties)
+    if selection.membership is not None:
+        attributes[selection.attribute(selection.membership)] = True
+    return attributes
+
+
+def read_answers(
+    ask_functions: Sequence[Ask],
+    question: Mapping[str, str],
+    per_minute: int,
+    selection: Selection,
+    staging: Staging,
+    result: ReadResult,
+    on_failed: Callable[[str, str], None],
+) -> None:
+    """Ask for every user, until all have an answer or the first SIGINT or SIGTERM. Raises DiskFull."""
+
+    def take(user_id: str, body: Mapping[str, Any]) -> None:
+        if not body["found"]:
+            result.unknown += 1
+        elif not body.get("ok") or not isinstance(as_of := body.get("as_of"), int | float):
+            result.unanswered += 1
+        else:
+            staging.merge(user_id, _answered(body, selection, result.computed), float(as_of))
+
+    def fail(user_id: str, reason: str) -> None:
+        result.failed += 1
+        result.complete = False
+        on_failed(user_id, f"no answer: {reason}")
+
+    with progress_report() as report:
+        warmer = Warmer(ask_functions, question, per_minute, report=report, on_answer=take, on_failed=fail)
+        with set_by_signals(warmer.stop):
+            progress = warmer.run(staging.user_ids(), len(staging))
+    result.refused = warmer.refused
+    result.stopped = bool(progress.remaining) and warmer.refused is None
+
+
+def _answered(body: Mapping[str, Any], selection: Selection, computed: dict[str, None]) -> dict[str, Any]:
+    attributes: dict[str, Any] = {}
+    for name in selection.properties if "properties_by_name" in body else ():
+        attributes[selection.attribute(name)] = body["properties_by_name"].get(name)
+    for name, value in body.get("computations_by_name", {}).items():
+        computed.setdefault(name)
+        attributes[selection.attribute(name)] = value
+    for rec_id in selection.recommendations:
+        # The items that may be shown: empty in the control group, and for a user without recommendations.
+        attributes[selection.attribute(rec_id)] = body["recommendations_by_id"][rec_id]["items"]
+    return attributes

@@ -1,0 +1,252 @@
+"""Plans the changes of what was read, sends them, and records what Braze accepted."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+from typing import TextIO
+
+import click
+
+from proxy.amplitude.rate_limiter import RateLimiter
+from proxy.braze.track import TrackClient
+from proxy.cli.formats import format_count
+from proxy.cli.sync.staging import Staging
+from proxy.cli.warmup.fetching import set_by_signals
+from proxy.cli.warmup.progress import Report, progress_report
+from proxy.storage.redis import RedisUnavailable
+from proxy.storage.sent_values import Sent
+from proxy.sync.changes import ChangeCounts, ChangePlanner
+from proxy.sync.delivery import Change, DeliveryStopped, deliver
+from proxy.sync.sqlite_state import StateUnavailable
+from proxy.sync.state import SentState
+
+_REPORT_SECONDS = 5.0
+_STATE_TRIES = 30
+_STATE_RETRY_SECONDS = 1.0
+_PAGE_USERS = 1000
+_LIMITS = {
+    "text_cut": "cut to 255 characters",
+    "list_cut": "cut to 500 items",
+    "name_empty": "the name is empty",
+    "name_too_long": "the name is longer than 255 characters",
+    "key_invalid": "an object has a key that Braze rejects",
+    "object_too_large": "the object is larger than 100 KB",
+}
+
+
+class FailuresFile:
+    """A CSV file with a line for each failed user: the user id and the reason. Without a `path`, nothing is written."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._file: TextIO | None = None
+        if path is None:
+            return
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK
+            descriptor = os.open(path, flags, 0o600)
+            os.fchmod(descriptor, 0o600)
+        except OSError as error:
+            raise click.ClickException(
+                f"--failures {path} cannot be written ({error.strerror}); choose another file"
+            ) from None
+        self._file = open(descriptor, "w", encoding="utf-8", errors="replace", buffering=1)  # noqa: PTH123, SIM115
+
+    def add(self, user_id: str, reason: str) -> None:
+        """Write a line."""
+        if self._file is not None:
+            csv.writer(self._file, quoting=csv.QUOTE_ALL, lineterminator="\n").writerow([user_id, reason])
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+def plan(
+    staging: Staging,
+    state: SentState,
+    *,
+    computed: Sequence[str],
+    membership: str | None,
+    at: float,
+    everything: bool,
+    start_over: bool,
+) -> ChangeCounts:
+    """Add the changes of all staged users to the staging, and return their counts.
+
+    `computed`: the attributes of computed values. `membership`: the attribute of the cohort. `at`: the time of the
+    download. `start_over`: ignore the values in the state.
+    """
+    planner = ChangePlanner(state.digest, everything=everything)
+
+    def departures() -> Iterator[Change | None]:
+        seen: set[str] = set()
+        for user_id, sent in state.users():
+            if membership in sent and user_id not in staging and user_id not in seen:
+                seen.add(user_id)  # Redis may yield a user twice
+                yield planner.departure(user_id, str(membership), sent, at)
+
+    for page in staging.users(computed):
+        sent = [{}] * len(page) if start_over else state.sent([user.user_id for user in page])
+        staging.add_changes(planner.change(user, last) for user, last in zip(page, sent, strict=True))
+    if membership is not None and not start_over:
+        staging.add_changes(departures())
+    return planner.counts
+
+
+def forecast(users: int, counts: ChangeCounts, batch_objects: int) -> str:
+    """Return the line with the costs of a run."""
+    requests = math.ceil(counts.users / batch_objects)
+    return (
+        f"{format_count(users, 'user')}, {format_count(counts.changed, 'changed value')}, "
+        f"{format_count(requests, 'request')}, about {format_count(counts.changed, 'data point')}; "
+        f"{counts.saved_percent} % saved by sending only changes"
+    )
+
+
+def limit_lines(counts: ChangeCounts) -> Iterator[str]:
+    """Yield a line for each kind of values that do not fit into Braze's limits."""
+    for (name, reason), number in sorted(counts.fitted.items()):
+        yield f"{name}: {format_count(number, 'value')} {_LIMITS.get(reason, reason)}"
+    for (name, reason), number in sorted(counts.left_out.items()):
+        yield f"{name}: {format_count(number, 'value')} left out: {_LIMITS.get(reason, reason)}"
+
+
+@dataclass(slots=True)
+class SendProgress:
+    """The users of a delivery. `users`: with changes."""
+
+    users: int
+    sent: int = 0
+    failed: int = 0
+    values: int = 0
+    requests: int = 0
+    repeated: int = 0
+    """Users in requests whose answer was lost."""
+    failures: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def finished(self) -> int:
+        """Return the number of users whose outcome is known."""
+        return self.sent + self.failed
+
+    def line(self, seconds: float) -> str:
+        """Return the progress after `seconds` as one line."""
+        rate = self.finished / seconds if seconds > 0 else 0.0
+        remaining = f"{(self.users - self.finished) / rate / 60:.0f} min left" if rate > 0 else "no estimate yet"
+        return (
+            f"{self.finished:,} of {self.users:,}: {self.sent:,} sent, {self.failed:,} failed; "
+            f"{format_count(self.requests, 'request')}, {remaining}"
+        )
+
+    def lines(self, unchanged: int) -> Iterator[str]:
+        """Yield the lines of the summary."""
+        yield (
+            f"sent {format_count(self.values, 'value')} of {format_count(self.sent, 'user')} in "
+            f"{format_count(self.requests, 'request')}; {unchanged:,} unchanged; "
+            f"{format_count(self.failed, 'user')} failed"
+        )
+        for reason, number in sorted(self.failures.items()):
+            yield f"failed: {reason}, {format_count(number, 'user')}"
+        if self.repeated:
+            yield f"sent again for {format_count(self.repeated, 'user')}, because Braze's answer was lost"
+
+
+class Sender:
+    """Sends the staged changes. `claim` makes this run the owner of the state, when Braze accepts the first request."""
+
+    def __init__(
+        self,
+        staging: Staging,
+        state: SentState,
+        client: TrackClient,
+        limiter: RateLimiter,
+        *,
+        users: int,
+        batch_objects: int,
+        claim: Callable[[], None],
+        failures: FailuresFile,
+    ) -> None:
+        self._staging = staging
+        self._state = state
+        self._client = client
+        self._limiter = limiter
+        self._batch_objects = batch_objects
+        self._claim: Callable[[], None] | None = claim
+        self._failures = failures
+        self._started = self._reported = time.monotonic()
+        self._report: Report = lambda *_: None
+        self.progress = SendProgress(users)
+
+    def run(self, stop: Event) -> DeliveryStopped | None:
+        """Send all changes, until `stop` or the first SIGINT or SIGTERM sets `stop`.
+
+        Return the error that ended the delivery, if any.
+        """
+        with set_by_signals(stop), progress_report() as self._report:
+            try:
+                deliver(
+                    self._staging.changes(),
+                    self._client,
+                    self._limiter,
+                    batch_objects=self._batch_objects,
+                    on_accepted=self._accepted,
+                    on_failed=self._failed,
+                    on_request=self._requested,
+                    on_uncertain=self._uncertain,
+                    stop=stop,
+                )
+            except DeliveryStopped as error:
+                return error
+        return None
+
+    def _accepted(self, changes: Sequence[Change]) -> None:
+        if self._claim is not None:
+            self._record(self._claim)
+            self._claim = None
+        accepted = [
+            (
+                change.user_id,
+                {name: Sent(self._state.digest(value), change.at) for name, value in change.attributes.items()},
+            )
+            for change in changes
+        ]
+        self._record(lambda: self._state.record(accepted))
+        self.progress.sent += len(changes)
+        self.progress.values += sum(len(change.attributes) for change in changes)
+
+    def _record(self, write: Callable[[], None]) -> None:
+        """Write to the state, and wait while Redis is unavailable. Raises DeliveryStopped."""
+        for _ in range(_STATE_TRIES):
+            try:
+                write()
+            except StateUnavailable as error:
+                raise DeliveryStopped(str(error)) from None
+            except RedisUnavailable as error:
+                problem = str(error) or "Redis does not answer"
+                time.sleep(_STATE_RETRY_SECONDS)
+            else:
+                return
+        raise DeliveryStopped(f"the state cannot be written ({problem}); run the command again when Redis answers")
+
+    def _failed(self, change: Change, reason: str) -> None:
+        self.progress.failed += 1
+        self.progress.failures[reason] += 1
+        self._failures.add(change.user_id, reason)
+
+    def _uncertain(self, changes: Sequence[Change]) -> None:
+        self.progress.repeated += len(changes)
+
+    def _requested(self) -> None:
+        self.progress.requests += 1
+        if (now := time.monotonic()) - self._reported >= _REPORT_SECONDS:
+            self._reported = now
+            self._report(self.progress, now - self._started, "")

@@ -1,0 +1,113 @@
+"""Compares the values that Braze should have with the state, and returns the values to send. Does no I/O."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from proxy.braze.limits import LeftOut, fit_attribute
+from proxy.storage.sent_values import Sent
+from proxy.sync.delivery import Change
+
+MAX_REMOVALS = 1000
+"""A run that would remove the values of more users than this, and of more than a fifth of the state, is stopped."""
+_MAX_SHARE = 5
+
+
+class Desired(NamedTuple):
+    """The complete answer about a user: each attribute with its value, or None if the user does not have it.
+
+    An attribute about which the answer says nothing is left out. `at`: the time of the values (Unix seconds).
+    """
+
+    user_id: str
+    attributes: Mapping[str, Any]
+    at: float
+
+
+@dataclass(slots=True)
+class ChangeCounts:
+    """The numbers of values, by what happens to them."""
+
+    users: int = 0
+    """Users with values to send."""
+    changed: int = 0
+    unchanged: int = 0
+    removals: int = 0
+    """Users who get a null, or false because they left the cohort."""
+    fitted: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Values that were cut to Braze's limits, by attribute and kind of limit."""
+    left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Values that Braze would reject, by attribute and reason."""
+
+    @property
+    def saved_percent(self) -> int:
+        """Return the percentage of values that are not sent because they are unchanged."""
+        return 100 * self.unchanged // max(1, self.changed + self.unchanged)
+
+
+class ChangePlanner:
+    """Plans the changes of users, and counts them. `everything`: send unchanged values too.
+
+    An absent value is sent as null only if the state has a value of this attribute for the user. Without one, Braze has
+    no value that this program sent, and null would cost a data point.
+    """
+
+    def __init__(self, digest: Callable[[object], bytes], *, everything: bool) -> None:
+        self.counts = ChangeCounts()
+        self._digest = digest
+        self._everything = everything
+        self._null, self._true, self._false = digest(None), digest(True), digest(False)
+
+    def change(self, desired: Desired, sent: Mapping[str, Sent]) -> Change | None:
+        """Return what to send for a user with the accepted values `sent`; None if nothing changed."""
+        changes: dict[str, Any] = {}
+        removes = False
+        for name, value in desired.attributes.items():
+            last = sent.get(name)
+            if value is None:
+                if last is None or last.at > desired.at:
+                    continue
+                if last.digest == self._null and not self._everything:
+                    continue
+                changes[name] = None
+                removes = True
+                continue
+            fitted = fit_attribute(name, value)
+            if isinstance(fitted, LeftOut):
+                self.counts.left_out[name, fitted.reason] += 1
+                continue
+            self.counts.fitted.update((name, reason) for reason in fitted.reasons)
+            is_older = last is not None and last.at > desired.at
+            is_sent = last is not None and last.digest == self._digest(fitted.value)
+            if is_older or (is_sent and not self._everything):
+                self.counts.unchanged += 1
+            else:
+                changes[name] = fitted.value
+        return self._counted(Change(desired.user_id, changes, desired.at), removes=removes)
+
+    def departure(self, user_id: str, attribute: str, sent: Mapping[str, Sent], at: float) -> Change | None:
+        """Return false for a user who is not in the cohort any more; None if the user was not in it."""
+        last = sent.get(attribute)
+        if last is None or last.at > at:
+            return None
+        if last.digest == self._true or (self._everything and last.digest == self._false):
+            return self._counted(Change(user_id, {attribute: False}, at), removes=True)
+        if last.digest == self._false:
+            self.counts.unchanged += 1
+        return None
+
+    def _counted(self, change: Change, *, removes: bool) -> Change | None:
+        if not change.attributes:
+            return None
+        self.counts.users += 1
+        self.counts.changed += len(change.attributes)
+        self.counts.removals += removes
+        return change
+
+
+def too_many_removals(removals: int, state_users: int) -> bool:
+    """Return whether a run would remove the values of so many users that the source is probably incomplete."""
+    return removals > MAX_REMOVALS and removals * _MAX_SHARE > state_users
