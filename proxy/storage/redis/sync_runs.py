@@ -41,5 +41,5 @@ class RedisSyncRuns:
         stored = self._server.hash(self._key).get(_FIELD.encode())
         try:
             return None if stored is None else msgspec.json.decode(stored, type=SyncRuns)
-        except msgspec.ValidationError:  # written by another version
+        except msgspec.DecodeError:  # written by another version
             return None
