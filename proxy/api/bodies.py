@@ -231,7 +231,7 @@ class Health(TypedDict):
 
 class Readiness(TypedDict):
     status: Literal["ok", "degraded"]
-    upstream: Literal["ok", "unknown", "rejected", "failing", "invalid"]
+    upstream: Literal["ok", "unknown", "rejected", "failing", "invalid", "off"]
     quota: Literal["ok", "spent"]
     redis: NotRequired[Literal["ok", "full", "gone"]]
 
