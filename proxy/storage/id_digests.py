@@ -12,7 +12,7 @@ class IdDigester:
     """Digests ids with a secret key. Without `secret`, anyone can test whether a digest belongs to a guessed id."""
 
     def __init__(self, secret: str | None = None) -> None:
-        # A digest, because blake2b takes at most 64 bytes as key.
+        # A digest, because a key of blake2b has at most 64 bytes.
         self._key = b"" if secret is None else blake2b(secret.encode()).digest()
 
     def ids(self, *identities: Identity) -> frozenset[bytes]:
@@ -29,7 +29,7 @@ class IdDigester:
         return self._digest(f"u{user_id}")
 
     def member(self, user_id: str) -> int:
-        """Return the digest of a user id for snapshots, with 64 bits: `member_of` of the digest from `user_id`."""
+        """Return the 64-bit digest of a user id for snapshots, which equals `member_of(self.user_id(user_id))`."""
         return int.from_bytes(self._hash(f"u{user_id}").digest()[:8])
 
     def pair(self, identity: Identity) -> bytes:
@@ -45,7 +45,7 @@ class IdDigester:
 
 
 def member_of(digest: bytes) -> int:
-    """Return the digest for snapshots of a digest from `IdDigester.user_id`: its first 64 bits."""
+    """Return the digest for snapshots: the first 64 bits of a digest from `IdDigester.user_id`."""
     return int(digest[:16], 16)
 
 

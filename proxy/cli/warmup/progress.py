@@ -1,4 +1,4 @@
-"""Progress of a warming run, by calls or by an export: a bar on a terminal, a line every few seconds elsewhere."""
+"""Shows the progress of warming by calls or by a download: a bar on a terminal, or a line every few seconds."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class WarmupProgress:
 
 @dataclass(slots=True)
 class StoreProgress:
-    """The users of a cohort whose properties are being stored. `finished`: the number of stored users."""
+    """The progress of storing the properties of a cohort's members. `finished`: the number of stored users."""
 
     users: int
     finished: int = 0
