@@ -84,7 +84,8 @@ def install(cohort_id: str) -> Response:
             snapshot, skipped = _read_members(as_of)
             if not snapshot.members and request.args.get("allow_empty", "").lower() != "true":
                 raise BadRequest(
-                    "the body has no user id; add allow_empty=true to install an empty snapshot", code="invalid_body"
+                    "the body has no valid user id; add allow_empty=true to install an empty snapshot",
+                    code="invalid_body",
                 )
             _require_room(cohort_id, snapshot.members)
             installed = app_services.snapshots.install(cohort_id, snapshot)

@@ -2,8 +2,8 @@
 
 Sends to the same recipients by several policies: direct calls to the emulated Amplitude, a plain cache by URL, the
 service with one worker, the service with two workers and Redis, and the service after warming. Recommendations cannot
-be pushed or exported, so messages without recommendations are sent after webhooks, after cohort downloads, and without both.
-Each policy has a new sandbox.
+be pushed or exported, so messages without recommendations are sent after webhooks, after cohort downloads, and without
+both. Each policy has a new sandbox.
 
 A message is personalised if all of its calls were answered in time, some by "unknown user". Prints the table of
 docs/benchmarks.md, then the kept and broken promises. Takes 25 minutes. The exit code is 1 if a promise was broken,

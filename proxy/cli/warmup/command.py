@@ -41,7 +41,7 @@ _EXPORTED = ("properties", "cohorts")
     "--keys", multiple=True, help="Properties to download with --cohort, comma-separated or repeated; default: all."
 )
 @click.option(
-    "--no-export", is_flag=True, help="Fetch properties and cohorts by one call per member, without a download."
+    "--no-export", is_flag=True, help="Download only the user ids, and fetch properties and cohorts by calls."
 )
 @click.option(
     "--api-key",
@@ -64,7 +64,7 @@ _EXPORTED = ("properties", "cohorts")
 @click.option("--log-exposures", is_flag=True, help="Confirm that each fetched recommendation logs an exposure.")
 @service_options(
     "URL of a running service. The command fills the cache of this service instead of the Redis at REDIS_URL.",
-    "read for USERS and push for --cohort, or admin if --cohort also makes calls",
+    "read for USERS and --no-export, push for --cohort, and admin if --cohort also makes calls",
 )
 @quota_options("warming")
 def warm(
