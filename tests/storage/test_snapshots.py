@@ -144,6 +144,66 @@ def test_install__ready_body__replaced(store: MemoryStore, clock: FakeClock) -> 
     assert last.ready is None
 
 
+@pytest.mark.parametrize("query", [C31, ProfileQuery(("cohorts",))], ids=["this cohort", "all cohorts"])
+def test_fresh__body_is_ready_and_the_snapshot_expires__fetched_list_wins(
+    clock: FakeClock, query: ProfileQuery
+) -> None:
+    policy = FreshnessPolicy(fresh=900, negative=60, pushed=300)
+    store = MemoryStore(max_bytes=1_000_000, policy=policy, clock=clock)
+    store.install_snapshot("c31", snapshot_of("ava", as_of=clock.now()))
+    store.merge(AVA, fetched([], clock.now()))
+    for _ in range(2):
+        hit = store.fresh(AVA, query)
+    assert hit is not None
+    store.keep_ready(AVA, query, hit.record, b"member", "etag")
+    clock.advance(policy.pushed - 1)
+    ready = store.fresh(AVA, query)
+    assert ready is not None
+    assert ready.ready is not None
+    clock.advance(1)
+    after = store.fresh(AVA, query)
+    assert after is not None
+    assert after.ready is None
+    assert encoding.part_value(after.record, COHORTS) == []
+
+
+@pytest.mark.parametrize("ready", [False, True])
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        pytest.param(
+            lambda store, now: store.install_snapshot("c31", snapshot_of("ben", as_of=now)),
+            [],
+            id="install without her",
+        ),
+        pytest.param(lambda store, now: store.remove_snapshot("c31"), ["c7"], id="remove"),
+        pytest.param(
+            lambda store, now: store.push([("ava", membership("c31", False, now + 1))], store.generation), [], id="push"
+        ),
+        pytest.param(lambda store, now: store.forget({UNKEYED.user_id("ava")}), None, id="forget"),
+    ],
+)
+def test_fresh__change_after_an_answer_from_a_snapshot__next_answer_has_the_change(
+    store: MemoryStore,
+    clock: FakeClock,
+    ready: bool,
+    change: Callable[[MemoryStore, float], object],
+    expected: list[str] | None,
+) -> None:
+    store.install_snapshot("c31", snapshot_of("ava", as_of=clock.now()))
+    store.merge(AVA, fetched(["c7"], clock.now()))
+    for _ in range(2):
+        hit = store.fresh(AVA, C31)
+    assert hit is not None
+    assert encoding.part_value(hit.record, COHORTS) == ["c31"]
+    if ready:
+        store.keep_ready(AVA, C31, hit.record, b"member", "etag")
+    change(store, clock.now())
+    after = store.fresh(AVA, C31)
+    assert (after and after.ready) is None
+    assert (after and encoding.part_value(after.record, COHORTS)) == expected
+
+
 def test_forget__member__not_in_this_and_not_in_an_older_snapshot(store: MemoryStore, clock: FakeClock) -> None:
     store.install_snapshot("c31", snapshot_of("ava", "ben", as_of=clock.now()))
     clock.advance(1)
