@@ -30,7 +30,7 @@ SHOWN = "first_name,loyalty_points"
 
 @pytest.fixture(scope="module")
 def target(start_module_service: Callable[..., Service]) -> Iterator[Service]:
-    """Return a service without Redis. Amplitude has no file of a cohort there."""
+    """Return a service without Redis. Its sandbox is not the sandbox of the downloads."""
     with Sandbox() as sandbox:
         yield start_module_service(sandbox, LOG_LEVEL="WARNING")
 
