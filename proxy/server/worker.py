@@ -195,6 +195,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             self.notify()
             pool.join(min(1.0, remaining))
         self._services.scheduler.drain(deadline - time.monotonic())
+        if self._services.event_stream:
+            self._services.event_stream.drain(deadline - time.monotonic())
         if self._services.redis:
             self._services.redis.stop()
 
