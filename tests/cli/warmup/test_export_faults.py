@@ -88,7 +88,8 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
             None,
             {"cohort_format": "json"},
             None,
-            "Error: the cohort file is JSON instead of CSV; add --no-export to fetch the members one by one",
+            "Error: the cohort file is JSON instead of CSV; add --no-export to warm, or pass the user ids in a "
+            "file as USERS",
         ),
         (
             None,
