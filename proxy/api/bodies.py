@@ -218,15 +218,15 @@ class Snapshot(TypedDict):
     cohort_id: str
     members: Annotated[Count, about("Number of members.")]
     as_of: Annotated[Count, about("The time of the snapshot in Unix seconds.")]
-    expires_at: Annotated[Count, about("The Unix time from which the snapshot no longer counts as fresh.")]
+    expires_at: Annotated[Count, about("The time at which the snapshot expires, in Unix seconds.")]
 
 
 class CacheState(TypedDict):
-    """The memory cache of the process that handles the request."""
+    """The state of the memory cache in the process that handles the request."""
 
     max_bytes: Annotated[Count, about("`CACHE_MAX_MB` in bytes.")]
     records: Annotated[Count, about("Number of cached users.")]
-    evictions: Annotated[Count, about("Number of users that left the cache to make room, since the process started.")]
+    evictions: Annotated[Count, about("Number of users removed to make room for others, since the process started.")]
 
 
 class SnapshotList(TypedDict):
@@ -246,7 +246,7 @@ class Health(TypedDict):
 
 class Readiness(TypedDict):
     status: Literal["ok", "degraded"]
-    upstream: Literal["ok", "unknown", "rejected", "failing", "invalid"]
+    upstream: Literal["ok", "unknown", "rejected", "failing", "invalid", "off"]
     quota: Literal["ok", "spent"]
     redis: NotRequired[Literal["ok", "full", "gone"]]
 

@@ -157,7 +157,7 @@ def _problems(state: State) -> Iterator[Finding]:
             f"{round(100 * share)} % of the answers of the last ten minutes lack data",
             "Nothing was pushed or exported about these users and sections, or the data is too old. These users get "
             "the default content.",
-            "Check that Amplitude's webhooks and the nightly export run, and that they contain these users, cohorts "
+            "Check that Amplitude's webhooks and the nightly download run, and that they cover these users, cohorts "
             "and properties. Recommendations, computations and propensities need the User Profile API.",
         )
     if state.dropped or state.backlog_users >= _FULL * max(state.backlog_max, 1):
@@ -183,9 +183,9 @@ def _problems(state: State) -> Iterator[Finding]:
         yield Finding(
             "warn",
             f"The snapshot of a cohort has expired: {', '.join(state.expired_snapshots)}",
-            "Answers about this cohort are old. With the User Profile API, each question costs a call again.",
-            "Run warm --cohort again, or send a new download to PUT /v1/snapshots/{cohort_id}. If no template needs "
-            "the cohort, remove it with DELETE /v1/snapshots/{cohort_id}.",
+            "Answers about this cohort are old. With the User Profile API, each request for it may cost a call again.",
+            "Run warm --cohort again, or send the current members to PUT /v1/snapshots/{cohort_id}. If no template "
+            "needs the cohort, remove the snapshot with DELETE /v1/snapshots/{cohort_id}.",
         )
     if state.draining:
         yield Finding("warn", "This process is stopping", "Requests already received are still answered.", "")

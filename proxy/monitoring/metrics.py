@@ -51,7 +51,7 @@ _GAUGES = {
     "redis_full": ("1 while Redis is full and stores no new data of users", _MAX),
 }
 _SNAPSHOT_GAUGES = {
-    "members": "Users in the snapshot of a cohort",
+    "members": "Members in the snapshot of a cohort",
     "age_seconds": "Age of the snapshot of a cohort",
 }
 _SAMPLED_COUNTERS = {
@@ -173,7 +173,7 @@ class Metrics(Collector):
         build = GaugeMetricFamily("proxy_build_info", "Always 1; the labels have the versions", labels=list(_BUILD))
         build.add_metric(list(_BUILD.values()), 1.0)
         yield build
-        # Every worker has the same snapshots, so that a sum over the workers would be wrong.
+        # Not summed over the workers, because every worker has the same snapshots.
         members, age = (
             GaugeMetricFamily(f"{PREFIX}_snapshot_{name}", about, labels=["cohort_id"])
             for name, about in _SNAPSHOT_GAUGES.items()

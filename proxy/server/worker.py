@@ -122,7 +122,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             self._wait_for_snapshots(self._services.redis)
 
     def _wait_for_snapshots(self, redis: RedisClient) -> None:
-        """Wait until this worker has the snapshots in Redis, because questions about cohorts would cost calls."""
+        """Wait until this worker has the snapshots in Redis. Without them, requests for cohorts cost calls."""
         deadline = time.monotonic() + _PROBE_SECONDS
         while not self._services.snapshots.caught_up and time.monotonic() < deadline:
             if redis.unavailable_since is not None:

@@ -202,15 +202,17 @@ const byWord = (numbers) =>
     .map(([word, number]) => `${word.replaceAll("_", " ")} ${count(number)}`)
     .join(", ") || "none";
 
-// Shows a badge, and pairs of a name and a text.
-function showDirection(id, level, badge, facts) {
-  const rows = facts.map(([name, text]) => element("div", "", element("dt", "", name), element("dd", "", text)));
-  byId(id).replaceChildren(element("p", "", element("span", `badge ${level}`, badge)), element("dl", "facts", ...rows));
+// Shows a badge, pairs of a name and a text, and a longer text.
+function showDirection(id, level, badge, facts, text) {
+  const rows = facts.map(([name, value]) => element("div", "", element("dt", "", name), element("dd", "", value)));
+  const parts = [element("p", "", element("span", `badge ${level}`, badge)), element("dl", "facts", ...rows)];
+  if (text) parts.push(element("p", "soft caption", text));
+  byId(id).replaceChildren(...parts);
 }
 
-function failure({ failed_at, failure }, event, now) {
-  if (failed_at === null) return ago(failed_at, now);
-  return `${ago(failed_at, now)}: ${failure ?? `search the log of this machine for ${event}`}`;
+function failureText({ failed_at, failure }, event) {
+  if (failed_at === null) return "";
+  return `Last failure: ${failure ?? `search the log of this machine for ${event}`}`;
 }
 
 function delivery({ accepted_at, failed_at }) {
@@ -222,37 +224,39 @@ function showEventStream(stream, now) {
   let [level, badge] = delivery(stream);
   if (stream.paused_until !== null) [level, badge] = ["warn", `paused until ${clockTime(stream.paused_until)}`];
   if (stream.refused) [level, badge] = ["bad", "Braze refuses the API key"];
-  showDirection("event-stream", level, badge, [
-    ["Last accepted", ago(stream.accepted_at, now)],
-    ["Last failure", failure(stream, "forwarding_failed", now)],
+  const facts = [
+    ["Last sent", ago(stream.accepted_at, now)],
+    ["Last failure", ago(stream.failed_at, now)],
     ["Waiting", plural(stream.waiting, "object")],
     ["Last hour", byWord(stream.outcomes)],
-  ]);
+  ];
+  showDirection("event-stream", level, badge, facts, failureText(stream, "forwarding_failed"));
 }
 
 function showCurrents(currents, now) {
   const [level, badge] = currents.rejected ? ["bad", "Amplitude rejects the API key"] : delivery(currents);
-  showDirection("currents", level, badge, [
+  const facts = [
     ["Last relayed", ago(currents.accepted_at, now)],
-    ["Last failure", failure(currents, "currents_not_relayed", now)],
+    ["Last failure", ago(currents.failed_at, now)],
     ["Last hour", byWord(currents.outcomes)],
-  ]);
+  ];
+  showDirection("currents", level, badge, facts, failureText(currents, "currents_not_relayed"));
 }
 
 function showSync({ last, runs }, now) {
   if (last === null) {
-    showDirection("sync", "", "no run recorded", []);
+    showDirection("sync", "", "no run recorded", [], "The result of python -m proxy sync appears here.");
     return;
   }
   const level = { complete: "good", incomplete: "warn", failed: "bad" }[last.result];
   const { users_sent: sent, users_unchanged: unchanged, users_failed: failed } = last;
-  showDirection("sync", level, last.result, [
+  const facts = [
     ["Last run", ago(last.ended_at, now)],
-    ...(last.error ? [["Error", last.error]] : []),
     ["Users", `${count(sent)} sent, ${count(unchanged)} unchanged, ${count(failed)} failed`],
     ["Sent", `${plural(last.values, "value")} in ${plural(last.requests, "request")}`],
     ["All runs", byWord(runs)],
-  ]);
+  ];
+  showDirection("sync", level, last.result, facts, last.error && `Error: ${last.error}`);
 }
 
 function showDirections({ event_stream, currents, sync }) {
