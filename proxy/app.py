@@ -248,7 +248,6 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
             for snapshot in store.memory.snapshots.installed()
         ]
     )
-    wait_seconds = max(0.0, settings.response_deadline_seconds - _MARGIN_SECONDS)
     accepted_values: AcceptedValues = RecentValues()
     if sent is not None:
         connection = settings.braze_rest_endpoint or "", settings.braze_api_key or ""
@@ -260,7 +259,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
     event_stream: EventStream | None = None
     if settings.braze_rest_endpoint is not None:
         braze_rate_limiter, register_braze_limiter = braze_limiter(settings, redis, clock)
-        event_stream = _event_stream(settings, redis, braze_rate_limiter, accepted_values, metrics, wait_seconds)
+        event_stream = _event_stream(settings, redis, braze_rate_limiter, accepted_values, metrics, clock)
     else:
         register_braze_limiter = None
     if redis is not None and redis_limiter is not None:
@@ -308,7 +307,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
         metrics=metrics,
         history=History(metrics, clock=clock),
         backlog_max_users=settings.backlog_max_users,
-        wait_seconds=wait_seconds,
+        wait_seconds=_wait_seconds(settings),
         profile_api=settings.amplitude_profile_api,
         aliases=Aliases(settings.aliases),
         text_properties=settings.text_properties,
@@ -322,12 +321,12 @@ def _event_stream(
     limiter: RateLimiter,
     accepted_values: AcceptedValues,
     metrics: Metrics,
-    wait_seconds: float,
+    clock: Clock,
 ) -> EventStream | None:
     """Return the forwarding of Amplitude's event stream to Braze; None if nothing is forwarded."""
     selection = Selection(settings.forward_events, settings.forward_properties, settings.braze_app_id)
     # A request ends before Amplitude gets its answer, so that the answer is certain.
-    client = braze(settings, timeout=wait_seconds * _REQUEST_SHARE)
+    client = braze(settings, timeout=_wait_seconds(settings) * _REQUEST_SHARE, clock=clock)
     if client is None or not selection:
         return None
     delivered = None
@@ -339,11 +338,16 @@ def _event_stream(
         selection,
         client,
         limiter,
-        DeliveredEvents(delivered),
+        DeliveredEvents(delivered, clock=clock),
         accepted_values,
         batch_objects=settings.braze_batch_objects,
         on_outcome=metrics.forwarded,
+        clock=clock,
     )
+
+
+def _wait_seconds(settings: Settings) -> float:
+    return max(0.0, settings.response_deadline_seconds - _MARGIN_SECONDS)
 
 
 def _longest_call(timeout: float) -> float:

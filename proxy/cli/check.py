@@ -89,6 +89,7 @@ def _findings(env: Mapping[str, str]) -> Iterator[tuple[Mark, str]]:
         yield from _findings_without_profile_api(settings, env)
     if (client := braze(settings)) is not None:
         yield from _braze_findings(client, settings)
+    yield from _direction_findings(settings)
 
 
 def _misspelt(env: Mapping[str, str]) -> Iterator[str]:
@@ -220,6 +221,33 @@ def _braze_findings(client: TrackClient, settings: Settings) -> Iterator[tuple[M
                 f"braze: {settings.braze_rest_endpoint} gives no usable answer ({reason}); check BRAZE_REST_ENDPOINT, "
                 "the network, the HTTP proxy and the status page of Braze",
             )
+
+
+def _direction_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
+    """Yield what each direction that is switched on will do."""
+    if settings.forward_events or settings.forward_properties:
+        forwarded = " and ".join(
+            f"{'all' if '*' in names else ', '.join(sorted(names))} as {kind}"
+            for names, kind in (
+                (settings.forward_events, "events"),
+                (settings.forward_properties, "custom attributes"),
+            )
+            if names
+        )
+        users = "creates unknown users" if settings.braze_create_users else "ignores users that it does not know"
+        yield (
+            "ok",
+            f"event stream: POST /v1/webhooks/amplitude/users forwards to Braze: {forwarded}; Braze {users}",
+        )
+    if settings.braze_rest_endpoint is not None:
+        state = "in Redis" if settings.redis_url else "in the file of --state"
+        yield (
+            "ok",
+            f"sync: python -m proxy sync writes to {settings.braze_rest_endpoint}; the state is {state}, at most "
+            f"{format_count(settings.braze_requests_per_minute, 'request')} a minute",
+        )
+    if settings.amplitude_api_key is not None:
+        yield "ok", f"currents: POST /v1/webhooks/braze/currents sends events to {settings.ingest_url}"
 
 
 def _findings_without_profile_api(settings: Settings, env: Mapping[str, str]) -> Iterator[tuple[Mark, str]]:
