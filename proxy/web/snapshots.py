@@ -16,6 +16,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from proxy.api import bodies
 from proxy.api.errors import BadRequest, BodyTooLarge, UnsupportedMediaType
 from proxy.api.parameters import readable_id
+from proxy.api.query_string import values_of
 from proxy.profile.snapshot import MAX_MEMBERS, Snapshot, SnapshotBuilder
 from proxy.storage.checkpoint import Checkpoint
 from proxy.storage.redis import RedisUnavailable
@@ -75,6 +76,7 @@ def install(cohort_id: str) -> Response:
     app_services = services()
     cohort_id = _cohort_id(cohort_id)
     as_of = _as_of(app_services.clock.now(), app_services.store.memory.snapshots.fresh_for)
+    allow_empty = "true" in map(str.lower, values_of(request.query_string, "allow_empty"))
     _require_room(cohort_id, 1)
     # An upload may take longer than any other request. The caller has been authenticated.
     if (connection := request.environ.get("gunicorn.socket")) is not None:
@@ -82,7 +84,7 @@ def install(cohort_id: str) -> Response:
     try:
         with _UPLOADS.hold(1):
             snapshot, skipped = _read_members(as_of)
-            if not snapshot.members and request.args.get("allow_empty", "").lower() != "true":
+            if not snapshot.members and not allow_empty:
                 raise BadRequest(
                     "the body has no valid user id; add allow_empty=true to install an empty snapshot",
                     code="invalid_body",
@@ -137,7 +139,7 @@ def _cohort_id(sent: str) -> str:
 
 def _as_of(now: float, fresh_for: float) -> float:
     """Return the time of the snapshot (Unix seconds); `now` if the request has no time or a time after `now`."""
-    sent = [*request.args.getlist("as_of"), *request.headers.getlist("X-As-Of")]
+    sent = [*values_of(request.query_string, "as_of"), *request.headers.getlist("X-As-Of")]
     if len(sent) > 1:
         raise BadRequest(
             "as_of occurs more than once; send either as_of or X-As-Of, once",

@@ -12,6 +12,7 @@ from functools import partial
 from flask import Blueprint, Response, jsonify, request
 
 from proxy.api.errors import ApiError, BadRequest, BodyTooLarge, UnsupportedMediaType
+from proxy.api.query_string import values_of
 from proxy.storage.checkpoint import Checkpoint
 from proxy.storage.redis import RedisUnavailable
 from proxy.storage.weighted_semaphore import Busy
@@ -44,10 +45,10 @@ def users() -> Response:
 
 
 def _forward_requested() -> bool:
-    word = request.args.get("forward", "true")
-    if word not in ("true", "false"):
+    words = values_of(request.query_string, "forward")
+    if len(words) > 1 or not {"true", "false"}.issuperset(words):
         raise BadRequest("forward must be true or false", code="invalid_parameter", parameter="forward")
-    return word == "true"
+    return words != ["false"]
 
 
 def _ingest(

@@ -196,3 +196,13 @@ def test_webhook__memory_of_waiting_bodies_is_full__503(braze: Sandbox, client: 
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
     assert post(client, EVENT).status_code == 200
     assert len(braze.braze.details("events")) == 1
+
+
+def test_webhook__query_that_is_not_utf_8__400(client: FlaskClient) -> None:
+    for query in ("forward=%ff", "forward=true&forward=false"):
+        answer = post(client, EVENT, f"{USERS}?{query}")
+        assert (answer.status_code, answer.json and answer.json["code"]) == (400, "invalid_parameter")
+    odd_bytes = client.post(
+        USERS, json=EVENT, headers={"X-API-Key": SECRET}, environ_overrides={"QUERY_STRING": "\xff"}
+    )
+    assert odd_bytes.status_code == 400
