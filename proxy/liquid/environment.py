@@ -11,7 +11,7 @@ from liquid.ast import BlockNode, Node
 from liquid.exceptions import LiquidError, LiquidTypeError, ResourceLimitError
 from liquid.undefined import is_undefined
 
-from proxy.liquid import filters, limits, ruby
+from proxy.liquid import braze_filters, filters, limits, ruby
 from proxy.liquid.scanner import ATTRIBUTES
 from proxy.liquid.state import Run
 from proxy.liquid.tags import AbortTag, ConnectedContentTag
@@ -44,6 +44,7 @@ class BrazeEnvironment(Environment):
         self.tags[ConnectedContentTag.name] = ConnectedContentTag(self, run)
         for function in filters.FILTERS:
             self.add_filter(function.__name__, function)
+        self.filters |= braze_filters.FILTERS
 
     def from_string(self, source: str, *arguments: Any, **named: Any) -> BoundTemplate:
         """Parse plain Liquid that begins in the line of the node being rendered."""

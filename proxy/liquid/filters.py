@@ -1,18 +1,16 @@
-"""Filters that Braze adds to Liquid, and filters that differ between python-liquid and Ruby's Liquid."""
+"""Filters that differ between python-liquid and Ruby's Liquid."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote
 
 from liquid import Environment
 from liquid.builtin.filters import array, misc
 from liquid.exceptions import ResourceLimitError
 from liquid.filter import with_environment
 
-from proxy.liquid.ruby import printed, text
+from proxy.liquid.ruby import text
 
 OF_TEXT = frozenset(
     {"append", "prepend", "upcase", "downcase", "capitalize", "escape", "escape_once", "url_encode", "url_decode"}
@@ -25,26 +23,6 @@ _MAX_DATE = 200
 """Characters. python-dateutil takes 1.5 s for 80 KB of digits and dots, with quadratic growth."""
 _MAX_UNIQ = 5_000
 """Entries. python-liquid compares all pairs: 0.3 s for this number, with quadratic growth."""
-
-
-def url_param_escape(value: object) -> str:
-    """Escape every reserved character of a URL."""
-    return quote(printed(value), safe="")
-
-
-def url_escape(value: object) -> str:
-    """Escape characters that are invalid in a URL, but not its separators."""
-    return quote(printed(value), safe="/:?#[]@!$&'()*+,;=")
-
-
-def json_escape(value: object) -> str:
-    """Escape a value for use inside a JSON string."""
-    return json.dumps(printed(value), ensure_ascii=False)[1:-1]
-
-
-def property_accessor(value: object, name: object) -> object:
-    """Return the property with any name, including names that Liquid cannot write."""
-    return value.get(str(name)) if isinstance(value, dict) else None
 
 
 def truncatewords(value: object, words: object = 15, end: object = "...") -> str:
@@ -71,10 +49,6 @@ def uniq(value: Any, key: object = None) -> object:
 
 
 FILTERS: tuple[Callable[..., object], ...] = (
-    url_param_escape,
-    url_escape,
-    json_escape,
-    property_accessor,
     truncatewords,
     date,
     uniq,
