@@ -130,11 +130,13 @@ def money(value: object) -> str:
 
 def json_escape(value: object) -> str:
     """Escape a value for use inside a JSON string."""
-    return json.dumps(printed(None if is_undefined(value) else value), ensure_ascii=False)[1:-1]
+    return json.dumps(text(None if is_undefined(value) else value), ensure_ascii=False)[1:-1]
 
 
 def json_parse(value: object) -> object:
-    """Parse a text as JSON."""
+    """Parse a text as JSON; nil stays nil, because only Braze may know the value."""
+    if value is None or is_undefined(value):
+        return None
     return json.loads(printed(value), parse_constant=_refuse)
 
 

@@ -12,7 +12,8 @@ from liquid.exceptions import LiquidError, LiquidTypeError, ResourceLimitError
 from liquid.undefined import is_undefined
 
 from proxy.liquid import braze_filters, filters, limits, ruby
-from proxy.liquid.scanner import ATTRIBUTES
+from proxy.liquid.braze_objects import variables
+from proxy.liquid.braze_tags import braze_tags
 from proxy.liquid.state import Run
 from proxy.liquid.tags import AbortTag, ConnectedContentTag
 from proxy.liquid.types import Finding
@@ -31,17 +32,12 @@ class BrazeEnvironment(Environment):
     local_namespace_limit = limits.MAX_VARIABLES
 
     def __init__(self, run: Run) -> None:
-        device = {"id": run.user.device_id or None}
-        attributes = {
-            ATTRIBUTES: {"user_id": run.user.user_id or None},
-            "most_recently_used_device": device,
-            "targeted_device": device,
-        }
-        super().__init__(tolerance=Mode.LAX, strict_filters=False, globals=attributes)
+        super().__init__(tolerance=Mode.LAX, strict_filters=False, globals=variables(run.values, run.user))
         self.run = run
         for tag in (ruby.RubyOutput, ruby.RubyEcho, AbortTag):
             self.add_tag(tag)
         self.tags[ConnectedContentTag.name] = ConnectedContentTag(self, run)
+        self.tags |= braze_tags(self, run)
         for function in filters.FILTERS:
             self.add_filter(function.__name__, function)
         self.filters |= braze_filters.FILTERS

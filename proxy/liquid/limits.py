@@ -7,10 +7,13 @@ from typing import Any
 
 from liquid.exceptions import ResourceLimitError
 
-MAX_SOURCE = 16 * 1024
+MAX_SOURCE = 256 * 1024
+"""Characters. E-mails of 100 KB are common."""
+MAX_LIQUID = 32 * 1024
+"""Characters of outputs and tags. python-liquid takes 1 s for this number at worst."""
 MAX_TAGS = 10
 MAX_ITERATIONS = 10_000
-MAX_OUTPUT = 256 * 1024
+MAX_OUTPUT = 1024 * 1024
 MAX_VARIABLES = 8 * 1024 * 1024
 MAX_FINDINGS = 200
 _MAX_WEIGHT = 2_000_000

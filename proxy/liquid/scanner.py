@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 ATTRIBUTES = "__braze__"
 """The variable for attributes in `${…}` without a prefix."""
+CONTENT_BLOCK_TAG = "content_block"
+"""The tag for an output of a whole Content Block, whose text is Liquid."""
+HTML_COMMENT = "html_comment"
+"""The name of a piece that is an HTML comment. Braze removes HTML comments before it reads Liquid.
+
+Source: Braze's documentation, Personalize > Liquid > "Use Liquid".
+"""
 OPEN_OUTPUT = r"\{\{(?:[^$}]|\$(?!\{)|\$\{[^}]*+\}|\}(?!\}))*+"
 """Pattern of a `{{ … ` without its `}}`. The first brace after `${user_id` closes the attribute."""
 OUTPUT = re.compile(OPEN_OUTPUT + r"(?:(?P<closed>\}\})|.*)", re.DOTALL)
 """A `{{ … }}`, or an unclosed `{{` with all text after it, so that a search takes linear time."""
 
-_BLOCKS = frozenset({"if", "unless", "case", "for", "tablerow", "capture", "ifchanged"})
-_MARKUP = re.compile(OPEN_OUTPUT + r"(?P<output>\}\})?|\{(?=%)(?:.*?(?P<tag>%\})|)", re.DOTALL)
+_BLOCKS = frozenset({"if", "unless", "case", "for", "tablerow", "capture", "ifchanged", "translation"})
+_MARKUP = re.compile(OPEN_OUTPUT + r"(?P<output>\}\})?|\{(?=%)(?:.*?(?P<tag>%\})|)|<!--", re.DOTALL)
 _TAG = re.compile(r"\{%-?\s*(#|\w*)(.*?)-?%\}\Z", re.DOTALL)
+_CONTENT_BLOCK = re.compile(r"\{\{(-?)\s*content_blocks\.\$\{([^{}\n]*)\}\s*(?:\|\s*id\s*:[^|}]*)?(-?)\}\}")
+_HTML_COMMENT = re.compile(r"<!--(?:[^-]|-(?!->))*+-->")
 _ATTRIBUTE = re.compile(r"(?:(?<!\w)(\w+)\.)?\$\{([^{}\n]*)\}")
 _WORD_OF_LIQUID = re.compile(
     r"""("[^"]*"|'[^']*')|(?<=[\w\]])\.(for|in|with|as|by|limit|offset|reversed|continue|cols|and|or|not|contains|if|else"""
@@ -35,6 +46,10 @@ class Unreadable(Exception):
         super().__init__(problem)
         self.line = line
         self.problem = problem
+
+
+class TooLarge(Unreadable):
+    """The template exceeds a limit of the preview. Braze may accept the template."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +72,21 @@ def markups(source: str) -> list[Markup]:
     """
     pieces: list[Markup] = []
     at = 0
+    last_comment_end = source.rfind("-->")
     while match := _MARKUP.search(source, at):
         start, at = match.span()
         line = line_at(source, start)
+        if match[0] == "<!--":
+            if at <= last_comment_end:
+                at = source.index("-->", at) + 3
+                pieces.append(Markup("verbatim", source[start:at], HTML_COMMENT, "", start, line))
+            continue
         if not match.lastgroup:
             raise Unreadable(line, f"{source[start : start + 2]} is never closed; add the closing delimiter")
         text = match[0]
         # The time of python-liquid grows fast with the length of a run of blanks.
         if _LONG_BLANK.search(text):
-            raise Unreadable(line, "a tag has 200 spaces in a row; remove spaces")
+            raise TooLarge(line, "a tag has 200 spaces in a row; remove spaces")
         if match["output"]:
             _require_few_brackets(text, line)
             pieces.append(Markup("output", text, "", text[2:-2].strip("-").strip(), start, line))
@@ -90,11 +111,11 @@ def markups(source: str) -> list[Markup]:
 
 def rewritten(source: str, pieces: Iterable[Markup]) -> str:
     """Return `source` as plain Liquid with the same line numbers. `pieces`: the Liquid in `source`."""
-    plain, at = "", 0
+    plain, at = [], 0
     for markup in pieces:
-        plain += source[at : markup.start] + _plain(markup)
+        plain += [source[at : markup.start], _plain(markup)]
         at = markup.start + len(markup.text)
-    return plain + source[at:]
+    return "".join([*plain, source[at:]])
 
 
 def attributes(text: str) -> list[tuple[str, str]]:
@@ -104,7 +125,12 @@ def attributes(text: str) -> list[tuple[str, str]]:
 
 def line_at(source: str, index: int) -> int:
     """Return the line of an index in `source`, counted from 1."""
-    return source.count("\n", 0, index) + 1
+    return bisect_left(_newlines(source), index) + 1
+
+
+@lru_cache(maxsize=4)
+def _newlines(source: str) -> list[int]:
+    return [match.start() for match in re.finditer("\n", source)]
 
 
 def _require_closed_blocks(pieces: Iterable[Markup]) -> None:
@@ -129,7 +155,7 @@ def _require_closed_outputs(tag: str, line: int) -> None:
 
 def _require_few_brackets(expression: str, line: int) -> None:
     if expression.count("(") + expression.count("[") > _MAX_BRACKETS:
-        raise Unreadable(line, f"an expression has more than {_MAX_BRACKETS} brackets; use fewer")
+        raise TooLarge(line, f"an expression has more than {_MAX_BRACKETS} brackets; use fewer")
 
 
 def _plain(markup: Markup) -> str:
@@ -138,12 +164,22 @@ def _plain(markup: Markup) -> str:
         opening, closing = markup.text.index("%}") + 2, markup.text.rindex("{%")
         blank = "\n" * markup.text.count("\n", opening, closing)
         return markup.text[:opening] + blank + markup.text[closing:]
+    if markup.name == HTML_COMMENT:  # a Liquid comment keeps the line numbers and prints nothing
+        return _as_comment(markup.text)
+    if markup.name == "raw":
+        return _HTML_COMMENT.sub(lambda comment: f"{{% endraw %}}{_as_comment(comment[0])}{{% raw %}}", markup.text)
+    if block := _CONTENT_BLOCK.fullmatch(markup.text):
+        return f"{{%{block[1]} {CONTENT_BLOCK_TAG} {block[2].strip()} {block[3]}%}}"
     if markup.kind == "verbatim" or markup.name == "abort_message":
         return markup.text
     text = _ATTRIBUTE.sub(_attribute_lookup, markup.text)
     if markup.name == "connected_content":  # outside of outputs, `.in` is the end of a host
         return OUTPUT.sub(lambda output: _with_quoted_words(output[0]), text)
     return _with_quoted_words(text)
+
+
+def _as_comment(text: str) -> str:
+    return "{% comment %}" + "\n" * text.count("\n") + "{% endcomment %}"
 
 
 def _attribute_lookup(match: re.Match[str]) -> str:

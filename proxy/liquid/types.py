@@ -69,3 +69,5 @@ class Rendering:
     tags: tuple[dict[str, Any], ...] = ()
     """The report of each Connected Content tag that was rendered."""
     findings: tuple[Finding, ...] = ()
+    unknown_values: tuple[tuple[str, int], ...] = ()
+    """Name and line of each value that only Braze knows, also with a test value."""
