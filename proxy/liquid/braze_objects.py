@@ -42,11 +42,13 @@ DOCUMENTED: Mapping[str, frozenset[str]] = {
 }
 """The attributes of each object with a fixed list of attributes; the object of `${…}` without a prefix is empty."""
 _CUSTOM = frozenset(
-    "custom_attribute event_properties api_trigger_properties canvas_entry_properties context subscribed_state "
-    "content_blocks preference_center".split()
+    {"custom_attribute", "event_properties", "api_trigger_properties", "canvas_entry_properties", "context"}
+    | {"subscribed_state", "content_blocks", "preference_center"}
 )
 """Objects with attributes that each workspace chooses."""
-_WHOLE = re.compile(r"(?<![\w.'\"$-])(context|canvas_entry_properties|api_trigger_properties)\b(?!\s*(?:\.\s*\$\{|=[^=]))")
+_WHOLE = re.compile(
+    r"(?<![\w.'\"$-])(context|canvas_entry_properties|api_trigger_properties)\b(?!\s*(?:\.\s*\$\{|=[^=]))"
+)
 """An object that a message uses as a whole."""
 _TAGS: Mapping[str, int] = {
     "catalog_items": 1,
@@ -147,5 +149,3 @@ def catalog_rows(rows: Any, ids: list[str]) -> list[Any]:
         return []
     by_id = {str(row["id"]): row for row in rows if isinstance(row, dict) and "id" in row}
     return [by_id[item] for item in ids if item in by_id] if by_id else rows
-
-

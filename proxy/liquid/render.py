@@ -12,15 +12,14 @@ from liquid.output import LimitedStringIO
 
 from proxy.liquid.braze_objects import value_names
 from proxy.liquid.environment import BrazeContext, BrazeEnvironment
-from proxy.liquid.limits import MAX_FINDINGS, MAX_LIQUID, MAX_OUTPUT, MAX_SOURCE
+from proxy.liquid.limits import MAX_FINDINGS, MAX_OUTPUT, MAX_SOURCE
 from proxy.liquid.lint.tags import findings
 from proxy.liquid.ruby import encodable
 from proxy.liquid.scanner import HTML_COMMENT, TooLarge, Unreadable, line_at, markups, rewritten
 from proxy.liquid.state import Aborted, Run
-from proxy.liquid.types import SECONDS, Ask, Finding, Rendering, User
+from proxy.liquid.types import OUR_LIMIT, SECONDS, Ask, Finding, Rendering, User
 
 _LIQUID = re.compile(r"\{[{%]")
-_OUR_LIMIT = "this is a limit of the preview, not of Braze"
 
 
 def render(
@@ -42,8 +41,6 @@ def render(
         if len(source) > MAX_SOURCE:
             raise TooLarge(1, f"the message is longer than {MAX_SOURCE:,} characters; preview a part of the message")
         pieces = markups(source)
-        if sum(len(piece.text) for piece in pieces if piece.kind != "verbatim") > MAX_LIQUID:
-            raise TooLarge(1, f"the Liquid is longer than {MAX_LIQUID:,} characters; preview a part of the message")
         for name, line in value_names(pieces):
             run.need(name, line)
         for piece in pieces:
@@ -53,7 +50,7 @@ def render(
         all(map(run.note, findings(pieces)))
         message = _message(rewritten(source, pieces), run)
     except TooLarge as large:
-        return _rendering(run, "refused", reason=f"line {large.line}: {large.problem}; {_OUR_LIMIT}")
+        return _rendering(run, "refused", reason=f"line {large.line}: {large.problem}; {OUR_LIMIT}")
     except Unreadable as unreadable:
         run.note(
             Finding(unreadable.line, "unreadable", unreadable.problem, "fix this line; Braze refuses the whole message")
@@ -109,4 +106,4 @@ def _reason(error: LiquidError) -> str:
     if token is not None and token.start_index >= 0:
         where = f"line {line_at(token.source, token.start_index)}: "
     reason = where + re.sub(r"\s+", " ", str(error.message or "Liquid cannot read the message; check its syntax"))
-    return f"{reason}; {_OUR_LIMIT}" if isinstance(error, ResourceLimitError) else reason
+    return f"{reason}; {OUR_LIMIT}" if isinstance(error, ResourceLimitError) else reason

@@ -27,7 +27,6 @@ _BLOCKS = frozenset({"if", "unless", "case", "for", "tablerow", "capture", "ifch
 _MARKUP = re.compile(OPEN_OUTPUT + r"(?P<output>\}\})?|\{(?=%)(?:.*?(?P<tag>%\})|)|<!--", re.DOTALL)
 _TAG = re.compile(r"\{%-?\s*(#|\w*)(.*?)-?%\}\Z", re.DOTALL)
 _CONTENT_BLOCK = re.compile(r"\{\{(-?)\s*content_blocks\.\$\{([^{}\n]*)\}\s*(?:\|\s*id\s*:[^|}]*)?(-?)\}\}")
-_HTML_COMMENT = re.compile(r"<!--(?:[^-]|-(?!->))*+-->")
 _ATTRIBUTE = re.compile(r"(?:(?<!\w)(\w+)\.)?\$\{([^{}\n]*)\}")
 _WORD_OF_LIQUID = re.compile(
     r"""("[^"]*"|'[^']*')|(?<=[\w\]])\.(for|in|with|as|by|limit|offset|reversed|continue|cols|and|or|not|contains|if|else"""
@@ -167,7 +166,7 @@ def _plain(markup: Markup) -> str:
     if markup.name == HTML_COMMENT:  # a Liquid comment keeps the line numbers and prints nothing
         return _as_comment(markup.text)
     if markup.name == "raw":
-        return _HTML_COMMENT.sub(lambda comment: f"{{% endraw %}}{_as_comment(comment[0])}{{% raw %}}", markup.text)
+        return _without_html_comments(markup.text)
     if block := _CONTENT_BLOCK.fullmatch(markup.text):
         return f"{{%{block[1]} {CONTENT_BLOCK_TAG} {block[2].strip()} {block[3]}%}}"
     if markup.kind == "verbatim" or markup.name == "abort_message":
@@ -176,6 +175,15 @@ def _plain(markup: Markup) -> str:
     if markup.name == "connected_content":  # outside of outputs, `.in` is the end of a host
         return OUTPUT.sub(lambda output: _with_quoted_words(output[0]), text)
     return _with_quoted_words(text)
+
+
+def _without_html_comments(raw: str) -> str:
+    """Return a raw block whose HTML comments are Liquid comments. No regular expression, which would be quadratic."""
+    plain, at = [], 0
+    while (start := raw.find("<!--", at)) >= 0 and (end := raw.find("-->", start + 4)) >= 0:
+        plain += [raw[at:start], "{% endraw %}", _as_comment(raw[start:end]), "{% raw %}"]
+        at = end + 3
+    return "".join([*plain, raw[at:]])
 
 
 def _as_comment(text: str) -> str:

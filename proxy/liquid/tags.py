@@ -17,7 +17,7 @@ from liquid.tag import Tag as LiquidTag
 from liquid.token import TOKEN_EXPRESSION, TOKEN_TAG
 
 from proxy.liquid import tag_syntax
-from proxy.liquid.limits import MAX_LIQUID, MAX_OUTPUT, MAX_TAGS
+from proxy.liquid.limits import MAX_OUTPUT, MAX_SOURCE, MAX_TAGS
 from proxy.liquid.report import tag_report
 from proxy.liquid.scanner import Unreadable, markups, rewritten
 from proxy.liquid.state import Aborted, Run
@@ -108,11 +108,13 @@ class _ConnectedContentNode(Node):
         """
         if "rerender" not in self.tag.options or ("{{" not in text and "{%" not in text):
             return text
-        if len(text) > MAX_LIQUID:
+        if len(text) > MAX_SOURCE:
             raise ResourceLimitError("the answer is too large for :rerender; request less data", token=self.token)
         try:
             pieces = [
-                replace(piece, text=f"{{% raw %}}{piece.text}{{% endraw %}}") if piece.name in _NOT_RERENDERED else piece
+                replace(piece, text=f"{{% raw %}}{piece.text}{{% endraw %}}")
+                if piece.name in _NOT_RERENDERED
+                else piece
                 for piece in markups(text)
             ]
         except Unreadable as error:

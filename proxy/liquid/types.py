@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 SECONDS = 8.0
 """Time limit of a rendering, including its calls."""
+OUR_LIMIT = "this is a limit of the preview, not of Braze"
 
 
 @dataclass(frozen=True, slots=True)

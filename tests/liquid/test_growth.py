@@ -50,6 +50,11 @@ GROWING: dict[str, Callable[[int], str]] = {
     "nested comments": lambda n: "{% comment %}" * (n // 13) + "{% endcomment %}",
     "nested raw blocks": lambda n: "{% raw %}" * (n // 9) + "{% endraw %}",
     "nested JSON": lambda n: "{% connected_content https://h/v1/cohorts :body {" + '"a":{' * (n // 5) + " %}",
+    "HTML comments": lambda n: "<!---->" * (n // 7),
+    "unclosed HTML comments": lambda n: "<!--" * (n // 4),
+    "unclosed HTML comments in a raw block": lambda n: "{% raw %}" + "<!--" * (n // 4) + "{% endraw %}",
+    "attributes of Braze": lambda n: "".join(f"{{{{a.${{b{i}}}}}}}" for i in range(n // 14)),
+    "words of a catalog": lambda n: "{% catalog_items a " + "b, " * (n // 3) + "%}",
     "backslashes": lambda n: '{% connected_content https://h/v1/cohorts :headers {"' + "\\" * n + " %}",
     "aborts, conditions and retries": lambda n: (
         "".join(f"{{% connected_content a :retry :save v{i} %}}" for i in range(n // 120))
@@ -86,9 +91,12 @@ def test_render__template_four_times_as_long__takes_about_four_times_as_long(bui
 
 
 def test_parse_tag__spaces_inside_outputs__do_not_split_words() -> None:
-    parsed = tag_syntax.parse(' https://h/{{ a | b: "c d" }}/{{${x y}}} :body {"a": "{{${user_id}}} b"} :save c')
+    parsed = tag_syntax.parse(
+        ' https://h/{{ a | b: "c d" }}/{{${x y}}} :headers {"a": "{{${user_id}}} b"} :body {"a": "b"} :save c'
+    )
     assert parsed.url == 'https://h/{{ a | b: "c d" }}/{{${x y}}}'
-    assert parsed.options == {"body": '{"a": "{{${user_id}}} b"}', "save": "c"}
+    assert parsed.options == {"headers": '{"a": "{{${user_id}}} b"}', "body": '{"a":', "save": "c"}
+    assert parsed.cut == ('"b"}',)
 
 
 @pytest.mark.parametrize(
