@@ -22,12 +22,13 @@ from typing import Any
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
-from dateutil import parser
 from liquid import Environment
 from liquid.filter import with_environment
-from liquid.undefined import is_undefined
 
+from proxy.liquid.dates import moment
+from proxy.liquid.moment import Moment
 from proxy.liquid.ruby import printed, text
+from proxy.liquid.standard_filters import base64_encode
 from proxy.liquid.types import Finding
 
 _GROUP = re.compile(r"(\d)(?=(?:\d{3})+\Z)")
@@ -37,14 +38,12 @@ _OFFSET = re.compile(r"([+-])(\d\d):?(\d\d)")
 _ZONE = re.compile(r"[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+)*")
 _MAX_NUMBER = 100
 """Characters of a number that is formatted. A longer number stays unchanged."""
-_MAX_DATE = 200
-"""Characters. python-dateutil takes 1.5 s for 80 KB of digits and dots, with quadratic growth."""
-_EARLIEST, _LATEST = -62_135_596_800, 253_402_300_799
-"""Seconds since the epoch of the years 1 and 9999."""
+_MOMENTS = range(-62_135_510_400, 253_402_214_400)
+"""Seconds since the epoch that Python's datetime has in every time zone."""
 
 
 def _bytes(value: object) -> bytes:
-    return text(None if is_undefined(value) else value).encode()
+    return text(value).encode()
 
 
 def md5(value: object) -> str:
@@ -60,11 +59,6 @@ def sha1(value: object) -> str:
 def sha2(value: object) -> str:
     """Return the SHA-256 digest as hexadecimal text."""
     return hashlib.sha256(_bytes(value)).hexdigest()
-
-
-def base64_encode(value: object) -> str:
-    """Encode a text as base64."""
-    return base64.b64encode(_bytes(value)).decode()
 
 
 def hmac_sha1_hex(value: object, key: object) -> str:
@@ -130,12 +124,12 @@ def money(value: object) -> str:
 
 def json_escape(value: object) -> str:
     """Escape a value for use inside a JSON string."""
-    return json.dumps(text(None if is_undefined(value) else value), ensure_ascii=False)[1:-1]
+    return json.dumps(text(value), ensure_ascii=False)[1:-1]
 
 
 def json_parse(value: object) -> object:
     """Parse a text as JSON; nil stays nil, because only Braze may know the value."""
-    if value is None or is_undefined(value):
+    if value is None:
         return None
     return json.loads(printed(value), parse_constant=_refuse)
 
@@ -151,17 +145,17 @@ def time_zone(value: object, zone: object, *, environment: Environment) -> objec
 
     Returns text with the offset of the zone, which the filter date reads.
     """
-    moment = _moment(value)
-    if moment is None:
+    found = moment(value)
+    if found is None or found.seconds not in _MOMENTS:
         return value
-    found = _zone(zone)
-    if found is None:
+    local = _zone(zone)
+    if local is None:
         run: Any = getattr(environment, "run")  # noqa: B009 - the type of the environment would import in a circle
         problem = f"{printed(zone)[:80]} is not a time zone, so the preview uses UTC"
         run.note(Finding(run.line, "unknown-time-zone", problem, "write a name such as 'America/New_York'"))
-        found = UTC
-    local = moment.astimezone(found)
-    return local.strftime("%Y-%m-%d %H:%M:%S %z")
+        local = UTC
+    offset = local.utcoffset(datetime.fromtimestamp(found.seconds, local)) or timedelta()
+    return Moment(found.seconds, found.nanoseconds, round(offset.total_seconds())).strftime("%Y-%m-%d %H:%M:%S %z")
 
 
 def unchanged(value: object, _: object = None) -> object:
@@ -182,8 +176,6 @@ def _refuse(constant: str) -> object:
 
 def _plain(value: object) -> object:
     """Return a value of Liquid as JSON types."""
-    if is_undefined(value):
-        return None
     match value:
         case None | bool() | int() | float() | str():
             return value
@@ -194,26 +186,9 @@ def _plain(value: object) -> object:
     return printed(value)
 
 
-def _moment(value: object) -> datetime | None:
-    """Return a time; a time without an offset is UTC, as in Braze. None if the value is not a time."""
-    if isinstance(value, str) and value.strip().lower() in ("now", "today"):
-        return datetime.now(UTC)
-    if isinstance(value, str) and value.strip().isdecimal():
-        value = int(value) if len(value) < 20 else None
-    try:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return datetime.fromtimestamp(value, UTC) if _EARLIEST <= value <= _LATEST else None
-        if not isinstance(value, str) or len(value) > _MAX_DATE:
-            return None
-        parsed = parser.parse(value)
-        return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        return None
-
-
 def _zone(value: object) -> tzinfo | None:
     """Return a time zone; UTC for an unknown value, such as a user's time zone. None for an unknown name."""
-    if value is None or is_undefined(value) or value == "":
+    if value is None or value == "":
         return UTC
     if isinstance(value, int | float) and not isinstance(value, bool):
         # Rails reads a number up to 13 as hours, and a larger number as seconds.
@@ -234,7 +209,6 @@ FILTERS: dict[str, Callable[..., object]] = {
     "sha1": sha1,
     "sha2": sha2,
     "base64": base64_encode,
-    "base64_encode": base64_encode,
     "hmac_sha1": hmac_sha1_hex,
     "hmac_sha1_hex": hmac_sha1_hex,
     "hmac_sha1_base64": hmac_sha1_base64,

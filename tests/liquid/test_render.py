@@ -189,7 +189,9 @@ def test_render__values__are_printed_like_ruby(value: Any, printed: str) -> None
         ("\n{% raw %}", 2, "never closed"),
         ("{{" + " " * 300 + "x }}", 1, "spaces"),
         ("x" * (MAX_SOURCE + 1), 1, "longer than"),
-        ("{% if a" + " and a" * 2000 + " %}{% endif %}", 0, ""),
+        ("{% if a %}\n{% assign 1 %}{% endif %}", 2, "assign has no name or no value; write {% assign name = value %}"),
+        ("\n{% if %}x{% endif %}", 2, "a condition is missing; write {% if value %}"),
+        ("{% for x %}{% endfor %}", 1, "a loop has no list; write {% for name in list %}"),
     ],
 )
 def test_render__unreadable_template__is_refused_with_its_line(source: str, line: int, why: str) -> None:

@@ -18,7 +18,7 @@ import pytest
 from proxy.liquid import render
 from proxy.liquid.render_process import AT_ONCE, Child, Renderer
 from proxy.liquid.report import report
-from proxy.liquid.types import Answer, Request, User
+from proxy.liquid.types import OUR_LIMIT, Answer, Request, User
 from proxy.web.pages import playground
 from tests.conftest import ROOT
 from tests.support.wait import until
@@ -110,7 +110,7 @@ def test_child__does_not_end_after_the_time_limit__killed() -> None:
     assert result == {
         **result,
         "outcome": "refused",
-        "reason": "rendering takes longer than 0.1 s; simplify the message; this is a limit of the preview, not of Braze",
+        "reason": "rendering takes longer than 0.1 s; simplify the message; " + OUR_LIMIT,
     }
 
 
@@ -121,7 +121,7 @@ def test_child__exceeds_the_memory_limit__refused() -> None:
     assert result == {
         **result,
         "outcome": "refused",
-        "reason": "rendering takes too much memory; this is a limit of the preview, not of Braze",
+        "reason": "rendering takes too much memory; " + OUR_LIMIT,
     }
 
 
@@ -136,7 +136,7 @@ def test_child__killed_by_the_system__refused() -> None:
     assert result == {
         **result,
         "outcome": "refused",
-        "reason": "rendering takes too much memory or time; simplify the message; this is a limit of the preview, not of Braze",
+        "reason": "rendering takes too much memory or time; simplify the message; " + OUR_LIMIT,
     }
 
 

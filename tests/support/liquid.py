@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -48,6 +49,18 @@ STDIN.each_line do |line|
 end
 """
 
+_RUBY_BATCH = """
+require "json"; require "liquid"
+JSON.parse(STDIN.read).each do |template, data|
+  sent = begin
+    Liquid::Template.parse(template).render(data)
+  rescue Liquid::SyntaxError => error
+    "refused"
+  end
+  puts JSON.generate(sent.dup.force_encoding("utf-8").scrub("\ufffd"))
+end
+"""
+
 Engine = Callable[[str, str, Ask], str]
 
 
@@ -82,6 +95,32 @@ def ruby() -> Iterator[Engine]:
             return str(json.loads(line))
 
         yield render
+
+
+def rendered_by_ruby(cases: list[tuple[str, object]]) -> list[str]:
+    """Render templates with their data in one Ruby process, in UTC; "refused" for a template that Ruby rejects."""
+    done = subprocess.run(
+        ["ruby", "-Eutf-8", "-e", _RUBY_BATCH],
+        input=json.dumps(cases),
+        capture_output=True,
+        check=True,
+        encoding="utf-8",
+        env={**os.environ, "TZ": "UTC"},
+    )
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def rendered_by_product(template: str, data: object) -> str:
+    """Render a template as the playground does. `data`: the JSON object of its variables."""
+    names = data if isinstance(data, dict) else {}
+    assigned = "".join(f"{{%- assign {name} = data__['{name}'] -%}}" for name in names)
+    tag = "{%- connected_content https://h/v1/properties :save data__ -%}" if names else ""
+
+    def ask(request: Request) -> Answer:
+        return Answer(200, {}, json.dumps(data), 0.0)
+
+    rendering = preview(f"{tag}{assigned}{{% if true %}}{{% endif %}}{template}", User("u"), ask)
+    return rendering.message if rendering.outcome == "sent" else "refused"
 
 
 @functools.cache
