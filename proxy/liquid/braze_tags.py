@@ -11,6 +11,7 @@ from typing import TextIO
 
 from liquid import Environment, RenderContext, Token
 from liquid.ast import BlockNode, Node
+from liquid.exceptions import ResourceLimitError
 from liquid.parser import get_parser
 from liquid.stream import TokenStream
 from liquid.tag import Tag
@@ -66,16 +67,19 @@ class _ContentBlockNode(Node):
         name = f"content_blocks.${{{self.name}}}"
         text = printed(run.value_of(name))
         line = run.line
+        if name in run.open_blocks:
+            raise ResourceLimitError(f"{name} includes itself; change its test value", token=self.token)
         try:
             pieces = markups(text)
         except Unreadable as error:
             raise Unreadable(line, f"the test value of {name} cannot be read: {error.problem}") from None
         for value, _ in value_names(pieces):
             run.need(value, line)
+        run.open_blocks.append(name)
         for node in context.env.from_string(rewritten(text, pieces)).nodes:
-            run.line = line
             node.render(context, buffer)
-        run.line = line
+            run.line = line
+        run.open_blocks.pop()
         return 1
 
 

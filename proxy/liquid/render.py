@@ -59,7 +59,7 @@ def render(
     except Aborted as aborted:
         return _rendering(run, "aborted", reason=aborted.reason)
     except RecursionError:
-        reason = "an expression or a Content Block is nested too deeply; use fewer levels"
+        reason = "an expression is nested too deeply; simplify the expression"
         return _rendering(run, "refused", reason=reason)
     except LiquidError as error:
         return _rendering(run, "refused", reason=_reason(error))

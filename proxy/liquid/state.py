@@ -30,6 +30,8 @@ class Run:
     ) -> None:
         self.user = user
         self.ask = ask
+        self.open_blocks: list[str] = []
+        """The Content Blocks that are being rendered, outermost first."""
         self.tags: list[dict[str, Any]] = []
         self.findings: dict[Finding, None] = {}
         self.values = values
