@@ -76,10 +76,12 @@ class _ContentBlockNode(Node):
         for value, _ in value_names(pieces):
             run.need(value, line)
         run.open_blocks.append(name)
-        for node in context.env.from_string(rewritten(text, pieces)).nodes:
-            node.render(context, buffer)
-            run.line = line
-        run.open_blocks.pop()
+        try:
+            for node in context.env.from_string(rewritten(text, pieces)).nodes:
+                node.render(context, buffer)
+                run.line = line
+        finally:
+            run.open_blocks.pop()
         return 1
 
 

@@ -32,9 +32,9 @@ JSON = "application/json"
 NO_BREAK_SPACE = "\u00a0"
 
 _OPTION = re.compile(r":([a-z_]+)\Z")
-_BLANK = r"[ \t\r\n\f\v]"
+BLANKS = " \t\r\n\f\v"
 """Blanks as in Ruby. A no-break space is part of a word."""
-_PIECE = re.compile(OUTPUT.pattern + rf'|{_BLANK}+|\\?"|[{{}}]|[^ \t\r\n\f\v"{{}}\\]+|\\', re.DOTALL)
+_PIECE = re.compile(OUTPUT.pattern + rf'|[{BLANKS}]+|\\?"|[{{}}]|[^{BLANKS}"{{}}\\]+|\\', re.DOTALL)
 _URL_PIECE = re.compile(OUTPUT.pattern + r"|[?#]", re.DOTALL)
 _CONTENT_TYPE = re.compile(r"""["']content-type["']\s*:\s*["']([^"']*)["']""", re.IGNORECASE)
 
@@ -192,7 +192,7 @@ def words(text: str) -> Iterator[str]:
     word, depth, quoted, grouped = "", 0, False, False
     for match in _PIECE.finditer(text):
         piece = match[0]
-        if piece[0] in " \t\r\n\f\v" and not depth:
+        if piece[0] in BLANKS and not depth:
             if word:
                 grouped = word == ":headers"
                 yield word

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from typing import Any, TextIO
 from urllib.parse import quote
 
@@ -71,7 +70,7 @@ class _ConnectedContentNode(Node):
             )
         line = run.line
 
-        url = rendered(tag.url, context, run).strip()
+        url = rendered(tag.url, context, run).strip(tag_syntax.BLANKS)
         if tag_syntax.NO_BREAK_SPACE in url:
             url = url.replace(tag_syntax.NO_BREAK_SPACE, "")
             run.note(_no_break_space(line))
@@ -111,16 +110,15 @@ class _ConnectedContentNode(Node):
         if len(text) > MAX_SOURCE:
             raise ResourceLimitError("the answer is too large for :rerender; request less data", token=self.token)
         try:
-            pieces = [
-                replace(piece, text=f"{{% raw %}}{piece.text}{{% endraw %}}")
-                if piece.name in _NOT_RERENDERED
-                else piece
-                for piece in markups(text)
-            ]
+            for piece in reversed(markups(text)):
+                if piece.name in _NOT_RERENDERED:
+                    end = piece.start + len(piece.text)
+                    text = f"{text[: piece.start]}{{% raw %}}{piece.text}{{% endraw %}}{text[end:]}"
+            plain = rewritten(text, markups(text))
         except Unreadable as error:
             self.run.note(_unreadable_answer(self.run.line, error))
             return text
-        return rendered(rewritten(text, pieces), context, self.run)
+        return rendered(plain, context, self.run)
 
 
 class ConnectedContentTag(LiquidTag):
