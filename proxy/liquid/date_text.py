@@ -9,8 +9,10 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from fractions import Fraction
+from typing import cast
 
 from proxy.liquid.moment import DAY_NAMES, MONTH_NAMES, Moment, days_to
+from proxy.liquid.ruby import RubyError
 
 _MONTHS = "|".join(name[:3].lower() for name in MONTH_NAMES)
 _MONTH = rf"({_MONTHS})"
@@ -30,6 +32,7 @@ _ZONES = {"utc": 0, "z": 0, "ut": 0, "gmt": 0, "est": -5, "edt": -4, "cst": -6, 
 _MILITARY = "yxwvutsrqpon abcdefghiklm"
 _OFFSET = re.compile(r"([-+])(\d\d)(?:(:?)(\d\d)(?:\3(\d\d))?)?")
 _ERAS = {"m": 1867, "t": 1911, "s": 1925, "h": 1988, "r": 2018}
+_MAX_INT = 2**31 - 1
 _UNITS = ("year", "mon", "mday", "hour", "min", "sec")
 
 
@@ -40,21 +43,23 @@ def moment_of(text: str, now: float) -> Moment | None:
     if not any(name in fields for name in (*_UNITS, "yday")):
         return None
     offset = _offset(reader.zone)
-    if "yday" in fields and not {"mon", "mday"} & fields.keys():
-        fields["mon"], fields["mday"] = (fields["yday"] - 1) // 31 + 1, (fields["yday"] - 1) % 31 + 1
-        if not _from_yday(fields, now):
-            return None
+    if "yday" in fields and not {"mon", "mday"} & fields.keys() and not _from_yday(fields, now):
+        return None
     today = datetime.fromtimestamp(now + (offset or 0), UTC)
     present = (today.year, today.month, today.day, today.hour, today.minute, today.second)
-    values = []
+    values: list[int] = []
+    named = False
     for unit, current, least in zip(_UNITS, present, (0, 1, 1, 0, 0, 0), strict=True):
-        missing = least if values and known else current
-        known = bool(values and known) or unit in fields
-        values.append(fields.get(unit, missing))
+        # Before the largest unit that the text names, the present counts.
+        named = named or unit in fields
+        values.append(fields.get(unit, least if named else current))
     year, month, day, hour, minute, second = values
-    if not (1 <= month <= 12 and 1 <= day <= 31 and hour <= 24 and minute <= 59 and second <= 60):
+    if not (1 <= month <= 12 and abs(offset or 0) < 86_400):
         return None
-    if hour == 24 and (minute or second):
+    # With an offset, Ruby checks the time in UTC, in which such hours and days are valid.
+    if not offset and not (1 <= day <= 31 and (hour <= 23 or (hour == 24 and not minute and not second))):
+        return None
+    if not (0 <= day <= 32 and hour <= 47 and minute <= 59 and second <= 60):
         return None
     seconds = (days_to(year, month) + day - 1) * 86_400 + hour * 3_600 + minute * 60 + second
     zone = "UTC" if not offset else ""
@@ -156,11 +161,12 @@ class _Reader:
         return True
 
     def _set(self, **fields: str | None) -> None:
+        if any(name != "year" and value and int(value) > _MAX_INT for name, value in fields.items()):
+            raise RubyError("internal")
         self.fields |= {name: int(value) for name, value in fields.items() if value is not None}
 
     def _time(self, match: re.Match[str]) -> None:
-        clock = re.match(_CLOCK, match[1], re.ASCII)
-        assert clock
+        clock = cast(re.Match[str], re.match(_CLOCK, match[1], re.ASCII))
         self._set(hour=clock[1], min=clock[2], sec=clock[3])
         if clock[5]:
             self.fields["hour"] = self.fields["hour"] % 12 + 12 * (clock[5] == "p")
@@ -195,7 +201,7 @@ class _Reader:
                 self.fields["year"] = 1 - self.fields["year"]
         for name, part in (("mon", month), ("mday", day)):
             if part and (digits := re.search(r"\d+", part)):
-                self.fields[name] = int(digits[0])
+                self._set(**{name: digits[0]})
 
     def _digits(self, match: re.Match[str]) -> None:
         """Set the fields of a run of digits by its length. With a fraction, the last two digits are seconds."""

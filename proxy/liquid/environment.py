@@ -11,6 +11,8 @@ from typing import Any, TextIO, cast
 from liquid import BoundTemplate, Environment, Mode, RenderContext, Token
 from liquid.ast import BlockNode, Node
 from liquid.exceptions import LiquidError, LiquidInterrupt, ResourceLimitError, StopRender
+from liquid.output import LimitedStringIO
+from liquid.tag import Tag
 from liquid.utils import ReadOnlyChainMap
 
 from proxy.liquid import braze_filters, limits
@@ -24,7 +26,9 @@ from proxy.liquid.state import Run
 from proxy.liquid.tags import AbortTag, ConnectedContentTag
 from proxy.liquid.types import Finding
 
-_FATAL = re.compile(r"unexpected tag|expected tag|missing tag|unknown block|unexpected end|unexpected liquid")
+_FATAL = re.compile(
+    r"unexpected (tag|end|liquid)|expected tag|missing tag|unknown block|every line of an inline comment"
+)
 """Errors for which Ruby's Liquid refuses the whole template."""
 _NOT_SHOWN = (LiquidInterrupt, StopRender, ResourceLimitError)
 
@@ -39,10 +43,12 @@ class BrazeEnvironment(Environment):
     def __init__(self, run: Run) -> None:
         super().__init__(tolerance=Mode.LAX, strict_filters=False, globals=variables(run.values, run.user))
         self.run = run
-        for tag in (*TAGS, AbortTag):
+        tags: tuple[type[Tag], ...] = (*TAGS, AbortTag)
+        for tag in tags:
             self.add_tag(tag)
         self.tags[ConnectedContentTag.name] = ConnectedContentTag(self, run)
         self.tags |= braze_tags(self, run)
+        del self.tags["doc"]
         # Without the filters of python-liquid, which Ruby's Liquid 5.4 does not know.
         self.filters = {**STANDARD, **braze_filters.FILTERS}
 
@@ -88,6 +94,12 @@ class BrazeContext(RenderContext):
         for step in steps:
             found = looked_up(found, step)
         return found
+
+    def get_buffer(self, buf: TextIO | None = None) -> LimitedStringIO:
+        """Return a buffer for a block, within the limit of the whole message."""
+        # By default, python-liquid's buffers replace carriage returns.
+        used = buf.size if isinstance(buf, LimitedStringIO) else 0
+        return LimitedStringIO(limits.MAX_OUTPUT - used, newline="")
 
     def filter(self, name: str, token: Token | None) -> Callable[..., object]:
         """Return the filter of this name, with checks of the limits."""

@@ -19,8 +19,9 @@ from liquid.exceptions import LiquidSyntaxError
 from liquid.expression import Expression
 
 from proxy.liquid.ruby import RubyError, contains, equal, integer, is_blank, is_empty, leading_integer, ordered
+from proxy.liquid.standard_syntax import standard
 
-FRAGMENT = r"""(?:"[^"]*"|'[^']*'|(?:[^\s,|'"]|"[^"]*"|'[^']*')++)"""
+FRAGMENT = r"""(?:"[^"]*"|'[^']*'|(?:[^\s,|'"]|"[^"]*"|'[^']*')+)"""
 """Pattern of a value: text in quotes, or characters without blanks."""
 
 _WORD = r"\b(?:\s?and\s?|\s?or\s?)\b"
@@ -218,7 +219,11 @@ def value(token: Token, markup: str) -> Expression:
     if _INTEGER.fullmatch(text):
         return Constant(token, leading_integer(text))
     if match := _RANGE.fullmatch(text):
-        return _Range(token, [value(token, match[1]), value(token, match[2])])
+        ends = [value(token, match[1]), value(token, match[2])]
+        if not all(isinstance(end, Constant) for end in ends):
+            return _Range(token, ends)
+        start, stop = (_to_i(end.value) for end in ends if isinstance(end, Constant))
+        return Constant(token, range(start, stop + 1))
     if (match := _FLOAT.fullmatch(text)) and len(text.lstrip("-")) > 1:
         return Constant(token, float(match[1]))
     if text in _LITERALS:
@@ -228,6 +233,8 @@ def value(token: Token, markup: str) -> Expression:
 
 def filtered(token: Token, markup: str) -> FilteredExpression:
     """Return a value with its filters."""
+    # Only here Ruby first tries its strict parser, which allows blanks, as in `a [0]`.
+    markup = standard(markup) or markup
     first = _VALUE.search(markup)
     if first is None:
         return FilteredExpression(token, Constant(token, None))
@@ -251,21 +258,23 @@ def filtered(token: Token, markup: str) -> FilteredExpression:
 def condition(token: Token, markup: str) -> Condition:
     """Return the condition of `if` or `unless`."""
     parts = _CONDITIONS.findall(markup)
-    whole: Condition | None = None
-    while True:
-        match = _COMPARISON.search(parts.pop()) if parts else None
-        if match is None:
-            raise NotLiquidError("a condition is missing; write {% if value %} or {% if value == 'x' %}", token=token)
-        right = tested(token, match[3]) if match[3] is not None else Constant(token, None)
-        found = Condition(token, tested(token, match[1]), match[2], right)
-        if whole is not None:
-            found.word, found.following = word, whole
-        whole = found
-        if not parts:
-            return whole
+    last = _comparison(token, parts.pop() if parts else "")
+    while parts:
         word = parts.pop().strip()
+        before = _comparison(token, parts.pop() if parts else "")
         if word not in ("and", "or"):
             raise NotLiquidError("a condition is not complete; write a value on both sides of and, or", token=token)
+        before.word, before.following = word, last
+        last = before
+    return last
+
+
+def _comparison(token: Token, markup: str) -> Condition:
+    match = _COMPARISON.search(markup)
+    if match is None:
+        raise NotLiquidError("a condition is missing; write {% if value %} or {% if value == 'x' %}", token=token)
+    right = tested(token, match[3]) if match[3] is not None else Constant(token, None)
+    return Condition(token, tested(token, match[1]), match[2], right)
 
 
 def tested(token: Token, markup: str) -> Expression:

@@ -14,13 +14,16 @@ from functools import cached_property
 
 from liquid.exceptions import ResourceLimitError
 
+from proxy.liquid.ruby import RubyError
+
 DAY_NAMES = tuple(calendar.day_name[(day - 1) % 7] for day in range(7))
 """From Sunday. The process never sets a locale, so the names are English."""
 MONTH_NAMES = tuple(calendar.month_name[1:])
 
 _CYCLE_YEARS, _CYCLE_DAYS = 400, 146_097
 _EPOCH = datetime.date(1970, 1, 1).toordinal()
-_DIRECTIVE = re.compile(r"%([-0^#_]*)([1-9][0-9]*)?([EO]?)(:{0,3})([A-Za-z+%])")
+_DIRECTIVE = re.compile(r"%([-0^#_]*)([1-9][0-9]*)?([EO]?)(:{0,3})([A-Za-z%])")
+_INCOMPLETE = re.compile(r"%[-0^#_]*[0-9]*\Z")
 _WITH = {"E": "cCxXyY", "O": "deHkIlmMSuUVwWy"}
 _COMPOSITE = {
     "c": "%a %b %e %H:%M:%S %Y",
@@ -32,7 +35,6 @@ _COMPOSITE = {
     "R": "%H:%M",
     "r": "%I:%M:%S %p",
     "v": "%e-%^b-%4Y",
-    "+": "%a %b %e %H:%M:%S %Z %Y",
 }
 _MAX_LENGTH = 100_000
 """Characters of a formatted date, whose directives can ask for any width."""
@@ -54,7 +56,9 @@ class Moment:
     zone: str = "UTC"
 
     def strftime(self, form: str) -> str:
-        """Return the moment in a format. Unknown directives are unchanged."""
+        """Return the moment in a format. Unknown directives are unchanged, and an incomplete last one is an error."""
+        if _INCOMPLETE.search(_DIRECTIVE.sub("", form)):
+            raise RubyError(f"invalid format: {form}")
         length = len(form)
 
         def formatted(match: re.Match[str]) -> str:
@@ -149,10 +153,12 @@ class Moment:
             return match[0]
         change: Callable[[str], str] = str
         if "#" in flags:
-            change = str.lower if letter in "pZ" else str.upper
+            change = str.lower if letter in "pZ" else str if letter in _COMPOSITE else str.upper
         elif "^" in flags:
             change = str.upper
         shown = change(shown)
+        if not shown:  # the name of a zone that has only an offset
+            return ""
         return shown if padding == "-" else shown.rjust(width or 0, padding or " ")
 
     def _zone_offset(self, colons: int, padding: str, width: int | None) -> str:
@@ -162,11 +168,10 @@ class Moment:
         if colons == 3:
             colons = 2 if seconds else 1 if minutes else 4
         tail = {0: f"{minutes:02}", 1: f":{minutes:02}", 2: f":{minutes:02}:{seconds:02}", 4: ""}[colons]
-        size = max((width or 0) - len(tail), 2 if padding == "-" or padding == " " else 3)
-        if padding in ("-", " "):
-            shown = f"{sign}{hours}"
-            return (shown.rjust(max(size, 3)) if padding == " " else shown) + tail
-        return sign + str(hours).rjust(max(size, 3) - 1, "0") + tail
+        size = max((width or 0) - len(tail), 3)
+        if padding == " ":
+            return f"{sign}{hours}".rjust(size) + tail
+        return sign + str(hours).rjust(size - 1, "0") + tail
 
 
 def _padded_number(value: int, width: int, padding: str, flag: str, wanted: int | None) -> str:

@@ -72,7 +72,7 @@ def _message(plain: str, run: Run) -> str:
     environment = BrazeEnvironment(run)
     template = environment.from_string(plain)
     context = BrazeContext(template, globals=environment.globals)
-    buffer = LimitedStringIO(MAX_OUTPUT)
+    buffer = LimitedStringIO(MAX_OUTPUT, newline="")
     try:
         for node in template.nodes:
             node.render(context, buffer)

@@ -35,7 +35,7 @@ from proxy.liquid.expressions import (
     value,
     when_values,
 )
-from proxy.liquid.ruby import printed
+from proxy.liquid.ruby import RubyError, identity, printed
 
 _SIGNATURE = re.compile(r"([\w\-.\[\]()]++)(\s*+=)?", re.ASCII)
 
@@ -128,7 +128,7 @@ class _ConditionTag(Tag):
             if alternative is None:
                 default = block
             else:
-                alternatives.append(ConditionalBlockNode(branch, block, alternative))
+                alternatives.append(ConditionalBlockNode(branch, alternative, block))
         stream.expect(TOKEN_TAG, value=self.end)
         return self.node_class(token, whole, consequence, alternatives, default)
 
@@ -181,6 +181,8 @@ class CaseTag(Tag):
         while stream.current.kind == TOKEN_TAG and stream.current.value != "endcase":
             branch, markup = read_block(stream)
             values = when_values(branch, markup) if branch.value == "when" else None
+            if values is None and markup.strip():
+                raise NotLiquidError("else has a value; write {% when value %} or {% else %}", token=branch)
             block = parse_block(stream, ends)
             if values is None:
                 blocks.append(block)
@@ -243,7 +245,10 @@ class _CycleNode(Node):
         self.blank = False
 
     def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
-        at = context.cycle(printed(self.group.evaluate(context)), len(self.values))
+        cycles: dict[object, int] = context.tag_namespace["cycles"]
+        group = identity(self.group.evaluate(context))
+        at = cycles.get(group, 0)
+        cycles[group] = at + 1 if at + 1 < len(self.values) else 0
         # Groups of one name can have lists of different lengths.
         return buffer.write(printed(self.values[at].evaluate(context))) if at < len(self.values) else 0
 
@@ -265,7 +270,38 @@ class CycleTag(Tag):
         values = [part for part in found if part is not None]
         if not values:
             raise NotLiquidError("cycle has no values; write {% cycle 'a', 'b' %}", token=token)
-        return _CycleNode(token, value(token, named[1]) if named else Constant(token, markup), values)
+        if named:
+            return _CycleNode(token, value(token, named[1]), values)
+        # Without a name, lists of the same constants are one group. A list with a variable is its own group.
+        constants = [part.value for part in values if isinstance(part, Constant)]
+        name = constants if len(constants) == len(values) else [token.start_index]
+        return _CycleNode(token, Constant(token, name), values)
+
+
+class _PartialNode(Node):
+    def __init__(self, token: Token) -> None:
+        super().__init__(token)
+        self.blank = False
+
+    def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
+        raise RubyError("This liquid context does not allow includes.")
+
+
+class IncludeTag(Tag):
+    """`{% include … %}`, which needs other templates. A message has none."""
+
+    name = "include"
+    block = False
+
+    def parse(self, stream: TokenStream) -> Node:
+        """Return the node of the tag."""
+        return _PartialNode(read(stream)[0])
+
+
+class RenderTag(IncludeTag):
+    """`{% render … %}`."""
+
+    name = "render"
 
 
 TAGS: tuple[type[Tag], ...] = (

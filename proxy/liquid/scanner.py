@@ -18,21 +18,27 @@ HTML_COMMENT = "html_comment"
 
 Source: Braze's documentation, Personalize > Liquid > "Use Liquid".
 """
-OPEN_OUTPUT = r"\{\{(?:[^$}]|\$(?!\{)|\$\{[^}]*+\}|\}(?!\}))*+"
-"""Pattern of a `{{ … ` without its `}}`. The first brace after `${user_id` closes the attribute."""
+_CHARACTER = r"\$(?!\{)|\$\{[^}]*+\}|\}(?!\})"
+"""A character of an output, or an attribute: the first brace after `${user_id` closes it."""
+_INNER = rf"\{{\{{((?:[^${{}}]|{_CHARACTER})*+)\}}\}}"
+_NESTED = rf"""(?:"[^"}}]*+"|'[^'}}]*+'|{_INNER}|[^${{}}]|\{{(?!\{{)|{_CHARACTER})*+(?=\}}\}})"""
+OPEN_OUTPUT = rf"\{{\{{(?:{_NESTED}|(?:[^$}}]|{_CHARACTER})*+)"
+"""Pattern of a `{{ … ` without its `}}`, which can contain other outputs, as in `{{ a | plus: {{b}} }}`."""
 OUTPUT = re.compile(OPEN_OUTPUT + r"(?:(?P<closed>\}\})|.*)", re.DOTALL)
 """A `{{ … }}`, or an unclosed `{{` with all text after it, so that a search takes linear time."""
 
 _BLOCKS = frozenset({"if", "unless", "case", "for", "tablerow", "capture", "ifchanged", "translation"})
 _MARKUP = re.compile(OPEN_OUTPUT + r"(?P<output>\}\})?|\{(?=%)(?:.*?(?P<tag>%\})|)|<!--", re.DOTALL)
-_TAG = re.compile(r"\{%-?\s*(#|\w*)(.*?)-?%\}\Z", re.DOTALL)
+_TAG = re.compile(r"\{%-?\s*(#|\w+)(.*?)-?%\}\Z", re.ASCII | re.DOTALL)
 _CONTENT_BLOCK = re.compile(r"\{\{(-?)\s*content_blocks\.\$\{([^{}\n]*)\}\s*(?:\|\s*id\s*:[^|}]*)?(-?)\}\}")
 _ATTRIBUTE = re.compile(r"(?:(?<!\w)(\w+)\.)?\$\{([^{}\n]*)\}")
-_WORD_OF_LIQUID = re.compile(
-    r"""("[^"]*"|'[^']*')|(?<=[\w\]])\.(for|in|with|as|by|limit|offset|reversed|continue|cols|and|or|not|contains|if|else"""
-    r"""|nil|null|true|false|empty|blank|required)(?![\w-])"""
+_BRACKETED = re.compile(rf"""("[^"]*+"|'[^']*+')|{_INNER}""")
+"""Text in quotes, or an output inside a tag or output."""
+_COMMENTED = re.compile(r"\{%-?\s*(?P<name>\w*).*?(?P<tag>%\})|\{\{.*?\}(?P<output>\})?|\{[{%]", re.ASCII | re.DOTALL)
+_WITH_OUTPUTS = frozenset(
+    {"connected_content", "catalog_items", "catalog_selection_items", "promotion", "landing_page_url", "message_extras"}
 )
-"""A name after a dot that python-liquid parses as a keyword and Ruby's Liquid as a name."""
+"""The tags whose text is not an expression, but text with outputs."""
 _LONG_BLANK = re.compile(r"\s{200}")
 _MAX_BRACKETS = 500
 """Per expression. python-liquid reads to the end of the expression from each unclosed bracket."""
@@ -91,12 +97,13 @@ def markups(source: str) -> list[Markup]:
             pieces.append(Markup("output", text, "", text[2:-2].strip("-").strip(), start, line))
             continue
         tag = _TAG.match(text)
-        name, rest = (tag[1], tag[2].strip()) if tag else ("", "")
-        if name in ("raw", "comment", "doc"):
-            end = re.compile(rf"\{{%-?\s*end{name}\s*-?%\}}").search(source, at)
-            if end is None:
+        if tag is None:
+            raise Unreadable(line, "{% has no name of a tag after it; write the name, without a no-break space")
+        name, rest = tag[1], tag[2].strip()
+        if name in ("raw", "comment"):
+            at = _end_of_block(source, name, at)
+            if not at:
                 raise Unreadable(line, f"{{% {name} %}} is never closed; add {{% end{name} %}}")
-            at = end.end()
             pieces.append(Markup("verbatim", source[start:at], name, "", start, line))
             continue
         if name == "connected_content":
@@ -130,6 +137,25 @@ def line_at(source: str, index: int) -> int:
 @lru_cache(maxsize=4)
 def _newlines(source: str) -> list[int]:
     return [match.start() for match in re.finditer("\n", source)]
+
+
+def _end_of_block(source: str, name: str, at: int) -> int:
+    """Return the index after the end of a block whose content is text; 0 without an end. `at`: after its start."""
+    if name != "comment":
+        end = re.compile(rf"\{{%-?\s*end{name}\s*-?%\}}").search(source, at)
+        return end.end() if end else 0
+    depth = 1
+    while depth and (tag := _COMMENTED.search(source, at)):
+        at = tag.end()
+        if not tag["tag"] and not tag["output"]:
+            problem = f"{tag[0][:2]} in a comment is never closed; add the closing delimiter"
+            raise Unreadable(line_at(source, tag.start()), problem)
+        if tag["name"] == "raw":
+            at = _end_of_block(source, "raw", at)
+            if not at:
+                return 0
+        depth += {"comment": 1, "endcomment": -1}.get(tag["name"] or "", 0)
+    return 0 if depth else at
 
 
 def _require_closed_blocks(pieces: Iterable[Markup]) -> None:
@@ -172,9 +198,15 @@ def _plain(markup: Markup) -> str:
     if markup.kind == "verbatim" or markup.name == "abort_message":
         return markup.text
     text = _ATTRIBUTE.sub(_attribute_lookup, markup.text)
-    if markup.name == "connected_content":  # outside of outputs, `.in` is the end of a host
-        return OUTPUT.sub(lambda output: _with_quoted_words(output[0]), text)
-    return _with_quoted_words(text)
+    if markup.name in _WITH_OUTPUTS:
+        return OUTPUT.sub(lambda output: _without_brackets(output[0]) if output["closed"] else output[0], text)
+    return _without_brackets(text)
+
+
+def _without_brackets(text: str) -> str:
+    """Return a tag or output without the brackets of the outputs inside it."""
+    inner = _BRACKETED.sub(lambda match: match[1] or match[2].strip("-").strip(), text[2:-2])
+    return text[:2] + inner + text[-2:]
 
 
 def _without_html_comments(raw: str) -> str:
@@ -193,7 +225,3 @@ def _as_comment(text: str) -> str:
 def _attribute_lookup(match: re.Match[str]) -> str:
     name = match[2].strip().replace('"', "")
     return f'{match[1] or ATTRIBUTES}["{name}"]'
-
-
-def _with_quoted_words(text: str) -> str:
-    return _WORD_OF_LIQUID.sub(lambda match: match[1] or f'["{match[2]}"]', text)

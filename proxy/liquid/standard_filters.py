@@ -25,13 +25,13 @@ from proxy.liquid.ruby import (
     RubyError,
     WithoutPropertiesError,
     entries,
-    first,
-    last,
     equal,
+    first,
     has_properties,
     identity,
     integer,
     kind,
+    last,
     number,
     plain,
     property_of,
@@ -315,7 +315,8 @@ def concat(value: object, other: object) -> list[Any]:
 
 def abs_(value: object) -> int | float:
     """Return a number without its sign."""
-    return plain(abs(number(value)))
+    exact = number(value)
+    return abs(exact) if isinstance(exact, int) else plain(exact.copy_abs())
 
 
 def plus(value: object, other: object) -> int | float:
@@ -371,13 +372,13 @@ def floor(value: object) -> int:
 def at_least(value: object, least: object) -> int | float:
     """Return the larger number."""
     found, limit = number(value), number(least)
-    return plain(limit if limit > found else found)
+    return plain(max(found, limit))
 
 
 def at_most(value: object, most: object) -> int | float:
     """Return the smaller number."""
     found, limit = number(value), number(most)
-    return plain(limit if limit < found else found)
+    return plain(min(found, limit))
 
 
 def default(value: object, other: object = "", options: object = None) -> object:
@@ -388,11 +389,60 @@ def default(value: object, other: object = "", options: object = None) -> object
 
 
 _FUNCTIONS: tuple[Callable[..., object], ...] = (
-    (size, downcase, upcase, capitalize, escape, escape_once, url_encode, url_decode, base64_encode, base64_decode)
-    + (base64_url_safe_encode, base64_url_safe_decode, slice_, truncate, truncatewords, split, strip, lstrip, rstrip)
-    + (strip_html, strip_newlines, newline_to_br, replace, replace_first, replace_last, remove, remove_first)
-    + (remove_last, append, prepend, join, sort, sort_natural, where, uniq, reverse, map_, compact, concat, first)
-    + (last, abs_, plus, minus, times, divided_by, modulo, round_, ceil, floor, at_least, at_most, default, date)
+    size,
+    downcase,
+    upcase,
+    capitalize,
+    escape,
+    escape_once,
+    url_encode,
+    url_decode,
+    base64_encode,
+    base64_decode,
+    base64_url_safe_encode,
+    base64_url_safe_decode,
+    slice_,
+    truncate,
+    truncatewords,
+    split,
+    strip,
+    lstrip,
+    rstrip,
+    strip_html,
+    strip_newlines,
+    newline_to_br,
+    replace,
+    replace_first,
+    replace_last,
+    remove,
+    remove_first,
+    remove_last,
+    append,
+    prepend,
+    join,
+    sort,
+    sort_natural,
+    where,
+    uniq,
+    reverse,
+    map_,
+    compact,
+    concat,
+    first,
+    last,
+    abs_,
+    plus,
+    minus,
+    times,
+    divided_by,
+    modulo,
+    round_,
+    ceil,
+    floor,
+    at_least,
+    at_most,
+    default,
+    date,
 )
 STANDARD: dict[str, Callable[..., object]] = {
     **{function.__name__.rstrip("_"): function for function in _FUNCTIONS},
@@ -415,8 +465,8 @@ def _from_base64(encoded: str, name: str) -> str:
 def _replaced(full: str, old: str, new: str, count: int) -> str:
     if "\\" not in new:
         return full.replace(old, new, count)
-    if r"\k<" in new:
-        raise RubyError("internal") if old in full else None
+    if r"\k<" in new and old in full:
+        raise RubyError("internal")
 
     def replacement(match: re.Match[str]) -> str:
         parts = {"0": old, "&": old, "\\": "\\", "`": full[: match.start()], "'": full[match.end() :]}

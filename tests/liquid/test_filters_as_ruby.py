@@ -79,7 +79,7 @@ def many() -> Iterator[str]:
 
 def chains(count: int) -> Iterator[str]:
     """Yield random chains of filters."""
-    choice = random.Random(5)
+    choice = random.Random(5)  # noqa: S311
     for _ in range(count):
         filters = []
         for _ in range(choice.randint(2, 4)):

@@ -51,7 +51,7 @@ def sent(source: str, service: Service | None = None) -> str:
         ("{{most_recently_used_device.${id}}}", "dév/ice"),
         ("{{${first_name} | default: 'you'}} {{custom_attribute.${favourite team}}}.", "you ."),
         ("costs ${5} and {% raw %}{{${user_id}}}{% endraw %}", "costs ${5} and {{${user_id}}}"),
-        ("{% comment %}{{${user_id}}} {{ {% endcomment %}x", "x"),
+        ("{% comment %}{{${user_id}}} {{ x }}{% endcomment %}x", "x"),
         ("{{ 'say \"x\"' | json_escape }}", 'say \\"x\\"'),
     ],
 )

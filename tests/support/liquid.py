@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -61,6 +62,8 @@ JSON.parse(STDIN.read).each do |template, data|
 end
 """
 
+_NAME = re.compile(r"[\w-]+")
+
 Engine = Callable[[str, str, Ask], str]
 
 
@@ -112,14 +115,19 @@ def rendered_by_ruby(cases: list[tuple[str, object]]) -> list[str]:
 
 def rendered_by_product(template: str, data: object) -> str:
     """Render a template as the playground does. `data`: the JSON object of its variables."""
-    names = data if isinstance(data, dict) else {}
-    assigned = "".join(f"{{%- assign {name} = data__['{name}'] -%}}" for name in names)
-    tag = "{%- connected_content https://h/v1/properties :save data__ -%}" if names else ""
+    values = list(data.items()) if isinstance(data, dict) else []
+    # assign cannot write every name, and the option :save adds the status to an object.
+    tags = [
+        f"{{%- connected_content https://h/v1/properties?{at} :save {'data__' if _NAME.fullmatch(name) else name} -%}}"
+        + f"{{%- assign {name} = data__.value -%}}" * bool(_NAME.fullmatch(name))
+        for at, (name, _) in enumerate(values)
+    ]
 
     def ask(request: Request) -> Answer:
-        return Answer(200, {}, json.dumps(data), 0.0)
+        name, value = values[int(request.target.partition("?")[2])]
+        return Answer(200, {}, json.dumps({"value": value} if _NAME.fullmatch(name) else value), 0.0)
 
-    rendering = preview(f"{tag}{assigned}{{% if true %}}{{% endif %}}{template}", User("u"), ask)
+    rendering = preview("".join(tags) + "{% if true %}{% endif %}" + template, User("u"), ask)
     return rendering.message if rendering.outcome == "sent" else "refused"
 
 
