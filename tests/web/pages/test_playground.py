@@ -126,6 +126,32 @@ def test_render__device_id__available_in_the_message(client: FlaskClient, caller
     assert render(client, caller, template, user_id=" ", device_id=" d1 ")["message"] == "d1/"
 
 
+def test_render__test_values__used_in_the_message(client: FlaskClient, caller: dict[str, str]) -> None:
+    template = "{{custom_attribute.${plan}}} {% catalog_items a 1 %}{{ items[0].t }}{{${city}}}"
+    values = {"custom_attribute.${plan}": "gold", "catalog_items.a": [{"id": "1", "t": [1.5, True]}]}
+    body = render(client, caller, template, values=values)
+    assert body["message"] == "gold 1.5true"
+    assert body["unknown_values"] == [
+        {"name": "custom_attribute.${plan}", "line": 1},
+        {"name": "catalog_items.a", "line": 1},
+        {"name": "${city}", "line": 1},
+    ]
+    assert [(entry["rule"], entry["level"]) for entry in body["findings"]] == [("unknown-attribute", "note")]
+
+
+@pytest.mark.parametrize("depth", [100, 900, 1020])
+def test_render__nested_test_value__no_500(client: FlaskClient, caller: dict[str, str], depth: int) -> None:
+    body = '{"template": "{{ context }}", "values": {"context": ' + "[" * depth + "]" * depth + "}}"
+    answer = client.post("/playground/render", data=body, content_type="application/json", headers=caller)
+    assert answer.status_code in (200, 400)
+
+
+def test_render__email_of_200_kb__sent(client: FlaskClient, caller: dict[str, str]) -> None:
+    template = '<p class="a">{{ 1 | plus: 1 }}</p>\n' * 6_000
+    body = render(client, caller, template)
+    assert (body["outcome"], len(body["message"])) == ("sent", len('<p class="a">2</p>\n') * 6_000)
+
+
 def test_render__request_id__kept_with_one_log_line_for_each_request(
     client: FlaskClient, caller: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -210,6 +236,9 @@ def test_render__request_from_another_site__403(
         ('{"user_id": "u"}', "application/json", 400),
         ('{"template": 1}', "application/json", 400),
         ('{"template": "x", "user_id": 1}', "application/json", 400),
+        ('{"template": "x", "values": [1]}', "application/json", 400),
+        ('{"template": "x", "values": null}', "application/json", 400),
+        ('{"template": "x", "values": {"first_name": "a"}}', "application/json", 400),
         ("[" * 10_000, "application/json", 400),
         (json.dumps({"template": "x" * 600_000}), "application/json", 413),
     ],
