@@ -97,13 +97,10 @@ class CaptureTag(Tag):
         match = _SIGNATURE.search(markup)
         if match is None:
             raise NotLiquidError("capture has no name; write {% capture name %}", token=token)
-        block = self._block(stream, "endcapture")
+        block = get_parser(self.env).parse_block(stream, frozenset({"endcapture", TOKEN_EOF}))
+        stream.expect(TOKEN_TAG, value="endcapture")
+        block.blank = False  # the variable keeps white space
         return CaptureNode(token, Identifier(match[1], token=token), block)
-
-    def _block(self, stream: TokenStream, end: str) -> BlockNode:
-        block = get_parser(self.env).parse_block(stream, frozenset({end, TOKEN_EOF}))
-        stream.expect(TOKEN_TAG, value=end)
-        return block
 
 
 class _ConditionTag(Tag):
@@ -268,7 +265,7 @@ class CycleTag(Tag):
         named = re.match(rf"({FRAGMENT})\s*:\s*(.*)", markup, re.ASCII | re.DOTALL)
         found = (first_value(token, part) for part in (named[2] if named else markup).split(","))
         values = [part for part in found if part is not None]
-        if not values:
+        if not re.match(FRAGMENT, markup):
             raise NotLiquidError("cycle has no values; write {% cycle 'a', 'b' %}", token=token)
         if named:
             return _CycleNode(token, value(token, named[1]), values)
@@ -315,6 +312,8 @@ TAGS: tuple[type[Tag], ...] = (
     ForTag,
     TablerowTag,
     CycleTag,
+    IncludeTag,
+    RenderTag,
 )
 
 

@@ -21,7 +21,8 @@ Source: Braze's documentation, Personalize > Liquid > "Use Liquid".
 _CHARACTER = r"\$(?!\{)|\$\{[^}]*+\}|\}(?!\})"
 """A character of an output, or an attribute: the first brace after `${user_id` closes it."""
 _INNER = rf"\{{\{{((?:[^${{}}]|{_CHARACTER})*+)\}}\}}"
-_NESTED = rf"""(?:"[^"}}]*+"|'[^'}}]*+'|{_INNER}|[^${{}}]|\{{(?!\{{)|{_CHARACTER})*+(?=\}}\}})"""
+_QUOTED = "|".join(rf"{quote}(?:\{{\{{[^{quote}{{}}]*+\}}\}}|[^{quote}}}]|\}}(?!\}}))*+{quote}" for quote in "\"'")
+_NESTED = rf"""(?:{_QUOTED}|{_INNER}|[^${{}}]|\{{(?!\{{)|{_CHARACTER})*+(?=\}}\}})"""
 OPEN_OUTPUT = rf"\{{\{{(?:{_NESTED}|(?:[^$}}]|{_CHARACTER})*+)"
 """Pattern of a `{{ … ` without its `}}`, which can contain other outputs, as in `{{ a | plus: {{b}} }}`."""
 OUTPUT = re.compile(OPEN_OUTPUT + r"(?:(?P<closed>\}\})|.*)", re.DOTALL)
@@ -206,6 +207,10 @@ def _plain(markup: Markup) -> str:
 def _without_brackets(text: str) -> str:
     """Return a tag or output without the brackets of the outputs inside it."""
     inner = _BRACKETED.sub(lambda match: match[1] or match[2].strip("-").strip(), text[2:-2])
+    if text.startswith("{{") and "}}" in inner and "%}" not in inner:
+        # python-liquid ends an output at the first }}, also inside a quoted text.
+        dashes = ["-" * (inner[at] == "-") for at in (0, -1)]
+        return f"{{%{dashes[0]} echo {inner.strip('-')} {dashes[1]}%}}"
     return text[:2] + inner + text[-2:]
 
 

@@ -62,6 +62,7 @@ JSON.parse(STDIN.read).each do |template, data|
 end
 """
 
+_ROUTE = "properties"
 _NAME = re.compile(r"[\w-]+")
 
 Engine = Callable[[str, str, Ask], str]
@@ -115,17 +116,16 @@ def rendered_by_ruby(cases: list[tuple[str, object]]) -> list[str]:
 
 def rendered_by_product(template: str, data: object) -> str:
     """Render a template as the playground does. `data`: the JSON object of its variables."""
-    values = list(data.items()) if isinstance(data, dict) else []
-    # assign cannot write every name, and the option :save adds the status to an object.
-    tags = [
-        f"{{%- connected_content https://h/v1/properties?{at} :save {'data__' if _NAME.fullmatch(name) else name} -%}}"
-        + f"{{%- assign {name} = data__.value -%}}" * bool(_NAME.fullmatch(name))
-        for at, (name, _) in enumerate(values)
-    ]
+    values = data if isinstance(data, dict) else {}
+    plain = {name: value for name, value in values.items() if _NAME.fullmatch(name)}
+    bodies = [plain, *(value for name, value in values.items() if name not in plain)]
+    # assign cannot write every name; the option :save can.
+    names = ["data__", *(name for name in values if name not in plain)]
+    tags = [f"{{%- connected_content https://h/v1/{_ROUTE}?{at} :save {name} -%}}" for at, name in enumerate(names)]
+    tags += [f"{{%- assign {name} = data__['{name}'] -%}}" for name in plain]
 
     def ask(request: Request) -> Answer:
-        name, value = values[int(request.target.partition("?")[2])]
-        return Answer(200, {}, json.dumps({"value": value} if _NAME.fullmatch(name) else value), 0.0)
+        return Answer(200, {}, json.dumps(bodies[int(request.target.partition("?")[2])]), 0.0)
 
     rendering = preview("".join(tags) + "{% if true %}{% endif %}" + template, User("u"), ask)
     return rendering.message if rendering.outcome == "sent" else "refused"
