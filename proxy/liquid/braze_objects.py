@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from proxy.liquid.scanner import ATTRIBUTES, Markup, attributes
+from proxy.liquid.scanner import ATTRIBUTES, OUTPUT, Markup, attributes
 from proxy.liquid.types import User
 
 _DEVICE = (
@@ -60,7 +60,9 @@ _TAGS: Mapping[str, int] = {
 """The tags with values, and the number of words in their names."""
 _TAG_VALUE = re.compile(rf"(?:{'|'.join(_TAGS)})(?:\..+)?")
 _FROM_THE_REQUEST = frozenset({("", "user_id"), ("most_recently_used_device", "id"), ("targeted_device", "id")})
-_SETS = re.compile(r"\A\s*(context|canvas_entry_properties|api_trigger_properties)\b")
+_SETS = re.compile(r"(?:\A|:save)\s*(context|canvas_entry_properties|api_trigger_properties)\b")
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+_WORD = re.compile(rf"{_QUOTED.pattern}|[^\s,()]+")
 
 
 def value_names(pieces: Iterable[Markup]) -> Iterator[tuple[str, int]]:
@@ -79,16 +81,19 @@ def value_names(pieces: Iterable[Markup]) -> Iterator[tuple[str, int]]:
             if "{{" not in (name := tag_value_name(markup.name, arguments(markup.rest)[:words])):
                 yield name, markup.line
             continue
-        if markup.name in ("assign", "capture", "for") and (variable := _SETS.match(markup.rest)):
-            own.add(variable[1])
-        for whole in _WHOLE.findall(markup.text):
-            if whole not in own:
+        text = markup.text
+        if markup.name == "connected_content":  # only its outputs are expressions
+            text = " ".join(output[0] for output in OUTPUT.finditer(text))
+        for whole in _WHOLE.findall(_QUOTED.sub("", text)):
+            if whole not in own and markup.name != "capture":
                 yield whole, markup.line
+        if markup.name in ("assign", "capture", "for", "connected_content"):
+            own.update(_SETS.findall(markup.rest))
 
 
 def arguments(text: str) -> list[str]:
     """Return the words of a tag such as `catalog_items products 1, 2` or `promotion('spring')`."""
-    return [word.strip("'\"") for word in re.split(r"[\s,()]+", text) if word.strip("'\"")]
+    return [word.strip("'\"") for word in _WORD.findall(text) if word.strip("'\"")]
 
 
 def tag_value_name(tag: str, words: Iterable[str]) -> str:

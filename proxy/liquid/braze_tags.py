@@ -86,6 +86,10 @@ class _ContentBlockNode(Node):
 
 
 class _MessageExtrasNode(Node):
+    def __init__(self, token: Token) -> None:
+        super().__init__(token)
+        self.blank = False
+
     def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
         return 0
 
@@ -129,7 +133,9 @@ class _BrazeTag(Tag):
                 fix = "write {% message_extras :key NAME :value VALUE %}"
                 self.run.note(Finding(self.run.line_of(token), "message-extras", problem, fix))
             return _MessageExtrasNode(token)
-        return _WordsNode(token, self.name, list(tag_syntax.words(text)), self.run)
+        # A quoted name may contain spaces, and the ids of a catalog may be outputs with spaces.
+        words = list(tag_syntax.words(text)) if self.name.startswith("catalog") else [text]
+        return _WordsNode(token, self.name, words, self.run)
 
 
 class _TranslationTag(Tag):

@@ -75,9 +75,11 @@ class Run:
         if name in self.unknown_values or len(self.unknown_values) >= MAX_FINDINGS:
             return
         self.unknown_values[name] = line
+        if self.values.get(name) is not None:
+            return
         if similar := misspelt(name):
             problem = f"Braze has no attribute {name}, so it is empty"
             self.note(Finding(line, "misspelt-attribute", problem, f"write {similar}"))
-        elif self.values.get(name) is None:
+        else:
             problem = f"only Braze knows the value of {name}, so it is empty in the preview"
-            self.note(Finding(line, "unknown-attribute", problem, "enter a test value for this name", level="note"))
+            self.note(Finding(line, "unknown-attribute", problem, "give this name a test value", level="note"))

@@ -67,9 +67,7 @@ class Tag:
 
     @property
     def content_type(self) -> str:
-        """Return the type of the body: the option, or else the header, or else a form."""
-        header = _CONTENT_TYPE.search(self.options.get("headers", ""))
-        return self.options.get("content_type") or (header[1] if header else FORM)
+        return content_type(self.options)
 
     @property
     def path(self) -> str:
@@ -103,6 +101,12 @@ def parse(text: str) -> Tag:
         else:
             options[current].append(word)
     return Tag(url, {name: " ".join(value) for name, value in options.items()}, tuple(unknown), tuple(cut))
+
+
+def content_type(options: Mapping[str, str]) -> str:
+    """Return the type of the body: the option, or else the header, or else a form."""
+    header = _CONTENT_TYPE.search(options.get("headers", ""))
+    return options.get("content_type") or (header[1] if header else FORM)
 
 
 def route(url: str) -> str | None:

@@ -75,7 +75,7 @@ class _ConnectedContentNode(Node):
             url = url.replace(tag_syntax.NO_BREAK_SPACE, "")
             run.note(_no_break_space(line))
         headers = rendered(tag.options.get("headers", ""), context, run)
-        content_type = tag_syntax.Tag("", {**tag.options, "headers": headers}).content_type
+        content_type = tag_syntax.content_type({**tag.options, "headers": headers})
         body = tag_syntax.json_body(rendered(tag.body, context, run), content_type)
         name = tag_syntax.route(url)
         answer = run.ask(_request(name, url, tag, body, content_type, headers)) if name else None
