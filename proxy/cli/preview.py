@@ -31,7 +31,7 @@ from proxy.sandbox.server import Sandbox
 @click.option("--device", "device_id", default="", help="Device id of the user.")
 @click.option(
     "--value",
-    "given",
+    "test_values",
     multiple=True,
     metavar="NAME=VALUE",
     help="Test value for what only Braze knows, as text or JSON: 'custom_attribute.${plan}=gold'. May be repeated.",
@@ -48,7 +48,7 @@ def preview(
     template: TextIO,
     user_id: str,
     device_id: str,
-    given: tuple[str, ...],
+    test_values: tuple[str, ...],
     values_file: TextIO | None,
     demo: bool,
     url: str | None,
@@ -67,7 +67,7 @@ def preview(
     """
     if demo and url:
         raise click.UsageError("specify either --demo or --url")
-    values = _values(given, values_file)
+    values = _values(test_values, values_file)
     credentials = require_credentials(url, credentials)
     try:
         source = template.read()
@@ -84,7 +84,7 @@ def preview(
         sys.exit(1)
 
 
-def _values(given: tuple[str, ...], file: TextIO | None) -> dict[str, Any]:
+def _values(test_values: tuple[str, ...], file: TextIO | None) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if file:
         try:
@@ -93,7 +93,7 @@ def _values(given: tuple[str, ...], file: TextIO | None) -> dict[str, Any]:
             raise click.UsageError(f"--values: {file.name} is not JSON; write an object of values by name") from None
         if not isinstance(values, dict):
             raise click.UsageError(f"--values: {file.name} is not an object; write an object of values by name")
-    for entry in given:
+    for entry in test_values:
         name, separator, text = entry.partition("=")
         if not separator:
             raise click.UsageError(f"--value: {entry} has no value; write NAME=VALUE")

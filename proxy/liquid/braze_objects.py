@@ -70,7 +70,7 @@ def value_names(pieces: Iterable[Markup]) -> Iterator[tuple[str, int]]:
 
     The name of a tag whose words contain outputs is known only when the tag is rendered.
     """
-    own: set[str] = set()
+    local_names: set[str] = set()
     for markup in pieces:
         if markup.kind == "verbatim":
             continue
@@ -84,11 +84,11 @@ def value_names(pieces: Iterable[Markup]) -> Iterator[tuple[str, int]]:
         text = markup.text
         if markup.name == "connected_content":  # only its outputs are expressions
             text = " ".join(output[0] for output in OUTPUT.finditer(text))
-        for whole in _WHOLE.findall(_QUOTED.sub("", text)):
-            if whole not in own and markup.name != "capture":
-                yield whole, markup.line
+        for name in _WHOLE.findall(_QUOTED.sub("", text)):
+            if name not in local_names and markup.name != "capture":
+                yield name, markup.line
         if markup.name in ("assign", "capture", "for", "connected_content"):
-            own.update(_SETS.findall(markup.rest))
+            local_names.update(_SETS.findall(markup.rest))
 
 
 def arguments(text: str) -> list[str]:

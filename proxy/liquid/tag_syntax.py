@@ -43,14 +43,14 @@ _CONTENT_TYPE = re.compile(r"""["']content-type["']\s*:\s*["']([^"']*)["']""", r
 class Tag:
     """A parsed tag.
 
-    `options`: name to text, "" for a flag. `unknown`: words that are not options. `cut`: words after the first blank
-    of a body, which Braze drops.
+    `options`: name to text, "" for a flag. `unknown`: words that are not options. `remainder`: words after the first
+    blank of a body, which Braze drops.
     """
 
     url: str
     options: Mapping[str, str]
     unknown: tuple[str, ...] = ()
-    cut: tuple[str, ...] = ()
+    remainder: tuple[str, ...] = ()
 
     @property
     def method(self) -> str:
@@ -86,7 +86,7 @@ def parse(text: str) -> Tag:
     url = found.pop(0) if found and not found[0].startswith(":") else ""
     options: dict[str, list[str]] = {}
     unknown: list[str] = []
-    cut: list[str] = []
+    remainder: list[str] = []
     current: str | None = None
     for word in found:
         option = _OPTION.match(word)
@@ -97,10 +97,10 @@ def parse(text: str) -> Tag:
             unknown.append(word)
             current = None
         elif current == "body" and options["body"]:
-            cut.append(word)
+            remainder.append(word)
         else:
             options[current].append(word)
-    return Tag(url, {name: " ".join(value) for name, value in options.items()}, tuple(unknown), tuple(cut))
+    return Tag(url, {name: " ".join(value) for name, value in options.items()}, tuple(unknown), tuple(remainder))
 
 
 def content_type(options: Mapping[str, str]) -> str:

@@ -96,7 +96,7 @@ def test_parse_tag__spaces_inside_outputs__do_not_split_words() -> None:
     )
     assert parsed.url == 'https://h/{{ a | b: "c d" }}/{{${x y}}}'
     assert parsed.options == {"headers": '{"a": "{{${user_id}}} b"}', "body": '{"a":', "save": "c"}
-    assert parsed.cut == ('"b"}',)
+    assert parsed.remainder == ('"b"}',)
 
 
 @pytest.mark.parametrize(

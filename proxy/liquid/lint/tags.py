@@ -61,7 +61,7 @@ def _unescaped(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
 
 
 def _cut_body(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
-    if tag.cut:
+    if tag.remainder:
         yield Finding(
             line,
             "cut-body",

@@ -100,11 +100,14 @@ def _message() -> dict[str, Any]:
 
 
 def _require_value_names(values: Any) -> None:
-    wrong = next((name for name in values if not is_value_name(name)), None) if isinstance(values, dict) else ""
-    if wrong is not None:
-        fix = f"{wrong[:80]} is not a name" if wrong else "it must be an object"
+    problem = ""
+    if not isinstance(values, dict):
+        problem = "must be an object"
+    elif invalid := [name for name in values if not is_value_name(name)]:
+        problem = f"has the invalid name {invalid[0][:80]}"
+    if problem:
         raise BadRequest(
-            f"values: {fix}; write each name as in the message, such as custom_attribute.${{plan}}",
+            f"values {problem}; write each name as in the message, such as custom_attribute.${{plan}}",
             code="invalid_parameter",
             parameter="values",
         )

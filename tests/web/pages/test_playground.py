@@ -116,8 +116,16 @@ def test_render__url_without_a_data_route__not_called(
 def test_render__post_with_form_or_json__reaches_the_route(client: FlaskClient, caller: dict[str, str]) -> None:
     form = ":method post :body user_id={{${user_id} | url_param_escape}}&rec_id=home"
     parts = '{"user_id":"{{${user_id}}}","rec_id":["home"]}'
-    for options in (form, f":method post :content_type application/json :body {parts}"):
-        template = f"{{% connected_content https://h/v1/recommendations {options} :save r %}}{{{{ r.items[0] }}}}"
+    capture = '{% capture body %}\n{"user_id": "{{${user_id}}}", "rec_id": ["home"]}\n{% endcapture %}'
+    for options in (
+        form,
+        f":content_type application/json {form}",
+        f":method post :content_type application/json :body {parts}",
+        ':method post :headers {"Content-Type": "application/json"} :body {{body}}',
+    ):
+        template = (
+            f"{capture}{{% connected_content https://h/v1/recommendations {options} :save r %}}{{{{ r.items[0] }}}}"
+        )
         assert render(client, caller, template)["message"] == "a"
 
 
