@@ -28,7 +28,7 @@ from liquid.filter import with_environment
 from proxy.liquid.dates import moment
 from proxy.liquid.moment import Moment
 from proxy.liquid.ruby import printed, text
-from proxy.liquid.standard_filters import base64_encode
+from proxy.liquid.text_filters import base64_encode
 from proxy.liquid.types import Finding
 
 _GROUP = re.compile(r"(\d)(?=(?:\d{3})+\Z)")

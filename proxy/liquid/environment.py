@@ -18,7 +18,7 @@ from liquid.utils import ReadOnlyChainMap
 from proxy.liquid import braze_filters, limits
 from proxy.liquid.braze_objects import variables
 from proxy.liquid.braze_tags import braze_tags
-from proxy.liquid.expressions import NotLiquidError
+from proxy.liquid.expressions import NotLiquidError, UnusualSyntaxError
 from proxy.liquid.ruby import RubyError, looked_up
 from proxy.liquid.ruby_tags import TAGS
 from proxy.liquid.standard_filters import STANDARD
@@ -54,7 +54,13 @@ class BrazeEnvironment(Environment):
 
     def from_string(self, source: str, *arguments: Any, **named: Any) -> BoundTemplate:
         """Parse plain Liquid that begins in the line of the node being rendered."""
-        template = super().from_string(source, *arguments, **named)
+        try:
+            template = super().from_string(source, *arguments, **named)
+        except LiquidError as error:
+            # python-liquid replaces each error of Python by a general error.
+            if isinstance(error.__cause__, RecursionError):
+                raise error.__cause__ from None
+            raise
         nodes = list(_walk(template.nodes))
         parents: list[BoundTemplate | BlockNode] = [template]
         parents += [node for node in nodes if isinstance(node, BlockNode)]
@@ -69,14 +75,12 @@ class BrazeEnvironment(Environment):
         shown = str(error.message)
         if isinstance(error, ResourceLimitError | NotLiquidError) or _FATAL.match(shown):
             raise error
-        self.run.note(
-            Finding(
-                self.run.line_of(error.token),
-                "syntax",
-                f"the tag or output is not standard Liquid ({shown}), so the preview skips it",
-                "use standard Liquid, because the result in Braze may differ",
-            )
-        )
+        if isinstance(error, UnusualSyntaxError):
+            problem = f"{shown}, so Braze ignores a part of it"
+        else:
+            problem = f"the tag or output is not standard Liquid ({shown}), so the preview skips it"
+        fix = "use standard Liquid, because the result in Braze may differ"
+        self.run.note(Finding(self.run.line_of(error.token), "syntax", problem, fix))
 
 
 class BrazeContext(RenderContext):

@@ -35,7 +35,7 @@ _ATTRIBUTE = re.compile(rf"(?<![\w-])-*(\w[\w-]*+)\s*+:\s*+({FRAGMENT})", re.ASC
 _LOOP = re.compile(rf"([\w-]+)\s+in\s+((?:{FRAGMENT})++)\s*(reversed)?", re.ASCII)
 _WHEN = re.compile(rf"({FRAGMENT})(?:(?:\s+or\s+|\s*,\s*)({FRAGMENT}.*))?", re.ASCII | re.DOTALL)
 _RANGE = re.compile(r"\(\s*(?>(\S+)\s*\.\.)\s*(\S+)\s*\)", re.ASCII)
-_STEP = re.compile(r"[\w-]++\??|[\[\]]", re.ASCII)
+_STEP = re.compile(r"\[[^\]]+\]|[\w-]+\??", re.ASCII)
 _INTEGER = re.compile(r"-?[0-9]+")
 _FLOAT = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?)[0-9.]*")
 _LITERALS = {"": None, "nil": None, "null": None, "true": True, "false": False, "blank": "", "empty": ""}
@@ -51,6 +51,10 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 
 class NotLiquidError(LiquidSyntaxError):
     """Ruby's Liquid refuses the whole template."""
+
+
+class UnusualSyntaxError(LiquidSyntaxError):
+    """Ruby's Liquid ignores a part of the expression."""
 
 
 class Constant(Expression):
@@ -140,6 +144,13 @@ class Condition(Expression):
 
     def children(self) -> list[Expression]:
         return [self.left, self.right, *([self.following] if self.following else [])]
+
+    def has_known_operators(self) -> bool:
+        """Return whether Ruby's Liquid knows each operator."""
+        condition: Condition | None = self
+        while condition is not None and condition.operator in (None, "==", "!=", "<>", *_OPERATORS):
+            condition = condition.following
+        return condition is None
 
     def _holds(self, context: RenderContext) -> bool:
         left = self.left.evaluate(context)
@@ -309,27 +320,8 @@ def same(left: object, right: object) -> bool:
 
 
 def _steps(token: Token, text: str) -> Iterator[Expression]:
-    closing = _closing_brackets(text)
-    at = 0
-    while match := _STEP.search(text, at):
-        at = match.end()
-        if match.start() in closing:
-            end = closing[match.start()]
-            yield value(token, text[at:end])
-            at = end + 1
-        elif match[0] not in "[]":
-            yield Constant(token, match[0])
-
-
-def _closing_brackets(text: str) -> dict[int, int]:
-    opening: list[int] = []
-    closing: dict[int, int] = {}
-    for match in re.finditer(r"[\[\]]", text):
-        if match[0] == "[":
-            opening.append(match.start())
-        elif opening:
-            closing[opening.pop()] = match.start()
-    return closing
+    for step in _STEP.findall(text):
+        yield value(token, step[1:-1]) if step.startswith("[") else Constant(token, step)
 
 
 def _range_end(found: object) -> int:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, TextIO, cast
 
-from liquid import RenderContext, Token
+from liquid import Environment, RenderContext, Token
 from liquid.ast import BlockNode, ConditionalBlockNode, Node
 from liquid.builtin.expressions import Identifier, LoopExpression
 from liquid.builtin.output import OutputNode
@@ -25,9 +25,11 @@ from liquid.token import TOKEN_EOF, TOKEN_EXPRESSION, TOKEN_OUTPUT, TOKEN_TAG
 
 from proxy.liquid.expressions import (
     FRAGMENT,
+    Condition,
     Constant,
     Loop,
     NotLiquidError,
+    UnusualSyntaxError,
     condition,
     filtered,
     first_value,
@@ -36,6 +38,7 @@ from proxy.liquid.expressions import (
     when_values,
 )
 from proxy.liquid.ruby import RubyError, identity, printed
+from proxy.liquid.standard_syntax import is_standard_condition, standard
 
 _SIGNATURE = re.compile(r"([\w\-.\[\]()]++)(\s*+=)?", re.ASCII)
 
@@ -54,7 +57,9 @@ class OutputTag(Tag):
     def parse(self, stream: TokenStream) -> Node:
         """Return the node of the output."""
         token = stream.eat(TOKEN_OUTPUT)
-        return _PrintedNode(token, filtered(token, stream.expect(TOKEN_EXPRESSION).value))
+        markup = stream.expect(TOKEN_EXPRESSION).value
+        _report_unusual(self.env, token, markup)
+        return _PrintedNode(token, filtered(token, markup))
 
 
 class EchoTag(Tag):
@@ -66,6 +71,7 @@ class EchoTag(Tag):
     def parse(self, stream: TokenStream) -> Node:
         """Return the node of the tag."""
         token, markup = read(stream)
+        _report_unusual(self.env, token, markup)
         return _PrintedNode(token, filtered(token, markup))
 
 
@@ -82,6 +88,7 @@ class AssignTag(Tag):
         if match is None:
             raise NotLiquidError("assign has no name or no value; write {% assign name = value %}", token=token)
         name = Identifier(match[1], token=token)
+        _report_unusual(self.env, token, markup[match.end() :])
         return AssignNode(token, name=name, expression=filtered(token, markup[match.end() :]))
 
 
@@ -109,7 +116,7 @@ class _ConditionTag(Tag):
     def parse(self, stream: TokenStream) -> Node:
         """Return the node of the tag."""
         token, markup = read_block(stream)
-        whole = condition(token, markup)
+        whole = self._condition(token, markup)
         ends = frozenset({self.end, "elsif", "else", TOKEN_EOF})
         parse_block = get_parser(self.env).parse_block
         consequence = parse_block(stream, ends)
@@ -118,7 +125,7 @@ class _ConditionTag(Tag):
         while stream.current.kind == TOKEN_TAG and stream.current.value != self.end:
             branch, markup = read_block(stream)
             # Ruby parses a branch after `else`, which is always taken before.
-            alternative = condition(branch, markup) if branch.value == "elsif" else None
+            alternative = self._condition(branch, markup) if branch.value == "elsif" else None
             block = parse_block(stream, ends)
             if default is not None:
                 continue
@@ -128,6 +135,13 @@ class _ConditionTag(Tag):
                 alternatives.append(ConditionalBlockNode(branch, alternative, block))
         stream.expect(TOKEN_TAG, value=self.end)
         return self.node_class(token, whole, consequence, alternatives, default)
+
+    def _condition(self, token: Token, markup: str) -> Condition:
+        found = condition(token, markup)
+        # An unknown operator is an error in the message, which has its own finding.
+        if found.has_known_operators() and not is_standard_condition(markup):
+            self.env.error(UnusualSyntaxError("the condition is not standard Liquid", token=token))
+        return found
 
 
 class IfTag(_ConditionTag):
@@ -264,7 +278,7 @@ class CycleTag(Tag):
         token, markup = read(stream)
         named = re.match(rf"({FRAGMENT})\s*:\s*(.*)", markup, re.ASCII | re.DOTALL)
         found = (first_value(token, part) for part in (named[2] if named else markup).split(","))
-        values = [part for part in found if part is not None]
+        values = [part for part in found if part and not (isinstance(part, Constant) and part.value is None)]
         if not re.match(FRAGMENT, markup):
             raise NotLiquidError("cycle has no values; write {% cycle 'a', 'b' %}", token=token)
         if named:
@@ -315,6 +329,11 @@ TAGS: tuple[type[Tag], ...] = (
     IncludeTag,
     RenderTag,
 )
+
+
+def _report_unusual(env: Environment, token: Token, markup: str) -> None:
+    if markup.strip() and standard(markup) is None:
+        env.error(UnusualSyntaxError("the value with its filters is not standard Liquid", token=token))
 
 
 def read(stream: TokenStream) -> tuple[Token, str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 _TOKEN = re.compile(
     r"""\s*(?:(?P<text>'[^']*'|"[^"]*")|(?P<number>-?[0-9]+(?:\.[0-9]+)?)|(?P<id>[a-zA-Z_][\w-]*\??)"""
-    r"""|(?P<sign>\.\.|[|.:,\[\]()]))""",
+    r"""|(?P<comparison>==|!=|<>|<=?|>=?)|(?P<sign>\.\.|[|.:,\[\]()]))""",
     re.ASCII,
 )
 
@@ -16,12 +17,22 @@ class _NotStandard(Exception):
     pass
 
 
+@lru_cache(maxsize=8)  # a tag reports unusual syntax and then parses the expression
 def standard(markup: str) -> str | None:
     """Return a value with filters without optional blanks; None if the syntax is not strict."""
     try:
-        return _Parser(list(_tokens(markup.rstrip()))).filtered()
+        return _Parser(markup).filtered()
     except _NotStandard:
         return None
+
+
+def is_standard_condition(markup: str) -> bool:
+    """Return whether the syntax of a condition is strict."""
+    try:
+        _Parser(markup).condition()
+    except _NotStandard:
+        return False
+    return True
 
 
 def _tokens(markup: str) -> Iterator[tuple[str, str]]:
@@ -36,9 +47,21 @@ def _tokens(markup: str) -> Iterator[tuple[str, str]]:
 
 
 class _Parser:
-    def __init__(self, tokens: list[tuple[str, str]]) -> None:
-        self.tokens = tokens
+    def __init__(self, markup: str) -> None:
+        self.tokens = list(_tokens(markup.rstrip()))
         self.at = 0
+
+    def condition(self) -> None:
+        while True:
+            self._expression()
+            if self._next_is("comparison") or self._next_is_word("contains"):
+                self.at += 1
+                self._expression()
+            if self.at == len(self.tokens):
+                return
+            if not (self._next_is_word("and") or self._next_is_word("or")):
+                raise _NotStandard
+            self.at += 1
 
     def filtered(self) -> str:
         parts = [self._expression()]
@@ -76,6 +99,9 @@ class _Parser:
 
     def _next_is(self, kind: str, ahead: int = 0) -> bool:
         return self.at + ahead < len(self.tokens) and self.tokens[self.at + ahead][0] == kind
+
+    def _next_is_word(self, word: str) -> bool:
+        return self._next_is("id") and self.tokens[self.at][1] == word
 
     def _take(self, kind: str) -> str:
         if not self._next_is(kind):

@@ -46,7 +46,7 @@ VALUES: dict[str, Any] = {
 """Name to value. A name that is not here is absent."""
 NAMES = [f"v.{name}" for name in VALUES] + ["v.absent", "(1..3)", "blank"]
 SEPARATOR = "\n#\n"
-PER_TEMPLATE = 250
+PER_TEMPLATE = 300
 LEAVES_PYTHON_TEXT = ("None", "NoneType", "Error:", "datetime", "__", "<class", "Decimal")
 
 
@@ -54,10 +54,9 @@ def few() -> Iterator[str]:
     """Yield each filter with each value as input and as first argument, and with further arguments of some values."""
     for name, value in itertools.product(STANDARD, NAMES):
         yield f"{value} | {name}"
-    for name, value, argument in itertools.product(STANDARD, ("v.text", "v.objects", "v.float"), NAMES):
+    for name, value, argument in itertools.product(STANDARD, ("v.text", "v.objects"), NAMES):
         yield f"{value} | {name}: {argument}"
     for name, value in itertools.product(STANDARD, NAMES):
-        yield f"{value} | {name}: v.letter"
         yield f"{value} | {name}: 2"
         yield f"v.list | {name}: 1, {value}"
         yield f"'a-b-a' | {name}: 'a', {value}"
@@ -120,7 +119,7 @@ def compare(expressions: list[str]) -> int:
 
 
 def test_filters__values_as_input_and_argument__as_ruby(record_property: Any) -> None:
-    record_property("expressions", compare([*few(), *chains(1_000)]))
+    record_property("expressions", compare([*few(), *chains(500)]))
 
 
 @pytest.mark.slow

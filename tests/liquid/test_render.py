@@ -191,6 +191,7 @@ def test_render__values__are_printed_like_ruby(value: Any, printed: str) -> None
         ("x" * (MAX_SOURCE + 1), 1, "longer than"),
         ("{% if a %}\n{% assign 1 %}{% endif %}", 2, "assign has no name or no value; write {% assign name = value %}"),
         ("\n{% if %}x{% endif %}", 2, "a condition is missing; write {% if value %}"),
+        ("{{ a" + "[b" * 490 + "]" * 490 + " }}", 0, "nested too deeply"),
         ("{% for x %}{% endfor %}", 1, "a loop has no list; write {% for name in list %}"),
     ],
 )

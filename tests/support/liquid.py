@@ -52,6 +52,12 @@ end
 
 _RUBY_BATCH = """
 require "json"; require "liquid"
+class Object
+  def blank? = respond_to?(:empty?) ? empty? : !self
+end
+class String
+  def blank? = match?(/\\A[[:space:]]*\\z/)
+end
 JSON.parse(STDIN.read).each do |template, data|
   sent = begin
     Liquid::Template.parse(template).render(data)
@@ -102,7 +108,10 @@ def ruby() -> Iterator[Engine]:
 
 
 def rendered_by_ruby(cases: list[tuple[str, object]]) -> list[str]:
-    """Render templates with their data in one Ruby process, in UTC; "refused" for a template that Ruby rejects."""
+    """Render templates with their data in one Ruby process, in UTC and with the `blank?` of Rails.
+
+    A template that Ruby rejects gives "refused".
+    """
     done = subprocess.run(
         ["ruby", "-Eutf-8", "-e", _RUBY_BATCH],
         input=json.dumps(cases),
