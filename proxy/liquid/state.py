@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from liquid import Token
 from liquid.exceptions import ResourceLimitError
 
+from proxy.liquid.braze_objects import misspelt
 from proxy.liquid.limits import MAX_FINDINGS
 from proxy.liquid.scanner import line_at
 from proxy.liquid.types import Ask, Finding, User
@@ -24,11 +25,19 @@ class Aborted(Exception):
 class Run:
     """A rendering in progress: user, calls, time limit, and the findings so far."""
 
-    def __init__(self, user: User, ask: Ask, seconds: float, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, user: User, ask: Ask, values: Mapping[str, Any], seconds: float, monotonic: Callable[[], float]
+    ) -> None:
         self.user = user
         self.ask = ask
+        self.open_blocks: list[str] = []
+        """The Content Blocks that are being rendered, outermost first."""
         self.tags: list[dict[str, Any]] = []
         self.findings: dict[Finding, None] = {}
+        self.values = values
+        """The test values by name."""
+        self.unknown_values: dict[str, int] = {}
+        """The lines of the values that only Braze knows, by name."""
         self.retried: str | None = None
         self.line = 1
         """The line of the node being rendered. A template that this node parses begins in the same line."""
@@ -55,3 +64,22 @@ class Run:
             self.findings[finding] = None
             return True
         return finding in self.findings
+
+    def value_of(self, name: str) -> Any:
+        """Return the test value of a name; None if it is missing, with a note."""
+        self.need(name, self.line)
+        return self.values.get(name)
+
+    def need(self, name: str, line: int) -> None:
+        """Record a value that only Braze knows. A name without a test value is noted once."""
+        if name in self.unknown_values or len(self.unknown_values) >= MAX_FINDINGS:
+            return
+        self.unknown_values[name] = line
+        if self.values.get(name) is not None:
+            return
+        if similar := misspelt(name):
+            problem = f"Braze has no attribute {name}, so it is empty"
+            self.note(Finding(line, "misspelt-attribute", problem, f"write {similar}"))
+        else:
+            problem = f"only Braze knows the value of {name}, so it is empty in the preview"
+            self.note(Finding(line, "unknown-attribute", problem, "give this name a test value", level="note"))

@@ -35,6 +35,7 @@ RENDERED: Rendering = {
         }
     ],
     "findings": [],
+    "unknown_values": [],
 }
 
 

@@ -11,7 +11,7 @@ from proxy.api.parse import parameters_of
 from proxy.liquid import tag_syntax
 from proxy.liquid.lint.aborts import aborts_against_retry
 from proxy.liquid.lint.expressions import condition_findings, name_findings
-from proxy.liquid.scanner import OUTPUT, Markup, attributes
+from proxy.liquid.scanner import OUTPUT, Markup
 from proxy.liquid.types import Finding
 from proxy.profile.parts import SECTIONS
 
@@ -28,7 +28,6 @@ _QUOTED_CHARACTERS = 80
 """Maximum length of a quotation in a finding."""
 _MIN_SIMILARITY = 0.65
 """Similarity by difflib: `key` is similar to `keys`; `cb` is similar to no parameter."""
-_KNOWN = frozenset({("", "user_id"), ("most_recently_used_device", "id"), ("targeted_device", "id")})
 
 
 def findings(pieces: Sequence[Markup]) -> Iterator[Finding]:
@@ -38,17 +37,16 @@ def findings(pieces: Sequence[Markup]) -> Iterator[Finding]:
             continue
         if markup.name == "connected_content":
             tag = tag_syntax.parse(markup.rest)
-            for rule in (_unescaped, _call, _half_retry, _unknown_parameters, _unknown_options, _exposure):
+            for rule in (_unescaped, _cut_body, _call, _half_retry, _unknown_parameters, _unknown_options, _exposure):
                 yield from rule(markup.line, tag)
         elif markup.name != "abort_message":
             yield from condition_findings(markup)
             yield from name_findings(markup)
-        yield from _unknown_attributes(markup)
     yield from aborts_against_retry(pieces)
 
 
 def _unescaped(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
-    query = tag.url.partition("?")[2]
+    query = tag_syntax.query(tag.url)
     form = tag.body if tag.content_type == tag_syntax.FORM else ""
     for text in (query, form):
         for output in OUTPUT.finditer(text):
@@ -60,6 +58,16 @@ def _unescaped(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
                     f"{{{{{expression}}}}} is not escaped, so a value with + or & becomes a different value",
                     f"write {{{{{expression} | url_param_escape}}}}",
                 )
+
+
+def _cut_body(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
+    if tag.remainder:
+        yield Finding(
+            line,
+            "cut-body",
+            f"the body ends at its first space, so Braze sends only {tag.body[:_QUOTED_CHARACTERS]}",
+            "remove the spaces, or write {% capture body %}…{% endcapture %} before the tag and :body {{body}}",
+        )
 
 
 def _call(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
@@ -77,7 +85,7 @@ def _call(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
             "http:// sends the user id and the credentials without encryption",
             "write https://",
         )
-    url = _without_outputs(tag.url.partition("?")[0])
+    url = _without_outputs(tag.path)
     # A path with an output is known only after rendering.
     if tag_syntax.route(url) is None and "{}" not in re.sub(r"\A\w*:?//[^/]*", "", url):
         yield tag_syntax.other_url_finding(line)
@@ -150,7 +158,7 @@ def _unknown_options(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
 
 
 def _exposure(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
-    if tag_syntax.logs_exposure(tag_syntax.route(tag.url.partition("?")[0]), tag.parameters):
+    if tag_syntax.logs_exposure(tag_syntax.route(tag.path), tag.parameters):
         yield Finding(
             line,
             "exposure",
@@ -158,19 +166,6 @@ def _exposure(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
             "request only recommendations that the message shows, and preview with your own user",
             level="note",
         )
-
-
-def _unknown_attributes(markup: Markup) -> Iterator[Finding]:
-    for prefix, name in attributes(markup.text):
-        if (prefix, name) not in _KNOWN:
-            attribute = f"{prefix}." * bool(prefix) + f"${{{name}}}"
-            yield Finding(
-                markup.line,
-                "unknown-attribute",
-                f"{attribute} is empty in the preview, because only Braze has the value",
-                "test this part of the message in Braze",
-                level="note",
-            )
 
 
 def _without_outputs(text: str) -> str:
