@@ -66,7 +66,7 @@ _EXAMPLES = (
     "--sync",
     "with_sync",
     is_flag=True,
-    help="Switch on all that flows between Amplitude and Braze. Prints commands that send data to an emulated Braze.",
+    help="Switch on the sync with Braze. Prints commands that send data to and from an emulated Braze.",
 )
 def demo(port: int, all_addresses: bool, more: bool, in_browser: bool, no_profile_api: bool, with_sync: bool) -> None:
     """Run the real service in front of an emulated Amplitude. Prints links. Needs no account and no settings."""
