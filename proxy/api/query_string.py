@@ -58,3 +58,8 @@ def pairs_of(encoded: bytes, where: str) -> list[tuple[str, str]]:
         raise BadRequest(
             f"{where} is not UTF-8 after percent-decoding; encode it as UTF-8", code="invalid_parameter"
         ) from None
+
+
+def values_of(query: bytes, name: str) -> list[str]:
+    """Return the values of a parameter in the query of a URL. Raises BadRequest if the query is not UTF-8."""
+    return [value for sent, value in pairs_of(query, "the URL") if sent == name]

@@ -89,6 +89,7 @@ def _findings(env: Mapping[str, str]) -> Iterator[tuple[Mark, str]]:
         yield from _findings_without_profile_api(settings, env)
     if (client := braze(settings)) is not None:
         yield from _braze_findings(client, settings)
+    yield from _direction_findings(settings)
 
 
 def _misspelt(env: Mapping[str, str]) -> Iterator[str]:
@@ -222,6 +223,33 @@ def _braze_findings(client: TrackClient, settings: Settings) -> Iterator[tuple[M
             )
 
 
+def _direction_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
+    """Yield what each direction that is switched on will do."""
+    if settings.forward_events or settings.forward_properties:
+        forwarded = " and ".join(
+            f"{'all' if '*' in names else ', '.join(sorted(names))} as {kind}"
+            for names, kind in (
+                (settings.forward_events, "events"),
+                (settings.forward_properties, "custom attributes"),
+            )
+            if names
+        )
+        users = "creates unknown users" if settings.braze_create_users else "ignores users that it does not know"
+        yield (
+            "ok",
+            f"event stream: POST /v1/webhooks/amplitude/users forwards to Braze: {forwarded}; Braze {users}",
+        )
+    if settings.braze_rest_endpoint is not None:
+        state = "in Redis" if settings.redis_url else "in the file of --state"
+        yield (
+            "ok",
+            f"sync: python -m proxy sync writes to {settings.braze_rest_endpoint}; the state is {state}, at most "
+            f"{format_count(settings.braze_requests_per_minute, 'request')} a minute",
+        )
+    if settings.amplitude_api_key is not None:
+        yield "ok", f"currents: POST /v1/webhooks/braze/currents sends events to {settings.ingest_url}"
+
+
 def _findings_without_profile_api(settings: Settings, env: Mapping[str, str]) -> Iterator[tuple[Mark, str]]:
     yield (
         "ok",
@@ -244,12 +272,16 @@ def _findings_without_profile_api(settings: Settings, env: Mapping[str, str]) ->
     keys = {"AMPLITUDE_API_KEY": settings.amplitude_api_key, "AMPLITUDE_SECRET_KEY": settings.amplitude_secret_key}
     missing = " and ".join(name for name, value in keys.items() if not value)
     if missing:
-        yield "warn", f"exports: warm --cohort needs {missing}; set both keys where you run it (webhooks need no key)"
+        yield (
+            "warn",
+            f"downloads: warm --cohort needs {missing}; set both keys on the machine that runs the command "
+            "(webhooks need no keys)",
+        )
     else:
-        yield "ok", "exports: both keys for warm --cohort are set"
+        yield "ok", "downloads: both keys for warm --cohort are set"
     if "AMPLITUDE_COHORTS_URL" not in changed:
         yield (
             "warn",
-            f"exports: warm --cohort downloads from {settings.amplitude_cohorts_url}; for a project in Amplitude's EU "
-            f"region, set AMPLITUDE_COHORTS_URL={EU_COHORTS_URL}",
+            f"downloads: warm --cohort uses {settings.amplitude_cohorts_url}; for a project in Amplitude's EU region, "
+            f"set AMPLITUDE_COHORTS_URL={EU_COHORTS_URL}",
         )

@@ -26,6 +26,7 @@ from proxy.sandbox.faults import Fault
 from proxy.sandbox.people import find
 from proxy.sandbox.server import Sandbox
 from proxy.sandbox.user_data import Documented
+from proxy.settings import EU_COHORTS_URL
 from tests.conftest import ROOT, free_port
 from tests.support.browser import Browser
 from tests.support.command import run, run_in_shell, running
@@ -424,8 +425,27 @@ def test_check__braze__one_request_that_writes_nothing(
     assert (report["requests"], report["objects"]) == (1, 0)
 
 
+def test_check__directions_switched_on__says_what_each_will_do(sandbox: Sandbox) -> None:
+    braze = {"BRAZE_REST_ENDPOINT": sandbox.url, "BRAZE_API_KEY": sandbox.braze.key}
+    code, lines = check(
+        sandbox, **braze, FORWARD_EVENTS="Order,App Open", FORWARD_PROPERTIES="*", BRAZE_REQUESTS_PER_MINUTE="600"
+    )
+    assert code == 0
+    (stream, sync) = lines[-2:]
+    assert stream.endswith(
+        "forwards to Braze: App Open, Order as events and all as custom attributes; Braze ignores users that it does "
+        "not know"
+    )
+    assert f"writes to {sandbox.url}; the state is in the file of --state, at most 600 requests a minute" in sync
+    _, lines = check(sandbox, **braze, FORWARD_EVENTS="*", BRAZE_CREATE_USERS="true")
+    assert "forwards to Braze: all as events; Braze creates unknown users" in lines[-2]
+    _, lines = check(sandbox, AMPLITUDE_API_KEY=sandbox.api_key, AMPLITUDE_COHORTS_URL=EU_COHORTS_URL)
+    assert lines[-1].endswith("/v1/webhooks/braze/currents sends events to https://api.eu.amplitude.com/batch")
+
+
 def test_check__without_braze__no_request_to_braze(sandbox: Sandbox) -> None:
-    assert not any("braze: " in line for line in check(sandbox)[1])
+    lines = check(sandbox)[1]
+    assert not any(word in line for line in lines for word in ("braze: ", "event stream: ", "sync: ", "currents: "))
     assert sandbox.braze.report()["requests"] == 0
 
 
@@ -440,8 +460,8 @@ def test_check__profile_api_off__no_call_and_a_warning_for_each_gap(sandbox: San
         "ok profile API",
         "warn variables",
         "warn data",
-        "warn exports",
-        "warn exports",
+        "warn downloads",
+        "warn downloads",
     ]
     assert "no call was made" in lines[3]
     assert "AMPLITUDE_BASE_URL, RESPONSE_DEADLINE_SECONDS have no effect" in lines[4]

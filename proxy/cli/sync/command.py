@@ -21,6 +21,7 @@ from proxy.cli.client import (
 from proxy.cli.formats import format_count, format_minutes
 from proxy.cli.sync.connection import BrazeTarget, braze_target, connect, open_state
 from proxy.cli.sync.reading import ReadResult, read_answers, read_cohorts, read_file
+from proxy.cli.sync.recording import RunRecord, recorded
 from proxy.cli.sync.run import FailuresFile, Sender, forecast, limit_lines, plan
 from proxy.cli.sync.selection import Selection, parse_renames
 from proxy.cli.sync.staging import Staging
@@ -63,6 +64,7 @@ class _Run:
     stop: Event
     lost: Event
     """Set if another run took over the state."""
+    record: RunRecord
 
 
 @click.command()
@@ -180,6 +182,8 @@ def sync(
                 stop.set()
 
             sent = stack.enter_context(open_state(services, state or Path(DEFAULT_PATH), on_lost, dry_run=dry_run))
+            runs = None if services is None or dry_run else services.sync_runs
+            record = stack.enter_context(recorded(runs))
             start_over = _check_owner(sent, target, mode)
             staging = stack.enter_context(closing(Staging()))
             result = ReadResult()
@@ -201,8 +205,9 @@ def sync(
                 read_answers(ask_functions, question, quota, selection, staging, result, failed.add)
                 selection.check(list(result.computed))
             complete = _write(
-                _Run(selection, mode, settings, target, sent, start_over, staging, result, failed, stop, lost)
+                _Run(selection, mode, settings, target, sent, start_over, staging, result, failed, stop, lost, record)
             )
+            record.complete = complete
         except (UnreadableFile, DiskFull, NotDownloaded, StateUnavailable, StateInUse) as error:
             raise click.ClickException(str(error)) from None
         except RedisUnavailable as error:
@@ -294,6 +299,8 @@ def _write(run: _Run) -> bool:
         claim=lambda: state.claim(run.target.endpoint, run.target.api_key, clear=run.start_over),
         failures=run.failures,
     )
+    run.record.progress = sender.progress
+    run.record.users_unchanged = max(0, len(run.staging) - counts.users)  # `counts` also has users who left a cohort
     error = sender.run(run.stop)
     _print([*notes, *sender.progress.lines(counts.unchanged)])
     if error is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -399,6 +400,18 @@ def test_sync__redis__state_is_shared_and_second_run_sends_nothing(world: World)
             assert (refused.returncode, "in use by another run; wait until" in refused.stderr) == (1, True)
             dry_run = world.sync("--cohort", "c31", "--properties", "plan", "--dry-run", REDIS_URL=server.url)
             assert (dry_run.returncode, database.get(lock)) == (0, b"another run")
+            database.delete(lock)
+            world.braze.faults.set(Fault("no-permission"))
+            failed = world.sync("--cohort", "c31", "--properties", "plan", "--all", REDIS_URL=server.url)
+            assert failed.returncode == 1
+            (key,) = database.keys("*:sync-runs")
+            stored = database.hget(key, "runs")
+        # The service reports these in /metrics and on its status page. The refused run and the dry run do not count.
+        runs = json.loads(stored)
+        assert (runs["runs"], runs["users"]) == ({"complete": 2, "failed": 1}, {"sent": 1, "unchanged": 1, "failed": 0})
+        assert (runs["last"]["result"], runs["values"]) == ("failed", 1)
+        assert runs["last"]["error"] in failed.stderr
+        assert "users.track" in runs["last"]["error"]
 
 
 def test_sync__running_service__calls_go_through_it(

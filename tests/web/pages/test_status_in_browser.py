@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,9 +13,12 @@ import pytest
 from flask import Flask
 from werkzeug.serving import make_server
 
+from proxy.app import create_app
 from proxy.profile.errors import UpstreamRejected
+from proxy.sandbox.faults import Fault
 from proxy.sandbox.server import Sandbox
-from tests.conftest import SECRET, Service, free_port
+from proxy.settings import Settings
+from tests.conftest import KEYS, SECRET, Service, free_port
 from tests.support.browser import Browser, Scheme
 from tests.support.fakes import FakeClock, FakeSource
 from tests.support.wait import until
@@ -37,9 +41,9 @@ def clock() -> FakeClock:
     return FakeClock(time.time())
 
 
-@pytest.fixture
-def url(app: Flask) -> Iterator[str]:
-    """Serve the application over HTTP. The test advances its clock."""
+@contextmanager
+def serving(app: Flask) -> Iterator[str]:
+    """Serve the application over HTTP, and yield its URL."""
     server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -47,6 +51,13 @@ def url(app: Flask) -> Iterator[str]:
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture
+def url(app: Flask) -> Iterator[str]:
+    """Serve the application over HTTP. The test advances its clock."""
+    with serving(app) as url:
+        yield url
 
 
 def open_status(browser: Browser, url: str) -> None:
@@ -173,3 +184,29 @@ def test_status_page__redis_unavailable__card_says_that_no_call_is_sent(
     open_status(browser, service.url)
     card = page_content(browser)["#quota-of"]
     assert card == "of 600 calls used. No call is sent now, because Redis is unavailable"
+
+
+@pytest.mark.contract("3 status")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [375, 1280])
+def test_status_page__directions__cards_have_state_and_reason_and_fit(
+    braze_sandbox: Sandbox, source: FakeSource, browser: Browser, width: int, scheme: Scheme
+) -> None:
+    settings = {
+        "AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "FORWARD_EVENTS": "*",
+        "BRAZE_REST_ENDPOINT": braze_sandbox.url, "BRAZE_API_KEY": braze_sandbox.braze.key,
+    }  # fmt: skip
+    app = create_app(Settings.from_env(settings), fetch=source.fetch)
+    braze_sandbox.braze.faults.set(Fault("no-permission", times=1))
+    event = {"user_id": "ava", "event_type": "Order", "uuid": "1"}
+    app.test_client().post("/v1/webhooks/amplitude/users", json=event, headers={"X-API-Key": SECRET})
+    browser.set_display(width=width, scheme=scheme)
+    with serving(app) as url:
+        open_status(browser, url)
+        assert browser.find("#event-stream .badge").text == "Braze refuses the API key"
+        assert "users.track" in browser.find("#event-stream").text
+        assert not browser.all("#currents-card")[0].is_displayed()
+        assert not browser.all("#sync-card")[0].is_displayed()
+        assert browser.problems(scheme) == []
+        assert browser.errors() == []
+        browser.open("about:blank")
