@@ -3,6 +3,8 @@
 Sources, checked in November 2026: braze.com/docs/api/objects_filters/user_attributes_object and
 .../event_object, braze.com/docs/user_guide/data/activation/attributes/nested_custom_attribute_support and
 .../activation/events/custom_events/custom_event_properties, and braze.com/docs/api/endpoints/user_data (body size).
+Braze's documentation forbids dots and `$` only in keys of objects. Its web SDK (6.13.0, validation-utils.js) warns for
+every attribute: "Custom attribute keys cannot contain '$' or '.'".
 """
 
 from __future__ import annotations
@@ -60,6 +62,8 @@ _MAX_CHARACTERS = 255
 _MAX_LIST_ITEMS = 500
 _MAX_OBJECT_BYTES = 100_000
 _MAX_EVENT_BYTES = 50_000
+_FORBIDDEN_IN_NAMES = frozenset(".$")
+_FORBIDDEN_IN_KEYS = _FORBIDDEN_IN_NAMES | {" "}
 _EVENT_PROPERTY_NAMES = frozenset({"time", "event_name"})
 """Braze rejects an event with a property of this name."""
 
@@ -86,11 +90,13 @@ def fit_attribute(name: str, value: Any) -> Fitted | LeftOut:
     """Return an attribute's value within Braze's limits. `name`: as returned by `attribute_name`. `value`: JSON.
 
     Texts of more than 255 characters and lists of more than 500 items are cut, also inside objects. The attribute is
-    left out if its name is empty or has more than 255 characters, if an object has a key that Braze rejects (empty,
-    more than 255 characters, or with a space, a dot or `$`), or if an object has more than 100 KB.
+    left out if its name is empty, has more than 255 characters, or has a dot or `$`, if an object has a key that Braze
+    rejects (the same, or with a space), or if an object has more than 100 KB.
     """
     if reason := _name_problem(name):
         return LeftOut(reason)
+    if not _FORBIDDEN_IN_NAMES.isdisjoint(name):
+        return LeftOut("name_invalid")
     reasons: set[str] = set()
     fitted = _cut(value, reasons)
     if _has_invalid_key(fitted):
@@ -146,7 +152,7 @@ def _has_invalid_key(value: Any) -> bool:
         return any(_has_invalid_key(item) for item in value)
     if isinstance(value, Mapping):
         return any(
-            _name_problem(key) or not {" ", ".", "$"}.isdisjoint(key) or _has_invalid_key(member)
+            _name_problem(key) or not _FORBIDDEN_IN_KEYS.isdisjoint(key) or _has_invalid_key(member)
             for key, member in value.items()
         )
     return False

@@ -6,6 +6,7 @@ import os
 import secrets
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import webbrowser
@@ -17,6 +18,7 @@ import click
 import requests
 
 from proxy.cli.demo_pushes import PUSHED_EXAMPLES, about_pushed, push_users
+from proxy.cli.demo_sync import print_sync, sync_settings
 from proxy.cli.emulated import (
     DEMO_CALLER,
     PORT,
@@ -29,6 +31,7 @@ from proxy.cli.emulated import (
 )
 from proxy.sandbox.people import named
 from proxy.sandbox.server import Sandbox
+from proxy.sandbox.user_data import Documented
 from proxy.settings import VARIABLES
 
 _ROOT = Path(__file__).parent.parent.parent
@@ -59,22 +62,35 @@ _EXAMPLES = (
     is_flag=True,
     help="Run without the User Profile API, as in Amplitude's EU region. Data of the users is pushed at the start.",
 )
-def demo(port: int, all_addresses: bool, more: bool, in_browser: bool, no_profile_api: bool) -> None:
+@click.option(
+    "--sync",
+    "with_sync",
+    is_flag=True,
+    help="Switch on the sync with Braze. Prints commands that send data to and from an emulated Braze.",
+)
+def demo(port: int, all_addresses: bool, more: bool, in_browser: bool, no_profile_api: bool, with_sync: bool) -> None:
     """Run the real service in front of an emulated Amplitude. Prints links. Needs no account and no settings."""
     secret = secrets.token_urlsafe(24)
     stop = stop_event()
     overridden = {*VARIABLES.keys(), *VARIABLES.values(), "GUNICORN_CMD_ARGS"}
     environment = {name: value for name, value in os.environ.items() if name not in overridden}
-    with Sandbox(
-        port=free_port(port + 1), secret_key=secrets.token_hex(16), latency=0.15, profile_api=not no_profile_api
-    ) as emulated:
+    with (
+        tempfile.TemporaryDirectory(prefix="proxy-demo-") as folder,
+        Sandbox(
+            port=free_port(port + 1),
+            secret_key=secrets.token_hex(16),
+            latency=0.15,
+            documented=Documented(cohort_polls=0),
+            profile_api=not no_profile_api,
+        ) as emulated,
+    ):
         address = f"127.0.0.1:{free_port(port)}"
         click.echo("The demo is starting. The log of its service goes to this terminal:", err=True)
         bind = address.replace("127.0.0.1", "0.0.0.0") if all_addresses else address  # noqa: S104  # only on request
         service = subprocess.Popen(  # noqa: S603  # this interpreter, fixed arguments
             [sys.executable, "-m", "gunicorn", "wsgi:app", "--bind", bind, "--log-level", "warning"],
             cwd=_ROOT,
-            env=environment | service_settings(emulated, secret),
+            env=environment | service_settings(emulated, secret) | (sync_settings(emulated) if with_sync else {}),
             # Ctrl-C then reaches only this process, which stops the service once and in order.
             start_new_session=True,
         )
@@ -86,6 +102,9 @@ def demo(port: int, all_addresses: bool, more: bool, in_browser: bool, no_profil
             if no_profile_api:
                 push_users(f"http://{address}", (DEMO_CALLER, secret))
             _print_demo(address, emulated, secret, more=more)
+            if with_sync:
+                print_sync(f"http://{address}", emulated, secret, Path(folder) / "state.sqlite3")
+            click.echo("Ctrl-C stops the demo. The log of the service follows, with one line per request:")
             if in_browser:
                 _open_playground(address, secret)
             while not stop.wait(0.2):
@@ -166,7 +185,6 @@ def _print_demo(address: str, emulated: Sandbox, secret: str, *, more: bool) -> 
         _print_more(service, emulated, secret)
     else:
         click.echo("Add --more to print a command and a Braze tag for every route, more users, and faults to try.")
-    click.echo("Ctrl-C stops the demo. The log of the service follows, with one line per request:")
 
 
 def _print_more(service: str, emulated: Sandbox, secret: str) -> None:

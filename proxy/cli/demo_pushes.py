@@ -38,7 +38,10 @@ def push_users(service: str, credentials: tuple[str, str]) -> None:
         users.append(user)
         for cohort_id in person.cohort_ids:
             cohorts[cohort_id].append(person.user_id)
-    session.post(f"{service}/v1/webhooks/amplitude/users", json=users, timeout=_SECONDS).raise_for_status()
+    # Only the commands that the user runs send data to the emulated Braze.
+    session.post(
+        f"{service}/v1/webhooks/amplitude/users?forward=false", json=users, timeout=_SECONDS
+    ).raise_for_status()
     for cohort_id, members in cohorts.items():
         session.put(
             f"{service}/v1/snapshots/{quote(cohort_id, safe='')}",

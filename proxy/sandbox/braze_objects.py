@@ -2,7 +2,8 @@
 
 Follows braze.com/docs: "User attributes object", "Event object", "Purchase object", "Data types", and "Nested custom
 attributes". The texts of missing and invalid fields are those of real answers that other clients use as test data.
-Braze's documentation has no texts for names and values that are too long; these texts are ours.
+Braze's documentation has no texts for names and values that are too long; these texts are ours. That no attribute name
+may have a dot or `$` is from Braze's web SDK 6.13.0 (validation-utils.js).
 """
 
 from __future__ import annotations

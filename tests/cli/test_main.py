@@ -11,8 +11,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -30,29 +29,11 @@ from proxy.sandbox.user_data import Documented
 from proxy.settings import EU_COHORTS_URL
 from tests.conftest import ROOT, free_port
 from tests.support.browser import Browser
-from tests.support.command import run, start
+from tests.support.command import run, run_in_shell, running
 from tests.support.docs import fragment
 from tests.support.picture import PLAYGROUND
 from tests.support.redis_server import RedisServer
 from tests.support.wait import until
-
-
-@contextmanager
-def running(*arguments: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Start a command and yield the process and its output up to the line that explains how to stop the command."""
-    process = start(*arguments, **variables)
-    assert process.stdout
-    printed = ""
-    try:
-        for line in process.stdout:
-            printed += line
-            if "Ctrl-C" in line:
-                break
-        yield process, printed
-    finally:
-        if process.poll() is None:
-            process.terminate()
-        process.communicate(timeout=20)
 
 
 def refuses_connections(url: str) -> bool:
@@ -319,12 +300,6 @@ def test_import__old_python__one_line_names_the_version(version: tuple[int, ...]
     (required,) = re.findall(r'requires-python = ">=(.+)"', (ROOT / "pyproject.toml").read_text())
     assert line.startswith(f"Python {required} or newer is required")
     ast.parse((ROOT / "proxy" / "__init__.py").read_text(), feature_version=(3, 4))
-
-
-def run_in_shell(line: str) -> str:
-    """Run a line in a shell in the project's folder, and return its output."""
-    ended = subprocess.run(["sh", "-c", line], cwd=ROOT, capture_output=True, text=True, check=True)
-    return ended.stdout + ended.stderr
 
 
 @pytest.mark.contract("5 commands")

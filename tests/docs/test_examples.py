@@ -108,7 +108,10 @@ def test_curl__run_as_shown__prints_the_json_shown(quiet_service: Service, shown
 
 def test_curl__other_commands_of_the_guides__succeed(quiet_service: Service) -> None:
     shown = {
-        line for kind in ("answer", "symptom", "push", "client") for part in fragments(kind) for line in lines_of(part)
+        line
+        for kind in ("answer", "symptom", "push", "client", "forward", "currents")
+        for part in fragments(kind)
+        for line in lines_of(part)
     }
     other_commands = [line for _, line in commands() if line.startswith("curl ") and line not in shown]
     assert other_commands

@@ -69,3 +69,27 @@ def start(*arguments: str, **variables: str) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
+
+
+@contextmanager
+def running(*arguments: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Start a command and yield the process and its output up to the line that explains how to stop the command."""
+    process = start(*arguments, **variables)
+    assert process.stdout
+    printed = ""
+    try:
+        for line in process.stdout:
+            printed += line
+            if "Ctrl-C" in line:
+                break
+        yield process, printed
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate(timeout=20)
+
+
+def run_in_shell(line: str) -> str:
+    """Run a line in a shell in the project's folder, and return its output."""
+    ended = subprocess.run(["sh", "-c", line], cwd=ROOT, capture_output=True, text=True, check=True)
+    return ended.stdout + ended.stderr

@@ -116,8 +116,8 @@ def test_attributes__reserved_names__skipped_with_star_and_by_name() -> None:
 def test_values__over_the_limits_of_braze__cut_or_left_out_and_counted() -> None:
     element = EVENT | {
         "event_properties": {"text": "x" * 300, "$price": 1},
-        "user_properties": {"plan": "y" * 300, "tree": {"a.b": 1}},
+        "user_properties": {"plan": "y" * 300, "tree": {"a.b": 1}, "plan.type": "gold"},
     }
     (event, attributes), skipped = objects(element)
     assert (event.content["properties"], attributes.content) == ({"text": "x" * 255}, {"plan": "y" * 255})
-    assert skipped == {"text_cut": 2, "property_left_out": 1, "key_invalid": 1}
+    assert skipped == {"text_cut": 2, "property_left_out": 1, "key_invalid": 1, "name_invalid": 1}

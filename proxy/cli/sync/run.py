@@ -37,6 +37,7 @@ _LIMITS = {
     "list_cut": "cut to 500 items",
     "name_empty": "the name is empty",
     "name_too_long": "the name is longer than 255 characters",
+    "name_invalid": "the name has a dot or $; choose another name with --rename",
     "key_invalid": "an object has a key that Braze rejects",
     "object_too_large": "the object is larger than 100 KB",
 }

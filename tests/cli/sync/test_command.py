@@ -374,6 +374,18 @@ def test_sync__reserved_names_and_limits__allowed_cut_and_reported(world: World)
         assert line in ended.stdout.splitlines()
 
 
+def test_sync__name_with_a_dot__left_out_and_sent_with_rename(world: World) -> None:
+    world.cohort("user_id,plan.type,city", ["user-1,gold,Porto"])
+    options = ("--cohort", "c31", "--properties", "plan.type,city")
+    ended = world.sync(*options)
+    assert world.sent() == [{"external_id": "user-1", "city": "Porto"}]
+    assert world.braze.report()["object_errors"] == 0
+    line = "plan.type: 1 value left out: the name has a dot or $; choose another name with --rename"
+    assert (ended.returncode, line in ended.stdout.splitlines()) == (0, True)
+    assert world.sync(*options, "--rename", "plan.type=plan_type").returncode == 0
+    assert world.sent() == [{"external_id": "user-1", "plan_type": "gold"}]
+
+
 def test_sync__redis__state_is_shared_and_second_run_sends_nothing(world: World) -> None:
     world.cohort("user_id,plan", ["user-1,gold"])
     with RedisServer() as server:
