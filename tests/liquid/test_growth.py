@@ -50,6 +50,17 @@ GROWING: dict[str, Callable[[int], str]] = {
     "nested comments": lambda n: "{% comment %}" * (n // 13) + "{% endcomment %}",
     "nested raw blocks": lambda n: "{% raw %}" * (n // 9) + "{% endraw %}",
     "nested JSON": lambda n: "{% connected_content https://h/v1/cohorts :body {" + '"a":{' * (n // 5) + " %}",
+    "assign without a value": lambda n: "{% assign " + "a" * n + " %}",
+    "words of a loop": lambda n: "{% for i in a " + "b-" * (n // 2) + " %}{% endfor %}",
+    "conditions of words": lambda n: "{% if " + "a and " * (n // 6) + "a %}{% endif %}",
+    "conditions without operators": lambda n: "{% if " + "a " * (n // 2) + "%}{% endif %}",
+    "arguments": lambda n: "{{ a | append: " + "b, " * (n // 3) + "}}",
+    "named arguments": lambda n: "{{ a | append: " + "b: c, " * (n // 6) + "}}",
+    "values of when": lambda n: "{% case a %}{% when " + "b, " * (n // 3) + "b %}{% endcase %}",
+    "outputs in an output": lambda n: "{{ a " + "{{b}} " * (n // 6) + "}}",
+    "unclosed outputs in an output": lambda n: "{{ {{b}} " * (n // 9) + "}}",
+    "brackets in quotes": lambda n: "{{ a | append: '" + "{{b}}" * (n // 5) + "' }}",
+    "outputs in a comment": lambda n: "{% comment %}" + "{{a}}" * (n // 5) + "{% endcomment %}",
     "backslashes": lambda n: '{% connected_content https://h/v1/cohorts :headers {"' + "\\" * n + " %}",
     "aborts, conditions and retries": lambda n: (
         "".join(f"{{% connected_content a :retry :save v{i} %}}" for i in range(n // 120))
