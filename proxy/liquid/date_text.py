@@ -24,7 +24,7 @@ _TIME = r"""
     (?: \s* ( (?:gmt|utc?)?[-+]\d+(?:[,.:]\d+(?::\d+)?)? | [a-z.\s]+(?:standard|daylight)\stime\b | [a-z]+(?:\sdst)?\b )
     )?"""
 _CLOCK = r"(\d+)\s*h?(?:\s*:?\s*(\d+)m?(?:\s*:?\s*(\d+)(?:[,.](\d*))?s?)?)?(?:\s*([ap])(?:m\b|\.m\.))?"
-_DIGITS = r"([-+]?)(\d{2,14})(?:\s*t?\s*(\d{2,6})?(?:[,.](\d*))?)?(z\b|[-+]\d{1,4}\b)?"
+_DIGITS = r"([-+]?)(\d{2,14})(?:\s*t?\s*(\d{2,6})?(?:[,.](\d*))?)?\s*(z\b|[-+]\d{1,4}\b)?"
 _ZONES = {"utc": 0, "z": 0, "ut": 0, "gmt": 0, "est": -5, "edt": -4, "cst": -6, "cdt": -5, "mst": -7, "mdt": -6} | {
     "pst": -8,
     "pdt": -7,
@@ -56,14 +56,34 @@ def moment_of(text: str, now: float) -> Moment | None:
     year, month, day, hour, minute, second = values
     if not (1 <= month <= 12 and abs(offset or 0) < 86_400):
         return None
-    # With an offset, Ruby checks the time in UTC, in which such hours and days are valid.
-    if not offset and not (1 <= day <= 31 and (hour <= 23 or (hour == 24 and not minute and not second))):
+    clock = hour * 3_600 + minute * 60 + second
+    if offset:
+        # Ruby checks the time after it is converted to UTC.
+        days, clock = divmod(clock - offset, 86_400)
+        hour, minute = 0, minute if offset % 3_600 == 0 else 0
+        year, month, day = _shifted(year, month, day, days, ends=offset < 0)
+    if not (1 <= day <= 31 and minute <= 59 and second <= 60 and (hour <= 23 or clock == 86_400)):
         return None
-    if not (0 <= day <= 32 and hour <= 47 and minute <= 59 and second <= 60):
-        return None
-    seconds = (days_to(year, month) + day - 1) * 86_400 + hour * 3_600 + minute * 60 + second
-    zone = "UTC" if not offset else ""
-    return Moment(seconds - (offset or 0), int(reader.fraction * 10**9), offset or 0, zone)
+    seconds = (days_to(year, month) + day - 1) * 86_400 + clock
+    return Moment(seconds, int(reader.fraction * 10**9), offset or 0, "" if offset else "UTC")
+
+
+def _shifted(year: int, month: int, day: int, days: int, *, ends: bool) -> tuple[int, int, int]:
+    """Return a date after or before a number of days. If the month ends, a day after it is the first of the next."""
+    if not days:
+        return year, month, day
+    day += days
+    if day < 1:
+        year, month = (year - 1, 12) if month == 1 else (year, month - 1)
+        return year, month, _month_days(year, month)
+    if ends and day > _month_days(year, month):
+        year, month = (year + 1, 1) if month == 12 else (year, month + 1)
+        return year, month, 1
+    return year, month, day
+
+
+def _month_days(year: int, month: int) -> int:
+    return days_to(year + month // 12, month % 12 + 1) - days_to(year, month)
 
 
 def _from_yday(fields: dict[str, int], now: float) -> bool:

@@ -166,12 +166,10 @@ class _Guarded(Node):
                 raise
             shown = "Liquid error: internal"
         # As in Ruby, a node that prints nothing prints no error, such as assign.
-        if self.node.blank:
-            problem, shown = f"Liquid cannot render this tag (“{shown}”), so the tag does nothing", ""
-        else:
-            problem = f"Liquid prints “{shown}” into the message"
+        silent = self.node.blank
+        problem = f"this tag fails with “{shown}”" if silent else f"Liquid prints “{shown}” into the message"
         self.run.note(Finding(self.line, "liquid-error", problem, _fix(shown)))
-        return buffer.write(shown)
+        return 0 if silent else buffer.write(shown)
 
 
 def _fix(shown: str) -> str:

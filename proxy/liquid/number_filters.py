@@ -98,7 +98,9 @@ def _remainder(left: Decimal, right: Decimal) -> Decimal:
     if not right:
         raise ZeroDivisionError
     remainder = EXACT.remainder(left, right)
-    return EXACT.add(remainder, right) if remainder and (remainder < 0) is not (right < 0) else remainder
+    if not remainder:
+        return Decimal(0)
+    return EXACT.add(remainder, right) if (remainder < 0) is not (right < 0) else remainder
 
 
 def _rounded(value: Decimal, places: int) -> Decimal:

@@ -30,6 +30,7 @@ _INTEGER = re.compile(
     r"|(?:0d)?(?P<d>[0-9]+(?:_[0-9]+)*))"
 )
 _BASES = {"x": 16, "b": 2, "o": 8, "d": 10}
+_MAX_BITS = 4_096
 _DROPS = {"ForLoop": "Liquid::ForloopDrop", "TableRow": "Liquid::TablerowloopDrop"}
 """What Ruby prints for the object `forloop` itself."""
 _MAX_DIGITS = 1_300
@@ -282,10 +283,14 @@ def property_of(value: object, name: object) -> Any:
         case str() if isinstance(name, range):
             start = name.start + len(value) if name.start < 0 else name.start
             return value[start : name.stop] if 0 <= start <= len(value) else None
+        case int() if isinstance(name, range) and 0 <= name.start <= name.stop < _MAX_BITS:
+            return value >> name.start & (1 << len(name)) - 1
     if isinstance(name, bool) or not isinstance(name, int | float):
         raise PropertyError
     at = int(name)
     if isinstance(value, int):
+        if isinstance(name, float) and at not in LONG and value not in LONG:
+            raise RubyError("internal")
         return 0 if at < 0 else value >> min(at, value.bit_length()) & 1
     if isinstance(value, str):
         if at not in LONG:

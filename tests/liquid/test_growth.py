@@ -55,6 +55,17 @@ GROWING: dict[str, Callable[[int], str]] = {
     "unclosed HTML comments in a raw block": lambda n: "{% raw %}" + "<!--" * (n // 4) + "{% endraw %}",
     "attributes of Braze": lambda n: "".join(f"{{{{a.${{b{i}}}}}}}" for i in range(n // 14)),
     "words of a catalog": lambda n: "{% catalog_items a " + "b, " * (n // 3) + "%}",
+    "assign without a value": lambda n: "{% assign " + "a" * n + " %}",
+    "words of a loop": lambda n: "{% for i in a " + "b-" * (n // 2) + " %}{% endfor %}",
+    "conditions of words": lambda n: "{% if " + "a and " * (n // 6) + "a %}{% endif %}",
+    "conditions without operators": lambda n: "{% if " + "a " * (n // 2) + "%}{% endif %}",
+    "arguments": lambda n: "{{ a | append: " + "b, " * (n // 3) + "}}",
+    "named arguments": lambda n: "{{ a | append: " + "b: c, " * (n // 6) + "}}",
+    "values of when": lambda n: "{% case a %}{% when " + "b, " * (n // 3) + "b %}{% endcase %}",
+    "outputs in an output": lambda n: "{{ a " + "{{b}} " * (n // 6) + "}}",
+    "unclosed outputs in an output": lambda n: "{{ {{b}} " * (n // 9) + "}}",
+    "brackets in quotes": lambda n: "{{ a | append: '" + "{{b}}" * (n // 5) + "' }}",
+    "outputs in a comment": lambda n: "{% comment %}" + "{{a}}" * (n // 5) + "{% endcomment %}",
     "backslashes": lambda n: '{% connected_content https://h/v1/cohorts :headers {"' + "\\" * n + " %}",
     "aborts, conditions and retries": lambda n: (
         "".join(f"{{% connected_content a :retry :save v{i} %}}" for i in range(n // 120))
