@@ -8,6 +8,7 @@ from typing import Any, TextIO, cast
 
 from liquid import BoundTemplate, Environment, Mode, RenderContext, Token
 from liquid.ast import BlockNode, Node
+from liquid.builtin.output import OutputNode
 from liquid.exceptions import LiquidError, LiquidTypeError, ResourceLimitError
 from liquid.undefined import is_undefined
 
@@ -122,7 +123,10 @@ class _Guarded(Node):
         self.run.check_time()
         self.run.line = self.line
         try:
-            return self.node.render(context, buffer)
+            written = self.node.render(context, buffer)
+            if not written and isinstance(self.node, OutputNode):
+                self.run.empty_outputs.add((self.line, self.node.token.value))
+            return written
         except ResourceLimitError as limit:
             limit.token = limit.token or self.token
             raise

@@ -12,6 +12,7 @@ from liquid.output import LimitedStringIO
 
 from proxy.liquid.environment import BrazeContext, BrazeEnvironment
 from proxy.liquid.limits import MAX_FINDINGS, MAX_OUTPUT, MAX_SOURCE
+from proxy.liquid.lint.names import name_findings
 from proxy.liquid.lint.tags import findings
 from proxy.liquid.ruby import encodable
 from proxy.liquid.scanner import Unreadable, line_at, markups, rewritten
@@ -29,23 +30,33 @@ def render(
         if len(source) > MAX_SOURCE:
             raise Unreadable(1, f"the message is longer than {MAX_SOURCE:,} characters; shorten the message")
         pieces = markups(source)
-        # Stops at the limit of findings.
-        all(map(run.note, findings(pieces)))
-        message = _message(rewritten(source, pieces), run)
     except Unreadable as unreadable:
         run.note(
             Finding(unreadable.line, "unreadable", unreadable.problem, "fix this line; Braze refuses the whole message")
         )
         return _rendering(run, "refused", reason=f"line {unreadable.line}: {unreadable.problem}")
+    # Stops at the limit of findings.
+    all(map(run.note, findings(source, pieces)))
+    environment = BrazeEnvironment(run)
+    outcome = _outcome(environment, rewritten(source, pieces), run)
+    all(map(run.note, name_findings(source, pieces, run.tags, run.empty_outputs, environment.globals)))
+    return _rendering(run, **outcome)
+
+
+def _outcome(environment: BrazeEnvironment, plain: str, run: Run) -> dict[str, Any]:
+    try:
+        message = _message(environment, plain)
+    except Unreadable as unreadable:
+        return {"outcome": "refused", "reason": f"line {unreadable.line}: {unreadable.problem}"}
     except Aborted as aborted:
-        return _rendering(run, "aborted", reason=aborted.reason)
+        return {"outcome": "aborted", "reason": aborted.reason}
     except RecursionError:
-        return _rendering(run, "refused", reason="an expression is nested too deeply; simplify the expression")
+        return {"outcome": "refused", "reason": "an expression is nested too deeply; simplify the expression"}
     except LiquidError as error:
-        return _rendering(run, "refused", reason=_reason(error))
+        return {"outcome": "refused", "reason": _reason(error)}
     if run.retried is not None:
-        return _rendering(run, "retried", message=message, reason=run.retried)
-    return _rendering(run, "sent", message=message, reason=_doubt(message, run))
+        return {"outcome": "retried", "message": message, "reason": run.retried}
+    return {"outcome": "sent", "message": message, "reason": _doubt(message, run)}
 
 
 def _doubt(message: str, run: Run) -> str:
@@ -60,8 +71,7 @@ def _doubt(message: str, run: Run) -> str:
     return ""
 
 
-def _message(plain: str, run: Run) -> str:
-    environment = BrazeEnvironment(run)
+def _message(environment: BrazeEnvironment, plain: str) -> str:
     template = environment.from_string(plain)
     context = BrazeContext(template, globals=environment.globals)
     buffer = LimitedStringIO(MAX_OUTPUT)
@@ -74,7 +84,7 @@ def _message(plain: str, run: Run) -> str:
 
 
 def _rendering(run: Run, outcome: Any, *, message: str = "", reason: str = "") -> Rendering:
-    ordered = sorted(run.findings, key=lambda finding: finding.line)
+    ordered = sorted(run.findings, key=lambda finding: (finding.line, finding.column))
     if len(ordered) >= MAX_FINDINGS:
         problem = f"the preview shows only the first {MAX_FINDINGS:,} findings"
         ordered.append(Finding(ordered[-1].line, "more-findings", problem, "fix these findings first", level="note"))

@@ -30,6 +30,8 @@ class Run:
         self.tags: list[dict[str, Any]] = []
         self.findings: dict[Finding, None] = {}
         self.retried: str | None = None
+        self.empty_outputs: set[tuple[int, str]] = set()
+        """Line and Liquid of each output that printed nothing."""
         self.line = 1
         """The line of the node being rendered. A template that this node parses begins in the same line."""
         self._seconds = seconds

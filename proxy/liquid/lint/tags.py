@@ -31,8 +31,8 @@ _MIN_SIMILARITY = 0.65
 _KNOWN = frozenset({("", "user_id"), ("most_recently_used_device", "id"), ("targeted_device", "id")})
 
 
-def findings(pieces: Sequence[Markup]) -> Iterator[Finding]:
-    """Yield the problems and notes of a template that consists of `pieces`."""
+def findings(source: str, pieces: Sequence[Markup]) -> Iterator[Finding]:
+    """Yield the problems and notes of a template `source` that consists of `pieces`."""
     for markup in pieces:
         if markup.kind == "verbatim":
             continue
