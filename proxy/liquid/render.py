@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from liquid.exceptions import LiquidError, LiquidInterrupt, StopRender
@@ -12,42 +12,63 @@ from liquid.output import LimitedStringIO
 
 from proxy.liquid.environment import BrazeContext, BrazeEnvironment
 from proxy.liquid.limits import MAX_FINDINGS, MAX_OUTPUT, MAX_SOURCE
-from proxy.liquid.lint.names import name_findings
-from proxy.liquid.lint.tags import findings
+from proxy.liquid.lint.delimiters import delimiter_findings, opening_span
+from proxy.liquid.lint.merge import merged
+from proxy.liquid.lint.message import findings
+from proxy.liquid.lint.place import finding
+from proxy.liquid.lint.rendered import rendered_findings
 from proxy.liquid.ruby import encodable
-from proxy.liquid.scanner import Unreadable, line_at, markups, rewritten
+from proxy.liquid.scanner import Markup, Unreadable, line_at, markups, rewritten
 from proxy.liquid.state import Aborted, Run
-from proxy.liquid.types import SECONDS, Ask, Finding, Rendering, User
+from proxy.liquid.types import NO_ALIASES, SECONDS, Ask, Finding, Rendering, User
 
 
 def render(
-    source: str, user: User, ask: Ask, *, seconds: float = SECONDS, monotonic: Callable[[], float] = time.monotonic
+    source: str,
+    user: User,
+    ask: Ask,
+    *,
+    aliases: Mapping[str, Sequence[str]] = NO_ALIASES,
+    seconds: float = SECONDS,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> Rendering:
-    """Return the message that Braze would send to `user`, with the findings. `ask` answers each tag."""
+    """Return the message that Braze would send to `user`, with the findings. `ask` answers each tag.
+
+    `aliases`: the operator's short names by kind, for findings about unknown ids.
+    """
     run = Run(user, ask, seconds, monotonic)
     source = encodable(source)
+    pieces: list[Markup] = []
     try:
         if len(source) > MAX_SOURCE:
             raise Unreadable(1, f"the message is longer than {MAX_SOURCE:,} characters; shorten the message")
         pieces = markups(source)
     except Unreadable as unreadable:
-        run.note(
-            Finding(unreadable.line, "unreadable", unreadable.problem, "fix this line; Braze refuses the whole message")
-        )
-        return _rendering(run, "refused", reason=f"line {unreadable.line}: {unreadable.problem}")
-    # Stops at the limit of findings.
-    all(map(run.note, findings(source, pieces)))
+        _note(run, delimiter_findings(source[:MAX_SOURCE]))
+        fix = "fix this line; Braze refuses the whole message"
+        span = opening_span(source, unreadable.line)
+        _note(run, [finding(source, span, "unreadable", unreadable.problem, fix)])
+        outcome = {"outcome": "refused", "reason": f"line {unreadable.line}: {unreadable.problem}"}
+        return _rendering(run, source, pieces, **outcome)
     environment = BrazeEnvironment(run)
-    outcome = _outcome(environment, rewritten(source, pieces), run)
-    all(map(run.note, name_findings(source, pieces, run.tags, run.empty_outputs, environment.globals)))
-    return _rendering(run, **outcome)
+    _note(run, findings(source, pieces, environment.tags))
+    plain = rewritten(source, pieces)
+    outcome = _outcome(environment, plain, run)
+
+    def render_again(run: Run) -> str:
+        return _message(BrazeEnvironment(run), plain)
+
+    _note(run, rendered_findings(source, pieces, run, environment.globals, aliases, render_again, ask))
+    return _rendering(run, source, pieces, **outcome)
+
+
+def _note(run: Run, findings: Iterable[Finding]) -> None:
+    all(map(run.note, findings))  # stops at the limit of findings
 
 
 def _outcome(environment: BrazeEnvironment, plain: str, run: Run) -> dict[str, Any]:
     try:
         message = _message(environment, plain)
-    except Unreadable as unreadable:
-        return {"outcome": "refused", "reason": f"line {unreadable.line}: {unreadable.problem}"}
     except Aborted as aborted:
         return {"outcome": "aborted", "reason": aborted.reason}
     except RecursionError:
@@ -83,9 +104,11 @@ def _message(environment: BrazeEnvironment, plain: str) -> str:
     return buffer.getvalue()
 
 
-def _rendering(run: Run, outcome: Any, *, message: str = "", reason: str = "") -> Rendering:
-    ordered = sorted(run.findings, key=lambda finding: (finding.line, finding.column))
-    if len(ordered) >= MAX_FINDINGS:
+def _rendering(
+    run: Run, source: str, pieces: Sequence[Markup], outcome: Any, message: str = "", reason: str = ""
+) -> Rendering:
+    ordered = merged(run.findings, source, pieces)
+    if len(run.findings) >= MAX_FINDINGS:
         problem = f"the preview shows only the first {MAX_FINDINGS:,} findings"
         ordered.append(Finding(ordered[-1].line, "more-findings", problem, "fix these findings first", level="note"))
     return Rendering(outcome, message, reason, tuple(run.tags), tuple(ordered))

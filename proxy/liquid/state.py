@@ -10,7 +10,7 @@ from liquid.exceptions import ResourceLimitError
 
 from proxy.liquid.limits import MAX_FINDINGS
 from proxy.liquid.scanner import line_at
-from proxy.liquid.types import Ask, Finding, User
+from proxy.liquid.types import Answer, Ask, Finding, Request, User
 
 
 class Aborted(Exception):
@@ -26,7 +26,9 @@ class Run:
 
     def __init__(self, user: User, ask: Ask, seconds: float, monotonic: Callable[[], float]) -> None:
         self.user = user
-        self.ask = ask
+        self.calls: list[tuple[Request, Answer]] = []
+        """The calls so far, in the order of the tags in `tags` that made a call."""
+        self._ask = ask
         self.tags: list[dict[str, Any]] = []
         self.findings: dict[Finding, None] = {}
         self.retried: str | None = None
@@ -37,6 +39,16 @@ class Run:
         self._seconds = seconds
         self._monotonic = monotonic
         self._until = monotonic() + seconds
+
+    def ask(self, request: Request) -> Answer:
+        """Send a request and record the call."""
+        answer = self._ask(request)
+        self.calls.append((request, answer))
+        return answer
+
+    def again(self, ask: Ask) -> Run:
+        """Return a new rendering for the same user, which must end at the same time."""
+        return Run(self.user, ask, self._until - self._monotonic(), self._monotonic)
 
     def check_time(self) -> None:
         """Raise ResourceLimitError after the time limit."""

@@ -6,11 +6,13 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from proxy.liquid.lint.attributes import NAMES, USER_IDS
 from proxy.liquid.lint.paths import Path, written
 from proxy.liquid.lint.place import finding
 from proxy.liquid.lint.scope import Read, Scope, Setter, reads, setters
 from proxy.liquid.lint.values import Missing, Values, follow, keys, same_name, similar
 from proxy.liquid.scanner import Markup, rewritten
+from proxy.liquid.tag_syntax import UNSAVED
 from proxy.liquid.types import Finding
 
 Keys = tuple[str | int | Path, ...]
@@ -22,12 +24,6 @@ BRAZE_OBJECTS = frozenset(
     | {"time_zone", "nested_custom_attribute", "promotion", "product_recommendation", "trigger_properties"}
 )
 """Variables that Braze sets."""
-_ATTRIBUTES = (
-    *("user_id", "first_name", "last_name", "email_address", "phone_number", "gender", "city", "country", "language"),
-    *("date_of_birth", "time_zone", "braze_id", "random_bucket_number", "last_used_app_date", "last_used_app_version"),
-    *("most_recent_app_version", "most_recent_locale", "most_recent_location", "twitter_handle", "set_user_to_unsubscribed_url"),
-)
-_USER_IDS = frozenset({"userid", "externalid", "externaluserid", "customerid"})
 _USER_OBJECTS = frozenset({"user", "customer", "recipient", "contact", "subscriber", "profile"})
 _OPEN = frozenset({"properties", "properties_by_name", "member", "computations", "computations_by_name", "amp_props"})
 """Objects whose keys differ between users, so that a missing key may be right."""
@@ -42,16 +38,17 @@ def name_findings(
     tags: Iterable[Mapping[str, Any]],
     empty: Collection[tuple[int, str]],
     known: Collection[str],
+    broken: Collection[int] = (),
 ) -> Iterator[Finding]:
     """Yield a finding for each variable or key that does not exist, and for each output that is empty for this user.
 
     `tags`: the reports of the rendered tags. `empty`: line and plain Liquid of each output that printed nothing.
-    `known`: further variables that exist.
+    `known`: further variables that exist. `broken`: the start of each piece whose words are no names.
     """
     all_setters = list(setters(pieces))
     reported: set[int] = set()
     for read in reads(pieces, tags):
-        if read.path.root in known or read.path.root in BRAZE_OBJECTS:
+        if read.path.root in known or read.path.root in BRAZE_OBJECTS or read.markup.start in broken:
             continue
         problem = _undefined(source, read, all_setters) or _missing(source, read)
         if problem:
@@ -89,10 +86,12 @@ def _undefined(source: str, read: Read, all_setters: Sequence[Setter]) -> Findin
             f"write {attribute}", replacement=attribute,
         )  # fmt: skip
     meant = _meant_root(path, scope, all_setters)
+    if any(entry.name == UNSAVED for entry in all_setters) and not meant:
+        return None  # the finding about the missing :save says so
     if meant is None:
         names = list(dict.fromkeys([*scope.values, *(entry.name for entry in all_setters)]))
         fix = f"use one of {_listing(names)}, or set {root} with assign" if names else f"set {root} with assign first"
-        if same := same_name(root, _ATTRIBUTES):
+        if same := same_name(root, NAMES):
             fix = f"write ${{{same}}}"
         return finding(
             source, span, "unknown-name", f"nothing in the message sets {root}, so it is empty", fix,
@@ -101,18 +100,18 @@ def _undefined(source: str, read: Read, all_setters: Sequence[Setter]) -> Findin
     corrected = written(*_corrected(*meant, scope))
     return finding(
         source, span, "unknown-name", f"nothing in the message sets {root}, so {path} is empty",
-        f"did you mean {corrected}?", replacement=corrected,
+        f"write {corrected}", replacement=corrected,
     )  # fmt: skip
 
 
 def _attribute(path: Path) -> str | None:
     """Return the attribute of Braze that was probably meant by `user.external_id`, `user_id` and the like."""
     plain = [re.sub(r"[\W_]", "", str(part)).lower() for part in (path.root, *path.keys)]
-    if len(plain) == 1 and plain[0] in _USER_IDS or len(plain) == 2 and plain[0] in _USER_OBJECTS and plain[1] in _USER_IDS | {"id"}:
+    if len(plain) == 1 and plain[0] in USER_IDS or len(plain) == 2 and plain[0] in _USER_OBJECTS and plain[1] in USER_IDS | {"id"}:
         return "${user_id}"
     if plain == ["deviceid"]:
         return "most_recently_used_device.${id}"
-    if len(plain) == 2 and plain[0] in _USER_OBJECTS and (same := same_name(str(path.keys[0]), _ATTRIBUTES)):
+    if len(plain) == 2 and plain[0] in _USER_OBJECTS and (same := same_name(str(path.keys[0]), NAMES)):
         return f"${{{same}}}"
     return None
 
@@ -156,7 +155,7 @@ def _missing(source: str, read: Read) -> Finding | None:
         corrected = written(*_corrected(*meant, scope))
         if written(*meant) != str(path):
             return finding(
-                source, (path.start, path.end), rule, f"{problem}, so {path} is empty", f"did you mean {corrected}?",
+                source, (path.start, path.end), rule, f"{problem}, so {path} is empty", f"write {corrected}",
                 replacement=corrected,
             )  # fmt: skip
     last = path.keys[index - 1] if index else None
@@ -166,6 +165,14 @@ def _missing(source: str, read: Read) -> Finding | None:
         fix = f"add {key} to cohort_id in the tag, or use one of {_listing(keys(values))}"
     elif last == "recommendations_by_id":
         fix = f"add {key} to rec_id in the tag, or use one of {_listing(keys(values))}"
+    elif last in ("properties", "properties_by_name") and index + 1 < len(path.keys) and keys(values):
+        # Values of properties have no keys, so the dot is part of the name.
+        inner = "_".join(str(part) for part in path.keys[index:])
+        corrected = written(path.root, (*path.keys[:index], inner))
+        return finding(
+            source, (path.start, path.end), rule, f"{problem}, so {path} is empty",
+            f"write {corrected}, because properties has _ for each dot in a name", replacement=corrected,
+        )  # fmt: skip
     elif last in _OPEN:
         if last != "member" or not keys(values):
             return None

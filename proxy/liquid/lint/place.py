@@ -23,11 +23,3 @@ def finding(
     column = start - source.rfind("\n", 0, start)
     return Finding(line_at(source, start), rule, problem, fix, level, column, end - start, replacement)
 
-
-def span(finding: Finding, source: str) -> tuple[int, int]:
-    """Return the range of a finding in the message `source`."""
-    start = 0
-    for _ in range(finding.line - 1):
-        start = source.index("\n", start) + 1
-    start += finding.column - 1
-    return start, start + finding.length

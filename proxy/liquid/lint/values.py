@@ -82,6 +82,8 @@ def similar(name: str, known: Iterable[str]) -> str | None:
         if re.sub(r"\d", "", entry.lower()) != re.sub(r"\d", "", wanted)  # plan_1 is not a misspelt plan_2
     ]
     ratio, _, best = max(ratios, default=(0.0, 0, ""))
+    if len(best) > 2 and sorted(best.lower()) == sorted(wanted):
+        return best  # two letters are exchanged
     return best if ratio >= _MIN_SIMILARITY else None
 
 
