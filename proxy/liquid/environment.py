@@ -13,6 +13,7 @@ from liquid.exceptions import LiquidError, LiquidTypeError, ResourceLimitError
 from liquid.undefined import is_undefined
 
 from proxy.liquid import filters, limits, ruby
+from proxy.liquid.lint.values import similar
 from proxy.liquid.scanner import ATTRIBUTES
 from proxy.liquid.state import Run
 from proxy.liquid.tags import AbortTag, ConnectedContentTag
@@ -87,7 +88,9 @@ class BrazeContext(RenderContext):
                     run.line,
                     "unknown-filter",
                     f"the preview does not know the filter {name} and leaves the value unchanged",
-                    "check the spelling; if the filter is Braze's own, test the message in Braze",
+                    f"write {meant}"
+                    if (meant := similar(name, self.env.filters))
+                    else "check the spelling; if the filter is Braze's own, test the message in Braze",
                 )
             )
         function = super().filter(name, token)

@@ -37,6 +37,7 @@ def render(
     `aliases`: the operator's short names by kind, for findings about unknown ids.
     """
     run = Run(user, ask, seconds, monotonic)
+    environment = BrazeEnvironment(run)
     source = encodable(source)
     pieces: list[Markup] = []
     try:
@@ -44,13 +45,13 @@ def render(
             raise Unreadable(1, f"the message is longer than {MAX_SOURCE:,} characters; shorten the message")
         pieces = markups(source)
     except Unreadable as unreadable:
-        _note(run, delimiter_findings(source[:MAX_SOURCE]))
+        pieces = unreadable.pieces
+        _note(run, findings(source, pieces, environment.tags) if pieces else delimiter_findings(source[:MAX_SOURCE]))
         fix = "fix this line; Braze refuses the whole message"
         span = opening_span(source, unreadable.line)
         _note(run, [finding(source, span, "unreadable", unreadable.problem, fix)])
         outcome = {"outcome": "refused", "reason": f"line {unreadable.line}: {unreadable.problem}"}
         return _rendering(run, source, pieces, **outcome)
-    environment = BrazeEnvironment(run)
     _note(run, findings(source, pieces, environment.tags))
     plain = rewritten(source, pieces)
     outcome = _outcome(environment, plain, run)
@@ -63,7 +64,9 @@ def render(
 
 
 def _note(run: Run, findings: Iterable[Finding]) -> None:
-    all(map(run.note, findings))  # stops at the limit of findings
+    for entry in findings:
+        if not run.note(entry) or not run.in_time():
+            break
 
 
 def _outcome(environment: BrazeEnvironment, plain: str, run: Run) -> dict[str, Any]:

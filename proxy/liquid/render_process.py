@@ -3,7 +3,7 @@
 A thread would block the process, because a thread holds the interpreter's lock. Each child renders one message, so
 no rendering can affect another. Parent and child exchange lines of JSON over two pipes:
 
-- the parent sends `{"template": …, "user_id": …, "device_id": …, "seconds": …}`;
+- the parent sends `{"template": …, "user_id": …, "device_id": …, "aliases": …, "seconds": …}`;
 - for each Connected Content call the child sends `ask {"method": …, "target": …, "headers": …, "body": …,
   "content_type": …}`, and the parent answers `{"status": …, "headers": …, "body": …, "milliseconds": …}`;
 - last, the child sends `report` and the report as JSON, which the parent passes on unparsed.
@@ -18,12 +18,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, cast
 
 from proxy.liquid.report import report
-from proxy.liquid.types import SECONDS, Ask, Rendering, Request, User
+from proxy.liquid.types import NO_ALIASES, SECONDS, Ask, Rendering, Request, User
 from proxy.profile.json import write_json
 
 AT_ONCE = 2
@@ -75,12 +76,13 @@ class Child:
         user: User,
         ask: Ask,
         *,
+        aliases: Mapping[str, Sequence[str]] = NO_ALIASES,
         seconds: float = SECONDS,
         grace_seconds: float = _GRACE_SECONDS,
     ) -> bytes:
         """Render `template` for `user` and return the report as JSON. `ask` answers each call, in this thread.
 
-        A child ends itself after `seconds` and is killed `grace_seconds` later. The report names such failures.
+        `aliases`: the operator's short names by kind. A child ends itself after `seconds` and is killed `grace_seconds` later. The report names such failures.
         Errors of `ask` are raised.
         """
         began = time.monotonic()
@@ -88,7 +90,7 @@ class Child:
         limit.daemon = True
         limit.start()
         try:
-            kind, data = self._exchange({"template": template, **asdict(user), "seconds": seconds})
+            kind, data = self._exchange({"template": template, **asdict(user), "aliases": aliases, "seconds": seconds})
             while kind == b"ask":
                 kind, data = self._exchange(asdict(ask(Request(**json.loads(data)))))
             return data
@@ -126,8 +128,11 @@ class Renderer:
         self._lock = threading.Lock()
         self._spare: tuple[Child, threading.Timer] | None = None  # with the timer that ends it
 
-    def render(self, template: str, user: User, ask: Ask) -> bytes:
-        """Render `template` for `user` and return the report as JSON. `ask` answers each call, in this thread."""
+    def render(self, template: str, user: User, ask: Ask, aliases: Mapping[str, Sequence[str]] = NO_ALIASES) -> bytes:
+        """Render `template` for `user` and return the report as JSON. `ask` answers each call, in this thread.
+
+        `aliases`: the operator's short names by kind.
+        """
         if not self._places.acquire(blocking=False):
             return refused(OTHERS_RENDER)
         try:
@@ -136,7 +141,7 @@ class Renderer:
             except OSError:
                 return refused("the server cannot start a process now; try again in a moment")
             with child:
-                rendered = child.render(template, user, ask)
+                rendered = child.render(template, user, ask, aliases=aliases)
             with contextlib.suppress(OSError):  # the next message starts a child itself
                 self._keep_ready()
             return rendered

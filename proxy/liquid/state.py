@@ -52,10 +52,14 @@ class Run:
 
     def check_time(self) -> None:
         """Raise ResourceLimitError after the time limit."""
-        if self._monotonic() > self._until:
+        if not self.in_time():
             raise ResourceLimitError(
                 f"rendering takes longer than {self._seconds:g} s; simplify the message", token=None
             )
+
+    def in_time(self) -> bool:
+        """Return whether the time limit has not passed."""
+        return self._monotonic() <= self._until
 
     def line_of(self, token: Token | None) -> int:
         """Return the line in the message of a token of the template being parsed."""

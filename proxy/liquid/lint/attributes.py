@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from proxy.liquid.lint.place import finding
 from proxy.liquid.lint.values import similar
-from proxy.liquid.scanner import Markup, attributes
+from proxy.liquid.scanner import OUTPUT, Markup, attributes
 from proxy.liquid.types import Finding
 
 NAMES = (
@@ -19,6 +19,10 @@ NAMES = (
 """The names that Braze documents for `${…}` without a prefix."""
 USER_IDS = frozenset({"userid", "externalid", "externaluserid", "customerid"})
 """Names that authors write for the user id, without signs."""
+_NAMES = "|".join(sorted((*NAMES, "external_id", "email"), key=len, reverse=True))
+_BARE = re.compile(
+    rf"(?<!\{{)\{{?\$\{{\s{{0,9}}(?P<name>{_NAMES})\s{{0,9}}\}}\}}?|(?<![{{$])\{{\s{{0,9}}(?P<bare>{_NAMES})\s{{0,9}}\}}(?!\}})"
+)
 _KNOWN = frozenset({("", "user_id"), ("most_recently_used_device", "id"), ("targeted_device", "id")})
 
 
@@ -48,6 +52,29 @@ def attribute_findings(source: str, markup: Markup) -> Iterator[Finding]:
             "test this part of the message in Braze",
             level="note",
         )
+
+
+def bare_attribute_findings(source: str, pieces: Sequence[Markup]) -> Iterator[Finding]:
+    """Yield a finding for each attribute, such as `{user_id}`, outside of `{{ }}`."""
+    at = 0
+    for markup in pieces:
+        yield from _bare(source, source[at : markup.start], at, "")
+        at = markup.start + len(markup.text)
+        if markup.name == "connected_content" and markup.kind == "tag":
+            masked = OUTPUT.sub(lambda output: " " * len(output[0]), markup.text)
+            yield from _bare(source, masked, markup.start, " | url_param_escape")
+    yield from _bare(source, source[at:], at, "")
+
+
+def _bare(source: str, text: str, start: int, filters: str) -> Iterator[Finding]:
+    for match in _BARE.finditer(text):
+        name_written = match["name"] or match["bare"]
+        name = name_written if name_written in NAMES else _meant(name_written) or name_written
+        fixed = f"{{{{${{{name}}}{filters}}}}}"
+        yield finding(
+            source, (start + match.start(), start + match.end()), "braces",
+            f"{match[0]} is text, so Braze does not replace it", f"write {fixed}", replacement=fixed,
+        )  # fmt: skip
 
 
 def _meant(name: str) -> str | None:

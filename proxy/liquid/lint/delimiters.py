@@ -20,9 +20,11 @@ _SPACED_ATTRIBUTE = re.compile(
 )
 _OUTPUT_AS_TAG = re.compile(r"\{\{(?P<inside>[^{}%]{0,300})%\}")
 _TAG_AS_OUTPUT = re.compile(r"\{%(?P<inside>-?\s{0,9}\w[^{}%]{0,300})\}\}")
-_SHORT_OUTPUT = re.compile(r"(?<!\{)\{\{(?!\{)(?P<inside>(?:[^{}$\n]|\$\{[^{}\n]{0,60}\}){1,300})(?<!\})\}(?!\})")
-_SHORT_TAG = re.compile(r"\{%(?P<inside>-?\s{0,9}\w[^{}%\n]{0,300})(?:\}(?!\})|%(?!\}))")
-_SHORT_OPENING = re.compile(r"(?<![{%$])\{(?P<inside>\s{0,9}[A-Za-z_][\w.]{0,200}\s{0,9}(?:\|[^{}\n]{0,200})?)\}\}(?!\})")
+_SHORT_OUTPUT = re.compile(r"(?<!\{)\{\{(?!\{)(?P<inside>(?:[^{}$\n]|\$\{[^{}\n]{0,60}\}){1,300})(?<![%}])\}(?!\})")
+_SHORT_TAG = re.compile(r"\{%(?P<inside>-?\s{0,9}(?!connected_content)\w[^{}%\n]{0,300})(?:\}(?!\})|%(?!\}))")
+_SHORT_OPENING = re.compile(
+    r"(?<![{%$])\{(?P<inside>\s{0,9}[A-Za-z_][\w.]{0,200}\s{0,9}(?:\|[^{}\n]{0,200})?)\}\}(?!\})"
+)
 
 
 def delimiter_findings(source: str) -> Iterator[Finding]:

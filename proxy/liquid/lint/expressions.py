@@ -16,6 +16,7 @@ _ORDER = re.compile(r"""(["'])[^"']*\1\s*[<>]=?|[<>]=?\s*(["'])[^"']*\2""")
 _NUMBER_AS_TEXT = re.compile(
     r"""(?:\.computations[.\[]|\.propensity\b)[^\s=!]{0,200}\s*(?:==|!=)\s*["']-?(?:0|[1-9]\d*)(?:\.\d+)?["']"""
 )
+_QUOTED_NUMBER = re.compile(r"""(["'])(-?\d+(?:\.\d+)?)\1""")
 _RANGE = re.compile(r"\(\s*[\w.-]{1,100}?\s*\.\.\s*[\w.-]{1,100}?\s*\)")
 
 # Names after a dot. A search starts at every letter, so the length is limited.
@@ -34,21 +35,27 @@ def condition_findings(source: str, markup: Markup) -> Iterator[Finding]:
     """Yield a finding for each comparison or grouping that Liquid does not support."""
     if markup.name not in _CONDITIONS:
         return
+    number = _QUOTED_NUMBER.search(markup.rest)
+    span, unquoted = (markup.start, markup.start + len(markup.text)), None
+    if number:
+        span, unquoted = (rest_start(markup) + number.start(), rest_start(markup) + number.end()), number[2]
     if _ORDER.search(markup.rest):
         yield finding(
             source,
-            (markup.start, markup.start + len(markup.text)),
+            span,
             "text-against-number",
             "the comparison with < or > has text in quotes; if the other side is a number, Liquid prints an error",
-            "write the number without quotes",
+            f"write {unquoted or 'the number'} without quotes",
+            replacement=unquoted,
         )
     elif _NUMBER_AS_TEXT.search(markup.rest):
         yield finding(
             source,
-            (markup.start, markup.start + len(markup.text)),
+            span,
             "text-against-number",
             "a number never equals text in quotes",
-            "write the number without quotes",
+            f"write {unquoted or 'the number'} without quotes",
+            replacement=unquoted,
         )
     if re.search(r"[()]", _RANGE.sub("", _QUOTED.sub("", markup.rest))):
         yield finding(

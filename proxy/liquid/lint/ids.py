@@ -30,11 +30,11 @@ class Call:
 
 
 def id_findings(
-    source: str, calls: Sequence[Call], aliases: Mapping[str, Sequence[str]], ask: Ask
+    source: str, calls: Sequence[Call], aliases: Mapping[str, Sequence[str]], ids_read: Sequence[str], ask: Ask
 ) -> Iterator[Finding]:
     """Yield a finding for each id that the user does not have.
 
-    `aliases`: the operator's short names by kind. `ask` is called for all cohorts and properties of the user, which
+    `aliases`: the operator's short names by kind. `ids_read`: the ids that the message reads by name. `ask` is called for all cohorts and properties of the user, which
     the service has in its cache after the call of the tag.
     """
     for call in calls:
@@ -46,25 +46,33 @@ def id_findings(
             known = _all(call, "cohorts", ask)
             has = [*known.get("cohort_ids", ()), *known.get("member", ())]
             in_cohorts = [name for name in dict.fromkeys(has) if known.get("member", {}).get(name)]
-            yield from _findings(source, call, missing, "cohort", "cohort_id", {*aliases.get("cohorts", ()), *has}, in_cohorts)
+            yield from _findings(
+                source, call, missing, "cohort", "cohort_id", {*aliases.get("cohorts", ()), *has}, in_cohorts
+            )
         properties = answer.get("properties_by_name") or {}
         if missing := [name for name in _requested(call, "keys") if name in properties and properties[name] is None]:
             names = [name.removeprefix("gp:") for name in _all(call, "properties", ask).get("properties_by_name", {})]
             yield from _findings(source, call, missing, "property", "keys", names, None)
         recommendations = answer.get("recommendations_by_id") or {}
-        returned = _with_value(calls, "recommendations_by_id", _is_returned)
-        if missing := [name for name, entry in recommendations.items() if not _is_returned(entry)]:
-            known_ids = [*aliases.get("recommendations", ()), *returned]
+        returned = _with_value(calls, "recommendations_by_id", is_returned)
+        if missing := [name for name, entry in recommendations.items() if not is_returned(entry)]:
+            known_ids = [*aliases.get("recommendations", ()), *returned, *ids_read]
             yield from _findings(source, call, missing, "recommendation", "rec_id", known_ids, returned)
         predictions = answer.get("propensities_by_id") or {}
         predicted = _with_value(calls, "propensities_by_id", _has_propensity)
         if missing := [name for name, entry in predictions.items() if not _has_propensity(entry)]:
-            known_ids = [*aliases.get("predictions", ()), *predicted]
+            known_ids = [*aliases.get("predictions", ()), *predicted, *ids_read]
             yield from _findings(source, call, missing, "prediction", "prediction_id", known_ids, predicted)
 
 
 def _findings(
-    source: str, call: Call, missing: Iterable[str], kind: str, parameter: str, known: Iterable[str], has: Sequence[str] | None
+    source: str,
+    call: Call,
+    missing: Iterable[str],
+    kind: str,
+    parameter: str,
+    known: Iterable[str],
+    has: Sequence[str] | None,
 ) -> Iterator[Finding]:
     """Yield a problem for an id that is similar to a known id, and a note for another id. `has`: None for no notes."""
     known = sorted({*known} - {*missing})
@@ -77,10 +85,10 @@ def _findings(
             yield finding(source, span, "unknown-id", problem, f"write {meant}", replacement=meant)
         elif has is not None:
             shown = ", ".join(entry[:80] for entry in has[:_LISTED])
-            where = f"this user has: {shown}" if shown else "check the id in Amplitude"
+            fix = f"check the id; this user has {shown}" if shown else "check the id in Amplitude"
             if aliased := [entry for entry in known if entry not in has]:
-                where += f"; short names: {', '.join(entry[:80] for entry in aliased[:_LISTED])}"
-            yield finding(source, span, "unknown-id", problem, f"if the id is wrong, correct it; {where}", level="note")
+                fix += f"; your operator's other names are {', '.join(entry[:80] for entry in aliased[:_LISTED])}"
+            yield finding(source, span, "unknown-id", problem, fix, level="note")
 
 
 def _requested(call: Call, parameter: str) -> list[str]:
@@ -97,7 +105,8 @@ def _with_value(calls: Iterable[Call], field: str, has_value: Any) -> list[str]:
     return list(dict.fromkeys(name for name, entry in entries if has_value(entry)))
 
 
-def _is_returned(entry: Mapping[str, Any]) -> bool:
+def is_returned(entry: Mapping[str, Any]) -> bool:
+    """Return whether Amplitude returned this recommendation."""
     return any(entry.get(key) for key in ("items", "is_control", "child_rec_id", "source", "last_updated"))
 
 

@@ -14,18 +14,23 @@ _CAUSES = frozenset(
     | {"parentheses", "text-against-number"}
 )
 """Rules that explain why Liquid skips a piece or prints an error."""
-_SYMPTOMS = frozenset({"syntax", "liquid-error", "unreadable"})
+_SYMPTOMS = frozenset({"syntax", "liquid-error"})
+_URLS = frozenset({"quoted-url", "space-in-url", "without-scheme", "without-url", "unknown-route", "elsewhere"})
+_UNREADABLE = frozenset({"braces", "tag-in-output", "unknown-tag"})
 
 
 def merged(findings: Iterable[Finding], source: str, pieces: Sequence[Markup]) -> list[Finding]:
     """Return the findings in the order of the message, without those that repeat another finding."""
     findings = list(findings)
     rules = {(entry.line, entry.rule) for entry in findings if entry.length}
-    caused = {line for line, rule in rules if rule in _CAUSES}
+    explained = {(line, symptom) for line, rule in rules if rule in _CAUSES for symptom in _SYMPTOMS}
+    explained |= {(line, "elsewhere") for line, rule in rules if rule in _URLS}
+    unreadable = any(rule in _UNREADABLE for _, rule in rules)
     wanted = [
         entry if entry.length else _located(entry, source, pieces)
         for entry in findings
-        if entry.length or ((entry.line, entry.rule) not in rules and not (entry.rule in _SYMPTOMS and entry.line in caused))
+        if (entry.length or (entry.line, entry.rule) not in explained | rules)
+        and not (unreadable and entry.rule == "unreadable")
     ]
     return sorted(dict.fromkeys(wanted), key=lambda entry: (entry.line, entry.column))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-from proxy.liquid.lint.attributes import attribute_findings
+from proxy.liquid.lint.attributes import attribute_findings, bare_attribute_findings
 from proxy.liquid.lint.delimiters import delimiter_findings
 from proxy.liquid.lint.expressions import condition_findings, name_findings
 from proxy.liquid.lint.names import BRAZE_OBJECTS
@@ -21,6 +21,7 @@ def findings(source: str, pieces: Sequence[Markup], tags: Collection[str] = ()) 
     `tags`: the names of the tags that the preview knows.
     """
     yield from delimiter_findings(source)
+    yield from bare_attribute_findings(source, pieces)
     yield from syntax_findings(source, pieces, tags)
     names_set = {setter.name for setter in setters(pieces)}
     roots = dict.fromkeys(read.path.root for read in reads(pieces, ()) if read.markup.name != "connected_content")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from proxy.liquid.lint.attributes import NAMES, USER_IDS
+from proxy.liquid.lint.ids import is_returned
 from proxy.liquid.lint.paths import Path, written
 from proxy.liquid.lint.place import finding
 from proxy.liquid.lint.scope import Read, Scope, Setter, reads, setters
@@ -19,7 +21,17 @@ Keys = tuple[str | int | Path, ...]
 
 BRAZE_OBJECTS = frozenset(
     {"event_properties", "canvas_entry_properties", "api_trigger_properties", "context", "content_blocks", "campaign"}
-    | {"canvas", "canvas_step", "custom_attribute", "subscribed_state", "app", "card", "message", "language", "dispatch"}
+    | {
+        "canvas",
+        "canvas_step",
+        "custom_attribute",
+        "subscribed_state",
+        "app",
+        "card",
+        "message",
+        "language",
+        "dispatch",
+    }
     | {"most_recently_used_device", "targeted_device", "message_extras", "shopping_cart", "forloop", "tablerowloop"}
     | {"time_zone", "nested_custom_attribute", "promotion", "product_recommendation", "trigger_properties"}
 )
@@ -57,6 +69,16 @@ def name_findings(
         elif read.markup.start not in reported and _prints_nothing(read, empty):
             reported.add(read.markup.start)
             yield _empty(source, read)
+
+
+def ids_read(pieces: Sequence[Markup]) -> list[str]:
+    """Return the ids that a message reads from recommendations_by_id and propensities_by_id."""
+    return [
+        key
+        for read in reads(pieces, ())
+        for before, key in pairwise(read.path.keys)
+        if before in ("recommendations_by_id", "propensities_by_id") and isinstance(key, str)
+    ]
 
 
 def _undefined(source: str, read: Read, all_setters: Sequence[Setter]) -> Finding | None:
@@ -107,7 +129,13 @@ def _undefined(source: str, read: Read, all_setters: Sequence[Setter]) -> Findin
 def _attribute(path: Path) -> str | None:
     """Return the attribute of Braze that was probably meant by `user.external_id`, `user_id` and the like."""
     plain = [re.sub(r"[\W_]", "", str(part)).lower() for part in (path.root, *path.keys)]
-    if len(plain) == 1 and plain[0] in USER_IDS or len(plain) == 2 and plain[0] in _USER_OBJECTS and plain[1] in USER_IDS | {"id"}:
+    if (
+        len(plain) == 1
+        and plain[0] in USER_IDS
+        or len(plain) == 2
+        and plain[0] in _USER_OBJECTS
+        and plain[1] in USER_IDS | {"id"}
+    ):
         return "${user_id}"
     if plain == ["deviceid"]:
         return "most_recently_used_device.${id}"
@@ -151,14 +179,17 @@ def _missing(source: str, read: Read) -> Finding | None:
         case _:
             problem = f"{container} is a single value and has no {key}"
     fix = f"use one of {_listing(keys(values))}"
+    last = path.keys[index - 1] if index else None
     if meant:
+        entry = values[0].get(meant[1][index]) if values and last == "recommendations_by_id" else None
+        if isinstance(entry, dict) and not is_returned(entry):
+            return None  # the finding about the id in the tag says so
         corrected = written(*_corrected(*meant, scope))
         if written(*meant) != str(path):
             return finding(
                 source, (path.start, path.end), rule, f"{problem}, so {path} is empty", f"write {corrected}",
                 replacement=corrected,
             )  # fmt: skip
-    last = path.keys[index - 1] if index else None
     if last in ("properties", "properties_by_name") and "keys" in scope.requested.get(path.root, ()):
         fix = f"add {key} to keys in the tag that saves {path.root}"
     elif last == "member" and "cohort_id" in scope.requested.get(path.root, ()):
@@ -263,7 +294,8 @@ def _prints_nothing(read: Read, empty: Collection[tuple[int, str]]) -> bool:
     try:
         values = read.scope.of(read.path)
     except Missing:
-        return True
+        index, _ = _first_missing(read.path.root, read.path.keys, read.scope) or (0, None)
+        return index > 0 and read.path.keys[index - 1] in _OPEN
     return values is not None and all(value is None or value == "" or value == [] for value in values)
 
 

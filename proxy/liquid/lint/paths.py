@@ -9,7 +9,7 @@ from dataclasses import dataclass
 _WORD = r"[A-Za-z_][\w-]*\??"
 _TOKEN = re.compile(
     rf"""(?P<quoted>"[^"]*"|'[^']*')|(?P<attribute>(?:\w+\.)?\$\{{[^{{}}]*\}}?)|(?P<number>-?\d+(?:\.\d+)?)"""
-    rf"""|(?P<name>{_WORD})|(?P<pipe>\|)|(?P<other>\S)"""
+    rf"""|(?P<name>{_WORD})|(?P<pipe>(?<!\|)\|(?!\|))|(?P<other>\S)"""
 )
 _DOT = re.compile(r"\s*\.\s*(?P<key>[\w-]+\??)")
 _OPEN = re.compile(r"\s*\[\s*")
@@ -64,7 +64,7 @@ def written(root: str, keys: Iterable[str | int | Path]) -> str:
 
 
 def _is_argument_or_keyword(name: str, text: str, end: int) -> bool:
-    return name in _KEYWORDS or re.compile(r"\s*:").match(text, end) is not None
+    return name.lower() in _KEYWORDS or re.compile(r"\s*:").match(text, end) is not None
 
 
 def _path(text: str, at: int, root: str, start: int) -> tuple[Path, int]:

@@ -22,4 +22,3 @@ def finding(
     start, end = span
     column = start - source.rfind("\n", 0, start)
     return Finding(line_at(source, start), rule, problem, fix, level, column, end - start, replacement)
-

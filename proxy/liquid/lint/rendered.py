@@ -9,7 +9,8 @@ from liquid.exceptions import LiquidError
 
 from proxy.liquid import tag_syntax
 from proxy.liquid.lint.ids import Call, id_findings
-from proxy.liquid.lint.names import name_findings
+from proxy.liquid.lint.place import finding
+from proxy.liquid.lint.names import ids_read, name_findings
 from proxy.liquid.scanner import Markup
 from proxy.liquid.state import Aborted, Run
 from proxy.liquid.types import Answer, Ask, Finding, Request
@@ -46,10 +47,10 @@ def rendered_findings(
         if (tag["line"], tag["saved_as"]) in tags
     ]
     answered = [Call(markup, request, tag["json"]) for markup, tag, request in calls if isinstance(tag["json"], dict)]
-    yield from id_findings(source, answered, aliases, ask)
+    yield from id_findings(source, answered, aliases, ids_read(pieces), ask)
     for markup, tag, request in calls:
         if _retries(markup):
-            yield from _abort_against_retry(tag, request, run, render)
+            yield from _abort_against_retry(source, pieces, tag, request, run, render)
 
 
 def _broken(run: Run, pieces: Sequence[Markup]) -> set[int]:
@@ -71,7 +72,12 @@ def _retries(markup: Markup) -> bool:
 
 
 def _abort_against_retry(
-    tag: Mapping[str, Any], failed: Request, run: Run, render: Callable[[Run], object]
+    source: str,
+    pieces: Sequence[Markup],
+    tag: Mapping[str, Any],
+    failed: Request,
+    run: Run,
+    render: Callable[[Run], object],
 ) -> Iterator[Finding]:
     """Render again as if the call of `tag` failed, and yield a finding if the message is aborted."""
     answers = [(request, answer) for request, answer in run.calls if request != failed]
@@ -84,8 +90,13 @@ def _abort_against_retry(
         render(failing)
     except Aborted:
         variable, line = tag["saved_as"], tag["line"]
-        yield Finding(
-            failing.line,
+        aborts = (markup for markup in pieces if (markup.line, markup.name) == (failing.line, "abort_message"))
+        abort = next(aborts, None)
+        if abort is None:
+            return
+        yield finding(
+            source,
+            (abort.start, abort.start + len(abort.text)),
             "abort-against-retry",
             f"abort_message prevents the retry: if the call on line {line} fails, {variable} is empty and the "
             "message aborts at once",

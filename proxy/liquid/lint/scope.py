@@ -50,7 +50,7 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A variable that the message reads, with the scope at this place."""
+    """A variable that the message reads. `scope` changes when the next variable is read."""
 
     path: Path
     markup: Markup
@@ -87,7 +87,7 @@ def reads(pieces: Sequence[Markup], tags: Iterable[Mapping[str, Any]]) -> Iterat
             continue
         for text, start in _expressions(markup):
             for path in paths(text, start):
-                yield Read(path, markup, Scope(dict(scope.values), dict(scope.requested)))
+                yield Read(path, markup, scope)
         _set(scope, markup, answers, in_block=bool(blocks))
         if markup.name in _BLOCKS:
             loop = _LOOP.match(markup.rest) if markup.name in ("for", "tablerow") else None
@@ -105,7 +105,7 @@ def reads(pieces: Sequence[Markup], tags: Iterable[Mapping[str, Any]]) -> Iterat
 def rest_start(markup: Markup) -> int:
     """Return the index in the message of the text after the name of a piece."""
     after_name = markup.text.index(markup.name, 2) + len(markup.name)
-    return markup.start + markup.text.index(markup.rest, after_name)
+    return markup.start + max(0, markup.text.find(markup.rest, after_name))
 
 
 def _expressions(markup: Markup) -> Iterator[tuple[str, int]]:

@@ -20,7 +20,9 @@ _ELSIF = frozenset({"elseif", "elif", "elsunless"})
 _CONDITIONS = frozenset({"if", "elsif", "unless"})
 _FILTERLESS = _CONDITIONS | {"case", "when", "for", "tablerow"}
 _QUOTED = re.compile(r"""(["'])(.*?)\1""", re.DOTALL)
-_CURLY = re.compile(r"[“”„‟]([^“”„‟\"\n]{0,200})[“”„‟\"]|[‘’‚‛]([^‘’‚‛'\n]{0,200})[‘’‚‛']|\"([^“”\"\n]{0,200})[“”]|[“”„‟‘’‚‛]")
+_CURLY = re.compile(
+    r"[“”„‟]([^“”„‟\"\n]{0,200})[“”„‟\"]|[‘’‚‛]([^‘’‚‛'\n]{0,200})[‘’‚‛']|\"([^“”\"\n]{0,200})[“”]|[“”„‟‘’‚‛]"
+)
 _SIGNS = {
     "&&": "and", "||": "or", "&": "and", "=>": ">=", "=<": "<=", "===": "==", "!==": "!=", "=": "==",
     "≥": ">=", "≤": "<=", "≠": "!=", "AND": "and", "And": "and", "OR": "or", "Or": "or",

@@ -75,19 +75,22 @@ class _Call:
 def tag_findings(source: str, pieces: Sequence[Markup], unset: Iterable[str]) -> Iterator[Finding]:
     """Yield the findings about the tags. `unset`: the variables that the message reads and no tag sets."""
     unset = list(unset)
+    uses_default = bool(re.search(r"\{[{%][^{}]{0,300}\bconnected[.\s|}\[]", source))
     hosts = {_host(tag_syntax.parse(markup.rest).url) for markup in pieces if _is_route(markup)}
     for markup in pieces:
         if markup.kind == "verbatim" or markup.name != "connected_content":
             continue
         tag = tag_syntax.parse(markup.rest)
-        variable = unset[0] if len(unset) == 1 else _VARIABLES.get(tag_syntax.route(tag.url.partition("?")[0]) or "", "answer")
+        variable = (
+            unset[0] if len(unset) == 1 else _VARIABLES.get(tag_syntax.route(tag.url.partition("?")[0]) or "", "answer")
+        )
         call = _Call(source, markup, tag, variable)
         problems = list(_url(call, hosts))
         yield from problems
         if not call.foreign:
             for rule in (_unescaped, _transport, _half_retry, _unknown_parameters, _exposure):
                 yield from rule(call)
-        yield from _save(call, uses_default=bool(re.search(r"\{[{%][^{}]{0,300}\bconnected[.\s|}\[]", source)))
+        yield from _save(call, uses_default=uses_default)
         yield from _options(call, space=any(entry.rule == "space-in-url" for entry in problems))
 
 
@@ -115,7 +118,9 @@ def _url(call: _Call, hosts: set[str]) -> Iterator[Finding]:
     whole = rest[:end]
     words = masked[:end].split()
     if not url:
-        yield call.finding("connected_content", "without-url", "the tag has no URL", "write the URL after connected_content")
+        yield call.finding(
+            "connected_content", "without-url", "the tag has no URL", "write the URL after connected_content"
+        )
     elif quoted := re.match(r"""["'“”‘’](.*?)["'“”‘’]?\Z""", whole, re.DOTALL):
         yield call.finding(
             whole, "quoted-url", "the URL is in quotes, so Braze cannot call it", f"write {_cut(quoted[1])}",
@@ -160,7 +165,13 @@ def _without_spaces(url: str, masked: str) -> str:
     fixed = ""
     for match in re.finditer(r"\S+|\s+", masked[: len(url)]):
         if match[0].isspace():
-            beside_sign = masked[match.start() - 1] in "?&=/,:" or masked[match.end() : match.end() + 1] in ("?", "&", "=", "/", ",")
+            beside_sign = masked[match.start() - 1] in "?&=/,:" or masked[match.end() : match.end() + 1] in (
+                "?",
+                "&",
+                "=",
+                "/",
+                ",",
+            )
             fixed += "" if beside_sign else "%20"
         else:
             fixed += url[match.start() : match.end()]

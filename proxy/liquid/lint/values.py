@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from difflib import SequenceMatcher
+from itertools import islice
 from typing import Any
 
 Values = tuple[Any, ...] | None
 """The values that a variable can have where it is read; None if only Braze knows them."""
 
 _MAX_VALUES = 50
+_MAX_KEYS = 200
+"""Number of keys that are compared with a name, because an answer can have thousands."""
 _MIN_SIMILARITY = 0.8
 """By difflib: `homepge` is similar to `homepage`; `last_name` is not similar to `first_name` (0.74)."""
 
@@ -61,7 +64,8 @@ def entries(values: Values) -> Values:
 
 def keys(values: Values) -> list[str]:
     """Return the keys of all objects among `values`."""
-    return list(dict.fromkeys(key for value in values or () if isinstance(value, dict) for key in value))
+    found = (key for value in values or () if isinstance(value, dict) for key in value)
+    return list(dict.fromkeys(islice(found, _MAX_KEYS)))
 
 
 def same_name(name: str, known: Iterable[str]) -> str | None:
@@ -72,19 +76,22 @@ def same_name(name: str, known: Iterable[str]) -> str | None:
 
 def similar(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that `name` was probably meant to be, or None."""
-    known = list(known)
+    known = list(islice(known, _MAX_KEYS))
     if same := same_name(name, known):
         return same
     wanted = name.lower()
-    ratios = [
-        (SequenceMatcher(None, wanted, entry.lower()).ratio(), -index, entry)
-        for index, entry in enumerate(known)
-        if re.sub(r"\d", "", entry.lower()) != re.sub(r"\d", "", wanted)  # plan_1 is not a misspelt plan_2
-    ]
-    ratio, _, best = max(ratios, default=(0.0, 0, ""))
-    if len(best) > 2 and sorted(best.lower()) == sorted(wanted):
-        return best  # two letters are exchanged
-    return best if ratio >= _MIN_SIMILARITY else None
+    best, best_ratio = None, _MIN_SIMILARITY
+    matcher = SequenceMatcher(b=wanted)
+    for entry in known:
+        candidate = entry.lower()
+        if re.sub(r"\d", "", candidate) == re.sub(r"\d", "", wanted):
+            continue  # plan_1 is not a misspelt plan_2
+        if len(candidate) > 2 and sorted(candidate) == sorted(wanted):
+            return entry  # two letters are exchanged
+        matcher.set_seq1(candidate)
+        if matcher.quick_ratio() >= best_ratio and (ratio := matcher.ratio()) >= best_ratio:
+            best, best_ratio = entry, ratio
+    return best
 
 
 def _plain(name: str) -> str:
