@@ -82,8 +82,8 @@ class Child:
     ) -> bytes:
         """Render `template` for `user` and return the report as JSON. `ask` answers each call, in this thread.
 
-        `aliases`: the operator's short names by kind. A child ends itself after `seconds` and is killed `grace_seconds` later. The report names such failures.
-        Errors of `ask` are raised.
+        `aliases`: the operator's short names by kind. A child ends itself after `seconds` and is killed
+        `grace_seconds` later. The report names such failures. Errors of `ask` are raised.
         """
         began = time.monotonic()
         limit = threading.Timer(seconds + grace_seconds, self.process.kill)

@@ -14,10 +14,6 @@ _ATTRIBUTE = re.compile(
     rf"\{{\{{(?P<before>-?\s{{0,9}}{_PREFIX}\$\{{)\s{{0,9}}(?P<name>\w[\w ]{{0,60}}?)\s{{0,9}}"
     r"(?P<filters>\|[^{}\n]{0,300}?)?(?P<end>-?\}{2,3})(?!\})"
 )
-_SPACED_ATTRIBUTE = re.compile(
-    rf"\{{\{{(?P<before>-?\s{{0,9}}{_PREFIX}\$\{{)\s{{0,9}}(?P<name>\w[\w ]{{0,60}}?)\s{{0,9}}"
-    r"(?P<filters>\|[^{}\n]{0,300}?)?\s{1,9}\}\}(?!\})"
-)
 _OUTPUT_AS_TAG = re.compile(r"\{\{(?P<inside>[^{}%]{0,300})%\}")
 _TAG_AS_OUTPUT = re.compile(r"\{%(?P<inside>-?\s{0,9}\w[^{}%]{0,300})\}\}")
 _SHORT_OUTPUT = re.compile(r"(?<!\{)\{\{(?!\{)(?P<inside>(?:[^{}$\n]|\$\{[^{}\n]{0,60}\}){1,300})(?<![%}])\}(?!\})")
@@ -30,15 +26,13 @@ _SHORT_OPENING = re.compile(
 def delimiter_findings(source: str) -> Iterator[Finding]:
     """Yield a finding for each `{{`, `{%` or `${` whose closing delimiter is missing or wrong."""
     text = _without_verbatim(source)
-    for pattern in (_ATTRIBUTE, _SPACED_ATTRIBUTE):
-        for match in pattern.finditer(text):
-            filters = (match["filters"] or "").strip()
-            whole = match.groupdict().get("end", "}}")
-            if pattern is _ATTRIBUTE and whole.count("}") == 3 and not filters:
-                continue  # correct
-            dash = "-" if whole.startswith("-") else ""
-            fixed = f"{{{{{match['before']}{match['name']}}}{' ' * bool(filters)}{filters}{dash}}}}}"
-            yield _finding(source, match, f"${{{match['name']} is not closed with its own brace", fixed)
+    for match in _ATTRIBUTE.finditer(text):
+        filters = (match["filters"] or "").strip()
+        if match["end"].count("}") == 3 and not filters:
+            continue  # correct
+        dash = "-" if match["end"].startswith("-") else ""
+        fixed = f"{{{{{match['before']}{match['name']}}}{' ' * bool(filters)}{filters}{dash}}}}}"
+        yield _finding(source, match, f"${{{match['name']} is not closed with its own brace", fixed)
     for pattern, problem, opening, closing in (
         (_OUTPUT_AS_TAG, "{{ is closed with %}", "{{", "}}"),
         (_TAG_AS_OUTPUT, "{% is closed with }}", "{%", "%}"),

@@ -34,8 +34,8 @@ def id_findings(
 ) -> Iterator[Finding]:
     """Yield a finding for each id that the user does not have.
 
-    `aliases`: the operator's short names by kind. `ids_read`: the ids that the message reads by name. `ask` is called for all cohorts and properties of the user, which
-    the service has in its cache after the call of the tag.
+    `aliases`: the operator's short names by kind. `ids_read`: the ids that the message reads by name. `ask` is
+    called for all cohorts and properties of the user, which the service has in its cache after the call of the tag.
     """
     for call in calls:
         answer = call.answer

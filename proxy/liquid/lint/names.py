@@ -12,12 +12,11 @@ from proxy.liquid.lint.ids import is_returned
 from proxy.liquid.lint.paths import Path, written
 from proxy.liquid.lint.place import finding
 from proxy.liquid.lint.scope import Read, Scope, Setter, reads, setters
+from proxy.liquid.lint.suggestions import Keys, corrected_path, first_missing, suggestions
 from proxy.liquid.lint.values import Missing, Values, follow, keys, same_name, similar
 from proxy.liquid.scanner import Markup, rewritten
 from proxy.liquid.tag_syntax import UNSAVED
 from proxy.liquid.types import Finding
-
-Keys = tuple[str | int | Path, ...]
 
 BRAZE_OBJECTS = frozenset(
     {"event_properties", "canvas_entry_properties", "api_trigger_properties", "context", "content_blocks", "campaign"}
@@ -39,8 +38,12 @@ BRAZE_OBJECTS = frozenset(
 _USER_OBJECTS = frozenset({"user", "customer", "recipient", "contact", "subscriber", "profile"})
 _OPEN = frozenset({"properties", "properties_by_name", "member", "computations", "computations_by_name", "amp_props"})
 """Objects whose keys differ between users, so that a missing key may be right."""
+_PARAMETERS = {
+    **dict.fromkeys(("properties", "properties_by_name"), "keys"), "member": "cohort_id",
+    "recommendations_by_id": "rec_id", "propensities_by_id": "prediction_id",
+}  # fmt: skip
+"""The parameter that decides which keys an object has."""
 _LISTED = 8
-_CORRECTIONS = 4
 _DEFAULT = re.compile(r"\|\s*default\b")
 
 
@@ -119,7 +122,7 @@ def _undefined(source: str, read: Read, all_setters: Sequence[Setter]) -> Findin
             source, span, "unknown-name", f"nothing in the message sets {root}, so it is empty", fix,
             replacement=f"${{{same}}}" if same and not path.keys else None,
         )  # fmt: skip
-    corrected = written(*_corrected(*meant, scope))
+    corrected = written(*corrected_path(*meant, scope))
     return finding(
         source, span, "unknown-name", f"nothing in the message sets {root}, so {path} is empty",
         f"write {corrected}", replacement=corrected,
@@ -129,12 +132,8 @@ def _undefined(source: str, read: Read, all_setters: Sequence[Setter]) -> Findin
 def _attribute(path: Path) -> str | None:
     """Return the attribute of Braze that was probably meant by `user.external_id`, `user_id` and the like."""
     plain = [re.sub(r"[\W_]", "", str(part)).lower() for part in (path.root, *path.keys)]
-    if (
-        len(plain) == 1
-        and plain[0] in USER_IDS
-        or len(plain) == 2
-        and plain[0] in _USER_OBJECTS
-        and plain[1] in USER_IDS | {"id"}
+    if (len(plain) == 1 and plain[0] in USER_IDS) or (
+        len(plain) == 2 and plain[0] in _USER_OBJECTS and plain[1] in USER_IDS | {"id"}
     ):
         return "${user_id}"
     if plain == ["deviceid"]:
@@ -162,126 +161,61 @@ def _meant_root(path: Path, scope: Scope, all_setters: Sequence[Setter]) -> tupl
 
 def _missing(source: str, read: Read) -> Finding | None:
     path, scope = read.path, read.scope
-    if (place := _first_missing(path.root, path.keys, scope)) is None:
+    if (place := first_missing(path.root, path.keys, scope)) is None:
         return None
     index, values = place
-    container = written(path.root, path.keys[:index])
-    key = scope.key(path.keys[index])
-    meant = next(_suggestions(path.root, path.keys, index, scope), None)
-    rule, level = "unknown-key", "problem"
+    span, parent = (path.start, path.end), path.keys[index - 1] if index else None
+    meant = next(suggestions(path.root, path.keys, index, scope), None)
+    if meant and parent == "recommendations_by_id" and not _is_returned(values, meant[1][index : index + 1]):
+        return None  # the finding about the id in the tag says so
+    problem = _problem(written(path.root, path.keys[:index]), scope.key(path.keys[index]), values)
+    note = ""
+    if (
+        meant is None
+        and parent in ("properties", "properties_by_name")
+        and _dot_in_name(path.keys[index + 1 :], values)
+    ):
+        meant = path.root, (*path.keys[:index], "_".join(map(str, path.keys[index:])))
+        note = ", because properties has _ for each dot in a name"
+    if meant:
+        corrected = written(*corrected_path(*meant, scope))
+        return finding(
+            source, span, "unknown-key", f"{problem}, so {path} is empty", f"write {corrected}{note}",
+            replacement=corrected,
+        )  # fmt: skip
+    key, listing = scope.key(path.keys[index]), _listing(keys(values))
+    parameter = _PARAMETERS.get(str(parent))
+    if parameter and parameter in scope.requested.get(path.root, ()):
+        fix = f"add {key} to {parameter} in the tag that saves {path.root}, or use one of {listing}"
+        return finding(source, span, "unknown-key", problem, fix)
+    if parent == "member" and listing:
+        problem, fix = f"this user is not in the cohort {key}", f"check the id; this user has {listing}"
+        return finding(source, span, "unknown-id", problem, fix, level="note")
+    if parent in _OPEN:
+        return None
+    fix = f"use one of {listing}" if listing else f"write {written(path.root, path.keys[:index])} without .{key}"
+    return finding(source, span, "unknown-key", problem, fix)
+
+
+def _problem(container: str, key: object, values: Values) -> str:
     match values[0] if values else None:
         case list():
-            problem = f"{container} is a list and has no {key}"
-        case dict():
-            problem = f"{container} has no {key}"
+            return f"{container} is a list and has no {key}"
         case str():
-            problem = f"{container} is text and has no {key}"
-        case _:
-            problem = f"{container} is a single value and has no {key}"
-    fix = f"use one of {_listing(keys(values))}"
-    last = path.keys[index - 1] if index else None
-    if meant:
-        entry = values[0].get(meant[1][index]) if values and last == "recommendations_by_id" else None
-        if isinstance(entry, dict) and not is_returned(entry):
-            return None  # the finding about the id in the tag says so
-        corrected = written(*_corrected(*meant, scope))
-        if written(*meant) != str(path):
-            return finding(
-                source, (path.start, path.end), rule, f"{problem}, so {path} is empty", f"write {corrected}",
-                replacement=corrected,
-            )  # fmt: skip
-    if last in ("properties", "properties_by_name") and "keys" in scope.requested.get(path.root, ()):
-        fix = f"add {key} to keys in the tag that saves {path.root}"
-    elif last == "member" and "cohort_id" in scope.requested.get(path.root, ()):
-        fix = f"add {key} to cohort_id in the tag, or use one of {_listing(keys(values))}"
-    elif last == "recommendations_by_id":
-        fix = f"add {key} to rec_id in the tag, or use one of {_listing(keys(values))}"
-    elif last in ("properties", "properties_by_name") and index + 1 < len(path.keys) and keys(values):
-        # Values of properties have no keys, so the dot is part of the name.
-        inner = "_".join(str(part) for part in path.keys[index:])
-        corrected = written(path.root, (*path.keys[:index], inner))
-        return finding(
-            source, (path.start, path.end), rule, f"{problem}, so {path} is empty",
-            f"write {corrected}, because properties has _ for each dot in a name", replacement=corrected,
-        )  # fmt: skip
-    elif last in _OPEN:
-        if last != "member" or not keys(values):
-            return None
-        rule, level = "unknown-id", "note"
-        problem = f"this user is not in the cohort {key}"
-        fix = f"check the id; the cohorts of {container} are {_listing(keys(values))}"
-    return finding(source, (path.start, path.end), rule, problem, fix, level="note" if level == "note" else "problem")
+            return f"{container} is text and has no {key}"
+        case dict():
+            return f"{container} has no {key}"
+    return f"{container} is a single value and has no {key}"
 
 
-def _first_missing(root: str, path: Keys, scope: Scope) -> tuple[int, Values] | None:
-    """Return the index of the first key that does not exist, and the values before that key."""
-    values = scope.values.get(root)
-    for index, part in enumerate(path):
-        key = scope.key(part)
-        if key is None:
-            return None
-        try:
-            values, before = follow(values, key), values
-        except Missing:
-            return index, values
-        del before
-    return None
+def _dot_in_name(further: Keys, values: Values) -> bool:
+    """Return whether a missing property with `further` keys is a name with dots: the values have no keys."""
+    return bool(further) and further[0] not in ("size", "first", "last") and bool(keys(values))
 
 
-def _corrected(root: str, path: Keys, scope: Scope) -> tuple[str, Keys]:
-    """Return a path with all corrections that the values suggest."""
-    for _ in range(_CORRECTIONS):
-        place = _first_missing(root, path, scope)
-        meant = next(_suggestions(root, path, place[0], scope), None) if place else None
-        if meant is None:
-            break
-        root, path = meant
-    return root, path
-
-
-def _suggestions(root: str, path: Keys, index: int, scope: Scope) -> Iterator[tuple[str, Keys]]:
-    """Yield the paths that were probably meant by `path`, whose key `index` does not exist, the best first."""
-    before, after = path[:index], path[index + 1 :]
-    levels = [scope.values.get(root)]
-    for part in before:
-        levels.append(follow(levels[-1], scope.key(part) or 0))
-    values, key = levels[-1], scope.key(path[index])
-    if isinstance(values[0] if values else None, list):
-        yield from _into_list(root, path, index, values, key)
-    name, here = str(key), keys(values)
-    for count in range(1, len(after) + 1):
-        parts = [name, *map(str, after[:count])]
-        if joined := same_name(".".join(parts), here):
-            yield root, (*before, joined, *after[count:])
-    if before and (joined := same_name(f"{before[-1]}.{name}", keys(levels[-2]))):
-        yield root, (*before[:-1], joined, *after)
-    if same := same_name(name, here):
-        yield root, (*before, same, *after)
-    for find in (same_name, similar):
-        if find is similar and (near := similar(name, here)):
-            yield root, (*before, near, *after)
-        for child in here:
-            if inner := find(name, keys(follow(values, child))):
-                yield root, (*before, child, inner, *after)
-    for level in range(index - 1, -1, -1):
-        if same := same_name(name, keys(levels[level])):
-            yield root, (*before[:level], same, *after)
-    if values and all(isinstance(value, str | int | float) for value in values):
-        yield root, before
-
-
-def _into_list(root: str, path: Keys, index: int, values: Values, key: str | int | None) -> Iterator[tuple[str, Keys]]:
-    before = path[:index]
-    if isinstance(key, str) and re.fullmatch(r"-?\d+", key):
-        yield root, (*before, int(key), *path[index + 1 :])
-    elif key in ("count", "length"):
-        yield root, (*before, "size")
-    else:
-        inner = follow(values, 0)
-        if similar(str(key), keys(inner)):
-            yield root, (*before, 0, *path[index:])
-        elif inner and not keys(inner):
-            yield root, (*before, 0)
+def _is_returned(values: Values, key: Keys) -> bool:
+    entry = values[0].get(key[0]) if key and values and isinstance(values[0], dict) else None
+    return not isinstance(entry, dict) or is_returned(entry)
 
 
 def _prints_nothing(read: Read, empty: Collection[tuple[int, str]]) -> bool:
@@ -294,14 +228,14 @@ def _prints_nothing(read: Read, empty: Collection[tuple[int, str]]) -> bool:
     try:
         values = read.scope.of(read.path)
     except Missing:
-        index, _ = _first_missing(read.path.root, read.path.keys, read.scope) or (0, None)
+        index, _ = first_missing(read.path.root, read.path.keys, read.scope) or (0, None)
         return index > 0 and read.path.keys[index - 1] in _OPEN
     return values is not None and all(value is None or value == "" or value == [] for value in values)
 
 
 def _empty(source: str, read: Read) -> Finding:
     markup = read.markup
-    place = _first_missing(read.path.root, read.path.keys, read.scope)
+    place = first_missing(read.path.root, read.path.keys, read.scope)
     why = ""
     if place and keys(place[1]):
         why = f"; {written(read.path.root, read.path.keys[: place[0]])} has {_listing(keys(place[1]))}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 _WORD = r"[A-Za-z_][\w-]*\??"
 _TOKEN = re.compile(
-    rf"""(?P<quoted>"[^"]*"|'[^']*')|(?P<attribute>(?:\w+\.)?\$\{{[^{{}}]*\}}?)|(?P<number>-?\d+(?:\.\d+)?)"""
+    rf"""(?P<quoted>"[^"]*"|'[^']*')|(?P<attribute>(?:\w+\.)?\$\{{[^{{}}]*\}}?(?:\.[\w-]+)*)|(?P<number>-?\d+(?:\.\d+)?)"""
     rf"""|(?P<name>{_WORD})|(?P<pipe>(?<!\|)\|(?!\|))|(?P<other>\S)"""
 )
 _DOT = re.compile(r"\s*\.\s*(?P<key>[\w-]+\??)")

@@ -9,8 +9,8 @@ from liquid.exceptions import LiquidError
 
 from proxy.liquid import tag_syntax
 from proxy.liquid.lint.ids import Call, id_findings
-from proxy.liquid.lint.place import finding
 from proxy.liquid.lint.names import ids_read, name_findings
+from proxy.liquid.lint.place import finding
 from proxy.liquid.scanner import Markup
 from proxy.liquid.state import Aborted, Run
 from proxy.liquid.types import Answer, Ask, Finding, Request

@@ -168,7 +168,7 @@ def _value(scope: Scope, text: str) -> Values:
     """Return the values of an expression if it is a text or a variable without filters."""
     text = text.strip().removeprefix("{{").removesuffix("}}").strip()
     if literal := _TEXT.match(text):
-        return (literal["text"],)
+        return (literal["text"],) if literal["text"] else None
     read = next(paths(text, 0), None)
     if read is None or (read.start, "|" in text) != (0, False) or text[read.end :].lstrip()[:1] in ("[", ".", "("):
         return None

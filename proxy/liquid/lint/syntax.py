@@ -20,8 +20,10 @@ _ELSIF = frozenset({"elseif", "elif", "elsunless"})
 _CONDITIONS = frozenset({"if", "elsif", "unless"})
 _FILTERLESS = _CONDITIONS | {"case", "when", "for", "tablerow"}
 _QUOTED = re.compile(r"""(["'])(.*?)\1""", re.DOTALL)
+_DOUBLE, _SINGLE = "\u201c\u201d\u201e\u201f", "\u2018\u2019\u201a\u201b"
 _CURLY = re.compile(
-    r"[“”„‟]([^“”„‟\"\n]{0,200})[“”„‟\"]|[‘’‚‛]([^‘’‚‛'\n]{0,200})[‘’‚‛']|\"([^“”\"\n]{0,200})[“”]|[“”„‟‘’‚‛]"
+    rf"""[{_DOUBLE}]([^{_DOUBLE}"\n]{{0,200}})[{_DOUBLE}"]|[{_SINGLE}]([^{_SINGLE}'\n]{{0,200}})[{_SINGLE}']"""
+    rf"""|"([^{_DOUBLE}"\n]{{0,200}})[{_DOUBLE}]|[{_DOUBLE}{_SINGLE}]"""
 )
 _SIGNS = {
     "&&": "and", "||": "or", "&": "and", "=>": ">=", "=<": "<=", "===": "==", "!==": "!=", "=": "==",
@@ -89,7 +91,7 @@ def _or_in_output(source: str, markup: Markup, masked: str) -> Iterator[Finding]
 
 def _tag_name(source: str, markup: Markup, known: Collection[str]) -> Iterator[Finding]:
     name, rest = markup.name, markup.rest
-    if re.match(r"if\b", rest) and name in ("else", "end") or name in _ELSIF:
+    if (re.match(r"if\b", rest) and name in ("else", "end")) or name in _ELSIF:
         start = markup.start + markup.text.index(name, 2)
         end = start + len(name) if name in _ELSIF else rest_start(markup) + 2
         written, meant = source[start:end], "endif" if name == "end" else "elsif"
@@ -111,10 +113,10 @@ def _tag_name(source: str, markup: Markup, known: Collection[str]) -> Iterator[F
                 source, _span(markup), "unknown-tag",
                 f"{{% %}} runs a tag, but {name} is not a tag", f"write {fixed} to print the value", replacement=fixed,
             )  # fmt: skip
-        elif meant := similar(name, sorted(known)):
+        elif near := similar(name, sorted(known)):
             yield finding(
                 source, (start, start + len(name)), "unknown-tag",
-                f"{name} is not a tag of Liquid", f"write {meant}", replacement=meant,
+                f"{name} is not a tag of Liquid", f"write {near}", replacement=near,
             )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ _PARAMETERS: Mapping[str, tuple[str, ...]] = {
         ("userprofile", DROP_IN),
     )
 }
+_QUOTED_URL = re.compile(r"""["'\u201c\u201d\u2018\u2019](.*?)["'\u201c\u201d\u2018\u2019]?\Z""", re.DOTALL)
 _VARIABLES = {
     "recommendations": "recs", "properties": "p", "cohorts": "c", "computations": "c", "propensities": "p",
     "profile": "me", "userprofile": "amplitude",
@@ -121,7 +122,7 @@ def _url(call: _Call, hosts: set[str]) -> Iterator[Finding]:
         yield call.finding(
             "connected_content", "without-url", "the tag has no URL", "write the URL after connected_content"
         )
-    elif quoted := re.match(r"""["'“”‘’](.*?)["'“”‘’]?\Z""", whole, re.DOTALL):
+    elif quoted := _QUOTED_URL.match(whole):
         yield call.finding(
             whole, "quoted-url", "the URL is in quotes, so Braze cannot call it", f"write {_cut(quoted[1])}",
             replacement=quoted[1],
