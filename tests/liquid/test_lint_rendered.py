@@ -101,6 +101,9 @@ MISSPELT = [
     ("unknown-key", C + "{% if c.member.vpi %}x{% endif %}", "c.member.vpi", "c.member.vip"),
     ("unknown-id", tag("cohorts", "c", "&cohort_id=c31,vpi") + "{{ c.is_member }}", "vpi", "vip"),
     ("unknown-id", tag("properties", "p", "&keys=First_Name") + "{{ p.ok }}", "First_Name", "first_name"),
+    ("unknown-id", C + "{% if c.cohort_ids contains 'vpi' %}x{% endif %}", "vpi", "vip"),
+    ("unknown-name", P + "{% if p.properties.first_name == Ava %}x{% endif %}", "Ava", "'Ava'"),
+    ("text-against-boolean", C + "{% if c.is_member == 'true' %}x{% endif %}", "'true'", "true"),
     ("used-before-set", "{{ recs.ok }}" + RECS, "recs.ok", None),
     ("used-before-set", "{% if n %}x{% endif %}{% assign n = 1 %}", "n", None),
     ("out-of-loop", RECS + "{% for item in recs.items %}x{% endfor %}{{ item }}", "item", None),
@@ -177,6 +180,8 @@ def test_rendered__recommendation_similar_to_an_alias__replacement_is_the_alias(
         "{% connected_content https://api.example.com/x :save w %}{{ w.temp }}{% if w.rain %}x{% endif %}",
         "{% increment n %}{{ n }}{% comment %}{{ nothing }}{% endcomment %}{% raw %}{{ nothing }}{% endraw %}",
         "{% if false %}" + RECS + "{{ recs.itmes }}{% endif %}x",
+        "{% for i in (1..3) %}{% if last %}{{ last }}{% endif %}{% assign last = i %}{% endfor %}",
+        C + "{% if c.cohort_ids contains 'gold' or c.is_member == true or c.error == 'true' %}x{% endif %}",
         "{% assign x = '' %}{{ x }}{% assign y = true %}{{ y }}{{ 'a' | append: x }}",
     ],
 )
@@ -222,6 +227,31 @@ def test_abort__reached_if_the_call_fails__finding_at_the_abort(source: str) -> 
 )
 def test_abort__not_reached_if_the_call_fails__no_finding(source: str) -> None:
     assert "abort-against-retry" not in [entry.rule for entry in render(source, User("ava"), ask).findings]
+
+
+UNREADABLE = [
+    ("braces", "Hi {{${user_id}} x", "{{${user_id}}", "{{${user_id}}}"),
+    ("braces", P + "{{ p.properties.first_name }", "{{ p.properties.first_name }", "{{ p.properties.first_name }}"),
+    ("braces", P + "{{ p.ok %}", "{{ p.ok %}", "{{ p.ok }}"),
+    ("braces", P + "{% if p.ok }}x{% endif %}", "{% if p.ok }}", "{% if p.ok %}"),
+    ("braces", P + "{% if p.ok }x{% endif %}", "{% if p.ok }", "{% if p.ok %}"),
+    ("unknown-tag", P + "{% if p.ok %}x{% end if %}", "end if", "endif"),
+    ("unknown-tag", P + "{% if p.ok %}x{% end %}", "{% end %}", "{% endif %}"),
+    ("unknown-tag", P + "{% if p.ok %}x{% elseif p.stale %}y{% endif %}", "elseif", "elsif"),
+    ("tag-in-output", P + "{{ if p.ok }}x{% endif %}", "{{ if p.ok }}", "{% if p.ok %}"),
+    ("unreadable", "a\n{% if x %}b", "{% if x %}", None),
+    ("unreadable", "a\n{% endif %}b", "{% endif %}", None),
+]
+
+
+@pytest.mark.parametrize(("rule", "source", "text", "replacement"), UNREADABLE)
+def test_unreadable_message__one_finding_with_the_fix(
+    rule: str, source: str, text: str, replacement: str | None
+) -> None:
+    rendering = render(source, User("ava"), ask)
+    assert (rendering.outcome, rendering.good) == ("refused", False)
+    (finding,) = problems(rendering)
+    assert (finding.rule, marked(source, finding), finding.replacement) == (rule, text, replacement)
 
 
 def test_foreign_host__no_word_about_credentials_or_routes() -> None:
