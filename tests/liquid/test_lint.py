@@ -198,7 +198,8 @@ CASES = {
     ),
     "unsafe-name": (
         ["{{ p.properties_by_name.gp:email }}", "{{ p.gp:email | upcase }}", "{% if p.gp:plan == 'a' %}{% endif %}",
-         "{{ p.my prop }}", "{{ p.properties.first name | default: 'you' }}", "{% if p.my prop == 1 %}{% endif %}",
+         "{{ p.my prop }}", "{{ c.member.31c }}", "{{ p.properties.first name | default: 'you' }}",
+          "{% if p.my prop == 1 %}{% endif %}",
          "{% assign x = p.my prop | upcase %}", "{{ p.properties.1st }}", "{{ p.größe }}", "{{ p.[Amplitude] City }}",
          "{{ p.properties_by_name['[Amplitude] City'] }}"],
         ["{{ p['gp:email'] }}", "{{ p.email | default: 'a.b:c' | append:p.x }}", "{{ p.plan-type }}",
@@ -273,3 +274,19 @@ def test_markups__unreadable_template__error_has_the_line() -> None:
     with pytest.raises(scanner.Unreadable) as unreadable:
         scanner.markups("a\n{% if x")
     assert unreadable.value.line == 2
+
+
+@pytest.mark.parametrize(
+    ("template", "replacement"),
+    [
+        ("{{ p.properties.gp:email }}", ".email"),
+        ("{{ p.gp:email }}", ".properties.email"),
+        ("{{ p.properties_by_name.gp:email }}", "['gp:email']"),
+        ("{{ p.properties.first name | upcase }}", ".first_name"),
+        ("{{ c.member.31c }}", "['31c']"),
+        ("{{ recs.items.[0] }}", "[0]"),
+    ],
+)
+def test_unsafe_name__replacement_is_a_name_that_liquid_reads(template: str, replacement: str) -> None:
+    (finding,) = findings_of(template, "unsafe-name")
+    assert finding.replacement == replacement

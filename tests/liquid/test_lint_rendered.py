@@ -23,6 +23,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
         "properties_by_name": {"gp:first_name": "Ava", "gp:plan.type": "gold", "team": None},
     },
     "cohorts": {"cohort_ids": ["vip", "c31"], "member": {"vip": True, "c31": True, "gold": False}, "is_member": True},
+    "userprofile": {"userData": {"recommendations": [SHELF], "cohort_ids": ["vip"]}},
     "propensities": {"propensity": None, "propensities_by_id": {"buy": {"value": None}, "leave": {"value": 0.5}}},
 }  # fmt: skip
 
@@ -40,7 +41,7 @@ C = tag("cohorts", "c")
 def ask(request: Request) -> Answer:
     """Answer like the service, without a property or cohort that is not requested."""
     route = request.target.removeprefix("/v1/").partition("?")[0]
-    body = ENVELOPE | ANSWERS[route]
+    body = ANSWERS[route] | (ENVELOPE if route != "userprofile" else {})
     if "keys=" in request.target:
         names = request.target.partition("keys=")[2].split(",")
         body |= {
@@ -104,6 +105,12 @@ MISSPELT = [
     ("unknown-id", C + "{% if c.cohort_ids contains 'vpi' %}x{% endif %}", "vpi", "vip"),
     ("unknown-name", P + "{% if p.properties.first_name == Ava %}x{% endif %}", "Ava", "'Ava'"),
     ("text-against-boolean", C + "{% if c.is_member == 'true' %}x{% endif %}", "'true'", "true"),
+    ("unknown-key", RECS + "{{ recs.items.fist }}", "recs.items.fist", "recs.items.first"),
+    ("unknown-key", tag("userprofile", "u") + "{{ u.cohort_ids[0] }}", "u.cohort_ids[0]", "u.userData.cohort_ids[0]"),
+    ("unknown-key", tag("userprofile", "u") + "{{ u.items[0] }}", "u.items[0]",
+     "u.userData.recommendations[0].items[0]"),
+    ("whole-object", RECS + "{% for item in recs %}{{ item | first }}{% endfor %}", "recs", "recs.items"),
+    ("whole-object", P + "{{ p.properties }}", "p.properties", None),
     ("used-before-set", "{{ recs.ok }}" + RECS, "recs.ok", None),
     ("used-before-set", "{% if n %}x{% endif %}{% assign n = 1 %}", "n", None),
     ("out-of-loop", RECS + "{% for item in recs.items %}x{% endfor %}{{ item }}", "item", None),
@@ -112,7 +119,7 @@ MISSPELT = [
      "{{- p.properties.town | upcase | default: '…' -}}"),
     ("empty", P + "{% assign t = p.properties.team %}{{ t }}", "{{ t }}", "{{ t | default: '…' }}"),
 ]  # fmt: skip
-RULES = {rule for rule, *_ in MISSPELT} | {"abort-against-retry"}
+RULES = {rule for rule, *_ in MISSPELT} | {"abort-against-retry", "whole-list"}
 
 
 @pytest.mark.parametrize(("rule", "source", "text", "replacement"), MISSPELT)
@@ -160,6 +167,21 @@ def test_rendered__id_that_the_user_does_not_have__note_lists_those_of_the_user(
     (note,) = [finding for finding in rendering.findings if finding.rule == "unknown-id"]
     for word in words:
         assert word in f"{note.problem}; {note.fix}"
+
+
+def test_rendered__list_in_an_output__note_has_the_filter() -> None:
+    rendering = render(RECS + "{{ recs.items }}", User("ava"), ask)
+    (note,) = [finding for finding in rendering.findings if finding.rule == "whole-list"]
+    assert (note.level, note.replacement) == ("note", "recs.items | join: ', '")
+
+
+def test_rendered__unknown_user__finding_names_the_level() -> None:
+    def unknown(request: Request) -> Answer:
+        body = {"ok": True, "found": False, "properties": {}, "properties_by_name": {}}
+        return Answer(200, {}, json.dumps(body), 1.0)
+
+    (finding,) = problems(render(P + "{{ p.first_name }}", User("stranger"), unknown))
+    assert finding.replacement == "p.properties.first_name"
 
 
 def test_rendered__recommendation_similar_to_an_alias__replacement_is_the_alias() -> None:

@@ -18,6 +18,10 @@ _NUMBER_AS_TEXT = re.compile(
     r"""(?:\.computations[.\[]|\.propensity\b)[^\s=!]{0,200}\s*(?:==|!=)\s*["']-?(?:0|[1-9]\d*)(?:\.\d+)?["']"""
 )
 _QUOTED_NUMBER = re.compile(r"""(["'])(-?\d+(?:\.\d+)?)\1""")
+_EXACT_NAMES = frozenset(
+    {"properties_by_name", "computations_by_name", "member"} | {"recommendations_by_id", "propensities_by_id"}
+)
+"""Objects whose keys are written as in Amplitude."""
 _INDEX = re.compile(r"\[\s*-?\d+\s*\]")
 _RANGE = re.compile(r"\(\s*[\w.-]{1,100}?\s*\.\.\s*[\w.-]{1,100}?\s*\)")
 
@@ -84,7 +88,7 @@ def name_findings(source: str, markup: Markup) -> Iterator[Finding]:
                 (start, start + 1 + len(match[1].rstrip())),
                 "unsafe-name",
                 f"Liquid cannot read .{match[1].strip()[:80]} after a dot and prints nothing",
-                f"write {fixed}, as in the answer of the service",
+                f"write {fixed}",
                 replacement=fixed,
             )
     for match in _BRACKETED.finditer(markup.rest):
@@ -103,7 +107,7 @@ def _fixed(before: str, name: str) -> str:
     if literal := _INDEX.match(name):
         return literal[0]
     container = re.search(r"[\w-]*\Z", before)
-    if container and container[0] == "properties_by_name":
+    if container and container[0] in _EXACT_NAMES:
         return f"['{name}']"
     only_variable = not before[: container.start() if container else 0].rstrip().endswith((".", "]"))
     safe = safe_names([name])[name]

@@ -51,7 +51,12 @@ def name_findings(
     for read in reads(pieces, tags):
         if read.path.root in known or read.path.root in BRAZE_OBJECTS or read.markup.start in broken:
             continue
-        problem = _undefined(source, read, all_setters, loops) or _missing(source, read) or _compared(source, read)
+        problem = (
+            _undefined(source, read, all_setters, loops)
+            or _missing(source, read)
+            or _compared(source, read)
+            or _whole(source, read)
+        )
         if problem:
             reported.add(read.markup.start)
             yield problem
@@ -164,6 +169,35 @@ def _compared(source: str, read: Read) -> Finding | None:
         return finding(
             source, (start + 1, end - 1), "unknown-id", f"{read.path} has no {literal}", f"write {meant}",
             replacement=meant,
+        )  # fmt: skip
+    return None
+
+
+def _whole(source: str, read: Read) -> Finding | None:
+    """Return the finding about an object or a list that is used as a whole."""
+    path, markup = read.path, read.markup
+    try:
+        values = read.scope.of(path)
+    except Missing:
+        return None
+    span, listing = (path.start, path.end), _listing(keys(values))
+    if markup.name in ("for", "tablerow") and not path.keys and "items" in keys(values):
+        return finding(
+            source, span, "whole-object", f"{path} is an object, so the loop goes over its keys",
+            f"write {path}.items", replacement=f"{path}.items",
+        )  # fmt: skip
+    if markup.kind != "output" or markup.rest != source[path.start : path.end] or not values:
+        return None
+    if isinstance(values[0], dict):
+        return finding(
+            source, span, "whole-object", f"{path} is an object, so Liquid prints all its keys and values",
+            f"write {path} with one of its keys: {listing}",
+        )  # fmt: skip
+    if isinstance(values[0], list) and len(values[0]) > 1:
+        fixed = f"{path} | join: ', '"
+        return finding(
+            source, span, "whole-list", f"{path} is a list, so Liquid prints its entries without a separator",
+            f"write {{{{ {fixed} }}}}", level="note", replacement=fixed,
         )  # fmt: skip
     return None
 
@@ -288,5 +322,6 @@ def _empty(source: str, read: Read) -> Finding:
 
 
 def _listing(names: Sequence[str]) -> str:
+    names = [name for name in names if not name.startswith("__")]
     shown = ", ".join(name[:80] for name in names[:_LISTED])
     return f"{shown} …" if len(names) > _LISTED else shown
