@@ -326,6 +326,13 @@ class Finding(TypedDict):
     ]
 
 
+class UnknownValue(TypedDict):
+    """A value that only Braze knows."""
+
+    name: Annotated[str, about("The name as in the message, such as `custom_attribute.${plan}`.")]
+    line: int
+
+
 class Rendering(TypedDict):
     outcome: Annotated[
         Literal["sent", "aborted", "retried", "refused"],
@@ -346,3 +353,7 @@ class Rendering(TypedDict):
     reason: Annotated[str, about("Empty if `good` is true.")]
     tags: list[TagCall]
     findings: list[Finding]
+    unknown_values: Annotated[
+        list[UnknownValue],
+        about("The values in the message that only Braze knows. `values` of the request can have test values."),
+    ]

@@ -72,3 +72,9 @@ class Message(TypedDict):
     template: Annotated[str, about("The message as written in Braze.")]
     user_id: NotRequired[Annotated[str, about("The id of the user. If blank or absent, the user is anonymous.")]]
     device_id: NotRequired[str]
+    values: NotRequired[
+        Annotated[
+            dict[str, Any],
+            about("Test values for what only Braze knows, by the name in the message: `custom_attribute.${plan}`."),
+        ]
+    ]

@@ -19,6 +19,7 @@ def report(rendering: Rendering) -> dict[str, Any]:
         "reason": rendering.reason,
         "tags": list(rendering.tags),
         "findings": [asdict(finding) for finding in rendering.findings],
+        "unknown_values": [{"name": name, "line": line} for name, line in rendering.unknown_values],
     }
 
 

@@ -36,6 +36,7 @@ RENDERED: Rendering = {
         }
     ],
     "findings": [],
+    "unknown_values": [],
 }
 
 

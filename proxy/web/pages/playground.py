@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from flask import Blueprint, Response, current_app, g, request
 
 from proxy.api.errors import BadRequest, Forbidden, UnsupportedMediaType
+from proxy.liquid.braze_objects import is_value_name
 from proxy.liquid.render_process import OTHERS_RENDER, Renderer, refused
 from proxy.liquid.types import User
 from proxy.profile.json import read_json
@@ -18,9 +20,10 @@ from proxy.web.pages.wsgi_client import asker
 from proxy.web.request_body import read_body
 from proxy.web.services import services
 
-MAX_BODY_BYTES = 128 * 1024
-_BODIES = WeightedSemaphore(4 * 1024 * 1024, wait_seconds=1)
-"""Limit on bodies that are being read: 32 of the maximum size. Without it, 4,000 slow clients would take 500 MiB."""
+MAX_BODY_BYTES = 512 * 1024
+"""An e-mail of 256 KB with test values."""
+_BODIES = WeightedSemaphore(8 * 1024 * 1024, wait_seconds=1)
+"""Limit on bodies that are being read: 16 of the maximum size. Without it, 4,000 slow clients would take 2 GiB."""
 RENDERER = Renderer()
 """The renderer for all requests of this process."""
 _NEEDS_PROFILE_API = re.compile("recommendations|computations|propensities")
@@ -50,7 +53,7 @@ def render() -> Response:
     caller = {name: ",".join(request.headers.getlist(name)) for name in _CALLER_HEADERS if name in request.headers}
     ask = asker(current_app.wsgi_app, {**caller, "X-Request-ID": g.request_id}, request.remote_addr or "")
     aliases = services().aliases.by_kind()
-    return uncached(RENDERER.render(message["template"], user, ask, aliases) + b"\n")
+    return uncached(RENDERER.render(message["template"], user, ask, message.get("values"), aliases) + b"\n")
 
 
 @cache
@@ -79,7 +82,7 @@ def _require_same_origin() -> None:
         raise UnsupportedMediaType("the content type is not supported; send application/json")
 
 
-def _message() -> dict[str, str]:
+def _message() -> dict[str, Any]:
     try:
         message = read_json(read_body(request, MAX_BODY_BYTES))
     except ValueError:
@@ -93,4 +96,19 @@ def _message() -> dict[str, str]:
     for name in ("user_id", "device_id"):
         if not isinstance(message.get(name, ""), str):
             raise BadRequest(f"{name} must be a string; put it in quotes", code="invalid_parameter", parameter=name)
+    _require_value_names(message.get("values", {}))
     return message
+
+
+def _require_value_names(values: Any) -> None:
+    problem = ""
+    if not isinstance(values, dict):
+        problem = "must be an object"
+    elif invalid := [name for name in values if not is_value_name(name)]:
+        problem = f"has the invalid name {invalid[0][:80]}"
+    if problem:
+        raise BadRequest(
+            f"values {problem}; write each name as in the message, such as custom_attribute.${{plan}}",
+            code="invalid_parameter",
+            parameter="values",
+        )
