@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -59,7 +59,7 @@ def preview(
     TEMPLATE is a file with the message, or - for stdin.
 
     Problems, and the request and answer of each tag, go to stderr. Exits with status 1 if Braze would not send
-    the message now.
+    the message now, and if the message is empty, contains a Liquid error, or has a call that failed.
 
     Without --url and --demo, the command starts a temporary service with the settings of the environment. Only
     AMPLITUDE_SECRET_KEY is required. With AMPLITUDE_PROFILE_API=off, the temporary service has only the data in Redis
@@ -72,14 +72,15 @@ def preview(
     try:
         source = template.read()
         # The child process loads Liquid while the service is created.
-        with Child() as child, _service(demo, url, credentials) as ask:
-            report = json.loads(child.render(source, User(user_id.strip(), device_id.strip()), ask, values=values))
+        with Child() as child, _service(demo, url, credentials) as (ask, aliases):
+            user = User(user_id.strip(), device_id.strip())
+            report = json.loads(child.render(source, user, ask, aliases=aliases, values=values))
     except UnicodeDecodeError:
         raise click.ClickException(f"{template.name} is not UTF-8; save the file as UTF-8") from None
     click.echo(report["message"], nl=not report["message"].endswith("\n"))
     for line in lines(report):
         click.echo(line, err=True)
-    if report["outcome"] != "sent":
+    if not report["good"]:
         click.secho(f"{report['outcome']}: {report['reason']}", bold=True, err=True)
         sys.exit(1)
 
@@ -110,12 +111,17 @@ def _values(test_values: tuple[str, ...], file: TextIO | None) -> dict[str, Any]
 
 
 @contextmanager
-def _service(demo: bool, url: str | None, credentials: str) -> Iterator[Ask]:
+def _service(demo: bool, url: str | None, credentials: str) -> Iterator[tuple[Ask, Mapping[str, list[str]]]]:
     if url:
-        yield require_access(running_service(url, credentials))
+        yield require_access(running_service(url, credentials)), {}
     elif demo:
         with Sandbox() as emulated:
             settings = {"AMPLITUDE_BASE_URL": emulated.url, "AMPLITUDE_SECRET_KEY": emulated.secret_key}
-            yield own_service(settings)[1]
+            yield _own(settings)
     else:
-        yield own_service(os.environ)[1]
+        yield _own(os.environ)
+
+
+def _own(environ: Mapping[str, str]) -> tuple[Ask, Mapping[str, list[str]]]:
+    services, ask = own_service(environ)
+    return ask, services.aliases.by_kind()

@@ -10,6 +10,7 @@ from typing import Any, TextIO, cast
 
 from liquid import BoundTemplate, Environment, Mode, RenderContext, Token
 from liquid.ast import BlockNode, Node
+from liquid.builtin.output import OutputNode
 from liquid.exceptions import LiquidError, LiquidInterrupt, ResourceLimitError, StopRender
 from liquid.output import LimitedStringIO
 from liquid.tag import Tag
@@ -19,6 +20,7 @@ from proxy.liquid import braze_filters, limits
 from proxy.liquid.braze_objects import variables
 from proxy.liquid.braze_tags import braze_tags
 from proxy.liquid.expressions import NotLiquidError, UnusualSyntaxError
+from proxy.liquid.lint.values import similar
 from proxy.liquid.ruby import RubyError, looked_up
 from proxy.liquid.ruby_tags import TAGS
 from proxy.liquid.standard_filters import STANDARD
@@ -114,7 +116,9 @@ class BrazeContext(RenderContext):
                     run.line,
                     "unknown-filter",
                     f"the preview does not know the filter {name} and leaves the value unchanged",
-                    "check the spelling; if the filter is Braze's own, test the message in Braze",
+                    f"write {meant}"
+                    if (meant := similar(name, self.env.filters))
+                    else "check the spelling; if the filter is Braze's own, test the message in Braze",
                 )
             )
         function = super().filter(name, token)
@@ -155,7 +159,10 @@ class _Guarded(Node):
         self.run.check_time()
         self.run.line = self.line
         try:
-            return self.node.render(context, buffer)
+            written = self.node.render(context, buffer)
+            if not written and isinstance(self.node, OutputNode):
+                self.run.empty_outputs.add((self.line, self.node.token.value))
+            return written
         except ResourceLimitError as limit:
             limit.token = limit.token or self.token
             raise

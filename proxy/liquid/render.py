@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from liquid.exceptions import LiquidError, LiquidInterrupt, ResourceLimitError, StopRender
@@ -13,13 +13,18 @@ from liquid.output import LimitedStringIO
 from proxy.liquid.braze_objects import value_names
 from proxy.liquid.environment import BrazeContext, BrazeEnvironment
 from proxy.liquid.limits import MAX_FINDINGS, MAX_OUTPUT, MAX_SOURCE
-from proxy.liquid.lint.tags import findings
+from proxy.liquid.lint.delimiters import delimiter_findings, opening_span
+from proxy.liquid.lint.merge import merged
+from proxy.liquid.lint.message import findings
+from proxy.liquid.lint.place import finding
+from proxy.liquid.lint.rendered import rendered_findings
 from proxy.liquid.ruby import encodable
-from proxy.liquid.scanner import HTML_COMMENT, TooLarge, Unreadable, line_at, markups, rewritten
+from proxy.liquid.scanner import HTML_COMMENT, Markup, TooLarge, Unreadable, line_at, markups, rewritten
 from proxy.liquid.state import Aborted, Run
-from proxy.liquid.types import OUR_LIMIT, SECONDS, Ask, Finding, Rendering, User
+from proxy.liquid.types import NO_ALIASES, OUR_LIMIT, SECONDS, Ask, Finding, Rendering, User
 
 _LIQUID = re.compile(r"\{[{%]")
+_REFUSED = "fix this line; Braze refuses the whole message"
 
 
 def render(
@@ -27,16 +32,20 @@ def render(
     user: User,
     ask: Ask,
     *,
+    aliases: Mapping[str, Sequence[str]] = NO_ALIASES,
     values: Mapping[str, Any] | None = None,
     seconds: float = SECONDS,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Rendering:
     """Return the message that Braze would send to `user`, with the findings. `ask` answers each tag.
 
-    `values`: test values for what only Braze knows, by name (`proxy.liquid.braze_objects`).
+    `aliases`: the operator's short names by kind, for findings about unknown ids. `values`: test values for what only
+    Braze knows, by name (`proxy.liquid.braze_objects`).
     """
     run = Run(user, ask, values or {}, seconds, monotonic)
+    environment = BrazeEnvironment(run)
     source = encodable(source)
+    pieces: list[Markup] = []
     try:
         if len(source) > MAX_SOURCE:
             raise TooLarge(1, f"the message is longer than {MAX_SOURCE:,} characters; preview a part of the message")
@@ -46,30 +55,66 @@ def render(
         for piece in pieces:
             if piece.name == HTML_COMMENT and _LIQUID.search(piece.text):
                 run.note(_in_html_comment(piece.line))
-        # Stops at the limit of findings.
-        all(map(run.note, findings(pieces)))
-        message = _message(rewritten(source, pieces), run)
     except TooLarge as large:
-        return _rendering(run, "refused", reason=f"line {large.line}: {large.problem}; {OUR_LIMIT}")
+        return _rendering(run, source, pieces, "refused", reason=f"line {large.line}: {large.problem}; {OUR_LIMIT}")
     except Unreadable as unreadable:
-        run.note(
-            Finding(unreadable.line, "unreadable", unreadable.problem, "fix this line; Braze refuses the whole message")
-        )
-        return _rendering(run, "refused", reason=f"line {unreadable.line}: {unreadable.problem}")
+        pieces = unreadable.pieces
+        _note(run, findings(source, pieces, environment.tags) if pieces else delimiter_findings(source[:MAX_SOURCE]))
+        span = opening_span(source, unreadable.line)
+        _note(run, [finding(source, span, "unreadable", unreadable.problem, _REFUSED)])
+        outcome = {"outcome": "refused", "reason": f"line {unreadable.line}: {unreadable.problem}"}
+        return _rendering(run, source, pieces, **outcome)
+    _note(run, findings(source, pieces, environment.tags))
+    plain = rewritten(source, pieces)
+    outcome = _outcome(environment, plain, run)
+
+    def render_again(run: Run) -> str:
+        return _message(BrazeEnvironment(run), plain)
+
+    _note(run, rendered_findings(source, pieces, run, environment.globals, aliases, render_again, ask))
+    return _rendering(run, source, pieces, **outcome)
+
+
+def _note(run: Run, findings: Iterable[Finding]) -> None:
+    for entry in findings:
+        if not run.note(entry) or not run.in_time():
+            break
+
+
+def _outcome(environment: BrazeEnvironment, plain: str, run: Run) -> dict[str, Any]:
+    try:
+        message = _message(environment, plain)
+    except Unreadable as unreadable:  # in a Content Block
+        run.note(Finding(unreadable.line, "unreadable", unreadable.problem, _REFUSED))
+        return {"outcome": "refused", "reason": f"line {unreadable.line}: {unreadable.problem}"}
     except Aborted as aborted:
-        return _rendering(run, "aborted", reason=aborted.reason)
+        return {"outcome": "aborted", "reason": aborted.reason}
     except RecursionError:
-        reason = "an expression is nested too deeply; simplify the expression"
-        return _rendering(run, "refused", reason=reason)
+        return {"outcome": "refused", "reason": "an expression is nested too deeply; simplify the expression"}
     except LiquidError as error:
-        return _rendering(run, "refused", reason=_reason(error))
+        reason = _reason(error)
+        if not isinstance(error, ResourceLimitError):
+            problem = reason.partition(": ")[2] if reason.startswith("line ") else reason
+            run.note(Finding(run.line_of(error.token), "unreadable", problem, _REFUSED))
+        return {"outcome": "refused", "reason": reason}
     if run.retried is not None:
-        return _rendering(run, "retried", message=message, reason=run.retried)
-    return _rendering(run, "sent", message=message)
+        return {"outcome": "retried", "message": message, "reason": run.retried}
+    return {"outcome": "sent", "message": message, "reason": _doubt(message, run)}
 
 
-def _message(plain: str, run: Run) -> str:
-    environment = BrazeEnvironment(run)
+def _doubt(message: str, run: Run) -> str:
+    """Return why a message that Braze would send needs attention, or an empty text."""
+    if not message.strip():
+        return "the message is empty; add a text for users without data"
+    if "Liquid error" in message:
+        return "the message contains “Liquid error”; fix the problems below"
+    for tag in run.tags:
+        if (tag["status"] or 0) >= 400:
+            return f"the call on line {tag['line']} failed with status {tag['status']}; fix its tag"
+    return ""
+
+
+def _message(environment: BrazeEnvironment, plain: str) -> str:
     template = environment.from_string(plain)
     context = BrazeContext(template, globals=environment.globals)
     buffer = LimitedStringIO(MAX_OUTPUT, newline="")
@@ -81,9 +126,11 @@ def _message(plain: str, run: Run) -> str:
     return buffer.getvalue()
 
 
-def _rendering(run: Run, outcome: Any, *, message: str = "", reason: str = "") -> Rendering:
-    ordered = sorted(run.findings, key=lambda finding: finding.line)
-    if len(ordered) >= MAX_FINDINGS:
+def _rendering(
+    run: Run, source: str, pieces: Sequence[Markup], outcome: Any, message: str = "", reason: str = ""
+) -> Rendering:
+    ordered = merged(run.findings, source, pieces)
+    if len(run.findings) >= MAX_FINDINGS:
         problem = f"the preview shows only the first {MAX_FINDINGS:,} findings"
         ordered.append(Finding(ordered[-1].line, "more-findings", problem, "fix these findings first", level="note"))
     unknown = tuple(run.unknown_values.items())

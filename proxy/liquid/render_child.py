@@ -45,7 +45,14 @@ def main() -> None:
     message = json.loads(incoming.get())
     user = User(message["user_id"], message["device_id"])
     try:
-        rendering = render(message["template"], user, ask, values=message["values"], seconds=message["seconds"])
+        rendering = render(
+            message["template"],
+            user,
+            ask,
+            aliases=message["aliases"],
+            values=message["values"],
+            seconds=message["seconds"],
+        )
         body = write_json(report(rendering))
     except MemoryError:
         body = write_json(report(Rendering("refused", reason=f"rendering takes too much memory; {OUR_LIMIT}")))

@@ -3,7 +3,7 @@
 A thread would block the process, because a thread holds the interpreter's lock. Each child renders one message, so
 no rendering can affect another. Parent and child exchange lines of JSON over two pipes:
 
-- the parent sends `{"template": …, "user_id": …, "device_id": …, "values": …, "seconds": …}`;
+- the parent sends `{"template": …, "user_id": …, "device_id": …, "aliases": …, "values": …, "seconds": …}`;
 - for each Connected Content call the child sends `ask {"method": …, "target": …, "headers": …, "body": …,
   "content_type": …}`, and the parent answers `{"status": …, "headers": …, "body": …, "milliseconds": …}`;
 - last, the child sends `report` and the report as JSON, which the parent passes on unparsed.
@@ -18,13 +18,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, cast
 
 from proxy.liquid.report import report
-from proxy.liquid.types import OUR_LIMIT, SECONDS, Ask, Rendering, Request, User
+from proxy.liquid.types import NO_ALIASES, OUR_LIMIT, SECONDS, Ask, Rendering, Request, User
 from proxy.profile.json import write_json
 
 AT_ONCE = 2
@@ -76,24 +76,24 @@ class Child:
         user: User,
         ask: Ask,
         *,
+        aliases: Mapping[str, Sequence[str]] = NO_ALIASES,
         values: Mapping[str, Any] | None = None,
         seconds: float = SECONDS,
         grace_seconds: float = _GRACE_SECONDS,
     ) -> bytes:
         """Render `template` for `user` and return the report as JSON. `ask` answers each call, in this thread.
 
-        `values`: test values for what only Braze knows, by name (`proxy.liquid.braze_objects`).
-        A child ends itself after `seconds` and is killed `grace_seconds` later. The report names such failures.
-        Errors of `ask` are raised.
+        `aliases`: the operator's short names by kind. `values`: test values for what only Braze knows, by name
+        (`proxy.liquid.braze_objects`). A child ends itself after `seconds` and is killed `grace_seconds` later. The
+        report names such failures. Errors of `ask` are raised.
         """
         began = time.monotonic()
         limit = threading.Timer(seconds + grace_seconds, self.process.kill)
         limit.daemon = True
         limit.start()
         try:
-            kind, data = self._exchange(
-                {"template": template, **asdict(user), "values": values or {}, "seconds": seconds}
-            )
+            message = {"template": template, **asdict(user), "aliases": aliases, "values": values or {}}
+            kind, data = self._exchange({**message, "seconds": seconds})
             while kind == b"ask":
                 kind, data = self._exchange(asdict(ask(Request(**json.loads(data)))))
             return data
@@ -131,10 +131,18 @@ class Renderer:
         self._lock = threading.Lock()
         self._spare: tuple[Child, threading.Timer] | None = None  # with the timer that ends it
 
-    def render(self, template: str, user: User, ask: Ask, values: Mapping[str, Any] | None = None) -> bytes:
+    def render(
+        self,
+        template: str,
+        user: User,
+        ask: Ask,
+        values: Mapping[str, Any] | None = None,
+        aliases: Mapping[str, Sequence[str]] = NO_ALIASES,
+    ) -> bytes:
         """Render `template` for `user` and return the report as JSON. `ask` answers each call, in this thread.
 
-        `values`: test values for what only Braze knows, by name (`proxy.liquid.braze_objects`).
+        `values`: test values for what only Braze knows, by name (`proxy.liquid.braze_objects`). `aliases`: the
+        operator's short names by kind.
         """
         if not self._places.acquire(blocking=False):
             return refused(OTHERS_RENDER)
@@ -144,7 +152,7 @@ class Renderer:
             except OSError:
                 return refused("the server cannot start a process now; try again in a moment")
             with child:
-                rendered = child.render(template, user, ask, values=values)
+                rendered = child.render(template, user, ask, aliases=aliases, values=values)
             with contextlib.suppress(OSError):  # the next message starts a child itself
                 self._keep_ready()
             return rendered

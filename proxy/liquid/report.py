@@ -14,6 +14,7 @@ def report(rendering: Rendering) -> dict[str, Any]:
     """Return a rendering as the JSON of the playground."""
     return {
         "outcome": rendering.outcome,
+        "good": rendering.good,
         "message": rendering.message,
         "reason": rendering.reason,
         "tags": list(rendering.tags),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -46,12 +46,13 @@ _MAX_BRACKETS = 500
 
 
 class Unreadable(Exception):
-    """Liquid rejects the template. `line` counts from 1."""
+    """Liquid rejects the template. `line` counts from 1. `pieces`: the Liquid, if only a block is not closed."""
 
-    def __init__(self, line: int, problem: str) -> None:
+    def __init__(self, line: int, problem: str, pieces: Iterable[Markup] = ()) -> None:
         super().__init__(problem)
         self.line = line
         self.problem = problem
+        self.pieces = list(pieces)
 
 
 class TooLarge(Unreadable):
@@ -159,7 +160,7 @@ def _end_of_block(source: str, name: str, at: int) -> int:
     return 0 if depth else at
 
 
-def _require_closed_blocks(pieces: Iterable[Markup]) -> None:
+def _require_closed_blocks(pieces: Collection[Markup]) -> None:
     open_blocks: list[Markup] = []
     for markup in pieces:
         if markup.name in _BLOCKS:
@@ -168,7 +169,8 @@ def _require_closed_blocks(pieces: Iterable[Markup]) -> None:
             open_blocks.pop()
     if open_blocks:
         name = open_blocks[-1].name
-        raise Unreadable(open_blocks[-1].line, f"{{% {name} %}} is never closed; add {{% end{name} %}}")
+        problem = f"{{% {name} %}} is never closed; add {{% end{name} %}}"
+        raise Unreadable(open_blocks[-1].line, problem, pieces)
 
 
 def _require_closed_outputs(tag: str, line: int) -> None:

@@ -81,7 +81,7 @@ class _ConnectedContentNode(Node):
         answer = run.ask(_request(name, url, tag, body, content_type, headers)) if name else None
         run.check_time()
         if name is None:
-            run.note(tag_syntax.other_url_finding(line))
+            run.note(Finding(line, "elsewhere", *tag_syntax.other_url(url), level="note"))
         content: Any = _content(self._rerendered(answer.body, context)) if answer else None
         value = content
         if answer is None or not 200 <= answer.status < 300:

@@ -127,10 +127,24 @@ def test_preview__file_in_another_encoding__error_names_utf_8(tmp_path: Path) ->
     assert "UTF-8" in ended.stderr
 
 
+def test_preview__empty_message__exits_with_1_and_the_reason() -> None:
+    ended = preview("-", "--demo", stdin=" \n")
+    assert (ended.returncode, ended.stdout) == (1, " \n")
+    assert "sent: the message is empty" in ended.stderr
+
+
 def test_preview__message_with_problems__prints_line_and_fix() -> None:
-    message = "{% connected_content http://h/v1/properties?user_id={{${user_id}}} :save p %}\n{{ p.gp:email }}"
+    message = "{% connected_content http://h/v1/properties?user_id={{${user_id}}} :save p %}\n{{ p.gp:email }}."
     ended = preview("-", "--user", "ava", "--demo", stdin=message)
     assert ended.returncode == 0
     assert "line 1: http:// sends" in ended.stderr
     assert "fix: write {{${user_id} | url_param_escape}}" in ended.stderr
     assert "line 2: Liquid cannot read .gp:email" in ended.stderr
+
+
+def test_preview__misspelt_alias__names_the_alias(sandbox: Sandbox) -> None:
+    settings = {"AMPLITUDE_BASE_URL": sandbox.url, "AMPLITUDE_SECRET_KEY": sandbox.secret_key}
+    message = RECS.read_text("utf-8").replace("rec_id=homepage", "rec_id=bestselers")
+    ended = preview("-", "--user", "ava", stdin=message, **settings, ALIASES="recommendations.bestsellers=homepage")
+    assert ended.returncode == 0
+    assert "line 1: this user has no recommendation bestselers\n    fix: write bestsellers\n" in ended.stderr

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
 from proxy.liquid import scanner
-from proxy.liquid.lint import tags
+from proxy.liquid.lint.message import findings
 from proxy.liquid.types import Finding
 from tests.conftest import ROOT
+from tests.liquid import test_lint_rendered
 
 ID = "{{${user_id} | url_param_escape}}"
 RECS = f"https://h/v1/recommendations?user_id={ID}&rec_id=a"
@@ -21,7 +25,7 @@ def tag(text: str) -> str:
 
 
 def findings_of(template: str, rule: str) -> list[Finding]:
-    return [entry for entry in tags.findings(scanner.markups(template)) if entry.rule == rule]
+    return [entry for entry in findings(template, scanner.markups(template)) if entry.rule == rule]
 
 
 CASES = {
@@ -44,14 +48,89 @@ CASES = {
     "unsaved": ([tag(RECS), tag(f"{RECS} :basic_auth us")], [tag(f"{RECS} :save recs")]),
     "insecure": ([tag("http://h/v1/cohorts :save c")], [tag("https://h/v1/cohorts?from=http://x :save c")]),
     "elsewhere": (
-        [
-            tag("https://h/v2/cohorts :save c"),
-            tag("https://h/v1/cohort?user_id=1 :save c"),
-            tag("https://h/ :save c"),
-            tag(":save c"),
-        ],
+        [tag("https://h/v2/forecast :save c"), tag("https://h/v1/weather?q=1 :save c"), tag("https://h/ :save c")],
         [tag("https://h/v1/cohorts/ :save c"), tag("https://{{ host }}/v1/userprofile?user_id={{ x }} :save c"),
          tag("https://h/v1/{{ route }}?user_id=1 :save c"), tag("{{ url }} :save c")],
+    ),
+    "unknown-route": (
+        [tag("https://h/v1/cohort?user_id=1 :save c"), tag("https://your-host/v1/recs :save c"),
+         tag("https://your-host/cohorts :save c"), tag("https://h/v2/x :save x") + tag("https://h/v1/cohorts :save c")],
+        [tag("https://h/v1/cohort?q=1 :save c"), tag("https://h/v1/cohorts?user_id=1 :save c")],
+    ),
+    "without-url": ([tag(":save c"), tag("")], [tag("https://h/v1/cohorts :save c")]),
+    "without-question-mark": (
+        [tag("https://h/v1/cohorts&user_id=1 :save c"), tag(f"https://h/v1/cohorts/&user_id={ID} :save c")],
+        [tag("https://h/v1/cohorts?a=1&b=2 :save c"), tag("https://h/v1/cohorts?a={{ x }}&b=2 :save c")],
+    ),
+    "save-name": (
+        [tag("https://h/v1/cohorts :save = c"), tag("https://h/v1/cohorts :save 'c'"), tag("https://h/x :save a b")],
+        [tag("https://h/v1/cohorts :save my_c-1"), tag("https://h/v1/cohorts :save {{ x }}")],
+    ),
+    "filter-signs": (
+        ["{{ x | default 'a' }}", "{{ x default: 'a' }}", "{% assign y = x | append 'a' %}", "{{ x | truncate 5 }}"],
+        ["{{ x | default: 'a' | upcase }}", "{{ x | append: default }}", "{{ 'a default: b' }}",
+         "{{ x | date: '%d' }}"],
+    ),
+    "without-scheme": (
+        [tag("h/v1/cohorts?user_id=1 :save c"), tag("//h/v1/cohorts :save c")],
+        [tag("{{ url }} :save c"), tag("HTTPS://h/v1/cohorts :save c")],
+    ),
+    "quoted-url": (
+        [tag("'https://h/v1/cohorts' :save c"), tag('"https://h/v1/cohorts?user_id={{ x }}" :save c'),
+         tag("\u201chttps://h/v1/cohorts\u201d :save c")],
+        [tag("https://h/v1/cohorts?x='a' :save c")],
+    ),
+    "space-in-url": (
+        [tag(f"{RECS} &rec_type=model :save r"), tag("https://h/v1/cohorts? user_id=1 :save c"),
+         tag("https://h/v1/recommendations?user_id=1&rec_id=home page :save r")],
+        [tag(f"{RECS}\n  :save r"), tag("https://h/v1/cohorts?user_id={{ x | append: ' a' }} :save c"),
+         tag("https://h/v1/cohorts?user_id=1 save c")],
+    ),
+    "password-in-tag": (
+        [tag(f"{RECS} :basic_auth us:password :save r")],
+        [tag(f"{RECS} :basic_auth us :save r"), tag("https://h/x :headers {\"a\": \"b:c\"} :save r")],
+    ),
+    "braces": (
+        ["{{${user_id}} x {{ y }}", "{{ ${user_id }} x {{ y }}", "{{${user_id | upcase}} {{ y }}", "{ p.x }} y",
+         "{{${user_id | upcase}}}", "Hi {user_id}", "{{ $user_id }}", "{{{user_id}}}", "Hi {$first_name}",
+          "Hi ${first_name}",
+          tag("https://h/v1/cohorts?user_id={user_id} :save c"),
+         tag("https://h/v1/cohorts?user_id=${user_id} :save c"), "{{ x } y {{ z }}"],
+        ["{{${user_id}}}", "{{ ${user_id} }}", "{{${user_id} | upcase}}", "{{custom_attribute.${a b}}}",
+         "p{color:red}}",
+         '{"a": {"b": 1}}', "{% if ${user_id} == 'a' %}{% endif %}", "costs ${5} {a}", "{{x}}", "a {{- x -}} b",
+         "{% raw %}{user_id}{{ x }{% endraw %}", tag("https://h/x?q=a%20b&c={{${city}}} :save w"),
+          "{{ a }} {% b %} 100%"],
+    ),
+    "curly-quotes": (
+        ["{% if x == \u201ca\u201d %}{% endif %}", "{{ x | default: \u2018a\u2019 }}",
+         "{{ x | default: \u201da\u201d }}"],
+        ["{{ x | default: 'don\u2019t' }}", "\u201ctext\u201d", '{{ x | default: "\u201ca\u201d" }}'],
+    ),
+    "operator": (
+        ["{% if a && b %}{% endif %}", "{% if a || b %}{% endif %}", "{% if a => 1 %}{% endif %}",
+         "{% if a =< 1 %}{% endif %}", "{% if a = 'b' %}{% endif %}", "{% if a is 'b' %}{% endif %}",
+          "{% assign a == b %}", "{% if a === 'b' %}{% endif %}",
+         "{% if a !== 'b' %}{% endif %}", "{% unless not a %}{% endunless %}", "{% if !a %}{% endif %}",
+         "{% if a AND b %}{% endif %}", "{{ a || 'b' }}", "{% if a %}{% elsif b = 1 %}{% endif %}"],
+        ["{% if a == 'x && y = z' and b != 1 or c <> 2 %}{% endif %}", "{% if a <= 1 and b >= 2 %}{% endif %}",
+         "{% assign a = b %}", "{{ a | default: '||' }}", "{% if notes %}{% endif %}",
+          "{% if a.not == 1 %}{% endif %}"],
+    ),
+    "filter-in-tag": (
+        ["{% if a | default: 0 > 3 %}{% endif %}", "{% for i in a | split: ',' %}{% endfor %}",
+         "{% case a | downcase %}{% when 'b' %}{% endcase %}", "{% if b %}{% elsif a | size > 1 %}{% endif %}"],
+        ["{% if a == '|' %}{% endif %}", "{% assign a = b | downcase %}", "{% for i in a limit: 3 %}{% endfor %}"],
+    ),
+    "tag-in-output": (
+        ["{{ if a }}", "{{ endif }}", "{{ else }}", "{{ assign a = b }}", "{{ elseif a }}"],
+        ["{{ a }}", "{{ if.a }}", "{{ case | upcase }}", "{{ assigned }}"],
+    ),
+    "unknown-tag": (
+        ["{% elseif a %}", "{% if a %}{% else if b %}{% endif %}", "{% iff a %}", "{% end if %}",
+         "{% set a = 1 %}", "{% asign a = b %}",
+         "{% p.properties.first_name %}"],
+        ["{% if a %}{% elsif b %}{% else %}{% endif %}", "{% unknown_tag_of_braze x %}", "{% # comment %}"],
     ),
     "without-credentials": (
         [tag(f"{RECS} :save r"), tag(f"{RECS} :no_cache :save r")],
@@ -70,7 +149,7 @@ CASES = {
          tag('https://h/v1/cohorts :content_type a/json :body {"on_error":"retry"} :method post :retry :save c')],
     ),
     "unknown-option": (
-        [tag(f"{RECS} :saved recs"), tag(f"{RECS} :method put :save r"), tag(f"{RECS} & more :save r")],
+        [tag(f"{RECS} :saved recs"), tag(f"{RECS} :method put :save r"), tag(f"{RECS} :no_cache more :save r")],
         [tag(f'{RECS} :headers {{"X-A": "b :c", "d": "e"}} :method GET :content_type a/b :no_cache :save r')],
     ),
     "unknown-parameter": (
@@ -99,6 +178,11 @@ CASES = {
          tag("https://h/v1/userprofile?user_id=1&get_cohort_ids=true :save u"),
          tag("https://h/v1/properties?keys=rec_id :save p")],
     ),
+    "misspelt-attribute": (
+        ["{{${external_id}}}", "{{${frist_name}}}", "{{${email}}}", "{{ custom_attributes.${team} }}"],
+        ["{{${user_id}}} {{most_recently_used_device.${id}}}", "${frist_name} in text", "{{${first_name}}}",
+         "{% if custom_attribute.${team} == 'a' %}{% endif %}", "{% raw %}{{${x}}}{% endraw %}"],
+    ),
     "cut-body": (
         [tag('https://h/v1/cohorts :method post :body {"user_id": "a"} :save c'),
          tag("https://h/v1/cohorts :method post :body a=1& b=2 :save c")],
@@ -119,25 +203,14 @@ CASES = {
     ),
     "unsafe-name": (
         ["{{ p.properties_by_name.gp:email }}", "{{ p.gp:email | upcase }}", "{% if p.gp:plan == 'a' %}{% endif %}",
-         "{{ p.my prop }}", "{{ p.properties.first name | default: 'you' }}", "{% if p.my prop == 1 %}{% endif %}",
+         "{{ p.my prop }}", "{{ c.member.31c }}", "{{ p.properties.first name | default: 'you' }}",
+          "{% if p.my prop == 1 %}{% endif %}",
          "{% assign x = p.my prop | upcase %}", "{{ p.properties.1st }}", "{{ p.größe }}", "{{ p.[Amplitude] City }}",
          "{{ p.properties_by_name['[Amplitude] City'] }}"],
         ["{{ p['gp:email'] }}", "{{ p.email | default: 'a.b:c' | append:p.x }}", "{{ p.plan-type }}",
          "{% if p.a and p.b or p.c contains 'x' %}{% endif %}", "{% for i in p.items limit:2 offset: 1 %}{% endfor %}",
          "{{ p['my prop'] }}", "{{ p.items[0] }}", "{{ p.a == 1.5 }}", "{{ p[key].name }}", "{{ x | plus: 1.5 }}",
          "{% assign key = '[Amplitude] City' %}{{ p.properties_by_name[key] }}", "{{ p._1st_order }}"],
-    ),
-    "abort-against-retry": (
-        [tag(f"{RECS}&on_error=retry :retry :save r") + f"{{% unless r.ok %}}{ABORT}{{% endunless %}}",
-         tag(f"{RECS} :retry :save r") + f"{{% if r.ok %}}x{{% else %}}{ABORT}{{% endif %}}",
-         tag(f"{RECS}&on_error=retry :save r") + f"{{% if r.personalized == false %}}{ABORT}{{% endif %}}",
-         tag(f"{RECS} :retry :save r") + f"{{% if r == nil or r.ok %}}{ABORT}{{% endif %}}"],
-        [tag(f"{RECS} :save r") + f"{{% unless r.ok %}}{ABORT}{{% endunless %}}",
-         tag(f"{RECS}&on_error=retry :retry :save r") + "{% unless r.ok %}nothing{% endunless %}",
-         tag(f"{RECS} :retry :save r") + f"{{% if other.ok %}}{ABORT}{{% endif %}}",
-         tag(f"{RECS} :retry :save r")
-         + f"{{% if r.ok %}}{{% unless r.personalized %}}{ABORT}{{% endunless %}}{{% endif %}}",
-         tag(f"{RECS} :retry :save r") + f"{{% if r.ok %}}x{{% endif %}}{{% if z %}}{ABORT}{{% endif %}}"],
     ),
 }  # fmt: skip
 
@@ -166,16 +239,28 @@ def test_unknown_parameter__similar_name__fix_names_the_parameter() -> None:
 
 
 def test_lint__every_rule__has_cases() -> None:
-    modules = ("lint/tags", "lint/expressions", "lint/aborts", "tag_syntax")
-    texts = "".join((ROOT / "proxy" / "liquid" / f"{module}.py").read_text(encoding="utf-8") for module in modules)
-    rules = set(re.findall(r'line,\s+"([a-z-]+)"', texts))
-    assert rules == set(CASES)
+    assert rules_of(ROOT.glob("proxy/liquid/lint/*.py")) == {*CASES, *test_lint_rendered.RULES}
+
+
+def rules_of(files: Iterable[Path]) -> set[str]:
+    """Return the rules of all findings that the source files create."""
+    calls = (
+        node for file in files for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, ast.Call)
+    )
+    names = (
+        argument.value
+        for call in calls
+        if ast.unparse(call.func).lower().endswith("finding")
+        for argument in call.args[1:3]
+        if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
+    )
+    return {name for name in names if re.fullmatch("[a-z]+(-[a-z]+)*", name)}
 
 
 def test_lint__comments_and_raw_blocks__no_finding() -> None:
     for name in ("comment", "raw"):
         template = f"{{% {name} %}}{tag('http://x')}{{{{ p.gp:email }}}}{{% end{name} %}}"
-        assert not list(tags.findings(scanner.markups(template)))
+        assert not list(findings(template, scanner.markups(template)))
 
 
 def test_lint__several_findings__lines_of_the_template() -> None:
@@ -184,7 +269,7 @@ def test_lint__several_findings__lines_of_the_template() -> None:
         + tag("http://h/v1/cohorts\n:basic_auth us :save c")
         + "\n{{ p.gp:y }}"
     )
-    assert sorted((entry.line, entry.rule) for entry in tags.findings(scanner.markups(template))) == [
+    assert sorted((entry.line, entry.rule) for entry in findings(template, scanner.markups(template))) == [
         (5, "unsafe-name"), (6, "insecure"), (8, "unsafe-name"),
     ]  # fmt: skip
     assert [markup.line for markup in scanner.markups(template)] == [2, 5, 6, 8]
@@ -194,3 +279,36 @@ def test_markups__unreadable_template__error_has_the_line() -> None:
     with pytest.raises(scanner.Unreadable) as unreadable:
         scanner.markups("a\n{% if x")
     assert unreadable.value.line == 2
+
+
+@pytest.mark.parametrize(
+    ("template", "replacement"),
+    [
+        ("{{ p.properties.gp:email }}", ".email"),
+        ("{{ p.gp:email }}", ".properties.email"),
+        ("{{ p.properties_by_name.gp:email }}", "['gp:email']"),
+        ("{{ p.properties.first name | upcase }}", ".first_name"),
+        ("{{ c.member.31c }}", "['31c']"),
+        ("{{ recs.items.[0] }}", "[0]"),
+    ],
+)
+def test_unsafe_name__replacement_is_a_name_that_liquid_reads(template: str, replacement: str) -> None:
+    (finding,) = findings_of(template, "unsafe-name")
+    assert finding.replacement == replacement
+
+
+@pytest.mark.parametrize(
+    ("template", "rule", "column", "length", "replacement"),
+    [
+        (tag("https://keys.h/v1/properties?user_id=1&key=a :save p"), "unknown-parameter", 61, 3, "keys"),
+        (tag(f"{RECS} :no_cache a :save r"), "unknown-option", 112, 1, None),
+        ("é{% if a && b %}{% endif %}", "operator", 10, 2, "and"),
+        ("a\r\n\n  {{ if x }}{% endif %}", "tag-in-output", 3, 10, "{% if x %}"),
+        (tag("https://h/v1/cohorts?user_id=1 :basic_auth us"), "unsaved", 68, 2, ":save c %}"),
+    ],
+)
+def test_lint__position__column_and_length_count_characters(
+    template: str, rule: str, column: int, length: int, replacement: str | None
+) -> None:
+    (finding,) = findings_of(template, rule)
+    assert (finding.column, finding.length, finding.replacement) == (column, length, replacement)

@@ -1,16 +1,18 @@
-"""Finds problems in a message without rendering."""
+"""Finds problems in Connected Content tags without rendering."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from proxy.api.drop_in import DROP_IN
 from proxy.api.parse import parameters_of
 from proxy.liquid import tag_syntax
-from proxy.liquid.lint.aborts import aborts_against_retry
-from proxy.liquid.lint.expressions import condition_findings, name_findings
+from proxy.liquid.lint.attributes import USER_IDS
+from proxy.liquid.lint.place import finding
+from proxy.liquid.lint.tag_call import Call, host_of, without_outputs
+from proxy.liquid.lint.urls import url_findings
+from proxy.liquid.lint.values import similar
 from proxy.liquid.scanner import OUTPUT, Markup
 from proxy.liquid.types import Finding
 from proxy.profile.parts import SECTIONS
@@ -24,149 +26,214 @@ _PARAMETERS: Mapping[str, tuple[str, ...]] = {
         ("userprofile", DROP_IN),
     )
 }
+_CURLY = re.compile("[\u2018-\u201f]")
+_VARIABLES = {
+    "recommendations": "recs", "properties": "p", "cohorts": "c", "computations": "c", "propensities": "p",
+    "profile": "me", "userprofile": "amplitude",
+}  # fmt: skip
+"""Names for the answer of each route, as in the documentation."""
 _QUOTED_CHARACTERS = 80
 """Maximum length of a quotation in a finding."""
-_MIN_SIMILARITY = 0.65
-"""Similarity by difflib: `key` is similar to `keys`; `cb` is similar to no parameter."""
 
 
-def findings(pieces: Sequence[Markup]) -> Iterator[Finding]:
-    """Yield the problems and notes of a template that consists of `pieces`."""
+def tag_findings(source: str, pieces: Sequence[Markup], unset: Iterable[str]) -> Iterator[Finding]:
+    """Yield the findings about the tags. `unset`: the variables that the message reads and no tag sets."""
+    unset = list(unset)
+    uses_default = bool(re.search(r"\{[{%][^{}]{0,300}\bconnected[.\s|}\[]", source))
+    hosts = {host_of(tag_syntax.parse(markup.rest).url) for markup in pieces if _is_route(markup)}
+    with_credentials = frozenset(
+        host_of(tag.url)
+        for tag in (tag_syntax.parse(markup.rest) for markup in pieces if _is_route(markup))
+        if tag.options.keys() & {"basic_auth", "auth_credentials"}
+    )
     for markup in pieces:
-        if markup.kind == "verbatim":
+        if markup.kind == "verbatim" or markup.name != "connected_content":
             continue
-        if markup.name == "connected_content":
-            tag = tag_syntax.parse(markup.rest)
-            for rule in (_unescaped, _cut_body, _call, _half_retry, _unknown_parameters, _unknown_options, _exposure):
-                yield from rule(markup.line, tag)
-        elif markup.name != "abort_message":
-            yield from condition_findings(markup)
-            yield from name_findings(markup)
-    yield from aborts_against_retry(pieces)
+        tag = tag_syntax.parse(markup.rest)
+        variable = (
+            unset[0] if len(unset) == 1 else _VARIABLES.get(tag_syntax.route(tag.url.partition("?")[0]) or "", "answer")
+        )
+        call = Call(source, markup, tag, variable, with_credentials)
+        problems = list(url_findings(call, hosts))
+        yield from problems
+        if not call.foreign:
+            rules = (_unescaped, _cut_body, _transport, _half_retry, _unknown_parameters, _exposure)
+            for rule in rules if call.ours or call.has_credentials else (_unescaped, _cut_body, _exposure):
+                yield from rule(call)
+        yield from _save(call, uses_default=uses_default)
+        yield from _options(call, space=any(entry.rule == "space-in-url" for entry in problems))
 
 
-def _unescaped(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
-    query = tag_syntax.query(tag.url)
-    form = tag.body if tag.content_type == tag_syntax.FORM else ""
+def _is_route(markup: Markup) -> bool:
+    if markup.kind == "verbatim" or markup.name != "connected_content":
+        return False
+    return tag_syntax.route(without_outputs(tag_syntax.parse(markup.rest).url.partition("?")[0])) is not None
+
+
+def _unescaped(call: Call) -> Iterator[Finding]:
+    query = call.tag.url.partition("?")[2]
+    form = call.tag.body if call.tag.content_type == tag_syntax.FORM else ""
     for text in (query, form):
         for output in OUTPUT.finditer(text):
             if output["closed"] and not _ESCAPED.search(output[0]):
                 expression = output[0][2:-2].strip()
-                yield Finding(
-                    line,
+                if re.sub(r"[\W_]", "", expression).lower() in {"userid", *USER_IDS} and "$" not in expression:
+                    continue  # the finding about the missing ${ } comes first
+                fixed = f"{{{{{expression} | url_param_escape}}}}"
+                yield call.finding(
+                    output[0],
                     "unescaped",
                     f"{{{{{expression}}}}} is not escaped, so a value with + or & becomes a different value",
-                    f"write {{{{{expression} | url_param_escape}}}}",
+                    f"write {fixed}",
+                    replacement=fixed,
                 )
 
 
-def _cut_body(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
-    if tag.remainder:
-        yield Finding(
-            line,
+def _cut_body(call: Call) -> Iterator[Finding]:
+    if call.tag.remainder:
+        yield call.finding(
+            ":body",
             "cut-body",
-            f"the body ends at its first space, so Braze sends only {tag.body[:_QUOTED_CHARACTERS]}",
+            f"the body ends at its first space, so Braze sends only {call.tag.body[:_QUOTED_CHARACTERS]}",
             "remove the spaces, or write {% capture body %}…{% endcapture %} before the tag and :body {{body}}",
         )
 
 
-def _call(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
-    if not tag.options.get("save"):
-        yield Finding(
-            line,
-            "unsaved",
-            "the tag has no :save, so Braze saves JSON in the variable connected, and prints any other answer",
-            "add :save and a variable name",
-        )
+def _transport(call: Call) -> Iterator[Finding]:
+    tag = call.tag
     if tag.url.lower().startswith("http://"):
-        yield Finding(
-            line,
+        yield call.finding(
+            tag.url[:7],
             "insecure",
             "http:// sends the user id and the credentials without encryption",
             "write https://",
+            replacement="https://",
         )
-    url = _without_outputs(tag.path)
-    # A path with an output is known only after rendering.
-    if tag_syntax.route(url) is None and "{}" not in re.sub(r"\A\w*:?//[^/]*", "", url):
-        yield tag_syntax.other_url_finding(line)
-    if not tag.options.keys() & {"basic_auth", "auth_credentials", "headers"}:
-        yield Finding(
-            line,
+    if not call.has_credentials and call.ours:
+        yield call.finding(
+            "connected_content",
             "without-credentials",
             "the tag has no credentials, so Braze gets status 401; the preview uses your credentials",
             "add :basic_auth and the name of the credentials in Braze",
         )
+    name, colon, _ = tag.options.get("basic_auth", "").partition(":")
+    if colon and "{{" not in name and " " not in tag.options["basic_auth"]:
+        yield call.finding(
+            tag.options["basic_auth"],
+            "password-in-tag",
+            ":basic_auth takes the name of credentials that are stored in Braze, not a name and a password",
+            f"store both in Braze under Settings > Connected Content > Credentials, and write :basic_auth {name} "
+            "with the name of these credentials",
+            replacement=name,
+        )
     if tag.method == "POST" and "cache_max_age" in tag.options:
-        yield Finding(
-            line,
+        option = f":cache_max_age {tag.options['cache_max_age']}".strip()
+        yield call.finding(
+            option,
             "cached-post",
             "a POST with :cache_max_age shows one user's content to another, because Braze caches by URL alone",
             "remove :cache_max_age, or use GET",
+            replacement="",
         )
 
 
-def _half_retry(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
-    on_error = tag.parameters.get("on_error") == "retry"
-    if tag.retries and not on_error:
-        yield Finding(
-            line,
+def _save(call: Call, *, uses_default: bool) -> Iterator[Finding]:
+    if not call.tag.options.get("save") and not uses_default:
+        closing = "-%}" if call.markup.text.endswith("-%}") else "%}"
+        at = call.markup.start + len(call.markup.text) - len(closing)
+        fixed = f":save {call.variable}"
+        blank = " " * (not call.source[at - 1].isspace())
+        yield finding(
+            call.source,
+            (at, at + len(closing)),
+            "unsaved",
+            "the tag has no :save, so Braze saves JSON in the variable connected, and prints any other answer",
+            f"add {fixed} at the end of the tag",
+            replacement=f"{blank}{fixed} {closing}",
+        )
+
+
+def _half_retry(call: Call) -> Iterator[Finding]:
+    on_error = call.tag.parameters.get("on_error") == "retry"
+    if call.tag.retries and not on_error:
+        yield call.finding(
+            ":retry",
             "half-retry",
             "without on_error=retry, :retry has no effect on missing data, because the status is 200",
             "add on_error=retry to the parameters, or remove :retry",
         )
-    if on_error and not tag.retries:
-        yield Finding(
-            line,
+    if on_error and not call.tag.retries:
+        yield call.finding(
+            "on_error",
             "half-retry",
             "on_error=retry without :retry makes Braze send the message with empty data",
             "add :retry to the tag, or remove on_error=retry",
         )
 
 
-def _unknown_parameters(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
+def _unknown_parameters(call: Call) -> Iterator[Finding]:
     # The text of an output is known only after rendering, and may contain an &.
-    url, body = (_without_outputs(text) for text in (tag.url, tag.body))
+    url, body = (without_outputs(text) for text in (call.tag.url, call.tag.body))
     route = tag_syntax.route(url)
     known = _PARAMETERS.get(route or "", ())
-    for name in tag_syntax.parameters(url, body if tag.method == "POST" else ""):
+    for name in tag_syntax.parameters(url, body if call.tag.method == "POST" else ""):
         if not known or name in known or "{}" in name:
             continue
-        similar = get_close_matches(name.lower(), known, 1, _MIN_SIMILARITY)
-        yield Finding(
-            line,
+        meant = similar(name, known)
+        yield call.finding(
+            name,
             "unknown-parameter",
             f"{name[:_QUOTED_CHARACTERS]} is not a parameter of /v1/{route} and is ignored",
-            f"rename the parameter to {similar[0]}"
-            if similar
-            else f"remove the parameter, or use one of {', '.join(known)}",
-            level="problem" if similar else "note",
+            f"rename the parameter to {meant}" if meant else f"remove the parameter, or use one of {', '.join(known)}",
+            level="problem" if meant else "note",
+            replacement=meant,
         )
 
 
-def _unknown_options(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
-    if tag.unknown:
+def _options(call: Call, *, space: bool) -> Iterator[Finding]:
+    tag = call.tag
+    save = tag.options.get("save", "")
+    if save and not re.fullmatch(r"[A-Za-z_][\w-]*", save) and "{{" not in save and not _CURLY.search(save):
+        name = re.search(r"[A-Za-z_][\w-]*", save)
+        fixed = name[0] if name else call.variable
+        yield call.finding(
+            save, "save-name", f"{save} is not the name of a variable", f"write :save {fixed}", replacement=fixed
+        )
+    masked = OUTPUT.sub(lambda output: "x" * len(output[0]), call.markup.text)
+    for match in re.finditer(r"\s(:(?P<name>[a-z_]+)[:=])(?=\s)", masked):
+        if match["name"] in tag_syntax.OPTIONS:
+            yield call.finding(
+                match[1], "unknown-option", f"{match[1]} is not an option of the tag", f"write :{match['name']}",
+                replacement=f":{match['name']}",
+            )  # fmt: skip
+    if tag.unknown and not space:
         words = " ".join(tag.unknown)[:_QUOTED_CHARACTERS]
+        first = tag.unknown[0]
+        meant = similar(first.strip(":="), tag_syntax.OPTIONS)
         known = ", ".join(f":{name}" for name in sorted(tag_syntax.OPTIONS))
-        yield Finding(line, "unknown-option", f"{words} is not an option of the tag", f"use one of {known}")
+        yield call.finding(
+            first,
+            "unknown-option",
+            f"{words} is not an option of the tag",
+            f"write :{meant}" if meant else f"use one of {known}",
+            replacement=f":{meant}" if meant else None,
+        )
     if tag.method not in ("GET", "POST"):
-        yield Finding(
-            line,
+        yield call.finding(
+            tag.options["method"],
             "unknown-option",
             "Braze supports only the methods GET and POST",
             "write :method post, or remove :method",
+            replacement="post",
         )
 
 
-def _exposure(line: int, tag: tag_syntax.Tag) -> Iterator[Finding]:
-    if tag_syntax.logs_exposure(tag_syntax.route(tag.path), tag.parameters):
-        yield Finding(
-            line,
+def _exposure(call: Call) -> Iterator[Finding]:
+    if tag_syntax.logs_exposure(tag_syntax.route(call.tag.url.partition("?")[0]), call.tag.parameters):
+        yield call.finding(
+            "connected_content",
             "exposure",
             "each recommendation that is fetched logs an exposure in Amplitude for this user, even in the preview",
             "request only recommendations that the message shows, and preview with your own user",
             level="note",
         )
-
-
-def _without_outputs(text: str) -> str:
-    return OUTPUT.sub(lambda output: "{}" if output["closed"] else output[0], text)

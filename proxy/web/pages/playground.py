@@ -52,7 +52,8 @@ def render() -> Response:
     user = User(message.get("user_id", "").strip(), message.get("device_id", "").strip())
     caller = {name: ",".join(request.headers.getlist(name)) for name in _CALLER_HEADERS if name in request.headers}
     ask = asker(current_app.wsgi_app, {**caller, "X-Request-ID": g.request_id}, request.remote_addr or "")
-    return uncached(RENDERER.render(message["template"], user, ask, message.get("values")) + b"\n")
+    aliases = services().aliases.by_kind()
+    return uncached(RENDERER.render(message["template"], user, ask, message.get("values"), aliases) + b"\n")
 
 
 @cache

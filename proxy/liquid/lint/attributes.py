@@ -1,0 +1,116 @@
+"""Finds misspelt attributes of Braze, such as `${frist_name}`, and attributes outside of `{{ }}`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from proxy.liquid.braze_objects import DOCUMENTED
+from proxy.liquid.lint.place import finding
+from proxy.liquid.lint.values import similar
+from proxy.liquid.scanner import OUTPUT, Markup, attributes
+from proxy.liquid.types import Finding
+
+NAMES = tuple(sorted(DOCUMENTED[""]))
+"""The names that Braze documents for `${…}` without a prefix."""
+USER_IDS = frozenset({"userid", "externalid", "externaluserid", "customerid"})
+"""Names that authors write for the user id, without signs."""
+_NAMES = "|".join(sorted((*NAMES, "external_id", "email"), key=len, reverse=True))
+_BARE = re.compile(
+    rf"(?<!\{{)\{{?\$\{{\s{{0,9}}(?P<name>{_NAMES})\s{{0,9}}\}}\}}?|(?<![{{$])\{{\$?\s{{0,9}}(?P<bare>{_NAMES})\s{{0,9}}\}}(?!\}})"
+)
+BRAZE_OBJECTS = frozenset(
+    {"event_properties", "canvas_entry_properties", "api_trigger_properties", "context", "content_blocks", "campaign"}
+    | {
+        "canvas",
+        "canvas_step",
+        "custom_attribute",
+        "subscribed_state",
+        "app",
+        "card",
+        "message",
+        "language",
+        "dispatch",
+    }
+    | {"most_recently_used_device", "targeted_device", "message_extras", "shopping_cart", "forloop", "tablerowloop"}
+    | {
+        "sms",
+        "whats_app",
+        "preference_center",
+        "translation",
+        "time_zone",
+        "nested_custom_attribute",
+        "promotion",
+        "product_recommendation",
+        "trigger_properties",
+    }
+)
+"""Variables that Braze sets."""
+_ODD_OUTPUT = re.compile(
+    rf"\{{\{{\s{{0,9}}(?:\$|\{{\$?|\$?\()\s{{0,9}}(?P<name>{_NAMES})\s{{0,9}}[)}}]?\s{{0,9}}\}}\}}\}}?"
+)
+_KNOWN = frozenset({("", "user_id"), ("most_recently_used_device", "id"), ("targeted_device", "id")})
+
+
+def attribute_findings(source: str, markup: Markup) -> Iterator[Finding]:
+    """Yield a finding for each misspelt attribute in a piece of Liquid."""
+    at = 0
+    for prefix, name in attributes(markup.text):
+        written = re.compile(rf"\$\{{\s*{re.escape(name)}\s*\}}").search(markup.text, at)
+        start, end = written.span() if written else (0, len(markup.text))
+        at = end
+        if (prefix, name) in _KNOWN:
+            continue
+        span = markup.start + start, markup.start + end
+        meant = None if prefix else _meant(name)
+        if meant:
+            yield finding(
+                source, span, "misspelt-attribute", f"${{{name}}} is not an attribute of Braze, so it is empty",
+                f"write ${{{meant}}}", replacement=f"${{{meant}}}",
+            )  # fmt: skip
+            continue
+        attribute = f"{prefix}." * bool(prefix) + f"${{{name}}}"
+        if prefix and prefix not in BRAZE_OBJECTS and (meant := similar(prefix, sorted(BRAZE_OBJECTS))):
+            begin = markup.start + markup.text.rfind(prefix, 0, start)
+            yield finding(
+                source, (begin, begin + len(prefix)), "misspelt-attribute",
+                f"{attribute} is empty, because Braze has no {prefix}", f"write {meant}", replacement=meant,
+            )  # fmt: skip
+
+
+def bare_attribute_findings(source: str, pieces: Sequence[Markup]) -> Iterator[Finding]:
+    """Yield a finding for each attribute, such as `{user_id}`, outside of `{{ }}`."""
+    for match in _ODD_OUTPUT.finditer(source):
+        fixed = f"{{{{${{{_meant(match['name']) or match['name']}}}}}}}"
+        yield finding(
+            source, match.span(), "braces", f"{match[0]} is not an attribute of Braze", f"write {fixed}",
+            replacement=fixed,
+        )  # fmt: skip
+    at = 0
+    for markup in pieces:
+        yield from _bare(source, source[at : markup.start], at, "")
+        at = markup.start + len(markup.text)
+        if markup.name == "connected_content" and markup.kind == "tag":
+            masked = OUTPUT.sub(lambda output: " " * len(output[0]), markup.text)
+            yield from _bare(source, masked, markup.start, " | url_param_escape")
+    yield from _bare(source, source[at:], at, "")
+
+
+def _bare(source: str, text: str, start: int, filters: str) -> Iterator[Finding]:
+    for match in _BARE.finditer(text):
+        name_written = match["name"] or match["bare"]
+        name = _meant(name_written) or name_written
+        fixed = f"{{{{${{{name}}}{filters}}}}}"
+        yield finding(
+            source, (start + match.start(), start + match.end()), "braces",
+            f"{match[0]} is text, so Braze does not replace it", f"write {fixed}", replacement=fixed,
+        )  # fmt: skip
+
+
+def _meant(name: str) -> str | None:
+    """Return the attribute that was probably meant; None for a name that Braze knows or that is like none."""
+    if name in NAMES:
+        return None
+    if re.sub(r"[\W_]", "", name).lower() in USER_IDS:
+        return "user_id"
+    return similar(name, NAMES) or next((known for known in NAMES if name and known.startswith(f"{name}_")), None)
