@@ -263,9 +263,16 @@ def _write(run: _Run) -> bool:
     state_users = 0 if run.start_over else state.count()
     counts = plan(
         run.staging,
+    membership = None if selection.membership is None else selection.attribute(selection.membership)
+    if membership is not None and result.unreadable and not mode.allow_removals:
+        notes.append(
+            f"{membership}: not set to false, because a user of a skipped line may still be in the cohort; correct the "
+            "lines, or add --allow-removals"
+        )
+        membership = None
         state,
         computed=[selection.attribute(name) for name in result.computed],
-        membership=None if selection.membership is None else selection.attribute(selection.membership),
+        membership=membership,
         at=result.at,
         everything=mode.everything,
         start_over=run.start_over,

@@ -82,8 +82,9 @@ def plan(
 ) -> ChangeCounts:
     """Add the changes of all staged users to the staging, and return their counts.
 
-    `computed`: the attributes of computed values. `membership`: the attribute of the cohort. `at`: the time of the
-    download. `start_over`: ignore the values in the state.
+    `computed`: the attributes of computed values. `membership`: the attribute of a cohort that was read completely;
+    None if a user outside of the staging may be a member. `at`: the time of the download. `start_over`: ignore the
+    values in the state.
     """
     planner = ChangePlanner(state.digest, everything=everything)
 

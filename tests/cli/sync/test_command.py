@@ -143,6 +143,23 @@ def test_sync__membership__false_for_who_left_and_true_after_coming_back(world: 
     ]
 
 
+@pytest.mark.parametrize(
+    "row", [b"user-1,gold,extra", b"user-1,g\xfcld", b" user-1,gold"], ids=["cells", "encoding", "user id"]
+)
+def test_sync__membership_and_unreadable_row__nobody_has_left(world: World, row: bytes) -> None:
+    options = ("--cohort", "c31", "--properties", "plan", "--membership", "vip")
+    world.cohort("user_id,plan", ["user-1,gold", "user-2,gold", "user-3,gold"])
+    world.sync(*options)
+    world.sent()
+    world.files["c31"] = b"\n".join([b"user_id,plan", row, b"user-2,silver", b""])
+    ended = world.sync(*options)
+    assert ended.returncode == 1
+    assert "vip: not set to false, because a user of a skipped line may still be in the cohort" in ended.stdout
+    assert world.sent() == [{"external_id": "user-2", "plan": "silver"}]
+    assert world.sync(*options, "--allow-removals").returncode == 1
+    assert world.sent() == [{"external_id": "user-1", "vip": False}, {"external_id": "user-3", "vip": False}]
+
+
 def test_sync__cohort_without_rows__nothing_is_sent_unless_allowed(world: World) -> None:
     options = ("--cohort", "c31", "--membership", "vip")
     world.cohort("user_id", ["user-1"])
