@@ -299,6 +299,52 @@ def test_sync__object_errors__other_users_are_sent_and_the_failed_user_is_retrie
     assert world.failures.read_text() == ""
 
 
+def test_sync__failures_file_of_another_use__unchanged(world: World, tmp_path: Path) -> None:
+    world.cohort("user_id,plan", ["user-1,gold"])
+    options = ("--cohort", "c31", "--properties", "plan", "--failures")
+    users = tmp_path / "users"
+    users.write_text("ava\n")
+    ended = world.sync(str(users), "--properties", "loyalty_points", "--failures", str(users))
+    assert (ended.returncode, "is an input or the state of this run" in ended.stderr) == (1, True)
+    assert users.read_text() == "ava\n"
+    ended = world.sync(*options, str(world.state))
+    assert (ended.returncode, "is an input or the state of this run" in ended.stderr) == (1, True)
+    assert world.sync(*options, str(world.failures)).returncode == 0
+    world.failures.write_text("of the run in progress\n")
+    with closing(SqliteState(world.state)):
+        assert world.sync(*options, str(world.failures)).returncode == 1
+    assert world.failures.read_text() == "of the run in progress\n"
+
+
+def test_sync__failures_file_is_a_pipe__mode_is_unchanged(world: World) -> None:
+    world.cohort("user_id,plan", ["user-1,gold"])
+    world.braze.faults.set(Fault("object-errors"))
+    os.mkfifo(world.failures, 0o666)
+    mode = world.failures.stat().st_mode
+    reader = os.open(world.failures, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        world.sync("--cohort", "c31", "--properties", "plan", "--failures", str(world.failures))
+        assert os.read(reader, 100) == b'"user-1","provided external_id is blacklisted and disallowed"\n'
+    finally:
+        os.close(reader)
+    assert world.failures.stat().st_mode == mode
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="the system has no full device")
+def test_sync__disk_of_the_failures_file_is_full__other_values_are_sent(world: World) -> None:
+    world.cohort("user_id,plan", ["user-1,gold", "user-2,gold"])
+    world.braze.faults.set(Fault("object-errors", user_id="user-1"))
+    options = ("--cohort", "c31", "--properties", "plan")
+    ended = world.sync(*options, "--failures", "/dev/full")
+    assert ended.returncode == 1
+    assert "--failures /dev/full cannot be written (No space left on device); choose another file" in ended.stderr
+    assert "sent 1 value of 1 user" in ended.stdout
+    world.braze.faults.set(None)
+    world.sent()
+    world.sync(*options)
+    assert [item["external_id"] for item in world.sent()] == ["user-1"]
+
+
 def test_sync__wrong_key__stops_and_the_state_has_no_owner(world: World) -> None:
     world.cohort("user_id,plan", ["user-1,gold"])
     ended = world.sync("--cohort", "c31", "--properties", "plan", BRAZE_API_KEY="a-wrong-key-of-a-test")
