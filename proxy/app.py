@@ -37,10 +37,10 @@ from proxy.storage.id_digests import IdDigester
 from proxy.storage.shared_snapshots import SharedSnapshots
 from proxy.storage.tiered import TieredStore
 from proxy.sync.delivered_events import REMEMBERED_SECONDS, DeliveredEvents
-from proxy.sync.event_stream import EventStream
+from proxy.sync.event_stream import EventStream, StreamStats
 from proxy.sync.owned_state import OwnedState
 from proxy.sync.recent_values import RecentValues
-from proxy.sync.relay import CurrentsRelay
+from proxy.sync.relay import CurrentsRelay, RelayStats
 from proxy.sync.state import AcceptedValues
 from proxy.sync.stream_objects import Selection
 from proxy.web import (
@@ -179,12 +179,13 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
         policy = replace(policy, fresh=policy.pushed, warm=policy.pushed, stale_while_revalidate=policy.stale_if_error)
     longest = _longest_call(settings.amplitude_timeout_seconds)
     limiter = RateLimiter(settings.amplitude_requests_per_minute, clock=clock)
-    redis = redis_limiter = records = updates = redis_snapshots = sent = None
+    redis = redis_limiter = records = updates = redis_snapshots = sent = sync_runs = None
     if settings.redis_url is not None:
         # Imported only with Redis, as in `redis_client`.
         from proxy.amplitude.rate_limiter_fallback import FallbackRateLimiter
         from proxy.storage.redis.profiles import RedisProfiles
         from proxy.storage.redis.snapshots import RedisSnapshots
+        from proxy.storage.redis.sync_runs import RedisSyncRuns
         from proxy.storage.redis.sync_state import RedisSentState
         from proxy.storage.redis.updates import RedisUpdates
 
@@ -204,6 +205,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
         redis_snapshots = RedisSnapshots(
             redis, prefix, forgotten_key=records.forgotten_key, usable_for=policy.updates_usable_for
         )
+        sync_runs = RedisSyncRuns(redis, _prefix(settings))
         sent = RedisSentState(redis, _prefix(settings), prefix, digester=digester, secret=settings.redis_key_secret)
     store = TieredStore(
         max_bytes=int(settings.cache_max_mb * 1024 * 1024),
@@ -232,11 +234,14 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
             "cache_evictions": store.memory.evicted,
             "upstream_outage": circuit_breaker.fault is not None,
             "upstream_rejected": isinstance(circuit_breaker.fault, UpstreamRejected),
-            "currents_rejected": relay is not None and relay.is_rejected,
+            **_forward_gauges(event_stream, braze_rate_limiter),
+            **_relay_gauges(relay),
             "redis_gone": redis is not None and redis.unavailable_since is not None,
             "redis_full": redis is not None and redis.full,
         }
     )
+    if sync_runs is not None:
+        metrics.set_sync_runs_reader(sync_runs.read)
     metrics.set_snapshots_reader(
         lambda: [
             (snapshot.cohort_id, snapshot.members, max(0.0, clock.now() - snapshot.as_of))
@@ -293,6 +298,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
         event_stream=event_stream,
         snapshots=shared_snapshots,
         currents_relay=relay,
+        sync_runs=sync_runs,
         redis=redis,
         sent=sent,
         keyring=KeyRing(settings.caller_keys),
@@ -343,6 +349,26 @@ def _event_stream(
 def _longest_call(timeout: float) -> float:
     """Return the seconds from the reserved time of a call until the call can no longer arrive."""
     return _THREAD_DELAY_SECONDS + timeout + MAY_ARRIVE_SECONDS
+
+
+def _forward_gauges(stream: EventStream | None, limiter: RateLimiter | None) -> dict[str, float]:
+    stats = StreamStats() if stream is None else stream.stats()
+    return {
+        "braze_refused": stats.is_refused,
+        "braze_pause_seconds": limiter.paused_for if limiter is not None and limiter.paused else 0,
+        "forward_waiting": stats.waiting,
+        "forward_accepted_timestamp_seconds": stats.accepted_at or 0,
+        "forward_failed_timestamp_seconds": stats.failed_at or 0,
+    }
+
+
+def _relay_gauges(relay: CurrentsRelay | None) -> dict[str, float]:
+    stats = RelayStats() if relay is None else relay.stats()
+    return {
+        "currents_rejected": stats.is_rejected,
+        "currents_accepted_timestamp_seconds": stats.accepted_at or 0,
+        "currents_failed_timestamp_seconds": stats.failed_at or 0,
+    }
 
 
 def _currents_relay(settings: Settings, clock: Clock) -> CurrentsRelay | None:

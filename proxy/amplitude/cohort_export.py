@@ -1,9 +1,10 @@
 """Downloads the members of a cohort from Amplitude, with their user properties if requested.
 
-Requests an export, waits until it is ready, and fetches the file.
+A download has three steps: request an export, wait until Amplitude has prepared it, and fetch the file.
 
 Source: amplitude.com/docs/apis/analytics/behavioral-cohorts. The link to the file is valid for a week and can be
-requested again. The link redirects to a storage URL, which is valid for a minute and gets no credentials.
+requested again. The link redirects to a storage URL, which is valid for a minute. Credentials are not sent to the
+storage.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _FILE_SECONDS = 900.0
 _MAX_BYTES = 1024 * 1024  # of a response other than the file
 _MAX_REDIRECTS = 3
 MAX_USERS = 2_000_000
-"""Amplitude's limit for the export of a cohort."""
+"""Amplitude's limit for a cohort download."""
 _TRIES = 5
 _BUSY_TRIES = 12
 """Attempts after a 429. Amplitude allows 60 requests in ten minutes, so twelve pauses of one minute are enough."""
@@ -81,7 +82,7 @@ class CohortExport:
         """Pass the cohort's file to `take`, and return the time of the request in Unix seconds. Raises NotDownloaded.
 
         After an incomplete file, `take` is called again with the complete file. `properties`: the names of the
-        requested user properties; None for all. Amplitude may time out for all properties.
+        requested user properties; None for all. Amplitude may time out while it exports all properties.
         """
         requested_at = self._clock.now()
         request_id = self._request_export(cohort_id, properties)
@@ -102,8 +103,8 @@ class CohortExport:
     def _retry(self, attempt: Callable[[], T], failure: str) -> T:
         """Repeat `attempt` after temporary failures, and return its result. Raises NotDownloaded.
 
-        urllib3's Retry is not enough. It ignores failures within a body, counts 429 and 5xx together, and reads the
-        body of an error without a limit. An incomplete file also needs a new link.
+        urllib3's Retry ignores failures within a body, counts 429 and 5xx together, and reads the body of an error
+        without a limit. An incomplete file also needs a new link.
         """
         failures = busy = 0
         while True:
@@ -176,7 +177,7 @@ class CohortExport:
                         f"the cohort file has more than {MAX_USERS:,} users, Amplitude's limit; split the cohort"
                     )
                 if torn is not None:
-                    yield torn  # other rows follow, so the row is malformed and not the end of an incomplete file
+                    yield torn  # other rows follow, so the row is malformed, and the file did not end within it
                 torn = member if member.row.torn else None
                 if torn is None:
                     yield member
@@ -227,8 +228,8 @@ class CohortExport:
             if response.status_code in (401, 403) and session is self._session:
                 raise NotDownloaded(
                     f"Amplitude returned status {response.status_code}; compare AMPLITUDE_API_KEY and "
-                    "AMPLITUDE_SECRET_KEY "
-                    "with the project's settings, and AMPLITUDE_COHORTS_URL with the project's region"
+                    "AMPLITUDE_SECRET_KEY with the project's settings, and AMPLITUDE_COHORTS_URL with the project's "
+                    "region"
                 )
             yield response
 
@@ -259,7 +260,7 @@ def redirect_target(url: str, location: str) -> str:
 
 
 def _quoted(id: str) -> str:
-    """Return an id for a path. Half of a surrogate pair becomes "?", which no id of Amplitude contains."""
+    """Return an id for a path. Half of a surrogate pair becomes "?", which occurs in no Amplitude id."""
     return quote(id, safe="", errors="replace")
 
 

@@ -1,6 +1,6 @@
 """Reads the file of a cohort download: the user id and the property values of each row.
 
-Amplitude documents neither the names of the columns nor the form of the cells, so each form in use is read.
+Amplitude documents neither the names of the columns nor the format of the cells, so all known variants are read.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _MAX_SHOWN = 10
 class UnusableFile(Exception):
     """The file is not CSV, or its columns are missing or ambiguous. The text has the fix.
 
-    A new download does not help.
+    Another download would not help.
     """
 
 
 class MemberRow(NamedTuple):
-    """A row of the file. `values`: a text, or None without a value, for each name of the file. Empty if unreadable."""
+    """A row of the file. `values`: the text, or None, of each property of the file; empty for an unreadable row."""
 
     row: Row
     values: list[str | None]

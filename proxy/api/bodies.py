@@ -218,15 +218,15 @@ class Snapshot(TypedDict):
     cohort_id: str
     members: Annotated[Count, about("Number of members.")]
     as_of: Annotated[Count, about("The time of the snapshot in Unix seconds.")]
-    expires_at: Annotated[Count, about("The Unix time from which the snapshot no longer counts as fresh.")]
+    expires_at: Annotated[Count, about("The time at which the snapshot expires, in Unix seconds.")]
 
 
 class CacheState(TypedDict):
-    """The memory cache of the process that handles the request."""
+    """The state of the memory cache in the process that handles the request."""
 
     max_bytes: Annotated[Count, about("`CACHE_MAX_MB` in bytes.")]
     records: Annotated[Count, about("Number of cached users.")]
-    evictions: Annotated[Count, about("Number of users that left the cache to make room, since the process started.")]
+    evictions: Annotated[Count, about("Number of users removed to make room for others, since the process started.")]
 
 
 class SnapshotList(TypedDict):
@@ -246,7 +246,7 @@ class Health(TypedDict):
 
 class Readiness(TypedDict):
     status: Literal["ok", "degraded"]
-    upstream: Literal["ok", "unknown", "rejected", "failing", "invalid"]
+    upstream: Literal["ok", "unknown", "rejected", "failing", "invalid", "off"]
     quota: Literal["ok", "spent"]
     redis: NotRequired[Literal["ok", "full", "gone"]]
 
@@ -293,6 +293,58 @@ class StatusCaller(TypedDict):
     scope: Scope
 
 
+UnixTime = Annotated[Count, about("Unix seconds.")]
+ByOutcome = Annotated[dict[str, Count], about("Numbers of the last hour by outcome, as in `/metrics`.")]
+
+
+class StatusEventStream(TypedDict):
+    """Forwarding of Amplitude's event stream to Braze, of all worker processes on this machine."""
+
+    accepted_at: Annotated[UnixTime | None, about("The time at which Braze last accepted objects.")]
+    failed_at: Annotated[UnixTime | None, about("The time of the last failure.")]
+    failure: Annotated[str | None, about("The reason of the last failure. Null if another worker process has it.")]
+    refused: Annotated[bool, about("Braze refuses the API key, its permission or the instance.")]
+    paused_until: Annotated[UnixTime | None, about("No request is sent until then, because Braze returned 429.")]
+    waiting: Annotated[Count, about("Number of objects that wait for Braze.")]
+    outcomes: ByOutcome
+
+
+class StatusCurrents(TypedDict):
+    """Relay of Braze Currents to Amplitude, of all worker processes on this machine."""
+
+    accepted_at: Annotated[UnixTime | None, about("The time of the last batch that was relayed.")]
+    failed_at: Annotated[UnixTime | None, about("The time of the last batch that was not relayed.")]
+    failure: Annotated[str | None, about("The reason of the last failure. Null if another worker process has it.")]
+    rejected: Annotated[bool, about("Amplitude rejects the API key.")]
+    outcomes: ByOutcome
+
+
+class StatusSyncRun(TypedDict):
+    ended_at: UnixTime
+    result: Literal["complete", "incomplete", "failed"]
+    error: Annotated[str, about("The error of a failed run. Otherwise empty.")]
+    users_sent: Count
+    users_unchanged: Count
+    users_failed: Count
+    values: Annotated[Count, about("Number of values that were sent.")]
+    requests: Annotated[Count, about("Number of requests to Braze.")]
+
+
+class StatusSync(TypedDict):
+    """Runs of `python -m proxy sync` with the same Redis."""
+
+    last: StatusSyncRun | None
+    runs: Annotated[dict[str, Count], about("Number of runs by result.")]
+
+
+class StatusDirections(TypedDict):
+    """Each direction is null if it is switched off. `sync` needs Redis."""
+
+    event_stream: StatusEventStream | None
+    currents: StatusCurrents | None
+    sync: StatusSync | None
+
+
 class Status(TypedDict):
     findings: Annotated[list[StatusFinding], Meta(min_length=1)]
     now: Annotated[
@@ -302,6 +354,7 @@ class Status(TypedDict):
     kept_seconds: Count
     snapshots: Annotated[list[Snapshot], about("The installed snapshots of cohorts.")]
     hour: StatusHour
+    directions: Annotated[StatusDirections, about("What this service writes to Braze, and to Amplitude.")]
     profile_api: Annotated[bool, about("False with `AMPLITUDE_PROFILE_API=off`: the service makes no calls.")]
     callers: Annotated[list[StatusCaller], about("The callers that the service accepts.")]
 

@@ -244,12 +244,16 @@ def _findings_without_profile_api(settings: Settings, env: Mapping[str, str]) ->
     keys = {"AMPLITUDE_API_KEY": settings.amplitude_api_key, "AMPLITUDE_SECRET_KEY": settings.amplitude_secret_key}
     missing = " and ".join(name for name, value in keys.items() if not value)
     if missing:
-        yield "warn", f"exports: warm --cohort needs {missing}; set both keys where you run it (webhooks need no key)"
+        yield (
+            "warn",
+            f"downloads: warm --cohort needs {missing}; set both keys on the machine that runs the command "
+            "(webhooks need no keys)",
+        )
     else:
-        yield "ok", "exports: both keys for warm --cohort are set"
+        yield "ok", "downloads: both keys for warm --cohort are set"
     if "AMPLITUDE_COHORTS_URL" not in changed:
         yield (
             "warn",
-            f"exports: warm --cohort downloads from {settings.amplitude_cohorts_url}; for a project in Amplitude's EU "
-            f"region, set AMPLITUDE_COHORTS_URL={EU_COHORTS_URL}",
+            f"downloads: warm --cohort uses {settings.amplitude_cohorts_url}; for a project in Amplitude's EU region, "
+            f"set AMPLITUDE_COHORTS_URL={EU_COHORTS_URL}",
         )

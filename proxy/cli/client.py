@@ -53,8 +53,8 @@ def service_options(url_help: str, scope: str) -> Callable[[_Command], _Command]
             "--credentials",
             envvar=[_VARIABLE, former],
             metavar="NAME:SECRET",
-            help=f"Key for --url, with the scope {scope}. Prompted for if missing. Better set {_VARIABLE}, because "
-            "other users of the machine can see options.",
+            help=f"Key for --url, with the scope {scope}. Prompted for if missing. Prefer the variable "
+            f"{_VARIABLE}, because other users of the machine can see options.",
         )
         return click.option("--url", metavar="URL", help=url_help)(credentials(command))
 

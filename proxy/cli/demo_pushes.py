@@ -1,4 +1,4 @@
-"""The data of the demo without the User Profile API: what is pushed to the service at the start, and examples of it."""
+"""Pushes the data of the demo without the User Profile API to the service, and lists examples of this data."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _PREFIX = "gp:"
 
 
 def push_users(service: str, credentials: tuple[str, str]) -> None:
-    """Push the named users to the service, as Amplitude's webhook and an export do. Raises requests.RequestException.
+    """Push the named users to the service. Raises requests.RequestException.
 
-    The webhook brings their properties. Each cohort gets a snapshot.
+    Properties go to the webhook of users. Each cohort becomes a snapshot, as after a cohort download.
     """
     session = requests.Session()
     session.trust_env = False
     session.auth = credentials
     users, cohorts = [], defaultdict(list)
     for person in named():
-        if person.user_id is None:  # webhooks and exports have no users without a user id
+        if person.user_id is None:  # pushed and exported data has no users without a user id
             continue
         properties = {name.removeprefix(_PREFIX): value for name, value in person.properties.items()}
         user = {"user_id": person.user_id, "event_time": time.time(), "whole": True, "user_properties": properties}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from proxy.monitoring.sync_runs import RunResult
 from proxy.profile.errors import UpstreamInvalid, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
 
 Level = Literal["good", "warn", "bad"]
@@ -13,6 +14,8 @@ _FULL = 0.9
 _MANY_NOT_AVAILABLE = 0.1
 """Share of the answers."""
 _MIN_NOT_AVAILABLE = 10
+SYNC_OLD_SECONDS = 26 * 3600.0
+"""A run every night ends within two hours of the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,8 @@ class State:
     """The input of the diagnosis.
 
     `upstream_errors` are the error words of recent calls. `dropped`, `refused`, `answers` and `not_available` (answers
-    without data that was never pushed or exported) are counts of the last ten minutes.
+    without data that was never pushed or exported) and `uncertain` (forwarded objects) are counts of the last ten
+    minutes. `sync_result`: of the last run of `sync`; None if no run is known. `sync_age`: seconds since that run.
     """
 
     profile_api: bool = True
@@ -40,6 +44,12 @@ class State:
     refused: int = 0
     expired_snapshots: tuple[str, ...] = ()
     currents_rejected: bool = False
+    braze_refused: bool = False
+    braze_paused: bool = False
+    uncertain: int = 0
+    sync_result: RunResult | None = None
+    sync_error: str = ""
+    sync_age: float = 0.0
     draining: bool = False
 
 
@@ -101,6 +111,7 @@ def _problems(state: State) -> Iterator[Finding]:
             "Set AMPLITUDE_API_KEY to the API key of the project, and restart the service. For a project in the EU, "
             "check AMPLITUDE_INGEST_URL too.",
         )
+    yield from _braze_problems(state)
     if state.quota_closed:
         yield Finding(
             "bad",
@@ -146,7 +157,7 @@ def _problems(state: State) -> Iterator[Finding]:
             f"{round(100 * share)} % of the answers of the last ten minutes lack data",
             "Nothing was pushed or exported about these users and sections, or the data is too old. These users get "
             "the default content.",
-            "Check that Amplitude's webhooks and the nightly export run, and that they contain these users, cohorts "
+            "Check that Amplitude's webhooks and the nightly download run, and that they cover these users, cohorts "
             "and properties. Recommendations, computations and propensities need the User Profile API.",
         )
     if state.dropped or state.backlog_users >= _FULL * max(state.backlog_max, 1):
@@ -172,9 +183,55 @@ def _problems(state: State) -> Iterator[Finding]:
         yield Finding(
             "warn",
             f"The snapshot of a cohort has expired: {', '.join(state.expired_snapshots)}",
-            "Answers about this cohort are old. With the User Profile API, each question costs a call again.",
-            "Run warm --cohort again, or send a new download to PUT /v1/snapshots/{cohort_id}. If no template needs "
-            "the cohort, remove it with DELETE /v1/snapshots/{cohort_id}.",
+            "Answers about this cohort are old. With the User Profile API, each request for it may cost a call again.",
+            "Run warm --cohort again, or send the current members to PUT /v1/snapshots/{cohort_id}. If no template "
+            "needs the cohort, remove the snapshot with DELETE /v1/snapshots/{cohort_id}.",
         )
     if state.draining:
         yield Finding("warn", "This process is stopping", "Requests already received are still answered.", "")
+
+
+def _braze_problems(state: State) -> Iterator[Finding]:
+    if state.braze_refused:
+        yield Finding(
+            "bad",
+            "Braze refuses the API key, so no event is forwarded",
+            "Amplitude sends each event again for four hours. After that, the event is lost for Braze. Data in the "
+            "cache is not affected.",
+            "Compare BRAZE_API_KEY and BRAZE_REST_ENDPOINT with Braze, Settings > API Keys. The key needs the "
+            "permission users.track. Then run: python -m proxy check",
+        )
+    if state.braze_paused:
+        yield Finding(
+            "warn",
+            "Braze's rate limit is reached",
+            "No request is sent until the time in Braze's answer has passed. Amplitude sends the events again later.",
+            "Lower BRAZE_REQUESTS_PER_MINUTE to the part of the limit that is left for this service. Forward fewer "
+            "event types (FORWARD_EVENTS), or ask Braze for a higher limit.",
+        )
+    if state.uncertain:
+        yield Finding(
+            "warn",
+            f"{state.uncertain} forwarded object{'s are' if state.uncertain != 1 else ' is'} uncertain",
+            "The connection to Braze ended before the answer. If Braze had accepted an event, Braze has the event "
+            "twice, because Amplitude sends it again.",
+            "Check the network between this host and BRAZE_REST_ENDPOINT, and status.braze.com. If Braze answers "
+            "slowly, increase RESPONSE_DEADLINE_SECONDS.",
+        )
+    if state.sync_result not in (None, "complete"):
+        failed = state.sync_result == "failed"
+        yield Finding(
+            "warn",
+            "The last run of sync failed" if failed else "The last run of sync is incomplete",
+            "Some users in Braze keep old values."
+            + (f" The error was: {state.sync_error}" if state.sync_error else ""),
+            "Correct the cause that the command printed, and run it again. Values already sent are not sent again.",
+        )
+    elif state.sync_age > SYNC_OLD_SECONDS:
+        yield Finding(
+            "warn",
+            f"The last run of sync was {round(state.sync_age / 3600)} hours ago",
+            "Users in Braze keep the values of that run.",
+            "Check that cron or the scheduler starts python -m proxy sync, and read its output. If you no longer use "
+            "sync, this message ends 90 days after the last run.",
+        )

@@ -16,8 +16,8 @@ from proxy.monitoring.metrics import ANSWER_BUCKETS, CALL_BUCKETS, PREFIX, Metri
 STEP_SECONDS = 10.0
 HISTORY_SECONDS = 3600.0
 _DATA = "/v1/"
-_RELAY = "/v1/webhooks/braze/currents"
-"""This route waits for Amplitude, and no message waits for its answer."""
+_WEBHOOKS = "/v1/webhooks/"
+"""These routes may wait for Amplitude or Braze, and no message waits for their answers."""
 _FETCHED = ("miss", "collapsed", "partial", "request", "expired")
 _REFUSED = ("401", "403")  # counted on data routes only: a browser gets a 401 before it asks for credentials
 _BLANK = "blank_id"  # nothing is missing for an anonymous user
@@ -29,8 +29,8 @@ _Counts = Counter[tuple[str, str | float]]
 class Point:
     """Counts of the `seconds` before `at` (Unix seconds), and the gauges at `at`.
 
-    `answers`, `errors` and `calls` are counts by word. `background` counts the requests of `warm`, which `answers`,
-    `errors` and the times omit. Times are (median, 95th percentile) in seconds, or None.
+    `answers`, `errors`, `calls`, `forwarded` and `relayed` are counts by word. `background` counts the requests of
+    `warm`, which `answers`, `errors` and the times omit. Times are (median, 95th percentile) in seconds, or None.
     """
 
     at: float
@@ -41,6 +41,8 @@ class Point:
     refused: int
     dropped: int
     background: int
+    forwarded: Mapping[str, int]
+    relayed: Mapping[str, int]
     answer_time: tuple[float, float] | None
     call_time: tuple[float, float] | None
     gauges: Mapping[str, float]
@@ -104,7 +106,11 @@ def _totals(metrics: Metrics) -> tuple[_Counts, dict[str, float]]:
                     key = "background", ""
                 case "backlog_dropped_total":
                     key = "dropped", ""
-                case "request_duration_seconds_bucket" if is_data and labels["route"] != _RELAY:
+                case "forwarded_objects_total":
+                    key = "forwarded", labels["outcome"]
+                case "currents_events_total":
+                    key = "relayed", labels["outcome"]
+                case "request_duration_seconds_bucket" if is_data and not labels["route"].startswith(_WEBHOOKS):
                     key = "answer_times", float(labels["le"])
                 case "upstream_call_duration_seconds_bucket":
                     key = "call_times", float(labels["le"])
@@ -131,6 +137,8 @@ def _point(at: float, seconds: float, counts: _Counts, gauges: Mapping[str, floa
         by_kind["refused"].total(),
         by_kind["dropped"].total(),
         by_kind["background"].total(),
+        by_kind["forwarded"],
+        by_kind["relayed"],
         _quantiles(by_kind["answer_times"], ANSWER_BUCKETS),
         _quantiles(by_kind["call_times"], CALL_BUCKETS),
         gauges,

@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from threading import Lock
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from proxy import __version__
+from proxy.monitoring.sync_runs import SyncRuns
 
 PREFIX = "ccproxy"
 ANSWER_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0)
@@ -38,12 +39,19 @@ _GAUGES = {
     "cache_records": ("Users in the memory cache", _SUM),
     "upstream_outage": ("1 while Amplitude fails and only trial calls are sent", _MAX),
     "upstream_rejected": ("1 while Amplitude rejects the credentials", _MAX),
+    "braze_refused": ("1 while Braze refuses the API key, the permission or the instance", _MAX),
+    "braze_pause_seconds": ("Seconds for which no request is sent because Braze returned 429", _MAX),
+    "forward_waiting": ("Objects of the event stream that wait for Braze", _SUM),
+    "forward_accepted_timestamp_seconds": ("Time at which Braze last accepted forwarded objects; 0 if never", _MAX),
+    "forward_failed_timestamp_seconds": ("Time of the last failure of the forwarding to Braze; 0 if never", _MAX),
     "currents_rejected": ("1 while Amplitude's Batch API rejects the API key", _MAX),
+    "currents_accepted_timestamp_seconds": ("Time of the last batch of Currents that was relayed; 0 if never", _MAX),
+    "currents_failed_timestamp_seconds": ("Time of the last batch of Currents that was not relayed; 0 if never", _MAX),
     "redis_gone": ("1 while Redis is unavailable and each process uses only its own cache", _MAX),
     "redis_full": ("1 while Redis is full and stores no new data of users", _MAX),
 }
 _SNAPSHOT_GAUGES = {
-    "members": "Users in the snapshot of a cohort",
+    "members": "Members in the snapshot of a cohort",
     "age_seconds": "Age of the snapshot of a cohort",
 }
 _SAMPLED_COUNTERS = {
@@ -83,12 +91,17 @@ class Metrics(Collector):
         self._last_counts = dict.fromkeys(_SAMPLED_COUNTERS, 0.0)
         self._bound: dict[tuple[str, int, str], tuple[Callable[[], None], Callable[[float], None]]] = {}
         self._read_snapshots: Callable[[], Iterable[tuple[str, int, float]]] = tuple
+        self._read_sync_runs: Callable[[], SyncRuns | None] = lambda: None
         self._read: Callable[[], Mapping[str, float]] = dict
         self._sampling = Lock()
 
     def set_snapshots_reader(self, read: Callable[[], Iterable[tuple[str, int, float]]]) -> None:
         """Set the function that returns cohort id, members and age (seconds) of each snapshot in this process."""
         self._read_snapshots = read
+
+    def set_sync_runs_reader(self, read: Callable[[], SyncRuns | None]) -> None:
+        """Set the function that returns the totals of the runs of `sync`; None if no run is known."""
+        self._read_sync_runs = read
 
     def set_reader(self, read: Callable[[], Mapping[str, float]]) -> None:
         """Set the function that returns, by name, the gauges of this process and its counts since the start."""
@@ -160,7 +173,7 @@ class Metrics(Collector):
         build = GaugeMetricFamily("proxy_build_info", "Always 1; the labels have the versions", labels=list(_BUILD))
         build.add_metric(list(_BUILD.values()), 1.0)
         yield build
-        # Every worker has the same snapshots, so that a sum over the workers would be wrong.
+        # Not summed over the workers, because every worker has the same snapshots.
         members, age = (
             GaugeMetricFamily(f"{PREFIX}_snapshot_{name}", about, labels=["cohort_id"])
             for name, about in _SNAPSHOT_GAUGES.items()
@@ -170,6 +183,7 @@ class Metrics(Collector):
             age.add_metric([cohort_id], seconds)
         yield members
         yield age
+        yield from _sync_metrics(self._read_sync_runs())
 
     def text(self) -> bytes:
         """Return all metrics in the text format of Prometheus."""
@@ -180,3 +194,26 @@ class Metrics(Collector):
 
     def _histogram(self, name: str, help: str, label: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"{PREFIX}_{name}", help, (label,), buckets=buckets, registry=self._registry)
+
+
+def _sync_metrics(runs: SyncRuns | None) -> Iterator[Metric]:
+    """Yield the metrics of the runs of `sync`, without samples before the first run.
+
+    All processes read the same totals from Redis, so that a sum over the workers would be wrong.
+    """
+    by_result = CounterMetricFamily(f"{PREFIX}_sync_runs", "Runs of sync by their result", labels=["result"])
+    objects = CounterMetricFamily(f"{PREFIX}_sync_objects", "Users of the runs of sync by outcome", labels=["outcome"])
+    values = CounterMetricFamily(f"{PREFIX}_sync_values", "Values that sync sent to Braze")
+    requests = CounterMetricFamily(f"{PREFIX}_sync_requests", "Requests of sync to Braze")
+    ended = GaugeMetricFamily(f"{PREFIX}_sync_last_run_timestamp_seconds", "Time at which the last run of sync ended")
+    failed = GaugeMetricFamily(f"{PREFIX}_sync_last_run_failed", "1 if the last run of sync was not complete")
+    if runs is not None:
+        for result, number in runs.runs.items():
+            by_result.add_metric([result], number)
+        for outcome, number in runs.users.items():
+            objects.add_metric([outcome], number)
+        values.add_metric([], runs.values)
+        requests.add_metric([], runs.requests)
+        ended.add_metric([], runs.last.ended_at)
+        failed.add_metric([], runs.last.result != "complete")
+    yield from (by_result, objects, values, requests, ended, failed)

@@ -28,8 +28,8 @@ _NO_SNAPSHOTS: Mapping[str, Membership] = {}
 Accepted = Literal["certain", "pushed", "partial"]
 """The pushed data that answers a query without a fetched part or a whole set of properties.
 
-`certain`: all requested keys, if later properties cannot change their names.
-`pushed`: all requested keys, whatever their names. For a service that fetches nothing.
+`certain`: all requested keys, if their Liquid-safe names do not depend on other properties.
+`pushed`: all requested keys, regardless of their names. For a service without the User Profile API.
 `partial`: the pushed properties and cohorts, even if requested keys or cohorts are missing.
 """
 
@@ -48,7 +48,7 @@ def apply_updates(
     property later got a value that only Amplitude knows. A set that was cleared after its fetch is removed. A later
     update overrides "unknown user".
 
-    `snapshots`: whether the snapshot of each cohort lists the user. Only a later update overrides a recent snapshot.
+    `snapshots`: the user's membership by cohort. Only a later update overrides a recent snapshot.
     """
     if record.unknown_at is not None:
         if updates.latest <= record.unknown_at:
@@ -78,7 +78,7 @@ def _unknown_but_listed(
     query: ProfileQuery,
     snapshots: Mapping[str, Membership],
 ) -> Record:
-    """Return the record of an unknown user with the snapshots applied. `unknown_at`: that of the record.
+    """Return the record of an unknown user with the snapshots applied. `unknown_at`: the `unknown_at` of `record`.
 
     If the snapshots answer all of `query`, the record no longer depends on `unknown_at`. Otherwise, the other cohorts
     and parts stay unknown.
@@ -144,12 +144,12 @@ def _cohorts(
 
 @lru_cache(4096)
 def _requested_cohorts(members: tuple[str, ...], as_of: float, warm: bool, unlisted: bool) -> CachedPart:
-    """Return the part for a request of some cohorts. Cached, because many users have the same list at the same time."""
+    """Return the part for a request of some cohorts. Cached, because many users have the same list and time."""
     return CachedPart(_written(list(members)), as_of, warm, pushed=True, unlisted=unlisted)
 
 
 def _written(cohorts: list[Any]) -> bytes:
-    """Return the same as `encoding.write`, which takes a microsecond more for a list."""
+    """Return the stored form of a list of cohorts, a microsecond faster than `encoding.write`."""
     return encoding.compressed(write_body(cohorts))
 
 

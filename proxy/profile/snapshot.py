@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 MAX_MEMBERS = 2_000_000
-"""The maximum number of members, which is Amplitude's limit for a cohort download."""
+"""Limit on the members of a snapshot, the same as Amplitude's limit for a cohort download."""
 PIECES = 256
 _PIECE_SHIFT = 56
 _RUN = 16_384
-"""Digests that are sorted at once, in a few milliseconds. A piece of the largest snapshot has about 7,800."""
+"""Digests to sort without a pause, in a few milliseconds. A piece of the largest snapshot has about 7,800."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class SnapshotBuilder:
         self._pieces[digest >> _PIECE_SHIFT].append(digest)
 
     def build(self, as_of: float, checkpoint: Callable[[], object] = lambda: None) -> Snapshot:
-        """Return the snapshot, and remove its members from the builder. Call `checkpoint` at least after each piece."""
+        """Return the snapshot and empty the builder. Call `checkpoint` at least once per piece."""
         pieces = []
         for number, piece in enumerate(self._pieces):
             pieces.append(_sorted(piece, checkpoint))
@@ -76,7 +76,7 @@ class SnapshotBuilder:
 def _sorted(piece: array[int], checkpoint: Callable[[], object]) -> array[int]:
     """Return the sorted digests of a piece without duplicates.
 
-    A piece is longer than a run only if an id is repeated often, or if ids were chosen by their digests.
+    A piece exceeds a run only if an id is repeated often, or if the sender chose ids by their digests.
     """
     runs = []
     for start in range(0, len(piece), _RUN):
@@ -116,7 +116,7 @@ def unpack_piece(packed: bytes) -> array[int]:
 
 
 def _swapped(piece: array[int]) -> array[int]:
-    """Return a copy of `piece` with each digest converted between the machine's byte order and big-endian."""
+    """Return a copy of `piece`, converted between the byte order of the machine and big-endian."""
     copy = array("Q", piece)
     if sys.byteorder == "little":
         copy.byteswap()

@@ -1,7 +1,7 @@
 """Converts properties that arrive as text to the types that the User Profile API returns.
 
 Amplitude's files and event streams have every value as text ("All forwarded user properties are sent as strings",
-amplitude.com/docs). A template must not notice the difference.
+amplitude.com/docs). A template must get the same types from both sources.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The emulated Behavioral Cohorts API: request a job, poll its status, download its file.
+"""Emulates the Behavioral Cohorts API: request an export, poll the status, download the file.
 
 Large files are redirected to a storage with its own port, because Amplitude's storage is another host. The storage
 counts and rejects requests with credentials, like a storage with signed links.
@@ -28,12 +28,12 @@ _CUT_OFF = len('"356000000001",""\n')
 
 
 _PREPARE_SECONDS = 2.0
-"""Time after which a request is answered before its file is ready. Polls then report the job as in progress."""
+"""Maximum wait for the file before a request is answered. Polls then return "in progress"."""
 
 
 @dataclass
 class _Job:
-    """An export. `file`: None for an unknown cohort. `polls`: the number of polls that still report it in progress."""
+    """An export. `file`: None for an unknown cohort. `polls`: the number of polls that still return "in progress"."""
 
     cohort_id: str
     polls: int
@@ -41,7 +41,7 @@ class _Job:
     ready: threading.Event = field(default_factory=threading.Event)
 
     def prepare(self, properties: Sequence[str] | None, documented: Documented, *, repeated_column: bool) -> None:
-        """Prepare the file in a thread, and wait a moment, so that small files are ready at once."""
+        """Start to prepare the file in a thread, and wait briefly, so that small files are ready at once."""
 
         def build() -> None:
             self.file = table(self.cohort_id, documented, properties, repeated_column=repeated_column)
@@ -52,7 +52,7 @@ class _Job:
 
 
 class Exports:
-    """Jobs and their files. Safe for threads."""
+    """Prepares exports and serves their files. Thread-safe."""
 
     def __init__(self, documented: Documented) -> None:
         self._documented = documented

@@ -1,8 +1,8 @@
 """Formats the members of the sandbox's cohorts as Amplitude's download, with or without their user properties.
 
 Follows amplitude.com/docs/apis/analytics/behavioral-cohorts and published examples of such a file: every cell is
-quoted, and a member who has never logged in has a blank `user_id`. The pages do not describe the columns and cells of
-properties, so `Documented` has a switch for each point.
+quoted, and a member who has never logged in has a blank `user_id`. These sources do not describe the columns
+and cells of properties, so `Documented` has a switch for each point.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from proxy.sandbox.people import Person, find, named
 from proxy.sandbox.user_data import Documented
 
 _CROWD = 4000
-"""Number of numbered users that are searched for members of a cohort, as many as the recipients of a simulated send."""
+"""The number of numbered users who can be members of a cohort, equal to the recipients of a simulated send."""
 _SIZED = re.compile(r"crowd-([1-9][0-9]{0,6})\Z")
 _PREFIX = "gp:"
 _FIRST_AMPLITUDE_ID = 356_000_000_001

@@ -122,7 +122,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             self._wait_for_snapshots(self._services.redis)
 
     def _wait_for_snapshots(self, redis: RedisClient) -> None:
-        """Wait until this worker has the snapshots in Redis, because questions about cohorts would cost calls."""
+        """Wait until this worker has the snapshots in Redis. Without them, requests for cohorts cost calls."""
         deadline = time.monotonic() + _PROBE_SECONDS
         while not self._services.snapshots.caught_up and time.monotonic() < deadline:
             if redis.unavailable_since is not None:
@@ -195,6 +195,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             self.notify()
             pool.join(min(1.0, remaining))
         self._services.scheduler.drain(deadline - time.monotonic())
+        if self._services.event_stream:
+            self._services.event_stream.drain(deadline - time.monotonic())
         if self._services.redis:
             self._services.redis.stop()
 

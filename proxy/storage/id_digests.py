@@ -16,7 +16,7 @@ class IdDigester:
     """Digests ids with a secret key. Without `secret`, anyone can test whether a digest belongs to a guessed id."""
 
     def __init__(self, secret: str | None = None) -> None:
-        # A digest, because blake2b takes at most 64 bytes as key.
+        # A digest, because a key of blake2b has at most 64 bytes.
         key = b"" if secret is None else blake2b(secret.encode()).digest()
         self._empty = blake2b(digest_size=16, key=key)
 
@@ -34,7 +34,7 @@ class IdDigester:
         return self._digest(f"u{user_id}")
 
     def member(self, user_id: str) -> int:
-        """Return the digest of a user id for snapshots, with 64 bits: `member_of` of the digest from `user_id`."""
+        """Return the 64-bit digest of a user id for snapshots, which equals `member_of(self.user_id(user_id))`."""
         member: int = _MEMBER.unpack(self._hash(f"u{user_id}").digest())[0]
         return member
 
@@ -53,7 +53,7 @@ class IdDigester:
 
 
 def member_of(digest: bytes) -> int:
-    """Return the digest for snapshots of a digest from `IdDigester.user_id`: its first 64 bits."""
+    """Return the digest for snapshots: the first 64 bits of a digest from `IdDigester.user_id`."""
     return int(digest[:16], 16)
 
 

@@ -59,7 +59,7 @@ class MemoryStore:
         """The number of announcements of other processes, which is the number of calls of `cached_users`."""
         self._cache = SizedLRU(max_bytes - max_bytes // _READY_SHARE)
         self._ready = ReadyBodies(max_bytes // _READY_SHARE)
-        # A snapshot may be as old as pushed data. Users who were forgotten after its time are left out.
+        # Users who were forgotten after the time of a snapshot are left out. It may be as old as pushed data.
         self._tombstones = Tombstones(clock, digester, max(REMEMBERED_SECONDS, policy.pushed))
         self.snapshots = Snapshots(policy, clock, digester)
         self._has_updates = False

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def _release_memory() -> None:
-    """Return freed memory to the system: 24 MiB after 2,000,000 members were replaced, in 4 milliseconds."""
+    """Return freed memory to the system: 24 MiB after a snapshot of 2,000,000 members is replaced, in 4 ms."""
     with contextlib.suppress(AttributeError, OSError):  # only glibc has the function
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -50,14 +50,14 @@ class SharedSnapshots:
         self._changing = Lock()
         """Held while `_loaded` and the memory differ from Redis."""
         self.caught_up = False
-        """Whether this process has had all snapshots of Redis since its start."""
+        """Whether this process has loaded all snapshots in Redis at least once since its start."""
         self._failures = OncePerMinute(logging.getLogger(__name__), "snapshot_load_failed", clock)
 
     def install(self, cohort_id: str, snapshot: Snapshot) -> Snapshot | None:
         """Replace the cohort's snapshot in all processes. Return None if the current snapshot is newer.
 
         Return the installed snapshot, without the users who were forgotten after `snapshot.as_of`. The other processes
-        install it within a few seconds. Raises RedisUnavailable; nothing is installed then.
+        install it within a few seconds. Raises RedisUnavailable if Redis fails. In this case, nothing is installed.
         """
         try:
             return self._install(cohort_id, snapshot)
@@ -83,9 +83,9 @@ class SharedSnapshots:
             return self._memory.remove_snapshot(cohort_id) or existed
 
     def catch_up(self) -> None:
-        """Start to apply the changes of other processes. Raises RedisUnavailable.
+        """Apply the changes of other processes in a new thread. Raises RedisUnavailable.
 
-        Loading 2,000,000 members takes longer than the thread of the Redis client may be busy.
+        A new thread, because loading 2,000,000 members would block the thread of the Redis client for too long.
         """
         if self._shared is None or not self._changing.acquire(blocking=False):
             return
@@ -123,7 +123,7 @@ class SharedSnapshots:
             _release_memory()
 
     def _apply(self, shared: RedisSnapshots, cohort_id: str, entry: PublishedSnapshot) -> bool:
-        """Install or remove a snapshot as in Redis. Return False if Redis no longer has it."""
+        """Install or remove a snapshot as in Redis. Return False if Redis no longer has the snapshot."""
         if entry.key is None:
             self._memory.remove_snapshot(cohort_id)
             return True

@@ -33,13 +33,13 @@ class Snapshots:
         self._digester = digester
         self._snapshots: dict[str, Snapshot] = {}
         self.fresh_for = policy.pushed
-        """Seconds after `as_of` for which a snapshot answers as fresh."""
+        """Seconds after `as_of` for which a snapshot is fresh."""
 
     def __bool__(self) -> bool:
         return bool(self._snapshots)
 
     def memberships(self, identity: Identity, query: ProfileQuery, now: float) -> Mapping[str, Membership]:
-        """Return whether each snapshot of a cohort in `query` lists the user. Without `cohort_ids`: of all cohorts."""
+        """Return the user's membership in each requested cohort with a snapshot. No `cohort_ids`: in all cohorts."""
         snapshots = self._snapshots
         if not snapshots or identity.user_id is None or COHORTS not in query.parts:
             return _NO_MEMBERSHIPS
@@ -57,12 +57,12 @@ class Snapshots:
         return memberships
 
     def get(self, cohort_id: str) -> Snapshot | None:
-        """Return the cohort's snapshot; None without a snapshot that can still answer a request."""
+        """Return the cohort's snapshot; None if no snapshot can still answer a request."""
         snapshot = self._snapshots.get(cohort_id)
         return snapshot if snapshot is not None and self._usable(snapshot, self._clock.now()) else None
 
     def install(self, cohort_id: str, snapshot: Snapshot) -> None:
-        """Replace the cohort's snapshot, and free the memory of the snapshots that are too old to answer a request."""
+        """Replace the cohort's snapshot, and remove snapshots that are too old to answer a request."""
         now = self._clock.now()
         usable = {cohort: other for cohort, other in self._snapshots.items() if self._usable(other, now)}
         self._snapshots = {**usable, cohort_id: snapshot}

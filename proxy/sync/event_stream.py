@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from concurrent.futures import wait
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, replace
 from threading import Condition, Thread
 from typing import Any
 
@@ -19,32 +20,29 @@ from proxy.braze.track import Accepted, Failed, RateLimited, Refused, TooLarge, 
 from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.monitoring.logs import OncePerMinute
 from proxy.storage.redis import RedisUnavailable
+from proxy.storage.weighted_semaphore import WeightedSemaphore
 from proxy.sync.delivered_events import DeliveredEvents
 from proxy.sync.state import AcceptedValues, Sent
 from proxy.sync.stream_objects import Kind, Selection, StreamObject
+from proxy.sync.stream_queue import Item, Outcome, take_batch
 
 _log = logging.getLogger(__name__)
 
-_GATHER_SECONDS = 0.05
-"""Seconds for which objects wait for others, to be sent in the same request."""
 _REQUESTS_AT_ONCE = 16
 _MAX_WAITING = 20_000
-"""Limit on the objects that wait. Further messages are answered with 503."""
+"""Limit on the objects that wait. Further messages are answered with 503, but a larger message may wait alone."""
+_MAX_BYTES = 32 * 1024 * 1024
+"""The size of all bodies whose objects wait. Their objects take a multiple of this memory."""
+_MEMORY_WAIT_SECONDS = 0.5
 _RATE_LIMITED_SECONDS = 60.0
 _LONGEST_PAUSE_SECONDS = 3600.0
 _REFUSED_SECONDS = 10.0
 """Seconds without a request after Braze refused the key."""
+_REFUSAL_SHOWN_SECONDS = 600.0
+"""Seconds after which an old refusal says nothing about the key, because the permission may have been added."""
 _RESERVE_AGAIN_SECONDS = 0.1
 _MAY_ARRIVE_SECONDS = 1.0
 """Seconds for which an abandoned request may still reach Braze."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The outcome of an object. `retry_after`: seconds after which to send it again; None if the object is done."""
-
-    word: str
-    retry_after: float | None = None
 
 
 _LATE = Outcome("late", 1.0)
@@ -71,14 +69,8 @@ class StreamStats:
     failed_at: float | None = None
     failure: str = ""
     waiting: int = 0
-
-
-@dataclass(slots=True)
-class _Item:
-    content: StreamObject
-    arrived: float
-    deadline: float
-    outcome: Future[Outcome] = field(default_factory=Future)
+    is_refused: bool = False
+    """Whether Braze refused the key or the instance, and has accepted nothing since."""
 
 
 class EventStream:
@@ -108,17 +100,34 @@ class EventStream:
         self._on_outcome = on_outcome
         self._clock = clock
         self._changed = Condition()
-        self._waiting: deque[_Item] = deque()
+        self._waiting: deque[Item] = deque()
         self._busy_users: set[str] = set()
         self._requests = 0
-        self._pool: ThreadPoolExecutor | None = None
+        self._dispatcher: Thread | None = None
+        self._memory = WeightedSemaphore(_MAX_BYTES, wait_seconds=_MEMORY_WAIT_SECONDS)
         self._refused_until = float("-inf")
         self._stats = StreamStats()
         self._failures = OncePerMinute(_log, "forwarding_failed", clock)
 
     def stats(self) -> StreamStats:
         """Return the state of the forwarding."""
-        return replace(self._stats, waiting=len(self._waiting))
+        with self._changed:
+            waiting = sum(not item.outcome.cancelled() for item in self._waiting)
+        refused_for = self._clock.monotonic() - self._refused_until
+        return replace(
+            self._stats,
+            waiting=waiting,
+            is_refused=self._stats.is_refused and refused_for < _REFUSAL_SHOWN_SECONDS,
+        )
+
+    def reserve_memory(self, size: int) -> AbstractContextManager[None]:
+        """Reserve memory for the objects of a body of `size` bytes. Raises Busy."""
+        return self._memory.hold(size)
+
+    def drain(self, seconds: float) -> None:
+        """Wait until no request is in progress, for at most `seconds`. Their outcomes are then recorded."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._requests, timeout=max(0.0, seconds))
 
     def forward(self, objects: Sequence[StreamObject], wait_seconds: float, skipped: Counter[str]) -> ForwardResult:
         """Send the objects, and wait for their outcomes for at most `wait_seconds`.
@@ -126,13 +135,13 @@ class EventStream:
         `skipped`: the number of objects that are not forwarded, by reason.
         """
         now = self._clock.monotonic()
-        items = [_Item(content, now, now + wait_seconds) for content in objects]
+        items = [Item(content, now, now + wait_seconds) for content in objects]
         with self._changed:
             refusal = self._refusal(now, wait_seconds, len(items))
             if refusal is None:
                 self._start()
                 self._waiting.extend(items)
-                self._changed.notify()
+                self._changed.notify_all()
         if refusal is not None:
             self._settle(items, refusal)
         wait([item.outcome for item in items], timeout=wait_seconds)
@@ -141,10 +150,11 @@ class EventStream:
         outcomes = [
             _LATE if not item.outcome.done() or item.outcome.cancelled() else item.outcome.result() for item in items
         ]
-        skipped = +skipped  # without zeros
-        for reason, number in skipped.items():
-            self._on_outcome("skipped", reason, number)
         pauses = [outcome.retry_after for outcome in outcomes if outcome.retry_after is not None]
+        skipped = +skipped  # without zeros
+        if not pauses:  # otherwise the same message comes again
+            for reason, number in skipped.items():
+                self._on_outcome("skipped", reason, number)
         words = Counter(outcome.word for outcome in outcomes)
         return ForwardResult(words + skipped, max(pauses, default=None))
 
@@ -154,77 +164,52 @@ class EventStream:
             return Outcome("refused", self._refused_until - now)
         if self._limiter.paused_for > wait_seconds:
             return Outcome("rate_limited", self._limiter.paused_for)
-        if len(self._waiting) + objects > _MAX_WAITING:
+        if self._waiting and len(self._waiting) + objects > _MAX_WAITING:
             return Outcome("busy", 1.0)
         return None
 
     def _start(self) -> None:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(_REQUESTS_AT_ONCE, "braze")
-            Thread(target=self._dispatch, args=(self._pool,), name="event-stream", daemon=True).start()
+        if self._dispatcher is None:
+            dispatcher = Thread(target=self._dispatch, name="event-stream", daemon=True)
+            dispatcher.start()
+            self._dispatcher = dispatcher  # only now: a thread that cannot start raises RuntimeError
 
-    def _dispatch(self, pool: ThreadPoolExecutor) -> None:
+    def _dispatch(self) -> None:
         while True:
             with self._changed:
-                batch, pause = self._next_batch()
+                self._changed.wait_for(lambda: self._requests < _REQUESTS_AT_ONCE)
+                now = self._clock.monotonic()
+                batch, pause = take_batch(self._waiting, self._busy_users, self._batch_objects, now)
                 if not batch:
                     self._changed.wait(pause)
                     continue
                 self._requests += 1
                 self._busy_users.update(item.content.user_id for item in batch)
-            pool.submit(self._deliver, batch)
+            try:
+                Thread(target=self._deliver, args=(batch,), name="braze", daemon=True).start()
+            except RuntimeError:  # the system has no thread left
+                _log.exception("forwarding_error")
+                self._settle(batch, Outcome("failed", 1.0))
+                self._end_request(batch)
 
-    def _next_batch(self) -> tuple[list[_Item], float | None]:
-        """Remove the next batch from the waiting objects, and return it. Without a batch, return when to look again."""
-        if self._requests >= _REQUESTS_AT_ONCE:
-            return [], None
-        batch: list[_Item] = []
-        left: deque[_Item] = deque()
-        later_users = set(self._busy_users)
-        with_attributes: set[str] = set()
-        event_ids: set[int] = set()
-        for item in self._waiting:
-            user_id, kind = item.content.user_id, item.content.kind
-            if item.outcome.cancelled():
-                continue
-            if len(batch) >= self._batch_objects or user_id in later_users:
-                later_users.add(user_id)
-                left.append(item)
-            elif item.content.event_id in event_ids or (kind == "attributes" and user_id in with_attributes):
-                # A repeated event waits for the outcome of the first. Of two values, the later must win.
-                later_users.add(user_id)
-                left.append(item)
-            else:
-                if kind == "attributes":
-                    with_attributes.add(user_id)
-                elif item.content.event_id is not None:
-                    event_ids.add(item.content.event_id)
-                batch.append(item)
-        if not batch:
-            self._waiting = left
-            return [], None
-        wait_until = batch[0].arrived + _GATHER_SECONDS
-        if len(batch) < self._batch_objects and (now := self._clock.monotonic()) < wait_until:
-            return [], wait_until - now
-        self._waiting = left
-        return [item for item in batch if item.outcome.set_running_or_notify_cancel()], None
-
-    def _deliver(self, batch: Sequence[_Item]) -> None:
+    def _deliver(self, batch: Sequence[Item]) -> None:
         try:
             self._send(self._unsent(batch))
         except RedisUnavailable:
-            self._settle(_open(batch), Outcome("redis_unavailable", 1.0))
-        except BaseException:
-            self._settle(_open(batch), Outcome("failed", 1.0))
+            self._settle([item for item in batch if not item.outcome.done()], Outcome("redis_unavailable", 1.0))
+        except Exception:  # noqa: BLE001  # logged; the messages must get an answer
             _log.exception("forwarding_error")
-            raise
+            self._settle([item for item in batch if not item.outcome.done()], Outcome("failed", 1.0))
         finally:
-            with self._changed:
-                self._requests -= 1
-                self._busy_users.difference_update(item.content.user_id for item in batch)
-                self._changed.notify()
+            self._end_request(batch)
 
-    def _unsent(self, batch: Sequence[_Item]) -> list[_Item]:
+    def _end_request(self, batch: Sequence[Item]) -> None:
+        with self._changed:
+            self._requests -= 1
+            self._busy_users.difference_update(item.content.user_id for item in batch)
+            self._changed.notify_all()
+
+    def _unsent(self, batch: Sequence[Item]) -> list[Item]:
         """Settle the objects that Braze has accepted before, and return the others. Raises RedisUnavailable."""
         events = [item for item in batch if item.content.kind == "events"]
         attributes = [item for item in batch if item.content.kind == "attributes"]
@@ -252,7 +237,7 @@ class EventStream:
                 self._settle([item], Outcome("unchanged" if same else "outdated"))
         return unsent
 
-    def _send(self, items: Sequence[_Item]) -> None:
+    def _send(self, items: Sequence[Item]) -> None:
         """Send the objects in one request, and settle them. Halves a request that Braze does not accept as a whole."""
         if not items:
             return
@@ -260,7 +245,7 @@ class EventStream:
         if reservation is None:
             self._settle(items, Outcome("rate_limited", max(self._limiter.wait() or 0.0, 1.0)))
             return
-        arrays: dict[Kind, list[_Item]] = {"attributes": [], "events": []}
+        arrays: dict[Kind, list[Item]] = {"attributes": [], "events": []}
         for item in items:
             arrays[item.content.kind].append(item)
         with reservation:
@@ -273,6 +258,7 @@ class EventStream:
             reservation.complete(may_arrive_for=_MAY_ARRIVE_SECONDS if uncertain else 0.0)
         match result:
             case Accepted(errors):
+                self._stats.is_refused = False
                 refused = {
                     id(item): errors[kind, index]
                     for kind, array in arrays.items()
@@ -297,6 +283,7 @@ class EventStream:
                 self._fail(items, "rate_limited", "Braze limits the rate of requests (429)", pause)
             case Refused(reason):
                 self._refused_until = self._clock.monotonic() + _REFUSED_SECONDS
+                self._stats.is_refused = True
                 self._fail(items, "refused", reason, _REFUSED_SECONDS)
             case Unavailable(reason):
                 self._fail(items, "uncertain" if uncertain else "unavailable", reason, 1.0)
@@ -310,28 +297,35 @@ class EventStream:
             self._clock.sleep(_RESERVE_AGAIN_SECONDS)
         return reservation
 
-    def _accepted(self, items: Sequence[_Item]) -> None:
+    def _accepted(self, items: Sequence[Item]) -> None:
         """Record the objects before Amplitude gets an answer, so that a repeated message is recognised."""
+        if not items:
+            return
         self._stats.accepted_at = self._clock.now()
         contents = [item.content for item in items]
-        self._delivered.add([content.event_id for content in contents if content.event_id is not None])
+        # If Redis fails now, only this process knows. Another answer would make Amplitude repeat what Braze has.
+        with suppress(RedisUnavailable):
+            self._delivered.add([content.event_id for content in contents if content.event_id is not None])
+        with suppress(RedisUnavailable):
+            self._record_values([content for content in contents if content.kind == "attributes"])
+        self._settle(items, Outcome("accepted"))
+
+    def _record_values(self, contents: Sequence[StreamObject]) -> None:
         values = [
             (
                 content.user_id,
                 {name: Sent(self._state.digest(value), content.at) for name, value in content.content.items()},
             )
             for content in contents
-            if content.kind == "attributes"
         ]
         if values:
             self._state.record(values)
-        self._settle(items, Outcome("accepted"))
 
-    def _reject(self, item: _Item, reason: str) -> None:
+    def _reject(self, item: Item, reason: str) -> None:
         self._report_failure(reason)
         self._settle([item], Outcome("rejected"))
 
-    def _fail(self, items: Sequence[_Item], word: str, reason: str, retry_after: float) -> None:
+    def _fail(self, items: Sequence[Item], word: str, reason: str, retry_after: float) -> None:
         self._report_failure(reason)
         self._settle(items, Outcome(word, retry_after))
 
@@ -339,19 +333,15 @@ class EventStream:
         self._stats.failed_at, self._stats.failure = self._clock.now(), reason
         self._failures.note(reason, reason=reason)
 
-    def _settle(self, items: Iterable[_Item], outcome: Outcome) -> None:
+    def _settle(self, items: Iterable[Item], outcome: Outcome) -> None:
         items = list(items)
         self._count(items, outcome.word)
         for item in items:
             item.outcome.set_result(outcome)
 
-    def _count(self, items: Iterable[_Item], word: str) -> None:
+    def _count(self, items: Iterable[Item], word: str) -> None:
         for kind, number in Counter(item.content.kind for item in items).items():
             self._on_outcome(kind, word, number)
-
-
-def _open(items: Iterable[_Item]) -> list[_Item]:
-    return [item for item in items if not item.outcome.done()]
 
 
 def _is_same(stored: Mapping[str, Sent], name: str, digest: bytes) -> bool:

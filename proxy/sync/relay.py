@@ -10,7 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any, Literal
 
@@ -58,6 +58,19 @@ class RelayResult:
     error: UpstreamError | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class RelayStats:
+    """The state of the relay, for the status page. Times are Unix seconds of batches with events.
+
+    is_rejected: whether Amplitude rejected the API key when the last batch was sent.
+    """
+
+    accepted_at: float | None = None
+    failed_at: float | None = None
+    failure: str = ""
+    is_rejected: bool = False
+
+
 @dataclass(slots=True)
 class _Batch:
     """The readable events of a batch, the `insert_id`s of the settled events, and the number of events by outcome."""
@@ -69,6 +82,13 @@ class _Batch:
     def settle(self, events: Collection[Mapping[str, Any]], outcome: Outcome) -> None:
         self.settled += [event["insert_id"] for event in events]
         self.outcomes[outcome] += len(events)
+
+
+def _next_stats(stats: RelayStats, result: RelayResult) -> RelayStats:
+    if result.error is None:
+        return replace(stats, accepted_at=result.at, is_rejected=False)
+    rejected = isinstance(result.error, UpstreamRejected)
+    return replace(stats, failed_at=result.at, failure=str(result.error), is_rejected=rejected)
 
 
 def skipped_events(events: Mapping[str, int]) -> dict[str, int]:
@@ -90,13 +110,11 @@ class CurrentsRelay:
         self._lock = Lock()
         self._settled: TTLCache[str, bool] = TTLCache(_MAX_SETTLED, _SETTLED_SECONDS, timer=clock.monotonic)
         self._failures = OncePerMinute(_log, "currents_not_relayed", clock)
-        self.last: RelayResult | None = None
-        """The result of the last batch with events."""
+        self._stats = RelayStats()
 
-    @property
-    def is_rejected(self) -> bool:
-        """Whether Amplitude rejected the API key when the last batch was sent."""
-        return self.last is not None and isinstance(self.last.error, UpstreamRejected)
+    def stats(self) -> RelayStats:
+        """Return the state of the relay."""
+        return self._stats
 
     def reserve_memory(self, size: int) -> AbstractContextManager[None]:
         """Reserve memory to read a body of at most `size` bytes, or to send its events. Raises Busy."""
@@ -116,7 +134,7 @@ class CurrentsRelay:
             _log.warning("currents_events_skipped", extra={"skipped": counts})
         result = RelayResult(self._clock.now(), dict(batch.outcomes), error)
         if result.events:
-            self.last = result
+            self._stats = _next_stats(self._stats, result)
         return result
 
     def _read(self, braze_events: Iterable[Any]) -> tuple[_Batch, Counter[str]]:

@@ -28,6 +28,7 @@ from proxy.webhooks.ingest import UpdateIngester
 
 if TYPE_CHECKING:
     from proxy.storage.redis.client import RedisClient
+    from proxy.storage.redis.sync_runs import RedisSyncRuns
     from proxy.storage.redis.sync_state import RedisSentState
 
 _KEY = "connected-content-proxy"
@@ -52,6 +53,7 @@ class Services:
     event_stream: EventStream | None
     snapshots: SharedSnapshots
     currents_relay: CurrentsRelay | None
+    sync_runs: RedisSyncRuns | None
     redis: RedisClient | None
     sent: RedisSentState | None
     keyring: KeyRing

@@ -26,27 +26,27 @@ from proxy.web.services import services
 UPLOAD_SECONDS = 600.0
 """Time limit for the upload of a snapshot."""
 MAX_LINE_BYTES = 4096
-"""Limit on a line. An id has at most 512 characters, and JSON may write each as six bytes."""
+"""Limit on a line. An id has at most 512 characters, and JSON can need six bytes for each."""
 MAX_TOTAL_MEMBERS = 10_000_000
-"""Limit on the members of all snapshots together, which take 80 MB in each process."""
+"""Limit on the members of all snapshots in total. They take 80 MB in each process."""
 MAX_SNAPSHOTS = 1000
 _AHEAD_SECONDS = 600.0
 _MAX_BODY_BYTES = MAX_MEMBERS * MAX_LINE_BYTES
 _TIME = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?", re.ASCII)
 _BODY_BYTES_AT_ONCE = 65_536
 _PACKED_BYTES_AT_ONCE = 8192
-"""Bytes of a compressed body between two checkpoints. 400 empty members take two milliseconds."""
+"""Bytes of a compressed body between two checkpoints. That is up to 400 empty gzip members, or two milliseconds."""
 _UPLOADS = WeightedSemaphore(2, wait_seconds=10)
 """Limit on concurrent uploads. Each takes up to 20 MiB."""
 
 blueprint = Blueprint("snapshots", __name__, url_prefix="/v1/snapshots")
 removal = Blueprint("snapshot_removal", __name__, url_prefix="/v1/snapshots")
-"""Has its own entry in `auth.ACCESS`, because removal needs another scope."""
+"""A separate blueprint, because removal needs another scope in `auth.ACCESS`."""
 
 
 @blueprint.get("", provide_automatic_options=False)
 def index() -> Response:
-    """Return the installed snapshots, and the memory that pushed data can use."""
+    """Return the installed snapshots, and the state of the memory cache."""
     memory = services().store.memory
     cache: bodies.CacheState = {
         "max_bytes": memory.max_size,
@@ -71,12 +71,12 @@ def installed_snapshots() -> list[bodies.Snapshot]:
 
 @blueprint.put("/<cohort_id>", provide_automatic_options=False)
 def install(cohort_id: str) -> Response:
-    """Install a snapshot from a body with a JSON string, the id of a member, on each line."""
+    """Install a snapshot from a body with one user id per line, as a JSON string."""
     app_services = services()
     cohort_id = _cohort_id(cohort_id)
     as_of = _as_of(app_services.clock.now(), app_services.store.memory.snapshots.fresh_for)
     _require_room(cohort_id, 1)
-    # An upload may take longer than any other request. Only an authenticated caller gets this far.
+    # An upload may take longer than any other request. The caller has been authenticated.
     if (connection := request.environ.get("gunicorn.socket")) is not None:
         connection.allow_slow_body(UPLOAD_SECONDS)
     try:
@@ -84,13 +84,14 @@ def install(cohort_id: str) -> Response:
             snapshot, skipped = _read_members(as_of)
             if not snapshot.members and request.args.get("allow_empty", "").lower() != "true":
                 raise BadRequest(
-                    "the body has no user id; add allow_empty=true to install an empty snapshot", code="invalid_body"
+                    "the body has no valid user id; add allow_empty=true to install an empty snapshot",
+                    code="invalid_body",
                 )
             _require_room(cohort_id, snapshot.members)
             installed = app_services.snapshots.install(cohort_id, snapshot)
     except Busy:
         return _retry_later(
-            "Too many uploads", "too many snapshots are being uploaded; send the snapshot again", "busy"
+            "Too many uploads", "too many snapshots are being uploaded; send the snapshot again later", "busy"
         )
     except RedisUnavailable:
         detail = "Redis is unavailable or full, so the snapshot was not installed; send the snapshot again"
@@ -126,7 +127,8 @@ def _cohort_id(sent: str) -> str:
     cohort_id = readable_id(sent)
     if cohort_id is None:
         raise BadRequest(
-            "cohort_id is too long, has white space at an end or a control character; send the cohort's id",
+            "cohort_id is too long, begins or ends with white space, or contains a control character; send the "
+            "cohort's id",
             code="invalid_parameter",
             parameter="cohort_id",
         )
@@ -134,11 +136,11 @@ def _cohort_id(sent: str) -> str:
 
 
 def _as_of(now: float, fresh_for: float) -> float:
-    """Return the time of the snapshot (Unix seconds); `now` if the request has none or a later one."""
+    """Return the time of the snapshot (Unix seconds); `now` if the request has no time or a time after `now`."""
     sent = [*request.args.getlist("as_of"), *request.headers.getlist("X-As-Of")]
     if len(sent) > 1:
         raise BadRequest(
-            "as_of is given more than once; send it once, as as_of or X-As-Of",
+            "as_of occurs more than once; send either as_of or X-As-Of, once",
             code="repeated_parameter",
             parameter="as_of",
         )
@@ -147,8 +149,8 @@ def _as_of(now: float, fresh_for: float) -> float:
     as_of = float(sent[0]) if _TIME.fullmatch(sent[0]) else math.nan
     if not now - fresh_for <= as_of <= now + _AHEAD_SECONDS:
         raise BadRequest(
-            "as_of is not a time in Unix seconds, is more than 10 minutes ahead, or is older than "
-            f"CACHE_PUSHED_SECONDS ({fresh_for:.0f}); send the time at which the download was requested",
+            "as_of must be a time in Unix seconds, at most 10 minutes ahead and at most CACHE_PUSHED_SECONDS "
+            f"({fresh_for:.0f}) ago; send the time at which the download was requested",
             code="invalid_parameter",
             parameter="as_of",
         )
@@ -156,11 +158,11 @@ def _as_of(now: float, fresh_for: float) -> float:
 
 
 def _require_room(cohort_id: str, members: int) -> None:
-    """Raise BodyTooLarge if a snapshot with `members` does not fit beside the snapshots of the other cohorts."""
+    """Raise BodyTooLarge if a snapshot with `members` exceeds a limit, together with those of the other cohorts."""
     others = [snapshot for snapshot in services().store.memory.snapshots.installed() if snapshot.cohort_id != cohort_id]
     if len(others) >= MAX_SNAPSHOTS or sum(snapshot.members for snapshot in others) + members > MAX_TOTAL_MEMBERS:
         raise BodyTooLarge(
-            f"all snapshots together may have {MAX_TOTAL_MEMBERS:,} members, and there may be {MAX_SNAPSHOTS:,}; "
+            f"the snapshots would exceed {MAX_TOTAL_MEMBERS:,} members in total, or {MAX_SNAPSHOTS:,} snapshots; "
             "remove a snapshot with DELETE /v1/snapshots/{cohort_id}"
         )
 
@@ -200,10 +202,10 @@ def _text(line: bytes, number: int) -> str:
 
 
 class _Packed:
-    """A compressed body for GzipFile. Other requests run between two reads.
+    """A compressed body for GzipFile that lets other requests run between two reads.
 
-    GzipFile reads a header byte by byte, and passes over empty members and padding, without returning. A body of 20 MB
-    with such content blocked all requests for nine seconds.
+    GzipFile does not return while it reads a header, empty members or padding. A body of 20 MB with such content
+    blocked all requests for nine seconds.
     """
 
     def __init__(self, body: IO[bytes], checkpoint: Checkpoint) -> None:
@@ -233,9 +235,10 @@ def _lines(checkpoint: Checkpoint) -> Iterator[bytes]:
             yield line
     except RequestEntityTooLarge:
         raise BodyTooLarge("the body is too large; send a smaller cohort") from None
-    except Exception:  # noqa: BLE001  # each server raises its own error for a broken transfer coding
+    except Exception:  # noqa: BLE001  # servers raise different errors for a broken transfer coding
         raise BadRequest(
-            "the body is incomplete or damaged; send all of it, with the right Content-Length", code="invalid_body"
+            "the body is incomplete or damaged; send the whole body again, with the right Content-Length",
+            code="invalid_body",
         ) from None
 
 

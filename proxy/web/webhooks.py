@@ -16,7 +16,7 @@ from proxy.storage.checkpoint import Checkpoint
 from proxy.storage.redis import RedisUnavailable
 from proxy.storage.weighted_semaphore import Busy
 from proxy.sync.event_stream import EventStream, ForwardResult
-from proxy.sync.stream_objects import stream_objects
+from proxy.sync.stream_objects import StreamObject, stream_objects
 from proxy.web.errors import problem
 from proxy.web.request_body import largest_size, read_large_body
 from proxy.web.services import services
@@ -84,7 +84,7 @@ def _ingest(
         return response
     forwarded: ForwardResult | None = None
     if stream is not None:
-        forwarded = _forward(stream, batch, app_services.wait_seconds - (app_services.clock.monotonic() - started))
+        forwarded = _forward(stream, batch, len(body), started + app_services.wait_seconds, checkpoint)
         if forwarded.retry_after is not None:
             app_services.metrics.pushed(hook, "failed")
             response = problem(503, "Not delivered to Braze", _NOT_DELIVERED, code="not_delivered")
@@ -110,10 +110,20 @@ def _ingest(
     return response
 
 
-def _forward(stream: EventStream, batch: Batch, wait_seconds: float) -> ForwardResult:
+def _forward(
+    stream: EventStream, batch: Batch, size: int, deadline: float, checkpoint: Callable[[], object]
+) -> ForwardResult:
+    """Forward a batch whose body has `size` bytes, and wait until `deadline` (monotonic seconds)."""
     skipped = Counter({"no_user_id": batch.skipped["no_user_id"]})
-    objects = [content for element in batch.elements for content in stream_objects(*element, stream.selection, skipped)]
-    return stream.forward(objects, wait_seconds, skipped)
+    objects: list[StreamObject] = []
+    try:
+        with stream.reserve_memory(size):
+            for element in batch.elements:
+                checkpoint()
+                objects += stream_objects(*element, stream.selection, skipped)
+            return stream.forward(objects, deadline - services().clock.monotonic(), skipped)
+    except Busy:
+        return ForwardResult({"busy": len(batch.elements)}, 1.0)
 
 
 _NOT_SHARED = "Redis is unavailable, so only one process stored the batch; send the batch again"

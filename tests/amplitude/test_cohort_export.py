@@ -87,7 +87,7 @@ def test_download__file_in_the_storage__members_and_no_credentials_sent_there(
     assert set(download.users[2:]) <= {f"user-{number}" for number in range(1, 4001)}
     assert len(download.users) > 50
     assert sandbox.report()["cohorts"] == {"requests": 1, "polls": 2, "files": 1, "stored": 1}
-    assert sandbox.report()["calls"] == 0, "exports use no calls of the User Profile API"
+    assert sandbox.report()["calls"] == 0, "downloads use no calls of the User Profile API"
     assert download.slept == [2.0]
     assert [line for line in download.progress if "members in the cohort" in line]
 

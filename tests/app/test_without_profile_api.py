@@ -1,4 +1,4 @@
-"""The real service with AMPLITUDE_PROFILE_API=off, in front of a sandbox that counts calls: no path makes one."""
+"""The real service with AMPLITUDE_PROFILE_API=off, with a sandbox that counts calls: no feature makes a call."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_plan__profile_api_off__no_calls_and_the_time_of_a_download() -> None:
     rows = {line[:21].strip(): line[21:] for line in printed.splitlines()}
     assert list(rows) == ["requests", "calls", "warming by download", "send"]
     assert rows["calls"] == "0, because AMPLITUDE_PROFILE_API is off"
-    assert rows["warming by download"].startswith("about 2 min: no call, and 1 of 500 cohort downloads a month; ")
+    assert rows["warming by download"].startswith("about 2 min: no calls, and 1 of 500 cohort downloads a month; ")
     assert run("plan", "--recipients", "100000", AMPLITUDE_PROFILE_API="maybe").returncode == 2
 
 

@@ -1,8 +1,8 @@
 """Measures `warm --cohort` with a cohort download: `python -m tests.bench.export`.
 
-Exports a cohort with five properties into the shipped service: one worker with the CACHE_MAX_MB that `warm` asks for,
-then two workers and Redis. Checks then that known users are answered without a call. `--membership` exports only the
-members into one worker, while clients request 100 cached answers a second.
+Stores a cohort with five properties in the shipped service: first one worker with the CACHE_MAX_MB that `warm` prints,
+then two workers and Redis. Then checks that requests for known users cost no calls. With `--membership`, stores only
+the members in one worker, while clients request 100 cached answers a second.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _CHECKED_USERS = 2000
 
 @dataclass(frozen=True)
 class Warming:
-    """A run of `warm`. `memory`: the most memory of the command, in bytes. `output`: both of its outputs."""
+    """A run of `warm`. `memory`: the maximum memory of the command in bytes. `output`: standard output and error."""
 
     seconds: float
     memory: int
@@ -41,12 +41,12 @@ class Warming:
 
     @property
     def needed_mb(self) -> int:
-        """Return the CACHE_MAX_MB that the command asks for."""
+        """Return the CACHE_MAX_MB that the command prints."""
         return int(_NEEDED.findall(self.output)[-1].replace(",", ""))
 
 
 def export(sandbox: SandboxProcess, cohorts: list[str], *options: str, **settings: str) -> Warming:
-    """Run `warm` with an export of the cohorts."""
+    """Run `warm` with downloads of the cohorts."""
     variables = {
         "AMPLITUDE_BASE_URL": sandbox.url,
         "AMPLITUDE_COHORTS_URL": sandbox.url,
@@ -109,7 +109,7 @@ def measure(sandbox: SandboxProcess, members: int, name: str, settings: Mapping[
 
 
 def measure_membership(sandbox: SandboxProcess, members: int) -> bool:
-    """Measure an export of the members only, and print the figures. Return whether users cost no call afterwards."""
+    """Measure a download of members only, and print the figures. Return whether users cost no call afterwards."""
     cohort = f"crowd-{members}"
     with Service(sandbox, options=("--log-level", "error"), **LONG_LIVED) as service:
         list(get_all(service.port, [f"/v1/cohorts?user_id=user-{number + 1}" for number in range(20)]))
@@ -124,9 +124,9 @@ def measure_membership(sandbox: SandboxProcess, members: int) -> bool:
     print(warming.output)
     print(
         f"{members:,} members in {warming.seconds:.0f} s; the command took {warming.memory / 2**20:.0f} MiB, the "
-        f"worker {before / 2**20:.0f} MiB before, at most {peaks[0] / 2**20:.0f} MiB during the export and "
+        f"worker {before / 2**20:.0f} MiB before, at most {peaks[0] / 2**20:.0f} MiB during the download and "
         f"{after / 2**20:.0f} MiB after it; longest cached answer {max(times[:quiet]) * 1000:.0f} ms before and "
-        f"{max(times[quiet:]) * 1000:.0f} ms during the export",
+        f"{max(times[quiet:]) * 1000:.0f} ms during the download",
         flush=True,
     )
     return answers == [True, True, False] and sandbox.calls() == calls
@@ -136,7 +136,7 @@ def main() -> int:
     """Measure the services, and return the exit code."""
     parser = command_line(__doc__)
     parser.add_argument("--members", type=int, default=100_000, help="number of members of the cohort")
-    parser.add_argument("--membership", action="store_true", help="export no properties")
+    parser.add_argument("--membership", action="store_true", help="download no properties")
     parsed = parser.parse_args()
     members = parsed.members
     if parsed.membership:

@@ -7,7 +7,7 @@ The webhooks push the default payload of a cohort, first for its members, then f
 properties of each user. In the simulation, every user outside the cohort has left it. In reality, Amplitude pushes
 nothing about users who never were members.
 
-An export needs no such batches: its snapshot answers for every user.
+A cohort download needs no such batches, because its snapshot answers for every user.
 """
 
 from __future__ import annotations
@@ -94,15 +94,15 @@ def pushed(stage: Stage) -> set[str]:
 
 
 def exported(stage: Stage) -> set[str]:
-    """Export all properties of all users, and the members of the cohort, by two downloads. Causes no call."""
+    """Store all properties of all users and the members of the cohort, by two downloads. Causes no call."""
     began = time.monotonic()
-    everybody = f"crowd-{len(stage.users)}"
+    all_users = f"crowd-{len(stage.users)}"
     with Service(stage.sandbox, **stage.settings):
-        for cohort, section in ((everybody, "properties"), (COHORT_ID, "cohorts")):
+        for cohort, section in ((all_users, "properties"), (COHORT_ID, "cohorts")):
             export(stage.sandbox, [cohort], "--include", section, **stage.settings)
     print(f"exported in {time.monotonic() - began:.0f} s", file=sys.stderr)
     if calls := stage.sandbox.calls():
-        raise AssertionError(f"the export caused {calls} calls")
+        raise AssertionError(f"the downloads caused {calls} calls")
     return {user for user in stage.users if find(user, None) is not None}
 
 

@@ -2,12 +2,12 @@
 
 Sends to the same recipients by several policies: direct calls to the emulated Amplitude, a plain cache by URL, the
 service with one worker, the service with two workers and Redis, and the service after warming. Recommendations cannot
-be pushed or exported, so messages without recommendations are sent after webhooks, after exports, and without both.
-Each policy has a new sandbox.
+be pushed or exported, so messages without recommendations are sent after webhooks, after cohort downloads, and without
+both. Each policy has a new sandbox.
 
 A message is personalised if all of its calls were answered in time, some by "unknown user". Prints the table of
-docs/benchmarks.md, then the kept and broken promises. Takes 25 minutes. Exit code 1: a promise was broken. Exit code 2:
-the generator was too slow, so the figures are invalid.
+docs/benchmarks.md, then the kept and broken promises. Takes 25 minutes. The exit code is 1 if a promise was broken,
+and 2 if the generator was too slow, so that the figures are invalid.
 """
 
 from __future__ import annotations

@@ -465,8 +465,8 @@ def test_check__profile_api_off__no_call_and_a_warning_for_each_gap(sandbox: San
         "ok profile API",
         "warn variables",
         "warn data",
-        "warn exports",
-        "warn exports",
+        "warn downloads",
+        "warn downloads",
     ]
     assert "no call was made" in lines[3]
     assert "AMPLITUDE_BASE_URL, RESPONSE_DEADLINE_SECONDS have no effect" in lines[4]

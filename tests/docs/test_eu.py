@@ -1,4 +1,4 @@
-"""The guide for Amplitude's EU region: its commands lead from nothing to a rendered message, without a call."""
+"""Runs the guide for Amplitude's EU region: from an empty service to a rendered message, without a call."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ PARAMETERS = {"recommendations": "rec_id=r", "cohorts": "cohort_id=vip", "propen
 
 
 class Guide(NamedTuple):
-    """The service that the commands of the guide have set up, and the secrets that they have printed."""
+    """The service that the commands of the guide set up, and the secrets that they printed."""
 
     service: Service
     secrets: dict[str, str]
 
     def shell(self, name: str, **replaced: str) -> str:
-        """Run the command `name` of the guide, and return what it prints."""
+        """Run the command `name` of the guide, and return its output."""
         line = fragment(name).block("sh").strip()
         own = {
             "https://your-host": self.service.url,
@@ -60,7 +60,7 @@ class Guide(NamedTuple):
 
 @pytest.fixture(scope="module")
 def guide(start_module_service: Callable[..., Service]) -> Iterator[Guide]:
-    """Follow the guide up to the first push, with Redis and without a key of Amplitude."""
+    """Follow the guide up to the first push, with Redis and without an Amplitude key."""
     secrets, entries = {}, []
     for command in fragment("eu keys").block("sh").splitlines():
         assert command.startswith(".venv/bin/python -m proxy ")
@@ -82,7 +82,7 @@ def guide(start_module_service: Callable[..., Service]) -> Iterator[Guide]:
 
 @pytest.fixture
 def pushed(guide: Guide) -> Guide:
-    """Push what the message needs: the properties of ava by the webhook, and the cohort by a snapshot."""
+    """Push the data of the message: the properties of ava by the webhook, and the cohort by a snapshot."""
     properties = {"first_name": "Ava", "loyalty_points": "420"}
     guide.push("users", user_id="ava", event_time=time.time(), whole=True, user_properties=properties)
     answer = json.loads(guide.shell("eu snapshot", **{"12345": "ava"}))
@@ -145,7 +145,7 @@ def test_ages_table__defaults__are_those_of_the_settings() -> None:
     assert hours == [pushed, pushed + stale]
 
 
-def test_export__cohort__answers_members_and_all_other_users(guide: Guide) -> None:
+def test_download__cohort__answers_members_and_all_other_users(guide: Guide) -> None:
     sandbox = guide.service.sandbox
     line = {
         "AMPLITUDE_API_KEY=…": f"AMPLITUDE_API_KEY={sandbox.api_key}",
@@ -154,7 +154,7 @@ def test_export__cohort__answers_members_and_all_other_users(guide: Guide) -> No
         "name:secret": f"amplitude:{guide.secrets['amplitude']}",
         "abc123": "crowd-40",
     }
-    guide.shell("eu export", **line)
+    guide.shell("eu download", **line)
     for user_id, is_member in (("user-1", True), ("unknown-user", False)):
         url = f"{guide.service.url}/v1/cohorts?user_id={user_id}&cohort_id=crowd-40"
         answer = requests.get(url, auth=("braze", guide.secrets["braze"]), timeout=10).json()

@@ -15,6 +15,7 @@ from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.api.openapi.document import document
+from proxy.web import services
 from tests.conftest import ROOT, SECRET, Service, free_port
 from tests.docs.test_references import ANCHORS
 from tests.support.docs import table
@@ -73,6 +74,7 @@ def test_alerts__metrics_and_labels__are_exported(
     client.get("/v1/cohorts?user_id=", headers=caller)
     client.get("/v1/recommendations?user_id=u&rec_id=home", headers=caller)
     client.post("/v1/webhooks/amplitude/cohorts", headers=caller)
+    services.installed(client.application).metrics.forwarded("events", "accepted", 1)
     client.put("/v1/snapshots/c31", headers=caller, data=b'"u"', content_type="application/x-ndjson")
     labels: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(client.get("/metrics", headers=caller).text):

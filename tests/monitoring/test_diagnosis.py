@@ -12,6 +12,13 @@ PROBLEMS = {
     "Some calls to Amplitude fail": State(upstream_errors=frozenset({"upstream_timeout"})),
     "differ from its documentation": State(upstream_errors=frozenset({"upstream_invalid"})),
     "no event of Braze Currents is delivered": State(currents_rejected=True),
+    "Braze refuses the API key": State(braze_refused=True),
+    "Braze's rate limit is reached": State(braze_paused=True),
+    "1 forwarded object is uncertain": State(uncertain=1),
+    "3 forwarded objects are uncertain": State(uncertain=3),
+    "sync failed": State(sync_result="failed", sync_error="Braze returned status 401", sync_age=100_000),
+    "sync is incomplete": State(sync_result="incomplete"),
+    "27 hours ago": State(sync_result="complete", sync_age=27 * 3600),
     "429": State(quota_closed=True, quota_spent=True),
     "Quota used up": State(quota_spent=True),
     "Redis is unavailable": State(redis_unavailable=True, quota_spent=True),
@@ -26,7 +33,8 @@ PROBLEMS = {
 
 
 def test_findings__nothing_wrong__one_good_finding_without_a_fix() -> None:
-    for state in (State(), State(profile_api=False, answers=1000, not_available=99)):
+    recent = State(sync_result="complete", sync_age=25.9 * 3600)
+    for state in (State(), recent, State(profile_api=False, answers=1000, not_available=99)):
         (only,) = findings(state)
         assert (only.level, only.what, only.fix) == ("good", "All is well", "")
         assert ("quota" in only.meaning) is state.profile_api

@@ -355,6 +355,7 @@ def test_master__before_the_fork__imports_nothing_that_takes_a_lock() -> None:
     assert {name for name in loaded if name.startswith("proxy.")} == {
         "proxy.api",
         "proxy.api.caller_keys",
+        "proxy.api.setting_readers",
         "proxy.api.urls",
         "proxy.profile",
         "proxy.profile.aliases",

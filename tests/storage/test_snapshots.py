@@ -257,7 +257,7 @@ def redis(server: RedisServer) -> Iterator[Redis]:
 
 @pytest.fixture
 def start(server: RedisServer, redis: Redis) -> Iterator[Callable[..., Process]]:
-    """Return Process. Every process is stopped after the test."""
+    """Return a function that starts a process. All processes are stopped after the test."""
     processes: list[Process] = []
 
     def start(**options: Any) -> Process:

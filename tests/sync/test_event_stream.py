@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -14,10 +16,13 @@ from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.sandbox.braze_api import BrazeApi
 from proxy.sandbox.faults import Fault
 from proxy.sandbox.server import Sandbox
+from proxy.storage.redis import RedisUnavailable
+from proxy.storage.redis.delivered_events import RedisDeliveredEvents
 from proxy.sync.delivered_events import DeliveredEvents
 from proxy.sync.event_stream import EventStream, ForwardResult
 from proxy.sync.recent_values import RecentValues
 from proxy.sync.stream_objects import Selection, StreamObject
+from tests.support.fakes import FakeClock
 
 WAIT_SECONDS = 5.0
 NOW = 1_700_000_000.0
@@ -44,6 +49,7 @@ def new_stream(
     per_minute: int = 60_000,
     timeout: float = 1.0,
     batch_objects: int = 75,
+    delivered: DeliveredEvents | None = None,
     clock: Clock = SYSTEM_CLOCK,
 ) -> EventStream:
     client = TrackClient(braze.url, key or braze.braze.key, create_users=True, timeout=timeout)
@@ -51,7 +57,7 @@ def new_stream(
         Selection(frozenset("*"), frozenset("*")),
         client,
         RateLimiter(per_minute, clock=clock),
-        DeliveredEvents(clock=clock),
+        DeliveredEvents(clock=clock) if delivered is None else delivered,
         RecentValues(),
         batch_objects=batch_objects,
         clock=clock,
@@ -216,3 +222,113 @@ def test_forward__rate_is_used_up__to_send_again(braze: Sandbox) -> None:
     assert set(second.outcomes) <= {"rate_limited", "late"}
     assert second.retry_after is not None
     assert braze.braze.report()["requests"] == 1
+
+
+def test_forward__a_thread_cannot_start__the_next_message_is_sent(
+    braze: Sandbox, stream: EventStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Thread, "start", _no_thread)
+        with pytest.raises(RuntimeError):
+            forward(stream, event(1))
+    assert forward(stream, event(1)).outcomes == {"accepted": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(Thread, "start", _no_thread)
+        assert forward(stream, event(2)) == ForwardResult({"failed": 1}, 1.0)
+    assert forward(stream, event(2)).outcomes == {"accepted": 1}
+    assert received(braze) == ["Order 1", "Order 2"]
+
+
+def _no_thread(self: Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+class FailingDeliveredEvents(DeliveredEvents):
+    """Fails once with an error of its own."""
+
+    failures = 1
+
+    def known(self, event_ids: Any) -> set[int]:
+        if self.failures:
+            self.failures -= 1
+            raise LookupError
+        return super().known(event_ids)
+
+
+def test_forward__unexpected_error__to_send_again_and_the_user_is_free(
+    braze: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream = new_stream(braze, delivered=FailingDeliveredEvents())
+    assert forward(stream, event(1)) == ForwardResult({"failed": 1}, 1.0)
+    assert "forwarding_error" in caplog.messages
+    assert forward(stream, event(1)).outcomes == {"accepted": 1}
+
+
+class RedisThatFailsToWrite(RedisDeliveredEvents):
+    def __init__(self) -> None:
+        pass
+
+    def known(self, event_ids: Sequence[int]) -> set[int]:
+        return set()
+
+    def add(self, event_ids: Sequence[int]) -> None:
+        raise RedisUnavailable
+
+
+def test_forward__redis_fails_after_braze_accepted__accepted_and_not_sent_again(braze: Sandbox) -> None:
+    stream = new_stream(braze, delivered=DeliveredEvents(RedisThatFailsToWrite()))
+    assert forward(stream, event(1), attributes(plan="gold")) == ForwardResult({"accepted": 2}, None)
+    assert forward(stream, event(1), attributes(plan="gold")).outcomes == {"duplicate": 1, "unchanged": 1}
+    assert braze.braze.report()["requests"] == 1
+
+
+def test_forward__message_with_more_objects_than_may_wait__some_accepted_at_each_try(
+    braze: Sandbox, stream: EventStream
+) -> None:
+    result = forward(stream, *(event(number, f"u{number}") for number in range(20_001)), wait_seconds=0.3)
+    assert result.retry_after == 1.0
+    assert "busy" not in result.outcomes
+    stream.drain(WAIT_SECONDS)
+    assert received(braze)
+
+
+def test_drain__request_in_progress__its_outcome_is_recorded(braze: Sandbox, stream: EventStream) -> None:
+    braze.braze.latency = 0.4
+    assert forward(stream, event(1), wait_seconds=0.2).outcomes == {"late": 1}
+    stream.drain(WAIT_SECONDS)
+    assert stream.stats().accepted_at is not None
+    assert stream.stats().waiting == 0
+    braze.braze.latency = 0.0
+    stream.drain(WAIT_SECONDS)  # returns at once
+    assert forward(stream, event(1)).outcomes == {"duplicate": 1}
+
+
+def test_stats__key_refused_and_then_accepted__refused_until_accepted(braze: Sandbox) -> None:
+    clock = FakeClock()
+    stream = new_stream(braze, batch_objects=1, clock=clock)  # a full request does not wait for others
+    braze.braze.faults.set(Fault("no-permission", times=1))
+    forward(stream, event(1))
+    assert stream.stats().is_refused
+    assert stream.stats().failure.startswith("Braze returned status 403")
+    clock.advance(11)
+    assert stream.stats().is_refused
+    forward(stream, event(1))
+    assert not stream.stats().is_refused
+
+
+def test_forward__message_to_be_sent_again__its_skipped_objects_are_counted_once(braze: Sandbox) -> None:
+    counted: Counter[str] = Counter()
+    client = TrackClient(braze.url, braze.braze.key, create_users=True, timeout=1.0)
+    stream = EventStream(
+        Selection(frozenset("*"), frozenset("*")),
+        client,
+        RateLimiter(60_000, clock=SYSTEM_CLOCK),
+        DeliveredEvents(),
+        RecentValues(),
+        batch_objects=75,
+        on_outcome=lambda kind, outcome, number: counted.update({f"{kind} {outcome}": number}),
+    )
+    braze.braze.faults.set(Fault("status", status=500, times=1))
+    for _ in range(2):
+        stream.forward([event(1)], WAIT_SECONDS, Counter(text_cut=1))
+    assert counted == {"events unavailable": 1, "events accepted": 1, "skipped text_cut": 1}

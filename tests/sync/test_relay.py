@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
+from dataclasses import replace
 
 import pytest
 
@@ -104,10 +105,15 @@ def test_relay__amplitude_fails__one_request_and_not_delivered(clock: FakeClock,
     with BatchUpstream(lambda _: reply) as upstream:
         currents = relay_for(upstream, clock)
         result = currents.relay([braze_event("1"), "unreadable"])
-    assert result.error is not None
-    assert (result.events, result.error.word, len(upstream.requests)) == ({"not_delivered": 1}, word, 1)
-    assert currents.last is result
-    assert currents.is_rejected is (word == "upstream_rejected")
+        assert result.error is not None
+        assert (result.events, result.error.word, len(upstream.requests)) == ({"not_delivered": 1}, word, 1)
+        stats = currents.stats()
+        assert (stats.accepted_at, stats.failed_at, stats.failure) == (None, result.at, str(result.error))
+        assert stats.is_rejected is (word == "upstream_rejected")
+        upstream.reply = lambda _: Reply()
+        clock.advance(7)
+        currents.relay([braze_event("1")])
+        assert currents.stats() == replace(stats, accepted_at=result.at + 7, is_rejected=False)
 
 
 @pytest.mark.contract("8 answers")

@@ -15,6 +15,7 @@ from proxy.sandbox.braze_api import BrazeApi
 from proxy.sandbox.faults import Fault
 from proxy.sandbox.server import Sandbox
 from proxy.settings import Settings
+from proxy.web import services
 from tests.conftest import KEYS, SECRET
 from tests.support.fakes import FakeSource
 
@@ -185,3 +186,13 @@ def test_webhook__event_without_properties__not_reported_as_skipped(client: Flas
     answer = post(client, {name: value for name, value in EVENT.items() if name != "user_properties"})
     assert answer.json is not None
     assert (answer.json["applied"], answer.json["skipped"], answer.json["forwarded"]) == (0, 0, {"accepted": 1})
+
+
+def test_webhook__memory_of_waiting_bodies_is_full__503(braze: Sandbox, client: FlaskClient) -> None:
+    stream = services.installed(client.application).event_stream
+    assert stream is not None
+    with stream.reserve_memory(32 * 1024 * 1024):
+        answer = post(client, EVENT)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert post(client, EVENT).status_code == 200
+    assert len(braze.braze.details("events")) == 1

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proxy import __version__
 from proxy.app import create_app
+from proxy.monitoring.sync_runs import SyncRun, add_run
 from proxy.profile.errors import QuotaExhausted, UpstreamRejected, UpstreamUnavailable
 from proxy.profile.parts import Identity
 from proxy.settings import Settings
@@ -219,7 +220,10 @@ def test_grafana_dashboard__queries__use_exactly_the_served_metrics(
     clock.advance(1)  # a background request waits for the next even slot of the quota
     ask(client, "cohorts?user_id=u", Priority="u=7")
     install_snapshot(client, "c31", "ava")
-    installed(client.application).metrics.relayed({"accepted": 1})
+    metrics = installed(client.application).metrics
+    metrics.relayed({"accepted": 1})
+    metrics.forwarded("events", "accepted", 1)
+    metrics.set_sync_runs_reader(lambda: add_run(None, SyncRun(clock.now(), "complete", users_sent=1)))
     source.fault = UpstreamUnavailable()
     ask(client, "cohorts?user_id=another")
     client.get("/v1/cohorts")
@@ -233,6 +237,28 @@ def test_grafana_dashboard__queries__use_exactly_the_served_metrics(
     assert families == {re.sub(r"_(bucket|count|sum)$", "", name) for name in queried}, "the dashboard lacks a metric"
     labels = set(re.findall(r"by \(([\w, ]+)\)", " ".join(expressions)))
     assert labels == {
-        "cache", "cache, error", "cohort_id", "error", "le", "outcome", "route, status", "version, python_version",
+        "cache", "cache, error", "cohort_id", "error", "kind, outcome", "le", "outcome", "result",
+        "route, status", "version, python_version",
         "why",
     }  # fmt: skip
+
+
+@pytest.mark.contract("3 metrics")
+def test_metrics__runs_of_sync__totals_and_the_last_run(client: FlaskClient) -> None:
+    first = SyncRun(1_000.0, "complete", users_sent=10, users_unchanged=90, values=25, requests=2)
+    second = SyncRun(2_000.0, "failed", error="Braze returned status 401", users_sent=1, users_failed=2, requests=1)
+    runs = add_run(add_run(None, first), second)
+    metrics = installed(client.application).metrics
+    assert not [name for name in read(client) if name.startswith("sync_")], "no run is known"
+    metrics.set_sync_runs_reader(lambda: runs)
+    assert {name: value for name, value in read(client).items() if name.startswith("sync_")} == {
+        "sync_runs_total{result=complete}": 1,
+        "sync_runs_total{result=failed}": 1,
+        "sync_objects_total{outcome=sent}": 11,
+        "sync_objects_total{outcome=unchanged}": 90,
+        "sync_objects_total{outcome=failed}": 2,
+        "sync_values_total": 25,
+        "sync_requests_total": 3,
+        "sync_last_run_timestamp_seconds": 2_000,
+        "sync_last_run_failed": 1,
+    }

@@ -46,7 +46,7 @@ def is_member(client: FlaskClient, caller: dict[str, str], user_id: str, cohort_
 
 
 @pytest.mark.contract("6 snapshots")
-def test_put__members__cohort_is_answered_for_everybody_without_a_call(
+def test_put__members__cohort_is_answered_for_every_user_without_a_call(
     client: FlaskClient, caller: dict[str, str], put: Any, source: FakeSource, clock: FakeClock
 ) -> None:
     response = put()
@@ -72,7 +72,7 @@ def test_put__members__cohort_is_answered_for_everybody_without_a_call(
         pytest.param(b'"\\u0061va"\r\n', {}, id="escapes and CRLF"),
     ],
 )
-def test_put__form_of_the_body__is_read(
+def test_put__gzip_and_json_variants__are_read(
     client: FlaskClient, caller: dict[str, str], put: Any, body: bytes, headers: dict[str, str]
 ) -> None:
     assert put(body=body, **headers).status_code == 200
@@ -81,7 +81,7 @@ def test_put__form_of_the_body__is_read(
 
 @pytest.mark.contract("6 snapshots")
 @pytest.mark.parametrize("header", [("Cache-Control", "no-cache"), ("Cache-Control", "max-age=5"), ("Priority", "u=7")])
-def test_get__newer_answer_is_requested__no_call_because_it_could_not_override_the_snapshot(
+def test_get__newer_answer_is_requested__snapshot_answers_without_a_call(
     client: FlaskClient,
     caller: dict[str, str],
     put: Any,
@@ -104,7 +104,7 @@ def test_get__newer_answer_is_requested__no_call_because_it_could_not_override_t
         assert answer.headers["Cache-Status"] == "connected-content-proxy; hit; ttl=86300"
     both = ask("profile?user_id=ava&include=properties,cohorts&cohort_id=c31")
     assert (both.get_json()["is_member"], both.get_json()["properties"]) == (True, {"plan": "gold"})
-    assert len(source.calls) == 1, "only a call brings newer properties"
+    assert len(source.calls) == 1, "newer properties cost a call"
     clock.advance(60)  # another background call may be sent
     source.user_data |= {"user_id": "lou"}
     other = ask("cohorts?user_id=lou&cohort_id=c31,c7")
@@ -145,7 +145,7 @@ def test_put__invalid_request__problem_and_nothing_is_installed(
     assert installed(app).store.memory.snapshots.installed() == []
 
 
-def test_put__empty_snapshot_is_allowed__nobody_is_a_member(
+def test_put__empty_snapshot_is_allowed__no_user_is_a_member(
     client: FlaskClient, caller: dict[str, str], put: Any
 ) -> None:
     assert put("c31?allow_empty=true", b"").get_json()["members"] == 0
@@ -211,7 +211,7 @@ def test_put__gzip_without_lines__other_requests_run_between_small_pieces(
 
 
 class SlowConnection:
-    """Stands for the server's connection. Records the time limits of its bodies."""
+    """Replaces the connection of the server, and records the time limits of bodies."""
 
     def __init__(self) -> None:
         self.limits: list[float] = []

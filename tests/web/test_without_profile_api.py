@@ -10,9 +10,11 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from proxy.api.openapi.document import document
 from proxy.app import create_app
 from proxy.settings import Settings, SettingsError
 from tests.support.fakes import FakeClock, FakeSource
+from tests.support.openapi import faults_in
 from tests.support.service import KEYS
 
 OFF = {"AMPLITUDE_PROFILE_API": "off", "PROXY_API_KEYS": KEYS}
@@ -174,6 +176,8 @@ def test_drop_in__nothing_was_pushed__error_word(ask: Any) -> None:
 def test_readyz__no_profile_api__ok_and_off(client: FlaskClient) -> None:
     response = client.get("/readyz")
     assert (response.status_code, response.get_json()) == (200, {"status": "ok", "upstream": "off", "quota": "ok"})
+    openapi = document()
+    assert faults_in(openapi, openapi["paths"]["/readyz"]["get"], response) == []
 
 
 def test_settings__profile_api_is_on__secret_key_is_required() -> None:

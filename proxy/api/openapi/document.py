@@ -76,9 +76,9 @@ log exposures too.\
 _TAGS = {
     "Data": "The data of a user in Amplitude, for templates.",
     "Drop-in": "Amplitude's own parameters and JSON, from the same cache and within the same quota.",
-    "Webhooks": "Data that Amplitude pushes: the service answers requests for this data without a call to Amplitude. "
-    "Events that Braze pushes: the service sends them to Amplitude.",
-    "Snapshots": "The members of cohorts, from a download. The service answers questions about these cohorts without a "
+    "Webhooks": "Data that Amplitude pushes. The service answers requests for this data without a call to Amplitude. "
+    "Events that Braze pushes. The service sends them to Amplitude.",
+    "Snapshots": "The members of cohorts, from a download. The service answers requests for these cohorts without a "
     "call to Amplitude.",
     "Operation": "Routes for platforms and monitors. These requests make no call to Amplitude.",
     "Playground": "The preview of a message.",

@@ -31,7 +31,8 @@ def paths() -> dict[str, Schema]:
                     as_json("Unready", example={"status": "unavailable", "upstream": "rejected", "quota": "ok"}),
                 ),
             },
-            description="The result depends on the last call to Amplitude, if that call ended within the last minute.",
+            description="The result depends on the last call to Amplitude, if that call ended within the last minute. "
+            "`upstream` is `off` if the service runs without the User Profile API.",
         ),
         "/metrics": _get(
             "Metrics",

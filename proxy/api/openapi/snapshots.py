@@ -18,8 +18,8 @@ _COHORT_ID = {
 }
 _TIME: Schema = {"type": "string", "pattern": r"^[0-9]{1,12}(\.[0-9]{1,9})?$"}
 _ABOUT_TIME = (
-    "The time at which the download was requested, in Unix seconds: at most 600 seconds ahead, and not older than "
-    "`CACHE_PUSHED_SECONDS`. Send `as_of` or `X-As-Of`. The default is the time of the request."
+    "The time at which the download was requested, in Unix seconds: at most 600 seconds ahead, and at most "
+    "`CACHE_PUSHED_SECONDS` ago. Send either `as_of` or `X-As-Of`. The default is the time of the request."
 )
 _SNAPSHOT = {"cohort_id": "c31", "members": 2, "as_of": 1767225600}
 
@@ -38,8 +38,8 @@ def _index() -> Schema:
     return {
         "operationId": "getSnapshots",
         "tags": ["Snapshots"],
-        "summary": "The installed snapshots, and the memory of the cache",
-        "description": "`warm --cohort` reads `cache` before and after it stores properties, to count the users that "
+        "summary": "The installed snapshots, and the memory cache",
+        "description": "`warm --cohort` reads `cache` before and after it stores properties, and counts the users that "
         "did not fit into `CACHE_MAX_MB`.",
         "security": security("push"),
         "parameters": [ref("RequestId", "parameters")],
@@ -57,10 +57,10 @@ def _install() -> Schema:
         "tags": ["Snapshots"],
         "summary": "Install the members of a cohort",
         "description": "Replaces the snapshot of the cohort in every process within 5 seconds. Each line of the body "
-        "is a JSON string, the id of a member. The lines may also be sent as `application/gzip`. A body has at most "
-        "2,000,000 lines. The upload may take 10 minutes, if no pause is longer than 10 seconds. Nothing is installed "
-        "if the body is incomplete. The snapshot expires `CACHE_PUSHED_SECONDS` after `as_of`. The status is 500 with "
-        "`Retry-After` if Redis does not answer, or if two other snapshots are being uploaded.",
+        "is a user id as a JSON string. The content type can also be `application/gzip`. A body has at most 2,000,000 "
+        "lines. The upload may take 10 minutes, if no pause is longer than 10 seconds. If the body is incomplete, "
+        "nothing is installed. The snapshot expires `CACHE_PUSHED_SECONDS` after `as_of`. If Redis is unavailable or "
+        "full, or two other uploads are running, the status is 500 with `Retry-After`.",
         "security": security("push"),
         "parameters": [
             _COHORT_ID,
@@ -69,7 +69,7 @@ def _install() -> Schema:
             {
                 "name": "allow_empty",
                 "in": "query",
-                "description": "`true` to install a snapshot without members. Then no user is a member.",
+                "description": "`true` accepts a body without user ids. Then no user is a member.",
                 "schema": {"type": "boolean", "default": False},
             },
             {

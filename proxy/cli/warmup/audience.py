@@ -1,6 +1,6 @@
 """Stores the users to warm in a temporary file, without duplicates, optionally with their properties.
 
-Millions of users then need no memory.
+A file, because millions of users would need too much memory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class DiskFull(Exception):
 
 
 class Audience:
-    """An ordered set of user ids, each with the values of its properties. `database` is for tests."""
+    """An ordered set of user ids with the values of their properties. `database` is for tests."""
 
     def __init__(self, database: sqlite3.Connection | None = None) -> None:
         # For an empty name, SQLite creates a private temporary file and deletes it on closing.
@@ -33,7 +33,7 @@ class Audience:
         self._insert("INSERT OR IGNORE", ((user_id, b"[]") for user_id in ids))
 
     def replace(self, members: Iterable[tuple[str, Values]]) -> None:
-        """Add ids with their values. The last values of an id win. Raises DiskFull."""
+        """Add ids with their values. If an id is repeated, the last values win. Raises DiskFull."""
         self._insert("INSERT OR REPLACE", ((user_id, orjson.dumps(values)) for user_id, values in members))
 
     def _insert(self, command: str, rows: Iterable[tuple[str, bytes]]) -> None:
@@ -62,7 +62,7 @@ class Audience:
         return (user_id for (user_id,) in self._database.execute("SELECT id FROM users ORDER BY position"))
 
     def members(self, step: int = 1) -> Iterator[tuple[str, Values]]:
-        """Yield ids with their values: of all users, or of one user in `step`."""
+        """Yield the ids and values of every user, or of one user in `step`."""
         rows = self._database.execute(
             "SELECT id, cells FROM users WHERE position % ? = 0 ORDER BY position", (max(1, step),)
         )

@@ -40,7 +40,9 @@ _EXPORTED = ("properties", "cohorts")
 @click.option(
     "--keys", multiple=True, help="Properties to download with --cohort, comma-separated or repeated; default: all."
 )
-@click.option("--no-export", is_flag=True, help="Fetch properties and cohorts by one call per member of the cohort.")
+@click.option(
+    "--no-export", is_flag=True, help="Download only the user ids, and fetch properties and cohorts by calls."
+)
 @click.option(
     "--api-key",
     envvar="AMPLITUDE_API_KEY",
@@ -61,8 +63,8 @@ _EXPORTED = ("properties", "cohorts")
 @click.option("--propensity-type", default="", help="`score` or `pct`.")
 @click.option("--log-exposures", is_flag=True, help="Confirm that each fetched recommendation logs an exposure.")
 @service_options(
-    "URL of a running service whose cache to fill, instead of the Redis at REDIS_URL.",
-    "read for USERS, and push for --cohort; admin if a cohort also needs calls",
+    "URL of a running service. The command fills the cache of this service instead of the Redis at REDIS_URL.",
+    "read for USERS and --no-export, push for --cohort, and admin if --cohort also makes calls",
 )
 @quota_options("warming")
 def warm(
@@ -83,8 +85,8 @@ def warm(
     """Fill the cache with the data of users before a send.
 
     USERS is a file, or - for stdin, with one user id per line; with --column, a CSV table. The file may be compressed
-    with gzip or zip. Each user costs a call. Fetched data stays fresh for CACHE_WARM_SECONDS. Requests from Braze take
-    priority.
+    with gzip or zip. Each user costs one or two calls. Fetched data stays fresh for CACHE_WARM_SECONDS. Requests from
+    Braze take priority.
 
     Instead of USERS, --cohort names an Amplitude cohort. One download of the cohort replaces all calls for properties
     and cohorts. This data stays fresh for CACHE_PUSHED_SECONDS.
@@ -180,7 +182,7 @@ def _require_profile_api(destination: Destination, fetched: Sequence[str]) -> No
 
 
 def _read_users(users: BinaryIO, column: str | None, audience: Audience) -> tuple[int, list[str]]:
-    """Read the file. Return the number of unreadable lines, and lines about the skipped lines."""
+    """Read the file. Return the number of unreadable lines, and the summary of the skipped lines."""
     ids = UserIds()
     audience.add(ids.of(read_user_file(users, column)))
     skipped = list(ids.summary(len(audience)))

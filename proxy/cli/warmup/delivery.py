@@ -34,7 +34,7 @@ def batches(
     """Yield the number of users and the body of each batch for the webhook of users.
 
     `at`: the time of the values (Unix seconds). `whole`: the members have no other properties, so properties without a
-    value are left out. Otherwise they become null, so that the service knows that the user does not have them.
+    value are left out. Otherwise they are null, so that the service knows that the user does not have them.
     """
     max_users = max(1, min(_BATCH_USERS, _BATCH_VALUES // max(1, len(names))))
     users: list[bytes] = []

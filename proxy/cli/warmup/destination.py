@@ -33,12 +33,12 @@ _PIECE_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Functions that send data to the cache.
+    """Provides functions that send data to the cache.
 
-    `ask_functions`: one per thread. `install`: installs a snapshot of a cohort from its time (Unix seconds) and its
-    members; may raise ServiceUnavailable. `loss_reason`: why stored data would be lost, or None.
-    `cache_state`: the memory cache; None with Redis, or if the service does not report it. `profile_api`: whether the
-    service calls the User Profile API.
+    `ask_functions`: one per thread. `install`: installs the snapshot of a cohort from its time (Unix seconds) and the
+    ids of the members; may raise ServiceUnavailable. `loss_reason`: why stored data would be lost, or None.
+    `cache_state`: the state of the memory cache; None with Redis, or if the service does not report the state.
+    `profile_api`: whether the service calls the User Profile API.
     """
 
     ask_functions: list[Ask]
@@ -96,7 +96,7 @@ def shared_redis() -> Destination:
 
 
 def require_scopes(ask: Ask, *, push: bool, read: bool) -> None:
-    """Raise ServiceRefused if the key may not push or read, as required. Requests no data of a user."""
+    """Raise ServiceRefused if the key lacks a required scope. Requests no data of a user."""
     if push:
         ask(Request("GET", "/v1/snapshots"))
     if read:
@@ -106,8 +106,8 @@ def require_scopes(ask: Ask, *, push: bool, read: bool) -> None:
             if not push:
                 raise
             raise ServiceRefused(
-                "the key can push, but not read; create a key: python -m proxy new-key NAME --scope admin, because the "
-                "run also makes calls"
+                "the key can push but not read, and the run also makes calls; create an admin key: python -m proxy "
+                "new-key NAME --scope admin"
             ) from None
 
 

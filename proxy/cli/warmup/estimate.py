@@ -50,7 +50,7 @@ class Plan:
 _PREPARE_MINUTES = 1
 """Amplitude takes about a minute to prepare a download."""
 _STORED_A_MINUTE = 200_000
-"""Users whose properties are stored in a minute, on a slow machine."""
+"""Users whose properties a slow machine stores in a minute."""
 
 
 def downloads(recipients: int) -> int:
@@ -59,7 +59,7 @@ def downloads(recipients: int) -> int:
 
 
 def export_minutes(recipients: int) -> int:
-    """Return how many minutes the downloads take, and storing their members."""
+    """Return how many minutes it takes to download and store all recipients."""
     return downloads(recipients) * _PREPARE_MINUTES + math.ceil(recipients / _STORED_A_MINUTE)
 
 
@@ -72,7 +72,7 @@ def quota_options(purpose: str) -> Callable[[Any], Any]:
         envvar="AMPLITUDE_REQUESTS_PER_MINUTE",
         show_default=True,
         show_envvar=True,
-        help="Calls a minute that the service may make.",
+        help="Calls per minute that the service may make.",
     )
     share = click.option(
         "--share",
@@ -107,7 +107,7 @@ def quota_options(purpose: str) -> Callable[[Any], Any]:
     envvar="AMPLITUDE_PROFILE_API",
     show_default=True,
     show_envvar=True,
-    help="off: the service makes no calls.",
+    help="`off` if the service makes no calls.",
 )
 @quota_options("this send")
 def plan(recipients: int, calls: int, tags: int, profile_api: str, quota: int, share: int) -> None:
@@ -120,8 +120,8 @@ def plan(recipients: int, calls: int, tags: int, profile_api: str, quota: int, s
     requests = recipients * tags
     download = (
         "warming by download",
-        f"about {format_minutes(export_minutes(recipients))}: no call, and {downloads(recipients)} of 500 cohort "
-        "downloads a month; only properties and cohorts",
+        f"about {format_minutes(export_minutes(recipients))}: no calls, and {downloads(recipients)} of 500 cohort "
+        "downloads a month; properties and cohorts only",
     )
     rows = [
         (

@@ -1,4 +1,4 @@
-"""Fills the cache from the download of a cohort: one download replaces one call per member."""
+"""Fills the cache from a cohort download, which replaces one call per member."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SAMPLED_USERS = 1000
 _CACHE_SHARE = 16 / 15
 """The cache keeps 1/16 of its memory for ready bodies."""
 _MARGIN = 1.02
-"""The estimate is from a sample of the users."""
+"""The estimate comes from a sample of the users."""
 _REASONS = {
     "too_large": "the properties of the user exceed 64 KiB or 1,000 values; name fewer properties with --keys",
     "forgotten": "the user was forgotten after the download was requested",
@@ -43,7 +43,7 @@ _FAILED_REASONS = frozenset({"too_large", "too_old"})
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The data that an export stores. `keys`: the names of the properties; None for all."""
+    """The sections to store from a download. `keys`: the names of the properties; None for all."""
 
     cohorts: bool
     properties: bool
@@ -76,7 +76,7 @@ class ExportResult:
 
     @property
     def interrupted(self) -> bool:
-        """Return whether the user, or a problem of Redis, ended the run."""
+        """Return whether the user or a problem of Redis ended the run."""
         return self.stopped or self.loss_reason is not None
 
     @property
@@ -94,7 +94,7 @@ class ExportResult:
         parts = [format_count(self.members, "member"), self.snapshot, stored]
         yield f"cohort {self.cohort_id}: {', '.join(filter(None, parts))}"
         yield from self.types.lines()
-        yield from (f"property {name!r} is not in the file; correct --keys" for name in self.missing)
+        yield from (f"property {name!r} is not in the cohort file; correct --keys" for name in self.missing)
         for name in self.valueless:
             yield f"no member has the property {name!r}; check its name in --keys"
         yield from self.skipped_rows()
@@ -107,7 +107,7 @@ class ExportResult:
 
 
 class Exporter:
-    """Exports cohorts to a destination. `print_status` shows a line of progress."""
+    """Downloads cohorts and stores their data in a destination. `print_status` shows a line of progress."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class Exporter:
         self._staged = staged
         self._print_status = print_status
         self.needed_bytes = 0
-        """The memory that the properties of all exported cohorts take in the cache, approximately."""
+        """The approximate memory that the properties of all downloaded cohorts take in the cache."""
 
     def download(self, cohort_id: str) -> tuple[ExportResult, float]:
         """Stage the file of a cohort. Return its result so far, and the time of the request. Raises NotDownloaded."""
@@ -149,7 +149,7 @@ class Exporter:
 
     @property
     def needed_mib(self) -> int:
-        """Return the CACHE_MAX_MB that the exported properties need."""
+        """Return the CACHE_MAX_MB that the downloaded properties need."""
         return math.ceil(self.needed_bytes * _CACHE_SHARE * _MARGIN / 2**20)
 
     def store(self, result: ExportResult, requested_at: float, stop: Event, report: Report) -> None:

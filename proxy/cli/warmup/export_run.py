@@ -1,4 +1,4 @@
-"""Exports several cohorts, one after the other, and summarises each."""
+"""Downloads several cohorts one after the other, stores the data, and summarises each cohort."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def announce(cohort_ids: Sequence[str], content: Content, calls_a_user: int) -> 
         f"for cohorts of {_EXAMPLE_MEMBERS:,} members"
     )
     if content.properties and content.keys is None:
-        print_status("Amplitude may time out for all properties; name those of the message with --keys")
+        print_status(
+            "Amplitude may time out while it exports all properties; name the properties of the message with --keys"
+        )
 
 
 class ExportOutcome(NamedTuple):
@@ -57,7 +59,7 @@ def export_cohorts(
     content: Content,
     audience: Audience | None,
 ) -> ExportOutcome:
-    """Export the cohorts, and print a summary. `audience` collects the members for later calls, if there are any.
+    """Download and store the cohorts, and print a summary. `audience` receives the members; None without later calls.
 
     A cohort whose download fails does not stop the others. Raises NotDownloaded if the keys of the project are missing
     or no cohort was downloaded, DiskFull and ServiceUnavailable.
@@ -94,7 +96,7 @@ def export_cohorts(
         click.echo("without Redis, a restart of the service loses this data")
     if failed:
         noun = "cohort" if len(failed) == 1 else "cohorts"
-        click.echo(f"{noun} {', '.join(failed)} failed; the errors are above")
+        click.echo(f"{noun} {', '.join(failed)} failed; correct the errors above, and run the command again")
     complete = fits and not failed and all(result.complete for result in results)
     return ExportOutcome(complete, interrupted, [line for result in results for line in result.skipped_rows()])
 
@@ -148,7 +150,7 @@ def _report_memory(destination: Destination, before: CacheState | None, stored: 
         )
         return True
     evicted = after["evictions"] - before["evictions"]
-    # Evicted users may be others, and may be stored again later: then only the cached users show what is missing.
+    # Evicted users may not be members, and may be stored again later. Then only the number of cached users counts.
     missing = min(evicted, stored - after["records"])
     if missing > 0:
         click.echo(
@@ -157,7 +159,7 @@ def _report_memory(destination: Destination, before: CacheState | None, stored: 
         )
         return False
     if evicted > 0:
-        click.echo(f"{format_count(evicted, 'user')} not used recently left the cache, to make room for the members")
+        click.echo(f"removed {format_count(evicted, 'other user')} from the cache to make room for the members")
     else:
         click.echo("all users fitted into CACHE_MAX_MB")
     return True

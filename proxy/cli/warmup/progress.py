@@ -1,4 +1,4 @@
-"""Progress of a long run: a bar on a terminal, a line every few seconds elsewhere."""
+"""Shows the progress of a long run: a bar on a terminal, or a line every few seconds."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class WarmupProgress:
 
 @dataclass(slots=True)
 class StoreProgress:
-    """The users of a cohort whose properties are being stored. `finished`: the number of stored users."""
+    """The progress of storing the properties of a cohort's members. `finished`: the number of stored users."""
 
     users: int
     finished: int = 0

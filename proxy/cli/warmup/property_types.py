@@ -1,4 +1,4 @@
-"""Counts the types of the property values in an export, for the summary."""
+"""Counts the types of the property values in a cohort file, for the summary."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NOUNS = {int: "number", float: "number", bool: "boolean", list: "list", dict: "
 
 
 class TypeCounts:
-    """The number of values of each type, by property. `text_properties` are not converted."""
+    """Counts the values of each property by type. `text_properties` are not converted."""
 
     def __init__(self, text_properties: AbstractSet[str]) -> None:
         self._text_properties = text_properties

@@ -1,7 +1,7 @@
 """Stores snapshots in Redis: a hash with the pieces of each snapshot, and an index with the snapshot of each cohort.
 
-A process writes all pieces under a new key. A script then changes the index, so other processes read the old snapshot
-or the new one, but no mixture. Pieces that are not in the index expire.
+A process writes all pieces under a new key. A script then changes the index, so other processes read either the old
+snapshot or the new one, never a mixture. Pieces that are not in the index expire.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from proxy.storage.redis.client import RedisClient
 _LUA = Path(__file__).parent / "lua"
 
 _PIECES_AT_ONCE = 4
-"""Pieces per round trip: 250 KB for the largest snapshot, so that a slow network needs less than the timeout."""
+"""Pieces per round trip: 250 KB for the largest snapshot, which a slow network transfers within the timeout."""
 _UPLOAD_SECONDS = 600.0
 """Seconds after which pieces expire if the upload is interrupted."""
 _FORGET_AT_ONCE = 100
-"""Users per script. Each occupies Redis for up to 50 microseconds per snapshot."""
+"""Users per script. Each user takes up to 50 microseconds of Redis per snapshot."""
 _REMOVED = "-"
 
 
@@ -59,7 +59,7 @@ class RedisSnapshots:
         """Replace the cohort's snapshot for all processes. Return None if the current snapshot is newer.
 
         Users who were forgotten after `snapshot.as_of` are left out, and a time in the future counts as now.
-        `only_missing`: return None also if the index has any entry of the cohort.
+        `only_missing`: also return None if the index has any entry for the cohort.
         """
         since = snapshot.as_of * 1e6
         if forgotten := self._server.members_above(self._forgotten_key, since):
@@ -75,7 +75,7 @@ class RedisSnapshots:
                 checkpoint()
         except RedisUnavailable:
             with contextlib.suppress(RedisUnavailable):
-                self._server.delete(key)  # if Redis is full, a part of a snapshot would keep it full
+                self._server.delete(key)  # otherwise the incomplete snapshot would keep a full Redis full
             raise
         arguments = [cohort_id, repr(snapshot.as_of), suffix, self._pieces_prefix, self._usable_for, int(only_missing)]
         as_of = self._publish([self._index, key], arguments)
@@ -83,7 +83,7 @@ class RedisSnapshots:
             return None
         if not as_of:
             raise RedisUnavailable("Redis lost its data during the upload; send the snapshot again")
-        # Users who were forgotten during the upload.
+        # Remove users who were forgotten during the upload.
         self.forget([digest for digest, _ in self._server.members_above(self._forgotten_key, since)])
         return PublishedSnapshot(float(as_of), suffix)
 
@@ -118,7 +118,7 @@ class RedisSnapshots:
         return self._pieces_prefix + (published.key or _REMOVED).encode()
 
     def read(self, published: PublishedSnapshot, checkpoint: Callable[[], object]) -> Snapshot | None:
-        """Return a snapshot; None if it was replaced or evicted, or is incomplete because it expires."""
+        """Return a snapshot; None if the snapshot was replaced, was evicted, or expired during the read."""
         key = self._pieces_key(published)
         pieces = []
         for start in range(0, PIECES, _PIECES_AT_ONCE):

@@ -13,6 +13,7 @@ from proxy.monitoring.history import HISTORY_SECONDS, STEP_SECONDS, as_columns
 from proxy.profile.errors import NotAvailable, QuotaExhausted, UpstreamRejected
 from proxy.profile.json import write_json
 from proxy.web.pages.assets import page, uncached
+from proxy.web.pages.directions import directions
 from proxy.web.services import services
 from proxy.web.snapshots import installed_snapshots
 
@@ -47,6 +48,7 @@ def status_json() -> Response:
         "kept_seconds": int(HISTORY_SECONDS),
         "snapshots": installed_snapshots(),
         "hour": as_columns(history.points()),
+        "directions": directions(gauges),
         "profile_api": services().profile_api,
         "callers": [caller._asdict() for caller in services().keyring.callers],
     }
@@ -62,6 +64,8 @@ def _state(gauges: Mapping[str, float]) -> State:
     if gauges["upstream_rejected"]:
         errors.add(UpstreamRejected.word)
     points = app_services.history.points(_REFUSED_SECONDS)
+    sync_runs = None if app_services.sync_runs is None else app_services.sync_runs.read()
+    last_sync = None if sync_runs is None else sync_runs.last
     return State(
         profile_api=app_services.profile_api,
         answers=sum(sum(point.answers.values()) for point in points),
@@ -83,5 +87,11 @@ def _state(gauges: Mapping[str, float]) -> State:
             if snapshot["expires_at"] <= app_services.clock.now()
         ),
         currents_rejected=bool(gauges["currents_rejected"]),
+        braze_refused=bool(gauges["braze_refused"]),
+        braze_paused=bool(gauges["braze_pause_seconds"]),
+        uncertain=sum(point.forwarded.get("uncertain", 0) for point in points),
+        sync_result=None if last_sync is None else last_sync.result,
+        sync_error="" if last_sync is None else last_sync.error,
+        sync_age=0.0 if last_sync is None else app_services.clock.now() - last_sync.ended_at,
         draining=app_services.draining.is_set(),
     )

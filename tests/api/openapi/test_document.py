@@ -30,6 +30,7 @@ from tests.conftest import KEYS, SECRET
 from tests.support.batch_upstream import API_KEY, BatchUpstream
 from tests.support.fakes import FakeClock, FakeSource, PopulatedSource
 from tests.support.openapi import differences, faults, faults_in, operations, scope_of
+from tests.support.service import free_port
 
 DOCUMENT = document()
 OPERATIONS = [(path, method) for path, method, _ in operations(DOCUMENT)]
@@ -247,6 +248,14 @@ def call_fails(client: FlaskClient, path: str, method: str) -> TestResponse:
     return ask(client, path, method, on_error="retry")
 
 
+def not_delivered(client: FlaskClient, path: str, method: str) -> TestResponse:
+    if path != "/v1/webhooks/amplitude/users":
+        return call_fails(client, path, method)
+    connection = {"BRAZE_REST_ENDPOINT": f"http://127.0.0.1:{free_port()}", "BRAZE_API_KEY": "k", "FORWARD_EVENTS": "*"}
+    env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, **connection}
+    return ask(create_app(Settings.from_env(env)).test_client(), path, method)
+
+
 def newer_snapshot(client: FlaskClient, path: str, method: str) -> TestResponse:
     ask(client, path, method)
     return ask(client, path, method, as_of=str(int(source_of(client).clock()) - 60))
@@ -280,7 +289,7 @@ SCENARIOS: dict[str, Callable[[FlaskClient, str, str], TestResponse]] = {
         path, method=method, data="?", content_type="text/plain", headers={"X-API-Key": SECRET}
     ),
     "500": call_fails,
-    "503": call_fails,
+    "503": not_delivered,
 }
 DOCUMENTED_STATUSES = [
     (path, method, status)

@@ -40,5 +40,5 @@ def test_format_count__one__singular(number: int, text: str) -> None:
 def test_plan__any_send__compares_calls_with_a_download() -> None:
     rows = {line[:21].strip(): line[21:] for line in run("plan", "--recipients", "100000").stdout.splitlines()}
     assert rows["warming by calls"] == "3 h 29 min: 100,000 calls (1 per user), at 480 a minute"
-    assert rows["warming by download"].startswith("about 2 min: no call, and 1 of 500 cohort downloads a month; ")
+    assert rows["warming by download"].startswith("about 2 min: no calls, and 1 of 500 cohort downloads a month; ")
     assert "2 of 500 cohort downloads a month" in run("plan", "--recipients", "2000001").stdout

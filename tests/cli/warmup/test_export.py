@@ -31,7 +31,7 @@ KEYS = f"braze:{SECRET},reader:{READ}:read,pusher:{PUSH}:push"
 
 @pytest.fixture(scope="module")
 def target(start_module_service: Callable[..., Service]) -> Iterator[Service]:
-    """Return a service without Redis. Amplitude has no file of a cohort there."""
+    """Return a service without Redis. Its sandbox is not the sandbox of the downloads."""
     with Sandbox(per_minute=100_000) as sandbox:
         yield start_module_service(
             sandbox, AMPLITUDE_REQUESTS_PER_MINUTE="12000", LOG_LEVEL="WARNING", PROXY_API_KEYS=KEYS
@@ -40,7 +40,7 @@ def target(start_module_service: Callable[..., Service]) -> Iterator[Service]:
 
 @pytest.fixture
 def amplitude(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Sandbox]]:
-    """Return a function that starts an Amplitude whose exports are ready at once. `file` replaces the exported file."""
+    """Return a function that starts a sandbox whose exports are ready at once. `file` replaces the cohort file."""
     running: list[Sandbox] = []
 
     def start(file: bytes | None = None, **documented: Any) -> Sandbox:
@@ -122,7 +122,10 @@ def test_warm__all_properties__count_as_the_whole_set(target: Service, amplitude
     sandbox = amplitude()
     ended = warm(target, sandbox, "--cohort", "newsletter", "--include", "properties")
     assert ended.returncode == 0, ended.stderr
-    assert "Amplitude may time out for all properties; name those of the message with --keys" in ended.stderr
+    assert (
+        "Amplitude may time out while it exports all properties; name the properties of the message with --keys"
+        in ended.stderr
+    )
     assert profile(target, "user_id=ben&cohort_id=vip")["properties"] == {"first_name": "Ben", "loyalty_points": 15}
     assert target.sandbox.report()["calls"] == 0
 
@@ -137,7 +140,7 @@ def test_warm__values_of_two_types__summary_names_the_setting(
     )
     ended = warm(target, amplitude(file), "--cohort", "any", "--keys", "zip,plan,active,tags,colour")
     assert ended.returncode == 1, "a user id was unreadable"
-    assert [line for line in ended.stdout.splitlines() if "cohort" in line] == [
+    assert [line for line in ended.stdout.splitlines() if line.startswith("cohort")] == [
         "cohort any: 3 members, snapshot installed, properties of 3 users stored"
     ]
     for line in (
@@ -145,7 +148,7 @@ def test_warm__values_of_two_types__summary_names_the_setting(
         "plan: 1 number, 2 texts; TEXT_PROPERTIES=plan keeps text",
         "active: 2 booleans",
         "tags: 1 object",
-        "property 'colour' is not in the file; correct --keys",
+        "property 'colour' is not in the cohort file; correct --keys",
         "skipped 1 line (line 6): user_id is blank",
         "skipped 1 line (line 7): user_id begins or ends with white space; remove the white space",
         "skipped 1 duplicate user id; the last row of each user was used",
@@ -230,7 +233,7 @@ def test_warm__one_cohort_of_several_fails__others_are_stored(
     assert ended.returncode == 1
     assert "Error: cohort 'deleted-1' does not exist in Amplitude" in ended.stderr
     assert "cohort crowd-30: 30 members, snapshot installed, properties of 30 users stored" in ended.stdout
-    assert "cohorts deleted-1, deleted-2 failed; the errors are above" in ended.stdout
+    assert "cohorts deleted-1, deleted-2 failed; correct the errors above, and run the command again" in ended.stdout
     assert profile(target, "user_id=ava&cohort_id=c31,crowd-30&keys=first_name")["member"] == {
         "c31": True,
         "crowd-30": False,
@@ -245,7 +248,11 @@ def test_warm__key_without_the_scope__refused_before_the_download(
     recommendations = ("--include", "recommendations,cohorts", "--rec-id", "homepage", "--log-exposures")
     for credentials, arguments, message in (
         (f"reader:{READ}", (), "this route needs the scope push"),
-        (f"pusher:{PUSH}", recommendations, "new-key NAME --scope admin, because the run also makes calls"),
+        (
+            f"pusher:{PUSH}",
+            recommendations,
+            "the run also makes calls; create an admin key: python -m proxy new-key NAME --scope admin",
+        ),
         (f"pusher:{PUSH}", ("--no-export",), "this route needs the scope read"),
         ("pusher:a-secret-of-another", (), "rejects the credentials (401)"),
     ):
@@ -324,7 +331,7 @@ def test_warm__cache_too_small__key_that_can_only_push_counts_the_users_that_did
         assert "without Redis, a restart of the service loses this data" in ended.stdout
     ended = warm(service, sandbox, "--cohort", "crowd-100", "--keys", "first_name")
     assert ended.returncode == 0, ended.stdout
-    assert "users not used recently left the cache, to make room for the members" in ended.stdout
+    assert "other users from the cache to make room for the members" in ended.stdout
 
 
 def test_warm__service_does_not_report_its_cache__summary_says_so(
@@ -354,7 +361,7 @@ def test_warm__without_url__fills_redis_for_all_services(
     arguments = ("--cohort", "vip", "--keys", "first_name,loyalty_points,newsletter,colour")
     with RedisServer() as redis:
         settings = amplitude_settings(sandbox) | {"REDIS_URL": redis.url, "TEXT_PROPERTIES": "loyalty_points"}
-        # The service was started before, so that it must receive the snapshot from Redis.
+        # The service starts before the command, so it must receive the snapshot from Redis.
         service = start_service(sandbox, REDIS_URL=redis.url, AMPLITUDE_API_KEY=sandbox.api_key, LOG_LEVEL="WARNING")
         for _ in range(2):
             ended = run("warm", *arguments, **settings)
@@ -383,7 +390,7 @@ def test_warm__redis_does_not_answer__ends_before_the_download(amplitude: Callab
     assert sandbox.report()["cohorts"] == {}
 
 
-def test_warm__profile_api_is_off__only_the_export_works(
+def test_warm__profile_api_is_off__only_the_download_works(
     start_service: Callable[..., Service], amplitude: Callable[..., Sandbox]
 ) -> None:
     sandbox = amplitude()

@@ -30,7 +30,7 @@ SHOWN = "first_name,loyalty_points"
 
 @pytest.fixture(scope="module")
 def target(start_module_service: Callable[..., Service]) -> Iterator[Service]:
-    """Return a service without Redis. Amplitude has no file of a cohort there."""
+    """Return a service without Redis. Its sandbox is not the sandbox of the downloads."""
     with Sandbox() as sandbox:
         yield start_module_service(sandbox, LOG_LEVEL="WARNING")
 
@@ -88,7 +88,8 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
             None,
             {"cohort_format": "json"},
             None,
-            "Error: the cohort file is JSON instead of CSV; add --no-export to fetch the members one by one",
+            "Error: the cohort file is JSON instead of CSV; add --no-export to warm, or pass the user ids in a "
+            "file as USERS",
         ),
         (
             None,

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Remove a snapshot whose pieces Redis has evicted from the index. A process that has the snapshot publishes it again.
+-- Remove a snapshot from the index if Redis has evicted its pieces. A process that has the snapshot publishes it again.
 -- KEYS  index, pieces of the snapshot
 -- ARGV  cohort id, suffix of the key with the pieces
 local index_key, pieces_key = KEYS[1], KEYS[2]

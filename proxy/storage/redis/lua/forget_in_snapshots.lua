@@ -2,7 +2,7 @@
 -- Remove users from all current snapshots.
 -- KEYS  index
 -- ARGV  prefix of the keys with pieces, then the digests of the ids
--- A piece has 8 bytes per member. Its field is the first byte of the members.
+-- A piece has 8 bytes per member. The name of its field is the first byte of its members, as a decimal number.
 local index, prefix = redis.call('HGETALL', KEYS[1]), ARGV[1]
 for entry = 2, #index, 2 do
     local pieces_key = prefix .. string.match(index[entry], '%S+$')

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Delete the current snapshot of a cohort, and record the removal: the other processes keep a snapshot without an entry.
+-- Delete the current snapshot of a cohort, and record the removal, because processes keep a snapshot without an entry.
 -- KEYS  index
 -- ARGV  cohort id, prefix of the keys with pieces, seconds after the time of a snapshot for which it is kept
 -- Returns 1 if a snapshot existed

@@ -195,6 +195,81 @@ function showSnapshots(snapshots) {
   byId("snapshots").replaceChildren(...items);
 }
 
+const ago = (at, now) => (at === null ? "none since the start" : `${duration(now - at)} ago`);
+const clockTime = (at) => new Date(at * 1000).toLocaleTimeString();
+const byWord = (numbers) =>
+  Object.entries(numbers)
+    .map(([word, number]) => `${word.replaceAll("_", " ")} ${count(number)}`)
+    .join(", ") || "none";
+
+// Shows a badge, pairs of a name and a text, and a longer text.
+function showDirection(id, level, badge, facts, text) {
+  const rows = facts.map(([name, value]) => element("div", "", element("dt", "", name), element("dd", "", value)));
+  const parts = [element("p", "", element("span", `badge ${level}`, badge)), element("dl", "facts", ...rows)];
+  if (text) parts.push(element("p", "soft caption", text));
+  byId(id).replaceChildren(...parts);
+}
+
+function failureText({ failed_at, failure }, event) {
+  if (failed_at === null) return "";
+  return `Last failure: ${failure ?? `search the log of this machine for ${event}`}`;
+}
+
+function delivery({ accepted_at, failed_at }) {
+  if (failed_at !== null && failed_at > (accepted_at ?? 0)) return ["warn", "the last attempt failed"];
+  return accepted_at === null ? ["", "nothing sent since the start"] : ["good", "working"];
+}
+
+function showEventStream(stream, now) {
+  let [level, badge] = delivery(stream);
+  if (stream.paused_until !== null) [level, badge] = ["warn", `paused until ${clockTime(stream.paused_until)}`];
+  if (stream.refused) [level, badge] = ["bad", "Braze refuses the API key"];
+  const facts = [
+    ["Last sent", ago(stream.accepted_at, now)],
+    ["Last failure", ago(stream.failed_at, now)],
+    ["Waiting", plural(stream.waiting, "object")],
+    ["Last hour", byWord(stream.outcomes)],
+  ];
+  showDirection("event-stream", level, badge, facts, failureText(stream, "forwarding_failed"));
+}
+
+function showCurrents(currents, now) {
+  const [level, badge] = currents.rejected ? ["bad", "Amplitude rejects the API key"] : delivery(currents);
+  const facts = [
+    ["Last relayed", ago(currents.accepted_at, now)],
+    ["Last failure", ago(currents.failed_at, now)],
+    ["Last hour", byWord(currents.outcomes)],
+  ];
+  showDirection("currents", level, badge, facts, failureText(currents, "currents_not_relayed"));
+}
+
+function showSync({ last, runs }, now) {
+  if (last === null) {
+    showDirection("sync", "", "no run recorded", [], "The result of python -m proxy sync appears here.");
+    return;
+  }
+  const level = { complete: "good", incomplete: "warn", failed: "bad" }[last.result];
+  const { users_sent: sent, users_unchanged: unchanged, users_failed: failed } = last;
+  const facts = [
+    ["Last run", ago(last.ended_at, now)],
+    ["Users", `${count(sent)} sent, ${count(unchanged)} unchanged, ${count(failed)} failed`],
+    ["Sent", `${plural(last.values, "value")} in ${plural(last.requests, "request")}`],
+    ["All runs", byWord(runs)],
+  ];
+  showDirection("sync", level, last.result, facts, last.error && `Error: ${last.error}`);
+}
+
+function showDirections({ event_stream, currents, sync }) {
+  const now = Date.now() / 1000;
+  byId("directions").hidden = !(event_stream || currents || sync);
+  byId("event-stream-card").hidden = !event_stream;
+  byId("currents-card").hidden = !currents;
+  byId("sync-card").hidden = !sync;
+  if (event_stream) showEventStream(event_stream, now);
+  if (currents) showCurrents(currents, now);
+  if (sync) showSync(sync, now);
+}
+
 function showCallers(callers) {
   const items = callers.map(({ name, scope }) => element("li", "badge", `${name}: ${scope}`));
   byId("callers").replaceChildren(...items);
@@ -214,6 +289,7 @@ function show(data) {
   byId("backlog-of").textContent = waiting === 1 ? "user waiting" : "users waiting";
   lines("backlog", `Users waiting: at most ${maximum(data.hour.backlog)}`, data, [data.hour.backlog]);
   showErrors(data);
+  showDirections(data.directions);
   showSnapshots(data.snapshots);
   showCallers(data.callers);
 }
