@@ -39,6 +39,9 @@ _LIMITS = {
     "list_cut": "cut to 500 items",
     "name_empty": "the name is empty",
     "name_too_long": "the name is longer than 255 characters",
+    "name_invalid": "the name begins with $",
+    "operation": "Braze would apply an object with only inc, add or remove, and not store it",
+    "list_in_list": "Braze does not support a list in a list",
     "key_invalid": "an object has a key that Braze rejects",
     "object_too_large": "the object is larger than 100 KB",
 }
