@@ -137,11 +137,16 @@ def forecast(users: int, counts: ChangeCounts, batch_objects: int) -> str:
 
 
 def limit_lines(counts: ChangeCounts) -> Iterator[str]:
-    """Yield a line for each kind of values that do not fit into Braze's limits."""
+    """Yield a line for each kind of values that are changed or left out."""
     for (name, reason), number in sorted(counts.fitted.items()):
         yield f"{name}: {format_count(number, 'value')} {_LIMITS.get(reason, reason)}"
     for (name, reason), number in sorted(counts.left_out.items()):
         yield f"{name}: {format_count(number, 'value')} left out: {_LIMITS.get(reason, reason)}"
+    if counts.outdated:
+        yield (
+            f"skipped {format_count(counts.outdated, 'value')}: Braze has a newer value; if this repeats, a clock was "
+            "ahead: correct it, and start with another state"
+        )
 
 
 @dataclass(slots=True)
@@ -236,16 +241,19 @@ class Sender:
         if self._claim is not None:
             self._record(self._claim)
             self._claim = None
-        accepted = [
+        self._record(lambda: self._state.record(self._accepted_values(changes)))
+        self.progress.sent += len(changes)
+        self.progress.values += sum(len(change.attributes) for change in changes)
+
+    def _accepted_values(self, changes: Sequence[Change]) -> list[tuple[str, dict[str, Sent]]]:
+        # At each try, because a state that Redis lost has a new key of the digests.
+        return [
             (
                 change.user_id,
                 {name: Sent(self._state.digest(value), change.at) for name, value in change.attributes.items()},
             )
             for change in changes
         ]
-        self._record(lambda: self._state.record(accepted))
-        self.progress.sent += len(changes)
-        self.progress.values += sum(len(change.attributes) for change in changes)
 
     def _record(self, write: Callable[[], None]) -> None:
         """Write to the state, and wait while Redis is unavailable. Raises DeliveryStopped."""

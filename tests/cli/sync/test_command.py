@@ -21,6 +21,7 @@ from proxy.sandbox.faults import Fault
 from proxy.sandbox.people import find
 from proxy.sandbox.server import Sandbox
 from proxy.sandbox.user_data import Documented
+from proxy.storage.sent_values import KEY_BYTES, Sent
 from proxy.sync.sqlite_state import SqliteState
 from tests.conftest import SECRET, Service
 from tests.support.command import run, start
@@ -450,6 +451,41 @@ def test_sync__redis__state_is_shared_and_second_run_sends_nothing(world: World)
             assert (refused.returncode, "in use by another run; wait until" in refused.stderr) == (1, True)
             dry_run = world.sync("--cohort", "c31", "--properties", "plan", "--dry-run", REDIS_URL=server.url)
             assert (dry_run.returncode, database.get(lock)) == (0, b"another run")
+
+
+def test_sync__redis_loses_the_state_during_a_run__values_accepted_later_are_not_sent_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.cli.sync.run._STATE_RETRY_SECONDS", 0)
+    receive = world.braze.receive
+    world.cohort("user_id,plan", ["user-1,gold", "user-2,gold"])
+    options = ("--cohort", "c31", "--properties", "plan")
+    with RedisServer() as server, connection(server.url) as database:
+
+        def receive_and_replace(path: str, headers: Any, body: bytes) -> Any:
+            if b"user-2" in body:
+                until(lambda: database.keys("*:sent"), "the first user was not recorded", 10)
+                (state,) = database.keys("*:sent")
+                until(lambda: database.hexists(state, "uuser-1"), "the first user was not recorded", 10)
+                database.delete(state)
+                database.hset(state, "key", b"k" * KEY_BYTES)  # as of another process
+            return receive(path, headers, body)
+
+        monkeypatch.setattr(world.braze, "receive", receive_and_replace)
+        assert world.sync(*options, REDIS_URL=server.url, BRAZE_BATCH_OBJECTS="1").returncode == 0
+        monkeypatch.setattr(world.braze, "receive", receive)
+        world.sent()
+        assert world.sync(*options, REDIS_URL=server.url).returncode == 0
+        assert [item["external_id"] for item in world.sent()] == ["user-1"]
+
+
+def test_sync__state_of_a_clock_that_was_ahead__skipped_values_are_reported(world: World) -> None:
+    world.cohort("user_id,plan", ["user-1,gold"])
+    with closing(SqliteState(world.state)) as state:
+        state.record([("user-1", {"plan": Sent(state.digest("silver"), time.time() + 86400)})])
+    ended = world.sync("--cohort", "c31", "--properties", "plan")
+    assert "skipped 1 value: Braze has a newer value; if this repeats, a clock was ahead" in ended.stdout
+    assert world.sent() == []
 
 
 def test_sync__running_service__calls_go_through_it(
