@@ -139,14 +139,19 @@ def forecast(users: int, counts: ChangeCounts, batch_objects: int) -> str:
 def limit_lines(counts: ChangeCounts) -> Iterator[str]:
     """Yield a line for each kind of values that are changed or left out."""
     for (name, reason), number in sorted(counts.fitted.items()):
-        yield f"{name}: {format_count(number, 'value')} {_LIMITS.get(reason, reason)}"
+        yield f"{_shown(name)}: {format_count(number, 'value')} {_LIMITS.get(reason, reason)}"
     for (name, reason), number in sorted(counts.left_out.items()):
-        yield f"{name}: {format_count(number, 'value')} left out: {_LIMITS.get(reason, reason)}"
+        yield f"{_shown(name)}: {format_count(number, 'value')} left out: {_LIMITS.get(reason, reason)}"
     if counts.outdated:
         yield (
             f"skipped {format_count(counts.outdated, 'value')}: Braze has a newer value; if this repeats, a clock was "
             "ahead: correct it, and start with another state"
         )
+
+
+def _shown(name: str) -> str:
+    """Return a name of Amplitude without control characters, which could change the terminal."""
+    return name if name.isprintable() else repr(name)
 
 
 @dataclass(slots=True)

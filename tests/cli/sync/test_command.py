@@ -558,3 +558,13 @@ def test_sync__computed_value_disappears__null_is_sent(
     values["ava"] = {}
     assert "null or false: 1 user" in world.sync(*options).stdout
     assert world.sent() == [{"external_id": "ava", "orders": None}]
+
+
+def test_sync__name_of_a_computed_value_has_control_characters__shown_escaped(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "users").write_text("ava\n")
+    monkeypatch.setattr("proxy.sandbox.user_data._computations", lambda *_: {"or\x1b[31mders": "x" * 300})
+    ended = world.sync(str(tmp_path / "users"), "--computations", "comp-orders")
+    assert "'or\\x1b[31mders': 1 value cut to 255 characters" in ended.stdout
+    assert "\x1b" not in ended.stdout + ended.stderr
