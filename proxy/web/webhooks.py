@@ -89,7 +89,7 @@ def _ingest(
         if forwarded.retry_after is not None:
             app_services.metrics.pushed(hook, "failed")
             response = problem(503, "Not delivered to Braze", _NOT_DELIVERED, code="not_delivered")
-            response.headers["Retry-After"] = str(math.ceil(forwarded.retry_after))
+            response.headers["Retry-After"] = str(max(1, math.ceil(forwarded.retry_after)))
             return response
     if duplicate:
         batch = Batch()
