@@ -21,6 +21,7 @@ STEERING_NAMES = frozenset(
         "user_alias",
         "braze_id",
         "_update_existing_only",
+        "_merge_objects",
         "push_token_import",
         "push_tokens",
         "app_id",
@@ -64,6 +65,8 @@ _MAX_OBJECT_BYTES = 100_000
 _MAX_EVENT_BYTES = 50_000
 _FORBIDDEN_IN_NAMES = frozenset(".$")
 _FORBIDDEN_IN_KEYS = _FORBIDDEN_IN_NAMES | {" "}
+_OPERATIONS = frozenset({"inc", "add", "remove"})
+"""Braze applies an object with these keys to the stored number or list, instead of storing the object."""
 _EVENT_PROPERTY_NAMES = frozenset({"time", "event_name"})
 """Braze rejects an event with a property of this name."""
 
@@ -91,14 +94,19 @@ def fit_attribute(name: str, value: Any) -> Fitted | LeftOut:
 
     Texts of more than 255 characters and lists of more than 500 items are cut, also inside objects. The attribute is
     left out if its name is empty, has more than 255 characters, or has a dot or `$`, if an object has a key that Braze
-    rejects (the same, or with a space), or if an object has more than 100 KB.
+    rejects (the same, or with a space) or has more than 100 KB, if a list is directly in a list, or if Braze would not
+    store the value but apply it (`{"inc": 1}`).
     """
     if reason := _name_problem(name):
         return LeftOut(reason)
     if not _FORBIDDEN_IN_NAMES.isdisjoint(name):
         return LeftOut("name_invalid")
+    if isinstance(value, Mapping) and value and value.keys() <= _OPERATIONS:
+        return LeftOut("operation")
     reasons: set[str] = set()
     fitted = _cut(value, reasons)
+    if _has_list_in_list(fitted):
+        return LeftOut("list_in_list")
     if _has_invalid_key(fitted):
         return LeftOut("key_invalid")
     if _has_object(fitted) and len(write_body({"": fitted})) > _MAX_OBJECT_BYTES:
@@ -156,6 +164,12 @@ def _has_invalid_key(value: Any) -> bool:
             for key, member in value.items()
         )
     return False
+
+
+def _has_list_in_list(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(isinstance(item, list) or _has_list_in_list(item) for item in value)
+    return isinstance(value, Mapping) and any(map(_has_list_in_list, value.values()))
 
 
 def _has_object(value: Any) -> bool:

@@ -129,7 +129,7 @@ class TrackClient:
         status = response.status_code
         if status == 429:
             return RateLimited(_pause(response.headers, self._clock.now()))
-        if status >= 500:
+        if status >= 500 or status in _TRANSIENT:
             return Unavailable(f"Braze returned status {status}", uncertain=False)
         if refusal := _REFUSALS.get(status):
             return Refused(f"Braze returned status {status}: {refusal}")
@@ -167,6 +167,8 @@ class TrackClient:
         `indexed_only`: ignore these errors.
         """
         listed = document.get("errors")
+        everything = [entry for objects in arrays.values() for entry in objects]
+        ids = [entry.get("external_id") for entry in everything]
         reasons: dict[tuple[str, int], str] = {}
         for error in listed if isinstance(listed, list) else [listed] if listed else []:
             entry = error if isinstance(error, dict) else {"type": error}
@@ -177,21 +179,25 @@ class TrackClient:
                 numbers = [index]
             elif indexed_only:
                 continue
+            # The reason may name another user than the index.
+            named = everything if numbers is None else [arrays[names[0]][number] for number in numbers]
+            reason = self._clean(kind, [ids, *named]) if isinstance(kind, str) else ""
             for array in names:
                 for number in numbers or range(len(arrays[array])):
-                    reason = self._clean(kind, [arrays[array][number]]) if isinstance(kind, str) else ""
                     reasons.setdefault((array, number), reason or "Braze rejected the object without a reason")
         return reasons
 
-    def _clean(self, text: str, objects: Iterable[Object]) -> str:
-        """Return a text of Braze without the API key and the text values of the objects, such as their ids."""
-        for value in sorted({self._api_key, *_texts(list(objects))}, key=len, reverse=True):
+    def _clean(self, text: str, values: list[Any]) -> str:
+        """Return a text of Braze without the API key and the texts in `values`, such as ids."""
+        for value in sorted({self._api_key, *_texts(values)}, key=len, reverse=True):
             if value in text:
                 text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "…", text)
         printable = "".join(character if character.isprintable() else " " for character in text)
         return printable.strip()[:_MAX_REASON_CHARACTERS]
 
 
+_TRANSIENT = (408, 425)
+"""Of a server between this program and Braze, about this request only."""
 _REFUSALS = {
     401: (
         "BRAZE_API_KEY is wrong, or BRAZE_REST_ENDPOINT names another instance; copy the key and the REST endpoint of "

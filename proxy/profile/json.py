@@ -31,13 +31,13 @@ def write_body(body: dict[str, Any] | list[Any]) -> bytes:
     """
     try:
         return orjson.dumps(body)
-    except orjson.JSONEncodeError:  # an integer beyond 64 bits, or a lone surrogate
+    except orjson.JSONEncodeError:  # an integer beyond 64 bits, or a lone surrogate, also in a name
         return orjson.dumps(_with_fragments(body))
 
 
 def _with_fragments(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _with_fragments(member) for name, member in value.items()}
+        return {name.encode("utf-8", "replace").decode(): _with_fragments(member) for name, member in value.items()}
     if isinstance(value, list):
         return [_with_fragments(entry) for entry in value]
     return Fragment(write_json(value)) if isinstance(value, str | int) else value

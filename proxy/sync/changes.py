@@ -35,6 +35,8 @@ class ChangeCounts:
     """Users with values to send."""
     changed: int = 0
     unchanged: int = 0
+    outdated: int = 0
+    """Values that are older than the accepted ones, so that they are not sent."""
     removals: int = 0
     """Users who get a null, or false because they left the cohort."""
     fitted: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -68,7 +70,10 @@ class ChangePlanner:
         for name, value in desired.attributes.items():
             last = sent.get(name)
             if value is None:
-                if last is None or last.at > desired.at:
+                if last is None:
+                    continue
+                if last.at > desired.at:
+                    self.counts.outdated += 1
                     continue
                 if last.digest == self._null and not self._everything:
                     continue
@@ -80,10 +85,11 @@ class ChangePlanner:
                 self.counts.left_out[name, fitted.reason] += 1
                 continue
             self.counts.fitted.update((name, reason) for reason in fitted.reasons)
-            is_older = last is not None and last.at > desired.at
             is_sent = last is not None and last.digest == self._digest(fitted.value)
-            if is_older or (is_sent and not self._everything):
+            if is_sent and not self._everything:
                 self.counts.unchanged += 1
+            elif last is not None and last.at > desired.at:
+                self.counts.outdated += 1
             else:
                 changes[name] = fitted.value
         return self._counted(Change(desired.user_id, changes, desired.at), removes=removes)
@@ -91,7 +97,10 @@ class ChangePlanner:
     def departure(self, user_id: str, attribute: str, sent: Mapping[str, Sent], at: float) -> Change | None:
         """Return false for a user who is not in the cohort any more; None if the user was not in it."""
         last = sent.get(attribute)
-        if last is None or last.at > at:
+        if last is None:
+            return None
+        if last.at > at:
+            self.counts.outdated += last.digest == self._true
             return None
         if last.digest == self._true or (self._everything and last.digest == self._false):
             return self._counted(Change(user_id, {attribute: False}, at), removes=True)

@@ -19,6 +19,7 @@ from proxy.amplitude.rate_limiter import RateLimiter, Reservation
 from proxy.braze.track import Accepted, Failed, RateLimited, Refused, TooLarge, TrackClient, Unavailable
 from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.monitoring.logs import OncePerMinute
+from proxy.storage.checkpoint import Checkpoint
 from proxy.storage.redis import RedisUnavailable
 from proxy.storage.weighted_semaphore import WeightedSemaphore
 from proxy.sync.delivered_events import DeliveredEvents
@@ -41,6 +42,8 @@ _REFUSED_SECONDS = 10.0
 _REFUSAL_SHOWN_SECONDS = 600.0
 """Seconds after which an old refusal says nothing about the key, because the permission may have been added."""
 _RESERVE_AGAIN_SECONDS = 0.1
+_QUEUED_AT_ONCE = 100
+"""Objects that are queued between two turns of other requests, in a millisecond."""
 _MAY_ARRIVE_SECONDS = 1.0
 """Seconds for which an abandoned request may still reach Braze."""
 
@@ -135,21 +138,37 @@ class EventStream:
         `skipped`: the number of objects that are not forwarded, by reason.
         """
         now = self._clock.monotonic()
-        items = [Item(content, now, now + wait_seconds) for content in objects]
+        checkpoint = Checkpoint()  # 100,000 objects take seconds, in which other requests need answers
+        items: list[Item] = []
         with self._changed:
-            refusal = self._refusal(now, wait_seconds, len(items))
+            refusal = self._refusal(now, wait_seconds, len(objects))
             if refusal is None:
                 self._start()
-                self._waiting.extend(items)
-                self._changed.notify_all()
+        for start in range(0, len(objects), _QUEUED_AT_ONCE):
+            checkpoint()
+            queued = [Item(content, now, now + wait_seconds) for content in objects[start : start + _QUEUED_AT_ONCE]]
+            items += queued
+            if refusal is None:
+                with self._changed:
+                    self._waiting.extend(queued)
+                    self._changed.notify_all()
         if refusal is not None:
             self._settle(items, refusal)
-        wait([item.outcome for item in items], timeout=wait_seconds)
-        # An object whose request is in progress cannot be cancelled. Its outcome is recorded for the next try.
-        self._count([item for item in items if item.outcome.cancel()], "late")
-        outcomes = [
-            _LATE if not item.outcome.done() or item.outcome.cancelled() else item.outcome.result() for item in items
-        ]
+        for item in items:
+            checkpoint()
+            remaining = now + wait_seconds - self._clock.monotonic()
+            if remaining <= 0 or not wait([item.outcome], timeout=remaining).done:
+                break
+        outcomes: list[Outcome] = []
+        late: list[Item] = []
+        for item in items:
+            checkpoint()
+            # An object whose request is in progress cannot be cancelled. Its outcome is recorded for the next try.
+            if item.outcome.cancel():
+                late.append(item)
+            is_known = item.outcome.done() and not item.outcome.cancelled()
+            outcomes.append(item.outcome.result() if is_known else _LATE)
+        self._count(late, "late")
         pauses = [outcome.retry_after for outcome in outcomes if outcome.retry_after is not None]
         skipped = +skipped  # without zeros
         if not pauses:  # otherwise the same message comes again
@@ -269,6 +288,8 @@ class EventStream:
                 for item in items:
                     if id(item) in refused:
                         self._reject(item, refused[id(item)])
+            case Failed(reason, status) if status < 300:  # says nothing about the objects
+                self._fail(items, "unavailable", reason, 1.0)
             case TooLarge() | Failed() if len(items) > 1:
                 middle = len(items) // 2
                 self._send(items[:middle])

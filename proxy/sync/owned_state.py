@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from proxy.storage.sent_values import Sent
-from proxy.sync.state import AcceptedValues, SentState
+from proxy.sync.state import AcceptedValues
+
+if TYPE_CHECKING:
+    from proxy.storage.redis.sync_state import RedisSentState
 
 _log = logging.getLogger(__name__)
 
@@ -17,36 +21,31 @@ class OwnedState:
     The first recorded value makes them the owner of a state without an owner. Methods raise the errors of `shared`.
     """
 
-    def __init__(self, shared: SentState, own: AcceptedValues, endpoint: str, api_key: str) -> None:
+    def __init__(self, shared: RedisSentState, own: AcceptedValues, endpoint: str, api_key: str) -> None:
         self._shared = shared
         self._own = own
         self._endpoint = endpoint
         self._api_key = api_key
-        self._chosen: AcceptedValues | None = None
+        self._uses_shared = True
 
     def digest(self, value: object) -> bytes:
         """Return the keyed digest of a JSON value."""
-        return self._state().digest(value)
+        return self._shared.digest(value) if self._uses_shared else self._own.digest(value)
 
     def sent(self, user_ids: Sequence[str]) -> list[Mapping[str, Sent]]:
         """Return the accepted attributes of each user."""
-        return self._state().sent(user_ids)
+        # Each time, because a run of sync can take over the state for another key.
+        differing = self._shared.differing(self._endpoint, self._api_key)
+        if differing and self._uses_shared:
+            _log.warning("sync_state_of_another_connection", extra={"settings": ",".join(differing)})
+        self._uses_shared = not differing
+        return self._own.sent(user_ids) if differing else self._shared.sent(user_ids)
 
     def record(self, accepted: Sequence[tuple[str, Mapping[str, Sent]]]) -> None:
         """Store accepted attributes."""
-        self._state().record(accepted)
+        if not (self._uses_shared and self._shared.record_as_owner(accepted, self._endpoint, self._api_key)):
+            self._own.record(accepted)
 
     def forget(self, user_ids: Sequence[str]) -> int:
         """Remove users from both states, whoever owns them."""
         return self._own.forget(user_ids) + self._shared.forget(user_ids)
-
-    def _state(self) -> AcceptedValues:
-        if self._chosen is None:
-            differing = self._shared.differing(self._endpoint, self._api_key)
-            if differing:
-                _log.warning("sync_state_of_another_connection", extra={"settings": ",".join(differing)})
-                self._chosen = self._own
-            else:
-                self._shared.claim(self._endpoint, self._api_key, clear=False)
-                self._chosen = self._shared
-        return self._chosen

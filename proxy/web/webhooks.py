@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 """The size of ten thousand users with twenty properties each."""
+MAX_FORWARDED = 5_000
+"""Limit on the elements of a message that are forwarded to Braze. More could never be sent before the deadline."""
 
 blueprint = Blueprint("webhooks", __name__, url_prefix="/v1/webhooks/amplitude")
 
@@ -68,6 +70,8 @@ def _ingest(
             body = read_large_body(request, MAX_BODY_BYTES, _TOO_LARGE, checkpoint)
             with ingester.reserve_batch(len(body)):
                 batch = read(body, app_services.clock.now(), checkpoint, app_services.text_properties)
+                if len(batch.elements) > MAX_FORWARDED:
+                    raise BodyTooLarge(_TOO_MANY_FORWARDED)
                 duplicate = not ingester.push(batch, generation)
     except TooLarge:
         app_services.metrics.pushed(hook, "refused")
@@ -89,7 +93,7 @@ def _ingest(
         if forwarded.retry_after is not None:
             app_services.metrics.pushed(hook, "failed")
             response = problem(503, "Not delivered to Braze", _NOT_DELIVERED, code="not_delivered")
-            response.headers["Retry-After"] = str(math.ceil(forwarded.retry_after))
+            response.headers["Retry-After"] = str(max(1, math.ceil(forwarded.retry_after)))
             return response
     if duplicate:
         batch = Batch()
@@ -129,6 +133,10 @@ def _forward(
 
 _NOT_SHARED = "Redis is unavailable, so only one process stored the batch; send the batch again"
 _NOT_DELIVERED = "Braze has not accepted all objects; send the message again (the status page shows the reason)"
+_TOO_MANY_FORWARDED = (
+    f"the message has more than {MAX_FORWARDED:,} users or events to forward to Braze; send smaller arrays, or add "
+    "?forward=false to store them without forwarding"
+)
 _BUSY = "too many batches are being processed; send the batch again"
 _TOO_LARGE = (
     "the body is larger than 8 MiB, 50,000 users or 500,000 values; select fewer user properties for this sync in "

@@ -17,7 +17,7 @@ from proxy.braze.limits import (
 )
 
 # From the contract of the sync.
-STEERING = "external_id user_alias braze_id _update_existing_only push_token_import push_tokens app_id"
+STEERING = "external_id user_alias braze_id _update_existing_only _merge_objects push_token_import push_tokens app_id"
 FIELDS = """email phone country language first_name last_name gender dob home_city current_location time_zone image_url
 facebook twitter date_of_first_session date_of_last_session email_subscribe push_subscribe subscription_groups
 email_open_tracking_disabled email_click_tracking_disabled marked_email_as_spam_at"""
@@ -35,7 +35,21 @@ def test_attribute_name__prefix_of_amplitude__removed_once(name: str, attribute:
 
 @pytest.mark.parametrize(
     "value",
-    [None, True, 0, 2**60, 1.5, "", "é" * 255, [], ["a"] * 500, {"a": {"b": [1, "x"]}}, [{"a": 1}, {"a": 2}]],
+    [
+        None,
+        True,
+        0,
+        2**60,
+        1.5,
+        "",
+        "é" * 255,
+        [],
+        ["a"] * 500,
+        {"a": {"b": [1, "x"]}},
+        {"inc": 1, "by": 2},
+        {},
+        [{"a": 1}, {"a": 2}],
+    ],
     ids=lambda value: str(value)[:20],
 )
 def test_fit_attribute__within_the_limits__unchanged(value: Any) -> None:
@@ -66,6 +80,10 @@ def test_fit_attribute__too_long__cut_with_reason(value: Any, fitted: Any, reaso
         ("plan.type", 1, "name_invalid"),
         ("$plan", None, "name_invalid"),
         ("a$b", "x", "name_invalid"),
+        ("plan", {"inc": 1}, "operation"),
+        ("plan", {"add": ["a"], "remove": ["b"]}, "operation"),
+        ("plan", [[1]], "list_in_list"),
+        ("plan", {"a": [{"b": [1, []]}]}, "list_in_list"),
         ("plan", {"a b": 1}, "key_invalid"),
         ("plan", {"a.b": 1}, "key_invalid"),
         ("plan", {"$time": 1}, "key_invalid"),

@@ -217,8 +217,19 @@ def test_send__reason_of_an_object__without_its_values() -> None:
     assert result == Accepted({("attributes", 1): "…: plan '…' is not … of charge"})
 
 
-@pytest.mark.parametrize("status", [500, 502, 503, 504])
-def test_send__5xx__unavailable_and_not_uncertain(status: int) -> None:
+@pytest.mark.parametrize(
+    "errors",
+    ["ava and ben are blocked", {"type": "ava and ben are blocked"}]
+    + [[{"type": "ava and ben are blocked", "input_array": "attributes", "index": index}] for index in (0, 1, 9)],
+)
+def test_send__reason_names_other_users__without_their_ids(errors: object) -> None:
+    result = result_of(Answer(201, {"message": "success", "errors": errors}))
+    assert isinstance(result, Accepted)
+    assert set(result.errors.values()) == {"… and … are blocked"}
+
+
+@pytest.mark.parametrize("status", [408, 425, 500, 502, 503, 504])
+def test_send__passing_failure__unavailable_and_not_uncertain(status: int) -> None:
     assert result_of(Answer(status, b"<html>")) == Unavailable(f"Braze returned status {status}", uncertain=False)
 
 

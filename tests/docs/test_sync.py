@@ -168,7 +168,7 @@ def test_forward_skips_table__each_reason__occurs(receiving: Sandbox) -> None:
         {"user_id": "u1", "event_type": "Order", "event_properties": many},
         {"user_id": "u1", "user_properties": {"$add": {"visits": 1}}},
         {"user_id": "u1", "user_properties": {"email": "a@b.c", "a.b": 1, "n" * 256: 1, "list": [0] * 600}},
-        {"user_id": "u1", "user_properties": {"tree": {"a b": 1}}},
+        {"user_id": "u1", "user_properties": {"tree": {"a b": 1}, "count": {"inc": 1}, "table": [[1]]}},
         {"user_id": "u1", "user_properties": {"large": many}},
     ]
     answer = client.post("/v1/webhooks/amplitude/users", json=users, headers={"X-API-Key": SECRET})

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from proxy.profile.json import read_json, write_json
+from proxy.profile.json import read_json, write_body, write_json
 from tests.support.json_values import json_values
 
 
@@ -19,6 +19,10 @@ def test_read_json__invalid_or_nested_too_deeply__value_error(body: bytes) -> No
 def test_read_json__number_that_python_cannot_write__kept_as_text() -> None:
     assert read_json(b"[1e999, -1e999, 1.5, 12]") == ["1e999", "-1e999", 1.5, 12]
     assert read_json(b"9" * 5000) == "9" * 5000
+
+
+def test_write_body__lone_surrogate_in_a_name__replaced() -> None:
+    assert write_body({"a\ud800": {"\udfff": ["\ud800", 2**70]}}) == b'{"a?":{"?":["?",1180591620717411303424]}}'
 
 
 def test_write_json__lone_surrogate__replaced() -> None:

@@ -54,6 +54,15 @@ def test_change__desired_and_accepted_values__only_differences_are_sent(
     assert attributes(planner(everything=True).change(user, accepted)) == sent_by_all
 
 
+def test_counts__newer_values_accepted__outdated_unless_equal() -> None:
+    plan = planner()
+    accepted = last(100.5, plan="silver", points=3, news=True)
+    assert plan.change(Desired("ava", {"plan": "gold", "points": 3, "news": None}, 100.0), accepted) is None
+    assert plan.departure("ben", "vip", last(100.5, vip=True), 100.0) is None
+    assert plan.departure("cleo", "vip", last(100.5, vip=False), 100.0) is None
+    assert (plan.counts.outdated, plan.counts.unchanged) == (3, 1)
+
+
 def test_change__time__is_that_of_the_values() -> None:
     assert planner().change(Desired("ava", {"plan": "gold"}, 123.5), {}) == Change("ava", {"plan": "gold"}, 123.5)
 

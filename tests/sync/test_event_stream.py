@@ -153,6 +153,7 @@ def test_forward__values_of_a_user_at_once__last_wins(braze: Sandbox, stream: Ev
     [
         (Fault("status", status=500), "uncertain", 1),
         (Fault("maintenance"), "uncertain", 1),
+        (Fault("message"), "unavailable", 1),
         (Fault("reset"), "uncertain", 1),
         (Fault("uncertain"), "uncertain", 1),
         (Fault("hang"), "uncertain", 1),
@@ -290,6 +291,15 @@ def test_forward__message_with_more_objects_than_may_wait__some_accepted_at_each
     assert "busy" not in result.outcomes
     stream.drain(WAIT_SECONDS)
     assert received(braze)
+
+
+def test_forward__many_objects__other_requests_get_their_turn(
+    stream: EventStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[None] = []
+    monkeypatch.setattr("proxy.sync.event_stream.Checkpoint", lambda: lambda: turns.append(None))
+    assert forward(stream, *(event(number) for number in range(300))).outcomes == {"accepted": 300}
+    assert len(turns) >= 300 / 100 + 2 * 300, "objects were queued, awaited or counted without a turn for others"
 
 
 def test_drain__request_in_progress__its_outcome_is_recorded(braze: Sandbox, stream: EventStream) -> None:

@@ -19,6 +19,8 @@ from proxy.storage.redis.client import RedisClient
 from proxy.storage.redis.permissions import KEY_PREFIX
 from proxy.storage.redis.sync_state import RedisSentState, StateInUse
 from proxy.storage.sent_values import KEY_BYTES, Sent, ValueDigester, pack, unpack
+from proxy.sync.owned_state import OwnedState
+from proxy.sync.recent_values import RecentValues
 from proxy.sync.sqlite_state import SqliteState, StateUnavailable
 from proxy.sync.state import SentState
 from tests.support.redis_server import RedisServer
@@ -367,6 +369,55 @@ def test_redis__state_created_by_two_processes__the_second_uses_the_key_of_the_f
     assert accepted(second, plan="gold") == values[0]
     second.record([("ben", values[0])])
     assert first.count() == 2
+
+
+def accept(state: OwnedState, user_id: str, plan: str, at: float = 1.0) -> bool:
+    """Record a value as the event stream does, and return whether it had to be sent."""
+    (stored,) = state.sent([user_id])
+    value = Sent(state.digest(plan), at)
+    if stored.get("plan") == value:
+        return False
+    state.record([(user_id, {"plan": value})])
+    return True
+
+
+def test_owned__only_read__state_has_no_owner(connect: Callable[..., RedisSentState]) -> None:
+    wrong = OwnedState(connect(), RecentValues(), ENDPOINT, "a-wrong-key-of-a-test")
+    assert wrong.sent(["ava"]) == [{}]
+    wrong.digest("gold")
+    assert connect().differing(ENDPOINT, KEY) == []
+    assert accept(OwnedState(connect(), RecentValues(), ENDPOINT, KEY), "ava", "gold")
+    assert connect().differing(ENDPOINT, KEY) == []
+    assert connect().differing(ENDPOINT, "a-wrong-key-of-a-test") == ["BRAZE_API_KEY"]
+
+
+def test_owned__run_takes_over_the_state__values_of_the_former_key_stay_out(
+    connect: Callable[..., RedisSentState],
+) -> None:
+    service, run = OwnedState(connect(), RecentValues(), ENDPOINT, KEY), connect()
+    assert accept(service, "ava", "gold")
+    service.sent(["ben"])
+    digest = service.digest("gold")
+    run.claim(ENDPOINT, "another-key-of-a-test", clear=True)
+    service.record([("ben", {"plan": Sent(digest, 1.0)})])  # accepted by Braze at the same time
+    assert accept(service, "cleo", "gold")
+    assert not accept(service, "cleo", "gold")
+    assert run.count() == 0
+    assert run.differing(ENDPOINT, "another-key-of-a-test") == []
+    run.claim(ENDPOINT, KEY, clear=False)
+    assert accept(service, "ava", "gold")
+    assert run.count() == 1
+
+
+def test_owned__redis_lost_the_state__has_an_owner_again(
+    connect: Callable[..., RedisSentState], server: RedisServer
+) -> None:
+    service = OwnedState(connect(), RecentValues(), ENDPOINT, KEY)
+    assert accept(service, "ava", "gold")
+    with redis.Redis.from_url(server.url) as administrator:
+        administrator.flushall()
+    assert accept(service, "ava", "gold")
+    assert connect().differing(ENDPOINT, "another-key-of-a-test") == ["BRAZE_API_KEY"]
 
 
 def test_redis__forgotten_user__older_values_are_not_recorded(

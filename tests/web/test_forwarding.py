@@ -206,3 +206,15 @@ def test_webhook__query_that_is_not_utf_8__400(client: FlaskClient) -> None:
         USERS, json=EVENT, headers={"X-API-Key": SECRET}, environ_overrides={"QUERY_STRING": "\xff"}
     )
     assert odd_bytes.status_code == 400
+
+
+def test_webhook__array_too_long_to_forward__413_with_the_fix_and_nothing_stored(
+    braze: Sandbox, client: FlaskClient
+) -> None:
+    users = [{"user_id": f"u{number}", "user_properties": {"plan": "gold"}} for number in range(5_001)]
+    refused = post(client, users)
+    assert (refused.status_code, refused.json and refused.json["code"]) == (413, "body_too_large")
+    assert "forward=false" in refused.text
+    assert braze.braze.report()["requests"] == 0
+    stored = post(client, users, f"{USERS}?forward=false")
+    assert (stored.status_code, stored.json and stored.json["applied"]) == (200, 5_001)

@@ -169,8 +169,6 @@ def sync(
     credentials = require_credentials(url, credentials)
     with ExitStack() as stack:
         try:
-            failed = FailuresFile(None if dry_run else failures)
-            stack.callback(failed.close)
             question = _question(selection, from_file=users is not None)
             settings, services, ask_functions = connect(url, credentials, question, quota)
             target = braze_target(settings, services)
@@ -185,6 +183,10 @@ def sync(
             runs = None if services is None or dry_run else services.sync_runs
             record = stack.enter_context(recorded(runs))
             start_over = _check_owner(sent, target, mode)
+            # Only now, because a run that is refused must not overwrite the file of the run in progress.
+            inputs = [state or Path(DEFAULT_PATH), *([] if users is None else [Path(users.name)])]
+            failed = FailuresFile(None if dry_run else failures, inputs)
+            stack.callback(failed.close)
             staging = stack.enter_context(closing(Staging()))
             result = ReadResult()
             if users is not None:
@@ -266,11 +268,18 @@ def _write(run: _Run) -> bool:
         click.echo("stopped before anything was sent; run the command again")
         return False
     state_users = 0 if run.start_over else state.count()
+    membership = None if selection.membership is None else selection.attribute(selection.membership)
+    if membership is not None and result.unreadable and not mode.allow_removals:
+        notes.append(
+            f"{membership}: not set to false, because a user of a skipped line may still be in the cohort; correct the "
+            "lines, or add --allow-removals"
+        )
+        membership = None
     counts = plan(
         run.staging,
         state,
         computed=[selection.attribute(name) for name in result.computed],
-        membership=None if selection.membership is None else selection.attribute(selection.membership),
+        membership=membership,
         at=result.at,
         everything=mode.everything,
         start_over=run.start_over,
@@ -303,6 +312,8 @@ def _write(run: _Run) -> bool:
     run.record.users_unchanged = max(0, len(run.staging) - counts.users)  # `counts` also has users who left a cohort
     error = sender.run(run.stop)
     _print([*notes, *sender.progress.lines(counts.unchanged)])
+    if run.failures.error is not None:
+        print_status(f"Error: {run.failures.error}")
     if error is not None:
         raise click.ClickException(str(error))
     if run.lost.is_set():

@@ -33,13 +33,15 @@ CONNECTIONS = 16
 class ReadResult:
     """What a run read. `at`: the time of the last download (Unix seconds). `lines`: of the summary.
 
-    `computed`: the names of computed values in Amplitude's answers. `complete`: whether all rows and columns were read.
+    `computed`: the names of computed values in Amplitude's answers. `unreadable`: the number of skipped lines that may
+    name a user. `complete`: whether all rows and columns were read.
     """
 
     at: float = 0.0
     empty_cohorts: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     computed: dict[str, None] = field(default_factory=dict)
+    unreadable: int = 0
     complete: bool = True
     unknown: int = 0
     unanswered: int = 0
@@ -107,6 +109,7 @@ def _download(
     at = client.download(cohort_id, stage, selection.properties)
     result.lines += ids.summary(len(audience), "; the last row of each user was used")
     result.lines += [f"property {name!r} is not in the file; correct --properties" for name in missing]
+    result.unreadable += ids.unreadable
     result.complete &= not (ids.unreadable or missing)
     if not len(audience):
         result.empty_cohorts.append(cohort_id)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import math
 import os
+import stat
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -38,37 +40,57 @@ _LIMITS = {
     "name_empty": "the name is empty",
     "name_too_long": "the name is longer than 255 characters",
     "name_invalid": "the name has a dot or $; choose another name with --rename",
+    "operation": "Braze would apply an object with only inc, add or remove, and not store it",
+    "list_in_list": "Braze does not support a list in a list",
     "key_invalid": "an object has a key that Braze rejects",
     "object_too_large": "the object is larger than 100 KB",
 }
 
 
 class FailuresFile:
-    """A CSV file with a line for each failed user: the user id and the reason. Without a `path`, nothing is written."""
+    """A CSV file with a line for each failed user: the user id and the reason. Without a `path`, nothing is written.
 
-    def __init__(self, path: Path | None) -> None:
+    `inputs`: files of this run, which must not be overwritten. Raises ClickException if the file cannot be written.
+    """
+
+    def __init__(self, path: Path | None, inputs: Iterable[Path] = ()) -> None:
+        self._path = path
         self._file: TextIO | None = None
+        self.error: str | None = None
+        """Why lines are missing, if the disk is full."""
         if path is None:
             return
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK
-            descriptor = os.open(path, flags, 0o600)
-            os.fchmod(descriptor, 0o600)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+            self._file = open(descriptor, "w", encoding="utf-8", errors="replace", buffering=1)  # noqa: PTH123, SIM115
+            state = os.fstat(descriptor)
+            is_other = any(os.path.samestat(state, file.stat()) for file in inputs if file.exists())
+            if stat.S_ISREG(state.st_mode) and not is_other:  # never changes the mode of a device, such as /dev/null
+                os.fchmod(descriptor, 0o600)
+                os.ftruncate(descriptor, 0)
         except OSError as error:
-            raise click.ClickException(
-                f"--failures {path} cannot be written ({error.strerror}); choose another file"
-            ) from None
-        self._file = open(descriptor, "w", encoding="utf-8", errors="replace", buffering=1)  # noqa: PTH123, SIM115
+            raise click.ClickException(self._problem(error)) from None
+        if is_other:
+            self.close()
+            raise click.ClickException(f"--failures {path} is an input or the state of this run; choose another file")
 
     def add(self, user_id: str, reason: str) -> None:
-        """Write a line."""
-        if self._file is not None:
+        """Write a line, unless an earlier line could not be written."""
+        if self._file is None or self.error is not None:
+            return
+        try:
             csv.writer(self._file, quoting=csv.QUOTE_ALL, lineterminator="\n").writerow([user_id, reason])
+        except OSError as error:  # the values of the other users are sent nevertheless
+            self.error = self._problem(error)
 
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # `add` writes each line at once, and has noted the error
+                self._file.close()
+
+    def _problem(self, error: OSError) -> str:
+        return f"--failures {self._path} cannot be written ({error.strerror}); choose another file"
 
 
 def plan(
@@ -83,8 +105,9 @@ def plan(
 ) -> ChangeCounts:
     """Add the changes of all staged users to the staging, and return their counts.
 
-    `computed`: the attributes of computed values. `membership`: the attribute of the cohort. `at`: the time of the
-    download. `start_over`: ignore the values in the state.
+    `computed`: the attributes of computed values. `membership`: the attribute of a cohort that was read completely;
+    None if a user outside of the staging may be a member. `at`: the time of the download. `start_over`: ignore the
+    values in the state.
     """
     planner = ChangePlanner(state.digest, everything=everything)
 
@@ -114,11 +137,21 @@ def forecast(users: int, counts: ChangeCounts, batch_objects: int) -> str:
 
 
 def limit_lines(counts: ChangeCounts) -> Iterator[str]:
-    """Yield a line for each kind of values that do not fit into Braze's limits."""
+    """Yield a line for each kind of values that are changed or left out."""
     for (name, reason), number in sorted(counts.fitted.items()):
-        yield f"{name}: {format_count(number, 'value')} {_LIMITS.get(reason, reason)}"
+        yield f"{_shown(name)}: {format_count(number, 'value')} {_LIMITS.get(reason, reason)}"
     for (name, reason), number in sorted(counts.left_out.items()):
-        yield f"{name}: {format_count(number, 'value')} left out: {_LIMITS.get(reason, reason)}"
+        yield f"{_shown(name)}: {format_count(number, 'value')} left out: {_LIMITS.get(reason, reason)}"
+    if counts.outdated:
+        yield (
+            f"skipped {format_count(counts.outdated, 'value')}: Braze has a newer value; if this repeats, a clock was "
+            "ahead: correct it, and start with another state"
+        )
+
+
+def _shown(name: str) -> str:
+    """Return a name of Amplitude without control characters, which could change the terminal."""
+    return name if name.isprintable() else repr(name)
 
 
 @dataclass(slots=True)
@@ -213,16 +246,19 @@ class Sender:
         if self._claim is not None:
             self._record(self._claim)
             self._claim = None
-        accepted = [
+        self._record(lambda: self._state.record(self._accepted_values(changes)))
+        self.progress.sent += len(changes)
+        self.progress.values += sum(len(change.attributes) for change in changes)
+
+    def _accepted_values(self, changes: Sequence[Change]) -> list[tuple[str, dict[str, Sent]]]:
+        # At each try, because a state that Redis lost has a new key of the digests.
+        return [
             (
                 change.user_id,
                 {name: Sent(self._state.digest(value), change.at) for name, value in change.attributes.items()},
             )
             for change in changes
         ]
-        self._record(lambda: self._state.record(accepted))
-        self.progress.sent += len(changes)
-        self.progress.values += sum(len(change.attributes) for change in changes)
 
     def _record(self, write: Callable[[], None]) -> None:
         """Write to the state, and wait while Redis is unavailable. Raises DeliveryStopped."""

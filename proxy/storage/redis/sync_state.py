@@ -75,17 +75,32 @@ class RedisSentState:
         for start in range(0, len(accepted), _AT_ONCE):
             self._write(accepted[start : start + _AT_ONCE])
 
-    def _write(self, accepted: Sequence[tuple[str, Mapping[str, Sent]]], owner: bytes = b"") -> None:
+    def record_as_owner(self, accepted: Sequence[tuple[str, Mapping[str, Sent]]], endpoint: str, api_key: str) -> bool:
+        """Record accepted attributes, and make an endpoint and a key the owner of a state without an owner.
+
+        Return False if the state has another owner. Nothing is recorded then.
+        """
+        owner = self._digester().owner(endpoint, api_key)
+        starts = range(0, len(accepted), _AT_ONCE)
+        return all(self._write(accepted[start : start + _AT_ONCE], owner) for start in starts)
+
+    def _write(
+        self, accepted: Sequence[tuple[str, Mapping[str, Sent]]], owner: bytes = b"", *, replaces: bool = False
+    ) -> bool:
+        """Return whether the state has this owner, or no `owner` was passed."""
         key = self._digester().key
-        arguments: list[bytes] = [key, owner]
+        arguments: list[bytes] = [key, owner, b"1" if replaces else b""]
         for id, (_, sent) in zip(encoded_ids(user_id for user_id, _ in accepted), accepted, strict=True):
             arguments += [_USER + id, pack(sent)]
         forgotten = [self._cache_prefix + b"forgot:" + self._id_digester.user_id(user_id) for user_id, _ in accepted]
         stored_key = self._record([self._state, *forgotten], arguments)
+        if stored_key is None:
+            return False
         if stored_key != key:
             # Another process created the state at the same time, or again after Redis lost it.
             self._current = ValueDigester(stored_key, self._secret)
             raise RedisUnavailable("the state of sent values was replaced; run the command again")
+        return True
 
     def users(self) -> Iterator[tuple[str, Mapping[str, Sent]]]:
         """Yield every user of the state. A user may come twice while other processes write to the state."""
@@ -118,7 +133,7 @@ class RedisSentState:
             fields = [field for field, _ in self._server.scan_fields(self._state, _AT_ONCE) if field.startswith(_USER)]
             for start in range(0, len(fields), _AT_ONCE):
                 self._delete(fields[start : start + _AT_ONCE])
-        self._write([], self._digester().owner(endpoint, api_key))
+        self._write([], self._digester().owner(endpoint, api_key), replaces=True)
 
     @contextmanager
     def locked(self, on_lost: Callable[[], None]) -> Iterator[None]:

@@ -22,6 +22,7 @@ from proxy.sandbox.faults import Fault
 from proxy.sandbox.people import find
 from proxy.sandbox.server import Sandbox
 from proxy.sandbox.user_data import Documented
+from proxy.storage.sent_values import KEY_BYTES, Sent
 from proxy.sync.sqlite_state import SqliteState
 from tests.conftest import SECRET, Service
 from tests.support.command import run, start
@@ -142,6 +143,23 @@ def test_sync__membership__false_for_who_left_and_true_after_coming_back(world: 
         {},
         {"user-1": True, "user-3": False},
     ]
+
+
+@pytest.mark.parametrize(
+    "row", [b"user-1,gold,extra", b"user-1,g\xfcld", b" user-1,gold"], ids=["cells", "encoding", "user id"]
+)
+def test_sync__membership_and_unreadable_row__nobody_has_left(world: World, row: bytes) -> None:
+    options = ("--cohort", "c31", "--properties", "plan", "--membership", "vip")
+    world.cohort("user_id,plan", ["user-1,gold", "user-2,gold", "user-3,gold"])
+    world.sync(*options)
+    world.sent()
+    world.files["c31"] = b"\n".join([b"user_id,plan", row, b"user-2,silver", b""])
+    ended = world.sync(*options)
+    assert ended.returncode == 1
+    assert "vip: not set to false, because a user of a skipped line may still be in the cohort" in ended.stdout
+    assert world.sent() == [{"external_id": "user-2", "plan": "silver"}]
+    assert world.sync(*options, "--allow-removals").returncode == 1
+    assert world.sent() == [{"external_id": "user-1", "vip": False}, {"external_id": "user-3", "vip": False}]
 
 
 def test_sync__cohort_without_rows__nothing_is_sent_unless_allowed(world: World) -> None:
@@ -283,6 +301,52 @@ def test_sync__object_errors__other_users_are_sent_and_the_failed_user_is_retrie
     assert world.failures.read_text() == ""
 
 
+def test_sync__failures_file_of_another_use__unchanged(world: World, tmp_path: Path) -> None:
+    world.cohort("user_id,plan", ["user-1,gold"])
+    options = ("--cohort", "c31", "--properties", "plan", "--failures")
+    users = tmp_path / "users"
+    users.write_text("ava\n")
+    ended = world.sync(str(users), "--properties", "loyalty_points", "--failures", str(users))
+    assert (ended.returncode, "is an input or the state of this run" in ended.stderr) == (1, True)
+    assert users.read_text() == "ava\n"
+    ended = world.sync(*options, str(world.state))
+    assert (ended.returncode, "is an input or the state of this run" in ended.stderr) == (1, True)
+    assert world.sync(*options, str(world.failures)).returncode == 0
+    world.failures.write_text("of the run in progress\n")
+    with closing(SqliteState(world.state)):
+        assert world.sync(*options, str(world.failures)).returncode == 1
+    assert world.failures.read_text() == "of the run in progress\n"
+
+
+def test_sync__failures_file_is_a_pipe__mode_is_unchanged(world: World) -> None:
+    world.cohort("user_id,plan", ["user-1,gold"])
+    world.braze.faults.set(Fault("object-errors"))
+    os.mkfifo(world.failures, 0o666)
+    mode = world.failures.stat().st_mode
+    reader = os.open(world.failures, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        world.sync("--cohort", "c31", "--properties", "plan", "--failures", str(world.failures))
+        assert os.read(reader, 100) == b'"user-1","provided external_id is blacklisted and disallowed"\n'
+    finally:
+        os.close(reader)
+    assert world.failures.stat().st_mode == mode
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="the system has no full device")
+def test_sync__disk_of_the_failures_file_is_full__other_values_are_sent(world: World) -> None:
+    world.cohort("user_id,plan", ["user-1,gold", "user-2,gold"])
+    world.braze.faults.set(Fault("object-errors", user_id="user-1"))
+    options = ("--cohort", "c31", "--properties", "plan")
+    ended = world.sync(*options, "--failures", "/dev/full")
+    assert ended.returncode == 1
+    assert "--failures /dev/full cannot be written (No space left on device); choose another file" in ended.stderr
+    assert "sent 1 value of 1 user" in ended.stdout
+    world.braze.faults.set(None)
+    world.sent()
+    world.sync(*options)
+    assert [item["external_id"] for item in world.sent()] == ["user-1"]
+
+
 def test_sync__wrong_key__stops_and_the_state_has_no_owner(world: World) -> None:
     world.cohort("user_id,plan", ["user-1,gold"])
     ended = world.sync("--cohort", "c31", "--properties", "plan", BRAZE_API_KEY="a-wrong-key-of-a-test")
@@ -414,6 +478,41 @@ def test_sync__redis__state_is_shared_and_second_run_sends_nothing(world: World)
         assert "users.track" in runs["last"]["error"]
 
 
+def test_sync__redis_loses_the_state_during_a_run__values_accepted_later_are_not_sent_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.cli.sync.run._STATE_RETRY_SECONDS", 0)
+    receive = world.braze.receive
+    world.cohort("user_id,plan", ["user-1,gold", "user-2,gold"])
+    options = ("--cohort", "c31", "--properties", "plan")
+    with RedisServer() as server, connection(server.url) as database:
+
+        def receive_and_replace(path: str, headers: Any, body: bytes) -> Any:
+            if b"user-2" in body:
+                until(lambda: database.keys("*:sent"), "the first user was not recorded", 10)
+                (state,) = database.keys("*:sent")
+                until(lambda: database.hexists(state, "uuser-1"), "the first user was not recorded", 10)
+                database.delete(state)
+                database.hset(state, "key", b"k" * KEY_BYTES)  # as of another process
+            return receive(path, headers, body)
+
+        monkeypatch.setattr(world.braze, "receive", receive_and_replace)
+        assert world.sync(*options, REDIS_URL=server.url, BRAZE_BATCH_OBJECTS="1").returncode == 0
+        monkeypatch.setattr(world.braze, "receive", receive)
+        world.sent()
+        assert world.sync(*options, REDIS_URL=server.url).returncode == 0
+        assert [item["external_id"] for item in world.sent()] == ["user-1"]
+
+
+def test_sync__state_of_a_clock_that_was_ahead__skipped_values_are_reported(world: World) -> None:
+    world.cohort("user_id,plan", ["user-1,gold"])
+    with closing(SqliteState(world.state)) as state:
+        state.record([("user-1", {"plan": Sent(state.digest("silver"), time.time() + 86400)})])
+    ended = world.sync("--cohort", "c31", "--properties", "plan")
+    assert "skipped 1 value: Braze has a newer value; if this repeats, a clock was ahead" in ended.stdout
+    assert world.sent() == []
+
+
 def test_sync__running_service__calls_go_through_it(
     world: World, start_service: Callable[..., Service], tmp_path: Path
 ) -> None:
@@ -484,3 +583,13 @@ def test_sync__computed_value_disappears__null_is_sent(
     values["ava"] = {}
     assert "null or false: 1 user" in world.sync(*options).stdout
     assert world.sent() == [{"external_id": "ava", "orders": None}]
+
+
+def test_sync__name_of_a_computed_value_has_control_characters__shown_escaped(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "users").write_text("ava\n")
+    monkeypatch.setattr("proxy.sandbox.user_data._computations", lambda *_: {"or\x1b[31mders": "x" * 300})
+    ended = world.sync(str(tmp_path / "users"), "--computations", "comp-orders")
+    assert "'or\\x1b[31mders': 1 value cut to 255 characters" in ended.stdout
+    assert "\x1b" not in ended.stdout + ended.stderr
