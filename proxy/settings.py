@@ -343,6 +343,14 @@ class Settings:
     trusted_proxy_hops: int = _setting(
         _whole(0, 10), "number of proxies in front that set `X-Forwarded-For` (Heroku: 1)", "0", example="1"
     )
+    playground_demo_users: tuple[str, ...] = _setting(
+        lambda value: tuple(split_list(value)),
+        "ids of made-up users, comma-separated; the playground renders for the first user at once and makes calls "
+        "while you type; set only with an emulated Amplitude, as `demo` does",
+        (),
+        example="ava,ben,cleo",
+        shown=lambda _: "set",
+    )
     log_level: str = _setting(_level, "DEBUG, INFO, WARNING or ERROR", "INFO")
     port: int = _setting(
         _whole(1, 65535), "port to listen on: on all addresses if set, otherwise on 127.0.0.1 only", "8000"

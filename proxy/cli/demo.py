@@ -128,7 +128,7 @@ def demo(port: int, all_addresses: bool, more: bool, in_browser: bool, no_profil
         service = subprocess.Popen(  # noqa: S603  # this interpreter, fixed arguments
             [sys.executable, "-m", "gunicorn", "wsgi:app", "--bind", bind, "--log-level", "warning"],
             cwd=_ROOT,
-            env=environment | _service_settings(emulated, secret),
+            env=environment | _service_settings(emulated, secret) | {"PLAYGROUND_DEMO_USERS": _demo_users()},
             # Ctrl-C then reaches only this process, which stops the service once and in order.
             start_new_session=True,
         )
@@ -194,6 +194,10 @@ def _service_settings(emulated: Sandbox, secret: str) -> dict[str, str]:
         "PROXY_API_KEYS": f"{_DEMO_CALLER}:{secret}",
         **({} if emulated.profile_api else {"AMPLITUDE_PROFILE_API": "off"}),
     }
+
+
+def _demo_users() -> str:
+    return ",".join(person.user_id for person in named()[:3])
 
 
 def _cohort_settings(emulated: Sandbox) -> str:

@@ -5,7 +5,8 @@ no rendering can affect another. Parent and child exchange lines of JSON over tw
 
 - the parent sends `{"template": …, "user_id": …, "device_id": …, "seconds": …}`;
 - for each Connected Content call the child sends `ask {"method": …, "target": …, "headers": …, "body": …,
-  "content_type": …}`, and the parent answers `{"status": …, "headers": …, "body": …, "milliseconds": …}`;
+  "content_type": …}`, and the parent answers `{"status": …, "headers": …, "body": …, "milliseconds": …}`,
+  or `null` if the tag must wait for a rendering that may make calls;
 - last, the child sends `report` and the report as JSON, which the parent passes on unparsed.
 """
 
@@ -90,7 +91,8 @@ class Child:
         try:
             kind, data = self._exchange({"template": template, **asdict(user), "seconds": seconds})
             while kind == b"ask":
-                kind, data = self._exchange(asdict(ask(Request(**json.loads(data)))))
+                answer = ask(Request(**json.loads(data)))
+                kind, data = self._exchange(answer and asdict(answer))
             return data
         except (BrokenPipeError, EOFError):
             pass  # the child ended too early

@@ -39,8 +39,17 @@ class Answer:
     milliseconds: float
 
 
-Ask = Callable[[Request], Answer]
-"""A function that sends a request to a service, and to no other host."""
+Ask = Callable[[Request], Answer | None]
+"""A function that sends a request to a service, and to no other host. Returns None if the tag must wait for Render."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldAnswer:
+    """An answer that the page keeps, so that it can render again without a call."""
+
+    request: Request
+    status: int
+    body: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from flask import Blueprint, Response, current_app, g, request
 
 from proxy.api.errors import BadRequest, Forbidden, UnsupportedMediaType
 from proxy.liquid.render_process import OTHERS_RENDER, Renderer, refused
-from proxy.liquid.types import User
+from proxy.liquid.types import Ask, User
 from proxy.profile.json import read_json
 from proxy.storage.weighted_semaphore import Busy, WeightedSemaphore
-from proxy.web.pages.assets import host_in_braze, page, uncached
+from proxy.web.pages.assets import PAGE_POLICY, host_in_braze, page, uncached
+from proxy.web.pages.held_answers import held_asker
 from proxy.web.pages.wsgi_client import asker
 from proxy.web.request_body import read_body
 from proxy.web.services import services
@@ -24,6 +26,8 @@ _BODIES = WeightedSemaphore(4 * 1024 * 1024, wait_seconds=1)
 RENDERER = Renderer()
 """The renderer for all requests of this process."""
 _NEEDS_PROFILE_API = re.compile("recommendations|computations|propensities")
+_FRAME_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'"
+"""Content-Security-Policy of the frame with a message as HTML: no scripts, and nothing from any host."""
 _CALLER_HEADERS = ("Authorization", "X-API-Key", "X-Forwarded-For")
 
 blueprint = Blueprint("playground", __name__, url_prefix="/playground")
@@ -34,7 +38,23 @@ def show() -> Response:
     """Return the page."""
     profile_api = services().profile_api
     usable = {title: text for title, text in snippets().items() if profile_api or not _NEEDS_PROFILE_API.search(text)}
-    return page("playground.html", snippets=usable, host=host_in_braze(), profile_api=profile_api)
+    demo_users = services().demo_users
+    response = page(
+        "playground.html", snippets=usable, host=host_in_braze(), profile_api=profile_api, demo_users=demo_users
+    )
+    response.headers["Content-Security-Policy"] = f"{PAGE_POLICY}; frame-src 'self'"
+    return response
+
+
+@blueprint.get("/frame", provide_automatic_options=False)
+def frame() -> Response:
+    """Return the empty document into which the page puts the HTML of a message.
+
+    A frame without a document of its own would have the policy of the page, which forbids the inline styles of e-mails.
+    """
+    response = uncached(b"<!doctype html><title>Message</title>", "text/html; charset=utf-8")
+    response.headers["Content-Security-Policy"] = _FRAME_POLICY
+    return response
 
 
 @blueprint.post("/render", provide_automatic_options=False)
@@ -47,9 +67,13 @@ def render() -> Response:
     except Busy:
         return uncached(refused(OTHERS_RENDER) + b"\n")
     user = User(message.get("user_id", "").strip(), message.get("device_id", "").strip())
-    caller = {name: ",".join(request.headers.getlist(name)) for name in _CALLER_HEADERS if name in request.headers}
-    ask = asker(current_app.wsgi_app, {**caller, "X-Request-ID": g.request_id}, request.remote_addr or "")
+    ask = _service_asker() if message.get("fetch", True) else held_asker(message.get("answers", []))
     return uncached(RENDERER.render(message["template"], user, ask) + b"\n")
+
+
+def _service_asker() -> Ask:
+    caller = {name: ",".join(request.headers.getlist(name)) for name in _CALLER_HEADERS if name in request.headers}
+    return asker(current_app.wsgi_app, {**caller, "X-Request-ID": g.request_id}, request.remote_addr or "")
 
 
 @cache
@@ -78,7 +102,7 @@ def _require_same_origin() -> None:
         raise UnsupportedMediaType("the content type is not supported; send application/json")
 
 
-def _message() -> dict[str, str]:
+def _message() -> dict[str, Any]:
     try:
         message = read_json(read_body(request, MAX_BODY_BYTES))
     except ValueError:
@@ -92,4 +116,6 @@ def _message() -> dict[str, str]:
     for name in ("user_id", "device_id"):
         if not isinstance(message.get(name, ""), str):
             raise BadRequest(f"{name} must be a string; put it in quotes", code="invalid_parameter", parameter=name)
+    if not isinstance(message.get("fetch", True), bool):
+        raise BadRequest("fetch must be true or false", code="invalid_parameter", parameter="fetch")
     return message
