@@ -318,6 +318,15 @@ class Finding(TypedDict):
     problem: str
     fix: Annotated[str, about("The action that fixes the problem.")]
     level: Literal["problem", "note"]
+    column: Annotated[
+        int, Meta(ge=1, description="Column of the first affected character. The first character of a line is 1.")
+    ]
+    length: Annotated[
+        Count, about("Number of affected characters. The range can contain line breaks. 0 if only the line is known.")
+    ]
+    replacement: Annotated[
+        str | None, about("Text that replaces the range and fixes the problem. Null if the author must choose it.")
+    ]
 
 
 class TagRequest(TypedDict):
@@ -345,8 +354,15 @@ class Rendering(TypedDict):
             "message for `reason`."
         ),
     ]
+    good: Annotated[
+        bool,
+        about(
+            "True if Braze sends the message and it needs no attention. False for a message that is empty or blank, "
+            "contains `Liquid error`, or has a call that failed; `reason` says why."
+        ),
+    ]
     message: str
-    reason: str
+    reason: Annotated[str, about("Empty if `good` is true.")]
     tags: list[TagCall]
     findings: list[Finding]
     answers: Annotated[list[HeldAnswer], about("The answers to the tags, without answers longer than 64 KiB.")]

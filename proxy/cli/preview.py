@@ -38,7 +38,7 @@ def preview(
     TEMPLATE is a file with the message, or - for stdin.
 
     Problems, and the request and answer of each tag, go to stderr. Exits with status 1 if Braze would not send
-    the message now.
+    the message now, and if the message is empty, contains a Liquid error, or has a call that failed.
 
     Without --url and --demo, the command starts a temporary service with the settings of the environment. Only
     AMPLITUDE_SECRET_KEY is required. With AMPLITUDE_PROFILE_API=off, the temporary service has only the data in Redis
@@ -57,7 +57,7 @@ def preview(
     click.echo(report["message"], nl=not report["message"].endswith("\n"))
     for line in lines(report):
         click.echo(line, err=True)
-    if report["outcome"] != "sent":
+    if not report["good"]:
         click.secho(f"{report['outcome']}: {report['reason']}", bold=True, err=True)
         sys.exit(1)
 

@@ -45,7 +45,19 @@ def render(
         return _rendering(run, "refused", reason=_reason(error))
     if run.retried is not None:
         return _rendering(run, "retried", message=message, reason=run.retried)
-    return _rendering(run, "sent", message=message)
+    return _rendering(run, "sent", message=message, reason=_doubt(message, run))
+
+
+def _doubt(message: str, run: Run) -> str:
+    """Return why a message that Braze would send needs attention, or an empty text."""
+    if not message.strip():
+        return "the message is empty; add a text for users without data"
+    if "Liquid error" in message:
+        return "the message contains “Liquid error”; fix the problems below"
+    for tag in run.tags:
+        if (tag["status"] or 0) >= 400:
+            return f"the call on line {tag['line']} failed with status {tag['status']}; fix its tag"
+    return ""
 
 
 def _message(plain: str, run: Run) -> str:

@@ -14,6 +14,7 @@ def report(rendering: Rendering, answers: Iterable[HeldAnswer] = ()) -> dict[str
     """Return a rendering as the JSON of the playground, with the `answers` that the page may send back."""
     return {
         "outcome": rendering.outcome,
+        "good": rendering.good,
         "message": rendering.message,
         "reason": rendering.reason,
         "tags": list(rendering.tags),

@@ -54,20 +54,29 @@ class HeldAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A problem that occurs in Braze, or a note. `fix`: the action for the author of the message."""
+    """A problem that occurs in Braze, or a note. `fix`: the action for the author of the message.
+
+    `line` and `column` count from 1. `column` and `length` count characters (Unicode code points); a range may extend
+    over line breaks. `length` is 0 if only the line is known. `replacement` is the text that fixes the range, or None
+    if the author must choose it.
+    """
 
     line: int
     rule: str
     problem: str
     fix: str
     level: Literal["problem", "note"] = "problem"
+    column: int = 1
+    length: int = 0
+    replacement: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
     """The outcome of a message in Braze.
 
-    `sent`: Braze sends `message`. `aborted`: an abort_message tag gave `reason`. `retried`: a call with :retry
+    `sent`: Braze sends `message`; it needs attention if there is a `reason`, because it is empty, holds an error of
+    Liquid, or a call failed. `aborted`: an abort_message tag gave `reason`. `retried`: a call with :retry
     failed, so Braze tries again later; `message` is the text of this attempt. `refused`: the template cannot be
     rendered because of `reason`.
     """
@@ -78,3 +87,8 @@ class Rendering:
     tags: tuple[dict[str, Any], ...] = ()
     """The report of each Connected Content tag that was rendered."""
     findings: tuple[Finding, ...] = ()
+
+    @property
+    def good(self) -> bool:
+        """Return whether Braze sends the message as the author wants."""
+        return self.outcome == "sent" and not self.reason

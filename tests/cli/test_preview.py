@@ -102,8 +102,14 @@ def test_preview__file_in_another_encoding__error_names_utf_8(tmp_path: Path) ->
     assert "UTF-8" in ended.stderr
 
 
+def test_preview__empty_message__exits_with_1_and_the_reason() -> None:
+    ended = preview("-", "--demo", stdin=" \n")
+    assert (ended.returncode, ended.stdout) == (1, " \n")
+    assert "sent: the message is empty" in ended.stderr
+
+
 def test_preview__message_with_problems__prints_line_and_fix() -> None:
-    message = "{% connected_content http://h/v1/properties?user_id={{${user_id}}} :save p %}\n{{ p.gp:email }}"
+    message = "{% connected_content http://h/v1/properties?user_id={{${user_id}}} :save p %}\n{{ p.gp:email }}."
     ended = preview("-", "--user", "ava", "--demo", stdin=message)
     assert ended.returncode == 0
     assert "line 1: http:// sends" in ended.stderr

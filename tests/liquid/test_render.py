@@ -10,6 +10,7 @@ import pytest
 
 from proxy.liquid.limits import MAX_SOURCE, MAX_TAGS
 from proxy.liquid.render import render
+from proxy.liquid.report import report
 from proxy.liquid.types import Answer, Rendering, Request, User
 from tests.support.fakes import FakeClock
 
@@ -297,3 +298,22 @@ def test_render__call_raises__exception_propagates() -> None:
 
     with pytest.raises(CallError):
         render("{% if true %}" + TAG + "{% endif %}", USER, fail)
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("", "empty"),
+        (" \n\t\u00a0{% if x %}text{% endif %}", "empty"),
+        ("{{ 1 | divided_by: 0 }}", "Liquid error"),
+        ("Hi{% connected_content https://h/v1/cohorts?user_id= :save c %}", "line 1 failed with status 400"),
+        ("Hi", ""),
+        ("0", ""),
+    ],
+)
+def test_render__message_that_is_sent__good_only_without_a_reason(source: str, reason: str) -> None:
+    rendering = rendered(source, Service(status=400))
+    assert rendering.outcome == "sent"
+    assert reason in rendering.reason
+    assert rendering.good is not bool(reason)
+    assert report(rendering)["good"] is rendering.good

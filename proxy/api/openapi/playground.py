@@ -16,6 +16,7 @@ EXAMPLE: Message = {
 }
 RENDERED: Rendering = {
     "outcome": "sent",
+    "good": True,
     "message": "Hi Ava!",
     "reason": "",
     "tags": [
