@@ -197,7 +197,7 @@ def _service_settings(emulated: Sandbox, secret: str) -> dict[str, str]:
 
 
 def _demo_users() -> str:
-    return ",".join(person.user_id for person in named()[:3])
+    return ",".join(str(person.user_id) for person in named()[:3])
 
 
 def _cohort_settings(emulated: Sandbox) -> str:

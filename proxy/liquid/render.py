@@ -16,11 +16,16 @@ from proxy.liquid.lint.tags import findings
 from proxy.liquid.ruby import encodable
 from proxy.liquid.scanner import Unreadable, line_at, markups, rewritten
 from proxy.liquid.state import Aborted, Run
-from proxy.liquid.types import SECONDS, Ask, Finding, Rendering, User
+from proxy.liquid.types import SECONDS, AskForTag, Finding, Rendering, User
 
 
 def render(
-    source: str, user: User, ask: Ask, *, seconds: float = SECONDS, monotonic: Callable[[], float] = time.monotonic
+    source: str,
+    user: User,
+    ask: AskForTag,
+    *,
+    seconds: float = SECONDS,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> Rendering:
     """Return the message that Braze would send to `user`, with the findings. `ask` answers each tag."""
     run = Run(user, ask, seconds, monotonic)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from proxy.liquid.report import report
-from proxy.liquid.types import SECONDS, Ask, Rendering, Request, User
+from proxy.liquid.types import SECONDS, AskForTag, Rendering, Request, User
 from proxy.profile.json import write_json
 
 AT_ONCE = 2
@@ -74,7 +74,7 @@ class Child:
         self,
         template: str,
         user: User,
-        ask: Ask,
+        ask: AskForTag,
         *,
         seconds: float = SECONDS,
         grace_seconds: float = _GRACE_SECONDS,
@@ -128,7 +128,7 @@ class Renderer:
         self._lock = threading.Lock()
         self._spare: tuple[Child, threading.Timer] | None = None  # with the timer that ends it
 
-    def render(self, template: str, user: User, ask: Ask) -> bytes:
+    def render(self, template: str, user: User, ask: AskForTag) -> bytes:
         """Render `template` for `user` and return the report as JSON. `ask` answers each call, in this thread."""
         if not self._places.acquire(blocking=False):
             return refused(OTHERS_RENDER)

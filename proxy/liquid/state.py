@@ -10,7 +10,7 @@ from liquid.exceptions import ResourceLimitError
 
 from proxy.liquid.limits import MAX_FINDINGS
 from proxy.liquid.scanner import line_at
-from proxy.liquid.types import Ask, Finding, User
+from proxy.liquid.types import AskForTag, Finding, User
 
 
 class Aborted(Exception):
@@ -24,7 +24,7 @@ class Aborted(Exception):
 class Run:
     """A rendering in progress: user, calls, time limit, and the findings so far."""
 
-    def __init__(self, user: User, ask: Ask, seconds: float, monotonic: Callable[[], float]) -> None:
+    def __init__(self, user: User, ask: AskForTag, seconds: float, monotonic: Callable[[], float]) -> None:
         self.user = user
         self.ask = ask
         self.tags: list[dict[str, Any]] = []

@@ -39,8 +39,10 @@ class Answer:
     milliseconds: float
 
 
-Ask = Callable[[Request], Answer | None]
-"""A function that sends a request to a service, and to no other host. Returns None if the tag must wait for Render."""
+Ask = Callable[[Request], Answer]
+"""A function that sends a request to a service, and to no other host."""
+AskForTag = Callable[[Request], Answer | None]
+"""A function that answers the request of a tag. Returns None if the tag must wait for a rendering that makes calls."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,14 @@ from typing import Annotated, Any
 import msgspec
 
 from proxy.api.errors import BadRequest
-from proxy.liquid.types import Answer, Ask, HeldAnswer, Request
+from proxy.liquid.types import Answer, AskForTag, HeldAnswer, Request
 
 MAX_ANSWERS = 10
 """As many answers as a message may have tags."""
 _Answers = Annotated[list[HeldAnswer], msgspec.Meta(max_length=MAX_ANSWERS)]
 
 
-def held_asker(answers: Any) -> Ask:
+def held_asker(answers: Any) -> AskForTag:
     """Return a function that answers from `answers`, the answers of earlier renderings. Makes no call.
 
     The answers come from a browser, so they are not trusted: each answers only the same request, and fills only the

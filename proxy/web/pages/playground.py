@@ -11,7 +11,7 @@ from flask import Blueprint, Response, current_app, g, request
 
 from proxy.api.errors import BadRequest, Forbidden, UnsupportedMediaType
 from proxy.liquid.render_process import OTHERS_RENDER, Renderer, refused
-from proxy.liquid.types import Ask, User
+from proxy.liquid.types import Ask, AskForTag, User
 from proxy.profile.json import read_json
 from proxy.storage.weighted_semaphore import Busy, WeightedSemaphore
 from proxy.web.pages.assets import PAGE_POLICY, host_in_braze, page, uncached
@@ -67,7 +67,7 @@ def render() -> Response:
     except Busy:
         return uncached(refused(OTHERS_RENDER) + b"\n")
     user = User(message.get("user_id", "").strip(), message.get("device_id", "").strip())
-    ask = _service_asker() if message.get("fetch", True) else held_asker(message.get("answers", []))
+    ask: AskForTag = _service_asker() if message.get("fetch", True) else held_asker(message.get("answers", []))
     return uncached(RENDERER.render(message["template"], user, ask) + b"\n")
 
 
