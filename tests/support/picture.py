@@ -20,7 +20,7 @@ from tests.support.service import ROOT
 
 FOLDER = ROOT / ".github"
 """A folder for files that GitHub shows. The service does not serve them."""
-SNIPPET = "Whole profile in one tag"
+SNIPPET = "Name membership and products with one tag"
 PLAYGROUND = re.compile(r"(http://\S+)/playground")
 """The link that the demo prints, with credentials."""
 WIDTH, HEIGHT = 1080, 1500

@@ -36,10 +36,15 @@ _SWAGGER_UI = ("swagger-ui-bundle.js", "swagger-ui.css")
 
 def page(template: str, **values: Any) -> Response:
     """Render `template`, which extends `base.html` and builds URLs of static files with `asset`."""
-    html = render_template(template, asset=asset, version=__version__, **values)
-    response = Response(html, content_type="text/html; charset=utf-8")
+    return revalidated(fill(Response(), template, **values))
+
+
+def fill(response: Response, template: str, **values: Any) -> Response:
+    """Set the body of `response` to the page `template`, and its policy to that of a page."""
+    response.set_data(render_template(template, asset=asset, version=__version__, **values))
+    response.content_type = "text/html; charset=utf-8"
     response.headers["Content-Security-Policy"] = PAGE_POLICY
-    return revalidated(response)
+    return response
 
 
 def host_in_braze() -> str:
