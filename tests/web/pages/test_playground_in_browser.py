@@ -8,9 +8,8 @@ from typing import Any, get_args
 from urllib.parse import urlsplit
 
 import pytest
-from selenium.webdriver.common.by import By
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.remote.webelement import WebElement
 
 from proxy.sandbox.server import Sandbox
 from tests.conftest import SECRET, Service
@@ -26,9 +25,9 @@ BROKEN = (
 
 STOP = """
 const focused = document.activeElement;
-const inner = focused.shadowRoot?.querySelector(".cm-editor");
-const style = getComputedStyle(inner ?? focused);
-const name = inner?.querySelector(".cm-content").getAttribute("aria-label") || focused.labels?.[0]?.textContent || focused.getAttribute("aria-label") || focused.textContent;
+const inner = focused.shadowRoot?.activeElement;
+const style = getComputedStyle(focused);
+const name = focused.labels?.[0]?.textContent || (inner ?? focused).getAttribute("aria-label") || focused.textContent;
 const visible = style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2;
 return {id: focused.id, name: name.trim(), outline: visible};
 """
@@ -40,31 +39,34 @@ def open_playground(browser: Browser, service: Service, fragment: str = "") -> N
     browser.open(url + "/healthz")
     browser.driver.execute_script("sessionStorage.clear()")
     browser.open(url + "/playground" + fragment)
-    content(browser)
-
-
-def content(browser: Browser) -> WebElement:
-    """Return the field of the editor, which is in a shadow root."""
-
-    def field() -> WebElement | None:
-        found = browser.find("#editor").shadow_root.find_elements(By.CSS_SELECTOR, ".cm-content")
-        return found[0] if found else None
-
-    return browser.until(field, "the editor") if browser.all("#editor") else browser.find("#editor")
+    browser.until(lambda: text(browser), "the editor")
 
 
 def in_editor(browser: Browser, script: str) -> Any:
+    """Return the value of `script`, in which `root` is the shadow root of the editor."""
     return browser.driver.execute_script(f"const root = document.getElementById('editor').shadowRoot; return {script}")
 
 
 def text(browser: Browser) -> str:
-    return str(in_editor(browser, "[...root.querySelectorAll('.cm-line')].map((line) => line.textContent).join('\\n')"))
+    lines = in_editor(browser, "[...root?.querySelectorAll('.cm-line') ?? []].map((line) => line.textContent)")
+    return "\n".join(lines)
+
+
+def press_in_editor(browser: Browser, *keys: str) -> None:
+    """Focus the editor, and press keys. A first Ctrl is held. selenium's send_keys would move the cursor."""
+    in_editor(browser, "root.querySelector('.cm-content').focus()")
+    actions = ActionChains(browser.driver)
+    if keys[0] == Keys.CONTROL:
+        actions.key_down(Keys.CONTROL).send_keys(*keys[1:]).key_up(Keys.CONTROL)
+    else:
+        actions.send_keys(*keys)
+    actions.perform()
 
 
 def write(browser: Browser, message: str) -> None:
-    content(browser).send_keys(Keys.CONTROL, "a")
-    content(browser).send_keys(Keys.DELETE)
-    content(browser).send_keys(message)
+    press_in_editor(browser, Keys.CONTROL, "a")
+    press_in_editor(browser, Keys.DELETE)
+    browser.driver.execute_cdp_cmd("Input.insertText", {"text": message})
 
 
 def rendered_message(browser: Browser, word: str = "sent") -> str:
@@ -116,7 +118,7 @@ def test_playground__recommendation_typed__no_call_to_amplitude(
         tag = "{% connected_content https://h/v1/recommendations?user_id={{${user_id} | url_param_escape}}&rec_id="
         write(browser, tag)
         for part in ("home", "page", " :save recs %}", "{{ recs.items[0] }}"):
-            content(browser).send_keys(part)
+            press_in_editor(browser, part)
             browser.until(lambda: browser.find("#result").get_attribute("class"), "the rendering")
             time.sleep(0.6)  # longer than the pause after which the page renders
         assert rendered_message(browser, "press Render") == ""
@@ -126,8 +128,8 @@ def test_playground__recommendation_typed__no_call_to_amplitude(
         browser.press("#render")
         assert rendered_message(browser) == "trail-shoe"
         assert len(sandbox.calls) == 1
-        content(browser).send_keys(Keys.CONTROL, Keys.END)
-        content(browser).send_keys(" and {{ recs.items[1] }}")
+        press_in_editor(browser, Keys.CONTROL, Keys.END)
+        press_in_editor(browser, " and {{ recs.items[1] }}")
         browser.until(lambda: rendered_message(browser) == "trail-shoe and rain-shell", "the typed message")
         browser.find("#user").send_keys("2")
         assert rendered_message(browser, "press Render") == "and"
@@ -179,7 +181,7 @@ def test_playground__value_selected__inserted_at_the_cursor(service: Service, br
     names = [row.text for row in browser.all("#tree .branch .branch .value")]
     assert "{{ p.properties.first_name }} → Ava" in names
     row = browser.all("#tree .branch .branch .value")[names.index("{{ p.properties.first_name }} → Ava")]
-    content(browser).send_keys(Keys.CONTROL, Keys.END)
+    press_in_editor(browser, Keys.CONTROL, Keys.END)
     row.click()
     assert text(browser).endswith("%}{{ p.properties.first_name }}")
     browser.until(lambda: rendered_message(browser) == "Ava", "the value")
@@ -187,13 +189,12 @@ def test_playground__value_selected__inserted_at_the_cursor(service: Service, br
 
 
 MAIL = """<html><head><style>p { color: rgb(1, 2, 3); background: url(https://other.example/a.png) }</style></head>
-<body style="margin: 7px" onload="window.broken = 1"><p style="font-weight: 700">Hi</p><script>window.broken = 1</script>
+<body style="margin: 7px" onload="window.broken = 1"><p style="font-weight: 700">Hi</p>
+<script>window.broken = 1</script>
 <img src="https://other.example/pixel.png" alt="Logo"><a href="https://other.example/">link</a></body></html>"""
 
 
-def test_playground__message_in_html__shown_without_scripts_and_remote_files(
-    service: Service, browser: Browser
-) -> None:
+def test_playground__message_in_html__shown_without_scripts_and_files(service: Service, browser: Browser) -> None:
     open_playground(browser, service)
     write(browser, MAIL)
     browser.press("#as-html")
@@ -245,8 +246,8 @@ def test_playground__keyboard_only__snippet_is_chosen_and_rendered(service: Serv
     browser.driver.switch_to.active_element.send_keys("ben")
     browser.driver.switch_to.active_element.send_keys(Keys.CONTROL, Keys.ENTER)
     assert rendered_message(browser) == "Hi Ben!"
-    content(browser).send_keys("Dear ")
-    content(browser).send_keys(Keys.CONTROL, Keys.ENTER)
+    press_in_editor(browser, "Dear ")
+    press_in_editor(browser, Keys.CONTROL, Keys.ENTER)
     browser.until(lambda: rendered_message(browser).startswith("Dear"), "the message")
     assert text(browser).startswith("Dear {% connected_content"), "Ctrl+Enter adds no line"
     assert browser.errors() == []
@@ -259,7 +260,7 @@ def test_playground__copy_pressed__clipboard_has_the_message_unchanged(service: 
     browser.press("#copy")
     browser.until(lambda: browser.find("#copied").text == "copied", "copied")
     write(browser, "")
-    content(browser).send_keys(Keys.CONTROL, "v")
+    press_in_editor(browser, Keys.CONTROL, "v")
     browser.until(lambda: text(browser) == message, "the copied message")
     assert browser.errors() == []
 

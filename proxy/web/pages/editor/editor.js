@@ -10,7 +10,7 @@ import { theme } from "./theme.js";
 
 // Creates the editor in `host`. `changed` is called after each edit, and `submitted` when Ctrl+Enter is pressed.
 export function createEditor(host, { text, label, changed, submitted }) {
-  const root = host.attachShadow({ mode: "open", delegatesFocus: true });
+  const root = host.attachShadow({ mode: "open" });
   const submit = { key: "Mod-Enter", run: () => (submitted(), true) };
   const view = new EditorView({
     root,

@@ -12,7 +12,7 @@ const wavy = (colour) => ({
 
 export const theme = EditorView.theme({
   "&": { color: "var(--ink)", backgroundColor: "var(--surface)", minHeight: "inherit", maxHeight: "inherit" },
-  "&.cm-focused": { outline: "3px solid var(--accent)", outlineOffset: "2px" },
+  "&.cm-focused": { outline: "none" }, // the page outlines the host
   ".cm-scroller": { fontFamily: "var(--mono)", fontSize: "var(--editor-size)", lineHeight: "1.55", minHeight: "inherit" },
   ".cm-content": { caretColor: "var(--ink)", padding: "0.5rem 0" },
   ".cm-line": { overflowWrap: "anywhere" },
