@@ -8,10 +8,12 @@ from typing import Any, TextIO, cast
 
 from liquid import BoundTemplate, Environment, Mode, RenderContext, Token
 from liquid.ast import BlockNode, Node
+from liquid.builtin.output import OutputNode
 from liquid.exceptions import LiquidError, LiquidTypeError, ResourceLimitError
 from liquid.undefined import is_undefined
 
 from proxy.liquid import filters, limits, ruby
+from proxy.liquid.lint.values import similar
 from proxy.liquid.scanner import ATTRIBUTES
 from proxy.liquid.state import Run
 from proxy.liquid.tags import AbortTag, ConnectedContentTag
@@ -86,7 +88,9 @@ class BrazeContext(RenderContext):
                     run.line,
                     "unknown-filter",
                     f"the preview does not know the filter {name} and leaves the value unchanged",
-                    "check the spelling; if the filter is Braze's own, test the message in Braze",
+                    f"write {meant}"
+                    if (meant := similar(name, self.env.filters))
+                    else "check the spelling; if the filter is Braze's own, test the message in Braze",
                 )
             )
         function = super().filter(name, token)
@@ -122,7 +126,10 @@ class _Guarded(Node):
         self.run.check_time()
         self.run.line = self.line
         try:
-            return self.node.render(context, buffer)
+            written = self.node.render(context, buffer)
+            if not written and isinstance(self.node, OutputNode):
+                self.run.empty_outputs.add((self.line, self.node.token.value))
+            return written
         except ResourceLimitError as limit:
             limit.token = limit.token or self.token
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from liquid.exceptions import LiquidError, LiquidInterrupt, StopRender
@@ -12,11 +12,15 @@ from liquid.output import LimitedStringIO
 
 from proxy.liquid.environment import BrazeContext, BrazeEnvironment
 from proxy.liquid.limits import MAX_FINDINGS, MAX_OUTPUT, MAX_SOURCE
-from proxy.liquid.lint.tags import findings
+from proxy.liquid.lint.delimiters import delimiter_findings, opening_span
+from proxy.liquid.lint.merge import merged
+from proxy.liquid.lint.message import findings
+from proxy.liquid.lint.place import finding
+from proxy.liquid.lint.rendered import rendered_findings
 from proxy.liquid.ruby import encodable
-from proxy.liquid.scanner import Unreadable, line_at, markups, rewritten
+from proxy.liquid.scanner import Markup, Unreadable, line_at, markups, rewritten
 from proxy.liquid.state import Aborted, Run
-from proxy.liquid.types import SECONDS, AskForTag, Finding, Rendering, User
+from proxy.liquid.types import NO_ALIASES, SECONDS, AskForTag, Finding, Rendering, User
 
 
 def render(
@@ -24,33 +28,59 @@ def render(
     user: User,
     ask: AskForTag,
     *,
+    aliases: Mapping[str, Sequence[str]] = NO_ALIASES,
     seconds: float = SECONDS,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Rendering:
-    """Return the message that Braze would send to `user`, with the findings. `ask` answers each tag."""
+    """Return the message that Braze would send to `user`, with the findings. `ask` answers each tag.
+
+    `aliases`: the operator's short names by kind, for findings about unknown ids.
+    """
     run = Run(user, ask, seconds, monotonic)
+    environment = BrazeEnvironment(run)
     source = encodable(source)
+    pieces: list[Markup] = []
     try:
         if len(source) > MAX_SOURCE:
             raise Unreadable(1, f"the message is longer than {MAX_SOURCE:,} characters; shorten the message")
         pieces = markups(source)
-        # Stops at the limit of findings.
-        all(map(run.note, findings(pieces)))
-        message = _message(rewritten(source, pieces), run)
     except Unreadable as unreadable:
-        run.note(
-            Finding(unreadable.line, "unreadable", unreadable.problem, "fix this line; Braze refuses the whole message")
-        )
-        return _rendering(run, "refused", reason=f"line {unreadable.line}: {unreadable.problem}")
+        pieces = unreadable.pieces
+        _note(run, findings(source, pieces, environment.tags) if pieces else delimiter_findings(source[:MAX_SOURCE]))
+        fix = "fix this line; Braze refuses the whole message"
+        span = opening_span(source, unreadable.line)
+        _note(run, [finding(source, span, "unreadable", unreadable.problem, fix)])
+        outcome = {"outcome": "refused", "reason": f"line {unreadable.line}: {unreadable.problem}"}
+        return _rendering(run, source, pieces, **outcome)
+    _note(run, findings(source, pieces, environment.tags))
+    plain = rewritten(source, pieces)
+    outcome = _outcome(environment, plain, run)
+
+    def render_again(run: Run) -> str:
+        return _message(BrazeEnvironment(run), plain)
+
+    _note(run, rendered_findings(source, pieces, run, environment.globals, aliases, render_again, ask))
+    return _rendering(run, source, pieces, **outcome)
+
+
+def _note(run: Run, findings: Iterable[Finding]) -> None:
+    for entry in findings:
+        if not run.note(entry) or not run.in_time():
+            break
+
+
+def _outcome(environment: BrazeEnvironment, plain: str, run: Run) -> dict[str, Any]:
+    try:
+        message = _message(environment, plain)
     except Aborted as aborted:
-        return _rendering(run, "aborted", reason=aborted.reason)
+        return {"outcome": "aborted", "reason": aborted.reason}
     except RecursionError:
-        return _rendering(run, "refused", reason="an expression is nested too deeply; simplify the expression")
+        return {"outcome": "refused", "reason": "an expression is nested too deeply; simplify the expression"}
     except LiquidError as error:
-        return _rendering(run, "refused", reason=_reason(error))
+        return {"outcome": "refused", "reason": _reason(error)}
     if run.retried is not None:
-        return _rendering(run, "retried", message=message, reason=run.retried)
-    return _rendering(run, "sent", message=message, reason=_doubt(message, run))
+        return {"outcome": "retried", "message": message, "reason": run.retried}
+    return {"outcome": "sent", "message": message, "reason": _doubt(message, run)}
 
 
 def _doubt(message: str, run: Run) -> str:
@@ -65,8 +95,7 @@ def _doubt(message: str, run: Run) -> str:
     return ""
 
 
-def _message(plain: str, run: Run) -> str:
-    environment = BrazeEnvironment(run)
+def _message(environment: BrazeEnvironment, plain: str) -> str:
     template = environment.from_string(plain)
     context = BrazeContext(template, globals=environment.globals)
     buffer = LimitedStringIO(MAX_OUTPUT)
@@ -78,9 +107,11 @@ def _message(plain: str, run: Run) -> str:
     return buffer.getvalue()
 
 
-def _rendering(run: Run, outcome: Any, *, message: str = "", reason: str = "") -> Rendering:
-    ordered = sorted(run.findings, key=lambda finding: finding.line)
-    if len(ordered) >= MAX_FINDINGS:
+def _rendering(
+    run: Run, source: str, pieces: Sequence[Markup], outcome: Any, message: str = "", reason: str = ""
+) -> Rendering:
+    ordered = merged(run.findings, source, pieces)
+    if len(run.findings) >= MAX_FINDINGS:
         problem = f"the preview shows only the first {MAX_FINDINGS:,} findings"
         ordered.append(Finding(ordered[-1].line, "more-findings", problem, "fix these findings first", level="note"))
     return Rendering(outcome, message, reason, tuple(run.tags), tuple(ordered))

@@ -55,7 +55,7 @@ def main() -> None:
     message = json.loads(incoming.get())
     user = User(message["user_id"], message["device_id"])
     try:
-        rendering = render(message["template"], user, ask, seconds=message["seconds"])
+        rendering = render(message["template"], user, ask, aliases=message["aliases"], seconds=message["seconds"])
         body = write_json(report(rendering, answers))
     except MemoryError:
         body = write_json(report(Rendering("refused", reason="rendering takes too much memory; simplify the message")))

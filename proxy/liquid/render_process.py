@@ -3,7 +3,7 @@
 A thread would block the process, because a thread holds the interpreter's lock. Each child renders one message, so
 no rendering can affect another. Parent and child exchange lines of JSON over two pipes:
 
-- the parent sends `{"template": …, "user_id": …, "device_id": …, "seconds": …}`;
+- the parent sends `{"template": …, "user_id": …, "device_id": …, "aliases": …, "seconds": …}`;
 - for each Connected Content call the child sends `ask {"method": …, "target": …, "headers": …, "body": …,
   "content_type": …}`, and the parent answers `{"status": …, "headers": …, "body": …, "milliseconds": …}`,
   or `null` if the tag must wait for a rendering that may make calls;
@@ -19,12 +19,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, cast
 
 from proxy.liquid.report import report
-from proxy.liquid.types import SECONDS, AskForTag, Rendering, Request, User
+from proxy.liquid.types import NO_ALIASES, SECONDS, AskForTag, Rendering, Request, User
 from proxy.profile.json import write_json
 
 AT_ONCE = 2
@@ -76,20 +77,21 @@ class Child:
         user: User,
         ask: AskForTag,
         *,
+        aliases: Mapping[str, Sequence[str]] = NO_ALIASES,
         seconds: float = SECONDS,
         grace_seconds: float = _GRACE_SECONDS,
     ) -> bytes:
         """Render `template` for `user` and return the report as JSON. `ask` answers each call, in this thread.
 
-        A child ends itself after `seconds` and is killed `grace_seconds` later. The report names such failures.
-        Errors of `ask` are raised.
+        `aliases`: the operator's short names by kind. A child ends itself after `seconds` and is killed
+        `grace_seconds` later. The report names such failures. Errors of `ask` are raised.
         """
         began = time.monotonic()
         limit = threading.Timer(seconds + grace_seconds, self.process.kill)
         limit.daemon = True
         limit.start()
         try:
-            kind, data = self._exchange({"template": template, **asdict(user), "seconds": seconds})
+            kind, data = self._exchange({"template": template, **asdict(user), "aliases": aliases, "seconds": seconds})
             while kind == b"ask":
                 answer = ask(Request(**json.loads(data)))
                 kind, data = self._exchange(answer and asdict(answer))
@@ -128,8 +130,13 @@ class Renderer:
         self._lock = threading.Lock()
         self._spare: tuple[Child, threading.Timer] | None = None  # with the timer that ends it
 
-    def render(self, template: str, user: User, ask: AskForTag) -> bytes:
-        """Render `template` for `user` and return the report as JSON. `ask` answers each call, in this thread."""
+    def render(
+        self, template: str, user: User, ask: AskForTag, aliases: Mapping[str, Sequence[str]] = NO_ALIASES
+    ) -> bytes:
+        """Render `template` for `user` and return the report as JSON. `ask` answers each call, in this thread.
+
+        `aliases`: the operator's short names by kind.
+        """
         if not self._places.acquire(blocking=False):
             return refused(OTHERS_RENDER)
         try:
@@ -138,7 +145,7 @@ class Renderer:
             except OSError:
                 return refused("the server cannot start a process now; try again in a moment")
             with child:
-                rendered = child.render(template, user, ask)
+                rendered = child.render(template, user, ask, aliases=aliases)
             with contextlib.suppress(OSError):  # the next message starts a child itself
                 self._keep_ready()
             return rendered

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,12 +29,13 @@ _MAX_BRACKETS = 500
 
 
 class Unreadable(Exception):
-    """Liquid rejects the template. `line` counts from 1."""
+    """Liquid rejects the template. `line` counts from 1. `pieces`: the Liquid, if only a block is not closed."""
 
-    def __init__(self, line: int, problem: str) -> None:
+    def __init__(self, line: int, problem: str, pieces: Iterable[Markup] = ()) -> None:
         super().__init__(problem)
         self.line = line
         self.problem = problem
+        self.pieces = list(pieces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ def line_at(source: str, index: int) -> int:
     return source.count("\n", 0, index) + 1
 
 
-def _require_closed_blocks(pieces: Iterable[Markup]) -> None:
+def _require_closed_blocks(pieces: Collection[Markup]) -> None:
     open_blocks: list[Markup] = []
     for markup in pieces:
         if markup.name in _BLOCKS:
@@ -116,7 +117,8 @@ def _require_closed_blocks(pieces: Iterable[Markup]) -> None:
             open_blocks.pop()
     if open_blocks:
         name = open_blocks[-1].name
-        raise Unreadable(open_blocks[-1].line, f"{{% {name} %}} is never closed; add {{% end{name} %}}")
+        problem = f"{{% {name} %}} is never closed; add {{% end{name} %}}"
+        raise Unreadable(open_blocks[-1].line, problem, pieces)
 
 
 def _require_closed_outputs(tag: str, line: int) -> None:

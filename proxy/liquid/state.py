@@ -10,7 +10,7 @@ from liquid.exceptions import ResourceLimitError
 
 from proxy.liquid.limits import MAX_FINDINGS
 from proxy.liquid.scanner import line_at
-from proxy.liquid.types import AskForTag, Finding, User
+from proxy.liquid.types import Answer, AskForTag, Finding, Request, User
 
 
 class Aborted(Exception):
@@ -26,22 +26,41 @@ class Run:
 
     def __init__(self, user: User, ask: AskForTag, seconds: float, monotonic: Callable[[], float]) -> None:
         self.user = user
-        self.ask = ask
+        self.calls: list[tuple[Request, Answer]] = []
+        """The calls so far, in the order of the tags in `tags` that made a call."""
+        self._ask = ask
         self.tags: list[dict[str, Any]] = []
         self.findings: dict[Finding, None] = {}
         self.retried: str | None = None
+        self.empty_outputs: set[tuple[int, str]] = set()
+        """Line and Liquid of each output that printed nothing."""
         self.line = 1
         """The line of the node being rendered. A template that this node parses begins in the same line."""
         self._seconds = seconds
         self._monotonic = monotonic
         self._until = monotonic() + seconds
 
+    def ask(self, request: Request) -> Answer | None:
+        """Send a request and record the call. Returns None if the tag must wait."""
+        answer = self._ask(request)
+        if answer is not None:
+            self.calls.append((request, answer))
+        return answer
+
+    def again(self, ask: AskForTag) -> Run:
+        """Return a new rendering for the same user, which must end at the same time."""
+        return Run(self.user, ask, self._until - self._monotonic(), self._monotonic)
+
     def check_time(self) -> None:
         """Raise ResourceLimitError after the time limit."""
-        if self._monotonic() > self._until:
+        if not self.in_time():
             raise ResourceLimitError(
                 f"rendering takes longer than {self._seconds:g} s; simplify the message", token=None
             )
+
+    def in_time(self) -> bool:
+        """Return whether the time limit has not passed."""
+        return self._monotonic() <= self._until
 
     def line_of(self, token: Token | None) -> int:
         """Return the line in the message of a token of the template being parsed."""

@@ -10,7 +10,6 @@ from urllib.parse import parse_qsl, urlsplit
 
 from proxy.api.query_string import with_joined_lists
 from proxy.liquid.scanner import OUTPUT
-from proxy.liquid.types import Finding
 from proxy.profile.parts import SECTIONS
 
 OPTIONS = {
@@ -111,14 +110,19 @@ def logs_exposure(name: str | None, parameters: Mapping[str, str]) -> bool:
     return False
 
 
-def other_url_finding(line: int) -> Finding:
-    """Return the finding for a tag whose URL is not a data route of this service."""
-    return Finding(
-        line,
-        "elsewhere",
-        "the URL is not a data route of this service, so the preview makes no call",
-        f"use /v1/ and one of {', '.join(sorted(ROUTES))}",
-    )
+def other_url(url: str) -> tuple[str, str]:
+    """Return the problem and the fix for a tag whose URL is not a data route of this service."""
+    host = url.partition("://")[2].partition("/")[0] or url[:80] or "an empty URL"
+    return f"{host} is not this service, so the preview does not call it", "test this part of the message in Braze"
+
+
+def json_object(text: str) -> dict[str, object]:
+    """Return a JSON object, or an empty object for another text."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _of_form(text: str) -> dict[str, str]:

@@ -19,7 +19,7 @@ from proxy.liquid import tag_syntax
 from proxy.liquid.limits import MAX_OUTPUT, MAX_TAGS
 from proxy.liquid.report import tag_report
 from proxy.liquid.state import Aborted, Run
-from proxy.liquid.types import Request
+from proxy.liquid.types import Finding, Request
 
 _EXPOSED = "Amplitude was called, which logs an exposure for this user"
 _NOT_EXPOSED = "Amplitude was not called, so no exposure was logged"
@@ -83,7 +83,7 @@ class _ConnectedContentNode(Node):
         answer = run.ask(_request(name, url, tag, body, rendered(tag.options.get("headers", "")))) if name else None
         run.check_time()
         if name is None:
-            run.note(tag_syntax.other_url_finding(line))
+            run.note(Finding(line, "elsewhere", *tag_syntax.other_url(url), level="note"))
         content: Any = _content(answer.body) if answer else None
         value = content
         if answer is None or not 200 <= answer.status < 300:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 SECONDS = 8.0
 """Time limit of a rendering, including its calls."""
+
+NO_ALIASES: Mapping[str, Sequence[str]] = {}
+"""No short names of any kind."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,10 @@ class Aliases:
         """Return Amplitude's id for `name`, or `name` itself without an alias."""
         return self._ids.get((kind, name), name)
 
+    def by_kind(self) -> dict[str, list[str]]:
+        """Return the names of every kind."""
+        return {kind: self.names(kind) for kind in KINDS}
+
     def names(self, kind: Kind) -> list[str]:
         """Return the names of a kind."""
         return [name for alias_kind, name in self._ids if alias_kind == kind]

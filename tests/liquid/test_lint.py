@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
 from proxy.liquid import scanner
-from proxy.liquid.lint import tags
+from proxy.liquid.lint.message import findings
 from proxy.liquid.types import Finding
 from tests.conftest import ROOT
+from tests.liquid import test_lint_rendered
 
 ID = "{{${user_id} | url_param_escape}}"
 RECS = f"https://h/v1/recommendations?user_id={ID}&rec_id=a"
@@ -21,7 +25,7 @@ def tag(text: str) -> str:
 
 
 def findings_of(template: str, rule: str) -> list[Finding]:
-    return [entry for entry in tags.findings(scanner.markups(template)) if entry.rule == rule]
+    return [entry for entry in findings(template, scanner.markups(template)) if entry.rule == rule]
 
 
 CASES = {
@@ -44,14 +48,73 @@ CASES = {
     "unsaved": ([tag(RECS), tag(f"{RECS} :basic_auth us")], [tag(f"{RECS} :save recs")]),
     "insecure": ([tag("http://h/v1/cohorts :save c")], [tag("https://h/v1/cohorts?from=http://x :save c")]),
     "elsewhere": (
-        [
-            tag("https://h/v2/cohorts :save c"),
-            tag("https://h/v1/cohort?user_id=1 :save c"),
-            tag("https://h/ :save c"),
-            tag(":save c"),
-        ],
+        [tag("https://h/v2/forecast :save c"), tag("https://h/v1/weather?q=1 :save c"), tag("https://h/ :save c")],
         [tag("https://h/v1/cohorts/ :save c"), tag("https://{{ host }}/v1/userprofile?user_id={{ x }} :save c"),
          tag("https://h/v1/{{ route }}?user_id=1 :save c"), tag("{{ url }} :save c")],
+    ),
+    "unknown-route": (
+        [tag("https://h/v1/cohort?user_id=1 :save c"), tag("https://your-host/v1/recs :save c"),
+         tag("https://your-host/cohorts :save c"), tag("https://h/v2/x :save x") + tag("https://h/v1/cohorts :save c")],
+        [tag("https://h/v1/cohort?q=1 :save c"), tag("https://h/v1/cohorts?user_id=1 :save c")],
+    ),
+    "without-url": ([tag(":save c"), tag("")], [tag("https://h/v1/cohorts :save c")]),
+    "without-scheme": (
+        [tag("h/v1/cohorts?user_id=1 :save c"), tag("//h/v1/cohorts :save c")],
+        [tag("{{ url }} :save c"), tag("HTTPS://h/v1/cohorts :save c")],
+    ),
+    "quoted-url": (
+        [tag("'https://h/v1/cohorts' :save c"), tag('"https://h/v1/cohorts?user_id={{ x }}" :save c'),
+         tag("\u201chttps://h/v1/cohorts\u201d :save c")],
+        [tag("https://h/v1/cohorts?x='a' :save c")],
+    ),
+    "space-in-url": (
+        [tag(f"{RECS} &rec_type=model :save r"), tag("https://h/v1/cohorts? user_id=1 :save c"),
+         tag("https://h/v1/recommendations?user_id=1&rec_id=home page :save r")],
+        [tag(f"{RECS}\n  :save r"), tag("https://h/v1/cohorts?user_id={{ x | append: ' a' }} :save c"),
+         tag("https://h/v1/cohorts?user_id=1 save c")],
+    ),
+    "password-in-tag": (
+        [tag(f"{RECS} :basic_auth us:password :save r")],
+        [tag(f"{RECS} :basic_auth us :save r"), tag("https://h/x :headers {\"a\": \"b:c\"} :save r")],
+    ),
+    "braces": (
+        ["{{${user_id}} x {{ y }}", "{{ ${user_id }} x {{ y }}", "{{${user_id | upcase}} {{ y }}", "{ p.x }} y",
+         "{{${user_id | upcase}}}", "Hi {user_id}", "Hi ${first_name}",
+          tag("https://h/v1/cohorts?user_id={user_id} :save c"),
+         tag("https://h/v1/cohorts?user_id=${user_id} :save c"), "{{ x } y {{ z }}"],
+        ["{{${user_id}}}", "{{ ${user_id} }}", "{{${user_id} | upcase}}", "{{custom_attribute.${a b}}}",
+         "p{color:red}}",
+         '{"a": {"b": 1}}', "{% if ${user_id} == 'a' %}{% endif %}", "costs ${5} {a}", "{{x}}", "a {{- x -}} b",
+         "{% raw %}{user_id}{{ x }{% endraw %}", tag("https://h/x?q=a%20b&c={{${city}}} :save w"),
+          "{{ a }} {% b %} 100%"],
+    ),
+    "curly-quotes": (
+        ["{% if x == \u201ca\u201d %}{% endif %}", "{{ x | default: \u2018a\u2019 }}",
+         "{{ x | default: \u201da\u201d }}"],
+        ["{{ x | default: 'don\u2019t' }}", "\u201ctext\u201d", '{{ x | default: "\u201ca\u201d" }}'],
+    ),
+    "operator": (
+        ["{% if a && b %}{% endif %}", "{% if a || b %}{% endif %}", "{% if a => 1 %}{% endif %}",
+         "{% if a =< 1 %}{% endif %}", "{% if a = 'b' %}{% endif %}", "{% if a === 'b' %}{% endif %}",
+         "{% if a !== 'b' %}{% endif %}", "{% unless not a %}{% endunless %}", "{% if !a %}{% endif %}",
+         "{% if a AND b %}{% endif %}", "{{ a || 'b' }}", "{% if a %}{% elsif b = 1 %}{% endif %}"],
+        ["{% if a == 'x && y = z' and b != 1 or c <> 2 %}{% endif %}", "{% if a <= 1 and b >= 2 %}{% endif %}",
+         "{% assign a = b %}", "{{ a | default: '||' }}", "{% if notes %}{% endif %}",
+          "{% if a.not == 1 %}{% endif %}"],
+    ),
+    "filter-in-tag": (
+        ["{% if a | default: 0 > 3 %}{% endif %}", "{% for i in a | split: ',' %}{% endfor %}",
+         "{% case a | downcase %}{% when 'b' %}{% endcase %}", "{% if b %}{% elsif a | size > 1 %}{% endif %}"],
+        ["{% if a == '|' %}{% endif %}", "{% assign a = b | downcase %}", "{% for i in a limit: 3 %}{% endfor %}"],
+    ),
+    "tag-in-output": (
+        ["{{ if a }}", "{{ endif }}", "{{ else }}", "{{ assign a = b }}", "{{ elseif a }}"],
+        ["{{ a }}", "{{ if.a }}", "{{ case | upcase }}", "{{ assigned }}"],
+    ),
+    "unknown-tag": (
+        ["{% elseif a %}", "{% if a %}{% else if b %}{% endif %}", "{% iff a %}", "{% end if %}", "{% asign a = b %}",
+         "{% p.properties.first_name %}"],
+        ["{% if a %}{% elsif b %}{% else %}{% endif %}", "{% unknown_tag_of_braze x %}", "{% # comment %}"],
     ),
     "without-credentials": (
         [tag(f"{RECS} :save r"), tag(f"{RECS} :no_cache :save r")],
@@ -70,7 +133,7 @@ CASES = {
          tag('https://h/v1/cohorts :content_type a/json :body {"on_error": "retry"} :method post :retry :save c')],
     ),
     "unknown-option": (
-        [tag(f"{RECS} :saved recs"), tag(f"{RECS} :method put :save r"), tag(f"{RECS} & more :save r")],
+        [tag(f"{RECS} :saved recs"), tag(f"{RECS} :method put :save r"), tag(f"{RECS} :no_cache more :save r")],
         [tag(f'{RECS} :headers {{"X-A": "b :c", "d": "e"}} :method GET :content_type a/b :no_cache :save r')],
     ),
     "unknown-parameter": (
@@ -100,7 +163,8 @@ CASES = {
          tag("https://h/v1/properties?keys=rec_id :save p")],
     ),
     "unknown-attribute": (
-        ["{{${first_name}}}", "{% if custom_attribute.${team} == 'a' %}{% endif %}"],
+        ["{{${first_name}}}", "{% if custom_attribute.${team} == 'a' %}{% endif %}", "{{${external_id}}}",
+         "{{${frist_name}}}", "{{${email}}}"],
         ["{{${user_id}}} {{most_recently_used_device.${id}}}", "${first_name} in text",
          "{% raw %}{{${x}}}{% endraw %}"],
     ),
@@ -125,18 +189,6 @@ CASES = {
          "{% if p.a and p.b or p.c contains 'x' %}{% endif %}", "{% for i in p.items limit:2 offset: 1 %}{% endfor %}",
          "{{ p['my prop'] }}", "{{ p.items[0] }}", "{{ p.a == 1.5 }}", "{{ p[key].name }}", "{{ x | plus: 1.5 }}",
          "{% assign key = '[Amplitude] City' %}{{ p.properties_by_name[key] }}", "{{ p._1st_order }}"],
-    ),
-    "abort-against-retry": (
-        [tag(f"{RECS}&on_error=retry :retry :save r") + f"{{% unless r.ok %}}{ABORT}{{% endunless %}}",
-         tag(f"{RECS} :retry :save r") + f"{{% if r.ok %}}x{{% else %}}{ABORT}{{% endif %}}",
-         tag(f"{RECS}&on_error=retry :save r") + f"{{% if r.personalized == false %}}{ABORT}{{% endif %}}",
-         tag(f"{RECS} :retry :save r") + f"{{% if r == nil or r.ok %}}{ABORT}{{% endif %}}"],
-        [tag(f"{RECS} :save r") + f"{{% unless r.ok %}}{ABORT}{{% endunless %}}",
-         tag(f"{RECS}&on_error=retry :retry :save r") + "{% unless r.ok %}nothing{% endunless %}",
-         tag(f"{RECS} :retry :save r") + f"{{% if other.ok %}}{ABORT}{{% endif %}}",
-         tag(f"{RECS} :retry :save r")
-         + f"{{% if r.ok %}}{{% unless r.personalized %}}{ABORT}{{% endunless %}}{{% endif %}}",
-         tag(f"{RECS} :retry :save r") + f"{{% if r.ok %}}x{{% endif %}}{{% if z %}}{ABORT}{{% endif %}}"],
     ),
 }  # fmt: skip
 
@@ -165,16 +217,28 @@ def test_unknown_parameter__similar_name__fix_names_the_parameter() -> None:
 
 
 def test_lint__every_rule__has_cases() -> None:
-    modules = ("lint/tags", "lint/expressions", "lint/aborts", "tag_syntax")
-    texts = "".join((ROOT / "proxy" / "liquid" / f"{module}.py").read_text(encoding="utf-8") for module in modules)
-    rules = set(re.findall(r'line,\s+"([a-z-]+)"', texts))
-    assert rules == set(CASES)
+    assert rules_of(ROOT.glob("proxy/liquid/lint/*.py")) == {*CASES, *test_lint_rendered.RULES}
+
+
+def rules_of(files: Iterable[Path]) -> set[str]:
+    """Return the rules of all findings that the source files create."""
+    calls = (
+        node for file in files for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, ast.Call)
+    )
+    names = (
+        argument.value
+        for call in calls
+        if ast.unparse(call.func).lower().endswith("finding")
+        for argument in call.args[1:3]
+        if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
+    )
+    return {name for name in names if re.fullmatch("[a-z]+(-[a-z]+)*", name)}
 
 
 def test_lint__comments_and_raw_blocks__no_finding() -> None:
     for name in ("comment", "raw"):
         template = f"{{% {name} %}}{tag('http://x')}{{{{ p.gp:email }}}}{{% end{name} %}}"
-        assert not list(tags.findings(scanner.markups(template)))
+        assert not list(findings(template, scanner.markups(template)))
 
 
 def test_lint__several_findings__lines_of_the_template() -> None:
@@ -183,7 +247,7 @@ def test_lint__several_findings__lines_of_the_template() -> None:
         + tag("http://h/v1/cohorts\n:basic_auth us :save c")
         + "\n{{ p.gp:y }}"
     )
-    assert sorted((entry.line, entry.rule) for entry in tags.findings(scanner.markups(template))) == [
+    assert sorted((entry.line, entry.rule) for entry in findings(template, scanner.markups(template))) == [
         (5, "unsafe-name"), (6, "insecure"), (8, "unsafe-name"),
     ]  # fmt: skip
     assert [markup.line for markup in scanner.markups(template)] == [2, 5, 6, 8]

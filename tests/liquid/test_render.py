@@ -135,7 +135,8 @@ def test_tag__other_url_than_a_data_route__no_request(url: str) -> None:
     rendering = rendered(f"{{% connected_content {url} :save x %}}[{{{{ x }}}}]", service)
     assert not service.requests
     assert rendering.message == "[]"
-    assert "elsewhere" in [entry.rule for entry in rendering.findings]
+    rules = [entry.rule for entry in rendering.findings]
+    assert len({"elsewhere", "unknown-route", "without-scheme"} & set(rules)) == 1, rules
     assert rendering.tags[0]["status"] is None
 
 
@@ -168,7 +169,8 @@ def test_render__liquid_error__is_printed_and_reported_with_its_line(condition: 
     source = TAG + f"a\n{{% if true %}}b {{% if {condition} %}}x{{% endif %}} c{{% endif %}}\nd"
     rendering = rendered(source, Service({"text": "3", "number": 3}))
     assert rendering.message == f"a\nb {expected} c\nd"
-    assert ("liquid-error", 2) in [(entry.rule, entry.line) for entry in rendering.findings]
+    rule = "text-against-number" if "'" in condition else "liquid-error"
+    assert [entry.rule for entry in rendering.findings if entry.line == 2] == [rule], "each problem is reported once"
     assert sent("{% case 1 %}{% when 1 %}{{ 1 | divided_by: 0 }}.{% endcase %}") == "Liquid error: divided by 0."
 
 

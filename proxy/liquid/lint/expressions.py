@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from proxy.liquid.lint.place import finding
+from proxy.liquid.lint.scope import rest_start
 from proxy.liquid.scanner import Markup
 from proxy.liquid.types import Finding
 
@@ -14,13 +16,14 @@ _ORDER = re.compile(r"""(["'])[^"']*\1\s*[<>]=?|[<>]=?\s*(["'])[^"']*\2""")
 _NUMBER_AS_TEXT = re.compile(
     r"""(?:\.computations[.\[]|\.propensity\b)[^\s=!]{0,200}\s*(?:==|!=)\s*["']-?(?:0|[1-9]\d*)(?:\.\d+)?["']"""
 )
+_QUOTED_NUMBER = re.compile(r"""(["'])(-?\d+(?:\.\d+)?)\1""")
 _RANGE = re.compile(r"\(\s*[\w.-]{1,100}?\s*\.\.\s*[\w.-]{1,100}?\s*\)")
 
 # Names after a dot. A search starts at every letter, so the length is limited.
 _COLON = re.compile(r"[\w\])-]\.([\w-]{1,100}:\w[\w-]{0,100})")
 _BLANK = re.compile(
     r"(?<![\w.-])[A-Za-z_][\w-]{0,100}(?:\.[\w-]{1,100}){0,20}?"
-    r"\.([\w-]{1,100}[ \t]+(?!(?:and|or|contains)\b)[A-Za-z_]\w{0,100})"
+    r"\.([\w-]{1,100}[ \t]+(?!(?i:and|or|contains)\b)[A-Za-z_]\w{0,100})"
 )
 _DIGIT = re.compile(r"[A-Za-z_\])][\w-]{0,100}\.(\d[\w-]{0,100}[A-Za-z_][\w-]{0,100})")
 _FOREIGN = re.compile(r"[\w\])]\.([\w-]{0,100}[^\x00-\x7f][^\s|}=<>!,:]{0,100})")
@@ -28,51 +31,64 @@ _BRACKET = re.compile(r"[\w\])]\.(\[[^\]]{0,100}\][^|}=<>!,\"']{0,100})")
 _BRACKETED = re.compile(r"""\[\s*(["'])([^"']{0,100}[\[\]][^"']{0,100})\1\s*\]""")
 
 
-def condition_findings(markup: Markup) -> Iterator[Finding]:
+def condition_findings(source: str, markup: Markup) -> Iterator[Finding]:
     """Yield a finding for each comparison or grouping that Liquid does not support."""
     if markup.name not in _CONDITIONS:
         return
+    number = _QUOTED_NUMBER.search(markup.rest)
+    span, unquoted = (markup.start, markup.start + len(markup.text)), None
+    if number:
+        span, unquoted = (rest_start(markup) + number.start(), rest_start(markup) + number.end()), number[2]
     if _ORDER.search(markup.rest):
-        yield Finding(
-            markup.line,
+        yield finding(
+            source,
+            span,
             "text-against-number",
             "the comparison with < or > has text in quotes; if the other side is a number, Liquid prints an error",
-            "write the number without quotes",
+            f"write {unquoted or 'the number'} without quotes",
+            replacement=unquoted,
         )
     elif _NUMBER_AS_TEXT.search(markup.rest):
-        yield Finding(
-            markup.line,
+        yield finding(
+            source,
+            span,
             "text-against-number",
             "a number never equals text in quotes",
-            "write the number without quotes",
+            f"write {unquoted or 'the number'} without quotes",
+            replacement=unquoted,
         )
     if re.search(r"[()]", _RANGE.sub("", _QUOTED.sub("", markup.rest))):
-        yield Finding(
-            markup.line,
+        yield finding(
+            source,
+            (markup.start, markup.start + len(markup.text)),
             "parentheses",
             "Liquid does not support parentheses, so the condition has a different meaning",
             "nest two ifs, or use one of the booleans ok, personalized and is_member",
         )
 
 
-def name_findings(markup: Markup) -> Iterator[Finding]:
+def name_findings(source: str, markup: Markup) -> Iterator[Finding]:
     """Yield a finding for each name that Liquid cannot parse after a dot or in brackets."""
-    bare = _QUOTED.sub("''", markup.rest)
+    bare = _QUOTED.sub(lambda match: match[1] + "x" * len(match[2]) + match[1], markup.rest)
     rules = [_COLON, _DIGIT, _FOREIGN, _BRACKET]
     if markup.kind == "output" or markup.name in _CONDITIONS | {"assign", "case"}:
         rules.append(_BLANK)
     for rule in rules:
         for match in rule.finditer(bare):
-            yield Finding(
-                markup.line,
+            start = rest_start(markup) + match.start(1) - 1
+            yield finding(
+                source,
+                (start, start + 1 + len(match[1].rstrip())),
                 "unsafe-name",
                 f"Liquid cannot read .{match[1].strip()[:80]} after a dot and prints nothing",
                 "use the name in properties (without gp:, and with _ for other characters), "
                 "or write properties_by_name['the exact name']",
             )
     for match in _BRACKETED.finditer(markup.rest):
-        yield Finding(
-            markup.line,
+        start = rest_start(markup) + match.start()
+        yield finding(
+            source,
+            (start, start + len(match[0])),
             "unsafe-name",
             f"Liquid cannot read the name {match[2][:80]} in brackets, because the name contains brackets",
             f"write {{% assign key = '{match[2][:80]}' %}} first, and then [key]",

@@ -68,7 +68,8 @@ def render() -> Response:
         return uncached(refused(OTHERS_RENDER) + b"\n")
     user = User(message.get("user_id", "").strip(), message.get("device_id", "").strip())
     ask: AskForTag = _service_asker() if message.get("fetch", True) else held_asker(message.get("answers", []))
-    return uncached(RENDERER.render(message["template"], user, ask) + b"\n")
+    aliases = services().aliases.by_kind()
+    return uncached(RENDERER.render(message["template"], user, ask, aliases) + b"\n")
 
 
 def _service_asker() -> Ask:

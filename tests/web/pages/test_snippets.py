@@ -9,7 +9,7 @@ import pytest
 
 from proxy.cli.client import running_service
 from proxy.liquid import scanner, tag_syntax
-from proxy.liquid.lint import tags
+from proxy.liquid.lint import message
 from proxy.liquid.types import Ask
 from proxy.sandbox.faults import Fault
 from proxy.sandbox.server import Sandbox
@@ -72,7 +72,8 @@ def test_snippets__all__have_expected_messages_and_cover_every_route() -> None:
 
 @pytest.mark.parametrize("title", SNIPPETS)
 def test_snippet__linted__no_problem(title: str) -> None:
-    assert [finding for finding in tags.findings(scanner.markups(SNIPPETS[title])) if finding.level == "problem"] == []
+    found = message.findings(SNIPPETS[title], scanner.markups(SNIPPETS[title]))
+    assert [finding for finding in found if finding.level == "problem"] == []
 
 
 @pytest.mark.parametrize(("title", "user"), [(title, user) for title, users in EXPECTED.items() for user in users])

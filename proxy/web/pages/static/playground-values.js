@@ -67,13 +67,13 @@ export function showValues(tags, editor) {
   const variables = new Map();
   for (const { saved_as: name, status, json } of tags) {
     if (!name) continue;
+    if (!known.has(name)) open.add(name);
     if (status >= 200 && status < 300) known.set(name, json);
     if (isNested(known.get(name))) variables.set(name, known.get(name));
   }
   // An unchanged tree stays, so that it keeps the focus while the user types.
   const all = JSON.stringify([...variables]);
   if (all === shown) return;
-  if (!shown && variables.size) open.add([...variables.keys()][0]);
   shown = all;
   byId("values").hidden = variables.size === 0;
   byId("tree").replaceChildren(...[...variables].map(([name, value]) => tree(name, value, editor)));

@@ -1,0 +1,83 @@
+"""Finds attributes of Braze, such as `${first_name}`, that are misspelt or that only Braze knows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from proxy.liquid.lint.place import finding
+from proxy.liquid.lint.values import similar
+from proxy.liquid.scanner import OUTPUT, Markup, attributes
+from proxy.liquid.types import Finding
+
+NAMES = (
+    *("user_id", "first_name", "last_name", "email_address", "phone_number", "gender", "city", "country", "language"),
+    *("date_of_birth", "time_zone", "braze_id", "random_bucket_number", "last_used_app_date", "last_used_app_version"),
+    *("most_recent_app_version", "most_recent_locale", "most_recent_location", "twitter_handle", "user_agent"),
+    *("set_user_to_unsubscribed_url", "set_user_to_subscribed_url", "set_user_to_opted_in_url", "first_used_app_date"),
+)
+"""The names that Braze documents for `${…}` without a prefix."""
+USER_IDS = frozenset({"userid", "externalid", "externaluserid", "customerid"})
+"""Names that authors write for the user id, without signs."""
+_NAMES = "|".join(sorted((*NAMES, "external_id", "email"), key=len, reverse=True))
+_BARE = re.compile(
+    rf"(?<!\{{)\{{?\$\{{\s{{0,9}}(?P<name>{_NAMES})\s{{0,9}}\}}\}}?|(?<![{{$])\{{\s{{0,9}}(?P<bare>{_NAMES})\s{{0,9}}\}}(?!\}})"
+)
+_KNOWN = frozenset({("", "user_id"), ("most_recently_used_device", "id"), ("targeted_device", "id")})
+
+
+def attribute_findings(source: str, markup: Markup) -> Iterator[Finding]:
+    """Yield a finding for each attribute in a piece of Liquid that the preview does not know."""
+    at = 0
+    for prefix, name in attributes(markup.text):
+        written = re.compile(rf"\$\{{\s*{re.escape(name)}\s*\}}").search(markup.text, at)
+        start, end = written.span() if written else (0, len(markup.text))
+        at = end
+        if (prefix, name) in _KNOWN:
+            continue
+        span = markup.start + start, markup.start + end
+        meant = None if prefix or name in NAMES else _meant(name)
+        if meant:
+            yield finding(
+                source, span, "unknown-attribute", f"${{{name}}} is not an attribute of Braze, so it is empty",
+                f"write ${{{meant}}}", replacement=f"${{{meant}}}",
+            )  # fmt: skip
+            continue
+        attribute = f"{prefix}." * bool(prefix) + f"${{{name}}}"
+        yield finding(
+            source,
+            span,
+            "unknown-attribute",
+            f"{attribute} is empty in the preview, because only Braze has the value",
+            "test this part of the message in Braze",
+            level="note",
+        )
+
+
+def bare_attribute_findings(source: str, pieces: Sequence[Markup]) -> Iterator[Finding]:
+    """Yield a finding for each attribute, such as `{user_id}`, outside of `{{ }}`."""
+    at = 0
+    for markup in pieces:
+        yield from _bare(source, source[at : markup.start], at, "")
+        at = markup.start + len(markup.text)
+        if markup.name == "connected_content" and markup.kind == "tag":
+            masked = OUTPUT.sub(lambda output: " " * len(output[0]), markup.text)
+            yield from _bare(source, masked, markup.start, " | url_param_escape")
+    yield from _bare(source, source[at:], at, "")
+
+
+def _bare(source: str, text: str, start: int, filters: str) -> Iterator[Finding]:
+    for match in _BARE.finditer(text):
+        name_written = match["name"] or match["bare"]
+        name = name_written if name_written in NAMES else _meant(name_written) or name_written
+        fixed = f"{{{{${{{name}}}{filters}}}}}"
+        yield finding(
+            source, (start + match.start(), start + match.end()), "braces",
+            f"{match[0]} is text, so Braze does not replace it", f"write {fixed}", replacement=fixed,
+        )  # fmt: skip
+
+
+def _meant(name: str) -> str | None:
+    if re.sub(r"[\W_]", "", name).lower() in USER_IDS:
+        return "user_id"
+    return similar(name, NAMES) or next((known for known in NAMES if name and known.startswith(f"{name}_")), None)

@@ -1,0 +1,45 @@
+"""Merges the findings of the lint and of the rendering, so that each problem is reported once, with its range."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from proxy.liquid.lint.place import finding
+from proxy.liquid.scanner import Markup
+from proxy.liquid.types import Finding
+
+_CAUSES = frozenset(
+    {"operator", "curly-quotes", "braces", "tag-in-output", "unknown-tag", "filter-in-tag", "unsafe-name"}
+    | {"parentheses", "text-against-number"}
+)
+"""Rules that explain why Liquid skips a piece or prints an error."""
+_SYMPTOMS = frozenset({"syntax", "liquid-error"})
+_URLS = frozenset({"quoted-url", "space-in-url", "without-scheme", "without-url", "unknown-route", "elsewhere"})
+_UNREADABLE = frozenset({"braces", "tag-in-output", "unknown-tag"})
+
+
+def merged(findings: Iterable[Finding], source: str, pieces: Sequence[Markup]) -> list[Finding]:
+    """Return the findings in the order of the message, without those that repeat another finding."""
+    findings = list(findings)
+    rules = {(entry.line, entry.rule) for entry in findings if entry.length}
+    explained = {(line, symptom) for line, rule in rules if rule in _CAUSES for symptom in _SYMPTOMS}
+    explained |= {(line, "elsewhere") for line, rule in rules if rule in _URLS}
+    unreadable = any(rule in _UNREADABLE for _, rule in rules)
+    wanted = [
+        entry if entry.length else _located(entry, source, pieces)
+        for entry in findings
+        if (entry.length or (entry.line, entry.rule) not in explained | rules)
+        and not (unreadable and entry.rule == "unreadable")
+    ]
+    return sorted(dict.fromkeys(wanted), key=lambda entry: (entry.line, entry.column))
+
+
+def _located(entry: Finding, source: str, pieces: Sequence[Markup]) -> Finding:
+    """Return a finding with the range of the only piece of Liquid in its line, if there is only one."""
+    in_line = [markup for markup in pieces if markup.line == entry.line and markup.kind != "verbatim"]
+    if len(in_line) != 1:
+        return entry
+    span = in_line[0].start, in_line[0].start + len(in_line[0].text)
+    place = finding(source, span, entry.rule, entry.problem, entry.fix)
+    return replace(entry, column=place.column, length=place.length)

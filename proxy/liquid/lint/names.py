@@ -1,0 +1,253 @@
+"""Finds variables and keys that do not exist, and names the right ones from the values that the preview holds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from proxy.liquid.lint.attributes import NAMES, USER_IDS
+from proxy.liquid.lint.ids import is_returned
+from proxy.liquid.lint.paths import Path, written
+from proxy.liquid.lint.place import finding
+from proxy.liquid.lint.scope import Read, Scope, Setter, reads, setters
+from proxy.liquid.lint.suggestions import Keys, corrected_path, first_missing, suggestions
+from proxy.liquid.lint.values import Missing, Values, follow, keys, same_name, similar
+from proxy.liquid.scanner import Markup, rewritten
+from proxy.liquid.tag_syntax import UNSAVED
+from proxy.liquid.types import Finding
+
+BRAZE_OBJECTS = frozenset(
+    {"event_properties", "canvas_entry_properties", "api_trigger_properties", "context", "content_blocks", "campaign"}
+    | {
+        "canvas",
+        "canvas_step",
+        "custom_attribute",
+        "subscribed_state",
+        "app",
+        "card",
+        "message",
+        "language",
+        "dispatch",
+    }
+    | {"most_recently_used_device", "targeted_device", "message_extras", "shopping_cart", "forloop", "tablerowloop"}
+    | {"time_zone", "nested_custom_attribute", "promotion", "product_recommendation", "trigger_properties"}
+)
+"""Variables that Braze sets."""
+_USER_OBJECTS = frozenset({"user", "customer", "recipient", "contact", "subscriber", "profile"})
+_OPEN = frozenset({"properties", "properties_by_name", "member", "computations", "computations_by_name", "amp_props"})
+"""Objects whose keys differ between users, so that a missing key may be right."""
+_PARAMETERS = {
+    **dict.fromkeys(("properties", "properties_by_name"), "keys"), "member": "cohort_id",
+    "recommendations_by_id": "rec_id", "propensities_by_id": "prediction_id",
+}  # fmt: skip
+"""The parameter that decides which keys an object has."""
+_LISTED = 8
+_DEFAULT = re.compile(r"\|\s*default\b")
+
+
+def name_findings(
+    source: str,
+    pieces: Sequence[Markup],
+    tags: Iterable[Mapping[str, Any]],
+    empty: Collection[tuple[int, str]],
+    known: Collection[str],
+    broken: Collection[int] = (),
+) -> Iterator[Finding]:
+    """Yield a finding for each variable or key that does not exist, and for each output that is empty for this user.
+
+    `tags`: the reports of the rendered tags. `empty`: line and plain Liquid of each output that printed nothing.
+    `known`: further variables that exist. `broken`: the start of each piece whose words are no names.
+    """
+    all_setters = list(setters(pieces))
+    reported: set[int] = set()
+    for read in reads(pieces, tags):
+        if read.path.root in known or read.path.root in BRAZE_OBJECTS or read.markup.start in broken:
+            continue
+        problem = _undefined(source, read, all_setters) or _missing(source, read)
+        if problem:
+            reported.add(read.markup.start)
+            yield problem
+        elif read.markup.start not in reported and _prints_nothing(read, empty):
+            reported.add(read.markup.start)
+            yield _empty(source, read)
+
+
+def ids_read(pieces: Sequence[Markup]) -> list[str]:
+    """Return the ids that a message reads from recommendations_by_id and propensities_by_id."""
+    return [
+        key
+        for read in reads(pieces, ())
+        for before, key in pairwise(read.path.keys)
+        if before in ("recommendations_by_id", "propensities_by_id") and isinstance(key, str)
+    ]
+
+
+def _undefined(source: str, read: Read, all_setters: Sequence[Setter]) -> Finding | None:
+    root, scope, path = read.path.root, read.scope, read.path
+    if root in scope.values:
+        return None
+    span = path.start, path.end
+    setter = next((entry for entry in all_setters if entry.name == root), None)
+    if setter and setter.markup.name in ("for", "tablerow"):
+        return finding(
+            source, span, "out-of-loop",
+            f"{root} exists only inside the loop on line {setter.markup.line}, so it is empty here",
+            f"move {path} between {{% for %}} and {{% endfor %}}",
+        )  # fmt: skip
+    if setter:
+        fix = f"move the tag on line {setter.markup.line} above line {read.markup.line}"
+        if setter.markup.start == read.markup.start:
+            fix = f"remove {path} from the tag that sets {root}"
+        return finding(
+            source, span, "used-before-set",
+            f"{root} is used before the tag on line {setter.markup.line} sets it, so it is empty here", fix,
+        )  # fmt: skip
+    if attribute := _attribute(path):
+        return finding(
+            source, span, "unknown-name",
+            f"{path} is not a variable in Braze, so it is empty",
+            f"write {attribute}", replacement=attribute,
+        )  # fmt: skip
+    meant = _meant_root(path, scope, all_setters)
+    if any(entry.name == UNSAVED for entry in all_setters) and not meant:
+        return None  # the finding about the missing :save says so
+    if meant is None:
+        names = list(dict.fromkeys([*scope.values, *(entry.name for entry in all_setters)]))
+        fix = f"use one of {_listing(names)}, or set {root} with assign" if names else f"set {root} with assign first"
+        if same := same_name(root, NAMES):
+            fix = f"write ${{{same}}}"
+        return finding(
+            source, span, "unknown-name", f"nothing in the message sets {root}, so it is empty", fix,
+            replacement=f"${{{same}}}" if same and not path.keys else None,
+        )  # fmt: skip
+    corrected = written(*corrected_path(*meant, scope))
+    return finding(
+        source, span, "unknown-name", f"nothing in the message sets {root}, so {path} is empty",
+        f"write {corrected}", replacement=corrected,
+    )  # fmt: skip
+
+
+def _attribute(path: Path) -> str | None:
+    """Return the attribute of Braze that was probably meant by `user.external_id`, `user_id` and the like."""
+    plain = [re.sub(r"[\W_]", "", str(part)).lower() for part in (path.root, *path.keys)]
+    if (len(plain) == 1 and plain[0] in USER_IDS) or (
+        len(plain) == 2 and plain[0] in _USER_OBJECTS and plain[1] in USER_IDS | {"id"}
+    ):
+        return "${user_id}"
+    if plain == ["deviceid"]:
+        return "most_recently_used_device.${id}"
+    if len(plain) == 2 and plain[0] in _USER_OBJECTS and (same := same_name(str(path.keys[0]), NAMES)):
+        return f"${{{same}}}"
+    return None
+
+
+def _meant_root(path: Path, scope: Scope, all_setters: Sequence[Setter]) -> tuple[str, Keys] | None:
+    if name := similar(path.root, scope.values):
+        return name, path.keys
+    for name, values in scope.values.items():
+        for key in keys(values):
+            if same_name(path.root, [key]):
+                return name, (key, *path.keys)
+    for name, values in scope.values.items():
+        for key in keys(values):
+            if inner := same_name(path.root, keys(follow(values, key))):
+                return name, (key, inner, *path.keys)
+    if name := similar(path.root, (entry.name for entry in all_setters)):
+        return name, path.keys
+    return None
+
+
+def _missing(source: str, read: Read) -> Finding | None:
+    path, scope = read.path, read.scope
+    if (place := first_missing(path.root, path.keys, scope)) is None:
+        return None
+    index, values = place
+    span, parent = (path.start, path.end), path.keys[index - 1] if index else None
+    meant = next(suggestions(path.root, path.keys, index, scope), None)
+    if meant and parent == "recommendations_by_id" and not _is_returned(values, meant[1][index : index + 1]):
+        return None  # the finding about the id in the tag says so
+    problem = _problem(written(path.root, path.keys[:index]), scope.key(path.keys[index]), values)
+    note = ""
+    if (
+        meant is None
+        and parent in ("properties", "properties_by_name")
+        and _dot_in_name(path.keys[index + 1 :], values)
+    ):
+        meant = path.root, (*path.keys[:index], "_".join(map(str, path.keys[index:])))
+        note = ", because properties has _ for each dot in a name"
+    if meant:
+        corrected = written(*corrected_path(*meant, scope))
+        return finding(
+            source, span, "unknown-key", f"{problem}, so {path} is empty", f"write {corrected}{note}",
+            replacement=corrected,
+        )  # fmt: skip
+    key, listing = scope.key(path.keys[index]), _listing(keys(values))
+    parameter = _PARAMETERS.get(str(parent))
+    if parameter and parameter in scope.requested.get(path.root, ()):
+        fix = f"add {key} to {parameter} in the tag that saves {path.root}, or use one of {listing}"
+        return finding(source, span, "unknown-key", problem, fix)
+    if parent == "member" and listing:
+        problem, fix = f"this user is not in the cohort {key}", f"check the id; this user has {listing}"
+        return finding(source, span, "unknown-id", problem, fix, level="note")
+    if parent in _OPEN:
+        return None
+    fix = f"use one of {listing}" if listing else f"write {written(path.root, path.keys[:index])} without .{key}"
+    return finding(source, span, "unknown-key", problem, fix)
+
+
+def _problem(container: str, key: object, values: Values) -> str:
+    match values[0] if values else None:
+        case list():
+            return f"{container} is a list and has no {key}"
+        case str():
+            return f"{container} is text and has no {key}"
+        case dict():
+            return f"{container} has no {key}"
+    return f"{container} is a single value and has no {key}"
+
+
+def _dot_in_name(further: Keys, values: Values) -> bool:
+    """Return whether a missing property with `further` keys is a name with dots: the values have no keys."""
+    return bool(further) and further[0] not in ("size", "first", "last") and bool(keys(values))
+
+
+def _is_returned(values: Values, key: Keys) -> bool:
+    entry = values[0].get(key[0]) if key and values and isinstance(values[0], dict) else None
+    return not isinstance(entry, dict) or is_returned(entry)
+
+
+def _prints_nothing(read: Read, empty: Collection[tuple[int, str]]) -> bool:
+    markup = read.markup
+    if markup.kind != "output" or _DEFAULT.search(markup.rest):
+        return False
+    plain = rewritten(markup.text, [Markup(markup.kind, markup.text, markup.name, markup.rest, 0, 1)])
+    if (markup.line, plain) not in empty:
+        return False
+    try:
+        values = read.scope.of(read.path)
+    except Missing:
+        index, _ = first_missing(read.path.root, read.path.keys, read.scope) or (0, None)
+        return index > 0 and read.path.keys[index - 1] in _OPEN
+    return values is not None and all(value is None or value == "" or value == [] for value in values)
+
+
+def _empty(source: str, read: Read) -> Finding:
+    markup = read.markup
+    place = first_missing(read.path.root, read.path.keys, read.scope)
+    why = ""
+    if place and keys(place[1]):
+        why = f"; {written(read.path.root, read.path.keys[: place[0]])} has {_listing(keys(place[1]))}"
+    opening = "{{-" if markup.text.startswith("{{-") else "{{"
+    closing = "-}}" if markup.text.endswith("-}}") else "}}"
+    fixed = f"{opening} {markup.rest} | default: '…' {closing}"
+    return finding(
+        source, (markup.start, markup.start + len(markup.text)), "empty",
+        f"{markup.rest} is empty for this user{why}", f"add a default: {fixed}", replacement=fixed,
+    )  # fmt: skip
+
+
+def _listing(names: Sequence[str]) -> str:
+    shown = ", ".join(name[:80] for name in names[:_LISTED])
+    return f"{shown} …" if len(names) > _LISTED else shown

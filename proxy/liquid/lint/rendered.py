@@ -1,0 +1,106 @@
+"""Finds problems that only a rendering shows: wrong names and ids, and an abort that prevents a retry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from liquid.exceptions import LiquidError
+
+from proxy.liquid import tag_syntax
+from proxy.liquid.lint.ids import Call, id_findings
+from proxy.liquid.lint.names import ids_read, name_findings
+from proxy.liquid.lint.place import finding
+from proxy.liquid.scanner import Markup
+from proxy.liquid.state import Aborted, Run
+from proxy.liquid.types import Answer, AskForTag, Finding, Request
+
+_UNNAMED = frozenset({"curly-quotes", "braces", "tag-in-output", "unknown-tag", "unsafe-name"})
+"""Rules about pieces whose words are no names."""
+_FAILED = Answer(500, {}, "", 0.0)
+
+
+def rendered_findings(
+    source: str,
+    pieces: Sequence[Markup],
+    run: Run,
+    known: Collection[str],
+    aliases: Mapping[str, Sequence[str]],
+    render: Callable[[Run], object],
+    ask: AskForTag,
+) -> Iterator[Finding]:
+    """Yield the findings about a message after its rendering `run`.
+
+    `known`: variables that exist in every message. `aliases`: the operator's short names by kind. `render` renders the
+    message again in another run.
+    """
+    yield from name_findings(source, pieces, run.tags, run.empty_outputs, known, _broken(run, pieces))
+    tags = {
+        (markup.line, tag_syntax.parse(markup.rest).options.get("save") or tag_syntax.UNSAVED): markup
+        for markup in pieces
+        if markup.name == "connected_content"
+    }
+    called = [tag for tag in run.tags if tag["status"] is not None]
+    calls = [
+        (tags[tag["line"], tag["saved_as"]], tag, request)
+        for tag, (request, _) in zip(called, run.calls, strict=False)
+        if (tag["line"], tag["saved_as"]) in tags
+    ]
+    answered = [Call(markup, request, tag["json"]) for markup, tag, request in calls if isinstance(tag["json"], dict)]
+    yield from id_findings(source, answered, aliases, ids_read(pieces), ask)
+    for markup, tag, request in calls:
+        if _retries(markup):
+            yield from _abort_against_retry(source, pieces, tag, request, run, render)
+
+
+def _broken(run: Run, pieces: Sequence[Markup]) -> set[int]:
+    """Return the start of each piece that has a finding about its quotes, braces, tag or names."""
+    places = {(entry.line, entry.column) for entry in run.findings if entry.rule in _UNNAMED}
+    if not places:
+        return set()
+    return {
+        markup.start
+        for markup in pieces
+        for line, column in places
+        if markup.line <= line <= markup.line + markup.text.count("\n")
+    }
+
+
+def _retries(markup: Markup) -> bool:
+    tag = tag_syntax.parse(markup.rest)
+    return tag.retries or tag.parameters.get("on_error") == "retry"
+
+
+def _abort_against_retry(
+    source: str,
+    pieces: Sequence[Markup],
+    tag: Mapping[str, Any],
+    failed: Request,
+    run: Run,
+    render: Callable[[Run], object],
+) -> Iterator[Finding]:
+    """Render again as if the call of `tag` failed, and yield a finding if the message is aborted."""
+    answers = [(request, answer) for request, answer in run.calls if request != failed]
+
+    def ask(request: Request) -> Answer:
+        return next((answer for asked, answer in answers if asked == request), _FAILED)
+
+    failing = run.again(ask)
+    try:
+        render(failing)
+    except Aborted:
+        variable, line = tag["saved_as"], tag["line"]
+        aborts = (markup for markup in pieces if (markup.line, markup.name) == (failing.line, "abort_message"))
+        abort = next(aborts, None)
+        if abort is None:
+            return
+        yield finding(
+            source,
+            (abort.start, abort.start + len(abort.text)),
+            "abort-against-retry",
+            f"abort_message prevents the retry: if the call on line {line} fails, {variable} is empty and the "
+            "message aborts at once",
+            f"abort only inside {{% if {variable}.ok %}}, or remove :retry and on_error=retry on line {line}",
+        )
+    except (LiquidError, RecursionError):
+        pass  # the first rendering reports these errors

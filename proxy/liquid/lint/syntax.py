@@ -1,0 +1,167 @@
+"""Finds words and signs of other languages, and names the Liquid that was meant."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+
+from proxy.liquid.lint.place import finding
+from proxy.liquid.lint.scope import rest_start
+from proxy.liquid.lint.values import similar
+from proxy.liquid.scanner import Markup
+from proxy.liquid.types import Finding
+
+_BLOCKS = ("if", "unless", "case", "for", "tablerow", "capture", "ifchanged")
+_KNOWN_TAGS = (
+    *_BLOCKS, *(f"end{name}" for name in _BLOCKS), "elsif", "else", "when", "assign", "cycle", "echo", "break",
+    "continue", "increment", "decrement", "connected_content", "abort_message",
+)  # fmt: skip
+_ELSIF = frozenset({"elseif", "elif", "elsunless"})
+_CONDITIONS = frozenset({"if", "elsif", "unless"})
+_FILTERLESS = _CONDITIONS | {"case", "when", "for", "tablerow"}
+_QUOTED = re.compile(r"""(["'])(.*?)\1""", re.DOTALL)
+_DOUBLE, _SINGLE = "\u201c\u201d\u201e\u201f", "\u2018\u2019\u201a\u201b"
+_CURLY = re.compile(
+    rf"""[{_DOUBLE}]([^{_DOUBLE}"\n]{{0,200}})[{_DOUBLE}"]|[{_SINGLE}]([^{_SINGLE}'\n]{{0,200}})[{_SINGLE}']"""
+    rf"""|"([^{_DOUBLE}"\n]{{0,200}})[{_DOUBLE}]|[{_DOUBLE}{_SINGLE}]"""
+)
+_SIGNS = {
+    "&&": "and", "||": "or", "&": "and", "=>": ">=", "=<": "<=", "===": "==", "!==": "!=", "=": "==",
+    "≥": ">=", "≤": "<=", "≠": "!=", "AND": "and", "And": "and", "OR": "or", "Or": "or",
+}  # fmt: skip
+_SIGN = re.compile(r"&&?|\|\||!==|===|=>|=<|(?<![=!<>])=(?![=<>])|[≥≤≠]|\b(?:AND|And|OR|Or)\b")
+_NOT = re.compile(r"(?:(?<![\w.])not\s+|!\s*)(?P<value>[A-Za-z_][\w.-]*)")
+_OPERATOR = re.compile(r"==|!=|<>|<=|>=|[<>=]|\b(?:and|or|contains)\b")
+_TAG_WORD = re.compile(r"(?P<name>[a-z_]+)(?P<rest>\s+[^|.\s].*|\s*)\Z", re.DOTALL)
+
+
+def syntax_findings(source: str, pieces: Sequence[Markup], tags: Collection[str]) -> Iterator[Finding]:
+    """Yield the findings about single pieces of Liquid. `tags`: further tags that the preview knows."""
+    known = {*_KNOWN_TAGS, *tags}
+    for markup in pieces:
+        if markup.kind == "verbatim":
+            continue
+        masked = _QUOTED.sub(lambda match: match[1] + "x" * len(match[2]) + match[1], markup.text)
+        yield from _curly_quotes(source, markup, masked)
+        if markup.kind == "output":
+            yield from _tag_in_output(source, markup, known)
+            yield from _or_in_output(source, markup, masked)
+            continue
+        yield from _tag_name(source, markup, known)
+        rest = masked[rest_start(markup) - markup.start :]
+        if markup.name in _CONDITIONS:
+            yield from _operators(source, markup, rest)
+        if markup.name in _FILTERLESS:
+            yield from _filters(source, markup, rest)
+
+
+def _curly_quotes(source: str, markup: Markup, masked: str) -> Iterator[Finding]:
+    for match in _CURLY.finditer(masked):
+        start = markup.start + match.start()
+        original = source[start : start + len(match[0])]
+        inside = original[1:-1]
+        mark = '"' if "'" in inside else "'"
+        fixed = f"{mark}{inside}{mark}" if len(original) > 1 else "'"
+        yield finding(
+            source, (start, start + len(original)), "curly-quotes",
+            f"Liquid does not know the quotes in {original}", f"write {fixed}", replacement=fixed,
+        )  # fmt: skip
+
+
+def _tag_in_output(source: str, markup: Markup, known: Collection[str]) -> Iterator[Finding]:
+    word = _TAG_WORD.match(markup.rest)
+    if word and (word["name"] in known or word["name"] in _ELSIF):
+        name = "elsif" if word["name"] in _ELSIF else word["name"]
+        fixed = f"{{% {name}{word['rest'].rstrip()} %}}"
+        yield finding(
+            source, _span(markup), "tag-in-output",
+            f"{{{{ }}}} prints a value, but {word['name']} is a tag", f"write {fixed}", replacement=fixed,
+        )  # fmt: skip
+
+
+def _or_in_output(source: str, markup: Markup, masked: str) -> Iterator[Finding]:
+    if (at := masked.find("||")) >= 0:
+        start = markup.start + at
+        yield finding(
+            source, (start, start + 2), "operator",
+            "|| is not an operator of Liquid", "write | default: and the text for a missing value",
+            replacement="| default:",
+        )  # fmt: skip
+
+
+def _tag_name(source: str, markup: Markup, known: Collection[str]) -> Iterator[Finding]:
+    name, rest = markup.name, markup.rest
+    if (re.match(r"if\b", rest) and name in ("else", "end")) or name in _ELSIF:
+        start = markup.start + markup.text.index(name, 2)
+        end = start + len(name) if name in _ELSIF else rest_start(markup) + 2
+        written, meant = source[start:end], "endif" if name == "end" else "elsif"
+        yield finding(
+            source, (start, end), "unknown-tag",
+            f"{written} is not a tag of Liquid", f"write {meant}", replacement=meant,
+        )  # fmt: skip
+    elif name == "end" and rest in _BLOCKS:
+        fixed = f"{{% end{rest} %}}"
+        yield finding(
+            source, _span(markup), "unknown-tag", f"end {rest} is not a tag of Liquid", f"write {fixed}",
+            replacement=fixed,
+        )  # fmt: skip
+    elif name and name not in known and name not in ("raw", "comment", "doc", "#", "end"):
+        start = markup.start + markup.text.index(name, 2)
+        if rest.startswith((".", "[", "|")) or not name.islower():
+            fixed = f"{{{{ {name}{' ' * rest.startswith('|')}{rest} }}}}"
+            yield finding(
+                source, _span(markup), "unknown-tag",
+                f"{{% %}} runs a tag, but {name} is not a tag", f"write {fixed} to print the value", replacement=fixed,
+            )  # fmt: skip
+        elif near := similar(name, sorted(known)):
+            yield finding(
+                source, (start, start + len(name)), "unknown-tag",
+                f"{name} is not a tag of Liquid", f"write {near}", replacement=near,
+            )  # fmt: skip
+
+
+def _operators(source: str, markup: Markup, rest: str) -> Iterator[Finding]:
+    base = rest_start(markup)
+    for match in _SIGN.finditer(rest):
+        meant = _SIGNS[match[0]]
+        yield finding(
+            source, (base + match.start(), base + match.end()), "operator",
+            f"{match[0]} is not an operator of Liquid", f"write {meant}", replacement=meant,
+        )  # fmt: skip
+    for match in _NOT.finditer(rest):
+        fixed = f"{match['value']} == false"
+        yield finding(
+            source, (base + match.start(), base + match.end()), "operator",
+            f"{match[0]} is not Liquid, which has no not",
+            f"write {fixed}, or use unless instead of if", replacement=fixed,
+        )  # fmt: skip
+
+
+def _filters(source: str, markup: Markup, rest: str) -> Iterator[Finding]:
+    bar = next((match for match in re.finditer(r"(?<!\|)\|(?!\|)", rest)), None)
+    if bar is None:
+        return
+    base = rest_start(markup)
+    text = source[base : base + len(markup.rest)]
+    loop = re.match(r"[\w-]+\s+in\s+", rest) if markup.name in ("for", "tablerow") else None
+    before = list(_OPERATOR.finditer(rest, loop.end() if loop else 0, bar.start()))
+    begin = before[-1].end() if before else loop.end() if loop else 0
+    after = re.compile(r"\b(?:limit|offset|reversed)\b" if loop else _OPERATOR.pattern).search(rest, bar.end())
+    end = min(after.start() if after else len(text), len(text))
+    operand = text[begin:end].strip()
+    name = "value"
+    while re.search(rf"\b{name}\b", source):
+        name += "_2"
+    condition = f"{text[:begin].rstrip()} {name} {text[end:].lstrip()}".strip()
+    assign, tag = f"{{% assign {name} = {operand} %}}", f"{{% {markup.name} {condition} %}}"
+    inner = markup.name in ("elsif", "when")
+    yield finding(
+        source, _span(markup), "filter-in-tag",
+        f"filters do not work inside {markup.name}, so {text[bar.start() : end].strip()} has no effect",
+        f"write {assign} before the {'first branch' if inner else 'tag'}, and {tag}",
+        replacement=None if inner else assign + tag,
+    )  # fmt: skip
+
+
+def _span(markup: Markup) -> tuple[int, int]:
+    return markup.start, markup.start + len(markup.text)

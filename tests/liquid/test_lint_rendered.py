@@ -1,0 +1,240 @@
+"""Findings that need a rendering, by cases: the text that they mark, and the text that fixes it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from proxy.liquid.render import render
+from proxy.liquid.types import Answer, Finding, Rendering, Request, User
+
+ID = "{{${user_id} | url_param_escape}}"
+ENVELOPE = {"ok": True, "found": True, "error": None, "user_id": "ava"}
+SHELF = {"items": ["trail-shoe", "rain-shell"], "personalized": True, "is_control": False, "source": "model"}
+NOT_RETURNED = {"items": [], "personalized": False, "is_control": False, "source": None, "child_rec_id": None}
+ANSWERS: dict[str, dict[str, Any]] = {
+    "recommendations": {
+        **SHELF, "recommendations": [SHELF], "recommendations_by_id": {"homepage": SHELF, "also": NOT_RETURNED},
+    },
+    "properties": {
+        "properties": {"first_name": "Ava", "plan_type": "gold", "team": None, "sizes": ["m", "l"], "points": 7},
+        "properties_by_name": {"gp:first_name": "Ava", "gp:plan.type": "gold", "team": None},
+    },
+    "cohorts": {"cohort_ids": ["vip", "c31"], "member": {"vip": True, "c31": True, "gold": False}, "is_member": True},
+    "propensities": {"propensity": None, "propensities_by_id": {"buy": {"value": None}, "leave": {"value": 0.5}}},
+}  # fmt: skip
+
+
+def tag(route: str, variable: str, parameters: str = "", options: str = "") -> str:
+    url = f"https://your-host/v1/{route}?user_id={ID}{parameters}"
+    return f"{{% connected_content {url} :basic_auth us {options}:save {variable} %}}"
+
+
+RECS = tag("recommendations", "recs", "&rec_id=homepage,also")
+P = tag("properties", "p")
+C = tag("cohorts", "c")
+
+
+def ask(request: Request) -> Answer:
+    """Answer like the service, without a property or cohort that is not requested."""
+    route = request.target.removeprefix("/v1/").partition("?")[0]
+    body = ENVELOPE | ANSWERS[route]
+    if "keys=" in request.target:
+        names = request.target.partition("keys=")[2].split(",")
+        body |= {
+            part: {name: body["properties"].get(name) for name in names}
+            for part in ("properties", "properties_by_name")
+        }
+    if "cohort_id=" in request.target:
+        names = request.target.partition("cohort_id=")[2].split(",")
+        body |= {"member": {name: name in body["cohort_ids"] for name in names}}
+    return Answer(200, {}, json.dumps(body), 1.0)
+
+
+def problems(rendering: Rendering) -> list[Finding]:
+    return [finding for finding in rendering.findings if finding.level == "problem"]
+
+
+def marked(source: str, finding: Finding) -> str:
+    """Return the text that a finding marks."""
+    start = sum(map(len, source.splitlines(keepends=True)[: finding.line - 1])) + finding.column - 1
+    return source[start : start + finding.length]
+
+
+MISSPELT = [
+    ("unknown-name", RECS + "é\n{{ rec.item }}", "rec.item", "recs.items"),
+    ("unknown-name", P + "{{ first_name }}", "first_name", "p.properties.first_name"),
+    ("unknown-name", "{{ user_id }}", "user_id", "${user_id}"),
+    ("unknown-name", "{{ user.external_id | upcase }}", "user.external_id", "${user_id}"),
+    ("unknown-name", "{{ user.first_name }}", "user.first_name", "${first_name}"),
+    ("unknown-name", "{{ FirstName }}", "FirstName", "${first_name}"),
+    ("unknown-name", RECS + "{% for item in recs.items %}{{ itme }}{% endfor %}", "itme", "item"),
+    ("unknown-name", "{% assign total = 3 %}{% if totl > 2 %}x{% endif %}", "totl", "total"),
+    ("unknown-key", P + "{{ p.first_name }}", "p.first_name", "p.properties.first_name"),
+    ("unknown-key", P + "{{ p.properties.First_Name }}", "p.properties.First_Name", "p.properties.first_name"),
+    ("unknown-key", P + "{{ p.properties.firstname }}", "p.properties.firstname", "p.properties.first_name"),
+    ("unknown-key", P + "{{ p.properties.plan.type }}", "p.properties.plan.type", "p.properties.plan_type"),
+    ("unknown-key", P + "{{ p.properties.shoe.size_eu }}", "p.properties.shoe.size_eu", "p.properties.shoe_size_eu"),
+    ("unknown-key", P + "{{ p.propertys.first_name }}", "p.propertys.first_name", "p.properties.first_name"),
+    ("unknown-key", P + "{{ p['properties']['First_Name'] }}", "p['properties']['First_Name']",
+     "p.properties.first_name"),
+    ("unknown-key", P + "{% assign q = p.properties %}{{ q.frist_name }}", "q.frist_name", "q.first_name"),
+    ("unknown-key", P + "{% assign k = 'First_Name' %}{{ p.properties[k] }}", "p.properties[k]",
+     "p.properties.first_name"),
+    ("unknown-key", P + "{{ p.properties.first_name.value }}", "p.properties.first_name.value",
+     "p.properties.first_name"),
+    ("unknown-key", P + "{% if p.First_Name == 'Ava' %}x{% endif %}", "p.First_Name", "p.properties.first_name"),
+    ("unknown-key", RECS + "{{ recs.recommendations_by_id.homepge.items }}", "recs.recommendations_by_id.homepge.items",
+     "recs.recommendations_by_id.homepage.items"),
+    ("unknown-key", RECS + "{{ recs.homepage.items[0] }}", "recs.homepage.items[0]",
+     "recs.recommendations_by_id.homepage.items[0]"),
+    ("unknown-key", RECS + "{{ recs.items['0'] }}", "recs.items['0']", "recs.items[0]"),
+    ("unknown-key", RECS + "{{ recs.items.length }}", "recs.items.length", "recs.items.size"),
+    ("unknown-key", RECS + "{{ recs.recommendations.items }}", "recs.recommendations.items",
+     "recs.recommendations[0].items"),
+    ("unknown-key", RECS + "{% for item in recs.item %}{{ item }}{% endfor %}", "recs.item", "recs.items"),
+    ("unknown-key", RECS + "{% for item in recs.items %}{{ item.title }}{% endfor %}", "item.title", "item"),
+    ("unknown-key", RECS + "{% for r in recs.recommendations %}{{ r.item }}{% endfor %}", "r.item", "r.items"),
+    ("unknown-key", C + "{% if c.vip %}x{% endif %}", "c.vip", "c.member.vip"),
+    ("unknown-key", C + "{% if c.member.vpi %}x{% endif %}", "c.member.vpi", "c.member.vip"),
+    ("unknown-id", tag("cohorts", "c", "&cohort_id=c31,vpi") + "{{ c.is_member }}", "vpi", "vip"),
+    ("unknown-id", tag("properties", "p", "&keys=First_Name") + "{{ p.ok }}", "First_Name", "first_name"),
+    ("used-before-set", "{{ recs.ok }}" + RECS, "recs.ok", None),
+    ("used-before-set", "{% if n %}x{% endif %}{% assign n = 1 %}", "n", None),
+    ("out-of-loop", RECS + "{% for item in recs.items %}x{% endfor %}{{ item }}", "item", None),
+    ("empty", P + "{{ p.properties.team }}", "{{ p.properties.team }}", "{{ p.properties.team | default: '…' }}"),
+    ("empty", P + "{{- p.properties.town | upcase -}}", "{{- p.properties.town | upcase -}}",
+     "{{- p.properties.town | upcase | default: '…' -}}"),
+    ("empty", P + "{% assign t = p.properties.team %}{{ t }}", "{{ t }}", "{{ t | default: '…' }}"),
+]  # fmt: skip
+RULES = {rule for rule, *_ in MISSPELT} | {"abort-against-retry"}
+
+
+@pytest.mark.parametrize(("rule", "source", "text", "replacement"), MISSPELT)
+def test_rendered__misspelt_name__one_finding_marks_it_and_names_the_right_one(
+    rule: str, source: str, text: str, replacement: str | None
+) -> None:
+    (finding,) = problems(render(source, User("ava"), ask))
+    assert (finding.rule, marked(source, finding), finding.replacement) == (rule, text, replacement)
+    if replacement is not None:
+        assert replacement in finding.fix
+        start = source.rindex(text)
+        fixed = source[:start] + replacement + source[start + len(text) :]
+        assert {entry.rule for entry in problems(render(fixed, User("ava"), ask))} <= {"empty"}
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (P + "{{ p.points_total }}", ["p has no points_total", "properties, properties_by_name"]),
+        (RECS + "{{ nothing }}{% assign total = 1 %}", ["nothing in the message sets nothing", "recs, total"]),
+        (tag("properties", "p", "&keys=first_name") + "{{ p.properties.points }}", ["add points to keys"]),
+        (RECS + "{{ recs.recommendations_by_id.checkout.ok }}", ["add checkout to rec_id", "homepage, also"]),
+        (P + "{{ p.properties.team }}", ["p.properties.team is empty for this user", "add a default"]),
+        ("{{ recs.ok }}\n\n" + RECS, ["before the tag on line 3", "move the tag on line 3 above line 1"]),
+    ],
+)
+def test_rendered__nothing_similar__finding_lists_the_names_that_exist(source: str, words: list[str]) -> None:
+    (finding,) = problems(render(source, User("ava"), ask))
+    for word in words:
+        assert word in f"{finding.problem}; {finding.fix}"
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (C + "{% if c.member.silver %}x{% endif %}y", ["not in the cohort silver", "vip, c31"]),
+        (tag("cohorts", "c", "&cohort_id=silver") + "{{ c.is_member }}", ["not in the cohort silver", "vip, c31"]),
+        (RECS + "x", ["no recommendation also", "this user has homepage", "other names are checkout"]),
+        (tag("propensities", "p", "&prediction_id=buy,leave") + "x", ["no prediction buy", "this user has leave"]),
+    ],
+)
+def test_rendered__id_that_the_user_does_not_have__note_lists_those_of_the_user(source: str, words: list[str]) -> None:
+    rendering = render(source, User("ava"), ask, aliases={"recommendations": ["checkout"]})
+    assert not problems(rendering)
+    (note,) = [finding for finding in rendering.findings if finding.rule == "unknown-id"]
+    for word in words:
+        assert word in f"{note.problem}; {note.fix}"
+
+
+def test_rendered__recommendation_similar_to_an_alias__replacement_is_the_alias() -> None:
+    source = tag("recommendations", "recs", "&rec_id=als") + "{{ recs.personalized }}"
+    rendering = render(source.replace("als", "also"), User("ava"), ask, aliases={"recommendations": ["alsso"]})
+    assert [(finding.rule, finding.replacement) for finding in problems(rendering)] == [("unknown-id", "alsso")]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ event_properties.${x} }}{{ api_trigger_properties.${y}.z }}{{ content_blocks.${a} }}{{ campaign.${name} }}",
+        P + "{{ p.properties.team | default: 'none' }}{{ p.properties.last_name | default: '' }}",
+        P + "{% if p.properties.town == nil %}x{% endif %}{% for e in p.properties %}{{ e[0] }}{{ e[1] }}{% endfor %}",
+        P + "{% assign n = p.properties.points | plus: 1 %}{{ n.size }}{% capture t %}{{ n }}{% endcapture %}{{ t }}",
+        RECS + "{% for i in (1..2) %}{{ forloop.index }}{{ recs.items[i] }}{% endfor %}{{ recs.items.first.size }}",
+        RECS + "{{ recs.__http_status_code__ }}{{ recs.items[9] | default: 'x' }}{% cycle 'a', 'b' %}",
+        "{% connected_content https://api.example.com/x :save w %}{{ w.temp }}{% if w.rain %}x{% endif %}",
+        "{% increment n %}{{ n }}{% comment %}{{ nothing }}{% endcomment %}{% raw %}{{ nothing }}{% endraw %}",
+        "{% if false %}" + RECS + "{{ recs.itmes }}{% endif %}x",
+        "{% assign x = '' %}{{ x }}{% assign y = true %}{{ y }}{{ 'a' | append: x }}",
+    ],
+)
+def test_rendered__names_that_exist_or_that_only_braze_knows__no_problem(source: str) -> None:
+    assert problems(render(source, User("ava"), ask)) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        tag("recommendations", "r", "&rec_id=a&on_error=retry", ":retry ")
+        + "\n{% unless r.ok %}{% abort_message('x') %}{% endunless %}",
+        tag("recommendations", "r", "&rec_id=a&on_error=retry", ":retry ")
+        + "\n{% if r.items.size > 0 %}x{% else %}{% abort_message('x') %}{% endif %}",
+        tag("recommendations", "r", "&rec_id=a&on_error=retry", ":retry ")
+        + "\n{% assign shown = r.personalized %}{% if shown != true %}{% abort_message('x') %}{% endif %}",
+        tag("recommendations", "r", "&rec_id=a&on_error=retry", ":retry ")
+        + "\n{% case r.__http_status_code__ %}{% when 200 %}x{% else %}{% abort_message('x') %}{% endcase %}",
+        tag("recommendations", "r", "&rec_id=a&on_error=retry", ":retry ")
+        + "\n{% if r == nil or r.ok %}{% if r.ok %}x{% else %}{% abort_message('x') %}{% endif %}{% endif %}",
+    ],
+)
+def test_abort__reached_if_the_call_fails__finding_at_the_abort(source: str) -> None:
+    (finding,) = [entry for entry in render(source, User("ava"), ask).findings if entry.rule == "abort-against-retry"]
+    assert (finding.line, marked(source, finding)) == (2, "{% abort_message('x') %}")
+    assert "if the call on line 1 fails" in finding.problem
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        tag("recommendations", "r", "&rec_id=a") + "{% unless r.ok %}{% abort_message('x') %}{% endunless %}",
+        tag("recommendations", "r", "&on_error=retry&rec_id=a", ":retry ") + "{% unless r.ok %}x{% endunless %}",
+        tag("recommendations", "r", "&on_error=retry&rec_id=a", ":retry ")
+        + "{% if r.ok %}{% unless r.personalized %}{% abort_message('x') %}{% endunless %}{% endif %}",
+        tag("recommendations", "r", "&on_error=retry&rec_id=a", ":retry ")
+        + "{% if r.is_control %}{% abort_message('x') %}{% endif %}",
+        tag("recommendations", "r", "&on_error=retry&rec_id=a", ":retry ")
+        + "{% if r.error == 'blank_id' %}{% abort_message('x') %}{% endif %}",
+        tag("recommendations", "r", "&on_error=retry&rec_id=a", ":retry ")
+        + "{% assign n = r.items | size %}{% if n == 1 %}{% abort_message('x') %}{% endif %}",
+    ],
+)
+def test_abort__not_reached_if_the_call_fails__no_finding(source: str) -> None:
+    assert "abort-against-retry" not in [entry.rule for entry in render(source, User("ava"), ask).findings]
+
+
+def test_foreign_host__no_word_about_credentials_or_routes() -> None:
+    source = "{% connected_content https://api.example.com/v1/forecast?q={{${city}}} :save w %}{{ w.temp }}x"
+    rendering = render(source, User("ava"), ask)
+    assert not problems(rendering)
+    (note,) = [finding for finding in rendering.findings if finding.rule == "elsewhere"]
+    assert note.problem == "api.example.com is not this service, so the preview does not call it"
+    assert not [finding for finding in rendering.findings if "credentials" in finding.problem + finding.fix]
+
+
+def test_rendered__many_names_and_keys__within_a_second_of_work() -> None:
+    names = "".join(f"{{% assign a{number} = p %}}{{{{ b{number}.c }}}}" for number in range(200))
+    wide = ENVELOPE | {"properties": {f"name_{n}": {f"key_{m}": n for m in range(50)} for n in range(200)}}
+    rendering = render(P + names, User("ava"), lambda _: Answer(200, {}, json.dumps(wide), 0.0), seconds=4)
+    assert rendering.outcome == "sent"
