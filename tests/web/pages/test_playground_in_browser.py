@@ -99,10 +99,10 @@ def test_playground__message_edited__rendered_message_changes(service: Service, 
     browser.until(lambda: browser.all("[data-rule=unescaped]"), "the findings")
     assert rendered_message(browser) == "Hi"
     rules = [item.get_attribute("data-rule") for item in browser.all(".findings li")]
-    assert {"insecure", "syntax", "unescaped", "unsafe-name"} <= set(rules)
+    assert {"insecure", "unescaped", "unsafe-name"} <= set(rules)
     assert in_editor(browser, "root.querySelectorAll('.cm-lintRange').length") > 0
     browser.press("[data-rule=unsafe-name] .line")
-    assert browser.driver.execute_script("return getSelection().toString()") == "Hi {{ p.gp:first_name }}"
+    assert browser.driver.execute_script("return getSelection().toString()") == ".gp:first_name"
 
     write(browser, BROKEN.replace("gp:", "properties.").replace("http:", "https:") + "!{% abort_message('enough') %}")
     browser.press("#render")
@@ -159,20 +159,15 @@ def test_demo__opened__rendered_for_the_first_user_and_chips_switch(
 
 def test_playground__finding_with_a_fix__applied_with_one_click(service: Service, browser: Browser) -> None:
     open_playground(browser, service)
-    write(
-        browser,
-        "{% if x = 1 %}😀{% endif %}😀 {% connected_content http://h/v1/cohorts?user_id={{${user_id}}} :save c %}",
-    )
-    browser.until(lambda: browser.all(".findings .apply"), "a fix")
-    for _ in range(10):
-        if not browser.all(".findings .apply"):
-            break
+    # A character outside of the basic plane: the service counts one character, and the browser two units.
+    write(browser, "😀 {% connected_content http://h/v1/cohorts?user_id={{${user_id}}} :save c %}😀")
+    browser.until(lambda: len(browser.all(".findings .apply")) == 2, "two fixes")
+    for _ in range(2):
         before = text(browser)
         browser.press(".findings .apply")
         browser.until(partial(is_changed, browser, before), "the fix")
-        browser.until(lambda: browser.find("#result").get_attribute("aria-busy") == "false", "the rendering")
-        time.sleep(0.6)
-    assert "https://h/v1/cohorts?user_id={{${user_id} | url_param_escape}} :save c" in text(browser)
+    fixed = "😀 {% connected_content https://h/v1/cohorts?user_id={{${user_id} | url_param_escape}} :save c %}😀"
+    assert text(browser) == fixed
     assert browser.errors() == []
 
 

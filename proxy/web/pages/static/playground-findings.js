@@ -17,7 +17,13 @@ function item(finding, editor) {
     element("p", "", finding.problem),
     element("p", "fix", `→ ${finding.fix}`),
   );
-  if (hasReplacement(finding)) node.append(button("line apply", "Fix it", () => editor.fix(finding)));
+  if (hasReplacement(finding)) {
+    const fix = () => {
+      editor.fix(finding);
+      node.remove();
+    };
+    node.append(button("line apply", "Fix it", fix));
+  }
   return node;
 }
 
