@@ -26,10 +26,10 @@ PLAYGROUND = re.compile(r"(http://\S+)/playground")
 WIDTH, HEIGHT = 1080, 1500
 _MARGIN = 16
 _FRAME = """
-const top = document.querySelector(".bench").getBoundingClientRect().top;
+const top = document.querySelector(".bar").getBoundingClientRect().top;
 return [top, document.getElementById("source").getBoundingClientRect().bottom - top];
 """
-"""The area of both cards at the top. The whole page is too long for the README."""
+"""The area of the user, the message and the rendered message. The whole page is too long for the README."""
 
 
 def name(scheme: Scheme) -> str:
@@ -48,7 +48,7 @@ def take(browser: Browser, url: str, scheme: Scheme) -> bytes:
     for _ in range(2):  # the second rendering always uses the cache
         browser.find("#user").send_keys(Keys.CONTROL, Keys.ENTER)
         browser.until(lambda: browser.find("#result").get_attribute("aria-busy") == "false", "the message")
-    browser.until(lambda: browser.find("#outcome").text == "sent", "the outcome")
+    browser.until(lambda: browser.find("#outcome").text.startswith("sent"), "the outcome")
     browser.driver.execute_script("document.activeElement.blur(); scrollTo(0, 0)")
     top, height = browser.driver.execute_script(_FRAME)
     clip = {"x": 0, "y": top - _MARGIN, "width": WIDTH, "height": height + 2 * _MARGIN, "scale": 1}

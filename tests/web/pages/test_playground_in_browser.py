@@ -75,7 +75,7 @@ def write(browser: Browser, message: str) -> None:
 
 
 def rendered_message(browser: Browser, word: str = "sent") -> str:
-    browser.until(lambda: browser.find("#outcome").text == word, f"outcome {word}")
+    browser.until(lambda: browser.find("#outcome").text.partition(",")[0] == word, f"outcome {word}")
     return str(browser.driver.execute_script("return document.getElementById('message').textContent")).strip()
 
 
@@ -98,6 +98,7 @@ def test_playground__message_edited__rendered_message_changes(service: Service, 
     browser.press("#render")
     browser.until(lambda: browser.all("[data-rule=unescaped]"), "the findings")
     assert rendered_message(browser) == "Hi"
+    assert browser.find("#outcome").get_attribute("class") == "badge warn", "green only without problems"
     rules = [item.get_attribute("data-rule") for item in browser.all(".findings li")]
     assert {"insecure", "unescaped", "unsafe-name"} <= set(rules)
     assert in_editor(browser, "root.querySelectorAll('.cm-lintRange').length") > 0

@@ -88,8 +88,8 @@ const colours = HighlightStyle.define([
   { tag: tags.variableName, color: "var(--code-name)" },
   { tag: [tags.string, tags.number, tags.link], color: "var(--code-string)" },
   { tag: tags.operator, color: "var(--code-tag)" },
-  { tag: [tags.tagName, tags.attributeName, tags.comment], color: "var(--ink-soft)" },
-  { tag: tags.comment, fontStyle: "italic" },
+  { tag: [tags.tagName, tags.attributeName], color: "var(--ink-soft)" },
+  { tag: tags.comment, color: "var(--ink-soft)", fontStyle: "italic" },
 ]);
 
 export const liquid = [language, syntaxHighlighting(colours)];

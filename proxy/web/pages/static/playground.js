@@ -1,6 +1,6 @@
 // The playground: renders when Render is pressed, and while the user types without a call.
 
-import { byId, button, element } from "./dom.js";
+import { byId, button, element, plural } from "./dom.js";
 import { createEditor } from "./editor.js";
 import { showFindings } from "./playground-findings.js";
 import { showMessage } from "./playground-html.js";
@@ -66,7 +66,8 @@ function warnOfExposure() {
 function showOutcome(rendered) {
   const waits = rendered.tags.some((tag) => tag.needs_render);
   let [word, colour] = OUTCOMES[rendered.outcome];
-  if (rendered.good) [word, colour] = ["sent", "good"];
+  const problems = rendered.findings.filter(({ level }) => level === "problem").length;
+  if (rendered.good) [word, colour] = problems ? [`sent, ${plural(problems, "problem")}`, "warn"] : ["sent", "good"];
   if (waits) [word, colour] = ["press Render", "warn"];
   byId("outcome").textContent = word;
   byId("outcome").className = `badge ${colour}`;
