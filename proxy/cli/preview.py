@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -50,8 +50,9 @@ def preview(
     try:
         source = template.read()
         # The child process loads Liquid while the service is created.
-        with Child() as child, _service(demo, url, credentials) as ask:
-            report = json.loads(child.render(source, User(user_id.strip(), device_id.strip()), ask))
+        with Child() as child, _service(demo, url, credentials) as (ask, aliases):
+            user = User(user_id.strip(), device_id.strip())
+            report = json.loads(child.render(source, user, ask, aliases=aliases))
     except UnicodeDecodeError:
         raise click.ClickException(f"{template.name} is not UTF-8; save the file as UTF-8") from None
     click.echo(report["message"], nl=not report["message"].endswith("\n"))
@@ -63,12 +64,17 @@ def preview(
 
 
 @contextmanager
-def _service(demo: bool, url: str | None, credentials: str) -> Iterator[Ask]:
+def _service(demo: bool, url: str | None, credentials: str) -> Iterator[tuple[Ask, Mapping[str, list[str]]]]:
     if url:
-        yield require_access(running_service(url, credentials))
+        yield require_access(running_service(url, credentials)), {}
     elif demo:
         with Sandbox() as emulated:
             settings = {"AMPLITUDE_BASE_URL": emulated.url, "AMPLITUDE_SECRET_KEY": emulated.secret_key}
-            yield own_service(settings)[1]
+            yield _own(settings)
     else:
-        yield own_service(os.environ)[1]
+        yield _own(os.environ)
+
+
+def _own(environ: Mapping[str, str]) -> tuple[Ask, Mapping[str, list[str]]]:
+    services, ask = own_service(environ)
+    return ask, services.aliases.by_kind()

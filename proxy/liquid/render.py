@@ -22,6 +22,8 @@ from proxy.liquid.scanner import Markup, Unreadable, line_at, markups, rewritten
 from proxy.liquid.state import Aborted, Run
 from proxy.liquid.types import NO_ALIASES, SECONDS, AskForTag, Finding, Rendering, User
 
+_REFUSED = "fix this line; Braze refuses the whole message"
+
 
 def render(
     source: str,
@@ -47,9 +49,8 @@ def render(
     except Unreadable as unreadable:
         pieces = unreadable.pieces
         _note(run, findings(source, pieces, environment.tags) if pieces else delimiter_findings(source[:MAX_SOURCE]))
-        fix = "fix this line; Braze refuses the whole message"
         span = opening_span(source, unreadable.line)
-        _note(run, [finding(source, span, "unreadable", unreadable.problem, fix)])
+        _note(run, [finding(source, span, "unreadable", unreadable.problem, _REFUSED)])
         outcome = {"outcome": "refused", "reason": f"line {unreadable.line}: {unreadable.problem}"}
         return _rendering(run, source, pieces, **outcome)
     _note(run, findings(source, pieces, environment.tags))
@@ -77,7 +78,10 @@ def _outcome(environment: BrazeEnvironment, plain: str, run: Run) -> dict[str, A
     except RecursionError:
         return {"outcome": "refused", "reason": "an expression is nested too deeply; simplify the expression"}
     except LiquidError as error:
-        return {"outcome": "refused", "reason": _reason(error)}
+        reason = _reason(error)
+        problem = reason.partition(": ")[2] if reason.startswith("line ") else reason
+        run.note(Finding(run.line_of(error.token), "unreadable", problem, _REFUSED))
+        return {"outcome": "refused", "reason": reason}
     if run.retried is not None:
         return {"outcome": "retried", "message": message, "reason": run.retried}
     return {"outcome": "sent", "message": message, "reason": _doubt(message, run)}

@@ -58,6 +58,19 @@ CASES = {
         [tag("https://h/v1/cohort?q=1 :save c"), tag("https://h/v1/cohorts?user_id=1 :save c")],
     ),
     "without-url": ([tag(":save c"), tag("")], [tag("https://h/v1/cohorts :save c")]),
+    "without-question-mark": (
+        [tag("https://h/v1/cohorts&user_id=1 :save c"), tag(f"https://h/v1/cohorts/&user_id={ID} :save c")],
+        [tag("https://h/v1/cohorts?a=1&b=2 :save c"), tag("https://h/v1/cohorts?a={{ x }}&b=2 :save c")],
+    ),
+    "save-name": (
+        [tag("https://h/v1/cohorts :save = c"), tag("https://h/v1/cohorts :save 'c'"), tag("https://h/x :save a b")],
+        [tag("https://h/v1/cohorts :save my_c-1"), tag("https://h/v1/cohorts :save {{ x }}")],
+    ),
+    "filter-signs": (
+        ["{{ x | default 'a' }}", "{{ x default: 'a' }}", "{% assign y = x | append 'a' %}", "{{ x | truncate 5 }}"],
+        ["{{ x | default: 'a' | upcase }}", "{{ x | append: default }}", "{{ 'a default: b' }}",
+         "{{ x | date: '%d' }}"],
+    ),
     "without-scheme": (
         [tag("h/v1/cohorts?user_id=1 :save c"), tag("//h/v1/cohorts :save c")],
         [tag("{{ url }} :save c"), tag("HTTPS://h/v1/cohorts :save c")],
@@ -79,7 +92,8 @@ CASES = {
     ),
     "braces": (
         ["{{${user_id}} x {{ y }}", "{{ ${user_id }} x {{ y }}", "{{${user_id | upcase}} {{ y }}", "{ p.x }} y",
-         "{{${user_id | upcase}}}", "Hi {user_id}", "Hi ${first_name}",
+         "{{${user_id | upcase}}}", "Hi {user_id}", "{{ $user_id }}", "{{{user_id}}}", "Hi {$first_name}",
+          "Hi ${first_name}",
           tag("https://h/v1/cohorts?user_id={user_id} :save c"),
          tag("https://h/v1/cohorts?user_id=${user_id} :save c"), "{{ x } y {{ z }}"],
         ["{{${user_id}}}", "{{ ${user_id} }}", "{{${user_id} | upcase}}", "{{custom_attribute.${a b}}}",
@@ -95,7 +109,8 @@ CASES = {
     ),
     "operator": (
         ["{% if a && b %}{% endif %}", "{% if a || b %}{% endif %}", "{% if a => 1 %}{% endif %}",
-         "{% if a =< 1 %}{% endif %}", "{% if a = 'b' %}{% endif %}", "{% if a === 'b' %}{% endif %}",
+         "{% if a =< 1 %}{% endif %}", "{% if a = 'b' %}{% endif %}", "{% if a is 'b' %}{% endif %}",
+          "{% assign a == b %}", "{% if a === 'b' %}{% endif %}",
          "{% if a !== 'b' %}{% endif %}", "{% unless not a %}{% endunless %}", "{% if !a %}{% endif %}",
          "{% if a AND b %}{% endif %}", "{{ a || 'b' }}", "{% if a %}{% elsif b = 1 %}{% endif %}"],
         ["{% if a == 'x && y = z' and b != 1 or c <> 2 %}{% endif %}", "{% if a <= 1 and b >= 2 %}{% endif %}",
@@ -112,7 +127,8 @@ CASES = {
         ["{{ a }}", "{{ if.a }}", "{{ case | upcase }}", "{{ assigned }}"],
     ),
     "unknown-tag": (
-        ["{% elseif a %}", "{% if a %}{% else if b %}{% endif %}", "{% iff a %}", "{% end if %}", "{% asign a = b %}",
+        ["{% elseif a %}", "{% if a %}{% else if b %}{% endif %}", "{% iff a %}", "{% end if %}",
+         "{% set a = 1 %}", "{% asign a = b %}",
          "{% p.properties.first_name %}"],
         ["{% if a %}{% elsif b %}{% else %}{% endif %}", "{% unknown_tag_of_braze x %}", "{% # comment %}"],
     ),
@@ -164,7 +180,7 @@ CASES = {
     ),
     "unknown-attribute": (
         ["{{${first_name}}}", "{% if custom_attribute.${team} == 'a' %}{% endif %}", "{{${external_id}}}",
-         "{{${frist_name}}}", "{{${email}}}"],
+         "{{${frist_name}}}", "{{${email}}}", "{{ custom_attributes.${team} }}"],
         ["{{${user_id}}} {{most_recently_used_device.${id}}}", "${first_name} in text",
          "{% raw %}{{${x}}}{% endraw %}"],
     ),
@@ -182,7 +198,8 @@ CASES = {
     ),
     "unsafe-name": (
         ["{{ p.properties_by_name.gp:email }}", "{{ p.gp:email | upcase }}", "{% if p.gp:plan == 'a' %}{% endif %}",
-         "{{ p.my prop }}", "{{ p.properties.first name | default: 'you' }}", "{% if p.my prop == 1 %}{% endif %}",
+         "{{ p.my prop }}", "{{ c.member.31c }}", "{{ p.properties.first name | default: 'you' }}",
+          "{% if p.my prop == 1 %}{% endif %}",
          "{% assign x = p.my prop | upcase %}", "{{ p.properties.1st }}", "{{ p.größe }}", "{{ p.[Amplitude] City }}",
          "{{ p.properties_by_name['[Amplitude] City'] }}"],
         ["{{ p['gp:email'] }}", "{{ p.email | default: 'a.b:c' | append:p.x }}", "{{ p.plan-type }}",
@@ -257,3 +274,19 @@ def test_markups__unreadable_template__error_has_the_line() -> None:
     with pytest.raises(scanner.Unreadable) as unreadable:
         scanner.markups("a\n{% if x")
     assert unreadable.value.line == 2
+
+
+@pytest.mark.parametrize(
+    ("template", "replacement"),
+    [
+        ("{{ p.properties.gp:email }}", ".email"),
+        ("{{ p.gp:email }}", ".properties.email"),
+        ("{{ p.properties_by_name.gp:email }}", "['gp:email']"),
+        ("{{ p.properties.first name | upcase }}", ".first_name"),
+        ("{{ c.member.31c }}", "['31c']"),
+        ("{{ recs.items.[0] }}", "[0]"),
+    ],
+)
+def test_unsafe_name__replacement_is_a_name_that_liquid_reads(template: str, replacement: str) -> None:
+    (finding,) = findings_of(template, "unsafe-name")
+    assert finding.replacement == replacement

@@ -23,6 +23,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
         "properties_by_name": {"gp:first_name": "Ava", "gp:plan.type": "gold", "team": None},
     },
     "cohorts": {"cohort_ids": ["vip", "c31"], "member": {"vip": True, "c31": True, "gold": False}, "is_member": True},
+    "userprofile": {"userData": {"recommendations": [SHELF], "cohort_ids": ["vip"]}},
     "propensities": {"propensity": None, "propensities_by_id": {"buy": {"value": None}, "leave": {"value": 0.5}}},
 }  # fmt: skip
 
@@ -40,7 +41,7 @@ C = tag("cohorts", "c")
 def ask(request: Request) -> Answer:
     """Answer like the service, without a property or cohort that is not requested."""
     route = request.target.removeprefix("/v1/").partition("?")[0]
-    body = ENVELOPE | ANSWERS[route]
+    body = ANSWERS[route] | (ENVELOPE if route != "userprofile" else {})
     if "keys=" in request.target:
         names = request.target.partition("keys=")[2].split(",")
         body |= {
@@ -101,6 +102,15 @@ MISSPELT = [
     ("unknown-key", C + "{% if c.member.vpi %}x{% endif %}", "c.member.vpi", "c.member.vip"),
     ("unknown-id", tag("cohorts", "c", "&cohort_id=c31,vpi") + "{{ c.is_member }}", "vpi", "vip"),
     ("unknown-id", tag("properties", "p", "&keys=First_Name") + "{{ p.ok }}", "First_Name", "first_name"),
+    ("unknown-id", C + "{% if c.cohort_ids contains 'vpi' %}x{% endif %}", "vpi", "vip"),
+    ("unknown-name", P + "{% if p.properties.first_name == Ava %}x{% endif %}", "Ava", "'Ava'"),
+    ("text-against-boolean", C + "{% if c.is_member == 'true' %}x{% endif %}", "'true'", "true"),
+    ("unknown-key", RECS + "{{ recs.items.fist }}", "recs.items.fist", "recs.items.first"),
+    ("unknown-key", tag("userprofile", "u") + "{{ u.cohort_ids[0] }}", "u.cohort_ids[0]", "u.userData.cohort_ids[0]"),
+    ("unknown-key", tag("userprofile", "u") + "{{ u.items[0] }}", "u.items[0]",
+     "u.userData.recommendations[0].items[0]"),
+    ("whole-object", RECS + "{% for item in recs %}{{ item | first }}{% endfor %}", "recs", "recs.items"),
+    ("whole-object", P + "{{ p.properties }}", "p.properties", None),
     ("used-before-set", "{{ recs.ok }}" + RECS, "recs.ok", None),
     ("used-before-set", "{% if n %}x{% endif %}{% assign n = 1 %}", "n", None),
     ("out-of-loop", RECS + "{% for item in recs.items %}x{% endfor %}{{ item }}", "item", None),
@@ -109,7 +119,7 @@ MISSPELT = [
      "{{- p.properties.town | upcase | default: '…' -}}"),
     ("empty", P + "{% assign t = p.properties.team %}{{ t }}", "{{ t }}", "{{ t | default: '…' }}"),
 ]  # fmt: skip
-RULES = {rule for rule, *_ in MISSPELT} | {"abort-against-retry"}
+RULES = {rule for rule, *_ in MISSPELT} | {"abort-against-retry", "whole-list"}
 
 
 @pytest.mark.parametrize(("rule", "source", "text", "replacement"), MISSPELT)
@@ -159,6 +169,21 @@ def test_rendered__id_that_the_user_does_not_have__note_lists_those_of_the_user(
         assert word in f"{note.problem}; {note.fix}"
 
 
+def test_rendered__list_in_an_output__note_has_the_filter() -> None:
+    rendering = render(RECS + "{{ recs.items }}", User("ava"), ask)
+    (note,) = [finding for finding in rendering.findings if finding.rule == "whole-list"]
+    assert (note.level, note.replacement) == ("note", "recs.items | join: ', '")
+
+
+def test_rendered__unknown_user__finding_names_the_level() -> None:
+    def unknown(request: Request) -> Answer:
+        body = {"ok": True, "found": False, "properties": {}, "properties_by_name": {}}
+        return Answer(200, {}, json.dumps(body), 1.0)
+
+    (finding,) = problems(render(P + "{{ p.first_name }}", User("stranger"), unknown))
+    assert finding.replacement == "p.properties.first_name"
+
+
 def test_rendered__recommendation_similar_to_an_alias__replacement_is_the_alias() -> None:
     source = tag("recommendations", "recs", "&rec_id=als") + "{{ recs.personalized }}"
     rendering = render(source.replace("als", "also"), User("ava"), ask, aliases={"recommendations": ["alsso"]})
@@ -177,6 +202,8 @@ def test_rendered__recommendation_similar_to_an_alias__replacement_is_the_alias(
         "{% connected_content https://api.example.com/x :save w %}{{ w.temp }}{% if w.rain %}x{% endif %}",
         "{% increment n %}{{ n }}{% comment %}{{ nothing }}{% endcomment %}{% raw %}{{ nothing }}{% endraw %}",
         "{% if false %}" + RECS + "{{ recs.itmes }}{% endif %}x",
+        "{% for i in (1..3) %}{% if last %}{{ last }}{% endif %}{% assign last = i %}{% endfor %}",
+        C + "{% if c.cohort_ids contains 'gold' or c.is_member == true or c.error == 'true' %}x{% endif %}",
         "{% assign x = '' %}{{ x }}{% assign y = true %}{{ y }}{{ 'a' | append: x }}",
     ],
 )
@@ -222,6 +249,31 @@ def test_abort__reached_if_the_call_fails__finding_at_the_abort(source: str) -> 
 )
 def test_abort__not_reached_if_the_call_fails__no_finding(source: str) -> None:
     assert "abort-against-retry" not in [entry.rule for entry in render(source, User("ava"), ask).findings]
+
+
+UNREADABLE = [
+    ("braces", "Hi {{${user_id}} x", "{{${user_id}}", "{{${user_id}}}"),
+    ("braces", P + "{{ p.properties.first_name }", "{{ p.properties.first_name }", "{{ p.properties.first_name }}"),
+    ("braces", P + "{{ p.ok %}", "{{ p.ok %}", "{{ p.ok }}"),
+    ("braces", P + "{% if p.ok }}x{% endif %}", "{% if p.ok }}", "{% if p.ok %}"),
+    ("braces", P + "{% if p.ok }x{% endif %}", "{% if p.ok }", "{% if p.ok %}"),
+    ("unknown-tag", P + "{% if p.ok %}x{% end if %}", "end if", "endif"),
+    ("unknown-tag", P + "{% if p.ok %}x{% end %}", "{% end %}", "{% endif %}"),
+    ("unknown-tag", P + "{% if p.ok %}x{% elseif p.stale %}y{% endif %}", "elseif", "elsif"),
+    ("tag-in-output", P + "{{ if p.ok }}x{% endif %}", "{{ if p.ok }}", "{% if p.ok %}"),
+    ("unreadable", "a\n{% if x %}b", "{% if x %}", None),
+    ("unreadable", "a\n{% endif %}b", "{% endif %}", None),
+]
+
+
+@pytest.mark.parametrize(("rule", "source", "text", "replacement"), UNREADABLE)
+def test_unreadable_message__one_finding_with_the_fix(
+    rule: str, source: str, text: str, replacement: str | None
+) -> None:
+    rendering = render(source, User("ava"), ask)
+    assert (rendering.outcome, rendering.good) == ("refused", False)
+    (finding,) = problems(rendering)
+    assert (finding.rule, marked(source, finding), finding.replacement) == (rule, text, replacement)
 
 
 def test_foreign_host__no_word_about_credentials_or_routes() -> None:

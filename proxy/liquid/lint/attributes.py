@@ -21,7 +21,27 @@ USER_IDS = frozenset({"userid", "externalid", "externaluserid", "customerid"})
 """Names that authors write for the user id, without signs."""
 _NAMES = "|".join(sorted((*NAMES, "external_id", "email"), key=len, reverse=True))
 _BARE = re.compile(
-    rf"(?<!\{{)\{{?\$\{{\s{{0,9}}(?P<name>{_NAMES})\s{{0,9}}\}}\}}?|(?<![{{$])\{{\s{{0,9}}(?P<bare>{_NAMES})\s{{0,9}}\}}(?!\}})"
+    rf"(?<!\{{)\{{?\$\{{\s{{0,9}}(?P<name>{_NAMES})\s{{0,9}}\}}\}}?|(?<![{{$])\{{\$?\s{{0,9}}(?P<bare>{_NAMES})\s{{0,9}}\}}(?!\}})"
+)
+BRAZE_OBJECTS = frozenset(
+    {"event_properties", "canvas_entry_properties", "api_trigger_properties", "context", "content_blocks", "campaign"}
+    | {
+        "canvas",
+        "canvas_step",
+        "custom_attribute",
+        "subscribed_state",
+        "app",
+        "card",
+        "message",
+        "language",
+        "dispatch",
+    }
+    | {"most_recently_used_device", "targeted_device", "message_extras", "shopping_cart", "forloop", "tablerowloop"}
+    | {"time_zone", "nested_custom_attribute", "promotion", "product_recommendation", "trigger_properties"}
+)
+"""Variables that Braze sets."""
+_ODD_OUTPUT = re.compile(
+    rf"\{{\{{\s{{0,9}}(?:\$|\{{\$?|\$?\()\s{{0,9}}(?P<name>{_NAMES})\s{{0,9}}[)}}]?\s{{0,9}}\}}\}}\}}?"
 )
 _KNOWN = frozenset({("", "user_id"), ("most_recently_used_device", "id"), ("targeted_device", "id")})
 
@@ -36,7 +56,7 @@ def attribute_findings(source: str, markup: Markup) -> Iterator[Finding]:
         if (prefix, name) in _KNOWN:
             continue
         span = markup.start + start, markup.start + end
-        meant = None if prefix or name in NAMES else _meant(name)
+        meant = None if prefix else _meant(name)
         if meant:
             yield finding(
                 source, span, "unknown-attribute", f"${{{name}}} is not an attribute of Braze, so it is empty",
@@ -44,6 +64,13 @@ def attribute_findings(source: str, markup: Markup) -> Iterator[Finding]:
             )  # fmt: skip
             continue
         attribute = f"{prefix}." * bool(prefix) + f"${{{name}}}"
+        if prefix and prefix not in BRAZE_OBJECTS and (meant := similar(prefix, sorted(BRAZE_OBJECTS))):
+            begin = markup.start + markup.text.rfind(prefix, 0, start)
+            yield finding(
+                source, (begin, begin + len(prefix)), "unknown-attribute",
+                f"{attribute} is empty, because Braze has no {prefix}", f"write {meant}", replacement=meant,
+            )  # fmt: skip
+            continue
         yield finding(
             source,
             span,
@@ -56,6 +83,12 @@ def attribute_findings(source: str, markup: Markup) -> Iterator[Finding]:
 
 def bare_attribute_findings(source: str, pieces: Sequence[Markup]) -> Iterator[Finding]:
     """Yield a finding for each attribute, such as `{user_id}`, outside of `{{ }}`."""
+    for match in _ODD_OUTPUT.finditer(source):
+        fixed = f"{{{{${{{_meant(match['name']) or match['name']}}}}}}}"
+        yield finding(
+            source, match.span(), "braces", f"{match[0]} is not an attribute of Braze", f"write {fixed}",
+            replacement=fixed,
+        )  # fmt: skip
     at = 0
     for markup in pieces:
         yield from _bare(source, source[at : markup.start], at, "")
@@ -69,7 +102,7 @@ def bare_attribute_findings(source: str, pieces: Sequence[Markup]) -> Iterator[F
 def _bare(source: str, text: str, start: int, filters: str) -> Iterator[Finding]:
     for match in _BARE.finditer(text):
         name_written = match["name"] or match["bare"]
-        name = name_written if name_written in NAMES else _meant(name_written) or name_written
+        name = _meant(name_written) or name_written
         fixed = f"{{{{${{{name}}}{filters}}}}}"
         yield finding(
             source, (start + match.start(), start + match.end()), "braces",
@@ -78,6 +111,9 @@ def _bare(source: str, text: str, start: int, filters: str) -> Iterator[Finding]
 
 
 def _meant(name: str) -> str | None:
+    """Return the attribute that was probably meant; None for a name that Braze knows or that is like none."""
+    if name in NAMES:
+        return None
     if re.sub(r"[\W_]", "", name).lower() in USER_IDS:
         return "user_id"
     return similar(name, NAMES) or next((known for known in NAMES if name and known.startswith(f"{name}_")), None)

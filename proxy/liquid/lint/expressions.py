@@ -9,6 +9,7 @@ from proxy.liquid.lint.place import finding
 from proxy.liquid.lint.scope import rest_start
 from proxy.liquid.scanner import Markup
 from proxy.liquid.types import Finding
+from proxy.profile.liquid_names import safe_names
 
 _CONDITIONS = frozenset({"if", "elsif", "unless"})
 _QUOTED = re.compile(r"""(["'])(.*?)\1""", re.DOTALL)
@@ -17,13 +18,18 @@ _NUMBER_AS_TEXT = re.compile(
     r"""(?:\.computations[.\[]|\.propensity\b)[^\s=!]{0,200}\s*(?:==|!=)\s*["']-?(?:0|[1-9]\d*)(?:\.\d+)?["']"""
 )
 _QUOTED_NUMBER = re.compile(r"""(["'])(-?\d+(?:\.\d+)?)\1""")
+_EXACT_NAMES = frozenset(
+    {"properties_by_name", "computations_by_name", "member"} | {"recommendations_by_id", "propensities_by_id"}
+)
+"""Objects whose keys are written as in Amplitude."""
+_INDEX = re.compile(r"\[\s*-?\d+\s*\]")
 _RANGE = re.compile(r"\(\s*[\w.-]{1,100}?\s*\.\.\s*[\w.-]{1,100}?\s*\)")
 
 # Names after a dot. A search starts at every letter, so the length is limited.
 _COLON = re.compile(r"[\w\])-]\.([\w-]{1,100}:\w[\w-]{0,100})")
 _BLANK = re.compile(
     r"(?<![\w.-])[A-Za-z_][\w-]{0,100}(?:\.[\w-]{1,100}){0,20}?"
-    r"\.([\w-]{1,100}[ \t]+(?!(?i:and|or|contains)\b)[A-Za-z_]\w{0,100})"
+    r"\.([\w-]{1,100}[ \t]+(?!(?i:and|or|contains|is|eq|equals)\b)[A-Za-z_]\w{0,100})(?!\w|\s*:)"
 )
 _DIGIT = re.compile(r"[A-Za-z_\])][\w-]{0,100}\.(\d[\w-]{0,100}[A-Za-z_][\w-]{0,100})")
 _FOREIGN = re.compile(r"[\w\])]\.([\w-]{0,100}[^\x00-\x7f][^\s|}=<>!,:]{0,100})")
@@ -76,13 +82,14 @@ def name_findings(source: str, markup: Markup) -> Iterator[Finding]:
     for rule in rules:
         for match in rule.finditer(bare):
             start = rest_start(markup) + match.start(1) - 1
+            fixed = _fixed(bare[: match.start(1) - 1], match[1].strip())
             yield finding(
                 source,
                 (start, start + 1 + len(match[1].rstrip())),
                 "unsafe-name",
                 f"Liquid cannot read .{match[1].strip()[:80]} after a dot and prints nothing",
-                "use the name in properties (without gp:, and with _ for other characters), "
-                "or write properties_by_name['the exact name']",
+                f"write {fixed}",
+                replacement=fixed,
             )
     for match in _BRACKETED.finditer(markup.rest):
         start = rest_start(markup) + match.start()
@@ -93,3 +100,15 @@ def name_findings(source: str, markup: Markup) -> Iterator[Finding]:
             f"Liquid cannot read the name {match[2][:80]} in brackets, because the name contains brackets",
             f"write {{% assign key = '{match[2][:80]}' %}} first, and then [key]",
         )
+
+
+def _fixed(before: str, name: str) -> str:
+    """Return the keys that Liquid can read for `.name`. `before`: the expression before the dot."""
+    if literal := _INDEX.match(name):
+        return literal[0]
+    container = re.search(r"[\w-]*\Z", before)
+    if container and container[0] in _EXACT_NAMES:
+        return f"['{name}']"
+    only_variable = not before[: container.start() if container else 0].rstrip().endswith((".", "]"))
+    safe = safe_names([name])[name]
+    return f".properties.{safe}" if only_variable and container and container[0] != "properties" else f".{safe}"

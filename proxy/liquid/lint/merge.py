@@ -11,17 +11,31 @@ from proxy.liquid.types import Finding
 
 _CAUSES = frozenset(
     {"operator", "curly-quotes", "braces", "tag-in-output", "unknown-tag", "filter-in-tag", "unsafe-name"}
-    | {"parentheses", "text-against-number"}
+    | {"parentheses", "text-against-number", "filter-signs", "unknown-name", "unknown-key"}
 )
 """Rules that explain why Liquid skips a piece or prints an error."""
 _SYMPTOMS = frozenset({"syntax", "liquid-error"})
-_URLS = frozenset({"quoted-url", "space-in-url", "without-scheme", "without-url", "unknown-route", "elsewhere"})
+_URLS = frozenset(
+    {
+        "without-question-mark",
+        "quoted-url",
+        "space-in-url",
+        "without-scheme",
+        "without-url",
+        "unknown-route",
+        "elsewhere",
+    }
+)
 _UNREADABLE = frozenset({"braces", "tag-in-output", "unknown-tag"})
 
 
 def merged(findings: Iterable[Finding], source: str, pieces: Sequence[Markup]) -> list[Finding]:
     """Return the findings in the order of the message, without those that repeat another finding."""
     findings = list(findings)
+    skipped = {entry.line for entry in findings if entry.rule == "syntax"}
+    findings = [
+        entry for entry in findings if entry.rule != "unknown-name" or entry.replacement or entry.line not in skipped
+    ]
     rules = {(entry.line, entry.rule) for entry in findings if entry.length}
     explained = {(line, symptom) for line, rule in rules if rule in _CAUSES for symptom in _SYMPTOMS}
     explained |= {(line, "elsewhere") for line, rule in rules if rule in _URLS}

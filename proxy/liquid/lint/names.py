@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from proxy.liquid.lint.attributes import NAMES, USER_IDS
+from proxy.liquid.lint.attributes import BRAZE_OBJECTS, NAMES, USER_IDS
 from proxy.liquid.lint.ids import is_returned
 from proxy.liquid.lint.paths import Path, written
 from proxy.liquid.lint.place import finding
@@ -18,23 +18,6 @@ from proxy.liquid.scanner import Markup, rewritten
 from proxy.liquid.tag_syntax import UNSAVED
 from proxy.liquid.types import Finding
 
-BRAZE_OBJECTS = frozenset(
-    {"event_properties", "canvas_entry_properties", "api_trigger_properties", "context", "content_blocks", "campaign"}
-    | {
-        "canvas",
-        "canvas_step",
-        "custom_attribute",
-        "subscribed_state",
-        "app",
-        "card",
-        "message",
-        "language",
-        "dispatch",
-    }
-    | {"most_recently_used_device", "targeted_device", "message_extras", "shopping_cart", "forloop", "tablerowloop"}
-    | {"time_zone", "nested_custom_attribute", "promotion", "product_recommendation", "trigger_properties"}
-)
-"""Variables that Braze sets."""
 _USER_OBJECTS = frozenset({"user", "customer", "recipient", "contact", "subscriber", "profile"})
 _OPEN = frozenset({"properties", "properties_by_name", "member", "computations", "computations_by_name", "amp_props"})
 """Objects whose keys differ between users, so that a missing key may be right."""
@@ -44,6 +27,8 @@ _PARAMETERS = {
 }  # fmt: skip
 """The parameter that decides which keys an object has."""
 _LISTED = 8
+_COMPARED = re.compile(r"(?:[=!]=|<>|contains)\s*\Z")
+_COMPARISON = re.compile(r"""\s*(?P<sign>[=!]=|contains)\s*(?P<literal>"[^"]{0,200}"|'[^']{0,200}')""")
 _DEFAULT = re.compile(r"\|\s*default\b")
 
 
@@ -61,11 +46,17 @@ def name_findings(
     `known`: further variables that exist. `broken`: the start of each piece whose words are no names.
     """
     all_setters = list(setters(pieces))
+    loops = list(_loops(pieces))
     reported: set[int] = set()
     for read in reads(pieces, tags):
         if read.path.root in known or read.path.root in BRAZE_OBJECTS or read.markup.start in broken:
             continue
-        problem = _undefined(source, read, all_setters) or _missing(source, read)
+        problem = (
+            _undefined(source, read, all_setters, loops)
+            or _missing(source, read)
+            or _compared(source, read)
+            or _whole(source, read)
+        )
         if problem:
             reported.add(read.markup.start)
             yield problem
@@ -84,12 +75,16 @@ def ids_read(pieces: Sequence[Markup]) -> list[str]:
     ]
 
 
-def _undefined(source: str, read: Read, all_setters: Sequence[Setter]) -> Finding | None:
+def _undefined(
+    source: str, read: Read, all_setters: Sequence[Setter], loops: Sequence[tuple[int, int]]
+) -> Finding | None:
     root, scope, path = read.path.root, read.scope, read.path
     if root in scope.values:
         return None
     span = path.start, path.end
     setter = next((entry for entry in all_setters if entry.name == root), None)
+    if setter and _in_one_loop(read.markup, setter.markup, loops):
+        return None
     if setter and setter.markup.name in ("for", "tablerow"):
         return finding(
             source, span, "out-of-loop",
@@ -110,6 +105,15 @@ def _undefined(source: str, read: Read, all_setters: Sequence[Setter]) -> Findin
             f"{path} is not a variable in Braze, so it is empty",
             f"write {attribute}", replacement=attribute,
         )  # fmt: skip
+    if (
+        not path.keys
+        and _COMPARED.search(source[max(0, path.start - 20) : path.start])
+        and not similar(root, scope.values)
+    ):
+        return finding(
+            source, span, "unknown-name", f"{root} is not in quotes, so Liquid reads it as a variable, which is empty",
+            f"write '{root}'", replacement=f"'{root}'",
+        )  # fmt: skip
     meant = _meant_root(path, scope, all_setters)
     if any(entry.name == UNSAVED for entry in all_setters) and not meant:
         return None  # the finding about the missing :save says so
@@ -127,6 +131,75 @@ def _undefined(source: str, read: Read, all_setters: Sequence[Setter]) -> Findin
         source, span, "unknown-name", f"nothing in the message sets {root}, so {path} is empty",
         f"write {corrected}", replacement=corrected,
     )  # fmt: skip
+
+
+def _loops(pieces: Sequence[Markup]) -> Iterator[tuple[int, int]]:
+    opened: list[int] = []
+    for markup in pieces:
+        if markup.name in ("for", "tablerow"):
+            opened.append(markup.start)
+        elif markup.name in ("endfor", "endtablerow") and opened:
+            yield opened.pop(), markup.start
+
+
+def _in_one_loop(read: Markup, setter: Markup, loops: Sequence[tuple[int, int]]) -> bool:
+    """Return whether a loop contains both tags, so that its next round reads what the last round has set."""
+    return any(start < read.start < end and start < setter.start < end for start, end in loops)
+
+
+def _compared(source: str, read: Read) -> Finding | None:
+    """Return the finding about a text that the variable is compared with, and that it never equals."""
+    match = _COMPARISON.match(source, read.path.end)
+    if match is None or read.markup.name not in ("if", "elsif", "unless"):
+        return None
+    try:
+        values = read.scope.of(read.path) or ()
+    except Missing:
+        return None
+    start, end = match.start("literal"), match.end("literal")
+    literal = match["literal"][1:-1]
+    if match["sign"] != "contains" and literal in ("true", "false") and values and isinstance(values[0], bool):
+        return finding(
+            source, (start, end), "text-against-boolean",
+            f"{read.path} is true or false, and never equals text in quotes",
+            f"write {literal} without quotes", replacement=literal,
+        )  # fmt: skip
+    known = [entry for value in values if isinstance(value, list) for entry in value if isinstance(entry, str)]
+    if match["sign"] == "contains" and literal not in known and (meant := similar(literal, known)):
+        return finding(
+            source, (start + 1, end - 1), "unknown-id", f"{read.path} has no {literal}", f"write {meant}",
+            replacement=meant,
+        )  # fmt: skip
+    return None
+
+
+def _whole(source: str, read: Read) -> Finding | None:
+    """Return the finding about an object or a list that is used as a whole."""
+    path, markup = read.path, read.markup
+    try:
+        values = read.scope.of(path)
+    except Missing:
+        return None
+    span, listing = (path.start, path.end), _listing(keys(values))
+    if markup.name in ("for", "tablerow") and not path.keys and "items" in keys(values):
+        return finding(
+            source, span, "whole-object", f"{path} is an object, so the loop goes over its keys",
+            f"write {path}.items", replacement=f"{path}.items",
+        )  # fmt: skip
+    if markup.kind != "output" or markup.rest != source[path.start : path.end] or not values:
+        return None
+    if isinstance(values[0], dict):
+        return finding(
+            source, span, "whole-object", f"{path} is an object, so Liquid prints all its keys and values",
+            f"write {path} with one of its keys: {listing}",
+        )  # fmt: skip
+    if isinstance(values[0], list) and len(values[0]) > 1:
+        fixed = f"{path} | join: ', '"
+        return finding(
+            source, span, "whole-list", f"{path} is a list, so Liquid prints its entries without a separator",
+            f"write {{{{ {fixed} }}}}", level="note", replacement=fixed,
+        )  # fmt: skip
+    return None
 
 
 def _attribute(path: Path) -> str | None:
@@ -249,5 +322,6 @@ def _empty(source: str, read: Read) -> Finding:
 
 
 def _listing(names: Sequence[str]) -> str:
+    names = [name for name in names if not name.startswith("__")]
     shown = ", ".join(name[:80] for name in names[:_LISTED])
     return f"{shown} …" if len(names) > _LISTED else shown

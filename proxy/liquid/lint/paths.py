@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-_WORD = r"[A-Za-z_][\w-]*\??"
+_WORD = r"[A-Za-z_](?:[\w-]*\w)?\??"
 _TOKEN = re.compile(
     rf"""(?P<quoted>"[^"]*"|'[^']*')|(?P<attribute>(?:\w+\.)?\$\{{[^{{}}]*\}}?(?:\.[\w-]+)*)|(?P<number>-?\d+(?:\.\d+)?)"""
     rf"""|(?P<name>{_WORD})|(?P<pipe>(?<!\|)\|(?!\|))|(?P<other>\S)"""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +17,7 @@ from proxy.liquid.scanner import Markup
 from proxy.liquid.state import Aborted, Run
 from proxy.liquid.types import Answer, AskForTag, Finding, Request
 
-_UNNAMED = frozenset({"curly-quotes", "braces", "tag-in-output", "unknown-tag", "unsafe-name"})
+_UNNAMED = frozenset({"curly-quotes", "braces", "tag-in-output", "unknown-tag", "unsafe-name", "filter-signs"})
 """Rules about pieces whose words are no names."""
 _FAILED = Answer(500, {}, "", 0.0)
 
@@ -34,7 +36,7 @@ def rendered_findings(
     `known`: variables that exist in every message. `aliases`: the operator's short names by kind. `render` renders the
     message again in another run.
     """
-    yield from name_findings(source, pieces, run.tags, run.empty_outputs, known, _broken(run, pieces))
+    yield from name_findings(source, pieces, run.tags, run.empty_outputs, known, _broken(source, run, pieces))
     tags = {
         (markup.line, tag_syntax.parse(markup.rest).options.get("save") or tag_syntax.UNSAVED): markup
         for markup in pieces
@@ -53,17 +55,12 @@ def rendered_findings(
             yield from _abort_against_retry(source, pieces, tag, request, run, render)
 
 
-def _broken(run: Run, pieces: Sequence[Markup]) -> set[int]:
+def _broken(source: str, run: Run, pieces: Sequence[Markup]) -> set[int]:
     """Return the start of each piece that has a finding about its quotes, braces, tag or names."""
-    places = {(entry.line, entry.column) for entry in run.findings if entry.rule in _UNNAMED}
-    if not places:
-        return set()
-    return {
-        markup.start
-        for markup in pieces
-        for line, column in places
-        if markup.line <= line <= markup.line + markup.text.count("\n")
-    }
+    lines = [0, *(match.end() for match in re.finditer("\n", source))]
+    places = [lines[entry.line - 1] + entry.column - 1 for entry in run.findings if entry.rule in _UNNAMED]
+    starts = [markup.start for markup in pieces]
+    return {starts[max(0, bisect_right(starts, place) - 1)] for place in places if starts}
 
 
 def _retries(markup: Markup) -> bool:

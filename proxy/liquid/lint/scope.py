@@ -134,7 +134,9 @@ def _names_set(markup: Markup) -> Iterator[str]:
             yield from (match["name"] for match in _SET_IN_LIQUID_TAG.finditer(markup.rest))
             return
         case "connected_content":
-            yield tag_syntax.parse(markup.rest).options.get("save") or tag_syntax.UNSAVED
+            saved = tag_syntax.parse(markup.rest).options.get("save", "")
+            name = re.search(r"[A-Za-z_][\w-]*", saved)
+            yield name[0] if name else tag_syntax.UNSAVED
             return
         case _:
             if markup.kind == "tag" and not markup.name.startswith("end") and markup.name not in _CONDITIONS:

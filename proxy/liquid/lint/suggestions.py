@@ -12,6 +12,7 @@ from proxy.liquid.lint.values import Missing, Values, follow, keys, same_name, s
 Keys = tuple[str | int | Path, ...]
 """The keys of a path after its root."""
 
+_LEVELS = 2
 _CORRECTIONS = 4
 """Maximum number of wrong keys in a path that is corrected."""
 
@@ -65,6 +66,11 @@ def suggestions(root: str, path: Keys, index: int, scope: Scope) -> Iterator[tup
         for child in here:
             if inner := find(name, keys(follow(values, child))):
                 yield root, (*before, child, inner, *after)
+    for inner in _descendants(values, name, _LEVELS):
+        yield root, (*before, *inner, *after)
+    for child in ("properties", "computations", "member"):
+        if child in here and not keys(follow(values, child)):
+            yield root, (*before, child, name, *after)  # the user is unknown, so no name is known
     for level in range(index - 1, -1, -1):
         if same := same_name(name, keys(levels[level])):
             yield root, (*before[:level], same, *after)
@@ -72,10 +78,25 @@ def suggestions(root: str, path: Keys, index: int, scope: Scope) -> Iterator[tup
         yield root, before
 
 
+def _descendants(values: Values, name: str, levels: int) -> Iterator[Keys]:
+    """Yield the keys that lead to a key like `name`, at most `levels` deep."""
+    for key in keys(values):
+        if same_name(name, [key]):
+            yield (key,)
+        elif levels:
+            inner = follow(values, key)
+            if inner and isinstance(inner[0], list):
+                yield from ((key, 0, *rest) for rest in _descendants(follow(inner, 0), name, levels - 1))
+            else:
+                yield from ((key, *rest) for rest in _descendants(inner, name, levels - 1))
+
+
 def _into_list(root: str, path: Keys, index: int, values: Values, key: str | int | None) -> Iterator[tuple[str, Keys]]:
     before = path[:index]
     if isinstance(key, str) and re.fullmatch(r"-?\d+", key):
         yield root, (*before, int(key), *path[index + 1 :])
+    elif meant := similar(str(key), ("first", "last", "size")):
+        yield root, (*before, meant, *path[index + 1 :])
     elif key in ("count", "length"):
         yield root, (*before, "size")
     else:

@@ -16,6 +16,7 @@ _KNOWN_TAGS = (
     *_BLOCKS, *(f"end{name}" for name in _BLOCKS), "elsif", "else", "when", "assign", "cycle", "echo", "break",
     "continue", "increment", "decrement", "connected_content", "abort_message",
 )  # fmt: skip
+_ASSIGN = frozenset({"set", "let", "var", "const"})
 _ELSIF = frozenset({"elseif", "elif", "elsunless"})
 _CONDITIONS = frozenset({"if", "elsif", "unless"})
 _FILTERLESS = _CONDITIONS | {"case", "when", "for", "tablerow"}
@@ -28,16 +29,20 @@ _CURLY = re.compile(
 _SIGNS = {
     "&&": "and", "||": "or", "&": "and", "=>": ">=", "=<": "<=", "===": "==", "!==": "!=", "=": "==",
     "≥": ">=", "≤": "<=", "≠": "!=", "AND": "and", "And": "and", "OR": "or", "Or": "or",
+    "is": "==", "eq": "==", "equals": "==",
 }  # fmt: skip
-_SIGN = re.compile(r"&&?|\|\||!==|===|=>|=<|(?<![=!<>])=(?![=<>])|[≥≤≠]|\b(?:AND|And|OR|Or)\b")
+_SIGN = re.compile(r"&&?|\|\||!==|===|=>|=<|(?<![=!<>])=(?![=<>])|[≥≤≠]|(?<![\w.])(?:AND|And|OR|Or|is|eq|equals)(?=\s)")
 _NOT = re.compile(r"(?:(?<![\w.])not\s+|!\s*)(?P<value>[A-Za-z_][\w.-]*)")
 _OPERATOR = re.compile(r"==|!=|<>|<=|>=|[<>=]|\b(?:and|or|contains)\b")
+_WITHOUT_COLON = re.compile(r"\|\s*(\w{1,60})(?=\s+[\"'\d])")
+_WITHOUT_PIPE = re.compile(r"(?<=[\w\]\"'}])\s+((?:default|append|prepend|date|join|replace|truncate))(?=\s*:)")
 _TAG_WORD = re.compile(r"(?P<name>[a-z_]+)(?P<rest>\s+[^|.\s].*|\s*)\Z", re.DOTALL)
 
 
 def syntax_findings(source: str, pieces: Sequence[Markup], tags: Collection[str]) -> Iterator[Finding]:
     """Yield the findings about single pieces of Liquid. `tags`: further tags that the preview knows."""
     known = {*_KNOWN_TAGS, *tags}
+    open_blocks: list[str] = []
     for markup in pieces:
         if markup.kind == "verbatim":
             continue
@@ -46,7 +51,26 @@ def syntax_findings(source: str, pieces: Sequence[Markup], tags: Collection[str]
         if markup.kind == "output":
             yield from _tag_in_output(source, markup, known)
             yield from _or_in_output(source, markup, masked)
+            yield from _filter_signs(source, markup, masked)
             continue
+        if markup.name in ("assign", "echo"):
+            yield from _filter_signs(source, markup, masked)
+        if markup.name == "assign" and (sign := re.match(r"[\w-]+\s*(==+)", markup.rest)):
+            at = rest_start(markup) + sign.start(1)
+            yield finding(
+                source, (at, at + len(sign[1])), "operator", f"assign does not compare, so {sign[1]} is wrong",
+                "write =", replacement="=",
+            )  # fmt: skip
+        if markup.name in _BLOCKS:
+            open_blocks.append(markup.name)
+        elif open_blocks and markup.name.startswith("end"):
+            block = open_blocks.pop()
+            if markup.name == "end" and not markup.rest:
+                fixed = f"{{% end{block} %}}"
+                yield finding(
+                    source, _span(markup), "unknown-tag", "end is not a tag of Liquid", f"write {fixed}",
+                    replacement=fixed,
+                )  # fmt: skip
         yield from _tag_name(source, markup, known)
         rest = masked[rest_start(markup) - markup.start :]
         if markup.name in _CONDITIONS:
@@ -60,11 +84,41 @@ def _curly_quotes(source: str, markup: Markup, masked: str) -> Iterator[Finding]
         start = markup.start + match.start()
         original = source[start : start + len(match[0])]
         inside = original[1:-1]
+        if markup.name == "connected_content" and not re.search(r"\{\{[^{}]*\Z", masked[: match.start()]):
+            yield from _curly_quotes_in_tag(source, start, original, masked[: match.start()])
+            continue
         mark = '"' if "'" in inside else "'"
         fixed = f"{mark}{inside}{mark}" if len(original) > 1 else "'"
         yield finding(
             source, (start, start + len(original)), "curly-quotes",
             f"Liquid does not know the quotes in {original}", f"write {fixed}", replacement=fixed,
+        )  # fmt: skip
+
+
+def _curly_quotes_in_tag(source: str, start: int, original: str, before: str) -> Iterator[Finding]:
+    inside = original[1:-1] if len(original) > 1 else ""
+    if before.rstrip().endswith("connected_content"):
+        return  # the finding about the quoted URL says so
+    fixed = f'"{inside}"' if before.rstrip().endswith(("{", "[", ":", ",")) else inside
+    yield finding(
+        source, (start, start + len(original)), "curly-quotes",
+        f"the quotes in {original} are not plain quotes", f"write {fixed}", replacement=fixed,
+    )  # fmt: skip
+
+
+def _filter_signs(source: str, markup: Markup, masked: str) -> Iterator[Finding]:
+    """Yield a finding for `| default 'x'` and for `name default: 'x'`."""
+    for match in _WITHOUT_COLON.finditer(masked):
+        start, end = markup.start + match.start(1), markup.start + match.end(1)
+        yield finding(
+            source, (start, end), "filter-signs", f"the filter {match[1]} has no colon before its argument",
+            f"write {match[1]}:", replacement=f"{match[1]}:",
+        )  # fmt: skip
+    for match in _WITHOUT_PIPE.finditer(masked):
+        start, end = markup.start + match.start(1), markup.start + match.end(1)
+        yield finding(
+            source, (start, end), "filter-signs", f"the filter {match[1]} has no | before it",
+            f"write | {match[1]}", replacement=f"| {match[1]}",
         )  # fmt: skip
 
 
@@ -84,7 +138,7 @@ def _or_in_output(source: str, markup: Markup, masked: str) -> Iterator[Finding]
         start = markup.start + at
         yield finding(
             source, (start, start + 2), "operator",
-            "|| is not an operator of Liquid", "write | default: and the text for a missing value",
+            "Liquid has no operator ||", "write | default: and the text for a missing value",
             replacement="| default:",
         )  # fmt: skip
 
@@ -104,6 +158,12 @@ def _tag_name(source: str, markup: Markup, known: Collection[str]) -> Iterator[F
         yield finding(
             source, _span(markup), "unknown-tag", f"end {rest} is not a tag of Liquid", f"write {fixed}",
             replacement=fixed,
+        )  # fmt: skip
+    elif name in _ASSIGN and "=" in rest:
+        start = markup.start + markup.text.index(name, 2)
+        yield finding(
+            source, (start, start + len(name)), "unknown-tag", f"{name} is not a tag of Liquid", "write assign",
+            replacement="assign",
         )  # fmt: skip
     elif name and name not in known and name not in ("raw", "comment", "doc", "#", "end"):
         start = markup.start + markup.text.index(name, 2)
@@ -126,13 +186,13 @@ def _operators(source: str, markup: Markup, rest: str) -> Iterator[Finding]:
         meant = _SIGNS[match[0]]
         yield finding(
             source, (base + match.start(), base + match.end()), "operator",
-            f"{match[0]} is not an operator of Liquid", f"write {meant}", replacement=meant,
+            f"Liquid has no operator {match[0]}", f"write {meant}", replacement=meant,
         )  # fmt: skip
     for match in _NOT.finditer(rest):
         fixed = f"{match['value']} == false"
         yield finding(
             source, (base + match.start(), base + match.end()), "operator",
-            f"{match[0]} is not Liquid, which has no not",
+            f"Liquid cannot read {match[0]}, because it has no operator for not",
             f"write {fixed}, or use unless instead of if", replacement=fixed,
         )  # fmt: skip
 

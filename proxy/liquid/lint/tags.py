@@ -10,6 +10,7 @@ from typing import Literal
 from proxy.api.drop_in import DROP_IN
 from proxy.api.parse import parameters_of
 from proxy.liquid import tag_syntax
+from proxy.liquid.lint.attributes import USER_IDS
 from proxy.liquid.lint.place import finding
 from proxy.liquid.lint.values import similar
 from proxy.liquid.scanner import OUTPUT, Markup
@@ -26,11 +27,13 @@ _PARAMETERS: Mapping[str, tuple[str, ...]] = {
     )
 }
 _QUOTED_URL = re.compile(r"""["'\u201c\u201d\u2018\u2019](.*?)["'\u201c\u201d\u2018\u2019]?\Z""", re.DOTALL)
+_CURLY = re.compile("[\u2018-\u201f]")
 _VARIABLES = {
     "recommendations": "recs", "properties": "p", "cohorts": "c", "computations": "c", "propensities": "p",
     "profile": "me", "userprofile": "amplitude",
 }  # fmt: skip
 """Names for the answer of each route, as in the documentation."""
+_EXAMPLE_HOST = "your-host"
 _QUOTED_CHARACTERS = 80
 """Maximum length of a quotation in a finding."""
 
@@ -43,6 +46,23 @@ class _Call:
     markup: Markup
     tag: tag_syntax.Tag
     variable: str
+    hosts: frozenset[str]
+    """The hosts that the message calls with credentials on a data route."""
+
+    @property
+    def has_credentials(self) -> bool:
+        return bool(self.tag.options.keys() & {"basic_auth", "auth_credentials", "headers"})
+
+    @property
+    def ours(self) -> bool:
+        """Return whether the tag probably calls this service, and no other host with the same path."""
+        host = _host(self.tag.url)
+        if host == _EXAMPLE_HOST or host in self.hosts:
+            return True
+        parameters = self.tag.parameters
+        return not self.hosts and (
+            not parameters or any(similar(name, ("user_id", "device_id")) for name in parameters)
+        )
 
     @property
     def url_path(self) -> str:
@@ -78,6 +98,11 @@ def tag_findings(source: str, pieces: Sequence[Markup], unset: Iterable[str]) ->
     unset = list(unset)
     uses_default = bool(re.search(r"\{[{%][^{}]{0,300}\bconnected[.\s|}\[]", source))
     hosts = {_host(tag_syntax.parse(markup.rest).url) for markup in pieces if _is_route(markup)}
+    with_credentials = frozenset(
+        _host(tag.url)
+        for tag in (tag_syntax.parse(markup.rest) for markup in pieces if _is_route(markup))
+        if tag.options.keys() & {"basic_auth", "auth_credentials"}
+    )
     for markup in pieces:
         if markup.kind == "verbatim" or markup.name != "connected_content":
             continue
@@ -85,11 +110,12 @@ def tag_findings(source: str, pieces: Sequence[Markup], unset: Iterable[str]) ->
         variable = (
             unset[0] if len(unset) == 1 else _VARIABLES.get(tag_syntax.route(tag.url.partition("?")[0]) or "", "answer")
         )
-        call = _Call(source, markup, tag, variable)
+        call = _Call(source, markup, tag, variable, with_credentials)
         problems = list(_url(call, hosts))
         yield from problems
         if not call.foreign:
-            for rule in (_unescaped, _transport, _half_retry, _unknown_parameters, _exposure):
+            rules = (_unescaped, _transport, _half_retry, _unknown_parameters, _exposure)
+            for rule in rules if call.ours or call.has_credentials else (_unescaped, _exposure):
                 yield from rule(call)
         yield from _save(call, uses_default=uses_default)
         yield from _options(call, space=any(entry.rule == "space-in-url" for entry in problems))
@@ -139,6 +165,12 @@ def _url(call: _Call, hosts: set[str]) -> Iterator[Finding]:
             url, "without-scheme", "the URL has no https://, so Braze cannot call it", f"write {_cut(fixed)}",
             replacement=fixed,
         )  # fmt: skip
+    elif "?" not in without_outputs(url) and (sign := re.match(r"[^?&]*/v1/\w+/?(&)", url)):
+        fixed = f"{url[: sign.start(1)]}?{url[sign.end(1) :]}"
+        yield call.finding(
+            url, "without-question-mark", "the URL has no ? before its parameters", f"write {_cut(fixed)}",
+            replacement=fixed,
+        )  # fmt: skip
     elif call.foreign:
         yield _foreign(call, hosts)
 
@@ -149,12 +181,12 @@ def _foreign(call: _Call, hosts: set[str]) -> Finding:
     name = path.removeprefix("v1/")
     route = similar(name, sorted(tag_syntax.ROUTES))
     parameters = call.tag.parameters.keys()
-    if route and (host in hosts or host == "your-host" or parameters & {"user_id", "device_id"}):
+    if route and (host in hosts or host == _EXAMPLE_HOST or parameters & {"user_id", "device_id"}):
         return call.finding(
             f"/{path}", "unknown-route", f"/{path} is not a route of this service", f"write /v1/{route}",
             replacement=f"/v1/{route}",
         )  # fmt: skip
-    if host in hosts or host == "your-host":
+    if host in hosts or host == _EXAMPLE_HOST:
         routes = ", ".join(sorted(tag_syntax.ROUTES))
         return call.finding(
             url, "unknown-route", f"/{path} is not a route of this service", f"write /v1/ and one of {routes}"
@@ -186,6 +218,8 @@ def _unescaped(call: _Call) -> Iterator[Finding]:
         for output in OUTPUT.finditer(text):
             if output["closed"] and not _ESCAPED.search(output[0]):
                 expression = output[0][2:-2].strip()
+                if re.sub(r"[\W_]", "", expression).lower() in {"userid", *USER_IDS} and "$" not in expression:
+                    continue  # the finding about the missing ${ } comes first
                 fixed = f"{{{{{expression} | url_param_escape}}}}"
                 yield call.finding(
                     output[0],
@@ -206,7 +240,7 @@ def _transport(call: _Call) -> Iterator[Finding]:
             "write https://",
             replacement="https://",
         )
-    if not tag.options.keys() & {"basic_auth", "auth_credentials", "headers"}:
+    if not call.has_credentials and call.ours:
         yield call.finding(
             "connected_content",
             "without-credentials",
@@ -214,7 +248,7 @@ def _transport(call: _Call) -> Iterator[Finding]:
             "add :basic_auth and the name of the credentials in Braze",
         )
     name, colon, _ = tag.options.get("basic_auth", "").partition(":")
-    if colon and "{{" not in name:
+    if colon and "{{" not in name and " " not in tag.options["basic_auth"]:
         yield call.finding(
             tag.options["basic_auth"],
             "password-in-tag",
@@ -289,6 +323,20 @@ def _unknown_parameters(call: _Call) -> Iterator[Finding]:
 
 def _options(call: _Call, *, space: bool) -> Iterator[Finding]:
     tag = call.tag
+    save = tag.options.get("save", "")
+    if save and not re.fullmatch(r"[A-Za-z_][\w-]*", save) and "{{" not in save and not _CURLY.search(save):
+        name = re.search(r"[A-Za-z_][\w-]*", save)
+        fixed = name[0] if name else call.variable
+        yield call.finding(
+            save, "save-name", f"{save} is not the name of a variable", f"write :save {fixed}", replacement=fixed
+        )
+    masked = OUTPUT.sub(lambda output: "x" * len(output[0]), call.markup.text)
+    for match in re.finditer(r"\s(:(?P<name>[a-z_]+)[:=])(?=\s)", masked):
+        if match["name"] in tag_syntax.OPTIONS:
+            yield call.finding(
+                match[1], "unknown-option", f"{match[1]} is not an option of the tag", f"write :{match['name']}",
+                replacement=f":{match['name']}",
+            )  # fmt: skip
     if tag.unknown and not space:
         words = " ".join(tag.unknown)[:_QUOTED_CHARACTERS]
         first = tag.unknown[0]
