@@ -78,7 +78,7 @@ class Message(TypedDict):
     answers: NotRequired[
         Annotated[
             list[HeldAnswer],
-            Meta(max_length=10),
+            Meta(max_length=20),
             about("Answers of earlier renderings. Each answers the same request. Used only with `fetch: false`."),
         ]
     ]

@@ -89,6 +89,9 @@ def _outcome(environment: BrazeEnvironment, plain: str, run: Run) -> dict[str, A
 
 def _doubt(message: str, run: Run) -> str:
     """Return why a message that Braze would send needs attention, or an empty text."""
+    for tag in run.tags:
+        if tag["needs_render"]:
+            return f"the tag on line {tag['line']} has no answer yet; press Render"
     if not message.strip():
         return "the message is empty; add a text for users without data"
     if "Liquid error" in message:

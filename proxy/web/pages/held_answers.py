@@ -9,8 +9,8 @@ import msgspec
 from proxy.api.errors import BadRequest
 from proxy.liquid.types import Answer, AskForTag, HeldAnswer, Request
 
-MAX_ANSWERS = 10
-"""As many answers as a message may have tags."""
+MAX_ANSWERS = 20
+"""Twice the number of tags in a message, because findings may need further answers."""
 _Answers = Annotated[list[HeldAnswer], msgspec.Meta(max_length=MAX_ANSWERS)]
 
 

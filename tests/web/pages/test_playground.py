@@ -321,6 +321,7 @@ def test_render__without_fetch__no_call_and_the_held_answer_fills_its_variable(
     before = render(client, caller, fetch=False)
     tag = before["tags"][0]
     assert (tag["needs_render"], tag["status"], tag["exposure"], before["answers"]) == (True, None, None, [])
+    assert (before["good"], before["reason"]) == (False, "the tag on line 1 has no answer yet; press Render")
     assert len(source.calls) == 0
 
     answers = render(client, caller)["answers"]
@@ -355,7 +356,7 @@ HELD = {
         ({"fetch": False, "answers": ["x"]}, "answers"),
         ({"fetch": False, "answers": [HELD | {"status": "200"}]}, "answers"),
         ({"fetch": False, "answers": [HELD | {"body": None}]}, "answers"),
-        ({"fetch": False, "answers": [HELD] * 11}, "answers"),
+        ({"fetch": False, "answers": [HELD] * 21}, "answers"),
     ],
 )
 def test_render__invalid_answers__400_names_the_field(

@@ -189,6 +189,38 @@ def test_playground__value_selected__inserted_at_the_cursor(service: Service, br
     assert browser.errors() == []
 
 
+UNKNOWN = """
+const real = window.fetch;
+window.fetch = async (url, options) => {
+  window.sent = JSON.parse(options.body).values;
+  const body = await (await real(url, options)).json();
+  return Response.json({...body, unknown_values: [{name: "custom_attribute.${plan}", line: 1}]});
+};
+"""
+"""Adds a name that only Braze knows to each answer."""
+
+
+def test_playground__name_that_only_braze_knows__test_value_is_sent_and_kept(
+    service: Service, browser: Browser
+) -> None:
+    open_playground(browser, service)
+    browser.driver.execute_script(UNKNOWN)
+    write(browser, "{{custom_attribute.${plan}}}")
+    field = browser.find("#test-values input")
+    assert browser.find("#test-values label").text == "custom_attribute.${plan}"
+    field.send_keys("pro")
+    browser.until(
+        lambda: browser.driver.execute_script("return window.sent['custom_attribute.${plan}']") == "pro", "the value"
+    )
+    assert browser.driver.switch_to.active_element == field, "the field keeps the focus"
+    browser.driver.refresh()
+    browser.until(lambda: text(browser), "the editor")
+    browser.driver.execute_script(UNKNOWN)
+    press_in_editor(browser, "!")
+    assert browser.find("#test-values input").get_property("value") == "pro"
+    assert browser.errors() == []
+
+
 MAIL = """<html><head><style>p { color: rgb(1, 2, 3); background: url(https://other.example/a.png) }</style></head>
 <body style="margin: 7px" onload="window.broken = 1"><p style="font-weight: 700">Hi</p>
 <script>window.broken = 1</script>

@@ -11,10 +11,11 @@ const wavy = (colour) => ({
 });
 
 export const theme = EditorView.theme({
-  "&": { color: "var(--ink)", backgroundColor: "var(--surface)", minHeight: "inherit", maxHeight: "inherit" },
+  "&": { color: "var(--ink)", backgroundColor: "var(--surface)" },
   "&.cm-focused": { outline: "none" }, // the page outlines the host
-  ".cm-scroller": { fontFamily: "var(--mono)", fontSize: "var(--editor-size)", lineHeight: "1.55", minHeight: "inherit" },
+  ".cm-scroller": { fontFamily: "var(--mono)", fontSize: "var(--editor-size)", lineHeight: "1.55" },
   ".cm-content": { caretColor: "var(--ink)", padding: "0.5rem 0" },
+  ".cm-content, .cm-gutter": { minHeight: "14rem" },
   ".cm-line": { overflowWrap: "anywhere" },
   ".cm-cursor": { borderLeftColor: "var(--ink)", borderLeftWidth: "2px" },
   ".cm-gutters": { color: "var(--ink-soft)", backgroundColor: "var(--sunken)", borderRight: "1px solid var(--line)" },

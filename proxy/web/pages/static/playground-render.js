@@ -1,6 +1,6 @@
 // Sends the message to this service. Keeps the answers of the tags, so that typing makes no call.
 
-const MAX_ANSWERS = 10;
+const MAX_ANSWERS = 20;
 const MAX_HELD = 64 * 1024;
 const held = new Map();
 
