@@ -115,3 +115,11 @@ def test_preview__message_with_problems__prints_line_and_fix() -> None:
     assert "line 1: http:// sends" in ended.stderr
     assert "fix: write {{${user_id} | url_param_escape}}" in ended.stderr
     assert "line 2: Liquid cannot read .gp:email" in ended.stderr
+
+
+def test_preview__misspelt_alias__names_the_alias(sandbox: Sandbox) -> None:
+    settings = {"AMPLITUDE_BASE_URL": sandbox.url, "AMPLITUDE_SECRET_KEY": sandbox.secret_key}
+    message = RECS.read_text("utf-8").replace("rec_id=homepage", "rec_id=bestselers")
+    ended = preview("-", "--user", "ava", stdin=message, **settings, ALIASES="recommendations.bestsellers=homepage")
+    assert ended.returncode == 0
+    assert "line 1: this user has no recommendation bestselers\n    fix: write bestsellers\n" in ended.stderr

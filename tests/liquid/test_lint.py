@@ -290,3 +290,20 @@ def test_markups__unreadable_template__error_has_the_line() -> None:
 def test_unsafe_name__replacement_is_a_name_that_liquid_reads(template: str, replacement: str) -> None:
     (finding,) = findings_of(template, "unsafe-name")
     assert finding.replacement == replacement
+
+
+@pytest.mark.parametrize(
+    ("template", "rule", "column", "length", "replacement"),
+    [
+        (tag("https://keys.h/v1/properties?user_id=1&key=a :save p"), "unknown-parameter", 61, 3, "keys"),
+        (tag(f"{RECS} :no_cache a :save r"), "unknown-option", 112, 1, None),
+        ("é{% if a && b %}{% endif %}", "operator", 10, 2, "and"),
+        ("a\r\n\n  {{ if x }}{% endif %}", "tag-in-output", 3, 10, "{% if x %}"),
+        (tag("https://h/v1/cohorts?user_id=1 :basic_auth us"), "unsaved", 68, 2, ":save c %}"),
+    ],
+)
+def test_lint__position__column_and_length_count_characters(
+    template: str, rule: str, column: int, length: int, replacement: str | None
+) -> None:
+    (finding,) = findings_of(template, rule)
+    assert (finding.column, finding.length, finding.replacement) == (column, length, replacement)

@@ -151,3 +151,12 @@ def test_query__same_parameters_again__reused_only_with_the_same_aliases() -> No
     drop_ins = [parse_drop_in(parameters.items(), names).query for names in (NAMES, other, NAMES)]
     assert drop_ins[0] is drop_ins[2]
     assert [query.parts[0].id for query in drop_ins] == ["abc123", "xyz", "abc123"]
+
+
+def test_by_kind__some_kinds_without_names__every_kind() -> None:
+    assert Aliases(parse("cohorts.vip=c31,cohorts.gold=c32,predictions.buy=p1")).by_kind() == {
+        "recommendations": [],
+        "cohorts": ["vip", "gold"],
+        "computations": [],
+        "predictions": ["buy"],
+    }

@@ -12,24 +12,20 @@ from proxy.liquid.lint.ids import is_returned
 from proxy.liquid.lint.paths import Path, written
 from proxy.liquid.lint.place import finding
 from proxy.liquid.lint.scope import Read, Scope, Setter, reads, setters
-from proxy.liquid.lint.suggestions import Keys, corrected_path, first_missing, suggestions
-from proxy.liquid.lint.values import Missing, Values, follow, keys, same_name, similar
-from proxy.liquid.scanner import Markup, rewritten
+from proxy.liquid.lint.suggestions import OPEN, Keys, corrected_path, first_missing, suggestions
+from proxy.liquid.lint.usage import compared, empty_output, prints_nothing, whole
+from proxy.liquid.lint.values import Values, follow, keys, listed, same_name, similar
+from proxy.liquid.scanner import Markup
 from proxy.liquid.tag_syntax import UNSAVED
 from proxy.liquid.types import Finding
 
 _USER_OBJECTS = frozenset({"user", "customer", "recipient", "contact", "subscriber", "profile"})
-_OPEN = frozenset({"properties", "properties_by_name", "member", "computations", "computations_by_name", "amp_props"})
-"""Objects whose keys differ between users, so that a missing key may be right."""
 _PARAMETERS = {
     **dict.fromkeys(("properties", "properties_by_name"), "keys"), "member": "cohort_id",
     "recommendations_by_id": "rec_id", "propensities_by_id": "prediction_id",
 }  # fmt: skip
 """The parameter that decides which keys an object has."""
-_LISTED = 8
 _COMPARED = re.compile(r"(?:[=!]=|<>|contains)\s*\Z")
-_COMPARISON = re.compile(r"""\s*(?P<sign>[=!]=|contains)\s*(?P<literal>"[^"]{0,200}"|'[^']{0,200}')""")
-_DEFAULT = re.compile(r"\|\s*default\b")
 
 
 def name_findings(
@@ -54,15 +50,15 @@ def name_findings(
         problem = (
             _undefined(source, read, all_setters, loops)
             or _missing(source, read)
-            or _compared(source, read)
-            or _whole(source, read)
+            or compared(source, read)
+            or whole(source, read)
         )
         if problem:
             reported.add(read.markup.start)
             yield problem
-        elif read.markup.start not in reported and _prints_nothing(read, empty):
+        elif read.markup.start not in reported and prints_nothing(read, empty):
             reported.add(read.markup.start)
-            yield _empty(source, read)
+            yield empty_output(source, read)
 
 
 def ids_read(pieces: Sequence[Markup]) -> list[str]:
@@ -119,7 +115,7 @@ def _undefined(
         return None  # the finding about the missing :save says so
     if meant is None:
         names = list(dict.fromkeys([*scope.values, *(entry.name for entry in all_setters)]))
-        fix = f"use one of {_listing(names)}, or set {root} with assign" if names else f"set {root} with assign first"
+        fix = f"use one of {listed(names)}, or set {root} with assign" if names else f"set {root} with assign first"
         if same := same_name(root, NAMES):
             fix = f"write ${{{same}}}"
         return finding(
@@ -145,61 +141,6 @@ def _loops(pieces: Sequence[Markup]) -> Iterator[tuple[int, int]]:
 def _in_one_loop(read: Markup, setter: Markup, loops: Sequence[tuple[int, int]]) -> bool:
     """Return whether a loop contains both tags, so that its next round reads what the last round has set."""
     return any(start < read.start < end and start < setter.start < end for start, end in loops)
-
-
-def _compared(source: str, read: Read) -> Finding | None:
-    """Return the finding about a text that the variable is compared with, and that it never equals."""
-    match = _COMPARISON.match(source, read.path.end)
-    if match is None or read.markup.name not in ("if", "elsif", "unless"):
-        return None
-    try:
-        values = read.scope.of(read.path) or ()
-    except Missing:
-        return None
-    start, end = match.start("literal"), match.end("literal")
-    literal = match["literal"][1:-1]
-    if match["sign"] != "contains" and literal in ("true", "false") and values and isinstance(values[0], bool):
-        return finding(
-            source, (start, end), "text-against-boolean",
-            f"{read.path} is true or false, and never equals text in quotes",
-            f"write {literal} without quotes", replacement=literal,
-        )  # fmt: skip
-    known = [entry for value in values if isinstance(value, list) for entry in value if isinstance(entry, str)]
-    if match["sign"] == "contains" and literal not in known and (meant := similar(literal, known)):
-        return finding(
-            source, (start + 1, end - 1), "unknown-id", f"{read.path} has no {literal}", f"write {meant}",
-            replacement=meant,
-        )  # fmt: skip
-    return None
-
-
-def _whole(source: str, read: Read) -> Finding | None:
-    """Return the finding about an object or a list that is used as a whole."""
-    path, markup = read.path, read.markup
-    try:
-        values = read.scope.of(path)
-    except Missing:
-        return None
-    span, listing = (path.start, path.end), _listing(keys(values))
-    if markup.name in ("for", "tablerow") and not path.keys and "items" in keys(values):
-        return finding(
-            source, span, "whole-object", f"{path} is an object, so the loop goes over its keys",
-            f"write {path}.items", replacement=f"{path}.items",
-        )  # fmt: skip
-    if markup.kind != "output" or markup.rest != source[path.start : path.end] or not values:
-        return None
-    if isinstance(values[0], dict):
-        return finding(
-            source, span, "whole-object", f"{path} is an object, so Liquid prints all its keys and values",
-            f"write {path} with one of its keys: {listing}",
-        )  # fmt: skip
-    if isinstance(values[0], list) and len(values[0]) > 1:
-        fixed = f"{path} | join: ', '"
-        return finding(
-            source, span, "whole-list", f"{path} is a list, so Liquid prints its entries without a separator",
-            f"write {{{{ {fixed} }}}}", level="note", replacement=fixed,
-        )  # fmt: skip
-    return None
 
 
 def _attribute(path: Path) -> str | None:
@@ -256,7 +197,7 @@ def _missing(source: str, read: Read) -> Finding | None:
             source, span, "unknown-key", f"{problem}, so {path} is empty", f"write {corrected}{note}",
             replacement=corrected,
         )  # fmt: skip
-    key, listing = scope.key(path.keys[index]), _listing(keys(values))
+    key, listing = scope.key(path.keys[index]), listed(keys(values))
     parameter = _PARAMETERS.get(str(parent))
     if parameter and parameter in scope.requested.get(path.root, ()):
         fix = f"add {key} to {parameter} in the tag that saves {path.root}, or use one of {listing}"
@@ -264,7 +205,7 @@ def _missing(source: str, read: Read) -> Finding | None:
     if parent == "member" and listing:
         problem, fix = f"this user is not in the cohort {key}", f"check the id; this user has {listing}"
         return finding(source, span, "unknown-id", problem, fix, level="note")
-    if parent in _OPEN:
+    if parent in OPEN:
         return None
     fix = f"use one of {listing}" if listing else f"write {written(path.root, path.keys[:index])} without .{key}"
     return finding(source, span, "unknown-key", problem, fix)
@@ -289,39 +230,3 @@ def _dot_in_name(further: Keys, values: Values) -> bool:
 def _is_returned(values: Values, key: Keys) -> bool:
     entry = values[0].get(key[0]) if key and values and isinstance(values[0], dict) else None
     return not isinstance(entry, dict) or is_returned(entry)
-
-
-def _prints_nothing(read: Read, empty: Collection[tuple[int, str]]) -> bool:
-    markup = read.markup
-    if markup.kind != "output" or _DEFAULT.search(markup.rest):
-        return False
-    plain = rewritten(markup.text, [Markup(markup.kind, markup.text, markup.name, markup.rest, 0, 1)])
-    if (markup.line, plain) not in empty:
-        return False
-    try:
-        values = read.scope.of(read.path)
-    except Missing:
-        index, _ = first_missing(read.path.root, read.path.keys, read.scope) or (0, None)
-        return index > 0 and read.path.keys[index - 1] in _OPEN
-    return values is not None and all(value is None or value == "" or value == [] for value in values)
-
-
-def _empty(source: str, read: Read) -> Finding:
-    markup = read.markup
-    place = first_missing(read.path.root, read.path.keys, read.scope)
-    why = ""
-    if place and keys(place[1]):
-        why = f"; {written(read.path.root, read.path.keys[: place[0]])} has {_listing(keys(place[1]))}"
-    opening = "{{-" if markup.text.startswith("{{-") else "{{"
-    closing = "-}}" if markup.text.endswith("-}}") else "}}"
-    fixed = f"{opening} {markup.rest} | default: '…' {closing}"
-    return finding(
-        source, (markup.start, markup.start + len(markup.text)), "empty",
-        f"{markup.rest} is empty for this user{why}", f"add a default: {fixed}", replacement=fixed,
-    )  # fmt: skip
-
-
-def _listing(names: Sequence[str]) -> str:
-    names = [name for name in names if not name.startswith("__")]
-    shown = ", ".join(name[:80] for name in names[:_LISTED])
-    return f"{shown} …" if len(names) > _LISTED else shown

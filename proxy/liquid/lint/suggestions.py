@@ -12,8 +12,12 @@ from proxy.liquid.lint.values import Missing, Values, follow, keys, same_name, s
 Keys = tuple[str | int | Path, ...]
 """The keys of a path after its root."""
 
+OPEN = frozenset({"properties", "properties_by_name", "member", "computations", "computations_by_name", "amp_props"})
+"""Objects whose keys differ between users, so that a missing key may be right."""
+_CHILDREN = 10
+"""Maximum number of objects in an object that are searched."""
 _LEVELS = 2
-_CORRECTIONS = 4
+_CORRECTIONS = 3
 """Maximum number of wrong keys in a path that is corrected."""
 
 
@@ -52,7 +56,7 @@ def suggestions(root: str, path: Keys, index: int, scope: Scope) -> Iterator[tup
     if isinstance(values[0] if values else None, list):
         yield from _into_list(root, path, index, values, key)
     name, here = str(key), keys(values)
-    for count in range(1, len(after) + 1):
+    for count in range(1, min(len(after), _LEVELS) + 1):
         parts = [name, *map(str, after[:count])]
         if joined := same_name(".".join(parts), here):
             yield root, (*before, joined, *after[count:])
@@ -63,11 +67,11 @@ def suggestions(root: str, path: Keys, index: int, scope: Scope) -> Iterator[tup
     for find in (same_name, similar):
         if find is similar and (near := similar(name, here)):
             yield root, (*before, near, *after)
-        for child in here:
+        for child in here[:_CHILDREN]:
             if inner := find(name, keys(follow(values, child))):
                 yield root, (*before, child, inner, *after)
-    for inner in _descendants(values, name, _LEVELS):
-        yield root, (*before, *inner, *after)
+    for further in _descendants(values, name, _LEVELS):
+        yield root, (*before, *further, *after)
     for child in ("properties", "computations", "member"):
         if child in here and not keys(follow(values, child)):
             yield root, (*before, child, name, *after)  # the user is unknown, so no name is known
@@ -80,7 +84,7 @@ def suggestions(root: str, path: Keys, index: int, scope: Scope) -> Iterator[tup
 
 def _descendants(values: Values, name: str, levels: int) -> Iterator[Keys]:
     """Yield the keys that lead to a key like `name`, at most `levels` deep."""
-    for key in keys(values):
+    for key in keys(values)[:_CHILDREN]:
         if same_name(name, [key]):
             yield (key,)
         elif levels:

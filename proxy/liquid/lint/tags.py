@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 from proxy.api.drop_in import DROP_IN
 from proxy.api.parse import parameters_of
 from proxy.liquid import tag_syntax
 from proxy.liquid.lint.attributes import USER_IDS
 from proxy.liquid.lint.place import finding
+from proxy.liquid.lint.tag_call import Call, host_of, without_outputs
+from proxy.liquid.lint.urls import url_findings
 from proxy.liquid.lint.values import similar
 from proxy.liquid.scanner import OUTPUT, Markup
 from proxy.liquid.types import Finding
@@ -26,80 +26,23 @@ _PARAMETERS: Mapping[str, tuple[str, ...]] = {
         ("userprofile", DROP_IN),
     )
 }
-_QUOTED_URL = re.compile(r"""["'\u201c\u201d\u2018\u2019](.*?)["'\u201c\u201d\u2018\u2019]?\Z""", re.DOTALL)
 _CURLY = re.compile("[\u2018-\u201f]")
 _VARIABLES = {
     "recommendations": "recs", "properties": "p", "cohorts": "c", "computations": "c", "propensities": "p",
     "profile": "me", "userprofile": "amplitude",
 }  # fmt: skip
 """Names for the answer of each route, as in the documentation."""
-_EXAMPLE_HOST = "your-host"
 _QUOTED_CHARACTERS = 80
 """Maximum length of a quotation in a finding."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """A Connected Content tag in the message `source`. `variable`: a name for its answer if it has none."""
-
-    source: str
-    markup: Markup
-    tag: tag_syntax.Tag
-    variable: str
-    hosts: frozenset[str]
-    """The hosts that the message calls with credentials on a data route."""
-
-    @property
-    def has_credentials(self) -> bool:
-        return bool(self.tag.options.keys() & {"basic_auth", "auth_credentials", "headers"})
-
-    @property
-    def ours(self) -> bool:
-        """Return whether the tag probably calls this service, and no other host with the same path."""
-        host = _host(self.tag.url)
-        if host == _EXAMPLE_HOST or host in self.hosts:
-            return True
-        parameters = self.tag.parameters
-        return not self.hosts and (
-            not parameters or any(similar(name, ("user_id", "device_id")) for name in parameters)
-        )
-
-    @property
-    def url_path(self) -> str:
-        """Return the URL without its query, and with `{}` for each output."""
-        return without_outputs(self.tag.url.partition("?")[0])
-
-    @property
-    def foreign(self) -> bool:
-        """Return whether the URL is no data route. The path of a URL with an output is known after rendering."""
-        return tag_syntax.route(self.url_path) is None and "{}" not in re.sub(r"\A\w*:?//[^/]*", "", self.url_path)
-
-    def finding(
-        self,
-        text: str,
-        rule: str,
-        problem: str,
-        fix: str,
-        *,
-        level: Literal["problem", "note"] = "problem",
-        replacement: str | None = None,
-    ) -> Finding:
-        """Return a finding about the first `text` in the tag, or about the whole tag."""
-        at = self.markup.text.find(text) if text else -1
-        start = self.markup.start + max(0, at)
-        end = start + (len(text) if at >= 0 else len(self.markup.text))
-        return finding(
-            self.source, (start, end), rule, problem, fix, level=level, replacement=replacement if at >= 0 else None
-        )
 
 
 def tag_findings(source: str, pieces: Sequence[Markup], unset: Iterable[str]) -> Iterator[Finding]:
     """Yield the findings about the tags. `unset`: the variables that the message reads and no tag sets."""
     unset = list(unset)
     uses_default = bool(re.search(r"\{[{%][^{}]{0,300}\bconnected[.\s|}\[]", source))
-    hosts = {_host(tag_syntax.parse(markup.rest).url) for markup in pieces if _is_route(markup)}
+    hosts = {host_of(tag_syntax.parse(markup.rest).url) for markup in pieces if _is_route(markup)}
     with_credentials = frozenset(
-        _host(tag.url)
+        host_of(tag.url)
         for tag in (tag_syntax.parse(markup.rest) for markup in pieces if _is_route(markup))
         if tag.options.keys() & {"basic_auth", "auth_credentials"}
     )
@@ -110,8 +53,8 @@ def tag_findings(source: str, pieces: Sequence[Markup], unset: Iterable[str]) ->
         variable = (
             unset[0] if len(unset) == 1 else _VARIABLES.get(tag_syntax.route(tag.url.partition("?")[0]) or "", "answer")
         )
-        call = _Call(source, markup, tag, variable, with_credentials)
-        problems = list(_url(call, hosts))
+        call = Call(source, markup, tag, variable, with_credentials)
+        problems = list(url_findings(call, hosts))
         yield from problems
         if not call.foreign:
             rules = (_unescaped, _transport, _half_retry, _unknown_parameters, _exposure)
@@ -121,97 +64,13 @@ def tag_findings(source: str, pieces: Sequence[Markup], unset: Iterable[str]) ->
         yield from _options(call, space=any(entry.rule == "space-in-url" for entry in problems))
 
 
-def without_outputs(text: str) -> str:
-    """Return a text with `{}` for each closed output."""
-    return OUTPUT.sub(lambda output: "{}" if output["closed"] else output[0], text)
-
-
 def _is_route(markup: Markup) -> bool:
     if markup.kind == "verbatim" or markup.name != "connected_content":
         return False
     return tag_syntax.route(without_outputs(tag_syntax.parse(markup.rest).url.partition("?")[0])) is not None
 
 
-def _host(url: str) -> str:
-    return url.partition("://")[2].partition("/")[0].lower()
-
-
-def _url(call: _Call, hosts: set[str]) -> Iterator[Finding]:
-    """Yield at most one finding about the form of the URL."""
-    url, rest = call.tag.url, call.markup.rest
-    masked = OUTPUT.sub(lambda output: "x" * len(output[0]), rest)
-    options = re.search(r"(?:\A|\s):[a-z_]+(?=\s|\Z)", masked)
-    end = len(masked[: options.start() if options else len(masked)].rstrip())
-    whole = rest[:end]
-    words = masked[:end].split()
-    if not url:
-        yield call.finding(
-            "connected_content", "without-url", "the tag has no URL", "write the URL after connected_content"
-        )
-    elif quoted := _QUOTED_URL.match(whole):
-        yield call.finding(
-            whole, "quoted-url", "the URL is in quotes, so Braze cannot call it", f"write {_cut(quoted[1])}",
-            replacement=quoted[1],
-        )  # fmt: skip
-    elif len(words) > 1 and words[1].strip("=") not in tag_syntax.OPTIONS and words[1][:1] not in ("{", ":"):
-        fixed = _without_spaces(whole, masked)
-        yield call.finding(
-            whole, "space-in-url", "the URL has a space, so Braze cuts it there", f"write {_cut(fixed)}",
-            replacement=fixed,
-        )  # fmt: skip
-    elif "://" not in url and not url.startswith("{{"):
-        fixed = "https://" + re.sub(r"\A(?:https?:)?/*", "", url)
-        yield call.finding(
-            url, "without-scheme", "the URL has no https://, so Braze cannot call it", f"write {_cut(fixed)}",
-            replacement=fixed,
-        )  # fmt: skip
-    elif "?" not in without_outputs(url) and (sign := re.match(r"[^?&]*/v1/\w+/?(&)", url)):
-        fixed = f"{url[: sign.start(1)]}?{url[sign.end(1) :]}"
-        yield call.finding(
-            url, "without-question-mark", "the URL has no ? before its parameters", f"write {_cut(fixed)}",
-            replacement=fixed,
-        )  # fmt: skip
-    elif call.foreign:
-        yield _foreign(call, hosts)
-
-
-def _foreign(call: _Call, hosts: set[str]) -> Finding:
-    url, host = call.tag.url, _host(call.tag.url)
-    path = call.url_path.partition("://")[2].partition("/")[2].rstrip("/")
-    name = path.removeprefix("v1/")
-    route = similar(name, sorted(tag_syntax.ROUTES))
-    parameters = call.tag.parameters.keys()
-    if route and (host in hosts or host == _EXAMPLE_HOST or parameters & {"user_id", "device_id"}):
-        return call.finding(
-            f"/{path}", "unknown-route", f"/{path} is not a route of this service", f"write /v1/{route}",
-            replacement=f"/v1/{route}",
-        )  # fmt: skip
-    if host in hosts or host == _EXAMPLE_HOST:
-        routes = ", ".join(sorted(tag_syntax.ROUTES))
-        return call.finding(
-            url, "unknown-route", f"/{path} is not a route of this service", f"write /v1/ and one of {routes}"
-        )
-    return call.finding(url, "elsewhere", *tag_syntax.other_url(url), level="note")
-
-
-def _without_spaces(url: str, masked: str) -> str:
-    fixed = ""
-    for match in re.finditer(r"\S+|\s+", masked[: len(url)]):
-        if match[0].isspace():
-            beside_sign = masked[match.start() - 1] in "?&=/,:" or masked[match.end() : match.end() + 1] in (
-                "?",
-                "&",
-                "=",
-                "/",
-                ",",
-            )
-            fixed += "" if beside_sign else "%20"
-        else:
-            fixed += url[match.start() : match.end()]
-    return fixed
-
-
-def _unescaped(call: _Call) -> Iterator[Finding]:
+def _unescaped(call: Call) -> Iterator[Finding]:
     query = call.tag.url.partition("?")[2]
     form = call.tag.body if call.tag.content_type == tag_syntax.FORM else ""
     for text in (query, form):
@@ -230,7 +89,7 @@ def _unescaped(call: _Call) -> Iterator[Finding]:
                 )
 
 
-def _transport(call: _Call) -> Iterator[Finding]:
+def _transport(call: Call) -> Iterator[Finding]:
     tag = call.tag
     if tag.url.lower().startswith("http://"):
         yield call.finding(
@@ -268,7 +127,7 @@ def _transport(call: _Call) -> Iterator[Finding]:
         )
 
 
-def _save(call: _Call, *, uses_default: bool) -> Iterator[Finding]:
+def _save(call: Call, *, uses_default: bool) -> Iterator[Finding]:
     if not call.tag.options.get("save") and not uses_default:
         closing = "-%}" if call.markup.text.endswith("-%}") else "%}"
         at = call.markup.start + len(call.markup.text) - len(closing)
@@ -284,7 +143,7 @@ def _save(call: _Call, *, uses_default: bool) -> Iterator[Finding]:
         )
 
 
-def _half_retry(call: _Call) -> Iterator[Finding]:
+def _half_retry(call: Call) -> Iterator[Finding]:
     on_error = call.tag.parameters.get("on_error") == "retry"
     if call.tag.retries and not on_error:
         yield call.finding(
@@ -302,7 +161,7 @@ def _half_retry(call: _Call) -> Iterator[Finding]:
         )
 
 
-def _unknown_parameters(call: _Call) -> Iterator[Finding]:
+def _unknown_parameters(call: Call) -> Iterator[Finding]:
     # The text of an output is known only after rendering, and may contain an &.
     url, body = (without_outputs(text) for text in (call.tag.url, call.tag.body))
     route = tag_syntax.route(url)
@@ -321,7 +180,7 @@ def _unknown_parameters(call: _Call) -> Iterator[Finding]:
         )
 
 
-def _options(call: _Call, *, space: bool) -> Iterator[Finding]:
+def _options(call: Call, *, space: bool) -> Iterator[Finding]:
     tag = call.tag
     save = tag.options.get("save", "")
     if save and not re.fullmatch(r"[A-Za-z_][\w-]*", save) and "{{" not in save and not _CURLY.search(save):
@@ -359,7 +218,7 @@ def _options(call: _Call, *, space: bool) -> Iterator[Finding]:
         )
 
 
-def _exposure(call: _Call) -> Iterator[Finding]:
+def _exposure(call: Call) -> Iterator[Finding]:
     if tag_syntax.logs_exposure(tag_syntax.route(call.tag.url.partition("?")[0]), call.tag.parameters):
         yield call.finding(
             "connected_content",
@@ -368,7 +227,3 @@ def _exposure(call: _Call) -> Iterator[Finding]:
             "request only recommendations that the message shows, and preview with your own user",
             level="note",
         )
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 2 * _QUOTED_CHARACTERS else text[: 2 * _QUOTED_CHARACTERS] + " …"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -12,6 +13,7 @@ Values = tuple[Any, ...] | None
 """The values that a variable can have where it is read; None if only Braze knows them."""
 
 _MAX_VALUES = 50
+_LISTED = 8
 _MAX_KEYS = 200
 """Number of keys that are compared with a name, because an answer can have thousands."""
 _MIN_SIMILARITY = 0.8
@@ -84,15 +86,25 @@ def similar(name: str, known: Iterable[str]) -> str | None:
     matcher = SequenceMatcher(b=wanted)
     for entry in known:
         candidate = entry.lower()
+        matcher.set_seq1(candidate)
+        if matcher.real_quick_ratio() < best_ratio or matcher.quick_ratio() < best_ratio:
+            continue
         if re.sub(r"\d", "", candidate) == re.sub(r"\d", "", wanted):
             continue  # plan_1 is not a misspelt plan_2
         if len(candidate) > 2 and sorted(candidate) == sorted(wanted):
             return entry  # two letters are exchanged
-        matcher.set_seq1(candidate)
-        if matcher.quick_ratio() >= best_ratio and (ratio := matcher.ratio()) >= best_ratio:
+        if (ratio := matcher.ratio()) >= best_ratio:
             best, best_ratio = entry, ratio
     return best
 
 
+def listed(names: Sequence[str]) -> str:
+    """Return names as text, without those that Braze adds; only the first of many."""
+    names = [name for name in names if not name.startswith("__")]
+    shown = ", ".join(name[:80] for name in names[:_LISTED])
+    return f"{shown} …" if len(names) > _LISTED else shown
+
+
+@lru_cache(maxsize=4096)
 def _plain(name: str) -> str:
     return re.sub(r"[\W_]", "", name).lower()
