@@ -40,7 +40,13 @@ def show() -> Response:
     usable = {title: text for title, text in snippets().items() if profile_api or not _NEEDS_PROFILE_API.search(text)}
     demo_users = services().demo_users
     response = page(
-        "playground.html", snippets=usable, host=host_in_braze(), profile_api=profile_api, demo_users=demo_users
+        "playground.html",
+        snippets=usable,
+        host=host_in_braze(),
+        profile_api=profile_api,
+        demo_users=demo_users,
+        busy=OTHERS_RENDER,
+        max_bytes=MAX_BODY_BYTES,
     )
     response.headers["Content-Security-Policy"] = f"{PAGE_POLICY}; frame-src 'self'"
     return response

@@ -179,6 +179,7 @@ def test_playground__value_selected__inserted_at_the_cursor(service: Service, br
     browser.press("#render")
     browser.until(lambda: browser.all("#tree .branch .branch summary"), "the tree")
     browser.press("#tree .branch .branch summary")
+    browser.until(lambda: browser.all("#tree .branch .branch .value"), "the values")
     names = [row.text for row in browser.all("#tree .branch .branch .value")]
     assert "{{ p.properties.first_name }} → Ava" in names
     row = browser.all("#tree .branch .branch .value")[names.index("{{ p.properties.first_name }} → Ava")]
@@ -186,6 +187,30 @@ def test_playground__value_selected__inserted_at_the_cursor(service: Service, br
     row.click()
     assert text(browser).endswith("%}{{ p.properties.first_name }}")
     browser.until(lambda: rendered_message(browser) == "Ava", "the value")
+    assert browser.errors() == []
+
+
+BUSY = """
+const real = window.fetch;
+const busy = document.getElementById("form").dataset.busy;
+window.tries = 0;
+window.fetch = async (url, options) => {
+  window.tries += 1;
+  if (window.tries > 1) return real(url, options);
+  const empty = {message: "", tags: [], findings: [], answers: []};
+  return Response.json({outcome: "refused", good: false, reason: busy, ...empty});
+};
+"""
+
+
+def test_playground__service_renders_other_messages__tried_again(service: Service, browser: Browser) -> None:
+    open_playground(browser, service)
+    write(browser, "Hello")
+    browser.until(lambda: rendered_message(browser) == "Hello", "the typed message")
+    browser.driver.execute_script(BUSY)
+    browser.press("#render")
+    browser.until(lambda: browser.driver.execute_script("return window.tries") == 2, "another try")
+    assert rendered_message(browser) == "Hello"
     assert browser.errors() == []
 
 

@@ -110,7 +110,11 @@ async function request(isPressed) {
   showChips();
   const message = { template: editor.text(), user_id: user.value, device_id: device.value, values: testValues() };
   const fetched = isPressed || isDemo;
-  const rendered = await rendering(message, { fetch: fetched });
+  const rendered = await rendering(message, {
+    fetch: fetched,
+    busy: form.dataset.busy,
+    maxBytes: Number(form.dataset.maxBytes),
+  });
   running = false;
   if (!waiting?.isPressed) show(rendered, fetched);
   if (waiting) {
