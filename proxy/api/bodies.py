@@ -345,6 +345,13 @@ class HeldAnswer(TypedDict):
     body: str
 
 
+class UnknownValue(TypedDict):
+    """A value that only Braze knows."""
+
+    name: Annotated[str, about("The name as in the message, such as `custom_attribute.${plan}`.")]
+    line: int
+
+
 class Rendering(TypedDict):
     outcome: Annotated[
         Literal["sent", "aborted", "retried", "refused"],
@@ -366,3 +373,7 @@ class Rendering(TypedDict):
     tags: list[TagCall]
     findings: list[Finding]
     answers: Annotated[list[HeldAnswer], about("The answers to the tags, without answers longer than 64 KiB.")]
+    unknown_values: Annotated[
+        list[UnknownValue],
+        about("The values in the message that only Braze knows. `values` of the request can have test values."),
+    ]

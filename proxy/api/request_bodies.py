@@ -82,3 +82,9 @@ class Message(TypedDict):
             about("Answers of earlier renderings. Each answers the same request. Used only with `fetch: false`."),
         ]
     ]
+    values: NotRequired[
+        Annotated[
+            dict[str, Any],
+            about("Test values for what only Braze knows, by the name in the message: `custom_attribute.${plan}`."),
+        ]
+    ]

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import Any, TextIO, cast
 
 from liquid import BoundTemplate, Environment, Mode, RenderContext, Token
 from liquid.ast import BlockNode, Node
 from liquid.builtin.output import OutputNode
-from liquid.exceptions import LiquidError, LiquidTypeError, ResourceLimitError
-from liquid.undefined import is_undefined
+from liquid.exceptions import LiquidError, LiquidInterrupt, ResourceLimitError, StopRender
+from liquid.output import LimitedStringIO
+from liquid.tag import Tag
+from liquid.utils import ReadOnlyChainMap
 
-from proxy.liquid import filters, limits, ruby
+from proxy.liquid import braze_filters, limits
+from proxy.liquid.braze_objects import variables
+from proxy.liquid.braze_tags import braze_tags
+from proxy.liquid.expressions import NotLiquidError
 from proxy.liquid.lint.values import similar
-from proxy.liquid.scanner import ATTRIBUTES
+from proxy.liquid.ruby import RubyError, looked_up
+from proxy.liquid.ruby_tags import TAGS
+from proxy.liquid.standard_filters import STANDARD
 from proxy.liquid.state import Run
 from proxy.liquid.tags import AbortTag, ConnectedContentTag
 from proxy.liquid.types import Finding
 
-_FATAL = re.compile(r"unexpected tag|expected tag|missing tag|unknown block|unexpected end|unexpected liquid")
+_FATAL = re.compile(
+    r"unexpected (tag|end|liquid)|expected tag|missing tag|unknown block|every line of an inline comment"
+)
 """Errors for which Ruby's Liquid refuses the whole template."""
-_FILTER_ERRORS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError)
-"""Errors that python-liquid raises for unsuitable filter arguments. Ruby's Liquid renders "internal"."""
+_NOT_SHOWN = (LiquidInterrupt, StopRender, ResourceLimitError)
 
 
 class BrazeEnvironment(Environment):
@@ -33,26 +43,21 @@ class BrazeEnvironment(Environment):
     local_namespace_limit = limits.MAX_VARIABLES
 
     def __init__(self, run: Run) -> None:
-        device = {"id": run.user.device_id or None}
-        attributes = {
-            ATTRIBUTES: {"user_id": run.user.user_id or None},
-            "most_recently_used_device": device,
-            "targeted_device": device,
-        }
-        super().__init__(tolerance=Mode.LAX, strict_filters=False, globals=attributes)
+        super().__init__(tolerance=Mode.LAX, strict_filters=False, globals=variables(run.values, run.user))
         self.run = run
-        for tag in (ruby.RubyOutput, ruby.RubyEcho, AbortTag):
+        tags: tuple[type[Tag], ...] = (*TAGS, AbortTag)
+        for tag in tags:
             self.add_tag(tag)
         self.tags[ConnectedContentTag.name] = ConnectedContentTag(self, run)
-        for function in filters.FILTERS:
-            self.add_filter(function.__name__, function)
+        self.tags |= braze_tags(self, run)
+        del self.tags["doc"]
+        # Without the filters of python-liquid, which Ruby's Liquid 5.4 does not know.
+        self.filters = {**STANDARD, **braze_filters.FILTERS}
 
     def from_string(self, source: str, *arguments: Any, **named: Any) -> BoundTemplate:
         """Parse plain Liquid that begins in the line of the node being rendered."""
         template = super().from_string(source, *arguments, **named)
         nodes = list(_walk(template.nodes))
-        for node in nodes:
-            ruby.compare_as_ruby(node.expressions())
         parents: list[BoundTemplate | BlockNode] = [template]
         parents += [node for node in nodes if isinstance(node, BlockNode)]
         for parent in parents:
@@ -63,21 +68,40 @@ class BrazeEnvironment(Environment):
         """Raise the errors that Ruby's Liquid also raises; report the others."""
         error = exc if isinstance(exc, LiquidError) else exc(msg, token=token)
         error.token = error.token or token
-        text = str(error.message)
-        if isinstance(error, ResourceLimitError) or _FATAL.match(text):
+        shown = str(error.message)
+        if isinstance(error, ResourceLimitError | NotLiquidError) or _FATAL.match(shown):
             raise error
         self.run.note(
             Finding(
                 self.run.line_of(error.token),
                 "syntax",
-                f"the tag or output is not standard Liquid ({text}), so the preview skips it",
+                f"the tag or output is not standard Liquid ({shown}), so the preview skips it",
                 "use standard Liquid, because the result in Braze may differ",
             )
         )
 
 
 class BrazeContext(RenderContext):
-    """Checks the arguments and the result of each filter."""
+    """Looks up variables like Ruby, and checks the arguments and the result of each filter."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        # Without the names `now` and `today`, which python-liquid adds.
+        self.scope = ReadOnlyChainMap(self.locals, self.globals, self.counters)
+
+    def get(self, path: list[object], *, token: Token | None, default: object = None) -> object:
+        """Return the value of a variable; None if it is absent."""
+        root, *steps = path
+        found = self.scope.get(root) if isinstance(root, str) else None
+        for step in steps:
+            found = looked_up(found, step)
+        return found
+
+    def get_buffer(self, buf: TextIO | None = None) -> LimitedStringIO:
+        """Return a buffer for a block, within the limit of the whole message."""
+        # By default, python-liquid's buffers replace carriage returns.
+        used = buf.size if isinstance(buf, LimitedStringIO) else 0
+        return LimitedStringIO(limits.MAX_OUTPUT - used, newline="")
 
     def filter(self, name: str, token: Token | None) -> Callable[..., object]:
         """Return the filter of this name, with checks of the limits."""
@@ -95,19 +119,24 @@ class BrazeContext(RenderContext):
             )
         function = super().filter(name, token)
 
-        def within_limits(value: object, *arguments: object, **named: object) -> object:
+        def as_in_ruby(*values: object, **named: object) -> object:
             run.check_time()
-            limits.require_little_work(value, (*arguments, *named.values()))
-            if name in filters.OF_TEXT:
-                # An undefined value stays undefined, because the filter handles undefined values.
-                if value is not None and not is_undefined(value):
-                    value = ruby.text(value)
-                arguments = tuple(ruby.text(entry) if isinstance(entry, bool) else entry for entry in arguments)
-            result = function(value, *arguments, **named)
+            if name not in self.env.filters:
+                return values[0]
+            # Ruby passes named arguments as a last argument.
+            arguments = (*values[1:], named) if named else values[1:]
+            limits.require_little_work(values[0], arguments)
+            _require_arity(self.env.filters[name], 1 + len(arguments))
+            try:
+                result = function(values[0], *arguments)
+            except LiquidError:
+                raise
+            except Exception as error:  # the text of a Python error must not reach the message
+                raise RubyError("internal") from error
             limits.require_light(result)
             return result
 
-        return within_limits
+        return as_in_ruby
 
 
 class _Guarded(Node):
@@ -133,17 +162,42 @@ class _Guarded(Node):
         except ResourceLimitError as limit:
             limit.token = limit.token or self.token
             raise
+        except RubyError as error:
+            shown = f"Liquid error: {error.message}"
         except LiquidError as error:
-            text = str(error.message)
-            shown = "divided by 0" if "divide by 0" in text else text
-            fix = "add an if around the expression, or correct its values"
-            if isinstance(error, LiquidTypeError):
-                fix = "compare values of the same type; convert text to a number with {% assign n = … | plus: 0 %}"
-        except _FILTER_ERRORS:
-            shown, fix = "internal", "a filter has an invalid input or argument; correct the value"
-        shown = f"Liquid error: {shown}"
-        self.run.note(Finding(self.line, "liquid-error", f"Liquid prints “{shown}” into the message", fix))
+            if isinstance(error, _NOT_SHOWN):
+                raise
+            shown = "Liquid error: internal"
+        # As in Ruby, a node that prints nothing prints no error, such as assign.
+        if self.node.blank:
+            problem, shown = f"Liquid cannot render this tag (“{shown}”), so the tag does nothing", ""
+        else:
+            problem = f"Liquid prints “{shown}” into the message"
+        self.run.note(Finding(self.line, "liquid-error", problem, _fix(shown)))
         return buffer.write(shown)
+
+
+def _fix(shown: str) -> str:
+    if "comparison of" in shown:
+        return "compare values of the same type; convert text to a number with {% assign n = … | plus: 0 %}"
+    if "internal" in shown:
+        return "a filter has an invalid input or argument; correct the value"
+    return "add an if around the expression, or correct its values"
+
+
+def _require_arity(function: Callable[..., object], given: int) -> None:
+    """Raise Ruby's error for a filter with missing or extra arguments."""
+    least, most = _arity(function)
+    if not least <= given <= most:
+        expected = f"{least}" if least == most else f"{least}..{most}"
+        raise RubyError(f"wrong number of arguments (given {given}, expected {expected})")
+
+
+@cache
+def _arity(function: Callable[..., object]) -> tuple[int, int]:
+    parameters = inspect.signature(function).parameters.values()
+    positional = [each for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+    return sum(each.default is each.empty for each in positional), len(positional)
 
 
 def _walk(nodes: Iterable[Node]) -> Iterator[Node]:

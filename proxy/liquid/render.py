@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from liquid.exceptions import LiquidError, LiquidInterrupt, StopRender
+from liquid.exceptions import LiquidError, LiquidInterrupt, ResourceLimitError, StopRender
 from liquid.output import LimitedStringIO
 
+from proxy.liquid.braze_objects import value_names
 from proxy.liquid.environment import BrazeContext, BrazeEnvironment
 from proxy.liquid.limits import MAX_FINDINGS, MAX_OUTPUT, MAX_SOURCE
 from proxy.liquid.lint.delimiters import delimiter_findings, opening_span
@@ -18,10 +19,11 @@ from proxy.liquid.lint.message import findings
 from proxy.liquid.lint.place import finding
 from proxy.liquid.lint.rendered import rendered_findings
 from proxy.liquid.ruby import encodable
-from proxy.liquid.scanner import Markup, Unreadable, line_at, markups, rewritten
+from proxy.liquid.scanner import HTML_COMMENT, Markup, TooLarge, Unreadable, line_at, markups, rewritten
 from proxy.liquid.state import Aborted, Run
-from proxy.liquid.types import NO_ALIASES, SECONDS, AskForTag, Finding, Rendering, User
+from proxy.liquid.types import NO_ALIASES, OUR_LIMIT, SECONDS, AskForTag, Finding, Rendering, User
 
+_LIQUID = re.compile(r"\{[{%]")
 _REFUSED = "fix this line; Braze refuses the whole message"
 
 
@@ -31,21 +33,30 @@ def render(
     ask: AskForTag,
     *,
     aliases: Mapping[str, Sequence[str]] = NO_ALIASES,
+    values: Mapping[str, Any] | None = None,
     seconds: float = SECONDS,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Rendering:
     """Return the message that Braze would send to `user`, with the findings. `ask` answers each tag.
 
-    `aliases`: the operator's short names by kind, for findings about unknown ids.
+    `aliases`: the operator's short names by kind, for findings about unknown ids. `values`: test values for what only
+    Braze knows, by name (`proxy.liquid.braze_objects`).
     """
-    run = Run(user, ask, seconds, monotonic)
+    run = Run(user, ask, values or {}, seconds, monotonic)
     environment = BrazeEnvironment(run)
     source = encodable(source)
     pieces: list[Markup] = []
     try:
         if len(source) > MAX_SOURCE:
-            raise Unreadable(1, f"the message is longer than {MAX_SOURCE:,} characters; shorten the message")
+            raise TooLarge(1, f"the message is longer than {MAX_SOURCE:,} characters; preview a part of the message")
         pieces = markups(source)
+        for name, line in value_names(pieces):
+            run.need(name, line)
+        for piece in pieces:
+            if piece.name == HTML_COMMENT and _LIQUID.search(piece.text):
+                run.note(_in_html_comment(piece.line))
+    except TooLarge as large:
+        return _rendering(run, source, pieces, "refused", reason=f"line {large.line}: {large.problem}; {OUR_LIMIT}")
     except Unreadable as unreadable:
         pieces = unreadable.pieces
         _note(run, findings(source, pieces, environment.tags) if pieces else delimiter_findings(source[:MAX_SOURCE]))
@@ -73,14 +84,18 @@ def _note(run: Run, findings: Iterable[Finding]) -> None:
 def _outcome(environment: BrazeEnvironment, plain: str, run: Run) -> dict[str, Any]:
     try:
         message = _message(environment, plain)
+    except Unreadable as unreadable:  # in a Content Block
+        run.note(Finding(unreadable.line, "unreadable", unreadable.problem, _REFUSED))
+        return {"outcome": "refused", "reason": f"line {unreadable.line}: {unreadable.problem}"}
     except Aborted as aborted:
         return {"outcome": "aborted", "reason": aborted.reason}
     except RecursionError:
         return {"outcome": "refused", "reason": "an expression is nested too deeply; simplify the expression"}
     except LiquidError as error:
         reason = _reason(error)
-        problem = reason.partition(": ")[2] if reason.startswith("line ") else reason
-        run.note(Finding(run.line_of(error.token), "unreadable", problem, _REFUSED))
+        if not isinstance(error, ResourceLimitError):
+            problem = reason.partition(": ")[2] if reason.startswith("line ") else reason
+            run.note(Finding(run.line_of(error.token), "unreadable", problem, _REFUSED))
         return {"outcome": "refused", "reason": reason}
     if run.retried is not None:
         return {"outcome": "retried", "message": message, "reason": run.retried}
@@ -105,7 +120,7 @@ def _doubt(message: str, run: Run) -> str:
 def _message(environment: BrazeEnvironment, plain: str) -> str:
     template = environment.from_string(plain)
     context = BrazeContext(template, globals=environment.globals)
-    buffer = LimitedStringIO(MAX_OUTPUT)
+    buffer = LimitedStringIO(MAX_OUTPUT, newline="")
     try:
         for node in template.nodes:
             node.render(context, buffer)
@@ -121,7 +136,18 @@ def _rendering(
     if len(run.findings) >= MAX_FINDINGS:
         problem = f"the preview shows only the first {MAX_FINDINGS:,} findings"
         ordered.append(Finding(ordered[-1].line, "more-findings", problem, "fix these findings first", level="note"))
-    return Rendering(outcome, message, reason, tuple(run.tags), tuple(ordered))
+    unknown = tuple(run.unknown_values.items())
+    return Rendering(outcome, message, reason, tuple(run.tags), tuple(ordered), unknown)
+
+
+def _in_html_comment(line: int) -> Finding:
+    return Finding(
+        line,
+        "html-comment",
+        "Braze removes HTML comments first, so the Liquid in this comment does not run",
+        "move the Liquid out of the comment if it should run",
+        level="note",
+    )
 
 
 def _reason(error: LiquidError) -> str:
@@ -129,4 +155,5 @@ def _reason(error: LiquidError) -> str:
     where = ""
     if token is not None and token.start_index >= 0:
         where = f"line {line_at(token.source, token.start_index)}: "
-    return where + re.sub(r"\s+", " ", str(error.message or "Liquid cannot read the message; check its syntax"))
+    reason = where + re.sub(r"\s+", " ", str(error.message or "Liquid cannot read the message; check its syntax"))
+    return f"{reason}; {OUR_LIMIT}" if isinstance(error, ResourceLimitError) else reason

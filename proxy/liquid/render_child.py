@@ -13,7 +13,7 @@ import threading
 from dataclasses import asdict
 
 from proxy.liquid.report import report
-from proxy.liquid.types import Answer, HeldAnswer, Rendering, Request, User
+from proxy.liquid.types import OUR_LIMIT, Answer, HeldAnswer, Rendering, Request, User
 from proxy.profile.json import write_json
 
 _MEMORY_BYTES = 384 * 1024 * 1024
@@ -55,10 +55,17 @@ def main() -> None:
     message = json.loads(incoming.get())
     user = User(message["user_id"], message["device_id"])
     try:
-        rendering = render(message["template"], user, ask, aliases=message["aliases"], seconds=message["seconds"])
+        rendering = render(
+            message["template"],
+            user,
+            ask,
+            aliases=message["aliases"],
+            values=message["values"],
+            seconds=message["seconds"],
+        )
         body = write_json(report(rendering, answers))
     except MemoryError:
-        body = write_json(report(Rendering("refused", reason="rendering takes too much memory; simplify the message")))
+        body = write_json(report(Rendering("refused", reason=f"rendering takes too much memory; {OUR_LIMIT}")))
     _write(b"report", body)
 
 

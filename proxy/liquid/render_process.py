@@ -3,7 +3,7 @@
 A thread would block the process, because a thread holds the interpreter's lock. Each child renders one message, so
 no rendering can affect another. Parent and child exchange lines of JSON over two pipes:
 
-- the parent sends `{"template": …, "user_id": …, "device_id": …, "aliases": …, "seconds": …}`;
+- the parent sends `{"template": …, "user_id": …, "device_id": …, "aliases": …, "values": …, "seconds": …}`;
 - for each Connected Content call the child sends `ask {"method": …, "target": …, "headers": …, "body": …,
   "content_type": …}`, and the parent answers `{"status": …, "headers": …, "body": …, "milliseconds": …}`,
   or `null` if the tag must wait for a rendering that may make calls;
@@ -22,10 +22,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from proxy.liquid.report import report
-from proxy.liquid.types import NO_ALIASES, SECONDS, AskForTag, Rendering, Request, User
+from proxy.liquid.types import NO_ALIASES, OUR_LIMIT, SECONDS, AskForTag, Rendering, Request, User
 from proxy.profile.json import write_json
 
 AT_ONCE = 2
@@ -78,20 +78,23 @@ class Child:
         ask: AskForTag,
         *,
         aliases: Mapping[str, Sequence[str]] = NO_ALIASES,
+        values: Mapping[str, Any] | None = None,
         seconds: float = SECONDS,
         grace_seconds: float = _GRACE_SECONDS,
     ) -> bytes:
         """Render `template` for `user` and return the report as JSON. `ask` answers each call, in this thread.
 
-        `aliases`: the operator's short names by kind. A child ends itself after `seconds` and is killed
-        `grace_seconds` later. The report names such failures. Errors of `ask` are raised.
+        `aliases`: the operator's short names by kind. `values`: test values for what only Braze knows, by name
+        (`proxy.liquid.braze_objects`). A child ends itself after `seconds` and is killed `grace_seconds` later. The
+        report names such failures. Errors of `ask` are raised.
         """
         began = time.monotonic()
         limit = threading.Timer(seconds + grace_seconds, self.process.kill)
         limit.daemon = True
         limit.start()
         try:
-            kind, data = self._exchange({"template": template, **asdict(user), "aliases": aliases, "seconds": seconds})
+            message = {"template": template, **asdict(user), "aliases": aliases, "values": values or {}}
+            kind, data = self._exchange({**message, "seconds": seconds})
             while kind == b"ask":
                 answer = ask(Request(**json.loads(data)))
                 kind, data = self._exchange(answer and asdict(answer))
@@ -101,9 +104,9 @@ class Child:
         finally:
             limit.cancel()
         if time.monotonic() - began >= seconds:
-            return refused(f"rendering takes longer than {seconds:g} s; simplify the message")
+            return refused(f"rendering takes longer than {seconds:g} s; simplify the message; {OUR_LIMIT}")
         if self.process.wait() < 0:
-            return refused("rendering takes too much memory or time; simplify the message")
+            return refused(f"rendering takes too much memory or time; simplify the message; {OUR_LIMIT}")
         return refused("the preview failed with an internal error; report this message")
 
     def _exchange(self, message: object) -> tuple[bytes, bytes]:
@@ -131,11 +134,17 @@ class Renderer:
         self._spare: tuple[Child, threading.Timer] | None = None  # with the timer that ends it
 
     def render(
-        self, template: str, user: User, ask: AskForTag, aliases: Mapping[str, Sequence[str]] = NO_ALIASES
+        self,
+        template: str,
+        user: User,
+        ask: AskForTag,
+        values: Mapping[str, Any] | None = None,
+        aliases: Mapping[str, Sequence[str]] = NO_ALIASES,
     ) -> bytes:
         """Render `template` for `user` and return the report as JSON. `ask` answers each call, in this thread.
 
-        `aliases`: the operator's short names by kind.
+        `values`: test values for what only Braze knows, by name (`proxy.liquid.braze_objects`). `aliases`: the
+        operator's short names by kind.
         """
         if not self._places.acquire(blocking=False):
             return refused(OTHERS_RENDER)
@@ -145,7 +154,7 @@ class Renderer:
             except OSError:
                 return refused("the server cannot start a process now; try again in a moment")
             with child:
-                rendered = child.render(template, user, ask, aliases=aliases)
+                rendered = child.render(template, user, ask, aliases=aliases, values=values)
             with contextlib.suppress(OSError):  # the next message starts a child itself
                 self._keep_ready()
             return rendered

@@ -20,6 +20,7 @@ def report(rendering: Rendering, answers: Iterable[HeldAnswer] = ()) -> dict[str
         "tags": list(rendering.tags),
         "findings": [asdict(finding) for finding in rendering.findings],
         "answers": [asdict(answer) for answer in answers],
+        "unknown_values": [{"name": name, "line": line} for name, line in rendering.unknown_values],
     }
 
 

@@ -1,37 +1,61 @@
-"""Prints and compares values like Ruby's Liquid, on which Braze builds.
+"""Converts and compares values like Ruby, in whose Liquid Braze renders.
 
-Replaces the parts of python-liquid that differ.
-
-Numbers are compared with numbers and text with text; a mix is an error.
+A filter gets None for an absent name; Python's `range` stands for Ruby's.
 """
 
 from __future__ import annotations
 
-import json
-import operator
-from collections.abc import Callable, Iterable
-from functools import partial
-from typing import Any, TextIO
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
+from decimal import MAX_EMAX, MIN_EMIN, ROUND_HALF_EVEN, Context, Decimal
+from typing import Any
 
-from liquid import RenderContext
-from liquid.builtin.expressions.logical import (
-    ContainsExpression,
-    GeExpression,
-    GtExpression,
-    LeExpression,
-    LtExpression,
+from liquid.exceptions import LiquidError, ResourceLimitError
+
+Number = int | Decimal
+"""Ruby's Liquid calculates with Integer and BigDecimal."""
+EXACT = Context(prec=1_500, rounding=ROUND_HALF_EVEN, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[])
+"""More digits than the sum of any two JSON numbers; division by zero gives an infinity."""
+WHITE = "\0\t\n\v\f\r "
+"""What Ruby strips. Python also strips the no-break space."""
+
+LONG = range(-(2**63), 2**63)
+"""The positions that Ruby accepts."""
+
+_DECIMAL = re.compile(r"-?[0-9]+\.[0-9]+")
+_LEADING_INTEGER = re.compile(r"[\t\n\v\f\r ]*([+-]?[0-9]+(?:_[0-9]+)*)")
+_INTEGER = re.compile(
+    r"(?ai)([+-]?)(?:0x(?P<x>[0-9a-f]+(?:_[0-9a-f]+)*)|0b(?P<b>[01]+(?:_[01]+)*)|0o?_?(?P<o>[0-7]+(?:_[0-7]+)*)"
+    r"|(?:0d)?(?P<d>[0-9]+(?:_[0-9]+)*))"
 )
-from liquid.builtin.output import Output
-from liquid.builtin.tags.echo_tag import EchoNode, EchoTag
-from liquid.exceptions import LiquidTypeError
-from liquid.expression import Expression
+_BASES = {"x": 16, "b": 2, "o": 8, "d": 10}
+_DROPS = {"ForLoop": "Liquid::ForloopDrop", "TableRow": "Liquid::TablerowloopDrop"}
+"""What Ruby prints for the object `forloop` itself."""
+_MAX_DIGITS = 1_300
+"""Digits of a number. Python converts long numbers in quadratic time."""
+_ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\x1b": "\\e", "\a": "\\a", "\b": "\\b", "\v": "\\v", "\f": "\\f"}
+_ESCAPED = re.compile(r'["\\]|#(?=[{$@])|[^ -~]')
 
-_Compare = Callable[[Any, Any], bool]
+
+class RubyError(LiquidError):
+    """An error with the text of Ruby's Liquid, which is printed into the message."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, token=None)
+
+
+class PropertyError(Exception):
+    """Ruby raises TypeError for a property of this kind."""
+
+
+class WithoutPropertiesError(Exception):
+    """The value has no properties, such as a boolean."""
 
 
 def text(value: object) -> str:
     """Return a value as the input of a text filter: a list has brackets, unlike in a message."""
-    return _inspect(value) if isinstance(value, list | tuple) else printed(value)
+    return inspected(value) if isinstance(value, list | tuple) else printed(value)
 
 
 def printed(value: object) -> str:
@@ -43,15 +67,17 @@ def printed(value: object) -> str:
             return encodable(value)
         case bool():
             return str(value).lower()
+        case int():
+            return str(value)
         case float():
             return _float(value)
         case list() | tuple():
             return "".join(printed(entry) for entry in value)
         case dict():
-            return _inspect(value)
+            return inspected(value)
         case range():
             return f"{value.start}..{value.stop - 1}"
-    return str(value)
+    return _DROPS.get(type(value).__name__, "")
 
 
 def encodable(text: str) -> str:
@@ -59,105 +85,245 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _float(value: float) -> str:
-    text = repr(value)
-    mantissa, e, exponent = text.partition("e")
-    return text if not e else f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent}"
-
-
-def _inspect(value: object) -> str:
+def inspected(value: object) -> str:
+    """Return a value as Ruby shows it inside a list or an object."""
     match value:
         case None:
             return "nil"
         case str():
-            return json.dumps(value, ensure_ascii=False)
+            return '"' + _ESCAPED.sub(_escape, encodable(value)) + '"'
         case dict():
-            return "{" + ", ".join(f"{_inspect(key)}=>{_inspect(entry)}" for key, entry in value.items()) + "}"
+            return "{" + ", ".join(f"{inspected(key)}=>{inspected(entry)}" for key, entry in value.items()) + "}"
         case list() | tuple():
-            return "[" + ", ".join(_inspect(entry) for entry in value) + "]"
+            return "[" + ", ".join(inspected(entry) for entry in value) + "]"
     return printed(value)
 
 
-class _RubyNode(EchoNode):
-    def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
-        return buffer.write(printed(self.expression.evaluate(context)))
+def number(value: object) -> Number:
+    """Return a value as a number: text begins with an integer or is a decimal fraction, everything else is 0."""
+    match value:
+        case bool():
+            return 0
+        case int():
+            return value
+        case float():
+            return Decimal(repr(value))
+        case str():
+            stripped = value.strip(WHITE)
+            if _DECIMAL.fullmatch(stripped):
+                _require_short(stripped)
+                return Decimal(stripped)
+            return leading_integer(value)
+    return 0
 
 
-class RubyOutput(Output):
-    """`{{ … }}`."""
-
-    node_class = _RubyNode
-
-
-class RubyEcho(EchoTag):
-    """`{% echo … %}`."""
-
-    node_class = _RubyNode
+def leading_integer(value: str) -> int:
+    """Return the integer at the start of a text, or 0."""
+    match = _LEADING_INTEGER.match(value)
+    if match is None:
+        return 0
+    _require_short(match[1])
+    return int(match[1])
 
 
-def compare_as_ruby(expressions: Iterable[Expression]) -> None:
-    """Replace python-liquid's comparisons by Ruby's in `expressions` and their children."""
-    for expression in expressions:
-        for part in ("expression", "left", "right"):
-            inner = getattr(expression, part, None)
-            if isinstance(inner, Expression):
-                compare_as_ruby([inner])
-                if compare := _COMPARISONS.get(type(inner)):
-                    setattr(expression, part, _Comparison(inner, compare))
+def integer(value: object) -> int:
+    """Return an integer or a text that is an integer; other values are errors."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = _INTEGER.fullmatch(text(value).strip(WHITE[1:]))
+    if match is None or not match.lastgroup:
+        raise RubyError("invalid integer")
+    digits = match[match.lastgroup]
+    if match.lastgroup == "d" and len(digits) > 1 and digits.startswith("0") and not match[0].lower().count("d"):
+        raise RubyError("invalid integer")
+    _require_short(digits)
+    return int(match[1] + digits, _BASES[match.lastgroup])
 
 
-class _Comparison(Expression):
-    __slots__ = ("compare", "sides")
-
-    def __init__(self, original: Any, compare: _Compare) -> None:
-        super().__init__(original.token)
-        self.sides: list[Expression] = [original.left, original.right]
-        self.compare = compare
-
-    def evaluate(self, context: RenderContext) -> bool:
-        values = (side.evaluate(context) for side in self.sides)
-        left, right = (value.__liquid__() if hasattr(value, "__liquid__") else value for value in values)
-        return self.compare(left, right)
-
-    def children(self) -> list[Expression]:
-        return self.sides
+def plain(value: Number) -> int | float:
+    """Return a calculated number as a value: an Integer, or a Float for a BigDecimal."""
+    return float(value) if isinstance(value, Decimal) else value
 
 
-def _order(sign: _Compare, left: Any, right: Any) -> bool:
-    kinds = _kind(left), _kind(right)
+def equal(left: object, right: object) -> bool:
+    """Return whether values are equal. Python also treats true and 1 as equal."""
+    match left, right:
+        case (bool(), _) | (_, bool()):
+            return left is right
+        case (list() | tuple(), list() | tuple()):
+            return len(left) == len(right) and all(map(equal, left, right))
+        case (dict(), dict()):
+            return left.keys() == right.keys() and all(equal(value, right[key]) for key, value in left.items())
+        case (range(), range()):
+            return (left.start, left.stop) == (right.start, right.stop)
+    return left == right
+
+
+def is_blank(value: object) -> bool:
+    """Return whether Rails treats a value as blank: absent, false, empty or white space."""
+    return value is None or value is False or is_empty(value) or (isinstance(value, str) and value.isspace())
+
+
+def is_empty(value: object) -> bool:
+    """Return whether a text, list or object is empty."""
+    return isinstance(value, str | list | tuple | dict) and not value
+
+
+def ordered(sign: Callable[[Any, Any], bool], left: Any, right: Any) -> bool:
+    """Compare numbers with numbers and text with text. A mix is an error; values without an order give false."""
+    kinds = kind(left), kind(right)
     if None in kinds:
         return False
     if kinds[0] is not kinds[1]:
         left_type = "String" if isinstance(left, str) else "Integer" if isinstance(left, int) else "Float"
         shown = printed(right) if kinds[1] is float else "String"
-        raise LiquidTypeError(f"comparison of {left_type} with {shown} failed", token=None)
+        raise RubyError(f"comparison of {left_type} with {shown} failed")
     return sign(left, right)
 
 
-def _contains(left: Any, right: Any) -> bool:
+def contains(left: Any, right: Any) -> bool:
+    """Return whether a text has this part, a list this entry, an object this key or a range this number."""
     if right is None or right is False:
         return False
     if isinstance(left, str):
         return text(right) in left
     if isinstance(left, range):
-        return _kind(right) is float and left.start <= right < left.stop
-    if not isinstance(left, list | tuple | dict):
-        return False
-    # Not `in`: Python treats true and 1 as equal.
-    return any(entry == right and isinstance(entry, bool) is isinstance(right, bool) for entry in left)
+        return kind(right) is float and left.start <= right < left.stop
+    return isinstance(left, list | tuple | dict) and any(equal(entry, right) for entry in left)
 
 
-def _kind(value: object) -> type | None:
+def kind(value: object) -> type | None:
     """Return str for text, float for a number, and None for values without an order, such as booleans."""
     if isinstance(value, str):
         return str
     return float if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-_COMPARISONS: dict[type[Expression], _Compare] = {
-    LtExpression: partial(_order, operator.lt),
-    LeExpression: partial(_order, operator.le),
-    GtExpression: partial(_order, operator.gt),
-    GeExpression: partial(_order, operator.ge),
-    ContainsExpression: _contains,
-}
+def identity(value: object) -> object:
+    """Return a hashable value that is equal for values that `uniq` treats as equal, unlike 1 and 1.0."""
+    match value:
+        case list() | tuple():
+            return (list, *map(identity, value))
+        case dict():
+            return (dict, frozenset((key, identity(entry)) for key, entry in value.items()))
+    return type(value), value
+
+
+def entries(value: object) -> list[Any]:
+    """Return the entries of a value for a list filter: nested lists are flattened, another value is a single entry."""
+    match value:
+        case None:
+            return []
+        case list() | tuple():
+            return list(_flat(value))
+        case range():
+            return list(value)
+    return [value]
+
+
+def looked_up(value: Any, step: object) -> Any:
+    """Return the value of a step such as `.name` or `[0]`; None if it is absent."""
+    if isinstance(step, str) and isinstance(value, Mapping):
+        if step in value:
+            return value[step]
+    elif isinstance(step, int) and isinstance(value, list | tuple) and not isinstance(step, bool):
+        return value[step] if -len(value) <= step < len(value) else None
+    if step == "size":
+        return size_of(value)
+    if step == "first" and isinstance(value, list | tuple | dict | range):
+        return first(value)
+    return last(value) if step == "last" and isinstance(value, list | tuple | range) else None
+
+
+def size_of(value: object) -> int | None:
+    """Return the length of a text, list or object, and the bytes of an integer; None for other values."""
+    if isinstance(value, str | list | tuple | dict):
+        return len(value)
+    if isinstance(value, range):
+        return max(0, value.stop - value.start)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return max(8, (value.bit_length() + 7) // 8)
+    return None
+
+
+def first(value: object) -> Any:
+    """Return the first entry of a list or object."""
+    if isinstance(value, range):
+        return value.start
+    if isinstance(value, dict):
+        return next(map(list, value.items()), None)
+    return value[0] if isinstance(value, list | tuple) and value else None
+
+
+def last(value: object) -> Any:
+    """Return the last entry of a list."""
+    if isinstance(value, range):
+        return value.stop - 1
+    return value[-1] if isinstance(value, list | tuple) and value else None
+
+
+def has_properties(value: object) -> bool:
+    """Return whether Ruby can look up a property of this value, also if it has none."""
+    return isinstance(value, str | dict | list | tuple) or (isinstance(value, int) and not isinstance(value, bool))
+
+
+def property_of(value: object, name: object) -> Any:
+    """Return the property of an entry: a key of an object, a part of a text, a bit of a number; None if absent.
+
+    Raises PropertyError for a name of an unsuitable type and WithoutPropertiesError for a value without properties.
+    """
+    match value:
+        case dict():
+            return value.get(name) if isinstance(name, str) else None
+        case str() if isinstance(name, str):
+            return name if name in value else None
+        case bool() | None | float() | range():
+            raise WithoutPropertiesError
+        case str() if isinstance(name, range):
+            start = name.start + len(value) if name.start < 0 else name.start
+            return value[start : name.stop] if 0 <= start <= len(value) else None
+    if isinstance(name, bool) or not isinstance(name, int | float):
+        raise PropertyError
+    at = int(name)
+    if isinstance(value, int):
+        return 0 if at < 0 else value >> min(at, value.bit_length()) & 1
+    if isinstance(value, str):
+        if at not in LONG:
+            raise RubyError("internal")
+        return value[at] if -len(value) <= at < len(value) else None
+    raise WithoutPropertiesError
+
+
+def _flat(values: Iterable[object]) -> Iterable[object]:
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _flat(value)
+        else:
+            yield value
+
+
+def _require_short(digits: str) -> None:
+    if len(digits) > _MAX_DIGITS:
+        raise ResourceLimitError("a number is too long; shorten the number", token=None)
+
+
+def _float(value: float) -> str:
+    if value != value:
+        return "NaN"
+    if value in (float("inf"), float("-inf")):
+        return "Infinity" if value > 0 else "-Infinity"
+    shown = repr(value)
+    mantissa, e, exponent = shown.partition("e")
+    return shown if not e else f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent}"
+
+
+def _escape(match: re.Match[str]) -> str:
+    character = match[0]
+    if character in '"\\#':
+        return "\\" + character
+    if character in _ESCAPES:
+        return _ESCAPES[character]
+    if unicodedata.category(character) not in ("Cc", "Cn", "Cs", "Zl", "Zp"):
+        return character
+    code = ord(character)
+    return f"\\u{code:04X}" if code < 0x10000 else f"\\u{{{code:X}}}"

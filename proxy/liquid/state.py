@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from liquid import Token
 from liquid.exceptions import ResourceLimitError
 
+from proxy.liquid.braze_objects import misspelt
 from proxy.liquid.limits import MAX_FINDINGS
 from proxy.liquid.scanner import line_at
 from proxy.liquid.types import Answer, AskForTag, Finding, Request, User
@@ -24,13 +25,21 @@ class Aborted(Exception):
 class Run:
     """A rendering in progress: user, calls, time limit, and the findings so far."""
 
-    def __init__(self, user: User, ask: AskForTag, seconds: float, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, user: User, ask: AskForTag, values: Mapping[str, Any], seconds: float, monotonic: Callable[[], float]
+    ) -> None:
         self.user = user
         self.calls: list[tuple[Request, Answer]] = []
         """The calls so far, in the order of the tags in `tags` that made a call."""
         self._ask = ask
+        self.open_blocks: list[str] = []
+        """The Content Blocks that are being rendered, outermost first."""
         self.tags: list[dict[str, Any]] = []
         self.findings: dict[Finding, None] = {}
+        self.values = values
+        """The test values by name."""
+        self.unknown_values: dict[str, int] = {}
+        """The lines of the values that only Braze knows, by name."""
         self.retried: str | None = None
         self.empty_outputs: set[tuple[int, str]] = set()
         """Line and Liquid of each output that printed nothing."""
@@ -49,7 +58,7 @@ class Run:
 
     def again(self, ask: AskForTag) -> Run:
         """Return a new rendering for the same user, which must end at the same time."""
-        return Run(self.user, ask, self._until - self._monotonic(), self._monotonic)
+        return Run(self.user, ask, self.values, self._until - self._monotonic(), self._monotonic)
 
     def check_time(self) -> None:
         """Raise ResourceLimitError after the time limit."""
@@ -74,3 +83,22 @@ class Run:
             self.findings[finding] = None
             return True
         return finding in self.findings
+
+    def value_of(self, name: str) -> Any:
+        """Return the test value of a name; None if it is missing, with a note."""
+        self.need(name, self.line)
+        return self.values.get(name)
+
+    def need(self, name: str, line: int) -> None:
+        """Record a value that only Braze knows. A name without a test value is noted once."""
+        if name in self.unknown_values or len(self.unknown_values) >= MAX_FINDINGS:
+            return
+        self.unknown_values[name] = line
+        if self.values.get(name) is not None:
+            return
+        if similar := misspelt(name):
+            problem = f"Braze has no attribute {name}, so it is empty"
+            self.note(Finding(line, "misspelt-attribute", problem, f"write {similar}"))
+        else:
+            problem = f"only Braze knows the value of {name}, so it is empty in the preview"
+            self.note(Finding(line, "unknown-attribute", problem, "give this name a test value", level="note"))

@@ -13,27 +13,43 @@ from proxy.liquid.scanner import OUTPUT
 from proxy.profile.parts import SECTIONS
 
 OPTIONS = {
-    **dict.fromkeys(("retry", "no_cache"), False),
+    **dict.fromkeys(("retry", "no_cache", "rerender"), False),
     **dict.fromkeys(("save", "basic_auth", "auth_credentials", "headers"), True),
-    **dict.fromkeys(("method", "body", "content_type", "cache_max_age"), True),
+    **dict.fromkeys(("method", "body", "content_type", "accept", "cache_max_age"), True),
 }
-"""The options of a tag, and whether each has a value."""
+"""The options of a tag, and whether each has a value.
+
+Source: Braze's documentation, Personalize > Connected Content: "Make a Connected Content call", "Local Connected
+Content variables" (headers, body, content_type, accept), "Caching responses", "Connected Content retries", "Pull user
+profile data" (rerender).
+"""
 ROUTES = frozenset({*SECTIONS, "profile", "userprofile"})
 UNSAVED = "connected"
 """The variable for a JSON answer if the tag has no `:save`."""
 FORM = "application/x-www-form-urlencoded"
+JSON = "application/json"
+NO_BREAK_SPACE = "\u00a0"
 
 _OPTION = re.compile(r":([a-z_]+)\Z")
-_PIECE = re.compile(OUTPUT.pattern + r'|\s+|\\?"|[{}]|[^\s"{}\\]+|\\', re.DOTALL)
+BLANKS = " \t\r\n\f\v"
+"""Blanks as in Ruby. A no-break space is part of a word."""
+_PIECE = re.compile(OUTPUT.pattern + rf'|[{BLANKS}]+|\\?"|[{{}}]|[^{BLANKS}"{{}}\\]+|\\', re.DOTALL)
+_URL_PIECE = re.compile(OUTPUT.pattern + r"|[?#]", re.DOTALL)
+_CONTENT_TYPE = re.compile(r"""["']content-type["']\s*:\s*["']([^"']*)["']""", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """A parsed tag. `options`: name to text, "" for a flag; `unknown`: words that are not options."""
+    """A parsed tag.
+
+    `options`: name to text, "" for a flag. `unknown`: words that are not options. `remainder`: words after the first
+    blank of a body, which Braze drops.
+    """
 
     url: str
     options: Mapping[str, str]
     unknown: tuple[str, ...] = ()
+    remainder: tuple[str, ...] = ()
 
     @property
     def method(self) -> str:
@@ -50,7 +66,12 @@ class Tag:
 
     @property
     def content_type(self) -> str:
-        return self.options.get("content_type", FORM)
+        return content_type(self.options)
+
+    @property
+    def path(self) -> str:
+        """Return the URL up to the query, before it is rendered."""
+        return self.url[: len(self.url) - len(_from_query(self.url))]
 
     @property
     def parameters(self) -> dict[str, str]:
@@ -60,12 +81,13 @@ class Tag:
 
 def parse(text: str) -> Tag:
     """Parse the text after the tag's name."""
-    words = list(_words(text))
-    url = words.pop(0) if words and not words[0].startswith(":") else ""
+    found = list(words(text))
+    url = found.pop(0) if found and not found[0].startswith(":") else ""
     options: dict[str, list[str]] = {}
     unknown: list[str] = []
+    remainder: list[str] = []
     current: str | None = None
-    for word in words:
+    for word in found:
         option = _OPTION.match(word)
         if option and option[1] in OPTIONS:
             options[option[1]] = []
@@ -73,9 +95,17 @@ def parse(text: str) -> Tag:
         elif option or current is None:
             unknown.append(word)
             current = None
+        elif current == "body" and options["body"]:
+            remainder.append(word)
         else:
             options[current].append(word)
-    return Tag(url, {name: " ".join(value) for name, value in options.items()}, tuple(unknown))
+    return Tag(url, {name: " ".join(value) for name, value in options.items()}, tuple(unknown), tuple(remainder))
+
+
+def content_type(options: Mapping[str, str]) -> str:
+    """Return the type of the body: the option, or else the header, or else a form."""
+    header = _CONTENT_TYPE.search(options.get("headers", ""))
+    return options.get("content_type") or (header[1] if header else FORM)
 
 
 def route(url: str) -> str | None:
@@ -90,7 +120,18 @@ def route(url: str) -> str | None:
 
 def query(url: str) -> str:
     """Return the query of a URL, which may contain Liquid."""
-    return url.partition("?")[2].partition("#")[0]
+    return _from_query(url).removeprefix("?").partition("#")[0]
+
+
+def json_body(body: str, content_type: str) -> str:
+    """Return a form body as JSON if the content type is JSON, as Braze does. Any other body is unchanged.
+
+    Source: Braze's documentation, "Local Connected Content variables", HTTP POST.
+    """
+    text = body.strip()
+    if content_type.partition(";")[0].strip().lower() != JSON or "=" not in text or text[0] in '{["':
+        return body
+    return json.dumps(dict(parse_qsl(text, keep_blank_values=True)), ensure_ascii=False)
 
 
 def parameters(url: str, body: str = "") -> dict[str, str]:
@@ -125,6 +166,16 @@ def json_object(text: str) -> dict[str, object]:
     return value if isinstance(value, dict) else {}
 
 
+def _from_query(url: str) -> str:
+    """Return the URL from its `?` that is outside of Liquid; "" without a query."""
+    for match in _URL_PIECE.finditer(url):
+        if match[0] == "?":
+            return url[match.start() :]
+        if match[0] == "#":
+            break
+    return ""
+
+
 def _of_form(text: str) -> dict[str, str]:
     return dict(with_joined_lists(parse_qsl(text, keep_blank_values=True)))
 
@@ -141,19 +192,23 @@ def _of_body(body: str) -> dict[str, str]:
     }
 
 
-def _words(text: str) -> Iterator[str]:
-    """Yield the words between blanks; blanks inside Liquid, braces or quotes in braces do not separate words."""
-    word, depth, quoted = "", 0, False
+def words(text: str) -> Iterator[str]:
+    """Yield the words between blanks.
+
+    Blanks inside outputs do not separate words, nor do blanks inside the braces of `:headers`.
+    """
+    word, depth, quoted, grouped = "", 0, False, False
     for match in _PIECE.finditer(text):
         piece = match[0]
-        if piece.isspace() and not depth:
+        if piece[0] in BLANKS and not depth:
             if word:
+                grouped = word == ":headers"
                 yield word
             word = ""
             continue
         if depth and piece == '"':
             quoted = not quoted
-        elif not quoted:
+        elif grouped and not quoted:
             depth = max(0, depth + {"{": 1, "}": -1}.get(piece, 0))
         word += piece
     if word:

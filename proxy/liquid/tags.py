@@ -16,13 +16,15 @@ from liquid.tag import Tag as LiquidTag
 from liquid.token import TOKEN_EXPRESSION, TOKEN_TAG
 
 from proxy.liquid import tag_syntax
-from proxy.liquid.limits import MAX_OUTPUT, MAX_TAGS
+from proxy.liquid.limits import MAX_OUTPUT, MAX_SOURCE, MAX_TAGS
 from proxy.liquid.report import tag_report
+from proxy.liquid.scanner import Unreadable, markups, rewritten
 from proxy.liquid.state import Aborted, Run
 from proxy.liquid.types import Finding, Request
 
 _EXPOSED = "Amplitude was called, which logs an exposure for this user"
 _NOT_EXPOSED = "Amplitude was not called, so no exposure was logged"
+_NOT_RERENDERED = frozenset({"connected_content", "catalog_items", "catalog_selection_items"})
 _NOT_IN_HEADERS = re.compile(r"[^\x20-\x7e]")
 
 
@@ -46,7 +48,7 @@ class AbortTag(LiquidTag):
 
     def parse(self, stream: TokenStream) -> Node:
         """Return the node of the tag."""
-        token, text = _read(stream)
+        token, text = read_tag(stream)
         reason = text.strip().removeprefix("(").removesuffix(")").strip()
         return _AbortNode(token, reason.strip("\"'") or "no reason given")
 
@@ -68,23 +70,19 @@ class _ConnectedContentNode(Node):
             )
         line = run.line
 
-        def rendered(text: str) -> str:
-            if "{{" not in text and "{%" not in text:
-                return text
-            run.line = line
-            output = LimitedStringIO(MAX_OUTPUT)
-            for node in context.env.from_string(text).nodes:
-                node.render(context, output)
-            return output.getvalue()
-
-        url = rendered(tag.url).strip()
-        body = rendered(tag.body)
+        url = rendered(tag.url, context, run).strip(tag_syntax.BLANKS)
+        if tag_syntax.NO_BREAK_SPACE in url:
+            url = url.replace(tag_syntax.NO_BREAK_SPACE, "")
+            run.note(_no_break_space(line))
+        headers = rendered(tag.options.get("headers", ""), context, run)
+        content_type = tag_syntax.content_type({**tag.options, "headers": headers})
+        body = tag_syntax.json_body(rendered(tag.body, context, run), content_type)
         name = tag_syntax.route(url)
-        answer = run.ask(_request(name, url, tag, body, rendered(tag.options.get("headers", "")))) if name else None
+        answer = run.ask(_request(name, url, tag, body, content_type, headers)) if name else None
         run.check_time()
         if name is None:
             run.note(Finding(line, "elsewhere", *tag_syntax.other_url(url), level="note"))
-        content: Any = _content(answer.body) if answer else None
+        content: Any = _content(self._rerendered(answer.body, context)) if answer else None
         value = content
         if answer is None or not 200 <= answer.status < 300:
             value = None
@@ -102,6 +100,26 @@ class _ConnectedContentNode(Node):
         context.assign(saved_as, value)
         return 0
 
+    def _rerendered(self, text: str, context: RenderContext) -> str:
+        """Return an answer whose Liquid is rendered, if the tag has :rerender. Calls and catalogs stay as text.
+
+        Source: Braze's documentation, Connected Content > "Pull user profile data in Connected Content calls".
+        """
+        if "rerender" not in self.tag.options or ("{{" not in text and "{%" not in text):
+            return text
+        if len(text) > MAX_SOURCE:
+            raise ResourceLimitError("the answer is too large for :rerender; request less data", token=self.token)
+        try:
+            for piece in reversed(markups(text)):
+                if piece.name in _NOT_RERENDERED:
+                    end = piece.start + len(piece.text)
+                    text = f"{text[: piece.start]}{{% raw %}}{piece.text}{{% endraw %}}{text[end:]}"
+            plain = rewritten(text, markups(text))
+        except Unreadable as error:
+            self.run.note(_unreadable_answer(self.run.line, error))
+            return text
+        return rendered(plain, context, self.run)
+
 
 class ConnectedContentTag(LiquidTag):
     """`{% connected_content URL :option value … %}`."""
@@ -115,11 +133,41 @@ class ConnectedContentTag(LiquidTag):
 
     def parse(self, stream: TokenStream) -> Node:
         """Return the node of the tag."""
-        token, text = _read(stream)
+        token, text = read_tag(stream)
         return _ConnectedContentNode(token, tag_syntax.parse(text), self._run)
 
 
-def _read(stream: TokenStream) -> tuple[Token, str]:
+def rendered(text: str, context: RenderContext, run: Run) -> str:
+    """Return plain Liquid inside a tag as text."""
+    if "{{" not in text and "{%" not in text:
+        return text
+    line = run.line
+    output = LimitedStringIO(MAX_OUTPUT)
+    for node in context.env.from_string(text).nodes:
+        node.render(context, output)
+    run.line = line
+    return output.getvalue()
+
+
+def _no_break_space(line: int) -> Finding:
+    return Finding(
+        line,
+        "no-break-space",
+        "the URL has a no-break space (U+00A0), which Braze removes",
+        "delete the space and type it again",
+    )
+
+
+def _unreadable_answer(line: int, error: Unreadable) -> Finding:
+    return Finding(
+        line,
+        "rerender",
+        f"the answer cannot be rendered again, because {error.problem}",
+        "remove :rerender, because answers of this service contain no Liquid of yours",
+    )
+
+
+def read_tag(stream: TokenStream) -> tuple[Token, str]:
     """Return a tag's token and the text after its name. The stream stays at the last token of the tag."""
     token = stream.expect(TOKEN_TAG)
     if stream.peek.kind != TOKEN_EXPRESSION:
@@ -128,14 +176,14 @@ def _read(stream: TokenStream) -> tuple[Token, str]:
     return token, stream.current.value
 
 
-def _request(name: str, url: str, tag: tag_syntax.Tag, body: str, headers: str) -> Request:
+def _request(name: str, url: str, tag: tag_syntax.Tag, body: str, content_type: str, headers: str) -> Request:
     # Percent-encoded as over HTTP, because the URL in a template may contain any character.
     query = quote(tag_syntax.query(url), safe="%/:?[]@!$&'()*+,;=", errors="replace")
     target = f"/v1/{name}" + (f"?{query}" if query else "")
     if tag.method != "POST":
         return Request("GET", target, _headers(headers))
     # An option in braces may contain line breaks, which are invalid in a header.
-    return Request("POST", target, _headers(headers), body, _NOT_IN_HEADERS.sub("", tag.content_type))
+    return Request("POST", target, _headers(headers), body, _NOT_IN_HEADERS.sub("", content_type))
 
 
 def _content(body: str) -> Any:

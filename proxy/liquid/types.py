@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 SECONDS = 8.0
 """Time limit of a rendering, including its calls."""
+OUR_LIMIT = "this is a limit of the preview, not of Braze"
 
 NO_ALIASES: Mapping[str, Sequence[str]] = {}
 """No short names of any kind."""
@@ -92,6 +93,8 @@ class Rendering:
     tags: tuple[dict[str, Any], ...] = ()
     """The report of each Connected Content tag that was rendered."""
     findings: tuple[Finding, ...] = ()
+    unknown_values: tuple[tuple[str, int], ...] = ()
+    """Name and line of each value that only Braze knows, also with a test value."""
 
     @property
     def good(self) -> bool:

@@ -55,6 +55,31 @@ def test_preview__running_service__uses_the_credentials(service: Service) -> Non
     assert "PROXY_CREDENTIALS=name:secret" in ended.stderr
 
 
+def test_preview__test_values__used_in_the_message(tmp_path: Path) -> None:
+    template = "{{${city}}} {{custom_attribute.${n} | plus: 1}} {{context.${list} | join: '-'}} {{${country}}}"
+    file = tmp_path / "values.json"
+    file.write_text('{"context.${list}": ["a", "b"], "${city}": "Rome"}', encoding="utf-8")
+    values = ("--values", file, "--value", "${city}=Bonn", "--value", "custom_attribute.${n}=2")
+    ended = preview("-", "--demo", *values, stdin=template)
+    assert (ended.returncode, ended.stdout) == (0, "Bonn 3 a-b \n")
+    assert "only Braze knows the value of ${country}" in ended.stderr
+    assert "${city}" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("--value", "city=Bonn"), "--value: city is not a name; write the name as in the message"),
+        (("--value", "${city}"), "--value: ${city} has no value; write NAME=VALUE"),
+        (("--values", __file__), "is not JSON; write an object"),
+    ],
+)
+def test_preview__invalid_test_value__error_with_the_fix(arguments: tuple[str, ...], problem: str) -> None:
+    ended = preview("-", "--demo", *arguments, stdin="x")
+    assert ended.returncode == 2
+    assert problem in " ".join(ended.stderr.split())
+
+
 def test_preview__message_from_stdin_aborts__exits_with_1() -> None:
     ended = preview("-", "--demo", stdin="before{% abort_message('no item') %}after")
     assert (ended.returncode, ended.stdout.strip()) == (1, "")

@@ -50,6 +50,11 @@ GROWING: dict[str, Callable[[int], str]] = {
     "nested comments": lambda n: "{% comment %}" * (n // 13) + "{% endcomment %}",
     "nested raw blocks": lambda n: "{% raw %}" * (n // 9) + "{% endraw %}",
     "nested JSON": lambda n: "{% connected_content https://h/v1/cohorts :body {" + '"a":{' * (n // 5) + " %}",
+    "HTML comments": lambda n: "<!---->" * (n // 7),
+    "unclosed HTML comments": lambda n: "<!--" * (n // 4),
+    "unclosed HTML comments in a raw block": lambda n: "{% raw %}" + "<!--" * (n // 4) + "{% endraw %}",
+    "attributes of Braze": lambda n: "".join(f"{{{{a.${{b{i}}}}}}}" for i in range(n // 14)),
+    "words of a catalog": lambda n: "{% catalog_items a " + "b, " * (n // 3) + "%}",
     "backslashes": lambda n: '{% connected_content https://h/v1/cohorts :headers {"' + "\\" * n + " %}",
     "aborts, conditions and retries": lambda n: (
         "".join(f"{{% connected_content a :retry :save v{i} %}}" for i in range(n // 120))
@@ -86,9 +91,12 @@ def test_render__template_four_times_as_long__takes_about_four_times_as_long(bui
 
 
 def test_parse_tag__spaces_inside_outputs__do_not_split_words() -> None:
-    parsed = tag_syntax.parse(' https://h/{{ a | b: "c d" }}/{{${x y}}} :body {"a": "{{${user_id}}} b"} :save c')
+    parsed = tag_syntax.parse(
+        ' https://h/{{ a | b: "c d" }}/{{${x y}}} :headers {"a": "{{${user_id}}} b"} :body {"a": "b"} :save c'
+    )
     assert parsed.url == 'https://h/{{ a | b: "c d" }}/{{${x y}}}'
-    assert parsed.options == {"body": '{"a": "{{${user_id}}} b"}', "save": "c"}
+    assert parsed.options == {"headers": '{"a": "{{${user_id}}} b"}', "body": '{"a":', "save": "c"}
+    assert parsed.remainder == ('"b"}',)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +144,9 @@ def test_render__a_thousand_findings__first_findings_and_a_note() -> None:
         (LONG_DATE + "{{ x | date: '%Y' | size }}", "4096"),
         ("{{ '2026-01-02' | date: '%Y' }}", "2026"),
         ("{{ 'b,a,b' | split: ',' | uniq | join }}", "b a"),
+        ("{% assign a = (1..100000) | uniq %}{{ a | size }}", "100000"),
+        ("{% if a" + " and a" * 2000 + " %}{% else %}no{% endif %}", "no"),
+        ("{{ '2026-01-02' | date: '%9999Y' | size }}", "9999"),
     ],
 )  # fmt: skip
 def test_render__value_that_needs_much_time__is_quick(template: str, message: str) -> None:
@@ -143,12 +154,6 @@ def test_render__value_that_needs_much_time__is_quick(template: str, message: st
     rendering = render(template, User("u"), answer)
     assert (rendering.outcome, rendering.message) == ("sent", message)
     assert time.process_time() - began < 2
-
-
-def test_render__uniq_of_a_huge_list__refused() -> None:
-    rendering = render("{% assign a = (1..6000) | uniq %}", User("u"), answer)
-    assert rendering.outcome == "refused"
-    assert "uniq" in rendering.reason
 
 
 def test_render__huge_url__refused() -> None:

@@ -52,7 +52,7 @@ def sent(source: str, service: Service | None = None) -> str:
         ("{{most_recently_used_device.${id}}}", "dév/ice"),
         ("{{${first_name} | default: 'you'}} {{custom_attribute.${favourite team}}}.", "you ."),
         ("costs ${5} and {% raw %}{{${user_id}}}{% endraw %}", "costs ${5} and {{${user_id}}}"),
-        ("{% comment %}{{${user_id}}} {{ {% endcomment %}x", "x"),
+        ("{% comment %}{{${user_id}}} {{ x }}{% endcomment %}x", "x"),
         ("{{ 'say \"x\"' | json_escape }}", 'say \\"x\\"'),
     ],
 )
@@ -69,8 +69,8 @@ def test_render__attributes_and_filters_of_braze__rendered(source: str, message:
          {"Cache-Control": "no-cache"}, "", ""),
         (":method post :body user_id={{${user_id} | url_param_escape}}&rec_id=a :save x", "POST", {},
          "user_id=a%20b%2Bc%26d&rec_id=a", "application/x-www-form-urlencoded"),
-        (':method POST :content_type application/json :body {"user_id": "{{${user_id}}}", "keys": ["a b"]} :save x',
-         "POST", {}, '{"user_id": "a b+c&d", "keys": ["a b"]}', "application/json"),
+        (':method POST :content_type application/json :body {"user_id":"{{${user_id}}}","keys":["a"]} :save x',
+         "POST", {}, '{"user_id":"a b+c&d","keys":["a"]}', "application/json"),
         (":auth_credentials us :body ignored :save x", "GET", {}, "", ""),
     ],
 )  # fmt: skip
@@ -192,7 +192,9 @@ def test_render__values__are_printed_like_ruby(value: Any, printed: str) -> None
         ("\n{% raw %}", 2, "never closed"),
         ("{{" + " " * 300 + "x }}", 1, "spaces"),
         ("x" * (MAX_SOURCE + 1), 1, "longer than"),
-        ("{% if a" + " and a" * 2000 + " %}{% endif %}", 0, ""),
+        ("{% if a %}\n{% assign 1 %}{% endif %}", 2, "assign has no name or no value; write {% assign name = value %}"),
+        ("\n{% if %}x{% endif %}", 2, "a condition is missing; write {% if value %}"),
+        ("{% for x %}{% endfor %}", 1, "a loop has no list; write {% for name in list %}"),
     ],
 )
 def test_render__unreadable_template__is_refused_with_its_line(source: str, line: int, why: str) -> None:

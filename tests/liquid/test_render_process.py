@@ -19,7 +19,7 @@ import pytest
 from proxy.liquid import render
 from proxy.liquid.render_process import AT_ONCE, Child, Renderer
 from proxy.liquid.report import report
-from proxy.liquid.types import Answer, Request, User
+from proxy.liquid.types import OUR_LIMIT, Answer, Request, User
 from proxy.web.pages import playground
 from tests.conftest import ROOT
 from tests.support.wait import until
@@ -31,7 +31,7 @@ ENDLESS = (
 MESSAGE = (
     "{% connected_content https://h/v1/cohorts?user_id={{${user_id} | url_param_escape}} :save a %}"
     '{% connected_content https://h/v1/profile :method post :content_type application/json :headers {"Cache-Control": '
-    '"no-cache"} :body {"user_id": "{{${user_id}}}"} :save b %}{{ a.name }} {{ b.target }} {{ p.gp:x }}'
+    '"no-cache"} :body {"user_id":"{{${user_id}}}"} :save b %}{{ a.name }} {{ b.target }} {{ p.gp:x }}'
 )
 CALL = "{% connected_content https://h/v1/cohorts :save c %}"
 
@@ -113,7 +113,7 @@ def test_child__does_not_end_after_the_time_limit__killed() -> None:
     assert result == {
         **result,
         "outcome": "refused",
-        "reason": "rendering takes longer than 0.1 s; simplify the message",
+        "reason": "rendering takes longer than 0.1 s; simplify the message; " + OUR_LIMIT,
     }
 
 
@@ -121,7 +121,11 @@ def test_child__does_not_end_after_the_time_limit__killed() -> None:
 def test_child__exceeds_the_memory_limit__refused() -> None:
     with Child() as child:
         result = json.loads(child.render("{% for i in (1..1000000000) reversed %}{% endfor %}", USER, answer))
-    assert result == {**result, "outcome": "refused", "reason": "rendering takes too much memory; simplify the message"}
+    assert result == {
+        **result,
+        "outcome": "refused",
+        "reason": "rendering takes too much memory; " + OUR_LIMIT,
+    }
 
 
 def test_child__killed_by_the_system__refused() -> None:
@@ -135,7 +139,7 @@ def test_child__killed_by_the_system__refused() -> None:
     assert result == {
         **result,
         "outcome": "refused",
-        "reason": "rendering takes too much memory or time; simplify the message",
+        "reason": "rendering takes too much memory or time; simplify the message; " + OUR_LIMIT,
     }
 
 

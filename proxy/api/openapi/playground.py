@@ -38,6 +38,7 @@ RENDERED: Rendering = {
     ],
     "findings": [],
     "answers": [],
+    "unknown_values": [],
 }
 
 

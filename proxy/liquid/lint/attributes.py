@@ -1,21 +1,17 @@
-"""Finds attributes of Braze, such as `${first_name}`, that are misspelt or that only Braze knows."""
+"""Finds misspelt attributes of Braze, such as `${frist_name}`, and attributes outside of `{{ }}`."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
 
+from proxy.liquid.braze_objects import DOCUMENTED
 from proxy.liquid.lint.place import finding
 from proxy.liquid.lint.values import similar
 from proxy.liquid.scanner import OUTPUT, Markup, attributes
 from proxy.liquid.types import Finding
 
-NAMES = (
-    *("user_id", "first_name", "last_name", "email_address", "phone_number", "gender", "city", "country", "language"),
-    *("date_of_birth", "time_zone", "braze_id", "random_bucket_number", "last_used_app_date", "last_used_app_version"),
-    *("most_recent_app_version", "most_recent_locale", "most_recent_location", "twitter_handle", "user_agent"),
-    *("set_user_to_unsubscribed_url", "set_user_to_subscribed_url", "set_user_to_opted_in_url", "first_used_app_date"),
-)
+NAMES = tuple(sorted(DOCUMENTED[""]))
 """The names that Braze documents for `${…}` without a prefix."""
 USER_IDS = frozenset({"userid", "externalid", "externaluserid", "customerid"})
 """Names that authors write for the user id, without signs."""
@@ -37,7 +33,17 @@ BRAZE_OBJECTS = frozenset(
         "dispatch",
     }
     | {"most_recently_used_device", "targeted_device", "message_extras", "shopping_cart", "forloop", "tablerowloop"}
-    | {"time_zone", "nested_custom_attribute", "promotion", "product_recommendation", "trigger_properties"}
+    | {
+        "sms",
+        "whats_app",
+        "preference_center",
+        "translation",
+        "time_zone",
+        "nested_custom_attribute",
+        "promotion",
+        "product_recommendation",
+        "trigger_properties",
+    }
 )
 """Variables that Braze sets."""
 _ODD_OUTPUT = re.compile(
@@ -47,7 +53,7 @@ _KNOWN = frozenset({("", "user_id"), ("most_recently_used_device", "id"), ("targ
 
 
 def attribute_findings(source: str, markup: Markup) -> Iterator[Finding]:
-    """Yield a finding for each attribute in a piece of Liquid that the preview does not know."""
+    """Yield a finding for each misspelt attribute in a piece of Liquid."""
     at = 0
     for prefix, name in attributes(markup.text):
         written = re.compile(rf"\$\{{\s*{re.escape(name)}\s*\}}").search(markup.text, at)
@@ -59,7 +65,7 @@ def attribute_findings(source: str, markup: Markup) -> Iterator[Finding]:
         meant = None if prefix else _meant(name)
         if meant:
             yield finding(
-                source, span, "unknown-attribute", f"${{{name}}} is not an attribute of Braze, so it is empty",
+                source, span, "misspelt-attribute", f"${{{name}}} is not an attribute of Braze, so it is empty",
                 f"write ${{{meant}}}", replacement=f"${{{meant}}}",
             )  # fmt: skip
             continue
@@ -67,18 +73,9 @@ def attribute_findings(source: str, markup: Markup) -> Iterator[Finding]:
         if prefix and prefix not in BRAZE_OBJECTS and (meant := similar(prefix, sorted(BRAZE_OBJECTS))):
             begin = markup.start + markup.text.rfind(prefix, 0, start)
             yield finding(
-                source, (begin, begin + len(prefix)), "unknown-attribute",
+                source, (begin, begin + len(prefix)), "misspelt-attribute",
                 f"{attribute} is empty, because Braze has no {prefix}", f"write {meant}", replacement=meant,
             )  # fmt: skip
-            continue
-        yield finding(
-            source,
-            span,
-            "unknown-attribute",
-            f"{attribute} is empty in the preview, because only Braze has the value",
-            "test this part of the message in Braze",
-            level="note",
-        )
 
 
 def bare_attribute_findings(source: str, pieces: Sequence[Markup]) -> Iterator[Finding]:

@@ -40,13 +40,21 @@ def merged(findings: Iterable[Finding], source: str, pieces: Sequence[Markup]) -
     explained = {(line, symptom) for line, rule in rules if rule in _CAUSES for symptom in _SYMPTOMS}
     explained |= {(line, "elsewhere") for line, rule in rules if rule in _URLS}
     unreadable = any(rule in _UNREADABLE for _, rule in rules)
+    fixes = {(entry.line, entry.rule, entry.fix) for entry in findings if entry.length}
     wanted = [
         entry if entry.length else _located(entry, source, pieces)
         for entry in findings
-        if (entry.length or (entry.line, entry.rule) not in explained | rules)
+        if (entry.length or ((entry.line, entry.rule) not in explained and not _repeats(entry, rules, fixes)))
         and not (unreadable and entry.rule == "unreadable")
     ]
-    return sorted(dict.fromkeys(wanted), key=lambda entry: (entry.line, entry.column))
+    return sorted(dict.fromkeys(wanted), key=lambda entry: (entry.line, not entry.length, entry.column))
+
+
+def _repeats(entry: Finding, rules: set[tuple[int, str]], fixes: set[tuple[int, str, str]]) -> bool:
+    """Return whether a finding without a range repeats one with a range. A line can have several attributes."""
+    if entry.rule == "misspelt-attribute":
+        return (entry.line, entry.rule, entry.fix) in fixes
+    return (entry.line, entry.rule) in rules
 
 
 def _located(entry: Finding, source: str, pieces: Sequence[Markup]) -> Finding:

@@ -57,8 +57,8 @@ def tag_findings(source: str, pieces: Sequence[Markup], unset: Iterable[str]) ->
         problems = list(url_findings(call, hosts))
         yield from problems
         if not call.foreign:
-            rules = (_unescaped, _transport, _half_retry, _unknown_parameters, _exposure)
-            for rule in rules if call.ours or call.has_credentials else (_unescaped, _exposure):
+            rules = (_unescaped, _cut_body, _transport, _half_retry, _unknown_parameters, _exposure)
+            for rule in rules if call.ours or call.has_credentials else (_unescaped, _cut_body, _exposure):
                 yield from rule(call)
         yield from _save(call, uses_default=uses_default)
         yield from _options(call, space=any(entry.rule == "space-in-url" for entry in problems))
@@ -87,6 +87,16 @@ def _unescaped(call: Call) -> Iterator[Finding]:
                     f"write {fixed}",
                     replacement=fixed,
                 )
+
+
+def _cut_body(call: Call) -> Iterator[Finding]:
+    if call.tag.remainder:
+        yield call.finding(
+            ":body",
+            "cut-body",
+            f"the body ends at its first space, so Braze sends only {call.tag.body[:_QUOTED_CHARACTERS]}",
+            "remove the spaces, or write {% capture body %}…{% endcapture %} before the tag and :body {{body}}",
+        )
 
 
 def _transport(call: Call) -> Iterator[Finding]:

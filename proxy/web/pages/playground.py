@@ -10,6 +10,7 @@ from typing import Any
 from flask import Blueprint, Response, current_app, g, request
 
 from proxy.api.errors import BadRequest, Forbidden, UnsupportedMediaType
+from proxy.liquid.braze_objects import is_value_name
 from proxy.liquid.render_process import OTHERS_RENDER, Renderer, refused
 from proxy.liquid.types import Ask, AskForTag, User
 from proxy.profile.json import read_json
@@ -20,9 +21,10 @@ from proxy.web.pages.wsgi_client import asker
 from proxy.web.request_body import read_body
 from proxy.web.services import services
 
-MAX_BODY_BYTES = 128 * 1024
-_BODIES = WeightedSemaphore(4 * 1024 * 1024, wait_seconds=1)
-"""Limit on bodies that are being read: 32 of the maximum size. Without it, 4,000 slow clients would take 500 MiB."""
+MAX_BODY_BYTES = 512 * 1024
+"""An e-mail of 256 KB with test values."""
+_BODIES = WeightedSemaphore(8 * 1024 * 1024, wait_seconds=1)
+"""Limit on bodies that are being read: 16 of the maximum size. Without it, 4,000 slow clients would take 2 GiB."""
 RENDERER = Renderer()
 """The renderer for all requests of this process."""
 _NEEDS_PROFILE_API = re.compile("recommendations|computations|propensities")
@@ -75,7 +77,7 @@ def render() -> Response:
     user = User(message.get("user_id", "").strip(), message.get("device_id", "").strip())
     ask: AskForTag = _service_asker() if message.get("fetch", True) else held_asker(message.get("answers", []))
     aliases = services().aliases.by_kind()
-    return uncached(RENDERER.render(message["template"], user, ask, aliases) + b"\n")
+    return uncached(RENDERER.render(message["template"], user, ask, message.get("values"), aliases) + b"\n")
 
 
 def _service_asker() -> Ask:
@@ -125,4 +127,19 @@ def _message() -> dict[str, Any]:
             raise BadRequest(f"{name} must be a string; put it in quotes", code="invalid_parameter", parameter=name)
     if not isinstance(message.get("fetch", True), bool):
         raise BadRequest("fetch must be true or false", code="invalid_parameter", parameter="fetch")
+    _require_value_names(message.get("values", {}))
     return message
+
+
+def _require_value_names(values: Any) -> None:
+    problem = ""
+    if not isinstance(values, dict):
+        problem = "must be an object"
+    elif invalid := [name for name in values if not is_value_name(name)]:
+        problem = f"has the invalid name {invalid[0][:80]}"
+    if problem:
+        raise BadRequest(
+            f"values {problem}; write each name as in the message, such as custom_attribute.${{plan}}",
+            code="invalid_parameter",
+            parameter="values",
+        )

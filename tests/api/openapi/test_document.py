@@ -255,7 +255,7 @@ SCENARIOS: dict[str, Callable[[FlaskClient, str, str], TestResponse]] = {
     "404": lambda client, path, method: ask(client, path, method, name="another"),
     "4XX": unknown_user_with_status(404),
     "409": newer_snapshot,
-    "413": lambda client, path, method: ask(client, path, method, more="x" * 128 * 1024),
+    "413": lambda client, path, method: ask(client, path, method, more="x" * 512 * 1024),
     "415": lambda client, path, method: client.open(
         path, method=method, data="?", content_type="text/plain", headers={"X-API-Key": SECRET}
     ),

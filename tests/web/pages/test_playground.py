@@ -115,15 +115,49 @@ def test_render__url_without_a_data_route__not_called(
 
 def test_render__post_with_form_or_json__reaches_the_route(client: FlaskClient, caller: dict[str, str]) -> None:
     form = ":method post :body user_id={{${user_id} | url_param_escape}}&rec_id=home"
-    parts = '{"user_id": "{{${user_id}}}", "rec_id": ["home"]}'
-    for options in (form, f":method post :content_type application/json :body {parts}"):
-        template = f"{{% connected_content https://h/v1/recommendations {options} :save r %}}{{{{ r.items[0] }}}}"
+    parts = '{"user_id":"{{${user_id}}}","rec_id":["home"]}'
+    capture = '{% capture body %}\n{"user_id": "{{${user_id}}}", "rec_id": ["home"]}\n{% endcapture %}'
+    for options in (
+        form,
+        f":content_type application/json {form}",
+        f":method post :content_type application/json :body {parts}",
+        ':method post :headers {"Content-Type": "application/json"} :body {{body}}',
+    ):
+        template = (
+            f"{capture}{{% connected_content https://h/v1/recommendations {options} :save r %}}{{{{ r.items[0] }}}}"
+        )
         assert render(client, caller, template)["message"] == "a"
 
 
 def test_render__device_id__available_in_the_message(client: FlaskClient, caller: dict[str, str]) -> None:
     template = "{{most_recently_used_device.${id}}}/{{${user_id}}}"
     assert render(client, caller, template, user_id=" ", device_id=" d1 ")["message"] == "d1/"
+
+
+def test_render__test_values__used_in_the_message(client: FlaskClient, caller: dict[str, str]) -> None:
+    template = "{{custom_attribute.${plan}}} {% catalog_items a 1 %}{{ items[0].t }}{{${city}}}"
+    values = {"custom_attribute.${plan}": "gold", "catalog_items.a": [{"id": "1", "t": [1.5, True]}]}
+    body = render(client, caller, template, values=values)
+    assert body["message"] == "gold 1.5true"
+    assert body["unknown_values"] == [
+        {"name": "custom_attribute.${plan}", "line": 1},
+        {"name": "catalog_items.a", "line": 1},
+        {"name": "${city}", "line": 1},
+    ]
+    assert [(entry["rule"], entry["level"]) for entry in body["findings"]] == [("unknown-attribute", "note")]
+
+
+@pytest.mark.parametrize("depth", [100, 900, 1020])
+def test_render__nested_test_value__no_500(client: FlaskClient, caller: dict[str, str], depth: int) -> None:
+    body = '{"template": "{{ context }}", "values": {"context": ' + "[" * depth + "]" * depth + "}}"
+    answer = client.post("/playground/render", data=body, content_type="application/json", headers=caller)
+    assert answer.status_code in (200, 400)
+
+
+def test_render__email_of_100_kb__sent(client: FlaskClient, caller: dict[str, str]) -> None:
+    template = '<p class="a">{{ 1 | plus: 1 }}</p>\n' * 3_000
+    body = render(client, caller, template)
+    assert (body["outcome"], len(body["message"])) == ("sent", len('<p class="a">2</p>\n') * 3_000)
 
 
 def test_render__request_id__kept_with_one_log_line_for_each_request(
@@ -210,8 +244,11 @@ def test_render__request_from_another_site__403(
         ('{"user_id": "u"}', "application/json", 400),
         ('{"template": 1}', "application/json", 400),
         ('{"template": "x", "user_id": 1}', "application/json", 400),
+        ('{"template": "x", "values": [1]}', "application/json", 400),
+        ('{"template": "x", "values": null}', "application/json", 400),
+        ('{"template": "x", "values": {"first_name": "a"}}', "application/json", 400),
         ("[" * 10_000, "application/json", 400),
-        (json.dumps({"template": "x" * 200_000}), "application/json", 413),
+        (json.dumps({"template": "x" * 600_000}), "application/json", 413),
     ],
 )
 def test_render__invalid_body__problem_json(
@@ -287,7 +324,7 @@ class Unfinished(io.BytesIO):
 def unfinished(client: FlaskClient, caller: dict[str, str], number: int) -> Iterator[None]:
     """Keep `number` bodies of the largest size unfinished."""
     started, finish = threading.Semaphore(0), threading.Event()
-    content = b'{"template": "x"}'.ljust(128 * 1024)
+    content = b'{"template": "x"}'.ljust(512 * 1024)
 
     def send() -> int:
         body = Unfinished(content, started, finish)
@@ -309,8 +346,8 @@ def unfinished(client: FlaskClient, caller: dict[str, str], number: int) -> Iter
         assert {future.result(10) for future in futures} == {200}
 
 
-def test_body__32_unfinished_bodies__refused_until_they_finish(client: FlaskClient, caller: dict[str, str]) -> None:
-    with unfinished(client, caller, 32):
+def test_body__16_unfinished_bodies__refused_until_they_finish(client: FlaskClient, caller: dict[str, str]) -> None:
+    with unfinished(client, caller, 16):
         assert render(client, caller, "x")["outcome"] == "refused"
     assert render(client, caller, "x")["outcome"] == "sent"
 
