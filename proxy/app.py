@@ -311,6 +311,7 @@ def _services(settings: Settings, fetch: Callable[[Identity, Call], Fetched] | N
         profile_api=settings.amplitude_profile_api,
         aliases=Aliases(settings.aliases),
         text_properties=settings.text_properties,
+        demo_users=settings.playground_demo_users,
         clock=clock,
     )
 

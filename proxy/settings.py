@@ -248,6 +248,14 @@ class Settings:
         frozenset(),
         example="plan,loyalty_points",
     )
+    playground_demo_users: tuple[str, ...] = _setting(
+        readers.ids,
+        "ids of made-up users, comma-separated; the playground renders for the first user at once and makes calls "
+        "while you type; set only with an emulated Amplitude, as `demo` does",
+        (),
+        example="ava,ben,cleo",
+        shown=lambda _: "set",
+    )
     log_level: str = _setting(readers.level, "DEBUG, INFO, WARNING or ERROR", "INFO")
     port: int = _setting(
         readers.whole(1, 65535), "port to listen on: on all addresses if set, otherwise on 127.0.0.1 only", "8000"

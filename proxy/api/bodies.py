@@ -369,6 +369,9 @@ class TagCall(TypedDict):
     called: Annotated[str | None, about("The data route. Null if the URL has no data route.")]
     saved_as: str | None
     status: Annotated[int | None, about("Null if no route was called.")]
+    needs_render: Annotated[
+        bool, about("True if the tag has no answer because of `fetch: false`. Its variable is then null.")
+    ]
     json: Annotated[Any, about("The answer. A string if the answer is not JSON.")]
     cache_status: str | None
     age: Count | None
@@ -392,6 +395,22 @@ class Finding(TypedDict):
     replacement: Annotated[
         str | None, about("Text that replaces the range and fixes the problem. Null if the author must choose it.")
     ]
+
+
+class TagRequest(TypedDict):
+    method: str
+    target: Annotated[str, about("Path and query.")]
+    headers: dict[str, str]
+    body: str
+    content_type: str
+
+
+class HeldAnswer(TypedDict):
+    """An answer to a tag. Send it back with `fetch: false` to render again without a call."""
+
+    request: TagRequest
+    status: int
+    body: str
 
 
 class UnknownValue(TypedDict):
@@ -421,6 +440,7 @@ class Rendering(TypedDict):
     reason: Annotated[str, about("Empty if `good` is true.")]
     tags: list[TagCall]
     findings: list[Finding]
+    answers: Annotated[list[HeldAnswer], about("The answers to the tags, without answers longer than 64 KiB.")]
     unknown_values: Annotated[
         list[UnknownValue],
         about("The values in the message that only Braze knows. `values` of the request can have test values."),

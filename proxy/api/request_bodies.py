@@ -9,7 +9,7 @@ from typing import Annotated, Any, NotRequired, TypedDict
 
 from msgspec import Meta
 
-from proxy.api.bodies import about
+from proxy.api.bodies import HeldAnswer, about
 from proxy.api.parameters import MAX_LENGTH
 
 UserProperties = Annotated[
@@ -95,6 +95,16 @@ class Message(TypedDict):
     template: Annotated[str, about("The message as written in Braze.")]
     user_id: NotRequired[Annotated[str, about("The id of the user. If blank or absent, the user is anonymous.")]]
     device_id: NotRequired[str]
+    fetch: NotRequired[
+        Annotated[bool, about("False to make no call: only `answers` answer the tags. The default is true.")]
+    ]
+    answers: NotRequired[
+        Annotated[
+            list[HeldAnswer],
+            Meta(max_length=20),
+            about("Answers of earlier renderings. Each answers the same request. Used only with `fetch: false`."),
+        ]
+    ]
     values: NotRequired[
         Annotated[
             dict[str, Any],

@@ -178,6 +178,11 @@ def names(value: str) -> frozenset[str]:
     return frozenset(split_list(value))
 
 
+def ids(value: str) -> tuple[str, ...]:
+    """Read ids, in their order."""
+    return tuple(split_list(value))
+
+
 def property_names(value: str) -> frozenset[str]:
     """Read names of user properties, without their prefix `gp:`."""
     return frozenset(name.removeprefix(USER_PROPERTY) for name in split_list(value))

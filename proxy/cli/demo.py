@@ -90,7 +90,10 @@ def demo(port: int, all_addresses: bool, more: bool, in_browser: bool, no_profil
         service = subprocess.Popen(  # noqa: S603  # this interpreter, fixed arguments
             [sys.executable, "-m", "gunicorn", "wsgi:app", "--bind", bind, "--log-level", "warning"],
             cwd=_ROOT,
-            env=environment | service_settings(emulated, secret) | (sync_settings(emulated) if with_sync else {}),
+            env=environment
+            | service_settings(emulated, secret)
+            | {"PLAYGROUND_DEMO_USERS": _demo_users()}
+            | (sync_settings(emulated) if with_sync else {}),
             # Ctrl-C then reaches only this process, which stops the service once and in order.
             start_new_session=True,
         )
@@ -150,6 +153,10 @@ def _open_playground(address: str, secret: str) -> None:
     threading.Thread(target=serve, daemon=True).start()
     if not webbrowser.open(f"http://127.0.0.1:{server.server_port}{path}"):
         click.echo("--open found no browser; open the first link above", err=True)
+
+
+def _demo_users() -> str:
+    return ",".join(str(person.user_id) for person in named()[:3])
 
 
 def _answers(url: str, service: subprocess.Popen[bytes], stop: threading.Event) -> bool:

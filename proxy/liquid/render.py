@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from liquid.exceptions import LiquidError, LiquidInterrupt, ResourceLimitError, StopRender
@@ -21,7 +22,7 @@ from proxy.liquid.lint.rendered import rendered_findings
 from proxy.liquid.ruby import encodable
 from proxy.liquid.scanner import HTML_COMMENT, Markup, TooLarge, Unreadable, line_at, markups, rewritten
 from proxy.liquid.state import Aborted, Run
-from proxy.liquid.types import NO_ALIASES, OUR_LIMIT, SECONDS, Ask, Finding, Rendering, User
+from proxy.liquid.types import NO_ALIASES, OUR_LIMIT, SECONDS, AskForTag, Finding, Rendering, User
 
 _LIQUID = re.compile(r"\{[{%]")
 _REFUSED = "fix this line; Braze refuses the whole message"
@@ -30,7 +31,7 @@ _REFUSED = "fix this line; Braze refuses the whole message"
 def render(
     source: str,
     user: User,
-    ask: Ask,
+    ask: AskForTag,
     *,
     aliases: Mapping[str, Sequence[str]] = NO_ALIASES,
     values: Mapping[str, Any] | None = None,
@@ -76,9 +77,11 @@ def render(
 
 
 def _note(run: Run, findings: Iterable[Finding]) -> None:
-    for entry in findings:
-        if not run.note(entry) or not run.in_time():
-            break
+    # A message may nest more deeply than the rules can follow. Braze then refuses it too, so a rule may stop.
+    with suppress(RecursionError):
+        for entry in findings:
+            if not run.note(entry) or not run.in_time():
+                break
 
 
 def _outcome(environment: BrazeEnvironment, plain: str, run: Run) -> dict[str, Any]:
@@ -104,6 +107,9 @@ def _outcome(environment: BrazeEnvironment, plain: str, run: Run) -> dict[str, A
 
 def _doubt(message: str, run: Run) -> str:
     """Return why a message that Braze would send needs attention, or an empty text."""
+    for tag in run.tags:
+        if tag["needs_render"]:
+            return f"the tag on line {tag['line']} has no answer yet; press Render"
     if not message.strip():
         return "the message is empty; add a text for users without data"
     if "Liquid error" in message:

@@ -13,7 +13,7 @@ import threading
 from dataclasses import asdict
 
 from proxy.liquid.report import report
-from proxy.liquid.types import OUR_LIMIT, Answer, Rendering, Request, User
+from proxy.liquid.types import OUR_LIMIT, Answer, HeldAnswer, Rendering, Request, User
 from proxy.profile.json import write_json
 
 _MEMORY_BYTES = 384 * 1024 * 1024
@@ -23,6 +23,8 @@ _CPU_SECONDS = 12
 _NICENESS = 10
 _MAX_CALL_BYTES = 256 * 1024
 """Limit on a call as JSON, 16 times that of a data route."""
+_MAX_HELD_BODY = 64 * 1024
+"""Limit on an answer that the page may keep. The page must be able to send the answers back with the message."""
 
 
 def main() -> None:
@@ -35,12 +37,20 @@ def main() -> None:
 
     from proxy.liquid.render import render
 
-    def ask(request: Request) -> Answer:
+    answers: list[HeldAnswer] = []
+
+    def ask(request: Request) -> Answer | None:
         call = json.dumps(asdict(request)).encode()
         if len(call) > _MAX_CALL_BYTES:
             raise ResourceLimitError("the call is too large; shorten its body", token=None)
         _write(b"ask", call)
-        return Answer(**json.loads(incoming.get()))
+        received = json.loads(incoming.get())
+        if received is None:
+            return None
+        answer = Answer(**received)
+        if len(answer.body) <= _MAX_HELD_BODY:
+            answers.append(HeldAnswer(request, answer.status, answer.body))
+        return answer
 
     message = json.loads(incoming.get())
     user = User(message["user_id"], message["device_id"])
@@ -53,7 +63,7 @@ def main() -> None:
             values=message["values"],
             seconds=message["seconds"],
         )
-        body = write_json(report(rendering))
+        body = write_json(report(rendering, answers))
     except MemoryError:
         body = write_json(report(Rendering("refused", reason=f"rendering takes too much memory; {OUR_LIMIT}")))
     _write(b"report", body)

@@ -5,7 +5,8 @@ no rendering can affect another. Parent and child exchange lines of JSON over tw
 
 - the parent sends `{"template": …, "user_id": …, "device_id": …, "aliases": …, "values": …, "seconds": …}`;
 - for each Connected Content call the child sends `ask {"method": …, "target": …, "headers": …, "body": …,
-  "content_type": …}`, and the parent answers `{"status": …, "headers": …, "body": …, "milliseconds": …}`;
+  "content_type": …}`, and the parent answers `{"status": …, "headers": …, "body": …, "milliseconds": …}`,
+  or `null` if the tag must wait for a rendering that may make calls;
 - last, the child sends `report` and the report as JSON, which the parent passes on unparsed.
 """
 
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from proxy.liquid.report import report
-from proxy.liquid.types import NO_ALIASES, OUR_LIMIT, SECONDS, Ask, Rendering, Request, User
+from proxy.liquid.types import NO_ALIASES, OUR_LIMIT, SECONDS, AskForTag, Rendering, Request, User
 from proxy.profile.json import write_json
 
 AT_ONCE = 2
@@ -74,7 +75,7 @@ class Child:
         self,
         template: str,
         user: User,
-        ask: Ask,
+        ask: AskForTag,
         *,
         aliases: Mapping[str, Sequence[str]] = NO_ALIASES,
         values: Mapping[str, Any] | None = None,
@@ -95,7 +96,8 @@ class Child:
             message = {"template": template, **asdict(user), "aliases": aliases, "values": values or {}}
             kind, data = self._exchange({**message, "seconds": seconds})
             while kind == b"ask":
-                kind, data = self._exchange(asdict(ask(Request(**json.loads(data)))))
+                answer = ask(Request(**json.loads(data)))
+                kind, data = self._exchange(answer and asdict(answer))
             return data
         except (BrokenPipeError, EOFError):
             pass  # the child ended too early
@@ -135,7 +137,7 @@ class Renderer:
         self,
         template: str,
         user: User,
-        ask: Ask,
+        ask: AskForTag,
         values: Mapping[str, Any] | None = None,
         aliases: Mapping[str, Sequence[str]] = NO_ALIASES,
     ) -> bytes:

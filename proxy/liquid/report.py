@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
-from proxy.liquid.types import Answer, Rendering
+from proxy.liquid.types import Answer, HeldAnswer, Rendering
 
 
-def report(rendering: Rendering) -> dict[str, Any]:
-    """Return a rendering as the JSON of the playground."""
+def report(rendering: Rendering, answers: Iterable[HeldAnswer] = ()) -> dict[str, Any]:
+    """Return a rendering as the JSON of the playground, with the `answers` that the page may send back."""
     return {
         "outcome": rendering.outcome,
         "good": rendering.good,
@@ -19,6 +19,7 @@ def report(rendering: Rendering) -> dict[str, Any]:
         "reason": rendering.reason,
         "tags": list(rendering.tags),
         "findings": [asdict(finding) for finding in rendering.findings],
+        "answers": [asdict(answer) for answer in answers],
         "unknown_values": [{"name": name, "line": line} for name, line in rendering.unknown_values],
     }
 
@@ -48,7 +49,10 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
 def tag_report(
     line: int, method: str, url: str, route: str | None, saved_as: str | None, answer: Answer | None, content: Any
 ) -> dict[str, Any]:
-    """Return the report of a tag, with an empty `exposure`. `content` is the body of `answer`."""
+    """Return the report of a tag, with an empty `exposure`. `content` is the body of `answer`.
+
+    A tag with a route and without an answer waits for the next rendering that may make calls.
+    """
     headers = answer.headers if answer else {}
     age = headers.get("age")
     return {
@@ -58,6 +62,7 @@ def tag_report(
         "called": f"/v1/{route}" if route else None,
         "saved_as": saved_as,
         "status": answer.status if answer else None,
+        "needs_render": route is not None and answer is None,
         "json": content,
         "cache_status": headers.get("cache-status", "").partition("; ")[2] or None,
         "age": int(age) if age else None,

@@ -11,7 +11,7 @@ from liquid.exceptions import ResourceLimitError
 from proxy.liquid.braze_objects import misspelt
 from proxy.liquid.limits import MAX_FINDINGS
 from proxy.liquid.scanner import line_at
-from proxy.liquid.types import Answer, Ask, Finding, Request, User
+from proxy.liquid.types import Answer, AskForTag, Finding, Request, User
 
 
 class Aborted(Exception):
@@ -26,7 +26,7 @@ class Run:
     """A rendering in progress: user, calls, time limit, and the findings so far."""
 
     def __init__(
-        self, user: User, ask: Ask, values: Mapping[str, Any], seconds: float, monotonic: Callable[[], float]
+        self, user: User, ask: AskForTag, values: Mapping[str, Any], seconds: float, monotonic: Callable[[], float]
     ) -> None:
         self.user = user
         self.calls: list[tuple[Request, Answer]] = []
@@ -49,13 +49,14 @@ class Run:
         self._monotonic = monotonic
         self._until = monotonic() + seconds
 
-    def ask(self, request: Request) -> Answer:
-        """Send a request and record the call."""
+    def ask(self, request: Request) -> Answer | None:
+        """Send a request and record the call. Returns None if the tag must wait."""
         answer = self._ask(request)
-        self.calls.append((request, answer))
+        if answer is not None:
+            self.calls.append((request, answer))
         return answer
 
-    def again(self, ask: Ask) -> Run:
+    def again(self, ask: AskForTag) -> Run:
         """Return a new rendering for the same user, which must end at the same time."""
         return Run(self.user, ask, self.values, self._until - self._monotonic(), self._monotonic)
 

@@ -90,7 +90,7 @@ class _ConnectedContentNode(Node):
             value = content | {"__http_status_code__": answer.status}
         saved_as = tag.options.get("save") or (None if isinstance(value, str) else tag_syntax.UNSAVED)
         call = tag_report(line, tag.method, url, name, saved_as, answer, content)
-        if tag_syntax.logs_exposure(name, tag_syntax.parameters(url, body if tag.method == "POST" else "")):
+        if answer and tag_syntax.logs_exposure(name, tag_syntax.parameters(url, body if tag.method == "POST" else "")):
             call["exposure"] = _EXPOSED if call["calls"] else _NOT_EXPOSED
         run.tags.append(call)
         if answer is not None and answer.status >= 500 and tag.retries:

@@ -45,6 +45,17 @@ class Answer:
 
 Ask = Callable[[Request], Answer]
 """A function that sends a request to a service, and to no other host."""
+AskForTag = Callable[[Request], Answer | None]
+"""A function that answers the request of a tag. Returns None if the tag must wait for a rendering that makes calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldAnswer:
+    """An answer that the page keeps, so that it can render again without a call."""
+
+    request: Request
+    status: int
+    body: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,14 @@ import json
 import logging
 from collections.abc import Mapping
 
-from flask import Flask, Response, g
+from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, InternalServerError
 from werkzeug.http import HTTP_STATUS_CODES
 
 from proxy.api.errors import ApiError, Code
 from proxy.profile.parts import SECTIONS
 from proxy.web.auth import count_refusal
+from proxy.web.pages.assets import fill
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def _api_error(error: ApiError) -> Response:
         count_refusal(error.code)
     if error.status == 401:
         response.headers["WWW-Authenticate"] = REALM
-    return response
+    return _readable(response)
 
 
 def _http_error(error: HTTPException) -> Response:
@@ -61,7 +62,16 @@ def _http_error(error: HTTPException) -> Response:
     for name, value in error.get_headers():
         if name.lower() not in ("content-type", "content-length"):
             response.headers[name] = value
-    return response
+    return _readable(response)
+
+
+def _readable(response: Problem) -> Response:
+    """Replace the JSON of a 401 or 404 by a page if a browser shows the response. Data routes always answer JSON."""
+    status = response.status_code
+    accepted = request.accept_mimetypes.best_match(["application/json", "application/problem+json", "text/html"])
+    if status not in (401, 404) or accepted != "text/html" or request.path.startswith("/v1/"):
+        return response
+    return fill(response, "error.html", status=status, title="Key required" if status == 401 else "Page not found")
 
 
 _HTTP_ERRORS: Mapping[int, tuple[Code, str]] = {

@@ -67,6 +67,7 @@ class Services:
     profile_api: bool
     aliases: Aliases
     text_properties: frozenset[str]
+    demo_users: tuple[str, ...]
     clock: Clock
     accepted: Accepted = field(default_factory=Accepted)
     draining: Event = field(default_factory=Event)

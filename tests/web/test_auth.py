@@ -140,7 +140,7 @@ NEEDED: dict[tuple[str, str], Scope | None] = {
     ("/v1/snapshots/<cohort_id>", "DELETE"): "admin",
     **{
         (path, method): "read"
-        for path in ("/playground", "/status", "/status.json", "/metrics")
+        for path in ("/playground", "/playground/frame", "/status", "/status.json", "/metrics")
         for method in ("GET", "HEAD")
     },
     ("/playground/render", "POST"): "read",

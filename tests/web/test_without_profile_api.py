@@ -211,5 +211,8 @@ def test_playground__page__offers_only_messages_that_can_be_answered(
     page = client.get("/playground", headers=caller).text
     assert 'data-profile-api="off"' in page
     assert "runs without the User Profile API" in page
-    assert re.findall(r'<option value="snippet-\d">(.+)</option>', page) == ["Greeting by property", "Branch by cohort"]
+    assert re.findall(r'<option value="snippet-\d">(.+)</option>', page) == [
+        "Greeting with first name and points",
+        "Different text for members of a cohort",
+    ]
     assert "/v1/recommendations" not in page

@@ -27,6 +27,7 @@ RENDERED: Rendering = {
             "called": "/v1/properties",
             "saved_as": "p",
             "status": 200,
+            "needs_render": False,
             "json": examples.answers("properties")["ava"]["value"],
             "cache_status": "hit; ttl=231",
             "age": 669,
@@ -36,6 +37,7 @@ RENDERED: Rendering = {
         }
     ],
     "findings": [],
+    "answers": [],
     "unknown_values": [],
 }
 
@@ -47,8 +49,8 @@ def paths() -> dict[str, Schema]:
         "tags": ["Playground"],
         "summary": "Render a message as Braze would",
         "description": "Each Connected Content tag calls the data routes of this service, with the credentials of the "
-        "caller. The tags make calls to Amplitude and log exposures, as in a sent message. A request "
-        "from a page of another site gets a 403.",
+        "caller. The tags make calls to Amplitude and log exposures, as in a sent message. With "
+        "`fetch: false`, no call is made. A request from a page of another site gets a 403.",
         "security": security("read"),
         "requestBody": {
             "required": True,

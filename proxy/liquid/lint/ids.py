@@ -11,7 +11,7 @@ from proxy.liquid import tag_syntax
 from proxy.liquid.lint.place import finding
 from proxy.liquid.lint.values import similar
 from proxy.liquid.scanner import Markup
-from proxy.liquid.types import Ask, Finding, Request
+from proxy.liquid.types import AskForTag, Finding, Request
 
 _LISTED = 8
 
@@ -30,7 +30,7 @@ class Call:
 
 
 def id_findings(
-    source: str, calls: Sequence[Call], aliases: Mapping[str, Sequence[str]], ids_read: Sequence[str], ask: Ask
+    source: str, calls: Sequence[Call], aliases: Mapping[str, Sequence[str]], ids_read: Sequence[str], ask: AskForTag
 ) -> Iterator[Finding]:
     """Yield a finding for each id that the user does not have.
 
@@ -95,9 +95,10 @@ def _requested(call: Call, parameter: str) -> list[str]:
     return [entry.strip() for entry in call.parameters.get(parameter, "").split(",")]
 
 
-def _all(call: Call, section: str, ask: Ask) -> Mapping[str, Any]:
+def _all(call: Call, section: str, ask: AskForTag) -> Mapping[str, Any]:
     identity = {name: value for name, value in call.parameters.items() if name in ("user_id", "device_id")}
-    return tag_syntax.json_object(ask(Request("GET", f"/v1/{section}?{urlencode(identity)}")).body)
+    answer = ask(Request("GET", f"/v1/{section}?{urlencode(identity)}"))
+    return tag_syntax.json_object(answer.body) if answer else {}
 
 
 def _with_value(calls: Iterable[Call], field: str, has_value: Any) -> list[str]:

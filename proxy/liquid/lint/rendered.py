@@ -15,7 +15,7 @@ from proxy.liquid.lint.names import ids_read, name_findings
 from proxy.liquid.lint.place import finding
 from proxy.liquid.scanner import Markup
 from proxy.liquid.state import Aborted, Run
-from proxy.liquid.types import Answer, Ask, Finding, Request
+from proxy.liquid.types import Answer, AskForTag, Finding, Request
 
 _UNNAMED = frozenset({"curly-quotes", "braces", "tag-in-output", "unknown-tag", "unsafe-name", "filter-signs"})
 """Rules about pieces whose words are no names."""
@@ -29,7 +29,7 @@ def rendered_findings(
     known: Collection[str],
     aliases: Mapping[str, Sequence[str]],
     render: Callable[[Run], object],
-    ask: Ask,
+    ask: AskForTag,
 ) -> Iterator[Finding]:
     """Yield the findings about a message after its rendering `run`.
 

@@ -17,7 +17,7 @@ from proxy import __version__
 
 blueprint = Blueprint("pages", __name__)
 
-_POLICY = (
+PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
     "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
@@ -28,6 +28,7 @@ _TYPES = {
     "js": "text/javascript; charset=utf-8",
     "json": "application/json",
     "svg": "image/svg+xml",
+    "txt": "text/plain; charset=utf-8",
 }
 _NAME = re.compile(r"(?:[a-z0-9-]+\.)+[a-z][a-z0-9-]*", re.IGNORECASE | re.ASCII)
 _SWAGGER_UI = ("swagger-ui-bundle.js", "swagger-ui.css")
@@ -35,10 +36,15 @@ _SWAGGER_UI = ("swagger-ui-bundle.js", "swagger-ui.css")
 
 def page(template: str, **values: Any) -> Response:
     """Render `template`, which extends `base.html` and builds URLs of static files with `asset`."""
-    html = render_template(template, asset=asset, version=__version__, **values)
-    response = Response(html, content_type="text/html; charset=utf-8")
-    response.headers["Content-Security-Policy"] = _POLICY
-    return revalidated(response)
+    return revalidated(fill(Response(), template, **values))
+
+
+def fill(response: Response, template: str, **values: Any) -> Response:
+    """Set the body of `response` to the page `template`, and its policy to that of a page."""
+    response.set_data(render_template(template, asset=asset, version=__version__, **values))
+    response.content_type = "text/html; charset=utf-8"
+    response.headers["Content-Security-Policy"] = PAGE_POLICY
+    return response
 
 
 def host_in_braze() -> str:
@@ -80,10 +86,17 @@ def static(name: str) -> Response:
         response.set_data(file.squeezed)
         response.headers["Content-Encoding"] = "gzip"
         response.set_etag(f"{file.tag}-gzip")
-    # A URL with another tag asks for another version, so a browser may cache this version only briefly.
-    immutable = f"v={file.tag}".encode() in request.query_string.split(b"&")
-    response.headers["Cache-Control"] = f"public, max-age={'31536000, immutable' if immutable else '3600'}"
+    response.headers["Cache-Control"] = _lifetime(file.tag)
     return _conditional(response)
+
+
+def _lifetime(tag: str) -> str:
+    if not request.query_string:
+        # A script imports other scripts without a tag. All must be of the same version.
+        return "no-cache"
+    # A URL with another tag asks for another version, so a browser may cache this version only briefly.
+    immutable = f"v={tag}".encode() in request.query_string.split(b"&")
+    return f"public, max-age={'31536000, immutable' if immutable else '3600'}"
 
 
 def _conditional(response: Response) -> Response:
@@ -105,7 +118,9 @@ class File(NamedTuple):
 @cache
 def _files() -> dict[str, Traversable]:
     """Return all static files by name. The service returns no other files."""
-    own = {file.name: file for file in (files("proxy.web.pages") / "static").iterdir()}
+    static_folder = files("proxy.web.pages") / "static"
+    folders = static_folder, static_folder / "vendor"
+    own = {file.name: file for folder in folders for file in folder.iterdir() if file.is_file()}
     swagger_ui = files("flask_swagger_ui") / "dist"
     return {**own, **{name: swagger_ui / name for name in _SWAGGER_UI}}
 

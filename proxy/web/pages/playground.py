@@ -12,10 +12,11 @@ from flask import Blueprint, Response, current_app, g, request
 from proxy.api.errors import BadRequest, Forbidden, UnsupportedMediaType
 from proxy.liquid.braze_objects import is_value_name
 from proxy.liquid.render_process import OTHERS_RENDER, Renderer, refused
-from proxy.liquid.types import User
+from proxy.liquid.types import Ask, AskForTag, User
 from proxy.profile.json import read_json
 from proxy.storage.weighted_semaphore import Busy, WeightedSemaphore
-from proxy.web.pages.assets import host_in_braze, page, uncached
+from proxy.web.pages.assets import PAGE_POLICY, host_in_braze, page, uncached
+from proxy.web.pages.held_answers import held_asker
 from proxy.web.pages.wsgi_client import asker
 from proxy.web.request_body import read_body
 from proxy.web.services import services
@@ -27,6 +28,8 @@ _BODIES = WeightedSemaphore(8 * 1024 * 1024, wait_seconds=1)
 RENDERER = Renderer()
 """The renderer for all requests of this process."""
 _NEEDS_PROFILE_API = re.compile("recommendations|computations|propensities")
+_FRAME_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'"
+"""Content-Security-Policy of the frame with a message as HTML: no scripts, and nothing from any host."""
 _CALLER_HEADERS = ("Authorization", "X-API-Key", "X-Forwarded-For")
 
 blueprint = Blueprint("playground", __name__, url_prefix="/playground")
@@ -37,7 +40,29 @@ def show() -> Response:
     """Return the page."""
     profile_api = services().profile_api
     usable = {title: text for title, text in snippets().items() if profile_api or not _NEEDS_PROFILE_API.search(text)}
-    return page("playground.html", snippets=usable, host=host_in_braze(), profile_api=profile_api)
+    demo_users = services().demo_users
+    response = page(
+        "playground.html",
+        snippets=usable,
+        host=host_in_braze(),
+        profile_api=profile_api,
+        demo_users=demo_users,
+        busy=OTHERS_RENDER,
+        max_bytes=MAX_BODY_BYTES,
+    )
+    response.headers["Content-Security-Policy"] = f"{PAGE_POLICY}; frame-src 'self'"
+    return response
+
+
+@blueprint.get("/frame", provide_automatic_options=False)
+def frame() -> Response:
+    """Return the empty document into which the page puts the HTML of a message.
+
+    A frame without a document of its own would have the policy of the page, which forbids the inline styles of e-mails.
+    """
+    response = uncached(b"<!doctype html><title>Message</title>", "text/html; charset=utf-8")
+    response.headers["Content-Security-Policy"] = _FRAME_POLICY
+    return response
 
 
 @blueprint.post("/render", provide_automatic_options=False)
@@ -50,10 +75,14 @@ def render() -> Response:
     except Busy:
         return uncached(refused(OTHERS_RENDER) + b"\n")
     user = User(message.get("user_id", "").strip(), message.get("device_id", "").strip())
-    caller = {name: ",".join(request.headers.getlist(name)) for name in _CALLER_HEADERS if name in request.headers}
-    ask = asker(current_app.wsgi_app, {**caller, "X-Request-ID": g.request_id}, request.remote_addr or "")
+    ask: AskForTag = _service_asker() if message.get("fetch", True) else held_asker(message.get("answers", []))
     aliases = services().aliases.by_kind()
     return uncached(RENDERER.render(message["template"], user, ask, message.get("values"), aliases) + b"\n")
+
+
+def _service_asker() -> Ask:
+    caller = {name: ",".join(request.headers.getlist(name)) for name in _CALLER_HEADERS if name in request.headers}
+    return asker(current_app.wsgi_app, {**caller, "X-Request-ID": g.request_id}, request.remote_addr or "")
 
 
 @cache
@@ -96,6 +125,8 @@ def _message() -> dict[str, Any]:
     for name in ("user_id", "device_id"):
         if not isinstance(message.get(name, ""), str):
             raise BadRequest(f"{name} must be a string; put it in quotes", code="invalid_parameter", parameter=name)
+    if not isinstance(message.get("fetch", True), bool):
+        raise BadRequest("fetch must be true or false", code="invalid_parameter", parameter="fetch")
     _require_value_names(message.get("values", {}))
     return message
 

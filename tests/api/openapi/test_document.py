@@ -145,7 +145,7 @@ def test_openapi_json__requested__serves_the_document(client: FlaskClient) -> No
     assert client.get("/openapi.json").json == json.loads(json.dumps(DOCUMENT))
 
 
-PAGES = {"/", "/docs", "/openapi.json", "/playground", "/status", "/static/{name}"}
+PAGES = {"/", "/docs", "/openapi.json", "/playground", "/playground/frame", "/status", "/static/{name}"}
 """Routes for browsers and generators. Generated clients do not need them."""
 
 

@@ -11,6 +11,7 @@ import sys
 import pytest
 from flask.testing import FlaskClient
 
+from proxy import __version__
 from tests.conftest import KEYS, ROOT
 from tests.support.docs import fragment
 
@@ -123,8 +124,9 @@ def test_landing_page__script_in_the_host_header__not_in_the_page(client: FlaskC
 
 TEXT_ON = {
     "ground": ("ink", "ink-soft", "accent", "accent-strong"),
-    "surface": ("ink", "ink-soft", "accent", "accent-strong"),
+    "surface": ("ink", "ink-soft", "accent", "accent-strong", "code-string", "code-tag", "code-name"),
     "sunken": ("ink", "ink-soft", "code-string", "code-tag"),
+    "selection": ("ink",),
     "accent-ground": ("ink", "accent-strong"),
     "accent": ("on-accent",),
     "accent-strong": ("on-accent",),
@@ -174,3 +176,53 @@ print(docs.document_json.cache_info().currsize, assets.load.cache_info().currsiz
 """
     completed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert completed.stdout.strip() == "0 0 False"
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "words"), [("/nowhere", 404, "Page not found"), ("/playground", 401, "Key required")]
+)
+def test_error__requested_by_a_browser__page_with_the_policy(
+    client: FlaskClient, path: str, status: int, words: str
+) -> None:
+    accept = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+    page = client.get(path, headers={"Accept": accept})
+    assert (page.status_code, page.content_type) == (status, "text/html; charset=utf-8")
+    assert f"<h1>{words}</h1>" in page.text
+    assert "default-src 'none'; script-src 'self'" in page.headers["Content-Security-Policy"]
+    assert page.headers["Cache-Control"] == "no-store"
+    assert ("WWW-Authenticate" in page.headers) is (status == 401)
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/playground", "/v1/nowhere", "/v1/cohorts?user_id=u"])
+@pytest.mark.parametrize("accept", ["*/*", "application/json", "", "application/json, text/html;q=0.9"])
+def test_error__requested_by_a_client__problem_json(client: FlaskClient, path: str, accept: str) -> None:
+    answer = client.get(path, headers={"Accept": accept} if accept else {})
+    assert answer.content_type == "application/problem+json"
+    assert ("WWW-Authenticate" in answer.headers) is (answer.status_code == 401)
+
+
+@pytest.mark.parametrize("path", ["/v1/nowhere", "/v1/cohorts?user_id=u"])
+def test_error__data_route_in_a_browser__problem_json(client: FlaskClient, path: str) -> None:
+    assert client.get(path, headers={"Accept": "text/html"}).content_type == "application/problem+json"
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/playground", "/status", "/nowhere"])
+def test_page__footer__version_and_links(client: FlaskClient, caller: dict[str, str], path: str) -> None:
+    page = client.get(path, headers={**caller, "Accept": "text/html"}).text
+    footer = page[page.index("<footer") :]
+    assert f"version {__version__}" in footer
+    assert re.findall(r'href="([^"]+)"', footer) == ["/playground", "/docs", "/openapi.json", "/status", "/readyz"]
+
+
+def test_script__imported_without_a_tag__revalidated(client: FlaskClient) -> None:
+    first = client.get("/static/dom.js")
+    assert first.headers["Cache-Control"] == "no-cache"
+    assert client.get("/static/dom.js", headers={"If-None-Match": first.headers["ETag"]}).status_code == 304
+    imported = {
+        name
+        for file in (ROOT / "proxy/web/pages/static").glob("*.js")
+        for name in re.findall(r'from "\./([\w.-]+)";', file.read_text())
+    }
+    assert "editor.js" in imported
+    for name in imported:
+        assert client.get(f"/static/{name}").content_type == "text/javascript; charset=utf-8", name

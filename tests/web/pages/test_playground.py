@@ -350,3 +350,65 @@ def test_body__16_unfinished_bodies__refused_until_they_finish(client: FlaskClie
     with unfinished(client, caller, 16):
         assert render(client, caller, "x")["outcome"] == "refused"
     assert render(client, caller, "x")["outcome"] == "sent"
+
+
+def test_render__without_fetch__no_call_and_the_held_answer_fills_its_variable(
+    client: FlaskClient, caller: dict[str, str], source: FakeSource
+) -> None:
+    before = render(client, caller, fetch=False)
+    tag = before["tags"][0]
+    assert (tag["needs_render"], tag["status"], tag["exposure"], before["answers"]) == (True, None, None, [])
+    assert (before["good"], before["reason"]) == (False, "the tag on line 1 has no answer yet; press Render")
+    assert len(source.calls) == 0
+
+    answers = render(client, caller)["answers"]
+    assert [answer["request"]["target"] for answer in answers] == ["/v1/recommendations?user_id=u&rec_id=home"]
+    held = render(client, caller, RECS + "!", fetch=False, answers=answers)
+    assert (held["message"], held["tags"][0]["needs_render"], held["tags"][0]["calls"]) == ("a, b!", False, 0)
+    other = render(client, caller, RECS.replace("home", "hom"), fetch=False, answers=answers)
+    assert (other["message"], other["tags"][0]["needs_render"]) == ("", True)
+    assert len(source.calls) == 1
+
+
+def test_render__held_answer_with_a_number__printed_as_amplitude_wrote_it(
+    client: FlaskClient, caller: dict[str, str]
+) -> None:
+    answers = render(client, caller)["answers"]
+    answers[0]["body"] = '{"items": [1.0, 12345678901234567890]}'
+    assert render(client, caller, fetch=False, answers=answers)["message"] == "1.0, 12345678901234567890"
+
+
+HELD = {
+    "request": {"method": "GET", "target": "/v1/cohorts", "headers": {}, "body": "", "content_type": ""},
+    "status": 200,
+    "body": "{}",
+}
+
+
+@pytest.mark.parametrize(
+    ("more", "parameter"),
+    [
+        ({"fetch": "no"}, "fetch"),
+        ({"fetch": False, "answers": {}}, "answers"),
+        ({"fetch": False, "answers": ["x"]}, "answers"),
+        ({"fetch": False, "answers": [HELD | {"status": "200"}]}, "answers"),
+        ({"fetch": False, "answers": [HELD | {"body": None}]}, "answers"),
+        ({"fetch": False, "answers": [HELD] * 21}, "answers"),
+    ],
+)
+def test_render__invalid_answers__400_names_the_field(
+    client: FlaskClient, caller: dict[str, str], more: dict[str, Any], parameter: str
+) -> None:
+    answer = client.post("/playground/render", json={"template": "x", **more}, headers=caller)
+    assert (answer.status_code, answer.get_json()["parameter"]) == (400, parameter)
+
+
+def test_frame__opened__no_scripts_and_nothing_from_other_hosts(client: FlaskClient, caller: dict[str, str]) -> None:
+    answer = client.get("/playground/frame", headers=caller)
+    policy = dict(rule.split(" ", 1) for rule in answer.headers["Content-Security-Policy"].split("; "))
+    assert policy == {
+        "default-src": "'none'",
+        "style-src": "'unsafe-inline'",
+        "img-src": "data:",
+        "frame-ancestors": "'self'",
+    }

@@ -19,26 +19,32 @@ from tests.support import liquid
 
 SNIPPETS = snippets()
 EXPECTED = {
-    "Recommendations with a default": {
+    "Products picked for the user": {
         "ava": "Chosen for you:\n- trail-shoe\n- rain-shell\n- head-torch",
         "ben": "Our bestsellers:\n- see them all at example.com/bestsellers",
     },
-    "Greeting by property": {
+    "Greeting with first name and points": {
         "ava": "Hi Ava!\nYou have 420 points to spend.",
         "ben": "Hi Ben!",
         "stranger": "Hi there!",
         "": "Hi there!",
     },
-    "Branch by cohort": {"ava": "Your VIP code: FASTLANE", "ben": "Join our VIP club"},
-    "Comparison by computation": {"ava": "Thank you for 12 orders!", "ben": "Welcome! Here is how it works."},
-    "Urgency by propensity": {"ava": "Before it is gone", "cleo": "Have a look"},
-    "Whole profile in one tag": {
+    "Different text for members of a cohort": {"ava": "Your VIP code: FASTLANE", "ben": "Join our VIP club"},
+    "Thanks for the number of orders": {"ava": "Thank you for 12 orders!", "ben": "Welcome! Here is how it works."},
+    "Urgent text for likely buyers": {"ava": "Before it is gone", "cleo": "Have a look"},
+    "Name membership and products with one tag": {
         "ava": "Ava (VIP),\n- trail-shoe\n- rain-shell\n- head-torch",
         "ben": "Ben,\n- our bestseller",
     },
-    "Abort when missing": {"ava": "Chosen for you: trail-shoe, rain-shell, head-torch", "ben": "Our bestsellers"},
-    "Retry when missing": {"ava": "Chosen for you: trail-shoe, rain-shell, head-torch", "ben": "Our bestsellers"},
-    "Id kept out of the url": {
+    "No message without recommendations": {
+        "ava": "Chosen for you: trail-shoe, rain-shell, head-torch",
+        "ben": "Our bestsellers",
+    },
+    "Message later without recommendations": {
+        "ava": "Chosen for you: trail-shoe, rain-shell, head-torch",
+        "ben": "Our bestsellers",
+    },
+    "User id kept out of the url": {
         "ava": "Chosen for you: trail-shoe, rain-shell, head-torch",
         "dário & söhne": "Chosen for you: item, with comma, ítem/ünïcode",
     },
@@ -85,7 +91,7 @@ def test_snippet__every_user__both_engines_render_the_same(ask: Ask, ruby: liqui
 @pytest.mark.parametrize("title", SNIPPETS)
 def test_snippet__amplitude_fails__default_message_or_abort(failing: Ask, engine: liquid.Engine, title: str) -> None:
     sent = engine(SNIPPETS[title], "ava", failing).strip()
-    if title == "Abort when missing":
+    if title == "No message without recommendations":
         assert sent == "aborted: the recommendations are missing"
     else:
         assert re.match(r"Our bestsellers|Hi there!|Join our|Welcome!|Have a look|Hello,", sent), sent

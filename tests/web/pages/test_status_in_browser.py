@@ -18,6 +18,7 @@ from proxy.profile.errors import UpstreamRejected
 from proxy.sandbox.faults import Fault
 from proxy.sandbox.server import Sandbox
 from proxy.settings import Settings
+from proxy.web.services import installed
 from tests.conftest import KEYS, SECRET, Service, free_port
 from tests.support.browser import Browser, Scheme
 from tests.support.fakes import FakeClock, FakeSource
@@ -174,6 +175,25 @@ def test_status_page__each_width_and_scheme__fits_without_problems(
     open_status(browser, service.url)
     browser.find("#errors svg")
     assert browser.problems(scheme) == []
+
+
+def test_status_page__started_two_minutes_ago__charts_begin_with_the_data(
+    app: Flask, url: str, clock: FakeClock, browser: Browser
+) -> None:
+    open_status(browser, url)
+    history = installed(app).history
+    for minutes, axis in ((2, "5 minutes ago"), (30, "32 minutes ago"), (60, "1 hour ago")):
+        for _ in range(minutes * 6):
+            app.test_client().get("/v1/cohorts?user_id=u", headers={"X-API-Key": SECRET})
+            clock.advance(10)
+            history.tick()
+        # The page uses its own clock.
+        browser.driver.execute_script(
+            "const now = arguments[0]; Date.now = () => now * 1000; return update()", clock.now()
+        )
+        texts = [text.text for text in browser.all("#answers svg text")]
+        assert texts[-2:] == [axis, "now"]
+    assert browser.all("#quota .limit") == [], "a limit far above the data would flatten the line"
 
 
 def test_status_page__redis_unavailable__card_says_that_no_call_is_sent(

@@ -1,8 +1,9 @@
-// Fetches the status every ten seconds and draws the last hour. All texts go into the page as text, never as HTML.
+// Fetches the status every ten seconds and draws the data of the last hour. All texts go into the page as text, never as HTML.
 
 const byId = (id) => document.getElementById(id);
 const EVERY_MS = 10_000;
-const BAR_SECONDS = 60;
+const BARS = 60;
+const SHORTEST_SECONDS = 300;
 const SVG = "http://www.w3.org/2000/svg";
 const WIDTH = 320;
 const HEIGHT = 130;
@@ -49,7 +50,7 @@ function roundUp(number) {
 
 // Draws the frame of a chart: its description for screen readers, grid lines and the time axis.
 // Returns the SVG element and a function that converts a value to a y coordinate.
-function chart(id, words, top) {
+function chart(id, words, data, top) {
   const svg = shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": words });
   const high = HEIGHT - BOTTOM - TOP;
   const y = (value) => TOP + high - (value / top) * high;
@@ -58,7 +59,7 @@ function chart(id, words, top) {
     if (value || top) svg.append(shape("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, short(value)));
   }
   svg.append(
-    shape("text", { x: LEFT, y: HEIGHT - 3 }, "1 h ago"),
+    shape("text", { x: LEFT, y: HEIGHT - 3 }, `${duration(data.span)} ago`),
     shape("text", { x: WIDTH, y: HEIGHT - 3, "text-anchor": "end" }, "now"),
   );
   byId(id).replaceChildren(svg);
@@ -66,11 +67,12 @@ function chart(id, words, top) {
 }
 
 const short = (value) => (value >= 1000 ? `${value / 1000}k` : String(value));
-const across = (data, at) => LEFT + (1 - (data.until - at) / data.kept_seconds) * (WIDTH - LEFT);
+const across = (data, at) => LEFT + (1 - (data.until - at) / data.span) * (WIDTH - LEFT);
 
-function lines(id, words, data, series, { limit, top } = {}) {
-  const { svg, y } = chart(id, words, roundUp(top ?? maximum(series.flat())));
-  if (limit) svg.append(shape("line", { class: "limit", x1: LEFT, x2: WIDTH, y1: y(limit), y2: y(limit) }));
+function lines(id, words, data, series, { limit } = {}) {
+  const top = roundUp(maximum(series.flat()));
+  const { svg, y } = chart(id, words, data, top);
+  if (limit <= top) svg.append(shape("line", { class: "limit", x1: LEFT, x2: WIDTH, y1: y(limit), y2: y(limit) }));
   series.forEach((values, number) => {
     // A missing value leaves a gap in the line. The round end of the line shows a single value as a dot.
     let path = "";
@@ -93,14 +95,16 @@ function lines(id, words, data, series, { limit, top } = {}) {
 }
 
 function bars(id, words, data, series, colours = SERIES) {
-  const number = data.kept_seconds / BAR_SECONDS;
+  // A bar has at least one step of the data.
+  const seconds = Math.max(data.span / BARS, data.step_seconds);
+  const number = Math.ceil(data.span / seconds);
   const bins = series.map(() => new Array(number).fill(0));
   data.hour.at.forEach((at, index) => {
-    const bin = number - 1 - Math.floor((data.until - at) / BAR_SECONDS);
+    const bin = number - 1 - Math.floor((data.until - at) / seconds);
     if (bin >= 0 && bin < number) series.forEach((values, row) => (bins[row][bin] += values[index]));
   });
   const totals = bins[0]?.map((value, bin) => sum(bins.map((values) => values[bin]))) ?? [];
-  const { svg, y } = chart(id, words, roundUp(maximum(totals)));
+  const { svg, y } = chart(id, words, data, roundUp(maximum(totals)));
   const wide = (WIDTH - LEFT) / number;
   for (let bin = 0; bin < number; bin += 1) {
     let below = 0;
@@ -143,7 +147,7 @@ function showQuota(data) {
     shape("rect", { class: part > 0.9 ? "part bad" : "part", width: 300 * part, height: 10 }),
   );
   const all = data.hour.quota_used;
-  lines("quota", `Calls in a minute: at most ${maximum(all)} of ${limit}`, data, [all], { limit, top: limit });
+  lines("quota", `Calls in a minute: at most ${maximum(all)} of ${limit}`, data, [all], { limit });
 }
 
 function showAnswers(data) {
@@ -178,7 +182,7 @@ function showErrors(data) {
 
 function duration(seconds) {
   if (seconds < 90) return plural(Math.max(0, Math.round(seconds)), "second");
-  return seconds < 5400 ? plural(Math.round(seconds / 60), "minute") : plural(Math.round(seconds / 3600), "hour");
+  return seconds < 3570 ? plural(Math.round(seconds / 60), "minute") : plural(Math.round(seconds / 3600), "hour");
 }
 
 function showSnapshots(snapshots) {
@@ -277,6 +281,9 @@ function showCallers(callers) {
 
 function show(data) {
   data.until = Math.max(Date.now() / 1000, ...data.hour.at.slice(-1));
+  // The charts begin at the oldest data, so that the first minutes after a start are readable.
+  const began = data.hour.at[0] ?? data.until;
+  data.span = Math.min(data.kept_seconds, Math.max(SHORTEST_SECONDS, data.until - began + data.step_seconds));
   showFindings(data.findings);
   for (const card of document.querySelectorAll(".needs-profile-api")) card.hidden = !data.profile_api;
   byId("profile-api-off").hidden = data.profile_api;
