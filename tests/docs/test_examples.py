@@ -61,7 +61,8 @@ def test_example__sent_to_the_service__answers_and_renders_as_shown(
         return answers[-1]  # type: ignore[no-any-return]
 
     assert liquid.render(example.block("liquid"), "ava", get, engine) == example.block("text").strip()
-    assert [without_time(answer) for answer in answers] == [without_time(json.loads(example.block("json")))]
+    # Further answers are for the findings.
+    assert without_time(answers[0]) == without_time(json.loads(example.block("json")))
 
 
 @pytest.mark.parametrize(("user", "place"), [("ava", 0), ("ben", 1), ("stranger", 1), ("", 1)])
