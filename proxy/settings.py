@@ -233,8 +233,8 @@ class Settings:
     )
     braze_requests_per_minute: int = _setting(
         readers.whole(1, 1_000_000),
-        "maximum number of requests to Braze in any 60 seconds; for all processes together with Redis, for each process "
-        "without",
+        "maximum number of requests to Braze in any 60 seconds; for all processes together with Redis, for each "
+        "process without",
         "3000",
     )
     forward_events: frozenset[str] = _setting(
@@ -245,8 +245,8 @@ class Settings:
     )
     forward_properties: frozenset[str] = _setting(
         readers.property_names,
-        "user properties that the webhook for users forwards to Braze as custom attributes, comma-separated, or `*` for "
-        "all",
+        "user properties that the webhook for users forwards to Braze as custom attributes, comma-separated, or `*` "
+        "for all",
         frozenset(),
         example="plan,loyalty_points",
     )

@@ -1,4 +1,4 @@
-"""Plans the changes of what was read, sends them, and records what Braze accepted."""
+"""Plans the changes of staged users, sends the changes, and records the values that Braze accepted."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _LIMITS = {
     "name_empty": "the name is empty",
     "name_too_long": "the name is longer than 255 characters",
     "name_invalid": "the name has a dot or $; choose another name with --rename",
-    "key_invalid": "an object has a key that Braze rejects",
+    "key_invalid": "an object has a key that Braze rejects, for example with a space, a dot or $",
     "object_too_large": "the object is larger than 100 KB",
 }
 
@@ -123,7 +123,7 @@ def limit_lines(counts: ChangeCounts) -> Iterator[str]:
 
 @dataclass(slots=True)
 class SendProgress:
-    """The users of a delivery. `users`: with changes."""
+    """The progress of a delivery. `users`: the number of users with changes."""
 
     users: int
     sent: int = 0
@@ -131,7 +131,7 @@ class SendProgress:
     values: int = 0
     requests: int = 0
     repeated: int = 0
-    """Users in requests whose answer was lost."""
+    """Users in requests that were sent again, because the answer was lost."""
     failures: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -162,7 +162,7 @@ class SendProgress:
 
 
 class Sender:
-    """Sends the staged changes. `claim` makes this run the owner of the state, when Braze accepts the first request."""
+    """Sends the staged changes. `claim`: called once, after Braze accepts the first request."""
 
     def __init__(
         self,

@@ -219,7 +219,7 @@ def test_sync__computations_and_recommendations__one_call_per_user(world: World)
     options = ("--cohort", "c31", *names, "--rename", "homepage=shop_homepage")
     ended = world.sync(*options, ALIASES="computations.orders=comp-orders")
     assert ended.returncode == 0, ended.stderr + ended.stdout
-    assert "warning: the run shares no quota with a service" in ended.stderr
+    assert "warning: the run shares no quota with the service" in ended.stderr
     sent = {item.pop("external_id"): item for item in world.sent()}
     people = {user: find(user, None) for user in users}
     known = {user: person for user, person in people.items() if person is not None}
@@ -322,11 +322,11 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("--cohort", "c31", "--recommendations", "homepage"), "add --log-exposures"),
     (("--cohort", "c31", "--cohort", "c32", "--membership", "vip"), "--membership needs exactly one --cohort"),
     (("-", "--membership", "vip"), "--membership needs exactly one --cohort"),
-    (("--cohort", "c31", "--properties", "external_id"), "would choose the user or steer the request"),
-    (("--cohort", "c31", "--membership", "push_tokens", "--allow-reserved"), "would choose the user"),
+    (("--cohort", "c31", "--properties", "external_id"), "has a special meaning in requests to Braze"),
+    (("--cohort", "c31", "--membership", "push_tokens", "--allow-reserved"), "has a special meaning"),
     (("--cohort", "c31", "--properties", "gp:email"), "is a profile field of Braze; rename it with --rename email="),
     (("--cohort", "c31", "--properties", "plan", "--rename", "plan=email"), "is a profile field of Braze"),
-    (("--cohort", "c31", "--properties", "plan,gp:plan"), "both have the attribute 'plan'; rename one"),
+    (("--cohort", "c31", "--properties", "plan,gp:plan"), "both have the attribute 'plan'; rename 'gp:plan' with"),
     (("--cohort", "c31", "--properties", "plan,zip", "--rename", "zip=plan"), "both have the attribute 'plan'"),
     (("--cohort", "c31", "--properties", "plan", "--rename", "zip=x"), "--rename names 'zip', which this run does not"),
     (("--cohort", "c31", "--properties", "plan", "--rename", "plan"), "is not OLD=NEW"),
@@ -369,7 +369,7 @@ def test_sync__reserved_names_and_limits__allowed_cut_and_reported(world: World)
     for line in (
         "property 'colour' is not in the file; correct --properties",
         "bio: 1 value cut to 255 characters",
-        "bad: 1 value left out: an object has a key that Braze rejects",
+        "bad: 1 value left out: an object has a key that Braze rejects, for example with a space, a dot or $",
     ):
         assert line in ended.stdout.splitlines()
 
