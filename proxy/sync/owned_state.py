@@ -12,14 +12,15 @@ _log = logging.getLogger(__name__)
 
 
 class OwnedState:
-    """Accepted values for the endpoint and the key of this service: `shared`, or `own` if `shared` belongs to others.
+    """Accepted values for an endpoint and a key. Uses `shared`, or `local` if `shared` has another owner.
 
-    The first recorded value makes them the owner of a state without an owner. Methods raise the errors of `shared`.
+    The first call of `digest`, `sent` or `record` makes the endpoint and the key the owner of a state without an owner.
+    Methods raise the errors of `shared`.
     """
 
-    def __init__(self, shared: SentState, own: AcceptedValues, endpoint: str, api_key: str) -> None:
+    def __init__(self, shared: SentState, local: AcceptedValues, endpoint: str, api_key: str) -> None:
         self._shared = shared
-        self._own = own
+        self._local = local
         self._endpoint = endpoint
         self._api_key = api_key
         self._chosen: AcceptedValues | None = None
@@ -37,15 +38,15 @@ class OwnedState:
         self._state().record(accepted)
 
     def forget(self, user_ids: Sequence[str]) -> int:
-        """Remove users from both states, whoever owns them."""
-        return self._own.forget(user_ids) + self._shared.forget(user_ids)
+        """Remove users from both states."""
+        return self._local.forget(user_ids) + self._shared.forget(user_ids)
 
     def _state(self) -> AcceptedValues:
         if self._chosen is None:
             differing = self._shared.differing(self._endpoint, self._api_key)
             if differing:
                 _log.warning("sync_state_of_another_connection", extra={"settings": ",".join(differing)})
-                self._chosen = self._own
+                self._chosen = self._local
             else:
                 self._shared.claim(self._endpoint, self._api_key, clear=False)
                 self._chosen = self._shared
