@@ -2,7 +2,7 @@
 -- KEYS  the state, then for each user the time at which the user was forgotten
 -- ARGV  the key of the digests; the owner, or nothing to keep the owner; then for each user the field and the packed
 --       attributes
--- Returns the key of the state's digests. With another key than the one in ARGV, nothing was stored
+-- Returns the key of the state's digests. If it differs from the key in ARGV, the script stored nothing.
 -- The packed form of each attribute: the length of its name, in two bytes; the name; the digest and the time, in eight
 -- bytes each.
 local state_key, digest_key, owner = KEYS[1], ARGV[1], ARGV[2]
