@@ -425,7 +425,7 @@ def test_check__braze__one_request_that_writes_nothing(
     assert (report["requests"], report["objects"]) == (1, 0)
 
 
-def test_check__directions_switched_on__says_what_each_will_do(sandbox: Sandbox) -> None:
+def test_check__directions_switched_on__lists_each_direction(sandbox: Sandbox) -> None:
     braze = {"BRAZE_REST_ENDPOINT": sandbox.url, "BRAZE_API_KEY": sandbox.braze.key}
     code, lines = check(
         sandbox, **braze, FORWARD_EVENTS="Order,App Open", FORWARD_PROPERTIES="*", BRAZE_REQUESTS_PER_MINUTE="600"

@@ -1,4 +1,4 @@
-"""The guides to sync, event stream and Currents: a new user's walk with the demo, and their commands and tables."""
+"""Follows the guides to sync, event stream and Currents with the demo, and checks their commands and tables."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def test_sync__empty_cell__null_only_where_a_value_was_sent_and_only_once(world:
     assert world.sent() == []
 
 
-def test_sync__membership__false_for_who_left_and_true_after_coming_back(world: World) -> None:
+def test_sync__membership__false_after_leaving_and_true_after_returning(world: World) -> None:
     options = ("--cohort", "c31", "--membership", "vip", "--rename", "vip=is_vip")
     outcomes = []
     for users in (["user-1", "user-2"], ["user-2", "user-3"], ["user-2", "user-3"], ["user-1", "user-2"]):
@@ -144,7 +144,7 @@ def test_sync__membership__false_for_who_left_and_true_after_coming_back(world: 
     ]
 
 
-def test_sync__cohort_without_rows__nothing_is_sent_unless_allowed(world: World) -> None:
+def test_sync__cohort_without_rows__stops_unless_removals_are_allowed(world: World) -> None:
     options = ("--cohort", "c31", "--membership", "vip")
     world.cohort("user_id", ["user-1"])
     world.sync(*options)
@@ -158,7 +158,7 @@ def test_sync__cohort_without_rows__nothing_is_sent_unless_allowed(world: World)
     assert world.sent() == [{"external_id": "user-1", "vip": False}]
 
 
-def test_sync__too_many_removals__nothing_is_sent_unless_allowed(world: World) -> None:
+def test_sync__too_many_removals__stops_unless_removals_are_allowed(world: World) -> None:
     options = ("--cohort", "c31", "--membership", "vip")
     world.cohort("user_id", crowd(1300))
     world.sync(*options)
@@ -341,7 +341,7 @@ def test_sync__mistake__error_names_the_fix(arguments: tuple[str, ...], message:
     assert message in " ".join(ended.stderr.split())
 
 
-def test_sync__settings_missing__error_names_them(world: World) -> None:
+def test_sync__missing_settings__error_has_their_names(world: World) -> None:
     world.cohort("user_id,plan", ["user-1,gold"])
     options = ("--cohort", "c31", "--properties", "plan")
     assert (
@@ -361,7 +361,7 @@ def test_sync__state_in_use__second_run_is_refused(world: World) -> None:
     assert (ended.returncode, "is in use by another run" in ended.stderr) == (1, True)
 
 
-def test_sync__reserved_names_and_limits__allowed_cut_and_reported(world: World) -> None:
+def test_sync__reserved_names_and_values_over_limits__sent_cut_and_reported(world: World) -> None:
     world.cohort("user_id,email,bio,bad", [f'user-1,a@b.example,{"x" * 300},"{{""a.b"":1}}"'])
     ended = world.sync("--cohort", "c31", "--properties", "email,bio,bad,colour", "--allow-reserved")
     assert ended.returncode == 1, "a property is not in the file"
