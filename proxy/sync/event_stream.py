@@ -218,8 +218,8 @@ class EventStream:
         duplicates = [item for item in events if item.content.event_id in event_ids]
         self._settle(duplicates, Outcome("duplicate"))
         unsent = [item for item in events if item.content.event_id not in event_ids]
-        sent = self._state.sent([item.content.user_id for item in attributes]) if attributes else []
-        for item, stored in zip(attributes, sent, strict=True):
+        accepted = self._state.sent([item.content.user_id for item in attributes]) if attributes else []
+        for item, stored in zip(attributes, accepted, strict=True):
             content = item.content
             latest = {
                 name: self._state.digest(value)

@@ -147,7 +147,7 @@ class SqliteState:
         return self._write(write)
 
     def differing(self, endpoint: str, api_key: str) -> list[str]:
-        """Return the names of the settings that differ from those of the owner; empty without an owner."""
+        """Return the names of the settings that differ from the settings of the owner; empty without an owner."""
         (owner,) = self._run(lambda: self._database.execute("SELECT owner FROM state").fetchone())
         return [] if owner is None else differing_settings(owner, self._digester.owner(endpoint, api_key))
 

@@ -39,7 +39,7 @@ class SentState(AcceptedValues, Protocol):
         """Return the number of users."""
 
     def differing(self, endpoint: str, api_key: str) -> list[str]:
-        """Return the names of the settings that differ from those of the owner; empty without an owner."""
+        """Return the names of the settings that differ from the settings of the owner; empty without an owner."""
 
     def claim(self, endpoint: str, api_key: str, *, clear: bool) -> None:
         """Make an endpoint and a key the owner of the state. `clear`: remove all users first."""

@@ -89,15 +89,15 @@ def plan(
     planner = ChangePlanner(state.digest, everything=everything)
 
     def departures() -> Iterator[Change | None]:
-        seen: set[str] = set()
-        for user_id, sent in state.users():
-            if membership in sent and user_id not in staging and user_id not in seen:
-                seen.add(user_id)  # Redis may yield a user twice
-                yield planner.departure(user_id, str(membership), sent, at)
+        former_members: set[str] = set()
+        for user_id, accepted in state.users():
+            if membership in accepted and user_id not in staging and user_id not in former_members:
+                former_members.add(user_id)  # Redis may yield a user twice
+                yield planner.departure(user_id, str(membership), accepted, at)
 
     for page in staging.users(computed):
-        sent = [{}] * len(page) if start_over else state.sent([user.user_id for user in page])
-        staging.add_changes(planner.change(user, last) for user, last in zip(page, sent, strict=True))
+        accepted = [{}] * len(page) if start_over else state.sent([user.user_id for user in page])
+        staging.add_changes(planner.change(user, last) for user, last in zip(page, accepted, strict=True))
     if membership is not None and not start_over:
         staging.add_changes(departures())
     return planner.counts

@@ -106,7 +106,7 @@ class RedisSentState:
         return self._server.delete_fields(self._state, fields) if fields else 0
 
     def differing(self, endpoint: str, api_key: str) -> list[str]:
-        """Return the names of the settings that differ from those of the owner; empty without an owner."""
+        """Return the names of the settings that differ from the settings of the owner; empty without an owner."""
         digester = self._digester()
         (owner,) = self._server.fields(self._state, ["owner"])
         return [] if owner is None else differing_settings(owner, digester.owner(endpoint, api_key))
