@@ -285,7 +285,7 @@ class Settings:
             try:
                 values[setting.name] = setting.metadata["read"](env[variable].strip())
             except BadValue as error:
-                faults += [f"{variable} {fault}, e.g. {variable}={example}" for fault in error.faults]
+                faults += [f"{variable} {fault}, e.g. {variable}={error.example or example}" for fault in error.faults]
         faults += _braze_faults(env)
         if faults:
             raise SettingsError(faults)

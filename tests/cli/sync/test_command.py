@@ -113,6 +113,32 @@ def test_sync__first_second_and_changed_run__only_changes_are_sent(world: World)
     assert world.braze.report()["unchanged_values"] == 0
 
 
+def test_sync__misspelt_names__a_line_for_each_name_without_a_value(world: World, tmp_path: Path) -> None:
+    world.cohort("user_id,plan,palm", ["user-1,gold,"])
+    ended = world.sync("--cohort", "c31", "--properties", "plan,palm")
+    assert (ended.returncode, ended.stdout.splitlines()[0]) == (
+        0,
+        "property 'palm': no user has a value; check --properties",
+    )
+    (tmp_path / "users").write_text("ava\n")
+    ended = world.sync(
+        str(tmp_path / "users"),
+        *("--properties", "loyalty_points,palm", "--computations", "comp-orders,comp-order"),
+        *("--recommendations", "homepage,home", "--log-exposures"),
+    )
+    assert (ended.returncode, ended.stdout.splitlines()[:3]) == (
+        0,
+        [
+            "property 'palm': no user has a value; check --properties",
+            "recommendation 'home': no user has items; check --recommendations",
+            "computations: 1 of 2 have a value for a user; check --computations",
+        ],
+    )
+    (tmp_path / "users").write_text("unknown-user\n")
+    ended = world.sync(str(tmp_path / "users"), "--properties", "loyalty_points")
+    assert "no user has a value" not in ended.stdout, "the line says nothing about a name if no user is known"
+
+
 def test_sync__empty_cell__null_only_where_a_value_was_sent_and_only_once(world: World) -> None:
     options = ("--cohort", "c31", "--properties", "plan")
     world.cohort("user_id,plan", ["user-1,gold", "user-2,"])
@@ -326,7 +352,8 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("--cohort", "c31", "--membership", "push_tokens", "--allow-reserved"), "would choose the user"),
     (("--cohort", "c31", "--properties", "gp:email"), "is a profile field of Braze; rename it with --rename email="),
     (("--cohort", "c31", "--properties", "plan", "--rename", "plan=email"), "is a profile field of Braze"),
-    (("--cohort", "c31", "--properties", "plan,gp:plan"), "both have the attribute 'plan'; rename one"),
+    (("--cohort", "c31", "--properties", "plan,gp:plan"), "'plan' is the name of two values; remove one"),
+    (("--cohort", "c31", "--properties", "vip", "--membership", "vip"), "remove one, or change --membership"),
     (("--cohort", "c31", "--properties", "plan,zip", "--rename", "zip=plan"), "both have the attribute 'plan'"),
     (("--cohort", "c31", "--properties", "plan", "--rename", "zip=x"), "--rename names 'zip', which this run does not"),
     (("--cohort", "c31", "--properties", "plan", "--rename", "plan"), "is not OLD=NEW"),
