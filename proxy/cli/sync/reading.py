@@ -187,7 +187,7 @@ def _lines_without_values(
         if selection.attribute(rec_id) not in valued:
             yield f"recommendation {rec_id!r}: no user has items; check --recommendations"
     if computed < len(selection.computations):
-        yield f"computations: {computed} of {len(selection.computations)} have a value for a user; check --computations"
+        yield f"computations: only {computed} of {len(selection.computations)} with a value; check --computations"
 
 
 def _answered(body: Mapping[str, Any], selection: Selection, computed: dict[str, None]) -> dict[str, Any]:

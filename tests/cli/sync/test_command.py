@@ -131,7 +131,7 @@ def test_sync__misspelt_names__a_line_for_each_name_without_a_value(world: World
         [
             "property 'palm': no user has a value; check --properties",
             "recommendation 'home': no user has items; check --recommendations",
-            "computations: 1 of 2 have a value for a user; check --computations",
+            "computations: only 1 of 2 with a value; check --computations",
         ],
     )
     (tmp_path / "users").write_text("unknown-user\n")
