@@ -80,8 +80,8 @@ class Settings:
     )
     amplitude_cohorts_url: str = _setting(
         readers.base_url,
-        "URL for the downloads of `warm --cohort` and `sync --cohort`; `https://analytics.eu.amplitude.com` for a project "
-        "in the EU",
+        "URL for the downloads of `warm --cohort` and `sync --cohort`; `https://analytics.eu.amplitude.com` for a "
+        "project in the EU",
         "https://amplitude.com",
     )
     amplitude_ingest_url: str | None = _setting(

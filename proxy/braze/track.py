@@ -120,9 +120,7 @@ class TrackClient:
                 reuse_connection(response)
                 return result
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            return Unavailable(
-                f"Braze gave no complete answer ({type(error).__name__})", uncertain=not is_unsent(error)
-            )
+            return Unavailable(f"the request failed with {type(error).__name__}", uncertain=not is_unsent(error))
 
     def _marked(self, objects: Sequence[Object]) -> list[Object]:
         return list(objects) if self._create_users else [{**entry, "_update_existing_only": True} for entry in objects]

@@ -224,7 +224,7 @@ def test_send__5xx__unavailable_and_not_uncertain(status: int) -> None:
 
 def test_send__connection_refused__not_uncertain() -> None:
     result = client(f"http://127.0.0.1:{free_port()}").send(OBJECTS)
-    assert result == Unavailable("Braze gave no complete answer (ConnectionError)", uncertain=False)
+    assert result == Unavailable("the request failed with ConnectionError", uncertain=False)
 
 
 def test_send__unknown_host__not_uncertain() -> None:
