@@ -480,6 +480,25 @@ def test_sync__killed_twice__no_value_is_lost_and_only_requests_in_flight_are_re
 
 
 @pytest.mark.slow
+def test_sync__interrupted_while_a_cohort_is_exported__says_how_to_continue(world: World) -> None:
+    world.cohort("user_id,plan", ["user-1,gold"])
+    world.sandbox.faults.set(Fault("cohort-stuck"))
+    options = ("--cohort", "c31", "--properties", "plan", "--state", str(world.state))
+    process = start("sync", *options, **world.settings)
+    assert process.stderr is not None
+    printed = ""
+    while "is exporting" not in printed:
+        printed = process.stderr.readline()
+        assert printed, "the command ended"
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert (process.returncode, output) == (
+        1,
+        "stopped; run the command again, and values already sent are skipped\n",
+    )
+
+
+@pytest.mark.slow
 def test_sync__interrupted__ends_after_the_requests_in_flight_and_a_second_run_sends_the_rest(world: World) -> None:
     users = crowd(2000)
     world.cohort("user_id,plan", (f"{user},gold" for user in users))
