@@ -56,7 +56,7 @@ class Settings:
     amplitude_profile_api: bool = _setting(
         readers.on_off,
         "`off` to run without the User Profile API, as in Amplitude's EU region: only pushed and exported data is "
-        "served, and `AMPLITUDE_SECRET_KEY` is needed only by `warm --cohort`",
+        "served, and `AMPLITUDE_SECRET_KEY` is needed only by `warm --cohort` and `sync --cohort`",
         "on",
         example="off",
     )
@@ -80,7 +80,8 @@ class Settings:
     )
     amplitude_cohorts_url: str = _setting(
         readers.base_url,
-        "URL for the downloads of `warm --cohort`; `https://analytics.eu.amplitude.com` for a project in the EU",
+        "URL for the downloads of `warm --cohort` and `sync --cohort`; `https://analytics.eu.amplitude.com` for a "
+        "project in the EU",
         "https://amplitude.com",
     )
     amplitude_ingest_url: str | None = _setting(
@@ -295,7 +296,7 @@ class Settings:
             try:
                 values[setting.name] = setting.metadata["read"](env[variable].strip())
             except BadValue as error:
-                faults += [f"{variable} {fault}, e.g. {variable}={example}" for fault in error.faults]
+                faults += [f"{variable} {fault}, e.g. {variable}={error.example or example}" for fault in error.faults]
         faults += _braze_faults(env)
         if faults:
             raise SettingsError(faults)

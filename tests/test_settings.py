@@ -308,19 +308,34 @@ def test_braze_endpoint__valid__read_without_slash(value: str, endpoint: str) ->
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
-        ("https://dashboard-01.braze.com", "is not the address of the REST API; set https://rest.iad-01.braze.com"),
-        ("https://dashboard-02.braze.eu/home", "is not the address of the REST API; set https://rest.fra-02.braze.eu"),
-        ("https://dashboard.us-10.braze.com", "is not the address of the REST API; set https://rest.us-10.braze.com"),
-        ("https://sdk.iad-03.braze.com", "is not the address of the REST API; set https://rest.iad-03.braze.com"),
+        (
+            "https://dashboard-01.braze.com",
+            "must be the address of the REST API, e.g. BRAZE_REST_ENDPOINT=https://rest.iad-01.braze.com",
+        ),
+        (
+            "https://dashboard-02.braze.eu/home",
+            "must be the address of the REST API, e.g. BRAZE_REST_ENDPOINT=https://rest.fra-02.braze.eu",
+        ),
+        (
+            "https://dashboard.us-10.braze.com",
+            "must be the address of the REST API, e.g. BRAZE_REST_ENDPOINT=https://rest.us-10.braze.com",
+        ),
+        (
+            "https://sdk.iad-03.braze.com",
+            "must be the address of the REST API, e.g. BRAZE_REST_ENDPOINT=https://rest.iad-03.braze.com",
+        ),
         (
             "https://rest.iad-01.braze.com/users/track",
-            "must have nothing after the host; set https://rest.iad-01.braze.com",
+            "must have nothing after the host, e.g. BRAZE_REST_ENDPOINT=https://rest.iad-01.braze.com",
         ),
-        ("https://rest.iad-01.braze.com:443", "must have nothing after the host; set https://rest.iad-01.braze.com"),
-        ("http://127.0.0.1:1/a", "must have nothing after the host; set http://127.0.0.1:1"),
+        (
+            "https://rest.fra-01.braze.eu:443",
+            "must have nothing after the host, e.g. BRAZE_REST_ENDPOINT=https://rest.fra-01.braze.eu",
+        ),
+        ("http://127.0.0.1:1/a", "must have nothing after the host, e.g. BRAZE_REST_ENDPOINT=http://127.0.0.1:1"),
         ("https://rest.braze.com", "must be a REST endpoint of Braze; copy it from"),
         ("https://rest.iad-01.braze.com.example.org", "must be a REST endpoint of Braze; copy it from"),
-        ("rest.iad-01.braze.com", "has a missing or malformed host or port"),
+        ("rest.iad-01.braze.com", "must start with https://, e.g. BRAZE_REST_ENDPOINT=https://rest.iad-01.braze.com"),
         ("http://rest.iad-01.braze.com", "must start with https://"),
         ("https://rest.iad-01.braze.com?x=1", "must have only a host and a path"),
     ],

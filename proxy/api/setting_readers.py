@@ -66,13 +66,13 @@ def braze_endpoint(value: str) -> str:
             instance = f"{'fra' if domain == 'eu' else 'iad'}-{instance}"
         endpoint = f"https://rest.{instance}.braze.{domain}"
         if not host.startswith("rest."):
-            raise BadValue(f"is not the address of the REST API; set {endpoint}")
+            raise BadValue("must be the address of the REST API", example=endpoint)
     elif is_loopback(host):
         endpoint = f"{parts.scheme}://{parts.netloc}"
     else:
-        raise BadValue("must be a REST endpoint of Braze; copy it from Braze, Settings > API Keys")
+        raise BadValue("must be a REST endpoint of Braze; copy it from braze.com/docs/api/basics")
     if parts.path not in ("", "/") or (parts.port and not is_loopback(host)):
-        raise BadValue(f"must have nothing after the host; set {endpoint}")
+        raise BadValue("must have nothing after the host", example=endpoint)
     return endpoint
 
 

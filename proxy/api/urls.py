@@ -26,6 +26,8 @@ def parse_url(url: str) -> SplitResult:
 
 def parse_service_url(url: str) -> SplitResult:
     """Return the parts of the URL of a service that receives a secret. Raises BadValue."""
+    if "://" not in url:
+        raise BadValue("must start with https://")
     parts = parse_url(url)
     if not is_confidential(parts):
         raise BadValue(

@@ -120,7 +120,7 @@ class TrackClient:
                 reuse_connection(response)
                 return result
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            return Unavailable(type(error).__name__, uncertain=not is_unsent(error))
+            return Unavailable(f"the request failed with {type(error).__name__}", uncertain=not is_unsent(error))
 
     def _marked(self, objects: Sequence[Object]) -> list[Object]:
         return list(objects) if self._create_users else [{**entry, "_update_existing_only": True} for entry in objects]
@@ -201,12 +201,12 @@ _TRANSIENT = (408, 425)
 _REFUSALS = {
     401: (
         "BRAZE_API_KEY is wrong, or BRAZE_REST_ENDPOINT names another instance; copy the key and the REST endpoint of "
-        "the same workspace from Braze, Settings > API Keys"
+        "the same workspace from Braze, Settings > APIs and Identifiers"
     ),
     403: "BRAZE_API_KEY lacks the permission users.track, or its address list excludes this server; change the key in "
-    "Braze, Settings > API Keys, and check that BRAZE_REST_ENDPOINT names the instance of the key",
+    "Braze, Settings > APIs and Identifiers, and check that BRAZE_REST_ENDPOINT names the instance of the key",
     404: "BRAZE_REST_ENDPOINT is not a REST endpoint of Braze; set https://rest.<instance>.braze.com as in Braze, "
-    "Settings > API Keys",
+    "Settings > APIs and Identifiers",
 }
 
 

@@ -20,6 +20,7 @@ import click
 
 from proxy.amplitude.calls import plan_calls
 from proxy.app import amplitude, braze, differing_settings, redis_client
+from proxy.braze.limits import PROFILE_FIELDS, STEERING_NAMES
 from proxy.braze.track import Accepted, Failed, RateLimited, Refused, TooLarge, TrackClient, Unavailable
 from proxy.cli.formats import format_count
 from proxy.cli.output import print_row
@@ -27,6 +28,7 @@ from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid,
 from proxy.profile.parts import COHORTS, Identity
 from proxy.settings import EU_COHORTS_URL, VARIABLES, Settings, SettingsError, changed_settings, renamed_variables
 from proxy.storage.redis import RedisUnavailable
+from proxy.sync.stream_objects import OWN_EVENT_PREFIX
 
 Mark = Literal["ok", "warn", "wrong", "?"]
 """The result of a check; "?" if another problem prevented the check."""
@@ -166,7 +168,11 @@ def _credentials_fix(settings: Settings) -> str:
             "copy AMPLITUDE_API_KEY and AMPLITUDE_SECRET_KEY again from the project settings in Amplitude "
             f"(2 calls: Basic was rejected; Api-Key with the secret key alone failed: {error})"
         )
-    return "remove AMPLITUDE_API_KEY (2 calls: Basic was rejected; Api-Key with the secret key alone was accepted)"
+    return (
+        "copy AMPLITUDE_API_KEY again from the project settings in Amplitude, or remove AMPLITUDE_API_KEY if you need "
+        "it for neither cohorts nor Currents (2 calls: Basic was rejected; Api-Key with the secret key alone was "
+        "accepted)"
+    )
 
 
 def _amplitude_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
@@ -239,6 +245,18 @@ def _direction_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
             "ok",
             f"event stream: POST /v1/webhooks/amplitude/users forwards to Braze: {forwarded}; Braze {users}",
         )
+        own_events = [name for name in settings.forward_events if name.startswith(OWN_EVENT_PREFIX)]
+        reserved = settings.forward_properties & (PROFILE_FIELDS | STEERING_NAMES)
+        for variable, names, kind in (
+            ("FORWARD_EVENTS", own_events, "events that came from Braze"),
+            ("FORWARD_PROPERTIES", reserved, "fields of Braze"),
+        ):
+            if names:
+                yield (
+                    "warn",
+                    f"event stream: {variable} has {kind}, which are never forwarded; remove "
+                    f"{', '.join(sorted(names))}",
+                )
     if settings.braze_rest_endpoint is not None:
         state = "in Redis" if settings.redis_url else "in the file of --state"
         yield (

@@ -72,7 +72,7 @@ def print_sync(service: str, emulated: Sandbox, secret: str, state: Path) -> Non
     }
     _print_post(f"{service}/v1/webhooks/braze/currents", secret, {"events": [event]})
     click.echo(f"  curl -s {emulated.url}/emulator/batch/events\n")
-    click.secho("4. Make Braze fail, repeat 1 or 2, and clear the fault (for 3, replace braze with batch):", bold=True)
+    click.secho("4. Make Braze fail, repeat 2, and clear the fault (for 3, replace braze with batch):", bold=True)
     click.echo(f"  curl -s -X POST '{emulated.url}/emulator/braze/fault?kind=status&status=503'")
     click.echo(f"  curl -s -X DELETE {emulated.url}/emulator/braze/fault\n")
 

@@ -198,8 +198,8 @@ def _braze_problems(state: State) -> Iterator[Finding]:
             "Braze refuses the API key, so no event is forwarded",
             "Amplitude sends each event again for four hours. After that, Braze never gets the event. Messages are not "
             "affected.",
-            "Compare BRAZE_API_KEY and BRAZE_REST_ENDPOINT with Braze, Settings > API Keys. The key needs the "
-            "permission users.track. Then run: python -m proxy check",
+            "Compare BRAZE_API_KEY and BRAZE_REST_ENDPOINT with Braze, Settings > APIs and Identifiers. The key needs "
+            "the permission users.track. Then run: python -m proxy check",
         )
     if state.braze_paused:
         yield Finding(

@@ -11,12 +11,13 @@ T = TypeVar("T")
 class BadValue(ValueError):
     """An invalid value. Each of `faults` completes a sentence that begins with the name of the value.
 
-    A fault never repeats a value that may be secret.
+    A fault never repeats a value that may be secret. `example`: the valid value that was probably meant.
     """
 
-    def __init__(self, *faults: str) -> None:
+    def __init__(self, *faults: str, example: str | None = None) -> None:
         super().__init__("; ".join(faults))
         self.faults = faults
+        self.example = example
 
 
 def split_list(value: str) -> list[str]:

@@ -100,7 +100,7 @@ class BrazeApi:
         with self._lock:
             match name:
                 case "users":
-                    return {user: dict(attributes) for user, attributes in self.profiles.attributes.items()}
+                    return {user: dict(attributes) for user, attributes in sorted(self.profiles.attributes.items())}
                 case "events":
                     return list(self.profiles.events)
                 case "purchases":

@@ -235,8 +235,7 @@ def test_send__passing_failure__unavailable_and_not_uncertain(status: int) -> No
 
 def test_send__connection_refused__not_uncertain() -> None:
     result = client(f"http://127.0.0.1:{free_port()}").send(OBJECTS)
-    assert isinstance(result, Unavailable)
-    assert not result.uncertain
+    assert result == Unavailable("the request failed with ConnectionError", uncertain=False)
 
 
 def test_send__unknown_host__not_uncertain() -> None:

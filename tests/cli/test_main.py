@@ -130,7 +130,8 @@ def test_check__credentials_are_rejected__other_scheme_is_tried_and_reported() -
     with Sandbox(documented=Documented(credentials="api-key")) as sandbox:
         code, lines = check(sandbox, AMPLITUDE_API_KEY=sandbox.api_key)
         assert (code, sandbox.report()["calls"]) == (1, 2)
-        assert "remove AMPLITUDE_API_KEY (2 calls: Basic was rejected; Api-Key with" in lines[4]
+        assert "copy AMPLITUDE_API_KEY again from the project settings in Amplitude, or remove" in lines[4]
+        assert "Currents (2 calls: Basic was rejected; Api-Key with the secret key alone was accepted)" in lines[4]
         _, lines = check(sandbox, AMPLITUDE_API_KEY=sandbox.api_key, AMPLITUDE_SECRET_KEY="another")
         assert "copy AMPLITUDE_API_KEY and AMPLITUDE_SECRET_KEY again" in lines[4]
         assert "secret key alone failed" in lines[4]
@@ -423,6 +424,19 @@ def test_check__braze__one_request_that_writes_nothing(
     assert sandbox.braze.key not in "\n".join(lines)
     report = sandbox.braze.report()
     assert (report["requests"], report["objects"]) == (1, 0)
+
+
+def test_check__forwarded_names_that_braze_never_gets__warns(sandbox: Sandbox) -> None:
+    braze = {"BRAZE_REST_ENDPOINT": sandbox.url, "BRAZE_API_KEY": sandbox.braze.key}
+    code, lines = check(
+        sandbox, **braze, FORWARD_EVENTS="Order,[Braze] Email Open", FORWARD_PROPERTIES="email,plan,app_id"
+    )
+    assert code == 0
+    assert [line.removeprefix("warn").strip() for line in lines if line.startswith("warn   event stream")] == [
+        "event stream: FORWARD_EVENTS has events that came from Braze, which are never forwarded; remove [Braze] Email "
+        "Open",
+        "event stream: FORWARD_PROPERTIES has fields of Braze, which are never forwarded; remove app_id, email",
+    ]
 
 
 def test_check__directions_switched_on__lists_each_direction(sandbox: Sandbox) -> None:

@@ -58,6 +58,13 @@ def test_track__all_arrays__stores_them_and_counts_processed_objects(braze_sandb
     assert report["worst_minute"] == {"requests": 1, "objects": 4}
 
 
+def test_emulator__users__are_in_order_of_their_ids(braze_sandbox: Sandbox) -> None:
+    for user in ("cleo", "ava", "ben"):
+        track(braze_sandbox, attributes=[{"external_id": user, "plan": "gold"}])
+    users = requests.get(f"{braze_sandbox.url}/emulator/braze/users", timeout=10).json()
+    assert list(users) == ["ava", "ben", "cleo"], "concurrent requests of a sync arrive in any order"
+
+
 def test_emulator__details__returns_users_events_purchases_and_requests(braze_sandbox: Sandbox) -> None:
     sent = {"attributes": [{**AVA, "plan": "gold"}], "events": [EVENT], "purchases": [PURCHASE]}
     track(braze_sandbox, **sent)

@@ -241,6 +241,9 @@ def sync(
             record.complete = complete
         except (UnreadableFile, DiskFull, NotDownloaded, StateUnavailable, StateInUse) as error:
             raise click.ClickException(str(error)) from None
+        except KeyboardInterrupt:
+            click.echo("stopped; run the command again, and values already sent are skipped")
+            sys.exit(1)
         except RedisUnavailable as error:
             raise click.ClickException(
                 f"{error or 'Redis does not answer'}; run the command again (values already sent are skipped)"

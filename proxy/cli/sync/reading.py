@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -79,9 +80,11 @@ def read_cohorts(
 ) -> None:
     """Download cohorts, and read their members with the selected properties. Raises NotDownloaded and DiskFull."""
     types = TypeCounts(text_properties)
+    found: dict[str, None] = {}
     for cohort_id in cohort_ids:
         with closing(Audience()) as audience:
             result.at, names = _download(client, cohort_id, selection, audience, result)
+            found.update(dict.fromkeys(names))
 
             def desired(names: tuple[str, ...] = names, at: float = result.at) -> Iterator[Desired]:
                 for user_id, values in audience.members():  # read before the next cohort
@@ -89,6 +92,9 @@ def read_cohorts(
 
             staging.add(desired())
     result.lines += types.lines()
+    result.lines += [
+        f"property {name!r}: no user has a value; check --properties" for name in found if name not in types
+    ]
 
 
 def _download(
@@ -144,13 +150,17 @@ def read_answers(
 ) -> None:
     """Fetch the values of every user, until all have an answer or a SIGINT or SIGTERM arrives. Raises DiskFull."""
 
+    valued: set[str] = set()
+
     def take(user_id: str, body: Mapping[str, Any]) -> None:
         if not body["found"]:
             result.unknown += 1
         elif not body.get("ok") or not isinstance(as_of := body.get("as_of"), int | float):
             result.unanswered += 1
         else:
-            staging.merge(user_id, _answered(body, selection, result.computed), float(as_of))
+            attributes = _answered(body, selection, result.computed)
+            valued.update(name for name, value in attributes.items() if value not in (None, []))
+            staging.merge(user_id, attributes, float(as_of))
 
     def fail(user_id: str, reason: str) -> None:
         result.failed += 1
@@ -163,6 +173,24 @@ def read_answers(
             progress = warmer.run(staging.user_ids(), len(staging))
     result.refused = warmer.refused
     result.stopped = bool(progress.remaining) and warmer.refused is None
+    answered = len(staging) - result.unknown - result.unanswered - result.failed
+    if answered and not progress.remaining:
+        result.lines += _lines_without_values(question, selection, valued, len(result.computed))
+
+
+def _lines_without_values(
+    question: Mapping[str, str], selection: Selection, valued: AbstractSet[str], computed: int
+) -> Iterator[str]:
+    """Yield a line for each name that is probably misspelt, because no answer has a value."""
+    if "keys" in question:
+        for name in selection.properties:
+            if selection.attribute(name) not in valued:
+                yield f"property {name!r}: no user has a value; check --properties"
+    for rec_id in selection.recommendations:
+        if selection.attribute(rec_id) not in valued:
+            yield f"recommendation {rec_id!r}: no user has items; check --recommendations"
+    if computed < len(selection.computations):
+        yield f"computations: only {computed} of {len(selection.computations)} with a value; check --computations"
 
 
 def _answered(body: Mapping[str, Any], selection: Selection, computed: dict[str, None]) -> dict[str, Any]:

@@ -43,6 +43,10 @@ class Selection:
         for name in names:
             attribute = self.attribute(name)
             if attribute in attributes:
+                if attribute_name(name) == attribute_name(attributes[attribute]):  # --rename would rename both
+                    raise click.UsageError(
+                        f"{attribute_name(name)!r} is the name of two values; remove one, or change --membership"
+                    )
                 raise click.UsageError(
                     f"{name!r} and {attributes[attribute]!r} both have the attribute {attribute!r}; rename {name!r} "
                     f"with --rename {attribute_name(name)}=<name>"

@@ -114,6 +114,32 @@ def test_sync__first_second_and_changed_run__only_changes_are_sent(world: World)
     assert world.braze.report()["unchanged_values"] == 0
 
 
+def test_sync__misspelt_names__a_line_for_each_name_without_a_value(world: World, tmp_path: Path) -> None:
+    world.cohort("user_id,plan,palm", ["user-1,gold,"])
+    ended = world.sync("--cohort", "c31", "--properties", "plan,palm")
+    assert (ended.returncode, ended.stdout.splitlines()[0]) == (
+        0,
+        "property 'palm': no user has a value; check --properties",
+    )
+    (tmp_path / "users").write_text("ava\n")
+    ended = world.sync(
+        str(tmp_path / "users"),
+        *("--properties", "loyalty_points,palm", "--computations", "comp-orders,comp-order"),
+        *("--recommendations", "homepage,home", "--log-exposures"),
+    )
+    assert (ended.returncode, ended.stdout.splitlines()[:3]) == (
+        0,
+        [
+            "property 'palm': no user has a value; check --properties",
+            "recommendation 'home': no user has items; check --recommendations",
+            "computations: only 1 of 2 with a value; check --computations",
+        ],
+    )
+    (tmp_path / "users").write_text("unknown-user\n")
+    ended = world.sync(str(tmp_path / "users"), "--properties", "loyalty_points")
+    assert "no user has a value" not in ended.stdout, "the line says nothing about a name if no user is known"
+
+
 def test_sync__empty_cell__null_only_where_a_value_was_sent_and_only_once(world: World) -> None:
     options = ("--cohort", "c31", "--properties", "plan")
     world.cohort("user_id,plan", ["user-1,gold", "user-2,"])
@@ -390,7 +416,8 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("--cohort", "c31", "--membership", "push_tokens", "--allow-reserved"), "has a special meaning"),
     (("--cohort", "c31", "--properties", "gp:email"), "is a profile field of Braze; rename it with --rename email="),
     (("--cohort", "c31", "--properties", "plan", "--rename", "plan=email"), "is a profile field of Braze"),
-    (("--cohort", "c31", "--properties", "plan,gp:plan"), "both have the attribute 'plan'; rename 'gp:plan' with"),
+    (("--cohort", "c31", "--properties", "plan,gp:plan"), "'plan' is the name of two values; remove one"),
+    (("--cohort", "c31", "--properties", "vip", "--membership", "vip"), "remove one, or change --membership"),
     (("--cohort", "c31", "--properties", "plan,zip", "--rename", "zip=plan"), "both have the attribute 'plan'"),
     (("--cohort", "c31", "--properties", "plan", "--rename", "zip=x"), "--rename names 'zip', which this run does not"),
     (("--cohort", "c31", "--properties", "plan", "--rename", "plan"), "is not OLD=NEW"),
@@ -549,6 +576,25 @@ def test_sync__killed_twice__no_value_is_lost_and_only_requests_in_flight_are_re
     assert len(world.braze.profiles.attributes) == len(users)
     assert sent - len(users) <= 2 * 16 * 20, "more than the requests in flight were repeated"
     assert world.braze.overlapping_users == 0
+
+
+@pytest.mark.slow
+def test_sync__interrupted_while_a_cohort_is_exported__says_how_to_continue(world: World) -> None:
+    world.cohort("user_id,plan", ["user-1,gold"])
+    world.sandbox.faults.set(Fault("cohort-stuck"))
+    options = ("--cohort", "c31", "--properties", "plan", "--state", str(world.state))
+    process = start("sync", *options, **world.settings)
+    assert process.stderr is not None
+    printed = ""
+    while "is exporting" not in printed:
+        printed = process.stderr.readline()
+        assert printed, "the command ended"
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert (process.returncode, output) == (
+        1,
+        "stopped; run the command again, and values already sent are skipped\n",
+    )
 
 
 @pytest.mark.slow
