@@ -129,7 +129,7 @@ class _BrazeTag(Tag):
             return _ContentBlockNode(token, text, self.run)
         if self.name == "message_extras":
             if not _EXTRAS.fullmatch(text.strip()):
-                problem = "message_extras needs a key and a value in this order, so Braze adds nothing to the event"
+                problem = "message_extras needs :key first and :value second, so Braze adds nothing to the event"
                 fix = "write {% message_extras :key NAME :value VALUE %}"
                 self.run.note(Finding(self.run.line_of(token), "message-extras", problem, fix))
             return _MessageExtrasNode(token)
