@@ -32,13 +32,13 @@ def delimiter_findings(source: str) -> Iterator[Finding]:
             continue  # correct
         dash = "-" if match["end"].startswith("-") else ""
         fixed = f"{{{{{match['before']}{match['name']}}}{' ' * bool(filters)}{filters}{dash}}}}}"
-        yield _finding(source, match, f"${{{match['name']} is not closed with its own brace", fixed)
+        yield _finding(source, match, f"${{{match['name']} has no closing brace after the name", fixed)
     for pattern, problem, opening, closing in (
         (_OUTPUT_AS_TAG, "{{ is closed with %}", "{{", "}}"),
         (_TAG_AS_OUTPUT, "{% is closed with }}", "{%", "%}"),
-        (_SHORT_OUTPUT, "{{ is closed with a single brace", "{{", "}}"),
+        (_SHORT_OUTPUT, "{{ is closed with one } instead of two", "{{", "}}"),
         (_SHORT_TAG, "{% is not closed with %}", "{%", "%}"),
-        (_SHORT_OPENING, "}} has only a single brace at its beginning", "{{", "}}"),
+        (_SHORT_OPENING, "}} is opened with one { instead of two", "{{", "}}"),
     ):
         for match in pattern.finditer(text):
             yield _finding(source, match, problem, opening + match["inside"] + closing)
@@ -63,7 +63,7 @@ def _finding(source: str, match: re.Match[str], problem: str, fixed: str) -> Fin
 
 
 def _without_verbatim(source: str) -> str:
-    """Return the source with blanks instead of raw blocks and comments."""
+    """Return the source with raw blocks and comments replaced by blanks."""
     text, at = "", 0
     while opening := _VERBATIM.search(source, at):
         closing = re.compile(rf"\{{%-?\s*end{opening[1]}\s*-?%\}}").search(source, opening.end())
