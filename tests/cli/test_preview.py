@@ -139,7 +139,7 @@ def test_preview__message_with_problems__prints_line_and_fix() -> None:
     assert ended.returncode == 0
     assert "line 1: http:// sends" in ended.stderr
     assert "fix: write {{${user_id} | url_param_escape}}" in ended.stderr
-    assert "line 2: Liquid cannot read .gp:email" in ended.stderr
+    assert "line 2: Liquid cannot read gp:email" in ended.stderr
 
 
 def test_preview__misspelt_alias__names_the_alias(sandbox: Sandbox) -> None:
