@@ -139,7 +139,7 @@ def test_rendered__misspelt_name__one_finding_marks_it_and_names_the_right_one(
     ("source", "words"),
     [
         (P + "{{ p.points_total }}", ["p has no points_total", "properties, properties_by_name"]),
-        (RECS + "{{ nothing }}{% assign total = 1 %}", ["nothing in the message sets nothing", "recs, total"]),
+        (RECS + "{{ nothing }}{% assign total = 1 %}", ["no tag sets nothing", "recs, total"]),
         (tag("properties", "p", "&keys=first_name") + "{{ p.properties.points }}", ["add points to keys"]),
         (RECS + "{{ recs.recommendations_by_id.checkout.ok }}", ["add checkout to rec_id", "homepage, also"]),
         (P + "{{ p.properties.team }}", ["p.properties.team is empty for this user", "add a default"]),
@@ -157,7 +157,7 @@ def test_rendered__nothing_similar__finding_lists_the_names_that_exist(source: s
     [
         (C + "{% if c.member.silver %}x{% endif %}y", ["not in the cohort silver", "vip, c31"]),
         (tag("cohorts", "c", "&cohort_id=silver") + "{{ c.is_member }}", ["not in the cohort silver", "vip, c31"]),
-        (RECS + "x", ["no recommendation also", "this user has homepage", "other names are checkout"]),
+        (RECS + "x", ["no recommendation also", "this user has homepage", "other names on this service are checkout"]),
         (tag("propensities", "p", "&prediction_id=buy,leave") + "x", ["no prediction buy", "this user has leave"]),
     ],
 )
