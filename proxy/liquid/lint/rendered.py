@@ -18,7 +18,7 @@ from proxy.liquid.state import Aborted, Run
 from proxy.liquid.types import Answer, AskForTag, Finding, Request
 
 _UNNAMED = frozenset({"curly-quotes", "braces", "tag-in-output", "unknown-tag", "unsafe-name", "filter-signs"})
-"""Rules about pieces whose words are no names."""
+"""Rules about pieces with a syntax error, whose words are not names."""
 _FAILED = Answer(500, {}, "", 0.0)
 
 
@@ -95,8 +95,8 @@ def _abort_against_retry(
             source,
             (abort.start, abort.start + len(abort.text)),
             "abort-against-retry",
-            f"abort_message prevents the retry: if the call on line {line} fails, {variable} is empty and the "
-            "message aborts at once",
+            f"abort_message prevents the retry: if the call on line {line} fails, {variable} is empty, so Braze "
+            "cancels the message at once",
             f"abort only inside {{% if {variable}.ok %}}, or remove :retry and on_error=retry on line {line}",
         )
     except (LiquidError, RecursionError):
