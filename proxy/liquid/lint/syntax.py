@@ -1,4 +1,4 @@
-"""Finds words and signs of other languages, and names the Liquid that was meant."""
+"""Finds words and signs of other languages, and suggests the Liquid for them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def syntax_findings(source: str, pieces: Sequence[Markup], tags: Collection[str]
         if markup.name == "assign" and (sign := re.match(r"[\w-]+\s*(==+)", markup.rest)):
             at = rest_start(markup) + sign.start(1)
             yield finding(
-                source, (at, at + len(sign[1])), "operator", f"assign does not compare, so {sign[1]} is wrong",
+                source, (at, at + len(sign[1])), "operator", f"assign sets a variable with =, not with {sign[1]}",
                 "write =", replacement="=",
             )  # fmt: skip
         if markup.name in _BLOCKS:
@@ -68,7 +68,7 @@ def syntax_findings(source: str, pieces: Sequence[Markup], tags: Collection[str]
             if markup.name == "end" and not markup.rest:
                 fixed = f"{{% end{block} %}}"
                 yield finding(
-                    source, _span(markup), "unknown-tag", "end is not a tag of Liquid", f"write {fixed}",
+                    source, _span(markup), "unknown-tag", "end is not a Liquid tag", f"write {fixed}",
                     replacement=fixed,
                 )  # fmt: skip
         yield from _tag_name(source, markup, known)
@@ -91,18 +91,18 @@ def _curly_quotes(source: str, markup: Markup, masked: str) -> Iterator[Finding]
         fixed = f"{mark}{inside}{mark}" if len(original) > 1 else "'"
         yield finding(
             source, (start, start + len(original)), "curly-quotes",
-            f"Liquid does not know the quotes in {original}", f"write {fixed}", replacement=fixed,
+            f"Liquid does not accept the curly quotes in {original}", f"write {fixed}", replacement=fixed,
         )  # fmt: skip
 
 
 def _curly_quotes_in_tag(source: str, start: int, original: str, before: str) -> Iterator[Finding]:
     inside = original[1:-1] if len(original) > 1 else ""
     if before.rstrip().endswith("connected_content"):
-        return  # the finding about the quoted URL says so
+        return  # the finding about the quoted URL covers this
     fixed = f'"{inside}"' if before.rstrip().endswith(("{", "[", ":", ",")) else inside
     yield finding(
         source, (start, start + len(original)), "curly-quotes",
-        f"the quotes in {original} are not plain quotes", f"write {fixed}", replacement=fixed,
+        f"{original} has curly quotes instead of plain quotes", f"write {fixed}", replacement=fixed,
     )  # fmt: skip
 
 
@@ -151,18 +151,18 @@ def _tag_name(source: str, markup: Markup, known: Collection[str]) -> Iterator[F
         written, meant = source[start:end], "endif" if name == "end" else "elsif"
         yield finding(
             source, (start, end), "unknown-tag",
-            f"{written} is not a tag of Liquid", f"write {meant}", replacement=meant,
+            f"{written} is not a Liquid tag", f"write {meant}", replacement=meant,
         )  # fmt: skip
     elif name == "end" and rest in _BLOCKS:
         fixed = f"{{% end{rest} %}}"
         yield finding(
-            source, _span(markup), "unknown-tag", f"end {rest} is not a tag of Liquid", f"write {fixed}",
+            source, _span(markup), "unknown-tag", f"end {rest} is not a Liquid tag", f"write {fixed}",
             replacement=fixed,
         )  # fmt: skip
     elif name in _ASSIGN and "=" in rest:
         start = markup.start + markup.text.index(name, 2)
         yield finding(
-            source, (start, start + len(name)), "unknown-tag", f"{name} is not a tag of Liquid", "write assign",
+            source, (start, start + len(name)), "unknown-tag", f"{name} is not a Liquid tag", "write assign",
             replacement="assign",
         )  # fmt: skip
     elif name and name not in known and name not in ("raw", "comment", "doc", "#", "end"):
@@ -176,7 +176,7 @@ def _tag_name(source: str, markup: Markup, known: Collection[str]) -> Iterator[F
         elif near := similar(name, sorted(known)):
             yield finding(
                 source, (start, start + len(name)), "unknown-tag",
-                f"{name} is not a tag of Liquid", f"write {near}", replacement=near,
+                f"{name} is not a Liquid tag", f"write {near}", replacement=near,
             )  # fmt: skip
 
 
@@ -192,7 +192,7 @@ def _operators(source: str, markup: Markup, rest: str) -> Iterator[Finding]:
         fixed = f"{match['value']} == false"
         yield finding(
             source, (base + match.start(), base + match.end()), "operator",
-            f"Liquid cannot read {match[0]}, because it has no operator for not",
+            f"Liquid has no operator for not, so it cannot read {match[0]}",
             f"write {fixed}, or use unless instead of if", replacement=fixed,
         )  # fmt: skip
 
