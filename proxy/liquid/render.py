@@ -25,7 +25,6 @@ from proxy.liquid.state import Aborted, Run
 from proxy.liquid.types import NO_ALIASES, OUR_LIMIT, SECONDS, AskForTag, Finding, Rendering, User
 
 _LIQUID = re.compile(r"\{[{%]")
-_REFUSED = "fix this line; Braze refuses the whole message"
 
 
 def render(
@@ -62,7 +61,7 @@ def render(
         pieces = unreadable.pieces
         _note(run, findings(source, pieces, environment.tags) if pieces else delimiter_findings(source[:MAX_SOURCE]))
         span = opening_span(source, unreadable.line)
-        _note(run, [finding(source, span, "unreadable", unreadable.problem, _REFUSED)])
+        _note(run, [finding(source, span, "unreadable", *_refusal(unreadable.problem))])
         outcome = {"outcome": "refused", "reason": f"line {unreadable.line}: {unreadable.problem}"}
         return _rendering(run, source, pieces, **outcome)
     _note(run, findings(source, pieces, environment.tags))
@@ -77,7 +76,7 @@ def render(
 
 
 def _note(run: Run, findings: Iterable[Finding]) -> None:
-    # A message may nest more deeply than the rules can follow. Braze then refuses it too, so a rule may stop.
+    # A message may nest more deeply than the rules can follow. Braze also refuses such a message.
     with suppress(RecursionError):
         for entry in findings:
             if not run.note(entry) or not run.in_time():
@@ -88,7 +87,7 @@ def _outcome(environment: BrazeEnvironment, plain: str, run: Run) -> dict[str, A
     try:
         message = _message(environment, plain)
     except Unreadable as unreadable:  # in a Content Block
-        run.note(Finding(unreadable.line, "unreadable", unreadable.problem, _REFUSED))
+        run.note(Finding(unreadable.line, "unreadable", *_refusal(unreadable.problem)))
         return {"outcome": "refused", "reason": f"line {unreadable.line}: {unreadable.problem}"}
     except Aborted as aborted:
         return {"outcome": "aborted", "reason": aborted.reason}
@@ -98,11 +97,17 @@ def _outcome(environment: BrazeEnvironment, plain: str, run: Run) -> dict[str, A
         reason = _reason(error)
         if not isinstance(error, ResourceLimitError):
             problem = reason.partition(": ")[2] if reason.startswith("line ") else reason
-            run.note(Finding(run.line_of(error.token), "unreadable", problem, _REFUSED))
+            run.note(Finding(run.line_of(error.token), "unreadable", *_refusal(problem)))
         return {"outcome": "refused", "reason": reason}
     if run.retried is not None:
         return {"outcome": "retried", "message": message, "reason": run.retried}
     return {"outcome": "sent", "message": message, "reason": _doubt(message, run)}
+
+
+def _refusal(reason: str) -> tuple[str, str]:
+    """Return the problem and the fix of a finding about a message that Braze refuses."""
+    cause, _, fix = reason.partition("; ")
+    return f"{cause}, so Braze refuses the whole message", fix or "correct this line"
 
 
 def _doubt(message: str, run: Run) -> str:
@@ -116,7 +121,7 @@ def _doubt(message: str, run: Run) -> str:
         return "the message contains “Liquid error”; fix the problems below"
     for tag in run.tags:
         if (tag["status"] or 0) >= 400:
-            return f"the call on line {tag['line']} failed with status {tag['status']}; fix its tag"
+            return f"the call on line {tag['line']} failed with status {tag['status']}; correct the tag"
     return ""
 
 
@@ -138,7 +143,7 @@ def _rendering(
     ordered = merged(run.findings, source, pieces)
     if len(run.findings) >= MAX_FINDINGS:
         problem = f"the preview shows only the first {MAX_FINDINGS:,} findings"
-        ordered.append(Finding(ordered[-1].line, "more-findings", problem, "fix these findings first", level="note"))
+        ordered.append(Finding(ordered[-1].line, "more-findings", problem, "fix these problems first", level="note"))
     unknown = tuple(run.unknown_values.items())
     return Rendering(outcome, message, reason, tuple(run.tags), tuple(ordered), unknown)
 
