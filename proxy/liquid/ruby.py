@@ -18,7 +18,7 @@ Number = int | Decimal
 EXACT = Context(prec=1_500, rounding=ROUND_HALF_EVEN, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[])
 """More digits than the sum of any two JSON numbers; division by zero gives an infinity."""
 WHITE = "\0\t\n\v\f\r "
-"""What Ruby strips. Python also strips the no-break space."""
+"""Characters that Ruby strips. Python also strips the no-break space."""
 
 LONG = range(-(2**63), 2**63)
 """The positions that Ruby accepts."""
@@ -32,7 +32,7 @@ _INTEGER = re.compile(
 _BASES = {"x": 16, "b": 2, "o": 8, "d": 10}
 _MAX_BITS = 4_096
 _DROPS = {"ForLoop": "Liquid::ForloopDrop", "TableRow": "Liquid::TablerowloopDrop"}
-"""What Ruby prints for the object `forloop` itself."""
+"""Text that Ruby prints for the object `forloop` itself."""
 _MAX_DIGITS = 1_300
 """Digits of a number. Python converts long numbers in quadratic time."""
 _ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\x1b": "\\e", "\a": "\\a", "\b": "\\b", "\v": "\\v", "\f": "\\f"}
@@ -47,7 +47,7 @@ class RubyError(LiquidError):
 
 
 class PropertyError(Exception):
-    """Ruby raises TypeError for a property of this kind."""
+    """Raised where Ruby raises TypeError: the name has an unsuitable type."""
 
 
 class WithoutPropertiesError(Exception):
