@@ -39,8 +39,8 @@ def render(
 ) -> Rendering:
     """Return the message that Braze would send to `user`, with the findings. `ask` answers each tag.
 
-    `aliases`: the operator's short names by kind, for findings about unknown ids. `values`: test values for what only
-    Braze knows, by name (`proxy.liquid.braze_objects`).
+    `aliases`: the operator's short names by kind, for findings about unknown ids. `values`: test values for the
+    names that only Braze knows (`proxy.liquid.braze_objects`).
     """
     run = Run(user, ask, values or {}, seconds, monotonic)
     environment = BrazeEnvironment(run)

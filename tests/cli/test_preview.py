@@ -69,7 +69,7 @@ def test_preview__test_values__used_in_the_message(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (("--value", "city=Bonn"), "--value: city is not a name; write the name as in the message"),
+        (("--value", "city=Bonn"), "--value, --values: city is not a valid name; write the name as in the message"),
         (("--value", "${city}"), "--value: ${city} has no value; write NAME=VALUE"),
         (("--values", __file__), "is not JSON; write an object"),
     ],
