@@ -40,7 +40,7 @@ def test_preview__settings_of_the_environment__one_call_to_amplitude(sandbox: Sa
     assert sandbox.secret_key not in ended.stderr
 
     sandbox.break_with(Fault("status", status=500))
-    ended = preview(SNIPPETS / "8-message-later-without-recommendations.liquid", "--user", "ben", **settings)
+    ended = preview(SNIPPETS / "8-retry-without-recommendations.liquid", "--user", "ben", **settings)
     assert ended.returncode == 1
     assert "retried: the call on line 1 failed with status 500" in ended.stderr
 

@@ -57,7 +57,9 @@ def rendered(template: str, values: dict[str, Any] | None = None, user: User = U
         ("{% raw %}{{${city}}}{% endraw %}", "{{${city}}}", []),
     ],
 )  # fmt: skip
-def test_value__only_braze_knows_it__message_goes_on_with_a_note(template: str, message: str, names: list[str]) -> None:
+def test_value__only_braze_knows_it__message_rendered_with_a_note(
+    template: str, message: str, names: list[str]
+) -> None:
     rendering = rendered(template)
     assert rendering.message == message
     assert [name for name, _ in rendering.unknown_values] == names
