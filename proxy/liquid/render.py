@@ -75,6 +75,12 @@ def render(
     return _rendering(run, source, pieces, **outcome)
 
 
+def _refusal(reason: str) -> tuple[str, str]:
+    """Return the problem and the fix of a finding about a message that Braze refuses."""
+    cause, _, fix = reason.partition("; ")
+    return f"{cause}, so Braze refuses the whole message", fix or "correct this line"
+
+
 def _note(run: Run, findings: Iterable[Finding]) -> None:
     # A message may nest more deeply than the rules can follow. Braze also refuses such a message.
     with suppress(RecursionError):
@@ -104,12 +110,6 @@ def _outcome(environment: BrazeEnvironment, plain: str, run: Run) -> dict[str, A
     return {"outcome": "sent", "message": message, "reason": _doubt(message, run)}
 
 
-def _refusal(reason: str) -> tuple[str, str]:
-    """Return the problem and the fix of a finding about a message that Braze refuses."""
-    cause, _, fix = reason.partition("; ")
-    return f"{cause}, so Braze refuses the whole message", fix or "correct this line"
-
-
 def _doubt(message: str, run: Run) -> str:
     """Return why a message that Braze would send needs attention, or an empty text."""
     for tag in run.tags:
@@ -121,7 +121,7 @@ def _doubt(message: str, run: Run) -> str:
         return "the message contains “Liquid error”; fix the problems below"
     for tag in run.tags:
         if (tag["status"] or 0) >= 400:
-            return f"the call on line {tag['line']} failed with status {tag['status']}; correct the tag"
+            return f"the call on line {tag['line']} failed with status {tag['status']}; fix its tag"
     return ""
 
 
