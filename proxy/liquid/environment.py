@@ -79,9 +79,10 @@ class BrazeEnvironment(Environment):
             raise error
         if isinstance(error, UnusualSyntaxError):
             problem = f"{shown}, so Braze ignores part of it"
+            fix = "write it as in {% if name == 'x' %} or {{ name | default: 'x' }}, and test the message in Braze"
         else:
             problem = f"the tag or output is not standard Liquid ({shown}), so the preview skips it"
-        fix = "write the part as in {% if name == 'x' %} or {{ name | default: 'x' }}, and test the message in Braze"
+            fix = "correct the tag or output, and test the message in Braze"
         self.run.note(Finding(self.run.line_of(error.token), "syntax", problem, fix))
 
 

@@ -24,6 +24,9 @@ from proxy.liquid.scanner import HTML_COMMENT, Markup, TooLarge, Unreadable, lin
 from proxy.liquid.state import Aborted, Run
 from proxy.liquid.types import NO_ALIASES, OUR_LIMIT, SECONDS, AskForTag, Finding, Rendering, User
 
+_UNEXPECTED_TAG = re.compile(r"unexpected tag '(\w+)'")
+_EXPECTED_TAG = re.compile(r"expected tag (\w+)")
+"""Errors of python-liquid."""
 _LIQUID = re.compile(r"\{[{%]")
 
 
@@ -163,5 +166,17 @@ def _reason(error: LiquidError) -> str:
     where = ""
     if token is not None and token.start_index >= 0:
         where = f"line {line_at(token.source, token.start_index)}: "
-    reason = where + re.sub(r"\s+", " ", str(error.message or "Liquid cannot read the message; check its syntax"))
+    message = re.sub(r"\s+", " ", str(error.message or "Liquid cannot read the message; check its syntax"))
+    if tag := _UNEXPECTED_TAG.match(message):
+        message = _unexpected(tag[1])
+    elif tag := _EXPECTED_TAG.match(message):
+        message = f"a block is never closed; add {tag[1]}"
+    reason = where + message
     return f"{reason}; {OUR_LIMIT}" if isinstance(error, ResourceLimitError) else reason
+
+
+def _unexpected(name: str) -> str:
+    """Return the reason and the fix for a tag that is unknown, or that continues or ends no block."""
+    if name.startswith("end") or name in ("else", "elsif", "when"):
+        return f"{{% {name} %}} is outside of its block; remove the tag, or add the tag that begins the block"
+    return f"the tag {name} is unknown; check the spelling"

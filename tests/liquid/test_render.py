@@ -188,7 +188,10 @@ def test_render__values__are_printed_like_ruby(value: Any, printed: str) -> None
     [
         ("a\n{% if x %}never closed", 2, "if %} is never closed"),
         ("a\n\n{{ x", 3, "never closed"),
-        ("{% nosuch %}", 1, "nosuch"),
+        ("{% nosuch %}", 1, "the tag nosuch is unknown; check the spelling"),
+        ("a\n{% endif %}", 2, "{% endif %} is outside of its block; remove the tag, or add the tag that begins"),
+        ("{% if a %}{% when 1 %}{% endif %}", 1, "{% when %} is outside of its block; remove the tag"),
+        ("{% liquid\n if a\n%}", 0, "a block is never closed; add endif"),
         ("\n{% raw %}", 2, "never closed"),
         ("{{" + " " * 300 + "x }}", 1, "spaces"),
         ("x" * (MAX_SOURCE + 1), 1, "longer than"),
