@@ -67,9 +67,9 @@ _MARGIN_SECONDS = 0.12
 """Seconds of the deadline that are reserved for the start of the request and for writing the answer."""
 _MAX_FETCH_THREADS = 256
 _REQUEST_SHARE = 0.85
-"""The share of the time for a webhook that a request to Braze may take. The rest is for waiting for other objects."""
+"""The part of a webhook's time limit that a request to Braze may take. The rest is for collecting more objects."""
 _THREAD_DELAY_SECONDS = 2.0
-"""Seconds that a thread may need from the reserved time of a call until the call starts."""
+"""The maximum seconds between the reserved time of a call and its start, if the thread is delayed."""
 _BRAZE_TIMEOUT_SECONDS = 10.0
 
 
@@ -119,7 +119,7 @@ def braze(
 ) -> TrackClient | None:
     """Return a client of Braze for these settings; None if nothing is written to Braze.
 
-    `timeout`: seconds for a request, at most 10, because the rate limiter counts on it.
+    `timeout`: seconds for a request, at most 10, because the rate limiter assumes this maximum.
     """
     if settings.braze_rest_endpoint is None or settings.braze_api_key is None:
         return None
@@ -137,8 +137,8 @@ def braze_limiter(
 ) -> tuple[RateLimiter, Callable[[], None]]:
     """Return the rate limiter for requests to Braze, and the function that registers this process as its user.
 
-    All processes with the same Redis share the limit. The function of `redis.set_registration` must call the second
-    value. Without Redis, the second value does nothing.
+    All processes with the same Redis share the limit. The function in `redis.set_registration` must call the second
+    result. Without Redis, the second result does nothing.
     """
     if redis is None:
         return RateLimiter(settings.braze_requests_per_minute, clock=clock), lambda: None
@@ -326,7 +326,7 @@ def _event_stream(
 ) -> EventStream | None:
     """Return the forwarding of Amplitude's event stream to Braze; None if nothing is forwarded."""
     selection = Selection(settings.forward_events, settings.forward_properties, settings.braze_app_id)
-    # A request ends before Amplitude gets its answer, so that the answer is certain.
+    # A request must end before the answer to Amplitude, so that the outcome is known.
     client = braze(settings, timeout=_wait_seconds(settings) * _REQUEST_SHARE, clock=clock)
     if client is None or not selection:
         return None

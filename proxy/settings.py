@@ -204,7 +204,7 @@ class Settings:
     )
     braze_rest_endpoint: str | None = _setting(
         readers.braze_endpoint,
-        "REST endpoint of your Braze instance, without a path; set it together with `BRAZE_API_KEY` to write to Braze",
+        "REST endpoint of your Braze instance, without a path; required with `BRAZE_API_KEY`",
         None,
         example="https://rest.iad-01.braze.com",
     )
@@ -217,34 +217,36 @@ class Settings:
     )
     braze_app_id: str | None = _setting(
         readers.text,
-        "app identifier that Braze shows for forwarded events; if not set, events belong to no app",
+        "app identifier for forwarded events; if not set, the events belong to no app",
         None,
         example="89abcdef-0123-4567-89ab-cdef01234567",
         secret=True,
     )
     braze_create_users: bool = _setting(
         readers.boolean,
-        "`true` to let Braze create users that it does not know; `false` ignores them",
+        "with `true`, Braze creates users that it does not know; with `false`, Braze ignores them",
         "false",
         example="true",
     )
     braze_batch_objects: int = _setting(
-        readers.whole(1, 75), "objects in one request to Braze, over attributes and events together", "75"
+        readers.whole(1, 75), "maximum number of objects in a request to Braze, attributes and events together", "75"
     )
     braze_requests_per_minute: int = _setting(
         readers.whole(1, 1_000_000),
-        "requests to Braze in any 60 seconds, over all processes with Redis, and per process without",
+        "maximum number of requests to Braze in any 60 seconds; for all processes together with Redis, for each "
+        "process without",
         "3000",
     )
     forward_events: frozenset[str] = _setting(
         readers.names,
-        "types of events that the event stream webhook forwards to Braze, comma-separated, or `*`",
+        "event types that the webhook for users forwards to Braze, comma-separated, or `*` for all",
         frozenset(),
         example="Order Completed,Trial Started",
     )
     forward_properties: frozenset[str] = _setting(
         readers.property_names,
-        "user properties that the event stream webhook forwards to Braze as custom attributes, comma-separated, or `*`",
+        "user properties that the webhook for users forwards to Braze as custom attributes, comma-separated, or `*` "
+        "for all",
         frozenset(),
         example="plan,loyalty_points",
     )

@@ -1,4 +1,4 @@
-"""Sends events to Amplitude's Batch API, one request for each call. Returns Amplitude's answer as a value.
+"""Sends events to Amplitude's Batch API. Each call sends one request, and returns Amplitude's answer as a value.
 
 Source: amplitude.com/docs/apis/analytics/batch-event-upload.
 """
@@ -27,12 +27,12 @@ MAX_EVENTS = 2_000
 """Amplitude's limit on the events of a request."""
 _MAX_ANSWER_BYTES = 2 * 1024 * 1024
 _INDEX_FIELDS = ("events_with_invalid_fields", "events_with_missing_fields", "events_with_invalid_id_lengths")
-"""Each has lists of indexes by the name of a field."""
+"""The fields of an answer that contain lists of event indexes, by field name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """Amplitude accepted all events. It ignores events with a known `insert_id`."""
+    """Amplitude accepted all events. Amplitude ignores events with an `insert_id` that it already has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class DailyQuotaExceeded:
 
 @dataclass(frozen=True, slots=True)
 class Unprocessable:
-    """Amplitude accepted no event, because the request is too large or an unnamed event is invalid."""
+    """Amplitude accepted no event: the request is too large, or an event is invalid and the answer has no index."""
 
 
 BatchAnswer = Accepted | InvalidEvents | DailyQuotaExceeded | Unprocessable
@@ -113,7 +113,7 @@ class BatchClient:
 
 
 def _document(response: requests.Response) -> Mapping[str, Any]:
-    """Return the JSON object in the body. It is empty if the body is anything else."""
+    """Return the JSON object in the body; empty if the body is not a JSON object."""
     body = b""
     while len(body) <= _MAX_ANSWER_BYTES and (chunk := response.raw.read1(65536, decode_content=True)):
         body += chunk
@@ -129,7 +129,7 @@ def _keys(value: Any) -> frozenset[str]:
 
 
 def _indexes(document: Mapping[str, Any]) -> Iterable[int]:
-    """Yield the indexes of the events that Amplitude names as invalid."""
+    """Yield the indexes of the invalid events in the answer."""
     lists = [document.get("silenced_events")]
     for field in _INDEX_FIELDS:
         if isinstance(by_field := document.get(field), dict):

@@ -191,7 +191,7 @@ class WebhookResult(TypedDict):
     forwarded: NotRequired[
         Annotated[
             dict[str, Count],
-            about("Number of events and users by outcome at Braze. Present only if the service forwards to Braze."),
+            about("Number of objects for Braze by outcome, and of skipped values by reason. Only with forwarding."),
         ]
     ]
 
@@ -201,7 +201,7 @@ class CurrentsResult(TypedDict):
     skipped: Annotated[Count, about("Number of events that Amplitude can never accept.")]
     skipped_by_reason: dict[str, Count]
     repeated: Annotated[
-        Count, about("Number of events that were accepted or skipped in an earlier attempt with status 503.")
+        Count, about("Number of events that were already accepted or skipped in an attempt with status 503.")
     ]
 
 
@@ -294,7 +294,7 @@ class StatusCaller(TypedDict):
 
 
 UnixTime = Annotated[Count, about("Unix seconds.")]
-ByOutcome = Annotated[dict[str, Count], about("Numbers of the last hour by outcome, as in `/metrics`.")]
+ByOutcome = Annotated[dict[str, Count], about("Counts of the last hour, by outcome as in `/metrics`.")]
 
 
 class StatusEventStream(TypedDict):
@@ -302,9 +302,13 @@ class StatusEventStream(TypedDict):
 
     accepted_at: Annotated[UnixTime | None, about("The time at which Braze last accepted objects.")]
     failed_at: Annotated[UnixTime | None, about("The time of the last failure.")]
-    failure: Annotated[str | None, about("The reason of the last failure. Null if another worker process has it.")]
-    refused: Annotated[bool, about("Braze refuses the API key, its permission or the instance.")]
-    paused_until: Annotated[UnixTime | None, about("No request is sent until then, because Braze returned 429.")]
+    failure: Annotated[
+        str | None, about("The reason of the last failure, if it occurred in this worker process; otherwise null.")
+    ]
+    refused: Annotated[bool, about("Whether Braze refuses the API key, its permission or the instance.")]
+    paused_until: Annotated[
+        UnixTime | None, about("The time until which no request is sent, because Braze returned 429.")
+    ]
     waiting: Annotated[Count, about("Number of objects that wait for Braze.")]
     outcomes: ByOutcome
 
@@ -314,8 +318,10 @@ class StatusCurrents(TypedDict):
 
     accepted_at: Annotated[UnixTime | None, about("The time of the last batch that was relayed.")]
     failed_at: Annotated[UnixTime | None, about("The time of the last batch that was not relayed.")]
-    failure: Annotated[str | None, about("The reason of the last failure. Null if another worker process has it.")]
-    rejected: Annotated[bool, about("Amplitude rejects the API key.")]
+    failure: Annotated[
+        str | None, about("The reason of the last failure, if it occurred in this worker process; otherwise null.")
+    ]
+    rejected: Annotated[bool, about("Whether Amplitude rejects the API key.")]
     outcomes: ByOutcome
 
 
@@ -338,7 +344,7 @@ class StatusSync(TypedDict):
 
 
 class StatusDirections(TypedDict):
-    """Each direction is null if it is switched off. `sync` needs Redis."""
+    """A direction that is switched off is null. `sync` is null without Redis."""
 
     event_stream: StatusEventStream | None
     currents: StatusCurrents | None
@@ -354,7 +360,7 @@ class Status(TypedDict):
     kept_seconds: Count
     snapshots: Annotated[list[Snapshot], about("The installed snapshots of cohorts.")]
     hour: StatusHour
-    directions: Annotated[StatusDirections, about("What this service writes to Braze, and to Amplitude.")]
+    directions: Annotated[StatusDirections, about("The state of each direction between Amplitude and Braze.")]
     profile_api: Annotated[bool, about("False with `AMPLITUDE_PROFILE_API=off`: the service makes no calls.")]
     callers: Annotated[list[StatusCaller], about("The callers that the service accepts.")]
 

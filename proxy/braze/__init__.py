@@ -1,1 +1,1 @@
-"""The client of Braze's REST API. Writes to Braze; decides nothing about what to write."""
+"""The client of Braze's REST API, and the limits of Braze."""

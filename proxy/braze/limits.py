@@ -27,7 +27,7 @@ STEERING_NAMES = frozenset(
         "app_id",
     }
 )
-"""The names that choose the user or steer the request. A custom attribute can never have these names."""
+"""Names with a special meaning in an attributes object. A custom attribute can never have these names."""
 
 PROFILE_FIELDS = frozenset(
     {
@@ -55,10 +55,10 @@ PROFILE_FIELDS = frozenset(
         "marked_email_as_spam_at",
     }
 )
-"""Braze's own fields of a profile, which share the namespace with custom attributes."""
+"""Braze's profile fields, which share a namespace with custom attributes."""
 
 MAX_REQUEST_BYTES = 3_500_000
-"""Limit for the objects of a request. Braze rejects a body of more than 4 MB with status 413."""
+"""The maximum size of the objects in a request. Braze rejects a body of more than 4 MB with status 413."""
 _MAX_CHARACTERS = 255
 _MAX_LIST_ITEMS = 500
 _MAX_OBJECT_BYTES = 100_000
@@ -72,14 +72,14 @@ _EVENT_PROPERTY_NAMES = frozenset({"time", "event_name"})
 
 
 class Fitted(NamedTuple):
-    """A value within Braze's limits. `reasons`: a word for each kind of change, such as `text_cut`, to be counted."""
+    """A value within Braze's limits. `reasons`: a word for each kind of change, such as `text_cut`."""
 
     value: Any
     reasons: frozenset[str] = frozenset()
 
 
 class LeftOut(NamedTuple):
-    """A value that Braze would reject. `reason`: a word to be counted, such as `object_too_large`."""
+    """A value that Braze would reject. `reason`: a word, such as `object_too_large`."""
 
     reason: str
 
@@ -93,9 +93,9 @@ def fit_attribute(name: str, value: Any) -> Fitted | LeftOut:
     """Return an attribute's value within Braze's limits. `name`: as returned by `attribute_name`. `value`: JSON.
 
     Texts of more than 255 characters and lists of more than 500 items are cut, also inside objects. The attribute is
-    left out if its name is empty, has more than 255 characters, or has a dot or `$`, if an object has a key that Braze
-    rejects (the same, or with a space) or has more than 100 KB, if a list is directly in a list, or if Braze would not
-    store the value but apply it (`{"inc": 1}`).
+    left out if its name is empty, has more than 255 characters, or contains a dot or `$`. The attribute is also left
+    out if an object has a key with such a name or with a space, if the value contains an object and is larger than
+    100 KB, if a list is directly in a list, or if Braze would apply the value instead of storing it (`{"inc": 1}`).
     """
     if reason := _name_problem(name):
         return LeftOut(reason)

@@ -27,7 +27,7 @@ _MAX_REASON_CHARACTERS = 200
 _EPOCH_SECONDS = 1e8
 """X-RateLimit-Reset is Unix time above this number, and the seconds remaining below."""
 _LONGEST_PAUSE_SECONDS = 366 * 86400.0
-"""Used for any longer time, which would be no date."""
+"""The maximum pause. A later time could not be shown as a date."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class RateLimited:
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """The request failed for the moment. `uncertain`: Braze may have accepted the request."""
+    """The request failed temporarily. `uncertain`: Braze may have accepted the request."""
 
     reason: str
     uncertain: bool
@@ -76,7 +76,7 @@ TrackResult = Accepted | TooLarge | RateLimited | Unavailable | Refused | Failed
 
 
 class TrackClient:
-    """Sends `POST /users/track`. Thread-safe. Never retries, because the caller decides whether a repeat is harmless.
+    """Sends `POST /users/track`. Thread-safe. Never retries: the caller knows whether a repeated request is harmless.
 
     `timeout`: seconds for a whole request. `create_users`: let Braze create unknown users.
     """
@@ -102,10 +102,10 @@ class TrackClient:
         )
 
     def send(self, attributes: Sequence[Object], events: Sequence[Object] = ()) -> TrackResult:
-        """Send one request with these objects, at most 75 in all. Returns a result for every failure.
+        """Send one request with these objects, at most 75 in all. Failures are results, not exceptions.
 
-        The timeout covers connecting, sending and the whole response, but not the DNS lookup, which the system's
-        resolver limits. No reason contains the API key, an id or a value.
+        The timeout covers connecting, sending and the whole response. It does not cover the DNS lookup, which has the
+        timeout of the system's resolver. No reason contains the API key, an id or a value.
         """
         arrays = {"attributes": attributes, "events": events}
         try:
@@ -150,21 +150,21 @@ class TrackClient:
             return TooLarge()
         elif "invalid api key" in text.lower():
             return Refused(f"Braze returned status {status}, Invalid API key: {_REFUSALS[401]}")
-        everything = [entry for objects in arrays.values() for entry in objects]
-        # Braze rejects a request without any valid object, and names the reason of each object.
+        all_objects = [entry for objects in arrays.values() for entry in objects]
+        # Braze rejects a request without any valid object, and returns a reason for each object.
         errors = self._errors(document, arrays, indexed_only=True) if isinstance(document, dict) else {}
-        if errors and len(errors) == len(everything):
+        if errors and len(errors) == len(all_objects):
             return Accepted(errors)
-        return Failed(f"Braze returned status {status}: {self._clean(text, everything) or 'no message'}", status)
+        return Failed(f"Braze returned status {status}: {self._clean(text, all_objects) or 'no message'}", status)
 
     def _errors(
         self, document: Mapping[str, Any], arrays: Mapping[str, Sequence[Object]], *, indexed_only: bool = False
     ) -> dict[tuple[str, int], str]:
-        """Return the reasons of a response by object.
+        """Return the reasons in a response, by array name and index of the object.
 
-        An error without a usable index fails all objects of its array, and an error without a known array fails all
-        objects. Otherwise, an object that Braze ignored would count as accepted, and its values would never be sent.
-        `indexed_only`: ignore these errors.
+        An error without a usable index applies to all objects of its array. An error without a known array applies to
+        all objects. Otherwise, a rejected object could count as accepted, and its values would never be sent again.
+        `indexed_only`: ignore errors without a usable index.
         """
         listed = document.get("errors")
         everything = [entry for objects in arrays.values() for entry in objects]
@@ -188,7 +188,7 @@ class TrackClient:
         return reasons
 
     def _clean(self, text: str, values: list[Any]) -> str:
-        """Return a text of Braze without the API key and the texts in `values`, such as ids."""
+        """Return a text from Braze without the API key and the texts in `values`, such as ids."""
         for value in sorted({self._api_key, *_texts(values)}, key=len, reverse=True):
             if value in text:
                 text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "…", text)
@@ -220,7 +220,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _document(response: requests.Response) -> Any:
-    """Return the JSON of the body; None if the body is not JSON or too large. The transport limits the total time."""
+    """Return the JSON of the body; None if the body is not JSON or is too large."""
     chunks = []
     size = 0
     while chunk := response.raw.read1(65536, decode_content=True):

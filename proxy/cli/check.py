@@ -203,7 +203,7 @@ def _amplitude_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
 
 
 def _braze_findings(client: TrackClient, settings: Settings) -> Iterator[tuple[Mark, str]]:
-    """Send a request without objects. Braze answers 400 if key and instance are right, and writes nothing."""
+    """Send a request without objects. Braze answers 400 if the key and the instance are right, and writes nothing."""
     match client.send([]):
         case Refused(reason):
             yield "wrong", f"braze: {reason}"
@@ -224,7 +224,7 @@ def _braze_findings(client: TrackClient, settings: Settings) -> Iterator[tuple[M
 
 
 def _direction_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
-    """Yield what each direction that is switched on will do."""
+    """Yield a description of each direction that is switched on."""
     if settings.forward_events or settings.forward_properties:
         forwarded = " and ".join(
             f"{'all' if '*' in names else ', '.join(sorted(names))} as {kind}"
@@ -243,8 +243,8 @@ def _direction_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
         state = "in Redis" if settings.redis_url else "in the file of --state"
         yield (
             "ok",
-            f"sync: python -m proxy sync writes to {settings.braze_rest_endpoint}; the state is {state}, at most "
-            f"{format_count(settings.braze_requests_per_minute, 'request')} a minute",
+            f"sync: python -m proxy sync writes to {settings.braze_rest_endpoint}, with at most "
+            f"{format_count(settings.braze_requests_per_minute, 'request')} a minute; the state is {state}",
         )
     if settings.amplitude_api_key is not None:
         yield "ok", f"currents: POST /v1/webhooks/braze/currents sends events to {settings.ingest_url}"

@@ -1,4 +1,4 @@
-"""The demo of the data that flows between Amplitude and Braze: settings of the service, and commands to paste."""
+"""The demo of the sync between Amplitude and Braze: settings of the service, and commands to paste."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from proxy.sandbox.server import Sandbox
 _COHORT = "c31"
 _PROPERTIES = "loyalty_points,newsletter"
 _SECONDS, _MILLISECONDS = "@seconds", "@milliseconds"
-"""Placeholders for the time at which a command is run."""
+"""Placeholders for the time at which the user runs a command."""
 
 
 def sync_settings(emulated: Sandbox) -> dict[str, str]:
@@ -40,13 +40,13 @@ def print_sync(service: str, emulated: Sandbox, secret: str, state: Path) -> Non
     )
     sync = f"{python()} -m proxy sync --cohort {_COHORT} --properties {_PROPERTIES} --membership in_{_COHORT}"
     click.secho(
-        "1. Attributes to Braze. Print the costs, send the values, and see them in the emulated Braze:", bold=True
+        "1. Attributes to Braze. Print the costs, send the values, and show them in the emulated Braze:", bold=True
     )
     for option in (" --dry-run", ""):
         click.echo(f"  {variables} \\")
         click.echo(f"    {sync} --state {shlex.quote(str(state))}{option}")
     click.echo(f"  curl -s {emulated.url}/emulator/braze/users | head -c 300\n")
-    click.secho("2. Events to Braze. Send an event as Amplitude's event stream does, and see it in Braze:", bold=True)
+    click.secho("2. Events to Braze. Send an event as Amplitude does, and show it in the emulated Braze:", bold=True)
     _print_post(
         f"{service}/v1/webhooks/amplitude/users",
         secret,
@@ -61,7 +61,7 @@ def print_sync(service: str, emulated: Sandbox, secret: str, state: Path) -> Non
     )
     click.echo(f"  curl -s {emulated.url}/emulator/braze/events\n")
     click.secho(
-        "3. Currents to Amplitude. Send an event as Braze does, and see it in the emulated Amplitude:", bold=True
+        "3. Currents to Amplitude. Send an event as Braze does, and show it in the emulated Amplitude:", bold=True
     )
     event = {
         "event_type": "users.messages.email.Open",
@@ -72,7 +72,7 @@ def print_sync(service: str, emulated: Sandbox, secret: str, state: Path) -> Non
     }
     _print_post(f"{service}/v1/webhooks/braze/currents", secret, {"events": [event]})
     click.echo(f"  curl -s {emulated.url}/emulator/batch/events\n")
-    click.secho("4. Let Braze fail, repeat 1 or 2, and clear the fault (for 3, write batch, not braze):", bold=True)
+    click.secho("4. Make Braze fail, repeat 1 or 2, and clear the fault (for 3, replace braze with batch):", bold=True)
     click.echo(f"  curl -s -X POST '{emulated.url}/emulator/braze/fault?kind=status&status=503'")
     click.echo(f"  curl -s -X DELETE {emulated.url}/emulator/braze/fault\n")
 
@@ -82,7 +82,7 @@ def _braze_settings(emulated: Sandbox) -> dict[str, str]:
 
 
 def _print_post(url: str, secret: str, body: dict[str, Any]) -> None:
-    """Print a command that posts `body` with the credentials that Amplitude and Braze send."""
+    """Print a command that posts `body` with a bearer token, as Amplitude and Braze do."""
     text = json.dumps(body, separators=(",", ":"))
     for placeholder, command in ((_MILLISECONDS, "'$(date +%s)'000"), (_SECONDS, "'$(date +%s)'")):
         text = text.replace(f'"{placeholder}"', command).replace(placeholder, command)

@@ -1,4 +1,4 @@
-"""Connects the service to the emulated Amplitude, and describes it, for the demo and sandbox commands."""
+"""Settings, addresses and descriptions of the emulated Amplitude and Braze, for the demo and sandbox commands."""
 
 from __future__ import annotations
 
@@ -74,10 +74,10 @@ def print_sandbox(emulated: Sandbox) -> None:
 
 
 def print_receiving(emulated: Sandbox) -> None:
-    click.secho(f"The emulated Braze, for sync, and Amplitude's Batch API are at {emulated.url} too:", bold=True)
+    click.secho(f"The emulated Braze and Batch API of Amplitude are also at {emulated.url}. Their settings:", bold=True)
     click.echo(f"  {shell(BRAZE_REST_ENDPOINT=emulated.url, BRAZE_API_KEY=emulated.braze.key)}")
     click.echo(f"  {shell(AMPLITUDE_INGEST_URL=f'{emulated.url}/batch', AMPLITUDE_API_KEY=emulated.batch.key)}")
-    click.secho("See what they received (braze or batch), and set and clear their faults:", bold=True)
+    click.secho("Show the received data, and set and clear a fault (for braze or batch):", bold=True)
     click.echo(f"  curl -s {emulated.url}/emulator/braze")
     click.echo(f"  curl -s {emulated.url}/emulator/braze/users  (or events, purchases, requests)")
     click.echo(f"  curl -s -X POST '{emulated.url}/emulator/braze/fault?kind=429-retry-after&seconds=5&times=1'")

@@ -44,8 +44,7 @@ def forget(
     Deletes every record with one of these ids, whether the id was requested or returned by Amplitude. The data in
     Amplitude stays. Without --url, the command needs the settings of the service in its environment.
 
-    With --state, deletes user ids only from the state file of sync. Without a file, the state of sync is in Redis, and
-    is deleted with the other data.
+    With --state, deletes the users only from the state file of sync. A state of sync in Redis needs no option.
     """
     ids = [Identity(user.strip() or None, None) for user in users]
     ids += [Identity(None, device.strip() or None) for device in devices]

@@ -66,13 +66,13 @@ def _fault(kinds: Any) -> Any:
     show_default=True,
     help="Delay before each answer, in seconds.",
 )
-@click.option("--braze-key", default="sandbox-braze-key", show_default=True, help="Accepted REST API key of Braze.")
+@click.option("--braze-key", default="sandbox-braze-key", show_default=True, help="REST API key that Braze accepts.")
 @click.option(
     "--braze-users",
     type=click.Choice(get_args(KnownUsers)),
     default="sandbox",
     show_default=True,
-    help="Users who exist in Braze from the start: the named and numbered users, every external id, or no user.",
+    help="Users that exist in Braze from the start: the named and numbered users, every external id, or none.",
 )
 @click.option("--braze-requests-per-minute", type=click.IntRange(1), default=60_000, show_default=True)
 @click.option(
@@ -80,14 +80,14 @@ def _fault(kinds: Any) -> Any:
     type=click.Choice(get_args(RateLimitHeader)),
     default="retry-after",
     show_default=True,
-    help="The time in an answer with status 429.",
+    help="Form of the time in an answer with status 429.",
 )
 @click.option(
     "--braze-batch-objects",
     type=click.IntRange(1),
     default=75,
     show_default=True,
-    help="Most objects in one request to Braze.",
+    help="Maximum number of objects in a request to Braze.",
 )
 @click.option("--braze-fault", callback=_fault(BrazeFaultKind), help="Fault of Braze, e.g. 'kind=slow&seconds=2'.")
 @click.option("--batch-fault", callback=_fault(BatchFaultKind), help="Fault of Amplitude's Batch API.")

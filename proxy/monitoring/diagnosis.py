@@ -15,7 +15,7 @@ _MANY_NOT_AVAILABLE = 0.1
 """Share of the answers."""
 _MIN_NOT_AVAILABLE = 10
 SYNC_OLD_SECONDS = 26 * 3600.0
-"""A run every night ends within two hours of the same time."""
+"""A daily run may end up to two hours later than on the day before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def _problems(state: State) -> Iterator[Finding]:
         yield Finding(
             "bad",
             "Amplitude rejects the API key, so no event of Braze Currents is delivered",
-            "Braze keeps the events and sends them again. After five days of failures, Braze turns the connector off.",
+            "Braze sends the events again. After five days of failures, Braze stops the Current.",
             "Set AMPLITUDE_API_KEY to the API key of the project, and restart the service. For a project in the EU, "
             "check AMPLITUDE_INGEST_URL too.",
         )
@@ -196,8 +196,8 @@ def _braze_problems(state: State) -> Iterator[Finding]:
         yield Finding(
             "bad",
             "Braze refuses the API key, so no event is forwarded",
-            "Amplitude sends each event again for four hours. After that, the event is lost for Braze. Data in the "
-            "cache is not affected.",
+            "Amplitude sends each event again for four hours. After that, Braze never gets the event. Messages are not "
+            "affected.",
             "Compare BRAZE_API_KEY and BRAZE_REST_ENDPOINT with Braze, Settings > API Keys. The key needs the "
             "permission users.track. Then run: python -m proxy check",
         )
@@ -206,15 +206,15 @@ def _braze_problems(state: State) -> Iterator[Finding]:
             "warn",
             "Braze's rate limit is reached",
             "No request is sent until the time in Braze's answer has passed. Amplitude sends the events again later.",
-            "Lower BRAZE_REQUESTS_PER_MINUTE to the part of the limit that is left for this service. Forward fewer "
-            "event types (FORWARD_EVENTS), or ask Braze for a higher limit.",
+            "Lower BRAZE_REQUESTS_PER_MINUTE if other programs use the same limit. Otherwise forward fewer event types "
+            "(FORWARD_EVENTS), or ask Braze for a higher limit.",
         )
     if state.uncertain:
         yield Finding(
             "warn",
             f"{state.uncertain} forwarded object{'s are' if state.uncertain != 1 else ' is'} uncertain",
-            "The connection to Braze ended before the answer. If Braze had accepted an event, Braze has the event "
-            "twice, because Amplitude sends it again.",
+            "The connection to Braze ended before the answer, so Amplitude sends the events again. Braze may have some "
+            "events twice.",
             "Check the network between this host and BRAZE_REST_ENDPOINT, and status.braze.com. If Braze answers "
             "slowly, increase RESPONSE_DEADLINE_SECONDS.",
         )
@@ -233,5 +233,5 @@ def _braze_problems(state: State) -> Iterator[Finding]:
             f"The last run of sync was {round(state.sync_age / 3600)} hours ago",
             "Users in Braze keep the values of that run.",
             "Check that cron or the scheduler starts python -m proxy sync, and read its output. If you no longer use "
-            "sync, this message ends 90 days after the last run.",
+            "sync, this message disappears 90 days after the last run.",
         )

@@ -17,7 +17,7 @@ STEP_SECONDS = 10.0
 HISTORY_SECONDS = 3600.0
 _DATA = "/v1/"
 _WEBHOOKS = "/v1/webhooks/"
-"""These routes may wait for Amplitude or Braze, and no message waits for their answers."""
+"""These routes may wait for Amplitude or Braze. Their times are left out, because no message waits for them."""
 _FETCHED = ("miss", "collapsed", "partial", "request", "expired")
 _REFUSED = ("401", "403")  # counted on data routes only: a browser gets a 401 before it asks for credentials
 _BLANK = "blank_id"  # nothing is missing for an anonymous user

@@ -199,7 +199,7 @@ class Metrics(Collector):
 def _sync_metrics(runs: SyncRuns | None) -> Iterator[Metric]:
     """Yield the metrics of the runs of `sync`, without samples before the first run.
 
-    All processes read the same totals from Redis, so that a sum over the workers would be wrong.
+    All processes read the same totals from Redis, so a sum over the workers would be wrong.
     """
     by_result = CounterMetricFamily(f"{PREFIX}_sync_runs", "Runs of sync by their result", labels=["result"])
     objects = CounterMetricFamily(f"{PREFIX}_sync_objects", "Users of the runs of sync by outcome", labels=["outcome"])

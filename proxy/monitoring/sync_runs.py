@@ -1,4 +1,4 @@
-"""The result of a run of `sync`, and the totals of all runs. Values only; `storage/redis` keeps them."""
+"""The result of a run of `sync`, and the totals of all runs. `storage/redis` stores the totals."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ ended with an error."""
 class SyncRun:
     """A run that has ended.
 
-    ended_at: Unix seconds. error: the text of the error of a failed run, without ids and secrets.
-    users_sent, users_unchanged, users_failed: the users by outcome. values: sent values. requests: requests to Braze.
+    ended_at: Unix seconds. error: the error of a failed run, without ids and secrets. users_sent, users_unchanged,
+    users_failed: the number of users by outcome. values: the number of sent values. requests: the number of requests.
     """
 
     ended_at: float

@@ -35,7 +35,7 @@ _NOT_THROTTLED: dict[str, Any] = {
 
 
 class BatchApi:
-    """Receives events and stores each once. Safe for threads.
+    """Receives events and stores each event once. Thread-safe.
 
     key: the accepted API key. max_events, max_bytes: the limits of a request. latency: seconds before each answer.
     clock: returns epoch seconds.
@@ -60,7 +60,7 @@ class BatchApi:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all requests and events."""
+        """Delete all requests and events."""
         with self._lock:
             self.log = RequestLog()
             self.events: list[dict[str, Any]] = []
@@ -69,7 +69,7 @@ class BatchApi:
             self._stored_at: dict[tuple[str, str, str], float] = {}
 
     def by_insert_id(self) -> dict[str, dict[str, Any]]:
-        """Return the stored events that have an `insert_id`, by this id."""
+        """Return the stored events by `insert_id`. Leaves out events without an `insert_id`."""
         with self._lock:
             return {event["insert_id"]: event for event in self.events if event.get("insert_id")}
 
@@ -120,7 +120,7 @@ class BatchApi:
     def _rejection(
         self, headers: Message, body: bytes, payload: Any, events: Sequence[Any], fault: Fault | None
     ) -> Reply | None:
-        """Return the answer to a request that is rejected as a whole, or None."""
+        """Return the answer to a request that is rejected as a whole; None if it is not rejected."""
         if fault and (
             reply := _faulty(fault, events)
             or upstream_error(fault, {"code": fault.status, "error": "Internal Server Error"})
@@ -142,7 +142,7 @@ class BatchApi:
     def _store(self, event: dict[str, Any], now: float) -> None:
         """Store an event unless its device sent the `insert_id` within seven days.
 
-        A device without an id has the user id instead, because Amplitude derives its id from the user id.
+        Without a device id, the user id counts, because Amplitude derives the device id from the user id.
         """
         if insert_id := event.get("insert_id"):
             device_id, user_id = event.get("device_id"), event.get("user_id")
@@ -165,9 +165,9 @@ def _without_short_ids(event: dict[str, Any], min_id_length: int) -> dict[str, A
 
 
 def _invalid_events(events: Sequence[Any], min_id_length: int) -> Reply | None:
-    """Return the 400 for events with missing or invalid fields, or None.
+    """Return the 400 for events with missing or invalid fields; None if all events are valid.
 
-    An id that is too short is dropped from its event, which is invalid only if it has no other id.
+    An id that is too short is removed from its event. The event is invalid only if it has no other id.
     """
     missing: dict[str, list[int]] = {}
     invalid: dict[str, list[int]] = {}
@@ -232,32 +232,32 @@ def _bad_request(
 
 
 def _faulty(fault: Fault, events: Sequence[Any]) -> Reply | None:
-    """Return the answer of a fault of this API that rejects a request, or None."""
-    concerned = [
+    """Return the answer of a fault of this API that rejects requests; None for another fault."""
+    indexes = [
         index
         for index, event in enumerate(events)
         if fault.concerns(_text(event, "user_id")) or fault.concerns(_text(event, "device_id"))
     ]
 
     def counted(name: str, count: int) -> dict[str, int]:
-        return {each: count for index in concerned if (each := _text(events[index], name))}
+        return {id: count for index in indexes if (id := _text(events[index], name))}
 
     match fault.kind:
         case "throttled":
             users, devices = counted("user_id", _THROTTLED_EPS), counted("device_id", _THROTTLED_EPS)
-            return _too_many(throttled_users=users, throttled_devices=devices, throttled_events=concerned)
+            return _too_many(throttled_users=users, throttled_devices=devices, throttled_events=indexes)
         case "daily-quota-users":
             return _too_many(exceeded_daily_quota_users=counted("user_id", _DAILY_EVENTS))
         case "daily-quota-devices":
             return _too_many(exceeded_daily_quota_devices=counted("device_id", _DAILY_EVENTS))
         case "silenced":
-            silenced = {"silenced_devices": [*counted("device_id", 0)], "silenced_events": concerned}
+            silenced = {"silenced_devices": [*counted("device_id", 0)], "silenced_events": indexes}
             error = {"code": 400, "error": "Events silenced for device_id", "eps_threshold": _EPS_THRESHOLD}
             return Reply(400, error | _NOT_THROTTLED | silenced)
         case "invalid-fields":
-            return _bad_request("Invalid field values on some events", invalid={"time": concerned})
+            return _bad_request("Invalid field values on some events", invalid={"time": indexes})
         case "missing-fields":
-            return _bad_request("Request missing required field", missing={"event_type": concerned})
+            return _bad_request("Request missing required field", missing={"event_type": indexes})
         case "bad-request":
             return _bad_request("Invalid upload request")
         case "wrong-key":

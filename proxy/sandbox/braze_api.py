@@ -23,7 +23,7 @@ from proxy.sandbox.request_log import ReceivedRequest, RequestLog, parsed
 ARRAYS = ("attributes", "events", "purchases")
 """The arrays of a request, in the order in which Braze processes them."""
 RateLimitHeader = Literal["retry-after", "reset-epoch", "reset-remaining", "no-time"]
-"""The time in a 429: X-Ratelimit-Retry-After, X-RateLimit-Reset as epoch seconds or seconds remaining, or no time."""
+"""The header of a 429: X-Ratelimit-Retry-After, X-RateLimit-Reset as epoch seconds or seconds remaining, or none."""
 
 _WINDOW_SECONDS = 60.0
 _PAYLOAD_BYTES = 4_000_000
@@ -32,10 +32,10 @@ _MAINTENANCE = "<html><body><h1>503 Service Temporarily Unavailable</h1></body><
 
 
 class BrazeApi:
-    """Receives requests and keeps a log of them. Safe for threads.
+    """Receives requests and logs them. Thread-safe.
 
-    key: the accepted REST API key. per_minute: the rate limit in any 60 s; Braze's own is 3,000 requests per 3 s.
-    max_objects: the limit over all arrays of a request. max_bytes: bodies above get 400 Max Input Length Exceeded.
+    key: the accepted REST API key. per_minute: the rate limit in any 60 s; the limit of Braze is 3,000 requests in 3 s.
+    max_objects: the limit over all arrays of a request. max_bytes: a larger body gets 400 Max Input Length Exceeded.
     latency: seconds before each answer. clock: returns epoch seconds.
     """
 
@@ -64,7 +64,7 @@ class BrazeApi:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all requests and users."""
+        """Delete all requests and users."""
         with self._lock:
             self.log = RequestLog()
             self.profiles = BrazeProfiles(self.known_users)
@@ -128,7 +128,7 @@ class BrazeApi:
         return reply
 
     def _note_overlaps(self, users: set[str | None], arrived: float, reply: Reply) -> None:
-        # A lost answer ends here, because its client may give up and retry at any time.
+        # After a lost answer, the client may retry at any time.
         until = arrived if reply.lost else arrived + reply.delay
         for user in filter(None, users):
             if self._busy_until.get(user, 0.0) > arrived:
@@ -145,7 +145,7 @@ class BrazeApi:
         arrays: Mapping[str, list[Any]],
         fault: Fault | None,
     ) -> Reply | None:
-        """Return the answer to a request that is rejected as a whole, or None."""
+        """Return the answer to a request that is rejected as a whole; None if it is not rejected."""
         if fault and (reply := self._faulty(fault, request.arrived)):
             return reply
         if headers.get("Authorization") != f"Bearer {self.key}":
@@ -189,7 +189,7 @@ class BrazeApi:
         return Reply(429, {"message": "You have been rate limited"}, headers)
 
     def _faulty(self, fault: Fault, now: float) -> Reply | None:
-        """Return the answer of a fault that rejects a request, or None."""
+        """Return the answer of a fault that rejects requests; None for another fault."""
         match fault.kind:
             case "maintenance":
                 return Reply(503, _MAINTENANCE, {"Content-Type": "text/html"})
@@ -207,20 +207,20 @@ class BrazeApi:
                 return upstream_error(fault, {"message": "Internal Server Error"})
 
     def _accept(self, arrays: Mapping[str, list[Any]], fault: Fault | None) -> Reply:
-        """Apply the valid objects. Without any, the answer is a 400, as with real requests."""
+        """Apply the valid objects. If there are none, the answer is 400, as from Braze."""
         errors = []
         processed: dict[str, int] = {}
         for name, items in arrays.items():
             valid = []
             for index, item in enumerate(items):
-                found = problem(name, item)
-                if found is None and fault and fault.kind == "object-errors" and fault.concerns(_user(item)):
-                    found = "provided external_id is blacklisted and disallowed"
-                if found is None:
+                error = problem(name, item)
+                if error is None and fault and fault.kind == "object-errors" and fault.concerns(_user(item)):
+                    error = "provided external_id is blacklisted and disallowed"
+                if error is None:
                     valid.append(item)
                     self.profiles.apply(name, item)
                 else:
-                    errors.append({"type": found, "input_array": name, "index": index})
+                    errors.append({"type": error, "input_array": name, "index": index})
             if items:
                 processed[name] = len({user_key(item) for item in valid}) if name == "attributes" else len(valid)
         self.object_errors += len(errors)

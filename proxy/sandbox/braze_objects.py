@@ -1,9 +1,9 @@
 """Checks the objects of a request to Braze's /users/track.
 
 Follows braze.com/docs: "User attributes object", "Event object", "Purchase object", "Data types", and "Nested custom
-attributes". The texts of missing and invalid fields are those of real answers that other clients use as test data.
-Braze's documentation has no texts for names and values that are too long; these texts are ours. That no attribute name
-may have a dot or `$` is from Braze's web SDK 6.13.0 (validation-utils.js).
+attributes". The error texts for missing and invalid fields are from real answers in the test data of other clients.
+Braze documents no error texts for names and values that are too long, so this module defines these texts. The rule that
+an attribute name has no dot or `$` is from Braze's web SDK 6.13.0 (validation-utils.js).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 IDENTIFIERS = ("external_id", "user_alias", "braze_id")
 CONTROL_FIELDS = frozenset((*IDENTIFIERS, "_update_existing_only", "push_token_import", "push_tokens", "app_id"))
-"""Fields of an attributes object that are not attributes."""
+"""Fields of an attributes object that do not set attributes."""
 
 _TEXT_LENGTH = 255
 _LIST_ITEMS = 500
@@ -44,7 +44,7 @@ def user_key(item: Mapping[str, Any]) -> str:
 
 def parse_time(value: Any) -> float | None:
     """Return the epoch seconds of a time in one of Braze's formats; None for any other value. No offset means UTC."""
-    # The pattern is also the only protection from other ISO 8601 formats, such as 20240131, which are numbers here.
+    # The pattern excludes other ISO 8601 formats, such as 20240131.
     if not isinstance(value, str) or value[4:5] != "-" or not _TIME.match(value):
         return None
     try:
@@ -89,8 +89,8 @@ def _attributes_problem(item: Mapping[str, Any]) -> str | None:
                 )
         elif not name or len(name) > _TEXT_LENGTH or _FORBIDDEN_IN_NAMES.search(name):
             return f"'{name}' is not a valid attribute name"
-        elif found := _value_problem(name, value):
-            return found
+        elif error := _value_problem(name, value):
+            return error
     return None
 
 
@@ -102,22 +102,22 @@ def _value_problem(name: str, value: Any) -> str | None:
         case list() if len(value) > _LIST_ITEMS:
             return f"'{name}' exceeds the maximum of {_LIST_ITEMS} items"
         case list():
-            if any(isinstance(each, list) for each in value):  # "multi-dimensional arrays are not supported"
+            if any(isinstance(member, list) for member in value):  # "multi-dimensional arrays are not supported"
                 return _invalid(name)
-            return next(filter(None, (_value_problem(name, each) for each in value)), None)
+            return next(filter(None, (_value_problem(name, member) for member in value)), None)
         case dict() if is_operation(value):
             if not _is_number(value.get("inc", 0)):
                 return _invalid(name)
             lists = [value.get("add", []), value.get("remove", [])]
-            if any(not isinstance(each, list) for each in lists):
+            if any(not isinstance(members, list) for members in lists):
                 return _invalid(name)
-            return next(filter(None, (_value_problem(name, each) for each in lists)), None)
+            return next(filter(None, (_value_problem(name, members) for members in lists)), None)
         case dict():
             if any(not key or _FORBIDDEN_IN_KEYS.search(key) for key in value):
                 return f"'{name}' has a key that is not valid"
             if _json_size(value) > _OBJECT_BYTES:
                 return f"'{name}' exceeds the maximum size of 100 KB"
-            return next(filter(None, (_value_problem(name, each) for each in value.values())), None)
+            return next(filter(None, (_value_problem(name, member) for member in value.values())), None)
         case _:
             return None
 
@@ -128,15 +128,13 @@ def is_operation(value: Mapping[str, Any]) -> bool:
 
 
 def _event_problem(item: Mapping[str, Any]) -> str | None:
-    if found := _name_problem(item, "name") or _time_problem(item):
-        return found
-    return _properties_problem(item)
+    return _name_problem(item, "name") or _time_problem(item) or _properties_problem(item)
 
 
 def _purchase_problem(item: Mapping[str, Any]) -> str | None:
     quantity = item.get("quantity", 1)
-    if found := _name_problem(item, "product_id") or _time_problem(item):
-        return found
+    if error := _name_problem(item, "product_id") or _time_problem(item):
+        return error
     if not re.fullmatch("[A-Za-z]{3}", str(item.get("currency"))):
         return _invalid("currency")
     if not _is_number(item.get("price")):
@@ -236,5 +234,5 @@ _PROFILE_FIELDS: dict[str, Callable[[Any], bool]] = {
     "time_zone": _is_a(str),
     "twitter": _is_a(dict),
 }
-"""Braze's profile fields, and a check of their values. They share the namespace of custom attributes."""
+"""Braze's profile fields, with a check of their values. Profile fields and custom attributes share a namespace."""
 _CHECKS = {"attributes": _attributes_problem, "events": _event_problem, "purchases": _purchase_problem}

@@ -1,7 +1,7 @@
-"""The users of the emulated Braze: attributes, events and purchases, and what they cost.
+"""The users of the emulated Braze: attributes, events, purchases and data points.
 
 Follows braze.com/docs: "Data types" and "Managing custom data" (the first value decides the type of an attribute;
-a later value is converted, or else ignored in silence), "Data points", and "Track users".
+a later value of another type is converted, or silently ignored), "Data points", and "Track users".
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from proxy.sandbox.braze_objects import CONTROL_FIELDS, is_operation, parse_time
 from proxy.sandbox.people import has_user
 
 KnownUsers = Literal["sandbox", "all", "none"]
-"""The users who exist from the start: those of the emulated Amplitude, every external id, or no user."""
+"""The users that exist from the start: the users of the emulated Amplitude, every external id, or none."""
 
 
 class BrazeProfiles:
@@ -96,8 +96,8 @@ class BrazeProfiles:
                     self.counts["unchanged_values"] += 1
                 continue
             kind = _kind(value)
-            wanted = self.attribute_types.setdefault(name, kind)
-            converted = value if kind == wanted else _convert(value, wanted)
+            type_name = self.attribute_types.setdefault(name, kind)
+            converted = value if kind == type_name else _convert(value, type_name)
             if converted is None or _has_null(converted):
                 self.counts["ignored_values"] += 1
                 continue
@@ -124,9 +124,9 @@ def _kind(value: Any) -> str:
             return "array"
 
 
-def _convert(value: Any, wanted: str) -> Any:
+def _convert(value: Any, type_name: str) -> Any:
     """Return a value as the type of its attribute; None if it cannot be converted."""
-    match wanted, value:
+    match type_name, value:
         case "string", str():
             return value
         case "string", bool() | int() | float():
@@ -143,12 +143,12 @@ def _convert(value: Any, wanted: str) -> Any:
 
 
 def _has_null(value: Any) -> bool:
-    """Return whether a nested value is null, for which Braze drops the whole attribute."""
+    """Return whether a nested value is null. Braze ignores such an attribute."""
     match value:
         case dict():
-            return any(each is None or _has_null(each) for each in value.values())
+            return any(member is None or _has_null(member) for member in value.values())
         case list():
-            return any(each is None or _has_null(each) for each in value)
+            return any(member is None or _has_null(member) for member in value)
         case _:
             return False
 
@@ -158,4 +158,4 @@ def _operate(current: Any, operation: Mapping[str, Any]) -> Any:
     if "inc" in operation:
         return (current or 0) + operation["inc"]
     added, removed = operation.get("add", []), operation.get("remove", [])
-    return [each for each in current or [] if each not in removed and each not in added] + [*added]
+    return [member for member in current or [] if member not in removed and member not in added] + [*added]

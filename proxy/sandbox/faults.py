@@ -21,9 +21,9 @@ BrazeFaultKind = Literal[
 ]  # fmt: skip
 """Faults of the emulated Braze.
 
-hang, reset: before the body is read. hang-accepted, uncertain: accepted, then closed without an answer, after `seconds`
-or at once. status, status-text: `status` with JSON or HTML. message: 201 with another message, and nothing accepted.
-too-long: 400 Max Input Length Exceeded.
+hang, reset: the connection ends before the body is read. hang-accepted, uncertain: the request is accepted, and the
+connection ends without an answer, after `seconds` or at once. status, status-text: `status` with JSON or HTML.
+message: 201 with another message, and nothing is accepted. too-long: 400 Max Input Length Exceeded.
 """
 BatchFaultKind = Literal[
     "slow", "hang", "hang-accepted", "reset", "uncertain", "status", "status-text", "broken-json",
@@ -60,7 +60,7 @@ class Fault:
 
 
 class FaultSwitch:
-    """The current fault of an emulated API. Safe for threads."""
+    """The current fault of an emulated API. Thread-safe."""
 
     def __init__(self, kinds: tuple[str, ...]) -> None:
         self.kinds = kinds

@@ -1,4 +1,4 @@
-"""HTTP servers for the emulated APIs: threaded, silent, and able to cut off bodies and connections."""
+"""HTTP servers for the emulated APIs: threaded, without a log, and able to truncate bodies and end connections."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Reply:
     delay: float = 0.0
     """Seconds before the answer."""
     lost: bool = False
-    """Whether the connection ends instead of the answer."""
+    """Whether the connection ends without the answer."""
 
 
 class QuietServer(ThreadingHTTPServer):
@@ -54,8 +54,8 @@ class QuietHandler(BaseHTTPRequestHandler):
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
     def reset(self) -> None:
-        """End the connection with RST instead of an answer."""
-        # Closing with a linger of zero sends RST instead of FIN.
+        """End the connection with RST, without an answer."""
+        # With a linger time of zero, closing sends RST instead of FIN.
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.shutdown(socket.SHUT_RD)
         self.close_connection = True

@@ -129,7 +129,7 @@ def find(user_id: str | None, device_id: str | None) -> Person | None:
 
 
 def has_user(user_id: str) -> bool:
-    """Return whether `user_id` is the id of a named or numbered user, also of a user unknown to Amplitude."""
+    """Return whether `user_id` is the id of a named or numbered user, including users unknown to Amplitude."""
     return user_id in _BY_USER or _NUMBERED.match(user_id) is not None
 
 

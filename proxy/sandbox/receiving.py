@@ -1,4 +1,4 @@
-"""Serves the emulated APIs that receive data: their POSTs, their common faults, and the JSON about received data."""
+"""Serves the emulated APIs that receive data: POST requests, common faults, and reports as JSON."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class ReceivingApi(Protocol):
         """Return the answer to a POST."""
 
     def report(self) -> dict[str, Any]:
-        """Return counts of everything received."""
+        """Return counts of the received data."""
 
     def details(self, name: str) -> Any:
         """Return a list or an object of received data; None for an unknown name."""
 
     def reset(self) -> None:
-        """Forget everything received."""
+        """Delete the received data."""
 
 
 def receive(handler: QuietHandler, path: str, api: ReceivingApi, closing: threading.Event) -> None:
-    """Answer a POST. A fault before the body is read leaves no trace in the log of requests."""
+    """Answer a POST. If a fault ends the connection before the body is read, the request is not logged."""
     fault = api.faults.take(lambda fault: fault.kind in ("hang", "reset"))
     if fault is None:
         reply = api.receive(path, handler.headers, handler.body())
@@ -50,8 +50,8 @@ def received(api: ReceivingApi, detail: str) -> Reply:
     if not detail:
         fault = api.faults.current
         return Reply(200, api.report() | {"fault": vars(fault) if fault else None})
-    found = api.details(detail)
-    return Reply(404) if found is None else Reply(200, found)
+    data = api.details(detail)
+    return Reply(404) if data is None else Reply(200, data)
 
 
 def upstream_error(fault: Fault, body: Mapping[str, Any]) -> Reply | None:
@@ -66,7 +66,7 @@ def upstream_error(fault: Fault, body: Mapping[str, Any]) -> Reply | None:
 
 
 def disturbed(reply: Reply, fault: Fault | None) -> Reply:
-    """Return the answer to an accepted request, with the faults that delay, lose or garble it."""
+    """Return the answer to an accepted request, after a fault that delays, drops or damages the answer."""
     match fault:
         case Fault(kind="slow"):
             return replace(reply, delay=fault.seconds)

@@ -1,4 +1,4 @@
-"""Packs the accepted attributes of a user, and digests their values. Both states of sent values use this form."""
+"""Packs the accepted attributes of a user, and digests their values. Both states of sent values use this format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 KEY_BYTES = 32
 _DIGEST_BYTES = 8
-"""With 64 bits, one of 18,446,744,073,709,551,616 changes of a value is missed."""
+"""With 64 bits, a changed value has the old digest with a probability of 1 in 18,446,744,073,709,551,616."""
 _LENGTH = Struct(">H")
 _AT = Struct(">d")
 
@@ -20,7 +20,7 @@ _AT = Struct(">d")
 class Sent(NamedTuple):
     """The last value of an attribute that Braze accepted: its keyed digest, and the time of the value (Unix seconds).
 
-    The time of a value is when Amplitude had it: of the download, of the answer, or of the event.
+    The time of a value is the time of the download, of the answer, or of the event.
     """
 
     digest: bytes
@@ -30,12 +30,12 @@ class Sent(NamedTuple):
 class ValueDigester:
     """Digests values with the random `key` of a state, and with `secret` if there is one.
 
-    Without the key, nobody can test whether a digest belongs to a guessed value.
+    Without the key, a reader of the state cannot test guessed values.
     """
 
     def __init__(self, key: bytes, secret: str | None = None) -> None:
         self.key = key
-        # A digest, because blake2b takes at most 64 bytes as key.
+        # A digest, because a key of blake2b has at most 64 bytes.
         self._key = blake2b(key + (secret or "").encode()).digest()
 
     def value(self, value: object) -> bytes:
@@ -50,7 +50,7 @@ class ValueDigester:
         )
 
     def _fingerprint(self, text: str, person: bytes) -> bytes:
-        # Without the secret, so that another secret is named as such.
+        # Without the secret, so that `differing_settings` can tell a new secret from a new endpoint or API key.
         return blake2b(text.encode(), digest_size=_DIGEST_BYTES, key=self.key, person=person).digest()
 
     def _digest(self, text: str, person: bytes) -> bytes:
@@ -93,7 +93,7 @@ def pack(sent: Mapping[str, Sent]) -> bytes:
 
 
 def unpack(packed: bytes) -> dict[str, Sent]:
-    """Return the attributes in a value of `pack`. Attributes after damaged bytes are left out, and so sent again."""
+    """Return the attributes in a result of `pack`, up to the first damaged byte. The others are then sent again."""
     sent: dict[str, Sent] = {}
     place = 0
     try:

@@ -1,1 +1,1 @@
-"""Writes to Braze and Amplitude: changes, the state of what was sent, and delivery with retries."""
+"""Writes to Braze and Amplitude: changes, the state of sent values, and delivery with retries."""

@@ -1,4 +1,4 @@
-"""Compares the values that Braze should have with the state, and returns the values to send. Does no I/O."""
+"""Compares the current values with the state, and returns the values to send to Braze. Does no I/O."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from proxy.storage.sent_values import Sent
 from proxy.sync.delivery import Change
 
 MAX_REMOVALS = 1000
-"""A run that would remove the values of more users than this, and of more than a fifth of the state, is stopped."""
-_MAX_SHARE = 5
+"""A run stops if it would remove values of more users than this, and of more than a fifth of the users in the state."""
+_MIN_USERS_PER_REMOVAL = 5
 
 
 class Desired(NamedTuple):
-    """The complete answer about a user: each attribute with its value, or None if the user does not have it.
+    """The current attributes of a user. The value None means that the user does not have the attribute.
 
-    An attribute about which the answer says nothing is left out. `at`: the time of the values (Unix seconds).
+    Attributes with an unknown value are left out. `at`: the time of the values (Unix seconds).
     """
 
     user_id: str
@@ -29,7 +29,7 @@ class Desired(NamedTuple):
 
 @dataclass(slots=True)
 class ChangeCounts:
-    """The numbers of values, by what happens to them."""
+    """Counts of users and values, by outcome."""
 
     users: int = 0
     """Users with values to send."""
@@ -53,8 +53,8 @@ class ChangeCounts:
 class ChangePlanner:
     """Plans the changes of users, and counts them. `everything`: send unchanged values too.
 
-    An absent value is sent as null only if the state has a value of this attribute for the user. Without one, Braze has
-    no value that this program sent, and null would cost a data point.
+    An absent value is sent as null only if the state has a value of this attribute for the user. Otherwise, the sync
+    has sent no value of this attribute, and null would cost a data point.
     """
 
     def __init__(self, digest: Callable[[object], bytes], *, everything: bool) -> None:
@@ -95,7 +95,7 @@ class ChangePlanner:
         return self._counted(Change(desired.user_id, changes, desired.at), removes=removes)
 
     def departure(self, user_id: str, attribute: str, sent: Mapping[str, Sent], at: float) -> Change | None:
-        """Return false for a user who is not in the cohort any more; None if the user was not in it."""
+        """Return the change to false for a user who left the cohort; None if nothing is to be sent."""
         last = sent.get(attribute)
         if last is None:
             return None
@@ -119,4 +119,4 @@ class ChangePlanner:
 
 def too_many_removals(removals: int, state_users: int) -> bool:
     """Return whether a run would remove the values of so many users that the source is probably incomplete."""
-    return removals > MAX_REMOVALS and removals * _MAX_SHARE > state_users
+    return removals > MAX_REMOVALS and removals * _MIN_USERS_PER_REMOVAL > state_users

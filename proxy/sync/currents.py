@@ -38,7 +38,7 @@ COMPOUNDS: Mapping[str, str] = {
     "whatsapp": "WhatsApp",
     "IosForeground": "iOS Foreground",
 }
-"""The parts of Braze's event types whose words cannot be found by their capitals."""
+"""Names for the parts of Braze's event types that cannot be split into words at capital letters."""
 
 _CUSTOM_EVENT = "users.behaviors.CustomEvent"
 _PURCHASE = "users.behaviors.Purchase"

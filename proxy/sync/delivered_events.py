@@ -34,21 +34,23 @@ class DeliveredEvents:
         self._lock = Lock()
         self._recent: set[int] = set()
         self._recent_since = clock.monotonic()
-        self._chunks: deque[tuple[float, array[int]]] = deque()  # with the latest time of an event
+        self._chunks: deque[tuple[float, array[int]]] = deque()  # each with the latest time of its events
 
     def __len__(self) -> int:
         return len(self._recent) + sum(len(chunk) for _, chunk in self._chunks)
 
     def known(self, event_ids: Iterable[int]) -> set[int]:
-        """Return those of the events that Braze accepted in the last six hours. Needs Redis for other processes."""
+        """Return the given events that Braze accepted in the last six hours; with Redis, from any process."""
         ids = set(event_ids)
         with self._lock:
             self._expire()
-            known = {id for id in ids if id in self._recent or any(_contains(chunk, id) for _, chunk in self._chunks)}
-        others = sorted(ids - known)
-        if self._shared is not None and others:
-            known |= self._shared.known(others)
-        return known
+            accepted = {
+                id for id in ids if id in self._recent or any(_contains(chunk, id) for _, chunk in self._chunks)
+            }
+        remaining_ids = sorted(ids - accepted)
+        if self._shared is not None and remaining_ids:
+            accepted |= self._shared.known(remaining_ids)
+        return accepted
 
     def add(self, event_ids: Iterable[int]) -> None:
         """Record accepted events. Raises RedisUnavailable if only this process recorded them."""
@@ -66,8 +68,8 @@ class DeliveredEvents:
             self._recent = set()
         if not self._recent:
             self._recent_since = now
-        largest = MAX_EVENTS - _CHUNK_EVENTS  # leaves room for the recent events
-        while self._chunks and (self._chunks[0][0] < now - REMEMBERED_SECONDS or len(self) > largest):
+        max_events = MAX_EVENTS - _CHUNK_EVENTS  # the difference is for the recent events
+        while self._chunks and (self._chunks[0][0] < now - REMEMBERED_SECONDS or len(self) > max_events):
             self._chunks.popleft()
 
 

@@ -34,11 +34,11 @@ _DEFAULT_PAUSE_SECONDS = 60.0
 _MIN_PAUSE_SECONDS = 1.0
 _MAX_PAUSE_SECONDS = 600.0
 _RESERVE_AHEAD_SECONDS = 1.0
-"""How far ahead a thread reserves a slot. A later slot could be needed earlier by another process."""
+"""The maximum time between the reservation of a request and the request. Other processes can use later times."""
 _BURST = 0.5
 """The share of the rate limiter's burst for the delivery. The rest is for the event stream, which is more urgent."""
 _POLL_SECONDS = 0.2
-"""Interval at which a waiting thread checks whether to stop."""
+"""Seconds between the checks of a waiting thread whether to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +70,13 @@ def deliver(
 ) -> None:
     """Send each change once, one object per user, and report its outcome. Raises DeliveryStopped.
 
-    `on_accepted` is called with the accepted changes of a request before further requests use this thread, so that the
-    state loses at most the requests in flight. `on_failed` gets a change that Braze never accepts, with the reason, and
-    a change of a batch that failed after all retries. `on_request` is called after each request. `on_uncertain` gets
-    the changes of a request whose answer was lost; they are sent again, because setting the same value is harmless.
-    No two of these functions run at the same time.
+    `on_accepted` gets the accepted changes of a request before its thread sends another request, so that an interrupt
+    loses at most the outcomes of the requests in flight. `on_failed` gets a change and a reason, if Braze rejects the
+    change or if all retries failed. `on_request` is called after each request. `on_uncertain` gets the changes of a
+    request whose answer was lost. These changes are sent again, because setting the same value is harmless. No two of
+    these functions run at the same time.
 
-    `changes` is read by the calling thread. A second change of a user waits until the first one is complete.
+    The calling thread reads `changes`. A second change of a user waits until the first change is complete.
     `stop` ends the delivery after the requests in flight. Changes that were not sent by then are not reported.
     """
     delivery = _Delivery(client, limiter, on_accepted, on_failed, on_request, on_uncertain, stop, threads, clock)
@@ -85,9 +85,9 @@ def deliver(
     with ThreadPoolExecutor(threads, thread_name_prefix="braze") as pool:
         try:
             for change in changes:
-                own_size = len(write_body(_object(change)))
+                object_bytes = len(write_body(_object(change)))
                 if batch and (
-                    len(batch) == batch_objects or size + own_size > MAX_REQUEST_BYTES or change.user_id in batch
+                    len(batch) == batch_objects or size + object_bytes > MAX_REQUEST_BYTES or change.user_id in batch
                 ):
                     delivery.submit(list(batch.values()), pool)
                     batch, size = {}, 0
@@ -95,10 +95,10 @@ def deliver(
                 if delivery.ended:
                     break
                 batch[change.user_id] = change
-                size += own_size
+                size += object_bytes
             if batch:
                 delivery.submit(list(batch.values()), pool)
-            delivery.wait()  # here, so that an interrupt ends the waits of the threads
+            delivery.wait()  # inside `try`, so that an interrupt ends the threads
         except BaseException:
             delivery.end(None)
             raise
@@ -132,8 +132,8 @@ class _Delivery:
         self._clock = clock
         self._changed = Condition()
         self._callbacks = Lock()
-        self._batches = 0  # submitted and not complete
-        self._users: set[str] = set()  # of these batches
+        self._batches = 0  # submitted but not complete
+        self._users: set[str] = set()  # the users of these batches
         self._failed_batches = 0  # in a row
         self._halted = False
         self.error: BaseException | None = None
@@ -162,7 +162,7 @@ class _Delivery:
             self._changed.wait_for(lambda: user_id not in self._users)
 
     def submit(self, batch: list[Change], pool: ThreadPoolExecutor) -> None:
-        """Let a thread deliver the batch, as soon as a thread is free."""
+        """Deliver the batch on the next free thread."""
         with self._changed:
             self._changed.wait_for(lambda: self._batches < self._threads)
             self._batches += 1
@@ -172,7 +172,7 @@ class _Delivery:
     def _run(self, batch: list[Change]) -> None:
         try:
             failure = self._deliver(batch)
-            # A single object that Braze rejects says nothing about other objects.
+            # If Braze rejects a single object, the cause is probably this object.
             if isinstance(failure, Unavailable) or (failure is not None and len(batch) > 1):
                 self._count_failed_batch(failure.reason)
         except BaseException as error:  # noqa: BLE001  # `deliver` raises the error in the calling thread
@@ -239,9 +239,9 @@ class _Delivery:
                     failures += 1
                     if failures > _MAX_RETRIES:
                         return result
-                    longest = min(_FIRST_BACKOFF_SECONDS * 2 ** (failures - 1), _LONGEST_BACKOFF_SECONDS)
+                    max_wait = min(_FIRST_BACKOFF_SECONDS * 2 ** (failures - 1), _LONGEST_BACKOFF_SECONDS)
                     # The jitter spreads the requests of threads and processes that failed together.
-                    self._wait(self._clock.monotonic() + longest * random.uniform(0.5, 1.0))  # noqa: S311
+                    self._wait(self._clock.monotonic() + max_wait * random.uniform(0.5, 1.0))  # noqa: S311
                 case _:
                     return result
         return None
@@ -260,15 +260,15 @@ class _Delivery:
                 try:
                     result = self._client.send([_object(change) for change in batch])
                 finally:
-                    abandoned = isinstance(result, Unavailable) and result.uncertain
-                    reservation.complete(may_arrive_for=MAY_ARRIVE_SECONDS if abandoned else 0.0)
+                    may_arrive = isinstance(result, Unavailable) and result.uncertain
+                    reservation.complete(may_arrive_for=MAY_ARRIVE_SECONDS if may_arrive else 0.0)
                 with self._callbacks:
                     self._on_request()
                 return result
         return None
 
     def _pause(self, seconds: float) -> None:
-        """Let all threads and processes wait. Raises DeliveryStopped for a long pause."""
+        """Pause the requests of all threads and processes. Raises DeliveryStopped if the pause is long."""
         self._limiter.pause(seconds)
         if seconds > _MAX_PAUSE_SECONDS:
             until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self._clock.now() + seconds))

@@ -1,7 +1,7 @@
 """Forwards Amplitude's event stream to Braze: in small batches, in order for each user, and each event once.
 
-Amplitude sends a message again until it is answered with 200. So nothing is stored here: a message is answered with 200
-only after Braze has accepted its objects.
+Amplitude sends a message again until the status is 200. Therefore this module has no queue on disk: the status is 200
+only after Braze has accepted or finally rejected every object of the message.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _log = logging.getLogger(__name__)
 
 _REQUESTS_AT_ONCE = 16
 _MAX_WAITING = 20_000
-"""Limit on the objects that wait. Further messages are answered with 503, but a larger message may wait alone."""
+"""The maximum number of waiting objects. More messages get status 503. A message that is larger may wait alone."""
 _MAX_BYTES = 32 * 1024 * 1024
-"""The size of all bodies whose objects wait. Their objects take a multiple of this memory."""
+"""The maximum size of all bodies with waiting objects. The objects take a multiple of this memory."""
 _MEMORY_WAIT_SECONDS = 0.5
 _RATE_LIMITED_SECONDS = 60.0
 _LONGEST_PAUSE_SECONDS = 3600.0
 _REFUSED_SECONDS = 10.0
 """Seconds without a request after Braze refused the key."""
 _REFUSAL_SHOWN_SECONDS = 600.0
-"""Seconds after which an old refusal says nothing about the key, because the permission may have been added."""
+"""Seconds for which the status page shows a refusal. The permission may have been added to the key since then."""
 _RESERVE_AGAIN_SECONDS = 0.1
 _QUEUED_AT_ONCE = 100
 """Objects that are queued between two turns of other requests, in a millisecond."""
@@ -53,7 +53,8 @@ _LATE = Outcome("late", 1.0)
 
 @dataclass(frozen=True, slots=True)
 class ForwardResult:
-    """The number of objects by outcome, and the seconds after which to send the message again; None if it is done."""
+    """The number of objects by outcome. `retry_after`: seconds after which Amplitude must send the message again; None
+    if Braze has accepted or rejected all objects."""
 
     outcomes: Mapping[str, int]
     retry_after: float | None
@@ -128,7 +129,7 @@ class EventStream:
         return self._memory.hold(size)
 
     def drain(self, seconds: float) -> None:
-        """Wait until no request is in progress, for at most `seconds`. Their outcomes are then recorded."""
+        """Wait until the outcomes of all requests in progress are recorded, for at most `seconds`."""
         with self._changed:
             self._changed.wait_for(lambda: not self._requests, timeout=max(0.0, seconds))
 
@@ -171,7 +172,7 @@ class EventStream:
         self._count(late, "late")
         pauses = [outcome.retry_after for outcome in outcomes if outcome.retry_after is not None]
         skipped = +skipped  # without zeros
-        if not pauses:  # otherwise the same message comes again
+        if not pauses:  # otherwise Amplitude sends the message again, and these objects would be counted twice
             for reason, number in skipped.items():
                 self._on_outcome("skipped", reason, number)
         words = Counter(outcome.word for outcome in outcomes)
@@ -191,7 +192,7 @@ class EventStream:
         if self._dispatcher is None:
             dispatcher = Thread(target=self._dispatch, name="event-stream", daemon=True)
             dispatcher.start()
-            self._dispatcher = dispatcher  # only now: a thread that cannot start raises RuntimeError
+            self._dispatcher = dispatcher  # after `start`, which raises RuntimeError if no thread can be created
 
     def _dispatch(self) -> None:
         while True:
@@ -206,7 +207,7 @@ class EventStream:
                 self._busy_users.update(item.content.user_id for item in batch)
             try:
                 Thread(target=self._deliver, args=(batch,), name="braze", daemon=True).start()
-            except RuntimeError:  # the system has no thread left
+            except RuntimeError:  # no thread can be created
                 _log.exception("forwarding_error")
                 self._settle(batch, Outcome("failed", 1.0))
                 self._end_request(batch)
@@ -229,31 +230,33 @@ class EventStream:
             self._changed.notify_all()
 
     def _unsent(self, batch: Sequence[Item]) -> list[Item]:
-        """Settle the objects that Braze has accepted before, and return the others. Raises RedisUnavailable."""
+        """Settle the objects that Braze has already accepted, and return the other objects. Raises RedisUnavailable."""
         events = [item for item in batch if item.content.kind == "events"]
         attributes = [item for item in batch if item.content.kind == "attributes"]
-        known = self._delivered.known(item.content.event_id for item in events if item.content.event_id is not None)
-        repeated = [item for item in events if item.content.event_id in known]
-        self._settle(repeated, Outcome("duplicate"))
-        unsent = [item for item in events if item.content.event_id not in known]
-        sent = self._state.sent([item.content.user_id for item in attributes]) if attributes else []
-        for item, stored in zip(attributes, sent, strict=True):
+        event_ids = self._delivered.known(item.content.event_id for item in events if item.content.event_id is not None)
+        duplicates = [item for item in events if item.content.event_id in event_ids]
+        self._settle(duplicates, Outcome("duplicate"))
+        unsent = [item for item in events if item.content.event_id not in event_ids]
+        accepted = self._state.sent([item.content.user_id for item in attributes]) if attributes else []
+        for item, stored in zip(attributes, accepted, strict=True):
             content = item.content
             latest = {
                 name: self._state.digest(value)
                 for name, value in content.content.items()
                 if name not in stored or content.at >= stored[name].at
             }
-            same = {name: Sent(digest, content.at) for name, digest in latest.items() if _is_same(stored, name, digest)}
-            if same:
-                # An older value that arrives later must not replace the current value.
-                self._state.record([(content.user_id, same)])
-            changed = {name: content.content[name] for name in latest if name not in same}
+            unchanged = {
+                name: Sent(digest, content.at) for name, digest in latest.items() if _is_same(stored, name, digest)
+            }
+            if unchanged:
+                # The later time is recorded, so that an older value that arrives later does not replace the value.
+                self._state.record([(content.user_id, unchanged)])
+            changed = {name: content.content[name] for name in latest if name not in unchanged}
             if changed:
                 item.content = replace(content, content=changed)
                 unsent.append(item)
             else:
-                self._settle([item], Outcome("unchanged" if same else "outdated"))
+                self._settle([item], Outcome("unchanged" if unchanged else "outdated"))
         return unsent
 
     def _send(self, items: Sequence[Item]) -> None:
@@ -278,16 +281,16 @@ class EventStream:
         match result:
             case Accepted(errors):
                 self._stats.is_refused = False
-                refused = {
+                rejections = {
                     id(item): errors[kind, index]
                     for kind, array in arrays.items()
                     for index, item in enumerate(array)
                     if (kind, index) in errors
                 }
-                self._accepted([item for item in items if id(item) not in refused])
+                self._accepted([item for item in items if id(item) not in rejections])
                 for item in items:
-                    if id(item) in refused:
-                        self._reject(item, refused[id(item)])
+                    if id(item) in rejections:
+                        self._reject(item, rejections[id(item)])
             case Failed(reason, status) if status < 300:  # says nothing about the objects
                 self._fail(items, "unavailable", reason, 1.0)
             case TooLarge() | Failed() if len(items) > 1:
@@ -310,7 +313,10 @@ class EventStream:
                 self._fail(items, "uncertain" if uncertain else "unavailable", reason, 1.0)
 
     def _reserve(self, latest: float) -> Reservation | None:
-        """Reserve a request that can be sent by `latest`. Waits while Redis learns the requests of all processes."""
+        """Reserve a request that can be sent by `latest` (monotonic seconds); None if that is not possible.
+
+        Retries until `latest`, because the limiter may first have to learn the requests of other processes.
+        """
         while (reservation := self._limiter.reserve(latest)) is None:
             wait = self._limiter.wait()
             if wait is None or self._clock.monotonic() + max(wait, _RESERVE_AGAIN_SECONDS) > latest:
@@ -324,7 +330,7 @@ class EventStream:
             return
         self._stats.accepted_at = self._clock.now()
         contents = [item.content for item in items]
-        # If Redis fails now, only this process knows. Another answer would make Amplitude repeat what Braze has.
+        # If Redis fails now, only this process records the objects. With an error, Amplitude would send them again.
         with suppress(RedisUnavailable):
             self._delivered.add([content.event_id for content in contents if content.event_id is not None])
         with suppress(RedisUnavailable):

@@ -16,21 +16,22 @@ _log = logging.getLogger(__name__)
 
 
 class OwnedState:
-    """Accepted values for the endpoint and the key of this service: `shared`, or `own` if `shared` belongs to others.
+    """Accepted values for an endpoint and a key. Uses `shared`, or `local` if `shared` has another owner.
 
-    The first recorded value makes them the owner of a state without an owner. Methods raise the errors of `shared`.
+    The first recorded value makes the endpoint and the key the owner of a state without an owner. Methods raise the
+    errors of `shared`.
     """
 
-    def __init__(self, shared: RedisSentState, own: AcceptedValues, endpoint: str, api_key: str) -> None:
+    def __init__(self, shared: RedisSentState, local: AcceptedValues, endpoint: str, api_key: str) -> None:
         self._shared = shared
-        self._own = own
+        self._local = local
         self._endpoint = endpoint
         self._api_key = api_key
         self._uses_shared = True
 
     def digest(self, value: object) -> bytes:
         """Return the keyed digest of a JSON value."""
-        return self._shared.digest(value) if self._uses_shared else self._own.digest(value)
+        return self._shared.digest(value) if self._uses_shared else self._local.digest(value)
 
     def sent(self, user_ids: Sequence[str]) -> list[Mapping[str, Sent]]:
         """Return the accepted attributes of each user."""
@@ -39,13 +40,13 @@ class OwnedState:
         if differing and self._uses_shared:
             _log.warning("sync_state_of_another_connection", extra={"settings": ",".join(differing)})
         self._uses_shared = not differing
-        return self._own.sent(user_ids) if differing else self._shared.sent(user_ids)
+        return self._local.sent(user_ids) if differing else self._shared.sent(user_ids)
 
     def record(self, accepted: Sequence[tuple[str, Mapping[str, Sent]]]) -> None:
         """Store accepted attributes."""
         if not (self._uses_shared and self._shared.record_as_owner(accepted, self._endpoint, self._api_key)):
-            self._own.record(accepted)
+            self._local.record(accepted)
 
     def forget(self, user_ids: Sequence[str]) -> int:
-        """Remove users from both states, whoever owns them."""
-        return self._own.forget(user_ids) + self._shared.forget(user_ids)
+        """Remove users from both states."""
+        return self._local.forget(user_ids) + self._shared.forget(user_ids)

@@ -13,7 +13,7 @@ _MAX_USERS = 100_000
 
 
 class RecentValues:
-    """Accepted values that end with the process. Drops the users who were used least recently."""
+    """Accepted values in memory. If there are too many users, removes the least recently used users."""
 
     def __init__(self, max_users: int = _MAX_USERS) -> None:
         self._digester = ValueDigester(new_key())

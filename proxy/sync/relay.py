@@ -1,7 +1,7 @@
 """Relays the events of Braze Currents to Amplitude's Batch API, and decides which events Braze must send again.
 
-Braze sends a batch again after a 503, but not after most 4xx. So only events that Amplitude can never accept are
-skipped. After any other failure, Braze sends the whole batch again. Amplitude ignores the events that it already has.
+Braze sends a batch again after a 503, but not after most 4xx. The relay skips events that Amplitude can never accept.
+After any other failure, the answer is 503, and Braze sends the whole batch again. Amplitude ignores repeated events.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ _log = logging.getLogger(__name__)
 class RelayResult:
     """The result of a batch at the Unix time `at`.
 
-    events: the number of events by outcome. error: why Amplitude did not accept the events that are `not_delivered`;
-    None if Braze need not send the batch again.
+    events: the number of events by outcome. error: the reason for `not_delivered` events; None if Braze does not have
+    to send the batch again.
     """
 
     at: float
@@ -138,29 +138,29 @@ class CurrentsRelay:
         return result
 
     def _read(self, braze_events: Iterable[Any]) -> tuple[_Batch, Counter[str]]:
-        """Return the events to send, and the number of all others by outcome."""
-        batch, others = _Batch(), Counter[str]()
+        """Return the events to send, and the number of all other events by outcome."""
+        batch, outcomes = _Batch(), Counter[str]()
         checkpoint = Checkpoint()
         for braze_event in braze_events:
             checkpoint()
             event = to_amplitude(braze_event)
             if isinstance(event, str):
-                others[event] += 1
+                outcomes[event] += 1
             elif self._is_settled(event["insert_id"]):
-                others["repeated"] += 1
+                outcomes["repeated"] += 1
             else:
                 batch.events.append(event)
-        return batch, others
+        return batch, outcomes
 
     def _is_settled(self, insert_id: str) -> bool:
         with self._lock:
             return insert_id in self._settled
 
     def _note_failure(self, batch: _Batch, error: UpstreamError) -> None:
-        missing = batch.outcomes["not_delivered"] = len(batch.events) - len(batch.settled)
+        undelivered = batch.outcomes["not_delivered"] = len(batch.events) - len(batch.settled)
         level = logging.ERROR if isinstance(error, UpstreamRejected) else logging.WARNING
-        self._failures.note(error.word, level=level, error=error.word, why=str(error), events=missing)
-        # Otherwise, a batch that needs many requests would fail at the time limit each time.
+        self._failures.note(error.word, level=level, error=error.word, why=str(error), events=undelivered)
+        # The next attempt skips these events. Otherwise, a batch with many requests would always exceed the time limit.
         with self._lock:
             self._settled.update(dict.fromkeys(batch.settled, True))
 
@@ -178,25 +178,25 @@ class CurrentsRelay:
             seconds_left = deadline - self._clock.monotonic()
             if seconds_left <= 0:
                 raise UpstreamTimeout(f"the batch was not sent within {MAX_SECONDS:.0f} seconds", retry_after=1)
-            done: Collection[int]
+            indexes: Collection[int]
             outcome: Outcome
             match self._client.send(events, min(self._timeout, seconds_left)):
                 case Accepted():
-                    done, outcome = range(len(events)), "accepted"
-                case InvalidEvents(indexes):
-                    done, outcome = indexes, "invalid"
+                    indexes, outcome = range(len(events)), "accepted"
+                case InvalidEvents(invalid):
+                    indexes, outcome = invalid, "invalid"
                 case DailyQuotaExceeded() as exceeded:
-                    done, outcome = _over_quota(events, exceeded), "over_quota"
-                    if not done:
+                    indexes, outcome = _over_quota(events, exceeded), "over_quota"
+                    if not indexes:
                         raise QuotaExhausted("Amplitude's Batch API reports the daily quota of other users")
                 case Unprocessable() if len(events) == 1:
-                    done, outcome = range(1), "unprocessable"
+                    indexes, outcome = range(1), "unprocessable"
                 case Unprocessable():
                     middle = len(events) // 2
                     pending += [events[middle:], events[:middle]]
                     continue
-            batch.settle([events[index] for index in done], outcome)
-            if remaining := [event for index, event in enumerate(events) if index not in done]:
+            batch.settle([events[index] for index in indexes], outcome)
+            if remaining := [event for index, event in enumerate(events) if index not in indexes]:
                 pending.append(remaining)
 
 

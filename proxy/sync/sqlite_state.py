@@ -1,4 +1,4 @@
-"""The state of sent values in a SQLite file. A process that uses the file locks it, until its end at the latest."""
+"""The state of sent values in a SQLite file. The file is locked while a process has it open."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DEFAULT_PATH = ".proxy-sync.sqlite3"
 _APPLICATION_ID = 0x63635379
 _FORMAT = 1
 _PAGE_USERS = 1000
-_OTHER = "choose another file with --state, or delete this file to start without a state"
+_FIX = "choose another file with --state, or delete this file to start without a state"
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class StateUnavailable(Exception):
 class SqliteState:
     """Implements `SentState` in the file `path`. Every method may raise StateUnavailable.
 
-    `create`: create a missing file, with mode 0600. Otherwise, the state is empty and only in memory.
+    `create`: create a missing file, with mode 0600. Otherwise, a missing file means an empty state in memory.
     """
 
     def __init__(self, path: str | Path, *, create: bool = True) -> None:
@@ -59,7 +59,7 @@ class SqliteState:
             raise self._unavailable(error) from None
 
     def _open(self) -> None:
-        # The first access locks the file, and the end of a killed process unlocks it.
+        # The first access locks the file. The system unlocks the file when the process ends, even after `kill -9`.
         self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
         self._database.execute("BEGIN EXCLUSIVE")
         (application,) = self._database.execute("PRAGMA application_id").fetchone()
@@ -72,16 +72,16 @@ class SqliteState:
             self._database.execute("CREATE TABLE state (key BLOB NOT NULL, owner BLOB)")
             self._database.execute("INSERT INTO state (key) VALUES (?)", [new_key()])
         elif application != _APPLICATION_ID:
-            raise StateUnavailable(f"{self._path} is not a state of this command; {_OTHER}")
+            raise StateUnavailable(f"{self._path} is not a state of this command; {_FIX}")
         elif format != _FORMAT:
-            raise StateUnavailable(f"{self._path} was written by another version; {_OTHER}")
+            raise StateUnavailable(f"{self._path} was written by another version; {_FIX}")
         (key,) = self._database.execute("SELECT key FROM state").fetchone()
         self._digester = ValueDigester(key)
         self._database.execute("COMMIT")
         # Each COMMIT is on the disk before it returns. A write-ahead log needs one write to the disk instead of three.
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = FULL")
-        # A forgotten id does not stay in unused pages.
+        # Overwrites deleted ids, so that forgotten users leave no bytes in the file.
         self._database.execute("PRAGMA secure_delete = ON")
 
     def close(self) -> None:
@@ -107,7 +107,7 @@ class SqliteState:
         return [unpack(by_id.get(id, b"")) for id in ids]
 
     def record(self, accepted: Sequence[tuple[str, Mapping[str, Sent]]]) -> None:
-        """Merge accepted attributes into the state. They are on the disk when this method returns."""
+        """Merge accepted attributes into the state. The attributes are on the disk when this method returns."""
         ids = encoded_ids(user_id for user_id, _ in accepted)
 
         def write() -> None:
@@ -147,7 +147,7 @@ class SqliteState:
         return self._write(write)
 
     def differing(self, endpoint: str, api_key: str) -> list[str]:
-        """Return the names of the settings that differ from those of the owner; empty without an owner."""
+        """Return the names of the settings that differ from the settings of the owner; empty without an owner."""
         (owner,) = self._run(lambda: self._database.execute("SELECT owner FROM state").fetchone())
         return [] if owner is None else differing_settings(owner, self._digester.owner(endpoint, api_key))
 
@@ -190,9 +190,9 @@ class SqliteState:
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
                 text = "is in use by another run; wait until that run ends"
             case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
-                text = f"is damaged or not a state of this command; {_OTHER}"
+                text = f"is damaged or not a state of this command; {_FIX}"
             case sqlite3.SQLITE_FULL:
-                text = "has no room on its disk; free disk space, and run the command again"
+                text = "cannot be written, because the disk is full; free disk space, and run the command again"
             case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
                 text = "or its folder is not writable; change the permissions, or choose another file with --state"
             case _:

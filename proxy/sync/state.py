@@ -1,4 +1,7 @@
-"""Defines what a state of sent values can do. Two implementations: SQLite in sync/, Redis in storage/redis/."""
+"""The interfaces of the accepted values and of the state of sent values.
+
+`SentState` has two implementations: SQLite in sync/, and Redis in storage/redis/.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +23,14 @@ class AcceptedValues(Protocol):
         """Return the accepted attributes of each user; empty for an unknown user."""
 
     def record(self, accepted: Sequence[tuple[str, Mapping[str, Sent]]]) -> None:
-        """Store accepted attributes durably. Other attributes of the users stay.
-
-        An older time never replaces a newer one.
-        """
+        """Store accepted attributes, and keep all other attributes. An older time never replaces a newer one."""
 
     def forget(self, user_ids: Sequence[str]) -> int:
         """Remove users. Return the number of removed users."""
 
 
 class SentState(AcceptedValues, Protocol):
-    """Accepted values that outlive the process, and belong to one endpoint and key of Braze."""
+    """Accepted values that are stored durably, and belong to one endpoint and key of Braze."""
 
     def users(self) -> Iterator[tuple[str, Mapping[str, Sent]]]:
         """Yield every user of the state. Redis may yield a user twice."""
@@ -39,7 +39,7 @@ class SentState(AcceptedValues, Protocol):
         """Return the number of users."""
 
     def differing(self, endpoint: str, api_key: str) -> list[str]:
-        """Return the names of the settings that differ from those of the owner; empty without an owner."""
+        """Return the names of the settings that differ from the settings of the owner; empty without an owner."""
 
     def claim(self, endpoint: str, api_key: str, *, clear: bool) -> None:
         """Make an endpoint and a key the owner of the state. `clear`: remove all users first."""

@@ -1,4 +1,4 @@
-"""Converts a user of Amplitude's event stream to the objects for Braze. Pure."""
+"""Converts an element of Amplitude's event stream to objects for Braze. Does no I/O."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from proxy.profile.updates import REMOVED, UNKNOWN, Updates, parse_updates
 Kind = Literal["events", "attributes"]
 ALL = "*"
 OWN_EVENT_PREFIX = "[Braze] "
-"""Start of the type of an event from Braze Currents. Braze must not get its own events back."""
+"""The prefix of events from Braze Currents, which must not be sent back to Braze."""
 _EVENT_IDS = ("uuid", "insert_id", "$insert_id")
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The event types and user properties to forward. `*` in a set stands for all."""
+    """The event types and user properties to forward. `*` in a set means all."""
 
     events: frozenset[str]
     properties: frozenset[str]
@@ -36,8 +36,8 @@ class Selection:
 class StreamObject:
     """An event, or the attributes of a user, for Braze.
 
-    `content`: without `external_id`. `event_id`: the digest of the event; None for attributes, and for an event without
-    an id, which cannot be recognised when it is repeated.
+    `content`: the fields except `external_id`. `event_id`: a digest of the user and the id of the event; None for
+    attributes, and for an event without an id. A repeated event without an id is not recognised.
     """
 
     user_id: str
@@ -56,10 +56,10 @@ def stream_objects(
     selection: Selection,
     skipped: Counter[str],
 ) -> Iterator[StreamObject]:
-    """Yield the objects of an element of a push that `selection` forwards. `skipped` counts other and cut values.
+    """Yield the objects of an element of a push that `selection` forwards.
 
     `fields`: the decoded element. `at`, `event_at`: the times of its properties and of its event (Unix seconds).
-    `updates`: its properties.
+    `updates`: its properties. `skipped`: counts objects and values that are skipped or cut, by reason.
     """
     event_type = fields.get("event_type")
     if isinstance(event_type, str) and (event_type in selection.events or ALL in selection.events):
@@ -108,7 +108,7 @@ def _attributes(updates: Updates, selection: Selection, skipped: Counter[str]) -
 
 
 def _event_id(user_id: str, fields: Mapping[str, Any]) -> int | None:
-    """Return a digest of the event. An insert id is unique per user only."""
+    """Return a digest of the id of the event and the user id, because an `insert_id` is unique only for its user."""
     for name in _EVENT_IDS:
         value = fields.get(name)
         if isinstance(value, str) and value.strip():

@@ -1,4 +1,4 @@
-"""Receives the events of Braze Currents, and relays them to Amplitude."""
+"""Receives events of Braze Currents, and relays the events to Amplitude."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def currents() -> Response:
     try:
         with relay.reserve_memory(largest_size(request, MAX_BODY_BYTES, _TOO_LARGE)):
             events, size = _events(checkpoint)
-        # The size of a body without a length is known only now.
+        # Now also for a body without a length, whose size is known only after reading.
         with relay.reserve_memory(size):
             result = relay.relay(events)
     except envelope.TooMany:

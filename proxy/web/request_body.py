@@ -61,7 +61,7 @@ def largest_size(request: Request, max_bytes: int, too_large: str) -> int:
 def read_large_body(
     request: Request, max_bytes: int, too_large: str, checkpoint: Callable[[], object], *, zipped: bool = False
 ) -> bytearray:
-    """Return the body, which may have up to `max_bytes` after it is unzipped. Yields to other greenlets.
+    """Return the body, of at most `max_bytes` after decompression. Yields to other greenlets.
 
     Raises BadRequest, and BodyTooLarge with the text `too_large`.
     """

@@ -39,7 +39,7 @@ class Services:
     """The objects that views use, built once.
 
     A data view may wait `wait_seconds` for missing parts. The server sets `draining` when it stops. Requests on open
-    connections are still answered. `sent`: the state of what was sent to Braze, with Redis.
+    connections are still answered. `sent`: the state of the values sent to Braze, with Redis.
     """
 
     profiles: ProfileService

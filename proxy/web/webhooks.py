@@ -1,4 +1,4 @@
-"""Receives Amplitude's webhooks: stores a batch of users, forwards it if switched on, and reports the outcome."""
+"""Receives Amplitude's webhooks: stores a batch of users, forwards it to Braze, and reports the outcome."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def cohorts() -> Response:
 
 @blueprint.post("/users", provide_automatic_options=False)
 def users() -> Response:
-    """Store properties of users, alone or with their events, and forward them to Braze if this is switched on."""
+    """Store properties of users. If forwarding is switched on, also forward events and properties to Braze."""
     stream = services().event_stream if _forward_requested() else None
     return _ingest("users", partial(read_users, keep_elements=stream is not None), stream)
 

@@ -77,7 +77,7 @@ class Amplitude:
 
 
 async def _fail(url: str, seconds: int) -> None:
-    """Let Braze fail in two ways during the run."""
+    """Set two kinds of faults of Braze during the run."""
     loop = asyncio.get_running_loop()
 
     def fault(**query: str) -> None:

@@ -99,7 +99,7 @@ def test_send__2xx_without_usable_document__uncertain(body: bytes) -> None:
     assert result.uncertain
 
 
-def test_send__errors_with_index__fail_only_these_objects() -> None:
+def test_send__errors_with_index__only_these_objects_fail() -> None:
     errors = [
         {"type": "bad plan", "input_array": "attributes", "index": 1},
         {"type": "bad event", "input_array": "events", "index": 0},

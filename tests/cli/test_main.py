@@ -425,7 +425,7 @@ def test_check__braze__one_request_that_writes_nothing(
     assert (report["requests"], report["objects"]) == (1, 0)
 
 
-def test_check__directions_switched_on__says_what_each_will_do(sandbox: Sandbox) -> None:
+def test_check__directions_switched_on__lists_each_direction(sandbox: Sandbox) -> None:
     braze = {"BRAZE_REST_ENDPOINT": sandbox.url, "BRAZE_API_KEY": sandbox.braze.key}
     code, lines = check(
         sandbox, **braze, FORWARD_EVENTS="Order,App Open", FORWARD_PROPERTIES="*", BRAZE_REQUESTS_PER_MINUTE="600"
@@ -436,7 +436,7 @@ def test_check__directions_switched_on__says_what_each_will_do(sandbox: Sandbox)
         "forwards to Braze: App Open, Order as events and all as custom attributes; Braze ignores users that it does "
         "not know"
     )
-    assert f"writes to {sandbox.url}; the state is in the file of --state, at most 600 requests a minute" in sync
+    assert f"writes to {sandbox.url}, with at most 600 requests a minute; the state is in the file of --state" in sync
     _, lines = check(sandbox, **braze, FORWARD_EVENTS="*", BRAZE_CREATE_USERS="true")
     assert "forwards to Braze: all as events; Braze creates unknown users" in lines[-2]
     _, lines = check(sandbox, AMPLITUDE_API_KEY=sandbox.api_key, AMPLITUDE_COHORTS_URL=EU_COHORTS_URL)

@@ -1,4 +1,4 @@
-"""The guides to sync, event stream and Currents: a new user's walk with the demo, and their commands and tables."""
+"""Follows the guides to sync, event stream and Currents with the demo, and checks their commands and tables."""
 
 from __future__ import annotations
 
@@ -70,7 +70,10 @@ def test_walk__demo_with_sync__every_direction_arrives_as_the_guides_say(printed
     assert stdout(users) == "{}"
     assert stdout(sync) == fragment("sync first").block("text")
     assert stdout(sync) == fragment("sync second").block("text")
-    assert stdout(users).startswith('{"ava": {"loyalty_points": 420, "newsletter": true, "in_c31": true}, ')
+    assert stdout(users).startswith('{"')
+    # The requests of sync arrive in any order, so the user can be after the end of the printed part.
+    all_users = users.partition(" | ")[0]
+    assert json.loads(stdout(all_users))["ava"] == {"loyalty_points": 420, "newsletter": True, "in_c31": True}
 
     assert delivered(event) <= {"accepted", "duplicate", "unchanged"}
     arrived, *_ = json.loads(stdout(events))
@@ -79,7 +82,7 @@ def test_walk__demo_with_sync__every_direction_arrives_as_the_guides_say(printed
         "Order Completed",
         {"total": 42.5},
     )
-    assert '"plan": "gold"' in stdout(users)
+    assert json.loads(stdout(all_users))["ava"]["plan"] == "gold"
 
     assert json.loads(stdout(currents)) == json.loads(fragment("currents answer").block("json"))
     (opened,) = json.loads(stdout(relayed))

@@ -237,7 +237,7 @@ def test_track__every_object_is_invalid__400_with_errors(braze_sandbox: Sandbox)
     assert braze_sandbox.braze.report()["object_errors"] == 1
 
 
-def test_update_existing_only__unknown_user__ignored_in_silence(braze_sandbox: Sandbox) -> None:
+def test_update_existing_only__unknown_user__silently_ignored(braze_sandbox: Sandbox) -> None:
     braze = braze_sandbox.braze
     braze.create_users("created")
     users = ("ava", "user-7", "created", "stranger")
@@ -250,7 +250,9 @@ def test_update_existing_only__unknown_user__ignored_in_silence(braze_sandbox: S
 
 
 @pytest.mark.parametrize(("known_users", "users"), [("all", {"stranger", "ava"}), ("none", set())])
-def test_known_users__all_or_none__decide_who_exists(braze_sandbox: Sandbox, known_users: Any, users: set[str]) -> None:
+def test_known_users__all_or_none__determine_existing_users(
+    braze_sandbox: Sandbox, known_users: Any, users: set[str]
+) -> None:
     braze_sandbox.braze = BrazeApi(known_users=known_users)
     objects = [{"external_id": user, "_update_existing_only": True, "plan": "gold"} for user in ("stranger", "ava")]
     track(braze_sandbox, attributes=objects)

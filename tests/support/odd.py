@@ -30,6 +30,7 @@ ROUTES = (
     Route("GET", "/status"),
     Route("GET", "/status.json"),
     Route("GET", "/playground"),
+    Route("GET", "/playground/frame"),
     Route(
         "POST",
         "/playground/render",

@@ -59,7 +59,7 @@ def test_redis__event__expires_after_six_hours(redis: RedisServer) -> None:
         assert REMEMBERED_SECONDS - 60 < client.ttl(key) <= REMEMBERED_SECONDS
 
 
-def test_add__redis_is_gone__raised_and_recorded_in_this_process(redis: RedisServer, clock: FakeClock) -> None:
+def test_add__redis_unavailable__raises_and_records_in_this_process(redis: RedisServer, clock: FakeClock) -> None:
     events = DeliveredEvents(shared(redis), clock=clock)
     redis.stop()
     with pytest.raises(RedisUnavailable):

@@ -253,7 +253,7 @@ def test_deliver__every_batch_rejected__stops() -> None:
     assert len(outcomes.failed) == 12
 
 
-def test_deliver__errors_of_objects__fail_only_these() -> None:
+def test_deliver__errors_of_objects__only_these_objects_fail() -> None:
     errors = [{"type": "bad plan", "input_array": "attributes", "index": index} for index in (0, 2)]
     outcomes, requests = run(changes(4), lambda _: Answer(201, {"message": "success", "errors": errors}))
     assert outcomes.failed == {"user-000": "bad plan", "user-002": "bad plan"}

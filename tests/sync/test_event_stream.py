@@ -87,11 +87,11 @@ def test_forward__events__accepted_in_order(braze: Sandbox, stream: EventStream)
     assert received(braze) == ["Order 1", "Order 2", "Order 3"]
 
 
-def test_forward__nothing_to_send__done(stream: EventStream) -> None:
+def test_forward__no_objects__no_retry(stream: EventStream) -> None:
     assert stream.forward([], WAIT_SECONDS, Counter(from_braze=2)) == ForwardResult({"from_braze": 2}, None)
 
 
-def test_forward__messages_at_once__travel_in_few_requests(braze: Sandbox, stream: EventStream) -> None:
+def test_forward__concurrent_messages__share_requests(braze: Sandbox, stream: EventStream) -> None:
     with ThreadPoolExecutor(40) as pool:
         results = list(pool.map(lambda n: forward(stream, event(n, f"u{n}")), range(1, 41)))
     assert all(result.retry_after is None for result in results)
@@ -114,7 +114,7 @@ def test_forward__repeated_event__sent_once(braze: Sandbox, stream: EventStream)
     assert received(braze) == ["Order 1"]
 
 
-def test_forward__same_event_in_two_messages_at_once__sent_once(braze: Sandbox, stream: EventStream) -> None:
+def test_forward__same_event_in_concurrent_messages__sent_once(braze: Sandbox, stream: EventStream) -> None:
     braze.braze.latency = 0.1
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda _: forward(stream, event(1)), range(8)))
@@ -141,7 +141,7 @@ def test_forward__older_value__not_sent(braze: Sandbox, stream: EventStream) -> 
     assert braze.braze.attributes("u1") == {"plan": "gold"}
 
 
-def test_forward__values_of_a_user_at_once__last_wins(braze: Sandbox, stream: EventStream) -> None:
+def test_forward__concurrent_values_of_a_user__last_wins(braze: Sandbox, stream: EventStream) -> None:
     result = forward(stream, *(attributes(NOW + n, points=n) for n in range(5)))
     assert result.outcomes == {"accepted": 5}
     assert braze.braze.attributes("u1") == {"points": 4}
@@ -166,7 +166,7 @@ def test_forward__values_of_a_user_at_once__last_wins(braze: Sandbox, stream: Ev
     ],
     ids=lambda value: value.kind if isinstance(value, Fault) else str(value),
 )
-def test_forward__braze_does_not_accept__to_send_again(
+def test_forward__braze_fails__result_has_retry_after(
     braze: Sandbox, stream: EventStream, fault: Fault, word: str, at_least: float
 ) -> None:
     braze.braze.faults.set(fault)
@@ -193,9 +193,7 @@ def test_forward__braze_is_slower_than_the_wait__late_and_then_a_duplicate(braze
     assert received(braze) == ["Order 1"]
 
 
-def test_forward__one_object_rejected__the_others_accepted_and_the_message_done(
-    braze: Sandbox, stream: EventStream
-) -> None:
+def test_forward__one_object_rejected__other_objects_accepted_and_no_retry(braze: Sandbox, stream: EventStream) -> None:
     braze.braze.faults.set(Fault("object-errors", user_id="bad"))
     result = forward(stream, event(1, "bad"), event(2, "good"), attributes(user_id="bad", plan="gold"))
     assert result == ForwardResult({"rejected": 2, "accepted": 1}, None)
@@ -216,7 +214,7 @@ def test_forward__wrong_key__refused_without_a_request_for_some_seconds(braze: S
     assert braze.braze.report()["requests"] == 1
 
 
-def test_forward__rate_is_used_up__to_send_again(braze: Sandbox) -> None:
+def test_forward__rate_limit_is_used_up__result_has_retry_after(braze: Sandbox) -> None:
     stream = new_stream(braze, per_minute=1)
     assert forward(stream, event(1)).retry_after is None
     second = forward(stream, event(2), wait_seconds=0.3)
@@ -225,7 +223,7 @@ def test_forward__rate_is_used_up__to_send_again(braze: Sandbox) -> None:
     assert braze.braze.report()["requests"] == 1
 
 
-def test_forward__a_thread_cannot_start__the_next_message_is_sent(
+def test_forward__thread_cannot_start__next_message_is_sent(
     braze: Sandbox, stream: EventStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -256,7 +254,7 @@ class FailingDeliveredEvents(DeliveredEvents):
         return super().known(event_ids)
 
 
-def test_forward__unexpected_error__to_send_again_and_the_user_is_free(
+def test_forward__unexpected_error__result_has_retry_after_and_user_is_not_blocked(
     braze: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     stream = new_stream(braze, delivered=FailingDeliveredEvents())
@@ -283,7 +281,7 @@ def test_forward__redis_fails_after_braze_accepted__accepted_and_not_sent_again(
     assert braze.braze.report()["requests"] == 1
 
 
-def test_forward__message_with_more_objects_than_may_wait__some_accepted_at_each_try(
+def test_forward__message_larger_than_the_queue__each_attempt_accepts_some_objects(
     braze: Sandbox, stream: EventStream
 ) -> None:
     result = forward(stream, *(event(number, f"u{number}") for number in range(20_001)), wait_seconds=0.3)

@@ -1,4 +1,4 @@
-"""The relay over real HTTP: what is sent again, what is skipped, and what Braze must send again."""
+"""The relay over real HTTP: repeated requests to Amplitude, skipped events, and events that Braze must send again."""
 
 from __future__ import annotations
 

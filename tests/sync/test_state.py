@@ -440,7 +440,9 @@ def test_redis__lock__second_run_is_refused_and_a_lost_lock_is_reported(
     first, second = connect(), connect()
     with first.locked(lost.set), redis.Redis.from_url(server.url) as administrator:
         with (
-            pytest.raises(StateInUse, match=r"in use by another run; wait until that run ends \(a run that was killed"),
+            pytest.raises(
+                StateInUse, match=r"in use by another run; wait until that run ends \(the lock of a killed run"
+            ),
             second.locked(lost.set),
         ):
             raise AssertionError("both runs have the lock")

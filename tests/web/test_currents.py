@@ -1,4 +1,4 @@
-"""`POST /v1/webhooks/braze/currents`: what Braze gets, whatever Braze sends and whatever Amplitude answers."""
+"""`POST /v1/webhooks/braze/currents`: the answers to Braze, for all kinds of requests and of answers from Amplitude."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_currents__connection_test_of_braze__200_or_401(
         b"[" * 9999,
     ],
 )
-def test_currents__body_of_another_form__400(client: FlaskClient, upstream: BatchUpstream, body: bytes) -> None:
+def test_currents__body_of_another_format__400(client: FlaskClient, upstream: BatchUpstream, body: bytes) -> None:
     answer = post(client, body)
     assert answer.json is not None
     assert (answer.status_code, answer.json["code"]) == (400, "invalid_body")
@@ -197,7 +197,7 @@ def test_currents__amplitude_hangs__503_after_the_timeout(upstream: BatchUpstrea
 
 
 @pytest.mark.contract("8 answers")
-def test_currents__rejected_api_key__503_and_status_log_and_metric_say_so(
+def test_currents__rejected_api_key__503_and_reported_in_status_log_and_metric(
     client: FlaskClient, upstream: BatchUpstream, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)

@@ -100,14 +100,14 @@ def test_webhook__selected_event_and_property__at_braze_before_the_answer(braze:
     ("events", "properties", "expected"),
     [("Order", "", (1, {})), ("", "plan", (0, {"plan": "gold"})), ("*", "*", (1, {"plan": "gold", "points": 420}))],
 )
-def test_webhook__one_setting_alone__forwards_its_own_kind(
+def test_webhook__only_one_forward_setting__forwards_only_this_kind(
     braze: Sandbox, source: FakeSource, events: str, properties: str, expected: tuple[int, dict[str, Any]]
 ) -> None:
     post(new_client(braze, source, FORWARD_EVENTS=events, FORWARD_PROPERTIES=properties), EVENT)
     assert (len(braze.braze.details("events")), braze.braze.attributes("u1")) == expected
 
 
-def test_webhook__braze_fails__503_and_the_next_try_is_no_duplicate(braze: Sandbox, client: FlaskClient) -> None:
+def test_webhook__braze_fails__503_and_the_next_attempt_is_no_duplicate(braze: Sandbox, client: FlaskClient) -> None:
     braze.braze.faults.set(Fault("status", status=503))
     failed = post(client, EVENT)
     assert (failed.status_code, failed.json and failed.json["code"]) == (503, "not_delivered")
@@ -129,10 +129,10 @@ def test_webhook__braze_refuses_the_key__503(braze: Sandbox, client: FlaskClient
     assert post(client, EVENT).status_code == 503
 
 
-def test_webhook__braze_asks_to_slow_down__503_with_its_time(braze: Sandbox, client: FlaskClient) -> None:
+def test_webhook__braze_returns_429__503_with_retry_after_of_braze(braze: Sandbox, client: FlaskClient) -> None:
     braze.braze.faults.set(Fault("429-retry-after", seconds=40, times=1))
     assert 39 <= int(post(client, EVENT).headers["Retry-After"]) <= 40
-    # No request while Braze wants none.
+    # No request is sent before the time in Braze's answer.
     assert post(client, EVENT).status_code == 503
     assert braze.braze.report()["requests"] == 1
 
@@ -144,9 +144,7 @@ def test_webhook__braze_hangs__503_within_the_deadline(braze: Sandbox, client: F
     assert outcomes['kind="events",outcome="uncertain"'] == 1
 
 
-def test_webhook__braze_rejects_the_object_for_good__200_with_the_reason_counted(
-    braze: Sandbox, client: FlaskClient
-) -> None:
+def test_webhook__braze_rejects_the_object__200_and_counted_as_rejected(braze: Sandbox, client: FlaskClient) -> None:
     braze.braze.faults.set(Fault("object-errors", user_id="u1"))
     answer = post(client, EVENT)
     assert answer.status_code == 200

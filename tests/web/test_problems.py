@@ -89,7 +89,7 @@ def lines(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> 
         ("POST", RENDER, {"json": {}}, 400, "missing_parameter", "template"),
         ("POST", RENDER, {"json": {"template": "", "user_id": 1}}, 400, "invalid_parameter", "user_id"),
         ("POST", RENDER, {"json": {"template": "", "device_id": 1}}, 400, "invalid_parameter", "device_id"),
-        ("POST", RENDER, {"json": {"template": "x" * 131_072}}, 413, "body_too_large", None),
+        ("POST", RENDER, {"json": {"template": "x" * 524_288}}, 413, "body_too_large", None),
         ("POST", RENDER, {"data": {"template": ""}, "content_type": FORM}, 415, "unsupported_media_type", None),
     ],
 )

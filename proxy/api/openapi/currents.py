@@ -40,7 +40,7 @@ def _relay() -> Schema:
         "summary": "Events of Braze Currents, for Amplitude",
         "description": "Braze's custom HTTP connector calls this route, from any address: `ALLOWED_NETWORKS` does not "
         "apply. The service sends the events to Amplitude's Batch API, and answers when Amplitude has accepted them. "
-        "An empty body is the connection test of Braze. A body has at most 8 MiB, 50,000 events, 500,000 values, and "
+        "Braze sends an empty body to test the connection. A body has at most 8 MiB, 50,000 events, 500,000 values and "
         "1,048,576 characters per event. The body may be compressed with gzip. The status is 503 with `Retry-After` if "
         "Amplitude does not accept the events, if too many batches are being sent, or if `AMPLITUDE_API_KEY` is not "
         "set. Braze then sends the events again.",

@@ -38,7 +38,7 @@ _RESULT: WebhookResult = {
 _FORWARD: Schema = {
     "name": "forward",
     "in": "query",
-    "description": "`false` to store the properties without forwarding anything to Braze.",
+    "description": "With `false`, the service stores the properties and forwards nothing to Braze.",
     "schema": {"type": "boolean", "default": True},
 }
 

@@ -1,1 +1,1 @@
-"""The sync command: reads values from Amplitude, and writes those that changed to Braze."""
+"""The sync command: reads values from Amplitude, and writes changed values to Braze."""

@@ -1,4 +1,4 @@
-"""The sync command: writes values of Amplitude into Braze, as custom attributes of the same name."""
+"""The sync command: writes values from Amplitude to Braze, as custom attributes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from proxy.sync.state import SentState
 
 @dataclass(frozen=True, slots=True)
 class _Mode:
-    """The options that change what is sent."""
+    """The options that determine which values are sent."""
 
     dry_run: bool
     everything: bool
@@ -50,7 +50,7 @@ class _Mode:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What a run needs to plan and send. `start_over`: the values in the state do not count."""
+    """The inputs for planning and sending. `start_over`: ignore the values in the state."""
 
     selection: Selection
     mode: _Mode
@@ -62,8 +62,8 @@ class _Run:
     result: ReadResult
     failures: FailuresFile
     stop: Event
-    lost: Event
-    """Set if another run took over the state."""
+    lock_lost: Event
+    """Set if another run took over the lock of the state."""
     record: RunRecord
 
 
@@ -82,21 +82,35 @@ class _Run:
 @click.option(
     "--recommendations", default="", help="Recommendations to write as lists, comma-separated ids or aliases."
 )
-@click.option("--log-exposures", is_flag=True, help="Confirm that each fetched recommendation logs an exposure.")
-@click.option("--membership", metavar="NAME", help="Attribute that is true in the cohort, and false after leaving it.")
+@click.option("--log-exposures", is_flag=True, help="Confirm that fetching recommendations logs exposures.")
+@click.option(
+    "--membership",
+    metavar="NAME",
+    help="Attribute that is true for members of the cohort, and false for users who left.",
+)
 @click.option("--rename", multiple=True, metavar="OLD=NEW", help="Write an attribute under another name.")
 @click.option("--dry-run", is_flag=True, help="Read everything and print the costs, but write nothing.")
-@click.option("--all", "everything", is_flag=True, help="Send unchanged values too. Starts over for another key.")
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Send unchanged values too. With another endpoint or key, starts a new state.",
+)
 @click.option("--keep-state", is_flag=True, help="Use the state with a new key of the same workspace.")
 @click.option(
     "--state",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help=f"File with the state of what was sent. Without REDIS_URL, default: {DEFAULT_PATH}",
+    help=f"File with the state of sent values, if REDIS_URL is not set.  [default: {DEFAULT_PATH}]",
 )
-@click.option("--allow-reserved", is_flag=True, help="Overwrite profile fields of Braze, such as email.")
-@click.option("--allow-removals", is_flag=True, help="Send null or false to any number of users.")
-@click.option("--failures", type=click.Path(path_type=Path), metavar="FILE", help="File for failed user ids.")
+@click.option("--allow-reserved", is_flag=True, help="Allow overwriting profile fields of Braze, such as email.")
+@click.option("--allow-removals", is_flag=True, help="Allow sending null or false to many users.")
+@click.option(
+    "--failures",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="File for the ids of failed users, with reasons.",
+)
 @service_options("URL of a running service that makes the calls to Amplitude.", "admin")
 @click.option(
     "--quota",
@@ -105,7 +119,7 @@ class _Run:
     envvar="AMPLITUDE_REQUESTS_PER_MINUTE",
     show_default=True,
     show_envvar=True,
-    help="Calls a minute to Amplitude that the run may make.",
+    help="Maximum number of calls to Amplitude a minute.",
 )
 def sync(
     users: BinaryIO | None,
@@ -128,17 +142,18 @@ def sync(
     credentials: str | None,
     quota: int,
 ) -> None:
-    """Write values from Amplitude into Braze as attributes.
+    """Write values from Amplitude to Braze as custom attributes.
 
-    Each value becomes a custom attribute of the same name. The users are the members of one or more cohorts, or those
-    of USERS: a file, or - for stdin, with one user id per line; with --column, a CSV table. Only values that differ
-    from the last ones that Braze accepted are sent.
+    Each value becomes a custom attribute of the same name. The users are the members of one or more cohorts, or the
+    users in USERS: a file, or - for stdin, with one user id per line; with --column, a CSV table. The command sends
+    only values that differ from the values that Braze last accepted.
 
-    Properties and membership of a cohort come from its download, without calls. All other values cost one call a user:
-    by the service at --url, or within the quota that is shared in Redis.
+    With --cohort, properties and membership come from the download of the cohort, without calls. All other values cost
+    one call per user. With --url, the service makes these calls. Otherwise, the command makes the calls, within the
+    quota in Redis.
 
-    Without REDIS_URL, the state of what was sent is in a file. Only one run may use a state. You can stop the command
-    at any time and run it again. Values already sent are skipped.
+    The state of sent values is in Redis, or in a file without REDIS_URL. Two runs cannot use a state at the same time.
+    You can stop the command at any time and run it again. Values already sent are skipped.
 
     Exits with status 1 if values of some users could not be read or sent.
     """
@@ -173,20 +188,21 @@ def sync(
             settings, services, ask_functions = connect(url, credentials, question, quota)
             target = braze_target(settings, services)
             client = cohort_client(settings) if cohort_ids else None
-            stop, lost = Event(), Event()
+            stop, lock_lost = Event(), Event()
 
             def on_lost() -> None:
-                lost.set()
+                lock_lost.set()
                 stop.set()
 
-            sent = stack.enter_context(open_state(services, state or Path(DEFAULT_PATH), on_lost, dry_run=dry_run))
+            path = state or Path(DEFAULT_PATH)
+            sent_state = stack.enter_context(open_state(services, path, on_lost, dry_run=dry_run))
             runs = None if services is None or dry_run else services.sync_runs
             record = stack.enter_context(recorded(runs))
-            start_over = _check_owner(sent, target, mode)
+            start_over = _check_owner(sent_state, target, mode)
             # Only now, because a run that is refused must not overwrite the file of the run in progress.
-            inputs = [state or Path(DEFAULT_PATH), *([] if users is None else [Path(users.name)])]
-            failed = FailuresFile(None if dry_run else failures, inputs)
-            stack.callback(failed.close)
+            inputs = [path, *([] if users is None else [Path(users.name)])]
+            failures_file = FailuresFile(None if dry_run else failures, inputs)
+            stack.callback(failures_file.close)
             staging = stack.enter_context(closing(Staging()))
             result = ReadResult()
             if users is not None:
@@ -204,17 +220,30 @@ def sync(
                     f"{format_minutes(-(-calls // quota))}; less if users are already cached",
                     err=True,
                 )
-                read_answers(ask_functions, question, quota, selection, staging, result, failed.add)
+                read_answers(ask_functions, question, quota, selection, staging, result, failures_file.add)
                 selection.check(list(result.computed))
             complete = _write(
-                _Run(selection, mode, settings, target, sent, start_over, staging, result, failed, stop, lost, record)
+                _Run(
+                    selection,
+                    mode,
+                    settings,
+                    target,
+                    sent_state,
+                    start_over,
+                    staging,
+                    result,
+                    failures_file,
+                    stop,
+                    lock_lost,
+                    record,
+                )
             )
             record.complete = complete
         except (UnreadableFile, DiskFull, NotDownloaded, StateUnavailable, StateInUse) as error:
             raise click.ClickException(str(error)) from None
         except RedisUnavailable as error:
             raise click.ClickException(
-                f"{error or 'Redis does not answer'}; nothing of this run is lost, so run the command again"
+                f"{error or 'Redis does not answer'}; run the command again (values already sent are skipped)"
             ) from None
     if not complete:
         sys.exit(1)
@@ -225,17 +254,17 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _question(selection: Selection, *, from_file: bool) -> dict[str, str]:
-    """Return the parameters of the calls; empty if the downloads have everything."""
+    """Return the parameters of the calls; empty if the downloads contain all values."""
     sections = {
         "properties": ("keys", selection.properties if from_file else ()),
         "computations": ("comp_id", selection.computations),
         "recommendations": ("rec_id", selection.recommendations),
     }
-    wanted = {section: ids for section, ids in sections.items() if ids[1]}
-    if not wanted:
+    sections = {section: ids for section, ids in sections.items() if ids[1]}
+    if not sections:
         return {}
-    parameters = {parameter: ",".join(names) for parameter, names in wanted.values()}
-    return {"include": ",".join(wanted), "on_error": "retry", **parameters}
+    parameters = {parameter: ",".join(names) for parameter, names in sections.values()}
+    return {"include": ",".join(sections), "on_error": "retry", **parameters}
 
 
 def _check_owner(state: SentState, target: BrazeTarget, mode: _Mode) -> bool:
@@ -316,10 +345,12 @@ def _write(run: _Run) -> bool:
         print_status(f"Error: {run.failures.error}")
     if error is not None:
         raise click.ClickException(str(error))
-    if run.lost.is_set():
-        raise click.ClickException("another run took over the state in Redis; wait until it ends, and run this again")
+    if run.lock_lost.is_set():
+        raise click.ClickException(
+            "another run took over the state in Redis; wait until that run ends, and run the command again"
+        )
     if sender.progress.finished < counts.users:
-        click.echo("stopped before all values were sent; run the command again, and values already sent are skipped")
+        click.echo("stopped before all values were sent; run the command again (values already sent are skipped)")
         return False
     return result.complete and not sender.progress.failed
 

@@ -1,4 +1,4 @@
-"""Connects a run of sync: to Amplitude's data, to Braze, and to the state."""
+"""Connects a run of sync to Amplitude, to Braze and to the state."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from proxy.web.services import Services
 
 @dataclass(frozen=True, slots=True)
 class BrazeTarget:
-    """Where the values go: the client, its rate limiter, and the endpoint and key that own the state."""
+    """The client of Braze, its rate limiter, and the endpoint and key that own the state."""
 
     client: TrackClient
     limiter: RateLimiter
@@ -42,9 +42,9 @@ def connect(
 
     The services are None if neither Redis nor calls in this process are needed.
     """
-    calls_here = bool(question) and not url
+    makes_calls = bool(question) and not url
     # A run that makes no calls needs no secret key, except for downloads.
-    environ = dict(os.environ) if calls_here else {**os.environ, "AMPLITUDE_PROFILE_API": "off"}
+    environ = dict(os.environ) if makes_calls else {**os.environ, "AMPLITUDE_PROFILE_API": "off"}
     settings, _ = own_settings(environ)
     if "comp_id" in question:
         aliases = Aliases(settings.aliases)
@@ -55,10 +55,10 @@ def connect(
     if settings.redis_url is not None:
         services, ask = own_service_with_redis(environ)
         ask_functions = [ask] * CONNECTIONS
-    elif calls_here:
+    elif makes_calls:
         click.echo(
-            f"warning: the run shares no quota with a service, and makes up to {quota:,} calls a minute; add --url, or "
-            "set REDIS_URL",
+            f"warning: the run shares no quota with the service, and makes up to {quota:,} calls a minute; add --url, "
+            "or set REDIS_URL",
             err=True,
         )
         services, ask = own_service({**environ, "AMPLITUDE_REQUESTS_PER_MINUTE": str(quota)})
@@ -88,12 +88,12 @@ def open_state(
     services: Services | None, path: Path, on_lost: Callable[[], None], *, dry_run: bool
 ) -> Iterator[SentState]:
     """Open and lock the state. A dry run does not lock the state in Redis, because it writes nothing."""
-    in_redis: RedisSentState | None = services.sent if services is not None else None
-    if in_redis is None:
-        with closing(SqliteState(path, create=not dry_run)) as in_file:
-            yield in_file
+    redis_state: RedisSentState | None = services.sent if services is not None else None
+    if redis_state is None:
+        with closing(SqliteState(path, create=not dry_run)) as file_state:
+            yield file_state
     elif dry_run:
-        yield in_redis
+        yield redis_state
     else:
-        with in_redis.locked(on_lost):
-            yield in_redis
+        with redis_state.locked(on_lost):
+            yield redis_state

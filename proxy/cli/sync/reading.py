@@ -1,4 +1,4 @@
-"""Reads the values that Braze should have: from cohort downloads, and by one call per user for other values."""
+"""Reads the values for Braze from cohort downloads, and other values with one call per user."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CONNECTIONS = 16
 
 @dataclass(slots=True)
 class ReadResult:
-    """What a run read. `at`: the time of the last download (Unix seconds). `lines`: of the summary.
+    """The result of reading. `at`: the time of the last download (Unix seconds). `lines`: lines for the summary.
 
     `computed`: the names of computed values in Amplitude's answers. `unreadable`: the number of skipped lines that may
     name a user. `complete`: whether all rows and columns were read.
@@ -54,7 +54,7 @@ class ReadResult:
         if self.unknown:
             yield f"skipped {format_count(self.unknown, 'user')}: unknown to Amplitude"
         if self.unanswered:
-            yield f"skipped {format_count(self.unanswered, 'user')}: Amplitude's answer has not all requested data"
+            yield f"skipped {format_count(self.unanswered, 'user')}: Amplitude's answer is incomplete"
         if self.failed:
             yield f"skipped {format_count(self.failed, 'user')}: no answer"
 
@@ -142,7 +142,7 @@ def read_answers(
     result: ReadResult,
     on_failed: Callable[[str, str], None],
 ) -> None:
-    """Ask for every user, until all have an answer or the first SIGINT or SIGTERM. Raises DiskFull."""
+    """Fetch the values of every user, until all have an answer or a SIGINT or SIGTERM arrives. Raises DiskFull."""
 
     def take(user_id: str, body: Mapping[str, Any]) -> None:
         if not body["found"]:
@@ -173,6 +173,6 @@ def _answered(body: Mapping[str, Any], selection: Selection, computed: dict[str,
         computed.setdefault(name)
         attributes[selection.attribute(name)] = value
     for rec_id in selection.recommendations:
-        # The items that may be shown: empty in the control group, and for a user without recommendations.
+        # The items are empty in the control group, and for a user without recommendations.
         attributes[selection.attribute(rec_id)] = body["recommendations_by_id"][rec_id]["items"]
     return attributes

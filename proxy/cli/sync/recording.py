@@ -18,7 +18,7 @@ from proxy.storage.redis.sync_runs import RedisSyncRuns
 
 @dataclass(slots=True)
 class RunRecord:
-    """What a run has done so far."""
+    """The progress of a run."""
 
     progress: SendProgress | None = None
     users_unchanged: int = 0
@@ -27,7 +27,7 @@ class RunRecord:
 
 @contextmanager
 def recorded(runs: RedisSyncRuns | None) -> Iterator[RunRecord]:
-    """Record the run of the `with` block at its end, also after an error. `runs`: None to record nothing."""
+    """Record the run when the `with` block ends, also with an error. `runs`: None to record nothing."""
     record = RunRecord()
     error = ""
     try:

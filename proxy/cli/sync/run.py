@@ -1,4 +1,4 @@
-"""Plans the changes of what was read, sends them, and records what Braze accepted."""
+"""Plans the changes of staged users, sends the changes, and records the values that Braze accepted."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _LIMITS = {
     "name_invalid": "the name has a dot or $; choose another name with --rename",
     "operation": "Braze would apply an object with only inc, add or remove, and not store it",
     "list_in_list": "Braze does not support a list in a list",
-    "key_invalid": "an object has a key that Braze rejects",
+    "key_invalid": "an object has a key that Braze rejects, for example with a space, a dot or $",
     "object_too_large": "the object is larger than 100 KB",
 }
 
@@ -112,15 +112,15 @@ def plan(
     planner = ChangePlanner(state.digest, everything=everything)
 
     def departures() -> Iterator[Change | None]:
-        seen: set[str] = set()
-        for user_id, sent in state.users():
-            if membership in sent and user_id not in staging and user_id not in seen:
-                seen.add(user_id)  # Redis may yield a user twice
-                yield planner.departure(user_id, str(membership), sent, at)
+        former_members: set[str] = set()
+        for user_id, accepted in state.users():
+            if membership in accepted and user_id not in staging and user_id not in former_members:
+                former_members.add(user_id)  # Redis may yield a user twice
+                yield planner.departure(user_id, str(membership), accepted, at)
 
     for page in staging.users(computed):
-        sent = [{}] * len(page) if start_over else state.sent([user.user_id for user in page])
-        staging.add_changes(planner.change(user, last) for user, last in zip(page, sent, strict=True))
+        accepted = [{}] * len(page) if start_over else state.sent([user.user_id for user in page])
+        staging.add_changes(planner.change(user, last) for user, last in zip(page, accepted, strict=True))
     if membership is not None and not start_over:
         staging.add_changes(departures())
     return planner.counts
@@ -156,7 +156,7 @@ def _shown(name: str) -> str:
 
 @dataclass(slots=True)
 class SendProgress:
-    """The users of a delivery. `users`: with changes."""
+    """The progress of a delivery. `users`: the number of users with changes."""
 
     users: int
     sent: int = 0
@@ -164,7 +164,7 @@ class SendProgress:
     values: int = 0
     requests: int = 0
     repeated: int = 0
-    """Users in requests whose answer was lost."""
+    """Users in requests that were sent again, because the answer was lost."""
     failures: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -195,7 +195,7 @@ class SendProgress:
 
 
 class Sender:
-    """Sends the staged changes. `claim` makes this run the owner of the state, when Braze accepts the first request."""
+    """Sends the staged changes. `claim`: called once, after Braze accepts the first request."""
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from proxy.profile.values import split_list
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The names as in the options. `renames`: the new name of an attribute, by its name without `gp:`."""
+    """The names in the options. `renames`: the new name of an attribute, by its name without `gp:`."""
 
     properties: tuple[str, ...]
     computations: tuple[str, ...]
@@ -24,7 +24,7 @@ class Selection:
 
     @property
     def names(self) -> list[str]:
-        """Return the names that are known before reading. Computations have their names in Amplitude's answers."""
+        """Return the names except those of computations, which only Amplitude's answers contain."""
         membership = [] if self.membership is None else [self.membership]
         return [*self.properties, *self.recommendations, *membership]
 
@@ -44,20 +44,20 @@ class Selection:
             attribute = self.attribute(name)
             if attribute in attributes:
                 raise click.UsageError(
-                    f"{name!r} and {attributes[attribute]!r} both have the attribute {attribute!r}; rename one with "
-                    f"--rename {attribute_name(name)}=<name>"
+                    f"{name!r} and {attributes[attribute]!r} both have the attribute {attribute!r}; rename {name!r} "
+                    f"with --rename {attribute_name(name)}=<name>"
                 )
             attributes[attribute] = name
             self._check_reserved(attribute, name)
-        known = set(map(attribute_name, names))
-        unused = [name for name in self.renames if name not in known]
+        selected = set(map(attribute_name, names))
+        unused = [name for name in self.renames if name not in selected]
         if unused and not (self.computations and computed is None):
             raise click.UsageError(f"--rename names {unused[0]!r}, which this run does not write; correct --rename")
 
     def _check_reserved(self, attribute: str, name: str) -> None:
         rename = f"rename it with --rename {attribute_name(name)}=<name>"
         if attribute in STEERING_NAMES:
-            raise click.UsageError(f"attribute {attribute!r} would choose the user or steer the request; {rename}")
+            raise click.UsageError(f"attribute {attribute!r} has a special meaning in requests to Braze; {rename}")
         if attribute in PROFILE_FIELDS and not self.allow_reserved:
             raise click.UsageError(
                 f"attribute {attribute!r} is a profile field of Braze; {rename}, or add --allow-reserved to overwrite "

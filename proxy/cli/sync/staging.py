@@ -1,4 +1,4 @@
-"""Stores what a run read, and then what it sends, in a temporary file. Millions of users then need no memory."""
+"""Stores the users and changes of a run in a temporary file, so that millions of users need little memory."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _PAGE_USERS = 1000
 
 
 class Staging:
-    """Users in their order, each with the attributes that were read, and the planned changes.
+    """The users in order of arrival, with their attributes, and the planned changes.
 
-    Every method may raise DiskFull. The methods may be called by any thread, but not by two at the same time.
+    Every method may raise DiskFull. Any thread may call the methods, but not two threads at the same time.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Staging:
         return self._database.execute("SELECT 1 FROM users WHERE id = ?", [user_id]).fetchone() is not None
 
     def add_users(self, user_ids: Iterable[str]) -> None:
-        """Add users about whom nothing was read yet, without duplicates."""
+        """Add users without attributes. Ignores users that are already staged."""
         self._insert("INSERT OR IGNORE INTO users (id) VALUES (?)", ([user_id] for user_id in user_ids))
 
     def add(self, users: Iterable[Desired]) -> None:
@@ -54,10 +54,10 @@ class Staging:
         self._insert("INSERT OR REPLACE INTO users (id, attributes, at) VALUES (?, ?, ?)", rows)
 
     def merge(self, user_id: str, attributes: Mapping[str, Any], at: float) -> None:
-        """Add the attributes in an answer to those of a user. `at` is their time if nothing else was read.
+        """Add the attributes in an answer to the attributes of a user. `at`: the time of the answer.
 
-        With a download, its time counts for all attributes: only properties are also written by others, and only with
-        a file of users do properties come from answers.
+        A user from a download keeps the time of the download. Only properties need an exact time, because the event
+        stream also writes properties. With a download, the answers contain no properties.
         """
         row = self._database.execute("SELECT attributes, at FROM users WHERE id = ?", [user_id]).fetchone()
         stored, stored_at = row or (None, None)
@@ -69,15 +69,15 @@ class Staging:
             )
 
     def user_ids(self) -> Iterator[str]:
-        """Yield all user ids, also while `merge` changes the users."""
+        """Yield all user ids. `merge` may be called at the same time."""
         return (user_id for _, user_id in self._pages("SELECT position, id FROM users"))
 
-    def users(self, answered: Iterable[str]) -> Iterator[list[Desired]]:
-        """Yield the users about whom something was read, in lists.
+    def users(self, computed: Iterable[str]) -> Iterator[list[Desired]]:
+        """Yield the users that have attributes, in lists.
 
-        `answered`: attributes that a user with an answer does not have, unless the answer has them.
+        `computed`: names of computed values. A user with an answer gets None for each name that is not in the answer.
         """
-        absent = dict.fromkeys(answered)
+        absent = dict.fromkeys(computed)
         page: list[Desired] = []
         query = "SELECT position, id, attributes, at, answered FROM users"
         for _, user_id, attributes, at, is_answered in self._pages(query):
@@ -100,7 +100,7 @@ class Staging:
             yield Change(user_id, read_written(attributes), at)
 
     def _pages(self, query: str) -> Iterator[tuple[Any, ...]]:
-        """Yield rows page by page, because a cursor would be open while the rows change."""
+        """Yield rows page by page, because an open cursor must not read rows that change."""
         last = 0
         while rows := self._database.execute(
             f"{query} WHERE position > ? ORDER BY position LIMIT {_PAGE_USERS}", [last]

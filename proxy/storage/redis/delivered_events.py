@@ -20,7 +20,7 @@ class RedisDeliveredEvents:
         self._add = server.script(_LUA / "deliver.lua")
 
     def known(self, event_ids: Sequence[int]) -> set[int]:
-        """Return the events that a process recorded."""
+        """Return the given events that any process recorded."""
         values = self._server.values([self._key(id) for id in event_ids])
         return {id for id, value in zip(event_ids, values, strict=True) if value is not None}
 

@@ -11,12 +11,12 @@ from proxy.storage.redis import RedisUnavailable
 from proxy.storage.redis.client import RedisClient
 
 _FIELD = "runs"
-_KEPT_SECONDS = 90 * 86400.0
+_EXPIRY_SECONDS = 90 * 86400.0
 """Seconds after the last run until the totals expire."""
 
 
 class RedisSyncRuns:
-    """The totals of all runs with the same Redis. `prefix`: of the key, which processes share."""
+    """The totals of all runs with the same Redis. `prefix`: prefix of the key, which all processes share."""
 
     def __init__(self, server: RedisClient, prefix: bytes) -> None:
         self._server = server
@@ -26,10 +26,10 @@ class RedisSyncRuns:
     def record_run(self, run: SyncRun) -> None:
         """Add a run to the totals. Raises RedisUnavailable.
 
-        Only the run that holds the lock of the state may call this function, because two at once would lose a run.
+        Only the run that holds the lock of the state may call this method. Two calls at the same time would lose a run.
         """
         totals = add_run(self._stored(), run)
-        self._server.put_fields(self._key, {_FIELD: msgspec.json.encode(totals)}, _KEPT_SECONDS)
+        self._server.put_fields(self._key, {_FIELD: msgspec.json.encode(totals)}, _EXPIRY_SECONDS)
 
     def read(self) -> SyncRuns | None:
         """Return the totals; None if no run was recorded. While Redis is unavailable, return the last known totals."""

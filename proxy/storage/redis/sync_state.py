@@ -20,7 +20,7 @@ from proxy.storage.sent_values import Sent, ValueDigester, differing_settings, e
 _LUA = Path(__file__).parent / "lua"
 _USER = b"u"
 _AT_ONCE = 200
-"""Users per command. A script merges them in about 2 ms, in which Redis serves nobody else."""
+"""Users per command. A script merges 200 users in about 2 ms, and blocks Redis during this time."""
 _LOCK_SECONDS = 30.0
 """Seconds for which a killed run still holds the lock."""
 _EXTEND_SECONDS = 5.0
@@ -33,8 +33,8 @@ class StateInUse(Exception):
 class RedisSentState:
     """Implements `SentState` in Redis. Every method may raise RedisUnavailable.
 
-    `prefix`: of the state, which processes with another `secret` share. `cache_prefix` and `digester`: of the times at
-    which users were forgotten. `secret`: REDIS_KEY_SECRET.
+    `prefix`: prefix of the state's keys, which does not depend on `secret`. `cache_prefix`, `digester`: for the keys
+    with the times at which users were forgotten. `secret`: REDIS_KEY_SECRET.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class RedisSentState:
         ]
 
     def record(self, accepted: Sequence[tuple[str, Mapping[str, Sent]]]) -> None:
-        """Merge accepted attributes into the state. Users who were forgotten after these values stay forgotten."""
+        """Merge accepted attributes into the state. Ignores values from before the user was forgotten."""
         for start in range(0, len(accepted), _AT_ONCE):
             self._write(accepted[start : start + _AT_ONCE])
 
@@ -103,15 +103,15 @@ class RedisSentState:
         return True
 
     def users(self) -> Iterator[tuple[str, Mapping[str, Sent]]]:
-        """Yield every user of the state. A user may come twice while other processes write to the state."""
+        """Yield every user of the state. A user may be yielded twice while other processes write to the state."""
         for field, packed in self._server.scan_fields(self._state, _AT_ONCE):
             if field.startswith(_USER):
                 yield field[len(_USER) :].decode("utf-8", "surrogatepass"), unpack(packed)
 
     def count(self) -> int:
         """Return the number of users."""
-        others = self._server.fields(self._state, ["key", "owner"])
-        return self._server.field_count(self._state) - sum(value is not None for value in others)
+        metadata = self._server.fields(self._state, ["key", "owner"])
+        return self._server.field_count(self._state) - sum(value is not None for value in metadata)
 
     def forget(self, user_ids: Sequence[str]) -> int:
         """Remove users. Return the number of removed users."""
@@ -121,7 +121,7 @@ class RedisSentState:
         return self._server.delete_fields(self._state, fields) if fields else 0
 
     def differing(self, endpoint: str, api_key: str) -> list[str]:
-        """Return the names of the settings that differ from those of the owner; empty without an owner."""
+        """Return the names of the settings that differ from the settings of the owner; empty without an owner."""
         digester = self._digester()
         (owner,) = self._server.fields(self._state, ["owner"])
         return [] if owner is None else differing_settings(owner, digester.owner(endpoint, api_key))
@@ -137,20 +137,20 @@ class RedisSentState:
 
     @contextmanager
     def locked(self, on_lost: Callable[[], None]) -> Iterator[None]:
-        """Hold the lock of the state, so that no second run uses it. Raises StateInUse.
+        """Hold the lock of the state, so that no other run uses the state. Raises StateInUse.
 
-        `on_lost` is called once if another run takes the lock, after Redis did not answer for too long.
+        `on_lost` is called once if the lock expired while Redis did not answer, and another run has the lock.
         """
-        holder, ended = secrets.token_bytes(8), threading.Event()
+        holder, stop = secrets.token_bytes(8), threading.Event()
         milliseconds = int(_LOCK_SECONDS * 1000)
         if not self._hold([self._lock], [holder, milliseconds]):
             raise StateInUse(
                 "the state in Redis is in use by another run; wait until that run ends "
-                f"(a run that was killed blocks for {_LOCK_SECONDS:.0f} s)"
+                f"(the lock of a killed run ends after {_LOCK_SECONDS:.0f} s)"
             )
 
         def extend() -> None:
-            while not ended.wait(_EXTEND_SECONDS):
+            while not stop.wait(_EXTEND_SECONDS):
                 try:
                     if not self._hold([self._lock], [holder, milliseconds]):
                         on_lost()
@@ -163,15 +163,15 @@ class RedisSentState:
         try:
             yield
         finally:
-            ended.set()
+            stop.set()
             thread.join()
-            with suppress(RedisUnavailable):  # the lock expires
+            with suppress(RedisUnavailable):  # the lock then expires
                 self._hold([self._lock], [holder, 0])
 
     def _digester(self) -> ValueDigester:
         with self._creation:
             if self._current is None:
                 (key,) = self._server.fields(self._state, ["key"])
-                # `record` stores the new key, so a dry run stores nothing.
+                # `record` and `claim` store a new key, so a dry run stores nothing.
                 self._current = ValueDigester(key or new_key(), self._secret)
             return self._current

@@ -1,4 +1,4 @@
-"""The state of each direction that is switched on: Amplitude's events to Braze, Currents to Amplitude, and `sync`."""
+"""The state of the directions between Amplitude and Braze: the event stream, Currents and `sync`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from proxy.api.bodies import StatusCurrents, StatusDirections, StatusEventStream, StatusSync
 from proxy.web.services import services
 
-_SAME_SECONDS = 1.0
-"""Rounding of a time in the metrics."""
+_TOLERANCE_SECONDS = 1.0
+"""Tolerance for times from the metrics, which are rounded."""
 
 
 def directions(gauges: Mapping[str, float]) -> StatusDirections:
@@ -26,7 +26,7 @@ def _event_stream(gauges: Mapping[str, float]) -> StatusEventStream | None:
     return {
         "accepted_at": _time(gauges["forward_accepted_timestamp_seconds"]),
         "failed_at": _time(failed_at),
-        "failure": _own_failure(stats.failed_at, stats.failure, failed_at),
+        "failure": _failure(stats.failed_at, stats.failure, failed_at),
         "refused": bool(gauges["braze_refused"]),
         "paused_until": _time(services().clock.now() + pause if (pause := gauges["braze_pause_seconds"]) else 0),
         "waiting": round(gauges["forward_waiting"]),
@@ -43,7 +43,7 @@ def _currents(gauges: Mapping[str, float]) -> StatusCurrents | None:
     return {
         "accepted_at": _time(gauges["currents_accepted_timestamp_seconds"]),
         "failed_at": _time(failed_at),
-        "failure": _own_failure(stats.failed_at, stats.failure, failed_at),
+        "failure": _failure(stats.failed_at, stats.failure, failed_at),
         "rejected": bool(gauges["currents_rejected"]),
         "outcomes": _totals(point.relayed for point in services().history.points()),
     }
@@ -76,10 +76,13 @@ def _time(seconds: float) -> int | None:
     return round(seconds) or None
 
 
-def _own_failure(own_at: float | None, own_reason: str, latest_at: float) -> str | None:
-    """Return the reason of the last failure; None if another worker has it, because the metrics have no texts."""
-    is_latest = own_at is not None and own_at >= latest_at - _SAME_SECONDS
-    return own_reason if is_latest else None
+def _failure(local_at: float | None, local_reason: str, latest_at: float) -> str | None:
+    """Return the reason of the last failure; None if the failure was in another worker, or if there was none.
+
+    The metrics contain no texts, so a worker knows only its own reasons.
+    """
+    is_latest = local_at is not None and local_at >= latest_at - _TOLERANCE_SECONDS
+    return local_reason if is_latest else None
 
 
 def _totals(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -130,7 +130,7 @@ def test_sync__empty_cell__null_only_where_a_value_was_sent_and_only_once(world:
     assert world.sent() == []
 
 
-def test_sync__membership__false_for_who_left_and_true_after_coming_back(world: World) -> None:
+def test_sync__membership__false_after_leaving_and_true_after_returning(world: World) -> None:
     options = ("--cohort", "c31", "--membership", "vip", "--rename", "vip=is_vip")
     outcomes = []
     for users in (["user-1", "user-2"], ["user-2", "user-3"], ["user-2", "user-3"], ["user-1", "user-2"]):
@@ -162,7 +162,7 @@ def test_sync__membership_and_unreadable_row__nobody_has_left(world: World, row:
     assert world.sent() == [{"external_id": "user-1", "vip": False}, {"external_id": "user-3", "vip": False}]
 
 
-def test_sync__cohort_without_rows__nothing_is_sent_unless_allowed(world: World) -> None:
+def test_sync__cohort_without_rows__stops_unless_removals_are_allowed(world: World) -> None:
     options = ("--cohort", "c31", "--membership", "vip")
     world.cohort("user_id", ["user-1"])
     world.sync(*options)
@@ -176,7 +176,7 @@ def test_sync__cohort_without_rows__nothing_is_sent_unless_allowed(world: World)
     assert world.sent() == [{"external_id": "user-1", "vip": False}]
 
 
-def test_sync__too_many_removals__nothing_is_sent_unless_allowed(world: World) -> None:
+def test_sync__too_many_removals__stops_unless_removals_are_allowed(world: World) -> None:
     options = ("--cohort", "c31", "--membership", "vip")
     world.cohort("user_id", crowd(1300))
     world.sync(*options)
@@ -237,7 +237,7 @@ def test_sync__computations_and_recommendations__one_call_per_user(world: World)
     options = ("--cohort", "c31", *names, "--rename", "homepage=shop_homepage")
     ended = world.sync(*options, ALIASES="computations.orders=comp-orders")
     assert ended.returncode == 0, ended.stderr + ended.stdout
-    assert "warning: the run shares no quota with a service" in ended.stderr
+    assert "warning: the run shares no quota with the service" in ended.stderr
     sent = {item.pop("external_id"): item for item in world.sent()}
     people = {user: find(user, None) for user in users}
     known = {user: person for user, person in people.items() if person is not None}
@@ -386,11 +386,11 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("--cohort", "c31", "--recommendations", "homepage"), "add --log-exposures"),
     (("--cohort", "c31", "--cohort", "c32", "--membership", "vip"), "--membership needs exactly one --cohort"),
     (("-", "--membership", "vip"), "--membership needs exactly one --cohort"),
-    (("--cohort", "c31", "--properties", "external_id"), "would choose the user or steer the request"),
-    (("--cohort", "c31", "--membership", "push_tokens", "--allow-reserved"), "would choose the user"),
+    (("--cohort", "c31", "--properties", "external_id"), "has a special meaning in requests to Braze"),
+    (("--cohort", "c31", "--membership", "push_tokens", "--allow-reserved"), "has a special meaning"),
     (("--cohort", "c31", "--properties", "gp:email"), "is a profile field of Braze; rename it with --rename email="),
     (("--cohort", "c31", "--properties", "plan", "--rename", "plan=email"), "is a profile field of Braze"),
-    (("--cohort", "c31", "--properties", "plan,gp:plan"), "both have the attribute 'plan'; rename one"),
+    (("--cohort", "c31", "--properties", "plan,gp:plan"), "both have the attribute 'plan'; rename 'gp:plan' with"),
     (("--cohort", "c31", "--properties", "plan,zip", "--rename", "zip=plan"), "both have the attribute 'plan'"),
     (("--cohort", "c31", "--properties", "plan", "--rename", "zip=x"), "--rename names 'zip', which this run does not"),
     (("--cohort", "c31", "--properties", "plan", "--rename", "plan"), "is not OLD=NEW"),
@@ -405,7 +405,7 @@ def test_sync__mistake__error_names_the_fix(arguments: tuple[str, ...], message:
     assert message in " ".join(ended.stderr.split())
 
 
-def test_sync__settings_missing__error_names_them(world: World) -> None:
+def test_sync__missing_settings__error_has_their_names(world: World) -> None:
     world.cohort("user_id,plan", ["user-1,gold"])
     options = ("--cohort", "c31", "--properties", "plan")
     assert (
@@ -425,7 +425,7 @@ def test_sync__state_in_use__second_run_is_refused(world: World) -> None:
     assert (ended.returncode, "is in use by another run" in ended.stderr) == (1, True)
 
 
-def test_sync__reserved_names_and_limits__allowed_cut_and_reported(world: World) -> None:
+def test_sync__reserved_names_and_values_over_limits__sent_cut_and_reported(world: World) -> None:
     world.cohort("user_id,email,bio,bad", [f'user-1,a@b.example,{"x" * 300},"{{""a.b"":1}}"'])
     ended = world.sync("--cohort", "c31", "--properties", "email,bio,bad,colour", "--allow-reserved")
     assert ended.returncode == 1, "a property is not in the file"
@@ -433,7 +433,7 @@ def test_sync__reserved_names_and_limits__allowed_cut_and_reported(world: World)
     for line in (
         "property 'colour' is not in the file; correct --properties",
         "bio: 1 value cut to 255 characters",
-        "bad: 1 value left out: an object has a key that Braze rejects",
+        "bad: 1 value left out: an object has a key that Braze rejects, for example with a space, a dot or $",
     ):
         assert line in ended.stdout.splitlines()
 

@@ -1,4 +1,4 @@
-"""The temporary file of a run: users with what was read, and the planned changes."""
+"""The temporary file of a run: users with their attributes, and the planned changes."""
 
 from __future__ import annotations
 
