@@ -73,6 +73,8 @@ def render(
         return _message(BrazeEnvironment(run), plain)
 
     _note(run, rendered_findings(source, pieces, run, environment.globals, aliases, render_again, ask))
+    if outcome["outcome"] == "sent":
+        outcome["reason"] = _doubt(outcome["message"], run)
     return _rendering(run, source, pieces, **outcome)
 
 
@@ -102,7 +104,7 @@ def _outcome(environment: BrazeEnvironment, plain: str, run: Run) -> dict[str, A
         return {"outcome": "refused", "reason": reason}
     if run.retried is not None:
         return {"outcome": "retried", "message": message, "reason": run.retried}
-    return {"outcome": "sent", "message": message, "reason": _doubt(message, run)}
+    return {"outcome": "sent", "message": message}
 
 
 def _doubt(message: str, run: Run) -> str:
@@ -110,13 +112,16 @@ def _doubt(message: str, run: Run) -> str:
     for tag in run.tags:
         if tag["needs_render"]:
             return f"the tag on line {tag['line']} has no answer yet; press Render"
-    if not message.strip():
-        return "the message is empty; add a text for users without data"
-    if "Liquid error" in message:
-        return "the message contains “Liquid error”; fix the problems below"
     for tag in run.tags:
-        if (tag["status"] or 0) >= 400:
-            return f"the call on line {tag['line']} failed with status {tag['status']}; fix its tag"
+        if (status := tag["status"] or 0) >= 400:
+            fix = "fix its tag" if status < 500 else "render the message again later"
+            return f"the call on line {tag['line']} failed with status {status}; {fix}"
+    if "Liquid error" in message:
+        return "the message contains “Liquid error”; fix the listed problems"
+    if not message.strip():
+        has_problems = any(entry.level == "problem" for entry in run.findings)
+        fix = "fix the listed problems" if has_problems else "add a text for users without data"
+        return f"the message is empty; {fix}"
     return ""
 
 

@@ -119,7 +119,13 @@ MISSPELT = [
      "{{- p.properties.town | upcase | default: '…' -}}"),
     ("empty", P + "{% assign t = p.properties.team %}{{ t }}", "{{ t }}", "{{ t | default: '…' }}"),
 ]  # fmt: skip
-RULES = {rule for rule, *_ in MISSPELT} | {"abort-against-retry", "whole-list"}
+RULES = {rule for rule, *_ in MISSPELT} | {
+    "abort-against-retry",
+    "whole-list",
+    "failed-call",
+    "blank-id",
+    "unknown-user",
+}
 
 
 @pytest.mark.parametrize(("rule", "source", "text", "replacement"), MISSPELT)
@@ -290,3 +296,51 @@ def test_rendered__many_names_and_keys__within_the_time_limit() -> None:
     wide = ENVELOPE | {"properties": {f"name_{n}": {f"key_{m}": n for m in range(50)} for n in range(200)}}
     rendering = render(P + names, User("ava"), lambda _: Answer(200, {}, json.dumps(wide), 0.0), seconds=4)
     assert rendering.outcome == "sent"
+
+
+@pytest.mark.parametrize(
+    ("source", "rules"),
+    [
+        ("{% connected_content https://h/v1/recommendations?user_id=ava :basic_auth us :save r %}x", ["failed-call"]),
+        (
+            "{% connected_content https://h/v1/recommendations?user_id=ava&recid=a :basic_auth us :save r %}x",
+            ["unknown-parameter"],
+        ),
+    ],
+)
+def test_failed_call__mistake_in_the_tag__one_finding_with_the_words_of_the_service(
+    source: str, rules: list[str]
+) -> None:
+    detail = "rec_id is required; add rec_id=<id>"
+    rendering = render(source, User("ava"), lambda _: Answer(400, {}, json.dumps({"detail": detail}), 0.0))
+    assert [entry.rule for entry in problems(rendering)] == rules
+    if rules == ["failed-call"]:
+        (found,) = problems(rendering)
+        assert (found.problem, found.fix) == (
+            "the call fails with status 400: rec_id is required",
+            "add rec_id=<id>",
+        )
+        assert marked(source, found).startswith("{% connected_content")
+
+
+@pytest.mark.parametrize("body", ['{"error":"User id and device id not seen before"}', "no", "[]", '{"detail":7}'])
+def test_failed_call__answer_without_a_detail__no_finding(body: str) -> None:
+    source = "{% connected_content https://h/v1/userprofile?user_id=ava&rec_id=a :basic_auth us :save r %}x"
+    assert problems(render(source, User("ava"), lambda _: Answer(400, {}, body, 0.0))) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "url", "rules"),
+    [
+        ({"ok": False, "found": False, "error": "blank_id"}, f"https://h/v1/cohorts?user_id={ID}", ["blank-id"]),
+        ({"ok": False, "found": False, "error": "blank_id"}, "https://h/v1/cohorts?user_id=${user_id}", ["braces"]),
+        ({"ok": True, "found": False, "error": None}, f"https://h/v1/cohorts?user_id={ID}", ["unknown-user"]),
+        ({"ok": False, "found": False, "error": "quota_exhausted"}, f"https://h/v1/cohorts?user_id={ID}", []),
+        ({"ok": True, "found": True, "error": None}, f"https://h/v1/cohorts?user_id={ID}", []),
+    ],
+)
+def test_answer__without_data_about_the_user__note_says_why(answer: dict[str, Any], url: str, rules: list[str]) -> None:
+    source = f"{{% connected_content {url} :basic_auth us :save c %}}Hi"
+    source += tag("properties", "p") * (rules == ["unknown-user"])  # a second tag about the same user
+    rendering = render(source, User("ava"), lambda _: Answer(200, {}, json.dumps(answer), 0.0))
+    assert [entry.rule for entry in rendering.findings] == rules

@@ -308,10 +308,15 @@ def test_render__call_raises__exception_propagates() -> None:
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("", "empty"),
-        (" \n\t\u00a0{% if x %}text{% endif %}", "empty"),
+        ("", "the message is empty; add a text for users without data"),
+        (" \n\t\u00a0{% if 1 > 2 %}text{% endif %}", "the message is empty; add a text for users without data"),
+        ("{{ recs.items[0] }}", "the message is empty; fix the listed problems"),
         ("{{ 1 | divided_by: 0 }}", "Liquid error"),
-        ("Hi{% connected_content https://h/v1/cohorts?user_id= :save c %}", "line 1 failed with status 400"),
+        (
+            "Hi{% connected_content https://h/v1/cohorts?user_id= :save c %}",
+            "line 1 failed with status 400; fix its tag",
+        ),
+        ("{% connected_content https://h/v1/cohorts?user_id= :save c %}", "line 1 failed with status 400; fix its tag"),
         ("Hi", ""),
         ("0", ""),
     ],
