@@ -25,6 +25,7 @@ from proxy.liquid.state import Aborted, Run
 from proxy.liquid.types import NO_ALIASES, OUR_LIMIT, SECONDS, AskForTag, Finding, Rendering, User
 
 _LIQUID = re.compile(r"\{[{%]")
+_UNEXPECTED = re.compile("unexpected tag '(.+)'")
 _REFUSED = "fix this line; Braze refuses the whole message"
 
 
@@ -163,5 +164,10 @@ def _reason(error: LiquidError) -> str:
     where = ""
     if token is not None and token.start_index >= 0:
         where = f"line {line_at(token.source, token.start_index)}: "
-    reason = where + re.sub(r"\s+", " ", str(error.message or "Liquid cannot read the message; check its syntax"))
+    problem = re.sub(r"\s+", " ", str(error.message or "Liquid cannot read the message; check its syntax"))
+    if tag := _UNEXPECTED.fullmatch(problem):
+        problem = f"{tag[1]} is not a tag; check its spelling"
+        if re.match("end|else|elsif|when", tag[1]):
+            problem = f"{{% {tag[1]} %}} has no opening tag; remove it, or add the opening tag before it"
+    reason = where + problem
     return f"{reason}; {OUR_LIMIT}" if isinstance(error, ResourceLimitError) else reason

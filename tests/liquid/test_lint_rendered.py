@@ -118,6 +118,12 @@ MISSPELT = [
     ("empty", P + "{{- p.properties.town | upcase -}}", "{{- p.properties.town | upcase -}}",
      "{{- p.properties.town | upcase | default: '…' -}}"),
     ("empty", P + "{% assign t = p.properties.team %}{{ t }}", "{{ t }}", "{{ t | default: '…' }}"),
+    ("braces", P + "{% if p.ok %}x{% endif %}{{% assign y = 1 %}}", "{{% assign y = 1 %}}", "{% assign y = 1 %}"),
+    ("unknown-filter", P + "{{ p.properties.first_name | upercase }}", "upercase", "upcase"),
+    ("filter-signs", P + "{{ p.properties.first_name | default('x') }}", "default('x')", "default: 'x'"),
+    ("filter-signs", P + "{{ p.properties.first_name | upcase() }}", "upcase()", "upcase"),
+    ("misspelt-attribute", "{{${external_id}}}x", "${external_id}", "${user_id}"),
+    ("misspelt-attribute", "{{${email}}}x", "${email}", "${email_address}"),
 ]  # fmt: skip
 RULES = {rule for rule, *_ in MISSPELT} | {
     "abort-against-retry",
@@ -267,6 +273,7 @@ UNREADABLE = [
     ("unknown-tag", P + "{% if p.ok %}x{% end %}", "{% end %}", "{% endif %}"),
     ("unknown-tag", P + "{% if p.ok %}x{% elseif p.stale %}y{% endif %}", "elseif", "elsif"),
     ("tag-in-output", P + "{{ if p.ok }}x{% endif %}", "{{ if p.ok }}", "{% if p.ok %}"),
+    ("braces", P + "{ % if p.ok %}x{% endif %}", "{ % if p.ok %}", "{% if p.ok %}"),
     ("unreadable", "a\n{% if x %}b", "{% if x %}", None),
     ("unreadable", "a\n{% endif %}b", "{% endif %}", None),
 ]
@@ -280,6 +287,30 @@ def test_unreadable_message__one_finding_with_the_fix(
     assert (rendering.outcome, rendering.good) == ("refused", False)
     (finding,) = problems(rendering)
     assert (finding.rule, marked(source, finding), finding.replacement) == (rule, text, replacement)
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("{% endif %}", "{% endif %} has no opening tag; remove it, or add the opening tag before it"),
+        ("{% else %}", "{% else %} has no opening tag; remove it, or add the opening tag before it"),
+        ("{% nosuch %}", "nosuch is not a tag; check its spelling"),
+    ],
+)
+def test_unreadable_message__tag_without_its_block__reason_has_the_fix(source: str, reason: str) -> None:
+    rendering = render(source, User("ava"), ask)
+    assert rendering.reason == f"line 1: {reason}"
+
+
+def test_used_before_set__tag_in_the_same_line__fix_names_the_place() -> None:
+    (finding,) = problems(render("x{{ recs.ok }}" + RECS, User("ava"), ask))
+    assert finding.fix == "move the tag before recs.ok"
+
+
+@pytest.mark.parametrize("name", ["${external_id}", "${email}", "${frist_name}", "${userId}"])
+def test_misspelt_attribute__of_the_user__is_reported_once(name: str) -> None:
+    rendering = render(f"{{{{{name}}}}}x", User("ava"), ask)
+    assert [entry.rule for entry in rendering.findings] == ["misspelt-attribute"]
 
 
 def test_foreign_host__no_word_about_credentials_or_routes() -> None:
