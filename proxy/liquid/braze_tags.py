@@ -44,13 +44,21 @@ class _WordsNode(Node):
         words = [word for text in self.words for word in arguments(rendered(text, context, self.run))]
         if self.tag == "catalog_items":
             value = self.run.value_of(tag_value_name(self.tag, words[:1]))
+            self._require(value, (list, dict))
             context.assign("items", catalog_rows(value, [word for word in words[1:] if not word.startswith(":")]))
             return 0
         if self.tag == "catalog_selection_items":
             value = self.run.value_of(tag_value_name(self.tag, words[:2]))
+            self._require(value, (list,))
             context.assign("items", value if isinstance(value, list) else [])
             return 0
         return buffer.write(printed(self.run.value_of(tag_value_name(self.tag, words[:1]))))
+
+    def _require(self, value: object, types: tuple[type, ...]) -> None:
+        if value is not None and not isinstance(value, types):
+            problem = f"the test value of {self.tag} is not a list, so items is empty"
+            fix = 'write a JSON list, such as [{"id": "12", "title": "Boots"}]'
+            self.run.note(Finding(self.run.line, "test-value", problem, fix, level="note"))
 
 
 class _ContentBlockNode(Node):

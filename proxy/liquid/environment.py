@@ -20,7 +20,6 @@ from proxy.liquid import braze_filters, limits
 from proxy.liquid.braze_objects import variables
 from proxy.liquid.braze_tags import braze_tags
 from proxy.liquid.expressions import NotLiquidError, UnusualSyntaxError
-from proxy.liquid.lint.values import similar
 from proxy.liquid.ruby import RubyError, looked_up
 from proxy.liquid.ruby_tags import TAGS
 from proxy.liquid.standard_filters import STANDARD
@@ -111,17 +110,6 @@ class BrazeContext(RenderContext):
     def filter(self, name: str, token: Token | None) -> Callable[..., object]:
         """Return the filter of this name, with checks of the limits."""
         run = cast(BrazeEnvironment, self.env).run
-        if name not in self.env.filters:
-            run.note(
-                Finding(
-                    run.line,
-                    "unknown-filter",
-                    f"the preview does not know the filter {name} and leaves the value unchanged",
-                    f"write {meant}"
-                    if (meant := similar(name, self.env.filters))
-                    else "check the spelling; if the filter is Braze's own, test the message in Braze",
-                )
-            )
         function = super().filter(name, token)
 
         def as_in_ruby(*values: object, **named: object) -> object:

@@ -24,10 +24,10 @@ from proxy.liquid.scanner import HTML_COMMENT, Markup, TooLarge, Unreadable, lin
 from proxy.liquid.state import Aborted, Run
 from proxy.liquid.types import NO_ALIASES, OUR_LIMIT, SECONDS, AskForTag, Finding, Rendering, User
 
-_UNEXPECTED_TAG = re.compile(r"unexpected tag '(\w+)'")
-_EXPECTED_TAG = re.compile(r"expected tag (\w+)")
-"""Errors of python-liquid."""
 _LIQUID = re.compile(r"\{[{%]")
+_UNEXPECTED = re.compile("unexpected tag '(.+)'")
+_UNCLOSED = re.compile(r"expected tag (\w+)")
+"""Errors of python-liquid."""
 
 
 def render(
@@ -75,6 +75,8 @@ def render(
         return _message(BrazeEnvironment(run), plain)
 
     _note(run, rendered_findings(source, pieces, run, environment.globals, aliases, render_again, ask))
+    if outcome["outcome"] == "sent":
+        outcome["reason"] = _doubt(outcome["message"], run)
     return _rendering(run, source, pieces, **outcome)
 
 
@@ -110,7 +112,7 @@ def _outcome(environment: BrazeEnvironment, plain: str, run: Run) -> dict[str, A
         return {"outcome": "refused", "reason": reason}
     if run.retried is not None:
         return {"outcome": "retried", "message": message, "reason": run.retried}
-    return {"outcome": "sent", "message": message, "reason": _doubt(message, run)}
+    return {"outcome": "sent", "message": message}
 
 
 def _doubt(message: str, run: Run) -> str:
@@ -118,13 +120,16 @@ def _doubt(message: str, run: Run) -> str:
     for tag in run.tags:
         if tag["needs_render"]:
             return f"the tag on line {tag['line']} has no answer yet; press Render"
-    if not message.strip():
-        return "the message is empty; add a text for users without data"
-    if "Liquid error" in message:
-        return "the message contains “Liquid error”; fix the problems below"
     for tag in run.tags:
-        if (tag["status"] or 0) >= 400:
-            return f"the call on line {tag['line']} failed with status {tag['status']}; fix its tag"
+        if (status := tag["status"] or 0) >= 400:
+            fix = "fix its tag" if status < 500 else "render the message again later"
+            return f"the call on line {tag['line']} failed with status {status}; {fix}"
+    if "Liquid error" in message:
+        return "the message contains “Liquid error”; fix the listed problems"
+    if not message.strip():
+        has_problems = any(entry.level == "problem" for entry in run.findings)
+        fix = "fix the listed problems" if has_problems else "add a text for users without data"
+        return f"the message is empty; {fix}"
     return ""
 
 
@@ -166,17 +171,12 @@ def _reason(error: LiquidError) -> str:
     where = ""
     if token is not None and token.start_index >= 0:
         where = f"line {line_at(token.source, token.start_index)}: "
-    message = re.sub(r"\s+", " ", str(error.message or "Liquid cannot read the message; check its syntax"))
-    if tag := _UNEXPECTED_TAG.match(message):
-        message = _unexpected(tag[1])
-    elif tag := _EXPECTED_TAG.match(message):
-        message = f"a block is never closed; add {tag[1]}"
-    reason = where + message
+    problem = re.sub(r"\s+", " ", str(error.message or "Liquid cannot read the message; check its syntax"))
+    if tag := _UNEXPECTED.fullmatch(problem):
+        problem = f"{tag[1]} is not a tag; check its spelling"
+        if re.match("end|else|elsif|when", tag[1]):
+            problem = f"{{% {tag[1]} %}} has no opening tag; remove it, or add the opening tag before it"
+    elif tag := _UNCLOSED.match(problem):
+        problem = f"a block is never closed; add {tag[1]}"
+    reason = where + problem
     return f"{reason}; {OUR_LIMIT}" if isinstance(error, ResourceLimitError) else reason
-
-
-def _unexpected(name: str) -> str:
-    """Return the reason and the fix for a tag that is unknown, or that continues or ends no block."""
-    if name.startswith("end") or name in ("else", "elsif", "when"):
-        return f"{{% {name} %}} is outside of its block; remove the tag, or add the tag that begins the block"
-    return f"the tag {name} is unknown; check the spelling"

@@ -54,6 +54,12 @@ class WithoutPropertiesError(Exception):
     """The value has no properties, such as a boolean."""
 
 
+class AfterDot(str):
+    """A step that is written after a dot. Only there Ruby reads `size`, `first` and `last` as commands."""
+
+    __slots__ = ()
+
+
 def text(value: object) -> str:
     """Return a value as the input of a text filter: a list has brackets, unlike in a message."""
     return inspected(value) if isinstance(value, list | tuple) else printed(value)
@@ -229,6 +235,8 @@ def looked_up(value: Any, step: object) -> Any:
             return value[step]
     elif isinstance(step, int) and isinstance(value, list | tuple) and not isinstance(step, bool):
         return value[step] if -len(value) <= step < len(value) else None
+    if not isinstance(step, AfterDot):
+        return None
     if step == "size":
         return size_of(value)
     if step == "first" and isinstance(value, list | tuple | dict | range):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from proxy.liquid.braze_objects import DOCUMENTED
+from proxy.liquid.braze_objects import DOCUMENTED, meant_attribute
 from proxy.liquid.lint.place import finding
 from proxy.liquid.lint.values import similar
 from proxy.liquid.scanner import OUTPUT, Markup, attributes
@@ -13,8 +13,6 @@ from proxy.liquid.types import Finding
 
 NAMES = tuple(sorted(DOCUMENTED[""]))
 """The names that Braze documents for `${…}` without a prefix."""
-USER_IDS = frozenset({"userid", "externalid", "externaluserid", "customerid"})
-"""Names that authors write for the user id, without signs and in lower case."""
 _NAMES = "|".join(sorted((*NAMES, "external_id", "email"), key=len, reverse=True))
 _BARE = re.compile(
     rf"(?<!\{{)\{{?\$\{{\s{{0,9}}(?P<name>{_NAMES})\s{{0,9}}\}}\}}?|(?<![{{$])\{{\$?\s{{0,9}}(?P<bare>{_NAMES})\s{{0,9}}\}}(?!\}})"
@@ -62,7 +60,7 @@ def attribute_findings(source: str, markup: Markup) -> Iterator[Finding]:
         if (prefix, name) in _KNOWN:
             continue
         span = markup.start + start, markup.start + end
-        meant = None if prefix else _meant(name)
+        meant = None if prefix else meant_attribute(name)
         if meant:
             yield finding(
                 source, span, "misspelt-attribute", f"${{{name}}} is not a Braze attribute, so it is empty",
@@ -81,7 +79,7 @@ def attribute_findings(source: str, markup: Markup) -> Iterator[Finding]:
 def bare_attribute_findings(source: str, pieces: Sequence[Markup]) -> Iterator[Finding]:
     """Yield a finding for each attribute, such as `{user_id}`, outside of `{{ }}`."""
     for match in _ODD_OUTPUT.finditer(source):
-        fixed = f"{{{{${{{_meant(match['name']) or match['name']}}}}}}}"
+        fixed = f"{{{{${{{meant_attribute(match['name']) or match['name']}}}}}}}"
         yield finding(
             source, match.span(), "braces", f"{match[0]} does not print a Braze attribute", f"write {fixed}",
             replacement=fixed,
@@ -99,18 +97,9 @@ def bare_attribute_findings(source: str, pieces: Sequence[Markup]) -> Iterator[F
 def _bare(source: str, text: str, start: int, filters: str) -> Iterator[Finding]:
     for match in _BARE.finditer(text):
         name_written = match["name"] or match["bare"]
-        name = _meant(name_written) or name_written
+        name = meant_attribute(name_written) or name_written
         fixed = f"{{{{${{{name}}}{filters}}}}}"
         yield finding(
             source, (start + match.start(), start + match.end()), "braces",
             f"{match[0]} is plain text, so Braze sends it unchanged", f"write {fixed}", replacement=fixed,
         )  # fmt: skip
-
-
-def _meant(name: str) -> str | None:
-    """Return the attribute that was probably meant; None for a documented or dissimilar name."""
-    if name in NAMES:
-        return None
-    if re.sub(r"[\W_]", "", name).lower() in USER_IDS:
-        return "user_id"
-    return similar(name, NAMES) or next((known for known in NAMES if name and known.startswith(f"{name}_")), None)

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from proxy.liquid.lint.attributes import BRAZE_OBJECTS, NAMES, USER_IDS
+from proxy.liquid.braze_objects import USER_IDS
+from proxy.liquid.lint.attributes import BRAZE_OBJECTS, NAMES
 from proxy.liquid.lint.ids import is_returned
 from proxy.liquid.lint.paths import Path, written
 from proxy.liquid.lint.place import finding
@@ -91,7 +92,7 @@ def _undefined(
     if setter:
         fix = f"move the tag on line {setter.markup.line} above line {read.markup.line}"
         if setter.markup.line == read.markup.line:
-            fix = f"move the tag that sets {root} before {path}"
+            fix = f"move the tag before {path}"
         if setter.markup.start == read.markup.start:
             fix = f"remove {path} from the tag that sets {root}"
         return finding(

@@ -1,4 +1,4 @@
-"""Finds problems that only a rendering shows: wrong names and ids, and an abort that prevents a retry."""
+"""Finds problems that only a rendering shows: wrong names and ids, failed calls, and an abort that prevents a retry."""
 
 from __future__ import annotations
 
@@ -50,9 +50,33 @@ def rendered_findings(
     ]
     answered = [Call(markup, request, tag["json"]) for markup, tag, request in calls if isinstance(tag["json"], dict)]
     yield from id_findings(source, answered, aliases, ids_read(pieces), ask)
+    in_answers = [entry for tag in called for entry in _of_the_answer(tag)]
+    yield from (entry for entry in in_answers if entry.rule != "unknown-user")
+    yield from [entry for entry in in_answers if entry.rule == "unknown-user"][:1]
     for markup, tag, request in calls:
         if _retries(markup):
             yield from _abort_against_retry(source, pieces, tag, request, run, render)
+
+
+def _of_the_answer(tag: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yield a finding for an answer that names a mistake of the tag, or that has no data about the user."""
+    answer = tag["json"]
+    if not isinstance(answer, dict):
+        return
+    detail = answer.get("detail")
+    if 400 <= tag["status"] < 500 and isinstance(detail, str):
+        problem, _, fix = detail.partition("; ")
+        yield Finding(
+            tag["line"], "failed-call", f"the call fails with status {tag['status']}: {problem}", fix or "fix the tag"
+        )
+    if answer.get("error") == "blank_id":
+        problem = "the user id is blank here, so the tag has no data"
+        yield Finding(tag["line"], "blank-id", problem, "render for a user id, unless you test this case", level="note")
+    elif answer.get("ok") and answer.get("found") is False:
+        problem = "this user is unknown, so the tag has no data"
+        yield Finding(
+            tag["line"], "unknown-user", problem, "check the user id, unless you test this case", level="note"
+        )
 
 
 def _broken(source: str, run: Run, pieces: Sequence[Markup]) -> set[int]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Sequence
 
+from proxy.liquid import braze_filters
 from proxy.liquid.lint.place import finding
 from proxy.liquid.lint.scope import rest_start
 from proxy.liquid.lint.values import similar
-from proxy.liquid.scanner import Markup
+from proxy.liquid.scanner import OUTPUT, Markup
+from proxy.liquid.standard_filters import STANDARD
 from proxy.liquid.types import Finding
 
 _BLOCKS = ("if", "unless", "case", "for", "tablerow", "capture", "ifchanged")
@@ -36,6 +38,9 @@ _NOT = re.compile(r"(?:(?<![\w.])not\s+|!\s*)(?P<value>[A-Za-z_][\w.-]*)")
 _OPERATOR = re.compile(r"==|!=|<>|<=|>=|[<>=]|\b(?:and|or|contains)\b")
 _WITHOUT_COLON = re.compile(r"\|\s*(\w{1,60})(?=\s+[\"'\d])")
 _WITHOUT_PIPE = re.compile(r"(?<=[\w\]\"'}])\s+((?:default|append|prepend|date|join|replace|truncate))(?=\s*:)")
+_WITH_PARENTHESES = re.compile(r"\|\s*(\w{1,60})\s*\(\s*([^()|]{0,200}?)\s*\)")
+_FILTER_NAME = re.compile(r"(?<!\|)\|(?!\|)\s*(\w{1,60}+)(?!\s*\()")
+_FILTERS = frozenset({*STANDARD, *braze_filters.FILTERS})
 _TAG_WORD = re.compile(r"(?P<name>[a-z_]+)(?P<rest>\s+[^|.\s].*|\s*)\Z", re.DOTALL)
 
 
@@ -52,9 +57,15 @@ def syntax_findings(source: str, pieces: Sequence[Markup], tags: Collection[str]
             yield from _tag_in_output(source, markup, known)
             yield from _or_in_output(source, markup, masked)
             yield from _filter_signs(source, markup, masked)
+            yield from _unknown_filters(source, markup, masked)
             continue
         if markup.name in ("assign", "echo"):
             yield from _filter_signs(source, markup, masked)
+        if markup.name in ("assign", "echo", "liquid"):
+            yield from _unknown_filters(source, markup, masked)
+        if markup.name == "connected_content":
+            for output in OUTPUT.finditer(masked):
+                yield from _unknown_filters(source, markup, output[0], output.start())
         if markup.name == "assign" and (sign := re.match(r"[\w-]+\s*(==+)", markup.rest)):
             at = rest_start(markup) + sign.start(1)
             yield finding(
@@ -107,7 +118,15 @@ def _curly_quotes_in_tag(source: str, start: int, original: str, before: str) ->
 
 
 def _filter_signs(source: str, markup: Markup, masked: str) -> Iterator[Finding]:
-    """Yield a finding for `| default 'x'` and for `name default: 'x'`."""
+    """Yield a finding for `| default 'x'`, `| default('x')` and `name default: 'x'`."""
+    for match in _WITH_PARENTHESES.finditer(masked):
+        start, end = markup.start + match.start(1), markup.start + match.end()
+        arguments = source[markup.start + match.start(2) : markup.start + match.end(2)]
+        fixed = f"{match[1]}: {arguments}" if arguments else match[1]
+        yield finding(
+            source, (start, end), "filter-signs", f"the filter {match[1]} has parentheses", f"write {fixed}",
+            replacement=fixed,
+        )  # fmt: skip
     for match in _WITHOUT_COLON.finditer(masked):
         start, end = markup.start + match.start(1), markup.start + match.end(1)
         yield finding(
@@ -119,6 +138,23 @@ def _filter_signs(source: str, markup: Markup, masked: str) -> Iterator[Finding]
         yield finding(
             source, (start, end), "filter-signs", f"the filter {match[1]} has no | before it",
             f"write | {match[1]}", replacement=f"| {match[1]}",
+        )  # fmt: skip
+
+
+def _unknown_filters(source: str, markup: Markup, masked: str, at: int = 0) -> Iterator[Finding]:
+    """Yield a finding for each filter that the preview does not know. `at`: the index of `masked` in the piece."""
+    for match in _FILTER_NAME.finditer(masked):
+        name = match[1]
+        if name in _FILTERS:
+            continue
+        meant = similar(name, sorted(_FILTERS))
+        start = markup.start + at + match.start(1)
+        yield finding(
+            source, (start, start + len(name)), "unknown-filter",
+            f"the preview does not know the filter {name} and leaves the value unchanged",
+            f"write {meant}" if meant
+            else "check the spelling; if the filter is Braze's own, test the message in Braze",
+            replacement=meant,
         )  # fmt: skip
 
 

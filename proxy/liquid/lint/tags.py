@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from proxy.api.drop_in import DROP_IN
 from proxy.api.parse import parameters_of
 from proxy.liquid import tag_syntax
-from proxy.liquid.lint.attributes import USER_IDS
+from proxy.liquid.braze_objects import USER_IDS
 from proxy.liquid.lint.place import finding
 from proxy.liquid.lint.tag_call import Call, host_of, without_outputs
 from proxy.liquid.lint.urls import url_findings
