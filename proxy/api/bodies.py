@@ -399,7 +399,8 @@ class Finding(TypedDict):
         Count, about("Number of affected characters. The range can contain line breaks. 0 if only the line is known.")
     ]
     replacement: Annotated[
-        str | None, about("Text that replaces the range and fixes the problem. Null if the author must choose it.")
+        str | None,
+        about("Text that replaces the range and fixes the problem. Null if the author must choose the text."),
     ]
 
 
@@ -438,8 +439,8 @@ class Rendering(TypedDict):
     good: Annotated[
         bool,
         about(
-            "True if Braze sends the message and it needs no attention. False for a message that is empty or blank, "
-            "contains `Liquid error`, or has a call that failed; `reason` says why."
+            "True if Braze sends the message, and the message needs no attention. False if the message is empty or "
+            "blank, contains `Liquid error`, or has a call that failed. `reason` says why."
         ),
     ]
     message: str
@@ -449,5 +450,5 @@ class Rendering(TypedDict):
     answers: Annotated[list[HeldAnswer], about("The answers to the tags, without answers longer than 64 KiB.")]
     unknown_values: Annotated[
         list[UnknownValue],
-        about("The values in the message that only Braze knows. `values` of the request can have test values."),
+        about("The values in the message that only Braze knows. To set test values, send `values` in the request."),
     ]

@@ -96,18 +96,20 @@ class Message(TypedDict):
     user_id: NotRequired[Annotated[str, about("The id of the user. If blank or absent, the user is anonymous.")]]
     device_id: NotRequired[str]
     fetch: NotRequired[
-        Annotated[bool, about("False to make no call: only `answers` answer the tags. The default is true.")]
+        Annotated[bool, about("False to make no call. The tags then get only `answers`. The default is true.")]
     ]
     answers: NotRequired[
         Annotated[
             list[HeldAnswer],
             Meta(max_length=20),
-            about("Answers of earlier renderings. Each answers the same request. Used only with `fetch: false`."),
+            about("Answers of earlier renderings, for tags with the same requests. Used only with `fetch: false`."),
         ]
     ]
     values: NotRequired[
         Annotated[
             dict[str, Any],
-            about("Test values for what only Braze knows, by the name in the message: `custom_attribute.${plan}`."),
+            about(
+                "Test values for values that only Braze knows, by the name in the message: `custom_attribute.${plan}`."
+            ),
         ]
     ]

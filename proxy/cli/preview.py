@@ -34,7 +34,7 @@ from proxy.sandbox.server import Sandbox
     "test_values",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Test value for what only Braze knows, as text or JSON: 'custom_attribute.${plan}=gold'. May be repeated.",
+    help="Test value for a name that only Braze knows: 'custom_attribute.${plan}=gold'. Text or JSON. May be repeated.",
 )
 @click.option(
     "--values",
@@ -59,7 +59,7 @@ def preview(
     TEMPLATE is a file with the message, or - for stdin.
 
     Problems, and the request and answer of each tag, go to stderr. Exits with status 1 if Braze would not send
-    the message now, and if the message is empty, contains a Liquid error, or has a call that failed.
+    the message now, or if the message is empty, contains a Liquid error, or has a call that failed.
 
     Without --url and --demo, the command starts a temporary service with the settings of the environment. Only
     AMPLITUDE_SECRET_KEY is required. With AMPLITUDE_PROFILE_API=off, the temporary service has only the data in Redis
@@ -105,7 +105,8 @@ def _values(test_values: tuple[str, ...], file: TextIO | None) -> dict[str, Any]
     for name in values:
         if not is_value_name(name):
             raise click.UsageError(
-                f"--value: {name} is not a name; write the name as in the message, such as custom_attribute.${{plan}}"
+                f"--value, --values: {name} is not a valid name; write the name as in the message, such as "
+                "custom_attribute.${plan}"
             )
     return values
 

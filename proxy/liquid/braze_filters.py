@@ -39,7 +39,7 @@ _ZONE = re.compile(r"[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+)*")
 _MAX_NUMBER = 100
 """Characters of a number that is formatted. A longer number stays unchanged."""
 _MOMENTS = range(-62_135_510_400, 253_402_214_400)
-"""Seconds since the epoch that Python's datetime has in every time zone."""
+"""Seconds since the epoch that Python's datetime supports in every time zone."""
 
 
 def _bytes(value: object) -> bytes:
@@ -97,7 +97,7 @@ def url_escape(value: object) -> str:
 
 
 def property_accessor(value: object, name: object) -> object:
-    """Return the property with any name, including names that Liquid cannot write."""
+    """Return the property `name`, including names that Liquid cannot read after a dot."""
     return value.get(printed(name)) if isinstance(value, dict) else None
 
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
 from typing import Any
 
+from proxy.liquid.lint.values import similar
 from proxy.liquid.scanner import ATTRIBUTES, OUTPUT, Markup, attributes
 from proxy.liquid.types import User
 
@@ -41,6 +41,8 @@ DOCUMENTED: Mapping[str, frozenset[str]] = {
     }.items()
 }
 """The attributes of each object with a fixed list of attributes; the object of `${…}` without a prefix is empty."""
+USER_IDS = frozenset({"userid", "externalid", "externaluserid", "customerid"})
+"""Names that authors write for the user id, without signs."""
 _CUSTOM = frozenset(
     {"custom_attribute", "event_properties", "api_trigger_properties", "canvas_entry_properties", "context"}
     | {"subscribed_state", "content_blocks", "preference_center"}
@@ -104,11 +106,18 @@ def tag_value_name(tag: str, words: Iterable[str]) -> str:
 def misspelt(name: str) -> str | None:
     """Return the documented attribute that `name` resembles; None if the attribute is documented or resembles none."""
     prefix, attribute = (attributes(name) or [("", "")])[0]
-    known = DOCUMENTED.get(prefix, frozenset())
+    meant = meant_attribute(attribute, prefix)
+    return name.replace(f"{{{attribute}}}", f"{{{meant}}}") if meant else None
+
+
+def meant_attribute(attribute: str, prefix: str = "") -> str | None:
+    """Return the documented attribute of `prefix` that was probably meant; None if `attribute` is documented too."""
+    known = sorted(DOCUMENTED.get(prefix, ()))
     if not attribute or attribute in known:
         return None
-    similar = get_close_matches(attribute.lower(), known, 1, 0.75)
-    return name.replace(f"{{{attribute}}}", f"{{{similar[0]}}}") if similar else None
+    if prefix == "" and re.sub(r"[\W_]", "", attribute).lower() in USER_IDS:
+        return "user_id"
+    return similar(attribute, known) or next((name for name in known if name.startswith(f"{attribute}_")), None)
 
 
 def is_value_name(name: str) -> bool:

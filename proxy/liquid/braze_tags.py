@@ -44,13 +44,21 @@ class _WordsNode(Node):
         words = [word for text in self.words for word in arguments(rendered(text, context, self.run))]
         if self.tag == "catalog_items":
             value = self.run.value_of(tag_value_name(self.tag, words[:1]))
+            self._require(value, (list, dict))
             context.assign("items", catalog_rows(value, [word for word in words[1:] if not word.startswith(":")]))
             return 0
         if self.tag == "catalog_selection_items":
             value = self.run.value_of(tag_value_name(self.tag, words[:2]))
+            self._require(value, (list,))
             context.assign("items", value if isinstance(value, list) else [])
             return 0
         return buffer.write(printed(self.run.value_of(tag_value_name(self.tag, words[:1]))))
+
+    def _require(self, value: object, types: tuple[type, ...]) -> None:
+        if value is not None and not isinstance(value, types):
+            problem = f"the test value of {self.tag} is not a list, so items is empty"
+            fix = 'write a JSON list, such as [{"id": "12", "title": "Boots"}]'
+            self.run.note(Finding(self.run.line, "test-value", problem, fix, level="note"))
 
 
 class _ContentBlockNode(Node):
@@ -129,7 +137,7 @@ class _BrazeTag(Tag):
             return _ContentBlockNode(token, text, self.run)
         if self.name == "message_extras":
             if not _EXTRAS.fullmatch(text.strip()):
-                problem = "message_extras needs a key and a value in this order, so Braze adds nothing to the event"
+                problem = "message_extras needs :key first and :value second, so Braze adds nothing to the event"
                 fix = "write {% message_extras :key NAME :value VALUE %}"
                 self.run.note(Finding(self.run.line_of(token), "message-extras", problem, fix))
             return _MessageExtrasNode(token)

@@ -1,6 +1,6 @@
 """Reads dates in text as Ruby's `Time.parse` does, in UTC: the day comes first in `01/02/2026`.
 
-Outside fact: which notations Ruby reads, and in which order; compared with Ruby in tests/liquid/test_dates_as_ruby.py.
+Outside fact: the notations that Ruby reads, and their order. tests/liquid/test_dates_as_ruby.py compares both.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _UNITS = ("year", "mon", "mday", "hour", "min", "sec")
 
 
 def moment_of(text: str, now: float) -> Moment | None:
-    """Return the moment that a text names, or None. `text`: in lower case. `now`: Unix time, for what is missing."""
+    """Return the moment that a text names, or None. `text`: in lower case. `now`: Unix time, for missing parts."""
     reader = _Reader(text)
     fields = reader.read()
     if not any(name in fields for name in (*_UNITS, "yday")):

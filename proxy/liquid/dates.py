@@ -1,4 +1,4 @@
-"""The filter `date`, as in Ruby's Liquid. The preview's zone is UTC, as Braze's is."""
+"""The filter `date`, as in Ruby's Liquid. The time zone is UTC, as in Braze."""
 
 from __future__ import annotations
 

@@ -20,7 +20,6 @@ from proxy.liquid import braze_filters, limits
 from proxy.liquid.braze_objects import variables
 from proxy.liquid.braze_tags import braze_tags
 from proxy.liquid.expressions import NotLiquidError, UnusualSyntaxError
-from proxy.liquid.lint.values import similar
 from proxy.liquid.ruby import RubyError, looked_up
 from proxy.liquid.ruby_tags import TAGS
 from proxy.liquid.standard_filters import STANDARD
@@ -36,7 +35,7 @@ _NOT_SHOWN = (LiquidInterrupt, StopRender, ResourceLimitError)
 
 
 class BrazeEnvironment(Environment):
-    """Tolerates invalid syntax like Ruby's Liquid, and reports the skipped syntax. Each rendering needs its own."""
+    """Tolerates invalid syntax like Ruby's Liquid, and reports it. Each rendering needs its own environment."""
 
     loop_iteration_limit = limits.MAX_ITERATIONS
     output_stream_limit = limits.MAX_OUTPUT
@@ -78,10 +77,11 @@ class BrazeEnvironment(Environment):
         if isinstance(error, ResourceLimitError | NotLiquidError) or _FATAL.match(shown):
             raise error
         if isinstance(error, UnusualSyntaxError):
-            problem = f"{shown}, so Braze ignores a part of it"
+            problem = f"{shown}, so Braze ignores part of it"
+            fix = "write it as in {% if name == 'x' %} or {{ name | default: 'x' }}, and test the message in Braze"
         else:
             problem = f"the tag or output is not standard Liquid ({shown}), so the preview skips it"
-        fix = "use standard Liquid, because the result in Braze may differ"
+            fix = "correct the tag or output, and test the message in Braze"
         self.run.note(Finding(self.run.line_of(error.token), "syntax", problem, fix))
 
 
@@ -110,17 +110,6 @@ class BrazeContext(RenderContext):
     def filter(self, name: str, token: Token | None) -> Callable[..., object]:
         """Return the filter of this name, with checks of the limits."""
         run = cast(BrazeEnvironment, self.env).run
-        if name not in self.env.filters:
-            run.note(
-                Finding(
-                    run.line,
-                    "unknown-filter",
-                    f"the preview does not know the filter {name} and leaves the value unchanged",
-                    f"write {meant}"
-                    if (meant := similar(name, self.env.filters))
-                    else "check the spelling; if the filter is Braze's own, test the message in Braze",
-                )
-            )
         function = super().filter(name, token)
 
         def as_in_ruby(*values: object, **named: object) -> object:
@@ -182,8 +171,14 @@ class _Guarded(Node):
 def _fix(shown: str) -> str:
     if "comparison of" in shown:
         return "compare values of the same type; convert text to a number with {% assign n = … | plus: 0 %}"
+    if "Unknown operator" in shown:
+        return "use one of the operators ==, !=, <, >, <=, >= and contains"
+    if "wrong number of arguments" in shown:
+        return "add the missing arguments of the filter, or remove the extra arguments"
+    if "includes" in shown:
+        return "remove the tag; write the text itself, or a Content Block"
     if "internal" in shown:
-        return "a filter has an invalid input or argument; correct the value"
+        return "correct the input or the argument of the filter"
     return "add an if around the expression, or correct its values"
 
 

@@ -18,7 +18,17 @@ from liquid.builtin.expressions import Filter, FilteredExpression, KeywordArgume
 from liquid.exceptions import LiquidSyntaxError
 from liquid.expression import Expression
 
-from proxy.liquid.ruby import RubyError, contains, equal, integer, is_blank, is_empty, leading_integer, ordered
+from proxy.liquid.ruby import (
+    AfterDot,
+    RubyError,
+    contains,
+    equal,
+    integer,
+    is_blank,
+    is_empty,
+    leading_integer,
+    ordered,
+)
 from proxy.liquid.standard_syntax import standard
 
 FRAGMENT = r"""(?:"[^"]*"|'[^']*'|(?:[^\s,|'"]|"[^"]*"|'[^']*')+)"""
@@ -193,8 +203,10 @@ class Loop(Expression):
         limit = self.attributes["limit"].evaluate(context) if "limit" in self.attributes else None
         length = self._integer(limit)
         values = _collection(found)
-        first = min(max(0, start), len(values))
-        last = len(values) if length is None else min(max(first, start + length), len(values))
+        first, last = 0, len(values)
+        if not isinstance(found, str):  # Ruby ignores offset and limit for a text
+            first = min(max(0, start), len(values))
+            last = len(values) if length is None else min(max(first, start + length), len(values))
         context.stopindex(name, start + last - first)
         entries: Any = islice(values, first, last)
         return (reversed(list(entries)) if self.reversed else iter(entries)), last - first
@@ -321,7 +333,7 @@ def same(left: object, right: object) -> bool:
 
 def _steps(token: Token, text: str) -> Iterator[Expression]:
     for step in _STEP.findall(text):
-        yield value(token, step[1:-1]) if step.startswith("[") else Constant(token, step)
+        yield value(token, step[1:-1]) if step.startswith("[") else Constant(token, AfterDot(step))
 
 
 def _range_end(found: object) -> int:

@@ -25,7 +25,9 @@ from proxy.liquid.state import Aborted, Run
 from proxy.liquid.types import NO_ALIASES, OUR_LIMIT, SECONDS, AskForTag, Finding, Rendering, User
 
 _LIQUID = re.compile(r"\{[{%]")
-_REFUSED = "fix this line; Braze refuses the whole message"
+_UNEXPECTED = re.compile("unexpected tag '(.+)'")
+_UNCLOSED = re.compile(r"expected tag (\w+)")
+"""Errors of python-liquid."""
 
 
 def render(
@@ -40,8 +42,8 @@ def render(
 ) -> Rendering:
     """Return the message that Braze would send to `user`, with the findings. `ask` answers each tag.
 
-    `aliases`: the operator's short names by kind, for findings about unknown ids. `values`: test values for what only
-    Braze knows, by name (`proxy.liquid.braze_objects`).
+    `aliases`: the operator's short names by kind, for findings about unknown ids. `values`: test values for the
+    names that only Braze knows (`proxy.liquid.braze_objects`).
     """
     run = Run(user, ask, values or {}, seconds, monotonic)
     environment = BrazeEnvironment(run)
@@ -62,7 +64,7 @@ def render(
         pieces = unreadable.pieces
         _note(run, findings(source, pieces, environment.tags) if pieces else delimiter_findings(source[:MAX_SOURCE]))
         span = opening_span(source, unreadable.line)
-        _note(run, [finding(source, span, "unreadable", unreadable.problem, _REFUSED)])
+        _note(run, [finding(source, span, "unreadable", *_refusal(unreadable.problem))])
         outcome = {"outcome": "refused", "reason": f"line {unreadable.line}: {unreadable.problem}"}
         return _rendering(run, source, pieces, **outcome)
     _note(run, findings(source, pieces, environment.tags))
@@ -73,11 +75,19 @@ def render(
         return _message(BrazeEnvironment(run), plain)
 
     _note(run, rendered_findings(source, pieces, run, environment.globals, aliases, render_again, ask))
+    if outcome["outcome"] == "sent":
+        outcome["reason"] = _doubt(outcome["message"], run)
     return _rendering(run, source, pieces, **outcome)
 
 
+def _refusal(reason: str) -> tuple[str, str]:
+    """Return the problem and the fix of a finding about a message that Braze refuses."""
+    cause, _, fix = reason.partition("; ")
+    return f"{cause}, so Braze refuses the whole message", fix or "correct this line"
+
+
 def _note(run: Run, findings: Iterable[Finding]) -> None:
-    # A message may nest more deeply than the rules can follow. Braze then refuses it too, so a rule may stop.
+    # A message may nest more deeply than the rules can follow. Braze also refuses such a message.
     with suppress(RecursionError):
         for entry in findings:
             if not run.note(entry) or not run.in_time():
@@ -88,7 +98,7 @@ def _outcome(environment: BrazeEnvironment, plain: str, run: Run) -> dict[str, A
     try:
         message = _message(environment, plain)
     except Unreadable as unreadable:  # in a Content Block
-        run.note(Finding(unreadable.line, "unreadable", unreadable.problem, _REFUSED))
+        run.note(Finding(unreadable.line, "unreadable", *_refusal(unreadable.problem)))
         return {"outcome": "refused", "reason": f"line {unreadable.line}: {unreadable.problem}"}
     except Aborted as aborted:
         return {"outcome": "aborted", "reason": aborted.reason}
@@ -98,11 +108,11 @@ def _outcome(environment: BrazeEnvironment, plain: str, run: Run) -> dict[str, A
         reason = _reason(error)
         if not isinstance(error, ResourceLimitError):
             problem = reason.partition(": ")[2] if reason.startswith("line ") else reason
-            run.note(Finding(run.line_of(error.token), "unreadable", problem, _REFUSED))
+            run.note(Finding(run.line_of(error.token), "unreadable", *_refusal(problem)))
         return {"outcome": "refused", "reason": reason}
     if run.retried is not None:
         return {"outcome": "retried", "message": message, "reason": run.retried}
-    return {"outcome": "sent", "message": message, "reason": _doubt(message, run)}
+    return {"outcome": "sent", "message": message}
 
 
 def _doubt(message: str, run: Run) -> str:
@@ -110,13 +120,16 @@ def _doubt(message: str, run: Run) -> str:
     for tag in run.tags:
         if tag["needs_render"]:
             return f"the tag on line {tag['line']} has no answer yet; press Render"
-    if not message.strip():
-        return "the message is empty; add a text for users without data"
-    if "Liquid error" in message:
-        return "the message contains “Liquid error”; fix the problems below"
     for tag in run.tags:
-        if (tag["status"] or 0) >= 400:
-            return f"the call on line {tag['line']} failed with status {tag['status']}; fix its tag"
+        if (status := tag["status"] or 0) >= 400:
+            fix = "fix its tag" if status < 500 else "render the message again later"
+            return f"the call on line {tag['line']} failed with status {status}; {fix}"
+    if "Liquid error" in message:
+        return "the message contains “Liquid error”; fix the listed problems"
+    if not message.strip():
+        has_problems = any(entry.level == "problem" for entry in run.findings)
+        fix = "fix the listed problems" if has_problems else "add a text for users without data"
+        return f"the message is empty; {fix}"
     return ""
 
 
@@ -138,7 +151,7 @@ def _rendering(
     ordered = merged(run.findings, source, pieces)
     if len(run.findings) >= MAX_FINDINGS:
         problem = f"the preview shows only the first {MAX_FINDINGS:,} findings"
-        ordered.append(Finding(ordered[-1].line, "more-findings", problem, "fix these findings first", level="note"))
+        ordered.append(Finding(ordered[-1].line, "more-findings", problem, "fix these problems first", level="note"))
     unknown = tuple(run.unknown_values.items())
     return Rendering(outcome, message, reason, tuple(run.tags), tuple(ordered), unknown)
 
@@ -158,5 +171,12 @@ def _reason(error: LiquidError) -> str:
     where = ""
     if token is not None and token.start_index >= 0:
         where = f"line {line_at(token.source, token.start_index)}: "
-    reason = where + re.sub(r"\s+", " ", str(error.message or "Liquid cannot read the message; check its syntax"))
+    problem = re.sub(r"\s+", " ", str(error.message or "Liquid cannot read the message; check its syntax"))
+    if tag := _UNEXPECTED.fullmatch(problem):
+        problem = f"{tag[1]} is not a tag; check its spelling"
+        if re.match("end|else|elsif|when", tag[1]):
+            problem = f"{{% {tag[1]} %}} has no opening tag; remove it, or add the opening tag before it"
+    elif tag := _UNCLOSED.match(problem):
+        problem = f"a block is never closed; add {tag[1]}"
+    reason = where + problem
     return f"{reason}; {OUR_LIMIT}" if isinstance(error, ResourceLimitError) else reason

@@ -84,7 +84,7 @@ class Child:
     ) -> bytes:
         """Render `template` for `user` and return the report as JSON. `ask` answers each call, in this thread.
 
-        `aliases`: the operator's short names by kind. `values`: test values for what only Braze knows, by name
+        `aliases`: the operator's short names by kind. `values`: test values for the names that only Braze knows
         (`proxy.liquid.braze_objects`). A child ends itself after `seconds` and is killed `grace_seconds` later. The
         report names such failures. Errors of `ask` are raised.
         """
@@ -143,7 +143,7 @@ class Renderer:
     ) -> bytes:
         """Render `template` for `user` and return the report as JSON. `ask` answers each call, in this thread.
 
-        `values`: test values for what only Braze knows, by name (`proxy.liquid.braze_objects`). `aliases`: the
+        `values`: test values for the names that only Braze knows (`proxy.liquid.braze_objects`). `aliases`: the
         operator's short names by kind.
         """
         if not self._places.acquire(blocking=False):

@@ -18,7 +18,7 @@ Number = int | Decimal
 EXACT = Context(prec=1_500, rounding=ROUND_HALF_EVEN, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[])
 """More digits than the sum of any two JSON numbers; division by zero gives an infinity."""
 WHITE = "\0\t\n\v\f\r "
-"""What Ruby strips. Python also strips the no-break space."""
+"""Characters that Ruby strips. Python also strips the no-break space."""
 
 LONG = range(-(2**63), 2**63)
 """The positions that Ruby accepts."""
@@ -32,7 +32,7 @@ _INTEGER = re.compile(
 _BASES = {"x": 16, "b": 2, "o": 8, "d": 10}
 _MAX_BITS = 4_096
 _DROPS = {"ForLoop": "Liquid::ForloopDrop", "TableRow": "Liquid::TablerowloopDrop"}
-"""What Ruby prints for the object `forloop` itself."""
+"""Text that Ruby prints for the object `forloop` itself."""
 _MAX_DIGITS = 1_300
 """Digits of a number. Python converts long numbers in quadratic time."""
 _ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\x1b": "\\e", "\a": "\\a", "\b": "\\b", "\v": "\\v", "\f": "\\f"}
@@ -47,11 +47,17 @@ class RubyError(LiquidError):
 
 
 class PropertyError(Exception):
-    """Ruby raises TypeError for a property of this kind."""
+    """Raised where Ruby raises TypeError: the name has an unsuitable type."""
 
 
 class WithoutPropertiesError(Exception):
     """The value has no properties, such as a boolean."""
+
+
+class AfterDot(str):
+    """A step that is written after a dot. Only there Ruby reads `size`, `first` and `last` as commands."""
+
+    __slots__ = ()
 
 
 def text(value: object) -> str:
@@ -229,6 +235,8 @@ def looked_up(value: Any, step: object) -> Any:
             return value[step]
     elif isinstance(step, int) and isinstance(value, list | tuple) and not isinstance(step, bool):
         return value[step] if -len(value) <= step < len(value) else None
+    if not isinstance(step, AfterDot):
+        return None
     if step == "size":
         return size_of(value)
     if step == "first" and isinstance(value, list | tuple | dict | range):

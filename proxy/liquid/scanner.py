@@ -40,6 +40,7 @@ _WITH_OUTPUTS = frozenset(
     {"connected_content", "catalog_items", "catalog_selection_items", "promotion", "landing_page_url", "message_extras"}
 )
 """The tags whose text is not an expression, but text with outputs."""
+_CLOSING = {"{{": "}}", "{%": "%}"}
 _LONG_BLANK = re.compile(r"\s{200}")
 _MAX_BRACKETS = 500
 """Per expression. python-liquid reads to the end of the expression from each unclosed bracket."""
@@ -89,7 +90,8 @@ def markups(source: str) -> list[Markup]:
                 pieces.append(Markup("verbatim", source[start:at], HTML_COMMENT, "", start, line))
             continue
         if not match.lastgroup:
-            raise Unreadable(line, f"{source[start : start + 2]} is never closed; add the closing delimiter")
+            opening = source[start : start + 2]
+            raise Unreadable(line, f"{opening} is never closed; add {_CLOSING[opening]}")
         text = match[0]
         # The time of python-liquid grows fast with the length of a run of blanks.
         if _LONG_BLANK.search(text):
@@ -100,7 +102,7 @@ def markups(source: str) -> list[Markup]:
             continue
         tag = _TAG.match(text)
         if tag is None:
-            raise Unreadable(line, "{% has no name of a tag after it; write the name, without a no-break space")
+            raise Unreadable(line, "{% has no tag name; write the name, and delete any no-break space before it")
         name, rest = tag[1], tag[2].strip()
         if name in ("raw", "comment"):
             at = _end_of_block(source, name, at)
@@ -150,7 +152,7 @@ def _end_of_block(source: str, name: str, at: int) -> int:
     while depth and (tag := _COMMENTED.search(source, at)):
         at = tag.end()
         if not tag["tag"] and not tag["output"]:
-            problem = f"{tag[0][:2]} in a comment is never closed; add the closing delimiter"
+            problem = f"{tag[0][:2]} in a comment is never closed; add {_CLOSING[tag[0][:2]]}"
             raise Unreadable(line_at(source, tag.start()), problem)
         if tag["name"] == "raw":
             at = _end_of_block(source, "raw", at)

@@ -44,7 +44,7 @@ class Run:
         self.empty_outputs: set[tuple[int, str]] = set()
         """Line and Liquid of each output that printed nothing."""
         self.line = 1
-        """The line of the node being rendered. A template that this node parses begins in the same line."""
+        """The line of the node being rendered. Lines of a template that this node parses count from here."""
         self._seconds = seconds
         self._monotonic = monotonic
         self._until = monotonic() + seconds
@@ -78,7 +78,7 @@ class Run:
         return self.line - 1 + line_at(token.source, token.start_index)
 
     def note(self, finding: Finding) -> bool:
-        """Add a finding once. Return whether more findings fit; the number is limited, because a loop can add many."""
+        """Add a finding once. Return whether there is space for more; a loop could add any number."""
         if len(self.findings) < MAX_FINDINGS:
             self.findings[finding] = None
             return True
@@ -97,8 +97,8 @@ class Run:
         if self.values.get(name) is not None:
             return
         if similar := misspelt(name):
-            problem = f"Braze has no attribute {name}, so it is empty"
+            problem = f"{name} is not a Braze attribute, so it is empty"
             self.note(Finding(line, "misspelt-attribute", problem, f"write {similar}"))
         else:
             problem = f"only Braze knows the value of {name}, so it is empty in the preview"
-            self.note(Finding(line, "unknown-attribute", problem, "give this name a test value", level="note"))
+            self.note(Finding(line, "unknown-attribute", problem, f"enter a test value for {name}", level="note"))

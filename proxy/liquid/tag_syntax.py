@@ -154,7 +154,7 @@ def logs_exposure(name: str | None, parameters: Mapping[str, str]) -> bool:
 def other_url(url: str) -> tuple[str, str]:
     """Return the problem and the fix for a tag whose URL is not a data route of this service."""
     host = url.partition("://")[2].partition("/")[0] or url[:80] or "an empty URL"
-    return f"{host} is not this service, so the preview does not call it", "test this part of the message in Braze"
+    return f"{host} is not this service, so the preview does not call it", "test this tag in Braze"
 
 
 def json_object(text: str) -> dict[str, object]:
@@ -167,7 +167,7 @@ def json_object(text: str) -> dict[str, object]:
 
 
 def _from_query(url: str) -> str:
-    """Return the URL from its `?` that is outside of Liquid; "" without a query."""
+    """Return the URL from the first `?` outside of Liquid; "" without a query."""
     for match in _URL_PIECE.finditer(url):
         if match[0] == "?":
             return url[match.start() :]
@@ -195,7 +195,7 @@ def _of_body(body: str) -> dict[str, str]:
 def words(text: str) -> Iterator[str]:
     """Yield the words between blanks.
 
-    Blanks inside outputs do not separate words, nor do blanks inside the braces of `:headers`.
+    Blanks inside outputs and inside the braces of `:headers` do not separate words.
     """
     word, depth, quoted, grouped = "", 0, False, False
     for match in _PIECE.finditer(text):

@@ -154,7 +154,7 @@ def _no_break_space(line: int) -> Finding:
         line,
         "no-break-space",
         "the URL has a no-break space (U+00A0), which Braze removes",
-        "delete the space and type it again",
+        "delete the no-break space",
     )
 
 
@@ -162,8 +162,8 @@ def _unreadable_answer(line: int, error: Unreadable) -> Finding:
     return Finding(
         line,
         "rerender",
-        f"the answer cannot be rendered again, because {error.problem}",
-        "remove :rerender, because answers of this service contain no Liquid of yours",
+        f":rerender cannot read the answer as Liquid: {error.problem}",
+        "remove :rerender; the answers of this service contain no Liquid to render",
     )
 
 

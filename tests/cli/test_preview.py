@@ -40,7 +40,7 @@ def test_preview__settings_of_the_environment__one_call_to_amplitude(sandbox: Sa
     assert sandbox.secret_key not in ended.stderr
 
     sandbox.break_with(Fault("status", status=500))
-    ended = preview(SNIPPETS / "8-message-later-without-recommendations.liquid", "--user", "ben", **settings)
+    ended = preview(SNIPPETS / "8-retry-without-recommendations.liquid", "--user", "ben", **settings)
     assert ended.returncode == 1
     assert "retried: the call on line 1 failed with status 500" in ended.stderr
 
@@ -69,7 +69,7 @@ def test_preview__test_values__used_in_the_message(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (("--value", "city=Bonn"), "--value: city is not a name; write the name as in the message"),
+        (("--value", "city=Bonn"), "--value, --values: city is not a valid name; write the name as in the message"),
         (("--value", "${city}"), "--value: ${city} has no value; write NAME=VALUE"),
         (("--values", __file__), "is not JSON; write an object"),
     ],
@@ -139,7 +139,7 @@ def test_preview__message_with_problems__prints_line_and_fix() -> None:
     assert ended.returncode == 0
     assert "line 1: http:// sends" in ended.stderr
     assert "fix: write {{${user_id} | url_param_escape}}" in ended.stderr
-    assert "line 2: Liquid cannot read .gp:email" in ended.stderr
+    assert "line 2: Liquid cannot read gp:email" in ended.stderr
 
 
 def test_preview__misspelt_alias__names_the_alias(sandbox: Sandbox) -> None:

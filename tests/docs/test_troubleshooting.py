@@ -126,7 +126,7 @@ def test_old_data__no_cache__is_fetched_again(service: Service, run: Callable[..
 PROBLEMS = {
     "liquid error": (
         "{% if p.properties.first_name > 3 %}x{% endif %}\n{{ p.gp:first_name }}",
-        ("line 2: Liquid prints “Liquid error: comparison", "line 3: Liquid cannot read .gp:first_name"),
+        ("line 2: Liquid prints “Liquid error: comparison", "line 3: Liquid cannot read gp:first_name"),
     ),
     "only in braze": (
         "",

@@ -1,7 +1,7 @@
 """Messages of the kinds that Braze's documentation shows, with the result that it states.
 
 Each case names the page, below User guide > Messaging > Design and edit > Personalize unless another guide is named.
-The wording and the data are ours.
+This project wrote the texts and the data.
 """
 
 from __future__ import annotations

@@ -57,7 +57,9 @@ def rendered(template: str, values: dict[str, Any] | None = None, user: User = U
         ("{% raw %}{{${city}}}{% endraw %}", "{{${city}}}", []),
     ],
 )  # fmt: skip
-def test_value__only_braze_knows_it__message_goes_on_with_a_note(template: str, message: str, names: list[str]) -> None:
+def test_value__only_braze_knows_it__message_rendered_with_a_note(
+    template: str, message: str, names: list[str]
+) -> None:
     rendering = rendered(template)
     assert rendering.message == message
     assert [name for name, _ in rendering.unknown_values] == names
@@ -149,3 +151,19 @@ def test_message_extras__value_before_key__finding() -> None:
 )  # fmt: skip
 def test_value_name__as_written_in_a_message__valid(name: str, valid: bool) -> None:
     assert is_value_name(name) is valid
+
+
+@pytest.mark.parametrize(
+    ("template", "name"),
+    [
+        ("{% catalog_items games 12 %}{{ items[0].title }}x", "catalog_items.games"),
+        ("{% catalog_selection_items games cheap %}{{ items[0].title }}x", "catalog_selection_items.games.cheap"),
+    ],
+)
+def test_value__text_for_a_catalog__note_asks_for_a_list(template: str, name: str) -> None:
+    rendering = rendered(template, {name: "Chess"})
+    assert rendering.message == "x"
+    (note,) = [entry for entry in rendering.findings if entry.rule == "test-value"]
+    assert note.fix == 'write a JSON list, such as [{"id": "12", "title": "Boots"}]'
+    right = rendered(template, {name: [{"id": "12", "title": "Chess"}]})
+    assert (right.message, "test-value" in [entry.rule for entry in right.findings]) == ("Chessx", False)

@@ -65,7 +65,7 @@ def test_body__content_type_and_form__sent_as_braze_sends_it(options: str, body:
 
 
 @pytest.mark.parametrize("body", ['{"a": 1}', "a=1& b=2"])
-def test_body__blank_in_it__finding_with_the_part_that_is_sent(body: str) -> None:
+def test_body__with_a_blank__finding_with_the_part_that_is_sent(body: str) -> None:
     rendering = rendered(f"\n{{% connected_content https://h/v1/cohorts :method post :body {body} :save x %}}")
     finding = next(entry for entry in rendering.findings if entry.rule == "cut-body")
     assert finding.line == 2
@@ -196,7 +196,7 @@ def test_html_comment__liquid_inside__note_and_lines_of_the_message() -> None:
         "{% for i in (1..9000) %}" + "x" * (MAX_OUTPUT // 8000) + "{% endfor %}",
     ],
 )
-def test_limit__exceeded__said_to_be_of_the_preview(template: str) -> None:
+def test_limit__exceeded__named_as_a_limit_of_the_preview(template: str) -> None:
     rendering = rendered(template)
     assert rendering.outcome == "refused"
     assert rendering.reason.endswith("; this is a limit of the preview, not of Braze")

@@ -67,9 +67,17 @@ CASES = {
         [tag("https://h/v1/cohorts :save my_c-1"), tag("https://h/v1/cohorts :save {{ x }}")],
     ),
     "filter-signs": (
-        ["{{ x | default 'a' }}", "{{ x default: 'a' }}", "{% assign y = x | append 'a' %}", "{{ x | truncate 5 }}"],
+        ["{{ x | default 'a' }}", "{{ x default: 'a' }}", "{% assign y = x | append 'a' %}", "{{ x | truncate 5 }}",
+         "{{ x | default('a') }}", "{% assign y = x | round( 2 ) %}", "{{ x | upcase() }}"],
         ["{{ x | default: 'a' | upcase }}", "{{ x | append: default }}", "{{ 'a default: b' }}",
-         "{{ x | date: '%d' }}"],
+         "{{ x | date: '%d' }}", "{{ x | append: '(a)' }}", "{{ 'x | default(1)' }}"],
+    ),
+    "unknown-filter": (
+        ["{{ x | upercase }}", "{% assign y = x | Upcase %}", "{% echo x | nosuch: 1 %}", "{{ 'a|b' | nosuch }}",
+         tag("https://h/v1/cohorts?user_id={{${user_id} | url_param_escap}} :save c"),
+         "{% liquid echo x | upercase %}"],
+        ["{{ x | upcase | default: 'a|b' }}", "{{ x | md5 }}", "{{ 'a | b' }}", "{{ x || y }}",
+         tag(f"{RECS}|x :save r"), "{% if x | nosuch %}{% endif %}", "{% raw %}{{ x | nosuch }}{% endraw %}"],
     ),
     "without-scheme": (
         [tag("h/v1/cohorts?user_id=1 :save c"), tag("//h/v1/cohorts :save c")],

@@ -118,8 +118,20 @@ MISSPELT = [
     ("empty", P + "{{- p.properties.town | upcase -}}", "{{- p.properties.town | upcase -}}",
      "{{- p.properties.town | upcase | default: '…' -}}"),
     ("empty", P + "{% assign t = p.properties.team %}{{ t }}", "{{ t }}", "{{ t | default: '…' }}"),
+    ("braces", P + "{% if p.ok %}x{% endif %}{{% assign y = 1 %}}", "{{% assign y = 1 %}}", "{% assign y = 1 %}"),
+    ("unknown-filter", P + "{{ p.properties.first_name | upercase }}", "upercase", "upcase"),
+    ("filter-signs", P + "{{ p.properties.first_name | default('x') }}", "default('x')", "default: 'x'"),
+    ("filter-signs", P + "{{ p.properties.first_name | upcase() }}", "upcase()", "upcase"),
+    ("misspelt-attribute", "{{${external_id}}}x", "${external_id}", "${user_id}"),
+    ("misspelt-attribute", "{{${email}}}x", "${email}", "${email_address}"),
 ]  # fmt: skip
-RULES = {rule for rule, *_ in MISSPELT} | {"abort-against-retry", "whole-list"}
+RULES = {rule for rule, *_ in MISSPELT} | {
+    "abort-against-retry",
+    "whole-list",
+    "failed-call",
+    "blank-id",
+    "unknown-user",
+}
 
 
 @pytest.mark.parametrize(("rule", "source", "text", "replacement"), MISSPELT)
@@ -139,7 +151,7 @@ def test_rendered__misspelt_name__one_finding_marks_it_and_names_the_right_one(
     ("source", "words"),
     [
         (P + "{{ p.points_total }}", ["p has no points_total", "properties, properties_by_name"]),
-        (RECS + "{{ nothing }}{% assign total = 1 %}", ["nothing in the message sets nothing", "recs, total"]),
+        (RECS + "{{ nothing }}{% assign total = 1 %}", ["no tag sets nothing", "recs, total"]),
         (tag("properties", "p", "&keys=first_name") + "{{ p.properties.points }}", ["add points to keys"]),
         (RECS + "{{ recs.recommendations_by_id.checkout.ok }}", ["add checkout to rec_id", "homepage, also"]),
         (P + "{{ p.properties.team }}", ["p.properties.team is empty for this user", "add a default"]),
@@ -157,7 +169,7 @@ def test_rendered__nothing_similar__finding_lists_the_names_that_exist(source: s
     [
         (C + "{% if c.member.silver %}x{% endif %}y", ["not in the cohort silver", "vip, c31"]),
         (tag("cohorts", "c", "&cohort_id=silver") + "{{ c.is_member }}", ["not in the cohort silver", "vip, c31"]),
-        (RECS + "x", ["no recommendation also", "this user has homepage", "other names are checkout"]),
+        (RECS + "x", ["no recommendation also", "this user has homepage", "other names on this service are checkout"]),
         (tag("propensities", "p", "&prediction_id=buy,leave") + "x", ["no prediction buy", "this user has leave"]),
     ],
 )
@@ -261,6 +273,7 @@ UNREADABLE = [
     ("unknown-tag", P + "{% if p.ok %}x{% end %}", "{% end %}", "{% endif %}"),
     ("unknown-tag", P + "{% if p.ok %}x{% elseif p.stale %}y{% endif %}", "elseif", "elsif"),
     ("tag-in-output", P + "{{ if p.ok }}x{% endif %}", "{{ if p.ok }}", "{% if p.ok %}"),
+    ("braces", P + "{ % if p.ok %}x{% endif %}", "{ % if p.ok %}", "{% if p.ok %}"),
     ("unreadable", "a\n{% if x %}b", "{% if x %}", None),
     ("unreadable", "a\n{% endif %}b", "{% endif %}", None),
 ]
@@ -274,6 +287,30 @@ def test_unreadable_message__one_finding_with_the_fix(
     assert (rendering.outcome, rendering.good) == ("refused", False)
     (finding,) = problems(rendering)
     assert (finding.rule, marked(source, finding), finding.replacement) == (rule, text, replacement)
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("{% endif %}", "{% endif %} has no opening tag; remove it, or add the opening tag before it"),
+        ("{% else %}", "{% else %} has no opening tag; remove it, or add the opening tag before it"),
+        ("{% nosuch %}", "nosuch is not a tag; check its spelling"),
+    ],
+)
+def test_unreadable_message__tag_without_its_block__reason_has_the_fix(source: str, reason: str) -> None:
+    rendering = render(source, User("ava"), ask)
+    assert rendering.reason == f"line 1: {reason}"
+
+
+def test_used_before_set__tag_in_the_same_line__fix_names_the_place() -> None:
+    (finding,) = problems(render("x{{ recs.ok }}" + RECS, User("ava"), ask))
+    assert finding.fix == "move the tag before recs.ok"
+
+
+@pytest.mark.parametrize("name", ["${external_id}", "${email}", "${frist_name}", "${userId}"])
+def test_misspelt_attribute__of_the_user__is_reported_once(name: str) -> None:
+    rendering = render(f"{{{{{name}}}}}x", User("ava"), ask)
+    assert [entry.rule for entry in rendering.findings] == ["misspelt-attribute"]
 
 
 def test_foreign_host__no_word_about_credentials_or_routes() -> None:
@@ -290,3 +327,51 @@ def test_rendered__many_names_and_keys__within_the_time_limit() -> None:
     wide = ENVELOPE | {"properties": {f"name_{n}": {f"key_{m}": n for m in range(50)} for n in range(200)}}
     rendering = render(P + names, User("ava"), lambda _: Answer(200, {}, json.dumps(wide), 0.0), seconds=4)
     assert rendering.outcome == "sent"
+
+
+@pytest.mark.parametrize(
+    ("source", "rules"),
+    [
+        ("{% connected_content https://h/v1/recommendations?user_id=ava :basic_auth us :save r %}x", ["failed-call"]),
+        (
+            "{% connected_content https://h/v1/recommendations?user_id=ava&recid=a :basic_auth us :save r %}x",
+            ["unknown-parameter"],
+        ),
+    ],
+)
+def test_failed_call__mistake_in_the_tag__one_finding_with_the_words_of_the_service(
+    source: str, rules: list[str]
+) -> None:
+    detail = "rec_id is required; add rec_id=<id>"
+    rendering = render(source, User("ava"), lambda _: Answer(400, {}, json.dumps({"detail": detail}), 0.0))
+    assert [entry.rule for entry in problems(rendering)] == rules
+    if rules == ["failed-call"]:
+        (found,) = problems(rendering)
+        assert (found.problem, found.fix) == (
+            "the call fails with status 400: rec_id is required",
+            "add rec_id=<id>",
+        )
+        assert marked(source, found).startswith("{% connected_content")
+
+
+@pytest.mark.parametrize("body", ['{"error":"User id and device id not seen before"}', "no", "[]", '{"detail":7}'])
+def test_failed_call__answer_without_a_detail__no_finding(body: str) -> None:
+    source = "{% connected_content https://h/v1/userprofile?user_id=ava&rec_id=a :basic_auth us :save r %}x"
+    assert problems(render(source, User("ava"), lambda _: Answer(400, {}, body, 0.0))) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "url", "rules"),
+    [
+        ({"ok": False, "found": False, "error": "blank_id"}, f"https://h/v1/cohorts?user_id={ID}", ["blank-id"]),
+        ({"ok": False, "found": False, "error": "blank_id"}, "https://h/v1/cohorts?user_id=${user_id}", ["braces"]),
+        ({"ok": True, "found": False, "error": None}, f"https://h/v1/cohorts?user_id={ID}", ["unknown-user"]),
+        ({"ok": False, "found": False, "error": "quota_exhausted"}, f"https://h/v1/cohorts?user_id={ID}", []),
+        ({"ok": True, "found": True, "error": None}, f"https://h/v1/cohorts?user_id={ID}", []),
+    ],
+)
+def test_answer__without_data_about_the_user__note_says_why(answer: dict[str, Any], url: str, rules: list[str]) -> None:
+    source = f"{{% connected_content {url} :basic_auth us :save c %}}Hi"
+    source += tag("properties", "p") * (rules == ["unknown-user"])  # a second tag about the same user
+    rendering = render(source, User("ava"), lambda _: Answer(200, {}, json.dumps(answer), 0.0))
+    assert [entry.rule for entry in rendering.findings] == rules

@@ -189,6 +189,8 @@ def test_render__values__are_printed_like_ruby(value: Any, printed: str) -> None
         ("a\n{% if x %}never closed", 2, "if %} is never closed"),
         ("a\n\n{{ x", 3, "never closed"),
         ("{% nosuch %}", 1, "nosuch"),
+        ("{% if a %}\n{% when 1 %}{% endif %}", 2, "{% when %} has no opening tag"),
+        ("{% liquid\n if a\n%}", 0, "a block is never closed; add endif"),
         ("\n{% raw %}", 2, "never closed"),
         ("{{" + " " * 300 + "x }}", 1, "spaces"),
         ("x" * (MAX_SOURCE + 1), 1, "longer than"),
@@ -308,10 +310,15 @@ def test_render__call_raises__exception_propagates() -> None:
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("", "empty"),
-        (" \n\t\u00a0{% if x %}text{% endif %}", "empty"),
+        ("", "the message is empty; add a text for users without data"),
+        (" \n\t\u00a0{% if 1 > 2 %}text{% endif %}", "the message is empty; add a text for users without data"),
+        ("{{ recs.items[0] }}", "the message is empty; fix the listed problems"),
         ("{{ 1 | divided_by: 0 }}", "Liquid error"),
-        ("Hi{% connected_content https://h/v1/cohorts?user_id= :save c %}", "line 1 failed with status 400"),
+        (
+            "Hi{% connected_content https://h/v1/cohorts?user_id= :save c %}",
+            "line 1 failed with status 400; fix its tag",
+        ),
+        ("{% connected_content https://h/v1/cohorts?user_id= :save c %}", "line 1 failed with status 400; fix its tag"),
         ("Hi", ""),
         ("0", ""),
     ],

@@ -47,6 +47,15 @@ GOLDEN = {
 """Name of a case of the Golden Liquid suite that python-liquid renders differently, to an input of the same kind."""
 
 TEMPLATES = [
+    # loops over a text, which Ruby does not slice
+    "{% for i in b limit: 0 %}{{ i }}{% else %}none{% endfor %}|{% for i in b offset: continue %}{{ i }}{% endfor %}",
+    "{% for i in b offset: 1 reversed %}{{ forloop.index }}{{ i }}{% endfor %}",
+    "{% for i in e limit: 2 offset: 1 %}{{ i }}{% else %}none{% endfor %}",
+    "{% tablerow i in b limit: 0 offset: 3 %}{{ i }}{% endtablerow %}",
+    # only after a dot are first, last and size commands
+    "{{ c['first'] }}|{{ c['last'] }}|{{ c['size'] }}|{{ c.first }}|{{ c.last }}|{{ c.size }}",
+    "{% assign k = 'first' %}{{ c[k] }}|{{ b['size'] }}|{{ b.size }}|{{ d['size'] }}|{{ d.size }}",
+    "{{ d.e['size'] }}|{{ d.e.size }}|{{ d.e['first'] }}|{{ d.e.first }}",
     # errors
     "{% if b = 'Ava' %}yes{% else %}no{% endif %}|",
     "{% if a => 1 %}yes{% endif %}|",

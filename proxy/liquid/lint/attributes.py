@@ -1,11 +1,11 @@
-"""Finds misspelt attributes of Braze, such as `${frist_name}`, and attributes outside of `{{ }}`."""
+"""Finds misspelt Braze attributes, such as `${frist_name}`, and attributes outside of `{{ }}`."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
 
-from proxy.liquid.braze_objects import DOCUMENTED
+from proxy.liquid.braze_objects import DOCUMENTED, meant_attribute
 from proxy.liquid.lint.place import finding
 from proxy.liquid.lint.values import similar
 from proxy.liquid.scanner import OUTPUT, Markup, attributes
@@ -13,8 +13,6 @@ from proxy.liquid.types import Finding
 
 NAMES = tuple(sorted(DOCUMENTED[""]))
 """The names that Braze documents for `${…}` without a prefix."""
-USER_IDS = frozenset({"userid", "externalid", "externaluserid", "customerid"})
-"""Names that authors write for the user id, without signs."""
 _NAMES = "|".join(sorted((*NAMES, "external_id", "email"), key=len, reverse=True))
 _BARE = re.compile(
     rf"(?<!\{{)\{{?\$\{{\s{{0,9}}(?P<name>{_NAMES})\s{{0,9}}\}}\}}?|(?<![{{$])\{{\$?\s{{0,9}}(?P<bare>{_NAMES})\s{{0,9}}\}}(?!\}})"
@@ -45,7 +43,7 @@ BRAZE_OBJECTS = frozenset(
         "trigger_properties",
     }
 )
-"""Variables that Braze sets."""
+"""Variables and objects that Braze sets."""
 _ODD_OUTPUT = re.compile(
     rf"\{{\{{\s{{0,9}}(?:\$|\{{\$?|\$?\()\s{{0,9}}(?P<name>{_NAMES})\s{{0,9}}[)}}]?\s{{0,9}}\}}\}}\}}?"
 )
@@ -62,10 +60,10 @@ def attribute_findings(source: str, markup: Markup) -> Iterator[Finding]:
         if (prefix, name) in _KNOWN:
             continue
         span = markup.start + start, markup.start + end
-        meant = None if prefix else _meant(name)
+        meant = None if prefix else meant_attribute(name)
         if meant:
             yield finding(
-                source, span, "misspelt-attribute", f"${{{name}}} is not an attribute of Braze, so it is empty",
+                source, span, "misspelt-attribute", f"${{{name}}} is not a Braze attribute, so it is empty",
                 f"write ${{{meant}}}", replacement=f"${{{meant}}}",
             )  # fmt: skip
             continue
@@ -74,16 +72,16 @@ def attribute_findings(source: str, markup: Markup) -> Iterator[Finding]:
             begin = markup.start + markup.text.rfind(prefix, 0, start)
             yield finding(
                 source, (begin, begin + len(prefix)), "misspelt-attribute",
-                f"{attribute} is empty, because Braze has no {prefix}", f"write {meant}", replacement=meant,
+                f"Braze has no {prefix}, so {attribute} is empty", f"write {meant}.${{{name}}}", replacement=meant,
             )  # fmt: skip
 
 
 def bare_attribute_findings(source: str, pieces: Sequence[Markup]) -> Iterator[Finding]:
     """Yield a finding for each attribute, such as `{user_id}`, outside of `{{ }}`."""
     for match in _ODD_OUTPUT.finditer(source):
-        fixed = f"{{{{${{{_meant(match['name']) or match['name']}}}}}}}"
+        fixed = f"{{{{${{{meant_attribute(match['name']) or match['name']}}}}}}}"
         yield finding(
-            source, match.span(), "braces", f"{match[0]} is not an attribute of Braze", f"write {fixed}",
+            source, match.span(), "braces", f"{match[0]} does not print a Braze attribute", f"write {fixed}",
             replacement=fixed,
         )  # fmt: skip
     at = 0
@@ -99,18 +97,9 @@ def bare_attribute_findings(source: str, pieces: Sequence[Markup]) -> Iterator[F
 def _bare(source: str, text: str, start: int, filters: str) -> Iterator[Finding]:
     for match in _BARE.finditer(text):
         name_written = match["name"] or match["bare"]
-        name = _meant(name_written) or name_written
+        name = meant_attribute(name_written) or name_written
         fixed = f"{{{{${{{name}}}{filters}}}}}"
         yield finding(
             source, (start + match.start(), start + match.end()), "braces",
-            f"{match[0]} is text, so Braze does not replace it", f"write {fixed}", replacement=fixed,
+            f"{match[0]} is plain text, so Braze sends it unchanged", f"write {fixed}", replacement=fixed,
         )  # fmt: skip
-
-
-def _meant(name: str) -> str | None:
-    """Return the attribute that was probably meant; None for a name that Braze knows or that is like none."""
-    if name in NAMES:
-        return None
-    if re.sub(r"[\W_]", "", name).lower() in USER_IDS:
-        return "user_id"
-    return similar(name, NAMES) or next((known for known in NAMES if name and known.startswith(f"{name}_")), None)

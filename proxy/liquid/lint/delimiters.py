@@ -15,6 +15,8 @@ _ATTRIBUTE = re.compile(
     r"(?P<filters>\|[^{}\n]{0,300}?)?(?P<end>-?\}{2,3})(?!\})"
 )
 _OUTPUT_AS_TAG = re.compile(r"\{\{(?P<inside>[^{}%]{0,300})%\}")
+_TAG_IN_OUTPUT = re.compile(r"\{\{%(?P<inside>-?\s{0,9}\w[^{}%]{0,300})%\}\}")
+_SPACE_IN_OPENING = re.compile(r"(?<!\{)\{[ \t]{1,9}%(?P<inside>-?\s{0,9}\w[^{}%]{0,300})%[ \t]{0,9}\}")
 _TAG_AS_OUTPUT = re.compile(r"\{%(?P<inside>-?\s{0,9}\w[^{}%]{0,300})\}\}")
 _SHORT_OUTPUT = re.compile(r"(?<!\{)\{\{(?!\{)(?P<inside>(?:[^{}$\n]|\$\{[^{}\n]{0,60}\}){1,300})(?<![%}])\}(?!\})")
 _SHORT_TAG = re.compile(r"\{%(?P<inside>-?\s{0,9}(?!connected_content)\w[^{}%\n]{0,300})(?:\}(?!\})|%(?!\}))")
@@ -32,13 +34,15 @@ def delimiter_findings(source: str) -> Iterator[Finding]:
             continue  # correct
         dash = "-" if match["end"].startswith("-") else ""
         fixed = f"{{{{{match['before']}{match['name']}}}{' ' * bool(filters)}{filters}{dash}}}}}"
-        yield _finding(source, match, f"${{{match['name']} is not closed with its own brace", fixed)
+        yield _finding(source, match, f"${{{match['name']} has no closing brace after the name", fixed)
     for pattern, problem, opening, closing in (
         (_OUTPUT_AS_TAG, "{{ is closed with %}", "{{", "}}"),
+        (_TAG_IN_OUTPUT, "{{% is not the beginning of a tag", "{%", "%}"),
+        (_SPACE_IN_OPENING, "{ % is not the beginning of a tag", "{%", "%}"),
         (_TAG_AS_OUTPUT, "{% is closed with }}", "{%", "%}"),
-        (_SHORT_OUTPUT, "{{ is closed with a single brace", "{{", "}}"),
+        (_SHORT_OUTPUT, "{{ is closed with one } instead of two", "{{", "}}"),
         (_SHORT_TAG, "{% is not closed with %}", "{%", "%}"),
-        (_SHORT_OPENING, "}} has only a single brace at its beginning", "{{", "}}"),
+        (_SHORT_OPENING, "}} is opened with one { instead of two", "{{", "}}"),
     ):
         for match in pattern.finditer(text):
             yield _finding(source, match, problem, opening + match["inside"] + closing)
@@ -63,7 +67,7 @@ def _finding(source: str, match: re.Match[str], problem: str, fixed: str) -> Fin
 
 
 def _without_verbatim(source: str) -> str:
-    """Return the source with blanks instead of raw blocks and comments."""
+    """Return the source with raw blocks and comments replaced by blanks."""
     text, at = "", 0
     while opening := _VERBATIM.search(source, at):
         closing = re.compile(rf"\{{%-?\s*end{opening[1]}\s*-?%\}}").search(source, opening.end())

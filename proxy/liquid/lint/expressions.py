@@ -1,4 +1,4 @@
-"""Finds conditions and names that Liquid parses differently than expected."""
+"""Finds conditions and names that Liquid reads differently than the author expects."""
 
 from __future__ import annotations
 
@@ -42,15 +42,16 @@ def condition_findings(source: str, markup: Markup) -> Iterator[Finding]:
     if markup.name not in _CONDITIONS:
         return
     number = _QUOTED_NUMBER.search(markup.rest)
-    span, unquoted = (markup.start, markup.start + len(markup.text)), None
+    span, unquoted, quoted = (markup.start, markup.start + len(markup.text)), None, "the value in quotes"
     if number:
-        span, unquoted = (rest_start(markup) + number.start(), rest_start(markup) + number.end()), number[2]
+        span = rest_start(markup) + number.start(), rest_start(markup) + number.end()
+        unquoted, quoted = number[2], number[0]
     if _ORDER.search(markup.rest):
         yield finding(
             source,
             span,
             "text-against-number",
-            "the comparison with < or > has text in quotes; if the other side is a number, Liquid prints an error",
+            f"{quoted} is text; Liquid prints an error if < or > compares text with a number",
             f"write {unquoted or 'the number'} without quotes",
             replacement=unquoted,
         )
@@ -59,7 +60,7 @@ def condition_findings(source: str, markup: Markup) -> Iterator[Finding]:
             source,
             span,
             "text-against-number",
-            "a number never equals text in quotes",
+            f"{quoted} is text, and a number never equals text",
             f"write {unquoted or 'the number'} without quotes",
             replacement=unquoted,
         )
@@ -68,8 +69,8 @@ def condition_findings(source: str, markup: Markup) -> Iterator[Finding]:
             source,
             (markup.start, markup.start + len(markup.text)),
             "parentheses",
-            "Liquid does not support parentheses, so the condition has a different meaning",
-            "nest two ifs, or use one of the booleans ok, personalized and is_member",
+            "Liquid ignores parentheses, so this condition has a different meaning",
+            "write one if inside another, or test ok, personalized or is_member, which are true or false",
         )
 
 
@@ -87,7 +88,7 @@ def name_findings(source: str, markup: Markup) -> Iterator[Finding]:
                 source,
                 (start, start + 1 + len(match[1].rstrip())),
                 "unsafe-name",
-                f"Liquid cannot read .{match[1].strip()[:80]} after a dot and prints nothing",
+                f"Liquid cannot read {match[1].strip()[:80]} after a dot, so it prints nothing",
                 f"write {fixed}",
                 replacement=fixed,
             )
@@ -98,12 +99,12 @@ def name_findings(source: str, markup: Markup) -> Iterator[Finding]:
             (start, start + len(match[0])),
             "unsafe-name",
             f"Liquid cannot read the name {match[2][:80]} in brackets, because the name contains brackets",
-            f"write {{% assign key = '{match[2][:80]}' %}} first, and then [key]",
+            f"write {{% assign key = '{match[2][:80]}' %}} before this, and [key] here",
         )
 
 
 def _fixed(before: str, name: str) -> str:
-    """Return the keys that Liquid can read for `.name`. `before`: the expression before the dot."""
+    """Return keys that Liquid can read instead of `.name`. `before`: the expression before the dot."""
     if literal := _INDEX.match(name):
         return literal[0]
     container = re.search(r"[\w-]*\Z", before)

@@ -1,4 +1,4 @@
-"""Finds ids and property names in tags that this user does not have, and names those that the user has."""
+"""Finds ids and property names in tags that this user does not have, and lists the ones that the user has."""
 
 from __future__ import annotations
 
@@ -85,9 +85,10 @@ def _findings(
             yield finding(source, span, "unknown-id", problem, f"write {meant}", replacement=meant)
         elif has is not None:
             shown = ", ".join(entry[:80] for entry in has[:_LISTED])
-            fix = f"check the id; this user has {shown}" if shown else "check the id in Amplitude"
+            owned = "is in" if kind == "cohort" else "has"
+            fix = f"check the id; this user {owned} {shown}" if shown else "check the id in Amplitude"
             if aliased := [entry for entry in known if entry not in has]:
-                fix += f"; your operator's other names are {', '.join(entry[:80] for entry in aliased[:_LISTED])}"
+                fix += f"; other names on this service are {', '.join(entry[:80] for entry in aliased[:_LISTED])}"
             yield finding(source, span, "unknown-id", problem, fix, level="note")
 
 

@@ -26,11 +26,13 @@ _URLS = frozenset(
         "elsewhere",
     }
 )
+_IN_TAGS = _URLS | {"unknown-parameter", "cut-body", "curly-quotes", "braces", "unknown-name", "misspelt-attribute"}
+"""Rules about tags that explain a failed call or a blank id."""
 _UNREADABLE = frozenset({"braces", "tag-in-output", "unknown-tag"})
 
 
 def merged(findings: Iterable[Finding], source: str, pieces: Sequence[Markup]) -> list[Finding]:
-    """Return the findings in the order of the message, without those that repeat another finding."""
+    """Return the findings in the order of the message, without duplicates of another finding."""
     findings = list(findings)
     skipped = {entry.line for entry in findings if entry.rule == "syntax"}
     findings = [
@@ -39,6 +41,9 @@ def merged(findings: Iterable[Finding], source: str, pieces: Sequence[Markup]) -
     rules = {(entry.line, entry.rule) for entry in findings if entry.length}
     explained = {(line, symptom) for line, rule in rules if rule in _CAUSES for symptom in _SYMPTOMS}
     explained |= {(line, "elsewhere") for line, rule in rules if rule in _URLS}
+    explained |= {
+        (line, symptom) for line, rule in rules if rule in _IN_TAGS for symptom in ("failed-call", "blank-id")
+    }
     unreadable = any(rule in _UNREADABLE for _, rule in rules)
     fixes = {(entry.line, entry.rule, entry.fix) for entry in findings if entry.length}
     wanted = [

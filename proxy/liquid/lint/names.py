@@ -1,4 +1,4 @@
-"""Finds variables and keys that do not exist, and names the right ones from the values that the preview holds."""
+"""Finds variables and keys that do not exist, and suggests names from the answers to the tags."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from proxy.liquid.lint.attributes import BRAZE_OBJECTS, NAMES, USER_IDS
+from proxy.liquid.braze_objects import USER_IDS
+from proxy.liquid.lint.attributes import BRAZE_OBJECTS, NAMES
 from proxy.liquid.lint.ids import is_returned
 from proxy.liquid.lint.paths import Path, written
 from proxy.liquid.lint.place import finding
@@ -39,7 +40,8 @@ def name_findings(
     """Yield a finding for each variable or key that does not exist, and for each output that is empty for this user.
 
     `tags`: the reports of the rendered tags. `empty`: line and plain Liquid of each output that printed nothing.
-    `known`: further variables that exist. `broken`: the start of each piece whose words are no names.
+    `known`: further variables that exist. `broken`: the start of each piece with a syntax error, whose words are not
+    names.
     """
     all_setters = list(setters(pieces))
     loops = list(_loops(pieces))
@@ -89,6 +91,8 @@ def _undefined(
         )  # fmt: skip
     if setter:
         fix = f"move the tag on line {setter.markup.line} above line {read.markup.line}"
+        if setter.markup.line == read.markup.line:
+            fix = f"move the tag before {path}"
         if setter.markup.start == read.markup.start:
             fix = f"remove {path} from the tag that sets {root}"
         return finding(
@@ -98,7 +102,7 @@ def _undefined(
     if attribute := _attribute(path):
         return finding(
             source, span, "unknown-name",
-            f"{path} is not a variable in Braze, so it is empty",
+            f"{path} is not a Braze variable, so it is empty",
             f"write {attribute}", replacement=attribute,
         )  # fmt: skip
     if (
@@ -112,19 +116,19 @@ def _undefined(
         )  # fmt: skip
     meant = _meant_root(path, scope, all_setters)
     if any(entry.name == UNSAVED for entry in all_setters) and not meant:
-        return None  # the finding about the missing :save says so
+        return None  # the finding about the missing :save covers this
     if meant is None:
         names = list(dict.fromkeys([*scope.values, *(entry.name for entry in all_setters)]))
         fix = f"use one of {listed(names)}, or set {root} with assign" if names else f"set {root} with assign first"
         if same := same_name(root, NAMES):
             fix = f"write ${{{same}}}"
         return finding(
-            source, span, "unknown-name", f"nothing in the message sets {root}, so it is empty", fix,
+            source, span, "unknown-name", f"no tag sets {root}, so it is empty", fix,
             replacement=f"${{{same}}}" if same and not path.keys else None,
         )  # fmt: skip
     corrected = written(*corrected_path(*meant, scope))
     return finding(
-        source, span, "unknown-name", f"nothing in the message sets {root}, so {path} is empty",
+        source, span, "unknown-name", f"no tag sets {root}, so {path} is empty",
         f"write {corrected}", replacement=corrected,
     )  # fmt: skip
 
@@ -139,7 +143,7 @@ def _loops(pieces: Sequence[Markup]) -> Iterator[tuple[int, int]]:
 
 
 def _in_one_loop(read: Markup, setter: Markup, loops: Sequence[tuple[int, int]]) -> bool:
-    """Return whether a loop contains both tags, so that its next round reads what the last round has set."""
+    """Return whether a loop contains both tags, so that a round reads the value set in the round before."""
     return any(start < read.start < end and start < setter.start < end for start, end in loops)
 
 
@@ -181,7 +185,7 @@ def _missing(source: str, read: Read) -> Finding | None:
     span, parent = (path.start, path.end), path.keys[index - 1] if index else None
     meant = next(suggestions(path.root, path.keys, index, scope), None)
     if meant and parent == "recommendations_by_id" and not _is_returned(values, meant[1][index : index + 1]):
-        return None  # the finding about the id in the tag says so
+        return None  # the finding about the id in the tag covers this
     problem = _problem(written(path.root, path.keys[:index]), scope.key(path.keys[index]), values)
     note = ""
     if (
@@ -190,7 +194,7 @@ def _missing(source: str, read: Read) -> Finding | None:
         and _dot_in_name(path.keys[index + 1 :], values)
     ):
         meant = path.root, (*path.keys[:index], "_".join(map(str, path.keys[index:])))
-        note = ", because properties has _ for each dot in a name"
+        note = ", because properties has _ instead of each dot in a name"
     if meant:
         corrected = written(*corrected_path(*meant, scope))
         return finding(
@@ -203,7 +207,10 @@ def _missing(source: str, read: Read) -> Finding | None:
         fix = f"add {key} to {parameter} in the tag that saves {path.root}, or use one of {listing}"
         return finding(source, span, "unknown-key", problem, fix)
     if parent == "member" and listing:
-        problem, fix = f"this user is not in the cohort {key}", f"check the id; this user has {listing}"
+        problem, fix = (
+            f"this user is not in the cohort {key}",
+            f"check the id; {written(path.root, path.keys[:index])} has {listing}",
+        )
         return finding(source, span, "unknown-id", problem, fix, level="note")
     if parent in OPEN:
         return None

@@ -38,7 +38,7 @@ class Path:
 def paths(text: str, start: int) -> Iterator[Path]:
     """Yield the variables in an expression. `start`: the index of `text` in the message.
 
-    The names of filters, named arguments and keywords are no variables.
+    The names of filters and of arguments, and keywords, are not variables.
     """
     at, filter_follows = 0, False
     while token := _TOKEN.search(text, at):

@@ -1,4 +1,4 @@
-"""Finds problems that only a rendering shows: wrong names and ids, and an abort that prevents a retry."""
+"""Finds problems that only a rendering shows: wrong names and ids, failed calls, and an abort that prevents a retry."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from proxy.liquid.state import Aborted, Run
 from proxy.liquid.types import Answer, AskForTag, Finding, Request
 
 _UNNAMED = frozenset({"curly-quotes", "braces", "tag-in-output", "unknown-tag", "unsafe-name", "filter-signs"})
-"""Rules about pieces whose words are no names."""
+"""Rules about pieces with a syntax error, whose words are not names."""
 _FAILED = Answer(500, {}, "", 0.0)
 
 
@@ -50,9 +50,33 @@ def rendered_findings(
     ]
     answered = [Call(markup, request, tag["json"]) for markup, tag, request in calls if isinstance(tag["json"], dict)]
     yield from id_findings(source, answered, aliases, ids_read(pieces), ask)
+    in_answers = [entry for tag in called for entry in _of_the_answer(tag)]
+    yield from (entry for entry in in_answers if entry.rule != "unknown-user")
+    yield from [entry for entry in in_answers if entry.rule == "unknown-user"][:1]
     for markup, tag, request in calls:
         if _retries(markup):
             yield from _abort_against_retry(source, pieces, tag, request, run, render)
+
+
+def _of_the_answer(tag: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yield a finding for an answer that names a mistake of the tag, or that has no data about the user."""
+    answer = tag["json"]
+    if not isinstance(answer, dict):
+        return
+    detail = answer.get("detail")
+    if 400 <= tag["status"] < 500 and isinstance(detail, str):
+        problem, _, fix = detail.partition("; ")
+        yield Finding(
+            tag["line"], "failed-call", f"the call fails with status {tag['status']}: {problem}", fix or "fix the tag"
+        )
+    if answer.get("error") == "blank_id":
+        problem = "the user id is blank here, so the tag has no data"
+        yield Finding(tag["line"], "blank-id", problem, "render for a user id, unless you test this case", level="note")
+    elif answer.get("ok") and answer.get("found") is False:
+        problem = "this user is unknown, so the tag has no data"
+        yield Finding(
+            tag["line"], "unknown-user", problem, "check the user id, unless you test this case", level="note"
+        )
 
 
 def _broken(source: str, run: Run, pieces: Sequence[Markup]) -> set[int]:
@@ -95,8 +119,8 @@ def _abort_against_retry(
             source,
             (abort.start, abort.start + len(abort.text)),
             "abort-against-retry",
-            f"abort_message prevents the retry: if the call on line {line} fails, {variable} is empty and the "
-            "message aborts at once",
+            f"abort_message prevents the retry: if the call on line {line} fails, {variable} is empty, so Braze "
+            "cancels the message at once",
             f"abort only inside {{% if {variable}.ok %}}, or remove :retry and on_error=retry on line {line}",
         )
     except (LiquidError, RecursionError):

@@ -13,7 +13,7 @@ Keys = tuple[str | int | Path, ...]
 """The keys of a path after its root."""
 
 OPEN = frozenset({"properties", "properties_by_name", "member", "computations", "computations_by_name", "amp_props"})
-"""Objects whose keys differ between users, so that a missing key may be right."""
+"""Objects whose keys differ between users, so a key that this user lacks may be correct."""
 _CHILDREN = 10
 """Maximum number of objects in an object that are searched."""
 _LEVELS = 2

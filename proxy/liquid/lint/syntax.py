@@ -1,14 +1,16 @@
-"""Finds words and signs of other languages, and names the Liquid that was meant."""
+"""Finds words and signs of other languages, and suggests the Liquid for them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
 
+from proxy.liquid import braze_filters
 from proxy.liquid.lint.place import finding
 from proxy.liquid.lint.scope import rest_start
 from proxy.liquid.lint.values import similar
-from proxy.liquid.scanner import Markup
+from proxy.liquid.scanner import OUTPUT, Markup
+from proxy.liquid.standard_filters import STANDARD
 from proxy.liquid.types import Finding
 
 _BLOCKS = ("if", "unless", "case", "for", "tablerow", "capture", "ifchanged")
@@ -36,6 +38,9 @@ _NOT = re.compile(r"(?:(?<![\w.])not\s+|!\s*)(?P<value>[A-Za-z_][\w.-]*)")
 _OPERATOR = re.compile(r"==|!=|<>|<=|>=|[<>=]|\b(?:and|or|contains)\b")
 _WITHOUT_COLON = re.compile(r"\|\s*(\w{1,60})(?=\s+[\"'\d])")
 _WITHOUT_PIPE = re.compile(r"(?<=[\w\]\"'}])\s+((?:default|append|prepend|date|join|replace|truncate))(?=\s*:)")
+_WITH_PARENTHESES = re.compile(r"\|\s*(\w{1,60})\s*\(\s*([^()|]{0,200}?)\s*\)")
+_FILTER_NAME = re.compile(r"(?<!\|)\|(?!\|)\s*(\w{1,60}+)(?!\s*\()")
+_FILTERS = frozenset({*STANDARD, *braze_filters.FILTERS})
 _TAG_WORD = re.compile(r"(?P<name>[a-z_]+)(?P<rest>\s+[^|.\s].*|\s*)\Z", re.DOTALL)
 
 
@@ -52,13 +57,19 @@ def syntax_findings(source: str, pieces: Sequence[Markup], tags: Collection[str]
             yield from _tag_in_output(source, markup, known)
             yield from _or_in_output(source, markup, masked)
             yield from _filter_signs(source, markup, masked)
+            yield from _unknown_filters(source, markup, masked)
             continue
         if markup.name in ("assign", "echo"):
             yield from _filter_signs(source, markup, masked)
+        if markup.name in ("assign", "echo", "liquid"):
+            yield from _unknown_filters(source, markup, masked)
+        if markup.name == "connected_content":
+            for output in OUTPUT.finditer(masked):
+                yield from _unknown_filters(source, markup, output[0], output.start())
         if markup.name == "assign" and (sign := re.match(r"[\w-]+\s*(==+)", markup.rest)):
             at = rest_start(markup) + sign.start(1)
             yield finding(
-                source, (at, at + len(sign[1])), "operator", f"assign does not compare, so {sign[1]} is wrong",
+                source, (at, at + len(sign[1])), "operator", f"assign sets a variable with =, not with {sign[1]}",
                 "write =", replacement="=",
             )  # fmt: skip
         if markup.name in _BLOCKS:
@@ -68,7 +79,7 @@ def syntax_findings(source: str, pieces: Sequence[Markup], tags: Collection[str]
             if markup.name == "end" and not markup.rest:
                 fixed = f"{{% end{block} %}}"
                 yield finding(
-                    source, _span(markup), "unknown-tag", "end is not a tag of Liquid", f"write {fixed}",
+                    source, _span(markup), "unknown-tag", "end is not a Liquid tag", f"write {fixed}",
                     replacement=fixed,
                 )  # fmt: skip
         yield from _tag_name(source, markup, known)
@@ -91,23 +102,31 @@ def _curly_quotes(source: str, markup: Markup, masked: str) -> Iterator[Finding]
         fixed = f"{mark}{inside}{mark}" if len(original) > 1 else "'"
         yield finding(
             source, (start, start + len(original)), "curly-quotes",
-            f"Liquid does not know the quotes in {original}", f"write {fixed}", replacement=fixed,
+            f"Liquid does not accept the curly quotes in {original}", f"write {fixed}", replacement=fixed,
         )  # fmt: skip
 
 
 def _curly_quotes_in_tag(source: str, start: int, original: str, before: str) -> Iterator[Finding]:
     inside = original[1:-1] if len(original) > 1 else ""
     if before.rstrip().endswith("connected_content"):
-        return  # the finding about the quoted URL says so
+        return  # the finding about the quoted URL covers this
     fixed = f'"{inside}"' if before.rstrip().endswith(("{", "[", ":", ",")) else inside
     yield finding(
         source, (start, start + len(original)), "curly-quotes",
-        f"the quotes in {original} are not plain quotes", f"write {fixed}", replacement=fixed,
+        f"{original} has curly quotes instead of plain quotes", f"write {fixed}", replacement=fixed,
     )  # fmt: skip
 
 
 def _filter_signs(source: str, markup: Markup, masked: str) -> Iterator[Finding]:
-    """Yield a finding for `| default 'x'` and for `name default: 'x'`."""
+    """Yield a finding for `| default 'x'`, `| default('x')` and `name default: 'x'`."""
+    for match in _WITH_PARENTHESES.finditer(masked):
+        start, end = markup.start + match.start(1), markup.start + match.end()
+        arguments = source[markup.start + match.start(2) : markup.start + match.end(2)]
+        fixed = f"{match[1]}: {arguments}" if arguments else match[1]
+        yield finding(
+            source, (start, end), "filter-signs", f"the filter {match[1]} has parentheses", f"write {fixed}",
+            replacement=fixed,
+        )  # fmt: skip
     for match in _WITHOUT_COLON.finditer(masked):
         start, end = markup.start + match.start(1), markup.start + match.end(1)
         yield finding(
@@ -119,6 +138,23 @@ def _filter_signs(source: str, markup: Markup, masked: str) -> Iterator[Finding]
         yield finding(
             source, (start, end), "filter-signs", f"the filter {match[1]} has no | before it",
             f"write | {match[1]}", replacement=f"| {match[1]}",
+        )  # fmt: skip
+
+
+def _unknown_filters(source: str, markup: Markup, masked: str, at: int = 0) -> Iterator[Finding]:
+    """Yield a finding for each filter that the preview does not know. `at`: the index of `masked` in the piece."""
+    for match in _FILTER_NAME.finditer(masked):
+        name = match[1]
+        if name in _FILTERS:
+            continue
+        meant = similar(name, sorted(_FILTERS))
+        start = markup.start + at + match.start(1)
+        yield finding(
+            source, (start, start + len(name)), "unknown-filter",
+            f"the preview does not know the filter {name} and leaves the value unchanged",
+            f"write {meant}" if meant
+            else "check the spelling; if the filter is Braze's own, test the message in Braze",
+            replacement=meant,
         )  # fmt: skip
 
 
@@ -151,18 +187,18 @@ def _tag_name(source: str, markup: Markup, known: Collection[str]) -> Iterator[F
         written, meant = source[start:end], "endif" if name == "end" else "elsif"
         yield finding(
             source, (start, end), "unknown-tag",
-            f"{written} is not a tag of Liquid", f"write {meant}", replacement=meant,
+            f"{written} is not a Liquid tag", f"write {meant}", replacement=meant,
         )  # fmt: skip
     elif name == "end" and rest in _BLOCKS:
         fixed = f"{{% end{rest} %}}"
         yield finding(
-            source, _span(markup), "unknown-tag", f"end {rest} is not a tag of Liquid", f"write {fixed}",
+            source, _span(markup), "unknown-tag", f"end {rest} is not a Liquid tag", f"write {fixed}",
             replacement=fixed,
         )  # fmt: skip
     elif name in _ASSIGN and "=" in rest:
         start = markup.start + markup.text.index(name, 2)
         yield finding(
-            source, (start, start + len(name)), "unknown-tag", f"{name} is not a tag of Liquid", "write assign",
+            source, (start, start + len(name)), "unknown-tag", f"{name} is not a Liquid tag", "write assign",
             replacement="assign",
         )  # fmt: skip
     elif name and name not in known and name not in ("raw", "comment", "doc", "#", "end"):
@@ -176,7 +212,7 @@ def _tag_name(source: str, markup: Markup, known: Collection[str]) -> Iterator[F
         elif near := similar(name, sorted(known)):
             yield finding(
                 source, (start, start + len(name)), "unknown-tag",
-                f"{name} is not a tag of Liquid", f"write {near}", replacement=near,
+                f"{name} is not a Liquid tag", f"write {near}", replacement=near,
             )  # fmt: skip
 
 
@@ -192,7 +228,7 @@ def _operators(source: str, markup: Markup, rest: str) -> Iterator[Finding]:
         fixed = f"{match['value']} == false"
         yield finding(
             source, (base + match.start(), base + match.end()), "operator",
-            f"Liquid cannot read {match[0]}, because it has no operator for not",
+            f"Liquid has no operator for not, so it cannot read {match[0]}",
             f"write {fixed}, or use unless instead of if", replacement=fixed,
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""A Connected Content tag that the lint checks, and findings about its words."""
+"""A Connected Content tag that the lint checks, and findings about its text."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Call:
         return bool(self.tag.options.keys() & {"basic_auth", "auth_credentials", "headers"})
 
     @property
-    def ours(self) -> bool:
-        """Return whether the tag probably calls this service, and no other host with the same path."""
+    def is_own_service(self) -> bool:
+        """Return whether the tag probably calls this service, and not another host with the same path."""
         host = host_of(self.tag.url)
         if host == EXAMPLE_HOST or host in self.hosts:
             return True
@@ -50,7 +50,7 @@ class Call:
 
     @property
     def foreign(self) -> bool:
-        """Return whether the URL is no data route. The path of a URL with an output is known after rendering."""
+        """Return whether the URL is not a data route. A path with an output is known only after rendering."""
         return tag_syntax.route(self.url_path) is None and "{}" not in re.sub(r"\A\w*:?//[^/]*", "", self.url_path)
 
     def finding(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from proxy.api.drop_in import DROP_IN
 from proxy.api.parse import parameters_of
 from proxy.liquid import tag_syntax
-from proxy.liquid.lint.attributes import USER_IDS
+from proxy.liquid.braze_objects import USER_IDS
 from proxy.liquid.lint.place import finding
 from proxy.liquid.lint.tag_call import Call, host_of, without_outputs
 from proxy.liquid.lint.urls import url_findings
@@ -37,7 +37,7 @@ _QUOTED_CHARACTERS = 80
 
 
 def tag_findings(source: str, pieces: Sequence[Markup], unset: Iterable[str]) -> Iterator[Finding]:
-    """Yield the findings about the tags. `unset`: the variables that the message reads and no tag sets."""
+    """Yield the findings about the tags. `unset`: the variables that the message reads but no tag sets."""
     unset = list(unset)
     uses_default = bool(re.search(r"\{[{%][^{}]{0,300}\bconnected[.\s|}\[]", source))
     hosts = {host_of(tag_syntax.parse(markup.rest).url) for markup in pieces if _is_route(markup)}
@@ -58,7 +58,7 @@ def tag_findings(source: str, pieces: Sequence[Markup], unset: Iterable[str]) ->
         yield from problems
         if not call.foreign:
             rules = (_unescaped, _cut_body, _transport, _half_retry, _unknown_parameters, _exposure)
-            for rule in rules if call.ours or call.has_credentials else (_unescaped, _cut_body, _exposure):
+            for rule in rules if call.is_own_service or call.has_credentials else (_unescaped, _cut_body, _exposure):
                 yield from rule(call)
         yield from _save(call, uses_default=uses_default)
         yield from _options(call, space=any(entry.rule == "space-in-url" for entry in problems))
@@ -83,7 +83,7 @@ def _unescaped(call: Call) -> Iterator[Finding]:
                 yield call.finding(
                     output[0],
                     "unescaped",
-                    f"{{{{{expression}}}}} is not escaped, so a value with + or & becomes a different value",
+                    f"{{{{{expression}}}}} is not escaped, so a value with + or & arrives as a different value",
                     f"write {fixed}",
                     replacement=fixed,
                 )
@@ -109,7 +109,7 @@ def _transport(call: Call) -> Iterator[Finding]:
             "write https://",
             replacement="https://",
         )
-    if not call.has_credentials and call.ours:
+    if not call.has_credentials and call.is_own_service:
         yield call.finding(
             "connected_content",
             "without-credentials",
@@ -131,7 +131,7 @@ def _transport(call: Call) -> Iterator[Finding]:
         yield call.finding(
             option,
             "cached-post",
-            "a POST with :cache_max_age shows one user's content to another, because Braze caches by URL alone",
+            "a POST with :cache_max_age shows one user's data to other users, because Braze caches by URL alone",
             "remove :cache_max_age, or use GET",
             replacement="",
         )
@@ -197,7 +197,7 @@ def _options(call: Call, *, space: bool) -> Iterator[Finding]:
         name = re.search(r"[A-Za-z_][\w-]*", save)
         fixed = name[0] if name else call.variable
         yield call.finding(
-            save, "save-name", f"{save} is not the name of a variable", f"write :save {fixed}", replacement=fixed
+            save, "save-name", f"{save} is not a valid variable name", f"write :save {fixed}", replacement=fixed
         )
     masked = OUTPUT.sub(lambda output: "x" * len(output[0]), call.markup.text)
     for match in re.finditer(r"\s(:(?P<name>[a-z_]+)[:=])(?=\s)", masked):
@@ -233,7 +233,7 @@ def _exposure(call: Call) -> Iterator[Finding]:
         yield call.finding(
             "connected_content",
             "exposure",
-            "each recommendation that is fetched logs an exposure in Amplitude for this user, even in the preview",
+            "fetching a recommendation logs an exposure in Amplitude for this user, even in the preview",
             "request only recommendations that the message shows, and preview with your own user",
             level="note",
         )

@@ -36,7 +36,7 @@ def url_findings(call: Call, hosts: set[str]) -> Iterator[Finding]:
     elif len(words) > 1 and words[1].strip("=") not in tag_syntax.OPTIONS and words[1][:1] not in ("{", ":"):
         fixed = _without_spaces(whole, masked)
         yield call.finding(
-            whole, "space-in-url", "the URL has a space, so Braze cuts it there", f"write {_cut(fixed)}",
+            whole, "space-in-url", "the URL has a space, so Braze drops the rest of it", f"write {_cut(fixed)}",
             replacement=fixed,
         )  # fmt: skip
     elif "://" not in url and not url.startswith("{{"):
@@ -69,7 +69,7 @@ def _foreign(call: Call, hosts: set[str]) -> Finding:
     if host in hosts or host == EXAMPLE_HOST:
         routes = ", ".join(sorted(tag_syntax.ROUTES))
         return call.finding(
-            url, "unknown-route", f"/{path} is not a route of this service", f"write /v1/ and one of {routes}"
+            url, "unknown-route", f"/{path} is not a route of this service", f"write /v1/ followed by one of {routes}"
         )
     return call.finding(url, "elsewhere", *tag_syntax.other_url(url), level="note")
 

@@ -1,4 +1,4 @@
-"""Finds variables that exist and are used wrongly: empty, compared with text, or as a whole."""
+"""Finds variables that exist but are used incorrectly: empty, compared with the wrong text, or printed whole."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DEFAULT = re.compile(r"\|\s*default\b")
 
 
 def compared(source: str, read: Read) -> Finding | None:
-    """Return the finding about a text that the variable is compared with, and that it never equals."""
+    """Return the finding about a comparison with a text that the variable never equals."""
     match = _COMPARISON.match(source, read.path.end)
     if match is None or read.markup.name not in ("if", "elsif", "unless"):
         return None
@@ -31,13 +31,13 @@ def compared(source: str, read: Read) -> Finding | None:
     if match["sign"] != "contains" and literal in ("true", "false") and values and isinstance(values[0], bool):
         return finding(
             source, (start, end), "text-against-boolean",
-            f"{read.path} is true or false, and never equals text in quotes",
+            f"{read.path} is true or false, so it never equals the text {match['literal']}",
             f"write {literal} without quotes", replacement=literal,
         )  # fmt: skip
     known = [entry for value in values if isinstance(value, list) for entry in value if isinstance(entry, str)]
     if match["sign"] == "contains" and literal not in known and (meant := similar(literal, known)):
         return finding(
-            source, (start + 1, end - 1), "unknown-id", f"{read.path} has no {literal}", f"write {meant}",
+            source, (start + 1, end - 1), "unknown-id", f"{read.path} does not contain {literal}", f"write {meant}",
             replacement=meant,
         )  # fmt: skip
     return None
@@ -53,7 +53,7 @@ def whole(source: str, read: Read) -> Finding | None:
     span, listing = (path.start, path.end), listed(keys(values))
     if markup.name in ("for", "tablerow") and not path.keys and "items" in keys(values):
         return finding(
-            source, span, "whole-object", f"{path} is an object, so the loop goes over its keys",
+            source, span, "whole-object", f"{path} is an object, so the loop goes through its keys",
             f"write {path}.items", replacement=f"{path}.items",
         )  # fmt: skip
     if markup.kind != "output" or markup.rest != source[path.start : path.end] or not values:
@@ -61,7 +61,7 @@ def whole(source: str, read: Read) -> Finding | None:
     if isinstance(values[0], dict):
         return finding(
             source, span, "whole-object", f"{path} is an object, so Liquid prints all its keys and values",
-            f"write {path} with one of its keys: {listing}",
+            f"write {path}.KEY with one of the keys {listing}",
         )  # fmt: skip
     if isinstance(values[0], list) and len(values[0]) > 1:
         fixed = f"{path} | join: ', '"

@@ -1,4 +1,4 @@
-"""Follows the keys of a variable through the values that the preview holds, and finds similar keys."""
+"""Looks up the keys of a variable in the answers to the tags, and finds similar keys."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MIN_SIMILARITY = 0.8
 
 
 class Missing(Exception):
-    """No value has the key."""
+    """Raised if no value has the key."""
 
 
 def follow(values: Values, key: str | int) -> Values:
@@ -99,7 +99,7 @@ def similar(name: str, known: Iterable[str]) -> str | None:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return names as text, without those that Braze adds; only the first of many."""
+    """Return the first names as text, without names that Braze adds."""
     names = [name for name in names if not name.startswith("__")]
     shown = ", ".join(name[:80] for name in names[:_LISTED])
     return f"{shown} …" if len(names) > _LISTED else shown

@@ -1,4 +1,4 @@
-"""Answers that the page of the playground keeps, so that it can render while the user types, without a call."""
+"""Answers that the playground stores, so that it can render without a call while the user types."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _Answers = Annotated[list[HeldAnswer], msgspec.Meta(max_length=MAX_ANSWERS)]
 def held_asker(answers: Any) -> AskForTag:
     """Return a function that answers from `answers`, the answers of earlier renderings. Makes no call.
 
-    The answers come from a browser, so they are not trusted: each answers only the same request, and fills only the
-    variable of its tag. Raises BadRequest.
+    The answers come from a browser, so they are not trusted: a tag gets only the answer to the same request. Raises
+    BadRequest.
     """
     try:
         held = msgspec.convert(answers, _Answers)

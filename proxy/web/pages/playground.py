@@ -22,7 +22,7 @@ from proxy.web.request_body import read_body
 from proxy.web.services import services
 
 MAX_BODY_BYTES = 512 * 1024
-"""An e-mail of 256 KB with test values."""
+"""Space for an e-mail of 256 KB with test values and stored answers."""
 _BODIES = WeightedSemaphore(8 * 1024 * 1024, wait_seconds=1)
 """Limit on bodies that are being read: 16 of the maximum size. Without it, 4,000 slow clients would take 2 GiB."""
 RENDERER = Renderer()

@@ -153,6 +153,7 @@ def test_demo__opened__rendered_for_the_first_user_and_chips_switch(
     browser.press("#chips li:nth-child(2) button")
     browser.until(lambda: rendered_message(browser).startswith("Our bestsellers"), "the message of ben")
     assert [chip.get_attribute("aria-pressed") for chip in browser.all("#chips button")] == ["false", "true"]
+    assert browser.driver.switch_to.active_element.text == "ben", "the chip keeps the focus"
     write(browser, "Hi {{${user_id}}}!")
     browser.until(lambda: rendered_message(browser) == "Hi ben!", "the typed message")
     assert browser.errors() == []
@@ -229,6 +230,21 @@ def test_playground__name_that_only_braze_knows__test_value_is_rendered_and_kept
     assert browser.find("#test-values input").get_property("value") == "pro"
     assert rendered_message(browser) == "pro"
     assert browser.errors() == []
+
+
+def test_playground__test_value_in_json__is_a_list_and_a_number(service: Service, browser: Browser) -> None:
+    open_playground(browser, service)
+    write(browser, "{% catalog_items games 12 %}{{ items[0].title }}{% if custom_attribute.${n} > 2 %}!{% endif %}")
+    browser.find("#test-values [placeholder]").send_keys("Tides")
+    browser.until(lambda: browser.all("[data-rule=test-value]"), "the note about the text")
+    browser.find("#test-values [placeholder]").clear()
+    browser.find("#test-values [placeholder]").send_keys('[{"id": "12", "title": "Tides"}]')
+    browser.all("#test-values input")[-1].send_keys("3")
+    browser.until(lambda: rendered_message(browser) == "Tides!", "the test values")
+    browser.driver.refresh()
+    browser.until(lambda: text(browser), "the editor")
+    assert rendered_message(browser) == "Tides!"
+    assert browser.find("#test-values [placeholder]").get_property("value") == '[{"id": "12", "title": "Tides"}]'
 
 
 MAIL = """<html><head><style>p { color: rgb(1, 2, 3); background: url(https://other.example/a.png) }</style></head>

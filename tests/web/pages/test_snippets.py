@@ -40,11 +40,11 @@ EXPECTED = {
         "ava": "Chosen for you: trail-shoe, rain-shell, head-torch",
         "ben": "Our bestsellers",
     },
-    "Message later without recommendations": {
+    "Retry without recommendations": {
         "ava": "Chosen for you: trail-shoe, rain-shell, head-torch",
         "ben": "Our bestsellers",
     },
-    "User id kept out of the url": {
+    "User id in the body instead of the address": {
         "ava": "Chosen for you: trail-shoe, rain-shell, head-torch",
         "dário & söhne": "Chosen for you: item, with comma, ítem/ünïcode",
     },

@@ -9,7 +9,7 @@ const frame = byId("frame");
 let message = "";
 let wantsHtml = false;
 
-// These functions remove what the frame's policy would block anyway, because each block is an error in the console.
+// The frame's policy blocks the content that these functions remove, with an error in the console for each.
 const withoutHandlers = (html) => html.replace(/<[a-z][^>]*>/gi, (tag) => tag.replace(/([\s/"'])on\w+\s*=/gi, "$1data-off="));
 const localStyle = (css) => css.replace(/@import[^;]*;?/gi, "").replace(/url\(\s*(?!["']?data:)[^)]*\)/gi, "none");
 

@@ -44,8 +44,8 @@ async function once(body) {
   }
 }
 
-// Returns the rendering of a message. Without `fetch`, only the kept answers answer the tags.
-// Tries again if the service is rendering other messages. `busy` is the reason of the service in this case.
+// Returns the rendering of a message. Without `fetch`, tags get only the stored answers.
+// Tries again if the service is rendering other messages. `busy` is the reason that the service gives in this case.
 // `maxBytes` is the service's limit on a request.
 export async function rendering(message, { fetch: mayFetch, busy, maxBytes }) {
   const body = mayFetch ? message : { ...message, fetch: false, answers: newest(message, maxBytes) };

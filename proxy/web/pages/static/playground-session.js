@@ -1,4 +1,4 @@
-// Keeps message and user in this tab, and writes messages into links. No user id is in a link or stays on the machine.
+// Stores message and user in this browser tab, and writes messages into links. Links have no user id.
 
 const KEY = "playground";
 
@@ -6,7 +6,7 @@ export function restored() {
   try {
     return JSON.parse(sessionStorage.getItem(KEY)) ?? {};
   } catch {
-    return {}; // the browser forbids the storage, or the value is not ours
+    return {}; // the browser forbids the storage, or another script stored the value
   }
 }
 

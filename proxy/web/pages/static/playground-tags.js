@@ -35,7 +35,7 @@ function source(tag, makesCalls) {
 function facts(tag, { fetched, makesCalls }) {
   if (tag.needs_render) return ["Not called yet. Press Render to call this service."];
   if (tag.status === null) return ["Not called: the URL is not a data route of this service."];
-  if (!fetched) return ["The answer of the last rendering, no call."];
+  if (!fetched) return ["Answer from the last rendering, no call."];
   const calls = tag.calls ? `${plural(tag.calls, "call")} to Amplitude` : "no call";
   const words = source(tag, makesCalls);
   const sentence = `${words[0].toUpperCase()}${words.slice(1)}, ${calls}, ${tag.ms} ms.`;

@@ -7,7 +7,7 @@ import { showMessage } from "./playground-html.js";
 import { rendering } from "./playground-render.js";
 import { linkedMessage, linkTo, removeFragment, restored, store } from "./playground-session.js";
 import { showTags } from "./playground-tags.js";
-import { restoreTestValues, showTestValues, testValues } from "./playground-test-values.js";
+import { restoreTestValues, showTestValues, testTexts, testValues } from "./playground-test-values.js";
 import { showValues } from "./playground-values.js";
 
 const TYPING_MS = 400;
@@ -42,11 +42,17 @@ const editor = createEditor(byId("editor"), {
 });
 
 function save() {
-  const state = { message: editor.text(), user: user.value, device: device.value, values: testValues() };
+  const state = { message: editor.text(), user: user.value, device: device.value, values: testTexts() };
   store(isDemo ? state : { ...state, users });
 }
 
 function showChips() {
+  const shown = [...byId("chips").querySelectorAll("button")];
+  if (shown.map((chip) => chip.textContent).join("\n") === users.join("\n")) {
+    // The pressed chip keeps the focus.
+    for (const chip of shown) chip.setAttribute("aria-pressed", String(chip.textContent === user.value));
+    return;
+  }
   const chips = users.map((id) => {
     const chip = button("chip", id, () => {
       user.value = id;
