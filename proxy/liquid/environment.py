@@ -31,6 +31,8 @@ _FATAL = re.compile(
     r"unexpected (tag|end|liquid)|expected tag|missing tag|unknown block|every line of an inline comment"
 )
 """Errors for which Ruby's Liquid refuses the whole template."""
+_PYTHON_ERRORS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""Errors of values that the code does not expect. As in Ruby, they do not end the message."""
 _NOT_SHOWN = (LiquidInterrupt, StopRender, ResourceLimitError)
 
 
@@ -58,8 +60,8 @@ class BrazeEnvironment(Environment):
         try:
             template = super().from_string(source, *arguments, **named)
         except LiquidError as error:
-            # python-liquid replaces each error of Python by a general error.
-            if isinstance(error.__cause__, RecursionError):
+            # python-liquid replaces most errors by a general error.
+            if isinstance(error.__cause__, RecursionError | ResourceLimitError):
                 raise error.__cause__ from None
             raise
         nodes = list(_walk(template.nodes))
@@ -160,6 +162,8 @@ class _Guarded(Node):
         except LiquidError as error:
             if isinstance(error, _NOT_SHOWN):
                 raise
+            shown = "Liquid error: internal"
+        except _PYTHON_ERRORS:
             shown = "Liquid error: internal"
         # As in Ruby, a node that prints nothing prints no error, such as assign.
         silent = self.node.blank

@@ -203,12 +203,14 @@ class Loop(Expression):
         limit = self.attributes["limit"].evaluate(context) if "limit" in self.attributes else None
         length = self._integer(limit)
         values = _collection(found)
-        first, last = 0, len(values)
+        # Not `len`, which raises OverflowError for a long range.
+        size = max(0, values.stop - values.start) if isinstance(values, range) else len(values)
+        first, last = 0, size
         if not isinstance(found, str):  # Ruby ignores offset and limit for a text
-            first = min(max(0, start), len(values))
-            last = len(values) if length is None else min(max(first, start + length), len(values))
+            first = min(max(0, start), size)
+            last = size if length is None else min(max(first, start + length), size)
         context.stopindex(name, start + last - first)
-        entries: Any = islice(values, first, last)
+        entries: Any = values[first:last] if isinstance(values, range) else islice(values, first, last)
         return (reversed(list(entries)) if self.reversed else iter(entries)), last - first
 
     def children(self) -> list[Expression]:

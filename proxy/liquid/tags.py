@@ -21,6 +21,7 @@ from proxy.liquid.report import tag_report
 from proxy.liquid.scanner import Unreadable, markups, rewritten
 from proxy.liquid.state import Aborted, Run
 from proxy.liquid.types import Finding, Request
+from proxy.profile.json import read_json
 
 _EXPOSED = "Amplitude was called, which logs an exposure for this user"
 _NOT_EXPOSED = "Amplitude was not called, so no exposure was logged"
@@ -188,7 +189,7 @@ def _request(name: str, url: str, tag: tag_syntax.Tag, body: str, content_type: 
 
 def _content(body: str) -> Any:
     try:
-        return json.loads(body)
+        return read_json(body.encode())
     except ValueError:
         return body
 
@@ -197,7 +198,7 @@ def _headers(text: str) -> dict[str, str]:
     """Return the tag's Cache-Control header. Other headers are dropped: the preview sets credentials and request id."""
     try:
         headers = json.loads(text or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     pairs = headers.items() if isinstance(headers, dict) else ()
     return {name: _NOT_IN_HEADERS.sub("", str(value)) for name, value in pairs if name.lower() == "cache-control"}

@@ -158,6 +158,11 @@ def test_render__a_thousand_findings__first_findings_and_a_note() -> None:
         ("{% assign a = (1..100000) | uniq %}{{ a | size }}", "100000"),
         ("{% if a" + " and a" * 2000 + " %}{% else %}no{% endif %}", "no"),
         ("{{ '2026-01-02' | date: '%9999Y' | size }}", "9999"),
+        ("{% for i in (1..99999999999999999999) limit: 2 offset: 3 %}{{ i }}{% endfor %}", "45"),
+        ("{% for i in (1..99999999999999999999) reversed limit: 2 %}{{ i }}{% endfor %}", "21"),
+        ("{% assign n = '99999999999999999999' | plus: 0 %}{% for i in (n..n) %}{{ i }}{% endfor %}", "9" * 20),
+        ("{% tablerow i in (1..99999999999999999999) limit: 1 %}{% endtablerow %}",
+         '<tr class="row1">\n<td class="col1"></td></tr>\n'),
     ],
 )  # fmt: skip
 def test_render__value_that_needs_much_time__is_quick(template: str, message: str) -> None:
@@ -165,6 +170,12 @@ def test_render__value_that_needs_much_time__is_quick(template: str, message: st
     rendering = render(template, User("u"), answer)
     assert (rendering.outcome, rendering.message) == ("sent", message)
     assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize("template", ["{{ N }}", "{{ 1 | plus: N }}", "{% if a == N %}{% endif %}", "{{ a[N] }}"])
+def test_render__number_of_5000_digits_in_the_template__refused_with_the_reason(template: str) -> None:
+    reason = render(template.replace("N", "9" * 5000), User("u"), answer).reason
+    assert reason.startswith("line 1: a number is too long; shorten the number")
 
 
 def test_render__huge_url__refused() -> None:

@@ -313,6 +313,35 @@ def test_misspelt_attribute__of_the_user__is_reported_once(name: str) -> None:
     assert [entry.rule for entry in rendering.findings] == ["misspelt-attribute"]
 
 
+ODD_FIELDS = ("member", "cohort_ids", "properties_by_name", "recommendations_by_id", "propensities_by_id")
+
+
+@pytest.mark.parametrize("value", [None, True, 5, "x", [1], [[]], {"a": 1}, {"a": None}, {"also": [1]}])
+@pytest.mark.parametrize("field", ODD_FIELDS)
+@pytest.mark.parametrize("of_tag", [True, False], ids=["answer to a tag", "answer with all ids"])
+def test_rendered__field_of_another_type__message_is_sent(field: str, value: Any, of_tag: bool) -> None:
+    """The page sends kept answers back, and :rerender changes answers."""
+
+    def changed(request: Request) -> Answer:
+        body = json.loads(ask(request).body)
+        return Answer(200, {}, json.dumps(body | ({field: value} if ("&" in request.target) is of_tag else {})), 1.0)
+
+    source = RECS + tag("cohorts", "c", "&cohort_id=vpi,zz") + tag("properties", "p", "&keys=plan_tpye,team")
+    source += tag("propensities", "q", "&prediction_id=buy")
+    assert render(source + "Hi", User("u"), changed).message == "Hi"
+
+
+def test_rendered__index_of_5000_digits_in_quotes__message_is_sent() -> None:
+    rendering = render(RECS + "Hi{{ recs.items['" + "9" * 5000 + "'] }}", User("u"), ask)
+    assert (rendering.outcome, rendering.message) == ("sent", "Hi")
+
+
+def test_abort_against_retry__failed_call_reaches_an_unreadable_content_block__message_is_sent() -> None:
+    source = tag("properties", "p", "", ":retry ") + "{% if p.ok %}Hi{% else %}{{content_blocks.${a}}}{% endif %}"
+    rendering = render(source, User("u"), ask, values={"content_blocks.${a}": "{% if"})
+    assert (rendering.outcome, rendering.message) == ("sent", "Hi")
+
+
 def test_foreign_host__no_word_about_credentials_or_routes() -> None:
     source = "{% connected_content https://api.example.com/v1/forecast?q={{${city}}} :save w %}{{ w.temp }}x"
     rendering = render(source, User("ava"), ask)

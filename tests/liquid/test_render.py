@@ -60,6 +60,14 @@ def test_render__attributes_and_filters_of_braze__rendered(source: str, message:
     assert sent(source) == message
 
 
+@pytest.mark.parametrize("body", ["NaN", '{"items": [NaN]}', "[" * 100_000, '{"a":' * 30_000])
+def test_tag__answer_that_is_not_json__saved_as_text(body: str) -> None:
+    source = TAG + "{{ c.items | size }}{{ c | slice: 0, 2 }}"
+    rendering = rendered(source, Service(body))
+    assert (rendering.outcome, rendering.message) == ("sent", "0" + body[:2])
+    assert json.dumps(report(rendering), allow_nan=False)
+
+
 @pytest.mark.parametrize(
     ("options", "method", "headers", "body", "content_type"),
     [

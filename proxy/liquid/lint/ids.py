@@ -38,27 +38,28 @@ def id_findings(
     called for all cohorts and properties of the user, which the service has in its cache after the call of the tag.
     """
     for call in calls:
-        answer = call.answer
-        if not answer.get("ok") or not answer.get("found"):
+        if not call.answer.get("ok") or not call.answer.get("found"):
             continue
-        member = answer.get("member") or {}
+        member = _object(call.answer, "member")
         if missing := [name for name in _requested(call, "cohort_id") if member.get(name) is False]:
             known = _all(call, "cohorts", ask)
-            has = [*known.get("cohort_ids", ()), *known.get("member", ())]
-            in_cohorts = [name for name in dict.fromkeys(has) if known.get("member", {}).get(name)]
+            memberships = _object(known, "member")
+            has = [*_texts(known, "cohort_ids"), *memberships]
+            in_cohorts = [name for name in dict.fromkeys(has) if memberships.get(name)]
             yield from _findings(
                 source, call, missing, "cohort", "cohort_id", {*aliases.get("cohorts", ()), *has}, in_cohorts
             )
-        properties = answer.get("properties_by_name") or {}
+        properties = _object(call.answer, "properties_by_name")
         if missing := [name for name in _requested(call, "keys") if name in properties and properties[name] is None]:
-            names = [name.removeprefix("gp:") for name in _all(call, "properties", ask).get("properties_by_name", {})]
+            all_properties = _object(_all(call, "properties", ask), "properties_by_name")
+            names = [name.removeprefix("gp:") for name in all_properties]
             yield from _findings(source, call, missing, "property", "keys", names, None)
-        recommendations = answer.get("recommendations_by_id") or {}
+        recommendations = _objects(call.answer, "recommendations_by_id")
         returned = _with_value(calls, "recommendations_by_id", is_returned)
         if missing := [name for name, entry in recommendations.items() if not is_returned(entry)]:
             known_ids = [*aliases.get("recommendations", ()), *returned, *ids_read]
             yield from _findings(source, call, missing, "recommendation", "rec_id", known_ids, returned)
-        predictions = answer.get("propensities_by_id") or {}
+        predictions = _objects(call.answer, "propensities_by_id")
         predicted = _with_value(calls, "propensities_by_id", _has_propensity)
         if missing := [name for name, entry in predictions.items() if not _has_propensity(entry)]:
             known_ids = [*aliases.get("predictions", ()), *predicted, *ids_read]
@@ -102,8 +103,23 @@ def _all(call: Call, section: str, ask: AskForTag) -> Mapping[str, Any]:
     return tag_syntax.json_object(answer.body) if answer else {}
 
 
+# Answers that the page keeps come back from a browser, and :rerender changes answers, so any field can have any type.
+def _object(answer: Mapping[str, Any], field: str) -> Mapping[str, Any]:
+    value = answer.get(field)
+    return value if isinstance(value, dict) else {}
+
+
+def _objects(answer: Mapping[str, Any], field: str) -> Mapping[str, Mapping[str, Any]]:
+    return {name: entry for name, entry in _object(answer, field).items() if isinstance(entry, dict)}
+
+
+def _texts(answer: Mapping[str, Any], field: str) -> list[str]:
+    value = answer.get(field)
+    return [entry for entry in value if isinstance(entry, str)] if isinstance(value, list) else []
+
+
 def _with_value(calls: Iterable[Call], field: str, has_value: Any) -> list[str]:
-    entries = [entry for call in calls for entry in (call.answer.get(field) or {}).items()]
+    entries = [entry for call in calls for entry in _objects(call.answer, field).items()]
     return list(dict.fromkeys(name for name, entry in entries if has_value(entry)))
 
 

@@ -14,7 +14,7 @@ _TOKEN = re.compile(
 _DOT = re.compile(r"\s*\.\s*(?P<key>[\w-]+\??)")
 _OPEN = re.compile(r"\s*\[\s*")
 _CLOSE = re.compile(r"\s*\]")
-_LITERAL = re.compile(r"""(?P<quoted>"[^"]*"|'[^']*')|(?P<number>-?\d+)(?![\w.])""")
+_LITERAL = re.compile(r"""(?P<quoted>"[^"]*"|'[^']*')|(?P<number>-?\d{1,18})(?![\w.])""")
 _SAFE = re.compile(r"[A-Za-z_][\w-]*\Z")
 _KEYWORDS = frozenset(
     {"and", "or", "contains", "in", "reversed", "continue", "true", "false", "nil", "null", "empty", "blank", "not"}

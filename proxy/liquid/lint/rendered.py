@@ -13,7 +13,7 @@ from proxy.liquid import tag_syntax
 from proxy.liquid.lint.ids import Call, id_findings
 from proxy.liquid.lint.names import ids_read, name_findings
 from proxy.liquid.lint.place import finding
-from proxy.liquid.scanner import Markup
+from proxy.liquid.scanner import Markup, Unreadable
 from proxy.liquid.state import Aborted, Run
 from proxy.liquid.types import Answer, AskForTag, Finding, Request
 
@@ -123,5 +123,5 @@ def _abort_against_retry(
             "cancels the message at once",
             f"abort only inside {{% if {variable}.ok %}}, or remove :retry and on_error=retry on line {line}",
         )
-    except (LiquidError, RecursionError):
-        pass  # the first rendering reports these errors
+    except (LiquidError, RecursionError, Unreadable):
+        pass  # the first rendering reports these errors, unless only a failed call causes them

@@ -97,7 +97,7 @@ def _descendants(values: Values, name: str, levels: int) -> Iterator[Keys]:
 
 def _into_list(root: str, path: Keys, index: int, values: Values, key: str | int | None) -> Iterator[tuple[str, Keys]]:
     before = path[:index]
-    if isinstance(key, str) and re.fullmatch(r"-?\d+", key):
+    if isinstance(key, str) and re.fullmatch(r"-?\d{1,18}", key):
         yield root, (*before, int(key), *path[index + 1 :])
     elif meant := similar(str(key), ("first", "last", "size")):
         yield root, (*before, meant, *path[index + 1 :])

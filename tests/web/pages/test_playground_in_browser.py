@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import time
+import zlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any, get_args
@@ -270,6 +272,35 @@ def test_playground__message_in_html__shown_without_scripts_and_files(service: S
     assert browser.driver.execute_script("return [window.broken, frames[0].broken]") == [None, None]
     assert browser.errors() == []
     assert all(url.startswith(service.url.split("@")[-1]) or "127.0.0.1" in url for url in browser.requested())
+
+
+def link_to(message: bytes) -> str:
+    compressor = zlib.compressobj(wbits=-15)
+    compressed = compressor.compress(message) + compressor.flush()
+    return "#message=" + base64.urlsafe_b64encode(compressed).decode().rstrip("=")
+
+
+# Patterns whose time grows with the square of the length would take more than half a minute.
+@pytest.mark.parametrize(("start", "repeated"), [("", "<a "), ("<p>", "<q "), ("<p><style>", "url(")])
+def test_playground__link_to_many_unclosed_pieces__shown_in_time(
+    service: Service, browser: Browser, start: str, repeated: str
+) -> None:
+    message = start + repeated * (250_000 // len(repeated))
+    browser.driver.set_script_timeout(10)
+    open_playground(browser, service, link_to(message.encode()))
+    browser.until(lambda: browser.find("#outcome").text.startswith("sent"), "the rendering")
+    browser.driver.execute_script("document.getElementById('as-html').click()")
+    # A message without any complete tag is text.
+    assert browser.driver.execute_script("return document.getElementById('html').hidden") == (start == "")
+    assert browser.errors() == []
+
+
+def test_playground__link_to_a_huge_message__ignored(service: Service, browser: Browser) -> None:
+    open_playground(browser, service, link_to(b"a" * 200_000_000))
+    assert text(browser).startswith("{% connected_content"), "the first example"
+    browser.driver.execute_script("location.hash = arguments[0]", link_to(b"Hello"))
+    browser.until(lambda: text(browser) == "Hello", "the message of a later link")
+    assert browser.errors() == []
 
 
 def test_playground__reloaded__message_and_user_remain_in_this_tab_only(service: Service, browser: Browser) -> None:

@@ -20,8 +20,23 @@ export function store(state) {
 
 const PREFIX = "#message=";
 
-const through = async (bytes, stream) =>
-  new Uint8Array(await new Response(new Blob([bytes]).stream().pipeThrough(stream)).arrayBuffer());
+const MAX_MESSAGE_BYTES = 1024 * 1024; // more than the service accepts
+
+// Returns the bytes that a stream makes of `bytes`. Throws above `most` bytes, because a short link can hold gigabytes.
+async function through(bytes, stream, most = Infinity) {
+  const reader = new Blob([bytes]).stream().pipeThrough(stream).getReader();
+  const chunks = [];
+  let size = 0;
+  for (let part = await reader.read(); !part.done; part = await reader.read()) {
+    size += part.value.length;
+    if (size > most) {
+      await reader.cancel();
+      throw new RangeError("the message of the link is too long");
+    }
+    chunks.push(part.value);
+  }
+  return new Uint8Array(await new Blob(chunks).arrayBuffer());
+}
 
 // Returns a link to the page with a message. The message is in the fragment, which browsers do not send.
 export async function linkTo(message) {
@@ -37,9 +52,9 @@ export async function linkedMessage() {
   try {
     const binary = atob(location.hash.slice(PREFIX.length).replaceAll("-", "+").replaceAll("_", "/"));
     const bytes = Uint8Array.from(binary, (character) => character.charCodeAt(0));
-    return new TextDecoder().decode(await through(bytes, new DecompressionStream("deflate-raw")));
+    return new TextDecoder().decode(await through(bytes, new DecompressionStream("deflate-raw"), MAX_MESSAGE_BYTES));
   } catch {
-    return null; // the link is cut off
+    return null; // the link is cut off, or its message is too long
   }
 }
 
