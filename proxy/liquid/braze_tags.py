@@ -22,7 +22,8 @@ from proxy.liquid.braze_objects import arguments, catalog_rows, tag_value_name, 
 from proxy.liquid.ruby import printed
 from proxy.liquid.scanner import CONTENT_BLOCK_TAG, Unreadable, markups, rewritten
 from proxy.liquid.state import Run
-from proxy.liquid.tags import read_tag, rendered
+from proxy.liquid.tag_stream import read
+from proxy.liquid.tags import rendered
 from proxy.liquid.types import Finding
 
 _EXTRAS = re.compile(r":key\s+\S.*?\s+:value\s+\S.*", re.DOTALL)
@@ -132,7 +133,7 @@ class _BrazeTag(Tag):
 
     def parse(self, stream: TokenStream) -> Node:
         """Return the node of the tag."""
-        token, text = read_tag(stream)
+        token, text = read(stream)
         if self.name == CONTENT_BLOCK_TAG:
             return _ContentBlockNode(token, text, self.run)
         if self.name == "message_extras":
@@ -157,7 +158,7 @@ class _TranslationTag(Tag):
 
     def parse(self, stream: TokenStream) -> Node:
         """Return the node of the tag."""
-        token, text = read_tag(stream)
+        token, text = read(stream)
         stream.next()
         block = get_parser(self.env).parse_block(stream, frozenset({self.end, TOKEN_EOF}))
         stream.expect(TOKEN_TAG, value=self.end)

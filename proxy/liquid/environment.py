@@ -20,7 +20,8 @@ from proxy.liquid import braze_filters, limits
 from proxy.liquid.braze_objects import variables
 from proxy.liquid.braze_tags import braze_tags
 from proxy.liquid.expressions import NotLiquidError, UnusualSyntaxError
-from proxy.liquid.ruby import RubyError, looked_up
+from proxy.liquid.lookup import looked_up
+from proxy.liquid.ruby import RubyError
 from proxy.liquid.ruby_tags import TAGS
 from proxy.liquid.standard_filters import STANDARD
 from proxy.liquid.state import Run

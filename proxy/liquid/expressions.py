@@ -10,7 +10,6 @@ import operator
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import islice
 from typing import Any
 
 from liquid import RenderContext, Token
@@ -18,8 +17,8 @@ from liquid.builtin.expressions import Filter, FilteredExpression, KeywordArgume
 from liquid.exceptions import LiquidSyntaxError
 from liquid.expression import Expression
 
+from proxy.liquid.lookup import AfterDot
 from proxy.liquid.ruby import (
-    AfterDot,
     RubyError,
     contains,
     equal,
@@ -41,8 +40,6 @@ _VALUE = re.compile(FRAGMENT, re.ASCII)
 _FILTER = re.compile(rf"(?:\s+|{FRAGMENT}|,)++", re.ASCII)
 _ARGUMENT = re.compile(rf"[:,]\s*((?:\w+\s*:\s*)?{FRAGMENT})", re.ASCII)
 _NAMED = re.compile(rf"(\w[\w-]*)\s*:\s*({FRAGMENT})", re.ASCII)
-_ATTRIBUTE = re.compile(rf"(?<![\w-])-*(\w[\w-]*+)\s*+:\s*+({FRAGMENT})", re.ASCII)
-_LOOP = re.compile(rf"([\w-]+)\s+in\s+((?:{FRAGMENT})++)\s*(reversed)?", re.ASCII)
 _WHEN = re.compile(rf"({FRAGMENT})(?:(?:\s+or\s+|\s*,\s*)({FRAGMENT}.*))?", re.ASCII | re.DOTALL)
 _RANGE = re.compile(r"\(\s*(?>(\S+)\s*\.\.)\s*(\S+)\s*\)", re.ASCII)
 _STEP = re.compile(r"\[[^\]]+\]|[\w-]+\??", re.ASCII)
@@ -175,67 +172,6 @@ class Condition(Expression):
         return compare(left, "" if isinstance(right, _Test) and isinstance(left, str) else right)
 
 
-class Loop(Expression):
-    """The list of `for` and `tablerow`. `name` identifies the loop for `offset: continue`."""
-
-    __slots__ = ("attributes", "cols", "identifier", "iterable", "lenient", "reversed", "values")
-
-    def __init__(self, token: Token, markup: str, *, lenient: bool) -> None:
-        super().__init__(token)
-        match = _LOOP.search(markup) if lenient else _LOOP.match(markup)
-        if match is None:
-            raise NotLiquidError("a loop has no list; write {% for name in list %}", token=token)
-        self.identifier, self.iterable = match[1], match[2]
-        self.reversed = bool(match[3]) and not lenient
-        self.values = value(token, match[2])
-        self.lenient = lenient
-        attributes = dict(_ATTRIBUTE.findall(markup))
-        self.attributes = {name: value(token, text) for name, text in attributes.items() if text != "continue"}
-        if attributes.get("offset") == "continue" and not lenient:
-            self.attributes["offset"] = Constant(token, self)
-        self.cols = _Number(token, self.attributes.get("cols") or Constant(token, None))
-
-    def evaluate(self, context: RenderContext) -> tuple[Iterator[Any], int]:
-        name = f"{self.identifier}-{self.iterable}"
-        offset = self.attributes["offset"].evaluate(context) if "offset" in self.attributes else None
-        start = context.stopindex(name) if offset is self else self._integer(offset) or 0
-        found = self.values.evaluate(context)
-        limit = self.attributes["limit"].evaluate(context) if "limit" in self.attributes else None
-        length = self._integer(limit)
-        values = _collection(found)
-        # Not `len`, which raises OverflowError for a long range.
-        size = max(0, values.stop - values.start) if isinstance(values, range) else len(values)
-        first, last = 0, size
-        if not isinstance(found, str):  # Ruby ignores offset and limit for a text
-            first = min(max(0, start), size)
-            last = size if length is None else min(max(first, start + length), size)
-        context.stopindex(name, start + last - first)
-        entries: Any = values[first:last] if isinstance(values, range) else islice(values, first, last)
-        return (reversed(list(entries)) if self.reversed else iter(entries)), last - first
-
-    def children(self) -> list[Expression]:
-        return [self.values, *self.attributes.values()]
-
-    def _integer(self, found: object) -> int | None:
-        if self.lenient:
-            return None if found is None else _to_i(found)
-        return None if found is None else integer(found)
-
-
-class _Number(Expression):
-    __slots__ = ("inner",)
-
-    def __init__(self, token: Token, inner: Expression) -> None:
-        super().__init__(token)
-        self.inner = inner
-
-    def evaluate(self, context: RenderContext) -> int:
-        return _to_i(self.inner.evaluate(context))
-
-    def children(self) -> list[Expression]:
-        return [self.inner]
-
-
 def value(token: Token, markup: str) -> Expression:
     """Return a value: a literal, a range or a variable."""
     text = markup.strip("\0\t\n\v\f\r ")
@@ -247,7 +183,7 @@ def value(token: Token, markup: str) -> Expression:
         ends = [value(token, match[1]), value(token, match[2])]
         if not all(isinstance(end, Constant) for end in ends):
             return _Range(token, ends)
-        start, stop = (_to_i(end.value) for end in ends if isinstance(end, Constant))
+        start, stop = (to_i(end.value) for end in ends if isinstance(end, Constant))
         return Constant(token, range(start, stop + 1))
     if (match := _FLOAT.fullmatch(text)) and len(text.lstrip("-")) > 1:
         return Constant(token, float(match[1]))
@@ -344,7 +280,8 @@ def _range_end(found: object) -> int:
     return leading_integer(found) if isinstance(found, str) else integer(found)
 
 
-def _to_i(found: object) -> int:
+def to_i(found: object) -> int:
+    """Return a number as an integer, as Ruby's `to_i` does."""
     if isinstance(found, str):
         return leading_integer(found)
     if isinstance(found, int | float) and not isinstance(found, bool):
@@ -352,11 +289,3 @@ def _to_i(found: object) -> int:
     if found is None:
         return 0
     raise RubyError("internal")
-
-
-def _collection(found: object) -> Any:
-    if isinstance(found, range | list | tuple):
-        return found
-    if isinstance(found, dict):
-        return [list(pair) for pair in found.items()]
-    return [found] if isinstance(found, str) and found else []

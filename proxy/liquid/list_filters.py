@@ -6,19 +6,8 @@ from collections.abc import Callable
 from functools import cmp_to_key
 from typing import Any
 
-from proxy.liquid.ruby import (
-    PropertyError,
-    RubyError,
-    WithoutPropertiesError,
-    entries,
-    equal,
-    has_properties,
-    identity,
-    kind,
-    property_of,
-    size_of,
-    text,
-)
+from proxy.liquid.lookup import PropertyError, WithoutPropertiesError, has_properties, property_of, size_of
+from proxy.liquid.ruby import RubyError, entries, equal, identity, kind, text
 
 _ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 

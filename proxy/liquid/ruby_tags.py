@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, TextIO, cast
 
 from liquid import Environment, RenderContext, Token
 from liquid.ast import BlockNode, ConditionalBlockNode, Node
-from liquid.builtin.expressions import Identifier, LoopExpression
+from liquid.builtin.expressions import Identifier
 from liquid.builtin.output import OutputNode
 from liquid.builtin.tags.assign_tag import AssignNode
 from liquid.builtin.tags.capture_tag import CaptureNode
 from liquid.builtin.tags.case_tag import CaseNode, MultiExpressionBlockNode
-from liquid.builtin.tags.for_tag import ForNode
 from liquid.builtin.tags.if_tag import IfNode
-from liquid.builtin.tags.tablerow_tag import TablerowNode
 from liquid.builtin.tags.unless_tag import UnlessNode
 from liquid.expression import Expression
 from liquid.parser import get_parser
@@ -24,21 +22,19 @@ from liquid.tag import Tag
 from liquid.token import TOKEN_EOF, TOKEN_EXPRESSION, TOKEN_OUTPUT, TOKEN_TAG
 
 from proxy.liquid.expressions import (
-    FRAGMENT,
     Condition,
-    Constant,
-    Loop,
     NotLiquidError,
     UnusualSyntaxError,
     condition,
     filtered,
     first_value,
     same,
-    value,
     when_values,
 )
-from proxy.liquid.ruby import RubyError, identity, printed
+from proxy.liquid.loop_tags import CycleTag, ForTag, TablerowTag
+from proxy.liquid.ruby import RubyError, printed
 from proxy.liquid.standard_syntax import is_standard_condition, standard
+from proxy.liquid.tag_stream import read, read_block
 
 _SIGNATURE = re.compile(r"([\w\-.\[\]()]++)(\s*+=)?", re.ASCII)
 
@@ -203,92 +199,6 @@ class CaseTag(Tag):
         return CaseNode(token, left, blocks)
 
 
-class ForTag(Tag):
-    """`{% for … %}`."""
-
-    name = "for"
-    end = "endfor"
-
-    def parse(self, stream: TokenStream) -> Node:
-        """Return the node of the tag."""
-        token, markup = read_block(stream)
-        loop = cast(LoopExpression, Loop(token, markup, lenient=False))
-        parse_block = get_parser(self.env).parse_block
-        ends = frozenset({"endfor", "else", TOKEN_EOF})
-        block = parse_block(stream, ends)
-        default: BlockNode | None = None
-        while stream.current.is_tag("else"):
-            read_block(stream)
-            default = parse_block(stream, ends)
-        stream.expect(TOKEN_TAG, value="endfor")
-        return ForNode(token, loop, block, default)
-
-
-class _TablerowNode(TablerowNode):
-    def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
-        loop = cast(Loop, self.expression)
-        if not loop.evaluate(context)[1]:
-            if loop.values.evaluate(context) in (None, False):
-                return 0
-            return buffer.write('<tr class="row1">\n</tr>\n')
-        return super().render_to_output(context, buffer)
-
-
-class TablerowTag(Tag):
-    """`{% tablerow … %}`."""
-
-    name = "tablerow"
-    end = "endtablerow"
-
-    def parse(self, stream: TokenStream) -> Node:
-        """Return the node of the tag."""
-        token, markup = read_block(stream)
-        loop = cast(LoopExpression, Loop(token, markup, lenient=True))
-        block = get_parser(self.env).parse_block(stream, frozenset({"endtablerow", TOKEN_EOF}))
-        stream.expect(TOKEN_TAG, value="endtablerow")
-        return _TablerowNode(token, loop, block)
-
-
-class _CycleNode(Node):
-    def __init__(self, token: Token, group: Expression, values: list[Expression]) -> None:
-        super().__init__(token)
-        self.group, self.values = group, values
-        self.blank = False
-
-    def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
-        cycles: dict[object, int] = context.tag_namespace["cycles"]
-        group = identity(self.group.evaluate(context))
-        at = cycles.get(group, 0)
-        cycles[group] = at + 1 if at + 1 < len(self.values) else 0
-        # Groups of one name can have lists of different lengths.
-        return buffer.write(printed(self.values[at].evaluate(context))) if at < len(self.values) else 0
-
-    def expressions(self) -> Iterable[Expression]:
-        return self.values
-
-
-class CycleTag(Tag):
-    """`{% cycle … %}`."""
-
-    name = "cycle"
-    block = False
-
-    def parse(self, stream: TokenStream) -> Node:
-        """Return the node of the tag."""
-        token, markup = read(stream)
-        named = re.match(rf"({FRAGMENT})\s*:\s*(.*)", markup, re.ASCII | re.DOTALL)
-        found = (first_value(token, part) for part in (named[2] if named else markup).split(","))
-        values = [part for part in found if part and not (isinstance(part, Constant) and part.value is None)]
-        if not re.match(FRAGMENT, markup):
-            raise NotLiquidError("cycle has no values; write {% cycle 'a', 'b' %}", token=token)
-        if named:
-            return _CycleNode(token, value(token, named[1]), values)
-        # Without a name, lists of the same constants are one group. A list with a variable is its own group.
-        constants = [part.value for part in values if isinstance(part, Constant)]
-        name = constants if len(constants) == len(values) else [token.start_index]
-        return _CycleNode(token, Constant(token, name), values)
-
-
 class _PartialNode(Node):
     def __init__(self, token: Token) -> None:
         super().__init__(token)
@@ -334,19 +244,3 @@ TAGS: tuple[type[Tag], ...] = (
 def _report_unusual(env: Environment, token: Token, markup: str) -> None:
     if markup.strip() and standard(markup) is None:
         env.error(UnusualSyntaxError("the value with its filters is not standard Liquid", token=token))
-
-
-def read(stream: TokenStream) -> tuple[Token, str]:
-    """Return a tag's token and the text after its name. The stream stays at the last token of the tag."""
-    token = stream.expect(TOKEN_TAG)
-    if stream.peek.kind != TOKEN_EXPRESSION:
-        return token, ""
-    stream.next()
-    return token, stream.current.value
-
-
-def read_block(stream: TokenStream) -> tuple[Token, str]:
-    """Return a tag's token and the text after its name. The stream moves to the token after the tag."""
-    found = read(stream)
-    stream.next()
-    return found

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from proxy.liquid import list_filters, number_filters, ruby, text_filters
+from proxy.liquid import list_filters, lookup, number_filters, text_filters
 from proxy.liquid.dates import date
 
 
@@ -58,8 +58,8 @@ _FUNCTIONS: tuple[Callable[..., object], ...] = (
     list_filters.map_,
     list_filters.compact,
     list_filters.concat,
-    ruby.first,
-    ruby.last,
+    lookup.first,
+    lookup.last,
     number_filters.abs_,
     number_filters.plus,
     number_filters.minus,

@@ -13,13 +13,13 @@ from liquid.exceptions import ResourceLimitError
 from liquid.output import LimitedStringIO
 from liquid.stream import TokenStream
 from liquid.tag import Tag as LiquidTag
-from liquid.token import TOKEN_EXPRESSION, TOKEN_TAG
 
 from proxy.liquid import tag_syntax
 from proxy.liquid.limits import MAX_OUTPUT, MAX_SOURCE, MAX_TAGS
 from proxy.liquid.report import tag_report
 from proxy.liquid.scanner import Unreadable, markups, rewritten
 from proxy.liquid.state import Aborted, Run
+from proxy.liquid.tag_stream import read
 from proxy.liquid.types import Finding, Request
 from proxy.profile.json import read_json
 
@@ -49,7 +49,7 @@ class AbortTag(LiquidTag):
 
     def parse(self, stream: TokenStream) -> Node:
         """Return the node of the tag."""
-        token, text = read_tag(stream)
+        token, text = read(stream)
         reason = text.strip().removeprefix("(").removesuffix(")").strip()
         return _AbortNode(token, reason.strip("\"'") or "no reason given")
 
@@ -134,7 +134,7 @@ class ConnectedContentTag(LiquidTag):
 
     def parse(self, stream: TokenStream) -> Node:
         """Return the node of the tag."""
-        token, text = read_tag(stream)
+        token, text = read(stream)
         return _ConnectedContentNode(token, tag_syntax.parse(text), self._run)
 
 
@@ -166,15 +166,6 @@ def _unreadable_answer(line: int, error: Unreadable) -> Finding:
         f":rerender cannot read the answer as Liquid: {error.problem}",
         "remove :rerender; the answers of this service contain no Liquid to render",
     )
-
-
-def read_tag(stream: TokenStream) -> tuple[Token, str]:
-    """Return a tag's token and the text after its name. The stream stays at the last token of the tag."""
-    token = stream.expect(TOKEN_TAG)
-    if stream.peek.kind != TOKEN_EXPRESSION:
-        return token, ""
-    stream.next()
-    return token, stream.current.value
 
 
 def _request(name: str, url: str, tag: tag_syntax.Tag, body: str, content_type: str, headers: str) -> Request:

@@ -55,7 +55,9 @@ CASES = {
     "unknown-route": (
         [tag("https://h/v1/cohort?user_id=1 :save c"), tag("https://your-host/v1/recs :save c"),
          tag("https://your-host/cohorts :save c"), tag("https://h/v2/x :save x") + tag("https://h/v1/cohorts :save c")],
-        [tag("https://h/v1/cohort?q=1 :save c"), tag("https://h/v1/cohorts?user_id=1 :save c")],
+        [tag("https://h/v1/cohort?q=1 :save c"), tag("https://h/v1/cohorts?user_id=1 :save c"),
+         tag("https://your-host/v1/cohorts{{ '?x=1' }}&user_id=1 :save r"),
+         tag("{{ a | append: '?' }}/x :save r")],
     ),
     "without-url": ([tag(":save c"), tag("")], [tag("https://h/v1/cohorts :save c")]),
     "without-question-mark": (
@@ -71,6 +73,10 @@ CASES = {
          "{{ x | default('a') }}", "{% assign y = x | round( 2 ) %}", "{{ x | upcase() }}"],
         ["{{ x | default: 'a' | upcase }}", "{{ x | append: default }}", "{{ 'a default: b' }}",
          "{{ x | date: '%d' }}", "{{ x | append: '(a)' }}", "{{ 'x | default(1)' }}"],
+    ),
+    "body-without-post": (
+        [tag("https://h/v1/cohorts :body a=1 :save c"), tag("https://h/v1/cohorts :method get :body a=1 :save c")],
+        [tag("https://h/v1/cohorts :method post :body a=1 :save c"), tag("https://h/v1/cohorts?user_id=1 :save c")],
     ),
     "unknown-filter": (
         ["{{ x | upercase }}", "{% assign y = x | Upcase %}", "{% echo x | nosuch: 1 %}", "{{ 'a|b' | nosuch }}",
@@ -92,7 +98,8 @@ CASES = {
         [tag(f"{RECS} &rec_type=model :save r"), tag("https://h/v1/cohorts? user_id=1 :save c"),
          tag("https://h/v1/recommendations?user_id=1&rec_id=home page :save r")],
         [tag(f"{RECS}\n  :save r"), tag("https://h/v1/cohorts?user_id={{ x | append: ' a' }} :save c"),
-         tag("https://h/v1/cohorts?user_id=1 save c")],
+         tag("https://h/v1/cohorts?user_id=1 save c"),
+         tag("https://h/v1/cohorts?user_id=1\u00a0 :save c"), tag("https://h/v1/cohorts\u00a0?user_id=1 :save c")],
     ),
     "password-in-tag": (
         [tag(f"{RECS} :basic_auth us:password :save r")],

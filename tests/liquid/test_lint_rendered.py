@@ -131,6 +131,7 @@ RULES = {rule for rule, *_ in MISSPELT} | {
     "failed-call",
     "blank-id",
     "unknown-user",
+    "json-as-form",
 }
 
 
@@ -404,3 +405,27 @@ def test_answer__without_data_about_the_user__note_says_why(answer: dict[str, An
     source += tag("properties", "p") * (rules == ["unknown-user"])  # a second tag about the same user
     rendering = render(source, User("ava"), lambda _: Answer(200, {}, json.dumps(answer), 0.0))
     assert [entry.rule for entry in rendering.findings] == rules
+
+
+JSON_BODY = '{% capture body %}{"user_id": "ava"}{% endcapture %}'
+
+
+@pytest.mark.parametrize(
+    ("source", "rule", "text", "replacement"),
+    [
+        (JSON_BODY + "{% connected_content https://your-host/v1/cohorts :method post :body {{body}}"
+         " :basic_auth us :save c %}x", "json-as-form", ":body", ":content_type application/json :body"),
+        (tag("cohorts", "c", "&amp;cohort_id=vip") + "x", "unknown-parameter", "&amp;cohort_id", "&cohort_id"),
+        ("{% connected_content https://your-host/v1/cohorts :body user_id=ava :basic_auth us :save c %}x",
+         "body-without-post", ":body", ":method post :body"),
+        (tag("cohorts", "c").replace(":save", ":save:") + "x", "unknown-option", ":save:", ":save"),
+        (tag("cohorts", "c").replace(":basic_auth", ":basic_aut") + "x", "unknown-option", ":basic_aut", ":basic_auth"),
+    ],
+)  # fmt: skip
+def test_tag__typical_mistake__one_finding_with_the_fix(source: str, rule: str, text: str, replacement: str) -> None:
+    failed = Answer(400, {}, json.dumps({"detail": "user_id is required"}), 0.0)
+    (found,) = problems(render(source, User("ava"), ask if rule == "unknown-option" else lambda _: failed))
+    assert (found.rule, marked(source, found), found.replacement) == (rule, text, replacement)
+    start = source.index(text)
+    fixed = source[:start] + replacement + source[start + len(text) :]
+    assert not problems(render(fixed, User("ava"), ask))

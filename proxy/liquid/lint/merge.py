@@ -26,7 +26,16 @@ _URLS = frozenset(
         "elsewhere",
     }
 )
-_IN_TAGS = _URLS | {"unknown-parameter", "cut-body", "curly-quotes", "braces", "unknown-name", "misspelt-attribute"}
+_IN_TAGS = _URLS | {
+    "unknown-parameter",
+    "cut-body",
+    "json-as-form",
+    "body-without-post",
+    "curly-quotes",
+    "braces",
+    "unknown-name",
+    "misspelt-attribute",
+}
 """Rules about tags that explain a failed call or a blank id."""
 _UNREADABLE = frozenset({"braces", "tag-in-output", "unknown-tag"})
 
@@ -51,6 +60,7 @@ def merged(findings: Iterable[Finding], source: str, pieces: Sequence[Markup]) -
         for entry in findings
         if (entry.length or ((entry.line, entry.rule) not in explained and not _repeats(entry, rules, fixes)))
         and not (unreadable and entry.rule == "unreadable")
+        and not (entry.rule == "unescaped" and (entry.line, "json-as-form") in rules)
     ]
     return sorted(dict.fromkeys(wanted), key=lambda entry: (entry.line, not entry.length, entry.column))
 

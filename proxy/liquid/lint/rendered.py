@@ -54,6 +54,7 @@ def rendered_findings(
     yield from (entry for entry in in_answers if entry.rule != "unknown-user")
     yield from [entry for entry in in_answers if entry.rule == "unknown-user"][:1]
     for markup, tag, request in calls:
+        yield from _json_as_form(source, markup, request)
         if _retries(markup):
             yield from _abort_against_retry(source, pieces, tag, request, run, render)
 
@@ -77,6 +78,16 @@ def _of_the_answer(tag: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(
             tag["line"], "unknown-user", problem, "check the user id, unless you test this case", level="note"
         )
+
+
+def _json_as_form(source: str, markup: Markup, request: Request) -> Iterator[Finding]:
+    is_json = request.body.lstrip().startswith(("{", "["))
+    if is_json and request.content_type == tag_syntax.FORM and (at := markup.text.find(":body")) >= 0:
+        fixed = ":content_type application/json :body"
+        yield finding(
+            source, (markup.start + at, markup.start + at + len(":body")), "json-as-form",
+            "the body is JSON, but the tag sends it as a form", f"write {fixed}", replacement=fixed,
+        )  # fmt: skip
 
 
 def _broken(source: str, run: Run, pieces: Sequence[Markup]) -> set[int]:

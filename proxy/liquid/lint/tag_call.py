@@ -46,7 +46,7 @@ class Call:
     @property
     def url_path(self) -> str:
         """Return the URL without its query, and with `{}` for each output."""
-        return without_outputs(self.tag.url.partition("?")[0])
+        return without_outputs(self.tag.path)
 
     @property
     def foreign(self) -> bool:

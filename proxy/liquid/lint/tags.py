@@ -50,9 +50,7 @@ def tag_findings(source: str, pieces: Sequence[Markup], unset: Iterable[str]) ->
         if markup.kind == "verbatim" or markup.name != "connected_content":
             continue
         tag = tag_syntax.parse(markup.rest)
-        variable = (
-            unset[0] if len(unset) == 1 else _VARIABLES.get(tag_syntax.route(tag.url.partition("?")[0]) or "", "answer")
-        )
+        variable = unset[0] if len(unset) == 1 else _VARIABLES.get(tag_syntax.route(tag.path) or "", "answer")
         call = Call(source, markup, tag, variable, with_credentials)
         problems = list(url_findings(call, hosts))
         yield from problems
@@ -67,11 +65,11 @@ def tag_findings(source: str, pieces: Sequence[Markup], unset: Iterable[str]) ->
 def _is_route(markup: Markup) -> bool:
     if markup.kind == "verbatim" or markup.name != "connected_content":
         return False
-    return tag_syntax.route(without_outputs(tag_syntax.parse(markup.rest).url.partition("?")[0])) is not None
+    return tag_syntax.route(without_outputs(tag_syntax.parse(markup.rest).path)) is not None
 
 
 def _unescaped(call: Call) -> Iterator[Finding]:
-    query = call.tag.url.partition("?")[2]
+    query = tag_syntax.query(call.tag.url)
     form = call.tag.body if call.tag.content_type == tag_syntax.FORM else ""
     for text in (query, form):
         for output in OUTPUT.finditer(text):
@@ -109,7 +107,8 @@ def _transport(call: Call) -> Iterator[Finding]:
             "write https://",
             replacement="https://",
         )
-    if not call.has_credentials and call.is_own_service:
+    is_misspelt = any(similar(word.strip(":="), ("basic_auth", "auth_credentials")) for word in tag.unknown)
+    if not call.has_credentials and call.is_own_service and not is_misspelt:
         yield call.finding(
             "connected_content",
             "without-credentials",
@@ -138,7 +137,8 @@ def _transport(call: Call) -> Iterator[Finding]:
 
 
 def _save(call: Call, *, uses_default: bool) -> Iterator[Finding]:
-    if not call.tag.options.get("save") and not uses_default:
+    is_misspelt = re.search(r"\s:save[:=]\s", call.markup.text)  # the finding about the option says so
+    if not call.tag.options.get("save") and not uses_default and not is_misspelt:
         closing = "-%}" if call.markup.text.endswith("-%}") else "%}"
         at = call.markup.start + len(call.markup.text) - len(closing)
         fixed = f":save {call.variable}"
@@ -179,6 +179,13 @@ def _unknown_parameters(call: Call) -> Iterator[Finding]:
     for name in tag_syntax.parameters(url, body if call.tag.method == "POST" else ""):
         if not known or name in known or "{}" in name:
             continue
+        if name.startswith("amp;"):
+            fixed = name.replace("amp;", "&", 1)
+            yield call.finding(
+                f"&{name}", "unknown-parameter", "&amp; is the HTML for &, so the parameter after it is ignored",
+                f"write {fixed}", replacement=fixed,
+            )  # fmt: skip
+            continue
         meant = similar(name, known)
         yield call.finding(
             name,
@@ -218,6 +225,11 @@ def _options(call: Call, *, space: bool) -> Iterator[Finding]:
             f"write :{meant}" if meant else f"use one of {known}",
             replacement=f":{meant}" if meant else None,
         )
+    if "body" in tag.options and tag.method == "GET":
+        text, fixed = (tag.options["method"], "post") if "method" in tag.options else (":body", ":method post :body")
+        yield call.finding(
+            text, "body-without-post", "Braze sends :body only with :method post", f"write {fixed}", replacement=fixed
+        )
     if tag.method not in ("GET", "POST"):
         yield call.finding(
             tag.options["method"],
@@ -229,7 +241,7 @@ def _options(call: Call, *, space: bool) -> Iterator[Finding]:
 
 
 def _exposure(call: Call) -> Iterator[Finding]:
-    if tag_syntax.logs_exposure(tag_syntax.route(call.tag.url.partition("?")[0]), call.tag.parameters):
+    if tag_syntax.logs_exposure(tag_syntax.route(call.tag.path), call.tag.parameters):
         yield call.finding(
             "connected_content",
             "exposure",

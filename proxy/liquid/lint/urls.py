@@ -23,7 +23,7 @@ def url_findings(call: Call, hosts: set[str]) -> Iterator[Finding]:
     options = re.search(r"(?:\A|\s):[a-z_]+(?=\s|\Z)", masked)
     end = len(masked[: options.start() if options else len(masked)].rstrip())
     whole = rest[:end]
-    words = masked[:end].split()
+    words = re.findall(rf"[^{tag_syntax.BLANKS}]+", masked[:end])
     if not url:
         yield call.finding(
             "connected_content", "without-url", "the tag has no URL", "write the URL after connected_content"

@@ -87,9 +87,8 @@ function showOutcome(rendered) {
 function show(rendered, fetched) {
   showOutcome(rendered);
   showMessage(rendered.message);
-  // The card of a tag shows the tag's exposure, so a finding about the same exposure is left out.
-  const exposed = new Set(rendered.tags.filter((tag) => tag.exposure).map((tag) => tag.line));
-  showFindings(rendered.findings.filter(({ rule, line }) => rule !== "exposure" || !exposed.has(line)), editor);
+  // The warning below the message and the card of the tag report exposures. In the demo there are none.
+  showFindings(rendered.findings.filter(({ rule }) => rule !== "exposure"), editor);
   showTags(rendered.tags, editor, { fetched, makesCalls });
   showValues(rendered.tags, editor);
   showTestValues(rendered.unknown_values ?? [], edited);
