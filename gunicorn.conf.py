@@ -7,7 +7,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from gunicorn.glogging import Logger
+
 # The master imports this file, but gevent patches locks only in the worker. So import no module that takes a lock.
+from proxy.monitoring.log_format import SafeFormatter
 from proxy.settings import Settings, SettingsError, renamed_variables
 
 try:
@@ -48,6 +51,19 @@ limit_request_line = 8190
 http_parser = "python"
 # The application logs each request: gunicorn's line would contain the query string, and so user ids.
 accesslog = None
+
+
+class ServiceLogger(Logger):
+    """Writes gunicorn's own lines in the format of the service."""
+
+    def setup(self, cfg):
+        """Configure the handlers, also after a reload."""
+        super().setup(cfg)
+        for handler in self.error_log.handlers:
+            handler.setFormatter(SafeFormatter(settings.log_format))
+
+
+logger_class = ServiceLogger
 
 # Besides clients, a worker has up to 256 connections to Amplitude and a few files.
 _OTHER_FILES = 400

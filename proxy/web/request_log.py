@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from flask import Flask, Response, g, request
 
 from proxy.api.errors import Code
-from proxy.monitoring.logs import request_id
+from proxy.monitoring.logs import log_request, request_id
 from proxy.web.errors import Problem
 from proxy.web.security_headers import SECURITY_HEADERS
 from proxy.web.services import Services
@@ -103,8 +103,6 @@ def record(
     if status in (401, 403):  # refused callers are logged once a minute, with a count
         return
     level = logging.DEBUG if caller is None or (route in _POLLED and status < 400) else logging.INFO
-    if not _log.isEnabledFor(level):
-        return
     line: dict[str, object] = {
         "method": method if method in _METHODS else "other",
         "route": route,
@@ -120,4 +118,4 @@ def record(
         "parameter": parameter,
     }
     line |= {name: value for name, value in optional.items() if value is not None}
-    _log.log(level, "request", extra=line)
+    log_request(_log, level, line)
