@@ -5,9 +5,14 @@ import resource
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
+from gunicorn.glogging import Logger
+from gunicorn.sock import close_sockets, create_sockets
+
 # The master imports this file, but gevent patches locks only in the worker. So import no module that takes a lock.
+from proxy.monitoring.log_format import SafeFormatter
 from proxy.settings import Settings, SettingsError, renamed_variables
 
 try:
@@ -49,12 +54,25 @@ http_parser = "python"
 # The application logs each request: gunicorn's line would contain the query string, and so user ids.
 accesslog = None
 
+
+class ServiceLogger(Logger):
+    """Writes gunicorn's own lines in the format of the service."""
+
+    def setup(self, cfg):
+        """Configure the handlers, also after a reload."""
+        super().setup(cfg)
+        for handler in self.error_log.handlers:
+            handler.setFormatter(SafeFormatter(settings.log_format))
+
+
+logger_class = ServiceLogger
+
 # Besides clients, a worker has up to 256 connections to Amplitude and a few files.
 _OTHER_FILES = 400
 
 
 def on_starting(server):
-    """Raise the limit on open files, and log each setting that is ignored or reduced."""
+    """Open the listeners, raise the limit on open files, and log each setting that is ignored or reduced."""
     if not shared and settings.web_concurrency > 1:
         server.log.info("WEB_CONCURRENCY is ignored without REDIS_URL; set REDIS_URL to run several worker processes")
     for warning in renamed_variables(os.environ):
@@ -63,6 +81,7 @@ def on_starting(server):
     os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
     if server.cfg.workers > 1:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="connected-content-proxy-metrics-")
+    open_listeners(server)
     required = server.cfg.worker_connections + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= required:
@@ -77,6 +96,34 @@ def on_starting(server):
             "(ulimit -Hn, LimitNOFILE=)",
             allowed, connections, required - _OTHER_FILES, required,
         )  # fmt: skip
+
+
+def open_listeners(server):
+    """Open a listener for each worker, among which Linux distributes the connections.
+
+    With one listener for all workers, an idle worker takes nearly all connections if it accepts many at once, and new
+    connections wait for seconds if it accepts one at a time. gunicorn's own reuse_port opens the listeners in the
+    workers: the connections that a killed worker has not accepted yet would be lost.
+    """
+    inherited = server.master_pid or "LISTEN_FDS" in os.environ
+    is_tcp = all(isinstance(address, tuple) for address in server.cfg.address)
+    if server.cfg.workers == 1 or inherited or not is_tcp or sys.platform != "linux":
+        return
+    # With SO_REUSEPORT, a second service on the same port would not fail, but take connections of the first.
+    close_sockets(create_sockets(server.cfg, server.log))
+    server.cfg.set("reuse_port", True)
+    server.LISTENERS = [sock for _ in range(server.cfg.workers) for sock in create_sockets(server.cfg, server.log)]
+    server.cfg.set("reuse_port", False)
+
+
+def pre_fork(server, worker):
+    """Assign to the worker the listeners that the fewest workers have."""
+    number, per_worker = len(server.LISTENERS), len(server.cfg.address)
+    if server.systemd or number % per_worker:
+        per_worker = number  # all workers share the listeners
+    choices = [range(first, first + per_worker) for first in range(0, number, per_worker)]
+    assigned = Counter(other.own_listeners for other in server.WORKERS.values())
+    worker.own_listeners = min(choices, key=lambda choice: assigned[choice])
 
 
 def child_exit(server, worker):

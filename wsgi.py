@@ -17,7 +17,7 @@ except SettingsError as error:
     sys.exit(4)
 # Not in create_app, because logging belongs to the whole process. Not in gunicorn.conf.py, because every WSGI server
 # must write the same log lines, and because log handlers take locks, which must not exist before gevent patches them.
-configure_logging(settings.log_level)
+configure_logging(settings.log_level, settings.log_format)
 # Each worker process writes this line, so the log also shows a worker that was restarted.
 logging.getLogger("proxy").info(
     "started", extra={"version": __version__, "pid": os.getpid(), "settings": changed_settings(settings, os.environ)}

@@ -49,6 +49,7 @@ from proxy.web import (
     errors,
     forget,
     health,
+    hit_middleware,
     profiles,
     request_body,
     request_log,
@@ -56,7 +57,7 @@ from proxy.web import (
     snapshots,
     webhooks,
 )
-from proxy.web.fast_flask import FastFlask
+from proxy.web.flask_app import ServiceFlask
 from proxy.web.pages import assets, docs, playground, status
 from proxy.webhooks.ingest import UpdateIngester
 
@@ -85,7 +86,7 @@ def create_app(
     `fetch` replaces calls to Amplitude, and `clock` replaces the system clock, in tests.
     """
     settings = settings or Settings.from_env(os.environ)
-    app = FastFlask("proxy", static_folder=None, template_folder="web/pages/templates")
+    app = ServiceFlask("proxy", static_folder=None, template_folder="web/pages/templates")
     # One byte over the limit: Werkzeug silently truncates a body without a length; the extra byte shows the excess.
     app.config["MAX_CONTENT_LENGTH"] = request_body.MAX_BODY_BYTES + 1
     # Braze follows no redirects, so a trailing or double slash must not redirect.
@@ -99,6 +100,7 @@ def create_app(
     for module in (profiles, forget, webhooks, currents, snapshots, health, assets, docs, playground, status):
         app.register_blueprint(module.blueprint)
     app.register_blueprint(snapshots.removal)
+    hit_middleware.install(app, app_services)
     return app
 
 

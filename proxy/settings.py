@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from proxy.api import setting_readers as readers
@@ -260,6 +260,9 @@ class Settings:
         shown=lambda _: "set",
     )
     log_level: str = _setting(readers.level, "DEBUG, INFO, WARNING or ERROR", "INFO")
+    log_format: Literal["json", "text"] = _setting(
+        readers.log_format, "`json`, or `text` for reading in a terminal", "json"
+    )
     port: int = _setting(
         readers.whole(1, 65535), "port to listen on: on all addresses if set, otherwise on 127.0.0.1 only", "8000"
     )

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from proxy.api.caller_keys import Key, Scope
 from proxy.api.caller_keys import parse as parse_keys
 from proxy.api.urls import is_loopback, parse_service_url, parse_url
+from proxy.monitoring.log_format import LogFormat
 from proxy.profile.liquid_names import USER_PROPERTY
 from proxy.profile.parts import COHORTS, PROPERTIES, Part
 from proxy.profile.values import BadValue, parse_list, split_list
@@ -162,6 +163,14 @@ def level(value: str) -> str:
     if value.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise BadValue("must be DEBUG, INFO, WARNING or ERROR")
     return value.upper()
+
+
+def log_format(value: str) -> LogFormat:
+    """Read the format of the log."""
+    match value.lower():
+        case "json" | "text" as word:
+            return word
+    raise BadValue("must be json or text")
 
 
 def fetch_along(value: str) -> tuple[Part, ...]:

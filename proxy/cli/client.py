@@ -80,7 +80,7 @@ def own_service(environ: Mapping[str, str]) -> tuple[Services, Ask]:
     Raises ServiceUnavailable.
     """
     settings, secret = own_settings(environ)
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     app = create_app(settings)
     return installed(app), asker(app, {"X-API-Key": secret}, "127.0.0.1")
 

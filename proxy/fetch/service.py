@@ -103,13 +103,8 @@ class ProfileService:
         """
         if identity == _ANONYMOUS:
             return ANONYMOUS
-        if (
-            max_age is None
-            and not background
-            and parts is query.parts
-            and (hit := self._store.memory.fresh(identity, query))
-        ):
-            return ProfileResult(hit.record, freshness=hit.freshness, ready=hit.ready, repeated=hit.repeated)
+        if max_age is None and not background and parts is query.parts and (hit := self.fresh(identity, query)):
+            return hit
         if not self._profile_api:
             max_age, background = None, False  # no newer copy can be fetched
         now = self._clock.now()
@@ -175,6 +170,13 @@ class ProfileService:
             calls=waiter.calls,
             freshness=freshness(answer, parts, self._policy, self._clock.now()),
         )
+
+    def fresh(self, identity: Identity, query: ProfileQuery) -> ProfileResult | None:
+        """Return the parts of `query` if all of them are fresh in memory, else None."""
+        hit = self._store.memory.fresh(identity, query)
+        if hit is None:
+            return None
+        return ProfileResult(hit.record, freshness=hit.freshness, ready=hit.ready, repeated=hit.repeated)
 
     def _without_calls(self, record: Record, missing: bool, parts: Sequence[Part], now: float) -> ProfileResult:
         """Return the stored `parts`, fresh or stale. `missing`: whether some of them are not available."""

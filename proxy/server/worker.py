@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import gevent
 import gevent.event
 import gevent.pool
+import gevent.select
 import gevent.server
 from gunicorn.errors import AppImportError
 from gunicorn.http.errors import NoMoreData
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from proxy.web.services import Services
 
 
+_RELIEF_SECONDS = 0.5
+"""Time between two checks of the queues of other workers. A queue that is never empty gets help after two checks."""
 _PROBE_SECONDS = 2.0
 """Longer than Redis may take to answer. Redis delays the start of a worker by at most twice this time."""
 
@@ -39,6 +42,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     """Serves many connections on one thread. An idle connection costs a few kilobytes and no processor time."""
 
     alive: bool
+    own_listeners: range | None = None
+    """The places in `sockets` of the listeners of this worker; None for all. `gunicorn.conf.py` assigns them."""
     _services: Services
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -145,13 +150,15 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     def run(self) -> None:
         """Serve until the stop signal, then finish requests and calls within the graceful timeout."""
         pool = gevent.pool.Pool(self.worker_connections)
-        servers = [gevent.server.StreamServer(s, handle=partial(self.handle, s), spawn=pool) for s in self.sockets]
-        for server in servers:
-            if self.cfg.workers > 1:
-                # gunicorn accepts 1 connection per iteration of the event loop, so that all workers get connections.
-                # An iteration with many busy connections is long: of 1,000 new connections, the last waited for 4 s.
-                server.max_accept = 100
-            server.start()
+        places = range(len(self.sockets)) if self.own_listeners is None else self.own_listeners
+        servers, others = [], []
+        for place, listener in enumerate(self.sockets):
+            if place in places:
+                servers.append(gevent.server.StreamServer(listener, partial(self.handle, listener), spawn=pool))
+                servers[-1].start()
+            else:
+                others.append(listener)
+        relief = gevent.spawn(self._relieve, others, pool)
         while self.alive:
             self.notify()
             self._stopping.wait(1.0)
@@ -159,7 +166,32 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             if os.getppid() != self.ppid:
                 self.log.info("master_exited")
                 self.alive = False
-        self._stop(servers, pool)
+        self._services.draining.set()
+        relief.kill()
+        for server in servers:
+            server.stop_accepting()
+        for listener in self.sockets:
+            self._accept_waiting(listener, pool)
+        for listener in (*servers, *others):
+            listener.close()
+        self._stop(pool)
+
+    def _relieve(self, listeners: list[Any], pool: Any) -> None:
+        """Accept the connections that wait for another worker, which is busy, was killed or has not started yet."""
+        waiting: set[Any] = set()
+        while listeners:
+            gevent.sleep(_RELIEF_SECONDS)
+            waited, waiting = waiting, set(gevent.select.select(listeners, [], [], 0)[0])
+            for listener in waited & waiting:
+                self._accept_waiting(listener, pool)
+
+    def _accept_waiting(self, listener: Any, pool: Any) -> None:
+        """Accept all connections that wait in the queue of `listener`."""
+        listener.setblocking(False)
+        with contextlib.suppress(OSError):  # no connection waits, or the process has too many open files
+            while not pool.full():
+                client, address = listener.accept()
+                pool.spawn(self.handle, listener, client, address)
 
     def _every_second(self) -> None:
         """Sample the metrics for the status page and for other workers, and log overdue counts."""
@@ -179,12 +211,9 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         """
         self.tmp.notify()
 
-    def _stop(self, servers: list[Any], pool: Any) -> None:
+    def _stop(self, pool: Any) -> None:
         # The master kills the worker at the end of the graceful timeout.
         deadline = time.monotonic() + self.cfg.graceful_timeout - 1.0
-        self._services.draining.set()
-        for server in servers:
-            server.close()
         self._idle_seconds = LINGER_SECONDS
         for connection in self._connections:
             connection.idle_seconds = LINGER_SECONDS

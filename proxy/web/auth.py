@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, NamedTuple
 
 from flask import Flask, g, request
+from werkzeug.datastructures import Authorization
 
 from proxy.api.caller_keys import Caller, Scope
 from proxy.api.errors import Code, Forbidden, Unauthorized
@@ -45,8 +45,10 @@ class Access(NamedTuple):
     any_site: bool = False
 
 
+DATA_ACCESS = Access("read")
+"""The requests that the data routes accept."""
 ACCESS: Mapping[str, Access | None] = {
-    "v1": Access("read"),
+    "v1": DATA_ACCESS,
     "forget": Access("admin"),
     "webhooks": Access("push", any_address=True),  # Amplitude sends from many hosts
     "currents": Access("push", any_address=True),  # Braze drops the events after a 403
@@ -83,17 +85,26 @@ def _admit(app_services: Services) -> None:
     access = ACCESS[request.url_rule.endpoint.partition(".")[0]]
     if access is None:
         return
-    environ = request.environ
+    g.caller = authenticate(request.environ, access, app_services)
+    require_scope(g.caller, access)
+
+
+def authenticate(environ: WSGIEnvironment, access: Access, app_services: Services) -> Caller:
+    """Return the caller. Raises Forbidden for a page or an address, and Unauthorized without valid credentials."""
     if not access.any_site:
         _require_own_page(environ)
     if app_services.networks and not access.any_address:
-        _require_network(app_services.networks)
+        _require_network(environ, app_services)
     caller = _caller(environ, app_services)
     if caller is None:
         raise Unauthorized(
             "credentials are missing or wrong; send Basic (name and secret), Bearer, Api-Key or X-API-Key"
         )
-    g.caller = caller
+    return caller
+
+
+def require_scope(caller: Caller, access: Access) -> None:
+    """Raise Forbidden if the key of `caller` does not have the scope of the route."""
     if caller.scope not in (access.scope, "admin"):
         raise Forbidden(
             f"the key has the scope {caller.scope}, and this route needs the scope {access.scope}; create a "
@@ -107,7 +118,7 @@ def _caller(environ: WSGIEnvironment, app_services: Services) -> Caller | None:
     credentials = environ.get("HTTP_AUTHORIZATION"), environ.get("HTTP_X_API_KEY")
     caller = app_services.accepted.caller(credentials)
     if caller is None:
-        name, secret = _name_and_secret()
+        name, secret = _name_and_secret(*credentials)
         caller = app_services.keyring.check(secret, name) if secret else None
         if caller is not None:
             app_services.accepted.remember(credentials, caller)
@@ -125,14 +136,14 @@ def is_known_caller() -> bool:
     return known
 
 
-def _require_network(networks: Iterable[IPv4Network | IPv6Network]) -> None:
-    """Raise Forbidden if none of `networks` contains the caller's address.
+def _require_network(environ: WSGIEnvironment, app_services: Services) -> None:
+    """Raise Forbidden if no network of ALLOWED_NETWORKS contains the caller's address.
 
     The address is the peer's address, or the address that TRUSTED_PROXY_HOPS proxies report. Entries that the caller
     adds to X-Forwarded-For are ignored.
     """
-    address = _caller_address()
-    if address is None or not any(address in network for network in networks):
+    address = _caller_address(environ, app_services.trusted_proxy_hops)
+    if address is None or not any(address in network for network in app_services.networks):
         raise Forbidden(_ADDRESS_REFUSED, code="forbidden_network")
 
 
@@ -141,7 +152,7 @@ def count_refusal(code: Code) -> None:
     app_services = services()
     why = _WHY.get(code, code)
     app_services.metrics.refused(why)
-    address = str(_caller_address() or "unreadable")
+    address = str(_caller_address(request.environ, app_services.trusted_proxy_hops) or "unreadable")
     key, fields = address, {}
     if why == "scope":
         # By caller and route, because Amplitude pushes from many addresses.
@@ -159,12 +170,11 @@ _WHY: Mapping[Code, str] = {"unauthorized": "credentials", "forbidden_network": 
 """The label `why` of the metric, if it differs from the code. Alerts depend on the words."""
 
 
-def _caller_address() -> Address | None:
+def _caller_address(environ: WSGIEnvironment, hops: int) -> Address | None:
     """Return the address that called the trusted proxies, or None if X-Forwarded-For has too few entries."""
-    hops = services().trusted_proxy_hops
     if not hops:
-        return _address(request.remote_addr or "")
-    entries = ",".join(request.headers.getlist("X-Forwarded-For")).split(",")
+        return _address(environ.get("REMOTE_ADDR") or "")
+    entries = environ.get("HTTP_X_FORWARDED_FOR", "").split(",")
     return _address(entries[-hops].strip()) if len(entries) >= hops else None
 
 
@@ -181,11 +191,11 @@ def _address(text: str) -> Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-def _name_and_secret() -> tuple[str | None, str]:
-    if "Authorization" not in request.headers:
-        return None, request.headers.get("X-API-Key", "").strip()
+def _name_and_secret(authorization: str | None, api_key: str | None) -> tuple[str | None, str]:
+    if authorization is None:
+        return None, (api_key or "").strip()
     try:
-        credentials = request.authorization
+        credentials = Authorization.from_header(authorization)
     except ValueError:  # werkzeug decodes Basic credentials, which must be ASCII
         return None, ""
     if credentials is None:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import math
+from typing import TYPE_CHECKING
 
-from flask import Request
 from werkzeug.datastructures import RequestCacheControl
-from werkzeug.http import parse_cache_control_header
+from werkzeug.http import parse_cache_control_header, parse_etags
 
 from proxy.fetch.service import ANONYMOUS, ProfileResult
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 _CACHE = "connected-content-proxy"
 _LONGEST_MAX_AGE = 10**9
@@ -44,12 +47,12 @@ def etag_of(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()[:32]
 
 
-def is_not_modified(request: Request, result: ProfileResult, etag: str) -> bool:
+def is_not_modified(environ: WSGIEnvironment, result: ProfileResult, etag: str) -> bool:
     """Return whether the client already has the body with this `etag`, so that a 304 is enough."""
     return (
-        "HTTP_IF_NONE_MATCH" in request.environ  # the property parses even without a header
-        and request.if_none_match.contains_weak(etag)
-        and request.method in ("GET", "HEAD")
+        "HTTP_IF_NONE_MATCH" in environ
+        and parse_etags(environ["HTTP_IF_NONE_MATCH"]).contains_weak(etag)
+        and environ["REQUEST_METHOD"] in ("GET", "HEAD")
         and is_cacheable(result)
     )
 
@@ -78,9 +81,9 @@ def cache_label(result: ProfileResult) -> str:
     return "expired" if result.forwarded == "stale" else result.forwarded
 
 
-def requested_max_age(request: Request) -> float | None:
+def requested_max_age(environ: WSGIEnvironment) -> float | None:
     """Return the maximum age in seconds that the client accepts (0 for no-cache), or None without a limit."""
-    header = request.environ.get("HTTP_CACHE_CONTROL")
+    header = environ.get("HTTP_CACHE_CONTROL")
     if header is None:
         return None
     # Directives are case-insensitive (RFC 9111, 5.2), but werkzeug's parser is not.
@@ -91,7 +94,7 @@ def requested_max_age(request: Request) -> float | None:
     return float(min(max_age, _LONGEST_MAX_AGE)) if max_age is not None and max_age >= 0 else None
 
 
-def is_background(request: Request) -> bool:
+def is_background(environ: WSGIEnvironment) -> bool:
     """Return whether all other requests have priority over this request (RFC 9218, urgency 7), as with `warm`."""
-    header = request.environ.get("HTTP_PRIORITY")
+    header = environ.get("HTTP_PRIORITY")
     return header is not None and "u=7" in map(str.strip, header.split(","))

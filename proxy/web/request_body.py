@@ -6,7 +6,7 @@ import gzip
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask import Request
 from werkzeug.exceptions import RequestEntityTooLarge
@@ -14,6 +14,9 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from proxy.api.errors import BadRequest, BodyTooLarge, UnsupportedMediaType
 from proxy.api.json_body import from_json
 from proxy.api.query_string import pairs_of
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 
 @contextmanager
@@ -81,9 +84,14 @@ def read_large_body(
 MAX_BODY_BYTES = 16 * 1024
 
 
+def url_parameters(environ: WSGIEnvironment) -> list[tuple[str, Any]]:
+    """Return the parameters of the query string. Raises BadRequest if the query is not UTF-8."""
+    return [*pairs_of(environ.get("QUERY_STRING", "").encode("latin-1"), "the URL")]
+
+
 def sent_parameters(request: Request) -> list[tuple[str, Any]]:
     """Return the parameters of the query string and, for a POST, of the body."""
-    parameters: list[tuple[str, Any]] = pairs_of(request.query_string, "the URL")
+    parameters = url_parameters(request.environ)
     return parameters if request.method != "POST" else [*parameters, *_sent_in_body(request)]
 
 

@@ -7,15 +7,18 @@ import os
 import random
 import re
 from functools import partial
+from typing import TYPE_CHECKING
 
 from flask import Flask, Response, g, request
-from flask.ctx import _AppCtxGlobals
 
-from proxy.monitoring.logs import request_id
+from proxy.api.errors import Code
+from proxy.monitoring.logs import log_request, request_id
 from proxy.web.errors import Problem
-from proxy.web.fast_flask import FastResponse
 from proxy.web.security_headers import SECURITY_HEADERS
 from proxy.web.services import Services
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 _log = logging.getLogger(__name__)
 _new_ids = random.Random()  # noqa: S311  # a request id is not secret
@@ -32,57 +35,87 @@ def install(app: Flask, app_services: Services) -> None:
     app.after_request(partial(_end, app_services))
 
 
-def _begin(app_services: Services) -> None:
-    context = g._get_current_object()
-    context.started = app_services.clock.monotonic()
-    received = request.environ.get("HTTP_X_REQUEST_ID")
-    context.request_id = id = (
-        received if received and _VALID_ID.match(received) else f"{_new_ids.getrandbits(128):032x}"
-    )
+def request_id_of(environ: WSGIEnvironment) -> str:
+    """Return the id of a request: the caller's if it is valid, else a new id. The next log lines have this id."""
+    received = environ.get("HTTP_X_REQUEST_ID")
+    id = received if received and _VALID_ID.match(received) else f"{_new_ids.getrandbits(128):032x}"
     request_id.set(id)
+    return id
+
+
+def _begin(app_services: Services) -> None:
+    g.started = app_services.clock.monotonic()
+    g.request_id = request_id_of(request.environ)
 
 
 def _end(app_services: Services, response: Response) -> Response:
-    # Each access through these proxies costs a lookup, so each is read once.
-    context, rule = g._get_current_object(), request.url_rule
-    route, seconds = rule.rule if rule else None, app_services.clock.monotonic() - context.started
-    headers = (("X-Request-ID", context.request_id), *SECURITY_HEADERS)
-    if isinstance(response, FastResponse):
-        response.add_headers(headers)
-    else:
-        for name, value in headers:
-            response.headers.setdefault(name, value)
-    status = response.status_code
-    cache, error = context.get("cache", "none"), context.get("error")
-    if "background" in context:
-        app_services.metrics.answered_in_background(cache, error)
-    else:
-        app_services.metrics.answered(route or "none", status, cache, seconds)
-        if error:
-            app_services.metrics.missing(error)
-    if status not in (401, 403):  # refused callers are logged once a minute, with a count
-        level = logging.DEBUG if "caller" not in context or (route in _POLLED and status < 400) else logging.INFO
-        if _log.isEnabledFor(level):
-            _log.log(level, "request", extra=_line(response, route, seconds, context))
+    context = g._get_current_object()  # each access through the proxy costs a lookup
+    response.headers.add("X-Request-ID", context.request_id)
+    for name, value in SECURITY_HEADERS:
+        response.headers.setdefault(name, value)
+    rule, problem = request.url_rule, response if isinstance(response, Problem) else None
+    calls = response.headers.get("X-Amplitude-Calls")
+    record(
+        app_services,
+        request.method,
+        rule.rule if rule else None,
+        response.status_code,
+        app_services.clock.monotonic() - context.started,
+        context.caller.name if "caller" in context else None,
+        cache=context.get("cache", "none"),
+        cache_status=response.headers.get("Cache-Status"),
+        calls=int(calls) if calls else None,
+        error=context.get("error"),
+        code=problem.code if problem else None,
+        parameter=problem.parameter if problem else None,
+        background=context.get("background", False),
+    )
     return response
 
 
-def _line(response: Response, route: str | None, seconds: float, context: _AppCtxGlobals) -> dict[str, object]:
+def record(
+    app_services: Services,
+    method: str,
+    route: str | None,
+    status: int,
+    seconds: float,
+    caller: str | None,
+    *,
+    cache: str,
+    cache_status: str | None,
+    calls: int | None,
+    error: str | None,
+    code: Code | None = None,
+    parameter: str | None = None,
+    background: bool = False,
+) -> None:
+    """Count an answer and write its log line.
+
+    cache: the label of the metric. cache_status: the Cache-Status header. error: the error word in the answer.
+    """
+    metrics = app_services.metrics
+    if background:
+        metrics.answered_in_background(cache, error)
+    else:
+        metrics.answered(route or "none", status, cache, seconds)
+        if error:
+            metrics.missing(error)
+    if status in (401, 403):  # refused callers are logged once a minute, with a count
+        return
+    level = logging.DEBUG if caller is None or (route in _POLLED and status < 400) else logging.INFO
     line: dict[str, object] = {
-        "method": request.method if request.method in _METHODS else "other",
+        "method": method if method in _METHODS else "other",
         "route": route,
-        "status": response.status_code,
+        "status": status,
         "ms": round(seconds * 1000, 1),
-        "caller": context.caller.name if "caller" in context else None,
+        "caller": caller,
     }
-    if "Cache-Status" in response.headers:
-        line["cache"] = response.headers["Cache-Status"].partition("; ")[2]
-    if "X-Amplitude-Calls" in response.headers:
-        line["calls"] = int(response.headers["X-Amplitude-Calls"])
-    if "error" in context:
-        line["error"] = context.error
-    if isinstance(response, Problem):
-        line["code"] = response.code
-        if response.parameter is not None:
-            line["parameter"] = response.parameter
-    return line
+    optional = {
+        "cache": cache_status and cache_status.partition("; ")[2],
+        "calls": calls,
+        "error": error,
+        "code": code,
+        "parameter": parameter,
+    }
+    line |= {name: value for name, value in optional.items() if value is not None}
+    log_request(_log, level, line)

@@ -12,7 +12,7 @@ import pytest
 from proxy import __version__
 from proxy.sandbox.server import Sandbox
 from tests.conftest import KEYS, ROOT, Service, free_port
-from tests.support.wait import log_lines
+from tests.support.wait import log_lines, request_lines
 
 BAD = {
     "AMPLITUDE_BASE_URL": "http://profile-api.amplitude.com",
@@ -95,8 +95,9 @@ def test_request_lines__polls_and_other_requests__only_polls_at_debug(
     start_service: Callable[..., Service], sandbox: Sandbox
 ) -> None:
     service = start_service(sandbox)
-    for path in ("/metrics", "/status", "/status.json", "/healthz", "/readyz", "/v1/cohorts?user_id=", "/playground"):
-        assert service.get(path).status_code == 200
-    levels = {line["route"]: line["level"] for line in log_lines(service.log) if line["event"] == "request"}
+    paths = ("/metrics", "/status", "/status.json", "/healthz", "/readyz", "/v1/cohorts?user_id=", "/playground")
+    answers = [service.get(path) for path in paths]
+    assert {answer.status_code for answer in answers} == {200}
+    levels = {line["route"]: line["level"] for line in request_lines(service.log, *answers)}
     assert {route for route, level in levels.items() if level == "INFO"} == {"/v1/cohorts", "/playground"}
     assert levels["/metrics"] == levels["/status.json"] == levels["/status"] == "DEBUG"

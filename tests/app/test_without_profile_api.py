@@ -109,7 +109,7 @@ def test_plan__profile_api_off__no_calls_and_the_time_of_a_download() -> None:
 
 
 def test_started_line__no_key_is_set__names_the_mode_and_no_key(service: Service) -> None:
-    (line,) = [line for line in service.log.read_text().splitlines() if '"event": "started"' in line]
+    (line,) = [line for line in service.log.read_text().splitlines() if '"event":"started"' in line]
     settings = json.loads(line)["settings"]
     assert settings["AMPLITUDE_PROFILE_API"] == "off"
     assert "AMPLITUDE_SECRET_KEY" not in settings

@@ -1,11 +1,13 @@
-"""Compares cached answers with a Flask view, a bare WSGI function and nginx: `python -m tests.bench.hot_path`.
+"""Compares cached answers with Flask, FastAPI, bare WSGI and nginx: `python -m tests.bench.hot_path`.
 
 All servers return the same bytes and headers under the shipped configuration. The request log is off unless stated. The
 servers take turns in each round, and the table has the medians of the ratios per round, because the speed of a machine
 varies. Prints a table for 64 and for 1,000 connections, then latencies at a fixed rate while Amplitude is slow.
 
 With "another user and query each time", no earlier request had the same parameters, so only the record is cached. With
-"from Redis", the memory cache is too small for the users. Takes eleven minutes and needs wrk.
+"from Redis", the memory cache is too small for the users. The FastAPI view checks one header and runs under uvicorn
+with uvloop and httptools. pip installs them into a temporary virtual environment, or --fastapi names the Python of an
+existing one. Takes twelve minutes and needs wrk.
 """
 
 from __future__ import annotations
@@ -24,16 +26,16 @@ from statistics import median
 import psutil
 
 from proxy.sandbox.faults import Fault
-from tests.bench import reference_servers
+from tests.bench import fastapi_reference, reference_servers
 from tests.bench.load import command_line, get_request, offer, percentile, table
 from tests.bench.processes import AUTHORIZATION, LONG_LIVED, SandboxProcess, Service, get_all, warm
 from tests.bench.wrk import PATH, Kind, Run, Wrk, known_users, require_wrk
 from tests.support.redis_server import RedisServer
-from tests.support.service import free_port, start
+from tests.support.service import environment, free_port, start
 from tests.support.wait import until
 
 QUIET = ("--log-level", "error")
-FLASK, RAW, NGINX = "Flask view", "bare WSGI", "nginx"
+FLASK, FASTAPI, RAW, NGINX = "Flask view", "FastAPI view", "bare WSGI", "nginx"
 REDIS = "service, from Redis"
 BUSY_PERCENT = 10
 SPREAD = 0.3
@@ -45,6 +47,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3, help="duration of each run")
     parser.add_argument("--users", type=int, default=10_000, help="number of warmed users")
+    parser.add_argument("--connections", type=int, nargs="+", default=[64, 1000])
+    parser.add_argument("--fastapi", type=Path, help="a Python with fastapi, uvicorn, uvloop and httptools")
     options = parser.parse_args()
     require_wrk()
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -60,10 +64,12 @@ def main() -> None:
         print_now(f"first answer {service.seconds_to_start:.2f} s after the start; warming the cache")
         warm(service.port, paths)
         urls = {"service": service.url, **_start_references(stack, folder, sandbox, service, paths)}
+        python = options.fastapi or fastapi_reference.install(folder / "fastapi")
+        urls[FASTAPI] = _start_fastapi(stack, folder, python, service.port, paths[0])
         before = sandbox.calls()
         busy: list[float] = []
         spread = []
-        for connections in (64, 1000):
+        for connections in options.connections:
             runs = _run_all(Wrk(folder, users), urls, busy, connections, options.rounds, options.seconds)
             _print_table(runs, connections)
             rates = [run.rate for run in runs[FLASK, "same URL"]]
@@ -110,6 +116,20 @@ def _start_references(
     return urls
 
 
+def _start_fastapi(stack: ExitStack, folder: Path, python: Path, service_port: int, path: str) -> str:
+    """Start the FastAPI view. Return its URL."""
+    port, log = free_port(), folder / "fastapi.log"
+    variables = {fastapi_reference.ANSWER: str(folder / "answer.json"), fastapi_reference.KEY: AUTHORIZATION}
+    process = start(fastapi_reference.command(python, port), port, log, environment(**variables))
+    stack.callback(process.wait)
+    stack.callback(process.terminate)
+    (_, expected), *_ = get_all(service_port, [path])
+    (_, body), *_ = get_all(port, [path])
+    if body != expected:
+        raise RuntimeError(f"the answer of {FASTAPI} differs from the answer of the service: {body[:200]!r}")
+    return f"http://127.0.0.1:{port}"
+
+
 def _run_all(
     wrk: Wrk, urls: dict[str, str], busy: list[float], connections: int, rounds: int, seconds: int
 ) -> dict[tuple[str, Kind], list[Run]]:
@@ -130,7 +150,7 @@ def _run_all(
 
 
 def _print_table(runs: dict[tuple[str, Kind], list[Run]], connections: int) -> None:
-    references = [name for name in (FLASK, RAW, NGINX) if (name, "same URL") in runs]
+    references = [name for name in (FLASK, FASTAPI, RAW, NGINX) if (name, "same URL") in runs]
     rows = []
     for (name, kind), case_runs in runs.items():
         rate, p50, p99 = (median(values) for values in zip(*((r.rate, r.p50, r.p99) for r in case_runs), strict=True))

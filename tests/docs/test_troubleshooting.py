@@ -108,7 +108,7 @@ def test_some_users__merged_in_amplitude__error_and_log_name_the_setting(
     sandbox.break_with(Fault("another-user"))
     service = start_service(sandbox)
     assert '"error":"upstream_invalid"' in run(service, "some users", user="ava")
-    (why,) = re.findall(r'"why": "(.+?)"', service.log.read_text())
+    (why,) = re.findall(r'"why":"(.+?)"', service.log.read_text())
     assert why.startswith("the answer is about another user")
     mapped = start_service(sandbox, ACCEPT_MAPPED_USERS="true")
     output = run(mapped, "some users", user="ava")

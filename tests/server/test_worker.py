@@ -357,6 +357,8 @@ def test_master__before_the_fork__imports_nothing_that_takes_a_lock() -> None:
         "proxy.api.caller_keys",
         "proxy.api.setting_readers",
         "proxy.api.urls",
+        "proxy.monitoring",
+        "proxy.monitoring.log_format",
         "proxy.profile",
         "proxy.profile.aliases",
         "proxy.profile.liquid_names",

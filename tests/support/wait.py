@@ -24,7 +24,18 @@ def log_lines(log: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
 
 
+def request_lines(log: Path, *answers: requests.Response) -> list[dict[str, Any]]:
+    """Return the log line of each answer. The service buffers these lines."""
+
+    def lines() -> list[dict[str, Any]]:
+        found = {line["request_id"]: line for line in log_lines(log) if line["event"] == "request"}
+        return [found[id] for id in ids if id in found]
+
+    ids = [answer.headers["X-Request-ID"] for answer in answers]
+    until(lambda: len(lines()) == len(ids), "a request has no log line")
+    return lines()
+
+
 def milliseconds(log: Path, *answers: requests.Response) -> list[float]:
     """Return the milliseconds for each answer from the log. A busy machine delays the client more than the service."""
-    durations = {line["request_id"]: line["ms"] for line in log_lines(log) if line["event"] == "request"}
-    return [durations[answer.headers["X-Request-ID"]] for answer in answers]
+    return [line["ms"] for line in request_lines(log, *answers)]
