@@ -131,7 +131,13 @@ def running_service(url: str, credentials: str) -> Ask:
     `credentials` is `name:secret`. This function and the returned function raise ServiceUnavailable.
     """
     send = _sender(url, credentials)
-    return lambda request: send(request, request.body.encode(errors="replace"), _SECONDS)
+
+    def ask(request: Request) -> Answer:
+        if request.cache_only:  # over HTTP, any request may cost a call
+            return Answer(204, {}, "", 0.0)
+        return send(request, request.body.encode(errors="replace"), _SECONDS)
+
+    return ask
 
 
 def uploader(url: str, credentials: str) -> Upload:

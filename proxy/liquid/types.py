@@ -24,13 +24,14 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A call of a data route. `target` is path and query."""
+    """A call of a data route. `target` is path and query. `cache_only`: the call must not cost a call to Amplitude."""
 
     method: str
     target: str
     headers: Mapping[str, str] = field(default_factory=dict)
     body: str = ""
     content_type: str = ""
+    cache_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

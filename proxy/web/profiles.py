@@ -15,6 +15,9 @@ from proxy.web.errors import problem
 from proxy.web.request_body import sent_parameters
 from proxy.web.services import current_request, services
 
+CACHE_ONLY = "connected_content_proxy.cache_only"
+"""The key in the WSGI environ of a request that must not cost a call. Requests over HTTP cannot have it."""
+
 blueprint = Blueprint("v1", __name__)
 
 
@@ -23,6 +26,8 @@ def answer(route: DataRoute) -> Response:
     app_services, request = services(), current_request()
     profile_request = route.parse(sent_parameters(request), app_services.aliases)
     identity, query = profile_request
+    if CACHE_ONLY in request.environ and app_services.profiles.fresh(*profile_request) is None:
+        return Response(status=204)
     g.background = cache_headers.is_background(request.environ)
     result = app_services.profiles.get(
         identity,

@@ -35,7 +35,7 @@ def id_findings(
     """Yield a finding for each id that the user does not have.
 
     `aliases`: the operator's short names by kind. `ids_read`: the ids that the message reads by name. `ask` is
-    called for all cohorts and properties of the user, which the service has in its cache after the call of the tag.
+    called for all cohorts and properties of the user, from the cache only.
     """
     for call in calls:
         if not call.answer.get("ok") or not call.answer.get("found"):
@@ -99,7 +99,7 @@ def _requested(call: Call, parameter: str) -> list[str]:
 
 def _all(call: Call, section: str, ask: AskForTag) -> Mapping[str, Any]:
     identity = {name: value for name, value in call.parameters.items() if name in ("user_id", "device_id")}
-    answer = ask(Request("GET", f"/v1/{section}?{urlencode(identity)}"))
+    answer = ask(Request("GET", f"/v1/{section}?{urlencode(identity)}", cache_only=True))
     return tag_syntax.json_object(answer.body) if answer else {}
 
 

@@ -11,6 +11,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.test import Client
 
 from proxy.liquid.types import Answer, Ask, Request
+from proxy.web.profiles import CACHE_ONLY
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -32,7 +33,7 @@ def asker(app: WSGIApplication, headers: Mapping[str, str], address: str) -> Ask
             headers=Headers([*request.headers.items(), *headers.items()]),
             data=request.body.encode(errors="replace"),
             content_type=request.content_type or None,
-            environ_base={"REMOTE_ADDR": address},
+            environ_base={"REMOTE_ADDR": address} | ({CACHE_ONLY: True} if request.cache_only else {}),
             buffered=True,
         )
         milliseconds = (time.monotonic() - started) * 1000

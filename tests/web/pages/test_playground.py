@@ -412,3 +412,22 @@ def test_frame__opened__no_scripts_and_nothing_from_other_hosts(client: FlaskCli
         "img-src": "data:",
         "frame-ancestors": "'self'",
     }
+
+
+def test_render__finding_about_pushed_data__costs_no_call(
+    client: FlaskClient, caller: dict[str, str], source: FakeSource, clock: FakeClock
+) -> None:
+    user = {"user_id": "u", "time": int(clock()), "user_properties": {"team": None}}
+    assert client.post("/v1/webhooks/amplitude/users", json=user, headers=caller).json == {
+        "applied": 1,
+        "skipped": 0,
+        "skipped_by_reason": {},
+        "unapplied_properties": 0,
+        "duplicate": False,
+    }
+    keys = (
+        "{% connected_content https://h/v1/properties?user_id={{${user_id} | url_param_escape}}&keys=team :save p %}Hi"
+    )
+    rendered = render(client, caller, keys)
+    assert (rendered["message"], rendered["tags"][0]["cache_status"][:3]) == ("Hi", "hit")
+    assert len(source.calls) == 0
