@@ -19,9 +19,15 @@ def report(rendering: Rendering, answers: Iterable[HeldAnswer] = ()) -> dict[str
         "reason": rendering.reason,
         "tags": list(rendering.tags),
         "findings": [asdict(finding) for finding in rendering.findings],
-        "answers": [asdict(answer) for answer in answers],
+        "answers": [_held(answer) for answer in answers],
         "unknown_values": [{"name": name, "line": line} for name, line in rendering.unknown_values],
     }
+
+
+def _held(answer: HeldAnswer) -> dict[str, Any]:
+    fields = asdict(answer)
+    del fields["request"]["cache_only"]  # says how to answer, and is not part of the request
+    return fields
 
 
 def lines(report: dict[str, Any]) -> Iterator[str]:

@@ -31,7 +31,7 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: str = ""
     content_type: str = ""
-    cache_only: bool = False
+    cache_only: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

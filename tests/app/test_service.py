@@ -18,7 +18,7 @@ from proxy.sandbox.server import Sandbox
 from proxy.sandbox.user_data import Documented
 from tests.conftest import SECRET, Service
 from tests.support.upstream import Reply, Upstream
-from tests.support.wait import log_lines, milliseconds, until
+from tests.support.wait import log_lines, milliseconds, request_lines, until
 
 _numbers = itertools.count(1_000)
 
@@ -257,6 +257,8 @@ def test_log__valid_and_broken_requests__json_lines_without_ids_or_secrets(servi
             problem = json.loads(body)
             assert (problem["status"], problem["code"]) == (int(head.split()[1]), "invalid_request")
             assert b"hidden" not in body
+    last = service.get("/v1/cohorts?user_id=last")
+    request_lines(service.log, last)  # the lines before it are then written too
     text = service.log.read_text()
     for secret in (hidden, "hidden-user", SECRET, "wrong-secret", service.sandbox.secret_key):
         assert secret not in text
@@ -265,7 +267,7 @@ def test_log__valid_and_broken_requests__json_lines_without_ids_or_secrets(servi
         line for line in log_lines(service.log) if line["event"] == "request" and line["route"] == "/v1/cohorts"
     ]
     assert requested
-    assert {"method", "route", "status", "ms", "caller", "cache", "calls", "request_id", "time"} <= requested[-2].keys()
+    assert {"method", "route", "status", "ms", "caller", "cache", "calls", "request_id", "time"} <= requested[-1].keys()
     assert {line["caller"] for line in requested} == {"braze"}
 
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from typing import Any
 
 import psutil
@@ -83,7 +82,7 @@ def test_child__message_with_calls__same_report_as_in_this_process() -> None:
     expected = report(render.render(MESSAGE, USER, ask))
     with Child() as child:
         received = json.loads(child.render(MESSAGE, USER, ask))
-    assert [held["request"] for held in received["answers"]] == [asdict(request) for request in requests_seen[2:]]
+    assert [Request(**held["request"]) for held in received["answers"]] == requests_seen[2:]
     assert received | {"answers": []} == expected
     assert requests_seen[:2] == requests_seen[2:]
     assert expected["message"] == "Zoë /v1/profile "
