@@ -53,6 +53,7 @@ def reserve_all(limiter: RateLimiter, seconds: float = 50) -> int:
     return count
 
 
+@pytest.mark.slow
 def test_braze_limiter__service_and_command_with_one_redis__share_the_limit_and_leave_amplitudes(
     valkey: RedisServer,
 ) -> None:

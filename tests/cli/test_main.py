@@ -225,6 +225,7 @@ def test_demo__more__prints_commands_and_tags_that_work() -> None:
 
 
 @pytest.mark.contract("6 without the Profile API")
+@pytest.mark.slow
 def test_demo__no_profile_api__printed_commands_and_messages_show_pushed_data_without_a_call() -> None:
     shown = shlex.split(fragment("eu demo").block("sh"))
     assert shown[:3] == [".venv/bin/python", "-m", "proxy"]
@@ -361,6 +362,7 @@ def test_sandbox__invalid_fault__error_names_the_option(option: str, value: str,
     assert f"'{option}': {problem}" in ended.stderr
 
 
+@pytest.mark.slow
 def test_sandbox__default_port_is_taken__printed_command_starts_the_service() -> None:
     with ExitStack() as stack:
         with suppress(OSError):  # another program uses the port

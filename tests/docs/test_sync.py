@@ -61,6 +61,7 @@ def delivered(command: str) -> set[str]:
 
 
 @pytest.mark.contract("7 sync")
+@pytest.mark.slow
 def test_walk__demo_with_sync__every_direction_arrives_as_the_guides_say(printed_commands: list[str]) -> None:
     dry_run, sync, users, event, events, currents, relayed, fault, clear = printed_commands
     shown = shlex.split(fragment("sync forecast").block("sh"))[3:]

@@ -9,6 +9,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 from proxy.api.openapi.document import document
 from proxy.app import create_app
 from proxy.monitoring.clock import Clock
+from proxy.sandbox.server import Sandbox
 from proxy.settings import Settings
 from tests.conftest import KEYS, SECRET
 from tests.support.fakes import FakeClock, PopulatedSource
@@ -31,8 +33,8 @@ EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "8"))
 OPERATIONS = [(path, method) for path, method, _ in operations(document())]
 DATA = [(path, method) for path, method in OPERATIONS if path.startswith("/v1/") and path != "/v1/snapshots"]
 # Some parameters of these routes need other parameters, and /v1/userprofile answers an unknown user with a 400. Random
-# bytes are no list of users, and a random cohort has no snapshot.
-CONDITIONAL = ("/v1/profile", "/v1/userprofile", "/v1/snapshots/{cohort_id}")
+# bytes are no list of users, and a random cohort has no snapshot. Random text is not the name of a value of Braze.
+CONDITIONAL = ("/v1/profile", "/v1/userprofile", "/v1/snapshots/{cohort_id}", "/playground/render")
 
 
 @schemathesis.serializer("application/x-ndjson")
@@ -48,8 +50,16 @@ def statuses() -> Iterator[Counter[int]]:
 
 
 @pytest.fixture(scope="module")
-def schema() -> schemathesis.BaseSchema:
+def start_sandbox() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def schema(start_sandbox: ExitStack) -> schemathesis.BaseSchema:
+    batch = start_sandbox.enter_context(Sandbox())
     env = {"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": KEYS, "AMPLITUDE_REQUESTS_PER_MINUTE": "100000"}
+    env |= {"AMPLITUDE_API_KEY": batch.batch.key, "AMPLITUDE_INGEST_URL": f"{batch.url}/batch"}
     clock = FakeClock()
     app = create_app(Settings.from_env(env), fetch=PopulatedSource(clock).fetch, clock=Clock(now=clock))
     document = with_forms(json.loads(app.test_client().get("/openapi.json").data))
