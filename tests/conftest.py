@@ -152,5 +152,6 @@ def shared_browser() -> Iterator[Browser]:
 @pytest.fixture
 def browser(shared_browser: Browser) -> Browser:
     """Return the browser with a desktop window and the light colour scheme."""
+    shared_browser.leave()
     shared_browser.set_display()
     return shared_browser

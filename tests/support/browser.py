@@ -52,6 +52,11 @@ class Browser:
         """Open a page and wait until it is loaded."""
         self.driver.get(url)
 
+    def leave(self) -> None:
+        """Leave the current page, and discard its messages: a page may still call a service that has ended."""
+        self.driver.get("about:blank")
+        self.driver.get_log("browser")  # type: ignore[no-untyped-call]
+
     def set_display(self, *, width: int = 1200, height: int = 900, scheme: Scheme = "light", scale: int = 1) -> None:
         """Set the size of the window, the preferred colour scheme, and the number of device pixels per pixel."""
         metrics = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": width < 600}
