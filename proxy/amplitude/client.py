@@ -16,7 +16,7 @@ import urllib3
 from requests.auth import HTTPBasicAuth
 
 from proxy.amplitude.calls import Call, split_response
-from proxy.amplitude.transport import ClosedOnReuse, InvalidResponse, Session, reuse_connection
+from proxy.amplitude.transport import ClosedOnReuse, InvalidResponse, Session, read_body, reuse_connection
 from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.profile import encoding
 from proxy.profile.errors import (
@@ -98,7 +98,9 @@ class AmplitudeClient:
                 allow_redirects=False,
                 timeout=urllib3.Timeout(total=timeout),  # type: ignore[arg-type]  # requests passes it on
             ) as response:
-                fetched = self._parse(identity, call, response.status_code, response.headers, _body(response))
+                fetched = self._parse(
+                    identity, call, response.status_code, response.headers, read_body(response, MAX_BYTES)
+                )
                 # A response without ids cannot be checked: a second copy would pass as the answer for the next user.
                 if not is_retry and not fetched.faults and _has_id(fetched.record):
                     reuse_connection(response)
@@ -141,18 +143,6 @@ class AmplitudeClient:
             _id(user_data.get("device_id")),
         )
         return Fetched(record, {part: UpstreamInvalid(f"{part.section} has an undocumented type") for part in faulty})
-
-
-def _body(response: requests.Response) -> bytes | None:
-    """Return the decoded body; None if the body is larger than MAX_BYTES. The transport limits the total time."""
-    chunks = []
-    size = 0
-    while chunk := response.raw.read1(65536, decode_content=True):
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > MAX_BYTES:
-            return None
-    return b"".join(chunks)
 
 
 def translate_error(error: Exception) -> UpstreamError:

@@ -13,7 +13,7 @@ import requests
 import urllib3
 
 from proxy.amplitude.client import retry_after, translate_error
-from proxy.amplitude.transport import Session, reuse_connection
+from proxy.amplitude.transport import Session, read_body, reuse_connection
 from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.profile.errors import (
     QuotaExhausted,
@@ -114,11 +114,9 @@ class BatchClient:
 
 def _document(response: requests.Response) -> Mapping[str, Any]:
     """Return the JSON object in the body; empty if the body is not a JSON object."""
-    body = b""
-    while len(body) <= _MAX_ANSWER_BYTES and (chunk := response.raw.read1(65536, decode_content=True)):
-        body += chunk
+    body = read_body(response, _MAX_ANSWER_BYTES)
     try:
-        document = read_json(body)
+        document = None if body is None else read_json(body)
     except ValueError:
         return {}
     return document if isinstance(document, dict) else {}

@@ -272,6 +272,18 @@ class _Adapter(HTTPAdapter):
         return manager
 
 
+def read_body(response: requests.Response, max_bytes: int) -> bytes | None:
+    """Return the decoded body; None if the body is larger than `max_bytes`. The request's timeout limits the time."""
+    chunks = []
+    size = 0
+    while chunk := response.raw.read1(65536, decode_content=True):
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > max_bytes:
+            return None
+    return b"".join(chunks)
+
+
 def reuse_connection(response: requests.Response) -> None:
     """Return the connection of a valid response to its pool if the response was read to its end and no bytes follow.
 

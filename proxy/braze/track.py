@@ -15,7 +15,7 @@ import requests
 import urllib3
 
 from proxy.amplitude.client import parse_retry_after
-from proxy.amplitude.transport import Session, is_unsent, reuse_connection
+from proxy.amplitude.transport import Session, is_unsent, read_body, reuse_connection
 from proxy.monitoring.clock import SYSTEM_CLOCK, Clock
 from proxy.profile.json import read_json, write_body
 
@@ -221,15 +221,9 @@ def _texts(value: Any) -> Iterator[str]:
 
 def _document(response: requests.Response) -> Any:
     """Return the JSON of the body; None if the body is not JSON or is too large."""
-    chunks = []
-    size = 0
-    while chunk := response.raw.read1(65536, decode_content=True):
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > _MAX_RESPONSE_BYTES:
-            return None
+    body = read_body(response, _MAX_RESPONSE_BYTES)
     try:
-        return read_json(b"".join(chunks))
+        return None if body is None else read_json(body)
     except ValueError:
         return None
 

@@ -106,8 +106,8 @@ def tag_value_name(tag: str, words: Iterable[str]) -> str:
 def misspelt(name: str) -> str | None:
     """Return the documented attribute that `name` resembles; None if the attribute is documented or resembles none."""
     prefix, attribute = (attributes(name) or [("", "")])[0]
-    meant = meant_attribute(attribute, prefix)
-    return name.replace(f"{{{attribute}}}", f"{{{meant}}}") if meant else None
+    suggestion = meant_attribute(attribute, prefix)
+    return name.replace(f"{{{attribute}}}", f"{{{suggestion}}}") if suggestion else None
 
 
 def meant_attribute(attribute: str, prefix: str = "") -> str | None:

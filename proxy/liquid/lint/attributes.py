@@ -60,19 +60,20 @@ def attribute_findings(source: str, markup: Markup) -> Iterator[Finding]:
         if (prefix, name) in _KNOWN:
             continue
         span = markup.start + start, markup.start + end
-        meant = None if prefix else meant_attribute(name)
-        if meant:
+        suggestion = None if prefix else meant_attribute(name)
+        if suggestion:
             yield finding(
                 source, span, "misspelt-attribute", f"${{{name}}} is not a Braze attribute, so it is empty",
-                f"write ${{{meant}}}", replacement=f"${{{meant}}}",
+                f"write ${{{suggestion}}}", replacement=f"${{{suggestion}}}",
             )  # fmt: skip
             continue
         attribute = f"{prefix}." * bool(prefix) + f"${{{name}}}"
-        if prefix and prefix not in BRAZE_OBJECTS and (meant := similar(prefix, sorted(BRAZE_OBJECTS))):
+        if prefix and prefix not in BRAZE_OBJECTS and (suggestion := similar(prefix, sorted(BRAZE_OBJECTS))):
             begin = markup.start + markup.text.rfind(prefix, 0, start)
             yield finding(
                 source, (begin, begin + len(prefix)), "misspelt-attribute",
-                f"Braze has no {prefix}, so {attribute} is empty", f"write {meant}.${{{name}}}", replacement=meant,
+                f"Braze has no {prefix}, so {attribute} is empty", f"write {suggestion}.${{{name}}}",
+                replacement=suggestion,
             )  # fmt: skip
 
 

@@ -82,8 +82,8 @@ def _findings(
         problem = f"this user has no {kind} {name[:80]}"
         if kind == "cohort":
             problem = f"this user is not in the cohort {name[:80]}"
-        if meant := similar(name, known):
-            yield finding(source, span, "unknown-id", problem, f"write {meant}", replacement=meant)
+        if suggestion := similar(name, known):
+            yield finding(source, span, "unknown-id", problem, f"write {suggestion}", replacement=suggestion)
         elif has is not None:
             shown = ", ".join(entry[:80] for entry in has[:_LISTED])
             owned = "is in" if kind == "cohort" else "has"

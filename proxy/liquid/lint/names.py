@@ -114,10 +114,10 @@ def _undefined(
             source, span, "unknown-name", f"{root} is not in quotes, so Liquid reads it as a variable, which is empty",
             f"write '{root}'", replacement=f"'{root}'",
         )  # fmt: skip
-    meant = _meant_root(path, scope, all_setters)
-    if any(entry.name == UNSAVED for entry in all_setters) and not meant:
+    suggestion = _meant_root(path, scope, all_setters)
+    if any(entry.name == UNSAVED for entry in all_setters) and not suggestion:
         return None  # the finding about the missing :save covers this
-    if meant is None:
+    if suggestion is None:
         names = list(dict.fromkeys([*scope.values, *(entry.name for entry in all_setters)]))
         fix = f"use one of {listed(names)}, or set {root} with assign" if names else f"set {root} with assign first"
         if same := same_name(root, NAMES):
@@ -126,7 +126,7 @@ def _undefined(
             source, span, "unknown-name", f"no tag sets {root}, so it is empty", fix,
             replacement=f"${{{same}}}" if same and not path.keys else None,
         )  # fmt: skip
-    corrected = written(*corrected_path(*meant, scope))
+    corrected = written(*corrected_path(*suggestion, scope))
     return finding(
         source, span, "unknown-name", f"no tag sets {root}, so {path} is empty",
         f"write {corrected}", replacement=corrected,
@@ -183,20 +183,20 @@ def _missing(source: str, read: Read) -> Finding | None:
         return None
     index, values = place
     span, parent = (path.start, path.end), path.keys[index - 1] if index else None
-    meant = next(suggestions(path.root, path.keys, index, scope), None)
-    if meant and parent == "recommendations_by_id" and not _is_returned(values, meant[1][index : index + 1]):
+    suggestion = next(suggestions(path.root, path.keys, index, scope), None)
+    if suggestion and parent == "recommendations_by_id" and not _is_returned(values, suggestion[1][index : index + 1]):
         return None  # the finding about the id in the tag covers this
     problem = _problem(written(path.root, path.keys[:index]), scope.key(path.keys[index]), values)
     note = ""
     if (
-        meant is None
+        suggestion is None
         and parent in ("properties", "properties_by_name")
         and _dot_in_name(path.keys[index + 1 :], values)
     ):
-        meant = path.root, (*path.keys[:index], "_".join(map(str, path.keys[index:])))
+        suggestion = path.root, (*path.keys[:index], "_".join(map(str, path.keys[index:])))
         note = ", because properties has _ instead of each dot in a name"
-    if meant:
-        corrected = written(*corrected_path(*meant, scope))
+    if suggestion:
+        corrected = written(*corrected_path(*suggestion, scope))
         return finding(
             source, span, "unknown-key", f"{problem}, so {path} is empty", f"write {corrected}{note}",
             replacement=corrected,

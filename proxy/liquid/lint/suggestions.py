@@ -39,10 +39,10 @@ def corrected_path(root: str, path: Keys, scope: Scope) -> tuple[str, Keys]:
     """Return a path with all corrections that the values suggest."""
     for _ in range(_CORRECTIONS):
         place = first_missing(root, path, scope)
-        meant = next(suggestions(root, path, place[0], scope), None) if place else None
-        if meant is None:
+        suggestion = next(suggestions(root, path, place[0], scope), None) if place else None
+        if suggestion is None:
             break
-        root, path = meant
+        root, path = suggestion
     return root, path
 
 
@@ -99,8 +99,8 @@ def _into_list(root: str, path: Keys, index: int, values: Values, key: str | int
     before = path[:index]
     if isinstance(key, str) and re.fullmatch(r"-?\d{1,18}", key):
         yield root, (*before, int(key), *path[index + 1 :])
-    elif meant := similar(str(key), ("first", "last", "size")):
-        yield root, (*before, meant, *path[index + 1 :])
+    elif suggestion := similar(str(key), ("first", "last", "size")):
+        yield root, (*before, suggestion, *path[index + 1 :])
     elif key in ("count", "length"):
         yield root, (*before, "size")
     else:

@@ -147,14 +147,14 @@ def _unknown_filters(source: str, markup: Markup, masked: str, at: int = 0) -> I
         name = match[1]
         if name in _FILTERS:
             continue
-        meant = similar(name, sorted(_FILTERS))
+        suggestion = similar(name, sorted(_FILTERS))
         start = markup.start + at + match.start(1)
         yield finding(
             source, (start, start + len(name)), "unknown-filter",
             f"the preview does not know the filter {name} and leaves the value unchanged",
-            f"write {meant}" if meant
+            f"write {suggestion}" if suggestion
             else "check the spelling; if the filter is Braze's own, test the message in Braze",
-            replacement=meant,
+            replacement=suggestion,
         )  # fmt: skip
 
 
@@ -184,10 +184,10 @@ def _tag_name(source: str, markup: Markup, known: Collection[str]) -> Iterator[F
     if (re.match(r"if\b", rest) and name in ("else", "end")) or name in _ELSIF:
         start = markup.start + markup.text.index(name, 2)
         end = start + len(name) if name in _ELSIF else rest_start(markup) + 2
-        written, meant = source[start:end], "endif" if name == "end" else "elsif"
+        written, suggestion = source[start:end], "endif" if name == "end" else "elsif"
         yield finding(
             source, (start, end), "unknown-tag",
-            f"{written} is not a Liquid tag", f"write {meant}", replacement=meant,
+            f"{written} is not a Liquid tag", f"write {suggestion}", replacement=suggestion,
         )  # fmt: skip
     elif name == "end" and rest in _BLOCKS:
         fixed = f"{{% end{rest} %}}"
@@ -219,10 +219,10 @@ def _tag_name(source: str, markup: Markup, known: Collection[str]) -> Iterator[F
 def _operators(source: str, markup: Markup, rest: str) -> Iterator[Finding]:
     base = rest_start(markup)
     for match in _SIGN.finditer(rest):
-        meant = _SIGNS[match[0]]
+        suggestion = _SIGNS[match[0]]
         yield finding(
             source, (base + match.start(), base + match.end()), "operator",
-            f"Liquid has no operator {match[0]}", f"write {meant}", replacement=meant,
+            f"Liquid has no operator {match[0]}", f"write {suggestion}", replacement=suggestion,
         )  # fmt: skip
     for match in _NOT.finditer(rest):
         fixed = f"{match['value']} == false"

@@ -186,14 +186,16 @@ def _unknown_parameters(call: Call) -> Iterator[Finding]:
                 f"write {fixed}", replacement=fixed,
             )  # fmt: skip
             continue
-        meant = similar(name, known)
+        suggestion = similar(name, known)
         yield call.finding(
             name,
             "unknown-parameter",
             f"{name[:_QUOTED_CHARACTERS]} is not a parameter of /v1/{route} and is ignored",
-            f"rename the parameter to {meant}" if meant else f"remove the parameter, or use one of {', '.join(known)}",
-            level="problem" if meant else "note",
-            replacement=meant,
+            f"rename the parameter to {suggestion}"
+            if suggestion
+            else f"remove the parameter, or use one of {', '.join(known)}",
+            level="problem" if suggestion else "note",
+            replacement=suggestion,
         )
 
 
@@ -216,14 +218,14 @@ def _options(call: Call, *, space: bool) -> Iterator[Finding]:
     if tag.unknown and not space:
         words = " ".join(tag.unknown)[:_QUOTED_CHARACTERS]
         first = tag.unknown[0]
-        meant = similar(first.strip(":="), tag_syntax.OPTIONS)
+        suggestion = similar(first.strip(":="), tag_syntax.OPTIONS)
         known = ", ".join(f":{name}" for name in sorted(tag_syntax.OPTIONS))
         yield call.finding(
             first,
             "unknown-option",
             f"{words} is not an option of the tag",
-            f"write :{meant}" if meant else f"use one of {known}",
-            replacement=f":{meant}" if meant else None,
+            f"write :{suggestion}" if suggestion else f"use one of {known}",
+            replacement=f":{suggestion}" if suggestion else None,
         )
     if "body" in tag.options and tag.method == "GET":
         text, fixed = (tag.options["method"], "post") if "method" in tag.options else (":body", ":method post :body")

@@ -35,10 +35,11 @@ def compared(source: str, read: Read) -> Finding | None:
             f"write {literal} without quotes", replacement=literal,
         )  # fmt: skip
     known = [entry for value in values if isinstance(value, list) for entry in value if isinstance(entry, str)]
-    if match["sign"] == "contains" and literal not in known and (meant := similar(literal, known)):
+    if match["sign"] == "contains" and literal not in known and (suggestion := similar(literal, known)):
         return finding(
-            source, (start + 1, end - 1), "unknown-id", f"{read.path} does not contain {literal}", f"write {meant}",
-            replacement=meant,
+            source, (start + 1, end - 1), "unknown-id", f"{read.path} does not contain {literal}",
+            f"write {suggestion}",
+            replacement=suggestion,
         )  # fmt: skip
     return None
 
