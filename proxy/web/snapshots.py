@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 import orjson
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, g, jsonify, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from proxy.api import bodies
@@ -37,8 +37,12 @@ _TIME = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?", re.ASCII)
 _BODY_BYTES_AT_ONCE = 65_536
 _PACKED_BYTES_AT_ONCE = 8192
 """Bytes of a compressed body between two checkpoints. That is up to 400 empty gzip members, or two milliseconds."""
-_UPLOADS = WeightedSemaphore(2, wait_seconds=10)
+UPLOAD_WAIT_SECONDS = 10.0
+"""Time for which an upload waits for the end of other uploads."""
+_UPLOADS = WeightedSemaphore(2, wait_seconds=UPLOAD_WAIT_SECONDS)
 """Limit on concurrent uploads. Each takes up to 20 MiB."""
+_UPLOADS_BY_CALLER: dict[str, WeightedSemaphore] = {}
+"""Limits each caller to one upload. Otherwise, a caller that sends slowly could block the uploads of all others."""
 
 blueprint = Blueprint("snapshots", __name__, url_prefix="/v1/snapshots")
 removal = Blueprint("snapshot_removal", __name__, url_prefix="/v1/snapshots")
@@ -82,7 +86,7 @@ def install(cohort_id: str) -> Response:
     if (connection := request.environ.get("gunicorn.socket")) is not None:
         connection.allow_slow_body(UPLOAD_SECONDS)
     try:
-        with _UPLOADS.hold(1):
+        with _caller_uploads().hold(1), _UPLOADS.hold(1):
             snapshot, skipped = _read_members(as_of)
             if not snapshot.members and not allow_empty:
                 raise BadRequest(
@@ -93,7 +97,9 @@ def install(cohort_id: str) -> Response:
             installed = app_services.snapshots.install(cohort_id, snapshot)
     except Busy:
         return _retry_later(
-            "Too many uploads", "too many snapshots are being uploaded; send the snapshot again later", "busy"
+            "Too many uploads",
+            "this key already uploads a snapshot, or other keys upload two; send the snapshot again after that",
+            "busy",
         )
     except RedisUnavailable:
         detail = "Redis is unavailable or full, so the snapshot was not installed; send the snapshot again"
@@ -123,6 +129,10 @@ def remove(cohort_id: str) -> Response:
             404, "Not Found", "no snapshot of this cohort is installed; GET /v1/snapshots lists them", code="not_found"
         )
     return _answer(cohort_id=cohort_id, removed=True)
+
+
+def _caller_uploads() -> WeightedSemaphore:
+    return _UPLOADS_BY_CALLER.setdefault(g.caller.name, WeightedSemaphore(1, wait_seconds=UPLOAD_WAIT_SECONDS))
 
 
 def _cohort_id(sent: str) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gzip
 import http.client
+import io
 import json
 import socket
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,6 +24,7 @@ from proxy.web.services import installed
 from tests.conftest import KEYS
 from tests.support.fakes import FakeClock, FakeSource
 from tests.support.service import SECRET, Service
+from tests.support.wait import until
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
 
@@ -230,6 +234,56 @@ def test_put__slow_body__only_with_the_right_key(client: FlaskClient, caller: di
             environ_overrides={"gunicorn.socket": connection},
         )
         assert connection.limits == limits
+
+
+class PausedBody(io.BytesIO):
+    """A body that arrives only after `resume` is set. `started` is set when the service reads the body."""
+
+    def __init__(self) -> None:
+        super().__init__(lines("ava"))
+        self.started, self.resume = Event(), Event()
+
+    def readinto(self, buffer: Any) -> int:
+        self.started.set()
+        assert self.resume.wait(10)
+        return super().readinto(buffer)
+
+
+def put_as(app: Flask, key: str, body: io.BytesIO, cohort_id: str = "c31") -> Any:
+    headers = {"X-API-Key": key * 32} | NDJSON
+    return app.test_client().put(f"/v1/snapshots/{cohort_id}", input_stream=body, headers=headers)
+
+
+def with_keys(source: FakeSource, *names: str) -> Flask:
+    """Return an application with push keys. The secret of a key is 32 times the first letter of its name."""
+    keys = ",".join(f"{name}:{name[0] * 32}:push" for name in names)
+    return create_app(Settings.from_env({"AMPLITUDE_SECRET_KEY": "k", "PROXY_API_KEYS": keys}), fetch=source.fetch)
+
+
+def test_put__key_sends_two_snapshots_slowly__other_key_uploads(source: FakeSource) -> None:
+    app = with_keys(source, "slow", "other")
+    bodies = [PausedBody(), PausedBody()]
+    with ThreadPoolExecutor(2) as pool:
+        uploads = [pool.submit(put_as, app, "s", body, f"c{number}") for number, body in enumerate(bodies)]
+        until(lambda: any(body.started.is_set() for body in bodies))
+        assert put_as(app, "o", io.BytesIO(lines("ava"))).status_code == 200
+        assert [body.started.is_set() for body in bodies].count(True) == 1
+        for body in bodies:
+            body.resume.set()
+        assert [upload.result(10).status_code for upload in uploads] == [200, 200]
+
+
+def test_put__key_already_uploads__busy_with_retry_after(source: FakeSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "UPLOAD_WAIT_SECONDS", 0)
+    app, body = with_keys(source, "impatient"), PausedBody()
+    with ThreadPoolExecutor(1) as pool:
+        upload = pool.submit(put_as, app, "i", body)
+        until(body.started.is_set)
+        refused = put_as(app, "i", io.BytesIO(lines("ava")))
+        body.resume.set()
+        assert upload.result(10).status_code == 200
+    assert (refused.status_code, refused.get_json()["code"], refused.headers["Retry-After"]) == (500, "busy", "1")
+    assert refused.get_json()["detail"].startswith("this key already uploads a snapshot")
 
 
 def test_put__aliases_trailing_slash_and_repeated_time__as_on_data_routes(

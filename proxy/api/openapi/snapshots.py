@@ -59,8 +59,9 @@ def _install() -> Schema:
         "description": "Replaces the snapshot of the cohort in every process within 5 seconds. Each line of the body "
         "is a user id as a JSON string. The content type can also be `application/gzip`. A body has at most 2,000,000 "
         "lines. The upload may take 10 minutes, if no pause is longer than 10 seconds. If the body is incomplete, "
-        "nothing is installed. The snapshot expires `CACHE_PUSHED_SECONDS` after `as_of`. If Redis is unavailable or "
-        "full, or two other uploads are running, the status is 500 with `Retry-After`.",
+        "nothing is installed. The snapshot expires `CACHE_PUSHED_SECONDS` after `as_of`. A key can "
+        "upload one snapshot at a time. If the key or two others are uploading, or Redis is unavailable or full, the "
+        "status is 500 with `Retry-After`.",
         "security": security("push"),
         "parameters": [
             _COHORT_ID,
