@@ -92,6 +92,7 @@ def create_app(
     # Braze follows no redirects, so a trailing or double slash must not redirect.
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
+    app.url_map.converters["id"] = snapshots.IdConverter
     app_services = _services(settings, fetch, clock)
     services.install(app, app_services)
     request_log.install(app, app_services)

@@ -10,7 +10,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 import requests
@@ -132,6 +132,10 @@ def test_get__newer_answer_is_requested__snapshot_answers_without_a_call(
         ("c31", lines("ava"), {"Content_Encoding": "br"}, 415, "unsupported_media_type", None),
         ("c31", lines("ava"), {"Content_Type": "application/json"}, 415, "unsupported_media_type", None),
         ("c31%20", lines("ava"), {}, 400, "invalid_parameter", "cohort_id"),
+        ("%0A", lines("ava"), {}, 400, "invalid_parameter", "cohort_id"),
+        ("a%0Ab", lines("ava"), {}, 400, "invalid_parameter", "cohort_id"),
+        ("", lines("ava"), {}, 405, "method_not_allowed", None),
+        ("/", lines("ava"), {}, 400, "invalid_parameter", "cohort_id"),
         ("c31?as_of=yesterday", lines("ava"), {}, 400, "invalid_parameter", "as_of"),
         ("c31?as_of=nan", lines("ava"), {}, 400, "invalid_parameter", "as_of"),
         ("c31?as_of=1000700", lines("ava"), {}, 400, "invalid_parameter", "as_of"),
@@ -299,6 +303,17 @@ def test_put__aliases_trailing_slash_and_repeated_time__as_on_data_routes(
     repeated = client.put("/v1/snapshots/c31?as_of=1", data=lines("ava"), headers=caller | NDJSON | {"X-As-Of": "1"})
     assert (repeated.status_code, repeated.get_json()["code"]) == (400, "repeated_parameter")
     assert client.delete("/v1/snapshots/vip/", headers=caller).status_code == 200
+
+
+@pytest.mark.parametrize("cohort_id", ["a/b", "/a", "a//b", "a/", "100%", "a?b#c", "é"])
+def test_put_and_delete__any_characters_in_the_id__same_id_as_on_data_routes(
+    client: FlaskClient, caller: dict[str, str], put: Any, cohort_id: str
+) -> None:
+    path = quote(cohort_id, safe="") + "/"  # the last slash belongs to the path
+    assert put(path).get_json()["cohort_id"] == cohort_id
+    assert is_member(client, caller, "ava", quote(cohort_id, safe=""))["is_member"]
+    assert client.delete(f"/v1/snapshots/{path}", headers=caller).status_code == 200
+    assert client.get("/v1/snapshots", headers=caller).get_json()["snapshots"] == []
 
 
 @pytest.mark.contract("6 snapshot forget")
