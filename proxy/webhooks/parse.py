@@ -55,7 +55,7 @@ _UNKNOWABLE = ("$add", "$append", "$prepend", "$preInsert", "$postInsert", "$rem
 _BYTES_AT_ONCE = 256 * 1024
 """Bytes that are hashed between two checkpoints, in a quarter of a millisecond."""
 _NO_PROPERTIES: AbstractSet[str] = frozenset()
-_OPERATORS = frozenset({*_UNKNOWABLE, "$set", "$setOnce", "$unset", "$clearAll"})
+OPERATORS = frozenset({*_UNKNOWABLE, "$set", "$setOnce", "$unset", "$clearAll"})
 
 
 class Element(NamedTuple):
@@ -284,7 +284,7 @@ def _properties(
     if not isinstance(value, dict):
         batch.unapplied += 1
         return {}
-    operands = [value[name] for name in _OPERATORS & value.keys()]
+    operands = [value[name] for name in OPERATORS & value.keys()]
     if len(value) + sum(len(operand) for operand in operands if isinstance(operand, dict | list)) > MAX_FIELDS:
         raise _Skipped("too_large")  # checked before the encoding, which would delay other requests
     if not operands:
@@ -292,7 +292,7 @@ def _properties(
     updates: Updates = {}
     values: dict[str, bytes] = {}
     for name, operand in value.items():
-        if name not in _OPERATORS:
+        if name not in OPERATORS:
             values |= _encoded(_typed({name: operand}, text_properties))
         elif name == "$clearAll":
             updates = cleared(at, now)

@@ -12,6 +12,7 @@ from proxy.cli.client import ServiceRefused, ServiceUnavailable, json_object, re
 from proxy.cli.formats import printable
 from proxy.cli.warmup.audience import Values
 from proxy.liquid.types import Answer, Ask, Request
+from proxy.webhooks.parse import OPERATORS
 
 _BATCH_USERS = 1000
 _BATCH_BYTES = 1024 * 1024
@@ -34,14 +35,17 @@ def batches(
     """Yield the number of users and the body of each batch for the webhook of users.
 
     `at`: the time of the values (Unix seconds). `whole`: the members have no other properties, so properties without a
-    value are left out. Otherwise they are null, so that the service knows that the user does not have them.
+    value are left out. Otherwise they are null, so that the service knows that the user does not have them. The service
+    would apply a property such as `$unset` as an operator, so these properties are always left out.
     """
     max_users = max(1, min(_BATCH_USERS, _BATCH_VALUES // max(1, len(names))))
     users: list[bytes] = []
     size = 0
     for user_id, values in members:
         pairs = zip(names, values, strict=True)
-        properties: dict[str, Any] = {name: value for name, value in pairs if value is not None or not whole}
+        properties: dict[str, Any] = {
+            name: value for name, value in pairs if name not in OPERATORS and (value is not None or not whole)
+        }
         user = {"user_id": user_id, "event_time": at, "user_properties": properties}
         users.append(orjson.dumps(user | {"whole": True} if whole else user))
         size += len(users[-1])

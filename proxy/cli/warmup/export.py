@@ -25,7 +25,7 @@ from proxy.profile.parts import Identity
 from proxy.profile.record import EMPTY
 from proxy.profile.updates import pack
 from proxy.storage.lru import size_of
-from proxy.webhooks.parse import read_users
+from proxy.webhooks.parse import OPERATORS, read_users
 
 _REPORT_SECONDS = 5.0
 _SAMPLED_USERS = 1000
@@ -95,6 +95,8 @@ class ExportResult:
         yield f"cohort {self.cohort_id}: {', '.join(filter(None, parts))}"
         yield from self.types.lines()
         yield from (f"property {name!r} is not in the cohort file; correct --keys" for name in self.missing)
+        for name in sorted(OPERATORS & set(self.names)):
+            yield f"property {name!r} was skipped, because Amplitude's webhooks use its name for an operator"
         for name in self.valueless:
             yield f"no member has the property {name!r}; check its name in --keys"
         yield from self.skipped_rows()

@@ -12,6 +12,8 @@ from proxy.cli.client import ServiceRefused, ServiceUnavailable
 from proxy.cli.warmup.audience import Values
 from proxy.cli.warmup.delivery import Stopped, batches, deliver
 from proxy.liquid.types import Answer
+from proxy.profile.updates import parse_updates
+from proxy.webhooks.parse import read_users
 
 
 class Pauses(Event):
@@ -106,3 +108,16 @@ def test_batches__empty_cells__null_for_requested_properties_and_left_out_of_a_w
     assert json.loads(whole) == [
         {"user_id": "ava", "event_time": 1234.5, "user_properties": {"plan": "gold"}, "whole": True}
     ]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("name", ["$set", "$unset", "$clearAll", "$add", "$setOnce"])
+def test_batches__property_has_the_name_of_an_operator__left_out_and_not_applied(name: str, whole: bool) -> None:
+    members: list[tuple[str, Values]] = [("ava", ["gold", "plan"]), ("ben", ["gold", None])]
+    ((_, body),) = batches(members, ["plan", name], 1e9, whole=whole)
+    batch = read_users(body.encode(), 1e9, lambda: None)
+    for _, updates in batch.updates:
+        parsed = parse_updates(updates)
+        assert parsed.properties == {"plan": (1e9, b'"gold"')}
+        assert (parsed.whole_at, parsed.cleared_at) == (1e9 if whole else None, None)
+    assert (len(batch.updates), batch.unapplied) == (2, 0)

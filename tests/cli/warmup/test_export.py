@@ -130,6 +130,18 @@ def test_warm__all_properties__count_as_the_whole_set(target: Service, amplitude
     assert target.sandbox.report()["calls"] == 0
 
 
+@pytest.mark.parametrize("option", [("--keys", "plan,$clearAll"), ()])
+def test_warm__property_has_the_name_of_an_operator__skipped_with_the_reason(
+    target: Service, amplitude: Callable[..., Sandbox], option: tuple[str, ...]
+) -> None:
+    sandbox = amplitude(b"user_id,plan,$clearAll\ncleo,gold,-\n")
+    ended = warm(target, sandbox, "--cohort", "newsletter", "--include", "properties", *option)
+    assert ended.returncode == 0, ended.stderr
+    assert "property '$clearAll' was skipped" in ended.stdout
+    body = target.get("/v1/properties?user_id=cleo&keys=plan")
+    assert (body.json()["properties"], body.headers["X-Amplitude-Calls"]) == ({"plan": "gold"}, "0")
+
+
 @pytest.mark.contract("6 types")
 def test_warm__values_of_two_types__summary_names_the_setting(
     target: Service, amplitude: Callable[..., Sandbox]
