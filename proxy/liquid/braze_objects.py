@@ -48,6 +48,33 @@ _CUSTOM = frozenset(
     | {"subscribed_state", "content_blocks", "preference_center"}
 )
 """Objects with attributes that each workspace chooses."""
+BRAZE_OBJECTS = frozenset(
+    {"event_properties", "canvas_entry_properties", "api_trigger_properties", "context", "content_blocks", "campaign"}
+    | {
+        "canvas",
+        "canvas_step",
+        "custom_attribute",
+        "subscribed_state",
+        "app",
+        "card",
+        "message",
+        "language",
+        "dispatch",
+    }
+    | {"most_recently_used_device", "targeted_device", "message_extras", "shopping_cart", "forloop", "tablerowloop"}
+    | {
+        "sms",
+        "whats_app",
+        "preference_center",
+        "translation",
+        "time_zone",
+        "nested_custom_attribute",
+        "promotion",
+        "product_recommendation",
+        "trigger_properties",
+    }
+)
+"""Variables and objects that Braze sets."""
 _WHOLE = re.compile(
     r"(?<![\w.'\"$-])(context|canvas_entry_properties|api_trigger_properties)\b(?!\s*(?:\.\s*\$\{|=[^=]))"
 )
@@ -104,10 +131,17 @@ def tag_value_name(tag: str, words: Iterable[str]) -> str:
 
 
 def misspelt(name: str) -> str | None:
-    """Return the documented attribute that `name` resembles; None if the attribute is documented or resembles none."""
+    """Return the attribute of Braze that `name` resembles; None if `name` is such an attribute or resembles none."""
     prefix, attribute = (attributes(name) or [("", "")])[0]
+    if braze_object := meant_object(prefix):
+        return name.replace(prefix, braze_object, 1)
     suggestion = meant_attribute(attribute, prefix)
     return name.replace(f"{{{attribute}}}", f"{{{suggestion}}}") if suggestion else None
+
+
+def meant_object(prefix: str) -> str | None:
+    """Return the object of Braze that was probably meant; None if `prefix` is such an object or resembles none."""
+    return None if not prefix or prefix in BRAZE_OBJECTS else similar(prefix, sorted(BRAZE_OBJECTS))
 
 
 def meant_attribute(attribute: str, prefix: str = "") -> str | None:

@@ -101,6 +101,13 @@ CASES = {
          tag("https://h/v1/cohorts?user_id=1 save c"),
          tag("https://h/v1/cohorts?user_id=1\u00a0 :save c"), tag("https://h/v1/cohorts\u00a0?user_id=1 :save c")],
     ),
+    "no-break-space": (
+        [tag("https://h/v1/cohorts?user_id=1\u00a0 :save c"), tag("https://h/v1/cohorts\u00a0?user_id=1 :save c"),
+         tag("https://h/v1/cohorts?user_id=1\u00a0:save c"), tag("https://h/v1/cohorts?user_id=1 :retry\u00a0:save c")],
+        [tag("https://h/v1/cohorts?user_id={{ x | append: '\u00a0' }} :save c"),
+         tag("https://h/v1/cohorts? user_id=\u00a01 :save c"),
+         tag("https://h/v1/cohorts :method post :body user_id=a\u00a0b :save c")],
+    ),
     "password-in-tag": (
         [tag(f"{RECS} :basic_auth us:password :save r")],
         [tag(f"{RECS} :basic_auth us :save r"), tag("https://h/x :headers {\"a\": \"b:c\"} :save r")],

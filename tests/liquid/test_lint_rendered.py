@@ -314,6 +314,38 @@ def test_misspelt_attribute__of_the_user__is_reported_once(name: str) -> None:
     assert [entry.rule for entry in rendering.findings] == ["misspelt-attribute"]
 
 
+@pytest.mark.parametrize(
+    "liquid",
+    [
+        "{{ event_propertie.${x} }}",
+        "{{ canvas_entry_propertes.${x}.y | upcase }}",
+        "{% if custom_atribute.${x} == 'a' %}a{% endif %}",
+    ],
+)
+def test_misspelt_object__of_an_attribute__is_reported_once(liquid: str) -> None:
+    rendering = render(f"{liquid}x", User("ava"), ask)
+    assert [entry.rule for entry in rendering.findings] == ["misspelt-attribute"]
+
+
+@pytest.mark.parametrize("name", ["endcomment", "endraw", "enddoc"])
+def test_verbatim_block__closing_tag_alone__one_finding_without_a_suggestion(name: str) -> None:
+    (found,) = render(f"a {{% {name} %}} b", User("ava"), ask).findings
+    assert (found.rule, found.replacement) == ("unreadable", None)
+    assert found.problem.startswith(f"{{% {name} %}} has no opening tag")
+
+
+@pytest.mark.parametrize(("name", "meant"), [("endcoment", "endcomment"), ("endrawn", "endraw")])
+def test_verbatim_block__misspelt_closing_tag__replacement_is_the_closing_tag(name: str, meant: str) -> None:
+    (found,) = render(f"a {{% {name} %}} b", User("ava"), ask).findings
+    assert (found.rule, found.replacement) == ("unknown-tag", meant)
+
+
+@pytest.mark.parametrize("name", ["comment", "raw", "doc"])
+def test_variable__has_the_name_of_a_tag__no_finding(name: str) -> None:
+    rendering = render(f"{{% assign {name} = 'x' %}}{{{{ {name} }}}}", User("ava"), ask)
+    assert (rendering.message, rendering.findings) == ("x", ())
+
+
 ODD_FIELDS = ("member", "cohort_ids", "properties_by_name", "recommendations_by_id", "propensities_by_id")
 
 
@@ -420,11 +452,21 @@ JSON_BODY = '{% capture body %}{"user_id": "ava"}{% endcapture %}'
          "body-without-post", ":body", ":method post :body"),
         (tag("cohorts", "c").replace(":save", ":save:") + "x", "unknown-option", ":save:", ":save"),
         (tag("cohorts", "c").replace(":basic_auth", ":basic_aut") + "x", "unknown-option", ":basic_aut", ":basic_auth"),
+        (tag("cohorts", "c", "&cohort_id=vip").replace("vip ", "vip\u00a0") + "x", "no-break-space",
+         f"https://your-host/v1/cohorts?user_id={ID}&cohort_id=vip\u00a0:basic_auth",
+         f"https://your-host/v1/cohorts?user_id={ID}&cohort_id=vip :basic_auth"),
+        (tag("cohorts", "c", "&\u00a0cohort_id=vip") + "x", "no-break-space",
+         f"https://your-host/v1/cohorts?user_id={ID}&\u00a0cohort_id=vip",
+         f"https://your-host/v1/cohorts?user_id={ID}&cohort_id=vip"),
+        (tag("cohorts", "c").replace(" :save", "\u00a0:save") + "x", "no-break-space", "us\u00a0:save", "us :save"),
+        (tag("cohorts", "c").replace(":save ", ":save\u00a0") + "x", "no-break-space", ":save\u00a0c", ":save c"),
     ],
 )  # fmt: skip
 def test_tag__typical_mistake__one_finding_with_the_fix(source: str, rule: str, text: str, replacement: str) -> None:
     failed = Answer(400, {}, json.dumps({"detail": "user_id is required"}), 0.0)
-    (found,) = problems(render(source, User("ava"), ask if rule == "unknown-option" else lambda _: failed))
+    (found,) = render(
+        source, User("ava"), ask if rule in ("unknown-option", "no-break-space") else lambda _: failed
+    ).findings
     assert (found.rule, marked(source, found), found.replacement) == (rule, text, replacement)
     start = source.index(text)
     fixed = source[:start] + replacement + source[start + len(text) :]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from proxy.liquid.braze_objects import DOCUMENTED, meant_attribute
+from proxy.liquid.braze_objects import DOCUMENTED, meant_attribute, meant_object
 from proxy.liquid.lint.place import finding
-from proxy.liquid.lint.values import similar
 from proxy.liquid.scanner import OUTPUT, Markup, attributes
 from proxy.liquid.types import Finding
 
@@ -17,33 +16,6 @@ _NAMES = "|".join(sorted((*NAMES, "external_id", "email"), key=len, reverse=True
 _BARE = re.compile(
     rf"(?<!\{{)\{{?\$\{{\s{{0,9}}(?P<name>{_NAMES})\s{{0,9}}\}}\}}?|(?<![{{$])\{{\$?\s{{0,9}}(?P<bare>{_NAMES})\s{{0,9}}\}}(?!\}})"
 )
-BRAZE_OBJECTS = frozenset(
-    {"event_properties", "canvas_entry_properties", "api_trigger_properties", "context", "content_blocks", "campaign"}
-    | {
-        "canvas",
-        "canvas_step",
-        "custom_attribute",
-        "subscribed_state",
-        "app",
-        "card",
-        "message",
-        "language",
-        "dispatch",
-    }
-    | {"most_recently_used_device", "targeted_device", "message_extras", "shopping_cart", "forloop", "tablerowloop"}
-    | {
-        "sms",
-        "whats_app",
-        "preference_center",
-        "translation",
-        "time_zone",
-        "nested_custom_attribute",
-        "promotion",
-        "product_recommendation",
-        "trigger_properties",
-    }
-)
-"""Variables and objects that Braze sets."""
 _ODD_OUTPUT = re.compile(
     rf"\{{\{{\s{{0,9}}(?:\$|\{{\$?|\$?\()\s{{0,9}}(?P<name>{_NAMES})\s{{0,9}}[)}}]?\s{{0,9}}\}}\}}\}}?"
 )
@@ -68,7 +40,7 @@ def attribute_findings(source: str, markup: Markup) -> Iterator[Finding]:
             )  # fmt: skip
             continue
         attribute = f"{prefix}." * bool(prefix) + f"${{{name}}}"
-        if prefix and prefix not in BRAZE_OBJECTS and (suggestion := similar(prefix, sorted(BRAZE_OBJECTS))):
+        if suggestion := meant_object(prefix):
             begin = markup.start + markup.text.rfind(prefix, 0, start)
             yield finding(
                 source, (begin, begin + len(prefix)), "misspelt-attribute",

@@ -35,6 +35,7 @@ _IN_TAGS = _URLS | {
     "braces",
     "unknown-name",
     "misspelt-attribute",
+    "no-break-space",
 }
 """Rules about tags that explain a failed call or a blank id."""
 _UNREADABLE = frozenset({"braces", "tag-in-output", "unknown-tag"})
@@ -49,7 +50,9 @@ def merged(findings: Iterable[Finding], source: str, pieces: Sequence[Markup]) -
     ]
     rules = {(entry.line, entry.rule) for entry in findings if entry.length}
     explained = {(line, symptom) for line, rule in rules if rule in _CAUSES for symptom in _SYMPTOMS}
-    explained |= {(line, "elsewhere") for line, rule in rules if rule in _URLS}
+    explained |= {
+        (line, symptom) for line, rule in rules if rule in _URLS for symptom in ("elsewhere", "no-break-space")
+    }
     explained |= {
         (line, symptom) for line, rule in rules if rule in _IN_TAGS for symptom in ("failed-call", "blank-id")
     }
@@ -61,6 +64,7 @@ def merged(findings: Iterable[Finding], source: str, pieces: Sequence[Markup]) -
         if (entry.length or ((entry.line, entry.rule) not in explained and not _repeats(entry, rules, fixes)))
         and not (unreadable and entry.rule == "unreadable")
         and not (entry.rule == "unescaped" and (entry.line, "json-as-form") in rules)
+        and not (entry.rule == "unknown-id" and (entry.line, "no-break-space") in rules)
     ]
     return sorted(dict.fromkeys(wanted), key=lambda entry: (entry.line, not entry.length, entry.column))
 

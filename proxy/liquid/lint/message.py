@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-from proxy.liquid.lint.attributes import BRAZE_OBJECTS, attribute_findings, bare_attribute_findings
+from proxy.liquid.braze_objects import BRAZE_OBJECTS
+from proxy.liquid.lint.attributes import attribute_findings, bare_attribute_findings
 from proxy.liquid.lint.delimiters import delimiter_findings
 from proxy.liquid.lint.expressions import condition_findings, name_findings
 from proxy.liquid.lint.scope import reads, setters

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from proxy.liquid.braze_objects import USER_IDS
-from proxy.liquid.lint.attributes import BRAZE_OBJECTS, NAMES
+from proxy.liquid.braze_objects import BRAZE_OBJECTS, USER_IDS
+from proxy.liquid.lint.attributes import NAMES
 from proxy.liquid.lint.ids import is_returned
 from proxy.liquid.lint.paths import Path, written
 from proxy.liquid.lint.place import finding

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 
 from proxy.liquid import braze_filters
 from proxy.liquid.lint.place import finding
@@ -16,8 +17,10 @@ from proxy.liquid.types import Finding
 _BLOCKS = ("if", "unless", "case", "for", "tablerow", "capture", "ifchanged")
 _KNOWN_TAGS = (
     *_BLOCKS, *(f"end{name}" for name in _BLOCKS), "elsif", "else", "when", "assign", "cycle", "echo", "break",
-    "continue", "increment", "decrement", "connected_content", "abort_message",
+    "continue", "increment", "decrement", "connected_content", "abort_message", "endcomment", "endraw", "enddoc",
 )  # fmt: skip
+_VERBATIM = frozenset({"raw", "comment", "doc"})
+"""Tags whose names are also likely names of variables."""
 _ASSIGN = frozenset({"set", "let", "var", "const"})
 _ELSIF = frozenset({"elseif", "elif", "elsunless"})
 _CONDITIONS = frozenset({"if", "elsif", "unless"})
@@ -158,9 +161,9 @@ def _unknown_filters(source: str, markup: Markup, masked: str, at: int = 0) -> I
         )  # fmt: skip
 
 
-def _tag_in_output(source: str, markup: Markup, known: Collection[str]) -> Iterator[Finding]:
+def _tag_in_output(source: str, markup: Markup, known: AbstractSet[str]) -> Iterator[Finding]:
     word = _TAG_WORD.match(markup.rest)
-    if word and (word["name"] in known or word["name"] in _ELSIF):
+    if word and (word["name"] in known or word["name"] in _ELSIF) and word["name"] not in _VERBATIM:
         name = "elsif" if word["name"] in _ELSIF else word["name"]
         fixed = f"{{% {name}{word['rest'].rstrip()} %}}"
         yield finding(
@@ -179,7 +182,7 @@ def _or_in_output(source: str, markup: Markup, masked: str) -> Iterator[Finding]
         )  # fmt: skip
 
 
-def _tag_name(source: str, markup: Markup, known: Collection[str]) -> Iterator[Finding]:
+def _tag_name(source: str, markup: Markup, known: AbstractSet[str]) -> Iterator[Finding]:
     name, rest = markup.name, markup.rest
     if (re.match(r"if\b", rest) and name in ("else", "end")) or name in _ELSIF:
         start = markup.start + markup.text.index(name, 2)
@@ -201,7 +204,7 @@ def _tag_name(source: str, markup: Markup, known: Collection[str]) -> Iterator[F
             source, (start, start + len(name)), "unknown-tag", f"{name} is not a Liquid tag", "write assign",
             replacement="assign",
         )  # fmt: skip
-    elif name and name not in known and name not in ("raw", "comment", "doc", "#", "end"):
+    elif name and name not in known | _VERBATIM and name not in ("#", "end"):
         start = markup.start + markup.text.index(name, 2)
         if rest.startswith((".", "[", "|")) or not name.islower():
             fixed = f"{{{{ {name}{' ' * rest.startswith('|')}{rest} }}}}"

@@ -11,7 +11,7 @@ from proxy.liquid import tag_syntax
 from proxy.liquid.braze_objects import USER_IDS
 from proxy.liquid.lint.place import finding
 from proxy.liquid.lint.tag_call import Call, host_of, without_outputs
-from proxy.liquid.lint.urls import url_findings
+from proxy.liquid.lint.urls import joined_words, no_break_space_finding, url_findings
 from proxy.liquid.lint.values import similar
 from proxy.liquid.scanner import OUTPUT, Markup
 from proxy.liquid.types import Finding
@@ -49,11 +49,17 @@ def tag_findings(source: str, pieces: Sequence[Markup], unset: Iterable[str]) ->
     for markup in pieces:
         if markup.kind == "verbatim" or markup.name != "connected_content":
             continue
-        tag = tag_syntax.parse(markup.rest)
+        joined = joined_words(markup.rest)
+        rest = markup.rest
+        for word, fixed in joined:
+            rest = rest.replace(word, fixed, 1)
+        tag = tag_syntax.parse(rest)  # as meant, so that one no-break space gives one finding
         variable = unset[0] if len(unset) == 1 else _VARIABLES.get(tag_syntax.route(tag.path) or "", "answer")
         call = Call(source, markup, tag, variable, with_credentials)
         problems = list(url_findings(call, hosts))
         yield from problems
+        if joined and not any(entry.rule in ("space-in-url", "quoted-url") for entry in problems):
+            yield no_break_space_finding(call, *joined[0])
         if not call.foreign:
             rules = (_unescaped, _cut_body, _transport, _half_retry, _unknown_parameters, _exposure)
             for rule in rules if call.is_own_service or call.has_credentials else (_unescaped, _cut_body, _exposure):

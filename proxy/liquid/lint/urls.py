@@ -12,8 +12,38 @@ from proxy.liquid.scanner import OUTPUT
 from proxy.liquid.types import Finding
 
 _QUOTED_URL = re.compile(r"""["'\u201c\u201d\u2018\u2019](.*?)["'\u201c\u201d\u2018\u2019]?\Z""", re.DOTALL)
+_NO_BREAK_SPACE = re.compile(rf"{OUTPUT.pattern}|(?P<space>{tag_syntax.NO_BREAK_SPACE}+)", re.DOTALL)
+_OPTIONS = "|".join(sorted(tag_syntax.OPTIONS))
+_JOINED = re.compile(
+    rf"{tag_syntax.NO_BREAK_SPACE}+(?=:(?:{_OPTIONS})(?![a-z_]))|(?<![^{tag_syntax.NO_BREAK_SPACE}])"
+    rf"(?P<option>:(?:{_OPTIONS})){tag_syntax.NO_BREAK_SPACE}+"
+)
+"""A no-break space beside an option."""
 _SHOWN_CHARACTERS = 160
 """Maximum length of a URL in the text of a finding."""
+
+
+def joined_words(rest: str) -> list[tuple[str, str]]:
+    """Return each word of a tag with a wrong no-break space, and the words that were probably meant.
+
+    Braze removes a no-break space in a URL. Elsewhere, a no-break space is part of a word, such as `us\xa0:save`.
+    """
+    found = []
+    for place, word in enumerate(tag_syntax.words(rest) if tag_syntax.NO_BREAK_SPACE in rest else ()):
+        fixed = _JOINED.sub(lambda match: f"{match['option'] or ''} ", word)
+        if place == 0 and not word.startswith(":"):
+            fixed = _NO_BREAK_SPACE.sub(lambda match: "" if match["space"] else match[0], fixed)
+        if fixed != word:
+            found.append((word, fixed))
+    return found
+
+
+def no_break_space_finding(call: Call, word: str, fixed: str) -> Finding:
+    """Return the finding about a word of `joined_words`."""
+    problem = "the URL has a no-break space (U+00A0), which Braze removes"
+    if _JOINED.search(word):
+        problem = "a no-break space (U+00A0) does not separate an option from the word beside it"
+    return call.finding(word, "no-break-space", problem, f"write {_cut(fixed)}", replacement=fixed)
 
 
 def url_findings(call: Call, hosts: set[str]) -> Iterator[Finding]:
