@@ -363,6 +363,7 @@ class Status(TypedDict):
     directions: Annotated[StatusDirections, about("The state of each direction between Amplitude and Braze.")]
     profile_api: Annotated[bool, about("False with `AMPLITUDE_PROFILE_API=off`: the service makes no calls.")]
     callers: Annotated[list[StatusCaller], about("The callers that the service accepts.")]
+    aliases: Annotated[dict[str, list[str]], about("The names in `ALIASES`, by kind.")]
 
 
 Line = Annotated[int, Meta(ge=1, description="Line number in the message. The first line is 1.")]

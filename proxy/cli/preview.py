@@ -12,6 +12,7 @@ from typing import Any, TextIO
 import click
 
 from proxy.cli.client import (
+    json_object,
     own_service,
     require_access,
     require_credentials,
@@ -21,7 +22,7 @@ from proxy.cli.client import (
 from proxy.liquid.braze_objects import is_value_name
 from proxy.liquid.render_process import Child
 from proxy.liquid.report import lines
-from proxy.liquid.types import Ask, User
+from proxy.liquid.types import Ask, Request, User
 from proxy.sandbox.server import Sandbox
 
 
@@ -114,7 +115,8 @@ def _values(test_values: tuple[str, ...], file: TextIO | None) -> dict[str, Any]
 @contextmanager
 def _service(demo: bool, url: str | None, credentials: str) -> Iterator[tuple[Ask, Mapping[str, list[str]]]]:
     if url:
-        yield require_access(running_service(url, credentials)), {}
+        ask = require_access(running_service(url, credentials))
+        yield ask, json_object(ask(Request("GET", "/status.json"))).get("aliases", {})
     elif demo:
         with Sandbox() as emulated:
             settings = {"AMPLITUDE_BASE_URL": emulated.url, "AMPLITUDE_SECRET_KEY": emulated.secret_key}

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.sandbox.faults import Fault
 from proxy.sandbox.server import Sandbox
-from tests.conftest import ROOT, SECRET, Service, free_port
+from tests.conftest import ROOT, SECRET, Service, StartService, free_port
 from tests.support.command import run
 
 SNIPPETS = ROOT / "proxy" / "web" / "pages" / "snippets"
@@ -53,6 +53,15 @@ def test_preview__running_service__uses_the_credentials(service: Service) -> Non
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.startswith("Error: the service rejects the credentials (401)")
     assert "PROXY_CREDENTIALS=name:secret" in ended.stderr
+
+
+def test_preview__running_service_has_aliases__finding_suggests_the_alias(
+    sandbox: Sandbox, start_service: StartService
+) -> None:
+    service = start_service(sandbox, ALIASES="recommendations.front_shelf=homepage")
+    template = RECS.read_text(encoding="utf-8").replace("rec_id=homepage", "rec_id=front_shelff")
+    ended = preview("-", "--user", "ava", "--url", service.url, "--credentials", f"braze:{SECRET}", stdin=template)
+    assert "this user has no recommendation front_shelff\n    fix: write front_shelf\n" in ended.stderr
 
 
 def test_preview__test_values__used_in_the_message(tmp_path: Path) -> None:

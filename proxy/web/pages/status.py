@@ -51,6 +51,7 @@ def status_json() -> Response:
         "directions": directions(gauges),
         "profile_api": services().profile_api,
         "callers": [caller._asdict() for caller in services().keyring.callers],
+        "aliases": services().aliases.by_kind(),
     }
     return uncached(write_json(body) + b"\n")
 
