@@ -31,6 +31,29 @@ def test_bundle__built_from_its_sources__equal_to_the_committed_files(tmp_path: 
         assert file.read_bytes() == (VENDOR / file.name).read_bytes(), "run the build command of docs/contributing.md"
 
 
+_POSITIONS = r"""
+import { ranges } from %s;
+const text = "a\u{1f600}b\n{{ \u{1f600}x }}\n";
+let reads = 0;
+const lines = [[0, 4], [5, 14], [15, 15]].map(([from, to], index) => ({ from, to, number: index + 1 }));
+const doc = { lines: 3, line: (number) => lines[number - 1], toString: () => (reads++, text) };
+const findings = [
+  { line: 1, column: 3, length: 1 }, { line: 2, column: 4, length: 2 }, { line: 2, column: 1, length: 0 },
+  { line: 9, column: 1, length: 5 }, { line: 1, column: 3, length: 3 },
+];
+console.log(JSON.stringify([ranges(doc, findings).map(({ from, to }) => [from, to]), reads]));
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed")
+def test_positions__characters_of_two_units__ranges_from_one_reading_of_the_text() -> None:
+    script = _POSITIONS % json.dumps((SOURCES / "positions.js").as_uri())
+    command = ["node", "--input-type=module", "--eval", script]
+    found, reads = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert found == [[3, 4], [8, 11], [5, 14], [15, 15], [3, 6]]
+    assert reads == 1
+
+
 def test_lock_file__any_registry__no_addresses_and_a_digest_of_each_package() -> None:
     lock = (SOURCES / "package-lock.json").read_text()
     assert "://" not in re.sub(r'"url": "[^"]*"', "", lock)

@@ -5,7 +5,7 @@ import { forEachDiagnostic, lintKeymap, setDiagnostics } from "@codemirror/lint"
 import { EditorState, Prec } from "@codemirror/state";
 import { drawSelection, EditorView, keymap, lineNumbers } from "@codemirror/view";
 import { liquid } from "./liquid.js";
-import { range } from "./positions.js";
+import { ranges } from "./positions.js";
 import { theme } from "./theme.js";
 
 // Creates the editor in `host`. `changed` is called after each edit, and `submitted` when Ctrl+Enter is pressed.
@@ -41,9 +41,9 @@ export function createEditor(host, { text, label, changed, submitted }) {
     view.focus();
   }
 
-  function diagnostic(finding) {
+  function diagnostic(finding, range) {
     return {
-      ...range(view.state.doc, finding),
+      ...range,
       severity: finding.level === "note" ? "info" : "warning",
       message: `${finding.problem}\n→ ${finding.fix}`,
       finding,
@@ -79,9 +79,13 @@ export function createEditor(host, { text, label, changed, submitted }) {
       const line = view.state.doc.line(Math.min(number, view.state.doc.lines));
       select(line.from, line.to);
     },
-    showFindings: (findings) => view.dispatch(setDiagnostics(view.state, findings.map(diagnostic))),
+    showFindings(findings) {
+      const found = ranges(view.state.doc, findings);
+      const diagnostics = findings.map((finding, index) => diagnostic(finding, found[index]));
+      view.dispatch(setDiagnostics(view.state, diagnostics));
+    },
     goToFinding(finding) {
-      const { from, to } = place(finding) ?? range(view.state.doc, finding);
+      const { from, to } = place(finding) ?? ranges(view.state.doc, [finding])[0];
       select(from, to);
     },
     fix(finding) {
