@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -106,6 +107,18 @@ def test_compose__settings_file_of_the_guide__has_settings_and_quotes_each_dolla
         [{"path": ".env", "required": False}],
         1,
     )
+
+
+def test_compose__settings_from_the_shell__are_those_of_the_heroku_button_and_of_the_eu_guide() -> None:
+    """Compose reads all other settings from `.env`, and on Heroku they are config vars."""
+    compose_names = set(compose_service("service")["environment"])
+    heroku_names = set(json.loads((ROOT / "app.json").read_text())["env"])
+    assert compose_names | heroku_names <= VARIABLES.keys()
+    only_compose = {"PROXY_API_KEYS", "PORT", "REDIS_URL", "WEB_CONCURRENCY"}
+    only_heroku = {"REDIS_KEY_SECRET", "REDIS_TLS_VERIFY", "TRUSTED_PROXY_HOPS"}
+    assert compose_names - only_compose == heroku_names - only_heroku
+    in_the_guide = set(re.findall(r"^export (\w+)=", fragment("eu settings").block("sh"), re.MULTILINE))
+    assert in_the_guide - only_compose <= compose_names & heroku_names
 
 
 @pytest.fixture(scope="module")
