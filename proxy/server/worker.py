@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import socket
 import time
 from functools import partial
@@ -60,6 +61,15 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         for option, supported in (("protocol", "http"), ("http2_cleartext", "off"), ("proxy_protocol", "off")):
             if getattr(cfg, option) != supported:
                 raise RuntimeError(f"{option} must be {supported}; remove the option from gunicorn's settings")
+
+    def init_process(self) -> None:
+        """Prepare the process, and serve.
+
+        gunicorn installs the handlers of signals only after gevent has patched the process. Until then, the worker has
+        the handlers of the master, which ignore a stop signal here, so the master would kill the worker after 25 s.
+        """
+        signal.signal(signal.SIGTERM, self.handle_exit)
+        super().init_process()
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve one connection until it ends."""

@@ -254,6 +254,35 @@ def test_stop__idle_connections__ends_soon(start_service: StartService, sandbox:
         assert time.monotonic() - stopped_at < 10, "half-sent requests have 2 s, not the graceful timeout of 25 s"
 
 
+_STARTING_WORKER = """
+import os, signal
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
+from proxy.server.worker import Worker
+
+class StartingWorker(Worker):
+    def patch(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        super().patch()
+
+    def load_wsgi(self):
+        pass
+
+    def run(self):
+        print("serves" if self.alive else "stops")
+
+signal.signal(signal.SIGTERM, lambda *_: None)  # the handler that a worker has from the master
+config = Config()
+StartingWorker(1, os.getppid(), [], None, 30, config, Logger(config)).init_process()
+"""
+
+
+def test_stop__signal_arrives_before_the_worker_is_patched__worker_stops() -> None:
+    command = [sys.executable, "-c", _STARTING_WORKER]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout == "stops\n"
+
+
 def test_worker__killed__is_replaced(start_service: StartService, sandbox: Sandbox) -> None:
     service = start_service(sandbox)
     assert service.get("/v1/cohorts?user_id=ava").json()["ok"]
