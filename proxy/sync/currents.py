@@ -72,6 +72,10 @@ def to_amplitude(event: Any) -> dict[str, Any] | SkipReason:
     ids = {name: id for name, id in ids.items() if id and not id.isspace()}
     if not ids:
         return "no_id"
+    try:
+        "".join((braze.id, *ids.values())).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair would become "?", the id of another user or event
+        return "unreadable"
     properties = braze.properties or {}
     name = event_name(braze.event_type)
     if braze.event_type == _CUSTOM_EVENT:

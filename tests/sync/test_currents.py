@@ -62,6 +62,13 @@ def test_event_name__documented_event_type__words_of_the_last_two_parts(event_ty
     assert converted["event_type"] == f"[Braze] {name}"
 
 
+@pytest.mark.parametrize("field", ["id", "external_user_id", "device_id"])
+def test_to_amplitude__half_of_a_surrogate_pair_in_an_id__unreadable(field: str) -> None:
+    event = braze_event("1")
+    (event if field == "id" else event["user"])[field] = "a\ud800"
+    assert to_amplitude(event) == "unreadable"
+
+
 @pytest.mark.contract("8 events")
 def test_to_amplitude__message_event__every_field_of_the_contract() -> None:
     assert to_amplitude(braze_event("f47ac10b", properties={"send_id": "s", "machine_open": "true"})) == {
