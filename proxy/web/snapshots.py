@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import math
@@ -35,6 +36,8 @@ MAX_SNAPSHOTS = 1000
 _AHEAD_SECONDS = 600.0
 _MAX_BODY_BYTES = MAX_MEMBERS * MAX_LINE_BYTES
 _TIME = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?", re.ASCII)
+_NOT_UTF_8 = "\ufffd"
+"""Werkzeug replaces each byte of a path that is not UTF-8 by this character, so different ids would become equal."""
 _BODY_BYTES_AT_ONCE = 65_536
 _PACKED_BYTES_AT_ONCE = 8192
 """Bytes of a compressed body between two checkpoints. That is up to 400 empty gzip members, or two milliseconds."""
@@ -146,10 +149,10 @@ def _caller_uploads() -> WeightedSemaphore:
 
 def _cohort_id(sent: str) -> str:
     cohort_id = readable_id(sent.removesuffix("/"))  # a trailing slash belongs to the path
-    if cohort_id is None:
+    if cohort_id is None or _NOT_UTF_8 in cohort_id:
         raise BadRequest(
-            "cohort_id is empty, is too long, begins or ends with white space, or contains a control character; send "
-            "the cohort's id",
+            "cohort_id is empty, is too long, is not UTF-8, begins or ends with white space, or contains a control "
+            "character; send the cohort's id",
             code="invalid_parameter",
             parameter="cohort_id",
         )
@@ -196,7 +199,9 @@ def _read_members(as_of: float) -> tuple[Snapshot, int]:
         checkpoint()
         if number > MAX_MEMBERS:
             raise BodyTooLarge(f"the body has more than {MAX_MEMBERS:,} lines; send a smaller cohort")
-        if line.isspace():
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        if not line.strip():
             continue
         user_id = readable_id(_text(line, number))
         if user_id is None:

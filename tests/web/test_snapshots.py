@@ -73,6 +73,8 @@ def test_put__members__cohort_is_answered_for_every_user_without_a_call(
             gzip.compress(lines("x")) + gzip.compress(lines("ava")), {"Content_Encoding": "gzip"}, id="two members"
         ),
         pytest.param(b'\n"ava"', {}, id="no line end"),
+        pytest.param(b'\xef\xbb\xbf"ava"\n', {}, id="byte order mark"),
+        pytest.param(b'\xef\xbb\xbf\n"ava"\n', {}, id="byte order mark and a blank line"),
         pytest.param(b'"\\u0061va"\r\n', {}, id="escapes and CRLF"),
     ],
 )
@@ -133,6 +135,7 @@ def test_get__newer_answer_is_requested__snapshot_answers_without_a_call(
         ("c31", lines("ava"), {"Content_Type": "application/json"}, 415, "unsupported_media_type", None),
         ("c31%20", lines("ava"), {}, 400, "invalid_parameter", "cohort_id"),
         ("%0A", lines("ava"), {}, 400, "invalid_parameter", "cohort_id"),
+        ("c%FF", lines("ava"), {}, 400, "invalid_parameter", "cohort_id"),
         ("a%0Ab", lines("ava"), {}, 400, "invalid_parameter", "cohort_id"),
         ("", lines("ava"), {}, 405, "method_not_allowed", None),
         ("/", lines("ava"), {}, 400, "invalid_parameter", "cohort_id"),
