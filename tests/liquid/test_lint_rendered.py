@@ -452,6 +452,9 @@ JSON_BODY = '{% capture body %}{"user_id": "ava"}{% endcapture %}'
          "body-without-post", ":body", ":method post :body"),
         (tag("cohorts", "c").replace(":save", ":save:") + "x", "unknown-option", ":save:", ":save"),
         (tag("cohorts", "c").replace(":basic_auth", ":basic_aut") + "x", "unknown-option", ":basic_aut", ":basic_auth"),
+        (tag("cohorts", "c").replace(":save", ":sav") + "x", "unknown-option", ":sav", ":save"),
+        (tag("cohorts", "c").replace("url_param_escape", "url_param_escap") + "x", "unknown-filter",
+         "url_param_escap", "url_param_escape"),
         (tag("cohorts", "c", "&cohort_id=vip").replace("vip ", "vip\u00a0") + "x", "no-break-space",
          f"https://your-host/v1/cohorts?user_id={ID}&cohort_id=vip\u00a0:basic_auth",
          f"https://your-host/v1/cohorts?user_id={ID}&cohort_id=vip :basic_auth"),
@@ -464,9 +467,8 @@ JSON_BODY = '{% capture body %}{"user_id": "ava"}{% endcapture %}'
 )  # fmt: skip
 def test_tag__typical_mistake__one_finding_with_the_fix(source: str, rule: str, text: str, replacement: str) -> None:
     failed = Answer(400, {}, json.dumps({"detail": "user_id is required"}), 0.0)
-    (found,) = render(
-        source, User("ava"), ask if rule in ("unknown-option", "no-break-space") else lambda _: failed
-    ).findings
+    refused = rule in ("json-as-form", "unknown-parameter", "body-without-post")
+    (found,) = render(source, User("ava"), (lambda _: failed) if refused else ask).findings
     assert (found.rule, marked(source, found), found.replacement) == (rule, text, replacement)
     start = source.index(text)
     fixed = source[:start] + replacement + source[start + len(text) :]

@@ -43,7 +43,8 @@ _WITHOUT_COLON = re.compile(r"\|\s*(\w{1,60})(?=\s+[\"'\d])")
 _WITHOUT_PIPE = re.compile(r"(?<=[\w\]\"'}])\s+((?:default|append|prepend|date|join|replace|truncate))(?=\s*:)")
 _WITH_PARENTHESES = re.compile(r"\|\s*(\w{1,60})\s*\(\s*([^()|]{0,200}?)\s*\)")
 _FILTER_NAME = re.compile(r"(?<!\|)\|(?!\|)\s*(\w{1,60}+)(?!\s*\()")
-_FILTERS = frozenset({*STANDARD, *braze_filters.FILTERS})
+FILTERS = frozenset({*STANDARD, *braze_filters.FILTERS})
+"""The filters that the preview knows."""
 _TAG_WORD = re.compile(r"(?P<name>[a-z_]+)(?P<rest>\s+[^|.\s].*|\s*)\Z", re.DOTALL)
 
 
@@ -148,9 +149,9 @@ def _unknown_filters(source: str, markup: Markup, masked: str, at: int = 0) -> I
     """Yield a finding for each filter that the preview does not know. `at`: the index of `masked` in the piece."""
     for match in _FILTER_NAME.finditer(masked):
         name = match[1]
-        if name in _FILTERS:
+        if name in FILTERS:
             continue
-        suggestion = similar(name, sorted(_FILTERS))
+        suggestion = similar(name, sorted(FILTERS))
         start = markup.start + at + match.start(1)
         yield finding(
             source, (start, start + len(name)), "unknown-filter",

@@ -10,6 +10,7 @@ from proxy.api.parse import parameters_of
 from proxy.liquid import tag_syntax
 from proxy.liquid.braze_objects import USER_IDS
 from proxy.liquid.lint.place import finding
+from proxy.liquid.lint.syntax import FILTERS
 from proxy.liquid.lint.tag_call import Call, host_of, without_outputs
 from proxy.liquid.lint.urls import joined_words, no_break_space_finding, url_findings
 from proxy.liquid.lint.values import similar
@@ -17,7 +18,8 @@ from proxy.liquid.scanner import OUTPUT, Markup
 from proxy.liquid.types import Finding
 from proxy.profile.parts import SECTIONS
 
-_ESCAPED = re.compile(r"\|\s*(?:url_param_escape|url_encode)\b")
+_ESCAPES = ("url_param_escape", "url_encode")
+_FILTER = re.compile(r"\|\s*(\w{1,60})")
 _PARAMETERS: Mapping[str, tuple[str, ...]] = {
     name: tuple(parameter.name for parameter in parameters)
     for name, parameters in (
@@ -79,7 +81,7 @@ def _unescaped(call: Call) -> Iterator[Finding]:
     form = call.tag.body if call.tag.content_type == tag_syntax.FORM else ""
     for text in (query, form):
         for output in OUTPUT.finditer(text):
-            if output["closed"] and not _ESCAPED.search(output[0]):
+            if output["closed"] and not _is_escaped(output[0]):
                 expression = output[0][2:-2].strip()
                 if re.sub(r"[\W_]", "", expression).lower() in {"userid", *USER_IDS} and "$" not in expression:
                     continue  # the finding about the missing ${ } comes first
@@ -91,6 +93,13 @@ def _unescaped(call: Call) -> Iterator[Finding]:
                     f"write {fixed}",
                     replacement=fixed,
                 )
+
+
+def _is_escaped(output: str) -> bool:
+    """Return whether an output has a filter that escapes. A misspelt filter counts, as it has a finding of its own."""
+    return any(
+        name in _ESCAPES or (name not in FILTERS and similar(name, _ESCAPES)) for name in _FILTER.findall(output)
+    )
 
 
 def _cut_body(call: Call) -> Iterator[Finding]:
@@ -143,7 +152,10 @@ def _transport(call: Call) -> Iterator[Finding]:
 
 
 def _save(call: Call, *, uses_default: bool) -> Iterator[Finding]:
-    is_misspelt = re.search(r"\s:save[:=]\s", call.markup.text)  # the finding about the option says so
+    # The finding about a misspelt option covers this.
+    is_misspelt = re.search(r"\s:save[:=]\s", call.markup.text) or any(
+        similar(word.strip(":="), ("save",)) for word in call.tag.unknown
+    )
     if not call.tag.options.get("save") and not uses_default and not is_misspelt:
         closing = "-%}" if call.markup.text.endswith("-%}") else "%}"
         at = call.markup.start + len(call.markup.text) - len(closing)
