@@ -57,7 +57,7 @@ from proxy.web import (
     snapshots,
     webhooks,
 )
-from proxy.web.flask_app import ServiceFlask
+from proxy.web.flask_app import AnyText, ServiceFlask
 from proxy.web.pages import assets, docs, playground, status
 from proxy.webhooks.ingest import UpdateIngester
 
@@ -92,7 +92,8 @@ def create_app(
     # Braze follows no redirects, so a trailing or double slash must not redirect.
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
-    app.url_map.converters["id"] = snapshots.IdConverter
+    # The default, because the name of another converter would be part of the route in metrics and log lines.
+    app.url_map.converters["default"] = AnyText
     app_services = _services(settings, fetch, clock)
     services.install(app, app_services)
     request_log.install(app, app_services)

@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Flask, Request
 from flask.sessions import NullSession, SessionInterface
-from werkzeug.routing import MapAdapter
+from werkzeug.routing import BaseConverter, MapAdapter
 
 
 class _NoSessions(SessionInterface):
@@ -15,6 +15,13 @@ class _NoSessions(SessionInterface):
 
     def open_session(self, app: Flask, request: Request) -> NullSession:
         return self._session
+
+
+class AnyText(BaseConverter):
+    """The rest of a path, such as an id. Unlike Werkzeug's converter `path`, it also accepts a slash at the start."""
+
+    regex = "(?s:.+)"
+    part_isolating = False
 
 
 class ServiceFlask(Flask):

@@ -13,7 +13,6 @@ from typing import IO, Any
 import orjson
 from flask import Blueprint, Response, g, jsonify, request
 from werkzeug.exceptions import RequestEntityTooLarge
-from werkzeug.routing import BaseConverter
 
 from proxy.api import bodies
 from proxy.api.errors import BadRequest, BodyTooLarge, UnsupportedMediaType
@@ -48,14 +47,6 @@ _UPLOADS = WeightedSemaphore(2, wait_seconds=UPLOAD_WAIT_SECONDS)
 _UPLOADS_BY_CALLER: dict[str, WeightedSemaphore] = {}
 """Limits each caller to one upload. Otherwise, a caller that sends slowly could block the uploads of all others."""
 
-
-class IdConverter(BaseConverter):
-    """An id at the end of a path. Unlike in Werkzeug's `path`, the first character may be a slash."""
-
-    regex = "(?s:.+)"
-    part_isolating = False
-
-
 blueprint = Blueprint("snapshots", __name__, url_prefix="/v1/snapshots")
 removal = Blueprint("snapshot_removal", __name__, url_prefix="/v1/snapshots")
 """A separate blueprint, because removal needs another scope in `auth.ACCESS`."""
@@ -86,7 +77,7 @@ def installed_snapshots() -> list[bodies.Snapshot]:
     ]
 
 
-@blueprint.put("/<id:cohort_id>", provide_automatic_options=False)
+@blueprint.put("/<cohort_id>", provide_automatic_options=False)
 def install(cohort_id: str) -> Response:
     """Install a snapshot from a body with one user id per line, as a JSON string."""
     app_services = services()
@@ -127,7 +118,7 @@ def install(cohort_id: str) -> Response:
     return _answer(cohort_id=cohort_id, members=installed.members, as_of=int(installed.as_of), skipped=skipped)
 
 
-@removal.delete("/<id:cohort_id>", provide_automatic_options=False)
+@removal.delete("/<cohort_id>", provide_automatic_options=False)
 def remove(cohort_id: str) -> Response:
     """Remove a snapshot."""
     cohort_id = _cohort_id(cohort_id)

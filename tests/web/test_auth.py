@@ -136,8 +136,8 @@ NEEDED: dict[tuple[str, str], Scope | None] = {
     ("/v1/webhooks/braze/currents", "POST"): "push",
     ("/v1/snapshots", "GET"): "push",
     ("/v1/snapshots", "HEAD"): "push",
-    ("/v1/snapshots/<id:cohort_id>", "PUT"): "push",
-    ("/v1/snapshots/<id:cohort_id>", "DELETE"): "admin",
+    ("/v1/snapshots/<cohort_id>", "PUT"): "push",
+    ("/v1/snapshots/<cohort_id>", "DELETE"): "admin",
     **{
         (path, method): "read"
         for path in ("/playground", "/playground/frame", "/status", "/status.json", "/metrics")

@@ -126,7 +126,7 @@ def test_routes__usual_request__answered(app: Flask, route: Route) -> None:
 
 def test_routes__of_the_application__all_are_requested(app: Flask) -> None:
     rules = {
-        (rule.rule.replace("<name>", "site.css").replace("<id:cohort_id>", "c31"), method)
+        (rule.rule.replace("<name>", "site.css").replace("<cohort_id>", "c31"), method)
         for rule in app.url_map.iter_rules()
         for method in rule.methods or ()
     }
