@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import wait
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from threading import Condition, Thread
@@ -25,13 +24,14 @@ from proxy.storage.weighted_semaphore import WeightedSemaphore
 from proxy.sync.delivered_events import DeliveredEvents
 from proxy.sync.state import AcceptedValues, Sent
 from proxy.sync.stream_objects import Kind, Selection, StreamObject
-from proxy.sync.stream_queue import Item, Outcome, take_batch
+from proxy.sync.stream_queue import GATHER_SECONDS, Item, Message, Outcome, take_batch
 
 _log = logging.getLogger(__name__)
 
 _REQUESTS_AT_ONCE = 16
-_MAX_WAITING = 20_000
-"""The maximum number of waiting objects. More messages get status 503. A message that is larger may wait alone."""
+_MAX_WAITING = 3_000
+"""The maximum number of waiting objects, which a busy machine sends within the deadline. More messages get status 503.
+A message that is larger may wait alone."""
 _MAX_BYTES = 32 * 1024 * 1024
 """The maximum size of all bodies with waiting objects. The objects take a multiple of this memory."""
 _MEMORY_WAIT_SECONDS = 0.5
@@ -39,6 +39,10 @@ _RATE_LIMITED_SECONDS = 60.0
 _LONGEST_PAUSE_SECONDS = 3600.0
 _REFUSED_SECONDS = 10.0
 """Seconds without a request after Braze refused the key."""
+_FAILURES_BEFORE_PAUSE = 2
+_UNAVAILABLE_SECONDS = 1.0
+"""Seconds for which no message is queued after Braze failed twice in a row. Each attempt costs processor time, which
+the repeated messages need when Braze has recovered."""
 _REFUSAL_SHOWN_SECONDS = 600.0
 """Seconds for which the status page shows a refusal. The permission may have been added to the key since then."""
 _RESERVE_AGAIN_SECONDS = 0.1
@@ -109,14 +113,17 @@ class EventStream:
         self._requests = 0
         self._dispatcher: Thread | None = None
         self._memory = WeightedSemaphore(_MAX_BYTES, wait_seconds=_MEMORY_WAIT_SECONDS)
-        self._refused_until = float("-inf")
+        self._new_objects = 0
+        """The number of objects that arrived since the dispatcher last selected a batch."""
+        self._failures_in_a_row = 0
+        self._unavailable_until = self._refused_until = float("-inf")
         self._stats = StreamStats()
         self._failures = OncePerMinute(_log, "forwarding_failed", clock)
 
     def stats(self) -> StreamStats:
         """Return the state of the forwarding."""
         with self._changed:
-            waiting = sum(not item.outcome.cancelled() for item in self._waiting)
+            waiting = sum(not item.message.is_abandoned for item in self._waiting)
         refused_for = self._clock.monotonic() - self._refused_until
         return replace(
             self._stats,
@@ -139,37 +146,24 @@ class EventStream:
         `skipped`: the number of objects that are not forwarded, by reason.
         """
         now = self._clock.monotonic()
-        checkpoint = Checkpoint()  # 100,000 objects take seconds, in which other requests need answers
-        items: list[Item] = []
+        message = Message(now + wait_seconds, len(objects))
+        items = [Item(content, message, now) for content in objects]
         with self._changed:
             refusal = self._refusal(now, wait_seconds, len(objects))
             if refusal is None:
                 self._start()
-        for start in range(0, len(objects), _QUEUED_AT_ONCE):
-            checkpoint()
-            queued = [Item(content, now, now + wait_seconds) for content in objects[start : start + _QUEUED_AT_ONCE]]
-            items += queued
-            if refusal is None:
-                with self._changed:
-                    self._waiting.extend(queued)
-                    self._changed.notify_all()
-        if refusal is not None:
+        if refusal is None:
+            self._enqueue(items)
+            if items:
+                message.settled.wait(message.deadline - self._clock.monotonic())
+        else:
             self._settle(items, refusal)
-        for item in items:
-            checkpoint()
-            remaining = now + wait_seconds - self._clock.monotonic()
-            if remaining <= 0 or not wait([item.outcome], timeout=remaining).done:
-                break
-        outcomes: list[Outcome] = []
-        late: list[Item] = []
-        for item in items:
-            checkpoint()
-            # An object whose request is in progress cannot be cancelled. Its outcome is recorded for the next try.
-            if item.outcome.cancel():
-                late.append(item)
-            is_known = item.outcome.done() and not item.outcome.cancelled()
-            outcomes.append(item.outcome.result() if is_known else _LATE)
-        self._count(late, "late")
+        with self._changed:
+            message.is_abandoned = True
+            outcomes = [item.outcome or _LATE for item in items]
+            # The outcome of a request in progress is recorded for the next attempt.
+            late = [item for item in items if item.outcome is None and not item.is_sending]
+        self._count(late, _LATE.word)
         pauses = [outcome.retry_after for outcome in outcomes if outcome.retry_after is not None]
         skipped = +skipped  # without zeros
         if not pauses:  # otherwise Amplitude sends the message again, and these objects would be counted twice
@@ -182,11 +176,25 @@ class EventStream:
         """Return the outcome of objects that cannot be sent in time."""
         if now < self._refused_until:
             return Outcome("refused", self._refused_until - now)
+        if now < self._unavailable_until:
+            return Outcome("unavailable", self._unavailable_until - now)
         if self._limiter.paused_for > wait_seconds:
             return Outcome("rate_limited", self._limiter.paused_for)
         if self._waiting and len(self._waiting) + objects > _MAX_WAITING:
             return Outcome("busy", 1.0)
         return None
+
+    def _enqueue(self, items: Sequence[Item]) -> None:
+        checkpoint = Checkpoint()  # 10,000 objects take milliseconds, in which other requests need answers
+        for start in range(0, len(items), _QUEUED_AT_ONCE):
+            checkpoint()
+            queued = items[start : start + _QUEUED_AT_ONCE]
+            with self._changed:
+                self._waiting.extend(queued)
+                self._new_objects += len(queued)
+                # Between these two cases the dispatcher waits for more objects, so most messages do not wake it.
+                if len(self._waiting) == len(queued) or self._new_objects >= self._batch_objects:
+                    self._changed.notify_all()
 
     def _start(self) -> None:
         if self._dispatcher is None:
@@ -199,9 +207,10 @@ class EventStream:
             with self._changed:
                 self._changed.wait_for(lambda: self._requests < _REQUESTS_AT_ONCE)
                 now = self._clock.monotonic()
+                self._new_objects = 0
                 batch, pause = take_batch(self._waiting, self._busy_users, self._batch_objects, now)
                 if not batch:
-                    self._changed.wait(pause)
+                    self._changed.wait(GATHER_SECONDS if pause is None and self._waiting else pause)
                     continue
                 self._requests += 1
                 self._busy_users.update(item.content.user_id for item in batch)
@@ -216,10 +225,10 @@ class EventStream:
         try:
             self._send(self._unsent(batch))
         except RedisUnavailable:
-            self._settle([item for item in batch if not item.outcome.done()], Outcome("redis_unavailable", 1.0))
+            self._settle([item for item in batch if item.outcome is None], Outcome("redis_unavailable", 1.0))
         except Exception:  # noqa: BLE001  # logged; the messages must get an answer
             _log.exception("forwarding_error")
-            self._settle([item for item in batch if not item.outcome.done()], Outcome("failed", 1.0))
+            self._settle([item for item in batch if item.outcome is None], Outcome("failed", 1.0))
         finally:
             self._end_request(batch)
 
@@ -263,7 +272,7 @@ class EventStream:
         """Send the objects in one request, and settle them. Halves a request that Braze does not accept as a whole."""
         if not items:
             return
-        reservation = self._reserve(max(item.deadline for item in items))
+        reservation = self._reserve(max(item.message.deadline for item in items))
         if reservation is None:
             self._settle(items, Outcome("rate_limited", max(self._limiter.wait() or 0.0, 1.0)))
             return
@@ -278,6 +287,9 @@ class EventStream:
             result = self._client.send(*([_payload(item.content) for item in array] for array in arrays.values()))
             uncertain = isinstance(result, Unavailable) and result.uncertain
             reservation.complete(may_arrive_for=_MAY_ARRIVE_SECONDS if uncertain else 0.0)
+        self._failures_in_a_row = self._failures_in_a_row + 1 if isinstance(result, Unavailable) else 0
+        if self._failures_in_a_row >= _FAILURES_BEFORE_PAUSE:
+            self._unavailable_until = self._clock.monotonic() + _UNAVAILABLE_SECONDS
         match result:
             case Accepted(errors):
                 self._stats.is_refused = False
@@ -363,8 +375,9 @@ class EventStream:
     def _settle(self, items: Iterable[Item], outcome: Outcome) -> None:
         items = list(items)
         self._count(items, outcome.word)
-        for item in items:
-            item.outcome.set_result(outcome)
+        with self._changed:
+            for item in items:
+                item.settle(outcome)
 
     def _count(self, items: Iterable[Item], word: str) -> None:
         for kind, number in Counter(item.content.kind for item in items).items():
