@@ -37,11 +37,12 @@ from proxy.storage.id_digests import IdDigester
 from proxy.storage.shared_snapshots import SharedSnapshots
 from proxy.storage.tiered import TieredStore
 from proxy.sync.delivered_events import REMEMBERED_SECONDS, DeliveredEvents
-from proxy.sync.event_stream import EventStream, StreamStats
+from proxy.sync.event_stream import EventStream
 from proxy.sync.owned_state import OwnedState
 from proxy.sync.recent_values import RecentValues
 from proxy.sync.relay import CurrentsRelay, RelayStats
 from proxy.sync.state import AcceptedValues
+from proxy.sync.stream_delivery import StreamStats
 from proxy.sync.stream_objects import Selection
 from proxy.web import (
     auth,

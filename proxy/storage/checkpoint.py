@@ -14,7 +14,7 @@ class Checkpoint:
     """Yields to other greenlets when called, at most once per millisecond."""
 
     def __init__(self) -> None:
-        self._due = 0.0
+        self._due = time.perf_counter() + _INTERVAL_SECONDS
 
     def __call__(self) -> None:
         """Yield if the last yield was at least a millisecond ago."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Set as AbstractSet
-from concurrent.futures import Future
 from dataclasses import dataclass, field
+from threading import Event
 
 from proxy.sync.stream_objects import StreamObject
 
-_GATHER_SECONDS = 0.05
+GATHER_SECONDS = 0.05
 """Seconds for which an object waits for more objects, which are then sent in the same request."""
 
 
@@ -21,17 +21,35 @@ class Outcome:
     retry_after: float | None = None
 
 
-@dataclass(slots=True)
-class Item:
-    """An object that waits or is being sent. `arrived`, `deadline`: monotonic seconds.
+@dataclass(slots=True, eq=False)
+class Message:
+    """Objects whose sender waits until all have an outcome. `deadline`: monotonic seconds.
 
-    After the wait of a message, `outcome` is cancelled, unless a request with the object is in progress.
+    `pending`: the number of objects without an outcome. `is_abandoned`: nobody waits for the objects any more.
     """
 
-    content: StreamObject
-    arrived: float
     deadline: float
-    outcome: Future[Outcome] = field(default_factory=Future)
+    pending: int
+    is_abandoned: bool = False
+    settled: Event = field(default_factory=Event)
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """An object of a message. `arrived`: monotonic seconds. `is_sending`: a request with the object is in progress."""
+
+    content: StreamObject
+    message: Message
+    arrived: float
+    is_sending: bool = False
+    outcome: Outcome | None = None
+
+    def settle(self, outcome: Outcome) -> None:
+        """Set the outcome, and wake the sender of the message after its last object."""
+        self.outcome = outcome
+        self.message.pending -= 1
+        if not self.message.pending:
+            self.message.settled.set()
 
 
 def take_batch(
@@ -52,7 +70,7 @@ def take_batch(
         if len(batch) >= max_objects:
             break
         checked_items += 1
-        if item.outcome.cancelled():
+        if item.message.is_abandoned:
             continue
         user_id, is_event, event_id = item.content.user_id, item.content.kind == "events", item.content.event_id
         # A repeated event waits for the outcome of the first. Of two values, the later must win.
@@ -66,11 +84,11 @@ def take_batch(
             with_attributes.add(user_id)
         elif event_id is not None:
             event_ids.add(event_id)
-    if batch and len(batch) < max_objects and (pause := batch[0].arrived + _GATHER_SECONDS - now) > 0:
+    if batch and len(batch) < max_objects and (pause := batch[0].arrived + GATHER_SECONDS - now) > 0:
         return [], pause
     for _ in range(checked_items):
         waiting.popleft()
     waiting.extendleft(reversed(remaining))
-    running = [item for item in batch if item.outcome.set_running_or_notify_cancel()]
-    # If all items of the batch were just cancelled, other items may be next.
-    return running, 0.0 if batch else None
+    for item in batch:
+        item.is_sending = True
+    return batch, None
