@@ -19,11 +19,13 @@ from typing import Literal
 import click
 
 from proxy.amplitude.calls import plan_calls
-from proxy.app import amplitude, braze, differing_settings, redis_client
 from proxy.braze.limits import PROFILE_FIELDS, STEERING_NAMES
 from proxy.braze.track import Accepted, Failed, RateLimited, Refused, TooLarge, TrackClient, Unavailable
 from proxy.cli.formats import format_count
 from proxy.cli.output import print_row
+from proxy.composition.amplitude import amplitude_client
+from proxy.composition.braze import braze_client
+from proxy.composition.redis import differing_settings, redis_client
 from proxy.profile.errors import QuotaExhausted, UpstreamError, UpstreamInvalid, UpstreamRejected
 from proxy.profile.parts import COHORTS, Identity
 from proxy.settings import EU_COHORTS_URL, VARIABLES, Settings, SettingsError, changed_settings, renamed_variables
@@ -89,7 +91,7 @@ def _findings(env: Mapping[str, str]) -> Iterator[tuple[Mark, str]]:
         yield from _amplitude_findings(settings)
     else:
         yield from _findings_without_profile_api(settings, env)
-    if (client := braze(settings)) is not None:
+    if (client := braze_client(settings)) is not None:
         yield from _braze_findings(client, settings)
     yield from _direction_findings(settings)
 
@@ -162,7 +164,7 @@ def _credentials_fix(settings: Settings) -> str:
             "credentials, set AMPLITUDE_API_KEY too (Basic was not tried)"
         )
     try:
-        amplitude(replace(settings, amplitude_api_key=None)).fetch(_CHECK_USER, plan_calls([COHORTS])[0])
+        amplitude_client(replace(settings, amplitude_api_key=None)).fetch(_CHECK_USER, plan_calls([COHORTS])[0])
     except UpstreamError as error:
         return (
             "copy AMPLITUDE_API_KEY and AMPLITUDE_SECRET_KEY again from the project settings in Amplitude "
@@ -179,7 +181,7 @@ def _amplitude_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
     started = time.monotonic()
     fault: UpstreamError | None = None
     try:
-        amplitude(settings).fetch(_CHECK_USER, plan_calls([COHORTS])[0])
+        amplitude_client(settings).fetch(_CHECK_USER, plan_calls([COHORTS])[0])
     except UpstreamError as error:
         fault = error
     took = f"{time.monotonic() - started:.2f} s"

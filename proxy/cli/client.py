@@ -14,8 +14,9 @@ import requests
 
 from proxy.api.caller_keys import entry, generate
 from proxy.api.urls import parse_service_url
-from proxy.app import create_app, differing_settings
+from proxy.app import create_app
 from proxy.cli.formats import printable
+from proxy.composition.redis import differing_settings
 from proxy.liquid.types import Answer, Ask, Request
 from proxy.monitoring.logs import configure_logging
 from proxy.profile.values import BadValue

@@ -11,11 +11,11 @@ from pathlib import Path
 import click
 
 from proxy.amplitude.rate_limiter import RateLimiter
-from proxy.app import braze, braze_limiter
 from proxy.braze.track import TrackClient
 from proxy.cli.client import ServiceUnavailable, own_service, own_service_with_redis, own_settings
 from proxy.cli.sync.reading import CONNECTIONS
 from proxy.cli.warmup.destination import running
+from proxy.composition.braze import braze_client, braze_limiter
 from proxy.liquid.types import Ask
 from proxy.profile.aliases import Aliases
 from proxy.settings import Settings
@@ -76,7 +76,7 @@ def connect(
 
 
 def braze_target(settings: Settings, services: Services | None) -> BrazeTarget:
-    client, endpoint, api_key = braze(settings), settings.braze_rest_endpoint, settings.braze_api_key
+    client, endpoint, api_key = braze_client(settings), settings.braze_rest_endpoint, settings.braze_api_key
     if client is None or endpoint is None or api_key is None:
         raise click.ClickException("BRAZE_REST_ENDPOINT and BRAZE_API_KEY are required; set both")
     limiter = services.braze_rate_limiter if services is not None else None
