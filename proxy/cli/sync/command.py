@@ -26,6 +26,7 @@ from proxy.cli.sync.run import FailuresFile, Sender, forecast, limit_lines, plan
 from proxy.cli.sync.selection import Selection, parse_renames
 from proxy.cli.sync.staging import Staging
 from proxy.cli.user_file import UnreadableFile
+from proxy.cli.users_options import require_users, users_options
 from proxy.cli.warmup.audience import DiskFull
 from proxy.cli.warmup.export_run import cohort_client, print_status
 from proxy.profile.aliases import Aliases
@@ -68,15 +69,7 @@ class _Run:
 
 
 @click.command()
-@click.argument("users", required=False, type=click.File("rb"))
-@click.option("--column", help="Column with the user ids, if USERS is a CSV table.")
-@click.option(
-    "--cohort",
-    "cohorts",
-    metavar="ID",
-    multiple=True,
-    help="Amplitude cohort to download, instead of USERS. May be repeated.",
-)
+@users_options
 @click.option("--properties", default="", help="User properties to write, comma-separated.")
 @click.option("--computations", default="", help="Computations to write, comma-separated ids or aliases.")
 @click.option(
@@ -157,9 +150,7 @@ def sync(
 
     Exits with status 1 if values of some users could not be read or sent.
     """
-    cohort_ids = list(dict.fromkeys(cohort.strip() for cohort in cohorts if cohort.strip()))
-    if (users is None) is not bool(cohort_ids) or (column and cohort_ids):
-        raise click.UsageError("specify either USERS (a file, or - for stdin) or --cohort")
+    cohort_ids = require_users(users, column, cohorts)
     selection = Selection(
         _names(properties),
         _names(computations),

@@ -409,6 +409,7 @@ def test_sync__another_key__stops_until_all_or_keep_state(world: World) -> None:
 MISTAKES: list[tuple[tuple[str, ...], str]] = [
     ((), "specify either USERS"),
     (("--cohort", "c31"), "nothing to write; add --properties"),
+    (("--cohort", "c31,c32", "--properties", "plan"), "--cohort takes one id; write --cohort c31 --cohort c32"),
     (("--cohort", "c31", "--recommendations", "homepage"), "add --log-exposures"),
     (("--cohort", "c31", "--cohort", "c32", "--membership", "vip"), "--membership needs exactly one --cohort"),
     (("-", "--membership", "vip"), "--membership needs exactly one --cohort"),
