@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import click
 
-from proxy.cli.sync.run import SendProgress
+from proxy.cli.sync.sending import SendProgress
 from proxy.cli.warmup.export_run import print_status
 from proxy.monitoring.sync_runs import RunResult, SyncRun
 from proxy.storage.redis import RedisUnavailable

@@ -509,7 +509,7 @@ def test_sync__redis__state_is_shared_and_second_run_sends_nothing(world: World)
 def test_sync__redis_loses_the_state_during_a_run__values_accepted_later_are_not_sent_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.cli.sync.run._STATE_RETRY_SECONDS", 0)
+    monkeypatch.setattr("proxy.cli.sync.sending._STATE_RETRY_SECONDS", 0)
     receive = world.braze.receive
     world.cohort("user_id,plan", ["user-1,gold", "user-2,gold"])
     options = ("--cohort", "c31", "--properties", "plan")
