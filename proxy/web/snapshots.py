@@ -13,7 +13,7 @@ import orjson
 from flask import Blueprint, Response, jsonify, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from proxy.api import bodies
+from proxy.api.bodies import changes
 from proxy.api.errors import BadRequest, BodyTooLarge, UnsupportedMediaType
 from proxy.api.parameters import readable_id
 from proxy.api.query_string import values_of
@@ -49,7 +49,7 @@ removal = Blueprint("snapshot_removal", __name__, url_prefix="/v1/snapshots")
 def index() -> Response:
     """Return the installed snapshots, and the state of the memory cache."""
     memory = services().store.memory
-    cache: bodies.CacheState = {
+    cache: changes.CacheState = {
         "max_bytes": memory.max_size,
         "records": memory.records,
         "evictions": memory.evicted,
@@ -57,7 +57,7 @@ def index() -> Response:
     return _answer(snapshots=installed_snapshots(), cache=cache)
 
 
-def installed_snapshots() -> list[bodies.Snapshot]:
+def installed_snapshots() -> list[changes.Snapshot]:
     """Return the snapshots in this process."""
     return [
         {
