@@ -49,8 +49,8 @@ def parse_drop_in(pairs: Iterable[tuple[str, Any]], aliases: Aliases = NO_ALIASE
 
 
 @lru_cache(CACHED_QUERIES)
-def _query(sent: tuple[tuple[str, Any], ...], aliases: Aliases) -> ProfileQuery:
-    values = dict(sent)
+def _query(pairs: tuple[tuple[str, Any], ...], aliases: Aliases) -> ProfileQuery:
+    values = dict(pairs)
     rec_ids, comp_ids, prediction_ids = (entries(values, ids) for ids in (REC_ID, COMP_ID, PREDICTION_ID))
     recommended = flag(values, GET_RECS, default=bool(rec_ids))
     if recommended and not rec_ids:

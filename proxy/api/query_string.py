@@ -35,11 +35,11 @@ def _parsed(text: str) -> list[tuple[str, str]]:
 _cached = lru_cache(256)(_parsed)
 
 
-def with_joined_lists(sent: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+def with_joined_lists(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Join the values of each repeated list with commas: `rec_id=a&rec_id=b` is `rec_id=a,b`."""
     others: list[tuple[str, str]] = []
     lists: dict[str, str] = {}
-    for name, value in sent:
+    for name, value in pairs:
         if name not in LISTS:
             others.append((name, value))
         else:
@@ -62,4 +62,4 @@ def pairs_of(encoded: bytes, where: str) -> list[tuple[str, str]]:
 
 def values_of(query: bytes, name: str) -> list[str]:
     """Return the values of a parameter in the query of a URL. Raises BadRequest if the query is not UTF-8."""
-    return [value for sent, value in pairs_of(query, "the URL") if sent == name]
+    return [value for key, value in pairs_of(query, "the URL") if key == name]

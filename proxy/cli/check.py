@@ -125,24 +125,24 @@ def _service_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
     if settings.redis_url is not None:
         try:
             redis_client(settings, settings.redis_url).probe()
-            differing = differing_settings(settings, settings.redis_url)
+            differing_names = differing_settings(settings, settings.redis_url)
         except RedisUnavailable as error:
             yield "wrong", f"redis: {error}"
         else:
             yield "ok", "redis: Redis answers and permits every command of the service"
-            yield from _shared_redis_findings(settings, differing)
+            yield from _shared_redis_findings(settings, differing_names)
     elif settings.web_concurrency > 1:
         yield "ok", "workers: one process runs; set REDIS_URL to use WEB_CONCURRENCY"
 
 
-def _shared_redis_findings(settings: Settings, differing: list[str]) -> Iterator[tuple[Mark, str]]:
-    if "AMPLITUDE_SECRET_KEY" in differing:
+def _shared_redis_findings(settings: Settings, differing_names: list[str]) -> Iterator[tuple[Mark, str]]:
+    if "AMPLITUDE_SECRET_KEY" in differing_names:
         yield (
             "warn",
             "project: a running service with another AMPLITUDE_SECRET_KEY shares this cache and quota; if it serves "
             "another Amplitude project, set a different AMPLITUDE_PROJECT for each project",
         )
-    if "REDIS_KEY_SECRET" in differing:
+    if "REDIS_KEY_SECRET" in differing_names:
         yield (
             "warn",
             "ids: a running service has another REDIS_KEY_SECRET, so the cache is not shared; set the same secret "
@@ -184,9 +184,9 @@ def _amplitude_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
         amplitude_client(settings).fetch(_CHECK_USER, plan_calls([COHORTS])[0])
     except UpstreamError as error:
         fault = error
-    took = f"{time.monotonic() - started:.2f} s"
+    duration = f"{time.monotonic() - started:.2f} s"
     where = settings.amplitude_base_url
-    reachable: tuple[Mark, str] = "ok", f"{where} answers in {took}"
+    reachable: tuple[Mark, str] = "ok", f"{where} answers in {duration}"
     credentials: tuple[Mark, str] = "?", "unknown until Amplitude answers"
     quota = credentials
     match fault:
@@ -203,8 +203,8 @@ def _amplitude_findings(settings: Settings) -> Iterator[tuple[Mark, str]]:
         case _:
             reachable = (
                 "wrong",
-                f"{where} gives no usable answer ({fault}, {took}); check AMPLITUDE_BASE_URL, the network, the HTTP "
-                "proxy and status.amplitude.com",
+                f"{where} gives no usable answer ({fault}, {duration}); check AMPLITUDE_BASE_URL, the network, the "
+                "HTTP proxy and status.amplitude.com",
             )
     for point, (mark, text) in {"reachable": reachable, "credentials": credentials, "quota": quota}.items():
         yield mark, f"{point}: {text}"

@@ -35,6 +35,6 @@ def require_users(users: BinaryIO | None, column: str | None, cohorts: Sequence[
     if (users is None) is not bool(cohort_ids) or (column and cohort_ids):
         raise click.UsageError("specify either USERS (a file, or - for stdin) or --cohort")
     if listed := next((cohort for cohort in cohort_ids if "," in cohort), None):
-        each = " ".join(f"--cohort {cohort}" for cohort in split_list(listed))
-        raise click.UsageError(f"--cohort takes one id; write {each}")
+        options = " ".join(f"--cohort {cohort}" for cohort in split_list(listed))
+        raise click.UsageError(f"--cohort takes one id; write {options}")
     return cohort_ids

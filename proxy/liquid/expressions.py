@@ -274,18 +274,18 @@ def _steps(token: Token, text: str) -> Iterator[Expression]:
         yield value(token, step[1:-1]) if step.startswith("[") else Constant(token, AfterDot(step))
 
 
-def _range_end(found: object) -> int:
-    if found is None:
+def _range_end(bound: object) -> int:
+    if bound is None:
         return 0
-    return leading_integer(found) if isinstance(found, str) else integer(found)
+    return leading_integer(bound) if isinstance(bound, str) else integer(bound)
 
 
-def to_i(found: object) -> int:
+def to_i(number: object) -> int:
     """Return a number as an integer, as Ruby's `to_i` does."""
-    if isinstance(found, str):
-        return leading_integer(found)
-    if isinstance(found, int | float) and not isinstance(found, bool):
-        return int(found)
-    if found is None:
+    if isinstance(number, str):
+        return leading_integer(number)
+    if isinstance(number, int | float) and not isinstance(number, bool):
+        return int(number)
+    if number is None:
         return 0
     raise RubyError("internal")

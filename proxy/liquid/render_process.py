@@ -88,7 +88,7 @@ class Child:
         (`proxy.liquid.braze_objects`). A child ends itself after `seconds` and is killed `grace_seconds` later. The
         report names such failures. Errors of `ask` are raised.
         """
-        began = time.monotonic()
+        started_at = time.monotonic()
         limit = threading.Timer(seconds + grace_seconds, self.process.kill)
         limit.daemon = True
         limit.start()
@@ -103,7 +103,7 @@ class Child:
             pass  # the child ended too early
         finally:
             limit.cancel()
-        if time.monotonic() - began >= seconds:
+        if time.monotonic() - started_at >= seconds:
             return refused(f"rendering takes longer than {seconds:g} s; simplify the message; {OUR_LIMIT}")
         if self.process.wait() < 0:
             return refused(f"rendering takes too much memory or time; simplify the message; {OUR_LIMIT}")

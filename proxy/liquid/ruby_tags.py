@@ -133,11 +133,11 @@ class _ConditionTag(Tag):
         return self.node_class(token, whole, consequence, alternatives, default)
 
     def _condition(self, token: Token, markup: str) -> Condition:
-        found = condition(token, markup)
+        parsed = condition(token, markup)
         # An unknown operator is an error in the message, which has its own finding.
-        if found.has_known_operators() and not is_standard_condition(markup):
+        if parsed.has_known_operators() and not is_standard_condition(markup):
             self.env.error(UnusualSyntaxError("the condition is not standard Liquid", token=token))
-        return found
+        return parsed
 
 
 class IfTag(_ConditionTag):
@@ -163,7 +163,7 @@ class _When(Expression):
 
     def evaluate(self, context: RenderContext) -> list[bool]:
         left = self.left.evaluate(context)
-        return [same(left, found.evaluate(context)) for found in self.values]
+        return [same(left, value.evaluate(context)) for value in self.values]
 
     def children(self) -> list[Expression]:
         return self.values

@@ -16,7 +16,7 @@ MAX_REMOVALS = 1000
 _MIN_USERS_PER_REMOVAL = 5
 
 
-class Desired(NamedTuple):
+class UserAttributes(NamedTuple):
     """The current attributes of a user. The value None means that the user does not have the attribute.
 
     Attributes with an unknown value are left out. `at`: the time of the values (Unix seconds).
@@ -51,19 +51,19 @@ class ChangeCounts:
 
 
 class ChangePlanner:
-    """Plans the changes of users, and counts them. `everything`: send unchanged values too.
+    """Plans the changes of users, and counts them. `resend_unchanged`: send unchanged values too.
 
     An absent value is sent as null only if the state has a value of this attribute for the user. Otherwise, the sync
     has sent no value of this attribute, and null would cost a data point.
     """
 
-    def __init__(self, digest: Callable[[object], bytes], *, everything: bool) -> None:
+    def __init__(self, digest: Callable[[object], bytes], *, resend_unchanged: bool) -> None:
         self.counts = ChangeCounts()
         self._digest = digest
-        self._everything = everything
+        self._resend_unchanged = resend_unchanged
         self._null, self._true, self._false = digest(None), digest(True), digest(False)
 
-    def change(self, desired: Desired, sent: Mapping[str, Sent]) -> Change | None:
+    def change(self, desired: UserAttributes, sent: Mapping[str, Sent]) -> Change | None:
         """Return what to send for a user with the accepted values `sent`; None if nothing changed."""
         changes: dict[str, Any] = {}
         removes = False
@@ -75,7 +75,7 @@ class ChangePlanner:
                 if last.at > desired.at:
                     self.counts.outdated += 1
                     continue
-                if last.digest == self._null and not self._everything:
+                if last.digest == self._null and not self._resend_unchanged:
                     continue
                 changes[name] = None
                 removes = True
@@ -86,7 +86,7 @@ class ChangePlanner:
                 continue
             self.counts.fitted.update((name, reason) for reason in fitted.reasons)
             is_sent = last is not None and last.digest == self._digest(fitted.value)
-            if is_sent and not self._everything:
+            if is_sent and not self._resend_unchanged:
                 self.counts.unchanged += 1
             elif last is not None and last.at > desired.at:
                 self.counts.outdated += 1
@@ -102,7 +102,7 @@ class ChangePlanner:
         if last.at > at:
             self.counts.outdated += last.digest == self._true
             return None
-        if last.digest == self._true or (self._everything and last.digest == self._false):
+        if last.digest == self._true or (self._resend_unchanged and last.digest == self._false):
             return self._counted(Change(user_id, {attribute: False}, at), removes=True)
         if last.digest == self._false:
             self.counts.unchanged += 1

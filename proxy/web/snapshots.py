@@ -125,8 +125,8 @@ def remove(cohort_id: str) -> Response:
     return _answer(cohort_id=cohort_id, removed=True)
 
 
-def _cohort_id(sent: str) -> str:
-    cohort_id = readable_id(sent)
+def _cohort_id(text: str) -> str:
+    cohort_id = readable_id(text)
     if cohort_id is None:
         raise BadRequest(
             "cohort_id is too long, begins or ends with white space, or contains a control character; send the "

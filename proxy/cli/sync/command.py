@@ -50,7 +50,7 @@ from proxy.sync.state import SentState
 @click.option("--dry-run", is_flag=True, help="Read everything and print the costs, but write nothing.")
 @click.option(
     "--all",
-    "everything",
+    "resend_unchanged",
     is_flag=True,
     help="Send unchanged values too. With another endpoint or key, starts a new state.",
 )
@@ -90,7 +90,7 @@ def sync(
     membership: str | None,
     rename: tuple[str, ...],
     dry_run: bool,
-    everything: bool,
+    resend_unchanged: bool,
     keep_state: bool,
     state: Path | None,
     allow_reserved: bool,
@@ -136,7 +136,7 @@ def sync(
     selection.check()
     if state is not None and os.environ.get("REDIS_URL", "").strip():
         raise click.UsageError("--state is not used with REDIS_URL, because the state is in Redis; remove --state")
-    mode = Mode(dry_run, everything, keep_state, allow_removals)
+    mode = Mode(dry_run, resend_unchanged, keep_state, allow_removals)
     credentials = require_credentials(url, credentials)
     with ExitStack() as stack:
         try:
@@ -229,7 +229,7 @@ def _question(selection: Selection, *, from_file: bool) -> dict[str, str]:
 def _check_owner(state: SentState, target: BrazeTarget, mode: Mode) -> bool:
     """Return whether the run starts over. Raises ClickException if the state belongs to another endpoint or key."""
     differing = state.differing(target.endpoint, target.api_key)
-    if differing and not (mode.everything or mode.keep_state):
+    if differing and not (mode.resend_unchanged or mode.keep_state):
         raise click.ClickException(
             f"the state was written with another {' and another '.join(differing)}; add --all to start over, or "
             "--keep-state for a new key of the same workspace"

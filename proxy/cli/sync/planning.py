@@ -31,7 +31,7 @@ def plan(
     computed: Sequence[str],
     membership: str | None,
     at: float,
-    everything: bool,
+    resend_unchanged: bool,
     start_over: bool,
 ) -> ChangeCounts:
     """Add the changes of all staged users to the staging, and return their counts.
@@ -40,7 +40,7 @@ def plan(
     None if a user outside of the staging may be a member. `at`: the time of the download. `start_over`: ignore the
     values in the state.
     """
-    planner = ChangePlanner(state.digest, everything=everything)
+    planner = ChangePlanner(state.digest, resend_unchanged=resend_unchanged)
 
     def departures() -> Iterator[Change | None]:
         former_members: set[str] = set()

@@ -25,7 +25,7 @@ from proxy.cli.warmup.property_types import TypeCounts
 from proxy.cli.warmup.runner import Warmer
 from proxy.liquid.types import Ask
 from proxy.profile.text_values import typed
-from proxy.sync.changes import Desired
+from proxy.sync.changes import UserAttributes
 
 CONNECTIONS = 16
 
@@ -80,20 +80,20 @@ def read_cohorts(
 ) -> None:
     """Download cohorts, and read their members with the selected properties. Raises NotDownloaded and DiskFull."""
     types = TypeCounts(text_properties)
-    found: dict[str, None] = {}
+    property_names: dict[str, None] = {}
     for cohort_id in cohort_ids:
         with closing(Audience()) as audience:
             result.at, names = _download(client, cohort_id, selection, audience, result)
-            found.update(dict.fromkeys(names))
+            property_names.update(dict.fromkeys(names))
 
-            def desired(names: tuple[str, ...] = names, at: float = result.at) -> Iterator[Desired]:
+            def read_members(names: tuple[str, ...] = names, at: float = result.at) -> Iterator[UserAttributes]:
                 for user_id, values in audience.members():  # read before the next cohort
-                    yield Desired(user_id, _attributes(selection, names, values, types, text_properties), at)
+                    yield UserAttributes(user_id, _attributes(selection, names, values, types, text_properties), at)
 
-            staging.add(desired())
+            staging.add(read_members())
     result.lines += types.lines()
     result.lines += [
-        f"property {name!r}: no user has a value; check --properties" for name in found if name not in types
+        f"property {name!r}: no user has a value; check --properties" for name in property_names if name not in types
     ]
 
 
@@ -150,7 +150,7 @@ def read_answers(
 ) -> None:
     """Fetch the values of every user, until all have an answer or a SIGINT or SIGTERM arrives. Raises DiskFull."""
 
-    valued: set[str] = set()
+    names_with_values: set[str] = set()
 
     def take(user_id: str, body: Mapping[str, Any]) -> None:
         if not body["found"]:
@@ -158,8 +158,8 @@ def read_answers(
         elif not body.get("ok") or not isinstance(as_of := body.get("as_of"), int | float):
             result.unanswered += 1
         else:
-            attributes = _answered(body, selection, result.computed)
-            valued.update(name for name, value in attributes.items() if value not in (None, []))
+            attributes = _answer_attributes(body, selection, result.computed)
+            names_with_values.update(name for name, value in attributes.items() if value not in (None, []))
             staging.merge(user_id, attributes, float(as_of))
 
     def fail(user_id: str, reason: str) -> None:
@@ -175,25 +175,25 @@ def read_answers(
     result.stopped = bool(progress.remaining) and warmer.refused is None
     answered = len(staging) - result.unknown - result.unanswered - result.failed
     if answered and not progress.remaining:
-        result.lines += _lines_without_values(question, selection, valued, len(result.computed))
+        result.lines += _lines_without_values(question, selection, names_with_values, len(result.computed))
 
 
 def _lines_without_values(
-    question: Mapping[str, str], selection: Selection, valued: AbstractSet[str], computed: int
+    question: Mapping[str, str], selection: Selection, names_with_values: AbstractSet[str], computed: int
 ) -> Iterator[str]:
     """Yield a line for each name that is probably misspelt, because no answer has a value."""
     if "keys" in question:
         for name in selection.properties:
-            if selection.attribute(name) not in valued:
+            if selection.attribute(name) not in names_with_values:
                 yield f"property {name!r}: no user has a value; check --properties"
     for rec_id in selection.recommendations:
-        if selection.attribute(rec_id) not in valued:
+        if selection.attribute(rec_id) not in names_with_values:
             yield f"recommendation {rec_id!r}: no user has items; check --recommendations"
     if computed < len(selection.computations):
         yield f"computations: only {computed} of {len(selection.computations)} with a value; check --computations"
 
 
-def _answered(body: Mapping[str, Any], selection: Selection, computed: dict[str, None]) -> dict[str, Any]:
+def _answer_attributes(body: Mapping[str, Any], selection: Selection, computed: dict[str, None]) -> dict[str, Any]:
     attributes: dict[str, Any] = {}
     for name in selection.properties if "properties_by_name" in body else ():
         attributes[selection.attribute(name)] = body["properties_by_name"].get(name)

@@ -28,7 +28,7 @@ class Mode:
     """The options that determine which values are sent."""
 
     dry_run: bool
-    everything: bool
+    resend_unchanged: bool
     keep_state: bool
     allow_removals: bool
 
@@ -76,7 +76,7 @@ def write(run: Run) -> bool:
         computed=[selection.attribute(name) for name in result.computed],
         membership=membership,
         at=result.at,
-        everything=mode.everything,
+        resend_unchanged=mode.resend_unchanged,
         start_over=run.start_over,
     )
     costs = forecast(len(run.staging), counts, run.settings.braze_batch_objects)

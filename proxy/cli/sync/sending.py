@@ -104,17 +104,17 @@ class Sender:
                     self._client,
                     self._limiter,
                     batch_objects=self._batch_objects,
-                    on_accepted=self._accepted,
-                    on_failed=self._failed,
-                    on_request=self._requested,
-                    on_uncertain=self._uncertain,
+                    on_accepted=self._on_accepted,
+                    on_failed=self._on_failed,
+                    on_request=self._on_request,
+                    on_uncertain=self._on_uncertain,
                     stop=stop,
                 )
             except DeliveryStopped as error:
                 return error
         return None
 
-    def _accepted(self, changes: Sequence[Change]) -> None:
+    def _on_accepted(self, changes: Sequence[Change]) -> None:
         if self._claim is not None:
             self._record(self._claim)
             self._claim = None
@@ -146,15 +146,15 @@ class Sender:
                 return
         raise DeliveryStopped(f"the state cannot be written ({problem}); run the command again when Redis answers")
 
-    def _failed(self, change: Change, reason: str) -> None:
+    def _on_failed(self, change: Change, reason: str) -> None:
         self.progress.failed += 1
         self.progress.failures[reason] += 1
         self._failures.add(change.user_id, reason)
 
-    def _uncertain(self, changes: Sequence[Change]) -> None:
+    def _on_uncertain(self, changes: Sequence[Change]) -> None:
         self.progress.repeated += len(changes)
 
-    def _requested(self) -> None:
+    def _on_request(self) -> None:
         self.progress.requests += 1
         if (now := time.monotonic()) - self._reported >= _REPORT_SECONDS:
             self._reported = now
