@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from email.message import Message
 from typing import Any, get_args
 
@@ -34,6 +34,7 @@ _NOT_THROTTLED: dict[str, Any] = {
 }
 
 
+@dataclass(kw_only=True, eq=False)
 class BatchApi:
     """Receives events and stores each event once. Thread-safe.
 
@@ -41,21 +42,14 @@ class BatchApi:
     clock: returns epoch seconds.
     """
 
-    def __init__(
-        self,
-        *,
-        key: str = "sandbox-api-key",
-        max_events: int = 2000,
-        max_bytes: int = 20_000_000,
-        latency: float = 0.0,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self.key = key
-        self.max_events = max_events
-        self.max_bytes = max_bytes
-        self.latency = latency
+    key: str = "sandbox-api-key"
+    max_events: int = 2000
+    max_bytes: int = 20_000_000
+    latency: float = 0.0
+    clock: Callable[[], float] = time.time
+
+    def __post_init__(self) -> None:
         self.faults = FaultSwitch(get_args(BatchFaultKind))
-        self._clock = clock
         self._lock = threading.Lock()
         self.reset()
 
@@ -102,7 +96,7 @@ class BatchApi:
         items = events if isinstance(events, list) else []
         ids = {_text(item, name) for item in items for name in _IDS}
         with self._lock:
-            request = self.log.add(self._clock(), body)
+            request = self.log.add(self.clock(), body)
             request.objects = len(items)
             fault = self.faults.take(lambda fault: fault.user_id is None or any(map(fault.concerns, ids)))
             reply = self._rejection(headers, body, payload, items, fault)
