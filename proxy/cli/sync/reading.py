@@ -11,7 +11,6 @@ from typing import Any, BinaryIO
 import click
 
 from proxy.amplitude.cohort_export import CohortExport
-from proxy.amplitude.cohort_file import CohortFile
 from proxy.cli.client import ServiceRefused
 from proxy.cli.formats import format_count
 from proxy.cli.sync.selection import Selection
@@ -23,6 +22,7 @@ from proxy.cli.warmup.fetching import set_by_signals
 from proxy.cli.warmup.progress import progress_report
 from proxy.cli.warmup.property_types import TypeCounts
 from proxy.cli.warmup.runner import Warmer
+from proxy.cli.warmup.staged_cohort import stage_cohort
 from proxy.liquid.types import Ask
 from proxy.profile.text_values import typed
 from proxy.sync.changes import UserAttributes
@@ -101,25 +101,14 @@ def _download(
     client: CohortExport, cohort_id: str, selection: Selection, audience: Audience, result: ReadResult
 ) -> tuple[float, tuple[str, ...]]:
     """Download a cohort. Return the time of the request, and the names of the properties in the file."""
-    ids = UserIds()
-    names: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
-
-    def stage(file: CohortFile) -> None:
-        nonlocal names, missing
-        names, missing = file.names, file.missing
-        ids.restart()
-        audience.clear()
-        audience.replace((row.user_id, values) for row, values in file.rows if ids.accepts(row))
-
-    at = client.download(cohort_id, stage, selection.properties)
-    result.lines += ids.summary(len(audience), "; the last row of each user was used")
-    result.lines += [f"property {name!r} is not in the file; correct --properties" for name in missing]
-    result.unreadable += ids.unreadable
-    result.complete &= not (ids.unreadable or missing)
+    cohort = stage_cohort(client, cohort_id, selection.properties, audience)
+    result.lines += cohort.ids.summary(len(audience), "; the last row of each user was used")
+    result.lines += [f"property {name!r} is not in the file; correct --properties" for name in cohort.missing]
+    result.unreadable += cohort.ids.unreadable
+    result.complete &= not (cohort.ids.unreadable or cohort.missing)
     if not len(audience):
         result.empty_cohorts.append(cohort_id)
-    return at, names
+    return cohort.requested_at, cohort.names
 
 
 def _attributes(
