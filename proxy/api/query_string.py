@@ -23,16 +23,16 @@ def pairs(text: str) -> list[tuple[str, str]]:
     """
     before, separator, after = text.partition(_USER_ID)
     if not separator or (before and not before.endswith("&")) or len(text) > _SHORT:
-        return _parsed(text)
+        return _parse(text)
     user_id, _, rest = after.partition("&")
     return [*_cached(before + rest), ("user_id", unquote_plus(user_id, errors="strict"))]
 
 
-def _parsed(text: str) -> list[tuple[str, str]]:
+def _parse(text: str) -> list[tuple[str, str]]:
     return with_joined_lists(parse_qsl(text, keep_blank_values=True, errors="strict"))
 
 
-_cached = lru_cache(256)(_parsed)
+_cached = lru_cache(256)(_parse)
 
 
 def with_joined_lists(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

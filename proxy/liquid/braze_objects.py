@@ -106,11 +106,11 @@ def tag_value_name(tag: str, words: Iterable[str]) -> str:
 def misspelt(name: str) -> str | None:
     """Return the documented attribute that `name` resembles; None if the attribute is documented or resembles none."""
     prefix, attribute = (attributes(name) or [("", "")])[0]
-    suggestion = meant_attribute(attribute, prefix)
+    suggestion = suggest_attribute(attribute, prefix)
     return name.replace(f"{{{attribute}}}", f"{{{suggestion}}}") if suggestion else None
 
 
-def meant_attribute(attribute: str, prefix: str = "") -> str | None:
+def suggest_attribute(attribute: str, prefix: str = "") -> str | None:
     """Return the documented attribute of `prefix` that was probably meant; None if `attribute` is documented too."""
     known = sorted(DOCUMENTED.get(prefix, ()))
     if not attribute or attribute in known:

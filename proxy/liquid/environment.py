@@ -20,7 +20,7 @@ from proxy.liquid import braze_filters, limits
 from proxy.liquid.braze_objects import variables
 from proxy.liquid.braze_tags import braze_tags
 from proxy.liquid.expressions import NotLiquidError, UnusualSyntaxError
-from proxy.liquid.lookup import looked_up
+from proxy.liquid.lookup import look_up
 from proxy.liquid.ruby import RubyError
 from proxy.liquid.ruby_tags import TAGS
 from proxy.liquid.standard_filters import STANDARD
@@ -101,7 +101,7 @@ class BrazeContext(RenderContext):
         root, *steps = path
         value = self.scope.get(root) if isinstance(root, str) else None
         for step in steps:
-            value = looked_up(value, step)
+            value = look_up(value, step)
         return value
 
     def get_buffer(self, buf: TextIO | None = None) -> LimitedStringIO:

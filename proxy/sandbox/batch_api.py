@@ -16,8 +16,8 @@ from typing import Any, get_args
 
 from proxy.sandbox.faults import BatchFaultKind, Fault, FaultSwitch
 from proxy.sandbox.http import Reply
-from proxy.sandbox.receiving import disturbed, upstream_error
-from proxy.sandbox.request_log import RequestLog, parsed
+from proxy.sandbox.receiving import apply_fault, upstream_error
+from proxy.sandbox.request_log import RequestLog, parse_body
 
 _DEDUPLICATION_SECONDS = 7 * 24 * 3600.0
 _EPS_THRESHOLD = 1000
@@ -91,7 +91,7 @@ class BatchApi:
 
     def receive(self, path: str, headers: Message, body: bytes) -> Reply:
         """Return the answer to a POST of `body` to /batch."""
-        payload = parsed(body)
+        payload = parse_body(body)
         events = payload.get("events") if isinstance(payload, dict) else None
         items = events if isinstance(events, list) else []
         ids = {_text(item, name) for item in items for name in _IDS}
@@ -106,7 +106,7 @@ class BatchApi:
                     self._store(_without_short_ids(event, shortest), request.arrived)
                 summary = {"events_ingested": len(items), "payload_size_bytes": len(body)}
                 accepted = Reply(200, {"code": 200, **summary, "server_upload_time": int(request.arrived * 1000)})
-                reply = disturbed(accepted, fault)
+                reply = apply_fault(accepted, fault)
             reply = replace(reply, delay=reply.delay + self.latency)
             request.status = 0 if reply.lost else reply.status
         return reply

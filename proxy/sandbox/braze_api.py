@@ -17,8 +17,8 @@ from proxy.sandbox.braze_objects import problem, user_key
 from proxy.sandbox.braze_profiles import BrazeProfiles, KnownUsers
 from proxy.sandbox.faults import BrazeFaultKind, Fault, FaultSwitch
 from proxy.sandbox.http import Reply
-from proxy.sandbox.receiving import disturbed, upstream_error
-from proxy.sandbox.request_log import ReceivedRequest, RequestLog, parsed
+from proxy.sandbox.receiving import apply_fault, upstream_error
+from proxy.sandbox.request_log import ReceivedRequest, RequestLog, parse_body
 
 ARRAYS = ("attributes", "events", "purchases")
 """The arrays of a request, in the order in which Braze processes them."""
@@ -103,7 +103,7 @@ class BrazeApi:
 
     def receive(self, path: str, headers: Message, body: bytes) -> Reply:
         """Return the answer to a POST of `body` to `path`, which is /users/track with or without a slash at the end."""
-        payload = parsed(body)
+        payload = parse_body(body)
         arrays = _arrays(payload)
         users = {_user(item) for items in arrays.values() for item in items} - {None}
         with self._lock:
@@ -112,7 +112,7 @@ class BrazeApi:
             fault = self.faults.take(lambda fault: fault.user_id is None or any(map(fault.concerns, users)))
             reply = self._rejection(path, headers, request, payload, fault)
             if reply is None:
-                reply = disturbed(self._accept(arrays, fault), fault)
+                reply = apply_fault(self._accept(arrays, fault), fault)
             reply = replace(reply, delay=reply.delay + self.latency)
             self._note_overlaps(users, request.arrived, reply)
             request.status = 0 if reply.lost else reply.status

@@ -81,7 +81,7 @@ def read_cohorts(
 ) -> Batch:
     """Parse the body of a cohort webhook. Raises BadRequest and TooLarge.
 
-    `text_properties`: the properties whose text keeps its type (see `typed`).
+    `text_properties`: the properties whose text keeps its type (see `convert_text`).
     """
     payload = _document(body, checkpoint)
     if not isinstance(payload, dict):
@@ -147,8 +147,8 @@ def read_users(
     """Parse the body of a streaming webhook: an event, a user, or an array of both. Raises BadRequest and TooLarge.
 
     Events have the form of Amplitude's exports. Users have the form of its Identify API. `whole` marks a complete set
-    of properties. `text_properties`: the properties whose text keeps its type (see `typed`). `keep_elements`: keep the
-    decoded elements, which are forwarded; an event without properties is then not skipped.
+    of properties. `text_properties`: the properties whose text keeps its type (see `convert_text`). `keep_elements`:
+    keep the decoded elements, which are forwarded; an event without properties is then not skipped.
     """
     payload = _document(body, checkpoint)
     batch = Batch()

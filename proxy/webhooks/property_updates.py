@@ -11,7 +11,7 @@ import msgspec
 
 from proxy.profile.json import write_json
 from proxy.profile.liquid_names import USER_PROPERTY
-from proxy.profile.text_values import typed
+from proxy.profile.text_values import convert_text
 from proxy.profile.updates import MAX_FIELDS, REMOVED, UNKNOWN, Updates, cleared, merged, properties, property_lines
 from proxy.webhooks.envelope import SkippedValue
 from proxy.webhooks.skipped_user import SkippedUser
@@ -40,28 +40,28 @@ def read_properties(
     if len(value) + sum(len(operand) for operand in operands if isinstance(operand, dict | list)) > MAX_FIELDS:
         raise SkippedUser("too_large")  # checked before the encoding, which would delay other requests
     if not operands:
-        return _property_values(_typed(value, text_properties), at, now, whole=whole), 0
+        return _property_values(_convert(value, text_properties), at, now, whole=whole), 0
     updates: Updates = {}
     unapplied = 0
     values: dict[str, bytes] = {}
     for name, operand in value.items():
         if name not in _OPERATORS:
-            values |= _encoded(_typed({name: operand}, text_properties))
+            values |= _encode(_convert({name: operand}, text_properties))
         elif name == "$clearAll":
             updates = cleared(at, now)
             unapplied += 1
         elif name == "$unset" and isinstance(operand, list):
-            values |= {_plain(key): REMOVED for key in operand if isinstance(key, str)}
+            values |= {_without_prefix(key): REMOVED for key in operand if isinstance(key, str)}
         elif not isinstance(operand, dict):
             unapplied += 1
         elif name == "$set":
-            values |= _encoded(_typed(operand, text_properties))
+            values |= _encode(_convert(operand, text_properties))
         elif name == "$unset":
-            values |= dict.fromkeys(map(_plain, operand), REMOVED)
+            values |= dict.fromkeys(map(_without_prefix, operand), REMOVED)
         else:
             unapplied += len(operand)
             if name in _UNKNOWABLE:
-                values |= dict.fromkeys(map(_plain, operand), UNKNOWN)
+                values |= dict.fromkeys(map(_without_prefix, operand), UNKNOWN)
     return merged(updates, properties(values, at, now)), unapplied
 
 
@@ -76,17 +76,17 @@ def _property_values(values: Mapping[str, Any], at: float, now: float, *, whole:
             names = _LINES(list(values))
             if _PREFIXED not in names:
                 return property_lines(names, _LINES(list(values.values())), at, now, whole=whole)
-    return properties(_encoded(values), at, now, whole=whole)
+    return properties(_encode(values), at, now, whole=whole)
 
 
-def _plain(name: str) -> str:
+def _without_prefix(name: str) -> str:
     return name.removeprefix(USER_PROPERTY)
 
 
-def _typed(values: Mapping[str, Any], text_properties: AbstractSet[str]) -> dict[str, Any]:
-    return {name: typed(_plain(name), value, text_properties) for name, value in values.items()}
+def _convert(values: Mapping[str, Any], text_properties: AbstractSet[str]) -> dict[str, Any]:
+    return {name: convert_text(_without_prefix(name), value, text_properties) for name, value in values.items()}
 
 
-def _encoded(values: Mapping[str, Any]) -> dict[str, bytes]:
+def _encode(values: Mapping[str, Any]) -> dict[str, bytes]:
     """Return the JSON of each value by property name without prefix."""
-    return {_plain(name): write_json(value) for name, value in values.items()}
+    return {_without_prefix(name): write_json(value) for name, value in values.items()}

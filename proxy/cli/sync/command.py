@@ -17,7 +17,7 @@ from proxy.cli.formats import format_count, format_minutes
 from proxy.cli.sync.connection import BrazeTarget, braze_target, connect, open_state
 from proxy.cli.sync.failures_file import FailuresFile
 from proxy.cli.sync.reading import ReadResult, read_answers, read_cohorts, read_file
-from proxy.cli.sync.recording import recorded
+from proxy.cli.sync.recording import record_run
 from proxy.cli.sync.run import Mode, Run, write
 from proxy.cli.sync.selection import Selection, parse_renames
 from proxy.cli.sync.staging import Staging
@@ -153,7 +153,7 @@ def sync(
             path = state or Path(DEFAULT_PATH)
             sent_state = stack.enter_context(open_state(services, path, on_lost, dry_run=dry_run))
             runs = None if services is None or dry_run else services.sync_runs
-            record = stack.enter_context(recorded(runs))
+            record = stack.enter_context(record_run(runs))
             start_over = _check_owner(sent_state, target, mode)
             # Only now, because a run that is refused must not overwrite the file of the run in progress.
             inputs = [path, *([] if users is None else [Path(users.name)])]

@@ -24,7 +24,7 @@ from proxy.cli.warmup.property_types import TypeCounts
 from proxy.cli.warmup.runner import Warmer
 from proxy.cli.warmup.staged_cohort import stage_cohort
 from proxy.liquid.types import Ask
-from proxy.profile.text_values import typed
+from proxy.profile.text_values import convert_text
 from proxy.sync.changes import UserAttributes
 
 CONNECTIONS = 16
@@ -122,7 +122,7 @@ def _attributes(
     for name, value in zip(names, values, strict=True):
         if value is not None:
             types.add(name, value)
-        attributes[selection.attribute(name)] = typed(name, value, text_properties)
+        attributes[selection.attribute(name)] = convert_text(name, value, text_properties)
     if selection.membership is not None:
         attributes[selection.attribute(selection.membership)] = True
     return attributes
@@ -147,7 +147,7 @@ def read_answers(
         elif not body.get("ok") or not isinstance(as_of := body.get("as_of"), int | float):
             result.unanswered += 1
         else:
-            attributes = _answer_attributes(body, selection, result.computed)
+            attributes = _read_attributes(body, selection, result.computed)
             names_with_values.update(name for name, value in attributes.items() if value not in (None, []))
             staging.merge(user_id, attributes, float(as_of))
 
@@ -182,7 +182,7 @@ def _lines_without_values(
         yield f"computations: only {computed} of {len(selection.computations)} with a value; check --computations"
 
 
-def _answer_attributes(body: Mapping[str, Any], selection: Selection, computed: dict[str, None]) -> dict[str, Any]:
+def _read_attributes(body: Mapping[str, Any], selection: Selection, computed: dict[str, None]) -> dict[str, Any]:
     attributes: dict[str, Any] = {}
     for name in selection.properties if "properties_by_name" in body else ():
         attributes[selection.attribute(name)] = body["properties_by_name"].get(name)

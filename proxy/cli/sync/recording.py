@@ -26,7 +26,7 @@ class RunRecord:
 
 
 @contextmanager
-def recorded(runs: RedisSyncRuns | None) -> Iterator[RunRecord]:
+def record_run(runs: RedisSyncRuns | None) -> Iterator[RunRecord]:
     """Record the run when the `with` block ends, also with an error. `runs`: None to record nothing."""
     record = RunRecord()
     error = ""

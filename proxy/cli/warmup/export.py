@@ -20,7 +20,7 @@ from proxy.cli.warmup.progress import Report, StoreProgress
 from proxy.cli.warmup.property_types import TypeCounts
 from proxy.cli.warmup.staged_cohort import stage_cohort
 from proxy.liquid.types import Answer
-from proxy.profile.encoding import compressed
+from proxy.profile.encoding import compress
 from proxy.profile.parts import Identity
 from proxy.profile.record import EMPTY
 from proxy.profile.updates import pack
@@ -195,5 +195,5 @@ class Exporter:
         for _, body in batches(self._staged.members(members // _SAMPLED_USERS), names, at, whole=whole):
             updates = read_users(body.encode(), at, lambda: None, self._text_properties).updates
             sampled += len(updates)
-            size += sum(size_of(Identity(user_id, None), EMPTY, compressed(pack(new))) for user_id, new in updates)
+            size += sum(size_of(Identity(user_id, None), EMPTY, compress(pack(new))) for user_id, new in updates)
         return size * members // max(1, sampled)

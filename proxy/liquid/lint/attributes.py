@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from proxy.liquid.braze_objects import DOCUMENTED, meant_attribute
+from proxy.liquid.braze_objects import DOCUMENTED, suggest_attribute
 from proxy.liquid.lint.place import finding
 from proxy.liquid.lint.values import similar
 from proxy.liquid.scanner import OUTPUT, Markup, attributes
@@ -60,7 +60,7 @@ def attribute_findings(source: str, markup: Markup) -> Iterator[Finding]:
         if (prefix, name) in _KNOWN:
             continue
         span = markup.start + start, markup.start + end
-        suggestion = None if prefix else meant_attribute(name)
+        suggestion = None if prefix else suggest_attribute(name)
         if suggestion:
             yield finding(
                 source, span, "misspelt-attribute", f"${{{name}}} is not a Braze attribute, so it is empty",
@@ -80,7 +80,7 @@ def attribute_findings(source: str, markup: Markup) -> Iterator[Finding]:
 def bare_attribute_findings(source: str, pieces: Sequence[Markup]) -> Iterator[Finding]:
     """Yield a finding for each attribute, such as `{user_id}`, outside of `{{ }}`."""
     for match in _ODD_OUTPUT.finditer(source):
-        fixed = f"{{{{${{{meant_attribute(match['name']) or match['name']}}}}}}}"
+        fixed = f"{{{{${{{suggest_attribute(match['name']) or match['name']}}}}}}}"
         yield finding(
             source, match.span(), "braces", f"{match[0]} does not print a Braze attribute", f"write {fixed}",
             replacement=fixed,
@@ -98,7 +98,7 @@ def bare_attribute_findings(source: str, pieces: Sequence[Markup]) -> Iterator[F
 def _bare(source: str, text: str, start: int, filters: str) -> Iterator[Finding]:
     for match in _BARE.finditer(text):
         name_written = match["name"] or match["bare"]
-        name = meant_attribute(name_written) or name_written
+        name = suggest_attribute(name_written) or name_written
         fixed = f"{{{{${{{name}}}{filters}}}}}"
         yield finding(
             source, (start + match.start(), start + match.end()), "braces",

@@ -117,7 +117,7 @@ def _abort_against_retry(
     def ask(request: Request) -> Answer:
         return next((answer for recorded, answer in answers if recorded == request), _FAILED)
 
-    failing = run.again(ask)
+    failing = run.restart(ask)
     try:
         render(failing)
     except Aborted:

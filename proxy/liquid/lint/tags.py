@@ -54,7 +54,7 @@ def tag_findings(source: str, pieces: Sequence[Markup], unset: Iterable[str]) ->
         call = Call(source, markup, tag, variable, with_credentials)
         problems = list(url_findings(call, hosts))
         yield from problems
-        if not call.foreign:
+        if not call.is_foreign:
             rules = (_unescaped, _cut_body, _transport, _half_retry, _unknown_parameters, _exposure)
             for rule in rules if call.is_own_service or call.has_credentials else (_unescaped, _cut_body, _exposure):
                 yield from rule(call)

@@ -98,7 +98,7 @@ def similar(name: str, known: Iterable[str]) -> str | None:
     return best
 
 
-def listed(names: Sequence[str]) -> str:
+def list_names(names: Sequence[str]) -> str:
     """Return the first names as text, without names that Braze adds."""
     names = [name for name in names if not name.startswith("__")]
     shown = ", ".join(name[:80] for name in names[:_LISTED])

@@ -36,7 +36,7 @@ _SWAGGER_UI = ("swagger-ui-bundle.js", "swagger-ui.css")
 
 def page(template: str, **values: Any) -> Response:
     """Render `template`, which extends `base.html` and builds URLs of static files with `asset`."""
-    return revalidated(fill(Response(), template, **values))
+    return allow_revalidation(fill(Response(), template, **values))
 
 
 def fill(response: Response, template: str, **values: Any) -> Response:
@@ -56,14 +56,14 @@ def host_in_braze() -> str:
     return host if _NAME.fullmatch(host) else "your-host"
 
 
-def revalidated(response: Response) -> Response:
+def allow_revalidation(response: Response) -> Response:
     """Let a browser cache `response` and revalidate it each time. An unchanged response is a 304."""
     response.headers["Cache-Control"] = "no-cache"
     response.add_etag()
     return _conditional(response)
 
 
-def uncached(data: bytes, content_type: str = "application/json") -> Response:
+def uncached_response(data: bytes, content_type: str = "application/json") -> Response:
     """Return a response that no cache may store."""
     response = Response(data, content_type=content_type)
     response.headers["Cache-Control"] = "no-store"
