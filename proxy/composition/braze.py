@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from proxy.amplitude.rate_limiter import RateLimiter
 from proxy.braze.track import TrackClient
@@ -25,6 +25,17 @@ if TYPE_CHECKING:
 _TIMEOUT_SECONDS = 10.0
 _REQUEST_SHARE = 0.85
 """The part of a webhook's time limit that a request to Braze may take. The rest is for collecting more objects."""
+
+
+class Forwarding(NamedTuple):
+    """The forwarding of Amplitude's event stream to Braze.
+
+    `stream`: None if nothing is forwarded. `register`: registers this process as a user of the limiter.
+    """
+
+    limiter: RateLimiter | None = None
+    stream: EventStream | None = None
+    register: Callable[[], None] = lambda: None
 
 
 def braze_client(
@@ -67,20 +78,32 @@ def accepted_values(settings: Settings, sent: RedisSentState | None) -> Accepted
     return OwnedState(sent, recent, settings.braze_rest_endpoint or "", settings.braze_api_key or "")
 
 
-def event_stream(
+def build_forwarding(
     settings: Settings,
     redis: RedisClient | None,
-    limiter: RateLimiter,
     values: AcceptedValues,
     metrics: Metrics,
     *,
     wait_seconds: float,
     clock: Clock,
-) -> EventStream | None:
-    """Return the forwarding of Amplitude's event stream to Braze; None if nothing is forwarded.
+) -> Forwarding:
+    """Return the forwarding of Amplitude's event stream to Braze. `wait_seconds`: the time limit of a webhook."""
+    if settings.braze_rest_endpoint is None:
+        return Forwarding()
+    limiter, register = braze_limiter(settings, redis, clock)
+    stream = _event_stream(settings, redis, limiter, values, metrics, wait_seconds, clock)
+    return Forwarding(limiter, stream, register)
 
-    `wait_seconds`: the time limit of a webhook.
-    """
+
+def _event_stream(
+    settings: Settings,
+    redis: RedisClient | None,
+    limiter: RateLimiter,
+    values: AcceptedValues,
+    metrics: Metrics,
+    wait_seconds: float,
+    clock: Clock,
+) -> EventStream | None:
     selection = Selection(settings.forward_events, settings.forward_properties, settings.braze_app_id)
     # A request must end before the answer to Amplitude, so that the outcome is known.
     client = braze_client(settings, timeout=wait_seconds * _REQUEST_SHARE, clock=clock)

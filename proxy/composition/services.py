@@ -11,9 +11,9 @@ from proxy.amplitude.client import Fetched
 from proxy.amplitude.executor import CallExecutor
 from proxy.api.caller_keys import KeyRing
 from proxy.composition.amplitude import amplitude_client, amplitude_limiter, currents_relay, fetch_threads
-from proxy.composition.braze import accepted_values, braze_limiter, event_stream
+from proxy.composition.braze import accepted_values, build_forwarding
 from proxy.composition.gauges import connect_metrics
-from proxy.composition.redis import redis_client, redis_stores
+from proxy.composition.redis import RedisStores, redis_client, redis_stores
 from proxy.fetch.backlog import Backlog
 from proxy.fetch.forget import ForgetService
 from proxy.fetch.scheduler import FetchScheduler
@@ -43,14 +43,7 @@ def build_services(settings: Settings, fetch: Callable[[Identity, Call], Fetched
     policy, wait_seconds = _freshness_policy(settings), _wait_seconds(settings)
     redis = None if settings.redis_url is None else redis_client(settings, settings.redis_url, clock)
     stores = redis_stores(settings, redis, policy)
-    store = TieredStore(
-        max_bytes=int(settings.cache_max_mb * 1024 * 1024),
-        policy=policy,
-        clock=clock,
-        shared=stores.profiles,
-        # Redis may have other parts from the time before the Profile API was turned off.
-        only=None if settings.amplitude_profile_api else (PROPERTIES, COHORTS),
-    )
+    store = _tiered_store(settings, policy, stores, clock)
     metrics = Metrics()
     limiter, register_limiter = amplitude_limiter(settings, redis, clock)
     circuit_breaker = CircuitBreaker(clock)
@@ -73,19 +66,14 @@ def build_services(settings: Settings, fetch: Callable[[Identity, Call], Fetched
     forget_service = ForgetService(store, backlog, stores.profiles, stores.snapshots, values.forget)
     ingester = UpdateIngester(store.memory, stores.updates, clock=clock)
     snapshots = SharedSnapshots(store.memory, stores.snapshots, clock=clock)
-    registrations = [register_limiter]
-    braze_rate_limiter = stream = None
-    if settings.braze_rest_endpoint is not None:
-        braze_rate_limiter, register_braze_limiter = braze_limiter(settings, redis, clock)
-        registrations.append(register_braze_limiter)
-        stream = event_stream(
-            settings, redis, braze_rate_limiter, values, metrics, wait_seconds=wait_seconds, clock=clock
-        )
-    registrations += [forget_service.catch_up, ingester.catch_up, snapshots.catch_up]
+    forwarding = build_forwarding(settings, redis, values, metrics, wait_seconds=wait_seconds, clock=clock)
 
     def register() -> None:
-        for registration in registrations:
-            registration()
+        register_limiter()
+        forwarding.register()
+        forget_service.catch_up()
+        ingester.catch_up()
+        snapshots.catch_up()
 
     if redis is not None:
         redis.set_registration(register)
@@ -94,11 +82,11 @@ def build_services(settings: Settings, fetch: Callable[[Identity, Call], Fetched
         scheduler=scheduler,
         executor=executor,
         rate_limiter=limiter,
-        braze_rate_limiter=braze_rate_limiter,
+        braze_rate_limiter=forwarding.limiter,
         store=store,
         forget_service=forget_service,
         ingester=ingester,
-        event_stream=stream,
+        event_stream=forwarding.stream,
         snapshots=snapshots,
         currents_relay=currents_relay(settings, clock),
         sync_runs=stores.sync_runs,
@@ -120,6 +108,17 @@ def build_services(settings: Settings, fetch: Callable[[Identity, Call], Fetched
     )
     connect_metrics(services, circuit_breaker, backlog)
     return services
+
+
+def _tiered_store(settings: Settings, policy: FreshnessPolicy, stores: RedisStores, clock: Clock) -> TieredStore:
+    return TieredStore(
+        max_bytes=int(settings.cache_max_mb * 1024 * 1024),
+        policy=policy,
+        clock=clock,
+        shared=stores.profiles,
+        # Redis may have other parts from the time before the Profile API was turned off.
+        only=None if settings.amplitude_profile_api else (PROPERTIES, COHORTS),
+    )
 
 
 def _freshness_policy(settings: Settings) -> FreshnessPolicy:
