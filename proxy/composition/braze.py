@@ -20,7 +20,7 @@ from proxy.sync.stream_objects import Selection
 
 if TYPE_CHECKING:
     from proxy.storage.redis.client import RedisClient
-    from proxy.storage.redis.sync_state import RedisSentState
+    from proxy.storage.redis.sync_state import RedisSyncState
 
 _TIMEOUT_SECONDS = 10.0
 _REQUEST_SHARE = 0.85
@@ -70,12 +70,12 @@ def braze_limiter(
     )
 
 
-def accepted_values(settings: Settings, sent: RedisSentState | None) -> AcceptedValues:
+def accepted_values(settings: Settings, state: RedisSyncState | None) -> AcceptedValues:
     """Return the values that Braze accepted: with Redis, of all processes and of `sync`."""
     recent = RecentValues()
-    if sent is None:
+    if state is None:
         return recent
-    return OwnedState(sent, recent, settings.braze_rest_endpoint or "", settings.braze_api_key or "")
+    return OwnedState(state, recent, settings.braze_rest_endpoint or "", settings.braze_api_key or "")
 
 
 def build_forwarding(

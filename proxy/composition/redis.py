@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from proxy.storage.redis.profiles import RedisProfiles
     from proxy.storage.redis.snapshots import RedisSnapshots
     from proxy.storage.redis.sync_runs import RedisSyncRuns
-    from proxy.storage.redis.sync_state import RedisSentState
+    from proxy.storage.redis.sync_state import RedisSyncState
     from proxy.storage.redis.updates import RedisUpdates
 
 _THREAD_DELAY_SECONDS = 2.0
@@ -37,7 +37,7 @@ class RedisStores:
     updates: RedisUpdates | None = None
     snapshots: RedisSnapshots | None = None
     sync_runs: RedisSyncRuns | None = None
-    sent: RedisSentState | None = None
+    sync_state: RedisSyncState | None = None
 
 
 def redis_client(settings: Settings, url: str, clock: Clock = SYSTEM_CLOCK) -> RedisClient:
@@ -54,7 +54,7 @@ def redis_stores(settings: Settings, redis: RedisClient | None, policy: Freshnes
     from proxy.storage.redis.profiles import RedisProfiles
     from proxy.storage.redis.snapshots import RedisSnapshots
     from proxy.storage.redis.sync_runs import RedisSyncRuns
-    from proxy.storage.redis.sync_state import RedisSentState
+    from proxy.storage.redis.sync_state import RedisSyncState
     from proxy.storage.redis.updates import RedisUpdates
 
     prefix, cache_prefix = key_prefix(settings), cache_key_prefix(settings)
@@ -68,7 +68,7 @@ def redis_stores(settings: Settings, redis: RedisClient | None, policy: Freshnes
         RedisUpdates(redis, cache_prefix, kept_for=usable_for, digester=digester),
         RedisSnapshots(redis, cache_prefix, forgotten_key=profiles.forgotten_key, usable_for=usable_for),
         RedisSyncRuns(redis, prefix),
-        RedisSentState(redis, prefix, cache_prefix, digester=digester, secret=secret),
+        RedisSyncState(redis, prefix, cache_prefix, digester=digester, secret=secret),
     )
 
 

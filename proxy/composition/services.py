@@ -62,7 +62,7 @@ def build_services(settings: Settings, fetch: Callable[[Identity, Call], Fetched
         threads=fetch_threads(settings),
         clock=clock,
     )
-    values = accepted_values(settings, stores.sent)
+    values = accepted_values(settings, stores.sync_state)
     forget_service = ForgetService(store, backlog, stores.profiles, stores.snapshots, values.forget)
     ingester = UpdateIngester(store.memory, stores.updates, clock=clock)
     snapshots = SharedSnapshots(store.memory, stores.snapshots, clock=clock)
@@ -91,7 +91,7 @@ def build_services(settings: Settings, fetch: Callable[[Identity, Call], Fetched
         currents_relay=currents_relay(settings, clock),
         sync_runs=stores.sync_runs,
         redis=redis,
-        sent=stores.sent,
+        sync_state=stores.sync_state,
         keyring=KeyRing(settings.caller_keys),
         networks=settings.allowed_networks,
         trusted_proxy_hops=settings.trusted_proxy_hops,

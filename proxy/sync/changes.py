@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from proxy.braze.limits import LeftOut, fit_attribute
-from proxy.storage.sent_values import Sent
+from proxy.braze.limits import OmittedValue, fit_attribute
+from proxy.storage.accepted_values import AcceptedValue
 from proxy.sync.delivery import Change
 
 MAX_REMOVALS = 1000
@@ -63,12 +63,12 @@ class ChangePlanner:
         self._resend_unchanged = resend_unchanged
         self._null, self._true, self._false = digest(None), digest(True), digest(False)
 
-    def change(self, desired: UserAttributes, sent: Mapping[str, Sent]) -> Change | None:
-        """Return what to send for a user with the accepted values `sent`; None if nothing changed."""
+    def change(self, desired: UserAttributes, accepted: Mapping[str, AcceptedValue]) -> Change | None:
+        """Return what to send for a user with the accepted values; None if nothing changed."""
         changes: dict[str, Any] = {}
         removes = False
         for name, value in desired.attributes.items():
-            last = sent.get(name)
+            last = accepted.get(name)
             if value is None:
                 if last is None:
                     continue
@@ -81,7 +81,7 @@ class ChangePlanner:
                 removes = True
                 continue
             fitted = fit_attribute(name, value)
-            if isinstance(fitted, LeftOut):
+            if isinstance(fitted, OmittedValue):
                 self.counts.left_out[name, fitted.reason] += 1
                 continue
             self.counts.fitted.update((name, reason) for reason in fitted.reasons)
@@ -94,9 +94,11 @@ class ChangePlanner:
                 changes[name] = fitted.value
         return self._counted(Change(desired.user_id, changes, desired.at), removes=removes)
 
-    def departure(self, user_id: str, attribute: str, sent: Mapping[str, Sent], at: float) -> Change | None:
+    def departure(
+        self, user_id: str, attribute: str, accepted: Mapping[str, AcceptedValue], at: float
+    ) -> Change | None:
         """Return the change to false for a user who left the cohort; None if nothing is to be sent."""
-        last = sent.get(attribute)
+        last = accepted.get(attribute)
         if last is None:
             return None
         if last.at > at:

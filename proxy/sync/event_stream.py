@@ -23,7 +23,7 @@ from proxy.storage.checkpoint import Checkpoint
 from proxy.storage.redis import RedisUnavailable
 from proxy.storage.weighted_semaphore import WeightedSemaphore
 from proxy.sync.delivered_events import DeliveredEvents
-from proxy.sync.state import AcceptedValues, Sent
+from proxy.sync.state import AcceptedValue, AcceptedValues
 from proxy.sync.stream_objects import Kind, Selection, StreamObject
 from proxy.sync.stream_queue import Item, Outcome, take_batch
 
@@ -237,7 +237,7 @@ class EventStream:
         duplicates = [item for item in events if item.content.event_id in event_ids]
         self._settle(duplicates, Outcome("duplicate"))
         unsent = [item for item in events if item.content.event_id not in event_ids]
-        accepted = self._state.sent([item.content.user_id for item in attributes]) if attributes else []
+        accepted = self._state.read([item.content.user_id for item in attributes]) if attributes else []
         for item, stored in zip(attributes, accepted, strict=True):
             content = item.content
             latest = {
@@ -246,7 +246,9 @@ class EventStream:
                 if name not in stored or content.at >= stored[name].at
             }
             unchanged = {
-                name: Sent(digest, content.at) for name, digest in latest.items() if _is_same(stored, name, digest)
+                name: AcceptedValue(digest, content.at)
+                for name, digest in latest.items()
+                if _is_same(stored, name, digest)
             }
             if unchanged:
                 # The later time is recorded, so that an older value that arrives later does not replace the value.
@@ -341,7 +343,7 @@ class EventStream:
         values = [
             (
                 content.user_id,
-                {name: Sent(self._state.digest(value), content.at) for name, value in content.content.items()},
+                {name: AcceptedValue(self._state.digest(value), content.at) for name, value in content.content.items()},
             )
             for content in contents
         ]
@@ -371,7 +373,7 @@ class EventStream:
             self._on_outcome(kind, word, number)
 
 
-def _is_same(stored: Mapping[str, Sent], name: str, digest: bytes) -> bool:
+def _is_same(stored: Mapping[str, AcceptedValue], name: str, digest: bytes) -> bool:
     return name in stored and stored[name].digest == digest
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.storage.sent_values import KEY_BYTES, Sent, ValueDigester
+from proxy.storage.accepted_values import KEY_BYTES, AcceptedValue, ValueDigester
 from proxy.sync.changes import ChangePlanner, UserAttributes, too_many_removals
 from proxy.sync.delivery import Change
 
@@ -18,15 +18,15 @@ def planner(*, resend_unchanged: bool = False) -> ChangePlanner:
     return ChangePlanner(DIGESTER.value, resend_unchanged=resend_unchanged)
 
 
-def last(at: float = 100.0, **values: object) -> dict[str, Sent]:
-    return {name: Sent(DIGESTER.value(value), at) for name, value in values.items()}
+def last(at: float = 100.0, **values: object) -> dict[str, AcceptedValue]:
+    return {name: AcceptedValue(DIGESTER.value(value), at) for name, value in values.items()}
 
 
 def attributes(change: Change | None) -> Mapping[str, Any]:
     return {} if change is None else change.attributes
 
 
-CASES: list[tuple[str, dict[str, Any], dict[str, Sent], dict[str, Any], dict[str, Any]]] = [
+CASES: list[tuple[str, dict[str, Any], dict[str, AcceptedValue], dict[str, Any], dict[str, Any]]] = [
     # case, desired, accepted, sent, sent with --all
     ("new", {"plan": "gold"}, {}, {"plan": "gold"}, {"plan": "gold"}),
     ("equal", {"plan": "gold"}, last(plan="gold"), {}, {"plan": "gold"}),
@@ -47,7 +47,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Sent], dict[str, Any], dict[str
 
 @pytest.mark.parametrize(("desired", "accepted", "sent", "sent_by_all"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])  # fmt: skip  # noqa: E501
 def test_change__desired_and_accepted_values__only_differences_are_sent(
-    desired: dict[str, Any], accepted: dict[str, Sent], sent: dict[str, Any], sent_by_all: dict[str, Any]
+    desired: dict[str, Any], accepted: dict[str, AcceptedValue], sent: dict[str, Any], sent_by_all: dict[str, Any]
 ) -> None:
     user = UserAttributes("ava", desired, 100.0)
     assert attributes(planner().change(user, accepted)) == sent
@@ -100,7 +100,7 @@ def test_change__values_over_the_limits__cut_value_is_compared_and_others_are_le
     ],
 )
 def test_departure__user_outside_the_cohort__false_if_true_was_sent(
-    accepted: dict[str, Sent], sent: dict[str, Any], sent_by_all: dict[str, Any]
+    accepted: dict[str, AcceptedValue], sent: dict[str, Any], sent_by_all: dict[str, Any]
 ) -> None:
     assert attributes(planner().departure("ava", "vip", accepted, 100.0)) == sent
     plans = planner(resend_unchanged=True)

@@ -30,7 +30,7 @@ from proxy.profile.values import split_list
 from proxy.storage.redis import RedisUnavailable
 from proxy.storage.redis.sync_state import StateInUse
 from proxy.sync.sqlite_state import DEFAULT_PATH, StateUnavailable
-from proxy.sync.state import SentState
+from proxy.sync.state import SyncState
 
 
 @click.command()
@@ -226,15 +226,15 @@ def _question(selection: Selection, *, from_file: bool) -> dict[str, str]:
     return {"include": ",".join(sections), "on_error": "retry", **parameters}
 
 
-def _check_owner(state: SentState, target: BrazeTarget, mode: Mode) -> bool:
+def _check_owner(state: SyncState, target: BrazeTarget, mode: Mode) -> bool:
     """Return whether the run starts over. Raises ClickException if the state belongs to another endpoint or key."""
-    differing = state.differing(target.endpoint, target.api_key)
-    if differing and not (mode.resend_unchanged or mode.keep_state):
+    differing_names = state.compare_owner(target.endpoint, target.api_key)
+    if differing_names and not (mode.resend_unchanged or mode.keep_state):
         raise click.ClickException(
-            f"the state was written with another {' and another '.join(differing)}; add --all to start over, or "
+            f"the state was written with another {' and another '.join(differing_names)}; add --all to start over, or "
             "--keep-state for a new key of the same workspace"
         )
-    return bool(differing) and not mode.keep_state
+    return bool(differing_names) and not mode.keep_state
 
 
 def _check_rows(result: ReadResult, mode: Mode) -> None:

@@ -19,9 +19,9 @@ from proxy.composition.braze import braze_client, braze_limiter
 from proxy.liquid.types import Ask
 from proxy.profile.aliases import Aliases
 from proxy.settings import Settings
-from proxy.storage.redis.sync_state import RedisSentState
+from proxy.storage.redis.sync_state import RedisSyncState
 from proxy.sync.sqlite_state import SqliteState
-from proxy.sync.state import SentState
+from proxy.sync.state import SyncState
 from proxy.web.services import Services
 
 
@@ -86,9 +86,9 @@ def braze_target(settings: Settings, services: Services | None) -> BrazeTarget:
 @contextmanager
 def open_state(
     services: Services | None, path: Path, on_lost: Callable[[], None], *, dry_run: bool
-) -> Iterator[SentState]:
+) -> Iterator[SyncState]:
     """Open and lock the state. A dry run does not lock the state in Redis, because it writes nothing."""
-    redis_state: RedisSentState | None = services.sent if services is not None else None
+    redis_state: RedisSyncState | None = services.sync_state if services is not None else None
     if redis_state is None:
         with closing(SqliteState(path, create=not dry_run)) as file_state:
             yield file_state

@@ -9,7 +9,7 @@ from proxy.cli.formats import format_count, printable
 from proxy.cli.sync.staging import Staging
 from proxy.sync.changes import ChangeCounts, ChangePlanner
 from proxy.sync.delivery import Change
-from proxy.sync.state import SentState
+from proxy.sync.state import SyncState
 
 _LIMITS = {
     "text_cut": "cut to 255 characters",
@@ -26,7 +26,7 @@ _LIMITS = {
 
 def plan(
     staging: Staging,
-    state: SentState,
+    state: SyncState,
     *,
     computed: Sequence[str],
     membership: str | None,
@@ -50,7 +50,7 @@ def plan(
                 yield planner.departure(user_id, str(membership), accepted, at)
 
     for page in staging.users(computed):
-        accepted = [{}] * len(page) if start_over else state.sent([user.user_id for user in page])
+        accepted = [{}] * len(page) if start_over else state.read([user.user_id for user in page])
         staging.add_changes(planner.change(user, last) for user, last in zip(page, accepted, strict=True))
     if membership is not None and not start_over:
         staging.add_changes(departures())

@@ -20,7 +20,7 @@ from proxy.cli.sync.staging import Staging
 from proxy.cli.warmup.export_run import print_status
 from proxy.settings import Settings
 from proxy.sync.changes import too_many_removals
-from proxy.sync.state import SentState
+from proxy.sync.state import SyncState
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Run:
     mode: Mode
     settings: Settings
     target: BrazeTarget
-    state: SentState
+    state: SyncState
     start_over: bool
     staging: Staging
     result: ReadResult

@@ -15,11 +15,11 @@ from proxy.cli.sync.failures_file import FailuresFile
 from proxy.cli.sync.staging import Staging
 from proxy.cli.warmup.fetching import set_by_signals
 from proxy.cli.warmup.progress import Report, progress_report
+from proxy.storage.accepted_values import AcceptedValue
 from proxy.storage.redis import RedisUnavailable
-from proxy.storage.sent_values import Sent
 from proxy.sync.delivery import Change, DeliveryStopped, deliver
 from proxy.sync.sqlite_state import StateUnavailable
-from proxy.sync.state import SentState
+from proxy.sync.state import SyncState
 
 _REPORT_SECONDS = 5.0
 _STATE_TRIES = 30
@@ -72,7 +72,7 @@ class Sender:
     def __init__(
         self,
         staging: Staging,
-        state: SentState,
+        state: SyncState,
         client: TrackClient,
         limiter: RateLimiter,
         *,
@@ -122,12 +122,15 @@ class Sender:
         self.progress.sent += len(changes)
         self.progress.values += sum(len(change.attributes) for change in changes)
 
-    def _accepted_values(self, changes: Sequence[Change]) -> list[tuple[str, dict[str, Sent]]]:
+    def _accepted_values(self, changes: Sequence[Change]) -> list[tuple[str, dict[str, AcceptedValue]]]:
         # At each try, because a state that Redis lost has a new key of the digests.
         return [
             (
                 change.user_id,
-                {name: Sent(self._state.digest(value), change.at) for name, value in change.attributes.items()},
+                {
+                    name: AcceptedValue(self._state.digest(value), change.at)
+                    for name, value in change.attributes.items()
+                },
             )
             for change in changes
         ]

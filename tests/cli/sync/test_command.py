@@ -22,7 +22,7 @@ from proxy.sandbox.faults import Fault
 from proxy.sandbox.people import find
 from proxy.sandbox.server import Sandbox
 from proxy.sandbox.user_data import Documented
-from proxy.storage.sent_values import KEY_BYTES, Sent
+from proxy.storage.accepted_values import KEY_BYTES, AcceptedValue
 from proxy.sync.sqlite_state import SqliteState
 from tests.conftest import SECRET, Service
 from tests.support.command import run, start
@@ -535,7 +535,7 @@ def test_sync__redis_loses_the_state_during_a_run__values_accepted_later_are_not
 def test_sync__state_of_a_clock_that_was_ahead__skipped_values_are_reported(world: World) -> None:
     world.cohort("user_id,plan", ["user-1,gold"])
     with closing(SqliteState(world.state)) as state:
-        state.record([("user-1", {"plan": Sent(state.digest("silver"), time.time() + 86400)})])
+        state.record([("user-1", {"plan": AcceptedValue(state.digest("silver"), time.time() + 86400)})])
     ended = world.sync("--cohort", "c31", "--properties", "plan")
     assert "skipped 1 value: Braze has a newer value; if this repeats, a clock was ahead" in ended.stdout
     assert world.sent() == []
